@@ -1,0 +1,71 @@
+"""What goes wrong because of what was given, said in one line with the mend."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class UserError(ValueError):
+  """Something the user can mend; its message names the thing, the value and the mend."""
+
+
+class AudioError(UserError):
+  """A sound file or waveform that cannot be used."""
+
+
+class ConfigError(UserError):
+  """A configuration that does not fit."""
+
+
+class BundleError(UserError):
+  """A bundle that is missing, damaged or inconsistent."""
+
+
+class DataError(UserError):
+  """Training data that cannot be used."""
+
+
+class CheckpointError(UserError):
+  """A checkpoint that cannot be restored."""
+
+
+def run_cli(main: Callable[[Sequence[str]], None], flag_values: Any = None) -> None:
+  """Runs `main` as an absl program and exits as `exit_code` says; a flag that is wrong exits 2.
+
+  Args:
+    main: takes what is left of the command line, its own name first.
+    flag_values: absl flags that the program keeps apart from the global ones, so that several
+      programs can be imported side by side.
+  """
+  from absl import app, flags
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    if flag_values is not None:
+      flags.FLAGS.append_flag_values(flag_values)
+      for name in flag_values:
+        flags.FLAGS.register_flag_by_module(sys.argv[0], flag_values[name])
+    try:
+      rest = flags.FLAGS(argv)
+    except flags.Error as error:
+      print(f"error: {' '.join(str(error).split())}; see --help", file=sys.stderr)
+      sys.exit(2)
+    if flag_values is not None:
+      flag_values.mark_as_parsed()
+    return rest
+
+  app.run(lambda argv: exit_code(main, argv), flags_parser=parse)
+
+
+def exit_code(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+  """Calls `main`: 0, or 2 after a `UserError`, which is one line on stderr."""
+  try:
+    if len(argv) > 1 and not getattr(main, "takes_arguments", False):
+      raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag, see --help")
+    main(argv)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("error: interrupted", file=sys.stderr)
+    return 130
+  return 0
