@@ -1,0 +1,1 @@
+"""Neural audio codec: waveform to residual vector-quantized codes and back."""

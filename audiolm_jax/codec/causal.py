@@ -1,0 +1,136 @@
+"""Causal convolutions that carry their past explicitly.
+
+Every layer maps `(x, state)` to `(y, state)`. The state is the left context, so zeros at the start
+are the causal padding, and running a clip in pieces is the same computation as running it whole.
+Strided layers have kernel `2 * stride` and are written as matrix products over blocks of `stride`
+samples: the gradient of a strided or transposed convolution is slow on several XLA backends.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class CausalConv(nn.Module):
+  """Dilated convolution whose output at t sees inputs up to t.
+
+  State: the last `(kernel_size - 1) * dilation` inputs.
+  """
+
+  features: int
+  kernel_size: int
+  dilation: int = 1
+
+  def context(self) -> int:
+    """Samples of left context."""
+    return (self.kernel_size - 1) * self.dilation
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context channels"]
+  ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch context channels"]]:
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(_fan_in, ("kernel", "conv_in", "channels")),
+      (self.kernel_size, x.shape[-1], self.features),
+    )
+    bias = self.param(
+      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
+    )
+    if self.kernel_size == 1:
+      return x @ kernel[0] + bias, state
+    padded = jnp.concatenate([state, x], axis=1)
+    y = lax.conv_general_dilated(
+      padded,
+      kernel,
+      window_strides=(1,),
+      padding="VALID",
+      rhs_dilation=(self.dilation,),
+      dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+    return y + bias, padded[:, padded.shape[1] - self.context() :]
+
+
+class StridedConv(nn.Module):
+  """Down-sampling by `stride`: one output per block of inputs, seeing it and the block before.
+
+  State: the last block, `stride` inputs. The number of inputs must be a multiple of `stride`.
+  """
+
+  features: int
+  stride: int
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch stride channels"]
+  ) -> tuple[Float[Array, "batch frames features"], Float[Array, "batch stride channels"]]:
+    batch, _, channels = x.shape
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(_fan_in, ("conv_in", "channels")),
+      (2 * self.stride * channels, self.features),
+    )
+    bias = self.param(
+      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
+    )
+    padded = jnp.concatenate([state, x], axis=1)
+    blocks = padded.reshape(batch, -1, self.stride * channels)
+    y = jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ kernel + bias
+    return y, padded[:, padded.shape[1] - self.stride :]
+
+
+class TransposedConv(nn.Module):
+  """Up-sampling by `stride`: every input writes two blocks of outputs, its own and the next.
+
+  State: what the last input wrote into the block that follows it.
+  """
+
+  features: int
+  stride: int
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch frames channels"], state: Float[Array, "batch stride features"]
+  ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch stride features"]]:
+    batch, frames, channels = x.shape
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(
+        nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal"), ("conv_in", "channels")
+      ),
+      (channels, 2 * self.stride * self.features),
+    )
+    bias = self.param(
+      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
+    )
+    written = (x @ kernel).reshape(batch, frames, 2, self.stride, self.features)
+    own, following = written[:, :, 0], written[:, :, 1]
+    carried = jnp.concatenate([state[:, None], following[:, :-1]], axis=1)
+    y = (own + carried).reshape(batch, frames * self.stride, self.features) + bias
+    return y, following[:, -1]
+
+
+class ResidualUnit(nn.Module):
+  """ELU, dilated convolution of kernel 7, ELU, pointwise convolution, added to the input.
+
+  State: the dilated convolution's.
+  Source: SoundStream, section III-A.
+  """
+
+  dilation: int
+  kernel_size: int = 7
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context channels"]
+  ) -> tuple[Float[Array, "batch time channels"], Float[Array, "batch context channels"]]:
+    channels = x.shape[-1]
+    h, state = CausalConv(channels, self.kernel_size, self.dilation, name="dilated")(
+      jax.nn.elu(x), state
+    )
+    h, _ = CausalConv(channels, 1, name="pointwise")(jax.nn.elu(h), state)
+    return x + h, state

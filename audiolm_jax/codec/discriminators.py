@@ -1,0 +1,148 @@
+"""The two judges of the codec: one on waveforms at several rates, one on complex spectrograms.
+
+Source: SoundStream, section III-D.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from audiolm_jax.codec.losses import stft
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+  """Sizes of the discriminators; the defaults are SoundStream's.
+
+  Attributes:
+    wave_scales: down-sampling factors of the waveform discriminators; empty for none.
+    wave_channels: channels of their first layer, times four per layer.
+    wave_max_channels: where that growth stops.
+    wave_group_channels: input channels per group of the strided layers.
+    stft_windows: one complex-spectrogram discriminator per window length; the hop is a quarter.
+    stft_channels: channels of their first layer.
+  """
+
+  wave_scales: tuple[int, ...] = (1, 2, 4)
+  wave_channels: int = 16
+  wave_max_channels: int = 1024
+  wave_group_channels: int = 4
+  stft_windows: tuple[int, ...] = (1024,)
+  stft_channels: int = 32
+
+
+Judgement = tuple[Float[Array, "..."], list[Float[Array, "..."]]]
+
+_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def _activation(x: Array) -> Array:
+  return jax.nn.leaky_relu(x, 0.2)
+
+
+class _Conv(nn.Module):
+  """A convolution with logical axis names; two spatial axes for spectrograms, one for waveforms."""
+
+  features: int
+  kernel_size: tuple[int, ...]
+  strides: tuple[int, ...] | None = None
+  groups: int = 1
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    # One name occurs once; a kernel is never split.
+    axes = (*("kernel", None)[: len(self.kernel_size)], "conv_in", "channels")
+    return nn.Conv(
+      self.features,
+      self.kernel_size,
+      self.strides or (1,) * len(self.kernel_size),
+      feature_group_count=self.groups,
+      kernel_init=nn.with_logical_partitioning(_kernel_init, axes),
+      bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)),
+      name="conv",
+    )(x)
+
+
+class WaveDiscriminator(nn.Module):
+  """A plain convolution, four strided grouped ones, two more; one logit per position."""
+
+  config: DiscriminatorConfig
+  scale: int
+
+  @nn.compact
+  def __call__(self, waveform: Float[Array, "batch samples"]) -> Judgement:
+    c = self.config
+    x = waveform[..., None]
+    if self.scale > 1:
+      x = nn.avg_pool(x, (2 * self.scale,), (self.scale,), "SAME")
+    features = []
+    channels = c.wave_channels
+    x = _activation(_Conv(channels, (15,), name="input")(x))
+    features.append(x)
+    for i in range(4):
+      groups = max(1, channels // c.wave_group_channels)
+      channels = min(4 * channels, c.wave_max_channels)
+      x = _activation(_Conv(channels, (41,), (4,), groups, name=f"down_{i}")(x))
+      features.append(x)
+    x = _activation(_Conv(channels, (5,), name="mix")(x))
+    features.append(x)
+    return _Conv(1, (3,), name="logits")(x)[..., 0], features
+
+
+class _SpectrogramUnit(nn.Module):
+  """Residual unit that down-samples frequency by two, and time by two where asked."""
+
+  features: int
+  strides: tuple[int, int]
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = (self.strides[0] + 2, self.strides[1] + 2)
+    h = _Conv(x.shape[-1], (3, 3), name="first")(_activation(x))
+    h = _Conv(self.features, kernel, self.strides, name="second")(_activation(h))
+    return h + _Conv(self.features, (1, 1), self.strides, name="shortcut")(x)
+
+
+class SpectrogramDiscriminator(nn.Module):
+  """Complex spectrogram as two channels, six residual units; one logit per eight frames."""
+
+  config: DiscriminatorConfig
+  window: int
+
+  @nn.compact
+  def __call__(self, waveform: Float[Array, "batch samples"]) -> Judgement:
+    spectrum = stft(waveform, self.window, self.window // 4)[..., :-1] / self.window**0.5
+    x = jnp.stack([spectrum.real, spectrum.imag], axis=-1)
+    width = self.config.stft_channels
+    x = _Conv(width, (7, 7), name="input")(x)
+    features = [x]
+    plan = [(2, (1, 2)), (4, (2, 2)), (4, (1, 2)), (8, (2, 2)), (8, (1, 2)), (8, (2, 2))]
+    for i, (multiple, strides) in enumerate(plan):
+      x = _SpectrogramUnit(multiple * width, strides, name=f"unit_{i}")(x)
+      features.append(x)
+    x = _activation(x)
+    bins = x.shape[2]
+    logits = _Conv(1, (1, bins), name="logits")(x)[:, :, (bins - 1) // 2, 0]
+    return logits, features
+
+
+class Discriminators(nn.Module):
+  """All of them; every one gives its logits and its internal layers."""
+
+  config: DiscriminatorConfig
+
+  @nn.compact
+  def __call__(
+    self, waveform: Float[Array, "batch samples"]
+  ) -> tuple[list[Float[Array, "..."]], list[list[Float[Array, "..."]]]]:
+    judgements = [
+      WaveDiscriminator(self.config, scale, name=f"wave_{scale}")(waveform)
+      for scale in self.config.wave_scales
+    ] + [
+      SpectrogramDiscriminator(self.config, window, name=f"stft_{window}")(waveform)
+      for window in self.config.stft_windows
+    ]
+    return [logits for logits, _ in judgements], [layers for _, layers in judgements]

@@ -1,0 +1,82 @@
+"""What every codec of this project offers, so that the rest need not know which one it is."""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecSpec:
+  """The numbers that describe a codec's tokens.
+
+  Attributes:
+    sample_rate: Hz.
+    hop_length: samples per frame.
+    num_quantizers: residual levels per frame, coarse to fine.
+    codebook_size: entries per level.
+  """
+
+  sample_rate: int = 16_000
+  hop_length: int = 320
+  num_quantizers: int = 12
+  codebook_size: int = 1024
+
+  @property
+  def frame_rate(self) -> float:
+    """Frames per second."""
+    return self.sample_rate / self.hop_length
+
+  @property
+  def bits_per_second(self) -> float:
+    """Bit rate at all levels, without entropy coding."""
+    return self.frame_rate * self.num_quantizers * float(np.log2(self.codebook_size))
+
+
+class StreamEncoder(Protocol):
+  """Waveform in, codes out, with state in between."""
+
+  def push(self, waveform: Float[np.ndarray, "batch samples"]) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of every frame that is complete after these samples."""
+    ...
+
+  def flush(self) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of the last, partial frame, zero padded; nothing when the samples ended on a frame."""
+    ...
+
+
+class StreamDecoder(Protocol):
+  """Codes in, waveform out, with state in between."""
+
+  def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
+    """The `frames * hop_length` samples of these frames."""
+    ...
+
+
+class Codec(Protocol):
+  """A causal codec with residual levels."""
+
+  @property
+  def spec(self) -> CodecSpec: ...
+
+  def encode(
+    self, waveform: Float[np.ndarray | jax.Array, "batch samples"]
+  ) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of `ceil(samples / hop_length)` frames, the last one zero padded."""
+    ...
+
+  def decode(
+    self, codes: Int[np.ndarray | jax.Array, "batch frames q"]
+  ) -> Float[np.ndarray, "batch samples"]:
+    """Waveform of `frames * hop_length` samples from the first `q` levels."""
+    ...
+
+  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
+    """Codes of one long clip in bounded memory; equal to `encode`."""
+    ...
+
+  def stream_encoder(self, batch: int = 1) -> StreamEncoder: ...
+
+  def stream_decoder(self, batch: int = 1) -> StreamDecoder: ...

@@ -1,0 +1,137 @@
+"""Reconstruction and adversarial losses of the codec.
+
+Source: SoundStream, section III-E.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_LOG_FLOOR = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralLossConfig:
+  """Scales of the mel loss.
+
+  Attributes:
+    sample_rate: Hz.
+    windows: samples per analysis window; the hop is a quarter.
+    num_mels: bands; a window shorter than four times this uses a quarter of its length.
+  """
+
+  sample_rate: int = 16_000
+  windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+  num_mels: int = 64
+
+
+@functools.cache
+def mel_filterbank(sample_rate: int, window: int, num_mels: int) -> np.ndarray:
+  """Triangular filters, equally spaced on the mel scale from 0 Hz to Nyquist, summing to 1 each.
+
+  Returns:
+    float32 [window // 2 + 1, num_mels].
+  """
+  mel_top = 2595.0 * np.log10(1.0 + sample_rate / 2 / 700.0)
+  edges = 700.0 * (10.0 ** (np.linspace(0.0, mel_top, num_mels + 2) / 2595.0) - 1.0)
+  bins = np.linspace(0.0, sample_rate / 2, window // 2 + 1)[:, None]
+  rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+  falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+  filters = np.maximum(0.0, np.minimum(rising, falling))
+  return (filters / np.maximum(filters.sum(axis=0), 1e-8)).astype(np.float32)
+
+
+def stft(waveform: Float[Array, "batch samples"], window: int, hop: int) -> Array:
+  """Hann-windowed short-time Fourier transform; `hop` divides `window`, no padding.
+
+  Frames are built from blocks of `hop` samples: a gather is slow in the backward pass.
+
+  Returns:
+    complex64 [batch, frames, window // 2 + 1].
+  """
+  batch, samples = waveform.shape
+  blocks = waveform[:, : samples // hop * hop].reshape(batch, -1, hop)
+  overlap = window // hop
+  frames = blocks.shape[1] - overlap + 1
+  framed = jnp.concatenate([blocks[:, i : i + frames] for i in range(overlap)], axis=-1)
+  taper = np.hanning(window + 1)[:-1].astype(np.float32)
+  return jnp.fft.rfft(framed * taper, axis=-1)
+
+
+def magnitude(spectrum: Array) -> Float[Array, "batch frames bins"]:
+  """Absolute value with a gradient that is finite at zero."""
+  return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-9)
+
+
+def mel_spectrograms(
+  waveform: Float[Array, "batch samples"], config: SpectralLossConfig
+) -> list[Float[Array, "batch frames mels"]]:
+  """One mel magnitude spectrogram per window length."""
+  result = []
+  for window in config.windows:
+    num_mels = min(config.num_mels, window // 4)
+    taper_gain = 2.0 / window
+    spectrum = magnitude(stft(waveform, window, window // 4)) * taper_gain
+    result.append(spectrum @ mel_filterbank(config.sample_rate, window, num_mels))
+  return result
+
+
+def spectral_loss(
+  target: Float[Array, "batch samples"],
+  generated: Float[Array, "batch samples"],
+  config: SpectralLossConfig,
+) -> Float[Array, ""]:
+  """Distance of mel spectrograms, linear and logarithmic, over all scales.
+
+  Per scale s: the mean absolute difference of mel magnitudes plus sqrt(s / 2) times the mean
+  root-mean-square difference of their logarithms; averaged over scales with weights that keep the
+  loss near one, since means rather than sums are taken.
+  """
+  total = jnp.zeros(())
+  weights = 0.0
+  pairs = zip(
+    config.windows,
+    mel_spectrograms(target, config),
+    mel_spectrograms(generated, config),
+    strict=True,
+  )
+  for window, a, b in pairs:
+    linear = jnp.mean(jnp.abs(a - b))
+    difference = jnp.log(a + _LOG_FLOOR) - jnp.log(b + _LOG_FLOOR)
+    logarithmic = jnp.mean(jnp.sqrt(jnp.mean(jnp.square(difference), axis=-1) + 1e-8))
+    alpha = float(np.sqrt(window / 2))
+    total += 100.0 * linear + alpha * logarithmic
+    weights += alpha
+  return total / weights
+
+
+def hinge_discriminator_loss(
+  real: list[Float[Array, "..."]], fake: list[Float[Array, "..."]]
+) -> Float[Array, ""]:
+  """Hinge loss averaged over positions, then over discriminators."""
+  terms = [
+    jnp.mean(jax.nn.relu(1.0 - r)) + jnp.mean(jax.nn.relu(1.0 + f))
+    for r, f in zip(real, fake, strict=True)
+  ]
+  return sum(terms, jnp.zeros(())) / len(terms)
+
+
+def hinge_generator_loss(fake: list[Float[Array, "..."]]) -> Float[Array, ""]:
+  """What the generator pays for being recognised."""
+  return sum((jnp.mean(jax.nn.relu(1.0 - f)) for f in fake), jnp.zeros(())) / len(fake)
+
+
+def feature_matching_loss(
+  real: list[list[Float[Array, "..."]]], fake: list[list[Float[Array, "..."]]]
+) -> Float[Array, ""]:
+  """Mean absolute difference of the discriminators' internal layers, relative to their size."""
+  terms = [
+    jnp.mean(jnp.abs(r - f)) / (jnp.mean(jnp.abs(r)) + 1e-6)
+    for real_layers, fake_layers in zip(real, fake, strict=True)
+    for r, f in zip(real_layers, fake_layers, strict=True)
+  ]
+  return sum(terms, jnp.zeros(())) / len(terms)

@@ -1,0 +1,183 @@
+"""Residual vector quantizer: k-means start, moving-average codebooks, dead-code restart.
+
+Source: SoundStream, section III-C; moving averages after VQ-VAE-2.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+
+@flax.struct.dataclass
+class QuantizerState:
+  """What the quantizer learns; no gradient reaches it.
+
+  Attributes:
+    codebooks: [quantizers, size, dim], one table per level, coarse to fine.
+    counts: [quantizers, size], moving average of how many vectors of a batch chose an entry.
+    sums: [quantizers, size, dim], moving average of the sum of those vectors.
+  """
+
+  codebooks: jax.Array
+  counts: jax.Array
+  sums: jax.Array
+
+
+def init_quantizer(num_quantizers: int, codebook_size: int, dim: int) -> QuantizerState:
+  """An empty state; `kmeans_start` fills it from data."""
+  shape = (num_quantizers, codebook_size, dim)
+  return QuantizerState(jnp.zeros(shape), jnp.zeros(shape[:2]), jnp.zeros(shape))
+
+
+def nearest(
+  x: Float[Array, "*batch dim"], codebook: Float[Array, "size dim"]
+) -> Int[Array, "*batch"]:
+  """Index of the nearest entry by Euclidean distance; the lowest index among equals."""
+  distance = jnp.sum(jnp.square(codebook), -1) - 2 * jnp.einsum("...d,nd->...n", x, codebook)
+  return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+
+
+def residual_quantize(
+  x: Float[Array, "*batch dim"], codebooks: Float[Array, "quantizers size dim"]
+) -> Int[Array, "*batch quantizers"]:
+  """Nearest code per level, each level coding what the levels above left over.
+
+  Returns:
+    Codes in [0, size). Level q depends on levels < q only, so codes[..., :k] is the k-level code.
+  Source: SoundStream, section III-C.
+  """
+
+  def level(residual, codebook):
+    codes = nearest(residual, codebook)
+    return residual - codebook[codes], codes
+
+  _, codes = lax.scan(level, x, codebooks)
+  return jnp.moveaxis(codes, 0, -1)
+
+
+def dequantize(
+  codes: Int[Array, "*batch levels"], codebooks: Float[Array, "quantizers size dim"]
+) -> Float[Array, "*batch dim"]:
+  """Sum of the entries that `codes` names; fewer levels than codebooks is a lower bit rate."""
+  total = jnp.zeros((*codes.shape[:-1], codebooks.shape[-1]))
+  for level in range(codes.shape[-1]):
+    total = total + codebooks[level][codes[..., level]]
+  return total
+
+
+def quantize_train(
+  x: Float[Array, "batch frames dim"],
+  state: QuantizerState,
+  levels: Int[Array, "batch"],
+  rng: Key[Array, ""],
+  *,
+  decay: float,
+  restart_share: float,
+) -> tuple[
+  Float[Array, "batch frames dim"], Float[Array, ""], QuantizerState, dict[str, jax.Array]
+]:
+  """One training pass: straight-through quantization and the codebooks' update.
+
+  Args:
+    x: encoder output.
+    state: codebooks and their moving averages.
+    levels: how many levels each example may use (quantizer dropout).
+    rng: for the choice of restart vectors.
+    decay: of the moving averages.
+    restart_share: an entry that gets less than this share of the mean use is replaced by a vector
+      of the batch.
+  Returns:
+    The quantized latents with the gradient of `x`; the commitment loss (mean over elements and
+    active levels); the new state; and per level "perplexity" (of the moving-average use), "dead"
+    (how many entries were restarted) and "restarted" (bool [quantizers, size]).
+  """
+  batch, frames, dim = x.shape
+  size = state.codebooks.shape[1]
+  flat = lax.stop_gradient(x).reshape(-1, dim)
+  mean_use = flat.shape[0] / size
+
+  def level(carry, inputs):
+    residual, total, commitment = carry
+    codebook, counts, sums, index, key = inputs
+    codes = nearest(lax.stop_gradient(residual), codebook)
+    chosen = codebook[codes]
+    active = (index < levels)[:, None, None]
+    commitment += jnp.sum(jnp.where(active, jnp.square(residual - chosen), 0.0))
+    total = total + jnp.where(active, chosen, 0.0)
+
+    vectors = lax.stop_gradient(residual).reshape(-1, dim)
+    weights = jnp.broadcast_to(active[..., 0], (batch, frames)).reshape(-1).astype(x.dtype)
+    flat_codes = codes.reshape(-1)
+    use = jax.ops.segment_sum(weights, flat_codes, size)
+    batch_sums = jax.ops.segment_sum(vectors * weights[:, None], flat_codes, size)
+    scale = vectors.shape[0] / jnp.maximum(jnp.sum(weights), 1.0)
+    has_data = jnp.sum(weights) > 0
+    new_counts = jnp.where(has_data, decay * counts + (1 - decay) * use * scale, counts)
+    new_sums = jnp.where(has_data, decay * sums + (1 - decay) * batch_sums * scale, sums)
+    smoothed = (new_counts + 1e-5) / (jnp.sum(new_counts) + size * 1e-5) * jnp.sum(new_counts)
+    updated = new_sums / jnp.maximum(smoothed, 1e-7)[:, None]
+
+    dead = new_counts < restart_share * mean_use
+    fresh = vectors[jax.random.randint(key, (size,), 0, vectors.shape[0])]
+    # A restarted entry begins at half the mean use: it stays unless it goes unused for a while.
+    new_counts = jnp.where(dead, 0.5 * mean_use, new_counts)
+    updated = jnp.where(dead[:, None], fresh, updated)
+    new_sums = jnp.where(dead[:, None], fresh * 0.5 * mean_use, new_sums)
+
+    share = new_counts / jnp.maximum(jnp.sum(new_counts), 1e-7)
+    perplexity = jnp.exp(-jnp.sum(share * jnp.log(share + 1e-10)))
+    carry = (residual - chosen, total, commitment)
+    return carry, (updated, new_counts, new_sums, perplexity, dead)
+
+  quantizers = state.codebooks.shape[0]
+  inputs = (
+    state.codebooks,
+    state.counts,
+    state.sums,
+    jnp.arange(quantizers),
+    jax.random.split(rng, quantizers),
+  )
+  carry = (x, jnp.zeros_like(x), jnp.zeros(()))
+  (_, total, commitment), (books, counts, sums, perplexity, dead) = lax.scan(level, carry, inputs)
+  quantized = x + lax.stop_gradient(total - x)
+  commitment = commitment / (jnp.sum(levels) * frames * dim)
+  aux = {"perplexity": perplexity, "dead": jnp.sum(dead, axis=-1), "restarted": dead}
+  return quantized, commitment, QuantizerState(books, counts, sums), aux
+
+
+def kmeans_start(
+  x: Float[Array, "vectors dim"],
+  num_quantizers: int,
+  codebook_size: int,
+  rng: Key[Array, ""],
+  *,
+  iterations: int = 10,
+) -> QuantizerState:
+  """Codebooks by k-means of `x`, level after level on what the levels above left over.
+
+  With fewer vectors than entries the surplus entries start at vectors of `x` with a little noise.
+  """
+  vectors, dim = x.shape
+  mean_use = vectors / codebook_size
+
+  def level(residual, key):
+    pick, jitter = jax.random.split(key)
+    order = jax.random.permutation(pick, vectors)
+    index = order[jnp.arange(codebook_size) % vectors]
+    noise = 1e-3 * jnp.std(residual) * jax.random.normal(jitter, (codebook_size, dim))
+    centroids = residual[index] + noise
+
+    def refine(_, centroids):
+      codes = nearest(residual, centroids)
+      counts = jax.ops.segment_sum(jnp.ones(vectors), codes, codebook_size)
+      sums = jax.ops.segment_sum(residual, codes, codebook_size)
+      return jnp.where(counts[:, None] > 0, sums / jnp.maximum(counts, 1.0)[:, None], centroids)
+
+    centroids = lax.fori_loop(0, iterations, refine, centroids)
+    return residual - centroids[nearest(residual, centroids)], centroids
+
+  _, codebooks = lax.scan(level, x, jax.random.split(rng, num_quantizers))
+  counts = jnp.full(codebooks.shape[:2], mean_use)
+  return QuantizerState(codebooks, counts, codebooks * mean_use)

@@ -1,0 +1,151 @@
+"""SoundStream's encoder and decoder: causal, strided, the same offline and streamed.
+
+Source: SoundStream, section III-A and III-B.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from audiolm_jax.codec.causal import CausalConv, ResidualUnit, StridedConv, TransposedConv
+from audiolm_jax.codec.interface import CodecSpec
+
+State = tuple[jax.Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundStreamConfig:
+  """Shape of a SoundStream; the defaults are AudioLM's speech codec (6 kbps).
+
+  Attributes:
+    sample_rate: Hz.
+    encoder_channels: channels of the encoder's first layer; doubled by every block.
+    decoder_channels: channels before the decoder's last layer.
+    strides: down-sampling of the encoder's blocks; their product is the hop length.
+    dilations: of the residual units in every block.
+    kernel_size: of the first, the last and the dilated convolutions.
+    latent_dim: dimension of the embedding that is quantized.
+    num_quantizers: residual levels.
+    codebook_size: entries per level.
+  """
+
+  sample_rate: int = 16_000
+  encoder_channels: int = 32
+  decoder_channels: int = 32
+  strides: tuple[int, ...] = (2, 4, 5, 8)
+  dilations: tuple[int, ...] = (1, 3, 9)
+  kernel_size: int = 7
+  latent_dim: int = 512
+  num_quantizers: int = 12
+  codebook_size: int = 1024
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per frame."""
+    return int(np.prod(self.strides))
+
+  @property
+  def spec(self) -> CodecSpec:
+    """The numbers that describe the tokens."""
+    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
+
+  @property
+  def latency_samples(self) -> int:
+    """Samples that must be heard before the first can be played: one frame, no look-ahead."""
+    return self.hop_length
+
+
+def piano_config() -> SoundStreamConfig:
+  """AudioLM's piano codec: three levels of 2^14 entries, all predicted by the coarse stage."""
+  return SoundStreamConfig(num_quantizers=3, codebook_size=2**14)
+
+
+def tiny_config() -> SoundStreamConfig:
+  """A codec that two CPU cores can train in an hour; the light encoder costs almost nothing."""
+  return SoundStreamConfig(encoder_channels=8, decoder_channels=16, latent_dim=64)
+
+
+def encoder_state(config: SoundStreamConfig, batch: int) -> State:
+  """Zero state of `Encoder`: the silence before the first sample."""
+  channels = config.encoder_channels
+  shapes = [(config.kernel_size - 1, 1)]
+  for stride in config.strides:
+    shapes += [((config.kernel_size - 1) * d, channels) for d in config.dilations]
+    shapes += [(stride, channels)]
+    channels *= 2
+  shapes += [(2, channels)]
+  return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
+
+
+def decoder_state(config: SoundStreamConfig, batch: int) -> State:
+  """Zero state of `Decoder`."""
+  channels = config.decoder_channels * 2 ** len(config.strides)
+  shapes = [(config.kernel_size - 1, config.latent_dim)]
+  for stride in reversed(config.strides):
+    channels //= 2
+    shapes += [(stride, channels)]
+    shapes += [((config.kernel_size - 1) * d, channels) for d in config.dilations]
+  shapes += [(config.kernel_size - 1, channels)]
+  return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
+
+
+class Encoder(nn.Module):
+  """Waveform to latents: convolution, one block per stride, convolution of kernel 3."""
+
+  config: SoundStreamConfig
+
+  @nn.compact
+  def __call__(
+    self, waveform: Float[Array, "batch samples"], state: State
+  ) -> tuple[Float[Array, "batch frames latent"], State]:
+    c = self.config
+    states = iter(state)
+    new = []
+
+    def run(layer, x):
+      x, s = layer(x, next(states))
+      new.append(s)
+      return x
+
+    channels = c.encoder_channels
+    x = run(CausalConv(channels, c.kernel_size, name="input"), waveform[..., None])
+    for i, stride in enumerate(c.strides):
+      for j, dilation in enumerate(c.dilations):
+        x = run(ResidualUnit(dilation, c.kernel_size, name=f"block_{i}_unit_{j}"), x)
+      channels *= 2
+      x = run(StridedConv(channels, stride, name=f"block_{i}_down"), jax.nn.elu(x))
+    x = run(CausalConv(c.latent_dim, 3, name="output"), jax.nn.elu(x))
+    return x, tuple(new)
+
+
+class Decoder(nn.Module):
+  """Latents to waveform: the encoder mirrored."""
+
+  config: SoundStreamConfig
+
+  @nn.compact
+  def __call__(
+    self, latents: Float[Array, "batch frames latent"], state: State
+  ) -> tuple[Float[Array, "batch samples"], State]:
+    c = self.config
+    states = iter(state)
+    new = []
+
+    def run(layer, x):
+      x, s = layer(x, next(states))
+      new.append(s)
+      return x
+
+    channels = c.decoder_channels * 2 ** len(c.strides)
+    x = run(CausalConv(channels, c.kernel_size, name="input"), latents)
+    for i, stride in enumerate(reversed(c.strides)):
+      channels //= 2
+      x = run(TransposedConv(channels, stride, name=f"block_{i}_up"), jax.nn.elu(x))
+      for j, dilation in enumerate(c.dilations):
+        x = run(ResidualUnit(dilation, c.kernel_size, name=f"block_{i}_unit_{j}"), x)
+    x = run(CausalConv(1, c.kernel_size, name="output"), jax.nn.elu(x))
+    return x[..., 0], tuple(new)

@@ -1,0 +1,157 @@
+"""SoundStream at work: trained parameters behind the `Codec` protocol."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.codec.quantizer import dequantize, residual_quantize
+from audiolm_jax.codec.soundstream import (
+  Decoder,
+  Encoder,
+  SoundStreamConfig,
+  State,
+  decoder_state,
+  encoder_state,
+)
+
+BLOCK_FRAMES = 150
+
+
+class SoundStreamCodec:
+  """Encodes and decodes in blocks of `BLOCK_FRAMES` frames, carrying the state between blocks.
+
+  One compiled step serves every length, so memory is bounded and a long file gives the codes that
+  it would give in one piece. Source: SoundStream, sections III-A to III-C.
+  """
+
+  def __init__(self, config: SoundStreamConfig, params: Mapping[str, Any]):
+    """`params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}."""
+    self.config = config
+    # Unlike jnp.asarray, compiles nothing.
+    self.params = jax.device_put(dict(params))
+
+  @property
+  def spec(self) -> CodecSpec:
+    return self.config.spec
+
+  def encode(
+    self, waveform: Float[np.ndarray | jax.Array, "batch samples"]
+  ) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of `ceil(samples / hop_length)` frames, the last one zero padded."""
+    waveform = np.asarray(waveform, np.float32)
+    batch, samples = waveform.shape
+    block = BLOCK_FRAMES * self.spec.hop_length
+    state = _silence(encoder_state, self.config, batch)
+    pieces = []
+    for start in range(0, samples, block):
+      piece = waveform[:, start : start + block]
+      piece = np.pad(piece, ((0, 0), (0, block - piece.shape[1])))
+      codes, state = _encode(self.config, self.params, jnp.asarray(piece), state)
+      pieces.append(np.asarray(codes))
+    frames = -(-samples // self.spec.hop_length)
+    if not pieces:
+      return np.zeros((batch, 0, self.spec.num_quantizers), np.int32)
+    return np.concatenate(pieces, axis=1)[:, :frames]
+
+  def decode(
+    self, codes: Int[np.ndarray | jax.Array, "batch frames q"]
+  ) -> Float[np.ndarray, "batch samples"]:
+    """Waveform of `frames * hop_length` samples from the first `q` levels."""
+    codes = np.asarray(codes, np.int32)
+    batch, frames, _ = codes.shape
+    state = _silence(decoder_state, self.config, batch)
+    pieces = []
+    for start in range(0, frames, BLOCK_FRAMES):
+      piece = codes[:, start : start + BLOCK_FRAMES]
+      piece = np.pad(piece, ((0, 0), (0, BLOCK_FRAMES - piece.shape[1]), (0, 0)))
+      waveform, state = _decode(self.config, self.params, jnp.asarray(piece), state)
+      pieces.append(np.asarray(waveform))
+    if not pieces:
+      return np.zeros((batch, 0), np.float32)
+    return np.concatenate(pieces, axis=1)[:, : frames * self.spec.hop_length]
+
+  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
+    """Codes of one long clip in bounded memory; equal to `encode`."""
+    return self.encode(np.asarray(waveform)[None])[0]
+
+  def stream_encoder(self, batch: int = 1) -> "SoundStreamEncoderStream":
+    """A new stream; latency is one frame."""
+    return SoundStreamEncoderStream(self, batch)
+
+  def stream_decoder(self, batch: int = 1) -> "SoundStreamDecoderStream":
+    """A new stream; a frame's samples come with the frame."""
+    return SoundStreamDecoderStream(self, batch)
+
+
+class SoundStreamEncoderStream:
+  """Waveform pieces of any length in, codes of the completed frames out."""
+
+  def __init__(self, codec: SoundStreamCodec, batch: int):
+    self._codec = codec
+    self._state = _silence(encoder_state, codec.config, batch)
+    self._waiting = np.zeros((batch, 0), np.float32)
+
+  def push(self, waveform: Float[np.ndarray, "batch samples"]) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of every frame that is complete after these samples."""
+    spec = self._codec.spec
+    heard = np.concatenate([self._waiting, np.asarray(waveform, np.float32)], axis=1)
+    ready = heard.shape[1] // spec.hop_length * spec.hop_length
+    self._waiting = heard[:, ready:]
+    if not ready:
+      return np.zeros((heard.shape[0], 0, spec.num_quantizers), np.int32)
+    codes, self._state = _encode(
+      self._codec.config, self._codec.params, jnp.asarray(heard[:, :ready]), self._state
+    )
+    return np.asarray(codes)
+
+  def flush(self) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of the last, partial frame, zero padded; nothing when the samples ended on a frame."""
+    missing = -self._waiting.shape[1] % self._codec.spec.hop_length
+    return self.push(np.zeros((self._waiting.shape[0], missing), np.float32))
+
+
+class SoundStreamDecoderStream:
+  """Code frames in, their samples out."""
+
+  def __init__(self, codec: SoundStreamCodec, batch: int):
+    self._codec = codec
+    self._state = _silence(decoder_state, codec.config, batch)
+
+  def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
+    """The `frames * hop_length` samples of these frames."""
+    if not codes.shape[1]:
+      return np.zeros((codes.shape[0], 0), np.float32)
+    waveform, self._state = _decode(
+      self._codec.config, self._codec.params, jnp.asarray(codes, jnp.int32), self._state
+    )
+    return np.asarray(waveform)
+
+
+def _silence(
+  make: Callable[[SoundStreamConfig, int], State], config: SoundStreamConfig, batch: int
+) -> State:
+  """A zero state without a small program compiled for each of its arrays."""
+  shapes = jax.eval_shape(functools.partial(make, config, batch))
+  return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(
+  config: SoundStreamConfig, params: Mapping[str, Any], waveform: jax.Array, state: State
+) -> tuple[jax.Array, State]:
+  latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, state)
+  return residual_quantize(latents, params["codebooks"]), state
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(
+  config: SoundStreamConfig, params: Mapping[str, Any], codes: jax.Array, state: State
+) -> tuple[jax.Array, State]:
+  latents = dequantize(codes, params["codebooks"])
+  return Decoder(config).apply({"params": params["decoder"]}, latents, state)

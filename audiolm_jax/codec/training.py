@@ -1,0 +1,417 @@
+"""Codec training: the alternating step of generator and discriminators.
+
+A step has up to three phases that switch on by step number: plain auto-encoding until the encoder
+is worth quantizing, then the quantizer (its codebooks start as k-means of the latents seen last),
+then the discriminators.
+
+The losses meet at the generated waveform: the gradient of each with respect to the waveform is
+scaled to its stated share before it enters the decoder, so that no loss drowns another whatever
+its scale. (The fixed weights of the paper, 1 : 100 : 1, depend on sums it does not state; the
+balance of gradients is EnCodec's remedy.)
+
+Source: SoundStream, section III; EnCodec, section 3.4 for the balance.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from audiolm_jax.codec import losses
+from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
+from audiolm_jax.codec.quantizer import (
+  QuantizerState,
+  init_quantizer,
+  kmeans_start,
+  quantize_train,
+)
+from audiolm_jax.codec.soundstream import (
+  Decoder,
+  Encoder,
+  SoundStreamConfig,
+  decoder_state,
+  encoder_state,
+)
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.training.metrics import Audio
+from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+
+LOSSES = ("waveform", "spectral", "adversarial", "feature")
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecTrainingConfig:
+  """Everything a codec training run needs.
+
+  Attributes:
+    model: the codec's shape.
+    discriminators: the judges' shape.
+    spectral: scales of the mel loss.
+    generator_optimizer: for encoder and decoder.
+    discriminator_optimizer: for the judges.
+    waveform_share, spectral_share, adversarial_share, feature_share: of the gradient at the
+      generated waveform.
+    commitment_weight: of the commitment loss.
+    quantizer_start_step: before it the latents pass unquantized.
+    adversarial_start_step: before it the discriminators rest.
+    quantizer_dropout: share of examples whose number of levels is drawn uniformly.
+    codebook_decay: of the codebooks' moving averages.
+    restart_share: entries used less than this share of the mean use are restarted.
+    kmeans_vectors: latents kept for the codebooks' k-means start.
+    ema_decay: of the averaged weights that are exported.
+  """
+
+  model: SoundStreamConfig = SoundStreamConfig()
+  discriminators: DiscriminatorConfig = DiscriminatorConfig()
+  spectral: losses.SpectralLossConfig = losses.SpectralLossConfig()
+  generator_optimizer: OptimizerConfig = OptimizerConfig(
+    name="adam", learning_rate=3e-4, b1=0.5, b2=0.9, clip_norm=10.0
+  )
+  discriminator_optimizer: OptimizerConfig = OptimizerConfig(
+    name="adam", learning_rate=3e-4, b1=0.5, b2=0.9, clip_norm=10.0
+  )
+  waveform_share: float = 0.5
+  spectral_share: float = 2.0
+  adversarial_share: float = 1.0
+  feature_share: float = 2.0
+  commitment_weight: float = 1.0
+  quantizer_start_step: int = 0
+  adversarial_start_step: int = 0
+  quantizer_dropout: float = 1.0
+  codebook_decay: float = 0.99
+  restart_share: float = 0.1
+  kmeans_vectors: int = 8192
+  ema_decay: float = 0.999
+
+
+@flax.struct.dataclass
+class CodecState:
+  """All that a codec training run carries from step to step.
+
+  Attributes:
+    step: updates tried so far.
+    generator: {"encoder", "decoder"} parameters.
+    generator_ema: their moving average.
+    quantizer: codebooks and their statistics.
+    codebooks_ema: moving average of the codebooks over the same horizon as `generator_ema`.
+    discriminators: the judges' parameters.
+    generator_opt, discriminator_opt: optimizer states.
+    recent: [kmeans_vectors, latent], the latents seen last.
+    gradient_norms: [losses], moving averages of each loss's gradient norm at the waveform.
+  """
+
+  step: jax.Array
+  generator: Any
+  generator_ema: Any
+  quantizer: QuantizerState
+  codebooks_ema: jax.Array
+  discriminators: Any
+  generator_opt: Any
+  discriminator_opt: Any
+  recent: jax.Array
+  gradient_norms: jax.Array
+
+
+class CodecTrainable:
+  """The codec as the trainer sees it; a batch is {"waveform": [batch, samples]}."""
+
+  component = "codec"
+
+  def __init__(self, config: CodecTrainingConfig):
+    self.config = config
+    self._encoder = Encoder(config.model)
+    self._decoder = Decoder(config.model)
+    self._discriminators = Discriminators(config.discriminators)
+    self._generator_optimizer = make_optimizer(config.generator_optimizer)
+    self._discriminator_optimizer = make_optimizer(config.discriminator_optimizer)
+
+  def init(self, rng: Key[Array, ""], batch: Mapping[str, Any]) -> CodecState:
+    """A fresh state; parameters carry their logical axes."""
+    c = self.config
+    keys = jax.random.split(rng, 3)
+    waveform = jnp.zeros(batch["waveform"].shape, jnp.float32)
+    longest = max(c.spectral.windows + c.discriminators.stft_windows)
+    if waveform.shape[1] < longest:
+      raise ConfigError(
+        f"a crop of {waveform.shape[1]} samples is shorter than the longest analysis window, "
+        f"{longest}; raise CROP_SECONDS or drop that window"
+      )
+    frames = -(-waveform.shape[1] // c.model.hop_length)
+    latents = jnp.zeros((waveform.shape[0], frames, c.model.latent_dim))
+    batch_size = waveform.shape[0]
+    generator = {
+      "encoder": self._encoder.init(keys[0], waveform, encoder_state(c.model, batch_size)),
+      "decoder": self._decoder.init(keys[1], latents, decoder_state(c.model, batch_size)),
+    }
+    generator = {name: variables["params"] for name, variables in generator.items()}
+    discriminators = self._discriminators.init(keys[2], waveform)["params"]
+    quantizer = init_quantizer(c.model.num_quantizers, c.model.codebook_size, c.model.latent_dim)
+    return CodecState(
+      step=jnp.zeros((), jnp.int32),
+      generator=generator,
+      # A copy: the trainer donates the state, and no buffer may be donated twice.
+      generator_ema=jax.tree.map(jnp.copy, generator),
+      quantizer=quantizer,
+      codebooks_ema=jnp.zeros_like(quantizer.codebooks),
+      discriminators=discriminators,
+      generator_opt=self._generator_optimizer.init(generator),
+      discriminator_opt=self._discriminator_optimizer.init(discriminators),
+      recent=jnp.zeros((c.kmeans_vectors, c.model.latent_dim)),
+      gradient_norms=jnp.zeros((len(LOSSES),)),
+    )
+
+  def train_step(
+    self, state: CodecState, batch: Mapping[str, Any], rng: Key[Array, ""]
+  ) -> tuple[CodecState, dict[str, jax.Array]]:
+    """One update of generator, codebooks and discriminators; skipped where it is not finite."""
+    c = self.config
+    waveform = _whole_frames(batch["waveform"], c.model.hop_length)
+    dropout_key, restart_key, kmeans_key = jax.random.split(rng, 3)
+    quantizing = state.step >= c.quantizer_start_step
+    adversarial = state.step >= c.adversarial_start_step
+
+    def start(s: CodecState) -> CodecState:
+      latents = self._encode(s.generator["encoder"], waveform)
+      recent = _remember(s.recent, latents) if c.quantizer_start_step else latents
+      quantizer = kmeans_start(
+        recent.reshape(-1, c.model.latent_dim),
+        c.model.num_quantizers,
+        c.model.codebook_size,
+        kmeans_key,
+      )
+      return s.replace(quantizer=quantizer, codebooks_ema=quantizer.codebooks)
+
+    old = lax.cond(state.step == c.quantizer_start_step, start, lambda s: s, state)
+    levels = self._draw_levels(dropout_key, waveform.shape[0])
+
+    def generate(generator):
+      latents = self._encode(generator["encoder"], waveform)
+      quantized, commitment, quantizer, aux = quantize_train(
+        latents,
+        old.quantizer,
+        levels,
+        restart_key,
+        decay=c.codebook_decay,
+        restart_share=c.restart_share,
+      )
+      quantized = jnp.where(quantizing, quantized, latents)
+      commitment = jnp.where(quantizing, commitment, 0.0)
+      generated = self._decode(generator["decoder"], quantized)
+      return (generated, commitment), (latents, quantizer, aux)
+
+    (generated, commitment), backward, (latents, quantizer, aux) = jax.vjp(
+      generate, old.generator, has_aux=True
+    )
+    values, gradients = self._waveform_gradients(old, waveform, generated, adversarial)
+    shares = jnp.array([c.waveform_share, c.spectral_share, c.adversarial_share, c.feature_share])
+    norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2)))
+    gradient_norms = jnp.where(
+      old.gradient_norms > 0, 0.99 * old.gradient_norms + 0.01 * norms, norms
+    )
+    scale = jnp.where(gradient_norms > 0, shares / (gradient_norms + 1e-12), 0.0)
+    cotangent = jnp.einsum("l,lbs->bs", scale, gradients)
+    (generator_gradient,) = backward((cotangent, jnp.float32(c.commitment_weight)))
+
+    updates, generator_opt = self._generator_optimizer.update(
+      generator_gradient, old.generator_opt, old.generator
+    )
+    generator = optax.apply_updates(old.generator, updates)
+
+    def judge_step(_):
+      return self._discriminator_update(old, waveform, generated)
+
+    def judges_rest(_):
+      return old.discriminators, old.discriminator_opt, jnp.zeros(()), jnp.zeros(())
+
+    discriminators, discriminator_opt, judge_loss, judge_norm = lax.cond(
+      adversarial, judge_step, judges_rest, None
+    )
+
+    quantizer = jax.tree.map(
+      lambda new, before: jnp.where(quantizing, new, before), quantizer, old.quantizer
+    )
+    decay = jnp.minimum(c.ema_decay, (1.0 + old.step) / (10.0 + old.step))
+    codebooks_ema = jnp.where(
+      aux["restarted"][..., None],
+      quantizer.codebooks,
+      decay * old.codebooks_ema + (1 - decay) * quantizer.codebooks,
+    )
+    new = CodecState(
+      step=old.step,
+      generator=generator,
+      generator_ema=jax.tree.map(
+        lambda e, g: decay * e + (1 - decay) * g, old.generator_ema, generator
+      ),
+      quantizer=quantizer,
+      codebooks_ema=jnp.where(quantizing, codebooks_ema, old.codebooks_ema),
+      discriminators=discriminators,
+      generator_opt=generator_opt,
+      discriminator_opt=discriminator_opt,
+      recent=jnp.where(quantizing, old.recent, _remember(old.recent, latents)),
+      gradient_norms=gradient_norms,
+    )
+    generator_norm = optax.tree.norm(generator_gradient)
+    # One sum is non-finite as soon as any loss or gradient is.
+    finite = jnp.isfinite(jnp.sum(values) + generator_norm + judge_loss + judge_norm + commitment)
+    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+    new = new.replace(step=state.step + 1)
+    metrics = dict(zip(LOSSES, values, strict=True))
+    metrics |= {
+      "loss": values[0] + values[1],
+      "commitment": commitment,
+      "discriminator": judge_loss,
+      "gradient_norm": generator_norm,
+      "latent_scale": jnp.sqrt(jnp.mean(jnp.square(latents))),
+      "skipped": 1.0 - finite.astype(jnp.float32),
+    }
+    for level in range(c.model.num_quantizers):
+      metrics[f"perplexity_{level}"] = aux["perplexity"][level]
+      metrics[f"dead_codes_{level}"] = aux["dead"][level].astype(jnp.float32)
+    return new, metrics
+
+  def eval_step(self, state: CodecState, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Losses of the averaged weights at all levels; "weight" is the number of examples."""
+    waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
+    generated = self.reconstruct(state, waveform)
+    waveform_loss, spectral = self._reconstruction_losses(waveform, generated)
+    return {
+      "loss": waveform_loss + spectral,
+      "waveform": waveform_loss,
+      "spectral": spectral,
+      "weight": jnp.float32(waveform.shape[0]),
+    }
+
+  def summaries(self, state: CodecState, batch: Mapping[str, Any]) -> dict[str, Audio]:
+    """Audio to listen to: the original and its reconstruction, each [batch, samples]."""
+    waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
+    rate = self.config.model.sample_rate
+    return {
+      "audio/original": Audio(waveform, rate),
+      "audio/reconstruction": Audio(self.reconstruct(state, waveform), rate),
+    }
+
+  def remarks(self, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence for each codebook that is hardly used and for discriminators that have won."""
+    c, found = self.config, []
+    for level in range(c.model.num_quantizers):
+      perplexity = metrics[f"perplexity_{level}"]
+      if 0 < perplexity < 0.05 * c.model.codebook_size:
+        found.append(
+          f"codebook {level} uses few of its {c.model.codebook_size} entries (perplexity "
+          f"{perplexity:.1f}); look at latent_scale and at the commitment loss"
+        )
+    if metrics["adversarial"] and metrics["discriminator"] < 0.05:
+      found.append(
+        f"the discriminators tell every clip apart (loss {metrics['discriminator']:.3f}) and teach "
+        "the codec little; lower discriminator_optimizer.learning_rate"
+      )
+    return found
+
+  def reconstruct(
+    self, state: CodecState, waveform: Float[Array, "batch samples"]
+  ) -> Float[Array, "batch samples"]:
+    """Through the averaged encoder, codebooks and decoder."""
+    from audiolm_jax.codec.quantizer import dequantize, residual_quantize
+
+    latents = self._encode(state.generator_ema["encoder"], waveform)
+    codes = residual_quantize(latents, state.codebooks_ema)
+    quantized = dequantize(codes, state.codebooks_ema)
+    quantizing = state.step > self.config.quantizer_start_step
+    return self._decode(state.generator_ema["decoder"], jnp.where(quantizing, quantized, latents))
+
+  def inference_params(self, state: CodecState) -> dict[str, Any]:
+    """What `SoundStreamCodec` takes: averaged encoder, decoder and codebooks."""
+    return {
+      "encoder": state.generator_ema["encoder"],
+      "decoder": state.generator_ema["decoder"],
+      "codebooks": state.codebooks_ema,
+    }
+
+  def _encode(self, params: Any, waveform: Array) -> Array:
+    zeros = encoder_state(self.config.model, waveform.shape[0])
+    return self._encoder.apply({"params": params}, waveform, zeros)[0]
+
+  def _decode(self, params: Any, latents: Array) -> Array:
+    zeros = decoder_state(self.config.model, latents.shape[0])
+    return self._decoder.apply({"params": params}, latents, zeros)[0]
+
+  def _draw_levels(self, rng: Key[Array, ""], batch: int) -> Array:
+    all_levels = self.config.model.num_quantizers
+    choose, draw = jax.random.split(rng)
+    drawn = jax.random.randint(draw, (batch,), 1, all_levels + 1)
+    dropped = jax.random.uniform(choose, (batch,)) < self.config.quantizer_dropout
+    return jnp.where(dropped, drawn, all_levels)
+
+  def _reconstruction_losses(self, waveform: Array, generated: Array) -> tuple[Array, Array]:
+    return (
+      jnp.mean(jnp.abs(waveform - generated)),
+      losses.spectral_loss(waveform, generated, self.config.spectral),
+    )
+
+  def _waveform_gradients(
+    self, state: CodecState, waveform: Array, generated: Array, adversarial: Array
+  ) -> tuple[Array, Array]:
+    """Values [losses] and gradients at the waveform [losses, batch, samples]."""
+    reconstruction, pull = jax.vjp(lambda g: self._reconstruction_losses(waveform, g), generated)
+    one, zero = jnp.ones(()), jnp.zeros(())
+
+    def judged(g):
+      def fool(g):
+        logits, features = self._judge(state.discriminators, g)
+        _, real = self._judge(state.discriminators, waveform)
+        return (
+          losses.hinge_generator_loss(logits),
+          losses.feature_matching_loss(lax.stop_gradient(real), features),
+        )
+
+      values, pull = jax.vjp(fool, g)
+      return jnp.stack(values), jnp.stack([pull((one, zero))[0], pull((zero, one))[0]])
+
+    def unjudged(g):
+      return jnp.zeros((2,)), jnp.zeros((2, *g.shape))
+
+    judged_values, judged_gradients = lax.cond(adversarial, judged, unjudged, generated)
+    gradients = jnp.stack([pull((one, zero))[0], pull((zero, one))[0]])
+    return (
+      jnp.concatenate([jnp.stack(reconstruction), judged_values]),
+      jnp.concatenate([gradients, judged_gradients]),
+    )
+
+  def _judge(self, params: Any, waveform: Array):
+    return self._discriminators.apply({"params": params}, waveform)
+
+  def _discriminator_update(self, state: CodecState, waveform: Array, generated: Array):
+    def loss(params):
+      real, _ = self._judge(params, waveform)
+      fake, _ = self._judge(params, generated)
+      return losses.hinge_discriminator_loss(real, fake)
+
+    value, gradient = jax.value_and_grad(loss)(state.discriminators)
+    updates, opt_state = self._discriminator_optimizer.update(
+      gradient, state.discriminator_opt, state.discriminators
+    )
+    params = optax.apply_updates(state.discriminators, updates)
+    return params, opt_state, value, optax.tree.norm(gradient)
+
+
+def _whole_frames(waveform: Array, hop_length: int) -> Array:
+  samples = waveform.shape[1] // hop_length * hop_length
+  return jnp.asarray(waveform[:, :samples], jnp.float32)
+
+
+def _remember(recent: Array, latents: Array) -> Array:
+  """The newest latents in front, the oldest dropped."""
+  new = lax.stop_gradient(latents).reshape(-1, latents.shape[-1])[: recent.shape[0]]
+  return jnp.concatenate([new, recent[: recent.shape[0] - new.shape[0]]])
+
+
+def parameter_count(params: Any) -> int:
+  """Number of scalars in a parameter tree."""
+  return int(sum(np.prod(x.shape) for x in jax.tree.leaves(params)))

@@ -1,0 +1,49 @@
+"""A miniature codec and audio for it."""
+
+import jax
+import numpy as np
+import pytest
+from flax.core import meta
+
+from audiolm_jax.codec.quantizer import kmeans_start
+from audiolm_jax.codec.soundstream import (
+  Decoder,
+  Encoder,
+  SoundStreamConfig,
+  decoder_state,
+  encoder_state,
+)
+from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+
+CONFIG = SoundStreamConfig(
+  encoder_channels=2, decoder_channels=2, latent_dim=8, num_quantizers=3, codebook_size=16
+)
+
+
+def chirp(samples: int, seed: int = 0) -> np.ndarray:
+  """A gliding tone with a little noise, float32 [samples]."""
+  rng = np.random.default_rng(seed)
+  time = np.arange(samples) / 16_000
+  tone = 0.4 * np.sin(2 * np.pi * (150 + 60 * seed + 200 * time) * time)
+  return (tone + 0.02 * rng.standard_normal(samples)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def codec() -> SoundStreamCodec:
+  """A codec with random weights and codebooks fitted to its own latents."""
+  waveform = chirp(32_000)[None]
+  zeros = encoder_state(CONFIG, 1)
+  encoder = meta.unbox(Encoder(CONFIG).init(jax.random.key(0), waveform, zeros))
+  latents, _ = Encoder(CONFIG).apply(encoder, waveform, zeros)
+  decoder = meta.unbox(Decoder(CONFIG).init(jax.random.key(1), latents, decoder_state(CONFIG, 1)))
+  quantizer = kmeans_start(
+    latents.reshape(-1, 8), CONFIG.num_quantizers, CONFIG.codebook_size, jax.random.key(2)
+  )
+  return SoundStreamCodec(
+    CONFIG,
+    {
+      "encoder": encoder["params"],
+      "decoder": decoder["params"],
+      "codebooks": quantizer.codebooks,
+    },
+  )

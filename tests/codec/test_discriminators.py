@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+
+from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
+
+from .conftest import chirp
+
+SMALL = DiscriminatorConfig(wave_channels=2, wave_max_channels=8, stft_channels=2)
+
+
+def _judge(config, samples=16_000):
+  waveform = jnp.asarray(chirp(samples))[None]
+  model = Discriminators(config)
+  return model.apply(meta.unbox(model.init(jax.random.key(0), waveform)), waveform)
+
+
+def test_the_paper_has_three_wave_judges_and_one_spectrogram_judge():
+  logits, features = _judge(SMALL)
+  assert len(logits) == len(features) == 4
+
+
+def test_the_wave_judges_down_sample_by_256_at_their_own_rate():
+  logits, _ = _judge(SMALL)
+  assert [x.shape[1] for x in logits[:3]] == [-(-16_000 // (256 * s)) for s in (1, 2, 4)]
+
+
+def test_the_spectrogram_judge_gives_one_logit_per_eight_frames():
+  logits, features = _judge(SMALL)
+  frames = 16_000 // 256 - 3
+  assert logits[3].shape == (1, -(-frames // 8))
+  assert features[3][-1].shape[2] == 8
+
+
+def test_paper_channels_are_capped_at_1024():
+  shapes = jax.eval_shape(
+    Discriminators(DiscriminatorConfig()).init, jax.random.key(0), jnp.zeros((1, 16_000))
+  )
+  kernel = meta.unbox(shapes)["params"]["wave_1"]["down_3"]["conv"]["kernel"]
+  assert kernel.shape == (41, 4, 1024)
+
+
+def test_gradients_reach_the_waveform_from_every_judge():
+  waveform = jnp.asarray(chirp(8000))[None]
+  model = Discriminators(SMALL)
+  params = meta.unbox(model.init(jax.random.key(0), waveform))
+  for i in range(4):
+    gradient = jax.grad(lambda w, i=i: jnp.sum(model.apply(params, w)[0][i]))(waveform)
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0

@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import pytest
+
+from audiolm_jax.codec.losses import (
+  SpectralLossConfig,
+  feature_matching_loss,
+  hinge_discriminator_loss,
+  hinge_generator_loss,
+  mel_filterbank,
+  spectral_loss,
+  stft,
+)
+
+from .conftest import chirp
+
+CONFIG = SpectralLossConfig(windows=(64, 256, 1024))
+
+
+def test_stft_equals_librosa():
+  waveform = chirp(4096)
+  ours = stft(waveform[None], 512, 128)[0]
+  theirs = librosa.stft(waveform, n_fft=512, hop_length=128, center=False).T
+  np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_every_mel_band_has_unit_weight_and_rises_in_frequency():
+  filters = mel_filterbank(16_000, 1024, 64)
+  np.testing.assert_allclose(filters.sum(0), 1.0, rtol=1e-5)
+  assert np.all(np.diff(np.argmax(filters, axis=0)) >= 0)
+
+
+@pytest.mark.parametrize("window", SpectralLossConfig().windows)
+def test_no_mel_band_is_empty_at_any_scale(window):
+  filters = mel_filterbank(16_000, window, min(64, window // 4))
+  assert np.count_nonzero(filters.sum(0) > 0.5) > filters.shape[1] // 2
+
+
+def test_spectral_loss_is_least_for_the_target_itself():
+  target = jnp.asarray(chirp(4096))[None]
+  same = spectral_loss(target, target, CONFIG)
+  quieter = spectral_loss(target, 0.5 * target, CONFIG)
+  noise = 0.1 * jax.random.normal(jax.random.key(0), target.shape)
+  assert float(same) < 1e-3 < float(quieter) < float(spectral_loss(target, noise, CONFIG))
+
+
+def test_spectral_loss_of_silence_has_a_finite_gradient():
+  silence = jnp.zeros((1, 4096))
+  gradient = jax.grad(lambda g: spectral_loss(silence, g, CONFIG))(silence)
+  assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
+def test_hinge_losses_are_zero_beyond_the_margin_and_grow_inside_it():
+  real, fake = [jnp.full((3,), 2.0)], [jnp.full((3,), -2.0)]
+  assert float(hinge_discriminator_loss(real, fake)) == 0.0
+  assert float(hinge_discriminator_loss(fake, real)) == 6.0
+  assert float(hinge_generator_loss(fake)) == 3.0
+
+
+def test_feature_matching_is_zero_for_equal_layers_and_ignores_their_scale():
+  layers = [[jnp.arange(1.0, 5.0)], [jnp.ones((2, 2))]]
+  doubled = jax.tree.map(lambda x: 2 * x, layers)
+  assert float(feature_matching_loss(layers, layers)) == 0.0
+  hundred = jax.tree.map(lambda x: 100 * x, (layers, doubled))
+  np.testing.assert_allclose(
+    feature_matching_loss(layers, doubled), feature_matching_loss(*hundred), rtol=1e-5
+  )

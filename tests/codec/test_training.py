@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from audiolm_jax import configs
+from audiolm_jax.codec.discriminators import DiscriminatorConfig
+from audiolm_jax.codec.losses import SpectralLossConfig
+from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.codec.training import CodecTrainable, CodecTrainingConfig
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.training.optimizers import OptimizerConfig
+
+from .conftest import CONFIG, chirp
+
+ADAM = OptimizerConfig(name="adam", learning_rate=3e-3)
+TRAINING = CodecTrainingConfig(
+  model=CONFIG,
+  discriminators=DiscriminatorConfig(
+    wave_scales=(1,), wave_channels=2, wave_max_channels=4, stft_windows=(256,), stft_channels=2
+  ),
+  spectral=SpectralLossConfig(windows=(64, 512), num_mels=16),
+  generator_optimizer=ADAM,
+  discriminator_optimizer=ADAM,
+  quantizer_start_step=2,
+  adversarial_start_step=4,
+  kmeans_vectors=64,
+)
+BATCH = {"waveform": np.stack([chirp(3200, s) for s in range(2)])}
+
+
+@pytest.fixture(scope="module")
+def run():
+  """The trainable, its compiled step, the first seven states and the metrics of 60 steps."""
+  trainable = CodecTrainable(TRAINING)
+  step = jax.jit(trainable.train_step)
+  state = jax.jit(lambda key: meta.unbox(trainable.init(key, BATCH)))(jax.random.key(0))
+  states, metrics = {0: state}, []
+  for i in range(60):
+    state, m = step(state, BATCH, jax.random.key(i))
+    if i < 6:
+      states[i + 1] = state
+    metrics.append(jax.device_get(m))
+  return trainable, step, states, metrics
+
+
+def _moved(a, b) -> bool:
+  return any(
+    np.abs(x - y).max() > 0 for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def test_phases_switch_on_at_their_steps(run):
+  _, _, states, metrics = run
+  assert _moved(states[0].generator, states[1].generator)
+  assert not _moved(states[0].quantizer, states[2].quantizer)
+  assert _moved(states[2].quantizer, states[3].quantizer)
+  assert not _moved(states[0].discriminators, states[4].discriminators)
+  assert _moved(states[4].discriminators, states[5].discriminators)
+  assert metrics[1]["commitment"] == 0 < metrics[2]["commitment"]
+  assert metrics[3]["discriminator"] == 0 < metrics[4]["discriminator"]
+
+
+def test_codebooks_start_as_kmeans_of_recent_latents(run):
+  _, _, states, _ = run
+  latents = states[2].recent[:20]
+  first = states[3].quantizer.codebooks[0]
+  distance = jnp.min(jnp.linalg.norm(latents[:, None] - first, axis=-1), axis=1)
+  assert float(jnp.mean(distance)) < float(jnp.mean(jnp.linalg.norm(latents, axis=-1)))
+
+
+def test_every_metric_is_finite_and_nothing_is_skipped(run):
+  for metrics in run[3]:
+    assert all(np.isfinite(v) for v in metrics.values()), metrics
+    assert metrics["skipped"] == 0
+
+
+def test_perplexity_and_dead_codes_are_reported_per_level(run):
+  for level in range(CONFIG.num_quantizers):
+    assert 1 <= run[3][5][f"perplexity_{level}"] <= CONFIG.codebook_size + 1e-3
+    assert run[3][5][f"dead_codes_{level}"] >= 0
+
+
+def test_a_batch_with_nan_changes_nothing_but_the_step(run):
+  _, step, states, _ = run
+  bad = {"waveform": BATCH["waveform"] * np.nan}
+  new, metrics = step(states[6], bad, jax.random.key(9))
+  assert metrics["skipped"] == 1 and int(new.step) == 7
+  assert not _moved(new.replace(step=states[6].step), states[6])
+
+
+def test_one_batch_is_overfitted(run):
+  losses = [float(m["loss"]) for m in run[3]]
+  assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_exported_codec_reconstructs_what_training_reconstructs(run):
+  trainable, _, states, _ = run
+  codec = SoundStreamCodec(CONFIG, trainable.inference_params(states[6]))
+  np.testing.assert_allclose(
+    codec.decode(codec.encode(BATCH["waveform"])),
+    jax.jit(trainable.reconstruct)(states[6], BATCH["waveform"]),
+    atol=1e-5,
+  )
+
+
+def test_evaluation_weighs_by_examples_and_summaries_are_audio(run):
+  trainable, _, states, _ = run
+  metrics = jax.jit(trainable.eval_step)(states[6], BATCH)
+  assert metrics["weight"] == 2 and metrics["loss"] > 0
+  summaries = jax.jit(trainable.summaries)(states[6], BATCH)
+  assert {v.samples.shape for v in summaries.values()} == {(2, 3200)}
+
+
+def test_configuration_survives_json(run):
+  assert configs.from_dict(CodecTrainingConfig, configs.to_dict(TRAINING)) == TRAINING
+
+
+def test_a_crop_shorter_than_an_analysis_window_is_refused(run):
+  with pytest.raises(ConfigError, match="100 samples is shorter than the longest analysis window"):
+    run[0].init(jax.random.key(0), {"waveform": np.zeros((1, 100), np.float32)})
