@@ -1,0 +1,389 @@
+"""The encoder: log-mel frames at 100 Hz to Conformer features at 25 Hz, with finite context."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.semantic.features import LogMelConfig
+
+FRAMES_PER_STEP = 4
+# A step's two strided convolutions (kernel 3) reach three frames back and none ahead of its own.
+_SUBSAMPLE_LOOKBACK = 3
+
+
+class ReceptiveField(NamedTuple):
+  """Steps before and after a step that its features can depend on."""
+
+  left: int
+  right: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ConformerConfig:
+  """Defaults: w2v-BERT XL, 12 contrastive and 12 masked-prediction layers, 583 M parameters.
+
+  `left_context` and `right_context` bound each layer's attention, in steps of 40 ms; they are part
+  of the model (and of the relative positions), so that long audio can be encoded in chunks.
+  """
+
+  features: LogMelConfig = LogMelConfig()
+  stacks: tuple[int, ...] = (12, 12)
+  dim: int = 1024
+  num_heads: int = 16
+  mlp_dim: int = 4096
+  kernel_size: int = 5
+  subsample_channels: int = 128
+  left_context: int = 64
+  right_context: int = 64
+  dropout_rate: float = 0.1
+  dtype: str = "float32"
+  scan_layers: bool = False
+  remat: bool = False
+
+  def __post_init__(self) -> None:
+    if self.dim % self.num_heads:
+      raise ConfigError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+    if self.kernel_size % 2 == 0:
+      raise ConfigError(f"kernel_size {self.kernel_size} must be odd, to be centred")
+    if min(self.left_context, self.right_context) < 0:
+      raise ConfigError("left_context and right_context are steps, 0 or more")
+    if self.features.num_mels % 4:
+      raise ConfigError(f"num_mels {self.features.num_mels} must be a multiple of 4")
+
+  @property
+  def num_layers(self) -> int:
+    """Conformer blocks in all stacks together."""
+    return sum(self.stacks)
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per step."""
+    return FRAMES_PER_STEP * self.features.hop_length
+
+  def num_steps(self, num_samples: int) -> int:
+    """Steps that `num_samples` samples make; a begun step counts."""
+    return -(-num_samples // self.hop_length)
+
+  def truncated(self, layer: int) -> "ConformerConfig":
+    """The encoder that ends after block `layer`, counted from 1 through all stacks (0: none)."""
+    if not 0 <= layer <= self.num_layers:
+      raise ConfigError(f"layer {layer} is not in 0..{self.num_layers}")
+    stacks = []
+    for depth in self.stacks:
+      stacks.append(min(depth, layer))
+      layer -= stacks[-1]
+    return dataclasses.replace(self, stacks=tuple(stacks))
+
+  def receptive_field(self, layer: int | None = None) -> ReceptiveField:
+    """Context of the features after block `layer`; of the last block without one."""
+    depth = self.truncated(self.num_layers if layer is None else layer).num_layers
+    reach = (self.kernel_size - 1) // 2
+    lookback = _SUBSAMPLE_LOOKBACK * self.features.hop_length + self.features.margin
+    return ReceptiveField(
+      left=-(-lookback // self.hop_length) + depth * (self.left_context + reach),
+      right=-(-self.features.margin // self.hop_length) + depth * (self.right_context + reach),
+    )
+
+
+class ConformerEncoder(nn.Module):
+  """Log-mel frames to features: `subsample`, then the stacks one after the other.
+
+  Source: Conformer (Gulati et al. 2020), with a normalisation that needs no batch statistics.
+  """
+
+  config: ConformerConfig
+
+  def setup(self) -> None:
+    self.subsampling = Subsampling(self.config)
+    self.stacks = [ConformerStack(self.config, depth) for depth in self.config.stacks]
+
+  def __call__(
+    self,
+    features: Float[Array, "batch frames mels"],
+    valid: Bool[Array, "batch steps"],
+    deterministic: bool = True,
+  ) -> Float[Array, "batch steps dim"]:
+    """Features after the last block; frames = 4 * steps; what `valid` excludes is never read."""
+    x = self.subsample(features, valid)
+    for index in range(len(self.config.stacks)):
+      x = self.stack(index, x, valid, deterministic)
+    return x
+
+  def subsample(
+    self, features: Float[Array, "batch frames mels"], valid: Bool[Array, "batch steps"]
+  ) -> Float[Array, "batch steps dim"]:
+    """What the stacks start from: one vector per 40 ms."""
+    return self.subsampling(features, valid)
+
+  def stack(
+    self,
+    index: int,
+    x: Float[Array, "batch steps dim"],
+    valid: Bool[Array, "batch steps"],
+    deterministic: bool = True,
+  ) -> Float[Array, "batch steps dim"]:
+    """One stack of blocks."""
+    return self.stacks[index](x, valid, deterministic)
+
+
+class Subsampling(nn.Module):
+  """Two 2-D convolutions of stride 2 x 2, then a projection: four frames become a step."""
+
+  config: ConformerConfig
+
+  @nn.compact
+  def __call__(
+    self, features: Float[Array, "batch frames mels"], valid: Bool[Array, "batch steps"]
+  ) -> Float[Array, "batch steps dim"]:
+    config, dtype = self.config, jnp.dtype(self.config.dtype)
+    mask = jnp.repeat(valid, FRAMES_PER_STEP, axis=1)
+    x = (features * mask[..., None]).astype(dtype)[..., None]
+    for index in (0, 1):
+      x = StridedConv(config.subsample_channels, config.dtype, name=f"conv_{index}")(x)
+      x = nn.relu(x)
+      mask = mask[:, ::2]
+      x = x * mask[..., None, None].astype(dtype)
+    x = x.reshape(*x.shape[:2], -1)
+    x = dense(config.dim, ("conv_in", "embed"), config.dtype, name="project")(x)
+    return layer_norm(config.dtype, name="norm")(x)
+
+
+class StridedConv(nn.Module):
+  """A 3 x 3 convolution of stride 2 x 2 over [batch, time, frequency, channels].
+
+  Output i reads inputs 2i - 1 to 2i + 1 of time and frequency: nothing ahead of its own two. A sum
+  of nine slices times a matrix, whose backward is fast where that of a convolution is not (CPU).
+  """
+
+  channels: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch t f c"]) -> Float[Array, "batch t2 f2 channels"]:
+    size = x.shape[-1]
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(nn.initializers.he_normal(), ("conv_in", "channels")),
+      (9 * size, self.channels),
+    )
+    bias = self.param(
+      "bias",
+      nn.with_logical_partitioning(nn.initializers.zeros_init(), ("channels",)),
+      (self.channels,),
+    )
+    time, frequency = x.shape[1] // 2, x.shape[2] // 2
+    x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    patches = jnp.concatenate(
+      [
+        x[:, i : i + 2 * time - 1 : 2, j : j + 2 * frequency - 1 : 2]
+        for i in range(3)
+        for j in range(3)
+      ],
+      axis=-1,
+    )
+    return patches @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class ConformerStack(nn.Module):
+  """Blocks in sequence, as separate modules or as one scanned module."""
+
+  config: ConformerConfig
+  depth: int
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch steps dim"],
+    valid: Bool[Array, "batch steps"],
+    deterministic: bool,
+  ) -> Float[Array, "batch steps dim"]:
+    config = self.config
+    if not self.depth:
+      return x
+    block = ConformerBlock
+    if config.remat:
+      block = nn.remat(block, static_argnums=(3,), prevent_cse=not config.scan_layers)
+    if config.scan_layers:
+      scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast, nn.broadcast),
+        length=self.depth,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+      )
+      x, _ = scanned(config, name="layers")(x, valid, deterministic)
+      return x
+    for index in range(self.depth):
+      x, _ = block(config, name=f"layer_{index}")(x, valid, deterministic)
+    return x
+
+
+class ConformerBlock(nn.Module):
+  """Half feed-forward, attention, convolution, half feed-forward, norm."""
+
+  config: ConformerConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch steps dim"],
+    valid: Bool[Array, "batch steps"],
+    deterministic: bool,
+  ) -> tuple[Float[Array, "batch steps dim"], None]:
+    config = self.config
+    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+    x = x + 0.5 * drop(FeedForward(config, name="feed_forward_0")(x, deterministic))
+    x = x + drop(LocalAttention(config, name="attention")(x, valid, deterministic))
+    x = x + drop(ConvolutionModule(config, name="convolution")(x, valid))
+    x = x + 0.5 * drop(FeedForward(config, name="feed_forward_1")(x, deterministic))
+    return layer_norm(config.dtype, name="norm")(x), None
+
+
+class FeedForward(nn.Module):
+  """Norm, expand, swish, contract."""
+
+  config: ConformerConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch steps dim"], deterministic: bool
+  ) -> Float[Array, "batch steps dim"]:
+    config = self.config
+    x = layer_norm(config.dtype, name="norm")(x)
+    x = nn.swish(dense(config.mlp_dim, ("embed", "mlp"), config.dtype, name="expand")(x))
+    x = nn.Dropout(config.dropout_rate, deterministic=deterministic)(x)
+    return dense(config.dim, ("mlp", "embed"), config.dtype, name="contract")(x)
+
+
+class LocalAttention(nn.Module):
+  """Self-attention of each step to its context, with one learned key per relative position.
+
+  Source: Shaw et al. 2018 (relative keys), here for every offset within the context.
+  """
+
+  config: ConformerConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch steps dim"],
+    valid: Bool[Array, "batch steps"],
+    deterministic: bool,
+  ) -> Float[Array, "batch steps dim"]:
+    config = self.config
+    left, right = config.left_context, config.right_context
+    batch, steps, _ = x.shape
+    heads, size = config.num_heads, config.dim // config.num_heads
+    x = layer_norm(config.dtype, name="norm")(x)
+
+    def project(name: str) -> Float[Array, "batch heads steps size"]:
+      y = dense(config.dim, ("embed", "joined_kv"), config.dtype, name=name)(x)
+      y = y.reshape(batch, steps, heads, size).transpose(0, 2, 1, 3)
+      return nn.with_logical_constraint(y, ("batch", "heads", "length", "kv"))
+
+    query, key, value = project("query") * size**-0.5, project("key"), project("value")
+    relative = self.param(
+      "relative_keys",
+      nn.with_logical_partitioning(nn.initializers.normal(size**-0.5), ("relpos_buckets", "kv")),
+      (left + right + 1, size),
+    )
+    by_offset = jnp.einsum("bhqd,wd->bhqw", query, relative.astype(query.dtype))
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) + band_to_square(by_offset, left)
+    offset = jnp.arange(steps)[None, :] - jnp.arange(steps)[:, None]
+    seen = (offset >= -left) & (offset <= right) & valid[:, None, None, :]
+    weights = nn.softmax(jnp.where(seen, scores.astype(jnp.float32), -1e9), axis=-1)
+    weights = nn.Dropout(config.dropout_rate, deterministic=deterministic)(weights)
+    y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
+    y = y.transpose(0, 2, 1, 3).reshape(batch, steps, config.dim)
+    return dense(config.dim, ("joined_kv", "embed"), config.dtype, name="out")(y)
+
+
+def band_to_square(
+  band: Float[Array, "batch heads steps width"], left: int
+) -> Float[Array, "batch heads steps steps"]:
+  """Column w of row i moves to column i + w - left, zero elsewhere; by reshapes, not a gather."""
+  batch, heads, steps, width = band.shape
+  padded = jnp.pad(band, ((0, 0), (0, 0), (0, 0), (0, steps)))
+  flat = padded.reshape(batch, heads, -1)[..., : steps * (width + steps - 1)]
+  skewed = flat.reshape(batch, heads, steps, width + steps - 1)
+  return skewed[..., left : left + steps]
+
+
+class ConvolutionModule(nn.Module):
+  """Norm, gated expansion, depthwise convolution, norm, swish, projection."""
+
+  config: ConformerConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch steps dim"], valid: Bool[Array, "batch steps"]
+  ) -> Float[Array, "batch steps dim"]:
+    config = self.config
+    x = layer_norm(config.dtype, name="norm")(x)
+    x = nn.glu(dense(2 * config.dim, ("embed", "mlp"), config.dtype, name="expand")(x))
+    x = x * valid[..., None].astype(x.dtype)
+    kernel = self.param(
+      "depthwise",
+      nn.with_logical_partitioning(
+        nn.initializers.normal(config.kernel_size**-0.5), ("kernel", "mlp")
+      ),
+      (config.kernel_size, config.dim),
+    ).astype(x.dtype)
+    # Shifted slices fuse into one pass; a grouped convolution does not, least of all backwards.
+    reach = config.kernel_size // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    x = sum(padded[:, k : k + x.shape[1]] * kernel[k] for k in range(config.kernel_size))
+    x = nn.swish(layer_norm(config.dtype, name="depthwise_norm")(x))
+    return dense(config.dim, ("mlp", "embed"), config.dtype, name="project")(x)
+
+
+def dense(size: int, axes: tuple[str, str], dtype: str, name: str | None = None) -> nn.Dense:
+  """A dense layer with named axes; its bias lives on the second."""
+  return nn.Dense(
+    size,
+    dtype=jnp.dtype(dtype),
+    kernel_init=nn.with_logical_partitioning(nn.initializers.xavier_uniform(), axes),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[1:]),
+    name=name,
+  )
+
+
+def layer_norm(dtype: str, name: str) -> nn.LayerNorm:
+  """Layer normalisation with a named axis, statistics in float32."""
+  return nn.LayerNorm(
+    dtype=jnp.dtype(dtype),
+    scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",)),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), ("embed",)),
+    name=name,
+  )
+
+
+def valid_steps(
+  length: Array | None, num_steps: int, batch: int, config: ConformerConfig
+) -> Bool[Array, "batch steps"]:
+  """Which steps hold audio, for lengths in samples (None: all of them)."""
+  if length is None:
+    return jnp.ones((batch, num_steps), bool)
+  steps = -(-length // config.hop_length)
+  return jnp.arange(num_steps)[None, :] < steps[:, None]
+
+
+def truncate_params(params: dict[str, Any], config: ConformerConfig, layer: int) -> dict[str, Any]:
+  """The parameters of `config.truncated(layer)` out of those of `config` (plain arrays)."""
+  kept = {"subsampling": params["subsampling"]}
+  for index, depth in enumerate(config.truncated(layer).stacks):
+    if not depth:
+      continue
+    stack = params[f"stacks_{index}"]
+    if config.scan_layers:
+      kept[f"stacks_{index}"] = jax.tree.map(lambda x, n=depth: x[:n], stack)
+    else:
+      kept[f"stacks_{index}"] = {f"layer_{i}": stack[f"layer_{i}"] for i in range(depth)}
+  return kept

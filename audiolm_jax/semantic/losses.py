@@ -1,0 +1,94 @@
+"""What w2v-BERT minimises, and the masks it is measured under."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+
+def span_mask(
+  key: PRNGKeyArray, valid: Bool[Array, "batch steps"], probability: float, span: int
+) -> Bool[Array, "batch steps"]:
+  """Masked steps: each valid step begins a span with `probability`; one span at least in a row."""
+  start_key, forced_key = jax.random.split(key)
+  starts = jax.random.bernoulli(start_key, probability, valid.shape) & valid
+  draw = jnp.where(valid, jax.random.uniform(forced_key, valid.shape), -1.0)
+  forced = draw == draw.max(axis=1, keepdims=True)
+  starts = jnp.where(starts.any(axis=1, keepdims=True), starts, forced & valid)
+  padded = jnp.pad(starts, ((0, 0), (span - 1, 0)))
+  covered = jnp.stack([padded[:, i : i + valid.shape[1]] for i in range(span)]).any(axis=0)
+  return covered & valid
+
+
+def contrastive_loss(
+  context: Float[Array, "batch steps code"],
+  targets: Float[Array, "batch steps code"],
+  masked: Bool[Array, "batch steps"],
+  key: PRNGKeyArray,
+  num_negatives: int,
+  temperature: float,
+  gap: int = 0,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """Telling a masked step's own code vector from those of other masked steps of the same item.
+
+  All similarities are computed and the unwanted ones left out: at most `num_negatives` others are
+  kept, at random, and none within `gap` steps. Negatives that happen to have the same code stay in:
+  leaving them out, as some implementations do, makes a codebook of a single entry the best one.
+
+  Returns:
+    Mean cross-entropy in nats and accuracy over the masked steps.
+  """
+  similarity = jnp.einsum("btd,bsd->bts", _unit(context), _unit(targets))
+  steps = masked.shape[1]
+  apart = jnp.abs(jnp.arange(steps)[:, None] - jnp.arange(steps)) > gap
+  other = masked[:, None, :] & apart
+  if steps - 1 > num_negatives:
+    draw = jnp.where(other, jax.random.uniform(key, other.shape), -1.0)
+    lowest_kept = jax.lax.top_k(draw, num_negatives)[0][..., -1:]
+    other &= draw >= lowest_kept
+  own = jnp.eye(steps, dtype=bool)[None]
+  logits = jnp.where(other | own, similarity / temperature, -1e9)
+  loss = jax.nn.logsumexp(logits, axis=-1) - jnp.diagonal(logits, axis1=1, axis2=2)
+  correct = jnp.argmax(logits, axis=-1) == jnp.arange(steps)
+  return masked_mean(loss, masked), masked_mean(correct, masked)
+
+
+def prediction_loss(
+  logits: Float[Array, "batch steps groups size"],
+  ids: Int[Array, "batch steps groups"],
+  where: Bool[Array, "batch steps"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """Cross-entropy (nats per step and group) and accuracy of the ids at the steps `where`."""
+  chosen = jax.nn.one_hot(ids, logits.shape[-1])
+  loss = -(chosen * nn.log_softmax(logits)).sum(-1).mean(-1)
+  correct = (jnp.argmax(logits, axis=-1) == ids).mean(-1)
+  return masked_mean(loss, where), masked_mean(correct, where)
+
+
+def diversity_loss(
+  probabilities: Float[Array, "batch steps groups size"], where: Bool[Array, "batch steps"]
+) -> Float[Array, ""]:
+  """1 - perplexity / size of the batch's mean distribution: 0 when all entries are used alike."""
+  weight = where[..., None, None] / jnp.maximum(where.sum(), 1)
+  return 1.0 - jnp.mean(_perplexity((probabilities * weight).sum((0, 1)))) / probabilities.shape[-1]
+
+
+def id_perplexity(
+  ids: Int[Array, "batch steps groups"], size: int, where: Bool[Array, "batch steps"]
+) -> Float[Array, ""]:
+  """exp(entropy) of the chosen entries, mean over groups."""
+  counts = (jax.nn.one_hot(ids, size) * where[..., None, None]).sum((0, 1))
+  return jnp.mean(_perplexity(counts / jnp.maximum(counts.sum(-1, keepdims=True), 1.0)))
+
+
+def _perplexity(distribution: Float[Array, "groups size"]) -> Float[Array, "groups"]:
+  return jnp.exp(-jnp.sum(distribution * jnp.log(distribution + 1e-9), axis=-1))
+
+
+def masked_mean(x: Array, where: Bool[Array, "..."]) -> Float[Array, ""]:
+  """Mean of `x` where `where`; 0 if that is nowhere."""
+  return jnp.sum(x * where) / jnp.maximum(jnp.sum(where), 1)
+
+
+def _unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
+  return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-8)

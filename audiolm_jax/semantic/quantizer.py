@@ -1,0 +1,87 @@
+"""The learned codebook whose entries are w2v-BERT's targets."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from audiolm_jax.semantic.conformer import dense
+
+_SCORE_SCALE = 4.0
+
+
+class Quantized(NamedTuple):
+  """What a quantizer makes of a sequence.
+
+  Attributes:
+    vectors: chosen entries, projected; gradients pass straight through to the scores.
+    ids: the chosen entry of each group, without noise.
+    probabilities: softmax of the scores without noise, for the diversity loss.
+  """
+
+  vectors: Float[Array, "batch steps dim"]
+  ids: Int[Array, "batch steps groups"]
+  probabilities: Float[Array, "batch steps groups size"]
+
+
+class GumbelQuantizer(nn.Module):
+  """Product quantizer: in each group one entry, drawn by Gumbel-softmax in training.
+
+  Source: wav2vec 2.0, section 2 (straight-through Gumbel-softmax over groups of entries).
+  """
+
+  num_groups: int
+  codebook_size: int
+  dim: int
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch steps features"],
+    valid: Bool[Array, "batch steps"],
+    temperature: Float[Array, ""] | float | None,
+  ) -> Quantized:
+    """Quantizes; with a temperature needs the rng "gumbel", without one the best entry is taken.
+
+    What all valid steps of an item share (its level, channel and voice) is taken out first, so that
+    entries are not spent on it. The quantizer serves training only: no token depends on this.
+    """
+    groups, size = self.num_groups, self.codebook_size
+    x = _normalised_over_time(x.astype(jnp.float32), valid)
+    # Scores begin well above the Gumbel noise: the first codes are those of a random projection,
+    # not of the dice, and can be learned from the first step on.
+    scores = nn.Dense(
+      groups * size,
+      kernel_init=nn.with_logical_partitioning(
+        nn.initializers.normal(_SCORE_SCALE * x.shape[-1] ** -0.5), ("embed", "codebook")
+      ),
+      bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), ("codebook",)),
+      name="scores",
+    )(x)
+    scores = scores.reshape(*x.shape[:2], groups, size)
+    codebook = self.param(
+      "codebook",
+      nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, "codebook", "latent")),
+      (groups, size, self.dim // groups),
+    )
+    ids = jnp.argmax(scores, axis=-1)
+    if temperature is None:
+      chosen = jax.nn.one_hot(ids, size)
+    else:
+      noisy = (scores + jax.random.gumbel(self.make_rng("gumbel"), scores.shape)) / temperature
+      soft = nn.softmax(noisy, axis=-1)
+      hard = jax.nn.one_hot(jnp.argmax(noisy, axis=-1), size)
+      chosen = soft + jax.lax.stop_gradient(hard - soft)
+    vectors = jnp.einsum("btgv,gvd->btgd", chosen, codebook).reshape(*x.shape[:2], -1)
+    vectors = dense(self.dim, ("latent", "embed"), "float32", name="project")(vectors)
+    return Quantized(vectors, ids, nn.softmax(scores, axis=-1))
+
+
+def _normalised_over_time(
+  x: Float[Array, "batch steps features"], valid: Bool[Array, "batch steps"]
+) -> Float[Array, "batch steps features"]:
+  weight = valid[..., None] / jnp.maximum(valid.sum(1), 1)[:, None, None]
+  x = x - (x * weight).sum(1, keepdims=True)
+  return x * jax.lax.rsqrt((x * x * weight).sum(1, keepdims=True) + 1e-3)

@@ -1,0 +1,386 @@
+"""w2v-BERT: contrastive learning makes the codebook whose ids masked prediction predicts.
+
+Source: Chung et al. 2021 (w2v-BERT); Baevski et al. 2020 (wav2vec 2.0) for the contrastive part.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
+from audiolm_jax.semantic.conformer import ConformerConfig, ConformerEncoder, dense, valid_steps
+from audiolm_jax.semantic.features import normalised_log_mel, pad_waveform, power_spectrum
+from audiolm_jax.semantic.losses import (
+  contrastive_loss,
+  diversity_loss,
+  id_perplexity,
+  prediction_loss,
+  span_mask,
+)
+from audiolm_jax.semantic.quantizer import GumbelQuantizer
+from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.train_state import (
+  TrainState,
+  apply_gradients,
+  apply_if_finite,
+  new_train_state,
+)
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class W2vBertConfig:
+  """Defaults: the XL model as in the paper.
+
+  Attributes:
+    encoder: its first stack is the contrastive module, its second the masked-prediction module.
+    mask_probability: chance of a step to begin a masked span of `mask_span` steps (40 ms each).
+    negative_gap: negatives are more than this many steps away. 0 in the paper; with more,
+      neighbours may share a code, so that codes can last as long as sounds do.
+    gumbel_decay: factor on the Gumbel temperature per step, from `gumbel_start` to `gumbel_end`.
+    unmasked_weight: weight of both tasks at the steps that were not masked; 0 in the paper, of use
+      with `augment`, where the codes are those of another hearing.
+    augment: when set, each utterance is heard twice, perturbed, and either hearing has to predict
+      the codes of the other; None in the paper.
+    collapse_fraction: a codebook perplexity below this share of its size is reported as collapse.
+  """
+
+  encoder: ConformerConfig = ConformerConfig()
+  num_groups: int = 1
+  codebook_size: int = 1024
+  code_dim: int = 1024
+  mask_probability: float = 0.065
+  mask_span: int = 10
+  num_negatives: int = 100
+  negative_gap: int = 0
+  contrastive_temperature: float = 0.1
+  contrastive_weight: float = 1.0
+  diversity_weight: float = 0.1
+  masked_weight: float = 1.0
+  unmasked_weight: float = 0.0
+  gumbel_start: float = 2.0
+  gumbel_end: float = 0.5
+  gumbel_decay: float = 0.99999
+  augment: AugmentConfig | None = None
+  collapse_fraction: float = 0.05
+  ema_decay: float = 0.0
+  optimizer: OptimizerConfig = OptimizerConfig(
+    name="adamw",
+    learning_rate=2e-3,
+    schedule="rsqrt",
+    warmup_steps=25_000,
+    weight_decay=0.01,
+    b2=0.98,
+    clip_norm=1.0,
+  )
+
+  def __post_init__(self) -> None:
+    if len(self.encoder.stacks) != 2:
+      raise ConfigError(
+        f"w2v-BERT has a contrastive and a masked-prediction stack; encoder.stacks is "
+        f"{self.encoder.stacks}"
+      )
+    if self.code_dim % self.num_groups:
+      raise ConfigError(
+        f"code_dim {self.code_dim} is not a multiple of num_groups {self.num_groups}"
+      )
+    if not 0 < self.mask_probability < 1 or self.mask_span < 1:
+      raise ConfigError("mask_probability must lie in (0, 1) and mask_span be at least 1 step")
+
+  @property
+  def default_layer(self) -> int:
+    """The layer tokens are made of unless told otherwise; AudioLM's for XL, 7 of 12 masked ones."""
+    contrastive, masked = self.encoder.stacks
+    return contrastive + max(1, round(masked * 7 / 12))
+
+  def layer_of_masked_stack(self, layer: int) -> int:
+    """The encoder's layer number of layer `layer` (from 1) of the masked-prediction module."""
+    return self.encoder.stacks[0] + layer
+
+
+def xl_config() -> W2vBertConfig:
+  """w2v-BERT XL: 12 + 12 layers of width 1024, 0.6 B parameters; for 16 accelerators or more."""
+  encoder = ConformerConfig(dtype="bfloat16", scan_layers=True, remat=True)
+  return W2vBertConfig(encoder=encoder)
+
+
+def small_config() -> W2vBertConfig:
+  """4 + 6 layers of width 384, 35 M parameters: one GPU, hundreds of hours of audio."""
+  encoder = ConformerConfig(
+    stacks=(4, 6),
+    dim=384,
+    num_heads=6,
+    mlp_dim=1536,
+    subsample_channels=64,
+    left_context=32,
+    right_context=32,
+  )
+  return W2vBertConfig(
+    encoder=encoder,
+    codebook_size=512,
+    code_dim=256,
+    gumbel_decay=0.9999,
+    optimizer=dataclasses.replace(
+      W2vBertConfig().optimizer, learning_rate=1e-3, warmup_steps=4_000
+    ),
+  )
+
+
+def tiny_config() -> W2vBertConfig:
+  """2 + 3 layers of width 144, 1.9 M encoder parameters: minutes on two CPU cores.
+
+  A few hours of few voices: hence two perturbed hearings, tasks at unmasked steps too, short masks.
+  """
+  encoder = ConformerConfig(
+    stacks=(2, 3),
+    dim=144,
+    num_heads=4,
+    mlp_dim=288,
+    kernel_size=9,
+    subsample_channels=24,
+    left_context=16,
+    right_context=16,
+    dropout_rate=0.0,
+  )
+  return W2vBertConfig(
+    encoder=encoder,
+    codebook_size=256,
+    code_dim=64,
+    mask_probability=0.1,
+    mask_span=5,
+    unmasked_weight=1.0,
+    gumbel_decay=0.999,
+    augment=AugmentConfig(),
+    ema_decay=0.99,
+    optimizer=OptimizerConfig(
+      name="adamw",
+      learning_rate=2e-3,
+      schedule="cosine",
+      warmup_steps=100,
+      decay_steps=3_000,
+      weight_decay=0.01,
+      b2=0.98,
+      clip_norm=1.0,
+    ),
+  )
+
+
+class W2vBertOutput(NamedTuple):
+  """What the losses are made of; see `W2vBert`."""
+
+  context: Float[Array, "batch steps code"]
+  targets: Float[Array, "batch steps code"]
+  ids: Int[Array, "batch steps groups"]
+  probabilities: Float[Array, "batch steps groups size"]
+  logits: Float[Array, "batch steps groups size"]
+
+
+class W2vBert(nn.Module):
+  """The encoder with what only pre-training needs: mask vector, quantizer, heads."""
+
+  config: W2vBertConfig
+
+  def setup(self) -> None:
+    config = self.config
+    self.encoder = ConformerEncoder(config.encoder)
+    self.mask_vector = self.param(
+      "mask_vector",
+      nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed",)),
+      (config.encoder.dim,),
+    )
+    self.quantizer = GumbelQuantizer(config.num_groups, config.codebook_size, config.code_dim)
+    self.context_head = dense(config.code_dim, ("embed", "latent"), "float32")
+    self.prediction_head = dense(
+      config.num_groups * config.codebook_size, ("embed", "vocab"), "float32"
+    )
+
+  def __call__(
+    self,
+    features: Float[Array, "views_batch frames mels"],
+    valid: Bool[Array, "views_batch steps"],
+    masked: Bool[Array, "views_batch steps"],
+    *,
+    gumbel_temperature: Float[Array, ""] | float | None = None,
+    deterministic: bool = True,
+    num_views: int = 1,
+  ) -> W2vBertOutput:
+    """Contexts and logits of the masked sequence, targets of the unmasked one.
+
+    Args:
+      features: log-mel of all views, the first view of every utterance, then the second.
+      masked: steps whose latent vector the encoder does not see.
+      gumbel_temperature: draws the codes (rng "gumbel"); None takes the best ones.
+      num_views: 2: the targets of a view are the codes of the other view of the utterance.
+    """
+    config = self.config
+    latents = self.encoder.subsample(features, valid)
+    heard = jnp.roll(latents, latents.shape[0] // num_views, axis=0) if num_views > 1 else latents
+    quantized = self.quantizer(heard, valid, gumbel_temperature)
+    x = jnp.where(masked[..., None], self.mask_vector.astype(latents.dtype), latents)
+    context = self.encoder.stack(0, x, valid, deterministic)
+    hidden = self.encoder.stack(1, context, valid, deterministic)
+    logits = self.prediction_head(hidden).reshape(
+      *hidden.shape[:2], config.num_groups, config.codebook_size
+    )
+    return W2vBertOutput(
+      self.context_head(context), quantized.vectors, quantized.ids, quantized.probabilities, logits
+    )
+
+
+class SemanticTrainable:
+  """w2v-BERT as the trainer sees it.
+
+  Batches: `waveform` float32 [batch, samples], `length` int32 [batch] in samples.
+  """
+
+  component = "semantic"
+
+  def __init__(self, config: W2vBertConfig):
+    self.config = config
+    self.model = W2vBert(config)
+    self.optimizer = make_optimizer(config.optimizer)
+
+  def init(self, rng: PRNGKeyArray, batch: Batch) -> TrainState:
+    """The state before the first step; parameters carry their logical axis names."""
+    features, valid = self._views(None, batch)
+    params = self.model.init(rng, features, valid, jnp.zeros_like(valid))["params"]
+    return new_train_state(params, self.optimizer, ema_decay=self.config.ema_decay)
+
+  def train_step(
+    self, state: TrainState, batch: Batch, rng: PRNGKeyArray
+  ) -> tuple[TrainState, Metrics]:
+    """One update; without one (metric `skipped`) if the loss or a gradient is not finite."""
+    config = self.config
+    temperature = jnp.maximum(
+      config.gumbel_end,
+      config.gumbel_start * config.gumbel_decay ** state.step.astype(jnp.float32),
+    )
+    (loss, metrics), grads = jax.value_and_grad(self._loss, has_aux=True)(
+      state.params, batch, rng, temperature
+    )
+    new = apply_gradients(state, grads, self.optimizer, ema_decay=config.ema_decay)
+    state, skipped = apply_if_finite(state, new, loss, grads)
+    metrics |= {
+      "gradient_norm": optax.tree.norm(grads),
+      "gumbel_temperature": temperature,
+      "skipped": skipped,
+    }
+    return state, metrics
+
+  def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+    """Losses with the averaged parameters, fixed masks and no noise; `weight` is masked steps."""
+    _, metrics = self._loss(self._best_params(state), batch, jax.random.key(0), None)
+    return metrics
+
+  def remarks(self, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence when the codebook that gives the targets has collapsed."""
+    if metrics["codebook_collapsed"] < 0.5:
+      return []
+    return [
+      f"the codebook has collapsed (perplexity {metrics['codebook_perplexity']:.1f} of "
+      f"{self.config.codebook_size} entries); raise diversity_weight or lower the learning rate"
+    ]
+
+  def inference_params(self, state: TrainState) -> dict[str, Any]:
+    """Plain arrays of the whole model; `["encoder"]` is what a tokenizer needs."""
+    return nn.unbox(self._best_params(state))
+
+  def _best_params(self, state: TrainState) -> Any:
+    return state.params if state.ema_params is None else state.ema_params
+
+  def _views(
+    self, key: PRNGKeyArray | None, batch: Batch
+  ) -> tuple[Float[Array, "views frames mels"], Bool[Array, "views steps"]]:
+    """Features of one clean view without a key or augmentation, of two perturbed ones with both."""
+    encoder, augment = self.config.encoder, self.config.augment
+    waveform, length = batch["waveform"], batch["length"]
+    inside = jnp.arange(waveform.shape[1]) < length[:, None]
+    padded = pad_waveform(waveform * inside, encoder.features)
+    power = power_spectrum(padded, encoder.features)
+    valid = valid_steps(length, power.shape[1] // 4, power.shape[0], encoder)
+    if key is None or augment is None:
+      return normalised_log_mel(power, encoder.features), valid
+    views = [augmented_log_mel(k, power, encoder.features, augment) for k in jax.random.split(key)]
+    return jnp.concatenate(views), jnp.concatenate([valid, valid])
+
+  def _loss(
+    self, params: Any, batch: Batch, rng: PRNGKeyArray, temperature: Float[Array, ""] | None
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Trains with a temperature, evaluates without one."""
+    config = self.config
+    training = temperature is not None
+    keys = dict(
+      zip(
+        ("augment", "mask", "negatives", "gumbel", "dropout"),
+        jax.random.split(rng, 5),
+        strict=True,
+      )
+    )
+    features, valid = self._views(keys["augment"] if training else None, batch)
+    features = nn.with_logical_constraint(features, ("batch", "length", None))
+    masked = span_mask(keys["mask"], valid, config.mask_probability, config.mask_span)
+    output = self.model.apply(
+      {"params": params},
+      features,
+      valid,
+      masked,
+      gumbel_temperature=temperature,
+      deterministic=not training,
+      num_views=2 if training and config.augment is not None else 1,
+      rngs={"gumbel": keys["gumbel"], "dropout": keys["dropout"]},
+    )
+    own = self._objectives(output, masked, keys["negatives"])
+    diversity = diversity_loss(output.probabilities, valid)
+    loss = own.total + config.diversity_weight * diversity
+    if config.unmasked_weight:
+      seen = self._objectives(output, valid & ~masked, keys["negatives"])
+      loss += config.unmasked_weight * seen.total
+    perplexity = id_perplexity(output.ids, config.codebook_size, valid)
+    # A batch with fewer steps than entries cannot use them all.
+    reachable = jnp.minimum(config.codebook_size, valid.sum())
+    return loss, {
+      "loss": loss,
+      "contrastive_loss": own.contrastive,
+      "contrastive_accuracy": own.contrastive_accuracy,
+      "masked_prediction_loss": own.prediction,
+      "masked_prediction_accuracy": own.prediction_accuracy,
+      "diversity_loss": diversity,
+      "codebook_perplexity": perplexity,
+      "codebook_collapsed": (perplexity < config.collapse_fraction * reachable).astype(jnp.float32),
+      "weight": masked.sum().astype(jnp.float32),
+    }
+
+  def _objectives(
+    self, output: W2vBertOutput, where: Bool[Array, "batch steps"], key: PRNGKeyArray
+  ) -> "_Objectives":
+    """Both tasks at the steps `where`."""
+    config = self.config
+    contrastive, contrastive_accuracy = contrastive_loss(
+      output.context,
+      output.targets,
+      where,
+      key,
+      config.num_negatives,
+      config.contrastive_temperature,
+      config.negative_gap,
+    )
+    prediction, prediction_accuracy = prediction_loss(output.logits, output.ids, where)
+    total = config.contrastive_weight * contrastive + config.masked_weight * prediction
+    return _Objectives(total, contrastive, contrastive_accuracy, prediction, prediction_accuracy)
+
+
+class _Objectives(NamedTuple):
+  total: Float[Array, ""]
+  contrastive: Float[Array, ""]
+  contrastive_accuracy: Float[Array, ""]
+  prediction: Float[Array, ""]
+  prediction_accuracy: Float[Array, ""]

@@ -1,0 +1,138 @@
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from audiolm_jax import configs
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.semantic.augment import AugmentConfig
+from audiolm_jax.semantic.w2v_bert import (
+  SemanticTrainable,
+  W2vBertConfig,
+  small_config,
+  tiny_config,
+  xl_config,
+)
+
+
+@pytest.fixture
+def batch(speechlike):
+  waveform = np.stack([speechlike(16_000, seed) for seed in range(2)])
+  waveform[1, 12_000:] = 0.0
+  return {"waveform": waveform, "length": np.array([16_000, 12_000], np.int32)}
+
+
+def start(config, batch):
+  trainable = SemanticTrainable(config)
+  return trainable, nn.unbox(jax.jit(trainable.init)(jax.random.key(0), batch))
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def abstract_state(config):
+  batch = {
+    "waveform": jax.ShapeDtypeStruct((2, 64_000), jnp.float32),
+    "length": jax.ShapeDtypeStruct((2,), jnp.int32),
+  }
+  return nn.unbox(jax.eval_shape(SemanticTrainable(config).init, jax.random.key(0), batch))
+
+
+def test_xl_has_the_papers_size_and_initialises_abstractly():
+  params = abstract_state(xl_config()).params
+  assert 0.55e9 < count(params) < 0.65e9
+  assert count(params) == 587_869_056
+  assert count(params["encoder"]) == 582_621_056
+  assert xl_config().default_layer == xl_config().layer_of_masked_stack(7) == 19
+
+
+def test_small_and_tiny_have_the_sizes_their_docstrings_state():
+  assert round(count(abstract_state(small_config()).params) / 1e6) == 35
+  assert count(abstract_state(tiny_config()).params["encoder"]) <= 2_500_000
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_gradients_are_finite_and_reach_every_parameter(w2v_config, batch, augmented):
+  if augmented:
+    w2v_config = dataclasses.replace(w2v_config, augment=AugmentConfig(), unmasked_weight=0.5)
+  trainable, state = start(w2v_config, batch)
+
+  def loss(params):
+    return trainable._loss(params, batch, jax.random.key(1), jnp.float32(1.0))[0]
+
+  grads = jax.jit(jax.grad(loss))(state.params)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+    assert np.isfinite(leaf).all(), path
+    # A bias of all keys alike moves no attention weight.
+    if "key" not in jax.tree_util.keystr(path):
+      assert jnp.abs(leaf).max() > 0, path
+
+
+def test_loss_falls_on_one_batch(w2v_config, batch):
+  trainable, state = start(w2v_config, batch)
+  step = jax.jit(trainable.train_step)
+  losses = []
+  for index in range(60):
+    state, metrics = step(state, batch, jax.random.fold_in(jax.random.key(1), index))
+    losses.append(
+      [float(metrics[k]) for k in ("loss", "contrastive_loss", "masked_prediction_loss")]
+    )
+  first, last = np.mean(losses[:5], axis=0), np.mean(losses[-5:], axis=0)
+  assert (last < 0.75 * first).all()
+  assert int(state.step) == 60
+
+
+def test_metrics_name_both_losses_and_guard_the_codebook(w2v_config, batch):
+  trainable, state = start(w2v_config, batch)
+  metrics = jax.jit(trainable.eval_step)(state, batch)
+  for name in ("contrastive_loss", "masked_prediction_loss", "diversity_loss", "weight"):
+    assert np.isfinite(metrics[name])
+  assert metrics["codebook_perplexity"] > 1 and metrics["codebook_collapsed"] == 0
+  flat = jax.tree.map(jnp.zeros_like, state.params["quantizer"])
+  collapsed = dataclasses.replace(state, params={**state.params, "quantizer": flat})
+  strict = SemanticTrainable(dataclasses.replace(w2v_config, collapse_fraction=0.2))
+  metrics = jax.jit(strict.eval_step)(collapsed, batch)
+  assert metrics["codebook_perplexity"] < 1.01 and metrics["codebook_collapsed"] == 1
+
+
+def test_evaluation_is_deterministic_and_blind_to_padding(w2v_config, batch):
+  trainable, state = start(w2v_config, batch)
+  noise = np.random.default_rng(0).standard_normal(4_000).astype(np.float32)
+  other = {**batch, "waveform": batch["waveform"].copy()}
+  other["waveform"][1, 12_000:] = noise
+  evaluate = jax.jit(trainable.eval_step)
+  assert evaluate(state, batch) == evaluate(state, other)
+
+
+def test_a_bad_batch_changes_nothing_and_is_counted(w2v_config, batch):
+  trainable, state = start(w2v_config, batch)
+  bad = {**batch, "waveform": batch["waveform"] * np.float32(np.nan)}
+  after, metrics = jax.jit(trainable.train_step)(state, bad, jax.random.key(0))
+  assert metrics["skipped"] == 1 and int(after.step) == 1
+  jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+
+
+def test_average_of_the_parameters_is_what_inference_gets(w2v_config, batch):
+  config = dataclasses.replace(w2v_config, ema_decay=0.9)
+  trainable, state = start(config, batch)
+  step = jax.jit(trainable.train_step)
+  for index in range(2):
+    state, _ = step(state, batch, jax.random.key(index))
+  params = trainable.inference_params(state)
+  jax.tree.map(np.testing.assert_array_equal, params, state.ema_params)
+  moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), params, state.params)
+  assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_configurations_survive_json():
+  for config in (xl_config(), small_config(), tiny_config()):
+    assert configs.from_dict(W2vBertConfig, configs.to_dict(config)) == config
+
+
+def test_one_stack_is_refused(encoder_config):
+  with pytest.raises(ConfigError, match="stacks"):
+    W2vBertConfig(encoder=dataclasses.replace(encoder_config, stacks=(3,)))
