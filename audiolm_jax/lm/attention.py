@@ -1,0 +1,171 @@
+"""Causal self-attention: positions, and the two ways to run it.
+
+Training and prefill attend over a whole sequence, one block of queries at a time, so that keys in
+a block's future are never multiplied. Decoding attends from one query to a key/value cache. Both
+take positions from the same bias by distance.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+# Added to the logits of forbidden keys. Finite, so that a row without any legal key (padding on
+# the left of a prompt) stays finite too; no such row is ever read.
+MASKED = -1e9
+
+# Queries per block. Small enough to skip most of the future, large enough for big products.
+QUERY_BLOCK = 512
+
+
+class KeyValues(NamedTuple):
+  """Keys and values, heads before length so that a decoding step reads them contiguously."""
+
+  keys: Float[Array, "batch kv_heads length head_dim"]
+  values: Float[Array, "batch kv_heads length head_dim"]
+
+
+def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "length"]:
+  """Bucket of each distance 0 .. length - 1 between a query and an earlier key.
+
+  The first half of the buckets is exact, the rest grows logarithmically up to `max_distance`.
+
+  Source: T5 (arXiv 1910.10683), section 2.1, the unidirectional case.
+  """
+  distance = np.arange(length)
+  exact = num_buckets // 2
+  scaled = np.log(np.maximum(distance, 1) / exact) / math.log(max_distance / exact)
+  logarithmic = exact + (scaled * (num_buckets - exact)).astype(np.int64)
+  buckets = np.where(distance < exact, distance, np.minimum(logarithmic, num_buckets - 1))
+  return buckets.astype(np.int32)
+
+
+class RelativeBias(nn.Module):
+  """T5's learned attention bias, one table for all layers."""
+
+  num_heads: int
+  num_buckets: int
+  max_distance: int
+
+  @nn.compact
+  def __call__(self, length: int) -> Float[Array, "heads length"]:
+    """The bias of each distance 0 .. length - 1."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("relpos_buckets", "heads"))
+    table = self.param("table", init, (self.num_buckets, self.num_heads), jnp.float32)
+    return table[relative_buckets(length, self.num_buckets, self.max_distance)].T
+
+
+def bias_block(
+  bias: Float[Array, "heads length"], start: int, count: int
+) -> Float[Array, "heads count keys"]:
+  """Bias and causal mask of queries `start .. start + count - 1` over all keys up to the last.
+
+  With start 1, count 2 and bias b by distance:
+
+      b1 b0 --      (-- is MASKED)
+      b2 b1 b0
+
+  The matrix is constant along its diagonals, so it is one vector, repeated and read with a row
+  length one short of its period. The gradient is then a sum over rows, not a scatter.
+  """
+  heads, end = bias.shape[0], start + count
+  future = jnp.full((heads, count), MASKED, bias.dtype)
+  period = jnp.concatenate([bias[:, start::-1], future, bias[:, end - 1 : start : -1]], axis=1)
+  width = period.shape[1]  # end + count
+  rows = jnp.broadcast_to(period[:, None, :], (heads, count, width)).reshape(heads, -1)
+  return rows[:, : count * (width - 1)].reshape(heads, count, width - 1)[:, :, :end]
+
+
+def bias_blocks(
+  bias: Float[Array, "heads length"], block: int = QUERY_BLOCK
+) -> tuple[Float[Array, "heads _ _"], ...]:
+  """`bias_block` of every block of queries; made once, used by all layers."""
+  length = bias.shape[1]
+  return tuple(bias_block(bias, s, min(block, length - s)) for s in range(0, length, block))
+
+
+def causal_attention(
+  query: Float[Array, "batch length kv_heads group head_dim"],
+  key_values: KeyValues,
+  biases: Sequence[Float[Array, "heads _ _"]],
+  key_mask: Bool[Array, "batch length"] | None,
+) -> Float[Array, "batch length kv_heads group head_dim"]:
+  """Attention of every position to itself and the past.
+
+  Args:
+    biases: `bias_blocks` for `length`; `heads` may be 1 for all heads alike.
+    key_mask: False on keys that no query may see (padding on the left).
+  """
+  groups = query.shape[3]
+  outputs, start = [], 0
+  for bias in biases:
+    count, end = bias.shape[1:]
+    logits = jnp.einsum(
+      "bqhgd,bhkd->bhgqk",
+      query[:, start:end],
+      key_values.keys[:, :, :end],
+      preferred_element_type=jnp.float32,
+    )
+    logits = logits * query.shape[-1] ** -0.5 + _grouped(bias, groups)
+    if key_mask is not None:
+      logits = jnp.where(key_mask[:, None, None, None, :end], logits, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
+    outputs.append(jnp.einsum("bhgqk,bhkd->bqhgd", weights, key_values.values[:, :, :end]))
+    start += count
+  return jnp.concatenate(outputs, axis=1)
+
+
+def cached_attention(
+  query: Float[Array, "batch 1 kv_heads group head_dim"],
+  parts: Sequence[tuple[KeyValues, Float[Array, "_ heads keys"]]],
+) -> Float[Array, "batch 1 kv_heads group head_dim"]:
+  """Attention of one query to the keys of all `parts` together.
+
+  Args:
+    parts: keys and values, and the bias of each key with the mask in it (batch and heads may be 1).
+  """
+  groups = query.shape[3]
+  scale = query.shape[-1] ** -0.5
+  logits = [
+    jnp.einsum("bhgd,bhkd->bhgk", query[:, 0], kv.keys, preferred_element_type=jnp.float32) * scale
+    + _grouped(bias, groups, axis=1)
+    for kv, bias in parts
+  ]
+  weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1).astype(query.dtype)
+  splits = np.cumsum([kv.keys.shape[2] for kv, _ in parts])[:-1].tolist()
+  output = sum(
+    jnp.einsum("bhgk,bhkd->bhgd", w, kv.values)
+    for w, (kv, _) in zip(jnp.split(weights, splits, axis=-1), parts, strict=True)
+  )
+  return output[:, None]
+
+
+def rotate(
+  x: Float[Array, "batch length *heads head_dim"],
+  positions: Int[Array, "#batch length"],
+  base: float,
+) -> Float[Array, "batch length *heads head_dim"]:
+  """Rotary position embedding: pairs (i, i + head_dim / 2) turned by an angle of their own.
+
+  Source: RoFormer (arXiv 2104.09864), section 3.2.
+  """
+  half = x.shape[-1] // 2
+  frequencies = jnp.asarray(base ** (-np.arange(half) / half), jnp.float32)
+  angles = positions[..., None].astype(jnp.float32) * frequencies
+  angles = angles.reshape(*angles.shape[:2], *(1,) * (x.ndim - 3), half)
+  sin, cos = jnp.sin(angles), jnp.cos(angles)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+  return turned.astype(x.dtype)
+
+
+def _grouped(bias: Float[Array, "..."], groups: int, axis: int = 0) -> Float[Array, "..."]:
+  """Splits the heads axis into (kv_heads, group); one head for all becomes (1, 1)."""
+  heads = bias.shape[axis]
+  split = (1, 1) if heads == 1 else (heads // groups, groups)
+  return bias.reshape(*bias.shape[:axis], *split, *bias.shape[axis + 1 :])

@@ -1,0 +1,64 @@
+"""Layers without positions: the matrix product and the norm."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Projection(nn.Module):
+  """A matrix product without bias over the last axes of the input.
+
+  Attributes:
+    shape: the kernel's, input axes first.
+    axes: their logical names.
+    num_inputs: how many of the axes are input.
+    scale: multiplies the standard deviation of the initial kernel, 1 / sqrt(inputs).
+    dtype: of the product.
+  """
+
+  shape: tuple[int, ...]
+  axes: tuple[str, ...]
+  dtype: Any
+  num_inputs: int = 1
+  scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    inputs = tuple(range(self.num_inputs))
+    outputs = tuple(range(self.num_inputs, len(self.shape)))
+    init = nn.initializers.variance_scaling(
+      self.scale**2, "fan_in", "truncated_normal", in_axis=inputs, out_axis=outputs
+    )
+    kernel = self.param(
+      "kernel", nn.with_logical_partitioning(init, self.axes), self.shape, jnp.float32
+    )
+    return _product(x.astype(self.dtype), kernel.astype(self.dtype), self.num_inputs)
+
+
+class RMSNorm(nn.Module):
+  """Division by the root mean square, in float32, and a learned scale.
+
+  Source: arXiv 1910.07467.
+  """
+
+  dtype: Any
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
+    init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+    scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+    x = x.astype(jnp.float32)
+    variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return (x * jax.lax.rsqrt(variance + self.epsilon) * scale).astype(self.dtype)
+
+
+def _product(x: Float[Array, "..."], kernel: Float[Array, "..."], num_inputs: int):
+  contracted = (tuple(range(x.ndim - num_inputs, x.ndim)), tuple(range(num_inputs)))
+  product = jax.lax.dot_general(
+    x, kernel, (contracted, ((), ())), preferred_element_type=jnp.float32
+  )
+  return product.astype(x.dtype)

@@ -1,0 +1,345 @@
+"""What each language-model stage reads and predicts: data, not code.
+
+stage      sequence (the input is the same, shifted right by a begin token)
+semantic   z_1 z_2 ...
+coarse     z_1 z_2 ... SEPARATOR y_1^1 .. y_1^Q' y_2^1 ...
+fine       y_1^1 .. y_1^Q' y_2^1 ... SEPARATOR y_1^(Q'+1) .. y_1^Q y_2^(Q'+1) ...
+"""
+
+import dataclasses
+import enum
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats
+
+if TYPE_CHECKING:
+  from audiolm_jax.lm.transformer import TransformerConfig
+
+
+class Source(enum.StrEnum):
+  """What a stage is conditioned on."""
+
+  NONE = "none"
+  SEMANTIC = "semantic"
+  COARSE = "coarse"
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpec:
+  """One stage of the cascade.
+
+  Attributes:
+    name: "semantic", "coarse", "fine", or another name.
+    source: what stands before the separator.
+    num_source_quantizers: acoustic levels in the source; 0 unless `source` is COARSE.
+    num_target_quantizers: acoustic levels predicted, those after the source's; 0 means that
+      semantic tokens are predicted.
+    crop_seconds: length of a training example, and the longest window when sampling.
+    collapse_repeats: drop repeated semantic tokens.
+    semantic_rate: semantic tokens per second, before repeats are collapsed.
+    frame_rate: acoustic frames per second.
+    num_clusters: semantic vocabulary.
+    codebook_size: codes per quantizer.
+  Source: AudioLM, section III-C and section IV.
+  """
+
+  name: str
+  source: Source
+  num_source_quantizers: int = 0
+  num_target_quantizers: int = 0
+  crop_seconds: float = 10.0
+  collapse_repeats: bool = True
+  semantic_rate: float = 25.0
+  frame_rate: float = 50.0
+  num_clusters: int = 1024
+  codebook_size: int = 1024
+
+  def __post_init__(self):
+    try:
+      object.__setattr__(self, "source", Source(self.source))
+    except ValueError:
+      choices = ", ".join(Source)
+      raise ConfigError(f"stage source {self.source!r} is not one of {choices}") from None
+    if (self.source is Source.COARSE) != (self.num_source_quantizers > 0):
+      raise ConfigError(
+        f"stage {self.name!r} has source {self.source.value!r} and num_source_quantizers "
+        f"{self.num_source_quantizers}; only a coarse source has quantizers, at least one"
+      )
+    if self.num_target_quantizers == 0 and self.source is not Source.NONE:
+      raise ConfigError(f"stage {self.name!r} predicts semantic tokens, so its source must be none")
+
+  @property
+  def predicts_semantic(self) -> bool:
+    """Whether the targets are semantic tokens rather than acoustic codes."""
+    return self.num_target_quantizers == 0
+
+  @property
+  def uses_semantic(self) -> bool:
+    """Whether semantic tokens occur in the sequence at all."""
+    return self.predicts_semantic or self.source is Source.SEMANTIC
+
+  @property
+  def first_target_quantizer(self) -> int:
+    """The first acoustic level that is predicted."""
+    return self.num_source_quantizers
+
+  @property
+  def num_quantizers(self) -> int:
+    """Acoustic levels that occur in the sequence, source and target together."""
+    return self.num_source_quantizers + self.num_target_quantizers
+
+  @property
+  def layout(self) -> TokenLayout:
+    """The stage's own vocabulary."""
+    clusters = self.num_clusters if self.uses_semantic else 0
+    return TokenLayout(clusters, self.num_quantizers, self.codebook_size)
+
+  @property
+  def crop_frames(self) -> int:
+    """Acoustic frames in one crop."""
+    return round(self.crop_seconds * self.frame_rate)
+
+  @property
+  def crop_steps(self) -> int:
+    """Semantic tokens in one crop, before repeats are collapsed."""
+    return round(self.crop_seconds * self.semantic_rate)
+
+  @property
+  def frames_per_step(self) -> int:
+    """Acoustic frames per semantic token, rounded, at least 1; windows begin at its multiples."""
+    return max(1, round(self.frame_rate / self.semantic_rate))
+
+  @property
+  def max_source_length(self) -> int:
+    """Longest source, the separator included."""
+    if self.source is Source.SEMANTIC:
+      return self.crop_steps + 1
+    if self.source is Source.COARSE:
+      return self.crop_frames * self.num_source_quantizers + 1
+    return 0
+
+  @property
+  def max_target_length(self) -> int:
+    """Most target tokens in one crop."""
+    if self.predicts_semantic:
+      return self.crop_steps
+    return self.crop_frames * self.num_target_quantizers
+
+  @property
+  def max_length(self) -> int:
+    """The padded length of a training example."""
+    return self.max_source_length + self.max_target_length
+
+  @property
+  def max_frame_id(self) -> int:
+    """The largest frame id of a crop (see `stage_sequence`)."""
+    return 0 if self.predicts_semantic else self.crop_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A trained stage.
+
+  Attributes:
+    spec: what it reads and predicts.
+    config: the transformer's shape.
+    params: nested dict of arrays; layers stacked or not.
+  """
+
+  spec: StageSpec
+  config: "TransformerConfig"
+  params: Any
+
+
+class StageSequence(NamedTuple):
+  """One example before shifting and padding.
+
+  Attributes:
+    tokens: ids of the stage's layout.
+    loss_weights: 1 on predicted tokens, 0 on the source and the separator.
+    frame_ids: see `stage_sequence`.
+  """
+
+  tokens: Int[np.ndarray, "length"]
+  loss_weights: Float[np.ndarray, "length"]
+  frame_ids: Int[np.ndarray, "length"]
+
+
+def stage_sequence(
+  spec: StageSpec,
+  semantic: Int[np.ndarray, "steps"] | None = None,
+  codes: Int[np.ndarray, "frames quantizers"] | None = None,
+) -> StageSequence:
+  """The tokens of one crop in the order in which the stage reads them.
+
+  Args:
+    semantic: semantic tokens, repeats not yet collapsed; needed if the stage uses them.
+    codes: acoustic codes with at least `spec.num_quantizers` levels; needed if the stage uses them.
+  Returns:
+    A sequence whose `frame_ids` are 1 + t for an acoustic token of frame t, source and target
+    alike. A semantic source token whose place in time is known (repeats kept) has the id of the
+    first frame it covers; all other tokens have 0.
+  Raises:
+    DataError: an input is missing, or its values lie outside the stage's vocabulary.
+  """
+  parts: list[tuple[np.ndarray, np.ndarray, float]] = []
+  if spec.uses_semantic:
+    parts.append(_semantic_part(spec, semantic))
+  if not spec.predicts_semantic:
+    codes = _checked_codes(spec, codes)
+    split = spec.num_source_quantizers
+    if split:
+      parts.append(_acoustic_part(spec, codes[:, :split], 0, 0.0))
+    if spec.source is not Source.NONE:
+      parts.append((np.array([SEPARATOR]), np.array([0]), 0.0))
+    parts.append(_acoustic_part(spec, codes[:, split : spec.num_quantizers], split, 1.0))
+  return StageSequence(
+    tokens=np.concatenate([tokens for tokens, _, _ in parts]).astype(np.int32),
+    loss_weights=np.concatenate([np.full(len(t), w, np.float32) for t, _, w in parts]),
+    frame_ids=np.concatenate([frames for _, frames, _ in parts]).astype(np.int32),
+  )
+
+
+def stage_features(
+  spec: StageSpec,
+  semantic: Int[np.ndarray, "steps"] | None = None,
+  codes: Int[np.ndarray, "frames quantizers"] | None = None,
+) -> dict[str, np.ndarray]:
+  """One crop as the decoder's features, padded to `spec.max_length`.
+
+  Returns:
+    `decoder_target_tokens` int32 [max_length]; `decoder_input_tokens`, the same shifted right by a
+    begin token; `decoder_loss_weights` float32, 1 on predicted tokens; `decoder_frame_ids` int32,
+    the frame id of the *target* at each position, which a sampler knows in advance.
+  Raises:
+    DataError: the crop is longer than the stage's, or as `stage_sequence`.
+  """
+  sequence = stage_sequence(spec, semantic, codes)
+  count = len(sequence.tokens)
+  if count > spec.max_length:
+    raise DataError(
+      f"a {spec.name} example of {count} tokens exceeds the stage's {spec.max_length}; "
+      f"crop it to {spec.crop_seconds:g} s"
+    )
+  space = (0, spec.max_length - count)
+  targets = np.pad(sequence.tokens, space, constant_values=PAD)
+  inputs = np.concatenate([[BOS], targets[:-1]]).astype(np.int32)
+  inputs[count:] = PAD
+  return {
+    "decoder_input_tokens": inputs,
+    "decoder_target_tokens": targets,
+    "decoder_loss_weights": np.pad(sequence.loss_weights, space),
+    "decoder_frame_ids": np.pad(sequence.frame_ids, space),
+  }
+
+
+def semantic_frame_ids(spec: StageSpec, first_step: int, count: int) -> np.ndarray:
+  """Frame ids of `count` semantic source tokens, the first of them at step `first_step`."""
+  if spec.collapse_repeats or spec.predicts_semantic:
+    return np.zeros(count, np.int32)
+  steps = first_step + np.arange(count)
+  return (1 + np.floor(steps * (spec.frame_rate / spec.semantic_rate))).astype(np.int32)
+
+
+def semantic_stage(**overrides: Any) -> StageSpec:
+  """The paper's first stage: semantic tokens from semantic tokens, 30 s crops."""
+  defaults: dict[str, Any] = {"name": "semantic", "source": Source.NONE, "crop_seconds": 30.0}
+  return StageSpec(**(defaults | overrides))
+
+
+def coarse_stage(**overrides: Any) -> StageSpec:
+  """The paper's second stage: the first 4 acoustic levels given semantic tokens, 10 s crops."""
+  defaults: dict[str, Any] = {
+    "name": "coarse",
+    "source": Source.SEMANTIC,
+    "num_target_quantizers": 4,
+    "crop_seconds": 10.0,
+  }
+  return StageSpec(**(defaults | overrides))
+
+
+def fine_stage(**overrides: Any) -> StageSpec:
+  """The paper's third stage: acoustic levels 5 to 12 given the first 4, 3 s chunks."""
+  defaults: dict[str, Any] = {
+    "name": "fine",
+    "source": Source.COARSE,
+    "num_source_quantizers": 4,
+    "num_target_quantizers": 8,
+    "crop_seconds": 3.0,
+  }
+  return StageSpec(**(defaults | overrides))
+
+
+def acoustic_only_stage(**overrides: Any) -> StageSpec:
+  """The paper's ablation: coarse acoustic levels without semantic tokens."""
+  return coarse_stage(**({"source": Source.NONE} | overrides))
+
+
+def speech_stages(**overrides: Any) -> dict[str, StageSpec]:
+  """The three stages of the paper's speech system; `overrides` go to all of them."""
+  return {
+    "semantic": semantic_stage(**overrides),
+    "coarse": coarse_stage(**overrides),
+    "fine": fine_stage(**overrides),
+  }
+
+
+def piano_stages(**overrides: Any) -> dict[str, StageSpec]:
+  """The paper's piano system: 3 levels of 2^14 codes, all predicted by the coarse stage."""
+  overrides = {"codebook_size": 2**14} | overrides
+  return {
+    "semantic": semantic_stage(**overrides),
+    "coarse": coarse_stage(**({"num_target_quantizers": 3} | overrides)),
+  }
+
+
+def _semantic_part(spec: StageSpec, semantic) -> tuple[np.ndarray, np.ndarray, float]:
+  if semantic is None:
+    raise DataError(f"the {spec.name} stage needs semantic tokens, and none were given")
+  semantic = np.asarray(semantic)
+  if semantic.size and not 0 <= semantic.min() <= semantic.max() < spec.num_clusters:
+    raise DataError(
+      f"semantic tokens range over {semantic.min()}..{semantic.max()}; the {spec.name} stage "
+      f"knows 0..{spec.num_clusters - 1}"
+    )
+  if spec.collapse_repeats:
+    semantic = collapse_repeats(semantic)
+  frames = semantic_frame_ids(spec, 0, len(semantic))
+  return spec.layout.semantic_to_ids(semantic), frames, float(spec.predicts_semantic)
+
+
+def _acoustic_part(
+  spec: StageSpec, codes: np.ndarray, first_quantizer: int, weight: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+  frames = np.repeat(1 + np.arange(len(codes)), codes.shape[-1])
+  return spec.layout.flatten_codes(codes, first_quantizer), frames, weight
+
+
+def _checked_codes(spec: StageSpec, codes) -> np.ndarray:
+  if codes is None:
+    raise DataError(f"the {spec.name} stage needs acoustic codes, and none were given")
+  codes = np.asarray(codes)
+  if codes.ndim != 2 or codes.shape[1] < spec.num_quantizers:
+    raise DataError(
+      f"codes of shape {codes.shape} given; the {spec.name} stage needs [frames, quantizers] with "
+      f"at least {spec.num_quantizers} quantizers"
+    )
+  codes = codes[:, : spec.num_quantizers]
+  if codes.size and not 0 <= codes.min() <= codes.max() < spec.codebook_size:
+    raise DataError(
+      f"codes range over {codes.min()}..{codes.max()}; the {spec.name} stage knows "
+      f"0..{spec.codebook_size - 1}"
+    )
+  return codes
+
+
+def collapsed_rate(semantic: Int[np.ndarray, "steps"], semantic_rate: float) -> float:
+  """Tokens per second that are left when the repeats of `semantic` are collapsed."""
+  if len(semantic) == 0:
+    return math.nan
+  return len(collapse_repeats(semantic)) * semantic_rate / len(semantic)

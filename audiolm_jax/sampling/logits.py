@@ -1,0 +1,91 @@
+"""From logits to one token: temperature, top-k, top-p.
+
+Which ids are legal is decided earlier: the decoder computes no other logits.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from audiolm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+  """How a stage's tokens are drawn.
+
+  Attributes:
+    temperature: divides the logits; 0 takes the likeliest token.
+    top_k: draw among the k likeliest; 0 means all.
+    top_p: draw among the likeliest whose probabilities reach p; 1 means all. Applied after the
+      temperature and top-k.
+  """
+
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+
+  def __post_init__(self):
+    if not 0 <= self.temperature < float("inf"):
+      raise UserError(f"temperature {self.temperature} is not usable; give 0 or more")
+    if self.top_k < 0:
+      raise UserError(f"top_k {self.top_k} is negative; give 0 for all tokens, or 1 and more")
+    if not 0 < self.top_p <= 1:
+      raise UserError(f"top_p {self.top_p} is not in (0, 1]; give 1 for all tokens")
+
+  @property
+  def controls(self) -> "Controls":
+    """The same as arrays, so that another value compiles nothing anew."""
+    return Controls(
+      jnp.float32(self.temperature),
+      jnp.int32(self.top_k) if self.top_k else None,
+      jnp.float32(self.top_p) if self.top_p < 1 else None,
+    )
+
+
+class Controls(NamedTuple):
+  """Traced form of `SamplingOptions`; what is None is not compiled."""
+
+  temperature: Float[Array, ""]
+  top_k: Int[Array, ""] | None = None
+  top_p: Float[Array, ""] | None = None
+
+
+def keep_top_k(
+  logits: Float[Array, "batch vocab"], k: Int[Array, ""] | int
+) -> Float[Array, "batch vocab"]:
+  """All but the k largest of each row set to -inf; ties with the k-th stay."""
+  largest_first = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+  threshold = jnp.take(largest_first, jnp.clip(k, 1, logits.shape[-1]) - 1, axis=-1)
+  return jnp.where(logits >= threshold[:, None], logits, -jnp.inf)
+
+
+def keep_top_p(
+  logits: Float[Array, "batch vocab"], p: Float[Array, ""] | float
+) -> Float[Array, "batch vocab"]:
+  """All but the smallest set of largest logits whose probabilities sum to p set to -inf.
+
+  Source: Holtzman et al. (arXiv 1904.09751), nucleus sampling.
+  """
+  largest_first = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+  probabilities = jax.nn.softmax(largest_first, axis=-1)
+  before = jnp.cumsum(probabilities, axis=-1) - probabilities
+  threshold = jnp.min(jnp.where(before < p, largest_first, jnp.inf), axis=-1)
+  return jnp.where(logits >= threshold[:, None], logits, -jnp.inf)
+
+
+def draw(
+  logits: Float[Array, "batch vocab"], keys: Key[Array, "batch"], controls: Controls
+) -> Int[Array, "batch"]:
+  """One index per row, each with a key of its own, so that rows do not depend on their company."""
+  scaled = logits / jnp.maximum(controls.temperature, 1e-6)
+  if controls.top_k is not None:
+    scaled = keep_top_k(scaled, controls.top_k)
+  if controls.top_p is not None:
+    scaled = keep_top_p(scaled, controls.top_p)
+  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+  greedy = controls.temperature == 0
+  return jnp.argmax(jnp.where(greedy, logits, scaled + noise), axis=-1).astype(jnp.int32)
