@@ -1,0 +1,279 @@
+"""Batches from a corpus that fits in memory; numpy and soundfile only.
+
+A position is three integers (seed, epoch, index), so that a resumed run sees exactly the batches it
+would have seen, and the same seed gives the same batches everywhere.
+"""
+
+import abc
+import enum
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Int16
+
+from audiolm_jax.data import examples, manifest, token_store
+from audiolm_jax.data.examples import Example, Seed
+from audiolm_jax.errors import AudioError, DataError
+from audiolm_jax.lm import stages
+
+
+class EpochUnit(enum.Enum):
+  """What occurs once in an epoch of training."""
+
+  CLIP = "clip"
+  CROP_LENGTH = "crop_length"  # a clip n crops long occurs n times: each second counts alike
+
+
+class InMemoryBatches(abc.ABC):
+  """Batches of examples, one per item.
+
+  Training (`num_epochs` None): endless; an epoch is a new order of the items, each a new random
+  crop, and batches go on over the end of an epoch. Evaluation: so many rounds over items that do
+  not move, in one shuffled order; a round's last batch is filled up from the first items.
+  """
+
+  def __init__(self, num_items: int, batch_size: int, seed: int, num_epochs: int | None):
+    if batch_size < 1:
+      raise DataError(f"batch_size is {batch_size}; it must be at least 1")
+    self._num_items = num_items
+    self._batch_size = batch_size
+    self._num_epochs = num_epochs
+    self._seed, self._epoch, self._index = seed, 0, 0
+    self._order: tuple[Seed, np.ndarray] | None = None
+
+  @abc.abstractmethod
+  def _example(self, item: int, seed: Seed) -> Example:
+    """The example of one item."""
+
+  def _filler(self, example: Example) -> Example:
+    """What fills the last batch of an evaluation round, made of an example given before."""
+    return example
+
+  @property
+  def batches_per_epoch(self) -> int:
+    """How many batches hold every item once; the last may be filled up."""
+    return -(-self._num_items // self._batch_size)
+
+  def __iter__(self) -> Iterator[Example]:
+    return self
+
+  def __next__(self) -> Example:
+    if self._num_epochs is None:
+      return examples.stack([self._next_example() for _ in range(self._batch_size)])
+    if self._epoch >= self._num_epochs:
+      raise StopIteration
+    count = min(self._batch_size, self._num_items - self._index)
+    rows = [self._next_example() for _ in range(count)]
+    rows += [self._filler(rows[i % count]) for i in range(self._batch_size - count)]
+    return examples.stack(rows)
+
+  def get_state(self) -> dict[str, int]:
+    """The position after the last batch given."""
+    position = {"seed": self._seed, "epoch": self._epoch, "index": self._index}
+    return position | {"items": self._num_items}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    """Goes to a position of `get_state`.
+
+    Raises:
+      DataError: it is of another corpus.
+    """
+    if state["items"] != self._num_items:
+      raise DataError(
+        f"the saved data position is in an epoch of {state['items']} crops, this corpus has "
+        f"{self._num_items}; resume with the same corpus and crop length, or start a new run"
+      )
+    self._seed, self._epoch, self._index = state["seed"], state["epoch"], state["index"]
+
+  def _next_example(self) -> Example:
+    item = int(self._epoch_order()[self._index])
+    # Apart from every key of an order, which is (seed, epoch).
+    example = self._example(item, (self._seed, (self._epoch + 1) << 32 | self._index))
+    self._index += 1
+    if self._index == self._num_items:
+      self._epoch, self._index = self._epoch + 1, 0
+    return example
+
+  def _epoch_order(self) -> np.ndarray:
+    key = (self._seed, self._epoch if self._num_epochs is None else 0)
+    if self._order is None or self._order[0] != key:
+      self._order = key, examples.generator(key).permutation(self._num_items)
+    return self._order[1]
+
+
+class InMemoryWaveforms(InMemoryBatches):
+  """Random crops of a corpus that is decoded once and kept as 16-bit samples (115 MB per hour).
+
+  A batch is {"waveform": float32 [batch, samples], "length": int32 [batch]}, where `length` counts
+  the samples before the zero padding of a clip shorter than the crop.
+
+  Args:
+    source: a folder or manifest, see `manifest.list_clips`.
+    split: of the corpus.
+    crop_seconds: length of each example.
+    batch_size: examples per batch.
+    seed: of the order and the crops.
+    sample_rate: Hz; other rates are resampled.
+    num_epochs: None for endless random crops; a number for that many rounds over consecutive crops
+      that cover every clip, none of them twice except to fill up the last batch.
+    gain_db: lowest and highest random gain in training; None leaves the level alone.
+    epoch_unit: whether each clip or each second counts alike in training.
+    valid_fraction: of a corpus that has no splits of its own.
+    max_skipped_fraction: share of unreadable clips past which to give up.
+    num_threads: that decode.
+  Raises:
+    DataError: no clips, or too many unreadable ones.
+  """
+
+  def __init__(
+    self,
+    source: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    crop_seconds: float,
+    batch_size: int,
+    seed: int = 0,
+    sample_rate: int = 16_000,
+    num_epochs: int | None = None,
+    gain_db: tuple[float, float] | None = None,
+    epoch_unit: EpochUnit = EpochUnit.CROP_LENGTH,
+    valid_fraction: float = 0.05,
+    max_skipped_fraction: float = 0.01,
+    num_threads: int = 4,
+  ):
+    clips = manifest.clips_of_split(manifest.list_clips(source, valid_fraction), split)
+    self.skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
+    self._pcm = _decode(clips, sample_rate, self.skipped, num_threads)
+    self._ids = list(self._pcm)
+    self._crop = round(crop_seconds * sample_rate)
+    self._gain_db = gain_db
+    lengths = [len(pcm) for pcm in self._pcm.values()]
+    self.seconds = sum(lengths) / sample_rate
+    if num_epochs is None:
+      counts = [_occurrences(epoch_unit, n, self._crop) for n in lengths]
+    else:
+      counts = [-(-n // self._crop) for n in lengths]
+    self._items = [
+      (clip, i) for clip, count in zip(self._ids, counts, strict=True) for i in range(count)
+    ]
+    super().__init__(len(self._items), batch_size, seed, num_epochs)
+
+  @property
+  def clip_ids(self) -> list[str]:
+    """Of the clips that could be read."""
+    return list(self._ids)
+
+  def example(self, clip_id: str, seed: Seed) -> Example:
+    """The random crop of one clip that a seed stands for."""
+    return examples.waveform_example(self._pcm[clip_id], self._crop, seed, self._gain_db)
+
+  def _example(self, item: int, seed: Seed) -> Example:
+    clip_id, window = self._items[item]
+    if self._num_epochs is None:
+      return self.example(clip_id, seed)
+    pcm = self._pcm[clip_id][window * self._crop : (window + 1) * self._crop]
+    return examples.waveform_example(pcm, self._crop, seed)
+
+
+class InMemoryTokens(InMemoryBatches):
+  """Random crops of a token store as one language-model stage sees them.
+
+  A batch has the features of `lm.stages.stage_features`, each [batch, spec.max_length].
+
+  Args:
+    folder: of the token store.
+    spec: of the stage.
+    split: of the corpus.
+    batch_size: examples per batch.
+    seed: of the order and the crops.
+    token_hash: of the tokenizers that the tokens are wanted of; None takes any.
+    num_epochs: None for endless random crops; a number for that many rounds over consecutive crops
+      that cover every clip, the last batch filled up with rows whose loss weights are 0.
+    epoch_unit: whether each clip or each second counts alike in training.
+  Raises:
+    DataError: no such store or split, tokens of other tokenizers, or not the stage's numbers.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    spec: stages.StageSpec,
+    split: str = "train",
+    *,
+    batch_size: int,
+    seed: int = 0,
+    token_hash: str | None = None,
+    num_epochs: int | None = None,
+    epoch_unit: EpochUnit = EpochUnit.CROP_LENGTH,
+  ):
+    store = token_store.TokenStore(folder, token_hash)
+    token_store.check_stage(spec, store.info.codec, store.info.semantic)
+    self.info = store.info
+    self._spec = spec
+    self._clips = {clip.id: clip for clip in store.clips(split)}
+    self._items: list[str] | list[examples.TokenCrop]
+    if num_epochs is None:
+      self._items = [
+        clip.id
+        for clip in self._clips.values()
+        for _ in range(
+          _occurrences(epoch_unit, *examples.token_cells(spec, clip.semantic, clip.codes))
+        )
+      ]
+    else:
+      self._items = [
+        window
+        for clip in self._clips.values()
+        for window in examples.token_windows(spec, clip.semantic, clip.codes)
+      ]
+    super().__init__(len(self._items), batch_size, seed, num_epochs)
+
+  @property
+  def clip_ids(self) -> list[str]:
+    """Of the split."""
+    return list(self._clips)
+
+  def example(self, clip_id: str, seed: Seed) -> Example:
+    """The random crop of one clip that a seed stands for."""
+    clip = self._clips[clip_id]
+    return examples.stage_example(self._spec, clip.semantic, clip.codes, seed)
+
+  def _example(self, item: int, seed: Seed) -> Example:
+    chosen = self._items[item]
+    if isinstance(chosen, str):
+      return self.example(chosen, seed)
+    return stages.stage_features(self._spec, chosen.semantic, chosen.codes)
+
+  def _filler(self, example: Example) -> Example:
+    weights = np.zeros_like(example["decoder_loss_weights"])
+    return {**example, "decoder_loss_weights": weights}
+
+
+def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:
+  return 1 if unit is EpochUnit.CLIP else examples.num_crops(length, crop)
+
+
+def _decode(
+  clips: Sequence[manifest.Clip], sample_rate: int, skipped: manifest.SkipLog, num_threads: int
+) -> dict[str, Int16[np.ndarray, " samples"]]:
+  """Every readable clip by its id, in the order of `clips`."""
+
+  def read(clip: manifest.Clip) -> np.ndarray | None:
+    try:
+      return manifest.read_clip_pcm16(clip, sample_rate)
+    except AudioError as error:
+      skipped.skip(clip.id, str(error))
+      return None
+
+  with ThreadPoolExecutor(num_threads) as pool:
+    try:
+      decoded = list(pool.map(read, clips))
+    except DataError:
+      pool.shutdown(cancel_futures=True)
+      raise
+  pcm = {clip.id: p for clip, p in zip(clips, decoded, strict=True) if p is not None}
+  if not pcm:
+    raise DataError(f"no clip can be read: {skipped.report()}")
+  return pcm

@@ -1,0 +1,184 @@
+"""SeqIO preprocessors: thin wrappers around pure NumPy functions.
+
+What is the same each time stands before `seqio.CacheDatasetPlaceholder` in a task and is cached;
+what is random stands after it, with seeds that SeqIO hands out.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from audiolm_jax.codec.interface import Codec
+from audiolm_jax.data import examples
+from audiolm_jax.lm import stages
+
+
+class Tokenizers(Protocol):
+  """What tokenizes audio; a bundle is one."""
+
+  @property
+  def token_hash(self) -> str: ...
+
+  @property
+  def codec(self) -> Codec: ...
+
+  @property
+  def semantic(self) -> Any: ...
+
+
+def tokenize(dataset: tf.data.Dataset, tokenizers: Tokenizers) -> tf.data.Dataset:
+  """Adds `semantic`, `codes` and `token_hash` of each whole clip and takes `waveform` away."""
+  num_quantizers = tokenizers.codec.spec.num_quantizers
+
+  def tokens(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    semantic = np.asarray(tokenizers.semantic.tokenize_long(waveform), np.int32)
+    return semantic, np.asarray(tokenizers.codec.encode_long(waveform), np.int32)
+
+  def convert(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    example = dict(example)
+    semantic, codes = tf.numpy_function(tokens, [example.pop("waveform")], [tf.int32, tf.int32])
+    return {
+      **example,
+      "token_hash": tf.constant(tokenizers.token_hash),
+      "semantic": tf.ensure_shape(semantic, [None]),
+      "codes": tf.ensure_shape(codes, [None, num_quantizers]),
+    }
+
+  return dataset.map(convert)
+
+
+def check_token_hash(dataset: tf.data.Dataset, token_hash: str, name: str) -> tf.data.Dataset:
+  """Ends reading where tokens, cached earlier, come from other tokenizers than those wanted."""
+  remedy = f"cache it again: seqio_cache_tasks --tasks={name} --overwrite"
+
+  def check(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    other = example["token_hash"]
+    message = tf.strings.join(
+      [
+        f"DataError: the cache of {name} was made by other tokenizers (",
+        other,
+        f") than the bundle's ({token_hash}); {remedy}",
+      ]
+    )
+    with tf.control_dependencies([tf.debugging.Assert(other == token_hash, [message])]):
+      return {key: tf.identity(value) for key, value in example.items()}
+
+  return dataset.map(check)
+
+
+def to_pcm16(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """`waveform` to `pcm`, a string of 16-bit samples: half the size in a cache."""
+
+  def convert(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    example = dict(example)
+    pcm = tf.numpy_function(_pcm16_bytes, [example.pop("waveform")], tf.string)
+    return {**example, "pcm": tf.ensure_shape(pcm, [])}
+
+  return dataset.map(convert)
+
+
+def split_long(dataset: tf.data.Dataset, segment_samples: int) -> tf.data.Dataset:
+  """Cuts clips into parts of about `segment_samples`, so that a crop need not read an hour.
+
+  The parts have the ids `id#0`, `id#1`, ...; a clip that stays whole keeps its id.
+  """
+
+  def parts(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+    bounds = tf.numpy_function(
+      lambda n: np.array(examples.segments(int(n), segment_samples), np.int64),
+      [tf.size(example["waveform"])],
+      tf.int64,
+    )
+    bounds = tf.ensure_shape(bounds, [None, 2])
+    count = tf.shape(bounds, tf.int64)[0]
+
+    def part(index: tf.Tensor) -> Mapping[str, tf.Tensor]:
+      numbered = tf.strings.join([example["id"], "#", tf.strings.as_string(index)])
+      waveform = example["waveform"][bounds[index, 0] : bounds[index, 1]]
+      return {
+        **example,
+        "id": tf.where(count > 1, numbered, example["id"]),
+        "waveform": waveform,
+      }
+
+    return tf.data.Dataset.range(count).map(part)
+
+  return dataset.flat_map(parts)
+
+
+def crop_waveforms(
+  dataset: tf.data.Dataset,
+  sequence_length: Mapping[str, int] | None = None,
+  gain_db: tuple[float, float] | None = None,
+) -> tf.data.Dataset:
+  """A random crop of `sequence_length["waveform"]` samples of `pcm`, as `waveform`.
+
+  The seed of each crop stays in the example, as `seed`.
+  """
+  num_samples = (sequence_length or {}).get("waveform")
+
+  def crop(pcm: bytes, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    samples = np.frombuffer(pcm, "<i2")
+    size = num_samples or len(samples)
+    example = examples.waveform_example(samples, size, (int(first), int(second)), gain_db)
+    return example["waveform"][: example["length"]]
+
+  def convert(example: Mapping[str, tf.Tensor], seed: Any) -> Mapping[str, tf.Tensor]:
+    example = dict(example)
+    waveform = tf.numpy_function(crop, [example.pop("pcm"), seed[0], seed[1]], tf.float32)
+    return {**example, "waveform": tf.ensure_shape(waveform, [None]), "seed": tf.stack(seed)}
+
+  return _with_seeds(convert)(dataset)
+
+
+def repeat_by_length(dataset: tf.data.Dataset, spec: stages.StageSpec) -> tf.data.Dataset:
+  """Each clip as often as crops fit into it, so that each second of a corpus counts alike."""
+
+  def repeats(semantic: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    count = examples.num_crops(*examples.token_cells(spec, semantic, codes))
+    return np.asarray(count, np.int64)
+
+  def repeated(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+    count = tf.numpy_function(repeats, [example["semantic"], example["codes"]], tf.int64)
+    return tf.data.Dataset.from_tensors(example).repeat(tf.ensure_shape(count, []))
+
+  return dataset.flat_map(repeated)
+
+
+def stage_sequences(dataset: tf.data.Dataset, spec: stages.StageSpec) -> tf.data.Dataset:
+  """`tokens`, `loss_weights` and `frame_ids` of a random crop of each clip, as a stage reads them.
+
+  The seed of each crop stays in the example, as `seed`.
+  """
+
+  def sequence(
+    semantic: np.ndarray, codes: np.ndarray, first: Any, second: Any
+  ) -> list[np.ndarray]:
+    crop = examples.crop_tokens(spec, semantic, codes, (int(first), int(second)))
+    return list(stages.stage_sequence(spec, crop.semantic, crop.codes))
+
+  def convert(example: Mapping[str, tf.Tensor], seed: Any) -> Mapping[str, tf.Tensor]:
+    example = dict(example)
+    inputs = [example.pop("semantic"), example.pop("codes"), seed[0], seed[1]]
+    tokens, weights, frames = tf.numpy_function(sequence, inputs, [tf.int32, tf.float32, tf.int32])
+    return {
+      **example,
+      "tokens": tf.ensure_shape(tokens, [None]),
+      "loss_weights": tf.ensure_shape(weights, [None]),
+      "frame_ids": tf.ensure_shape(frames, [None]),
+      "seed": tf.stack(seed),
+    }
+
+  return _with_seeds(convert)(dataset)
+
+
+def _with_seeds(convert: Callable[..., Any]) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+  mapped: Any = seqio.map_over_dataset(convert, num_seeds=1)
+  return mapped
+
+
+def _pcm16_bytes(waveform: np.ndarray) -> bytes:
+  return examples.to_pcm16(waveform).astype("<i2").tobytes()

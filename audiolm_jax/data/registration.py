@@ -1,0 +1,309 @@
+"""Registers the SeqIO tasks and mixtures of a corpus.
+
+For a corpus called NAME:
+
+    NAME_waveform        crops of audio, for the codec and the semantic encoder
+    NAME_tokens          whole clips as semantic tokens and codes; what `seqio_cache_tasks` is for
+    NAME_semantic_stage  crops of tokens as a stage reads them; they use the cache of NAME_tokens
+    NAME_coarse_stage
+    NAME_fine_stage
+
+Each cached clip carries the hash of the tokenizers that made it: a cache of other tokenizers than
+the bundle's is refused when it is read.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import seqio
+import tensorflow as tf
+
+from audiolm_jax import configs
+from audiolm_jax.data import preprocessors, sources, token_store
+from audiolm_jax.data.preprocessors import Tokenizers
+from audiolm_jax.errors import DataError
+from audiolm_jax.lm import stages
+
+SEGMENT_SECONDS = 30  # longer clips are cut for the waveform task
+
+
+class _Corpus(NamedTuple):
+  names: list[str]  # of its tasks
+  arguments: tuple[Any, ...]  # it was registered with
+
+
+_registered: dict[str, _Corpus] = {}
+
+
+def register_audio_tasks(
+  name: str,
+  source: str | os.PathLike[str],
+  bundle: str | os.PathLike[str] | Tokenizers | None = None,
+  *,
+  stage_specs: Mapping[str, stages.StageSpec] | None = None,
+  gain_db: tuple[float, float] | None = None,
+  sample_rate: int = 16_000,
+  valid_fraction: float = 0.05,
+  max_skipped_fraction: float = 0.01,
+) -> list[str]:
+  """Registers the tasks of a folder, a manifest or a token store, and returns their names.
+
+  Doing so again with the same arguments changes nothing; with others it replaces the tasks.
+
+  Args:
+    name: of the corpus, the beginning of the tasks' names.
+    source: folder of audio, manifest, or token store; a token store has no waveform task.
+    bundle: whose tokenizers make the tokens: name, folder or object; None for waveforms only, or
+      for a token store that is taken as it is.
+    stage_specs: of the stage tasks, by stage name; `paper_stages` for these tokenizers if None.
+    gain_db: lowest and highest random gain of the waveform crops; None leaves the level alone.
+    sample_rate: Hz of the waveform task; the bundle's, where there is a bundle.
+    valid_fraction: of a corpus that has no splits of its own.
+    max_skipped_fraction: share of unreadable clips past which reading ends.
+  Raises:
+    DataError: the source cannot be used, or a stage's numbers are not those of its tokens.
+  """
+  tokenizers = _load(bundle)
+  token_hash = None if tokenizers is None else tokenizers.token_hash
+  given_specs = None if stage_specs is None else tuple(stage_specs.values())
+  arguments = (str(source), token_hash, given_specs, gain_db)
+  arguments += (sample_rate, valid_fraction, max_skipped_fraction)
+  if name in _registered:
+    if _registered[name].arguments == arguments:
+      return _registered[name].names
+    _forget(name)
+  if (Path(source) / token_store.STORE_FILE).exists():
+    stored = sources.TokenStoreDataSource(source, token_hash)
+    specs = _checked_stages(stage_specs, stored.info.codec, stored.info.semantic)
+    names = _register_stages(name, stored, specs, [], stored.info.token_hash)
+  else:
+    numbers: list[Any] = [{}, {}]
+    if tokenizers is not None:
+      sample_rate = tokenizers.codec.spec.sample_rate
+      numbers = [configs.to_dict(part.spec) for part in (tokenizers.codec, tokenizers.semantic)]
+    specs = {} if tokenizers is None else _checked_stages(stage_specs, *numbers)
+    audio = sources.AudioDataSource(
+      source,
+      sample_rate=sample_rate,
+      valid_fraction=valid_fraction,
+      max_skipped_fraction=max_skipped_fraction,
+    )
+    names = [_register_waveforms(name, audio, gain_db)]
+    if tokenizers is not None:
+      precache = [functools.partial(preprocessors.tokenize, tokenizers=tokenizers)]
+      names += _register_stages(name, audio, specs, precache, tokenizers.token_hash)
+  _registered[name] = _Corpus(names, arguments)
+  return names
+
+
+def task_name(name: str, kind: str) -> str:
+  """The full name of one of a corpus' (or mixture's) tasks, such as "waveform" or "coarse_stage".
+
+  Raises:
+    DataError: the corpus has no such task.
+  """
+  names = _registered[name].names
+  if f"{name}_{kind}" not in names:
+    kinds = ", ".join(task.removeprefix(f"{name}_") for task in names)
+    raise DataError(
+      f"{name} has no task {kind!r}, it has {kinds}; the stages need a bundle with tokenizers"
+    )
+  return f"{name}_{kind}"
+
+
+def register_mixtures(name: str, parts: Mapping[str, float]) -> list[str]:
+  """Registers NAME_waveform, NAME_coarse_stage and so on as mixtures of other corpora's tasks.
+
+  Args:
+    name: of the mixture.
+    parts: name of a corpus to its rate.
+  Returns:
+    The mixtures' names: one for each kind of task that all parts have.
+  Raises:
+    DataError: a part has no tasks.
+  """
+  missing = [part for part in parts if part not in _registered]
+  if missing:
+    raise DataError(f"{name}: no tasks are registered for {missing[0]!r}; register it first")
+  arguments = tuple((part, rate, _registered[part].arguments) for part, rate in parts.items())
+  if name in _registered:
+    if _registered[name].arguments == arguments:
+      return _registered[name].names
+    _forget(name)
+  kinds = [{task.removeprefix(f"{part}_") for task in _registered[part].names} for part in parts]
+  names = []
+  for kind in sorted(set.intersection(*kinds)):
+    rates = [(f"{part}_{kind}", rate) for part, rate in parts.items()]
+    names.append(seqio.MixtureRegistry.add(f"{name}_{kind}", rates).name)
+  _registered[name] = _Corpus(names, arguments)
+  return names
+
+
+def registered_corpora() -> set[str]:
+  """Names of the corpora and mixtures registered here."""
+  return set(_registered)
+
+
+def register_from_environment(name: str, variable: str) -> list[str]:
+  """`register_audio_tasks` for the folder or manifest in an environment variable, if it is set.
+
+  `AUDIOLM_BUNDLE` names the bundle. This is how `seqio_cache_tasks` learns of a corpus.
+  """
+  source = os.environ.get(variable)
+  if not source:
+    return []
+  return register_audio_tasks(name, source, os.environ.get("AUDIOLM_BUNDLE") or None)
+
+
+def _forget(name: str) -> None:
+  for registered in _registered.pop(name).names:
+    for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
+      if registered in registry.names():
+        registry.remove(registered)
+
+
+class _TaskOnCacheOf(seqio.Task):
+  """A task that reads the cache of another one whose first preprocessors are the same."""
+
+  def __init__(self, name: str, cached_by: seqio.Task, **arguments: Any):
+    super().__init__(name, **arguments)
+    self._cached_by = cached_by
+
+  @property
+  def cache_dir(self) -> str | None:
+    return super().cache_dir or self._cached_by.cache_dir
+
+
+def _register_waveforms(
+  name: str, source: sources.AudioDataSource, gain_db: tuple[float, float] | None
+) -> str:
+  segment = SEGMENT_SECONDS * source.sample_rate
+  task = seqio.TaskRegistry.add(
+    f"{name}_waveform",
+    source=source,  # pyright: ignore[reportArgumentType] (seqio 0.0.20: wrong protocol)
+    preprocessors=[
+      functools.partial(preprocessors.split_long, segment_samples=segment),
+      preprocessors.to_pcm16,
+      seqio.CacheDatasetPlaceholder(),
+      functools.partial(preprocessors.crop_waveforms, gain_db=gain_db),
+    ],
+    output_features={"waveform": seqio.ContinuousFeature(dtype=tf.float32, rank=1)},
+  )
+  return task.name
+
+
+def _register_stages(
+  name: str,
+  source: seqio.DataSource,
+  specs: Mapping[str, stages.StageSpec],
+  precache: Sequence[Any],
+  token_hash: str,
+) -> list[str]:
+  check = functools.partial(
+    preprocessors.check_token_hash, token_hash=token_hash, name=f"{name}_tokens"
+  )
+  tokens = seqio.TaskRegistry.add(
+    f"{name}_tokens",
+    source=source,  # pyright: ignore[reportArgumentType] (seqio 0.0.20: wrong protocol)
+    preprocessors=[*precache, seqio.CacheDatasetPlaceholder(), check],
+    output_features={"semantic": _ids(), "codes": _ids(rank=2)},
+  )
+  names = [tokens.name]
+  for spec in specs.values():
+    task = _TaskOnCacheOf(
+      f"{name}_{spec.name}_stage",
+      tokens,
+      source=source,
+      preprocessors=[
+        *precache,
+        seqio.CacheDatasetPlaceholder(),
+        check,
+        functools.partial(preprocessors.repeat_by_length, spec=spec),
+        functools.partial(preprocessors.stage_sequences, spec=spec),
+      ],
+      output_features={
+        "tokens": _ids(),
+        "loss_weights": seqio.ContinuousFeature(dtype=tf.float32, rank=1),
+        "frame_ids": _ids(),
+      },
+    )
+    seqio.TaskRegistry.add_provider(task.name, task)
+    names.append(task.name)
+  return names
+
+
+def _ids(rank: int = 1) -> Any:
+  vocabulary = seqio.PassThroughVocabulary(size=0)
+  return seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32, rank=rank)
+
+
+def _load(bundle: Any) -> Tokenizers | None:
+  if not isinstance(bundle, str | os.PathLike):
+    return bundle
+  written = Path(bundle, "bundle.json")
+  return _load_bundle(str(bundle), written.stat().st_mtime if written.exists() else None)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_bundle(name_or_dir: str, written: float | None) -> Tokenizers:
+  del written  # a bundle exported anew is loaded anew
+  from audiolm_jax import bundles
+
+  bundle: Any = bundles.load_bundle(name_or_dir, stages=())
+  return bundle
+
+
+def _checked_stages(
+  stage_specs: Mapping[str, stages.StageSpec] | None,
+  codec: Mapping[str, Any],
+  semantic: Mapping[str, Any],
+) -> Mapping[str, stages.StageSpec]:
+  specs = stage_specs or _stages_for(codec, semantic)
+  for spec in specs.values():
+    token_store.check_stage(spec, codec, semantic)
+  return specs
+
+
+def _stages_for(
+  codec: Mapping[str, Any], semantic: Mapping[str, Any]
+) -> Mapping[str, stages.StageSpec]:
+  return paper_stages(
+    semantic_rate=semantic["sample_rate"] / semantic["hop_length"],
+    num_clusters=semantic["num_clusters"],
+    frame_rate=codec["sample_rate"] / codec["hop_length"],
+    num_quantizers=codec["num_quantizers"],
+    codebook_size=codec["codebook_size"],
+  )
+
+
+def paper_stages(
+  *,
+  semantic_rate: float,
+  num_clusters: int,
+  frame_rate: float,
+  num_quantizers: int,
+  codebook_size: int,
+  num_coarse: int = 4,
+) -> dict[str, stages.StageSpec]:
+  """The paper's stages for tokenizers with these numbers; no fine stage where no level is left."""
+  numbers = {
+    "semantic_rate": semantic_rate,
+    "num_clusters": num_clusters,
+    "frame_rate": frame_rate,
+    "codebook_size": codebook_size,
+  }
+  num_coarse = min(num_coarse, num_quantizers)
+  specs = {
+    "semantic": stages.semantic_stage(**numbers),
+    "coarse": stages.coarse_stage(num_target_quantizers=num_coarse, **numbers),
+  }
+  if num_quantizers > num_coarse:
+    specs["fine"] = stages.fine_stage(
+      num_source_quantizers=num_coarse,
+      num_target_quantizers=num_quantizers - num_coarse,
+      **numbers,
+    )
+  return specs

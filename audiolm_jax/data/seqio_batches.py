@@ -1,0 +1,141 @@
+"""Batches of a SeqIO task or mixture, with a position that can be saved."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from audiolm_jax.data.examples import Example
+from audiolm_jax.data.feature_converters import StageFeatureConverter, WaveformFeatureConverter
+from audiolm_jax.errors import DataError
+
+
+class SeqioBatches:
+  """Batches of model features as NumPy arrays.
+
+  The position is the number of batches given; going to it reads over those before it, which costs
+  time but stores nothing, and is exact because every seed follows from `seed`.
+
+  Args:
+    mixture_or_task_name: registered in SeqIO.
+    task_feature_lengths: {"waveform": samples} for waveforms, {"tokens": length} for a stage.
+    split: of the task.
+    batch_size: examples per batch, over all hosts' shards each their own.
+    seed: of the order and the crops.
+    use_cached: read what `seqio_cache_tasks` wrote.
+    shuffle: in a buffer of the task's size.
+    num_epochs: None for endless; otherwise the last, incomplete batch is dropped.
+    shard_info: which part of the data this host reads.
+  Raises:
+    DataError: no such task, or the data cannot be used.
+  """
+
+  def __init__(
+    self,
+    mixture_or_task_name: str,
+    task_feature_lengths: Mapping[str, int],
+    *,
+    split: str = "train",
+    batch_size: int,
+    seed: int = 0,
+    use_cached: bool = False,
+    shuffle: bool = True,
+    num_epochs: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+  ):
+    _check_name(mixture_or_task_name)
+    converter = converter_for(task_feature_lengths)
+    if isinstance(converter, StageFeatureConverter):
+      task_feature_lengths = converter.lengths(task_feature_lengths["tokens"])
+    self._seed = seed
+    self._batches = 0
+    with _speaking_errors():
+      dataset = seqio.get_dataset(
+        mixture_or_task_name,
+        dict(task_feature_lengths),
+        feature_converter=converter,
+        dataset_split=split,
+        use_cached=use_cached,
+        shuffle=shuffle,
+        num_epochs=num_epochs,
+        shard_info=shard_info,
+        verbose=False,
+        seed=seed,
+      )
+    self._dataset = dataset.batch(batch_size, drop_remainder=True)
+    self._iterator: Iterator[Example] | None = None
+
+  def __iter__(self) -> "SeqioBatches":
+    return self
+
+  def __next__(self) -> Example:
+    with _speaking_errors():
+      batch = next(self._iterator or self._start())
+    self._batches += 1
+    return batch
+
+  def _start(self) -> Iterator[Example]:
+    rest = self._dataset.skip(self._batches).prefetch(2)
+    self._iterator = iter(rest.as_numpy_iterator())
+    return self._iterator
+
+  def get_state(self) -> dict[str, int]:
+    """The position after the last batch given."""
+    return {"seed": self._seed, "batches": self._batches}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    """Goes to a position of `get_state`.
+
+    Raises:
+      DataError: it belongs to another seed.
+    """
+    if state["seed"] != self._seed:
+      raise DataError(
+        f"the saved data position is of RANDOM_SEED {state['seed']}, this run has {self._seed}; "
+        "resume with the seed of the first run"
+      )
+    self._batches = state["batches"]
+    self._iterator = None
+
+
+def converter_for(task_feature_lengths: Mapping[str, int]) -> seqio.FeatureConverter:
+  """The feature converter for tasks with these features.
+
+  Raises:
+    DataError: neither waveforms nor a stage.
+  """
+  if set(task_feature_lengths) == {"waveform"}:
+    return WaveformFeatureConverter()
+  if "tokens" in task_feature_lengths:
+    return StageFeatureConverter()
+  raise DataError(
+    f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)}; give {{'waveform': samples}} for codec "
+    "and semantic training, {'tokens': length} for a stage"
+  )
+
+
+class _speaking_errors:
+  """Turns a `DataError` that TensorFlow wrapped on its way back into one."""
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    if isinstance(error, tf.errors.OpError):
+      found = re.search(r"DataError: (.*)", str(error))
+      if found:
+        raise DataError(found[1].strip("'] ")) from None
+    if isinstance(error, AssertionError) and "cache director" in str(error):
+      raise DataError(
+        f"{error}; run seqio_cache_tasks first and name its output with "
+        "--seqio_additional_cache_dirs, or set USE_CACHED_TASKS = False"
+      ) from None
+
+
+def _check_name(name: str) -> None:
+  known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+  if name not in known:
+    listed = ", ".join(known) or "none; import a module of tasks/ and name its audio folder"
+    raise DataError(f"no task or mixture is called {name!r}; registered are: {listed}")

@@ -1,0 +1,169 @@
+"""SeqIO sources: a folder or manifest of audio files, and a token store."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from absl import logging
+
+from audiolm_jax.data import manifest, token_store
+from audiolm_jax.errors import AudioError
+
+# TensorFlow only reads data here; left alone, it would take the memory of the GPU that JAX needs.
+tf.config.set_visible_devices([], "GPU")
+
+
+class AudioDataSource(seqio.DataSource):
+  """Waveforms of a folder or manifest, see `manifest.list_clips`.
+
+  An example is {"id": string, "speaker": string ("" if unknown), "waveform": float32 [samples]}.
+  Unreadable clips are left out, counted in `skipped[split]` and logged.
+
+  Args:
+    source: folder or manifest.
+    sample_rate: Hz; other rates are resampled.
+    valid_fraction: of a corpus that has no splits of its own.
+    max_skipped_fraction: share of a split's clips past which reading ends with a `DataError`.
+    max_shards: into which a split is divided for parallel caching, one clip each at the least.
+  """
+
+  def __init__(
+    self,
+    source: str | os.PathLike[str],
+    *,
+    sample_rate: int = 16_000,
+    valid_fraction: float = 0.05,
+    max_skipped_fraction: float = 0.01,
+    max_shards: int = 256,
+  ):
+    clips = manifest.list_clips(source, valid_fraction)
+    splits = sorted({clip.split for clip in clips})
+    # No num_input_examples: SeqIO would keep all waveforms of a small corpus in memory.
+    super().__init__(splits=splits)
+    self.sample_rate = sample_rate
+    self._clips = {split: manifest.clips_of_split(clips, split) for split in splits}
+    self._max_shards = max_shards
+    self.skipped = {
+      split: manifest.SkipLog(len(of_split), max_skipped_fraction)
+      for split, of_split in self._clips.items()
+    }
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    """Any number of shards can be asked for."""
+    return True
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    """Names of the shards, for `seqio_cache_tasks`."""
+    return _shard_names(split, len(self._clips[split]), self._max_shards)
+
+  def get_dataset(
+    self,
+    split: str = "train",
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **_: Any,
+  ) -> tf.data.Dataset:
+    """The clips of one split, or of one shard of it."""
+    clips = _of_shard(self._clips[split], shard_info)
+    if not clips:
+      return tf.data.Dataset.from_generator(lambda: iter(()), output_signature=_WAVEFORM_SIGNATURE)
+    dataset = tf.data.Dataset.range(len(clips))
+    if shuffle:
+      dataset = dataset.shuffle(len(clips), seed=seed)
+
+    def read(index: np.ndarray) -> np.ndarray:
+      clip = clips[int(index)]
+      try:
+        return manifest.read_clip(clip, self.sample_rate)
+      except AudioError as error:
+        logging.warning("skipped %s: %s", clip.id, error)
+        self.skipped[split].skip(clip.id, str(error))
+        return np.zeros(0, np.float32)
+
+    ids = tf.constant([clip.id for clip in clips])
+    speakers = tf.constant([clip.speaker or "" for clip in clips])
+
+    def example(index: tf.Tensor) -> Mapping[str, tf.Tensor]:
+      waveform = tf.ensure_shape(tf.numpy_function(read, [index], tf.float32), [None])
+      return {"id": ids[index], "speaker": speakers[index], "waveform": waveform}
+
+    dataset = dataset.map(example, num_parallel_calls=2)
+    return dataset.filter(lambda example: tf.size(example["waveform"]) > 0)
+
+
+class TokenStoreDataSource(seqio.DataSource):
+  """Token streams of a store that `cache_tokens` made.
+
+  An example is {"id", "speaker", "token_hash": strings, "semantic": int32 [steps], "codes": int32
+  [frames, quantizers]}.
+
+  Args:
+    folder: of the store.
+    token_hash: of the tokenizers that the tokens are wanted of; None takes any.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str], token_hash: str | None = None):
+    self._store = token_store.TokenStore(folder, token_hash)
+    self.info = self._store.info
+    super().__init__(splits=sorted(self.info.clips), num_input_examples=self.info.clips)
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    """Any number of shards can be asked for."""
+    return True
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    """Names of the shards, for `seqio_cache_tasks`."""
+    return _shard_names(split, self.info.clips[split], 256)
+
+  def get_dataset(
+    self,
+    split: str = "train",
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **_: Any,
+  ) -> tf.data.Dataset:
+    """The clips of one split, or of one shard of it."""
+    clips = _of_shard(self._store.clips(split), shard_info)
+
+    def rows() -> Iterator[Mapping[str, Any]]:
+      for clip in clips:
+        yield {
+          "id": clip.id,
+          "speaker": clip.speaker or "",
+          "token_hash": self.info.token_hash,
+          "semantic": clip.semantic.astype(np.int32),
+          "codes": clip.codes.astype(np.int32),
+        }
+
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=TOKEN_SIGNATURE)
+    return dataset.shuffle(len(clips), seed=seed) if shuffle and clips else dataset
+
+
+TOKEN_SIGNATURE = {
+  "id": tf.TensorSpec([], tf.string),
+  "speaker": tf.TensorSpec([], tf.string),
+  "token_hash": tf.TensorSpec([], tf.string),
+  "semantic": tf.TensorSpec([None], tf.int32),
+  "codes": tf.TensorSpec([None, None], tf.int32),
+}
+_WAVEFORM_SIGNATURE = {
+  "id": tf.TensorSpec([], tf.string),
+  "speaker": tf.TensorSpec([], tf.string),
+  "waveform": tf.TensorSpec([None], tf.float32),
+}
+
+
+def _shard_names(split: str, num_clips: int, max_shards: int) -> list[str]:
+  count = min(num_clips, max_shards)
+  return [f"{split}-{i:05d}-of-{count:05d}" for i in range(count)]
+
+
+def _of_shard(clips: Sequence[Any], shard_info: seqio.ShardInfo | None) -> Sequence[Any]:
+  return clips if shard_info is None else clips[shard_info.index :: shard_info.num_shards]

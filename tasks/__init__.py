@@ -1,0 +1,28 @@
+"""SeqIO tasks and mixtures, registered when one of these modules is imported or called.
+
+    module             corpus          environment variable
+    tasks.speech       speech          AUDIOLM_SPEECH_DIR
+    tasks.piano        piano           AUDIOLM_PIANO_DIR
+    tasks.audio_folder audio_folder    AUDIOLM_AUDIO_DIR
+    tasks.mixtures     speech_and_piano, from the two above
+
+The variable names a folder of audio files (any format and rate), a `.jsonl` manifest or a token
+store of `cache_tokens`; AUDIOLM_BUNDLE names the bundle whose tokenizers make the stages' tokens.
+Then the tasks are there on import, which is what `seqio_cache_tasks` needs; run it where `tasks`
+is:
+
+    PYTHONPATH=. AUDIOLM_AUDIO_DIR=~/recordings AUDIOLM_BUNDLE=runs/my_bundle \
+      seqio_cache_tasks --module_import=tasks.audio_folder --tasks=audio_folder_tokens \
+      --output_cache_dir=~/cache --alsologtostderr
+
+In gin, the folder can be bound instead; `register` returns the task's name:
+
+    from __gin__ import dynamic_registration
+    from tasks import audio_folder
+
+    MIXTURE_OR_TASK_NAME = @audio_folder.register()
+    audio_folder.register.audio_dir = "/home/me/recordings"
+    audio_folder.register.task = "waveform"
+
+What each corpus registers: `audiolm_jax.data.registration`.
+"""

@@ -1,0 +1,190 @@
+"""In-memory readers: exact positions, epochs, evaluation rounds."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from audiolm_jax.data import examples, manifest, token_store
+from audiolm_jax.data.in_memory import EpochUnit, InMemoryTokens, InMemoryWaveforms
+from audiolm_jax.errors import DataError
+from audiolm_jax.lm import stages
+
+NUMBERS = {"num_clusters": 10, "codebook_size": 8}
+COARSE = stages.coarse_stage(num_target_quantizers=2, crop_seconds=1.0, **NUMBERS)
+
+
+def _waveforms(corpus, **settings):
+  defaults = {"crop_seconds": 0.5, "batch_size": 4, "seed": 3}
+  return InMemoryWaveforms(corpus, **(defaults | settings))
+
+
+def _assert_equal(first, second):
+  assert first.keys() == second.keys()
+  for name in first:
+    np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_waveform_batches_have_the_agreed_shapes(corpus):
+  batch = next(_waveforms(corpus))
+  assert batch["waveform"].shape == (4, 8000) and batch["waveform"].dtype == np.float32
+  assert batch["length"].shape == (4,) and batch["length"].dtype == np.int32
+  for row, length in zip(batch["waveform"], batch["length"], strict=True):
+    assert np.any(row[:length]) and not np.any(row[length:])
+
+
+@pytest.mark.parametrize("kind", ["waveforms", "tokens"])
+@pytest.mark.parametrize("num_epochs", [None, 3])
+def test_resumed_batches_equal_uninterrupted_ones(kind, num_epochs, corpus, stored_tokens):
+  def reader():
+    if kind == "waveforms":
+      return _waveforms(corpus, num_epochs=num_epochs)
+    return InMemoryTokens(stored_tokens, COARSE, batch_size=4, seed=1, num_epochs=num_epochs)
+
+  whole = reader()
+  expected = [next(whole) for _ in range(8)]
+  first = reader()
+  for _ in range(3):
+    next(first)
+  state = json.loads(json.dumps(first.get_state()))
+  second = reader()
+  second.set_state(state)
+  for batch in expected[3:]:
+    _assert_equal(next(second), batch)
+
+
+def _drawn(reader, count):
+  """The (clip, seed) pairs of the next examples."""
+  drawn = []
+  reader.example = lambda *pair: drawn.append(pair) or {"x": np.zeros(1)}
+  for _ in range(count):
+    next(reader)
+  return drawn
+
+
+def test_every_epoch_has_a_new_order_and_no_crop_seed_comes_twice(stored_tokens):
+  def reader(seed):
+    return InMemoryTokens(stored_tokens, COARSE, batch_size=5, seed=seed)
+
+  drawn = _drawn(reader(0), 9)  # three epochs of 15
+  epochs = [[clip for clip, _ in drawn[i : i + 15]] for i in (0, 15, 30)]
+  assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+  assert epochs[0] != epochs[1] != epochs[2]
+  seeds = [seed for _, seed in drawn + _drawn(reader(1), 9)]
+  assert len(set(seeds)) == 90
+
+
+def test_an_epoch_of_clips_has_each_clip_once(stored_tokens):
+  reader = InMemoryTokens(stored_tokens, COARSE, batch_size=5, epoch_unit=EpochUnit.CLIP)
+  assert len(reader.clip_ids) == 5
+  assert sorted(clip for clip, _ in _drawn(reader, 1)) == reader.clip_ids
+
+
+def test_an_epoch_of_crop_lengths_has_long_clips_more_often(stored_tokens):
+  reader = InMemoryTokens(stored_tokens, COARSE, batch_size=15)
+  seen = [clip for clip, _ in _drawn(reader, 1)]
+  assert {name: seen.count(name) for name in set(seen)} == {f"clip{i}": i + 1 for i in range(5)}
+  assert reader.get_state() == {"seed": 0, "epoch": 1, "index": 0, "items": 15}
+
+
+def test_an_evaluation_round_holds_every_sample_once(corpus):
+  reader = _waveforms(corpus, split="valid", num_epochs=1, batch_size=1)
+  rows = [batch["waveform"][0, : batch["length"][0]] for batch in reader]
+  assert len(rows) == reader.batches_per_epoch
+  clips = manifest.clips_of_split(manifest.list_clips(corpus), "valid")
+  joined = np.concatenate([manifest.read_clip(clip, 16_000) for clip in clips])
+  np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.sort(joined))
+
+
+def test_an_evaluation_round_counts_every_target_once(stored_tokens):
+  spec = stages.coarse_stage(num_target_quantizers=3, crop_seconds=1.0, **NUMBERS)
+  reader = InMemoryTokens(stored_tokens, spec, batch_size=4, num_epochs=1)
+  batches = list(reader)
+  assert all(batch["decoder_loss_weights"].shape == (4, spec.max_length) for batch in batches)
+  clips = token_store.TokenStore(stored_tokens).clips("train")
+  whole_cells = sum(min(clip.codes.shape[0] // 2, len(clip.semantic)) * 2 * 3 for clip in clips)
+  # An odd last frame belongs to no whole cell; it is there where its window has room.
+  total = sum(batch["decoder_loss_weights"].sum() for batch in batches)
+  assert whole_cells <= total <= sum(clip.codes.size for clip in clips)
+
+
+def test_evaluation_rounds_repeat_the_same_batches(corpus):
+  reader = _waveforms(corpus, split="valid", num_epochs=2, batch_size=3)
+  batches = list(reader)
+  half = reader.batches_per_epoch
+  assert len(batches) == 2 * half
+  for first, second in zip(batches[:half], batches[half:], strict=True):
+    _assert_equal(first, second)
+
+
+def test_example_is_the_pure_function_of_clip_and_seed(corpus, stored_tokens):
+  waves = _waveforms(corpus)
+  clip = next(c for c in manifest.list_clips(corpus) if c.id == "clips/6.wav")
+  expected = examples.crop_waveform(manifest.read_clip(clip, 16_000), 8000, (5, 6))
+  np.testing.assert_array_equal(waves.example(clip.id, (5, 6))["waveform"], expected.waveform)
+  tokens = token_store.TokenStore(stored_tokens).clips("train")[4]
+  _assert_equal(
+    InMemoryTokens(stored_tokens, COARSE, batch_size=1).example(tokens.id, (5, 6)),
+    examples.stage_example(COARSE, tokens.semantic, tokens.codes, (5, 6)),
+  )
+
+
+def test_gain_jitter_changes_the_level_in_training_only(corpus):
+  plain, jittered = _waveforms(corpus), _waveforms(corpus, gain_db=(-20.0, -10.0))
+  ratio = np.max(next(jittered)["waveform"], 1) / np.max(next(plain)["waveform"], 1)
+  assert np.all(ratio < 10 ** (-9.9 / 20)) and np.all(ratio > 10 ** (-20.1 / 20))
+  fixed = _waveforms(corpus, num_epochs=1, gain_db=(-20.0, -10.0))
+  _assert_equal(next(fixed), next(_waveforms(corpus, num_epochs=1)))
+
+
+def test_position_of_another_corpus_is_refused(corpus):
+  reader = _waveforms(corpus)
+  with pytest.raises(DataError, match="resume with the same corpus"):
+    reader.set_state(reader.get_state() | {"items": 99})
+
+
+def test_tokens_of_other_tokenizers_are_refused(stored_tokens):
+  with pytest.raises(DataError, match="other tokenizers"):
+    InMemoryTokens(stored_tokens, COARSE, batch_size=1, token_hash="hash-b")
+
+
+def test_a_stage_with_other_numbers_than_its_tokens_is_refused(stored_tokens):
+  with pytest.raises(DataError, match=r"semantic stage has a num_clusters of 1024, .* have 10"):
+    InMemoryTokens(stored_tokens, stages.semantic_stage(), batch_size=1)
+  with pytest.raises(DataError, match=r"codebook_size of 1024, .* have 8"):
+    InMemoryTokens(stored_tokens, stages.coarse_stage(num_clusters=10), batch_size=1)
+
+
+def _with_bad_rows(corpus, folder, good, bad):
+  rows = [json.loads(row) for row in corpus.read_text().splitlines()][:good]
+  rows = [row | {"path": str(corpus.parent / row["path"]), "split": "train"} for row in rows]
+  (folder / "noise.wav").write_bytes(b"not audio")
+  rows += [{"path": ["gone.wav", "noise.wav"][i % 2], "split": "train"} for i in range(bad)]
+  path = folder / "manifest.jsonl"
+  path.write_text("\n".join(json.dumps(row) for row in rows))
+  return path
+
+
+def test_unreadable_clips_are_skipped_counted_and_said(corpus, tmp_path):
+  source = _with_bad_rows(corpus, tmp_path, good=6, bad=2)
+  reader = _waveforms(source, max_skipped_fraction=0.25)
+  assert set(reader.skipped.skipped) == {"gone.wav", "noise.wav"}
+  assert "2 of 8 clips skipped" in reader.skipped.report()
+  assert len(reader.clip_ids) == 6
+
+
+def test_too_many_unreadable_clips_stop_the_run(corpus, tmp_path):
+  source = _with_bad_rows(corpus, tmp_path, good=6, bad=2)
+  with pytest.raises(DataError, match=r"of 8 clips skipped: .*max_skipped_fraction=0.01"):
+    _waveforms(source)
+
+
+def test_numpy_readers_import_neither_tensorflow_nor_jax():
+  code = (
+    "import sys; import audiolm_jax.data.in_memory, audiolm_jax.data.prefetch\n"
+    "print([m for m in ('tensorflow', 'seqio', 'jax', 'flax') if m in sys.modules])"
+  )
+  found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert found.stdout.strip() == "[]"

@@ -1,0 +1,150 @@
+"""Token stores: round trip, resume, refusal."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+
+from audiolm_jax.data import token_store
+from audiolm_jax.errors import DataError
+
+
+def test_clips_come_back_as_they_were(stored_tokens, random_clip):
+  store = token_store.TokenStore(stored_tokens, "hash-a")
+  assert len(store) == 6
+  for i, clip in enumerate(store.clips()):
+    expected = random_clip(i)
+    np.testing.assert_array_equal(clip.semantic, expected.semantic)
+    np.testing.assert_array_equal(clip.codes, expected.codes)
+    assert (clip.id, clip.split, clip.speaker) == (expected.id, expected.split, expected.speaker)
+    assert clip.semantic.dtype == clip.codes.dtype == np.uint16
+  assert [clip.id for clip in store.clips("valid")] == ["clip5"]
+
+
+def test_info_counts_clips_hours_tokens_and_speakers(stored_tokens):
+  info = token_store.read_info(stored_tokens)
+  assert info.clips == {"train": 5, "valid": 1}
+  assert info.hours["train"] == pytest.approx(15 / 3600)
+  assert info.semantic_tokens == 25 * 21
+  assert info.acoustic_tokens == 3 * (50 * 21 - 3)
+  assert (info.speakers, info.shards, info.complete) == (
+    2,
+    {"tokens-00000.npz": 4, "tokens-00001.npz": 2},
+    True,
+  )
+  assert "525 semantic" in info.report() and "hash-a" in info.report()
+
+
+def test_tokens_of_other_tokenizers_are_refused_in_words(stored_tokens, open_writer):
+  with pytest.raises(DataError, match=r"other tokenizers \(hash-a\) than the bundle's \(hash-b\)"):
+    token_store.TokenStore(stored_tokens, "hash-b")
+  with pytest.raises(DataError, match="another folder"):
+    open_writer(stored_tokens, "hash-b")
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_shard(tmp_path, open_writer, random_clip):
+  killed = open_writer(tmp_path)
+  for i in range(6):  # clips 4 and 5 are pending when it dies
+    killed.add(random_clip(i))
+  (tmp_path / "tokens-00001.npz").write_bytes(b"half a shard")
+  with pytest.raises(DataError, match="unfinished"):
+    token_store.TokenStore(tmp_path)
+  resumed = open_writer(tmp_path)
+  missing = [i for i in range(7) if f"clip{i}" not in resumed]
+  assert missing == [4, 5, 6]
+  for i in missing:
+    resumed.add(random_clip(i))
+  info = resumed.finish()
+  assert info.clips == {"train": 6, "valid": 1}
+  assert info.semantic_tokens == 25 * 28 and info.speakers == 2
+  clips = token_store.TokenStore(tmp_path).clips()
+  for i, clip in enumerate(clips):
+    np.testing.assert_array_equal(clip.codes, random_clip(i).codes)
+
+
+def test_long_clips_make_a_shard_sooner(tmp_path, open_writer, random_clip):
+  writer = open_writer(tmp_path)
+  writer.add(dataclasses.replace(random_clip(0), seconds=1000.0))
+  assert not writer.info.shards
+  writer.add(dataclasses.replace(random_clip(1), seconds=1000.0))
+  assert writer.info.shards == {"tokens-00000.npz": 2}
+
+
+def test_failed_write_leaves_the_store_as_it_was(tmp_path, open_writer, random_clip, monkeypatch):
+  writer = open_writer(tmp_path)
+  for i in range(4):
+    writer.add(random_clip(i))
+  before = sorted(os.listdir(tmp_path))
+
+  def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(np, "savez_compressed", full_disk)
+  writer.add(random_clip(4))
+  with pytest.raises(ValueError, match="No space left"):
+    writer.flush()
+  assert sorted(os.listdir(tmp_path)) == before
+  assert len(token_store.TokenStore(tmp_path, allow_incomplete=True)) == 4
+
+
+def test_skipped_clips_are_noted_and_tried_again(tmp_path, open_writer, random_clip):
+  writer = open_writer(tmp_path)
+  writer.skip("clip0", "clip0.wav is empty")
+  assert "clip0.wav is empty" in writer.finish().report()
+  again = open_writer(tmp_path)
+  assert "clip0" not in again
+  again.add(random_clip(0))
+  assert again.finish().skipped == {}
+
+
+def test_the_same_clip_twice_is_refused(tmp_path, open_writer, random_clip):
+  writer = open_writer(tmp_path)
+  writer.add(random_clip(0))
+  with pytest.raises(DataError, match="unique"):
+    writer.add(random_clip(0))
+
+
+def test_large_ids_are_stored_wider_and_negative_ones_refused(tmp_path, open_writer):
+  writer = open_writer(tmp_path)
+  writer.add(token_store.TokenClip("a", np.array([70_000]), np.array([[1]])))
+  with pytest.raises(DataError, match="whole numbers from 0"):
+    writer.add(token_store.TokenClip("b", np.array([-1]), np.array([[1]])))
+  writer.finish()
+  assert token_store.TokenStore(tmp_path).clips()[0].semantic.tolist() == [70_000]
+
+
+def test_a_store_of_one_stream_has_none_of_the_other(tmp_path, open_writer):
+  writer = open_writer(tmp_path)
+  writer.add(token_store.TokenClip("a", None, np.array([[1, 2]])))
+  writer.finish()
+  clip = token_store.TokenStore(tmp_path).clips()[0]
+  assert clip.semantic is None and clip.codes.tolist() == [[1, 2]]
+
+
+def test_no_store_damaged_store_and_later_format_are_refused(tmp_path, open_writer, random_clip):
+  with pytest.raises(DataError, match="no token store"):
+    token_store.TokenStore(tmp_path)
+  writer = open_writer(tmp_path / "s")
+  for i in range(4):
+    writer.add(random_clip(i))
+  writer.finish()
+  path = tmp_path / "s" / "store.json"
+  fields = json.loads(path.read_text())
+  shard = tmp_path / "s" / "tokens-00000.npz"
+  shard.write_bytes(shard.read_bytes()[:-50])
+  with pytest.raises(DataError, match=r"tokens-00000.npz is damaged"):
+    token_store.TokenStore(tmp_path / "s")
+  path.write_text(json.dumps(fields | {"format_version": 99}))
+  with pytest.raises(DataError, match="format version 99"):
+    token_store.TokenStore(tmp_path / "s")
+  path.write_text("{")
+  with pytest.raises(DataError, match="damaged"):
+    token_store.TokenStore(tmp_path / "s")
+
+
+def test_unwritable_folder_is_said(tmp_path, open_writer):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(DataError, match="cannot make the folder"):
+    open_writer(tmp_path / "file" / "store")

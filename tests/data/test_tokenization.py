@@ -1,0 +1,84 @@
+"""Audio to token stores through a bundle's tokenizers."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiolm_jax.data import manifest, token_store, tokenization
+from audiolm_jax.errors import DataError
+
+
+def _tokenize(bundle, source, folder, **settings):
+  settings = {"progress": False, "clips_per_shard": 2} | settings
+  return tokenization.tokenize_corpus(bundle, source, folder, **settings)
+
+
+def test_stored_tokens_are_the_bundles_tokens_of_the_whole_files(
+  miniature_bundle, corpus, tmp_path
+):
+  done = _tokenize(miniature_bundle, corpus, tmp_path)
+  assert done.info.clips == {"train": 5, "valid": 2} and done.info.complete
+  assert done.info.token_hash == miniature_bundle.token_hash
+  assert done.info.codec["num_quantizers"] == 4 and done.info.semantic["num_clusters"] == 16
+  assert done.seconds_of_audio == pytest.approx(0.3 * 28, abs=1e-3)
+  store = token_store.TokenStore(tmp_path, miniature_bundle.token_hash)
+  for clip, source in zip(store.clips(), manifest.list_clips(corpus), strict=True):
+    waveform = manifest.read_clip(source, 16_000)[None]
+    np.testing.assert_array_equal(clip.codes, miniature_bundle.codec.encode(waveform)[0])
+    np.testing.assert_array_equal(clip.semantic, miniature_bundle.semantic.tokenize(waveform)[0])
+    assert (clip.split, clip.speaker) == (source.split, source.speaker)
+
+
+def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_path, monkeypatch):
+  real = tokenization.tokenize_clip
+  seen = []
+
+  def dies_at_the_sixth(tokenizers, clip):
+    if len(seen) == 5:
+      raise KeyboardInterrupt
+    seen.append(clip.id)
+    return real(tokenizers, clip)
+
+  monkeypatch.setattr(tokenization, "tokenize_clip", dies_at_the_sixth)
+  with pytest.raises(KeyboardInterrupt):
+    _tokenize(miniature_bundle, corpus, tmp_path, num_workers=1)
+  assert len(token_store.TokenStore(tmp_path, allow_incomplete=True)) == 4
+  done_before = set(seen[:4])
+  seen.clear()
+  monkeypatch.setattr(
+    tokenization, "tokenize_clip", lambda t, clip: seen.append(clip.id) or real(t, clip)
+  )
+  assert _tokenize(miniature_bundle, corpus, tmp_path).info.clips == {"train": 5, "valid": 2}
+  assert len(seen) == 3 and not done_before & set(seen)
+  seen.clear()
+  assert _tokenize(miniature_bundle, corpus, tmp_path).info.complete and not seen
+
+
+def test_unreadable_clips_are_reported_and_stop_past_the_share(miniature_bundle, tmp_path):
+  for i in range(3):
+    soundfile.write(tmp_path / f"{i}.wav", np.full(4000, 0.1 * i + 0.1), 16_000)
+  (tmp_path / "bad.wav").write_bytes(b"not audio")
+  rows = [{"path": name, "split": "train"} for name in ("0.wav", "1.wav", "2.wav", "bad.wav")]
+  source = tmp_path / "m.jsonl"
+  source.write_text("\n".join(json.dumps(row) for row in rows))
+  with pytest.raises(DataError, match=r"1 of 4 clips skipped: bad.wav"):
+    _tokenize(miniature_bundle, source, tmp_path / "strict")
+  done = _tokenize(miniature_bundle, source, tmp_path / "lax", max_skipped_fraction=0.25)
+  assert done.info.clips == {"train": 3} and list(done.info.skipped) == ["bad.wav"]
+  assert "1 clips skipped\n  bad.wav: " in done.info.report()
+
+
+def test_other_rates_and_channels_give_tokens_at_the_bundles_rate(miniature_bundle, tmp_path):
+  for i in range(2):
+    soundfile.write(tmp_path / f"{i}.wav", np.full((22_050, 2), 0.2), 22_050)
+  _tokenize(miniature_bundle, tmp_path, tmp_path / "store")
+  for clip in token_store.TokenStore(tmp_path / "store").clips():
+    assert len(clip.codes) == 50 and len(clip.semantic) == 25
+
+
+def test_nothing_readable_is_refused(miniature_bundle, tmp_path):
+  (tmp_path / "bad.wav").write_bytes(b"")
+  with pytest.raises(DataError, match="no clip can be read: 1 of 1"):
+    _tokenize(miniature_bundle, tmp_path, tmp_path / "store", max_skipped_fraction=1.0)

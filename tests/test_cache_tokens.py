@@ -1,0 +1,50 @@
+"""The command `cache_tokens`."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiolm_jax import bundles
+from audiolm_jax.data import token_store
+
+
+def _run(*arguments):
+  command = [sys.executable, "-m", "audiolm_jax.cache_tokens", *map(str, arguments)]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_command_makes_a_store_and_reports_it(miniature_bundle, tmp_path):
+  bundle = bundles.save_bundle(miniature_bundle, tmp_path / "bundle")
+  (tmp_path / "audio").mkdir()
+  for i in range(3):
+    soundfile.write(tmp_path / "audio" / f"{i}.wav", np.sin(np.arange(8000 * (i + 1)) / 9), 16_000)
+  (tmp_path / "audio" / "bad.wav").write_bytes(b"not audio")
+  arguments = ("--bundle", bundle, "--audio_dir", tmp_path / "audio")
+  arguments += ("--output_dir", tmp_path / "store", "--max_skipped_fraction", 0.3)
+  result = _run(*arguments)
+  assert result.returncode == 0, result.stderr
+  assert "bad.wav: " in result.stdout and "x real time" in result.stdout
+  assert "4/4" in result.stderr
+  store = token_store.TokenStore(tmp_path / "store", miniature_bundle.token_hash)
+  assert len(store) == 3
+  strict = _run(*arguments[:-2])
+  assert strict.returncode == 2
+  assert strict.stderr.strip().splitlines()[-1].startswith("error: 1 of 4 clips skipped: bad.wav")
+  assert "Traceback" not in strict.stderr
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    ((), "--bundle is needed"),
+    (("--bundle", "b", "--output_dir", "o"), "either --audio_dir or --manifest"),
+    (("--bundle", "no_such", "--output_dir", "o", "--audio_dir", "."), "no bundle 'no_such'"),
+  ],
+)
+def test_bad_arguments_end_with_one_line_and_code_2(arguments, said):
+  result = _run(*arguments)
+  assert result.returncode == 2
+  assert said in result.stderr and "Traceback" not in result.stderr
