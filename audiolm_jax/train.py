@@ -1,0 +1,205 @@
+"""Trains the codec, the semantic encoder or a stage, as gin files describe.
+
+  python -m audiolm_jax.train --gin_file=gin_configs/codec_tiny.gin \
+    --gin_file=gin_configs/runs/audio_in_memory.gin \
+    --gin.AUDIO_DIR="'recordings'" --gin.MODEL_DIR="'runs/codec'"
+
+Files are read in order, later ones override earlier ones, and `--gin.NAME=VALUE` overrides them
+all; strings are quoted twice, as shown. Each file in gin_configs/ says at its head what must be
+set. The same command again goes on from the last checkpoint. Exit codes: 0 finished, 2 something
+to mend, 143 saved and left because it was asked to (SIGTERM, Ctrl-C).
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from audiolm_jax import compilation_cache
+from audiolm_jax.errors import ConfigError, UserError, run_cli
+
+FLAGS = flags.FlagValues()
+
+# What gin raises; the models' own errors on the way are UserErrors.
+_GIN_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, ImportError, OSError, SyntaxError)
+_REPO = Path(__file__).resolve().parents[1]
+
+flags.DEFINE_multi_string(
+  "gin_file", [], "Gin file; may be given several times, later wins.", flag_values=FLAGS
+)
+flags.DEFINE_multi_string(
+  "gin_bindings", [], "Single bindings, the same as --gin.NAME=VALUE.", flag_values=FLAGS
+)
+flags.DEFINE_list(
+  "gin_search_paths", ["."], "Folders in which gin files are looked for.", flag_values=FLAGS
+)
+flags.DEFINE_list(
+  "seqio_additional_cache_dirs", [], "Folders with caches of SeqIO tasks.", flag_values=FLAGS
+)
+flags.DEFINE_string("tfds_data_dir", None, "Folder of TensorFlow Datasets.", flag_values=FLAGS)
+flags.DEFINE_bool(
+  "dry_run", False, "Print the resolved configuration and leave.", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+  "multiprocess_gpu", False, "One of several processes, on GPU hosts.", flag_values=FLAGS
+)
+flags.DEFINE_string("coordinator_address", None, "host:port of process 0.", flag_values=FLAGS)
+flags.DEFINE_integer("process_count", None, "How many processes there are.", flag_values=FLAGS)
+flags.DEFINE_integer("process_index", None, "Which of them this is.", flag_values=FLAGS)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Resolves the configuration, then trains."""
+  del argv
+  compilation_cache.enable()
+  _join_other_processes()
+  settings, text = resolve(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
+  if FLAGS.dry_run:
+    print(text)
+    return
+  _prepare_seqio()
+  from audiolm_jax.training import trainer
+
+  result = trainer.train(**settings, config_text=text)
+  if not result.finished:
+    sys.exit(143)
+
+
+def resolve(
+  gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = (".",)
+) -> tuple[dict[str, Any], str]:
+  """The keywords of `trainer.train` that gin files and bindings describe, and their text.
+
+  Raises:
+    ConfigError: a file, name, parameter or macro that is not there, or a value that does not fit.
+  """
+  import gin
+
+  from audiolm_jax.training import trainer
+
+  if not gin_files:
+    raise ConfigError("give --gin_file, for example --gin_file=gin_configs/codec_tiny.gin")
+  folders = [*search_paths, str(_REPO)]
+  for path in gin_files:
+    if not any(Path(folder, path).is_file() for folder in folders):
+      raise ConfigError(f"there is no gin file {path}; looked in {', '.join(folders)}")
+  for folder in folders:
+    gin.add_config_file_search_path(folder)
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)  # gin tells every path it tries
+  try:
+    gin.parse_config_files_and_bindings(list(gin_files), list(bindings), finalize_config=False)
+    text = gin.config_str()
+    missing = _missing(gin, trainer.train)
+    if missing:
+      names = " ".join(f"--gin.{name}=VALUE" for name in missing)
+      raise ConfigError(f"still to be set: {names} (see the head of {gin_files[0]})")
+    _check_macros_are_used(bindings, text)
+    return dict(gin.get_bindings(trainer.train)), text
+  except UserError as error:
+    raise ConfigError(str(error).splitlines()[0]) from error  # gin adds lines on where it was
+  except _GIN_ERRORS as error:
+    raise ConfigError(_in_one_line(error)) from error
+  finally:
+    gin.clear_config()
+    logging.set_verbosity(verbosity)
+
+
+def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
+  """`--gin.NAME=VALUE` as `--gin_bindings=NAME = VALUE`; anything else as it is."""
+  rewritten = []
+  for argument in arguments:
+    found = re.fullmatch(r"--gin\.([^=\s]+)=(.*)", argument, flags=re.DOTALL)
+    if found:
+      argument = f"--gin_bindings={found[1]} = {found[2]}"
+    elif argument.startswith("--gin."):
+      raise ConfigError(f"{argument!r} has no value; write --gin.NAME=VALUE")
+    rewritten.append(argument)
+  return rewritten
+
+
+def _missing(gin: Any, configurable: Any) -> list[str]:
+  """Macros and parameters that `configurable` needs and that nothing sets, nearest first."""
+  missing: list[str] = []
+
+  def walk(value: Any, name: str) -> None:
+    if isinstance(value, Mapping):
+      value = list(value.values())
+    if isinstance(value, (list, tuple)):
+      for item in value:
+        walk(item, name)
+    selector = getattr(value, "scoped_selector", None)
+    if selector is None:
+      return
+    scope, _, kind = selector.rpartition("/")
+    if kind == "gin.constant":
+      if scope == "gin.REQUIRED" and name not in missing:
+        missing.append(name)
+      return
+    bindings = gin.get_bindings(selector, resolve_references=False)
+    if kind == "gin.macro":
+      walk(bindings["value"], scope) if bindings else missing.append(scope)
+      return
+    for parameter, bound in bindings.items():
+      walk(bound, f"{selector}.{parameter}")
+
+  for parameter, bound in gin.get_bindings(configurable, resolve_references=False).items():
+    walk(bound, f"train.{parameter}")
+  return missing
+
+
+def _check_macros_are_used(bindings: Sequence[str], text: str) -> None:
+  for binding in bindings:
+    name = binding.split("=")[0].strip()
+    if re.fullmatch(r"\w+", name) and not re.search(rf"%{name}\b", text):
+      raise ConfigError(
+        f"no gin file given uses the macro {name}; see their heads for those they do"
+      )
+
+
+def _in_one_line(error: BaseException) -> str:
+  text = " ".join(part.strip() for part in str(error).splitlines() if part.strip())
+  text = text if len(text) <= 300 else text[:297] + "..."
+  if "malformed node" in text or "Failed to parse token" in text:
+    text += "; text is quoted twice: --gin.NAME=\"'text'\""
+  return f"gin: {text}"
+
+
+def _join_other_processes() -> None:
+  if not FLAGS.multiprocess_gpu:
+    return
+  import jax
+
+  if FLAGS.coordinator_address is None:
+    jax.distributed.initialize()
+    return
+  if FLAGS.process_count is None or FLAGS.process_index is None:
+    raise UserError("--coordinator_address needs --process_count and --process_index")
+  jax.distributed.initialize(FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index)
+
+
+def _prepare_seqio() -> None:
+  if FLAGS.seqio_additional_cache_dirs:
+    import seqio
+
+    seqio.add_global_cache_dirs(FLAGS.seqio_additional_cache_dirs)
+  if FLAGS.tfds_data_dir:
+    import seqio
+
+    seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
+
+
+def _cli() -> None:
+  try:
+    sys.argv = rewrite_gin_arguments(sys.argv)
+  except ConfigError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  run_cli(main, FLAGS)
+
+
+if __name__ == "__main__":
+  _cli()

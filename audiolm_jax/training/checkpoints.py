@@ -1,0 +1,278 @@
+"""Checkpoints of a run, and what tells one model's checkpoints from another's.
+
+A run folder holds `model.json` (what is trained, fully configured) and `checkpoint_<step>/` with
+two items: `state`, the arrays, and `progress`, the data position and whatever else makes the next
+step the one that an uninterrupted run would have made.
+"""
+
+import dataclasses
+import importlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from audiolm_jax import configs
+from audiolm_jax.errors import CheckpointError
+from audiolm_jax.training import partitioning
+
+PREFIX = "checkpoint"
+MODEL_FILE = "model.json"
+
+# Where each component's trainable lives; `load_inference_params` rebuilds it from `model.json`.
+COMPONENTS = {
+  "codec": ("audiolm_jax.codec.training", "CodecTrainable", "CodecTrainingConfig"),
+  "semantic": ("audiolm_jax.semantic.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
+  "semantic_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
+  "coarse_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
+  "fine_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """When a checkpoint is written, and how many stay.
+
+  Attributes:
+    period: steps between two checkpoints.
+    period_minutes: a checkpoint also when this long has passed since the last; 0 for never.
+    keep: the newest so many stay.
+  """
+
+  period: int = 1000
+  period_minutes: float = 0.0
+  keep: int = 3
+
+
+class Restored(NamedTuple):
+  """A checkpoint read back.
+
+  Attributes:
+    step: of the checkpoint.
+    state: the arrays, on their devices.
+    progress: as it was saved.
+    damaged: newer checkpoints that could not be read, and why.
+  """
+
+  step: int
+  state: Any
+  progress: dict[str, Any]
+  damaged: dict[int, str]
+
+
+class Checkpoints:
+  """The checkpoints of one run folder; saving goes on in the background."""
+
+  def __init__(self, model_dir: str | os.PathLike[str], *, keep: int = 3):
+    self.model_dir = Path(model_dir).absolute()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save.
+    self._manager = ocp.CheckpointManager(
+      self.model_dir,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, step_prefix=PREFIX, cleanup_tmp_directories=True
+      ),
+    )
+
+  def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
+    """Begins to write `checkpoint_<step>`, which appears whole or not at all.
+
+    The arrays are copied first: the caller may donate them at once.
+
+    Raises:
+      CheckpointError: this save or the one before it failed; the older checkpoints are intact.
+    """
+    try:
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          # On CPU a host view may share the buffer that the next step overwrites.
+          state=ocp.args.StandardSave(jax.block_until_ready(_copied(state))),
+          progress=ocp.args.JsonSave(dict(progress)),
+        ),
+      )
+    except (OSError, ValueError, RuntimeError) as error:
+      raise self._not_written(error) from error
+
+  def wait(self) -> None:
+    """Returns when the last save is on disk; raises `CheckpointError` if it could not be."""
+    try:
+      self._manager.wait_until_finished()
+    except (OSError, ValueError, RuntimeError) as error:
+      raise self._not_written(error) from error
+
+  def latest_step(self) -> int | None:
+    """The newest step that was saved, or None."""
+    return self._manager.latest_step()
+
+  def restore(self, abstract: Any, step: int | None = None) -> Restored | None:
+    """The newest checkpoint that can be read, or that of `step`; None if there is none.
+
+    Args:
+      abstract: ShapeDtypeStructs with the shardings that the arrays shall have; they assert the
+        structure and place the arrays, whatever mesh wrote them.
+      step: which one; None for the newest, and where it is damaged, the one before it.
+    Raises:
+      CheckpointError: there are checkpoints, and none of them can be read.
+    """
+    self._manager.reload()
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if step is not None and step not in steps:
+      there = ", ".join(map(str, reversed(steps))) or "none"
+      raise CheckpointError(f"{self.model_dir} has no {PREFIX}_{step}; there are: {there}")
+    damaged: dict[int, str] = {}
+    for candidate in steps if step is None else [step]:
+      try:
+        items = self._manager.restore(
+          candidate,
+          args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+          ),
+        )
+        return Restored(candidate, items["state"], items["progress"], damaged)
+      except Exception as error:  # damaged files raise anything
+        damaged[candidate] = _first_line(error)
+    if not damaged:
+      return None
+    bad, why = next(iter(damaged.items()))
+    raise CheckpointError(
+      f"{PREFIX}_{bad} in {self.model_dir} cannot be read ({why}), nor can another; "
+      f"train into another MODEL_DIR"
+    )
+
+  def set_aside(self, damaged: Mapping[int, str]) -> None:
+    """Renames checkpoints that cannot be read, so that their steps can be saved anew."""
+    for step in damaged:
+      folder = self.model_dir / f"{PREFIX}_{step}"
+      aside = self.model_dir / f"damaged_{PREFIX}_{step}_{time.time_ns()}"
+      if jax.process_index() == 0 and folder.exists():
+        folder.rename(aside)
+    self._manager.reload()
+
+  def close(self) -> None:
+    """Waits for the last save and lets go of the folder."""
+    self.wait()
+    self._manager.close()
+
+  def _not_written(self, error: Exception) -> CheckpointError:
+    steps = [s for s in self._manager.all_steps(read=True)]
+    last = f"the newest whole one is {PREFIX}_{max(steps)}" if steps else "there is no other yet"
+    return CheckpointError(
+      f"a checkpoint could not be written to {self.model_dir} ({_first_line(error)}); {last}"
+    )
+
+
+def describe_model(trainable: Any, batch: Mapping[str, Any], random_seed: int) -> dict[str, Any]:
+  """What `model.json` holds: component, configuration, seed and the shapes of a batch."""
+  return {
+    "component": trainable.component,
+    "config": json.loads(json.dumps(configs.to_dict(trainable.config))),
+    "random_seed": random_seed,
+    "batch_shapes": {
+      name: {"shape": list(np.shape(value)), "dtype": str(np.asarray(value).dtype)}
+      for name, value in batch.items()
+    },
+  }
+
+
+def check_same_model(model_dir: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
+  """Refuses to go on with the checkpoints of a differently configured run.
+
+  Raises:
+    CheckpointError: names the fields that differ, with both values.
+  """
+  path = Path(model_dir) / MODEL_FILE
+  if not path.exists():
+    return
+  before = read_model_json(model_dir)
+  old = _flat({k: before.get(k) for k in ("component", "config", "random_seed")})
+  new = _flat({k: description[k] for k in ("component", "config", "random_seed")})
+  missing = "(not set)"
+  differing = [
+    f"{name} was {old.get(name, missing)}, is {new.get(name, missing)}"
+    for name in sorted(old | new)
+    if old.get(name, missing) != new.get(name, missing)
+  ]
+  if differing:
+    shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if differing[8:] else "")
+    raise CheckpointError(
+      f"the checkpoints in {model_dir} are of another configuration: {shown}; "
+      f"set these back or train into another MODEL_DIR"
+    )
+
+
+def read_model_json(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
+  """The contents of `model.json`, or a `CheckpointError` that says what is wrong with it."""
+  path = Path(model_dir) / MODEL_FILE
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    raise CheckpointError(
+      f"{model_dir} is not the folder of a run: it has no {MODEL_FILE}"
+    ) from None
+  except (OSError, ValueError) as error:
+    raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
+
+
+def load_inference_params(
+  model_dir: str | os.PathLike[str], step: int | None = None
+) -> tuple[str, Any, dict[str, Any]]:
+  """What a run has learned, ready for inference.
+
+  Args:
+    model_dir: folder of a run.
+    step: which checkpoint; default the newest that can be read.
+  Returns:
+    The component's name, its configuration, and its parameters as nested dicts of numpy arrays
+    (averaged ones where the run keeps an average).
+  Raises:
+    CheckpointError: no run there, no such step, or nothing that can be read.
+  """
+  description = read_model_json(model_dir)
+  component = description.get("component")
+  if component not in COMPONENTS:
+    raise CheckpointError(f"{model_dir} is a run of {component!r}, which is not known here")
+  module_name, trainable_name, config_name = COMPONENTS[component]
+  module = importlib.import_module(module_name)
+  config = configs.from_dict(getattr(module, config_name), description["config"])
+  trainable = getattr(module, trainable_name)(config)
+  batch = {
+    name: jax.ShapeDtypeStruct(tuple(entry["shape"]), entry["dtype"])
+    for name, entry in description["batch_shapes"].items()
+  }
+  boxed = jax.eval_shape(trainable.init, jax.random.key(0), batch)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), partitioning.unbox(boxed)
+  )
+  checkpoints = Checkpoints(model_dir)
+  restored = checkpoints.restore(abstract, step)
+  checkpoints.close()
+  if restored is None:
+    raise CheckpointError(f"{model_dir} has no checkpoint yet; train it first")
+  return component, config, jax.device_get(trainable.inference_params(restored.state))
+
+
+def _copied(state: Any) -> Any:
+  if jax.default_backend() != "cpu":
+    return state
+  return jax.tree.map(lambda x: x.copy(), state)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+  if isinstance(values, Mapping):
+    parts = [_flat(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in values.items()]
+    return {name: value for part in parts for name, value in part.items()}
+  return {prefix: values}
+
+
+def _first_line(error: BaseException) -> str:
+  text = str(error).strip().splitlines()
+  line = text[0] if text else type(error).__name__
+  return line if len(line) <= 200 else line[:197] + "..."

@@ -1,0 +1,151 @@
+"""Where batches come from: factories that a run calls once, cheap to make and to print.
+
+Batch sizes count all processes; each process makes its own rows.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+
+import jax
+
+from audiolm_jax.data import in_memory
+from audiolm_jax.data.prefetch import Batches
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.lm.stages import StageSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class SeqioDataset:
+  """A SeqIO task or mixture; calling it imports seqio and TensorFlow.
+
+  Attributes:
+    mixture_or_task_name: as registered.
+    task_feature_lengths: {"waveform": samples} or {"tokens": length}.
+    split: of the task.
+    batch_size: examples per step.
+    seed: of order and crops.
+    use_cached: read what `seqio_cache_tasks` wrote.
+    shuffle: the order of the examples.
+    num_epochs: None for endless.
+    module: imported first, for the tasks it registers; None where gin has done so.
+  """
+
+  mixture_or_task_name: str
+  task_feature_lengths: Mapping[str, int]
+  split: str = "train"
+  batch_size: int = 128
+  seed: int = 0
+  use_cached: bool = False
+  shuffle: bool = True
+  num_epochs: int | None = None
+  module: str | None = None
+
+  def __call__(self) -> Batches:
+    """The batches of this process."""
+    import seqio
+
+    from audiolm_jax.data.seqio_batches import SeqioBatches
+
+    if self.module:
+      try:
+        importlib.import_module(self.module)
+      except ModuleNotFoundError as error:
+        raise ConfigError(f"MIXTURE_OR_TASK_MODULE {self.module!r}: {error}") from error
+    return SeqioBatches(
+      self.mixture_or_task_name,
+      self.task_feature_lengths,
+      split=self.split,
+      batch_size=_rows_here(self.batch_size),
+      seed=self.seed,
+      use_cached=self.use_cached,
+      shuffle=self.shuffle,
+      num_epochs=self.num_epochs,
+      shard_info=seqio.ShardInfo(jax.process_index(), jax.process_count()),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemoryAudio:
+  """Crops of a corpus of sound that fits in memory; needs neither seqio nor TensorFlow.
+
+  Attributes:
+    source: folder of audio files or `.jsonl` manifest.
+    crop_seconds: length of an example.
+    split: of the corpus.
+    batch_size: examples per step.
+    seed: of order and crops.
+    sample_rate: Hz.
+    gain_db: lowest and highest random gain, or None.
+    num_epochs: None for endless random crops; 1 for held-out windows that do not move.
+  """
+
+  source: str
+  crop_seconds: float
+  split: str = "train"
+  batch_size: int = 32
+  seed: int = 0
+  sample_rate: int = 16_000
+  gain_db: tuple[float, float] | None = None
+  num_epochs: int | None = None
+
+  def __call__(self) -> Batches:
+    """The batches of this process."""
+    return in_memory.InMemoryWaveforms(
+      self.source,
+      self.split,
+      crop_seconds=self.crop_seconds,
+      batch_size=_rows_here(self.batch_size),
+      seed=_seed_here(self.seed),
+      sample_rate=self.sample_rate,
+      gain_db=tuple(self.gain_db) if self.gain_db else None,
+      num_epochs=self.num_epochs,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemoryTokens:
+  """Crops of a token store, as one stage reads them; needs neither seqio nor TensorFlow.
+
+  Attributes:
+    folder: that `cache_tokens` wrote.
+    spec: of the stage.
+    split: of the corpus.
+    batch_size: examples per step.
+    seed: of order and crops.
+    token_hash: of the tokenizers wanted; None takes any.
+    num_epochs: None for endless random crops; 1 for held-out windows that do not move.
+  """
+
+  folder: str
+  spec: StageSpec
+  split: str = "train"
+  batch_size: int = 32
+  seed: int = 0
+  token_hash: str | None = None
+  num_epochs: int | None = None
+
+  def __call__(self) -> Batches:
+    """The batches of this process."""
+    return in_memory.InMemoryTokens(
+      self.folder,
+      self.spec,
+      self.split,
+      batch_size=_rows_here(self.batch_size),
+      seed=_seed_here(self.seed),
+      token_hash=self.token_hash,
+      num_epochs=self.num_epochs,
+    )
+
+
+def _rows_here(batch_size: int) -> int:
+  if batch_size % jax.process_count():
+    raise ConfigError(
+      f"BATCH_SIZE {batch_size} cannot be split over {jax.process_count()} processes"
+    )
+  return batch_size // jax.process_count()
+
+
+def _seed_here(seed: int) -> int:
+  # Every process holds the whole corpus; another seed makes it draw other examples.
+  return seed + 1_000_003 * jax.process_index()

@@ -1,0 +1,147 @@
+"""Optimizers and learning-rate schedules from a plain configuration."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from audiolm_jax.errors import ConfigError
+
+Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
+
+OPTIMIZERS = ("adamw", "adam", "adafactor", "sgd")
+SHORT_SCHEDULES = {
+  "rsqrt": "constant * linear_warmup * rsqrt_normalized_decay",
+  "cosine": "constant * linear_warmup * cosine_decay",
+  "linear": "constant * linear_warmup * linear_decay",
+}
+FACTORS = (
+  "constant",
+  "linear_warmup",
+  "rsqrt_decay",
+  "rsqrt_normalized_decay",
+  "cosine_decay",
+  "linear_decay",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """What updates the parameters, and how fast.
+
+  `schedule` is a product of factors written as T5X writes it, for example
+  "constant * linear_warmup * rsqrt_decay", or one of the short names "constant", "rsqrt",
+  "cosine", "linear". `constant` is `learning_rate`; `linear_warmup` rises over `warmup_steps`;
+  the rsqrt factors hold until `warmup_steps` and then fall with the square root of the step;
+  `cosine_decay` and `linear_decay` fall from the end of the warm-up to `final_fraction` of the
+  rate at `decay_steps`. `clip_norm` and `weight_decay` of 0 mean none.
+  """
+
+  name: str = "adamw"
+  learning_rate: float = 1e-3
+  schedule: str = "constant"
+  warmup_steps: int = 0
+  decay_steps: int = 0
+  final_fraction: float = 0.0
+  weight_decay: float = 0.0
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  clip_norm: float = 0.0
+
+  def __post_init__(self) -> None:
+    if self.name not in OPTIMIZERS:
+      raise ConfigError(f"optimizer {self.name!r} is not one of {', '.join(OPTIMIZERS)}")
+    factors = _factors(self.schedule)
+    if {"rsqrt_decay", "rsqrt_normalized_decay"} & set(factors) and self.warmup_steps < 1:
+      raise ConfigError(f"schedule {self.schedule!r} needs warmup_steps of at least 1")
+    if self.warmup_steps and set(factors) == {"constant"}:
+      raise ConfigError(
+        f"warmup_steps {self.warmup_steps} has no effect with schedule {self.schedule!r}; "
+        f"write 'constant * linear_warmup'"
+      )
+    if {"cosine_decay", "linear_decay"} & set(factors) and self.decay_steps <= self.warmup_steps:
+      raise ConfigError(
+        f"schedule {self.schedule!r} needs decay_steps above warmup_steps "
+        f"({self.warmup_steps}), not {self.decay_steps}"
+      )
+
+
+def make_schedule(config: OptimizerConfig) -> Schedule:
+  """Learning rate as a function of the number of updates made so far.
+
+  The first update of a warm-up has the rate learning_rate / warmup_steps, not 0.
+
+  Source: the factor names are those of `t5x.utils.create_learning_rate_scheduler`.
+  """
+  factors = _factors(config.schedule)
+
+  def schedule(count: Int[Array, ""] | int) -> Float[Array, ""]:
+    step = jnp.asarray(count, jnp.float32)
+    rate = jnp.ones((), jnp.float32)
+    for factor in factors:
+      rate = rate * _factor(factor, step, config)
+    return rate
+
+  return schedule
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+  """Clip by global norm, precondition, add weight decay, scale by the scheduled rate.
+
+  Weight decay is decoupled: each update takes rate * weight_decay * parameter away.
+  """
+  parts = []
+  if config.clip_norm:
+    parts.append(optax.clip_by_global_norm(config.clip_norm))
+  if config.name in ("adam", "adamw"):
+    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+  elif config.name == "adafactor":
+    parts.append(optax.scale_by_factored_rms())
+    parts.append(optax.clip_by_block_rms(1.0))
+    if config.b1:
+      parts.append(optax.ema(config.b1, debias=False))
+  elif config.b1:
+    parts.append(optax.trace(decay=config.b1))
+  if config.weight_decay:
+    parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
+  parts.append(optax.scale_by_learning_rate(make_schedule(config)))
+  return optax.chain(*parts)
+
+
+def decay_mask(params: Any) -> Any:
+  """True for the parameters that weight decay applies to: all but biases and scales."""
+
+  def decays(path: tuple[Any, ...], value: Any) -> bool:
+    names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    return value.ndim >= 2 and not (names and names[-1] in ("bias", "scale"))
+
+  return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _factors(schedule: str) -> tuple[str, ...]:
+  factors = tuple(f.strip() for f in SHORT_SCHEDULES.get(schedule, schedule).split("*"))
+  for factor in factors:
+    if factor not in FACTORS:
+      names = ", ".join((*SHORT_SCHEDULES, *FACTORS))
+      raise ConfigError(f"schedule factor {factor!r} in {schedule!r} is not one of {names}")
+  return factors
+
+
+def _factor(name: str, step: Float[Array, ""], config: OptimizerConfig) -> Float[Array, ""] | float:
+  warmup = config.warmup_steps
+  if name == "constant":
+    return config.learning_rate
+  if name == "linear_warmup":
+    return jnp.minimum(1.0, (step + 1) / max(warmup, 1))
+  if name == "rsqrt_decay":
+    return jax.lax.rsqrt(jnp.maximum(step, warmup))
+  if name == "rsqrt_normalized_decay":
+    return jnp.sqrt(jnp.asarray(warmup, jnp.float32)) * jax.lax.rsqrt(jnp.maximum(step, warmup))
+  progress = jnp.clip((step - warmup) / (config.decay_steps - warmup), 0.0, 1.0)
+  left = 0.5 * (1 + jnp.cos(jnp.pi * progress)) if name == "cosine_decay" else 1 - progress
+  return config.final_fraction + (1 - config.final_fraction) * left

@@ -1,0 +1,181 @@
+"""The device mesh, and which axis of which array lies along which axis of it."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.core import meta
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from audiolm_jax.errors import ConfigError
+
+AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+MESH_AXES = ("data", "fsdp", "model")
+BATCH_AXES = ("data", "fsdp")
+
+
+@dataclasses.dataclass(frozen=True)
+class PartitioningConfig:
+  """How many devices each mesh axis gets; -1 means all that the other axes leave.
+
+  `data` splits the batch; `fsdp` splits the batch and the parameters; `model` splits the
+  parameters and the work on each example. `additional_rules` are looked at before the standard
+  ones; a mesh axis of None keeps a logical axis whole.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  model: int = 1
+  additional_rules: AxisRules = ()
+
+
+def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
+  """Pairs (logical axis, mesh axes), first match wins, `additional_rules` first.
+
+  Source: the names and the idea are T5X's `standard_logical_axis_rules`.
+  """
+  return (
+    *additional_rules,
+    ("batch", BATCH_AXES),
+    ("vocab", "model"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("channels", "model"),
+    ("codebook", "model"),
+    ("embed", "fsdp"),
+    ("conv_in", "fsdp"),
+    ("latent", "fsdp"),
+    ("kv", None),
+    ("length", None),
+    ("relpos_buckets", None),
+    ("layers", None),
+    ("quantizers", None),
+    ("kernel", None),
+  )
+
+
+def make_mesh(config: PartitioningConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh with axes data, fsdp and model over `devices` (default: all), as `config` asks.
+
+  Raises:
+    ConfigError: the axes do not multiply to the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = [config.data, config.fsdp, config.model]
+  given = math.prod(s for s in sizes if s != -1)
+  asked = " x ".join(f"{n}={s}" for n, s in zip(MESH_AXES, sizes, strict=True))
+  if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+    raise ConfigError(f"mesh {asked}: sizes are positive, and at most one of them is -1")
+  if -1 in sizes and len(devices) % given == 0:
+    sizes[sizes.index(-1)] = len(devices) // given
+  if math.prod(sizes) != len(devices):
+    raise ConfigError(f"mesh {asked} does not fit {len(devices)} devices; change a size")
+  # Linen's logical constraints need Auto axes; jax.make_mesh makes Explicit ones unless told.
+  return jax.make_mesh(
+    tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+  )
+
+
+class Partitioner:
+  """A mesh with its rules, and the shardings that follow from them."""
+
+  def __init__(
+    self, config: PartitioningConfig | None = None, devices: Sequence[jax.Device] | None = None
+  ):
+    config = config or PartitioningConfig()
+    self.mesh = make_mesh(config, devices)
+    self.rules = standard_logical_axis_rules(config.additional_rules)
+    self.replicated = NamedSharding(self.mesh, PartitionSpec())
+    self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
+
+  @contextlib.contextmanager
+  def context(self) -> Iterator[None]:
+    """Within it, models are traced with this mesh and these rules."""
+    with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
+      yield
+
+  def state_shardings(self, boxed: Any) -> Any:
+    """One NamedSharding for each array of `boxed`, an abstract tree with logical axis names.
+
+    An array without names, or with names for another number of axes (a factored moment), is
+    replicated. An axis that the mesh axes do not divide stays whole.
+    """
+    specs = nn.get_partition_spec(boxed)
+    shardings = nn.logical_to_mesh_sharding(specs, self.mesh, self.rules)
+    return jax.tree.map(self._fitting, shardings, unbox(boxed))
+
+  def _fitting(self, sharding: NamedSharding, array: jax.ShapeDtypeStruct) -> NamedSharding:
+    spec = tuple(sharding.spec)
+    if len(spec) > len(array.shape):
+      return self.replicated
+    axes = []
+    for size, names in zip(array.shape, spec, strict=False):
+      names = (names,) if isinstance(names, str) else names
+      divides = names and size % math.prod(self.mesh.shape[n] for n in names) == 0
+      axes.append(tuple(names) if divides else None)
+    return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+  def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
+    """Refuses a batch that the mesh cannot split evenly."""
+    shards = math.prod(self.mesh.shape[a] for a in BATCH_AXES)
+    for name, value in batch.items():
+      total = len(value) * jax.process_count()
+      if total % shards:
+        raise ConfigError(
+          f"a batch of {total} ({name!r}) cannot be split over {shards} devices "
+          f"(mesh axes {' x '.join(BATCH_AXES)}); make BATCH_SIZE a multiple of {shards}"
+        )
+
+  def abstract_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of `put_batch(batch)`: all processes' rows, dtypes as JAX takes them."""
+    rows = jax.process_count()
+    local = jax.eval_shape(dict, batch)
+    return {
+      name: jax.ShapeDtypeStruct((x.shape[0] * rows, *x.shape[1:]), x.dtype)
+      for name, x in local.items()
+    }
+
+  def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's rows of a batch on its devices, as global arrays."""
+    return {
+      name: jax.make_array_from_process_local_data(self.batch_sharding, np.asarray(value))
+      for name, value in batch.items()
+    }
+
+
+def unbox(tree: Any) -> Any:
+  """`tree` with plain arrays in place of those that carry axis names."""
+  is_box = lambda x: isinstance(x, meta.AxisMetadata)  # noqa: E731
+  return jax.tree.map(lambda x: x.value if is_box(x) else x, tree, is_leaf=is_box)
+
+
+def describe(abstract: Any, shardings: Any) -> str:
+  """One line per array: its path, shape, dtype and mesh axes; the number of elements last."""
+  leaves = jax.tree_util.tree_leaves_with_path(abstract)
+  rows = [
+    (
+      jax.tree_util.keystr(path, simple=True, separator="/"),
+      f"{leaf.dtype}{list(leaf.shape)}",
+      _axes(sharding),
+    )
+    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True)
+  ]
+  widths = [max(len(row[i]) for row in rows) for i in range(2)]
+  lines = [f"{p:{widths[0]}}  {s:{widths[1]}}  {a}".rstrip() for p, s, a in rows]
+  total = sum(math.prod(leaf.shape) for _, leaf in leaves)
+  return "\n".join([*lines, f"{total:,} elements in {len(leaves)} arrays", ""])
+
+
+def _axes(sharding: NamedSharding) -> str:
+  used = [
+    ",".join(n for n in names) if isinstance(names, tuple) else names or "-"
+    for names in tuple(sharding.spec)
+  ]
+  return " ".join(used) if set(used) - {"-"} else ""

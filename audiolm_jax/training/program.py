@@ -1,0 +1,176 @@
+"""A trainable compiled for a mesh: initialise, step, evaluate."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from audiolm_jax.training import metrics as metrics_lib
+from audiolm_jax.training.metrics import Accumulator, Audio, Image, Metrics
+from audiolm_jax.training.partitioning import Partitioner, describe, unbox
+
+Batch = Mapping[str, Any]
+
+# Step s draws from fold_in(key, s); initialisation from the one number that no step reaches.
+_INIT_STREAM = np.uint32(0xFFFFFFFF)
+
+
+class Trainable(Protocol):
+  """What the trainer can train. Everything here is pure; the state is a pytree dataclass.
+
+  Beside these it may have `summaries(state, batch) -> dict[str, Audio | Image]`, what to hear and
+  see of a validation batch, and `remarks(metrics) -> list[str]`, a sentence for each mean metric
+  that is off.
+
+  Attributes:
+    component: "codec", "semantic", "semantic_stage", "coarse_stage" or "fine_stage".
+    config: a dataclass that `configs.to_dict` can write; the class is made from it alone.
+  """
+
+  component: str
+  config: Any
+
+  def init(self, rng: Key[Array, ""], batch: Batch) -> Any:
+    """A fresh state with a field `step` of 0; parameters may be boxed with logical axis names."""
+    ...
+
+  def train_step(self, state: Any, batch: Batch, rng: Key[Array, ""]) -> tuple[Any, Metrics]:
+    """The next state and scalar metrics. An update that is not finite is skipped: metric "skipped"
+    is 1 and only `step` advances."""
+    ...
+
+  def eval_step(self, state: Any, batch: Batch) -> Metrics:
+    """Scalar metrics, and "weight": how much this batch counts in their mean."""
+    ...
+
+  def inference_params(self, state: Any) -> dict[str, Any]:
+    """Nested dict of the arrays that inference needs."""
+    ...
+
+
+class Program:
+  """The compiled functions of one trainable on one mesh.
+
+  Attributes:
+    abstract_state: ShapeDtypeStructs with shardings, plain (not boxed).
+    metric_names: of the training step, without "skipped" and "weight".
+    compile_seconds: how long the training step took to compile.
+  """
+
+  def __init__(self, model: Trainable, partitioner: Partitioner, batch: Batch):
+    self._model, self._partitioner = model, partitioner
+    partitioner.check_batch(batch)
+    with partitioner.context():
+      key = jax.random.key(0)
+      boxed = jax.eval_shape(model.init, key, batch)
+      shapes = unbox(boxed)
+      self._shardings = partitioner.state_shardings(boxed)
+      self.abstract_state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._shardings
+      )
+      _, train_metrics = jax.eval_shape(model.train_step, shapes, batch, key)
+      self._train_names = list(train_metrics)
+      self.metric_names = set(train_metrics) - {metrics_lib.SKIPPED, metrics_lib.WEIGHT}
+      began = time.monotonic()
+      self._step = self._compile_step(batch)
+      self.compile_seconds = time.monotonic() - began
+    self._evaluate = jax.jit(
+      lambda state, total, batch: metrics_lib.accumulate(total, model.eval_step(state, batch)),
+      in_shardings=(self._shardings, partitioner.replicated, partitioner.batch_sharding),
+      out_shardings=partitioner.replicated,
+      donate_argnums=(1,),  # the running sums are replaced
+    )
+
+    self._evaluations: dict[Any, tuple[Callable[..., Any], list[str]]] = {}
+    self._summarise = None
+    if hasattr(model, "summaries"):
+      self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
+
+  def _compile_step(self, batch: Batch) -> Callable[..., Any]:
+    model, p = self._model, self._partitioner
+
+    def step(state, total, batch, key):
+      rng = jax.random.fold_in(key, state.step)
+      state, metrics = model.train_step(state, batch, rng)
+      total = metrics_lib.accumulate(total, metrics)
+      # A copy of its own: `total` is donated to the next step while the host still reads this.
+      return state, total, total.skipped_in_a_row + 0.0
+
+    abstract_batch = p.abstract_batch(batch)
+    total = metrics_lib.empty(self._train_names)
+    jitted = jax.jit(
+      step,
+      in_shardings=(self._shardings, p.replicated, p.batch_sharding, p.replicated),
+      out_shardings=(self._shardings, p.replicated, p.replicated),
+      donate_argnums=(0, 1),  # state and running sums are replaced
+    )
+    return jitted.lower(self.abstract_state, total, abstract_batch, jax.random.key(0)).compile()
+
+  def init(self, key: Key[Array, ""], batch: Batch) -> Any:
+    """A fresh state, made where it shall live."""
+    with self._partitioner.context():
+      make = jax.jit(
+        lambda key, batch: unbox(self._model.init(jax.random.fold_in(key, _INIT_STREAM), batch)),
+        out_shardings=self._shardings,
+      )
+      return make(key, self._partitioner.put_batch(batch))
+
+  def put(self, tree: Any) -> Any:
+    """`tree` on every device, whole."""
+    return jax.device_put(tree, self._partitioner.replicated)
+
+  def empty_metrics(self) -> Accumulator:
+    """Running sums of the training metrics, at zero."""
+    return self.put(metrics_lib.empty(self._train_names))
+
+  def step(
+    self, state: Any, total: Accumulator, batch: Batch, key: Key[Array, ""]
+  ) -> tuple[Any, Accumulator, Float[Array, ""]]:
+    """One training step; `state` and `total` are given up.
+
+    Returns:
+      The next state, the running sums, and how many updates in a row have been skipped.
+    """
+    with jax.transfer_guard("disallow"):
+      return self._step(state, total, self._partitioner.put_batch(batch), key)
+
+  def evaluate(self, state: Any, batches: list[Batch]) -> dict[str, float]:
+    """Mean metrics over `batches`, each counted by its weight."""
+    total = None
+    for batch in batches:
+      evaluate, names = self._compiled_evaluation(batch)
+      total = self.put(metrics_lib.empty(names)) if total is None else total
+      with jax.transfer_guard("disallow"):
+        total = evaluate(state, total, self._partitioner.put_batch(batch))
+    return metrics_lib.means(total) if total is not None else {}
+
+  def _compiled_evaluation(self, batch: Batch) -> tuple[Callable[..., Any], list[str]]:
+    shapes = tuple(sorted((name, np.shape(value)) for name, value in batch.items()))
+    if shapes not in self._evaluations:
+      self._partitioner.check_batch(batch)
+      abstract_batch = self._partitioner.abstract_batch(batch)
+      with self._partitioner.context():
+        names = list(jax.eval_shape(self._model.eval_step, self.abstract_state, abstract_batch))
+        lowered = self._evaluate.lower(
+          self.abstract_state, metrics_lib.empty(names), abstract_batch
+        )
+        self._evaluations[shapes] = lowered.compile(), names
+    return self._evaluations[shapes]
+
+  def summaries(self, state: Any, batch: Batch) -> dict[str, Audio | Image]:
+    """What the trainable has to hear and see of a batch; empty where it has nothing."""
+    if self._summarise is None:
+      return {}
+    with self._partitioner.context():
+      found = jax.device_get(self._summarise(state, self._partitioner.put_batch(batch)))
+    return {
+      name: Audio(value.samples, int(value.sample_rate)) if isinstance(value, Audio) else value
+      for name, value in found.items()
+    }
+
+  def description(self) -> str:
+    """The state's arrays with shapes and mesh axes, one line each."""
+    return describe(self.abstract_state, self._shardings)

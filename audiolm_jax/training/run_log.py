@@ -1,0 +1,194 @@
+"""What a run says: metrics.jsonl, TensorBoard, log.txt and the terminal."""
+
+import contextlib
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from audiolm_jax.training.metrics import Audio, Image, spectrogram_image
+
+METRICS_FILE = "metrics.jsonl"
+_SHOWN = 4
+
+
+class RunLog:
+  """The log of one run folder; only the first process writes.
+
+  `metrics.jsonl` has one object per line: {"step", "split", metrics...}; split is "train" or
+  "eval". TensorBoard gets the same numbers under `train/` and `training_eval/`, and audio and
+  pictures; it needs TensorFlow, and where that is missing the log says so once.
+  """
+
+  def __init__(
+    self,
+    model_dir: str | os.PathLike[str],
+    *,
+    title: str,
+    total_steps: int,
+    tensorboard: bool = True,
+  ):
+    self._dir = Path(model_dir)
+    self._writes = jax.process_index() == 0
+    self._title, self._total = title, total_steps
+    self._interactive = sys.stderr.isatty()
+    self._bar: tqdm | None = None
+    self._writers = self._tensorboard() if tensorboard and self._writes else {}
+
+  def say(self, sentence: str) -> None:
+    """One line for the person at the terminal, kept in log.txt."""
+    if not self._writes:
+      return
+    tqdm.write(sentence, file=sys.stderr)
+    now = datetime.datetime.now().isoformat(timespec="seconds")
+    with open(self._dir / "log.txt", "a") as file:
+      file.write(f"{now} {sentence}\n")
+
+  def begin(self, step: int) -> None:
+    """Shows progress from `step` on; rows of a lost stretch after it are taken out."""
+    if not self._writes:
+      return
+    _drop_rows_after(self._dir / METRICS_FILE, step)
+    if self._interactive:
+      if self._bar is None:
+        self._bar = tqdm(total=self._total, desc=self._title, dynamic_ncols=True, unit="step")
+      self._bar.reset(self._total)
+      self._bar.update(step)
+      self._bar.refresh()
+
+  def advance(self) -> None:
+    """One step done."""
+    if self._bar is not None:
+      self._bar.update(1)
+
+  def train(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Mean training metrics of the steps since the last call."""
+    if not self._writes:
+      return
+    self._write(step, "train", metrics)
+    shown = _shown(metrics)
+    if self._bar is not None:
+      self._bar.set_postfix_str(shown)
+    else:
+      rate = metrics.get("steps_per_second", 0.0)
+      left = (self._total - step) / rate if rate else 0.0
+      print(
+        f"{self._title} {step}/{self._total}  {rate:.2f} steps/s  {shown}  "
+        f"{datetime.timedelta(seconds=round(left))} left",
+        file=sys.stderr,
+        flush=True,
+      )
+
+  def evaluation(
+    self, step: int, metrics: Mapping[str, float], summaries: Mapping[str, Audio | Image]
+  ) -> None:
+    """Mean metrics on held-out data, with what there is to hear and see."""
+    if not self._writes:
+      return
+    self._write(step, "eval", metrics)
+    self.say(f"step {step}, held-out: {_shown(metrics)}")
+    writer = self._writers.get("eval")
+    if writer is None:
+      return
+    for name, value in summaries.items():
+      if isinstance(value, Audio):
+        samples = np.asarray(value.samples, np.float32)
+        writer.write_audios(step, {name: samples[..., None]}, sample_rate=value.sample_rate)
+        pictures = [spectrogram_image(clip, value.sample_rate) for clip in samples]
+        writer.write_images(step, {f"{name}_spectrogram": np.stack(pictures)})
+      else:
+        writer.write_images(step, {name: np.asarray(value.pixels, np.float32)})
+    writer.flush()
+
+  def close(self) -> None:
+    """Everything on disk, the progress bar ended."""
+    if self._bar is not None:
+      self._bar.close()
+    for writer in self._writers.values():
+      writer.close()
+
+  def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    row = {"step": step, "split": split, **{n: float(v) for n, v in sorted(metrics.items())}}
+    with open(self._dir / METRICS_FILE, "a") as file:
+      file.write(json.dumps(row) + "\n")
+    if split in self._writers:
+      self._writers[split].write_scalars(step, dict(metrics))
+      self._writers[split].flush()
+
+  def _tensorboard(self) -> dict[str, Any]:
+    try:
+      with _silent_stderr():
+        import tensorflow as tf
+        from clu import metric_writers
+    except ImportError as error:
+      self.say(f"no TensorBoard files ({error}); the metrics are in {self._dir / METRICS_FILE}")
+      return {}
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the GPU's memory.
+    return {
+      "train": metric_writers.SummaryWriter(str(self._dir / "train")),
+      "eval": metric_writers.SummaryWriter(str(self._dir / "training_eval")),
+    }
+
+
+class Stopwatch:
+  """Steps per second, and the share of the time spent waiting for data."""
+
+  def __init__(self) -> None:
+    self.restart()
+
+  def restart(self) -> None:
+    """Counts from now."""
+    self._began, self._steps, self._waited = time.monotonic(), 0, 0.0
+
+  def step(self, waited: float) -> None:
+    """One more step, which waited so many seconds for its batch."""
+    self._steps += 1
+    self._waited += waited
+
+  def read(self) -> dict[str, float]:
+    """The figures since `restart`."""
+    elapsed = max(time.monotonic() - self._began, 1e-9)
+    return {
+      "steps_per_second": self._steps / elapsed,
+      "data_wait_share": self._waited / elapsed,
+    }
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+  names = [n for n in metrics if "loss" in n or "accuracy" in n]
+  names.sort(key=lambda n: (n != "loss", n))
+  return "  ".join(f"{n} {metrics[n]:.4g}" for n in names[:_SHOWN])
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+  """TensorFlow's libraries write to file descriptor 2 as they load, whatever their settings."""
+  sys.stderr.flush()
+  kept = os.dup(2)
+  null = os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(null, 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(null)
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+  if not path.exists():
+    return
+  rows = path.read_text().splitlines()
+  kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= step]
+  if kept != rows:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(row + "\n" for row in kept))
+    temporary.replace(path)

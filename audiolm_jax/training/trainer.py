@@ -1,0 +1,413 @@
+"""The training loop for every trainable thing; it knows no audio.
+
+A run can be killed at any time and started again with the same arguments: it goes on from its last
+checkpoint, and on CPU its losses are those of an uninterrupted run to the bit.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from audiolm_jax.data.prefetch import Batches, Prefetched
+from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.training import checkpoints as checkpoints_lib
+from audiolm_jax.training import metrics as metrics_lib
+from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
+from audiolm_jax.training.program import Program, Trainable
+from audiolm_jax.training.run_log import RunLog, Stopwatch
+
+Dataset = Callable[[], Batches]
+
+_STATUS_LAG = 2
+_MAX_ROLLBACKS = 3
+
+
+class TrainingError(UserError):
+  """A run that cannot go on as configured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """How a call of `train` ended.
+
+  Attributes:
+    step: steps done, and saved.
+    finished: whether these are all; False after SIGTERM or an interrupt.
+    metrics: the last mean training metrics.
+    eval_metrics: the last means on held-out data; empty without evaluation.
+  """
+
+  step: int
+  finished: bool
+  metrics: Mapping[str, float]
+  eval_metrics: Mapping[str, float]
+
+
+def train(
+  *,
+  model: Trainable,
+  train_dataset: Dataset,
+  model_dir: str | os.PathLike[str],
+  total_steps: int,
+  eval_dataset: Dataset | None = None,
+  eval_period: int = 1000,
+  eval_steps: int = 16,
+  log_period: int = 100,
+  random_seed: int = 0,
+  checkpoint: CheckpointConfig | None = None,
+  partitioning: PartitioningConfig | None = None,
+  max_skipped_steps: int = 10,
+  tensorboard: bool = True,
+  config_text: str = "",
+) -> TrainResult:
+  """Trains `model` until `total_steps`, from its last checkpoint if it has one.
+
+  Args:
+    model: what to train.
+    train_dataset: makes the iterator of training batches; each process gives its own rows.
+    model_dir: the run's folder, made if missing.
+    total_steps: where to end; counted from the run's beginning.
+    eval_dataset: makes the iterator of held-out batches; None for no evaluation.
+    eval_period: steps between two evaluations; one more at the end. 0 for none at all.
+    eval_steps: batches per evaluation, the same ones each time.
+    log_period: steps between two rows of metrics.
+    random_seed: of initialisation and of every step's randomness.
+    checkpoint: when to save; one more at the end.
+    partitioning: the device mesh.
+    max_skipped_steps: after so many updates in a row that were not finite, back to the last
+      checkpoint, with the data that come next.
+    tensorboard: whether to write TensorBoard files beside metrics.jsonl.
+    config_text: goes to config.gin.
+  Raises:
+    CheckpointError: the folder has checkpoints of another configuration, or they are damaged.
+    DataError: the training data ended too early.
+    TrainingError: the run diverges again and again from one checkpoint.
+  """
+  run = _Run(
+    model=model,
+    train_dataset=train_dataset,
+    model_dir=Path(model_dir).absolute(),
+    total_steps=total_steps,
+    eval_dataset=eval_dataset if eval_period and eval_steps else None,
+    eval_period=eval_period,
+    eval_steps=eval_steps,
+    log_period=log_period,
+    random_seed=random_seed,
+    checkpoint=checkpoint or CheckpointConfig(),
+    partitioning=partitioning or PartitioningConfig(),
+    max_skipped_steps=max_skipped_steps,
+    tensorboard=tensorboard,
+    config_text=config_text,
+  )
+  try:
+    with StopSignal() as stop:
+      return run.loop(stop)
+  finally:
+    run.close()
+
+
+class StopSignal:
+  """Within it SIGTERM and the first Ctrl-C ask the run to save and leave."""
+
+  def __init__(self) -> None:
+    self._name = ""
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> "StopSignal":
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._before[number] = signal.signal(number, self._note)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def asked(self, step: int) -> str:
+    """What asked for an end, or ""; with several processes all of them agree on the step."""
+    if jax.process_count() > 1:
+      return "preemption notice" if multihost_utils.reached_preemption_sync_point(step) else ""
+    return self._name
+
+  def _note(self, number: int, frame: Any) -> None:
+    self._name = signal.Signals(number).name
+    signal.signal(number, self._before[number])  # The second one acts at once.
+
+
+class _Run:
+  """One call of `train`: what it holds, and the loop."""
+
+  def __init__(
+    self, *, model: Trainable, train_dataset: Dataset, model_dir: Path, config_text: str, **settings
+  ):
+    self.model, self.model_dir = model, model_dir
+    self.total_steps: int = settings["total_steps"]
+    self.settings = settings
+    if self.total_steps < 1 or settings["log_period"] < 1 or settings["checkpoint"].period < 1:
+      raise UserError("total_steps, log_period and the checkpoint period must be at least 1")
+    _make_folder(model_dir)
+    iterator = train_dataset()
+    start = iterator.get_state()
+    batch = _first(iterator)
+    iterator.set_state(start)
+    seed = settings["random_seed"]
+    description = checkpoints_lib.describe_model(model, batch, seed)
+    self.checkpoints = Checkpoints(model_dir, keep=settings["checkpoint"].keep)
+    if self.checkpoints.latest_step() is not None:
+      checkpoints_lib.check_same_model(model_dir, description)
+    self._closers = contextlib.ExitStack()
+    self.log = RunLog(
+      model_dir,
+      title=model.component,
+      total_steps=self.total_steps,
+      tensorboard=settings["tensorboard"],
+    )
+    self._closers.callback(self.log.close)
+    self.log.say(
+      f"{model.component}: {jax.device_count()} {jax.default_backend()} device(s), "
+      "compiling the training step"
+    )
+    self.program = Program(model, Partitioner(settings["partitioning"]), batch)
+    self.log.say(f"{model.component}: compiled in {self.program.compile_seconds:.1f} s")
+    self._write_run_files(description, config_text)
+    self.key = self.program.put(jax.random.key(seed))
+    self.first_batch = batch
+    self._begin(iterator)
+    self.data = Prefetched(iterator)
+    self._closers.callback(self.data.close)
+    self.eval_iterator = settings["eval_dataset"]() if settings["eval_dataset"] else None
+    self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
+
+  def _begin(self, iterator: Batches) -> None:
+    """Fresh, or where the last checkpoint left off, data position included."""
+    restored = self.checkpoints.restore(self.program.abstract_state)
+    self.rollbacks: list[int] = []
+    if restored is None:
+      self.step = self.saved_step = 0
+      self.state = self.program.init(self.key, self.first_batch)
+      self.totals = self.program.empty_metrics()
+    else:
+      self._say_damaged(restored)
+      self.step = self.saved_step = restored.step
+      self.state = restored.state
+      self.totals = self.program.put(metrics_lib.from_json(restored.progress["metrics"]))
+      self.rollbacks = list(restored.progress["rollbacks"])
+      iterator.set_state(restored.progress["data"])
+      self.log.say(f"{self.model.component}: going on from checkpoint_{self.step}")
+
+  def loop(self, stop: StopSignal) -> TrainResult:
+    """Steps until the end or until asked to stop."""
+    settings, clock = self.settings, Stopwatch()
+    statuses: collections.deque[jax.Array] = collections.deque()
+    last: dict[str, float] = {}
+    evaluated: dict[str, float] = {}
+    save_due, asked = False, ""
+    last_save = time.monotonic()
+    self.log.begin(self.step)
+    while self.step < self.total_steps:
+      began = time.monotonic()
+      batch = _first(self.data, self.step)
+      clock.step(time.monotonic() - began)
+      self.state, self.totals, status = self.program.step(self.state, self.totals, batch, self.key)
+      self.step += 1
+      self.log.advance()
+      statuses.append(status)
+      # The host stays this many steps ahead of the device, and no more.
+      in_a_row = _read(statuses.popleft()) if len(statuses) > _STATUS_LAG else 0
+
+      if self.step % settings["log_period"] == 0 or self.step == self.total_steps:
+        last = {**metrics_lib.means(self.totals), **clock.read()}
+        self._log_training(last)
+        skipped = self.totals.skipped_in_a_row
+        self.totals = self.program.empty_metrics()._replace(skipped_in_a_row=skipped)
+        clock.restart()
+        save_due |= self._minutes_passed(last_save)
+      if in_a_row >= settings["max_skipped_steps"]:
+        self._roll_back(in_a_row)
+        statuses.clear()
+        continue
+
+      asked = stop.asked(self.step)
+      at_end = self.step == self.total_steps
+      save_due |= self.step % settings["checkpoint"].period == 0
+      # Not amid skipped updates: what a rollback goes back to shall be a state that trains.
+      if at_end or asked or (save_due and not _read(status)):
+        self._save(final=at_end or bool(asked))
+        save_due, last_save = False, time.monotonic()
+      if asked:
+        break
+      if self.eval_iterator and (at_end or self.step % settings["eval_period"] == 0):
+        evaluated = self._evaluate()
+        clock.restart()
+    self.checkpoints.wait()
+    finished = self.step == self.total_steps
+    if not finished:
+      self.log.say(
+        f"{asked}: saved checkpoint_{self.step} of {self.total_steps}; "
+        "the same command goes on from there"
+      )
+    return TrainResult(self.step, finished, last, evaluated)
+
+  def _log_training(self, metrics: dict[str, float]) -> None:
+    self.log.train(self.step, metrics)
+    if metrics.get("skipped_steps"):
+      self.log.say(
+        f"step {self.step}: {metrics['skipped_steps']:.0f} update(s) were not finite and skipped"
+      )
+    if hasattr(self.model, "remarks") and self.program.metric_names <= set(metrics):
+      for sentence in self.model.remarks(metrics):
+        self.log.say(f"step {self.step}: {sentence}")
+
+  def _evaluate(self) -> dict[str, float]:
+    self.eval_iterator.set_state(self.eval_start)
+    batches = []
+    for _ in range(self.settings["eval_steps"]):
+      try:
+        batches.append(next(self.eval_iterator))
+      except StopIteration:
+        break
+    if not batches:
+      raise DataError("the held-out data hold no batch; give more clips or a smaller batch")
+    metrics = self.program.evaluate(self.state, batches)
+    self.log.evaluation(self.step, metrics, self.program.summaries(self.state, batches[0]))
+    return metrics
+
+  def _save(self, *, final: bool) -> None:
+    progress = {
+      "metrics": metrics_lib.to_json(self.totals),
+      "data": self.data.get_state(),
+      "rollbacks": self.rollbacks,
+    }
+    if self.step == self.saved_step:
+      return
+    try:
+      self.checkpoints.save(self.step, self.state, progress)
+      self.saved_step = self.step
+    except checkpoints_lib.CheckpointError as error:
+      if final:
+        raise
+      self.log.say(f"step {self.step}: {error}; training goes on")
+
+  def _roll_back(self, in_a_row: int) -> None:
+    """The last checkpoint's state, with the data and the position that come next."""
+    at = self.step
+    self.checkpoints.wait()
+    restored = self.checkpoints.restore(self.program.abstract_state)
+    if restored is None:
+      self.step = self.saved_step = 0
+      self.state = self.program.init(self.key, self.first_batch)
+    else:
+      self._say_damaged(restored)
+      self.step = self.saved_step = restored.step
+      self.state = restored.state
+    self.totals = self.program.empty_metrics()
+    self.rollbacks.append(self.step)
+    if self.rollbacks.count(self.step) > _MAX_ROLLBACKS:
+      raise TrainingError(
+        f"training fails for the {_MAX_ROLLBACKS + 1}th time after step {self.step}: losses or "
+        "gradients are not finite; lower the learning rate or look at the data"
+      )
+    self.log.say(
+      f"step {at}: {in_a_row} updates in a row were not finite; back to "
+      f"{f'checkpoint_{self.step}' if restored else 'the beginning'}, with the data that come next"
+    )
+    self.log.begin(self.step)
+
+  def _say_damaged(self, restored: checkpoints_lib.Restored) -> None:
+    for step, why in restored.damaged.items():
+      self.log.say(
+        f"checkpoint_{step} cannot be read ({why}); it is set aside, and checkpoint_"
+        f"{restored.step} is used"
+      )
+    self.checkpoints.set_aside(restored.damaged)
+
+  def _minutes_passed(self, last_save: float) -> bool:
+    minutes = self.settings["checkpoint"].period_minutes
+    passed = bool(minutes) and time.monotonic() - last_save > 60 * minutes
+    if jax.process_count() > 1:
+      passed = bool(multihost_utils.broadcast_one_to_all(passed))
+    return passed
+
+  def _write_run_files(self, description: dict[str, Any], config_text: str) -> None:
+    if jax.process_index() != 0:
+      return
+    files = {
+      checkpoints_lib.MODEL_FILE: json.dumps(description, indent=2) + "\n",
+      "model-info.txt": self.program.description(),
+      "versions.json": json.dumps(versions(), indent=2) + "\n",
+    }
+    if config_text:
+      files["config.gin"] = config_text
+    for name, text in files.items():
+      temporary = self.model_dir / f".{name}.tmp"
+      temporary.write_text(text)
+      temporary.replace(self.model_dir / name)
+
+  def close(self) -> None:
+    """Ends the data thread and the log; a save under way is finished."""
+    self._closers.close()
+    with contextlib.suppress(checkpoints_lib.CheckpointError):  # said by `loop` where it matters
+      self.checkpoints.close()
+
+
+def versions() -> dict[str, Any]:
+  """What a run was made with: packages, Python, devices, git commit, command line."""
+  packages = ("audiolm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+  found = {}
+  for name in packages:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  commit = subprocess.run(
+    ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return {
+    "packages": found,
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "devices": sorted({d.device_kind for d in jax.devices()}),
+    "device_count": jax.device_count(),
+    "git_commit": commit.stdout.strip() if commit.returncode == 0 else None,
+    "command": sys.argv,
+  }
+
+
+def _make_folder(folder: Path) -> None:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise UserError(f"MODEL_DIR {folder} cannot be written: {error.strerror}") from error
+
+
+def _first(iterator: Iterator[Any] | Batches, step: int = 0) -> Any:
+  try:
+    return next(iterator)
+  except StopIteration:
+    raise DataError(
+      f"the training data ended at step {step}; let them repeat, or lower TRAIN_STEPS"
+    ) from None
+
+
+def _read(status: jax.Array) -> int:
+  return int(jax.device_get(status))

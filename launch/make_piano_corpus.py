@@ -1,0 +1,110 @@
+"""Renders a folder of piano MIDI files: 16 kHz mono FLAC and a manifest, whole pieces.
+
+  python launch/make_piano_corpus.py --midi_dir piano_midi --output_dir piano
+
+Needs the Debian packages `fluidsynth` and `fluid-soundfont-gm` (FluidR3, MIT licence).
+Time: about 100 times real time on one CPU core, so 7 hours of piano take 5 minutes.
+`--midi_dir` holds `manifest.jsonl` (path, composer, split, licence, source). With
+`--semitones=-2,0,2` pieces of the train split are rendered again at other pitches (and, by the same
+factor, other tempi).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+import soundfile
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("midi_dir", None, "Folder with manifest.jsonl and MIDI files.", required=True)
+flags.DEFINE_string(
+  "output_dir", None, "Folder to make; must not hold a manifest yet.", required=True
+)
+flags.DEFINE_string("sound_font", "/usr/share/sounds/sf2/FluidR3_GM.sf2", "Sound font.")
+flags.DEFINE_list("semitones", ["0"], "Transpositions of train pieces; others are rendered at 0.")
+flags.DEFINE_float("max_seconds", 0.0, "Cut a piece to this length; 0 keeps it whole.")
+
+SAMPLE_RATE = 16000
+PEAK = 0.5
+GAIN = "0.6"
+SILENCE = 10 ** (-70 / 20)  # a rendering's end below this is cut
+
+
+def render(midi: str, sound_font: str, semitones: float) -> np.ndarray:
+  """The piece as the sound font plays it: float32 [samples] at 16 kHz, no offset, peak 0.5.
+
+  A transposed rendering is made at another sampling rate and read as 16 kHz: pitch and tempo
+  change together and nothing is resampled.
+  """
+  rate = round(SAMPLE_RATE / 2 ** (semitones / 12))
+  with tempfile.TemporaryDirectory() as folder:
+    wav = os.path.join(folder, "out.wav")
+    options = ["-ni", "-q", "-g", GAIN, "-r", str(rate), "-F", wav, "-O", "s16", "-T", "wav"]
+    subprocess.run(
+      ["fluidsynth", *options, sound_font, midi],
+      check=True,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
+    stereo, _ = soundfile.read(wav, dtype="float32", always_2d=True)
+  waveform = stereo.mean(axis=1)
+  waveform -= waveform.mean()
+  if FLAGS.max_seconds > 0:
+    waveform = waveform[: round(FLAGS.max_seconds * SAMPLE_RATE)]
+  peak = np.abs(waveform).max()
+  if peak == 0:
+    sys.exit(f"error: {midi} renders to silence; is {sound_font} a General MIDI sound font?")
+  end = np.flatnonzero(np.abs(waveform) > SILENCE * peak)[-1] + 1
+  return waveform[:end] * (PEAK / peak)
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected argument {argv[1]!r}")
+  if shutil.which("fluidsynth") is None:
+    sys.exit("error: fluidsynth is not installed; apt install fluidsynth fluid-soundfont-gm")
+  if not os.path.exists(FLAGS.sound_font):
+    sys.exit(f"error: {FLAGS.sound_font} is not there; apt install fluid-soundfont-gm")
+  manifest = os.path.join(FLAGS.output_dir, "manifest.jsonl")
+  if os.path.exists(manifest):
+    sys.exit(f"error: {manifest} is there already; give another --output_dir or remove it")
+  with open(os.path.join(FLAGS.midi_dir, "manifest.jsonl"), encoding="utf-8") as file:
+    pieces = [json.loads(line) for line in file]
+
+  rows = []
+  for number, piece in enumerate(pieces, 1):
+    steps = [float(s) for s in FLAGS.semitones] if piece["split"] == "train" else [0.0]
+    for semitones in steps:
+      waveform = render(os.path.join(FLAGS.midi_dir, piece["path"]), FLAGS.sound_font, semitones)
+      suffix = f"_{semitones:+g}" if semitones else ""
+      path = os.path.splitext(piece["path"])[0] + suffix + ".flac"
+      target = os.path.join(FLAGS.output_dir, path)
+      os.makedirs(os.path.dirname(target), exist_ok=True)
+      soundfile.write(target, waveform, SAMPLE_RATE, subtype="PCM_16")
+      row = {
+        "path": path,
+        "seconds": round(len(waveform) / SAMPLE_RATE, 3),
+        "composer": piece.get("composer"),
+        "split": piece["split"],
+        "semitones": semitones,
+        "licence": f"{piece.get('licence')} (MIDI), MIT (FluidR3 sound font)",
+        "source": f"{piece.get('source')}, rendered with fluidsynth",
+      }
+      rows.append(row)
+    print(f"{number} of {len(pieces)}: {piece['path']}", flush=True)
+  with open(manifest + ".part", "w", encoding="utf-8") as file:
+    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+  os.replace(manifest + ".part", manifest)
+  for split in sorted({row["split"] for row in rows}):
+    hours = sum(row["seconds"] for row in rows if row["split"] == split) / 3600
+    print(f"{split}: {hours:.2f} h")
+
+
+if __name__ == "__main__":
+  app.run(main)

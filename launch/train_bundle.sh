@@ -1,0 +1,209 @@
+#!/usr/bin/env bash
+# The whole recipe: from a folder of audio to a bundle that `sample` runs.
+#
+#   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset tiny|base] [--name NAME]
+#                          [--work_dir DIR] [--override STEP:FLAG]... [--dry_run]
+#
+# AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
+# BUNDLE_DIR  the bundle to make; its last part is its name unless --name is given
+# --preset    tiny: two CPU cores in three hours, or one GPU in twenty minutes; base: the paper's
+# --work_dir  where runs, tokens and logs go; default BUNDLE_DIR.work
+# --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; may be repeated
+# --dry_run   print the commands and leave
+#
+# Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle.
+# Stopped at any point, the same command goes on: finished steps are skipped, a training run goes on
+# from its last checkpoint, tokenizing after its last shard. To do a step again, remove its marker
+# WORK_DIR/done/STEP (and those of the steps after it). PYTHON names the interpreter to use.
+
+set -euo pipefail
+
+usage() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+}
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+preset=tiny
+name=
+work_dir=
+dry_run=
+overrides=()
+positional=()
+while (($#)); do
+  case $1 in
+    --preset | --name | --work_dir | --override)
+      (($# > 1)) || fail "$1 needs a value"
+      case $1 in
+        --preset) preset=$2 ;;
+        --name) name=$2 ;;
+        --work_dir) work_dir=$2 ;;
+        --override) overrides+=("$2") ;;
+      esac
+      shift 2
+      ;;
+    --preset=* | --name=* | --work_dir=* | --override=*)
+      set -- "${1%%=*}" "${1#*=}" "${@:2}"
+      ;;
+    --dry_run)
+      dry_run=yes
+      shift
+      ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    -*) fail "unknown option $1; see --help" ;;
+    *)
+      positional+=("$1")
+      shift
+      ;;
+  esac
+done
+((${#positional[@]} == 2)) || fail "give AUDIO_DIR and BUNDLE_DIR; see --help"
+
+case $preset in
+  tiny)
+    semantic_config=semantic_encoder_tiny
+    num_clusters=64
+    codec_band="held-out loss 1.0 to 1.4, every perplexity above 600"
+    semantic_band="contrastive accuracy 0.2 to 0.6, codebook perplexity above 25"
+    kmeans_band="perplexity above 70 % of the clusters, none dead"
+    semantic_stage_band="held-out loss 3.0 to 4.5 nats per token"
+    coarse_stage_band="held-out loss 3.5 to 5.5 nats per token"
+    fine_stage_band="held-out loss 5.0 to 6.7 nats per token"
+    ;;
+  base)
+    semantic_config=semantic_encoder_xl
+    num_clusters=1024
+    codec_band="every perplexity above 600"
+    semantic_band="contrastive accuracy above 0.5, codebook perplexity above 100"
+    kmeans_band="perplexity above 70 % of the clusters, none dead"
+    semantic_stage_band="held-out loss well below a bigram table's"
+    coarse_stage_band=$semantic_stage_band
+    fine_stage_band=$semantic_stage_band
+    ;;
+  *) fail "--preset $preset is not one of tiny, base" ;;
+esac
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-python3}
+[[ -e ${positional[0]} ]] || fail "AUDIO_DIR ${positional[0]} does not exist"
+audio=$(realpath "${positional[0]}")
+bundle=$(realpath -m "${positional[1]}")
+work=$(realpath -m "${work_dir:-$bundle.work}")
+name=${name:-$(basename "$bundle")}
+[[ $audio$work != *\'* ]] || fail "a path with a quotation mark cannot be used: $audio $work"
+if [[ -f $audio ]]; then
+  corpus=(--manifest="$audio")
+else
+  corpus=(--audio_dir="$audio")
+fi
+step_names=(codec semantic kmeans tokenizers tokens
+  semantic_stage coarse_stage fine_stage bundle)
+for override in ${overrides[@]+"${overrides[@]}"}; do
+  [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
+    fail "--override $override is not STEP:--FLAG with STEP one of ${step_names[*]}"
+done
+
+if [[ -z $dry_run ]]; then
+  mkdir -p "$work/done" "$work/log" 2>/dev/null || fail "cannot make the folder $work"
+  settings="$audio $preset"
+  if [[ -f $work/settings && $(<"$work/settings") != "$settings" ]]; then
+    fail "$work was begun with '$(<"$work/settings")', not '$settings'; give another --work_dir"
+  fi
+  echo "$settings" >"$work/settings"
+fi
+export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
+cd "$repo"
+
+# run_logged FILE COMMAND...: shows and keeps the output; passes on a signal as SIGTERM, which a
+# training run answers by saving.
+run_logged() {
+  local log=$1 status=0 shown child
+  shift
+  exec 3> >(tee -ia "$log")
+  shown=$!
+  "$@" >&3 2>&1 &
+  child=$!
+  trap 'kill -TERM "$child" 2>/dev/null || true' TERM INT
+  wait "$child" || status=$?
+  while kill -0 "$child" 2>/dev/null; do # the wait ended for the signal, not for the child
+    status=0
+    wait "$child" || status=$?
+  done
+  trap - TERM INT
+  exec 3>&-
+  wait "$shown" 2>/dev/null || true
+  return "$status"
+}
+
+# step NAME WHAT EXPECTED COMMAND...: runs a command unless its marker is there.
+step() {
+  local step=$1 what=$2 expected=$3 began=$SECONDS status=0 override
+  shift 3
+  local command=("$@")
+  for override in ${overrides[@]+"${overrides[@]}"}; do
+    [[ ${override%%:*} != "$step" ]] || command+=("${override#*:}")
+  done
+  if [[ -n $dry_run ]]; then
+    printf '# %s: %s (expect %s)\n' "$step" "$what" "$expected"
+    printf '%q ' "${command[@]}"
+    printf '\n'
+    return
+  fi
+  if [[ -f $work/done/$step ]]; then
+    echo "== $step: done before, $(<"$work/done/$step")"
+    return
+  fi
+  echo "== $step: $what"
+  run_logged "$work/log/$step.log" "${command[@]}" || status=$?
+  if ((status)); then
+    echo "== $step: stopped (exit $status) after $((SECONDS - began)) s; the same command goes on from there" >&2
+    exit "$status"
+  fi
+  echo "   took $((SECONDS - began)) s; expect $expected"
+  echo "in $((SECONDS - began)) s" >"$work/done/$step"
+}
+
+train() {
+  local step=$1 what=$2 expected=$3 config=$4
+  shift 4
+  step "$step" "$what" "$expected" "$python" -m audiolm_jax.train \
+    --gin_file="gin_configs/$config.gin" "$@" --gin.MODEL_DIR="'$work/$step'"
+}
+
+train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
+  "codec_$preset" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
+train semantic "trains the semantic encoder" "$semantic_band" \
+  "$semantic_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
+step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
+  "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$work/semantic" "${corpus[@]}" \
+  --num_clusters="$num_clusters" --output="$work/kmeans"
+step tokenizers "puts codec and semantic tokenizer into one bundle" "a size in MB" \
+  "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
+  --name="$name" --output="$work/tokenizers" --float16
+step tokens "turns the corpus into tokens" "no more than 1 % of the clips skipped" \
+  "$python" -m audiolm_jax.cache_tokens --bundle="$work/tokenizers" "${corpus[@]}" \
+  --output_dir="$work/tokens"
+tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'"
+  --gin.NUM_CLUSTERS="$num_clusters")
+train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
+  "semantic_stage_$preset" "${tokens[@]}"
+train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
+  "coarse_stage_$preset" "${tokens[@]}"
+train fine_stage "trains the fine stage" "$fine_stage_band" \
+  "fine_stage_$preset" "${tokens[@]}"
+step bundle "puts everything together" "a size in MB" \
+  "$python" -m audiolm_jax.export_bundle --tokenizers="$work/tokenizers" \
+  --token_store="$work/tokens" --semantic_stage_dir="$work/semantic_stage" \
+  --coarse_stage_dir="$work/coarse_stage" --fine_stage_dir="$work/fine_stage" \
+  --name="$name" --output="$bundle" --float16
+
+if [[ -z $dry_run ]]; then
+  echo "== $bundle is ready after $SECONDS s of this call. To hear it:"
+  echo "   $python -m audiolm_jax.sample --bundle $bundle --prompt prompt.wav --output out.wav"
+fi

@@ -1,0 +1,108 @@
+"""The whole recipe as a command: its steps, their order, and what it answers to mistakes."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+SCRIPT = REPO / "launch" / "train_bundle.sh"
+STEPS = [
+  "codec",
+  "semantic",
+  "kmeans",
+  "tokenizers",
+  "tokens",
+  "semantic_stage",
+  "coarse_stage",
+  "fine_stage",
+  "bundle",
+]
+
+
+def run(*arguments, **environment):
+  return subprocess.run(
+    ["bash", str(SCRIPT), *map(str, arguments)],
+    env={**os.environ, **environment},
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+
+
+@pytest.mark.parametrize("preset", ["tiny", "base"])
+def test_the_steps_come_in_order_with_files_that_exist(preset, tmp_path):
+  done = run(tmp_path, tmp_path / "bundle", "--preset", preset, "--dry_run")
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == STEPS
+  configs = [word for line in lines for word in line.split() if word.startswith("--gin_file=")]
+  assert len(configs) == 10
+  assert all((REPO / word.removeprefix("--gin_file=")).is_file() for word in configs)
+  assert not (tmp_path / "bundle.work").exists()
+
+
+def test_overrides_reach_their_step_alone(tmp_path):
+  done = run(tmp_path, "b", "--dry_run", "--override", "codec:--gin.TRAIN_STEPS=7")
+  lines = done.stdout.splitlines()
+  assert [line.split()[1] for line, command in zip(lines[::2], lines[1::2], strict=True)
+          if "TRAIN_STEPS=7" in command] == ["codec:"]  # fmt: skip
+
+
+def test_a_manifest_is_passed_on_as_one(tmp_path):
+  manifest = tmp_path / "clips.jsonl"
+  manifest.touch()
+  done = run(manifest, "b", "--dry_run")
+  assert done.stdout.count(f"--manifest={manifest}") == 2
+  assert "--audio_dir" not in done.stdout
+
+
+def test_finished_steps_are_skipped_and_a_failed_one_ends_with_its_exit_code(tmp_path):
+  work = tmp_path / "bundle.work"
+  (work / "done").mkdir(parents=True)
+  for step in STEPS[:-1]:
+    (work / "done" / step).write_text("in 1 s\n")
+  python = tmp_path / "python"
+  python.write_text("#!/bin/sh\necho called $*\nexit 3\n")
+  python.chmod(0o755)
+  done = run(tmp_path, tmp_path / "bundle", PYTHON=str(python))
+  assert done.returncode == 3
+  assert done.stdout.count("done before, in 1 s") == 8
+  assert "called -m audiolm_jax.export_bundle" in done.stdout
+  assert "bundle: stopped (exit 3)" in done.stderr
+  assert not (work / "done" / "bundle").exists()
+  assert "called" in (work / "log" / "bundle.log").read_text()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "give AUDIO_DIR and BUNDLE_DIR"),
+    (["/nowhere/at/all", "b"], "AUDIO_DIR /nowhere/at/all does not exist"),
+    ([".", "b", "--preset", "huge"], "--preset huge is not one of tiny, base"),
+    ([".", "b", "--override", "choir:--x=1"], "STEP:--FLAG"),
+    ([".", "b", "--presets"], "unknown option --presets"),
+    ([".", "b", "--preset"], "--preset needs a value"),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
+  done = run(*arguments)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+  assert message in done.stderr
+
+
+def test_a_work_folder_of_another_corpus_is_refused(tmp_path):
+  work = tmp_path / "bundle.work"
+  (work / "done").mkdir(parents=True)
+  (work / "settings").write_text("/other/corpus tiny\n")
+  done = run(tmp_path, tmp_path / "bundle")
+  assert done.returncode == 2 and "was begun with '/other/corpus tiny'" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing():
+  done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout

@@ -1,0 +1,254 @@
+"""The train command: gin files, macros, and what it answers to mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from audiolm_jax import configs, train
+from audiolm_jax.codec.training import CodecTrainingConfig
+from audiolm_jax.data import token_store
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.training import checkpoints
+from audiolm_jax.training.partitioning import unbox
+
+REPO = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden" / "gin"
+RUNNABLE = sorted(path.stem for path in (REPO / "gin_configs").glob("*.gin"))
+REQUIRED = ["MODEL_DIR = 'runs/test'", "MIXTURE_OR_TASK_NAME = 'some_task'"]
+
+
+def resolve(*names, bindings=()):
+  files = [f"gin_configs/{name}.gin" for name in names]
+  return train.resolve(files, bindings)
+
+
+def example_batch(settings):
+  """A batch of the shapes that the configuration's data would have."""
+  dataset = settings["train_dataset"]
+  rows, lengths = 2, dataset.task_feature_lengths
+  if "waveform" in lengths:
+    shape = (rows, lengths["waveform"])
+    return {"waveform": np.zeros(shape, np.float32), "length": np.full(rows, shape[1], np.int32)}
+  shape = (rows, lengths["tokens"])
+  ids = ("decoder_input_tokens", "decoder_target_tokens", "decoder_frame_ids")
+  return {name: np.zeros(shape, np.int32) for name in ids} | {
+    "decoder_loss_weights": np.ones(shape, np.float32)
+  }
+
+
+def test_there_is_a_base_and_a_tiny_file_for_everything_that_trains():
+  expected = {
+    f"{x}_{s}"
+    for x in ("codec", "semantic_stage", "coarse_stage", "fine_stage")
+    for s in ("base", "tiny")
+  }
+  assert expected | {"semantic_encoder_xl", "semantic_encoder_tiny"} <= set(RUNNABLE)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
+  settings, _ = resolve(name, bindings=REQUIRED)
+  model = settings["model"]
+  batch = example_batch(settings)
+  boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
+  assert unbox(boxed).step.shape == ()
+  module, trainable, config = checkpoints.COMPONENTS[model.component]
+  assert type(model).__name__ == trainable and type(model.config).__name__ == config
+  assert type(model).__module__ == module
+  plain = json.loads(json.dumps(configs.to_dict(model.config)))
+  assert configs.from_dict(type(model.config), plain) == model.config
+
+
+@pytest.mark.parametrize(
+  "name", [n for n in RUNNABLE if n.endswith("_stage_tiny") or n.endswith("_stage_base")]
+)
+def test_the_feature_length_of_a_stage_is_that_of_its_crop(name):
+  settings, _ = resolve(name, bindings=REQUIRED)
+  spec = settings["model"].config.spec
+  assert settings["train_dataset"].task_feature_lengths == {"tokens": spec.max_length}
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_resolved_configurations_are_the_golden_ones(name):
+  settings, text = resolve(name, bindings=REQUIRED)
+  config = json.dumps(configs.to_dict(settings["model"].config), indent=1)
+  found = f"{text}\n# Model configuration:\n{config}\n"
+  path = GOLDEN / f"{name}.txt"
+  if os.environ.get("UPDATE_GOLDEN"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(found)
+  assert found == path.read_text(), "a changed default; run with UPDATE_GOLDEN=1 if it is meant"
+
+
+def test_the_written_configuration_resolves_to_the_same(tmp_path):
+  settings, text = resolve("coarse_stage_tiny", bindings=[*REQUIRED, "TRAIN_STEPS = 321"])
+  (tmp_path / "config.gin").write_text(text)
+  again, text_again = train.resolve([str(tmp_path / "config.gin")])
+  assert text_again == text
+  assert again["total_steps"] == 321
+  assert again["model"].config == settings["model"].config
+  assert again["train_dataset"] == settings["train_dataset"]
+
+
+def test_gin_makes_the_same_objects_as_python():
+  settings, _ = resolve("codec_base", bindings=REQUIRED)
+  assert type(settings["model"].config) is CodecTrainingConfig
+  defaults = CodecTrainingConfig()
+  assert settings["model"].config.model == defaults.model
+  assert settings["model"].config.generator_optimizer == defaults.generator_optimizer
+
+
+def test_macros_reach_what_they_name():
+  bindings = [
+    *REQUIRED,
+    "NUM_QUANTIZERS = 3",
+    "CODEBOOK_SIZE = 16384",
+    "BATCH_SIZE = 7",
+    "RANDOM_SEED = 5",
+    "EVAL_PERIOD = 11",
+    "USE_CACHED_TASKS = True",
+  ]
+  settings, _ = resolve("codec_base", bindings=bindings)
+  model = settings["model"].config.model
+  assert (model.num_quantizers, model.codebook_size) == (3, 16384)
+  assert settings["random_seed"] == 5 and settings["eval_period"] == 11
+  data = settings["train_dataset"]
+  assert (data.batch_size, data.seed, data.use_cached) == (7, 5, True)
+  assert settings["eval_dataset"].seed == 0 and settings["eval_dataset"].num_epochs == 1
+
+
+def test_a_later_file_takes_the_place_of_the_data():
+  settings, _ = resolve(
+    "codec_tiny", "runs/audio_in_memory", bindings=["MODEL_DIR = 'm'", "AUDIO_DIR = 'sounds'"]
+  )
+  data = settings["train_dataset"]
+  assert (data.source, data.split, data.batch_size) == ("sounds", "train", 8)
+  assert settings["eval_dataset"].num_epochs == 1
+
+
+def test_stages_read_their_own_spec_from_a_token_store():
+  settings, _ = resolve(
+    "fine_stage_tiny",
+    "runs/tokens_in_memory",
+    bindings=["MODEL_DIR = 'm'", "TOKENS_DIR = 't'", "CODEBOOK_SIZE = 256"],
+  )
+  assert settings["train_dataset"].spec == settings["model"].config.spec
+  assert settings["train_dataset"].spec.codebook_size == 256
+
+
+def test_arguments_of_gin_become_bindings():
+  rewritten = train.rewrite_gin_arguments(
+    ["train", "--gin.MODEL_DIR='a=b'", "--gin_file=x.gin", "--gin.a/b.C.d=1"]
+  )
+  assert rewritten == [
+    "train",
+    "--gin_bindings=MODEL_DIR = 'a=b'",
+    "--gin_file=x.gin",
+    "--gin_bindings=a/b.C.d = 1",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("files", "bindings", "message"),
+  [
+    ([], [], "give --gin_file"),
+    (["nowhere"], [], "there is no gin file gin_configs/nowhere.gin"),
+    (["codec_tiny"], [], "still to be set: --gin.MODEL_DIR=VALUE"),
+    (["runs/train"], ["MODEL_DIR = 'x'"], "--gin.MODEL=VALUE"),
+    (["codec_tiny"], [*REQUIRED, "TRAIN_STEP = 5"], "the macro TRAIN_STEP"),
+    (["codec_tiny"], [*REQUIRED, "train.evaluation_period = 5"], "evaluation_period"),
+    (["codec_tiny"], [*REQUIRED, "soundstream.SoundStream.strides = 5"], "SoundStream"),
+    (["codec_tiny"], ["MODEL_DIR = runs/x"], "text is quoted twice"),
+    (["codec_tiny"], [*REQUIRED, "TRAIN_STEPS = 50"], "decay_steps above warmup_steps"),
+  ],
+)
+def test_a_mistake_is_one_line(files, bindings, message):
+  with pytest.raises(ConfigError) as error:
+    resolve(*files, bindings=bindings)
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def run_cli(*arguments, cwd=REPO):
+  return subprocess.run(
+    [sys.executable, "-m", "audiolm_jax.train", *arguments],
+    env={**os.environ, "PYTHONPATH": str(REPO)},
+    capture_output=True,
+    text=True,
+    timeout=300,
+    cwd=cwd,
+  )
+
+
+def test_a_mistake_ends_the_command_with_exit_code_2_and_no_traceback(tmp_path):
+  done = run_cli("--gin_file=gin_configs/codec_tiny.gin", "--gin.MODEL_DIRR='x'", cwd=tmp_path)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+  assert not list(tmp_path.iterdir())
+
+
+def write_random_tokens(folder):
+  rng = np.random.default_rng(0)
+  writer = token_store.TokenStoreWriter(folder, "hash")
+  for i in range(6):
+    clip = token_store.TokenClip(
+      id=str(i),
+      semantic=rng.integers(0, 16, 80),
+      codes=None,
+      split="valid" if i == 0 else "train",
+      seconds=3.2,
+    )
+    writer.add(clip)
+  writer.finish()
+
+
+def test_the_command_trains_a_stage_from_a_token_store_and_goes_on(tmp_path):
+  write_random_tokens(tmp_path / "tokens")
+  arguments = [
+    "--gin_file=gin_configs/semantic_stage_tiny.gin",
+    "--gin_file=gin_configs/runs/tokens_in_memory.gin",
+    f"--gin.TOKENS_DIR='{tmp_path / 'tokens'}'",
+    f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
+    "--gin.NUM_CLUSTERS=16",
+    "--gin.BATCH_SIZE=2",
+    "--gin.CROP_SECONDS=2.0",
+    "--gin.LOG_PERIOD=2",
+    "--gin.transformer.TransformerConfig.num_layers=1",
+    "--gin.transformer.TransformerConfig.embed_dim=16",
+    "--gin.transformer.TransformerConfig.mlp_dim=16",
+    "--gin.optimizers.OptimizerConfig.decay_steps=200",
+    "--gin.train.tensorboard=False",
+  ]
+  first = run_cli(*arguments, "--gin.TRAIN_STEPS=4")
+  assert first.returncode == 0, first.stderr
+  assert "4/4" in first.stderr and "held-out" in first.stderr
+  second = run_cli(*arguments, "--gin.TRAIN_STEPS=6")
+  assert second.returncode == 0, second.stderr
+  assert "going on from checkpoint_4" in second.stderr
+  refused = run_cli(*arguments, "--gin.TRAIN_STEPS=6", "--gin.DROPOUT_RATE=0.2")
+  assert refused.returncode == 2
+  assert "config.transformer.dropout_rate was 0.1, is 0.2" in refused.stderr
+  component, config, params = checkpoints.load_inference_params(tmp_path / "run")
+  assert component == "semantic_stage" and config.spec.num_clusters == 16
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_help_needs_neither_jax_nor_gin():
+  code = (
+    "import sys, audiolm_jax.train;"
+    "print([m for m in ('jax', 'gin', 'seqio', 'tensorflow') if m in sys.modules])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env={**os.environ, "PYTHONPATH": str(REPO)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.strip() == "[]"

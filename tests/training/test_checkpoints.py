@@ -1,0 +1,129 @@
+"""Checkpoints: damaged ones, other models, and what inference takes from a run."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import toy_trainable as toy
+
+from audiolm_jax.errors import CheckpointError
+from audiolm_jax.training import checkpoints
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("finished")
+  toy.run(folder, total_steps=10)
+  return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  return folder
+
+
+def truncate_arrays(folder):
+  for path in (folder / "state").rglob("*"):
+    if path.is_file() and path.stat().st_size > 100:
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_arrays(folder):
+  shutil.rmtree(folder / "state")
+
+
+def lose_progress(folder):
+  shutil.rmtree(folder / "progress")
+
+
+def cut_progress(folder):
+  path = next(p for p in (folder / "progress").rglob("*") if p.read_text().startswith("{"))
+  path.write_text(path.read_text()[:10])
+
+
+@pytest.mark.parametrize("damage", [truncate_arrays, lose_arrays, lose_progress, cut_progress])
+def test_a_damaged_checkpoint_is_passed_over_in_words(damage, run, finished):
+  damage(run / "checkpoint_10")
+  result = toy.run(run, total_steps=12)
+  assert result.finished
+  log = (run / "log.txt").read_text()
+  assert "checkpoint_10 cannot be read" in log and "checkpoint_5 is used" in log
+  assert [p.name for p in run.glob("damaged_checkpoint_10_*")]
+  straight = finished.parent / f"straight_{damage.__name__}"
+  toy.run(straight, total_steps=12)
+  one, other = (checkpoints.load_inference_params(f)[2] for f in (run, straight))
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_when_all_are_damaged_the_run_does_not_begin_anew(run):
+  for folder in run.glob("checkpoint_*"):
+    truncate_arrays(folder)
+  with pytest.raises(CheckpointError, match="cannot be read"):
+    toy.run(run, total_steps=12)
+
+
+def test_a_save_that_was_cut_off_counts_for_nothing(run):
+  shutil.copytree(run / "checkpoint_10", run / "checkpoint_11.orbax-checkpoint-tmp-1")
+  toy.run(run, total_steps=12)
+  assert "going on from checkpoint_10" in (run / "log.txt").read_text()
+
+
+def test_inference_gets_the_averaged_parameters_of_any_step(finished):
+  component, config, newest = checkpoints.load_inference_params(finished)
+  assert component == "toy" and config == toy.ToyConfig()
+  older = checkpoints.load_inference_params(finished, step=5)[2]
+  assert set(newest) == {"wi", "wo"}
+  assert isinstance(newest["wi"]["kernel"], np.ndarray)
+  assert not np.array_equal(newest["wi"]["kernel"], older["wi"]["kernel"])
+
+
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(finished):
+  with pytest.raises(CheckpointError, match="no checkpoint_7; there are: 5, 10"):
+    checkpoints.load_inference_params(finished, step=7)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+  with pytest.raises(CheckpointError, match="not the folder of a run"):
+    checkpoints.load_inference_params(tmp_path)
+
+
+def test_a_run_without_checkpoints_is_refused(run):
+  for folder in run.glob("checkpoint_*"):
+    shutil.rmtree(folder)
+  with pytest.raises(CheckpointError, match="no checkpoint yet"):
+    checkpoints.load_inference_params(run)
+
+
+def test_an_unknown_component_is_refused(run):
+  path = run / "model.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"component": "choir"}))
+  with pytest.raises(CheckpointError, match="'choir'"):
+    checkpoints.load_inference_params(run)
+
+
+def test_saved_arrays_do_not_change_when_the_caller_overwrites_them(tmp_path):
+  saved = checkpoints.Checkpoints(tmp_path)
+  state = {"w": jax.numpy.arange(100_000.0)}
+  double = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s), donate_argnums=0)
+  saved.save(1, state, {})
+  for _ in range(20):
+    state = double(state)
+  saved.wait()
+  abstract = {"w": jax.ShapeDtypeStruct((100_000,), "float32", sharding=state["w"].sharding)}
+  restored = saved.restore(abstract)
+  np.testing.assert_array_equal(restored.state["w"], np.arange(100_000.0))
+  saved.close()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_is_said(run, monkeypatch):
+  def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+  saved = checkpoints.Checkpoints(run)
+  monkeypatch.setattr(saved._manager, "save", full)
+  with pytest.raises(CheckpointError, match=r"No space left.*newest whole one is checkpoint_10"):
+    saved.save(11, {"w": jax.numpy.zeros(1)}, {})

@@ -1,0 +1,236 @@
+"""The training loop: resume to the bit, guards, signals, evaluation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_trainable as toy
+
+from audiolm_jax.errors import CheckpointError, DataError, UserError
+from audiolm_jax.training import checkpoints, trainer
+
+REPO = Path(__file__).parents[2]
+
+
+class Killed(Exception):
+  """Stands for anything that ends a process at a random moment."""
+
+
+def curve(model_dir):
+  """Rows of metrics.jsonl without the timings."""
+  rows = [json.loads(line) for line in (Path(model_dir) / "metrics.jsonl").read_text().splitlines()]
+  return [{k: r[k] for k in r if k not in ("steps_per_second", "data_wait_share")} for r in rows]
+
+
+def params_of(model_dir, step=None):
+  return checkpoints.load_inference_params(model_dir, step)[2]
+
+
+def assert_same_run(one, other):
+  assert curve(one) == curve(other)
+  jax.tree.map(np.testing.assert_array_equal, params_of(one), params_of(other))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("uninterrupted")
+  toy.run(folder)
+  return folder
+
+
+@pytest.mark.parametrize("kill_at", [2, 7, 13, 23])
+def test_a_killed_run_goes_on_to_the_same_bits(kill_at, tmp_path, uninterrupted):
+  def kill(position):
+    if position == kill_at:
+      raise Killed
+
+  with pytest.raises(Killed):
+    toy.run(tmp_path, train_dataset=lambda: toy.ToyData(on_batch=kill))
+  result = toy.run(tmp_path)
+  assert result.finished and result.step == 24
+  assert_same_run(tmp_path, uninterrupted)
+
+
+def test_several_short_calls_equal_one_long_one(tmp_path, uninterrupted):
+  for total_steps in (4, 11, 24):
+    toy.run(tmp_path, total_steps=total_steps, log_period=3)
+  assert curve(tmp_path)[-1] == curve(uninterrupted)[-1]
+  jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path), params_of(uninterrupted))
+
+
+def subprocess_run(*arguments, **environment):
+  return subprocess.run(
+    [sys.executable, str(Path(__file__).with_name("toy_trainable.py")), *map(str, arguments)],
+    env={**os.environ, "PYTHONPATH": str(REPO), **environment},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def test_sigterm_saves_before_leaving_and_sigkill_loses_one_period_at_most(tmp_path, uninterrupted):
+  ended = subprocess_run(tmp_path, 24, 8, int(signal.SIGTERM))
+  assert ended.returncode == 143, ended.stderr
+  saved = max(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*"))
+  assert saved % 5 or saved > 5
+  assert f"SIGTERM: saved checkpoint_{saved} of 24" in ended.stderr
+  assert subprocess_run(tmp_path, 24, 19, int(signal.SIGKILL)).returncode == -signal.SIGKILL
+  assert toy.run(tmp_path).finished
+  assert_same_run(tmp_path, uninterrupted)
+
+
+def test_metrics_of_a_lost_stretch_are_not_kept_twice(tmp_path):
+  def kill(position):
+    if position == 14:
+      raise Killed
+
+  with pytest.raises(Killed):
+    toy.run(tmp_path, train_dataset=lambda: toy.ToyData(on_batch=kill))
+  toy.run(tmp_path)
+  steps = [row["step"] for row in curve(tmp_path)]
+  assert steps == sorted(set(steps)) == list(range(3, 25, 3))
+
+
+def test_a_bad_batch_is_skipped_and_counted(tmp_path):
+  result = toy.run(tmp_path, train_dataset=lambda: toy.ToyData(bad=[4]), total_steps=9)
+  assert [row["skipped_steps"] for row in curve(tmp_path)] == [0, 1, 0]
+  assert np.isfinite(result.metrics["loss"])
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params_of(tmp_path)))
+  assert "1 update(s) were not finite and skipped" in (tmp_path / "log.txt").read_text()
+
+
+def test_many_bad_batches_in_a_row_roll_back_to_the_last_checkpoint(tmp_path):
+  bad = range(7, 13)
+  result = toy.run(tmp_path, train_dataset=lambda: toy.ToyData(bad=bad), max_skipped_steps=4)
+  assert result.finished
+  assert "back to checkpoint_5, with the data that come next" in (tmp_path / "log.txt").read_text()
+  # Steps 5 and 6 were lost with two good batches, then come those after the bad ones.
+  progress = json.loads((tmp_path / "checkpoint_24" / "progress" / "metadata").read_text())
+  assert progress["data"]["position"] > 24
+  assert progress["rollbacks"] == [5]
+
+
+def test_a_rolled_back_run_resumes_to_the_same_bits(tmp_path):
+  data = {"bad": range(7, 13)}
+  once = tmp_path / "once"
+  toy.run(once, train_dataset=lambda: toy.ToyData(**data), max_skipped_steps=4)
+
+  def kill(position):
+    if position == 26:
+      raise Killed
+
+  twice = tmp_path / "twice"
+  with pytest.raises(Killed):
+    toy.run(twice, train_dataset=lambda: toy.ToyData(**data, on_batch=kill), max_skipped_steps=4)
+  toy.run(twice, train_dataset=lambda: toy.ToyData(**data), max_skipped_steps=4)
+  assert_same_run(once, twice)
+
+
+def test_a_run_that_only_diverges_ends_in_words(tmp_path):
+  with pytest.raises(trainer.TrainingError, match="lower the learning rate"):
+    toy.run(
+      tmp_path,
+      train_dataset=lambda: toy.ToyData(bad=range(6, 1000)),
+      total_steps=500,
+      max_skipped_steps=3,
+    )
+
+
+def test_evaluation_uses_the_same_weighted_batches_each_time(tmp_path):
+  frozen = toy.ToyConfig(optimizer=toy.OptimizerConfig(learning_rate=0.0), ema_decay=0.9)
+  result = toy.run(
+    tmp_path,
+    model=toy.ToyTrainable(frozen),
+    total_steps=6,
+    eval_dataset=lambda: toy.ToyData(end=3),
+    eval_period=2,
+    eval_steps=10,
+  )
+  losses = [row["loss"] for row in curve(tmp_path) if row["split"] == "eval"]
+  assert len(losses) == 3 and len(set(losses)) == 1
+  data, params, model = toy.ToyData(end=3), params_of(tmp_path), toy.ToyTrainable(frozen)
+  expected = np.mean([float(model._loss(params, next(data), 0.0)) for _ in range(3)])
+  np.testing.assert_allclose(result.eval_metrics["loss"], expected, rtol=1e-5)
+
+
+def test_what_a_run_folder_holds(uninterrupted):
+  names = {p.name for p in uninterrupted.iterdir()}
+  expected = {"model.json", "model-info.txt", "versions.json", "metrics.jsonl", "log.txt"}
+  assert expected <= names
+  assert {n for n in names if n.startswith("checkpoint_")} == {
+    "checkpoint_15",
+    "checkpoint_20",
+    "checkpoint_24",
+  }
+
+
+def test_another_configuration_is_refused_with_the_fields_that_differ(tmp_path):
+  toy.run(tmp_path, total_steps=2)
+  other = toy.ToyConfig(mlp=64, optimizer=toy.OptimizerConfig(learning_rate=0.5))
+  with pytest.raises(CheckpointError) as error:
+    toy.run(tmp_path, model=toy.ToyTrainable(other), total_steps=4)
+  assert "config.mlp was 32, is 64" in str(error.value)
+  assert "config.optimizer.learning_rate was 0.01, is 0.5" in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_another_seed_is_refused(tmp_path):
+  toy.run(tmp_path, total_steps=2)
+  with pytest.raises(CheckpointError, match="random_seed was 0, is 1"):
+    toy.run(tmp_path, total_steps=4, random_seed=1)
+
+
+def test_data_that_end_too_early_are_named(tmp_path):
+  with pytest.raises(DataError, match="ended at step 7"):
+    toy.run(tmp_path, train_dataset=lambda: toy.ToyData(end=7))
+
+
+def test_a_batch_that_the_mesh_cannot_split_is_refused(tmp_path):
+  done = subprocess_run(
+    tmp_path, 2, XLA_FLAGS="--xla_force_host_platform_device_count=16", TOY_MESH="16x1x1"
+  )
+  assert "a batch of 8 ('x') cannot be split over 16 devices" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+  file = tmp_path / "file"
+  file.touch()
+  with pytest.raises(UserError, match="cannot be written"):
+    toy.run(file / "run")
+
+
+def test_remarks_of_the_trainable_reach_the_log(tmp_path):
+  class Talking(toy.ToyTrainable):
+    def remarks(self, metrics):
+      return [f"the loss is a number ({metrics['loss'] > 0})"]
+
+  toy.run(tmp_path, model=Talking(), total_steps=3)
+  assert "step 3: the loss is a number (True)" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path, uninterrupted):
+  before = curve(uninterrupted)
+  result = toy.run(uninterrupted)
+  assert result.finished and result.step == 24
+  assert curve(uninterrupted) == before
+
+
+def test_importing_the_trainer_needs_neither_gin_nor_seqio_nor_tensorflow():
+  code = (
+    "import sys, audiolm_jax.training.trainer;"
+    "print([m for m in ('gin', 'seqio', 'tensorflow', 'clu', 'torch') if m in sys.modules])"
+  )
+  out = subprocess.run(
+    [sys.executable, "-c", code],
+    env={**os.environ, "PYTHONPATH": str(REPO)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert out.stdout.strip() == "[]"

@@ -1,0 +1,146 @@
+"""A two-layer regression with everything the trainer must carry, and data it can be lost in."""
+
+import dataclasses
+import os
+import signal
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from audiolm_jax.training import checkpoints, train_state, trainer
+from audiolm_jax.training.metrics import Audio
+from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.partitioning import PartitioningConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyConfig:
+  embed: int = 16
+  mlp: int = 32
+  noise: float = 0.1
+  ema_decay: float = 0.9
+  optimizer: OptimizerConfig = OptimizerConfig(
+    learning_rate=0.01, schedule="rsqrt", warmup_steps=4, weight_decay=0.01, clip_norm=1.0
+  )
+
+
+class TwoLayers(nn.Module):
+  mlp: int
+
+  @nn.compact
+  def __call__(self, x):
+    init = nn.initializers.lecun_normal()
+    x = nn.with_logical_constraint(x, ("batch", "embed"))
+    into = nn.with_logical_partitioning(init, ("embed", "mlp"))
+    x = jnp.tanh(nn.Dense(self.mlp, kernel_init=into, name="wi")(x))
+    x = nn.with_logical_constraint(x, ("batch", "mlp"))
+    out = nn.with_logical_partitioning(init, ("mlp", "embed"))
+    return nn.Dense(1, kernel_init=out, name="wo")(x)
+
+
+class ToyTrainable:
+  component = "toy"
+
+  def __init__(self, config: ToyConfig = ToyConfig()):
+    self.config = config
+    self.module = TwoLayers(config.mlp)
+    self.optimizer = make_optimizer(config.optimizer)
+
+  def init(self, rng, batch):
+    params = self.module.init(rng, jnp.zeros(batch["x"].shape))["params"]
+    return train_state.new_train_state(params, self.optimizer, ema_decay=self.config.ema_decay)
+
+  def _loss(self, params, batch, noise):
+    x = batch["x"] + noise
+    return jnp.mean((self.module.apply({"params": params}, x)[:, 0] - batch["y"]) ** 2)
+
+  def train_step(self, state, batch, rng):
+    noise = self.config.noise * jax.random.normal(rng, batch["x"].shape)
+    loss, grads = jax.value_and_grad(self._loss)(state.params, batch, noise)
+    decay = self.config.ema_decay
+    new = train_state.apply_gradients(state, grads, self.optimizer, ema_decay=decay)
+    new, skipped = train_state.apply_if_finite(state, new, loss, grads)
+    return new, {"loss": loss, "skipped": skipped}
+
+  def eval_step(self, state, batch):
+    return {"loss": self._loss(state.ema_params, batch, 0.0), "weight": len(batch["x"])}
+
+  def summaries(self, state, batch):
+    return {"tone": Audio(jnp.sin(jnp.arange(16000) / 10.0)[None] * 0.5)}
+
+  def remarks(self, metrics):
+    return ["the loss is high"] if metrics["loss"] > 1e6 else []
+
+  def inference_params(self, state):
+    return state.ema_params
+
+
+class ToyData:
+  """Batch p is a function of p; `bad` positions hold NaN."""
+
+  def __init__(self, batch_size=8, bad=(), end=None, on_batch=None, embed=16):
+    self.position, self.end, self.on_batch = 0, end, on_batch
+    self.batch_size, self.bad, self.embed = batch_size, set(bad), embed
+
+  def __next__(self):
+    if self.end is not None and self.position >= self.end:
+      raise StopIteration
+    if self.on_batch:
+      self.on_batch(self.position)
+    rng = np.random.default_rng(self.position)
+    x = rng.normal(size=(self.batch_size, self.embed)).astype(np.float32)
+    y = np.sin(x.sum(axis=1)).astype(np.float32)
+    if self.position in self.bad:
+      y[0] = np.nan
+    self.position += 1
+    return {"x": x, "y": y}
+
+  def get_state(self):
+    return {"position": self.position}
+
+  def set_state(self, state):
+    self.position = state["position"]
+
+
+checkpoints.COMPONENTS["toy"] = (__name__, "ToyTrainable", "ToyConfig")
+
+
+def run(model_dir, **settings):
+  """A short training; keywords of `trainer.train` replace the defaults."""
+  defaults = dict(
+    model=ToyTrainable(),
+    train_dataset=ToyData,
+    total_steps=24,
+    log_period=3,
+    eval_period=0,
+    tensorboard=False,
+    checkpoint=trainer.CheckpointConfig(period=5),
+  )
+  return trainer.train(model_dir=model_dir, **(defaults | settings))
+
+
+def main() -> None:
+  """`toy_trainable.py DIR STEPS [KILL_AT SIGNAL]`: a run to be killed or given devices."""
+  model_dir, steps = sys.argv[1], int(sys.argv[2])
+  data = ToyData
+  if len(sys.argv) > 3:
+    kill_at, number = int(sys.argv[3]), int(sys.argv[4])
+
+    def kill(position):
+      # The first batch is read once before training, to see its shape.
+      if position == kill_at:
+        os.kill(os.getpid(), signal.Signals(number))
+
+    data = lambda: ToyData(on_batch=kill)  # noqa: E731
+  mesh = [int(n) for n in os.environ.get("TOY_MESH", "1x1x1").split("x")]
+  result = run(
+    model_dir, total_steps=steps, train_dataset=data, partitioning=PartitioningConfig(*mesh)
+  )
+  sys.exit(0 if result.finished else 143)
+
+
+if __name__ == "__main__":
+  main()
