@@ -1,0 +1,275 @@
+"""Measures a bundle: codec, tokens, stages, continuations, cost.
+
+  python -m audiolm_jax.eval --bundle speech_tiny --data manifest.jsonl --suite all \
+    --output_dir results
+
+`--data` is a folder or a manifest with the splits `valid` (what is measured on; speakers who are
+also in `train` are left out where others are there), `train` (for the n-gram tables and the speaker
+model) and `probe` (the same sentences, field `sentence`, by several speakers). Writes results.json,
+continuations.png and the ten continuations it shows.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from audiolm_jax import audio, compilation_cache
+from audiolm_jax.errors import DataError, UserError, run_cli
+
+SUITES = ("codec", "semantic", "tokens", "continuation", "cost")
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of a bundle.", flag_values=FLAGS)
+flags.DEFINE_list("suite", ["all"], f"all, or some of {', '.join(SUITES)}.", flag_values=FLAGS)
+flags.DEFINE_string("data", None, "Folder or manifest; its valid split.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "train_data",
+  None,
+  "Folder or manifest of the training data; --data by default.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "probe_data", None, "Manifest with the probe split; --data by default.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "token_store", None, "Tokens that the stages were trained on, by cache_tokens.", flag_values=FLAGS
+)
+flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
+flags.DEFINE_enum("domain", "speech", ["speech", "music"], "What is heard.", flag_values=FLAGS)
+flags.DEFINE_integer("max_clips", 60, "Pieces to reconstruct.", 1, flag_values=FLAGS)
+flags.DEFINE_integer("max_continuations", 40, "Prompts to continue.", 1, flag_values=FLAGS)
+flags.DEFINE_integer("max_speaker_clips", 600, "Clips for the speaker model.", 2, flag_values=FLAGS)
+flags.DEFINE_float("piece_seconds", 14.0, "Longer clips are cut.", 1.0, flag_values=FLAGS)
+flags.DEFINE_float("prompt_seconds", 3.0, "Length of a prompt.", 0.5, flag_values=FLAGS)
+flags.DEFINE_float("duration", 7.0, "Length of a continuation.", 0.5, flag_values=FLAGS)
+flags.DEFINE_float("encode_hours", 1.0, "Length of the file that cost encodes.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of the choices and of sampling.", flag_values=FLAGS)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the suites one after another; what is done is kept when a later one fails."""
+  del argv
+  chosen = _chosen_suites()
+  for name in ("data", "output_dir"):
+    if not FLAGS[name].value:
+      raise UserError(f"--{name} is needed; see --help")
+  try:
+    os.makedirs(FLAGS.output_dir, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot make {FLAGS.output_dir}: {error.strerror}") from error
+  compilation_cache.enable()
+  from audiolm_jax import bundles
+  from audiolm_jax.evaluation import report
+
+  bundle = bundles.load_bundle(FLAGS.bundle)
+  results: dict[str, Any] = {
+    "bundle": bundle.name,
+    "token_hash": bundle.token_hash,
+    "flags": {name: FLAGS[name].value for name in FLAGS},
+    "versions": _versions(),
+    "rows": [],
+    "details": {},
+    "seconds": {},
+  }
+  path = os.path.join(FLAGS.output_dir, "results.json")
+  runners = {
+    "codec": _codec,
+    "semantic": _semantic,
+    "tokens": _tokens,
+    "continuation": _continuation,
+    "cost": _cost,
+  }
+  for name in chosen:
+    started = time.monotonic()
+    result = runners[name](bundle)
+    results["seconds"][name] = time.monotonic() - started
+    results["rows"] += result.rows
+    results["details"][name] = result.details
+    report.write_json(path, results)
+    print(f"{name}: {results['seconds'][name]:.0f} s", flush=True)
+  table = report.markdown_table(results["rows"])
+  print(table)
+  print(f"wrote {path}")
+
+
+def _chosen_suites() -> list[str]:
+  given = FLAGS.suite
+  for name in given:
+    if name not in (*SUITES, "all"):
+      raise UserError(f"no suite {name!r}; there are all, {', '.join(SUITES)}")
+  return [name for name in SUITES if name in given or "all" in given]
+
+
+def _pieces(bundle, count: int, least_seconds: float):
+  from audiolm_jax.evaluation.clips import load_pieces, speakers_of
+
+  known = speakers_of(FLAGS.train_data or FLAGS.data, "train")
+  if not speakers_of(FLAGS.data, "valid") - known:
+    known = set()  # nobody is new; then the clips at least are
+  pieces = load_pieces(
+    FLAGS.data,
+    "valid",
+    bundle.sample_rate,
+    without_speakers=known,
+    max_clips=count,
+    piece_seconds=FLAGS.piece_seconds,
+    least_seconds=least_seconds,
+    seed=FLAGS.seed,
+  )
+  if not pieces:
+    raise DataError(f"{FLAGS.data} has no valid clip of {least_seconds:g} s")
+  return pieces
+
+
+def _codec(bundle):
+  from audiolm_jax.evaluation import suites
+
+  stage = bundle.stages.get("coarse")
+  return suites.codec_suite(
+    bundle.codec,
+    _pieces(bundle, FLAGS.max_clips, 1.0),
+    suites.Domain(FLAGS.domain),
+    coarse_levels=stage.spec.num_target_quantizers if stage else 4,
+  )
+
+
+def _semantic(bundle):
+  from audiolm_jax.evaluation import suites
+  from audiolm_jax.evaluation.clips import load_pieces
+
+  source = FLAGS.probe_data or FLAGS.data
+  try:
+    probes = load_pieces(source, "probe", bundle.sample_rate)
+  except DataError as error:
+    if FLAGS.domain == "speech":
+      raise
+    return suites.SuiteResult([], {"left_out": str(error)})
+  return suites.semantic_suite(
+    bundle.semantic.tokenize_long, probes, bundle.semantic.spec.num_clusters
+  )
+
+
+def _tokens(bundle):
+  from audiolm_jax.data.token_store import TokenStore
+  from audiolm_jax.evaluation import suites
+
+  if not bundle.stages:
+    raise UserError(f"bundle {bundle.name} has no stages; leave out the suite tokens")
+  if FLAGS.token_store:
+    store = TokenStore(FLAGS.token_store, bundle.token_hash)
+    train, valid = store.clips("train"), store.clips("valid")
+  else:
+    train = _tokenize(bundle, FLAGS.train_data or FLAGS.data, "train")
+    valid = _tokenize(bundle, FLAGS.data, "valid")
+  return suites.tokens_suite(list(bundle.stages.values()), train, valid)
+
+
+def _tokenize(bundle, source: str, split: str):
+  from audiolm_jax.data.manifest import clips_of_split, list_clips, read_clip
+  from audiolm_jax.data.token_store import TokenClip
+
+  clips = []
+  for clip in clips_of_split(list_clips(source), split):
+    waveform = read_clip(clip, bundle.sample_rate)
+    semantic, codes = bundle.semantic.tokenize_long(waveform), bundle.codec.encode_long(waveform)
+    clips.append(TokenClip(clip.id, semantic, codes, split, clip.speaker))
+  return clips
+
+
+def _continuation(bundle):
+  from audiolm_jax.evaluation import plots, suites
+  from audiolm_jax.evaluation.clips import load_pieces
+
+  domain = suites.Domain(FLAGS.domain)
+  model = None
+  if domain is suites.Domain.SPEECH:
+    train = load_pieces(
+      FLAGS.train_data or FLAGS.data,
+      "train",
+      bundle.sample_rate,
+      max_clips=FLAGS.max_speaker_clips,
+      piece_seconds=FLAGS.piece_seconds,
+      least_seconds=2.0,
+      seed=FLAGS.seed,
+    )
+    model = suites.codec_speaker_model(bundle.codec, train)
+  # Enough after the prompt for two pieces of real speech of 2 s.
+  pieces = _pieces(bundle, FLAGS.max_continuations, FLAGS.prompt_seconds + 4.0)
+  result = suites.continuation_suite(
+    bundle.codec,
+    bundle.semantic.tokenize_long,
+    _continuer(bundle),
+    pieces,
+    domain,
+    prompt_seconds=FLAGS.prompt_seconds,
+    speaker_model=model,
+    seed=FLAGS.seed,
+  )
+  made, names = result.details.pop("continuations")[:10], result.details["clips"]
+  for index, waveform in enumerate(made):
+    path = os.path.join(FLAGS.output_dir, f"continuation_{index}.flac")
+    audio.write_audio(path, waveform, bundle.sample_rate)
+  plots.save_spectrogram_grid(
+    os.path.join(FLAGS.output_dir, "continuations.png"),
+    made,
+    bundle.sample_rate,
+    titles=names[: len(made)],
+    prompt_seconds=FLAGS.prompt_seconds,
+  )
+  return result
+
+
+def _continuer(bundle):
+  from audiolm_jax import api
+  from audiolm_jax.evaluation.suites import Continuation
+
+  new_samples = round(FLAGS.duration * bundle.sample_rate)
+
+  def continue_prompt(prompt, seed):
+    started = time.monotonic()
+    result = api.continue_audio(
+      bundle,
+      prompt,
+      bundle.sample_rate,
+      duration=FLAGS.duration,
+      seed=seed,
+      prompt_seconds=None,
+    )
+    seconds = time.monotonic() - started
+    return Continuation(np.asarray(result.waveform).reshape(-1)[-new_samples:], seconds)
+
+  return continue_prompt
+
+
+def _cost(bundle):
+  from audiolm_jax.evaluation import cost
+
+  clip = _pieces(bundle, 1, FLAGS.prompt_seconds)[0].waveform
+  return cost.cost_suite(
+    FLAGS.bundle,
+    clip,
+    bundle.sample_rate,
+    prompt_seconds=FLAGS.prompt_seconds,
+    duration=FLAGS.duration,
+    hours=FLAGS.encode_hours,
+  )
+
+
+def _versions() -> dict[str, str]:
+  versions = {"python": platform.python_version(), "processor": platform.machine()}
+  for package in ("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi", "pesq"):
+    try:
+      versions[package] = metadata.version(package)
+    except metadata.PackageNotFoundError:
+      versions[package] = "not installed"
+  return versions
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

@@ -1,0 +1,1 @@
+"""Metrics, and the suites that put a codec, tokenizers, stages and continuations to them."""

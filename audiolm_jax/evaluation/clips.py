@@ -1,0 +1,98 @@
+"""Which pieces of a corpus are evaluated on."""
+
+import json
+import os
+import random
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.data.manifest import Clip, clips_of_split, list_clips, read_clip
+from audiolm_jax.evaluation.suites import EvalClip
+
+
+def load_pieces(
+  source: str | os.PathLike[str],
+  split: str,
+  sample_rate: int,
+  *,
+  max_clips: int | None = None,
+  piece_seconds: float | None = None,
+  least_seconds: float = 1.0,
+  without_speakers: Collection[str] = (),
+  seed: int = 0,
+) -> list[EvalClip]:
+  """Pieces of the clips of one split, spread over clips and speakers, in an order of `seed`.
+
+  Args:
+    source: folder or manifest.
+    max_clips: most pieces; None for all.
+    piece_seconds: longer clips are cut into pieces of this length; None leaves them whole.
+    least_seconds: shorter pieces are left out.
+    without_speakers: clips by these are left out.
+  Raises:
+    DataError: no such clips.
+    AudioError: a file that cannot be read.
+  """
+  chosen = clips_of_split(list_clips(source), split)
+  chosen = [clip for clip in chosen if clip.speaker not in without_speakers]
+  random.Random(seed).shuffle(chosen)
+  chosen = _spread(chosen, [clip.speaker or clip.id for clip in chosen])
+  sentences = read_sentences(source)
+  # Every clip's first piece before any clip's second.
+  rounds: list[list[EvalClip]] = []
+  for clip in chosen:
+    if max_clips is not None and rounds and len(rounds[0]) >= max_clips:
+      break
+    if clip.seconds is not None and clip.seconds < least_seconds:
+      continue
+    for index, (start, piece) in enumerate(
+      _cut(read_clip(clip, sample_rate), sample_rate, piece_seconds)
+    ):
+      if len(piece) < least_seconds * sample_rate:
+        continue
+      name = f"{clip.id}@{start / sample_rate:g}" if start else clip.id
+      if index == len(rounds):
+        rounds.append([])
+      rounds[min(index, len(rounds) - 1)].append(
+        EvalClip(name, piece, clip.speaker, sentences.get(clip.id))
+      )
+  pieces = [piece for group in rounds for piece in group]
+  return pieces[:max_clips]
+
+
+def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:
+  """Who is known to speak in a split."""
+  return {c.speaker for c in list_clips(source) if c.split == split and c.speaker is not None}
+
+
+def read_sentences(source: str | os.PathLike[str]) -> dict[str, str]:
+  """What is said, by clip id, where a manifest has the field `sentence`."""
+  path = Path(source)
+  if path.is_dir():
+    return {}
+  rows = [
+    json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+  ]
+  return {str(row["path"]): str(row["sentence"]) for row in rows if row.get("sentence")}
+
+
+def _cut(
+  waveform: Float[np.ndarray, " samples"], sample_rate: int, seconds: float | None
+) -> list[tuple[int, Float[np.ndarray, " piece"]]]:
+  if seconds is None:
+    return [(0, waveform)]
+  length = round(seconds * sample_rate)
+  return [(start, waveform[start : start + length]) for start in range(0, len(waveform), length)]
+
+
+def _spread(clips: Sequence[Clip], keys: Sequence[str]) -> list[Clip]:
+  """One clip of each key, then a second of each, and so on."""
+  seen: dict[str, int] = {}
+  ranked = []
+  for clip, key in zip(clips, keys, strict=True):
+    seen[key] = seen.get(key, 0) + 1
+    ranked.append((seen[key], len(ranked), clip))
+  return [clip for _, _, clip in sorted(ranked, key=lambda entry: entry[:2])]

@@ -1,0 +1,163 @@
+"""How well a stage predicts held-out tokens, beside tables fitted on its training tokens."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from audiolm_jax.data.token_store import TokenClip
+from audiolm_jax.errors import DataError
+from audiolm_jax.evaluation.ngrams import NgramTable, TableLosses
+from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
+from audiolm_jax.lm.stages import Stage, StageSpec, stage_features, stage_sequence
+from audiolm_jax.lm.transformer import Remat, Transformer, TransformerConfig, unstack_layers
+
+_LEAST_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class StageReport:
+  """A stage on held-out tokens.
+
+  Attributes:
+    nats: per target token, over the ids that are legal at its position; resampled over clips.
+    accuracy: share of targets that are the most probable legal id.
+    quantizer_nats: the same by level; one entry for semantic targets.
+    tables: what unigram and bigram tables reach on the same targets.
+    below_bigram: 1 - nats / the better bigram table's nats.
+  """
+
+  nats: Estimate
+  accuracy: float
+  quantizer_nats: list[float]
+  tables: TableLosses
+  below_bigram: Estimate
+
+
+def evaluate_stage(
+  stage: Stage, train: Sequence[TokenClip], valid: Sequence[TokenClip]
+) -> StageReport:
+  """Scores every crop of `valid`, cut one after another; the tables are fitted on `train`.
+
+  Args:
+    train: the clips that the stage was trained on.
+    valid: clips that it was not trained on.
+  Raises:
+    DataError: no clip is long enough for a crop.
+  """
+  spec = stage.spec
+  table = NgramTable(
+    spec, [stage_sequence(spec, *crop) for clip in train for crop in crops(spec, clip)]
+  )
+  scored = [clip for clip in valid if next(crops(spec, clip), None) is not None]
+  if not scored:
+    raise DataError(f"no clip is {_LEAST_SECONDS:g} s long, so the {spec.name} stage has no crop")
+  score = stage_scorer(stage)
+  quantizers = max(1, spec.num_target_quantizers)
+  sums = np.zeros((len(scored), quantizers))
+  counts, hits = np.zeros_like(sums), np.zeros_like(sums)
+  sequences = []
+  for row, clip in enumerate(scored):
+    for crop in crops(spec, clip):
+      nats, hit = score(*crop)
+      for level in range(quantizers):
+        sums[row, level] += nats[level::quantizers].sum()
+        hits[row, level] += hit[level::quantizers].sum()
+        counts[row, level] += len(nats[level::quantizers])
+      sequences.append(stage_sequence(spec, *crop))
+  tables = table.losses(sequences)
+  best = min(tables.bigram, tables.bigram_backoff)
+  nats = bootstrap_estimate(lambda rows: sums[rows].sum() / counts[rows].sum(), len(scored))
+  return StageReport(
+    nats=nats,
+    accuracy=float(hits.sum() / counts.sum()),
+    quantizer_nats=[float(n) for n in sums.sum(0) / counts.sum(0)],
+    tables=tables,
+    below_bigram=Estimate(1 - nats.value / best, 1 - nats.high / best, 1 - nats.low / best, nats.n),
+  )
+
+
+def crops(
+  spec: StageSpec, clip: TokenClip
+) -> Iterator[tuple[Int[np.ndarray, " steps"] | None, Int[np.ndarray, "frames q"] | None]]:
+  """Aligned pieces of a clip, one crop of the stage long, the last one at least 0.5 s."""
+  count = 0
+  semantic = codes = None
+  if spec.uses_semantic:
+    semantic = np.asarray(_needed(clip.semantic, clip, spec), np.int32)
+    count = _pieces(len(semantic), spec.crop_steps, spec.semantic_rate)
+  if not spec.predicts_semantic:
+    codes = np.asarray(_needed(clip.codes, clip, spec), np.int32)
+    pieces = _pieces(len(codes), spec.crop_frames, spec.frame_rate)
+    count = min(count, pieces) if spec.uses_semantic else pieces
+  for i in range(count):
+    steps = slice(i * spec.crop_steps, (i + 1) * spec.crop_steps)
+    frames = slice(i * spec.crop_frames, (i + 1) * spec.crop_frames)
+    yield (
+      None if semantic is None else semantic[steps],
+      None if codes is None else codes[frames],
+    )
+
+
+def stage_scorer(stage: Stage):
+  """A function `(semantic, codes) -> (nats, hits)` of the targets of one crop, each [targets].
+
+  `nats` are over the legal ids of each position; `hits` tell where the most probable is right.
+  """
+  spec = stage.spec
+  config = dataclasses.replace(stage.config, scan_layers=False, remat=Remat.NONE, dtype="float32")
+  params = jax.tree.map(jnp.asarray, unstack_layers(stage.params))
+
+  def score(semantic, codes):
+    features = stage_features(spec, semantic, codes)
+    targets = np.flatnonzero(features["decoder_loss_weights"])
+    nats, hits = _score(config, spec, params, features, jnp.int32(targets[0]))
+    return np.asarray(nats)[: len(targets)], np.asarray(hits)[: len(targets)]
+
+  return score
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score(
+  config: TransformerConfig,
+  spec: StageSpec,
+  params: Any,
+  features: dict[str, Int[Array, " length"]],
+  start: Int[Array, ""],
+) -> tuple[Float[Array, " targets"], Float[Array, " targets"]]:
+  model = Transformer(config, spec.layout.vocab_size)
+  tokens, frames = (features[f"decoder_{n}"][None] for n in ("input_tokens", "frame_ids"))
+  frame_ids = frames if config.num_frame_embeddings else None
+  hidden = model.apply({"params": params}, tokens, frame_ids, method="hidden")[0]
+  # Targets lie together after the source, so a frame's levels are one row; padding follows them.
+  length = spec.max_target_length
+  hidden, targets = (
+    jax.lax.dynamic_slice_in_dim(jnp.pad(a, [(0, length)] + [(0, 0)] * (a.ndim - 1)), start, length)
+    for a in (hidden, features["decoder_target_tokens"])
+  )
+  quantizers = max(1, spec.num_target_quantizers)
+  legal = spec.layout.legal_range(0, spec.first_target_quantizer, spec.num_target_quantizers)
+  rows = hidden.reshape(1, -1, quantizers, hidden.shape[-1])
+  logits = model.apply({"params": params}, rows, legal.start, legal.size, method="codebook_logits")[
+    0
+  ]
+  ids = targets.reshape(-1, quantizers) - legal.start - jnp.arange(quantizers) * legal.size
+  ids = jnp.clip(ids, 0, legal.size - 1)
+  chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], axis=-1)[..., 0]
+  return -chosen.reshape(-1), (logits.argmax(-1) == ids).reshape(-1)
+
+
+def _needed(tokens: np.ndarray | None, clip: TokenClip, spec: StageSpec) -> np.ndarray:
+  if tokens is None:
+    raise DataError(f"clip {clip.id} lacks the tokens that the {spec.name} stage needs")
+  return tokens
+
+
+def _pieces(length: int, crop: int, rate: float) -> int:
+  whole, rest = divmod(length, crop)
+  return whole + (rest >= _LEAST_SECONDS * rate)

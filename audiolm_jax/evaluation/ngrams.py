@@ -1,0 +1,116 @@
+"""Unigram and bigram tables of a stage's tokens: what a trained stage has to be better than."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.lm.stages import StageSequence, StageSpec
+from audiolm_jax.tokens import BOS
+
+ADDED_COUNTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableLosses:
+  """Nats per target token of the tables, the added count that suits the validation data chosen.
+
+  Attributes:
+    unigram: frequency of the token among the legal ids at its position.
+    bigram: given the token before it, a constant added to every count.
+    bigram_backoff: the same with the unigram, times a constant, added instead; the strongest.
+    uniform: log of the number of legal ids.
+    num_targets: target tokens scored.
+  """
+
+  unigram: float
+  bigram: float
+  bigram_backoff: float
+  uniform: float
+  num_targets: int
+
+
+class NgramTable:
+  """Counts of target tokens and of (previous token, target token) in training sequences.
+
+  The probabilities are over the ids that are legal at a position (one codebook or the clusters),
+  which is what a sampler's mask leaves; the first token of a sequence follows BOS.
+  """
+
+  def __init__(self, spec: StageSpec, sequences: Sequence[StageSequence]):
+    self._spec = spec
+    self._size = spec.num_clusters if spec.predicts_semantic else spec.codebook_size
+    self._vocab = spec.layout.vocab_size
+    previous, targets = _pairs(sequences)
+    self._unigram = np.bincount(targets, minlength=self._vocab).astype(np.float64)
+    self._pairs, self._pair_counts = np.unique(
+      previous.astype(np.int64) * self._vocab + targets, return_counts=True
+    )
+    self._contexts = np.bincount(previous, minlength=self._vocab).astype(np.float64)
+    starts = np.arange(max(1, spec.num_target_quantizers)) * self._size
+    first = spec.layout.legal_range(0, spec.first_target_quantizer, spec.num_target_quantizers)
+    self._level_totals = np.array(
+      [self._unigram[first.start + s : first.start + s + self._size].sum() for s in starts]
+    )
+    self._first_id = first.start
+
+  def losses(self, sequences: Sequence[StageSequence]) -> TableLosses:
+    """Mean over all targets of `sequences`, each table with the best of `ADDED_COUNTS`."""
+    previous, targets = _pairs(sequences)
+    if not len(targets):
+      raise ValueError("the sequences hold no target token")
+    return TableLosses(
+      unigram=min(_nats(self.unigram(targets, k)) for k in ADDED_COUNTS),
+      bigram=min(_nats(self.bigram(previous, targets, k)) for k in ADDED_COUNTS),
+      bigram_backoff=min(
+        _nats(self.bigram_backoff(previous, targets, weight))
+        for weight in (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+      ),
+      uniform=float(np.log(self._size)),
+      num_targets=len(targets),
+    )
+
+  def unigram(self, targets: Int[np.ndarray, " n"], added: float) -> Float[np.ndarray, " n"]:
+    """Probability of each target, `added` to every count."""
+    level = (targets - self._first_id) // self._size
+    return (self._unigram[targets] + added) / (self._level_totals[level] + added * self._size)
+
+  def bigram(
+    self, previous: Int[np.ndarray, " n"], targets: Int[np.ndarray, " n"], added: float
+  ) -> Float[np.ndarray, " n"]:
+    """Probability of each target given the token before it, `added` to every count."""
+    total = self._contexts[previous] + added * self._size
+    return (self._count(previous, targets) + added) / total
+
+  def bigram_backoff(
+    self, previous: Int[np.ndarray, " n"], targets: Int[np.ndarray, " n"], weight: float
+  ) -> Float[np.ndarray, " n"]:
+    """The same with `weight` times the unigram added.
+
+    Source: MacKay and Peto, A hierarchical Dirichlet language model, equation 11.
+    """
+    prior = self.unigram(targets, added=0.1)
+    return (self._count(previous, targets) + weight * prior) / (self._contexts[previous] + weight)
+
+  def _count(self, previous: np.ndarray, targets: np.ndarray) -> Float[np.ndarray, " n"]:
+    keys = previous.astype(np.int64) * self._vocab + targets
+    at = np.minimum(np.searchsorted(self._pairs, keys), len(self._pairs) - 1)
+    return np.where(self._pairs[at] == keys, self._pair_counts[at], 0).astype(np.float64)
+
+
+def _pairs(sequences: Sequence[StageSequence]) -> tuple[np.ndarray, np.ndarray]:
+  previous, targets = [], []
+  for sequence in sequences:
+    shifted = np.concatenate([[BOS], sequence.tokens[:-1]])
+    scored = sequence.loss_weights > 0
+    previous.append(shifted[scored])
+    targets.append(sequence.tokens[scored])
+  empty = np.zeros(0, np.int64)
+  return np.concatenate([empty, *previous]).astype(np.int64), np.concatenate(
+    [empty, *targets]
+  ).astype(np.int64)
+
+
+def _nats(probabilities: Float[np.ndarray, " n"]) -> float:
+  return float(-np.log(probabilities).mean())

@@ -1,0 +1,63 @@
+"""Many clips in one picture."""
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax import plotting
+from audiolm_jax.files import atomic_write
+
+_SHOWN_DB = 70.0
+
+
+def save_spectrogram_grid(
+  path: str | os.PathLike[str],
+  clips: Sequence[Float[np.ndarray, " samples"]],
+  sample_rate: int,
+  *,
+  titles: Sequence[str] | None = None,
+  prompt_seconds: float | None = None,
+  columns: int = 2,
+) -> None:
+  """A PNG of spectrograms, one per clip, with a line where the prompt ends.
+
+  Args:
+    titles: one for each clip.
+    prompt_seconds: None draws no line.
+  Raises:
+    UserError: matplotlib is missing, or the place cannot be written.
+  """
+  plotting.check_can_plot()
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  rows = -(-len(clips) // columns)
+  figure = Figure(figsize=(7 * columns, 2.2 * rows), layout="constrained")
+  FigureCanvasAgg(figure)
+  axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+  for index, axis in enumerate(axes):
+    if index >= len(clips):
+      axis.set_visible(False)
+      continue
+    axis.imshow(
+      plotting.spectrogram_db(clips[index], sample_rate),
+      origin="lower",
+      aspect="auto",
+      vmin=-_SHOWN_DB,
+      vmax=0.0,
+      extent=(0, len(clips[index]) / sample_rate, 0, sample_rate / 2000),
+      cmap="magma",
+    )
+    if prompt_seconds is not None:
+      axis.axvline(prompt_seconds, color="white", linewidth=1.5, linestyle="--")
+    if titles is not None:
+      axis.set_title(titles[index], fontsize=9)
+    axis.set_xlabel("seconds", fontsize=8)
+    axis.set_ylabel("kHz", fontsize=8)
+  picture = io.BytesIO()
+  figure.savefig(picture, format="png", dpi=80)
+  with atomic_write(path) as file:
+    file.write(picture.getbuffer())

@@ -1,0 +1,112 @@
+"""Figures with their marks, as a table to read and as JSON."""
+
+import dataclasses
+import enum
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from audiolm_jax.evaluation.statistics import Estimate
+from audiolm_jax.files import atomic_write
+
+
+class Better(enum.StrEnum):
+  """Which way a figure improves."""
+
+  HIGHER = "higher"
+  LOWER = "lower"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One figure.
+
+  Attributes:
+    suite: where it comes from.
+    figure: what it is, with its unit.
+    estimate: value, interval and number of observations.
+    better: which way it improves.
+    floor: what it must reach, or None.
+    aim: what it should reach, or None.
+    note: how to read it.
+  """
+
+  suite: str
+  figure: str
+  estimate: Estimate
+  better: Better = Better.HIGHER
+  floor: float | None = None
+  aim: float | None = None
+  note: str = ""
+
+  @property
+  def verdict(self) -> str:
+    """ "aim", "floor" or "short" by what is reached; empty where there is no mark."""
+    if self.floor is None and self.aim is None:
+      return ""
+    if self._reaches(self.aim):
+      return "aim"
+    return "floor" if self._reaches(self.floor) else "short"
+
+  def _reaches(self, mark: float | None) -> bool:
+    if mark is None or math.isnan(self.estimate.value):
+      return False
+    if self.better is Better.HIGHER:
+      return self.estimate.value >= mark
+    return self.estimate.value <= mark
+
+
+def exact(value: float, n: int = 1) -> Estimate:
+  """A figure that is not a sample's: no interval."""
+  return Estimate(float(value), float(value), float(value), n)
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+  """The rows as a Markdown table."""
+  lines = ["| suite | figure | value | 95 % interval | n | floor | aim | reached |"]
+  lines.append("|---|---|---|---|---|---|---|---|")
+  for row in rows:
+    e = row.estimate
+    interval = "" if e.low == e.high else f"{_number(e.low)} to {_number(e.high)}"
+    cells = [row.suite, row.figure, _number(e.value), interval, str(e.n)]
+    cells += ["" if m is None else _number(m) for m in (row.floor, row.aim)]
+    lines.append("| " + " | ".join([*cells, row.verdict]) + " |")
+  return "\n".join(lines)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+  """Writes dataclasses, arrays and plain values as JSON; NaN becomes null."""
+  text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+  with atomic_write(path) as file:
+    file.write((text + "\n").encode())
+
+
+def _number(value: float) -> str:
+  if math.isnan(value):
+    return "none"
+  return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, Row):
+    fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return fields | {"verdict": value.verdict}
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+  if isinstance(value, enum.Enum):
+    return value.value
+  if isinstance(value, dict):
+    return {str(k): _plain(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(v) for v in value]
+  if isinstance(value, np.ndarray):
+    return _plain(value.tolist())
+  if isinstance(value, np.generic):
+    return _plain(value.item())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

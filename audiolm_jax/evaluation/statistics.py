@@ -1,0 +1,73 @@
+"""A figure with how many observations it rests on and a bootstrap interval."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A statistic and its 95 % interval.
+
+  Attributes:
+    value: the statistic on all observations; NaN when there are none.
+    low: lower end of the bootstrap interval.
+    high: upper end.
+    n: independent observations (clips, sentences), those that are NaN left out.
+  """
+
+  value: float
+  low: float
+  high: float
+  n: int
+
+  def __str__(self) -> str:
+    return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+
+
+def mean_estimate(values: Sequence[float] | Float[np.ndarray, " n"], seed: int = 0) -> Estimate:
+  """Mean of `values` with a percentile bootstrap interval; NaN values are left out.
+
+  Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3.
+  """
+  array = np.asarray(values, np.float64)
+  array = array[np.isfinite(array)]
+  if not len(array):
+    return Estimate(float("nan"), float("nan"), float("nan"), 0)
+  means = [float(array[rows].mean()) for rows in _draws(len(array), seed)]
+  low, high = np.quantile(means, _tails())
+  return Estimate(float(array.mean()), float(low), float(high), len(array))
+
+
+def bootstrap_estimate(
+  statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, seed: int = 0
+) -> Estimate:
+  """Any statistic of `n` observations with a basic bootstrap interval.
+
+  The basic interval reflects the resampled values about the statistic, which mends the bias of
+  statistics such as entropy.
+
+  Args:
+    statistic: value on the observations with these indices (repeats allowed).
+    n: number of observations.
+  Source: Davison and Hinkley, Bootstrap Methods and their Application, section 5.2.
+  """
+  if n == 0:
+    return Estimate(float("nan"), float("nan"), float("nan"), 0)
+  value = float(statistic(np.arange(n)))
+  resampled = np.array([statistic(rows) for rows in _draws(n, seed)], np.float64)
+  low, high = np.nanquantile(resampled, _tails())
+  return Estimate(value, float(2 * value - high), float(2 * value - low), n)
+
+
+def _draws(n: int, seed: int) -> Int[np.ndarray, "resamples n"]:
+  return np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
+
+
+def _tails() -> tuple[float, float]:
+  return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2

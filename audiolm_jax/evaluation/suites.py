@@ -1,0 +1,358 @@
+"""The suites: what is measured on which clips, and the marks that a shipped bundle should reach."""
+
+import dataclasses
+import enum
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.codec.interface import Codec
+from audiolm_jax.data.token_store import TokenClip
+from audiolm_jax.errors import DataError
+from audiolm_jax.evaluation import continuation as sound
+from audiolm_jax.evaluation import tokens as token_metrics
+from audiolm_jax.evaluation.codec import code_perplexity, decode_clip, encode_clip, evaluate_codec
+from audiolm_jax.evaluation.likelihood import evaluate_stage
+from audiolm_jax.evaluation.report import Better, Row, exact
+from audiolm_jax.evaluation.speaker import SpeakerModel, fit_speaker_model, identify
+from audiolm_jax.evaluation.statistics import bootstrap_estimate, mean_estimate
+from audiolm_jax.lm.stages import Stage
+from audiolm_jax.tokens import collapse_repeats
+
+NUM_CANDIDATES = 10
+_LEAST_VOICE_SECONDS = 2.0  # of real speech after the prompt, for each of two pieces
+_DRAWS = 20
+_PITCH_RANGE = {"speech": (65.0, 450.0), "music": (50.0, 1200.0)}
+
+
+class Domain(enum.StrEnum):
+  """What the audio is; some metrics are defined for speech only."""
+
+  SPEECH = "speech"
+  MUSIC = "music"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalClip:
+  """A clip to evaluate on, at the bundle's sample rate."""
+
+  id: str
+  waveform: Float[np.ndarray, " samples"]
+  speaker: str | None = None
+  sentence: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteResult:
+  """Rows for the table, and everything else worth keeping."""
+
+  rows: list[Row]
+  details: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+  """What a prompt was continued with.
+
+  Attributes:
+    waveform: the new part alone.
+    seconds_taken: wall time of making it.
+  """
+
+  waveform: Float[np.ndarray, " samples"]
+  seconds_taken: float
+
+
+Continue = Callable[[Float[np.ndarray, " samples"], int], Continuation]
+Tokenize = Callable[[Float[np.ndarray, " samples"]], Int[np.ndarray, " steps"]]
+
+
+def codec_suite(
+  codec: Codec, clips: Sequence[EvalClip], domain: Domain, *, coarse_levels: int = 4
+) -> SuiteResult:
+  """Reconstruction by number of levels, and codebook use.
+
+  Args:
+    coarse_levels: levels that all levels are compared with.
+  """
+  every = codec.spec.num_quantizers
+  base = min(coarse_levels, every)
+  levels = sorted({1, 2, 4, 8, base, every} & set(range(1, every + 1)))
+  report = evaluate_codec(
+    codec, [clip.waveform for clip in clips], levels=levels, speech=domain is Domain.SPEECH
+  )
+  marks = {"stoi": (0.80, 0.909), "pesq_wb": (1.6, 2.79)}
+  rows = []
+  for count, metrics in report.levels.items():
+    for name, estimate in metrics.items():
+      if name == "bits_per_second":
+        continue
+      floor, aim = marks.get(name, (None, None)) if count == every else (None, None)
+      better = Better.LOWER if name == "log_mel_db" else Better.HIGHER
+      rows.append(Row("codec", f"{name}, {count} levels", estimate, better, floor, aim))
+  if base < every:
+    gain = [row[base]["log_mel_db"] - row[every]["log_mel_db"] for row in report.clips]
+    figure = f"log_mel_db gained by {every} over {base} levels"
+    rows.append(Row("codec", figure, mean_estimate(gain), floor=0.0))
+  means = [report.levels[count]["log_mel_db"].value for count in levels]
+  falling = all(a > b for a, b in itertools.pairwise(means))
+  rows.append(
+    Row("codec", "log_mel_db falls with every level (1 = yes)", exact(falling), floor=1.0)
+  )
+  worst = min(report.codebooks, key=lambda use: use.share.value)
+  rows.append(
+    Row(
+      "codec",
+      "codebook perplexity over its size, worst level",
+      worst.share,
+      floor=0.30,
+      aim=0.60,
+      note=f"{report.num_frames} frames for {codec.spec.codebook_size} entries",
+    )
+  )
+  for level, use in enumerate(report.codebooks):
+    rows.append(Row("codec", f"codebook {level} perplexity over its size", use.share))
+  return SuiteResult(rows, {"report": report})
+
+
+def semantic_suite(
+  tokenize: Tokenize,
+  probes: Sequence[EvalClip],
+  num_clusters: int,
+) -> SuiteResult:
+  """Whether tokens follow the sentence rather than the voice.
+
+  Args:
+    probes: the same sentences by several voices; `sentence` and `speaker` are given.
+  """
+  readings = [
+    token_metrics.Reading(clip.sentence, clip.speaker, tokenize(clip.waveform))
+    for clip in probes
+    if clip.sentence is not None and clip.speaker is not None
+  ]
+  report = token_metrics.triple_accuracy(readings)
+  counts = np.stack([np.bincount(r.tokens, minlength=num_clusters) for r in readings])
+  perplexity = bootstrap_estimate(lambda rows: code_perplexity(counts[rows].sum(0)), len(counts))
+  kept = mean_estimate([len(collapse_repeats(r.tokens)) / len(r.tokens) for r in readings])
+  figure = "same sentence by another voice nearer than another by the same voice"
+  rows = [
+    Row("semantic", figure, report.accuracy, floor=0.70, aim=0.95),
+    Row("semantic", "token distance, same sentence", exact(report.same_sentence), Better.LOWER),
+    Row("semantic", "token distance, same voice", exact(report.same_speaker)),
+    Row("semantic", f"cluster perplexity, of {num_clusters}", perplexity),
+    Row("semantic", "share of tokens left when repeats collapse", kept),
+  ]
+  return SuiteResult(rows, {"triples": report})
+
+
+def tokens_suite(
+  stages: Sequence[Stage], train: Sequence[TokenClip], valid: Sequence[TokenClip]
+) -> SuiteResult:
+  """Nats per token of each stage beside tables fitted on its training tokens."""
+  rows, details = [], {}
+  for stage in stages:
+    report = evaluate_stage(stage, train, valid)
+    name = stage.spec.name
+    tables = report.tables
+    rows += [
+      Row("tokens", f"{name}: nats/token", report.nats, Better.LOWER),
+      Row("tokens", f"{name}: unigram nats/token", exact(tables.unigram, tables.num_targets)),
+      Row("tokens", f"{name}: bigram nats/token", exact(tables.bigram, tables.num_targets)),
+      Row(
+        "tokens",
+        f"{name}: bigram with unigram back-off nats/token",
+        exact(tables.bigram_backoff, tables.num_targets),
+      ),
+      Row(
+        "tokens",
+        f"{name}: share below the better bigram",
+        report.below_bigram,
+        floor=0.0,
+        aim=0.15,
+      ),
+    ]
+    details[name] = report
+  return SuiteResult(rows, details)
+
+
+def continuation_suite(
+  codec: Codec,
+  tokenize: Tokenize,
+  continue_prompt: Continue,
+  clips: Sequence[EvalClip],
+  domain: Domain,
+  *,
+  prompt_seconds: float = 3.0,
+  speaker_model: SpeakerModel | None = None,
+  seed: int = 0,
+) -> SuiteResult:
+  """Continues the beginning of every clip and sets it beside what really followed.
+
+  The real continuation passes through the codec too, so that its artefacts give nothing away.
+
+  Args:
+    tokenize: semantic tokens of a waveform, to look for loops in.
+    continue_prompt: makes a continuation of a prompt, given a seed.
+    clips: longer than the prompt; for the speaker figure, of at least two speakers.
+    speaker_model: adds the speaker figure.
+  """
+  rate = codec.spec.sample_rate
+  cut = round(prompt_seconds * rate)
+  clips = [clip for clip in clips if len(clip.waveform) > cut + rate]
+  if not clips:
+    raise DataError(f"no clip is longer than {prompt_seconds + 1:g} s")
+  heard, made, real = [], [], []
+  for index, clip in enumerate(clips):
+    decoded = decode_clip(codec, encode_clip(codec, clip.waveform), len(clip.waveform))
+    heard.append(decoded[:cut])
+    made.append(continue_prompt(clip.waveform[:cut], seed + index))
+    real.append(decoded[cut : cut + len(made[-1].waveform)])
+  rows = _sound_rows(heard, [m.waveform for m in made], real, rate, domain)
+  for label, parts in (("continuation", [m.waveform for m in made]), ("real", real)):
+    rows += _token_rows(codec, tokenize, parts, label)
+  # The first ones compile.
+  speeds = [len(m.waveform) / rate / m.seconds_taken for m in made[2:] or made]
+  rows.append(
+    Row("continuation", "audio seconds made per second", mean_estimate(speeds), floor=1.0, aim=3.0)
+  )
+  details: dict[str, Any] = {
+    "clips": [clip.id for clip in clips],
+    "prompt_seconds": prompt_seconds,
+    "continuations": [np.concatenate([h, m.waveform]) for h, m in zip(heard, made, strict=True)],
+  }
+  if speaker_model is not None:
+    voices, speaker_details = _speaker_rows(codec, speaker_model, clips, made, cut, seed)
+    rows = voices + rows
+    details["speaker"] = speaker_details
+  return SuiteResult(rows, details)
+
+
+def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel:
+  """A speaker model fitted on clips of known speakers as the codec gives them back."""
+  known = [clip for clip in clips if clip.speaker is not None]
+  decoded = [
+    decode_clip(codec, encode_clip(codec, clip.waveform), len(clip.waveform)) for clip in known
+  ]
+  return fit_speaker_model(decoded, [str(c.speaker) for c in known], codec.spec.sample_rate)
+
+
+def _speaker_rows(
+  codec: Codec,
+  model: SpeakerModel,
+  clips: Sequence[EvalClip],
+  made: Sequence[Continuation],
+  cut: int,
+  seed: int,
+) -> tuple[list[Row], dict[str, Any]]:
+  """Who is heard in the continuation, among the prompt's speaker and nine others.
+
+  A speaker is enrolled with the last piece of real speech of a clip; the piece between prompt and
+  that shows what the embedding can tell at best.
+  """
+  rate = codec.spec.sample_rate
+  enrolled, ceiling, generated, prompts, names = [], [], [], [], []
+  for clip, continuation in zip(clips, made, strict=True):
+    rest = len(clip.waveform) - cut
+    if clip.speaker is None or rest < 2 * _LEAST_VOICE_SECONDS * rate:
+      continue
+    decoded = decode_clip(codec, encode_clip(codec, clip.waveform), len(clip.waveform))
+    middle = cut + rest // 2
+    enrolled.append(model.embed(decoded[middle:], rate))
+    ceiling.append(model.embed(decoded[cut:middle], rate))
+    prompts.append(model.embed(decoded[:cut], rate))
+    generated.append(model.embed(continuation.waveform, rate))
+    names.append(clip.speaker)
+  if len(set(names)) < 2:
+    least = cut / rate + 2 * _LEAST_VOICE_SECONDS
+    raise DataError(f"{len(set(names))} speakers have a clip of {least:g} s; at least 2 are needed")
+  table = np.stack(enrolled)
+  rng = np.random.default_rng(seed)
+  count = min(NUM_CANDIDATES, len(set(names)))
+
+  def accuracy(embeddings: list[np.ndarray]) -> list[float]:
+    shares = []
+    for index, embedding in enumerate(embeddings):
+      others = [s for s in sorted(set(names)) if s != names[index]]
+      hits = 0
+      for _ in range(_DRAWS):
+        chosen = rng.choice(others, count - 1, replace=False)
+        at = [index, *(int(rng.choice(np.flatnonzero(np.array(names) == s))) for s in chosen)]
+        hits += identify(embedding, table[at]) == 0
+      shares.append(hits / _DRAWS)
+    return shares
+
+  cosines = [float(g @ p) for g, p in zip(generated, prompts, strict=True)]
+  real_cosines = [float(c @ p) for c, p in zip(ceiling, prompts, strict=True)]
+  figure = f"prompt's speaker found among {count}"
+  floor, aim = (0.30, 0.90) if count == NUM_CANDIDATES else (None, None)
+  rows = [
+    Row(
+      "continuation",
+      f"{figure}, continuation",
+      mean_estimate(accuracy(generated)),
+      floor=floor,
+      aim=aim,
+    ),
+    Row("continuation", f"{figure}, real continuation", mean_estimate(accuracy(ceiling))),
+    Row("continuation", f"{figure}, prompt itself", mean_estimate(accuracy(prompts))),
+    Row("continuation", "voice cosine with the prompt, continuation", mean_estimate(cosines)),
+    Row("continuation", "voice cosine with the prompt, real", mean_estimate(real_cosines)),
+  ]
+  details = {"speakers": sorted(set(names)), "clips": len(names), "chance": 1 / count}
+  return rows, details
+
+
+def _sound_rows(
+  prompts: Sequence[np.ndarray],
+  made: Sequence[np.ndarray],
+  real: Sequence[np.ndarray],
+  rate: int,
+  domain: Domain,
+) -> list[Row]:
+  lowest, highest = _PITCH_RANGE[domain.value]
+  rows = []
+  for label, parts in (("continuation", made), ("real", real)):
+    heard, columns = [], []
+    for prompt, part in zip(prompts, parts, strict=True):
+      loud = sound.loud_level(prompt, rate)
+      before, after = (
+        sound.sound_statistics(
+          piece, rate, loud_db=loud, lowest_pitch=lowest, highest_pitch=highest
+        )
+        for piece in (prompt, part)
+      )
+      heard.append(after)
+      pitch = sound.pitch_difference_semitones(after, before)
+      level = sound.level_difference_db(after, before)
+      columns.append((abs(level), abs(pitch)))
+    level, pitch = np.array(columns).T
+    rows += [
+      Row("continuation", f"level difference from the prompt, dB, {label}", mean_estimate(level)),
+      Row("continuation", f"pitch difference, semitones, {label}", mean_estimate(pitch)),
+    ]
+    for name in ("active_share", "longest_pause_seconds", "voiced_share", "clicks_per_second"):
+      values = [getattr(statistics, name) for statistics in heard]
+      rows.append(Row("continuation", f"{name}, {label}", mean_estimate(values)))
+  return rows
+
+
+def _token_rows(
+  codec: Codec, tokenize: Tokenize, parts: Sequence[np.ndarray], label: str
+) -> list[Row]:
+  """Loops in the tokens that the sound has when it is heard again."""
+  semantic = [tokenize(part) for part in parts]
+  codes = [encode_clip(codec, part)[:, 0] for part in parts]
+  looped = {
+    "semantic tokens in loops": [
+      token_metrics.repetition_rate(collapse_repeats(tokens)) for tokens in semantic
+    ],
+    "longest run of a semantic token": [float(token_metrics.longest_run(t)) for t in semantic],
+    "codes of the first level in loops": [token_metrics.repetition_rate(c) for c in codes],
+  }
+  return [
+    Row("continuation", f"{figure}, {label}", mean_estimate(values), Better.LOWER)
+    for figure, values in looped.items()
+  ]

@@ -1,0 +1,135 @@
+"""What token sequences tell of sentences and voices, and whether they are stuck."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from audiolm_jax.errors import DataError
+from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
+from audiolm_jax.tokens import collapse_repeats
+
+
+def edit_distance(one: Int[np.ndarray, " m"], other: Int[np.ndarray, " n"]) -> int:
+  """Fewest insertions, deletions and substitutions that turn `one` into `other`.
+
+  Source: Levenshtein's distance by dynamic programming, a row at a time.
+  """
+  one, other = np.asarray(one), np.asarray(other)
+  steps = np.arange(len(other) + 1)
+  row = steps.copy()
+  for number, token in enumerate(one, 1):
+    # Deletions and substitutions first; insertions run along the row, which a cumulative minimum
+    # of the row minus its index gives at once.
+    ahead = np.concatenate([[number], np.minimum(row[1:] + 1, row[:-1] + (other != token))])
+    row = np.minimum.accumulate(ahead - steps) + steps
+  return int(row[-1])
+
+
+def token_distance(one: Int[np.ndarray, " m"], other: Int[np.ndarray, " n"]) -> float:
+  """Edit distance of the collapsed sequences over the longer one's length, 0 to 1."""
+  one, other = collapse_repeats(one), collapse_repeats(other)
+  return edit_distance(one, other) / max(1, len(one), len(other))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """Tokens of one sentence by one voice."""
+
+  sentence: str
+  speaker: str
+  tokens: Int[np.ndarray, " steps"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TripleReport:
+  """Do tokens follow what is said rather than who says it?
+
+  Attributes:
+    accuracy: share of triples (a reading, its sentence by another voice, another sentence by its
+      voice) in which the first two are nearer; ties count half. Resampled over sentences.
+    same_sentence: mean distance of one sentence by two voices.
+    same_speaker: mean distance of two sentences by one voice.
+    num_triples: how many there are.
+    by_speaker: the accuracy of the triples whose reading is by that voice.
+  """
+
+  accuracy: Estimate
+  same_sentence: float
+  same_speaker: float
+  num_triples: int
+  by_speaker: dict[str, float]
+
+
+def triple_accuracy(readings: Sequence[Reading]) -> TripleReport:
+  """All triples of `readings`, which has every sentence at most once by each voice."""
+  by_sentence = _pair_distances(readings, lambda r: r.sentence)
+  by_speaker = _pair_distances(readings, lambda r: r.speaker)
+  wins = {sentence: np.zeros(2) for sentence in sorted({r.sentence for r in readings})}
+  voices = {speaker: np.zeros(2) for speaker in sorted({r.speaker for r in readings})}
+  for index, reading in enumerate(readings):
+    near, far = np.array(by_sentence[index]), np.array(by_speaker[index])
+    if not len(near) or not len(far):
+      continue
+    better = (near[:, None] < far[None]) + 0.5 * (near[:, None] == far[None])
+    wins[reading.sentence] += (better.sum(), better.size)
+    voices[reading.speaker] += (better.sum(), better.size)
+  table = np.array(list(wins.values()))
+  if not len(table) or not table[:, 1].sum():
+    raise DataError("no triple can be made: give sentences by two voices, and two by one voice")
+  table = table[table[:, 1] > 0]
+  accuracy = bootstrap_estimate(
+    lambda rows: table[rows, 0].sum() / table[rows, 1].sum(), len(table)
+  )
+  return TripleReport(
+    accuracy=accuracy,
+    same_sentence=float(np.mean([d for row in by_sentence for d in row])),
+    same_speaker=float(np.mean([d for row in by_speaker for d in row])),
+    num_triples=int(table[:, 1].sum()),
+    by_speaker={name: float(won / of) for name, (won, of) in voices.items() if of},
+  )
+
+
+def _pair_distances(readings: Sequence[Reading], key) -> list[list[float]]:
+  """For each reading its distances to the others with the same key."""
+  groups: dict[str, list[int]] = {}
+  for index, reading in enumerate(readings):
+    groups.setdefault(key(reading), []).append(index)
+  distances: list[list[float]] = [[] for _ in readings]
+  for members in groups.values():
+    for a, b in itertools.combinations(members, 2):
+      distance = token_distance(readings[a].tokens, readings[b].tokens)
+      distances[a].append(distance)
+      distances[b].append(distance)
+  return distances
+
+
+def longest_run(tokens: Int[np.ndarray, " steps"]) -> int:
+  """Length of the longest run of one token; 0 for an empty sequence."""
+  tokens = np.asarray(tokens)
+  if not len(tokens):
+    return 0
+  bounds = np.flatnonzero(np.concatenate([[True], tokens[1:] != tokens[:-1], [True]]))
+  return int(np.diff(bounds).max())
+
+
+def repetition_rate(
+  tokens: Int[np.ndarray, " steps"], *, max_period: int = 16, min_repeats: int = 4
+) -> float:
+  """Share of tokens that lie in a loop: a piece of 1 to `max_period` tokens, `min_repeats` times.
+
+  Of semantic tokens give the collapsed ones; long steady sounds would count otherwise.
+  """
+  tokens = np.asarray(tokens)
+  stuck = np.zeros(len(tokens), bool)
+  for period in range(1, max_period + 1):
+    if len(tokens) < period * min_repeats:
+      break
+    same = tokens[period:] == tokens[:-period]
+    bounds = np.flatnonzero(np.diff(np.concatenate([[0], same.astype(int), [0]])))
+    for start, end in bounds.reshape(-1, 2):
+      if end - start >= period * (min_repeats - 1):
+        stuck[start : end + period] = True
+  return float(stuck.mean()) if len(tokens) else 0.0

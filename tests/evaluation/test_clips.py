@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiolm_jax.errors import DataError
+from audiolm_jax.evaluation.clips import load_pieces, read_sentences, speakers_of
+
+RATE = 16_000
+
+
+@pytest.fixture
+def manifest(tmp_path):
+  rows = []
+  for name, seconds, speaker in (("a", 5, "s"), ("b", 2, "s"), ("c", 3, "t"), ("d", 0.5, "u")):
+    level = np.full(round(seconds * RATE), 0.1, np.float32)
+    soundfile.write(tmp_path / f"{name}.wav", level, RATE)
+    row = {"path": f"{name}.wav", "seconds": seconds, "speaker": speaker, "split": "valid"}
+    rows.append(row | ({"sentence": "one"} if name == "a" else {}))
+  path = tmp_path / "manifest.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return path
+
+
+def test_long_clips_are_cut_and_short_pieces_left_out(manifest):
+  pieces = load_pieces(manifest, "valid", RATE, piece_seconds=2.0)
+  lengths = {piece.id: len(piece.waveform) / RATE for piece in pieces}
+  assert lengths == {"a.wav": 2, "a.wav@2": 2, "a.wav@4": 1, "b.wav": 2, "c.wav": 2, "c.wav@2": 1}
+  assert {p.id: p.sentence for p in pieces}["a.wav@2"] == "one"
+
+
+def test_speakers_and_clips_come_before_further_pieces_of_the_same(manifest):
+  pieces = load_pieces(manifest, "valid", RATE, piece_seconds=2.0, max_clips=3)
+  assert {piece.speaker for piece in pieces[:2]} == {"s", "t"}
+  assert len({piece.id.split("@")[0] for piece in pieces}) == 3
+
+
+def test_the_same_seed_gives_the_same_order(manifest):
+  orders = [[p.id for p in load_pieces(manifest, "valid", RATE, seed=seed)] for seed in (1, 1)]
+  assert orders[0] == orders[1]
+
+
+def test_sentences_come_from_a_manifest_only(manifest):
+  assert read_sentences(manifest) == {"a.wav": "one"}
+  assert read_sentences(manifest.parent) == {}
+
+
+def test_a_split_that_is_not_there_is_refused(manifest):
+  with pytest.raises(DataError, match="probe"):
+    load_pieces(manifest, "probe", RATE)
+
+
+def test_speakers_heard_in_training_can_be_left_out(manifest):
+  assert speakers_of(manifest, "valid") == {"s", "t", "u"}
+  pieces = load_pieces(manifest, "valid", RATE, without_speakers={"s"})
+  assert [piece.id for piece in pieces] == ["c.wav"]

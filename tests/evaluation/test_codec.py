@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from audiolm_jax.evaluation import codec as evaluation
+
+
+def clips():
+  rng = np.random.default_rng(0)
+  return [rng.uniform(-0.9, 0.9, n).astype(np.float32) for n in (20_000, 33_000, 40_001)]
+
+
+def test_more_levels_are_nearer_and_the_report_names_every_metric(pulse_codec):
+  report = evaluation.evaluate_codec(pulse_codec, clips(), speech=False)
+  assert list(report.levels) == [1, 2]
+  assert set(report.levels[2]) == {"log_mel_db", "si_sdr_db", "bits_per_second"}
+  assert report.levels[1]["log_mel_db"].value > report.levels[2]["log_mel_db"].value
+  assert report.levels[2]["si_sdr_db"].value > 40
+  assert report.levels[1]["si_sdr_db"].value == pytest.approx(
+    np.mean([row[1]["si_sdr_db"] for row in report.clips])
+  )
+  assert report.levels[1]["bits_per_second"].value == 64_000
+  assert report.num_frames == 93_001
+  assert "levels  2" in str(report)
+
+
+def test_clips_of_any_length_share_few_compiled_lengths(pulse_codec):
+  evaluation.evaluate_codec(pulse_codec, clips(), speech=False)
+  assert pulse_codec.lengths == {(1, 64_000)}
+
+
+def test_speech_metrics_are_added_for_speech(pulse_codec):
+  t = np.arange(32_000) / 16_000
+  voice = sum(np.sin(2 * np.pi * 130 * k * t) / k for k in range(1, 25))
+  clip = (0.2 * voice * (np.sin(2 * np.pi * 2 * t) > 0)).astype(np.float32)
+  report = evaluation.evaluate_codec(pulse_codec, [clip], levels=[2])
+  assert report.levels[2]["stoi"].value > 0.95
+  assert report.levels[2]["pesq_wb"].value > 1.5
+
+
+def test_perplexity_of_even_use_is_the_size_and_of_one_code_is_one():
+  assert evaluation.code_perplexity(np.full(64, 7)) == pytest.approx(64)
+  assert evaluation.code_perplexity(np.array([0, 9, 0])) == 1
+  use = evaluation.codebook_use(np.array([[5, 5, 0, 0], [5, 5, 0, 0]]))
+  assert use.perplexity.value == pytest.approx(2)
+  assert (use.share.value, use.used) == (pytest.approx(0.5), 0.5)
+
+
+def test_no_clips_and_impossible_levels_are_refused(pulse_codec):
+  with pytest.raises(ValueError, match="no clips"):
+    evaluation.evaluate_codec(pulse_codec, [])
+  with pytest.raises(ValueError, match=r"levels \[3\]"):
+    evaluation.evaluate_codec(pulse_codec, clips(), levels=[3])

@@ -1,0 +1,23 @@
+import sys
+
+import pytest
+
+from audiolm_jax.errors import UserError
+from audiolm_jax.evaluation.cost import measure_command
+
+
+def test_time_and_memory_are_those_of_the_command():
+  code = "import time; x = b'1' * 200_000_000; time.sleep(0.3)"
+  cost = measure_command([sys.executable, "-c", code], {})
+  assert 0.3 < cost.seconds < 30
+  assert 200e6 < cost.peak_bytes < 1000e6
+
+
+def test_environment_is_added_to():
+  code = "import os, sys; sys.exit(os.environ['ADDED'] != 'x' or 'PATH' not in os.environ)"
+  measure_command([sys.executable, "-c", code], {"ADDED": "x"})
+
+
+def test_a_failing_command_is_quoted():
+  with pytest.raises(UserError, match="ended with 3, having said: woe"):
+    measure_command([sys.executable, "-c", "print('woe'); raise SystemExit(3)"], {})

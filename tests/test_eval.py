@@ -1,0 +1,103 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiolm_jax import bundles
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def melody():
+  rng = np.random.default_rng(0)
+
+  def make(seconds: float, base: float) -> np.ndarray:
+    t = np.arange(round(seconds * RATE)) / RATE
+    notes = base * 2 ** (rng.integers(0, 8, int(seconds * 4) + 1) / 12)
+    phase = 2 * np.pi * np.cumsum(notes[(t * 4).astype(int)]) / RATE
+    return (0.2 * sum(np.sin(k * phase) / k for k in range(1, 9))).astype(np.float32)
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, melody):
+  folder = tmp_path_factory.mktemp("corpus")
+  rows = []
+  for split, count, seconds in (("train", 4, 7.0), ("valid", 2, 8.0), ("probe", 4, 2.0)):
+    for i in range(count):
+      path = f"{split}_{i}.wav"
+      soundfile.write(folder / path, melody(seconds, 110 + 60 * (i % 2)), RATE)
+      row = {"path": path, "seconds": seconds, "speaker": f"{split}{i % 2}", "split": split}
+      rows.append(row | ({"sentence": f"s{i // 2}"} if split == "probe" else {}))
+  (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return folder / "manifest.jsonl"
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(miniature_bundle, tmp_path_factory):
+  return bundles.save_bundle(miniature_bundle, tmp_path_factory.mktemp("bundles") / "miniature")
+
+
+def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, tmp_path):
+  done = run_cli(
+    "eval",
+    f"--bundle={bundle_folder}",
+    f"--data={corpus}",
+    "--suite=all",
+    f"--output_dir={tmp_path / 'results'}",
+    "--max_clips=2",
+    "--max_continuations=2",
+    "--duration=1",
+    "--encode_hours=0.002",
+  )
+  assert done.code == 0, done.err
+  results = json.loads((tmp_path / "results" / "results.json").read_text())
+  figures = [row["figure"] for row in results["rows"]]
+  for wanted in (
+    "stoi, 4 levels",
+    "codebook perplexity over its size, worst level",
+    "same sentence by another voice nearer than another by the same voice",
+    "semantic: share below the better bigram",
+    "coarse: share below the better bigram",
+    "fine: share below the better bigram",
+    "prompt's speaker found among 2, continuation",
+    "audio seconds made per second",
+    "sample, nothing compiled before, s",
+    "encode of 0.002 h, peak memory, GB",
+  ):
+    assert results["rows"][figures.index(wanted)]["estimate"]["n"] >= 1
+    assert f"| {wanted} |" in done.out
+  assert results["bundle"] == "miniature"
+  assert len(results["token_hash"]) == 16
+  assert (tmp_path / "results" / "continuations.png").stat().st_size > 5000
+  sound, rate = soundfile.read(tmp_path / "results" / "continuation_1.flac")
+  assert (len(sound), rate) == (4 * RATE, RATE)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--suite=codecs"], "no suite 'codecs'"),
+    (["--suite=codec"], "--data is needed"),
+    (["--suite=codec", "--data=x"], "--output_dir is needed"),
+    (["--suite=codec", "--data=missing.jsonl", "--output_dir=OUT"], "missing.jsonl"),
+    (["--suite=codec", "--data=x", "--output_dir=OUT", "--bundle=nobody"], "no bundle 'nobody'"),
+  ],
+)
+def test_what_is_wrong_is_said_in_one_line(run_cli, bundle_folder, tmp_path, arguments, said):
+  given = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
+  done = run_cli("eval", f"--bundle={bundle_folder}", *given)
+  assert done.code == 2
+  assert said in done.err
+  assert len(done.err.strip().splitlines()) == 1
+
+
+def test_importing_the_command_imports_no_heavy_package():
+  code = "import audiolm_jax.eval, sys; print(*sys.modules)"
+  loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+  assert not {"jax", "matplotlib", "tensorflow", "pesq", "librosa"} & set(loaded)
