@@ -1,0 +1,276 @@
+"""Bundles as folders: `bundle.json`, one safetensors file per component, `MODEL_CARD.md`."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from audiolm_jax import configs
+from audiolm_jax.bundles import tensors
+from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.codec.soundstream import SoundStreamConfig
+from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.errors import BundleError, ConfigError
+from audiolm_jax.lm.stages import Stage, StageSpec
+from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
+
+FORMAT_VERSION = 1
+_MANIFEST = "bundle.json"
+_CARD = "MODEL_CARD.md"
+_TOKENIZERS = {
+  "codec": {"soundstream": (SoundStreamConfig, SoundStreamCodec)},
+  "semantic": {"w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer)},
+}
+_SHIPPED = Path(__file__).parent
+
+
+def list_bundles() -> list[str]:
+  """The names of the bundles that ship with the package."""
+  return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{_MANIFEST}"))
+
+
+def load_bundle(
+  name_or_dir: str | os.PathLike[str], *, stages: Collection[str] | None = None
+) -> Bundle:
+  """The bundle that ships under a name, or that a folder holds.
+
+  Args:
+    name_or_dir: a name of `list_bundles()`, or the path of a folder.
+    stages: names of the stages to load; None for all, () for the tokenizers alone.
+  Raises:
+    BundleError: there is none, it is damaged, or its tokenizers are not those its stages know.
+  """
+  folder = _find(name_or_dir)
+  manifest = _read_manifest(folder)
+  try:
+    return _assemble(folder, manifest, stages)
+  except (KeyError, TypeError, AttributeError) as error:
+    raise BundleError(
+      f"{folder / _MANIFEST} lacks or misnames {error}; export the bundle again"
+    ) from error
+  except ConfigError as error:
+    raise BundleError(f"{folder / _MANIFEST} does not fit this version: {error}") from error
+
+
+def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], *, float16: bool = False) -> Path:
+  """Writes a bundle, replacing one that is there; the folder is there whole or not at all.
+
+  Args:
+    bundle: what to write.
+    folder: where; its parent exists.
+    float16: halve the files. The tokenizers of a bundle with stages are only stored so where it
+      changes no weight: their tokens must stay the ones that the stages were trained on.
+  Raises:
+    BundleError: the folder holds something else, cannot be written, or a weight does not fit.
+  """
+  folder = Path(folder)
+  _check_fit(bundle)
+  _check_replaceable(folder)
+  temporary = folder.parent / f".{secrets.token_hex(6)}.tmp"
+  try:
+    temporary.mkdir()
+    _write(bundle, temporary, float16)
+    _replace(folder, temporary)
+  except OSError as error:
+    raise BundleError(f"cannot write {folder}: {error.strerror or error}") from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  return folder
+
+
+def _find(name_or_dir: str | os.PathLike[str]) -> Path:
+  shipped = list_bundles()
+  if str(name_or_dir) in shipped:
+    return _SHIPPED / str(name_or_dir)
+  folder = Path(name_or_dir)
+  if not folder.is_dir():
+    known = f"the ones that ship are {', '.join(shipped)}" if shipped else "none ship"
+    raise BundleError(f"no bundle {str(name_or_dir)!r}: it is no folder, and {known}")
+  if not (folder / _MANIFEST).is_file():
+    raise BundleError(f"{folder} is no bundle: it has no {_MANIFEST}")
+  return folder
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+  path = folder / _MANIFEST
+  try:
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
+  version = manifest.get("format_version") if isinstance(manifest, dict) else None
+  if version != FORMAT_VERSION:
+    raise BundleError(
+      f"{path} has format version {version!r}, this program reads {FORMAT_VERSION}; "
+      "export the bundle again, or update the program"
+    )
+  return manifest
+
+
+def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | None) -> Bundle:
+  components = manifest["components"]
+  codec = _load_tokenizer(folder, "codec", components)
+  semantic = _load_tokenizer(folder, "semantic", components)
+  names = list(manifest["stages"])
+  for name in wanted or ():
+    if name not in names:
+      raise BundleError(f"{folder} has no {name} stage; it has {', '.join(names) or 'none'}")
+  bundle = Bundle(
+    name=manifest["name"],
+    codec=codec,
+    semantic=semantic,
+    stages={n: _load_stage(folder, n, components) for n in names if wanted is None or n in wanted},
+    semantic_rate=manifest["semantic_rate"],
+    description=manifest["description"],
+    metadata=manifest["metadata"],
+    model_card=_read_card(folder),
+    path=folder,
+  )
+  if bundle.token_hash != manifest["token_hash"]:
+    raise BundleError(
+      f"{folder}: codec.safetensors and semantic.safetensors (token hash {bundle.token_hash}) are "
+      f"not the ones bundle.json was written with ({manifest['token_hash']}); copy it again"
+    )
+  for name in names:
+    trained_on = components[f"{name}_stage"]["token_hash"]
+    if trained_on != bundle.token_hash:
+      raise BundleError(
+        f"{folder}: the {name} stage was trained on other tokens (token hash {trained_on}) than "
+        f"its tokenizers make ({bundle.token_hash}); train it on tokens of these tokenizers"
+      )
+  _check_fit(bundle)
+  return bundle
+
+
+def _check_fit(bundle: Bundle) -> None:
+  """Raises where parts disagree on a rate or on a number of tokens."""
+  codec, semantic = bundle.codec.spec, bundle.semantic.spec
+  if codec.sample_rate != semantic.sample_rate:
+    raise BundleError(
+      f"{bundle.name}: the codec runs at {codec.sample_rate} Hz, the semantic tokenizer at "
+      f"{semantic.sample_rate} Hz; they must agree"
+    )
+  for name, stage in bundle.stages.items():
+    for field, tokenizers in (
+      ("frame_rate", codec.frame_rate),
+      ("codebook_size", codec.codebook_size),
+      ("semantic_rate", semantic.frame_rate),
+      ("num_clusters", semantic.num_clusters),
+    ):
+      trained = getattr(stage.spec, field)
+      used = stage.spec.uses_semantic or field in ("frame_rate", "codebook_size")
+      if used and trained != tokenizers:
+        raise BundleError(
+          f"{bundle.name}: the {name} stage was trained with {field} {trained:g}, the tokenizers "
+          f"have {tokenizers:g}; train it on tokens of these tokenizers"
+        )
+    if stage.spec.num_quantizers > codec.num_quantizers:
+      raise BundleError(
+        f"{bundle.name}: the {name} stage has {stage.spec.num_quantizers} codec levels, the codec "
+        f"{codec.num_quantizers}; train it on tokens of this codec"
+      )
+
+
+def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> Any:
+  entry = components[name]
+  kinds = _TOKENIZERS[name]
+  if entry["type"] not in kinds:
+    raise BundleError(
+      f"{folder}: {name} of unknown type {entry['type']!r}; known: {', '.join(kinds)}"
+    )
+  config_class, tokenizer_class = kinds[entry["type"]]
+  config = configs.from_dict(config_class, entry["config"])
+  return tokenizer_class(config, tensors.load_tensors(folder / f"{name}.safetensors"))
+
+
+def _load_stage(folder: Path, name: str, components: Mapping[str, Any]) -> Stage:
+  entry = components[f"{name}_stage"]
+  path = folder / f"{name}_stage.safetensors"
+  params = tensors.load_tensors(path)
+  if tensors.hash_params(params) != entry["hash"]:
+    raise BundleError(
+      f"{path} does not hold the weights that bundle.json was written with; copy it again"
+    )
+  return Stage(
+    configs.from_dict(StageSpec, entry["spec"]),
+    configs.from_dict(TransformerConfig, entry["config"]),
+    params,
+  )
+
+
+def _read_card(folder: Path) -> str:
+  path = folder / _CARD
+  return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _write(bundle: Bundle, folder: Path, float16: bool) -> None:
+  components: dict[str, Any] = {}
+  tokenizers: dict[str, Any] = {}
+  parts: dict[str, Any] = {"codec": bundle.codec, "semantic": bundle.semantic}
+  for name, tokenizer in parts.items():
+    narrow = float16 and (not bundle.stages or tensors.survives_float16(tokenizer.params))
+    params = tensors.round_to_float16(tokenizer.params, name) if narrow else tokenizer.params
+    _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, float16=narrow))
+    tokenizers[name] = type(tokenizer)(tokenizer.config, params)
+    components[name] = {
+      "type": _type_name(name, tokenizer),
+      "config": configs.to_dict(tokenizer.config),
+    }
+  tokens = Bundle(bundle.name, tokenizers["codec"], tokenizers["semantic"]).token_hash
+  for name, stage in bundle.stages.items():
+    params = tensors.round_to_float16(stage.params, name) if float16 else stage.params
+    _write_bytes(
+      folder / f"{name}_stage.safetensors", tensors.encode_tensors(params, float16=float16)
+    )
+    components[f"{name}_stage"] = {
+      "spec": configs.to_dict(stage.spec),
+      "config": configs.to_dict(stage.config),
+      "token_hash": tokens,
+      "hash": tensors.hash_params(params),
+    }
+  manifest = {
+    "format_version": FORMAT_VERSION,
+    "name": bundle.name,
+    "description": bundle.description,
+    "sample_rate": bundle.sample_rate,
+    "token_hash": tokens,
+    "semantic_rate": bundle.semantic_rate,
+    "stages": list(bundle.stages),
+    "components": components,
+    "metadata": dict(bundle.metadata),
+  }
+  _write_bytes(folder / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+  if bundle.model_card:
+    _write_bytes(folder / _CARD, bundle.model_card.encode())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+  with open(path, "xb") as file:
+    file.write(content)
+
+
+def _type_name(name: str, tokenizer: Any) -> str:
+  for kind, (_, tokenizer_class) in _TOKENIZERS[name].items():
+    if type(tokenizer) is tokenizer_class:
+      return kind
+  raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")
+
+
+def _check_replaceable(folder: Path) -> None:
+  if folder.is_dir() and any(folder.iterdir()) and not (folder / _MANIFEST).is_file():
+    raise BundleError(f"{folder} exists and is no bundle; choose another folder")
+  if folder.exists() and not folder.is_dir():
+    raise BundleError(f"{folder} is a file; choose a folder")
+  if not folder.parent.is_dir():
+    raise BundleError(f"cannot write {folder}: the folder {folder.parent} does not exist")
+
+
+def _replace(folder: Path, temporary: Path) -> None:
+  old = folder.parent / f".{secrets.token_hex(6)}.tmp"
+  if folder.exists():
+    os.rename(folder, old)
+  os.rename(temporary, folder)
+  shutil.rmtree(old, ignore_errors=True)

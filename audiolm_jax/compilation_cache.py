@@ -1,0 +1,52 @@
+"""Keeps compiled programs on disk, so that a command's second run starts fast."""
+
+import contextlib
+import hashlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+_VARIABLE = "AUDIOLM_JAX_CACHE"
+
+
+def cache_folder() -> Path | None:
+  """Where compiled programs are kept: below AUDIOLM_JAX_CACHE or the user's cache folder.
+
+  Returns:
+    A folder for this jaxlib and this kind of processor; None where AUDIOLM_JAX_CACHE is "off".
+  """
+  chosen = os.environ.get(_VARIABLE, "")
+  if chosen.lower() in ("off", "0", "none", "false"):
+    return None
+  base = Path(chosen) if chosen else _user_cache() / "audiolm_jax"
+  return base / f"jaxlib-{metadata.version('jaxlib')}-{_processor()}"
+
+
+def enable() -> None:
+  """Turns the cache on, before the first compilation, unless JAX's own variable already has."""
+  # XLA's loader reports, at every hit, tuning hints that differ from the host's by design.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  folder = cache_folder()
+  if folder is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  import jax
+
+  with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _user_cache() -> Path:
+  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _processor() -> str:
+  """A program compiled for one processor may not run on another that shares the home folder."""
+  features = platform.machine() + platform.processor()
+  with contextlib.suppress(OSError):
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    features += next((line for line in text.splitlines() if line.startswith("flags")), "")
+  return hashlib.sha256(features.encode()).hexdigest()[:8]

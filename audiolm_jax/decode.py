@@ -1,0 +1,65 @@
+"""Turns the tokens that `encode` or `sample --save_tokens` wrote back into sound.
+
+python -m audiolm_jax.decode tokens.npz --output out.wav
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from audiolm_jax import audio, compilation_cache, files, token_file
+from audiolm_jax.errors import UserError, run_cli
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("output", None, "The sound file to write.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "bundle",
+  None,
+  "Name or folder of the bundle to decode with; default the one named in the file.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "num_quantizers", None, "Decode the first levels only: fewer bits.", flag_values=FLAGS
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Decodes one file of tokens."""
+  if len(argv) != 2:
+    raise UserError(
+      f"give one file of tokens, not {len(argv) - 1}: decode tokens.npz --output OUT.wav"
+    )
+  if not FLAGS.output:
+    raise UserError("--output is needed: the sound file to write")
+  audio.check_output_format(FLAGS.output)
+  files.check_writable(FLAGS.output)
+  tokens = token_file.load_tokens(argv[1])
+  compilation_cache.enable()
+  from audiolm_jax import api, bundles
+
+  if not FLAGS.bundle and tokens.bundle not in bundles.list_bundles():
+    raise UserError(
+      f"{argv[1]} was encoded with the bundle {tokens.bundle!r}, which does not ship; "
+      "pass the folder of that bundle as --bundle"
+    )
+  bundle = bundles.load_bundle(FLAGS.bundle or tokens.bundle, stages=())
+  if bundle.token_hash != tokens.token_hash:
+    raise UserError(
+      f"{argv[1]} was encoded by the tokenizers of bundle {tokens.bundle!r} "
+      f"({tokens.token_hash}), and {bundle.name!r} has others ({bundle.token_hash}); "
+      "pass the folder of that bundle as --bundle, or encode the sound again"
+    )
+  levels = tokens.codes.shape[1] if FLAGS.num_quantizers is None else FLAGS.num_quantizers
+  if not 1 <= levels <= tokens.codes.shape[1]:
+    raise UserError(
+      f"--num_quantizers {levels} is not in 1..{tokens.codes.shape[1]}, the levels in {argv[1]}"
+    )
+  waveform = api.decode(bundle, tokens.codes[:, :levels])
+  audio.write_audio(FLAGS.output, waveform, bundle.sample_rate)
+  print(f"{len(waveform) / bundle.sample_rate:.2f} s in {FLAGS.output}")
+
+
+main.takes_arguments = True  # type: ignore[attr-defined]
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

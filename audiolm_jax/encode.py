@@ -1,0 +1,54 @@
+"""Turns sound into tokens.
+
+python -m audiolm_jax.encode speech.wav --output tokens.npz
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from audiolm_jax import audio, compilation_cache, files, token_file
+from audiolm_jax.errors import UserError, run_cli
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("output", None, "The .npz file to write.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "bundle", "speech_tiny", "Name or folder of the bundle to encode with.", flag_values=FLAGS
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Encodes one file, of any length."""
+  if len(argv) != 2:
+    raise UserError(f"give one sound file, not {len(argv) - 1}: encode IN.wav --output tokens.npz")
+  if not FLAGS.output:
+    raise UserError("--output is needed: the .npz file to write")
+  files.check_writable(FLAGS.output)
+  audio.check_readable(argv[1])
+  compilation_cache.enable()
+  from audiolm_jax import api, bundles
+
+  bundle = bundles.load_bundle(FLAGS.bundle, stages=())
+  waveform = audio.load_audio(argv[1], bundle.sample_rate)
+  audio.check_length(
+    len(waveform), bundle.sample_rate, 1 / bundle.semantic.spec.frame_rate, argv[1]
+  )
+  encoded = api.encode(bundle, waveform, bundle.sample_rate)
+  tokens = token_file.of_bundle(
+    bundle,
+    np.asarray(encoded.semantic),
+    encoded.codes,
+    semantic_rate=bundle.semantic.spec.frame_rate,
+  )
+  token_file.save_tokens(FLAGS.output, tokens)
+  print(
+    f"{len(waveform) / bundle.sample_rate:.2f} s: {len(encoded.semantic)} semantic tokens, "
+    f"{encoded.codes.shape[0]} frames of {encoded.codes.shape[1]} codes in {FLAGS.output}"
+  )
+
+
+main.takes_arguments = True  # type: ignore[attr-defined]
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

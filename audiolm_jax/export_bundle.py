@@ -1,0 +1,155 @@
+"""Puts trained parts together into the folder that `sample`, `encode` and `decode` run.
+
+The two tokenizers first; the corpus is turned into tokens with them, and the stages trained on it:
+
+  python -m audiolm_jax.export_bundle --codec_dir runs/codec --kmeans runs/kmeans \
+    --name mine --output runs/tokenizers --float16
+
+Then everything. The tokenizers are taken from their bundle, so that their tokens stay the same:
+
+  python -m audiolm_jax.export_bundle --tokenizers runs/tokenizers --token_store runs/tokens \
+    --semantic_stage_dir runs/semantic_stage --coarse_stage_dir runs/coarse_stage \
+    --fine_stage_dir runs/fine_stage --name mine --output bundles/mine --float16
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from audiolm_jax.errors import DataError, UserError, run_cli
+
+FLAGS = flags.FlagValues()
+_STAGES = ("semantic", "coarse", "fine")
+
+for _name, _text in {
+  "codec_dir": "MODEL_DIR of the codec's training run.",
+  "kmeans": "Folder that fit_kmeans wrote: the semantic tokenizer.",
+  "tokenizers": "Name or folder of a bundle to take both tokenizers from, instead of the above.",
+  **{f"{stage}_stage_dir": f"MODEL_DIR of the {stage} stage's training run." for stage in _STAGES},
+  "token_store": "Folder of the tokens that the stages were trained on.",
+  "name": "What the bundle is called; default the name of the output folder.",
+  "description": "One sentence.",
+  "metadata": "JSON file: training data, licence, metrics.",
+  "model_card": "Markdown file that becomes MODEL_CARD.md.",
+  "output": "The folder to write. A bundle that is there is replaced.",
+}.items():
+  flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
+flags.DEFINE_bool(
+  "float16", False, "Store weights in half the space; no effect on tokens already made.",
+  flag_values=FLAGS,
+)  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+  """Exports."""
+  del argv
+  if not FLAGS.output:
+    raise UserError("--output is needed: the folder to write")
+  model_dirs = {s: str(FLAGS[f"{s}_stage_dir"].value or "") for s in _STAGES}
+  model_dirs = {stage: folder for stage, folder in model_dirs.items() if folder}
+  if bool(model_dirs) != bool(FLAGS.token_store):
+    raise UserError(
+      "--token_store goes with the stages: give the tokens that they were trained on, "
+      "or neither it nor stages"
+    )
+  if model_dirs and not FLAGS.tokenizers:
+    raise UserError(
+      "stages need --tokenizers: the bundle whose tokens they were trained on, as it was exported"
+    )
+  metadata = _read_metadata()
+  card = _read_text(FLAGS.model_card) if FLAGS.model_card else ""
+  from audiolm_jax.bundles import Bundle, save_bundle
+
+  codec, semantic, base = _tokenizers()
+  bundle = Bundle(
+    name=FLAGS.name or Path(FLAGS.output).resolve().name,
+    codec=codec,
+    semantic=semantic,
+    stages={name: _stage(name, folder) for name, folder in model_dirs.items()},
+    description=FLAGS.description or (base.description if base else ""),
+    metadata=metadata or (base.metadata if base else {}),
+    model_card=card or (base.model_card if base else ""),
+    semantic_rate=_semantic_rate(FLAGS.token_store, base) if base and model_dirs else None,
+  )
+  if bundle.stages:
+    _ = bundle.cascade  # refuses stages that do not fit together
+  folder = save_bundle(bundle, FLAGS.output, float16=FLAGS.float16)
+  size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
+  kinds = ", ".join(["codec", "semantic", *(f"{name}_stage" for name in bundle.stages)])
+  print(f"{folder}: {kinds}; {size:.1f} MB")
+
+
+def _tokenizers() -> tuple[Any, Any, Any]:
+  """Codec, semantic tokenizer, and the bundle they are from, if any."""
+  if FLAGS.tokenizers:
+    if FLAGS.codec_dir or FLAGS.kmeans:
+      raise UserError("give either --tokenizers, or --codec_dir and --kmeans")
+    from audiolm_jax.bundles import load_bundle
+
+    base = load_bundle(FLAGS.tokenizers, stages=())
+    return base.codec, base.semantic, base
+  if not (FLAGS.codec_dir and FLAGS.kmeans):
+    raise UserError("--codec_dir and --kmeans are needed, or --tokenizers for both")
+  from audiolm_jax import fit_kmeans
+  from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+
+  config, params = _trained("codec", FLAGS.codec_dir)
+  return SoundStreamCodec(config.model, params), fit_kmeans.load_tokenizer(FLAGS.kmeans), None
+
+
+def _stage(name: str, model_dir: str) -> Any:
+  from audiolm_jax.lm.stages import Stage
+
+  config, params = _trained(f"{name}_stage", model_dir)
+  return Stage(config.spec, config.transformer, params)
+
+
+def _trained(component: str, model_dir: str) -> tuple[Any, Any]:
+  from audiolm_jax.training.checkpoints import load_inference_params
+
+  found, config, params = load_inference_params(model_dir)
+  if found != component:
+    raise UserError(f"{model_dir} is a run of {found!r}, and {component!r} is wanted")
+  return config, params
+
+
+def _semantic_rate(token_store: str, base: Any) -> float:
+  """Collapsed semantic tokens per second of the training split."""
+  from audiolm_jax.data.token_store import TokenStore
+  from audiolm_jax.tokens import collapse_repeats
+
+  # Refuses tokens of other tokenizers; a run may have been stopped before the store was whole.
+  store = TokenStore(token_store, base.token_hash, allow_incomplete=True)
+  clips = store.clips("train")
+  rows = [clip.semantic for clip in clips if clip.semantic is not None]
+  steps = sum(len(row) for row in rows)
+  collapsed = sum(len(collapse_repeats(row)) for row in rows)
+  if not steps:
+    raise DataError(f"{token_store} holds no semantic tokens of the split train")
+  return collapsed / steps * base.semantic.spec.frame_rate
+
+
+def _read_metadata() -> dict[str, Any]:
+  if not FLAGS.metadata:
+    return {}
+  try:
+    metadata = json.loads(_read_text(FLAGS.metadata))
+  except ValueError as error:
+    raise UserError(f"{FLAGS.metadata} is not JSON ({error})") from error
+  if not isinstance(metadata, dict):
+    raise UserError(f"{FLAGS.metadata} must hold one JSON object")
+  return metadata
+
+
+def _read_text(path: str) -> str:
+  try:
+    return Path(path).read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"cannot read {path}: {error}") from error
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

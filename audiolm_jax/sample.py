@@ -1,0 +1,195 @@
+"""Continues a recording, or makes one up.
+
+  python -m audiolm_jax.sample --prompt in.wav --output out.wav
+  python -m audiolm_jax.sample --output out.wav --mode unconditional --num_samples 4
+  python -m audiolm_jax.sample --prompt in.wav --output out.wav --mode resynthesis
+
+With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import flags
+
+from audiolm_jax import audio, compilation_cache, files, plotting, token_file
+from audiolm_jax.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+  from audiolm_jax.api import Continuation
+  from audiolm_jax.bundles import Bundle
+
+FLAGS = flags.FlagValues()
+
+
+def _define_flags() -> None:
+  def define(kind: str, name: str, default: Any, text: str) -> None:
+    getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS)
+
+  def choose(name: str, default: str, text: str, *choices: str) -> None:
+    flags.DEFINE_enum(name, default, choices, text, flag_values=FLAGS)
+
+  define("string", "prompt", None, "The sound file to continue.")
+  define("string", "output", None, "The sound file to write: .wav, .flac, .ogg, .mp3 or .aiff.")
+  define("string", "bundle", "speech_tiny", "Name or folder of the bundle to sample with.")
+  define("float", "prompt_seconds", 3.0, "How much of the prompt is heard, from its beginning.")
+  define("float", "duration", None, "Seconds of new sound: 7. In resynthesis, of the prompt: all.")
+  define("integer", "num_samples", 1, "How many different ones.")
+  define("integer", "seed", 0, "The same seed gives the same file.")
+  choose(
+    "mode", "continuation", "What is given and what is sampled; see the README.",
+    "continuation", "unconditional", "resynthesis",
+  )  # fmt: skip
+  for stage, temperature in (("semantic", 0.6), ("coarse", 0.8), ("fine", 0.6)):
+    define("float", f"temperature_{stage}", temperature, "0 takes the likeliest token.")
+    define("integer", f"top_k_{stage}", 0, "Draw among the k likeliest tokens; 0 for all.")
+    define("float", f"top_p_{stage}", 1.0, "Draw among the likeliest that reach p together.")
+  choose(
+    "prompt_audio", "codec",
+    "The prompt in the output: as the codec decodes it, its true samples, or none of it.",
+    "codec", "original", "none",
+  )  # fmt: skip
+  define("bool", "save_tokens", False, "Also write the tokens, beside the sound as .npz.")
+  define("string", "plot", None, "Also draw a spectrogram into this .png; needs matplotlib.")
+
+
+_define_flags()
+
+
+def main(argv: Sequence[str]) -> None:
+  """Samples, writes, and says how long each stage took."""
+  del argv
+  _check_flags()
+  started = time.perf_counter()
+  compilation_cache.enable()
+  from audiolm_jax import api, bundles
+
+  bundle = bundles.load_bundle(FLAGS.bundle)
+  waveform = None if FLAGS.prompt is None else _load_prompt(bundle)
+  chosen: dict[str, Any] = {
+    f"{name}_{stage}": FLAGS[f"{name}_{stage}"].value
+    for name in ("temperature", "top_k", "top_p")
+    for stage in ("semantic", "coarse", "fine")
+  }
+  result = api.continue_audio(
+    bundle,
+    waveform,
+    bundle.sample_rate,
+    duration=_duration(),
+    seed=FLAGS.seed,
+    prompt_seconds=FLAGS.prompt_seconds,
+    num_samples=FLAGS.num_samples,
+    mode=FLAGS.mode,
+    prompt_audio=FLAGS.prompt_audio,
+    progress=_progress_bar() if sys.stderr.isatty() else None,
+    **chosen,
+  )
+  _write(bundle, result)
+  _report(result, time.perf_counter() - started)
+
+
+def _check_flags() -> None:
+  """Everything that can be known to fail is said before anything slow begins."""
+  if not FLAGS.output:
+    raise UserError("--output is needed: the sound file to write")
+  if FLAGS.mode == "unconditional" and FLAGS.prompt is not None:
+    raise UserError("--mode unconditional takes no --prompt; leave one of them out")
+  if FLAGS.mode != "unconditional" and FLAGS.prompt is None:
+    raise UserError(
+      f"--prompt is needed: the sound file to take for {FLAGS.mode}; "
+      "--mode unconditional goes without one"
+    )
+  if FLAGS.num_samples < 1:
+    raise UserError(f"--num_samples {FLAGS.num_samples} must be 1 or more")
+  if FLAGS.plot is not None:
+    if Path(FLAGS.plot).suffix.lower() != ".png":
+      raise UserError(f"--plot {FLAGS.plot} must end in .png")
+    plotting.check_can_plot()
+  audio.check_output_format(FLAGS.output)
+  for index in range(FLAGS.num_samples):
+    for path in (FLAGS.output, _tokens_path(), FLAGS.plot):
+      if path is not None:
+        files.check_writable(_numbered(path, index))
+  if FLAGS.prompt is not None:
+    audio.check_readable(FLAGS.prompt)
+
+
+def _duration() -> float | None:
+  if FLAGS.duration is None and FLAGS.mode != "resynthesis":
+    return 7.0
+  return FLAGS.duration
+
+
+def _load_prompt(bundle: "Bundle") -> np.ndarray:
+  from audiolm_jax import continuation
+
+  name = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
+  seconds = FLAGS[name].value
+  if seconds is not None and not 0 < seconds < float("inf"):
+    raise UserError(f"--{name} {seconds:g} must be more than 0")
+  waveform = audio.load_audio(FLAGS.prompt, bundle.sample_rate, seconds=seconds)
+  continuation.check_prompt(waveform, bundle.sample_rate, FLAGS.prompt)
+  return waveform
+
+
+def _write(bundle: "Bundle", result: "Continuation") -> None:
+  rows = result.waveform.reshape(-1, result.waveform.shape[-1])
+  for index, waveform in enumerate(rows):
+    path = _numbered(FLAGS.output, index)
+    audio.write_audio(path, waveform, result.sample_rate)
+    print(f"{path}: {len(waveform) / result.sample_rate:.2f} s")
+    if FLAGS.save_tokens:
+      one = FLAGS.num_samples == 1
+      collapsed = bundle.stages["coarse"].spec.collapse_repeats
+      rate = 0.0 if collapsed else bundle.semantic.spec.frame_rate
+      semantic = result.tokens.semantic if one else result.tokens.semantic[index]
+      codes = result.tokens.codes if one else result.tokens.codes[index]
+      tokens = token_file.of_bundle(bundle, np.asarray(semantic), codes, semantic_rate=rate)
+      token_file.save_tokens(_numbered(_tokens_path(), index), tokens)
+    if FLAGS.plot is not None:
+      shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
+      plotting.plot_continuation(_numbered(FLAGS.plot, index), waveform, result.sample_rate, shown)
+
+
+def _report(result: "Continuation", wall: float) -> None:
+  parts = [f"{name} {seconds:.2f} s" for name, seconds in result.timings.items()]
+  spent = sum(result.timings.values())
+  made = result.new_seconds
+  print(
+    f"{', '.join(parts)}: {made:.2f} s of sound in {spent:.2f} s, "
+    f"real-time factor {spent / made:.2f}; {wall:.1f} s in all"
+  )
+
+
+def _tokens_path() -> str | None:
+  return str(Path(FLAGS.output).with_suffix(".npz")) if FLAGS.save_tokens else None
+
+
+def _numbered(path: Any, index: int) -> str:
+  if FLAGS.num_samples == 1:
+    return str(path)
+  path = Path(path)
+  return str(path.with_name(f"{path.stem}_{index + 1}{path.suffix}"))
+
+
+def _progress_bar() -> Callable[[str, int, int], None]:
+  from tqdm import tqdm
+
+  bars: dict[str, tqdm] = {}
+
+  def show(stage: str, done: int, total: int) -> None:
+    if stage not in bars:
+      bars[stage] = tqdm(total=total, desc=stage, unit="token")
+    bars[stage].update(done - bars[stage].n)
+    if done >= total:
+      bars.pop(stage).close()
+
+  return show
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

@@ -1,0 +1,200 @@
+"""Bundles as folders: what is written is what is read, and what is wrong is named."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from audiolm_jax.bundles import folder, list_bundles, load_bundle, save_bundle, tensors
+from audiolm_jax.errors import BundleError
+
+
+def assert_same_params(a, b):
+  a, b = tensors.flatten_params(a), tensors.flatten_params(b)
+  assert list(a) == list(b)
+  for name, value in a.items():
+    np.testing.assert_array_equal(value, b[name], err_msg=name)
+
+
+@pytest.fixture
+def saved(miniature_bundle, tmp_path):
+  return save_bundle(miniature_bundle, tmp_path / "mini")
+
+
+def edit(saved, change):
+  manifest = json.loads((saved / "bundle.json").read_text())
+  change(manifest)
+  (saved / "bundle.json").write_text(json.dumps(manifest))
+
+
+def test_a_saved_bundle_loads_as_itself(miniature_bundle, saved):
+  loaded = load_bundle(saved)
+  for name in ("codec", "semantic"):
+    before, after = getattr(miniature_bundle, name), getattr(loaded, name)
+    assert before.config == after.config and before.spec == after.spec
+    assert_same_params(before.params, after.params)
+  assert list(loaded.stages) == ["semantic", "coarse", "fine"]
+  for name, stage in miniature_bundle.stages.items():
+    assert loaded.stages[name].spec == stage.spec and loaded.stages[name].config == stage.config
+    assert_same_params(loaded.stages[name].params, stage.params)
+  for name in ("name", "token_hash", "semantic_rate", "model_card", "sample_rate", "metadata"):
+    assert getattr(loaded, name) == getattr(miniature_bundle, name)
+  assert loaded.path == saved
+
+
+def test_saving_what_was_loaded_gives_the_same_files(saved, tmp_path):
+  again = save_bundle(load_bundle(saved), tmp_path / "again")
+  names = sorted(p.name for p in saved.iterdir())
+  assert names == sorted(p.name for p in again.iterdir())
+  assert names == [
+    "MODEL_CARD.md",
+    "bundle.json",
+    "coarse_stage.safetensors",
+    "codec.safetensors",
+    "fine_stage.safetensors",
+    "semantic.safetensors",
+    "semantic_stage.safetensors",
+  ]
+  for name in names:
+    assert (saved / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_float16_keeps_the_tokenizers_that_stages_were_trained_on(miniature_bundle, tmp_path):
+  loaded = load_bundle(save_bundle(miniature_bundle, tmp_path / "a", float16=True))
+  assert loaded.token_hash == miniature_bundle.token_hash
+  assert_same_params(loaded.codec.params, miniature_bundle.codec.params)
+  stage = loaded.stages["coarse"]
+  assert tensors.survives_float16(stage.params)
+  assert not tensors.survives_float16(miniature_bundle.stages["coarse"].params)
+
+
+def test_float16_tokenizers_stay_the_same_when_stages_join_them(miniature_bundle, tmp_path):
+  bare = dataclasses.replace(miniature_bundle, stages={}, semantic_rate=None)
+  tokenizers = load_bundle(save_bundle(bare, tmp_path / "a", float16=True))
+  assert tokenizers.token_hash != miniature_bundle.token_hash
+  joined = dataclasses.replace(tokenizers, stages=miniature_bundle.stages, semantic_rate=8.0)
+  loaded = load_bundle(save_bundle(joined, tmp_path / "b", float16=True))
+  assert loaded.token_hash == tokenizers.token_hash
+  size = (tmp_path / "b" / "codec.safetensors").stat().st_size
+  assert size == (tmp_path / "a" / "codec.safetensors").stat().st_size
+
+
+def test_tokenizers_alone_are_a_bundle_and_can_be_loaded_alone(miniature_bundle, saved, tmp_path):
+  bare = dataclasses.replace(miniature_bundle, stages={}, semantic_rate=None)
+  loaded = load_bundle(save_bundle(bare, tmp_path / "bare"))
+  assert not loaded.stages and loaded.token_hash == miniature_bundle.token_hash
+  (saved / "coarse_stage.safetensors").unlink()
+  assert not load_bundle(saved, stages=()).stages
+  assert list(load_bundle(saved, stages=["semantic"]).stages) == ["semantic"]
+  with pytest.raises(BundleError, match="has no extra stage; it has semantic, coarse, fine"):
+    load_bundle(saved, stages=["extra"])
+
+
+def test_a_bundle_replaces_a_bundle_and_nothing_else(miniature_bundle, saved, tmp_path):
+  renamed = dataclasses.replace(miniature_bundle, name="second")
+  save_bundle(renamed, saved)
+  assert load_bundle(saved).name == "second"
+  (tmp_path / "holiday").mkdir()
+  (tmp_path / "holiday" / "photo.jpg").touch()
+  with pytest.raises(BundleError, match="exists and is no bundle"):
+    save_bundle(miniature_bundle, tmp_path / "holiday")
+  (tmp_path / "file").touch()
+  for place, words in [
+    (tmp_path / "file", "is a file"),
+    (tmp_path / "none" / "bundle", "does not exist"),
+  ]:
+    with pytest.raises(BundleError, match=words):
+      save_bundle(miniature_bundle, place)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "holiday", "mini"]
+
+
+def test_a_save_that_fails_leaves_the_old_bundle(miniature_bundle, saved, tmp_path, monkeypatch):
+  def full(path, content):
+    if path.name.startswith("fine"):
+      raise OSError(28, "No space left on device")
+    path.write_bytes(content)
+
+  monkeypatch.setattr(folder, "_write_bytes", full)
+  with pytest.raises(BundleError, match="No space left"):
+    save_bundle(dataclasses.replace(miniature_bundle, name="second"), saved)
+  assert load_bundle(saved).name == "miniature"
+  assert [p.name for p in tmp_path.iterdir()] == ["mini"]
+
+
+def test_unknown_names_list_what_there_is(tmp_path, monkeypatch, saved):
+  with pytest.raises(BundleError, match="no bundle 'speech_large'"):
+    load_bundle("speech_large")
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(BundleError, match=r"no bundle: it has no bundle\.json"):
+    load_bundle(tmp_path / "empty")
+  monkeypatch.setattr(folder, "_SHIPPED", tmp_path)
+  assert list_bundles() == ["mini"]
+  assert load_bundle("mini").name == "miniature"
+  with pytest.raises(BundleError, match="the ones that ship are mini"):
+    load_bundle("speech_large")
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    (lambda m: m.update(format_version=99), "format version 99, this program reads 1"),
+    (lambda m: m.pop("format_version"), "format version None"),
+    (lambda m: m.pop("components"), "lacks or misnames 'components'"),
+    (lambda m: m["components"].pop("codec"), "lacks or misnames 'codec'"),
+    (lambda m: m["components"]["codec"].update(type="mp3"), "unknown type 'mp3'"),
+    (lambda m: m["components"]["codec"]["config"].update(colour=1), "has no field 'colour'"),
+    (lambda m: m["components"]["codec"]["config"].update(strides=4), "misnames|not the ones"),
+    (lambda m: m.update(components=[]), "lacks or misnames"),
+    (lambda m: m.update(token_hash="0123"), r"not the ones bundle\.json was written with"),
+    (
+      lambda m: m["components"]["coarse_stage"].update(token_hash="0123"),
+      "the coarse stage was trained on other tokens",
+    ),
+    (
+      lambda m: m["components"]["coarse_stage"].update(hash="0123"),
+      r"coarse_stage\.safetensors does not hold the weights",
+    ),
+  ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(saved, change, words):
+  edit(saved, change)
+  with pytest.raises(BundleError, match=words) as caught:
+    load_bundle(saved)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"null"])
+def test_a_damaged_manifest_is_refused(saved, content):
+  (saved / "bundle.json").write_bytes(content)
+  with pytest.raises(BundleError, match=r"bundle\.json") as caught:
+    load_bundle(saved)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("component", ["codec", "semantic", "fine_stage"])
+def test_missing_and_truncated_weights_are_refused(saved, component):
+  path = saved / f"{component}.safetensors"
+  path.write_bytes(path.read_bytes()[:-10])
+  with pytest.raises(BundleError, match=rf"{component}\.safetensors is damaged"):
+    load_bundle(saved)
+  path.unlink()
+  with pytest.raises(BundleError, match=rf"{component}\.safetensors is missing"):
+    load_bundle(saved)
+
+
+def test_a_codec_of_another_bundle_is_refused(miniature_bundle, saved, tmp_path):
+  other = dataclasses.replace(
+    miniature_bundle,
+    codec=type(miniature_bundle.codec)(
+      miniature_bundle.codec.config, jax.tree.map(lambda x: x * 1.5, miniature_bundle.codec.params)
+    ),
+  )
+  assert other.token_hash != miniature_bundle.token_hash
+  foreign = save_bundle(other, tmp_path / "other")
+  shutil.copy(foreign / "codec.safetensors", saved / "codec.safetensors")
+  with pytest.raises(BundleError, match=r"token hash .* are not the ones") as caught:
+    load_bundle(saved)
+  assert "\n" not in str(caught.value)

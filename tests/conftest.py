@@ -1,0 +1,137 @@
+"""Shared settings: the CPU backend, one persistent compilation cache, deterministic keys."""
+
+import os
+import tempfile
+from typing import NamedTuple
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "audiolm_jax_test_cache")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+
+def melody(seconds: float, seed: int = 0) -> np.ndarray:
+  """Notes of a third of a second with overtones and a little noise, 16 kHz float32 [samples]."""
+  rng = np.random.default_rng(seed)
+  time = np.arange(round(seconds * 16_000)) / 16_000
+  pitch = rng.choice([220.0, 262.0, 330.0, 392.0, 440.0], size=int(seconds * 3) + 1)
+  phase = 2 * np.pi * np.cumsum(pitch[(time * 3).astype(int)]) / 16_000
+  sound = 0.3 * np.sin(phase) + 0.15 * np.sin(2 * phase) + 0.01 * rng.standard_normal(len(time))
+  return sound.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def miniature_bundle():
+  """A whole system of random weights: 4 codec levels of 16, 16 clusters, 2 coarse + 2 fine levels.
+
+  Codebooks and centroids are fitted to a melody, so that tokens follow what is heard.
+  """
+  import jax
+  from flax.core import meta
+
+  from audiolm_jax.bundles import Bundle
+  from audiolm_jax.codec import soundstream
+  from audiolm_jax.codec.quantizer import kmeans_start
+  from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+  from audiolm_jax.lm import stages
+  from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+  from audiolm_jax.semantic.conformer import ConformerConfig, ConformerEncoder
+  from audiolm_jax.semantic.features import LogMelConfig
+  from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
+
+  keys = iter(jax.random.split(jax.random.key(0), 8))
+  waveform = melody(4.0)[None]
+
+  c = soundstream.SoundStreamConfig(
+    encoder_channels=2, decoder_channels=2, latent_dim=8, num_quantizers=4, codebook_size=16
+  )
+  start = soundstream.encoder_state(c, 1)
+  encoder = meta.unbox(soundstream.Encoder(c).init(next(keys), waveform, start))
+  latents, _ = soundstream.Encoder(c).apply(encoder, waveform, start)
+  decoder = soundstream.Decoder(c).init(next(keys), latents, soundstream.decoder_state(c, 1))
+  books = kmeans_start(latents.reshape(-1, c.latent_dim), 4, 16, next(keys)).codebooks
+  params = {"encoder": encoder["params"], "decoder": meta.unbox(decoder)["params"]}
+  codec = SoundStreamCodec(c, params | {"codebooks": books})
+
+  conformer = ConformerConfig(
+    features=LogMelConfig(num_mels=8),
+    stacks=(1, 1),
+    dim=16,
+    num_heads=2,
+    mlp_dim=32,
+    kernel_size=3,
+    subsample_channels=4,
+    left_context=4,
+    right_context=4,
+  )
+  s = SemanticTokenizerConfig(encoder=conformer, layer=1, num_clusters=16, chunk_steps=32)
+  frames, valid = np.zeros((1, 16, 8), np.float32), np.ones((1, 4), bool)
+  encoder = meta.unbox(ConformerEncoder(conformer.truncated(1)).init(next(keys), frames, valid))
+  params = {"encoder": encoder["params"], "centroids": np.zeros((16, 16), np.float32)}
+  params |= {"mean": np.zeros(16, np.float32), "scale": np.ones(16, np.float32)}
+  features = SemanticTokenizer(s, params).features(waveform)[0]
+  params |= {"mean": features.mean(axis=0), "scale": features.std(axis=0) + 1e-3}
+  whitened = (features - params["mean"]) / params["scale"]
+  semantic = SemanticTokenizer(s, params | {"centroids": whitened[::6][:16]})
+
+  t = TransformerConfig(num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.0)
+  numbers = {"num_clusters": 16, "codebook_size": 16}
+  specs = [
+    stages.semantic_stage(crop_seconds=4.0, **numbers),
+    stages.coarse_stage(crop_seconds=2.0, num_target_quantizers=2, **numbers),
+    stages.fine_stage(
+      crop_seconds=1.0, num_source_quantizers=2, num_target_quantizers=2, **numbers
+    ),
+  ]
+  tokens = np.zeros((1, 8), np.int32)
+  trained = {
+    spec.name: stages.Stage(
+      spec,
+      t,
+      meta.unbox(Transformer(t, spec.layout.vocab_size, True).init(next(keys), tokens, tokens))[
+        "params"
+      ],
+    )
+    for spec in specs
+  }
+  return Bundle("miniature", codec, semantic, trained, semantic_rate=8.0, model_card="# Mini\n")
+
+
+class Finished(NamedTuple):
+  """What a command line did."""
+
+  code: int
+  out: str
+  err: str
+
+
+@pytest.fixture
+def run_cli(capsys):
+  """Runs one of the package's command lines in this process: `run_cli("encode", "a.wav", ...)`."""
+  import importlib
+
+  from absl import flags
+
+  from audiolm_jax.errors import exit_code
+
+  def run(name: str, *arguments: object) -> Finished:
+    module = importlib.import_module(f"audiolm_jax.{name}")
+    module.FLAGS.unparse_flags()
+    for flag in module.FLAGS:
+      module.FLAGS[flag].unparse()
+    capsys.readouterr()
+    try:
+      rest = module.FLAGS([name, *map(str, arguments)])
+    except flags.Error as error:
+      return Finished(2, "", str(error))
+    code = exit_code(module.main, rest)
+    captured = capsys.readouterr()
+    return Finished(code, captured.out, captured.err)
+
+  return run

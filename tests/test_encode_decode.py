@@ -1,0 +1,207 @@
+"""Sound to tokens and back: the API and its two command lines."""
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+import audiolm_jax
+from audiolm_jax import api, audio, token_file
+from audiolm_jax.bundles import save_bundle
+from audiolm_jax.errors import AudioError, DataError
+from tests.conftest import melody
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def folder(miniature_bundle, tmp_path_factory):
+  return save_bundle(miniature_bundle, tmp_path_factory.mktemp("bundles") / "mini")
+
+
+@pytest.fixture
+def wav(tmp_path):
+  soundfile.write(tmp_path / "in.wav", melody(2.0), RATE, subtype="FLOAT")
+  return tmp_path / "in.wav"
+
+
+def test_tokens_count_begun_hops(miniature_bundle):
+  encoded = api.encode(miniature_bundle, melody(1.03), RATE)
+  assert encoded.semantic.shape == (26,) and encoded.codes.shape == (52, 4)
+  assert encoded.semantic.dtype == encoded.codes.dtype == np.int32
+
+
+def test_a_batch_encodes_and_decodes_as_its_rows(miniature_bundle):
+  batch = np.stack([melody(1.5, seed) for seed in range(3)])
+  encoded = api.encode(miniature_bundle, batch, RATE)
+  waveform = api.decode(miniature_bundle, encoded.codes)
+  assert encoded.codes.shape == (3, 75, 4) and waveform.shape == (3, 24_000)
+  for row in range(3):
+    alone = api.encode(miniature_bundle, batch[row], RATE)
+    np.testing.assert_array_equal(alone.semantic, encoded.semantic[row])
+    np.testing.assert_array_equal(alone.codes, encoded.codes[row])
+    np.testing.assert_allclose(api.decode(miniature_bundle, alone.codes), waveform[row], atol=1e-5)
+
+
+def test_integers_and_other_rates_are_the_same_sound(miniature_bundle):
+  waveform = melody(1.0)
+  encoded = api.encode(miniature_bundle, waveform, RATE)
+  as_int = api.encode(miniature_bundle, (waveform * 32_768).astype(np.int16), RATE)
+  assert np.mean(as_int.codes == encoded.codes) > 0.9
+  doubled = audio.resample(waveform, RATE, 2 * RATE)
+  assert (
+    np.mean(api.encode(miniature_bundle, doubled, 2 * RATE).codes[:, 0] == encoded.codes[:, 0])
+    > 0.8
+  )
+
+
+def test_fewer_levels_decode_too(miniature_bundle):
+  codes = api.encode(miniature_bundle, melody(0.5), RATE).codes
+  one, all_levels = (api.decode(miniature_bundle, codes[:, :k]) for k in (1, 4))
+  assert one.shape == all_levels.shape == (8_000,) and not np.array_equal(one, all_levels)
+
+
+@pytest.mark.parametrize(
+  "waveform, words",
+  [
+    (np.zeros(0), "no samples"),
+    (np.full(RATE, np.nan), "NaN"),
+    (np.zeros((1, 2, RATE)), r"give \[samples\]"),
+    (np.zeros(100), r"0\.01 s long; at least 0\.04 s"),
+    (np.array(["a"]), "give floats"),
+  ],
+)
+def test_what_cannot_be_encoded_is_refused(miniature_bundle, waveform, words):
+  with pytest.raises(AudioError, match=words):
+    api.encode(miniature_bundle, waveform, RATE)
+
+
+@pytest.mark.parametrize(
+  "codes, words",
+  [
+    (np.zeros((3, 5), int), "codes have 5 levels, the codec has 4"),
+    (np.full((3, 2), 16), r"range over 16\.\.16; the codec knows 0\.\.15"),
+    (np.full((3, 2), -1), r"range over -1"),
+    (np.zeros((3, 2)), "float64 of shape"),
+    (np.zeros(3, int), r"of shape \(3,\)"),
+    (np.zeros((0, 4), int), "of shape"),
+  ],
+)
+def test_what_cannot_be_decoded_is_refused(miniature_bundle, codes, words):
+  with pytest.raises(DataError, match=words):
+    api.decode(miniature_bundle, codes)
+
+
+def test_the_package_exports_functions_though_its_command_lines_have_the_same_names():
+  for name in ("encode", "decode"):
+    module = importlib.import_module(f"audiolm_jax.{name}")
+    assert sys.modules[f"audiolm_jax.{name}"] is module and hasattr(module, "main")
+    assert getattr(audiolm_jax, name) is getattr(api, name)
+  assert set(audiolm_jax.__all__) <= set(dir(audiolm_jax))
+  assert all(getattr(audiolm_jax, name) is not None for name in audiolm_jax.__all__)
+
+
+def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_path, run_cli):
+  done = run_cli("encode", wav, "--output", tmp_path / "t.npz", "--bundle", folder)
+  assert done.code == 0, done.err
+  assert "2.00 s: 50 semantic tokens, 100 frames of 4 codes" in done.out
+  tokens = token_file.load_tokens(tmp_path / "t.npz")
+  encoded = api.encode(miniature_bundle, melody(2.0), RATE)
+  np.testing.assert_array_equal(tokens.semantic, encoded.semantic)
+  np.testing.assert_array_equal(tokens.codes, encoded.codes)
+  assert (tokens.sample_rate, tokens.frame_rate, tokens.semantic_rate) == (RATE, 50.0, 25.0)
+  assert (tokens.bundle, tokens.token_hash) == ("miniature", miniature_bundle.token_hash)
+
+  for levels in (4, 2):
+    done = run_cli(
+      "decode", tmp_path / "t.npz", "--output", tmp_path / "out.wav", "--bundle", folder,
+      "--num_quantizers", levels,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    waveform, rate = audio.read_audio(tmp_path / "out.wav")
+    assert rate == RATE
+    expected = api.decode(miniature_bundle, encoded.codes[:, :levels])
+    np.testing.assert_allclose(waveform, expected, atol=1 / 32_000)
+
+
+def test_what_encode_cannot_do_is_one_line_and_no_file(folder, wav, tmp_path, run_cli):
+  (tmp_path / "text.wav").write_text("no sound " * 50)
+  soundfile.write(tmp_path / "short.wav", np.zeros(100), RATE)
+  out = ("--output", tmp_path / "t.npz")
+  for arguments, words in [
+    (("--bundle", folder, *out), "give one sound file, not 0"),
+    ((wav, wav, "--bundle", folder, *out), "give one sound file, not 2"),
+    ((wav, "--bundle", folder), "--output is needed"),
+    ((tmp_path / "no.wav", "--bundle", folder, *out), "no.wav does not exist"),
+    ((tmp_path / "text.wav", "--bundle", folder, *out), "text.wav is not sound"),
+    ((tmp_path / "short.wav", "--bundle", folder, *out), "short.wav is 0.01 s long"),
+    ((wav, "--bundle", "speech_huge", *out), "no bundle 'speech_huge'"),
+    ((wav, "--bundle", folder, "--output", tmp_path / "no" / "t.npz"), "does not exist; create"),
+  ]:
+    done = run_cli("encode", *arguments)
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["in.wav", "short.wav", "text.wav"]
+
+
+def test_what_decode_cannot_do_is_one_line_and_no_file(miniature_bundle, folder, tmp_path, run_cli):
+  tokens = token_file.of_bundle(
+    miniature_bundle, np.zeros(5, int), np.zeros((10, 4), int), semantic_rate=25.0
+  )
+  token_file.save_tokens(tmp_path / "t.npz", tokens)
+  foreign = dataclasses.replace(tokens, token_hash="feed")
+  token_file.save_tokens(tmp_path / "foreign.npz", foreign)
+  np.savez(tmp_path / "other.npz", a=1)
+  content = (tmp_path / "t.npz").read_bytes()
+  (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+  (tmp_path / "text.npz").write_text("text")
+  there = sorted(tmp_path.iterdir())
+  out, with_bundle = ("--output", tmp_path / "out.wav"), ("--bundle", folder)
+  for arguments, words in [
+    ((*out, *with_bundle), "give one file of tokens, not 0"),
+    ((tmp_path / "no.npz", *out), "no.npz does not exist"),
+    ((tmp_path, *out), "is a folder"),
+    ((tmp_path / "other.npz", *out), "holds no tokens"),
+    ((tmp_path / "cut.npz", *out), "is damaged"),
+    ((tmp_path / "text.npz", *out), "is damaged or no npz"),
+    ((tmp_path / "t.npz", *out), "'miniature', which does not ship"),
+    ((tmp_path / "foreign.npz", *out, *with_bundle), "has others"),
+    ((tmp_path / "t.npz", *out, *with_bundle, "--num_quantizers", 9), "is not in 1..4"),
+    ((tmp_path / "t.npz", *with_bundle), "--output is needed"),
+    ((tmp_path / "t.npz", *with_bundle, "--output", tmp_path / "a.txt"), "sound is written as"),
+  ]:
+    done = run_cli("decode", *arguments)
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+  assert sorted(tmp_path.iterdir()) == there
+
+
+def test_an_unknown_flag_exits_with_2(run_cli):
+  assert run_cli("encode", "a.wav", "--outptu", "t.npz").code == 2
+
+
+@pytest.mark.slow
+def test_an_hour_is_encoded_in_bounded_memory(folder, tmp_path):
+  minute = np.tile(melody(1.0), 60)
+  with soundfile.SoundFile(tmp_path / "hour.flac", "w", 44_100, 2) as file:
+    for _ in range(60):
+      block = audio.resample(minute, RATE, 44_100)
+      file.write(np.stack([block, block], axis=1))
+  program = (
+    "import importlib, resource, sys; from audiolm_jax import errors\n"
+    "encode = importlib.import_module('audiolm_jax.encode')\n"
+    "rest = encode.FLAGS(sys.argv)\n"
+    "code = errors.exit_code(encode.main, rest)\n"
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(code)\n"
+  )
+  out = ["--output", str(tmp_path / "t.npz"), "--bundle", str(folder)]
+  done = subprocess.run(
+    [sys.executable, "-c", program, str(tmp_path / "hour.flac"), *out],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert token_file.load_tokens(tmp_path / "t.npz").codes.shape == (180_000, 4)
+  assert int(done.stdout.split()[-1]) < 2_000

@@ -1,0 +1,150 @@
+"""Putting trained parts together: in two steps, tokenizers first, as a training run does."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from audiolm_jax import api, fit_kmeans
+from audiolm_jax.bundles import load_bundle, tensors
+from audiolm_jax.codec.training import CodecTrainingConfig
+from audiolm_jax.data.token_store import TokenClip, TokenStoreWriter
+from audiolm_jax.lm.training import StageTrainingConfig
+from audiolm_jax.semantic.kmeans import KMeansReport
+from tests.conftest import melody
+
+
+@pytest.fixture
+def runs(miniature_bundle, tmp_path, monkeypatch):
+  """Stands in for finished training runs; what they have learned is the miniature bundle."""
+  from audiolm_jax.training import checkpoints
+
+  learned = {
+    "codec": (
+      "codec",
+      CodecTrainingConfig(model=miniature_bundle.codec.config),
+      miniature_bundle.codec.params,
+    )
+  }
+  for name, stage in miniature_bundle.stages.items():
+    config = StageTrainingConfig(stage.spec, stage.config)
+    learned[f"{name}_stage"] = (f"{name}_stage", config, stage.params)
+  monkeypatch.setattr(
+    checkpoints, "load_inference_params", lambda folder, step=None: learned[str(folder)]
+  )
+  report = KMeansReport(100, 16, (0.5,), (100,), 15, 0, 1.0)
+  fit_kmeans.save_tokenizer(tmp_path / "kmeans", miniature_bundle.semantic, report)
+  return tmp_path
+
+
+def export_tokenizers(run_cli, runs, *more):
+  return run_cli(
+    "export_bundle", "--codec_dir", "codec", "--kmeans", runs / "kmeans",
+    "--output", runs / "tokenizers", *more,
+  )  # fmt: skip
+
+
+def write_store(runs, token_hash):
+  writer = TokenStoreWriter(runs / "tokens", token_hash)
+  codes = np.zeros((100, 4), int)
+  # 50 steps are 2 s; 10 and 30 tokens are left when repeats are collapsed.
+  writer.add(TokenClip("a", np.repeat(np.arange(10), 5), codes, "train", seconds=2.0))
+  writer.add(TokenClip("b", np.repeat(np.arange(30) % 15, 2)[:50], codes, "train", seconds=2.0))
+  writer.add(TokenClip("c", np.zeros(50, int), codes, "valid", seconds=2.0))
+  writer.finish()
+  return runs / "tokens"
+
+
+def export_stages(run_cli, runs, *more):
+  return run_cli(
+    "export_bundle", "--tokenizers", runs / "tokenizers", "--token_store", runs / "tokens",
+    "--semantic_stage_dir", "semantic_stage", "--coarse_stage_dir", "coarse_stage",
+    "--fine_stage_dir", "fine_stage", "--output", runs / "mine", *more,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("width", ["--float16", "--nofloat16"])
+def test_tokenizers_then_stages_make_a_bundle_that_samples(miniature_bundle, runs, run_cli, width):
+  done = export_tokenizers(run_cli, runs, width)
+  assert done.code == 0 and "codec, semantic; " in done.out, done.err
+  tokenizers = load_bundle(runs / "tokenizers")
+  assert tokenizers.name == "tokenizers" and not tokenizers.stages
+  write_store(runs, tokenizers.token_hash)
+
+  (runs / "card.md").write_text("# Mine\n")
+  (runs / "about.json").write_text(json.dumps({"licence": "CC0"}))
+  done = export_stages(
+    run_cli, runs, width, "--name", "my own", "--description", "A test.",
+    "--model_card", runs / "card.md", "--metadata", runs / "about.json",
+  )  # fmt: skip
+  assert done.code == 0, done.err
+  assert "codec, semantic, semantic_stage, coarse_stage, fine_stage" in done.out
+  bundle = load_bundle(runs / "mine")
+  assert (bundle.name, bundle.description, bundle.model_card) == ("my own", "A test.", "# Mine\n")
+  assert bundle.metadata == {"licence": "CC0"}
+  assert bundle.token_hash == tokenizers.token_hash
+  assert bundle.semantic_rate == pytest.approx((10 + 25) / 4.0)
+  for name in ("codec", "semantic"):
+    kept, new = (tensors.hash_params(getattr(b, name).params) for b in (tokenizers, bundle))
+    assert kept == new
+  result = api.continue_audio(bundle, melody(1.0), 16_000, duration=0.6)
+  if width == "--nofloat16":
+    expected = api.continue_audio(
+      dataclasses.replace(miniature_bundle, semantic_rate=bundle.semantic_rate),
+      melody(1.0), 16_000, duration=0.6,
+    )  # fmt: skip
+    np.testing.assert_array_equal(result.tokens.codes, expected.tokens.codes)
+
+
+def test_tokens_of_other_tokenizers_are_refused(runs, run_cli):
+  assert export_tokenizers(run_cli, runs).code == 0
+  write_store(runs, "0123456789abcdef")
+  done = export_stages(run_cli, runs)
+  assert done.code == 2 and "were made by other tokenizers" in done.err
+  assert not (runs / "mine").exists()
+
+
+def test_stages_that_do_not_fit_the_tokenizers_are_refused(
+  miniature_bundle, runs, run_cli, monkeypatch
+):
+  from audiolm_jax.training import checkpoints
+
+  assert export_tokenizers(run_cli, runs).code == 0
+  write_store(runs, load_bundle(runs / "tokenizers").token_hash)
+  stage = miniature_bundle.stages["coarse"]
+  original = checkpoints.load_inference_params
+
+  def other(folder, step=None):
+    component, config, params = original(folder)
+    if component.endswith("_stage"):
+      spec = dataclasses.replace(config.spec, codebook_size=32)
+      config = dataclasses.replace(config, spec=spec)
+    return component, config, params
+
+  monkeypatch.setattr(checkpoints, "load_inference_params", other)
+  done = export_stages(run_cli, runs)
+  assert done.code == 2 and "codebook_size" in done.err, (done.err, stage.spec)
+  assert not (runs / "mine").exists()
+
+
+def test_what_cannot_be_exported_is_named(runs, run_cli):
+  export_tokenizers(run_cli, runs)
+  write_store(runs, load_bundle(runs / "tokenizers").token_hash)
+  (runs / "bad.json").write_text("{")
+  tokenizers = ("--tokenizers", runs / "tokenizers")
+  store = ("--token_store", runs / "tokens")
+  for arguments, words in [
+    (("--codec_dir", "codec"), "--codec_dir and --kmeans are needed"),
+    ((*tokenizers, "--codec_dir", "codec"), "give either --tokenizers, or"),
+    ((*tokenizers, "--coarse_stage_dir", "coarse_stage"), "--token_store goes with the stages"),
+    ((*store, "--coarse_stage_dir", "coarse_stage"), "stages need --tokenizers"),
+    ((*tokenizers, *store, "--coarse_stage_dir", "fine_stage"), "is a run of 'fine_stage'"),
+    ((*tokenizers, "--metadata", runs / "bad.json"), "bad.json is not JSON"),
+    ((*tokenizers, "--model_card", runs / "no.md"), "cannot read"),
+    (("--codec_dir", "codec", "--kmeans", runs / "none"), "run fit_kmeans"),
+  ]:
+    done = run_cli("export_bundle", *arguments, "--output", runs / "mine")
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+  assert "--output is needed" in run_cli("export_bundle", *tokenizers).err
+  assert not (runs / "mine").exists()

@@ -1,0 +1,324 @@
+"""Continuing sound: the API and the command line, with a miniature bundle."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiolm_jax import api, audio, continuation, sample, token_file
+from audiolm_jax.bundles import save_bundle
+from audiolm_jax.errors import UserError
+from audiolm_jax.tokens import collapse_repeats
+from tests.conftest import melody
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def folder(miniature_bundle, tmp_path_factory):
+  return save_bundle(miniature_bundle, tmp_path_factory.mktemp("bundles") / "mini")
+
+
+@pytest.fixture
+def prompt(tmp_path):
+  soundfile.write(tmp_path / "in.wav", melody(2.0), RATE, subtype="FLOAT")
+  return tmp_path / "in.wav"
+
+
+def made(bundle, waveform=None, **settings):
+  rate = None if waveform is None else RATE
+  return api.continue_audio(bundle, waveform, rate, **({"duration": 0.6} | settings))
+
+
+@pytest.mark.parametrize("samples", [16_000, 16_001, 15_777, 6_400])
+@pytest.mark.parametrize("duration", [0.6, 0.01234])
+def test_the_length_is_exact_to_the_sample(miniature_bundle, samples, duration):
+  result = made(miniature_bundle, melody(1.5)[:samples], duration=duration)
+  assert result.waveform.shape == (samples + round(duration * RATE),)
+  assert result.waveform.dtype == np.float32 and np.abs(result.waveform).max() <= 1
+  assert result.prompt_samples == samples and result.sample_rate == RATE
+
+
+def test_the_prompts_tokens_are_a_prefix_of_the_results(miniature_bundle):
+  prompt = melody(1.0)
+  tokens = api.encode(miniature_bundle, prompt, RATE)
+  result = made(miniature_bundle, prompt, duration=2.5)
+  np.testing.assert_array_equal(result.tokens.codes[:50], tokens.codes)
+  collapsed = collapse_repeats(tokens.semantic)
+  np.testing.assert_array_equal(result.tokens.semantic[: len(collapsed)], collapsed)
+  assert result.tokens.codes.shape == (175, 4)
+  decoded = api.decode(miniature_bundle, result.tokens.codes)
+  np.testing.assert_allclose(decoded[: len(result.waveform)], result.waveform, atol=1e-6)
+
+
+def test_a_seed_gives_the_same_and_another_seed_another(miniature_bundle):
+  one, same, other = (made(miniature_bundle, melody(1.0), seed=s).tokens.codes for s in (5, 5, 6))
+  np.testing.assert_array_equal(one, same)
+  assert not np.array_equal(one, other)
+
+
+def test_a_sample_does_not_depend_on_its_company(miniature_bundle):
+  prompts = np.stack([melody(1.0, seed) for seed in (1, 2)])
+  together = made(miniature_bundle, prompts, num_samples=2)
+  assert together.waveform.shape == (2, 2, 25_600)
+  assert together.tokens.codes.shape == (2, 2, 80, 4) and len(together.tokens.semantic) == 4
+  for row, prompt in enumerate(prompts):
+    alone = made(miniature_bundle, prompt, num_samples=2)
+    assert alone.waveform.shape == (2, 25_600)
+    np.testing.assert_array_equal(alone.tokens.codes, together.tokens.codes[row])
+    np.testing.assert_array_equal(alone.waveform, together.waveform[row])
+  assert not np.array_equal(together.waveform[0, 0], together.waveform[0, 1])
+  first = made(miniature_bundle, prompts[0]).waveform
+  np.testing.assert_array_equal(first, together.waveform[0, 0])
+  assert made(miniature_bundle, prompts).waveform.shape == (2, 25_600)
+
+
+def test_the_prompt_is_heard_as_asked(miniature_bundle):
+  prompt = melody(1.0)
+  codec, original, none = (
+    made(miniature_bundle, prompt, prompt_audio=kind) for kind in ("codec", "original", "none")
+  )
+  np.testing.assert_array_equal(original.waveform[:16_000], prompt)
+  np.testing.assert_array_equal(original.waveform[16_000:], codec.waveform[16_000:])
+  np.testing.assert_array_equal(none.waveform, codec.waveform[16_000:])
+  assert not np.array_equal(codec.waveform[:16_000], prompt)
+  assert (codec.prompt_samples, none.prompt_samples) == (16_000, 0)
+
+
+def test_only_the_beginning_of_a_prompt_is_heard(miniature_bundle):
+  result = made(miniature_bundle, melody(2.0), prompt_seconds=0.5)
+  expected = made(miniature_bundle, melody(2.0)[:8_000])
+  np.testing.assert_array_equal(result.waveform, expected.waveform)
+  whole = made(miniature_bundle, melody(2.0), prompt_seconds=None)
+  assert whole.prompt_samples == 32_000
+
+
+def test_prompts_of_other_rates_and_types_are_taken(miniature_bundle):
+  prompt = audio.resample(melody(1.0), RATE, 44_100)
+  result = api.continue_audio(
+    miniature_bundle, (prompt * 32_767).astype(np.int16), 44_100, duration=0.5
+  )
+  assert result.waveform.shape == (24_000,)
+
+
+def test_unconditional_needs_no_prompt(miniature_bundle):
+  result = made(miniature_bundle, mode="unconditional", num_samples=3)
+  assert result.waveform.shape == (3, 9_600) and result.prompt_samples == 0
+  assert len(np.unique(result.waveform, axis=0)) == 3
+  assert result.new_seconds == pytest.approx(1.8)
+
+
+def test_resynthesis_keeps_the_semantic_tokens(miniature_bundle):
+  prompt = melody(1.03)
+  tokens = api.encode(miniature_bundle, prompt, RATE)
+  result = made(miniature_bundle, prompt, mode="resynthesis", duration=None)
+  assert result.waveform.shape == prompt.shape
+  np.testing.assert_array_equal(result.tokens.semantic, collapse_repeats(tokens.semantic))
+  assert not np.array_equal(result.tokens.codes, tokens.codes)
+  short = made(miniature_bundle, prompt, mode="resynthesis", duration=0.5)
+  assert short.waveform.shape == (8_000,)
+
+
+def test_time_and_progress_are_told_by_stage(miniature_bundle):
+  heard = []
+  result = made(
+    miniature_bundle, melody(1.0), duration=2.5, progress=lambda *event: heard.append(event)
+  )
+  assert {"encode", "semantic", "coarse", "fine", "decode"} <= set(result.timings)
+  assert all(seconds >= 0 for seconds in result.timings.values())
+  assert {stage for stage, _, _ in heard} == {"semantic", "coarse", "fine"}
+  assert all(0 < done <= total for _, done, total in heard)
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    ({"duration": None}, "needs a duration"),
+    ({"duration": 0}, r"duration 0 is not in"),
+    ({"duration": float("nan")}, "duration nan"),
+    ({"duration": 1e9}, r"duration 1e\+09 is not in"),
+    ({"num_samples": 0}, "num_samples 0"),
+    ({"seed": -1}, "seed -1"),
+    ({"mode": "sing"}, "mode 'sing' is not one of continuation, unconditional, resynthesis"),
+    ({"mode": "unconditional"}, "takes no prompt"),
+    ({"prompt_audio": "loud"}, "prompt_audio 'loud'"),
+    ({"prompt_seconds": 0}, "prompt_seconds 0"),
+    ({"prompt_seconds": 0.2}, r"the prompt is 0\.20 s long; at least 0\.40 s"),
+    ({"temperature_coarse": -1.0}, "temperature -1"),
+    ({"top_k_fine": -3}, "top_k -3"),
+    ({"top_p_semantic": 0.0}, "top_p 0"),
+  ],
+)
+def test_settings_out_of_range_are_named(miniature_bundle, change, words):
+  with pytest.raises(UserError, match=words):
+    made(miniature_bundle, melody(1.0), **change)
+
+
+def test_prompts_without_sound_are_refused(miniature_bundle):
+  for waveform, words in [
+    (np.zeros(RATE, np.float32), "the prompt is silent"),
+    (np.full(RATE, np.inf), "infinite"),
+    (None, "needs a prompt"),
+  ]:
+    with pytest.raises(UserError, match=words):
+      made(miniature_bundle, waveform)
+
+
+def test_a_bundle_without_stages_says_so(miniature_bundle):
+  bare = dataclasses.replace(miniature_bundle, stages={})
+  with pytest.raises(UserError, match="has no stages to sample with"):
+    made(bare, melody(1.0))
+  coarse_only = dataclasses.replace(
+    miniature_bundle, stages={"coarse": miniature_bundle.stages["coarse"]}
+  )
+  with pytest.raises(UserError, match="has no semantic stage; it can resynthesize only"):
+    made(coarse_only, melody(1.0))
+  result = made(coarse_only, melody(1.0), mode="resynthesis", duration=None)
+  assert result.tokens.codes.shape == (50, 2)
+
+
+def test_the_command_writes_what_the_api_makes(miniature_bundle, folder, prompt, tmp_path, run_cli):
+  done = run_cli(
+    "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder,
+    "--prompt_seconds", 1, "--duration", 0.6, "--seed", 3, "--temperature_coarse", 0.9,
+    "--top_k_fine", 5, "--top_p_semantic", 0.9, "--save_tokens",
+  )  # fmt: skip
+  assert done.code == 0, done.err
+  assert "out.wav: 1.60 s" in done.out and "real-time factor" in done.out
+  for stage in ("semantic", "coarse", "fine"):
+    assert f"{stage} " in done.out
+  expected = made(
+    miniature_bundle, melody(2.0), prompt_seconds=1, seed=3, temperature_coarse=0.9, top_k_fine=5,
+    top_p_semantic=0.9,
+  )  # fmt: skip
+  waveform, _ = audio.read_audio(tmp_path / "out.wav")
+  np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32_000)
+  tokens = token_file.load_tokens(tmp_path / "out.npz")
+  np.testing.assert_array_equal(tokens.codes, expected.tokens.codes)
+  decoded = run_cli(
+    "decode", tmp_path / "out.npz", "--output", tmp_path / "again.wav", "--bundle", folder
+  )
+  assert decoded.code == 0, decoded.err
+  again, _ = audio.read_audio(tmp_path / "again.wav")
+  np.testing.assert_allclose(again[: len(waveform)], waveform, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_file(folder, prompt, tmp_path, run_cli):
+  contents = []
+  for name in ("a.wav", "b.wav"):
+    done = run_cli(
+      "sample", "--prompt", prompt, "--output", tmp_path / name, "--bundle", folder,
+      "--duration", 0.5, "--seed", 7,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    contents.append((tmp_path / name).read_bytes())
+  assert contents[0] == contents[1]
+
+
+def test_several_samples_are_numbered(folder, tmp_path, run_cli):
+  pytest.importorskip("matplotlib")
+  done = run_cli(
+    "sample", "--mode", "unconditional", "--output", tmp_path / "out.flac", "--bundle", folder,
+    "--duration", 0.5, "--num_samples", 2, "--save_tokens", "--plot", tmp_path / "picture.png",
+  )  # fmt: skip
+  assert done.code == 0, done.err
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    "out_1.flac", "out_1.npz", "out_2.flac", "out_2.npz", "picture_1.png", "picture_2.png",
+  ]  # fmt: skip
+
+
+def test_what_sample_cannot_do_is_one_line_and_no_file(folder, prompt, tmp_path, run_cli):
+  soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+  soundfile.write(tmp_path / "short.wav", melody(0.31), RATE)
+  (tmp_path / "text.wav").write_text("no sound " * 50)
+  content = prompt.read_bytes()
+  (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+  there = sorted(tmp_path.iterdir())
+  out, p = ("--output", tmp_path / "out.wav"), ("--prompt", prompt)
+  for arguments, words in [
+    (p, "--output is needed"),
+    (out, "--prompt is needed"),
+    ((*out, *p, "extra"), "unexpected argument 'extra'"),
+    ((*out, *p, "--mode", "unconditional"), "takes no --prompt"),
+    ((*out, "--prompt", tmp_path / "no.wav"), "no.wav does not exist"),
+    ((*out, "--prompt", tmp_path), "is a folder"),
+    ((*out, "--prompt", tmp_path / "text.wav"), "text.wav is not sound"),
+    ((*out, "--prompt", tmp_path / "cut.wav"), "cut.wav is cut short"),
+    ((*out, "--prompt", tmp_path / "silent.wav"), "silent.wav is silent"),
+    ((*out, "--prompt", tmp_path / "short.wav"), "short.wav is 0.31 s long; at least 0.40 s"),
+    ((*out, *p, "--num_samples", 0), "--num_samples 0"),
+    ((*out, *p, "--duration", -1), "duration -1"),
+    ((*out, *p, "--prompt_seconds", 0), "prompt_seconds 0"),
+    ((*out, *p, "--temperature_fine", -1), "temperature -1"),
+    ((*out, *p, "--plot", tmp_path / "a.jpg"), "must end in .png"),
+    ((*out, *p, "--bundle", "opera"), "no bundle 'opera'"),
+    ((*p, "--output", tmp_path / "out.txt"), "sound is written as"),
+    ((*p, "--output", tmp_path / "no" / "out.wav"), "does not exist; create it"),
+    ((*p, "--output", tmp_path), "no extension"),
+  ]:
+    bundle = () if "--bundle" in arguments else ("--bundle", folder)
+    done = run_cli("sample", *arguments, *bundle)
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+  assert run_cli("sample", *out, *p, "--mode", "sing").code == 2
+  assert run_cli("sample", *out, *p, "--temprature_fine", "1").code == 2
+  assert sorted(tmp_path.iterdir()) == there
+
+
+def test_an_output_that_cannot_be_written_is_found_before_sampling(
+  folder, prompt, tmp_path, run_cli, monkeypatch
+):
+  def not_yet(*_, **__):
+    raise AssertionError("sampling began")
+
+  monkeypatch.setattr(continuation, "continue_audio", not_yet)
+  monkeypatch.setattr(api, "continue_audio", not_yet)
+  done = run_cli(
+    "sample", "--prompt", prompt, "--bundle", folder, "--output", tmp_path / "no" / "out.wav"
+  )
+  assert done.code == 2
+
+
+def test_a_terminal_sees_progress(folder, prompt, tmp_path, run_cli, monkeypatch):
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  show = sample._progress_bar()
+  for done in (10, 20, 30, 10, 30):
+    show("coarse", done, 30)
+
+
+def test_importing_sample_stays_light():
+  program = (
+    "import sys, audiolm_jax.sample, audiolm_jax.api\n"
+    "heavy = 'tensorflow seqio orbax torch matplotlib numba librosa gin clu apache_beam optax'\n"
+    "print([m for m in heavy.split() if m in sys.modules])\n"
+  )
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+  assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_importing_the_package_does_not_import_jax():
+  program = "import sys, audiolm_jax; print('jax' in sys.modules, 'numpy' in sys.modules)"
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+  assert done.stdout.strip() == "False False", done.stdout + done.stderr
+
+
+def test_the_command_line_works_as_a_program(folder, prompt, tmp_path):
+  command = [sys.executable, "-m", "audiolm_jax.sample", "--bundle", str(folder)]
+  out = ["--output", str(tmp_path / "out.wav"), "--duration", "0.5"]
+  done = subprocess.run(
+    [*command, *out, "--prompt", str(prompt)],
+    capture_output=True,
+    text=True,
+    stdin=subprocess.DEVNULL,
+  )
+  assert done.returncode == 0 and "real-time factor" in done.stdout, done.stderr
+  assert not done.stderr, "no warning, no progress bar where nobody looks"
+  assert soundfile.info(tmp_path / "out.wav").frames == 40_000
+  done = subprocess.run([*command, "--prompt", "no.wav", *out], capture_output=True, text=True)
+  assert done.returncode == 2 and done.stderr == "error: no.wav does not exist\n"
+  done = subprocess.run([*command, "--duratoin", "3"], capture_output=True, text=True)
+  assert done.returncode == 2 and done.stderr.count("\n") == 1
+  help_text = subprocess.run([*command, "--help"], capture_output=True, text=True).stdout
+  assert "--prompt_seconds" in help_text and "python -m audiolm_jax.sample" in help_text
