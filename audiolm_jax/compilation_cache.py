@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def enable() -> None:
     return
   import jax
 
+  # An entry that a killed run left half written is compiled anew; nobody needs to know.
+  warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
   with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -37,10 +37,12 @@ for _name, _text in {
   "output": "The folder to write. A bundle that is there is replaced.",
 }.items():
   flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
-flags.DEFINE_bool(
-  "float16", False, "Store weights in half the space; no effect on tokens already made.",
+flags.DEFINE_enum(
+  "storage", None, ["float32", "float16", "int8"],
+  "How wide weights are stored; int8 is for the stages only. Tokens already made never change.",
   flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_bool("float16", False, "Short for --storage=float16.", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -76,7 +78,9 @@ def main(argv: Sequence[str]) -> None:
   )
   if bundle.stages:
     _ = bundle.cascade  # refuses stages that do not fit together
-  folder = save_bundle(bundle, FLAGS.output, float16=FLAGS.float16)
+  folder = save_bundle(
+    bundle, FLAGS.output, storage=FLAGS.storage or ("float16" if FLAGS.float16 else "float32")
+  )
   size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
   kinds = ", ".join(["codec", "semantic", *(f"{name}_stage" for name in bundle.stages)])
   print(f"{folder}: {kinds}; {size:.1f} MB")

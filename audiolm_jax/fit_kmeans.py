@@ -136,7 +136,7 @@ def save_tokenizer(
     reason = error.strerror or error
     raise UserError(f"cannot make {folder}: {reason}; give another --output") from error
   with atomic_write(folder / TENSORS_FILE) as file:
-    file.write(encode_tensors(tokenizer.params, float16=False))
+    file.write(encode_tensors(tokenizer.params))
   content = {
     "tokenizer": configs.to_dict(tokenizer.config),
     "clusters": configs.to_dict(report),

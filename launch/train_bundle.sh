@@ -69,7 +69,8 @@ case $preset in
   tiny)
     semantic_config=semantic_encoder_tiny
     num_clusters=64
-    codec_band="held-out loss 1.0 to 1.4, every perplexity above 600"
+    layer=5
+    codec_band="held-out loss 1.0 to 1.3, every perplexity above 300"
     semantic_band="contrastive accuracy 0.2 to 0.6, codebook perplexity above 25"
     kmeans_band="perplexity above 70 % of the clusters, none dead"
     semantic_stage_band="held-out loss 3.0 to 4.5 nats per token"
@@ -79,6 +80,7 @@ case $preset in
   base)
     semantic_config=semantic_encoder_xl
     num_clusters=1024
+    layer=19
     codec_band="every perplexity above 600"
     semantic_band="contrastive accuracy above 0.5, codebook perplexity above 100"
     kmeans_band="perplexity above 70 % of the clusters, none dead"
@@ -182,7 +184,7 @@ train semantic "trains the semantic encoder" "$semantic_band" \
   "$semantic_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
 step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
   "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$work/semantic" "${corpus[@]}" \
-  --num_clusters="$num_clusters" --output="$work/kmeans"
+  --layer="$layer" --num_clusters="$num_clusters" --output="$work/kmeans"
 step tokenizers "puts codec and semantic tokenizer into one bundle" "a size in MB" \
   "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
   --name="$name" --output="$work/tokenizers" --float16

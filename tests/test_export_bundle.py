@@ -64,7 +64,7 @@ def export_stages(run_cli, runs, *more):
   )  # fmt: skip
 
 
-@pytest.mark.parametrize("width", ["--float16", "--nofloat16"])
+@pytest.mark.parametrize("width", ["--float16", "--storage=float32", "--storage=int8"])
 def test_tokenizers_then_stages_make_a_bundle_that_samples(miniature_bundle, runs, run_cli, width):
   done = export_tokenizers(run_cli, runs, width)
   assert done.code == 0 and "codec, semantic; " in done.out, done.err
@@ -89,7 +89,7 @@ def test_tokenizers_then_stages_make_a_bundle_that_samples(miniature_bundle, run
     kept, new = (tensors.hash_params(getattr(b, name).params) for b in (tokenizers, bundle))
     assert kept == new
   result = api.continue_audio(bundle, melody(1.0), 16_000, duration=0.6)
-  if width == "--nofloat16":
+  if width == "--storage=float32":
     expected = api.continue_audio(
       dataclasses.replace(miniature_bundle, semantic_rate=bundle.semantic_rate),
       melody(1.0), 16_000, duration=0.6,

@@ -11,6 +11,7 @@ from typing import Any
 from audiolm_jax import configs
 from audiolm_jax.bundles import tensors
 from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.errors import BundleError, ConfigError
@@ -56,14 +57,17 @@ def load_bundle(
     raise BundleError(f"{folder / _MANIFEST} does not fit this version: {error}") from error
 
 
-def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], *, float16: bool = False) -> Path:
+def save_bundle(
+  bundle: Bundle, folder: str | os.PathLike[str], *, storage: Storage | str = Storage.FLOAT32
+) -> Path:
   """Writes a bundle, replacing one that is there; the folder is there whole or not at all.
 
   Args:
     bundle: what to write.
     folder: where; its parent exists.
-    float16: halve the files. The tokenizers of a bundle with stages are only stored so where it
-      changes no weight: their tokens must stay the ones that the stages were trained on.
+    storage: narrower weights make smaller files. The tokenizers are stored as float16 at the least,
+      in a bundle with stages only where it changes no weight: their tokens must stay the ones that
+      the stages were trained on.
   Raises:
     BundleError: the folder holds something else, cannot be written, or a weight does not fit.
   """
@@ -73,7 +77,7 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str], *, float16: bool
   temporary = folder.parent / f".{secrets.token_hex(6)}.tmp"
   try:
     temporary.mkdir()
-    _write(bundle, temporary, float16)
+    _write(bundle, temporary, Storage(storage))
     _replace(folder, temporary)
   except OSError as error:
     raise BundleError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -206,14 +210,14 @@ def _read_card(folder: Path) -> str:
   return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _write(bundle: Bundle, folder: Path, float16: bool) -> None:
+def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
   components: dict[str, Any] = {}
   tokenizers: dict[str, Any] = {}
   parts: dict[str, Any] = {"codec": bundle.codec, "semantic": bundle.semantic}
   for name, tokenizer in parts.items():
-    narrow = float16 and (not bundle.stages or tensors.survives_float16(tokenizer.params))
-    params = tensors.round_to_float16(tokenizer.params, name) if narrow else tokenizer.params
-    _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, float16=narrow))
+    width = _tokenizer_storage(tokenizer, storage, bool(bundle.stages))
+    params = tensors.as_stored(tokenizer.params, width)
+    _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, width))
     tokenizers[name] = type(tokenizer)(tokenizer.config, params)
     components[name] = {
       "type": _type_name(name, tokenizer),
@@ -221,10 +225,9 @@ def _write(bundle: Bundle, folder: Path, float16: bool) -> None:
     }
   tokens = Bundle(bundle.name, tokenizers["codec"], tokenizers["semantic"]).token_hash
   for name, stage in bundle.stages.items():
-    params = tensors.round_to_float16(stage.params, name) if float16 else stage.params
-    _write_bytes(
-      folder / f"{name}_stage.safetensors", tensors.encode_tensors(params, float16=float16)
-    )
+    params = tensors.as_stored(stage.params, storage)
+    content = tensors.encode_tensors(params, storage)
+    _write_bytes(folder / f"{name}_stage.safetensors", content)
     components[f"{name}_stage"] = {
       "spec": configs.to_dict(stage.spec),
       "config": configs.to_dict(stage.config),
@@ -245,6 +248,14 @@ def _write(bundle: Bundle, folder: Path, float16: bool) -> None:
   _write_bytes(folder / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
   if bundle.model_card:
     _write_bytes(folder / _CARD, bundle.model_card.encode())
+
+
+def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:
+  """Float16 where it is allowed; tokens are too sensitive for less."""
+  if storage is Storage.FLOAT32:
+    return storage
+  exact = tensors.survives(tokenizer.params, Storage.FLOAT16)
+  return Storage.FLOAT16 if exact or not has_stages else Storage.FLOAT32
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

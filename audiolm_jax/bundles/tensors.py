@@ -1,5 +1,6 @@
 """Nested parameters to safetensors files and back, and a hash of what they hold."""
 
+import enum
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,21 @@ import safetensors.numpy
 from audiolm_jax.errors import BundleError
 
 Params = Mapping[str, Any]
+
+_BLOCK = 64
+_LEAST_INT8 = 1024  # what is smaller saves nothing
+_SCALE = ":scale"
+
+
+class Storage(enum.StrEnum):
+  """How wide weights are stored; they are always loaded as float32.
+
+  INT8 stores matrices in whole numbers with one scale for each 64, the rest as FLOAT16.
+  """
+
+  FLOAT32 = "float32"
+  FLOAT16 = "float16"
+  INT8 = "int8"
 
 
 def flatten_params(params: Params) -> dict[str, np.ndarray]:
@@ -52,29 +68,26 @@ def hash_params(params: Params) -> str:
   return digest.hexdigest()[:16]
 
 
-def round_to_float16(params: Params, name: str) -> dict[str, Any]:
-  """The parameters as a float16 file gives them back.
+def as_stored(params: Params, storage: Storage) -> dict[str, Any]:
+  """The parameters as a file written with `storage` gives them back.
 
   Raises:
     BundleError: a weight beyond float16's range.
   """
-  flat = flatten_params(params)
-  return unflatten_params({key: _narrow(v, f"{name}/{key}", v.dtype) for key, v in flat.items()})
+  return _unpack(_pack(params, storage))
 
 
-def survives_float16(params: Params) -> bool:
-  """Whether float16 holds every weight exactly."""
-  return all(
-    value.dtype != np.float32 or np.array_equal(_cast(value), value)
-    for value in flatten_params(params).values()
-  )
+def survives(params: Params, storage: Storage) -> bool:
+  """Whether a file written with `storage` holds every weight exactly."""
+  try:
+    return hash_params(as_stored(params, storage)) == hash_params(params)
+  except BundleError:
+    return False
 
 
-def encode_tensors(params: Params, *, float16: bool) -> bytes:
-  """The content of a safetensors file; floats stored as float16 or float32."""
-  flat = flatten_params(params)
-  if float16:
-    flat = {key: _narrow(value, key, np.dtype(np.float16)) for key, value in flat.items()}
+def encode_tensors(params: Params, storage: Storage = Storage.FLOAT32) -> bytes:
+  """The content of a safetensors file."""
+  flat = _pack(params, storage)
   return safetensors.numpy.save({key: np.asarray(v, order="C") for key, v in flat.items()})
 
 
@@ -91,7 +104,47 @@ def load_tensors(path: Path) -> dict[str, Any]:
   except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
     reason = " ".join(str(error).split())
     raise BundleError(f"{path} is damaged ({reason}); copy or export it again") from error
-  return unflatten_params({key: _full_width(flat[key]) for key in sorted(flat)})
+  return _unpack(flat)
+
+
+def _pack(params: Params, storage: Storage) -> dict[str, np.ndarray]:
+  packed: dict[str, np.ndarray] = {}
+  for name, value in flatten_params(params).items():
+    if value.dtype != np.float32 or storage is Storage.FLOAT32:
+      packed[name] = value
+    elif storage is Storage.INT8 and value.ndim > 1 and value.size >= _LEAST_INT8:
+      packed[name], packed[name + _SCALE] = _to_int8(value)
+    else:
+      packed[name] = _to_float16(value, name)
+  return packed
+
+
+def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  flat = {}
+  for name in sorted(packed):
+    if name.endswith(_SCALE):
+      continue
+    scale = packed.get(name + _SCALE)
+    flat[name] = _full_width(packed[name]) if scale is None else _from_int8(packed[name], scale)
+  return unflatten_params(flat)
+
+
+def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Whole numbers in -127..127, and what each block of them counts in."""
+  blocks = _in_blocks(value)
+  scale = np.abs(blocks).max(axis=1) / np.float32(127)
+  steps = np.where(scale > 0, scale, 1)[:, None]
+  whole = np.clip(np.rint(blocks / steps), -127, 127).astype(np.int8)
+  return whole.ravel()[: value.size].reshape(value.shape), scale
+
+
+def _from_int8(whole: np.ndarray, scale: np.ndarray) -> np.ndarray:
+  blocks = _in_blocks(whole) * scale[:, None]
+  return blocks.ravel()[: whole.size].reshape(whole.shape)
+
+
+def _in_blocks(value: np.ndarray) -> np.ndarray:
+  return np.pad(value.ravel(), (0, -value.size % _BLOCK)).reshape(-1, _BLOCK)
 
 
 def _full_width(value: np.ndarray) -> np.ndarray:
@@ -99,17 +152,11 @@ def _full_width(value: np.ndarray) -> np.ndarray:
   return value if value.dtype.kind in "iub" else value.astype(np.float32, copy=False)
 
 
-def _narrow(value: np.ndarray, name: str, final: np.dtype) -> np.ndarray:
-  if value.dtype != np.float32:
-    return value
-  narrow = _cast(value)
+def _to_float16(value: np.ndarray, name: str) -> np.ndarray:
+  with np.errstate(over="ignore"):
+    narrow = value.astype(np.float16)
   if not np.isfinite(narrow).all():
     raise BundleError(
       f"{name} reaches {np.abs(value).max():.3g}, past float16's range; export as float32"
     )
-  return narrow.astype(final, copy=False)
-
-
-def _cast(value: np.ndarray) -> np.ndarray:
-  with np.errstate(over="ignore"):
-    return value.astype(np.float16)
+  return narrow

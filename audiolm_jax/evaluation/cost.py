@@ -1,11 +1,11 @@
 """Time and memory of the commands, each in a process of its own."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +15,18 @@ from audiolm_jax import audio
 from audiolm_jax.errors import UserError
 from audiolm_jax.evaluation.report import Better, Row, exact
 from audiolm_jax.evaluation.suites import SuiteResult
+
+# A process starts with the peak memory of the one it was forked from; a small one in between, this,
+# keeps ours out of the measurement.
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen(sys.argv[2:])
+_, status, usage = os.wait4(process.pid, 0)
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+  json.dump([time.monotonic() - started, usage.ru_maxrss], file)
+sys.exit(max(0, os.waitstatus_to_exitcode(status)) or int(os.WIFSIGNALED(status)))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +50,24 @@ def measure_command(command: Sequence[str], environment: Mapping[str, str]) -> C
   Raises:
     UserError: it fails; the last line it wrote is quoted.
   """
-  with tempfile.TemporaryFile() as output:
-    started = time.monotonic()
-    process = subprocess.Popen(
-      command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+  with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
+    usage = os.path.join(folder, "usage.json")
+    launched = subprocess.run(
+      [sys.executable, "-I", "-c", _LAUNCHER, usage, *command],
+      stdout=output,
+      stderr=subprocess.STDOUT,
+      env={**os.environ, **environment},
+      check=False,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
     output.seek(0)
     lines = output.read().decode(errors="replace").strip().splitlines()
-  if process.returncode:
-    said = lines[-1] if lines else "nothing"
-    raise UserError(f"{' '.join(command)} ended with {process.returncode}, having said: {said}")
+    if launched.returncode:
+      said = lines[-1] if lines else "nothing"
+      raise UserError(f"{' '.join(command)} ended with {launched.returncode}, having said: {said}")
+    with open(usage, encoding="utf-8") as file:
+      seconds, peak = json.load(file)
   unit = 1 if sys.platform == "darwin" else 1024
-  return CommandCost(seconds, usage.ru_maxrss * unit)
+  return CommandCost(seconds, peak * unit)
 
 
 def cost_suite(

@@ -5,6 +5,8 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.errors import UserError
+
 MEL_WINDOWS = (256, 512, 1024, 2048)
 MEL_BINS = (20, 40, 64, 80)
 MEL_FLOOR_DB = -80.0
@@ -103,7 +105,10 @@ def pesq_wb(
 
   Source: ITU-T P.862.2; package pesq.
   """
-  import pesq
+  try:
+    import pesq  # pyright: ignore[reportMissingImports]
+  except ImportError as error:
+    raise UserError("PESQ needs an extra: pip install -r requirements/evaluation.txt") from error
   import soxr
 
   _check_pair(reference, estimate)

@@ -19,8 +19,11 @@ from jaxtyping import Array, Bool, Float, Int
 # the left of a prompt) stays finite too; no such row is ever read.
 MASKED = -1e9
 
-# Queries per block. Small enough to skip most of the future, large enough for big products.
-QUERY_BLOCK = 512
+# Queries per block in training: small enough to skip most of the future and to stay near the
+# processor, large enough for big products.
+QUERY_BLOCK = 256
+# The same in prefill, which runs once: fewer blocks compile faster.
+PREFILL_BLOCK = 512
 
 
 class KeyValues(NamedTuple):

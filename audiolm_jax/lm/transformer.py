@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm.attention import (
+  PREFILL_BLOCK,
   KeyValues,
   RelativeBias,
   bias_blocks,
@@ -354,7 +355,7 @@ class Transformer(nn.Module):
     """
     x = self._embed(tokens, frame_ids)
     positions = jnp.arange(tokens.shape[1])[None] - padding[:, None]
-    biases = bias_blocks(self.distance_bias(tokens.shape[1]))
+    biases = bias_blocks(self.distance_bias(tokens.shape[1]), PREFILL_BLOCK)
     context = AttentionContext(biases, positions, positions >= 0)
     cache = []
     for layer in self.layers:

@@ -131,8 +131,9 @@ class SampledSource:
         f"{codes.shape[1]} frames and more to come are longer than one window of "
         f"{self._coarse.crop_frames}; with collapsed semantic tokens this needs `retokenize`"
       )
-    # No more than the semantic stage looks back on.
-    span = min(codes.shape[1], round(self._spec.crop_seconds * self._coarse.frame_rate))
+    # One window, its overlap included for context: the same length every time, so that decoder
+    # and tokenizer are compiled once.
+    span = min(codes.shape[1], self._coarse.crop_frames)
     align = self._coarse.frames_per_step
     first = -(-(codes.shape[1] - span) // align) * align
     heard = self._retokenize(codes[:, first:])

@@ -136,7 +136,7 @@ def small_config() -> W2vBertConfig:
 
 
 def tiny_config() -> W2vBertConfig:
-  """2 + 3 layers of width 144, 1.9 M encoder parameters: minutes on two CPU cores.
+  """2 + 3 layers of width 144, 1.7 M encoder parameters: minutes on two CPU cores.
 
   A few hours of few voices: hence two perturbed hearings, tasks at unmasked steps too, short masks.
   """

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.bundles import folder, list_bundles, load_bundle, save_bundle, tensors
+from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.errors import BundleError
 
 
@@ -63,23 +64,34 @@ def test_saving_what_was_loaded_gives_the_same_files(saved, tmp_path):
 
 
 def test_float16_keeps_the_tokenizers_that_stages_were_trained_on(miniature_bundle, tmp_path):
-  loaded = load_bundle(save_bundle(miniature_bundle, tmp_path / "a", float16=True))
+  loaded = load_bundle(save_bundle(miniature_bundle, tmp_path / "a", storage="float16"))
   assert loaded.token_hash == miniature_bundle.token_hash
   assert_same_params(loaded.codec.params, miniature_bundle.codec.params)
   stage = loaded.stages["coarse"]
-  assert tensors.survives_float16(stage.params)
-  assert not tensors.survives_float16(miniature_bundle.stages["coarse"].params)
+  assert tensors.survives(stage.params, Storage.FLOAT16)
+  assert not tensors.survives(miniature_bundle.stages["coarse"].params, Storage.FLOAT16)
 
 
 def test_float16_tokenizers_stay_the_same_when_stages_join_them(miniature_bundle, tmp_path):
   bare = dataclasses.replace(miniature_bundle, stages={}, semantic_rate=None)
-  tokenizers = load_bundle(save_bundle(bare, tmp_path / "a", float16=True))
+  tokenizers = load_bundle(save_bundle(bare, tmp_path / "a", storage="float16"))
   assert tokenizers.token_hash != miniature_bundle.token_hash
   joined = dataclasses.replace(tokenizers, stages=miniature_bundle.stages, semantic_rate=8.0)
-  loaded = load_bundle(save_bundle(joined, tmp_path / "b", float16=True))
+  loaded = load_bundle(save_bundle(joined, tmp_path / "b", storage="float16"))
   assert loaded.token_hash == tokenizers.token_hash
   size = (tmp_path / "b" / "codec.safetensors").stat().st_size
   assert size == (tmp_path / "a" / "codec.safetensors").stat().st_size
+
+
+def test_int8_stages_keep_their_tokens_and_stay_as_they_are(miniature_bundle, tmp_path):
+  loaded = load_bundle(save_bundle(miniature_bundle, tmp_path / "a", storage="int8"))
+  assert loaded.token_hash == miniature_bundle.token_hash
+  assert not tensors.survives(miniature_bundle.stages["coarse"].params, Storage.INT8)
+  again = load_bundle(save_bundle(loaded, tmp_path / "b", storage="int8"))
+  for name, stage in loaded.stages.items():
+    before, after = (tensors.flatten_params(p) for p in (stage.params, again.stages[name].params))
+    for key, value in before.items():
+      np.testing.assert_allclose(after[key], value, rtol=1e-6)
 
 
 def test_tokenizers_alone_are_a_bundle_and_can_be_loaded_alone(miniature_bundle, saved, tmp_path):

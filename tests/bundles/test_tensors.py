@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.bundles import tensors
+from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.errors import BundleError
 
 PARAMS = {
@@ -12,9 +13,9 @@ PARAMS = {
 }
 
 
-def write(tmp_path, params, *, float16=False):
+def write(tmp_path, params, storage=Storage.FLOAT32):
   path = tmp_path / "a.safetensors"
-  path.write_bytes(tensors.encode_tensors(params, float16=float16))
+  path.write_bytes(tensors.encode_tensors(params, storage))
   return path
 
 
@@ -28,12 +29,37 @@ def test_parameters_come_back_as_they_were(tmp_path):
 def test_float16_halves_the_file_and_loads_as_float32(tmp_path):
   big = {"kernel": np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)}
   wide = write(tmp_path, big).stat().st_size
-  path = write(tmp_path, big, float16=True)
+  path = write(tmp_path, big, Storage.FLOAT16)
   assert path.stat().st_size < 0.55 * wide
   loaded = tensors.load_tensors(path)["kernel"]
   assert loaded.dtype == np.float32
-  np.testing.assert_array_equal(loaded, tensors.round_to_float16(big, "a")["kernel"])
-  assert tensors.survives_float16({"kernel": loaded}) and not tensors.survives_float16(big)
+  np.testing.assert_array_equal(loaded, tensors.as_stored(big, Storage.FLOAT16)["kernel"])
+  assert tensors.survives({"kernel": loaded}, Storage.FLOAT16)
+  assert not tensors.survives(big, Storage.FLOAT16)
+
+
+def test_int8_quarters_the_file_and_is_near(tmp_path):
+  rng = np.random.default_rng(0)
+  kernel = (rng.standard_normal((65, 3, 37)) * np.geomspace(1e-3, 10, 37)).astype(np.float32)
+  big = {"kernel": kernel, "bias": rng.standard_normal(37).astype(np.float32)}
+  path = write(tmp_path, big, Storage.INT8)
+  assert path.stat().st_size < 0.29 * write(tmp_path, big).stat().st_size
+  loaded = tensors.load_tensors(write(tmp_path, big, Storage.INT8))
+  assert loaded["kernel"].dtype == np.float32 and loaded["kernel"].shape == kernel.shape
+  # Half a step of 1/127 of the largest weight among 64 neighbours.
+  blocks = np.pad(kernel.ravel(), (0, -kernel.size % 64)).reshape(-1, 64)
+  bound = np.repeat(np.abs(blocks).max(axis=1), 64)[: kernel.size].reshape(kernel.shape) / 127
+  assert (np.abs(loaded["kernel"] - kernel) <= 0.51 * bound + 1e-7).all()
+  np.testing.assert_allclose(loaded["bias"], big["bias"], rtol=1e-3)
+  again = tensors.as_stored(loaded, Storage.INT8)
+  np.testing.assert_allclose(again["kernel"], loaded["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 1e-6])
+def test_int8_holds_zero_and_very_small_weights(tmp_path, value):
+  tiny = {"kernel": np.full((64, 64), value, np.float32)}
+  loaded = tensors.load_tensors(write(tmp_path, tiny, Storage.INT8))["kernel"]
+  np.testing.assert_allclose(loaded, value, rtol=1e-6)
 
 
 def test_bfloat16_parameters_are_stored_as_float32(tmp_path):
@@ -44,12 +70,12 @@ def test_bfloat16_parameters_are_stored_as_float32(tmp_path):
 
 def test_weights_past_float16_are_named():
   with pytest.raises(BundleError, match=r"kernel reaches 1e\+05, past float16"):
-    tensors.encode_tensors({"kernel": np.array([1e5], np.float32)}, float16=True)
+    tensors.encode_tensors({"kernel": np.array([1e5], np.float32)}, Storage.FLOAT16)
 
 
 def test_the_hash_sees_every_weight_and_no_storage_width(tmp_path):
-  rounded = tensors.round_to_float16(PARAMS, "a")
-  stored = tensors.load_tensors(write(tmp_path, rounded, float16=True))
+  rounded = tensors.as_stored(PARAMS, Storage.FLOAT16)
+  stored = tensors.load_tensors(write(tmp_path, rounded, Storage.FLOAT16))
   assert tensors.hash_params(stored) == tensors.hash_params(rounded)
   changed = {**PARAMS, "count": np.array(4, np.int32)}
   assert tensors.hash_params(changed) != tensors.hash_params(PARAMS)

@@ -29,6 +29,7 @@ def test_clips_of_any_length_share_few_compiled_lengths(pulse_codec):
 
 
 def test_speech_metrics_are_added_for_speech(pulse_codec):
+  pytest.importorskip("pesq")
   t = np.arange(32_000) / 16_000
   voice = sum(np.sin(2 * np.pi * 130 * k * t) / k for k in range(1, 25))
   clip = (0.2 * voice * (np.sin(2 * np.pi * 2 * t) > 0)).astype(np.float32)

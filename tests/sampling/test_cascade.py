@@ -149,9 +149,9 @@ def test_long_clips_hear_what_they_made_before_going_on():
   result = cascade.continuation(semantic, codes, num_frames=70, options=OPTIONS)
   assert result.codes.shape == (2, 70, 5)
   np.testing.assert_array_equal(result.codes[:, :8], codes)
-  # Windows end at 22, 36, 50, 64, 70; the semantic stage looks back 40 frames at most.
-  assert [h.shape[1] for h in heard] == [22, 36, 40, 40]
-  np.testing.assert_array_equal(heard[2], result.codes[:, 10:50, :2])
+  # Windows end at 22, 36, 50, 64, 70; each but the last is heard.
+  assert [h.shape[1] for h in heard] == [20] * 4
+  np.testing.assert_array_equal(heard[2], result.codes[:, 30:50, :2])
   assert result.timings["retokenize"] > 0
   alone = cascade.continuation(semantic[1:], codes[1:], num_frames=70, options=OPTIONS)
   np.testing.assert_array_equal(alone.codes[0], result.codes[1])
