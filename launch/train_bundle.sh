@@ -6,7 +6,7 @@
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  the bundle to make; its last part is its name unless --name is given
-# --preset    tiny: two CPU cores in three hours, or one GPU in twenty minutes; base: the paper's
+# --preset    tiny: meant for two CPU cores in three hours, or one GPU in twenty minutes; base: the paper's
 # --work_dir  where runs, tokens and logs go; default BUNDLE_DIR.work
 # --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; may be repeated
 # --dry_run   print the commands and leave
