@@ -1,5 +1,6 @@
 """What goes wrong because of what was given, said in one line with the mend."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,8 @@ def run_cli(main: Callable[[Sequence[str]], None], flag_values: Any = None) -> N
       flag_values.mark_as_parsed()
     return rest
 
+  # JAX tells of every accelerator that is not there; absl's log level would show it.
+  logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   app.run(lambda argv: exit_code(main, argv), flags_parser=parse)
 
 
