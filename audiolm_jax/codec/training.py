@@ -19,7 +19,6 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Key
@@ -28,9 +27,11 @@ from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
 from audiolm_jax.codec.quantizer import (
   QuantizerState,
+  dequantize,
   init_quantizer,
   kmeans_start,
   quantize_train,
+  residual_quantize,
 )
 from audiolm_jax.codec.soundstream import (
   Decoder,
@@ -318,8 +319,6 @@ class CodecTrainable:
     self, state: CodecState, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch samples"]:
     """Through the averaged encoder, codebooks and decoder."""
-    from audiolm_jax.codec.quantizer import dequantize, residual_quantize
-
     latents = self._encode(state.generator_ema["encoder"], waveform)
     codes = residual_quantize(latents, state.codebooks_ema)
     quantized = dequantize(codes, state.codebooks_ema)
@@ -410,8 +409,3 @@ def _remember(recent: Array, latents: Array) -> Array:
   """The newest latents in front, the oldest dropped."""
   new = lax.stop_gradient(latents).reshape(-1, latents.shape[-1])[: recent.shape[0]]
   return jnp.concatenate([new, recent[: recent.shape[0] - new.shape[0]]])
-
-
-def parameter_count(params: Any) -> int:
-  """Number of scalars in a parameter tree."""
-  return int(sum(np.prod(x.shape) for x in jax.tree.leaves(params)))

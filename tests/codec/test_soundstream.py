@@ -15,9 +15,12 @@ from audiolm_jax.codec.soundstream import (
   piano_config,
   tiny_config,
 )
-from audiolm_jax.codec.training import parameter_count
 
 from .conftest import CONFIG, chirp
+
+
+def parameter_count(params) -> int:
+  return sum(x.size for x in jax.tree.leaves(params))
 
 
 def _abstract(config: SoundStreamConfig):
