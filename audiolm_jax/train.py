@@ -182,14 +182,10 @@ def _join_other_processes() -> None:
 
 
 def _prepare_seqio() -> None:
-  if FLAGS.seqio_additional_cache_dirs:
-    import seqio
+  if FLAGS.seqio_additional_cache_dirs or FLAGS.tfds_data_dir:
+    from audiolm_jax.data import seqio_batches
 
-    seqio.add_global_cache_dirs(FLAGS.seqio_additional_cache_dirs)
-  if FLAGS.tfds_data_dir:
-    import seqio
-
-    seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
+    seqio_batches.set_data_dirs(FLAGS.seqio_additional_cache_dirs or (), FLAGS.tfds_data_dir)
 
 
 def _cli() -> None:

@@ -93,6 +93,24 @@ def decoder_state(config: SoundStreamConfig, batch: int) -> State:
   return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
 
 
+class _Streamed:
+  """Runs layers one after another, each from its part of a state, and keeps the new parts."""
+
+  def __init__(self, state: State):
+    self._before = iter(state)
+    self._after: list[jax.Array] = []
+
+  def __call__(self, layer: nn.Module, x: jax.Array) -> jax.Array:
+    x, after = layer(x, next(self._before))
+    self._after.append(after)
+    return x
+
+  @property
+  def state(self) -> State:
+    """What the layers that ran leave behind."""
+    return tuple(self._after)
+
+
 class Encoder(nn.Module):
   """Waveform to latents: convolution, one block per stride, convolution of kernel 3."""
 
@@ -103,14 +121,7 @@ class Encoder(nn.Module):
     self, waveform: Float[Array, "batch samples"], state: State
   ) -> tuple[Float[Array, "batch frames latent"], State]:
     c = self.config
-    states = iter(state)
-    new = []
-
-    def run(layer, x):
-      x, s = layer(x, next(states))
-      new.append(s)
-      return x
-
+    run = _Streamed(state)
     channels = c.encoder_channels
     x = run(CausalConv(channels, c.kernel_size, name="input"), waveform[..., None])
     for i, stride in enumerate(c.strides):
@@ -119,7 +130,7 @@ class Encoder(nn.Module):
       channels *= 2
       x = run(StridedConv(channels, stride, name=f"block_{i}_down"), jax.nn.elu(x))
     x = run(CausalConv(c.latent_dim, 3, name="output"), jax.nn.elu(x))
-    return x, tuple(new)
+    return x, run.state
 
 
 class Decoder(nn.Module):
@@ -132,14 +143,7 @@ class Decoder(nn.Module):
     self, latents: Float[Array, "batch frames latent"], state: State
   ) -> tuple[Float[Array, "batch samples"], State]:
     c = self.config
-    states = iter(state)
-    new = []
-
-    def run(layer, x):
-      x, s = layer(x, next(states))
-      new.append(s)
-      return x
-
+    run = _Streamed(state)
     channels = c.decoder_channels * 2 ** len(c.strides)
     x = run(CausalConv(channels, c.kernel_size, name="input"), latents)
     for i, stride in enumerate(reversed(c.strides)):
@@ -148,4 +152,4 @@ class Decoder(nn.Module):
       for j, dilation in enumerate(c.dilations):
         x = run(ResidualUnit(dilation, c.kernel_size, name=f"block_{i}_unit_{j}"), x)
     x = run(CausalConv(1, c.kernel_size, name="output"), jax.nn.elu(x))
-    return x[..., 0], tuple(new)
+    return x[..., 0], run.state

@@ -1,7 +1,7 @@
 """Batches of a SeqIO task or mixture, with a position that can be saved."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -27,7 +27,7 @@ class SeqioBatches:
     use_cached: read what `seqio_cache_tasks` wrote.
     shuffle: in a buffer of the task's size.
     num_epochs: None for endless; otherwise the last, incomplete batch is dropped.
-    shard_info: which part of the data this host reads.
+    shard: index of this host's part of the data, and how many parts there are.
   Raises:
     DataError: no such task, or the data cannot be used.
   """
@@ -43,7 +43,7 @@ class SeqioBatches:
     use_cached: bool = False,
     shuffle: bool = True,
     num_epochs: int | None = None,
-    shard_info: seqio.ShardInfo | None = None,
+    shard: tuple[int, int] = (0, 1),
   ):
     _check_name(mixture_or_task_name)
     converter = converter_for(task_feature_lengths)
@@ -60,7 +60,7 @@ class SeqioBatches:
         use_cached=use_cached,
         shuffle=shuffle,
         num_epochs=num_epochs,
-        shard_info=shard_info,
+        shard_info=seqio.ShardInfo(*shard),
         verbose=False,
         seed=seed,
       )
@@ -98,6 +98,14 @@ class SeqioBatches:
       )
     self._batches = state["batches"]
     self._iterator = None
+
+
+def set_data_dirs(cache_dirs: Sequence[str] = (), tfds_data_dir: str | None = None) -> None:
+  """Where SeqIO looks for cached tasks, beside the places it knows, and for TFDS data sets."""
+  if cache_dirs:
+    seqio.add_global_cache_dirs(list(cache_dirs))
+  if tfds_data_dir:
+    seqio.set_tfds_data_dir_override(tfds_data_dir)
 
 
 def converter_for(task_feature_lengths: Mapping[str, int]) -> seqio.FeatureConverter:

@@ -34,7 +34,7 @@ class CodecReport:
 
   Attributes:
     levels: number of levels -> metric -> estimate. Metrics: `log_mel_db` and `si_sdr_db`, for
-      speech also `stoi` and `pesq_wb`; `bits_per_second`.
+      speech also `stoi` and, where package pesq is installed, `pesq_wb`; `bits_per_second`.
     codebooks: one per level, coarse to fine.
     num_frames: frames of all clips.
     seconds: audio of all clips.
@@ -119,7 +119,8 @@ def reconstruction_metrics(
   }
   if speech:
     metrics["stoi"] = signal.stoi(reference, estimate, sample_rate)
-    metrics["pesq_wb"] = signal.pesq_wb(reference, estimate, sample_rate)
+    if signal.pesq_installed():
+      metrics["pesq_wb"] = signal.pesq_wb(reference, estimate, sample_rate)
   return metrics
 
 

@@ -32,7 +32,7 @@ class Row:
     better: which way it improves.
     floor: what it must reach, or None.
     aim: what it should reach, or None.
-    note: how to read it.
+    note: how to read it, or why it has no value.
   """
 
   suite: str
@@ -67,14 +67,14 @@ def exact(value: float, n: int = 1) -> Estimate:
 
 def markdown_table(rows: Sequence[Row]) -> str:
   """The rows as a Markdown table."""
-  lines = ["| suite | figure | value | 95 % interval | n | floor | aim | reached |"]
-  lines.append("|---|---|---|---|---|---|---|---|")
+  lines = ["| suite | figure | value | 95 % interval | n | floor | aim | reached | note |"]
+  lines.append("|---|---|---|---|---|---|---|---|---|")
   for row in rows:
     e = row.estimate
     interval = "" if e.low == e.high else f"{_number(e.low)} to {_number(e.high)}"
     cells = [row.suite, row.figure, _number(e.value), interval, str(e.n)]
     cells += ["" if m is None else _number(m) for m in (row.floor, row.aim)]
-    lines.append("| " + " | ".join([*cells, row.verdict]) + " |")
+    lines.append("| " + " | ".join([*cells, row.verdict, row.note]) + " |")
   return "\n".join(lines)
 
 

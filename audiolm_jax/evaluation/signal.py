@@ -1,6 +1,7 @@
 """Distances between a waveform and its reconstruction."""
 
 import functools
+import importlib.util
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from audiolm_jax.errors import UserError
 MEL_WINDOWS = (256, 512, 1024, 2048)
 MEL_BINS = (20, 40, 64, 80)
 MEL_FLOOR_DB = -80.0
+PESQ_MISSING = "PESQ needs an extra: pip install -r requirements/evaluation.txt"
 
 
 def log_mel_distance(
@@ -96,6 +98,11 @@ def stoi(
       return float("nan")
 
 
+def pesq_installed() -> bool:
+  """Whether package pesq is there; it is built on installation and therefore an extra."""
+  return importlib.util.find_spec("pesq") is not None
+
+
 def pesq_wb(
   reference: Float[np.ndarray, " samples"],
   estimate: Float[np.ndarray, " samples"],
@@ -105,10 +112,9 @@ def pesq_wb(
 
   Source: ITU-T P.862.2; package pesq.
   """
-  try:
-    import pesq  # pyright: ignore[reportMissingImports]
-  except ImportError as error:
-    raise UserError("PESQ needs an extra: pip install -r requirements/evaluation.txt") from error
+  if not pesq_installed():
+    raise UserError(PESQ_MISSING)
+  import pesq  # pyright: ignore[reportMissingImports]
   import soxr
 
   _check_pair(reference, estimate)

@@ -13,6 +13,7 @@ from audiolm_jax.codec.interface import Codec
 from audiolm_jax.data.token_store import TokenClip
 from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation import continuation as sound
+from audiolm_jax.evaluation import signal
 from audiolm_jax.evaluation import tokens as token_metrics
 from audiolm_jax.evaluation.codec import code_perplexity, decode_clip, encode_clip, evaluate_codec
 from audiolm_jax.evaluation.likelihood import evaluate_stage
@@ -93,6 +94,12 @@ def codec_suite(
       floor, aim = marks.get(name, (None, None)) if count == every else (None, None)
       better = Better.LOWER if name == "log_mel_db" else Better.HIGHER
       rows.append(Row("codec", f"{name}, {count} levels", estimate, better, floor, aim))
+  if domain is Domain.SPEECH and not signal.pesq_installed():
+    floor, aim = marks["pesq_wb"]
+    figure = f"pesq_wb, {every} levels"
+    rows.append(
+      Row("codec", figure, mean_estimate([]), floor=floor, aim=aim, note=signal.PESQ_MISSING)
+    )
   if base < every:
     gain = [row[base]["log_mel_db"] - row[every]["log_mel_db"] for row in report.clips]
     figure = f"log_mel_db gained by {every} over {base} levels"

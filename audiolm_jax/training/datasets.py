@@ -43,8 +43,6 @@ class SeqioDataset:
 
   def __call__(self) -> Batches:
     """The batches of this process."""
-    import seqio
-
     from audiolm_jax.data.seqio_batches import SeqioBatches
 
     if self.module:
@@ -61,7 +59,7 @@ class SeqioDataset:
       use_cached=self.use_cached,
       shuffle=self.shuffle,
       num_epochs=self.num_epochs,
-      shard_info=seqio.ShardInfo(jax.process_index(), jax.process_count()),
+      shard=(jax.process_index(), jax.process_count()),
     )
 
 

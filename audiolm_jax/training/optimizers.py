@@ -7,13 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array, Float, Int
 
 from audiolm_jax.errors import ConfigError
 
+# Size of an update of AdamW in practice, which Muon's are scaled to (arXiv 2502.16982, eq. 4).
+_ADAM_UPDATE_RMS = 0.2
+
 Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
 
-OPTIMIZERS = ("adamw", "adam", "adafactor", "sgd")
+OPTIMIZERS = ("adamw", "adam", "adafactor", "muon", "sgd")
 SHORT_SCHEDULES = {
   "rsqrt": "constant * linear_warmup * rsqrt_normalized_decay",
   "cosine": "constant * linear_warmup * cosine_decay",
@@ -39,6 +43,11 @@ class OptimizerConfig:
   the rsqrt factors hold until `warmup_steps` and then fall with the square root of the step;
   `cosine_decay` and `linear_decay` fall from the end of the warm-up to `final_fraction` of the
   rate at `decay_steps`. `clip_norm` and `weight_decay` of 0 mean none.
+
+  "muon" moves every kernel by its orthogonalised momentum, sized like an update of Adam, so that
+  Adam's rates carry over; everything else goes by Adam. `b1` and `b2` are Adam's.
+
+  Source: Muon is Scalable for LLM Training (arXiv 2502.16982), section 2.
   """
 
   name: str = "adamw"
@@ -100,6 +109,17 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     parts.append(optax.clip_by_global_norm(config.clip_norm))
   if config.name in ("adam", "adamw"):
     parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+  elif config.name == "muon":
+    # At rate -1: the schedule and its sign come last, as for every optimizer here.
+    parts.append(
+      optax.contrib.muon(
+        -1.0,
+        muon_weight_dimension_numbers=kernel_matrices,
+        consistent_rms=_ADAM_UPDATE_RMS,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+      )
+    )
   elif config.name == "adafactor":
     parts.append(optax.scale_by_factored_rms())
     parts.append(optax.clip_by_block_rms(1.0))
@@ -121,6 +141,28 @@ def decay_mask(params: Any) -> Any:
     return value.ndim >= 2 and not (names and names[-1] in ("bias", "scale"))
 
   return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def kernel_matrices(params: Any) -> Any:
+  """How each kernel is a matrix: its input and its output axes; None for all other parameters.
+
+  The last axis of a kernel is its output and the others are input, except that the projections to
+  heads have one input axis. Kernels stacked under "layers" are a matrix per layer.
+  """
+
+  def matrix(path: tuple[Any, ...], value: Any) -> optax.contrib.MuonDimensionNumbers | None:
+    names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    if names[-1:] != ["kernel"]:
+      return None
+    first = 1 if "layers" in names else 0
+    outputs_begin = value.ndim - 1
+    if {"query", "key", "value"} & set(names):
+      outputs_begin = first + 1
+    return optax.contrib.MuonDimensionNumbers(
+      tuple(range(first, outputs_begin)), tuple(range(outputs_begin, value.ndim))
+    )
+
+  return jax.tree_util.tree_map_with_path(matrix, params)
 
 
 def _factors(schedule: str) -> tuple[str, ...]:

@@ -107,9 +107,16 @@ class Partitioner:
     An array without names, or with names for another number of axes (a factored moment), is
     replicated. An axis that the mesh axes do not divide stays whole.
     """
-    specs = nn.get_partition_spec(boxed)
-    shardings = nn.logical_to_mesh_sharding(specs, self.mesh, self.rules)
-    return jax.tree.map(self._fitting, shardings, unbox(boxed))
+
+    def sharding(entry: Any) -> Any:
+      if not _is_box(entry):
+        return self.replicated
+      if not jax.tree.leaves(entry.value):  # an optimizer keeps nothing for this parameter
+        return entry.value
+      names = entry.get_partition_spec()
+      return self._fitting(nn.logical_to_mesh_sharding(names, self.mesh, self.rules), entry.value)
+
+    return jax.tree.map(sharding, boxed, is_leaf=_is_box)
 
   def _fitting(self, sharding: NamedSharding, array: jax.ShapeDtypeStruct) -> NamedSharding:
     spec = tuple(sharding.spec)
@@ -152,8 +159,11 @@ class Partitioner:
 
 def unbox(tree: Any) -> Any:
   """`tree` with plain arrays in place of those that carry axis names."""
-  is_box = lambda x: isinstance(x, meta.AxisMetadata)  # noqa: E731
-  return jax.tree.map(lambda x: x.value if is_box(x) else x, tree, is_leaf=is_box)
+  return jax.tree.map(lambda x: x.value if _is_box(x) else x, tree, is_leaf=_is_box)
+
+
+def _is_box(entry: Any) -> bool:
+  return isinstance(entry, meta.AxisMetadata)
 
 
 def describe(abstract: Any, shardings: Any) -> str:

@@ -2,11 +2,18 @@ import numpy as np
 import pytest
 
 from audiolm_jax.evaluation import codec as evaluation
+from audiolm_jax.evaluation import signal
 
 
 def clips():
   rng = np.random.default_rng(0)
   return [rng.uniform(-0.9, 0.9, n).astype(np.float32) for n in (20_000, 33_000, 40_001)]
+
+
+def speech_like():
+  t = np.arange(32_000) / 16_000
+  voice = sum(np.sin(2 * np.pi * 130 * k * t) / k for k in range(1, 25))
+  return (0.2 * voice * (np.sin(2 * np.pi * 2 * t) > 0)).astype(np.float32)
 
 
 def test_more_levels_are_nearer_and_the_report_names_every_metric(pulse_codec):
@@ -29,12 +36,14 @@ def test_clips_of_any_length_share_few_compiled_lengths(pulse_codec):
 
 
 def test_speech_metrics_are_added_for_speech(pulse_codec):
-  pytest.importorskip("pesq")
-  t = np.arange(32_000) / 16_000
-  voice = sum(np.sin(2 * np.pi * 130 * k * t) / k for k in range(1, 25))
-  clip = (0.2 * voice * (np.sin(2 * np.pi * 2 * t) > 0)).astype(np.float32)
-  report = evaluation.evaluate_codec(pulse_codec, [clip], levels=[2])
+  report = evaluation.evaluate_codec(pulse_codec, [speech_like()], levels=[2])
   assert report.levels[2]["stoi"].value > 0.95
+  assert ("pesq_wb" in report.levels[2]) == signal.pesq_installed()
+
+
+def test_pesq_is_added_where_it_is_installed(pulse_codec):
+  pytest.importorskip("pesq")
+  report = evaluation.evaluate_codec(pulse_codec, [speech_like()], levels=[2])
   assert report.levels[2]["pesq_wb"].value > 1.5
 
 

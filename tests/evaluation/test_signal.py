@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from audiolm_jax.errors import UserError
 from audiolm_jax.evaluation import signal
 
 RATE = 16_000
@@ -67,6 +68,12 @@ def test_stoi_is_one_for_the_same_and_lower_for_noisy_speech():
 
 def test_stoi_of_too_little_speech_is_nan():
   assert np.isnan(signal.stoi(tone(300, 0.1), tone(300, 0.1), RATE))
+
+
+def test_pesq_that_is_missing_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(signal, "pesq_installed", lambda: False)
+  with pytest.raises(UserError, match=r"requirements/evaluation\.txt"):
+    signal.pesq_wb(np.ones(4), np.ones(4), RATE)
 
 
 def test_pesq_is_at_its_top_for_the_same_and_lower_for_noisy_speech():

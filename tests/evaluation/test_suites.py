@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from audiolm_jax.evaluation import report, suites
+from audiolm_jax.evaluation import report, signal, suites
 from audiolm_jax.evaluation.report import Better, Row, exact
 from audiolm_jax.evaluation.statistics import Estimate
 from audiolm_jax.evaluation.suites import Continuation, Domain, EvalClip
@@ -24,6 +24,16 @@ def test_codec_suite_marks_the_row_with_all_levels(pulse_codec, voice):
   assert rows["log_mel_db gained by 2 over 1 levels"].estimate.value > 0
   assert rows["log_mel_db falls with every level (1 = yes)"].verdict == "floor"
   assert 0 < rows["codebook perplexity over its size, worst level"].estimate.value < 1
+
+
+def test_without_pesq_its_row_says_what_to_install(pulse_codec, voice, monkeypatch):
+  monkeypatch.setattr(signal, "pesq_installed", lambda: False)
+  clips = [EvalClip("a", voice(120, 800, seed=0, seconds=1))]
+  row = by_figure(suites.codec_suite(pulse_codec, clips, Domain.SPEECH, coarse_levels=1))[
+    "pesq_wb, 2 levels"
+  ]
+  assert (row.estimate.n, row.verdict) == (0, "short")
+  assert "requirements/evaluation.txt" in report.markdown_table([row])
 
 
 def test_codec_suite_of_music_has_no_speech_metric(pulse_codec, voice):

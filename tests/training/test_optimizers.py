@@ -83,6 +83,36 @@ def test_every_optimizer_minimises_a_quadratic(name):
   assert float(jnp.sum(params["w"] ** 2)) < 0.05 * before
 
 
+def test_muon_moves_kernels_by_orthogonal_matrices_and_the_rest_by_adam():
+  params = {
+    "conv": {"kernel": jnp.zeros((3, 4, 6)), "bias": jnp.zeros(6)},
+    "query": {"kernel": jnp.zeros((8, 2, 4))},
+    "layers": {"output": {"kernel": jnp.zeros((3, 8, 4))}},
+    "table": jnp.zeros((5, 4)),
+  }
+  rng = np.random.default_rng(0)
+  grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+  optimizer = make_optimizer(OptimizerConfig(name="muon", learning_rate=1.0))
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+
+  def spread(matrix):  # smallest and largest singular value over their size in an update
+    values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * max(matrix.shape) ** 0.5)
+    return values.min(), values.max()
+
+  stacked = updates["layers"]["output"]["kernel"]
+  for matrix in (
+    updates["conv"]["kernel"].reshape(12, 6),
+    updates["query"]["kernel"].reshape(8, 8),
+    *stacked,
+  ):
+    low, high = spread(np.asarray(matrix))
+    assert low > 0.3
+    assert high < 1.3
+  by_adam = np.concatenate([updates["table"].ravel(), updates["conv"]["bias"]])
+  np.testing.assert_allclose(np.abs(by_adam), np.abs(by_adam[0]), rtol=1e-3)  # signs, at first
+  assert 0.5 < np.abs(by_adam[0]) < 2
+
+
 def test_weight_decay_spares_biases_and_scales():
   params = {
     "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
