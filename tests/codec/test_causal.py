@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from audiolm_jax.codec.causal import CausalConv, ResidualUnit, StridedConv, TransposedConv
+
+CHANNELS = 3
+
+
+def noise(*shape: int) -> np.ndarray:
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def run(layer, x, state):
+  params = meta.unbox(layer.init(jax.random.key(0), x, state))["params"]
+  params = jax.tree.map(lambda p: jnp.asarray(noise(*p.shape)), params)  # biases are not 0 either
+  return params, *layer.apply({"params": params}, x, state)
+
+
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_causal_conv_sums_weighted_past_inputs(dilation):
+  x, layer = noise(2, 20, CHANNELS), CausalConv(4, 7, dilation)
+  params, y, _ = run(layer, x, np.zeros((2, layer.context(), CHANNELS)))
+  past = np.pad(x, ((0, 0), (6 * dilation, 0), (0, 0)))
+  taps = [past[:, i * dilation : i * dilation + 20] @ params["kernel"][i] for i in range(7)]
+  np.testing.assert_allclose(y, sum(taps) + params["bias"], atol=1e-4)
+
+
+def test_strided_conv_sees_its_block_and_the_one_before():
+  x, layer = noise(2, 12, CHANNELS), StridedConv(5, 4)
+  params, y, _ = run(layer, x, np.zeros((2, 4, CHANNELS)))
+  assert y.shape == (2, 3, 5)
+  kernel = np.reshape(params["kernel"], (8, CHANNELS, 5))
+  second = np.einsum("btc,tcf->bf", x[:, :8], kernel) + params["bias"]
+  np.testing.assert_allclose(y[:, 1], second, atol=1e-4)
+
+
+def test_transposed_conv_writes_its_block_and_the_next():
+  x, layer = noise(2, 3, CHANNELS), TransposedConv(5, 4)
+  params, y, _ = run(layer, x, np.zeros((2, 4, 5)))
+  assert y.shape == (2, 12, 5)
+  kernel = np.reshape(params["kernel"], (CHANNELS, 2, 4, 5))
+  own = np.einsum("bc,ctf->btf", x[:, 1], kernel[:, 0])
+  from_before = np.einsum("bc,ctf->btf", x[:, 0], kernel[:, 1])
+  np.testing.assert_allclose(y[:, 4:8], own + from_before + params["bias"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("layer", "context"),
+  [
+    (CausalConv(4, 7, 3), (18, CHANNELS)),
+    (ResidualUnit(9), (54, CHANNELS)),
+    (StridedConv(5, 4), (4, CHANNELS)),
+    (TransposedConv(5, 4), (4, 5)),
+  ],
+  ids=lambda value: type(value).__name__,
+)
+def test_two_pieces_are_the_whole(layer, context):
+  x, zeros = noise(2, 24, CHANNELS), np.zeros((2, *context), np.float32)
+  params, whole, last = run(layer, x, zeros)
+  first, state = layer.apply({"params": params}, x[:, :8], zeros)
+  second, state = layer.apply({"params": params}, x[:, 8:], state)
+  np.testing.assert_allclose(np.concatenate([first, second], 1), whole, atol=1e-5)
+  np.testing.assert_allclose(state, last, atol=1e-5)
