@@ -4,6 +4,11 @@ Every layer maps `(x, state)` to `(y, state)`. The state is the left context, so
 are the causal padding, and running a clip in pieces is the same computation as running it whole.
 Strided layers have kernel `2 * stride` and are written as matrix products over blocks of `stride`
 samples: the gradient of a strided or transposed convolution is slow on several XLA backends.
+
+Strided layers start orthogonal and residual units as the identity. ELU is nearly linear for small
+signals, so an untrained encoder or decoder is nearly a linear map that loses little of what passes
+through it. The paper states no initial values; from independent random kernels in every layer the
+same codec needs many times the steps to code a waveform rather than its envelope.
 """
 
 import jax
@@ -19,11 +24,18 @@ class CausalConv(nn.Module):
   """Dilated convolution whose output at t sees inputs up to t.
 
   State: the last `(kernel_size - 1) * dilation` inputs.
+
+  Attributes:
+    features: channels of the output.
+    kernel_size: inputs seen per output.
+    dilation: samples from one of them to the next.
+    kernel_init: initial values of the kernel.
   """
 
   features: int
   kernel_size: int
   dilation: int = 1
+  kernel_init: nn.initializers.Initializer = _fan_in
 
   def context(self) -> int:
     """Samples of left context."""
@@ -35,7 +47,7 @@ class CausalConv(nn.Module):
   ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch context channels"]]:
     kernel = self.param(
       "kernel",
-      nn.with_logical_partitioning(_fan_in, ("kernel", "conv_in", "channels")),
+      nn.with_logical_partitioning(self.kernel_init, ("kernel", "conv_in", "channels")),
       (self.kernel_size, x.shape[-1], self.features),
     )
     bias = self.param(
@@ -71,7 +83,7 @@ class StridedConv(nn.Module):
     batch, _, channels = x.shape
     kernel = self.param(
       "kernel",
-      nn.with_logical_partitioning(_fan_in, ("conv_in", "channels")),
+      nn.with_logical_partitioning(nn.initializers.orthogonal(), ("conv_in", "channels")),
       (2 * self.stride * channels, self.features),
     )
     bias = self.param(
@@ -97,11 +109,10 @@ class TransposedConv(nn.Module):
     self, x: Float[Array, "batch frames channels"], state: Float[Array, "batch stride features"]
   ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch stride features"]]:
     batch, frames, channels = x.shape
+    gain = (self.stride * self.features / channels) ** 0.5  # as loud out as in
     kernel = self.param(
       "kernel",
-      nn.with_logical_partitioning(
-        nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal"), ("conv_in", "channels")
-      ),
+      nn.with_logical_partitioning(nn.initializers.orthogonal(gain), ("conv_in", "channels")),
       (channels, 2 * self.stride * self.features),
     )
     bias = self.param(
@@ -132,5 +143,6 @@ class ResidualUnit(nn.Module):
     h, state = CausalConv(channels, self.kernel_size, self.dilation, name="dilated")(
       jax.nn.elu(x), state
     )
-    h, _ = CausalConv(channels, 1, name="pointwise")(jax.nn.elu(h), state)
+    pointwise = CausalConv(channels, 1, kernel_init=nn.initializers.zeros, name="pointwise")
+    h, _ = pointwise(jax.nn.elu(h), state)
     return x + h, state

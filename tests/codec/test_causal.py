@@ -47,6 +47,21 @@ def test_transposed_conv_writes_its_block_and_the_next():
   np.testing.assert_allclose(y[:, 4:8], own + from_before + params["bias"], atol=1e-4)
 
 
+def test_untrained_layers_keep_what_passes_through_them():
+  x = 0.1 * noise(4, 40, 8)
+
+  def untrained(layer, x, *context):
+    state = np.zeros((4, *context), np.float32)
+    return layer.apply(layer.init(jax.random.key(0), x, state), x, state)[0]
+
+  np.testing.assert_array_equal(untrained(ResidualUnit(3), x, 18, 8), x)
+  down = StridedConv(64, 4).init(jax.random.key(0), x, np.zeros((4, 4, 8)))
+  kernel = meta.unbox(down)["params"]["kernel"]
+  np.testing.assert_allclose(kernel.T @ kernel, np.eye(64), atol=1e-5)
+  up = untrained(TransposedConv(4, 4), x, 4, 4)
+  assert np.std(up) == pytest.approx(np.std(x), rel=0.3)
+
+
 @pytest.mark.parametrize(
   ("layer", "context"),
   [
