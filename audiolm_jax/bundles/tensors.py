@@ -14,6 +14,7 @@ from audiolm_jax.errors import BundleError
 
 Params = Mapping[str, Any]
 
+_LEAST_FLOAT16_SCALE = 2.0**-18  # float16 counts in 2**-24 below its normal range
 _BLOCK = 64
 _LEAST_INT8 = 1024  # what is smaller saves nothing
 _SCALE = ":scale"
@@ -132,14 +133,21 @@ def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Whole numbers in -127..127, and what each block of them counts in."""
   blocks = _in_blocks(value)
-  scale = np.abs(blocks).max(axis=1) / np.float32(127)
-  steps = np.where(scale > 0, scale, 1)[:, None]
+  scale = _narrow(np.abs(blocks).max(axis=1) / np.float32(127))
+  steps = np.where(scale > 0, scale, 1).astype(np.float32)[:, None]
   whole = np.clip(np.rint(blocks / steps), -127, 127).astype(np.int8)
   return whole.ravel()[: value.size].reshape(value.shape), scale
 
 
+def _narrow(scale: np.ndarray) -> np.ndarray:
+  """float16 where that holds every scale to one percent, as for trained weights; else as given."""
+  least = np.min(scale, where=scale > 0, initial=np.inf)
+  fits = least >= _LEAST_FLOAT16_SCALE and scale.max(initial=0) <= np.finfo(np.float16).max
+  return scale.astype(np.float16) if fits else scale
+
+
 def _from_int8(whole: np.ndarray, scale: np.ndarray) -> np.ndarray:
-  blocks = _in_blocks(whole) * scale[:, None]
+  blocks = _in_blocks(whole) * scale.astype(np.float32)[:, None]
   return blocks.ravel()[: whole.size].reshape(whole.shape)
 
 
