@@ -66,7 +66,7 @@ def piano_config() -> SoundStreamConfig:
 
 def tiny_config() -> SoundStreamConfig:
   """A codec that two CPU cores can train in an hour; the light encoder costs almost nothing."""
-  return SoundStreamConfig(encoder_channels=8, decoder_channels=16, latent_dim=64)
+  return SoundStreamConfig(encoder_channels=8, decoder_channels=16, latent_dim=128)
 
 
 def encoder_state(config: SoundStreamConfig, batch: int) -> State:

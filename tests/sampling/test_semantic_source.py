@@ -1,0 +1,88 @@
+"""Where the coarse stage's semantic tokens come from, window by window."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers_lm import SPECS
+
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.sampling.semantic_source import GivenSource, NoSource, SampledSource
+from audiolm_jax.sampling.windows import Window
+
+# Per second: 5 semantic tokens, 10 frames.
+PROMPT = np.array([1, 1, 2, 2, 3], np.int32)
+
+
+class Recorder:
+  """Stands for the semantic stage: remembers what it is asked, draws the token 6."""
+
+  def __init__(self):
+    self.asked = []
+
+  def __call__(self, prompts, count, index):
+    self.asked.append(([p.tokens.tolist() for p in prompts], count, index))
+    ids = SPECS["semantic"].layout.semantic_to_ids(np.full((len(prompts), count), 6))
+    return np.asarray(ids)
+
+
+def source(draw, collapse, retokenize=None, prompts=(PROMPT,)):
+  semantic, coarse = (
+    dataclasses.replace(SPECS[name], collapse_repeats=collapse) for name in ("semantic", "coarse")
+  )
+  return SampledSource(semantic, coarse, list(prompts), draw, 4.0, retokenize)
+
+
+def test_no_source_has_no_tokens():
+  nothing = NoSource(rows=2)
+  assert nothing.window(Window(0, 0, 10), 0) == [None, None]
+  assert nothing.tokens() == []
+
+
+@pytest.mark.parametrize(("collapse", "tokens"), [(True, [1, 2, 3]), (False, [1, 1, 2, 2, 3])])
+def test_given_tokens_are_cut_to_the_window_with_their_repeats(collapse, tokens):
+  spec = dataclasses.replace(SPECS["coarse"], collapse_repeats=collapse)
+  given = GivenSource(spec, [PROMPT])
+  np.testing.assert_array_equal(given.window(Window(2, 4, 8), 0)[0], PROMPT[1:4])
+  np.testing.assert_array_equal(given.tokens()[0], tokens)
+
+
+def test_kept_repeats_are_drawn_up_to_the_windows_end():
+  draw = Recorder()
+  sampled = source(draw, collapse=False)
+  (window,) = sampled.window(Window(0, 10, 20), 0)
+  assert window.tolist() == [1, 1, 2, 2, 3, 6, 6, 6, 6, 6]
+  (later,) = sampled.window(Window(14, 20, 24), 1)
+  assert later.tolist() == [6, 6, 6, 6, 6]
+  assert [(count, index) for _, count, index in draw.asked] == [(5, 0), (2, 1)]
+  assert sampled.tokens()[0].tolist() == [1, 1, 2, 2, 3] + 7 * [6]
+
+
+def test_collapsed_repeats_are_drawn_at_the_prompts_rate():
+  draw = Recorder()
+  (window,) = source(draw, collapse=True).window(Window(0, 10, 20), 0)
+  assert window.tolist() == [1, 2, 3, 6, 6, 6]  # three different tokens in the prompt's second
+
+
+def test_a_prompt_of_one_held_sound_is_not_taken_at_its_word():
+  draw = Recorder()
+  held = source(draw, collapse=True, prompts=[np.full(5, 2, np.int32)])
+  (window,) = held.window(Window(0, 10, 20), 0)
+  assert len(window) == 1 + 2  # half the corpus mean of 4 a second, not the prompt's 1
+
+
+def test_collapsed_tokens_find_their_place_in_time_by_being_heard():
+  def heard(codes):
+    return np.tile(np.arange(codes.shape[1] // 2, dtype=np.int32), (len(codes), 1))
+
+  draw = Recorder()
+  sampled = source(draw, collapse=True, retokenize=heard)
+  sampled.window(Window(0, 10, 20), 0)
+  sampled.hear(np.zeros((1, 20, 2), np.int32))
+  (window,) = sampled.window(Window(14, 20, 24), 1)
+  assert window[:3].tolist() == [7, 8, 9]  # the steps of frames 14 to 19, as they were heard
+
+
+def test_collapsed_tokens_without_an_ear_are_refused():
+  with pytest.raises(ConfigError, match="retokenize"):
+    source(Recorder(), collapse=True).hear(np.zeros((1, 20, 2), np.int32))

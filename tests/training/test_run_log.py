@@ -1,0 +1,81 @@
+"""What a run says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from audiolm_jax.training.metrics import Audio
+from audiolm_jax.training.run_log import METRICS_FILE, RunLog, Stopwatch
+
+
+@pytest.fixture
+def log(tmp_path):
+  log = RunLog(tmp_path, title="toy", total_steps=10, tensorboard=False)
+  yield log
+  log.close()
+
+
+def rows(folder):
+  return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+
+
+def test_metrics_are_one_object_a_line(log, tmp_path):
+  log.begin(0)
+  log.train(2, {"loss": np.float32(0.5), "accuracy": 0.25, "steps_per_second": 4.0})
+  log.evaluation(2, {"loss": 1.5}, {})
+  train, held_out = rows(tmp_path)
+  expected = {"step": 2, "split": "train", "loss": 0.5, "accuracy": 0.25, "steps_per_second": 4.0}
+  assert train == expected
+  assert held_out == {"step": 2, "split": "eval", "loss": 1.5}
+
+
+def test_without_a_terminal_a_line_tells_rate_and_time_left(log, capfd):
+  log.begin(0)
+  log.train(4, {"loss": 0.5, "steps_per_second": 2.0})
+  assert "toy 4/10  2.00 steps/s  loss 0.5  0:00:03 left" in capfd.readouterr().err
+
+
+def test_rows_of_a_lost_stretch_are_taken_out(log, tmp_path):
+  log.begin(0)
+  for step in (2, 4, 6):
+    log.train(step, {"loss": float(step)})
+  with open(tmp_path / METRICS_FILE, "a") as file:
+    file.write('{"step": 8, "spl')  # killed while writing
+  log.begin(4)
+  assert [row["step"] for row in rows(tmp_path)] == [2, 4]
+
+
+def test_sentences_are_kept(log, tmp_path, capfd):
+  log.say("the codebook has collapsed")
+  assert "the codebook has collapsed" in capfd.readouterr().err
+  assert (tmp_path / "log.txt").read_text().endswith(" the codebook has collapsed\n")
+
+
+def test_tensorboard_gets_scalars_audio_and_spectrograms(tmp_path):
+  pytest.importorskip("tensorflow")
+  from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+  log = RunLog(tmp_path, title="toy", total_steps=10)
+  log.begin(0)
+  sound = np.sin(np.arange(8000) / 10, dtype=np.float32)[None]
+  log.evaluation(3, {"loss": 0.5}, {"audio/original": Audio(sound, 16000)})
+  log.close()
+  events = EventAccumulator(str(tmp_path / "training_eval")).Reload()
+  tags = events.Tags()
+  found = {tag for kind in ("tensors", "audio", "images", "scalars") for tag in tags[kind]}
+  assert any(tag.startswith("loss") for tag in found)
+  assert any(tag.startswith("audio/original") and "spectrogram" not in tag for tag in found)
+  assert any("audio/original_spectrogram" in tag for tag in found)
+
+
+def test_stopwatch_gives_rate_and_waiting_share(monkeypatch):
+  now = iter([10.0, 14.0])
+  monkeypatch.setattr("audiolm_jax.training.run_log.time.monotonic", lambda: next(now))
+  watch = Stopwatch()
+  for _ in range(8):
+    watch.step(waited=0.1)
+  assert watch.read() == {
+    "steps_per_second": pytest.approx(2.0),
+    "data_wait_share": pytest.approx(0.2),
+  }
