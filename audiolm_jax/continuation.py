@@ -87,9 +87,9 @@ def continue_audio(
   prompt_seconds: float | None = 3.0,
   num_samples: int = 1,
   mode: Mode | str = Mode.CONTINUATION,
-  temperature_semantic: float = 0.6,
-  temperature_coarse: float = 0.8,
-  temperature_fine: float = 0.6,
+  temperature_semantic: float | None = None,
+  temperature_coarse: float | None = None,
+  temperature_fine: float | None = None,
   top_k_semantic: int = 0,
   top_k_coarse: int = 0,
   top_k_fine: int = 0,
@@ -111,7 +111,8 @@ def continue_audio(
       tokens those of whole semantic steps are given, so up to 40 ms at its end are sampled.
     num_samples: how many for each prompt.
     mode: what is given, see `Mode`.
-    temperature_semantic, temperature_coarse, temperature_fine: 0 takes the likeliest token.
+    temperature_semantic, temperature_coarse, temperature_fine: 0 takes the likeliest token; None
+      is the bundle's own, or the paper's 0.6, 0.8 and 0.6 where it has none.
     top_k_semantic, top_k_coarse, top_k_fine: draw among the k likeliest; 0 means all.
     top_p_semantic, top_p_coarse, top_p_fine: draw among the likeliest whose probabilities reach p.
     prompt_audio: what stands at the beginning of the output of a continuation, see `PromptAudio`.
@@ -125,10 +126,13 @@ def continue_audio(
   prompt_audio = _member(PromptAudio, prompt_audio, "prompt_audio")
   _check_numbers(mode, duration, prompt_seconds, num_samples, seed)
   _check_stages(bundle, mode)
+  temperatures = temperatures_of(
+    bundle, semantic=temperature_semantic, coarse=temperature_coarse, fine=temperature_fine
+  )
   options = CascadeOptions(
-    semantic=SamplingOptions(temperature_semantic, top_k_semantic, top_p_semantic),
-    coarse=SamplingOptions(temperature_coarse, top_k_coarse, top_p_coarse),
-    fine=SamplingOptions(temperature_fine, top_k_fine, top_p_fine),
+    semantic=SamplingOptions(temperatures["semantic"], top_k_semantic, top_p_semantic),
+    coarse=SamplingOptions(temperatures["coarse"], top_k_coarse, top_p_coarse),
+    fine=SamplingOptions(temperatures["fine"], top_k_fine, top_p_fine),
   )
   timings: dict[str, float] = {}
   start = time.perf_counter()
@@ -166,6 +170,14 @@ def continue_audio(
     new_seconds=rows_seconds * len(made),
     timings=timings,
   )
+
+
+def temperatures_of(bundle: Bundle, **asked: float | None) -> dict[str, float]:
+  """The temperature of each stage: as asked, or the bundle's own, or the paper's."""
+  paper = CascadeOptions()
+  defaults = {name: getattr(paper, name).temperature for name in ("semantic", "coarse", "fine")}
+  given = {name: value for name, value in asked.items() if value is not None}
+  return defaults | dict(bundle.temperatures) | given
 
 
 def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name: str) -> None:

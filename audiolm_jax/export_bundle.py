@@ -42,6 +42,11 @@ flags.DEFINE_enum(
   "How wide weights are stored; int8 is for the stages only. Tokens already made never change.",
   flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_list(
+  "temperatures", [],
+  "STAGE=VALUE,...: to sample with unless told, where the paper's do not suit.",
+  flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_bool("float16", False, "Short for --storage=float16.", flag_values=FLAGS)
 
 
@@ -75,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
     metadata=metadata or (base.metadata if base else {}),
     model_card=card or (base.model_card if base else ""),
     semantic_rate=_semantic_rate(FLAGS.token_store, base) if base and model_dirs else None,
+    temperatures=_temperatures(),
   )
   if bundle.stages:
     _ = bundle.cascade  # refuses stages that do not fit together
@@ -134,6 +140,17 @@ def _semantic_rate(token_store: str, base: Any) -> float:
   if not steps:
     raise DataError(f"{token_store} holds no semantic tokens of the split train")
   return collapsed / steps * base.semantic.spec.frame_rate
+
+
+def _temperatures() -> dict[str, float]:
+  found = {}
+  for entry in FLAGS.temperatures:
+    stage, _, value = entry.partition("=")
+    try:
+      found[stage] = float(value)
+    except ValueError:
+      raise UserError(f"--temperatures {entry!r} is not STAGE=VALUE, such as coarse=1.0") from None
+  return found
 
 
 def _read_metadata() -> dict[str, Any]:

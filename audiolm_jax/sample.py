@@ -45,7 +45,8 @@ def _define_flags() -> None:
     "continuation", "unconditional", "resynthesis",
   )  # fmt: skip
   for stage, temperature in (("semantic", 0.6), ("coarse", 0.8), ("fine", 0.6)):
-    define("float", f"temperature_{stage}", temperature, "0 takes the likeliest token.")
+    text = f"0 takes the likeliest token. Default: the bundle's own, else {temperature}."
+    define("float", f"temperature_{stage}", None, text)
     define("integer", f"top_k_{stage}", 0, "Draw among the k likeliest tokens; 0 for all.")
     define("float", f"top_p_{stage}", 1.0, "Draw among the likeliest that reach p together.")
   choose(
@@ -89,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     **chosen,
   )
   _write(bundle, result)
-  _report(result, time.perf_counter() - started)
+  _report(bundle, result, time.perf_counter() - started)
 
 
 def _check_flags() -> None:
@@ -155,7 +156,10 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
       plotting.plot_continuation(_numbered(FLAGS.plot, index), waveform, result.sample_rate, shown)
 
 
-def _report(result: "Continuation", wall: float) -> None:
+def _report(bundle: "Bundle", result: "Continuation", wall: float) -> None:
+  for stage, value in bundle.temperatures.items():
+    if FLAGS[f"temperature_{stage}"].value is None:
+      print(f"{stage} temperature {value:g}, as {bundle.name} asks for")
   parts = [f"{name} {seconds:.2f} s" for name, seconds in result.timings.items()]
   spent = sum(result.timings.values())
   made = result.new_seconds

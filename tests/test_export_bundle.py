@@ -77,12 +77,14 @@ def test_tokenizers_then_stages_make_a_bundle_that_samples(miniature_bundle, run
   done = export_stages(
     run_cli, runs, width, "--name", "my own", "--description", "A test.",
     "--model_card", runs / "card.md", "--metadata", runs / "about.json",
+    "--temperatures", "semantic=0.7,coarse=1",
   )  # fmt: skip
   assert done.code == 0, done.err
   assert "codec, semantic, semantic_stage, coarse_stage, fine_stage" in done.out
   bundle = load_bundle(runs / "mine")
   assert (bundle.name, bundle.description, bundle.model_card) == ("my own", "A test.", "# Mine\n")
   assert bundle.metadata == {"licence": "CC0"}
+  assert bundle.temperatures == {"semantic": 0.7, "coarse": 1.0}
   assert bundle.token_hash == tokenizers.token_hash
   assert bundle.semantic_rate == pytest.approx((10 + 25) / 4.0)
   for name in ("codec", "semantic"):
@@ -92,7 +94,7 @@ def test_tokenizers_then_stages_make_a_bundle_that_samples(miniature_bundle, run
   if width == "--storage=float32":
     expected = api.continue_audio(
       dataclasses.replace(miniature_bundle, semantic_rate=bundle.semantic_rate),
-      melody(1.0), 16_000, duration=0.6,
+      melody(1.0), 16_000, duration=0.6, temperature_semantic=0.7, temperature_coarse=1.0,
     )  # fmt: skip
     np.testing.assert_array_equal(result.tokens.codes, expected.tokens.codes)
 
@@ -142,6 +144,7 @@ def test_what_cannot_be_exported_is_named(runs, run_cli):
     ((*tokenizers, *store, "--coarse_stage_dir", "fine_stage"), "is a run of 'fine_stage'"),
     ((*tokenizers, "--metadata", runs / "bad.json"), "bad.json is not JSON"),
     ((*tokenizers, "--model_card", runs / "no.md"), "cannot read"),
+    ((*tokenizers, "--temperatures", "coarse"), "'coarse' is not STAGE=VALUE"),
     (("--codec_dir", "codec", "--kmeans", runs / "none"), "run fit_kmeans"),
   ]:
     done = run_cli("export_bundle", *arguments, "--output", runs / "mine")

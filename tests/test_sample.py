@@ -54,6 +54,17 @@ def test_the_prompts_tokens_are_a_prefix_of_the_results(miniature_bundle):
   np.testing.assert_allclose(decoded[: len(result.waveform)], result.waveform, atol=1e-6)
 
 
+def test_a_bundles_own_temperatures_hold_unless_others_are_asked(miniature_bundle):
+  warm = dataclasses.replace(miniature_bundle, temperatures={"coarse": 1.5})
+  warm.__dict__["cascade"] = miniature_bundle.cascade  # compiled already
+  paper, own = (made(b, melody(1.0)).tokens.codes for b in (miniature_bundle, warm))
+  assert not np.array_equal(own, paper)
+  asked = made(miniature_bundle, melody(1.0), temperature_coarse=1.5).tokens.codes
+  np.testing.assert_array_equal(asked, own)
+  np.testing.assert_array_equal(made(warm, melody(1.0), temperature_coarse=0.8).tokens.codes, paper)
+  assert continuation.temperatures_of(warm, fine=0.0) == {"semantic": 0.6, "coarse": 1.5, "fine": 0}
+
+
 def test_a_seed_gives_the_same_and_another_seed_another(miniature_bundle):
   one, same, other = (made(miniature_bundle, melody(1.0), seed=s).tokens.codes for s in (5, 5, 6))
   np.testing.assert_array_equal(one, same)

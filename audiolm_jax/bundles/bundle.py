@@ -28,6 +28,7 @@ class Bundle:
     semantic: waveform to semantic tokens.
     stages: by the name in their spec; empty for a bundle that only encodes and decodes.
     semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
+    temperatures: by stage, where others than the paper's suit it better.
     description: one sentence.
     metadata: training data, licence, metrics; for people, nothing reads it.
     model_card: the text of MODEL_CARD.md.
@@ -39,6 +40,7 @@ class Bundle:
   semantic: SemanticTokenizer
   stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
   semantic_rate: float | None = None
+  temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
   description: str = ""
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   model_card: str = ""

@@ -128,6 +128,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     semantic=semantic,
     stages={n: _load_stage(folder, n, components) for n in names if wanted is None or n in wanted},
     semantic_rate=manifest["semantic_rate"],
+    temperatures=manifest.get("temperatures", {}),
     description=manifest["description"],
     metadata=manifest["metadata"],
     model_card=_read_card(folder),
@@ -157,6 +158,9 @@ def _check_fit(bundle: Bundle) -> None:
       f"{bundle.name}: the codec runs at {codec.sample_rate} Hz, the semantic tokenizer at "
       f"{semantic.sample_rate} Hz; they must agree"
     )
+  for name in bundle.temperatures:
+    if name not in ("semantic", "coarse", "fine"):
+      raise BundleError(f"{bundle.name}: a temperature for {name!r}, which is no stage")
   for name, stage in bundle.stages.items():
     for field, tokenizers in (
       ("frame_rate", codec.frame_rate),
@@ -241,6 +245,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     "sample_rate": bundle.sample_rate,
     "token_hash": tokens,
     "semantic_rate": bundle.semantic_rate,
+    "temperatures": dict(bundle.temperatures),
     "stages": list(bundle.stages),
     "components": components,
     "metadata": dict(bundle.metadata),

@@ -169,6 +169,7 @@ def test_unknown_names_list_what_there_is(tmp_path, monkeypatch, saved):
       lambda m: m["components"]["coarse_stage"].update(hash="0123"),
       r"coarse_stage\.safetensors does not hold the weights",
     ),
+    (lambda m: m["temperatures"].update(rough=1.0), "'rough', which is no stage"),
   ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(saved, change, words):
