@@ -14,7 +14,7 @@ the bundle's is refused when it is read.
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,6 +156,30 @@ def register_from_environment(name: str, variable: str) -> list[str]:
   if not source:
     return []
   return register_audio_tasks(name, source, os.environ.get("AUDIOLM_BUNDLE") or None)
+
+
+def register_function(corpus: str) -> Callable[..., str]:
+  """The function `register` of a corpus's task module, for gin."""
+
+  def register(
+    audio_dir: str,
+    task: str = "waveform",
+    bundle: str | None = None,
+    stage_specs: Mapping[str, stages.StageSpec] | None = None,
+  ) -> str:
+    """Registers the corpus's tasks and returns the name of one of them.
+
+    Args:
+      audio_dir: folder, manifest or token store.
+      task: "waveform", "tokens", "semantic_stage", "coarse_stage" or "fine_stage".
+      bundle: name or folder of the tokenizers; needed for tokens of audio.
+      stage_specs: by name, what the stage tasks make; the paper's stages for these tokenizers if
+        None.
+    """
+    register_audio_tasks(corpus, audio_dir, bundle, stage_specs=stage_specs)
+    return task_name(corpus, task)
+
+  return register
 
 
 def _forget(name: str) -> None:
