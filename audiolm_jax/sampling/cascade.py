@@ -49,7 +49,8 @@ class CascadeOptions:
   """How each stage draws its tokens; the temperatures are the paper's.
 
   Attributes:
-    overlap_seconds: what a window after the first sees of the one before.
+    overlap_seconds: what a window after the first sees of the one before; three quarters of the
+      coarse crop at most.
   Source: AudioLM, section IV-B.
   """
 
@@ -268,6 +269,7 @@ class _Run:
       self.specs["semantic"],
       coarse,
       semantic,
+      self.num_frames,
       lambda prompts, count, index: self._draw("semantic", prompts, count, index),
       self.semantic_rate,
       self._timed_retokenize if self.retokenize else None,
@@ -302,7 +304,7 @@ class _Run:
       codes.shape[1],
       self.num_frames,
       spec.crop_frames,
-      min(round(self.options.overlap_seconds * spec.frame_rate), spec.crop_frames // 2),
+      min(round(self.options.overlap_seconds * spec.frame_rate), spec.crop_frames * 3 // 4),
       align=spec.frames_per_step,
     )
     for index, window in enumerate(windows):

@@ -75,14 +75,16 @@ class GivenSource:
 class SampledSource:
   """Semantic tokens that the semantic stage samples, window by window.
 
-  With repeats kept, the sampled tokens' place in time is known at once. With collapsed repeats
-  it is known only after their audio has been heard: for `d` seconds, `d * rate` tokens are sampled,
-  where `rate` is the prompt's own number of collapsed tokens per second.
+  With repeats kept, the sampled tokens' place in time is known at once, and as many are sampled
+  ahead as a training example holds. With collapsed repeats it is known only after their audio has
+  been heard: for `d` seconds, `d * rate` tokens are sampled, where `rate` is the prompt's own
+  number of collapsed tokens per second.
 
   Args:
     spec: the semantic stage's.
     coarse: the coarse stage's.
     prompts: semantic tokens, repeats kept, per row.
+    num_frames: length of the clip that is made; nothing is sampled beyond it.
     draw: samples from the semantic stage.
     mean_rate: collapsed semantic tokens per second of the training data.
     retokenize: codes to semantic tokens; only needed by `hear` with collapsed repeats.
@@ -93,12 +95,14 @@ class SampledSource:
     spec: StageSpec,
     coarse: StageSpec,
     prompts: list[Semantic],
+    num_frames: int,
     draw: Draw,
     mean_rate: float | None,
     retokenize: Retokenize | None,
   ):
     self._spec = spec
     self._coarse = coarse
+    self._last_step = steps_of_frames(coarse, 0, num_frames).stop
     self._draw = draw
     self._retokenize = retokenize
     # Per row, the semantic token of each step, as far as it is known.
@@ -107,21 +111,22 @@ class SampledSource:
     self._rates = [self._rate(p, mean_rate) for p in prompts]
 
   def window(self, window: Window, index: int) -> list[Semantic]:
-    if self._spec.collapse_repeats:
-      seconds = (window.end - window.known) / self._coarse.frame_rate
-      counts = [max(1, round(seconds * rate)) for rate in self._rates]
-    else:
-      end = steps_of_frames(self._coarse, 0, window.end).stop
-      counts = [end - len(known) for known in self._timeline]
-    new = self._sample(counts, index)
-    for tokens, row in zip(self._tokens, new, strict=True):
-      tokens.append(row)
+    if not self._spec.collapse_repeats:
+      return self._kept(steps_of_frames(self._coarse, window.start, window.end), index)
+    seconds = (window.end - window.known) / self._coarse.frame_rate
+    new = self._sample([max(1, round(seconds * rate)) for rate in self._rates], index)
     given = steps_of_frames(self._coarse, window.start, window.known)
     prefixes = [self._collapse(known[given]) for known in self._timeline]
-    if self._spec.collapse_repeats:
-      return [np.concatenate(parts) for parts in zip(prefixes, new, strict=True)]
-    self._timeline = [np.concatenate(p) for p in zip(self._timeline, new, strict=True)]
-    return [known[given.start : end] for known in self._timeline]
+    return [np.concatenate(parts) for parts in zip(prefixes, new, strict=True)]
+
+  def _kept(self, steps: slice, index: int) -> list[Semantic]:
+    known = len(self._timeline[0])
+    if steps.stop > known:
+      longest = self._spec.crop_steps
+      count = max(steps.stop - known, longest - min(known, longest // 2))
+      new = self._sample([min(count, self._last_step - known)] * len(self._timeline), index)
+      self._timeline = [np.concatenate(p) for p in zip(self._timeline, new, strict=True)]
+    return [row[steps] for row in self._timeline]
 
   def hear(self, codes: Codes) -> None:
     if not self._spec.collapse_repeats:
@@ -159,7 +164,10 @@ class SampledSource:
       prompts.append(Prompt(self._spec.layout.semantic_to_ids(history), frame_ids))
     ids = self._draw(prompts, max(counts), index)
     drawn = self._spec.layout.ids_to_semantic(ids)
-    return [row[:count] for row, count in zip(drawn, counts, strict=True)]
+    rows = [row[:count] for row, count in zip(drawn, counts, strict=True)]
+    for tokens, row in zip(self._tokens, rows, strict=True):
+      tokens.append(row)
+    return rows
 
   def _collapse(self, semantic: Semantic) -> Semantic:
     return collapse_repeats(semantic) if self._spec.collapse_repeats else semantic

@@ -5,8 +5,8 @@ from audiolm_jax.bundles import list_bundles, load_bundle
 SHIPPED = list_bundles()
 
 
-def test_a_speech_bundle_ships():
-  assert "speech_tiny" in SHIPPED
+def test_a_speech_and_a_piano_bundle_ship():
+  assert SHIPPED == ["piano_tiny", "speech_tiny"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

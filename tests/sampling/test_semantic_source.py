@@ -26,11 +26,11 @@ class Recorder:
     return np.asarray(ids)
 
 
-def source(draw, collapse, retokenize=None, prompts=(PROMPT,)):
+def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60):
   semantic, coarse = (
     dataclasses.replace(SPECS[name], collapse_repeats=collapse) for name in ("semantic", "coarse")
   )
-  return SampledSource(semantic, coarse, list(prompts), draw, 4.0, retokenize)
+  return SampledSource(semantic, coarse, list(prompts), num_frames, draw, 4.0, retokenize)
 
 
 def test_no_source_has_no_tokens():
@@ -47,15 +47,29 @@ def test_given_tokens_are_cut_to_the_window_with_their_repeats(collapse, tokens)
   np.testing.assert_array_equal(given.tokens()[0], tokens)
 
 
-def test_kept_repeats_are_drawn_up_to_the_windows_end():
+def test_kept_repeats_are_drawn_as_far_ahead_as_an_example_reaches():
   draw = Recorder()
   sampled = source(draw, collapse=False)
   (window,) = sampled.window(Window(0, 10, 20), 0)
   assert window.tolist() == [1, 1, 2, 2, 3, 6, 6, 6, 6, 6]
-  (later,) = sampled.window(Window(14, 20, 24), 1)
-  assert later.tolist() == [6, 6, 6, 6, 6]
-  assert [(count, index) for _, count, index in draw.asked] == [(5, 0), (2, 1)]
-  assert sampled.tokens()[0].tolist() == [1, 1, 2, 2, 3] + 7 * [6]
+  (later,) = sampled.window(Window(14, 20, 34), 1)
+  assert later.tolist() == 10 * [6]
+  assert [(count, index) for _, count, index in draw.asked] == [
+    (15, 0)
+  ]  # 20 steps, 5 of them known
+  (last,) = sampled.window(Window(40, 46, 60), 2)
+  assert last.tolist() == 10 * [6]
+  prompts, count, index = draw.asked[1]
+  assert (len(prompts[0]), count, index) == (10, 10, 2)  # half an example of history, half of new
+  assert sampled.tokens()[0].tolist() == [1, 1, 2, 2, 3] + 25 * [6]
+
+
+def test_kept_repeats_end_with_the_clip():
+  draw = Recorder()
+  sampled = source(draw, collapse=False, num_frames=14)
+  (window,) = sampled.window(Window(0, 10, 14), 0)
+  assert window.tolist() == [1, 1, 2, 2, 3, 6, 6]
+  assert sampled.tokens()[0].tolist() == window.tolist()
 
 
 def test_collapsed_repeats_are_drawn_at_the_prompts_rate():
