@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from audiolm_jax import audio, compilation_cache
-from audiolm_jax.errors import DataError, UserError, run_cli
+from audiolm_jax.errors import AudioError, DataError, UserError, run_cli
 
 SUITES = ("codec", "semantic", "tokens", "continuation", "cost")
 
@@ -201,6 +201,7 @@ def _continuation(bundle):
     model = suites.codec_speaker_model(bundle.codec, train)
   # Enough after the prompt for two pieces of real speech of 2 s.
   pieces = _pieces(bundle, FLAGS.max_continuations, FLAGS.prompt_seconds + 4.0)
+  pieces = _without_silent_prompts(pieces, round(FLAGS.prompt_seconds * bundle.sample_rate))
   result = suites.continuation_suite(
     bundle.codec,
     bundle.semantic.tokenize_long,
@@ -223,6 +224,19 @@ def _continuation(bundle):
     prompt_seconds=FLAGS.prompt_seconds,
   )
   return result
+
+
+def _without_silent_prompts(pieces, prompt_samples: int):
+  kept = []
+  for piece in pieces:
+    try:
+      audio.check_not_silent(piece.waveform[:prompt_samples], piece.id)
+      kept.append(piece)
+    except AudioError as error:
+      print(f"left out: {error}")
+  if not kept:
+    raise DataError(f"{FLAGS.data} has no valid clip with sound in its first seconds")
+  return kept
 
 
 def _continuer(bundle):

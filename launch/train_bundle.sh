@@ -70,12 +70,12 @@ case $preset in
     semantic_config=semantic_encoder_tiny
     num_clusters=64
     layer=5
-    codec_band="held-out loss 0.9 to 1.1, every perplexity above 300"
-    semantic_band="contrastive accuracy 0.2 to 0.6, codebook perplexity above 25"
+    codec_band="held-out loss 0.6 to 1.0, every perplexity above 300"
+    semantic_band="contrastive accuracy 0.1 to 0.6, codebook perplexity above 25"
     kmeans_band="perplexity above 70 % of the clusters, none dead"
-    semantic_stage_band="held-out loss 2.2 to 2.8 nats per token"
-    coarse_stage_band="held-out loss 3.5 to 5.5 nats per token"
-    fine_stage_band="held-out loss 5.0 to 6.7 nats per token"
+    semantic_stage_band="held-out loss 2.2 to 3.0 nats per token"
+    coarse_stage_band="held-out loss 4.2 to 5.3 nats per token"
+    fine_stage_band="held-out loss 5.4 to 6.2 nats per token"
     ;;
   base)
     semantic_config=semantic_encoder_xl

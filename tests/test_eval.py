@@ -101,3 +101,18 @@ def test_importing_the_command_imports_no_heavy_package():
   code = "import audiolm_jax.eval, sys; print(*sys.modules)"
   loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
   assert not {"jax", "matplotlib", "tensorflow", "pesq", "librosa"} & set(loaded)
+
+
+def test_clips_that_begin_in_silence_make_no_prompts(run_cli, melody, bundle_folder, tmp_path):
+  for i in range(3):
+    late = np.concatenate([np.zeros(2 * RATE if i else 0, np.float32), melody(6.0, 150 + 40 * i)])
+    soundfile.write(tmp_path / f"valid_{i}.wav", late, RATE)
+  rows = [{"path": f"valid_{i}.wav", "speaker": f"s{i}", "split": "valid"} for i in range(3)]
+  (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  arguments = (
+    f"--bundle={bundle_folder}", f"--data={tmp_path / 'manifest.jsonl'}", "--domain=music",
+    "--suite=continuation", "--prompt_seconds=1", "--duration=1",
+  )  # fmt: skip
+  done = run_cli("eval", *arguments, f"--output_dir={tmp_path / 'results'}")
+  assert done.code == 0, done.err
+  assert done.out.count("left out: ") == 2 and "is silent" in done.out
