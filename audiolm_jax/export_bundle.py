@@ -3,13 +3,13 @@
 The two tokenizers first; the corpus is turned into tokens with them, and the stages trained on it:
 
   python -m audiolm_jax.export_bundle --codec_dir runs/codec --kmeans runs/kmeans \
-    --name mine --output runs/tokenizers --float16
+    --name mine --output runs/tokenizers --storage=int8
 
 Then everything. The tokenizers are taken from their bundle, so that their tokens stay the same:
 
   python -m audiolm_jax.export_bundle --tokenizers runs/tokenizers --token_store runs/tokens \
     --semantic_stage_dir runs/semantic_stage --coarse_stage_dir runs/coarse_stage \
-    --fine_stage_dir runs/fine_stage --name mine --output bundles/mine --float16
+    --fine_stage_dir runs/fine_stage --name mine --output bundles/mine --storage=int8
 """
 
 import json
@@ -39,7 +39,7 @@ for _name, _text in {
   flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
 flags.DEFINE_enum(
   "storage", None, ["float32", "float16", "int8"],
-  "How wide weights are stored; int8 is for the stages only. Tokens already made never change.",
+  "How wide weights are stored. Tokenizers that stages were trained on stay as they are.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_list(

@@ -68,6 +68,7 @@ done
 case $preset in
   tiny)
     semantic_config=semantic_encoder_tiny
+    storage=int8
     num_clusters=64
     layer=5
     codec_band="held-out loss 0.6 to 1.0, every perplexity above 300"
@@ -79,6 +80,7 @@ case $preset in
     ;;
   base)
     semantic_config=semantic_encoder_xl
+    storage=float16
     num_clusters=1024
     layer=19
     codec_band="every perplexity above 600"
@@ -187,7 +189,7 @@ step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_
   --layer="$layer" --num_clusters="$num_clusters" --output="$work/kmeans"
 step tokenizers "puts codec and semantic tokenizer into one bundle" "a size in MB" \
   "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
-  --name="$name" --output="$work/tokenizers" --float16
+  --name="$name" --output="$work/tokenizers" --storage="$storage"
 step tokens "turns the corpus into tokens" "no more than 1 % of the clips skipped" \
   "$python" -m audiolm_jax.cache_tokens --bundle="$work/tokenizers" "${corpus[@]}" \
   --output_dir="$work/tokens"
@@ -203,7 +205,7 @@ step bundle "puts everything together" "a size in MB" \
   "$python" -m audiolm_jax.export_bundle --tokenizers="$work/tokenizers" \
   --token_store="$work/tokens" --semantic_stage_dir="$work/semantic_stage" \
   --coarse_stage_dir="$work/coarse_stage" --fine_stage_dir="$work/fine_stage" \
-  --name="$name" --output="$bundle" --float16
+  --name="$name" --output="$bundle" --storage="$storage"
 
 if [[ -z $dry_run ]]; then
   echo "== $bundle is ready after $SECONDS s of this call. To hear it:"

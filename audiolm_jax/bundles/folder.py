@@ -65,9 +65,9 @@ def save_bundle(
   Args:
     bundle: what to write.
     folder: where; its parent exists.
-    storage: narrower weights make smaller files. The tokenizers are stored as float16 at the least,
-      in a bundle with stages only where it changes no weight: their tokens must stay the ones that
-      the stages were trained on.
+    storage: narrower weights make smaller files. In a bundle with stages the tokenizers are stored
+      only as narrow as changes no weight, for their tokens must stay the ones that the stages were
+      trained on: export the tokenizers narrow first, and make the tokens with those.
   Raises:
     BundleError: the folder holds something else, cannot be written, or a weight does not fit.
   """
@@ -256,11 +256,18 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
 
 
 def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:
-  """Float16 where it is allowed; tokens are too sensitive for less."""
-  if storage is Storage.FLOAT32:
+  """As narrow as asked where no tokens depend on it yet or no weight changes."""
+  if not has_stages:
     return storage
-  exact = tensors.survives(tokenizer.params, Storage.FLOAT16)
-  return Storage.FLOAT16 if exact or not has_stages else Storage.FLOAT32
+  narrower = {
+    Storage.FLOAT32: (),
+    Storage.FLOAT16: (Storage.FLOAT16,),
+    Storage.INT8: (Storage.INT8, Storage.FLOAT16),
+  }
+  for width in narrower[storage]:
+    if tensors.survives(tokenizer.params, width):
+      return width
+  return Storage.FLOAT32
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -72,12 +72,13 @@ def test_float16_keeps_the_tokenizers_that_stages_were_trained_on(miniature_bund
   assert not tensors.survives(miniature_bundle.stages["coarse"].params, Storage.FLOAT16)
 
 
-def test_float16_tokenizers_stay_the_same_when_stages_join_them(miniature_bundle, tmp_path):
+@pytest.mark.parametrize("width", ["float16", "int8"])
+def test_narrow_tokenizers_stay_the_same_when_stages_join_them(miniature_bundle, tmp_path, width):
   bare = dataclasses.replace(miniature_bundle, stages={}, semantic_rate=None)
-  tokenizers = load_bundle(save_bundle(bare, tmp_path / "a", storage="float16"))
+  tokenizers = load_bundle(save_bundle(bare, tmp_path / "a", storage=width))
   assert tokenizers.token_hash != miniature_bundle.token_hash
   joined = dataclasses.replace(tokenizers, stages=miniature_bundle.stages, semantic_rate=8.0)
-  loaded = load_bundle(save_bundle(joined, tmp_path / "b", storage="float16"))
+  loaded = load_bundle(save_bundle(joined, tmp_path / "b", storage=width))
   assert loaded.token_hash == tokenizers.token_hash
   size = (tmp_path / "b" / "codec.safetensors").stat().st_size
   assert size == (tmp_path / "a" / "codec.safetensors").stat().st_size
