@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Num
 from audiolm_jax import audio
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.errors import AudioError, BundleError, UserError
+from audiolm_jax.lm.stages import STAGE_NAMES
 from audiolm_jax.sampling.cascade import CascadeOptions, CascadeResult
 from audiolm_jax.sampling.logits import SamplingOptions
 
@@ -175,7 +176,7 @@ def continue_audio(
 def temperatures_of(bundle: Bundle, **asked: float | None) -> dict[str, float]:
   """The temperature of each stage: as asked, or the bundle's own, or the paper's."""
   paper = CascadeOptions()
-  defaults = {name: getattr(paper, name).temperature for name in ("semantic", "coarse", "fine")}
+  defaults = {name: getattr(paper, name).temperature for name in STAGE_NAMES}
   given = {name: value for name, value in asked.items() if value is not None}
   return defaults | dict(bundle.temperatures) | given
 

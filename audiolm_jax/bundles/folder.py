@@ -15,7 +15,7 @@ from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.errors import BundleError, ConfigError
-from audiolm_jax.lm.stages import Stage, StageSpec
+from audiolm_jax.lm.stages import STAGE_NAMES, Stage, StageSpec
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
@@ -159,7 +159,7 @@ def _check_fit(bundle: Bundle) -> None:
       f"{semantic.sample_rate} Hz; they must agree"
     )
   for name in bundle.temperatures:
-    if name not in ("semantic", "coarse", "fine"):
+    if name not in STAGE_NAMES:
       raise BundleError(f"{bundle.name}: a temperature for {name!r}, which is no stage")
   for name, stage in bundle.stages.items():
     for field, tokenizers in (
@@ -259,15 +259,9 @@ def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> St
   """As narrow as asked where no tokens depend on it yet or no weight changes."""
   if not has_stages:
     return storage
-  narrower = {
-    Storage.FLOAT32: (),
-    Storage.FLOAT16: (Storage.FLOAT16,),
-    Storage.INT8: (Storage.INT8, Storage.FLOAT16),
-  }
-  for width in narrower[storage]:
-    if tensors.survives(tokenizer.params, width):
-      return width
-  return Storage.FLOAT32
+  narrowest_first = list(reversed(Storage))
+  widths = narrowest_first[narrowest_first.index(storage) :]  # float32 holds every weight
+  return next(width for width in widths if tensors.survives(tokenizer.params, width))
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

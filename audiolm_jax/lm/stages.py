@@ -21,6 +21,9 @@ if TYPE_CHECKING:
   from audiolm_jax.lm.transformer import TransformerConfig
 
 
+STAGE_NAMES = ("semantic", "coarse", "fine")  # of the cascade, in its order
+
+
 class Source(enum.StrEnum):
   """What a stage is conditioned on."""
 

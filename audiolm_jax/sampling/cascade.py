@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int
 
 from audiolm_jax.errors import ConfigError, DataError
-from audiolm_jax.lm.stages import Source, Stage, StageSpec, stage_sequence
+from audiolm_jax.lm.stages import STAGE_NAMES, Source, Stage, StageSpec, stage_sequence
 from audiolm_jax.sampling.decoder import Prompt, StageSampler
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.semantic_source import (
@@ -40,8 +40,6 @@ from audiolm_jax.sampling.semantic_source import (
 from audiolm_jax.sampling.windows import plan_windows
 
 Progress = Callable[[str, int, int], None]
-
-_STAGES = ("semantic", "coarse", "fine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +280,7 @@ class _Run:
   def _draw(self, stage: str, prompts: list[Prompt], num_tokens: int, index: int, keys=None):
     """Tokens of one stage; `index` sets apart the calls for one stage."""
     keys = self.keys if keys is None else keys
-    stream = _STAGES.index(stage) + len(_STAGES) * index
+    stream = STAGE_NAMES.index(stage) + len(STAGE_NAMES) * index
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, stream)
     report = None if self.progress is None else lambda d, t: self.progress(stage, d, t)
     with self._timed(stage):
@@ -347,7 +345,7 @@ class _Run:
 
 
 def _check_stages(specs: Mapping[str, StageSpec]) -> None:
-  unknown = sorted(set(specs) - set(_STAGES))
+  unknown = sorted(set(specs) - set(STAGE_NAMES))
   if unknown or "coarse" not in specs:
     raise ConfigError(
       f"a cascade needs a coarse stage and may have a semantic and a fine one; "
