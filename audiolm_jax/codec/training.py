@@ -59,7 +59,9 @@ class CodecTrainingConfig:
     discriminator_optimizer: for the judges.
     waveform_share, spectral_share, adversarial_share, feature_share: of the gradient at the
       generated waveform.
-    commitment_weight: of the commitment loss.
+    commitment_weight: of the commitment loss, in units that batch size and latent size do not move:
+      its gradient at the latents has a norm of twice this weight times their root-mean-square
+      quantization error. Far below the default the latents outrun the codebooks.
     quantizer_start_step: before it the latents pass unquantized.
     adversarial_start_step: before it the discriminators rest.
     quantizer_dropout: share of examples whose number of levels is drawn uniformly.
@@ -82,7 +84,7 @@ class CodecTrainingConfig:
   spectral_share: float = 2.0
   adversarial_share: float = 1.0
   feature_share: float = 2.0
-  commitment_weight: float = 1.0
+  commitment_weight: float = 0.6
   quantizer_start_step: int = 0
   adversarial_start_step: int = 0
   quantizer_dropout: float = 1.0
@@ -189,7 +191,8 @@ class CodecTrainable:
       )
       return s.replace(quantizer=quantizer, codebooks_ema=quantizer.codebooks)
 
-    old = lax.cond(state.step == c.quantizer_start_step, start, lambda s: s, state)
+    # Not by the step's number alone: the step that should have made them may have been skipped.
+    old = lax.cond(quantizing & ~_has_codebooks(state), start, lambda s: s, state)
     levels = self._draw_levels(dropout_key, waveform.shape[0])
 
     def generate(generator):
@@ -218,7 +221,9 @@ class CodecTrainable:
     )
     scale = jnp.where(gradient_norms > 0, shares / (gradient_norms + 1e-12), 0.0)
     cotangent = jnp.einsum("l,lbs->bs", scale, gradients)
-    (generator_gradient,) = backward((cotangent, jnp.float32(c.commitment_weight)))
+    # Of a mean over all latents; the losses above have gradients of norm one over the whole batch.
+    commitment_scale = jnp.float32(c.commitment_weight * latents.size**0.5)
+    (generator_gradient,) = backward((cotangent, commitment_scale))
 
     updates, generator_opt = self._generator_optimizer.update(
       generator_gradient, old.generator_opt, old.generator
@@ -322,8 +327,8 @@ class CodecTrainable:
     latents = self._encode(state.generator_ema["encoder"], waveform)
     codes = residual_quantize(latents, state.codebooks_ema)
     quantized = dequantize(codes, state.codebooks_ema)
-    quantizing = state.step > self.config.quantizer_start_step
-    return self._decode(state.generator_ema["decoder"], jnp.where(quantizing, quantized, latents))
+    latents = jnp.where(_has_codebooks(state), quantized, latents)
+    return self._decode(state.generator_ema["decoder"], latents)
 
   def inference_params(self, state: CodecState) -> dict[str, Any]:
     """What `SoundStreamCodec` takes: averaged encoder, decoder and codebooks."""
@@ -403,6 +408,10 @@ class CodecTrainable:
 def _whole_frames(waveform: Array, hop_length: int) -> Array:
   samples = waveform.shape[1] // hop_length * hop_length
   return jnp.asarray(waveform[:, :samples], jnp.float32)
+
+
+def _has_codebooks(state: CodecState) -> Array:
+  return jnp.any(state.quantizer.counts > 0)
 
 
 def _remember(recent: Array, latents: Array) -> Array:

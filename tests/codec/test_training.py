@@ -90,6 +90,23 @@ def test_a_batch_with_nan_changes_nothing_but_the_step(run):
   assert not _moved(new.replace(step=states[6].step), states[6])
 
 
+def test_a_skipped_step_does_not_cost_the_codebooks_their_start(run):
+  _, step, states, _ = run
+  bad = {"waveform": BATCH["waveform"] * np.nan}
+  skipped, _ = step(states[2], bad, jax.random.key(2))
+  assert not _moved(skipped.quantizer, states[0].quantizer)
+  new, metrics = step(skipped, BATCH, jax.random.key(3))
+  assert metrics["skipped"] == 0
+  assert jnp.all(jnp.any(new.quantizer.codebooks != 0, axis=-1))
+
+
+def test_every_parameter_of_encoder_and_decoder_learns(run):
+  _, _, states, _ = run
+  first, last = (jax.tree.leaves_with_path(states[i].generator) for i in (0, 6))
+  for (path, before), (_, after) in zip(first, last, strict=True):
+    assert _moved(before, after), jax.tree_util.keystr(path)
+
+
 def test_one_batch_is_overfitted(run):
   losses = [float(m["loss"]) for m in run[3]]
   assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
