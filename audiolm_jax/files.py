@@ -61,7 +61,7 @@ def _check_target(path: Path) -> None:
 def _cannot_write(path: Path, error: OSError) -> UserError:
   reason = error.strerror or str(error)
   return UserError(
-    f"cannot write {path}: {reason}; choose another --output or make room or rights there"
+    f"cannot write {path}: {reason}; choose another place or make room or rights there"
   )
 
 

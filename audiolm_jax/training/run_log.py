@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from audiolm_jax import files
 from audiolm_jax.training.metrics import Audio, Image, spectrogram_image
 
 METRICS_FILE = "metrics.jsonl"
@@ -41,6 +42,7 @@ class RunLog:
     self._title, self._total = title, total_steps
     self._interactive = sys.stderr.isatty()
     self._bar: tqdm | None = None
+    self._unwritten: set[str] = set()
     self._writers = self._tensorboard() if tensorboard and self._writes else {}
 
   def say(self, sentence: str) -> None:
@@ -49,8 +51,7 @@ class RunLog:
       return
     tqdm.write(sentence, file=sys.stderr)
     now = datetime.datetime.now().isoformat(timespec="seconds")
-    with open(self._dir / "log.txt", "a") as file:
-      file.write(f"{now} {sentence}\n")
+    self._append("log.txt", f"{now} {sentence}\n")
 
   def begin(self, step: int) -> None:
     """Shows progress from `step` on; rows of a lost stretch after it are taken out."""
@@ -117,11 +118,24 @@ class RunLog:
 
   def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     row = {"step": step, "split": split, **{n: float(v) for n, v in sorted(metrics.items())}}
-    with open(self._dir / METRICS_FILE, "a") as file:
-      file.write(json.dumps(row) + "\n")
+    self._append(METRICS_FILE, json.dumps(row) + "\n")
     if split in self._writers:
       self._writers[split].write_scalars(step, dict(metrics))
       self._writers[split].flush()
+
+  def _append(self, name: str, line: str) -> None:
+    """A whole line or nothing: a log that cannot be written does not end the run."""
+    path = self._dir / name
+    size = path.stat().st_size if path.exists() else 0
+    try:
+      with open(path, "a") as file:
+        file.write(line)
+    except OSError as error:
+      if path.exists():
+        os.truncate(path, size)
+      if name not in self._unwritten:
+        tqdm.write(f"cannot write {path}: {error.strerror}; lines are missing", file=sys.stderr)
+      self._unwritten.add(name)
 
   def _tensorboard(self) -> dict[str, Any]:
     try:
@@ -189,6 +203,5 @@ def _drop_rows_after(path: Path, step: int) -> None:
   rows = path.read_text().splitlines()
   kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= step]
   if kept != rows:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(row + "\n" for row in kept))
-    temporary.replace(path)
+    with files.atomic_write(path) as file:
+      file.write("".join(row + "\n" for row in kept).encode())

@@ -1,6 +1,8 @@
 """What a run says."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -50,6 +52,27 @@ def test_sentences_are_kept(log, tmp_path, capfd):
   log.say("the codebook has collapsed")
   assert "the codebook has collapsed" in capfd.readouterr().err
   assert (tmp_path / "log.txt").read_text().endswith(" the codebook has collapsed\n")
+
+
+def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
+  # A limit on file size fails in the same call as a full disk.
+  program = (
+    "import resource, signal, sys\n"
+    "from audiolm_jax.training.run_log import RunLog\n"
+    "log = RunLog(sys.argv[1], title='toy', total_steps=9, tensorboard=False)\n"
+    "log.train(1, {'loss': 1.0})\n"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    "for step in (2, 3): log.train(step, {'loss': 1.0, 'x' * 80: 1.0}); log.say('y' * 200)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.count("metrics.jsonl: File too large") == 1
+  assert done.stderr.count("log.txt: File too large") == 1
+  assert [row["step"] for row in rows(tmp_path)] == [1]
+  assert (tmp_path / "log.txt").read_text() == ""
 
 
 def test_tensorboard_gets_scalars_audio_and_spectrograms(tmp_path):
