@@ -1,7 +1,7 @@
 """Batches from a corpus that fits in memory; numpy and soundfile only.
 
-A position is three integers (seed, epoch, index), so that a resumed run sees exactly the batches it
-would have seen, and the same seed gives the same batches everywhere.
+A position is two integers (epoch, index), so that a resumed run sees exactly the batches it would
+have seen, and the same seed gives the same batches everywhere.
 """
 
 import abc
@@ -71,11 +71,10 @@ class InMemoryBatches(abc.ABC):
 
   def get_state(self) -> dict[str, int]:
     """The position after the last batch given."""
-    position = {"seed": self._seed, "epoch": self._epoch, "index": self._index}
-    return position | {"items": self._num_items}
+    return {"epoch": self._epoch, "index": self._index, "items": self._num_items}
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Goes to a position of `get_state`.
+    """Goes to a position of `get_state`; the seed stays this reader's own.
 
     Raises:
       DataError: it is of another corpus.
@@ -85,7 +84,11 @@ class InMemoryBatches(abc.ABC):
         f"the saved data position is in an epoch of {state['items']} crops, this corpus has "
         f"{self._num_items}; resume with the same corpus and crop length, or start a new run"
       )
-    self._seed, self._epoch, self._index = state["seed"], state["epoch"], state["index"]
+    self._epoch, self._index = state["epoch"], state["index"]
+
+  def skip_report(self) -> str:
+    """One line on the clips that could not be read; "" where all could."""
+    return ""
 
   def _next_example(self) -> Example:
     item = int(self._epoch_order()[self._index])
@@ -164,6 +167,10 @@ class InMemoryWaveforms(InMemoryBatches):
   def clip_ids(self) -> list[str]:
     """Of the clips that could be read."""
     return list(self._ids)
+
+  def skip_report(self) -> str:
+    """One line on the clips that could not be read; "" where all could."""
+    return self.skipped.report() if self.skipped.skipped else ""
 
   def example(self, clip_id: str, seed: Seed) -> Example:
     """The random crop of one clip that a seed stands for."""

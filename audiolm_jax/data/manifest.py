@@ -18,6 +18,8 @@ from audiolm_jax.errors import DataError
 AUDIO_SUFFIXES = (
   *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"),
 )
+# Sound that cannot be decoded: listed, so that it is counted as skipped and not passed over.
+_UNDECODABLE_SUFFIXES = (".m4a", ".aac", ".wma")
 SPLIT_FOLDERS = {
   "train": "train",
   "valid": "valid",
@@ -74,8 +76,8 @@ class SkipLog:
       too_many = len(self.skipped) > self.max_skipped_fraction * self.total
     if too_many:
       raise DataError(
-        f"{self.report()}; more than max_skipped_fraction={self.max_skipped_fraction:g}: "
-        "mend or remove these files, or raise the fraction"
+        f"{self.report()}; more than max_skipped_fraction={self.max_skipped_fraction:g}: mend or "
+        "remove these files, or raise it (in gin: MAX_SKIPPED_FRACTION)"
       )
 
   def report(self) -> str:
@@ -153,7 +155,7 @@ def _clips_of_folder(folder: Path) -> list[Clip]:
     paths += [
       Path(parent, name)
       for name in names
-      if not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)
+      if not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES + _UNDECODABLE_SUFFIXES)
     ]
   ids = [path.relative_to(folder).as_posix() for path in paths]
   splits = [SPLIT_FOLDERS.get(i.split("/")[0].lower(), "") if "/" in i else "" for i in ids]

@@ -8,13 +8,15 @@ from audiolm_jax.data.examples import Example
 
 
 class Batches(Protocol):
-  """What the trainer reads from."""
+  """What the trainer reads from; `skip_report` is a line on clips left out so far, "" for none."""
 
   def __next__(self) -> Example: ...
 
   def get_state(self) -> dict[str, Any]: ...
 
   def set_state(self, state: dict[str, Any]) -> None: ...
+
+  def skip_report(self) -> str: ...
 
 
 class Prefetched:
@@ -51,6 +53,10 @@ class Prefetched:
     self.close()
     self._batches.set_state(state)
     self._state = state
+
+  def skip_report(self) -> str:
+    """The clips left out so far, those of batches made ahead among them; "" for none."""
+    return self._batches.skip_report()
 
   def close(self) -> None:
     """Ends the thread; the next batch starts another at the position of `get_state`."""

@@ -166,6 +166,9 @@ def register_function(corpus: str) -> Callable[..., str]:
     task: str = "waveform",
     bundle: str | None = None,
     stage_specs: Mapping[str, stages.StageSpec] | None = None,
+    sample_rate: int = 16_000,
+    gain_db: tuple[float, float] | None = None,
+    max_skipped_fraction: float = 0.01,
   ) -> str:
     """Registers the corpus's tasks and returns the name of one of them.
 
@@ -175,8 +178,19 @@ def register_function(corpus: str) -> Callable[..., str]:
       bundle: name or folder of the tokenizers; needed for tokens of audio.
       stage_specs: by name, what the stage tasks make; the paper's stages for these tokenizers if
         None.
+      sample_rate: Hz of the waveform task; the bundle's, where there is a bundle.
+      gain_db: lowest and highest random gain of the waveform crops; None leaves the level alone.
+      max_skipped_fraction: share of unreadable clips past which reading ends.
     """
-    register_audio_tasks(corpus, audio_dir, bundle, stage_specs=stage_specs)
+    register_audio_tasks(
+      corpus,
+      audio_dir,
+      bundle,
+      stage_specs=stage_specs,
+      sample_rate=sample_rate,
+      gain_db=tuple(gain_db) if gain_db else None,
+      max_skipped_fraction=max_skipped_fraction,
+    )
     return task_name(corpus, task)
 
   return register

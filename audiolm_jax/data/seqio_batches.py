@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
 from audiolm_jax.data.examples import Example
 from audiolm_jax.data.feature_converters import StageFeatureConverter, WaveformFeatureConverter
+from audiolm_jax.data.sources import AudioDataSource
 from audiolm_jax.errors import DataError
 
 
@@ -26,7 +28,7 @@ class SeqioBatches:
     seed: of the order and the crops.
     use_cached: read what `seqio_cache_tasks` wrote.
     shuffle: in a buffer of the task's size.
-    num_epochs: None for endless; otherwise the last, incomplete batch is dropped.
+    num_epochs: None for endless; otherwise the last batch is filled up from its own first rows.
     shard: index of this host's part of the data, and how many parts there are.
   Raises:
     DataError: no such task, or the data cannot be used.
@@ -64,7 +66,9 @@ class SeqioBatches:
         verbose=False,
         seed=seed,
       )
-    self._dataset = dataset.batch(batch_size, drop_remainder=True)
+    self._dataset = dataset.batch(batch_size, drop_remainder=num_epochs is None)
+    self._batch_size, self._split = batch_size, split
+    self._sources = _sources_of(mixture_or_task_name)
     self._iterator: Iterator[Example] | None = None
 
   def __iter__(self) -> "SeqioBatches":
@@ -74,7 +78,7 @@ class SeqioBatches:
     with _speaking_errors():
       batch = next(self._iterator or self._start())
     self._batches += 1
-    return batch
+    return _filled_up(batch, self._batch_size)
 
   def _start(self) -> Iterator[Example]:
     rest = self._dataset.skip(self._batches).prefetch(2)
@@ -84,6 +88,11 @@ class SeqioBatches:
   def get_state(self) -> dict[str, int]:
     """The position after the last batch given."""
     return {"seed": self._seed, "batches": self._batches}
+
+  def skip_report(self) -> str:
+    """A line for each source on the clips that could not be read so far; "" where all could."""
+    logs = [s.skipped[self._split] for s in self._sources if isinstance(s, AudioDataSource)]
+    return "; ".join(log.report() for log in logs if log.skipped)
 
   def set_state(self, state: dict[str, int]) -> None:
     """Goes to a position of `get_state`.
@@ -140,6 +149,23 @@ class _speaking_errors:
         f"{error}; run seqio_cache_tasks first and name its output with "
         "--seqio_additional_cache_dirs, or set USE_CACHED_TASKS = False"
       ) from None
+
+
+def _sources_of(name: str) -> list[seqio.DataSourceInterface]:
+  found = seqio.get_mixture_or_task(name)
+  tasks = found.tasks if isinstance(found, seqio.Mixture) else [found]
+  return [task.source for task in tasks]
+
+
+def _filled_up(batch: Example, rows: int) -> Example:
+  """A short batch with its first rows once more; those that are there twice count for nothing."""
+  given = len(next(iter(batch.values())))
+  if given == rows:
+    return batch
+  filled = {name: np.resize(value, (rows, *value.shape[1:])) for name, value in batch.items()}
+  if "decoder_loss_weights" in filled:
+    filled["decoder_loss_weights"][given:] = 0.0
+  return filled
 
 
 def _check_name(name: str) -> None:

@@ -76,6 +76,7 @@ class InMemoryAudio:
     sample_rate: Hz.
     gain_db: lowest and highest random gain, or None.
     num_epochs: None for endless random crops; 1 for held-out windows that do not move.
+    max_skipped_fraction: share of unreadable clips past which to give up.
   """
 
   source: str
@@ -86,6 +87,7 @@ class InMemoryAudio:
   sample_rate: int = 16_000
   gain_db: tuple[float, float] | None = None
   num_epochs: int | None = None
+  max_skipped_fraction: float = 0.01
 
   def __call__(self) -> Batches:
     """The batches of this process."""
@@ -98,6 +100,7 @@ class InMemoryAudio:
       sample_rate=self.sample_rate,
       gain_db=tuple(self.gain_db) if self.gain_db else None,
       num_epochs=self.num_epochs,
+      max_skipped_fraction=self.max_skipped_fraction,
     )
 
 

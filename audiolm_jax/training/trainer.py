@@ -23,6 +23,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from audiolm_jax import files
 from audiolm_jax.data.prefetch import Batches, Prefetched
 from audiolm_jax.errors import DataError, UserError
 from audiolm_jax.training import checkpoints as checkpoints_lib
@@ -193,6 +194,8 @@ class _Run:
     self._closers.callback(self.data.close)
     self.eval_iterator = settings["eval_dataset"]() if settings["eval_dataset"] else None
     self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
+    self.skip_reports: dict[str, str] = {}
+    self._say_skipped()
 
   def _begin(self, iterator: Batches) -> None:
     """Fresh, or where the last checkpoint left off, data position included."""
@@ -256,6 +259,7 @@ class _Run:
         evaluated = self._evaluate()
         clock.restart()
     self.checkpoints.wait()
+    self._say_skipped()
     finished = self.step == self.total_steps
     if not finished:
       self.log.say(
@@ -286,7 +290,16 @@ class _Run:
       raise DataError("the held-out data hold no batch; give more clips or a smaller batch")
     metrics = self.program.evaluate(self.state, batches)
     self.log.evaluation(self.step, metrics, self.program.summaries(self.state, batches[0]))
+    self._say_skipped()
     return metrics
+
+  def _say_skipped(self) -> None:
+    """What the data leave out, once for each time that it grows."""
+    for split, batches in (("training", self.data), ("held-out", self.eval_iterator)):
+      report = batches.skip_report() if batches else ""
+      if report and report != self.skip_reports.get(split):
+        self.log.say(f"{split} data: {report}")
+        self.skip_reports[split] = report
 
   def _save(self, *, final: bool) -> None:
     progress = {
@@ -347,17 +360,16 @@ class _Run:
   def _write_run_files(self, description: dict[str, Any], config_text: str) -> None:
     if jax.process_index() != 0:
       return
-    files = {
+    texts = {
       checkpoints_lib.MODEL_FILE: json.dumps(description, indent=2) + "\n",
       "model-info.txt": self.program.description(),
       "versions.json": json.dumps(versions(), indent=2) + "\n",
     }
     if config_text:
-      files["config.gin"] = config_text
-    for name, text in files.items():
-      temporary = self.model_dir / f".{name}.tmp"
-      temporary.write_text(text)
-      temporary.replace(self.model_dir / name)
+      texts["config.gin"] = config_text
+    for name, text in texts.items():
+      with files.atomic_write(self.model_dir / name) as file:
+        file.write(text.encode())
 
   def close(self) -> None:
     """Ends the data thread and the log; a save under way is finished."""

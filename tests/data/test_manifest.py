@@ -40,6 +40,15 @@ def test_folder_is_searched_through_and_hidden_and_other_files_are_passed_over(t
   ]
 
 
+def test_sound_that_cannot_be_decoded_is_listed_and_then_counted(tmp_path):
+  _write(tmp_path / "a.wav")
+  (tmp_path / "b.m4a").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(200))
+  clips = manifest.list_clips(tmp_path)
+  assert [clip.id for clip in clips] == ["a.wav", "b.m4a"]
+  with pytest.raises(AudioError, match=r"b\.m4a is not sound that can be read.*ffmpeg"):
+    manifest.read_clip(clips[1], 16_000)
+
+
 def test_first_folder_level_names_the_splits(tmp_path):
   for name in ("train/a.wav", "validation/b.wav", "test/c.wav"):
     _write(tmp_path / name)

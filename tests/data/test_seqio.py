@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import soundfile
 
 seqio = pytest.importorskip("seqio")
 import tensorflow as tf  # noqa: E402
@@ -64,6 +65,36 @@ def tokenizers(token_hash="hash-a"):
 def registered(corpus):
   registration.register_audio_tasks("small", corpus, tokenizers(), stage_specs=SPECS)
   return "small"
+
+
+def test_a_round_of_held_out_batches_ends_with_a_full_one(registered):
+  lengths = {"waveform": 1600}
+  for name, feature in (("small_waveform", lengths), ("small_coarse_stage", {"tokens": 76})):
+    batches = list(
+      SeqioBatches(name, feature, split="valid", batch_size=3, num_epochs=1, shuffle=False)
+    )
+    assert all(len(value) == 3 for batch in batches for value in batch.values())
+  last = batches[-1]["decoder_loss_weights"]
+  counted = sum(np.any(batch["decoder_loss_weights"], axis=1).sum() for batch in batches)
+  assert not last[-1].any() and counted % 3
+
+
+def test_what_is_left_out_is_reported_while_reading(tmp_path):
+  for i in range(3):
+    soundfile.write(tmp_path / f"{i}.wav", 0.1 * np.ones(8000, np.float32), RATE)
+  (tmp_path / "broken.wav").write_bytes(b"RIFF")
+  rows = [{"path": path.name, "split": "train"} for path in sorted(tmp_path.glob("*.wav"))]
+  manifest_file = tmp_path / "clips.jsonl"
+  manifest_file.write_text("\n".join(map(json.dumps, rows)))
+  registration.register_audio_tasks("holes", manifest_file, max_skipped_fraction=0.3)
+  batches = SeqioBatches("holes_waveform", {"waveform": 800}, batch_size=3, shuffle=False)
+  assert batches.skip_report() == ""
+  next(batches)
+  assert batches.skip_report().startswith("1 of 4 clips skipped: broken.wav (")
+  reader = InMemoryWaveforms(
+    manifest_file, crop_seconds=0.05, batch_size=2, max_skipped_fraction=0.3
+  )
+  assert reader.skip_report() == batches.skip_report()
 
 
 def _examples(dataset):
@@ -127,7 +158,7 @@ def test_unreadable_clips_are_counted_and_stop_past_the_share(corpus, tmp_path, 
     skipped = seqio.get_mixture_or_task(f"{name}_waveform").source.skipped["train"]
     assert "1 of 4 clips skipped: gone.wav" in skipped.report()
   else:
-    with pytest.raises(DataError, match=r"^1 of 4 clips skipped: gone.wav.*raise the fraction$"):
+    with pytest.raises(DataError, match=r"^1 of 4 clips skipped: gone.wav.*raise it"):
       list(batches)
 
 

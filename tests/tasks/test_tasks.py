@@ -52,6 +52,63 @@ def environment(recordings, bundle_dir):
     yield importlib.import_module("tasks.mixtures")
 
 
+@pytest.mark.parametrize(
+  ("config", "smaller"),
+  [
+    (
+      "codec_tiny",
+      [
+        "CODEBOOK_SIZE=16",
+        "soundstream.SoundStreamConfig.encoder_channels=2",
+        "soundstream.SoundStreamConfig.decoder_channels=2",
+        "soundstream.SoundStreamConfig.latent_dim=8",
+        "codec_training.CodecTrainingConfig.kmeans_vectors=64",
+        "generator/optimizers.OptimizerConfig.warmup_steps=1",
+      ],
+    ),
+    (
+      "coarse_stage_tiny",
+      [
+        "BUNDLE='{bundle}'",
+        "NUM_CLUSTERS=16",
+        "CODEBOOK_SIZE=16",
+        "NUM_COARSE_QUANTIZERS=2",
+        "CROP_SECONDS=1.0",
+        "TASK_FEATURE_LENGTHS={{'tokens': 126}}",
+        "WARMUP_STEPS=1",
+        "transformer.TransformerConfig.num_layers=1",
+        "transformer.TransformerConfig.embed_dim=16",
+        "transformer.TransformerConfig.mlp_dim=16",
+      ],
+    ),
+  ],
+)
+def test_the_train_command_reads_a_folder_through_seqio(
+  config, smaller, recordings, bundle_dir, tmp_path
+):
+  settings = [
+    f"AUDIO_DIR='{recordings}'",
+    f"MODEL_DIR='{tmp_path / 'run'}'",
+    "BATCH_SIZE=4",  # more than the clips held out: the last batch is filled up
+    "TRAIN_STEPS=3",
+    "LOG_PERIOD=1",
+    *(binding.format(bundle=bundle_dir) for binding in smaller),
+  ]
+  files = [f"gin_configs/{config}.gin", "gin_configs/runs/audio_folder.gin"]
+  done = subprocess.run(
+    [sys.executable, "-m", "audiolm_jax.train"]
+    + [f"--gin_file={file}" for file in files]
+    + [f"--gin.{setting}" for setting in settings],
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "3/3" in done.stderr and "step 3, held-out: loss" in done.stderr
+
+
 def test_variables_register_speech_piano_and_their_mixtures(environment):
   for corpus in ("speech", "piano"):
     assert {f"{corpus}_{suffix}" for suffix in SUFFIXES} <= seqio.TaskRegistry.names()
