@@ -1,5 +1,6 @@
 """The train command: gin files, macros, and what it answers to mistakes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 from audiolm_jax import configs, train
+from audiolm_jax.codec import soundstream
 from audiolm_jax.codec.training import CodecTrainingConfig
 from audiolm_jax.data import token_store
 from audiolm_jax.errors import ConfigError
+from audiolm_jax.lm import stages
+from audiolm_jax.semantic import w2v_bert
 from audiolm_jax.training import checkpoints
 from audiolm_jax.training.partitioning import unbox
 
@@ -48,7 +52,8 @@ def test_there_is_a_base_and_a_tiny_file_for_everything_that_trains():
     for x in ("codec", "semantic_stage", "coarse_stage", "fine_stage")
     for s in ("base", "tiny")
   }
-  assert expected | {"semantic_encoder_xl", "semantic_encoder_tiny"} <= set(RUNNABLE)
+  expected |= {f"semantic_encoder_{size}" for size in ("xl", "small", "tiny")}
+  assert expected | {"codec_piano", "coarse_stage_piano"} <= set(RUNNABLE)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -65,9 +70,7 @@ def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
   assert configs.from_dict(type(model.config), plain) == model.config
 
 
-@pytest.mark.parametrize(
-  "name", [n for n in RUNNABLE if n.endswith("_stage_tiny") or n.endswith("_stage_base")]
-)
+@pytest.mark.parametrize("name", [name for name in RUNNABLE if "_stage_" in name])
 def test_the_feature_length_of_a_stage_is_that_of_its_crop(name):
   settings, _ = resolve(name, bindings=REQUIRED)
   spec = settings["model"].config.spec
@@ -102,6 +105,39 @@ def test_gin_makes_the_same_objects_as_python():
   defaults = CodecTrainingConfig()
   assert settings["model"].config.model == defaults.model
   assert settings["model"].config.generator_optimizer == defaults.generator_optimizer
+
+
+@pytest.mark.parametrize(
+  ("name", "config"),
+  [
+    ("codec_base", soundstream.SoundStreamConfig()),
+    ("codec_piano", soundstream.piano_config()),
+    ("codec_tiny", soundstream.tiny_config()),
+  ],
+)
+def test_the_codecs_of_gin_and_python_have_the_same_shape(name, config):
+  settings, _ = resolve(name, bindings=REQUIRED)
+  assert settings["model"].config.model == config
+
+
+@pytest.mark.parametrize(
+  ("name", "config"),
+  [
+    ("xl", w2v_bert.xl_config()),
+    ("small", w2v_bert.small_config()),
+    ("tiny", w2v_bert.tiny_config()),
+  ],
+)
+def test_the_semantic_encoders_of_gin_and_python_are_the_same(name, config):
+  settings, _ = resolve(f"semantic_encoder_{name}", bindings=REQUIRED)
+  found = settings["model"].config
+  # How the schedule ends belongs to a run, not to the encoder.
+  assert dataclasses.replace(found, optimizer=config.optimizer) == config
+
+
+def test_the_piano_stage_of_gin_is_the_one_of_python():
+  settings, _ = resolve("coarse_stage_piano", bindings=REQUIRED)
+  assert settings["model"].config.spec == stages.piano_stages()["coarse"]
 
 
 def test_macros_reach_what_they_name():

@@ -123,6 +123,7 @@ def small_config() -> W2vBertConfig:
     subsample_channels=64,
     left_context=32,
     right_context=32,
+    dtype="bfloat16",
   )
   return W2vBertConfig(
     encoder=encoder,
