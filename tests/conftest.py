@@ -26,6 +26,24 @@ def melody(seconds: float, seed: int = 0) -> np.ndarray:
   return sound.astype(np.float32)
 
 
+def miniature_conformer():
+  """Two layers of width 16 over 8 mel bands."""
+  from audiolm_jax.semantic.conformer import ConformerConfig
+  from audiolm_jax.semantic.features import LogMelConfig
+
+  return ConformerConfig(
+    features=LogMelConfig(num_mels=8),
+    stacks=(1, 1),
+    dim=16,
+    num_heads=2,
+    mlp_dim=32,
+    kernel_size=3,
+    subsample_channels=4,
+    left_context=4,
+    right_context=4,
+  )
+
+
 @pytest.fixture(scope="session")
 def miniature_bundle():
   """A whole system of random weights: 4 codec levels of 16, 16 clusters, 2 coarse + 2 fine levels.
@@ -41,8 +59,7 @@ def miniature_bundle():
   from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
   from audiolm_jax.lm import stages
   from audiolm_jax.lm.transformer import Transformer, TransformerConfig
-  from audiolm_jax.semantic.conformer import ConformerConfig, ConformerEncoder
-  from audiolm_jax.semantic.features import LogMelConfig
+  from audiolm_jax.semantic.conformer import ConformerEncoder
   from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
   keys = iter(jax.random.split(jax.random.key(0), 8))
@@ -59,17 +76,7 @@ def miniature_bundle():
   params = {"encoder": encoder["params"], "decoder": meta.unbox(decoder)["params"]}
   codec = SoundStreamCodec(c, params | {"codebooks": books})
 
-  conformer = ConformerConfig(
-    features=LogMelConfig(num_mels=8),
-    stacks=(1, 1),
-    dim=16,
-    num_heads=2,
-    mlp_dim=32,
-    kernel_size=3,
-    subsample_channels=4,
-    left_context=4,
-    right_context=4,
-  )
+  conformer = miniature_conformer()
   s = SemanticTokenizerConfig(encoder=conformer, layer=1, num_clusters=16, chunk_steps=32)
   frames, valid = np.zeros((1, 16, 8), np.float32), np.ones((1, 4), bool)
   encoder = meta.unbox(ConformerEncoder(conformer.truncated(1)).init(next(keys), frames, valid))

@@ -217,6 +217,40 @@ def test_the_command_writes_what_the_api_makes(miniature_bundle, folder, prompt,
   np.testing.assert_allclose(again[: len(waveform)], waveform, atol=1e-4)
 
 
+def test_every_sampling_flag_reaches_its_stage(miniature_bundle, folder, prompt, tmp_path, run_cli):
+  settings = {
+    f"{kind}_{stage}": value
+    for kind, values in {
+      "temperature": (1.2, 0.7, 0.4),
+      "top_k": (9, 7, 5),
+      "top_p": (0.9, 0.8, 0.95),
+    }.items()
+    for stage, value in zip(("semantic", "coarse", "fine"), values, strict=True)
+  }
+  settings |= {"prompt_seconds": 1.0, "duration": 0.6, "seed": 2, "prompt_audio": "none"}
+  flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+  done = run_cli(
+    "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder, *flags
+  )
+  assert done.code == 0, done.err
+  waveform, _ = audio.read_audio(tmp_path / "out.wav")
+  expected = made(miniature_bundle, melody(2.0), **settings)
+  np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32_000)
+  plain = made(miniature_bundle, melody(2.0), prompt_seconds=1.0, seed=2, prompt_audio="none")
+  assert not np.array_equal(plain.tokens.codes, expected.tokens.codes)
+
+
+def test_the_command_resynthesizes(miniature_bundle, folder, prompt, tmp_path, run_cli):
+  done = run_cli(
+    "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder,
+    "--mode", "resynthesis", "--prompt_seconds", 1,
+  )  # fmt: skip
+  assert done.code == 0, done.err
+  waveform, _ = audio.read_audio(tmp_path / "out.wav")
+  expected = made(miniature_bundle, melody(1.0), mode="resynthesis", duration=None)
+  np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32_000)
+
+
 def test_the_same_seed_gives_the_same_file(folder, prompt, tmp_path, run_cli):
   contents = []
   for name in ("a.wav", "b.wav"):
@@ -292,11 +326,12 @@ def test_an_output_that_cannot_be_written_is_found_before_sampling(
   assert done.code == 2
 
 
-def test_a_terminal_sees_progress(folder, prompt, tmp_path, run_cli, monkeypatch):
-  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+def test_a_terminal_sees_progress(capfd):
   show = sample._progress_bar()
   for done in (10, 20, 30, 10, 30):
     show("coarse", done, 30)
+  shown = capfd.readouterr().err
+  assert shown.count("coarse: 100%") == 2 and "30/30" in shown
 
 
 def test_importing_sample_stays_light():

@@ -408,9 +408,10 @@ class Transformer(nn.Module):
     """
     quantizers = hidden.shape[2]
     rows = self.head[start : start + quantizers * size].reshape(quantizers, size, -1)
-    return jnp.einsum(
+    logits = jnp.einsum(
       "bfqd,qvd->bfqv", hidden, rows.astype(hidden.dtype), preferred_element_type=jnp.float32
     )
+    return nn.with_logical_constraint(logits, ("batch", "length", None, "vocab"))
 
   def range_logits(
     self, hidden: Float[Array, "batch embed"], start: int | Int[Array, ""], size: int

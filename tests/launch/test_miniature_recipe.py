@@ -1,0 +1,109 @@
+"""The whole recipe for real: from a folder of sound to a bundle that continues one of its clips."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import soundfile
+
+from audiolm_jax import bundles
+from audiolm_jax.training import checkpoints
+from tests.conftest import melody
+
+REPO = Path(__file__).parents[2]
+TRAINED = ["codec", "semantic", "semantic_stage", "coarse_stage", "fine_stage"]
+SHORT = ["BATCH_SIZE=2", "LOG_PERIOD=3", "EVAL_PERIOD=6", "EVAL_STEPS=1", "TRAIN_STEPS=6"]
+SMALLER = {
+  "codec": [
+    "CODEBOOK_SIZE=16",
+    "QUANTIZER_START_STEP=2",
+    "ADVERSARIAL_START_STEP=4",
+    "soundstream.SoundStreamConfig.encoder_channels=2",
+    "soundstream.SoundStreamConfig.decoder_channels=2",
+    "soundstream.SoundStreamConfig.latent_dim=8",
+    "generator/optimizers.OptimizerConfig.warmup_steps=2",
+    "codec_training.CodecTrainingConfig.kmeans_vectors=64",
+  ],
+  "semantic": [
+    "WARMUP_STEPS=2",
+    "w2v_bert.W2vBertConfig.codebook_size=16",
+    "w2v_bert.W2vBertConfig.code_dim=8",
+    "conformer.ConformerConfig.stacks=(1,1)",
+    "conformer.ConformerConfig.dim=16",
+    "conformer.ConformerConfig.num_heads=2",
+    "conformer.ConformerConfig.mlp_dim=32",
+    "conformer.ConformerConfig.subsample_channels=4",
+  ],
+}
+STAGE = [
+  "WARMUP_STEPS=2",
+  "CODEBOOK_SIZE=16",
+  "train.tensorboard=False",
+  "transformer.TransformerConfig.num_layers=1",
+  "transformer.TransformerConfig.embed_dim=16",
+  "transformer.TransformerConfig.mlp_dim=32",
+]
+
+
+def overrides():
+  for step in TRAINED:
+    for binding in SHORT + SMALLER.get(step, STAGE):
+      yield f"{step}:--gin.{binding}"
+  yield from ("kmeans:--layer=2", "kmeans:--num_clusters=8", "bundle:--storage=float32")
+  yield from (f"{stage}:--gin.NUM_CLUSTERS=8" for stage in TRAINED[2:])
+
+
+def train_bundle(folder, *overrides):
+  command = ["bash", "launch/train_bundle.sh", str(folder / "sounds"), str(folder / "bundle")]
+  for override in overrides:
+    command += ["--override", override]
+  done = subprocess.run(
+    command,
+    env={**os.environ, "PYTHON": sys.executable},
+    cwd=REPO,
+    capture_output=True,
+    text=True,
+    timeout=1200,
+  )
+  assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+  return done.stdout
+
+
+# One test, so that the parallel workers make the bundle once.
+def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli):
+  for i in range(5):
+    path = tmp_path / "sounds" / ("valid" if i == 4 else "train") / f"{i}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, melody(11.0, seed=i), 16_000)
+  said = train_bundle(tmp_path, *overrides())
+  assert said.count("   took ") == said.count("; expect ") == 9
+  assert "is ready after" in said
+
+  work = tmp_path / "bundle.work"
+  for step in TRAINED:
+    metrics = (work / step / "metrics.jsonl").read_text()
+    assert '"split": "train"' in metrics and '"split": "eval"' in metrics
+    assert "NaN" not in metrics
+
+  # The exported stages are the trained ones to the bit.
+  for name, stage in bundles.load_bundle(tmp_path / "bundle").stages.items():
+    component, config, trained = checkpoints.load_inference_params(work / f"{name}_stage")
+    assert component == f"{name}_stage" and config.spec == stage.spec
+    jax.tree.map(np.testing.assert_array_equal, stage.params, trained)
+
+  before = (tmp_path / "bundle" / "bundle.json").stat().st_mtime_ns
+  assert train_bundle(tmp_path).count("done before") == 9
+  assert (tmp_path / "bundle" / "bundle.json").stat().st_mtime_ns == before
+
+  sampled = run_cli(
+    "sample",
+    *("--bundle", tmp_path / "bundle", "--prompt", tmp_path / "sounds" / "valid" / "4.wav"),
+    *("--output", tmp_path / "out.wav", "--prompt_seconds", 1.0, "--duration", 1.0, "--seed", 1),
+  )
+  assert sampled.code == 0, sampled.err
+  sound, rate = soundfile.read(tmp_path / "out.wav")
+  assert rate == 16_000 and len(sound) == 32_000
+  assert np.isfinite(sound).all() and np.abs(sound).max() > 0
