@@ -243,7 +243,7 @@ def test_every_sampling_flag_reaches_its_stage(miniature_bundle, folder, prompt,
 def test_the_command_resynthesizes(miniature_bundle, folder, prompt, tmp_path, run_cli):
   done = run_cli(
     "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder,
-    "--mode", "resynthesis", "--prompt_seconds", 1,
+    "--mode", "resynthesis", "--duration", 1,
   )  # fmt: skip
   assert done.code == 0, done.err
   waveform, _ = audio.read_audio(tmp_path / "out.wav")

@@ -188,7 +188,7 @@ def register_function(corpus: str) -> Callable[..., str]:
       bundle,
       stage_specs=stage_specs,
       sample_rate=sample_rate,
-      gain_db=tuple(gain_db) if gain_db else None,
+      gain_db=gain_db,
       max_skipped_fraction=max_skipped_fraction,
     )
     return task_name(corpus, task)

@@ -151,7 +151,7 @@ class _speaking_errors:
       ) from None
 
 
-def _sources_of(name: str) -> list[seqio.DataSourceInterface]:
+def _sources_of(name: str) -> list[Any]:
   found = seqio.get_mixture_or_task(name)
   tasks = found.tasks if isinstance(found, seqio.Mixture) else [found]
   return [task.source for task in tasks]
