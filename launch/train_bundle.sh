@@ -71,7 +71,7 @@ case $preset in
     storage=int8
     num_clusters=64
     layer=5
-    codec_band="held-out loss 0.6 to 1.0, every perplexity above 300"
+    codec_band="held-out loss 0.6 to 0.95, every perplexity above 300"
     semantic_band="contrastive accuracy 0.1 to 0.6, codebook perplexity above 25"
     kmeans_band="perplexity above 70 % of the clusters, none dead"
     semantic_stage_band="held-out loss 2.2 to 3.0 nats per token"

@@ -221,7 +221,8 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
   for name, tokenizer in parts.items():
     width = _tokenizer_storage(tokenizer, storage, bool(bundle.stages))
     params = tensors.as_stored(tokenizer.params, width)
-    _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, width))
+    content = tensors.encode_tensors(tokenizer.params, width)
+    _write_bytes(folder / f"{name}.safetensors", content)
     tokenizers[name] = type(tokenizer)(tokenizer.config, params)
     components[name] = {
       "type": _type_name(name, tokenizer),
@@ -230,7 +231,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
   tokens = Bundle(bundle.name, tokenizers["codec"], tokenizers["semantic"]).token_hash
   for name, stage in bundle.stages.items():
     params = tensors.as_stored(stage.params, storage)
-    content = tensors.encode_tensors(params, storage)
+    content = tensors.encode_tensors(stage.params, storage)
     _write_bytes(folder / f"{name}_stage.safetensors", content)
     components[f"{name}_stage"] = {
       "spec": configs.to_dict(stage.spec),

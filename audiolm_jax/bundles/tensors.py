@@ -14,7 +14,8 @@ from audiolm_jax.errors import BundleError
 
 Params = Mapping[str, Any]
 
-_LEAST_FLOAT16_SCALE = 2.0**-18  # float16 counts in 2**-24 below its normal range
+_SCALE_BITS = 17  # 127 times such a scale is exact in float32
+_LEAST_FLOAT16_SCALE = 2.0**-14  # below it float16 has fewer bits
 _BLOCK = 64
 _LEAST_INT8 = 1024  # what is smaller saves nothing
 _SCALE = ":scale"
@@ -140,7 +141,13 @@ def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _narrow(scale: np.ndarray) -> np.ndarray:
-  """float16 where that holds every scale to one percent, as for trained weights; else as given."""
+  """Scales in fewer bits, and as float16 where all are in its normal range.
+
+  What is read back has 127 times the scale as its largest weight in every block, exactly, so that
+  storing it again finds the same scales and numbers.
+  """
+  mantissa, exponent = np.frexp(scale)
+  scale = np.ldexp(np.rint(np.ldexp(mantissa, _SCALE_BITS)), exponent - _SCALE_BITS)
   least = np.min(scale, where=scale > 0, initial=np.inf)
   fits = least >= _LEAST_FLOAT16_SCALE and scale.max(initial=0) <= np.finfo(np.float16).max
   return scale.astype(np.float16) if fits else scale

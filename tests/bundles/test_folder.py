@@ -84,6 +84,17 @@ def test_narrow_tokenizers_stay_the_same_when_stages_join_them(miniature_bundle,
   assert size == (tmp_path / "a" / "codec.safetensors").stat().st_size
 
 
+def test_narrow_tokenizers_with_hardly_used_weights_load_again(miniature_bundle, tmp_path):
+  faded = jax.tree.map(
+    lambda x: x * np.geomspace(1e-9, 1.0, len(x)).reshape(-1, *[1] * (x.ndim - 1)),
+    dict(miniature_bundle.codec.params),
+  )
+  codec = type(miniature_bundle.codec)(miniature_bundle.codec.config, faded)
+  bundle = dataclasses.replace(miniature_bundle, codec=codec, stages={})
+  loaded = load_bundle(save_bundle(bundle, tmp_path / "faded", storage="int8"))
+  assert tensors.survives(loaded.codec.params, Storage.INT8)
+
+
 def test_int8_stages_keep_their_tokens_and_stay_as_they_are(miniature_bundle, tmp_path):
   loaded = load_bundle(save_bundle(miniature_bundle, tmp_path / "a", storage="int8"))
   assert loaded.token_hash == miniature_bundle.token_hash
