@@ -2,6 +2,7 @@
 
 import collections
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,7 +79,11 @@ def tokenize_corpus(
   missing = [clip for clip in clips if clip.id not in writer]
   heard = 0.0
   bar = tqdm.tqdm(
-    total=len(clips), initial=len(clips) - len(missing), unit="clip", disable=not progress
+    total=len(clips),
+    initial=len(clips) - len(missing),
+    unit="clip",
+    disable=not progress,
+    mininterval=0.1 if sys.stderr.isatty() else 15.0,  # seconds; a log needs fewer lines
   )
   with bar, ThreadPoolExecutor(num_workers) as pool:
     for clip, tokens in _in_order(pool, tokenize, missing, num_workers):
