@@ -26,6 +26,16 @@ def melody(seconds: float, seed: int = 0) -> np.ndarray:
   return sound.astype(np.float32)
 
 
+# gin bindings that make `codec_tiny` as small as the codec of `miniature_bundle`.
+MINIATURE_CODEC = (
+  "CODEBOOK_SIZE=16",
+  "soundstream.SoundStreamConfig.encoder_channels=2",
+  "soundstream.SoundStreamConfig.decoder_channels=2",
+  "soundstream.SoundStreamConfig.latent_dim=8",
+  "codec_training.CodecTrainingConfig.kmeans_vectors=64",
+)
+
+
 def miniature_conformer():
   """Two layers of width 16 over 8 mel bands."""
   from audiolm_jax.semantic.conformer import ConformerConfig

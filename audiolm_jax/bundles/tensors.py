@@ -14,7 +14,6 @@ from audiolm_jax.errors import BundleError
 
 Params = Mapping[str, Any]
 
-_SCALE_BITS = 17  # 127 times such a scale is exact in float32
 _LEAST_FLOAT16_SCALE = 2.0**-14  # below it float16 has fewer bits
 _BLOCK = 64
 _LEAST_INT8 = 1024  # what is smaller saves nothing
@@ -141,13 +140,12 @@ def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _narrow(scale: np.ndarray) -> np.ndarray:
-  """Scales in fewer bits, and as float16 where all are in its normal range.
+  """Scales as storing them again will find them, in float16 where all are in its normal range.
 
-  What is read back has 127 times the scale as its largest weight in every block, exactly, so that
-  storing it again finds the same scales and numbers.
+  The largest weight read back is 127 times the scale, rounded; a scale that has been there and
+  back once comes back the same ever after, as does every one of float16.
   """
-  mantissa, exponent = np.frexp(scale)
-  scale = np.ldexp(np.rint(np.ldexp(mantissa, _SCALE_BITS)), exponent - _SCALE_BITS)
+  scale = np.float32(127) * scale / np.float32(127)
   least = np.min(scale, where=scale > 0, initial=np.inf)
   fits = least >= _LEAST_FLOAT16_SCALE and scale.max(initial=0) <= np.finfo(np.float16).max
   return scale.astype(np.float16) if fits else scale

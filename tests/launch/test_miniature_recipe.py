@@ -11,21 +11,17 @@ import soundfile
 
 from audiolm_jax import bundles
 from audiolm_jax.training import checkpoints
-from tests.conftest import melody
+from tests.conftest import MINIATURE_CODEC, melody
 
 REPO = Path(__file__).parents[2]
 TRAINED = ["codec", "semantic", "semantic_stage", "coarse_stage", "fine_stage"]
 SHORT = ["BATCH_SIZE=2", "LOG_PERIOD=3", "EVAL_PERIOD=6", "EVAL_STEPS=1", "TRAIN_STEPS=6"]
 SMALLER = {
   "codec": [
-    "CODEBOOK_SIZE=16",
+    *MINIATURE_CODEC,
     "QUANTIZER_START_STEP=2",
     "ADVERSARIAL_START_STEP=4",
-    "soundstream.SoundStreamConfig.encoder_channels=2",
-    "soundstream.SoundStreamConfig.decoder_channels=2",
-    "soundstream.SoundStreamConfig.latent_dim=8",
     "generator/optimizers.OptimizerConfig.warmup_steps=2",
-    "codec_training.CodecTrainingConfig.kmeans_vectors=64",
   ],
   "semantic": [
     "WARMUP_STEPS=2",

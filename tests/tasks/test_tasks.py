@@ -17,6 +17,7 @@ from audiolm_jax.data import registration, tokenization  # noqa: E402
 from audiolm_jax.data.in_memory import InMemoryTokens  # noqa: E402
 from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
 from audiolm_jax.errors import DataError  # noqa: E402
+from tests.conftest import MINIATURE_CODEC  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = ["waveform", "tokens", "semantic_stage", "coarse_stage"]
@@ -55,17 +56,7 @@ def environment(recordings, bundle_dir):
 @pytest.mark.parametrize(
   ("config", "smaller"),
   [
-    (
-      "codec_tiny",
-      [
-        "CODEBOOK_SIZE=16",
-        "soundstream.SoundStreamConfig.encoder_channels=2",
-        "soundstream.SoundStreamConfig.decoder_channels=2",
-        "soundstream.SoundStreamConfig.latent_dim=8",
-        "codec_training.CodecTrainingConfig.kmeans_vectors=64",
-        "generator/optimizers.OptimizerConfig.warmup_steps=1",
-      ],
-    ),
+    ("codec_tiny", [*MINIATURE_CODEC, "generator/optimizers.OptimizerConfig.warmup_steps=1"]),
     (
       "coarse_stage_tiny",
       [
