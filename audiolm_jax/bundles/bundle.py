@@ -69,12 +69,13 @@ class Bundle:
 
 
 def token_hash(codec: Any, semantic: Any) -> str:
-  """A hash of what decides the tokens a waveform gets: all weights, and the specs.
+  """A hash of what decides the tokens a waveform gets: weights, and the specs.
 
+  The codec's decoder has no part in that: tokens and stages stay valid when it is trained on.
   Settings beyond the specs are left out, so that a new one does not turn old tokens invalid.
   """
   parts = [
-    (hash_params(tokenizer.params), configs.to_dict(tokenizer.spec))
+    (hash_params(tokenizer.token_params), configs.to_dict(tokenizer.spec))
     for tokenizer in (codec, semantic)
   ]
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from audiolm_jax.lm.stages import STAGE_NAMES, Stage, StageSpec
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST = "bundle.json"
 _CARD = "MODEL_CARD.md"
 _TOKENIZERS = {
@@ -136,8 +136,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
   )
   if bundle.token_hash != manifest["token_hash"]:
     raise BundleError(
-      f"{folder}: codec.safetensors and semantic.safetensors (token hash {bundle.token_hash}) are "
-      f"not the ones bundle.json was written with ({manifest['token_hash']}); copy it again"
+      f"{folder}: bundle.json says token hash {manifest['token_hash']}, its tokenizers have "
+      f"{bundle.token_hash}; copy or export it again"
     )
   for name in names:
     trained_on = components[f"{name}_stage"]["token_hash"]
@@ -191,22 +191,25 @@ def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> A
     )
   config_class, tokenizer_class = kinds[entry["type"]]
   config = configs.from_dict(config_class, entry["config"])
-  return tokenizer_class(config, tensors.load_tensors(folder / f"{name}.safetensors"))
+  return tokenizer_class(config, _load_params(folder / f"{name}.safetensors", entry["hash"]))
 
 
 def _load_stage(folder: Path, name: str, components: Mapping[str, Any]) -> Stage:
   entry = components[f"{name}_stage"]
-  path = folder / f"{name}_stage.safetensors"
-  params = tensors.load_tensors(path)
-  if tensors.hash_params(params) != entry["hash"]:
-    raise BundleError(
-      f"{path} does not hold the weights that bundle.json was written with; copy it again"
-    )
   return Stage(
     configs.from_dict(StageSpec, entry["spec"]),
     configs.from_dict(TransformerConfig, entry["config"]),
-    params,
+    _load_params(folder / f"{name}_stage.safetensors", entry["hash"]),
   )
+
+
+def _load_params(path: Path, expected_hash: str) -> dict[str, Any]:
+  params = tensors.load_tensors(path)
+  if tensors.hash_params(params) != expected_hash:
+    raise BundleError(
+      f"{path} does not hold the weights that bundle.json was written with; copy it again"
+    )
+  return params
 
 
 def _read_card(folder: Path) -> str:
@@ -227,6 +230,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     components[name] = {
       "type": _type_name(name, tokenizer),
       "config": configs.to_dict(tokenizer.config),
+      "hash": tensors.hash_params(params),
     }
   tokens = Bundle(bundle.name, tokenizers["codec"], tokenizers["semantic"]).token_hash
   for name, stage in bundle.stages.items():

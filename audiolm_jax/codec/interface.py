@@ -1,7 +1,8 @@
 """What every codec of this project offers, so that the rest need not know which one it is."""
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -60,6 +61,11 @@ class Codec(Protocol):
 
   @property
   def spec(self) -> CodecSpec: ...
+
+  @property
+  def token_params(self) -> Mapping[str, Any]:
+    """The parameters that decide the codes of a waveform, for the hash of its tokens."""
+    ...
 
   def encode(
     self, waveform: Float[np.ndarray | jax.Array, "batch samples"]

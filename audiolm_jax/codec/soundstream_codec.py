@@ -40,6 +40,11 @@ class SoundStreamCodec:
   def spec(self) -> CodecSpec:
     return self.config.spec
 
+  @property
+  def token_params(self) -> dict[str, Any]:
+    """The parameters that decide the codes: all but the decoder's."""
+    return {name: value for name, value in self.params.items() if name != "decoder"}
+
   def encode(
     self, waveform: Float[np.ndarray | jax.Array, "batch samples"]
   ) -> Int[np.ndarray, "batch frames q"]:

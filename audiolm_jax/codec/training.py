@@ -1,8 +1,9 @@
 """Codec training: the alternating step of generator and discriminators.
 
-A step has up to three phases that switch on by step number: plain auto-encoding until the encoder
-is worth quantizing, then the quantizer (its codebooks start as k-means of the latents seen last),
-then the discriminators.
+A run has phases that switch on by step number: plain auto-encoding until the encoder is worth
+quantizing, then the quantizer (its codebooks start as k-means of the latents seen last), then the
+discriminators; and, where asked for, a last phase in which the codes stay as they are and the
+decoder alone learns to say them better.
 
 The losses meet at the generated waveform: the gradient of each with respect to the waveform is
 scaled to its stated share before it enters the decoder, so that no loss drowns another whatever
@@ -64,6 +65,8 @@ class CodecTrainingConfig:
       quantization error. Far below the default the latents outrun the codebooks.
     quantizer_start_step: before it the latents pass unquantized.
     adversarial_start_step: before it the discriminators rest.
+    codes_fixed_step: from it on encoder and codebooks stay at their averages and the decoder alone
+      learns, so that codes made with this codec stay valid; None for never.
     quantizer_dropout: share of examples whose number of levels is drawn uniformly.
     codebook_decay: of the codebooks' moving averages.
     restart_share: entries used less than this share of the mean use are restarted.
@@ -87,6 +90,7 @@ class CodecTrainingConfig:
   commitment_weight: float = 0.6
   quantizer_start_step: int = 0
   adversarial_start_step: int = 0
+  codes_fixed_step: int | None = None
   quantizer_dropout: float = 1.0
   codebook_decay: float = 0.99
   restart_share: float = 0.1
@@ -193,6 +197,11 @@ class CodecTrainable:
 
     # Not by the step's number alone: the step that should have made them may have been skipped.
     old = lax.cond(quantizing & ~_has_codebooks(state), start, lambda s: s, state)
+    codes_fixed = jnp.bool_(False)
+    if c.codes_fixed_step is not None:
+      codes_fixed = state.step >= c.codes_fixed_step
+      old = _choose(codes_fixed, _with_averaged_codes(old), old)
+    codes_move = quantizing & ~codes_fixed
     levels = self._draw_levels(dropout_key, waveform.shape[0])
 
     def generate(generator):
@@ -240,23 +249,25 @@ class CodecTrainable:
       adversarial, judge_step, judges_rest, None
     )
 
-    quantizer = jax.tree.map(
-      lambda new, before: jnp.where(quantizing, new, before), quantizer, old.quantizer
-    )
+    quantizer = _choose(codes_move, quantizer, old.quantizer)
     decay = jnp.minimum(c.ema_decay, (1.0 + old.step) / (10.0 + old.step))
     codebooks_ema = jnp.where(
       aux["restarted"][..., None],
       quantizer.codebooks,
       decay * old.codebooks_ema + (1 - decay) * quantizer.codebooks,
     )
+    generator_ema = jax.tree.map(
+      lambda e, g: decay * e + (1 - decay) * g, old.generator_ema, generator
+    )
+    generator_ema["encoder"] = _choose(
+      codes_fixed, old.generator_ema["encoder"], generator_ema["encoder"]
+    )
     new = CodecState(
       step=old.step,
       generator=generator,
-      generator_ema=jax.tree.map(
-        lambda e, g: decay * e + (1 - decay) * g, old.generator_ema, generator
-      ),
+      generator_ema=generator_ema,
       quantizer=quantizer,
-      codebooks_ema=jnp.where(quantizing, codebooks_ema, old.codebooks_ema),
+      codebooks_ema=jnp.where(codes_move, codebooks_ema, old.codebooks_ema),
       discriminators=discriminators,
       generator_opt=generator_opt,
       discriminator_opt=discriminator_opt,
@@ -266,7 +277,7 @@ class CodecTrainable:
     generator_norm = optax.tree.norm(generator_gradient)
     # One sum is non-finite as soon as any loss or gradient is.
     finite = jnp.isfinite(jnp.sum(values) + generator_norm + judge_loss + judge_norm + commitment)
-    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+    new = _choose(finite, new, state)
     new = new.replace(step=state.step + 1)
     metrics = dict(zip(LOSSES, values, strict=True))
     metrics |= {
@@ -408,6 +419,19 @@ class CodecTrainable:
 def _whole_frames(waveform: Array, hop_length: int) -> Array:
   samples = waveform.shape[1] // hop_length * hop_length
   return jnp.asarray(waveform[:, :samples], jnp.float32)
+
+
+def _choose(condition: Array, yes: Any, no: Any) -> Any:
+  """One tree of arrays or the other."""
+  return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
+
+
+def _with_averaged_codes(state: CodecState) -> CodecState:
+  """The state with that encoder and those codebooks that are exported."""
+  return state.replace(
+    generator={**state.generator, "encoder": state.generator_ema["encoder"]},
+    quantizer=state.quantizer.replace(codebooks=state.codebooks_ema),
+  )
 
 
 def _has_codebooks(state: CodecState) -> Array:

@@ -94,6 +94,11 @@ class SemanticTokenizer:
     encoder = self.config.encoder
     return SemanticSpec(encoder.features.sample_rate, encoder.hop_length, self.config.num_clusters)
 
+  @property
+  def token_params(self) -> dict[str, Any]:
+    """The parameters that decide the tokens: all of them."""
+    return self.params
+
   def tokenize(
     self,
     waveform: Float[np.ndarray | Array, "batch samples"],

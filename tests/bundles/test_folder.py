@@ -164,22 +164,28 @@ def test_unknown_names_list_what_there_is(tmp_path, monkeypatch, saved):
 @pytest.mark.parametrize(
   "change, words",
   [
-    (lambda m: m.update(format_version=99), "format version 99, this program reads 1"),
+    (lambda m: m.update(format_version=99), "format version 99, this program reads 2"),
     (lambda m: m.pop("format_version"), "format version None"),
     (lambda m: m.pop("components"), "lacks or misnames 'components'"),
     (lambda m: m["components"].pop("codec"), "lacks or misnames 'codec'"),
     (lambda m: m["components"]["codec"].update(type="mp3"), "unknown type 'mp3'"),
     (lambda m: m["components"]["codec"]["config"].update(colour=1), "has no field 'colour'"),
-    (lambda m: m["components"]["codec"]["config"].update(strides=4), "misnames|not the ones"),
+    (
+      lambda m: m["components"]["codec"]["config"].update(strides=4),
+      "misnames|its tokenizers have",
+    ),
     (lambda m: m.update(components=[]), "lacks or misnames"),
-    (lambda m: m.update(token_hash="0123"), r"not the ones bundle\.json was written with"),
+    (lambda m: m.update(token_hash="0123"), r"bundle\.json says token hash 0123, its tokenizers"),
     (
       lambda m: m["components"]["coarse_stage"].update(token_hash="0123"),
       "the coarse stage was trained on other tokens",
     ),
-    (
-      lambda m: m["components"]["coarse_stage"].update(hash="0123"),
-      r"coarse_stage\.safetensors does not hold the weights",
+    *(
+      (
+        lambda m, name=name: m["components"][name].update(hash="0123"),
+        rf"{name}\.safetensors does not hold the weights",
+      )
+      for name in ("codec", "semantic", "coarse_stage")
     ),
     (lambda m: m["temperatures"].update(rough=1.0), "'rough', which is no stage"),
   ],
@@ -220,6 +226,18 @@ def test_a_codec_of_another_bundle_is_refused(miniature_bundle, saved, tmp_path)
   assert other.token_hash != miniature_bundle.token_hash
   foreign = save_bundle(other, tmp_path / "other")
   shutil.copy(foreign / "codec.safetensors", saved / "codec.safetensors")
-  with pytest.raises(BundleError, match=r"token hash .* are not the ones") as caught:
+  with pytest.raises(BundleError, match=r"codec\.safetensors does not hold the weights") as caught:
     load_bundle(saved)
   assert "\n" not in str(caught.value)
+
+
+def test_stages_stay_valid_with_another_decoder_and_with_no_other_encoder(miniature_bundle):
+  codec = miniature_bundle.codec
+
+  def with_part_changed(name):
+    changed = {**codec.params, name: jax.tree.map(lambda x: x * 1.5, codec.params[name])}
+    return dataclasses.replace(miniature_bundle, codec=type(codec)(codec.config, changed))
+
+  assert with_part_changed("decoder").token_hash == miniature_bundle.token_hash
+  for name in ("encoder", "codebooks"):
+    assert with_part_changed(name).token_hash != miniature_bundle.token_hash

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,28 @@ def test_a_skipped_step_does_not_cost_the_codebooks_their_start(run):
   new, metrics = step(skipped, BATCH, jax.random.key(3))
   assert metrics["skipped"] == 0
   assert jnp.all(jnp.any(new.quantizer.codebooks != 0, axis=-1))
+
+
+def test_fixed_codes_stay_while_the_decoder_learns(run):
+  _, _, states, _ = run
+  trainable = CodecTrainable(dataclasses.replace(TRAINING, codes_fixed_step=6))
+  step = jax.jit(trainable.train_step)
+  state = states[6]
+  before = trainable.inference_params(state)
+  bad = {"waveform": BATCH["waveform"] * np.nan}
+  for i, batch in enumerate((bad, BATCH, BATCH)):
+    state, metrics = step(state, batch, jax.random.key(i))
+  after = trainable.inference_params(state)
+  assert metrics["skipped"] == 0
+  assert not _moved(
+    (before["encoder"], before["codebooks"]), (after["encoder"], after["codebooks"])
+  )
+  for (path, old), (_, new) in zip(
+    *(jax.tree.leaves_with_path(p["decoder"]) for p in (before, after)), strict=True
+  ):
+    assert _moved(old, new), jax.tree_util.keystr(path)
+  old, new = (SoundStreamCodec(CONFIG, p).encode(BATCH["waveform"]) for p in (before, after))
+  np.testing.assert_array_equal(old, new)
 
 
 def test_every_parameter_of_encoder_and_decoder_learns(run):
