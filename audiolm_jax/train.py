@@ -10,8 +10,10 @@ set. The same command again goes on from the last checkpoint. Exit codes: 0 fini
 to mend, 143 saved and left because it was asked to (SIGTERM, Ctrl-C).
 """
 
+import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ FLAGS = flags.FlagValues()
 
 # What gin raises; the models' own errors on the way are UserErrors.
 _GIN_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, ImportError, OSError, SyntaxError)
+# A process that says nothing for so long is taken for gone, and the job ends.
+_HEARTBEAT_SECONDS = 30
 _REPO = Path(__file__).resolve().parents[1]
 
 flags.DEFINE_multi_string(
@@ -44,7 +48,10 @@ flags.DEFINE_bool(
   "dry_run", False, "Print the resolved configuration and leave.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
-  "multiprocess_gpu", False, "One of several processes, on GPU hosts.", flag_values=FLAGS
+  "multiprocess_gpu",
+  False,
+  "One of several processes, on hosts with GPUs or CPUs.",
+  flag_values=FLAGS,
 )
 flags.DEFINE_string("coordinator_address", None, "host:port of process 0.", flag_values=FLAGS)
 flags.DEFINE_integer("process_count", None, "How many processes there are.", flag_values=FLAGS)
@@ -63,7 +70,11 @@ def main(argv: Sequence[str]) -> None:
   _prepare_seqio()
   from audiolm_jax.training import trainer
 
-  result = trainer.train(**settings, config_text=text)
+  try:
+    result = trainer.train(**settings, config_text=text)
+  except BaseException as error:
+    _leave_other_processes(error)
+    raise
   if not result.finished:
     sys.exit(143)
 
@@ -173,12 +184,36 @@ def _join_other_processes() -> None:
     return
   import jax
 
-  if FLAGS.coordinator_address is None:
-    jax.distributed.initialize()
-    return
-  if FLAGS.process_count is None or FLAGS.process_index is None:
+  if FLAGS.coordinator_address and (FLAGS.process_count is None or FLAGS.process_index is None):
     raise UserError("--coordinator_address needs --process_count and --process_index")
-  jax.distributed.initialize(FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index)
+  jax.distributed.initialize(
+    FLAGS.coordinator_address,
+    FLAGS.process_count,
+    FLAGS.process_index,
+    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+  )
+
+
+def _leave_other_processes(error: BaseException) -> None:
+  """Ends this process at once if it is one of several.
+
+  An orderly exit waits for the others, of which one may be gone and the rest wait for this one.
+  """
+  import jax
+
+  if jax.process_count() == 1:
+    return
+  known = isinstance(error, UserError)
+  if not known:
+    traceback.print_exception(error)
+  print(
+    f"error: process {jax.process_index()} of {jax.process_count()} ends: "
+    + (str(error) if known else "it failed, or another one of the job did (see above)")
+    + "; the same command in every process goes on from the last checkpoint",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(2 if known else 1)
 
 
 def _prepare_seqio() -> None:

@@ -31,12 +31,24 @@ class InMemoryBatches(abc.ABC):
 
   Training (`num_epochs` None): endless; an epoch is a new order of the items, each a new random
   crop, and batches go on over the end of an epoch. Evaluation: so many rounds over items that do
-  not move, in one shuffled order; a round's last batch is filled up from the first items.
+  not move, in one shuffled order; a round's last batch is filled up from its own first items.
+
+  Of several processes each makes its own rows of the same batches, which do not depend on how many
+  processes there are.
   """
 
-  def __init__(self, num_items: int, batch_size: int, seed: int, num_epochs: int | None):
-    if batch_size < 1:
-      raise DataError(f"batch_size is {batch_size}; it must be at least 1")
+  def __init__(
+    self,
+    num_items: int,
+    batch_size: int,
+    seed: int,
+    num_epochs: int | None,
+    shard: tuple[int, int] = (0, 1),
+  ):
+    index, count = shard
+    if batch_size < 1 or batch_size % count:
+      raise DataError(f"batch_size is {batch_size}; it must be a positive multiple of {count}")
+    self._rows = range(index * batch_size // count, (index + 1) * batch_size // count)
     self._num_items = num_items
     self._batch_size = batch_size
     self._num_epochs = num_epochs
@@ -60,14 +72,16 @@ class InMemoryBatches(abc.ABC):
     return self
 
   def __next__(self) -> Example:
-    if self._num_epochs is None:
-      return examples.stack([self._next_example() for _ in range(self._batch_size)])
-    if self._epoch >= self._num_epochs:
-      raise StopIteration
-    count = min(self._batch_size, self._num_items - self._index)
-    rows = [self._next_example() for _ in range(count)]
-    rows += [self._filler(rows[i % count]) for i in range(self._batch_size - count)]
-    return examples.stack(rows)
+    count = self._batch_size
+    if self._num_epochs is not None:
+      if self._epoch >= self._num_epochs:
+        raise StopIteration
+      count = min(count, self._num_items - self._index)
+    drawn = [self._draw() for _ in range(count)]
+    made = [self._example(*drawn[row % count]) for row in self._rows]
+    return examples.stack(
+      [m if row < count else self._filler(m) for row, m in zip(self._rows, made, strict=True)]
+    )
 
   def get_state(self) -> dict[str, int]:
     """The position after the last batch given."""
@@ -90,14 +104,15 @@ class InMemoryBatches(abc.ABC):
     """One line on the clips that could not be read; "" where all could."""
     return ""
 
-  def _next_example(self) -> Example:
+  def _draw(self) -> tuple[int, Seed]:
+    """The next item and the seed of its crop."""
     item = int(self._epoch_order()[self._index])
     # Apart from every key of an order, which is (seed, epoch).
-    example = self._example(item, (self._seed, (self._epoch + 1) << 32 | self._index))
+    seed = self._seed, (self._epoch + 1) << 32 | self._index
     self._index += 1
     if self._index == self._num_items:
       self._epoch, self._index = self._epoch + 1, 0
-    return example
+    return item, seed
 
   def _epoch_order(self) -> np.ndarray:
     key = (self._seed, self._epoch if self._num_epochs is None else 0)
@@ -116,13 +131,14 @@ class InMemoryWaveforms(InMemoryBatches):
     source: a folder or manifest, see `manifest.list_clips`.
     split: of the corpus.
     crop_seconds: length of each example.
-    batch_size: examples per batch.
+    batch_size: examples per batch, over all processes.
     seed: of the order and the crops.
     sample_rate: Hz; other rates are resampled.
     num_epochs: None for endless random crops; a number for that many rounds over consecutive crops
       that cover every clip, none of them twice except to fill up the last batch.
     gain_db: lowest and highest random gain in training; None leaves the level alone.
     epoch_unit: whether each clip or each second counts alike in training.
+    shard: index of this process, and how many there are.
     valid_fraction: of a corpus that has no splits of its own.
     max_skipped_fraction: share of unreadable clips past which to give up.
     num_threads: that decode.
@@ -142,6 +158,7 @@ class InMemoryWaveforms(InMemoryBatches):
     num_epochs: int | None = None,
     gain_db: tuple[float, float] | None = None,
     epoch_unit: EpochUnit = EpochUnit.CROP_LENGTH,
+    shard: tuple[int, int] = (0, 1),
     valid_fraction: float = 0.05,
     max_skipped_fraction: float = 0.01,
     num_threads: int = 4,
@@ -161,7 +178,7 @@ class InMemoryWaveforms(InMemoryBatches):
     self._items = [
       (clip, i) for clip, count in zip(self._ids, counts, strict=True) for i in range(count)
     ]
-    super().__init__(len(self._items), batch_size, seed, num_epochs)
+    super().__init__(len(self._items), batch_size, seed, num_epochs, shard)
 
   @property
   def clip_ids(self) -> list[str]:
@@ -193,12 +210,13 @@ class InMemoryTokens(InMemoryBatches):
     folder: of the token store.
     spec: of the stage.
     split: of the corpus.
-    batch_size: examples per batch.
+    batch_size: examples per batch, over all processes.
     seed: of the order and the crops.
     token_hash: of the tokenizers that the tokens are wanted of; None takes any.
     num_epochs: None for endless random crops; a number for that many rounds over consecutive crops
       that cover every clip, the last batch filled up with rows whose loss weights are 0.
     epoch_unit: whether each clip or each second counts alike in training.
+    shard: index of this process, and how many there are.
   Raises:
     DataError: no such store or split, tokens of other tokenizers, or not the stage's numbers.
   """
@@ -214,6 +232,7 @@ class InMemoryTokens(InMemoryBatches):
     token_hash: str | None = None,
     num_epochs: int | None = None,
     epoch_unit: EpochUnit = EpochUnit.CROP_LENGTH,
+    shard: tuple[int, int] = (0, 1),
   ):
     store = token_store.TokenStore(folder, token_hash)
     token_store.check_stage(spec, store.info.codec, store.info.semantic)
@@ -235,7 +254,7 @@ class InMemoryTokens(InMemoryBatches):
         for clip in self._clips.values()
         for window in examples.token_windows(spec, clip.semantic, clip.codes)
       ]
-    super().__init__(len(self._items), batch_size, seed, num_epochs)
+    super().__init__(len(self._items), batch_size, seed, num_epochs, shard)
 
   @property
   def clip_ids(self) -> list[str]:

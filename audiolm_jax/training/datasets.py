@@ -54,12 +54,12 @@ class SeqioDataset:
       self.mixture_or_task_name,
       self.task_feature_lengths,
       split=self.split,
-      batch_size=_rows_here(self.batch_size),
+      batch_size=self.batch_size // jax.process_count(),
       seed=self.seed,
       use_cached=self.use_cached,
       shuffle=self.shuffle,
       num_epochs=self.num_epochs,
-      shard=(jax.process_index(), jax.process_count()),
+      shard=_shard_here(self.batch_size),
     )
 
 
@@ -95,8 +95,9 @@ class InMemoryAudio:
       self.source,
       self.split,
       crop_seconds=self.crop_seconds,
-      batch_size=_rows_here(self.batch_size),
-      seed=_seed_here(self.seed),
+      batch_size=self.batch_size,
+      seed=self.seed,
+      shard=_shard_here(self.batch_size),
       sample_rate=self.sample_rate,
       gain_db=tuple(self.gain_db) if self.gain_db else None,
       num_epochs=self.num_epochs,
@@ -132,21 +133,18 @@ class InMemoryTokens:
       self.folder,
       self.spec,
       self.split,
-      batch_size=_rows_here(self.batch_size),
-      seed=_seed_here(self.seed),
+      batch_size=self.batch_size,
+      seed=self.seed,
+      shard=_shard_here(self.batch_size),
       token_hash=self.token_hash,
       num_epochs=self.num_epochs,
     )
 
 
-def _rows_here(batch_size: int) -> int:
+def _shard_here(batch_size: int) -> tuple[int, int]:
+  """Index of this process, and how many there are."""
   if batch_size % jax.process_count():
     raise ConfigError(
       f"BATCH_SIZE {batch_size} cannot be split over {jax.process_count()} processes"
     )
-  return batch_size // jax.process_count()
-
-
-def _seed_here(seed: int) -> int:
-  # Every process holds the whole corpus; another seed makes it draw other examples.
-  return seed + 1_000_003 * jax.process_index()
+  return jax.process_index(), jax.process_count()

@@ -77,6 +77,8 @@ class Program:
       began = time.monotonic()
       self._step = self._compile_step(batch)
       self.compile_seconds = time.monotonic() - began
+    # device_put reaches the devices of this process only.
+    self._replicate = jax.jit(lambda tree: tree, out_shardings=partitioner.replicated)
     self._evaluate = jax.jit(
       lambda state, total, batch: metrics_lib.accumulate(total, model.eval_step(state, batch)),
       in_shardings=(self._shardings, partitioner.replicated, partitioner.batch_sharding),
@@ -119,8 +121,8 @@ class Program:
       return make(key, self._partitioner.put_batch(batch))
 
   def put(self, tree: Any) -> Any:
-    """`tree` on every device, whole."""
-    return jax.device_put(tree, self._partitioner.replicated)
+    """`tree`, the same in every process, on every device, whole."""
+    return self._replicate(tree)
 
   def empty_metrics(self) -> Accumulator:
     """Running sums of the training metrics, at zero."""
@@ -134,8 +136,9 @@ class Program:
     Returns:
       The next state, the running sums, and how many updates in a row have been skipped.
     """
+    on_devices = self._partitioner.put_batch(batch)
     with jax.transfer_guard("disallow"):
-      return self._step(state, total, self._partitioner.put_batch(batch), key)
+      return self._step(state, total, on_devices, key)
 
   def evaluate(self, state: Any, batches: list[Batch]) -> dict[str, float]:
     """Mean metrics over `batches`, each counted by its weight."""
@@ -143,8 +146,9 @@ class Program:
     for batch in batches:
       evaluate, names = self._compiled_evaluation(batch)
       total = self.put(metrics_lib.empty(names)) if total is None else total
+      on_devices = self._partitioner.put_batch(batch)
       with jax.transfer_guard("disallow"):
-        total = evaluate(state, total, self._partitioner.put_batch(batch))
+        total = evaluate(state, total, on_devices)
     return metrics_lib.means(total) if total is not None else {}
 
   def _compiled_evaluation(self, batch: Batch) -> tuple[Callable[..., Any], list[str]]:

@@ -150,6 +150,30 @@ def test_tokens_of_other_tokenizers_are_refused(stored_tokens):
     InMemoryTokens(stored_tokens, COARSE, batch_size=1, token_hash="hash-b")
 
 
+@pytest.mark.parametrize("num_epochs", [None, 1])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_make_the_rows_of_the_batches_that_one_would(
+  stored_tokens, num_epochs, processes
+):
+  def reader(index, count):
+    return InMemoryTokens(
+      stored_tokens, COARSE, batch_size=8, seed=1, num_epochs=num_epochs, shard=(index, count)
+    )
+
+  whole, parts = reader(0, 1), [reader(i, processes) for i in range(processes)]
+  batches = whole.batches_per_epoch + (num_epochs is None)  # past an epoch's end where there is one
+  for _ in range(batches):
+    rows = [next(part) for part in parts]
+    joined = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    _assert_equal(joined, next(whole))
+  assert all(part.get_state() == whole.get_state() for part in parts)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(stored_tokens):
+  with pytest.raises(DataError, match="batch_size is 5; it must be a positive multiple of 2"):
+    InMemoryTokens(stored_tokens, COARSE, batch_size=5, shard=(0, 2))
+
+
 def test_a_stage_with_other_numbers_than_its_tokens_is_refused(stored_tokens):
   with pytest.raises(DataError, match=r"semantic stage has a num_clusters of 1024, .* have 10"):
     InMemoryTokens(stored_tokens, stages.semantic_stage(), batch_size=1)
