@@ -1,0 +1,96 @@
+"""Training steps of the three stages on meshes of eight devices, against one device."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+MESHES = ("8x1x1", "4x2x1", "2x2x2", "1x1x8")
+COMPONENTS = ("semantic_stage", "coarse_stage", "stacked", "fine_stage")
+LEARNING_RATE = 0.01
+ROWS = 8
+
+
+def make(component):
+  """A stage in miniature and a batch for it."""
+  from helpers_lm import CONFIG, SPECS, random_batch
+
+  from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
+  from audiolm_jax.training.optimizers import OptimizerConfig
+
+  stacked = component == "stacked"
+  spec = SPECS["coarse" if stacked else component.removesuffix("_stage")]
+  config = dataclasses.replace(CONFIG, num_kv_heads=2, dropout_rate=0.0, scan_layers=stacked)
+  # Plain gradient descent: how far a parameter moves is its gradient.
+  optimizer = OptimizerConfig(name="sgd", learning_rate=LEARNING_RATE, b1=0.0)
+  return StageTrainable(StageTrainingConfig(spec, config, optimizer)), random_batch(spec, rows=ROWS)
+
+
+def train(component, mesh):
+  """The sum of the gradients of two steps, by parameter, and what each step says."""
+  from audiolm_jax.training import metrics as metrics_lib
+  from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
+  from audiolm_jax.training.program import Program
+
+  model, batch = make(component)
+  sizes = tuple(int(n) for n in mesh.split("x"))
+  partitioner = Partitioner(PartitioningConfig(*sizes), devices=jax.devices()[: np.prod(sizes)])
+  program = Program(model, partitioner, batch)
+  key = program.put(jax.random.key(0))
+  state = program.init(key, batch)
+  before, said = jax.device_get(state.params), []
+  for _ in range(2):
+    state, totals, _ = program.step(state, program.empty_metrics(), batch, key)
+    said.append(metrics_lib.means(totals))
+  assert not any(metrics.get("skipped_steps") for metrics in said)
+  after = jax.device_get(state.params)
+  return jax.tree.map(lambda a, b: (a - b) / LEARNING_RATE, before, after), said
+
+
+def compare(component):
+  expected, expected_metrics = train(component, "1x1x1")
+  moved = [np.abs(x).max() > 0 for x in jax.tree.leaves(expected)]
+  assert np.mean(moved) > 0.9, f"{component}: hardly a parameter has a gradient"
+  for mesh in MESHES:
+    gradients, metrics = train(component, mesh)
+    for found, wanted in zip(metrics, expected_metrics, strict=True):
+      for name, value in wanted.items():
+        np.testing.assert_allclose(
+          found[name], value, rtol=2e-4, atol=1e-5, err_msg=f"{component} {mesh} {name}"
+        )
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+    for (path, wanted), found in zip(
+      jax.tree.leaves_with_path(expected), jax.tree.leaves(gradients), strict=True
+    ):
+      where = f"{component} {mesh} {jax.tree_util.keystr(path)}"
+      scale = max(np.abs(wanted).max(), 1e-2 * largest)
+      np.testing.assert_allclose(found / scale, wanted / scale, atol=5e-4, err_msg=where)
+    print(component, mesh, "equal", flush=True)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_losses_and_gradients_on_every_mesh_are_those_of_one_device(component):
+  here = Path(__file__)
+  done = subprocess.run(
+    [sys.executable, str(here), component],
+    env={
+      **os.environ,
+      "PYTHONPATH": f"{here.parents[2]}:{here.parent}",
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    },
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.splitlines() == [f"{component} {mesh} equal" for mesh in MESHES]
+
+
+if __name__ == "__main__":
+  for name in sys.argv[1:] or COMPONENTS:
+    compare(name)
