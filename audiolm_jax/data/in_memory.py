@@ -288,7 +288,7 @@ class InMemoryTokens(InMemoryBatches):
 
 
 def _with_runs_cut(clip: token_store.TokenClip, longest: int | None) -> token_store.TokenClip:
-  if longest is None:
+  if longest is None or clip.semantic is None:
     return clip
   tokens = clip.semantic
   begins = np.flatnonzero(np.concatenate([[True], tokens[1:] != tokens[:-1]])[: len(tokens)])
