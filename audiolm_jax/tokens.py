@@ -124,8 +124,13 @@ def collapse_repeats(tokens: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "kept"
 
   Source: AudioLM, section III-C: consecutive repeats of semantic tokens are removed.
   """
+  return cut_runs(tokens, 1)
+
+
+def cut_runs(tokens: Int[np.ndarray, "steps"], longest: int) -> Int[np.ndarray, "kept"]:
+  """Drops what a run of one token has beyond its first `longest`."""
   tokens = np.asarray(tokens)
-  if tokens.size == 0:
-    return tokens
-  keep = np.concatenate([[True], tokens[1:] != tokens[:-1]])
-  return tokens[keep]
+  begins = np.concatenate([[True], tokens[1:] != tokens[:-1]])[: len(tokens)]
+  steps = np.arange(len(tokens))
+  since = steps - np.maximum.accumulate(np.where(begins, steps, 0))
+  return tokens[since < longest]

@@ -55,7 +55,10 @@ def main(argv: Sequence[str]) -> None:
   if (target / "manifest.jsonl").exists():
     sys.exit(f"error: {target}/manifest.jsonl is there already; give another --output_dir")
   with open(source, encoding="utf-8") as file:
-    rows = [row for row in map(json.loads, file) if row.get("split", "train") == "train"]
+    rows = [json.loads(line) for line in file]
+  if not any(row.get("split") for row in rows):
+    sys.exit(f"error: {source} names no splits; name them, or clips held out later have copies")
+  rows = [row for row in rows if row.get("split", "train") == "train"]
   jobs = [
     (
       row,

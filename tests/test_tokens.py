@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.errors import ConfigError
-from audiolm_jax.tokens import NUM_RESERVED, TokenLayout, collapse_repeats
+from audiolm_jax.tokens import NUM_RESERVED, TokenLayout, collapse_repeats, cut_runs
 
 
 def test_ids_of_the_papers_layout_are_as_the_table_says():
@@ -48,6 +48,13 @@ def test_semantic_targets_are_legal_anywhere():
 def test_collapse_keeps_the_first_of_each_run():
   assert collapse_repeats(np.array([5, 5, 1, 1, 1, 5])).tolist() == [5, 1, 5]
   assert collapse_repeats(np.array([], np.int32)).tolist() == []
+
+
+def test_runs_are_cut_to_their_beginning():
+  tokens = np.array([5, 5, 1, 1, 1, 1, 5, 5, 5], np.int32)
+  assert cut_runs(tokens, 2).tolist() == [5, 5, 1, 1, 5, 5]
+  assert cut_runs(tokens, 9).tolist() == tokens.tolist()
+  assert cut_runs(tokens[:0], 2).tolist() == []
 
 
 def test_a_quantizer_outside_the_layout_is_refused():

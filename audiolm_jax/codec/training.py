@@ -200,7 +200,7 @@ class CodecTrainable:
     codes_fixed = jnp.bool_(False)
     if c.codes_fixed_step is not None:
       codes_fixed = state.step >= c.codes_fixed_step
-      old = _choose(codes_fixed, _with_averaged_codes(old), old)
+      old = optax.tree.where(codes_fixed, _with_averaged_codes(old), old)
     codes_move = quantizing & ~codes_fixed
     levels = self._draw_levels(dropout_key, waveform.shape[0])
 
@@ -249,7 +249,7 @@ class CodecTrainable:
       adversarial, judge_step, judges_rest, None
     )
 
-    quantizer = _choose(codes_move, quantizer, old.quantizer)
+    quantizer = optax.tree.where(codes_move, quantizer, old.quantizer)
     decay = jnp.minimum(c.ema_decay, (1.0 + old.step) / (10.0 + old.step))
     codebooks_ema = jnp.where(
       aux["restarted"][..., None],
@@ -259,7 +259,7 @@ class CodecTrainable:
     generator_ema = jax.tree.map(
       lambda e, g: decay * e + (1 - decay) * g, old.generator_ema, generator
     )
-    generator_ema["encoder"] = _choose(
+    generator_ema["encoder"] = optax.tree.where(
       codes_fixed, old.generator_ema["encoder"], generator_ema["encoder"]
     )
     new = CodecState(
@@ -277,7 +277,7 @@ class CodecTrainable:
     generator_norm = optax.tree.norm(generator_gradient)
     # One sum is non-finite as soon as any loss or gradient is.
     finite = jnp.isfinite(jnp.sum(values) + generator_norm + judge_loss + judge_norm + commitment)
-    new = _choose(finite, new, state)
+    new = optax.tree.where(finite, new, state)
     new = new.replace(step=state.step + 1)
     metrics = dict(zip(LOSSES, values, strict=True))
     metrics |= {
@@ -419,11 +419,6 @@ class CodecTrainable:
 def _whole_frames(waveform: Array, hop_length: int) -> Array:
   samples = waveform.shape[1] // hop_length * hop_length
   return jnp.asarray(waveform[:, :samples], jnp.float32)
-
-
-def _choose(condition: Array, yes: Any, no: Any) -> Any:
-  """One tree of arrays or the other."""
-  return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
 
 
 def _with_averaged_codes(state: CodecState) -> CodecState:

@@ -18,6 +18,7 @@ from audiolm_jax.data import examples, manifest, token_store
 from audiolm_jax.data.examples import Example, Seed
 from audiolm_jax.errors import AudioError, DataError
 from audiolm_jax.lm import stages
+from audiolm_jax.tokens import cut_runs
 
 
 class EpochUnit(enum.Enum):
@@ -290,12 +291,7 @@ class InMemoryTokens(InMemoryBatches):
 def _with_runs_cut(clip: token_store.TokenClip, longest: int | None) -> token_store.TokenClip:
   if longest is None or clip.semantic is None:
     return clip
-  tokens = clip.semantic
-  begins = np.flatnonzero(np.concatenate([[True], tokens[1:] != tokens[:-1]])[: len(tokens)])
-  runs = np.diff(np.append(begins, len(tokens)))
-  return dataclasses.replace(
-    clip, semantic=np.repeat(tokens[begins], np.minimum(runs, longest)), codes=None
-  )
+  return dataclasses.replace(clip, semantic=cut_runs(clip.semantic, longest), codes=None)
 
 
 def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:

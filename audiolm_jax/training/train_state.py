@@ -80,6 +80,6 @@ def apply_if_finite(
     The state, and 1.0 if the update was skipped or 0.0.
   """
   finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
-  kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+  kept = optax.tree.where(finite, new, old)
   kept = dataclasses.replace(kept, step=new.step)  # type: ignore[type-var,attr-defined]
   return kept, 1.0 - finite.astype(jnp.float32)

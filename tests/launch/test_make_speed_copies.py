@@ -57,6 +57,13 @@ def test_speeds_that_make_no_other_voice_are_refused(corpus, tmp_path, speeds):
   assert not (tmp_path / "copies").exists()
 
 
+def test_a_manifest_without_splits_is_refused(corpus, tmp_path):
+  rows = [json.loads(row) for row in corpus.read_text().splitlines()]
+  corpus.write_text("".join(json.dumps({"path": row["path"]}) + "\n" for row in rows))
+  done = make_copies(corpus, tmp_path / "copies", "--speeds=0.8")
+  assert done.returncode == 1 and "names no splits" in done.stderr
+
+
 def test_copies_that_are_there_are_not_written_over(corpus, tmp_path):
   assert make_copies(corpus, tmp_path / "copies", "--speeds=1.1").returncode == 0
   done = make_copies(corpus, tmp_path / "copies", "--speeds=0.9")

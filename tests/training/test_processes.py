@@ -13,15 +13,8 @@ import numpy as np
 import pytest
 
 from audiolm_jax.data import token_store
-from audiolm_jax.lm import stages
 
 REPO = Path(__file__).parents[2]
-NUMBERS = {"num_clusters": 16, "codebook_size": 16}
-SPECS = {
-  "semantic_stage": stages.semantic_stage(num_clusters=16),
-  "coarse_stage": stages.coarse_stage(**NUMBERS),
-  "fine_stage": stages.fine_stage(**NUMBERS),
-}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +73,7 @@ def free_port():
     return found.getsockname()[1]
 
 
-def start(arguments, log, index=None, port=None, **environment):
+def start(arguments, log, index=None, port=None):
   if index is not None:
     arguments = [
       *arguments,
@@ -93,19 +86,17 @@ def start(arguments, log, index=None, port=None, **environment):
     return subprocess.Popen(
       arguments,
       cwd=REPO,
-      env={**os.environ, "PYTHONPATH": str(REPO), **environment},
+      env={**os.environ, "PYTHONPATH": str(REPO)},
       stdout=file,
       stderr=file,
     )
 
 
-def run_pair(arguments, folder, timeout=300):
-  """Exit codes and logs of two processes."""
+def start_pair(arguments, folder):
+  """Two processes that train together, and the files of what they say."""
   port = free_port()
-  logs = [folder.with_suffix(f".{i}.log") for i in range(2)]
-  both = [start(arguments, log, i, port) for i, log in enumerate(logs)]
-  codes = [process.wait(timeout) for process in both]
-  return codes, [log.read_text() for log in logs]
+  logs = [folder / f"{i}.log" for i in range(2)]
+  return [start(arguments, log, i, port) for i, log in enumerate(logs)], logs
 
 
 def losses(folder):
@@ -113,13 +104,14 @@ def losses(folder):
   return [(row["split"], row["step"], row["loss"]) for row in rows]
 
 
-@pytest.mark.parametrize("stage", SPECS)
+@pytest.mark.parametrize("stage", ["semantic_stage", "coarse_stage", "fine_stage"])
 def test_two_processes_learn_what_one_does(stage, tokens, tmp_path):
   one = start(command(stage, tokens, tmp_path / "one", 20), tmp_path / "one.log")
   assert one.wait(300) == 0, (tmp_path / "one.log").read_text()
-  codes, logs = run_pair(command(stage, tokens, tmp_path / "two", 20), tmp_path / "two")
-  assert codes == [0, 0], logs
-  assert "2 cpu device(s)" in logs[0]
+  both, logs = start_pair(command(stage, tokens, tmp_path / "two", 20), tmp_path)
+  codes = [process.wait(300) for process in both]
+  assert codes == [0, 0], [log.read_text() for log in logs]
+  assert "2 cpu device(s)" in logs[0].read_text()
   expected, found = losses(tmp_path / "one"), losses(tmp_path / "two")
   assert [row[:2] for row in found] == [row[:2] for row in expected] and len(found) == 21
   np.testing.assert_allclose([r[2] for r in found], [r[2] for r in expected], rtol=1e-4)
@@ -127,9 +119,7 @@ def test_two_processes_learn_what_one_does(stage, tokens, tmp_path):
 
 def test_a_killed_process_ends_the_job_which_goes_on_from_its_checkpoint(tokens, tmp_path):
   arguments = command("coarse_stage", tokens, tmp_path / "run", 100_000)
-  port = free_port()
-  logs = [tmp_path / f"{i}.log" for i in range(2)]
-  both = [start(arguments, log, i, port) for i, log in enumerate(logs)]
+  both, logs = start_pair(arguments, tmp_path)
   end = time.monotonic() + 240
   while not list((tmp_path / "run").glob("checkpoint_*/commit_success.txt")):
     assert time.monotonic() < end and both[0].poll() is None, logs[0].read_text()
