@@ -127,9 +127,11 @@ def collapse_repeats(tokens: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "kept"
   return cut_runs(tokens, 1)
 
 
-def cut_runs(tokens: Int[np.ndarray, "steps"], longest: int) -> Int[np.ndarray, "kept"]:
-  """Drops what a run of one token has beyond its first `longest`."""
+def cut_runs(tokens: Int[np.ndarray, "steps"], longest: int | None) -> Int[np.ndarray, "kept"]:
+  """Drops what a run of one token has beyond its first `longest`; None drops nothing."""
   tokens = np.asarray(tokens)
+  if longest is None:
+    return tokens
   begins = np.concatenate([[True], tokens[1:] != tokens[:-1]])[: len(tokens)]
   steps = np.arange(len(tokens))
   since = steps - np.maximum.accumulate(np.where(begins, steps, 0))

@@ -5,7 +5,6 @@ have seen, and the same seed gives the same batches everywhere.
 """
 
 import abc
-import dataclasses
 import enum
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ from audiolm_jax.data import examples, manifest, token_store
 from audiolm_jax.data.examples import Example, Seed
 from audiolm_jax.errors import AudioError, DataError
 from audiolm_jax.lm import stages
-from audiolm_jax.tokens import cut_runs
 
 
 class EpochUnit(enum.Enum):
@@ -217,9 +215,6 @@ class InMemoryTokens(InMemoryBatches):
     token_hash: of the tokenizers that the tokens are wanted of; None takes any.
     num_epochs: None for endless random crops; a number for that many rounds over consecutive crops
       that cover every clip, the last batch filled up with rows whose loss weights are 0.
-    longest_run: cut runs of one semantic token to this many, for the semantic stage: where the end
-      of a clip is what ends its last pause, a stage learns that pauses go on for ever. None for
-      clips as they are.
     epoch_unit: whether each clip or each second counts alike in training.
     shard: index of this process, and how many there are.
   Raises:
@@ -236,20 +231,14 @@ class InMemoryTokens(InMemoryBatches):
     seed: int = 0,
     token_hash: str | None = None,
     num_epochs: int | None = None,
-    longest_run: int | None = None,
     epoch_unit: EpochUnit = EpochUnit.CROP_LENGTH,
     shard: tuple[int, int] = (0, 1),
   ):
-    if longest_run is not None and (longest_run < 1 or spec.num_target_quantizers):
-      raise DataError(
-        f"longest_run {longest_run} for the {spec.name} stage: at least 1, and for the semantic "
-        "stage only, since codes cannot be cut with their tokens"
-      )
     store = token_store.TokenStore(folder, token_hash)
     token_store.check_stage(spec, store.info.codec, store.info.semantic)
     self.info = store.info
     self._spec = spec
-    self._clips = {clip.id: _with_runs_cut(clip, longest_run) for clip in store.clips(split)}
+    self._clips = {clip.id: clip for clip in store.clips(split)}
     self._items: list[str] | list[examples.TokenCrop]
     if num_epochs is None:
       self._items = [
@@ -286,12 +275,6 @@ class InMemoryTokens(InMemoryBatches):
   def _filler(self, example: Example) -> Example:
     weights = np.zeros_like(example["decoder_loss_weights"])
     return {**example, "decoder_loss_weights": weights}
-
-
-def _with_runs_cut(clip: token_store.TokenClip, longest: int | None) -> token_store.TokenClip:
-  if longest is None or clip.semantic is None:
-    return clip
-  return dataclasses.replace(clip, semantic=cut_runs(clip.semantic, longest), codes=None)
 
 
 def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:

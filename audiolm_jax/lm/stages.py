@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.errors import ConfigError, DataError
-from audiolm_jax.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats
+from audiolm_jax.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
 if TYPE_CHECKING:
   from audiolm_jax.lm.transformer import TransformerConfig
@@ -44,6 +44,9 @@ class StageSpec:
       semantic tokens are predicted.
     crop_seconds: length of a training example, and the longest window when sampling.
     collapse_repeats: drop repeated semantic tokens.
+    longest_run: if a semantic stage keeps repeats, how many of one token in a row it reads and
+      draws; None for any number. Where only the end of a clip ends its last pause, a stage
+      without a limit learns that pauses go on for ever.
     semantic_rate: semantic tokens per second, before repeats are collapsed.
     frame_rate: acoustic frames per second.
     num_clusters: semantic vocabulary.
@@ -57,6 +60,7 @@ class StageSpec:
   num_target_quantizers: int = 0
   crop_seconds: float = 10.0
   collapse_repeats: bool = True
+  longest_run: int | None = None
   semantic_rate: float = 25.0
   frame_rate: float = 50.0
   num_clusters: int = 1024
@@ -75,6 +79,13 @@ class StageSpec:
       )
     if self.num_target_quantizers == 0 and self.source is not Source.NONE:
       raise ConfigError(f"stage {self.name!r} predicts semantic tokens, so its source must be none")
+    if self.longest_run is not None and (
+      self.longest_run < 1 or not self.predicts_semantic or self.collapse_repeats
+    ):
+      raise ConfigError(
+        f"stage {self.name!r} has longest_run {self.longest_run}; it must be at least 1, and is "
+        "for stages that predict semantic tokens and do not collapse repeats"
+      )
 
   @property
   def predicts_semantic(self) -> bool:
@@ -85,6 +96,11 @@ class StageSpec:
   def uses_semantic(self) -> bool:
     """Whether semantic tokens occur in the sequence at all."""
     return self.predicts_semantic or self.source is Source.SEMANTIC
+
+  @property
+  def run_limit(self) -> int | None:
+    """Most equal semantic tokens in a row; None for any number."""
+    return 1 if self.collapse_repeats else self.longest_run
 
   @property
   def first_target_quantizer(self) -> int:
@@ -310,8 +326,7 @@ def _semantic_part(spec: StageSpec, semantic) -> tuple[np.ndarray, np.ndarray, f
       f"semantic tokens range over {semantic.min()}..{semantic.max()}; the {spec.name} stage "
       f"knows 0..{spec.num_clusters - 1}"
     )
-  if spec.collapse_repeats:
-    semantic = collapse_repeats(semantic)
+  semantic = cut_runs(semantic, spec.run_limit)
   frames = semantic_frame_ids(spec, 0, len(semantic))
   return spec.layout.semantic_to_ids(semantic), frames, float(spec.predicts_semantic)
 

@@ -99,6 +99,7 @@ class LoopState:
     step: int32 scalar, tokens drawn so far.
     cursor: int32 scalar, positions of `cache` in use, padding included.
     token: int32 [batch], the newest token, which the model has not read yet.
+    run: int32 [batch], how often `token` stands at the end, one after another.
     cache: per layer, keys and values [batch, kv_heads, capacity, head_dim].
     drawn: int32 [batch, steps], the ids drawn so far, PAD beyond `step`.
   """
@@ -106,6 +107,7 @@ class LoopState:
   step: Int[Array, ""]
   cursor: Int[Array, ""]
   token: Int[Array, "batch"]
+  run: Int[Array, "batch"]
   cache: tuple[KeyValues, ...]
   drawn: Int[Array, "batch steps"]
 
@@ -191,6 +193,7 @@ class StageSampler:
     frame_ids = np.zeros_like(tokens)
     forced = np.full((len(prompts), steps), -1, np.int32)
     newest = np.full(len(prompts), BOS, np.int32)
+    run = np.ones(len(prompts), np.int32)
     for row, prompt in enumerate(prompts):
       count = len(prompt.tokens)
       if count:
@@ -198,6 +201,7 @@ class StageSampler:
         tokens[row, length - count :] = [BOS, *prompt.tokens[:-1]]
         frame_ids[row, length - count :] = prompt.frame_ids
         newest[row] = prompt.tokens[-1]
+        run[row] = count - np.flatnonzero(prompt.tokens != newest[row]).max(initial=-1) - 1
       forced[row, : len(prompt.forced)] = prompt.forced
     lengths = np.array([len(p.tokens) for p in prompts], np.int32)
     cache = _prefill(
@@ -214,6 +218,7 @@ class StageSampler:
       step=jnp.int32(0),
       cursor=jnp.int32(longest),
       token=jnp.asarray(newest),
+      run=jnp.asarray(run),
       cache=cache,
       drawn=jnp.full((len(prompts), steps), PAD, jnp.int32),
     )
@@ -266,7 +271,7 @@ def _decode_fn(
     held = jnp.where(held, 0.0, MASKED)[:, None, :]
 
     def draw_one(index, carry):
-      token, recent, drawn = carry
+      token, run, recent, drawn = carry
       position = state.cursor + index
       old_bias = _reversed_window(bias, position, capacity) + held
       new_bias = _reversed_window(bias[:, :SEGMENT], index, SEGMENT)[None]
@@ -294,20 +299,22 @@ def _decode_fn(
         [attend_with(old, new) for old, new in zip(state.cache, recent, strict=True)],
         method="decode_step",
       )
-      chosen = _choose(program, variables, inputs, hidden, token, step)
+      chosen = _choose(program, variables, inputs, hidden, token, run, step)
       forced = lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False)
-      token = jnp.where(forced >= 0, forced, chosen)
+      chosen = jnp.where(forced >= 0, forced, chosen)
+      token, run = chosen, jnp.where(chosen == token, run + 1, 1)
       drawn = lax.dynamic_update_index_in_dim(drawn, token, step, axis=1)
-      return token, recent, drawn
+      return token, run, recent, drawn
 
     empty = jax.tree.map(lambda x: jnp.zeros_like(x[:, :, :SEGMENT]), state.cache)
-    token, recent, drawn = lax.fori_loop(0, count, draw_one, (state.token, empty, state.drawn))
+    begin = state.token, state.run, empty, state.drawn
+    token, run, recent, drawn = lax.fori_loop(0, count, draw_one, begin)
     cache = jax.tree.map(
       lambda old, new: lax.dynamic_update_slice_in_dim(old, new, state.cursor, axis=2),
       state.cache,
       recent,
     )
-    return LoopState(state.step + count, state.cursor + count, token, cache, drawn)
+    return LoopState(state.step + count, state.cursor + count, token, run, cache, drawn)
 
   return lax.while_loop(lambda s: s.step < stop, draw_segment, state)
 
@@ -318,16 +325,17 @@ _prefill = jax.jit(_prefill_fn, static_argnums=(0, 6))
 _decode = jax.jit(_decode_fn, static_argnums=0, donate_argnums=3)
 
 
-def _choose(program: Program, variables, inputs: LoopInputs, hidden, token, step):
+def _choose(program: Program, variables, inputs: LoopInputs, hidden, token, run, step):
   """One legal id per row."""
   spec = program.spec
   start, size = spec.layout.legal_range(
     step, spec.first_target_quantizer, spec.num_target_quantizers
   )
   logits = program.model.apply(variables, hidden, start, size, method="range_logits")
-  if spec.predicts_semantic and spec.collapse_repeats:
-    # A repeat of the token before never occurs in training.
-    logits = jnp.where(jnp.arange(size) == token[:, None] - start, -jnp.inf, logits)
+  if spec.predicts_semantic and spec.run_limit is not None:
+    # Longer runs of a token never occur in training.
+    repeat = jnp.arange(size) == token[:, None] - start
+    logits = jnp.where(repeat & (run >= spec.run_limit)[:, None], -jnp.inf, logits)
   keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
   return start + draw(logits, keys, inputs.controls)
 

@@ -10,7 +10,7 @@ from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm.stages import StageSpec, collapsed_rate
 from audiolm_jax.sampling.decoder import Prompt
 from audiolm_jax.sampling.windows import Window, steps_of_frames
-from audiolm_jax.tokens import collapse_repeats
+from audiolm_jax.tokens import collapse_repeats, cut_runs
 
 Codes = Int[np.ndarray, "rows frames quantizers"]
 Semantic = Int[np.ndarray, "steps"]
@@ -156,7 +156,7 @@ class SampledSource:
       return [np.zeros(0, np.int32) for _ in counts]
     prompts = []
     for known, count, rate in zip(self._timeline, counts, self._rates, strict=True):
-      history = self._collapse(known)
+      history = cut_runs(known, self._spec.run_limit)
       # As much as a training example holds, new tokens included; at least half of one.
       longest = round(self._spec.crop_seconds * rate)
       history = history[-max(longest - count, longest // 2, 1) :]

@@ -117,7 +117,6 @@ class InMemoryTokens:
     seed: of order and crops.
     token_hash: of the tokenizers wanted; None takes any.
     num_epochs: None for endless random crops; 1 for held-out windows that do not move.
-    longest_run: of one semantic token, for the semantic stage; longer ones are cut. None for none.
   """
 
   folder: str
@@ -127,7 +126,6 @@ class InMemoryTokens:
   seed: int = 0
   token_hash: str | None = None
   num_epochs: int | None = None
-  longest_run: int | None = None
 
   def __call__(self) -> Batches:
     """The batches of this process."""
@@ -140,7 +138,6 @@ class InMemoryTokens:
       shard=_shard_here(self.batch_size),
       token_hash=self.token_hash,
       num_epochs=self.num_epochs,
-      longest_run=self.longest_run,
     )
 
 

@@ -169,28 +169,6 @@ def test_processes_make_the_rows_of_the_batches_that_one_would(
   assert all(part.get_state() == whole.get_state() for part in parts)
 
 
-def test_long_runs_of_a_semantic_token_are_cut_for_the_semantic_stage(open_writer, tmp_path):
-  spec = stages.semantic_stage(crop_seconds=1.0, num_clusters=10, collapse_repeats=False)
-  writer = open_writer(tmp_path)
-  tokens = np.array([1, 1, 2, 2, 2, 2, 2, 1, 3, 3, 3, 3], np.int32)
-  writer.add(token_store.TokenClip("a", tokens, np.zeros((24, 4), np.int32), "train", None, 0.48))
-  writer.finish()
-  reader = InMemoryTokens(tmp_path, spec, batch_size=1, longest_run=3)
-  features = next(reader)
-  count = int(features["decoder_loss_weights"].sum())
-  cut = [1, 1, 2, 2, 2, 1, 3, 3, 3]
-  expected = stages.stage_features(spec, np.array(cut, np.int32), None)
-  assert count == len(cut)
-  _assert_equal(features, {name: value[None] for name, value in expected.items()})
-  whole = next(InMemoryTokens(tmp_path, spec, batch_size=1))
-  assert int(whole["decoder_loss_weights"].sum()) == len(tokens)
-
-
-def test_runs_are_not_cut_where_codes_go_with_them(stored_tokens):
-  with pytest.raises(DataError, match="longest_run 3 for the coarse stage"):
-    InMemoryTokens(stored_tokens, COARSE, batch_size=1, longest_run=3)
-
-
 def test_a_batch_that_processes_cannot_share_is_refused(stored_tokens):
   with pytest.raises(DataError, match="batch_size is 5; it must be a positive multiple of 2"):
     InMemoryTokens(stored_tokens, COARSE, batch_size=5, shard=(0, 2))

@@ -43,6 +43,19 @@ def test_coarse_sequence_is_collapsed_semantic_separator_codes():
   assert sequence.frame_ids.tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
 
 
+def test_long_runs_are_cut_where_repeats_are_kept():
+  spec = stages.semantic_stage(collapse_repeats=False, num_clusters=11, longest_run=2)
+  sequence = stages.stage_sequence(spec, np.array([3, 3, 3, 3, 0, 3, 3]))
+  assert sequence.tokens.tolist() == [7, 7, 4, 7, 7]
+
+
+@pytest.mark.parametrize("stage", [stages.semantic_stage, stages.coarse_stage])
+def test_a_run_limit_is_for_semantic_stages_that_keep_repeats(stage):
+  collapse = stage is stages.semantic_stage
+  with pytest.raises(ConfigError, match="longest_run 12; it must be at least 1, and is for"):
+    stage(longest_run=12, collapse_repeats=collapse)
+
+
 def test_fine_sequence_is_coarse_separator_fine():
   spec = SPECS["fine"]  # levels 0, 1 given, 2, 3, 4 predicted
   sequence = stages.stage_sequence(spec, None, np.array([[1, 2, 3, 4, 5], [6, 7, 8, 0, 1]]))

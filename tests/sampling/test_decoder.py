@@ -1,6 +1,7 @@
 """Cached decoding against teacher forcing, and the independence of a row from its company."""
 
 import dataclasses
+import itertools
 import re
 
 import jax
@@ -69,7 +70,7 @@ def seen_logits(monkeypatch):
   seen = []
   original = decoder._choose
 
-  def spy(program, variables, inputs, hidden, token, step):
+  def spy(program, variables, inputs, hidden, token, run, step):
     spec = program.spec
     start, size = spec.layout.legal_range(
       step, spec.first_target_quantizer, spec.num_target_quantizers
@@ -78,7 +79,7 @@ def seen_logits(monkeypatch):
     jax.debug.callback(
       lambda s, x: seen.append((int(s), np.asarray(x))), step, logits, ordered=True
     )
-    return original(program, variables, inputs, hidden, token, step)
+    return original(program, variables, inputs, hidden, token, run, step)
 
   monkeypatch.setattr(decoder, "_choose", spy)
   # A fresh jit, so that the spy is not hidden by what was compiled before, nor kept after.
@@ -125,6 +126,18 @@ def test_collapsed_semantic_tokens_never_repeat():
   drawn = StageSampler(model).sample([given] * 2, 60, keys(2), SamplingOptions(temperature=9.0))
   rows = np.concatenate([np.tile(given.tokens[-1:], (2, 1)), drawn], axis=1)
   assert (rows[:, 1:] != rows[:, :-1]).all()
+
+
+def test_no_run_of_a_token_is_longer_than_the_limit():
+  model = stage("semantic")
+  spec = dataclasses.replace(model.spec, collapse_repeats=False, longest_run=3)
+  model = dataclasses.replace(model, spec=spec)
+  ends = np.array([5, 9, 9], np.int32), np.array([5, 9, 9, 9], np.int32)
+  given = [Prompt(tokens, np.zeros_like(tokens)) for tokens in ends]
+  greedy = StageSampler(model).sample(given, 60, keys(2), SamplingOptions(temperature=0.0))
+  rows = [np.concatenate(parts).tolist() for parts in zip(ends, greedy, strict=True)]
+  runs = [max(len(list(run)) for _, run in itertools.groupby(row)) for row in rows]
+  assert runs == [3, 3]
 
 
 @pytest.mark.parametrize("variant", ["t5", "rotary", "frames"])

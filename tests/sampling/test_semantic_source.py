@@ -72,6 +72,18 @@ def test_kept_repeats_end_with_the_clip():
   assert sampled.tokens()[0].tolist() == window.tolist()
 
 
+def test_a_long_run_in_the_prompt_is_read_as_the_stage_reads_runs():
+  draw = Recorder()
+  semantic = dataclasses.replace(SPECS["semantic"], collapse_repeats=False, longest_run=2)
+  coarse = dataclasses.replace(SPECS["coarse"], collapse_repeats=False)
+  prompt = np.array([1, 2, 2, 2, 2], np.int32)
+  sampled = SampledSource(semantic, coarse, [prompt], 60, draw, None, None)
+  (window,) = sampled.window(Window(0, 10, 20), 0)
+  ids = semantic.layout.semantic_to_ids(np.array([1, 2, 2]))
+  assert draw.asked[0][0] == [ids.tolist()]
+  assert window.tolist() == [1, 2, 2, 2, 2, 6, 6, 6, 6, 6]  # the prompt itself stays as it is
+
+
 def test_collapsed_repeats_are_drawn_at_the_prompts_rate():
   draw = Recorder()
   (window,) = source(draw, collapse=True).window(Window(0, 10, 20), 0)
