@@ -81,7 +81,7 @@ def test_a_round_of_held_out_batches_ends_with_a_full_one(registered):
 
 def test_what_is_left_out_is_reported_while_reading(tmp_path):
   for i in range(3):
-    soundfile.write(tmp_path / f"{i}.wav", 0.1 * np.ones(8000, np.float32), RATE)
+    soundfile.write(tmp_path / f"clip{i}.wav", 0.1 * np.ones(8000, np.float32), RATE)
   (tmp_path / "broken.wav").write_bytes(b"RIFF")
   rows = [{"path": path.name, "split": "train"} for path in sorted(tmp_path.glob("*.wav"))]
   manifest_file = tmp_path / "clips.jsonl"
