@@ -1,5 +1,6 @@
 """In-memory readers: exact positions, epochs, evaluation rounds."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -167,6 +168,22 @@ def test_processes_make_the_rows_of_the_batches_that_one_would(
     joined = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     _assert_equal(joined, next(whole))
   assert all(part.get_state() == whole.get_state() for part in parts)
+
+
+def test_long_runs_of_a_semantic_token_are_cut_for_the_semantic_stage(open_writer, tmp_path):
+  spec = stages.semantic_stage(crop_seconds=1.0, num_clusters=10, collapse_repeats=False)
+  writer = open_writer(tmp_path)
+  tokens = np.array([1, 1, 2, 2, 2, 2, 2, 1, 3, 3, 3, 3], np.int32)
+  writer.add(token_store.TokenClip("a", tokens, np.zeros((24, 4), np.int32), "train", None, 0.48))
+  writer.finish()
+  features = next(InMemoryTokens(tmp_path, dataclasses.replace(spec, longest_run=3), batch_size=1))
+  count = int(features["decoder_loss_weights"].sum())
+  cut = [1, 1, 2, 2, 2, 1, 3, 3, 3]
+  expected = stages.stage_features(spec, np.array(cut, np.int32), None)
+  assert count == len(cut)
+  _assert_equal(features, {name: value[None] for name, value in expected.items()})
+  whole = next(InMemoryTokens(tmp_path, spec, batch_size=1))
+  assert int(whole["decoder_loss_weights"].sum()) == len(tokens)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(stored_tokens):

@@ -49,11 +49,17 @@ def test_long_runs_are_cut_where_repeats_are_kept():
   assert sequence.tokens.tolist() == [7, 7, 4, 7, 7]
 
 
-@pytest.mark.parametrize("stage", [stages.semantic_stage, stages.coarse_stage])
-def test_a_run_limit_is_for_semantic_stages_that_keep_repeats(stage):
-  collapse = stage is stages.semantic_stage
-  with pytest.raises(ConfigError, match="longest_run 12; it must be at least 1, and is for"):
-    stage(longest_run=12, collapse_repeats=collapse)
+@pytest.mark.parametrize(
+  ("stage", "longest", "collapse"),
+  [
+    (stages.semantic_stage, 12, True),
+    (stages.semantic_stage, 0, False),
+    (stages.coarse_stage, 12, False),
+  ],
+)
+def test_a_run_limit_is_for_semantic_stages_that_keep_repeats(stage, longest, collapse):
+  with pytest.raises(ConfigError, match=f"longest_run {longest}; it must be at least 1, and is"):
+    stage(longest_run=longest, collapse_repeats=collapse)
 
 
 def test_fine_sequence_is_coarse_separator_fine():
