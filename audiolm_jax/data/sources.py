@@ -10,10 +10,10 @@ import tensorflow as tf
 from absl import logging
 
 from audiolm_jax.data import manifest, token_store
+from audiolm_jax.data.tensorflow_setup import keep_off_gpu
 from audiolm_jax.errors import AudioError
 
-# TensorFlow only reads data here; left alone, it would take the memory of the GPU that JAX needs.
-tf.config.set_visible_devices([], "GPU")
+keep_off_gpu()
 
 
 class AudioDataSource(seqio.DataSource):

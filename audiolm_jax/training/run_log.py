@@ -140,12 +140,13 @@ class RunLog:
   def _tensorboard(self) -> dict[str, Any]:
     try:
       with _silent_stderr():
-        import tensorflow as tf
         from clu import metric_writers
+
+        from audiolm_jax.data.tensorflow_setup import keep_off_gpu
     except ImportError as error:
       self.say(f"no TensorBoard files ({error}); the metrics are in {self._dir / METRICS_FILE}")
       return {}
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the GPU's memory.
+    keep_off_gpu()
     return {
       "train": metric_writers.SummaryWriter(str(self._dir / "train")),
       "eval": metric_writers.SummaryWriter(str(self._dir / "training_eval")),
