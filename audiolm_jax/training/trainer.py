@@ -405,11 +405,9 @@ def versions() -> dict[str, Any]:
 def _make_folder(folder: Path) -> None:
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".writable"
-    probe.touch()
-    probe.unlink()
   except OSError as error:
-    raise UserError(f"MODEL_DIR {folder} cannot be written: {error.strerror}") from error
+    raise UserError(f"MODEL_DIR {folder} cannot be made: {error.strerror}") from error
+  files.check_writable(folder / checkpoints_lib.MODEL_FILE)
 
 
 def _first(iterator: Iterator[Any] | Batches, step: int = 0) -> Any:
