@@ -201,7 +201,7 @@ def test_a_batch_that_the_mesh_cannot_split_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
   file = tmp_path / "file"
   file.touch()
-  with pytest.raises(UserError, match="cannot write"):
+  with pytest.raises(UserError, match="cannot be made"):
     toy.run(file / "run")
 
 
