@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,29 @@ from absl import flags, logging
 from audiolm_jax import compilation_cache
 from audiolm_jax.errors import ConfigError, UserError, run_cli
 
-FLAGS = flags.FlagValues()
-
 # What gin raises; the models' own errors on the way are UserErrors.
 _GIN_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, ImportError, OSError, SyntaxError)
 # A process that says nothing for so long is taken for gone, and the job ends.
 _HEARTBEAT_SECONDS = 30
 _REPO = Path(__file__).resolve().parents[1]
 
-flags.DEFINE_multi_string(
-  "gin_file", [], "Gin file; may be given several times, later wins.", flag_values=FLAGS
-)
-flags.DEFINE_multi_string(
-  "gin_bindings", [], "Single bindings, the same as --gin.NAME=VALUE.", flag_values=FLAGS
-)
-flags.DEFINE_list(
-  "gin_search_paths", ["."], "Folders in which gin files are looked for.", flag_values=FLAGS
-)
+
+def gin_flags() -> flags.FlagValues:
+  """The flags whose values `resolve` takes."""
+  found = flags.FlagValues()
+  flags.DEFINE_multi_string(
+    "gin_file", [], "Gin file; may be given several times, later wins.", flag_values=found
+  )
+  flags.DEFINE_multi_string(
+    "gin_bindings", [], "Single bindings, the same as --gin.NAME=VALUE.", flag_values=found
+  )
+  flags.DEFINE_list(
+    "gin_search_paths", ["."], "Folders in which gin files are looked for.", flag_values=found
+  )
+  return found
+
+
+FLAGS = gin_flags()
 flags.DEFINE_list(
   "seqio_additional_cache_dirs", [], "Folders with caches of SeqIO tasks.", flag_values=FLAGS
 )
@@ -223,14 +229,15 @@ def _prepare_seqio() -> None:
     seqio_batches.set_data_dirs(FLAGS.seqio_additional_cache_dirs or (), FLAGS.tfds_data_dir)
 
 
-def _cli() -> None:
+def run_gin_cli(main: Callable[[Sequence[str]], None], flag_values: flags.FlagValues) -> None:
+  """`run_cli` for a command that also takes `--gin.NAME=VALUE`."""
   try:
     sys.argv = rewrite_gin_arguments(sys.argv)
   except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
-  run_cli(main, FLAGS)
+  run_cli(main, flag_values)
 
 
 if __name__ == "__main__":
-  _cli()
+  run_gin_cli(main, FLAGS)

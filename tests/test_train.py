@@ -32,20 +32,6 @@ def resolve(*names, bindings=()):
   return train.resolve(files, bindings)
 
 
-def example_batch(settings):
-  """A batch of the shapes that the configuration's data would have."""
-  dataset = settings["train_dataset"]
-  rows, lengths = 2, dataset.task_feature_lengths
-  if "waveform" in lengths:
-    shape = (rows, lengths["waveform"])
-    return {"waveform": np.zeros(shape, np.float32), "length": np.full(rows, shape[1], np.int32)}
-  shape = (rows, lengths["tokens"])
-  ids = ("decoder_input_tokens", "decoder_target_tokens", "decoder_frame_ids")
-  return {name: np.zeros(shape, np.int32) for name in ids} | {
-    "decoder_loss_weights": np.ones(shape, np.float32)
-  }
-
-
 def test_there_is_a_base_and_a_tiny_file_for_everything_that_trains():
   expected = {
     f"{x}_{s}"
@@ -60,7 +46,7 @@ def test_there_is_a_base_and_a_tiny_file_for_everything_that_trains():
 def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
   settings, _ = resolve(name, bindings=REQUIRED)
   model = settings["model"]
-  batch = example_batch(settings)
+  batch = settings["train_dataset"].batch_shapes()
   boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
   assert unbox(boxed).step.shape == ()
   module, trainable, config = checkpoints.COMPONENTS[model.component]

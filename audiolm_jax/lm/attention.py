@@ -56,16 +56,34 @@ class RelativeBias(nn.Module):
   max_distance: int
 
   @nn.compact
-  def __call__(self, length: int) -> Float[Array, "heads length"]:
-    """The bias of each distance 0 .. length - 1."""
+  def __call__(self, length: int, batch: int = 1) -> Float[Array, "shards heads length"]:
+    """The bias of each distance 0 .. length - 1, see `copy_per_shard`."""
     init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("relpos_buckets", "heads"))
     table = self.param("table", init, (self.num_buckets, self.num_heads), jnp.float32)
-    return table[relative_buckets(length, self.num_buckets, self.max_distance)].T
+    buckets = relative_buckets(length, self.num_buckets, self.max_distance)
+    return copy_per_shard(table.T, batch)[..., buckets]
+
+
+def copy_per_shard(
+  table: Float[Array, "heads buckets"], batch: int
+) -> Float[Array, "shards heads buckets"]:
+  """One copy of the table for each part of the batch that the mesh splits off; one without a mesh.
+
+  With a single table for all, the gradient of each block of biases would be summed over the
+  devices, as [heads, queries, keys]. That of a copy stays on its device until it is as small as
+  the table.
+  """
+  spec = nn.logical_to_mesh_axes(("batch",)) or (None,)
+  axes = spec[0] if isinstance(spec[0], tuple) else (spec[0],)
+  sizes = jax.sharding.get_abstract_mesh().shape
+  shards = math.gcd(batch, math.prod(sizes.get(axis, 1) for axis in axes))
+  copies = jnp.broadcast_to(table, (shards, *table.shape))
+  return nn.with_logical_constraint(copies, ("batch", "heads", None))
 
 
 def bias_block(
-  bias: Float[Array, "heads length"], start: int, count: int
-) -> Float[Array, "heads count keys"]:
+  bias: Float[Array, "shards heads length"], start: int, count: int
+) -> Float[Array, "shards heads count keys"]:
   """Bias and causal mask of queries `start .. start + count - 1` over all keys up to the last.
 
   With start 1, count 2 and bias b by distance:
@@ -76,45 +94,48 @@ def bias_block(
   The matrix is constant along its diagonals, so it is one vector, repeated and read with a row
   length one short of its period. The gradient is then a sum over rows, not a scatter.
   """
-  heads, end = bias.shape[0], start + count
-  future = jnp.full((heads, count), MASKED, bias.dtype)
-  period = jnp.concatenate([bias[:, start::-1], future, bias[:, end - 1 : start : -1]], axis=1)
-  width = period.shape[1]  # end + count
-  rows = jnp.broadcast_to(period[:, None, :], (heads, count, width)).reshape(heads, -1)
-  return rows[:, : count * (width - 1)].reshape(heads, count, width - 1)[:, :, :end]
+  each, end = bias.shape[:2], start + count
+  future = jnp.full((*each, count), MASKED, bias.dtype)
+  later = bias[..., end - 1 : start : -1]
+  period = jnp.concatenate([bias[..., start::-1], future, later], axis=-1)
+  width = period.shape[-1]  # end + count
+  rows = jnp.broadcast_to(period[..., None, :], (*each, count, width)).reshape(*each, -1)
+  return rows[..., : count * (width - 1)].reshape(*each, count, width - 1)[..., :end]
 
 
 def bias_blocks(
-  bias: Float[Array, "heads length"], block: int = QUERY_BLOCK
-) -> tuple[Float[Array, "heads _ _"], ...]:
+  bias: Float[Array, "shards heads length"], block: int = QUERY_BLOCK
+) -> tuple[Float[Array, "shards heads _ _"], ...]:
   """`bias_block` of every block of queries; made once, used by all layers."""
-  length = bias.shape[1]
+  length = bias.shape[-1]
   return tuple(bias_block(bias, s, min(block, length - s)) for s in range(0, length, block))
 
 
 def causal_attention(
   query: Float[Array, "batch length kv_heads group head_dim"],
   key_values: KeyValues,
-  biases: Sequence[Float[Array, "heads _ _"]],
+  biases: Sequence[Float[Array, "shards heads _ _"]],
   key_mask: Bool[Array, "batch length"] | None,
 ) -> Float[Array, "batch length kv_heads group head_dim"]:
   """Attention of every position to itself and the past.
 
   Args:
-    biases: `bias_blocks` for `length`; `heads` may be 1 for all heads alike.
+    biases: `bias_blocks` for `length`; `heads` may be 1 for all heads alike, and each of the
+      `shards` is for an equal part of the batch.
     key_mask: False on keys that no query may see (padding on the left).
   """
-  groups = query.shape[3]
+  batch, groups = query.shape[0], query.shape[3]
   outputs, start = [], 0
   for bias in biases:
-    count, end = bias.shape[1:]
+    shards, (count, end) = bias.shape[0], bias.shape[2:]
+    of_each = jnp.repeat(_grouped(bias, groups), batch // shards, axis=0)
     logits = jnp.einsum(
       "bqhgd,bhkd->bhgqk",
       query[:, start:end],
       key_values.keys[:, :, :end],
       preferred_element_type=jnp.float32,
     )
-    logits = logits * query.shape[-1] ** -0.5 + _grouped(bias, groups)
+    logits = logits * query.shape[-1] ** -0.5 + of_each
     if key_mask is not None:
       logits = jnp.where(key_mask[:, None, None, None, :end], logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
@@ -136,7 +157,7 @@ def cached_attention(
   scale = query.shape[-1] ** -0.5
   logits = [
     jnp.einsum("bhgd,bhkd->bhgk", query[:, 0], kv.keys, preferred_element_type=jnp.float32) * scale
-    + _grouped(bias, groups, axis=1)
+    + _grouped(bias, groups)
     for kv, bias in parts
   ]
   weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1).astype(query.dtype)
@@ -167,8 +188,10 @@ def rotate(
   return turned.astype(x.dtype)
 
 
-def _grouped(bias: Float[Array, "..."], groups: int, axis: int = 0) -> Float[Array, "..."]:
-  """Splits the heads axis into (kv_heads, group); one head for all becomes (1, 1)."""
-  heads = bias.shape[axis]
+def _grouped(
+  bias: Float[Array, "_ heads ..."], groups: int
+) -> Float[Array, "_ kv_heads group ..."]:
+  """Splits the heads axis in two; one head for all becomes (1, 1)."""
+  heads = bias.shape[1]
   split = (1, 1) if heads == 1 else (heads // groups, groups)
-  return bias.reshape(*bias.shape[:axis], *split, *bias.shape[axis + 1 :])
+  return bias.reshape(bias.shape[0], *split, *bias.shape[2:])

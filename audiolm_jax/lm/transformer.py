@@ -144,7 +144,7 @@ class AttentionContext(NamedTuple):
     key_mask: False on padding at the left; None if there is none.
   """
 
-  biases: tuple[Float[Array, "heads _ _"], ...]
+  biases: tuple[Float[Array, "shards heads _ _"], ...]
   positions: Int[Array, "#batch length"]
   key_mask: Bool[Array, "batch length"] | None
 
@@ -334,7 +334,8 @@ class Transformer(nn.Module):
     """The last layer's normalised output, before the output layer."""
     x = self._embed(tokens, frame_ids)
     positions = jnp.arange(tokens.shape[1])[None]
-    context = AttentionContext(bias_blocks(self.distance_bias(tokens.shape[1])), positions, None)
+    bias = self.distance_bias(tokens.shape[1], len(tokens))
+    context = AttentionContext(bias_blocks(bias), positions, None)
     if self.config.scan_layers:
       x, _ = self.layers(x, context)
     else:
@@ -355,8 +356,8 @@ class Transformer(nn.Module):
     """
     x = self._embed(tokens, frame_ids)
     positions = jnp.arange(tokens.shape[1])[None] - padding[:, None]
-    biases = bias_blocks(self.distance_bias(tokens.shape[1]), PREFILL_BLOCK)
-    context = AttentionContext(biases, positions, positions >= 0)
+    bias = self.distance_bias(tokens.shape[1], len(tokens))
+    context = AttentionContext(bias_blocks(bias, PREFILL_BLOCK), positions, positions >= 0)
     cache = []
     for layer in self.layers:
       x, key_values = layer.prefill(x, context)
@@ -383,11 +384,11 @@ class Transformer(nn.Module):
       caches.append(cache)
     return self.final_norm(x)[:, 0], tuple(caches)
 
-  def distance_bias(self, length: int) -> Float[Array, "heads length"]:
+  def distance_bias(self, length: int, batch: int = 1) -> Float[Array, "shards heads length"]:
     """The attention bias by distance; one head of zeros where positions are rotary."""
     if self.config.positions is Positions.T5_RELATIVE:
-      return self.relative_bias(length)
-    return jnp.zeros((1, length), jnp.float32)
+      return self.relative_bias(length, batch)
+    return jnp.zeros((1, 1, length), jnp.float32)
 
   def logits(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
     """The output layer over all ids, float32."""
@@ -421,13 +422,17 @@ class Transformer(nn.Module):
 
   def _embed(self, tokens, frame_ids):
     c = self.config
-    x = self.embedding.astype(c.dtype)[tokens]
+    x = self._rows(self.embedding, "vocab")[tokens]
     if c.num_frame_embeddings:
       if frame_ids is None:
         raise ConfigError("this transformer has frame embeddings and needs frame_ids")
-      x = x + self.frame_embedding.astype(c.dtype)[frame_ids]
+      x = x + self._rows(self.frame_embedding, "length")[frame_ids]
     x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
     return self.dropout(x)
+
+  def _rows(self, table, axis):
+    """A table to look up whole rows in: gathering it first is cheaper than the looked-up parts."""
+    return nn.with_logical_constraint(table.astype(self.config.dtype), (axis, None))
 
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:

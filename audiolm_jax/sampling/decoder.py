@@ -262,7 +262,7 @@ def _decode_fn(
   """Draws tokens until `stop` of them are drawn."""
   capacity = state.cache[0].keys.shape[2]
   model, variables = program.model, {"params": params}
-  bias = model.apply(variables, capacity + SEGMENT, method="distance_bias")
+  bias = model.apply(variables, capacity + SEGMENT, method="distance_bias")[0]
 
   def draw_segment(state: LoopState) -> LoopState:
     count = jnp.minimum(SEGMENT, stop - state.step)

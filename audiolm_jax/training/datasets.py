@@ -8,11 +8,14 @@ import importlib
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 
 from audiolm_jax.data import in_memory
 from audiolm_jax.data.prefetch import Batches
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm.stages import StageSpec
+
+BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,13 @@ class SeqioDataset:
   shuffle: bool = True
   num_epochs: int | None = None
   module: str | None = None
+
+  def batch_shapes(self) -> BatchShapes:
+    """What all processes' batches look like together."""
+    lengths = self.task_feature_lengths
+    if "waveform" in lengths:
+      return _waveforms(self.batch_size, lengths["waveform"])
+    return _sequences(self.batch_size, lengths["tokens"])
 
   def __call__(self) -> Batches:
     """The batches of this process."""
@@ -89,6 +99,10 @@ class InMemoryAudio:
   num_epochs: int | None = None
   max_skipped_fraction: float = 0.01
 
+  def batch_shapes(self) -> BatchShapes:
+    """What all processes' batches look like together."""
+    return _waveforms(self.batch_size, round(self.crop_seconds * self.sample_rate))
+
   def __call__(self) -> Batches:
     """The batches of this process."""
     return in_memory.InMemoryWaveforms(
@@ -127,6 +141,10 @@ class InMemoryTokens:
   token_hash: str | None = None
   num_epochs: int | None = None
 
+  def batch_shapes(self) -> BatchShapes:
+    """What all processes' batches look like together."""
+    return _sequences(self.batch_size, self.spec.max_length)
+
   def __call__(self) -> Batches:
     """The batches of this process."""
     return in_memory.InMemoryTokens(
@@ -139,6 +157,23 @@ class InMemoryTokens:
       token_hash=self.token_hash,
       num_epochs=self.num_epochs,
     )
+
+
+def _waveforms(rows: int, samples: int) -> BatchShapes:
+  return {
+    "waveform": jax.ShapeDtypeStruct((rows, samples), np.float32),
+    "length": jax.ShapeDtypeStruct((rows,), np.int32),
+  }
+
+
+def _sequences(rows: int, length: int) -> BatchShapes:
+  ids = jax.ShapeDtypeStruct((rows, length), np.int32)
+  return {
+    "decoder_input_tokens": ids,
+    "decoder_target_tokens": ids,
+    "decoder_frame_ids": ids,
+    "decoder_loss_weights": jax.ShapeDtypeStruct((rows, length), np.float32),
+  }
 
 
 def _shard_here(batch_size: int) -> tuple[int, int]:

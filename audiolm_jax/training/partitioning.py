@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.core import meta
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from audiolm_jax.errors import ConfigError
@@ -25,8 +26,10 @@ class PartitioningConfig:
   """How many devices each mesh axis gets; -1 means all that the other axes leave.
 
   `data` splits the batch; `fsdp` splits the batch and the parameters; `model` splits the
-  parameters and the work on each example. `additional_rules` are looked at before the standard
-  ones; a mesh axis of None keeps a logical axis whole.
+  parameters and the work on each example. Several TPU slices, which only the slower network of the
+  data centre connects, each get a part of `data`; the other axes stay within a slice.
+  `additional_rules` are looked at before the standard ones; a mesh axis of None keeps a logical
+  axis whole.
   """
 
   data: int = -1
@@ -79,10 +82,19 @@ def make_mesh(config: PartitioningConfig, devices: Sequence[jax.Device] | None =
     sizes[sizes.index(-1)] = len(devices) // given
   if math.prod(sizes) != len(devices):
     raise ConfigError(f"mesh {asked} does not fit {len(devices)} devices; change a size")
-  # Linen's logical constraints need Auto axes; jax.make_mesh makes Explicit ones unless told.
-  return jax.make_mesh(
-    tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
-  )
+  # Linen's logical constraints need Auto axes; a mesh has Explicit ones unless told.
+  axis_types = (AxisType.Auto,) * len(MESH_AXES)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=axis_types, devices=devices)
+  if sizes[0] % slices:
+    raise ConfigError(
+      f"mesh {asked}: data={sizes[0]} cannot be split over {slices} slices; fsdp and model must "
+      "fit within one"
+    )
+  within = (sizes[0] // slices, *sizes[1:])
+  grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices)
+  return Mesh(grid, MESH_AXES, axis_types=axis_types)
 
 
 class Partitioner:

@@ -54,17 +54,21 @@ class Trainable(Protocol):
 class Program:
   """The compiled functions of one trainable on one mesh.
 
+  Args:
+    batch: an example of what `step` will get; shapes and dtypes are enough.
+
   Attributes:
     abstract_state: ShapeDtypeStructs with shardings, plain (not boxed).
     metric_names: of the training step, without "skipped" and "weight".
+    compiled_step: the training step as JAX compiled it.
     compile_seconds: how long the training step took to compile.
   """
 
   def __init__(self, model: Trainable, partitioner: Partitioner, batch: Batch):
     self._model, self._partitioner = model, partitioner
     partitioner.check_batch(batch)
+    key = jax.eval_shape(jax.random.key, 0)
     with partitioner.context():
-      key = jax.random.key(0)
       boxed = jax.eval_shape(model.init, key, batch)
       shapes = unbox(boxed)
       self._shardings = partitioner.state_shardings(boxed)
@@ -75,7 +79,7 @@ class Program:
       self._train_names = list(train_metrics)
       self.metric_names = set(train_metrics) - {metrics_lib.SKIPPED, metrics_lib.WEIGHT}
       began = time.monotonic()
-      self._step = self._compile_step(batch)
+      self.compiled_step = self._compile_step(batch, key)
       self.compile_seconds = time.monotonic() - began
     # device_put reaches the devices of this process only.
     self._replicate = jax.jit(lambda tree: tree, out_shardings=partitioner.replicated)
@@ -91,7 +95,7 @@ class Program:
     if hasattr(model, "summaries"):
       self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
 
-  def _compile_step(self, batch: Batch) -> Callable[..., Any]:
+  def _compile_step(self, batch: Batch, key: Any) -> Any:
     model, p = self._model, self._partitioner
 
     def step(state, total, batch, key):
@@ -109,7 +113,7 @@ class Program:
       out_shardings=(self._shardings, p.replicated, p.replicated),
       donate_argnums=(0, 1),  # state and running sums are replaced
     )
-    return jitted.lower(self.abstract_state, total, abstract_batch, jax.random.key(0)).compile()
+    return jitted.lower(self.abstract_state, total, abstract_batch, key).compile()
 
   def init(self, key: Key[Array, ""], batch: Batch) -> Any:
     """A fresh state, made where it shall live."""
@@ -138,7 +142,7 @@ class Program:
     """
     on_devices = self._partitioner.put_batch(batch)
     with jax.transfer_guard("disallow"):
-      return self._step(state, total, on_devices, key)
+      return self.compiled_step(state, total, on_devices, key)
 
   def evaluate(self, state: Any, batches: list[Batch]) -> dict[str, float]:
     """Mean metrics over `batches`, each counted by its weight."""

@@ -29,7 +29,7 @@ def test_buckets_are_t5s():
 @pytest.mark.parametrize(("length", "block"), [(7, 7), (7, 3), (8, 4), (5, 1), (5, 64)])
 def test_bias_blocks_hold_the_bias_of_each_distance(length, block):
   bias = jax.random.normal(jax.random.key(0), (2, length))
-  rows = [np.asarray(b) for b in bias_blocks(bias, block)]
+  rows = [np.asarray(b)[0] for b in bias_blocks(bias[None], block)]
   start = 0
   for matrix in rows:
     for i in range(matrix.shape[1]):
@@ -70,16 +70,19 @@ def random_inputs(length=7, kv_heads=2, group=3, head_dim=4):
 def test_blocks_of_queries_change_nothing(block):
   query, key_values, bias = random_inputs()
   expected = plain_attention(query, *key_values, np.asarray(bias))
-  actual = causal_attention(query, key_values, bias_blocks(bias, block), None)
+  actual = causal_attention(query, key_values, bias_blocks(bias[None], block), None)
   np.testing.assert_allclose(actual.reshape(expected.shape), expected, atol=1e-5)
 
 
 def test_masked_keys_change_nothing():
   query, key_values, bias = random_inputs()
   mask = jnp.arange(7) >= jnp.array([[2], [0]])
-  whole = causal_attention(query, key_values, bias_blocks(bias, 3), mask)
+  whole = causal_attention(query, key_values, bias_blocks(bias[None], 3), mask)
   tail = causal_attention(
-    query[:1, 2:], KeyValues(*(a[:1, :, 2:] for a in key_values)), bias_blocks(bias[:, :5]), None
+    query[:1, 2:],
+    KeyValues(*(a[:1, :, 2:] for a in key_values)),
+    bias_blocks(bias[None, :, :5]),
+    None,
   )
   np.testing.assert_allclose(whole[:1, 2:], tail, atol=1e-5)
   assert np.isfinite(whole).all()
@@ -87,7 +90,7 @@ def test_masked_keys_change_nothing():
 
 def test_keys_in_two_parts_are_attended_to_like_one():
   query, key_values, bias = random_inputs()
-  expected = causal_attention(query, key_values, bias_blocks(bias), None)[:, -1:]
+  expected = causal_attention(query, key_values, bias_blocks(bias[None]), None)[:, -1:]
   by_key = jnp.flip(bias, axis=1)[None]
   parts = [
     (KeyValues(*(a[:, :, s] for a in key_values)), by_key[:, :, s])

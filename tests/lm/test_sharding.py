@@ -38,6 +38,15 @@ def make(component):
   return StageTrainable(StageTrainingConfig(spec, config, optimizer)), random_batch(spec, rows=ROWS)
 
 
+def check_no_attention_matrix_is_exchanged(program, length):
+  """What the devices sum of the position bias is its table."""
+  from audiolm_jax.training.hlo import HloProgram
+
+  for collective in HloProgram(program.compiled_step.as_text()).collectives():
+    for array in collective.arrays:
+      assert array.shape.count(length) < 2, f"{collective.kind} of {array}"
+
+
 def train(component, mesh):
   """The sum of the gradients of two steps, by parameter, and what each step says."""
   from audiolm_jax.training import metrics as metrics_lib
@@ -48,6 +57,8 @@ def train(component, mesh):
   sizes = tuple(int(n) for n in mesh.split("x"))
   partitioner = Partitioner(PartitioningConfig(*sizes), devices=jax.devices()[: np.prod(sizes)])
   program = Program(model, partitioner, batch)
+  if sizes[2] == 1:
+    check_no_attention_matrix_is_exchanged(program, batch["decoder_input_tokens"].shape[1])
   key = program.put(jax.random.key(0))
   state = program.init(key, batch)
   before, said = jax.device_get(state.params), []

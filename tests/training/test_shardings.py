@@ -18,9 +18,9 @@ BASE = [
 ]
 
 PROGRAM = """
+import dataclasses
 import sys
 import jax
-import numpy as np
 from audiolm_jax import train
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig, describe, unbox
 
@@ -29,15 +29,7 @@ for name in sys.argv[1:]:
   settings, _ = train.resolve(
     [f"gin_configs/{name}.gin"], ["MODEL_DIR = 'm'", "MIXTURE_OR_TASK_NAME = 't'"]
   )
-  lengths = settings["train_dataset"].task_feature_lengths
-  if "waveform" in lengths:
-    batch = {"waveform": np.zeros((8, 32000), np.float32), "length": np.zeros(8, np.int32)}
-  else:
-    batch = dict.fromkeys(
-      ("decoder_input_tokens", "decoder_target_tokens", "decoder_frame_ids",
-       "decoder_loss_weights"),
-      np.zeros((8, lengths["tokens"]), np.int32),
-    )
+  batch = dataclasses.replace(settings["train_dataset"], batch_size=8).batch_shapes()
   with partitioner.context():
     state = jax.eval_shape(settings["model"].init, jax.random.key(0), batch)
   shardings = partitioner.state_shardings(state)

@@ -1,0 +1,201 @@
+"""What a training step will ask of a TPU chip, from compiling it for one that is not there."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from audiolm_jax.training import tpu_topologies
+from audiolm_jax.training.hlo import Array, Collective, HloProgram
+from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
+from audiolm_jax.training.program import Program, Trainable
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What a step must not pass.
+
+  Attributes:
+    memory_share: of a chip's memory, for arguments and temporaries together.
+    compile_seconds: 0 for no limit.
+    cycle_ratio: estimated cycles on another slice against those on the first.
+  """
+
+  memory_share: float = 0.8
+  compile_seconds: float = 0.0
+  cycle_ratio: float = 1.05
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+  """A training step compiled for one slice; memory is per chip, in bytes.
+
+  Attributes:
+    topology: name of the slice.
+    chips: how many it has.
+    mesh: sizes of the axes data, fsdp, model.
+    arguments: state and batch.
+    temporaries: what the step needs besides.
+    memory: of the chip.
+    compile_seconds: on this machine.
+    cycles: the compiler's estimate for a step; for ratios only, it is no time.
+    collectives: exchanges between chips, the largest arrays first.
+    largest_parameter: the largest array of the state.
+    squares: arrays in memory that have the length of a sequence twice.
+  """
+
+  topology: str
+  chips: int
+  mesh: tuple[int, ...]
+  arguments: int
+  temporaries: int
+  memory: int
+  compile_seconds: float
+  cycles: int
+  collectives: tuple[Collective, ...]
+  largest_parameter: Array
+  squares: tuple[Array, ...]
+
+  @property
+  def memory_share(self) -> float:
+    """Arguments and temporaries as a share of the chip's memory."""
+    return (self.arguments + self.temporaries) / self.memory
+
+  @property
+  def largest_operand(self) -> Array | None:
+    """Of all collectives."""
+    arrays = [array for c in self.collectives for array in c.arrays]
+    return max(arrays, key=lambda array: array.num_bytes, default=None)
+
+  @property
+  def collective_bytes(self) -> int:
+    """Bytes that a chip exchanges in a step."""
+    return sum(collective.num_bytes for collective in self.collectives)
+
+  def passed_limits(self, limits: Limits, first: "StepReport | None" = None) -> list[str]:
+    """A sentence for each limit that the step passes, compared with the step on a first slice."""
+    sentences = []
+    if self.memory_share > limits.memory_share:
+      sentences.append(
+        f"memory: {self.memory_share:.0%} of a chip's, more than {limits.memory_share:.0%}; use a "
+        "smaller batch a chip, more fsdp or remat"
+      )
+    if limits.compile_seconds and self.compile_seconds > limits.compile_seconds:
+      sentences.append(
+        f"compile time: {self.compile_seconds:.0f} s, more than {limits.compile_seconds:.0f} s"
+      )
+    operand = self.largest_operand
+    if operand and operand.num_bytes > self.largest_parameter.num_bytes:
+      sentences.append(
+        f"collectives: {operand} is larger than the largest parameter, {self.largest_parameter}"
+      )
+    if self.squares:
+      sentences.append(f"attention: {', '.join(map(str, self.squares))} lie whole in memory")
+    if first is not None:
+      if self.arguments > first.arguments:
+        sentences.append(
+          f"arguments: {self.arguments:,} bytes, more than {first.arguments:,} on {first.topology}"
+        )
+      if self.cycles > limits.cycle_ratio * first.cycles:
+        sentences.append(
+          f"cycles: {self.cycles / first.cycles:.3f} of those on {first.topology}, more than "
+          f"{limits.cycle_ratio:g}"
+        )
+    return sentences
+
+  def text(self) -> str:
+    """The report, for people."""
+    operand = self.largest_operand
+    lines = [
+      f"{self.topology}: {self.chips} chips, mesh {' x '.join(map(str, self.mesh))}",
+      f"  compiled in           {self.compile_seconds:.1f} s",
+      f"  arguments             {_gib(self.arguments)} a chip",
+      f"  temporaries           {_gib(self.temporaries)} a chip",
+      f"  together              {self.memory_share:.1%} of {_gib(self.memory)}",
+      f"  estimated cycles      {self.cycles:,} a step",
+      f"  collectives           {_mib(self.collective_bytes)} a chip and step",
+      *(f"    {c.times:3} x {c.kind:19} {_shown(c.arrays)}" for c in self.collectives),
+      f"  largest operand       {operand} ({_mib(operand.num_bytes)})" if operand else "",
+      f"  largest parameter     {self.largest_parameter} "
+      f"({_mib(self.largest_parameter.num_bytes)})",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def compile_step(
+  model: Trainable,
+  batch: Mapping[str, jax.ShapeDtypeStruct],
+  partitioning: PartitioningConfig,
+  topology: str,
+  num_slices: int = 1,
+) -> StepReport:
+  """Compiles a training step for a TPU slice and reads off what it needs; runs nothing.
+
+  Args:
+    model: whose step.
+    batch: shapes of all chips' examples together.
+    partitioning: of the mesh over the slice's chips.
+    topology, num_slices: see `tpu_topologies.tpu_devices`.
+  Raises:
+    ConfigError: no such slice, or a batch or mesh that does not fit it.
+    UserError: `libtpu` is not installed.
+    OutOfMemoryError: the compiler finds that the step does not fit a chip.
+  """
+  devices = tpu_topologies.tpu_devices(topology, num_slices)
+  partitioner = Partitioner(partitioning, devices)
+  try:
+    program = Program(model, partitioner, batch)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise tpu_topologies.OutOfMemoryError(topology, error) from error
+  memory = program.compiled_step.memory_analysis()
+  hlo = HloProgram(program.compiled_step.as_text())
+  lengths = {shape.shape[1] for shape in batch.values() if len(shape.shape) > 1}
+  arrays = [Array(_short(x.dtype), x.shape) for x in jax.tree.leaves(program.abstract_state)]
+  return StepReport(
+    topology=topology if num_slices == 1 else f"{num_slices} x {topology}",
+    chips=len(devices),
+    mesh=tuple(partitioner.mesh.shape.values()),
+    arguments=memory.argument_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    memory=tpu_topologies.memory_bytes(devices[0]),
+    compile_seconds=program.compile_seconds,
+    cycles=hlo.estimated_cycles(),
+    collectives=tuple(hlo.collectives()),
+    largest_parameter=max(arrays, key=lambda array: array.num_bytes),
+    squares=_squares(hlo.stored_arrays(), lengths),
+  )
+
+
+def _squares(arrays: set[Array], lengths: set[int]) -> tuple[Array, ...]:
+  """Those with two axes as long as a sequence, or that rounded up to the next tile of 128."""
+  found = {
+    array
+    for array in arrays
+    for length in lengths
+    if sum(length <= n <= math.ceil(length / 128) * 128 for n in array.shape) > 1
+  }
+  return tuple(sorted(found, key=str))
+
+
+def _short(dtype: Any) -> str:
+  return {"float32": "f32", "bfloat16": "bf16", "int32": "s32", "bool": "pred"}.get(
+    str(dtype), str(dtype)
+  )
+
+
+def _shown(arrays: Sequence[Array], most: int = 4) -> str:
+  ordered = sorted(arrays, key=lambda array: -array.num_bytes)
+  more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+  return ", ".join(map(str, ordered[:most])) + more
+
+
+def _gib(count: int) -> str:
+  return f"{count / 2**30:.2f} GiB"
+
+
+def _mib(count: int) -> str:
+  return f"{count / 2**20:.1f} MiB"

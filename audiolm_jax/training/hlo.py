@@ -1,0 +1,183 @@
+"""What a compiled program does, read from its text.
+
+`compiled.as_text()` lists the instructions of every computation. A loop's body stands there once,
+whatever its number of rounds; here each computation counts as often as it is run.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+_COLLECTIVES = (
+  *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"),
+  "ragged-all-to-all",
+)
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+_CALLS = re.compile(r"\b(?:calls|body|condition|to_apply)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+
+class Array(NamedTuple):
+  """An array's type as the text has it, such as bf16[4,1024]."""
+
+  dtype: str
+  shape: tuple[int, ...]
+
+  @property
+  def num_bytes(self) -> int:
+    """Bytes without padding."""
+    bits = _BITS.get(self.dtype) or int(re.sub(r"\D*(\d+).*", r"\1", self.dtype) or 0)
+    return math.prod(self.shape) * bits // 8
+
+  def __str__(self) -> str:
+    return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class Collective(NamedTuple):
+  """An exchange between devices.
+
+  Attributes:
+    kind: as XLA calls it, such as "all-reduce".
+    arrays: what it takes or makes, whichever is larger.
+    times: how often it is run per call of the program.
+  """
+
+  kind: str
+  arrays: tuple[Array, ...]
+  times: int
+
+  @property
+  def num_bytes(self) -> int:
+    """Bytes of all arrays and all times."""
+    return self.times * sum(array.num_bytes for array in self.arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One line: `%name = arrays kind(rest`."""
+
+  name: str
+  arrays: tuple[Array, ...]
+  kind: str
+  rest: str
+
+
+class HloProgram:
+  """A compiled program's computations.
+
+  Args:
+    text: of `compiled.as_text()`.
+  """
+
+  def __init__(self, text: str):
+    self._computations: dict[str, list[Instruction]] = {}
+    entry, current = "", []
+    for line in text.splitlines():
+      header = _HEADER.match(line)
+      if header and " = " not in line.partition("(")[0]:
+        current = self._computations[header[2]] = []
+        entry = header[2] if header[1] else entry
+      elif found := _INSTRUCTION.match(line):
+        current.append(Instruction(found[1], tuple(_arrays(found[2])), found[3], found[4]))
+    self._times = self._count(entry)
+
+  def collectives(self) -> list[Collective]:
+    """All exchanges between devices, the largest arrays first."""
+    found = []
+    for name, instruction, times in self._run():
+      kind = instruction.kind.removesuffix("-start")
+      if kind in _COLLECTIVES:
+        taken = self._operands(name, instruction)
+        made = instruction.arrays
+        larger = max(taken, made, key=lambda arrays: max((a.num_bytes for a in arrays), default=0))
+        found.append(Collective(kind, larger, times))
+    return sorted(found, key=lambda c: -max(array.num_bytes for array in c.arrays))
+
+  def estimated_cycles(self) -> int:
+    """Sum of the TPU compiler's estimates; of use for the ratio of two programs only."""
+    return sum(
+      times * int(found[1])
+      for _, instruction, times in self._run()
+      if (found := _CYCLES.search(instruction.rest))
+    )
+
+  def arrays(self) -> set[Array]:
+    """The types of all that is ever computed, within fused loops too."""
+    return {array for _, instruction, _ in self._run() for array in instruction.arrays}
+
+  def stored_arrays(self) -> set[Array]:
+    """The types of all that is written to memory: what is not within a fusion."""
+    return {
+      array
+      for name, instruction, _ in self._run()
+      if name not in self._fused
+      for array in instruction.arrays
+    }
+
+  def _run(self) -> Iterator[tuple[str, Instruction, int]]:
+    for name, times in self._times.items():
+      for instruction in self._computations.get(name, ()):
+        yield name, instruction, times
+
+  def _count(self, entry: str) -> Mapping[str, int]:
+    """How often each computation is run; those a fusion is made of are noted as such."""
+    times: dict[str, int] = {}
+    self._fused: set[str] = set()
+    waiting = [(entry, 1, False)]
+    while waiting:
+      name, count, fused = waiting.pop()
+      times[name] = times.get(name, 0) + count
+      if fused:
+        self._fused.add(name)
+      for instruction in self._computations.get(name, ()):
+        rounds = self._rounds(instruction) if instruction.kind == "while" else 1
+        for called in _called(instruction):
+          waiting.append((called, count * rounds, fused or instruction.kind == "fusion"))
+    return times
+
+  def _rounds(self, loop: Instruction) -> int:
+    """Rounds of a counted loop: what its condition compares the counter with; 1 if unknown."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
+    if known:
+      return int(known[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+    instructions = self._computations.get(condition[1], []) if condition else []
+    constants = {
+      i.name: int(found[1])
+      for i in instructions
+      if i.kind == "constant" and (found := re.match(r"(\d+)\)", i.rest))
+    }
+    for instruction in instructions:
+      if instruction.kind == "compare" and "direction=LT" in instruction.rest:
+        bounds = [constants[o] for o in _operand_names(instruction) if o in constants]
+        if bounds:
+          return bounds[0]
+    return 1
+
+  def _operands(self, computation: str, instruction: Instruction) -> tuple[Array, ...]:
+    types = {i.name: i.arrays for i in self._computations[computation]}
+    return tuple(array for name in _operand_names(instruction) for array in types.get(name, ()))
+
+
+def _operand_names(instruction: Instruction) -> list[str]:
+  return _OPERAND.findall(instruction.rest.split(")")[0])
+
+
+def _called(instruction: Instruction) -> list[str]:
+  names = _CALLS.findall(instruction.rest)
+  for listed in _BRANCHES.findall(instruction.rest):
+    names += re.findall(r"[\w.\-]+", listed)
+  return names
+
+
+def _arrays(text: str) -> Iterator[Array]:
+  for dtype, sizes in _SHAPE.findall(text):
+    yield Array(dtype, tuple(int(n) for n in sizes.split(",") if n))

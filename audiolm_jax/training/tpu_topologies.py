@@ -1,0 +1,87 @@
+"""TPU slices that are not there: what their compiler needs to know of them.
+
+Programs are compiled for the devices of a slice, for as many as hundreds of chips, on any machine
+with `libtpu`; nothing can be run on them.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from audiolm_jax.errors import ConfigError, UserError
+
+# GiB of memory of a chip, by JAX's name of the device. Source: Google Cloud's TPU documentation.
+MEMORY_GIB = {
+  "TPU v4": 32,
+  "TPU v5 lite": 16,
+  "TPU v5": 95,
+  "TPU v6 lite": 32,
+}
+# Generations whose chips have two cores that work as one device.
+_MEGACORE = ("v4", "v5p")
+
+
+class OutOfMemoryError(UserError):
+  """The compiler finds that a program does not fit a chip."""
+
+  def __init__(self, topology: str, error: Exception):
+    used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", str(error))
+    needs = f": it needs {used[1]} of {used[2]}" if used else ""
+    super().__init__(
+      f"the step does not fit a chip of {topology}{needs}; use a smaller batch a chip, more fsdp "
+      "or remat"
+    )
+
+
+def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
+  """The devices of a slice, or of several connected by the data centre's network.
+
+  Args:
+    topology: generation and shape as in "v5e:4x4" or "v4:8x8x4".
+    num_slices: how many such slices.
+  Raises:
+    ConfigError: no such slice.
+    UserError: `libtpu` is not installed.
+  """
+  # What libtpu would ask the machine about itself, and complain of on one that is no TPU's.
+  for name, value in (
+    ("TPU_SKIP_MDS_QUERY", "1"),
+    ("TPU_ACCELERATOR_TYPE", "none"),
+    ("TPU_WORKER_HOSTNAMES", "localhost"),
+  ):
+    os.environ.setdefault(name, value)
+  from jax.experimental import topologies
+
+  generation = topology.partition(":")[0]
+  options: dict[str, Any] = {"chip_config_name": "megacore"} if generation in _MEGACORE else {}
+  if num_slices > 1:
+    options["num_slices"] = num_slices
+  try:
+    description = topologies.get_topology_desc(topology_name=topology, platform="tpu", **options)
+  except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+    raise ConfigError(f"no TPU slice {topology!r} is known: {_first_line(error)}") from error
+  except (ImportError, RuntimeError, OSError) as error:
+    raise UserError(
+      f"compiling for TPUs needs libtpu ({_first_line(error)}); install the extra: "
+      'pip install ".[tpu]"'
+    ) from error
+  return description.devices
+
+
+def memory_bytes(device: Any) -> int:
+  """Memory of a TPU chip in bytes.
+
+  Raises:
+    ConfigError: of a kind that is not in the table.
+  """
+  try:
+    return MEMORY_GIB[device.device_kind] << 30
+  except KeyError:
+    raise ConfigError(f"the memory of a {device.device_kind!r} is not known here") from None
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0]
