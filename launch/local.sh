@@ -8,8 +8,8 @@
 # --dry_run    print the commands and leave
 #
 # Of several, each line says which process it is from. SIGTERM and Ctrl-C reach all of them, which
-# save and leave with exit code 143. When one fails the others end within seconds, and the exit code
-# is that of the first. Paths in FLAGS are relative to the repository. PYTHON names the interpreter.
+# save and leave with exit code 143. When one fails all end within seconds, with its exit code or
+# another's. Paths in FLAGS are relative to the repository. PYTHON names the interpreter.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

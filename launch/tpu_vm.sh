@@ -48,7 +48,9 @@ if [[ -z $dry_run ]]; then
   trap 'rm -rf "$scratch"' EXIT
   archive=$scratch/$archive
 fi
-[[ -n $commit ]] || commit=$(git stash create) # a commit of no branch; none when nothing differs
+if [[ -z $commit ]]; then # what lies here as a commit of no branch; none if it is as committed
+  commit=$(git stash create 2>/dev/null) || fail "git cannot tell what lies here; give --commit"
+fi
 run git archive --format=tar.gz "--output=$archive" "${commit:-HEAD}"
 run gcloud compute tpus tpu-vm scp "$archive" "$tpu:audiolm_jax.tar.gz" "${where[@]}"
 
