@@ -12,7 +12,7 @@
 # --dry_run       print the command and leave
 #
 # The command stays until the job is done. PYTHON names the interpreter, whose environment needs
-# `pip install "apache-beam[gcp]"` besides requirements.txt.
+# `pip install "apache-beam[gcp]" gcsfs` besides requirements.txt.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
