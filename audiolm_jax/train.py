@@ -8,6 +8,8 @@ Files are read in order, later ones override earlier ones, and `--gin.NAME=VALUE
 all; strings are quoted twice, as shown. Each file in gin_configs/ says at its head what must be
 set. The same command again goes on from the last checkpoint. Exit codes: 0 finished, 2 something
 to mend, 143 saved and left because it was asked to (SIGTERM, Ctrl-C).
+
+On several machines the same command runs on each with `--multiprocess`; launch/README.md says how.
 """
 
 import os
@@ -54,9 +56,10 @@ flags.DEFINE_bool(
   "dry_run", False, "Print the resolved configuration and leave.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
-  "multiprocess_gpu",
+  "multiprocess",
   False,
-  "One of several processes, on hosts with GPUs or CPUs.",
+  "One of several processes that train together. On Cloud TPU, GKE and SLURM they find each other; "
+  "elsewhere the next three flags say how.",
   flag_values=FLAGS,
 )
 flags.DEFINE_string("coordinator_address", None, "host:port of process 0.", flag_values=FLAGS)
@@ -70,6 +73,7 @@ def main(argv: Sequence[str]) -> None:
   compilation_cache.enable()
   _join_other_processes()
   settings, text = resolve(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
+  _check_model_dir(settings["model_dir"])
   if FLAGS.dry_run:
     print(text)
     return
@@ -186,18 +190,36 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def _join_other_processes() -> None:
-  if not FLAGS.multiprocess_gpu:
+  place = (FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index)
+  if not FLAGS.multiprocess:
+    if place != (None, None, None):
+      raise UserError(
+        "--coordinator_address, --process_count and --process_index need --multiprocess"
+      )
     return
   import jax
 
-  if FLAGS.coordinator_address and (FLAGS.process_count is None or FLAGS.process_index is None):
-    raise UserError("--coordinator_address needs --process_count and --process_index")
-  jax.distributed.initialize(
-    FLAGS.coordinator_address,
-    FLAGS.process_count,
-    FLAGS.process_index,
-    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-  )
+  if None in place and place != (None, None, None):
+    raise UserError(
+      "--coordinator_address, --process_count and --process_index go together; give all or none"
+    )
+  try:
+    jax.distributed.initialize(*place, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+  except (ValueError, TypeError) as error:
+    if place != (None, None, None):
+      raise UserError(f"--multiprocess: {error}") from error
+    raise UserError(
+      "--multiprocess found neither Cloud TPU nor GKE nor SLURM around it; give "
+      "--coordinator_address, --process_count and --process_index"
+    ) from error
+
+
+def _check_model_dir(model_dir: str | os.PathLike[str]) -> None:
+  if "://" in str(model_dir):
+    raise ConfigError(
+      f"MODEL_DIR {model_dir} is not a folder; mount the bucket and give the folder where it is "
+      "mounted, see launch/README.md"
+    )
 
 
 def _leave_other_processes(error: BaseException) -> None:

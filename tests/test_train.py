@@ -24,6 +24,8 @@ from audiolm_jax.training.partitioning import unbox
 REPO = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "gin"
 RUNNABLE = sorted(path.stem for path in (REPO / "gin_configs").glob("*.gin"))
+PLACE = ["--coordinator_address=localhost:1"]
+BUCKET = ["--gin.MODEL_DIR='gs://b/run'", "--gin.MIXTURE_OR_TASK_NAME='speech'"]
 REQUIRED = ["MODEL_DIR = 'runs/test'", "MIXTURE_OR_TASK_NAME = 'some_task'"]
 
 
@@ -213,6 +215,23 @@ def test_a_mistake_ends_the_command_with_exit_code_2_and_no_traceback(tmp_path):
   assert done.returncode == 2
   assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--multiprocess"], "found neither Cloud TPU nor GKE nor SLURM"),
+    (["--multiprocess", "--process_count=2"], "go together; give all or none"),
+    (["--coordinator_address=localhost:1"], "need --multiprocess"),
+    (["--multiprocess", *PLACE, "--process_count=2", "--process_index=2"], "process_id"),
+    (["--gin_file=gin_configs/codec_tiny.gin", *BUCKET], "MODEL_DIR gs://b/run is not a folder"),
+  ],
+)
+def test_a_place_that_cannot_be_is_one_line(arguments, message, tmp_path):
+  done = run_cli(*arguments, cwd=tmp_path)
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+  assert message in done.stderr
 
 
 def write_random_tokens(folder):

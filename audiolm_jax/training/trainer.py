@@ -131,9 +131,12 @@ class StopSignal:
     self._before: dict[int, Any] = {}
 
   def __enter__(self) -> "StopSignal":
-    if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._before[number] = signal.signal(number, self._note)
+    if threading.current_thread() is not threading.main_thread():
+      return self
+    # JAX listens for the SIGTERM of one of several processes and tells all of them.
+    several = jax.process_count() > 1
+    for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
+      self._before[number] = signal.signal(number, self._pass_on if several else self._note)
     return self
 
   def __exit__(self, *_: object) -> None:
@@ -149,6 +152,10 @@ class StopSignal:
   def _note(self, number: int, frame: Any) -> None:
     self._name = signal.Signals(number).name
     signal.signal(number, self._before[number])  # The second one acts at once.
+
+  def _pass_on(self, number: int, frame: Any) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    signal.signal(number, self._before[number])
 
 
 class _Run:

@@ -1,7 +1,6 @@
 """The whole recipe as a command: its steps, their order, and what it answers to mistakes."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -100,9 +99,3 @@ def test_a_work_folder_of_another_corpus_is_refused(tmp_path):
   (work / "settings").write_text("/other/corpus tiny\n")
   done = run(tmp_path, tmp_path / "bundle")
   assert done.returncode == 2 and "was begun with '/other/corpus tiny'" in done.stderr
-
-
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_finds_nothing():
-  done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
-  assert done.returncode == 0, done.stdout

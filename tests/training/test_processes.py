@@ -6,65 +6,25 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from audiolm_jax.data import token_store
+from tests.training import small_run
 
 REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
-  """A token store of a minute of random tokens."""
   folder = tmp_path_factory.mktemp("tokens")
-  rng = np.random.default_rng(0)
-  writer = token_store.TokenStoreWriter(folder, "hash")
-  for i in range(12):
-    clip = token_store.TokenClip(
-      id=str(i),
-      semantic=rng.integers(0, 16, 125).astype(np.int32),
-      codes=rng.integers(0, 16, (250, 12)).astype(np.int32),
-      split="valid" if i == 0 else "train",
-      seconds=5.0,
-    )
-    writer.add(clip)
-  writer.finish()
+  small_run.write_tokens(folder)
   return folder
 
 
-def command(stage, tokens, folder, steps):
-  bindings = [
-    f"TOKENS_DIR='{tokens}'",
-    f"MODEL_DIR='{folder}'",
-    f"TRAIN_STEPS={steps}",
-    "NUM_CLUSTERS=16",
-    "CODEBOOK_SIZE=16",
-    "BATCH_SIZE=4",
-    "CROP_SECONDS=1.0",
-    "NUM_FRAME_EMBEDDINGS=0",
-    "LOG_PERIOD=1",
-    "EVAL_PERIOD=20",
-    "EVAL_STEPS=1",
-    "WARMUP_STEPS=2",
-    "CHECKPOINT_PERIOD=5",
-    "DROPOUT_RATE=0.0",
-    "optimizers.OptimizerConfig.decay_steps=1000",
-    "transformer.TransformerConfig.num_layers=1",
-    "transformer.TransformerConfig.embed_dim=16",
-    "transformer.TransformerConfig.mlp_dim=32",
-    "train.tensorboard=False",
-  ]
-  if stage == "semantic_stage":
-    bindings.remove("CODEBOOK_SIZE=16")
-  return [
-    *(sys.executable, "-m", "audiolm_jax.train", f"--gin_file=gin_configs/{stage}_tiny.gin"),
-    "--gin_file=gin_configs/runs/tokens_in_memory.gin",
-    *(f"--gin.{binding}" for binding in bindings),
-  ]
+def command(*arguments):
+  return [sys.executable, "-m", "audiolm_jax.train", *small_run.flags(*arguments)]
 
 
 def free_port():
@@ -77,7 +37,7 @@ def start(arguments, log, index=None, port=None):
   if index is not None:
     arguments = [
       *arguments,
-      "--multiprocess_gpu",
+      "--multiprocess",
       f"--coordinator_address=localhost:{port}",
       "--process_count=2",
       f"--process_index={index}",
@@ -120,10 +80,7 @@ def test_two_processes_learn_what_one_does(stage, tokens, tmp_path):
 def test_a_killed_process_ends_the_job_which_goes_on_from_its_checkpoint(tokens, tmp_path):
   arguments = command("coarse_stage", tokens, tmp_path / "run", 100_000)
   both, logs = start_pair(arguments, tmp_path)
-  end = time.monotonic() + 240
-  while not list((tmp_path / "run").glob("checkpoint_*/commit_success.txt")):
-    assert time.monotonic() < end and both[0].poll() is None, logs[0].read_text()
-    time.sleep(0.5)
+  small_run.wait_for_checkpoint(tmp_path / "run", both[0])
   both[1].send_signal(signal.SIGKILL)
   both[1].wait(10)
   try:
@@ -132,8 +89,24 @@ def test_a_killed_process_ends_the_job_which_goes_on_from_its_checkpoint(tokens,
     both[0].kill()
   assert "process 0 of 2 ends" in logs[0].read_text()
 
-  newest = max(int(p.parent.name[11:]) for p in (tmp_path / "run").glob("*/commit_success.txt"))
+  newest = small_run.checkpoints(tmp_path / "run")[-1]
   # Alone: what two processes saved, one goes on with.
   alone = start(command("coarse_stage", tokens, tmp_path / "run", newest + 3), tmp_path / "2.log")
   assert alone.wait(300) == 0, (tmp_path / "2.log").read_text()
   assert f"going on from checkpoint_{newest}" in (tmp_path / "2.log").read_text()
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_one_process_asked_to_leave_makes_all_save_and_leave(asked, tokens, tmp_path):
+  arguments = command("semantic_stage", tokens, tmp_path / "run", 100_000)
+  both, logs = start_pair(arguments, tmp_path)
+  try:
+    small_run.wait_for_checkpoint(tmp_path / "run", both[0])
+    both[1].send_signal(asked)
+    codes = [process.wait(60) for process in both]
+  finally:
+    for process in both:
+      process.kill()
+  assert codes == [143, 143], [log.read_text()[-3000:] for log in logs]
+  newest = small_run.checkpoints(tmp_path / "run")[-1]
+  assert f"saved checkpoint_{newest} of 100000" in logs[0].read_text()

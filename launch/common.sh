@@ -1,0 +1,101 @@
+# shellcheck shell=bash
+# What the scripts beside this file share: options, messages and --dry_run. To be sourced.
+#
+# They all run in the repository's folder, so paths in flags are relative to that, and take
+#   SCRIPT [OPTIONS] -- FLAGS
+# where FLAGS go to the Python program as they are. PYTHON names the interpreter to use.
+
+# shellcheck disable=SC2034 # used by the scripts
+python=${PYTHON:-python3}
+switches=dry_run
+dry_run=
+flags=()
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+# parse_options "NAMES" ARGUMENTS...: sets the variable of each option given, and flags. An option
+# has a value, unless it is one of $switches, which are set to yes.
+parse_options() {
+  local _known=" $1 $switches " _option _separated=
+  shift
+  while (($#)) && [[ -z $_separated ]]; do
+    _option=${1%%=*}
+    _option=${_option#--}
+    case $1 in
+      --)
+        _separated=yes
+        shift
+        ;;
+      -h | --help)
+        sed -n '2,/^$/s/^# \{0,1\}//p' "launch/${0##*/}"
+        exit 0
+        ;;
+      --?*)
+        [[ $_known == *" $_option "* ]] || fail "unknown option --$_option; see --help"
+        if [[ $1 == *=* ]]; then
+          printf -v "$_option" %s "${1#*=}"
+        elif [[ " $switches " == *" $_option "* ]]; then
+          printf -v "$_option" yes
+        else
+          (($# > 1)) && [[ $2 != -- ]] || fail "--$_option needs a value"
+          printf -v "$_option" %s "$2"
+          shift
+        fi
+        shift
+        ;;
+      *) fail "unexpected argument $1; flags of the program go after --, see --help" ;;
+    esac
+  done
+  flags=("$@")
+}
+
+# need OPTION...: fails unless each was given a value.
+need() {
+  local _option
+  for _option in "$@"; do
+    [[ -n ${!_option} ]] || fail "--$_option is needed; see --help"
+  done
+}
+
+# need_flags PROGRAM: fails unless there are flags for it.
+need_flags() {
+  ((${#flags[@]})) || fail "give the flags of $1 after --; see --help"
+}
+
+# need_number OPTION...: fails unless each is a whole number above 0.
+need_number() {
+  local _option
+  for _option in "$@"; do
+    [[ ${!_option} =~ ^[1-9][0-9]*$ ]] || fail "--$_option ${!_option} is not a number above 0"
+  done
+}
+
+# need_tool NAME: fails unless it can be called or need not be.
+need_tool() {
+  [[ -n $dry_run ]] || command -v "$1" >/dev/null || fail "$1 is not installed here"
+}
+
+# quoted WORDS...: one line that a shell reads as these words.
+quoted() {
+  printf '%q' "$1"
+  (($# == 1)) || printf ' %q' "${@:2}"
+}
+
+# run COMMAND...: runs it, or prints it under --dry_run.
+run() {
+  if [[ -n $dry_run ]]; then
+    quoted "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+# become COMMAND...: the same for the last one, which takes the script's place and gets its signals.
+become() {
+  [[ -n $dry_run ]] || exec "$@"
+  run "$@"
+}
