@@ -20,6 +20,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Key
@@ -313,6 +314,27 @@ class CodecTrainable:
       "audio/original": Audio(waveform, rate),
       "audio/reconstruction": Audio(self.reconstruct(state, waveform), rate),
     }
+
+  def amounts(self, batch: Mapping[str, Any]) -> dict[str, float]:
+    """How many seconds of audio a batch holds, without padding where lengths are given."""
+    samples = np.sum(batch["length"]) if "length" in batch else np.size(batch["waveform"])
+    return {"audio_seconds": float(samples) / self.config.model.sample_rate}
+
+  def flops_per_step(self, batch: Mapping[str, Any], step: int) -> float:
+    """Of one update: encoder and decoder both ways, quantizer forwards, and the discriminators.
+
+    These hear the clip and its reconstruction twice, once for the generator's sake, with two
+    backward passes to the waveform, and once for their own, with one to the parameters of each.
+    The spectral loss is left out.
+    """
+    c = self.config
+    rows, samples = batch["waveform"].shape
+    samples = samples // c.model.hop_length * c.model.hop_length
+    flops = 3 * (c.model.encoder_flops(samples) + c.model.decoder_flops(samples))
+    flops += c.model.quantizer_flops(samples)
+    if step >= c.adversarial_start_step:
+      flops += (2 + 2 + 2 + 4) * c.discriminators.forward_flops(samples)
+    return rows * flops
 
   def remarks(self, metrics: Mapping[str, float]) -> list[str]:
     """A sentence for each codebook that is hardly used and for discriminators that have won."""

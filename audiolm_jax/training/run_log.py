@@ -5,7 +5,6 @@ import datetime
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -150,30 +149,6 @@ class RunLog:
     return {
       "train": metric_writers.SummaryWriter(str(self._dir / "train")),
       "eval": metric_writers.SummaryWriter(str(self._dir / "training_eval")),
-    }
-
-
-class Stopwatch:
-  """Steps per second, and the share of the time spent waiting for data."""
-
-  def __init__(self) -> None:
-    self.restart()
-
-  def restart(self) -> None:
-    """Counts from now."""
-    self._began, self._steps, self._waited = time.monotonic(), 0, 0.0
-
-  def step(self, waited: float) -> None:
-    """One more step, which waited so many seconds for its batch."""
-    self._steps += 1
-    self._waited += waited
-
-  def read(self) -> dict[str, float]:
-    """The figures since `restart`."""
-    elapsed = max(time.monotonic() - self._began, 1e-9)
-    return {
-      "steps_per_second": self._steps / elapsed,
-      "data_wait_share": self._waited / elapsed,
     }
 
 

@@ -7,13 +7,8 @@ checkpoint, and on CPU its losses are those of an uninterrupted run to the bit.
 import collections
 import contextlib
 import dataclasses
-import importlib.metadata
-import json
 import os
-import platform
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +18,16 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from audiolm_jax import files
 from audiolm_jax.data.prefetch import Batches, Prefetched
 from audiolm_jax.errors import DataError, UserError
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
+from audiolm_jax.training import run_folder
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program, Trainable
-from audiolm_jax.training.run_log import RunLog, Stopwatch
+from audiolm_jax.training.run_log import RunLog
+from audiolm_jax.training.throughput import Throughput
 
 Dataset = Callable[[], Batches]
 
@@ -162,7 +158,7 @@ class _Run:
     self.settings = settings
     if self.total_steps < 1 or settings["log_period"] < 1 or settings["checkpoint"].period < 1:
       raise UserError("total_steps, log_period and the checkpoint period must be at least 1")
-    _make_folder(model_dir)
+    run_folder.make_folder(model_dir)
     iterator = train_dataset()
     start = iterator.get_state()
     batch = _first(iterator)
@@ -186,7 +182,9 @@ class _Run:
     )
     self.program = Program(model, Partitioner(settings["partitioning"]), batch)
     self.log.say(f"{model.component}: compiled in {self.program.compile_seconds:.1f} s")
-    self._write_run_files(description, config_text)
+    run_folder.write_run_files(
+      model_dir, model=description, arrays=self.program.description(), config_text=config_text
+    )
     self.key = self.program.put(jax.random.key(seed))
     self.first_batch = batch
     self._begin(iterator)
@@ -209,14 +207,14 @@ class _Run:
       self._say_damaged(restored)
       self.step = self.saved_step = restored.step
       self.state = restored.state
-      self.totals = self.program.put(metrics_lib.from_json(restored.progress["metrics"]))
+      self.totals = self.program.restored_metrics(restored.progress["metrics"])
       self.rollbacks = list(restored.progress["rollbacks"])
       iterator.set_state(restored.progress["data"])
       self.log.say(f"{self.model.component}: going on from checkpoint_{self.step}")
 
   def loop(self, stop: StopSignal) -> TrainResult:
     """Steps until the end or until asked to stop."""
-    settings, clock = self.settings, Stopwatch()
+    settings, clock = self.settings, Throughput()
     statuses: collections.deque[jax.Array] = collections.deque()
     last: dict[str, float] = {}
     evaluated: dict[str, float] = {}
@@ -226,7 +224,11 @@ class _Run:
     while self.step < self.total_steps:
       began = time.monotonic()
       batch = _first(self.data, self.step)
-      clock.step(time.monotonic() - began)
+      clock.step(
+        waited=time.monotonic() - began,
+        flops=self.program.flops(self.step),
+        amounts=self.program.amounts(batch),
+      )
       self.state, self.totals, status = self.program.step(self.state, self.totals, batch, self.key)
       self.step += 1
       self.log.advance()
@@ -357,57 +359,11 @@ class _Run:
       passed = bool(multihost_utils.broadcast_one_to_all(passed))
     return passed
 
-  def _write_run_files(self, description: dict[str, Any], config_text: str) -> None:
-    if jax.process_index() != 0:
-      return
-    texts = {
-      checkpoints_lib.MODEL_FILE: json.dumps(description, indent=2) + "\n",
-      "model-info.txt": self.program.description(),
-      "versions.json": json.dumps(versions(), indent=2) + "\n",
-    }
-    if config_text:
-      texts["config.gin"] = config_text
-    for name, text in texts.items():
-      with files.atomic_write(self.model_dir / name) as file:
-        file.write(text.encode())
-
   def close(self) -> None:
     """Ends the data thread and the log; a save under way is finished."""
     self._closers.close()
     with contextlib.suppress(checkpoints_lib.CheckpointError):  # said by `loop` where it matters
       self.checkpoints.close()
-
-
-def versions() -> dict[str, Any]:
-  """What a run was made with: packages, Python, devices, git commit, command line."""
-  packages = ("audiolm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-  found = {}
-  for name in packages:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found[name] = importlib.metadata.version(name)
-  commit = subprocess.run(
-    ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return {
-    "packages": found,
-    "python": platform.python_version(),
-    "platform": platform.platform(),
-    "devices": sorted({d.device_kind for d in jax.devices()}),
-    "device_count": jax.device_count(),
-    "git_commit": commit.stdout.strip() if commit.returncode == 0 else None,
-    "command": sys.argv,
-  }
-
-
-def _make_folder(folder: Path) -> None:
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"MODEL_DIR {folder} cannot be made: {error.strerror}") from error
-  files.check_writable(folder / checkpoints_lib.MODEL_FILE)
 
 
 def _first(iterator: Iterator[Any] | Batches, step: int = 0) -> Any:

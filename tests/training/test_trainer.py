@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import toy_trainable as toy
+from helpers_training import curve
 
 from audiolm_jax.errors import CheckpointError, DataError, UserError
 from audiolm_jax.training import checkpoints, trainer
@@ -20,12 +21,6 @@ REPO = Path(__file__).parents[2]
 
 class Killed(Exception):
   """Stands for anything that ends a process at a random moment."""
-
-
-def curve(model_dir):
-  """Rows of metrics.jsonl without the timings."""
-  rows = [json.loads(line) for line in (Path(model_dir) / "metrics.jsonl").read_text().splitlines()]
-  return [{k: r[k] for k in r if k not in ("steps_per_second", "data_wait_share")} for r in rows]
 
 
 def params_of(model_dir, step=None):
