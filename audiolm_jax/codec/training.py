@@ -286,6 +286,9 @@ class CodecTrainable:
       "commitment": commitment,
       "discriminator": judge_loss,
       "gradient_norm": generator_norm,
+      "discriminator_gradient_norm": judge_norm,
+      "perplexity_mean": jnp.mean(aux["perplexity"]),
+      "perplexity_min": jnp.min(aux["perplexity"]),
       "latent_scale": jnp.sqrt(jnp.mean(jnp.square(latents))),
       "skipped": 1.0 - finite.astype(jnp.float32),
     }
@@ -337,7 +340,7 @@ class CodecTrainable:
     return rows * flops
 
   def remarks(self, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence for each codebook that is hardly used and for discriminators that have won."""
+    """Sentences on codebooks hardly used or left behind, and on discriminators that have won."""
     c, found = self.config, []
     for level in range(c.model.num_quantizers):
       perplexity = metrics[f"perplexity_{level}"]
@@ -346,6 +349,13 @@ class CodecTrainable:
           f"codebook {level} uses few of its {c.model.codebook_size} entries (perplexity "
           f"{perplexity:.1f}); look at latent_scale and at the commitment loss"
         )
+    # The mean error left over by a level is as large as the latents only where codebooks miss them.
+    if metrics["commitment"] > metrics["latent_scale"] ** 2:
+      found.append(
+        f"the latents outrun the codebooks (error {metrics['commitment']:.3g} of a power of "
+        f"{metrics['latent_scale'] ** 2:.3g}); raise commitment_weight or lower "
+        "generator_optimizer.learning_rate"
+      )
     if metrics["adversarial"] and metrics["discriminator"] < 0.05:
       found.append(
         f"the discriminators tell every clip apart (loss {metrics['discriminator']:.3f}) and teach "

@@ -1,5 +1,6 @@
 """A trainable compiled for a mesh: initialise, step, evaluate."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -199,6 +200,16 @@ class Program:
       name: Audio(value.samples, int(value.sample_rate)) if isinstance(value, Audio) else value
       for name, value in found.items()
     }
+
+  @property
+  def batch_size(self) -> int:
+    """Examples per training step, those of all processes."""
+    return next(iter(self._abstract_batch.values())).shape[0]
+
+  def num_inference_parameters(self) -> int:
+    """How many numbers inference needs."""
+    params = jax.eval_shape(self._model.inference_params, self.abstract_state)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
   def description(self) -> str:
     """The state's arrays with shapes and mesh axes, one line each."""

@@ -11,18 +11,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from audiolm_jax import files
 from audiolm_jax.data.prefetch import Batches, Prefetched
 from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.training import anomalies, run_folder, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
-from audiolm_jax.training import run_folder
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program, Trainable
@@ -115,6 +116,9 @@ def train(
   try:
     with StopSignal() as stop:
       return run.loop(stop)
+  except UserError as error:
+    run.sum_up(f"ended by an error: {error}")
+    raise
   finally:
     run.close()
 
@@ -153,6 +157,7 @@ class _Run:
   def __init__(
     self, *, model: Trainable, train_dataset: Dataset, model_dir: Path, config_text: str, **settings
   ):
+    self.began, self.seconds_before = time.monotonic(), 0.0
     self.model, self.model_dir = model, model_dir
     self.total_steps: int = settings["total_steps"]
     self.settings = settings
@@ -221,6 +226,8 @@ class _Run:
     save_due, asked = False, ""
     last_save = time.monotonic()
     self.log.begin(self.step)
+    if self.log.rows_of("train"):
+      self.seconds_before = self.log.rows_of("train")[-1].get("wall_seconds", 0.0)
     while self.step < self.total_steps:
       began = time.monotonic()
       batch = _first(self.data, self.step)
@@ -238,6 +245,7 @@ class _Run:
 
       if self.step % settings["log_period"] == 0 or self.step == self.total_steps:
         last = {**metrics_lib.means(self.totals), **clock.read()}
+        last["wall_seconds"] = self._run_seconds()
         self._log_training(last)
         skipped = self.totals.skipped_in_a_row
         self.totals = self.program.empty_metrics()._replace(skipped_in_a_row=skipped)
@@ -268,17 +276,21 @@ class _Run:
         f"{asked}: saved checkpoint_{self.step} of {self.total_steps}; "
         "the same command goes on from there"
       )
+    self.sum_up("" if finished else f"stopped by {asked}")
     return TrainResult(self.step, finished, last, evaluated)
 
   def _log_training(self, metrics: dict[str, float]) -> None:
     self.log.train(self.step, metrics)
+    remarks = anomalies.of_training(self.log.rows_of("train"))
     if metrics.get("skipped_steps"):
-      self.log.say(
-        f"step {self.step}: {metrics['skipped_steps']:.0f} update(s) were not finite and skipped"
-      )
+      remarks.append(f"{metrics['skipped_steps']:.0f} update(s) were not finite and skipped")
     if hasattr(self.model, "remarks") and self.program.metric_names <= set(metrics):
-      for sentence in self.model.remarks(metrics):
-        self.log.say(f"step {self.step}: {sentence}")
+      remarks += self.model.remarks(metrics)
+    self._remark(remarks)
+
+  def _remark(self, sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+      self.log.remark(self.step, sentence)
 
   def _evaluate(self) -> dict[str, float]:
     self.eval_iterator.set_state(self.eval_start)
@@ -291,7 +303,9 @@ class _Run:
     if not batches:
       raise DataError("the held-out data hold no batch; give more clips or a smaller batch")
     metrics = self.program.evaluate(self.state, batches)
+    # The same batches each time, so what there is to hear and see is of the same clips.
     self.log.evaluation(self.step, metrics, self.program.summaries(self.state, batches[0]))
+    self._remark(anomalies.of_evaluation(self.log.rows_of("train"), self.log.rows_of("eval")))
     self._say_skipped()
     return metrics
 
@@ -358,6 +372,36 @@ class _Run:
     if jax.process_count() > 1:
       passed = bool(multihost_utils.broadcast_one_to_all(passed))
     return passed
+
+  def sum_up(self, how: str) -> None:
+    """Writes summary.txt and says a line of it; `how` the call ended, "" after the last step."""
+    if jax.process_index() != 0:
+      return
+    ending = summary.Ending(
+      component=self.model.component,
+      model_dir=str(self.model_dir),
+      how=how,
+      step=self.step,
+      total_steps=self.total_steps,
+      batch_size=self.program.batch_size,
+      parameters=self.program.num_inference_parameters(),
+      call_seconds=time.monotonic() - self.began,
+      run_seconds=self._run_seconds(),
+      compile_seconds=self.program.compile_seconds,
+      checkpoints=self.checkpoints.all_steps(),
+      rollbacks=self.rollbacks,
+      left_out=[f"{split} data: {report}" for split, report in self.skip_reports.items()],
+      versions=run_folder.versions(),
+    )
+    try:
+      with files.atomic_write(self.model_dir / summary.SUMMARY_FILE) as file:
+        file.write(summary.page(ending, self.log.rows, self.log.remarks).encode())
+    except UserError as error:  # what was trained is worth more than its summary
+      self.log.say(str(error))
+    self.log.say(summary.in_one_line(ending, self.log.rows))
+
+  def _run_seconds(self) -> float:
+    return self.seconds_before + time.monotonic() - self.began
 
   def close(self) -> None:
     """Ends the data thread and the log; a save under way is finished."""
