@@ -13,7 +13,7 @@ Row = Mapping[str, float]
 _SETTLED_ROWS, _SETTLED_STEPS = 20, 500
 _RECENT_ROWS = 10
 _SPIKE = 10.0
-_WAITING_SHARE, _WAITING_ROWS = 0.3, 3
+_WAITING_SHARE, _WAITING_ROWS, _WAITING_SECONDS = 0.3, 3, 60
 _WORSE, _WORSE_EVALUATIONS = 0.05, 3
 
 
@@ -56,12 +56,19 @@ def _gradient_spike(rows: Sequence[Row]) -> str:
 
 
 def _waiting_for_data(rows: Sequence[Row]) -> str:
-  shares = [row.get("data_wait_share", 0.0) for row in rows[-_WAITING_ROWS:]]
-  if len(shares) < _WAITING_ROWS or min(shares) <= _WAITING_SHARE:
+  """Over the last minute, or three rows where these take longer; less is no more than a hiccup."""
+  timed = [row for row in rows if "wall_seconds" in row]
+  recent = [r for r in timed if timed[-1]["wall_seconds"] - r["wall_seconds"] <= _WAITING_SECONDS]
+  recent = timed[-max(len(recent), _WAITING_ROWS) :]
+  if len(recent) < _WAITING_ROWS:
+    return ""
+  seconds = recent[-1]["wall_seconds"] - recent[0]["wall_seconds"]
+  share = statistics.median(row["data_wait_share"] for row in recent)
+  if seconds < _WAITING_SECONDS / 2 or share <= _WAITING_SHARE:
     return ""
   return (
-    f"{shares[-1]:.0%} of the time goes by waiting for data; cache the task, put the data on a "
-    "local disk or in memory, or give the host more processor cores"
+    f"{share:.0%} of the time goes by waiting for data; cache the task, put the data on a local "
+    "disk or in memory, or give the host more processor cores"
   )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+import audiolm_jax
 from audiolm_jax import files
 from audiolm_jax.errors import UserError
 from audiolm_jax.training.checkpoints import MODEL_FILE
@@ -20,7 +21,7 @@ CONFIG_FILE = "config.gin"
 ARRAYS_FILE = "model-info.txt"
 VERSIONS_FILE = "versions.json"
 
-_PACKAGES = ("audiolm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _REPO = Path(__file__).resolve().parents[2]
 
 
@@ -59,7 +60,7 @@ def write_run_files(
 
 def versions() -> dict[str, Any]:
   """What a run was made with: packages, Python, devices, git commit, command line."""
-  found = {}
+  found = {"audiolm_jax": audiolm_jax.__version__}
   for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       found[name] = importlib.metadata.version(name)

@@ -30,6 +30,7 @@ def test_ordinary_training_is_not_remarked_on():
     loss=falling,
     gradient_norm=lambda i: 0.3 + 4.0 * np.exp(-i / 5) + 2.0 * (i % 7 == 0),
     data_wait_share=lambda i: 0.9 if i == 0 else 0.05 + 0.5 * (i % 10 == 0),
+    wall_seconds=lambda i: 30.0 * i,
   )
   assert said(history) == []
 
@@ -53,10 +54,17 @@ def test_a_spike_of_the_gradient_is_said_once_it_stands_out_of_twenty_rows():
   assert anomalies.of_training(spike[-20:]) == []
 
 
-def test_waiting_for_data_is_said_after_three_rows():
-  history = rows(5, data_wait_share=lambda i: 0.1 if i < 2 else 0.45)
-  assert anomalies.of_training(history[:4]) == []
-  assert anomalies.of_training(history)[0].startswith("45% of the time goes by waiting for data")
+def test_waiting_for_data_is_said_after_three_long_rows_or_a_minute_of_short_ones():
+  slow = rows(6, data_wait_share=lambda i: 0.1 if i < 2 else 0.45, wall_seconds=lambda i: 200 * i)
+  assert anomalies.of_training(slow[:3]) == []
+  assert anomalies.of_training(slow)[0].startswith("45% of the time goes by waiting for data")
+  fast = rows(90, data_wait_share=lambda i: 0.1 if i < 30 else 0.45, wall_seconds=lambda i: i)
+  assert anomalies.of_training(fast[:45]) == []
+  assert anomalies.of_training(fast)[0].startswith("45% of the time goes by waiting for data")
+
+
+def test_a_hiccup_of_a_second_is_not_remarked_on():
+  assert said(rows(20, data_wait_share=lambda i: 0.8, wall_seconds=lambda i: 0.02 * i)) == []
 
 
 def test_learning_by_heart_is_a_held_out_loss_that_rises_while_training_goes_on_falling():
