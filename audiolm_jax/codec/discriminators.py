@@ -33,6 +33,45 @@ class DiscriminatorConfig:
   stft_windows: tuple[int, ...] = (1024,)
   stft_channels: int = 32
 
+  def forward_flops(self, samples: int) -> float:
+    """Floating-point operations of all convolutions for one clip."""
+    waves = sum(self._wave_products(-(-samples // scale)) for scale in self.wave_scales)
+    return 2.0 * (waves + sum(self._stft_products(samples, w) for w in self.stft_windows))
+
+  def _wave_products(self, time: int) -> int:
+    channels = self.wave_channels
+    products = time * 15 * channels
+    for _ in range(_WAVE_LAYERS):
+      per_group = channels // max(1, channels // self.wave_group_channels)
+      channels = min(4 * channels, self.wave_max_channels)
+      time = -(-time // 4)
+      products += time * 41 * per_group * channels
+    return products + time * channels * (5 * channels + 3)
+
+  def _stft_products(self, samples: int, window: int) -> int:
+    frames, bins = samples // (window // 4) - 3, window // 2
+    channels = self.stft_channels
+    products = frames * bins * 7 * 7 * 2 * channels
+    for multiple, (in_time, in_frequency) in _STFT_UNITS:
+      features = multiple * self.stft_channels
+      products += frames * bins * 3 * 3 * channels**2
+      frames, bins = -(-frames // in_time), -(-bins // in_frequency)
+      kernel = (in_time + 2) * (in_frequency + 2)
+      products += frames * bins * (kernel + 1) * channels * features  # 1: the shortcut
+      channels = features
+    return products + frames * bins * channels
+
+
+# Strided layers of a waveform discriminator; width and strides of a spectrogram's residual units.
+_WAVE_LAYERS = 4
+_STFT_UNITS = (
+  (2, (1, 2)),
+  (4, (2, 2)),
+  (4, (1, 2)),
+  (8, (2, 2)),
+  (8, (1, 2)),
+  (8, (2, 2)),
+)
 
 Judgement = tuple[Float[Array, "..."], list[Float[Array, "..."]]]
 
@@ -82,7 +121,7 @@ class WaveDiscriminator(nn.Module):
     channels = c.wave_channels
     x = _activation(_Conv(channels, (15,), name="input")(x))
     features.append(x)
-    for i in range(4):
+    for i in range(_WAVE_LAYERS):
       groups = max(1, channels // c.wave_group_channels)
       channels = min(4 * channels, c.wave_max_channels)
       x = _activation(_Conv(channels, (41,), (4,), groups, name=f"down_{i}")(x))
@@ -119,8 +158,7 @@ class SpectrogramDiscriminator(nn.Module):
     width = self.config.stft_channels
     x = _Conv(width, (7, 7), name="input")(x)
     features = [x]
-    plan = [(2, (1, 2)), (4, (2, 2)), (4, (1, 2)), (8, (2, 2)), (8, (1, 2)), (8, (2, 2))]
-    for i, (multiple, strides) in enumerate(plan):
+    for i, (multiple, strides) in enumerate(_STFT_UNITS):
       x = _SpectrogramUnit(multiple * width, strides, name=f"unit_{i}")(x)
       features.append(x)
     x = _activation(x)

@@ -58,6 +58,34 @@ class SoundStreamConfig:
     """Samples that must be heard before the first can be played: one frame, no look-ahead."""
     return self.hop_length
 
+  def encoder_flops(self, samples: int) -> float:
+    """Floating-point operations of the encoder's convolutions for a clip of whole frames."""
+    channels, time = self.encoder_channels, samples
+    products = time * self.kernel_size * channels
+    for stride in self.strides:
+      products += len(self.dilations) * time * (self.kernel_size + 1) * channels**2
+      time //= stride
+      products += time * 2 * stride * channels * 2 * channels
+      channels *= 2
+    return 2.0 * (products + time * 3 * channels * self.latent_dim)
+
+  def decoder_flops(self, samples: int) -> float:
+    """The same of the decoder's."""
+    channels = self.decoder_channels * 2 ** len(self.strides)
+    time = samples // self.hop_length
+    products = time * self.kernel_size * self.latent_dim * channels
+    for stride in reversed(self.strides):
+      products += time * channels * 2 * stride * channels // 2
+      channels //= 2
+      time *= stride
+      products += len(self.dilations) * time * (self.kernel_size + 1) * channels**2
+    return 2.0 * (products + time * self.kernel_size * channels)
+
+  def quantizer_flops(self, samples: int) -> float:
+    """The same of the search for the nearest codes, which has no backward pass."""
+    frames = samples // self.hop_length
+    return 2.0 * frames * self.num_quantizers * self.codebook_size * self.latent_dim
+
 
 def piano_config() -> SoundStreamConfig:
   """AudioLM's piano codec: three levels of 2^14 entries, all predicted by the coarse stage."""

@@ -20,6 +20,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Key
@@ -285,6 +286,9 @@ class CodecTrainable:
       "commitment": commitment,
       "discriminator": judge_loss,
       "gradient_norm": generator_norm,
+      "discriminator_gradient_norm": judge_norm,
+      "perplexity_mean": jnp.mean(aux["perplexity"]),
+      "perplexity_min": jnp.min(aux["perplexity"]),
       "latent_scale": jnp.sqrt(jnp.mean(jnp.square(latents))),
       "skipped": 1.0 - finite.astype(jnp.float32),
     }
@@ -314,8 +318,29 @@ class CodecTrainable:
       "audio/reconstruction": Audio(self.reconstruct(state, waveform), rate),
     }
 
+  def amounts(self, batch: Mapping[str, Any]) -> dict[str, float]:
+    """How many seconds of audio a batch holds, without padding where lengths are given."""
+    samples = np.sum(batch["length"]) if "length" in batch else np.size(batch["waveform"])
+    return {"audio_seconds": float(samples) / self.config.model.sample_rate}
+
+  def flops_per_step(self, batch: Mapping[str, Any], step: int) -> float:
+    """Of one update: encoder and decoder both ways, quantizer forwards, and the discriminators.
+
+    These hear the clip and its reconstruction twice, once for the generator's sake, with two
+    backward passes to the waveform, and once for their own, with one to the parameters of each.
+    The spectral loss is left out.
+    """
+    c = self.config
+    rows, samples = batch["waveform"].shape
+    samples = samples // c.model.hop_length * c.model.hop_length
+    flops = 3 * (c.model.encoder_flops(samples) + c.model.decoder_flops(samples))
+    flops += c.model.quantizer_flops(samples)
+    if step >= c.adversarial_start_step:
+      flops += (2 + 2 + 2 + 4) * c.discriminators.forward_flops(samples)
+    return rows * flops
+
   def remarks(self, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence for each codebook that is hardly used and for discriminators that have won."""
+    """Sentences on codebooks hardly used or left behind, and on discriminators that have won."""
     c, found = self.config, []
     for level in range(c.model.num_quantizers):
       perplexity = metrics[f"perplexity_{level}"]
@@ -324,6 +349,13 @@ class CodecTrainable:
           f"codebook {level} uses few of its {c.model.codebook_size} entries (perplexity "
           f"{perplexity:.1f}); look at latent_scale and at the commitment loss"
         )
+    # The mean error left over by a level is as large as the latents only where codebooks miss them.
+    if metrics["commitment"] > metrics["latent_scale"] ** 2:
+      found.append(
+        f"the latents outrun the codebooks (error {metrics['commitment']:.3g} of a power of "
+        f"{metrics['latent_scale'] ** 2:.3g}); raise commitment_weight or lower "
+        "generator_optimizer.learning_rate"
+      )
     if metrics["adversarial"] and metrics["discriminator"] < 0.05:
       found.append(
         f"the discriminators tell every clip apart (loss {metrics['discriminator']:.3f}) and teach "

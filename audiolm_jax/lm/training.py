@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jaxtyping import Array, Float, Int, Key
 
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm.stages import Source, StageSpec
 from audiolm_jax.lm.transformer import Transformer, TransformerConfig, unstack_layers
-from audiolm_jax.tokens import SEPARATOR
+from audiolm_jax.tokens import PAD, SEPARATOR
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import (
   TrainState,
@@ -85,13 +87,27 @@ class StageTrainable:
 
     (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updated = apply_gradients(state, grads, self._optimizer, ema_decay=self.config.ema_decay)
-    state, skipped = apply_if_finite(state, updated, loss, grads)
-    return state, metrics | {"skipped": skipped}
+    gradient_norm = optax.tree.norm(grads)
+    state, skipped = apply_if_finite(state, updated, loss, gradient_norm)
+    return state, metrics | {"gradient_norm": gradient_norm, "skipped": skipped}
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
     """Metrics of one batch; `weight` is its number of target tokens."""
     model = self._model(deterministic=True)
     return stage_loss(self.config.spec, model, _averaged(state), batch)[1]
+
+  def amounts(self, batch: Batch) -> dict[str, float]:
+    """How many tokens a batch holds, source and target, without padding."""
+    return {"tokens": float(np.count_nonzero(batch["decoder_target_tokens"] != PAD))}
+
+  def flops_per_step(self, batch: Batch, step: int) -> float:
+    """Of one update; the backward pass of a matrix product is two more of its size."""
+    del step  # all alike
+    spec, transformer = self.config.spec, self.config.transformer
+    rows, length = batch["decoder_target_tokens"].shape
+    first = spec.layout.legal_range(0, spec.first_target_quantizer, spec.num_target_quantizers)
+    output = 2 * _num_targets(spec, length) * first.size * transformer.embed_dim
+    return 3 * rows * (transformer.forward_flops(length) + output)
 
   def inference_params(self, state: TrainState) -> dict[str, Any]:
     """The parameters to sample with, layers unstacked; the averaged ones if there are any."""
@@ -162,8 +178,7 @@ def _targets(
 ) -> tuple[Array, Array, Array]:
   """The target span of each row, from the token after its separator, of whole frames."""
   length = tokens.shape[1]
-  per_frame = max(spec.num_target_quantizers, 1)
-  count = min(spec.max_target_length, length) // per_frame * per_frame
+  count = _num_targets(spec, length)
   if spec.source is Source.NONE:
     return hidden[:, :count], tokens[:, :count], weights[:, :count]
   # A row without separator is padding; its weights are all 0 wherever it is read.
@@ -174,6 +189,12 @@ def _targets(
     cut(jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), start)
     for x in (hidden, tokens, weights)
   )
+
+
+def _num_targets(spec: StageSpec, length: int) -> int:
+  """Positions at which the output layer is evaluated in a row of `length` tokens."""
+  per_frame = max(spec.num_target_quantizers, 1)
+  return min(spec.max_target_length, length) // per_frame * per_frame
 
 
 def _averaged(state: TrainState) -> Any:

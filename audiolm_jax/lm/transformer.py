@@ -134,6 +134,19 @@ class TransformerConfig:
     size = jnp.dtype(self.dtype).itemsize
     return 2 * self.num_layers * self.kv_heads * self.head_size * size
 
+  def forward_flops(self, length: int) -> float:
+    """Floating-point operations of the layers' matrix products for one row of `length` tokens.
+
+    Attention counts the pairs of a query and a key that it may see; neither embedding nor output
+    layer is in it.
+    """
+    attention = self.embed_dim * 2 * (self.num_heads + self.kv_heads) * self.head_size
+    gated = self.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU)
+    mlp = self.embed_dim * self.mlp_dim * (3 if gated else 2)
+    pairs = length * (length + 1) / 2
+    scores_and_sums = 2 * pairs * self.num_heads * self.head_size
+    return 2.0 * self.num_layers * (length * (attention + mlp) + scores_and_sums)
+
 
 class AttentionContext(NamedTuple):
   """What all layers need besides their input, in training and prefill.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from audiolm_jax.errors import ConfigError
@@ -68,6 +69,23 @@ class ConformerConfig:
   def num_steps(self, num_samples: int) -> int:
     """Steps that `num_samples` samples make; a begun step counts."""
     return -(-num_samples // self.hop_length)
+
+  def forward_flops(self, num_steps: int) -> float:
+    """Floating-point operations of the encoder's matrix products and convolutions for one row.
+
+    Attention counts the pairs of steps that lie within each other's context.
+    """
+    bands, channels, dim = self.features.num_mels, self.subsample_channels, self.dim
+    width = self.left_context + self.right_context + 1
+    subsample = 9 * bands * channels + 9 * bands // 4 * channels**2 + bands // 4 * channels * dim
+    feed_forward = 2 * 2 * dim * self.mlp_dim
+    attention = 4 * dim**2 + dim * width  # the last for the keys by relative position
+    convolution = 3 * dim**2 + self.kernel_size * dim
+    steps = np.arange(num_steps)
+    seen = np.minimum(steps + self.right_context, num_steps - 1) + 1
+    pairs = int(np.sum(seen - np.maximum(steps - self.left_context, 0)))
+    block = num_steps * (feed_forward + attention + convolution) + 2 * pairs * dim
+    return 2.0 * (num_steps * subsample + self.num_layers * block)
 
   def truncated(self, layer: int) -> "ConformerConfig":
     """The encoder that ends after block `layer`, counted from 1 through all stacks (0: none)."""

@@ -57,6 +57,11 @@ class LogMelConfig:
     """Bins of the power spectrum."""
     return self.fft_length // 2 + 1
 
+  @property
+  def flops_per_frame(self) -> float:
+    """Floating-point operations of the spectrum, written as a matrix product, and the mel bands."""
+    return 2.0 * self.num_bins * (2 * self.window_length + self.num_mels)
+
 
 def pad_waveform(
   waveform: Float[Array, "batch samples"], config: LogMelConfig, multiple: int = 4

@@ -10,12 +10,19 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
-from audiolm_jax.semantic.conformer import ConformerConfig, ConformerEncoder, dense, valid_steps
+from audiolm_jax.semantic.conformer import (
+  FRAMES_PER_STEP,
+  ConformerConfig,
+  ConformerEncoder,
+  dense,
+  valid_steps,
+)
 from audiolm_jax.semantic.features import normalised_log_mel, pad_waveform, power_spectrum
 from audiolm_jax.semantic.losses import (
   contrastive_loss,
@@ -269,9 +276,10 @@ class SemanticTrainable:
       state.params, batch, rng, temperature
     )
     new = apply_gradients(state, grads, self.optimizer, ema_decay=config.ema_decay)
-    state, skipped = apply_if_finite(state, new, loss, grads)
+    gradient_norm = optax.tree.norm(grads)
+    state, skipped = apply_if_finite(state, new, loss, gradient_norm)
     metrics |= {
-      "gradient_norm": optax.tree.norm(grads),
+      "gradient_norm": gradient_norm,
       "gumbel_temperature": temperature,
       "skipped": skipped,
     }
@@ -281,6 +289,28 @@ class SemanticTrainable:
     """Losses with the averaged parameters, fixed masks and no noise; `weight` is masked steps."""
     _, metrics = self._loss(self._best_params(state), batch, jax.random.key(0), None)
     return metrics
+
+  def amounts(self, batch: Batch) -> dict[str, float]:
+    """How many seconds of audio a batch holds, without padding."""
+    seconds = np.sum(batch["length"]) / self.config.encoder.features.sample_rate
+    return {"audio_seconds": float(seconds)}
+
+  def flops_per_step(self, batch: Batch, step: int) -> float:
+    """Of one update: front end forwards; encoder, quantizer, heads and similarities both ways.
+
+    The perturbations of `augment` are left out.
+    """
+    del step  # all alike
+    config, encoder = self.config, self.config.encoder
+    rows, samples = batch["waveform"].shape
+    steps = encoder.num_steps(samples)
+    scores_and_logits = 2 * encoder.dim * config.num_groups * config.codebook_size
+    codes = (config.codebook_size + config.code_dim + encoder.dim) * config.code_dim
+    similarities = steps * config.code_dim
+    views = 2 if config.augment is not None else 1
+    learned = encoder.forward_flops(steps) + 2 * steps * (scores_and_logits + codes + similarities)
+    heard = FRAMES_PER_STEP * steps * encoder.features.flops_per_frame
+    return rows * (3 * views * learned + heard)
 
   def remarks(self, metrics: Mapping[str, float]) -> list[str]:
     """A sentence when the codebook that gives the targets has collapsed."""

@@ -111,6 +111,10 @@ class Checkpoints:
     """The newest step that was saved, or None."""
     return self._manager.latest_step()
 
+  def all_steps(self) -> list[int]:
+    """The steps that are kept, oldest first."""
+    return sorted(self._manager.all_steps())
+
   def restore(self, abstract: Any, step: int | None = None) -> Restored | None:
     """The newest checkpoint that can be read, or that of `step`; None if there is none.
 

@@ -82,11 +82,16 @@ def to_json(total: Accumulator) -> dict[str, Any]:
   }
 
 
-def from_json(values: Mapping[str, Any]) -> Accumulator:
-  """The accumulator that `to_json` wrote."""
+def from_json(values: Mapping[str, Any], names: Any) -> Accumulator:
+  """The accumulator that `to_json` wrote, for the metrics called `names`.
+
+  A metric that was not there then starts at zero, and one that is no more is dropped: a run goes on
+  with a version that measures something else.
+  """
+  fresh = empty(names)
   return Accumulator(
-    {n: np.float32(v) for n, v in values["sums"].items()},
-    {n: np.float32(v) for n, v in values["weights"].items()},
+    {n: np.float32(values["sums"].get(n, 0.0)) for n in fresh.sums},
+    {n: np.float32(values["weights"].get(n, 0.0)) for n in fresh.weights},
     np.float32(values["skipped_in_a_row"]),
   )
 

@@ -1,5 +1,6 @@
 """A trainable compiled for a mesh: initialise, step, evaluate."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -21,9 +22,17 @@ _INIT_STREAM = np.uint32(0xFFFFFFFF)
 class Trainable(Protocol):
   """What the trainer can train. Everything here is pure; the state is a pytree dataclass.
 
-  Beside these it may have `summaries(state, batch) -> dict[str, Audio | Image]`, what to hear and
-  see of a validation batch, and `remarks(metrics) -> list[str]`, a sentence for each mean metric
-  that is off.
+  Beside these it may have
+
+  - `summaries(state, batch) -> dict[str, Audio | Image]`, what to hear and see of a validation
+    batch;
+  - `remarks(metrics) -> list[str]`, a sentence for each mean metric that is off;
+  - `amounts(batch) -> dict[str, float]`, how many "tokens" or "audio_seconds" a batch holds,
+    padding left out;
+  - `flops_per_step(batch, step) -> float`, the floating-point operations that the matrix products
+    and convolutions of training step `step` need on a batch, forwards and backwards. By formula
+    from the shapes (of arrays or ShapeDtypeStructs): what is computed again to save memory, or
+    computed and masked out, does not count, nor does the optimizer.
 
   Attributes:
     component: "codec", "semantic", "semantic_stage", "coarse_stage" or "fine_stage".
@@ -105,7 +114,7 @@ class Program:
       # A copy of its own: `total` is donated to the next step while the host still reads this.
       return state, total, total.skipped_in_a_row + 0.0
 
-    abstract_batch = p.abstract_batch(batch)
+    self._abstract_batch = p.abstract_batch(batch)
     total = metrics_lib.empty(self._train_names)
     jitted = jax.jit(
       step,
@@ -113,7 +122,19 @@ class Program:
       out_shardings=(self._shardings, p.replicated, p.replicated),
       donate_argnums=(0, 1),  # state and running sums are replaced
     )
-    return jitted.lower(self.abstract_state, total, abstract_batch, key).compile()
+    return jitted.lower(self.abstract_state, total, self._abstract_batch, key).compile()
+
+  def flops(self, step: int) -> float:
+    """What training step `step` needs by formula, on all devices; 0 where there is no formula."""
+    if not hasattr(self._model, "flops_per_step"):
+      return 0.0
+    return self._model.flops_per_step(self._abstract_batch, step)
+
+  def amounts(self, batch: Batch) -> dict[str, float]:
+    """What the batches of all processes hold, taken to be as full as that of this one."""
+    if not hasattr(self._model, "amounts"):
+      return {}
+    return {n: v * jax.process_count() for n, v in self._model.amounts(batch).items()}
 
   def init(self, key: Key[Array, ""], batch: Batch) -> Any:
     """A fresh state, made where it shall live."""
@@ -131,6 +152,10 @@ class Program:
   def empty_metrics(self) -> Accumulator:
     """Running sums of the training metrics, at zero."""
     return self.put(metrics_lib.empty(self._train_names))
+
+  def restored_metrics(self, values: Mapping[str, Any]) -> Accumulator:
+    """Running sums that `metrics.to_json` wrote, perhaps of a version with other metrics."""
+    return self.put(metrics_lib.from_json(values, self._train_names))
 
   def step(
     self, state: Any, total: Accumulator, batch: Batch, key: Key[Array, ""]
@@ -178,6 +203,16 @@ class Program:
       name: Audio(value.samples, int(value.sample_rate)) if isinstance(value, Audio) else value
       for name, value in found.items()
     }
+
+  @property
+  def batch_size(self) -> int:
+    """Examples per training step, those of all processes."""
+    return next(iter(self._abstract_batch.values())).shape[0]
+
+  def num_inference_parameters(self) -> int:
+    """How many numbers inference needs."""
+    params = jax.eval_shape(self._model.inference_params, self.abstract_state)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
   def description(self) -> str:
     """The state's arrays with shapes and mesh axes, one line each."""

@@ -1,11 +1,11 @@
-"""What a run says: metrics.jsonl, TensorBoard, log.txt and the terminal."""
+"""What a run says: metrics.jsonl, remarks.jsonl, TensorBoard, log.txt and the terminal."""
 
 import contextlib
 import datetime
 import json
 import os
+import re
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from audiolm_jax import files
 from audiolm_jax.training.metrics import Audio, Image, spectrogram_image
 
 METRICS_FILE = "metrics.jsonl"
+REMARKS_FILE = "remarks.jsonl"
 _SHOWN = 4
+_CLIPS = 4
 
 
 class RunLog:
@@ -26,7 +28,12 @@ class RunLog:
 
   `metrics.jsonl` has one object per line: {"step", "split", metrics...}; split is "train" or
   "eval". TensorBoard gets the same numbers under `train/` and `training_eval/`, and audio and
-  pictures; it needs TensorFlow, and where that is missing the log says so once.
+  pictures of the first clips; it needs TensorFlow, and where that is missing the log says so once.
+  `remarks.jsonl` has what was off: {"step", "text"}.
+
+  Attributes:
+    rows: of metrics.jsonl, those of earlier calls included; empty in other processes.
+    remarks: of remarks.jsonl, likewise.
   """
 
   def __init__(
@@ -43,6 +50,8 @@ class RunLog:
     self._interactive = sys.stderr.isatty()
     self._bar: tqdm | None = None
     self._unwritten: set[str] = set()
+    self.rows: list[dict[str, Any]] = []
+    self.remarks: list[dict[str, Any]] = []
     self._writers = self._tensorboard() if tensorboard and self._writes else {}
 
   def say(self, sentence: str) -> None:
@@ -53,11 +62,27 @@ class RunLog:
     now = datetime.datetime.now().isoformat(timespec="seconds")
     self._append("log.txt", f"{now} {sentence}\n")
 
+  def remark(self, step: int, text: str) -> None:
+    """Something is off; said the first time, then ever more rarely, and kept each time."""
+    if not self._writes:
+      return
+    self.remarks.append({"step": step, "text": text})
+    self._append(REMARKS_FILE, json.dumps(self.remarks[-1]) + "\n")
+    times = sum(same_remark(text) == same_remark(other["text"]) for other in self.remarks)
+    if times & (times - 1) == 0:  # a power of two
+      again = f" ({times} times by now)" if times > 1 else ""
+      self.say(f"step {step}: {text}{again}")
+
+  def rows_of(self, split: str) -> list[dict[str, Any]]:
+    """The rows of "train" or of "eval"."""
+    return [row for row in self.rows if row["split"] == split]
+
   def begin(self, step: int) -> None:
     """Shows progress from `step` on; rows of a lost stretch after it are taken out."""
     if not self._writes:
       return
-    _drop_rows_after(self._dir / METRICS_FILE, step)
+    self.rows = _rows_until(self._dir / METRICS_FILE, step)
+    self.remarks = _rows_until(self._dir / REMARKS_FILE, step)
     if self._interactive:
       if self._bar is None:
         self._bar = tqdm(total=self._total, desc=self._title, dynamic_ncols=True, unit="step")
@@ -101,12 +126,12 @@ class RunLog:
       return
     for name, value in summaries.items():
       if isinstance(value, Audio):
-        samples = np.asarray(value.samples, np.float32)
+        samples = np.asarray(value.samples[:_CLIPS], np.float32)
         writer.write_audios(step, {name: samples[..., None]}, sample_rate=value.sample_rate)
         pictures = [spectrogram_image(clip, value.sample_rate) for clip in samples]
         writer.write_images(step, {f"{name}_spectrogram": np.stack(pictures)})
       else:
-        writer.write_images(step, {name: np.asarray(value.pixels, np.float32)})
+        writer.write_images(step, {name: np.asarray(value.pixels[:_CLIPS], np.float32)})
     writer.flush()
 
   def close(self) -> None:
@@ -118,6 +143,7 @@ class RunLog:
 
   def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     row = {"step": step, "split": split, **{n: float(v) for n, v in sorted(metrics.items())}}
+    self.rows.append(row)
     self._append(METRICS_FILE, json.dumps(row) + "\n")
     if split in self._writers:
       self._writers[split].write_scalars(step, dict(metrics))
@@ -153,28 +179,9 @@ class RunLog:
     }
 
 
-class Stopwatch:
-  """Steps per second, and the share of the time spent waiting for data."""
-
-  def __init__(self) -> None:
-    self.restart()
-
-  def restart(self) -> None:
-    """Counts from now."""
-    self._began, self._steps, self._waited = time.monotonic(), 0, 0.0
-
-  def step(self, waited: float) -> None:
-    """One more step, which waited so many seconds for its batch."""
-    self._steps += 1
-    self._waited += waited
-
-  def read(self) -> dict[str, float]:
-    """The figures since `restart`."""
-    elapsed = max(time.monotonic() - self._began, 1e-9)
-    return {
-      "steps_per_second": self._steps / elapsed,
-      "data_wait_share": self._waited / elapsed,
-    }
+def same_remark(text: str) -> str:
+  """A remark without its figures: what two of one kind have in common."""
+  return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", text)
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
@@ -198,11 +205,13 @@ def _silent_stderr() -> Iterator[None]:
     os.close(null)
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
+def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
+  """The rows up to `step`; later ones, and one cut short, are taken out of the file."""
   if not path.exists():
-    return
-  rows = path.read_text().splitlines()
-  kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= step]
-  if kept != rows:
+    return []
+  lines = path.read_text().splitlines()
+  kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+  if kept != lines:
     with files.atomic_write(path) as file:
-      file.write("".join(row + "\n" for row in kept).encode())
+      file.write("".join(line + "\n" for line in kept).encode())
+  return [json.loads(line) for line in kept]

@@ -67,19 +67,19 @@ def update_ema(ema: Any, params: Any, step: Int[Array, ""], decay: float) -> Any
 
 
 def apply_if_finite(
-  old: State, new: State, loss: Float[Array, ""], grads: Any
+  old: State, new: State, loss: Float[Array, ""], gradient_norm: Float[Array, ""]
 ) -> tuple[State, Float[Array, ""]]:
-  """`new` where the loss and every gradient are finite, else `old` with only its step advanced.
+  """`new` where the loss and its gradient are finite, else `old` with only its step advanced.
 
   Args:
     old: state before the update; any dataclass of arrays with a field `step`.
     new: state after the update, of the same structure.
     loss: what was minimised.
-    grads: its gradients, before clipping.
+    gradient_norm: global norm of its gradients, before clipping; not finite as soon as one is not.
   Returns:
     The state, and 1.0 if the update was skipped or 0.0.
   """
-  finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+  finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
   kept = optax.tree.where(finite, new, old)
   kept = dataclasses.replace(kept, step=new.step)  # type: ignore[type-var,attr-defined]
   return kept, 1.0 - finite.astype(jnp.float32)

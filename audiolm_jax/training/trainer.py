@@ -7,16 +7,11 @@ checkpoint, and on CPU its losses are those of an uninterrupted run to the bit.
 import collections
 import contextlib
 import dataclasses
-import importlib.metadata
-import json
 import os
-import platform
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +21,14 @@ from jax.experimental import multihost_utils
 from audiolm_jax import files
 from audiolm_jax.data.prefetch import Batches, Prefetched
 from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.training import anomalies, run_folder, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program, Trainable
-from audiolm_jax.training.run_log import RunLog, Stopwatch
+from audiolm_jax.training.run_log import RunLog
+from audiolm_jax.training.throughput import Throughput
 
 Dataset = Callable[[], Batches]
 
@@ -119,6 +116,9 @@ def train(
   try:
     with StopSignal() as stop:
       return run.loop(stop)
+  except UserError as error:
+    run.sum_up(f"ended by an error: {error}")
+    raise
   finally:
     run.close()
 
@@ -164,12 +164,13 @@ class _Run:
   def __init__(
     self, *, model: Trainable, train_dataset: Dataset, model_dir: Path, config_text: str, **settings
   ):
+    self.began, self.seconds_before = time.monotonic(), 0.0
     self.model, self.model_dir = model, model_dir
     self.total_steps: int = settings["total_steps"]
     self.settings = settings
     if self.total_steps < 1 or settings["log_period"] < 1 or settings["checkpoint"].period < 1:
       raise UserError("total_steps, log_period and the checkpoint period must be at least 1")
-    _make_folder(model_dir)
+    run_folder.make_folder(model_dir)
     iterator = train_dataset()
     start = iterator.get_state()
     batch = _first(iterator)
@@ -193,7 +194,9 @@ class _Run:
     )
     self.program = Program(model, Partitioner(settings["partitioning"]), batch)
     self.log.say(f"{model.component}: compiled in {self.program.compile_seconds:.1f} s")
-    self._write_run_files(description, config_text)
+    run_folder.write_run_files(
+      model_dir, model=description, arrays=self.program.description(), config_text=config_text
+    )
     self.key = self.program.put(jax.random.key(seed))
     self.first_batch = batch
     self._begin(iterator)
@@ -216,24 +219,30 @@ class _Run:
       self._say_damaged(restored)
       self.step = self.saved_step = restored.step
       self.state = restored.state
-      self.totals = self.program.put(metrics_lib.from_json(restored.progress["metrics"]))
+      self.totals = self.program.restored_metrics(restored.progress["metrics"])
       self.rollbacks = list(restored.progress["rollbacks"])
       iterator.set_state(restored.progress["data"])
       self.log.say(f"{self.model.component}: going on from checkpoint_{self.step}")
 
   def loop(self, stop: StopSignal) -> TrainResult:
     """Steps until the end or until asked to stop."""
-    settings, clock = self.settings, Stopwatch()
+    settings, clock = self.settings, Throughput()
     statuses: collections.deque[jax.Array] = collections.deque()
     last: dict[str, float] = {}
     evaluated: dict[str, float] = {}
     save_due, asked = False, ""
     last_save = time.monotonic()
     self.log.begin(self.step)
+    if self.log.rows_of("train"):
+      self.seconds_before = self.log.rows_of("train")[-1].get("wall_seconds", 0.0)
     while self.step < self.total_steps:
       began = time.monotonic()
       batch = _first(self.data, self.step)
-      clock.step(time.monotonic() - began)
+      clock.step(
+        waited=time.monotonic() - began,
+        flops=self.program.flops(self.step),
+        amounts=self.program.amounts(batch),
+      )
       self.state, self.totals, status = self.program.step(self.state, self.totals, batch, self.key)
       self.step += 1
       self.log.advance()
@@ -243,6 +252,7 @@ class _Run:
 
       if self.step % settings["log_period"] == 0 or self.step == self.total_steps:
         last = {**metrics_lib.means(self.totals), **clock.read()}
+        last["wall_seconds"] = self._run_seconds()
         self._log_training(last)
         skipped = self.totals.skipped_in_a_row
         self.totals = self.program.empty_metrics()._replace(skipped_in_a_row=skipped)
@@ -273,17 +283,21 @@ class _Run:
         f"{asked}: saved checkpoint_{self.step} of {self.total_steps}; "
         "the same command goes on from there"
       )
+    self.sum_up("" if finished else f"stopped by {asked}")
     return TrainResult(self.step, finished, last, evaluated)
 
   def _log_training(self, metrics: dict[str, float]) -> None:
     self.log.train(self.step, metrics)
+    remarks = anomalies.of_training(self.log.rows_of("train"))
     if metrics.get("skipped_steps"):
-      self.log.say(
-        f"step {self.step}: {metrics['skipped_steps']:.0f} update(s) were not finite and skipped"
-      )
+      remarks.append(f"{metrics['skipped_steps']:.0f} update(s) were not finite and skipped")
     if hasattr(self.model, "remarks") and self.program.metric_names <= set(metrics):
-      for sentence in self.model.remarks(metrics):
-        self.log.say(f"step {self.step}: {sentence}")
+      remarks += self.model.remarks(metrics)
+    self._remark(remarks)
+
+  def _remark(self, sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+      self.log.remark(self.step, sentence)
 
   def _evaluate(self) -> dict[str, float]:
     self.eval_iterator.set_state(self.eval_start)
@@ -296,7 +310,9 @@ class _Run:
     if not batches:
       raise DataError("the held-out data hold no batch; give more clips or a smaller batch")
     metrics = self.program.evaluate(self.state, batches)
+    # The same batches each time, so what there is to hear and see is of the same clips.
     self.log.evaluation(self.step, metrics, self.program.summaries(self.state, batches[0]))
+    self._remark(anomalies.of_evaluation(self.log.rows_of("train"), self.log.rows_of("eval")))
     self._say_skipped()
     return metrics
 
@@ -364,57 +380,41 @@ class _Run:
       passed = bool(multihost_utils.broadcast_one_to_all(passed))
     return passed
 
-  def _write_run_files(self, description: dict[str, Any], config_text: str) -> None:
+  def sum_up(self, how: str) -> None:
+    """Writes summary.txt and says a line of it; `how` the call ended, "" after the last step."""
     if jax.process_index() != 0:
       return
-    texts = {
-      checkpoints_lib.MODEL_FILE: json.dumps(description, indent=2) + "\n",
-      "model-info.txt": self.program.description(),
-      "versions.json": json.dumps(versions(), indent=2) + "\n",
-    }
-    if config_text:
-      texts["config.gin"] = config_text
-    for name, text in texts.items():
-      with files.atomic_write(self.model_dir / name) as file:
-        file.write(text.encode())
+    ending = summary.Ending(
+      component=self.model.component,
+      model_dir=str(self.model_dir),
+      how=how,
+      step=self.step,
+      total_steps=self.total_steps,
+      batch_size=self.program.batch_size,
+      parameters=self.program.num_inference_parameters(),
+      call_seconds=time.monotonic() - self.began,
+      run_seconds=self._run_seconds(),
+      compile_seconds=self.program.compile_seconds,
+      checkpoints=self.checkpoints.all_steps(),
+      rollbacks=self.rollbacks,
+      left_out=[f"{split} data: {report}" for split, report in self.skip_reports.items()],
+      versions=run_folder.versions(),
+    )
+    try:
+      with files.atomic_write(self.model_dir / summary.SUMMARY_FILE) as file:
+        file.write(summary.page(ending, self.log.rows, self.log.remarks).encode())
+    except UserError as error:  # what was trained is worth more than its summary
+      self.log.say(str(error))
+    self.log.say(summary.in_one_line(ending, self.log.rows))
+
+  def _run_seconds(self) -> float:
+    return self.seconds_before + time.monotonic() - self.began
 
   def close(self) -> None:
     """Ends the data thread and the log; a save under way is finished."""
     self._closers.close()
     with contextlib.suppress(checkpoints_lib.CheckpointError):  # said by `loop` where it matters
       self.checkpoints.close()
-
-
-def versions() -> dict[str, Any]:
-  """What a run was made with: packages, Python, devices, git commit, command line."""
-  packages = ("audiolm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-  found = {}
-  for name in packages:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found[name] = importlib.metadata.version(name)
-  commit = subprocess.run(
-    ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return {
-    "packages": found,
-    "python": platform.python_version(),
-    "platform": platform.platform(),
-    "devices": sorted({d.device_kind for d in jax.devices()}),
-    "device_count": jax.device_count(),
-    "git_commit": commit.stdout.strip() if commit.returncode == 0 else None,
-    "command": sys.argv,
-  }
-
-
-def _make_folder(folder: Path) -> None:
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"MODEL_DIR {folder} cannot be made: {error.strerror}") from error
-  files.check_writable(folder / checkpoints_lib.MODEL_FILE)
 
 
 def _first(iterator: Iterator[Any] | Batches, step: int = 0) -> Any:

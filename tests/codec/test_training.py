@@ -161,3 +161,29 @@ def test_configuration_survives_json(run):
 def test_a_crop_shorter_than_an_analysis_window_is_refused(run):
   with pytest.raises(ConfigError, match="100 samples is shorter than the longest analysis window"):
     run[0].init(jax.random.key(0), {"waveform": np.zeros((1, 100), np.float32)})
+
+
+def test_ordinary_training_is_not_remarked_on_and_codebooks_left_behind_are(run):
+  trainable, _, _, metrics = run
+  assert not any(trainable.remarks(m) for m in metrics)
+  behind = metrics[-1] | {"commitment": 2 * metrics[-1]["latent_scale"] ** 2}
+  assert "the latents outrun the codebooks" in trainable.remarks(behind)[0]
+
+
+def test_mean_and_least_perplexity_are_those_of_the_levels(run):
+  last = run[3][-1]
+  levels = [last[f"perplexity_{level}"] for level in range(CONFIG.num_quantizers)]
+  np.testing.assert_allclose(last["perplexity_mean"], np.mean(levels), rtol=1e-6)
+  assert last["perplexity_min"] == min(levels)
+
+
+def test_seconds_of_audio_leave_out_the_padding(run):
+  assert run[0].amounts(BATCH) == {"audio_seconds": 0.4}
+  assert run[0].amounts(BATCH | {"length": np.array([3200, 1600])}) == {"audio_seconds": 0.3}
+
+
+def test_discriminators_cost_nothing_until_they_start(run):
+  trainable = run[0]
+  before, after = (trainable.flops_per_step(BATCH, step) for step in (3, 4))
+  judges = 2 * 10 * TRAINING.discriminators.forward_flops(3200)
+  assert after - before == pytest.approx(judges)

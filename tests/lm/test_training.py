@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers_lm import CONFIG, SPECS, random_batch, random_clip, random_params
 
@@ -220,3 +221,20 @@ def test_initial_loss_is_that_of_a_uniform_guess():
   model, batch = trainable(spec), random_batch(spec)
   loss = jax.jit(model.eval_step)(fresh_state(model, batch), batch)["loss"]
   np.testing.assert_allclose(loss, jnp.log(spec.codebook_size), rtol=0.05)
+
+
+def test_amounts_are_the_tokens_without_padding():
+  spec = SPECS["coarse"]
+  batch = random_batch(spec, rows=2, shortest=0.5)
+  lengths = [len(np.trim_zeros(row, "b")) for row in batch["decoder_target_tokens"]]
+  assert lengths[0] < lengths[1]
+  assert trainable(spec).amounts(batch) == {"tokens": sum(lengths)}
+
+
+def test_the_gradient_norm_is_that_before_clipping():
+  spec = SPECS["coarse"]
+  model, batch = trainable(spec), random_batch(spec)
+  state = fresh_state(model, batch)
+  _, metrics = jax.jit(model.train_step)(state, batch, jax.random.key(0))
+  _, grads = loss_and_grads(spec, Transformer(PLAIN, spec.layout.vocab_size), state.params, batch)
+  np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(grads), rtol=1e-5)

@@ -136,3 +136,15 @@ def test_configurations_survive_json():
 def test_one_stack_is_refused(encoder_config):
   with pytest.raises(ConfigError, match="stacks"):
     W2vBertConfig(encoder=dataclasses.replace(encoder_config, stacks=(3,)))
+
+
+def test_amounts_are_the_seconds_without_padding(w2v_config, batch):
+  assert SemanticTrainable(w2v_config).amounts(batch) == {"audio_seconds": 1.75}
+
+
+def test_pairs_of_steps_out_of_each_others_context_do_not_count():
+  config = tiny_config().encoder
+  narrow, wide = (dataclasses.replace(config, left_context=c, right_context=c) for c in (0, 9))
+  # 10 steps: 10 pairs against all 100, and 18 more relative keys for each step.
+  more = 2 * config.num_layers * config.dim * (2 * (100 - 10) + 10 * 18)
+  assert wide.forward_flops(10) - narrow.forward_flops(10) == more

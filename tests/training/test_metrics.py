@@ -27,8 +27,15 @@ def test_skipped_updates_are_counted_in_a_row():
 
 def test_json_gives_the_same_bits_back():
   total = metrics.accumulate(metrics.empty(["a", "b"]), {"a": jnp.float32(1 / 3), "b": jnp.pi})
-  again = metrics.from_json(json.loads(json.dumps(metrics.to_json(total))))
+  again = metrics.from_json(json.loads(json.dumps(metrics.to_json(total))), ["a", "b"])
   jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(total))
+
+
+def test_sums_of_another_version_go_on_where_the_names_are_the_same():
+  total = metrics.accumulate(metrics.empty(["a", "gone"]), {"a": 2.0, "gone": 3.0})
+  again = metrics.from_json(metrics.to_json(total), ["a", "new"])
+  again = metrics.accumulate(again, {"a": 4.0, "new": 5.0})
+  assert metrics.means(again) == {"a": 3.0, "new": 5.0}
 
 
 def test_a_tone_is_a_bright_line_at_its_height():

@@ -1,11 +1,10 @@
 """Killed and started again, every kind of model ends with the bits of an uninterrupted run."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 import soundfile
+from helpers_training import curve
 
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.losses import SpectralLossConfig
@@ -107,11 +106,6 @@ def run(folder, kind, dataset):
     tensorboard=False,
     checkpoint=trainer.CheckpointConfig(period=PERIOD),
   )
-
-
-def curve(folder):
-  rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-  return [{k: r[k] for k in r if k not in ("steps_per_second", "data_wait_share")} for r in rows]
 
 
 @pytest.mark.parametrize("kind", [codec, semantic, stage], ids=lambda kind: kind.__name__)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.training.metrics import Audio
-from audiolm_jax.training.run_log import METRICS_FILE, RunLog, Stopwatch
+from audiolm_jax.training.run_log import METRICS_FILE, RunLog
 
 
 @pytest.fixture
@@ -90,15 +90,3 @@ def test_tensorboard_gets_scalars_audio_and_spectrograms(tmp_path):
   assert any(tag.startswith("loss") for tag in found)
   assert any(tag.startswith("audio/original") and "spectrogram" not in tag for tag in found)
   assert any("audio/original_spectrogram" in tag for tag in found)
-
-
-def test_stopwatch_gives_rate_and_waiting_share(monkeypatch):
-  now = iter([10.0, 14.0])
-  monkeypatch.setattr("audiolm_jax.training.run_log.time.monotonic", lambda: next(now))
-  watch = Stopwatch()
-  for _ in range(8):
-    watch.step(waited=0.1)
-  assert watch.read() == {
-    "steps_per_second": pytest.approx(2.0),
-    "data_wait_share": pytest.approx(0.2),
-  }

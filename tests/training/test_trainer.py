@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import toy_trainable as toy
+from helpers_training import curve
 
 from audiolm_jax.errors import CheckpointError, DataError, UserError
 from audiolm_jax.training import checkpoints, trainer
@@ -20,12 +21,6 @@ REPO = Path(__file__).parents[2]
 
 class Killed(Exception):
   """Stands for anything that ends a process at a random moment."""
-
-
-def curve(model_dir):
-  """Rows of metrics.jsonl without the timings."""
-  rows = [json.loads(line) for line in (Path(model_dir) / "metrics.jsonl").read_text().splitlines()]
-  return [{k: r[k] for k in r if k not in ("steps_per_second", "data_wait_share")} for r in rows]
 
 
 def params_of(model_dir, step=None):
@@ -162,6 +157,7 @@ def test_evaluation_uses_the_same_weighted_batches_each_time(tmp_path):
 def test_what_a_run_folder_holds(uninterrupted):
   names = {p.name for p in uninterrupted.iterdir()}
   expected = {"model.json", "model-info.txt", "versions.json", "metrics.jsonl", "log.txt"}
+  expected |= {"summary.txt"}
   assert expected <= names
   assert {n for n in names if n.startswith("checkpoint_")} == {
     "checkpoint_15",
@@ -234,3 +230,37 @@ def test_importing_the_trainer_needs_neither_gin_nor_seqio_nor_tensorflow():
     check=True,
   )
   assert out.stdout.strip() == "[]"
+
+
+def test_summaries_are_of_the_same_clips_at_each_evaluation(tmp_path, monkeypatch):
+  class Hearing(toy.ToyTrainable):
+    def summaries(self, state, batch):
+      return {"clip": toy.Audio(batch["x"])}
+
+  heard = []
+  monkeypatch.setattr(
+    trainer.RunLog, "evaluation", lambda self, step, metrics, found: heard.append(found["clip"])
+  )
+  toy.run(
+    tmp_path,
+    model=Hearing(),
+    total_steps=6,
+    eval_dataset=lambda: toy.ToyData(end=3),
+    eval_period=2,
+    eval_steps=2,
+  )
+  assert len(heard) == 3
+  for clips in heard[1:]:
+    np.testing.assert_array_equal(clips.samples, heard[0].samples)
+
+
+def test_a_remark_is_said_ever_more_rarely_and_kept_each_time(tmp_path):
+  class Talking(toy.ToyTrainable):
+    def remarks(self, metrics):
+      return [f"the loss is {metrics['loss']:.3f}"]
+
+  toy.run(tmp_path, model=Talking(), total_steps=6, log_period=1)
+  said = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "the loss is" in line]
+  assert [line.split("step ")[1][0] for line in said] == ["1", "2", "4"]
+  assert "(4 times by now)" in said[-1]
+  assert len((tmp_path / "remarks.jsonl").read_text().splitlines()) == 6

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from audiolm_jax.training import checkpoints, train_state, trainer
 from audiolm_jax.training.metrics import Audio
@@ -62,8 +63,9 @@ class ToyTrainable:
     loss, grads = jax.value_and_grad(self._loss)(state.params, batch, noise)
     decay = self.config.ema_decay
     new = train_state.apply_gradients(state, grads, self.optimizer, ema_decay=decay)
-    new, skipped = train_state.apply_if_finite(state, new, loss, grads)
-    return new, {"loss": loss, "skipped": skipped}
+    norm = optax.tree.norm(grads)
+    new, skipped = train_state.apply_if_finite(state, new, loss, norm)
+    return new, {"loss": loss, "gradient_norm": norm, "skipped": skipped}
 
   def eval_step(self, state, batch):
     return {"loss": self._loss(state.ema_params, batch, 0.0), "weight": len(batch["x"])}

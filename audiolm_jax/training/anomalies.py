@@ -1,0 +1,92 @@
+"""Sentences on what looks wrong in the course of a run, whatever is trained.
+
+What is off within one row of metrics the trainable itself says (`remarks`); here is what only shows
+over many rows. Each rule waits until ordinary beginnings are over, so that what is said is worth
+reading.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+Row = Mapping[str, float]
+
+_SETTLED_ROWS, _SETTLED_STEPS = 20, 500
+_RECENT_ROWS = 10
+_SPIKE = 10.0
+_WAITING_SHARE, _WAITING_ROWS, _WAITING_SECONDS = 0.3, 3, 60
+_WORSE, _WORSE_EVALUATIONS = 0.05, 3
+
+
+def of_training(rows: Sequence[Row]) -> list[str]:
+  """What the training rows so far (oldest first) give reason to say, now that the last is there."""
+  rules = (_loss_not_falling, _gradient_spike, _waiting_for_data)
+  return [sentence for rule in rules if (sentence := rule(rows))]
+
+
+def of_evaluation(training: Sequence[Row], held_out: Sequence[Row]) -> list[str]:
+  """The same for the rows of evaluations, now that the last of them is there."""
+  sentence = _learning_by_heart(training, held_out)
+  return [sentence] if sentence else []
+
+
+def _loss_not_falling(rows: Sequence[Row]) -> str:
+  losses = [row["loss"] for row in rows if "loss" in row]
+  if len(losses) < _SETTLED_ROWS or rows[-1]["step"] - rows[0]["step"] < _SETTLED_STEPS:
+    return ""
+  recent = statistics.fmean(losses[-_RECENT_ROWS:])
+  if recent < losses[0]:
+    return ""
+  return (
+    f"the loss, {recent:.4g}, has not fallen below that of the first steps, {losses[0]:.4g}; lower "
+    "the learning rate, or look at what the data hold"
+  )
+
+
+def _gradient_spike(rows: Sequence[Row]) -> str:
+  norms = [row["gradient_norm"] for row in rows[-_SETTLED_ROWS - 1 :] if "gradient_norm" in row]
+  if len(norms) <= _SETTLED_ROWS:
+    return ""
+  usual = statistics.median(norms[:-1])
+  if norms[-1] <= _SPIKE * usual:
+    return ""
+  return (
+    f"the gradient norm, {norms[-1]:.3g}, is {norms[-1] / usual:.0f} times what it has been; if "
+    "the loss rises with it, lower the learning rate or clip_norm"
+  )
+
+
+def _waiting_for_data(rows: Sequence[Row]) -> str:
+  """Over the last minute, or three rows where these take longer; less is no more than a hiccup."""
+  timed = [row for row in rows if "wall_seconds" in row]
+  recent = [r for r in timed if timed[-1]["wall_seconds"] - r["wall_seconds"] <= _WAITING_SECONDS]
+  recent = timed[-max(len(recent), _WAITING_ROWS) :]
+  if len(recent) < _WAITING_ROWS:
+    return ""
+  seconds = recent[-1]["wall_seconds"] - recent[0]["wall_seconds"]
+  share = statistics.median(row["data_wait_share"] for row in recent)
+  if seconds < _WAITING_SECONDS / 2 or share <= _WAITING_SHARE:
+    return ""
+  return (
+    f"{share:.0%} of the time goes by waiting for data; cache the task, put the data on a local "
+    "disk or in memory, or give the host more processor cores"
+  )
+
+
+def _learning_by_heart(training: Sequence[Row], held_out: Sequence[Row]) -> str:
+  """A held-out loss that rises while that of training falls, which no change of phase explains."""
+  evaluations = [row for row in held_out if "loss" in row]
+  losses = {row["step"]: row["loss"] for row in training if "loss" in row}
+  if len(evaluations) <= _WORSE_EVALUATIONS or not losses:
+    return ""
+  best = min(evaluations, key=lambda row: row["loss"])
+  limit = best["loss"] + _WORSE * abs(best["loss"])
+  if any(row["loss"] <= limit for row in evaluations[-_WORSE_EVALUATIONS:]):
+    return ""
+  at_best = losses[min(losses, key=lambda step: abs(step - best["step"]))]
+  if losses[max(losses)] >= at_best:
+    return ""
+  return (
+    f"the held-out loss, {evaluations[-1]['loss']:.4g}, has risen from its best, "
+    f"{best['loss']:.4g} at step {best['step']:.0f}, while the training loss falls: examples are "
+    "learned by heart; give more data or more dropout, or stop earlier"
+  )

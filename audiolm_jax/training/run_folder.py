@@ -1,0 +1,99 @@
+"""What a run folder says of the run itself: what is trained, with which settings and versions."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import audiolm_jax
+from audiolm_jax import files
+from audiolm_jax.errors import UserError
+from audiolm_jax.training.checkpoints import MODEL_FILE
+
+CONFIG_FILE = "config.gin"
+ARRAYS_FILE = "model-info.txt"
+VERSIONS_FILE = "versions.json"
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_REPO = Path(__file__).resolve().parents[2]
+
+
+def make_folder(folder: Path) -> None:
+  """Makes the folder of a run, or raises `UserError` where nothing can be written."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"MODEL_DIR {folder} cannot be made: {error.strerror}") from error
+  files.check_writable(folder / MODEL_FILE)
+
+
+def write_run_files(
+  folder: Path, *, model: Mapping[str, Any], arrays: str, config_text: str
+) -> None:
+  """Writes `model.json`, `model-info.txt`, `versions.json` and `config.gin`; first process only.
+
+  Args:
+    model: see `checkpoints.describe_model`.
+    arrays: see `Program.description`.
+    config_text: the resolved gin configuration; without one there is no `config.gin`.
+  """
+  if jax.process_index() != 0:
+    return
+  texts = {
+    MODEL_FILE: json.dumps(model, indent=2) + "\n",
+    ARRAYS_FILE: arrays,
+    VERSIONS_FILE: json.dumps(versions(), indent=2) + "\n",
+  }
+  if config_text:
+    texts[CONFIG_FILE] = config_text
+  for name, text in texts.items():
+    with files.atomic_write(folder / name) as file:
+      file.write(text.encode())
+
+
+def versions() -> dict[str, Any]:
+  """What a run was made with: packages, Python, devices, git commit, command line."""
+  found = {"audiolm_jax": audiolm_jax.__version__}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return {
+    "packages": found,
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "devices": sorted({d.device_kind for d in jax.devices()}),
+    "device_count": jax.device_count(),
+    **_git_state(_REPO),
+    "command": sys.argv,
+  }
+
+
+def _git_state(repo: Path) -> dict[str, Any]:
+  """The commit of the code, and whether tracked files differ from it; None where there is none."""
+  unknown = {"git_commit": None, "git_dirty": None}
+  found = _git(repo, "rev-parse", "--show-toplevel", "HEAD")
+  # Installed into an environment within another repository, the code is not of that one.
+  if not found or Path(found.splitlines()[0]) != repo:
+    return unknown
+  changed = _git(repo, "status", "--porcelain", "--untracked-files=no")
+  return {
+    "git_commit": found.splitlines()[1],
+    "git_dirty": None if changed is None else bool(changed),
+  }
+
+
+def _git(repo: Path, *arguments: str) -> str | None:
+  try:
+    done = subprocess.run(
+      ["git", "-C", str(repo), *arguments], capture_output=True, text=True, check=False
+    )
+  except OSError:  # no git here
+    return None
+  return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,227 @@
+"""The page at the end of a run: what was trained, how it went, what was off, how to go on."""
+
+import dataclasses
+import datetime
+import re
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from audiolm_jax.training.run_log import same_remark
+from audiolm_jax.training.throughput import TIMINGS
+
+SUMMARY_FILE = "summary.txt"
+
+Rows = Sequence[Mapping[str, Any]]
+
+_MOST_REMARKS = 12
+_NEXT = {
+  "codec": "python -m audiolm_jax.export_bundle --codec_dir={dir} --kmeans=KMEANS "
+  "--output=TOKENIZERS",
+  "semantic": "python -m audiolm_jax.fit_kmeans --encoder_dir={dir} --audio_dir=RECORDINGS "
+  "--output=KMEANS",
+  **{
+    f"{name}_stage": "python -m audiolm_jax.export_bundle --tokenizers=TOKENIZERS "
+    f"--token_store=TOKENS --{name}_stage_dir={{dir}} --output=BUNDLE"
+    for name in ("semantic", "coarse", "fine")
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+  """What is known of a run when a call of the trainer ends.
+
+  Attributes:
+    component: what was trained.
+    model_dir: the run's folder.
+    how: "" if all steps are done, else what ended the call.
+    step: steps done.
+    total_steps: steps asked for.
+    batch_size: examples per step, those of all processes.
+    parameters: numbers that inference needs.
+    call_seconds: how long this call took.
+    run_seconds: how long all calls took, what was lost left out.
+    compile_seconds: of this call, for the training step.
+    checkpoints: steps of those that are kept.
+    rollbacks: steps that were gone back to.
+    left_out: a line on clips that could not be read, for each split that has some.
+    versions: see `run_folder.versions`.
+  """
+
+  component: str
+  model_dir: str
+  how: str
+  step: int
+  total_steps: int
+  batch_size: int
+  parameters: int
+  call_seconds: float
+  run_seconds: float
+  compile_seconds: float
+  checkpoints: Sequence[int]
+  rollbacks: Sequence[int]
+  left_out: Sequence[str]
+  versions: Mapping[str, Any]
+
+
+def in_one_line(ending: Ending, rows: Rows) -> str:
+  """For the terminal: steps, time and held-out loss, and where the page is."""
+  losses = [(row["loss"], row["step"]) for row in _of(rows, "eval") if "loss" in row]
+  told = ""
+  if losses:
+    best, at = min(losses)
+    told = f", held-out loss {losses[-1][0]:.4g} (lowest {best:.4g} at step {at})"
+  return (
+    f"{ending.component}: {ending.step} of {ending.total_steps} steps in "
+    f"{_time(ending.run_seconds)}{told}; {ending.model_dir}/{SUMMARY_FILE} tells more"
+  )
+
+
+def page(ending: Ending, rows: Rows, remarks: Rows) -> str:
+  """The whole page.
+
+  Args:
+    rows: of metrics.jsonl.
+    remarks: of remarks.jsonl.
+  """
+  parts = [
+    _labelled(_facts(ending, rows)),
+    _table("Training", [_without_levels(row) for row in _of(rows, "train")]),
+    _table("Held-out", _of(rows, "eval")),
+    _remarks(remarks),
+    _labelled(_made_with(ending.versions)),
+    _how_to_go_on(ending),
+  ]
+  return "\n".join(part for part in parts if part)
+
+
+def _facts(ending: Ending, rows: Rows) -> list[tuple[str, str]]:
+  training = _of(rows, "train")
+  skipped = sum(row.get("skipped_steps", 0) for row in training)
+  kept = ", ".join(str(step) for step in ending.checkpoints) or "none"
+  facts = [
+    ("Trained", f"{ending.component}, {ending.parameters:,} parameters"),
+    ("Steps", f"{ending.step:,} of {ending.total_steps:,}, {ending.how or 'finished'}"),
+    (
+      "Time",
+      f"{_time(ending.call_seconds)} in this call ({_time(ending.compile_seconds)} of it to "
+      f"compile), {_time(ending.run_seconds)} in all",
+    ),
+    ("Seen", ", ".join([f"{ending.step * ending.batch_size:,} examples", *_amounts(training)])),
+    ("Speed", _speed(training)),
+    ("Checkpoints", kept),
+    ("Skipped", f"{skipped:.0f} updates that were not finite"),
+    ("Rolled back", ", ".join(f"to step {step}" for step in ending.rollbacks) or "never"),
+  ]
+  return facts + [("Left out", line) for line in ending.left_out or ["no clip"]]
+
+
+def _amounts(training: Rows) -> list[str]:
+  """Tokens or hours of audio in the steps that are logged."""
+  totals = {"tokens": 0.0, "audio_seconds": 0.0}
+  before = 0
+  for row in training:
+    for name in totals:
+      per_step = row.get(f"{name}_per_second", 0.0) / row.get("steps_per_second", 1.0)
+      totals[name] += per_step * (row["step"] - before)
+    before = row["step"]
+  found = [f"{totals['tokens']:,.0f} tokens"] if totals["tokens"] else []
+  if totals["audio_seconds"]:
+    found.append(f"{totals['audio_seconds'] / 3600:,.2f} hours of audio")
+  return found
+
+
+def _speed(training: Rows) -> str:
+  """Medians over the rows, which neither compiling nor a pause moves."""
+
+  def median(name: str) -> float | None:
+    values = [row[name] for row in training if name in row]
+    return statistics.median(values) if values else None
+
+  forms = {
+    "steps_per_second": "{:.3g} steps/s",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "audio_seconds_per_second": "{:,.1f} s of audio/s",
+    "model_flops_per_second": "{:.3g} model FLOP/s",
+    "mfu": "{:.1%} of the devices' peak (MFU)",
+    "data_wait_share": "{:.0%} of the time waiting for data",
+  }
+  told = [form.format(m) for name, form in forms.items() if (m := median(name)) is not None]
+  return ", ".join(told) or "not measured"
+
+
+def _table(title: str, rows: Rows) -> str:
+  """First, last, lowest and highest value of each metric, with their steps."""
+  names = sorted({n for row in rows for n in row} - TIMINGS - {"step", "split", "skipped_steps"})
+  names.sort(key=lambda n: (n != "loss", _split_number(n)))
+  if not names:
+    return ""
+  lines = [f"{title:26}{'first':>20}{'last':>20}{'lowest':>20}{'highest':>20}"]
+  for name in names:
+    series = [(row[name], row["step"]) for row in rows if name in row]
+    cells = (series[0], series[-1], min(series), max(series))
+    lines.append(f"  {name:24}" + "".join(f"{f'{v:.4g} @{step}':>20}" for v, step in cells))
+  return "\n".join(lines) + "\n"
+
+
+def _remarks(remarks: Rows) -> str:
+  """One line for each kind, as it was said last."""
+  kinds: dict[str, list[Mapping[str, Any]]] = {}
+  for remark in remarks:
+    kinds.setdefault(same_remark(remark["text"]), []).append(remark)
+  if not kinds:
+    return "Remarks: none\n"
+  lines = ["Remarks"]
+  for said in list(kinds.values())[:_MOST_REMARKS]:
+    first, last = said[0]["step"], said[-1]["step"]
+    when = f"step {last}" if len(said) == 1 else f"{len(said)} times, steps {first} to {last}"
+    lines.append(f"  {when}: {said[-1]['text']}")
+  if len(kinds) > _MOST_REMARKS:
+    lines.append(f"  and {len(kinds) - _MOST_REMARKS} more kinds, see remarks.jsonl")
+  return "\n".join(lines) + "\n"
+
+
+def _made_with(versions: Mapping[str, Any]) -> list[tuple[str, str]]:
+  packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items())
+  commit = versions["git_commit"] or "unknown"
+  if versions["git_dirty"]:
+    commit += ", with changes that are not committed"
+  return [
+    ("Devices", f"{versions['device_count']} x {', '.join(versions['devices'])}"),
+    ("Versions", f"Python {versions['python']}, {packages}"),
+    ("Git commit", commit),
+  ]
+
+
+def _how_to_go_on(ending: Ending) -> str:
+  if ending.how:
+    program, *arguments = ending.versions["command"]
+    program = re.sub(r"^.*audiolm_jax/train\.py$", "-m audiolm_jax.train", program)
+    return f"To go on\n  python {program} {shlex.join(arguments)}\n"
+  following = _NEXT.get(ending.component, "").format(dir=shlex.quote(ending.model_dir))
+  return f"Next\n  {following}\n" if following else ""
+
+
+def _of(rows: Rows, split: str) -> Rows:
+  return [row for row in rows if row["split"] == split]
+
+
+def _without_levels(row: Mapping[str, Any]) -> dict[str, Any]:
+  """Without what is told level by level, to stay within a page."""
+  return {name: value for name, value in row.items() if not re.search(r"_\d+$", name)}
+
+
+def _split_number(name: str) -> tuple[str, int]:
+  """So that level 10 comes after level 9."""
+  found = re.fullmatch(r"(.*?)_?(\d*)", name)
+  return (found[1], int(found[2] or -1)) if found else (name, -1)
+
+
+def _labelled(pairs: Sequence[tuple[str, str]]) -> str:
+  return "\n".join(f"{label:13}{text}" for label, text in pairs) + "\n"
+
+
+def _time(seconds: float) -> str:
+  return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,0 +1,149 @@
+"""What training the paper's models costs, from their formulas and a stated utilisation.
+
+  python -m benchmarks.training_cost > launch/cost.md
+
+Nothing here is measured: the utilisation and the prices are assumptions, and flags.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from audiolm_jax import train
+from audiolm_jax.codec.training import CodecTrainable
+from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.training.accelerators import PEAK_FLOPS
+
+FLAGS = flags.FlagValues()
+
+for _name, _value, _text in (
+  ("utilisation", 0.4, "Share of the peak that the semantic encoder and the stages reach."),
+  ("codec_utilisation", 0.1, "The same of the codec: float32, narrow convolutions."),
+  ("tpu_price", 1.2, "Dollars per hour of one v5e chip."),
+  ("gpu_price", 3.0, "Dollars per hour of one H100."),
+):
+  flags.DEFINE_float(_name, _value, _text, lower_bound=1e-9, flag_values=FLAGS)
+flags.DEFINE_string("price_date", "November 2026", "When the prices held.", flag_values=FLAGS)
+
+MODELS = (
+  "codec_base",
+  "semantic_encoder_xl",
+  "semantic_stage_base",
+  "coarse_stage_base",
+  "fine_stage_base",
+)
+_UNSET = ("MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'task'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+  """Devices that train together: how many, what JAX calls them, dollars per hour of one."""
+
+  name: str
+  count: int
+  device_kind: str
+  price: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+  """What one configuration needs: FLOPs of a late step, steps, and the utilisation assumed."""
+
+  name: str
+  batch_size: int
+  flops_per_step: float
+  steps: int
+  utilisation: float
+
+  def hours(self, machine: Machine) -> float:
+    """Of the whole machine."""
+    peak = machine.count * PEAK_FLOPS[machine.device_kind]
+    return self.flops_per_step * self.steps / (peak * self.utilisation) / 3600
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the page."""
+  del argv
+  if max(FLAGS.utilisation, FLAGS.codec_utilisation) > 1:
+    raise UserError("--utilisation and --codec_utilisation are shares, at most 1")
+  print(page(), end="")
+
+
+def page() -> str:
+  """The Markdown that the flags ask for."""
+  machines = (
+    Machine("v5e-16", 16, "TPU v5 lite", FLAGS.tpu_price),
+    Machine("8 x H100", 8, "NVIDIA H100", FLAGS.gpu_price),
+  )
+  needs = [need(name) for name in MODELS]
+  lines = [_HEAD.format(**{name: FLAGS[name].value for name in FLAGS}), *_table(needs, machines)]
+  return "\n".join([*lines, _FOOT])
+
+
+def need(name: str) -> Need:
+  """What `gin_configs/<name>.gin` needs, as it stands."""
+  settings, _ = train.resolve([f"gin_configs/{name}.gin"], _UNSET)
+  model, dataset, steps = settings["model"], settings["train_dataset"], settings["total_steps"]
+  rows, lengths = dataset.batch_size, dataset.task_feature_lengths
+  (length,) = lengths.values()
+  # Formulas look at the shape only, which is that of waveforms or of tokens.
+  shape = jax.ShapeDtypeStruct((rows, length), "float32")
+  batch: dict[str, Any] = {"waveform": shape, "decoder_target_tokens": shape}
+  codec = isinstance(model, CodecTrainable)
+  return Need(
+    name,
+    rows,
+    model.flops_per_step(batch, steps - 1),
+    steps,
+    FLAGS.codec_utilisation if codec else FLAGS.utilisation,
+  )
+
+
+def _table(needs: Sequence[Need], machines: Sequence[Machine]) -> list[str]:
+  columns = ["configuration", "batch", "PFLOP per step", "steps", "EFLOP"]
+  columns += [f"{m.name}: {what}" for m in machines for what in ("device-hours", "days", "$")]
+  lines = [_row(columns), _row(["---", *["---:"] * (len(columns) - 1)])]
+  for n in needs:
+    cells = [n.name, str(n.batch_size), f"{n.flops_per_step / 1e15:.3g}", f"{n.steps:,}"]
+    cells.append(f"{n.flops_per_step * n.steps / 1e18:,.0f}")
+    lines.append(_row(cells + [c for m in machines for c in _cost(n.hours(m), m)]))
+  totals = [c for m in machines for c in _cost(sum(n.hours(m) for n in needs), m)]
+  total = sum(n.flops_per_step * n.steps for n in needs) / 1e18
+  return [*lines, _row(["all, one after the other", "", "", "", f"{total:,.0f}", *totals])]
+
+
+def _cost(hours: float, machine: Machine) -> list[str]:
+  device_hours = hours * machine.count
+  return [f"{device_hours:,.0f}", f"{hours / 24:,.1f}", f"{device_hours * machine.price:,.0f}"]
+
+
+def _row(cells: Sequence[str]) -> str:
+  return f"| {' | '.join(cells)} |"
+
+
+_HEAD = """\
+What the paper's configurations cost to train, as they stand in `gin_configs/`. Worked out from the
+models' formulas (`flops_per_step`, which tests hold to XLA's count), not measured.
+
+- Utilisation, assumed: {utilisation:.0%} of the devices' bfloat16 peak for the semantic encoder and
+  the stages, {codec_utilisation:.0%} for the codec, whose convolutions are narrow and in float32.
+  What is computed again to save memory comes on top and makes {utilisation:.0%} a good result.
+- Prices, examples of {price_date} to be replaced by your own: ${tpu_price:.2f} per hour of a v5e
+  chip, ${gpu_price:.2f} of an H100.
+
+`python -m benchmarks.training_cost --tpu_price=... --gpu_price=... --utilisation=...` prints this
+page with other assumptions.
+"""
+
+_FOOT = """
+The three stages do not wait for each other and can train at once. Not in the table: compiling,
+evaluation, tokenizing the corpus once, failed attempts, storage. Whether a batch fits the memory of
+so few devices is not claimed; the paper's were laid out for more.
+"""
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)
