@@ -9,6 +9,7 @@ codes: 0 all limits kept, 1 one passed (said in the last lines), 2 something to 
 """
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ flags.DEFINE_float("compile_seconds", 0.0, "That compiling may take; 0 for any."
 flags.DEFINE_float(
   "cycle_ratio", 1.05, "Cycles against the first slice that are allowed.", flag_values=FLAGS
 )
+flags.DEFINE_bool("json", False, "Print one JSON object a slice.", flag_values=FLAGS)
 
 # What gin files ask for and a compiler does not.
 _UNUSED = ("MODEL_DIR = 'none'", "MIXTURE_OR_TASK_NAME = 'none'")
@@ -74,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
       topology,
       FLAGS.num_slices,
     )
-    print(report.text(), flush=True)
+    print(json.dumps(report.as_dict()) if FLAGS.json else report.text(), flush=True)
     passed += [f"{report.topology}: {s}" for s in report.passed_limits(limits, first)]
     first = first or report
   for sentence in passed:

@@ -1,6 +1,8 @@
-"""How fast accelerators are by their makers' word, which utilisation is measured against."""
+"""How fast accelerators are by their makers' word, and how much they hold."""
 
 import re
+
+from audiolm_jax.errors import ConfigError
 
 # bfloat16 matrix products with float32 sums, dense (no structured sparsity), in FLOP/s for what JAX
 # calls one device. Sources: "Peak compute per chip" of docs.cloud.google.com/tpu/docs/v2 to v6e (v2
@@ -28,6 +30,9 @@ PEAK_FLOPS = {
   "NVIDIA GH200": 989e12,
 }
 
+# GiB of memory of a TPU chip. Source: the same pages of docs.cloud.google.com/tpu/docs.
+TPU_MEMORY_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
+
 
 def peak_flops(device_kind: str) -> float | None:
   """Peak bfloat16 FLOP/s of a device, or None where it is not known.
@@ -40,3 +45,14 @@ def peak_flops(device_kind: str) -> float | None:
     return None
   names = [name for name in PEAK_FLOPS if re.match(rf"{re.escape(name)}(?!\w)", device_kind)]
   return PEAK_FLOPS[max(names, key=len)] if names else None
+
+
+def tpu_memory_bytes(device_kind: str) -> int:
+  """Memory of a TPU chip in bytes.
+
+  Raises:
+    ConfigError: of a kind that is not in the table.
+  """
+  if device_kind not in TPU_MEMORY_GIB:
+    raise ConfigError(f"the memory of a {device_kind!r} is not known here")
+  return TPU_MEMORY_GIB[device_kind] << 30

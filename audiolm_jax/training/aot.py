@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from audiolm_jax.training import tpu_topologies
+from audiolm_jax.training import accelerators, tpu_topologies
 from audiolm_jax.training.hlo import Array, Collective, HloProgram
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program, Trainable
@@ -105,6 +105,17 @@ class StepReport:
         )
     return sentences
 
+  def as_dict(self) -> dict[str, Any]:
+    """The figures, for JSON."""
+    names = ("topology", "chips", "arguments", "temporaries", "memory", "memory_share")
+    names += ("compile_seconds", "cycles", "collective_bytes")
+    return {name: getattr(self, name) for name in names} | {
+      "mesh": " x ".join(map(str, self.mesh)),
+      "largest_operand": str(self.largest_operand or "none"),
+      "largest_parameter": str(self.largest_parameter),
+      "squares": [str(array) for array in self.squares],
+    }
+
   def text(self) -> str:
     """The report, for people."""
     operand = self.largest_operand
@@ -161,7 +172,7 @@ def compile_step(
     mesh=tuple(partitioner.mesh.shape.values()),
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
-    memory=tpu_topologies.memory_bytes(devices[0]),
+    memory=accelerators.tpu_memory_bytes(devices[0].device_kind),
     compile_seconds=program.compile_seconds,
     cycles=hlo.estimated_cycles(),
     collectives=tuple(hlo.collectives()),

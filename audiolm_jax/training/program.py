@@ -76,6 +76,7 @@ class Program:
   def __init__(self, model: Trainable, partitioner: Partitioner, batch: Batch):
     self._model, self._partitioner = model, partitioner
     partitioner.check_batch(batch)
+    self._abstract_batch = partitioner.abstract_batch(batch)
     key = jax.eval_shape(jax.random.key, 0)
     with partitioner.context():
       boxed = jax.eval_shape(model.init, key, batch)
@@ -88,7 +89,7 @@ class Program:
       self._train_names = list(train_metrics)
       self.metric_names = set(train_metrics) - {metrics_lib.SKIPPED, metrics_lib.WEIGHT}
       began = time.monotonic()
-      self.compiled_step = self._compile_step(batch, key)
+      self.compiled_step = self._compile_step(key)
       self.compile_seconds = time.monotonic() - began
     # device_put reaches the devices of this process only.
     self._replicate = jax.jit(lambda tree: tree, out_shardings=partitioner.replicated)
@@ -104,7 +105,7 @@ class Program:
     if hasattr(model, "summaries"):
       self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
 
-  def _compile_step(self, batch: Batch, key: Any) -> Any:
+  def _compile_step(self, key: Any) -> Any:
     model, p = self._model, self._partitioner
 
     def step(state, total, batch, key):
@@ -114,7 +115,6 @@ class Program:
       # A copy of its own: `total` is donated to the next step while the host still reads this.
       return state, total, total.skipped_in_a_row + 0.0
 
-    self._abstract_batch = p.abstract_batch(batch)
     total = metrics_lib.empty(self._train_names)
     jitted = jax.jit(
       step,

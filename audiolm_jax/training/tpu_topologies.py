@@ -13,13 +13,6 @@ import jax
 
 from audiolm_jax.errors import ConfigError, UserError
 
-# GiB of memory of a chip, by JAX's name of the device. Source: Google Cloud's TPU documentation.
-MEMORY_GIB = {
-  "TPU v4": 32,
-  "TPU v5 lite": 16,
-  "TPU v5": 95,
-  "TPU v6 lite": 32,
-}
 # Generations whose chips have two cores that work as one device.
 _MEGACORE = ("v4", "v5p")
 
@@ -69,18 +62,6 @@ def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
       'pip install ".[tpu]"'
     ) from error
   return description.devices
-
-
-def memory_bytes(device: Any) -> int:
-  """Memory of a TPU chip in bytes.
-
-  Raises:
-    ConfigError: of a kind that is not in the table.
-  """
-  try:
-    return MEMORY_GIB[device.device_kind] << 30
-  except KeyError:
-    raise ConfigError(f"the memory of a {device.device_kind!r} is not known here") from None
 
 
 def _first_line(error: BaseException) -> str:
