@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from audiolm_jax import files
 from audiolm_jax.training.metrics import Audio, Image, spectrogram_image
 
 METRICS_FILE = "metrics.jsonl"
@@ -64,6 +63,14 @@ class RunLog:
       self._bar.reset(self._total)
       self._bar.update(step)
       self._bar.refresh()
+
+  def has_evaluation(self, step: int) -> bool:
+    """Whether metrics.jsonl has a row on held-out data at `step`; False where nothing is written."""
+    path = self._dir / METRICS_FILE
+    if not self._writes or not path.exists():
+      return False
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return any(row["step"] == step and row["split"] == "eval" for row in rows)
 
   def advance(self) -> None:
     """One step done."""
@@ -199,10 +206,13 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
+  """Cuts the file, which needs no room on a full disk, before the first later or broken row."""
   if not path.exists():
     return
-  rows = path.read_text().splitlines()
-  kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= step]
-  if kept != rows:
-    with files.atomic_write(path) as file:
-      file.write("".join(row + "\n" for row in kept).encode())
+  kept = 0
+  for line in path.read_bytes().splitlines(keepends=True):
+    if not line.endswith(b"}\n") or json.loads(line)["step"] > step:
+      break
+    kept += len(line)
+  if kept < path.stat().st_size:
+    os.truncate(path, kept)
