@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from audiolm_jax import configs
-from audiolm_jax.errors import CheckpointError
+from audiolm_jax.errors import CheckpointError, ConfigError
 from audiolm_jax.training import partitioning
 
 PREFIX = "checkpoint"
@@ -202,8 +202,12 @@ def describe_model(trainable: Any, batch: Mapping[str, Any], random_seed: int) -
   }
 
 
-def check_same_model(model_dir: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
+def check_same_model(
+  model_dir: str | os.PathLike[str], description: Mapping[str, Any], config_type: type
+) -> None:
   """Refuses to go on with the checkpoints of a differently configured run.
+
+  A field that came after the run began had its default then.
 
   Raises:
     CheckpointError: names the fields that differ, with both values.
@@ -212,6 +216,9 @@ def check_same_model(model_dir: str | os.PathLike[str], description: Mapping[str
   if not path.exists():
     return
   before = read_model_json(model_dir)
+  with contextlib.suppress(ConfigError, KeyError, TypeError):
+    config = configs.from_dict(config_type, before["config"])
+    before = before | {"config": json.loads(json.dumps(configs.to_dict(config)))}
   old = _flat({k: before.get(k) for k in ("component", "config", "random_seed")})
   new = _flat({k: description[k] for k in ("component", "config", "random_seed")})
   missing = "(not set)"

@@ -65,7 +65,7 @@ class RunLog:
       self._bar.refresh()
 
   def has_evaluation(self, step: int) -> bool:
-    """Whether metrics.jsonl has a row on held-out data at `step`; False where nothing is written."""
+    """Whether metrics.jsonl has a row on held-out data at `step`."""
     path = self._dir / METRICS_FILE
     if not self._writes or not path.exists():
       return False

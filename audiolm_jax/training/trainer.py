@@ -171,7 +171,7 @@ class _Run:
     description = checkpoints_lib.describe_model(model, batch, seed)
     self.checkpoints = Checkpoints(model_dir, keep=settings["checkpoint"].keep)
     if self.checkpoints.latest_step() is not None:
-      checkpoints_lib.check_same_model(model_dir, description)
+      checkpoints_lib.check_same_model(model_dir, description, type(model.config))
     self._closers = contextlib.ExitStack()
     self.log = RunLog(
       model_dir,

@@ -1,4 +1,4 @@
-"""`python -m audiolm_jax.train` on miniature models, as processes that can be ended at any moment."""
+"""`python -m audiolm_jax.train` on miniature models, as processes that can be ended any time."""
 
 import json
 import os
