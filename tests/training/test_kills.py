@@ -1,5 +1,6 @@
 """The train command, ended at any moment and started again: the bits of an uninterrupted run."""
 
+import json
 import random
 import re
 import shutil
@@ -163,6 +164,20 @@ def test_damaged_checkpoints_are_passed_over_in_words(kind, corpus, whole, tmp_p
 def test_the_data_position_takes_a_few_bytes(kind, whole):
   for folder in whole(kind).glob("checkpoint_*/progress"):
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5_000
+
+
+@pytest.mark.slow
+def test_what_seqio_reads_goes_on_where_it_was(corpus, tmp_path):
+  pytest.importorskip("seqio")
+  settings = {"steps": 40, "period": PERIOD, "data": "audio_folder"}
+  uninterrupted = runs.command("codec", corpus, tmp_path / "whole", **settings)
+  runs.run(uninterrupted, tmp_path / "whole.log")
+  arguments = runs.command("codec", corpus, tmp_path / "run", **settings)
+  ends = [Moment("step", 13, 0.05), Moment("save", 27, 0.01)]
+  run_with_ends(arguments, tmp_path / "run", tmp_path / "log", ends)
+  runs.assert_same_run(tmp_path / "run", tmp_path / "whole")
+  progress = json.loads((tmp_path / "run" / "checkpoint_40" / "progress" / "metadata").read_text())
+  assert progress["data"] == {"seed": 0, "batches": 40}
 
 
 def test_an_evaluation_that_a_kill_took_is_made_up(corpus, whole, tmp_path):
