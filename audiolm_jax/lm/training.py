@@ -14,6 +14,7 @@ from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm.stages import Source, StageSpec
 from audiolm_jax.lm.transformer import Transformer, TransformerConfig, unstack_layers
 from audiolm_jax.tokens import PAD, SEPARATOR
+from audiolm_jax.training.microbatches import loss_and_gradients
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import (
   TrainState,
@@ -36,6 +37,7 @@ class StageTrainingConfig:
     optimizer: the paper states none; this is GSLM's for the same shape of model.
     z_loss: weight of the squared log-partition function, which keeps logits from drifting.
     ema_decay: of the averaged weights that are exported; 0 keeps none.
+    microbatches: parts of a batch that go through the model one after another before the update.
   """
 
   spec: StageSpec
@@ -45,6 +47,7 @@ class StageTrainingConfig:
   )
   z_loss: float = 0.0
   ema_decay: float = 0.0
+  microbatches: int = 1
 
   def __post_init__(self):
     rows, needed = self.transformer.num_frame_embeddings, self.spec.max_frame_id + 1
@@ -79,13 +82,15 @@ class StageTrainable:
   ) -> tuple[TrainState, Metrics]:
     """One update, skipped if its loss or gradient is not finite."""
 
-    def loss_fn(params):
+    def loss_fn(params, batch, rng):
       model = self._model(deterministic=self.config.transformer.dropout_rate == 0)
       return stage_loss(
         self.config.spec, model, params, batch, z_loss=self.config.z_loss, dropout_rng=rng
       )
 
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss, metrics, grads = loss_and_gradients(
+      loss_fn, state.params, batch, rng, self.config.microbatches
+    )
     updated = apply_gradients(state, grads, self._optimizer, ema_decay=self.config.ema_decay)
     gradient_norm = optax.tree.norm(grads)
     state, skipped = apply_if_finite(state, updated, loss, gradient_norm)

@@ -32,6 +32,7 @@ from audiolm_jax.semantic.losses import (
   span_mask,
 )
 from audiolm_jax.semantic.quantizer import GumbelQuantizer
+from audiolm_jax.training.microbatches import loss_and_gradients
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import (
   TrainState,
@@ -58,6 +59,8 @@ class W2vBertConfig:
       with `augment`, where the codes are those of another hearing.
     augment: when set, each utterance is heard twice, perturbed, and either hearing has to predict
       the codes of the other; None in the paper.
+    microbatches: parts of a batch that go through the model one after another before the update;
+      each counts by its masked steps, and the diversity loss is that within a part.
     collapse_fraction: a codebook perplexity below this share of its size is reported as collapse.
   """
 
@@ -80,6 +83,7 @@ class W2vBertConfig:
   augment: AugmentConfig | None = None
   collapse_fraction: float = 0.05
   ema_decay: float = 0.0
+  microbatches: int = 1
   optimizer: OptimizerConfig = OptimizerConfig(
     name="adamw",
     learning_rate=2e-3,
@@ -272,8 +276,12 @@ class SemanticTrainable:
       config.gumbel_end,
       config.gumbel_start * config.gumbel_decay ** state.step.astype(jnp.float32),
     )
-    (loss, metrics), grads = jax.value_and_grad(self._loss, has_aux=True)(
-      state.params, batch, rng, temperature
+    loss, metrics, grads = loss_and_gradients(
+      lambda params, batch, rng: self._loss(params, batch, rng, temperature),
+      state.params,
+      batch,
+      rng,
+      config.microbatches,
     )
     new = apply_gradients(state, grads, self.optimizer, ema_decay=config.ema_decay)
     gradient_norm = optax.tree.norm(grads)

@@ -5,13 +5,16 @@ two items: `state`, the arrays, and `progress`, the data position and whatever e
 step the one that an uninterrupted run would have made.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import logging
 import os
+import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +23,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from audiolm_jax import configs
-from audiolm_jax.errors import CheckpointError
+from audiolm_jax.errors import CheckpointError, ConfigError
 from audiolm_jax.training import partitioning
 
 PREFIX = "checkpoint"
 MODEL_FILE = "model.json"
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 # Where each component's trainable lives; `load_inference_params` rebuilds it from `model.json`.
 COMPONENTS = {
@@ -41,7 +45,9 @@ class CheckpointConfig:
   """When a checkpoint is written, and how many stay.
 
   Attributes:
-    period: steps between two checkpoints.
+    period: steps between two checkpoints. A save takes place while training goes on, and the next
+      one waits for it: a kill costs the steps since the newest checkpoint that is whole, at most
+      twice this number, and at most this number if no save was under way.
     period_minutes: a checkpoint also when this long has passed since the last; 0 for never.
     keep: the newest so many stay.
   """
@@ -72,7 +78,12 @@ class Checkpoints:
 
   def __init__(self, model_dir: str | os.PathLike[str], *, keep: int = 3):
     self.model_dir = Path(model_dir).absolute()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save.
+    # Orbax narrates every save, and on a full disk all three print a traceback for every array.
+    for name in ("absl", "asyncio"):
+      logging.getLogger(name).setLevel(logging.CRITICAL)
+    self._hook = sys.unraisablehook
+    sys.unraisablehook = _without_tensorstore(self._hook)
+    self._saving: int | None = None
     self._manager = ocp.CheckpointManager(
       self.model_dir,
       options=ocp.CheckpointManagerOptions(
@@ -86,8 +97,10 @@ class Checkpoints:
     The arrays are copied first: the caller may donate them at once.
 
     Raises:
-      CheckpointError: this save or the one before it failed; the older checkpoints are intact.
+      CheckpointError: it could not begin, or the one before it failed and nobody waited for it; the
+        older checkpoints are intact.
     """
+    self._saving = step
     try:
       self._manager.save(
         step,
@@ -161,14 +174,22 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for the last save and lets go of the folder."""
+    sys.unraisablehook = self._hook
     self.wait()
     self._manager.close()
 
   def _not_written(self, error: Exception) -> CheckpointError:
-    steps = [s for s in self._manager.all_steps(read=True)]
+    """Clears away what was written in vain, which fills a full disk."""
+    # The manager gives up on a save before the thread that writes it has ended.
+    with contextlib.suppress(Exception):
+      self._manager._checkpointer.wait_until_finished()
+    if jax.process_index() == 0:
+      _remove_all(self.model_dir, f"{PREFIX}_{self._saving}{_UNFINISHED}*")
+    steps = [s for s in self._manager.all_steps(read=True) if s != self._saving]
     last = f"the newest whole one is {PREFIX}_{max(steps)}" if steps else "there is no other yet"
     return CheckpointError(
-      f"a checkpoint could not be written to {self.model_dir} ({_first_line(error)}); {last}"
+      f"{PREFIX}_{self._saving} could not be written to {self.model_dir} ({_first_line(error)}); "
+      f"{last}"
     )
 
 
@@ -185,8 +206,12 @@ def describe_model(trainable: Any, batch: Mapping[str, Any], random_seed: int) -
   }
 
 
-def check_same_model(model_dir: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
+def check_same_model(
+  model_dir: str | os.PathLike[str], description: Mapping[str, Any], config_type: type
+) -> None:
   """Refuses to go on with the checkpoints of a differently configured run.
+
+  A field that came after the run began had its default then.
 
   Raises:
     CheckpointError: names the fields that differ, with both values.
@@ -195,6 +220,9 @@ def check_same_model(model_dir: str | os.PathLike[str], description: Mapping[str
   if not path.exists():
     return
   before = read_model_json(model_dir)
+  with contextlib.suppress(ConfigError, KeyError, TypeError):
+    config = configs.from_dict(config_type, before["config"])
+    before = before | {"config": json.loads(json.dumps(configs.to_dict(config)))}
   old = _flat({k: before.get(k) for k in ("component", "config", "random_seed")})
   new = _flat({k: description[k] for k in ("component", "config", "random_seed")})
   missing = "(not set)"
@@ -263,6 +291,29 @@ def load_inference_params(
   return component, config, jax.device_get(trainable.inference_params(restored.state))
 
 
+def _without_tensorstore(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+  """`hook` without what TensorStore's threads hand it when their save has failed before them."""
+
+  def handed(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      hook(unraisable)
+
+  return handed
+
+
+def _remove_all(folder: Path, pattern: str) -> None:
+  """Removes what is called so, until writers that have not noticed their failure leave it gone."""
+  gone = 0
+  for _ in range(40):
+    found = list(folder.glob(pattern))
+    gone = 0 if found else gone + 1
+    if gone == 4:
+      break
+    for path in found:
+      shutil.rmtree(path, ignore_errors=True)
+    time.sleep(0.05)
+
+
 def _copied(state: Any) -> Any:
   if jax.default_backend() != "cpu":
     return state
@@ -278,5 +329,5 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 def _first_line(error: BaseException) -> str:
   text = str(error).strip().splitlines()
-  line = text[0] if text else type(error).__name__
-  return line if len(line) <= 200 else line[:197] + "..."
+  line = text[0].split(" [os_error_code")[0] if text else type(error).__name__
+  return line if len(line) <= 200 else f"{line[:90]}...{line[-107:]}"  # the reason stands last

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from audiolm_jax import files
 from audiolm_jax.training.metrics import Audio, Image, spectrogram_image
 
 METRICS_FILE = "metrics.jsonl"
@@ -89,6 +88,10 @@ class RunLog:
       self._bar.reset(self._total)
       self._bar.update(step)
       self._bar.refresh()
+
+  def has_evaluation(self, step: int) -> bool:
+    """Whether the held-out data have had their turn at `step`."""
+    return any(row["step"] == step for row in self.rows_of("eval"))
 
   def advance(self) -> None:
     """One step done."""
@@ -206,12 +209,15 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-  """The rows up to `step`; later ones, and one cut short, are taken out of the file."""
+  """The rows up to `step`; the file is cut, which needs no room on a full disk, before others."""
   if not path.exists():
     return []
-  lines = path.read_text().splitlines()
-  kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-  if kept != lines:
-    with files.atomic_write(path) as file:
-      file.write("".join(line + "\n" for line in kept).encode())
-  return [json.loads(line) for line in kept]
+  rows, kept = [], 0
+  for line in path.read_bytes().splitlines(keepends=True):
+    if not line.endswith(b"}\n") or json.loads(line)["step"] > step:
+      break
+    rows.append(json.loads(line))
+    kept += len(line)
+  if kept < path.stat().st_size:
+    os.truncate(path, kept)
+  return rows

@@ -179,7 +179,7 @@ class _Run:
     description = checkpoints_lib.describe_model(model, batch, seed)
     self.checkpoints = Checkpoints(model_dir, keep=settings["checkpoint"].keep)
     if self.checkpoints.latest_step() is not None:
-      checkpoints_lib.check_same_model(model_dir, description)
+      checkpoints_lib.check_same_model(model_dir, description, type(model.config))
     self._closers = contextlib.ExitStack()
     self.log = RunLog(
       model_dir,
@@ -235,6 +235,8 @@ class _Run:
     self.log.begin(self.step)
     if self.log.rows_of("train"):
       self.seconds_before = self.log.rows_of("train")[-1].get("wall_seconds", 0.0)
+    if self._evaluation_is_missing():
+      evaluated = self._evaluate()
     while self.step < self.total_steps:
       began = time.monotonic()
       batch = _first(self.data, self.step)
@@ -272,7 +274,7 @@ class _Run:
         save_due, last_save = False, time.monotonic()
       if asked:
         break
-      if self.eval_iterator and (at_end or self.step % settings["eval_period"] == 0):
+      if self._evaluation_is_due():
         evaluated = self._evaluate()
         clock.restart()
     self.checkpoints.wait()
@@ -298,6 +300,16 @@ class _Run:
   def _remark(self, sentences: Sequence[str]) -> None:
     for sentence in sentences:
       self.log.remark(self.step, sentence)
+
+  def _evaluation_is_due(self) -> bool:
+    at_end = self.step == self.total_steps
+    return bool(self.eval_iterator) and (at_end or self.step % self.settings["eval_period"] == 0)
+
+  def _evaluation_is_missing(self) -> bool:
+    """Whether this step was saved and the run ended before the held-out data had their turn."""
+    if self.step == 0 or not self._evaluation_is_due():
+      return False
+    return not _agreed(self.log.has_evaluation(self.step))
 
   def _evaluate(self) -> dict[str, float]:
     self.eval_iterator.set_state(self.eval_start)
@@ -332,6 +344,7 @@ class _Run:
     }
     if self.step == self.saved_step:
       return
+    self._wait_for_save()
     try:
       self.checkpoints.save(self.step, self.state, progress)
       self.saved_step = self.step
@@ -340,10 +353,17 @@ class _Run:
         raise
       self.log.say(f"step {self.step}: {error}; training goes on")
 
+  def _wait_for_save(self) -> None:
+    """The save under way ends; one that failed is said, and does not take the next one along."""
+    try:
+      self.checkpoints.wait()
+    except checkpoints_lib.CheckpointError as error:
+      self.log.say(f"step {self.step}: {error}; training goes on")
+
   def _roll_back(self, in_a_row: int) -> None:
     """The last checkpoint's state, with the data and the position that come next."""
     at = self.step
-    self.checkpoints.wait()
+    self._wait_for_save()
     restored = self.checkpoints.restore(self.program.abstract_state)
     if restored is None:
       self.step = self.saved_step = 0
@@ -376,9 +396,7 @@ class _Run:
   def _minutes_passed(self, last_save: float) -> bool:
     minutes = self.settings["checkpoint"].period_minutes
     passed = bool(minutes) and time.monotonic() - last_save > 60 * minutes
-    if jax.process_count() > 1:
-      passed = bool(multihost_utils.broadcast_one_to_all(passed))
-    return passed
+    return _agreed(passed)
 
   def sum_up(self, how: str) -> None:
     """Writes summary.txt and says a line of it; `how` the call ended, "" after the last step."""
@@ -424,6 +442,13 @@ def _first(iterator: Iterator[Any] | Batches, step: int = 0) -> Any:
     raise DataError(
       f"the training data ended at step {step}; let them repeat, or lower TRAIN_STEPS"
     ) from None
+
+
+def _agreed(here: bool) -> bool:
+  """What process 0 has, in every process."""
+  if jax.process_count() == 1:
+    return here
+  return bool(multihost_utils.broadcast_one_to_all(here))
 
 
 def _read(status: jax.Array) -> int:

@@ -18,12 +18,14 @@ MESHES = {
   # A coarse stage with its layers in one loop. XLA's collectives between the devices that it forces
   # on one CPU can wait for each other for ever in such a loop where `fsdp` gathers parameters.
   "stacked": ("8x1x1", "4x1x2"),
+  # The same stage with its batch in two parts, in a loop too; against the whole batch at once.
+  "microbatches": ("8x1x1", "4x1x2"),
 }
 LEARNING_RATE = 0.01
-ROWS = 8
+ROWS = 16
 
 
-def make(component):
+def make(component, mesh):
   """A stage in miniature and a batch for it."""
   from helpers_lm import CONFIG, SPECS, random_batch
 
@@ -31,11 +33,13 @@ def make(component):
   from audiolm_jax.training.optimizers import OptimizerConfig
 
   stacked = component == "stacked"
-  spec = SPECS["coarse" if stacked else component.removesuffix("_stage")]
+  parts = 2 if component == "microbatches" and mesh != "1x1x1" else 1
+  spec = SPECS[component.removesuffix("_stage") if component.endswith("_stage") else "coarse"]
   config = dataclasses.replace(CONFIG, num_kv_heads=2, dropout_rate=0.0, scan_layers=stacked)
   # Plain gradient descent: how far a parameter moves is its gradient.
   optimizer = OptimizerConfig(name="sgd", learning_rate=LEARNING_RATE, b1=0.0)
-  return StageTrainable(StageTrainingConfig(spec, config, optimizer)), random_batch(spec, rows=ROWS)
+  training = StageTrainingConfig(spec, config, optimizer, microbatches=parts)
+  return StageTrainable(training), random_batch(spec, rows=ROWS)
 
 
 def check_no_attention_matrix_is_exchanged(program, length):
@@ -53,7 +57,7 @@ def train(component, mesh):
   from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
   from audiolm_jax.training.program import Program
 
-  model, batch = make(component)
+  model, batch = make(component, mesh)
   sizes = tuple(int(n) for n in mesh.split("x"))
   partitioner = Partitioner(PartitioningConfig(*sizes), devices=jax.devices()[: np.prod(sizes)])
   program = Program(model, partitioner, batch)

@@ -238,3 +238,37 @@ def test_the_gradient_norm_is_that_before_clipping():
   _, metrics = jax.jit(model.train_step)(state, batch, jax.random.key(0))
   _, grads = loss_and_grads(spec, Transformer(PLAIN, spec.layout.vocab_size), state.params, batch)
   np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(grads), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_microbatches_give_the_update_of_the_whole_batch(name):
+  spec = SPECS[name]
+  batch = random_batch(spec, rows=6, shortest=0.3)
+  weights = np.random.default_rng(0).uniform(0, 3, (6, 1)).astype(np.float32)
+  batch |= {"decoder_loss_weights": batch["decoder_loss_weights"] * weights}
+  sgd = OptimizerConfig(name="sgd", learning_rate=1.0, b1=0.0)
+  found = {}
+  for count in (1, 2, 3, 6):
+    config = StageTrainingConfig(spec, PLAIN, sgd, z_loss=0.1, microbatches=count)
+    model = StageTrainable(config)
+    state = fresh_state(model, batch)
+    found[count] = jax.jit(model.train_step)(state, batch, jax.random.key(0))
+  state, metrics = found.pop(1)
+  for other, other_metrics in found.values():
+    assert set(other_metrics) == set(metrics)
+    for metric, value in metrics.items():
+      np.testing.assert_allclose(other_metrics[metric], value, rtol=1e-5, err_msg=metric)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+      other.params,
+      state.params,
+    )
+
+
+def test_a_batch_that_cannot_be_split_is_refused():
+  model = trainable(SPECS["coarse"], microbatches=2)
+  batch = random_batch(SPECS["coarse"], rows=3)
+  with pytest.raises(
+    ConfigError, match="batch of 3 cannot be split into 2 equal microbatches; make"
+  ):
+    jax.eval_shape(model.train_step, fresh_state(model, batch), batch, jax.random.key(0))

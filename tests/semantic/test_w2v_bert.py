@@ -16,6 +16,7 @@ from audiolm_jax.semantic.w2v_bert import (
   tiny_config,
   xl_config,
 )
+from audiolm_jax.training.optimizers import OptimizerConfig
 
 
 @pytest.fixture
@@ -148,3 +149,27 @@ def test_pairs_of_steps_out_of_each_others_context_do_not_count():
   # 10 steps: 10 pairs against all 100, and 18 more relative keys for each step.
   more = 2 * config.num_layers * config.dim * (2 * (100 - 10) + 10 * 18)
   assert wide.forward_flops(10) - narrow.forward_flops(10) == more
+
+
+def test_microbatches_count_by_their_masked_steps(w2v_config, batch):
+  sgd = OptimizerConfig(name="sgd", learning_rate=1.0, b1=0.0)
+  config = dataclasses.replace(w2v_config, optimizer=sgd)
+  trainable, state = start(config, batch)
+  step, key = jax.jit(trainable.train_step), jax.random.key(0)
+  parts = [
+    step(state, {name: value[i : i + 1] for name, value in batch.items()}, k)
+    for i, k in enumerate(jax.random.split(key))
+  ]
+  halved = SemanticTrainable(dataclasses.replace(config, microbatches=2))
+  after, metrics = jax.jit(halved.train_step)(state, batch, key)
+  weights = np.array([m["weight"] for _, m in parts])
+  assert metrics["weight"] == weights.sum() and weights[0] != weights[1]
+  losses = [m["loss"] for _, m in parts]
+  np.testing.assert_allclose(metrics["loss"], np.average(losses, weights=weights), rtol=1e-5)
+  jax.tree.map(
+    lambda x, *each: np.testing.assert_allclose(
+      x, np.average(each, axis=0, weights=weights), rtol=1e-4, atol=1e-5
+    ),
+    after.params,
+    *(s.params for s, _ in parts),
+  )

@@ -127,3 +127,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_is_said(run, monkeypatch):
   monkeypatch.setattr(saved._manager, "save", full)
   with pytest.raises(CheckpointError, match=r"No space left.*newest whole one is checkpoint_10"):
     saved.save(11, {"w": jax.numpy.zeros(1)}, {})
+
+
+def test_a_field_that_came_later_had_its_default(run):
+  path = run / "model.json"
+  description = json.loads(path.read_text())
+  del description["config"]["noise"], description["config"]["optimizer"]["b2"]
+  path.write_text(json.dumps(description))
+  with pytest.raises(CheckpointError, match=r"configuration: config.noise was 0.1, is 0.2; set"):
+    toy.run(run, model=toy.ToyTrainable(toy.ToyConfig(noise=0.2)), total_steps=12)
+  assert toy.run(run, total_steps=12).finished

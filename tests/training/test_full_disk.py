@@ -1,0 +1,112 @@
+"""A disk that is really full: a small file system that only root can mount."""
+
+import os
+import subprocess
+import time
+
+import command_runs as runs
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_trainable as toy
+
+from audiolm_jax.errors import CheckpointError
+from audiolm_jax.training import checkpoints
+
+
+class Disk:
+  """A file system of 4 MiB."""
+
+  def __init__(self, folder):
+    self.folder = folder
+
+  def fill(self):
+    with open(self.folder / "filler", "wb", buffering=0) as file:
+      try:
+        while True:
+          file.write(bytes(4096))
+      except OSError:
+        pass
+
+  def make_room(self):
+    (self.folder / "filler").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path):
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+  if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip("cannot mount a small file system here")
+  yield Disk(folder)
+  subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_save_that_failed_leaves_nothing_and_does_not_take_the_next_one_along(disk):
+  saved = checkpoints.Checkpoints(disk.folder / "run")
+  state = {"w": jnp.asarray(np.random.default_rng(0).random(50_000))}
+  saved.save(1, state, {})
+  saved.wait()
+  disk.fill()
+  with pytest.raises(CheckpointError, match=r"checkpoint_2 could .*No space.* is checkpoint_1"):
+    saved.save(2, state, {})
+    saved.wait()
+  assert {path.name for path in saved.model_dir.iterdir()} == {"checkpoint_1"}
+  disk.make_room()
+  saved.save(3, state, {})
+  saved.wait()
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
+  restored = saved.restore(abstract)
+  assert restored.step == 3 and not restored.damaged
+  np.testing.assert_array_equal(restored.state["w"], state["w"])
+  saved.close()
+
+
+def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room(disk, tmp_path):
+  toy.run(tmp_path / "whole")
+
+  def happen(position):  # in the thread that makes batches, a few steps ahead
+    if position == 8:
+      while not runs.saved_steps(disk.folder / "run"):
+        time.sleep(0.001)
+      disk.fill()
+    elif position == 22:
+      disk.make_room()
+
+  assert toy.run(disk.folder / "run", train_dataset=lambda: toy.ToyData(on_batch=happen)).finished
+  names = {path.name for path in (disk.folder / "run").glob("*checkpoint*")}
+  assert {"checkpoint_5", "checkpoint_24"} <= names and not any("tmp" in name for name in names)
+  one, other = (
+    checkpoints.load_inference_params(f)[2] for f in (disk.folder / "run", tmp_path / "whole")
+  )
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_what_the_last_good_checkpoint_has_is_gone_on_from(disk, tmp_path):
+  corpus = runs.make_corpus(tmp_path / "corpus")
+  arguments = {
+    folder: runs.command("coarse_stage", corpus, folder / "run", steps=200, period=10)
+    for folder in (tmp_path, disk.folder)
+  }
+  runs.run(arguments[tmp_path], tmp_path / "whole.log")
+  process = runs.start(arguments[disk.folder], tmp_path / "log")
+  while not runs.saved_steps(disk.folder / "run"):
+    assert process.poll() is None
+    time.sleep(0.001)
+  disk.fill()
+  assert process.wait(300) == 2
+  said = (tmp_path / "log").read_text()
+  last = max(runs.saved_steps(disk.folder / "run"))
+  assert last < 200
+  assert f"the newest whole one is checkpoint_{last}; training goes on" in said
+  assert said.splitlines()[-1].startswith("error: checkpoint_200 could not be written")
+  assert "Traceback" not in said
+  assert "cannot write" in said and "lines are missing" in said
+  assert runs.run(arguments[disk.folder], tmp_path / "log", code=2).endswith("rights there\n")
+  disk.make_room()
+  assert f"going on from checkpoint_{last}" in runs.run(arguments[disk.folder], tmp_path / "log")
+  runs.assert_same_run(disk.folder / "run", tmp_path / "run")
