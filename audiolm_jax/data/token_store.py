@@ -187,7 +187,7 @@ class TokenStoreWriter:
 
   def _take_up_shards(self) -> None:
     """Adds the shards that are there and not yet listed."""
-    names = [name for name in _shard_files(self.folder) if name not in self.info.shards]
+    names = [name for name in shard_files(self.folder) if name not in self.info.shards]
     for shard in _found_shards(self.folder, names):
       if shard.token_hash != self.info.token_hash:
         raise DataError(
@@ -198,7 +198,7 @@ class TokenStoreWriter:
       if twice is not None:
         raise DataError(
           f"{twice} is in {shard.name} of {self.folder} and in another shard; two runs wrote at "
-          f"once: remove {shard.name} and run cache_tokens again"
+          f"once or the data changed: remove {shard.name} and run cache_tokens again"
         )
       self.info.shards[shard.name] = len(shard.clips)
       for clip, sizes in zip(shard.clips, shard.sizes, strict=True):
@@ -276,26 +276,41 @@ class TokenStore:
     return sorted(chosen, key=lambda clip: clip.id)
 
 
-def write_shard(folder: str | os.PathLike[str], clips: Sequence[TokenClip], token_hash: str) -> str:
+def shard_name(key: Sequence[str]) -> str:
+  """The file name of the shard of these clip ids, or of whatever else says what is in it."""
+  return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12].join(_SHARD)
+
+
+def write_shard(
+  folder: str | os.PathLike[str],
+  clips: Sequence[TokenClip],
+  token_hash: str,
+  name: str | None = None,
+) -> str:
   """Writes some clips as one shard, whole or not at all, and returns its name.
 
-  The name follows from the clips' ids. `store.json` is left alone: a writer takes the shard up.
+  `store.json` is left alone: a writer takes the shard up.
 
+  Args:
+    name: by `shard_name`; None for that of the clips' ids.
   Raises:
     DataError: tokens that are not whole numbers from 0 on, or of one kind here and two there.
     UserError: it cannot be written.
   """
-  ids = json.dumps(sorted(clip.id for clip in clips))
-  name = hashlib.sha256(ids.encode()).hexdigest()[:12].join(_SHARD)
+  name = name or shard_name(sorted(clip.id for clip in clips))
   arrays = _shard_arrays([_compacted(clip) for clip in clips], token_hash)
   with storage.write_whole(storage.join(folder, name)) as file:
     np.savez_compressed(file, **arrays)
   return name
 
 
-def bytes_of_shards(folder: str | os.PathLike[str]) -> int:
-  """What the shards of a store take up."""
-  return sum(_shard_files(folder).values())
+def shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
+  """Name and bytes of every shard in a folder, listed in `store.json` or not."""
+  return {
+    name: size
+    for name, size in storage.list_files(folder)
+    if name.startswith(_SHARD[0]) and name.endswith(_SHARD[1])
+  }
 
 
 def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
@@ -416,15 +431,6 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
     elif any(row is not None for row in rows):
       raise DataError(f"some clips have {name} tokens and some have none; a store has one kind")
   return arrays
-
-
-def _shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
-  """Name and bytes of every shard in a folder, listed or not."""
-  return {
-    name: size
-    for name, size in storage.list_files(folder)
-    if name.startswith(_SHARD[0]) and name.endswith(_SHARD[1])
-  }
 
 
 def _listed_shards(folder: str, info: StoreInfo, tokens: bool = True) -> Iterator[list[TokenClip]]:

@@ -87,7 +87,7 @@ def test_unlisted_shards_of_other_tokenizers_or_of_the_same_clips_are_refused(
 def test_a_clip_in_two_shards_is_refused_with_the_one_to_remove(tmp_path, open_writer, random_clip):
   token_store.write_shard(tmp_path, [random_clip(0)], "hash-a")
   token_store.write_shard(tmp_path, [random_clip(0), random_clip(1)], "hash-a")
-  with pytest.raises(DataError, match=r"clip0 is in tokens-.*two runs wrote at once: remove"):
+  with pytest.raises(DataError, match=r"clip0 is in tokens-.*two runs wrote at once .*: remove"):
     open_writer(tmp_path)
 
 
@@ -108,9 +108,7 @@ def test_a_store_in_a_bucket_is_like_one_on_disk(stored_tokens, open_writer, ran
   ):
     assert there.id == here.id
     np.testing.assert_array_equal(there.codes, here.codes)
-  assert token_store.bytes_of_shards(folder) == pytest.approx(
-    token_store.bytes_of_shards(stored_tokens), abs=50
-  )
+  assert token_store.shard_files(folder).keys() == token_store.shard_files(stored_tokens).keys()
   with pytest.raises(DataError, match=r"memory://bucket/none is no token store"):
     token_store.TokenStore("memory://bucket/none")
 
