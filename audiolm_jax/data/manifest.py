@@ -74,6 +74,11 @@ class SkipLog:
     """
     with self._lock:
       self.skipped[clip_id] = reason
+    self.check()
+
+  def check(self) -> None:
+    """Raises `DataError` where more than the allowed share has been skipped."""
+    with self._lock:
       too_many = len(self.skipped) > self.max_skipped_fraction * self.total
     if too_many:
       raise DataError(

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 
 from audiolm_jax.data.manifest import Clip, read_clip
 from audiolm_jax.errors import AudioError, DataError
@@ -19,10 +20,17 @@ _BYTES_PER_SECOND = 32_000  # of 16-bit samples at 16 kHz, where nothing says ho
 
 
 class Heard(NamedTuple):
-  """A clip and its waveform, float32 [samples], or why it has none."""
+  """A clip and its waveform, float32 [samples]."""
 
   clip: Clip
-  waveform: np.ndarray | AudioError
+  waveform: Float[np.ndarray, " samples"]
+
+
+class Unheard(NamedTuple):
+  """A clip that cannot be read, and why."""
+
+  clip: Clip
+  reason: str
 
 
 class Shard(Protocol):
@@ -33,7 +41,7 @@ class Shard(Protocol):
     """What names its file."""
     ...
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard]:
+  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
     """Each clip at `sample_rate` Hz, at most `ahead` of them in memory beside the one given."""
     ...
 
@@ -49,18 +57,17 @@ class ClipShard:
     """The ids of its clips."""
     return sorted(clip.id for clip in self.clips)
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard]:
+  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
     """Reads `ahead` files at a time."""
 
-    def read(clip: Clip) -> np.ndarray | AudioError:
+    def read(clip: Clip) -> Heard | Unheard:
       try:
-        return read_clip(clip, sample_rate)
+        return Heard(clip, read_clip(clip, sample_rate))
       except AudioError as error:
-        return error
+        return Unheard(clip, str(error))
 
     with ThreadPoolExecutor(max(1, ahead)) as pool:
-      for clip, waveform in _in_order(pool, read, self.clips, ahead):
-        yield Heard(clip, waveform)
+      yield from _in_order(pool, read, self.clips, ahead)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +93,7 @@ class TaskShard:
     """The part itself, since its clips are not known before it is read."""
     return [self.task, self.split, str(self.index), str(self.count)]
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard]:
+  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
     """Goes through the part; `ahead` is the source's own business."""
     del ahead
     import seqio
@@ -102,7 +109,7 @@ class TaskShard:
         clip = Clip(example["id"].decode(), "", self.split, speaker)
         yield Heard(clip, example["waveform"])
     for clip_id, reason in source.skipped_in(self.split, part).items():
-      yield Heard(Clip(clip_id, "", self.split), AudioError(reason))
+      yield Unheard(Clip(clip_id, "", self.split), reason)
 
 
 def shards_of_clips(
@@ -170,18 +177,16 @@ def task_source(module: str, task: str, sample_rate: int) -> Any:
 
 def _in_order(
   pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], ahead: int
-) -> Iterator[tuple[T, R]]:
-  """Each item with its result, at most `ahead` of them in memory beside the one given."""
-  waiting: collections.deque[tuple[T, Future[R]]] = collections.deque()
+) -> Iterator[R]:
+  """The result of each item, at most `ahead` of them in memory beside the one given."""
+  waiting: collections.deque[Future[R]] = collections.deque()
   try:
     for item in items:
-      waiting.append((item, pool.submit(function, item)))
+      waiting.append(pool.submit(function, item))
       if len(waiting) > ahead:
-        first, future = waiting.popleft()
-        yield first, future.result()
+        yield waiting.popleft().result()
     while waiting:
-      first, future = waiting.popleft()
-      yield first, future.result()
+      yield waiting.popleft().result()
   finally:
-    for _, future in waiting:
+    for future in waiting:
       future.cancel()

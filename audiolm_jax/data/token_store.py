@@ -84,8 +84,8 @@ class StoreInfo:
   skipped: dict[str, str] = dataclasses.field(default_factory=dict)
   format_version: int = FORMAT_VERSION
 
-  def report(self) -> str:
-    """A few lines for people."""
+  def report(self, bytes_of_shards: int | None = None) -> str:
+    """A few lines for people; with what an hour of audio takes up where the bytes are given."""
     splits = ", ".join(
       f"{split} {self.clips[split]} clips {self.hours[split]:.2f} h" for split in sorted(self.clips)
     )
@@ -94,12 +94,20 @@ class StoreInfo:
       *([] if self.complete else ["unfinished: run cache_tokens again"]),
       f"{self.semantic_tokens:,} semantic and {self.acoustic_tokens:,} acoustic tokens, "
       f"{self.speakers} named speakers, {len(self.shards)} shards, token hash {self.token_hash}",
+      *self._storage(bytes_of_shards),
       f"{len(self.skipped)} clips skipped",
       *(f"  {name}: {reason}" for name, reason in sorted(self.skipped.items())[:20]),
     ]
     if len(self.skipped) > 20:
       lines.append(f"  and {len(self.skipped) - 20} more, all in {STORE_FILE}")
     return "\n".join(lines)
+
+  def _storage(self, bytes_of_shards: int | None) -> list[str]:
+    hours = sum(self.hours.values())
+    if bytes_of_shards is None or not hours:
+      return []
+    per_hour = bytes_of_shards / hours / 1e6
+    return [f"{bytes_of_shards / 1e6:.2f} MB in shards, {per_hour:.2f} MB per hour of audio"]
 
 
 class TokenStoreWriter:
@@ -178,11 +186,15 @@ class TokenStoreWriter:
     self._pending = []
     self._write_info()
 
+  def save(self) -> None:
+    """Writes the rest, and what was skipped, of a store that is not whole."""
+    self.flush()
+    self._write_info()
+
   def finish(self) -> StoreInfo:
     """Writes the rest and says that the store is whole."""
-    self.flush()
     self.info.complete = True
-    self._write_info()
+    self.save()
     return self.info
 
   def _take_up_shards(self) -> None:
@@ -333,6 +345,17 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
     raise DataError(f"{folder} is no token store (no {STORE_FILE}); run cache_tokens") from error
   except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
     raise DataError(f"{path} is damaged ({error}); make the store again") from error
+
+
+def report(folder: str | os.PathLike[str]) -> str:
+  """What `info` prints of a store, finished or not.
+
+  Raises:
+    DataError: as `read_info`.
+  """
+  info = read_info(folder)
+  sizes = shard_files(folder)
+  return info.report(sum(sizes.get(name, 0) for name in info.shards))
 
 
 def check_hash(info: StoreInfo, token_hash: str, folder: str | os.PathLike[str]) -> None:

@@ -16,8 +16,8 @@ import tqdm
 from audiolm_jax import configs
 from audiolm_jax.data import manifest, token_store
 from audiolm_jax.data.manifest import Clip
-from audiolm_jax.data.shards import Heard, Shard, shards_of_clips
-from audiolm_jax.errors import AudioError, DataError
+from audiolm_jax.data.shards import Heard, Shard, Unheard, shards_of_clips
+from audiolm_jax.errors import DataError
 
 SECONDS_PER_SHARD = 1800.0
 _SECONDS_TOGETHER = 300.0  # of audio in memory at a time, beside what is being read
@@ -103,8 +103,7 @@ def tokenize_corpus(
       for clip_id, reason in tokens.skipped.items():
         writer.skip(clip_id, reason)
         skipped.skip(clip_id, reason)
-  if not writer.info.clips and len(skipped.skipped) == len(clips):
-    raise DataError(f"no clip can be read: {skipped.report()}")
+  check_skipped(writer.info, max_skipped_fraction)
   return Tokenized(writer.finish(), heard, time.monotonic() - began)
 
 
@@ -120,6 +119,19 @@ def open_writer(
     clips_per_shard=clips_per_shard,
     seconds_per_shard=SECONDS_PER_SHARD,
   )
+
+
+def check_skipped(info: token_store.StoreInfo, max_skipped_fraction: float) -> None:
+  """Refuses a store that lacks too much of its corpus.
+
+  Raises:
+    DataError: more than this share of the clips was skipped, or all.
+  """
+  log = manifest.SkipLog(sum(info.clips.values()) + len(info.skipped), max_skipped_fraction)
+  log.skipped.update(info.skipped)
+  log.check()
+  if not info.clips:
+    raise DataError(f"no clip can be read: {log.report()}")
 
 
 def tokenize_shard(
@@ -150,8 +162,8 @@ def tokenize_shard(
     waiting.clear()
 
   for heard in shard.read(sample_rate, num_workers):
-    if isinstance(heard.waveform, AudioError):
-      skipped[heard.clip.id] = str(heard.waveform)
+    if isinstance(heard, Unheard):
+      skipped[heard.clip.id] = heard.reason
       count(1, 0.0)
       continue
     waiting.append(heard)

@@ -33,6 +33,25 @@ def test_info_counts_clips_hours_tokens_and_speakers(stored_tokens):
   assert "525 semantic" in info.report() and "hash-a" in info.report()
 
 
+def test_report_says_hours_tokens_speakers_storage_and_what_was_skipped(
+  tmp_path, open_writer, random_clip
+):
+  writer = open_writer(tmp_path)
+  writer.add(dataclasses.replace(random_clip(0), seconds=3600.0))
+  writer.skip("clip9", "clip9.wav is empty (0 bytes)")
+  writer.save()
+  assert "unfinished: run cache_tokens again" in token_store.report(tmp_path)
+  writer.finish()
+  size = next(tmp_path.glob("tokens-*.npz")).stat().st_size / 1e6
+  assert token_store.report(tmp_path).splitlines() == [
+    "train 1 clips 1.00 h",
+    "25 semantic and 150 acoustic tokens, 1 named speakers, 1 shards, token hash hash-a",
+    f"{size:.2f} MB in shards, {size:.2f} MB per hour of audio",
+    "1 clips skipped",
+    "  clip9: clip9.wav is empty (0 bytes)",
+  ]
+
+
 def test_tokens_of_other_tokenizers_are_refused_in_words(stored_tokens, open_writer):
   with pytest.raises(DataError, match=r"other tokenizers \(hash-a\) than the bundle's \(hash-b\)"):
     token_store.TokenStore(stored_tokens, "hash-b")
