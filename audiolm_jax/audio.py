@@ -13,6 +13,7 @@ import soundfile
 import soxr
 from jaxtyping import Float, Num
 
+from audiolm_jax import storage
 from audiolm_jax.errors import AudioError
 from audiolm_jax.files import atomic_write
 
@@ -208,23 +209,14 @@ def check_length(samples: int, sample_rate: int, least_seconds: float, name: str
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
-  path = Path(path)
   try:
-    if path.is_dir():
-      raise AudioError(f"{path} is a folder; give a sound file")
-    if not path.exists():
-      raise AudioError(f"{path} does not exist")
-    if not path.is_file():
-      raise AudioError(f"{path} is not a plain file; save the sound to a file first")
-    with open(path, "rb") as probe:
-      if not probe.read(1):
-        raise AudioError(f"{path} is empty (0 bytes)")
+    content = _fetched(path) if storage.is_url(path) else _plain_file(Path(path))
   except OSError as error:
     raise AudioError(f"cannot read {path}: {error.strerror or error}") from error
-  if path.suffix.lower() == ".raw":
+  if os.fspath(path).lower().endswith(".raw"):
     raise AudioError(f"{path} is raw sound without a header; convert it to wav first")
   try:
-    file = soundfile.SoundFile(path)
+    file = soundfile.SoundFile(content)
   except (soundfile.SoundFileError, TypeError) as error:
     raise AudioError(
       f"{path} is not sound that can be read ({_reason(error)}); "
@@ -232,8 +224,32 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     ) from error
   with file:
     _check_rate(file.samplerate, str(path))
-    _check_whole(file, path)
+    _check_whole(file, content, path)
     yield file
+
+
+def _plain_file(path: Path) -> Path:
+  if path.is_dir():
+    raise AudioError(f"{path} is a folder; give a sound file")
+  if not path.exists():
+    raise AudioError(f"{path} does not exist")
+  if not path.is_file():
+    raise AudioError(f"{path} is not a plain file; save the sound to a file first")
+  with open(path, "rb") as probe:
+    if not probe.read(1):
+      raise AudioError(f"{path} is empty (0 bytes)")
+  return path
+
+
+def _fetched(url: str | os.PathLike[str]) -> io.BytesIO:
+  # Whole, because a decoder seeks and a bucket answers slowly.
+  try:
+    content = storage.read_bytes(url)
+  except FileNotFoundError as error:
+    raise AudioError(f"{url} does not exist") from error
+  if not content:
+    raise AudioError(f"{url} is empty (0 bytes)")
+  return io.BytesIO(content)
 
 
 def _mono_blocks(
@@ -296,7 +312,7 @@ def _check_rate(rate: int, name: str) -> None:
     raise AudioError(f"{name} has a sample rate of {rate} Hz; {_RATES[0]} to {_RATES[1]} are read")
 
 
-def _check_whole(file: soundfile.SoundFile, path: Path) -> None:
+def _check_whole(file: soundfile.SoundFile, content: Path | io.BytesIO, path: Any) -> None:
   """Raises where the header promises more sound than the file holds."""
   # libsndfile corrects such a header silently.
   log = _CORRECTED_SIZE.search(file.extra_info)
@@ -307,15 +323,18 @@ def _check_whole(file: soundfile.SoundFile, path: Path) -> None:
       frames = round(file.frames * promised / max(1, there))
       if frames - file.frames > 0.01 * file.samplerate:
         raise _cut_short(path, file.frames, frames, file.samplerate)
-  if file.format == "OGG" and not _has_last_ogg_page(path):
+  if file.format == "OGG" and not _has_last_ogg_page(content):
     raise _cut_short(path, file.frames, None, file.samplerate)
 
 
-def _has_last_ogg_page(path: Path) -> bool:
-  with open(path, "rb") as file:
-    file.seek(0, os.SEEK_END)
-    file.seek(max(0, file.tell() - (1 << 17)))
-    tail = file.read()
+def _has_last_ogg_page(content: Path | io.BytesIO) -> bool:
+  if isinstance(content, io.BytesIO):
+    tail = content.getvalue()[-(1 << 17) :]
+  else:
+    with open(content, "rb") as file:
+      file.seek(0, os.SEEK_END)
+      file.seek(max(0, file.tell() - (1 << 17)))
+      tail = file.read()
   page = tail[max(0, tail.rfind(b"OggS")) :]
   if len(page) < 27 or not page[5] & 4:  # the flag of a stream's last page
     return False

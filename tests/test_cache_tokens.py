@@ -30,6 +30,9 @@ def test_command_makes_a_store_and_reports_it(miniature_bundle, tmp_path):
   assert "4/4" in result.stderr
   store = token_store.TokenStore(tmp_path / "store", miniature_bundle.token_hash)
   assert len(store) == 3
+  info = _run("info", tmp_path / "store")
+  assert info.returncode == 0, info.stderr
+  assert "MB per hour of audio" in info.stdout and "bad.wav: " in info.stdout
   strict = _run(*arguments[:-2])
   assert strict.returncode == 2
   assert strict.stderr.strip().splitlines()[-1].startswith("error: 1 of 4 clips skipped: bad.wav")
@@ -41,6 +44,13 @@ def test_command_makes_a_store_and_reports_it(miniature_bundle, tmp_path):
   [
     ((), "--bundle is needed"),
     (("--bundle", "b", "--output_dir", "o"), "either --audio_dir or --manifest"),
+    (("--bundle", "b", "--output_dir", "o", "--task", "t"), "--task goes with --module"),
+    (
+      ("--bundle", "b", "--output_dir", "o", "--audio_dir", ".", "--beam_options=--x"),
+      "--beam_options goes with --runner",
+    ),
+    (("info", "/no/such"), "is no token store"),
+    (("information",), "unexpected argument 'information'"),
     (("--bundle", "no_such", "--output_dir", "o", "--audio_dir", "."), "no bundle 'no_such'"),
   ],
 )
@@ -48,3 +58,14 @@ def test_bad_arguments_end_with_one_line_and_code_2(arguments, said):
   result = _run(*arguments)
   assert result.returncode == 2
   assert said in result.stderr and "Traceback" not in result.stderr
+
+
+def test_help_needs_neither_beam_nor_tensorflow():
+  code = (
+    "import sys, audiolm_jax.cache_tokens\n"
+    "heavy = {'apache_beam', 'tensorflow', 'seqio', 'jax'} & set(sys.modules)\n"
+    "assert not heavy, heavy"
+  )
+  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+  shown = _run("--help")
+  assert "DataflowRunner" in shown.stdout and "--beam_options" in shown.stdout

@@ -6,12 +6,11 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int16
 
-from audiolm_jax import audio
+from audiolm_jax import audio, storage
 from audiolm_jax.data import examples
 from audiolm_jax.errors import DataError
 
@@ -42,6 +41,7 @@ class Clip:
     split: "train", "valid" or whatever the manifest says.
     speaker: as in the manifest, or None where nobody says.
     seconds: length as in the manifest, or None.
+    size: of the file in bytes, or None where it was not looked at.
   """
 
   id: str
@@ -49,6 +49,7 @@ class Clip:
   split: str = "train"
   speaker: str | None = None
   seconds: float | None = None
+  size: int | None = None
 
 
 class SkipLog:
@@ -73,6 +74,11 @@ class SkipLog:
     """
     with self._lock:
       self.skipped[clip_id] = reason
+    self.check()
+
+  def check(self) -> None:
+    """Raises `DataError` where more than the allowed share has been skipped."""
+    with self._lock:
       too_many = len(self.skipped) > self.max_skipped_fraction * self.total
     if too_many:
       raise DataError(
@@ -91,7 +97,7 @@ class SkipLog:
 
 
 def list_clips(source: str | os.PathLike[str], valid_fraction: float = 0.05) -> list[Clip]:
-  """The clips of a folder (searched through) or of a manifest, sorted by id.
+  """The clips of a folder (searched through) or of a manifest, sorted by id; URLs will do.
 
   A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or absolute) and
   may have `split`, `speaker` and `seconds`. In a folder whose first level is named `train`,
@@ -102,13 +108,13 @@ def list_clips(source: str | os.PathLike[str], valid_fraction: float = 0.05) -> 
   Raises:
     DataError: nothing there, not a manifest, a row without `path`, the same path twice.
   """
-  source = Path(source)
-  if source.is_dir():
+  source = os.fspath(source)
+  if storage.is_folder(source):
     clips = _clips_of_folder(source)
     kinds = " ".join(AUDIO_SUFFIXES)
     if not clips:
       raise DataError(f"{source} holds no audio files ({kinds}); name another folder or a manifest")
-  elif source.is_file():
+  elif storage.exists(source):
     clips = _clips_of_manifest(source)
     if not clips:
       raise DataError(f"{source} has no rows; a manifest has one JSON object with a path per line")
@@ -148,24 +154,19 @@ def read_clip_pcm16(clip: Clip, sample_rate: int) -> Int16[np.ndarray, " samples
   return np.concatenate([examples.to_pcm16(block) for block in blocks])
 
 
-def _clips_of_folder(folder: Path) -> list[Clip]:
-  paths = []
-  for parent, folders, names in os.walk(folder, followlinks=True):
-    folders[:] = sorted(name for name in folders if not name.startswith("."))
-    paths += [
-      Path(parent, name)
-      for name in names
-      if not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES + _UNDECODABLE_SUFFIXES)
-    ]
-  ids = [path.relative_to(folder).as_posix() for path in paths]
-  splits = [SPLIT_FOLDERS.get(i.split("/")[0].lower(), "") if "/" in i else "" for i in ids]
-  return [Clip(i, str(p), s) for i, p, s in zip(ids, paths, splits, strict=True)]
+def _clips_of_folder(folder: str) -> list[Clip]:
+  clips = []
+  for name, size in storage.list_files(folder):
+    if name.lower().endswith(AUDIO_SUFFIXES + _UNDECODABLE_SUFFIXES):
+      split = SPLIT_FOLDERS.get(name.split("/")[0].lower(), "") if "/" in name else ""
+      clips.append(Clip(name, storage.join(folder, name), split, size=size))
+  return clips
 
 
-def _clips_of_manifest(manifest: Path) -> list[Clip]:
+def _clips_of_manifest(manifest: str) -> list[Clip]:
   clips: dict[str, Clip] = {}
   try:
-    lines = manifest.read_text(encoding="utf-8").splitlines()
+    lines = storage.read_text(manifest).splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise DataError(f"cannot read the manifest {manifest}: {error}") from error
   for number, line in enumerate(lines, start=1):
@@ -178,13 +179,13 @@ def _clips_of_manifest(manifest: Path) -> list[Clip]:
   return list(clips.values())
 
 
-def _clip_of_row(line: str, manifest: Path, number: int) -> Clip:
+def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
   try:
     row = json.loads(line)
     path, seconds = str(row["path"]), row.get("seconds")
     return Clip(
       id=path,
-      path=str(manifest.parent / path),
+      path=storage.join(storage.parent(manifest), path),
       split=str(row.get("split") or ""),
       speaker=None if row.get("speaker") is None else str(row["speaker"]),
       seconds=None if seconds is None else float(seconds),

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import seqio
 import tensorflow as tf
 
-from audiolm_jax import configs
+from audiolm_jax import configs, storage
 from audiolm_jax.data import preprocessors, sources, token_store
 from audiolm_jax.data.preprocessors import Tokenizers
 from audiolm_jax.errors import DataError
@@ -75,7 +75,7 @@ def register_audio_tasks(
     if _registered[name].arguments == arguments:
       return _registered[name].names
     _forget(name)
-  if (Path(source) / token_store.STORE_FILE).exists():
+  if storage.exists(storage.join(source, token_store.STORE_FILE)):
     stored = sources.TokenStoreDataSource(source, token_hash)
     specs = _checked_stages(stage_specs, stored.info.codec, stored.info.semantic)
     names = _register_stages(name, stored, specs, [], stored.info.token_hash)

@@ -53,7 +53,7 @@ class SeqioBatches:
       task_feature_lengths = converter.lengths(task_feature_lengths["tokens"])
     self._seed = seed
     self._batches = 0
-    with _speaking_errors():
+    with speaking_errors():
       dataset = seqio.get_dataset(
         mixture_or_task_name,
         dict(task_feature_lengths),
@@ -75,7 +75,7 @@ class SeqioBatches:
     return self
 
   def __next__(self) -> Example:
-    with _speaking_errors():
+    with speaking_errors():
       batch = next(self._iterator or self._start())
     self._batches += 1
     return _filled_up(batch, self._batch_size)
@@ -133,7 +133,7 @@ def converter_for(task_feature_lengths: Mapping[str, int]) -> seqio.FeatureConve
   )
 
 
-class _speaking_errors:
+class speaking_errors:
   """Turns a `DataError` that TensorFlow wrapped on its way back into one."""
 
   def __enter__(self) -> None:

@@ -16,10 +16,29 @@ from audiolm_jax.errors import AudioError
 keep_off_gpu()
 
 
-class AudioDataSource(seqio.DataSource):
-  """Waveforms of a folder or manifest, see `manifest.list_clips`.
+class WaveformDataSource(seqio.DataSource):
+  """Where waveforms come from.
 
   An example is {"id": string, "speaker": string ("" if unknown), "waveform": float32 [samples]}.
+
+  Attributes:
+    sample_rate: Hz.
+  """
+
+  sample_rate: int
+
+  def num_clips(self, split: str) -> int:
+    """How many clips a split has, unreadable ones included."""
+    raise NotImplementedError
+
+  def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
+    """Ids of what could not be read in a shard that has been read, and why."""
+    raise NotImplementedError
+
+
+class AudioDataSource(WaveformDataSource):
+  """Waveforms of a folder or manifest, see `manifest.list_clips`.
+
   Unreadable clips are left out, counted in `skipped[split]` and logged.
 
   Args:
@@ -58,7 +77,17 @@ class AudioDataSource(seqio.DataSource):
 
   def list_shards(self, split: str) -> Sequence[str]:
     """Names of the shards, for `seqio_cache_tasks`."""
-    return _shard_names(split, len(self._clips[split]), self._max_shards)
+    return _shard_names(split, self.num_clips(split), self._max_shards)
+
+  def num_clips(self, split: str) -> int:
+    """How many clips a split has, unreadable ones included."""
+    return len(self._clips[split])
+
+  def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
+    """Ids of what could not be read in a shard that has been read, and why."""
+    skipped = self.skipped[split].skipped
+    shard = _of_shard(self._clips[split], shard_info)
+    return {clip.id: skipped[clip.id] for clip in shard if clip.id in skipped}
 
   def get_dataset(
     self,

@@ -1,29 +1,35 @@
 """A folder of token shards and what they were made with; written clip by clip, read at once.
 
-    store.json        token hash, specs, hours, tokens, speakers, shards, skipped clips
-    tokens-00000.npz  some clips: ids, splits, speakers, seconds, semantic, codes
+    store.json                 token hash, specs, hours, tokens, speakers, shards, skipped clips
+    tokens-0f3a51c2d4e6.npz    some clips: ids, splits, speakers, seconds, semantic, codes
 
-Shards are never changed once written and `store.json` is replaced after each, so that a run that
-was killed goes on after its last whole shard.
+Shards are whole or not there, never changed, and named by the clips in them, so that whoever makes
+one again makes the same file. `store.json` is what readers go by; a writer takes up the shards that
+a killed run left behind.
 """
 
 import dataclasses
+import hashlib
+import io
 import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
+from audiolm_jax import storage
 from audiolm_jax.errors import DataError
-from audiolm_jax.files import atomic_write
 from audiolm_jax.lm.stages import StageSpec
 
 FORMAT_VERSION = 1
 STORE_FILE = "store.json"
+_SHARD = ("tokens-", ".npz")
+_DAMAGED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
+_READ_AT_ONCE = 16  # shards; a bucket answers slowly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,21 +84,30 @@ class StoreInfo:
   skipped: dict[str, str] = dataclasses.field(default_factory=dict)
   format_version: int = FORMAT_VERSION
 
-  def report(self) -> str:
-    """A few lines for people."""
+  def report(self, bytes_of_shards: int | None = None) -> str:
+    """A few lines for people; with what an hour of audio takes up where the bytes are given."""
     splits = ", ".join(
       f"{split} {self.clips[split]} clips {self.hours[split]:.2f} h" for split in sorted(self.clips)
     )
     lines = [
       splits or "no clips",
+      *([] if self.complete else ["unfinished: run cache_tokens again"]),
       f"{self.semantic_tokens:,} semantic and {self.acoustic_tokens:,} acoustic tokens, "
       f"{self.speakers} named speakers, {len(self.shards)} shards, token hash {self.token_hash}",
+      *self._storage(bytes_of_shards),
       f"{len(self.skipped)} clips skipped",
       *(f"  {name}: {reason}" for name, reason in sorted(self.skipped.items())[:20]),
     ]
     if len(self.skipped) > 20:
       lines.append(f"  and {len(self.skipped) - 20} more, all in {STORE_FILE}")
     return "\n".join(lines)
+
+  def _storage(self, bytes_of_shards: int | None) -> list[str]:
+    hours = sum(self.hours.values())
+    if bytes_of_shards is None or not hours:
+      return []
+    per_hour = bytes_of_shards / hours / 1e6
+    return [f"{bytes_of_shards / 1e6:.2f} MB in shards, {per_hour:.2f} MB per hour of audio"]
 
 
 class TokenStoreWriter:
@@ -119,7 +134,7 @@ class TokenStoreWriter:
     clips_per_shard: int = 256,
     seconds_per_shard: float = 1800.0,
   ):
-    self.folder = Path(folder)
+    self.folder = os.fspath(folder)
     self._make_folder()
     self._clips_per_shard = clips_per_shard
     self._seconds_per_shard = seconds_per_shard
@@ -127,13 +142,15 @@ class TokenStoreWriter:
     self._done: set[str] = set()
     self._speakers: set[str] = set()
     self.info = StoreInfo(token_hash, dict(codec or {}), dict(semantic or {}))
-    if (self.folder / STORE_FILE).exists():
+    if storage.exists(storage.join(self.folder, STORE_FILE)):
       self.info = read_info(self.folder)
       check_hash(self.info, token_hash, self.folder)
       self.info.complete = False
       self.info.skipped = {}
-      for clip in _read_shards(self.folder, self.info, tokens=False):
-        self._note(clip)
+      for clips in _listed_shards(self.folder, self.info, tokens=False):
+        for clip in clips:
+          self._note(clip)
+    self._take_up_shards()
     self._write_info()
 
   def __contains__(self, clip_id: str) -> bool:
@@ -148,11 +165,8 @@ class TokenStoreWriter:
     """
     if clip.id in self._done:
       raise DataError(f"{clip.id} is already in {self.folder}; clip ids must be unique")
-    stored = dataclasses.replace(
-      clip, semantic=_compact(clip.semantic, clip.id), codes=_compact(clip.codes, clip.id)
-    )
-    self._pending.append(stored)
-    self._note(stored)
+    self._pending.append(_compacted(clip))
+    self._note(clip)
     seconds = sum(clip.seconds for clip in self._pending)
     if len(self._pending) >= self._clips_per_shard or seconds >= self._seconds_per_shard:
       self.flush()
@@ -165,42 +179,64 @@ class TokenStoreWriter:
     """Writes what is pending as one shard."""
     if not self._pending:
       return
-    name = f"tokens-{len(self.info.shards):05d}.npz"
-    with atomic_write(self.folder / name) as file:
-      np.savez_compressed(file, **_shard_arrays(self._pending))
+    name = write_shard(self.folder, self._pending, self.info.token_hash)
     self.info.shards[name] = len(self._pending)
     for clip in self._pending:
-      self._count(clip)
+      self._count(clip, _sizes(clip))
     self._pending = []
+    self._write_info()
+
+  def save(self) -> None:
+    """Writes the rest, and what was skipped, of a store that is not whole."""
+    self.flush()
     self._write_info()
 
   def finish(self) -> StoreInfo:
     """Writes the rest and says that the store is whole."""
-    self.flush()
     self.info.complete = True
-    self._write_info()
+    self.save()
     return self.info
+
+  def _take_up_shards(self) -> None:
+    """Adds the shards that are there and not yet listed."""
+    names = [name for name in shard_files(self.folder) if name not in self.info.shards]
+    for shard in _found_shards(self.folder, names):
+      if shard.token_hash != self.info.token_hash:
+        raise DataError(
+          f"{self.folder} holds {shard.name} of other tokenizers ({shard.token_hash}) than the "
+          f"bundle's ({self.info.token_hash}); choose another --output_dir"
+        )
+      twice = next((clip.id for clip in shard.clips if clip.id in self._done), None)
+      if twice is not None:
+        raise DataError(
+          f"{twice} is in {shard.name} of {self.folder} and in another shard; two runs wrote at "
+          f"once or the data changed: remove {shard.name} and run cache_tokens again"
+        )
+      self.info.shards[shard.name] = len(shard.clips)
+      for clip, sizes in zip(shard.clips, shard.sizes, strict=True):
+        self._note(clip)
+        self._count(clip, sizes)
 
   def _note(self, clip: TokenClip) -> None:
     self._done.add(clip.id)
     if clip.speaker is not None:
       self._speakers.add(clip.speaker)
 
-  def _count(self, clip: TokenClip) -> None:
+  def _count(self, clip: TokenClip, sizes: "_Sizes") -> None:
     info = self.info
     info.clips[clip.split] = info.clips.get(clip.split, 0) + 1
     info.hours[clip.split] = info.hours.get(clip.split, 0.0) + clip.seconds / 3600
-    info.semantic_tokens += 0 if clip.semantic is None else clip.semantic.size
-    info.acoustic_tokens += 0 if clip.codes is None else clip.codes.size
+    info.semantic_tokens += sizes.semantic
+    info.acoustic_tokens += sizes.codes
     info.speakers = len(self._speakers)
 
   def _write_info(self) -> None:
-    with atomic_write(self.folder / STORE_FILE) as file:
+    with storage.write_whole(storage.join(self.folder, STORE_FILE)) as file:
       file.write(json.dumps(dataclasses.asdict(self.info), indent=1).encode())
 
   def _make_folder(self) -> None:
     try:
-      self.folder.mkdir(parents=True, exist_ok=True)
+      storage.make_folder(self.folder)
     except OSError as error:
       raise DataError(
         f"cannot make the folder {self.folder} ({error.strerror}); choose another --output_dir"
@@ -225,7 +261,7 @@ class TokenStore:
     *,
     allow_incomplete: bool = False,
   ):
-    self.folder = Path(folder)
+    self.folder = os.fspath(folder)
     self.info = read_info(folder)
     if token_hash is not None:
       check_hash(self.info, token_hash, self.folder)
@@ -234,7 +270,7 @@ class TokenStore:
         f"the token store {folder} is unfinished ({sum(self.info.clips.values())} clips so far); "
         "run cache_tokens on it again to finish it"
       )
-    self._clips = list(_read_shards(self.folder, self.info))
+    self._clips = [clip for clips in _listed_shards(self.folder, self.info) for clip in clips]
 
   def __len__(self) -> int:
     return len(self._clips)
@@ -252,15 +288,52 @@ class TokenStore:
     return sorted(chosen, key=lambda clip: clip.id)
 
 
+def shard_name(key: Sequence[str]) -> str:
+  """The file name of the shard of these clip ids, or of whatever else says what is in it."""
+  return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12].join(_SHARD)
+
+
+def write_shard(
+  folder: str | os.PathLike[str],
+  clips: Sequence[TokenClip],
+  token_hash: str,
+  name: str | None = None,
+) -> str:
+  """Writes some clips as one shard, whole or not at all, and returns its name.
+
+  `store.json` is left alone: a writer takes the shard up.
+
+  Args:
+    name: by `shard_name`; None for that of the clips' ids.
+  Raises:
+    DataError: tokens that are not whole numbers from 0 on, or of one kind here and two there.
+    UserError: it cannot be written.
+  """
+  name = name or shard_name(sorted(clip.id for clip in clips))
+  arrays = _shard_arrays([_compacted(clip) for clip in clips], token_hash)
+  with storage.write_whole(storage.join(folder, name)) as file:
+    np.savez_compressed(file, **arrays)
+  return name
+
+
+def shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
+  """Name and bytes of every shard in a folder, listed in `store.json` or not."""
+  return {
+    name: size
+    for name, size in storage.list_files(folder)
+    if name.startswith(_SHARD[0]) and name.endswith(_SHARD[1])
+  }
+
+
 def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
   """What is in a store, without reading its tokens.
 
   Raises:
     DataError: no store there, or one that this version cannot read.
   """
-  path = Path(folder) / STORE_FILE
+  path = storage.join(folder, STORE_FILE)
   try:
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = json.loads(storage.read_text(path))
     version = fields.get("format_version")
     if version != FORMAT_VERSION:
       raise DataError(
@@ -272,6 +345,17 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
     raise DataError(f"{folder} is no token store (no {STORE_FILE}); run cache_tokens") from error
   except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
     raise DataError(f"{path} is damaged ({error}); make the store again") from error
+
+
+def report(folder: str | os.PathLike[str]) -> str:
+  """What `info` prints of a store, finished or not.
+
+  Raises:
+    DataError: as `read_info`.
+  """
+  info = read_info(folder)
+  sizes = shard_files(folder)
+  return info.report(sum(sizes.get(name, 0) for name in info.shards))
 
 
 def check_hash(info: StoreInfo, token_hash: str, folder: str | os.PathLike[str]) -> None:
@@ -316,6 +400,32 @@ def check_stage(spec: StageSpec, codec: Mapping[str, Any], semantic: Mapping[str
       )
 
 
+class _Sizes(NamedTuple):
+  """How many tokens a clip has."""
+
+  semantic: int
+  codes: int
+
+
+class _Found(NamedTuple):
+  """A shard that no `store.json` lists: its clips without their tokens, and how many they have."""
+
+  name: str
+  token_hash: str
+  clips: list[TokenClip]
+  sizes: list[_Sizes]
+
+
+def _sizes(clip: TokenClip) -> _Sizes:
+  return _Sizes(*(0 if tokens is None else tokens.size for tokens in (clip.semantic, clip.codes)))
+
+
+def _compacted(clip: TokenClip) -> TokenClip:
+  return dataclasses.replace(
+    clip, semantic=_compact(clip.semantic, clip.id), codes=_compact(clip.codes, clip.id)
+  )
+
+
 def _compact(tokens: np.ndarray | None, clip_id: str) -> np.ndarray | None:
   if tokens is None:
     return None
@@ -326,8 +436,11 @@ def _compact(tokens: np.ndarray | None, clip_id: str) -> np.ndarray | None:
   return tokens.astype(np.uint16 if fits else np.uint32)
 
 
-def _shard_arrays(clips: Sequence[TokenClip]) -> dict[str, Any]:
+def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]:
+  sizes = [_sizes(clip) for clip in clips]
   arrays: dict[str, Any] = {
+    "token_hash": np.array(token_hash),
+    "sizes": np.array(sizes, np.int64).reshape(-1, 2),
     "ids": np.array([clip.id for clip in clips]),
     "splits": np.array([clip.split for clip in clips]),
     "speakers": np.array([clip.speaker or "" for clip in clips]),
@@ -343,19 +456,46 @@ def _shard_arrays(clips: Sequence[TokenClip]) -> dict[str, Any]:
   return arrays
 
 
-def _read_shards(folder: Path, info: StoreInfo, tokens: bool = True) -> Iterator[TokenClip]:
-  for name, count in info.shards.items():
-    path = folder / name
+def _listed_shards(folder: str, info: StoreInfo, tokens: bool = True) -> Iterator[list[TokenClip]]:
+  """The clips of each shard of a store, with their tokens or without."""
+
+  def read(name: str) -> list[TokenClip]:
+    path = storage.join(folder, name)
     try:
-      with open(path, "rb") as file, np.load(file) as shard:
-        clips = _shard_clips(shard, tokens)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      with _opened(path) as file, np.load(file) as arrays:
+        return _shard_clips(arrays, tokens)
+    except _DAMAGED as error:
       raise DataError(
         f"the shard {path} is damaged or missing ({error}); make the store again"
       ) from error
-    if len(clips) != count:
-      raise DataError(f"the shard {path} has {len(clips)} clips instead of {count}; make it again")
-    yield from clips
+
+  with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+    for (name, count), clips in zip(info.shards.items(), pool.map(read, info.shards), strict=True):
+      if len(clips) != count:
+        raise DataError(
+          f"the shard {storage.join(folder, name)} has {len(clips)} clips instead of {count}; "
+          "make it again"
+        )
+      yield clips
+
+
+def _found_shards(folder: str, names: Sequence[str]) -> Iterator[_Found]:
+  """Those of the named shards that are whole, in order."""
+
+  def read(name: str) -> _Found | None:
+    try:
+      with _opened(storage.join(folder, name)) as file, np.load(file) as arrays:
+        sizes = [_Sizes(int(semantic), int(codes)) for semantic, codes in arrays["sizes"]]
+        return _Found(name, str(arrays["token_hash"]), _shard_clips(arrays, False), sizes)
+    except _DAMAGED:
+      return None
+
+  with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+    yield from (shard for shard in pool.map(read, names) if shard is not None)
+
+
+def _opened(path: str) -> BinaryIO:
+  return io.BytesIO(storage.read_bytes(path)) if storage.is_url(path) else open(path, "rb")
 
 
 def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenClip]:

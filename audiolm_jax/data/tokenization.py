@@ -1,12 +1,14 @@
-"""A corpus of audio to a token store, clip by clip, in one process."""
+"""Audio to token stores: a shard at a time, and a whole corpus in this process.
 
-import collections
+The local engine stays beside the one in `beam_tokenization`, which shares all of this but the loop:
+it needs no Beam, shows a bar and stops at the first shard with too many unreadable clips.
+"""
+
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
@@ -14,10 +16,12 @@ import tqdm
 from audiolm_jax import configs
 from audiolm_jax.data import manifest, token_store
 from audiolm_jax.data.manifest import Clip
-from audiolm_jax.errors import AudioError, DataError
+from audiolm_jax.data.shards import Heard, Shard, Unheard, shards_of_clips
+from audiolm_jax.errors import DataError
 
-T = TypeVar("T")
-R = TypeVar("R")
+SECONDS_PER_SHARD = 1800.0
+_SECONDS_TOGETHER = 300.0  # of audio in memory at a time, beside what is being read
+_LONG_SECONDS = 60.0  # clips past this go alone: side by side they would only take memory
 
 
 class Tokenized(NamedTuple):
@@ -34,6 +38,13 @@ class Tokenized(NamedTuple):
   seconds: float
 
 
+class ShardTokens(NamedTuple):
+  """The clips of a shard that have tokens, and the ids of the others with the reason."""
+
+  clips: list[token_store.TokenClip]
+  skipped: dict[str, str]
+
+
 def tokenize_corpus(
   tokenizers: Any,
   source: str | os.PathLike[str],
@@ -42,6 +53,7 @@ def tokenize_corpus(
   valid_fraction: float = 0.05,
   max_skipped_fraction: float = 0.01,
   clips_per_shard: int = 128,
+  batch_size: int = 4,
   num_workers: int = 2,
   progress: bool = True,
 ) -> Tokenized:
@@ -53,8 +65,9 @@ def tokenize_corpus(
     output_dir: of the store; one begun by the same tokenizers is gone on with.
     valid_fraction: of a corpus that has no splits of its own.
     max_skipped_fraction: share of unreadable clips past which to give up.
-    clips_per_shard: what a kill may cost, in clips; half an hour of audio at most.
-    num_workers: clips read and tokenized at a time.
+    clips_per_shard: what a kill may cost, in clips; about half an hour of audio at most.
+    batch_size: clips of like length that go through the models side by side.
+    num_workers: files read ahead.
     progress: whether to show a bar.
   Raises:
     DataError: no clips, too many unreadable ones, or a store of other tokenizers.
@@ -62,20 +75,7 @@ def tokenize_corpus(
   began = time.monotonic()
   clips = manifest.list_clips(source, valid_fraction)
   skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
-  writer = token_store.TokenStoreWriter(
-    output_dir,
-    tokenizers.token_hash,
-    codec=configs.to_dict(tokenizers.codec.spec),
-    semantic=configs.to_dict(tokenizers.semantic.spec),
-    clips_per_shard=clips_per_shard,
-  )
-
-  def tokenize(clip: Clip) -> token_store.TokenClip | AudioError:
-    try:
-      return tokenize_clip(tokenizers, clip)
-    except AudioError as error:
-      return error
-
+  writer = open_writer(tokenizers, output_dir, clips_per_shard)
   missing = [clip for clip in clips if clip.id not in writer]
   heard = 0.0
   bar = tqdm.tqdm(
@@ -85,19 +85,92 @@ def tokenize_corpus(
     disable=not progress,
     mininterval=0.1 if sys.stderr.isatty() else 15.0,  # seconds; a log needs fewer lines
   )
-  with bar, ThreadPoolExecutor(num_workers) as pool:
-    for clip, tokens in _in_order(pool, tokenize, missing, num_workers):
-      if isinstance(tokens, AudioError):
-        writer.skip(clip.id, str(tokens))
-        skipped.skip(clip.id, str(tokens))
-      else:
-        writer.add(tokens)
-        heard += tokens.seconds
-      bar.set_postfix_str(f"{heard / (time.monotonic() - began):.0f}x real time", refresh=False)
-      bar.update()
-  if not writer.info.clips and len(skipped.skipped) == len(clips):
-    raise DataError(f"no clip can be read: {skipped.report()}")
+
+  def count(clips: int, seconds: float) -> None:
+    nonlocal heard
+    heard += seconds
+    bar.set_postfix_str(f"{heard / (time.monotonic() - began):.0f}x real time", refresh=False)
+    bar.update(clips)
+
+  with bar:
+    for shard in shards_of_clips(missing, clips_per_shard, SECONDS_PER_SHARD):
+      tokens = tokenize_shard(
+        tokenizers, shard, batch_size=batch_size, num_workers=num_workers, count=count
+      )
+      for clip in tokens.clips:
+        writer.add(clip)
+      writer.flush()
+      for clip_id, reason in tokens.skipped.items():
+        writer.skip(clip_id, reason)
+        skipped.skip(clip_id, reason)
+  check_skipped(writer.info, max_skipped_fraction)
   return Tokenized(writer.finish(), heard, time.monotonic() - began)
+
+
+def open_writer(
+  tokenizers: Any, output_dir: str | os.PathLike[str], clips_per_shard: int = 128
+) -> token_store.TokenStoreWriter:
+  """A writer of the store of these tokenizers, begun or gone on with."""
+  return token_store.TokenStoreWriter(
+    output_dir,
+    tokenizers.token_hash,
+    codec=configs.to_dict(tokenizers.codec.spec),
+    semantic=configs.to_dict(tokenizers.semantic.spec),
+    clips_per_shard=clips_per_shard,
+    seconds_per_shard=SECONDS_PER_SHARD,
+  )
+
+
+def check_skipped(info: token_store.StoreInfo, max_skipped_fraction: float) -> None:
+  """Refuses a store that lacks too much of its corpus.
+
+  Raises:
+    DataError: more than this share of the clips was skipped, or all.
+  """
+  log = manifest.SkipLog(sum(info.clips.values()) + len(info.skipped), max_skipped_fraction)
+  log.skipped.update(info.skipped)
+  log.check()
+  if not info.clips:
+    raise DataError(f"no clip can be read: {log.report()}")
+
+
+def tokenize_shard(
+  tokenizers: Any,
+  shard: Shard,
+  *,
+  batch_size: int = 4,
+  num_workers: int = 2,
+  count: Callable[[int, float], None] = lambda clips, seconds: None,
+) -> ShardTokens:
+  """The tokens of each clip of a shard, equal to `tokenize_clip`.
+
+  In memory are five minutes of short clips or one long one, and what is read ahead.
+
+  Args:
+    batch_size: clips of like length that go through the models side by side.
+    num_workers: files read ahead.
+    count: is told of each few clips and seconds of audio that are done.
+  """
+  sample_rate = tokenizers.codec.spec.sample_rate
+  clips: list[token_store.TokenClip] = []
+  skipped: dict[str, str] = {}
+  waiting: list[Heard] = []
+
+  def tokenize() -> None:
+    clips.extend(_tokenize_heard(tokenizers, waiting, batch_size))
+    count(len(waiting), sum(len(heard.waveform) for heard in waiting) / sample_rate)
+    waiting.clear()
+
+  for heard in shard.read(sample_rate, num_workers):
+    if isinstance(heard, Unheard):
+      skipped[heard.clip.id] = heard.reason
+      count(1, 0.0)
+      continue
+    waiting.append(heard)
+    if sum(len(h.waveform) for h in waiting) >= _SECONDS_TOGETHER * sample_rate:
+      tokenize()
+  tokenize()
+  return ShardTokens(clips, skipped)
 
 
 def tokenize_clip(tokenizers: Any, clip: Clip) -> token_store.TokenClip:
@@ -106,32 +179,40 @@ def tokenize_clip(tokenizers: Any, clip: Clip) -> token_store.TokenClip:
   Raises:
     AudioError: it cannot be read.
   """
+  waveform = manifest.read_clip(clip, tokenizers.codec.spec.sample_rate)
+  return _tokenize_heard(tokenizers, [Heard(clip, waveform)], 1)[0]
+
+
+def _tokenize_heard(
+  tokenizers: Any, heard: Sequence[Heard], batch_size: int
+) -> list[token_store.TokenClip]:
   sample_rate = tokenizers.codec.spec.sample_rate
-  waveform = manifest.read_clip(clip, sample_rate)
-  return token_store.TokenClip(
-    id=clip.id,
-    semantic=np.asarray(tokenizers.semantic.tokenize_long(waveform)),
-    codes=np.asarray(tokenizers.codec.encode_long(waveform)),
-    split=clip.split,
-    speaker=clip.speaker,
-    seconds=len(waveform) / sample_rate,
-  )
-
-
-def _in_order(
-  pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
-) -> Iterator[tuple[T, R]]:
-  """Each item with its result, at most `ahead` of them in memory beside the one given."""
-  waiting: collections.deque[tuple[T, Future[R]]] = collections.deque()
-  try:
-    for item in items:
-      waiting.append((item, pool.submit(function, item)))
-      if len(waiting) > ahead:
-        first, future = waiting.popleft()
-        yield first, future.result()
-    while waiting:
-      first, future = waiting.popleft()
-      yield first, future.result()
-  finally:
-    for _, future in waiting:
-      future.cancel()
+  short = [h for h in heard if len(h.waveform) <= _LONG_SECONDS * sample_rate]
+  semantic, codes = tokenizers.semantic, tokenizers.codec
+  of_short = {}
+  # Codecs and encoders that cannot do without padding have no such functions.
+  if batch_size > 1 and hasattr(semantic, "tokenize_clips") and hasattr(codes, "encode_clips"):
+    waveforms = [waveform for _, waveform in short]
+    pairs = zip(
+      semantic.tokenize_clips(waveforms, batch_size),
+      codes.encode_clips(waveforms, batch_size),
+      strict=True,
+    )
+    of_short = {h.clip.id: pair for h, pair in zip(short, pairs, strict=True)}
+  tokens = []
+  for clip, waveform in heard:
+    pair = of_short.get(clip.id) or (
+      semantic.tokenize_long(waveform),
+      codes.encode_long(waveform),
+    )
+    tokens.append(
+      token_store.TokenClip(
+        id=clip.id,
+        semantic=np.asarray(pair[0]),
+        codes=np.asarray(pair[1]),
+        split=clip.split,
+        speaker=clip.speaker,
+        seconds=len(waveform) / sample_rate,
+      )
+    )
+  return tokens

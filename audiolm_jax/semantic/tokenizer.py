@@ -1,8 +1,9 @@
 """Waveform to semantic tokens: truncated encoder, whitening, nearest centroid."""
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -112,6 +113,32 @@ class SemanticTokenizer:
     pieces = [window.ids for window in self._windows(np.asarray(waveform))]
     return np.concatenate([np.zeros(0, np.int32), *pieces])
 
+  def tokenize_clips(
+    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
+  ) -> list[Int[np.ndarray, "steps"]]:
+    """Ids of each clip; equal to `tokenize_long`, but windows of one size go side by side.
+
+    What does not fill a batch goes one by one, so that each size is compiled twice at most.
+    """
+    pieces: list[dict[int, np.ndarray]] = [{} for _ in waveforms]
+    by_size: dict[int, list[tuple[int, Window]]] = collections.defaultdict(list)
+    for clip, waveform in enumerate(waveforms):
+      for window in plan_windows(self.config.encoder.num_steps(len(waveform)), self.config):
+        by_size[window.size].append((clip, window))
+    for windows in by_size.values():
+      whole = len(windows) // batch_size * batch_size
+      batches = [windows[i : i + batch_size] for i in range(0, whole, batch_size)]
+      for batch in batches + [[window] for window in windows[whole:]]:
+        rows = np.stack([self._padded(waveforms[clip], window) for clip, window in batch])
+        valid = np.array([window.valid for _, window in batch], np.int32)
+        ids = np.asarray(_encode(self.config, self.params, rows, valid).ids)
+        for row, (clip, window) in zip(ids, batch, strict=True):
+          pieces[clip][window.start] = row[window.keep_from : window.keep_to]
+    return [
+      np.concatenate([np.zeros(0, np.int32), *(of_clip[start] for start in sorted(of_clip))])
+      for of_clip in pieces
+    ]
+
   def features(
     self,
     waveform: Float[np.ndarray | Array, "batch samples"],
@@ -144,15 +171,21 @@ class SemanticTokenizer:
   def _windows(self, waveform: Float[np.ndarray, "samples"]) -> Iterator["Encoded"]:
     """Consecutive stretches of a clip."""
     config = self.config
-    hop, margin = config.encoder.hop_length, config.encoder.features.margin
     for window in plan_windows(config.encoder.num_steps(len(waveform)), config):
-      first = window.start * hop - margin
-      last = (window.start + window.size) * hop + margin
-      piece = np.asarray(waveform[max(0, first) : last], np.float32)
-      before = max(0, -first)
-      piece = np.pad(piece, (before, last - first - before - len(piece)))
-      encoded = _encode(config, self.params, piece[None], np.int32(window.valid))
+      valid = np.array([window.valid], np.int32)
+      encoded = _encode(config, self.params, self._padded(waveform, window)[None], valid)
       yield Encoded(*(np.asarray(x)[0, window.keep_from : window.keep_to] for x in encoded))
+
+  def _padded(
+    self, waveform: Float[np.ndarray, "samples"], window: "Window"
+  ) -> Float[np.ndarray, "padded"]:
+    """What a window hears, its margins included, with zeros where the clip has no more."""
+    hop, margin = self.config.encoder.hop_length, self.config.encoder.features.margin
+    first = window.start * hop - margin
+    last = (window.start + window.size) * hop + margin
+    piece = np.asarray(waveform[max(0, first) : last], np.float32)
+    before = max(0, -first)
+    return np.pad(piece, (before, last - first - before - len(piece)))
 
 
 class Encoded(NamedTuple):
@@ -202,12 +235,12 @@ def _encode(
   config: SemanticTokenizerConfig,
   params: Mapping[str, Any],
   padded: Float[Array, "batch padded"],
-  valid: Int[Array, ""],
+  valid: Int[Array, "batch"],
 ) -> Encoded:
-  """A window of waveform that brings its margins; its first `valid` steps count."""
+  """Windows of waveform that bring their margins; the first `valid` steps of each count."""
   encoder = config.encoder.truncated(config.layer)
   log_mel = normalised_log_mel(power_spectrum(padded, encoder.features), encoder.features)
-  inside = jnp.arange(log_mel.shape[1] // FRAMES_PER_STEP)[None] < valid
+  inside = jnp.arange(log_mel.shape[1] // FRAMES_PER_STEP)[None] < valid[:, None]
   model = ConformerEncoder(encoder)
   features = model.apply({"params": params["encoder"]}, log_mel, inside)
   features = (features.astype(jnp.float32) - params["mean"]) / params["scale"]

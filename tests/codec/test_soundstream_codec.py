@@ -54,6 +54,16 @@ def test_batched_codes_equal_codes_one_by_one(codec):
   np.testing.assert_array_equal(together, alone)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_codes_of_clips_side_by_side_equal_codes_one_by_one(codec, batch_size):
+  lengths = [150 * 320 + 5, 1, 900, 320, 2 * 150 * 320 + 777]
+  clips = [chirp(length, seed) for seed, length in enumerate(lengths)]
+  together = codec.encode_clips(clips, batch_size)
+  for clip, codes in zip(clips, together, strict=True):
+    np.testing.assert_array_equal(codes, codec.encode_long(clip))
+  assert codec.encode_clips([], batch_size) == []
+
+
 def test_a_partial_last_frame_is_zero_padded(codec):
   waveform = chirp(1000)[None]
   codes = codec.encode(waveform)

@@ -29,12 +29,27 @@ def test_info_counts_clips_hours_tokens_and_speakers(stored_tokens):
   assert info.hours["train"] == pytest.approx(15 / 3600)
   assert info.semantic_tokens == 25 * 21
   assert info.acoustic_tokens == 3 * (50 * 21 - 3)
-  assert (info.speakers, info.shards, info.complete) == (
-    2,
-    {"tokens-00000.npz": 4, "tokens-00001.npz": 2},
-    True,
-  )
+  assert (info.speakers, list(info.shards.values()), info.complete) == (2, [4, 2], True)
   assert "525 semantic" in info.report() and "hash-a" in info.report()
+
+
+def test_report_says_hours_tokens_speakers_storage_and_what_was_skipped(
+  tmp_path, open_writer, random_clip
+):
+  writer = open_writer(tmp_path)
+  writer.add(dataclasses.replace(random_clip(0), seconds=3600.0))
+  writer.skip("clip9", "clip9.wav is empty (0 bytes)")
+  writer.save()
+  assert "unfinished: run cache_tokens again" in token_store.report(tmp_path)
+  writer.finish()
+  size = next(tmp_path.glob("tokens-*.npz")).stat().st_size / 1e6
+  assert token_store.report(tmp_path).splitlines() == [
+    "train 1 clips 1.00 h",
+    "25 semantic and 150 acoustic tokens, 1 named speakers, 1 shards, token hash hash-a",
+    f"{size:.2f} MB in shards, {size:.2f} MB per hour of audio",
+    "1 clips skipped",
+    "  clip9: clip9.wav is empty (0 bytes)",
+  ]
 
 
 def test_tokens_of_other_tokenizers_are_refused_in_words(stored_tokens, open_writer):
@@ -48,7 +63,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(tmp_path, open_writer, 
   killed = open_writer(tmp_path)
   for i in range(6):  # clips 4 and 5 are pending when it dies
     killed.add(random_clip(i))
-  (tmp_path / "tokens-00001.npz").write_bytes(b"half a shard")
+  (tmp_path / "tokens-0123456789ab.npz").write_bytes(b"half a shard")
   with pytest.raises(DataError, match="unfinished"):
     token_store.TokenStore(tmp_path)
   resumed = open_writer(tmp_path)
@@ -64,12 +79,65 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(tmp_path, open_writer, 
     np.testing.assert_array_equal(clip.codes, random_clip(i).codes)
 
 
+def test_shards_that_a_killed_run_left_unlisted_are_taken_up(tmp_path, open_writer, random_clip):
+  listed = open_writer(tmp_path)
+  listed.add(random_clip(0))
+  listed.flush()
+  clips = [random_clip(i) for i in (3, 5)]
+  name = token_store.write_shard(tmp_path, clips, "hash-a")
+  assert name == token_store.write_shard(tmp_path, clips[::-1], "hash-a")
+  resumed = open_writer(tmp_path)
+  assert [i for i in range(6) if f"clip{i}" in resumed] == [0, 3, 5]
+  info = resumed.finish()
+  assert info.shards[name] == 2 and info.clips == {"train": 2, "valid": 1}
+  assert info.semantic_tokens == 25 * (1 + 4 + 6) and info.speakers == 2
+  assert info.acoustic_tokens == sum(random_clip(i).codes.size for i in (0, 3, 5))
+  assert len(token_store.TokenStore(tmp_path)) == 3
+
+
+def test_unlisted_shards_of_other_tokenizers_or_of_the_same_clips_are_refused(
+  tmp_path, open_writer, random_clip
+):
+  token_store.write_shard(tmp_path, [random_clip(0)], "hash-b")
+  with pytest.raises(DataError, match=r"tokens-.*npz of other tokenizers \(hash-b\)"):
+    open_writer(tmp_path)
+
+
+def test_a_clip_in_two_shards_is_refused_with_the_one_to_remove(tmp_path, open_writer, random_clip):
+  token_store.write_shard(tmp_path, [random_clip(0)], "hash-a")
+  token_store.write_shard(tmp_path, [random_clip(0), random_clip(1)], "hash-a")
+  with pytest.raises(DataError, match=r"clip0 is in tokens-.*two runs wrote at once .*: remove"):
+    open_writer(tmp_path)
+
+
+def test_a_store_in_a_bucket_is_like_one_on_disk(stored_tokens, open_writer, random_clip):
+  folder = "memory://bucket/store"
+  writer = open_writer(folder)
+  for i in range(5):
+    writer.add(random_clip(i))
+  resumed = open_writer(folder)  # clip 4 was pending when the first one died
+  assert "clip3" in resumed and "clip4" not in resumed
+  resumed.add(random_clip(4))
+  resumed.add(random_clip(5))
+  assert resumed.finish() == token_store.read_info(stored_tokens)
+  for there, here in zip(
+    token_store.TokenStore(folder).clips(),
+    token_store.TokenStore(stored_tokens).clips(),
+    strict=True,
+  ):
+    assert there.id == here.id
+    np.testing.assert_array_equal(there.codes, here.codes)
+  assert token_store.shard_files(folder).keys() == token_store.shard_files(stored_tokens).keys()
+  with pytest.raises(DataError, match=r"memory://bucket/none is no token store"):
+    token_store.TokenStore("memory://bucket/none")
+
+
 def test_long_clips_make_a_shard_sooner(tmp_path, open_writer, random_clip):
   writer = open_writer(tmp_path)
   writer.add(dataclasses.replace(random_clip(0), seconds=1000.0))
   assert not writer.info.shards
   writer.add(dataclasses.replace(random_clip(1), seconds=1000.0))
-  assert writer.info.shards == {"tokens-00000.npz": 2}
+  assert list(writer.info.shards.values()) == [2]
 
 
 def test_failed_write_leaves_the_store_as_it_was(tmp_path, open_writer, random_clip, monkeypatch):
@@ -132,9 +200,9 @@ def test_no_store_damaged_store_and_later_format_are_refused(tmp_path, open_writ
   writer.finish()
   path = tmp_path / "s" / "store.json"
   fields = json.loads(path.read_text())
-  shard = tmp_path / "s" / "tokens-00000.npz"
+  shard = next((tmp_path / "s").glob("tokens-*.npz"))
   shard.write_bytes(shard.read_bytes()[:-50])
-  with pytest.raises(DataError, match=r"tokens-00000.npz is damaged"):
+  with pytest.raises(DataError, match=r"tokens-.*npz is damaged"):
     token_store.TokenStore(tmp_path / "s")
   path.write_text(json.dumps(fields | {"format_version": 99}))
   with pytest.raises(DataError, match="format version 99"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.data import manifest, token_store, tokenization
+from audiolm_jax.data import manifest, shards, token_store, tokenization
 from audiolm_jax.errors import DataError
 
 
@@ -32,28 +32,61 @@ def test_stored_tokens_are_the_bundles_tokens_of_the_whole_files(
 
 
 def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_path, monkeypatch):
-  real = tokenization.tokenize_clip
+  real = shards.read_clip
   seen = []
 
-  def dies_at_the_sixth(tokenizers, clip):
+  def dies_at_the_sixth(clip, sample_rate):
     if len(seen) == 5:
       raise KeyboardInterrupt
     seen.append(clip.id)
-    return real(tokenizers, clip)
+    return real(clip, sample_rate)
 
-  monkeypatch.setattr(tokenization, "tokenize_clip", dies_at_the_sixth)
+  monkeypatch.setattr(shards, "read_clip", dies_at_the_sixth)
   with pytest.raises(KeyboardInterrupt):
     _tokenize(miniature_bundle, corpus, tmp_path, num_workers=1)
   assert len(token_store.TokenStore(tmp_path, allow_incomplete=True)) == 4
   done_before = set(seen[:4])
   seen.clear()
   monkeypatch.setattr(
-    tokenization, "tokenize_clip", lambda t, clip: seen.append(clip.id) or real(t, clip)
+    shards, "read_clip", lambda clip, rate: seen.append(clip.id) or real(clip, rate)
   )
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.clips == {"train": 5, "valid": 2}
   assert len(seen) == 3 and not done_before & set(seen)
   seen.clear()
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.complete and not seen
+
+
+@pytest.mark.parametrize(("batch_size", "long_seconds"), [(1, 60.0), (2, 60.0), (4, 1.0)])
+def test_tokens_of_a_shard_equal_those_of_each_clip_alone(
+  miniature_bundle, corpus, monkeypatch, batch_size, long_seconds
+):
+  monkeypatch.setattr(tokenization, "_LONG_SECONDS", long_seconds)
+  monkeypatch.setattr(tokenization, "_SECONDS_TOGETHER", 4.0)
+  clips = manifest.list_clips(corpus)
+  counted = []
+  tokens = tokenization.tokenize_shard(
+    miniature_bundle,
+    shards.ClipShard(tuple(clips)),
+    batch_size=batch_size,
+    count=lambda *done: counted.append(done),
+  )
+  assert len(counted) > 1 and sum(count for count, _ in counted) == 7
+  assert sum(seconds for _, seconds in counted) == pytest.approx(0.3 * 28, abs=1e-3)
+  for clip, found in zip(clips, tokens.clips, strict=True):
+    alone = tokenization.tokenize_clip(miniature_bundle, clip)
+    np.testing.assert_array_equal(found.codes, alone.codes)
+    np.testing.assert_array_equal(found.semantic, alone.semantic)
+    assert (found.id, found.split, found.speaker) == (clip.id, clip.split, clip.speaker)
+    assert found.seconds == alone.seconds
+
+
+def test_hour_long_files_make_shards_of_their_own():
+  def clip(i, **length):
+    return manifest.Clip(f"{i}", f"{i}.wav", **length)
+
+  clips = [clip(0, seconds=10.0), clip(1, seconds=3600.0), clip(2, size=3600 * 32_000), clip(3)]
+  found = shards.shards_of_clips([*clips, clip(4), clip(5)], 2, 1800.0)
+  assert [[c.id for c in shard.clips] for shard in found] == [["0", "1"], ["2"], ["3", "4"], ["5"]]
 
 
 def test_unreadable_clips_are_reported_and_stop_past_the_share(miniature_bundle, tmp_path):

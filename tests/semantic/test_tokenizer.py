@@ -81,6 +81,17 @@ def test_batched_equals_one_by_one_with_unequal_lengths(tokenizer, speechlike):
     assert not features[row, len(alone) :].any()
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_tokens_of_clips_side_by_side_equal_tokens_one_by_one(tokenizer, speechlike, batch_size):
+  lengths = [640 * 300 + 9, 1, 5_000, 640 * 70, 16_000, 640 * 200]
+  clips = [speechlike(length, seed) for seed, length in enumerate(lengths)]
+  assert len(plan_windows(301, tokenizer.config)) > 2
+  together = tokenizer.tokenize_clips(clips, batch_size)
+  for clip, tokens in zip(clips, together, strict=True):
+    np.testing.assert_array_equal(tokens, tokenizer.tokenize_long(clip))
+  assert tokenizer.tokenize_clips([], batch_size) == []
+
+
 def test_ids_are_of_the_nearest_centroid(tokenizer, speechlike):
   waveform = speechlike(20_000)[None]
   features = tokenizer.features(waveform).astype(np.float64)

@@ -13,7 +13,7 @@ import soundfile
 seqio = pytest.importorskip("seqio")
 
 from audiolm_jax import bundles  # noqa: E402
-from audiolm_jax.data import registration, tokenization  # noqa: E402
+from audiolm_jax.data import registration, token_store, tokenization  # noqa: E402
 from audiolm_jax.data.in_memory import InMemoryTokens  # noqa: E402
 from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
 from audiolm_jax.errors import DataError  # noqa: E402
@@ -126,6 +126,41 @@ def test_tokens_of_a_task_equal_those_of_a_token_store(
     count = len(example["tokens"])
     np.testing.assert_array_equal(example["tokens"], expected["decoder_target_tokens"][:count])
     np.testing.assert_array_equal(example["frame_ids"], expected["decoder_frame_ids"][:count])
+
+
+@pytest.mark.parametrize("task", ["speech_waveform", "speech_tokens"])
+def test_beam_makes_the_store_of_a_folder_from_its_task(
+  task, environment, miniature_bundle, bundle_dir, recordings, tmp_path
+):
+  beam_tokenization = pytest.importorskip("audiolm_jax.data.beam_tokenization")
+  job = beam_tokenization.Job(
+    str(bundle_dir), str(tmp_path / "a"), task=task, module="tasks.speech", clips_per_shard=3
+  )
+  done = beam_tokenization.tokenize_corpus(job, "DirectRunner")
+  assert (
+    done.info.clips == {"train": 4, "valid": 2} and sorted(done.info.shards.values()) == [2] * 3
+  )
+  again = beam_tokenization.tokenize_corpus(job, "DirectRunner")
+  assert again.info.complete and again.seconds_of_audio == 0
+  tokenization.tokenize_corpus(miniature_bundle, recordings, tmp_path / "b", progress=False)
+  stores = [token_store.TokenStore(tmp_path / name).clips() for name in "ab"]
+  for one, other in zip(*stores, strict=True):
+    assert (one.split, one.seconds) == (other.split, other.seconds)
+    assert one.id == other.id
+    np.testing.assert_array_equal(one.codes, other.codes)
+    np.testing.assert_array_equal(one.semantic, other.semantic)
+
+
+def test_a_task_that_cannot_be_tokenized_is_refused_in_words(environment, bundle_dir, tmp_path):
+  shards = importlib.import_module("audiolm_jax.data.shards")
+  for module, task, said in (
+    ("no.such", "speech_waveform", "--module no.such cannot be imported"),
+    ("tasks.speech", "speech_wave", "registers no task 'speech_wave'; registered are: "),
+  ):
+    with pytest.raises(DataError, match=said):
+      next(shards.shards_of_task(module, task, 16_000, 3))
+  with pytest.raises(DataError, match="is read at 16000 Hz, the tokenizers want 24000 Hz"):
+    next(shards.shards_of_task("tasks.speech", "speech_waveform", 24_000, 3))
 
 
 def test_gin_binds_the_folder_and_gets_the_tasks_name(environment, recordings):

@@ -1,0 +1,214 @@
+"""The same token store by Apache Beam: shards are spread over workers, on any of its runners.
+
+    what to tokenize ──▶ shards that are not there yet ──▶ one file each ──▶ store.json
+     (one element)           (a worker lists them)          (all workers)     (one worker)
+
+The pipeline is of one size for any corpus and ends by itself, whether or not who started it still
+waits. Whoever is killed loses the shards it was at; the same command makes those and no others.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.utils.shared import Shared
+
+from audiolm_jax import compilation_cache, storage
+from audiolm_jax.data import manifest, shards, token_store, tokenization
+from audiolm_jax.errors import DataError, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What every worker must know.
+
+  Attributes:
+    bundle: name, folder or URL that every worker can load.
+    output_dir: of the store; every worker writes there.
+    source: folder or manifest, see `manifest.list_clips`; None where there is a task.
+    task: name of a SeqIO task, whose source is tokenized.
+    module: registers the task on import.
+    valid_fraction: of a corpus that has no splits of its own.
+    max_skipped_fraction: share of unreadable clips past which the store is not finished.
+    clips_per_shard: at most; about half an hour of audio at most where lengths are known.
+    batch_size: clips of like length that go through the models side by side.
+    num_workers: files that a worker reads ahead.
+  """
+
+  bundle: str
+  output_dir: str
+  source: str | None = None
+  task: str | None = None
+  module: str | None = None
+  valid_fraction: float = 0.05
+  max_skipped_fraction: float = 0.01
+  clips_per_shard: int = 128
+  batch_size: int = 4
+  num_workers: int = 2
+
+
+def tokenize_corpus(job: Job, runner: str, beam_options: str = "") -> tokenization.Tokenized:
+  """Runs the job to its end.
+
+  Args:
+    runner: name of a Beam runner.
+    beam_options: its options, as on a command line.
+  Raises:
+    DataError: no clips, too many unreadable ones, a store of other tokenizers, or a failed run.
+  """
+  began = time.monotonic()
+  tokenizers = _load(job.bundle)
+  before = sum(tokenization.open_writer(tokenizers, job.output_dir).info.hours.values())
+  next(_missing_shards(job, tokenizers), None)  # what is wrong with the source is said here
+  # By its name alone, DirectRunner would first look for an engine to download.
+  engine = FnApiRunner() if runner == "DirectRunner" else runner
+  with _speaking_errors(), beam.Pipeline(engine, _options(beam_options)) as pipeline:
+    build(pipeline, job)
+  info = token_store.read_info(job.output_dir)
+  tokenization.check_skipped(info, job.max_skipped_fraction)
+  if not info.complete:
+    raise DataError(f"{job.output_dir} is unfinished: {runner} ended before its pipeline did")
+  seconds = 3600 * (sum(info.hours.values()) - before)
+  return tokenization.Tokenized(info, seconds, time.monotonic() - began)
+
+
+def build(pipeline: beam.Pipeline, job: Job) -> None:
+  """Adds the steps from the job to the finished store."""
+  once = Shared()
+  skipped = (
+    pipeline
+    | "Job" >> beam.Create([job])
+    | "MissingShards" >> beam.ParDo(_ListShards(once))
+    | "SpreadOut" >> beam.Reshuffle()
+    | "Tokenize" >> beam.ParDo(_TokenizeShard(once, job))
+  )
+  # Each shard says something, so that the last step waits for all of them.
+  _ = skipped | "Gather" >> beam.CombineGlobally(_merged) | "Finish" >> beam.ParDo(_Finish(job))
+
+
+class _ListShards(beam.DoFn):
+  """A job to the shards that are to be made."""
+
+  def __init__(self, once: Shared):
+    self._once = once
+
+  def process(self, element: Job) -> Iterator[shards.Shard]:
+    yield from _missing_shards(element, _loaded_once(self._once, element.bundle))
+
+
+class _TokenizeShard(beam.DoFn):
+  """A shard to its file, and to what had to be skipped: ids with their reasons."""
+
+  def __init__(self, once: Shared, job: Job):
+    self._once, self._job = once, job
+    self._clips = Metrics.counter("cache_tokens", "clips")
+    self._seconds = Metrics.counter("cache_tokens", "seconds_of_audio")
+
+  def setup(self) -> None:
+    self._tokenizers = _loaded_once(self._once, self._job.bundle)
+
+  def process(self, element: shards.Shard) -> Iterator[dict[str, str]]:
+    tokens = tokenization.tokenize_shard(
+      self._tokenizers,
+      element,
+      batch_size=self._job.batch_size,
+      num_workers=self._job.num_workers,
+      count=self._count,
+    )
+    if tokens.clips:
+      name = token_store.shard_name(element.key)
+      token_store.write_shard(self._job.output_dir, tokens.clips, self._tokenizers.token_hash, name)
+    yield tokens.skipped
+
+  def _count(self, clips: int, seconds: float) -> None:
+    self._clips.inc(clips)
+    self._seconds.inc(round(seconds))
+
+
+class _Finish(beam.DoFn):
+  """Takes up all shards and says in `store.json` that the store is whole, if it is."""
+
+  def __init__(self, job: Job):
+    self._job = job
+
+  def process(self, element: Mapping[str, str]) -> None:
+    begun = token_store.read_info(self._job.output_dir)
+    writer = token_store.TokenStoreWriter(self._job.output_dir, begun.token_hash)
+    for clip_id, reason in element.items():
+      writer.skip(clip_id, reason)
+    try:
+      tokenization.check_skipped(writer.info, self._job.max_skipped_fraction)
+    except DataError:  # for whoever started this, and reads the store
+      writer.save()
+    else:
+      writer.finish()
+
+
+def _missing_shards(job: Job, tokenizers: Any) -> Iterator[shards.Shard]:
+  writer = tokenization.open_writer(tokenizers, job.output_dir)
+  if job.task is not None:
+    there = token_store.shard_files(job.output_dir)
+    sample_rate = tokenizers.codec.spec.sample_rate
+    for shard in shards.shards_of_task(
+      job.module or "", job.task, sample_rate, job.clips_per_shard
+    ):
+      if token_store.shard_name(shard.key) not in there:
+        yield shard
+    return
+  clips = manifest.list_clips(job.source or "", job.valid_fraction)
+  missing = [clip for clip in clips if clip.id not in writer]
+  yield from shards.shards_of_clips(missing, job.clips_per_shard, tokenization.SECONDS_PER_SHARD)
+
+
+def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:
+  return {key: value for one in dictionaries for key, value in one.items()}
+
+
+def _loaded_once(once: Shared, bundle: str) -> Any:
+  """The bundle, in this process only once."""
+  return once.acquire(lambda: _load(bundle), tag=bundle)
+
+
+def _load(bundle: str) -> Any:
+  compilation_cache.enable()
+  from audiolm_jax import bundles
+
+  with tempfile.TemporaryDirectory() as folder:
+    return bundles.load_bundle(storage.fetched_folder(bundle, folder), stages=())
+
+
+def _options(beam_options: str) -> PipelineOptions:
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):  # argparse would print all of Beam's options
+      options = PipelineOptions(shlex.split(beam_options))
+      options.get_all_options()
+    return options
+  except (ValueError, SystemExit) as error:
+    lines = said.getvalue().splitlines()
+    reason = lines[-1].rpartition("error: ")[2] if lines else error
+    raise UserError(f"--beam_options={beam_options!r} cannot be used: {reason}") from None
+
+
+@contextlib.contextmanager
+def _speaking_errors() -> Iterator[None]:
+  """Turns an error for the user, which a runner wrapped on its way back, into one again."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    found = re.search(r"(?:DataError|UserError|BundleError|AudioError): ([^\n]*)", str(error))
+    if found is None:
+      raise
+    raise DataError(found[1].split(" [while running")[0]) from None

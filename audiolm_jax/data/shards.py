@@ -1,0 +1,192 @@
+"""What is tokenized in one go and becomes one file of a token store."""
+
+import collections
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.data.manifest import Clip, read_clip
+from audiolm_jax.errors import AudioError, DataError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_BYTES_PER_SECOND = 32_000  # of 16-bit samples at 16 kHz, where nothing says how long a file is
+
+
+class Heard(NamedTuple):
+  """A clip and its waveform, float32 [samples]."""
+
+  clip: Clip
+  waveform: Float[np.ndarray, " samples"]
+
+
+class Unheard(NamedTuple):
+  """A clip that cannot be read, and why."""
+
+  clip: Clip
+  reason: str
+
+
+class Shard(Protocol):
+  """Some clips that can be read one after the other; small itself, and can be pickled."""
+
+  @property
+  def key(self) -> list[str]:
+    """What names its file."""
+    ...
+
+  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
+    """Each clip at `sample_rate` Hz, at most `ahead` of them in memory beside the one given."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipShard:
+  """Files of a folder or manifest."""
+
+  clips: tuple[Clip, ...]
+
+  @property
+  def key(self) -> list[str]:
+    """The ids of its clips."""
+    return sorted(clip.id for clip in self.clips)
+
+  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
+    """Reads `ahead` files at a time."""
+
+    def read(clip: Clip) -> Heard | Unheard:
+      try:
+        return Heard(clip, read_clip(clip, sample_rate))
+      except AudioError as error:
+        return Unheard(clip, str(error))
+
+    with ThreadPoolExecutor(max(1, ahead)) as pool:
+      yield from _in_order(pool, read, self.clips, ahead)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskShard:
+  """A part of the source of a SeqIO task, whose examples have `id`, `speaker` and `waveform`.
+
+  Attributes:
+    module: registers the task on import.
+    task: its name.
+    split: of the source.
+    index: of this part,
+    count: of so many.
+  """
+
+  module: str
+  task: str
+  split: str
+  index: int
+  count: int
+
+  @property
+  def key(self) -> list[str]:
+    """The part itself, since its clips are not known before it is read."""
+    return [self.task, self.split, str(self.index), str(self.count)]
+
+  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
+    """Goes through the part; `ahead` is the source's own business."""
+    del ahead
+    import seqio
+
+    from audiolm_jax.data.seqio_batches import speaking_errors
+
+    source = task_source(self.module, self.task, sample_rate)
+    part = seqio.ShardInfo(self.index, self.count)
+    with speaking_errors():
+      dataset = source.get_dataset(self.split, shuffle=False, shard_info=part)
+      for example in dataset.as_numpy_iterator():
+        speaker = example["speaker"].decode() or None
+        clip = Clip(example["id"].decode(), "", self.split, speaker)
+        yield Heard(clip, example["waveform"])
+    for clip_id, reason in source.skipped_in(self.split, part).items():
+      yield Unheard(Clip(clip_id, "", self.split), reason)
+
+
+def shards_of_clips(
+  clips: Iterable[Clip], clips_per_shard: int, seconds_per_shard: float
+) -> Iterator[ClipShard]:
+  """Clips in their order, cut where a shard has enough of them or of audio.
+
+  Where nothing says how long a file is, its size tells, taken as 16-bit samples at 16 kHz.
+  """
+  waiting: list[Clip] = []
+  seconds = 0.0
+  for clip in clips:
+    waiting.append(clip)
+    seconds += (clip.size or 0) / _BYTES_PER_SECOND if clip.seconds is None else clip.seconds
+    if len(waiting) >= clips_per_shard or seconds >= seconds_per_shard:
+      yield ClipShard(tuple(waiting))
+      waiting, seconds = [], 0.0
+  if waiting:
+    yield ClipShard(tuple(waiting))
+
+
+def shards_of_task(
+  module: str, task: str, sample_rate: int, clips_per_shard: int
+) -> Iterator[TaskShard]:
+  """Parts of about `clips_per_shard` clips of the source of a SeqIO task, always the same ones.
+
+  Raises:
+    DataError: no such task, or one without waveforms at `sample_rate`.
+  """
+  source = task_source(module, task, sample_rate)
+  for split in source.splits:
+    count = -(-source.num_clips(split) // clips_per_shard)
+    for index in range(count):
+      yield TaskShard(module, task, split, index, count)
+
+
+def task_source(module: str, task: str, sample_rate: int) -> Any:
+  """The source of a SeqIO task; `shards_of_task` says what is raised."""
+  import seqio
+
+  from audiolm_jax.data import sources
+
+  try:
+    importlib.import_module(module)
+  except ModuleNotFoundError as error:
+    raise DataError(
+      f"--module {module} cannot be imported ({error}); name the module that registers {task}"
+    ) from error
+  if task not in seqio.TaskRegistry.names():
+    there = ", ".join(sorted(seqio.TaskRegistry.names())) or "none"
+    raise DataError(f"{module} registers no task {task!r}; registered are: {there}")
+  source: Any = seqio.get_mixture_or_task(task).source
+  if not isinstance(source, sources.WaveformDataSource):
+    raise DataError(
+      f"the source of {task} is a {type(source).__name__} and gives no waveforms; name a task of "
+      "audio files or of a TFDS data set"
+    )
+  if source.sample_rate != sample_rate:
+    raise DataError(
+      f"{task} is read at {source.sample_rate} Hz, the tokenizers want {sample_rate} Hz; register "
+      "it with the same bundle or sample rate"
+    )
+  return source
+
+
+def _in_order(
+  pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], ahead: int
+) -> Iterator[R]:
+  """The result of each item, at most `ahead` of them in memory beside the one given."""
+  waiting: collections.deque[Future[R]] = collections.deque()
+  try:
+    for item in items:
+      waiting.append(pool.submit(function, item))
+      if len(waiting) > ahead:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+  finally:
+    for future in waiting:
+      future.cancel()
