@@ -161,7 +161,7 @@ def task_source(module: str, task: str, sample_rate: int) -> Any:
   if task not in seqio.TaskRegistry.names():
     there = ", ".join(sorted(seqio.TaskRegistry.names())) or "none"
     raise DataError(f"{module} registers no task {task!r}; registered are: {there}")
-  source: Any = seqio.get_mixture_or_task(task).source
+  source: Any = seqio.TaskRegistry.get(task).source
   if not isinstance(source, sources.WaveformDataSource):
     raise DataError(
       f"the source of {task} is a {type(source).__name__} and gives no waveforms; name a task of "

@@ -73,8 +73,9 @@ def copy_per_shard(
   devices, as [heads, queries, keys]. That of a copy stays on its device until it is as small as
   the table.
   """
-  spec = nn.logical_to_mesh_axes(("batch",)) or (None,)
-  axes = spec[0] if isinstance(spec[0], tuple) else (spec[0],)
+  spec = nn.logical_to_mesh_axes(("batch",))
+  split = spec[0] if spec else None
+  axes = split if isinstance(split, tuple) else (split,)
   sizes = jax.sharding.get_abstract_mesh().shape
   shards = math.gcd(batch, math.prod(sizes.get(axis, 1) for axis in axes))
   copies = jnp.broadcast_to(table, (shards, *table.shape))

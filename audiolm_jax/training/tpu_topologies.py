@@ -21,8 +21,10 @@ class OutOfMemoryError(UserError):
   """The compiler finds that a program does not fit a chip."""
 
   def __init__(self, topology: str, error: Exception):
-    used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", str(error))
-    needs = f": it needs {used[1]} of {used[2]}" if used else ""
+    text = str(error)
+    found = re.search(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", text)
+    found = found or re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", text)
+    needs = f": it needs {found[1]} of {found[2]}" if found else ""
     super().__init__(
       f"the step does not fit a chip of {topology}{needs}; use a smaller batch a chip, more fsdp "
       "or remat"

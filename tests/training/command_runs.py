@@ -16,7 +16,6 @@ from tests.conftest import MINIATURE_CODEC, melody
 
 REPO = Path(__file__).parents[2]
 LOG_PERIOD = 3  # no divisor of the checkpoint period: checkpoints hold half a row's sums
-TIMINGS = ("steps_per_second", "data_wait_share")
 
 # What no macro of the shipped files reaches.
 MINIATURE_LOSS = """
@@ -146,12 +145,6 @@ def run(arguments, log, code=0, **environment):
   ended = start(arguments, log, **environment).wait(600)
   assert ended == code, f"exit code {ended}\n{Path(log).read_text()[-4000:]}"
   return Path(log).read_text()
-
-
-def curve(model_dir):
-  """Rows of metrics.jsonl without the timings."""
-  rows = [json.loads(line) for line in (Path(model_dir) / "metrics.jsonl").read_text().splitlines()]
-  return [{name: row[name] for name in row if name not in TIMINGS} for row in rows]
 
 
 def last_row(model_dir):

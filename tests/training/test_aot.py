@@ -88,7 +88,7 @@ def test_a_miniature_stage_keeps_the_limits_on_a_slice_of_four_chips(reports):
 @needs_libtpu
 def test_splitting_the_parameters_takes_less_memory_for_arguments(reports):
   whole, split = reports.values()
-  assert split.arguments < 0.7 * whole.arguments
+  assert split.arguments < 0.8 * whole.arguments
   assert any(c.kind == "all-gather" for c in split.collectives)
 
 
