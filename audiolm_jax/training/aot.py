@@ -13,6 +13,10 @@ from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program, Trainable
 
 
+# So long a sequence may be attended to at once; a longer one shall be in blocks.
+_SHORT = 512
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """What a step must not pass.
@@ -43,7 +47,7 @@ class StepReport:
     cycles: the compiler's estimate for a step; for ratios only, it is no time.
     collectives: exchanges between chips, the largest arrays first.
     largest_parameter: the largest array of the state.
-    squares: arrays in memory that have the length of a sequence twice.
+    squares: arrays in memory that have the length of a long sequence twice.
   """
 
   topology: str
@@ -187,7 +191,8 @@ def _squares(arrays: set[Array], lengths: set[int]) -> tuple[Array, ...]:
     array
     for array in arrays
     for length in lengths
-    if sum(length <= n <= math.ceil(length / 128) * 128 for n in array.shape) > 1
+    if length > _SHORT
+    and sum(length <= n <= math.ceil(length / 128) * 128 for n in array.shape) > 1
   }
   return tuple(sorted(found, key=str))
 

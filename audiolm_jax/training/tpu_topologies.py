@@ -44,7 +44,7 @@ def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
   # What libtpu would ask the machine about itself, and complain of on one that is no TPU's.
   for name, value in (
     ("TPU_SKIP_MDS_QUERY", "1"),
-    ("TPU_ACCELERATOR_TYPE", "none"),
+    ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
     ("TPU_WORKER_HOSTNAMES", "localhost"),
   ):
     os.environ.setdefault(name, value)
