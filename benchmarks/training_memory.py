@@ -42,15 +42,14 @@ def main() -> None:
 COLUMNS = ("parameters", "moments", "average", "arguments", "temporaries")
 _HEAD = """# Memory of a training step
 
-The paper's coarse stage (`coarse_stage_base.gin`: 12 layers of width 1024), {rows} sequences of \
+The paper's coarse stage (`coarse_stage_base.gin`: 12 layers of width 1024), {rows} sequences of
 {length} tokens, one device. GB of 10^9 bytes. Each row changes one thing of the first.
 
-Parameters, moments and average are the state, which stays between steps. Arguments (the state \
-and the batch) and temporaries (activations, gradients, the new state where it cannot take the \
-old one's place) are what XLA reports for the step compiled **for a CPU**. An accelerator's \
-compiler fuses and lays out otherwise, so that its temporaries differ, also relative to each \
-other; on a CPU bfloat16 is in part computed in float32, and its copies are counted here. The \
-state is the same everywhere.
+Parameters, moments and average are the state, which stays between steps. Arguments (the state and
+the batch) and temporaries (activations, gradients, the new state where it cannot take the old one's
+place) are what XLA reports for the step compiled **for a CPU**. An accelerator's compiler fuses and
+lays out otherwise, so that its temporaries differ, also relative to each other; on a CPU bfloat16
+is in part computed in float32, and its copies are counted here. The state is the same everywhere.
 
 | option | parameters | moments | average | arguments | temporaries |
 |---|---|---|---|---|---|"""

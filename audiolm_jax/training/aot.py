@@ -12,7 +12,6 @@ from audiolm_jax.training.hlo import Array, Collective, HloProgram
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program, Trainable
 
-
 # So long a sequence may be attended to at once; a longer one shall be in blocks.
 _SHORT = 512
 

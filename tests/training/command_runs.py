@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import soundfile
+from helpers_training import curve
 
 from audiolm_jax.data import token_store
 from audiolm_jax.training import checkpoints
