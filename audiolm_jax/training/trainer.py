@@ -115,12 +115,15 @@ def train(
   )
   try:
     with StopSignal() as stop:
-      return run.loop(stop)
-  except UserError as error:
-    run.sum_up(f"ended by an error: {error}")
+      result = run.loop(stop)
+  except BaseException as error:
+    if isinstance(error, UserError):
+      run.sum_up(f"ended by an error: {error}")
+    # A save under way waits for the other processes, one of which may be gone.
+    run.close(finish_save=jax.process_count() == 1)
     raise
-  finally:
-    run.close()
+  run.close()
+  return result
 
 
 class StopSignal:
@@ -428,9 +431,11 @@ class _Run:
   def _run_seconds(self) -> float:
     return self.seconds_before + time.monotonic() - self.began
 
-  def close(self) -> None:
-    """Ends the data thread and the log; a save under way is finished."""
+  def close(self, finish_save: bool = True) -> None:
+    """Ends the data thread and the log, and a save under way, whole or not."""
     self._closers.close()
+    if not finish_save:
+      return
     with contextlib.suppress(checkpoints_lib.CheckpointError):  # said by `loop` where it matters
       self.checkpoints.close()
 
