@@ -1,0 +1,137 @@
+"""How fast audio becomes tokens, where the time goes, and what an hour takes up.
+
+  python -m benchmarks.tokenizing --bundle speech_tiny --data ~/recordings
+
+Expect two to five minutes on two cores. Every row is a run of its own over the same clips, after
+one that compiles; seconds of audio per second are divided by the cores that JAX may use.
+"""
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from audiolm_jax import bundles, compilation_cache
+from audiolm_jax.data import manifest, shards, token_store, tokenization
+from audiolm_jax.data.manifest import Clip
+from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.files import atomic_write
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("bundle", "speech_tiny", "Whose tokenizers.")
+flags.DEFINE_string("data", None, "Folder or manifest of audio.")
+flags.DEFINE_float("minutes", 20.0, "Of audio to take, evenly from the whole.")
+flags.DEFINE_integer("batch_size", 4, "Clips side by side.", lower_bound=1)
+flags.DEFINE_integer("repeats", 3, "Runs of each row; the fastest counts.", lower_bound=1)
+flags.DEFINE_string("output", "benchmarks/results/tokenizing.md", "Where the table goes.")
+
+
+def main(argv: Sequence[str]) -> None:
+  """Measures, prints and writes."""
+  del argv
+  if not FLAGS.data:
+    raise UserError("--data is needed: a folder or manifest of audio")
+  compilation_cache.enable()
+  bundle = bundles.load_bundle(FLAGS.bundle, stages=())
+  clips = _chosen(manifest.list_clips(FLAGS.data), bundle.sample_rate, 60 * FLAGS.minutes)
+  waveforms = [manifest.read_clip(clip, bundle.sample_rate) for clip in clips]
+  heard = sum(map(len, waveforms)) / bundle.sample_rate
+  codec, semantic, batch = bundle.codec, bundle.semantic, FLAGS.batch_size
+  rows: dict[str, Callable[[], Any]] = {
+    "reading and resampling": lambda: [manifest.read_clip(c, bundle.sample_rate) for c in clips],
+    "semantic, one by one": lambda: [semantic.tokenize_long(w) for w in waveforms],
+    f"semantic, {batch} side by side": lambda: semantic.tokenize_clips(waveforms, batch),
+    "codec, one by one": lambda: [codec.encode_long(w) for w in waveforms],
+    f"codec, {batch} side by side": lambda: codec.encode_clips(waveforms, batch),
+    "all, files to tokens": lambda: _all(bundle, clips),
+  }
+  seconds = {name: _fastest(run, FLAGS.repeats) for name, run in rows.items()}
+  text = _table(seconds, heard, len(clips), bundle, _megabytes_per_hour(bundle, clips, heard))
+  print(text)
+  Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
+  with atomic_write(FLAGS.output) as file:
+    file.write(text.encode())
+
+
+def _chosen(clips: Sequence[Clip], sample_rate: int, seconds: float) -> list[Clip]:
+  """Clips evenly spread over the corpus, about so many seconds of them."""
+  order = np.random.default_rng(0).permutation(len(clips))
+  chosen: list[Clip] = []
+  total = 0.0
+  for index in order:
+    if total >= seconds:
+      break
+    chosen.append(clips[index])
+    total += len(manifest.read_clip(clips[index], sample_rate)) / sample_rate
+  return chosen
+
+
+def _all(bundle: Any, clips: Sequence[Clip]) -> tokenization.ShardTokens:
+  return tokenization.tokenize_shard(
+    bundle, shards.ClipShard(tuple(clips)), batch_size=FLAGS.batch_size
+  )
+
+
+def _fastest(run: Callable[[], Any], repeats: int) -> float:
+  run()  # compiles
+  times = []
+  for _ in range(repeats):
+    began = time.perf_counter()
+    run()
+    times.append(time.perf_counter() - began)
+  return min(times)
+
+
+def _megabytes_per_hour(bundle: Any, clips: Sequence[Clip], heard: float) -> float:
+  with tempfile.TemporaryDirectory() as folder:
+    token_store.write_shard(folder, _all(bundle, clips).clips, bundle.token_hash)
+    return sum(token_store.shard_files(folder).values()) / heard * 3600 / 1e6
+
+
+def _table(
+  seconds: dict[str, float], heard: float, count: int, bundle: Any, megabytes: float
+) -> str:
+  cores = len(os.sched_getaffinity(0))
+  parts = [name for name in seconds if "side by side" in name or "reading" in name]
+  whole = sum(seconds[name] for name in parts)
+  lines = [
+    "# Tokenizing",
+    "",
+    f"`{bundle.name}` (token hash {bundle.token_hash}), {count} clips, {heard / 60:.1f} minutes of "
+    f"audio, fastest of {FLAGS.repeats} runs.",
+    "",
+    "| step | audio s / s | audio s / s / core | share |",
+    "|---|---|---|---|",
+  ]
+  for name, taken in seconds.items():
+    share = f"{100 * seconds[name] / whole:.0f} %" if name in parts else ""
+    lines.append(f"| {name} | {heard / taken:.0f} | {heard / taken / cores:.0f} | {share} |")
+  lines += ["", f"Storage: {megabytes:.2f} MB per hour of audio.", "", _machine(cores), ""]
+  return "\n".join(lines)
+
+
+def _machine(cores: int) -> str:
+  import jax
+
+  cpuinfo = Path("/proc/cpuinfo")
+  names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+  model = next((n.split(":")[1].strip() for n in names if n.startswith("model name")), "")
+  versions = ", ".join(
+    f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "numpy", "soundfile")
+  )
+  device = jax.devices()[0].device_kind
+  return (
+    f"Machine: {model or platform.machine()}, {cores} cores, JAX on {device}; load "
+    f"{os.getloadavg()[0]:.1f} at the end. Python {platform.python_version()}, {versions}."
+  )
+
+
+if __name__ == "__main__":
+  run_cli(main)
