@@ -46,6 +46,7 @@ def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
     ("TPU_SKIP_MDS_QUERY", "1"),
     ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
     ("TPU_WORKER_HOSTNAMES", "localhost"),
+    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),  # its lock is for a TPU, of which there is none
   ):
     os.environ.setdefault(name, value)
   from jax.experimental import topologies

@@ -83,7 +83,7 @@ def test_what_ends_one_process_of_this_machine_ends_all(killed, tokens, tmp_path
 
 def children(process):
   """The trainers that a process has started."""
-  listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True)
+  listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True)
   rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
   return [int(pid) for pid, parent, command in rows
           if int(parent) == process and "audiolm_jax.train" in command]  # fmt: skip
