@@ -124,9 +124,11 @@ class RunLog:
       return
     self._write(step, "eval", metrics)
     self.say(f"step {step}, held-out: {_shown(metrics)}")
-    writer = self._writers.get("eval")
-    if writer is None:
-      return
+    if "eval" in self._writers:
+      with self._to_tensorboard():
+        self._show(self._writers["eval"], step, summaries)
+
+  def _show(self, writer: Any, step: int, summaries: Mapping[str, Audio | Image]) -> None:
     for name, value in summaries.items():
       if isinstance(value, Audio):
         samples = np.asarray(value.samples[:_CLIPS], np.float32)
@@ -141,16 +143,18 @@ class RunLog:
     """Everything on disk, the progress bar ended."""
     if self._bar is not None:
       self._bar.close()
-    for writer in self._writers.values():
-      writer.close()
+    with self._to_tensorboard():
+      for writer in self._writers.values():
+        writer.close()
 
   def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     row = {"step": step, "split": split, **{n: float(v) for n, v in sorted(metrics.items())}}
     self.rows.append(row)
     self._append(METRICS_FILE, json.dumps(row) + "\n")
     if split in self._writers:
-      self._writers[split].write_scalars(step, dict(metrics))
-      self._writers[split].flush()
+      with self._to_tensorboard():
+        self._writers[split].write_scalars(step, dict(metrics))
+        self._writers[split].flush()
 
   def _append(self, name: str, line: str) -> None:
     """A whole line or nothing: a log that cannot be written does not end the run."""
@@ -162,9 +166,22 @@ class RunLog:
     except OSError as error:
       if path.exists():
         os.truncate(path, size)
-      if name not in self._unwritten:
-        tqdm.write(f"cannot write {path}: {error.strerror}; lines are missing", file=sys.stderr)
-      self._unwritten.add(name)
+      self._say_unwritten(str(path), error.strerror or str(error))
+
+  @contextlib.contextmanager
+  def _to_tensorboard(self) -> Iterator[None]:
+    """A full disk costs the TensorBoard files of this call of `train`, and not the run."""
+    try:
+      yield
+    except Exception as error:  # TensorFlow has kinds of its own
+      why = str(error).splitlines()[0].split("}} ")[-1]
+      self._say_unwritten(f"TensorBoard files in {self._dir}", why)
+      self._writers = {}  # It would print a page at every further try.
+
+  def _say_unwritten(self, what: str, why: str) -> None:
+    if what not in self._unwritten:
+      tqdm.write(f"cannot write {what}: {why}; lines are missing", file=sys.stderr)
+    self._unwritten.add(what)
 
   def _tensorboard(self) -> dict[str, Any]:
     try:
@@ -176,10 +193,10 @@ class RunLog:
       self.say(f"no TensorBoard files ({error}); the metrics are in {self._dir / METRICS_FILE}")
       return {}
     keep_off_gpu()
-    return {
-      "train": metric_writers.SummaryWriter(str(self._dir / "train")),
-      "eval": metric_writers.SummaryWriter(str(self._dir / "training_eval")),
-    }
+    folders = {"train": "train", "eval": "training_eval"}
+    with self._to_tensorboard():
+      return {k: metric_writers.SummaryWriter(str(self._dir / v)) for k, v in folders.items()}
+    return {}
 
 
 def same_remark(text: str) -> str:

@@ -1,6 +1,7 @@
 """A disk that is really full: a small file system that only root can mount."""
 
 import os
+import re
 import subprocess
 import time
 
@@ -66,7 +67,9 @@ def test_a_save_that_failed_leaves_nothing_and_does_not_take_the_next_one_along(
   saved.close()
 
 
-def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room(disk, tmp_path):
+def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room(
+  disk, tmp_path, capfd
+):
   toy.run(tmp_path / "whole")
 
   def happen(position):  # in the thread that makes batches, a few steps ahead
@@ -78,8 +81,11 @@ def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room
       disk.make_room()
 
   assert toy.run(disk.folder / "run", train_dataset=lambda: toy.ToyData(on_batch=happen)).finished
-  names = {path.name for path in (disk.folder / "run").glob("*checkpoint*")}
-  assert {"checkpoint_5", "checkpoint_24"} <= names and not any("tmp" in name for name in names)
+  said = capfd.readouterr().err
+  assert "checkpoint_10 could not be written" in said
+  assert "the newest whole one is checkpoint_5; training goes on" in said
+  assert runs.saved_steps(disk.folder / "run")[-1] == 24
+  assert not runs.unfinished(disk.folder / "run")
   one, other = (
     checkpoints.load_inference_params(f)[2] for f in (disk.folder / "run", tmp_path / "whole")
   )
@@ -89,7 +95,14 @@ def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room
 def test_what_the_last_good_checkpoint_has_is_gone_on_from(disk, tmp_path):
   corpus = runs.make_corpus(tmp_path / "corpus")
   arguments = {
-    folder: runs.command("coarse_stage", corpus, folder / "run", steps=200, period=10)
+    folder: runs.command(
+      "coarse_stage",
+      corpus,
+      folder / "run",
+      steps=200,
+      period=10,
+      bindings=[f"train.tensorboard={folder == disk.folder}"],
+    )
     for folder in (tmp_path, disk.folder)
   }
   runs.run(arguments[tmp_path], tmp_path / "whole.log")
@@ -105,7 +118,8 @@ def test_what_the_last_good_checkpoint_has_is_gone_on_from(disk, tmp_path):
   assert f"the newest whole one is checkpoint_{last}; training goes on" in said
   assert said.splitlines()[-1].startswith("error: checkpoint_200 could not be written")
   assert "Traceback" not in said
-  assert "cannot write" in said and "lines are missing" in said
+  for what in ("metrics.jsonl", "TensorBoard files"):
+    assert re.search(f"cannot write .*{what}.*; lines are missing", said)
   assert runs.run(arguments[disk.folder], tmp_path / "log", code=2).endswith("rights there\n")
   disk.make_room()
   assert f"going on from checkpoint_{last}" in runs.run(arguments[disk.folder], tmp_path / "log")

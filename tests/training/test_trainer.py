@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,17 +66,6 @@ def subprocess_run(*arguments, **environment):
     text=True,
     timeout=300,
   )
-
-
-def test_sigterm_saves_before_leaving_and_sigkill_loses_one_period_at_most(tmp_path, uninterrupted):
-  ended = subprocess_run(tmp_path, 24, 8, int(signal.SIGTERM))
-  assert ended.returncode == 143, ended.stderr
-  saved = max(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*"))
-  assert saved % 5 or saved > 5
-  assert f"SIGTERM: saved checkpoint_{saved} of 24" in ended.stderr
-  assert subprocess_run(tmp_path, 24, 19, int(signal.SIGKILL)).returncode == -signal.SIGKILL
-  assert toy.run(tmp_path).finished
-  assert_same_run(tmp_path, uninterrupted)
 
 
 def test_metrics_of_a_lost_stretch_are_not_kept_twice(tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import signal
 import sys
 
 import flax.linen as nn
@@ -128,23 +127,9 @@ def run(model_dir, **settings):
 
 
 def main() -> None:
-  """`toy_trainable.py DIR STEPS [KILL_AT SIGNAL]`: a run to be killed or given devices."""
-  model_dir, steps = sys.argv[1], int(sys.argv[2])
-  data = ToyData
-  if len(sys.argv) > 3:
-    kill_at, number = int(sys.argv[3]), int(sys.argv[4])
-
-    def kill(position):
-      # The first batch is read once before training, to see its shape.
-      if position == kill_at:
-        os.kill(os.getpid(), signal.Signals(number))
-
-    data = lambda: ToyData(on_batch=kill)  # noqa: E731
+  """`toy_trainable.py DIR STEPS`: a run on the devices and the mesh of TOY_MESH."""
   mesh = [int(n) for n in os.environ.get("TOY_MESH", "1x1x1").split("x")]
-  result = run(
-    model_dir, total_steps=steps, train_dataset=data, partitioning=PartitioningConfig(*mesh)
-  )
-  sys.exit(0 if result.finished else 143)
+  run(sys.argv[1], total_steps=int(sys.argv[2]), partitioning=PartitioningConfig(*mesh))
 
 
 if __name__ == "__main__":
