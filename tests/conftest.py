@@ -34,6 +34,16 @@ MINIATURE_CODEC = (
   "soundstream.SoundStreamConfig.latent_dim=8",
   "codec_training.CodecTrainingConfig.kmeans_vectors=64",
 )
+# The same for a semantic encoder.
+MINIATURE_ENCODER = (
+  "w2v_bert.W2vBertConfig.codebook_size=16",
+  "w2v_bert.W2vBertConfig.code_dim=8",
+  "conformer.ConformerConfig.stacks=(1,1)",
+  "conformer.ConformerConfig.dim=16",
+  "conformer.ConformerConfig.num_heads=2",
+  "conformer.ConformerConfig.mlp_dim=32",
+  "conformer.ConformerConfig.subsample_channels=4",
+)
 
 
 def miniature_conformer():

@@ -109,10 +109,6 @@ class HloProgram:
       if (found := _CYCLES.search(instruction.rest))
     )
 
-  def arrays(self) -> set[Array]:
-    """The types of all that is ever computed, within fused loops too."""
-    return {array for _, instruction, _ in self._run() for array in instruction.arrays}
-
   def stored_arrays(self) -> set[Array]:
     """The types of all that is written to memory: what is not within a fusion."""
     return {

@@ -11,7 +11,7 @@ import soundfile
 
 from audiolm_jax import bundles
 from audiolm_jax.training import checkpoints
-from tests.conftest import MINIATURE_CODEC, melody
+from tests.conftest import MINIATURE_CODEC, MINIATURE_ENCODER, melody
 
 REPO = Path(__file__).parents[2]
 TRAINED = ["codec", "semantic", "semantic_stage", "coarse_stage", "fine_stage"]
@@ -25,13 +25,7 @@ SMALLER = {
   ],
   "semantic": [
     "WARMUP_STEPS=2",
-    "w2v_bert.W2vBertConfig.codebook_size=16",
-    "w2v_bert.W2vBertConfig.code_dim=8",
-    "conformer.ConformerConfig.stacks=(1,1)",
-    "conformer.ConformerConfig.dim=16",
-    "conformer.ConformerConfig.num_heads=2",
-    "conformer.ConformerConfig.mlp_dim=32",
-    "conformer.ConformerConfig.subsample_channels=4",
+    *MINIATURE_ENCODER,
   ],
 }
 STAGE = [

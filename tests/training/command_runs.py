@@ -13,7 +13,7 @@ from helpers_training import curve
 
 from audiolm_jax.data import token_store
 from audiolm_jax.training import checkpoints
-from tests.conftest import MINIATURE_CODEC, melody
+from tests.conftest import MINIATURE_CODEC, MINIATURE_ENCODER, melody
 
 REPO = Path(__file__).parents[2]
 LOG_PERIOD = 3  # no divisor of the checkpoint period: checkpoints hold half a row's sums
@@ -69,13 +69,7 @@ BINDINGS = {
     (
       "WARMUP_STEPS=2",
       "CROP_SECONDS=1.0",
-      "w2v_bert.W2vBertConfig.codebook_size=16",
-      "w2v_bert.W2vBertConfig.code_dim=8",
-      "conformer.ConformerConfig.stacks=(1,1)",
-      "conformer.ConformerConfig.dim=16",
-      "conformer.ConformerConfig.num_heads=2",
-      "conformer.ConformerConfig.mlp_dim=32",
-      "conformer.ConformerConfig.subsample_channels=4",
+      *MINIATURE_ENCODER,
     ),
   ),
   "coarse_stage": ("coarse_stage_tiny", "tokens_in_memory", _TINY_STAGE),
