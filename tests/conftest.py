@@ -26,6 +26,20 @@ def melody(seconds: float, seed: int = 0) -> np.ndarray:
   return sound.astype(np.float32)
 
 
+def forced_devices(count: int) -> dict[str, str]:
+  """Environment of a process to which the CPU is so many devices.
+
+  A collective blocks one of XLA's threads on each device. With hardly more threads than devices,
+  collectives under way at the same time can wait for each other for ever; and on a busy machine a
+  thread may come late.
+  """
+  flags = (
+    f"--xla_force_host_platform_device_count={count}",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=400",
+  )
+  return {"XLA_FLAGS": " ".join(flags), "PJRT_NPROC": "64"}
+
+
 # gin bindings that make `codec_tiny` as small as the codec of `miniature_bundle`.
 MINIATURE_CODEC = (
   "CODEBOOK_SIZE=16",

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.conftest import forced_devices
+
 ALL_MESHES = ("8x1x1", "4x2x1", "2x2x2", "1x1x8")
 MESHES = {
   "semantic_stage": ALL_MESHES,
@@ -103,7 +105,7 @@ def test_losses_and_gradients_on_every_mesh_are_those_of_one_device(component):
     env={
       **os.environ,
       "PYTHONPATH": f"{here.parents[2]}:{here.parent}",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      **forced_devices(8),
     },
     capture_output=True,
     text=True,

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.conftest import forced_devices
+
 MESHES = ("8x1x1", "2x2x2", "1x1x8", "1x8x1", "1x1x1")
 ROWS = 8
 
@@ -111,7 +113,7 @@ def test_a_checkpoint_of_one_mesh_is_gone_on_from_on_any_other(kind):
     env={
       **os.environ,
       "PYTHONPATH": str(here.parents[2]),
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      **forced_devices(8),
     },
     capture_output=True,
     text=True,

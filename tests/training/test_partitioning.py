@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.training import checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig, make_mesh
+from tests.conftest import forced_devices
 
 REPO = Path(__file__).parents[2]
 
@@ -27,7 +28,7 @@ def train_on_mesh(mesh, model_dir, steps=6):
       **os.environ,
       "PYTHONPATH": str(REPO),
       "TOY_MESH": mesh,
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      **forced_devices(8),
     },
     capture_output=True,
     text=True,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import forced_devices
+
 REPO = Path(__file__).parents[2]
 GOLDEN = REPO / "tests" / "golden" / "shardings"
 BASE = [
@@ -48,7 +50,7 @@ def found():
     env={
       **os.environ,
       "PYTHONPATH": str(REPO),
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      **forced_devices(8),
     },
     cwd=REPO,
     capture_output=True,

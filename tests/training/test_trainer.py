@@ -14,6 +14,7 @@ from helpers_training import curve
 
 from audiolm_jax.errors import CheckpointError, DataError, UserError
 from audiolm_jax.training import checkpoints, trainer
+from tests.conftest import forced_devices
 
 REPO = Path(__file__).parents[2]
 
@@ -176,9 +177,7 @@ def test_data_that_end_too_early_are_named(tmp_path):
 
 
 def test_a_batch_that_the_mesh_cannot_split_is_refused(tmp_path):
-  done = subprocess_run(
-    tmp_path, 2, XLA_FLAGS="--xla_force_host_platform_device_count=16", TOY_MESH="16x1x1"
-  )
+  done = subprocess_run(tmp_path, 2, TOY_MESH="16x1x1", **forced_devices(16))
   assert "a batch of 8 ('x') cannot be split over 16 devices" in done.stderr
 
 
