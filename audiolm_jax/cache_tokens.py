@@ -40,6 +40,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("bundle", None, "Name, folder or URL of the bundle whose tokenizers to use.")
 flags.DEFINE_string("audio_dir", None, "Folder of audio files, of any common format and rate.")
 flags.DEFINE_string("manifest", None, "A .jsonl manifest instead: path, split, speaker per line.")
+flags.DEFINE_string(
+  "layout",
+  None,
+  "Of --audio_dir: librispeech, ljspeech, maestro, folder; found out if not given.",
+)
 flags.DEFINE_string("task", None, "A SeqIO task instead, whose source is audio; needs --runner.")
 flags.DEFINE_string("module", None, "Python module that registers --task, such as tasks.speech.")
 flags.DEFINE_string("output_dir", None, "Folder of the token store to make or to finish.")
@@ -49,7 +54,7 @@ flags.DEFINE_float("valid_fraction", 0.05, "Held-out share of a corpus without s
 flags.DEFINE_float("max_skipped_fraction", 0.01, "Share of unreadable clips past which to stop.")
 flags.DEFINE_integer("clips_per_shard", 128, "Clips per file of the store.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 4, "Clips tokenized side by side.", lower_bound=1)
-flags.DEFINE_integer("num_workers", 2, "Files that each process reads ahead.", lower_bound=1)
+flags.DEFINE_integer("num_workers", 2, "Batches that each process makes at a time.", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -111,7 +116,8 @@ def _by_beam() -> Any:
 
 
 def _settings() -> dict[str, Any]:
-  names = ("valid_fraction", "max_skipped_fraction", "clips_per_shard", "batch_size", "num_workers")
+  names = ("layout", "valid_fraction", "max_skipped_fraction")
+  names += ("clips_per_shard", "batch_size", "num_workers")
   return {name: FLAGS[name].value for name in names}
 
 

@@ -172,7 +172,7 @@ def _tokens(bundle):
 
 def _tokenize(bundle, source: str, split: str):
   from audiolm_jax.data.manifest import clips_of_split, list_clips, read_clip
-  from audiolm_jax.data.token_store import TokenClip
+  from audiolm_jax.data.token_shards import TokenClip
 
   clips = []
   for clip in clips_of_split(list_clips(source), split):

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from audiolm_jax import bundles, compilation_cache
-from audiolm_jax.data import manifest, shards, token_store, tokenization
+from audiolm_jax.data import audio_shards, manifest, token_shards, tokenization
 from audiolm_jax.data.manifest import Clip
 from audiolm_jax.errors import UserError, run_cli
 from audiolm_jax.files import atomic_write
@@ -75,7 +75,7 @@ def _chosen(clips: Sequence[Clip], sample_rate: int, seconds: float) -> list[Cli
 
 def _all(bundle: Any, clips: Sequence[Clip]) -> tokenization.ShardTokens:
   return tokenization.tokenize_shard(
-    bundle, shards.ClipShard(tuple(clips)), batch_size=FLAGS.batch_size
+    bundle, audio_shards.ClipShard(tuple(clips)), batch_size=FLAGS.batch_size
   )
 
 
@@ -91,8 +91,8 @@ def _fastest(run: Callable[[], Any], repeats: int) -> float:
 
 def _megabytes_per_hour(bundle: Any, clips: Sequence[Clip], heard: float) -> float:
   with tempfile.TemporaryDirectory() as folder:
-    token_store.write_shard(folder, _all(bundle, clips).clips, bundle.token_hash)
-    return sum(token_store.shard_files(folder).values()) / heard * 3600 / 1e6
+    token_shards.write_shard(folder, _all(bundle, clips).clips, bundle.token_hash)
+    return sum(token_shards.shard_files(folder).values()) / heard * 3600 / 1e6
 
 
 def _table(

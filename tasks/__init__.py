@@ -6,10 +6,11 @@
     tasks.audio_folder audio_folder    AUDIOLM_AUDIO_DIR
     tasks.mixtures     speech_and_piano, from the two above
 
-The variable names a folder of audio files (any format and rate), a `.jsonl` manifest or a token
-store of `cache_tokens`; AUDIOLM_BUNDLE names the bundle whose tokenizers make the stages' tokens.
-Then the tasks are there on import, which is what `seqio_cache_tasks` needs; run it where `tasks`
-is:
+The variable names a folder of audio files (any format and rate), a `.jsonl` manifest, a TFDS data
+set (`tfds:librispeech`, `tfds:ljspeech`; prepared, in TFDS_DATA_DIR) or a token store of
+`cache_tokens`; a folder, manifest or store may be a URL. AUDIOLM_BUNDLE names the bundle whose
+tokenizers make the stages' tokens. Then the tasks are there on import, which is what
+`seqio_cache_tasks` needs; run it where `tasks` is:
 
     PYTHONPATH=. AUDIOLM_AUDIO_DIR=~/recordings AUDIOLM_BUNDLE=runs/my_bundle \
       seqio_cache_tasks --module_import=tasks.audio_folder --tasks=audio_folder_tokens \

@@ -9,7 +9,8 @@ import pytest
 from audiolm_jax import api, fit_kmeans
 from audiolm_jax.bundles import load_bundle, tensors
 from audiolm_jax.codec.training import CodecTrainingConfig
-from audiolm_jax.data.token_store import TokenClip, TokenStoreWriter
+from audiolm_jax.data.token_shards import TokenClip
+from audiolm_jax.data.token_store import TokenStoreWriter
 from audiolm_jax.lm.training import StageTrainingConfig
 from audiolm_jax.semantic.kmeans import KMeansReport
 from tests.conftest import melody

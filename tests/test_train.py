@@ -14,7 +14,7 @@ import pytest
 from audiolm_jax import configs, train
 from audiolm_jax.codec import soundstream
 from audiolm_jax.codec.training import CodecTrainingConfig
-from audiolm_jax.data import token_store
+from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm import stages
 from audiolm_jax.semantic import w2v_bert
@@ -238,7 +238,7 @@ def write_random_tokens(folder):
   rng = np.random.default_rng(0)
   writer = token_store.TokenStoreWriter(folder, "hash")
   for i in range(6):
-    clip = token_store.TokenClip(
+    clip = token_shards.TokenClip(
       id=str(i),
       semantic=rng.integers(0, 16, 80),
       codes=None,

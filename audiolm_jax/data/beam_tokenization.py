@@ -24,7 +24,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.utils.shared import Shared
 
 from audiolm_jax import compilation_cache, storage
-from audiolm_jax.data import manifest, shards, token_store, tokenization
+from audiolm_jax.data import audio_shards, manifest, token_shards, token_store, tokenization
 from audiolm_jax.errors import DataError, UserError
 
 
@@ -38,11 +38,12 @@ class Job:
     source: folder or manifest, see `manifest.list_clips`; None where there is a task.
     task: name of a SeqIO task, whose source is tokenized.
     module: registers the task on import.
+    layout: of a folder, see `manifest.list_clips`.
     valid_fraction: of a corpus that has no splits of its own.
     max_skipped_fraction: share of unreadable clips past which the store is not finished.
     clips_per_shard: at most; about half an hour of audio at most where lengths are known.
     batch_size: clips of like length that go through the models side by side.
-    num_workers: files that a worker reads ahead.
+    num_workers: batches that a worker tokenizes at a time, and files it reads ahead.
   """
 
   bundle: str
@@ -50,6 +51,7 @@ class Job:
   source: str | None = None
   task: str | None = None
   module: str | None = None
+  layout: str | None = None
   valid_fraction: float = 0.05
   max_skipped_fraction: float = 0.01
   clips_per_shard: int = 128
@@ -102,7 +104,7 @@ class _ListShards(beam.DoFn):
   def __init__(self, once: Shared):
     self._once = once
 
-  def process(self, element: Job) -> Iterator[shards.Shard]:
+  def process(self, element: Job) -> Iterator[audio_shards.Shard]:
     yield from _missing_shards(element, _loaded_once(self._once, element.bundle))
 
 
@@ -117,7 +119,7 @@ class _TokenizeShard(beam.DoFn):
   def setup(self) -> None:
     self._tokenizers = _loaded_once(self._once, self._job.bundle)
 
-  def process(self, element: shards.Shard) -> Iterator[dict[str, str]]:
+  def process(self, element: audio_shards.Shard) -> Iterator[dict[str, str]]:
     tokens = tokenization.tokenize_shard(
       self._tokenizers,
       element,
@@ -126,8 +128,10 @@ class _TokenizeShard(beam.DoFn):
       count=self._count,
     )
     if tokens.clips:
-      name = token_store.shard_name(element.key)
-      token_store.write_shard(self._job.output_dir, tokens.clips, self._tokenizers.token_hash, name)
+      name = token_shards.shard_name(element.key)
+      token_shards.write_shard(
+        self._job.output_dir, tokens.clips, self._tokenizers.token_hash, name
+      )
     yield tokens.skipped
 
   def _count(self, clips: int, seconds: float) -> None:
@@ -154,20 +158,22 @@ class _Finish(beam.DoFn):
       writer.finish()
 
 
-def _missing_shards(job: Job, tokenizers: Any) -> Iterator[shards.Shard]:
+def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
   writer = tokenization.open_writer(tokenizers, job.output_dir)
   if job.task is not None:
-    there = token_store.shard_files(job.output_dir)
+    there = token_shards.shard_files(job.output_dir)
     sample_rate = tokenizers.codec.spec.sample_rate
-    for shard in shards.shards_of_task(
+    for shard in audio_shards.shards_of_task(
       job.module or "", job.task, sample_rate, job.clips_per_shard
     ):
-      if token_store.shard_name(shard.key) not in there:
+      if token_shards.shard_name(shard.key) not in there:
         yield shard
     return
-  clips = manifest.list_clips(job.source or "", job.valid_fraction)
+  clips = manifest.list_clips(job.source or "", job.valid_fraction, job.layout)
   missing = [clip for clip in clips if clip.id not in writer]
-  yield from shards.shards_of_clips(missing, job.clips_per_shard, tokenization.SECONDS_PER_SHARD)
+  yield from audio_shards.shards_of_clips(
+    missing, job.clips_per_shard, tokenization.SECONDS_PER_SHARD
+  )
 
 
 def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from audiolm_jax import audio, storage
-from audiolm_jax.data import examples
+from audiolm_jax.data import examples, layouts
 from audiolm_jax.errors import DataError
 
 AUDIO_SUFFIXES = (
@@ -19,15 +19,6 @@ AUDIO_SUFFIXES = (
 )
 # Sound that cannot be decoded: listed, so that it is counted as skipped and not passed over.
 _UNDECODABLE_SUFFIXES = (".m4a", ".aac", ".wma")
-SPLIT_FOLDERS = {
-  "train": "train",
-  "valid": "valid",
-  "validation": "valid",
-  "dev": "valid",
-  "test": "test",
-}
-
-
 _BLOCK_SAMPLES = 1 << 20
 
 
@@ -96,21 +87,26 @@ class SkipLog:
     return f"{len(self.skipped)} of {self.total} clips skipped: {', '.join(shown)}{tail}"
 
 
-def list_clips(source: str | os.PathLike[str], valid_fraction: float = 0.05) -> list[Clip]:
+def list_clips(
+  source: str | os.PathLike[str], valid_fraction: float = 0.05, layout: str | None = None
+) -> list[Clip]:
   """The clips of a folder (searched through) or of a manifest, sorted by id; URLs will do.
 
   A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or absolute) and
-  may have `split`, `speaker` and `seconds`. In a folder whose first level is named `train`,
-  `valid`, `validation`, `dev` or `test`, those are the splits. Where nobody names splits, about
-  `valid_fraction` of the files, chosen by a hash of the id, are `valid`, at least one where there
-  are two. Hidden files are passed over.
+  may have `split`, `speaker` and `seconds`. A folder's splits and speakers follow from its layout,
+  which is found out where `layout` does not name one of `layouts.LAYOUTS`. Where nobody names
+  splits, about `valid_fraction` of the files, chosen by a hash of the id, are `valid`, at least one
+  where there are two. Hidden files are passed over.
 
   Raises:
-    DataError: nothing there, not a manifest, a row without `path`, the same path twice.
+    DataError: nothing there, another layout, not a manifest, a row without `path`, the same path
+      twice.
   """
   source = os.fspath(source)
+  if source.startswith("tfds:"):
+    raise DataError(f"{source} is read through SeqIO only; name one of its tasks")
   if storage.is_folder(source):
-    clips = _clips_of_folder(source)
+    clips = _clips_of_folder(source, layout)
     kinds = " ".join(AUDIO_SUFFIXES)
     if not clips:
       raise DataError(f"{source} holds no audio files ({kinds}); name another folder or a manifest")
@@ -154,13 +150,16 @@ def read_clip_pcm16(clip: Clip, sample_rate: int) -> Int16[np.ndarray, " samples
   return np.concatenate([examples.to_pcm16(block) for block in blocks])
 
 
-def _clips_of_folder(folder: str) -> list[Clip]:
-  clips = []
-  for name, size in storage.list_files(folder):
-    if name.lower().endswith(AUDIO_SUFFIXES + _UNDECODABLE_SUFFIXES):
-      split = SPLIT_FOLDERS.get(name.split("/")[0].lower(), "") if "/" in name else ""
-      clips.append(Clip(name, storage.join(folder, name), split, size=size))
-  return clips
+def _clips_of_folder(folder: str, layout: str | None) -> list[Clip]:
+  sizes = dict(storage.list_files(folder))
+  kinds = AUDIO_SUFFIXES + _UNDECODABLE_SUFFIXES
+  audio = [name for name in sizes if name.lower().endswith(kinds)]
+  described = layouts.describe(folder, list(sizes), audio, layout)
+  return [
+    # What a corpus lists and the folder lacks is a clip too: it is counted as skipped.
+    Clip(name, storage.join(folder, name), split, speaker, size=sizes.get(name))
+    for name, (split, speaker) in described.items()
+  ]
 
 
 def _clips_of_manifest(manifest: str) -> list[Clip]:

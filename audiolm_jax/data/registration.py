@@ -49,13 +49,14 @@ def register_audio_tasks(
   valid_fraction: float = 0.05,
   max_skipped_fraction: float = 0.01,
 ) -> list[str]:
-  """Registers the tasks of a folder, a manifest or a token store, and returns their names.
+  """Registers the tasks of audio or of a token store, and returns their names.
 
   Doing so again with the same arguments changes nothing; with others it replaces the tasks.
 
   Args:
     name: of the corpus, the beginning of the tasks' names.
-    source: folder of audio, manifest, or token store; a token store has no waveform task.
+    source: folder of audio, manifest, `tfds:` and the name of a TFDS data set, or token store; a
+      token store has no waveform task.
     bundle: whose tokenizers make the tokens: name, folder or object; None for waveforms only, or
       for a token store that is taken as it is.
     stage_specs: of the stage tasks, by stage name; `paper_stages` for these tokenizers if None.
@@ -85,12 +86,7 @@ def register_audio_tasks(
       sample_rate = tokenizers.codec.spec.sample_rate
       numbers = [configs.to_dict(part.spec) for part in (tokenizers.codec, tokenizers.semantic)]
     specs = {} if tokenizers is None else _checked_stages(stage_specs, *numbers)
-    audio = sources.AudioDataSource(
-      source,
-      sample_rate=sample_rate,
-      valid_fraction=valid_fraction,
-      max_skipped_fraction=max_skipped_fraction,
-    )
+    audio = _audio_source(source, sample_rate, valid_fraction, max_skipped_fraction)
     names = [_register_waveforms(name, audio, gain_db)]
     if tokenizers is not None:
       precache = [functools.partial(preprocessors.tokenize, tokenizers=tokenizers)]
@@ -216,7 +212,7 @@ class _TaskOnCacheOf(seqio.Task):
 
 
 def _register_waveforms(
-  name: str, source: sources.AudioDataSource, gain_db: tuple[float, float] | None
+  name: str, source: sources.WaveformDataSource, gain_db: tuple[float, float] | None
 ) -> str:
   segment = SEGMENT_SECONDS * source.sample_rate
   task = seqio.TaskRegistry.add(
@@ -276,6 +272,27 @@ def _register_stages(
 def _ids(rank: int = 1) -> Any:
   vocabulary = seqio.PassThroughVocabulary(size=0)
   return seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32, rank=rank)
+
+
+def _audio_source(
+  source: str | os.PathLike[str],
+  sample_rate: int,
+  valid_fraction: float,
+  max_skipped_fraction: float,
+) -> sources.WaveformDataSource:
+  name = os.fspath(source)
+  if name.startswith("tfds:"):
+    from audiolm_jax.data import tfds_audio
+
+    return tfds_audio.TfdsAudioDataSource(
+      name, sample_rate=sample_rate, valid_fraction=valid_fraction
+    )
+  return sources.AudioDataSource(
+    source,
+    sample_rate=sample_rate,
+    valid_fraction=valid_fraction,
+    max_skipped_fraction=max_skipped_fraction,
+  )
 
 
 def _load(bundle: Any) -> Tokenizers | None:

@@ -1,56 +1,25 @@
 """A folder of token shards and what they were made with; written clip by clip, read at once.
 
     store.json                 token hash, specs, hours, tokens, speakers, shards, skipped clips
-    tokens-0f3a51c2d4e6.npz    some clips: ids, splits, speakers, seconds, semantic, codes
+    tokens-0f3a51c2d4e6.npz    the tokens of some clips, see `token_shards`
 
-Shards are whole or not there, never changed, and named by the clips in them, so that whoever makes
-one again makes the same file. `store.json` is what readers go by; a writer takes up the shards that
-a killed run left behind.
+`store.json` is what readers go by; a writer takes up the shards that a killed run left behind.
 """
 
 import dataclasses
-import hashlib
-import io
 import json
 import os
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, NamedTuple
-
-import numpy as np
-from jaxtyping import Int
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from audiolm_jax import storage
+from audiolm_jax.data import token_shards
+from audiolm_jax.data.token_shards import StoredShard, TokenClip, TokenCounts
 from audiolm_jax.errors import DataError
 from audiolm_jax.lm.stages import StageSpec
 
 FORMAT_VERSION = 1
 STORE_FILE = "store.json"
-_SHARD = ("tokens-", ".npz")
-_DAMAGED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
-_READ_AT_ONCE = 16  # shards; a bucket answers slowly
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenClip:
-  """The tokens of one clip.
-
-  Attributes:
-    id: of the clip, unique in the store.
-    semantic: [steps], unsigned; None where the store has none.
-    codes: [frames, quantizers], unsigned.
-    split: "train", "valid", ...
-    speaker: None where unknown.
-    seconds: of audio.
-  """
-
-  id: str
-  semantic: Int[np.ndarray, " steps"] | None
-  codes: Int[np.ndarray, "frames quantizers"] | None
-  split: str = "train"
-  speaker: str | None = None
-  seconds: float = 0.0
 
 
 @dataclasses.dataclass
@@ -147,8 +116,8 @@ class TokenStoreWriter:
       check_hash(self.info, token_hash, self.folder)
       self.info.complete = False
       self.info.skipped = {}
-      for clips in _listed_shards(self.folder, self.info, tokens=False):
-        for clip in clips:
+      for shard in _listed_shards(self.folder, self.info, tokens=False):
+        for clip in shard.clips:
           self._note(clip)
     self._take_up_shards()
     self._write_info()
@@ -165,7 +134,7 @@ class TokenStoreWriter:
     """
     if clip.id in self._done:
       raise DataError(f"{clip.id} is already in {self.folder}; clip ids must be unique")
-    self._pending.append(_compacted(clip))
+    self._pending.append(token_shards.compacted(clip))
     self._note(clip)
     seconds = sum(clip.seconds for clip in self._pending)
     if len(self._pending) >= self._clips_per_shard or seconds >= self._seconds_per_shard:
@@ -179,10 +148,10 @@ class TokenStoreWriter:
     """Writes what is pending as one shard."""
     if not self._pending:
       return
-    name = write_shard(self.folder, self._pending, self.info.token_hash)
+    name = token_shards.write_shard(self.folder, self._pending, self.info.token_hash)
     self.info.shards[name] = len(self._pending)
     for clip in self._pending:
-      self._count(clip, _sizes(clip))
+      self._count(clip, token_shards.count_tokens(clip))
     self._pending = []
     self._write_info()
 
@@ -199,8 +168,9 @@ class TokenStoreWriter:
 
   def _take_up_shards(self) -> None:
     """Adds the shards that are there and not yet listed."""
-    names = [name for name in shard_files(self.folder) if name not in self.info.shards]
-    for shard in _found_shards(self.folder, names):
+    names = [n for n in token_shards.shard_files(self.folder) if n not in self.info.shards]
+    found = token_shards.read_shards(self.folder, names, tokens=False, skip_damaged=True)
+    for shard in found:
       if shard.token_hash != self.info.token_hash:
         raise DataError(
           f"{self.folder} holds {shard.name} of other tokenizers ({shard.token_hash}) than the "
@@ -213,21 +183,21 @@ class TokenStoreWriter:
           f"once or the data changed: remove {shard.name} and run cache_tokens again"
         )
       self.info.shards[shard.name] = len(shard.clips)
-      for clip, sizes in zip(shard.clips, shard.sizes, strict=True):
+      for clip, counts in zip(shard.clips, shard.counts, strict=True):
         self._note(clip)
-        self._count(clip, sizes)
+        self._count(clip, counts)
 
   def _note(self, clip: TokenClip) -> None:
     self._done.add(clip.id)
     if clip.speaker is not None:
       self._speakers.add(clip.speaker)
 
-  def _count(self, clip: TokenClip, sizes: "_Sizes") -> None:
+  def _count(self, clip: TokenClip, counts: TokenCounts) -> None:
     info = self.info
     info.clips[clip.split] = info.clips.get(clip.split, 0) + 1
     info.hours[clip.split] = info.hours.get(clip.split, 0.0) + clip.seconds / 3600
-    info.semantic_tokens += sizes.semantic
-    info.acoustic_tokens += sizes.codes
+    info.semantic_tokens += counts.semantic
+    info.acoustic_tokens += counts.acoustic
     info.speakers = len(self._speakers)
 
   def _write_info(self) -> None:
@@ -270,7 +240,7 @@ class TokenStore:
         f"the token store {folder} is unfinished ({sum(self.info.clips.values())} clips so far); "
         "run cache_tokens on it again to finish it"
       )
-    self._clips = [clip for clips in _listed_shards(self.folder, self.info) for clip in clips]
+    self._clips = [clip for shard in _listed_shards(self.folder, self.info) for clip in shard.clips]
 
   def __len__(self) -> int:
     return len(self._clips)
@@ -286,43 +256,6 @@ class TokenStore:
       there = ", ".join(sorted(self.info.clips)) or "none"
       raise DataError(f"{self.folder} has no clip of the split {split!r}; its splits are {there}")
     return sorted(chosen, key=lambda clip: clip.id)
-
-
-def shard_name(key: Sequence[str]) -> str:
-  """The file name of the shard of these clip ids, or of whatever else says what is in it."""
-  return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12].join(_SHARD)
-
-
-def write_shard(
-  folder: str | os.PathLike[str],
-  clips: Sequence[TokenClip],
-  token_hash: str,
-  name: str | None = None,
-) -> str:
-  """Writes some clips as one shard, whole or not at all, and returns its name.
-
-  `store.json` is left alone: a writer takes the shard up.
-
-  Args:
-    name: by `shard_name`; None for that of the clips' ids.
-  Raises:
-    DataError: tokens that are not whole numbers from 0 on, or of one kind here and two there.
-    UserError: it cannot be written.
-  """
-  name = name or shard_name(sorted(clip.id for clip in clips))
-  arrays = _shard_arrays([_compacted(clip) for clip in clips], token_hash)
-  with storage.write_whole(storage.join(folder, name)) as file:
-    np.savez_compressed(file, **arrays)
-  return name
-
-
-def shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
-  """Name and bytes of every shard in a folder, listed in `store.json` or not."""
-  return {
-    name: size
-    for name, size in storage.list_files(folder)
-    if name.startswith(_SHARD[0]) and name.endswith(_SHARD[1])
-  }
 
 
 def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
@@ -354,7 +287,7 @@ def report(folder: str | os.PathLike[str]) -> str:
     DataError: as `read_info`.
   """
   info = read_info(folder)
-  sizes = shard_files(folder)
+  sizes = token_shards.shard_files(folder)
   return info.report(sum(sizes.get(name, 0) for name in info.shards))
 
 
@@ -400,115 +333,11 @@ def check_stage(spec: StageSpec, codec: Mapping[str, Any], semantic: Mapping[str
       )
 
 
-class _Sizes(NamedTuple):
-  """How many tokens a clip has."""
-
-  semantic: int
-  codes: int
-
-
-class _Found(NamedTuple):
-  """A shard that no `store.json` lists: its clips without their tokens, and how many they have."""
-
-  name: str
-  token_hash: str
-  clips: list[TokenClip]
-  sizes: list[_Sizes]
-
-
-def _sizes(clip: TokenClip) -> _Sizes:
-  return _Sizes(*(0 if tokens is None else tokens.size for tokens in (clip.semantic, clip.codes)))
-
-
-def _compacted(clip: TokenClip) -> TokenClip:
-  return dataclasses.replace(
-    clip, semantic=_compact(clip.semantic, clip.id), codes=_compact(clip.codes, clip.id)
-  )
-
-
-def _compact(tokens: np.ndarray | None, clip_id: str) -> np.ndarray | None:
-  if tokens is None:
-    return None
-  tokens = np.asarray(tokens)
-  if not np.issubdtype(tokens.dtype, np.integer) or (tokens.size and int(tokens.min()) < 0):
-    raise DataError(f"the tokens of {clip_id} are not whole numbers from 0 on ({tokens.dtype})")
-  fits = not tokens.size or int(tokens.max()) < 2**16
-  return tokens.astype(np.uint16 if fits else np.uint32)
-
-
-def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]:
-  sizes = [_sizes(clip) for clip in clips]
-  arrays: dict[str, Any] = {
-    "token_hash": np.array(token_hash),
-    "sizes": np.array(sizes, np.int64).reshape(-1, 2),
-    "ids": np.array([clip.id for clip in clips]),
-    "splits": np.array([clip.split for clip in clips]),
-    "speakers": np.array([clip.speaker or "" for clip in clips]),
-    "seconds": np.array([clip.seconds for clip in clips], np.float64),
-  }
-  for name in ("semantic", "codes"):
-    rows = [getattr(clip, name) for clip in clips]
-    if all(row is not None for row in rows):
-      arrays[name] = np.concatenate(rows)
-      arrays[f"{name}_lengths"] = np.array([len(row) for row in rows], np.int64)
-    elif any(row is not None for row in rows):
-      raise DataError(f"some clips have {name} tokens and some have none; a store has one kind")
-  return arrays
-
-
-def _listed_shards(folder: str, info: StoreInfo, tokens: bool = True) -> Iterator[list[TokenClip]]:
-  """The clips of each shard of a store, with their tokens or without."""
-
-  def read(name: str) -> list[TokenClip]:
-    path = storage.join(folder, name)
-    try:
-      with _opened(path) as file, np.load(file) as arrays:
-        return _shard_clips(arrays, tokens)
-    except _DAMAGED as error:
+def _listed_shards(folder: str, info: StoreInfo, tokens: bool = True) -> Iterator[StoredShard]:
+  for shard in token_shards.read_shards(folder, info.shards, tokens=tokens):
+    if len(shard.clips) != info.shards[shard.name]:
       raise DataError(
-        f"the shard {path} is damaged or missing ({error}); make the store again"
-      ) from error
-
-  with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-    for (name, count), clips in zip(info.shards.items(), pool.map(read, info.shards), strict=True):
-      if len(clips) != count:
-        raise DataError(
-          f"the shard {storage.join(folder, name)} has {len(clips)} clips instead of {count}; "
-          "make it again"
-        )
-      yield clips
-
-
-def _found_shards(folder: str, names: Sequence[str]) -> Iterator[_Found]:
-  """Those of the named shards that are whole, in order."""
-
-  def read(name: str) -> _Found | None:
-    try:
-      with _opened(storage.join(folder, name)) as file, np.load(file) as arrays:
-        sizes = [_Sizes(int(semantic), int(codes)) for semantic, codes in arrays["sizes"]]
-        return _Found(name, str(arrays["token_hash"]), _shard_clips(arrays, False), sizes)
-    except _DAMAGED:
-      return None
-
-  with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-    yield from (shard for shard in pool.map(read, names) if shard is not None)
-
-
-def _opened(path: str) -> BinaryIO:
-  return io.BytesIO(storage.read_bytes(path)) if storage.is_url(path) else open(path, "rb")
-
-
-def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenClip]:
-  streams = {}
-  for name in ("semantic", "codes"):
-    there = tokens and name in shard
-    ends = np.cumsum(shard[f"{name}_lengths"]) if there else np.zeros(0, np.int64)
-    streams[name] = np.split(shard[name], ends[:-1]) if there else [None] * len(shard["ids"])
-  rows = zip(
-    shard["ids"], shard["splits"], shard["speakers"], shard["seconds"], *streams.values(),
-    strict=True,
-  )  # fmt: skip
-  return [
-    TokenClip(str(i), semantic, codes, str(split), str(speaker) or None, float(seconds))
-    for i, split, speaker, seconds, semantic, codes in rows
-  ]
+        f"the shard {storage.join(folder, shard.name)} has {len(shard.clips)} clips instead of "
+        f"{info.shards[shard.name]}; make it again"
+      )
+    yield shard

@@ -8,15 +8,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
 
 from audiolm_jax import configs
-from audiolm_jax.data import manifest, token_store
+from audiolm_jax.data import manifest, token_shards, token_store
+from audiolm_jax.data.audio_shards import Heard, Shard, Unheard, shards_of_clips
 from audiolm_jax.data.manifest import Clip
-from audiolm_jax.data.shards import Heard, Shard, Unheard, shards_of_clips
 from audiolm_jax.errors import DataError
 
 SECONDS_PER_SHARD = 1800.0
@@ -41,7 +42,7 @@ class Tokenized(NamedTuple):
 class ShardTokens(NamedTuple):
   """The clips of a shard that have tokens, and the ids of the others with the reason."""
 
-  clips: list[token_store.TokenClip]
+  clips: list[token_shards.TokenClip]
   skipped: dict[str, str]
 
 
@@ -50,6 +51,7 @@ def tokenize_corpus(
   source: str | os.PathLike[str],
   output_dir: str | os.PathLike[str],
   *,
+  layout: str | None = None,
   valid_fraction: float = 0.05,
   max_skipped_fraction: float = 0.01,
   clips_per_shard: int = 128,
@@ -63,17 +65,18 @@ def tokenize_corpus(
     tokenizers: a bundle, or anything with its `codec`, `semantic` and `token_hash`.
     source: folder or manifest, see `manifest.list_clips`.
     output_dir: of the store; one begun by the same tokenizers is gone on with.
+    layout: of a folder, see `manifest.list_clips`.
     valid_fraction: of a corpus that has no splits of its own.
     max_skipped_fraction: share of unreadable clips past which to give up.
     clips_per_shard: what a kill may cost, in clips; about half an hour of audio at most.
     batch_size: clips of like length that go through the models side by side.
-    num_workers: files read ahead.
+    num_workers: batches tokenized at a time, and files read ahead.
     progress: whether to show a bar.
   Raises:
     DataError: no clips, too many unreadable ones, or a store of other tokenizers.
   """
   began = time.monotonic()
-  clips = manifest.list_clips(source, valid_fraction)
+  clips = manifest.list_clips(source, valid_fraction, layout)
   skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
   writer = open_writer(tokenizers, output_dir, clips_per_shard)
   missing = [clip for clip in clips if clip.id not in writer]
@@ -144,36 +147,44 @@ def tokenize_shard(
 ) -> ShardTokens:
   """The tokens of each clip of a shard, equal to `tokenize_clip`.
 
-  In memory are five minutes of short clips or one long one, and what is read ahead.
+  In memory are five minutes of short clips or `num_workers` long ones, and as much read ahead.
 
   Args:
     batch_size: clips of like length that go through the models side by side.
-    num_workers: files read ahead.
+    num_workers: batches tokenized at a time, and files read ahead.
     count: is told of each few clips and seconds of audio that are done.
   """
   sample_rate = tokenizers.codec.spec.sample_rate
-  clips: list[token_store.TokenClip] = []
+  clips: dict[str, token_shards.TokenClip] = {}
+  order: list[str] = []
   skipped: dict[str, str] = {}
   waiting: list[Heard] = []
 
-  def tokenize() -> None:
-    clips.extend(_tokenize_heard(tokenizers, waiting, batch_size))
-    count(len(waiting), sum(len(heard.waveform) for heard in waiting) / sample_rate)
+  def tokenize(pool: ThreadPoolExecutor) -> None:
+    alike = sorted(waiting, key=lambda heard: len(heard.waveform))
+    size = max(batch_size, -(-len(alike) // (4 * num_workers)))
+    parts = [alike[i : i + size] for i in range(0, len(alike), size)]
+    for tokens in pool.map(lambda part: _tokenize_heard(tokenizers, part, batch_size), parts[::-1]):
+      clips.update((clip.id, clip) for clip in tokens)
+      count(len(tokens), sum(clip.seconds for clip in tokens))
+    order.extend(heard.clip.id for heard in waiting)
     waiting.clear()
 
-  for heard in shard.read(sample_rate, num_workers):
-    if isinstance(heard, Unheard):
-      skipped[heard.clip.id] = heard.reason
-      count(1, 0.0)
-      continue
-    waiting.append(heard)
-    if sum(len(h.waveform) for h in waiting) >= _SECONDS_TOGETHER * sample_rate:
-      tokenize()
-  tokenize()
-  return ShardTokens(clips, skipped)
+  with ThreadPoolExecutor(num_workers) as pool:
+    for heard in shard.read(sample_rate, num_workers):
+      if isinstance(heard, Unheard):
+        skipped[heard.clip.id] = heard.reason
+        count(1, 0.0)
+        continue
+      waiting.append(heard)
+      enough = sum(len(h.waveform) for h in waiting) >= _SECONDS_TOGETHER * sample_rate
+      if enough and len(waiting) >= num_workers:
+        tokenize(pool)
+    tokenize(pool)
+  return ShardTokens([clips[clip_id] for clip_id in order], skipped)
 
 
-def tokenize_clip(tokenizers: Any, clip: Clip) -> token_store.TokenClip:
+def tokenize_clip(tokenizers: Any, clip: Clip) -> token_shards.TokenClip:
   """The tokens of one whole file, in memory bounded by its waveform.
 
   Raises:
@@ -185,7 +196,7 @@ def tokenize_clip(tokenizers: Any, clip: Clip) -> token_store.TokenClip:
 
 def _tokenize_heard(
   tokenizers: Any, heard: Sequence[Heard], batch_size: int
-) -> list[token_store.TokenClip]:
+) -> list[token_shards.TokenClip]:
   sample_rate = tokenizers.codec.spec.sample_rate
   short = [h for h in heard if len(h.waveform) <= _LONG_SECONDS * sample_rate]
   semantic, codes = tokenizers.semantic, tokenizers.codec
@@ -206,7 +217,7 @@ def _tokenize_heard(
       codes.encode_long(waveform),
     )
     tokens.append(
-      token_store.TokenClip(
+      token_shards.TokenClip(
         id=clip.id,
         semantic=np.asarray(pair[0]),
         codes=np.asarray(pair[1]),

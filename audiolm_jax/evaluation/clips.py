@@ -4,11 +4,11 @@ import json
 import os
 import random
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax import storage
 from audiolm_jax.data.manifest import Clip, clips_of_split, list_clips, read_clip
 from audiolm_jax.evaluation.suites import EvalClip
 
@@ -70,12 +70,9 @@ def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:
 
 def read_sentences(source: str | os.PathLike[str]) -> dict[str, str]:
   """What is said, by clip id, where a manifest has the field `sentence`."""
-  path = Path(source)
-  if path.is_dir():
+  if storage.is_folder(source):
     return {}
-  rows = [
-    json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-  ]
+  rows = [json.loads(line) for line in storage.read_text(source).splitlines() if line.strip()]
   return {str(row["path"]): str(row["sentence"]) for row in rows if row.get("sentence")}
 
 

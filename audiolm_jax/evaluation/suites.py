@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.codec.interface import Codec
-from audiolm_jax.data.token_store import TokenClip
+from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation import continuation as sound
 from audiolm_jax.evaluation import signal

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.data import token_store
+from audiolm_jax.data import token_shards, token_store
 
 RATE = 16_000
 
@@ -39,10 +39,10 @@ def corpus(tmp_path_factory):
 def random_clip():
   """Makes clip number i: i + 1 seconds at 25 Hz (10 clusters) and 50 Hz (3 levels of 8 codes)."""
 
-  def make(i: int) -> token_store.TokenClip:
+  def make(i: int) -> token_shards.TokenClip:
     rng = np.random.default_rng(i)
     steps = 25 * (i + 1)
-    return token_store.TokenClip(
+    return token_shards.TokenClip(
       id=f"clip{i}",
       semantic=rng.integers(0, 10, steps),
       codes=rng.integers(0, 8, (2 * steps - i % 2, 3)),

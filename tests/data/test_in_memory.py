@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from audiolm_jax.data import examples, manifest, token_store
+from audiolm_jax import storage
+from audiolm_jax.data import examples, manifest, token_shards, token_store
 from audiolm_jax.data.in_memory import EpochUnit, InMemoryTokens, InMemoryWaveforms
 from audiolm_jax.errors import DataError
 from audiolm_jax.lm import stages
@@ -174,7 +175,7 @@ def test_long_runs_of_a_semantic_token_are_cut_for_the_semantic_stage(open_write
   spec = stages.semantic_stage(crop_seconds=1.0, num_clusters=10, collapse_repeats=False)
   writer = open_writer(tmp_path)
   tokens = np.array([1, 1, 2, 2, 2, 2, 2, 1, 3, 3, 3, 3], np.int32)
-  writer.add(token_store.TokenClip("a", tokens, np.zeros((24, 4), np.int32), "train", None, 0.48))
+  writer.add(token_shards.TokenClip("a", tokens, np.zeros((24, 4), np.int32), "train", None, 0.48))
   writer.finish()
   features = next(InMemoryTokens(tmp_path, dataclasses.replace(spec, longest_run=3), batch_size=1))
   count = int(features["decoder_loss_weights"].sum())
@@ -229,3 +230,18 @@ def test_numpy_readers_import_neither_tensorflow_nor_jax():
   )
   found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert found.stdout.strip() == "[]"
+
+
+def test_readers_of_a_bucket_give_what_readers_of_the_disk_give(corpus, stored_tokens):
+  for folder, name in ((corpus.parent, "corpus"), (stored_tokens, "tokens")):
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+      with storage.write_whole(f"memory://readers/{name}/{path.relative_to(folder)}") as file:
+        file.write(path.read_bytes())
+  _assert_equal(
+    next(_waveforms("memory://readers/corpus/manifest.jsonl")), next(_waveforms(corpus))
+  )
+  there, here = (
+    InMemoryTokens(place, COARSE, batch_size=4, token_hash="hash-a")
+    for place in ("memory://readers/tokens", stored_tokens)
+  )
+  _assert_equal(next(there), next(here))

@@ -12,7 +12,7 @@ seqio = pytest.importorskip("seqio")
 import tensorflow as tf  # noqa: E402
 
 from audiolm_jax.codec.interface import CodecSpec  # noqa: E402
-from audiolm_jax.data import examples, manifest, registration, token_store  # noqa: E402
+from audiolm_jax.data import examples, manifest, registration, token_shards, token_store  # noqa: E402
 from audiolm_jax.data.feature_converters import StageFeatureConverter  # noqa: E402
 from audiolm_jax.data.in_memory import InMemoryTokens, InMemoryWaveforms  # noqa: E402
 from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
@@ -191,7 +191,7 @@ def test_in_memory_reader_and_seqio_give_the_same_features_for_the_same_seeds(
   for clip in manifest.list_clips(corpus):
     waveform = manifest.read_clip(clip, RATE)
     writer.add(
-      token_store.TokenClip(
+      token_shards.TokenClip(
         clip.id,
         LoudnessTokenizer().tokenize_long(waveform),
         LoudnessCodec().encode_long(waveform),

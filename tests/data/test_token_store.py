@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from audiolm_jax.data import token_store
+from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.errors import DataError
 
 
@@ -84,8 +84,8 @@ def test_shards_that_a_killed_run_left_unlisted_are_taken_up(tmp_path, open_writ
   listed.add(random_clip(0))
   listed.flush()
   clips = [random_clip(i) for i in (3, 5)]
-  name = token_store.write_shard(tmp_path, clips, "hash-a")
-  assert name == token_store.write_shard(tmp_path, clips[::-1], "hash-a")
+  name = token_shards.write_shard(tmp_path, clips, "hash-a")
+  assert name == token_shards.write_shard(tmp_path, clips[::-1], "hash-a")
   resumed = open_writer(tmp_path)
   assert [i for i in range(6) if f"clip{i}" in resumed] == [0, 3, 5]
   info = resumed.finish()
@@ -98,14 +98,14 @@ def test_shards_that_a_killed_run_left_unlisted_are_taken_up(tmp_path, open_writ
 def test_unlisted_shards_of_other_tokenizers_or_of_the_same_clips_are_refused(
   tmp_path, open_writer, random_clip
 ):
-  token_store.write_shard(tmp_path, [random_clip(0)], "hash-b")
+  token_shards.write_shard(tmp_path, [random_clip(0)], "hash-b")
   with pytest.raises(DataError, match=r"tokens-.*npz of other tokenizers \(hash-b\)"):
     open_writer(tmp_path)
 
 
 def test_a_clip_in_two_shards_is_refused_with_the_one_to_remove(tmp_path, open_writer, random_clip):
-  token_store.write_shard(tmp_path, [random_clip(0)], "hash-a")
-  token_store.write_shard(tmp_path, [random_clip(0), random_clip(1)], "hash-a")
+  token_shards.write_shard(tmp_path, [random_clip(0)], "hash-a")
+  token_shards.write_shard(tmp_path, [random_clip(0), random_clip(1)], "hash-a")
   with pytest.raises(DataError, match=r"clip0 is in tokens-.*two runs wrote at once .*: remove"):
     open_writer(tmp_path)
 
@@ -127,7 +127,7 @@ def test_a_store_in_a_bucket_is_like_one_on_disk(stored_tokens, open_writer, ran
   ):
     assert there.id == here.id
     np.testing.assert_array_equal(there.codes, here.codes)
-  assert token_store.shard_files(folder).keys() == token_store.shard_files(stored_tokens).keys()
+  assert token_shards.shard_files(folder).keys() == token_shards.shard_files(stored_tokens).keys()
   with pytest.raises(DataError, match=r"memory://bucket/none is no token store"):
     token_store.TokenStore("memory://bucket/none")
 
@@ -176,16 +176,16 @@ def test_the_same_clip_twice_is_refused(tmp_path, open_writer, random_clip):
 
 def test_large_ids_are_stored_wider_and_negative_ones_refused(tmp_path, open_writer):
   writer = open_writer(tmp_path)
-  writer.add(token_store.TokenClip("a", np.array([70_000]), np.array([[1]])))
+  writer.add(token_shards.TokenClip("a", np.array([70_000]), np.array([[1]])))
   with pytest.raises(DataError, match="whole numbers from 0"):
-    writer.add(token_store.TokenClip("b", np.array([-1]), np.array([[1]])))
+    writer.add(token_shards.TokenClip("b", np.array([-1]), np.array([[1]])))
   writer.finish()
   assert token_store.TokenStore(tmp_path).clips()[0].semantic.tolist() == [70_000]
 
 
 def test_a_store_of_one_stream_has_none_of_the_other(tmp_path, open_writer):
   writer = open_writer(tmp_path)
-  writer.add(token_store.TokenClip("a", None, np.array([[1, 2]])))
+  writer.add(token_shards.TokenClip("a", None, np.array([[1, 2]])))
   writer.finish()
   clip = token_store.TokenStore(tmp_path).clips()[0]
   assert clip.semantic is None and clip.codes.tolist() == [[1, 2]]

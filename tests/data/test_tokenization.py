@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.data import manifest, shards, token_store, tokenization
+from audiolm_jax.data import audio_shards, manifest, token_store, tokenization
 from audiolm_jax.errors import DataError
 
 
@@ -32,7 +32,7 @@ def test_stored_tokens_are_the_bundles_tokens_of_the_whole_files(
 
 
 def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_path, monkeypatch):
-  real = shards.read_clip
+  real = audio_shards.read_clip
   seen = []
 
   def dies_at_the_sixth(clip, sample_rate):
@@ -41,14 +41,14 @@ def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_pa
     seen.append(clip.id)
     return real(clip, sample_rate)
 
-  monkeypatch.setattr(shards, "read_clip", dies_at_the_sixth)
+  monkeypatch.setattr(audio_shards, "read_clip", dies_at_the_sixth)
   with pytest.raises(KeyboardInterrupt):
     _tokenize(miniature_bundle, corpus, tmp_path, num_workers=1)
   assert len(token_store.TokenStore(tmp_path, allow_incomplete=True)) == 4
   done_before = set(seen[:4])
   seen.clear()
   monkeypatch.setattr(
-    shards, "read_clip", lambda clip, rate: seen.append(clip.id) or real(clip, rate)
+    audio_shards, "read_clip", lambda clip, rate: seen.append(clip.id) or real(clip, rate)
   )
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.clips == {"train": 5, "valid": 2}
   assert len(seen) == 3 and not done_before & set(seen)
@@ -66,7 +66,7 @@ def test_tokens_of_a_shard_equal_those_of_each_clip_alone(
   counted = []
   tokens = tokenization.tokenize_shard(
     miniature_bundle,
-    shards.ClipShard(tuple(clips)),
+    audio_shards.ClipShard(tuple(clips)),
     batch_size=batch_size,
     count=lambda *done: counted.append(done),
   )
@@ -85,7 +85,7 @@ def test_hour_long_files_make_shards_of_their_own():
     return manifest.Clip(f"{i}", f"{i}.wav", **length)
 
   clips = [clip(0, seconds=10.0), clip(1, seconds=3600.0), clip(2, size=3600 * 32_000), clip(3)]
-  found = shards.shards_of_clips([*clips, clip(4), clip(5)], 2, 1800.0)
+  found = audio_shards.shards_of_clips([*clips, clip(4), clip(5)], 2, 1800.0)
   assert [[c.id for c in shard.clips] for shard in found] == [["0", "1"], ["2"], ["3", "4"], ["5"]]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from audiolm_jax.data.token_store import TokenClip
+from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation import likelihood
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.stages import Stage

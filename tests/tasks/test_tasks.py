@@ -152,15 +152,15 @@ def test_beam_makes_the_store_of_a_folder_from_its_task(
 
 
 def test_a_task_that_cannot_be_tokenized_is_refused_in_words(environment, bundle_dir, tmp_path):
-  shards = importlib.import_module("audiolm_jax.data.shards")
+  audio_shards = importlib.import_module("audiolm_jax.data.audio_shards")
   for module, task, said in (
     ("no.such", "speech_waveform", "--module no.such cannot be imported"),
     ("tasks.speech", "speech_wave", "registers no task 'speech_wave'; registered are: "),
   ):
     with pytest.raises(DataError, match=said):
-      next(shards.shards_of_task(module, task, 16_000, 3))
+      next(audio_shards.shards_of_task(module, task, 16_000, 3))
   with pytest.raises(DataError, match="is read at 16000 Hz, the tokenizers want 24000 Hz"):
-    next(shards.shards_of_task("tasks.speech", "speech_waveform", 24_000, 3))
+    next(audio_shards.shards_of_task("tasks.speech", "speech_waveform", 24_000, 3))
 
 
 def test_gin_binds_the_folder_and_gets_the_tasks_name(environment, recordings):

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from helpers_training import curve
 
-from audiolm_jax.data import token_store
+from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.training import checkpoints
 from tests.conftest import MINIATURE_CODEC, MINIATURE_ENCODER, melody
 
@@ -86,7 +86,7 @@ def make_corpus(folder):
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, melody(2.0, seed=i), 16_000)
     writer.add(
-      token_store.TokenClip(
+      token_shards.TokenClip(
         id=str(i),
         semantic=rng.integers(0, 16, 75).astype(np.int32),
         codes=rng.integers(0, 16, (150, 12)).astype(np.int32),

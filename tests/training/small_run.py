@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audiolm_jax.data import token_store
+from audiolm_jax.data import token_shards, token_store
 
 
 def write_tokens(folder):
@@ -13,7 +13,7 @@ def write_tokens(folder):
   rng = np.random.default_rng(0)
   writer = token_store.TokenStoreWriter(folder, "hash")
   for i in range(12):
-    clip = token_store.TokenClip(
+    clip = token_shards.TokenClip(
       id=str(i),
       semantic=rng.integers(0, 16, 125).astype(np.int32),
       codes=rng.integers(0, 16, (250, 12)).astype(np.int32),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.data import token_store
+from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.lm import stages
 from audiolm_jax.training import datasets
 from tests.conftest import melody
@@ -23,7 +23,7 @@ def corpus(tmp_path_factory):
   rng = np.random.default_rng(0)
   for i in range(3):
     soundfile.write(folder / "sounds" / "train" / f"{i}.wav", melody(2.0, seed=i), 16_000)
-    clip = token_store.TokenClip(
+    clip = token_shards.TokenClip(
       id=str(i),
       semantic=rng.integers(0, 16, 50).astype(np.int32),
       codes=rng.integers(0, 16, (100, 2)).astype(np.int32),

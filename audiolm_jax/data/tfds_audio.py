@@ -1,0 +1,173 @@
+"""TFDS data sets of audio as a SeqIO source: `tfds:librispeech`, `tfds:ljspeech:1.1.1`, ..."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from audiolm_jax import audio
+from audiolm_jax.data.layouts import SPLIT_FOLDERS
+from audiolm_jax.data.sources import WaveformDataSource
+from audiolm_jax.errors import DataError
+
+PREFIX = "tfds:"
+_IDS = ("id", "audio_id", "file_name")
+_SPEAKERS = ("speaker_id", "speaker")
+
+
+class TfdsAudioDataSource(WaveformDataSource):
+  """Waveforms of a TFDS data set that has been prepared, at any rate.
+
+  Its splits that begin with train, dev, validation or test are joined to `train`, `valid` and
+  `test`; where there is `train` only, its last `valid_fraction` is `valid`. A clip is called
+  by what the data set calls it, or by its number.
+
+  Args:
+    name: as `tfds.builder` takes it, after `tfds:`.
+    sample_rate: Hz; other rates are resampled.
+    valid_fraction: of a data set without a held-out split.
+    data_dir: where it was prepared; None for the usual place.
+  Raises:
+    DataError: no such data set, not prepared, or without audio of a known rate.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    *,
+    sample_rate: int = 16_000,
+    valid_fraction: float = 0.05,
+    data_dir: str | None = None,
+  ):
+    self.sample_rate = sample_rate
+    self._builder = _prepared_builder(name.removeprefix(PREFIX), data_dir)
+    features: Mapping[str, Any] = self._builder.info.features
+    kinds = {k: f for k, f in features.items() if isinstance(f, tfds.features.Audio)}
+    if len(kinds) != 1:
+      raise DataError(f"{name} has {len(kinds)} features of audio; one is needed")
+    [(self._audio, feature)] = kinds.items()
+    if not feature.sample_rate:
+      raise DataError(f"{name} does not say the sample rate of {self._audio!r}; use its files")
+    self._rate = feature.sample_rate
+    self._id = next((key for key in _IDS if key in features), None)
+    self._speaker = next((key for key in _SPEAKERS if key in features), None)
+    self._instructions = _splits(self._builder, valid_fraction)
+    super().__init__(splits=sorted(self._instructions))
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    """Any number of shards can be asked for."""
+    return True
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    """Names of the shards, for `seqio_cache_tasks`."""
+    count = min(self.num_clips(split), 256)
+    return [f"{split}-{i:05d}-of-{count:05d}" for i in range(count)]
+
+  def num_clips(self, split: str) -> int:
+    """How many clips a split has."""
+    return sum(stop - start for _, start, stop in self._instructions[split])
+
+  def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
+    """Nothing: TFDS decoded the audio when it was prepared."""
+    return {}
+
+  def get_dataset(
+    self,
+    split: str = "train",
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **_: Any,
+  ) -> tf.data.Dataset:
+    """The clips of one split, or of one shard of it: a consecutive stretch."""
+    dataset = None
+    for part, start, stop in self._stretch(split, shard_info):
+      piece = self._builder.as_dataset(split=f"{part}[{start}:{stop}]", shuffle_files=False)
+      numbers = tf.data.Dataset.range(start, stop)
+      piece = tf.data.Dataset.zip(numbers, piece).map(lambda i, e, part=part: self._row(part, i, e))
+      dataset = piece if dataset is None else dataset.concatenate(piece)
+    if dataset is None:
+      return tf.data.Dataset.from_generator(lambda: iter(()), output_signature=_SIGNATURE)
+    if shuffle:
+      # Of names and places would be better; TFDS reads in order only.
+      dataset = dataset.shuffle(min(1024, self.num_clips(split)), seed=seed)
+    return dataset
+
+  def _stretch(self, split: str, shard_info: seqio.ShardInfo | None) -> list[tuple[str, int, int]]:
+    """Name and bounds of each part of a shard."""
+    index, count = (0, 1) if shard_info is None else (shard_info.index, shard_info.num_shards)
+    total = self.num_clips(split)
+    first, last = index * total // count, (index + 1) * total // count
+    found, before = [], 0
+    for part, start, stop in self._instructions[split]:
+      low = start + max(0, first - before)
+      high = start + min(stop - start, last - before)
+      before += stop - start
+      if low < high:
+        found.append((part, low, high))
+    return found
+
+  def _row(self, part: str, number: Any, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    waveform = tf.numpy_function(self._waveform, [example[self._audio]], tf.float32)
+    own = tf.strings.as_string(number) if self._id is None else _text(example[self._id])
+    speaker = tf.constant("") if self._speaker is None else _text(example[self._speaker])
+    return {
+      "id": tf.strings.join([f"{self._builder.name}/{part}/", own]),
+      "speaker": speaker,
+      "waveform": tf.ensure_shape(waveform, [None]),
+    }
+
+  def _waveform(self, samples: np.ndarray) -> np.ndarray:
+    # TFDS keeps 16-bit samples in integers of any width.
+    if np.issubdtype(samples.dtype, np.integer):
+      samples = samples.astype(np.float32) / np.float32(32768)
+    if samples.ndim > 1:
+      samples = samples.mean(axis=-1, dtype=np.float32)
+    return audio.resample(audio.as_waveform(samples), self._rate, self.sample_rate)
+
+
+_SIGNATURE = {
+  "id": tf.TensorSpec([], tf.string),
+  "speaker": tf.TensorSpec([], tf.string),
+  "waveform": tf.TensorSpec([None], tf.float32),
+}
+
+
+def _prepared_builder(name: str, data_dir: str | None) -> Any:
+  data_dir = data_dir or seqio.utils._TFDS_DATA_DIR_OVERRIDE  # of --tfds_data_dir
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+  except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+    reason = str(error).splitlines()[0]
+    raise DataError(
+      f"TFDS knows no data set {name!r} ({reason}); see tfds.list_builders"
+    ) from error
+  if not builder.info.splits:
+    raise DataError(
+      f"the TFDS data set {name} is not prepared in {builder.data_dir}; run: tfds build {name}, or "
+      "name its place with TFDS_DATA_DIR"
+    )
+  return builder
+
+
+def _splits(builder: Any, valid_fraction: float) -> dict[str, list[tuple[str, int, int]]]:
+  """Name and bounds of the parts of each of our splits."""
+  joined: dict[str, list[tuple[str, int, int]]] = {}
+  for name, info in sorted(builder.info.splits.items()):
+    ours = SPLIT_FOLDERS.get(re.split(r"[-_]", name)[0], "train")
+    joined.setdefault(ours, []).append((name, 0, info.num_examples))
+  if set(joined) == {"train"} and valid_fraction > 0:
+    name, start, stop = joined["train"].pop()
+    cut = stop - max(1, round(valid_fraction * (stop - start)))
+    joined["train"].append((name, start, cut))
+    joined["valid"] = [(name, cut, stop)]
+  return joined
+
+
+def _text(value: tf.Tensor) -> tf.Tensor:
+  return value if value.dtype == tf.string else tf.strings.as_string(value)

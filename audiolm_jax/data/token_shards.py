@@ -1,0 +1,203 @@
+"""One file of a token store: the tokens of some clips, whole or not there, never changed.
+
+    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, semantic, codes, token hash
+
+A shard is named by the clips in it, so that whoever makes it again makes the same file.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import threading
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from audiolm_jax import storage
+from audiolm_jax.errors import DataError
+
+_SHARD = ("tokens-", ".npz")
+_DAMAGED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
+_READ_AT_ONCE = 16  # a bucket answers slowly
+# NumPy reads an array's header with Python's parser, which some versions of Python 3.11 and 3.12
+# cannot do on two threads (https://github.com/python/cpython/issues/106905).
+_PARSING = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenClip:
+  """The tokens of one clip.
+
+  Attributes:
+    id: of the clip, unique in the store.
+    semantic: [steps], unsigned; None where the store has none.
+    codes: [frames, quantizers], unsigned.
+    split: "train", "valid", ...
+    speaker: None where unknown.
+    seconds: of audio.
+  """
+
+  id: str
+  semantic: Int[np.ndarray, " steps"] | None
+  codes: Int[np.ndarray, "frames quantizers"] | None
+  split: str = "train"
+  speaker: str | None = None
+  seconds: float = 0.0
+
+
+class TokenCounts(NamedTuple):
+  """How many tokens a clip has; the acoustic ones are frames times quantizers."""
+
+  semantic: int
+  acoustic: int
+
+
+class StoredShard(NamedTuple):
+  """What a shard holds: its clips, with their tokens or without, and how many tokens each has."""
+
+  name: str
+  token_hash: str
+  clips: list[TokenClip]
+  counts: list[TokenCounts]
+
+
+def count_tokens(clip: TokenClip) -> TokenCounts:
+  """How many tokens of each kind a clip has."""
+  streams = (clip.semantic, clip.codes)
+  return TokenCounts(*(0 if tokens is None else tokens.size for tokens in streams))
+
+
+def shard_name(key: Sequence[str]) -> str:
+  """The file name of the shard of these clip ids, or of whatever else says what is in it."""
+  return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12].join(_SHARD)
+
+
+def write_shard(
+  folder: str | os.PathLike[str],
+  clips: Sequence[TokenClip],
+  token_hash: str,
+  name: str | None = None,
+) -> str:
+  """Writes some clips as one shard, whole or not at all, and returns its name.
+
+  `store.json` is left alone: a writer takes the shard up.
+
+  Args:
+    name: by `shard_name`; None for that of the clips' ids.
+  Raises:
+    DataError: tokens that are not whole numbers from 0 on, or of one kind here and two there.
+    UserError: it cannot be written.
+  """
+  name = name or shard_name(sorted(clip.id for clip in clips))
+  arrays = _shard_arrays([compacted(clip) for clip in clips], token_hash)
+  with storage.write_whole(storage.join(folder, name)) as file:
+    np.savez_compressed(file, **arrays)
+  return name
+
+
+def shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
+  """Name and bytes of every shard in a folder, listed in `store.json` or not."""
+  return {
+    name: size
+    for name, size in storage.list_files(folder)
+    if name.startswith(_SHARD[0]) and name.endswith(_SHARD[1])
+  }
+
+
+def read_shards(
+  folder: str | os.PathLike[str],
+  names: Iterable[str],
+  *,
+  tokens: bool = True,
+  skip_damaged: bool = False,
+) -> Iterator[StoredShard]:
+  """The named shards of a folder, in order, several read at a time.
+
+  Args:
+    tokens: whether the clips have theirs; without, a corpus of any size can be listed.
+    skip_damaged: leave out what cannot be read.
+  Raises:
+    DataError: a shard is damaged or missing.
+  """
+
+  def read(name: str) -> StoredShard | None:
+    path = storage.join(folder, name)
+    try:
+      with _opened(path) as file, _PARSING, np.load(file) as arrays:
+        counts = [TokenCounts(*map(int, row)) for row in arrays["sizes"]]
+        return StoredShard(name, str(arrays["token_hash"]), _shard_clips(arrays, tokens), counts)
+    except _DAMAGED as error:
+      if skip_damaged:
+        return None
+      raise DataError(
+        f"the shard {path} is damaged or missing ({error}); make the store again"
+      ) from error
+
+  with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+    yield from (shard for shard in pool.map(read, names) if shard is not None)
+
+
+def compacted(clip: TokenClip) -> TokenClip:
+  """The clip with its tokens in 16 bits, or 32 where they need them.
+
+  Raises:
+    DataError: tokens that are not whole numbers from 0 on.
+  """
+  return dataclasses.replace(
+    clip, semantic=_compact(clip.semantic, clip.id), codes=_compact(clip.codes, clip.id)
+  )
+
+
+def _compact(tokens: np.ndarray | None, clip_id: str) -> np.ndarray | None:
+  if tokens is None:
+    return None
+  tokens = np.asarray(tokens)
+  if not np.issubdtype(tokens.dtype, np.integer) or (tokens.size and int(tokens.min()) < 0):
+    raise DataError(f"the tokens of {clip_id} are not whole numbers from 0 on ({tokens.dtype})")
+  fits = not tokens.size or int(tokens.max()) < 2**16
+  return tokens.astype(np.uint16 if fits else np.uint32)
+
+
+def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]:
+  arrays: dict[str, Any] = {
+    "token_hash": np.array(token_hash),
+    "sizes": np.array([count_tokens(clip) for clip in clips], np.int64).reshape(-1, 2),
+    "ids": np.array([clip.id for clip in clips]),
+    "splits": np.array([clip.split for clip in clips]),
+    "speakers": np.array([clip.speaker or "" for clip in clips]),
+    "seconds": np.array([clip.seconds for clip in clips], np.float64),
+  }
+  for name in ("semantic", "codes"):
+    rows = [getattr(clip, name) for clip in clips]
+    if all(row is not None for row in rows):
+      arrays[name] = np.concatenate(rows)
+      arrays[f"{name}_lengths"] = np.array([len(row) for row in rows], np.int64)
+    elif any(row is not None for row in rows):
+      raise DataError(f"some clips have {name} tokens and some have none; a store has one kind")
+  return arrays
+
+
+def _opened(path: str) -> BinaryIO:
+  return io.BytesIO(storage.read_bytes(path)) if storage.is_url(path) else open(path, "rb")
+
+
+def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenClip]:
+  streams = {}
+  for name in ("semantic", "codes"):
+    there = tokens and name in shard
+    ends = np.cumsum(shard[f"{name}_lengths"]) if there else np.zeros(0, np.int64)
+    streams[name] = np.split(shard[name], ends[:-1]) if there else [None] * len(shard["ids"])
+  rows = zip(
+    shard["ids"], shard["splits"], shard["speakers"], shard["seconds"], *streams.values(),
+    strict=True,
+  )  # fmt: skip
+  return [
+    TokenClip(str(i), semantic, codes, str(split), str(speaker) or None, float(seconds))
+    for i, split, speaker, seconds, semantic, codes in rows
+  ]
