@@ -15,7 +15,7 @@ Source: SoundStream, section III; EnCodec, section 3.4 for the balance.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -185,8 +185,18 @@ class CodecTrainable:
     quantizing = state.step >= c.quantizer_start_step
     adversarial = state.step >= c.adversarial_start_step
 
+    old, codes_fixed = state, jnp.bool_(False)
+    if c.codes_fixed_step is not None:
+      codes_fixed = state.step >= c.codes_fixed_step
+      old = optax.tree.where(codes_fixed, _with_averaged_encoder(old), old)
+    codes_move = quantizing & ~codes_fixed
+    levels = self._draw_levels(dropout_key, waveform.shape[0])
+
+    latents, to_encoder = jax.vjp(
+      lambda encoder: self._encode(encoder, waveform), old.generator["encoder"]
+    )
+
     def start(s: CodecState) -> CodecState:
-      latents = self._encode(s.generator["encoder"], waveform)
       recent = _remember(s.recent, latents) if c.quantizer_start_step else latents
       quantizer = kmeans_start(
         recent.reshape(-1, c.model.latent_dim),
@@ -197,16 +207,12 @@ class CodecTrainable:
       return s.replace(quantizer=quantizer, codebooks_ema=quantizer.codebooks)
 
     # Not by the step's number alone: the step that should have made them may have been skipped.
-    old = lax.cond(quantizing & ~_has_codebooks(state), start, lambda s: s, state)
-    codes_fixed = jnp.bool_(False)
+    old = lax.cond(quantizing & ~_has_codebooks(state), start, lambda s: s, old)
     if c.codes_fixed_step is not None:
-      codes_fixed = state.step >= c.codes_fixed_step
-      old = optax.tree.where(codes_fixed, _with_averaged_codes(old), old)
-    codes_move = quantizing & ~codes_fixed
-    levels = self._draw_levels(dropout_key, waveform.shape[0])
+      averaged = old.quantizer.replace(codebooks=old.codebooks_ema)
+      old = old.replace(quantizer=optax.tree.where(codes_fixed, averaged, old.quantizer))
 
-    def generate(generator):
-      latents = self._encode(generator["encoder"], waveform)
+    def say(decoder, latents):
       quantized, commitment, quantizer, aux = quantize_train(
         latents,
         old.quantizer,
@@ -217,13 +223,15 @@ class CodecTrainable:
       )
       quantized = jnp.where(quantizing, quantized, latents)
       commitment = jnp.where(quantizing, commitment, 0.0)
-      generated = self._decode(generator["decoder"], quantized)
-      return (generated, commitment), (latents, quantizer, aux)
+      return (self._decode(decoder, quantized), commitment), (quantizer, aux)
 
-    (generated, commitment), backward, (latents, quantizer, aux) = jax.vjp(
-      generate, old.generator, has_aux=True
+    (generated, commitment), backward, (quantizer, aux) = jax.vjp(
+      say, old.generator["decoder"], latents, has_aux=True
     )
-    values, gradients = self._waveform_gradients(old, waveform, generated, adversarial)
+    values, gradients = self._reconstruction_gradients(waveform, generated)
+    judged = lax.cond(adversarial, self._play, self._rest, old, waveform, generated)
+    values = jnp.concatenate([values, judged.values])
+    gradients = jnp.concatenate([gradients, judged.gradients])
     shares = jnp.array([c.waveform_share, c.spectral_share, c.adversarial_share, c.feature_share])
     norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2)))
     gradient_norms = jnp.where(
@@ -233,22 +241,14 @@ class CodecTrainable:
     cotangent = jnp.einsum("l,lbs->bs", scale, gradients)
     # Of a mean over all latents; the losses above have gradients of norm one over the whole batch.
     commitment_scale = jnp.float32(c.commitment_weight * latents.size**0.5)
-    (generator_gradient,) = backward((cotangent, commitment_scale))
+    decoder_gradient, latents_gradient = backward((cotangent, commitment_scale))
+    (encoder_gradient,) = to_encoder(latents_gradient)
+    generator_gradient = {"encoder": encoder_gradient, "decoder": decoder_gradient}
 
     updates, generator_opt = self._generator_optimizer.update(
       generator_gradient, old.generator_opt, old.generator
     )
     generator = optax.apply_updates(old.generator, updates)
-
-    def judge_step(_):
-      return self._discriminator_update(old, waveform, generated)
-
-    def judges_rest(_):
-      return old.discriminators, old.discriminator_opt, jnp.zeros(()), jnp.zeros(())
-
-    discriminators, discriminator_opt, judge_loss, judge_norm = lax.cond(
-      adversarial, judge_step, judges_rest, None
-    )
 
     quantizer = optax.tree.where(codes_move, quantizer, old.quantizer)
     decay = jnp.minimum(c.ema_decay, (1.0 + old.step) / (10.0 + old.step))
@@ -269,24 +269,26 @@ class CodecTrainable:
       generator_ema=generator_ema,
       quantizer=quantizer,
       codebooks_ema=jnp.where(codes_move, codebooks_ema, old.codebooks_ema),
-      discriminators=discriminators,
+      discriminators=judged.discriminators,
       generator_opt=generator_opt,
-      discriminator_opt=discriminator_opt,
+      discriminator_opt=judged.optimizer,
       recent=jnp.where(quantizing, old.recent, _remember(old.recent, latents)),
       gradient_norms=gradient_norms,
     )
     generator_norm = optax.tree.norm(generator_gradient)
     # One sum is non-finite as soon as any loss or gradient is.
-    finite = jnp.isfinite(jnp.sum(values) + generator_norm + judge_loss + judge_norm + commitment)
+    finite = jnp.isfinite(
+      jnp.sum(values) + generator_norm + judged.loss + judged.gradient_norm + commitment
+    )
     new = optax.tree.where(finite, new, state)
     new = new.replace(step=state.step + 1)
     metrics = dict(zip(LOSSES, values, strict=True))
     metrics |= {
       "loss": values[0] + values[1],
       "commitment": commitment,
-      "discriminator": judge_loss,
+      "discriminator": judged.loss,
       "gradient_norm": generator_norm,
-      "discriminator_gradient_norm": judge_norm,
+      "discriminator_gradient_norm": judged.gradient_norm,
       "perplexity_mean": jnp.mean(aux["perplexity"]),
       "perplexity_min": jnp.min(aux["perplexity"]),
       "latent_scale": jnp.sqrt(jnp.mean(jnp.square(latents))),
@@ -301,7 +303,8 @@ class CodecTrainable:
     """Losses of the averaged weights at all levels; "weight" is the number of examples."""
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     generated = self.reconstruct(state, waveform)
-    waveform_loss, spectral = self._reconstruction_losses(waveform, generated)
+    waveform_loss = _waveform_loss(waveform, generated)
+    spectral = self._spectral_loss(waveform, generated)
     return {
       "loss": waveform_loss + spectral,
       "waveform": waveform_loss,
@@ -326,8 +329,8 @@ class CodecTrainable:
   def flops_per_step(self, batch: Mapping[str, Any], step: int) -> float:
     """Of one update: encoder and decoder both ways, quantizer forwards, and the discriminators.
 
-    These hear the clip and its reconstruction twice, once for the generator's sake, with two
-    backward passes to the waveform, and once for their own, with one to the parameters of each.
+    These hear the clip and its reconstruction for their own sake, with a backward pass to the
+    parameters, and the reconstruction again for the generator's, with two to the waveform.
     The spectral loss is left out.
     """
     c = self.config
@@ -336,7 +339,7 @@ class CodecTrainable:
     flops = 3 * (c.model.encoder_flops(samples) + c.model.decoder_flops(samples))
     flops += c.model.quantizer_flops(samples)
     if step >= c.adversarial_start_step:
-      flops += (2 + 2 + 2 + 4) * c.discriminators.forward_flops(samples)
+      flops += (2 + 4 + 1 + 2) * c.discriminators.forward_flops(samples)
     return rows * flops
 
   def remarks(self, metrics: Mapping[str, float]) -> list[str]:
@@ -396,56 +399,82 @@ class CodecTrainable:
     dropped = jax.random.uniform(choose, (batch,)) < self.config.quantizer_dropout
     return jnp.where(dropped, drawn, all_levels)
 
-  def _reconstruction_losses(self, waveform: Array, generated: Array) -> tuple[Array, Array]:
-    return (
-      jnp.mean(jnp.abs(waveform - generated)),
-      losses.spectral_loss(waveform, generated, self.config.spectral),
+  def _reconstruction_gradients(self, waveform: Array, generated: Array) -> tuple[Array, Array]:
+    """Values [2] of the reconstruction losses, and their gradients [2, batch, samples]."""
+    values, gradients = zip(
+      *(
+        jax.value_and_grad(lambda g, loss=loss: loss(waveform, g))(generated)
+        for loss in (_waveform_loss, self._spectral_loss)
+      ),
+      strict=True,
     )
+    return jnp.stack(values), jnp.stack(gradients)
 
-  def _waveform_gradients(
-    self, state: CodecState, waveform: Array, generated: Array, adversarial: Array
-  ) -> tuple[Array, Array]:
-    """Values [losses] and gradients at the waveform [losses, batch, samples]."""
-    reconstruction, pull = jax.vjp(lambda g: self._reconstruction_losses(waveform, g), generated)
-    one, zero = jnp.ones(()), jnp.zeros(())
+  def _play(self, state: CodecState, waveform: Array, generated: Array) -> "_Judged":
+    """A round between generator and discriminators, both as they were before it."""
 
-    def judged(g):
-      def fool(g):
-        logits, features = self._judge(state.discriminators, g)
-        _, real = self._judge(state.discriminators, waveform)
-        return (
-          losses.hinge_generator_loss(logits),
-          losses.feature_matching_loss(lax.stop_gradient(real), features),
-        )
+    # Side by side, not one after the other: each pair stays on the device that has the clip.
+    pairs = jnp.stack([waveform, generated], axis=1).reshape(-1, waveform.shape[1])
 
-      values, pull = jax.vjp(fool, g)
-      return jnp.stack(values), jnp.stack([pull((one, zero))[0], pull((zero, one))[0]])
+    def tell_apart(params):
+      judgement = self._judge(params, pairs)
+      judgement = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), judgement)
+      real, layers = jax.tree.map(lambda x: x[:, 0], judgement)
+      fake, _ = jax.tree.map(lambda x: x[:, 1], judgement)
+      return losses.hinge_discriminator_loss(real, fake), layers
 
-    def unjudged(g):
-      return jnp.zeros((2,)), jnp.zeros((2, *g.shape))
+    (loss, real), gradient = jax.value_and_grad(tell_apart, has_aux=True)(state.discriminators)
 
-    judged_values, judged_gradients = lax.cond(adversarial, judged, unjudged, generated)
-    gradients = jnp.stack([pull((one, zero))[0], pull((zero, one))[0]])
-    return (
-      jnp.concatenate([jnp.stack(reconstruction), judged_values]),
-      jnp.concatenate([gradients, judged_gradients]),
+    def fool(generated):
+      logits, layers = self._judge(state.discriminators, generated)
+      return jnp.stack(
+        [losses.hinge_generator_loss(logits), losses.feature_matching_loss(real, layers)]
+      )
+
+    values, to_waveform = jax.vjp(fool, generated)
+    gradients = jnp.stack([to_waveform(direction)[0] for direction in jnp.eye(2)])
+    updates, optimizer = self._discriminator_optimizer.update(
+      gradient, state.discriminator_opt, state.discriminators
     )
+    discriminators = optax.apply_updates(state.discriminators, updates)
+    norm = optax.tree.norm(gradient)
+    return _Judged(values, gradients, loss, norm, discriminators, optimizer)
+
+  def _rest(self, state: CodecState, waveform: Array, generated: Array) -> "_Judged":
+    """What there is before the discriminators join in."""
+    del waveform
+    nothing = jnp.zeros(()), jnp.zeros(()), state.discriminators, state.discriminator_opt
+    return _Judged(jnp.zeros(2), jnp.zeros((2, *generated.shape)), *nothing)
 
   def _judge(self, params: Any, waveform: Array):
     return self._discriminators.apply({"params": params}, waveform)
 
-  def _discriminator_update(self, state: CodecState, waveform: Array, generated: Array):
-    def loss(params):
-      real, _ = self._judge(params, waveform)
-      fake, _ = self._judge(params, generated)
-      return losses.hinge_discriminator_loss(real, fake)
+  def _spectral_loss(self, waveform: Array, generated: Array) -> Array:
+    return losses.spectral_loss(waveform, generated, self.config.spectral)
 
-    value, gradient = jax.value_and_grad(loss)(state.discriminators)
-    updates, opt_state = self._discriminator_optimizer.update(
-      gradient, state.discriminator_opt, state.discriminators
-    )
-    params = optax.apply_updates(state.discriminators, updates)
-    return params, opt_state, value, optax.tree.norm(gradient)
+
+class _Judged(NamedTuple):
+  """What comes of a round between generator and discriminators.
+
+  Attributes:
+    values: [2], of the generator's adversarial and feature losses.
+    gradients: [2, batch, samples], theirs at the generated waveform.
+    loss: of the discriminators.
+    gradient_norm: of it.
+    discriminators: after their update.
+    optimizer: theirs.
+  """
+
+  values: Array
+  gradients: Array
+  loss: Array
+  gradient_norm: Array
+  discriminators: Any
+  optimizer: Any
+
+
+def _waveform_loss(waveform: Array, generated: Array) -> Array:
+  return jnp.mean(jnp.abs(waveform - generated))
 
 
 def _whole_frames(waveform: Array, hop_length: int) -> Array:
@@ -453,11 +482,9 @@ def _whole_frames(waveform: Array, hop_length: int) -> Array:
   return jnp.asarray(waveform[:, :samples], jnp.float32)
 
 
-def _with_averaged_codes(state: CodecState) -> CodecState:
-  """The state with that encoder and those codebooks that are exported."""
+def _with_averaged_encoder(state: CodecState) -> CodecState:
   return state.replace(
     generator={**state.generator, "encoder": state.generator_ema["encoder"]},
-    quantizer=state.quantizer.replace(codebooks=state.codebooks_ema),
   )
 
 

@@ -16,7 +16,7 @@ MESHES = ("8x1x1", "2x2x2", "1x1x8", "1x8x1", "1x1x1")
 ROWS = 8
 
 
-def codec():
+def codec(**settings):
   """A miniature codec with codebooks and judges from the first step, and a batch for it."""
   from audiolm_jax.codec.discriminators import DiscriminatorConfig
   from audiolm_jax.codec.losses import SpectralLossConfig
@@ -37,6 +37,7 @@ def codec():
     discriminators=DiscriminatorConfig(wave_scales=(), stft_windows=(256,), stft_channels=2),
     spectral=SpectralLossConfig(windows=(64, 512), num_mels=16),
     kmeans_vectors=64,
+    **settings,
   )
   waveform = np.stack([melody(0.2, seed=row) for row in range(ROWS)])
   return CodecTrainable(config), {"waveform": waveform}
