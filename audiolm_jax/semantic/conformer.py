@@ -30,6 +30,7 @@ class ConformerConfig:
 
   `left_context` and `right_context` bound each layer's attention, in steps of 40 ms; they are part
   of the model (and of the relative positions), so that long audio can be encoded in chunks.
+  `dropout_rate` draws one mask for all steps of an example, as in T5X.
   """
 
   features: LogMelConfig = LogMelConfig()
@@ -255,7 +256,7 @@ class ConformerBlock(nn.Module):
     deterministic: bool,
   ) -> tuple[Float[Array, "batch steps dim"], None]:
     config = self.config
-    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    drop = _dropout(config, deterministic)
     x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
     x = x + 0.5 * drop(FeedForward(config, name="feed_forward_0")(x, deterministic))
     x = x + drop(LocalAttention(config, name="attention")(x, valid, deterministic))
@@ -276,7 +277,7 @@ class FeedForward(nn.Module):
     config = self.config
     x = layer_norm(config.dtype, name="norm")(x)
     x = nn.swish(dense(config.mlp_dim, ("embed", "mlp"), config.dtype, name="expand")(x))
-    x = nn.Dropout(config.dropout_rate, deterministic=deterministic)(x)
+    x = _dropout(config, deterministic)(x)
     return dense(config.dim, ("mlp", "embed"), config.dtype, name="contract")(x)
 
 
@@ -317,7 +318,7 @@ class LocalAttention(nn.Module):
     offset = jnp.arange(steps)[None, :] - jnp.arange(steps)[:, None]
     seen = (offset >= -left) & (offset <= right) & valid[:, None, None, :]
     weights = nn.softmax(jnp.where(seen, scores.astype(jnp.float32), -1e9), axis=-1)
-    weights = nn.Dropout(config.dropout_rate, deterministic=deterministic)(weights)
+    weights = _dropout(config, deterministic)(weights)
     y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
     y = y.transpose(0, 2, 1, 3).reshape(batch, steps, config.dim)
     return dense(config.dim, ("joined_kv", "embed"), config.dtype, name="out")(y)
@@ -360,6 +361,12 @@ class ConvolutionModule(nn.Module):
     x = sum(padded[:, k : k + x.shape[1]] * kernel[k] for k in range(config.kernel_size))
     x = nn.swish(layer_norm(config.dtype, name="depthwise_norm")(x))
     return dense(config.dim, ("mlp", "embed"), config.dtype, name="project")(x)
+
+
+def _dropout(config: ConformerConfig, deterministic: bool) -> nn.Dropout:
+  # A draw for each step, and for each pair of steps, would take longer than what it is done to, and
+  # three quarters of the time that a block takes to compile.
+  return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic)
 
 
 def dense(size: int, axes: tuple[str, str], dtype: str, name: str | None = None) -> nn.Dense:
