@@ -31,6 +31,9 @@ MODELS = {
 }
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v4:8x8x4")
 SEQUENCES_PER_CHIP = 4
+COMPILE_SECONDS = 90
+MEMORY_SHARE = 0.8
+CYCLE_RATIO = 1.05
 RESULTS = Path(__file__).parent / "results"
 
 flags.DEFINE_list("models", list(MODELS), "Which rows.", flag_values=FLAGS)
@@ -92,7 +95,40 @@ def table(cells: dict[str, dict]) -> str:
       f"{cell['compile_seconds']:.0f} | {ratio} | {cell['collective_bytes'] / 2**20:,.0f} | "
       f"{cell['largest_operand']} | {cell['largest_parameter']} |"
     )
-  return "\n".join([*lines, ""])
+  lines += [
+    "",
+    f"Asked for: at most {COMPILE_SECONDS} s to compile and {MEMORY_SHARE:.0%} of the memory; no "
+    "array exchanged that is larger than the largest parameter; no array in memory with the length "
+    "of a long sequence twice; on v5e:16x16 no more arguments than on v5e:4x4, and at most "
+    f"{CYCLE_RATIO} of its cycles. Not kept:",
+    "",
+  ]
+  passed = [
+    f"- {name}: {sentence}"
+    for name, cell in sorted(cells.items(), key=_order)
+    for sentence in _passed(cell, cells.get(f"{name.split()[0]} {TOPOLOGIES[0]}", {}))
+  ]
+  return "\n".join([*lines, *(passed or ["- nothing"]), ""])
+
+
+def _passed(cell: dict, first: dict) -> list[str]:
+  """What a cell does not keep to."""
+  if "failed" in cell:
+    return ["not compiled"]
+  same_chip = first.get("topology", "").split(":")[0] == cell["topology"].split(":")[0]
+  found = []
+  if cell["compile_seconds"] > COMPILE_SECONDS:
+    found.append(f"{cell['compile_seconds']:.0f} s to compile")
+  if cell["memory_share"] > MEMORY_SHARE:
+    found.append(f"{cell['memory_share']:.0%} of the memory")
+  if cell["largest_operand_bytes"] > cell["largest_parameter_bytes"]:
+    found.append(f"{cell['largest_operand']} is exchanged")
+  found += [f"{square} is in memory" for square in cell["squares"]]
+  if same_chip and cell["arguments"] > first["arguments"]:
+    found.append("more arguments than on fewer chips")
+  if same_chip and cell["cycles"] > CYCLE_RATIO * first["cycles"]:
+    found.append(f"{cell['cycles'] / first['cycles']:.2f} of the cycles on fewer chips")
+  return found
 
 
 def _order(item: tuple[str, dict]) -> tuple[int, int]:

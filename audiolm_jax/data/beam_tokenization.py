@@ -42,7 +42,7 @@ class Job:
     valid_fraction: of a corpus that has no splits of its own.
     max_skipped_fraction: share of unreadable clips past which the store is not finished.
     clips_per_shard: at most; about half an hour of audio at most where lengths are known.
-    batch_size: clips of like length that go through the models side by side.
+    batch_size: see `tokenization.tokenize_shard`.
     num_workers: batches that a worker tokenizes at a time, and files it reads ahead.
   """
 
@@ -55,7 +55,7 @@ class Job:
   valid_fraction: float = 0.05
   max_skipped_fraction: float = 0.01
   clips_per_shard: int = 128
-  batch_size: int = 4
+  batch_size: int | None = None
   num_workers: int = 2
 
 

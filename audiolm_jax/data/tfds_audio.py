@@ -94,7 +94,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     if dataset is None:
       return tf.data.Dataset.from_generator(lambda: iter(()), output_signature=_SIGNATURE)
     if shuffle:
-      # Of names and places would be better; TFDS reads in order only.
+      # Near ones among each other only: TFDS reads in order.
       dataset = dataset.shuffle(min(1024, self.num_clips(split)), seed=seed)
     return dataset
 
@@ -139,7 +139,7 @@ _SIGNATURE = {
 
 
 def _prepared_builder(name: str, data_dir: str | None) -> Any:
-  data_dir = data_dir or seqio.utils._TFDS_DATA_DIR_OVERRIDE  # of --tfds_data_dir
+  data_dir = seqio.LazyTfdsLoader(data_dir=data_dir).data_dir  # or that of --tfds_data_dir
   try:
     builder = tfds.builder(name, data_dir=data_dir)
   except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:

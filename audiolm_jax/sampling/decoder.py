@@ -188,27 +188,17 @@ class StageSampler:
 
   def _begin(self, prompts, steps, keys, options, capacity) -> tuple[LoopInputs, LoopState]:
     longest = max(len(p.tokens) for p in prompts)
-    length = self._bucket(longest) if longest else 0
-    tokens = np.full((len(prompts), length), PAD, np.int32)
-    frame_ids = np.zeros_like(tokens)
     forced = np.full((len(prompts), steps), -1, np.int32)
     newest = np.full(len(prompts), BOS, np.int32)
     run = np.ones(len(prompts), np.int32)
     for row, prompt in enumerate(prompts):
-      count = len(prompt.tokens)
-      if count:
-        # The model reads the begin token and all known ones but the newest, which the loop reads.
-        tokens[row, length - count :] = [BOS, *prompt.tokens[:-1]]
-        frame_ids[row, length - count :] = prompt.frame_ids
+      if len(prompt.tokens):
         newest[row] = prompt.tokens[-1]
-        run[row] = count - np.flatnonzero(prompt.tokens != newest[row]).max(initial=-1) - 1
+        other = np.flatnonzero(prompt.tokens != newest[row]).max(initial=-1)
+        run[row] = len(prompt.tokens) - other - 1
       forced[row, : len(prompt.forced)] = prompt.forced
-    lengths = np.array([len(p.tokens) for p in prompts], np.int32)
-    cache = _prefill(
-      self.program, self.params, tokens, frame_ids, lengths, np.int32(longest), capacity
-    )
     inputs = LoopInputs(
-      padding=jnp.asarray(longest - lengths),
+      padding=jnp.array([longest - len(p.tokens) for p in prompts], jnp.int32),
       first_frame=jnp.array([p.first_frame for p in prompts], jnp.int32),
       forced=jnp.asarray(forced),
       keys=keys,
@@ -219,10 +209,34 @@ class StageSampler:
       cursor=jnp.int32(longest),
       token=jnp.asarray(newest),
       run=jnp.asarray(run),
-      cache=cache,
+      cache=self._cache_of(prompts, longest, capacity),
       drawn=jnp.full((len(prompts), steps), PAD, jnp.int32),
     )
     return inputs, state
+
+  def _cache_of(self, prompts: Sequence[Prompt], longest: int, capacity: int):
+    """The cache after the prompts; those that are alike, as samples of one are, are read once."""
+    known: dict[bytes, int] = {}
+    sources = [
+      known.setdefault(np.stack([p.tokens, p.frame_ids]).tobytes(), len(known)) for p in prompts
+    ]
+    rows = [sources.index(source) for source in range(len(known))]
+    rows += [0] * (_row_bucket(len(rows)) - len(rows))
+    length = self._bucket(longest) if longest else 0
+    tokens = np.full((len(rows), length), PAD, np.int32)
+    frame_ids = np.zeros_like(tokens)
+    lengths = np.array([len(prompts[row].tokens) for row in rows], np.int32)
+    for i, (row, count) in enumerate(zip(rows, lengths, strict=True)):
+      if count:
+        # The model reads the begin token and all known ones but the newest, which the loop reads.
+        tokens[i, length - count :] = [BOS, *prompts[row].tokens[:-1]]
+        frame_ids[i, length - count :] = prompts[row].frame_ids
+    cache = _prefill(
+      self.program, self.params, tokens, frame_ids, lengths, np.int32(longest), capacity
+    )
+    if sources == list(range(len(rows))):
+      return cache
+    return _repeated(cache, np.array(sources, np.int32))
 
   def _bucket(self, length: int) -> int:
     """`length` rounded up to a multiple of a quarter of the stage's own length."""
@@ -254,6 +268,10 @@ def _prefill_fn(
     return lax.dynamic_slice_in_dim(x, length - longest, capacity, axis=2)
 
   return jax.tree.map(place, cache)
+
+
+def _repeated_fn(cache: tuple[KeyValues, ...], rows: Int[Array, "batch"]):
+  return jax.tree.map(lambda x: x[rows], cache)
 
 
 def _decode_fn(
@@ -322,6 +340,7 @@ def _decode_fn(
 # Compiled once per program, number of rows and bucket of lengths. The state is donated: its cache
 # is most of the memory in use.
 _prefill = jax.jit(_prefill_fn, static_argnums=(0, 6))
+_repeated = jax.jit(_repeated_fn)
 _decode = jax.jit(_decode_fn, static_argnums=0, donate_argnums=3)
 
 

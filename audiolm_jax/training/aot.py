@@ -115,7 +115,9 @@ class StepReport:
     return {name: getattr(self, name) for name in names} | {
       "mesh": " x ".join(map(str, self.mesh)),
       "largest_operand": str(self.largest_operand or "none"),
+      "largest_operand_bytes": self.largest_operand.num_bytes if self.largest_operand else 0,
       "largest_parameter": str(self.largest_parameter),
+      "largest_parameter_bytes": self.largest_parameter.num_bytes,
       "squares": [str(array) for array in self.squares],
     }
 

@@ -23,6 +23,7 @@ _CALLS = re.compile(r"\b(?:calls|body|condition|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_UNKNOWN_CYCLES = 2**63 - 1
 
 
 class Array(NamedTuple):
@@ -102,11 +103,14 @@ class HloProgram:
     return sorted(found, key=lambda c: -max(array.num_bytes for array in c.arrays))
 
   def estimated_cycles(self) -> int:
-    """Sum of the TPU compiler's estimates; of use for the ratio of two programs only."""
+    """Sum of the TPU compiler's estimates; of use for the ratio of two programs only.
+
+    What the compiler cannot estimate, hardly an instruction or two, is left out.
+    """
     return sum(
       times * int(found[1])
       for _, instruction, times in self._run()
-      if (found := _CYCLES.search(instruction.rest))
+      if (found := _CYCLES.search(instruction.rest)) and int(found[1]) != _UNKNOWN_CYCLES
     )
 
   def stored_arrays(self) -> set[Array]:

@@ -85,15 +85,18 @@ def make_mesh(config: PartitioningConfig, devices: Sequence[jax.Device] | None =
   # Linen's logical constraints need Auto axes; a mesh has Explicit ones unless told.
   axis_types = (AxisType.Auto,) * len(MESH_AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
+  # Where no product of a slice's own axes is as long as one of these: 16 chips of 8 x 8 x 4.
+  split = {"allow_split_physical_axes": True}
   if slices == 1:
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=axis_types, devices=devices)
+    grid = mesh_utils.create_device_mesh(sizes, devices, **split)
+    return Mesh(grid, MESH_AXES, axis_types=axis_types)
   if sizes[0] % slices:
     raise ConfigError(
       f"mesh {asked}: data={sizes[0]} cannot be split over {slices} slices; fsdp and model must "
       "fit within one"
     )
   within = (sizes[0] // slices, *sizes[1:])
-  grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices)
+  grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, **split)
   return Mesh(grid, MESH_AXES, axis_types=axis_types)
 
 

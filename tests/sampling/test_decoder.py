@@ -153,6 +153,22 @@ def test_a_batch_draws_what_its_rows_draw_alone(name, variant):
   assert len({tuple(row) for row in together.tolist()}) == 3
 
 
+def test_samples_of_one_prompt_read_it_once_and_draw_what_they_draw_alone(monkeypatch):
+  read = []
+  original = decoder._prefill
+  monkeypatch.setattr(decoder, "_prefill", lambda *a: read.append(a[2].shape[0]) or original(*a))
+  model = stage("coarse")
+  sampler = StageSampler(model)
+  one, other = prompt(model.spec, 1.0), prompt(model.spec, 0.6, seed=1)
+  rows = [one, one, other, one, other]
+  together = sampler.sample(rows, 30, keys(5))
+  assert read == [2]
+  for row, given in enumerate(rows):
+    alone = sampler.sample([given], 30, keys(5)[row : row + 1])
+    np.testing.assert_array_equal(alone[0], together[row])
+  assert len({tuple(row) for row in together.tolist()}) == 5
+
+
 def test_rows_in_turns_draw_what_they_draw_together():
   model = stage("coarse")
   prompts = [prompt(model.spec, s, seed=i) for i, s in enumerate([0.2, 1.0, 0.6])]

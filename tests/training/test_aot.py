@@ -117,6 +117,13 @@ def test_a_slice_that_does_not_exist_is_refused():
 
 
 @needs_libtpu
+@pytest.mark.parametrize("topology, fsdp", [("v4:8x8x4", 16), ("v6e:16x16", 2)])
+def test_an_axis_of_a_mesh_may_be_part_of_an_axis_of_the_slice(topology, fsdp):
+  mesh = make_mesh(PartitioningConfig(fsdp=fsdp), tpu_topologies.tpu_devices(topology))
+  assert dict(mesh.shape) == {"data": 256 // fsdp, "fsdp": fsdp, "model": 1}
+
+
+@needs_libtpu
 def test_the_parameters_of_several_slices_stay_within_each():
   mesh = make_mesh(PartitioningConfig(fsdp=4), tpu_topologies.tpu_devices("v5e:4x4", 2))
   assert dict(mesh.shape) == {"data": 8, "fsdp": 4, "model": 1}

@@ -34,6 +34,7 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
   %x = f32[8,4]{1,0} parameter(0)
   %loop = (s32[], bf16[2,64]) while(%begin), condition=%condition, body=%body
   %scattered = f32[2,4]{1,0} reduce-scatter(%x), dimensions={0}, to_apply=%add
+  %odd = f32[8,4]{1,0} negate(%x), backend_config={"estimated_cycles":"9223372036854775807"}
   ROOT %f = f32[8,4]{1,0} fusion(%x), kind=kCustom, calls=%fused, backend_config={"estimated_cycles":"7"}
 }
 """  # noqa: E501
