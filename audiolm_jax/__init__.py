@@ -6,7 +6,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from audiolm_jax.api import Continuation, Encoded, continue_audio, decode, encode
+  from audiolm_jax.api import Continuation, Encoded, continue_audio, decode, encode, stream_audio
   from audiolm_jax.bundles import Bundle, list_bundles, load_bundle, save_bundle
   from audiolm_jax.errors import UserError
 
@@ -22,10 +22,18 @@ __all__ = [
   "list_bundles",
   "load_bundle",
   "save_bundle",
+  "stream_audio",
 ]
 
 _HOMES = {
-  "audiolm_jax.api": ("Continuation", "Encoded", "continue_audio", "decode", "encode"),
+  "audiolm_jax.api": (
+    "Continuation",
+    "Encoded",
+    "continue_audio",
+    "decode",
+    "encode",
+    "stream_audio",
+  ),
   "audiolm_jax.bundles": ("Bundle", "list_bundles", "load_bundle", "save_bundle"),
   "audiolm_jax.errors": ("UserError",),
 }

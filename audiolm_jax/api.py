@@ -3,6 +3,7 @@
 bundle = audiolm_jax.load_bundle("speech_tiny")
 tokens = audiolm_jax.encode(bundle, waveform, sample_rate)
 result = audiolm_jax.continue_audio(bundle, waveform, sample_rate, duration=7.0, seed=0)
+for piece in audiolm_jax.stream_audio(bundle, waveform, sample_rate, duration=60.0): play(piece)
 """
 
 import numpy as np
@@ -10,10 +11,16 @@ from jaxtyping import Float, Int, Num
 
 from audiolm_jax import audio
 from audiolm_jax.bundles import Bundle
-from audiolm_jax.continuation import Continuation, Encoded, at_bundle_rate, continue_audio
+from audiolm_jax.continuation import (
+  Continuation,
+  Encoded,
+  at_bundle_rate,
+  continue_audio,
+  stream_audio,
+)
 from audiolm_jax.errors import DataError
 
-__all__ = ["Continuation", "Encoded", "continue_audio", "decode", "encode"]
+__all__ = ["Continuation", "Encoded", "continue_audio", "decode", "encode", "stream_audio"]
 
 
 def encode(

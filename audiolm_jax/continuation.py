@@ -4,8 +4,8 @@ import dataclasses
 import enum
 import math
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -14,7 +14,7 @@ from audiolm_jax import audio
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.errors import AudioError, BundleError, UserError
 from audiolm_jax.lm.stages import STAGE_NAMES
-from audiolm_jax.sampling.cascade import CascadeOptions, CascadeResult
+from audiolm_jax.sampling.cascade import CascadeOptions, Clip
 from audiolm_jax.sampling.logits import SamplingOptions
 
 LEAST_PROMPT_SECONDS = 0.4
@@ -78,99 +78,166 @@ class Continuation:
   timings: dict[str, float]
 
 
+class Settings(TypedDict, total=False):
+  """What `continue_audio` and `stream_audio` can be told, all of it by keyword.
+
+  Attributes:
+    duration: seconds of new sound, needed; in resynthesis, how much of the prompt is taken (None
+      for all, the default there).
+    seed: 0; the same one gives the same sound, and a sample depends on no other one.
+    prompt_seconds: 3; how much of the prompt is heard, from its beginning; None for all of it. Of
+      its tokens those of whole semantic steps are given, so up to 40 ms at its end are sampled.
+    mode: what is given, see `Mode`; continuation.
+    prompt_audio: what stands at the beginning of a continuation, see `PromptAudio`; codec.
+    temperature_semantic, temperature_coarse, temperature_fine: 0 takes the likeliest token; None
+      (default) is the bundle's own, or the paper's 0.6, 0.8 and 0.6 where it has none.
+    top_k_semantic, top_k_coarse, top_k_fine: draw among the k likeliest; 0 (default) means all.
+    top_p_semantic, top_p_coarse, top_p_fine: draw among the likeliest whose probabilities reach p;
+      1 by default.
+  """
+
+  duration: float | None
+  seed: int
+  prompt_seconds: float | None
+  mode: Mode | str
+  prompt_audio: PromptAudio | str
+  temperature_semantic: float | None
+  temperature_coarse: float | None
+  temperature_fine: float | None
+  top_k_semantic: int
+  top_k_coarse: int
+  top_k_fine: int
+  top_p_semantic: float
+  top_p_coarse: float
+  top_p_fine: float
+
+
+@overload
 def continue_audio(
   bundle: Bundle,
   waveform: Num[np.ndarray, "*batch samples"] | None = None,
   sample_rate: int | None = None,
   *,
-  duration: float | None = None,
-  seed: int = 0,
-  prompt_seconds: float | None = 3.0,
   num_samples: int = 1,
-  mode: Mode | str = Mode.CONTINUATION,
-  temperature_semantic: float | None = None,
-  temperature_coarse: float | None = None,
-  temperature_fine: float | None = None,
-  top_k_semantic: int = 0,
-  top_k_coarse: int = 0,
-  top_k_fine: int = 0,
-  top_p_semantic: float = 1.0,
-  top_p_coarse: float = 1.0,
-  top_p_fine: float = 1.0,
-  prompt_audio: PromptAudio | str = PromptAudio.CODEC,
   progress: Progress | None = None,
-) -> Continuation:
+  **settings: Unpack[Settings],
+) -> Continuation: ...
+@overload
+def continue_audio(
+  bundle: Bundle,
+  waveform: Sequence[Num[np.ndarray, "samples"]],
+  sample_rate: int,
+  *,
+  num_samples: int = 1,
+  progress: Progress | None = None,
+  **settings: Unpack[Settings],
+) -> list[Continuation]: ...
+def continue_audio(
+  bundle: Bundle,
+  waveform: Any = None,
+  sample_rate: int | None = None,
+  *,
+  num_samples: int = 1,
+  progress: Progress | None = None,
+  **settings: Unpack[Settings],
+) -> Continuation | list[Continuation]:
   """Continues a recording, makes one up, or says the same in another voice.
 
   Args:
     bundle: with stages.
-    waveform: the prompt, one clip or a batch; None in unconditional mode.
+    waveform: the prompt: one clip, or a batch; None in unconditional mode. Or a list of clips of
+      any lengths, which are sampled side by side.
     sample_rate: Hz, of the prompt.
-    duration: seconds of new sound; in resynthesis, how much of the prompt is taken (None: all).
-    seed: the same one gives the same sound; a sample depends on no other one.
-    prompt_seconds: how much of the prompt is heard, from its beginning; None for all of it. Of its
-      tokens those of whole semantic steps are given, so up to 40 ms at its end are sampled.
-    num_samples: how many for each prompt.
-    mode: what is given, see `Mode`.
-    temperature_semantic, temperature_coarse, temperature_fine: 0 takes the likeliest token; None
-      is the bundle's own, or the paper's 0.6, 0.8 and 0.6 where it has none.
-    top_k_semantic, top_k_coarse, top_k_fine: draw among the k likeliest; 0 means all.
-    top_p_semantic, top_p_coarse, top_p_fine: draw among the likeliest whose probabilities reach p.
-    prompt_audio: what stands at the beginning of the output of a continuation, see `PromptAudio`.
+    num_samples: how many for each prompt; they share the reading of it.
     progress: called with a stage's name, and its tokens drawn and to draw.
+    settings: see `Settings`.
   Returns:
     As many samples as the prompt has plus `duration * sample_rate`, rounded, at the bundle's rate.
+    For a list of prompts a list of results, each with the timings of all.
   Raises:
     UserError: a prompt that is too short, silent or no sound, or settings out of range.
   """
-  mode = _member(Mode, mode, "mode")
-  prompt_audio = _member(PromptAudio, prompt_audio, "prompt_audio")
-  _check_numbers(mode, duration, prompt_seconds, num_samples, seed)
-  _check_stages(bundle, mode)
-  temperatures = temperatures_of(
-    bundle, semantic=temperature_semantic, coarse=temperature_coarse, fine=temperature_fine
-  )
-  options = CascadeOptions(
-    semantic=SamplingOptions(temperatures["semantic"], top_k_semantic, top_p_semantic),
-    coarse=SamplingOptions(temperatures["coarse"], top_k_coarse, top_p_coarse),
-    fine=SamplingOptions(temperatures["fine"], top_k_fine, top_p_fine),
-  )
-  timings: dict[str, float] = {}
+  if num_samples < 1:
+    raise UserError(f"num_samples {num_samples} must be 1 or more")
   start = time.perf_counter()
-  seconds = duration if mode is Mode.RESYNTHESIS else prompt_seconds
-  prompt = _prepared_prompt(bundle, waveform, sample_rate, mode, seconds)
-  tokens = _prompt_tokens(bundle, prompt, whole_steps=mode is Mode.CONTINUATION)
-  if mode is not Mode.UNCONDITIONAL:
-    timings["encode"] = time.perf_counter() - start
-
-  new = 0 if mode is Mode.RESYNTHESIS else round((duration or 0.0) * bundle.sample_rate)
-  samples = prompt.shape[1] + new
-  sampled = _sample(
-    bundle, mode, tokens, -(-samples // bundle.codec.spec.hop_length),
-    seed=seed, num_samples=num_samples, options=options, progress=progress,
-  )  # fmt: skip
+  request = _request(bundle, waveform, sample_rate, settings)
+  timings = {} if waveform is None else {"encode": time.perf_counter() - start}
+  sampled = bundle.cascade.sample(
+    request.clips,
+    seed=request.seed,
+    num_samples=num_samples,
+    options=request.options,
+    progress=progress,
+  )
   start = time.perf_counter()
   # One by one: a clip sounds the same in any company, and one program decodes any number.
-  clips = [np.asarray(bundle.codec.decode(row[None]))[0, :samples] for row in sampled.codes]
-  made = np.clip(np.stack(clips), -1.0, 1.0)
+  made = [
+    request.outputs[row // num_samples].cut(np.asarray(bundle.codec.decode(codes[None]))[0], 0)
+    for row, codes in enumerate(sampled.codes)
+  ]
   timings |= sampled.timings | {"decode": time.perf_counter() - start}
 
-  kept = prompt.shape[1] if mode is Mode.CONTINUATION else 0
-  if prompt_audio is PromptAudio.ORIGINAL:
-    made[:, :kept] = np.repeat(prompt[:, :kept], num_samples, axis=0)
-  elif prompt_audio is PromptAudio.NONE:
-    made, kept = made[:, kept:], 0
-  axes = _leading_axes(waveform, len(prompt), num_samples)
-  semantic = sampled.semantic if axes or not sampled.semantic else sampled.semantic[0]
-  rows_seconds = (samples if mode is Mode.RESYNTHESIS else new) / bundle.sample_rate
-  return Continuation(
-    waveform=made.reshape(*axes, made.shape[1]),
-    sample_rate=bundle.sample_rate,
-    tokens=Encoded(semantic, sampled.codes.reshape(*axes, *sampled.codes.shape[1:])),
-    prompt_samples=kept,
-    new_seconds=rows_seconds * len(made),
-    timings=timings,
-  )
+  def result(first: int, last: int, axes: tuple[int, ...]) -> Continuation:
+    """Of prompts `first` to `last - 1`."""
+    rows = slice(first * num_samples, last * num_samples)
+    axes += (num_samples,) if num_samples > 1 else ()
+    codes, waveforms = np.stack(sampled.codes[rows]), np.stack(made[rows])
+    semantic = sampled.semantic[rows]
+    return Continuation(
+      waveform=waveforms.reshape(*axes, *waveforms.shape[1:]),
+      sample_rate=bundle.sample_rate,
+      tokens=Encoded(
+        semantic if axes or not semantic else semantic[0],
+        codes.reshape(*axes, *codes.shape[1:]),
+      ),
+      prompt_samples=request.outputs[first].kept,
+      new_seconds=len(made[rows]) * request.outputs[first].made / bundle.sample_rate,
+      timings=timings,
+    )
+
+  count = len(request.clips)
+  if _is_list(waveform):
+    return [result(prompt, prompt + 1, ()) for prompt in range(count)]
+  return result(0, count, (count,) if np.ndim(waveform) == 2 else ())
+
+
+def stream_audio(
+  bundle: Bundle,
+  waveform: Num[np.ndarray, "samples"] | None = None,
+  sample_rate: int | None = None,
+  **settings: Unpack[Settings],
+) -> Iterator[Float[np.ndarray, "piece"]]:
+  """Yields the sound that `continue_audio` returns, piece by piece as it is made.
+
+  The prompt comes at once. New sound begins when the semantic tokens of the first window and the
+  coarse codes of the first fine chunk are drawn; from there on, a piece comes with every 64 tokens
+  of the last stage. The pieces join without seams.
+
+  Args:
+    waveform: the prompt, one clip; None in unconditional mode.
+    sample_rate: Hz, of the prompt.
+    settings: see `Settings`.
+  Raises:
+    UserError: as `continue_audio`, before anything is yielded.
+  """
+  if waveform is not None and (_is_list(waveform) or np.ndim(waveform) > 1):
+    raise UserError("stream_audio takes one prompt, [samples]; continue_audio takes several")
+  request = _request(bundle, waveform, sample_rate, settings)
+  codes = bundle.cascade.stream(request.clips[0], seed=request.seed, options=request.options)
+  return _sound_of(bundle, codes, request.outputs[0])
+
+
+def _sound_of(
+  bundle: Bundle, pieces: Iterator[Int[np.ndarray, "frames quantizers"]], output: "_Output"
+) -> Iterator[Float[np.ndarray, "piece"]]:
+  decoder = bundle.codec.stream_decoder()
+  decoded = 0
+  for codes in pieces:
+    waveform = np.asarray(decoder.push(codes[None]))[0]
+    shown = output.cut(waveform, decoded)
+    decoded += len(waveform)
+    if len(shown):
+      yield shown
 
 
 def temperatures_of(bundle: Bundle, **asked: float | None) -> dict[str, float]:
@@ -199,53 +266,117 @@ def at_bundle_rate(
   return audio.resample(waveform, sample_rate, bundle.sample_rate)
 
 
-def _prepared_prompt(
-  bundle: Bundle, waveform, sample_rate: int | None, mode: Mode, seconds: float | None
-) -> Float[np.ndarray, "prompts samples"]:
+@dataclasses.dataclass(frozen=True)
+class _Output:
+  """What becomes of the decoded sound of one clip.
+
+  Attributes:
+    samples: of the whole clip, prompt included.
+    made: of them those that are sampled.
+    original: the prompt's true samples, where these are asked for.
+    hidden: samples of the prompt that are left out.
+  """
+
+  samples: int
+  made: int
+  original: Float[np.ndarray, "prompt"] | None = None
+  hidden: int = 0
+
+  @property
+  def kept(self) -> int:
+    """Samples of the prompt in the output."""
+    return self.samples - self.made - self.hidden
+
+  def cut(self, waveform: Float[np.ndarray, "piece"], start: int) -> Float[np.ndarray, "shown"]:
+    """What is shown of a piece that begins at sample `start` of the clip."""
+    shown = np.clip(waveform[: max(0, self.samples - start)], -1.0, 1.0)
+    if self.original is not None:
+      true = self.original[start : start + len(shown)]
+      shown[: len(true)] = true
+    return shown[max(0, self.hidden - start) :]
+
+
+class _Request(NamedTuple):
+  """What is asked for, checked and with tokens; of each prompt one clip and one output."""
+
+  clips: list[Clip]
+  outputs: list[_Output]
+  seed: int
+  options: CascadeOptions
+
+
+def _request(
+  bundle: Bundle, waveform: Any, sample_rate: int | None, settings: Settings
+) -> _Request:
+  unknown = sorted(set(settings) - set(Settings.__annotations__))
+  if unknown:
+    raise TypeError(f"no such setting: {', '.join(unknown)}")
+  mode = _member(Mode, settings.get("mode", Mode.CONTINUATION), "mode")
+  prompt_audio = _member(
+    PromptAudio, settings.get("prompt_audio", PromptAudio.CODEC), "prompt_audio"
+  )
+  duration, prompt_seconds = settings.get("duration"), settings.get("prompt_seconds", 3.0)
+  seed = settings.get("seed", 0)
+  _check_numbers(mode, duration, prompt_seconds, seed)
+  _check_stages(bundle, mode)
+  options = _options(bundle, settings)
+  hop = bundle.codec.spec.hop_length
+  new = round((duration or 0.0) * bundle.sample_rate)
   if mode is Mode.UNCONDITIONAL:
     if waveform is not None:
       raise UserError("unconditional mode takes no prompt; pass None as the waveform")
-    return np.zeros((1, 0), np.float32)
+    return _Request([Clip(-(-new // hop))], [_Output(new, new)], seed, options)
   if waveform is None or sample_rate is None:
     raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
+  clips, outputs = [], []
+  for prompt in waveform if _is_list(waveform) or np.ndim(waveform) == 2 else [waveform]:
+    if mode is Mode.RESYNTHESIS:
+      prompt = _prepared_prompt(bundle, prompt, sample_rate, duration)
+      semantic = bundle.semantic.tokenize_long(prompt)
+      clips.append(Clip(-(-len(prompt) // hop), semantic, resynthesis=True))
+      outputs.append(_Output(len(prompt), len(prompt)))
+    else:
+      prompt = _prepared_prompt(bundle, prompt, sample_rate, prompt_seconds)
+      step = math.lcm(bundle.semantic.spec.hop_length, hop)
+      whole = prompt[: len(prompt) // step * step]
+      semantic, codes = bundle.semantic.tokenize_long(whole), bundle.codec.encode_long(whole)
+      clips.append(Clip(-(-(len(prompt) + new) // hop), semantic, codes))
+      original = prompt if prompt_audio is PromptAudio.ORIGINAL else None
+      hidden = len(prompt) if prompt_audio is PromptAudio.NONE else 0
+      outputs.append(_Output(len(prompt) + new, new, original, hidden))
+  return _Request(clips, outputs, seed, options)
+
+
+def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
+  asked = {name: settings.get(f"temperature_{name}") for name in STAGE_NAMES}
+  temperatures = temperatures_of(bundle, **asked)
+
+  def of_stage(name: str) -> SamplingOptions:
+    top_k, top_p = settings.get(f"top_k_{name}", 0), settings.get(f"top_p_{name}", 1.0)
+    return SamplingOptions(temperatures[name], top_k, top_p)
+
+  return CascadeOptions(of_stage("semantic"), of_stage("coarse"), of_stage("fine"))
+
+
+def _is_list(waveform: Any) -> bool:
+  """Whether prompts are given one by one, so that they may differ in length."""
+  return isinstance(waveform, list | tuple) and np.ndim(next(iter(waveform), 0)) > 0
+
+
+def _prepared_prompt(
+  bundle: Bundle, waveform: Any, sample_rate: int, seconds: float | None
+) -> Float[np.ndarray, "samples"]:
+  """The beginning of a prompt at the bundle's rate."""
   waveform = np.asarray(waveform)
+  if waveform.ndim != 1:
+    raise AudioError(
+      f"a prompt has shape {waveform.shape}; give [samples], [batch, samples], or a list of them"
+    )
   if seconds is not None:
-    waveform = waveform[..., : max(1, round(seconds * sample_rate))]
+    waveform = waveform[: max(1, round(seconds * sample_rate))]
   prompt = at_bundle_rate(bundle, waveform, sample_rate)
   check_prompt(prompt, bundle.sample_rate, "the prompt")
-  return prompt.reshape(-1, prompt.shape[-1])
-
-
-def _prompt_tokens(
-  bundle: Bundle, prompt: Float[np.ndarray, "prompts samples"], *, whole_steps: bool
-) -> Encoded:
-  if whole_steps:
-    step = math.lcm(bundle.semantic.spec.hop_length, bundle.codec.spec.hop_length)
-    prompt = prompt[:, : prompt.shape[1] // step * step]
-  # One by one, as clips are decoded.
-  return Encoded(
-    np.stack([bundle.semantic.tokenize_long(row) for row in prompt]),
-    np.stack([bundle.codec.encode_long(row) for row in prompt]),
-  )
-
-
-def _sample(
-  bundle: Bundle, mode: Mode, tokens: Encoded, num_frames: int, **settings
-) -> CascadeResult:
-  match mode:
-    case Mode.UNCONDITIONAL:
-      return bundle.cascade.unconditional(num_frames=num_frames, **settings)
-    case Mode.RESYNTHESIS:
-      return bundle.cascade.resynthesis(tokens.semantic, num_frames=num_frames, **settings)
-    case Mode.CONTINUATION:
-      return bundle.cascade.continuation(
-        tokens.semantic, tokens.codes, num_frames=num_frames, **settings
-      )
-
-
-def _leading_axes(waveform, prompts: int, num_samples: int) -> tuple[int, ...]:
-  batch = (prompts,) if waveform is not None and np.ndim(waveform) == 2 else ()
-  return batch + ((num_samples,) if num_samples > 1 else ())
+  return prompt
 
 
 def _member(kind: type[Choice], value: str, name: str) -> Choice:
@@ -256,11 +387,7 @@ def _member(kind: type[Choice], value: str, name: str) -> Choice:
 
 
 def _check_numbers(
-  mode: Mode,
-  duration: float | None,
-  prompt_seconds: float | None,
-  num_samples: int,
-  seed: int,
+  mode: Mode, duration: float | None, prompt_seconds: float | None, seed: int
 ) -> None:
   if duration is None and mode is not Mode.RESYNTHESIS:
     raise UserError(f"{mode.value} mode needs a duration: the seconds of new sound")
@@ -268,8 +395,6 @@ def _check_numbers(
     raise UserError(f"duration {duration:g} is not in (0, {LONGEST_SECONDS:g}] seconds")
   if prompt_seconds is not None and not prompt_seconds > 0:
     raise UserError(f"prompt_seconds {prompt_seconds:g} must be more than 0")
-  if num_samples < 1:
-    raise UserError(f"num_samples {num_samples} must be 1 or more")
   if not 0 <= seed < 2**32:
     raise UserError(f"seed {seed} is not in 0..{2**32 - 1}")
 

@@ -17,7 +17,7 @@ from audiolm_jax import train
 from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
 from audiolm_jax.training.partitioning import Partitioner, unbox
 from audiolm_jax.training.program import Program
-from audiolm_jax.training.trainer import versions
+from audiolm_jax.training.run_folder import versions
 
 RESULTS = Path(__file__).parent / "results" / "training_memory.md"
 ROWS = 4

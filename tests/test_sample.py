@@ -87,6 +87,68 @@ def test_a_sample_does_not_depend_on_its_company(miniature_bundle):
   assert made(miniature_bundle, prompts).waveform.shape == (2, 25_600)
 
 
+def test_a_list_of_prompts_of_unequal_lengths_gives_what_they_give_one_by_one(miniature_bundle):
+  prompts = [melody(seconds, seed) for seed, seconds in enumerate((1.0, 0.63, 2.2))]
+  settings = {"duration": 1.1, "num_samples": 2, "prompt_seconds": None}
+  together = made(miniature_bundle, prompts, **settings)
+  for prompt, result in zip(prompts, together, strict=True):
+    alone = made(miniature_bundle, prompt, **settings)
+    assert result.waveform.shape == (2, len(prompt) + 17_600)
+    assert result.prompt_samples == len(prompt) and result.new_seconds == 2.2
+    np.testing.assert_array_equal(result.waveform, alone.waveform)
+    np.testing.assert_array_equal(result.tokens.codes, alone.tokens.codes)
+    for a, b in zip(result.tokens.semantic, alone.tokens.semantic, strict=True):
+      np.testing.assert_array_equal(a, b)
+  (only,) = made(miniature_bundle, [list(prompts[1])])
+  np.testing.assert_array_equal(only.waveform, made(miniature_bundle, prompts[1]).waveform)
+  alone, other = made(miniature_bundle, prompts[:2], mode="resynthesis", duration=None)
+  assert (alone.waveform.shape, other.waveform.shape) == ((16_000,), (10_080,))
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"duration": 0.6},
+    {"duration": 3.1, "prompt_audio": "none"},
+    {"duration": 2.0, "prompt_audio": "original", "top_k_coarse": 5},
+    {"duration": 1.0, "prompt_seconds": 0.77, "temperature_fine": 0.0},
+    {"mode": "resynthesis", "duration": None},
+  ],
+)
+def test_streamed_sound_is_that_of_the_whole(miniature_bundle, settings):
+  prompt = melody(1.0)
+  pieces = list(api.stream_audio(miniature_bundle, prompt, RATE, seed=4, **settings))
+  whole = made(miniature_bundle, prompt, seed=4, **settings).waveform
+  assert len(pieces) > 1 and all(piece.ndim == 1 and len(piece) for piece in pieces)
+  streamed = np.concatenate(pieces)
+  assert streamed.shape == whole.shape
+  np.testing.assert_allclose(streamed, whole, atol=1e-5)
+
+
+def test_a_stream_from_nothing(miniature_bundle):
+  settings = {"mode": "unconditional", "duration": 1.5, "seed": 9}
+  streamed = np.concatenate(list(api.stream_audio(miniature_bundle, **settings)))
+  whole = api.continue_audio(miniature_bundle, **settings).waveform
+  np.testing.assert_allclose(streamed, whole, atol=1e-5)
+
+
+def test_what_cannot_be_streamed_is_said_before_anything_is_heard(miniature_bundle):
+  for prompt, settings, words in [
+    (np.stack([melody(1.0)] * 2), {"duration": 1}, "takes one prompt"),
+    ([melody(1.0)], {"duration": 1}, "takes one prompt"),
+    (melody(1.0), {}, "needs a duration"),
+    (melody(1.0), {"duration": 1, "seed": -1}, "seed -1"),
+    (np.zeros(RATE, np.float32), {"duration": 1}, "silent"),
+  ]:
+    with pytest.raises(UserError, match=words):
+      api.stream_audio(miniature_bundle, prompt, RATE, **settings)
+
+
+def test_a_setting_that_does_not_exist_is_named(miniature_bundle):
+  with pytest.raises(TypeError, match="no such setting: temprature_fine"):
+    made(miniature_bundle, melody(1.0), temprature_fine=0.5)
+
+
 def test_the_prompt_is_heard_as_asked(miniature_bundle):
   prompt = melody(1.0)
   codec, original, none = (

@@ -143,7 +143,11 @@ class SoundStreamEncoderStream:
 
 
 class SoundStreamDecoderStream:
-  """Code frames in, their samples out."""
+  """Code frames in, their samples out.
+
+  What is pushed goes through in pieces of `BLOCK_FRAMES` and of powers of two frames, so that few
+  programs are compiled whatever its lengths.
+  """
 
   def __init__(self, codec: SoundStreamCodec, batch: int):
     self._codec = codec
@@ -151,12 +155,19 @@ class SoundStreamDecoderStream:
 
   def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
     """The `frames * hop_length` samples of these frames."""
-    if not codes.shape[1]:
-      return np.zeros((codes.shape[0], 0), np.float32)
-    waveform, self._state = _decode(
-      self._codec.config, self._codec.params, jnp.asarray(codes, jnp.int32), self._state
-    )
-    return np.asarray(waveform)
+    codes = np.asarray(codes, np.int32)
+    batch, frames, _ = codes.shape
+    pieces = [np.zeros((batch, 0), np.float32)]
+    done = 0
+    while done < frames:
+      left = frames - done
+      length = BLOCK_FRAMES if left >= BLOCK_FRAMES else 1 << (left.bit_length() - 1)
+      waveform, self._state = _decode(
+        self._codec.config, self._codec.params, codes[:, done : done + length], self._state
+      )
+      pieces.append(np.asarray(waveform))
+      done += length
+    return np.concatenate(pieces, axis=1)
 
 
 def _silence(

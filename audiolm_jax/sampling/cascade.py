@@ -12,9 +12,8 @@ sampled as one batch.
 """
 
 import collections
-import contextlib
 import dataclasses
-import math
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Key
 
 from audiolm_jax.errors import ConfigError, DataError
 from audiolm_jax.lm.stages import STAGE_NAMES, Source, Stage, StageSpec, stage_sequence
@@ -31,13 +30,14 @@ from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.semantic_source import (
   Codes,
   GivenSource,
+  Ids,
   NoSource,
   Retokenize,
   SampledSource,
   Semantic,
   SemanticSource,
 )
-from audiolm_jax.sampling.windows import plan_windows
+from audiolm_jax.sampling.windows import plan_windows, steps_of_frames
 
 Progress = Callable[[str, int, int], None]
 
@@ -58,18 +58,34 @@ class CascadeOptions:
   overlap_seconds: float = 3.0
 
 
+class Clip(NamedTuple):
+  """What is known of a clip that shall be made.
+
+  Attributes:
+    num_frames: of the whole clip.
+    semantic: semantic tokens of the prompt, repeats kept; None without a prompt.
+    codes: of the prompt, at least as many levels as the last stage makes; None without a prompt.
+    resynthesis: `semantic` covers the whole clip, and only the codes are to be sampled.
+  """
+
+  num_frames: int
+  semantic: Semantic | None = None
+  codes: Codes | None = None
+  resynthesis: bool = False
+
+
 class CascadeResult(NamedTuple):
   """Sampled tokens; rows are the samples of the first prompt, then those of the second, ...
 
   Attributes:
     semantic: per row, the prompt's semantic tokens and the sampled ones, collapsed if the stages
       collapse; empty without a semantic stage.
-    codes: all levels that the last stage knows; the prompt's codes are a prefix.
+    codes: per row, all levels that the last stage knows; the prompt's codes are a prefix.
     timings: seconds by stage, and "retokenize" where it was needed.
   """
 
   semantic: tuple[Semantic, ...]
-  codes: Codes
+  codes: tuple[Codes, ...]
   timings: dict[str, float]
 
 
@@ -81,8 +97,8 @@ class Cascade:
       be sampled; "fine" if there are levels beyond the coarse ones.
     semantic_rate: collapsed semantic tokens per second of the training data; needed if the
       stages collapse repeats.
-    retokenize: codes [rows, frames, k] to semantic tokens [rows, steps]; needed for clips longer
-      than the coarse crop if the stages collapse repeats. See `retokenizer`.
+    retokenize: codes [frames, k] to semantic tokens [steps]; needed for clips longer than the
+      coarse crop if the stages collapse repeats. See `retokenizer`.
   Raises:
     ConfigError: stages that do not fit together.
   """
@@ -110,101 +126,65 @@ class Cascade:
     """Levels of the codes that come out."""
     return self._specs["fine" if "fine" in self._specs else "coarse"].num_quantizers
 
-  def continuation(
+  def sample(
     self,
-    semantic: Sequence[Semantic] | Int[np.ndarray, "prompts steps"],
-    codes: Int[np.ndarray, "prompts frames quantizers"],
+    clips: Sequence[Clip],
     *,
-    num_frames: int,
     seed: int = 0,
     num_samples: int = 1,
     options: CascadeOptions | None = None,
     progress: Progress | None = None,
   ) -> CascadeResult:
-    """Continues prompts of equal length.
+    """Makes `num_samples` of each clip, all side by side.
 
     Args:
-      semantic: the prompts' semantic tokens, repeats kept.
-      codes: the prompts' codes.
-      num_frames: length of the result, prompt included.
-      seed: the same seed gives the same result; sample i of a prompt does not depend on other
-        prompts, nor on how many samples there are.
+      clips: of one length or of several; all or none for resynthesis.
+      seed: the same seed gives the same result; sample i of a clip does not depend on other
+        clips, nor on how many samples there are.
       progress: called with a stage's name, and its tokens per row drawn and to draw.
     Raises:
       DataError: prompts that do not fit the stages, or nothing to add to them.
+      ConfigError: semantic tokens are to be sampled and there is no semantic stage.
     """
-    codes = self._checked_codes(codes)
-    if num_frames <= codes.shape[1]:
-      raise DataError(
-        f"the prompt has {codes.shape[1]} frames and the result shall have {num_frames}; "
-        "shorten the prompt or ask for more"
-      )
-    semantic = self._checked_semantic(semantic, len(codes), codes.shape[1])
-    run = _Run(self, codes, num_frames, seed, num_samples, options, progress)
-    return run.sample(semantic, given=False)
+    return _Run(self, clips, seed, num_samples, options, progress).result()
 
-  def unconditional(
-    self,
-    *,
-    num_frames: int,
-    seed: int = 0,
-    num_samples: int = 1,
-    options: CascadeOptions | None = None,
-    progress: Progress | None = None,
-  ) -> CascadeResult:
-    """Samples clips from nothing; arguments as in `continuation`."""
-    codes = np.zeros((1, 0, self.num_quantizers), np.int32)
-    semantic = self._checked_semantic(np.zeros((1, 0), np.int32), 1, 0)
-    run = _Run(self, codes, num_frames, seed, num_samples, options, progress)
-    return run.sample(semantic, given=False)
+  def stream(
+    self, clip: Clip, *, seed: int = 0, options: CascadeOptions | None = None
+  ) -> Iterator[Codes]:
+    """The codes that `sample` makes of one clip, from its first frame on, as they are drawn.
 
-  def resynthesis(
-    self,
-    semantic: Sequence[Semantic] | Int[np.ndarray, "clips steps"],
-    *,
-    num_frames: int,
-    seed: int = 0,
-    num_samples: int = 1,
-    options: CascadeOptions | None = None,
-    progress: Progress | None = None,
-  ) -> CascadeResult:
-    """Samples codes for the given semantic tokens (repeats kept): same content, another voice."""
-    if self._specs["coarse"].source is not Source.SEMANTIC:
-      raise DataError(
-        "resynthesis needs a coarse stage that is conditioned on semantic tokens; this one is not"
-      )
-    codes = np.zeros((len(semantic), 0, self.num_quantizers), np.int32)
-    semantic = self._checked_semantic(semantic, len(semantic), num_frames)
-    run = _Run(self, codes, num_frames, seed, num_samples, options, progress)
-    return run.sample(semantic, given=True)
+    A chunk of the fine stage begins when its coarse levels are there.
+    """
+    return _Run(self, [clip], seed, 1, options, None).stream()
 
   @property
   def _collapses(self) -> bool:
     return any(s.collapse_repeats for s in self._specs.values() if s.uses_semantic)
 
-  def _checked_codes(self, codes) -> Codes:
-    codes = np.asarray(codes, np.int32)
-    if codes.ndim != 3 or codes.shape[2] < self.num_quantizers:
+  def _checked(self, clip: Clip) -> tuple[Semantic, Codes]:
+    """The semantic tokens that cover the prompt, or the whole clip, and the prompt's codes."""
+    levels = self.num_quantizers
+    codes = np.zeros((0, levels), np.int32) if clip.codes is None else np.asarray(clip.codes)
+    if codes.ndim != 2 or codes.shape[1] < levels:
       raise DataError(
-        f"prompt codes have shape {codes.shape}; these stages need [prompts, frames, quantizers] "
-        f"with at least {self.num_quantizers} quantizers"
+        f"prompt codes have shape {codes.shape}; these stages need [frames, quantizers] with at "
+        f"least {levels} quantizers"
       )
-    return codes[:, :, : self.num_quantizers]
-
-  def _checked_semantic(self, semantic, rows: int, frames: int) -> list[Semantic]:
-    """The semantic tokens that cover `frames`."""
+    if clip.num_frames <= len(codes):
+      raise DataError(
+        f"the prompt has {len(codes)} frames and the result shall have {clip.num_frames}; "
+        "shorten the prompt or ask for more"
+      )
+    codes = codes[:, :levels].astype(np.int32)
     coarse = self._specs["coarse"]
     if coarse.source is not Source.SEMANTIC:
-      return [np.zeros(0, np.int32)] * rows
-    steps = math.ceil(frames * coarse.semantic_rate / coarse.frame_rate - 1e-6)
-    semantic = [np.asarray(s, np.int32) for s in semantic]
-    if len(semantic) != rows or any(len(s) < steps for s in semantic):
-      lengths = ", ".join(str(len(s)) for s in semantic)
-      raise DataError(
-        f"semantic tokens of {len(semantic)} clips ({lengths} steps) were given; {rows} clips of "
-        f"{frames} frames need {steps} steps each"
-      )
-    return [s[:steps] for s in semantic]
+      return np.zeros(0, np.int32), codes
+    semantic = np.asarray(() if clip.semantic is None else clip.semantic, np.int32)
+    covered = clip.num_frames if clip.resynthesis else len(codes)
+    steps = steps_of_frames(coarse, 0, covered).stop
+    if len(semantic) < steps:
+      raise DataError(f"{len(semantic)} semantic tokens are too few for {covered} frames: {steps}")
+    return semantic[:steps], codes
 
 
 def retokenizer(codec: Any, tokenizer: Any) -> Retokenize:
@@ -215,133 +195,209 @@ def retokenizer(codec: Any, tokenizer: Any) -> Retokenize:
     tokenizer: has `spec.sample_rate` and `tokenize`.
   """
 
-  def retokenize(codes: Codes) -> Int[np.ndarray, "rows steps"]:
-    waveform = codec.decode(codes)
+  def retokenize(codes: Codes) -> Semantic:
+    waveform = codec.decode(codes[None])
     if codec.spec.sample_rate != tokenizer.spec.sample_rate:
       # Only here: most bundles have one rate, and the resampler need not be imported for them.
       from audiolm_jax import audio
 
       rates = codec.spec.sample_rate, tokenizer.spec.sample_rate
       waveform = audio.resample(np.asarray(waveform), *rates)
-    return np.asarray(tokenizer.tokenize(waveform))
+    return np.asarray(tokenizer.tokenize(waveform))[0]
 
   return retokenize
+
+
+class _Chunk(NamedTuple):
+  """Frames of a row for which the fine levels are sampled in one go."""
+
+  row: int
+  start: int
+  end: int
 
 
 class _Run:
   """One call of the cascade: what is known so far, per row."""
 
-  def __init__(self, cascade: Cascade, codes, num_frames, seed, num_samples, options, progress):
-    self.specs = cascade._specs
-    self.samplers = cascade._samplers
-    self.retokenize = cascade._retokenize
-    self.semantic_rate = cascade._semantic_rate
-    self.options = options or CascadeOptions()
-    self.progress = progress
-    self.num_frames = num_frames
-    self.num_samples = num_samples
-    self.prompt = np.repeat(codes, num_samples, axis=0)
-    self.timings: dict[str, float] = collections.defaultdict(float)
+  def __init__(
+    self,
+    cascade: Cascade,
+    clips: Sequence[Clip],
+    seed: int,
+    num_samples: int,
+    options: CascadeOptions | None,
+    progress: Progress | None,
+  ):
+    self._specs = cascade._specs
+    self._samplers = cascade._samplers
+    self._options = options or CascadeOptions()
+    self._progress = progress
+    self._timings: dict[str, float] = collections.defaultdict(float)
+    checked = [cascade._checked(clip) for clip in clips for _ in range(num_samples)]
+    self._num_frames = [clip.num_frames for clip in clips for _ in range(num_samples)]
+    self._prompts = [codes for _, codes in checked]
+    levels = self._specs["coarse"].num_target_quantizers
+    self._coarse = [codes[:, :levels] for codes in self._prompts]
     # A row's key depends on the sample's number only, so a batch of prompts gives what the
     # prompts give one by one.
-    samples = np.tile(np.arange(num_samples), len(codes))
-    self.keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), samples)
+    samples = np.tile(np.arange(num_samples), len(clips))
+    self._keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), samples)
+    if len({clip.resynthesis for clip in clips}) > 1:
+      raise DataError("clips for resynthesis and for continuation are to be sampled apart")
+    semantic = [semantic for semantic, _ in checked]
+    self._source = self._source_of(cascade, semantic, clips[0].resynthesis)
 
-  def sample(self, semantic: list[Semantic], *, given: bool) -> CascadeResult:
-    """Runs all stages; `given` means that no semantic tokens are to be sampled."""
-    semantic = [s for s in semantic for _ in range(self.num_samples)]
-    source = self._source(semantic, given)
-    coarse = self._coarse(source)
-    codes = self._fine(coarse) if "fine" in self.specs else coarse
-    return CascadeResult(tuple(source.tokens()), codes, dict(self.timings))
+  def result(self) -> CascadeResult:
+    """Runs all stages; the fine stage samples the chunks of all rows as one batch."""
+    for _ in self._extend_coarse(in_pieces=False):
+      pass
+    codes = self._coarse
+    if "fine" in self._specs:
+      chunks = [chunk for row in range(len(codes)) for chunk in self._chunks(row)]
+      codes = [prompt[: self._chunks(row)[0].start] for row, prompt in enumerate(self._prompts)]
+      made = next(self._draw_fine(chunks, in_pieces=False))
+      for chunk, new in zip(chunks, made, strict=True):
+        codes[chunk.row] = np.concatenate([codes[chunk.row], new])
+    return CascadeResult(tuple(self._source.tokens()), tuple(codes), dict(self._timings))
 
-  def _source(self, semantic: list[Semantic], given: bool) -> SemanticSource:
-    coarse = self.specs["coarse"]
+  def stream(self) -> Iterator[Codes]:
+    """Runs all stages for the only row; see `Cascade.stream`."""
+    sent = len(self._prompts[0])
+    if sent:
+      yield self._prompts[0]
+    chunks = self._chunks(0) if "fine" in self._specs else []
+    for _ in self._extend_coarse(in_pieces=True):
+      if "fine" not in self._specs:
+        yield self._coarse[0][sent:]
+        sent = len(self._coarse[0])
+      while chunks and chunks[0].end <= len(self._coarse[0]):
+        chunk = chunks.pop(0)
+        for (codes,) in self._draw_fine([chunk], in_pieces=True):
+          if chunk.start + len(codes) > sent:
+            yield codes[sent - chunk.start :]
+            sent = chunk.start + len(codes)
+
+  def _source_of(
+    self, cascade: Cascade, semantic: list[Semantic], resynthesis: bool
+  ) -> SemanticSource:
+    coarse = self._specs["coarse"]
     if coarse.source is not Source.SEMANTIC:
-      return NoSource(len(self.prompt))
-    if given:
+      return NoSource()
+    if resynthesis:
       return GivenSource(coarse, semantic)
-    if "semantic" not in self.specs:
+    if "semantic" not in self._specs:
       raise ConfigError("no semantic stage is given; without it only resynthesis is possible")
+
+    def draw(prompts: Mapping[int, Prompt], num_tokens: int, index: int) -> Mapping[int, Ids]:
+      return next(self._draw("semantic", prompts, num_tokens, index, in_pieces=False))
+
+    def retokenize(codes: Codes) -> Semantic:
+      started = time.perf_counter()
+      heard = cascade._retokenize(codes)
+      self._timings["retokenize"] += time.perf_counter() - started
+      return heard
+
     return SampledSource(
-      self.specs["semantic"],
+      self._specs["semantic"],
       coarse,
       semantic,
-      self.num_frames,
-      lambda prompts, count, index: self._draw("semantic", prompts, count, index),
-      self.semantic_rate,
-      self._timed_retokenize if self.retokenize else None,
+      self._num_frames,
+      draw,
+      cascade._semantic_rate,
+      retokenize if cascade._retokenize else None,
     )
 
-  def _timed_retokenize(self, codes: Codes) -> Int[np.ndarray, "rows steps"]:
-    with self._timed("retokenize"):
-      return self.retokenize(codes)
+  def _extend_coarse(self, *, in_pieces: bool) -> Iterator[None]:
+    """Makes the coarse levels, and pauses whenever there is more of them."""
+    spec = self._specs["coarse"]
+    levels = spec.num_target_quantizers
+    overlap = round(self._options.overlap_seconds * spec.frame_rate)
+    overlap = min(overlap, spec.crop_frames * 3 // 4)
+    plans = [
+      plan_windows(len(prompt), frames, spec.crop_frames, overlap, align=spec.frames_per_step)
+      for prompt, frames in zip(self._prompts, self._num_frames, strict=True)
+    ]
+    for index in range(max(map(len, plans))):
+      windows = {row: plan[index] for row, plan in enumerate(plans) if index < len(plan)}
+      before = {row: self._coarse[row] for row in windows}
+      prompts = {}
+      for row, semantic in self._source.windows(windows, index).items():
+        start, known, _ = windows[row]
+        given = stage_sequence(spec, semantic, before[row][start:known])
+        prompts[row] = Prompt(given.tokens, given.frame_ids, 1 + known - start)
+      new = {row: window.end - window.known for row, window in windows.items()}
+      count = levels * max(new.values())
+      for drawn in self._draw("coarse", prompts, count, index, in_pieces=in_pieces):
+        for row, ids in drawn.items():
+          frames = min(len(ids) // levels, new[row])
+          codes = spec.layout.unflatten_ids(ids[: frames * levels], levels)
+          self._coarse[row] = np.concatenate([before[row], codes])
+        yield
+      self._source.hear({row: self._coarse[row] for row in windows if index + 1 < len(plans[row])})
 
-  def _draw(self, stage: str, prompts: list[Prompt], num_tokens: int, index: int, keys=None):
-    """Tokens of one stage; `index` sets apart the calls for one stage."""
-    keys = self.keys if keys is None else keys
+  def _chunks(self, row: int) -> list[_Chunk]:
+    """From the one in which the prompt ends."""
+    size, frames = self._specs["fine"].crop_frames, self._num_frames[row]
+    first = len(self._prompts[row]) // size * size
+    return [_Chunk(row, at, min(at + size, frames)) for at in range(first, frames, size)]
+
+  def _draw_fine(self, chunks: Sequence[_Chunk], *, in_pieces: bool) -> Iterator[list[Codes]]:
+    """All levels of each chunk as far as they are drawn; frames of the prompt keep theirs."""
+    spec = self._specs["fine"]
+    levels, first = spec.num_target_quantizers, spec.first_target_quantizer
+    prompts, keys = {}, []
+    for number, (row, start, end) in enumerate(chunks):
+      nothing = np.zeros((end - start, levels), np.int32)
+      codes = np.concatenate([self._coarse[row][start:end], nothing], axis=1)
+      sequence = stage_sequence(spec, None, codes)
+      given = len(sequence.tokens) - nothing.size
+      forced = spec.layout.flatten_codes(self._prompts[row][start:end, first:], first)
+      prompts[number] = Prompt(sequence.tokens[:given], sequence.frame_ids[:given], 1, forced)
+      keys.append(jax.random.fold_in(self._keys[row], start // spec.crop_frames))
+    count = levels * max(chunk.end - chunk.start for chunk in chunks)
+    for drawn in self._draw("fine", prompts, count, 0, jnp.stack(keys), in_pieces=in_pieces):
+      made = []
+      for number, (row, start, end) in enumerate(chunks):
+        frames = min(len(drawn[number]) // levels, end - start)
+        fine = spec.layout.unflatten_ids(drawn[number][: frames * levels], levels, first)
+        made.append(np.concatenate([self._coarse[row][start : start + frames], fine], axis=1))
+      yield made
+
+  def _draw(
+    self,
+    stage: str,
+    prompts: Mapping[int, Prompt],
+    num_tokens: int,
+    index: int,
+    keys: Key[Array, "prompts"] | None = None,
+    *,
+    in_pieces: bool,
+  ) -> Iterator[dict[int, Ids]]:
+    """What is drawn after each prompt so far, once or as it grows.
+
+    Args:
+      prompts: by row, or by any number if `keys` has a key for each.
+      index: sets apart the calls for one stage.
+    """
+    rows = list(prompts)
+    keys = self._keys[np.array(rows)] if keys is None else keys
     stream = STAGE_NAMES.index(stage) + len(STAGE_NAMES) * index
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, stream)
-    report = None if self.progress is None else lambda d, t: self.progress(stage, d, t)
-    with self._timed(stage):
-      return self.samplers[stage].sample(
-        prompts, num_tokens, keys, getattr(self.options, stage), progress=report
-      )
-
-  @contextlib.contextmanager
-  def _timed(self, name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    self.timings[name] += time.perf_counter() - start
-
-  def _coarse(self, source: SemanticSource) -> Codes:
-    spec = self.specs["coarse"]
-    levels = spec.num_target_quantizers
-    codes = self.prompt[:, :, :levels]
-    windows = plan_windows(
-      codes.shape[1],
-      self.num_frames,
-      spec.crop_frames,
-      min(round(self.options.overlap_seconds * spec.frame_rate), spec.crop_frames * 3 // 4),
-      align=spec.frames_per_step,
-    )
-    for index, window in enumerate(windows):
-      prompts = []
-      for row, semantic in enumerate(source.window(window, index)):
-        known = stage_sequence(spec, semantic, codes[row, window.start : window.known])
-        prompts.append(Prompt(known.tokens, known.frame_ids, 1 + window.known - window.start))
-      count = (window.end - window.known) * levels
-      ids = self._draw("coarse", prompts, count, index)
-      codes = np.concatenate([codes, spec.layout.unflatten_ids(ids, levels)], axis=1)
-      if window.end < self.num_frames:
-        source.hear(codes)
-    return codes
-
-  def _fine(self, coarse: Codes) -> Codes:
-    """Adds the fine levels, in chunks; frames of the prompt keep theirs."""
-    spec = self.specs["fine"]
-    levels, first, size = spec.num_target_quantizers, spec.first_target_quantizer, spec.crop_frames
-    known = self.prompt.shape[1]
-    starts = range(known // size * size, self.num_frames, size)
-    prompts, keys = [], []
-    for start in starts:
-      chunk = slice(start, min(start + size, self.num_frames))
-      kept = self.prompt[:, start:, first:]
-      for row in range(len(coarse)):
-        count = chunk.stop - start
-        nothing = np.zeros((count, levels), np.int32)
-        sequence = stage_sequence(spec, None, np.concatenate([coarse[row, chunk], nothing], axis=1))
-        given = len(sequence.tokens) - count * levels
-        forced = spec.layout.flatten_codes(kept[row, :count], first)
-        prompts.append(Prompt(sequence.tokens[:given], sequence.frame_ids[:given], 1, forced))
-        keys.append(jax.random.fold_in(self.keys[row], start // size))
-    longest = min(size, self.num_frames - starts[0])
-    ids = self._draw("fine", prompts, longest * levels, 0, jnp.stack(keys))
-    drawn = spec.layout.unflatten_ids(ids, levels, first)
-    drawn = drawn.reshape(len(starts), len(coarse), longest, levels)
-    drawn = np.concatenate(list(drawn), axis=1)[:, : self.num_frames - starts[0]]
-    fine = np.concatenate([self.prompt[:, : starts[0], first:], drawn], axis=1)
-    return np.concatenate([coarse, fine], axis=2)
+    sampler, options = self._samplers[stage], getattr(self._options, stage)
+    asked = list(prompts.values()), num_tokens, keys, options
+    started = time.perf_counter()
+    if in_pieces:
+      drawn = np.zeros((len(rows), 0), np.int32)
+      for piece in sampler.stream(*asked):
+        drawn = np.concatenate([drawn, piece], axis=1)
+        self._timings[stage] += time.perf_counter() - started
+        yield dict(zip(rows, drawn, strict=True))
+        started = time.perf_counter()
+    else:
+      report = self._progress and functools.partial(self._progress, stage)
+      drawn = sampler.sample(*asked, progress=report)
+      self._timings[stage] += time.perf_counter() - started
+      yield dict(zip(rows, drawn, strict=True))
 
 
 def _check_stages(specs: Mapping[str, StageSpec]) -> None:

@@ -15,7 +15,7 @@ not depend on the other rows, on the padding, or on how often progress is report
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,8 @@ from audiolm_jax.tokens import BOS, PAD
 
 # Tokens drawn between two writes to the large cache.
 SEGMENT = 64
+# Tokens drawn between two reports of progress.
+_REPORT = 4 * SEGMENT
 # Lengths that programs are compiled for, per stage.
 BUCKETS = 4
 # Key/value cache that one batch may take; more rows are sampled in turns.
@@ -154,37 +156,52 @@ class StageSampler:
     rows = len(prompts)
     if rows == 0 or num_tokens == 0:
       return np.zeros((rows, num_tokens), np.int32)
-    options = options or SamplingOptions()
-    longest = max(len(p.tokens) for p in prompts)
-    capacity = self._bucket(longest + _whole_segments(num_tokens))
+    capacity = self._capacity(prompts, num_tokens)
     per_turn = max(1, self._cache_bytes // (capacity * self.program.config.cache_bytes_per_token))
     starts = range(0, rows, per_turn)
     results = []
     for turn, start in enumerate(starts):
-
-      def report(done: int, turn: int = turn) -> None:
-        if progress is not None:
-          progress(turn * num_tokens + done, len(starts) * num_tokens)
-
       part = slice(start, start + per_turn)
-      results.append(self._turn(prompts[part], num_tokens, keys[part], options, capacity, report))
+      pieces = []
+      for piece in self._pieces(prompts[part], num_tokens, keys[part], options, capacity, _REPORT):
+        pieces.append(piece)
+        if progress is not None:
+          done = turn * num_tokens + sum(piece.shape[1] for piece in pieces)
+          progress(done, len(starts) * num_tokens)
+      results.append(np.concatenate(pieces, axis=1))
     return np.concatenate(results)
 
-  def _turn(self, prompts, num_tokens, keys, options, capacity, report):
+  def stream(
+    self,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+  ) -> Iterator[Int[np.ndarray, "rows segment"]]:
+    """What `sample` draws, `SEGMENT` tokens at a time; all rows at once, whatever they take up."""
+    capacity = self._capacity(prompts, num_tokens)
+    return self._pieces(prompts, num_tokens, keys, options, capacity, SEGMENT)
+
+  def _capacity(self, prompts: Sequence[Prompt], num_tokens: int) -> int:
+    return self._bucket(max(len(p.tokens) for p in prompts) + _whole_segments(num_tokens))
+
+  def _pieces(
+    self, prompts, num_tokens, keys, options, capacity, every
+  ) -> Iterator[Int[np.ndarray, "rows piece"]]:
+    """The tokens of one batch, `every` few of them as soon as they are drawn."""
     count = len(prompts)
     # Other numbers of rows are filled up with copies of the first, so that few are compiled.
     rows = [*range(count), *[0] * (_row_bucket(count) - count)]
     prompts = [prompts[r] for r in rows]
     steps = _whole_segments(num_tokens) if num_tokens > SEGMENT else SEGMENT
     steps = capacity if steps > capacity else self._bucket(steps)
+    options = options or SamplingOptions()
     inputs, state = self._begin(prompts, steps, keys[np.array(rows)], options, capacity)
-    report_every = 4 * SEGMENT
-    for stop in (*range(report_every, num_tokens, report_every), num_tokens):
+    for start in range(0, num_tokens, every):
+      stop = min(start + every, num_tokens)
       state = _decode(self.program, self.params, inputs, state, jnp.int32(stop))
-      if stop < num_tokens:
-        jax.block_until_ready(state.step)
-      report(stop)
-    return np.asarray(state.drawn)[:count, :num_tokens]
+      # A copy: the next call takes the state's memory.
+      yield np.array(state.drawn)[:count, start:stop]
 
   def _begin(self, prompts, steps, keys, options, capacity) -> tuple[LoopInputs, LoopState]:
     longest = max(len(p.tokens) for p in prompts)

@@ -1,6 +1,6 @@
 """Where the coarse stage's semantic tokens come from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -12,25 +12,26 @@ from audiolm_jax.sampling.decoder import Prompt
 from audiolm_jax.sampling.windows import Window, steps_of_frames
 from audiolm_jax.tokens import collapse_repeats, cut_runs
 
-Codes = Int[np.ndarray, "rows frames quantizers"]
+Codes = Int[np.ndarray, "frames quantizers"]
 Semantic = Int[np.ndarray, "steps"]
-Retokenize = Callable[[Codes], Int[np.ndarray, "rows steps"]]
-# Prompts and a number of tokens, and the number of the call, to semantic ids.
-Draw = Callable[[list[Prompt], int, int], Int[np.ndarray, "rows tokens"]]
+Ids = Int[np.ndarray, "tokens"]
+Retokenize = Callable[[Codes], Semantic]
+# Prompts by row, a number of tokens and the number of the window, to semantic ids by row.
+Draw = Callable[[Mapping[int, Prompt], int, int], Mapping[int, Ids]]
 
 # A prompt's own rate of collapsed tokens is trusted within these factors of the corpus mean.
 RATE_FACTORS = (0.5, 1.5)
 
 
 class SemanticSource(Protocol):
-  """What the coarse stage asks, window by window."""
+  """What the coarse stage asks, window by window. Rows go by number: some end before others."""
 
-  def window(self, window: Window, index: int) -> list[Semantic] | list[None]:
-    """The semantic tokens of one window, per row."""
+  def windows(self, windows: Mapping[int, Window], index: int) -> dict[int, Semantic | None]:
+    """The semantic tokens of each row's window number `index`."""
     ...
 
-  def hear(self, codes: Codes) -> None:
-    """Takes note of all codes so far, before the next window."""
+  def hear(self, codes: Mapping[int, Codes]) -> None:
+    """Takes note of the codes so far of the rows that go on, before their next window."""
     ...
 
   def tokens(self) -> list[Semantic]:
@@ -41,13 +42,10 @@ class SemanticSource(Protocol):
 class NoSource:
   """For a coarse stage without semantic tokens."""
 
-  def __init__(self, rows: int):
-    self._rows = rows
+  def windows(self, windows: Mapping[int, Window], index: int) -> dict[int, Semantic | None]:
+    return dict.fromkeys(windows)
 
-  def window(self, window: Window, index: int) -> list[None]:
-    return [None] * self._rows
-
-  def hear(self, codes: Codes) -> None:
+  def hear(self, codes: Mapping[int, Codes]) -> None:
     pass
 
   def tokens(self) -> list[Semantic]:
@@ -61,10 +59,13 @@ class GivenSource:
     self._spec = spec
     self._semantic = semantic
 
-  def window(self, window: Window, index: int) -> list[Semantic]:
-    return [s[steps_of_frames(self._spec, window.start, window.end)] for s in self._semantic]
+  def windows(self, windows: Mapping[int, Window], index: int) -> dict[int, Semantic | None]:
+    return {
+      row: self._semantic[row][steps_of_frames(self._spec, window.start, window.end)]
+      for row, window in windows.items()
+    }
 
-  def hear(self, codes: Codes) -> None:
+  def hear(self, codes: Mapping[int, Codes]) -> None:
     pass
 
   def tokens(self) -> list[Semantic]:
@@ -84,7 +85,7 @@ class SampledSource:
     spec: the semantic stage's.
     coarse: the coarse stage's.
     prompts: semantic tokens, repeats kept, per row.
-    num_frames: length of the clip that is made; nothing is sampled beyond it.
+    num_frames: length of the clip that is made of each; nothing is sampled beyond it.
     draw: samples from the semantic stage.
     mean_rate: collapsed semantic tokens per second of the training data.
     retokenize: codes to semantic tokens; only needed by `hear` with collapsed repeats.
@@ -95,14 +96,14 @@ class SampledSource:
     spec: StageSpec,
     coarse: StageSpec,
     prompts: list[Semantic],
-    num_frames: int,
+    num_frames: list[int],
     draw: Draw,
     mean_rate: float | None,
     retokenize: Retokenize | None,
   ):
     self._spec = spec
     self._coarse = coarse
-    self._last_step = steps_of_frames(coarse, 0, num_frames).stop
+    self._last_step = [steps_of_frames(coarse, 0, frames).stop for frames in num_frames]
     self._draw = draw
     self._retokenize = retokenize
     # Per row, the semantic token of each step, as far as it is known.
@@ -110,64 +111,73 @@ class SampledSource:
     self._tokens = [[self._collapse(p)] for p in prompts]
     self._rates = [self._rate(p, mean_rate) for p in prompts]
 
-  def window(self, window: Window, index: int) -> list[Semantic]:
+  def windows(self, windows: Mapping[int, Window], index: int) -> dict[int, Semantic | None]:
     if not self._spec.collapse_repeats:
-      return self._kept(steps_of_frames(self._coarse, window.start, window.end), index)
-    seconds = (window.end - window.known) / self._coarse.frame_rate
-    new = self._sample([max(1, round(seconds * rate)) for rate in self._rates], index)
-    given = steps_of_frames(self._coarse, window.start, window.known)
-    prefixes = [self._collapse(known[given]) for known in self._timeline]
-    return [np.concatenate(parts) for parts in zip(prefixes, new, strict=True)]
+      return self._kept(windows, index)
+    counts, prefixes = {}, {}
+    for row, window in windows.items():
+      seconds = (window.end - window.known) / self._coarse.frame_rate
+      counts[row] = max(1, round(seconds * self._rates[row]))
+      given = steps_of_frames(self._coarse, window.start, window.known)
+      prefixes[row] = self._collapse(self._timeline[row][given])
+    new = self._sample(counts, index)
+    return {row: np.concatenate([prefix, new[row]]) for row, prefix in prefixes.items()}
 
-  def _kept(self, steps: slice, index: int) -> list[Semantic]:
-    known = len(self._timeline[0])
-    if steps.stop > known:
-      longest = self._spec.crop_steps
-      count = max(steps.stop - known, longest - min(known, longest // 2))
-      new = self._sample([min(count, self._last_step - known)] * len(self._timeline), index)
-      self._timeline = [np.concatenate(p) for p in zip(self._timeline, new, strict=True)]
-    return [row[steps] for row in self._timeline]
+  def _kept(self, windows: Mapping[int, Window], index: int) -> dict[int, Semantic | None]:
+    steps = {
+      row: steps_of_frames(self._coarse, window.start, window.end)
+      for row, window in windows.items()
+    }
+    counts = {}
+    longest = self._spec.crop_steps
+    for row, span in steps.items():
+      known = len(self._timeline[row])
+      if span.stop > known:
+        count = max(span.stop - known, longest - min(known, longest // 2))
+        counts[row] = min(count, self._last_step[row] - known)
+    for row, new in self._sample(counts, index).items():
+      self._timeline[row] = np.concatenate([self._timeline[row], new])
+    return {row: self._timeline[row][span] for row, span in steps.items()}
 
-  def hear(self, codes: Codes) -> None:
+  def hear(self, codes: Mapping[int, Codes]) -> None:
     if not self._spec.collapse_repeats:
       return
-    if self._retokenize is None:
-      raise ConfigError(
-        f"{codes.shape[1]} frames and more to come are longer than one window of "
-        f"{self._coarse.crop_frames}; with collapsed semantic tokens this needs `retokenize`"
-      )
-    # One window, its overlap included for context: the same length every time, so that decoder
-    # and tokenizer are compiled once.
-    span = min(codes.shape[1], self._coarse.crop_frames)
-    align = self._coarse.frames_per_step
-    first = -(-(codes.shape[1] - span) // align) * align
-    heard = self._retokenize(codes[:, first:])
-    steps = steps_of_frames(self._coarse, first, codes.shape[1])
-    self._timeline = [
-      np.concatenate([known, row[max(0, len(known) - steps.start) : steps.stop - steps.start]])
-      for known, row in zip(self._timeline, heard, strict=True)
-    ]
+    for row, heard in codes.items():
+      if self._retokenize is None:
+        raise ConfigError(
+          f"{len(heard)} frames and more to come are longer than one window of "
+          f"{self._coarse.crop_frames}; with collapsed semantic tokens this needs `retokenize`"
+        )
+      # One window, its overlap included for context: the same length every time, so that decoder
+      # and tokenizer are compiled once.
+      span = min(len(heard), self._coarse.crop_frames)
+      align = self._coarse.frames_per_step
+      first = -(-(len(heard) - span) // align) * align
+      semantic = self._retokenize(heard[first:])
+      known = self._timeline[row]
+      steps = steps_of_frames(self._coarse, first, len(heard))
+      new = semantic[max(0, len(known) - steps.start) : steps.stop - steps.start]
+      self._timeline[row] = np.concatenate([known, new])
 
   def tokens(self) -> list[Semantic]:
     return [np.concatenate(parts).astype(np.int32) for parts in self._tokens]
 
-  def _sample(self, counts: list[int], index: int) -> list[Semantic]:
-    if not max(counts):
-      return [np.zeros(0, np.int32) for _ in counts]
-    prompts = []
-    for known, count, rate in zip(self._timeline, counts, self._rates, strict=True):
-      history = cut_runs(known, self._spec.run_limit)
+  def _sample(self, counts: Mapping[int, int], index: int) -> dict[int, Semantic]:
+    if not counts:
+      return {}
+    prompts = {}
+    for row, count in counts.items():
+      history = cut_runs(self._timeline[row], self._spec.run_limit)
       # As much as a training example holds, new tokens included; at least half of one.
-      longest = round(self._spec.crop_seconds * rate)
+      longest = round(self._spec.crop_seconds * self._rates[row])
       history = history[-max(longest - count, longest // 2, 1) :]
       frame_ids = np.zeros(len(history), np.int32)
-      prompts.append(Prompt(self._spec.layout.semantic_to_ids(history), frame_ids))
-    ids = self._draw(prompts, max(counts), index)
-    drawn = self._spec.layout.ids_to_semantic(ids)
-    rows = [row[:count] for row, count in zip(drawn, counts, strict=True)]
-    for tokens, row in zip(self._tokens, rows, strict=True):
-      tokens.append(row)
-    return rows
+      prompts[row] = Prompt(self._spec.layout.semantic_to_ids(history), frame_ids)
+    ids = self._draw(prompts, max(counts.values()), index)
+    new = {row: self._spec.layout.ids_to_semantic(ids[row][:n]) for row, n in counts.items()}
+    for row, tokens in new.items():
+      self._tokens[row].append(tokens)
+    return new
 
   def _collapse(self, semantic: Semantic) -> Semantic:
     return collapse_repeats(semantic) if self._spec.collapse_repeats else semantic

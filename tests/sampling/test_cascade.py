@@ -9,8 +9,9 @@ from helpers_lm import CONFIG, SPECS, random_clip, random_params
 
 from audiolm_jax.errors import ConfigError, DataError
 from audiolm_jax.lm.stages import Source, Stage
-from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, retokenizer
+from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip, retokenizer
 from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.sampling.semantic_source import SampledSource
 from audiolm_jax.tokens import collapse_repeats
 
 # Per second: 5 semantic tokens, 10 frames. Crops: semantic 4 s, coarse 2 s, fine 1 s.
@@ -26,7 +27,7 @@ def stages(*names, **changes):
 
 def frames_to_steps(codes):
   """Stands for decoding and tokenizing: a token of each second frame's first code."""
-  return codes[:, ::2, 0].astype(np.int32)
+  return codes[::2, 0].astype(np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +37,33 @@ def cascade():
   )
 
 
-def prompt(frames, seeds=(0,)):
-  clips = [random_clip(SPECS["coarse"], frames / 10, seed=s) for s in seeds]
+def clip(frames, total, seed=0):
+  """`frames` of a prompt, to become `total`."""
+  semantic, codes = random_clip(SPECS["coarse"], frames / 10, seed=seed)
   # One more step where a step is cut by the prompt's end, as a tokenizer gives it.
-  semantic = [np.resize(z, -(-frames // 2)) for z, _ in clips]
-  return semantic, np.stack([codes for _, codes in clips])
+  return Clip(total, np.resize(semantic, -(-frames // 2)), codes)
+
+
+def sample(cascade, *clips, **settings):
+  return cascade.sample(clips, **({"options": OPTIONS} | settings))
 
 
 @pytest.mark.parametrize("frames", [4, 7, 10, 13])
 def test_prompt_codes_are_a_bit_exact_prefix(cascade, frames):
-  semantic, codes = prompt(frames, seeds=(0, 1))
-  result = cascade.continuation(semantic, codes, num_frames=20, options=OPTIONS)
-  assert result.codes.shape == (2, 20, 5)
-  assert result.codes.min() >= 0
-  assert result.codes.max() < 9
-  np.testing.assert_array_equal(result.codes[:, :frames], codes)
+  clips = [clip(frames, 20, seed) for seed in (0, 1)]
+  result = sample(cascade, *clips)
+  for given, codes in zip(clips, result.codes, strict=True):
+    assert codes.shape == (20, 5)
+    assert codes.min() >= 0
+    assert codes.max() < 9
+    np.testing.assert_array_equal(codes[:frames], given.codes)
   assert {"semantic", "coarse", "fine"} == set(result.timings)
 
 
 def test_prompt_semantic_tokens_are_a_prefix_and_the_rest_is_new(cascade):
-  semantic, codes = prompt(8, seeds=(0, 1))
-  result = cascade.continuation(semantic, codes, num_frames=20, options=OPTIONS)
-  for given, tokens in zip(semantic, result.semantic, strict=True):
-    given = collapse_repeats(given)
+  clips = [clip(8, 20, seed) for seed in (0, 1)]
+  for given, tokens in zip(clips, sample(cascade, *clips).semantic, strict=True):
+    given = collapse_repeats(given.semantic)
     np.testing.assert_array_equal(tokens[: len(given)], given)
     assert (tokens[1:] != tokens[:-1]).all()
     assert tokens.max() < 11
@@ -73,56 +78,64 @@ def test_prompt_semantic_tokens_are_a_prefix_and_the_rest_is_new(cascade):
   ],
 )
 def test_new_semantic_tokens_come_at_the_prompts_own_rate(cascade, semantic, new):
-  _, codes = prompt(8)
-  result = cascade.continuation([np.array(semantic)], codes, num_frames=20, options=OPTIONS)
-  rate = np.clip(len(collapse_repeats(np.array(semantic))) / 0.8, 2.0, 6.0)
+  semantic = np.array(semantic)
+  result = sample(cascade, clip(8, 20)._replace(semantic=semantic))
+  rate = np.clip(len(collapse_repeats(semantic)) / 0.8, 2.0, 6.0)
   assert abs(new - 1.2 * rate) <= 0.5
-  sampled = len(result.semantic[0]) - len(collapse_repeats(np.array(semantic)))
+  sampled = len(result.semantic[0]) - len(collapse_repeats(semantic))
   assert sampled == round(1.2 * rate)
 
 
-def test_a_batch_of_prompts_gives_what_they_give_one_by_one(cascade):
-  semantic, codes = prompt(8, seeds=(0, 1, 2))
-  semantic[1][:] = semantic[1][0]  # collapses to a single token: much shorter than the others
-  arguments = dict(num_frames=20, seed=3, num_samples=2, options=OPTIONS)
-  together = cascade.continuation(semantic, codes, **arguments)
-  assert together.codes.shape[0] == 6
-  for i in range(3):
-    alone = cascade.continuation(semantic[i : i + 1], codes[i : i + 1], **arguments)
-    np.testing.assert_array_equal(alone.codes, together.codes[2 * i : 2 * i + 2])
-    for a, b in zip(alone.semantic, together.semantic[2 * i : 2 * i + 2], strict=True):
-      np.testing.assert_array_equal(a, b)
+def assert_equal_one_by_one(cascade, clips):
+  together = sample(cascade, *clips, seed=3, num_samples=2)
+  assert [len(codes) for codes in together.codes] == [c.num_frames for c in clips for _ in "12"]
+  for i, alone in enumerate(clips):
+    alone = sample(cascade, alone, seed=3, num_samples=2)
+    for row in range(2):
+      np.testing.assert_array_equal(alone.codes[row], together.codes[2 * i + row])
+      np.testing.assert_array_equal(alone.semantic[row], together.semantic[2 * i + row])
     assert (alone.codes[0] != alone.codes[1]).any()
 
 
+def test_a_batch_of_prompts_gives_what_they_give_one_by_one(cascade):
+  clips = [clip(8, 20, seed) for seed in (0, 1, 2)]
+  clips[1].semantic[:] = 4  # collapses to a single token: much shorter than the others
+  assert_equal_one_by_one(cascade, clips)
+
+
+@pytest.mark.parametrize("collapse", [True, False])
+def test_prompts_and_clips_of_unequal_lengths_give_what_they_give_one_by_one(cascade, collapse):
+  """With one, two and four windows, and fine chunks that begin and end at different frames."""
+  if not collapse:
+    cascade = Cascade(stages("semantic", "coarse", "fine", collapse_repeats=False))
+  lengths = [(4, 19), (13, 31), (7, 55), (8, 20)]
+  assert_equal_one_by_one(cascade, [clip(*pair, seed=i) for i, pair in enumerate(lengths)])
+
+
 def test_same_seed_same_result_other_seed_another(cascade):
-  semantic, codes = prompt(8)
-  results = [
-    cascade.continuation(semantic, codes, num_frames=20, seed=s, options=OPTIONS).codes
-    for s in (1, 1, 2)
-  ]
+  results = [sample(cascade, clip(8, 20), seed=s).codes[0] for s in (1, 1, 2)]
   np.testing.assert_array_equal(results[0], results[1])
   assert (results[0] != results[2]).any()
 
 
 def test_more_samples_leave_the_first_ones_alone(cascade):
-  one = cascade.unconditional(num_frames=12, seed=5, options=OPTIONS)
-  three = cascade.unconditional(num_frames=12, seed=5, num_samples=3, options=OPTIONS)
-  np.testing.assert_array_equal(one.codes, three.codes[:1])
+  one = sample(cascade, Clip(12), seed=5)
+  three = sample(cascade, Clip(12), seed=5, num_samples=3)
+  np.testing.assert_array_equal(one.codes[0], three.codes[0])
   assert len({c.tobytes() for c in three.codes}) == 3
 
 
 def test_unconditional_samples_come_at_the_corpus_rate(cascade):
-  result = cascade.unconditional(num_frames=20, num_samples=2, options=OPTIONS)
-  assert result.codes.shape == (2, 20, 5)
+  result = sample(cascade, Clip(20), num_samples=2)
+  assert [codes.shape for codes in result.codes] == [(20, 5)] * 2
   assert [len(s) for s in result.semantic] == [8, 8]
 
 
 def test_resynthesis_keeps_the_semantic_tokens(cascade):
   semantic, _ = random_clip(SPECS["coarse"], 4.8)
-  result = cascade.resynthesis([semantic], num_frames=45, options=OPTIONS)
+  result = sample(cascade, Clip(45, semantic, resynthesis=True))
   np.testing.assert_array_equal(result.semantic[0], collapse_repeats(semantic[:23]))
-  assert result.codes.shape == (1, 45, 5)
+  assert result.codes[0].shape == (45, 5)
   assert "semantic" not in result.timings
 
 
@@ -131,10 +144,12 @@ def test_each_level_is_read_by_the_next(cascade):
   greedy = SamplingOptions(temperature=0.0)
   options = CascadeOptions(greedy, greedy, greedy)
   semantic = np.arange(10) % 11
-  first = cascade.resynthesis([semantic], num_frames=20, options=options)
-  second = cascade.resynthesis([semantic[::-1]], num_frames=20, options=options)
-  assert (first.codes[:, :, :2] != second.codes[:, :, :2]).any()
-  assert (first.codes[:, :, 2:] != second.codes[:, :, 2:]).any()
+  first, second = (
+    sample(cascade, Clip(20, tokens, resynthesis=True), options=options).codes[0]
+    for tokens in (semantic, semantic[::-1])
+  )
+  assert (first[:, :2] != second[:, :2]).any()
+  assert (first[:, 2:] != second[:, 2:]).any()
 
 
 def test_long_clips_hear_what_they_made_before_going_on():
@@ -145,41 +160,66 @@ def test_long_clips_hear_what_they_made_before_going_on():
     return frames_to_steps(codes)
 
   cascade = Cascade(stages("semantic", "coarse", "fine"), semantic_rate=4.0, retokenize=retokenize)
-  semantic, codes = prompt(8, seeds=(0, 1))
-  result = cascade.continuation(semantic, codes, num_frames=70, options=OPTIONS)
-  assert result.codes.shape == (2, 70, 5)
-  np.testing.assert_array_equal(result.codes[:, :8], codes)
+  given = clip(8, 70)
+  result = sample(cascade, given)
+  assert result.codes[0].shape == (70, 5)
+  np.testing.assert_array_equal(result.codes[0][:8], given.codes)
   # Windows end at 22, 36, 50, 64, 70; each but the last is heard.
-  assert [h.shape[1] for h in heard] == [20] * 4
-  np.testing.assert_array_equal(heard[2], result.codes[:, 30:50, :2])
+  assert [len(h) for h in heard] == [20] * 4
+  np.testing.assert_array_equal(heard[2], result.codes[0][30:50, :2])
   assert result.timings["retokenize"] > 0
-  alone = cascade.continuation(semantic[1:], codes[1:], num_frames=70, options=OPTIONS)
-  np.testing.assert_array_equal(alone.codes[0], result.codes[1])
 
 
 def test_long_clips_with_kept_repeats_need_no_retokenizing():
   cascade = Cascade(stages("semantic", "coarse", collapse_repeats=False))
-  semantic, codes = prompt(7, seeds=(0, 1))
-  result = cascade.continuation(semantic, codes[:, :, :2], num_frames=51, options=OPTIONS)
-  assert result.codes.shape == (2, 51, 2)
+  clips = [clip(7, 51, seed) for seed in (0, 1)]
+  result = sample(cascade, *clips)
+  assert [codes.shape for codes in result.codes] == [(51, 2)] * 2
   assert [len(s) for s in result.semantic] == [26, 26]
-  np.testing.assert_array_equal(result.semantic[0][:4], semantic[0])
+  np.testing.assert_array_equal(result.semantic[0][:4], clips[0].semantic)
 
 
 def test_long_collapsed_clips_without_retokenize_are_refused():
   cascade = Cascade(stages("semantic", "coarse"), semantic_rate=4.0)
-  semantic, codes = prompt(8)
   with pytest.raises(ConfigError, match="retokenize"):
-    cascade.continuation(semantic, codes, num_frames=50, options=OPTIONS)
+    sample(cascade, clip(8, 50))
 
 
 def test_piano_has_no_fine_stage():
   cascade = Cascade(stages("semantic", "coarse"), semantic_rate=4.0)
-  semantic, codes = prompt(8)
-  result = cascade.continuation(semantic, codes, num_frames=20, options=OPTIONS)
-  assert result.codes.shape == (1, 20, 2)
-  np.testing.assert_array_equal(result.codes[:, :8], codes[:, :, :2])
+  given = clip(8, 20)
+  result = sample(cascade, given)
+  assert result.codes[0].shape == (20, 2)
+  np.testing.assert_array_equal(result.codes[0][:8], given.codes[:, :2])
   assert set(result.timings) == {"semantic", "coarse"}
+
+
+@pytest.mark.parametrize("names", [("semantic", "coarse", "fine"), ("semantic", "coarse")])
+@pytest.mark.parametrize("lengths", [(0, 9), (4, 20), (7, 55), (13, 47)])
+def test_streamed_codes_are_those_of_the_whole_piece_by_piece(names, lengths):
+  cascade = Cascade(stages(*names), semantic_rate=4.0, retokenize=frames_to_steps)
+  given = clip(*lengths) if lengths[0] else Clip(lengths[1])
+  pieces = list(cascade.stream(given, seed=4, options=OPTIONS))
+  (whole,) = sample(cascade, given, seed=4).codes
+  np.testing.assert_array_equal(np.concatenate(pieces), whole)
+  assert len(pieces) >= 2 if lengths[1] > 20 else 1
+  assert all(len(piece) for piece in pieces)
+  if lengths[0]:
+    np.testing.assert_array_equal(pieces[0], whole[: lengths[0]])
+
+
+def test_a_stream_draws_no_further_than_it_is_heard(cascade, monkeypatch):
+  """New sound begins with the first fine chunk, before the second window."""
+  windows = []
+  original = SampledSource.windows
+  monkeypatch.setattr(
+    SampledSource, "windows", lambda *args: windows.append(args[2]) or original(*args)
+  )
+  stream = cascade.stream(clip(8, 70), options=OPTIONS)
+  assert (len(next(stream)), windows) == (8, [])  # the prompt
+  assert len(next(stream)) > 0 and windows == [0]
+  list(stream)
+  assert windows == [0, 1, 2, 3, 4]
 
 
 @pytest.fixture(scope="module")
@@ -190,23 +230,21 @@ def acoustic_only():
 
 
 def test_acoustic_only_needs_no_semantic_tokens(acoustic_only):
-  _, codes = prompt(8)
-  result = acoustic_only.continuation([np.zeros(0)], codes, num_frames=45, options=OPTIONS)
-  assert result.codes.shape == (1, 45, 5)
+  result = sample(acoustic_only, clip(8, 45)._replace(semantic=None))
+  assert result.codes[0].shape == (45, 5)
   assert result.semantic == ()
 
 
 def test_fine_chunks_do_not_depend_on_each_other(acoustic_only):
-  short = acoustic_only.unconditional(num_frames=FINE_CROP, options=OPTIONS)
-  long = acoustic_only.unconditional(num_frames=COARSE_CROP - 3, options=OPTIONS)
-  np.testing.assert_array_equal(short.codes, long.codes[:, :FINE_CROP])
+  short, long = sample(acoustic_only, Clip(FINE_CROP), Clip(COARSE_CROP - 3)).codes
+  np.testing.assert_array_equal(short, long[:FINE_CROP])
 
 
 def test_progress_covers_every_stage(cascade):
   calls = {}
-  cascade.unconditional(
-    num_frames=20,
-    options=OPTIONS,
+  sample(
+    cascade,
+    Clip(20),
     progress=lambda stage, done, total: calls.setdefault(stage, []).append((done, total)),
   )
   assert {name: c[-1] for name, c in calls.items()} == {
@@ -225,18 +263,22 @@ def test_retokenizer_goes_by_way_of_the_waveform():
     spec=types.SimpleNamespace(sample_rate=10),
     tokenize=lambda waveform: np.round(waveform[:, ::4] * 10).astype(np.int32),
   )
-  codes = np.arange(8).reshape(1, 4, 2)
-  np.testing.assert_array_equal(retokenizer(codec, tokenizer)(codes), [[0, 4]])
+  codes = np.arange(8).reshape(4, 2)
+  np.testing.assert_array_equal(retokenizer(codec, tokenizer)(codes), [0, 4])
 
 
 def test_prompts_that_do_not_fit_are_refused_in_words(cascade):
-  semantic, codes = prompt(8)
-  with pytest.raises(DataError, match="the prompt has 8 frames"):
-    cascade.continuation(semantic, codes, num_frames=8)
-  with pytest.raises(DataError, match="at least 5 quantizers"):
-    cascade.continuation(semantic, codes[:, :, :2], num_frames=20)
-  with pytest.raises(DataError, match="need 4 steps each"):
-    cascade.continuation([semantic[0][:2]], codes, num_frames=20)
+  given = clip(8, 20)
+  for wrong, message in [
+    (given._replace(num_frames=8), "the prompt has 8 frames"),
+    (given._replace(codes=given.codes[:, :2]), "at least 5 quantizers"),
+    (given._replace(semantic=given.semantic[:2]), "2 semantic tokens are too few for 8 frames: 4"),
+    (given._replace(resynthesis=True), "4 semantic tokens are too few for 20 frames: 10"),
+  ]:
+    with pytest.raises(DataError, match=message):
+      sample(cascade, wrong)
+  with pytest.raises(DataError, match="apart"):
+    sample(cascade, given, Clip(8, given.semantic, resynthesis=True))
 
 
 @pytest.mark.parametrize(

@@ -21,21 +21,26 @@ class Recorder:
     self.asked = []
 
   def __call__(self, prompts, count, index):
-    self.asked.append(([p.tokens.tolist() for p in prompts], count, index))
-    ids = SPECS["semantic"].layout.semantic_to_ids(np.full((len(prompts), count), 6))
-    return np.asarray(ids)
+    self.asked.append(([p.tokens.tolist() for p in prompts.values()], count, index))
+    ids = SPECS["semantic"].layout.semantic_to_ids(np.full(count, 6))
+    return dict.fromkeys(prompts, np.asarray(ids))
 
 
 def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60):
   semantic, coarse = (
     dataclasses.replace(SPECS[name], collapse_repeats=collapse) for name in ("semantic", "coarse")
   )
-  return SampledSource(semantic, coarse, list(prompts), num_frames, draw, 4.0, retokenize)
+  return SampledSource(semantic, coarse, list(prompts), [num_frames], draw, 4.0, retokenize)
+
+
+def window_of(source, window, index):
+  """Of the only row."""
+  return source.windows({0: window}, index)[0]
 
 
 def test_no_source_has_no_tokens():
-  nothing = NoSource(rows=2)
-  assert nothing.window(Window(0, 0, 10), 0) == [None, None]
+  nothing = NoSource()
+  assert nothing.windows({0: Window(0, 0, 10), 2: Window(0, 0, 10)}, 0) == {0: None, 2: None}
   assert nothing.tokens() == []
 
 
@@ -43,21 +48,21 @@ def test_no_source_has_no_tokens():
 def test_given_tokens_are_cut_to_the_window_with_their_repeats(collapse, tokens):
   spec = dataclasses.replace(SPECS["coarse"], collapse_repeats=collapse)
   given = GivenSource(spec, [PROMPT])
-  np.testing.assert_array_equal(given.window(Window(2, 4, 8), 0)[0], PROMPT[1:4])
+  np.testing.assert_array_equal(window_of(given, Window(2, 4, 8), 0), PROMPT[1:4])
   np.testing.assert_array_equal(given.tokens()[0], tokens)
 
 
 def test_kept_repeats_are_drawn_as_far_ahead_as_an_example_reaches():
   draw = Recorder()
   sampled = source(draw, collapse=False)
-  (window,) = sampled.window(Window(0, 10, 20), 0)
+  window = window_of(sampled, Window(0, 10, 20), 0)
   assert window.tolist() == [1, 1, 2, 2, 3, 6, 6, 6, 6, 6]
-  (later,) = sampled.window(Window(14, 20, 34), 1)
+  later = window_of(sampled, Window(14, 20, 34), 1)
   assert later.tolist() == 10 * [6]
   assert [(count, index) for _, count, index in draw.asked] == [
     (15, 0)
   ]  # 20 steps, 5 of them known
-  (last,) = sampled.window(Window(40, 46, 60), 2)
+  last = window_of(sampled, Window(40, 46, 60), 2)
   assert last.tolist() == 10 * [6]
   prompts, count, index = draw.asked[1]
   assert (len(prompts[0]), count, index) == (10, 10, 2)  # half an example of history, half of new
@@ -67,7 +72,7 @@ def test_kept_repeats_are_drawn_as_far_ahead_as_an_example_reaches():
 def test_kept_repeats_end_with_the_clip():
   draw = Recorder()
   sampled = source(draw, collapse=False, num_frames=14)
-  (window,) = sampled.window(Window(0, 10, 14), 0)
+  window = window_of(sampled, Window(0, 10, 14), 0)
   assert window.tolist() == [1, 1, 2, 2, 3, 6, 6]
   assert sampled.tokens()[0].tolist() == window.tolist()
 
@@ -77,8 +82,8 @@ def test_a_long_run_in_the_prompt_is_read_as_the_stage_reads_runs():
   semantic = dataclasses.replace(SPECS["semantic"], collapse_repeats=False, longest_run=2)
   coarse = dataclasses.replace(SPECS["coarse"], collapse_repeats=False)
   prompt = np.array([1, 2, 2, 2, 2], np.int32)
-  sampled = SampledSource(semantic, coarse, [prompt], 60, draw, None, None)
-  (window,) = sampled.window(Window(0, 10, 20), 0)
+  sampled = SampledSource(semantic, coarse, [prompt], [60], draw, None, None)
+  window = window_of(sampled, Window(0, 10, 20), 0)
   ids = semantic.layout.semantic_to_ids(np.array([1, 2, 2]))
   assert draw.asked[0][0] == [ids.tolist()]
   assert window.tolist() == [1, 2, 2, 2, 2, 6, 6, 6, 6, 6]  # the prompt itself stays as it is
@@ -86,29 +91,29 @@ def test_a_long_run_in_the_prompt_is_read_as_the_stage_reads_runs():
 
 def test_collapsed_repeats_are_drawn_at_the_prompts_rate():
   draw = Recorder()
-  (window,) = source(draw, collapse=True).window(Window(0, 10, 20), 0)
+  window = window_of(source(draw, collapse=True), Window(0, 10, 20), 0)
   assert window.tolist() == [1, 2, 3, 6, 6, 6]  # three different tokens in the prompt's second
 
 
 def test_a_prompt_of_one_held_sound_is_not_taken_at_its_word():
   draw = Recorder()
   held = source(draw, collapse=True, prompts=[np.full(5, 2, np.int32)])
-  (window,) = held.window(Window(0, 10, 20), 0)
+  window = window_of(held, Window(0, 10, 20), 0)
   assert len(window) == 1 + 2  # half the corpus mean of 4 a second, not the prompt's 1
 
 
 def test_collapsed_tokens_find_their_place_in_time_by_being_heard():
   def heard(codes):
-    return np.tile(np.arange(codes.shape[1] // 2, dtype=np.int32), (len(codes), 1))
+    return np.arange(len(codes) // 2, dtype=np.int32)
 
   draw = Recorder()
   sampled = source(draw, collapse=True, retokenize=heard)
-  sampled.window(Window(0, 10, 20), 0)
-  sampled.hear(np.zeros((1, 20, 2), np.int32))
-  (window,) = sampled.window(Window(14, 20, 24), 1)
+  window_of(sampled, Window(0, 10, 20), 0)
+  sampled.hear({0: np.zeros((20, 2), np.int32)})
+  window = window_of(sampled, Window(14, 20, 24), 1)
   assert window[:3].tolist() == [7, 8, 9]  # the steps of frames 14 to 19, as they were heard
 
 
 def test_collapsed_tokens_without_an_ear_are_refused():
   with pytest.raises(ConfigError, match="retokenize"):
-    source(Recorder(), collapse=True).hear(np.zeros((1, 20, 2), np.int32))
+    source(Recorder(), collapse=True).hear({0: np.zeros((20, 2), np.int32)})

@@ -1,0 +1,82 @@
+"""How long three seconds of sound take to be continued by seven, in one call that is warm.
+
+The toy has three stages of 4 layers and width 256 with the paper's crops, of random weights, and a
+codec of 16 channels; `speech_tiny` is the bundle that ships.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from audiolm_jax import api, bundles
+from benchmarks import machine
+from benchmarks.models import toy_bundle
+
+_RATE = 16_000
+_PROMPT_SECONDS = 3.0
+_NEW_SECONDS = 7.0
+
+
+def measure() -> dict[str, Any]:
+  """Seconds of computing per second of new sound, and seconds of a new process to its first."""
+  found = {}
+  for bundle in (toy_bundle(), bundles.load_bundle("speech_tiny")):
+    call = lambda bundle=bundle: api.continue_audio(  # noqa: E731
+      bundle, prompt(), _RATE, duration=_NEW_SECONDS, seed=0
+    )
+    seconds = machine.times(lambda call=call: call().waveform, 3)
+    timings = {name: round(value, 2) for name, value in call().timings.items()}
+    found[bundle.name] = {
+      "compute_over_new_audio": round(sorted(seconds)[1] / _NEW_SECONDS, 3),
+      "seconds": timings,
+    }
+  cold, warm = start_seconds()
+  return found | {"start_cold_seconds": round(cold, 1), "start_warm_seconds": round(warm, 1)}
+
+
+def prompt() -> np.ndarray:
+  """Three seconds of a voice-like sound: a gliding tone with overtones, in syllables."""
+  time_axis = np.arange(round(_PROMPT_SECONDS * _RATE)) / _RATE
+  pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * time_axis)
+  phase = 2 * np.pi * np.cumsum(pitch) / _RATE
+  voice = sum(np.sin(k * phase) / k for k in range(1, 20))
+  return (0.1 * voice * np.sin(2 * np.pi * 2 * time_axis) ** 2).astype(np.float32)
+
+
+def start_seconds() -> tuple[float, float]:
+  """A new process from its start to a file of sound: without compiled programs, and with them."""
+  with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "prompt.wav"
+    soundfile.write(path, prompt(), _RATE)
+    command = [sys.executable, "-m", "audiolm_jax.sample", f"--prompt={path}"]
+    command += [f"--output={folder}/out.wav", f"--duration={_NEW_SECONDS}"]
+    environment = {**os.environ, "AUDIOLM_JAX_CACHE": f"{folder}/cache"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    found = []
+    for _ in range(3):
+      began = time.perf_counter()
+      subprocess.run(command, env=environment, check=True, capture_output=True)
+      found.append(time.perf_counter() - began)
+  return found[0], min(found[1:])
+
+
+def text(found: dict[str, Any]) -> str:
+  """The result, in Markdown."""
+  rows = []
+  for name in ("toy", "speech_tiny"):
+    parts = ", ".join(f"{part} {s} s" for part, s in found[name]["seconds"].items())
+    rows.append(f"| {name} | **{found[name]['compute_over_new_audio']}** | {parts} |")
+  return (
+    "Three seconds continued by seven, batch 1, one warm call of `continue_audio`.\n\n"
+    "| bundle | computing over new sound | of it |\n|---|---:|---|\n" + "\n".join(rows) + "\n\n"
+    "`python -m audiolm_jax.sample` with the bundle that ships, from its start to the written "
+    f"file: {found['start_cold_seconds']} s the first time, {found['start_warm_seconds']} s once "
+    "its programs are compiled."
+  )

@@ -1,0 +1,87 @@
+"""Time per token of the paper's coarse stage, by position, against what memory allows.
+
+A decode step reads every weight and the whole cache once; it can be no faster than that takes.
+"""
+
+import itertools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from audiolm_jax.lm import stages
+from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.sampling.decoder import Prompt, StageSampler
+from benchmarks import machine
+from benchmarks.models import random_stage
+
+_PROMPT = 60
+_TOKENS = 2176
+
+
+def measure() -> dict[str, Any]:
+  """Milliseconds by position at batch 1, share of the bandwidth, and what a batch of 8 gains."""
+  config = TransformerConfig(dropout_rate=0.0)
+  sampler = StageSampler(random_stage(stages.coarse_stage(), config))
+  weights = sum(x.nbytes for x in jax.tree.leaves(sampler.params))
+  read_before = machine.read_rate()
+  curve = by_position(sampler, rows=1)
+  read = (read_before + machine.read_rate()) / 2
+  capacity = 2336
+  cache = capacity * config.cache_bytes_per_token
+  middle = curve[len(curve) // 2]["ms"] / 1e3
+  one, eight = (tokens_per_second(sampler, rows) for rows in (1, 8))
+  return {
+    "parameters": sum(x.size for x in jax.tree.leaves(sampler.params)),
+    "dtype": sampler.program.config.dtype,
+    "by_position": curve,
+    "bytes_per_step": weights + cache,
+    "read_gb_per_s": round(read / 1e9, 1),
+    "share_of_bandwidth": round((weights + cache) / middle / read, 2),
+    "late_over_early": round(curve[-1]["ms"] / curve[0]["ms"], 3),
+    "tokens_per_second_batch_1": round(one, 1),
+    "tokens_per_second_batch_8": round(eight, 1),
+    "batch_8_over_1": round(eight / one, 2),
+  }
+
+
+def by_position(sampler: StageSampler, rows: int) -> list[dict[str, float]]:
+  """Milliseconds per token of each few hundred, from a short prompt to the stage's whole length."""
+  _draw(sampler, rows, _TOKENS)
+  marks = [(0, time.perf_counter())]
+  _draw(sampler, rows, _TOKENS, lambda done, _: marks.append((done, time.perf_counter())))
+  return [
+    {"position": _PROMPT + (a + b) // 2, "ms": round(1e3 * (t1 - t0) / (b - a), 2)}
+    # The first stretch has the prefill in it.
+    for (a, t0), (b, t1) in itertools.pairwise(marks[1:])
+  ]
+
+
+def tokens_per_second(sampler: StageSampler, rows: int) -> float:
+  """All rows together, at 512 tokens of which 448 are drawn."""
+  return rows * 448 / machine.fastest(lambda: _draw(sampler, rows, 448), repeats=3)
+
+
+def _draw(sampler: StageSampler, rows: int, count: int, progress=None) -> np.ndarray:
+  tokens = np.full(_PROMPT, sampler.spec.layout.vocab_size // 2, np.int32)
+  prompt = Prompt(tokens, np.zeros(_PROMPT, np.int32), 1)
+  keys = jax.random.split(jax.random.key(0), rows)
+  return sampler.sample([prompt] * rows, count, keys, progress=progress)
+
+
+def text(found: dict[str, Any]) -> str:
+  """The result, in Markdown."""
+  rows = "\n".join(f"| {p['position']} | {p['ms']:.1f} |" for p in found["by_position"])
+  return f"""The paper's coarse stage, {found["parameters"] / 1e6:.0f} M parameters of random \
+values in {found["dtype"]}, sampled by `StageSampler` with room for 2336 tokens.
+
+- share of the memory's bandwidth ({found["read_gb_per_s"]} GB/s, \
+{found["bytes_per_step"] / 1e6:.0f} MB a token): **{found["share_of_bandwidth"]}**
+- the last tokens against the first: **{found["late_over_early"]}**
+- batch 8 against batch 1 at 512 tokens: **{found["batch_8_over_1"]}** \
+({found["tokens_per_second_batch_8"]} and {found["tokens_per_second_batch_1"]} tokens/s)
+
+| position | ms a token |
+|---:|---:|
+{rows}"""

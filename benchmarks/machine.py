@@ -1,0 +1,79 @@
+"""What the machine can do, measured: how fast it reads memory and multiplies matrices."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from audiolm_jax.training.run_folder import versions
+
+_READ_BYTES = 2**30
+_SIDE = 2048
+
+
+def facts() -> dict[str, Any]:
+  """Name, versions, and the two rates as they are just now."""
+  found = versions()
+  return {
+    "machine": _processor(),
+    "cores": len(os.sched_getaffinity(0)),
+    "devices": found["devices"],
+    "load": round(os.getloadavg()[0], 1),
+    "packages": {name: found["packages"].get(name) for name in ("jax", "jaxlib", "numpy")},
+    "python": found["python"],
+    "commit": found["git_commit"],
+    "read_gb_per_s": round(read_rate() / 1e9, 1),
+    "matmul_gflops": round(matmul_rate() / 1e9),
+  }
+
+
+def read_rate() -> float:
+  """Bytes per second that a matrix-vector product reads, of a matrix no cache holds.
+
+  The reading that decoding does too.
+  """
+  width = 4096
+  matrix = jnp.ones((_READ_BYTES // 4 // width, width), jnp.float32)
+  multiply = jax.jit(lambda m, v: m @ v)
+  return _READ_BYTES / fastest(lambda: multiply(matrix, jnp.ones(width)))
+
+
+def matmul_rate(dtype: str = "float32") -> float:
+  """FLOP/s of a product of two square matrices."""
+  a = jnp.ones((_SIDE, _SIDE), dtype)
+  multiply = jax.jit(lambda a: a @ a)
+  return 2 * _SIDE**3 / fastest(lambda: multiply(a))
+
+
+def fastest(run: Callable[[], Any], repeats: int = 5) -> float:
+  """Seconds of the fastest of some runs, after one that compiles."""
+  return min(times(run, repeats))
+
+
+def median(run: Callable[[], Any], repeats: int = 5) -> float:
+  """Seconds of the middle one of some runs, after one that compiles."""
+  return sorted(times(run, repeats))[repeats // 2]
+
+
+def times(run: Callable[[], Any], repeats: int) -> list[float]:
+  """Seconds of each run, after one that compiles."""
+  jax.block_until_ready(run())
+  found = []
+  for _ in range(repeats):
+    began = time.perf_counter()
+    jax.block_until_ready(run())
+    found.append(time.perf_counter() - began)
+  return found
+
+
+def _processor() -> str:
+  try:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+      names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    return names[0]
+  except (OSError, IndexError):
+    return platform.processor() or platform.machine()

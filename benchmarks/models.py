@@ -1,0 +1,57 @@
+"""Models of random weights, where only their size matters."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from flax.core import meta
+
+from audiolm_jax import bundles
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.codec import soundstream
+from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.lm import stages
+from audiolm_jax.lm.stages import Stage, StageSpec
+from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+
+
+def random_stage(spec: StageSpec, config: TransformerConfig, seed: int = 0) -> Stage:
+  """A stage that has learned nothing."""
+  tokens = np.zeros((1, 8), np.int32)
+  model = Transformer(config, spec.layout.vocab_size)
+  params = jax.jit(model.init)(jax.random.key(seed), tokens, tokens)["params"]
+  return Stage(spec, config, meta.unbox(params))
+
+
+def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> SoundStreamCodec:
+  """A codec that has learned nothing."""
+  keys = jax.random.split(jax.random.key(seed), 3)
+  waveform = np.zeros((1, 4 * config.hop_length), np.float32)
+  latents = np.zeros((1, 4, config.latent_dim), np.float32)
+  encoder, decoder = soundstream.Encoder(config), soundstream.Decoder(config)
+  start, end = soundstream.encoder_state(config, 1), soundstream.decoder_state(config, 1)
+  shape = (config.num_quantizers, config.codebook_size, config.latent_dim)
+  params = {
+    "encoder": jax.jit(encoder.init)(keys[0], waveform, start)["params"],
+    "decoder": jax.jit(decoder.init)(keys[1], latents, end)["params"],
+    "codebooks": jax.random.normal(keys[2], shape),
+  }
+  return SoundStreamCodec(config, meta.unbox(params))
+
+
+def toy_bundle() -> Bundle:
+  """Three stages of 4 layers and width 256 with the paper's crops, and a codec of 16 channels."""
+  shape = TransformerConfig(num_layers=4, embed_dim=256, num_heads=4, mlp_dim=1024)
+  shape = dataclasses.replace(shape, dropout_rate=0.0)
+  base = bundles.load_bundle("speech_tiny", stages=())
+  codec = random_codec(soundstream.SoundStreamConfig(encoder_channels=16, decoder_channels=16))
+  specs = stages.speech_stages(
+    num_clusters=base.semantic.spec.num_clusters, codebook_size=codec.spec.codebook_size
+  )
+  return dataclasses.replace(
+    base,
+    name="toy",
+    codec=codec,
+    stages={name: random_stage(spec, shape) for name, spec in specs.items()},
+    semantic_rate=18.0,
+  )

@@ -1,0 +1,81 @@
+"""Runs the benchmarks of speed and writes what they find.
+
+  python -m benchmarks.run                   all of them, half an hour on two cores
+  python -m benchmarks.run decoding codec    some
+
+Writes results/NAME.json and RESULTS.md, in which what was left out stays as it was.
+"""
+
+import datetime
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.files import atomic_write
+from benchmarks import machine
+
+FLAGS = flags.FlagValues()
+# Title and module of each; a module has `measure` and `text`.
+BENCHMARKS = {
+  "decoding": "Decoding",
+  "continuation": "Continuation",
+  "codec": "Codec",
+}
+FOLDER = Path(__file__).parent
+
+
+def main(argv: Sequence[str]) -> None:
+  """Measures one after the other, and writes after each."""
+  names = argv[1:] or list(BENCHMARKS)
+  unknown = sorted(set(names) - set(BENCHMARKS))
+  if unknown:
+    raise UserError(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+  for name in names:
+    found = {
+      "date": datetime.date.today().isoformat(),
+      "machine": machine.facts(),
+      "result": importlib.import_module(f"benchmarks.{name}").measure(),
+    }
+    with atomic_write(FOLDER / "results" / f"{name}.json") as file:
+      file.write((json.dumps(found, indent=1) + "\n").encode())
+    print(f"{name}: {json.dumps(found['result'])}", flush=True)
+    with atomic_write(FOLDER / "RESULTS.md") as file:
+      file.write(page().encode())
+
+
+def page() -> str:
+  """All results that are there, in Markdown."""
+  parts = [
+    "# Speed\n\nMade by `python -m benchmarks.run`. Each result names the machine it was measured "
+    "on, and how fast that read memory and multiplied matrices at the time."
+  ]
+  for name, title in BENCHMARKS.items():
+    path = FOLDER / "results" / f"{name}.json"
+    if path.exists():
+      found = json.loads(path.read_text(encoding="utf-8"))
+      module = importlib.import_module(f"benchmarks.{name}")
+      parts += [f"## {title}", module.text(found["result"]), _where(found)]
+  return "\n\n".join(parts) + "\n"
+
+
+def _where(found: dict[str, Any]) -> str:
+  facts = found["machine"]
+  packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+  return (
+    f"<sub>{found['date']}, {facts['machine']}, {facts['cores']} cores, JAX on "
+    f"{', '.join(facts['devices'])}: {facts['read_gb_per_s']} GB/s, {facts['matmul_gflops']} "
+    f"GFLOP/s, load {facts['load']} before; Python {facts['python']}, {packages}; commit "
+    f"{(facts['commit'] or 'unknown')[:7]}.</sub>"
+  )
+
+
+main.takes_arguments = True  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)
