@@ -198,7 +198,8 @@ def continue_audio(
   count = len(request.clips)
   if _is_list(waveform):
     return [result(prompt, prompt + 1, ()) for prompt in range(count)]
-  return result(0, count, (count,) if np.ndim(waveform) == 2 else ())
+  batch = waveform is not None and np.ndim(waveform) == 2
+  return result(0, count, (count,) if batch else ())
 
 
 def stream_audio(

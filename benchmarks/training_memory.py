@@ -94,7 +94,7 @@ def measure(config: StageTrainingConfig) -> dict[str, float]:
   model = StageTrainable(config)
   state = unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
   program = Program(model, Partitioner(devices=jax.devices()[:1]), batch)
-  memory = program.compiled_step.memory_analysis()
+  memory = program.compiled(0).memory_analysis()
   return {
     "parameters": _gigabytes(state.params),
     "moments": _gigabytes(state.opt_state),

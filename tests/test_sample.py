@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -130,6 +131,29 @@ def test_a_stream_from_nothing(miniature_bundle):
   streamed = np.concatenate(list(api.stream_audio(miniature_bundle, **settings)))
   whole = api.continue_audio(miniature_bundle, **settings).waveform
   np.testing.assert_allclose(streamed, whole, atol=1e-5)
+
+
+def test_nothing_is_compiled_for_another_length_once_warm(miniature_bundle):
+  compiled = []
+
+  def listen(event, seconds, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(seconds)
+
+  random = np.random.default_rng(0)
+  lengths = random.integers(8_000, 48_000, 20)
+  settings = {"duration": 1.5, "prompt_seconds": None}
+  for length in (8_000, 18_000, 28_000, 38_000, 48_000):
+    made(miniature_bundle, melody(3.0)[:length], **settings)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    for length in lengths:
+      made(miniature_bundle, melody(3.0)[:length], **settings)
+    assert compiled == []
+    jax.jit(lambda x: x + len(lengths))(1.0)
+    assert len(compiled) == 1  # the listener hears
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_what_cannot_be_streamed_is_said_before_anything_is_heard(miniature_bundle):

@@ -175,15 +175,22 @@ class CodecTrainable:
       gradient_norms=jnp.zeros((len(LOSSES),)),
     )
 
+  def parts(self, step: int) -> tuple[bool]:
+    """Whether the discriminators take part in training step `step`.
+
+    Known when the step is compiled: under `lax.cond` XLA:CPU takes sixty times as long for their
+    convolutions.
+    """
+    return (step >= self.config.adversarial_start_step,)
+
   def train_step(
-    self, state: CodecState, batch: Mapping[str, Any], rng: Key[Array, ""]
+    self, state: CodecState, batch: Mapping[str, Any], rng: Key[Array, ""], adversarial: bool
   ) -> tuple[CodecState, dict[str, jax.Array]]:
     """One update of generator, codebooks and discriminators; skipped where it is not finite."""
     c = self.config
     waveform = _whole_frames(batch["waveform"], c.model.hop_length)
     dropout_key, restart_key, kmeans_key = jax.random.split(rng, 3)
     quantizing = state.step >= c.quantizer_start_step
-    adversarial = state.step >= c.adversarial_start_step
 
     old, codes_fixed = state, jnp.bool_(False)
     if c.codes_fixed_step is not None:
@@ -229,7 +236,7 @@ class CodecTrainable:
       say, old.generator["decoder"], latents, has_aux=True
     )
     values, gradients = self._reconstruction_gradients(waveform, generated)
-    judged = lax.cond(adversarial, self._play, self._rest, old, waveform, generated)
+    judged = (self._play if adversarial else self._rest)(old, waveform, generated)
     values = jnp.concatenate([values, judged.values])
     gradients = jnp.concatenate([gradients, judged.gradients])
     shares = jnp.array([c.waveform_share, c.spectral_share, c.adversarial_share, c.feature_share])

@@ -12,6 +12,8 @@ from audiolm_jax.training.hlo import Array, Collective, HloProgram
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program, Trainable
 
+# A step by which every part of a model takes part.
+_LATE = 2**31 - 1
 # So long a sequence may be attended to at once; a longer one shall be in blocks.
 _SHORT = 512
 
@@ -163,12 +165,13 @@ def compile_step(
   partitioner = Partitioner(partitioning, devices)
   try:
     program = Program(model, partitioner, batch)
+    step = program.compiled(_LATE)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     raise tpu_topologies.OutOfMemoryError(topology, error) from error
-  memory = program.compiled_step.memory_analysis()
-  hlo = HloProgram(program.compiled_step.as_text())
+  memory = step.memory_analysis()
+  hlo = HloProgram(step.as_text())
   lengths = {shape.shape[1] for shape in batch.values() if len(shape.shape) > 1}
   arrays = [Array(_short(x.dtype), x.shape) for x in jax.tree.leaves(program.abstract_state)]
   return StepReport(

@@ -1,5 +1,6 @@
 """A trainable compiled for a mesh: initialise, step, evaluate."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +33,9 @@ class Trainable(Protocol):
   - `flops_per_step(batch, step) -> float`, the floating-point operations that the matrix products
     and convolutions of training step `step` need on a batch, forwards and backwards. By formula
     from the shapes (of arrays or ShapeDtypeStructs): what is computed again to save memory, or
-    computed and masked out, does not count, nor does the optimizer.
+    computed and masked out, does not count, nor does the optimizer;
+  - `parts(step) -> tuple`, hashable values that `train_step` takes after its other arguments in
+    training step `step`: which parts of the model take part. A program is compiled for each.
 
   Attributes:
     component: "codec", "semantic", "semantic_stage", "coarse_stage" or "fine_stage".
@@ -69,8 +72,7 @@ class Program:
   Attributes:
     abstract_state: ShapeDtypeStructs with shardings, plain (not boxed).
     metric_names: of the training step, without "skipped" and "weight".
-    compiled_step: the training step as JAX compiled it.
-    compile_seconds: how long the training step took to compile.
+    compile_seconds: how long the training steps so far took to compile.
   """
 
   def __init__(self, model: Trainable, partitioner: Partitioner, batch: Batch):
@@ -85,12 +87,12 @@ class Program:
       self.abstract_state = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._shardings
       )
-      _, train_metrics = jax.eval_shape(model.train_step, shapes, batch, key)
+      train_step = functools.partial(self._train_step, self._parts(0))
+      _, train_metrics = jax.eval_shape(train_step, shapes, batch, key)
       self._train_names = list(train_metrics)
       self.metric_names = set(train_metrics) - {metrics_lib.SKIPPED, metrics_lib.WEIGHT}
-      began = time.monotonic()
-      self.compiled_step = self._compile_step(key)
-      self.compile_seconds = time.monotonic() - began
+    self._steps: dict[tuple[Any, ...], Any] = {}
+    self.compile_seconds = 0.0
     # device_put reaches the devices of this process only.
     self._replicate = jax.jit(lambda tree: tree, out_shardings=partitioner.replicated)
     self._evaluate = jax.jit(
@@ -105,12 +107,33 @@ class Program:
     if hasattr(model, "summaries"):
       self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
 
-  def _compile_step(self, key: Any) -> Any:
-    model, p = self._model, self._partitioner
+  def compiled(self, step: int) -> Any:
+    """Training step `step` as JAX compiled it."""
+    parts = self._parts(step)
+    if parts not in self._steps:
+      began = time.monotonic()
+      with self._partitioner.context():
+        self._steps[parts] = self._compile_step(parts)
+      self.compile_seconds += time.monotonic() - began
+    return self._steps[parts]
+
+  def is_compiled(self, step: int) -> bool:
+    """Whether training step `step` can run at once."""
+    return self._parts(step) in self._steps
+
+  def _parts(self, step: int) -> tuple[Any, ...]:
+    return self._model.parts(step) if hasattr(self._model, "parts") else ()
+
+  def _train_step(self, parts: tuple[Any, ...], state: Any, batch: Batch, rng: Any) -> Any:
+    return self._model.train_step(state, batch, rng, *parts)
+
+  def _compile_step(self, parts: tuple[Any, ...]) -> Any:
+    p = self._partitioner
+    key = jax.eval_shape(jax.random.key, 0)
 
     def step(state, total, batch, key):
       rng = jax.random.fold_in(key, state.step)
-      state, metrics = model.train_step(state, batch, rng)
+      state, metrics = self._train_step(parts, state, batch, rng)
       total = metrics_lib.accumulate(total, metrics)
       # A copy of its own: `total` is donated to the next step while the host still reads this.
       return state, total, total.skipped_in_a_row + 0.0
@@ -158,16 +181,17 @@ class Program:
     return self.put(metrics_lib.from_json(values, self._train_names))
 
   def step(
-    self, state: Any, total: Accumulator, batch: Batch, key: Key[Array, ""]
+    self, step: int, state: Any, total: Accumulator, batch: Batch, key: Key[Array, ""]
   ) -> tuple[Any, Accumulator, Float[Array, ""]]:
-    """One training step; `state` and `total` are given up.
+    """Training step `step`, the state's own; `state` and `total` are given up.
 
     Returns:
       The next state, the running sums, and how many updates in a row have been skipped.
     """
+    compiled = self.compiled(step)
     on_devices = self._partitioner.put_batch(batch)
     with jax.transfer_guard("disallow"):
-      return self.compiled_step(state, total, on_devices, key)
+      return compiled(state, total, on_devices, key)
 
   def evaluate(self, state: Any, batches: list[Batch]) -> dict[str, float]:
     """Mean metrics over `batches`, each counted by its weight."""

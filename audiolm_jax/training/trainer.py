@@ -191,12 +191,8 @@ class _Run:
       tensorboard=settings["tensorboard"],
     )
     self._closers.callback(self.log.close)
-    self.log.say(
-      f"{model.component}: {jax.device_count()} {jax.default_backend()} device(s), "
-      "compiling the training step"
-    )
+    self.log.say(f"{model.component}: {jax.device_count()} {jax.default_backend()} device(s)")
     self.program = Program(model, Partitioner(settings["partitioning"]), batch)
-    self.log.say(f"{model.component}: compiled in {self.program.compile_seconds:.1f} s")
     run_folder.write_run_files(
       model_dir, model=description, arrays=self.program.description(), config_text=config_text
     )
@@ -205,6 +201,7 @@ class _Run:
     self._begin(iterator)
     self.data = Prefetched(iterator)
     self._closers.callback(self.data.close)
+    self._compile()
     self.eval_iterator = settings["eval_dataset"]() if settings["eval_dataset"] else None
     self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     self.skip_reports: dict[str, str] = {}
@@ -227,6 +224,16 @@ class _Run:
       iterator.set_state(restored.progress["data"])
       self.log.say(f"{self.model.component}: going on from checkpoint_{self.step}")
 
+  def _compile(self) -> None:
+    """Makes the program of the step that comes next, if it is not there."""
+    if self.step >= self.total_steps or self.program.is_compiled(self.step):
+      return
+    self.log.say(f"{self.model.component}: compiling the training step")
+    before = self.program.compile_seconds
+    self.program.compiled(self.step)
+    seconds = self.program.compile_seconds - before
+    self.log.say(f"{self.model.component}: compiled in {seconds:.1f} s")
+
   def loop(self, stop: StopSignal) -> TrainResult:
     """Steps until the end or until asked to stop."""
     settings, clock = self.settings, Throughput()
@@ -241,6 +248,7 @@ class _Run:
     if self._evaluation_is_missing():
       evaluated = self._evaluate()
     while self.step < self.total_steps:
+      self._compile()
       began = time.monotonic()
       batch = _first(self.data, self.step)
       clock.step(
@@ -248,7 +256,9 @@ class _Run:
         flops=self.program.flops(self.step),
         amounts=self.program.amounts(batch),
       )
-      self.state, self.totals, status = self.program.step(self.state, self.totals, batch, self.key)
+      self.state, self.totals, status = self.program.step(
+        self.step, self.state, self.totals, batch, self.key
+      )
       self.step += 1
       self.log.advance()
       statuses.append(status)

@@ -1,8 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import linen as nn
 from flax.core import meta
 
+from audiolm_jax.codec import discriminators
 from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
 
 from .conftest import chirp
@@ -37,8 +40,26 @@ def test_paper_channels_are_capped_at_1024():
   shapes = jax.eval_shape(
     Discriminators(DiscriminatorConfig()).init, jax.random.key(0), jnp.zeros((1, 16_000))
   )
-  kernel = meta.unbox(shapes)["params"]["wave_1"]["down_3"]["conv"]["kernel"]
+  kernel = meta.unbox(shapes)["params"]["wave_1"]["down_3"]["kernel"]
   assert kernel.shape == (41, 4, 1024)
+
+
+@pytest.mark.parametrize("time", [64, 63, 61, 5])
+def test_a_grouped_convolution_is_that_of_flax(time):
+  x = jnp.asarray(np.random.default_rng(time).normal(size=(2, time, 8)), jnp.float32)
+  ours = discriminators._GroupedConv(16, kernel_size=41, stride=4, groups=2)
+  theirs = nn.Conv(16, (41,), (4,), feature_group_count=2)
+  params = meta.unbox(ours.init(jax.random.key(0), x))
+
+  def output_and_gradients(model):
+    loss = lambda p, x: jnp.sum(model.apply(p, x) ** 2)  # noqa: E731
+    return model.apply(params, x), jax.grad(loss, argnums=(0, 1))(params, x)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    output_and_gradients(ours),
+    output_and_gradients(theirs),
+  )
 
 
 def test_gradients_reach_the_waveform_from_every_judge():

@@ -32,11 +32,21 @@ TRAINING = CodecTrainingConfig(
 BATCH = {"waveform": np.stack([chirp(3200, s) for s in range(2)])}
 
 
+def compiled_steps(trainable):
+  """The training step, compiled for each of the parts that take part."""
+  compiled = jax.jit(trainable.train_step, static_argnums=3)
+
+  def step(state, batch, rng):
+    return compiled(state, batch, rng, *trainable.parts(int(state.step)))
+
+  return step
+
+
 @pytest.fixture(scope="module")
 def run():
   """The trainable, its compiled step, the first seven states and the metrics of 60 steps."""
   trainable = CodecTrainable(TRAINING)
-  step = jax.jit(trainable.train_step)
+  step = compiled_steps(trainable)
   state = jax.jit(lambda key: meta.unbox(trainable.init(key, BATCH)))(jax.random.key(0))
   states, metrics = {0: state}, []
   for i in range(60):
@@ -105,7 +115,7 @@ def test_a_skipped_step_does_not_cost_the_codebooks_their_start(run):
 def test_fixed_codes_stay_while_the_decoder_learns(run):
   _, _, states, _ = run
   trainable = CodecTrainable(dataclasses.replace(TRAINING, codes_fixed_step=6))
-  step = jax.jit(trainable.train_step)
+  step = compiled_steps(trainable)
   state = states[6]
   before = trainable.inference_params(state)
   bad = {"waveform": BATCH["waveform"] * np.nan}

@@ -14,7 +14,7 @@ from audiolm_jax.lm.stages import Stage, stage_sequence
 from audiolm_jax.lm.transformer import Positions, Transformer, TransformerConfig, stack_layers
 from audiolm_jax.sampling import decoder
 from audiolm_jax.sampling.decoder import Prompt, StageSampler
-from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.sampling.logits import SamplingOptions, draw
 from audiolm_jax.tokens import BOS
 
 VARIANTS = {
@@ -118,6 +118,27 @@ def test_drawn_ids_are_legal(name):
       step, spec.first_target_quantizer, spec.num_target_quantizers
     )
     assert ((ids >= start) & (ids < start + size)).all()
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_seed_draws_what_a_plain_loop_over_the_whole_sequence_draws(name):
+  """Neither cache nor compiled loop: every token from one pass over all that is there."""
+  model, count = stage(name), 20
+  given, options = prompt(model.spec, 0.4), SamplingOptions(temperature=0.9, top_k=5)
+  key, tokens = keys(1)[0], []
+  for step in range(count):
+    logits = teacher_forced(model, given, [*tokens, 0])[step]
+    start, size = model.spec.layout.legal_range(
+      step, model.spec.first_target_quantizer, model.spec.num_target_quantizers
+    )
+    newest = tokens[-1] if tokens else given.tokens[-1]
+    if model.spec.run_limit and model.spec.predicts_semantic:
+      logits[newest - start] = -np.inf  # repeats are collapsed
+    drawn = draw(logits[None], jax.random.fold_in(key, step)[None], options.controls)
+    tokens.append(start + int(drawn[0]))
+    assert start <= tokens[-1] < start + size
+  sampled = StageSampler(model).sample([given], count, keys(1), options)
+  np.testing.assert_array_equal(sampled[0], tokens)
 
 
 def test_collapsed_semantic_tokens_never_repeat():

@@ -28,7 +28,9 @@ ROWS, TOLERANCE = 2, 0.1
 def counted(model, batch):
   """What XLA counts in the compiled training step."""
   state = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
-  compiled = jax.jit(model.train_step).lower(state, batch, jax.random.key(0)).compile()
+  parts = model.parts(0) if hasattr(model, "parts") else ()
+  step = jax.jit(lambda *arguments: model.train_step(*arguments, *parts))
+  compiled = step.lower(state, batch, jax.random.key(0)).compile()
   return compiled.cost_analysis()["flops"]
 
 

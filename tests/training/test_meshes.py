@@ -81,7 +81,7 @@ def compare(kind):
   def train(program, state):
     said, key = [], program.put(jax.random.key(0))
     for _ in range(2):
-      state, totals, _ = program.step(state, program.empty_metrics(), batch, key)
+      state, totals, _ = program.step(int(state.step), state, program.empty_metrics(), batch, key)
       said.append(metrics_lib.means(totals))
     return state, said
 

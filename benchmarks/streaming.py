@@ -1,0 +1,55 @@
+"""How soon a streamed continuation is heard, and whether it keeps up with its own playing."""
+
+import time
+from typing import Any
+
+from audiolm_jax import api, bundles
+from benchmarks import continuation
+from benchmarks.models import toy_bundle
+
+_RATE = 16_000
+_NEW_SECONDS = 20.0
+
+
+def measure() -> dict[str, Any]:
+  """Of a toy and of the bundle that ships, once warm."""
+  return {
+    bundle.name: _stream(bundle) for bundle in (toy_bundle(), bundles.load_bundle("speech_tiny"))
+  }
+
+
+def _stream(bundle: Any) -> dict[str, float]:
+  """Times of the pieces of twenty new seconds after a prompt of three."""
+  settings = {"duration": _NEW_SECONDS, "seed": 0, "prompt_audio": "none"}
+  for _ in api.stream_audio(bundle, continuation.prompt(), _RATE, **settings):
+    pass
+  began = time.perf_counter()
+  arrived, heard = [], [0.0]
+  for piece in api.stream_audio(bundle, continuation.prompt(), _RATE, **settings):
+    arrived.append(time.perf_counter() - began)
+    heard.append(heard[-1] + len(piece) / bundle.sample_rate)
+  return {
+    "first_sound_seconds": round(arrived[0], 2),
+    # Playing that begins so late never waits for a piece.
+    "start_without_pauses_seconds": round(
+      max(at - before for at, before in zip(arrived, heard, strict=False)), 2
+    ),
+    "compute_over_new_audio": round(arrived[-1] / _NEW_SECONDS, 3),
+    "pieces": len(arrived),
+  }
+
+
+def text(found: dict[str, Any]) -> str:
+  """The result, in Markdown."""
+  rows = "\n".join(
+    f"| {name} | **{r['first_sound_seconds']}** | {r['start_without_pauses_seconds']} "
+    f"| {r['compute_over_new_audio']} | {r['pieces']} |"
+    for name, r in found.items()
+  )
+  return f"""`stream_audio`, {_NEW_SECONDS:g} s after a prompt of 3 s that is not played; warm. \
+Before the first sound lie the prompt's tokens, the semantic tokens of the first window (7 s), \
+the coarse codes of the first fine chunk (3 s), 64 fine tokens and their decoding.
+
+| bundle | first sound, s | start that never waits, s | computing over new sound | pieces |
+|---|---:|---:|---:|---:|
+{rows}"""
