@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
   bundle = bundles.load_bundle(FLAGS.bundle)
   rate = bundle.sample_rate
   train = clips.load_pieces(
-    FLAGS.data, "train", rate, max_clips=400, piece_seconds=8.0, least_seconds=2.0
+    FLAGS.data, "train", rate, max_clips=600, piece_seconds=14.0, least_seconds=2.0
   )
   voices = suites.codec_speaker_model(bundle.codec, train)
   valid = clips.load_pieces(FLAGS.data, "valid", rate, least_seconds=13.0)

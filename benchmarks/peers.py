@@ -150,7 +150,8 @@ class _OurTraining:
   def __init__(self, model: Any, batch: dict[str, np.ndarray]):
     self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
     self._batch = jax.device_put(batch)
-    self._step = jax.jit(model.train_step, donate_argnums=0)
+    parts = model.parts(0) if hasattr(model, "parts") else ()
+    self._step = jax.jit(lambda *given: model.train_step(*given, *parts), donate_argnums=0)
 
   def step(self) -> None:
     """One update, waited for."""
