@@ -110,6 +110,8 @@ class Checkpoints:
           progress=ocp.args.JsonSave(dict(progress)),
         ),
       )
+    except jax.errors.JaxRuntimeError:
+      raise  # another process is gone, which is no matter of disks
     except (OSError, ValueError, RuntimeError) as error:
       raise self._not_written(error) from error
 
@@ -117,6 +119,8 @@ class Checkpoints:
     """Returns when the last save is on disk; raises `CheckpointError` if it could not be."""
     try:
       self._manager.wait_until_finished()
+    except jax.errors.JaxRuntimeError:
+      raise  # another process is gone, which is no matter of disks
     except (OSError, ValueError, RuntimeError) as error:
       raise self._not_written(error) from error
 

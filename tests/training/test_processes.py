@@ -87,7 +87,9 @@ def test_a_killed_process_ends_the_job_which_goes_on_from_its_checkpoint(tokens,
     assert both[0].wait(60) not in (0, 2)
   finally:
     both[0].kill()
-  assert "process 0 of 2 ends" in logs[0].read_text()
+  # Ours, or JAX's where its watch over the other processes is the first to notice.
+  said = logs[0].read_text()
+  assert "process 0 of 2 ends" in said or "another task died" in said
 
   newest = small_run.checkpoints(tmp_path / "run")[-1]
   # Alone: what two processes saved, one goes on with.
