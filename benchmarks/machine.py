@@ -19,7 +19,7 @@ def facts() -> dict[str, Any]:
   """Name, versions, and the two rates as they are just now."""
   found = versions()
   return {
-    "machine": _processor(),
+    "machine": processor(),
     "cores": len(os.sched_getaffinity(0)),
     "devices": found["devices"],
     "load": round(os.getloadavg()[0], 1),
@@ -54,11 +54,6 @@ def fastest(run: Callable[[], Any], repeats: int = 5) -> float:
   return min(times(run, repeats))
 
 
-def median(run: Callable[[], Any], repeats: int = 5) -> float:
-  """Seconds of the middle one of some runs, after one that compiles."""
-  return sorted(times(run, repeats))[repeats // 2]
-
-
 def times(run: Callable[[], Any], repeats: int) -> list[float]:
   """Seconds of each run, after one that compiles."""
   jax.block_until_ready(run())
@@ -70,7 +65,8 @@ def times(run: Callable[[], Any], repeats: int) -> list[float]:
   return found
 
 
-def _processor() -> str:
+def processor() -> str:
+  """Its name."""
   try:
     with open("/proc/cpuinfo", encoding="utf-8") as file:
       names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

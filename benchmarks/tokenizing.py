@@ -10,7 +10,6 @@ import importlib.metadata
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from audiolm_jax.data import audio_shards, manifest, token_shards, tokenization
 from audiolm_jax.data.manifest import Clip
 from audiolm_jax.errors import UserError, run_cli
 from audiolm_jax.files import atomic_write
+from benchmarks import machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("bundle", "speech_tiny", "Whose tokenizers.")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     f"codec, {batch} side by side": lambda: codec.encode_clips(waveforms, batch),
     "all, files to tokens": lambda: _all(bundle, clips),
   }
-  seconds = {name: _fastest(run, FLAGS.repeats) for name, run in rows.items()}
+  seconds = {name: machine.fastest(run, FLAGS.repeats) for name, run in rows.items()}
   text = _table(seconds, heard, len(clips), bundle, _megabytes_per_hour(bundle, clips, heard))
   print(text)
   Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
@@ -76,16 +76,6 @@ def _chosen(clips: Sequence[Clip], sample_rate: int, seconds: float) -> list[Cli
 
 def _all(bundle: Any, clips: Sequence[Clip]) -> tokenization.ShardTokens:
   return tokenization.tokenize_shard(bundle, audio_shards.ClipShard(tuple(clips)))
-
-
-def _fastest(run: Callable[[], Any], repeats: int) -> float:
-  run()  # compiles
-  times = []
-  for _ in range(repeats):
-    began = time.perf_counter()
-    run()
-    times.append(time.perf_counter() - began)
-  return min(times)
 
 
 def _megabytes_per_hour(bundle: Any, clips: Sequence[Clip], heard: float) -> float:
@@ -119,17 +109,12 @@ def _table(
 
 
 def _machine(cores: int) -> str:
-  import jax
-
-  cpuinfo = Path("/proc/cpuinfo")
-  names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-  model = next((n.split(":")[1].strip() for n in names if n.startswith("model name")), "")
   versions = ", ".join(
     f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "numpy", "soundfile")
   )
   device = jax.devices()[0].device_kind
   return (
-    f"Machine: {model or platform.machine()}, {cores} cores, JAX on {device}; load "
+    f"Machine: {machine.processor()}, {cores} cores, JAX on {device}; load "
     f"{os.getloadavg()[0]:.1f} at the end. Python {platform.python_version()}, {versions}."
   )
 

@@ -345,7 +345,8 @@ class CodecTrainable:
     samples = samples // c.model.hop_length * c.model.hop_length
     flops = 3 * (c.model.encoder_flops(samples) + c.model.decoder_flops(samples))
     flops += c.model.quantizer_flops(samples)
-    if step >= c.adversarial_start_step:
+    (adversarial,) = self.parts(step)
+    if adversarial:
       flops += (2 + 4 + 1 + 2) * c.discriminators.forward_flops(samples)
     return rows * flops
 

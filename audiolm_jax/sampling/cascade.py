@@ -233,7 +233,7 @@ class _Run:
     self._options = options or CascadeOptions()
     self._progress = progress
     self._timings: dict[str, float] = collections.defaultdict(float)
-    checked = [cascade._checked(clip) for clip in clips for _ in range(num_samples)]
+    checked = [row for clip in clips for row in [cascade._checked(clip)] * num_samples]
     self._num_frames = [clip.num_frames for clip in clips for _ in range(num_samples)]
     self._prompts = [codes for _, codes in checked]
     levels = self._specs["coarse"].num_target_quantizers

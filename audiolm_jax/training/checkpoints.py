@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +101,7 @@ class Checkpoints:
         older checkpoints are intact.
     """
     self._saving = step
-    try:
+    with self._writing():
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -110,19 +110,11 @@ class Checkpoints:
           progress=ocp.args.JsonSave(dict(progress)),
         ),
       )
-    except jax.errors.JaxRuntimeError:
-      raise  # another process is gone, which is no matter of disks
-    except (OSError, ValueError, RuntimeError) as error:
-      raise self._not_written(error) from error
 
   def wait(self) -> None:
     """Returns when the last save is on disk; raises `CheckpointError` if it could not be."""
-    try:
+    with self._writing():
       self._manager.wait_until_finished()
-    except jax.errors.JaxRuntimeError:
-      raise  # another process is gone, which is no matter of disks
-    except (OSError, ValueError, RuntimeError) as error:
-      raise self._not_written(error) from error
 
   def latest_step(self) -> int | None:
     """The newest step that was saved, or None."""
@@ -181,6 +173,16 @@ class Checkpoints:
     sys.unraisablehook = self._hook
     self.wait()
     self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Turns what goes wrong with the disk into a `CheckpointError`."""
+    try:
+      yield
+    except jax.errors.JaxRuntimeError:
+      raise  # another process is gone, which is no matter of disks
+    except (OSError, ValueError, RuntimeError) as error:
+      raise self._not_written(error) from error
 
   def _not_written(self, error: Exception) -> CheckpointError:
     """Clears away what was written in vain, which fills a full disk."""
