@@ -42,6 +42,30 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
   return cls(**given)
 
 
+def check_equal(found: Any, wanted: Any, what: str) -> None:
+  """Raises a `ConfigError` that names the fields in which two configurations differ."""
+  differing = differences(to_dict(found), to_dict(wanted))
+  if differing:
+    raise ConfigError(f"{what} is of another configuration: {'; '.join(differing)}")
+
+
+def differences(old: Any, new: Any) -> list[str]:
+  """ "field was this, is that" for each field of two plain forms, nested ones by dotted names."""
+  old, new, missing = _flat(old), _flat(new), "(not set)"
+  return [
+    f"{name} was {old.get(name, missing)}, is {new.get(name, missing)}"
+    for name in sorted(old | new)
+    if old.get(name, missing) != new.get(name, missing)
+  ]
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+  if isinstance(values, Mapping):
+    parts = [_flat(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in values.items()]
+    return {name: value for part in parts for name, value in part.items()}
+  return {prefix: values}
+
+
 def _plain(value: Any) -> Any:
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return to_dict(value)

@@ -7,9 +7,15 @@ The two tokenizers first; the corpus is turned into tokens with them, and the st
 
 Then everything. The tokenizers are taken from their bundle, so that their tokens stay the same:
 
-  python -m audiolm_jax.export_bundle --tokenizers runs/tokenizers --token_store runs/tokens \
+  python -m audiolm_jax.export_bundle --bundle runs/tokenizers --token_store runs/tokens \
     --semantic_stage_dir runs/semantic_stage --coarse_stage_dir runs/coarse_stage \
     --fine_stage_dir runs/fine_stage --name mine --output bundles/mine --storage=int8
+
+What is given replaces what the bundle holds: a stage that was trained on, or a codec whose decoder
+was (INITIAL_BUNDLE and CODES_FIXED_STEP=0 in gin_configs/ keep its codes):
+
+  python -m audiolm_jax.export_bundle --bundle speech_tiny --codec_dir runs/decoder \
+    --output bundles/mine --storage=int8
 """
 
 import json
@@ -27,7 +33,7 @@ _STAGES = ("semantic", "coarse", "fine")
 for _name, _text in {
   "codec_dir": "MODEL_DIR of the codec's training run.",
   "kmeans": "Folder that fit_kmeans wrote: the semantic tokenizer.",
-  "tokenizers": "Name or folder of a bundle to take both tokenizers from, instead of the above.",
+  "bundle": "Name or folder of a bundle to take all from that is not given.",
   **{f"{stage}_stage_dir": f"MODEL_DIR of the {stage} stage's training run." for stage in _STAGES},
   "token_store": "Folder of the tokens that the stages were trained on.",
   "name": "What the bundle is called; default the name of the output folder.",
@@ -62,26 +68,34 @@ def main(argv: Sequence[str]) -> None:
       "--token_store goes with the stages: give the tokens that they were trained on, "
       "or neither it nor stages"
     )
-  if model_dirs and not FLAGS.tokenizers:
+  if model_dirs and not FLAGS.bundle:
     raise UserError(
-      "stages need --tokenizers: the bundle whose tokens they were trained on, as it was exported"
+      "stages need --bundle: the one whose tokens they were trained on, as it was exported"
     )
   metadata = _read_metadata()
   card = _read_text(FLAGS.model_card) if FLAGS.model_card else ""
-  from audiolm_jax.bundles import Bundle, save_bundle
+  from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
 
-  codec, semantic, base = _tokenizers()
+  base = load_bundle(FLAGS.bundle) if FLAGS.bundle else None
+  codec, semantic = _tokenizers(base)
+  stages = dict(base.stages) if base else {}
+  stages |= {name: _stage(name, folder) for name, folder in model_dirs.items()}
   bundle = Bundle(
     name=FLAGS.name or Path(FLAGS.output).resolve().name,
     codec=codec,
     semantic=semantic,
-    stages={name: _stage(name, folder) for name, folder in model_dirs.items()},
+    stages={name: stages[name] for name in _STAGES if name in stages},
     description=FLAGS.description or (base.description if base else ""),
     metadata=metadata or (base.metadata if base else {}),
     model_card=card or (base.model_card if base else ""),
-    semantic_rate=_semantic_rate(FLAGS.token_store, base) if base and model_dirs else None,
-    temperatures=_temperatures(),
+    semantic_rate=_semantic_rate(base),
+    temperatures=_temperatures() or (base.temperatures if base else {}),
   )
+  if base and bundle.stages and bundle.token_hash != base.token_hash:
+    raise UserError(
+      f"the stages know the tokens of {FLAGS.bundle}, and the new tokenizers make others; train a "
+      "codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes"
+    )
   if bundle.stages:
     _ = bundle.cascade  # refuses stages that do not fit together
   folder = save_bundle(
@@ -92,22 +106,21 @@ def main(argv: Sequence[str]) -> None:
   print(f"{folder}: {kinds}; {size:.1f} MB")
 
 
-def _tokenizers() -> tuple[Any, Any, Any]:
-  """Codec, semantic tokenizer, and the bundle they are from, if any."""
-  if FLAGS.tokenizers:
-    if FLAGS.codec_dir or FLAGS.kmeans:
-      raise UserError("give either --tokenizers, or --codec_dir and --kmeans")
-    from audiolm_jax.bundles import load_bundle
+def _tokenizers(base: Any) -> tuple[Any, Any]:
+  """Codec and semantic tokenizer: those given, else those of `base`."""
+  if not base and not (FLAGS.codec_dir and FLAGS.kmeans):
+    raise UserError("--codec_dir and --kmeans are needed, or --bundle for what is not given")
+  codec, semantic = (base.codec, base.semantic) if base else (None, None)
+  if FLAGS.codec_dir:
+    from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 
-    base = load_bundle(FLAGS.tokenizers, stages=())
-    return base.codec, base.semantic, base
-  if not (FLAGS.codec_dir and FLAGS.kmeans):
-    raise UserError("--codec_dir and --kmeans are needed, or --tokenizers for both")
-  from audiolm_jax import fit_kmeans
-  from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+    config, params = _trained("codec", FLAGS.codec_dir)
+    codec = SoundStreamCodec(config.model, params)
+  if FLAGS.kmeans:
+    from audiolm_jax import fit_kmeans
 
-  config, params = _trained("codec", FLAGS.codec_dir)
-  return SoundStreamCodec(config.model, params), fit_kmeans.load_tokenizer(FLAGS.kmeans), None
+    semantic = fit_kmeans.load_tokenizer(FLAGS.kmeans)
+  return codec, semantic
 
 
 def _stage(name: str, model_dir: str) -> Any:
@@ -126,19 +139,21 @@ def _trained(component: str, model_dir: str) -> tuple[Any, Any]:
   return config, params
 
 
-def _semantic_rate(token_store: str, base: Any) -> float:
-  """Collapsed semantic tokens per second of the training split."""
+def _semantic_rate(base: Any) -> float | None:
+  """Collapsed semantic tokens per second of the training split; None without stages."""
+  if not FLAGS.token_store:
+    return base.semantic_rate if base else None
   from audiolm_jax.data.token_store import TokenStore
   from audiolm_jax.tokens import collapse_repeats
 
   # Refuses tokens of other tokenizers; a run may have been stopped before the store was whole.
-  store = TokenStore(token_store, base.token_hash, allow_incomplete=True)
+  store = TokenStore(FLAGS.token_store, base.token_hash, allow_incomplete=True)
   clips = store.clips("train")
   rows = [clip.semantic for clip in clips if clip.semantic is not None]
   steps = sum(len(row) for row in rows)
   collapsed = sum(len(collapse_repeats(row)) for row in rows)
   if not steps:
-    raise DataError(f"{token_store} holds no semantic tokens of the split train")
+    raise DataError(f"{FLAGS.token_store} holds no semantic tokens of the split train")
   return collapsed / steps * base.semantic.spec.frame_rate
 
 

@@ -202,7 +202,7 @@ train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
 train fine_stage "trains the fine stage" "$fine_stage_band" \
   "fine_stage_$preset" "${tokens[@]}"
 step bundle "puts everything together" "a size in MB" \
-  "$python" -m audiolm_jax.export_bundle --tokenizers="$work/tokenizers" \
+  "$python" -m audiolm_jax.export_bundle --bundle="$work/tokenizers" \
   --token_store="$work/tokens" --semantic_stage_dir="$work/semantic_stage" \
   --coarse_stage_dir="$work/coarse_stage" --fine_stage_dir="$work/fine_stage" \
   --name="$name" --output="$bundle" --storage="$storage"

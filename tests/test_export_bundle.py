@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -59,7 +60,7 @@ def write_store(runs, token_hash):
 
 def export_stages(run_cli, runs, *more):
   return run_cli(
-    "export_bundle", "--tokenizers", runs / "tokenizers", "--token_store", runs / "tokens",
+    "export_bundle", "--bundle", runs / "tokenizers", "--token_store", runs / "tokens",
     "--semantic_stage_dir", "semantic_stage", "--coarse_stage_dir", "coarse_stage",
     "--fine_stage_dir", "fine_stage", "--output", runs / "mine", *more,
   )  # fmt: skip
@@ -131,17 +132,52 @@ def test_stages_that_do_not_fit_the_tokenizers_are_refused(
   assert not (runs / "mine").exists()
 
 
+def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
+  miniature_bundle, runs, run_cli, monkeypatch
+):
+  from audiolm_jax.training import checkpoints
+
+  assert export_tokenizers(run_cli, runs, "--storage=int8").code == 0
+  tokenizers = load_bundle(runs / "tokenizers")
+  write_store(runs, tokenizers.token_hash)
+  assert export_stages(run_cli, runs, "--temperatures", "coarse=1").code == 0
+  before = load_bundle(runs / "mine")
+  config = CodecTrainingConfig(model=before.codec.config)
+
+  def learn(**parts):
+    params = dict(before.codec.params) | parts
+    learned = lambda folder, step=None: ("codec", config, params)  # noqa: E731
+    monkeypatch.setattr(checkpoints, "load_inference_params", learned)
+
+  decoder = jax.tree.map(lambda x: 1.1 * x, before.codec.params["decoder"])
+  learn(decoder=decoder)
+  again = ("--bundle", runs / "mine", "--codec_dir", "decoder", "--output", runs / "mine")
+  done = run_cli("export_bundle", *again, "--storage=int8")
+  assert done.code == 0, done.err
+  after = load_bundle(runs / "mine")
+  assert after.token_hash == before.token_hash and list(after.stages) == list(before.stages)
+  assert (after.semantic_rate, after.temperatures) == (before.semantic_rate, {"coarse": 1.0})
+  for old, new in zip(
+    *(jax.tree.leaves(p) for p in (decoder, after.codec.params["decoder"])), strict=True
+  ):
+    np.testing.assert_allclose(new, old, atol=0.02 * np.abs(old).max())
+
+  learn(codebooks=before.codec.params["codebooks"] + 1)
+  done = run_cli("export_bundle", *again)
+  assert done.code == 2 and "the new tokenizers make others" in done.err, done.err
+  assert load_bundle(runs / "mine").token_hash == before.token_hash
+
+
 def test_what_cannot_be_exported_is_named(runs, run_cli):
   export_tokenizers(run_cli, runs)
   write_store(runs, load_bundle(runs / "tokenizers").token_hash)
   (runs / "bad.json").write_text("{")
-  tokenizers = ("--tokenizers", runs / "tokenizers")
+  tokenizers = ("--bundle", runs / "tokenizers")
   store = ("--token_store", runs / "tokens")
   for arguments, words in [
     (("--codec_dir", "codec"), "--codec_dir and --kmeans are needed"),
-    ((*tokenizers, "--codec_dir", "codec"), "give either --tokenizers, or"),
     ((*tokenizers, "--coarse_stage_dir", "coarse_stage"), "--token_store goes with the stages"),
-    ((*store, "--coarse_stage_dir", "coarse_stage"), "stages need --tokenizers"),
+    ((*store, "--coarse_stage_dir", "coarse_stage"), "stages need --bundle"),
     ((*tokenizers, *store, "--coarse_stage_dir", "fine_stage"), "is a run of 'fine_stage'"),
     ((*tokenizers, "--metadata", runs / "bad.json"), "bad.json is not JSON"),
     ((*tokenizers, "--model_card", runs / "no.md"), "cannot read"),

@@ -66,8 +66,9 @@ def save_bundle(
     bundle: what to write.
     folder: where; its parent exists.
     storage: narrower weights make smaller files. In a bundle with stages the tokenizers are stored
-      only as narrow as changes no weight, for their tokens must stay the ones that the stages were
-      trained on: export the tokenizers narrow first, and make the tokens with those.
+      only as narrow as changes no weight that decides a token, for the tokens must stay the ones
+      that the stages were trained on: export the tokenizers narrow first, and make the tokens with
+      those.
   Raises:
     BundleError: the folder holds something else, cannot be written, or a weight does not fit.
   """
@@ -261,12 +262,12 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
 
 
 def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:
-  """As narrow as asked where no tokens depend on it yet or no weight changes."""
+  """As narrow as asked where no tokens depend on it yet or none would change."""
   if not has_stages:
     return storage
   narrowest_first = list(reversed(Storage))
   widths = narrowest_first[narrowest_first.index(storage) :]  # float32 holds every weight
-  return next(width for width in widths if tensors.survives(tokenizer.params, width))
+  return next(width for width in widths if tensors.survives(tokenizer.token_params, width))
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -25,6 +25,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from audiolm_jax import configs
+from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
 from audiolm_jax.codec.quantizer import (
@@ -42,6 +44,7 @@ from audiolm_jax.codec.soundstream import (
   decoder_state,
   encoder_state,
 )
+from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -175,16 +178,23 @@ class CodecTrainable:
       gradient_norms=jnp.zeros((len(LOSSES),)),
     )
 
-  def parts(self, step: int) -> tuple[bool]:
-    """Whether the discriminators take part in training step `step`.
+  def parts(self, step: int) -> tuple[bool, bool]:
+    """Whether the discriminators take part in training step `step`, and whether codes are fixed.
 
-    Known when the step is compiled: under `lax.cond` XLA:CPU takes sixty times as long for their
-    convolutions.
+    Known when the step is compiled: under `lax.cond` XLA:CPU takes sixty times as long for the
+    discriminators' convolutions, and where codes are fixed there is no gradient of the encoder.
     """
-    return (step >= self.config.adversarial_start_step,)
+    c = self.config
+    fixed = c.codes_fixed_step is not None and step >= c.codes_fixed_step
+    return step >= c.adversarial_start_step, fixed
 
   def train_step(
-    self, state: CodecState, batch: Mapping[str, Any], rng: Key[Array, ""], adversarial: bool
+    self,
+    state: CodecState,
+    batch: Mapping[str, Any],
+    rng: Key[Array, ""],
+    adversarial: bool,
+    codes_fixed: bool,
   ) -> tuple[CodecState, dict[str, jax.Array]]:
     """One update of generator, codebooks and discriminators; skipped where it is not finite."""
     c = self.config
@@ -192,11 +202,8 @@ class CodecTrainable:
     dropout_key, restart_key, kmeans_key = jax.random.split(rng, 3)
     quantizing = state.step >= c.quantizer_start_step
 
-    old, codes_fixed = state, jnp.bool_(False)
-    if c.codes_fixed_step is not None:
-      codes_fixed = state.step >= c.codes_fixed_step
-      old = optax.tree.where(codes_fixed, _with_averaged_encoder(old), old)
-    codes_move = quantizing & ~codes_fixed
+    old = _with_averaged_encoder(state) if codes_fixed else state
+    codes_move = quantizing & (not codes_fixed)
     levels = self._draw_levels(dropout_key, waveform.shape[0])
 
     latents, to_encoder = jax.vjp(
@@ -215,9 +222,8 @@ class CodecTrainable:
 
     # Not by the step's number alone: the step that should have made them may have been skipped.
     old = lax.cond(quantizing & ~_has_codebooks(state), start, lambda s: s, old)
-    if c.codes_fixed_step is not None:
-      averaged = old.quantizer.replace(codebooks=old.codebooks_ema)
-      old = old.replace(quantizer=optax.tree.where(codes_fixed, averaged, old.quantizer))
+    if codes_fixed:
+      old = old.replace(quantizer=old.quantizer.replace(codebooks=old.codebooks_ema))
 
     def say(decoder, latents):
       quantized, commitment, quantizer, aux = quantize_train(
@@ -249,7 +255,10 @@ class CodecTrainable:
     # Of a mean over all latents; the losses above have gradients of norm one over the whole batch.
     commitment_scale = jnp.float32(c.commitment_weight * latents.size**0.5)
     decoder_gradient, latents_gradient = backward((cotangent, commitment_scale))
-    (encoder_gradient,) = to_encoder(latents_gradient)
+    if codes_fixed:
+      encoder_gradient = jax.tree.map(jnp.zeros_like, old.generator["encoder"])
+    else:
+      (encoder_gradient,) = to_encoder(latents_gradient)
     generator_gradient = {"encoder": encoder_gradient, "decoder": decoder_gradient}
 
     updates, generator_opt = self._generator_optimizer.update(
@@ -267,9 +276,8 @@ class CodecTrainable:
     generator_ema = jax.tree.map(
       lambda e, g: decay * e + (1 - decay) * g, old.generator_ema, generator
     )
-    generator_ema["encoder"] = optax.tree.where(
-      codes_fixed, old.generator_ema["encoder"], generator_ema["encoder"]
-    )
+    if codes_fixed:
+      generator_ema["encoder"] = old.generator_ema["encoder"]
     new = CodecState(
       step=old.step,
       generator=generator,
@@ -305,6 +313,32 @@ class CodecTrainable:
       metrics[f"perplexity_{level}"] = aux["perplexity"][level]
       metrics[f"dead_codes_{level}"] = aux["dead"][level].astype(jnp.float32)
     return new, metrics
+
+  def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
+    """What the bundle's codec has learned.
+
+    Raises:
+      ConfigError: it is of another shape.
+    """
+    codec = bundle.codec
+    if not isinstance(codec, SoundStreamCodec):
+      raise ConfigError(f"the codec of {bundle.name} is a {type(codec).__name__}, no SoundStream")
+    configs.check_equal(codec.config, self.config.model, f"the codec of {bundle.name}")
+    return codec.params
+
+  def with_params(self, state: CodecState, params: Any) -> CodecState:
+    """A fresh state that begins where an inference codec's parameters left off."""
+    model = self.config.model
+    generator = {name: params[name] for name in ("encoder", "decoder")}
+    vectors = state.recent.shape[0] / model.codebook_size
+    counts = jnp.full_like(state.quantizer.counts, vectors)
+    codebooks = params["codebooks"]
+    return state.replace(
+      generator=generator,
+      generator_ema=jax.tree.map(jnp.copy, generator),
+      quantizer=QuantizerState(codebooks, counts, codebooks * vectors),
+      codebooks_ema=jnp.copy(codebooks),
+    )
 
   def eval_step(self, state: CodecState, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Losses of the averaged weights at all levels; "weight" is the number of examples."""
@@ -345,7 +379,9 @@ class CodecTrainable:
     samples = samples // c.model.hop_length * c.model.hop_length
     flops = 3 * (c.model.encoder_flops(samples) + c.model.decoder_flops(samples))
     flops += c.model.quantizer_flops(samples)
-    (adversarial,) = self.parts(step)
+    adversarial, codes_fixed = self.parts(step)
+    if codes_fixed:
+      flops -= 2 * c.model.encoder_flops(samples)
     if adversarial:
       flops += (2 + 4 + 1 + 2) * c.discriminators.forward_flops(samples)
     return rows * flops

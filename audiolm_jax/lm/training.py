@@ -10,9 +10,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from audiolm_jax import configs
+from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm.stages import Source, StageSpec
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig, unstack_layers
+from audiolm_jax.lm.transformer import Transformer, TransformerConfig, stack_layers, unstack_layers
 from audiolm_jax.tokens import PAD, SEPARATOR
 from audiolm_jax.training.microbatches import loss_and_gradients
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -117,6 +119,26 @@ class StageTrainable:
   def inference_params(self, state: TrainState) -> dict[str, Any]:
     """The parameters to sample with, layers unstacked; the averaged ones if there are any."""
     return unstack_layers(_averaged(state))
+
+  def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
+    """What the bundle's stage of this name has learned, as `inference_params` gives it.
+
+    Raises:
+      ConfigError: there is none, or one of other tokens or another shape.
+    """
+    c, what = self.config, f"the {self.config.spec.name} stage of {bundle.name}"
+    if c.spec.name not in bundle.stages:
+      raise ConfigError(f"{bundle.name} has no {c.spec.name} stage")
+    stage = bundle.stages[c.spec.name]
+    configs.check_equal(stage.spec, c.spec, what)
+    configs.check_equal(stage.config.shape(), c.transformer.shape(), what)
+    return stage.params
+
+  def with_params(self, state: TrainState, params: Any) -> TrainState:
+    """A fresh state that begins where a stage's inference parameters left off."""
+    if self.config.transformer.scan_layers:
+      params = stack_layers(params)
+    return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
 
   def _model(self, deterministic: bool) -> Transformer:
     c = self.config

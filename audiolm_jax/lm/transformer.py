@@ -118,6 +118,12 @@ class TransformerConfig:
     if self.positions is Positions.ROTARY and self.head_size % 2:
       raise ConfigError(f"rotary positions need an even head_dim, not {self.head_size}")
 
+  def shape(self) -> "TransformerConfig":
+    """Without what says how to compute it: two models of one shape take the same parameters."""
+    return dataclasses.replace(
+      self, dropout_rate=0.0, scan_layers=False, remat=Remat.NONE, dtype="float32"
+    )
+
   @property
   def head_size(self) -> int:
     """Channels per head."""

@@ -229,14 +229,9 @@ def check_same_model(
   with contextlib.suppress(ConfigError, KeyError, TypeError):
     config = configs.from_dict(config_type, before["config"])
     before = before | {"config": json.loads(json.dumps(configs.to_dict(config)))}
-  old = _flat({k: before.get(k) for k in ("component", "config", "random_seed")})
-  new = _flat({k: description[k] for k in ("component", "config", "random_seed")})
-  missing = "(not set)"
-  differing = [
-    f"{name} was {old.get(name, missing)}, is {new.get(name, missing)}"
-    for name in sorted(old | new)
-    if old.get(name, missing) != new.get(name, missing)
-  ]
+  differing = configs.differences(
+    *({k: d.get(k) for k in ("component", "config", "random_seed")} for d in (before, description))
+  )
   if differing:
     shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if differing[8:] else "")
     raise CheckpointError(
@@ -324,13 +319,6 @@ def _copied(state: Any) -> Any:
   if jax.default_backend() != "cpu":
     return state
   return jax.tree.map(lambda x: x.copy(), state)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-  if isinstance(values, Mapping):
-    parts = [_flat(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in values.items()]
-    return {name: value for part in parts for name, value in part.items()}
-  return {prefix: values}
 
 
 def _first_line(error: BaseException) -> str:

@@ -34,6 +34,9 @@ class Trainable(Protocol):
     and convolutions of training step `step` need on a batch, forwards and backwards. By formula
     from the shapes (of arrays or ShapeDtypeStructs): what is computed again to save memory, or
     computed and masked out, does not count, nor does the optimizer;
+  - `bundled_params(bundle) -> params`, what the bundle's component of that name has learned, as
+    `inference_params` gives it, or a ConfigError where that is of another shape; and
+    `with_params(state, params) -> state`, a fresh state that goes on from there;
   - `parts(step) -> tuple`, hashable values that `train_step` takes after its other arguments in
     training step `step`: which parts of the model take part. A program is compiled for each.
 
@@ -159,14 +162,16 @@ class Program:
       return {}
     return {n: v * jax.process_count() for n, v in self._model.amounts(batch).items()}
 
-  def init(self, key: Key[Array, ""], batch: Batch) -> Any:
-    """A fresh state, made where it shall live."""
+  def init(self, key: Key[Array, ""], batch: Batch, params: Any = None) -> Any:
+    """A fresh state, made where it shall live; it goes on from `params` where these are given."""
+
+    def make(key, batch, params):
+      state = unbox(self._model.init(jax.random.fold_in(key, _INIT_STREAM), batch))
+      return state if params is None else self._model.with_params(state, params)
+
     with self._partitioner.context():
-      make = jax.jit(
-        lambda key, batch: unbox(self._model.init(jax.random.fold_in(key, _INIT_STREAM), batch)),
-        out_shardings=self._shardings,
-      )
-      return make(key, self._partitioner.put_batch(batch))
+      make = jax.jit(make, out_shardings=self._shardings)
+      return make(key, self._partitioner.put_batch(batch), params)
 
   def put(self, tree: Any) -> Any:
     """`tree`, the same in every process, on every device, whole."""

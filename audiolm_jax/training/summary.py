@@ -22,7 +22,7 @@ _NEXT = {
   "semantic": "python -m audiolm_jax.fit_kmeans --encoder_dir={dir} --audio_dir=RECORDINGS "
   "--output=KMEANS",
   **{
-    f"{name}_stage": "python -m audiolm_jax.export_bundle --tokenizers=TOKENIZERS "
+    f"{name}_stage": "python -m audiolm_jax.export_bundle --bundle=TOKENIZERS "
     f"--token_store=TOKENS --{name}_stage_dir={{dir}} --output=BUNDLE"
     for name in ("semantic", "coarse", "fine")
   },

@@ -19,8 +19,9 @@ import jax
 from jax.experimental import multihost_utils
 
 from audiolm_jax import files
+from audiolm_jax.bundles import load_bundle
 from audiolm_jax.data.prefetch import Batches, Prefetched
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.errors import ConfigError, DataError, UserError
 from audiolm_jax.training import anomalies, run_folder, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
@@ -68,6 +69,7 @@ def train(
   eval_steps: int = 16,
   log_period: int = 100,
   random_seed: int = 0,
+  initial_bundle: str | os.PathLike[str] | None = None,
   checkpoint: CheckpointConfig | None = None,
   partitioning: PartitioningConfig | None = None,
   max_skipped_steps: int = 10,
@@ -86,6 +88,8 @@ def train(
     eval_steps: batches per evaluation, the same ones each time.
     log_period: steps between two rows of metrics.
     random_seed: of initialisation and of every step's randomness.
+    initial_bundle: name or folder of a bundle whose component the run begins with, in place of
+      random weights; without effect once there is a checkpoint.
     checkpoint: when to save; one more at the end.
     partitioning: the device mesh.
     max_skipped_steps: after so many updates in a row that were not finite, back to the last
@@ -94,6 +98,7 @@ def train(
     config_text: goes to config.gin.
   Raises:
     CheckpointError: the folder has checkpoints of another configuration, or they are damaged.
+    BundleError, ConfigError: `initial_bundle` cannot be read, or has no such component.
     DataError: the training data ended too early.
     TrainingError: the run diverges again and again from one checkpoint.
   """
@@ -107,6 +112,7 @@ def train(
     eval_steps=eval_steps,
     log_period=log_period,
     random_seed=random_seed,
+    initial_bundle=initial_bundle,
     checkpoint=checkpoint or CheckpointConfig(),
     partitioning=partitioning or PartitioningConfig(),
     max_skipped_steps=max_skipped_steps,
@@ -213,7 +219,7 @@ class _Run:
     self.rollbacks: list[int] = []
     if restored is None:
       self.step = self.saved_step = 0
-      self.state = self.program.init(self.key, self.first_batch)
+      self.state = self._fresh_state()
       self.totals = self.program.empty_metrics()
     else:
       self._say_damaged(restored)
@@ -223,6 +229,19 @@ class _Run:
       self.rollbacks = list(restored.progress["rollbacks"])
       iterator.set_state(restored.progress["data"])
       self.log.say(f"{self.model.component}: going on from checkpoint_{self.step}")
+
+  def _fresh_state(self) -> Any:
+    """As initialised, or with what the component of `initial_bundle` has learned."""
+    params, name = None, self.settings["initial_bundle"]
+    if name:
+      if not hasattr(self.model, "bundled_params"):
+        raise ConfigError(
+          f"initial_bundle: training of {self.model.component} cannot begin from a bundle, which "
+          "holds less than it needs"
+        )
+      params = jax.device_get(self.model.bundled_params(load_bundle(name)))
+      self.log.say(f"{self.model.component}: beginning with that of the bundle {name}")
+    return self.program.init(self.key, self.first_batch, params)
 
   def _compile(self) -> None:
     """Makes the program of the step that comes next, if it is not there."""
@@ -380,7 +399,7 @@ class _Run:
     restored = self.checkpoints.restore(self.program.abstract_state)
     if restored is None:
       self.step = self.saved_step = 0
-      self.state = self.program.init(self.key, self.first_batch)
+      self.state = self._fresh_state()
     else:
       self._say_damaged(restored)
       self.step = self.saved_step = restored.step

@@ -34,7 +34,7 @@ BATCH = {"waveform": np.stack([chirp(3200, s) for s in range(2)])}
 
 def compiled_steps(trainable):
   """The training step, compiled for each of the parts that take part."""
-  compiled = jax.jit(trainable.train_step, static_argnums=3)
+  compiled = jax.jit(trainable.train_step, static_argnums=(3, 4))
 
   def step(state, batch, rng):
     return compiled(state, batch, rng, *trainable.parts(int(state.step)))
