@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,16 @@ def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
 
 
 def write_audio(
-  path: str | os.PathLike[str], waveform: Float[np.ndarray, " samples"], sample_rate: int
+  path: str | os.PathLike[str],
+  waveform: Float[np.ndarray, " samples"],
+  sample_rate: int,
+  tags: Mapping[str, str] | None = None,
 ) -> None:
   """Writes one channel as 16-bit PCM WAV, or as the extension says; whole or not at all.
 
+  Args:
+    tags: what the file says of itself: "title", "comment", "software" and what else soundfile's
+      files have as attributes.
   Raises:
     AudioError: an extension that is not written, or samples that are not finite.
     UserError: the place cannot be written.
@@ -143,11 +149,20 @@ def write_audio(
     raise AudioError(f"{path} is not written: the waveform has NaN or infinite samples")
   # libsndfile hides a full disk; the bytes are made here and written where errors are seen.
   encoded = io.BytesIO()
-  soundfile.write(
-    encoded, np.clip(waveform, -1.0, 1.0), sample_rate, format=container, subtype=subtype
-  )
+  with soundfile.SoundFile(
+    encoded, "w", sample_rate, channels=1, format=container, subtype=subtype
+  ) as file:
+    for name, text in (tags or {}).items():
+      setattr(file, name, text)
+    file.write(np.clip(waveform, -1.0, 1.0))
   with atomic_write(path) as file:
     file.write(encoded.getbuffer())
+
+
+def read_tags(path: str | os.PathLike[str]) -> dict[str, str]:
+  """What a file says of itself, by the names that `write_audio` takes."""
+  with _opened(path) as file:
+    return file.copy_metadata()
 
 
 def check_output_format(path: str | os.PathLike[str]) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from audiolm_jax import audio, compilation_cache, files, plotting, token_file
+from audiolm_jax import audio, compilation_cache, files, plotting, provenance, token_file
 from audiolm_jax.errors import UserError, run_cli
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
   rows = result.waveform.reshape(-1, result.waveform.shape[-1])
   for index, waveform in enumerate(rows):
     path = _numbered(FLAGS.output, index)
-    audio.write_audio(path, waveform, result.sample_rate)
+    audio.write_audio(path, waveform, result.sample_rate, _tags(bundle, result, index))
     print(f"{path}: {len(waveform) / result.sample_rate:.2f} s")
     if FLAGS.save_tokens:
       one = FLAGS.num_samples == 1
@@ -154,6 +154,20 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
     if FLAGS.plot is not None:
       shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
       plotting.plot_continuation(_numbered(FLAGS.plot, index), waveform, result.sample_rate, shown)
+
+
+def _tags(bundle: "Bundle", result: "Continuation", index: int) -> dict[str, str]:
+  """The file's own words on how it was made."""
+  prompt = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
+  return provenance.Provenance(
+    bundle=bundle.name,
+    token_hash=bundle.token_hash,
+    mode=FLAGS.mode,
+    seed=FLAGS.seed,
+    sample=index,
+    prompt_seconds=prompt / result.sample_rate,
+    prompt_audio=FLAGS.prompt_audio,
+  ).tags()
 
 
 def _report(bundle: "Bundle", result: "Continuation", wall: float) -> None:

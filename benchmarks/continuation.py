@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _NEW_SECONDS = 7.0
 
 
 def measure() -> dict[str, Any]:
-  """Seconds of computing per second of new sound, and seconds of a new process to its first."""
+  """Seconds of computing per second of new sound, and how long a new process takes to begin."""
   found = {}
   for bundle in (toy_bundle(), bundles.load_bundle("speech_tiny")):
     call = lambda bundle=bundle: api.continue_audio(  # noqa: E731
@@ -37,8 +38,26 @@ def measure() -> dict[str, Any]:
       "compute_over_new_audio": round(sorted(seconds)[1] / _NEW_SECONDS, 3),
       "seconds": timings,
     }
-  cold, warm = start_seconds()
-  return found | {"start_cold_seconds": round(cold, 1), "start_warm_seconds": round(warm, 1)}
+  for name, command in (("file", _FILE), ("sound", _SOUND)):
+    cold, warm = start_seconds(command)
+    found[f"start_to_{name}_seconds"] = {"cold": round(cold, 1), "compiled": round(warm, 1)}
+  return found
+
+
+# Command lines of Python: to a file that holds the whole continuation, to the first sound of it.
+_FILE = ("-m", "audiolm_jax.sample", "--prompt", "PROMPT", "--output", "OUTPUT")
+_FILE += ("--duration", "SECONDS")
+_STREAM = """
+import sys, soundfile, audiolm_jax
+from audiolm_jax import compilation_cache
+
+compilation_cache.enable()
+prompt, rate = soundfile.read(sys.argv[1], dtype="float32")
+bundle = audiolm_jax.load_bundle("speech_tiny")
+settings = dict(duration=float(sys.argv[2]), prompt_audio="none", seed=0)
+next(audiolm_jax.stream_audio(bundle, prompt, rate, **settings))
+"""
+_SOUND = ("-c", _STREAM, "PROMPT", "SECONDS")
 
 
 def prompt() -> np.ndarray:
@@ -50,13 +69,13 @@ def prompt() -> np.ndarray:
   return (0.1 * voice * np.sin(2 * np.pi * 2 * time_axis) ** 2).astype(np.float32)
 
 
-def start_seconds() -> tuple[float, float]:
-  """A new process from its start to a file of sound: without compiled programs, and with them."""
+def start_seconds(command: Sequence[str]) -> tuple[float, float]:
+  """A new process from its start to its end: without compiled programs, and with them."""
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "prompt.wav"
     soundfile.write(path, prompt(), _RATE)
-    command = [sys.executable, "-m", "audiolm_jax.sample", f"--prompt={path}"]
-    command += [f"--output={folder}/out.wav", f"--duration={_NEW_SECONDS}"]
+    words = {"PROMPT": str(path), "OUTPUT": f"{folder}/out.wav", "SECONDS": str(_NEW_SECONDS)}
+    command = [sys.executable, *(words.get(word, word) for word in command)]
     environment = {**os.environ, "AUDIOLM_JAX_CACHE": f"{folder}/cache"}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     found = []
@@ -73,10 +92,12 @@ def text(found: dict[str, Any]) -> str:
   for name in ("toy", "speech_tiny"):
     parts = ", ".join(f"{part} {s} s" for part, s in found[name]["seconds"].items())
     rows.append(f"| {name} | **{found[name]['compute_over_new_audio']}** | {parts} |")
+  sound, file = found["start_to_sound_seconds"], found["start_to_file_seconds"]
   return (
     "Three seconds continued by seven, batch 1, one warm call of `continue_audio`.\n\n"
     "| bundle | computing over new sound | of it |\n|---|---:|---|\n" + "\n".join(rows) + "\n\n"
-    "`python -m audiolm_jax.sample` with the bundle that ships, from its start to the written "
-    f"file: {found['start_cold_seconds']} s the first time, {found['start_warm_seconds']} s once "
-    "its programs are compiled."
+    "A new process with the bundle that ships, from its start:\n\n"
+    "| | the first time, s | once its programs are compiled, s |\n|---|---:|---:|\n"
+    f"| to the first streamed sound | {sound['cold']} | **{sound['compiled']}** |\n"
+    f"| to the whole file (`audiolm_jax.sample`) | {file['cold']} | **{file['compiled']}** |"
   )

@@ -12,6 +12,7 @@ import soundfile
 from audiolm_jax import api, audio, continuation, sample, token_file
 from audiolm_jax.bundles import save_bundle
 from audiolm_jax.errors import UserError
+from audiolm_jax.provenance import Provenance, read_provenance
 from audiolm_jax.tokens import collapse_repeats
 from tests.conftest import melody
 
@@ -359,6 +360,22 @@ def test_several_samples_are_numbered(folder, tmp_path, run_cli):
   assert sorted(p.name for p in tmp_path.iterdir()) == [
     "out_1.flac", "out_1.npz", "out_2.flac", "out_2.npz", "picture_1.png", "picture_2.png",
   ]  # fmt: skip
+  for sample in range(2):
+    found = read_provenance(tmp_path / f"out_{sample + 1}.flac")
+    assert found and (found.mode, found.seed, found.sample) == ("unconditional", 0, sample)
+
+
+def test_a_file_says_what_of_it_is_the_prompt(miniature_bundle, folder, prompt, tmp_path, run_cli):
+  for kept, seconds in (("original", 1.0), ("none", 0.0)):
+    done = run_cli(
+      "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder,
+      "--prompt_seconds", 1, "--duration", 0.5, "--seed", 4, "--prompt_audio", kept,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = read_provenance(tmp_path / "out.wav")
+    assert found == Provenance(
+      "miniature", miniature_bundle.token_hash, "continuation", 4, 0, seconds, kept
+    )
 
 
 def test_what_sample_cannot_do_is_one_line_and_no_file(folder, prompt, tmp_path, run_cli):

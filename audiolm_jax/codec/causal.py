@@ -20,6 +20,11 @@ from jaxtyping import Array, Float
 _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
+def elu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """x above zero, exp(x) - 1 below. `jax.nn.elu`, exact to the last bit for small x, is slower."""
+  return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
+
+
 class CausalConv(nn.Module):
   """Dilated convolution whose output at t sees inputs up to t.
 
@@ -140,9 +145,7 @@ class ResidualUnit(nn.Module):
     self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context channels"]
   ) -> tuple[Float[Array, "batch time channels"], Float[Array, "batch context channels"]]:
     channels = x.shape[-1]
-    h, state = CausalConv(channels, self.kernel_size, self.dilation, name="dilated")(
-      jax.nn.elu(x), state
-    )
+    h, state = CausalConv(channels, self.kernel_size, self.dilation, name="dilated")(elu(x), state)
     pointwise = CausalConv(channels, 1, kernel_init=nn.initializers.zeros, name="pointwise")
-    h, _ = pointwise(jax.nn.elu(h), state)
+    h, _ = pointwise(elu(h), state)
     return x + h, state

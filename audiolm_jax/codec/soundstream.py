@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from audiolm_jax.codec.causal import CausalConv, ResidualUnit, StridedConv, TransposedConv
+from audiolm_jax.codec.causal import CausalConv, ResidualUnit, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
 
 State = tuple[jax.Array, ...]
@@ -156,8 +156,8 @@ class Encoder(nn.Module):
       for j, dilation in enumerate(c.dilations):
         x = run(ResidualUnit(dilation, c.kernel_size, name=f"block_{i}_unit_{j}"), x)
       channels *= 2
-      x = run(StridedConv(channels, stride, name=f"block_{i}_down"), jax.nn.elu(x))
-    x = run(CausalConv(c.latent_dim, 3, name="output"), jax.nn.elu(x))
+      x = run(StridedConv(channels, stride, name=f"block_{i}_down"), elu(x))
+    x = run(CausalConv(c.latent_dim, 3, name="output"), elu(x))
     return x, run.state
 
 
@@ -176,8 +176,8 @@ class Decoder(nn.Module):
     x = run(CausalConv(channels, c.kernel_size, name="input"), latents)
     for i, stride in enumerate(reversed(c.strides)):
       channels //= 2
-      x = run(TransposedConv(channels, stride, name=f"block_{i}_up"), jax.nn.elu(x))
+      x = run(TransposedConv(channels, stride, name=f"block_{i}_up"), elu(x))
       for j, dilation in enumerate(c.dilations):
         x = run(ResidualUnit(dilation, c.kernel_size, name=f"block_{i}_unit_{j}"), x)
-    x = run(CausalConv(1, c.kernel_size, name="output"), jax.nn.elu(x))
+    x = run(CausalConv(1, c.kernel_size, name="output"), elu(x))
     return x[..., 0], run.state

@@ -1,7 +1,7 @@
 """SoundStream at work: trained parameters behind the `Codec` protocol."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,14 +20,15 @@ from audiolm_jax.codec.soundstream import (
   encoder_state,
 )
 
-BLOCK_FRAMES = 150
+# Frames that go through at a time: of what is long, and of what is left of it, filled up with
+# zeros. Few lengths, so that few programs are compiled; the short one wastes little.
+_BLOCK, _REST = 250, 50
 
 
 class SoundStreamCodec:
-  """Encodes and decodes in blocks of `BLOCK_FRAMES` frames, carrying the state between blocks.
+  """Encodes and decodes in blocks of frames, carrying the state between blocks.
 
-  One compiled step serves every length, so memory is bounded and a long file gives the codes that
-  it would give in one piece. Source: SoundStream, sections III-A to III-C.
+  Memory is bounded, and a long file gives the codes that it would give in one piece. Source: SoundStream, sections III-A to III-C.
   """
 
   def __init__(self, config: SoundStreamConfig, params: Mapping[str, Any]):
@@ -51,15 +52,15 @@ class SoundStreamCodec:
     """Codes of `ceil(samples / hop_length)` frames, the last one zero padded."""
     waveform = np.asarray(waveform, np.float32)
     batch, samples = waveform.shape
-    block = BLOCK_FRAMES * self.spec.hop_length
+    hop = self.spec.hop_length
+    frames = -(-samples // hop)
     state = _silence(encoder_state, self.config, batch)
     pieces = []
-    for start in range(0, samples, block):
-      piece = waveform[:, start : start + block]
-      piece = np.pad(piece, ((0, 0), (0, block - piece.shape[1])))
+    for start, length in _blocks(frames):
+      piece = waveform[:, start * hop : (start + length) * hop]
+      piece = np.pad(piece, ((0, 0), (0, length * hop - piece.shape[1])))
       codes, state = _encode(self.config, self.params, jnp.asarray(piece), state)
       pieces.append(np.asarray(codes))
-    frames = -(-samples // self.spec.hop_length)
     if not pieces:
       return np.zeros((batch, 0, self.spec.num_quantizers), np.int32)
     return np.concatenate(pieces, axis=1)[:, :frames]
@@ -72,9 +73,9 @@ class SoundStreamCodec:
     batch, frames, _ = codes.shape
     state = _silence(decoder_state, self.config, batch)
     pieces = []
-    for start in range(0, frames, BLOCK_FRAMES):
-      piece = codes[:, start : start + BLOCK_FRAMES]
-      piece = np.pad(piece, ((0, 0), (0, BLOCK_FRAMES - piece.shape[1]), (0, 0)))
+    for start, length in _blocks(frames):
+      piece = codes[:, start : start + length]
+      piece = np.pad(piece, ((0, 0), (0, length - piece.shape[1]), (0, 0)))
       waveform, state = _decode(self.config, self.params, jnp.asarray(piece), state)
       pieces.append(np.asarray(waveform))
     if not pieces:
@@ -90,7 +91,7 @@ class SoundStreamCodec:
   ) -> list[Int[np.ndarray, "frames q"]]:
     """Codes of each clip; equal to `encode_long`, but clips of like length go side by side.
 
-    What does not fill a batch goes one by one, so that two shapes are all that is compiled.
+    What does not fill a batch goes one by one, so that few shapes are compiled.
     """
     order = sorted(range(len(waveforms)), key=lambda clip: len(waveforms[clip]))
     codes: dict[int, np.ndarray] = {}
@@ -145,7 +146,7 @@ class SoundStreamEncoderStream:
 class SoundStreamDecoderStream:
   """Code frames in, their samples out.
 
-  What is pushed goes through in pieces of `BLOCK_FRAMES` and of powers of two frames, so that few
+  What is pushed goes through in long blocks and in pieces of powers of two frames, so that few
   programs are compiled whatever its lengths.
   """
 
@@ -161,13 +162,22 @@ class SoundStreamDecoderStream:
     done = 0
     while done < frames:
       left = frames - done
-      length = BLOCK_FRAMES if left >= BLOCK_FRAMES else 1 << (left.bit_length() - 1)
+      length = _BLOCK if left >= _BLOCK else 1 << (left.bit_length() - 1)
       waveform, self._state = _decode(
         self._codec.config, self._codec.params, codes[:, done : done + length], self._state
       )
       pieces.append(np.asarray(waveform))
       done += length
     return np.concatenate(pieces, axis=1)
+
+
+def _blocks(frames: int) -> Iterator[tuple[int, int]]:
+  """Start and length of the blocks that cover `frames`; the last may reach beyond."""
+  start = 0
+  while start < frames:
+    length = _BLOCK if frames - start >= _BLOCK else _REST
+    yield start, length
+    start += length
 
 
 def _silence(

@@ -476,7 +476,7 @@ class CodecTrainable:
       )
 
     values, to_waveform = jax.vjp(fool, generated)
-    gradients = jnp.stack([to_waveform(direction)[0] for direction in jnp.eye(2)])
+    (gradients,) = jax.vmap(to_waveform)(jnp.eye(2))
     updates, optimizer = self._discriminator_optimizer.update(
       gradient, state.discriminator_opt, state.discriminators
     )

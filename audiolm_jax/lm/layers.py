@@ -1,5 +1,6 @@
 """Layers without positions: the matrix product and the norm."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -56,9 +57,33 @@ class RMSNorm(nn.Module):
     return (x * jax.lax.rsqrt(variance + self.epsilon) * scale).astype(self.dtype)
 
 
+# A product of few rows and a large kernel, as in a decoding step, is bound by reading the kernel,
+# and XLA:CPU reads it 1.1 to 1.7 times as fast in parts of so many inputs. Smaller kernels gain
+# nothing: waking the other cores costs what they save.
+_FEW_ROWS = 8
+_LARGE_KERNEL = 2**20
+_PART_INPUTS = 128
+
+
 def _product(x: Float[Array, "..."], kernel: Float[Array, "..."], num_inputs: int):
+  inputs = math.prod(kernel.shape[:num_inputs])
+  few_rows = x.size // inputs <= _FEW_ROWS
   contracted = (tuple(range(x.ndim - num_inputs, x.ndim)), tuple(range(num_inputs)))
-  product = jax.lax.dot_general(
-    x, kernel, (contracted, ((), ())), preferred_element_type=jnp.float32
-  )
+
+  def whole(x, kernel):
+    return jax.lax.dot_general(
+      x, kernel, (contracted, ((), ())), preferred_element_type=jnp.float32
+    )
+
+  def in_parts(x, kernel):
+    rows, outputs = x.shape[: x.ndim - num_inputs], kernel.shape[num_inputs:]
+    x = x.reshape(-1, inputs // _PART_INPUTS, _PART_INPUTS)
+    kernel = kernel.reshape(-1, _PART_INPUTS, math.prod(outputs))
+    parts = jnp.einsum("rpi,piw->prw", x, kernel, preferred_element_type=jnp.float32)
+    return jnp.sum(parts, axis=0).reshape(*rows, *outputs)
+
+  if few_rows and kernel.size >= _LARGE_KERNEL and inputs % _PART_INPUTS == 0:
+    product = jax.lax.platform_dependent(x, kernel, cpu=in_parts, default=whole)
+  else:
+    product = whole(x, kernel)
   return product.astype(x.dtype)

@@ -39,7 +39,7 @@ def test_an_encoder_stream_answers_one_frame_after_its_first_sample(codec):
 
 
 def test_long_clip_codes_equal_whole_clip_codes(codec):
-  waveform = chirp(2 * 150 * 320 + 777)
+  waveform = chirp(2 * 250 * 320 + 777)
   zeros = encoder_state(CONFIG, 1)
   padded = np.pad(waveform, (0, -len(waveform) % 320))[None]
   latents, _ = Encoder(CONFIG).apply({"params": codec.params["encoder"]}, padded, zeros)
@@ -56,7 +56,7 @@ def test_batched_codes_equal_codes_one_by_one(codec):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_codes_of_clips_side_by_side_equal_codes_one_by_one(codec, batch_size):
-  lengths = [150 * 320 + 5, 1, 900, 320, 2 * 150 * 320 + 777]
+  lengths = [250 * 320 + 5, 1, 900, 320, 2 * 250 * 320 + 777]
   clips = [chirp(length, seed) for seed, length in enumerate(lengths)]
   together = codec.encode_clips(clips, batch_size)
   for clip, codes in zip(clips, together, strict=True):

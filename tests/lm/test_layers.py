@@ -18,6 +18,16 @@ def test_projection_contracts_its_input_axes():
   np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 8, 9])
+def test_a_large_projection_of_few_rows_is_the_same_product(rows):
+  layer = Projection((8, 128, 1024), ("heads", "kv", "embed"), jnp.float32, num_inputs=2)
+  x = jax.random.normal(jax.random.key(0), (rows, 1, 8, 128))
+  kernel = 0.03 * jax.random.normal(jax.random.key(1), layer.shape)
+  y = jax.jit(layer.apply)({"params": {"kernel": kernel}}, x)
+  assert y.shape == (rows, 1, 1024)
+  np.testing.assert_allclose(y, np.einsum("bthk,hke->bte", x, kernel), atol=1e-4)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_projection_keeps_the_size_of_its_input_times_its_scale(scale):
   layer = Projection((256, 256), ("embed", "mlp"), jnp.float32, scale=scale)
