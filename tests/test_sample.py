@@ -360,9 +360,9 @@ def test_several_samples_are_numbered(folder, tmp_path, run_cli):
   assert sorted(p.name for p in tmp_path.iterdir()) == [
     "out_1.flac", "out_1.npz", "out_2.flac", "out_2.npz", "picture_1.png", "picture_2.png",
   ]  # fmt: skip
-  for sample in range(2):
-    found = read_provenance(tmp_path / f"out_{sample + 1}.flac")
-    assert found and (found.mode, found.seed, found.sample) == ("unconditional", 0, sample)
+  for number in range(2):
+    found = read_provenance(tmp_path / f"out_{number + 1}.flac")
+    assert found and (found.mode, found.seed, found.sample) == ("unconditional", 0, number)
 
 
 def test_a_file_says_what_of_it_is_the_prompt(miniature_bundle, folder, prompt, tmp_path, run_cli):

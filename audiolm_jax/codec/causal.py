@@ -11,7 +11,6 @@ through it. The paper states no initial values; from independent random kernels 
 same codec needs many times the steps to code a waveform rather than its envelope.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax

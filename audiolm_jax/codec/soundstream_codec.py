@@ -28,7 +28,8 @@ _BLOCK, _REST = 250, 50
 class SoundStreamCodec:
   """Encodes and decodes in blocks of frames, carrying the state between blocks.
 
-  Memory is bounded, and a long file gives the codes that it would give in one piece. Source: SoundStream, sections III-A to III-C.
+  Memory is bounded, and a long file gives the codes that it would give in one piece.
+  Source: SoundStream, sections III-A to III-C.
   """
 
   def __init__(self, config: SoundStreamConfig, params: Mapping[str, Any]):

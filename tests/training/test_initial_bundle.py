@@ -63,9 +63,9 @@ def test_a_codec_that_goes_on_keeps_its_codebooks(miniature_bundle):
 
 
 def test_another_shape_is_refused_with_the_fields_that_differ(miniature_bundle):
-  with pytest.raises(ConfigError, match="codec of miniature.*decoder_channels was 2, is 4"):
+  with pytest.raises(ConfigError, match=r"codec of miniature.*decoder_channels was 2, is 4"):
     codec_trainable(miniature_bundle, decoder_channels=4).bundled_params(miniature_bundle)
-  with pytest.raises(ConfigError, match="coarse stage of miniature.*mlp_dim was 32, is 64"):
+  with pytest.raises(ConfigError, match=r"coarse stage of miniature.*mlp_dim was 32, is 64"):
     stage_trainable(miniature_bundle, mlp_dim=64).bundled_params(miniature_bundle)
   without = dataclasses.replace(miniature_bundle, stages={})
   with pytest.raises(ConfigError, match="miniature has no coarse stage"):
