@@ -15,7 +15,7 @@ Source: SoundStream, section III; EnCodec, section 3.4 for the balance.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
@@ -28,7 +28,8 @@ from jaxtyping import Array, Float, Key
 from audiolm_jax import configs
 from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.codec import losses
-from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
+from audiolm_jax.codec.adversary import Adversary
+from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.quantizer import (
   QuantizerState,
   dequantize,
@@ -139,9 +140,8 @@ class CodecTrainable:
     self.config = config
     self._encoder = Encoder(config.model)
     self._decoder = Decoder(config.model)
-    self._discriminators = Discriminators(config.discriminators)
+    self._adversary = Adversary(config.discriminators, config.discriminator_optimizer)
     self._generator_optimizer = make_optimizer(config.generator_optimizer)
-    self._discriminator_optimizer = make_optimizer(config.discriminator_optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Mapping[str, Any]) -> CodecState:
     """A fresh state; parameters carry their logical axes."""
@@ -162,7 +162,7 @@ class CodecTrainable:
       "decoder": self._decoder.init(keys[1], latents, decoder_state(c.model, batch_size)),
     }
     generator = {name: variables["params"] for name, variables in generator.items()}
-    discriminators = self._discriminators.init(keys[2], waveform)["params"]
+    discriminators, discriminator_opt = self._adversary.init(keys[2], waveform)
     quantizer = init_quantizer(c.model.num_quantizers, c.model.codebook_size, c.model.latent_dim)
     return CodecState(
       step=jnp.zeros((), jnp.int32),
@@ -173,7 +173,7 @@ class CodecTrainable:
       codebooks_ema=jnp.zeros_like(quantizer.codebooks),
       discriminators=discriminators,
       generator_opt=self._generator_optimizer.init(generator),
-      discriminator_opt=self._discriminator_optimizer.init(discriminators),
+      discriminator_opt=discriminator_opt,
       recent=jnp.zeros((c.kmeans_vectors, c.model.latent_dim)),
       gradient_norms=jnp.zeros((len(LOSSES),)),
     )
@@ -242,7 +242,11 @@ class CodecTrainable:
       say, old.generator["decoder"], latents, has_aux=True
     )
     values, gradients = self._reconstruction_gradients(waveform, generated)
-    judged = (self._play if adversarial else self._rest)(old, waveform, generated)
+    judges = old.discriminators, old.discriminator_opt
+    if adversarial:
+      judged = self._adversary.play(*judges, waveform, generated)
+    else:
+      judged = self._adversary.rest(*judges, generated)
     values = jnp.concatenate([values, judged.values])
     gradients = jnp.concatenate([gradients, judged.gradients])
     shares = jnp.array([c.waveform_share, c.spectral_share, c.adversarial_share, c.feature_share])
@@ -284,7 +288,7 @@ class CodecTrainable:
       generator_ema=generator_ema,
       quantizer=quantizer,
       codebooks_ema=jnp.where(codes_move, codebooks_ema, old.codebooks_ema),
-      discriminators=judged.discriminators,
+      discriminators=judged.params,
       generator_opt=generator_opt,
       discriminator_opt=judged.optimizer,
       recent=jnp.where(quantizing, old.recent, _remember(old.recent, latents)),
@@ -454,67 +458,8 @@ class CodecTrainable:
     )
     return jnp.stack(values), jnp.stack(gradients)
 
-  def _play(self, state: CodecState, waveform: Array, generated: Array) -> "_Judged":
-    """A round between generator and discriminators, both as they were before it."""
-
-    # Side by side, not one after the other: each pair stays on the device that has the clip.
-    pairs = jnp.stack([waveform, generated], axis=1).reshape(-1, waveform.shape[1])
-
-    def tell_apart(params):
-      judgement = self._judge(params, pairs)
-      judgement = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), judgement)
-      real, layers = jax.tree.map(lambda x: x[:, 0], judgement)
-      fake, _ = jax.tree.map(lambda x: x[:, 1], judgement)
-      return losses.hinge_discriminator_loss(real, fake), layers
-
-    (loss, real), gradient = jax.value_and_grad(tell_apart, has_aux=True)(state.discriminators)
-
-    def fool(generated):
-      logits, layers = self._judge(state.discriminators, generated)
-      return jnp.stack(
-        [losses.hinge_generator_loss(logits), losses.feature_matching_loss(real, layers)]
-      )
-
-    values, to_waveform = jax.vjp(fool, generated)
-    (gradients,) = jax.vmap(to_waveform)(jnp.eye(2))
-    updates, optimizer = self._discriminator_optimizer.update(
-      gradient, state.discriminator_opt, state.discriminators
-    )
-    discriminators = optax.apply_updates(state.discriminators, updates)
-    norm = optax.tree.norm(gradient)
-    return _Judged(values, gradients, loss, norm, discriminators, optimizer)
-
-  def _rest(self, state: CodecState, waveform: Array, generated: Array) -> "_Judged":
-    """What there is before the discriminators join in."""
-    del waveform
-    nothing = jnp.zeros(()), jnp.zeros(()), state.discriminators, state.discriminator_opt
-    return _Judged(jnp.zeros(2), jnp.zeros((2, *generated.shape)), *nothing)
-
-  def _judge(self, params: Any, waveform: Array):
-    return self._discriminators.apply({"params": params}, waveform)
-
   def _spectral_loss(self, waveform: Array, generated: Array) -> Array:
     return losses.spectral_loss(waveform, generated, self.config.spectral)
-
-
-class _Judged(NamedTuple):
-  """What comes of a round between generator and discriminators.
-
-  Attributes:
-    values: [2], of the generator's adversarial and feature losses.
-    gradients: [2, batch, samples], theirs at the generated waveform.
-    loss: of the discriminators.
-    gradient_norm: of it.
-    discriminators: after their update.
-    optimizer: theirs.
-  """
-
-  values: Array
-  gradients: Array
-  loss: Array
-  gradient_norm: Array
-  discriminators: Any
-  optimizer: Any
 
 
 def _waveform_loss(waveform: Array, generated: Array) -> Array:
