@@ -13,8 +13,9 @@ same codec needs many times the steps to code a waveform rather than its envelop
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float
+
+from audiolm_jax.codec.convolution import convolve
 
 _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -60,14 +61,7 @@ class CausalConv(nn.Module):
     if self.kernel_size == 1:
       return x @ kernel[0] + bias, state
     padded = jnp.concatenate([state, x], axis=1)
-    y = lax.conv_general_dilated(
-      padded,
-      kernel,
-      window_strides=(1,),
-      padding="VALID",
-      rhs_dilation=(self.dilation,),
-      dimension_numbers=("NWC", "WIO", "NWC"),
-    )
+    y = convolve(padded, kernel, dilations=self.dilation)
     return y + bias, padded[:, padded.shape[1] - self.context() :]
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from audiolm_jax.codec.convolution import convolve
 from audiolm_jax.codec.losses import stft
 
 
@@ -82,6 +83,12 @@ def _activation(x: Array) -> Array:
   return jax.nn.leaky_relu(x, 0.2)
 
 
+def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+  """Zeros before and after, so that there is one output for each `stride` inputs begun."""
+  missing = max(0, (-(-size // stride) - 1) * stride + kernel_size - size)
+  return missing // 2, missing - missing // 2
+
+
 class _Conv(nn.Module):
   """A convolution with logical axis names; two spatial axes for spectrograms, one for waveforms."""
 
@@ -93,14 +100,20 @@ class _Conv(nn.Module):
   def __call__(self, x: Array) -> Array:
     # One name occurs once; a kernel is never split.
     axes = (*("kernel", None)[: len(self.kernel_size)], "conv_in", "channels")
-    return nn.Conv(
-      self.features,
-      self.kernel_size,
-      self.strides or (1,) * len(self.kernel_size),
-      kernel_init=nn.with_logical_partitioning(_kernel_init, axes),
-      bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)),
-      name="conv",
-    )(x)
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(_kernel_init, axes),
+      (*self.kernel_size, x.shape[-1], self.features),
+    )
+    bias = self.param(
+      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
+    )
+    strides = self.strides or (1,) * len(self.kernel_size)
+    padding = [
+      _same_padding(*sizes) for sizes in zip(x.shape[1:-1], self.kernel_size, strides, strict=True)
+    ]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    return convolve(x, kernel, strides) + bias
 
 
 class _GroupedConv(nn.Module):
@@ -129,8 +142,7 @@ class _GroupedConv(nn.Module):
     )
     outputs, seen = -(-time // self.stride), -(-self.kernel_size // self.stride)
     blocks, taps = outputs + seen - 1, seen * self.stride
-    missing = max(0, (outputs - 1) * self.stride + self.kernel_size - time)
-    before = missing // 2  # where SAME puts the odd one of the zeros
+    before, _ = _same_padding(time, self.kernel_size, self.stride)
     x = jnp.pad(x, ((0, 0), (before, blocks * self.stride - time - before), (0, 0)))
     x = x.reshape(batch, blocks, self.stride, self.groups, width).transpose(3, 0, 1, 2, 4)
     x = x.reshape(self.groups, batch, blocks, self.stride * width)

@@ -1,0 +1,60 @@
+"""The one convolution of encoder, decoder and discriminators, as each backend does it best."""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+
+
+def convolve(
+  x: Float[Array, "batch *space inputs"],
+  kernel: Float[Array, "*taps inputs outputs"],
+  strides: Sequence[int] | int = 1,
+  dilations: Sequence[int] | int = 1,
+) -> Float[Array, "batch *positions outputs"]:
+  """A convolution over one or two axes, without padding.
+
+  On TPUs it is a matrix product over the shifted inputs: with its gradient, an encoder then takes
+  two thirds of the cycles that the compiler estimates for a convolution, and compiles in less than
+  half of the time. On CPUs the convolution is the faster one, forwards and backwards.
+
+  Args:
+    strides, dilations: for each axis, or one number for all.
+  """
+  axes = kernel.ndim - 2
+  strides, dilations = ((n,) * axes if isinstance(n, int) else n for n in (strides, dilations))
+  return lax.platform_dependent(
+    x,
+    kernel,
+    tpu=functools.partial(as_product, strides, dilations),
+    default=functools.partial(as_convolution, strides, dilations),
+  )
+
+
+def as_convolution(strides: Sequence[int], dilations: Sequence[int], x: Array, kernel: Array):
+  """`convolve` by XLA's own operation."""
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=strides,
+    padding="VALID",
+    rhs_dilation=dilations,
+    dimension_numbers=_LAYOUTS[kernel.ndim - 2],
+  )
+
+
+def as_product(strides: Sequence[int], dilations: Sequence[int], x: Array, kernel: Array):
+  """`convolve` by one matrix product over the inputs under the kernel, side by side."""
+  shifted = []
+  for taps in np.ndindex(kernel.shape[:-2]):
+    slices = [slice(None)]
+    for axis, tap in enumerate(taps):
+      last = x.shape[1 + axis] - (kernel.shape[axis] - 1 - tap) * dilations[axis]
+      slices.append(slice(tap * dilations[axis], last, strides[axis]))
+    shifted.append(x[tuple(slices)])
+  return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
