@@ -31,6 +31,12 @@ def init_quantizer(num_quantizers: int, codebook_size: int, dim: int) -> Quantiz
   return QuantizerState(jnp.zeros(shape), jnp.zeros(shape[:2]), jnp.zeros(shape))
 
 
+def quantizer_of(codebooks: Float[Array, "quantizers size dim"], mean_use: float) -> QuantizerState:
+  """A state that begins with these codebooks, each entry chosen `mean_use` times."""
+  counts = jnp.full(codebooks.shape[:2], mean_use)
+  return QuantizerState(codebooks, counts, codebooks * mean_use)
+
+
 def nearest(
   x: Float[Array, "*batch dim"], codebook: Float[Array, "size dim"]
 ) -> Int[Array, "*batch"]:
@@ -179,5 +185,4 @@ def kmeans_start(
     return residual - centroids[nearest(residual, centroids)], centroids
 
   _, codebooks = lax.scan(level, x, jax.random.split(rng, num_quantizers))
-  counts = jnp.full(codebooks.shape[:2], mean_use)
-  return QuantizerState(codebooks, counts, codebooks * mean_use)
+  return quantizer_of(codebooks, mean_use)

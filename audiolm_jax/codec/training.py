@@ -36,6 +36,7 @@ from audiolm_jax.codec.quantizer import (
   init_quantizer,
   kmeans_start,
   quantize_train,
+  quantizer_of,
   residual_quantize,
 )
 from audiolm_jax.codec.soundstream import (
@@ -332,15 +333,13 @@ class CodecTrainable:
 
   def with_params(self, state: CodecState, params: Any) -> CodecState:
     """A fresh state that begins where an inference codec's parameters left off."""
-    model = self.config.model
+    c = self.config
     generator = {name: params[name] for name in ("encoder", "decoder")}
-    vectors = state.recent.shape[0] / model.codebook_size
-    counts = jnp.full_like(state.quantizer.counts, vectors)
     codebooks = params["codebooks"]
     return state.replace(
       generator=generator,
       generator_ema=jax.tree.map(jnp.copy, generator),
-      quantizer=QuantizerState(codebooks, counts, codebooks * vectors),
+      quantizer=quantizer_of(codebooks, c.kmeans_vectors / c.model.codebook_size),
       codebooks_ema=jnp.copy(codebooks),
     )
 

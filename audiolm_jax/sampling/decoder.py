@@ -26,7 +26,7 @@ from jaxtyping import Array, Int, Key
 
 from audiolm_jax.lm.attention import MASKED, KeyValues, cached_attention
 from audiolm_jax.lm.stages import Stage, StageSpec
-from audiolm_jax.lm.transformer import Remat, Transformer, TransformerConfig, unstack_layers
+from audiolm_jax.lm.transformer import Transformer, TransformerConfig, unstack_layers
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, draw
 from audiolm_jax.tokens import BOS, PAD
 
@@ -127,9 +127,7 @@ class StageSampler:
   def __init__(self, stage: Stage, *, dtype: str | None = None, cache_bytes: int = CACHE_BYTES):
     if dtype is None:
       dtype = "float32" if jax.default_backend() == "cpu" else stage.config.dtype
-    config = dataclasses.replace(
-      stage.config, dtype=dtype, scan_layers=False, remat=Remat.NONE, dropout_rate=0.0
-    )
+    config = dataclasses.replace(stage.config.shape(), dtype=dtype)
     self.spec = stage.spec
     self.program = Program(stage.spec, config)
     self.params = _ready(unstack_layers(stage.params), dtype)
