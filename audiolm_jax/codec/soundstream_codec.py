@@ -90,8 +90,9 @@ class SoundStreamCodec:
   def encode_clips(
     self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
   ) -> list[Int[np.ndarray, "frames q"]]:
-    """Codes of each clip; equal to `encode_long`, but clips of like length go side by side.
+    """Codes of each clip, as of `encode_long`, but clips of like length go side by side.
 
+    The two differ only where two entries of a codebook are as near to a latent as rounding.
     What does not fill a batch goes one by one, so that few shapes are compiled.
     """
     order = sorted(range(len(waveforms)), key=lambda clip: len(waveforms[clip]))

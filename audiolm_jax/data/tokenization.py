@@ -147,7 +147,7 @@ def tokenize_shard(
   num_workers: int = 2,
   count: Callable[[int, float], None] = lambda clips, seconds: None,
 ) -> ShardTokens:
-  """The tokens of each clip of a shard, equal to `tokenize_clip`.
+  """The tokens of each clip of a shard, those of `tokenize_clip` but for ties within rounding.
 
   In memory are five minutes of short clips or `num_workers` long ones, and as much read ahead.
 
