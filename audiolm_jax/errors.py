@@ -30,11 +30,11 @@ class CheckpointError(UserError):
   """A checkpoint that cannot be restored."""
 
 
-def run_cli(main: Callable[[Sequence[str]], None], flag_values: Any = None) -> None:
+def run_cli(main: Callable[[Sequence[str]], int | None], flag_values: Any = None) -> None:
   """Runs `main` as an absl program and exits as `exit_code` says; a flag that is wrong exits 2.
 
   Args:
-    main: takes what is left of the command line, its own name first.
+    main: takes what is left of the command line, its own name first, and may return an exit code.
     flag_values: absl flags that the program keeps apart from the global ones, so that several
       programs can be imported side by side.
   """
@@ -59,16 +59,15 @@ def run_cli(main: Callable[[Sequence[str]], None], flag_values: Any = None) -> N
   app.run(lambda argv: exit_code(main, argv), flags_parser=parse)
 
 
-def exit_code(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-  """Calls `main`: 0, or 2 after a `UserError`, which is one line on stderr."""
+def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+  """Calls `main`: what it returns, 0 for None, or 2 after a `UserError`, one line on stderr."""
   try:
     if len(argv) > 1 and not getattr(main, "takes_arguments", False):
       raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag, see --help")
-    main(argv)
+    return main(argv) or 0
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print("error: interrupted", file=sys.stderr)
     return 130
-  return 0

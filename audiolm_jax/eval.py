@@ -1,4 +1,4 @@
-"""Measures a bundle: codec, tokens, stages, continuations, cost.
+"""Measures a bundle: codec, tokens and what they keep, stages, continuations, its detector, cost.
 
   python -m audiolm_jax.eval --bundle speech_tiny --data manifest.jsonl --suite all \
     --output_dir results
@@ -6,7 +6,8 @@
 `--data` is a folder or a manifest with the splits `valid` (what is measured on; speakers who are
 also in `train` are left out where others are there), `train` (for the n-gram tables and the speaker
 model) and `probe` (the same sentences, field `sentence`, by several speakers). Writes results.json,
-continuations.png and the ten continuations it shows.
+results.csv and index.html, one page with figures, pictures and sound. docs/evaluation.md describes
+the suites and the data sets that some of them need.
 """
 
 import os
@@ -22,7 +23,16 @@ from absl import flags
 from audiolm_jax import audio, compilation_cache
 from audiolm_jax.errors import AudioError, DataError, UserError, run_cli
 
-SUITES = ("codec", "semantic", "tokens", "continuation", "cost")
+SUITES = (
+  "codec",
+  "semantic",
+  "content",
+  "tokens",
+  "likelihood",
+  "continuation",
+  "detection",
+  "cost",
+)
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of a bundle.", flag_values=FLAGS)
@@ -40,7 +50,29 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "token_store", None, "Tokens that the stages were trained on, by cache_tokens.", flag_values=FLAGS
 )
+flags.DEFINE_string(
+  "items", None, "ABX items in the Libri-Light format, for the suite content.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "items_audio_dir", None, "Folder of the items' files; --data by default.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "pairs",
+  None,
+  "Pairs for the suite likelihood: folder of ZeroSpeech 2021 or SALMon, or .jsonl manifest.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_list("stages", [], "Whose likelihoods; all by default.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "other_bundle", None, "Whose samples the detector is shown too.", flag_values=FLAGS
+)
 flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
+flags.DEFINE_bool(
+  "check",
+  False,
+  "Read --data, --items and --pairs, say what is there, and leave.",
+  flag_values=FLAGS,
+)
 flags.DEFINE_enum("domain", "speech", ["speech", "music"], "What is heard.", flag_values=FLAGS)
 flags.DEFINE_integer("max_clips", 60, "Pieces to reconstruct.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("max_continuations", 40, "Prompts to continue.", 1, flag_values=FLAGS)
@@ -56,6 +88,9 @@ def main(argv: Sequence[str]) -> None:
   """Runs the suites one after another; what is done is kept when a later one fails."""
   del argv
   chosen = _chosen_suites()
+  if FLAGS.check:
+    _check()
+    return
   for name in ("data", "output_dir"):
     if not FLAGS[name].value:
       raise UserError(f"--{name} is needed; see --help")
@@ -81,8 +116,11 @@ def main(argv: Sequence[str]) -> None:
   runners = {
     "codec": _codec,
     "semantic": _semantic,
+    "content": _content,
     "tokens": _tokens,
+    "likelihood": _likelihood,
     "continuation": _continuation,
+    "detection": _detection,
     "cost": _cost,
   }
   for name in chosen:
@@ -92,10 +130,69 @@ def main(argv: Sequence[str]) -> None:
     results["rows"] += result.rows
     results["details"][name] = result.details
     report.write_json(path, results)
+    _write_pages(results)
     print(f"{name}: {results['seconds'][name]:.0f} s", flush=True)
   table = report.markdown_table(results["rows"])
   print(table)
   print(f"wrote {path}")
+
+
+def _check() -> None:
+  """Says what each data set that is given holds; raises where something is missing."""
+  from audiolm_jax.data.manifest import list_clips
+  from audiolm_jax.evaluation import abx, content, pairs
+
+  if not (FLAGS.data or FLAGS.items or FLAGS.pairs):
+    raise UserError("--check needs --data, --items or --pairs")
+  if FLAGS.data:
+    clips = list_clips(FLAGS.data)
+    for split in sorted({clip.split for clip in clips}):
+      of_split = [clip for clip in clips if clip.split == split]
+      speakers = len({clip.speaker for clip in of_split} - {None})
+      print(f"{FLAGS.data}: {split}: {len(of_split)} clips, {speakers} named speakers")
+  if FLAGS.items:
+    items = abx.read_items(FLAGS.items)
+    read = content.reader_of(_items_audio_dir(), audio.check_readable)
+    files = sorted({item.file for item in items})
+    for file in files:
+      read(file)
+    print(f"{FLAGS.items}: {len(items)} items in {len(files)} files, all there")
+  if FLAGS.pairs:
+    found = pairs.read_pairs(FLAGS.pairs)
+    categories = sorted({category for pair in found for category in pair.categories})
+    print(f"{FLAGS.pairs}: {len(found)} pairs, all there; categories: {', '.join(categories)}")
+
+
+def _items_audio_dir() -> str:
+  folder = FLAGS.items_audio_dir or FLAGS.data
+  if not folder or not os.path.isdir(folder):
+    raise UserError(f"{folder} is no folder; --items_audio_dir says where the items' files are")
+  return folder
+
+
+def _write_pages(results: dict[str, Any]) -> None:
+  """The rows for a spreadsheet, and all as a page."""
+  from audiolm_jax.evaluation import page, report
+
+  def there(name: str) -> str | None:
+    path = os.path.join(FLAGS.output_dir, name)
+    return path if os.path.exists(path) else None
+
+  report.write_csv(os.path.join(FLAGS.output_dir, "results.csv"), results["rows"])
+  heard = results["details"].get("continuation", {}).get("clips", [])
+  sounds = {
+    f"{name}: prompt and continuation": there(f"continuation_{i}.flac")
+    for i, name in enumerate(heard)
+  }
+  pictures = {"Prompts (left of the line) and continuations": there("continuations.png")}
+  page.write_page(
+    os.path.join(FLAGS.output_dir, "index.html"),
+    f"{results['bundle']}: evaluation",
+    results["rows"],
+    {"token hash": results["token_hash"], **results["versions"], **results["flags"]},
+    pictures={caption: path for caption, path in pictures.items() if path and heard},
+    sounds={caption: path for caption, path in sounds.items() if path},
+  )
 
 
 def _chosen_suites() -> list[str]:
@@ -155,6 +252,17 @@ def _semantic(bundle):
   )
 
 
+def _content(bundle):
+  from audiolm_jax.evaluation import abx, content, suites
+
+  if not FLAGS.items:
+    return suites.SuiteResult([], {"left_out": "no --items are given"})
+  read = content.reader_of(
+    _items_audio_dir(), lambda path: audio.load_audio(path, bundle.sample_rate)
+  )
+  return content.content_suite(bundle, abx.read_items(FLAGS.items), read, seed=FLAGS.seed)
+
+
 def _tokens(bundle):
   from audiolm_jax.data.token_store import TokenStore
   from audiolm_jax.evaluation import suites
@@ -168,6 +276,19 @@ def _tokens(bundle):
     train = _tokenize(bundle, FLAGS.train_data or FLAGS.data, "train")
     valid = _tokenize(bundle, FLAGS.data, "valid")
   return suites.tokens_suite(list(bundle.stages.values()), train, valid)
+
+
+def _likelihood(bundle):
+  from audiolm_jax.evaluation import pairs, suites
+
+  if not FLAGS.pairs:
+    return suites.SuiteResult([], {"left_out": "no --pairs are given"})
+  return pairs.likelihood_suite(
+    bundle,
+    pairs.read_pairs(FLAGS.pairs),
+    lambda path: audio.load_audio(path, bundle.sample_rate),
+    FLAGS.stages or None,
+  )
 
 
 def _tokenize(bundle, source: str, split: str):
@@ -259,6 +380,36 @@ def _continuer(bundle):
     return Continuation(np.asarray(result.waveform).reshape(-1)[-new_samples:], seconds)
 
   return continue_prompt
+
+
+def _detection(bundle):
+  from audiolm_jax import bundles
+  from audiolm_jax.detection.corpus import CorpusConfig, Pair, make_pairs
+  from audiolm_jax.evaluation import detection, suites
+
+  if bundle.detector is None:
+    return suites.SuiteResult([], {"left_out": f"{bundle.name} has no detector"})
+  config = CorpusConfig(prompt_seconds=FLAGS.prompt_seconds, duration=FLAGS.duration)
+  pieces = _pieces(bundle, FLAGS.max_continuations, FLAGS.prompt_seconds + 1.0)
+  pieces = _without_silent_prompts(pieces, round(FLAGS.prompt_seconds * bundle.sample_rate))
+  recordings = [piece.waveform for piece in pieces]
+
+  def pairs_of(maker):
+    made = []
+    for first in range(0, len(recordings), config.batch_size):
+      batch = recordings[first : first + config.batch_size]
+      batch = [audio.resample(w, bundle.sample_rate, maker.sample_rate) for w in batch]
+      made += make_pairs(maker, batch, config, FLAGS.seed + first)
+    rates = maker.sample_rate, bundle.detector.sample_rate
+    return [Pair(*(audio.resample(sound, *rates) for sound in pair)) for pair in made]
+
+  others = [bundles.load_bundle(FLAGS.other_bundle)] if FLAGS.other_bundle else []
+  return detection.detection_suite(
+    bundle.detector,
+    pairs_of(bundle),
+    bundle.detector.sample_rate,
+    {maker.name: pairs_of(maker) for maker in others},
+  )
 
 
 def _cost(bundle):

@@ -16,6 +16,8 @@ was (INITIAL_BUNDLE and CODES_FIXED_STEP=0 in gin_configs/ keep its codes):
 
   python -m audiolm_jax.export_bundle --bundle speech_tiny --codec_dir runs/decoder \
     --output bundles/mine --storage=int8
+
+A detector of the bundle's own samples comes last (see make_detection_corpus), with --detector_dir.
 """
 
 import json
@@ -35,6 +37,7 @@ for _name, _text in {
   "kmeans": "Folder that fit_kmeans wrote: the semantic tokenizer.",
   "bundle": "Name or folder of a bundle to take all from that is not given.",
   **{f"{stage}_stage_dir": f"MODEL_DIR of the {stage} stage's training run." for stage in _STAGES},
+  "detector_dir": "MODEL_DIR of the training run of a detector of the bundle's samples.",
   "token_store": "Folder of the tokens that the stages were trained on.",
   "name": "What the bundle is called; default the name of the output folder.",
   "description": "One sentence.",
@@ -90,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
     model_card=card or (base.model_card if base else ""),
     semantic_rate=_semantic_rate(base),
     temperatures=_temperatures() or (base.temperatures if base else {}),
+    detector=_detector() or (base.detector if base else None),
   )
   if base and bundle.stages and bundle.token_hash != base.token_hash:
     raise UserError(
@@ -102,8 +106,9 @@ def main(argv: Sequence[str]) -> None:
     bundle, FLAGS.output, storage=FLAGS.storage or ("float16" if FLAGS.float16 else "float32")
   )
   size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
-  kinds = ", ".join(["codec", "semantic", *(f"{name}_stage" for name in bundle.stages)])
-  print(f"{folder}: {kinds}; {size:.1f} MB")
+  kinds = ["codec", "semantic", *(f"{name}_stage" for name in bundle.stages)]
+  kinds += ["detector"] if bundle.detector else []
+  print(f"{folder}: {', '.join(kinds)}; {size:.1f} MB")
 
 
 def _tokenizers(base: Any) -> tuple[Any, Any]:
@@ -128,6 +133,15 @@ def _stage(name: str, model_dir: str) -> Any:
 
   config, params = _trained(f"{name}_stage", model_dir)
   return Stage(config.spec, config.transformer, params)
+
+
+def _detector() -> Any:
+  if not FLAGS.detector_dir:
+    return None
+  from audiolm_jax.detection.detector import Detector
+
+  config, params = _trained("detector", FLAGS.detector_dir)
+  return Detector(config.classifier, params)
 
 
 def _trained(component: str, model_dir: str) -> tuple[Any, Any]:

@@ -67,8 +67,8 @@ flags.DEFINE_integer("process_count", None, "How many processes there are.", fla
 flags.DEFINE_integer("process_index", None, "Which of them this is.", flag_values=FLAGS)
 
 
-def main(argv: Sequence[str]) -> None:
-  """Resolves the configuration, then trains."""
+def main(argv: Sequence[str]) -> int:
+  """Resolves the configuration, then trains; returns the exit code."""
   del argv
   compilation_cache.enable()
   _join_other_processes()
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
   _check_model_dir(settings["model_dir"])
   if FLAGS.dry_run:
     print(text)
-    return
+    return 0
   _prepare_seqio()
   from audiolm_jax.training import trainer
 
@@ -85,8 +85,7 @@ def main(argv: Sequence[str]) -> None:
   except BaseException as error:
     _leave_other_processes(error)
     raise
-  if not result.finished:
-    sys.exit(143)
+  return 0 if result.finished else 143
 
 
 def resolve(
@@ -251,7 +250,7 @@ def _prepare_seqio() -> None:
     seqio_batches.set_data_dirs(FLAGS.seqio_additional_cache_dirs or (), FLAGS.tfds_data_dir)
 
 
-def run_gin_cli(main: Callable[[Sequence[str]], None], flag_values: flags.FlagValues) -> None:
+def run_gin_cli(main: Callable[[Sequence[str]], int | None], flag_values: flags.FlagValues) -> None:
   """`run_cli` for a command that also takes `--gin.NAME=VALUE`."""
   try:
     sys.argv = rewrite_gin_arguments(sys.argv)

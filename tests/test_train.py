@@ -15,6 +15,7 @@ from audiolm_jax import configs, train
 from audiolm_jax.codec import soundstream
 from audiolm_jax.codec.training import CodecTrainingConfig
 from audiolm_jax.data import token_shards, token_store
+from audiolm_jax.detection import classifier
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm import stages
 from audiolm_jax.semantic import w2v_bert
@@ -29,6 +30,11 @@ BUCKET = ["--gin.MODEL_DIR='gs://b/run'", "--gin.MIXTURE_OR_TASK_NAME='speech'"]
 REQUIRED = ["MODEL_DIR = 'runs/test'", "MIXTURE_OR_TASK_NAME = 'some_task'"]
 
 
+def required(name):
+  """What a runnable file leaves to be set."""
+  return [*REQUIRED, "AUDIO_DIR = 'm.jsonl'"] if name.startswith("detector") else REQUIRED
+
+
 def resolve(*names, bindings=()):
   files = [f"gin_configs/{name}.gin" for name in names]
   return train.resolve(files, bindings)
@@ -37,7 +43,7 @@ def resolve(*names, bindings=()):
 def test_there_is_a_base_and_a_tiny_file_for_everything_that_trains():
   expected = {
     f"{x}_{s}"
-    for x in ("codec", "semantic_stage", "coarse_stage", "fine_stage")
+    for x in ("codec", "semantic_stage", "coarse_stage", "fine_stage", "detector")
     for s in ("base", "tiny")
   }
   expected |= {f"semantic_encoder_{size}" for size in ("xl", "small", "tiny")}
@@ -46,7 +52,7 @@ def test_there_is_a_base_and_a_tiny_file_for_everything_that_trains():
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
-  settings, _ = resolve(name, bindings=REQUIRED)
+  settings, _ = resolve(name, bindings=required(name))
   model = settings["model"]
   batch = settings["train_dataset"].batch_shapes()
   boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
@@ -67,7 +73,7 @@ def test_the_feature_length_of_a_stage_is_that_of_its_crop(name):
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_resolved_configurations_are_the_golden_ones(name):
-  settings, text = resolve(name, bindings=REQUIRED)
+  settings, text = resolve(name, bindings=required(name))
   config = json.dumps(configs.to_dict(settings["model"].config), indent=1)
   found = f"{text}\n# Model configuration:\n{config}\n"
   path = GOLDEN / f"{name}.txt"
@@ -106,6 +112,19 @@ def test_gin_makes_the_same_objects_as_python():
 def test_the_codecs_of_gin_and_python_have_the_same_shape(name, config):
   settings, _ = resolve(name, bindings=REQUIRED)
   assert settings["model"].config.model == config
+
+
+@pytest.mark.parametrize(
+  ("size", "config"),
+  [
+    ("base", classifier.ClassifierConfig(dtype="bfloat16")),
+    ("tiny", classifier.tiny_config()),
+  ],
+)
+def test_the_detectors_of_gin_and_python_have_the_same_shape(size, config):
+  settings, _ = resolve(f"detector_{size}", bindings=required("detector"))
+  assert settings["model"].config.classifier == config
+  assert settings["train_dataset"].labels == ("real", "synthetic")
 
 
 @pytest.mark.parametrize(

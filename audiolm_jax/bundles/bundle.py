@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from audiolm_jax import configs
 from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
+from audiolm_jax.detection.detector import Detector
 from audiolm_jax.lm.stages import Stage
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer
 
@@ -29,6 +30,7 @@ class Bundle:
     stages: by the name in their spec; empty for a bundle that only encodes and decodes.
     semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
     temperatures: by stage, where others than the paper's suit it better.
+    detector: tells its samples from recordings; None where none was trained.
     description: one sentence.
     metadata: training data, licence, metrics; for people, nothing reads it.
     model_card: the text of MODEL_CARD.md.
@@ -41,6 +43,7 @@ class Bundle:
   stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
   semantic_rate: float | None = None
   temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  detector: Detector | None = None
   description: str = ""
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   model_card: str = ""

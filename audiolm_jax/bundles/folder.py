@@ -14,6 +14,8 @@ from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.detection.classifier import ClassifierConfig
+from audiolm_jax.detection.detector import Detector
 from audiolm_jax.errors import BundleError, ConfigError
 from audiolm_jax.lm.stages import STAGE_NAMES, Stage, StageSpec
 from audiolm_jax.lm.transformer import TransformerConfig
@@ -130,6 +132,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     stages={n: _load_stage(folder, n, components) for n in names if wanted is None or n in wanted},
     semantic_rate=manifest["semantic_rate"],
     temperatures=manifest.get("temperatures", {}),
+    detector=_load_detector(folder, components),
     description=manifest["description"],
     metadata=manifest["metadata"],
     model_card=_read_card(folder),
@@ -204,6 +207,14 @@ def _load_stage(folder: Path, name: str, components: Mapping[str, Any]) -> Stage
   )
 
 
+def _load_detector(folder: Path, components: Mapping[str, Any]) -> Detector | None:
+  if "detector" not in components:
+    return None
+  entry = components["detector"]
+  config = configs.from_dict(ClassifierConfig, entry["config"])
+  return Detector(config, _load_params(folder / "detector.safetensors", entry["hash"]))
+
+
 def _load_params(path: Path, expected_hash: str) -> dict[str, Any]:
   params = tensors.load_tensors(path)
   if tensors.hash_params(params) != expected_hash:
@@ -242,6 +253,14 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
       "spec": configs.to_dict(stage.spec),
       "config": configs.to_dict(stage.config),
       "token_hash": tokens,
+      "hash": tensors.hash_params(params),
+    }
+  if bundle.detector is not None:
+    params = tensors.as_stored(bundle.detector.params, storage)
+    content = tensors.encode_tensors(bundle.detector.params, storage)
+    _write_bytes(folder / "detector.safetensors", content)
+    components["detector"] = {
+      "config": configs.to_dict(bundle.detector.config),
       "hash": tensors.hash_params(params),
     }
   manifest = {

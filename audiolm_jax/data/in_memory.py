@@ -125,7 +125,8 @@ class InMemoryWaveforms(InMemoryBatches):
   """Random crops of a corpus that is decoded once and kept as 16-bit samples (115 MB per hour).
 
   A batch is {"waveform": float32 [batch, samples], "length": int32 [batch]}, where `length` counts
-  the samples before the zero padding of a clip shorter than the crop.
+  the samples before the zero padding of a clip shorter than the crop; with `labels` also
+  "label": int32 [batch].
 
   Args:
     source: a folder or manifest, see `manifest.list_clips`.
@@ -142,8 +143,9 @@ class InMemoryWaveforms(InMemoryBatches):
     valid_fraction: of a corpus that has no splits of its own.
     max_skipped_fraction: share of unreadable clips past which to give up.
     num_threads: that decode.
+    labels: what the manifest's field `label` may say, in the order of their numbers; () for none.
   Raises:
-    DataError: no clips, or too many unreadable ones.
+    DataError: no clips, too many unreadable ones, or one with another label.
   """
 
   def __init__(
@@ -162,8 +164,10 @@ class InMemoryWaveforms(InMemoryBatches):
     valid_fraction: float = 0.05,
     max_skipped_fraction: float = 0.01,
     num_threads: int = 4,
+    labels: tuple[str, ...] = (),
   ):
     clips = manifest.clips_of_split(manifest.list_clips(source, valid_fraction), split)
+    self._labels = _numbered(clips, labels)
     self.skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
     self._pcm = _decode(clips, sample_rate, self.skipped, num_threads)
     self._ids = list(self._pcm)
@@ -191,14 +195,20 @@ class InMemoryWaveforms(InMemoryBatches):
 
   def example(self, clip_id: str, seed: Seed) -> Example:
     """The random crop of one clip that a seed stands for."""
-    return examples.waveform_example(self._pcm[clip_id], self._crop, seed, self._gain_db)
+    pcm = self._pcm[clip_id]
+    return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, self._gain_db))
 
   def _example(self, item: int, seed: Seed) -> Example:
     clip_id, window = self._items[item]
     if self._num_epochs is None:
       return self.example(clip_id, seed)
     pcm = self._pcm[clip_id][window * self._crop : (window + 1) * self._crop]
-    return examples.waveform_example(pcm, self._crop, seed)
+    return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed))
+
+  def _labelled(self, clip_id: str, example: Example) -> Example:
+    if self._labels:
+      example["label"] = np.asarray(self._labels[clip_id], np.int32)
+    return example
 
 
 class InMemoryTokens(InMemoryBatches):
@@ -303,3 +313,14 @@ def _decode(
   if not pcm:
     raise DataError(f"no clip can be read: {skipped.report()}")
   return pcm
+
+
+def _numbered(clips: Sequence[manifest.Clip], labels: tuple[str, ...]) -> dict[str, int]:
+  """The number of each clip's label, by clip id; empty where no labels are wanted."""
+  for clip in clips:
+    if labels and clip.label not in labels:
+      raise DataError(
+        f"{clip.id} has the label {clip.label!r}; each row of the manifest needs a label, one of "
+        f"{', '.join(labels)}"
+      )
+  return {clip.id: labels.index(str(clip.label)) for clip in clips} if labels else {}

@@ -32,6 +32,7 @@ class Clip:
     split: "train", "valid" or whatever the manifest says.
     speaker: as in the manifest, or None where nobody says.
     seconds: length as in the manifest, or None.
+    label: what kind of sound it is, as in the manifest, or None.
     size: of the file in bytes, or None where it was not looked at.
   """
 
@@ -40,6 +41,7 @@ class Clip:
   split: str = "train"
   speaker: str | None = None
   seconds: float | None = None
+  label: str | None = None
   size: int | None = None
 
 
@@ -93,10 +95,10 @@ def list_clips(
   """The clips of a folder (searched through) or of a manifest, sorted by id; URLs will do.
 
   A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or absolute) and
-  may have `split`, `speaker` and `seconds`. A folder's splits and speakers follow from its layout,
-  which is found out where `layout` does not name one of `layouts.LAYOUTS`. Where nobody names
-  splits, about `valid_fraction` of the files, chosen by a hash of the id, are `valid`, at least one
-  where there are two. Hidden files are passed over.
+  may have `split`, `speaker`, `seconds` and `label`. A folder's splits and speakers follow from its
+  layout, which is found out where `layout` does not name one of `layouts.LAYOUTS`. Where nobody
+  names splits, about `valid_fraction` of the files, chosen by a hash of the id, are `valid`, at
+  least one where there are two. Hidden files are passed over.
 
   Raises:
     DataError: nothing there, another layout, not a manifest, a row without `path`, the same path
@@ -187,6 +189,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
       path=storage.join(storage.parent(manifest), path),
       split=str(row.get("split") or ""),
       speaker=None if row.get("speaker") is None else str(row["speaker"]),
+      label=None if row.get("label") is None else str(row["label"]),
       seconds=None if seconds is None else float(seconds),
     )
   except (ValueError, KeyError, TypeError, AttributeError) as error:

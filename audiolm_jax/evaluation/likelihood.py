@@ -83,17 +83,17 @@ def evaluate_stage(
 
 
 def crops(
-  spec: StageSpec, clip: TokenClip
+  spec: StageSpec, clip: TokenClip, least_seconds: float = _LEAST_SECONDS
 ) -> Iterator[tuple[Int[np.ndarray, " steps"] | None, Int[np.ndarray, "frames q"] | None]]:
-  """Aligned pieces of a clip, one crop of the stage long, the last one at least 0.5 s."""
+  """Aligned pieces of a clip, one crop of the stage long, the last one at least `least_seconds`."""
   count = 0
   semantic = codes = None
   if spec.uses_semantic:
     semantic = np.asarray(_needed(clip.semantic, clip, spec), np.int32)
-    count = _pieces(len(semantic), spec.crop_steps, spec.semantic_rate)
+    count = _pieces(len(semantic), spec.crop_steps, least_seconds * spec.semantic_rate)
   if not spec.predicts_semantic:
     codes = np.asarray(_needed(clip.codes, clip, spec), np.int32)
-    pieces = _pieces(len(codes), spec.crop_frames, spec.frame_rate)
+    pieces = _pieces(len(codes), spec.crop_frames, least_seconds * spec.frame_rate)
     count = min(count, pieces) if spec.uses_semantic else pieces
   for i in range(count):
     steps = slice(i * spec.crop_steps, (i + 1) * spec.crop_steps)
@@ -158,6 +158,6 @@ def _needed(tokens: np.ndarray | None, clip: TokenClip, spec: StageSpec) -> np.n
   return tokens
 
 
-def _pieces(length: int, crop: int, rate: float) -> int:
+def _pieces(length: int, crop: int, least: float) -> int:
   whole, rest = divmod(length, crop)
-  return whole + (rest >= _LEAST_SECONDS * rate)
+  return whole + (rest >= max(1, least))

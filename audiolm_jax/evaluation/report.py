@@ -1,7 +1,9 @@
 """Figures with their marks, as a table to read and as JSON."""
 
+import csv
 import dataclasses
 import enum
+import io
 import json
 import math
 import os
@@ -71,9 +73,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
   lines.append("|---|---|---|---|---|---|---|---|---|")
   for row in rows:
     e = row.estimate
-    interval = "" if e.low == e.high else f"{_number(e.low)} to {_number(e.high)}"
-    cells = [row.suite, row.figure, _number(e.value), interval, str(e.n)]
-    cells += ["" if m is None else _number(m) for m in (row.floor, row.aim)]
+    interval = "" if e.low == e.high else f"{number(e.low)} to {number(e.high)}"
+    cells = [row.suite, row.figure, number(e.value), interval, str(e.n)]
+    cells += ["" if m is None else number(m) for m in (row.floor, row.aim)]
     lines.append("| " + " | ".join([*cells, row.verdict, row.note]) + " |")
   return "\n".join(lines)
 
@@ -85,7 +87,22 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     file.write((text + "\n").encode())
 
 
-def _number(value: float) -> str:
+def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
+  """Writes the rows for a spreadsheet, all digits kept."""
+  text = io.StringIO()
+  table = csv.writer(text)
+  table.writerow(["suite", "figure", "value", "low", "high", "n", "better", "floor", "aim", "note"])
+  for row in rows:
+    e = row.estimate
+    table.writerow(
+      [row.suite, row.figure, e.value, e.low, e.high, e.n, row.better, row.floor, row.aim, row.note]
+    )
+  with atomic_write(path) as file:
+    file.write(text.getvalue().encode())
+
+
+def number(value: float) -> str:
+  """Three digits, or a whole number where it is large; "none" for NaN."""
   if math.isnan(value):
     return "none"
   return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -37,6 +37,7 @@ COMPONENTS = {
   "semantic_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
   "coarse_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
   "fine_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
+  "detector": ("audiolm_jax.detection.training", "DetectorTrainable", "DetectorTrainingConfig"),
 }
 
 

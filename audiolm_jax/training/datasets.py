@@ -87,6 +87,8 @@ class InMemoryAudio:
     gain_db: lowest and highest random gain, or None.
     num_epochs: None for endless random crops; 1 for held-out windows that do not move.
     max_skipped_fraction: share of unreadable clips past which to give up.
+    labels: what the manifest's field `label` may say; examples then have a feature `label`, the
+      place in this list.
   """
 
   source: str
@@ -98,10 +100,14 @@ class InMemoryAudio:
   gain_db: tuple[float, float] | None = None
   num_epochs: int | None = None
   max_skipped_fraction: float = 0.01
+  labels: tuple[str, ...] = ()
 
   def batch_shapes(self) -> BatchShapes:
     """What all processes' batches look like together."""
-    return _waveforms(self.batch_size, round(self.crop_seconds * self.sample_rate))
+    shapes = _waveforms(self.batch_size, round(self.crop_seconds * self.sample_rate))
+    if self.labels:
+      shapes["label"] = jax.ShapeDtypeStruct((self.batch_size,), np.int32)
+    return shapes
 
   def __call__(self) -> Batches:
     """The batches of this process."""
@@ -116,6 +122,7 @@ class InMemoryAudio:
       gain_db=tuple(self.gain_db) if self.gain_db else None,
       num_epochs=self.num_epochs,
       max_skipped_fraction=self.max_skipped_fraction,
+      labels=tuple(self.labels),
     )
 
 

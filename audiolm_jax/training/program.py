@@ -41,7 +41,7 @@ class Trainable(Protocol):
     training step `step`: which parts of the model take part. A program is compiled for each.
 
   Attributes:
-    component: "codec", "semantic", "semantic_stage", "coarse_stage" or "fine_stage".
+    component: "codec", "semantic", "semantic_stage", "coarse_stage", "fine_stage", "detector".
     config: a dataclass that `configs.to_dict` can write; the class is made from it alone.
   """
 

@@ -26,6 +26,8 @@ _NEXT = {
     f"--token_store=TOKENS --{name}_stage_dir={{dir}} --output=BUNDLE"
     for name in ("semantic", "coarse", "fine")
   },
+  "detector": "python -m audiolm_jax.export_bundle --bundle=BUNDLE --detector_dir={dir} "
+  "--output=BUNDLE",
 }
 
 

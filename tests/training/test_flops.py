@@ -16,6 +16,8 @@ from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.losses import SpectralLossConfig
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.training import CodecTrainable, CodecTrainingConfig
+from audiolm_jax.detection.classifier import ClassifierConfig
+from audiolm_jax.detection.training import DetectorTrainable, DetectorTrainingConfig
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
 from audiolm_jax.lm.transformer import TransformerConfig
@@ -99,3 +101,12 @@ def test_a_codec_needs_what_xla_counts():
   start = ROWS * config.model.encoder_flops(8_000)
   expected = counted(model, batch)
   assert model.flops_per_step(batch, 0) + start == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_a_detector_needs_what_xla_counts():
+  model = DetectorTrainable(DetectorTrainingConfig(ClassifierConfig(channels=(64, 128, 128))))
+  batch = {
+    "waveform": jax.ShapeDtypeStruct((ROWS, 16_000), jnp.float32),
+    "label": jax.ShapeDtypeStruct((ROWS,), jnp.int32),
+  }
+  assert model.flops_per_step(batch, 0) == pytest.approx(counted(model, batch), rel=TOLERANCE)

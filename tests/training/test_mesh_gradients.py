@@ -20,6 +20,7 @@ MESHES = {
   "semantic_stage": ALL_MESHES,
   "coarse_stage": ALL_MESHES,
   "fine_stage": ALL_MESHES,
+  "detector": ALL_MESHES,
   # A coarse stage with its layers in one loop. XLA's collectives between the devices that it forces
   # on one CPU can wait for each other for ever in such a loop where `fsdp` gathers parameters.
   "stacked": ("8x1x1", "4x1x2"),
@@ -43,6 +44,8 @@ def make(component, mesh):
     return codec(generator_optimizer=optimizer, discriminator_optimizer=optimizer)
   if component == "semantic_encoder":
     return semantic_encoder(optimizer)
+  if component == "detector":
+    return detector(optimizer)
   return stage(component, optimizer, parts=2 if mesh != "1x1x1" else 1)
 
 
@@ -61,6 +64,21 @@ def semantic_encoder(optimizer):
     "length": np.round(lengths * 16_000).astype(np.int32),
   }
   return SemanticTrainable(config), batch
+
+
+def detector(optimizer):
+  from audiolm_jax.detection.classifier import ClassifierConfig
+  from audiolm_jax.detection.training import DetectorTrainable, DetectorTrainingConfig
+  from audiolm_jax.semantic.features import LogMelConfig
+  from tests.conftest import melody
+
+  config = ClassifierConfig(features=LogMelConfig(num_mels=16), channels=(8, 16), groups=2)
+  batch = {
+    "waveform": np.stack([melody(0.5, seed=i) for i in range(ROWS)]),
+    "length": np.full(ROWS, 8_000, np.int32),
+    "label": np.arange(ROWS, dtype=np.int32) % 2,
+  }
+  return DetectorTrainable(DetectorTrainingConfig(config, optimizer)), batch
 
 
 def stage(component, optimizer, parts):

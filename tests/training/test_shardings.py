@@ -17,6 +17,7 @@ BASE = [
   "semantic_stage_base",
   "coarse_stage_base",
   "fine_stage_base",
+  "detector_base",
 ]
 
 PROGRAM = """
@@ -29,7 +30,9 @@ from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig, d
 partitioner = Partitioner(PartitioningConfig(data=2, fsdp=2, model=2))
 for name in sys.argv[1:]:
   settings, _ = train.resolve(
-    [f"gin_configs/{name}.gin"], ["MODEL_DIR = 'm'", "MIXTURE_OR_TASK_NAME = 't'"]
+    [f"gin_configs/{name}.gin"],
+    ["MODEL_DIR = 'm'"]
+    + ["AUDIO_DIR = 'a'" if name == "detector_base" else "MIXTURE_OR_TASK_NAME = 't'"],
   )
   batch = dataclasses.replace(settings["train_dataset"], batch_size=8).batch_shapes()
   with partitioner.context():

@@ -1,0 +1,1 @@
+"""Tells synthetic sound from recordings."""

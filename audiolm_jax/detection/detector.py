@@ -1,0 +1,176 @@
+"""A trained detector at work: how likely it is that sound was made by a model.
+
+It knows the samples of the bundle that it was trained on, by what the sampling of codes leaves in
+them. It promises nothing about other models, and little about sound that was changed on its way: a
+low probability is no proof of a recording, and a high one none of a forgery.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax import audio
+from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
+from audiolm_jax.errors import AudioError
+
+WINDOW_SECONDS = 1.0
+HOP_SECONDS = 0.25
+_LEAST_SECONDS = 0.1
+_SILENT = 1e-3  # a window whose peak is below -60 dB says nothing
+_BATCH = 32
+
+
+class Detection(NamedTuple):
+  """What is heard in one piece of sound.
+
+  Attributes:
+    probability_synthetic: of the whole: the mean log odds of its windows, as a probability.
+    per_second: the same of the windows whose middle lies in each second; None where it is silent.
+  """
+
+  probability_synthetic: float
+  per_second: list[float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+  """Windows of a second, four of them in each second, heard one by one.
+
+  Attributes:
+    config: of the network.
+    params: its parameters.
+  """
+
+  config: ClassifierConfig
+  params: Mapping[str, Any]
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz, of what it hears."""
+    return self.config.features.sample_rate
+
+  def detect(
+    self, waveform: Float[np.ndarray, "samples"], sample_rate: int, name: str = "the waveform"
+  ) -> Detection:
+    """How likely it is that a waveform was made by a model.
+
+    Args:
+      waveform: in [-1, 1], a tenth of a second or more; below one second it is heard mirrored at
+        its ends.
+      name: of the sound, for messages.
+    Raises:
+      AudioError: too short, or silent.
+    """
+    waveform = audio.resample(audio.as_waveform(waveform, name), sample_rate, self.sample_rate)
+    return self.detect_blocks([waveform], name)
+
+  def detect_blocks(
+    self, blocks: Iterable[Float[np.ndarray, "block"]], name: str = "the waveform"
+  ) -> Detection:
+    """The same for sound in blocks of any length at the detector's own rate, in bounded memory."""
+    batch: list[_Window] = []
+    starts: list[int] = []
+    odds: list[float] = []  # NaN where a window is silent
+
+    def judge() -> None:
+      values = self.log_odds(np.stack([piece.waveform for piece in batch]))
+      for piece, value in zip(batch, values, strict=True):
+        odds[piece.number] = float(value)
+      batch.clear()
+
+    for piece in _windows(blocks, self.sample_rate, name):
+      starts.append(piece.start)
+      odds.append(float("nan"))
+      if np.max(np.abs(piece.waveform)) >= _SILENT:
+        batch.append(piece)
+      if len(batch) == _BATCH:
+        judge()
+    if batch:
+      judge()
+    if not np.isfinite(odds).any():
+      raise AudioError(f"{name} is silent: there is nothing to be heard in it")
+    window = round(WINDOW_SECONDS * self.sample_rate)
+    seconds = -(-(starts[-1] + window) // self.sample_rate)
+    middles = (np.array(starts) + window // 2) // self.sample_rate
+    found, heard = np.array(odds), np.isfinite(odds)
+    per_second: list[float | None] = []
+    for second in range(seconds):
+      inside = middles == second
+      inside[-1] |= not inside.any()  # the last second may be too short for the middle of a window
+      sounding = found[inside & heard]
+      per_second.append(_probability(sounding) if len(sounding) else None)
+    return Detection(_probability(found[heard]), per_second)
+
+  def score(self, pieces: Sequence[Float[np.ndarray, "samples"]]) -> Float[np.ndarray, "pieces"]:
+    """Log odds of synthetic against real of many pieces, each the mean of its windows.
+
+    Args:
+      pieces: at the detector's rate, of any lengths from a tenth of a second.
+    Returns:
+      NaN for a piece that is silent.
+    """
+    windows, owners = [], []
+    for number, piece in enumerate(pieces):
+      for window in _windows([piece], self.sample_rate, f"piece {number}"):
+        if np.max(np.abs(window.waveform)) >= _SILENT:
+          windows.append(window.waveform)
+          owners.append(number)
+    odds = self.log_odds(np.stack(windows)) if windows else np.zeros(0)
+    sums = np.bincount(owners, odds, len(pieces))
+    counts = np.bincount(owners, minlength=len(pieces))
+    return np.where(counts, sums / np.maximum(counts, 1), np.nan)
+
+  def log_odds(self, windows: Float[np.ndarray, "windows samples"]) -> Float[np.ndarray, "windows"]:
+    """Of synthetic against real, for pieces of one length at the detector's rate."""
+    found = [np.zeros(0, np.float32)]
+    for first in range(0, len(windows), _BATCH):
+      rows = windows[first : first + _BATCH]
+      filled = np.pad(rows, ((0, _BATCH - len(rows)), (0, 0)))  # one program for any number
+      found.append(np.asarray(_log_odds(self.config, self.params, filled))[: len(rows)])
+    return np.concatenate(found)
+
+
+class _Window(NamedTuple):
+  """One window: which one, where it starts in samples, and its sound."""
+
+  number: int
+  start: int
+  waveform: Float[np.ndarray, "window"]
+
+
+def _windows(blocks: Iterable[np.ndarray], rate: int, name: str) -> Iterator[_Window]:
+  """Windows at every hop, and one at the very end; of a shorter sound one, mirrored at its ends."""
+  window, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
+  kept, start = np.zeros(0, np.float32), 0  # what is still needed begins at sample `start`
+  following = 0  # where the next window begins
+  for block in blocks:
+    kept = np.concatenate([kept, block])
+    end = start + len(kept)
+    while following + window <= end:
+      first = following - start
+      yield _Window(following // hop, following, kept[first : first + window])
+      following += hop
+    dropped = max(0, min(following, end - window) - start)
+    kept, start = kept[dropped:], start + dropped
+  end = start + len(kept)
+  if end < window:
+    audio.check_length(end, rate, _LEAST_SECONDS, name)
+    yield _Window(0, 0, np.pad(kept, (0, window - end), mode="symmetric"))
+  elif following - hop + window < end:
+    yield _Window(following // hop, end - window, kept[-window:])
+
+
+def _probability(odds: Float[np.ndarray, "windows"]) -> float:
+  """Of the mean of log odds."""
+  return float(1.0 / (1.0 + np.exp(-np.clip(np.mean(odds), -50.0, 50.0))))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_odds(config: ClassifierConfig, params: Mapping[str, Any], windows: jax.Array) -> jax.Array:
+  logits = Classifier(config).apply({"params": params}, windows)
+  return logits[:, 1] - logits[:, 0]

@@ -1,0 +1,257 @@
+"""ABX: whether a phone is nearer to itself than to another one in the same surroundings.
+
+Items are those of Libri-Light: lines of file, onset, offset, phone, phone before, phone after and
+speaker. For a pair of phones, A and X are two of the first and B is one of the second, all between
+the same neighbours. Within speakers all three are by one speaker; across, X is by another. An error
+is an X that is nearer to B than to A; ties are half an error.
+
+Source: Schatz et al., "Evaluating speech features with the Minimal-Pair ABX task", 2013; item
+format, limits and order of averaging as in Kahn et al., "Libri-Light", 2020.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.errors import DataError
+from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
+
+MAX_GROUP = 10  # items of one phone by one speaker between one pair of neighbours
+MAX_OTHERS = 5  # other speakers that X is by
+_FIELDS = 7
+
+
+class Item(NamedTuple):
+  """One phone: where it is, what is around it, and who says it."""
+
+  file: str
+  onset: float
+  offset: float
+  phone: str
+  context: tuple[str, str]
+  speaker: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AbxReport:
+  """Error rates, 0 to 1 and 0.5 by chance.
+
+  Attributes:
+    within, across: speakers; means over phone pairs, resampled over these. Of no observation where
+      no such triple can be made.
+    num_triples: how many triples either rests on.
+  """
+
+  within: Estimate
+  across: Estimate
+  num_triples: tuple[int, int]
+
+
+def read_items(path: str | os.PathLike[str]) -> list[Item]:
+  """The items of a file in the Libri-Light format.
+
+  Raises:
+    DataError: it cannot be read, or a line is no item.
+  """
+  try:
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(f"cannot read the items in {path}: {error}") from error
+  items = []
+  for number, line in enumerate(lines, 1):
+    words = line.split()
+    if not words or line.startswith("#"):
+      continue
+    try:
+      file, onset, offset, phone, before, after, speaker = words
+      item = Item(file, float(onset), float(offset), phone, (before, after), speaker)
+    except ValueError as error:
+      raise DataError(
+        f"{path}, line {number}: no item of {_FIELDS} fields (file, onset, offset, phone, phone "
+        "before, phone after, speaker)"
+      ) from error
+    items.append(item)
+  if not items:
+    raise DataError(f"{path} holds no items")
+  return items
+
+
+def frames_of(
+  item: Item, features: Float[np.ndarray, "frames dim"], frame_rate: float
+) -> Float[np.ndarray, "inside dim"]:
+  """The frames whose middles lie in an item; the one nearest to its middle where none does."""
+  first = int(np.ceil(item.onset * frame_rate - 0.5))
+  last = int(np.ceil(item.offset * frame_rate - 0.5))
+  if last <= first:
+    middle = int((item.onset + item.offset) / 2 * frame_rate)
+    first, last = middle, middle + 1
+  first = min(max(0, first), len(features) - 1)
+  return features[first : max(first + 1, last)]
+
+
+def angular_distances(
+  one: Float[np.ndarray, "m dim"], other: Float[np.ndarray, "n dim"]
+) -> Float[np.ndarray, "m n"]:
+  """Angles between frames as shares of a half turn."""
+  norms = (np.linalg.norm(x, axis=-1, keepdims=True) + 1e-12 for x in (one, other))
+  one, other = (x / norm for x, norm in zip((one, other), norms, strict=True))
+  return np.arccos(np.clip(one @ other.T, -1.0, 1.0)) / np.pi
+
+
+def warped_distance(one: Float[np.ndarray, "m dim"], other: Float[np.ndarray, "n dim"]) -> float:
+  """Mean angular distance along the best alignment of two sequences.
+
+  Source: dynamic time warping with equal weights of the three steps.
+  """
+  costs = angular_distances(one, other)
+  m, n = costs.shape
+  total = np.full((m + 1, n + 1), np.inf)
+  length = np.zeros((m + 1, n + 1))
+  total[0, 0] = 0.0
+  for i, j in itertools.product(range(m), range(n)):
+    from_ = min(((i, j), (i, j + 1), (i + 1, j)), key=lambda cell: total[cell])
+    total[i + 1, j + 1] = costs[i, j] + total[from_]
+    length[i + 1, j + 1] = 1 + length[from_]
+  return float(total[m, n] / length[m, n])
+
+
+def abx(items: Iterable[tuple[Item, Float[np.ndarray, "frames dim"]]], seed: int = 0) -> AbxReport:
+  """Error rates of phones given with their frames.
+
+  Of a phone by a speaker in a context at most `MAX_GROUP` items take part, and X is by at most
+  `MAX_OTHERS` other speakers, chosen by `seed`. Errors are averaged over triples, then over
+  contexts, over speakers, and over phone pairs.
+  """
+  rng = np.random.default_rng(seed)
+  groups: dict[tuple[str, str], dict[str, dict[str, list[np.ndarray]]]] = {}
+  for item, frames in items:
+    by_speaker = groups.setdefault(item.context, {}).setdefault(item.speaker, {})
+    by_speaker.setdefault(item.phone, []).append(frames)
+  for by_speaker in groups.values():
+    for by_phone in by_speaker.values():
+      for phone, found in by_phone.items():
+        chosen = rng.permutation(len(found))[:MAX_GROUP]
+        by_phone[phone] = [found[i] for i in sorted(chosen)]
+  distances = _Distances()
+  within, across = _Errors(), _Errors()
+  for by_speaker in groups.values():
+    for speaker, by_phone in by_speaker.items():
+      for a, b in itertools.permutations(sorted(by_phone), 2):
+        pair, ones, others = (a, b), by_phone[a], by_phone[b]
+        within.add(pair, speaker, _error(distances, ones, others, ones))
+        strangers = sorted(s for s, phones in by_speaker.items() if s != speaker and a in phones)
+        for stranger in rng.permutation(strangers)[:MAX_OTHERS]:
+          same = by_speaker[str(stranger)][a]
+          across.add(pair, speaker, _error(distances, ones, others, same))
+  return AbxReport(within.mean(), across.mean(), (within.triples, across.triples))
+
+
+class _Distances:
+  """Distances of pairs of sequences, each found once."""
+
+  def __init__(self) -> None:
+    self._known: dict[tuple[int, int], float] = {}
+
+  def __call__(self, one: np.ndarray, other: np.ndarray) -> float:
+    key = (min(id(one), id(other)), max(id(one), id(other)))
+    if key not in self._known:
+      self._known[key] = warped_distance(one, other)
+    return self._known[key]
+
+
+class _Errors:
+  """Error rates by phone pair and speaker, one for each context."""
+
+  def __init__(self) -> None:
+    self.triples = 0
+    self._found: dict[tuple[str, str], dict[str, list[float]]] = {}
+
+  def add(self, pair: tuple[str, str], speaker: str, error: tuple[float, int]) -> None:
+    rate, triples = error
+    if triples:
+      self.triples += triples
+      self._found.setdefault(pair, {}).setdefault(speaker, []).append(rate)
+
+  def mean(self) -> Estimate:
+    """Over contexts, speakers and pairs, in this order."""
+    pairs = [
+      np.mean([np.mean(rates) for rates in by_speaker.values()])
+      for by_speaker in self._found.values()
+    ]
+    return bootstrap_estimate(lambda rows: float(np.mean(np.array(pairs)[rows])), len(pairs))
+
+
+def _error(
+  distances: _Distances,
+  ones: Sequence[np.ndarray],
+  others: Sequence[np.ndarray],
+  same: Sequence[np.ndarray],
+) -> tuple[float, int]:
+  """Share of triples (A of `ones`, B of `others`, X of `same`) that go wrong, and their number."""
+  wrong, triples = 0.0, 0
+  for x in same:
+    to_b = np.array([distances(b, x) for b in others])
+    for a in ones:
+      if a is x:
+        continue
+      to_a = distances(a, x)
+      wrong += (to_b < to_a).sum() + 0.5 * (to_b == to_a).sum()
+      triples += len(to_b)
+  return (wrong / triples if triples else 0.0), triples
+
+
+@dataclasses.dataclass(frozen=True)
+class PhoneReport:
+  """How tokens and phones go together, frame by frame.
+
+  Attributes:
+    cluster_purity: share of frames whose phone is the commonest of their token.
+    phone_purity: share of frames whose token is the commonest of their phone.
+    pnmi: mutual information of phone and token over the entropy of the phones, resampled over
+      files.
+  """
+
+  cluster_purity: float
+  phone_purity: float
+  pnmi: Estimate
+
+
+def phone_report(
+  labelled: Mapping[str, tuple[Sequence[int], Sequence[str]]],
+) -> PhoneReport:
+  """Purities and phone-normalised mutual information.
+
+  Args:
+    labelled: by file, a token and a phone for each frame.
+  Source: Hsu et al., "HuBERT", section IV-C.
+  """
+  phones = sorted({phone for _, found in labelled.values() for phone in found})
+  size = 1 + max(max(tokens, default=0) for tokens, _ in labelled.values())
+  number = {phone: i for i, phone in enumerate(phones)}
+  counts = np.zeros((len(labelled), len(phones), size))
+  for row, (tokens, found) in enumerate(labelled.values()):
+    np.add.at(counts[row], ([number[p] for p in found], list(tokens)), 1)
+  joint = counts.sum(axis=0) / counts.sum()
+  return PhoneReport(
+    cluster_purity=float(joint.max(axis=0).sum()),
+    phone_purity=float(joint.max(axis=1).sum()),
+    pnmi=bootstrap_estimate(lambda rows: _pnmi(counts[rows].sum(axis=0)), len(counts)),
+  )
+
+
+def _pnmi(counts: Float[np.ndarray, "phones tokens"]) -> float:
+  joint = counts / counts.sum()
+
+  def entropy(p: np.ndarray) -> float:
+    p = p[p > 0]
+    return float(-(p * np.log(p)).sum())
+
+  of_phones, of_tokens = entropy(joint.sum(axis=1)), entropy(joint.sum(axis=0))
+  mutual = of_phones + of_tokens - entropy(joint.ravel())
+  return mutual / of_phones if of_phones else float("nan")

@@ -1,0 +1,59 @@
+"""What happens to sound on its way: compression, noise, a narrow channel."""
+
+import io
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float
+
+_FORMATS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
+
+
+def compress(
+  waveform: Float[np.ndarray, "samples"], sample_rate: int, codec: str, level: float
+) -> tuple[Float[np.ndarray, "samples"], float]:
+  """The waveform after a lossy codec, and the bits per second of the file.
+
+  Args:
+    codec: "mp3" or "opus".
+    level: 0 for the highest bit rate that the codec has, 1 for the lowest.
+  """
+  container, subtype = _FORMATS[codec]
+  encoded = io.BytesIO()
+  with soundfile.SoundFile(
+    encoded,
+    "w",
+    sample_rate,
+    channels=1,
+    format=container,
+    subtype=subtype,
+    compression_level=level,
+    bitrate_mode="CONSTANT" if codec == "mp3" else None,
+  ) as file:
+    file.write(waveform)
+  size = len(encoded.getvalue())
+  encoded.seek(0)
+  decoded, rate = soundfile.read(encoded, dtype="float32")
+  if rate != sample_rate:
+    decoded = soxr.resample(decoded, rate, sample_rate)
+  decoded = np.pad(decoded[: len(waveform)], (0, max(0, len(waveform) - len(decoded))))
+  return decoded, 8 * size * sample_rate / len(waveform)
+
+
+def add_noise(
+  waveform: Float[np.ndarray, "samples"], snr_db: float, seed: int
+) -> Float[np.ndarray, "samples"]:
+  """White noise at a ratio of the waveform's mean power."""
+  noise = np.random.default_rng(seed).standard_normal(len(waveform))
+  level = np.sqrt(np.mean(np.square(waveform))) * 10.0 ** (-snr_db / 20)
+  return np.clip(waveform + level * noise, -1.0, 1.0).astype(np.float32)
+
+
+def narrow(
+  waveform: Float[np.ndarray, "samples"], sample_rate: int, through_rate: int
+) -> Float[np.ndarray, "samples"]:
+  """The waveform down to a lower rate and back."""
+  there = soxr.resample(waveform, sample_rate, through_rate)
+  back = soxr.resample(there, through_rate, sample_rate)
+  return np.pad(back[: len(waveform)], (0, max(0, len(waveform) - len(back))))

@@ -1,0 +1,123 @@
+"""Results as one page that needs nothing beside it: tables, pictures and sound in one file."""
+
+import base64
+import html
+import mimetypes
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from audiolm_jax.evaluation.report import Row, number
+from audiolm_jax.files import atomic_write
+
+_BAR, _HEIGHT = 160, 12  # pixels
+_VERDICTS = {"aim": "reaches the aim", "floor": "reaches the floor", "short": "falls short"}
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; background: #fff; }
+table { border-collapse: collapse; width: 100%; margin: 0.5rem 0 2rem; }
+th, td { text-align: left; padding: 0.25rem 0.75rem; border-bottom: 1px solid #ddd; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.short { color: #a40000; } .aim { color: #006b1c; }
+figure { margin: 1rem 0; } img { max-width: 100%; } audio { width: 100%; }
+small { color: #555; }
+@media (prefers-color-scheme: dark) {
+  body { color: #e8e8e8; background: #161616; } th, td { border-color: #444; }
+  small { color: #aaa; } .short { color: #ff8a80; } .aim { color: #7fdc93; }
+}
+"""
+
+
+def write_page(
+  path: str | os.PathLike[str],
+  title: str,
+  rows: Sequence[Row],
+  facts: Mapping[str, Any],
+  *,
+  pictures: Mapping[str, str | os.PathLike[str]] | None = None,
+  sounds: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> None:
+  """Writes the page, whole or not at all.
+
+  Args:
+    rows: the figures, shown by suite.
+    facts: how they were made: versions, seeds, flags.
+    pictures: paths by caption.
+    sounds: paths by caption.
+  """
+  parts = [
+    "<!doctype html>",
+    '<html lang="en"><head><meta charset="utf-8">',
+    '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
+    f"<h1>{html.escape(title)}</h1>",
+    "<p>Each figure with the number of independent observations it rests on and a 95 % bootstrap "
+    "interval over these.</p>",
+  ]
+  for suite in dict.fromkeys(row.suite for row in rows):
+    parts += [f"<h2>{html.escape(suite)}</h2>", _table([r for r in rows if r.suite == suite])]
+  for caption, picture in (pictures or {}).items():
+    parts.append(
+      f'<figure><img src="{_embedded(picture)}" alt="{html.escape(caption)}">'
+      f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+  for caption, sound in (sounds or {}).items():
+    parts.append(
+      f"<figure><figcaption>{html.escape(caption)}</figcaption>"
+      f'<audio controls preload="none" src="{_embedded(sound)}"></audio></figure>'
+    )
+  parts += ["<h2>How this was made</h2>", _facts(facts), "</body></html>"]
+  with atomic_write(path) as file:
+    file.write("\n".join(parts).encode())
+
+
+def _table(rows: Sequence[Row]) -> str:
+  lines = [
+    "<table><thead><tr><th>figure</th><th>value</th><th>95 % interval</th><th></th><th>n</th>"
+    "<th>marks</th></tr></thead><tbody>"
+  ]
+  for row in rows:
+    e = row.estimate
+    interval = f"{number(e.low)} to {number(e.high)}" if e.low < e.high else ""
+    note = f"<br><small>{html.escape(row.note)}</small>" if row.note else ""
+    lines.append(
+      f"<tr><td>{html.escape(row.figure)}{note}</td>"
+      f'<td class="number">{number(e.value)}</td><td class="number">{interval}</td>'
+      f'<td>{_bar(row)}</td><td class="number">{e.n}</td>'
+      f'<td class="{row.verdict}">{html.escape(_marks(row))}</td></tr>'
+    )
+  return "\n".join([*lines, "</tbody></table>"])
+
+
+def _bar(row: Row) -> str:
+  """The interval on a line from 0 to 1, for figures that are shares."""
+  e = row.estimate
+  if not 0 <= e.low < e.high <= 1:
+    return ""
+  left, right, middle = (round(_BAR * x, 1) for x in (e.low, e.high, e.value))
+  return (
+    f'<svg width="{_BAR}" height="{_HEIGHT}" role="img" aria-label="interval from 0 to 1">'
+    f'<line x1="0" x2="{_BAR}" y1="6" y2="6" stroke="#999"/>'
+    f'<line x1="{left}" x2="{right}" y1="6" y2="6" stroke="#3465a4" stroke-width="6"/>'
+    f'<circle cx="{middle}" cy="6" r="4" fill="#3465a4"/></svg>'
+  )
+
+
+def _marks(row: Row) -> str:
+  given = [f"{name} {number(m)}" for name, m in (("floor", row.floor), ("aim", row.aim)) if m]
+  return ", ".join([*given, *([_VERDICTS[row.verdict]] if row.verdict else [])])
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+  lines = [
+    f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(str(value))}</td></tr>"
+    for name, value in facts.items()
+    if value not in (None, "", [])
+  ]
+  return "\n".join(["<table><tbody>", *lines, "</tbody></table>"])
+
+
+def _embedded(path: str | os.PathLike[str]) -> str:
+  kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+  return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
