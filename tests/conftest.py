@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
@@ -24,6 +24,12 @@ def melody(seconds: float, seed: int = 0) -> np.ndarray:
   phase = 2 * np.pi * np.cumsum(pitch[(time * 3).astype(int)]) / 16_000
   sound = 0.3 * np.sin(phase) + 0.15 * np.sin(2 * phase) + 0.01 * rng.standard_normal(len(time))
   return sound.astype(np.float32)
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+  """White noise about as loud as a melody, 16 kHz float32 [samples]."""
+  rng = np.random.default_rng(seed)
+  return (0.2 * rng.standard_normal(round(seconds * 16_000))).clip(-1, 1).astype(np.float32)
 
 
 def forced_devices(count: int) -> dict[str, str]:
@@ -142,6 +148,55 @@ def miniature_bundle():
     for spec in specs
   }
   return Bundle("miniature", codec, semantic, trained, semantic_rate=8.0, model_card="# Mini\n")
+
+
+class DetectorRun(NamedTuple):
+  """Forty steps of a detector to which melodies are real and noise is synthetic."""
+
+  trainable: Any
+  batch: dict[str, np.ndarray]
+  state: Any
+  first: dict[str, Any]
+  last: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def detector_run():
+  import jax
+  from flax.core import meta
+
+  from audiolm_jax.detection.classifier import ClassifierConfig
+  from audiolm_jax.detection.training import DetectorTrainable, DetectorTrainingConfig
+  from audiolm_jax.semantic.features import LogMelConfig
+  from audiolm_jax.training.optimizers import OptimizerConfig
+
+  config = ClassifierConfig(features=LogMelConfig(num_mels=16), channels=(4, 8, 8), groups=2)
+  optimizer = OptimizerConfig(name="adam", learning_rate=1e-2)
+  trainable = DetectorTrainable(DetectorTrainingConfig(config, optimizer, ema_decay=0.9))
+  sounds = [make(0.5, seed=i) for make in (melody, noise) for i in range(4)]
+  batch = {
+    "waveform": np.stack(sounds),
+    "length": np.full(8, 8_000, np.int32),
+    "label": np.repeat(np.arange(2, dtype=np.int32), 4),
+  }
+  state = meta.unbox(jax.jit(trainable.init)(jax.random.key(0), batch))
+  step = jax.jit(trainable.train_step)
+  said = []
+  for _ in range(40):
+    state, metrics = step(state, batch, jax.random.key(1))
+    said.append(jax.device_get(metrics))
+  return DetectorRun(trainable, batch, state, said[0], said[-1])
+
+
+@pytest.fixture(scope="session")
+def detector(detector_run):
+  """What `detector_run` has learned."""
+  import jax
+
+  from audiolm_jax.detection.detector import Detector
+
+  params = detector_run.trainable.inference_params(detector_run.state)
+  return Detector(detector_run.trainable.config.classifier, jax.device_get(params))
 
 
 class Finished(NamedTuple):

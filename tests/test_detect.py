@@ -7,11 +7,8 @@ import soundfile
 
 from audiolm_jax import audio, bundles
 from audiolm_jax.provenance import Provenance
-from tests.conftest import melody
-from tests.detection.conftest import detector, detector_batch, detector_trainable, trained_state
-from tests.detection.conftest import noise as make_noise
+from tests.conftest import melody, noise
 
-__all__ = ["detector", "detector_batch", "detector_trainable", "trained_state"]
 RATE = 16_000
 
 
@@ -27,7 +24,7 @@ def sounds(tmp_path_factory):
   folder = tmp_path_factory.mktemp("sounds")
   audio.write_audio(folder / "melody.wav", melody(12.3), RATE)
   (folder / "deep").mkdir()
-  soundfile.write(folder / "deep" / "noise.flac", make_noise(2.0), RATE)
+  soundfile.write(folder / "deep" / "noise.flac", noise(2.0), RATE)
   tags = Provenance("speech_tiny", "0123", "continuation", 7, 0, 3.0, "codec").tags()
   audio.write_audio(folder / "said.wav", melody(2.0, seed=5), RATE, tags)
   return folder

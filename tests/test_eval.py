@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -39,11 +40,33 @@ def corpus(tmp_path_factory, melody):
 
 
 @pytest.fixture(scope="module")
-def bundle_folder(miniature_bundle, tmp_path_factory):
-  return bundles.save_bundle(miniature_bundle, tmp_path_factory.mktemp("bundles") / "miniature")
+def bundle_folder(miniature_bundle, detector, tmp_path_factory):
+  bundle = dataclasses.replace(miniature_bundle, detector=detector)
+  return bundles.save_bundle(bundle, tmp_path_factory.mktemp("bundles") / "miniature")
 
 
-def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, tmp_path):
+@pytest.fixture(scope="module")
+def items(corpus, tmp_path_factory):
+  """ABX items in the clips of `corpus`: phones of a quarter of a second, by two speakers."""
+  path = tmp_path_factory.mktemp("items") / "dev.item"
+  lines = ["#file onset offset #phone prev-phone next-phone speaker"]
+  for file in ("valid_0", "valid_1"):
+    for i in range(8):
+      lines.append(f"{file} {i / 4} {(i + 1) / 4} {'ab'[i % 2]} x y {file}")
+  path.write_text("\n".join(lines))
+  return path
+
+
+@pytest.fixture(scope="module")
+def sound_pairs(corpus, tmp_path_factory):
+  path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+  names = [str(corpus.parent / f"probe_{i}.wav") for i in range(4)]
+  rows = [{"good": names[i], "bad": names[i + 1], "category": "tune"} for i in (0, 2)]
+  path.write_text("\n".join(json.dumps(row) for row in rows))
+  return path
+
+
+def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, items, sound_pairs, tmp_path):
   done = run_cli(
     "eval",
     f"--bundle={bundle_folder}",
@@ -54,6 +77,10 @@ def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, tmp_path):
     "--max_continuations=2",
     "--duration=1",
     "--encode_hours=0.002",
+    f"--items={items}",
+    f"--items_audio_dir={corpus.parent}",
+    f"--pairs={sound_pairs}",
+    f"--other_bundle={bundle_folder}",
   )
   assert done.code == 0, done.err
   results = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -67,6 +94,10 @@ def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, tmp_path):
     "fine: share below the better bigram",
     "prompt's speaker found among 2, continuation",
     "audio seconds made per second",
+    "ABX error across speakers, semantic tokens",
+    "accuracy, fine stage, mean over tokens, tune",
+    "accuracy, 1 s, MP3 at 24 kbit/s",
+    "samples of miniature taken for synthetic, 1 s",
     "sample, nothing compiled before, s",
     "encode of 0.002 h, peak memory, GB",
   ):
@@ -77,6 +108,31 @@ def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, tmp_path):
   assert (tmp_path / "results" / "continuations.png").stat().st_size > 5000
   sound, rate = soundfile.read(tmp_path / "results" / "continuation_1.flac")
   assert (len(sound), rate) == (4 * RATE, RATE)
+  page = (tmp_path / "results" / "index.html").read_text()
+  assert page.count("<audio") == 2 and page.count("<img") == 1 and "stoi, 4 levels" in page
+  table = (tmp_path / "results" / "results.csv").read_text()
+  assert len(table.splitlines()) == 1 + len(figures)
+
+
+def test_suites_whose_data_are_not_given_say_so(run_cli, corpus, bundle_folder, tmp_path):
+  arguments = (f"--bundle={bundle_folder}", f"--data={corpus}", f"--output_dir={tmp_path}")
+  assert run_cli("eval", *arguments, "--suite=content,likelihood").code == 0
+  details = json.loads((tmp_path / "results.json").read_text())["details"]
+  assert details["content"]["left_out"] == "no --items are given"
+  assert details["likelihood"]["left_out"] == "no --pairs are given"
+
+
+def test_check_says_what_is_there_and_what_is_missing(run_cli, corpus, items, sound_pairs):
+  done = run_cli(
+    *("eval", "--check", f"--data={corpus}", f"--items={items}", f"--pairs={sound_pairs}"),
+    f"--items_audio_dir={corpus.parent}",
+  )
+  assert done.code == 0, done.err
+  assert "train: 4 clips, 2 named speakers" in done.out
+  assert "16 items in 2 files, all there" in done.out and "2 pairs, all there" in done.out
+  missing = run_cli("eval", "--check", f"--items={items}", f"--items_audio_dir={items.parent}")
+  assert missing.code == 2 and "the items name valid_0" in missing.err
+  assert "--check needs" in run_cli("eval", "--check").err
 
 
 @pytest.mark.parametrize(

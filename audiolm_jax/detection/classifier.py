@@ -93,7 +93,7 @@ class Classifier(nn.Module):
         x = nn.relu(self._normalised(x, f"{axis}_norm_{block}"))
       inputs = width
     pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-    head = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_in", None))
+    head = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("conv_in", None))
     return nn.Dense(c.num_classes, kernel_init=head, name="head")(pooled.reshape(-1, inputs))
 
   def _normalised(self, x: Array, name: str) -> Array:

@@ -6,8 +6,9 @@ import soxr
 
 from audiolm_jax import bundles
 from audiolm_jax.errors import AudioError
-from tests.conftest import melody
-from tests.detection.conftest import RATE, noise
+from tests.conftest import melody, noise
+
+RATE = 16_000
 
 
 def test_the_second_at_which_sound_turns_synthetic_is_found(detector):
