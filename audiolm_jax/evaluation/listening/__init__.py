@@ -1,0 +1,1 @@
+"""Listening tests: a page that asks people, and what their answers show."""

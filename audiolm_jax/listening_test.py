@@ -1,0 +1,198 @@
+"""Asks people: makes a page with a listening test, and counts their answers.
+
+  python -m audiolm_jax.listening_test build --bundle speech_tiny --prompts recordings \
+    --output_dir page
+  python -m audiolm_jax.listening_test score answers-*.json --key page.key.json
+
+The page works from disk, on a phone and on any web host; listeners download their answers at its
+end and send them to you. `page.key.json`, beside the folder, says what each clip is: do not upload
+it. Kinds of test (`--kind`):
+
+  real_or_synthetic  is what follows the first 3 s a recording? (the paper: 51.2 % of 1000 right)
+  preference         whose continuation is better, of --bundle or of --other_bundle? (83.3 % of 150)
+  mushra             how close to the recording is the codec, at all levels and at the first four?
+"""
+
+import glob
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from audiolm_jax import audio, compilation_cache
+from audiolm_jax.errors import DataError, UserError, run_cli
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_enum(
+  "kind", "real_or_synthetic", ["real_or_synthetic", "preference", "mushra"],
+  "What listeners are asked.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of a bundle.", flag_values=FLAGS)
+flags.DEFINE_string("other_bundle", None, "The other one, for preference.", flag_values=FLAGS)
+flags.DEFINE_string("prompts", None, "Folder or manifest of recordings.", flag_values=FLAGS)
+flags.DEFINE_string("split", None, "Of the recordings; all by default.", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "Folder of the page, not there yet.", flag_values=FLAGS)
+flags.DEFINE_integer("num_trials", 20, "Most trials.", 1, flag_values=FLAGS)
+flags.DEFINE_float("prompt_seconds", 3.0, "Heard before each continuation.", 0.5, flag_values=FLAGS)
+flags.DEFINE_float("duration", 7.0, "Length of a continuation, seconds.", 0.5, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Of the choices and of sampling.", 0, flag_values=FLAGS)
+flags.DEFINE_string("key", None, "The key of the test, for score.", flag_values=FLAGS)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Builds or scores."""
+  command, arguments = (argv[1], argv[2:]) if len(argv) > 1 else ("", [])
+  if command == "build" and not arguments:
+    _build()
+  elif command == "score":
+    _score(arguments)
+  else:
+    raise UserError("say build, or score and the files of answers; see --help")
+
+
+main.takes_arguments = True  # type: ignore[attr-defined]
+
+
+def _build() -> None:
+  for name in ("prompts", "output_dir"):
+    if not FLAGS[name].value:
+      raise UserError(f"--{name} is needed; see --help")
+  if (FLAGS.kind == "preference") != bool(FLAGS.other_bundle):
+    raise UserError("--other_bundle goes with --kind preference, which compares two bundles")
+  compilation_cache.enable()
+  from audiolm_jax import __version__, bundles
+  from audiolm_jax.evaluation.listening import build
+
+  kind = build.Kind(FLAGS.kind)
+  bundle = bundles.load_bundle(FLAGS.bundle)
+  names, recordings = _recordings(bundle.sample_rate)
+  trials = {
+    build.Kind.REAL_OR_SYNTHETIC: _real_or_synthetic,
+    build.Kind.PREFERENCE: _preference,
+    build.Kind.MUSHRA: _mushra,
+  }[kind](bundle, names, recordings)
+  facts = {name: FLAGS[name].value for name in FLAGS} | {
+    "version": __version__,
+    "token_hash": bundle.token_hash,
+  }
+  key = build.write_test(
+    FLAGS.output_dir, kind, trials, bundle.sample_rate, seed=FLAGS.seed, facts=facts
+  )
+  print(f"{FLAGS.output_dir}/index.html: {len(trials)} trials; {key} says what each clip is")
+
+
+def _recordings(sample_rate: int) -> tuple[list[str], list[np.ndarray]]:
+  """Recordings with sound in their prompts, cut to prompt and continuation."""
+  from audiolm_jax.data.manifest import clips_of_split, list_clips, read_clip
+
+  clips = list_clips(FLAGS.prompts)
+  clips = clips_of_split(clips, FLAGS.split) if FLAGS.split else clips
+  prompt, whole = (
+    round(seconds * sample_rate)
+    for seconds in (FLAGS.prompt_seconds, FLAGS.prompt_seconds + FLAGS.duration)
+  )
+  names, recordings = [], []
+  for index in np.random.default_rng(FLAGS.seed).permutation(len(clips)):
+    if len(names) == FLAGS.num_trials:
+      break
+    waveform = read_clip(clips[index], sample_rate)[:whole]
+    if len(waveform) == whole and np.abs(waveform[:prompt]).max() > 1e-2:
+      names.append(clips[index].id)
+      recordings.append(waveform)
+  if not names:
+    raise DataError(f"{FLAGS.prompts} has no recording of {whole / sample_rate:g} s")
+  return names, recordings
+
+
+def _config() -> Any:
+  from audiolm_jax.detection.corpus import CorpusConfig
+
+  return CorpusConfig(
+    prompt_seconds=FLAGS.prompt_seconds, duration=FLAGS.duration, samples_per_prompt=1
+  )
+
+
+def _pairs(bundle, recordings) -> list[Any]:
+  """What follows each prompt, really and made up, with the prompt before it."""
+  from audiolm_jax.detection.corpus import make_pairs
+
+  size = _config().batch_size
+  batches = [recordings[i : i + size] for i in range(0, len(recordings), size)]
+  return [
+    pair
+    for number, batch in enumerate(batches)
+    for pair in make_pairs(bundle, batch, _config(), FLAGS.seed + number)
+  ]
+
+
+def _prompts(bundle, recordings) -> list[np.ndarray]:
+  """The prompts as the codec gives them back."""
+  samples = round(FLAGS.prompt_seconds * bundle.sample_rate)
+  return [_through_codec(bundle, waveform)[:samples] for waveform in recordings]
+
+
+def _through_codec(bundle, waveform, levels: int | None = None) -> np.ndarray:
+  codes = bundle.codec.encode_long(waveform)[None, :, :levels]
+  return np.clip(bundle.codec.decode(codes)[0, : len(waveform)], -1.0, 1.0)
+
+
+def _real_or_synthetic(bundle, names, recordings):
+  from audiolm_jax.evaluation.listening import build
+
+  pairs = _pairs(bundle, recordings)
+  return build.real_or_synthetic(
+    names,
+    _prompts(bundle, recordings),
+    [pair.codec for pair in pairs],
+    [pair.continuations[0] for pair in pairs],
+    bundle.sample_rate,
+    FLAGS.seed,
+  )
+
+
+def _preference(bundle, names, recordings):
+  from audiolm_jax import bundles
+  from audiolm_jax.evaluation.listening import build
+
+  systems = {}
+  for name in (FLAGS.bundle, FLAGS.other_bundle):
+    maker = bundles.load_bundle(name)
+    rates = bundle.sample_rate, maker.sample_rate
+    heard = [audio.resample(waveform, *rates) for waveform in recordings]
+    whole = [
+      np.concatenate([prompt, pair.continuations[0]])
+      for prompt, pair in zip(_prompts(maker, heard), _pairs(maker, heard), strict=True)
+    ]
+    systems[str(name)] = [audio.resample(waveform, *reversed(rates)) for waveform in whole]
+  if len(systems) < 2:
+    raise UserError("--bundle and --other_bundle are the same")
+  return build.preference(names, systems, FLAGS.prompt_seconds)
+
+
+def _mushra(bundle, names, recordings):
+  from audiolm_jax.evaluation.listening import build
+
+  every = bundle.codec.spec.num_quantizers
+  systems = {
+    f"codec, {levels} levels": [_through_codec(bundle, w, levels) for w in recordings]
+    for levels in sorted({min(4, every), every})
+  }
+  return build.mushra(names, recordings, systems, bundle.sample_rate)
+
+
+def _score(patterns: Sequence[str]) -> None:
+  if not FLAGS.key:
+    raise UserError("--key is needed: the .key.json that build wrote")
+  from audiolm_jax.evaluation import report
+  from audiolm_jax.evaluation.listening import score
+
+  paths = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or [pattern]]
+  key = score.read_key(FLAGS.key)
+  found = score.score(key, score.read_answers(paths, key))
+  print(report.markdown_table(found.rows))
+  print("\n".join(found.sentences))
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

@@ -1,0 +1,124 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiolm_jax import bundles, provenance
+from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.evaluation.listening import build
+from tests.conftest import melody
+
+RATE = 16_000
+
+
+def sounds(count, seconds=0.5, first=0):
+  return [melody(seconds, seed=first + i) for i in range(count)]
+
+
+def page_of(folder):
+  text = (folder / "index.html").read_text()
+  return text, json.loads(re.search(r'type="application/json">(.*?)</script>', text, re.S)[1])
+
+
+def test_half_of_the_clips_are_real_and_no_prompt_is_heard_twice(tmp_path):
+  names = [f"clip {i}" for i in range(8)]
+  trials = build.real_or_synthetic(names, sounds(8), sounds(8), sounds(8, first=20), RATE, seed=3)
+  assert sorted(trial.source for trial in trials) == names
+  truths = [trial.sounds[0].truth for trial in trials]
+  assert truths.count("real") == truths.count("synthetic") == 4
+  for trial in trials:
+    index = names.index(trial.source)
+    first = 20 if trial.sounds[0].truth == "synthetic" else 0
+    expected = np.concatenate([melody(0.5, seed=index), melody(0.5, seed=first + index)])
+    np.testing.assert_array_equal(trial.sounds[0].waveform, expected)
+
+
+def test_the_page_tells_nothing_of_the_truth_and_the_key_all(tmp_path):
+  trials = build.preference(
+    ["</script>1", "2"], {"mine": sounds(2), "theirs": sounds(2, 0.5, 9)}, 0.1
+  )
+  key_path = build.write_test(tmp_path / "page", build.Kind.PREFERENCE, trials, RATE, seed=1)
+  text, shown = page_of(tmp_path / "page")
+  assert key_path == tmp_path / "page.key.json"
+  assert "mine" not in text and "theirs" not in text and "TEST_AS_JSON" not in text
+  key = json.loads(key_path.read_text())
+  assert key["test"] == shown["id"] and set(key["trials"]) == {t["id"] for t in shown["trials"]}
+  for trial in shown["trials"]:
+    entry = key["trials"][trial["id"]]
+    for sound, truth in zip(trial["sounds"], entry["truth"], strict=True):
+      path = tmp_path / "page" / sound["file"]
+      heard, _ = soundfile.read(path, dtype="float32")
+      index = 0 if entry["source"] == "</script>1" else 1
+      expected = melody(0.5, seed=(9 if truth == "theirs" else 0) + index)
+      np.testing.assert_allclose(heard, expected, atol=1e-4)
+      assert provenance.read_provenance(path) is None
+  files = {p.name for p in (tmp_path / "page").rglob("*") if p.is_file()}
+  assert len(files) == 1 + 4
+
+
+def test_pages_refer_to_nothing_outside(tmp_path):
+  trials = build.mushra(["1"], sounds(1), {"codec": sounds(1)}, RATE)
+  build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE)
+  text, shown = page_of(tmp_path / "page")
+  assert not re.search(r"https?://", text)
+  assert len(shown["trials"][0]["sounds"]) == 3 and shown["trials"][0]["reference"]
+
+
+def test_the_anchor_has_no_highs():
+  (trial,) = build.mushra(["1"], [np.random.default_rng(0).normal(0, 0.1, RATE)], {}, RATE)
+  by_truth = {sound.truth: np.abs(np.fft.rfft(sound.waveform)) for sound in trial.sounds}
+  above = slice(4_000, None)
+  ratio = by_truth["anchor"][above].mean() / by_truth["reference"][above].mean()
+  assert ratio < 0.01
+
+
+def test_folders_in_use_and_tests_without_trials_are_refused(tmp_path):
+  (tmp_path / "page").mkdir()
+  (tmp_path / "page" / "mine.txt").write_text("x")
+  trials = build.mushra(["1"], sounds(1), {}, RATE)
+  with pytest.raises(UserError, match="is not empty"):
+    build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE)
+  with pytest.raises(DataError, match="no prompt"):
+    build.write_test(tmp_path / "other", build.Kind.MUSHRA, [], RATE)
+
+
+@pytest.mark.parametrize("kind", ["real_or_synthetic", "preference", "mushra"])
+def test_the_command_builds_each_kind(run_cli, miniature_bundle, tmp_path, kind):
+  for i in range(4):
+    soundfile.write(tmp_path / f"{i}.wav", melody(2.0 if i else 0.5, seed=i), RATE)
+  first = bundles.save_bundle(miniature_bundle, tmp_path / "first")
+  other = [f"--other_bundle={bundles.save_bundle(miniature_bundle, tmp_path / 'second')}"]
+  arguments = [
+    *("listening_test", "build", f"--kind={kind}", f"--bundle={first}", f"--prompts={tmp_path}"),
+    *("--prompt_seconds=0.6", "--duration=0.8", f"--output_dir={tmp_path / 'page'}"),
+    *(other if kind == "preference" else []),
+  ]
+  done = run_cli(*arguments)
+  assert done.code == 0, done.err
+  assert "3 trials" in done.out
+  _, shown = page_of(tmp_path / "page")
+  key = json.loads((tmp_path / "page.key.json").read_text())
+  assert shown["kind"] == key["kind"] == kind and len(shown["trials"]) == 3
+  for trial in shown["trials"]:
+    for sound in trial["sounds"]:
+      heard, _ = soundfile.read(tmp_path / "page" / sound["file"])
+      assert len(heard) == round(1.4 * RATE) and np.abs(heard).max() > 1e-3
+      assert sound["known"] == (0.0 if kind == "mushra" else 0.6)
+
+
+def test_what_is_wrong_with_a_command_is_said(run_cli, tmp_path):
+  assert "say build, or score" in run_cli("listening_test").err
+  assert "--prompts is needed" in run_cli("listening_test", "build").err
+  assert "--key is needed" in run_cli("listening_test", "score", "x.json").err
+  done = run_cli(*("listening_test", "build", "--kind=preference", "--prompts=x", "--output_dir=y"))
+  assert done.code == 2 and "--other_bundle goes with" in done.err
+
+
+def test_tests_of_other_sounds_have_other_names(tmp_path):
+  for i, first in enumerate((0, 0, 5)):
+    trials = build.preference(["1"], {"a": sounds(1, 0.5, first), "b": sounds(1, 0.5, 9)}, 0.1)
+    build.write_test(tmp_path / str(i), build.Kind.PREFERENCE, trials, RATE)
+  names = [page_of(tmp_path / str(i))[1]["id"] for i in range(3)]
+  assert names[0] == names[1] != names[2]
