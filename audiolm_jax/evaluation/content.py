@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -51,7 +52,7 @@ def content_suite(
     codes = np.asarray(codec.encode_long(waveform))
     features = {"semantic tokens": centroids[tokens]}
     for count in levels:
-      embedded = dequantize(codes[:, :count], codec.params["codebooks"])
+      embedded = dequantize(jnp.asarray(codes[:, :count]), codec.params["codebooks"])
       features[f"acoustic codes, {count} levels"] = np.asarray(embedded)
     labels: tuple[list[int], list[str]] = ([], [])
     for item in of_file:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,7 +118,11 @@ def write_test(
   # Browsers keep progress under this name, of all pages on disk together.
   name = content_hash.hexdigest()[:16]
   content = {"id": name, "kind": kind.value, "trials": shown}
-  template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+  template = (
+    resources.files("audiolm_jax.evaluation.listening")
+    .joinpath("page.html")
+    .read_text(encoding="utf-8")
+  )
   # The JSON stands in a script element: nothing in it may look like its end.
   text = json.dumps(content).replace("<", "\\u003c")
   with files.atomic_write(folder / "index.html") as file:
@@ -156,7 +160,7 @@ def real_or_synthetic(
 
 def preference(
   sources: Sequence[str],
-  systems: dict[str, Sequence[Float[np.ndarray, "samples"]]],
+  systems: Mapping[str, Sequence[Float[np.ndarray, "samples"]]],
   known_seconds: float,
 ) -> list[Trial]:
   """Two systems on each prompt; what they make has the prompt before it."""
@@ -169,7 +173,7 @@ def preference(
 def mushra(
   sources: Sequence[str],
   originals: Sequence[Float[np.ndarray, "samples"]],
-  systems: dict[str, Sequence[Float[np.ndarray, "samples"]]],
+  systems: Mapping[str, Sequence[Float[np.ndarray, "samples"]]],
   sample_rate: int,
 ) -> list[Trial]:
   """Each original with its versions, itself among them, and itself without its highs."""

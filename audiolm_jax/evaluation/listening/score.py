@@ -131,9 +131,9 @@ def _shares(key: Mapping[str, Any], answers: Sequence[Answers], kind: Kind) -> S
         ends = wilson_interval(int(of_kind.sum()), len(of_kind))
         figure = f"right answers to {truth} clips"
         rows.append(Row("listening", figure, Estimate(float(of_kind.mean()), *ends, len(of_kind))))
-  test = stats.binomtest(int(hits.sum()), len(hits))
-  rows.append(Row("listening", "p against one half, two-sided", exact(test.pvalue, len(hits))))
-  return Score(rows, _sentences(float(hits.mean()), low, high, len(hits), test.pvalue))
+  p: Any = stats.binomtest(int(hits.sum()), len(hits)).pvalue
+  rows.append(Row("listening", "p against one half, two-sided", exact(p, len(hits))))
+  return Score(rows, _sentences(float(hits.mean()), low, high, len(hits), p))
 
 
 def _sentences(share: float, low: float, high: float, count: int, p: float) -> list[str]:
@@ -188,8 +188,8 @@ def _mushra(key: Mapping[str, Any], answers: Sequence[Answers]) -> Score:
     differences = np.array([d for _, _, d in pairs])
     row = _resampled(f"{better} over {worse}", pairs)
     if differences.any():
-      p = stats.wilcoxon(differences).pvalue
-      row = dataclasses.replace(row, note=f"two-sided Wilcoxon p = {p:.3g}")
+      found: Any = stats.wilcoxon(differences)
+      row = dataclasses.replace(row, note=f"two-sided Wilcoxon p = {found.pvalue:.3g}")
     rows.append(row)
   counted = len({r[0] for r in kept})
   sentences = [f"{counted} listeners counted."]
