@@ -14,14 +14,9 @@ from audiolm_jax import configs
 from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
 from audiolm_jax.errors import ConfigError
-from audiolm_jax.training.microbatches import loss_and_gradients
+from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
-from audiolm_jax.training.train_state import (
-  TrainState,
-  apply_gradients,
-  apply_if_finite,
-  new_train_state,
-)
+from audiolm_jax.training.train_state import TrainState, new_train_state
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]
@@ -79,13 +74,15 @@ class DetectorTrainable:
     self, state: TrainState, batch: Batch, rng: Key[Array, ""]
   ) -> tuple[TrainState, Metrics]:
     """One update, skipped if its loss or gradient is not finite."""
-    loss, metrics, grads = loss_and_gradients(
-      self._loss, state.params, batch, rng, self.config.microbatches
+    return gradient_step(
+      self._loss,
+      state,
+      batch,
+      rng,
+      self._optimizer,
+      microbatches=self.config.microbatches,
+      ema_decay=self.config.ema_decay,
     )
-    updated = apply_gradients(state, grads, self._optimizer, ema_decay=self.config.ema_decay)
-    gradient_norm = optax.tree.norm(grads)
-    state, skipped = apply_if_finite(state, updated, loss, gradient_norm)
-    return state, metrics | {"gradient_norm": gradient_norm, "skipped": skipped}
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
     """Metrics of one batch with the averaged parameters; `weight` is its rows."""

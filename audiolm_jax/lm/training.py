@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from audiolm_jax import configs
@@ -16,14 +15,9 @@ from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm.stages import Source, StageSpec
 from audiolm_jax.lm.transformer import Transformer, TransformerConfig, stack_layers, unstack_layers
 from audiolm_jax.tokens import PAD, SEPARATOR
-from audiolm_jax.training.microbatches import loss_and_gradients
+from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
-from audiolm_jax.training.train_state import (
-  TrainState,
-  apply_gradients,
-  apply_if_finite,
-  new_train_state,
-)
+from audiolm_jax.training.train_state import TrainState, new_train_state
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]
@@ -90,13 +84,15 @@ class StageTrainable:
         self.config.spec, model, params, batch, z_loss=self.config.z_loss, dropout_rng=rng
       )
 
-    loss, metrics, grads = loss_and_gradients(
-      loss_fn, state.params, batch, rng, self.config.microbatches
+    return gradient_step(
+      loss_fn,
+      state,
+      batch,
+      rng,
+      self._optimizer,
+      microbatches=self.config.microbatches,
+      ema_decay=self.config.ema_decay,
     )
-    updated = apply_gradients(state, grads, self._optimizer, ema_decay=self.config.ema_decay)
-    gradient_norm = optax.tree.norm(grads)
-    state, skipped = apply_if_finite(state, updated, loss, gradient_norm)
-    return state, metrics | {"gradient_norm": gradient_norm, "skipped": skipped}
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
     """Metrics of one batch; `weight` is its number of target tokens."""

@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from audiolm_jax.errors import ConfigError
@@ -32,14 +31,9 @@ from audiolm_jax.semantic.losses import (
   span_mask,
 )
 from audiolm_jax.semantic.quantizer import GumbelQuantizer
-from audiolm_jax.training.microbatches import loss_and_gradients
+from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
-from audiolm_jax.training.train_state import (
-  TrainState,
-  apply_gradients,
-  apply_if_finite,
-  new_train_state,
-)
+from audiolm_jax.training.train_state import TrainState, new_train_state
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
@@ -276,22 +270,16 @@ class SemanticTrainable:
       config.gumbel_end,
       config.gumbel_start * config.gumbel_decay ** state.step.astype(jnp.float32),
     )
-    loss, metrics, grads = loss_and_gradients(
+    state, metrics = gradient_step(
       lambda params, batch, rng: self._loss(params, batch, rng, temperature),
-      state.params,
+      state,
       batch,
       rng,
-      config.microbatches,
+      self.optimizer,
+      microbatches=config.microbatches,
+      ema_decay=config.ema_decay,
     )
-    new = apply_gradients(state, grads, self.optimizer, ema_decay=config.ema_decay)
-    gradient_norm = optax.tree.norm(grads)
-    state, skipped = apply_if_finite(state, new, loss, gradient_norm)
-    metrics |= {
-      "gradient_norm": gradient_norm,
-      "gumbel_temperature": temperature,
-      "skipped": skipped,
-    }
-    return state, metrics
+    return state, metrics | {"gumbel_temperature": temperature}
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
     """Losses with the averaged parameters, fixed masks and no noise; `weight` is masked steps."""

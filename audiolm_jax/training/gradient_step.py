@@ -1,0 +1,34 @@
+"""The training step of everything that has one loss and one optimizer."""
+
+from typing import Any
+
+import optax
+from jaxtyping import Array, Float, Key
+
+from audiolm_jax.training.microbatches import Batch, LossFunction, loss_and_gradients
+from audiolm_jax.training.train_state import TrainState, apply_gradients, apply_if_finite
+
+
+def gradient_step(
+  loss: LossFunction,
+  state: TrainState,
+  batch: Batch,
+  rng: Key[Array, ""],
+  optimizer: optax.GradientTransformation,
+  *,
+  microbatches: int = 1,
+  ema_decay: float = 0.0,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+  """One update, or none where the loss or a gradient is not finite.
+
+  Args:
+    loss, microbatches: see `loss_and_gradients`.
+    ema_decay: of the averaged parameters, if `state` has any.
+  Returns:
+    The state, and the loss's metrics with "gradient_norm" and "skipped".
+  """
+  value, metrics, gradients = loss_and_gradients(loss, state.params, batch, rng, microbatches)
+  updated = apply_gradients(state, gradients, optimizer, ema_decay=ema_decay)
+  gradient_norm: Any = optax.tree.norm(gradients)
+  state, skipped = apply_if_finite(state, updated, value, gradient_norm)
+  return state, metrics | {"gradient_norm": gradient_norm, "skipped": skipped}
