@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.errors import DataError
-from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
+from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, mean_estimate
 
 MAX_GROUP = 10  # items of one phone by one speaker between one pair of neighbours
 MAX_OTHERS = 5  # other speakers that X is by
@@ -184,7 +184,7 @@ class _Errors:
       np.mean([np.mean(rates) for rates in by_speaker.values()])
       for by_speaker in self._found.values()
     ]
-    return bootstrap_estimate(lambda rows: float(np.mean(np.array(pairs)[rows])), len(pairs))
+    return mean_estimate(pairs)
 
 
 def _error(

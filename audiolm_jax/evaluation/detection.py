@@ -134,7 +134,7 @@ class Scores:
       chosen = [self.groups[i] for i in prompts]
       return float(statistic(*(np.concatenate(part) for part in zip(*chosen, strict=True))))
 
-    return bootstrap_estimate(of, len(self.groups))
+    return bootstrap_estimate(of, len(self.groups), reflected=False)
 
 
 def equal_error_rate(

@@ -26,7 +26,7 @@ from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation.likelihood import crops, stage_scorer
 from audiolm_jax.evaluation.report import Row
-from audiolm_jax.evaluation.statistics import bootstrap_estimate
+from audiolm_jax.evaluation.statistics import mean_estimate
 from audiolm_jax.evaluation.suites import SuiteResult
 
 IN_VOCABULARY = "in vocabulary"
@@ -156,9 +156,8 @@ def _rows(figure: str, pairs: Sequence[Pair], wins: Sequence[float]) -> list[Row
       groups.setdefault(category, {}).setdefault(pair.id, []).append(win)
   rows = []
   for category in ("all", *sorted(set(groups) - {"all"})):
-    means = np.array([np.mean(of_pair) for of_pair in groups[category].values()])
-    estimate = bootstrap_estimate(lambda drawn, m=means: float(m[drawn].mean()), len(means))
-    rows.append(Row("likelihood", f"accuracy, {figure}, {category}", estimate))
+    means = [float(np.mean(of_pair)) for of_pair in groups[category].values()]
+    rows.append(Row("likelihood", f"accuracy, {figure}, {category}", mean_estimate(means)))
   return rows
 
 

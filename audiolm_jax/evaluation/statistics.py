@@ -45,24 +45,30 @@ def mean_estimate(values: Sequence[float] | Float[np.ndarray, " n"], seed: int =
 
 
 def bootstrap_estimate(
-  statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, seed: int = 0
+  statistic: Callable[[Int[np.ndarray, " n"]], float],
+  n: int,
+  seed: int = 0,
+  *,
+  reflected: bool = True,
 ) -> Estimate:
-  """Any statistic of `n` observations with a basic bootstrap interval.
-
-  The basic interval reflects the resampled values about the statistic, which mends the bias of
-  statistics such as entropy.
+  """Any statistic of `n` observations with a bootstrap interval.
 
   Args:
     statistic: value on the observations with these indices (repeats allowed).
     n: number of observations.
-  Source: Davison and Hinkley, Bootstrap Methods and their Application, section 5.2.
+    reflected: the basic interval, which reflects the resampled values about the statistic and so
+      mends the bias of statistics such as entropy; otherwise the percentile interval, which stays
+      within bounds, as shares must.
+  Source: Davison and Hinkley, Bootstrap Methods and their Application, sections 5.2 and 5.3.
   """
   if n == 0:
     return Estimate(float("nan"), float("nan"), float("nan"), 0)
   value = float(statistic(np.arange(n)))
   resampled = np.array([statistic(rows) for rows in _draws(n, seed)], np.float64)
   low, high = np.nanquantile(resampled, _tails())
-  return Estimate(value, float(2 * value - high), float(2 * value - low), n)
+  if reflected:
+    low, high = 2 * value - high, 2 * value - low
+  return Estimate(value, float(low), float(high), n)
 
 
 def _draws(n: int, seed: int) -> Int[np.ndarray, "resamples n"]:

@@ -215,7 +215,9 @@ def _resampled(figure: str, table: Sequence[tuple[str, str, float]]) -> Row:
     sums = np.array([(sum(values), len(values)) for values in groups.values()])
     estimates.append(
       bootstrap_estimate(
-        lambda drawn, s=sums: float(s[drawn, 0].sum() / s[drawn, 1].sum()), len(sums)
+        lambda drawn, s=sums: float(s[drawn, 0].sum() / s[drawn, 1].sum()),
+        len(sums),
+        reflected=False,
       )
     )
   widest = max(estimates, key=lambda e: e.high - e.low)
