@@ -18,7 +18,7 @@ from tests.conftest import melody
 
 
 @pytest.fixture
-def runs(miniature_bundle, tmp_path, monkeypatch):
+def runs(miniature_bundle, detector_run, detector, tmp_path, monkeypatch):
   """Stands in for finished training runs; what they have learned is the miniature bundle."""
   from audiolm_jax.training import checkpoints
 
@@ -32,6 +32,7 @@ def runs(miniature_bundle, tmp_path, monkeypatch):
   for name, stage in miniature_bundle.stages.items():
     config = StageTrainingConfig(stage.spec, stage.config)
     learned[f"{name}_stage"] = (f"{name}_stage", config, stage.params)
+  learned["detector"] = ("detector", detector_run.trainable.config, detector.params)
   monkeypatch.setattr(
     checkpoints, "load_inference_params", lambda folder, step=None: learned[str(folder)]
   )
@@ -188,3 +189,17 @@ def test_what_cannot_be_exported_is_named(runs, run_cli):
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
   assert "--output is needed" in run_cli("export_bundle", *tokenizers).err
   assert not (runs / "mine").exists()
+
+
+def test_a_detector_comes_last_and_stays(miniature_bundle, detector, runs, run_cli):
+  assert export_tokenizers(run_cli, runs).code == 0
+  arguments = ("export_bundle", "--bundle", runs / "tokenizers")
+  done = run_cli(*arguments, "--detector_dir", "detector", "--output", runs / "with")
+  assert done.code == 0 and "codec, semantic, detector; " in done.out, done.err
+  again = run_cli("export_bundle", "--bundle", runs / "with", "--output", runs / "again")
+  assert again.code == 0 and "detector" in again.out
+  sound = melody(1.0)
+  found = load_bundle(runs / "again").detector
+  assert found is not None and found.score([sound]) == pytest.approx(detector.score([sound]))
+  wrong = run_cli(*arguments, "--detector_dir", "codec", "--output", runs / "wrong")
+  assert wrong.code == 2 and "'detector' is wanted" in wrong.err

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 
+from audiolm_jax import audio
 from audiolm_jax.bundles import list_bundles, load_bundle
 
 SHIPPED = list_bundles()
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_a_speech_and_a_piano_bundle_ship():
@@ -22,3 +26,11 @@ def test_a_shipped_bundle_says_what_it_was_trained_on(name):
   assert bundle.metadata["data"] and bundle.metadata["licence"]
   for heading in ("## Data", "## Measured", "## Limits"):
     assert heading in bundle.model_card
+
+
+@pytest.mark.parametrize("example", ["speech_woman", "speech_man"])
+def test_the_detector_that_ships_takes_the_examples_for_real(example):
+  waveform, rate = audio.read_audio(EXAMPLES / f"{example}.flac")
+  detector = load_bundle("speech_tiny", stages=()).detector
+  assert detector is not None
+  assert detector.detect(waveform, rate).probability_synthetic < 0.1
