@@ -181,7 +181,7 @@ class _Errors:
   def mean(self) -> Estimate:
     """Over contexts, speakers and pairs, in this order."""
     pairs = [
-      np.mean([np.mean(rates) for rates in by_speaker.values()])
+      float(np.mean([np.mean(rates) for rates in by_speaker.values()]))
       for by_speaker in self._found.values()
     ]
     return mean_estimate(pairs)
