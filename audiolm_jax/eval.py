@@ -395,11 +395,8 @@ def _detection(bundle):
   recordings = [piece.waveform for piece in pieces]
 
   def pairs_of(maker):
-    made = []
-    for first in range(0, len(recordings), config.batch_size):
-      batch = recordings[first : first + config.batch_size]
-      batch = [audio.resample(w, bundle.sample_rate, maker.sample_rate) for w in batch]
-      made += make_pairs(maker, batch, config, FLAGS.seed + first)
+    heard = [audio.resample(w, bundle.sample_rate, maker.sample_rate) for w in recordings]
+    made = make_pairs(maker, heard, config, FLAGS.seed)
     rates = maker.sample_rate, bundle.detector.sample_rate
     return [Pair(*(audio.resample(sound, *rates) for sound in pair)) for pair in made]
 

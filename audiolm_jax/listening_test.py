@@ -105,36 +105,14 @@ def _recordings(sample_rate: int) -> tuple[list[str], list[np.ndarray]]:
   return names, recordings
 
 
-def _config() -> Any:
-  from audiolm_jax.detection.corpus import CorpusConfig
+def _pairs(bundle, recordings) -> list[Any]:
+  """Each prompt, what follows it really, and one continuation."""
+  from audiolm_jax.detection.corpus import CorpusConfig, make_pairs
 
-  return CorpusConfig(
+  config = CorpusConfig(
     prompt_seconds=FLAGS.prompt_seconds, duration=FLAGS.duration, samples_per_prompt=1
   )
-
-
-def _pairs(bundle, recordings) -> list[Any]:
-  """What follows each prompt, really and made up, with the prompt before it."""
-  from audiolm_jax.detection.corpus import make_pairs
-
-  size = _config().batch_size
-  batches = [recordings[i : i + size] for i in range(0, len(recordings), size)]
-  return [
-    pair
-    for number, batch in enumerate(batches)
-    for pair in make_pairs(bundle, batch, _config(), FLAGS.seed + number)
-  ]
-
-
-def _prompts(bundle, recordings) -> list[np.ndarray]:
-  """The prompts as the codec gives them back."""
-  samples = round(FLAGS.prompt_seconds * bundle.sample_rate)
-  return [_through_codec(bundle, waveform)[:samples] for waveform in recordings]
-
-
-def _through_codec(bundle, waveform, levels: int | None = None) -> np.ndarray:
-  codes = bundle.codec.encode_long(waveform)[None, :, :levels]
-  return np.clip(bundle.codec.decode(codes)[0, : len(waveform)], -1.0, 1.0)
+  return make_pairs(bundle, recordings, config, FLAGS.seed)
 
 
 def _real_or_synthetic(bundle, names, recordings):
@@ -143,7 +121,7 @@ def _real_or_synthetic(bundle, names, recordings):
   pairs = _pairs(bundle, recordings)
   return build.real_or_synthetic(
     names,
-    _prompts(bundle, recordings),
+    [pair.prompt for pair in pairs],
     [pair.codec for pair in pairs],
     [pair.continuations[0] for pair in pairs],
     bundle.sample_rate,
@@ -160,10 +138,7 @@ def _preference(bundle, names, recordings):
     maker = bundles.load_bundle(name)
     rates = bundle.sample_rate, maker.sample_rate
     heard = [audio.resample(waveform, *rates) for waveform in recordings]
-    whole = [
-      np.concatenate([prompt, pair.continuations[0]])
-      for prompt, pair in zip(_prompts(maker, heard), _pairs(maker, heard), strict=True)
-    ]
+    whole = [np.concatenate([pair.prompt, pair.continuations[0]]) for pair in _pairs(maker, heard)]
     systems[str(name)] = [audio.resample(waveform, *reversed(rates)) for waveform in whole]
   if len(systems) < 2:
     raise UserError("--bundle and --other_bundle are the same")
@@ -171,11 +146,12 @@ def _preference(bundle, names, recordings):
 
 
 def _mushra(bundle, names, recordings):
+  from audiolm_jax.evaluation.codec import through_codec
   from audiolm_jax.evaluation.listening import build
 
   every = bundle.codec.spec.num_quantizers
   systems = {
-    f"codec, {levels} levels": [_through_codec(bundle, w, levels) for w in recordings]
+    f"codec, {levels} levels": [through_codec(bundle.codec, w, levels) for w in recordings]
     for levels in sorted({min(4, every), every})
   }
   return build.mushra(names, recordings, systems, bundle.sample_rate)

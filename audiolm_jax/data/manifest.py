@@ -200,14 +200,15 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
 
 def _split_by_hash(clips: Iterable[Clip], valid_fraction: float) -> list[Clip]:
   # A hash of the id, not a shuffle: adding files later moves no old file to the other split.
-  ranked = sorted(clips, key=lambda clip: _unit_hash(clip.id))
-  valid = sum(_unit_hash(clip.id) < valid_fraction for clip in ranked)
+  ranked = sorted(clips, key=lambda clip: unit_hash(clip.id))
+  valid = sum(unit_hash(clip.id) < valid_fraction for clip in ranked)
   if valid_fraction > 0 and len(ranked) > 1:
     valid = min(max(valid, 1), len(ranked) - 1)
   return [_with_split(c, "valid" if i < valid else "train") for i, c in enumerate(ranked)]
 
 
-def _unit_hash(text: str) -> float:
+def unit_hash(text: str) -> float:
+  """A number in [0, 1) that stands for a text, the same on every machine."""
   return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 

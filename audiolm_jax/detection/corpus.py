@@ -5,7 +5,6 @@ only what the stages made up is left to be heard. Source: AudioLM, the detection
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -54,14 +53,16 @@ class CorpusConfig:
 
 
 class Pair(NamedTuple):
-  """What follows one prompt, really and made up, all of one length.
+  """One prompt, and what follows it really and made up, all of one length.
 
   Attributes:
+    prompt: as the codec gives it back.
     codec: of the recording, through the codec.
     original: of the recording, as it is.
     continuations: sampled by the stages.
   """
 
+  prompt: Float[np.ndarray, "prompt"]
   codec: Float[np.ndarray, "samples"]
   original: Float[np.ndarray, "samples"]
   continuations: Float[np.ndarray, "count samples"]
@@ -125,12 +126,26 @@ def make_pairs(
   config: CorpusConfig,
   seed: int,
 ) -> list[Pair]:
-  """Continues the beginnings of recordings, side by side, and sets what really follows beside it.
+  """Continues the beginnings of recordings and sets what really follows beside it.
 
   Args:
     recordings: at the bundle's rate, each longer than the prompt; what is beyond prompt and
-      duration is left out.
+      duration is left out. `config.batch_size` of them go side by side.
+    seed: of sampling; a batch adds the number of its first recording.
   """
+  pairs = []
+  for first in range(0, len(recordings), config.batch_size):
+    batch = recordings[first : first + config.batch_size]
+    pairs += _pairs_of_batch(bundle, batch, config, seed + first)
+  return pairs
+
+
+def _pairs_of_batch(
+  bundle: Bundle,
+  recordings: Sequence[Float[np.ndarray, "samples"]],
+  config: CorpusConfig,
+  seed: int,
+) -> list[Pair]:
   rate = bundle.sample_rate
   prompt, whole = (
     round(seconds * rate)
@@ -150,10 +165,12 @@ def make_pairs(
   for waveform, result in zip(recordings, made, strict=True):
     waveform = waveform[:whole]
     decoded = bundle.codec.decode(bundle.codec.encode_long(waveform)[None])[0]
+    decoded = np.clip(decoded[: len(waveform)], -1.0, 1.0)
     continuations = result.waveform.reshape(config.samples_per_prompt, -1)
     pairs.append(
       Pair(
-        np.clip(decoded[prompt : len(waveform)], -1.0, 1.0),
+        decoded[:prompt],
+        decoded[prompt:],
         waveform[prompt:],
         continuations[:, : len(waveform) - prompt],
       )
@@ -183,8 +200,7 @@ def _with_splits(clips: Iterable[Clip], valid_share: float) -> list[Clip]:
   kept = []
   for clip in clips:
     if clip.split == "train":
-      digest = hashlib.sha256((clip.speaker or clip.id).encode()).digest()
-      held_out = int.from_bytes(digest[:8], "big") / 2**64 < valid_share
+      held_out = manifest.unit_hash(clip.speaker or clip.id) < valid_share
       kept.append(dataclasses.replace(clip, split="valid" if held_out else "train"))
     elif clip.split == "valid" and clip.speaker not in known:
       kept.append(dataclasses.replace(clip, split="test"))

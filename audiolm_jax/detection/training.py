@@ -86,7 +86,7 @@ class DetectorTrainable:
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
     """Metrics of one batch with the averaged parameters; `weight` is its rows."""
-    return self._loss(_averaged(state), batch, None)[1]
+    return self._loss(state.averaged_params, batch, None)[1]
 
   def amounts(self, batch: Batch) -> dict[str, float]:
     """How many seconds of audio a batch holds, without padding."""
@@ -101,7 +101,7 @@ class DetectorTrainable:
 
   def inference_params(self, state: TrainState) -> dict[str, Any]:
     """The parameters to detect with; the averaged ones if there are any."""
-    return nn.unbox(_averaged(state))
+    return nn.unbox(state.averaged_params)
 
   def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
     """What the bundle's detector has learned.
@@ -133,7 +133,3 @@ class DetectorTrainable:
       "accuracy": right.mean(),
       "weight": jnp.asarray(len(labels), jnp.float32),
     }
-
-
-def _averaged(state: TrainState) -> Any:
-  return state.params if state.ema_params is None else state.ema_params

@@ -147,6 +147,13 @@ def decode_clip(
   return np.asarray(codec.decode(padded[None]), np.float32)[0, :num_samples]
 
 
+def through_codec(
+  codec: Codec, clip: Float[np.ndarray, " samples"], levels: int | None = None
+) -> Float[np.ndarray, " samples"]:
+  """A clip as the codec gives it back, from all levels or the first few."""
+  return decode_clip(codec, encode_clip(codec, clip)[:, :levels], len(clip))
+
+
 def code_counts(codes: Int[np.ndarray, "frames q"], size: int) -> Int[np.ndarray, "q size"]:
   """How often each entry of each level occurs."""
   return np.stack([np.bincount(column, minlength=size) for column in codes.T])

@@ -15,7 +15,7 @@ from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation import continuation as sound
 from audiolm_jax.evaluation import signal
 from audiolm_jax.evaluation import tokens as token_metrics
-from audiolm_jax.evaluation.codec import code_perplexity, decode_clip, encode_clip, evaluate_codec
+from audiolm_jax.evaluation.codec import code_perplexity, encode_clip, evaluate_codec, through_codec
 from audiolm_jax.evaluation.likelihood import evaluate_stage
 from audiolm_jax.evaluation.report import Better, Row, exact
 from audiolm_jax.evaluation.speaker import SpeakerModel, fit_speaker_model, identify
@@ -213,7 +213,7 @@ def continuation_suite(
     raise DataError(f"no clip is longer than {prompt_seconds + 1:g} s")
   heard, made, real = [], [], []
   for index, clip in enumerate(clips):
-    decoded = decode_clip(codec, encode_clip(codec, clip.waveform), len(clip.waveform))
+    decoded = through_codec(codec, clip.waveform)
     heard.append(decoded[:cut])
     made.append(continue_prompt(clip.waveform[:cut], seed + index))
     real.append(decoded[cut : cut + len(made[-1].waveform)])
@@ -240,9 +240,7 @@ def continuation_suite(
 def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel:
   """A speaker model fitted on clips of known speakers as the codec gives them back."""
   known = [clip for clip in clips if clip.speaker is not None]
-  decoded = [
-    decode_clip(codec, encode_clip(codec, clip.waveform), len(clip.waveform)) for clip in known
-  ]
+  decoded = [through_codec(codec, clip.waveform) for clip in known]
   return fit_speaker_model(decoded, [str(c.speaker) for c in known], codec.spec.sample_rate)
 
 
@@ -265,7 +263,7 @@ def _speaker_rows(
     rest = len(clip.waveform) - cut
     if clip.speaker is None or rest < 2 * _LEAST_VOICE_SECONDS * rate:
       continue
-    decoded = decode_clip(codec, encode_clip(codec, clip.waveform), len(clip.waveform))
+    decoded = through_codec(codec, clip.waveform)
     middle = cut + rest // 2
     enrolled.append(model.embed(decoded[middle:], rate))
     ceiling.append(model.embed(decoded[cut:middle], rate))

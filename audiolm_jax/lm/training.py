@@ -97,7 +97,7 @@ class StageTrainable:
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
     """Metrics of one batch; `weight` is its number of target tokens."""
     model = self._model(deterministic=True)
-    return stage_loss(self.config.spec, model, _averaged(state), batch)[1]
+    return stage_loss(self.config.spec, model, state.averaged_params, batch)[1]
 
   def amounts(self, batch: Batch) -> dict[str, float]:
     """How many tokens a batch holds, source and target, without padding."""
@@ -114,7 +114,7 @@ class StageTrainable:
 
   def inference_params(self, state: TrainState) -> dict[str, Any]:
     """The parameters to sample with, layers unstacked; the averaged ones if there are any."""
-    return unstack_layers(_averaged(state))
+    return unstack_layers(state.averaged_params)
 
   def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
     """What the bundle's stage of this name has learned, as `inference_params` gives it.
@@ -218,7 +218,3 @@ def _num_targets(spec: StageSpec, length: int) -> int:
   """Positions at which the output layer is evaluated in a row of `length` tokens."""
   per_frame = max(spec.num_target_quantizers, 1)
   return min(spec.max_target_length, length) // per_frame * per_frame
-
-
-def _averaged(state: TrainState) -> Any:
-  return state.params if state.ema_params is None else state.ema_params

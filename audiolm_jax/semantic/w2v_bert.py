@@ -283,7 +283,7 @@ class SemanticTrainable:
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
     """Losses with the averaged parameters, fixed masks and no noise; `weight` is masked steps."""
-    _, metrics = self._loss(self._best_params(state), batch, jax.random.key(0), None)
+    _, metrics = self._loss(state.averaged_params, batch, jax.random.key(0), None)
     return metrics
 
   def amounts(self, batch: Batch) -> dict[str, float]:
@@ -319,10 +319,7 @@ class SemanticTrainable:
 
   def inference_params(self, state: TrainState) -> dict[str, Any]:
     """Plain arrays of the whole model; `["encoder"]` is what a tokenizer needs."""
-    return nn.unbox(self._best_params(state))
-
-  def _best_params(self, state: TrainState) -> Any:
-    return state.params if state.ema_params is None else state.ema_params
+    return nn.unbox(state.averaged_params)
 
   def _views(
     self, key: PRNGKeyArray | None, batch: Batch

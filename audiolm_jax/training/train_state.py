@@ -28,6 +28,11 @@ class TrainState:
   opt_state: Any
   ema_params: Any = None
 
+  @property
+  def averaged_params(self) -> Any:
+    """What evaluation and inference use: the running average, or `params` where none is kept."""
+    return self.params if self.ema_params is None else self.ema_params
+
 
 def new_train_state(
   params: Any, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0

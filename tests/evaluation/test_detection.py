@@ -22,7 +22,7 @@ def make_pairs(count=4, seconds=3.0, loud=0.5, quiet=0.1):
     return peak * sound / np.abs(sound).max()
 
   return [
-    Pair(at(quiet, i), at(quiet, i), np.stack([at(loud, i + 50), at(loud, i + 60)]))
+    Pair(at(quiet, i), at(quiet, i), at(quiet, i), np.stack([at(loud, i + 50), at(loud, i + 60)]))
     for i in range(count)
   ]
 
