@@ -18,9 +18,10 @@ from absl import flags
 
 from audiolm_jax import api, bundles
 from audiolm_jax.errors import run_cli
-from audiolm_jax.evaluation import clips, suites
+from audiolm_jax.evaluation import clips
 from audiolm_jax.evaluation.continuation import sound_statistics
 from audiolm_jax.evaluation.speaker import SpeakerModel
+from audiolm_jax.evaluation.suites.continuation import codec_speaker_model
 from benchmarks import machine
 
 FLAGS = flags.FlagValues()
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
   train = clips.load_pieces(
     FLAGS.data, "train", rate, max_clips=600, piece_seconds=14.0, least_seconds=2.0
   )
-  voices = suites.codec_speaker_model(bundle.codec, train)
+  voices = codec_speaker_model(bundle.codec, train)
   valid = clips.load_pieces(FLAGS.data, "valid", rate, least_seconds=13.0)
   real = [*{clip.speaker: clip.waveform for clip in valid[::-1]}.values()][: FLAGS.prompts]
   settings: Any = {"duration": FLAGS.duration, "prompt_audio": "none"}

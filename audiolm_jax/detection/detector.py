@@ -7,7 +7,7 @@ low probability is no proof of a recording, and a high one none of a forgery.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +16,9 @@ from jaxtyping import Float
 
 from audiolm_jax import audio
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
+from audiolm_jax.detection.windows import WINDOW_SECONDS, Window, windows
 from audiolm_jax.errors import AudioError
 
-WINDOW_SECONDS = 1.0
-HOP_SECONDS = 0.25
-_LEAST_SECONDS = 0.1
-_SILENT = 1e-3  # a window whose peak is below -60 dB says nothing
 _BATCH = 32
 
 
@@ -73,7 +70,7 @@ class Detector:
     self, blocks: Iterable[Float[np.ndarray, "block"]], name: str = "the waveform"
   ) -> Detection:
     """The same for sound in blocks of any length at the detector's own rate, in bounded memory."""
-    batch: list[_Window] = []
+    batch: list[Window] = []
     starts: list[int] = []
     odds: list[float] = []  # NaN where a window is silent
 
@@ -83,10 +80,10 @@ class Detector:
         odds[piece.number] = float(value)
       batch.clear()
 
-    for piece in _windows(blocks, self.sample_rate, name):
+    for piece in windows(blocks, self.sample_rate, name):
       starts.append(piece.start)
       odds.append(float("nan"))
-      if np.max(np.abs(piece.waveform)) >= _SILENT:
+      if not piece.is_silent:
         batch.append(piece)
       if len(batch) == _BATCH:
         judge()
@@ -114,13 +111,13 @@ class Detector:
     Returns:
       NaN for a piece that is silent.
     """
-    windows, owners = [], []
+    sounding, owners = [], []
     for number, piece in enumerate(pieces):
-      for window in _windows([piece], self.sample_rate, f"piece {number}"):
-        if np.max(np.abs(window.waveform)) >= _SILENT:
-          windows.append(window.waveform)
+      for window in windows([piece], self.sample_rate, f"piece {number}"):
+        if not window.is_silent:
+          sounding.append(window.waveform)
           owners.append(number)
-    odds = self.log_odds(np.stack(windows)) if windows else np.zeros(0)
+    odds = self.log_odds(np.stack(sounding)) if sounding else np.zeros(0)
     sums = np.bincount(owners, odds, len(pieces))
     counts = np.bincount(owners, minlength=len(pieces))
     return np.where(counts, sums / np.maximum(counts, 1), np.nan)
@@ -133,36 +130,6 @@ class Detector:
       filled = np.pad(rows, ((0, _BATCH - len(rows)), (0, 0)))  # one program for any number
       found.append(np.asarray(_log_odds(self.config, self.params, filled))[: len(rows)])
     return np.concatenate(found)
-
-
-class _Window(NamedTuple):
-  """One window: which one, where it starts in samples, and its sound."""
-
-  number: int
-  start: int
-  waveform: Float[np.ndarray, "window"]
-
-
-def _windows(blocks: Iterable[np.ndarray], rate: int, name: str) -> Iterator[_Window]:
-  """Windows at every hop, and one at the very end; of a shorter sound one, mirrored at its ends."""
-  window, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
-  kept, start = np.zeros(0, np.float32), 0  # what is still needed begins at sample `start`
-  following = 0  # where the next window begins
-  for block in blocks:
-    kept = np.concatenate([kept, block])
-    end = start + len(kept)
-    while following + window <= end:
-      first = following - start
-      yield _Window(following // hop, following, kept[first : first + window])
-      following += hop
-    dropped = max(0, min(following, end - window) - start)
-    kept, start = kept[dropped:], start + dropped
-  end = start + len(kept)
-  if end < window:
-    audio.check_length(end, rate, _LEAST_SECONDS, name)
-    yield _Window(0, 0, np.pad(kept, (0, window - end), mode="symmetric"))
-  elif following - hop + window < end:
-    yield _Window(following // hop, end - window, kept[-window:])
 
 
 def _probability(odds: Float[np.ndarray, "windows"]) -> float:

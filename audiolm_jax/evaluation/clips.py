@@ -1,5 +1,6 @@
 """Which pieces of a corpus are evaluated on."""
 
+import dataclasses
 import json
 import os
 import random
@@ -8,9 +9,20 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import storage
+from audiolm_jax import audio, storage
 from audiolm_jax.data.manifest import Clip, clips_of_split, list_clips, read_clip
-from audiolm_jax.evaluation.suites import EvalClip
+from audiolm_jax.errors import AudioError, DataError
+from audiolm_jax.evaluation.options import Options
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalClip:
+  """A clip to evaluate on, at the bundle's sample rate."""
+
+  id: str
+  waveform: Float[np.ndarray, " samples"]
+  speaker: str | None = None
+  sentence: str | None = None
 
 
 def load_pieces(
@@ -61,6 +73,50 @@ def load_pieces(
       )
   pieces = [piece for group in rounds for piece in group]
   return pieces[:max_clips]
+
+
+def new_pieces(
+  options: Options, sample_rate: int, most: int, least_seconds: float
+) -> list[EvalClip]:
+  """Pieces of the split `valid` by speakers who are not in `train`.
+
+  Raises:
+    DataError: none is that long.
+  """
+  known = speakers_of(options.train_data or options.data, "train")
+  if not speakers_of(options.data, "valid") - known:
+    known = set()  # nobody is new; then the clips at least are
+  pieces = load_pieces(
+    options.data,
+    "valid",
+    sample_rate,
+    without_speakers=known,
+    max_clips=most,
+    piece_seconds=options.piece_seconds,
+    least_seconds=least_seconds,
+    seed=options.seed,
+  )
+  if not pieces:
+    raise DataError(f"{options.data} has no valid clip of {least_seconds:g} s")
+  return pieces
+
+
+def pieces_to_continue(
+  options: Options, sample_rate: int, seconds_after_prompt: float
+) -> list[EvalClip]:
+  """Pieces whose beginning is a prompt with sound in it, and that go on for so long after it."""
+  least = options.prompt_seconds + seconds_after_prompt
+  cut = round(options.prompt_seconds * sample_rate)
+  kept = []
+  for piece in new_pieces(options, sample_rate, options.max_continuations, least):
+    try:
+      audio.check_not_silent(piece.waveform[:cut], piece.id)
+      kept.append(piece)
+    except AudioError as error:
+      print(f"left out: {error}")
+  if not kept:
+    raise DataError(f"{options.data} has no valid clip with sound in its first seconds")
+  return kept
 
 
 def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:

@@ -62,6 +62,19 @@ class Row:
     return self.estimate.value <= mark
 
 
+@dataclasses.dataclass(frozen=True)
+class SuiteResult:
+  """Rows for the table, and everything else worth keeping."""
+
+  rows: list[Row]
+  details: dict[str, Any]
+
+
+def left_out(reason: str) -> SuiteResult:
+  """Of a suite that cannot be run on what is given."""
+  return SuiteResult([], {"left_out": reason})
+
+
 def exact(value: float, n: int = 1) -> Estimate:
   """A figure that is not a sample's: no interval."""
   return Estimate(float(value), float(value), float(value), n)

@@ -2,14 +2,16 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
 from audiolm_jax.tokens import collapse_repeats
+
+Tokenize = Callable[[Float[np.ndarray, " samples"]], Int[np.ndarray, " steps"]]
 
 
 def edit_distance(one: Int[np.ndarray, " m"], other: Int[np.ndarray, " n"]) -> int:

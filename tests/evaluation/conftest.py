@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.detection.classifier import ClassifierConfig
+from audiolm_jax.evaluation.speaker_classifier import fit_speaker_classifier
+from audiolm_jax.semantic.features import LogMelConfig
 
 RATE = 16_000
+VOICES = {"low": (110.0, 500.0), "middle": (180.0, 1_200.0), "high": (260.0, 2_500.0)}
 
 
 class PulseCodec:
@@ -46,3 +50,14 @@ def pulse_codec():
 @pytest.fixture(scope="session")
 def voice():
   return make_voice
+
+
+@pytest.fixture(scope="session")
+def voice_classifier(voice):
+  """It tells the three `VOICES` apart."""
+  clips = [voice(*VOICES[name], seed=i) for name in VOICES for i in range(2)]
+  names = [name for name in VOICES for _ in range(2)]
+  config = ClassifierConfig(features=LogMelConfig(num_mels=32), channels=(8, 16), groups=2)
+  return fit_speaker_classifier(
+    clips, names, config=config, steps=400, batch_size=16, learning_rate=5e-3
+  )

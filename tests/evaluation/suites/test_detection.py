@@ -3,7 +3,7 @@ import pytest
 
 from audiolm_jax.detection.corpus import Pair
 from audiolm_jax.errors import DataError
-from audiolm_jax.evaluation import detection
+from audiolm_jax.evaluation.suites import detection
 from tests.conftest import melody
 
 RATE = 16_000

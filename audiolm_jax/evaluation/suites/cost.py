@@ -7,14 +7,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax import audio
 from audiolm_jax.errors import UserError
-from audiolm_jax.evaluation.report import Better, Row, exact
-from audiolm_jax.evaluation.suites import SuiteResult
+from audiolm_jax.evaluation.clips import new_pieces
+from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact
 
 # A process starts with the peak memory of the one it was forked from; a small one in between, this,
 # keeps ours out of the measurement.
@@ -27,6 +29,19 @@ with open(sys.argv[1], "w", encoding="utf-8") as file:
   json.dump([time.monotonic() - started, usage.ru_maxrss], file)
 sys.exit(max(0, os.waitstatus_to_exitcode(status)) or int(os.WIFSIGNALED(status)))
 """
+
+
+def run(bundle: Any, options: Options) -> SuiteResult:
+  """Of one new piece."""
+  clip = new_pieces(options, bundle.sample_rate, 1, options.prompt_seconds)[0].waveform
+  return cost_suite(
+    options.bundle,
+    clip,
+    bundle.sample_rate,
+    prompt_seconds=options.prompt_seconds,
+    duration=options.duration,
+    hours=options.encode_hours,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,57 +1,33 @@
-"""The suites: what is measured on which clips, and the marks that a shipped bundle should reach."""
+"""Continuations beside what really followed: who is heard, level, pitch, pauses, loops."""
 
 import dataclasses
-import enum
-import itertools
+import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from audiolm_jax import api, audio
 from audiolm_jax.codec.interface import Codec
-from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation import continuation as sound
-from audiolm_jax.evaluation import signal
+from audiolm_jax.evaluation import plots
 from audiolm_jax.evaluation import tokens as token_metrics
-from audiolm_jax.evaluation.codec import code_perplexity, encode_clip, evaluate_codec, through_codec
-from audiolm_jax.evaluation.likelihood import evaluate_stage
-from audiolm_jax.evaluation.report import Better, Row, exact
+from audiolm_jax.evaluation.clips import EvalClip, load_pieces, pieces_to_continue
+from audiolm_jax.evaluation.codec import encode_clip, through_codec
+from audiolm_jax.evaluation.options import Domain, Options
+from audiolm_jax.evaluation.report import Better, Row, SuiteResult
 from audiolm_jax.evaluation.speaker import SpeakerModel, fit_speaker_model, identify
-from audiolm_jax.evaluation.statistics import bootstrap_estimate, mean_estimate
-from audiolm_jax.lm.stages import Stage
+from audiolm_jax.evaluation.statistics import mean_estimate
+from audiolm_jax.evaluation.tokens import Tokenize
 from audiolm_jax.tokens import collapse_repeats
 
 NUM_CANDIDATES = 10
 _LEAST_VOICE_SECONDS = 2.0  # of real speech after the prompt, for each of two pieces
 _DRAWS = 20
 _PITCH_RANGE = {"speech": (65.0, 450.0), "music": (50.0, 1200.0)}
-
-
-class Domain(enum.StrEnum):
-  """What the audio is; some metrics are defined for speech only."""
-
-  SPEECH = "speech"
-  MUSIC = "music"
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalClip:
-  """A clip to evaluate on, at the bundle's sample rate."""
-
-  id: str
-  waveform: Float[np.ndarray, " samples"]
-  speaker: str | None = None
-  sentence: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class SuiteResult:
-  """Rows for the table, and everything else worth keeping."""
-
-  rows: list[Row]
-  details: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,121 +44,44 @@ class Continuation:
 
 
 Continue = Callable[[Float[np.ndarray, " samples"], int], Continuation]
-Tokenize = Callable[[Float[np.ndarray, " samples"]], Int[np.ndarray, " steps"]]
 
 
-def codec_suite(
-  codec: Codec, clips: Sequence[EvalClip], domain: Domain, *, coarse_levels: int = 4
-) -> SuiteResult:
-  """Reconstruction by number of levels, and codebook use.
-
-  Args:
-    coarse_levels: levels that all levels are compared with.
-  """
-  every = codec.spec.num_quantizers
-  base = min(coarse_levels, every)
-  levels = sorted({1, 2, 4, 8, base, every} & set(range(1, every + 1)))
-  report = evaluate_codec(
-    codec, [clip.waveform for clip in clips], levels=levels, speech=domain is Domain.SPEECH
-  )
-  marks = {"stoi": (0.80, 0.909), "pesq_wb": (1.6, 2.79)}
-  rows = []
-  for count, metrics in report.levels.items():
-    for name, estimate in metrics.items():
-      if name == "bits_per_second":
-        continue
-      floor, aim = marks.get(name, (None, None)) if count == every else (None, None)
-      better = Better.LOWER if name == "log_mel_db" else Better.HIGHER
-      rows.append(Row("codec", f"{name}, {count} levels", estimate, better, floor, aim))
-  if domain is Domain.SPEECH and not signal.pesq_installed():
-    floor, aim = marks["pesq_wb"]
-    figure = f"pesq_wb, {every} levels"
-    rows.append(
-      Row("codec", figure, mean_estimate([]), floor=floor, aim=aim, note=signal.PESQ_MISSING)
+def run(bundle: Any, options: Options) -> SuiteResult:
+  """Continues new prompts, and keeps the first ten to be heard and seen."""
+  model = None
+  if options.domain is Domain.SPEECH:
+    train = load_pieces(
+      options.train_data or options.data,
+      "train",
+      bundle.sample_rate,
+      max_clips=options.max_speaker_clips,
+      piece_seconds=options.piece_seconds,
+      least_seconds=2.0,
+      seed=options.seed,
     )
-  if base < every:
-    gain = [row[base]["log_mel_db"] - row[every]["log_mel_db"] for row in report.clips]
-    figure = f"log_mel_db gained by {every} over {base} levels"
-    rows.append(Row("codec", figure, mean_estimate(gain), floor=0.0))
-  means = [report.levels[count]["log_mel_db"].value for count in levels]
-  falling = all(a > b for a, b in itertools.pairwise(means))
-  rows.append(
-    Row("codec", "log_mel_db falls with every level (1 = yes)", exact(falling), floor=1.0)
+    model = codec_speaker_model(bundle.codec, train)
+  result = continuation_suite(
+    bundle.codec,
+    bundle.semantic.tokenize_long,
+    _continuer(bundle, options.duration),
+    pieces_to_continue(options, bundle.sample_rate, 2 * _LEAST_VOICE_SECONDS),
+    options.domain,
+    prompt_seconds=options.prompt_seconds,
+    speaker_model=model,
+    seed=options.seed,
   )
-  worst = min(report.codebooks, key=lambda use: use.share.value)
-  rows.append(
-    Row(
-      "codec",
-      "codebook perplexity over its size, worst level",
-      worst.share,
-      floor=0.30,
-      aim=0.60,
-      note=f"{report.num_frames} frames for {codec.spec.codebook_size} entries",
-    )
+  made, names = result.details.pop("continuations")[:10], result.details["clips"]
+  for index, waveform in enumerate(made):
+    path = os.path.join(options.output_dir, f"continuation_{index}.flac")
+    audio.write_audio(path, waveform, bundle.sample_rate)
+  plots.save_spectrogram_grid(
+    os.path.join(options.output_dir, "continuations.png"),
+    made,
+    bundle.sample_rate,
+    titles=names[: len(made)],
+    prompt_seconds=options.prompt_seconds,
   )
-  for level, use in enumerate(report.codebooks):
-    rows.append(Row("codec", f"codebook {level} perplexity over its size", use.share))
-  return SuiteResult(rows, {"report": report})
-
-
-def semantic_suite(
-  tokenize: Tokenize,
-  probes: Sequence[EvalClip],
-  num_clusters: int,
-) -> SuiteResult:
-  """Whether tokens follow the sentence rather than the voice.
-
-  Args:
-    probes: the same sentences by several voices; `sentence` and `speaker` are given.
-  """
-  readings = [
-    token_metrics.Reading(clip.sentence, clip.speaker, tokenize(clip.waveform))
-    for clip in probes
-    if clip.sentence is not None and clip.speaker is not None
-  ]
-  report = token_metrics.triple_accuracy(readings)
-  counts = np.stack([np.bincount(r.tokens, minlength=num_clusters) for r in readings])
-  perplexity = bootstrap_estimate(lambda rows: code_perplexity(counts[rows].sum(0)), len(counts))
-  kept = mean_estimate([len(collapse_repeats(r.tokens)) / len(r.tokens) for r in readings])
-  figure = "same sentence by another voice nearer than another by the same voice"
-  rows = [
-    Row("semantic", figure, report.accuracy, floor=0.70, aim=0.95),
-    Row("semantic", "token distance, same sentence", exact(report.same_sentence), Better.LOWER),
-    Row("semantic", "token distance, same voice", exact(report.same_speaker)),
-    Row("semantic", f"cluster perplexity, of {num_clusters}", perplexity),
-    Row("semantic", "share of tokens left when repeats collapse", kept),
-  ]
-  return SuiteResult(rows, {"triples": report})
-
-
-def tokens_suite(
-  stages: Sequence[Stage], train: Sequence[TokenClip], valid: Sequence[TokenClip]
-) -> SuiteResult:
-  """Nats per token of each stage beside tables fitted on its training tokens."""
-  rows, details = [], {}
-  for stage in stages:
-    report = evaluate_stage(stage, train, valid)
-    name = stage.spec.name
-    tables = report.tables
-    rows += [
-      Row("tokens", f"{name}: nats/token", report.nats, Better.LOWER),
-      Row("tokens", f"{name}: unigram nats/token", exact(tables.unigram, tables.num_targets)),
-      Row("tokens", f"{name}: bigram nats/token", exact(tables.bigram, tables.num_targets)),
-      Row(
-        "tokens",
-        f"{name}: bigram with unigram back-off nats/token",
-        exact(tables.bigram_backoff, tables.num_targets),
-      ),
-      Row(
-        "tokens",
-        f"{name}: share below the better bigram",
-        report.below_bigram,
-        floor=0.0,
-        aim=0.15,
-      ),
-    ]
-    details[name] = report
-  return SuiteResult(rows, details)
+  return result
 
 
 def continuation_suite(
@@ -242,6 +141,20 @@ def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel
   known = [clip for clip in clips if clip.speaker is not None]
   decoded = [through_codec(codec, clip.waveform) for clip in known]
   return fit_speaker_model(decoded, [str(c.speaker) for c in known], codec.spec.sample_rate)
+
+
+def _continuer(bundle: Any, duration: float) -> Continue:
+  new_samples = round(duration * bundle.sample_rate)
+
+  def continue_prompt(prompt: Float[np.ndarray, " samples"], seed: int) -> Continuation:
+    started = time.monotonic()
+    result = api.continue_audio(
+      bundle, prompt, bundle.sample_rate, duration=duration, seed=seed, prompt_seconds=None
+    )
+    seconds = time.monotonic() - started
+    return Continuation(np.asarray(result.waveform).reshape(-1)[-new_samples:], seconds)
+
+  return continue_prompt
 
 
 def _speaker_rows(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.errors import UserError
-from audiolm_jax.evaluation.cost import measure_command
+from audiolm_jax.evaluation.suites.cost import measure_command
 
 
 def test_time_and_memory_are_those_of_the_command():

@@ -3,8 +3,8 @@ import pytest
 import soundfile
 
 from audiolm_jax.errors import DataError
-from audiolm_jax.evaluation import content
 from audiolm_jax.evaluation.abx import Item
+from audiolm_jax.evaluation.suites import content
 
 RATE = 16_000
 PITCH = {"a": 220.0, "b": 440.0}

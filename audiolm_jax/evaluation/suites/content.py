@@ -1,5 +1,6 @@
 """What tokens keep of what is said: ABX on both streams, and how semantic tokens go with phones."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,17 +9,40 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax import audio
 from audiolm_jax.codec.quantizer import dequantize
-from audiolm_jax.errors import DataError
-from audiolm_jax.evaluation.abx import AbxReport, Item, abx, frames_of, phone_report
-from audiolm_jax.evaluation.report import Better, Row, exact
-from audiolm_jax.evaluation.suites import SuiteResult
+from audiolm_jax.data.manifest import AUDIO_SUFFIXES
+from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.evaluation.abx import AbxReport, Item, abx, frames_of, phone_report, read_items
+from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact, left_out
 
 Loaded = TypeVar("Loaded")
 
-_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 # AudioLM, table I, on LibriSpeech dev-clean: semantic tokens, and SoundStream's at 2 and 6 kbps.
 _PAPER = "the paper's: semantic 6.7 / 7.6 %, acoustic 22.4 / 28.7 % and 17.8 / 26.6 %"
+
+
+def run(bundle: Any, options: Options) -> SuiteResult:
+  """On the items that are given."""
+  if not options.items:
+    return left_out("no --items are given")
+  read = reader_of(
+    items_folder(options.items_audio_dir or options.data),
+    lambda path: audio.load_audio(path, bundle.sample_rate),
+  )
+  return content_suite(bundle, read_items(options.items), read, seed=options.seed)
+
+
+def items_folder(folder: str | None) -> str:
+  """The folder of the items' files.
+
+  Raises:
+    UserError: it is none.
+  """
+  if not folder or not os.path.isdir(folder):
+    raise UserError(f"{folder} is no folder; --items_audio_dir says where the items' files are")
+  return folder
 
 
 def content_suite(
@@ -79,12 +103,12 @@ def reader_of(folder: str, load: Callable[[str], Loaded]) -> Callable[[str], Loa
   Raises:
     DataError: when called with a file that is not there.
   """
-  paths = {p.stem: p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in _SUFFIXES}
+  paths = {p.stem: p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES}
 
   def read(file: str) -> Loaded:
     if file not in paths:
       raise DataError(
-        f"the items name {file}, and {folder} has no such file ({' '.join(_SUFFIXES)})"
+        f"the items name {file}, and {folder} has no such file ({' '.join(AUDIO_SUFFIXES)})"
       )
     return load(str(paths[file]))
 

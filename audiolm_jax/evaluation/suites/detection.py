@@ -11,19 +11,43 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from audiolm_jax.detection.corpus import Pair
+from audiolm_jax import audio, bundles
+from audiolm_jax.detection.corpus import CorpusConfig, Pair, make_pairs
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation import degradations
-from audiolm_jax.evaluation.report import Better, Row
+from audiolm_jax.evaluation.clips import pieces_to_continue
+from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.report import Better, Row, SuiteResult, left_out
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
-from audiolm_jax.evaluation.suites import SuiteResult
 
 Change = Callable[[Float[np.ndarray, "samples"]], Float[np.ndarray, "samples"]]
 
 PAPER_ACCURACY = 0.986
 _LENGTHS = (0.5, 2.0, 5.0)
 _FALSE_ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+def run(bundle: Any, options: Options) -> SuiteResult:
+  """Continues new prompts by the bundle and, if one is given, by another one."""
+  if bundle.detector is None:
+    return left_out(f"{bundle.name} has no detector")
+  config = CorpusConfig(prompt_seconds=options.prompt_seconds, duration=options.duration)
+  pieces = pieces_to_continue(options, bundle.sample_rate, 1.0)
+
+  def pairs_of(maker: Any) -> list[Pair]:
+    heard = [audio.resample(p.waveform, bundle.sample_rate, maker.sample_rate) for p in pieces]
+    made = make_pairs(maker, heard, config, options.seed)
+    rates = maker.sample_rate, bundle.detector.sample_rate
+    return [Pair(*(audio.resample(sound, *rates) for sound in pair)) for pair in made]
+
+  others = [bundles.load_bundle(options.other_bundle)] if options.other_bundle else []
+  return detection_suite(
+    bundle.detector,
+    pairs_of(bundle),
+    bundle.detector.sample_rate,
+    {maker.name: pairs_of(maker) for maker in others},
+  )
 
 
 def detection_suite(

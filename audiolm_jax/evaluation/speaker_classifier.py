@@ -1,0 +1,126 @@
+"""Whose voice is it? A network that learns to tell speakers apart by windows of a second."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.core import meta
+from jaxtyping import Float
+
+from audiolm_jax.detection.classifier import Classifier, ClassifierConfig, tiny_config
+from audiolm_jax.detection.windows import WINDOW_SECONDS, windows
+from audiolm_jax.errors import DataError
+from audiolm_jax.training.gradient_step import gradient_step
+from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.train_state import new_train_state
+
+Waveform = Float[np.ndarray, "samples"]
+_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeakerClassifier:
+  """A trained classifier.
+
+  Attributes:
+    speakers: in the order of the classes.
+    config, params: of the network.
+  """
+
+  speakers: tuple[str, ...]
+  config: ClassifierConfig
+  params: Mapping[str, Any]
+
+  def identify(self, waveform: Waveform) -> str:
+    """The speaker whose log probability, averaged over the windows with sound, is highest."""
+    rate = self.config.features.sample_rate
+    found = list(windows([waveform], rate, "the clip"))
+    sounding = [w.waveform for w in found if not w.is_silent] or [w.waveform for w in found]
+    total = np.zeros(len(self.speakers))
+    for first in range(0, len(sounding), _BATCH):
+      rows = np.stack(sounding[first : first + _BATCH])
+      filled = np.pad(rows, ((0, _BATCH - len(rows)), (0, 0)))
+      total += np.asarray(_log_probabilities(self.config, self.params, filled))[: len(rows)].sum(0)
+    return self.speakers[int(np.argmax(total))]
+
+
+def fit_speaker_classifier(
+  clips: Sequence[Waveform],
+  speakers: Sequence[str],
+  *,
+  config: ClassifierConfig | None = None,
+  steps: int = 2_000,
+  batch_size: int = 32,
+  learning_rate: float = 2e-3,
+  seed: int = 0,
+) -> SpeakerClassifier:
+  """Trains on random seconds of clips, each speaker as often as any other.
+
+  Args:
+    clips: through the codec, each a second or more at the classifier's rate.
+    config: its number of classes is set to that of the speakers.
+  Raises:
+    DataError: fewer than two speakers.
+  """
+  names = tuple(sorted(set(speakers)))
+  if len(names) < 2:
+    raise DataError(f"{len(names)} speakers are given; at least 2 are needed")
+  config = dataclasses.replace(config or tiny_config(), num_classes=len(names))
+  window = round(WINDOW_SECONDS * config.features.sample_rate)
+  by_speaker: list[list[Waveform]] = [[] for _ in names]
+  for clip, speaker in zip(clips, speakers, strict=True):
+    if len(clip) >= window:
+      by_speaker[names.index(speaker)].append(clip)
+  if not all(by_speaker):
+    missing = next(name for name, own in zip(names, by_speaker, strict=True) if not own)
+    raise DataError(f"no clip of speaker {missing} lasts a second")
+  model = Classifier(config)
+  optimizer = make_optimizer(
+    OptimizerConfig(
+      name="adamw",
+      learning_rate=learning_rate,
+      schedule="cosine",
+      warmup_steps=min(100, steps // 2),
+      decay_steps=steps,
+      weight_decay=0.01,
+      clip_norm=1.0,
+    )
+  )
+
+  def loss(params, batch, rng):
+    del rng
+    logits: Any = model.apply({"params": params}, batch["waveform"])
+    value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+    return value, {"loss": value, "weight": jnp.float32(len(batch["label"]))}
+
+  key = jax.random.key(seed)
+  params = meta.unbox(model.init(key, jnp.zeros((1, window))))["params"]
+  state = new_train_state(params, optimizer, ema_decay=0.99)
+  step = jax.jit(
+    lambda state, batch: gradient_step(loss, state, batch, key, optimizer, ema_decay=0.99)
+  )
+  rng = np.random.default_rng(seed)
+  for _ in range(steps):
+    labels = rng.integers(0, len(names), batch_size)
+    rows = [_random_second(by_speaker[label], window, rng) for label in labels]
+    state, _ = step(state, {"waveform": np.stack(rows), "label": labels.astype(np.int32)})
+  return SpeakerClassifier(names, config, jax.device_get(state.ema_params))
+
+
+def _random_second(clips: Sequence[Waveform], window: int, rng: np.random.Generator) -> Waveform:
+  clip = clips[int(rng.integers(len(clips)))]
+  start = rng.integers(len(clip) - window + 1)
+  gain = 10.0 ** (rng.uniform(-10.0, 5.0) / 20.0)
+  return np.clip(clip[start : start + window] * gain, -1.0, 1.0).astype(np.float32)
+
+
+def _log_probabilities_fn(config: ClassifierConfig, params: Any, waveforms: jax.Array) -> jax.Array:
+  logits: Any = Classifier(config).apply({"params": params}, waveforms)
+  return jax.nn.log_softmax(logits)
+
+
+_log_probabilities: Callable[..., jax.Array] = jax.jit(_log_probabilities_fn, static_argnums=0)
