@@ -143,7 +143,7 @@ def _chosen_suites() -> list[str]:
 
 
 def _options() -> Options:
-  given = {field.name: FLAGS[field.name].value for field in dataclasses.fields(Options)}
+  given: dict[str, Any] = {f.name: FLAGS[f.name].value for f in dataclasses.fields(Options)}
   return Options(**given | {"stages": tuple(FLAGS.stages), "domain": Domain(FLAGS.domain)})
 
 
