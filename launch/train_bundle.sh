@@ -2,16 +2,19 @@
 # The whole recipe: from a folder of audio to a bundle that `sample` runs.
 #
 #   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset tiny|base] [--name NAME]
-#                          [--work_dir DIR] [--override STEP:FLAG]... [--dry_run]
+#                          [--work_dir DIR] [--override STEP:FLAG]... [--acoustic_only] [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  the bundle to make; its last part is its name unless --name is given
 # --preset    tiny: meant for two CPU cores in three hours, or one GPU in twenty minutes; base: the paper's
 # --work_dir  where runs, tokens and logs go; default BUNDLE_DIR.work
 # --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; may be repeated
+# --acoustic_only   the paper's ablation: a coarse stage without semantic tokens, and no semantic
+#             stage; with the --work_dir of the whole system only this stage is trained
 # --dry_run   print the commands and leave
 #
-# Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle.
+# Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle; with
+# --acoustic_only, acoustic_only in place of the first two stages and acoustic_only_bundle at the end.
 # Stopped at any point, the same command goes on: finished steps are skipped, a training run goes on
 # from its last checkpoint, tokenizing after its last shard. To do a step again, remove its marker
 # WORK_DIR/done/STEP (and those of the steps after it). PYTHON names the interpreter to use.
@@ -31,6 +34,7 @@ preset=tiny
 name=
 work_dir=
 dry_run=
+acoustic_only=
 overrides=()
 positional=()
 while (($#)); do
@@ -50,6 +54,10 @@ while (($#)); do
       ;;
     --dry_run)
       dry_run=yes
+      shift
+      ;;
+    --acoustic_only)
+      acoustic_only=yes
       shift
       ;;
     -h | --help)
@@ -76,6 +84,7 @@ case $preset in
     kmeans_band="perplexity above 70 % of the clusters, none dead"
     semantic_stage_band="held-out loss 2.2 to 3.0 nats per token"
     coarse_stage_band="held-out loss 4.2 to 5.3 nats per token"
+    acoustic_only_band="held-out loss above the coarse stage's"
     fine_stage_band="held-out loss 5.4 to 6.2 nats per token"
     ;;
   base)
@@ -88,6 +97,7 @@ case $preset in
     kmeans_band="perplexity above 70 % of the clusters, none dead"
     semantic_stage_band="held-out loss well below a bigram table's"
     coarse_stage_band=$semantic_stage_band
+    acoustic_only_band="held-out loss above the coarse stage's"
     fine_stage_band=$semantic_stage_band
     ;;
   *) fail "--preset $preset is not one of tiny, base" ;;
@@ -107,7 +117,7 @@ else
   corpus=(--audio_dir="$audio")
 fi
 step_names=(codec semantic kmeans tokenizers tokens
-  semantic_stage coarse_stage fine_stage bundle)
+  semantic_stage coarse_stage acoustic_only fine_stage bundle acoustic_only_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
   [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
     fail "--override $override is not STEP:--FLAG with STEP one of ${step_names[*]}"
@@ -195,16 +205,24 @@ step tokens "turns the corpus into tokens" "no more than 1 % of the clips skippe
   --output_dir="$work/tokens"
 tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'"
   --gin.NUM_CLUSTERS="$num_clusters")
-train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
-  "semantic_stage_$preset" "${tokens[@]}"
-train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
-  "coarse_stage_$preset" "${tokens[@]}"
+if [[ -z $acoustic_only ]]; then
+  bundle_step=bundle
+  train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
+    "semantic_stage_$preset" "${tokens[@]}"
+  train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
+    "coarse_stage_$preset" "${tokens[@]}"
+  stages=(--semantic_stage_dir="$work/semantic_stage" --coarse_stage_dir="$work/coarse_stage")
+else
+  bundle_step=acoustic_only_bundle
+  train acoustic_only "trains a coarse stage without semantic tokens" "$acoustic_only_band" \
+    "acoustic_only_$preset" "${tokens[@]}"
+  stages=(--coarse_stage_dir="$work/acoustic_only")
+fi
 train fine_stage "trains the fine stage" "$fine_stage_band" \
   "fine_stage_$preset" "${tokens[@]}"
-step bundle "puts everything together" "a size in MB" \
+step "$bundle_step" "puts everything together" "a size in MB" \
   "$python" -m audiolm_jax.export_bundle --bundle="$work/tokenizers" \
-  --token_store="$work/tokens" --semantic_stage_dir="$work/semantic_stage" \
-  --coarse_stage_dir="$work/coarse_stage" --fine_stage_dir="$work/fine_stage" \
+  --token_store="$work/tokens" "${stages[@]}" --fine_stage_dir="$work/fine_stage" \
   --name="$name" --output="$bundle" --storage="$storage"
 
 if [[ -z $dry_run ]]; then

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import soundfile
 
-from audiolm_jax import bundles
+from audiolm_jax import api, bundles
 from audiolm_jax.training import checkpoints
 from tests.conftest import MINIATURE_CODEC, MINIATURE_ENCODER, melody
 
@@ -46,8 +46,9 @@ def overrides():
   yield from (f"{stage}:--gin.NUM_CLUSTERS=8" for stage in TRAINED[2:])
 
 
-def train_bundle(folder, *overrides):
-  command = ["bash", "launch/train_bundle.sh", str(folder / "sounds"), str(folder / "bundle")]
+def train_bundle(folder, *overrides, bundle="bundle", options=()):
+  command = ["bash", "launch/train_bundle.sh", str(folder / "sounds"), str(folder / bundle)]
+  command += options
   for override in overrides:
     command += ["--override", override]
   done = subprocess.run(
@@ -83,6 +84,18 @@ def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli)
     component, config, trained = checkpoints.load_inference_params(work / f"{name}_stage")
     assert component == f"{name}_stage" and config.spec == stage.spec
     jax.tree.map(np.testing.assert_array_equal, stage.params, trained)
+
+  # The ablation shares all but its coarse stage.
+  shared = [o.replace("coarse_stage:", "acoustic_only:") for o in overrides()]
+  shared = [o for o in shared if o.startswith("acoustic_only:")]
+  options = ("--acoustic_only", "--work_dir", str(work))
+  assert train_bundle(tmp_path, *shared, bundle="ablation", options=options).count("done before") == 6
+  ablation = bundles.load_bundle(tmp_path / "ablation")
+  assert list(ablation.stages) == ["coarse", "fine"]
+  assert not ablation.stages["coarse"].spec.uses_semantic
+  tune = melody(2.0, seed=9)
+  made = api.continue_audio(ablation, tune, 16_000, prompt_seconds=1.0, duration=0.5)
+  assert made.waveform.shape == (24_000,) and np.abs(made.waveform).max() > 0
 
   before = (tmp_path / "bundle" / "bundle.json").stat().st_mtime_ns
   assert train_bundle(tmp_path).count("done before") == 9

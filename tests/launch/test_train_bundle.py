@@ -43,6 +43,17 @@ def test_the_steps_come_in_order_with_files_that_exist(preset, tmp_path):
   assert not (tmp_path / "bundle.work").exists()
 
 
+def test_the_ablation_trains_no_semantic_stage_and_keeps_the_rest(tmp_path):
+  done = run(tmp_path, tmp_path / "bundle", "--acoustic_only", "--dry_run")
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  ablation = [*STEPS[:5], "acoustic_only", "fine_stage", "acoustic_only_bundle"]
+  assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == ablation
+  assert "gin_configs/acoustic_only_tiny.gin" in lines[11]
+  assert "semantic_stage_dir" not in lines[-1]
+  assert "/acoustic_only --fine_stage_dir" in lines[-1]
+
+
 def test_overrides_reach_their_step_alone(tmp_path):
   done = run(tmp_path, "b", "--dry_run", "--override", "codec:--gin.TRAIN_STEPS=7")
   lines = done.stdout.splitlines()
