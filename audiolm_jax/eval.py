@@ -32,10 +32,13 @@ SUITES = (
   "tokens",
   "likelihood",
   "continuation",
+  "resynthesis",
   "speaker",
   "detection",
   "cost",
 )
+
+_PACKAGES = ("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi", "pesq", "pocketsphinx")
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of a bundle.", flag_values=FLAGS)
@@ -66,6 +69,12 @@ flags.DEFINE_string(
   flag_values=FLAGS,
 )
 flags.DEFINE_list("stages", [], "Whose likelihoods; all by default.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "asr_model",
+  None,
+  "Speech recognition model of transformers, folder or hub name; default PocketSphinx.",
+  flag_values=FLAGS,
+)
 flags.DEFINE_string(
   "other_bundle", None, "Whose samples the detector is shown too.", flag_values=FLAGS
 )
@@ -203,7 +212,7 @@ def _write_pages(folder: str, results: dict[str, Any]) -> None:
 
 def _versions() -> dict[str, str]:
   versions = {"python": platform.python_version(), "processor": platform.machine()}
-  for package in ("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi", "pesq"):
+  for package in _PACKAGES:
     try:
       versions[package] = metadata.version(package)
     except metadata.PackageNotFoundError:

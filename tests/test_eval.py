@@ -34,6 +34,7 @@ def corpus(tmp_path_factory, melody):
       path = f"{split}_{i}.wav"
       soundfile.write(folder / path, melody(seconds, 110 + 60 * (i % 2)), RATE)
       row = {"path": path, "seconds": seconds, "speaker": f"{split}{i % 2}", "split": split}
+      row["text"] = "no words at all"
       rows.append(row | ({"sentence": f"s{i // 2}"} if split == "probe" else {}))
   (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   return folder / "manifest.jsonl"
@@ -98,6 +99,7 @@ def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, items, soun
     "ABX error across speakers, semantic tokens",
     "accuracy, fine stage, mean over tokens, tune",
     "speaker found among 4, resynthesis",
+    "word error rate, resynthesis above codec",
     "accuracy, 1 s, MP3 at 24 kbit/s",
     "samples of miniature taken for synthetic, 1 s",
     "sample, nothing compiled before, s",

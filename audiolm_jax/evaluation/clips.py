@@ -1,7 +1,6 @@
 """Which pieces of a corpus are evaluated on."""
 
 import dataclasses
-import json
 import os
 import random
 from collections.abc import Collection, Sequence
@@ -9,10 +8,11 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio, storage
+from audiolm_jax import audio
 from audiolm_jax.data.manifest import Clip, clips_of_split, list_clips, read_clip
 from audiolm_jax.errors import AudioError, DataError
 from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.transcripts import read_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,7 @@ def load_pieces(
   piece_seconds: float | None = None,
   least_seconds: float = 1.0,
   without_speakers: Collection[str] = (),
+  ids: Collection[str] | None = None,
   seed: int = 0,
 ) -> list[EvalClip]:
   """Pieces of the clips of one split, spread over clips and speakers, in an order of `seed`.
@@ -44,15 +45,17 @@ def load_pieces(
     piece_seconds: longer clips are cut into pieces of this length; None leaves them whole.
     least_seconds: shorter pieces are left out.
     without_speakers: clips by these are left out.
+    ids: of the clips to choose among; None for all.
   Raises:
     DataError: no such clips.
     AudioError: a file that cannot be read.
   """
   chosen = clips_of_split(list_clips(source), split)
   chosen = [clip for clip in chosen if clip.speaker not in without_speakers]
+  chosen = [clip for clip in chosen if ids is None or clip.id in ids]
   random.Random(seed).shuffle(chosen)
   chosen = _spread(chosen, [clip.speaker or clip.id for clip in chosen])
-  sentences = read_sentences(source)
+  sentences = read_field(source, "sentence")
   # Every clip's first piece before any clip's second.
   rounds: list[list[EvalClip]] = []
   for clip in chosen:
@@ -122,14 +125,6 @@ def pieces_to_continue(
 def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:
   """Who is known to speak in a split."""
   return {c.speaker for c in list_clips(source) if c.split == split and c.speaker is not None}
-
-
-def read_sentences(source: str | os.PathLike[str]) -> dict[str, str]:
-  """What is said, by clip id, where a manifest has the field `sentence`."""
-  if storage.is_folder(source):
-    return {}
-  rows = [json.loads(line) for line in storage.read_text(source).splitlines() if line.strip()]
-  return {str(row["path"]): str(row["sentence"]) for row in rows if row.get("sentence")}
 
 
 def _cut(

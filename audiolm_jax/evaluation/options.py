@@ -23,6 +23,8 @@ class Options:
     items, items_audio_dir: ABX items in the Libri-Light format, and the folder of their files.
     pairs: of sounds, for likelihoods: a folder or a manifest.
     stages: whose likelihoods; none for all.
+    asr_model: folder or hub name of a speech recognition model of `transformers`; None for
+      PocketSphinx.
     other_bundle: what a detector is shown, beside its own bundle.
     output_dir: folder for sounds and pictures.
     max_clips, max_continuations, max_speaker_clips: most pieces that are reconstructed, prompts
@@ -44,6 +46,7 @@ class Options:
   items_audio_dir: str | None = None
   pairs: str | None = None
   stages: tuple[str, ...] = ()
+  asr_model: str | None = None
   other_bundle: str | None = None
   domain: Domain = Domain.SPEECH
   max_clips: int = 60

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from audiolm_jax.errors import DataError
-from audiolm_jax.evaluation.clips import load_pieces, read_sentences, speakers_of
+from audiolm_jax.evaluation.clips import load_pieces, speakers_of
 
 RATE = 16_000
 
@@ -41,9 +41,8 @@ def test_the_same_seed_gives_the_same_order(manifest):
   assert orders[0] == orders[1]
 
 
-def test_sentences_come_from_a_manifest_only(manifest):
-  assert read_sentences(manifest) == {"a.wav": "one"}
-  assert read_sentences(manifest.parent) == {}
+def test_clips_can_be_chosen_by_id(manifest):
+  assert [p.id for p in load_pieces(manifest, "valid", RATE, ids={"b.wav"})] == ["b.wav"]
 
 
 def test_a_split_that_is_not_there_is_refused(manifest):

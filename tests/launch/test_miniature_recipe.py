@@ -89,7 +89,9 @@ def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli)
   shared = [o.replace("coarse_stage:", "acoustic_only:") for o in overrides()]
   shared = [o for o in shared if o.startswith("acoustic_only:")]
   options = ("--acoustic_only", "--work_dir", str(work))
-  assert train_bundle(tmp_path, *shared, bundle="ablation", options=options).count("done before") == 6
+  assert (
+    train_bundle(tmp_path, *shared, bundle="ablation", options=options).count("done before") == 6
+  )
   ablation = bundles.load_bundle(tmp_path / "ablation")
   assert list(ablation.stages) == ["coarse", "fine"]
   assert not ablation.stages["coarse"].spec.uses_semantic

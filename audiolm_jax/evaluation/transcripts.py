@@ -1,0 +1,38 @@
+"""What is said in the clips of a corpus, where it says so."""
+
+import json
+import os
+from pathlib import PurePosixPath
+
+from audiolm_jax import storage
+
+
+def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
+  """A field of a manifest's rows by clip id; empty for a folder."""
+  if storage.is_folder(manifest):
+    return {}
+  rows = [json.loads(line) for line in storage.read_text(manifest).splitlines() if line.strip()]
+  return {str(row["path"]): str(row[field]) for row in rows if row.get(field)}
+
+
+def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:
+  """Text by clip id: of a manifest its field `text`.
+
+  Of a folder by the clip's file name without suffix, from the files that LibriSpeech
+  (`*.trans.txt`) and LJSpeech (`metadata.csv`) bring.
+  """
+  if not storage.is_folder(source):
+    return read_field(source, "text")
+  found: dict[str, str] = {}
+  for entry in storage.list_files(source):
+    name = PurePosixPath(entry.name).name
+    if name.endswith(".trans.txt"):
+      for line in storage.read_text(storage.join(source, entry.name)).splitlines():
+        clip, _, text = line.partition(" ")
+        found[clip] = text
+    elif name == "metadata.csv":
+      for line in storage.read_text(storage.join(source, entry.name)).splitlines():
+        clip, *readings = line.split("|")
+        if readings:
+          found[clip] = readings[-1]
+  return found
