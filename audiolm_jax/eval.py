@@ -54,6 +54,9 @@ flags.DEFINE_string(
   "token_store", None, "Tokens that the stages were trained on, by cache_tokens.", flag_values=FLAGS
 )
 flags.DEFINE_string(
+  "lyra_dir", None, "Folder of Lyra's TFLite models, for the suite codec.", flag_values=FLAGS
+)
+flags.DEFINE_string(
   "items", None, "ABX items in the Libri-Light format, for the suite content.", flag_values=FLAGS
 )
 flags.DEFINE_string(
@@ -203,7 +206,16 @@ def _write_pages(folder: str, results: dict[str, Any]) -> None:
 
 def _versions() -> dict[str, str]:
   versions = {"python": platform.python_version(), "processor": platform.machine()}
-  for package in ("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi", "pesq"):
+  for package in (
+    "audiolm_jax",
+    "jax",
+    "flax",
+    "numpy",
+    "librosa",
+    "pystoi",
+    "pesq",
+    "ai-edge-litert",
+  ):
     try:
       versions[package] = metadata.version(package)
     except metadata.PackageNotFoundError:
