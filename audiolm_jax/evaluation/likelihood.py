@@ -77,7 +77,7 @@ def evaluate_stage(
         sums[row, level] += nats[level::quantizers].sum()
         hits[row, level] += hit[level::quantizers].sum()
         counts[row, level] += len(nats[level::quantizers])
-      seconds[row] += _crop_seconds(spec, *crop)
+      seconds[row] += _seconds(spec, *crop)
       sequences.append(stage_sequence(spec, *crop))
   tables = table.losses(sequences)
   best = min(tables.bigram, tables.bigram_backoff)
@@ -175,11 +175,11 @@ def _needed(tokens: np.ndarray | None, clip: TokenClip, spec: StageSpec) -> np.n
   return tokens
 
 
-def _crop_seconds(spec: StageSpec, semantic: np.ndarray | None, codes: np.ndarray | None) -> float:
+def _seconds(spec: StageSpec, semantic: np.ndarray | None, codes: np.ndarray | None) -> float:
+  """Length of a crop; one of the two is there."""
   if codes is not None:
     return len(codes) / spec.frame_rate
-  assert semantic is not None
-  return len(semantic) / spec.semantic_rate
+  return len(semantic if semantic is not None else ()) / spec.semantic_rate
 
 
 def _pieces(length: int, crop: int, least: float) -> int:
