@@ -38,7 +38,10 @@ SUITES = (
   "cost",
 )
 
-_PACKAGES = ("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi", "pesq", "pocketsphinx")
+_PACKAGES = (  # whose versions a report names
+  *("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi"),
+  *("pesq", "pocketsphinx", "ai-edge-litert"),
+)
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of a bundle.", flag_values=FLAGS)
@@ -55,6 +58,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
   "token_store", None, "Tokens that the stages were trained on, by cache_tokens.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "lyra_dir", None, "Folder of Lyra's TFLite models, for the suite codec.", flag_values=FLAGS
 )
 flags.DEFINE_string(
   "items", None, "ABX items in the Libri-Light format, for the suite content.", flag_values=FLAGS

@@ -19,6 +19,15 @@ def compress(
     codec: "mp3" or "opus".
     level: 0 for the highest bit rate that the codec has, 1 for the lowest.
   """
+  encoded = encode(waveform, sample_rate, codec, level)
+  rate = 8 * len(encoded) * sample_rate / len(waveform)
+  return decode(encoded, sample_rate, len(waveform)), rate
+
+
+def encode(
+  waveform: Float[np.ndarray, "samples"], sample_rate: int, codec: str, level: float
+) -> bytes:
+  """The file that a lossy codec makes of the waveform; arguments as of `compress`."""
   container, subtype = _FORMATS[codec]
   encoded = io.BytesIO()
   with soundfile.SoundFile(
@@ -32,13 +41,15 @@ def compress(
     bitrate_mode="CONSTANT" if codec == "mp3" else None,
   ) as file:
     file.write(waveform)
-  size = len(encoded.getvalue())
-  encoded.seek(0)
-  decoded, rate = soundfile.read(encoded, dtype="float32")
+  return encoded.getvalue()
+
+
+def decode(encoded: bytes, sample_rate: int, num_samples: int) -> Float[np.ndarray, "num_samples"]:
+  """The first samples of a file, zeros after its end."""
+  decoded, rate = soundfile.read(io.BytesIO(encoded), dtype="float32")
   if rate != sample_rate:
     decoded = soxr.resample(decoded, rate, sample_rate)
-  decoded = np.pad(decoded[: len(waveform)], (0, max(0, len(waveform) - len(decoded))))
-  return decoded, 8 * size * sample_rate / len(waveform)
+  return np.pad(decoded[:num_samples], (0, max(0, num_samples - len(decoded))))
 
 
 def add_noise(

@@ -30,6 +30,10 @@ class StageReport:
     quantizer_nats: the same by level; one entry for semantic targets.
     tables: what unigram and bigram tables reach on the same targets.
     below_bigram: 1 - nats / the better bigram table's nats.
+    tokens_per_second: targets per second of audio; repeats that the stage drops do not count.
+    bits_per_second: of audio, if the targets were coded by the stage's probabilities (the length
+      that an arithmetic coder comes up to); resampled over clips.
+    raw_bits_per_second: of the same targets, each coded by its number.
   """
 
   nats: Estimate
@@ -37,6 +41,9 @@ class StageReport:
   quantizer_nats: list[float]
   tables: TableLosses
   below_bigram: Estimate
+  tokens_per_second: float
+  bits_per_second: Estimate
+  raw_bits_per_second: float
 
 
 def evaluate_stage(
@@ -61,6 +68,7 @@ def evaluate_stage(
   quantizers = max(1, spec.num_target_quantizers)
   sums = np.zeros((len(scored), quantizers))
   counts, hits = np.zeros_like(sums), np.zeros_like(sums)
+  seconds = np.zeros(len(scored))
   sequences = []
   for row, clip in enumerate(scored):
     for crop in crops(spec, clip):
@@ -69,16 +77,25 @@ def evaluate_stage(
         sums[row, level] += nats[level::quantizers].sum()
         hits[row, level] += hit[level::quantizers].sum()
         counts[row, level] += len(nats[level::quantizers])
+      seconds[row] += _seconds(spec, *crop)
       sequences.append(stage_sequence(spec, *crop))
   tables = table.losses(sequences)
   best = min(tables.bigram, tables.bigram_backoff)
   nats = bootstrap_estimate(lambda rows: sums[rows].sum() / counts[rows].sum(), len(scored))
+  bits = bootstrap_estimate(
+    lambda rows: sums[rows].sum() / np.log(2) / seconds[rows].sum(), len(scored)
+  )
+  tokens_per_second = float(counts.sum() / seconds.sum())
+  vocabulary = spec.num_clusters if spec.predicts_semantic else spec.codebook_size
   return StageReport(
     nats=nats,
     accuracy=float(hits.sum() / counts.sum()),
     quantizer_nats=[float(n) for n in sums.sum(0) / counts.sum(0)],
     tables=tables,
     below_bigram=Estimate(1 - nats.value / best, 1 - nats.high / best, 1 - nats.low / best, nats.n),
+    tokens_per_second=tokens_per_second,
+    bits_per_second=bits,
+    raw_bits_per_second=tokens_per_second * float(np.log2(vocabulary)),
   )
 
 
@@ -156,6 +173,13 @@ def _needed(tokens: np.ndarray | None, clip: TokenClip, spec: StageSpec) -> np.n
   if tokens is None:
     raise DataError(f"clip {clip.id} lacks the tokens that the {spec.name} stage needs")
   return tokens
+
+
+def _seconds(spec: StageSpec, semantic: np.ndarray | None, codes: np.ndarray | None) -> float:
+  """Length of a crop; one of the two is there."""
+  if codes is not None:
+    return len(codes) / spec.frame_rate
+  return len(semantic if semantic is not None else ()) / spec.semantic_rate
 
 
 def _pieces(length: int, crop: int, least: float) -> int:

@@ -20,6 +20,7 @@ class Options:
     data: folder or manifest; its split `valid` is measured on.
     train_data, probe_data: where the splits `train` and `probe` are; None: in `data`.
     token_store: folder of the tokens that the stages were trained on, or None.
+    lyra_dir: folder of Lyra's models, which the codec is set beside, or None.
     items, items_audio_dir: ABX items in the Libri-Light format, and the folder of their files.
     pairs: of sounds, for likelihoods: a folder or a manifest.
     stages: whose likelihoods; none for all.
@@ -42,6 +43,7 @@ class Options:
   train_data: str | None = None
   probe_data: str | None = None
   token_store: str | None = None
+  lyra_dir: str | None = None
   items: str | None = None
   items_audio_dir: str | None = None
   pairs: str | None = None

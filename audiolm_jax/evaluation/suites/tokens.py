@@ -1,4 +1,4 @@
-"""How well each stage predicts its tokens, beside n-gram tables."""
+"""How well each stage predicts its tokens, beside n-gram tables; the bit rates that follow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ def run(bundle: Any, options: Options) -> SuiteResult:
 def tokens_suite(
   stages: Sequence[Stage], train: Sequence[TokenClip], valid: Sequence[TokenClip]
 ) -> SuiteResult:
-  """Nats per token of each stage beside tables fitted on its training tokens."""
+  """Nats per token of each stage beside tables fitted on its training tokens, and bit rates."""
   rows, details = [], {}
   for stage in stages:
     report = evaluate_stage(stage, train, valid)
@@ -50,6 +50,19 @@ def tokens_suite(
         report.below_bigram,
         floor=0.0,
         aim=0.15,
+      ),
+      Row(
+        "tokens",
+        f"{name}: bits per second by the stage's probabilities",
+        report.bits_per_second,
+        Better.LOWER,
+        note=f"{report.tokens_per_second:.4g} tokens per second",
+      ),
+      Row(
+        "tokens",
+        f"{name}: bits per second of the tokens as they are",
+        exact(report.raw_bits_per_second, report.bits_per_second.n),
+        note=f"{report.tokens_per_second:.4g} tokens per second",
       ),
     ]
     details[name] = report
