@@ -23,7 +23,8 @@ class Options:
     items, items_audio_dir: ABX items in the Libri-Light format, and the folder of their files.
     pairs: of sounds, for likelihoods: a folder or a manifest.
     stages: whose likelihoods; none for all.
-    other_bundle: what a detector is shown, beside its own bundle.
+    other_bundle: what a detector is shown, beside its own bundle; whose continuations of piano are
+      set beside the bundle's.
     output_dir: folder for sounds and pictures.
     max_clips, max_continuations, max_speaker_clips: most pieces that are reconstructed, prompts
       that are continued, clips that a speaker model learns from.
