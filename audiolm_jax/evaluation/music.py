@@ -16,9 +16,10 @@ _PROFILES = np.stack([np.roll(p, tonic) for p in (_MAJOR, _MINOR) for tonic in r
 _SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10))
 _NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
-_LEAST_CHROMA_SECONDS = 1.1  # the longest filter's; shorter sounds are padded
+_LEAST_CHROMA_SECONDS = 3.2  # twice the longest filter, since FFTs are powers of two
 _HOP_SECONDS = 0.01
 _ONSET_DB = 0.1
+_ONSET_WINDOW = 2048  # samples, librosa's
 _SMOOTH_SECONDS = 0.05
 _SHORTEST_PERIOD_SECONDS, _LONGEST_PERIOD_SECONDS = 0.2, 1.5
 
@@ -59,7 +60,6 @@ class MusicStatistics:
     onsets: how many there are; a chord is one.
     pulse_clarity: see `pulse_clarity`.
     pitches: MIDI numbers of the notes that were made out.
-    polyphony: keys that sound at once.
   """
 
   chroma: Float[np.ndarray, "12"]
@@ -67,11 +67,15 @@ class MusicStatistics:
   onsets: int
   pulse_clarity: float
   pitches: Int[np.ndarray, " notes"]
-  polyphony: float
 
   @property
   def onsets_per_second(self) -> float:
     return self.onsets / self.seconds
+
+  @property
+  def notes_per_onset(self) -> float:
+    """How full chords are; NaN without onsets."""
+    return len(self.pitches) / self.onsets if self.onsets else float("nan")
 
   @property
   def mean_pitch(self) -> float:
@@ -89,14 +93,12 @@ class MusicStatistics:
 
 def music_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> MusicStatistics:
   """Statistics of a piece of music, tuned to A = 440 Hz."""
-  notes = transcribe(waveform, sample_rate)
   return MusicStatistics(
     chroma=mean_chroma(waveform, sample_rate),
     seconds=len(waveform) / sample_rate,
     onsets=len(onset_times(waveform, sample_rate)),
     pulse_clarity=pulse_clarity(waveform, sample_rate),
-    pitches=notes.pitches,
-    polyphony=notes.polyphony,
+    pitches=transcribe(waveform, sample_rate).pitches,
   )
 
 
@@ -164,7 +166,7 @@ def onset_times(
   """When notes or chords begin, seconds.
 
   An onset stands at least 0.1 dB, in the mean over mel bands, above its surroundings: what counts
-  does not depend on what else the clip holds.
+  does not depend on what else the clip holds. Noise that flickers has onsets too.
 
   Source: package librosa, peaks of the spectral flux.
   """
@@ -188,7 +190,7 @@ def onset_envelope(
   import librosa
 
   return librosa.onset.onset_strength(
-    y=np.asarray(waveform, np.float32),
+    y=np.pad(waveform, (0, max(0, _ONSET_WINDOW - len(waveform)))),
     sr=sample_rate,
     hop_length=round(_HOP_SECONDS * sample_rate),
   )

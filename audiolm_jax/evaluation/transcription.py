@@ -6,38 +6,39 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.evaluation.signal import spectrogram
+
 LOWEST_KEY, HIGHEST_KEY = 21, 108  # MIDI numbers of the keyboard's ends
 _WINDOW_SECONDS = 0.128
 _HOPS_PER_WINDOW = 4
 _PARTIALS = 24
 _PARTIAL_DECAY = 1.5  # the k-th partial has k ** -1.5 of the first
 _UPDATES = 30
-_FLOOR = 1e-4  # of magnitude, below which nothing is explained
+_FLOOR = 1e-6  # of magnitude, below which nothing is explained
+_QUIETEST = 1e-4  # strength of a key, below which none sounds
 _SOUNDING = 0.3  # of the loud frames' strongest key
 _RISE = 0.3  # of a key's strength within 3 hops, at an onset
 _LOUD_QUANTILE = 0.95
 
 
 class Transcription(NamedTuple):
-  """Notes and how full they sound.
+  """Notes in the order in which they begin.
 
   Attributes:
     onsets: seconds, one for each note.
     pitches: MIDI numbers of the same notes.
-    polyphony: mean number of keys that sound at once, where any does; 0 for silence.
   """
 
   onsets: Float[np.ndarray, " notes"]
   pitches: Int[np.ndarray, " notes"]
-  polyphony: float
 
 
 def transcribe(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Transcription:
   """Notes of piano music, good enough for averages over many of them and no more.
 
   Spectra are explained by fixed harmonic combs, one for each of 88 keys, and a note begins where a
-  key's share rises. On 10 s pieces of rendered piano about 6 of 10 notes are found within 0.1 s,
-  and about 6 of 10 found notes are there; of full chords it hears half.
+  key's share rises. On 10 s pieces of rendered piano two thirds of what it finds are notes of the
+  score, within 0.1 s, and it finds three quarters of those. Low neighbours blur.
 
   Args:
     waveform: tuned to A = 440 Hz.
@@ -47,30 +48,22 @@ def transcribe(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Tra
   """
   activity = key_activity(waveform, sample_rate)
   loud = float(np.quantile(activity.max(axis=0), _LOUD_QUANTILE))
-  sounding = activity > max(_SOUNDING * loud, _FLOOR)
+  sounding = activity > max(_SOUNDING * loud, _QUIETEST)
   before = np.pad(activity, ((0, 0), (3, 0)))[:, :-3]
   rise = activity - before
   steepest = rise >= _running_maximum(rise, 3)
   keys, frames = np.nonzero(sounding & steepest & (rise > _RISE * activity))
   order = np.argsort(frames, kind="stable")
-  count = sounding.sum(axis=0)
-  return Transcription(
-    frames[order] * _hop(sample_rate) / sample_rate,
-    keys[order] + LOWEST_KEY,
-    float(count[count > 0].mean()) if count.any() else 0.0,
-  )
+  return Transcription(frames[order] * _hop(sample_rate) / sample_rate, keys[order] + LOWEST_KEY)
 
 
 def key_activity(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, "keys frames"]:
   """How much of the magnitude each key explains, in frames of 32 ms."""
-  import librosa
-
   hop = _hop(sample_rate)
   window = hop * _HOPS_PER_WINDOW
-  padded = np.pad(waveform, (0, max(0, window - len(waveform))))
-  spectrum = np.abs(librosa.stft(padded, n_fft=window, hop_length=hop))
+  spectrum = spectrogram(waveform, window, hop).T
   combs = _combs(sample_rate, window)
   activity = np.full((combs.shape[1], spectrum.shape[1]), spectrum.mean() + 1e-9, np.float32)
   for _ in range(_UPDATES):

@@ -175,13 +175,15 @@ def save_sounds(
 ) -> dict[str, str]:
   """Writes the first ten as `name`_0.flac and so on, to be heard on the page of results.
 
+  Args:
+    captions: one for each sound, none twice.
   Returns:
     File names by caption, for the detail `sounds` of a suite.
   """
   files = {}
-  for index, (caption, sound) in enumerate(list(zip(captions, sounds, strict=True))[:_HEARD]):
+  for index, caption in enumerate(captions[:_HEARD]):
     files[caption] = f"{name}_{index}.flac"
-    audio.write_audio(os.path.join(folder, files[caption]), sound, sample_rate)
+    audio.write_audio(os.path.join(folder, files[caption]), sounds[index], sample_rate)
   return files
 
 

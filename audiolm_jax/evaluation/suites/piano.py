@@ -37,7 +37,7 @@ _LEVELS = {
   "onsets per second": "onsets_per_second",
   "pulse clarity": "pulse_clarity",
   "pitch range, semitones": "pitch_range_semitones",
-  "keys at once": "polyphony",
+  "notes per onset": "notes_per_onset",
 }
 
 
@@ -59,7 +59,7 @@ def run(bundle: Any, options: Options) -> SuiteResult:
   )
   sounds = {}
   for kind, name in zip(continuers, ("piano", "piano_other"), strict=False):
-    captions = [f"{clip.id}: prompt and {kind}" for clip in clips]
+    captions = [f"piano, {clip.id}: prompt and {kind}" for clip in clips]
     made = result.details["continuations"][kind]
     sounds |= save_sounds(options.output_dir, name, made, captions, rate)
   del result.details["continuations"]
