@@ -33,6 +33,7 @@ SUITES = (
   "likelihood",
   "continuation",
   "resynthesis",
+  "piano",
   "speaker",
   "detection",
   "cost",
@@ -82,7 +83,10 @@ flags.DEFINE_string(
   flag_values=FLAGS,
 )
 flags.DEFINE_string(
-  "other_bundle", None, "Whose samples the detector is shown too.", flag_values=FLAGS
+  "other_bundle",
+  None,
+  "Whose samples the detector is shown too; whose piano is compared.",
+  flag_values=FLAGS,
 )
 flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
 flags.DEFINE_bool(
@@ -200,11 +204,12 @@ def _write_pages(folder: str, results: dict[str, Any]) -> None:
     return path if os.path.exists(path) else None
 
   report.write_csv(os.path.join(folder, "results.csv"), results["rows"])
-  heard = results["details"].get("continuation", {}).get("clips", [])
   sounds = {
-    f"{name}: prompt and continuation": there(f"continuation_{i}.flac")
-    for i, name in enumerate(heard)
+    caption: there(name)
+    for details in results["details"].values()
+    for caption, name in details.get("sounds", {}).items()
   }
+  heard = "continuation" in results["details"]
   pictures = {"Prompts (left of the line) and continuations": there("continuations.png")}
   page.write_page(
     os.path.join(folder, "index.html"),

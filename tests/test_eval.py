@@ -118,6 +118,22 @@ def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, items, soun
   assert len(table.splitlines()) == 1 + len(figures)
 
 
+def test_piano_is_heard_on_the_page_beside_another_bundle(run_cli, corpus, bundle_folder, tmp_path):
+  arguments = (
+    f"--bundle={bundle_folder}", f"--data={corpus}", f"--other_bundle={bundle_folder}",
+    "--suite=piano", "--domain=music", "--max_continuations=2", "--duration=1",
+  )  # fmt: skip
+  done = run_cli("eval", *arguments, f"--output_dir={tmp_path}")
+  assert done.code == 0, done.err
+  rows = {row["figure"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
+  # The same bundle with the same seeds makes the same: every comparison is a tie.
+  tie = rows["chroma cosine: continuation nearer to the real one than miniature continuation"]
+  assert (tie["estimate"]["value"], tie["estimate"]["n"]) == (0.5, 2)
+  assert rows["same key, another piece's"]["estimate"]["n"] == 2
+  page = (tmp_path / "index.html").read_text()
+  assert page.count("<audio") == 4 and "prompt and miniature continuation" in page
+
+
 def test_suites_whose_data_are_not_given_say_so(run_cli, corpus, bundle_folder, tmp_path):
   arguments = (f"--bundle={bundle_folder}", f"--data={corpus}", f"--output_dir={tmp_path}")
   assert run_cli("eval", *arguments, "--suite=content,likelihood").code == 0

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import re
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -120,6 +121,11 @@ def pieces_to_continue(
   if not kept:
     raise DataError(f"{options.data} has no valid clip with sound in its first seconds")
   return kept
+
+
+def recording_of(clip: EvalClip) -> str:
+  """The id of the recording that a piece was cut from."""
+  return re.sub(r"@[0-9.e+]+$", "", clip.id)
 
 
 def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:

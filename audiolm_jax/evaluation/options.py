@@ -26,7 +26,8 @@ class Options:
     stages: whose likelihoods; none for all.
     asr_model: folder or hub name of a speech recognition model of `transformers`; None for
       PocketSphinx.
-    other_bundle: what a detector is shown, beside its own bundle.
+    other_bundle: what a detector is shown, beside its own bundle; whose continuations of piano are
+      set beside the bundle's.
     output_dir: folder for sounds and pictures.
     max_clips, max_continuations, max_speaker_clips: most pieces that are reconstructed, prompts
       that are continued, clips that a speaker model learns from.

@@ -1,4 +1,4 @@
-"""A codec that needs no training, and voices that can be told apart."""
+"""A codec that needs no training, voices that can be told apart, and notes."""
 
 import numpy as np
 import pytest
@@ -42,6 +42,20 @@ def make_voice(pitch: float, formant: float, seed: int, seconds: float = 6.0) ->
   return (0.1 * sound * syllables + 0.001 * rng.standard_normal(len(t))).astype(np.float32)
 
 
+def play_notes(notes, seconds: float) -> np.ndarray:
+  """Struck strings of (time in s, MIDI number), with six partials that die away."""
+  sound = np.zeros(round(seconds * RATE))
+  for time, pitch in notes:
+    start = round(time * RATE)
+    t = np.arange(len(sound) - start) / RATE
+    frequency = 440 * 2 ** ((pitch - 69) / 12)
+    attack = np.minimum(1, t / 0.005)
+    for k in range(1, 7):
+      if k * frequency < 4_000:
+        sound[start:] += attack * np.exp(-t * (4 + k)) * np.sin(2 * np.pi * k * frequency * t) / k
+  return (0.2 * sound).astype(np.float32)
+
+
 @pytest.fixture
 def pulse_codec():
   return PulseCodec()
@@ -50,6 +64,11 @@ def pulse_codec():
 @pytest.fixture(scope="session")
 def voice():
   return make_voice
+
+
+@pytest.fixture(scope="session")
+def play():
+  return play_notes
 
 
 @pytest.fixture(scope="session")

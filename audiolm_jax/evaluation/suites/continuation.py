@@ -25,6 +25,7 @@ from audiolm_jax.evaluation.tokens import Tokenize
 from audiolm_jax.tokens import collapse_repeats
 
 NUM_CANDIDATES = 10
+_HEARD = 10  # continuations on the page of results
 _LEAST_VOICE_SECONDS = 2.0  # of real speech after the prompt, for each of two pieces
 _DRAWS = 20
 _PITCH_RANGE = {"speech": (65.0, 450.0), "music": (50.0, 1200.0)}
@@ -63,22 +64,23 @@ def run(bundle: Any, options: Options) -> SuiteResult:
   result = continuation_suite(
     bundle.codec,
     bundle.semantic.tokenize_long,
-    _continuer(bundle, options.duration),
+    continuer(bundle, options.duration, bundle.sample_rate),
     pieces_to_continue(options, bundle.sample_rate, 2 * _LEAST_VOICE_SECONDS),
     options.domain,
     prompt_seconds=options.prompt_seconds,
     speaker_model=model,
     seed=options.seed,
   )
-  made, names = result.details.pop("continuations")[:10], result.details["clips"]
-  for index, waveform in enumerate(made):
-    path = os.path.join(options.output_dir, f"continuation_{index}.flac")
-    audio.write_audio(path, waveform, bundle.sample_rate)
+  made, names = result.details.pop("continuations"), result.details["clips"]
+  captions = [f"{name}: prompt and continuation" for name in names]
+  result.details["sounds"] = save_sounds(
+    options.output_dir, "continuation", made, captions, bundle.sample_rate
+  )
   plots.save_spectrogram_grid(
     os.path.join(options.output_dir, "continuations.png"),
-    made,
+    made[:_HEARD],
     bundle.sample_rate,
-    titles=names[: len(made)],
+    titles=names[:_HEARD],
     prompt_seconds=options.prompt_seconds,
   )
   return result
@@ -143,18 +145,46 @@ def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel
   return fit_speaker_model(decoded, [str(c.speaker) for c in known], codec.spec.sample_rate)
 
 
-def _continuer(bundle: Any, duration: float) -> Continue:
+def continuer(bundle: Any, duration: float, sample_rate: int) -> Continue:
+  """Continues prompts by a bundle, whatever its own rate.
+
+  Args:
+    duration: of what is new, seconds.
+    sample_rate: Hz, of the prompts and of what is made of them.
+  """
   new_samples = round(duration * bundle.sample_rate)
 
   def continue_prompt(prompt: Float[np.ndarray, " samples"], seed: int) -> Continuation:
     started = time.monotonic()
     result = api.continue_audio(
-      bundle, prompt, bundle.sample_rate, duration=duration, seed=seed, prompt_seconds=None
+      bundle, prompt, sample_rate, duration=duration, seed=seed, prompt_seconds=None
     )
     seconds = time.monotonic() - started
-    return Continuation(np.asarray(result.waveform).reshape(-1)[-new_samples:], seconds)
+    made = np.asarray(result.waveform).reshape(-1)[-new_samples:]
+    return Continuation(audio.resample(made, bundle.sample_rate, sample_rate), seconds)
 
   return continue_prompt
+
+
+def save_sounds(
+  folder: str,
+  name: str,
+  sounds: Sequence[Float[np.ndarray, " samples"]],
+  captions: Sequence[str],
+  sample_rate: int,
+) -> dict[str, str]:
+  """Writes the first ten as `name`_0.flac and so on, to be heard on the page of results.
+
+  Args:
+    captions: one for each sound, none twice.
+  Returns:
+    File names by caption, for the detail `sounds` of a suite.
+  """
+  files = {}
+  for index, caption in enumerate(captions[:_HEARD]):
+    files[caption] = f"{name}_{index}.flac"
+    audio.write_audio(os.path.join(folder, files[caption]), sounds[index], sample_rate)
+  return files
 
 
 def _speaker_rows(

@@ -1,0 +1,232 @@
+"""How music sounds, pitch classes, key, onsets and notes, and how well two pieces agree in it."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.evaluation.report import Better
+from audiolm_jax.evaluation.transcription import transcribe
+
+# Krumhansl, Cognitive Foundations of Musical Pitch, 1990, table 2.1: how well a tone fits a key.
+_MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+_MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+_PROFILES = np.stack([np.roll(p, tonic) for p in (_MAJOR, _MINOR) for tonic in range(12)])
+_SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10))
+_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+
+_LEAST_CHROMA_SECONDS = 3.2  # twice the longest filter, since FFTs are powers of two
+_HOP_SECONDS = 0.01
+_ONSET_DB = 0.1
+_ONSET_WINDOW = 2048  # samples, librosa's
+_SMOOTH_SECONDS = 0.05
+_SHORTEST_PERIOD_SECONDS, _LONGEST_PERIOD_SECONDS = 0.2, 1.5
+
+# What `agreement` gives, and which way each figure improves.
+AGREEMENT = {
+  "chroma cosine": Better.HIGHER,
+  "same key": Better.HIGHER,
+  "correlation of key scores": Better.HIGHER,
+  "notes in the key": Better.HIGHER,
+  "onset density difference, octaves": Better.LOWER,
+  "pulse clarity difference": Better.LOWER,
+  "mean pitch difference, semitones": Better.LOWER,
+}
+
+
+class Key(NamedTuple):
+  """A tonic, 0 for C to 11 for B, and whether the key is a minor one."""
+
+  tonic: int
+  minor: bool
+
+  def __str__(self) -> str:
+    return f"{_NAMES[self.tonic]} {'minor' if self.minor else 'major'}"
+
+  @property
+  def scale(self) -> frozenset[int]:
+    """Pitch classes of the major or the natural minor scale."""
+    return frozenset((self.tonic + step) % 12 for step in _SCALES[self.minor])
+
+
+@dataclasses.dataclass(frozen=True)
+class MusicStatistics:
+  """What one piece of music sounds like.
+
+  Attributes:
+    chroma: mean energy of the pitch classes, C first; zeros for silence.
+    seconds: how long the piece is.
+    onsets: how many there are; a chord is one.
+    pulse_clarity: see `pulse_clarity`.
+    pitches: MIDI numbers of the notes that were made out.
+  """
+
+  chroma: Float[np.ndarray, "12"]
+  seconds: float
+  onsets: int
+  pulse_clarity: float
+  pitches: Int[np.ndarray, " notes"]
+
+  @property
+  def onsets_per_second(self) -> float:
+    return self.onsets / self.seconds
+
+  @property
+  def notes_per_onset(self) -> float:
+    """How full chords are; NaN without onsets."""
+    return len(self.pitches) / self.onsets if self.onsets else float("nan")
+
+  @property
+  def mean_pitch(self) -> float:
+    """MIDI number; NaN without notes."""
+    return float(self.pitches.mean()) if len(self.pitches) else float("nan")
+
+  @property
+  def pitch_range_semitones(self) -> float:
+    """From the 5th to the 95th percentile of the notes; NaN without notes."""
+    if not len(self.pitches):
+      return float("nan")
+    low, high = np.quantile(self.pitches, (0.05, 0.95))
+    return float(high - low)
+
+
+def music_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> MusicStatistics:
+  """Statistics of a piece of music, tuned to A = 440 Hz."""
+  return MusicStatistics(
+    chroma=mean_chroma(waveform, sample_rate),
+    seconds=len(waveform) / sample_rate,
+    onsets=len(onset_times(waveform, sample_rate)),
+    pulse_clarity=pulse_clarity(waveform, sample_rate),
+    pitches=transcribe(waveform, sample_rate).pitches,
+  )
+
+
+def agreement(sound: MusicStatistics, reference: MusicStatistics) -> dict[str, float]:
+  """How well a sound goes with another, by the figures of `AGREEMENT`.
+
+  Silence has no key and no chroma in common with anything. A piece without an onset counts as half
+  an onset, so that the ratio of densities is finite. What needs notes is NaN where there are none.
+  """
+  key = estimate_key(reference.chroma)
+  in_key = [int(pitch) % 12 in key.scale for pitch in sound.pitches] if key else []
+  density, reference_density = (max(s.onsets, 0.5) / s.seconds for s in (sound, reference))
+  return {
+    "chroma cosine": _cosine(sound.chroma, reference.chroma),
+    "same key": float(key is not None and estimate_key(sound.chroma) == key),
+    "correlation of key scores": _cosine(*(_centred_scores(s) for s in (sound, reference))),
+    "notes in the key": float(np.mean(in_key)) if in_key else float("nan"),
+    "onset density difference, octaves": float(abs(np.log2(density / reference_density))),
+    "pulse clarity difference": abs(sound.pulse_clarity - reference.pulse_clarity),
+    "mean pitch difference, semitones": abs(sound.mean_pitch - reference.mean_pitch),
+  }
+
+
+def mean_chroma(
+  waveform: Float[np.ndarray, " samples"], sample_rate: int
+) -> Float[np.ndarray, "12"]:
+  """Mean magnitude of the pitch classes, C first, tuned to A = 440 Hz; loud frames count more.
+
+  Source: package librosa, chroma of the constant-Q transform.
+  """
+  import librosa
+
+  missing = round(_LEAST_CHROMA_SECONDS * sample_rate) - len(waveform)
+  padded = np.pad(waveform, (0, max(0, missing)))
+  chroma = librosa.feature.chroma_cqt(y=padded, sr=sample_rate, norm=None, tuning=0.0)
+  return chroma.mean(axis=1, dtype=np.float64)
+
+
+def key_scores(chroma: Float[np.ndarray, "12"]) -> Float[np.ndarray, "24"]:
+  """How well each key fits: C to B major, then C to B minor, -1 to 1; zeros for a flat chroma.
+
+  Source: Krumhansl, Cognitive Foundations of Musical Pitch, 1990, chapter 4: the correlation with
+    the profile of each key.
+  """
+  centred = chroma - chroma.mean()
+  size = np.linalg.norm(centred)
+  if size <= 1e-9 * max(1.0, float(np.abs(chroma).max())):
+    return np.zeros(24)
+  profiles = _PROFILES - _PROFILES.mean(axis=1, keepdims=True)
+  return profiles @ centred / (np.linalg.norm(profiles, axis=1) * size)
+
+
+def estimate_key(chroma: Float[np.ndarray, "12"]) -> Key | None:
+  """The key that fits best; None for a flat chroma, such as that of silence."""
+  scores = key_scores(chroma)
+  if not scores.any():
+    return None
+  best = int(scores.argmax())
+  return Key(best % 12, best >= 12)
+
+
+def onset_times(
+  waveform: Float[np.ndarray, " samples"], sample_rate: int
+) -> Float[np.ndarray, " onsets"]:
+  """When notes or chords begin, seconds.
+
+  An onset stands at least 0.1 dB, in the mean over mel bands, above its surroundings: what counts
+  does not depend on what else the clip holds. Noise that flickers has onsets too.
+
+  Source: package librosa, peaks of the spectral flux.
+  """
+  import librosa
+
+  hop = round(_HOP_SECONDS * sample_rate)
+  return librosa.onset.onset_detect(
+    onset_envelope=onset_envelope(waveform, sample_rate),
+    sr=sample_rate,
+    hop_length=hop,
+    units="time",
+    normalize=False,
+    delta=_ONSET_DB,
+  )
+
+
+def onset_envelope(
+  waveform: Float[np.ndarray, " samples"], sample_rate: int
+) -> Float[np.ndarray, " frames"]:
+  """Mean rise of the mel bands, dB, every 10 ms."""
+  import librosa
+
+  return librosa.onset.onset_strength(
+    y=np.pad(waveform, (0, max(0, _ONSET_WINDOW - len(waveform)))),
+    sr=sample_rate,
+    hop_length=round(_HOP_SECONDS * sample_rate),
+  )
+
+
+def pulse_clarity(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> float:
+  """How regularly notes begin: 1 for a metronome, near 0 for chance; 0 for silence.
+
+  It is the highest autocorrelation of the onset envelope at periods of 0.2 to 1.5 s, and at most
+  half the clip. The shorter a clip, the higher it is by chance.
+
+  Source: Lartillot, Eerola, Toiviainen and Fornari, Multi-feature modeling of pulse clarity, 2008,
+    the maximum of the autocorrelation.
+  """
+  window = np.hanning(round(_SMOOTH_SECONDS / _HOP_SECONDS) + 2)[1:-1]
+  envelope = np.convolve(onset_envelope(waveform, sample_rate), window, mode="same")
+  envelope = envelope - envelope.mean()
+  energy = float(envelope @ envelope)
+  first = round(_SHORTEST_PERIOD_SECONDS / _HOP_SECONDS)
+  last = min(round(_LONGEST_PERIOD_SECONDS / _HOP_SECONDS), len(envelope) // 2)
+  if energy <= 1e-9 or last < first:
+    return 0.0
+  count = len(envelope)
+  correlations = [
+    float(envelope[lag:] @ envelope[:-lag]) / energy * count / (count - lag)
+    for lag in range(first, last + 1)
+  ]
+  return float(np.clip(max(correlations), 0.0, 1.0))
+
+
+def _centred_scores(statistics: MusicStatistics) -> Float[np.ndarray, "24"]:
+  scores = key_scores(statistics.chroma)
+  return scores - scores.mean()
+
+
+def _cosine(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> float:
+  """Cosine of the angle; 0 where one of them is nothing."""
+  size = float(np.linalg.norm(one) * np.linalg.norm(other))
+  return float(one @ other) / size if size else 0.0
