@@ -80,9 +80,7 @@ def frechet_distance(
   Source: Dowson and Landau, The Fréchet distance between multivariate normal distributions, 1982.
   """
   if min(len(real), len(made)) < 2:
-    raise ValueError(
-      f"{len(real)} and {len(made)} windows are given; at least 2 are needed of each"
-    )
+    raise ValueError(f"{len(real)} and {len(made)} windows are given; give at least 2 of each")
   one, other = _Moments([real]), _Moments([made])
   weights = np.ones((1, 1))
   return float(_distances(one.of(weights), other.of(weights))[0])
