@@ -88,33 +88,30 @@ def syllables(waveform):
   return np.digitize(np.sqrt((frames**2).mean(-1)), np.geomspace(0.001, 0.1, 12))
 
 
-def test_continuation_suite_puts_what_really_followed_nearer_than_noise(pulse_codec, many_clips):
-  rng = np.random.default_rng(0)
-
-  def truth(prompt, seed):
-    return Continuation(rest_of(many_clips, prompt), 1.0)
-
+def test_noise_is_farther_from_what_really_followed_than_the_codec_and_than_other_voices(
+  pulse_codec, many_clips
+):
   def noise(prompt, seed):
-    return Continuation((0.1 * rng.standard_normal(3 * RATE)).astype(np.float32), 1.0)
+    made = np.random.default_rng(seed).standard_normal(3 * RATE)
+    return Continuation((0.1 * made).astype(np.float32), 1.0)
 
-  kept, lost = (
-    by_figure(
-      continuation.continuation_suite(
-        pulse_codec, syllables, continue_prompt, many_clips, Domain.MUSIC, prompt_seconds=1.0
-      )
+  rows = by_figure(
+    continuation.continuation_suite(
+      pulse_codec, syllables, noise, many_clips, Domain.MUSIC, prompt_seconds=1.0
     )
-    for continue_prompt in (truth, noise)
   )
-  figure = "FAD (log-mel statistics), continuation"
-  codec, halves = (
-    kept[f"FAD (log-mel statistics), {name}"]
-    for name in ("codec against recordings", "real, the other half of the prompts")
+  made, halves, codec = (
+    rows[f"FAD (log-mel statistics), {name}"]
+    for name in (
+      "continuation",
+      "real, the other half of the prompts",
+      "codec against recordings",
+    )
   )
-  # The truth did not pass the codec, what it is compared with did.
-  assert kept[figure].estimate.value == pytest.approx(codec.estimate.value, abs=1e-5)
-  assert codec.estimate.n == 16 and halves.estimate.n == 8
-  assert halves.estimate.low < 1 < halves.estimate.high < lost[figure].estimate.low
-  assert "80 windows of 1 s" in lost[figure].note and "statistics v1" in lost[figure].note
+  assert (made.estimate.n, halves.estimate.n, codec.estimate.n) == (16, 8, 16)
+  assert codec.estimate.high < made.estimate.low
+  assert halves.estimate.low < 1 < halves.estimate.high < made.estimate.low
+  assert "80 windows of 1 s" in made.note and "statistics v1" in made.note
 
 
 def test_a_sampler_that_always_makes_the_same_has_diversity_0(pulse_codec, voice, many_clips):
