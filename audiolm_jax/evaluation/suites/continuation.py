@@ -250,8 +250,9 @@ def _diversity_rows(
     samples = [[describe(waveform) for waveform in group] for group in drawn]
     truth = [[describe(waveform)] for waveform in real]
     found = diversity.diversity(samples, distance)
-    ratio = found.within.value / found.between.value if found.between.value else float("nan")
-    note = f"{len(drawn[0])} samples; 0: all alike; {ratio:.2f} of that between prompts"
+    note = f"{len(drawn[0])} samples; 0: all alike"
+    if found.between.value > 0:
+      note += f"; {found.within.value / found.between.value:.2f} of that between prompts"
     rows += [
       Row("continuation", f"{name}, samples of one prompt", found.within, note=note),
       Row("continuation", f"{name}, samples of different prompts", found.between),
