@@ -99,6 +99,9 @@ flags.DEFINE_enum("domain", "speech", ["speech", "music"], "What is heard.", fla
 flags.DEFINE_integer("max_clips", 60, "Pieces to reconstruct.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("max_continuations", 40, "Prompts to continue.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("max_speaker_clips", 600, "Clips for the speaker model.", 2, flag_values=FLAGS)
+flags.DEFINE_integer(
+  "samples_per_prompt", 4, "Continuations of a prompt that are compared.", 2, flag_values=FLAGS
+)
 flags.DEFINE_float("piece_seconds", 14.0, "Longer clips are cut.", 1.0, flag_values=FLAGS)
 flags.DEFINE_float("prompt_seconds", 3.0, "Length of a prompt.", 0.5, flag_values=FLAGS)
 flags.DEFINE_float("duration", 7.0, "Length of a continuation.", 0.5, flag_values=FLAGS)

@@ -96,6 +96,8 @@ def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, items, soun
     "fine: share below the better bigram",
     "prompt's speaker found among 2, continuation",
     "audio seconds made per second",
+    "semantic token distance, samples of one prompt",
+    "sound distance (log-mel statistics), real continuations of different prompts",
     "ABX error across speakers, semantic tokens",
     "accuracy, fine stage, mean over tokens, tune",
     "speaker found among 4, resynthesis",

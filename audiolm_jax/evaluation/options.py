@@ -31,6 +31,7 @@ class Options:
     output_dir: folder for sounds and pictures.
     max_clips, max_continuations, max_speaker_clips: most pieces that are reconstructed, prompts
       that are continued, clips that a speaker model learns from.
+    samples_per_prompt: continuations of each of the first prompts that are compared.
     piece_seconds: longer clips are cut.
     prompt_seconds, duration: lengths of a prompt and of what is made of it.
     encode_hours: length of the file that the suite cost encodes.
@@ -55,6 +56,7 @@ class Options:
   max_clips: int = 60
   max_continuations: int = 40
   max_speaker_clips: int = 600
+  samples_per_prompt: int = 4
   piece_seconds: float = 14.0
   prompt_seconds: float = 3.0
   duration: float = 7.0

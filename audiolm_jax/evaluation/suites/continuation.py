@@ -1,4 +1,5 @@
-"""Continuations beside what really followed: who is heard, level, pitch, pauses, loops."""
+"""Continuations beside what really followed: who is heard, level, pitch, pauses, loops; how far
+from real sound as a whole, and how far from each other."""
 
 import dataclasses
 import os
@@ -13,7 +14,7 @@ from audiolm_jax import api, audio
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation import continuation as sound
-from audiolm_jax.evaluation import plots
+from audiolm_jax.evaluation import diversity, frechet, plots
 from audiolm_jax.evaluation import tokens as token_metrics
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces, pieces_to_continue
 from audiolm_jax.evaluation.codec import encode_clip, through_codec
@@ -28,6 +29,17 @@ NUM_CANDIDATES = 10
 _HEARD = 10  # continuations on the page of results
 _LEAST_VOICE_SECONDS = 2.0  # of real speech after the prompt, for each of two pieces
 _DRAWS = 20
+_DIVERSE_PROMPTS = 8  # that several samples are drawn of
+_SILENT_SHARE = 0.05  # of frames with sound
+_STATISTICS = (
+  "active_share",
+  "longest_pause_seconds",
+  "voiced_share",
+  "pitch_range_semitones",
+  "centroid_hz",
+  "clicks_per_second",
+  "clipped_share",
+)
 _PITCH_RANGE = {"speech": (65.0, 450.0), "music": (50.0, 1200.0)}
 
 
@@ -45,6 +57,7 @@ class Continuation:
 
 
 Continue = Callable[[Float[np.ndarray, " samples"], int], Continuation]
+Draw = Callable[[Float[np.ndarray, " samples"], int], Float[np.ndarray, "draws samples"]]
 
 
 def run(bundle: Any, options: Options) -> SuiteResult:
@@ -69,6 +82,7 @@ def run(bundle: Any, options: Options) -> SuiteResult:
     options.domain,
     prompt_seconds=options.prompt_seconds,
     speaker_model=model,
+    draw=_drawer(bundle, options.duration, options.samples_per_prompt),
     seed=options.seed,
   )
   made, names = result.details.pop("continuations"), result.details["clips"]
@@ -95,6 +109,7 @@ def continuation_suite(
   *,
   prompt_seconds: float = 3.0,
   speaker_model: SpeakerModel | None = None,
+  draw: Draw | None = None,
   seed: int = 0,
 ) -> SuiteResult:
   """Continues the beginning of every clip and sets it beside what really followed.
@@ -106,21 +121,28 @@ def continuation_suite(
     continue_prompt: makes a continuation of a prompt, given a seed.
     clips: longer than the prompt; for the speaker figure, of at least two speakers.
     speaker_model: adds the speaker figure.
+    draw: makes several continuations of a prompt, given a seed; adds how much they differ.
   """
   rate = codec.spec.sample_rate
   cut = round(prompt_seconds * rate)
   clips = [clip for clip in clips if len(clip.waveform) > cut + rate]
   if not clips:
     raise DataError(f"no clip is longer than {prompt_seconds + 1:g} s")
-  heard, made, real = [], [], []
+  heard, made, real, recorded = [], [], [], []
   for index, clip in enumerate(clips):
     decoded = through_codec(codec, clip.waveform)
     heard.append(decoded[:cut])
     made.append(continue_prompt(clip.waveform[:cut], seed + index))
     real.append(decoded[cut : cut + len(made[-1].waveform)])
+    recorded.append(clip.waveform[cut : cut + len(made[-1].waveform)])
   rows = _sound_rows(heard, [m.waveform for m in made], real, rate, domain)
   for label, parts in (("continuation", [m.waveform for m in made]), ("real", real)):
     rows += _token_rows(codec, tokenize, parts, label)
+  rows += _distance_rows([m.waveform for m in made], real, recorded, rate, seed)
+  if draw is not None:
+    chosen = range(min(_DIVERSE_PROMPTS, len(clips)))
+    drawn = [draw(clips[i].waveform[:cut], seed + i) for i in chosen]
+    rows += _diversity_rows(tokenize, drawn, [real[i] for i in chosen], rate)
   # The first ones compile.
   speeds = [len(m.waveform) / rate / m.seconds_taken for m in made[2:] or made]
   rows.append(
@@ -185,6 +207,92 @@ def save_sounds(
     files[caption] = f"{name}_{index}.flac"
     audio.write_audio(os.path.join(folder, files[caption]), sounds[index], sample_rate)
   return files
+
+
+def _drawer(bundle: Any, duration: float, count: int) -> Draw:
+  def draw(prompt: Float[np.ndarray, " samples"], seed: int) -> Float[np.ndarray, "draws samples"]:
+    result = api.continue_audio(
+      bundle,
+      prompt,
+      bundle.sample_rate,
+      duration=duration,
+      seed=seed,
+      prompt_seconds=None,
+      prompt_audio="none",
+      num_samples=count,
+    )
+    return np.asarray(result.waveform)
+
+  return draw
+
+
+def _distance_rows(
+  made: Sequence[np.ndarray],
+  real: Sequence[np.ndarray],
+  recorded: Sequence[np.ndarray],
+  rate: int,
+  seed: int,
+) -> list[Row]:
+  """Fréchet audio distance from the real continuations, and what 0 and a codec look like."""
+  pairs = [(m[: len(r)], r) for m, r in zip(made, real, strict=True)]
+  of_made, of_real = ([frechet.embed(p, rate) for p in side] for side in zip(*pairs, strict=True))
+  of_recorded = [frechet.embed(part, rate) for part in recorded]
+  windows = sum(map(len, of_real))
+  size = f"{frechet.EMBEDDING}, {frechet.DIM} dimensions, extrapolated"
+  note = f"{size}; {windows} windows of 1 s"
+  estimates = {
+    "continuation": (frechet.frechet_estimate(of_real, of_made, seed), note),
+    "real, the other half of the prompts": (
+      frechet.frechet_between_halves(of_real, seed),
+      f"{size}; {windows // 2} windows; what 0 looks like, with 95 % of random halves",
+    ),
+    "codec against recordings": (frechet.frechet_estimate(of_recorded, of_real, seed), note),
+  }
+  return [
+    Row(
+      "continuation",
+      f"FAD (log-mel statistics), {name}",
+      estimate,
+      Better.LOWER,
+      note=note if np.isfinite(estimate.value) else f"too little: {note}",
+    )
+    for name, (estimate, note) in estimates.items()
+  ]
+
+
+def _diversity_rows(
+  tokenize: Tokenize,
+  drawn: Sequence[Float[np.ndarray, "draws samples"]],
+  real: Sequence[np.ndarray],
+  rate: int,
+) -> list[Row]:
+  """How far samples of one prompt are from each other, and from those of other prompts."""
+
+  def sound_of(waveform: np.ndarray) -> Float[np.ndarray, "windows dim"]:
+    return frechet.embed(waveform, rate)
+
+  measures = {
+    "semantic token distance": (tokenize, token_metrics.token_distance),
+    "sound distance (log-mel statistics)": (sound_of, frechet.mean_distance),
+  }
+  rows = []
+  for name, (describe, distance) in measures.items():
+    samples = [[describe(waveform) for waveform in group] for group in drawn]
+    truth = [[describe(waveform)] for waveform in real]
+    found = diversity.diversity(samples, distance)
+    note = f"{len(drawn[0])} samples; 0: all alike"
+    if found.between.value > 0:
+      note += f"; {found.within.value / found.between.value:.2f} of that between prompts"
+    rows += [
+      Row("continuation", f"{name}, samples of one prompt", found.within, note=note),
+      Row("continuation", f"{name}, samples of different prompts", found.between),
+      Row(
+        "continuation",
+        f"{name}, real continuations of different prompts",
+        diversity.diversity(truth, distance).between,
+      ),
+    ]
+  return rows
 
 
 def _speaker_rows(
@@ -281,9 +389,12 @@ def _sound_rows(
       Row("continuation", f"level difference from the prompt, dB, {label}", mean_estimate(level)),
       Row("continuation", f"pitch difference, semitones, {label}", mean_estimate(pitch)),
     ]
-    for name in ("active_share", "longest_pause_seconds", "voiced_share", "clicks_per_second"):
+    for name in _STATISTICS:
       values = [getattr(statistics, name) for statistics in heard]
       rows.append(Row("continuation", f"{name}, {label}", mean_estimate(values)))
+    silent = [statistics.active_share < _SILENT_SHARE for statistics in heard]
+    figure = f"share with sound in less than 5 % of the time, {label}"
+    rows.append(Row("continuation", figure, mean_estimate(silent), Better.LOWER))
   return rows
 
 

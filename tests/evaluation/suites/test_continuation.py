@@ -65,3 +65,96 @@ def test_continuation_suite_needs_a_clip_longer_than_the_prompt(pulse_codec):
   clips = [EvalClip("short", np.ones(RATE, np.float32))]
   with pytest.raises(ValueError, match="no clip is longer"):
     continuation.continuation_suite(pulse_codec, len, lambda *_: None, clips, Domain.MUSIC)
+
+
+@pytest.fixture(scope="module")
+def many_clips(voice):
+  """Sixteen voices, four seconds each."""
+  return [
+    EvalClip(str(i), voice(100 + 9 * i, 500 + 110 * (5 * i % 16), seed=i, seconds=4))
+    for i in range(16)
+  ]
+
+
+def rest_of(clips, prompt):
+  """What really followed."""
+  found = next(c for c in clips if np.array_equal(c.waveform[: len(prompt)], prompt))
+  return found.waveform[len(prompt) :]
+
+
+def syllables(waveform):
+  """Loudness of 100 ms frames as tokens."""
+  frames = waveform[: len(waveform) // 1600 * 1600].reshape(-1, 1600)
+  return np.digitize(np.sqrt((frames**2).mean(-1)), np.geomspace(0.001, 0.1, 12))
+
+
+def test_noise_is_farther_from_what_really_followed_than_the_codec_and_than_other_voices(
+  pulse_codec, many_clips
+):
+  def noise(prompt, seed):
+    made = np.random.default_rng(seed).standard_normal(3 * RATE)
+    return Continuation((0.1 * made).astype(np.float32), 1.0)
+
+  rows = by_figure(
+    continuation.continuation_suite(
+      pulse_codec, syllables, noise, many_clips, Domain.MUSIC, prompt_seconds=1.0
+    )
+  )
+  made, halves, codec = (
+    rows[f"FAD (log-mel statistics), {name}"]
+    for name in (
+      "continuation",
+      "real, the other half of the prompts",
+      "codec against recordings",
+    )
+  )
+  assert (made.estimate.n, halves.estimate.n, codec.estimate.n) == (16, 8, 16)
+  assert codec.estimate.high < made.estimate.low
+  assert halves.estimate.low < 1 < halves.estimate.high < made.estimate.low
+  assert "80 windows of 1 s" in made.note and "statistics v1" in made.note
+
+
+def test_a_sampler_that_always_makes_the_same_has_diversity_0(pulse_codec, voice, many_clips):
+  clips = many_clips[:4]
+
+  def truth(prompt, seed):
+    return Continuation(rest_of(clips, prompt), 1.0)
+
+  def alike(prompt, seed):
+    return np.stack([rest_of(clips, prompt)] * 3)
+
+  def different(prompt, seed):
+    return np.stack([voice(100 + 40 * i, 500 + 600 * i, seed + 50 * i, 3) for i in range(3)])
+
+  one, many = (
+    by_figure(
+      continuation.continuation_suite(
+        pulse_codec, syllables, truth, clips, Domain.MUSIC, prompt_seconds=1.0, draw=draw
+      )
+    )
+    for draw in (alike, different)
+  )
+  for measure in ("semantic token distance", "sound distance (log-mel statistics)"):
+    same = one[f"{measure}, samples of one prompt"]
+    assert same.estimate.value == 0 and same.estimate.n == 4
+    assert same.note.startswith("3 samples") and "0.00 of that" in same.note
+    assert one[f"{measure}, samples of different prompts"].estimate.low > 0.1
+    assert one[f"{measure}, real continuations of different prompts"].estimate.low > 0.1
+    assert many[f"{measure}, samples of one prompt"].estimate.low > 0.1
+
+
+def test_continuations_that_fall_silent_are_counted(pulse_codec, many_clips):
+  def every_other(prompt, seed):
+    made = rest_of(many_clips, prompt)
+    return Continuation(made if seed % 2 else np.zeros_like(made), 1.0)
+
+  rows = by_figure(
+    continuation.continuation_suite(
+      pulse_codec, syllables, every_other, many_clips[:4], Domain.MUSIC, prompt_seconds=1.0
+    )
+  )
+  figure = "share with sound in less than 5 % of the time"
+  assert rows[f"{figure}, continuation"].estimate.value == 0.5
+  assert rows[f"{figure}, real"].estimate.value == 0
+  assert np.isnan(rows["FAD (log-mel statistics), continuation"].estimate.value)
+  assert rows["FAD (log-mel statistics), continuation"].note.startswith("too little")
