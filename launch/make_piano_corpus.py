@@ -33,7 +33,7 @@ flags.DEFINE_float("max_seconds", 0.0, "Cut a piece to this length; 0 keeps it w
 SAMPLE_RATE = 16000
 PEAK = 0.5
 GAIN = "0.6"
-SILENCE = 10 ** (-70 / 20)  # a rendering's end below this is cut
+SILENCE = 10 ** (-70 / 20)  # of the peak; silent ends are cut
 
 
 def render(midi: str, sound_font: str, semitones: float) -> np.ndarray:
@@ -54,14 +54,24 @@ def render(midi: str, sound_font: str, semitones: float) -> np.ndarray:
     )
     stereo, _ = soundfile.read(wav, dtype="float32", always_2d=True)
   waveform = stereo.mean(axis=1)
-  waveform -= waveform.mean()
-  if FLAGS.max_seconds > 0:
-    waveform = waveform[: round(FLAGS.max_seconds * SAMPLE_RATE)]
+  waveform -= np.median(waveform)
   peak = np.abs(waveform).max()
   if peak == 0:
     sys.exit(f"error: {midi} renders to silence; is {sound_font} a General MIDI sound font?")
-  end = np.flatnonzero(np.abs(waveform) > SILENCE * peak)[-1] + 1
-  return waveform[:end] * (PEAK / peak)
+  waveform = without_silent_ends(waveform)
+  if FLAGS.max_seconds > 0:
+    waveform = waveform[: round(FLAGS.max_seconds * SAMPLE_RATE)]
+  waveform = waveform - waveform.mean()
+  return waveform * (PEAK / np.abs(waveform).max())
+
+
+def without_silent_ends(waveform: np.ndarray) -> np.ndarray:
+  """From the first to the last sample above -70 dB of the peak.
+
+  A movement that was cut out of a longer recording keeps its time there, and begins in silence.
+  """
+  sounding = np.flatnonzero(np.abs(waveform) > SILENCE * np.abs(waveform).max())
+  return waveform[sounding[0] : sounding[-1] + 1]
 
 
 def main(argv: Sequence[str]) -> None:
