@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax.pretrained import registry
   from audiolm_jax.pretrained.weights import read_published
 
-  model = registry.find_model(FLAGS["from"].value)
+  model = registry.find_model(str(FLAGS["from"].value))
   print(registry.check_terms(model, FLAGS.accept_licence))
   base = load_bundle(FLAGS.bundle, stages=())
   source = FLAGS.input or model.hub_id

@@ -1,6 +1,7 @@
 """Weights as others publish them: safetensors with PyTorch's names and layouts."""
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -132,14 +133,14 @@ def read_published(source: str | os.PathLike[str]) -> Published:
 
 def _from_hub(name: str) -> Path:
   try:
-    import huggingface_hub
+    hub: Any = importlib.import_module("huggingface_hub")
   except ModuleNotFoundError:
     raise UserError(
       f"{name} is no folder and no file; to fetch it from the Hugging Face hub, pip install "
       f"huggingface_hub, or download its {_FILE} and {_CONFIG} into a folder and give that"
     ) from None
   try:
-    return Path(huggingface_hub.snapshot_download(name, allow_patterns=[_FILE, _CONFIG]))
+    return Path(hub.snapshot_download(name, allow_patterns=[_FILE, _CONFIG]))
   except Exception as error:
     reason = " ".join(str(error).split())
     raise UserError(

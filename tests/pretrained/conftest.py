@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +16,12 @@ def miniature_dac() -> dac.DacCodec:
   """Four levels of 16 entries, 400 frames per second."""
   published = read_published(GOLDEN / "dac")
   return dac.convert(published.config, published.weights)
+
+
+def latents_of(codec: dac.DacCodec, clip: np.ndarray) -> np.ndarray:
+  """The encoder's output [1, frames, latent] for a whole clip at once, whole frames."""
+  apply = jax.jit(dac.Encoder(codec.config).apply)
+  return np.asarray(apply({"params": codec.params["encoder"]}, clip[None], np.array([len(clip)])))
 
 
 @pytest.fixture(scope="session")

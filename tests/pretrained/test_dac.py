@@ -8,7 +8,7 @@ import pytest
 from audiolm_jax.errors import ConfigError, DataError
 from audiolm_jax.pretrained import dac
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
-from tests.pretrained.conftest import GOLDEN
+from tests.pretrained.conftest import GOLDEN, latents_of
 from tests.pretrained.equality import (
   assert_batched_equals_single,
   assert_streamed_equals_whole,
@@ -18,12 +18,6 @@ from tests.pretrained.equality import (
 )
 
 CLIPS = (0, 1)
-
-
-def latents_of(codec, clip):
-  """The encoder's output for a whole clip at once."""
-  apply = jax.jit(dac.Encoder(codec.config).apply)
-  return apply({"params": codec.params["encoder"]}, clip[None], np.array([len(clip)]))
 
 
 def reference_codes(expected):

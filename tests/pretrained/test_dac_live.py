@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from audiolm_jax.pretrained import dac
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
+from tests.pretrained.conftest import latents_of
 from tests.pretrained.equality import (
   assert_batched_equals_single,
   compare_codes,
@@ -64,10 +65,8 @@ def assert_equal(model, codec, lengths, tied_frames=0):
     assert sound.relative < 1e-4
     odd = [s for s in codec.config.strides if s % 2]
     assert (sound.beyond > 0) == bool(odd)
-    ends = np.array([len(codes) * codec.spec.hop_length])
-    padded = np.pad(clip, (0, ends[0] - len(clip)))[None]
-    latents = dac.Encoder(codec.config).apply({"params": codec.params["encoder"]}, padded, ends)
-    assert relative_difference(np.asarray(latents)[0], reference.latents(model, clip)) < 1e-4
+    latents = latents_of(codec, np.pad(clip, (0, -len(clip) % codec.spec.hop_length)))
+    assert relative_difference(latents[0], reference.latents(model, clip)) < 1e-4
   return found
 
 
@@ -76,7 +75,7 @@ def test_small_models_equal_the_reference(name, tmp_path):
   model = reference.random_dac(1, **SMALL | SHAPES[name])
   codec = ours_of(model, tmp_path)
   hop = codec.spec.hop_length
-  assert_equal(model, codec, [hop, 7 * hop, 30 * hop - 1, 41 * hop + 13])
+  assert_equal(model, codec, [hop, 41 * hop + 13])
 
 
 def test_padding_changes_the_reference_and_not_ours(tmp_path):
