@@ -118,6 +118,7 @@ class WindowedCodec(abc.ABC):
     ends = np.full(batch, frames) if lengths is None else np.asarray(lengths)
     nothing = np.zeros((batch, 0, self.spec.hop_length), np.float32)
     waveform = _in_windows(self.decode_window, codes, ends, self.decoder_reach, nothing)
+    waveform = np.where((np.arange(frames) < ends[:, None])[..., None], waveform, 0)
     return waveform.reshape(batch, frames * self.spec.hop_length)
 
   def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:

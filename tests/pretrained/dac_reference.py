@@ -40,7 +40,22 @@ def random_dac(seed: int, **shape: Any) -> DacModel:
       else:
         fan_in = value[0].numel() if "conv_t" not in name else 2 * len(value)
         value.normal_(0, 0.6 * fan_in**-0.5, generator=generator)
+    _spread_codes(model, generator)
   return model
+
+
+def _spread_codes(model: DacModel, generator: torch.Generator) -> None:
+  """Centres what is quantized and takes the entries from it, so that most of them are used."""
+  size, hop = model.config.codebook_size, model.config.hop_length
+  clip = torch.from_numpy(sound(hop * (size + 50), 7))[None, None]
+  residual = model.encoder(clip)
+  for level in model.quantizer.quantizers:
+    level.in_proj.bias -= level.in_proj(residual).mean(dim=(0, 2))
+    vectors = level.in_proj(residual)[0].T
+    chosen = vectors[torch.randperm(len(vectors), generator=generator)[:size]]
+    noise = torch.randn(chosen.shape, generator=generator)
+    level.codebook.weight.copy_(chosen + 0.1 * vectors.std() * noise)
+    residual = residual - level(residual)[0]
 
 
 def padded_input(clip: np.ndarray, hop: int) -> torch.Tensor:
@@ -69,11 +84,12 @@ def latents(model: DacModel, clip: np.ndarray) -> np.ndarray:
 
 
 def sound(samples: int, seed: int) -> np.ndarray:
-  """A gliding tone with noise, float32 [samples]."""
+  """A tone that wavers, swells and hisses, float32 [samples]."""
   rng = np.random.default_rng(seed)
   time = np.arange(samples) / 16_000
-  tone = 0.4 * np.sin(2 * np.pi * (150 + 60 * seed + 400 * time) * time)
-  return (tone + 0.1 * rng.standard_normal(samples)).astype(np.float32)
+  tone = np.sin(2 * np.pi * (200 + 60 * seed) * time + 40 * np.sin(2 * np.pi * 3 * time))
+  swell = np.square(np.sin(2 * np.pi * 1.7 * time + seed))
+  return (0.5 * swell * tone + 0.2 * rng.standard_normal(samples)).astype(np.float32)
 
 
 def write_golden() -> None:
