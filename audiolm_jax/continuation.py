@@ -232,11 +232,16 @@ def _sound_of(
   bundle: Bundle, pieces: Iterator[Int[np.ndarray, "frames quantizers"]], output: "_Output"
 ) -> Iterator[Float[np.ndarray, "piece"]]:
   decoder = bundle.codec.stream_decoder()
+
+  def decoded_pieces() -> Iterator[np.ndarray]:
+    for codes in pieces:
+      yield decoder.push(codes[None])
+    yield decoder.flush()
+
   decoded = 0
-  for codes in pieces:
-    waveform = np.asarray(decoder.push(codes[None]))[0]
-    shown = output.cut(waveform, decoded)
-    decoded += len(waveform)
+  for waveform in decoded_pieces():
+    shown = output.cut(np.asarray(waveform)[0], decoded)
+    decoded += waveform.shape[1]
     if len(shown):
       yield shown
 

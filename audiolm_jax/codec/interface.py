@@ -40,11 +40,11 @@ class StreamEncoder(Protocol):
   """Waveform in, codes out, with state in between."""
 
   def push(self, waveform: Float[np.ndarray, "batch samples"]) -> Int[np.ndarray, "batch frames q"]:
-    """Codes of every frame that is complete after these samples."""
+    """Codes of every frame that no sample still to come can change."""
     ...
 
   def flush(self) -> Int[np.ndarray, "batch frames q"]:
-    """Codes of the last, partial frame, zero padded; nothing when the samples ended on a frame."""
+    """Codes of the frames that are left, the last one zero padded."""
     ...
 
 
@@ -52,12 +52,16 @@ class StreamDecoder(Protocol):
   """Codes in, waveform out, with state in between."""
 
   def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
-    """The `frames * hop_length` samples of these frames."""
+    """The samples of every frame that no code still to come can change."""
+    ...
+
+  def flush(self) -> Float[np.ndarray, "batch samples"]:
+    """The samples of the frames that are left; none where the codec is causal."""
     ...
 
 
 class Codec(Protocol):
-  """A causal codec with residual levels."""
+  """A codec with residual levels; one that is not causal streams with a delay."""
 
   @property
   def spec(self) -> CodecSpec: ...
@@ -65,6 +69,11 @@ class Codec(Protocol):
   @property
   def token_params(self) -> Mapping[str, Any]:
     """The parameters that decide the codes of a waveform, for the hash of its tokens."""
+    ...
+
+  @property
+  def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
+    """The vectors that the codes stand for, one table per level; a frame is the sum of its own."""
     ...
 
   def encode(

@@ -47,6 +47,11 @@ class SoundStreamCodec:
     """The parameters that decide the codes: all but the decoder's."""
     return {name: value for name, value in self.params.items() if name != "decoder"}
 
+  @property
+  def codebooks(self) -> Float[jax.Array, "quantizers size latent"]:
+    """The vectors that the codes stand for; a frame is the sum of its own."""
+    return self.params["codebooks"]
+
   def encode(
     self, waveform: Float[np.ndarray | jax.Array, "batch samples"]
   ) -> Int[np.ndarray, "batch frames q"]:
@@ -155,6 +160,7 @@ class SoundStreamDecoderStream:
   def __init__(self, codec: SoundStreamCodec, batch: int):
     self._codec = codec
     self._state = _silence(decoder_state, codec.config, batch)
+    self._batch = batch
 
   def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
     """The `frames * hop_length` samples of these frames."""
@@ -171,6 +177,10 @@ class SoundStreamDecoderStream:
       pieces.append(np.asarray(waveform))
       done += length
     return np.concatenate(pieces, axis=1)
+
+  def flush(self) -> Float[np.ndarray, "batch samples"]:
+    """Nothing: a frame's samples came with it."""
+    return np.zeros((self._batch, 0), np.float32)
 
 
 def _blocks(frames: int) -> Iterator[tuple[int, int]]:

@@ -10,8 +10,6 @@ from audiolm_jax.codec.interface import Codec
 from audiolm_jax.evaluation import signal
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, mean_estimate
 
-_BUCKET_SECONDS = 4  # clips are padded to a multiple, so that few lengths are compiled
-
 
 @dataclasses.dataclass(frozen=True)
 class CodebookUse:
@@ -70,7 +68,7 @@ def evaluate_codec(
   """Encodes and decodes each clip, keeping the first `k` levels for each `k` of `levels`.
 
   Args:
-    codec: must be causal; clips are padded at their end.
+    codec: gets each clip at its own length.
     clips: at the codec's sample rate, of any lengths.
     levels: numbers of levels; 1, 2, 4, 8 ... and all by default.
     speech: add the metrics that are defined for speech only (STOI, PESQ-WB).
@@ -131,20 +129,15 @@ def default_levels(num_quantizers: int) -> list[int]:
 
 
 def encode_clip(codec: Codec, clip: Float[np.ndarray, " samples"]) -> Int[np.ndarray, "frames q"]:
-  """Codes of one clip, through one of few compiled lengths."""
-  spec = codec.spec
-  bucket = _BUCKET_SECONDS * spec.sample_rate
-  padded = np.pad(np.asarray(clip, np.float32), (0, -len(clip) % bucket))
-  return np.asarray(codec.encode(padded[None]))[0, : -(-len(clip) // spec.hop_length)]
+  """Codes of one clip."""
+  return np.asarray(codec.encode(np.asarray(clip, np.float32)[None]))[0]
 
 
 def decode_clip(
   codec: Codec, codes: Int[np.ndarray, "frames q"], num_samples: int
 ) -> Float[np.ndarray, " samples"]:
-  """The waveform of one clip's codes, through one of few compiled lengths."""
-  bucket = round(_BUCKET_SECONDS * codec.spec.frame_rate)
-  padded = np.pad(codes, ((0, -len(codes) % bucket), (0, 0)), mode="edge")
-  return np.asarray(codec.decode(padded[None]), np.float32)[0, :num_samples]
+  """The waveform of one clip's codes."""
+  return np.asarray(codec.decode(codes[None]), np.float32)[0, :num_samples]
 
 
 def through_codec(

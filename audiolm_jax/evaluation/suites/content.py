@@ -76,7 +76,7 @@ def content_suite(
     codes = np.asarray(codec.encode_long(waveform))
     features = {"semantic tokens": centroids[tokens]}
     for count in levels:
-      embedded = dequantize(jnp.asarray(codes[:, :count]), codec.params["codebooks"])
+      embedded = dequantize(jnp.asarray(codes[:, :count]), jnp.asarray(codec.codebooks))
       features[f"acoustic codes, {count} levels"] = np.asarray(embedded)
     labels: tuple[list[int], list[str]] = ([], [])
     for item in of_file:

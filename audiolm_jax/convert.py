@@ -1,0 +1,93 @@
+"""Turns weights that others have published into a bundle of tokenizers.
+
+  python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --output runs/dac_16khz
+
+--input is a folder with config.json and model.safetensors, as the model's page on the Hugging Face
+hub has them, or its id there, which needs huggingface_hub. The model takes the place of one
+tokenizer; the other is that of --bundle, whose stages and detector know other tokens and are left
+out. The result is what encode, decode, cache_tokens and export_bundle take as --bundle.
+docs/pretrained.md lists the models.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from audiolm_jax.errors import UserError, run_cli
+
+FLAGS = flags.FlagValues()
+for _name, _default, _text in (
+  ("from", None, "Name of the published model, such as dac_16khz."),
+  ("input", None, "Folder or safetensors file of its weights, or its id on the hub."),
+  ("output", None, "The folder to write. A bundle that is there is replaced."),
+  ("bundle", "speech_tiny", "Name or folder of a bundle to take the other tokenizer from."),
+  ("name", None, "What the bundle is called; default the name of the output folder."),
+  ("accept_licence", None, "The licence of the weights, where it must be agreed to."),
+):
+  flags.DEFINE_string(_name, _default, _text, flag_values=FLAGS)
+flags.DEFINE_enum(
+  "storage", "float32", ["float32", "float16", "int8"],
+  "How wide weights are stored; narrower ones make other tokens than the published model.",
+  flag_values=FLAGS,
+)  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+  """Converts."""
+  del argv
+  for name in ("from", "output"):
+    if not FLAGS[name].value:
+      raise UserError(f"--{name} is needed; see --help")
+  from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
+  from audiolm_jax.pretrained import registry
+  from audiolm_jax.pretrained.weights import read_published
+
+  model = registry.find_model(str(FLAGS["from"].value))
+  print(registry.check_terms(model, FLAGS.accept_licence))
+  base = load_bundle(FLAGS.bundle, stages=())
+  source = FLAGS.input or model.hub_id
+  published = read_published(source)
+  parts = {"codec": base.codec, "semantic": base.semantic}
+  parts[model.component] = registry.convert(model, published)
+  other = next(part for part in parts if part != model.component)
+  origin = {
+    "name": model.name,
+    "source": model.hub_id,
+    "licence": model.licence,
+    "terms": str(model.terms),
+    "credit": model.credit,
+    "sha256": published.sha256,
+  }
+  kept = {k: v for k, v in base.metadata.get("pretrained", {}).items() if k == other}
+  bundle = Bundle(
+    name=FLAGS.name or Path(FLAGS.output).resolve().name,
+    description=f"The {model.component} of {model.name}, the {other} tokenizer of {base.name}.",
+    metadata={
+      "pretrained": kept | {model.component: origin},
+      other: {"bundle": base.name, "licence": base.metadata.get("licence")},
+    },
+    model_card=_card(origin, model.component, other, base.name, base.metadata.get("licence")),
+    **parts,
+  )
+  folder = save_bundle(bundle, FLAGS.output, storage=FLAGS.storage)
+  size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
+  spec = bundle.codec.spec
+  print(
+    f"{folder}: {model.component} of {model.name}, {other} of {base.name}; {spec.sample_rate} Hz, "
+    f"{spec.frame_rate:g} frames per second of {spec.num_quantizers} codes; {size:.1f} MB"
+  )
+
+
+def _card(origin: dict[str, str], component: str, other: str, base: str, licence: object) -> str:
+  return (
+    f"# {origin['name']}\n\n"
+    f"| part | from | licence |\n|---|---|---|\n"
+    f"| {component} | {origin['credit']}; {origin['source']}, SHA-256 {origin['sha256']} | "
+    f"{origin['licence']} ({origin['terms']}) |\n"
+    f"| {other} | bundle {base} | {licence or 'as that bundle says'} |\n"
+  )
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

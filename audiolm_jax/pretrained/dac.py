@@ -1,0 +1,404 @@
+"""The Descript Audio Codec (DAC): encoder, factorized quantizer, decoder, and its weights.
+
+Source: Kumar, Seetharaman, Luebs, Kumar and Kumar, "High-Fidelity Audio Compression with Improved
+RVQGAN", 2023 (arXiv 2306.06546).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from audiolm_jax.codec.causal import CausalConv, StridedConv, TransposedConv
+from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.codec.windowed_codec import Reach, WindowedCodec
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.pretrained.weights import PublishedWeights
+
+_DILATIONS = (1, 3, 9)
+_KERNEL = 7
+_OUTPUT_KERNEL = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class DacConfig:
+  """Shape of a DAC; the defaults are those of the 16 kHz model (50 Hz, 6 kbps).
+
+  Attributes:
+    sample_rate: Hz.
+    encoder_channels: channels of the encoder's first layer; doubled by every block.
+    decoder_channels: channels of the decoder's first layer; halved by every block.
+    strides: down-sampling of the encoder's blocks; their product is the hop length.
+    num_quantizers: residual levels.
+    codebook_size: entries per level.
+    codebook_dim: dimension in which the nearest entry is looked for.
+  """
+
+  sample_rate: int = 16_000
+  encoder_channels: int = 64
+  decoder_channels: int = 1536
+  strides: tuple[int, ...] = (2, 4, 5, 8)
+  num_quantizers: int = 12
+  codebook_size: int = 1024
+  codebook_dim: int = 8
+
+  def __post_init__(self) -> None:
+    if self.decoder_channels % 2 ** len(self.strides):
+      raise ConfigError(
+        f"decoder_channels {self.decoder_channels} cannot be halved {len(self.strides)} times, "
+        "once for each stride"
+      )
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per frame."""
+    return math.prod(self.strides)
+
+  @property
+  def latent_dim(self) -> int:
+    """Channels between encoder and decoder."""
+    return self.encoder_channels * 2 ** len(self.strides)
+
+  @property
+  def spec(self) -> CodecSpec:
+    """The numbers that describe the tokens."""
+    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
+
+  @property
+  def encoder_reach(self) -> Reach:
+    """Frames that the codes of a frame depend on, by the kernels of its layers."""
+    first, last = -(_OUTPUT_KERNEL // 2), _OUTPUT_KERNEL // 2
+    for stride in reversed(self.strides):
+      first, last = stride * first - _cut(stride), stride * last + 2 * stride - 1 - _cut(stride)
+      first, last = first - _unit_reach(), last + _unit_reach()
+    first, last = first - _KERNEL // 2, last + _KERNEL // 2
+    return Reach(-(first // self.hop_length), last // self.hop_length)
+
+  @property
+  def decoder_reach(self) -> Reach:
+    """Frames that the samples of a frame depend on."""
+    first, last = -(_KERNEL // 2), self.hop_length - 1 + _KERNEL // 2
+    for stride in self.strides:
+      first, last = first - _unit_reach(), last + _unit_reach()
+      # Sample t of a transposed convolution sums inputs i: 0 <= t + cut - stride * i < 2 * stride.
+      first, last = (first + _cut(stride)) // stride - 1, (last + _cut(stride)) // stride
+    return Reach(_KERNEL // 2 - first, last + _KERNEL // 2)
+
+
+def _unit_reach() -> int:
+  """Samples to each side that a block's residual units see."""
+  return sum(_KERNEL // 2 * dilation for dilation in _DILATIONS)
+
+
+def _cut(stride: int) -> int:
+  """Padding of a strided convolution, which its transpose cuts off at both ends."""
+  return -(-stride // 2)
+
+
+class Snake(nn.Module):
+  """x + sin^2(alpha x) / alpha, alpha for each channel.
+
+  Source: Ziyin, Hartwig and Ueda, "Neural Networks Fail to Learn Periodic Functions", 2020.
+  """
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch time channels"]) -> Float[Array, "batch time channels"]:
+    alpha = self.param("alpha", nn.initializers.ones, x.shape[-1:])
+    return x + jnp.square(jnp.sin(alpha * x)) / (alpha + 1e-9)
+
+
+class ResidualUnit(nn.Module):
+  """Snake, dilated convolution of kernel 7, snake, pointwise convolution, added to the input."""
+
+  dilation: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch time channels"]) -> Float[Array, "batch time channels"]:
+    h = _centred(CausalConv(x.shape[-1], _KERNEL, self.dilation, name="dilated"), Snake()(x))
+    pointwise = CausalConv(x.shape[-1], 1, name="pointwise")
+    h, _ = pointwise(Snake()(h), jnp.zeros((len(x), 0, x.shape[-1])))
+    return x + h
+
+
+class Encoder(nn.Module):
+  """Waveform to latents; every layer's input is zero from a row's end on, as before its start."""
+
+  config: DacConfig
+
+  @nn.compact
+  def __call__(
+    self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"]
+  ) -> Float[Array, "batch frames latent"]:
+    """`ends` are samples, whole frames."""
+    c = self.config
+    channels = c.encoder_channels
+    x = _until(ends, waveform[..., None])
+    x = _until(ends, _centred(CausalConv(channels, _KERNEL, name="input"), x))
+    for i, stride in enumerate(c.strides):
+      for j, dilation in enumerate(_DILATIONS):
+        x = _until(ends, ResidualUnit(dilation, name=f"block_{i}_unit_{j}")(x))
+      channels, ends = 2 * channels, ends // stride
+      down = StridedConv(channels, stride, name=f"block_{i}_down")
+      x = _earlier(down, Snake(name=f"block_{i}_snake")(x), stride, stride - _cut(stride))
+      x = _until(ends, x)
+    output = CausalConv(c.latent_dim, _OUTPUT_KERNEL, name="output")
+    return _centred(output, Snake(name="snake")(x))
+
+
+class Decoder(nn.Module):
+  """Latents to waveform; zero from a row's end on.
+
+  An odd stride makes `stride * length - 1` samples, as padding of half its kernel, rounded up,
+  takes one too many away: the last samples of the last frame are missing, 8 at strides 2, 4, 5, 8.
+  """
+
+  config: DacConfig
+
+  @nn.compact
+  def __call__(
+    self, latents: Float[Array, "batch frames latent"], ends: Int[Array, "batch"]
+  ) -> Float[Array, "batch samples"]:
+    """`ends` are frames."""
+    c = self.config
+    channels = c.decoder_channels
+    x = _centred(CausalConv(channels, _KERNEL, name="input"), _until(ends, latents))
+    x = _until(ends, x)
+    for i, stride in enumerate(reversed(c.strides)):
+      channels, ends = channels // 2, stride * ends - stride % 2
+      up = TransposedConv(channels, stride, name=f"block_{i}_up")
+      x = _until(ends, _upsampled(up, Snake(name=f"block_{i}_snake")(x)))
+      for j, dilation in enumerate(_DILATIONS):
+        x = _until(ends, ResidualUnit(dilation, name=f"block_{i}_unit_{j}")(x))
+    x = _centred(CausalConv(1, _KERNEL, name="output"), Snake(name="snake")(x))
+    return jnp.tanh(_until(ends, x))[..., 0]
+
+
+def _until(ends: Int[Array, "batch"], x: Float[Array, "batch time channels"]):
+  """Zero from each row's end on."""
+  return jnp.where(jnp.arange(x.shape[1])[None, :, None] < ends[:, None, None], x, 0.0)
+
+
+def _earlier(layer: nn.Module, x: Float[Array, "batch time channels"], context: int, ahead: int):
+  """A causal layer of that much context, with its output moved so many samples ahead."""
+  padded = jnp.pad(x, ((0, 0), (context - ahead, ahead), (0, 0)))
+  return layer(padded[:, context:], padded[:, :context])[0]
+
+
+def _centred(layer: CausalConv, x: Float[Array, "batch time channels"]):
+  return _earlier(layer, x, layer.context(), layer.context() // 2)
+
+
+def _upsampled(layer: TransposedConv, x: Float[Array, "batch time channels"]):
+  batch, time, _ = x.shape
+  nothing = jnp.zeros((batch, layer.stride, layer.features))
+  y, _ = layer(jnp.pad(x, ((0, 0), (0, 1), (0, 0))), nothing)
+  start = _cut(layer.stride)
+  return y[:, start : start + time * layer.stride]
+
+
+def quantize(
+  latents: Float[Array, "*batch latent"], params: Mapping[str, Array]
+) -> tuple[Int[Array, "*batch quantizers"], Float[Array, "*batch latent"]]:
+  """Per level, the entry of nearest angle in few dimensions, of what the levels above left over.
+
+  Args:
+    latents: the encoder's output.
+    params: by level "codebooks" [quantizers, size, dim] and the way into these dimensions and back,
+      "in_kernel" [quantizers, latent, dim], "in_bias", "out_kernel" [quantizers, dim, latent],
+      "out_bias".
+  Returns:
+    Codes in [0, size), and the sum of the levels.
+  Source: DAC, section 3.2.
+  """
+
+  def level(residual, p):
+    projected = residual @ p["in_kernel"] + p["in_bias"]
+    codes = jnp.argmax(_unit(projected) @ _unit(p["codebooks"]).T, axis=-1).astype(jnp.int32)
+    found = p["codebooks"][codes] @ p["out_kernel"] + p["out_bias"]
+    return residual - found, (codes, found)
+
+  _, (codes, found) = lax.scan(level, latents, dict(params))
+  return jnp.moveaxis(codes, 0, -1), jnp.sum(found, axis=0)
+
+
+def dequantize(
+  codes: Int[Array, "*batch levels"], params: Mapping[str, Array]
+) -> Float[Array, "*batch latent"]:
+  """Latents of the first levels; `params` as of `quantize`."""
+  total = jnp.zeros((*codes.shape[:-1], params["out_bias"].shape[-1]))
+  for level in range(codes.shape[-1]):
+    entries = params["codebooks"][level][codes[..., level]]
+    total += entries @ params["out_kernel"][level] + params["out_bias"][level]
+  return total
+
+
+def _unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
+  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+class DacCodec(WindowedCodec):
+  """DAC at work; not causal, so a stream lags by what it must have heard.
+
+  The last 8 samples of a clip (`Decoder`) are zeros.
+  """
+
+  config: DacConfig
+
+  @property
+  def encoder_reach(self) -> Reach:
+    return self.config.encoder_reach
+
+  @property
+  def decoder_reach(self) -> Reach:
+    return self.config.decoder_reach
+
+  @property
+  def codebooks(self) -> Float[jax.Array, "quantizers size latent"]:
+    q = self.params["quantizer"]
+    return jnp.einsum("qnd,qdl->qnl", q["codebooks"], q["out_kernel"]) + q["out_bias"][:, None]
+
+  def encode_window(
+    self, frames: Float[np.ndarray, "batch frames hop"], ends: Int[np.ndarray, "batch"]
+  ) -> Int[jax.Array, "batch frames q"]:
+    return _encode(self.config, self.token_params, frames, ends)
+
+  def decode_window(
+    self, codes: Int[np.ndarray, "batch frames q"], ends: Int[np.ndarray, "batch"]
+  ) -> Float[jax.Array, "batch frames hop"]:
+    return _decode(self.config, self.params, codes, ends)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(config: DacConfig, params: Mapping[str, Any], frames: jax.Array, ends: jax.Array):
+  waveform = frames.reshape(len(frames), -1)
+  latents = Encoder(config).apply({"params": params["encoder"]}, waveform, ends * config.hop_length)
+  return quantize(latents, params["quantizer"])[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(config: DacConfig, params: Mapping[str, Any], codes: jax.Array, ends: jax.Array):
+  latents = dequantize(codes, params["quantizer"])
+  waveform = Decoder(config).apply({"params": params["decoder"]}, latents, ends)
+  return waveform.reshape(len(codes), -1, config.hop_length)
+
+
+def read_config(published: Mapping[str, Any]) -> DacConfig:
+  """The shape that the `config.json` of a model in the transformers format names.
+
+  Raises:
+    ConfigError: it is of another kind of model, or lacks a field.
+  """
+  if published.get("model_type") != "dac":
+    raise ConfigError(
+      f"config.json is of a model of type {published.get('model_type')!r}, and 'dac' is wanted"
+    )
+  try:
+    return DacConfig(
+      sample_rate=published["sampling_rate"],
+      encoder_channels=published["encoder_hidden_size"],
+      decoder_channels=published["decoder_hidden_size"],
+      strides=tuple(published["downsampling_ratios"]),
+      num_quantizers=published["n_codebooks"],
+      codebook_size=published["codebook_size"],
+      codebook_dim=published["codebook_dim"],
+    )
+  except KeyError as error:
+    raise ConfigError(
+      f"config.json lacks {error}; take the one that is beside the weights"
+    ) from None
+
+
+def convert(published: Mapping[str, Any], weights: PublishedWeights) -> DacCodec:
+  """The codec of a published DAC in the format of transformers.
+
+  Args:
+    published: its `config.json`.
+    weights: its tensors by name, weight-normalized or plain.
+  Raises:
+    ConfigError, DataError: a tensor is missing, left over or of another shape.
+  """
+  config = read_config(published)
+  encoder = {
+    "input": weights.convolution("encoder.conv1"),
+    "snake": _snake(weights, "encoder.snake1"),
+    "output": weights.convolution("encoder.conv2"),
+  }
+  decoder = {
+    "input": weights.convolution("decoder.conv1"),
+    "snake": _snake(weights, "decoder.snake1"),
+    "output": weights.convolution("decoder.conv2"),
+  }
+  for i in range(len(config.strides)):
+    encoder |= _block(weights, f"encoder.block.{i}", i)
+    encoder[f"block_{i}_down"] = weights.strided_convolution(f"encoder.block.{i}.conv1")
+    decoder |= _block(weights, f"decoder.block.{i}", i)
+    decoder[f"block_{i}_up"] = weights.transposed_convolution(f"decoder.block.{i}.conv_t1")
+  levels = [_level(weights, f"quantizer.quantizers.{q}") for q in range(config.num_quantizers)]
+  quantizer = jax.tree.map(lambda *tables: np.stack(tables), *levels)
+  weights.check_all_used()
+  params = {"encoder": encoder, "decoder": decoder, "quantizer": quantizer}
+  weights.check_shapes(params, _shapes(config))
+  return DacCodec(config, params)
+
+
+def _block(weights: PublishedWeights, name: str, index: int) -> dict[str, Any]:
+  block: dict[str, Any] = {f"block_{index}_snake": _snake(weights, f"{name}.snake1")}
+  for j in range(len(_DILATIONS)):
+    unit = f"{name}.res_unit{j + 1}"
+    block[f"block_{index}_unit_{j}"] = {
+      "Snake_0": _snake(weights, f"{unit}.snake1"),
+      "dilated": weights.convolution(f"{unit}.conv1"),
+      "Snake_1": _snake(weights, f"{unit}.snake2"),
+      "pointwise": weights.convolution(f"{unit}.conv2"),
+    }
+  return block
+
+
+def _snake(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
+  return {"alpha": weights.take(f"{name}.alpha").reshape(-1)}
+
+
+def _level(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
+  inwards, outwards = (weights.convolution(f"{name}.{way}_proj") for way in ("in", "out"))
+  return {
+    "codebooks": weights.take(f"{name}.codebook.weight"),
+    "in_kernel": inwards["kernel"][0],
+    "in_bias": inwards["bias"],
+    "out_kernel": outwards["kernel"][0],
+    "out_bias": outwards["bias"],
+  }
+
+
+def _shapes(config: DacConfig) -> dict[str, Any]:
+  """Shapes of all parameters, without a computation."""
+  c = config
+  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
+  waveform = jax.ShapeDtypeStruct((1, c.hop_length), jnp.float32)
+  latents = jax.ShapeDtypeStruct((1, 1, c.latent_dim), jnp.float32)
+  key = jax.random.key(0)
+  encoder = jax.eval_shape(Encoder(c).init, key, waveform, ends)
+  decoder = jax.eval_shape(Decoder(c).init, key, latents, ends)
+  sizes = {
+    "codebooks": (c.codebook_size, c.codebook_dim),
+    "in_kernel": (c.latent_dim, c.codebook_dim),
+    "in_bias": (c.codebook_dim,),
+    "out_kernel": (c.codebook_dim, c.latent_dim),
+    "out_bias": (c.latent_dim,),
+  }
+  quantizer = {
+    name: jax.ShapeDtypeStruct((c.num_quantizers, *size), jnp.float32)
+    for name, size in sizes.items()
+  }
+  return {
+    "encoder": nn.meta.unbox(encoder["params"]),
+    "decoder": nn.meta.unbox(decoder["params"]),
+    "quantizer": quantizer,
+  }

@@ -1,0 +1,100 @@
+"""Published models that can be converted: where they are, and on what terms."""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.pretrained import dac
+from audiolm_jax.pretrained.weights import Published, PublishedWeights
+
+
+class Terms(enum.StrEnum):
+  """What the licence of a model's weights asks of whoever uses them."""
+
+  ATTRIBUTION = "attribution"
+  SHARE_ALIKE = "share-alike"
+  NON_COMMERCIAL = "non-commercial"
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+  """One set of weights that others have published.
+
+  Attributes:
+    name: what `--from` calls it.
+    component: the part of a bundle that it becomes, "codec" or "semantic".
+    hub_id: of the Hugging Face hub.
+    licence: of the weights, by its SPDX identifier.
+    terms: what that licence asks.
+    credit: who made it, for the model card.
+    convert: makes the component of its `config.json` and its tensors.
+    sha256: of the weights' file; None where no file could be seen.
+  """
+
+  name: str
+  component: str
+  hub_id: str
+  licence: str
+  terms: Terms
+  credit: str
+  convert: Callable[[Mapping[str, Any], PublishedWeights], Any]
+  sha256: str | None = None
+
+
+_MODELS = (
+  PublishedModel(
+    name="dac_16khz",
+    component="codec",
+    hub_id="descript/dac_16khz",
+    licence="MIT",
+    terms=Terms.ATTRIBUTION,
+    credit="Descript Audio Codec, 16 kHz, by Descript (arXiv 2306.06546)",
+    convert=dac.convert,
+  ),
+)
+MODELS = {model.name: model for model in _MODELS}
+
+
+def find_model(name: str) -> PublishedModel:
+  """The model of that name.
+
+  Raises:
+    UserError: there is none.
+  """
+  if name not in MODELS:
+    raise UserError(f"no published model {name!r} can be converted; there are: {', '.join(MODELS)}")
+  return MODELS[name]
+
+
+def check_terms(model: PublishedModel, accepted: str | None) -> str:
+  """What to tell whoever converts a model.
+
+  Args:
+    accepted: the licence that was agreed to by name, if any.
+  Raises:
+    UserError: a licence that forbids commercial use or binds what is made with the weights, and
+      was not agreed to.
+  """
+  notice = f"{model.credit}; its weights are licensed {model.licence} ({model.terms})"
+  if model.terms is not Terms.ATTRIBUTION and accepted != model.licence:
+    raise UserError(
+      f"{notice}; whoever uses or passes them on is bound by it: agree with "
+      f"--accept_licence={model.licence}"
+    )
+  return notice
+
+
+def convert(model: PublishedModel, published: Published) -> Any:
+  """The component that a published model becomes.
+
+  Raises:
+    UserError: the file is not the published one, or does not fit the model.
+  """
+  if model.sha256 and published.sha256 != model.sha256:
+    raise DataError(
+      f"the weights have the SHA-256 {published.sha256}, those of {model.hub_id} have "
+      f"{model.sha256}; download them again"
+    )
+  return model.convert(published.config, published.weights)

@@ -1,0 +1,35 @@
+"""The miniature models in tests/golden/pretrained, and what their references make of a sound."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from audiolm_jax.pretrained import dac
+from audiolm_jax.pretrained.weights import read_published
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "pretrained"
+
+
+def miniature_dac() -> dac.DacCodec:
+  """Four levels of 16 entries, 400 frames per second."""
+  published = read_published(GOLDEN / "dac")
+  return dac.convert(published.config, published.weights)
+
+
+def latents_of(codec: dac.DacCodec, clip: np.ndarray) -> np.ndarray:
+  """The encoder's output [1, frames, latent] for a whole clip at once, whole frames."""
+  apply = jax.jit(dac.Encoder(codec.config).apply)
+  return np.asarray(apply({"params": codec.params["encoder"]}, clip[None], np.array([len(clip)])))
+
+
+@pytest.fixture(scope="session")
+def dac_codec():
+  return miniature_dac()
+
+
+@pytest.fixture(scope="session")
+def dac_expected():
+  with np.load(GOLDEN / "dac" / "expected.npz") as file:
+    return dict(file)

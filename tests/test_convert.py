@@ -1,0 +1,121 @@
+"""From published weights to a bundle that encodes, decodes and takes stages."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiolm_jax import audio
+from audiolm_jax.bundles import load_bundle
+from audiolm_jax.data.token_store import TokenStore
+from audiolm_jax.pretrained import registry
+from tests.conftest import melody
+from tests.pretrained.conftest import GOLDEN, miniature_dac
+
+MODEL = GOLDEN / "dac"
+
+
+@pytest.fixture(scope="module")
+def dac_codec():
+  return miniature_dac()
+
+
+@pytest.fixture
+def wav(tmp_path):
+  soundfile.write(tmp_path / "in.wav", melody(1.3), 16_000, subtype="FLOAT")
+  return tmp_path / "in.wav"
+
+
+def convert(run_cli, tmp_path, *more, source=MODEL):
+  return run_cli(
+    "convert", "--from", "dac_16khz", "--input", source,
+    "--output", tmp_path / "dac", *more,
+  )  # fmt: skip
+
+
+def test_a_converted_codec_encodes_decodes_and_makes_tokens(dac_codec, wav, tmp_path, run_cli):
+  done = convert(run_cli, tmp_path)
+  assert done.code == 0, done.err
+  assert "licensed MIT" in done.out and "400 frames per second of 4 codes" in done.out
+  bundle = load_bundle(tmp_path / "dac")
+  assert not bundle.stages and bundle.token_hash != load_bundle("speech_tiny", stages=()).token_hash
+  assert bundle.metadata["pretrained"]["codec"]["source"] == "descript/dac_16khz"
+  assert "MIT" in bundle.model_card and "speech_tiny" in bundle.model_card
+
+  out = tmp_path / "t.npz"
+  done = run_cli("encode", wav, "--output", out, "--bundle", tmp_path / "dac")
+  assert done.code == 0, done.err
+  codes = np.load(out)["codes"]
+  np.testing.assert_array_equal(codes, dac_codec.encode_long(melody(1.3)))
+  arguments = ("--output", tmp_path / "o.wav", "--bundle", tmp_path / "dac")
+  done = run_cli("decode", out, *arguments)
+  assert done.code == 0, done.err
+  waveform, _ = audio.read_audio(tmp_path / "o.wav")
+  np.testing.assert_allclose(waveform, dac_codec.decode(codes[None])[0], atol=1 / 32_000)
+
+  again = run_cli("export_bundle", "--bundle", tmp_path / "dac", "--output", tmp_path / "again")
+  assert again.code == 0, again.err
+  assert load_bundle(tmp_path / "again").token_hash == bundle.token_hash
+
+  from audiolm_jax.data import tokenization
+
+  (tmp_path / "audio").mkdir()
+  shutil.copy(wav, tmp_path / "audio" / "a.wav")
+  tokenization.tokenize_corpus(bundle, tmp_path / "audio", tmp_path / "tokens", batch_size=2)
+  (clip,) = TokenStore(tmp_path / "tokens", bundle.token_hash).clips("train")
+  np.testing.assert_array_equal(clip.codes, codes)
+
+
+def test_a_continuation_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
+  from audiolm_jax.continuation import _Output, _sound_of
+
+  bundle = dataclasses.replace(load_bundle("speech_tiny", stages=()), codec=dac_codec)
+  codes = dac_codec.encode_long(melody(0.5))
+  pieces = iter(np.split(codes, [10, 60]))
+  samples = len(codes) * dac_codec.spec.hop_length
+  streamed = np.concatenate(list(_sound_of(bundle, pieces, _Output(samples, samples))))
+  whole = np.clip(dac_codec.decode(codes[None])[0], -1, 1)
+  np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_converted_is_named(tmp_path, run_cli, monkeypatch):
+  broken = tmp_path / "broken"
+  shutil.copytree(MODEL, broken)
+  (broken / "model.safetensors").write_bytes((MODEL / "model.safetensors").read_bytes()[:-9])
+  other = tmp_path / "other"
+  shutil.copytree(MODEL, other)
+  config = json.loads((MODEL / "config.json").read_text())
+  (other / "config.json").write_text(json.dumps(config | {"sampling_rate": 24_000}))
+  (tmp_path / "empty").mkdir()
+  for source, words in (
+    (broken, "cannot be read"),
+    (other, "the codec runs at 24000 Hz, the semantic tokenizer at 16000 Hz"),
+    (tmp_path / "empty", "model.safetensors is missing"),
+  ):
+    done = convert(run_cli, tmp_path, source=source)
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+  for arguments, words in (
+    (("--output", tmp_path / "dac"), "--from is needed"),
+    (("--from", "dac_16khz"), "--output is needed"),
+    (("--from", "mp3", "--output", tmp_path / "dac"), "no published model 'mp3'"),
+  ):
+    done = run_cli("convert", *arguments)
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+  bound = dataclasses.replace(
+    registry.MODELS["dac_16khz"], licence="CC-BY-NC-4.0", terms=registry.Terms.NON_COMMERCIAL
+  )
+  monkeypatch.setitem(registry.MODELS, "dac_16khz", bound)
+  done = convert(run_cli, tmp_path)
+  assert done.code == 2 and "agree with --accept_licence=CC-BY-NC-4.0" in done.err
+  done = convert(run_cli, tmp_path, "--accept_licence", "MIT")
+  assert done.code == 2
+  assert not (tmp_path / "dac").exists()
+  done = convert(run_cli, tmp_path, "--accept_licence", "CC-BY-NC-4.0")
+  assert done.code == 0 and "non-commercial" in done.out, done.err
+  known = dataclasses.replace(bound, sha256="0" * 64)
+  monkeypatch.setitem(registry.MODELS, "dac_16khz", known)
+  done = convert(run_cli, tmp_path, "--accept_licence", "CC-BY-NC-4.0")
+  assert done.code == 2 and "download them again" in done.err
