@@ -117,7 +117,7 @@ def resample(
     for row in waveform.reshape(-1, samples)
   ]
   length = resampled_length(samples, from_rate, to_rate)
-  fitted = np.stack([_fit(row, length) for row in rows])
+  fitted = np.stack([fit_length(row, length) for row in rows])
   return np.clip(fitted, -1.0, 1.0).reshape(*waveform.shape[:-1], length)
 
 
@@ -305,7 +305,7 @@ def _resampled(
     yield np.clip(piece, -1.0, 1.0)
   left = resampled_length(taken, from_rate, to_rate) - made
   rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-  yield np.clip(_fit(rest, max(0, left)), -1.0, 1.0)
+  yield np.clip(fit_length(rest, max(0, left)), -1.0, 1.0)
 
 
 def _checked(waveform: Float[np.ndarray, "*batch samples"], name: str) -> np.ndarray:
@@ -369,5 +369,6 @@ def _reason(error: Exception) -> str:
   return str(error).rsplit(": ", 1)[-1].strip().rstrip(".") or type(error).__name__
 
 
-def _fit(row: Float[np.ndarray, " samples"], length: int) -> Float[np.ndarray, " length"]:
+def fit_length(row: Float[np.ndarray, " samples"], length: int) -> Float[np.ndarray, " length"]:
+  """The first `length` samples, zeros after the end."""
   return np.pad(row[:length], (0, max(0, length - len(row))))

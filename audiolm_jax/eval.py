@@ -95,21 +95,22 @@ flags.DEFINE_bool(
   "Read --data, --items and --pairs, say what is there, and leave.",
   flag_values=FLAGS,
 )
-flags.DEFINE_enum("domain", "speech", ["speech", "music"], "What is heard.", flag_values=FLAGS)
-flags.DEFINE_integer("max_clips", 60, "Pieces to reconstruct.", 1, flag_values=FLAGS)
-flags.DEFINE_integer("max_continuations", 40, "Prompts to continue.", 1, flag_values=FLAGS)
-flags.DEFINE_integer("max_speaker_clips", 600, "Clips for the speaker model.", 2, flag_values=FLAGS)
-flags.DEFINE_integer(
-  "samples_per_prompt", 4, "Continuations of a prompt that are compared.", 2, flag_values=FLAGS
-)
-flags.DEFINE_float("piece_seconds", 14.0, "Longer clips are cut.", 1.0, flag_values=FLAGS)
-flags.DEFINE_float("prompt_seconds", 3.0, "Length of a prompt.", 0.5, flag_values=FLAGS)
-flags.DEFINE_float("duration", 7.0, "Length of a continuation.", 0.5, flag_values=FLAGS)
-flags.DEFINE_float("encode_hours", 1.0, "Length of the file that cost encodes.", flag_values=FLAGS)
-flags.DEFINE_integer(
-  "speaker_steps", 2000, "Training steps of the speaker classifier.", 1, flag_values=FLAGS
-)
-flags.DEFINE_integer("seed", 0, "Seed of the choices and of sampling.", flag_values=FLAGS)
+flags.DEFINE_enum("domain", Options.domain.value, [*Domain], "What is heard.", flag_values=FLAGS)
+for _name, _least, _text in (
+  ("max_clips", 1, "Pieces to reconstruct."),
+  ("max_continuations", 1, "Prompts to continue."),
+  ("max_speaker_clips", 2, "Clips for the speaker model."),
+  ("samples_per_prompt", 2, "Continuations of a prompt that are compared."),
+  ("piece_seconds", 1.0, "Longer clips are cut."),
+  ("prompt_seconds", 0.5, "Length of a prompt."),
+  ("duration", 0.5, "Length of a continuation."),
+  ("encode_hours", None, "Length of the file that cost encodes."),
+  ("speaker_steps", 1, "Training steps of the speaker classifier."),
+  ("seed", None, "Seed of the choices and of sampling."),
+):
+  _default = getattr(Options, _name)
+  _define: Any = flags.DEFINE_float if isinstance(_default, float) else flags.DEFINE_integer
+  _define(_name, _default, _text, _least, flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -202,25 +203,22 @@ def _write_pages(folder: str, results: dict[str, Any]) -> None:
   """The rows for a spreadsheet, and all as a page."""
   from audiolm_jax.evaluation import page, report
 
-  def there(name: str) -> str | None:
-    path = os.path.join(folder, name)
-    return path if os.path.exists(path) else None
+  def files(kind: str) -> dict[str, str]:
+    """Paths by caption of what the suites have written."""
+    return {
+      caption: os.path.join(folder, name)
+      for details in results["details"].values()
+      for caption, name in details.get(kind, {}).items()
+    }
 
   report.write_csv(os.path.join(folder, "results.csv"), results["rows"])
-  sounds = {
-    caption: there(name)
-    for details in results["details"].values()
-    for caption, name in details.get("sounds", {}).items()
-  }
-  heard = "continuation" in results["details"]
-  pictures = {"Prompts (left of the line) and continuations": there("continuations.png")}
   page.write_page(
     os.path.join(folder, "index.html"),
     f"{results['bundle']}: evaluation",
     results["rows"],
     {"token hash": results["token_hash"], **results["versions"], **results["flags"]},
-    pictures={caption: path for caption, path in pictures.items() if path and heard},
-    sounds={caption: path for caption, path in sounds.items() if path},
+    pictures=files("pictures"),
+    sounds=files("sounds"),
   )
 
 

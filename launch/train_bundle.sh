@@ -73,6 +73,7 @@ while (($#)); do
 done
 ((${#positional[@]} == 2)) || fail "give AUDIO_DIR and BUNDLE_DIR; see --help"
 
+acoustic_only_band="held-out loss above the coarse stage's, where semantic tokens tell it something"
 case $preset in
   tiny)
     semantic_config=semantic_encoder_tiny
@@ -84,7 +85,6 @@ case $preset in
     kmeans_band="perplexity above 70 % of the clusters, none dead"
     semantic_stage_band="held-out loss 2.2 to 3.0 nats per token"
     coarse_stage_band="held-out loss 4.2 to 5.3 nats per token"
-    acoustic_only_band="held-out loss above the coarse stage's"
     fine_stage_band="held-out loss 5.4 to 6.2 nats per token"
     ;;
   base)
@@ -97,7 +97,6 @@ case $preset in
     kmeans_band="perplexity above 70 % of the clusters, none dead"
     semantic_stage_band="held-out loss well below a bigram table's"
     coarse_stage_band=$semantic_stage_band
-    acoustic_only_band="held-out loss above the coarse stage's"
     fine_stage_band=$semantic_stage_band
     ;;
   *) fail "--preset $preset is not one of tiny, base" ;;

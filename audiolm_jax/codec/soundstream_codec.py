@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.codec.clips import encode_side_by_side
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
 from audiolm_jax.codec.soundstream import (
@@ -95,24 +96,11 @@ class SoundStreamCodec:
   def encode_clips(
     self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
   ) -> list[Int[np.ndarray, "frames q"]]:
-    """Codes of each clip, as of `encode_long`, but clips of like length go side by side.
-
-    The two differ only where two entries of a codebook are as near to a latent as rounding.
-    What does not fill a batch goes one by one, so that few shapes are compiled.
-    """
-    order = sorted(range(len(waveforms)), key=lambda clip: len(waveforms[clip]))
-    codes: dict[int, np.ndarray] = {}
-    for first in range(0, len(order), batch_size):
-      clips = order[first : first + batch_size]
-      if len(clips) < batch_size:
-        codes |= {clip: self.encode_long(waveforms[clip]) for clip in clips}
-        continue
-      longest = len(waveforms[clips[-1]])
-      # The codec is causal: the zeros after a clip change nothing in it.
-      rows = [np.pad(waveforms[clip], (0, longest - len(waveforms[clip]))) for clip in clips]
-      for clip, row in zip(clips, self.encode(np.stack(rows)), strict=True):
-        codes[clip] = row[: -(-len(waveforms[clip]) // self.spec.hop_length)]
-    return [codes[clip] for clip in range(len(waveforms))]
+    """Codes of each clip, as of `encode_long`, but clips of like length go side by side."""
+    # The codec is causal: the zeros after a clip change nothing in it.
+    return encode_side_by_side(
+      lambda rows, _: self.encode(rows), waveforms, batch_size, self.spec.hop_length
+    )
 
   def stream_encoder(self, batch: int = 1) -> "SoundStreamEncoderStream":
     """A new stream; latency is one frame."""

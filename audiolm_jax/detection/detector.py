@@ -16,10 +16,8 @@ from jaxtyping import Float
 
 from audiolm_jax import audio
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
-from audiolm_jax.detection.windows import WINDOW_SECONDS, Window, windows
+from audiolm_jax.detection.windows import BATCH, WINDOW_SECONDS, Window, in_batches, windows
 from audiolm_jax.errors import AudioError
-
-_BATCH = 32
 
 
 class Detection(NamedTuple):
@@ -85,7 +83,7 @@ class Detector:
       odds.append(float("nan"))
       if not piece.is_silent:
         batch.append(piece)
-      if len(batch) == _BATCH:
+      if len(batch) == BATCH:
         judge()
     if batch:
       judge()
@@ -124,12 +122,9 @@ class Detector:
 
   def log_odds(self, windows: Float[np.ndarray, "windows samples"]) -> Float[np.ndarray, "windows"]:
     """Of synthetic against real, for pieces of one length at the detector's rate."""
-    found = [np.zeros(0, np.float32)]
-    for first in range(0, len(windows), _BATCH):
-      rows = windows[first : first + _BATCH]
-      filled = np.pad(rows, ((0, _BATCH - len(rows)), (0, 0)))  # one program for any number
-      found.append(np.asarray(_log_odds(self.config, self.params, filled))[: len(rows)])
-    return np.concatenate(found)
+    if not len(windows):
+      return np.zeros(0, np.float32)
+    return in_batches(functools.partial(_log_odds, self.config, self.params), windows)
 
 
 def _probability(odds: Float[np.ndarray, "windows"]) -> float:

@@ -1,7 +1,7 @@
 """Sound in windows of a second, four of which begin in each second."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from audiolm_jax import audio
 WINDOW_SECONDS = 1.0
 HOP_SECONDS = 0.25
 LEAST_SECONDS = 0.1
+BATCH = 32
 _SILENT = 1e-3  # a window whose peak is below -60 dB says nothing
 
 
@@ -54,3 +55,15 @@ def windows(blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str) 
     yield Window(0, 0, np.pad(kept, (0, window - end), mode="symmetric"))
   elif following - hop + window < end:
     yield Window(following // hop, end - window, kept[-window:])
+
+
+def in_batches(
+  run: Callable[[np.ndarray], Any], rows: Float[np.ndarray, "windows samples"]
+) -> np.ndarray:
+  """What `run` gives for every row of at least one, by batches of one size: one program for all."""
+  found = []
+  for first in range(0, len(rows), BATCH):
+    batch = rows[first : first + BATCH]
+    filled = np.pad(batch, ((0, BATCH - len(batch)), (0, 0)))
+    found.append(np.asarray(run(filled))[: len(batch)])
+  return np.concatenate(found)

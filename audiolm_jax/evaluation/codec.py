@@ -81,7 +81,7 @@ def evaluate_codec(
     raise ValueError(f"levels {list(levels)} are not in 1..{spec.num_quantizers}")
   rows, counts = [], []
   for clip in clips:
-    codes = encode_clip(codec, clip)
+    codes = np.asarray(codec.encode_long(clip))
     counts.append(code_counts(codes, spec.codebook_size))
     row = {}
     for count in levels:
@@ -128,11 +128,6 @@ def default_levels(num_quantizers: int) -> list[int]:
   return [*powers, num_quantizers]
 
 
-def encode_clip(codec: Codec, clip: Float[np.ndarray, " samples"]) -> Int[np.ndarray, "frames q"]:
-  """Codes of one clip."""
-  return np.asarray(codec.encode(np.asarray(clip, np.float32)[None]))[0]
-
-
 def decode_clip(
   codec: Codec, codes: Int[np.ndarray, "frames q"], num_samples: int
 ) -> Float[np.ndarray, " samples"]:
@@ -144,7 +139,7 @@ def through_codec(
   codec: Codec, clip: Float[np.ndarray, " samples"], levels: int | None = None
 ) -> Float[np.ndarray, " samples"]:
   """A clip as the codec gives it back, from all levels or the first few."""
-  return decode_clip(codec, encode_clip(codec, clip)[:, :levels], len(clip))
+  return decode_clip(codec, np.asarray(codec.encode_long(clip))[:, :levels], len(clip))
 
 
 def code_counts(codes: Int[np.ndarray, "frames q"], size: int) -> Int[np.ndarray, "q size"]:

@@ -7,6 +7,8 @@ import soundfile
 import soxr
 from jaxtyping import Float
 
+from audiolm_jax import audio
+
 _FORMATS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
 
 
@@ -49,7 +51,7 @@ def decode(encoded: bytes, sample_rate: int, num_samples: int) -> Float[np.ndarr
   decoded, rate = soundfile.read(io.BytesIO(encoded), dtype="float32")
   if rate != sample_rate:
     decoded = soxr.resample(decoded, rate, sample_rate)
-  return np.pad(decoded[:num_samples], (0, max(0, num_samples - len(decoded))))
+  return audio.fit_length(decoded, num_samples)
 
 
 def add_noise(

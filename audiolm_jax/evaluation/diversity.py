@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from audiolm_jax.evaluation.statistics import Estimate, mean_estimate
+from audiolm_jax.evaluation.statistics import Estimate, defined_mean, mean_estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +32,10 @@ def diversity(samples: Sequence[Sequence[Any]], distance: Callable[[Any, Any], f
     distance: of two samples, symmetric; NaN where there is none.
   """
   within = [
-    _mean([distance(a, b) for a, b in itertools.combinations(group, 2)]) for group in samples
+    defined_mean([distance(a, b) for a, b in itertools.combinations(group, 2)]) for group in samples
   ]
   table = np.full((len(samples), len(samples)), np.nan)
   for i, j in itertools.combinations(range(len(samples)), 2):
     pairs = itertools.product(samples[i], samples[j])
-    table[i, j] = table[j, i] = _mean([distance(a, b) for a, b in pairs])
-  return Diversity(mean_estimate(within), mean_estimate([_mean(row) for row in table]))
-
-
-def _mean(values: Sequence[float] | np.ndarray) -> float:
-  finite = np.asarray(values, np.float64)
-  finite = finite[np.isfinite(finite)]
-  return float(finite.mean()) if len(finite) else float("nan")
+    table[i, j] = table[j, i] = defined_mean([distance(a, b) for a, b in pairs])
+  return Diversity(mean_estimate(within), mean_estimate([defined_mean(row) for row in table]))

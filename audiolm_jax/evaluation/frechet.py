@@ -53,7 +53,8 @@ def embed(
   if not count:
     return np.zeros((0, DIM))
   mel = signal.log_mel(waveform, _RATE, _WINDOW, _HOP, _MEL_BINS).astype(np.float64)
-  frames = np.lib.stride_tricks.sliding_window_view(mel @ _cosines(_MEL_BINS), _FRAMES, axis=0)
+  cepstra = mel @ signal.cosine_transform(_MEL_BINS)
+  frames = np.lib.stride_tricks.sliding_window_view(cepstra, _FRAMES, axis=0)
   cepstra = frames[: count * _STEP : _STEP]  # [windows, cepstra, frames]
   low = cepstra[:, :_NUM_DEVIATIONS]
   fine = np.sqrt(np.square(cepstra[:, _FINE:]).mean(axis=(1, 2)))
@@ -217,11 +218,3 @@ def _extrapolated(
 
 def _enough(groups: Sequence[np.ndarray]) -> bool:
   return len(groups) >= LEAST_GROUPS and sum(map(len, groups)) // 2 > DIM
-
-
-def _cosines(count: int) -> Float[np.ndarray, "bins cepstra"]:
-  """The DCT-II, orthonormal."""
-  order = np.arange(count)
-  grid = np.cos(np.pi / count * (order[:, None] + 0.5) * order) * np.sqrt(2 / count)
-  grid[:, 0] /= np.sqrt(2)
-  return grid

@@ -8,6 +8,7 @@ import soundfile
 import soxr
 from jaxtyping import Float
 
+from audiolm_jax import audio
 from audiolm_jax.errors import UserError
 from audiolm_jax.evaluation import degradations
 from audiolm_jax.evaluation.codec import reconstruction_metrics
@@ -65,7 +66,7 @@ def evaluate_outside(
   rows = []
   for clip in clips:
     decoded, rate = codec.through(_resample(clip, sample_rate, codec.sample_rate))
-    decoded = _fit(_resample(decoded, codec.sample_rate, sample_rate), len(clip))
+    decoded = audio.fit_length(_resample(decoded, codec.sample_rate, sample_rate), len(clip))
     metrics = reconstruction_metrics(clip, decoded, sample_rate, speech=speech)
     rows.append(metrics | {"bits_per_second": rate})
   return OutsideReport({name: mean_estimate([row[name] for row in rows]) for name in rows[0]}, rows)
@@ -120,7 +121,3 @@ def _resample(
   waveform: Float[np.ndarray, " samples"], sample_rate: int, new_rate: int
 ) -> Float[np.ndarray, " resampled"]:
   return waveform if sample_rate == new_rate else soxr.resample(waveform, sample_rate, new_rate)
-
-
-def _fit(waveform: Float[np.ndarray, " samples"], length: int) -> Float[np.ndarray, " length"]:
-  return np.pad(waveform[:length], (0, max(0, length - len(waveform))))

@@ -129,6 +129,14 @@ def pesq_wb(
     return float("nan")
 
 
+def cosine_transform(count: int) -> Float[np.ndarray, "bins cepstra"]:
+  """The matrix of the DCT-II, orthonormal; its first column is constant."""
+  order = np.arange(count)
+  matrix = np.sqrt(2 / count) * np.cos(np.pi / count * (order[:, None] + 0.5) * order)
+  matrix[:, 0] /= np.sqrt(2)
+  return matrix
+
+
 def _check_pair(reference: np.ndarray, estimate: np.ndarray) -> None:
   if reference.shape != estimate.shape or reference.ndim != 1:
     raise ValueError(f"the pair has shapes {reference.shape} and {estimate.shape}; give [samples]")

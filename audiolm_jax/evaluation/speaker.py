@@ -100,7 +100,7 @@ def voice_features(
   level = mel.max(axis=-1)
   active = level > np.quantile(level, 0.95) + _ACTIVE_DB
   mel = np.maximum(mel, mel.max() - 70.0)
-  cepstra = mel @ _cosines(_MEL_BINS, _NUM_CEPSTRA)
+  cepstra = mel @ signal.cosine_transform(_MEL_BINS)[:, 1 : _NUM_CEPSTRA + 1]
   steps = np.diff(cepstra, axis=0, prepend=cepstra[:1])
   spectrum = mel[active].mean(axis=0)
   pitch = pitch_track(waveform, sample_rate)
@@ -121,9 +121,3 @@ def identify(
 ) -> int:
   """Index of the candidate with the highest cosine."""
   return int(np.argmax(candidates @ embedding))
-
-
-def _cosines(num_bins: int, count: int) -> Float[np.ndarray, "bins count"]:
-  """The DCT-II without its constant term, orthonormal."""
-  grid = np.pi / num_bins * (np.arange(num_bins)[:, None] + 0.5) * np.arange(1, count + 1)
-  return np.sqrt(2 / num_bins) * np.cos(grid)

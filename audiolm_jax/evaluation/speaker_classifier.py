@@ -1,6 +1,7 @@
 """Whose voice is it? A network that learns to tell speakers apart by windows of a second."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,13 @@ from flax.core import meta
 from jaxtyping import Float
 
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig, tiny_config
-from audiolm_jax.detection.windows import WINDOW_SECONDS, windows
+from audiolm_jax.detection.windows import WINDOW_SECONDS, in_batches, windows
 from audiolm_jax.errors import DataError
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import new_train_state
 
 Waveform = Float[np.ndarray, "samples"]
-_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,8 @@ class SpeakerClassifier:
     rate = self.config.features.sample_rate
     found = list(windows([waveform], rate, "the clip"))
     sounding = [w.waveform for w in found if not w.is_silent] or [w.waveform for w in found]
-    total = np.zeros(len(self.speakers))
-    for first in range(0, len(sounding), _BATCH):
-      rows = np.stack(sounding[first : first + _BATCH])
-      filled = np.pad(rows, ((0, _BATCH - len(rows)), (0, 0)))
-      total += np.asarray(_log_probabilities(self.config, self.params, filled))[: len(rows)].sum(0)
-    return self.speakers[int(np.argmax(total))]
+    run = functools.partial(_log_probabilities, self.config, self.params)
+    return self.speakers[int(np.argmax(in_batches(run, np.stack(sounding)).sum(0)))]
 
 
 def fit_speaker_classifier(

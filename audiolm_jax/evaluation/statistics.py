@@ -44,6 +44,13 @@ def mean_estimate(values: Sequence[float] | Float[np.ndarray, " n"], seed: int =
   return Estimate(float(array.mean()), float(low), float(high), len(array))
 
 
+def defined_mean(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
+  """Mean of the values that are finite; NaN where none is."""
+  array = np.asarray(values, np.float64)
+  array = array[np.isfinite(array)]
+  return float(array.mean()) if len(array) else float("nan")
+
+
 def bootstrap_estimate(
   statistic: Callable[[Int[np.ndarray, " n"]], float],
   n: int,

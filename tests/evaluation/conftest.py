@@ -24,6 +24,9 @@ class PulseCodec:
     fine = np.clip(np.round((waveform + 1) * 127.5), 0, 255).astype(np.int32)
     return np.stack([fine // 16, fine % 16], axis=-1)
 
+  def encode_long(self, waveform):
+    return self.encode(waveform[None])[0]
+
   def decode(self, codes):
     rest = codes[..., 1] if codes.shape[-1] == 2 else np.full(codes.shape[:-1], 8)
     return ((codes[..., 0] * 16 + rest) / 127.5 - 1).astype(np.float32)

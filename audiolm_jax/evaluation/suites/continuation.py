@@ -17,7 +17,7 @@ from audiolm_jax.evaluation import continuation as sound
 from audiolm_jax.evaluation import diversity, frechet, plots
 from audiolm_jax.evaluation import tokens as token_metrics
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces, pieces_to_continue
-from audiolm_jax.evaluation.codec import encode_clip, through_codec
+from audiolm_jax.evaluation.codec import through_codec
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult
 from audiolm_jax.evaluation.speaker import SpeakerModel, fit_speaker_model, identify
@@ -90,13 +90,15 @@ def run(bundle: Any, options: Options) -> SuiteResult:
   result.details["sounds"] = save_sounds(
     options.output_dir, "continuation", made, captions, bundle.sample_rate
   )
+  picture = "continuations.png"
   plots.save_spectrogram_grid(
-    os.path.join(options.output_dir, "continuations.png"),
+    os.path.join(options.output_dir, picture),
     made[:_HEARD],
     bundle.sample_rate,
     titles=names[:_HEARD],
     prompt_seconds=options.prompt_seconds,
   )
+  result.details["pictures"] = {"Prompts (left of the line) and continuations": picture}
   return result
 
 
@@ -128,9 +130,9 @@ def continuation_suite(
   clips = [clip for clip in clips if len(clip.waveform) > cut + rate]
   if not clips:
     raise DataError(f"no clip is longer than {prompt_seconds + 1:g} s")
+  through = [through_codec(codec, clip.waveform) for clip in clips]
   heard, made, real, recorded = [], [], [], []
-  for index, clip in enumerate(clips):
-    decoded = through_codec(codec, clip.waveform)
+  for index, (clip, decoded) in enumerate(zip(clips, through, strict=True)):
     heard.append(decoded[:cut])
     made.append(continue_prompt(clip.waveform[:cut], seed + index))
     real.append(decoded[cut : cut + len(made[-1].waveform)])
@@ -154,7 +156,7 @@ def continuation_suite(
     "continuations": [np.concatenate([h, m.waveform]) for h, m in zip(heard, made, strict=True)],
   }
   if speaker_model is not None:
-    voices, speaker_details = _speaker_rows(codec, speaker_model, clips, made, cut, seed)
+    voices, speaker_details = _speaker_rows(speaker_model, clips, through, made, rate, cut, seed)
     rows = voices + rows
     details["speaker"] = speaker_details
   return SuiteResult(rows, details)
@@ -296,25 +298,24 @@ def _diversity_rows(
 
 
 def _speaker_rows(
-  codec: Codec,
   model: SpeakerModel,
   clips: Sequence[EvalClip],
+  through: Sequence[np.ndarray],
   made: Sequence[Continuation],
+  rate: int,
   cut: int,
   seed: int,
 ) -> tuple[list[Row], dict[str, Any]]:
   """Who is heard in the continuation, among the prompt's speaker and nine others.
 
   A speaker is enrolled with the last piece of real speech of a clip; the piece between prompt and
-  that shows what the embedding can tell at best.
+  that shows what the embedding can tell at best. `through` are the clips through the codec.
   """
-  rate = codec.spec.sample_rate
   enrolled, ceiling, generated, prompts, names = [], [], [], [], []
-  for clip, continuation in zip(clips, made, strict=True):
+  for clip, decoded, continuation in zip(clips, through, made, strict=True):
     rest = len(clip.waveform) - cut
     if clip.speaker is None or rest < 2 * _LEAST_VOICE_SECONDS * rate:
       continue
-    decoded = through_codec(codec, clip.waveform)
     middle = cut + rest // 2
     enrolled.append(model.embed(decoded[middle:], rate))
     ceiling.append(model.embed(decoded[cut:middle], rate))
@@ -403,7 +404,7 @@ def _token_rows(
 ) -> list[Row]:
   """Loops in the tokens that the sound has when it is heard again."""
   semantic = [tokenize(part) for part in parts]
-  codes = [encode_clip(codec, part)[:, 0] for part in parts]
+  codes = [np.asarray(codec.encode_long(part))[:, 0] for part in parts]
   looped = {
     "semantic tokens in loops": [
       token_metrics.repetition_rate(collapse_repeats(tokens)) for tokens in semantic

@@ -196,15 +196,12 @@ def _right(odds: np.ndarray, synthetic: bool) -> Bool[np.ndarray, "pieces"]:
 
 
 def _both(
-  pairs: Sequence[Pair],
-  seconds: float,
-  sample_rate: int,
-  change: Change = lambda waveform: waveform,
+  pairs: Sequence[Pair], seconds: float, sample_rate: int
 ) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
   """Pieces of the real and of the synthetic class, by prompt."""
   return (
-    [_cut([change(pair.codec)], seconds, sample_rate) for pair in pairs],
-    [_cut([change(w) for w in pair.continuations], seconds, sample_rate) for pair in pairs],
+    [_cut([pair.codec], seconds, sample_rate) for pair in pairs],
+    [_cut(pair.continuations, seconds, sample_rate) for pair in pairs],
   )
 
 

@@ -29,7 +29,7 @@ from audiolm_jax.evaluation.music import (
 )
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult, left_out
-from audiolm_jax.evaluation.statistics import mean_estimate
+from audiolm_jax.evaluation.statistics import defined_mean, mean_estimate
 from audiolm_jax.evaluation.suites.continuation import Continue, continuer, save_sounds
 
 CONTINUATION, REAL, ANOTHER = "continuation", "real", "another piece's"
@@ -138,14 +138,8 @@ def _agreements_of_others(
   for prompt, recording in zip(prompts, recordings, strict=True):
     others = [s for s, name in zip(real, recordings, strict=True) if name != recording]
     columns = _columns([agreement(sound, prompt) for sound in others])
-    means.append({figure: _mean(values) for figure, values in columns.items()})
+    means.append({figure: defined_mean(values) for figure, values in columns.items()})
   return means
-
-
-def _mean(values: Float[np.ndarray, " n"]) -> float:
-  """Of those that are defined; NaN where none is."""
-  defined = values[np.isfinite(values)]
-  return float(defined.mean()) if len(defined) else float("nan")
 
 
 def _agreement_rows(agreements: Mapping[str, Columns]) -> list[Row]:

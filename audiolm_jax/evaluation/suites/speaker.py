@@ -33,7 +33,7 @@ def run(bundle: Any, options: Options) -> SuiteResult:
   if options.domain is Domain.MUSIC:
     return left_out("music has no speakers")
   rate = bundle.sample_rate
-  heard, speakers, held_out = _halves(options, bundle.sample_rate)
+  heard, speakers, held_out = _halves(options, rate)
   classifier = fit_speaker_classifier(
     [through_codec(bundle.codec, waveform) for waveform in heard],
     speakers,
