@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.codec.clips import encode_side_by_side
 from audiolm_jax.codec.interface import CodecSpec
 
 # Frames of the largest window, and those that a smaller one is a multiple of: few programs.
@@ -128,25 +129,8 @@ class WindowedCodec(abc.ABC):
   def encode_clips(
     self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
   ) -> list[Int[np.ndarray, "frames q"]]:
-    """Codes of each clip, as of `encode_long`, but clips of like length go side by side.
-
-    The two differ only where two entries of a codebook are as near to a latent as rounding.
-    What does not fill a batch goes one by one, so that few shapes are compiled.
-    """
-    order = sorted(range(len(waveforms)), key=lambda clip: len(waveforms[clip]))
-    codes: dict[int, np.ndarray] = {}
-    for first in range(0, len(order), batch_size):
-      clips = order[first : first + batch_size]
-      if len(clips) < batch_size:
-        codes |= {clip: self.encode_long(waveforms[clip]) for clip in clips}
-        continue
-      lengths = np.array([len(waveforms[clip]) for clip in clips])
-      rows = [np.pad(waveforms[clip], (0, lengths[-1] - len(waveforms[clip]))) for clip in clips]
-      for clip, row, length in zip(
-        clips, self.encode(np.stack(rows), lengths), lengths, strict=True
-      ):
-        codes[clip] = row[: -(-length // self.spec.hop_length)]
-    return [codes[clip] for clip in range(len(waveforms))]
+    """Codes of each clip, as of `encode_long`, but clips of like length go side by side."""
+    return encode_side_by_side(self, waveforms, batch_size)
 
   def stream_encoder(self, batch: int = 1) -> "WindowedEncoderStream":
     """A new stream; a frame's codes come `encoder_reach.after` frames after its samples."""
