@@ -8,7 +8,7 @@ import pytest
 from audiolm_jax.codec.quantizer import dequantize
 from audiolm_jax.errors import ConfigError, DataError
 from audiolm_jax.pretrained import encodec
-from audiolm_jax.pretrained.encodec_layers import Encoder, EncodecConfig, encoder_state
+from audiolm_jax.pretrained.encodec_layers import EncodecConfig, Encoder, encoder_state
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from tests.pretrained.conftest import GOLDEN
 from tests.pretrained.equality import (
@@ -81,11 +81,11 @@ def test_a_clip_longer_than_a_block_equals_the_whole_model(codec, clips):
   np.testing.assert_array_equal(codec.encode_long(clip), np.asarray(codes)[0])
 
 
-@pytest.mark.parametrize(
-  ("clip", "pieces"), [(1, (17, 900, 1, 333)), (1, (1733,)), (2, (281,)), (3, (60,)), (4, (1,))]
-)
-def test_streamed_equals_whole_whatever_the_pieces(codec, clips, clip, pieces):
-  assert_streamed_equals_whole(codec, clips[clip], iter(pieces), atol=1e-5)
+def test_streamed_equals_whole_whatever_the_pieces(codec, clips):
+  # Few different numbers of frames at a time, for each is compiled.
+  assert_streamed_equals_whole(codec, clips[1][:650], iter((3, 13, 282, 1, 22, 320)), atol=1e-5)
+  for short in clips[2:]:
+    assert_streamed_equals_whole(codec, short, iter((1, 2, 50)), atol=1e-5)
 
 
 def test_a_stream_waits_for_seven_frames_and_then_for_none(codec, clips):
@@ -156,7 +156,7 @@ def test_weights_that_do_not_fit_are_named():
   missing = {k: v for k, v in tensors.items() if k != "decoder.layers.1.lstm.bias_hh_l1"}
   for changed, given, error, words in (
     ({"model_type": "dac"}, tensors, ConfigError, "type 'dac', and 'encodec' is wanted"),
-    ({"codebook_size": 8}, tensors, ConfigError, "codebooks"),
+    ({"codebook_size": 12}, tensors, ConfigError, "codebooks"),
     ({"target_bandwidths": [2.4]}, tensors, DataError, "such as 'quantizer.layers.1.codebook"),
     ({"use_causal_conv": False}, tensors, ConfigError, "use_causal_conv False"),
     ({"normalize": True}, tensors, ConfigError, "normalize True"),
