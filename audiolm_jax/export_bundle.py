@@ -125,7 +125,9 @@ def _tokenizers(base: Any) -> tuple[Any, Any]:
     from audiolm_jax import fit_kmeans
 
     semantic = fit_kmeans.load_tokenizer(FLAGS.kmeans)
-  return codec, semantic
+  from audiolm_jax.semantic.resampled import tokenizer_at
+
+  return codec, tokenizer_at(semantic, codec.spec.sample_rate)
 
 
 def _stage(name: str, model_dir: str) -> Any:

@@ -22,6 +22,7 @@ from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.pretrained.dac import DacCodec, DacConfig
 from audiolm_jax.pretrained.encodec import EncodecCodec
 from audiolm_jax.pretrained.encodec_layers import EncodecConfig
+from audiolm_jax.semantic.resampled import ResampledTokenizer, ResampledTokenizerConfig
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 FORMAT_VERSION = 2
@@ -33,7 +34,10 @@ _TOKENIZERS = {
     "dac": (DacConfig, DacCodec),
     "encodec": (EncodecConfig, EncodecCodec),
   },
-  "semantic": {"w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer)},
+  "semantic": {
+    "w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer),
+    "resampled_w2v_bert": (ResampledTokenizerConfig, ResampledTokenizer),
+  },
 }
 _SHIPPED = Path(__file__).parent
 

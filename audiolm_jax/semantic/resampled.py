@@ -98,10 +98,12 @@ class ResampledTokenizer:
     waveform = np.asarray(waveform, np.float32)
     batch, samples = waveform.shape
     ends = np.full(batch, samples) if lengths is None else np.asarray(lengths)
-    rows = [self._resampled(row[:end]) for row, end in zip(waveform, ends, strict=True)]
-    longest = -(-samples // self.config.hop_length) * self.config.tokenizer.encoder.hop_length
-    padded = [np.pad(row, (0, longest - len(row))) for row in rows]
-    return np.stack(padded), np.array([len(row) for row in rows])
+    hop = self.config.tokenizer.encoder.hop_length
+    rows = np.zeros((batch, -(-samples // self.config.hop_length) * hop), np.float32)
+    for row, clip, end in zip(rows, waveform, ends, strict=True):
+      heard = self._resampled(clip[:end])
+      row[: len(heard)] = heard
+    return rows, -(-ends // self.config.hop_length) * hop
 
   def _resampled(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "resampled"]:
     # Only here: most bundles have one rate, and the resampler need not be imported for them.
@@ -120,6 +122,8 @@ def tokenizer_at(
   Raises:
     ConfigError: a token is no whole number of samples at that rate.
   """
+  if tokenizer.spec.sample_rate == sample_rate:
+    return tokenizer
   config, params = tokenizer.config, tokenizer.params
   own = config.tokenizer if isinstance(config, ResampledTokenizerConfig) else config
   if own.encoder.features.sample_rate == sample_rate:
