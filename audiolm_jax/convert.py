@@ -5,8 +5,9 @@
 --input is a folder with config.json and model.safetensors, as the model's page on the Hugging Face
 hub has them, or its id there, which needs huggingface_hub. The model takes the place of one
 tokenizer; the other is that of --bundle, whose stages and detector know other tokens and are left
-out. A semantic tokenizer beside a codec of another sample rate resamples what it hears. The result is what encode, decode, cache_tokens and export_bundle take as --bundle.
-docs/pretrained.md lists the models.
+out. A semantic tokenizer beside a codec of another sample rate resamples what it hears. The result
+is what encode, decode, cache_tokens and export_bundle take as --bundle. docs/pretrained.md lists
+the models.
 """
 
 from collections.abc import Sequence
