@@ -53,7 +53,7 @@ def _spread_codes(model: EncodecModel, generator: torch.Generator) -> None:
   for level in model.quantizer.layers:
     chosen = residual[torch.randperm(len(residual), generator=generator)[:size]]
     noise = torch.randn(chosen.shape, generator=generator)
-    level.codebook.embed.copy_(chosen + 0.1 * residual.std() * noise)
+    level.codebook.embed.copy_(chosen + residual.std() * noise)
     residual = residual - level.codebook.decode(level.codebook.encode(residual))
 
 
