@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiolm_jax.codec.quantizer import dequantize
+from audiolm_jax.codec.quantizer import dequantize, residual_quantize
 from audiolm_jax.errors import ConfigError, DataError
 from audiolm_jax.pretrained import encodec
 from audiolm_jax.pretrained.encodec_layers import EncodecConfig, Encoder, encoder_state
@@ -41,6 +41,15 @@ def clips(expected):
   return [expected[f"waveform_{i}"] for i in range(len(LENGTHS))]
 
 
+def latents_of(codec, clip, padded=2000):
+  """The encoder's output [frames, latent] for a whole clip at once."""
+  apply = jax.jit(Encoder(codec.config).apply)
+  ends, state = np.array([len(clip)], np.int32), encoder_state(codec.config, 1)
+  waveform = np.pad(clip, (0, padded - len(clip)))[None]
+  latents, _ = apply({"params": codec.params["encoder"]}, waveform, ends, state)
+  return np.asarray(latents)[0, : -(-len(clip) // codec.spec.hop_length)]
+
+
 def test_codes_equal_the_reference_whatever_the_length(codec, clips, expected):
   known = {samples: expected[f"codes_{i}"] for i, samples in enumerate(LENGTHS)}
   found = compare_codes(lambda clip: known[len(clip)], codec, clips)
@@ -49,14 +58,8 @@ def test_codes_equal_the_reference_whatever_the_length(codec, clips, expected):
 
 
 def test_features_equal_the_reference(codec, clips, expected):
-  apply = jax.jit(Encoder(codec.config).apply)
   for i, clip in enumerate(clips):
-    piece = np.pad(clip, (0, 2000 - len(clip)))[None]
-    ends = np.array([len(clip)], np.int32)
-    state = encoder_state(codec.config, 1)
-    latents, _ = apply({"params": codec.params["encoder"]}, piece, ends, state)
-    reference = expected[f"latents_{i}"]
-    assert relative_difference(np.asarray(latents)[0, : len(reference)], reference) < 1e-4
+    assert relative_difference(latents_of(codec, clip), expected[f"latents_{i}"]) < 1e-4
 
 
 def test_sound_of_all_levels_and_of_the_first_equals_the_reference(codec, expected):
@@ -74,11 +77,8 @@ def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(codec, clips):
 
 def test_a_clip_longer_than_a_block_equals_the_whole_model(codec, clips):
   clip = np.tile(clips[1], 8)[: 303 * 40 - 11]  # blocks of 250 frames and 53, the last cut short
-  apply = jax.jit(Encoder(codec.config).apply)
-  ends, state = np.array([len(clip)], np.int32), encoder_state(codec.config, 1)
-  latents, _ = apply({"params": codec.params["encoder"]}, np.pad(clip, (0, 11))[None], ends, state)
-  codes = jax.jit(encodec.residual_quantize)(latents, codec.codebooks)
-  np.testing.assert_array_equal(codec.encode_long(clip), np.asarray(codes)[0])
+  codes = jax.jit(residual_quantize)(latents_of(codec, clip, 303 * 40), codec.codebooks)
+  np.testing.assert_array_equal(codec.encode_long(clip), np.asarray(codes))
 
 
 def test_streamed_equals_whole_whatever_the_pieces(codec, clips):
@@ -99,13 +99,13 @@ def test_a_stream_waits_for_seven_frames_and_then_for_none(codec, clips):
 
 def test_the_first_frame_hears_six_frames_ahead_and_the_rest_none(codec, clips):
   clip = clips[0].copy()
-  before = codec.encode(clip[None])[0]
-  clip[7 * 40 :] = -clip[7 * 40 :]
-  after = codec.encode(clip[None])[0]
+  before = latents_of(codec, clip)
+  clip[7 * 40 :] *= -1
+  after = latents_of(codec, clip)
   np.testing.assert_array_equal(after[:7], before[:7])
   assert np.any(after[7] != before[7])
   clip[6 * 40 : 7 * 40] *= -1  # what only the mirror of the last layer shows to the first frame
-  assert np.any(codec.encode(clip[None])[0][0] != before[0])
+  assert np.any(latents_of(codec, clip)[0] != before[0])
 
 
 def test_plain_weights_and_both_kinds_of_weight_normalization_are_the_same(codec, clips):
