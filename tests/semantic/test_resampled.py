@@ -41,6 +41,10 @@ def test_a_token_per_begun_40_ms(resampled, clip, samples, steps):
   assert resampled.tokenize(clip[None, :samples]).shape == (1, steps)
 
 
+def test_a_last_sample_that_resampling_would_round_away_begins_a_token(tokenizer, clip):
+  assert tokenizer_at(tokenizer, 48_000).tokenize_long(clip[:1921]).shape == (2,)
+
+
 def test_clips_side_by_side_equal_each_alone(resampled, clip):
   clips = [clip, clip[:25_000], clip[:9_000]]
   alone = [resampled.tokenize_long(c) for c in clips]
