@@ -5,8 +5,9 @@
 --input is a folder with config.json and model.safetensors, as the model's page on the Hugging Face
 hub has them, or its id there, which needs huggingface_hub. The model takes the place of one
 tokenizer; the other is that of --bundle, whose stages and detector know other tokens and are left
-out. The result is what encode, decode, cache_tokens and export_bundle take as --bundle.
-docs/pretrained.md lists the models.
+out. A semantic tokenizer beside a codec of another sample rate resamples what it hears. The result
+is what encode, decode, cache_tokens and export_bundle take as --bundle. docs/pretrained.md lists
+the models.
 """
 
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
   from audiolm_jax.pretrained import registry
   from audiolm_jax.pretrained.weights import read_published
+  from audiolm_jax.semantic.resampled import tokenizer_at
 
   model = registry.find_model(str(FLAGS["from"].value))
   print(registry.check_terms(model, FLAGS.accept_licence))
@@ -50,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
   published = read_published(source)
   parts = {"codec": base.codec, "semantic": base.semantic}
   parts[model.component] = registry.convert(model, published)
+  parts["semantic"] = tokenizer_at(parts["semantic"], parts["codec"].spec.sample_rate)
   other = next(part for part in parts if part != model.component)
   origin = {
     "name": model.name,

@@ -115,7 +115,8 @@ def _tokenizers(base: Any) -> tuple[Any, Any]:
   """Codec and semantic tokenizer: those given, else those of `base`."""
   if not base and not (FLAGS.codec_dir and FLAGS.kmeans):
     raise UserError("--codec_dir and --kmeans are needed, or --bundle for what is not given")
-  codec, semantic = (base.codec, base.semantic) if base else (None, None)
+  codec: Any = base.codec if base else None
+  semantic: Any = base.semantic if base else None
   if FLAGS.codec_dir:
     from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 
@@ -125,7 +126,9 @@ def _tokenizers(base: Any) -> tuple[Any, Any]:
     from audiolm_jax import fit_kmeans
 
     semantic = fit_kmeans.load_tokenizer(FLAGS.kmeans)
-  return codec, semantic
+  from audiolm_jax.semantic.resampled import tokenizer_at
+
+  return codec, tokenizer_at(semantic, codec.spec.sample_rate)
 
 
 def _stage(name: str, model_dir: str) -> Any:

@@ -69,6 +69,36 @@ def test_a_converted_codec_encodes_decodes_and_makes_tokens(dac_codec, wav, tmp_
   np.testing.assert_array_equal(clip.codes, codes)
 
 
+def test_a_codec_of_another_rate_stands_beside_the_semantic_tokenizer(wav, tmp_path, run_cli):
+  arguments = ("convert", "--from", "encodec_24khz", "--input", GOLDEN / "encodec")
+  arguments += ("--output", tmp_path / "encodec")
+  done = run_cli(*arguments)
+  assert done.code == 2 and "no licence of its weights is known" in done.err
+  assert "--accept_licence=NOASSERTION" in done.err and not (tmp_path / "encodec").exists()
+  done = run_cli(*arguments, "--accept_licence", "NOASSERTION")
+  assert done.code == 0, done.err
+  assert "24000 Hz, 600 frames per second of 4 codes" in done.out
+  bundle = load_bundle(tmp_path / "encodec")
+  assert bundle.sample_rate == 24_000 and "NOASSERTION (unstated)" in bundle.model_card
+
+  done = run_cli("encode", wav, "--output", tmp_path / "t.npz", "--bundle", tmp_path / "encodec")
+  assert done.code == 0, done.err
+  tokens = np.load(tmp_path / "t.npz")
+  waveform = audio.resample(melody(1.3), 16_000, 24_000)
+  np.testing.assert_array_equal(tokens["codes"], bundle.codec.encode_long(waveform))
+  np.testing.assert_array_equal(tokens["semantic"], bundle.semantic.tokenize_long(waveform))
+  assert len(tokens["semantic"]) == 33  # 1.3 s at 25 Hz
+  arguments = ("--output", tmp_path / "o.wav", "--bundle", tmp_path / "encodec")
+  done = run_cli("decode", tmp_path / "t.npz", *arguments)
+  assert done.code == 0, done.err
+  assert audio.read_audio(tmp_path / "o.wav")[1] == 24_000
+
+  arguments = ("--bundle", tmp_path / "encodec", "--output", tmp_path / "again")
+  again = run_cli("export_bundle", *arguments)
+  assert again.code == 0, again.err
+  assert load_bundle(tmp_path / "again").token_hash == bundle.token_hash
+
+
 def test_a_continuation_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
   from audiolm_jax.continuation import _Output, _sound_of
 
@@ -88,11 +118,11 @@ def test_what_cannot_be_converted_is_named(tmp_path, run_cli, monkeypatch):
   other = tmp_path / "other"
   shutil.copytree(MODEL, other)
   config = json.loads((MODEL / "config.json").read_text())
-  (other / "config.json").write_text(json.dumps(config | {"sampling_rate": 24_000}))
+  (other / "config.json").write_text(json.dumps(config | {"sampling_rate": 22_051}))
   (tmp_path / "empty").mkdir()
   for source, words in (
     (broken, "cannot be read"),
-    (other, "the codec runs at 24000 Hz, the semantic tokenizer at 16000 Hz"),
+    (other, "no whole number at the 22051 Hz of the codec"),
     (tmp_path / "empty", "model.safetensors is missing"),
   ):
     done = convert(run_cli, tmp_path, source=source)

@@ -13,6 +13,7 @@ from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.lm.stages import Stage
+from audiolm_jax.semantic.resampled import ResampledTokenizer
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Bundle:
   Attributes:
     name: what `--bundle` calls it.
     codec: waveform to acoustic codes and back.
-    semantic: waveform to semantic tokens.
+    semantic: waveform to semantic tokens, at the codec's sample rate.
     stages: by the name in their spec; empty for a bundle that only encodes and decodes.
     semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
     temperatures: by stage, where others than the paper's suit it better.
@@ -39,7 +40,7 @@ class Bundle:
 
   name: str
   codec: Codec
-  semantic: SemanticTokenizer
+  semantic: SemanticTokenizer | ResampledTokenizer
   stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
   semantic_rate: float | None = None
   temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -20,14 +20,24 @@ from audiolm_jax.errors import BundleError, ConfigError
 from audiolm_jax.lm.stages import STAGE_NAMES, Stage, StageSpec
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.pretrained.dac import DacCodec, DacConfig
+from audiolm_jax.pretrained.encodec import EncodecCodec
+from audiolm_jax.pretrained.encodec_layers import EncodecConfig
+from audiolm_jax.semantic.resampled import ResampledTokenizer, ResampledTokenizerConfig
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 FORMAT_VERSION = 2
 _MANIFEST = "bundle.json"
 _CARD = "MODEL_CARD.md"
 _TOKENIZERS = {
-  "codec": {"soundstream": (SoundStreamConfig, SoundStreamCodec), "dac": (DacConfig, DacCodec)},
-  "semantic": {"w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer)},
+  "codec": {
+    "soundstream": (SoundStreamConfig, SoundStreamCodec),
+    "dac": (DacConfig, DacCodec),
+    "encodec": (EncodecConfig, EncodecCodec),
+  },
+  "semantic": {
+    "w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer),
+    "resampled_w2v_bert": (ResampledTokenizerConfig, ResampledTokenizer),
+  },
 }
 _SHIPPED = Path(__file__).parent
 

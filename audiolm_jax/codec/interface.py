@@ -44,7 +44,7 @@ class StreamEncoder(Protocol):
     ...
 
   def flush(self) -> Int[np.ndarray, "batch frames q"]:
-    """Codes of the frames that are left, the last one zero padded."""
+    """Codes of the frames that are left, the last one padded as by `encode`."""
     ...
 
 
@@ -56,7 +56,7 @@ class StreamDecoder(Protocol):
     ...
 
   def flush(self) -> Float[np.ndarray, "batch samples"]:
-    """The samples of the frames that are left; none where the codec is causal."""
+    """The samples of the frames that are left; none where the codec looks at no later one."""
     ...
 
 
@@ -79,7 +79,7 @@ class Codec(Protocol):
   def encode(
     self, waveform: Float[np.ndarray | jax.Array, "batch samples"]
   ) -> Int[np.ndarray, "batch frames q"]:
-    """Codes of `ceil(samples / hop_length)` frames, the last one zero padded."""
+    """Codes of `ceil(samples / hop_length)` frames, the last one padded as the codec knows it."""
     ...
 
   def decode(

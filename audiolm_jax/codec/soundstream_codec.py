@@ -1,7 +1,7 @@
 """SoundStream at work: trained parameters behind the `Codec` protocol."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.codec.blocks import exact_blocks, initial_state, plan_blocks
 from audiolm_jax.codec.clips import encode_side_by_side
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
@@ -20,10 +21,6 @@ from audiolm_jax.codec.soundstream import (
   decoder_state,
   encoder_state,
 )
-
-# Frames that go through at a time: of what is long, and of what is left of it, filled up with
-# zeros. Few lengths, so that few programs are compiled; the short one wastes little.
-_BLOCK, _REST = 250, 50
 
 
 class SoundStreamCodec:
@@ -61,9 +58,9 @@ class SoundStreamCodec:
     batch, samples = waveform.shape
     hop = self.spec.hop_length
     frames = -(-samples // hop)
-    state = _silence(encoder_state, self.config, batch)
+    state = initial_state(encoder_state, self.config, batch)
     pieces = []
-    for start, length in _blocks(frames):
+    for start, length in plan_blocks(frames):
       piece = waveform[:, start * hop : (start + length) * hop]
       piece = np.pad(piece, ((0, 0), (0, length * hop - piece.shape[1])))
       codes, state = _encode(self.config, self.params, jnp.asarray(piece), state)
@@ -78,9 +75,9 @@ class SoundStreamCodec:
     """Waveform of `frames * hop_length` samples from the first `q` levels."""
     codes = np.asarray(codes, np.int32)
     batch, frames, _ = codes.shape
-    state = _silence(decoder_state, self.config, batch)
+    state = initial_state(decoder_state, self.config, batch)
     pieces = []
-    for start, length in _blocks(frames):
+    for start, length in plan_blocks(frames):
       piece = codes[:, start : start + length]
       piece = np.pad(piece, ((0, 0), (0, length - piece.shape[1]), (0, 0)))
       waveform, state = _decode(self.config, self.params, jnp.asarray(piece), state)
@@ -116,7 +113,7 @@ class SoundStreamEncoderStream:
 
   def __init__(self, codec: SoundStreamCodec, batch: int):
     self._codec = codec
-    self._state = _silence(encoder_state, codec.config, batch)
+    self._state = initial_state(encoder_state, codec.config, batch)
     self._waiting = np.zeros((batch, 0), np.float32)
 
   def push(self, waveform: Float[np.ndarray, "batch samples"]) -> Int[np.ndarray, "batch frames q"]:
@@ -147,7 +144,7 @@ class SoundStreamDecoderStream:
 
   def __init__(self, codec: SoundStreamCodec, batch: int):
     self._codec = codec
-    self._state = _silence(decoder_state, codec.config, batch)
+    self._state = initial_state(decoder_state, codec.config, batch)
     self._batch = batch
 
   def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
@@ -155,37 +152,16 @@ class SoundStreamDecoderStream:
     codes = np.asarray(codes, np.int32)
     batch, frames, _ = codes.shape
     pieces = [np.zeros((batch, 0), np.float32)]
-    done = 0
-    while done < frames:
-      left = frames - done
-      length = _BLOCK if left >= _BLOCK else 1 << (left.bit_length() - 1)
+    for start, length in exact_blocks(frames):
       waveform, self._state = _decode(
-        self._codec.config, self._codec.params, codes[:, done : done + length], self._state
+        self._codec.config, self._codec.params, codes[:, start : start + length], self._state
       )
       pieces.append(np.asarray(waveform))
-      done += length
     return np.concatenate(pieces, axis=1)
 
   def flush(self) -> Float[np.ndarray, "batch samples"]:
     """Nothing: a frame's samples came with it."""
     return np.zeros((self._batch, 0), np.float32)
-
-
-def _blocks(frames: int) -> Iterator[tuple[int, int]]:
-  """Start and length of the blocks that cover `frames`; the last may reach beyond."""
-  start = 0
-  while start < frames:
-    length = _BLOCK if frames - start >= _BLOCK else _REST
-    yield start, length
-    start += length
-
-
-def _silence(
-  make: Callable[[SoundStreamConfig, int], State], config: SoundStreamConfig, batch: int
-) -> State:
-  """A zero state without a small program compiled for each of its arrays."""
-  shapes = jax.eval_shape(functools.partial(make, config, batch))
-  return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

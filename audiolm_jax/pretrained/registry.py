@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from audiolm_jax.errors import DataError, UserError
-from audiolm_jax.pretrained import dac
+from audiolm_jax.pretrained import dac, encodec
 from audiolm_jax.pretrained.weights import Published, PublishedWeights
 
 
@@ -16,6 +16,7 @@ class Terms(enum.StrEnum):
   ATTRIBUTION = "attribution"
   SHARE_ALIKE = "share-alike"
   NON_COMMERCIAL = "non-commercial"
+  UNSTATED = "unstated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PublishedModel:
     name: what `--from` calls it.
     component: the part of a bundle that it becomes, "codec" or "semantic".
     hub_id: of the Hugging Face hub.
-    licence: of the weights, by its SPDX identifier.
+    licence: of the weights, by its SPDX identifier; NOASSERTION where none was found.
     terms: what that licence asks.
     credit: who made it, for the model card.
     convert: makes the component of its `config.json` and its tensors.
@@ -53,6 +54,16 @@ _MODELS = (
     credit="Descript Audio Codec, 16 kHz, by Descript (arXiv 2306.06546)",
     convert=dac.convert,
   ),
+  PublishedModel(
+    name="encodec_24khz",
+    component="codec",
+    hub_id="facebook/encodec_24khz",
+    # Its code is MIT; no word on the weights was found, which permits nothing.
+    licence="NOASSERTION",
+    terms=Terms.UNSTATED,
+    credit="EnCodec, 24 kHz, by Meta (arXiv 2210.13438)",
+    convert=encodec.convert,
+  ),
 )
 MODELS = {model.name: model for model in _MODELS}
 
@@ -74,9 +85,17 @@ def check_terms(model: PublishedModel, accepted: str | None) -> str:
   Args:
     accepted: the licence that was agreed to by name, if any.
   Raises:
-    UserError: a licence that forbids commercial use or binds what is made with the weights, and
-      was not agreed to.
+    UserError: a licence that forbids commercial use or binds what is made with the weights, or
+      none that is known, and it was not agreed to.
   """
+  if model.terms is Terms.UNSTATED:
+    notice = f"{model.credit}; no licence of its weights is known"
+    if accepted != model.licence:
+      raise UserError(
+        f"{notice}; read what the page of {model.hub_id} says today, and answer for the use you "
+        f"make of them by --accept_licence={model.licence}"
+      )
+    return notice
   notice = f"{model.credit}; its weights are licensed {model.licence} ({model.terms})"
   if model.terms is not Terms.ATTRIBUTION and accepted != model.licence:
     raise UserError(

@@ -1,0 +1,229 @@
+"""The networks of EnCodec: causal convolutions whose past begins as a mirror, and LSTMs.
+
+Every layer mirrors its own input at a clip's start, where SoundStream has silence, so the first
+frames depend on what follows them. Where a clip ends inside a block of a strided layer, that layer
+mirrors its input there too. From there on a clip in pieces is the clip in one.
+
+Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compression", 2022 (arXiv
+2210.13438), section 3.1; the padding is that of the published model.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from audiolm_jax.codec.causal import CausalConv, StridedConv, TransposedConv, elu
+from audiolm_jax.codec.interface import CodecSpec
+
+KERNEL = 7
+UNIT_KERNEL = 3
+UNIT_SQUEEZE = 2
+LSTM_LAYERS = 2
+
+State = tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodecConfig:
+  """Shape of a causal EnCodec; the defaults are those of the 24 kHz model (75 Hz, 24 kbps).
+
+  Attributes:
+    sample_rate: Hz.
+    channels: of the layers next to the waveform; doubled by every stride.
+    strides: down-sampling of the encoder's blocks; their product is the hop length.
+    latent_dim: dimension of what is quantized.
+    num_quantizers: residual levels.
+    codebook_size: entries per level.
+  """
+
+  sample_rate: int = 24_000
+  channels: int = 32
+  strides: tuple[int, ...] = (2, 4, 5, 8)
+  latent_dim: int = 128
+  num_quantizers: int = 32
+  codebook_size: int = 1024
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per frame."""
+    return math.prod(self.strides)
+
+  @property
+  def spec(self) -> CodecSpec:
+    """The numbers that describe the tokens."""
+    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
+
+  @property
+  def first_frames(self) -> int:
+    """Frames that must be there before the first can be made: those that its mirrors show."""
+    needed, hop = [KERNEL, -(-KERNEL // self.hop_length)], self.hop_length
+    for stride in self.strides:
+      needed += [-(-UNIT_KERNEL // hop), -(-(stride + 1) // hop)]
+      hop //= stride
+    return max(needed)
+
+
+class Encoder(nn.Module):
+  """Waveform to latents."""
+
+  config: EncodecConfig
+
+  @nn.compact
+  def __call__(
+    self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
+  ) -> tuple[Float[Array, "batch frames latent"], State]:
+    """Latents of a piece of whole frames; `ends` are samples from its start to each clip's end."""
+    c = self.config
+    run = _Streamed(state)
+    channels = c.channels
+    x = run.mirrored(CausalConv(channels, KERNEL, name="input"), waveform[..., None], ends)
+    for i, stride in enumerate(c.strides):
+      channels *= 2
+      x = run.unit(f"block_{i}_unit", x, ends)
+      x = run.strided(StridedConv(channels, stride, name=f"block_{i}_down"), elu(x), ends)
+      ends = -(-ends // stride)
+    x = run(Lstm(channels, name="lstm"), x)
+    x = run.mirrored(CausalConv(c.latent_dim, KERNEL, name="output"), elu(x), ends)
+    return x, run.state
+
+
+class Decoder(nn.Module):
+  """Latents to waveform: the encoder turned round."""
+
+  config: EncodecConfig
+
+  @nn.compact
+  def __call__(
+    self, latents: Float[Array, "batch frames latent"], ends: Int[Array, "batch"], state: State
+  ) -> tuple[Float[Array, "batch samples"], State]:
+    """Samples of a piece; `ends` are frames from its start to each clip's end."""
+    c = self.config
+    run = _Streamed(state)
+    channels = c.channels * 2 ** len(c.strides)
+    x = run.mirrored(CausalConv(channels, KERNEL, name="input"), latents, ends)
+    x = run(Lstm(channels, name="lstm"), x)
+    for i, stride in enumerate(reversed(c.strides)):
+      channels, ends = channels // 2, ends * stride
+      x = run(TransposedConv(channels, stride, name=f"block_{i}_up"), elu(x))
+      x = run.unit(f"block_{i}_unit", x, ends)
+    x = run.mirrored(CausalConv(1, KERNEL, name="output"), elu(x), ends)
+    return x[..., 0], run.state
+
+
+def encoder_state(config: EncodecConfig, batch: int) -> State:
+  """State of `Encoder` at a clip's start."""
+  channels = config.channels
+  shapes = [(batch, KERNEL - 1, 1)]
+  for stride in config.strides:
+    shapes += [(batch, UNIT_KERNEL - 1, channels), (batch, stride, channels)]
+    channels *= 2
+  shapes += [(2, LSTM_LAYERS, batch, channels), (batch, KERNEL - 1, channels)]
+  return (jnp.zeros((), bool), *map(jnp.zeros, shapes))
+
+
+def decoder_state(config: EncodecConfig, batch: int) -> State:
+  """State of `Decoder` at a clip's start."""
+  channels = config.channels * 2 ** len(config.strides)
+  shapes = [(batch, KERNEL - 1, config.latent_dim), (2, LSTM_LAYERS, batch, channels)]
+  for stride in reversed(config.strides):
+    channels //= 2
+    shapes += [(batch, stride, channels), (batch, UNIT_KERNEL - 1, channels)]
+  shapes += [(batch, KERNEL - 1, channels)]
+  return (jnp.zeros((), bool), *map(jnp.zeros, shapes))
+
+
+class Lstm(nn.Module):
+  """Long short-term memories on top of each other, added to their input.
+
+  State: output and cell of each, [2, layers, batch, features].
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch time features"],
+    state: Float[Array, "2 layers batch features"],
+  ) -> tuple[Float[Array, "batch time features"], Float[Array, "2 layers batch features"]]:
+    shape = (LSTM_LAYERS, self.features, 4 * self.features)
+    inwards = self.param("input_kernel", nn.initializers.orthogonal(), shape)
+    onwards = self.param("recurrent_kernel", nn.initializers.orthogonal(), shape)
+    bias = self.param("bias", nn.initializers.zeros, (LSTM_LAYERS, shape[-1]))
+    y, after = jnp.swapaxes(x, 0, 1), []
+    for layer in range(LSTM_LAYERS):
+
+      def step(carry, driven, kernel=onwards[layer]):
+        output, cell = carry
+        admit, keep, new, show = jnp.split(driven + output @ kernel, 4, axis=-1)
+        cell = nn.sigmoid(keep) * cell + nn.sigmoid(admit) * jnp.tanh(new)
+        output = nn.sigmoid(show) * jnp.tanh(cell)
+        return (output, cell), output
+
+      before = (state[0, layer], state[1, layer])
+      carry, y = lax.scan(step, before, y @ inwards[layer] + bias[layer])
+      after.append(jnp.stack(carry))
+    return x + jnp.swapaxes(y, 0, 1), jnp.stack(after, axis=1)
+
+
+class _Streamed:
+  """Runs layers one after another, each from its part of a state, and keeps the new parts."""
+
+  def __init__(self, state: State):
+    self._started: Bool[Array, ""] = state[0]
+    self._before = iter(state[1:])
+    self._after: list[jax.Array] = []
+
+  @property
+  def state(self) -> State:
+    """What the layers that ran leave behind."""
+    return (jnp.ones((), bool), *self._after)
+
+  def __call__(self, layer: nn.Module, x: jax.Array) -> jax.Array:
+    return self._run(layer, x, next(self._before))
+
+  def mirrored(self, layer: nn.Module, x: jax.Array, ends: jax.Array) -> jax.Array:
+    """A layer that sees its input mirrored before a clip's start."""
+    return self._run(layer, x, self._past(x, ends))
+
+  def strided(self, layer: StridedConv, x: jax.Array, ends: jax.Array) -> jax.Array:
+    """The same, and mirrored behind its end up to a whole block."""
+    past = self._past(x, ends)
+    time = jnp.arange(x.shape[1])[None]
+    ended, stride = time >= ends[:, None], layer.stride
+    source = jnp.where(ended, 2 * ends[:, None] - 2 - time, time) + stride
+    whole = jnp.concatenate([past, x], axis=1)
+    whole = jnp.take_along_axis(whole, source.clip(0, whole.shape[1] - 1)[..., None], axis=1)
+    # What is no longer than the mirror is filled up with zeros instead.
+    short = ~self._started & (ends <= stride)[:, None] & ended
+    return self._run(layer, jnp.where(short[..., None], 0.0, whole), past)
+
+  def unit(self, name: str, x: jax.Array, ends: jax.Array) -> jax.Array:
+    """ELU, convolution to fewer channels, ELU, back again; added to a pointwise convolution."""
+    channels, at_once = x.shape[-1], x[:, :0]
+    squeeze = CausalConv(channels // UNIT_SQUEEZE, UNIT_KERNEL, name=f"{name}_squeeze")
+    h = self.mirrored(squeeze, elu(x), ends)
+    h, _ = CausalConv(channels, 1, name=f"{name}_expand")(elu(h), at_once)
+    direct, _ = CausalConv(channels, 1, name=f"{name}_direct")(x, at_once)
+    return direct + h
+
+  def _run(self, layer: nn.Module, x: jax.Array, before: jax.Array) -> jax.Array:
+    x, after = layer(x, before)
+    self._after.append(after)
+    return x
+
+  def _past(self, x: jax.Array, ends: jax.Array) -> jax.Array:
+    """A layer's part of the state or, at the start, the mirror of what follows its first input."""
+    past = next(self._before)
+    context = past.shape[1]
+    following = x[:, 1 : context + 1]
+    here = jnp.arange(1, following.shape[1] + 1) < ends[:, None]
+    following = jnp.where(here[..., None], following, 0.0)
+    following = jnp.pad(following, ((0, 0), (0, context - following.shape[1]), (0, 0)))
+    return jnp.where(self._started, past, following[:, ::-1])
