@@ -57,11 +57,12 @@ class PublishedWeights:
     return value if value.dtype.kind in "iub" else value.astype(np.float32)
 
   def weight(self, name: str) -> np.ndarray:
-    """The weight of a layer: as it is, or magnitude times direction over all axes but the first."""
+    """The weight of a layer: as it is, or magnitude times direction over the axes of length 1."""
     for magnitude, direction in _NORMALIZED:
       if f"{name}.{direction}" in self.tensors:
         g, v = self.take(f"{name}.{magnitude}"), self.take(f"{name}.{direction}")
-        norm = np.sqrt(np.sum(np.square(v), axis=tuple(range(1, v.ndim)), keepdims=True))
+        axes = tuple(i for i, length in enumerate(g.shape) if length == 1)
+        norm = np.sqrt(np.sum(np.square(v), axis=axes, keepdims=True))
         return v * (g / norm)
     return self.take(f"{name}.weight")
 
