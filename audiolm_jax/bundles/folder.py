@@ -20,6 +20,7 @@ from audiolm_jax.errors import BundleError, ConfigError
 from audiolm_jax.lm.stages import STAGE_NAMES, Stage, StageSpec
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.pretrained.dac import DacCodec, DacConfig
+from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 FORMAT_VERSION = 2
@@ -27,7 +28,10 @@ _MANIFEST = "bundle.json"
 _CARD = "MODEL_CARD.md"
 _TOKENIZERS = {
   "codec": {"soundstream": (SoundStreamConfig, SoundStreamCodec), "dac": (DacConfig, DacCodec)},
-  "semantic": {"w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer)},
+  "semantic": {
+    "w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer),
+    "hubert": (HubertTokenizerConfig, HubertTokenizer),
+  },
 }
 _SHIPPED = Path(__file__).parent
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from audiolm_jax.errors import DataError, UserError
-from audiolm_jax.pretrained import dac
-from audiolm_jax.pretrained.weights import Published, PublishedWeights
+from audiolm_jax.pretrained import dac, hubert_tokenizer
+from audiolm_jax.pretrained.weights import Published
 
 
 class Terms(enum.StrEnum):
@@ -29,7 +29,8 @@ class PublishedModel:
     licence: of the weights, by its SPDX identifier.
     terms: what that licence asks.
     credit: who made it, for the model card.
-    convert: makes the component of its `config.json` and its tensors.
+    convert: makes the component of its `config.json` and its tensors; a semantic tokenizer also of
+      `layer` and `centroids`.
     sha256: of the weights' file; None where no file could be seen.
   """
 
@@ -39,7 +40,7 @@ class PublishedModel:
   licence: str
   terms: Terms
   credit: str
-  convert: Callable[[Mapping[str, Any], PublishedWeights], Any]
+  convert: Callable[..., Any]
   sha256: str | None = None
 
 
@@ -52,6 +53,15 @@ _MODELS = (
     terms=Terms.ATTRIBUTION,
     credit="Descript Audio Codec, 16 kHz, by Descript (arXiv 2306.06546)",
     convert=dac.convert,
+  ),
+  PublishedModel(
+    name="hubert_base",
+    component="semantic",
+    hub_id="facebook/hubert-base-ls960",
+    licence="Apache-2.0",
+    terms=Terms.ATTRIBUTION,
+    credit="HuBERT base, trained on LibriSpeech, by Facebook AI (arXiv 2106.07447)",
+    convert=hubert_tokenizer.convert,
   ),
 )
 MODELS = {model.name: model for model in _MODELS}
@@ -86,9 +96,11 @@ def check_terms(model: PublishedModel, accepted: str | None) -> str:
   return notice
 
 
-def convert(model: PublishedModel, published: Published) -> Any:
+def convert(model: PublishedModel, published: Published, **settings: Any) -> Any:
   """The component that a published model becomes.
 
+  Args:
+    settings: what its `convert` asks for beside the weights.
   Raises:
     UserError: the file is not the published one, or does not fit the model.
   """
@@ -97,4 +109,4 @@ def convert(model: PublishedModel, published: Published) -> Any:
       f"the weights have the SHA-256 {published.sha256}, those of {model.hub_id} have "
       f"{model.sha256}; download them again"
     )
-  return model.convert(published.config, published.weights)
+  return model.convert(published.config, published.weights, **settings)

@@ -17,6 +17,7 @@ from audiolm_jax.errors import ConfigError, DataError, UserError
 
 _FILE = "model.safetensors"
 _CONFIG = "config.json"
+_PICKLE = "pytorch_model.bin"
 # Magnitude and direction under the names of PyTorch's two kinds of weight normalization.
 _NORMALIZED = (
   ("weight_g", "weight_v"),
@@ -57,7 +58,10 @@ class PublishedWeights:
     return value if value.dtype.kind in "iub" else value.astype(np.float32)
 
   def weight(self, name: str) -> np.ndarray:
-    """The weight of a layer: as it is, or magnitude times direction over the axes of length 1."""
+    """The weight of a layer: as it is, or magnitude times direction.
+
+    A direction has length 1 over the axes along which there is one magnitude.
+    """
     for magnitude, direction in _NORMALIZED:
       if f"{name}.{direction}" in self.tensors:
         g, v = self.take(f"{name}.{magnitude}"), self.take(f"{name}.{direction}")
@@ -117,9 +121,16 @@ def read_published(source: str | os.PathLike[str]) -> Published:
     path = path / _FILE
   elif not path.exists():
     path = _from_hub(os.fspath(source)) / _FILE
+  if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or (path.parent / _PICKLE).is_file():
+    if path.name != _FILE or not path.is_file():
+      raise UserError(
+        f"{path.parent} has the weights as a pickle, which may run any code that is in it, so it is "
+        f"not read here: turn it into {_FILE} once, as docs/pretrained.md shows"
+      )
   if not path.is_file():
     raise UserError(
-      f"{path} is missing; give a folder with {_FILE} and {_CONFIG}, as the model's page has them"
+      f"{path} is missing; give a folder with {_FILE} and {_CONFIG}, as the model's page has "
+      f"them; where it has {_PICKLE} only, docs/pretrained.md shows how to turn it into {_FILE}"
     )
   config_path = path.parent / _CONFIG
   try:
