@@ -7,9 +7,9 @@ r"""Turns weights that others have published into a bundle of tokenizers.
 --input is a folder with config.json and model.safetensors, as the model's page on the Hugging Face
 hub has them, or its id there, which needs huggingface_hub. The model takes the place of one
 tokenizer; the other is that of --bundle, whose stages and detector know other tokens and are left
-out. A semantic encoder needs --layer and --kmeans, the cluster centres that its tokens are; to make
-your own, see fit_kmeans. The result is what encode, decode, cache_tokens and export_bundle take as --bundle.
-docs/pretrained.md lists the models.
+out. A semantic encoder needs --layer and --kmeans, the centroids whose numbers are its tokens;
+fit_kmeans makes your own. The result is what encode, decode, cache_tokens and export_bundle take as
+--bundle. docs/pretrained.md lists the models.
 """
 
 from collections.abc import Sequence
@@ -98,8 +98,8 @@ def _settings(model: Any) -> dict[str, Any]:
     return {}
   if len(given) < 2:
     raise UserError(
-      f"{model.name} needs --layer and --kmeans; docs/pretrained.md says where centroids come from, "
-      "and fit_kmeans makes your own"
+      f"{model.name} needs --layer and --kmeans; docs/pretrained.md says where centroids come "
+      "from, and fit_kmeans makes your own"
     )
   from audiolm_jax.pretrained.centroids import read_centroids
 

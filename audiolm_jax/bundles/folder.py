@@ -26,7 +26,7 @@ from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerC
 FORMAT_VERSION = 2
 _MANIFEST = "bundle.json"
 _CARD = "MODEL_CARD.md"
-_TOKENIZERS = {
+TOKENIZERS = {
   "codec": {"soundstream": (SoundStreamConfig, SoundStreamCodec), "dac": (DacConfig, DacCodec)},
   "semantic": {
     "w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer),
@@ -193,7 +193,7 @@ def _check_fit(bundle: Bundle) -> None:
 
 def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> Any:
   entry = components[name]
-  kinds = _TOKENIZERS[name]
+  kinds = TOKENIZERS[name]
   if entry["type"] not in kinds:
     raise BundleError(
       f"{folder}: {name} of unknown type {entry['type']!r}; known: {', '.join(kinds)}"
@@ -245,7 +245,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     _write_bytes(folder / f"{name}.safetensors", content)
     tokenizers[name] = type(tokenizer)(tokenizer.config, params)
     components[name] = {
-      "type": _type_name(name, tokenizer),
+      "type": type_name(name, tokenizer),
       "config": configs.to_dict(tokenizer.config),
       "hash": tensors.hash_params(params),
     }
@@ -299,8 +299,13 @@ def _write_bytes(path: Path, content: bytes) -> None:
     file.write(content)
 
 
-def _type_name(name: str, tokenizer: Any) -> str:
-  for kind, (_, tokenizer_class) in _TOKENIZERS[name].items():
+def type_name(name: str, tokenizer: Any) -> str:
+  """What a bundle calls the kind of a tokenizer; `name` is "codec" or "semantic".
+
+  Raises:
+    BundleError: it is of no kind that a bundle can hold.
+  """
+  for kind, (_, tokenizer_class) in TOKENIZERS[name].items():
     if type(tokenizer) is tokenizer_class:
       return kind
   raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")

@@ -280,9 +280,7 @@ def read_config(published: Mapping[str, Any]) -> HubertConfig:
     ) from None
 
 
-def convert_encoder(
-  config: HubertConfig, weights: PublishedWeights, layer: int
-) -> dict[str, Any]:
+def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int) -> dict[str, Any]:
   """Parameters of `HubertEncoder` from a published HuBERT in the format of transformers.
 
   Args:

@@ -117,7 +117,7 @@ def convert(
   weights: PublishedWeights,
   *,
   layer: int,
-  centroids: Float[np.ndarray, "clusters dim"],
+  centroids: Float[np.ndarray, "clusters dim"] | None = None,
 ) -> HubertTokenizer:
   """The tokenizer of a published HuBERT in the format of transformers.
 
@@ -125,12 +125,15 @@ def convert(
     published: its `config.json`.
     weights: its tensors by name, weight-normalized or plain.
     layer: transformer block, counted from 1, whose features the centroids are of.
-    centroids: cluster centres of those features.
+    centroids: cluster centres of those features; without them there is one cluster at zero, and
+      `fit_kmeans.refit` makes more.
   Raises:
     ConfigError, DataError: a tensor is missing, left over or of another shape, there is no such
       layer, or the centroids are of another dimension.
   """
   encoder = read_config(published)
+  if centroids is None:
+    centroids = np.zeros((1, encoder.dim), np.float32)
   config = HubertTokenizerConfig(encoder, layer, len(centroids))
   if centroids.shape[1] != encoder.dim:
     raise ConfigError(

@@ -121,12 +121,12 @@ def read_published(source: str | os.PathLike[str]) -> Published:
     path = path / _FILE
   elif not path.exists():
     path = _from_hub(os.fspath(source)) / _FILE
-  if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or (path.parent / _PICKLE).is_file():
-    if path.name != _FILE or not path.is_file():
-      raise UserError(
-        f"{path.parent} has the weights as a pickle, which may run any code that is in it, so it is "
-        f"not read here: turn it into {_FILE} once, as docs/pretrained.md shows"
-      )
+  wanted = path.is_file() and path.suffix == ".safetensors"
+  if not wanted and (path.parent / _PICKLE).is_file():
+    raise UserError(
+      f"{path.parent / _PICKLE} is a pickle, which may run any code that is in it, so it is not "
+      f"read here: turn it into {_FILE} once, as docs/pretrained.md shows"
+    )
   if not path.is_file():
     raise UserError(
       f"{path} is missing; give a folder with {_FILE} and {_CONFIG}, as the model's page has "

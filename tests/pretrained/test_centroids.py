@@ -21,7 +21,7 @@ def test_a_pickle_is_not_opened(tmp_path):
       return (open, (str(tmp_path / "exploded"), "w"))
 
   (tmp_path / "km.bin").write_bytes(pickle.dumps(Bomb()))
-  with pytest.raises(UserError, match="may run any code.*docs/pretrained.md"):
+  with pytest.raises(UserError, match="may run any code"):
     read_centroids(tmp_path / "km.bin")
   np.savez(tmp_path / "object.npz", centroids=np.array([Bomb()], object))
   with pytest.raises(UserError, match="no array 'centroids'"):

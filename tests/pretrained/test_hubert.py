@@ -7,7 +7,7 @@ import pytest
 from audiolm_jax.errors import ConfigError, DataError
 from audiolm_jax.pretrained import hubert
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
-from tests.pretrained.conftest import GOLDEN
+from tests.pretrained.conftest import GOLDEN, layers_of
 from tests.pretrained.equality import relative_difference
 
 KINDS = ("hubert", "hubert_stable")
@@ -15,12 +15,10 @@ LAYERS = (1, 2, 3)
 
 
 def encoder_of(kind, layer):
-  """A function of waveforms [batch, samples] and ends [batch], and its configuration."""
   published = read_published(GOLDEN / kind)
   config = hubert.read_config(published.config)
   params = hubert.convert_encoder(config, published.weights, layer)
-  apply = jax.jit(hubert.HubertEncoder(config, layer).apply)
-  return lambda waveform, ends: np.asarray(apply({"params": params}, waveform, np.asarray(ends)))
+  return hubert.HubertEncoder(config, layer), {"params": params}
 
 
 def expected_of(kind):
@@ -38,13 +36,25 @@ def test_features_of_every_layer_equal_the_reference_with_unequal_lengths(kind):
   rows = np.random.default_rng(0).uniform(-1, 1, (2, max(ends) + 900)).astype(np.float32)
   for row, clip in zip(rows, clips, strict=True):
     row[: len(clip)] = clip
+  found = layers_of(*encoder_of(kind, 3), rows, ends)
   for layer in LAYERS:
-    found = encoder_of(kind, layer)(rows, ends)
     for i in (0, 1):
       reference = expected[f"layer_{layer}_{i}"]
       assert len(reference) == (ends[i] - 400) // 320 + 1
-      assert relative_difference(found[i, : len(reference)], reference) < 1e-4
+      assert relative_difference(found[layer][i, : len(reference)], reference) < 1e-4
   assert relative_difference(expected["layer_2_1"], expected["layer_3_1"]) > 0.1
+
+
+def test_the_features_of_a_layer_do_not_depend_on_how_many_come_after():
+  encoder, params = encoder_of("hubert", 3)
+  waveform, ends = np.ones((1, 400), np.float32), [400]
+  shorter, some = encoder_of("hubert", 1)
+  assert set(params["params"]) - set(some["params"]) == {"block_1", "block_2"}
+  np.testing.assert_allclose(
+    shorter.apply(some, waveform, np.array(ends)),
+    layers_of(encoder, params, waveform, ends)[1],
+    atol=1e-5,
+  )
 
 
 def test_plain_weights_and_both_kinds_of_weight_normalization_are_the_same():
