@@ -50,7 +50,11 @@ for _name, _text in {
 }.items():
   flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
 for _name, _default, _text in (
-  ("layer", None, "Encoder block, counted from 1; default of your own: 7/12 into the masked stack."),
+  (
+    "layer",
+    None,
+    "Encoder block, counted from 1; default of your own: 7/12 into the masked stack.",
+  ),
   ("num_clusters", 1024, "Semantic tokens."),
   ("step", None, "Checkpoint to take; default the newest."),
   ("seed", 0, "Of the clustering."),
@@ -72,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
   if bool(FLAGS.audio_dir) == bool(FLAGS.manifest):
     raise ConfigError("give either --audio_dir or --manifest")
   clips = clips_of_split(list_clips(FLAGS.audio_dir or FLAGS.manifest), FLAGS.split)
-  tokenizer, report = refit(
+  tokenizer, report = _fitted(
     _published() if FLAGS["from"].value else _own(),
     clips,
     num_clusters=FLAGS.num_clusters,
@@ -105,7 +109,7 @@ def fit_tokenizer(
   Raises:
     DataError: too many clips cannot be read, or there are fewer frames than clusters.
   """
-  return refit(
+  return _fitted(
     _unfitted(config, params, layer, chunk_steps),
     clips,
     num_clusters=num_clusters,
@@ -113,43 +117,6 @@ def fit_tokenizer(
     max_frames=max_frames,
     max_skipped_fraction=max_skipped_fraction,
   )
-
-
-def refit(
-  tokenizer: Tokenizer,
-  clips: Sequence[Clip],
-  *,
-  num_clusters: int,
-  seed: int = 0,
-  max_frames: int = 2_000_000,
-  max_skipped_fraction: float = 0.01,
-) -> tuple[Tokenizer, KMeansReport]:
-  """A tokenizer with the same encoder whose clusters are those of these clips' features.
-
-  Args:
-    tokenizer: its mean, scale and centroids are replaced.
-  Raises:
-    DataError: too many clips cannot be read, or there are fewer frames than clusters.
-  """
-  dim = tokenizer.params["mean"].shape[0]
-  kind, config = type(tokenizer), tokenizer.config
-  plain = {
-    "encoder": tokenizer.params["encoder"],
-    "mean": np.zeros(dim, np.float32),
-    "scale": np.ones(dim, np.float32),
-    "centroids": np.zeros((1, dim), np.float32),
-  }
-  unfitted = kind(dataclasses.replace(config, num_clusters=1), plain)
-  fitted = fit_kmeans(
-    _features(unfitted, clips, max_skipped_fraction), num_clusters, seed, max_frames=max_frames
-  )
-  params = {
-    "encoder": jax.tree.map(np.asarray, plain["encoder"]),
-    "mean": fitted.mean,
-    "scale": fitted.scale,
-    "centroids": fitted.centroids,
-  }
-  return kind(dataclasses.replace(config, num_clusters=num_clusters), params), fitted.report
 
 
 def save_tokenizer(
@@ -190,6 +157,29 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> WindowedTokenizer:
       f"{folder / REPORT_FILE} cannot be read ({error}); run fit_kmeans into {folder} again"
     ) from error
   return tokenizer_class(config, load_tensors(folder / TENSORS_FILE))
+
+
+def _fitted(
+  unfitted: Tokenizer,
+  clips: Sequence[Clip],
+  *,
+  num_clusters: int,
+  seed: int,
+  max_frames: int,
+  max_skipped_fraction: float,
+) -> tuple[Tokenizer, KMeansReport]:
+  """`unfitted` with the clusters of its features; they are not whitened yet."""
+  fitted = fit_kmeans(
+    _features(unfitted, clips, max_skipped_fraction), num_clusters, seed, max_frames=max_frames
+  )
+  params = {
+    "encoder": jax.tree.map(np.asarray, unfitted.params["encoder"]),
+    "mean": fitted.mean,
+    "scale": fitted.scale,
+    "centroids": fitted.centroids,
+  }
+  config = dataclasses.replace(unfitted.config, num_clusters=num_clusters)
+  return type(unfitted)(config, params), fitted.report
 
 
 def _own() -> SemanticTokenizer:

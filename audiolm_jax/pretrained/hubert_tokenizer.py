@@ -125,8 +125,8 @@ def convert(
     published: its `config.json`.
     weights: its tensors by name, weight-normalized or plain.
     layer: transformer block, counted from 1, whose features the centroids are of.
-    centroids: cluster centres of those features; without them there is one cluster at zero, and
-      `fit_kmeans.refit` makes more.
+    centroids: cluster centres of those features; without them there is one at zero, for a
+      tokenizer that is yet to be fitted.
   Raises:
     ConfigError, DataError: a tensor is missing, left over or of another shape, there is no such
       layer, or the centroids are of another dimension.
