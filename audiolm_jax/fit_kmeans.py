@@ -213,7 +213,7 @@ def _published() -> WindowedTokenizer:
   from audiolm_jax.pretrained import registry
   from audiolm_jax.pretrained.weights import read_published
 
-  name = FLAGS["from"].value
+  name = _given("from")
   model = registry.find_model(name)
   if FLAGS.encoder_dir:
     raise ConfigError("give either --encoder_dir or --from")

@@ -11,6 +11,7 @@ import soundfile
 from audiolm_jax import audio
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.data.token_store import TokenStore
+from audiolm_jax.fit_kmeans import load_tokenizer
 from audiolm_jax.pretrained import registry
 from tests.conftest import melody
 from tests.pretrained.conftest import (
@@ -97,6 +98,27 @@ def test_a_converted_semantic_encoder_makes_the_tokens_of_its_centroids(wav, tmp
   tokens = np.load(out)["semantic"]
   np.testing.assert_array_equal(tokens, miniature_hubert().tokenize_long(melody(1.3)))
   assert len(tokens) == 65 and len(set(tokens.tolist())) > 2
+
+
+def test_clusters_are_fitted_on_a_published_encoder(wav, tmp_path, run_cli):
+  arguments = ("--input", GOLDEN / "hubert", "--output", tmp_path / "kmeans", "--num_clusters", 6)
+  (tmp_path / "audio").mkdir()
+  shutil.copy(wav, tmp_path / "audio" / "a.wav")
+  fit = ("fit_kmeans", "--from", "hubert_base", *arguments, "--audio_dir", tmp_path / "audio")
+  done = run_cli(*fit)
+  assert done.code == 2 and "hubert_base needs --layer" in done.err, done.err
+  done = run_cli(*fit, "--layer", 2)
+  assert done.code == 0, done.err
+  tokenizer = load_tokenizer(tmp_path / "kmeans")
+  assert (type(tokenizer), tokenizer.config.layer) == (type(miniature_hubert()), 2)
+  features = miniature_hubert().features(melody(1.3)[None])[0]
+  whitened = (features - features.mean(0)) / features.std(0)
+  centroids = np.asarray(tokenizer.params["centroids"])
+  distance = np.square(whitened[:, None] - centroids).sum(-1)
+  found = tokenizer.tokenize_long(melody(1.3))
+  assert len(centroids) == 6 and len(set(found.tolist())) == 6
+  chosen = np.take_along_axis(distance, found[:, None], axis=1)[:, 0]
+  np.testing.assert_allclose(chosen, distance.min(-1), atol=1e-2)
 
 
 def test_what_a_semantic_encoder_lacks_is_named(tmp_path, run_cli):
