@@ -109,7 +109,9 @@ def _encode(
     held = jnp.minimum(jnp.arange(features.shape[1])[None], last[:, None])
     features = jnp.take_along_axis(features, held[..., None], axis=1)
     features = (features - params["mean"]) / params["scale"]
-    return Encoded(features, nearest_centroid(features, params["centroids"]))
+    # Distances are the same from any origin; this one leaves float32 the most digits for them.
+    origin = params["centroids"].mean(axis=0)
+    return Encoded(features, nearest_centroid(features - origin, params["centroids"] - origin))
 
 
 def convert(
