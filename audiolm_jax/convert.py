@@ -1,17 +1,21 @@
-"""Turns weights that others have published into a bundle of tokenizers.
+r"""Turns weights that others have published into a bundle of tokenizers.
 
   python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --output runs/dac_16khz
+  python -m audiolm_jax.convert --from hubert_base --input HUBERT --layer 9 \
+      --kmeans centroids.npz --output runs/hubert_base
 
 --input is a folder with config.json and model.safetensors, as the model's page on the Hugging Face
 hub has them, or its id there, which needs huggingface_hub. The model takes the place of one
 tokenizer; the other is that of --bundle, whose stages and detector know other tokens and are left
-out. A semantic tokenizer beside a codec of another sample rate resamples what it hears. The result
-is what encode, decode, cache_tokens and export_bundle take as --bundle. docs/pretrained.md lists
-the models.
+out. A semantic encoder needs --layer and --kmeans, the centroids whose numbers are its tokens;
+fit_kmeans makes your own. A semantic tokenizer beside a codec of another sample rate resamples what
+it hears. The result is what encode, decode, cache_tokens and export_bundle take as --bundle.
+docs/pretrained.md lists the models.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -24,9 +28,13 @@ for _name, _default, _text in (
   ("output", None, "The folder to write. A bundle that is there is replaced."),
   ("bundle", "speech_tiny", "Name or folder of a bundle to take the other tokenizer from."),
   ("name", None, "What the bundle is called; default the name of the output folder."),
+  ("kmeans", None, "A .npz file with centroids [clusters, dim]; for a semantic encoder."),
   ("accept_licence", None, "The licence of the weights, where it must be agreed to."),
 ):
   flags.DEFINE_string(_name, _default, _text, flag_values=FLAGS)
+flags.DEFINE_integer(
+  "layer", None, "Block, counted from 1, whose features the centroids are of.", flag_values=FLAGS
+)
 flags.DEFINE_enum(
   "storage", "float32", ["float32", "float16", "int8"],
   "How wide weights are stored; narrower ones make other tokens than the published model.",
@@ -47,11 +55,12 @@ def main(argv: Sequence[str]) -> None:
 
   model = registry.find_model(str(FLAGS["from"].value))
   print(registry.check_terms(model, FLAGS.accept_licence))
+  settings = _settings(model)
   base = load_bundle(FLAGS.bundle, stages=())
   source = FLAGS.input or model.hub_id
   published = read_published(source)
   parts = {"codec": base.codec, "semantic": base.semantic}
-  parts[model.component] = registry.convert(model, published)
+  parts[model.component] = registry.convert(model, published, **settings)
   parts["semantic"] = tokenizer_at(parts["semantic"], parts["codec"].spec.sample_rate)
   other = next(part for part in parts if part != model.component)
   origin = {
@@ -75,11 +84,29 @@ def main(argv: Sequence[str]) -> None:
   )
   folder = save_bundle(bundle, FLAGS.output, storage=FLAGS.storage)
   size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
-  spec = bundle.codec.spec
+  codec, semantic = bundle.codec.spec, bundle.semantic.spec
   print(
-    f"{folder}: {model.component} of {model.name}, {other} of {base.name}; {spec.sample_rate} Hz, "
-    f"{spec.frame_rate:g} frames per second of {spec.num_quantizers} codes; {size:.1f} MB"
+    f"{folder}: {model.component} of {model.name}, {other} of {base.name}; {codec.sample_rate} Hz, "
+    f"{codec.frame_rate:g} frames per second of {codec.num_quantizers} codes, "
+    f"{semantic.frame_rate:g} semantic tokens per second; {size:.1f} MB"
   )
+
+
+def _settings(model: Any) -> dict[str, Any]:
+  """What the model needs to be told beside its weights."""
+  given = [name for name in ("layer", "kmeans") if FLAGS[name].value is not None]
+  if model.component != "semantic":
+    if given:
+      raise UserError(f"--{given[0]} is for a semantic encoder, and {model.name} is a codec")
+    return {}
+  if len(given) < 2:
+    raise UserError(
+      f"{model.name} needs --layer and --kmeans; docs/pretrained.md says where centroids come "
+      "from, and fit_kmeans makes your own"
+    )
+  from audiolm_jax.pretrained.centroids import read_centroids
+
+  return {"layer": FLAGS.layer, "centroids": read_centroids(FLAGS.kmeans)}
 
 
 def _card(origin: dict[str, str], component: str, other: str, base: str, licence: object) -> str:

@@ -11,9 +11,15 @@ import soundfile
 from audiolm_jax import audio
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.data.token_store import TokenStore
+from audiolm_jax.fit_kmeans import load_tokenizer
 from audiolm_jax.pretrained import registry
 from tests.conftest import melody
-from tests.pretrained.conftest import GOLDEN, miniature_dac
+from tests.pretrained.conftest import (
+  GOLDEN,
+  hubert_centroids,
+  miniature_dac,
+  miniature_hubert,
+)
 
 MODEL = GOLDEN / "dac"
 
@@ -97,6 +103,75 @@ def test_a_codec_of_another_rate_stands_beside_the_semantic_tokenizer(wav, tmp_p
   again = run_cli("export_bundle", *arguments)
   assert again.code == 0, again.err
   assert load_bundle(tmp_path / "again").token_hash == bundle.token_hash
+
+
+def convert_hubert(run_cli, tmp_path, *more, source=GOLDEN / "hubert"):
+  return run_cli(
+    "convert", "--from", "hubert_base", "--input", source, "--output", tmp_path / "hubert", *more
+  )
+
+
+def test_a_converted_semantic_encoder_makes_the_tokens_of_its_centroids(wav, tmp_path, run_cli):
+  np.savez(tmp_path / "centroids.npz", centroids=hubert_centroids())
+  arguments = ("--layer", 2, "--kmeans", tmp_path / "centroids.npz")
+  done = convert_hubert(run_cli, tmp_path, *arguments)
+  assert done.code == 0, done.err
+  assert "licensed Apache-2.0" in done.out and "50 semantic tokens per second" in done.out
+  bundle = load_bundle(tmp_path / "hubert")
+  assert not bundle.stages
+  assert bundle.metadata["pretrained"]["semantic"]["source"] == "facebook/hubert-base-ls960"
+  assert "Apache-2.0" in bundle.model_card
+  np.testing.assert_array_equal(bundle.semantic.params["centroids"], hubert_centroids())
+  out = tmp_path / "t.npz"
+  done = run_cli("encode", wav, "--output", out, "--bundle", tmp_path / "hubert")
+  assert done.code == 0, done.err
+  tokens = np.load(out)["semantic"]
+  np.testing.assert_array_equal(tokens, miniature_hubert().tokenize_long(melody(1.3)))
+  assert len(tokens) == 65 and len(set(tokens.tolist())) > 2
+
+
+def test_clusters_are_fitted_on_a_published_encoder(wav, tmp_path, run_cli):
+  arguments = ("--input", GOLDEN / "hubert", "--output", tmp_path / "kmeans", "--num_clusters", 6)
+  (tmp_path / "audio").mkdir()
+  shutil.copy(wav, tmp_path / "audio" / "a.wav")
+  fit = ("fit_kmeans", "--from", "hubert_base", *arguments, "--audio_dir", tmp_path / "audio")
+  done = run_cli(*fit)
+  assert done.code == 2 and "hubert_base needs --layer" in done.err, done.err
+  done = run_cli(*fit, "--layer", 2)
+  assert done.code == 0, done.err
+  tokenizer = load_tokenizer(tmp_path / "kmeans")
+  assert (type(tokenizer), tokenizer.config.layer) == (type(miniature_hubert()), 2)
+  features = miniature_hubert().features(melody(1.3)[None])[0]
+  whitened = (features - features.mean(0)) / features.std(0)
+  centroids = np.asarray(tokenizer.params["centroids"])
+  distance = np.square(whitened[:, None] - centroids).sum(-1)
+  found = tokenizer.tokenize_long(melody(1.3))
+  assert len(centroids) == 6 and len(set(found.tolist())) == 6
+  chosen = np.take_along_axis(distance, found[:, None], axis=1)[:, 0]
+  np.testing.assert_allclose(chosen, distance.min(-1), atol=1e-2)
+
+
+def test_what_a_semantic_encoder_lacks_is_named(tmp_path, run_cli):
+  np.savez(tmp_path / "centroids.npz", centroids=hubert_centroids())
+  kmeans = ("--kmeans", tmp_path / "centroids.npz")
+  pickled = tmp_path / "pickled"
+  pickled.mkdir()
+  shutil.copy(GOLDEN / "hubert" / "config.json", pickled)
+  (pickled / "pytorch_model.bin").write_bytes(b"")
+  both = (*kmeans, "--layer", 2)
+  for arguments, source, words in (
+    (kmeans, GOLDEN / "hubert", "hubert_base needs --layer and --kmeans"),
+    (("--layer", 2), GOLDEN / "hubert", "fit_kmeans makes your own"),
+    ((*kmeans, "--layer", 4), GOLDEN / "hubert", "layer 4 is none of the model's blocks 1 to 3"),
+    (both, pickled, "a pickle, which may run any code"),
+    (both, pickled / "pytorch_model.bin", "turn it into model.safetensors once"),
+    (both, MODEL, "type 'dac', and 'hubert' is wanted"),
+  ):
+    done = convert_hubert(run_cli, tmp_path, *arguments, source=source)
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+  done = convert(run_cli, tmp_path, "--layer", 2)
+  assert done.code == 2 and "--layer is for a semantic encoder" in done.err, done.err
+  assert not (tmp_path / "hubert").exists() and not (tmp_path / "dac").exists()
 
 
 def test_a_continuation_is_streamed_through_a_codec_that_looks_ahead(dac_codec):

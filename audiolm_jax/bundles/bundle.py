@@ -14,7 +14,7 @@ from audiolm_jax.codec.interface import Codec
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.lm.stages import Stage
 from audiolm_jax.semantic.resampled import ResampledTokenizer
-from audiolm_jax.semantic.tokenizer import SemanticTokenizer
+from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 
 if TYPE_CHECKING:
   from audiolm_jax.sampling.cascade import Cascade
@@ -40,7 +40,7 @@ class Bundle:
 
   name: str
   codec: Codec
-  semantic: SemanticTokenizer | ResampledTokenizer
+  semantic: WindowedTokenizer | ResampledTokenizer
   stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
   semantic_rate: float | None = None
   temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -10,7 +10,7 @@ from typing import Any
 
 from audiolm_jax import configs
 from audiolm_jax.bundles import tensors
-from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
@@ -22,13 +22,14 @@ from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.pretrained.dac import DacCodec, DacConfig
 from audiolm_jax.pretrained.encodec import EncodecCodec
 from audiolm_jax.pretrained.encodec_layers import EncodecConfig
-from audiolm_jax.semantic.resampled import ResampledTokenizer, ResampledTokenizerConfig
+from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
+from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 FORMAT_VERSION = 2
 _MANIFEST = "bundle.json"
 _CARD = "MODEL_CARD.md"
-_TOKENIZERS = {
+TOKENIZERS = {
   "codec": {
     "soundstream": (SoundStreamConfig, SoundStreamCodec),
     "dac": (DacConfig, DacCodec),
@@ -36,7 +37,7 @@ _TOKENIZERS = {
   },
   "semantic": {
     "w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer),
-    "resampled_w2v_bert": (ResampledTokenizerConfig, ResampledTokenizer),
+    "hubert": (HubertTokenizerConfig, HubertTokenizer),
   },
 }
 _SHIPPED = Path(__file__).parent
@@ -131,7 +132,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | None) -> Bundle:
   components = manifest["components"]
   codec = _load_tokenizer(folder, "codec", components)
-  semantic = _load_tokenizer(folder, "semantic", components)
+  semantic = tokenizer_at(_load_tokenizer(folder, "semantic", components), codec.spec.sample_rate)
   names = list(manifest["stages"])
   for name in wanted or ():
     if name not in names:
@@ -199,7 +200,7 @@ def _check_fit(bundle: Bundle) -> None:
 
 def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> Any:
   entry = components[name]
-  kinds = _TOKENIZERS[name]
+  kinds = TOKENIZERS[name]
   if entry["type"] not in kinds:
     raise BundleError(
       f"{folder}: {name} of unknown type {entry['type']!r}; known: {', '.join(kinds)}"
@@ -243,7 +244,8 @@ def _read_card(folder: Path) -> str:
 def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
   components: dict[str, Any] = {}
   tokenizers: dict[str, Any] = {}
-  parts: dict[str, Any] = {"codec": bundle.codec, "semantic": bundle.semantic}
+  # A tokenizer that resamples for the codec is stored without that, and gets it when it is read.
+  parts: dict[str, Any] = {"codec": bundle.codec, "semantic": own_tokenizer(bundle.semantic)}
   for name, tokenizer in parts.items():
     width = _tokenizer_storage(tokenizer, storage, bool(bundle.stages))
     params = tensors.as_stored(tokenizer.params, width)
@@ -251,11 +253,13 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     _write_bytes(folder / f"{name}.safetensors", content)
     tokenizers[name] = type(tokenizer)(tokenizer.config, params)
     components[name] = {
-      "type": _type_name(name, tokenizer),
+      "type": type_name(name, tokenizer),
       "config": configs.to_dict(tokenizer.config),
       "hash": tensors.hash_params(params),
     }
-  tokens = Bundle(bundle.name, tokenizers["codec"], tokenizers["semantic"]).token_hash
+  tokens = token_hash(
+    tokenizers["codec"], tokenizer_at(tokenizers["semantic"], bundle.codec.spec.sample_rate)
+  )
   for name, stage in bundle.stages.items():
     params = tensors.as_stored(stage.params, storage)
     content = tensors.encode_tensors(stage.params, storage)
@@ -305,8 +309,13 @@ def _write_bytes(path: Path, content: bytes) -> None:
     file.write(content)
 
 
-def _type_name(name: str, tokenizer: Any) -> str:
-  for kind, (_, tokenizer_class) in _TOKENIZERS[name].items():
+def type_name(name: str, tokenizer: Any) -> str:
+  """What a bundle calls the kind of a tokenizer; `name` is "codec" or "semantic".
+
+  Raises:
+    BundleError: it is of no kind that a bundle can hold.
+  """
+  for kind, (_, tokenizer_class) in TOKENIZERS[name].items():
     if type(tokenizer) is tokenizer_class:
       return kind
   raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")

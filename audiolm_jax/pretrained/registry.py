@@ -2,12 +2,12 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from audiolm_jax.errors import DataError, UserError
-from audiolm_jax.pretrained import dac, encodec
-from audiolm_jax.pretrained.weights import Published, PublishedWeights
+from audiolm_jax.pretrained import dac, encodec, hubert_tokenizer
+from audiolm_jax.pretrained.weights import Published
 
 
 class Terms(enum.StrEnum):
@@ -30,7 +30,8 @@ class PublishedModel:
     licence: of the weights, by its SPDX identifier; NOASSERTION where none was found.
     terms: what that licence asks.
     credit: who made it, for the model card.
-    convert: makes the component of its `config.json` and its tensors.
+    convert: makes the component of its `config.json` and its tensors; a semantic tokenizer also of
+      `layer` and `centroids`.
     sha256: of the weights' file; None where no file could be seen.
   """
 
@@ -40,7 +41,7 @@ class PublishedModel:
   licence: str
   terms: Terms
   credit: str
-  convert: Callable[[Mapping[str, Any], PublishedWeights], Any]
+  convert: Callable[..., Any]
   sha256: str | None = None
 
 
@@ -63,6 +64,15 @@ _MODELS = (
     terms=Terms.UNSTATED,
     credit="EnCodec, 24 kHz, by Meta (arXiv 2210.13438)",
     convert=encodec.convert,
+  ),
+  PublishedModel(
+    name="hubert_base",
+    component="semantic",
+    hub_id="facebook/hubert-base-ls960",
+    licence="Apache-2.0",
+    terms=Terms.ATTRIBUTION,
+    credit="HuBERT base, trained on LibriSpeech, by Facebook AI (arXiv 2106.07447)",
+    convert=hubert_tokenizer.convert,
   ),
 )
 MODELS = {model.name: model for model in _MODELS}
@@ -105,9 +115,11 @@ def check_terms(model: PublishedModel, accepted: str | None) -> str:
   return notice
 
 
-def convert(model: PublishedModel, published: Published) -> Any:
+def convert(model: PublishedModel, published: Published, **settings: Any) -> Any:
   """The component that a published model becomes.
 
+  Args:
+    settings: what its `convert` asks for beside the weights.
   Raises:
     UserError: the file is not the published one, or does not fit the model.
   """
@@ -116,4 +128,4 @@ def convert(model: PublishedModel, published: Published) -> Any:
       f"the weights have the SHA-256 {published.sha256}, those of {model.hub_id} have "
       f"{model.sha256}; download them again"
     )
-  return model.convert(published.config, published.weights)
+  return model.convert(published.config, published.weights, **settings)

@@ -17,6 +17,7 @@ from audiolm_jax.errors import ConfigError, DataError, UserError
 
 _FILE = "model.safetensors"
 _CONFIG = "config.json"
+_PICKLE = "pytorch_model.bin"
 # Magnitude and direction under the names of PyTorch's two kinds of weight normalization.
 _NORMALIZED = (
   ("weight_g", "weight_v"),
@@ -57,11 +58,15 @@ class PublishedWeights:
     return value if value.dtype.kind in "iub" else value.astype(np.float32)
 
   def weight(self, name: str) -> np.ndarray:
-    """The weight of a layer: as it is, or magnitude times direction over all axes but the first."""
+    """The weight of a layer: as it is, or magnitude times direction.
+
+    A direction has length 1 over the axes along which there is one magnitude.
+    """
     for magnitude, direction in _NORMALIZED:
       if f"{name}.{direction}" in self.tensors:
         g, v = self.take(f"{name}.{magnitude}"), self.take(f"{name}.{direction}")
-        norm = np.sqrt(np.sum(np.square(v), axis=tuple(range(1, v.ndim)), keepdims=True))
+        axes = tuple(i for i, length in enumerate(g.shape) if length == 1)
+        norm = np.sqrt(np.sum(np.square(v), axis=axes, keepdims=True))
         return v * (g / norm)
     return self.take(f"{name}.weight")
 
@@ -116,9 +121,16 @@ def read_published(source: str | os.PathLike[str]) -> Published:
     path = path / _FILE
   elif not path.exists():
     path = _from_hub(os.fspath(source)) / _FILE
+  wanted = path.is_file() and path.suffix == ".safetensors"
+  if not wanted and (path.parent / _PICKLE).is_file():
+    raise UserError(
+      f"{path.parent / _PICKLE} is a pickle, which may run any code that is in it, so it is not "
+      f"read here: turn it into {_FILE} once, as docs/pretrained.md shows"
+    )
   if not path.is_file():
     raise UserError(
-      f"{path} is missing; give a folder with {_FILE} and {_CONFIG}, as the model's page has them"
+      f"{path} is missing; give a folder with {_FILE} and {_CONFIG}, as the model's page has "
+      f"them; where it has {_PICKLE} only, docs/pretrained.md shows how to turn it into {_FILE}"
     )
   config_path = path.parent / _CONFIG
   try:

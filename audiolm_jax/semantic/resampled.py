@@ -1,69 +1,47 @@
 """A semantic tokenizer beside a codec of another sample rate."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from audiolm_jax.errors import ConfigError
-from audiolm_jax.semantic.tokenizer import SemanticSpec, SemanticTokenizer, SemanticTokenizerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class ResampledTokenizerConfig:
-  """The tokenizer, and the rate of what it is given.
-
-  Attributes:
-    sample_rate: Hz, at which a token is a whole number of samples.
-    tokenizer: of a rate of its own.
-  """
-
-  sample_rate: int
-  tokenizer: SemanticTokenizerConfig
-
-  def __post_init__(self) -> None:
-    encoder = self.tokenizer.encoder
-    if encoder.hop_length * self.sample_rate % encoder.features.sample_rate:
-      raise ConfigError(
-        f"a semantic token is {encoder.hop_length} samples at {encoder.features.sample_rate} Hz, "
-        f"which is no whole number at the {self.sample_rate} Hz of the codec; take another one"
-      )
-
-  @property
-  def hop_length(self) -> int:
-    """Samples per token."""
-    encoder = self.tokenizer.encoder
-    return encoder.hop_length * self.sample_rate // encoder.features.sample_rate
+from audiolm_jax.semantic.spec import SemanticSpec
+from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 
 
 class ResampledTokenizer:
-  """As `SemanticTokenizer`, for waveforms of another rate.
+  """As the tokenizer within, for waveforms of another rate.
 
   Every clip is filled up to a whole token and resampled as a whole, long ones too: 64 kB of memory
   for each second that the tokenizer hears at 16 kHz.
   """
 
-  def __init__(self, config: ResampledTokenizerConfig, params: Mapping[str, Any]):
-    """`params` are the tokenizer's."""
-    self.config = config
-    self._tokenizer = SemanticTokenizer(config.tokenizer, params)
+  def __init__(self, own: WindowedTokenizer, sample_rate: int):
+    """`own` makes the tokens, at its own rate; `sample_rate`, in Hz, is that of what is given.
+
+    Raises:
+      ConfigError: a token is no whole number of samples at that rate.
+    """
+    if own.spec.hop_length * sample_rate % own.spec.sample_rate:
+      raise ConfigError(
+        f"a semantic token is {own.spec.hop_length} samples at {own.spec.sample_rate} Hz, "
+        f"which is no whole number at the {sample_rate} Hz of the codec; take another one"
+      )
+    self.own = own
+    hop_length = own.spec.hop_length * sample_rate // own.spec.sample_rate
+    self.spec = SemanticSpec(sample_rate, hop_length, own.spec.num_clusters)
 
   @property
   def params(self) -> dict[str, Any]:
-    return self._tokenizer.params
-
-  @property
-  def spec(self) -> SemanticSpec:
-    """Rates and number of ids, at the rate of what is given."""
-    c = self.config
-    return SemanticSpec(c.sample_rate, c.hop_length, c.tokenizer.num_clusters)
+    """The tokenizer's."""
+    return self.own.params
 
   @property
   def token_params(self) -> dict[str, Any]:
-    """The parameters that decide the tokens: all of them."""
-    return self._tokenizer.token_params
+    """The parameters that decide the tokens."""
+    return self.own.token_params
 
   def tokenize(
     self,
@@ -71,17 +49,17 @@ class ResampledTokenizer:
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Int[np.ndarray, "batch steps"]:
     """Ids of `ceil(samples / hop_length)` steps; 0 past the end of a row that `lengths` ends."""
-    return self._tokenizer.tokenize(*self._rows(waveform, lengths))
+    return self.own.tokenize(*self._rows(waveform, lengths))
 
   def tokenize_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "steps"]:
     """Ids of one long clip; equal to `tokenize`."""
-    return self._tokenizer.tokenize_long(self._resampled(waveform))
+    return self.own.tokenize_long(self._resampled(waveform))
 
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
   ) -> list[Int[np.ndarray, "steps"]]:
     """Ids of each clip; equal to `tokenize_long`, but windows of one size go side by side."""
-    return self._tokenizer.tokenize_clips([self._resampled(w) for w in waveforms], batch_size)
+    return self.own.tokenize_clips([self._resampled(w) for w in waveforms], batch_size)
 
   def features(
     self,
@@ -89,7 +67,7 @@ class ResampledTokenizer:
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Float[np.ndarray, "batch steps dim"]:
     """Whitened features of the chosen layer; 0 past the end of a row."""
-    return self._tokenizer.features(*self._rows(waveform, lengths))
+    return self.own.features(*self._rows(waveform, lengths))
 
   def _rows(
     self, waveform: Float[np.ndarray | Array, "batch samples"], lengths: np.ndarray | None
@@ -98,34 +76,33 @@ class ResampledTokenizer:
     waveform = np.asarray(waveform, np.float32)
     batch, samples = waveform.shape
     ends = np.full(batch, samples) if lengths is None else np.asarray(lengths)
-    hop = self.config.tokenizer.encoder.hop_length
-    rows = np.zeros((batch, -(-samples // self.config.hop_length) * hop), np.float32)
+    hop = self.own.spec.hop_length
+    rows = np.zeros((batch, -(-samples // self.spec.hop_length) * hop), np.float32)
     for row, clip, end in zip(rows, waveform, ends, strict=True):
       heard = self._resampled(clip[:end])
       row[: len(heard)] = heard
-    return rows, -(-ends // self.config.hop_length) * hop
+    return rows, -(-ends // self.spec.hop_length) * hop
 
   def _resampled(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "resampled"]:
     # Only here: most bundles have one rate, and the resampler need not be imported for them.
     from audiolm_jax import audio
 
-    waveform = np.pad(np.asarray(waveform), (0, -len(waveform) % self.config.hop_length))
-    own_rate = self.config.tokenizer.encoder.features.sample_rate
-    return audio.resample(waveform, self.config.sample_rate, own_rate)
+    waveform = np.pad(np.asarray(waveform), (0, -len(waveform) % self.spec.hop_length))
+    return audio.resample(waveform, self.spec.sample_rate, self.own.spec.sample_rate)
+
+
+def own_tokenizer(tokenizer: WindowedTokenizer | ResampledTokenizer) -> WindowedTokenizer:
+  """The tokenizer at the rate that it hears itself."""
+  return tokenizer.own if isinstance(tokenizer, ResampledTokenizer) else tokenizer
 
 
 def tokenizer_at(
-  tokenizer: SemanticTokenizer | ResampledTokenizer, sample_rate: int
-) -> SemanticTokenizer | ResampledTokenizer:
+  tokenizer: WindowedTokenizer | ResampledTokenizer, sample_rate: int
+) -> WindowedTokenizer | ResampledTokenizer:
   """The same tokenizer for waveforms of that rate.
 
   Raises:
     ConfigError: a token is no whole number of samples at that rate.
   """
-  if tokenizer.spec.sample_rate == sample_rate:
-    return tokenizer
-  config, params = tokenizer.config, tokenizer.params
-  own = config.tokenizer if isinstance(config, ResampledTokenizerConfig) else config
-  if own.encoder.features.sample_rate == sample_rate:
-    return SemanticTokenizer(own, params)
-  return ResampledTokenizer(ResampledTokenizerConfig(sample_rate, own), params)
+  own = own_tokenizer(tokenizer)
+  return own if own.spec.sample_rate == sample_rate else ResampledTokenizer(own, sample_rate)

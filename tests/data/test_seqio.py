@@ -19,7 +19,7 @@ from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
 from audiolm_jax.data.sources import AudioDataSource, TokenStoreDataSource  # noqa: E402
 from audiolm_jax.errors import DataError  # noqa: E402
 from audiolm_jax.lm import stages  # noqa: E402
-from audiolm_jax.semantic.tokenizer import SemanticSpec  # noqa: E402
+from audiolm_jax.semantic.spec import SemanticSpec  # noqa: E402
 
 RATE = 16_000
 NUMBERS = {"num_clusters": 10, "codebook_size": 8}

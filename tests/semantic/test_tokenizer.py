@@ -9,12 +9,8 @@ import pytest
 from audiolm_jax import configs
 from audiolm_jax.semantic.conformer import ConformerEncoder
 from audiolm_jax.semantic.features import log_mel
-from audiolm_jax.semantic.tokenizer import (
-  SemanticTokenizer,
-  SemanticTokenizerConfig,
-  _encode,
-  plan_windows,
-)
+from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig, _encode
+from audiolm_jax.semantic.windowed_tokenizer import plan_windows
 
 
 @pytest.fixture

@@ -1,0 +1,353 @@
+"""HuBERT: waveform to features of any of its layers, and its weights.
+
+Source: Hsu, Bolte, Tsai, Lakhotia, Salakhutdinov and Mohamed, "HuBERT: Self-Supervised Speech
+Representation Learning by Masked Prediction of Hidden Units", 2021 (arXiv 2106.07447).
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.pretrained.weights import PublishedWeights
+
+_NORM_EPSILON = 1e-5  # of the convolutions' norms, whatever config.json says of the others
+
+
+class FrontNorm(enum.StrEnum):
+  """Norms of the convolutions, and the waveforms that the model was trained on.
+
+  GROUP: over the whole clip, each channel for itself, in the first layer only; waveforms as they
+    are.
+  LAYER: over the channels of a frame, in every layer; waveforms of mean 0 and variance 1.
+  """
+
+  GROUP = "group"
+  LAYER = "layer"
+
+
+class BlockNorm(enum.StrEnum):
+  """Where a transformer block is normalized: after each of its two sums, or before each branch."""
+
+  POST = "post"
+  PRE = "pre"
+
+
+@dataclasses.dataclass(frozen=True)
+class HubertConfig:
+  """Shape of a HuBERT; the defaults are those of the base model.
+
+  Attributes:
+    channels: of the convolutions, first to last.
+    kernels: their taps.
+    strides: their down-sampling; the product is the hop length.
+    front_norm: where the convolutions are normalized.
+    dim: of the features.
+    num_layers: transformer blocks.
+    num_heads: of attention.
+    feed_forward_dim: between a block's two dense layers.
+    block_norm: where a block is normalized.
+    position_taps: of the convolution that tells positions.
+    position_groups: channel groups of that convolution.
+    norm_epsilon: added to the variance by the layer norms after the convolutions.
+    sample_rate: Hz.
+  """
+
+  channels: tuple[int, ...] = (512,) * 7
+  kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+  strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+  front_norm: FrontNorm = FrontNorm.GROUP
+  dim: int = 768
+  num_layers: int = 12
+  num_heads: int = 12
+  feed_forward_dim: int = 3072
+  block_norm: BlockNorm = BlockNorm.POST
+  position_taps: int = 128
+  position_groups: int = 16
+  norm_epsilon: float = 1e-5
+  sample_rate: int = 16_000
+
+  def __post_init__(self) -> None:
+    if not len(self.channels) == len(self.kernels) == len(self.strides):
+      raise ConfigError(
+        f"{len(self.channels)} channels, {len(self.kernels)} kernels and {len(self.strides)} "
+        "strides of the convolutions must be as many"
+      )
+    for name, parts in (("num_heads", self.num_heads), ("position_groups", self.position_groups)):
+      if self.dim % parts:
+        raise ConfigError(f"dim {self.dim} must be a multiple of {name} {parts}")
+
+  @property
+  def hop_length(self) -> int:
+    """Samples from one frame to the next."""
+    return math.prod(self.strides)
+
+  @property
+  def frame_length(self) -> int:
+    """Samples that the convolutions make one frame of."""
+    length = 1
+    for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
+      length = (length - 1) * stride + kernel
+    return length
+
+
+class HubertEncoder(nn.Module):
+  """The first blocks of a HuBERT: clips side by side, each as if it were alone."""
+
+  config: HubertConfig
+  layer: int
+
+  @nn.compact
+  def __call__(
+    self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"]
+  ) -> Float[Array, "batch frames dim"]:
+    """Features of block `layer`, counted from 1; those of a frame past a row's end mean nothing.
+
+    Args:
+      waveform: at the model's rate.
+      ends: samples of each row, at least `frame_length`.
+    """
+    c = self.config
+    x, ends = Convolutions(c, name="front")(waveform, ends)
+    inside = jnp.arange(x.shape[1])[None] < ends[:, None]
+    x = _layer_norm(c, "projection_norm")(x)
+    x = jnp.where(inside[..., None], nn.Dense(c.dim, name="projection")(x), 0.0)
+    padding = (c.position_taps // 2, (c.position_taps - 1) // 2)
+    position = nn.Conv(
+      c.dim, (c.position_taps,), padding=[padding], feature_group_count=c.position_groups,
+      name="position",
+    )  # fmt: skip
+    x = x + _gelu(position(x))
+    if c.block_norm is BlockNorm.POST:
+      x = _layer_norm(c, "norm")(x)
+    for i in range(self.layer):
+      x = Block(c, name=f"block_{i}")(x, inside)
+    return x
+
+
+class Convolutions(nn.Module):
+  """Waveform to frames, without padding: a frame hears nothing past its row's end."""
+
+  config: HubertConfig
+
+  @nn.compact
+  def __call__(
+    self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"]
+  ) -> tuple[Float[Array, "batch frames channels"], Int[Array, "batch"]]:
+    """`ends` are samples; frames and the number of them in each row come back."""
+    c = self.config
+    x = waveform
+    if c.front_norm is FrontNorm.LAYER:
+      # The epsilon is that of the feature extractor the models are published with.
+      x = _standardized_over_time(x[..., None], ends, 1e-7)[..., 0]
+    x = x[..., None]
+    shapes = zip(c.channels, c.kernels, c.strides, strict=True)
+    for i, (channels, kernel, stride) in enumerate(shapes):
+      x = nn.Conv(channels, (kernel,), (stride,), padding="VALID", name=f"conv_{i}")(x)
+      ends = (ends - kernel) // stride + 1
+      if c.front_norm is FrontNorm.LAYER:
+        x = nn.LayerNorm(_NORM_EPSILON, use_fast_variance=False, name=f"norm_{i}")(x)
+      elif i == 0:
+        x = ClipNorm(name="norm_0")(x, ends)
+      x = _gelu(x)
+    return x, ends
+
+
+class ClipNorm(nn.Module):
+  """Each channel to mean 0 and variance 1 over the frames of its clip, then scaled and shifted."""
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch frames channels"], ends: Int[Array, "batch"]
+  ) -> Float[Array, "batch frames channels"]:
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+    return _standardized_over_time(x, ends, _NORM_EPSILON) * scale + bias
+
+
+class Block(nn.Module):
+  """Self-attention over a whole clip, and two dense layers."""
+
+  config: HubertConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch frames dim"], inside: Bool[Array, "batch frames"]
+  ) -> Float[Array, "batch frames dim"]:
+    c = self.config
+    attention = Attention(c, name="attention")
+    attention_norm = _layer_norm(c, "attention_norm")
+    feed_forward_norm = _layer_norm(c, "feed_forward_norm")
+    if c.block_norm is BlockNorm.PRE:
+      x = x + attention(attention_norm(x), inside)
+      return x + self._feed_forward(feed_forward_norm(x))
+    x = attention_norm(x + attention(x, inside))
+    return feed_forward_norm(x + self._feed_forward(x))
+
+  def _feed_forward(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
+    c = self.config
+    x = _gelu(nn.Dense(c.feed_forward_dim, name="feed_forward_in")(x))
+    return nn.Dense(c.dim, name="feed_forward_out")(x)
+
+
+class Attention(nn.Module):
+  """Every frame looks at all frames of its clip."""
+
+  config: HubertConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch frames dim"], inside: Bool[Array, "batch frames"]
+  ) -> Float[Array, "batch frames dim"]:
+    c = self.config
+    by_head = (*x.shape[:2], c.num_heads, c.dim // c.num_heads)
+    query, key, value = (
+      nn.Dense(c.dim, name=name)(x).reshape(by_head) for name in ("query", "key", "value")
+    )
+    seen = jax.nn.dot_product_attention(query, key, value, mask=inside[:, None, None, :])
+    return nn.Dense(c.dim, name="output")(seen.reshape(x.shape))
+
+
+def _layer_norm(config: HubertConfig, name: str) -> nn.LayerNorm:
+  return nn.LayerNorm(config.norm_epsilon, use_fast_variance=False, name=name)
+
+
+def _gelu(x: Array) -> Array:
+  return jax.nn.gelu(x, approximate=False)
+
+
+def _standardized_over_time(
+  x: Float[Array, "batch time channels"], ends: Int[Array, "batch"], epsilon: float
+) -> Float[Array, "batch time channels"]:
+  """Mean 0 and variance 1 over the first `ends` of each row."""
+  inside = jnp.arange(x.shape[1])[None, :, None] < ends[:, None, None]
+  count = ends[:, None, None]
+  centred = x - jnp.sum(jnp.where(inside, x, 0.0), axis=1, keepdims=True) / count
+  squares = jnp.where(inside, jnp.square(centred), 0.0)
+  return centred * jax.lax.rsqrt(jnp.sum(squares, axis=1, keepdims=True) / count + epsilon)
+
+
+def read_config(published: Mapping[str, Any]) -> HubertConfig:
+  """The shape that the `config.json` of a model in the transformers format names.
+
+  Raises:
+    ConfigError: it is of another kind of model, lacks a field, or asks for what is not here.
+  """
+  if published.get("model_type") != "hubert":
+    raise ConfigError(
+      f"config.json is of a model of type {published.get('model_type')!r}, and 'hubert' is wanted"
+    )
+  for name, known in (
+    ("feat_extract_norm", ("group", "layer")),
+    ("feat_extract_activation", ("gelu",)),
+    ("hidden_act", ("gelu",)),
+    ("feat_proj_layer_norm", (True, None)),
+    ("conv_pos_batch_norm", (False, None)),
+    ("adapter_attn_dim", (None,)),
+  ):
+    if published.get(name) not in known:
+      raise ConfigError(
+        f"config.json has {name} {published.get(name)!r}; HuBERT is read with {known[0]!r} only"
+        if len(known) == 1 or known[1] is None
+        else f"config.json has {name} {published.get(name)!r}, which must be 'group' or 'layer'"
+      )
+  try:
+    return HubertConfig(
+      channels=tuple(published["conv_dim"]),
+      kernels=tuple(published["conv_kernel"]),
+      strides=tuple(published["conv_stride"]),
+      front_norm=FrontNorm(published["feat_extract_norm"]),
+      dim=published["hidden_size"],
+      num_layers=published["num_hidden_layers"],
+      num_heads=published["num_attention_heads"],
+      feed_forward_dim=published["intermediate_size"],
+      block_norm=BlockNorm.PRE if published["do_stable_layer_norm"] else BlockNorm.POST,
+      position_taps=published["num_conv_pos_embeddings"],
+      position_groups=published["num_conv_pos_embedding_groups"],
+      norm_epsilon=published["layer_norm_eps"],
+    )
+  except KeyError as error:
+    raise ConfigError(
+      f"config.json lacks {error}; take the one that is beside the weights"
+    ) from None
+
+
+def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int) -> dict[str, Any]:
+  """Parameters of `HubertEncoder` from a published HuBERT in the format of transformers.
+
+  Args:
+    weights: its tensors by name; those of blocks past `layer` are left out.
+  Raises:
+    ConfigError, DataError: a tensor is missing, left over or of another shape.
+  """
+  params: dict[str, Any] = {
+    "front": _front(config, weights),
+    "projection_norm": _norm(weights, "feature_projection.layer_norm"),
+    "projection": _dense(weights, "feature_projection.projection"),
+    "position": weights.convolution("encoder.pos_conv_embed.conv"),
+  }
+  norm = _norm(weights, "encoder.layer_norm")
+  if config.block_norm is BlockNorm.POST:
+    params["norm"] = norm
+  blocks = [_block(weights, f"encoder.layers.{i}") for i in range(config.num_layers)]
+  params |= {f"block_{i}": block for i, block in enumerate(blocks[:layer])}
+  if "masked_spec_embed" in weights.tensors:
+    weights.take("masked_spec_embed")  # stands for masked frames, in training only
+  weights.check_all_used()
+  weights.check_shapes(params, _shapes(config, layer))
+  return params
+
+
+def _front(config: HubertConfig, weights: PublishedWeights) -> dict[str, Any]:
+  front: dict[str, Any] = {}
+  for i, channels in enumerate(config.channels):
+    name = f"feature_extractor.conv_layers.{i}"
+    biased = f"{name}.conv.bias" in weights.tensors
+    front[f"conv_{i}"] = {
+      "kernel": weights.weight(f"{name}.conv").transpose(2, 1, 0),
+      "bias": weights.take(f"{name}.conv.bias") if biased else np.zeros(channels, np.float32),
+    }
+    if i == 0 or config.front_norm is FrontNorm.LAYER:
+      front[f"norm_{i}"] = _norm(weights, f"{name}.layer_norm")
+  return front
+
+
+def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
+  attention = {
+    "query": "q_proj",
+    "key": "k_proj",
+    "value": "v_proj",
+    "output": "out_proj",
+  }
+  return {
+    "attention": {k: _dense(weights, f"{name}.attention.{v}") for k, v in attention.items()},
+    "attention_norm": _norm(weights, f"{name}.layer_norm"),
+    "feed_forward_in": _dense(weights, f"{name}.feed_forward.intermediate_dense"),
+    "feed_forward_out": _dense(weights, f"{name}.feed_forward.output_dense"),
+    "feed_forward_norm": _norm(weights, f"{name}.final_layer_norm"),
+  }
+
+
+def _dense(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
+  return {"kernel": weights.take(f"{name}.weight").T, "bias": weights.take(f"{name}.bias")}
+
+
+def _norm(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
+  return {"scale": weights.take(f"{name}.weight"), "bias": weights.take(f"{name}.bias")}
+
+
+def _shapes(config: HubertConfig, layer: int) -> Any:
+  """Shapes of all parameters, without a computation."""
+  waveform = jax.ShapeDtypeStruct((1, config.frame_length), jnp.float32)
+  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
+  return jax.eval_shape(HubertEncoder(config, layer).init, jax.random.key(0), waveform, ends)[
+    "params"
+  ]
