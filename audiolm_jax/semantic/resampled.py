@@ -104,5 +104,7 @@ def tokenizer_at(
   Raises:
     ConfigError: a token is no whole number of samples at that rate.
   """
+  if tokenizer.spec.sample_rate == sample_rate:
+    return tokenizer
   own = own_tokenizer(tokenizer)
   return own if own.spec.sample_rate == sample_rate else ResampledTokenizer(own, sample_rate)
