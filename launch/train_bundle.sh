@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The whole recipe: from a folder of audio to a bundle that `sample` runs.
 #
-#   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset tiny|base] [--name NAME]
+#   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset tiny|piano_tiny|base] [--name NAME]
 #                          [--work_dir DIR] [--override STEP:FLAG]... [--acoustic_only] [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  the bundle to make; its last part is its name unless --name is given
-# --preset    tiny: meant for two CPU cores in three hours, or one GPU in twenty minutes; base: the paper's
+# --preset    tiny: meant for two CPU cores in three hours, or one GPU in twenty minutes;
+#             piano_tiny: the same with semantic tokens that keep pitches; base: the paper's
 # --work_dir  where runs, tokens and logs go; default BUNDLE_DIR.work
 # --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; may be repeated
 # --acoustic_only   the paper's ablation: a coarse stage without semantic tokens, and no semantic
@@ -75,8 +76,9 @@ done
 
 acoustic_only_band="held-out loss above the coarse stage's, where semantic tokens tell it something"
 case $preset in
-  tiny)
-    semantic_config=semantic_encoder_tiny
+  tiny | piano_tiny)
+    size=tiny
+    semantic_config=semantic_encoder_$preset
     storage=int8
     num_clusters=64
     layer=5
@@ -88,6 +90,7 @@ case $preset in
     fine_stage_band="held-out loss 5.4 to 6.2 nats per token"
     ;;
   base)
+    size=base
     semantic_config=semantic_encoder_xl
     storage=float16
     num_clusters=1024
@@ -99,7 +102,7 @@ case $preset in
     coarse_stage_band=$semantic_stage_band
     fine_stage_band=$semantic_stage_band
     ;;
-  *) fail "--preset $preset is not one of tiny, base" ;;
+  *) fail "--preset $preset is not one of tiny, piano_tiny, base" ;;
 esac
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -190,7 +193,7 @@ train() {
 }
 
 train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
-  "codec_$preset" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
+  "codec_$size" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
 train semantic "trains the semantic encoder" "$semantic_band" \
   "$semantic_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
 step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
@@ -207,18 +210,18 @@ tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$wor
 if [[ -z $acoustic_only ]]; then
   bundle_step=bundle
   train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
-    "semantic_stage_$preset" "${tokens[@]}"
+    "semantic_stage_$size" "${tokens[@]}"
   train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
-    "coarse_stage_$preset" "${tokens[@]}"
+    "coarse_stage_$size" "${tokens[@]}"
   stages=(--semantic_stage_dir="$work/semantic_stage" --coarse_stage_dir="$work/coarse_stage")
 else
   bundle_step=acoustic_only_bundle
   train acoustic_only "trains a coarse stage without semantic tokens" "$acoustic_only_band" \
-    "acoustic_only_$preset" "${tokens[@]}"
+    "acoustic_only_$size" "${tokens[@]}"
   stages=(--coarse_stage_dir="$work/acoustic_only")
 fi
 train fine_stage "trains the fine stage" "$fine_stage_band" \
-  "fine_stage_$preset" "${tokens[@]}"
+  "fine_stage_$size" "${tokens[@]}"
 step "$bundle_step" "puts everything together" "a size in MB" \
   "$python" -m audiolm_jax.export_bundle --bundle="$work/tokenizers" \
   --token_store="$work/tokens" "${stages[@]}" --fine_stage_dir="$work/fine_stage" \

@@ -31,7 +31,7 @@ def run(*arguments, **environment):
   )
 
 
-@pytest.mark.parametrize("preset", ["tiny", "base"])
+@pytest.mark.parametrize("preset", ["tiny", "piano_tiny", "base"])
 def test_the_steps_come_in_order_with_files_that_exist(preset, tmp_path):
   done = run(tmp_path, tmp_path / "bundle", "--preset", preset, "--dry_run")
   assert done.returncode == 0, done.stderr
@@ -91,7 +91,7 @@ def test_finished_steps_are_skipped_and_a_failed_one_ends_with_its_exit_code(tmp
   [
     ([], "give AUDIO_DIR and BUNDLE_DIR"),
     (["/nowhere/at/all", "b"], "AUDIO_DIR /nowhere/at/all does not exist"),
-    ([".", "b", "--preset", "huge"], "--preset huge is not one of tiny, base"),
+    ([".", "b", "--preset", "huge"], "--preset huge is not one of tiny, piano_tiny, base"),
     ([".", "b", "--override", "choir:--x=1"], "STEP:--FLAG"),
     ([".", "b", "--presets"], "unknown option --presets"),
     ([".", "b", "--preset"], "--preset needs a value"),
