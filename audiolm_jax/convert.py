@@ -3,6 +3,7 @@ r"""Turns weights that others have published into a bundle of tokenizers.
   python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --output runs/dac_16khz
   python -m audiolm_jax.convert --from hubert_base --input HUBERT --layer 9 \
       --kmeans centroids.npz --output runs/hubert_base
+  python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --verify
 
 --input is a folder with config.json and model.safetensors, as the model's page on the Hugging Face
 hub has them, or its id there, which needs huggingface_hub. The model takes the place of one
@@ -11,6 +12,9 @@ out. A semantic encoder needs --layer and --kmeans, the centroids whose numbers 
 fit_kmeans makes your own. A semantic tokenizer beside a codec of another sample rate resamples what
 it hears. The result is what encode, decode, cache_tokens and export_bundle take as --bundle.
 docs/pretrained.md lists the models.
+
+--verify writes nothing: it says whether the file is the published one, and whether its codes, sound
+or features are those of transformers, which must be installed (requirements/pretrained.txt).
 """
 
 from collections.abc import Sequence
@@ -35,6 +39,9 @@ for _name, _default, _text in (
 flags.DEFINE_integer(
   "layer", None, "Block, counted from 1, whose features the centroids are of.", flag_values=FLAGS
 )
+flags.DEFINE_bool(
+  "verify", False, "Compare the weights with what transformers makes of them.", flag_values=FLAGS
+)
 flags.DEFINE_enum(
   "storage", "float32", ["float32", "float16", "int8"],
   "How wide weights are stored; narrower ones make other tokens than the published model.",
@@ -45,7 +52,7 @@ flags.DEFINE_enum(
 def main(argv: Sequence[str]) -> None:
   """Converts."""
   del argv
-  for name in ("from", "output"):
+  for name in ("from",) if FLAGS.verify else ("from", "output"):
     if not FLAGS[name].value:
       raise UserError(f"--{name} is needed; see --help")
   from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
@@ -55,6 +62,9 @@ def main(argv: Sequence[str]) -> None:
 
   model = registry.find_model(str(FLAGS["from"].value))
   print(registry.check_terms(model, FLAGS.accept_licence))
+  if FLAGS.verify:
+    _verify(model)
+    return
   settings = _settings(model)
   base = load_bundle(FLAGS.bundle, stages=())
   source = FLAGS.input or model.hub_id
@@ -90,6 +100,16 @@ def main(argv: Sequence[str]) -> None:
     f"{codec.frame_rate:g} frames per second of {codec.num_quantizers} codes, "
     f"{semantic.frame_rate:g} semantic tokens per second; {size:.1f} MB"
   )
+
+
+def _verify(model: Any) -> None:
+  from audiolm_jax.pretrained.verify import verify
+  from audiolm_jax.pretrained.weights import read_published
+
+  if model.component == "semantic" and FLAGS.layer is None:
+    raise UserError(f"{model.name} needs --layer, the one whose features are compared")
+  for sentence in verify(model, read_published(FLAGS.input or model.hub_id), FLAGS.layer):
+    print(sentence)
 
 
 def _settings(model: Any) -> dict[str, Any]:

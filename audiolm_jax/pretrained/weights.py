@@ -26,11 +26,12 @@ _NORMALIZED = (
 
 
 class Published(NamedTuple):
-  """A published model: its `config.json`, its tensors, and the SHA-256 of the file they are in."""
+  """A published model: its `config.json`, its tensors, its file's SHA-256, and its folder."""
 
   config: dict[str, Any]
   weights: "PublishedWeights"
   sha256: str
+  folder: Path
 
 
 class PublishedWeights:
@@ -140,7 +141,8 @@ def read_published(source: str | os.PathLike[str]) -> Published:
   except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
     reason = " ".join(str(error).split())
     raise DataError(f"{path} and {_CONFIG} beside it cannot be read ({reason})") from error
-  return Published(config, PublishedWeights(tensors), hashlib.sha256(content).hexdigest())
+  digest = hashlib.sha256(content).hexdigest()
+  return Published(config, PublishedWeights(tensors), digest, path.parent)
 
 
 def _from_hub(name: str) -> Path:

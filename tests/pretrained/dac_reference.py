@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import DacConfig, DacModel
 
+from audiolm_jax.pretrained.reference import reference_of
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretrained" / "dac"
 SHAPE = {
   "encoder_hidden_size": 3,
@@ -63,18 +65,14 @@ def padded_input(clip: np.ndarray, hop: int) -> torch.Tensor:
   return torch.from_numpy(np.pad(clip, (0, -len(clip) % hop)))[None, None]
 
 
-@torch.no_grad()
 def encode(model: DacModel, clip: np.ndarray) -> np.ndarray:
   """Codes [frames, quantizers]."""
-  found = model.encode(padded_input(clip, model.config.hop_length))
-  return found.audio_codes[0].T.numpy().astype(np.int32)
+  return reference_of(model).encode(clip)
 
 
-@torch.no_grad()
 def decode(model: DacModel, codes: np.ndarray) -> np.ndarray:
   """Waveform [samples]."""
-  found = model.decode(audio_codes=torch.from_numpy(codes.T.astype(np.int64))[None])
-  return found.audio_values[0].numpy()
+  return reference_of(model).decode(codes)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import EncodecConfig, EncodecModel
 
+from audiolm_jax.pretrained.reference import reference_of
 from tests.pretrained.dac_reference import sound
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretrained" / "encodec"
@@ -57,20 +58,14 @@ def _spread_codes(model: EncodecModel, generator: torch.Generator) -> None:
     residual = residual - level.codebook.decode(level.codebook.encode(residual))
 
 
-@torch.no_grad()
 def encode(model: EncodecModel, clip: np.ndarray) -> np.ndarray:
   """Codes [frames, quantizers] of one clip as it is, at all levels."""
-  found = model.encode(
-    torch.from_numpy(clip)[None, None], bandwidth=model.config.target_bandwidths[-1]
-  )
-  return found.audio_codes[0, 0].T.numpy().astype(np.int32)
+  return reference_of(model).encode(clip)
 
 
-@torch.no_grad()
 def decode(model: EncodecModel, codes: np.ndarray) -> np.ndarray:
   """Waveform [samples]."""
-  given = torch.from_numpy(codes.T.astype(np.int64))[None, None]
-  return model.decode(given, [None]).audio_values[0, 0].numpy()
+  return reference_of(model).decode(codes)
 
 
 @torch.no_grad()

@@ -1,0 +1,144 @@
+"""Published models as `transformers` computes them, to be compared with; needs PyTorch."""
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecReference:
+  """One clip at a time, without padding but what the model's own feature extractor adds.
+
+  Attributes:
+    encode: waveform [samples] to codes [frames, quantizers], of all levels.
+    decode: codes to waveform, of `frames * hop_length` samples or a few fewer.
+  """
+
+  encode: Callable[[Float[np.ndarray, "samples"]], Int[np.ndarray, "frames q"]]
+  decode: Callable[[Int[np.ndarray, "frames q"]], Float[np.ndarray, "samples"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderReference:
+  """One clip at a time.
+
+  Attributes:
+    features: waveform [samples] to what each layer makes of it, [frames, dim]; index 0 is what goes
+      into the first.
+  """
+
+  features: Callable[[Float[np.ndarray, "samples"]], list[Float[np.ndarray, "frames dim"]]]
+
+
+def load_reference(folder: str | os.PathLike[str]) -> CodecReference | EncoderReference:
+  """The model of a folder in the format of transformers.
+
+  Raises:
+    UserError: transformers or PyTorch is not installed, or the folder holds none of their models
+      that this project reads.
+  """
+  try:
+    transformers: Any = importlib.import_module("transformers")
+    importlib.import_module("torch")
+  except ModuleNotFoundError as error:
+    raise UserError(
+      f"the reference needs {error.name}; pip install -r requirements/pretrained.txt"
+    ) from None
+  try:
+    model, info = transformers.AutoModel.from_pretrained(
+      os.fspath(folder), output_loading_info=True
+    )
+  except (OSError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(f"transformers cannot read {folder} ({reason})") from error
+  if info["missing_keys"]:
+    raise UserError(
+      f"transformers finds no {min(info['missing_keys'])!r} in {folder} and would take random "
+      "weights for it; give the file as the model's page has it"
+    )
+  return reference_of(model.eval())
+
+
+def reference_of(model: Any) -> CodecReference | EncoderReference:
+  """What a model of transformers computes.
+
+  Raises:
+    UserError: it is of no kind that this project reads.
+  """
+  kind = model.config.model_type
+  if kind not in _REFERENCES:
+    raise UserError(f"a {kind} is none of the references: {', '.join(_REFERENCES)}")
+  return _REFERENCES[kind](model)
+
+
+def _dac(model: Any) -> CodecReference:
+  hop = model.config.hop_length
+
+  def encode(clip: np.ndarray) -> np.ndarray:
+    whole = np.pad(clip, (0, -len(clip) % hop))
+    return _codes(model.encode(_row(whole)).audio_codes[0])
+
+  def decode(codes: np.ndarray) -> np.ndarray:
+    return _array(model.decode(audio_codes=_row(codes.T.astype(np.int64))[0]).audio_values[0])
+
+  return CodecReference(_without_gradients(encode), _without_gradients(decode))
+
+
+def _encodec(model: Any) -> CodecReference:
+  def encode(clip: np.ndarray) -> np.ndarray:
+    found = model.encode(_row(clip), bandwidth=model.config.target_bandwidths[-1])
+    return _codes(found.audio_codes[0, 0])
+
+  def decode(codes: np.ndarray) -> np.ndarray:
+    found = model.decode(_row(codes.T.astype(np.int64)), [None])
+    return _array(found.audio_values[0, 0])
+
+  return CodecReference(_without_gradients(encode), _without_gradients(decode))
+
+
+def _hubert(model: Any) -> EncoderReference:
+  transformers: Any = importlib.import_module("transformers")
+  # The large kind was trained on clips of mean 0 and variance 1, the base kind on plain ones.
+  extractor = transformers.Wav2Vec2FeatureExtractor(
+    do_normalize=model.config.feat_extract_norm == "layer"
+  )
+
+  def features(clip: np.ndarray) -> list[np.ndarray]:
+    heard = extractor(clip, sampling_rate=16_000, return_tensors="pt").input_values
+    return [_array(x[0]) for x in model(heard, output_hidden_states=True).hidden_states]
+
+  return EncoderReference(_without_gradients(features))
+
+
+_REFERENCES: dict[str, Callable[[Any], CodecReference | EncoderReference]] = {
+  "dac": _dac,
+  "encodec": _encodec,
+  "hubert": _hubert,
+}
+
+
+def _row(values: np.ndarray) -> Any:
+  """As a tensor [1, 1, ...]."""
+  torch: Any = importlib.import_module("torch")
+  return torch.from_numpy(np.ascontiguousarray(values))[None, None]
+
+
+def _array(tensor: Any) -> np.ndarray:
+  return tensor.numpy()
+
+
+def _codes(tensor: Any) -> np.ndarray:
+  """[quantizers, frames] to [frames, quantizers]."""
+  return _array(tensor.T).astype(np.int32)
+
+
+def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
+  torch: Any = importlib.import_module("torch")
+  return torch.no_grad()(function)

@@ -1,0 +1,80 @@
+"""Whether published weights make here what they make where they come from."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.errors import DataError
+from audiolm_jax.pretrained import registry
+from audiolm_jax.pretrained.reference import CodecReference, load_reference
+from audiolm_jax.pretrained.registry import PublishedModel
+from audiolm_jax.pretrained.weights import Published
+
+_TOLERANCE = 1e-4
+# Where two entries of a codebook are as near as rounding, either may be chosen.
+_TIED_FRAMES = 0.01
+_SECONDS = 3.0
+
+
+def verify(model: PublishedModel, published: Published, layer: int | None) -> Iterator[str]:
+  """A sentence for each thing that holds: the file, its shapes, and what it makes of a sound.
+
+  Args:
+    model: what `published` is said to be.
+    published: as it was read.
+    layer: of a semantic encoder, counted from 1, whose features are compared.
+  Raises:
+    UserError: something does not hold, or transformers is not there to be compared with.
+  """
+  settings = {} if layer is None else {"layer": layer}
+  component = registry.convert(model, published, **settings)
+  if model.sha256:
+    yield f"SHA-256 {published.sha256}: that of the published file"
+  else:
+    yield f"SHA-256 {published.sha256}: none is on record for {model.name} to compare with"
+  yield f"{len(published.weights.tensors)} tensors, of the names and shapes that are wanted"
+  reference = load_reference(published.folder)
+  clip = test_sound(component.spec.sample_rate)
+  if isinstance(reference, CodecReference):
+    yield from _compare_codec(component, reference, clip)
+  else:
+    assert layer is not None
+    theirs = reference.features(clip)[layer]
+    ours = component.features(clip[None])[0][: len(theirs)]
+    yield f"features of layer {layer}: {_within(ours, theirs, 'features')}"
+
+
+def test_sound(sample_rate: int) -> Float[np.ndarray, "samples"]:
+  """Three seconds of a gliding voice-like tone with pauses and breath; always the same."""
+  rng = np.random.default_rng(0)
+  time = np.arange(round(_SECONDS * sample_rate)) / sample_rate
+  phase = 2 * np.pi * (120 * time + 6 * np.sin(2 * np.pi * 0.7 * time))
+  harmonics = [np.sin(n * phase) / n for n in range(1, 16) if n * 160 < sample_rate / 2]
+  swell = np.square(np.sin(2 * np.pi * 1.3 * time))
+  breath = 0.05 * rng.standard_normal(len(time))
+  return (0.2 * swell * (np.sum(harmonics, axis=0) + breath)).astype(np.float32)
+
+
+def _compare_codec(codec: Any, reference: CodecReference, clip: np.ndarray) -> Iterator[str]:
+  ours, theirs = codec.encode(clip[None])[0], reference.encode(clip)
+  if ours.shape != theirs.shape:
+    raise DataError(f"codes of shape {ours.shape} here, {theirs.shape} of transformers")
+  different = int(np.any(ours != theirs, axis=1).sum())
+  found = f"{different} of {len(ours)} frames have another code than of transformers"
+  if different > _TIED_FRAMES * len(ours):
+    raise DataError(f"{found}; the weights are not what {type(codec).__name__} takes them for")
+  yield found
+  sound = reference.decode(theirs)
+  # A reference whose strides are odd makes a few samples fewer.
+  ours = codec.decode(theirs[None])[0][: len(sound)]
+  yield f"sound of the same codes: {_within(ours, sound, 'sound')}"
+
+
+def _within(ours: np.ndarray, theirs: np.ndarray, what: str) -> str:
+  difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+  found = f"within {difference:.1e} of the largest value"
+  if not difference < _TOLERANCE:
+    raise DataError(f"the {what} are {found} of transformers, and {_TOLERANCE:g} is asked")
+  return found
