@@ -2,13 +2,16 @@
 # The whole recipe: from a folder of audio to a bundle that `sample` runs.
 #
 #   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset tiny|piano_tiny|base] [--name NAME]
-#                          [--work_dir DIR] [--override STEP:FLAG]... [--acoustic_only] [--dry_run]
+#                          [--work_dir DIR] [--tokenizers BUNDLE] [--override STEP:FLAG]...
+#                          [--acoustic_only] [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  the bundle to make; its last part is its name unless --name is given
 # --preset    tiny: meant for two CPU cores in three hours, or one GPU in twenty minutes;
 #             piano_tiny: the same with semantic tokens that keep pitches; base: the paper's
 # --work_dir  where runs, tokens and logs go; default BUNDLE_DIR.work
+# --tokenizers   folder of a bundle of tokenizers, such as `convert` makes of published ones; none
+#             are trained then
 # --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; may be repeated
 # --acoustic_only   the paper's ablation: a coarse stage without semantic tokens, and no semantic
 #             stage; with the --work_dir of the whole system only this stage is trained
@@ -36,21 +39,23 @@ name=
 work_dir=
 dry_run=
 acoustic_only=
+tokenizers=
 overrides=()
 positional=()
 while (($#)); do
   case $1 in
-    --preset | --name | --work_dir | --override)
+    --preset | --name | --work_dir | --tokenizers | --override)
       (($# > 1)) || fail "$1 needs a value"
       case $1 in
         --preset) preset=$2 ;;
         --name) name=$2 ;;
         --work_dir) work_dir=$2 ;;
+        --tokenizers) tokenizers=$2 ;;
         --override) overrides+=("$2") ;;
       esac
       shift 2
       ;;
-    --preset=* | --name=* | --work_dir=* | --override=*)
+    --preset=* | --name=* | --work_dir=* | --tokenizers=* | --override=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
       ;;
     --dry_run)
@@ -112,6 +117,7 @@ audio=$(realpath "${positional[0]}")
 bundle=$(realpath -m "${positional[1]}")
 work=$(realpath -m "${work_dir:-$bundle.work}")
 name=${name:-$(basename "$bundle")}
+[[ ! -d $tokenizers ]] || tokenizers=$(realpath "$tokenizers")
 [[ $audio$work != *\'* ]] || fail "a path with a quotation mark cannot be used: $audio $work"
 if [[ -f $audio ]]; then
   corpus=(--manifest="$audio")
@@ -127,7 +133,7 @@ done
 
 if [[ -z $dry_run ]]; then
   mkdir -p "$work/done" "$work/log" 2>/dev/null || fail "cannot make the folder $work"
-  settings="$audio $preset"
+  settings="$audio $preset${tokenizers:+ $tokenizers}"
   if [[ -f $work/settings && $(<"$work/settings") != "$settings" ]]; then
     fail "$work was begun with '$(<"$work/settings")', not '$settings'; give another --work_dir"
   fi
@@ -192,39 +198,59 @@ train() {
     --gin_file="gin_configs/$config.gin" "$@" --gin.MODEL_DIR="'$work/$step'"
 }
 
-train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
-  "codec_$size" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
-train semantic "trains the semantic encoder" "$semantic_band" \
-  "$semantic_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
-step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
-  "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$work/semantic" "${corpus[@]}" \
-  --layer="$layer" --num_clusters="$num_clusters" --output="$work/kmeans"
-step tokenizers "puts codec and semantic tokenizer into one bundle" "a size in MB" \
-  "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
-  --name="$name" --output="$work/tokenizers" --storage="$storage"
+if [[ -z $tokenizers ]]; then
+  train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
+    "codec_$size" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
+  train semantic "trains the semantic encoder" "$semantic_band" \
+    "$semantic_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
+  step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
+    "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$work/semantic" "${corpus[@]}" \
+    --layer="$layer" --num_clusters="$num_clusters" --output="$work/kmeans"
+  step tokenizers "puts codec and semantic tokenizer into one bundle" "a size in MB" \
+    "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
+    --name="$name" --output="$work/tokenizers" --storage="$storage"
+  tokenizers=$work/tokenizers
+  told=(--gin.NUM_CLUSTERS="$num_clusters")
+  told_fine=(--gin.NUM_FINE_QUANTIZERS=8)
+  frame_rate=
+else
+  described=$("$python" launch/tokenizer_settings.py --bundle="$tokenizers")
+  mapfile -t told < <(grep -v FINE <<<"$described")
+  mapfile -t told_fine < <(grep FINE <<<"$described" || true)
+  frame_rate=$(sed -n 's/.*FRAME_RATE=//p' <<<"$described")
+fi
 step tokens "turns the corpus into tokens" "no more than 1 % of the clips skipped" \
-  "$python" -m audiolm_jax.cache_tokens --bundle="$work/tokenizers" "${corpus[@]}" \
+  "$python" -m audiolm_jax.cache_tokens --bundle="$tokenizers" "${corpus[@]}" \
   --output_dir="$work/tokens"
 tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'"
-  --gin.NUM_CLUSTERS="$num_clusters")
+  "${told[@]}")
+
+# frames SECONDS: the tiny stages learn an embedding for every frame of a crop, and one more.
+frames() {
+  [[ $size != tiny || -z $frame_rate ]] || awk "BEGIN {printf \"--gin.NUM_FRAME_EMBEDDINGS=%d\", $1 * $frame_rate + 1}"
+}
+
 if [[ -z $acoustic_only ]]; then
   bundle_step=bundle
   train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
     "semantic_stage_$size" "${tokens[@]}"
   train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
-    "coarse_stage_$size" "${tokens[@]}"
+    "coarse_stage_$size" "${tokens[@]}" $(frames 4)
   stages=(--semantic_stage_dir="$work/semantic_stage" --coarse_stage_dir="$work/coarse_stage")
 else
   bundle_step=acoustic_only_bundle
   train acoustic_only "trains a coarse stage without semantic tokens" "$acoustic_only_band" \
-    "acoustic_only_$size" "${tokens[@]}"
+    "acoustic_only_$size" "${tokens[@]}" $(frames 4)
   stages=(--coarse_stage_dir="$work/acoustic_only")
 fi
-train fine_stage "trains the fine stage" "$fine_stage_band" \
-  "fine_stage_$size" "${tokens[@]}"
+if ((${#told_fine[@]})); then # the codec has levels that the coarse stage leaves
+  train fine_stage "trains the fine stage" "$fine_stage_band" \
+    "fine_stage_$size" "${tokens[@]}" "${told_fine[@]}" $(frames 1)
+  stages+=(--fine_stage_dir="$work/fine_stage")
+fi
 step "$bundle_step" "puts everything together" "a size in MB" \
-  "$python" -m audiolm_jax.export_bundle --bundle="$work/tokenizers" \
-  --token_store="$work/tokens" "${stages[@]}" --fine_stage_dir="$work/fine_stage" \
+  "$python" -m audiolm_jax.export_bundle --bundle="$tokenizers" \
+  --token_store="$work/tokens" "${stages[@]}" \
   --name="$name" --output="$bundle" --storage="$storage"
 
 if [[ -z $dry_run ]]; then

@@ -1,0 +1,50 @@
+"""Prints what the stages' gin files must be told of a bundle's tokenizers, one flag a line.
+
+  python launch/tokenizer_settings.py --bundle=BUNDLE
+
+Both rates, the clusters, the entries of a codebook, and the levels that are left to the fine stage
+after the coarse stage's four: up to twelve in all, as in the paper.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+
+from audiolm_jax.bundles import Bundle, load_bundle
+from audiolm_jax.errors import UserError, run_cli
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("bundle", None, "Folder of a bundle of tokenizers.", flag_values=FLAGS)
+
+COARSE_LEVELS = 4
+MOST_LEVELS = 12
+
+
+def settings(bundle: Bundle) -> Iterator[str]:
+  """The flags of `audiolm_jax.train`."""
+  codec, semantic = bundle.codec.spec, bundle.semantic.spec
+  yield f"--gin.NUM_CLUSTERS={semantic.num_clusters}"
+  yield f"--gin.SEMANTIC_RATE={semantic.frame_rate}"
+  yield f"--gin.FRAME_RATE={codec.frame_rate}"
+  yield f"--gin.CODEBOOK_SIZE={codec.codebook_size}"
+  fine = min(codec.num_quantizers, MOST_LEVELS) - COARSE_LEVELS
+  if fine > 0:
+    yield f"--gin.NUM_FINE_QUANTIZERS={fine}"
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints."""
+  del argv
+  if not FLAGS.bundle:
+    raise UserError("--bundle is needed: a bundle of tokenizers")
+  bundle = load_bundle(FLAGS.bundle)
+  if bundle.stages:
+    raise UserError(
+      f"{FLAGS.bundle} has stages, and new ones would stand among them; give the bundle of its "
+      "tokenizers alone, as convert and export_bundle make it"
+    )
+  print("\n".join(settings(bundle)))
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

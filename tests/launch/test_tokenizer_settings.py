@@ -1,0 +1,92 @@
+"""The recipe on published tokenizers: what it tells the stages, and all of it in miniature."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from audiolm_jax import api
+from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
+from audiolm_jax.codec.interface import CodecSpec
+from tests.conftest import melody
+from tests.pretrained.conftest import miniature_dac, miniature_hubert
+
+REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tokenizers(tmp_path):
+  """DAC and HuBERT in miniature: 4 levels of 16 codes, 400 frames and 50 tokens per second."""
+  return save_bundle(Bundle("published", miniature_dac(), miniature_hubert()), tmp_path / "both")
+
+
+def recipe(audio, bundle, *more):
+  return subprocess.run(
+    ["bash", str(REPO / "launch" / "train_bundle.sh"), str(audio), str(bundle), *map(str, more)],
+    env={**os.environ, "PYTHON": sys.executable},
+    capture_output=True,
+    text=True,
+  )
+
+
+class Codec:
+  def __init__(self, **fields):
+    self.spec = CodecSpec(**fields)
+
+
+@pytest.mark.parametrize(
+  ("levels", "fine"),
+  [(4, None), (8, "4"), (12, "8"), (32, "8")],
+)
+def test_the_fine_stage_gets_the_levels_up_to_the_twelfth(levels, fine, tokenizers, load_script):
+  script = load_script("tokenizer_settings")
+  codec = Codec(sample_rate=24_000, hop_length=320, num_quantizers=levels, codebook_size=2048)
+  bundle = dataclasses.replace(load_bundle(tokenizers), codec=codec)
+  told = dict(flag.removeprefix("--gin.").split("=") for flag in script.settings(bundle))
+  assert told.pop("NUM_FINE_QUANTIZERS", None) == fine
+  assert told == {
+    "NUM_CLUSTERS": "12", "SEMANTIC_RATE": "50.0", "FRAME_RATE": "75.0", "CODEBOOK_SIZE": "2048",
+  }  # fmt: skip
+
+
+def test_published_tokenizers_leave_the_stages_to_be_trained(tokenizers, tmp_path):
+  done = recipe(tmp_path, tmp_path / "mine", "--tokenizers", tokenizers, "--dry_run")
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  steps = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
+  assert steps == ["tokens", "semantic_stage", "coarse_stage", "bundle"]
+  assert f"--bundle={tokenizers}" in lines[1] and "--gin.FRAME_RATE=400.0" in lines[5]
+  assert "--gin.NUM_FRAME_EMBEDDINGS=1601" in lines[5] and "fine" not in lines[7]
+
+
+def test_a_bundle_with_stages_is_refused(tmp_path):
+  done = recipe(tmp_path, tmp_path / "mine", "--tokenizers", "speech_tiny", "--dry_run")
+  assert done.returncode == 2 and "speech_tiny has stages" in done.stderr
+
+
+@pytest.mark.slow
+def test_stages_are_trained_on_tokens_of_published_models_and_continue_sound(tokenizers, tmp_path):
+  audio = tmp_path / "audio"
+  audio.mkdir()
+  for i in range(8):
+    soundfile.write(audio / f"{i}.wav", melody(2.0 + 0.1 * i), 16_000)
+  small = ("TRAIN_STEPS=4", "BATCH_SIZE=2", "EVAL_PERIOD=4", "CHECKPOINT_PERIOD=4")
+  small += ("CROP_SECONDS=0.5", "WARMUP_STEPS=2", "transformer.TransformerConfig.embed_dim=16")
+  overrides = [
+    word
+    for stage in ("semantic_stage", "coarse_stage")
+    for binding in small
+    for word in ("--override", f"{stage}:--gin.{binding}")
+  ]
+  done = recipe(audio, tmp_path / "mine", "--tokenizers", tokenizers, *overrides)
+  assert done.returncode == 0, done.stdout + done.stderr
+  bundle = load_bundle(tmp_path / "mine")
+  assert list(bundle.stages) == ["semantic", "coarse"]
+  assert bundle.stages["coarse"].spec.frame_rate == 400
+  made = api.continue_audio(bundle, melody(0.6), 16_000, duration=0.4, seed=1)
+  assert len(made.waveform) == pytest.approx(16_000, abs=40)
+  assert made.tokens.codes.shape == (400, 4)
