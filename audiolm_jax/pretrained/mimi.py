@@ -229,7 +229,8 @@ def _doubling(weights: PublishedWeights) -> np.ndarray:
 
 def _transformer(config: MimiConfig, weights: PublishedWeights, name: str) -> dict[str, Any]:
   return {
-    f"block_{i}": _block(weights, f"{name}.layers.{i}") for i in range(config.transformer.num_layers)
+    f"block_{i}": _block(weights, f"{name}.layers.{i}")
+    for i in range(config.transformer.num_layers)
   }
 
 
