@@ -54,6 +54,8 @@ def random_mimi(seed: int, **shape: Any) -> MimiModel:
       else:
         fan_in = value[0].numel() if "decoder" not in name else 2 * value.shape[1]
         value.normal_(0, fan_in**-0.5, generator=generator)
+        if "decoder" in name and "block" not in name and len(value) == 1:
+          value *= 0.05  # the last layer: a waveform within [-1, 1]
     _spread_codes(model, generator)
   return model
 
