@@ -23,6 +23,8 @@ from audiolm_jax.pretrained.dac import DacCodec, DacConfig
 from audiolm_jax.pretrained.encodec import EncodecCodec
 from audiolm_jax.pretrained.encodec_layers import EncodecConfig
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
+from audiolm_jax.pretrained.mimi import MimiCodec
+from audiolm_jax.pretrained.mimi_layers import MimiConfig
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
@@ -34,6 +36,7 @@ TOKENIZERS = {
     "soundstream": (SoundStreamConfig, SoundStreamCodec),
     "dac": (DacConfig, DacCodec),
     "encodec": (EncodecConfig, EncodecCodec),
+    "mimi": (MimiConfig, MimiCodec),
   },
   "semantic": {
     "w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer),

@@ -7,26 +7,29 @@ from typing import Any
 import jax
 import numpy as np
 
-# Frames that go through at a time: of what is long, and of what is left of it, filled up with
-# zeros. Few lengths, so that few programs are compiled; the short one wastes little.
-BLOCK, _REST = 250, 50
+# Frames that go through at a time.
+BLOCK = 250
 
 
-def plan_blocks(frames: int) -> Iterator[tuple[int, int]]:
-  """Start and length of the blocks that cover `frames`; the last may reach beyond."""
+def plan_blocks(frames: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
+  """Start and length of the blocks that cover `frames`; the last may reach beyond.
+
+  What is left of long blocks is filled up to short ones, a fifth as long: few lengths, so that few
+  programs are compiled, and little waste.
+  """
   start = 0
   while start < frames:
-    length = BLOCK if frames - start >= BLOCK else _REST
+    length = block if frames - start >= block else block // 5
     yield start, length
     start += length
 
 
-def exact_blocks(frames: int) -> Iterator[tuple[int, int]]:
+def exact_blocks(frames: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
   """The same without reaching beyond: long blocks, then powers of two."""
   start = 0
   while start < frames:
     left = frames - start
-    length = BLOCK if left >= BLOCK else 1 << (left.bit_length() - 1)
+    length = block if left >= block else 1 << (left.bit_length() - 1)
     yield start, length
     start += length
 

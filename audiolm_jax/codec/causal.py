@@ -11,6 +11,10 @@ through it. The paper states no initial values; from independent random kernels 
 same codec needs many times the steps to code a waveform rather than its envelope.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -23,6 +27,28 @@ _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 def elu(x: Float[Array, "..."]) -> Float[Array, "..."]:
   """x above zero, exp(x) - 1 below. `jax.nn.elu`, exact to the last bit for small x, is slower."""
   return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
+
+
+class Streamed:
+  """Runs layers one after another, each from its part of a state, and keeps the new parts."""
+
+  def __init__(self, state: Iterable[Any]):
+    self._before = iter(state)
+    self._after: list[Any] = []
+
+  def __call__(self, layer: nn.Module, x: jax.Array) -> jax.Array:
+    return self.run(layer, x, next(self._before))
+
+  def run(self, layer: nn.Module, x: jax.Array, before: Any) -> jax.Array:
+    """The same from what is given in place of the layer's part of the state."""
+    x, after = layer(x, before)
+    self._after.append(after)
+    return x
+
+  @property
+  def state(self) -> tuple[Any, ...]:
+    """What the layers that ran leave behind."""
+    return tuple(self._after)
 
 
 class CausalConv(nn.Module):

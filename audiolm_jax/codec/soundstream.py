@@ -11,7 +11,14 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from audiolm_jax.codec.causal import CausalConv, ResidualUnit, StridedConv, TransposedConv, elu
+from audiolm_jax.codec.causal import (
+  CausalConv,
+  ResidualUnit,
+  Streamed,
+  StridedConv,
+  TransposedConv,
+  elu,
+)
 from audiolm_jax.codec.interface import CodecSpec
 
 State = tuple[jax.Array, ...]
@@ -121,24 +128,6 @@ def decoder_state(config: SoundStreamConfig, batch: int) -> State:
   return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
 
 
-class _Streamed:
-  """Runs layers one after another, each from its part of a state, and keeps the new parts."""
-
-  def __init__(self, state: State):
-    self._before = iter(state)
-    self._after: list[jax.Array] = []
-
-  def __call__(self, layer: nn.Module, x: jax.Array) -> jax.Array:
-    x, after = layer(x, next(self._before))
-    self._after.append(after)
-    return x
-
-  @property
-  def state(self) -> State:
-    """What the layers that ran leave behind."""
-    return tuple(self._after)
-
-
 class Encoder(nn.Module):
   """Waveform to latents: convolution, one block per stride, convolution of kernel 3."""
 
@@ -149,7 +138,7 @@ class Encoder(nn.Module):
     self, waveform: Float[Array, "batch samples"], state: State
   ) -> tuple[Float[Array, "batch frames latent"], State]:
     c = self.config
-    run = _Streamed(state)
+    run = Streamed(state)
     channels = c.encoder_channels
     x = run(CausalConv(channels, c.kernel_size, name="input"), waveform[..., None])
     for i, stride in enumerate(c.strides):
@@ -171,7 +160,7 @@ class Decoder(nn.Module):
     self, latents: Float[Array, "batch frames latent"], state: State
   ) -> tuple[Float[Array, "batch samples"], State]:
     c = self.config
-    run = _Streamed(state)
+    run = Streamed(state)
     channels = c.decoder_channels * 2 ** len(c.strides)
     x = run(CausalConv(channels, c.kernel_size, name="input"), latents)
     for i, stride in enumerate(reversed(c.strides)):

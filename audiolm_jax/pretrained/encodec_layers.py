@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from audiolm_jax.codec.causal import CausalConv, StridedConv, TransposedConv, elu
+from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
 
 KERNEL = 7
@@ -172,25 +172,21 @@ class Lstm(nn.Module):
     return x + jnp.swapaxes(y, 0, 1), jnp.stack(after, axis=1)
 
 
-class _Streamed:
-  """Runs layers one after another, each from its part of a state, and keeps the new parts."""
+class _Streamed(Streamed):
+  """Layers that see their input mirrored at a clip's ends, streamed."""
 
   def __init__(self, state: State):
+    super().__init__(state[1:])
     self._started: Bool[Array, ""] = state[0]
-    self._before = iter(state[1:])
-    self._after: list[jax.Array] = []
 
   @property
   def state(self) -> State:
-    """What the layers that ran leave behind."""
-    return (jnp.ones((), bool), *self._after)
-
-  def __call__(self, layer: nn.Module, x: jax.Array) -> jax.Array:
-    return self._run(layer, x, next(self._before))
+    """Whether the clip has begun, and what the layers that ran leave behind."""
+    return (jnp.ones((), bool), *super().state)
 
   def mirrored(self, layer: nn.Module, x: jax.Array, ends: jax.Array) -> jax.Array:
     """A layer that sees its input mirrored before a clip's start."""
-    return self._run(layer, x, self._past(x, ends))
+    return self.run(layer, x, self._past(x, ends))
 
   def strided(self, layer: StridedConv, x: jax.Array, ends: jax.Array) -> jax.Array:
     """The same, and mirrored behind its end up to a whole block."""
@@ -202,7 +198,7 @@ class _Streamed:
     whole = jnp.take_along_axis(whole, source.clip(0, whole.shape[1] - 1)[..., None], axis=1)
     # What is no longer than the mirror is filled up with zeros instead.
     short = ~self._started & (ends <= stride)[:, None] & ended
-    return self._run(layer, jnp.where(short[..., None], 0.0, whole), past)
+    return self.run(layer, jnp.where(short[..., None], 0.0, whole), past)
 
   def unit(self, name: str, x: jax.Array, ends: jax.Array) -> jax.Array:
     """ELU, convolution to fewer channels, ELU, back again; added to a pointwise convolution."""
@@ -212,11 +208,6 @@ class _Streamed:
     h, _ = CausalConv(channels, 1, name=f"{name}_expand")(elu(h), at_once)
     direct, _ = CausalConv(channels, 1, name=f"{name}_direct")(x, at_once)
     return direct + h
-
-  def _run(self, layer: nn.Module, x: jax.Array, before: jax.Array) -> jax.Array:
-    x, after = layer(x, before)
-    self._after.append(after)
-    return x
 
   def _past(self, x: jax.Array, ends: jax.Array) -> jax.Array:
     """A layer's part of the state or, at the start, the mirror of what follows its first input."""

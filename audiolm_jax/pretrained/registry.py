@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from audiolm_jax.errors import DataError, UserError
-from audiolm_jax.pretrained import dac, encodec, hubert_tokenizer
+from audiolm_jax.pretrained import dac, encodec, hubert_tokenizer, mimi
 from audiolm_jax.pretrained.weights import Published
 
 
@@ -64,6 +64,15 @@ _MODELS = (
     terms=Terms.UNSTATED,
     credit="EnCodec, 24 kHz, by Meta (arXiv 2210.13438)",
     convert=encodec.convert,
+  ),
+  PublishedModel(
+    name="mimi",
+    component="codec",
+    hub_id="kyutai/mimi",
+    licence="CC-BY-4.0",
+    terms=Terms.ATTRIBUTION,
+    credit="Mimi, 24 kHz, by Kyutai (arXiv 2410.00037)",
+    convert=mimi.convert,
   ),
   PublishedModel(
     name="hubert_base",

@@ -76,6 +76,14 @@ class PublishedWeights:
     kernel = self.weight(name).transpose(2, 1, 0)
     return {"kernel": kernel, "bias": self.take(f"{name}.bias")}
 
+  def dense(self, name: str) -> dict[str, np.ndarray]:
+    """Kernel [inputs, outputs] and bias."""
+    return {"kernel": self.take(f"{name}.weight").T, "bias": self.take(f"{name}.bias")}
+
+  def norm(self, name: str) -> dict[str, np.ndarray]:
+    """Scale and bias of a normalization."""
+    return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
+
   def strided_convolution(self, name: str) -> dict[str, np.ndarray]:
     """Kernel [taps * inputs, outputs], as of `StridedConv`, and bias."""
     found = self.convolution(name)

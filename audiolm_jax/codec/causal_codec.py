@@ -1,0 +1,223 @@
+"""Causal codecs in blocks of frames: bounded memory, rows of unequal lengths, streams.
+
+The state of every layer goes from block to block, so a long clip and a stream give what the clip
+gives in one piece. Where a clip ends inside a block the model is told, for what stands behind a
+clip is not what its own padding is: that pads the input of every layer.
+"""
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.codec.blocks import BLOCK, exact_blocks, plan_blocks
+from audiolm_jax.codec.clips import encode_side_by_side
+from audiolm_jax.codec.interface import CodecSpec
+
+
+class CausalCodec(abc.ABC):
+  """A `Codec` made of two functions of a block; the parameters are held on the device."""
+
+  block_frames: int = BLOCK  # of a long clip that go through at a time
+
+  def __init__(self, config: Any, params: Mapping[str, Any]):
+    """`config` has a `spec`; `params` has a "decoder", which decides no code."""
+    self.config = config
+    # Unlike jnp.asarray, compiles nothing.
+    self.params = jax.device_put(dict(params))
+
+  @property
+  def first_frames(self) -> int:
+    """Frames that must be there before the first can be made, in a stream."""
+    return 1
+
+  @property
+  @abc.abstractmethod
+  def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
+    """The vectors that the codes stand for, one table per level; a frame is the sum of its own."""
+
+  @abc.abstractmethod
+  def encoder_state(self, batch: int) -> Any:
+    """The encoder's state at a clip's start."""
+
+  @abc.abstractmethod
+  def decoder_state(self, batch: int) -> Any:
+    """The decoder's state at a clip's start."""
+
+  @abc.abstractmethod
+  def encode_block(
+    self,
+    waveform: Float[np.ndarray, "batch samples"],
+    ends: Int[np.ndarray, "batch"],
+    state: Any,
+  ) -> tuple[Int[jax.Array, "batch frames q"], Any]:
+    """Codes of whole frames of samples; `ends` are samples from there to each clip's end."""
+
+  @abc.abstractmethod
+  def decode_block(
+    self, codes: Int[np.ndarray, "batch frames q"], ends: Int[np.ndarray, "batch"], state: Any
+  ) -> tuple[Float[jax.Array, "batch samples"], Any]:
+    """Samples of frames of codes; `ends` are frames from there to each clip's end."""
+
+  @property
+  def spec(self) -> CodecSpec:
+    return self.config.spec
+
+  @property
+  def token_params(self) -> dict[str, Any]:
+    """The parameters that decide the codes: all but the decoder's."""
+    return {name: value for name, value in self.params.items() if name != "decoder"}
+
+  def encode(
+    self,
+    waveform: Float[np.ndarray | jax.Array, "batch samples"],
+    lengths: Int[np.ndarray, "batch"] | None = None,
+  ) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of `ceil(samples / hop_length)` frames.
+
+    Args:
+      waveform: one clip a row.
+      lengths: samples of each row that count; its codes past them are 0.
+    """
+    waveform = np.asarray(waveform, np.float32)
+    batch, samples = waveform.shape
+    hop = self.spec.hop_length
+    frames = -(-samples // hop)
+    ends = np.full(batch, samples) if lengths is None else np.asarray(lengths)
+    state = self.encoder_state(batch)
+    pieces = [np.zeros((batch, 0, self.spec.num_quantizers), np.int32)]
+    for start, length in plan_blocks(frames, self.block_frames):
+      piece = waveform[:, start * hop : (start + length) * hop]
+      piece = np.pad(piece, ((0, 0), (0, length * hop - piece.shape[1])))
+      codes, state = self.encode_block(piece, _from(start * hop, ends), state)
+      pieces.append(np.asarray(codes))
+    codes = np.concatenate(pieces, axis=1)[:, :frames]
+    return np.where((np.arange(frames) < -(-ends // hop)[:, None])[..., None], codes, 0)
+
+  def decode(
+    self,
+    codes: Int[np.ndarray | jax.Array, "batch frames q"],
+    lengths: Int[np.ndarray, "batch"] | None = None,
+  ) -> Float[np.ndarray, "batch samples"]:
+    """Waveform of `frames * hop_length` samples from the first `q` levels.
+
+    Args:
+      codes: of one clip a row.
+      lengths: frames of each row that count; its samples past them are 0.
+    """
+    codes = np.asarray(codes, np.int32)
+    batch, frames, _ = codes.shape
+    hop = self.spec.hop_length
+    ends = np.full(batch, frames) if lengths is None else np.asarray(lengths)
+    state = self.decoder_state(batch)
+    pieces = [np.zeros((batch, 0), np.float32)]
+    for start, length in plan_blocks(frames, self.block_frames):
+      piece = codes[:, start : start + length]
+      piece = np.pad(piece, ((0, 0), (0, length - piece.shape[1]), (0, 0)))
+      waveform, state = self.decode_block(piece, _from(start, ends), state)
+      pieces.append(np.asarray(waveform))
+    waveform = np.concatenate(pieces, axis=1)[:, : frames * hop]
+    return np.where(np.arange(frames * hop) < ends[:, None] * hop, waveform, 0)
+
+  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
+    """Codes of one long clip in bounded memory; equal to `encode`."""
+    return self.encode(np.asarray(waveform)[None])[0]
+
+  def encode_clips(
+    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
+  ) -> list[Int[np.ndarray, "frames q"]]:
+    """Codes of each clip, as of `encode_long`, but clips of like length go side by side."""
+    return encode_side_by_side(self.encode, waveforms, batch_size, self.spec.hop_length)
+
+  def stream_encoder(self, batch: int = 1) -> "CausalEncoderStream":
+    """A new stream; codes come with their frame, once `first_frames` are there."""
+    return CausalEncoderStream(self, batch)
+
+  def stream_decoder(self, batch: int = 1) -> "CausalDecoderStream":
+    """A new stream; samples come with their codes, once `first_frames` are there."""
+    return CausalDecoderStream(self, batch)
+
+
+class CausalEncoderStream:
+  """Waveform pieces of any length in, codes of the completed frames out."""
+
+  def __init__(self, codec: CausalCodec, batch: int):
+    self._codec = codec
+    self._state = codec.encoder_state(batch)
+    self._started = False
+    self._waiting = np.zeros((batch, 0), np.float32)
+
+  def push(self, waveform: Float[np.ndarray, "batch samples"]) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of every frame that no sample still to come can change."""
+    self._waiting = np.concatenate([self._waiting, np.asarray(waveform, np.float32)], axis=1)
+    codec, hop, first = self._codec, self._codec.spec.hop_length, self._codec.first_frames
+    pieces = [np.zeros((len(self._waiting), 0, codec.spec.num_quantizers), np.int32)]
+    if not self._started and self._waiting.shape[1] >= first * hop:
+      pieces.append(self._encode(first))
+    if self._started:
+      for _, length in exact_blocks(self._waiting.shape[1] // hop, codec.block_frames):
+        pieces.append(self._encode(length))
+    return np.concatenate(pieces, axis=1)
+
+  def flush(self) -> Int[np.ndarray, "batch frames q"]:
+    """Codes of the frames that are left, the last one padded as by `encode`; the clip ends here."""
+    frames = -(-self._waiting.shape[1] // self._codec.spec.hop_length)
+    if not frames:
+      return self.push(self._waiting)
+    return self._encode(1 if self._started else self._codec.first_frames)[:, :frames]
+
+  def _encode(self, frames: int) -> np.ndarray:
+    samples = frames * self._codec.spec.hop_length
+    batch, ready = self._waiting.shape
+    piece = np.pad(self._waiting[:, :samples], ((0, 0), (0, max(0, samples - ready))))
+    self._waiting, self._started = self._waiting[:, samples:], True
+    # No end is known before `flush`; where the samples fill their frames it makes no difference.
+    ends = np.full(batch, ready, np.int32)
+    codes, self._state = self._codec.encode_block(piece, ends, self._state)
+    return np.asarray(codes)
+
+
+class CausalDecoderStream:
+  """Code frames in, their samples out."""
+
+  def __init__(self, codec: CausalCodec, batch: int):
+    self._codec = codec
+    self._state = codec.decoder_state(batch)
+    self._batch, self._started = batch, False
+    self._waiting: np.ndarray | None = None
+
+  def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
+    """The samples of every frame that no code still to come can change."""
+    codes = np.asarray(codes, np.int32)
+    waiting = codes if self._waiting is None else np.concatenate([self._waiting, codes], axis=1)
+    self._waiting = waiting
+    pieces = [np.zeros((self._batch, 0), np.float32)]
+    if not self._started and waiting.shape[1] >= self._codec.first_frames:
+      pieces.append(self._decode(waiting, self._codec.first_frames))
+    if self._started:
+      for _, length in exact_blocks(self._waiting.shape[1], self._codec.block_frames):
+        pieces.append(self._decode(self._waiting, length))
+    return np.concatenate(pieces, axis=1)
+
+  def flush(self) -> Float[np.ndarray, "batch samples"]:
+    """The samples of a clip of fewer frames than a stream waits for; else none are left."""
+    if self._waiting is None or not self._waiting.shape[1]:
+      return np.zeros((self._batch, 0), np.float32)
+    samples = self._waiting.shape[1] * self._codec.spec.hop_length
+    return self._decode(self._waiting, self._codec.first_frames)[:, :samples]
+
+  def _decode(self, waiting: np.ndarray, frames: int) -> np.ndarray:
+    piece = waiting[:, :frames]
+    ends = np.full(self._batch, piece.shape[1], np.int32)
+    piece = np.pad(piece, ((0, 0), (0, frames - piece.shape[1]), (0, 0)))
+    self._waiting, self._started = waiting[:, frames:], True
+    waveform, self._state = self._codec.decode_block(piece, ends, self._state)
+    return np.asarray(waveform)
+
+
+def _from(start: int, ends: np.ndarray) -> np.ndarray:
+  """Ends as they lie from a block's start on."""
+  return (ends - start).astype(np.int32)

@@ -1,0 +1,275 @@
+"""Mimi at work: a published causal codec with a semantic level, and its weights.
+
+Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
+(arXiv 2410.00037), section 3.3.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float, Int
+
+from audiolm_jax.codec.blocks import initial_state
+from audiolm_jax.codec.causal_codec import CausalCodec
+from audiolm_jax.codec.quantizer import dequantize, residual_quantize
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.pretrained.mimi_layers import (
+  KERNEL,
+  LAST_KERNEL,
+  UNIT_KERNEL,
+  UNIT_SQUEEZE,
+  Decoder,
+  Encoder,
+  MimiConfig,
+  State,
+  decoder_state,
+  encoder_state,
+)
+from audiolm_jax.pretrained.mimi_transformer import MimiTransformerConfig
+from audiolm_jax.pretrained.weights import PublishedWeights
+
+# What config.json must say, where it says anything, for these layers to be the model's.
+_FIXED = {
+  "audio_channels": 1,
+  "use_causal_conv": True,
+  "pad_mode": "constant",
+  "trim_right_ratio": 1.0,
+  "use_conv_shortcut": False,
+  "num_residual_layers": 1,
+  "kernel_size": KERNEL,
+  "last_kernel_size": LAST_KERNEL,
+  "residual_kernel_size": UNIT_KERNEL,
+  "compress": UNIT_SQUEEZE,
+  "hidden_act": "gelu",
+  "attention_bias": False,
+}
+_HALVES = ("semantic", "acoustic")
+# A centroid that was never used is divided by this.
+_LEAST_USAGE = 1e-5
+
+
+class MimiCodec(CausalCodec):
+  """Encodes and decodes in blocks of 4 s, carrying the state between blocks.
+
+  All levels are kept; the model was published for use with the first 8. `params` is {"encoder",
+  "decoder", "codebooks" [quantizers, size, dim]}, the latter before the projection of their half.
+  """
+
+  config: MimiConfig
+  block_frames = 50
+
+  @functools.cached_property
+  def codebooks(self) -> Float[np.ndarray, "quantizers size latent"]:
+    """What the codes stand for, projected as their half is; a frame is the sum of its own."""
+    decoder, count = self.params["decoder"], self.config.num_semantic_quantizers
+    books = np.asarray(self.params["codebooks"])
+    kernels = [np.asarray(decoder[half]["kernel"]) for half in _HALVES]
+    return np.concatenate([books[:count] @ kernels[0], books[count:] @ kernels[1]])
+
+  def encoder_state(self, batch: int) -> State:
+    return initial_state(encoder_state, self.config, batch)
+
+  def decoder_state(self, batch: int) -> State:
+    return initial_state(decoder_state, self.config, batch)
+
+  def encode_block(
+    self, waveform: Float[np.ndarray, "batch samples"], ends: Int[np.ndarray, "batch"], state: State
+  ) -> tuple[Int[jax.Array, "batch frames q"], State]:
+    return _encode(self.config, self.token_params, waveform, ends, state)
+
+  def decode_block(
+    self, codes: Int[np.ndarray, "batch frames q"], ends: Int[np.ndarray, "batch"], state: State
+  ) -> tuple[Float[jax.Array, "batch samples"], State]:
+    del ends  # sound hears no later code
+    return _decode(self.config, self.params, codes, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(
+  config: MimiConfig,
+  params: Mapping[str, Any],
+  waveform: jax.Array,
+  ends: jax.Array,
+  state: State,
+) -> tuple[jax.Array, State]:
+  halves, state = Encoder(config).apply({"params": params["encoder"]}, waveform, ends, state)
+  books, count = params["codebooks"], config.num_semantic_quantizers
+  semantic = residual_quantize(halves[:, :, 0], books[:count])
+  acoustic = residual_quantize(halves[:, :, 1], books[count:])
+  return jnp.concatenate([semantic, acoustic], axis=-1), state
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(
+  config: MimiConfig, params: Mapping[str, Any], codes: jax.Array, state: State
+) -> tuple[jax.Array, State]:
+  books, count = params["codebooks"], config.num_semantic_quantizers
+  semantic = dequantize(codes[..., :count], books[:count])
+  acoustic = dequantize(codes[..., count:], books[count:])
+  sums = jnp.stack([semantic, acoustic], axis=2)
+  return Decoder(config).apply({"params": params["decoder"]}, sums, state)
+
+
+def read_config(published: Mapping[str, Any]) -> MimiConfig:
+  """The shape that the `config.json` of a model in the transformers format names.
+
+  Raises:
+    ConfigError: it is of another kind of model, lacks a field, or asks for what is not here.
+  """
+  if published.get("model_type") != "mimi":
+    raise ConfigError(
+      f"config.json is of a model of type {published.get('model_type')!r}, and 'mimi' is wanted"
+    )
+  rotary = published.get("rope_parameters") or {}
+  try:
+    transformer = MimiTransformerConfig(
+      dim=published["hidden_size"],
+      num_layers=published["num_hidden_layers"],
+      num_heads=published["num_attention_heads"],
+      feed_forward_dim=published["intermediate_size"],
+      window=published["sliding_window"],
+      rotary_base=rotary.get("rope_theta") or published.get("rope_theta") or 10_000.0,
+      norm_epsilon=published["norm_eps"],
+    )
+    config = MimiConfig(
+      sample_rate=published["sampling_rate"],
+      channels=published["num_filters"],
+      strides=tuple(reversed(published["upsampling_ratios"])),
+      transformer=transformer,
+      num_quantizers=published["num_quantizers"],
+      num_semantic_quantizers=published["num_semantic_quantizers"],
+      codebook_size=published["codebook_size"],
+      codebook_dim=published["codebook_dim"],
+    )
+  except KeyError as error:
+    raise ConfigError(
+      f"config.json lacks {error}; take the one that is beside the weights"
+    ) from None
+  wanted = _FIXED | {
+    "num_key_value_heads": transformer.num_heads,
+    "head_dim": transformer.dim // transformer.num_heads,
+    "upsample_groups": transformer.dim,
+    "vector_quantization_hidden_dimension": config.codebook_dim,
+    "frame_rate": config.spec.frame_rate,
+    "rope_type": "default",
+  }
+  for name, value in wanted.items():
+    found = (rotary if name == "rope_type" else published).get(name)
+    if found not in (None, value):
+      raise ConfigError(
+        f"config.json says {name} {found!r}, and only {value!r} can be converted; take kyutai/mimi"
+      )
+  return config
+
+
+def convert(published: Mapping[str, Any], weights: PublishedWeights) -> MimiCodec:
+  """The codec of a published Mimi in the format of transformers, with all its levels.
+
+  Args:
+    published: its `config.json`.
+    weights: its tensors by name.
+  Raises:
+    ConfigError, DataError: a tensor is missing, left over or of another shape.
+  """
+  config = read_config(published)
+  count = 3 * len(config.strides)
+  encoder = {
+    "input": weights.convolution("encoder.layers.0.conv"),
+    "output": weights.convolution(f"encoder.layers.{count + 2}.conv"),
+    "transformer": _transformer(config, weights, "encoder_transformer"),
+    "halving": {"conv": _halving(weights)},
+  }
+  decoder = {
+    "doubling": {"kernel": _doubling(weights)},
+    "transformer": _transformer(config, weights, "decoder_transformer"),
+    "input": weights.convolution("decoder.layers.0.conv"),
+    "output": weights.convolution(f"decoder.layers.{count + 2}.conv"),
+  }
+  for i in range(len(config.strides)):
+    down, up = f"encoder.layers.{3 * i + 3}.conv", f"decoder.layers.{3 * i + 2}.conv"
+    encoder[f"block_{i}_unit"] = _unit(weights, f"encoder.layers.{3 * i + 1}")
+    encoder[f"block_{i}_down"] = weights.strided_convolution(down)
+    decoder[f"block_{i}_up"] = weights.transposed_convolution(up)
+    decoder[f"block_{i}_unit"] = _unit(weights, f"decoder.layers.{3 * i + 3}")
+  codebooks = []
+  levels = (config.num_semantic_quantizers, config.num_quantizers - config.num_semantic_quantizers)
+  for half, number in zip(_HALVES, levels, strict=True):
+    name = f"quantizer.{half}_residual_vector_quantizer"
+    encoder[half] = {"kernel": weights.take(f"{name}.input_proj.weight")[..., 0].T}
+    decoder[half] = {"kernel": weights.take(f"{name}.output_proj.weight")[..., 0].T}
+    codebooks += [_codebook(weights, f"{name}.layers.{level}.codebook") for level in range(number)]
+  weights.check_all_used()
+  params = {"encoder": encoder, "decoder": decoder, "codebooks": np.stack(codebooks)}
+  weights.check_shapes(params, _shapes(config))
+  return MimiCodec(config, params)
+
+
+def _unit(weights: PublishedWeights, name: str) -> dict[str, Any]:
+  return {
+    "squeeze": weights.convolution(f"{name}.block.1.conv"),
+    "expand": weights.convolution(f"{name}.block.3.conv"),
+  }
+
+
+def _halving(weights: PublishedWeights) -> dict[str, np.ndarray]:
+  kernel = weights.weight("downsample.conv").transpose(2, 1, 0)
+  outputs = kernel.shape[-1]
+  return {"kernel": kernel.reshape(-1, outputs), "bias": np.zeros(outputs, np.float32)}
+
+
+def _doubling(weights: PublishedWeights) -> np.ndarray:
+  kernel = weights.weight("upsample.conv")[:, 0].T
+  return kernel.reshape(2, -1, kernel.shape[-1])
+
+
+def _transformer(config: MimiConfig, weights: PublishedWeights, name: str) -> dict[str, Any]:
+  return {
+    f"block_{i}": _block(weights, f"{name}.layers.{i}")
+    for i in range(config.transformer.num_layers)
+  }
+
+
+def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
+  def kernel(theirs: str) -> dict[str, np.ndarray]:
+    return {"kernel": weights.take(f"{name}.{theirs}.weight").T}
+
+  attention = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+  return {
+    "attention": {ours: kernel(f"self_attn.{theirs}") for ours, theirs in attention.items()},
+    "attention_norm": weights.norm(f"{name}.input_layernorm"),
+    "attention_scale": weights.take(f"{name}.self_attn_layer_scale.scale"),
+    "feed_forward_norm": weights.norm(f"{name}.post_attention_layernorm"),
+    "feed_forward_in": kernel("mlp.fc1"),
+    "feed_forward_out": kernel("mlp.fc2"),
+    "feed_forward_scale": weights.take(f"{name}.mlp_layer_scale.scale"),
+  }
+
+
+def _codebook(weights: PublishedWeights, name: str) -> np.ndarray:
+  """The mean of what chose an entry, of the moving averages that training leaves."""
+  if f"{name}.initialized" in weights.tensors:
+    weights.take(f"{name}.initialized")
+  usage = np.maximum(weights.take(f"{name}.cluster_usage"), np.float32(_LEAST_USAGE))
+  return weights.take(f"{name}.embed_sum") / usage[:, None]
+
+
+def _shapes(config: MimiConfig) -> dict[str, Any]:
+  """Shapes of all parameters, without a computation."""
+  c, key = config, jax.random.key(0)
+  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
+  waveform = jax.ShapeDtypeStruct((1, c.hop_length), jnp.float32)
+  sums = jax.ShapeDtypeStruct((1, 1, 2, c.codebook_dim), jnp.float32)
+  states = [jax.eval_shape(functools.partial(f, c, 1)) for f in (encoder_state, decoder_state)]
+  encoder = jax.eval_shape(Encoder(c).init, key, waveform, ends, states[0])
+  decoder = jax.eval_shape(Decoder(c).init, key, sums, states[1])
+  codebooks = (c.num_quantizers, c.codebook_size, c.codebook_dim)
+  return {
+    "encoder": nn.meta.unbox(encoder["params"]),
+    "decoder": nn.meta.unbox(decoder["params"]),
+    "codebooks": jax.ShapeDtypeStruct(codebooks, jnp.float32),
+  }

@@ -1,0 +1,207 @@
+"""The networks of Mimi: causal convolutions, a transformer at 25 Hz, halves of it at 12.5 Hz.
+
+Before a clip's start every layer has silence, but the last one of the encoder, which halves the
+rate, has its first input there. Where a clip ends inside a block of a strided layer, that layer has
+silence up to the whole block, and the last one of the encoder its last input.
+
+Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
+(arXiv 2410.00037), section 3.3; the padding is that of the published model.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
+from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.pretrained.mimi_transformer import (
+  MimiTransformerConfig,
+  Transformer,
+  transformer_state,
+)
+
+KERNEL = 7
+LAST_KERNEL = 3
+UNIT_KERNEL = 3
+UNIT_SQUEEZE = 2
+HALVING = 2  # positions of the transformers per frame
+
+State = tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MimiConfig:
+  """Shape of a Mimi; the defaults are those of the published model (12.5 Hz, 32 levels).
+
+  Attributes:
+    sample_rate: Hz.
+    channels: of the layers next to the waveform; doubled by every stride.
+    strides: down-sampling of the encoder's blocks; a frame is twice their product.
+    transformer: of encoder and decoder; its dimension is that of the latents.
+    num_quantizers: levels, those of both halves together.
+    num_semantic_quantizers: levels of the first half, which was taught by a semantic model; the
+      second half codes the same latents and not what the first left over.
+    codebook_size: entries per level.
+    codebook_dim: dimension of an entry; each half has its own projections to it and back.
+  """
+
+  sample_rate: int = 24_000
+  channels: int = 64
+  strides: tuple[int, ...] = (4, 5, 6, 8)
+  transformer: MimiTransformerConfig = MimiTransformerConfig()
+  num_quantizers: int = 32
+  num_semantic_quantizers: int = 1
+  codebook_size: int = 2048
+  codebook_dim: int = 256
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per frame."""
+    return HALVING * math.prod(self.strides)
+
+  @property
+  def spec(self) -> CodecSpec:
+    """The numbers that describe the tokens."""
+    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
+
+
+class Encoder(nn.Module):
+  """Waveform to what each half quantizes."""
+
+  config: MimiConfig
+
+  @nn.compact
+  def __call__(
+    self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
+  ) -> tuple[Float[Array, "batch frames 2 dim"], State]:
+    """Projected latents of whole frames; `ends` are samples from there to each clip's end."""
+    c = self.config
+    run = Streamed(state)
+    channels = c.channels
+    x = run(CausalConv(channels, KERNEL, name="input"), waveform[..., None])
+    for i, stride in enumerate(c.strides):
+      channels *= 2
+      x = run(Unit(name=f"block_{i}_unit"), x)
+      x = jnp.where((jnp.arange(x.shape[1]) < ends[:, None])[..., None], elu(x), 0.0)
+      x = run(StridedConv(channels, stride, name=f"block_{i}_down"), x)
+      ends = -(-ends // stride)
+    x = run(CausalConv(c.transformer.dim, LAST_KERNEL, name="output"), elu(x))
+    x = run(Transformer(c.transformer, name="transformer"), x)
+    x = run(Halving(name="halving"), _held(x, ends))
+    halves = [_projection(c.codebook_dim, half)(x) for half in ("semantic", "acoustic")]
+    return jnp.stack(halves, axis=2), run.state
+
+
+class Decoder(nn.Module):
+  """Sums of each half's entries to waveform: the encoder turned round."""
+
+  config: MimiConfig
+
+  @nn.compact
+  def __call__(
+    self, sums: Float[Array, "batch frames 2 dim"], state: State
+  ) -> tuple[Float[Array, "batch samples"], State]:
+    c = self.config
+    run = Streamed(state)
+    channels = c.channels * 2 ** len(c.strides)
+    semantic, acoustic = (_projection(c.transformer.dim, h) for h in ("semantic", "acoustic"))
+    x = run(Doubling(name="doubling"), semantic(sums[:, :, 0]) + acoustic(sums[:, :, 1]))
+    x = run(Transformer(c.transformer, name="transformer"), x)
+    x = run(CausalConv(channels, KERNEL, name="input"), x)
+    for i, stride in enumerate(reversed(c.strides)):
+      channels //= 2
+      x = run(TransposedConv(channels, stride, name=f"block_{i}_up"), elu(x))
+      x = run(Unit(name=f"block_{i}_unit"), x)
+    x = run(CausalConv(1, LAST_KERNEL, name="output"), elu(x))
+    return x[..., 0], run.state
+
+
+def encoder_state(config: MimiConfig, batch: int) -> State:
+  """State of `Encoder` at a clip's start."""
+  channels, dim = config.channels, config.transformer.dim
+  shapes = [(KERNEL - 1, 1)]
+  for stride in config.strides:
+    shapes += [(UNIT_KERNEL - 1, channels), (stride, channels)]
+    channels *= 2
+  shapes += [(LAST_KERNEL - 1, channels)]
+  halving = (jnp.zeros((), bool), jnp.zeros((batch, HALVING, dim)))
+  convolutions = [jnp.zeros((batch, *shape)) for shape in shapes]
+  return (*convolutions, transformer_state(config.transformer, batch), halving)
+
+
+def decoder_state(config: MimiConfig, batch: int) -> State:
+  """State of `Decoder` at a clip's start."""
+  channels, dim = config.channels * 2 ** len(config.strides), config.transformer.dim
+  shapes = [(KERNEL - 1, dim)]
+  for stride in reversed(config.strides):
+    channels //= 2
+    shapes += [(stride, channels), (UNIT_KERNEL - 1, channels)]
+  shapes += [(LAST_KERNEL - 1, channels)]
+  doubling = jnp.zeros((batch, HALVING, dim))
+  convolutions = [jnp.zeros((batch, *shape)) for shape in shapes]
+  return (doubling, transformer_state(config.transformer, batch), *convolutions)
+
+
+class Unit(nn.Module):
+  """ELU, convolution to fewer channels, ELU, back again; added to the input.
+
+  State: the first convolution's.
+  """
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context squeezed"]
+  ) -> tuple[Float[Array, "batch time channels"], Float[Array, "batch context squeezed"]]:
+    channels = x.shape[-1]
+    squeeze = CausalConv(channels // UNIT_SQUEEZE, UNIT_KERNEL, name="squeeze")
+    h, state = squeeze(elu(x), state)
+    h, _ = CausalConv(channels, 1, name="expand")(elu(h), state)
+    return x + h, state
+
+
+class Halving(nn.Module):
+  """One output for two inputs, seeing them and the two before.
+
+  State: whether a clip has begun, and its last two inputs; at the start the first one stands there.
+  """
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time dim"], state: tuple[Array, Float[Array, "batch _ dim"]]
+  ) -> tuple[Float[Array, "batch frames dim"], tuple[Array, Float[Array, "batch _ dim"]]]:
+    started, past = state
+    past = jnp.where(started, past, x[:, :1])
+    y, past = StridedConv(x.shape[-1], HALVING, name="conv")(x, past)
+    return y, (jnp.ones((), bool), past)
+
+
+class Doubling(nn.Module):
+  """Two outputs for one input, each channel for itself; an input writes into the next two as well.
+
+  State: what the last input wrote there.
+  """
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch frames dim"], state: Float[Array, "batch _ dim"]
+  ) -> tuple[Float[Array, "batch time dim"], Float[Array, "batch _ dim"]]:
+    batch, frames, dim = x.shape
+    kernel = self.param("kernel", nn.initializers.ones, (2, HALVING, dim))
+    own, following = x[:, :, None] * kernel[0], x[:, :, None] * kernel[1]
+    carried = jnp.concatenate([state[:, None], following[:, :-1]], axis=1)
+    return (own + carried).reshape(batch, frames * HALVING, dim), following[:, -1]
+
+
+def _projection(features: int, half: str) -> nn.Dense:
+  return nn.Dense(features, use_bias=False, name=half)
+
+
+def _held(x: Float[Array, "batch time dim"], ends: Int[Array, "batch"]) -> jax.Array:
+  """The last input of each row in place of those past its end."""
+  source = jnp.minimum(jnp.arange(x.shape[1]), jnp.maximum(ends[:, None] - 1, 0))
+  return jnp.take_along_axis(x, source[..., None], axis=1)

@@ -1,0 +1,159 @@
+"""The transformers of Mimi: causal, with a window of attention, streamed.
+
+The state holds the keys and values of one window less one position, as they are before they are
+turned: positions are counted from a block's start, for rotary ones tell distances only. So a stream
+needs no counter and is as exact after hours as at its start.
+
+Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
+(arXiv 2410.00037), section 3.3; RoFormer (arXiv 2104.09864) for the positions.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from audiolm_jax.lm.attention import rotate
+
+
+@dataclasses.dataclass(frozen=True)
+class MimiTransformerConfig:
+  """Shape of one of the two transformers; the defaults are those of the published model.
+
+  Attributes:
+    dim: of what goes through.
+    num_layers: blocks.
+    num_heads: of attention.
+    feed_forward_dim: between a block's two dense layers.
+    window: positions that one sees, itself included.
+    rotary_base: of the angles that tell positions.
+    norm_epsilon: added to the variance by the layer norms.
+  """
+
+  dim: int = 512
+  num_layers: int = 8
+  num_heads: int = 8
+  feed_forward_dim: int = 2048
+  window: int = 250
+  rotary_base: float = 10_000.0
+  norm_epsilon: float = 1e-5
+
+
+class Past(NamedTuple):
+  """What a transformer remembers.
+
+  Attributes:
+    seen: positions that were there, at most `window - 1`.
+    keys: the last `window - 1` of each layer, not turned.
+    values: the same.
+  """
+
+  seen: Int[Array, ""]
+  keys: tuple[Float[Array, "batch past heads head_dim"], ...]
+  values: tuple[Float[Array, "batch past heads head_dim"], ...]
+
+
+def transformer_state(config: MimiTransformerConfig, batch: int) -> Past:
+  """State of `Transformer` at a clip's start."""
+  c = config
+  shape = (batch, c.window - 1, c.num_heads, c.dim // c.num_heads)
+  past = tuple(jnp.zeros(shape) for _ in range(c.num_layers))
+  return Past(jnp.zeros((), jnp.int32), past, past)
+
+
+class Transformer(nn.Module):
+  """Blocks of attention to the window behind, and of dense layers; no norm at the end."""
+
+  config: MimiTransformerConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time dim"], state: Past
+  ) -> tuple[Float[Array, "batch time dim"], Past]:
+    c = self.config
+    keys, values = [], []
+    for i in range(c.num_layers):
+      block = Block(c, name=f"block_{i}")
+      x, last_keys, last_values = block(x, state.seen, state.keys[i], state.values[i])
+      keys.append(last_keys)
+      values.append(last_values)
+    seen = jnp.minimum(state.seen + x.shape[1], c.window - 1)
+    return x, Past(seen, tuple(keys), tuple(values))
+
+
+class Block(nn.Module):
+  """Normalized attention and normalized dense layers, both scaled and added to their input."""
+
+  config: MimiTransformerConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch time dim"],
+    seen: Int[Array, ""],
+    keys: Float[Array, "batch past heads head_dim"],
+    values: Float[Array, "batch past heads head_dim"],
+  ) -> tuple[
+    Float[Array, "batch time dim"],
+    Float[Array, "batch past heads head_dim"],
+    Float[Array, "batch past heads head_dim"],
+  ]:
+    c = self.config
+    heard, keys, values = Attention(c, name="attention")(
+      self._norm("attention_norm")(x), seen, keys, values
+    )
+    x = x + self._scale("attention_scale") * heard
+    h = self._norm("feed_forward_norm")(x)
+    h = nn.Dense(c.feed_forward_dim, use_bias=False, name="feed_forward_in")(h)
+    h = jax.nn.gelu(h, approximate=False)
+    h = nn.Dense(c.dim, use_bias=False, name="feed_forward_out")(h)
+    return x + self._scale("feed_forward_scale") * h, keys, values
+
+  def _norm(self, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(self.config.norm_epsilon, use_fast_variance=False, name=name)
+
+  def _scale(self, name: str) -> Float[Array, "dim"]:
+    # So small that an untrained block is nearly the identity (arXiv 2103.17239).
+    return self.param(name, nn.initializers.constant(0.01), (self.config.dim,))
+
+
+class Attention(nn.Module):
+  """Every position looks at itself and at those behind it, as far as the window goes."""
+
+  config: MimiTransformerConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch time dim"],
+    seen: Int[Array, ""],
+    keys: Float[Array, "batch past heads head_dim"],
+    values: Float[Array, "batch past heads head_dim"],
+  ) -> tuple[
+    Float[Array, "batch time dim"],
+    Float[Array, "batch past heads head_dim"],
+    Float[Array, "batch past heads head_dim"],
+  ]:
+    c = self.config
+    time, past = x.shape[1], c.window - 1
+    by_head = (*x.shape[:2], c.num_heads, c.dim // c.num_heads)
+    query, key, value = (
+      nn.Dense(c.dim, use_bias=False, name=name)(x).reshape(by_head)
+      for name in ("query", "key", "value")
+    )
+    keys = jnp.concatenate([keys, key], axis=1)
+    values = jnp.concatenate([values, value], axis=1)
+    here, there = jnp.arange(time), jnp.arange(-past, time)
+    age = here[:, None] - there
+    visible = (age >= 0) & (age < c.window) & (there >= -seen)
+    heard = jax.nn.dot_product_attention(
+      rotate(query, here[None], c.rotary_base),
+      rotate(keys, there[None], c.rotary_base),
+      values,
+      mask=visible[None, None],
+    )
+    y = nn.Dense(c.dim, use_bias=False, name="output")(heard.reshape(x.shape))
+    return y, keys[:, time:], values[:, time:]
