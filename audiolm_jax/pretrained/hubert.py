@@ -290,11 +290,11 @@ def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int)
   """
   params: dict[str, Any] = {
     "front": _front(config, weights),
-    "projection_norm": _norm(weights, "feature_projection.layer_norm"),
-    "projection": _dense(weights, "feature_projection.projection"),
+    "projection_norm": weights.norm("feature_projection.layer_norm"),
+    "projection": weights.dense("feature_projection.projection"),
     "position": weights.convolution("encoder.pos_conv_embed.conv"),
   }
-  norm = _norm(weights, "encoder.layer_norm")
+  norm = weights.norm("encoder.layer_norm")
   if config.block_norm is BlockNorm.POST:
     params["norm"] = norm
   blocks = [_block(weights, f"encoder.layers.{i}") for i in range(config.num_layers)]
@@ -316,7 +316,7 @@ def _front(config: HubertConfig, weights: PublishedWeights) -> dict[str, Any]:
       "bias": weights.take(f"{name}.conv.bias") if biased else np.zeros(channels, np.float32),
     }
     if i == 0 or config.front_norm is FrontNorm.LAYER:
-      front[f"norm_{i}"] = _norm(weights, f"{name}.layer_norm")
+      front[f"norm_{i}"] = weights.norm(f"{name}.layer_norm")
   return front
 
 
@@ -328,20 +328,12 @@ def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
     "output": "out_proj",
   }
   return {
-    "attention": {k: _dense(weights, f"{name}.attention.{v}") for k, v in attention.items()},
-    "attention_norm": _norm(weights, f"{name}.layer_norm"),
-    "feed_forward_in": _dense(weights, f"{name}.feed_forward.intermediate_dense"),
-    "feed_forward_out": _dense(weights, f"{name}.feed_forward.output_dense"),
-    "feed_forward_norm": _norm(weights, f"{name}.final_layer_norm"),
+    "attention": {k: weights.dense(f"{name}.attention.{v}") for k, v in attention.items()},
+    "attention_norm": weights.norm(f"{name}.layer_norm"),
+    "feed_forward_in": weights.dense(f"{name}.feed_forward.intermediate_dense"),
+    "feed_forward_out": weights.dense(f"{name}.feed_forward.output_dense"),
+    "feed_forward_norm": weights.norm(f"{name}.final_layer_norm"),
   }
-
-
-def _dense(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
-  return {"kernel": weights.take(f"{name}.weight").T, "bias": weights.take(f"{name}.bias")}
-
-
-def _norm(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
-  return {"scale": weights.take(f"{name}.weight"), "bias": weights.take(f"{name}.bias")}
 
 
 def _shapes(config: HubertConfig, layer: int) -> Any:

@@ -55,7 +55,7 @@ class PublishedWeights:
       )
     self._left.discard(name)
     value = self.tensors[name]
-    return value if value.dtype.kind in "iub" else value.astype(np.float32)
+    return value if value.dtype.kind in "iub" else value.astype(np.float32, copy=False)
 
   def weight(self, name: str) -> np.ndarray:
     """The weight of a layer: as it is, or magnitude times direction.
@@ -74,6 +74,14 @@ class PublishedWeights:
     """Kernel [taps, inputs, outputs] and bias."""
     kernel = self.weight(name).transpose(2, 1, 0)
     return {"kernel": kernel, "bias": self.take(f"{name}.bias")}
+
+  def dense(self, name: str) -> dict[str, np.ndarray]:
+    """Kernel [inputs, outputs] and bias."""
+    return {"kernel": self.take(f"{name}.weight").T, "bias": self.take(f"{name}.bias")}
+
+  def norm(self, name: str) -> dict[str, np.ndarray]:
+    """Scale and bias of a normalization."""
+    return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
 
   def strided_convolution(self, name: str) -> dict[str, np.ndarray]:
     """Kernel [taps * inputs, outputs], as of `StridedConv`, and bias."""
@@ -135,12 +143,13 @@ def read_published(source: str | os.PathLike[str]) -> Published:
   config_path = path.parent / _CONFIG
   try:
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    content = path.read_bytes()
-    tensors = safetensors.numpy.load(content)
+    tensors = safetensors.numpy.load_file(path)
+    with open(path, "rb") as file:
+      sha256 = hashlib.file_digest(file, "sha256").hexdigest()
   except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
     reason = " ".join(str(error).split())
     raise DataError(f"{path} and {_CONFIG} beside it cannot be read ({reason})") from error
-  return Published(config, PublishedWeights(tensors), hashlib.sha256(content).hexdigest())
+  return Published(config, PublishedWeights(tensors), sha256)
 
 
 def _from_hub(name: str) -> Path:
