@@ -8,7 +8,7 @@ from audiolm_jax.pretrained import hubert_tokenizer
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.weights import read_published
 from audiolm_jax.semantic.windowed_tokenizer import plan_windows
-from tests.pretrained.conftest import GOLDEN, miniature_hubert
+from tests.pretrained.conftest import GOLDEN, miniature_hubert, nearest
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,6 @@ def windowed(tokenizer):
 
 def noise(samples, seed=0):
   return np.random.default_rng(seed).uniform(-1, 1, samples).astype(np.float32)
-
-
-def nearest(features, centroids):
-  distance = np.square(features.astype(np.float64)[:, None] - centroids).sum(-1)
-  return distance.argmin(-1)
 
 
 def test_tokens_are_the_centroids_nearest_to_the_reference_and_the_last_is_held(

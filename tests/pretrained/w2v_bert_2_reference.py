@@ -1,4 +1,4 @@
-"""w2v-BERT 2.0 as `transformers` computes it, with random weights; writes what the tests compare with.
+"""w2v-BERT 2.0 as `transformers` computes it, with random weights; writes what tests compare with.
 
 pip install -r requirements/pretrained.txt
 python -m tests.pretrained.w2v_bert_2_reference
