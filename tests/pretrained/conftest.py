@@ -58,10 +58,10 @@ def layers_of(encoder, params, rows, ends) -> dict[int, np.ndarray]:
     return isinstance(module, hubert.Block | w2v_bert_2.Block)
 
   @jax.jit
-  def run(rows, ends):
+  def run(params, rows, ends):  # weights that are not arguments would be compiled in
     return encoder.apply(params, rows, ends, capture_intermediates=of_block)[1]
 
-  blocks = run(rows, np.asarray(ends))["intermediates"]
+  blocks = run(params, rows, np.asarray(ends))["intermediates"]
   return {i + 1: np.asarray(blocks[f"block_{i}"]["__call__"][0]) for i in range(len(blocks))}
 
 
