@@ -61,21 +61,21 @@ class HubertTokenizer(LayerTokenizer):
   def encode_windows(
     self, padded: Float[np.ndarray, "batch padded"], valid: Int[np.ndarray, "batch"]
   ) -> Encoded:
-    return _encode(self.config, self.params, padded, valid)
+    return _encode(self.config.encoder, self.config.layer, self.params, padded, valid)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _encode(
-  config: HubertTokenizerConfig,
+  config: HubertConfig,
+  layer: int,
   params: Mapping[str, Any],
   padded: Float[Array, "batch padded"],
   valid: Int[Array, "batch"],
 ) -> Encoded:
   """Windows of waveform, the first `valid` samples of each; the last whole frame is held."""
-  c = config.encoder
   with jax.default_matmul_precision("float32"):  # the published tokens were made so
-    features = HubertEncoder(c, config.layer).apply({"params": params["encoder"]}, padded, valid)
-    return encoded(features, (valid - c.frame_length) // c.hop_length + 1, params)
+    features = HubertEncoder(config, layer).apply({"params": params["encoder"]}, padded, valid)
+    return encoded(features, (valid - config.frame_length) // config.hop_length + 1, params)
 
 
 def convert(

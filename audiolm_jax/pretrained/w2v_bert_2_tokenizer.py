@@ -68,18 +68,19 @@ class W2vBert2Tokenizer(LayerTokenizer):
   def encode_windows(
     self, padded: Float[np.ndarray, "batch size bands"], valid: Int[np.ndarray, "batch"]
   ) -> Encoded:
-    return _encode(self.config, self.params, padded, valid)
+    return _encode(self.config.encoder, self.config.layer, self.params, padded, valid)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _encode(
-  config: W2vBert2TokenizerConfig,
+  config: W2vBert2Config,
+  layer: int,
   params: Mapping[str, Any],
   padded: Float[Array, "batch size bands"],
   valid: Int[Array, "batch"],
 ) -> Encoded:
   """Windows of log-mel features, the first `valid` steps of each; the last one is held."""
-  encoder = W2vBert2Encoder(config.encoder, config.layer)
+  encoder = W2vBert2Encoder(config, layer)
   with jax.default_matmul_precision("float32"):  # as the published model is run
     return encoded(encoder.apply({"params": params["encoder"]}, padded, valid), valid, params)
 

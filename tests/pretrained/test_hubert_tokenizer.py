@@ -24,9 +24,9 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def windowed(tokenizer):
-  """The same with windows of 40 steps, of which 24 are kept."""
+  """The same with windows of 64 steps, of which 32 are kept: one size for all lengths."""
   config = tokenizer.config
-  settings = (config.encoder, config.layer, config.num_clusters, 40, 8)
+  settings = (config.encoder, config.layer, config.num_clusters, 64, 16)
   return HubertTokenizer(HubertTokenizerConfig(*settings), tokenizer.params)
 
 
@@ -58,7 +58,7 @@ def test_a_token_per_begun_20_ms(tokenizer):
 
 
 def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(windowed):
-  lengths = [320 * 100 + 9, 1, 5_000, 320 * 70, 399]
+  lengths = [320 * 130 + 9, 1, 5_000, 320 * 70, 399]
   clips = [noise(length, seed) for seed, length in enumerate(lengths)]
   alone = [windowed.tokenize_long(clip) for clip in clips]
   assert len(plan_windows(len(alone[0]), windowed.config)) == 4
@@ -73,8 +73,8 @@ def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(windowed):
 
 
 def test_each_window_of_a_long_clip_is_heard_as_a_clip(windowed, tokenizer):
-  clip = noise(320 * 100)
-  windows = plan_windows(100, windowed.config)
+  clip = noise(320 * 120)
+  windows = plan_windows(120, windowed.config)
   found = windowed.features(clip[None])[0]
   for window in windows:
     end = (window.start + window.size - 1) * 320 + 400
