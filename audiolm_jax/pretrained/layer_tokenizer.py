@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.semantic.conformer import ReceptiveField
-from audiolm_jax.semantic.kmeans import nearest_centroid
+from audiolm_jax.semantic.kmeans import nearest_of_close_centroids
 from audiolm_jax.semantic.spec import SemanticSpec
 from audiolm_jax.semantic.windowed_tokenizer import Encoded, WindowedTokenizer
 
@@ -73,7 +73,8 @@ def encoded(
   features = (features - params["mean"]) / params["scale"]
   # Distances are the same from any origin; this one leaves float32 the most digits for them.
   origin = params["centroids"].mean(axis=0)
-  return Encoded(features, nearest_centroid(features - origin, params["centroids"] - origin))
+  ids = nearest_of_close_centroids(features - origin, params["centroids"] - origin)
+  return Encoded(features, ids)
 
 
 def centroids_of(
