@@ -16,9 +16,11 @@ from audiolm_jax.pretrained import registry
 from tests.conftest import melody
 from tests.pretrained.conftest import (
   GOLDEN,
+  centroids_of,
   hubert_centroids,
   miniature_dac,
   miniature_hubert,
+  miniature_w2v_bert_2,
 )
 
 MODEL = GOLDEN / "dac"
@@ -105,43 +107,61 @@ def test_a_codec_of_another_rate_stands_beside_the_semantic_tokenizer(wav, tmp_p
   assert load_bundle(tmp_path / "again").token_hash == bundle.token_hash
 
 
-def convert_hubert(run_cli, tmp_path, *more, source=GOLDEN / "hubert"):
+def convert_semantic(run_cli, tmp_path, *more, name="hubert_base", source=GOLDEN / "hubert"):
   return run_cli(
-    "convert", "--from", "hubert_base", "--input", source, "--output", tmp_path / "hubert", *more
+    "convert", "--from", name, "--input", source, "--output", tmp_path / "semantic", *more
   )
 
 
-def test_a_converted_semantic_encoder_makes_the_tokens_of_its_centroids(wav, tmp_path, run_cli):
-  np.savez(tmp_path / "centroids.npz", centroids=hubert_centroids())
+@pytest.mark.parametrize(
+  ("name", "folder", "licence", "miniature"),
+  [
+    ("hubert_base", "hubert", "Apache-2.0", miniature_hubert),
+    ("w2v_bert_2", "w2v_bert_2", "MIT", miniature_w2v_bert_2),
+  ],
+)
+def test_a_converted_semantic_encoder_makes_the_tokens_of_its_centroids(
+  name, folder, licence, miniature, wav, tmp_path, run_cli
+):
+  np.savez(tmp_path / "centroids.npz", centroids=centroids_of(folder))
   arguments = ("--layer", 2, "--kmeans", tmp_path / "centroids.npz")
-  done = convert_hubert(run_cli, tmp_path, *arguments)
+  done = convert_semantic(run_cli, tmp_path, *arguments, name=name, source=GOLDEN / folder)
   assert done.code == 0, done.err
-  assert "licensed Apache-2.0" in done.out and "50 semantic tokens per second" in done.out
-  bundle = load_bundle(tmp_path / "hubert")
+  assert f"licensed {licence}" in done.out and "50 semantic tokens per second" in done.out
+  bundle = load_bundle(tmp_path / "semantic")
   assert not bundle.stages
-  assert bundle.metadata["pretrained"]["semantic"]["source"] == "facebook/hubert-base-ls960"
-  assert "Apache-2.0" in bundle.model_card
-  np.testing.assert_array_equal(bundle.semantic.params["centroids"], hubert_centroids())
+  assert bundle.metadata["pretrained"]["semantic"]["source"] == registry.MODELS[name].hub_id
+  assert licence in bundle.model_card
+  np.testing.assert_array_equal(bundle.semantic.params["centroids"], centroids_of(folder))
   out = tmp_path / "t.npz"
-  done = run_cli("encode", wav, "--output", out, "--bundle", tmp_path / "hubert")
+  done = run_cli("encode", wav, "--output", out, "--bundle", tmp_path / "semantic")
   assert done.code == 0, done.err
   tokens = np.load(out)["semantic"]
-  np.testing.assert_array_equal(tokens, miniature_hubert().tokenize_long(melody(1.3)))
+  np.testing.assert_array_equal(tokens, miniature().tokenize_long(melody(1.3)))
   assert len(tokens) == 65 and len(set(tokens.tolist())) > 2
 
 
-def test_clusters_are_fitted_on_a_published_encoder(wav, tmp_path, run_cli):
-  arguments = ("--input", GOLDEN / "hubert", "--output", tmp_path / "kmeans", "--num_clusters", 6)
+@pytest.mark.parametrize(
+  ("name", "folder", "miniature"),
+  [
+    ("hubert_base", "hubert", miniature_hubert),
+    ("w2v_bert_2", "w2v_bert_2", miniature_w2v_bert_2),
+  ],
+)
+def test_clusters_are_fitted_on_a_published_encoder(
+  name, folder, miniature, wav, tmp_path, run_cli
+):
+  arguments = ("--input", GOLDEN / folder, "--output", tmp_path / "kmeans", "--num_clusters", 6)
   (tmp_path / "audio").mkdir()
   shutil.copy(wav, tmp_path / "audio" / "a.wav")
-  fit = ("fit_kmeans", "--from", "hubert_base", *arguments, "--audio_dir", tmp_path / "audio")
+  fit = ("fit_kmeans", "--from", name, *arguments, "--audio_dir", tmp_path / "audio")
   done = run_cli(*fit)
-  assert done.code == 2 and "hubert_base needs --layer" in done.err, done.err
+  assert done.code == 2 and f"{name} needs --layer" in done.err, done.err
   done = run_cli(*fit, "--layer", 2)
   assert done.code == 0, done.err
   tokenizer = load_tokenizer(tmp_path / "kmeans")
-  assert (type(tokenizer), tokenizer.config.layer) == (type(miniature_hubert()), 2)
-  features = miniature_hubert().features(melody(1.3)[None])[0]
+  assert (type(tokenizer), tokenizer.config.layer) == (type(miniature()), 2)
+  features = miniature().features(melody(1.3)[None])[0]
   whitened = (features - features.mean(0)) / features.std(0)
   centroids = np.asarray(tokenizer.params["centroids"])
   distance = np.square(whitened[:, None] - centroids).sum(-1)
@@ -167,11 +187,11 @@ def test_what_a_semantic_encoder_lacks_is_named(tmp_path, run_cli):
     (both, pickled / "pytorch_model.bin", "turn it into model.safetensors once"),
     (both, MODEL, "type 'dac', and 'hubert' is wanted"),
   ):
-    done = convert_hubert(run_cli, tmp_path, *arguments, source=source)
+    done = convert_semantic(run_cli, tmp_path, *arguments, source=source)
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
   done = convert(run_cli, tmp_path, "--layer", 2)
   assert done.code == 2 and "--layer is for a semantic encoder" in done.err, done.err
-  assert not (tmp_path / "hubert").exists() and not (tmp_path / "dac").exists()
+  assert not (tmp_path / "semantic").exists() and not (tmp_path / "dac").exists()
 
 
 def test_a_continuation_is_streamed_through_a_codec_that_looks_ahead(dac_codec):

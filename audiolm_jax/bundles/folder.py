@@ -25,6 +25,7 @@ from audiolm_jax.pretrained.encodec_layers import EncodecConfig
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.mimi import MimiCodec
 from audiolm_jax.pretrained.mimi_layers import MimiConfig
+from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBert2TokenizerConfig
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
@@ -41,6 +42,7 @@ TOKENIZERS = {
   "semantic": {
     "w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer),
     "hubert": (HubertTokenizerConfig, HubertTokenizer),
+    "w2v_bert_2": (W2vBert2TokenizerConfig, W2vBert2Tokenizer),
   },
 }
 _SHIPPED = Path(__file__).parent

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from audiolm_jax.errors import DataError, UserError
-from audiolm_jax.pretrained import dac, encodec, hubert_tokenizer, mimi
+from audiolm_jax.pretrained import (
+  dac,
+  encodec,
+  hubert_tokenizer,
+  mimi,
+  w2v_bert_2_tokenizer,
+)
 from audiolm_jax.pretrained.weights import Published
 
 
@@ -82,6 +88,15 @@ _MODELS = (
     terms=Terms.ATTRIBUTION,
     credit="HuBERT base, trained on LibriSpeech, by Facebook AI (arXiv 2106.07447)",
     convert=hubert_tokenizer.convert,
+  ),
+  PublishedModel(
+    name="w2v_bert_2",
+    component="semantic",
+    hub_id="facebook/w2v-bert-2.0",
+    licence="MIT",
+    terms=Terms.ATTRIBUTION,
+    credit="w2v-BERT 2.0, by Meta (arXiv 2312.05187)",
+    convert=w2v_bert_2_tokenizer.convert,
   ),
 )
 MODELS = {model.name: model for model in _MODELS}

@@ -56,7 +56,7 @@ class PublishedWeights:
       )
     self._left.discard(name)
     value = self.tensors[name]
-    return value if value.dtype.kind in "iub" else value.astype(np.float32)
+    return value if value.dtype.kind in "iub" else value.astype(np.float32, copy=False)
 
   def weight(self, name: str) -> np.ndarray:
     """The weight of a layer: as it is, or magnitude times direction.
@@ -144,13 +144,13 @@ def read_published(source: str | os.PathLike[str]) -> Published:
   config_path = path.parent / _CONFIG
   try:
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    content = path.read_bytes()
-    tensors = safetensors.numpy.load(content)
+    tensors = safetensors.numpy.load_file(path)
+    with open(path, "rb") as file:
+      sha256 = hashlib.file_digest(file, "sha256").hexdigest()
   except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
     reason = " ".join(str(error).split())
     raise DataError(f"{path} and {_CONFIG} beside it cannot be read ({reason})") from error
-  digest = hashlib.sha256(content).hexdigest()
-  return Published(config, PublishedWeights(tensors), digest, path.parent)
+  return Published(config, PublishedWeights(tensors), sha256, path.parent)
 
 
 def _from_hub(name: str) -> Path:

@@ -15,6 +15,7 @@ from audiolm_jax.errors import DataError
 _LEAST_SHARE = 0.02  # of the mean usage: a centroid below it is put elsewhere
 _DUPLICATE = 1e-3  # of the median distance to the nearest other centroid
 _FRAMES_PER_SEED = 16
+_CANDIDATES = 8  # whose distance is taken exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +120,21 @@ def nearest_centroid(
 ) -> Int[Array, "..."]:
   """Index of the centroid at the least Euclidean distance, computed in float32."""
   return jnp.argmax(_affinity(x, centroids), axis=-1).astype(jnp.int32)
+
+
+@jax.jit
+def nearest_of_close_centroids(
+  x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
+) -> Int[Array, "..."]:
+  """As `nearest_centroid`, also where distances are small beside the vectors' own lengths.
+
+  Of the few that are nearest by products, which rounding may put in the wrong order, the one at the
+  least sum of squared differences.
+  """
+  _, candidates = jax.lax.top_k(_affinity(x, centroids), min(_CANDIDATES, len(centroids)))
+  differences = x[..., None, :].astype(jnp.float32) - centroids.astype(jnp.float32)[candidates]
+  chosen = jnp.argmin(jnp.sum(jnp.square(differences), axis=-1), axis=-1)
+  return jnp.take_along_axis(candidates, chosen[..., None], axis=-1)[..., 0].astype(jnp.int32)
 
 
 def count_duplicates(centroids: Float[np.ndarray, "clusters dim"]) -> int:

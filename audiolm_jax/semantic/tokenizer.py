@@ -66,13 +66,13 @@ class SemanticTokenizer(WindowedTokenizer):
     return SemanticSpec(encoder.features.sample_rate, encoder.hop_length, self.config.num_clusters)
 
   def window_input(
-    self, waveform: Float[np.ndarray, "samples"], window: Window
+    self, clip: Float[np.ndarray, "samples"], window: Window
   ) -> tuple[Float[np.ndarray, "padded"], int]:
     """Its margins included, with zeros where the clip has no more; and its steps in the clip."""
     hop, margin = self.config.encoder.hop_length, self.config.encoder.features.margin
     first = window.start * hop - margin
     last = (window.start + window.size) * hop + margin
-    piece = np.asarray(waveform[max(0, first) : last], np.float32)
+    piece = np.asarray(clip[max(0, first) : last], np.float32)
     before = max(0, -first)
     return np.pad(piece, (before, last - first - before - len(piece))), window.valid
 

@@ -64,15 +64,22 @@ class WindowedTokenizer(abc.ABC):
   def spec(self) -> SemanticSpec:
     """Rates and number of ids."""
 
+  def clip_input(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "time ..."]:
+    """What the windows of a clip are cut from: its waveform, or what needs the whole of it."""
+    return waveform
+
   @abc.abstractmethod
   def window_input(
-    self, waveform: Float[np.ndarray, "samples"], window: Window
-  ) -> tuple[Float[np.ndarray, "padded"], int]:
-    """What a window of a clip hears, of one length for its size, and how much of it is the clip."""
+    self, clip: Float[np.ndarray, "time ..."], window: Window
+  ) -> tuple[Float[np.ndarray, "padded ..."], int]:
+    """What a window hears of a clip's `clip_input`, and how much of that is the clip.
+
+    Windows of one size hear arrays of one shape.
+    """
 
   @abc.abstractmethod
   def encode_windows(
-    self, padded: Float[np.ndarray, "batch padded"], valid: Int[np.ndarray, "batch"]
+    self, padded: Float[np.ndarray, "batch padded ..."], valid: Int[np.ndarray, "batch"]
   ) -> Encoded:
     """Every step of windows of one size; each row as if it were alone."""
 
@@ -105,6 +112,7 @@ class WindowedTokenizer(abc.ABC):
 
     What does not fill a batch goes one by one, so that each size is compiled twice at most.
     """
+    clips = [self.clip_input(waveform) for waveform in waveforms]
     pieces: list[dict[int, np.ndarray]] = [{} for _ in waveforms]
     by_size: dict[int, list[tuple[int, Window]]] = collections.defaultdict(list)
     for clip, waveform in enumerate(waveforms):
@@ -114,7 +122,7 @@ class WindowedTokenizer(abc.ABC):
       whole = len(windows) // batch_size * batch_size
       batches = [windows[i : i + batch_size] for i in range(0, whole, batch_size)]
       for batch in batches + [[window] for window in windows[whole:]]:
-        heard = [self.window_input(waveforms[clip], window) for clip, window in batch]
+        heard = [self.window_input(clips[clip], window) for clip, window in batch]
         rows, valid = np.stack([row for row, _ in heard]), np.array([v for _, v in heard], np.int32)
         ids = np.asarray(self.encode_windows(rows, valid).ids)
         for row, (clip, window) in zip(ids, batch, strict=True):
@@ -155,8 +163,9 @@ class WindowedTokenizer(abc.ABC):
 
   def _windows(self, waveform: Float[np.ndarray, "samples"]) -> Iterator[Encoded]:
     """Consecutive stretches of a clip."""
+    clip = self.clip_input(waveform)
     for window in plan_windows(self.num_steps(len(waveform)), self.config):
-      padded, valid = self.window_input(waveform, window)
+      padded, valid = self.window_input(clip, window)
       encoded = self.encode_windows(padded[None], np.array([valid], np.int32))
       yield Encoded(*(np.asarray(x)[0, window.keep_from : window.keep_to] for x in encoded))
 

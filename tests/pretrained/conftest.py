@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax.pretrained import dac, hubert, hubert_tokenizer
+from audiolm_jax.pretrained import dac, hubert, hubert_tokenizer, w2v_bert_2, w2v_bert_2_tokenizer
 from audiolm_jax.pretrained.weights import read_published
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "pretrained"
@@ -18,11 +18,16 @@ def miniature_dac() -> dac.DacCodec:
   return dac.convert(published.config, published.weights)
 
 
-def hubert_centroids() -> np.ndarray:
-  """Twelve of the features that the reference makes of the miniature's second layer."""
-  with np.load(GOLDEN / "hubert" / "expected.npz") as file:
+def centroids_of(folder: str) -> np.ndarray:
+  """Twelve of the features that the reference makes of a miniature's second layer."""
+  with np.load(GOLDEN / folder / "expected.npz") as file:
     found = np.concatenate([file["layer_2_0"], file["layer_2_1"]])
   return found[:24:2]
+
+
+def hubert_centroids() -> np.ndarray:
+  """Those of the miniature HuBERT."""
+  return centroids_of("hubert")
 
 
 def miniature_hubert() -> hubert_tokenizer.HubertTokenizer:
@@ -33,18 +38,37 @@ def miniature_hubert() -> hubert_tokenizer.HubertTokenizer:
   )
 
 
-def layers_of(encoder, params, waveform, ends) -> dict[int, np.ndarray]:
-  """What each block of a `HubertEncoder` makes of clips [batch, samples], by its number from 1."""
+def miniature_w2v_bert_2() -> w2v_bert_2_tokenizer.W2vBert2Tokenizer:
+  """Layer 2 of three, 12 clusters, 50 tokens per second."""
+  published = read_published(GOLDEN / "w2v_bert_2")
+  return w2v_bert_2_tokenizer.convert(
+    published.config, published.weights, layer=2, centroids=centroids_of("w2v_bert_2")
+  )
+
+
+def layers_of(encoder, params, rows, ends) -> dict[int, np.ndarray]:
+  """What each block of an encoder makes of clips side by side, by its number from 1.
+
+  Args:
+    rows: what a `HubertEncoder` or a `W2vBert2Encoder` hears.
+    ends: how much of each row is the clip.
+  """
 
   def of_block(module, _):
-    return isinstance(module, hubert.Block)
+    return isinstance(module, hubert.Block | w2v_bert_2.Block)
 
   @jax.jit
-  def run(waveform, ends):
-    return encoder.apply(params, waveform, ends, capture_intermediates=of_block)[1]
+  def run(params, rows, ends):  # weights that are not arguments would be compiled in
+    return encoder.apply(params, rows, ends, capture_intermediates=of_block)[1]
 
-  blocks = run(waveform, np.asarray(ends))["intermediates"]
+  blocks = run(params, rows, np.asarray(ends))["intermediates"]
   return {i + 1: np.asarray(blocks[f"block_{i}"]["__call__"][0]) for i in range(len(blocks))}
+
+
+def nearest(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+  """Index of the nearest centroid, in float64."""
+  distance = np.square(features.astype(np.float64)[:, None] - centroids).sum(-1)
+  return distance.argmin(-1)
 
 
 def latents_of(codec: dac.DacCodec, clip: np.ndarray) -> np.ndarray:

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from audiolm_jax.errors import DataError
-from audiolm_jax.semantic.kmeans import count_duplicates, fit_kmeans, nearest_centroid, whitening
+from audiolm_jax.semantic.kmeans import (
+  count_duplicates,
+  fit_kmeans,
+  nearest_centroid,
+  nearest_of_close_centroids,
+  whitening,
+)
 
 CENTRES = np.array([[0, 0, 0], [8, 0, 0], [0, 8, 0], [0, 0, 8], [8, 8, 8]], np.float32)
 
@@ -76,3 +82,14 @@ def test_too_few_or_broken_frames_are_refused():
     fit_kmeans(np.full((30, 2), np.nan, np.float32), 4)
   with pytest.raises(DataError, match="no features"):
     fit_kmeans(iter([]), 4)
+
+
+def test_the_nearest_of_close_centroids_is_found_where_products_are_too_coarse():
+  rng = np.random.default_rng(0)
+  place = 5 * rng.normal(size=16)  # far from the origin, as seen from within the cluster
+  centroids = (place + 0.005 * rng.normal(size=(6, 16))).astype(np.float32)
+  frames = (place + 0.005 * rng.normal(size=(200, 16))).astype(np.float32)
+  distance = np.square(frames.astype(np.float64)[:, None] - centroids).sum(-1)
+  nearest = distance.argmin(-1)
+  np.testing.assert_array_equal(nearest_of_close_centroids(frames, centroids), nearest)
+  assert (np.asarray(nearest_centroid(frames, centroids)) != nearest).any()

@@ -1,0 +1,110 @@
+"""Semantic tokens of one layer of a published encoder that hears a clip as a whole."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.semantic.conformer import ReceptiveField
+from audiolm_jax.semantic.kmeans import nearest_of_close_centroids
+from audiolm_jax.semantic.spec import SemanticSpec
+from audiolm_jax.semantic.windowed_tokenizer import Encoded, WindowedTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerTokenizerConfig:
+  """What all such tokenizers are told.
+
+  Attributes:
+    encoder: as it was trained, with its `num_layers`,
+      `hop_length` and `sample_rate`; only its first `layer` blocks are used.
+    layer: block, counted from 1.
+    num_clusters: ids are in [0, num_clusters).
+    window_steps: a clip of up to that many tokens is heard as a whole, 30 s at 50 Hz.
+    context_steps: of a longer clip's window, the tokens at either end that are only heard.
+  """
+
+  encoder: Any
+  layer: int
+  num_clusters: int
+  window_steps: int = 1500
+  context_steps: int = 250
+
+  def __post_init__(self) -> None:
+    if not 1 <= self.layer <= self.encoder.num_layers:
+      raise ConfigError(
+        f"layer {self.layer} is none of the model's blocks 1 to {self.encoder.num_layers}"
+      )
+    if not 1 < self.context_steps < self.window_steps / 2:
+      raise ConfigError(
+        f"context_steps {self.context_steps} must be at least 2 and less than half of "
+        f"window_steps {self.window_steps}"
+      )
+
+  @property
+  def receptive_field(self) -> ReceptiveField:
+    """Steps heard with what a window keeps; the model itself hears the whole clip."""
+    return ReceptiveField(self.context_steps, self.context_steps)
+
+
+class LayerTokenizer(WindowedTokenizer):
+  """Tokens of a layer, one for each begun hop; a long clip's windows are each heard as a clip."""
+
+  config: LayerTokenizerConfig
+
+  @property
+  def spec(self) -> SemanticSpec:
+    encoder = self.config.encoder
+    return SemanticSpec(encoder.sample_rate, encoder.hop_length, self.config.num_clusters)
+
+
+def encoded(
+  features: Float[Array, "batch steps dim"],
+  count: Int[Array, "batch"],
+  params: Mapping[str, Any],
+) -> Encoded:
+  """Whitened features and ids, those of the last of a row's `count` steps held to its end."""
+  held = jnp.minimum(jnp.arange(features.shape[1])[None], count[:, None] - 1)
+  features = jnp.take_along_axis(features, held[..., None], axis=1)
+  features = (features - params["mean"]) / params["scale"]
+  # Distances are the same from any origin; this one leaves float32 the most digits for them.
+  origin = params["centroids"].mean(axis=0)
+  ids = nearest_of_close_centroids(features - origin, params["centroids"] - origin)
+  return Encoded(features, ids)
+
+
+def centroids_of(
+  dim: int, centroids: Float[np.ndarray, "clusters dim"] | None
+) -> Float[np.ndarray, "clusters dim"]:
+  """The centroids, or one at zero for a tokenizer that is yet to be fitted.
+
+  Args:
+    dim: of the features.
+  Raises:
+    ConfigError: the centroids are of another dimension.
+  """
+  if centroids is None:
+    return np.zeros((1, dim), np.float32)
+  if centroids.shape[1] != dim:
+    raise ConfigError(
+      f"the centroids have {centroids.shape[1]} dimensions, the model's features {dim}; "
+      "take those of this model"
+    )
+  return centroids
+
+
+def unwhitened(
+  encoder: Mapping[str, Any], centroids: Float[np.ndarray, "clusters dim"]
+) -> dict[str, Any]:
+  """Parameters of a tokenizer whose centroids are of the features as they are."""
+  dim = centroids.shape[1]
+  return {
+    "encoder": encoder,
+    "mean": np.zeros(dim, np.float32),
+    "scale": np.ones(dim, np.float32),
+    "centroids": centroids,
+  }

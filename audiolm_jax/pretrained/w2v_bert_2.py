@@ -1,0 +1,298 @@
+"""w2v-BERT 2.0: Kaldi's log-mel features to features of any of its Conformer layers; its weights.
+
+Source: Seamless Communication, "Seamless: Multilingual Expressive and Streaming Speech
+Translation", 2023 (arXiv 2312.05187), section 3.2.1; for the blocks Gulati et al., "Conformer",
+2020 (arXiv 2005.08100), and for the relative keys Shaw, Uszkoreit and Vaswani, "Self-Attention
+with Relative Position Representations", 2018 (arXiv 1803.02155).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from audiolm_jax.errors import ConfigError
+from audiolm_jax.pretrained import kaldi_features
+from audiolm_jax.pretrained.weights import PublishedWeights
+from audiolm_jax.semantic.conformer import band_to_square
+
+FRAMES_PER_STEP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class W2vBert2Config:
+  """Shape of a w2v-BERT 2.0; the defaults are those of the published model.
+
+  Attributes:
+    num_mels: bands of the log-mel features, two frames of which are a step.
+    dim: of the features.
+    num_layers: Conformer blocks.
+    num_heads: of attention.
+    feed_forward_dim: between two dense layers.
+    kernel_size: taps of the causal convolutions.
+    left_positions: steps back that have a relative key of their own; those further back share
+      the last one's.
+    right_positions: the same, ahead.
+    norm_epsilon: added to the variance by the layer norms.
+  """
+
+  num_mels: int = 80
+  dim: int = 1024
+  num_layers: int = 24
+  num_heads: int = 16
+  feed_forward_dim: int = 4096
+  kernel_size: int = 31
+  left_positions: int = 64
+  right_positions: int = 8
+  norm_epsilon: float = 1e-5
+
+  def __post_init__(self) -> None:
+    if self.dim % self.num_heads:
+      raise ConfigError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads}")
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz."""
+    return kaldi_features.SAMPLE_RATE
+
+  @property
+  def hop_length(self) -> int:
+    """Samples from one step to the next."""
+    return FRAMES_PER_STEP * kaldi_features.HOP_LENGTH
+
+  @property
+  def step_length(self) -> int:
+    """Samples that one step is made of."""
+    return kaldi_features.WINDOW_LENGTH + kaldi_features.HOP_LENGTH * (FRAMES_PER_STEP - 1)
+
+
+class W2vBert2Encoder(nn.Module):
+  """The first blocks of a w2v-BERT 2.0: clips side by side, each as if it were alone."""
+
+  config: W2vBert2Config
+  layer: int
+
+  @nn.compact
+  def __call__(
+    self, log_mel: Float[Array, "batch steps bands"], ends: Int[Array, "batch"]
+  ) -> Float[Array, "batch steps dim"]:
+    """Features of block `layer`, counted from 1; those past a row's end mean nothing.
+
+    Args:
+      log_mel: of each step its frames, one after the other.
+      ends: steps of each row, at least one.
+    """
+    c = self.config
+    inside = jnp.arange(log_mel.shape[1])[None] < ends[:, None]
+    x = nn.Dense(c.dim, name="projection")(_layer_norm(c, "projection_norm")(log_mel))
+    for i in range(self.layer):
+      x = Block(c, name=f"block_{i}")(x, inside)
+    return x
+
+
+class Block(nn.Module):
+  """Half feed-forward, attention, convolution, half feed-forward, norm."""
+
+  config: W2vBert2Config
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch steps dim"], inside: Bool[Array, "batch steps"]
+  ) -> Float[Array, "batch steps dim"]:
+    c = self.config
+    x = x + 0.5 * FeedForward(c, name="feed_forward_0")(x)
+    x = x + Attention(c, name="attention")(x, inside)
+    x = x + CausalConvolution(c, name="convolution")(x)
+    x = x + 0.5 * FeedForward(c, name="feed_forward_1")(x)
+    return _layer_norm(c, "norm")(x)
+
+
+class FeedForward(nn.Module):
+  """Norm, expand, swish, contract."""
+
+  config: W2vBert2Config
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch steps dim"]) -> Float[Array, "batch steps dim"]:
+    c = self.config
+    x = nn.swish(nn.Dense(c.feed_forward_dim, name="expand")(_layer_norm(c, "norm")(x)))
+    return nn.Dense(c.dim, name="contract")(x)
+
+
+class Attention(nn.Module):
+  """Every step looks at all steps of its clip; relative keys tell how far each one is."""
+
+  config: W2vBert2Config
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch steps dim"], inside: Bool[Array, "batch steps"]
+  ) -> Float[Array, "batch steps dim"]:
+    c = self.config
+    size = c.dim // c.num_heads
+    x = _layer_norm(c, "norm")(x)
+    query, key, value = (
+      nn.Dense(c.dim, name=name)(x).reshape(*x.shape[:2], c.num_heads, size)
+      for name in ("query", "key", "value")
+    )
+    relative_keys = self.param(
+      "relative_keys",
+      nn.initializers.normal(size**-0.5),
+      (c.left_positions + 1 + c.right_positions, size),
+    )
+    by_offset = size**-0.5 * jnp.einsum("bqhd,wd->bhqw", query, relative_keys)
+    seen = jax.nn.dot_product_attention(
+      query, key, value, bias=_by_position(by_offset, c), mask=inside[:, None, None, :]
+    )
+    return nn.Dense(c.dim, name="output")(seen.reshape(x.shape))
+
+
+def _by_position(
+  by_offset: Float[Array, "batch heads steps offsets"], config: W2vBert2Config
+) -> Float[Array, "batch heads steps steps"]:
+  """For each pair of steps what belongs to its offset, far ones to the first or the last."""
+  steps = jnp.arange(by_offset.shape[2])
+  offset = steps[None, :] - steps[:, None]
+  near = band_to_square(by_offset, config.left_positions)
+  near = jnp.where(offset < -config.left_positions, by_offset[..., :1], near)
+  return jnp.where(offset > config.right_positions, by_offset[..., -1:], near)
+
+
+class CausalConvolution(nn.Module):
+  """Norm, gated expansion, depthwise convolution that hears the past, norm, swish, projection."""
+
+  config: W2vBert2Config
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch steps dim"]) -> Float[Array, "batch steps dim"]:
+    c = self.config
+    x = _layer_norm(c, "norm")(x)
+    x = nn.glu(nn.Dense(2 * c.dim, use_bias=False, name="expand")(x))
+    kernel = self.param(
+      "depthwise", nn.initializers.normal(c.kernel_size**-0.5), (c.kernel_size, c.dim)
+    )
+    # Shifted slices fuse into one pass; a grouped convolution does not.
+    padded = jnp.pad(x, ((0, 0), (c.kernel_size - 1, 0), (0, 0)))
+    x = sum(padded[:, k : k + x.shape[1]] * kernel[k] for k in range(c.kernel_size))
+    x = nn.swish(_layer_norm(c, "depthwise_norm")(x))
+    return nn.Dense(c.dim, use_bias=False, name="project")(x)
+
+
+def _layer_norm(config: W2vBert2Config, name: str) -> nn.LayerNorm:
+  return nn.LayerNorm(config.norm_epsilon, use_fast_variance=False, name=name)
+
+
+_FIXED = {
+  "hidden_act": "swish",
+  "position_embeddings_type": "relative_key",
+  "add_adapter": False,
+  "use_intermediate_ffn_before_adapter": False,
+}
+
+
+def read_config(published: Mapping[str, Any]) -> W2vBert2Config:
+  """The shape that the `config.json` of a model in the transformers format names.
+
+  Raises:
+    ConfigError: it is of another kind of model, lacks a field, or asks for what is not here.
+  """
+  if published.get("model_type") != "wav2vec2-bert":
+    raise ConfigError(
+      f"config.json is of a model of type {published.get('model_type')!r}, and 'wav2vec2-bert' is "
+      "wanted"
+    )
+  for name, wanted in _FIXED.items():
+    if published.get(name, wanted) != wanted:
+      raise ConfigError(
+        f"config.json says {name} {published[name]!r}, and only {wanted!r} can be converted; take "
+        "facebook/w2v-bert-2.0"
+      )
+  try:
+    num_mels, odd = divmod(published["feature_projection_input_dim"], FRAMES_PER_STEP)
+    if odd:
+      raise ConfigError(
+        f"config.json says feature_projection_input_dim {2 * num_mels + odd}, which is no two "
+        "frames of a step; take facebook/w2v-bert-2.0"
+      )
+    return W2vBert2Config(
+      num_mels=num_mels,
+      dim=published["hidden_size"],
+      num_layers=published["num_hidden_layers"],
+      num_heads=published["num_attention_heads"],
+      feed_forward_dim=published["intermediate_size"],
+      kernel_size=published["conv_depthwise_kernel_size"],
+      left_positions=published["left_max_position_embeddings"],
+      right_positions=published["right_max_position_embeddings"],
+      norm_epsilon=published["layer_norm_eps"],
+    )
+  except KeyError as error:
+    raise ConfigError(
+      f"config.json lacks {error}; take the one that is beside the weights"
+    ) from None
+
+
+def convert_encoder(
+  config: W2vBert2Config, weights: PublishedWeights, layer: int
+) -> dict[str, Any]:
+  """Parameters of `W2vBert2Encoder` from a published model in the format of transformers.
+
+  Args:
+    weights: its tensors by name; those of blocks past `layer` are left out.
+  Raises:
+    ConfigError, DataError: a tensor is missing, left over or of another shape.
+  """
+  blocks = [_block(weights, f"encoder.layers.{i}") for i in range(config.num_layers)]
+  params = {
+    "projection_norm": weights.norm("feature_projection.layer_norm"),
+    "projection": weights.dense("feature_projection.projection"),
+  }
+  params |= {f"block_{i}": block for i, block in enumerate(blocks[:layer])}
+  if "masked_spec_embed" in weights.tensors:
+    weights.take("masked_spec_embed")  # stands for masked steps, in training only
+  weights.check_all_used()
+  weights.check_shapes(params, _shapes(config, layer))
+  return params
+
+
+def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
+  attention, convolution = f"{name}.self_attn", f"{name}.conv_module"
+  return {
+    "feed_forward_0": _feed_forward(weights, f"{name}.ffn1"),
+    "attention": {
+      "norm": weights.norm(f"{attention}_layer_norm"),
+      "query": weights.dense(f"{attention}.linear_q"),
+      "key": weights.dense(f"{attention}.linear_k"),
+      "value": weights.dense(f"{attention}.linear_v"),
+      "output": weights.dense(f"{attention}.linear_out"),
+      "relative_keys": weights.take(f"{attention}.distance_embedding.weight"),
+    },
+    "convolution": {
+      "norm": weights.norm(f"{convolution}.layer_norm"),
+      "expand": {"kernel": weights.take(f"{convolution}.pointwise_conv1.weight")[..., 0].T},
+      "depthwise": weights.take(f"{convolution}.depthwise_conv.weight")[:, 0].T,
+      "depthwise_norm": weights.norm(f"{convolution}.depthwise_layer_norm"),
+      "project": {"kernel": weights.take(f"{convolution}.pointwise_conv2.weight")[..., 0].T},
+    },
+    "feed_forward_1": _feed_forward(weights, f"{name}.ffn2"),
+    "norm": weights.norm(f"{name}.final_layer_norm"),
+  }
+
+
+def _feed_forward(weights: PublishedWeights, name: str) -> dict[str, Any]:
+  return {
+    "norm": weights.norm(f"{name}_layer_norm"),
+    "expand": weights.dense(f"{name}.intermediate_dense"),
+    "contract": weights.dense(f"{name}.output_dense"),
+  }
+
+
+def _shapes(config: W2vBert2Config, layer: int) -> Any:
+  """Shapes of all parameters, without a computation."""
+  log_mel = jax.ShapeDtypeStruct((1, 1, FRAMES_PER_STEP * config.num_mels), jnp.float32)
+  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
+  encoder = W2vBert2Encoder(config, layer)
+  return jax.eval_shape(encoder.init, jax.random.key(0), log_mel, ends)["params"]

@@ -1,0 +1,111 @@
+"""Semantic tokens of a published w2v-BERT 2.0: features of a layer, the centroids nearest to them.
+
+Source: Seamless Communication, "Seamless", 2023 (arXiv 2312.05187), section 3.2.1.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from audiolm_jax.pretrained.kaldi_features import standardized_log_mel
+from audiolm_jax.pretrained.layer_tokenizer import (
+  LayerTokenizer,
+  LayerTokenizerConfig,
+  centroids_of,
+  encoded,
+  unwhitened,
+)
+from audiolm_jax.pretrained.w2v_bert_2 import (
+  FRAMES_PER_STEP,
+  W2vBert2Config,
+  W2vBert2Encoder,
+  convert_encoder,
+  read_config,
+)
+from audiolm_jax.pretrained.weights import PublishedWeights
+from audiolm_jax.semantic.windowed_tokenizer import Encoded, Window
+
+
+@dataclasses.dataclass(frozen=True)
+class W2vBert2TokenizerConfig(LayerTokenizerConfig):
+  """Defaults: layer 17 and as many clusters as AudioLM's tokenizer has."""
+
+  encoder: W2vBert2Config = W2vBert2Config()
+  layer: int = 17
+  num_clusters: int = 1024
+
+
+class W2vBert2Tokenizer(LayerTokenizer):
+  """Tokens of a w2v-BERT 2.0, one for each begun hop.
+
+  The model makes a step of 560 samples every 320, so one or two fewer than there are begun hops:
+  the last step's token is held. Each mel band is standardized over the whole clip, however long.
+  """
+
+  config: W2vBert2TokenizerConfig
+
+  def clip_input(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
+    """The whole clip's log-mel features, half the size of its waveform; one step at least."""
+    c = self.config.encoder
+    waveform = np.asarray(waveform, np.float32)
+    waveform = np.pad(waveform, (0, max(0, c.step_length - len(waveform))))
+    log_mel = standardized_log_mel(waveform, c.num_mels)
+    steps = len(log_mel) // FRAMES_PER_STEP
+    return log_mel[: steps * FRAMES_PER_STEP].reshape(steps, -1)
+
+  def window_input(
+    self, clip: Float[np.ndarray, "steps bands"], window: Window
+  ) -> tuple[Float[np.ndarray, "size bands"], int]:
+    """With zeros where the clip has no more; and the steps of the clip."""
+    piece = clip[window.start : window.start + window.size]
+    return np.pad(piece, ((0, window.size - len(piece)), (0, 0))), len(piece)
+
+  def encode_windows(
+    self, padded: Float[np.ndarray, "batch size bands"], valid: Int[np.ndarray, "batch"]
+  ) -> Encoded:
+    return _encode(self.config.encoder, self.config.layer, self.params, padded, valid)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(
+  config: W2vBert2Config,
+  layer: int,
+  params: Mapping[str, Any],
+  padded: Float[Array, "batch size bands"],
+  valid: Int[Array, "batch"],
+) -> Encoded:
+  """Windows of log-mel features, the first `valid` steps of each; the last one is held."""
+  encoder = W2vBert2Encoder(config, layer)
+  with jax.default_matmul_precision("float32"):  # as the published model is run
+    return encoded(encoder.apply({"params": params["encoder"]}, padded, valid), valid, params)
+
+
+def convert(
+  published: Mapping[str, Any],
+  weights: PublishedWeights,
+  *,
+  layer: int,
+  centroids: Float[np.ndarray, "clusters dim"] | None = None,
+) -> W2vBert2Tokenizer:
+  """The tokenizer of a published w2v-BERT 2.0 in the format of transformers.
+
+  Args:
+    published: its `config.json`.
+    weights: its tensors by name.
+    layer: Conformer block, counted from 1, whose features the centroids are of.
+    centroids: cluster centres of those features; without them there is one at zero, for a
+      tokenizer that is yet to be fitted.
+  Raises:
+    ConfigError, DataError: a tensor is missing, left over or of another shape, there is no such
+      layer, or the centroids are of another dimension.
+  """
+  encoder = read_config(published)
+  centroids = centroids_of(encoder.dim, centroids)
+  config = W2vBert2TokenizerConfig(encoder, layer, len(centroids))
+  params = unwhitened(convert_encoder(encoder, weights, layer), centroids)
+  return W2vBert2Tokenizer(config, params)
