@@ -17,6 +17,11 @@ was (INITIAL_BUNDLE and CODES_FIXED_STEP=0 in gin_configs/ keep its codes):
   python -m audiolm_jax.export_bundle --bundle speech_tiny --codec_dir runs/decoder \
     --output bundles/mine --storage=int8
 
+Other tokenizers than its stages know make a bundle of tokenizers:
+
+  python -m audiolm_jax.export_bundle --bundle speech_tiny --kmeans runs/kmeans --tokenizers_only \
+    --output runs/tokenizers
+
 A detector of the bundle's own samples comes last (see make_detection_corpus), with --detector_dir.
 """
 
@@ -56,6 +61,9 @@ flags.DEFINE_list(
   "STAGE=VALUE,...: to sample with unless told, where the paper's do not suit.",
   flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_bool(
+  "tokenizers_only", False, "Leave out the stages and the detector of --bundle.", flag_values=FLAGS
+)
 flags.DEFINE_bool("float16", False, "Short for --storage=float16.", flag_values=FLAGS)
 
 
@@ -80,6 +88,8 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
 
   base = load_bundle(FLAGS.bundle) if FLAGS.bundle else None
+  if base and FLAGS.tokenizers_only:
+    base = Bundle(base.name, base.codec, base.semantic)
   codec, semantic = _tokenizers(base)
   stages = dict(base.stages) if base else {}
   stages |= {name: _stage(name, folder) for name, folder in model_dirs.items()}
@@ -98,7 +108,8 @@ def main(argv: Sequence[str]) -> None:
   if base and bundle.stages and bundle.token_hash != base.token_hash:
     raise UserError(
       f"the stages know the tokens of {FLAGS.bundle}, and the new tokenizers make others; train a "
-      "codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes"
+      "codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave the stages out "
+      "by --tokenizers_only"
     )
   if bundle.stages:
     _ = bundle.cascade  # refuses stages that do not fit together

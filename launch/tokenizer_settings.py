@@ -40,8 +40,8 @@ def main(argv: Sequence[str]) -> None:
   bundle = load_bundle(FLAGS.bundle)
   if bundle.stages:
     raise UserError(
-      f"{FLAGS.bundle} has stages, and new ones would stand among them; give the bundle of its "
-      "tokenizers alone, as convert and export_bundle make it"
+      f"{FLAGS.bundle} has stages, and new ones would stand among them; give its "
+      "tokenizers alone, as export_bundle --tokenizers_only makes them"
     )
   print("\n".join(settings(bundle)))
 

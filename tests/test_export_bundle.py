@@ -167,6 +167,10 @@ def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
   done = run_cli("export_bundle", *again)
   assert done.code == 2 and "the new tokenizers make others" in done.err, done.err
   assert load_bundle(runs / "mine").token_hash == before.token_hash
+  done = run_cli("export_bundle", *again, "--tokenizers_only")
+  assert done.code == 0, done.err
+  alone = load_bundle(runs / "mine")
+  assert alone.token_hash != before.token_hash and not alone.stages and not alone.model_card
 
 
 def test_what_cannot_be_exported_is_named(runs, run_cli):

@@ -103,6 +103,16 @@ def _encodec(model: Any) -> CodecReference:
   return CodecReference(_without_gradients(encode), _without_gradients(decode))
 
 
+def _mimi(model: Any) -> CodecReference:
+  def encode(clip: np.ndarray) -> np.ndarray:
+    return _codes(model.encode(_row(clip)).audio_codes[0])
+
+  def decode(codes: np.ndarray) -> np.ndarray:
+    return _array(model.decode(_row(codes.T.astype(np.int64))[0]).audio_values[0, 0])
+
+  return CodecReference(_without_gradients(encode), _without_gradients(decode))
+
+
 def _hubert(model: Any) -> EncoderReference:
   transformers: Any = importlib.import_module("transformers")
   # The large kind was trained on clips of mean 0 and variance 1, the base kind on plain ones.
@@ -117,10 +127,25 @@ def _hubert(model: Any) -> EncoderReference:
   return EncoderReference(_without_gradients(features))
 
 
+def _w2v_bert_2(model: Any) -> EncoderReference:
+  transformers: Any = importlib.import_module("transformers")
+  extractor = transformers.SeamlessM4TFeatureExtractor()
+
+  def features(clip: np.ndarray) -> list[np.ndarray]:
+    heard = extractor([clip], sampling_rate=16_000, return_tensors="pt")
+    steps = int(heard.attention_mask.sum())
+    layers = model(**heard, output_hidden_states=True).hidden_states
+    return [_array(x[0, :steps]) for x in layers]
+
+  return EncoderReference(_without_gradients(features))
+
+
 _REFERENCES: dict[str, Callable[[Any], CodecReference | EncoderReference]] = {
   "dac": _dac,
   "encodec": _encodec,
+  "mimi": _mimi,
   "hubert": _hubert,
+  "wav2vec2-bert": _w2v_bert_2,
 }
 
 

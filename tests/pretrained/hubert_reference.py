@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+from transformers import HubertConfig, HubertModel
 
+from audiolm_jax.pretrained.reference import reference_of
 from tests.pretrained.dac_reference import sound
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretrained"
@@ -46,17 +47,9 @@ def random_hubert(seed: int, **shape: Any) -> HubertModel:
   return model
 
 
-@torch.no_grad()
 def features(model: HubertModel, clip: np.ndarray) -> list[np.ndarray]:
   """What each layer makes of one clip, [frames, dim]; index 0 is what goes into the first."""
-  found = model(prepared(model, clip), output_hidden_states=True)
-  return [layer[0].numpy() for layer in found.hidden_states]
-
-
-def prepared(model: HubertModel, clip: np.ndarray) -> torch.Tensor:
-  """The clip as the model was trained on it: as it is, or with mean 0 and variance 1."""
-  extractor = Wav2Vec2FeatureExtractor(do_normalize=model.config.feat_extract_norm == "layer")
-  return extractor(clip, sampling_rate=16_000, return_tensors="pt").input_values
+  return reference_of(model).features(clip)
 
 
 def write_golden() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import MimiConfig, MimiModel
 
+from audiolm_jax.pretrained.reference import reference_of
 from tests.pretrained.dac_reference import sound
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretrained" / "mimi"
@@ -79,18 +80,14 @@ def _spread_codes(model: MimiModel, generator: torch.Generator) -> None:
       residual = residual - level.codebook.decode(level.codebook.encode(residual))
 
 
-@torch.no_grad()
 def encode(model: MimiModel, clip: np.ndarray) -> np.ndarray:
   """Codes [frames, quantizers] of one clip as it is, at all levels."""
-  found = model.encode(torch.from_numpy(clip)[None, None])
-  return found.audio_codes[0].T.numpy().astype(np.int32)
+  return reference_of(model).encode(clip)
 
 
-@torch.no_grad()
 def decode(model: MimiModel, codes: np.ndarray) -> np.ndarray:
   """Waveform [samples]."""
-  given = torch.from_numpy(codes.T.astype(np.int64))[None]
-  return model.decode(given).audio_values[0, 0].numpy()
+  return reference_of(model).decode(codes)
 
 
 @torch.no_grad()

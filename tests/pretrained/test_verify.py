@@ -61,6 +61,8 @@ def folder_of(tmp_path):
   [
     ("dac_16khz", "dac", None, "encoder.conv1.bias"),
     ("encodec_24khz", "encodec", None, "decoder.layers.0.conv.bias"),
+    ("mimi", "mimi", None, "decoder.layers.0.conv.bias"),
+    ("w2v_bert_2", "w2v_bert_2", 2, "encoder.layers.1.final_layer_norm.bias"),
     ("hubert_base", "hubert", 2, "encoder.layers.1.final_layer_norm.bias"),
   ],
 )
