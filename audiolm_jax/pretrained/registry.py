@@ -90,6 +90,15 @@ _MODELS = (
     convert=hubert_tokenizer.convert,
   ),
   PublishedModel(
+    name="mhubert_base_25hz",
+    component="semantic",
+    hub_id="slprl/mhubert-base-25hz",
+    licence="MIT",
+    terms=Terms.ATTRIBUTION,
+    credit="Multilingual HuBERT base at 25 Hz, by Meta and SLP-RL (arXiv 2305.13009, 2409.07437)",
+    convert=hubert_tokenizer.convert,
+  ),
+  PublishedModel(
     name="w2v_bert_2",
     component="semantic",
     hub_id="facebook/w2v-bert-2.0",

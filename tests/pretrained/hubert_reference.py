@@ -29,6 +29,12 @@ SMALL = {
 # How the base model and the large one differ, but for size.
 BASE = {"feat_extract_norm": "group", "conv_bias": False, "do_stable_layer_norm": False}
 LARGE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
+# The multilingual base model at 25 Hz has one convolution more.
+BASE_25HZ = BASE | {
+  "conv_dim": [8] * 8,
+  "conv_kernel": [10, 3, 3, 3, 3, 2, 2, 2],
+  "conv_stride": [5, 2, 2, 2, 2, 2, 2, 2],
+}
 LENGTHS = (4000, 5771)  # samples: whole steps of 320 less one, and not
 
 

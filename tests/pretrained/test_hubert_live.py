@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 reference = importlib.import_module("tests.pretrained.hubert_reference")
 
-LENGTHS = (16_000, 23_457, 400)
+LENGTHS = (16_000, 23_457, 720)
 
 
 def assert_equal(model, folder):
@@ -41,7 +41,7 @@ def assert_equal(model, folder):
   return config
 
 
-@pytest.mark.parametrize("kind", ["BASE", "LARGE"])
+@pytest.mark.parametrize("kind", ["BASE", "LARGE", "BASE_25HZ"])
 def test_small_models_equal_the_reference(kind, tmp_path):
   shape = reference.SMALL | getattr(reference, kind) | {"num_conv_pos_embeddings": 7}
   assert_equal(reference.random_hubert(1, **shape), tmp_path)
