@@ -1,5 +1,6 @@
 """The miniature models in tests/golden/pretrained, and what their references make of a sound."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -44,6 +45,17 @@ def miniature_w2v_bert_2() -> w2v_bert_2_tokenizer.W2vBert2Tokenizer:
   return w2v_bert_2_tokenizer.convert(
     published.config, published.weights, layer=2, centroids=centroids_of("w2v_bert_2")
   )
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+  """Uniform over the whole range."""
+  return np.random.default_rng(seed).uniform(-1, 1, samples).astype(np.float32)
+
+
+def windowed_like(tokenizer):
+  """The same with windows of 64 steps, of which 32 are kept: one size for all lengths."""
+  config = dataclasses.replace(tokenizer.config, window_steps=64, context_steps=16)
+  return type(tokenizer)(config, tokenizer.params)
 
 
 def layers_of(encoder, params, rows, ends) -> dict[int, np.ndarray]:
