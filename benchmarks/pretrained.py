@@ -22,7 +22,7 @@ from audiolm_jax.errors import UserError, run_cli
 from audiolm_jax.files import atomic_write
 from audiolm_jax.pretrained import registry
 from audiolm_jax.pretrained.reference import CodecReference, reference_of
-from audiolm_jax.pretrained.verify import test_sound
+from audiolm_jax.pretrained.verify import sound_of_the_check
 from audiolm_jax.pretrained.weights import read_published
 from benchmarks import machine
 
@@ -90,7 +90,7 @@ def _measured(name: str, transformers: Any) -> dict[str, Turns]:
   reference = reference_of(model)
   if isinstance(reference, CodecReference):
     codec = registry.convert(published_model, published)
-    clip = np.tile(test_sound(codec.spec.sample_rate), FLAGS.repeats)
+    clip = np.tile(sound_of_the_check(codec.spec.sample_rate), FLAGS.repeats)
     codes = codec.encode(clip[None])
     return {
       "encode": _in_turns(lambda: codec.encode(clip[None]), lambda: reference.encode(clip)),
@@ -100,7 +100,7 @@ def _measured(name: str, transformers: Any) -> dict[str, Turns]:
   tokenizer = registry.convert(
     published_model, published, layer=config.num_hidden_layers, centroids=centroids
   )
-  clip = np.tile(test_sound(tokenizer.spec.sample_rate), FLAGS.repeats)
+  clip = np.tile(sound_of_the_check(tokenizer.spec.sample_rate), FLAGS.repeats)
   return {
     "features": _in_turns(lambda: tokenizer.tokenize_long(clip), lambda: reference.features(clip))
   }

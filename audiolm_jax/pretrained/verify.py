@@ -36,7 +36,7 @@ def verify(model: PublishedModel, published: Published, layer: int | None) -> It
     yield f"SHA-256 {published.sha256}: none is on record for {model.name} to compare with"
   yield f"{len(published.weights.tensors)} tensors, of the names and shapes that are wanted"
   reference = load_reference(published.folder)
-  clip = test_sound(component.spec.sample_rate)
+  clip = sound_of_the_check(component.spec.sample_rate)
   if isinstance(reference, CodecReference):
     yield from _compare_codec(component, reference, clip)
   else:
@@ -46,7 +46,7 @@ def verify(model: PublishedModel, published: Published, layer: int | None) -> It
     yield f"features of layer {layer}: {_within(ours, theirs, 'features')}"
 
 
-def test_sound(sample_rate: int) -> Float[np.ndarray, "samples"]:
+def sound_of_the_check(sample_rate: int) -> Float[np.ndarray, "samples"]:
   """Three seconds of a gliding voice-like tone with pauses and breath; always the same."""
   rng = np.random.default_rng(0)
   time = np.arange(round(_SECONDS * sample_rate)) / sample_rate

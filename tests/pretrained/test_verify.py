@@ -8,8 +8,7 @@ import pytest
 
 from audiolm_jax.errors import DataError, UserError
 from audiolm_jax.pretrained.registry import find_model
-from audiolm_jax.pretrained.verify import test_sound as sound_of_the_check
-from audiolm_jax.pretrained.verify import verify
+from audiolm_jax.pretrained.verify import sound_of_the_check, verify
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from tests.pretrained.conftest import GOLDEN
 
