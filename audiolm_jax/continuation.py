@@ -338,8 +338,10 @@ def _request(
   for prompt in waveform if _is_list(waveform) or np.ndim(waveform) == 2 else [waveform]:
     if mode is Mode.RESYNTHESIS:
       prompt = _prepared_prompt(bundle, prompt, sample_rate, duration)
-      semantic = bundle.semantic.tokenize_long(prompt)
-      clips.append(Clip(-(-len(prompt) // hop), semantic, resynthesis=True))
+      frames = -(-len(prompt) // hop)
+      # The last frame may reach over more tokens than the sound does.
+      whole = np.pad(prompt, (0, frames * hop - len(prompt)))
+      clips.append(Clip(frames, bundle.semantic.tokenize_long(whole), resynthesis=True))
       outputs.append(_Output(len(prompt), len(prompt)))
     else:
       prompt = _prepared_prompt(bundle, prompt, sample_rate, prompt_seconds)
