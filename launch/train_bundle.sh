@@ -227,25 +227,31 @@ tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$wor
 
 # frames SECONDS: the tiny stages learn an embedding for every frame of a crop, and one more.
 frames() {
-  [[ $size != tiny || -z $frame_rate ]] || awk "BEGIN {printf \"--gin.NUM_FRAME_EMBEDDINGS=%d\", $1 * $frame_rate + 1}"
+  awk "BEGIN {print \"--gin.NUM_FRAME_EMBEDDINGS=\" int($1 * $frame_rate) + 1}"
 }
+coarse_frames=()
+fine_frames=()
+if [[ $size == tiny && -n $frame_rate ]]; then
+  coarse_frames=("$(frames 4)")
+  fine_frames=("$(frames 1)")
+fi
 
 if [[ -z $acoustic_only ]]; then
   bundle_step=bundle
   train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
     "semantic_stage_$size" "${tokens[@]}"
   train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
-    "coarse_stage_$size" "${tokens[@]}" $(frames 4)
+    "coarse_stage_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
   stages=(--semantic_stage_dir="$work/semantic_stage" --coarse_stage_dir="$work/coarse_stage")
 else
   bundle_step=acoustic_only_bundle
   train acoustic_only "trains a coarse stage without semantic tokens" "$acoustic_only_band" \
-    "acoustic_only_$size" "${tokens[@]}" $(frames 4)
+    "acoustic_only_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
   stages=(--coarse_stage_dir="$work/acoustic_only")
 fi
 if ((${#told_fine[@]})); then # the codec has levels that the coarse stage leaves
   train fine_stage "trains the fine stage" "$fine_stage_band" \
-    "fine_stage_$size" "${tokens[@]}" "${told_fine[@]}" $(frames 1)
+    "fine_stage_$size" "${tokens[@]}" "${told_fine[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
   stages+=(--fine_stage_dir="$work/fine_stage")
 fi
 step "$bundle_step" "puts everything together" "a size in MB" \
