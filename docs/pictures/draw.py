@@ -18,6 +18,9 @@ STYLE = """
   }
 """
 
+# Seconds at which each window of the picture starts, ends what is given, and ends.
+WINDOWS = ((0, 3, 10), (7, 10, 17), (10, 17, 20))
+
 
 def box(x: float, y: float, width: float, height: float, kind: str, *lines: str) -> str:
   """A rectangle with lines of text in its middle, the second and later ones small."""
@@ -76,7 +79,9 @@ def tokens() -> str:
       kind, gap = ("coarse", 0) if level < 4 else ("fine", 6)
       x, y = 152 + 80 * frame, 144 + 14 * level + gap
       parts.append(f'<rect class="{kind}" x="{x}" y="{y}" width="76" height="12" rx="2"/>')
-  parts.append(words(150, 342, "one column is a frame of 20 ms: 50 per second, each code 0 to 1023"))
+  parts.append(
+    words(150, 342, "one column is a frame of 20 ms: 50 per second, each code 0 to 1023")
+  )
   return picture("A waveform, its semantic tokens and its acoustic codes", 810, 360, parts)
 
 
@@ -116,7 +121,7 @@ def windows() -> str:
   parts = [words(16, 38, "clip")]
   parts.append(box(x(0), 18, 3 * scale - 2, 32, "wave", "prompt"))
   parts.append(box(x(3), 18, 17 * scale, 32, "coarse", "made"))
-  for number, (start, known, end) in enumerate(((0, 3, 10), (7, 10, 17), (10, 17, 20))):
+  for number, (start, known, end) in enumerate(WINDOWS):
     y = 70 + 46 * number
     parts.append(words(16, y + 21, f"window {number + 1}"))
     parts.append(box(x(start), y, scale * (known - start) - 2, 32, "wave", "given"))
@@ -136,7 +141,11 @@ def bundle() -> str:
     ("wave", "bundle.json", "configurations, rates, token hash, training data, licence"),
     ("wave", "codec.safetensors", "waveform to codes and back"),
     ("semantic", "semantic.safetensors", "waveform to semantic tokens"),
-    ("semantic", "semantic_stage.safetensors", "what comes next; bundle.json says of which token hash"),
+    (
+      "semantic",
+      "semantic_stage.safetensors",
+      "what comes next; of one token hash only",
+    ),
     ("coarse", "coarse_stage.safetensors", "levels 1 to 4; likewise"),
     ("fine", "fine_stage.safetensors", "levels 5 to 12; likewise; there may be none"),
     ("wave", "detector.safetensors", "tells its samples from recordings; there may be none"),

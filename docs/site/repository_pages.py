@@ -9,8 +9,6 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
-from mkdocs.structure.files import File
-
 # Page of the site: file of the repository.
 PAGES = {
   "repository/speech_tiny.md": "audiolm_jax/bundles/speech_tiny/MODEL_CARD.md",
@@ -38,6 +36,8 @@ _LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 def on_files(files: Any, *, config: Any) -> Any:
   """Adds the files to those of docs/."""
+  from mkdocs.structure.files import File
+
   root = os.path.dirname(config["config_file_path"])
   for page, source in PAGES.items():
     files.append(File.generated(config, page, abs_src_path=os.path.join(root, source)))
