@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -112,9 +114,9 @@ def test_every_import_of_a_page_is_there():
 
 def test_the_metric_of_the_page_is_what_its_test_says(monkeypatch):
   metric, suite, check = python_blocks(ROOT / "docs/how-to/add-a-metric.md")
-  module = type(ast)("audiolm_jax.evaluation.zero_crossings")
+  module = types.ModuleType("audiolm_jax.evaluation.zero_crossings")
   exec(metric, module.__dict__)
-  monkeypatch.setitem(importlib.sys.modules, module.__name__, module)
+  monkeypatch.setitem(sys.modules, module.__name__, module)
   names: dict = {}
   exec(suite, names)
   exec(check, names)
