@@ -1,9 +1,11 @@
 """Sound in, sound out, with a loaded bundle; NumPy on both sides.
 
-bundle = audiolm_jax.load_bundle("speech_tiny")
-tokens = audiolm_jax.encode(bundle, waveform, sample_rate)
-result = audiolm_jax.continue_audio(bundle, waveform, sample_rate, duration=7.0, seed=0)
-for piece in audiolm_jax.stream_audio(bundle, waveform, sample_rate, duration=60.0): play(piece)
+For example:
+
+    bundle = audiolm_jax.load_bundle("speech_tiny")
+    tokens = audiolm_jax.encode(bundle, waveform, sample_rate)
+    result = audiolm_jax.continue_audio(bundle, waveform, sample_rate, duration=7.0, seed=0)
+    for piece in audiolm_jax.stream_audio(bundle, waveform, sample_rate, duration=60.0): play(piece)
 """
 
 import numpy as np

@@ -1,0 +1,70 @@
+"""Shows pages of the repository that lie outside docs/ on the site, their links mended.
+
+Links in these files, and in docs/ to them, are those of the repository, so that they work there
+too. On the site each of them leads to the page that shows the file.
+"""
+
+import os
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+# Page of the site: file of the repository.
+PAGES = {
+  "repository/speech_tiny.md": "audiolm_jax/bundles/speech_tiny/MODEL_CARD.md",
+  "repository/piano_tiny.md": "audiolm_jax/bundles/piano_tiny/MODEL_CARD.md",
+  "repository/launch.md": "launch/README.md",
+  "repository/cost.md": "launch/cost.md",
+  "repository/benchmarks.md": "benchmarks/README.md",
+  "repository/results.md": "benchmarks/RESULTS.md",
+  "repository/drift.md": "benchmarks/results/drift.md",
+  "repository/drift.png": "benchmarks/results/drift.png",
+  "repository/pretrained_speed.md": "benchmarks/results/pretrained.md",
+  "repository/time_per_token.png": "benchmarks/results/time_per_token.png",
+  "repository/tokenizing.md": "benchmarks/results/tokenizing.md",
+  "repository/tpu_compile.md": "benchmarks/results/tpu_compile.md",
+  "repository/training_memory.md": "benchmarks/results/training_memory.md",
+  "repository/contributing.md": "CONTRIBUTING.md",
+  "repository/changelog.md": "CHANGELOG.md",
+  "repository/examples.md": "examples/README.md",
+  "repository/piano.flac": "examples/piano.flac",
+  "repository/speech_woman.flac": "examples/speech_woman.flac",
+}
+_SHOWN = {source: page for page, source in PAGES.items()}
+_LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]+)")
+
+
+def on_files(files: Any, *, config: Any) -> Any:
+  """Adds the files to those of docs/."""
+  from mkdocs.structure.files import File
+
+  root = os.path.dirname(config["config_file_path"])
+  for page, source in PAGES.items():
+    files.append(File.generated(config, page, abs_src_path=os.path.join(root, source)))
+  return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
+  """Turns links between files of the repository into links between pages."""
+  shown_at = page.file.src_uri
+  return mended(markdown, shown_at, PAGES.get(shown_at, f"docs/{shown_at}"))
+
+
+def mended(markdown: str, page: str, source: str) -> str:
+  """A page's text with its links as the site wants them.
+
+  Args:
+    page: where the site shows it, relative to the site's root.
+    source: where it lies in the repository.
+  Returns:
+    Links to what the site does not show stay as they are, and the strict build names them.
+  """
+
+  def mend(match: re.Match[str]) -> str:
+    target = os.path.normpath(PurePosixPath(source).parent / match[2])
+    shown = _SHOWN.get(target, target.removeprefix("docs/") if target.startswith("docs/") else None)
+    if shown is None:
+      return match[0]
+    return match[1] + os.path.relpath(shown, PurePosixPath(page).parent)
+
+  return _LINK.sub(mend, markdown)

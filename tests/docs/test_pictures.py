@@ -1,0 +1,17 @@
+import runpy
+from pathlib import Path
+
+from audiolm_jax.sampling.windows import plan_windows
+
+PICTURES = Path(__file__).parents[2] / "docs/pictures"
+DRAWN = runpy.run_path(str(PICTURES / "draw.py"))
+
+
+def test_the_pictures_are_those_that_the_script_draws():
+  for name, draw in DRAWN["PICTURES"].items():
+    assert (PICTURES / f"{name}.svg").read_text() == draw(), f"run docs/pictures/draw.py for {name}"
+
+
+def test_the_windows_drawn_are_those_that_are_planned():
+  planned = plan_windows(known=150, total=1000, crop=500, overlap=150)
+  assert [tuple(frame / 50 for frame in window) for window in planned] == list(DRAWN["WINDOWS"])
