@@ -6,7 +6,7 @@ clip is not what its own padding is: that pads the input of every layer.
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.codec.blocks import BLOCK, exact_blocks, plan_blocks
-from audiolm_jax.codec.clips import encode_side_by_side
+from audiolm_jax.codec.clips import RowEncoder
 from audiolm_jax.codec.interface import CodecSpec
 
 
-class CausalCodec(abc.ABC):
+class CausalCodec(RowEncoder):
   """A `Codec` made of two functions of a block; the parameters are held on the device."""
 
   block_frames: int = BLOCK  # of a long clip that go through at a time
@@ -121,16 +121,6 @@ class CausalCodec(abc.ABC):
       pieces.append(np.asarray(waveform))
     waveform = np.concatenate(pieces, axis=1)[:, : frames * hop]
     return np.where(np.arange(frames * hop) < ends[:, None] * hop, waveform, 0)
-
-  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
-    """Codes of one long clip in bounded memory; equal to `encode`."""
-    return self.encode(np.asarray(waveform)[None])[0]
-
-  def encode_clips(
-    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
-  ) -> list[Int[np.ndarray, "frames q"]]:
-    """Codes of each clip, as of `encode_long`, but clips of like length go side by side."""
-    return encode_side_by_side(self.encode, waveforms, batch_size, self.spec.hop_length)
 
   def stream_encoder(self, batch: int = 1) -> "CausalEncoderStream":
     """A new stream; codes come with their frame, once `first_frames` are there."""

@@ -7,14 +7,14 @@ behind a clip are not what its own padding is: that pads the input of every laye
 """
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.codec.clips import encode_side_by_side
+from audiolm_jax.codec.clips import RowEncoder
 from audiolm_jax.codec.interface import CodecSpec
 
 # Frames of the largest window, and those that a smaller one is a multiple of: few programs.
@@ -30,7 +30,7 @@ class Reach(NamedTuple):
   after: int
 
 
-class WindowedCodec(abc.ABC):
+class WindowedCodec(RowEncoder):
   """A `Codec` made of two functions of a window; the parameters are held on the device."""
 
   def __init__(self, config: Any, params: Mapping[str, Any]):
@@ -121,16 +121,6 @@ class WindowedCodec(abc.ABC):
     waveform = _in_windows(self.decode_window, codes, ends, self.decoder_reach, nothing)
     waveform = np.where((np.arange(frames) < ends[:, None])[..., None], waveform, 0)
     return waveform.reshape(batch, frames * self.spec.hop_length)
-
-  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
-    """Codes of one long clip in bounded memory; equal to `encode`."""
-    return self.encode(np.asarray(waveform)[None])[0]
-
-  def encode_clips(
-    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
-  ) -> list[Int[np.ndarray, "frames q"]]:
-    """Codes of each clip, as of `encode_long`, but clips of like length go side by side."""
-    return encode_side_by_side(self.encode, waveforms, batch_size, self.spec.hop_length)
 
   def stream_encoder(self, batch: int = 1) -> "WindowedEncoderStream":
     """A new stream; a frame's codes come `encoder_reach.after` frames after its samples."""

@@ -50,6 +50,18 @@ def compare_sound(
   return SoundDifference(relative_difference(ours[:both], theirs[:both]), len(ours) - both)
 
 
+def assert_equals_reference(
+  reference: Any, codec: Any, clips: Sequence[np.ndarray], tied_frames: int = 0
+) -> CodeDifference:
+  """Codes of every clip, and sound of its codes, are those of a `CodecReference`."""
+  found = compare_codes(reference.encode, codec, clips)
+  assert found.different <= tied_frames, found
+  for clip in clips:
+    sound = compare_sound(reference.decode, codec, reference.encode(clip))
+    assert sound.relative < 1e-4 and sound.beyond == 0
+  return found
+
+
 def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
   """Largest difference over the largest magnitude of the reference."""
   return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -11,8 +11,9 @@ import pytest
 
 from audiolm_jax.pretrained import encodec
 from audiolm_jax.pretrained.encodec_layers import EncodecConfig
+from audiolm_jax.pretrained.reference import reference_of
 from audiolm_jax.pretrained.weights import read_published
-from tests.pretrained.equality import assert_batched_equals_single, compare_codes, compare_sound
+from tests.pretrained.equality import assert_batched_equals_single, assert_equals_reference
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -34,13 +35,7 @@ def ours_of(model, folder):
 
 def assert_equal(model, codec, lengths, tied_frames=0):
   clips = [reference.sound(samples, i) for i, samples in enumerate(lengths)]
-  found = compare_codes(lambda clip: reference.encode(model, clip), codec, clips)
-  assert found.different <= tied_frames, found
-  for clip in clips:
-    codes = reference.encode(model, clip)
-    sound = compare_sound(lambda codes: reference.decode(model, codes), codec, codes)
-    assert sound.relative < 1e-4 and sound.beyond == 0
-  return found
+  return assert_equals_reference(reference_of(model), codec, clips, tied_frames)
 
 
 @pytest.mark.parametrize("name", SHAPES)
