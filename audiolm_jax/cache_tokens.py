@@ -36,30 +36,56 @@ from absl import flags
 from audiolm_jax import compilation_cache
 from audiolm_jax.errors import UserError, run_cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("bundle", None, "Name, folder or URL of the bundle whose tokenizers to use.")
-flags.DEFINE_string("audio_dir", None, "Folder of audio files, of any common format and rate.")
-flags.DEFINE_string("manifest", None, "A .jsonl manifest instead: path, split, speaker per line.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+  "bundle", None, "Name, folder or URL of the bundle whose tokenizers to use.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "audio_dir", None, "Folder of audio files, of any common format and rate.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "manifest", None, "A .jsonl manifest instead: path, split, speaker per line.", flag_values=FLAGS
+)
 flags.DEFINE_string(
   "layout",
   None,
   "Of --audio_dir: librispeech, ljspeech, maestro, folder; found out if not given.",
+  flag_values=FLAGS,
 )
-flags.DEFINE_string("task", None, "A SeqIO task instead, whose source is audio; needs --runner.")
-flags.DEFINE_string("module", None, "Python module that registers --task, such as tasks.speech.")
-flags.DEFINE_string("output_dir", None, "Folder of the token store to make or to finish.")
-flags.DEFINE_string("runner", None, "Apache Beam's runner, such as DirectRunner.")
-flags.DEFINE_string("beam_options", "", "Options of the runner, in one string, as in a shell.")
-flags.DEFINE_float("valid_fraction", 0.05, "Held-out share of a corpus without splits of its own.")
-flags.DEFINE_float("max_skipped_fraction", 0.01, "Share of unreadable clips past which to stop.")
-flags.DEFINE_integer("clips_per_shard", 128, "Clips per file of the store.", lower_bound=1)
+flags.DEFINE_string(
+  "task", None, "A SeqIO task instead, whose source is audio; needs --runner.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "module", None, "Python module that registers --task, such as tasks.speech.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "output_dir", None, "Folder of the token store to make or to finish.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "runner", None, "Apache Beam's runner, such as DirectRunner.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "beam_options", "", "Options of the runner, in one string, as in a shell.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+  "valid_fraction", 0.05, "Held-out share of a corpus without splits of its own.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+  "max_skipped_fraction", 0.01, "Share of unreadable clips past which to stop.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "clips_per_shard", 128, "Clips per file of the store.", lower_bound=1, flag_values=FLAGS
+)
 flags.DEFINE_integer(
   "batch_size",
   None,
   "Clips tokenized side by side; default: 1 on a CPU, which gains nothing from more, 8 elsewhere.",
   lower_bound=1,
+  flag_values=FLAGS,
 )
-flags.DEFINE_integer("num_workers", 2, "Batches that each process makes at a time.", lower_bound=1)
+flags.DEFINE_integer(
+  "num_workers", 2, "Batches that each process makes at a time.", lower_bound=1, flag_values=FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -137,4 +163,4 @@ def _info(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  run_cli(main)
+  run_cli(main, FLAGS)

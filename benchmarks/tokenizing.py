@@ -25,13 +25,19 @@ from audiolm_jax.errors import UserError, run_cli
 from audiolm_jax.files import atomic_write
 from benchmarks import machine
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("bundle", "speech_tiny", "Whose tokenizers.")
-flags.DEFINE_string("data", None, "Folder or manifest of audio.")
-flags.DEFINE_float("minutes", 20.0, "Of audio to take, evenly from the whole.")
-flags.DEFINE_integer("batch_size", 8, "Clips side by side, where several are.", lower_bound=1)
-flags.DEFINE_integer("repeats", 3, "Runs of each row; the fastest counts.", lower_bound=1)
-flags.DEFINE_string("output", "benchmarks/results/tokenizing.md", "Where the table goes.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("bundle", "speech_tiny", "Whose tokenizers.", flag_values=FLAGS)
+flags.DEFINE_string("data", None, "Folder or manifest of audio.", flag_values=FLAGS)
+flags.DEFINE_float("minutes", 20.0, "Of audio to take, evenly from the whole.", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "batch_size", 8, "Clips side by side, where several are.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "repeats", 3, "Runs of each row; the fastest counts.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "output", "benchmarks/results/tokenizing.md", "Where the table goes.", flag_values=FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -120,4 +126,4 @@ def _machine(cores: int) -> str:
 
 
 if __name__ == "__main__":
-  run_cli(main)
+  run_cli(main, FLAGS)
