@@ -75,14 +75,14 @@ def pull_bundle(
   library = hub.library(f"to pull {repository} from", "copy its files into a folder by other means")
   try:
     fetched = library.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
+  except UserError:
+    raise
   except Exception as error:  # HTTP clients and the hub have exceptions of their own
     raise UserError(
       f"cannot pull {repository} ({hub.reason(error)}); look whether the hub can be reached, "
       "whether the name is right, and whether it wants `hf auth login`"
     ) from error
   fetched = Path(fetched)
-  if not (fetched / MANIFEST).is_file():
-    raise BundleError(f"{repository} holds no bundle: it has no {MANIFEST}")
   temporary = folder.parent / f".{secrets.token_hex(6)}.tmp"
   try:
     temporary.mkdir()
