@@ -32,17 +32,14 @@ flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> int | None:
   """Does what the first argument says."""
-  command, arguments = (argv[1] if len(argv) > 1 else ""), list(argv[2:])
+  if len(argv) < 2:
+    raise UserError(f"say what to do: {', '.join(_COMMANDS)}; see --help")
+  command, arguments = argv[1], argv[2:]
   if command not in _COMMANDS:
-    raise UserError(
-      f"{command!r} is no command; say {', '.join(_COMMANDS)}"
-      if command
-      else f"say what to do: {', '.join(_COMMANDS)}; see --help"
-    )
+    raise UserError(f"{command!r} is no command; say {', '.join(_COMMANDS)}")
   run, usage = _COMMANDS[command]
-  wanted = len(usage.split())
-  if not usage.endswith("...]") and len(arguments) != wanted:
-    raise UserError(f"{command} takes {usage}: {wanted} arguments, not {len(arguments)}")
+  if not usage.endswith("...]") and len(arguments) != len(usage.split()):
+    raise UserError(f"give {usage} after {command}, not {len(arguments)} arguments")
   return run(*arguments)
 
 

@@ -118,7 +118,7 @@ def test_what_is_asked_for_wrongly_is_said_in_one_line(run_cli, saved, tmp_path)
   for arguments, words in (
     ((), "say what to do: list, info, verify, push, pull"),
     (("lists",), "'lists' is no command"),
-    (("info",), "info takes BUNDLE: 1 arguments, not 0"),
+    (("info",), "give BUNDLE after info, not 0 arguments"),
     (("verify", "no_such_bundle"), "no bundle 'no_such_bundle'"),
     (("push", saved, "mini"), "'mini' names no repository of the hub; write USER/NAME"),
     (("pull", "user/mini", saved), f"{saved} exists; choose another folder, or --overwrite it"),
