@@ -74,6 +74,11 @@ def pull_bundle(
     raise BundleError(f"{folder} exists; choose another folder, or --overwrite it")
   library = hub.library(f"to pull {repository} from", "copy its files into a folder by other means")
   try:
+    if not library.HfApi().file_exists(repository, MANIFEST, revision=revision):
+      raise BundleError(
+        f"{repository} holds no bundle: there is no such repository, it wants `hf auth login`, or "
+        f"it has no {MANIFEST}"
+      )
     fetched = library.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
   except UserError:
     raise
