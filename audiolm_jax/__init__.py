@@ -9,6 +9,7 @@ if TYPE_CHECKING:
   from audiolm_jax.api import Continuation, Encoded, continue_audio, decode, encode, stream_audio
   from audiolm_jax.bundles import Bundle, list_bundles, load_bundle, save_bundle
   from audiolm_jax.errors import UserError
+  from audiolm_jax.provenance import read_provenance
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
   "encode",
   "list_bundles",
   "load_bundle",
+  "read_provenance",
   "save_bundle",
   "stream_audio",
 ]
@@ -36,6 +38,7 @@ _HOMES = {
   ),
   "audiolm_jax.bundles": ("Bundle", "list_bundles", "load_bundle", "save_bundle"),
   "audiolm_jax.errors": ("UserError",),
+  "audiolm_jax.provenance": ("read_provenance",),
 }
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from audiolm_jax import configs
-from audiolm_jax.bundles import tensors
+from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
+from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
@@ -29,9 +30,8 @@ from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBe
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
-FORMAT_VERSION = 2
-_MANIFEST = "bundle.json"
-_CARD = "MODEL_CARD.md"
+MANIFEST = "bundle.json"
+CARD = "MODEL_CARD.md"
 TOKENIZERS = {
   "codec": {
     "soundstream": (SoundStreamConfig, SoundStreamCodec),
@@ -50,7 +50,7 @@ _SHIPPED = Path(__file__).parent
 
 def list_bundles() -> list[str]:
   """The names of the bundles that ship with the package."""
-  return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{_MANIFEST}"))
+  return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{MANIFEST}"))
 
 
 def load_bundle(
@@ -64,16 +64,16 @@ def load_bundle(
   Raises:
     BundleError: there is none, it is damaged, or its tokenizers are not those its stages know.
   """
-  folder = _find(name_or_dir)
-  manifest = _read_manifest(folder)
+  folder = find_folder(name_or_dir)
+  manifest = read_manifest(folder)
   try:
-    return _assemble(folder, manifest, stages)
+    return _assemble(folder, migration.migrate(folder, manifest), stages)
   except (KeyError, TypeError, AttributeError) as error:
     raise BundleError(
-      f"{folder / _MANIFEST} lacks or misnames {error}; export the bundle again"
+      f"{folder / MANIFEST} lacks or misnames {error}; export the bundle again"
     ) from error
   except ConfigError as error:
-    raise BundleError(f"{folder / _MANIFEST} does not fit this version: {error}") from error
+    raise BundleError(f"{folder / MANIFEST} does not fit this version: {error}") from error
 
 
 def save_bundle(
@@ -93,12 +93,12 @@ def save_bundle(
   """
   folder = Path(folder)
   _check_fit(bundle)
-  _check_replaceable(folder)
+  check_replaceable(folder)
   temporary = folder.parent / f".{secrets.token_hex(6)}.tmp"
   try:
     temporary.mkdir()
     _write(bundle, temporary, Storage(storage))
-    _replace(folder, temporary)
+    replace_folder(folder, temporary)
   except OSError as error:
     raise BundleError(f"cannot write {folder}: {error.strerror or error}") from error
   finally:
@@ -106,7 +106,12 @@ def save_bundle(
   return folder
 
 
-def _find(name_or_dir: str | os.PathLike[str]) -> Path:
+def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
+  """The folder of the bundle that ships under a name, or the one that is given.
+
+  Raises:
+    BundleError: there is no bundle.
+  """
   shipped = list_bundles()
   if str(name_or_dir) in shipped:
     return _SHIPPED / str(name_or_dir)
@@ -114,23 +119,24 @@ def _find(name_or_dir: str | os.PathLike[str]) -> Path:
   if not folder.is_dir():
     known = f"the ones that ship are {', '.join(shipped)}" if shipped else "none ship"
     raise BundleError(f"no bundle {str(name_or_dir)!r}: it is no folder, and {known}")
-  if not (folder / _MANIFEST).is_file():
-    raise BundleError(f"{folder} is no bundle: it has no {_MANIFEST}")
+  if not (folder / MANIFEST).is_file():
+    raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
   return folder
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-  path = folder / _MANIFEST
+def read_manifest(folder: Path) -> dict[str, Any]:
+  """The content of `bundle.json`, of whatever format version.
+
+  Raises:
+    BundleError: it cannot be read or is no object.
+  """
+  path = folder / MANIFEST
   try:
     manifest = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
     raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
-  version = manifest.get("format_version") if isinstance(manifest, dict) else None
-  if version != FORMAT_VERSION:
-    raise BundleError(
-      f"{path} has format version {version!r}, this program reads {FORMAT_VERSION}; "
-      "export the bundle again, or update the program"
-    )
+  if not isinstance(manifest, dict):
+    raise BundleError(f"{path} holds no bundle's description; copy or export it again")
   return manifest
 
 
@@ -242,7 +248,7 @@ def _load_params(path: Path, expected_hash: str) -> dict[str, Any]:
 
 
 def _read_card(folder: Path) -> str:
-  path = folder / _CARD
+  path = folder / CARD
   return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
@@ -295,9 +301,9 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     "components": components,
     "metadata": dict(bundle.metadata),
   }
-  _write_bytes(folder / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+  _write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
   if bundle.model_card:
-    _write_bytes(folder / _CARD, bundle.model_card.encode())
+    _write_bytes(folder / CARD, bundle.model_card.encode())
 
 
 def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:
@@ -326,8 +332,9 @@ def type_name(name: str, tokenizer: Any) -> str:
   raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")
 
 
-def _check_replaceable(folder: Path) -> None:
-  if folder.is_dir() and any(folder.iterdir()) and not (folder / _MANIFEST).is_file():
+def check_replaceable(folder: Path) -> None:
+  """Raises `BundleError` where a bundle cannot take this place: only another bundle makes room."""
+  if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
     raise BundleError(f"{folder} exists and is no bundle; choose another folder")
   if folder.exists() and not folder.is_dir():
     raise BundleError(f"{folder} is a file; choose a folder")
@@ -335,7 +342,8 @@ def _check_replaceable(folder: Path) -> None:
     raise BundleError(f"cannot write {folder}: the folder {folder.parent} does not exist")
 
 
-def _replace(folder: Path, temporary: Path) -> None:
+def replace_folder(folder: Path, temporary: Path) -> None:
+  """Gives a whole folder the name of another, which goes."""
   old = folder.parent / f".{secrets.token_hex(6)}.tmp"
   if folder.exists():
     os.rename(folder, old)

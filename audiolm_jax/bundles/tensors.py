@@ -108,6 +108,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
   return _unpack(flat)
 
 
+def is_beside_weights(name: str) -> bool:
+  """Whether an entry of a safetensors file is no weights: a scale of INT8, or the file's notes."""
+  return name.endswith(_SCALE) or name == "__metadata__"
+
+
 def _pack(params: Params, storage: Storage) -> dict[str, np.ndarray]:
   packed: dict[str, np.ndarray] = {}
   for name, value in flatten_params(params).items():

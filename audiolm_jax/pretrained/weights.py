@@ -1,7 +1,6 @@
 """Weights as others publish them: safetensors with PyTorch's names and layouts."""
 
 import hashlib
-import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from audiolm_jax import hub
 from audiolm_jax.errors import ConfigError, DataError, UserError
 
 _FILE = "model.safetensors"
@@ -154,17 +154,14 @@ def read_published(source: str | os.PathLike[str]) -> Published:
 
 
 def _from_hub(name: str) -> Path:
+  library = hub.library(
+    f"{name} is no folder and no file; to fetch it from",
+    f"download its {_FILE} and {_CONFIG} into a folder and give that",
+  )
   try:
-    hub: Any = importlib.import_module("huggingface_hub")
-  except ModuleNotFoundError:
-    raise UserError(
-      f"{name} is no folder and no file; to fetch it from the Hugging Face hub, pip install "
-      f"huggingface_hub, or download its {_FILE} and {_CONFIG} into a folder and give that"
-    ) from None
-  try:
-    return Path(hub.snapshot_download(name, allow_patterns=[_FILE, _CONFIG]))
+    return Path(library.snapshot_download(name, allow_patterns=[_FILE, _CONFIG]))
   except Exception as error:
-    reason = " ".join(str(error).split())
     raise UserError(
-      f"{name} is no folder and no file, and cannot be fetched from the Hugging Face hub ({reason})"
+      f"{name} is no folder and no file, and cannot be fetched from the Hugging Face hub "
+      f"({hub.reason(error)})"
     ) from error

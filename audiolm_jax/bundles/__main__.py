@@ -1,0 +1,165 @@
+"""Looks after bundles.
+
+  python -m audiolm_jax.bundles list [FOLDER...]
+  python -m audiolm_jax.bundles info speech_tiny
+  python -m audiolm_jax.bundles verify runs/my_bundle
+  python -m audiolm_jax.bundles push runs/my_bundle USER/NAME
+  python -m audiolm_jax.bundles pull USER/NAME my_bundle
+
+list names the bundles that ship and those in the folders given. info says what a bundle is and
+holds. verify compares every part with the hash that it was written with and loads the bundle; its
+exit code is 1 where something is damaged. push and pull are for the Hugging Face hub, and need
+huggingface_hub; what push makes is private until its owner says otherwise there. Nothing is written
+over without --overwrite.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from audiolm_jax.errors import BundleError, UserError, run_cli
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_bool(
+  "overwrite", False, "push, pull: replace a bundle that is there.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "revision", None, "pull: branch, tag or commit; default the newest.", flag_values=FLAGS
+)
+
+
+def main(argv: Sequence[str]) -> int | None:
+  """Does what the first argument says."""
+  if len(argv) < 2:
+    raise UserError(f"say what to do: {', '.join(_COMMANDS)}; see --help")
+  command, arguments = argv[1], argv[2:]
+  if command not in _COMMANDS:
+    raise UserError(f"{command!r} is no command; say {', '.join(_COMMANDS)}")
+  run, usage = _COMMANDS[command]
+  if not usage.endswith("...]") and len(arguments) != len(usage.split()):
+    raise UserError(f"give {usage} after {command}, not {len(arguments)} arguments")
+  return run(*arguments)
+
+
+main.takes_arguments = True  # type: ignore[attr-defined]
+
+
+def _list(*folders: str) -> None:
+  from audiolm_jax.bundles import folder as bundles
+  from audiolm_jax.bundles import inspection
+
+  found = {name: bundles.find_folder(name) for name in bundles.list_bundles()}
+  for given in folders:
+    path = Path(given)
+    if not path.is_dir():
+      raise BundleError(f"{path} is no folder; give folders that hold bundles, or none")
+    inside = (*path.glob(bundles.MANIFEST), *path.glob(f"*/{bundles.MANIFEST}"))
+    found |= {str(p.parent): p.parent for p in sorted(inside)}
+  width = max(map(len, found), default=0)
+  for name, path in found.items():
+    size = f"{inspection.folder_size(path) / 1e6:.1f} MB"
+    print(f"{name:<{width}}  {size:>9}  {_summary(path)}")
+
+
+def _summary(path: Path) -> str:
+  from audiolm_jax.bundles.folder import read_manifest
+
+  try:
+    manifest = read_manifest(path)
+    stages = ", ".join(manifest["stages"]) or "none"
+    return f"{manifest['sample_rate']} Hz, stages {stages}: {manifest['description']}"
+  except (BundleError, KeyError, TypeError) as error:
+    return f"damaged: {error}"
+
+
+def _info(name: str) -> None:
+  from audiolm_jax.bundles import inspection
+  from audiolm_jax.bundles.folder import CARD, find_folder, read_manifest
+
+  folder = find_folder(name)
+  manifest = read_manifest(folder)
+  metadata = manifest.get("metadata") or {}
+  print(f"{manifest.get('name')}: {manifest.get('description')}\n")
+  for title, value in (
+    ("folder", folder),
+    ("format", manifest.get("format_version")),
+    ("size", f"{inspection.folder_size(folder) / 1e6:.1f} MB"),
+    ("sample rate", f"{manifest.get('sample_rate')} Hz"),
+    ("token hash", manifest.get("token_hash")),
+    ("licence", metadata.get("licence") or "not said"),
+  ):
+    print(f"{title:<12} {value}")
+  print("\nparts")
+  for part in inspection.list_parts(folder):
+    size = "missing" if part.size is None else f"{part.size / 1e6:.2f} MB"
+    count = "" if part.parameters is None else f"{part.parameters / 1e6:.2f} M parameters"
+    print(f"  {part.name:<16} {size:>10}  {count:>20}  {part.kind}".rstrip())
+  print("\ntraining data")
+  for line in _data_lines(metadata.get("data")):
+    print(f"  {line}")
+  card = folder / CARD
+  if card.is_file():
+    print(f"\n{_head(card.read_text(encoding='utf-8', errors='replace'))}\n\nmore in {card}")
+
+
+def _data_lines(data: Any) -> list[str]:
+  if not isinstance(data, list) or not data:
+    return [str(data) if data else "not said"]
+  return [
+    f"{entry.get('hours', '?')} h  {entry.get('name')}; {entry.get('licence', 'licence not said')}"
+    if isinstance(entry, dict)
+    else str(entry)
+    for entry in data
+  ]
+
+
+def _head(card: str) -> str:
+  """The card's title and first paragraph."""
+  return "\n\n".join(card.strip().split("\n\n")[:2])
+
+
+def _verify(name: str) -> int:
+  from audiolm_jax.bundles import inspection
+  from audiolm_jax.bundles.folder import find_folder, read_manifest
+  from audiolm_jax.bundles.migration import FORMAT_VERSION
+
+  folder = find_folder(name)
+  wrong = inspection.find_damage(folder)
+  for sentence in wrong:
+    print(f"damaged: {sentence}")
+  if wrong:
+    return 1
+  version = read_manifest(folder)["format_version"]
+  older = f"; format {version}, read as {FORMAT_VERSION}" if version != FORMAT_VERSION else ""
+  print(f"{folder}: whole, {len(inspection.list_parts(folder))} parts{older}")
+  return 0
+
+
+def _push(name: str, repository: str) -> None:
+  from audiolm_jax.bundles import hub
+  from audiolm_jax.bundles.folder import find_folder
+
+  print(f"pushed: {hub.push_bundle(find_folder(name), repository, overwrite=FLAGS.overwrite)}")
+
+
+def _pull(repository: str, folder: str) -> None:
+  from audiolm_jax.bundles import hub, inspection
+
+  path = hub.pull_bundle(
+    repository, Path(folder), revision=FLAGS.revision, overwrite=FLAGS.overwrite
+  )
+  print(f"{path}: {repository}, whole, {inspection.folder_size(path) / 1e6:.1f} MB")
+
+
+_COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
+  "list": (_list, "[FOLDER...]"),
+  "info": (_info, "BUNDLE"),
+  "verify": (_verify, "BUNDLE"),
+  "push": (_push, "BUNDLE USER/NAME"),
+  "pull": (_pull, "USER/NAME FOLDER"),
+}
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

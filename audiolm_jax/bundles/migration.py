@@ -1,0 +1,85 @@
+"""Manifests of earlier formats as those of today.
+
+format  what it was
+1       the token hash was over all weights of the tokenizers, the codec's decoder included, and
+        no tokenizer had a hash of its own
+2       the token hash leaves the decoder out; each component has the hash of its weights
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from audiolm_jax import configs
+from audiolm_jax.bundles import tensors
+from audiolm_jax.bundles.bundle import token_hash
+from audiolm_jax.codec.soundstream import SoundStreamConfig
+from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.errors import BundleError
+from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
+
+FORMAT_VERSION = 2
+
+
+def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+  """The manifest as a bundle of `FORMAT_VERSION` has it; the files stay as they are.
+
+  Args:
+    folder: of the bundle; hashes that an earlier format lacks are taken from its weights, once
+      those are found to be the ones that the bundle was written with.
+    manifest: the content of `bundle.json`, of any version from 1 on.
+  Raises:
+    BundleError: a version from the future, or none; weights that are not the bundle's.
+  """
+  version = manifest.get("format_version")
+  while version != FORMAT_VERSION:
+    if type(version) is not int or version not in _STEPS:
+      raise BundleError(
+        f"{folder / 'bundle.json'} has format version {version!r}, this program reads "
+        f"1 to {FORMAT_VERSION}; export the bundle again, or update the program"
+      )
+    manifest = _STEPS[version](folder, copy.deepcopy(manifest))
+    version = manifest["format_version"]
+  return manifest
+
+
+def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+  components = manifest["components"]
+  codec = SoundStreamCodec(
+    configs.from_dict(SoundStreamConfig, components["codec"]["config"]),
+    tensors.load_tensors(folder / "codec.safetensors"),
+  )
+  semantic = SemanticTokenizer(
+    configs.from_dict(SemanticTokenizerConfig, components["semantic"]["config"]),
+    tensors.load_tensors(folder / "semantic.safetensors"),
+  )
+  old = _token_hash_1(codec, semantic)
+  if old != manifest["token_hash"]:
+    raise BundleError(
+      f"{folder}: codec.safetensors or semantic.safetensors does not hold the weights that "
+      f"bundle.json was written with (token hash {manifest['token_hash']}, theirs {old}); "
+      "copy it again"
+    )
+  components["codec"]["hash"] = tensors.hash_params(codec.params)
+  components["semantic"]["hash"] = tensors.hash_params(semantic.params)
+  manifest["token_hash"] = token_hash(codec, semantic)
+  for name in manifest["stages"]:
+    stage = components[f"{name}_stage"]
+    if stage["token_hash"] == old:  # of other tokens it stays, and is refused by name
+      stage["token_hash"] = manifest["token_hash"]
+  manifest["format_version"] = 2
+  return manifest
+
+
+def _token_hash_1(codec: SoundStreamCodec, semantic: SemanticTokenizer) -> str:
+  parts = [
+    (tensors.hash_params(tokenizer.params), configs.to_dict(tokenizer.spec))
+    for tokenizer in (codec, semantic)
+  ]
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_STEPS: dict[int, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {1: _from_1}

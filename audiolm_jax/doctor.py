@@ -1,0 +1,61 @@
+"""Says whether sampling works on this machine, and for what does not, how to mend it.
+
+  python -m audiolm_jax.doctor
+  python -m audiolm_jax.doctor --json
+  python -m audiolm_jax.doctor --bundle runs/my_bundle
+
+Looks at versions, devices, memory, the cache of compiled programs, optional packages and bundles,
+and at last samples a moment of sound with --bundle. Exit codes: 0 sampling works, 1 it does not.
+What is "absent" or a "warning" does not keep anything from sampling.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from audiolm_jax.errors import run_cli
+
+try:
+  from absl import flags
+except ModuleNotFoundError:  # what reads the flags of this very command
+  sys.exit("broken   absl-py            not installed\n  mend: pip install absl-py")
+
+if TYPE_CHECKING:
+  from audiolm_jax.diagnosis import Check
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+  "bundle", "speech_tiny", "Name or folder of the bundle to sample with.", flag_values=FLAGS
+)
+flags.DEFINE_bool("json", False, "Print one object, with a list of checks.", flag_values=FLAGS)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Checks everything and prints what was found; returns the exit code."""
+  del argv
+  from audiolm_jax import diagnosis
+
+  found = []
+  for check in diagnosis.run_checks(FLAGS.bundle):
+    found.append(check)
+    if not FLAGS.json:
+      _show(check)
+  works = not any(check.status is diagnosis.Status.BROKEN for check in found)
+  if FLAGS.json:
+    checks = [dataclasses.asdict(check) for check in found]
+    print(json.dumps({"sampling_works": works, "checks": checks}, indent=1))
+  else:
+    print("\nsampling works" if works else "\nsampling does not work: see what is broken above")
+  return 0 if works else 1
+
+
+def _show(check: "Check") -> None:
+  print(f"{check.status:<8} {check.name:<18} {check.found}", flush=True)
+  if check.mend:
+    print(f"{'':<8} {'':<18} mend: {check.mend}", flush=True)
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)
