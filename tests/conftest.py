@@ -1,7 +1,9 @@
 """Shared settings: the CPU backend, one persistent compilation cache, deterministic keys."""
 
+import gc
 import os
 import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +16,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
+
+MAPPINGS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_programs():
+  """Lets compiled programs go before there are too many.
+
+  Each is held in memory mappings, of which Linux allows a process 65,530: with all tests in two
+  processes, one of them would end in a crash of the compiler.
+  """
+  yield
+  maps = Path("/proc/self/maps")
+  if maps.exists() and len(maps.read_bytes().splitlines()) > MAPPINGS:
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 def melody(seconds: float, seed: int = 0) -> np.ndarray:

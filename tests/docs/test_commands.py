@@ -50,7 +50,9 @@ def options(program: str) -> set[str]:
     source = (ROOT / program).read_text()
     usage = r"--(\w+)" if program.endswith(".sh") else r'DEFINE_\w+\(\s*"(\w+)"'
     return set(re.findall(usage, source))
-  return {"help", *importlib.import_module(program).FLAGS}
+  is_package = (ROOT / program.replace(".", "/")).is_dir()
+  module = importlib.import_module(f"{program}.__main__" if is_package else program)
+  return {"help", *module.FLAGS}
 
 
 FOUND = list(commands())
