@@ -60,6 +60,7 @@ for _name, _default, _text in (
   ("seed", 0, "Of the clustering."),
   ("max_frames", 2_000_000, "Past this, a uniform sample of the frames is used."),
   ("chunk_steps", 512, "Tokens per window when long files are tokenized."),
+  ("steps_per_token", 1, "Of a published encoder, those whose mean a token is; 2 halves its rate."),
 ):
   flags.DEFINE_integer(_name, _default, _text, flag_values=FLAGS)
 flags.DEFINE_string("split", "train", "Clips of this split are used.", flag_values=FLAGS)
@@ -223,7 +224,8 @@ def _published() -> WindowedTokenizer:
     raise ConfigError(f"{name} needs --layer, counted from 1")
   print(registry.check_terms(model, FLAGS.accept_licence))
   published = read_published(FLAGS.input or model.hub_id)
-  return registry.convert(model, published, layer=FLAGS.layer)
+  settings = {"layer": FLAGS.layer, "steps_per_token": FLAGS.steps_per_token}
+  return registry.convert(model, published, **settings)
 
 
 def _features(

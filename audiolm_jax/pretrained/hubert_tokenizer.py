@@ -25,6 +25,7 @@ from audiolm_jax.pretrained.layer_tokenizer import (
   centroids_of,
   encoded,
   unwhitened,
+  windows_of_30_seconds,
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
 from audiolm_jax.semantic.windowed_tokenizer import Encoded, Window
@@ -53,29 +54,30 @@ class HubertTokenizer(LayerTokenizer):
   ) -> tuple[Float[np.ndarray, "padded"], int]:
     """With zeros where the clip has no more; and the samples of the clip, one frame at least."""
     c = self.config.encoder
-    first = window.start * c.hop_length
-    length = (window.size - 1) * c.hop_length + c.frame_length
+    hop = self.config.hop_length
+    first, length = window.start * hop, window.size * hop - c.hop_length + c.frame_length
     piece = np.asarray(clip[first : first + length], np.float32)
     return np.pad(piece, (0, length - len(piece))), max(len(piece), c.frame_length)
 
   def encode_windows(
     self, padded: Float[np.ndarray, "batch padded"], valid: Int[np.ndarray, "batch"]
   ) -> Encoded:
-    return _encode(self.config.encoder, self.config.layer, self.params, padded, valid)
+    return _encode(self.config, self.params, padded, valid)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _encode(
-  config: HubertConfig,
-  layer: int,
+  config: HubertTokenizerConfig,
   params: Mapping[str, Any],
   padded: Float[Array, "batch padded"],
   valid: Int[Array, "batch"],
 ) -> Encoded:
   """Windows of waveform, the first `valid` samples of each; the last whole frame is held."""
   with jax.default_matmul_precision("float32"):  # the published tokens were made so
-    features = HubertEncoder(config, layer).apply({"params": params["encoder"]}, padded, valid)
-    return encoded(features, (valid - config.frame_length) // config.hop_length + 1, params)
+    encoder = HubertEncoder(config.encoder, config.layer)
+    features = encoder.apply({"params": params["encoder"]}, padded, valid)
+    count = (valid - config.encoder.frame_length) // config.encoder.hop_length + 1
+    return encoded(features, count, params, config.steps_per_token)
 
 
 def convert(
@@ -84,6 +86,7 @@ def convert(
   *,
   layer: int,
   centroids: Float[np.ndarray, "clusters dim"] | None = None,
+  steps_per_token: int = 1,
 ) -> HubertTokenizer:
   """The tokenizer of a published HuBERT in the format of transformers.
 
@@ -93,12 +96,15 @@ def convert(
     layer: transformer block, counted from 1, whose features the centroids are of.
     centroids: cluster centres of those features; without them there is one at zero, for a
       tokenizer that is yet to be fitted.
+    steps_per_token: consecutive steps whose mean is what a token stands for.
   Raises:
     ConfigError, DataError: a tensor is missing, left over or of another shape, there is no such
       layer, or the centroids are of another dimension.
   """
   encoder = read_config(published)
   centroids = centroids_of(encoder.dim, centroids)
-  config = HubertTokenizerConfig(encoder, layer, len(centroids))
+  config = HubertTokenizerConfig(
+    encoder, layer, len(centroids), **windows_of_30_seconds(encoder, steps_per_token)
+  )
   params = unwhitened(convert_encoder(encoder, weights, layer), centroids)
   return HubertTokenizer(config, params)

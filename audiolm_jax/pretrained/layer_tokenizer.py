@@ -26,6 +26,7 @@ class LayerTokenizerConfig:
     num_clusters: ids are in [0, num_clusters).
     window_steps: a clip of up to that many tokens is heard as a whole, 30 s at 50 Hz.
     context_steps: of a longer clip's window, the tokens at either end that are only heard.
+    steps_per_token: consecutive steps of the encoder whose mean is what a token stands for.
   """
 
   encoder: Any
@@ -33,12 +34,15 @@ class LayerTokenizerConfig:
   num_clusters: int
   window_steps: int = 1500
   context_steps: int = 250
+  steps_per_token: int = 1
 
   def __post_init__(self) -> None:
     if not 1 <= self.layer <= self.encoder.num_layers:
       raise ConfigError(
         f"layer {self.layer} is none of the model's blocks 1 to {self.encoder.num_layers}"
       )
+    if self.steps_per_token < 1:
+      raise ConfigError(f"steps_per_token {self.steps_per_token} must be at least 1")
     if not 1 < self.context_steps < self.window_steps / 2:
       raise ConfigError(
         f"context_steps {self.context_steps} must be at least 2 and less than half of "
@@ -50,6 +54,11 @@ class LayerTokenizerConfig:
     """Steps heard with what a window keeps; the model itself hears the whole clip."""
     return ReceptiveField(self.context_steps, self.context_steps)
 
+  @property
+  def hop_length(self) -> int:
+    """Samples per token."""
+    return self.encoder.hop_length * self.steps_per_token
+
 
 class LayerTokenizer(WindowedTokenizer):
   """Tokens of a layer, one for each begun hop; a long clip's windows are each heard as a clip."""
@@ -58,18 +67,31 @@ class LayerTokenizer(WindowedTokenizer):
 
   @property
   def spec(self) -> SemanticSpec:
-    encoder = self.config.encoder
-    return SemanticSpec(encoder.sample_rate, encoder.hop_length, self.config.num_clusters)
+    c = self.config
+    return SemanticSpec(c.encoder.sample_rate, c.hop_length, c.num_clusters)
+
+
+def windows_of_30_seconds(encoder: Any, steps_per_token: int) -> dict[str, int]:
+  """How a `LayerTokenizerConfig` says so, with 5 s of context at either end."""
+  tokens = round(5 * encoder.sample_rate / (encoder.hop_length * steps_per_token))
+  return {
+    "window_steps": 6 * tokens,
+    "context_steps": tokens,
+    "steps_per_token": steps_per_token,
+  }
 
 
 def encoded(
   features: Float[Array, "batch steps dim"],
   count: Int[Array, "batch"],
   params: Mapping[str, Any],
+  steps_per_token: int,
 ) -> Encoded:
-  """Whitened features and ids, those of the last of a row's `count` steps held to its end."""
+  """Whitened features and ids of tokens, the last of a row's `count` steps held to its end."""
   held = jnp.minimum(jnp.arange(features.shape[1])[None], count[:, None] - 1)
   features = jnp.take_along_axis(features, held[..., None], axis=1)
+  batch, steps, dim = features.shape
+  features = features.reshape(batch, steps // steps_per_token, steps_per_token, dim).mean(axis=2)
   features = (features - params["mean"]) / params["scale"]
   # Distances are the same from any origin; this one leaves float32 the most digits for them.
   origin = params["centroids"].mean(axis=0)

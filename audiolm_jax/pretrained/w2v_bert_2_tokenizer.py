@@ -19,6 +19,7 @@ from audiolm_jax.pretrained.layer_tokenizer import (
   centroids_of,
   encoded,
   unwhitened,
+  windows_of_30_seconds,
 )
 from audiolm_jax.pretrained.w2v_bert_2 import (
   FRAMES_PER_STEP,
@@ -62,27 +63,29 @@ class W2vBert2Tokenizer(LayerTokenizer):
     self, clip: Float[np.ndarray, "steps bands"], window: Window
   ) -> tuple[Float[np.ndarray, "size bands"], int]:
     """With zeros where the clip has no more; and the steps of the clip."""
-    piece = clip[window.start : window.start + window.size]
-    return np.pad(piece, ((0, window.size - len(piece)), (0, 0))), len(piece)
+    each = self.config.steps_per_token
+    size = window.size * each
+    piece = clip[window.start * each :][:size]
+    return np.pad(piece, ((0, size - len(piece)), (0, 0))), len(piece)
 
   def encode_windows(
     self, padded: Float[np.ndarray, "batch size bands"], valid: Int[np.ndarray, "batch"]
   ) -> Encoded:
-    return _encode(self.config.encoder, self.config.layer, self.params, padded, valid)
+    return _encode(self.config, self.params, padded, valid)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _encode(
-  config: W2vBert2Config,
-  layer: int,
+  config: W2vBert2TokenizerConfig,
   params: Mapping[str, Any],
   padded: Float[Array, "batch size bands"],
   valid: Int[Array, "batch"],
 ) -> Encoded:
   """Windows of log-mel features, the first `valid` steps of each; the last one is held."""
-  encoder = W2vBert2Encoder(config, layer)
+  encoder = W2vBert2Encoder(config.encoder, config.layer)
   with jax.default_matmul_precision("float32"):  # as the published model is run
-    return encoded(encoder.apply({"params": params["encoder"]}, padded, valid), valid, params)
+    features = encoder.apply({"params": params["encoder"]}, padded, valid)
+    return encoded(features, valid, params, config.steps_per_token)
 
 
 def convert(
@@ -91,6 +94,7 @@ def convert(
   *,
   layer: int,
   centroids: Float[np.ndarray, "clusters dim"] | None = None,
+  steps_per_token: int = 1,
 ) -> W2vBert2Tokenizer:
   """The tokenizer of a published w2v-BERT 2.0 in the format of transformers.
 
@@ -100,12 +104,15 @@ def convert(
     layer: Conformer block, counted from 1, whose features the centroids are of.
     centroids: cluster centres of those features; without them there is one at zero, for a
       tokenizer that is yet to be fitted.
+    steps_per_token: consecutive steps whose mean is what a token stands for.
   Raises:
     ConfigError, DataError: a tensor is missing, left over or of another shape, there is no such
       layer, or the centroids are of another dimension.
   """
   encoder = read_config(published)
   centroids = centroids_of(encoder.dim, centroids)
-  config = W2vBert2TokenizerConfig(encoder, layer, len(centroids))
+  config = W2vBert2TokenizerConfig(
+    encoder, layer, len(centroids), **windows_of_30_seconds(encoder, steps_per_token)
+  )
   params = unwhitened(convert_encoder(encoder, weights, layer), centroids)
   return W2vBert2Tokenizer(config, params)

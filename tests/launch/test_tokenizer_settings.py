@@ -9,11 +9,24 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from audiolm_jax import api
+from audiolm_jax import api, train
 from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.pretrained.dac import DacCodec, DacConfig
+from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
+from audiolm_jax.pretrained.w2v_bert_2_tokenizer import (
+  W2vBert2Tokenizer,
+  W2vBert2TokenizerConfig,
+)
+from audiolm_jax.semantic.resampled import tokenizer_at
 from tests.conftest import melody
-from tests.pretrained.conftest import miniature_dac, miniature_hubert
+from tests.pretrained.conftest import (
+  miniature_dac,
+  miniature_encodec,
+  miniature_hubert,
+  miniature_mimi,
+  miniature_w2v_bert_2,
+)
 
 REPO = Path(__file__).parents[2]
 
@@ -53,6 +66,25 @@ def test_the_fine_stage_gets_the_levels_up_to_the_twelfth(levels, fine, tokenize
   }  # fmt: skip
 
 
+@pytest.mark.parametrize("semantic", ["hubert_base", "w2v_bert_2"])
+def test_the_gin_file_of_published_tokenizers_says_what_their_bundle_would(semantic, load_script):
+  of_published_shape = {
+    "hubert_base": HubertTokenizer(HubertTokenizerConfig(), {}),
+    "w2v_bert_2": W2vBert2Tokenizer(W2vBert2TokenizerConfig(), {}),
+  }[semantic]
+  bundle = Bundle("published", DacCodec(DacConfig(), {}), of_published_shape)
+  told = [
+    flag.removeprefix("--gin.") for flag in load_script("tokenizer_settings").settings(bundle)
+  ]
+  by_hand = ["MODEL_DIR = 'm'", "MIXTURE_OR_TASK_NAME = 't'"]
+  for stage in ("semantic", "coarse", "fine"):
+    file = f"gin_configs/{stage}_stage_base.gin"
+    known = [word for word in told if stage == "fine" or "FINE" not in word]
+    wanted, _ = train.resolve([file], by_hand + known)
+    found, _ = train.resolve([file, f"gin_configs/tokenizers/dac_16khz_{semantic}.gin"], by_hand)
+    assert found["model"].config.spec == wanted["model"].config.spec
+
+
 def test_published_tokenizers_leave_the_stages_to_be_trained(tokenizers, tmp_path):
   done = recipe(tmp_path, tmp_path / "mine", "--tokenizers", tokenizers, "--dry_run")
   assert done.returncode == 0, done.stderr
@@ -68,8 +100,31 @@ def test_a_bundle_with_stages_is_refused(tmp_path):
   assert done.returncode == 2 and "speech_tiny has stages" in done.stderr
 
 
+def halved_w2v_bert_2():
+  """25 tokens per second."""
+  whole = miniature_w2v_bert_2()
+  config = dataclasses.replace(whole.config, steps_per_token=2)
+  return W2vBert2Tokenizer(config, whole.params)
+
+
 @pytest.mark.slow
-def test_stages_are_trained_on_tokens_of_published_models_and_continue_sound(tokenizers, tmp_path):
+@pytest.mark.parametrize(
+  ("codec_of", "semantic_of"),
+  [
+    (miniature_dac, miniature_hubert),
+    (miniature_dac, miniature_w2v_bert_2),
+    (miniature_encodec, miniature_hubert),
+    (miniature_mimi, halved_w2v_bert_2),
+  ],
+  ids=["dac-hubert", "dac-w2v_bert_2", "encodec-hubert", "mimi-halved_w2v_bert_2"],
+)
+def test_stages_are_trained_on_tokens_of_published_models_and_continue_sound(
+  codec_of, semantic_of, tmp_path
+):
+  codec = codec_of()
+  rate = codec.spec.sample_rate
+  published = Bundle("published", codec, tokenizer_at(semantic_of(), rate))
+  tokenizers = save_bundle(published, tmp_path / "both")
   audio = tmp_path / "audio"
   audio.mkdir()
   for i in range(8):
@@ -86,7 +141,7 @@ def test_stages_are_trained_on_tokens_of_published_models_and_continue_sound(tok
   assert done.returncode == 0, done.stdout + done.stderr
   bundle = load_bundle(tmp_path / "mine")
   assert list(bundle.stages) == ["semantic", "coarse"]
-  assert bundle.stages["coarse"].spec.frame_rate == 400
+  assert bundle.stages["coarse"].spec.frame_rate == codec.spec.frame_rate
   made = api.continue_audio(bundle, melody(0.6), 16_000, duration=0.4, seed=1)
-  assert len(made.waveform) == pytest.approx(16_000, abs=40)
-  assert made.tokens.codes.shape == (400, 4)
+  assert len(made.waveform) == pytest.approx(rate, abs=codec.spec.hop_length)
+  assert made.tokens.codes.shape == (codec.spec.frame_rate, 4)

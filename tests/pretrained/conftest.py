@@ -7,7 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax.pretrained import dac, hubert, hubert_tokenizer, w2v_bert_2, w2v_bert_2_tokenizer
+from audiolm_jax.pretrained import (
+  dac,
+  encodec,
+  hubert,
+  hubert_tokenizer,
+  mimi,
+  w2v_bert_2,
+  w2v_bert_2_tokenizer,
+)
 from audiolm_jax.pretrained.weights import read_published
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "pretrained"
@@ -17,6 +25,18 @@ def miniature_dac() -> dac.DacCodec:
   """Four levels of 16 entries, 400 frames per second."""
   published = read_published(GOLDEN / "dac")
   return dac.convert(published.config, published.weights)
+
+
+def miniature_encodec() -> encodec.EncodecCodec:
+  """Four levels of 16 entries, 600 frames per second."""
+  published = read_published(GOLDEN / "encodec")
+  return encodec.convert(published.config, published.weights)
+
+
+def miniature_mimi() -> mimi.MimiCodec:
+  """One semantic and three acoustic levels of 16 entries, 600 frames per second."""
+  published = read_published(GOLDEN / "mimi")
+  return mimi.convert(published.config, published.weights)
 
 
 def centroids_of(folder: str) -> np.ndarray:

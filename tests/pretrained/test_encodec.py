@@ -10,7 +10,7 @@ from audiolm_jax.errors import ConfigError, DataError
 from audiolm_jax.pretrained import encodec
 from audiolm_jax.pretrained.encodec_layers import EncodecConfig, Encoder, encoder_state
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
-from tests.pretrained.conftest import GOLDEN
+from tests.pretrained.conftest import GOLDEN, miniature_encodec
 from tests.pretrained.equality import (
   assert_batched_equals_single,
   assert_streamed_equals_whole,
@@ -26,8 +26,7 @@ LENGTHS = (1200, 1733, 281, 130, 3)
 @pytest.fixture(scope="module")
 def codec():
   """Four levels of 16 entries, 600 frames per second."""
-  published = read_published(GOLDEN / "encodec")
-  return encodec.convert(published.config, published.weights)
+  return miniature_encodec()
 
 
 @pytest.fixture(scope="module")

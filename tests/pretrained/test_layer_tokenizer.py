@@ -1,5 +1,6 @@
 """Tokens of miniature encoders: those of the reference's features, however a clip comes."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,21 @@ def test_a_token_per_begun_20_ms(kind):
   assert kind.tokenizer.tokenize(np.zeros((2, 0), np.float32)).shape == (2, 0)
 
 
+def test_a_token_of_two_steps_stands_for_their_mean_at_half_the_rate(kind):
+  config = dataclasses.replace(kind.tokenizer.config, steps_per_token=2)
+  halved = windowed_like(type(kind.tokenizer)(config, kind.tokenizer.params))
+  assert (halved.spec.hop_length, halved.spec.frame_rate) == (640, 25.0)
+  clip = noise(320 * 10 + 1)  # 11 begun steps: the last one is held for the sixth token
+  steps = kind.tokenizer.features(clip[None])[0]
+  assert steps.shape == (11, 16)
+  means = np.concatenate([steps, steps[-1:]]).reshape(6, 2, 16).mean(axis=1)
+  np.testing.assert_allclose(halved.features(clip[None])[0], means, rtol=1e-5, atol=1e-5)
+  long = [noise(640 * 70 + 9, 1), clip]
+  assert len(plan_windows(halved.num_steps(len(long[0])), halved.config)) > 1
+  for found, single in zip(halved.tokenize_clips(long, 2), long, strict=True):
+    np.testing.assert_array_equal(found, halved.tokenize_long(single))
+
+
 def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(kind):
   windowed = windowed_like(kind.tokenizer)
   lengths = [320 * 130 + 9, 1, 5_000, 320 * 70, kind.step_length - 1]
@@ -88,6 +104,15 @@ def test_settings_that_do_not_fit_are_named(kind):
       )
 
 
-def test_context_must_leave_something_of_a_window():
+def test_windows_and_steps_that_cannot_be_are_named():
   with pytest.raises(ConfigError, match="context_steps 750"):
     hubert_tokenizer.HubertTokenizerConfig(context_steps=750)
+  with pytest.raises(ConfigError, match="steps_per_token 0"):
+    hubert_tokenizer.HubertTokenizerConfig(steps_per_token=0)
+
+
+def test_converted_windows_are_of_30_s_at_any_rate(kind):
+  published = read_published(GOLDEN / kind.folder)
+  made = kind.module.convert(published.config, published.weights, layer=1, steps_per_token=2)
+  assert (made.config.window_steps, made.config.context_steps) == (750, 125)
+  assert made.spec.frame_rate == 25

@@ -12,7 +12,7 @@ from audiolm_jax.pretrained import mimi, registry
 from audiolm_jax.pretrained.mimi_layers import Encoder, MimiConfig, encoder_state
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from audiolm_jax.sampling.windows import steps_of_frames
-from tests.pretrained.conftest import GOLDEN
+from tests.pretrained.conftest import GOLDEN, miniature_mimi
 from tests.pretrained.equality import (
   assert_batched_equals_single,
   assert_streamed_equals_whole,
@@ -29,8 +29,7 @@ LENGTHS = (1200, 1217, 1033, 3, 2290)
 @pytest.fixture(scope="module")
 def codec():
   """One semantic and three acoustic levels of 16 entries, a window of 9 positions."""
-  published = read_published(GOLDEN / "mimi")
-  return mimi.convert(published.config, published.weights)
+  return miniature_mimi()
 
 
 @pytest.fixture(scope="module")
