@@ -75,7 +75,6 @@ def execute(notebook: NotebookNode, folder: str | os.PathLike[str]) -> NotebookN
   # The kernel's Python is this one, whichever "python3" names elsewhere.
   client.create_kernel_manager()
   client.km.kernel_spec.argv[0] = sys.executable
-  client.km.transport = "ipc"
   settings = {"PYTHONPATH": path, "IPYTHONDIR": str(Path(folder, ".ipython"))}
   return client.execute(env=os.environ | settings)
 
