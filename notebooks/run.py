@@ -5,7 +5,7 @@
   python notebooks/run.py --repository OWNER/NAME    only names another repository in all of them
 
 What differs from machine to machine is left out: times, folders, the kernel's name. Pictures are
-stored with a palette of 128 colours, a third of their size.
+stored with a palette of 256 colours, less than half as large.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FOLDER = Path(__file__).resolve().parent
 CHECKOUT = FOLDER.parent
 NAMES = ("1_continue", "2_train", "3_measure_and_detect", "4_inside")
 SECONDS = 1800  # longest time of a cell
-COLOURS = 128
+COLOURS = 256
 _METADATA = {
   "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
   "language_info": {"name": "python"},
