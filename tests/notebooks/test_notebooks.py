@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom with less of everything; as stored, they can be looked at."""
+"""The notebooks run from top to bottom with less of everything, and are worth a look as stored."""
 
 import ast
 import base64
