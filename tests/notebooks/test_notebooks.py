@@ -92,7 +92,7 @@ MADE_SECONDS = 6.0
 }
 LEAST = {  # sounds and pictures that a reader gets
   "1_continue": (8, 6),
-  "2_train": (5, 3),
+  "2_train": (4, 4),
   "3_measure_and_detect": (2, 3),
   "4_inside": (7, 8),
 }
