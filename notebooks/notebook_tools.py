@@ -133,4 +133,4 @@ def run(command: Sequence[str], shown: str = "") -> None:
       if re.search(shown, line):
         print(line, end="", flush=True)
   if process.returncode:
-    raise RuntimeError(f"{' '.join(command)} failed:\n{''.join(lines[-_SHOWN_LINES:])}")
+    raise RuntimeError(f"{' '.join(command[:3])} failed:\n{''.join(lines[-_SHOWN_LINES:])}")
