@@ -49,7 +49,6 @@ SMALL = {
     *SHORT,
     *MINIATURE_CODEC,
     "QUANTIZER_START_STEP=2",
-    "CODES_FIXED_STEP=5",
     "generator/optimizers.OptimizerConfig.warmup_steps=2",
   ],
   "semantic": [*SHORT, "WARMUP_STEPS=2", *MINIATURE_ENCODER],
