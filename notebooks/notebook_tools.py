@@ -22,7 +22,7 @@ _SHOWN_LINES = 30
 # Records in the browser. The browser decodes, too: what it records is of a kind that libsndfile
 # does not read. Returns 16-bit samples as base64.
 _RECORD = """
-async function recorded(seconds, sampleRate) {
+async (seconds, sampleRate) => {
   const stream = await navigator.mediaDevices.getUserMedia({audio: true});
   const recorder = new MediaRecorder(stream);
   const parts = [];
@@ -73,7 +73,7 @@ def record(sample_rate: int, seconds: float) -> Float[np.ndarray, " samples"]:
   """What the microphone hears, at `sample_rate` Hz, on Colab."""
   output = _colab().output
   print(f"Speak now, for {seconds:g} s.")
-  encoded = output.eval_js(f"{_RECORD}; recorded({seconds}, {sample_rate})")
+  encoded = output.eval_js(f"({_RECORD})({seconds}, {sample_rate})")
   samples = np.frombuffer(base64.b64decode(encoded), "<i2")
   if not len(samples):
     raise AudioError("the microphone gave no sound; allow the page to use it, and try again")
