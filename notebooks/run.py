@@ -116,7 +116,7 @@ def _without_folders(text: str, folder: str | os.PathLike[str]) -> str:
 def _with_palette(encoded: str) -> str:
   picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
   smaller = io.BytesIO()
-  picture.quantize(COLOURS).save(smaller, format="png", optimize=True)
+  picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE).save(smaller, format="png", optimize=True)
   return base64.b64encode(smaller.getvalue()).decode()
 
 
