@@ -5,7 +5,7 @@
   python notebooks/run.py --repository OWNER/NAME    only names another repository in all of them
 
 What differs from machine to machine is left out: times, folders, the kernel's name. Pictures are
-stored with a palette of 256 colours, less than half as large.
+stored with a palette of 256 colours, half as large.
 """
 
 import argparse
