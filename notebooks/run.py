@@ -116,7 +116,8 @@ def _without_folders(text: str, folder: str | os.PathLike[str]) -> str:
 def _with_palette(encoded: str) -> str:
   picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
   smaller = io.BytesIO()
-  picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE).save(smaller, format="png", optimize=True)
+  picture = picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
+  picture.save(smaller, format="png", optimize=True)
   return base64.b64encode(smaller.getvalue()).decode()
 
 
