@@ -2,12 +2,16 @@
 
 import io
 import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.errors import UserError
 from audiolm_jax.files import atomic_write
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
 
 _WINDOW_SECONDS = 0.032
 _COLUMNS = 1200
@@ -37,6 +41,37 @@ def check_can_plot() -> None:
     ) from error
 
 
+def draw_spectrogram(
+  axes: "Axes",
+  waveform: Float[np.ndarray, " samples"],
+  sample_rate: int,
+  prompt_samples: int = 0,
+) -> None:
+  """Draws the spectrogram of `waveform` into matplotlib's axes, over seconds and kHz.
+
+  Args:
+    prompt_samples: a line stands after so many; none at the beginning or the end.
+  """
+  seconds = len(waveform) / sample_rate
+  axes.imshow(
+    spectrogram_db(waveform, sample_rate),
+    origin="lower",
+    aspect="auto",
+    cmap="magma",
+    vmin=-_RANGE_DB,
+    vmax=0.0,
+    extent=(0.0, seconds, 0.0, sample_rate / 2000),
+  )
+  axes.set(xlabel="seconds", ylabel="kHz")
+  if 0 < prompt_samples < len(waveform):
+    end = prompt_samples / sample_rate
+    axes.axvline(end, color="white", linestyle="--", linewidth=1.5)
+    style: dict[str, Any] = {"color": "white", "fontsize": 10, "verticalalignment": "top"}
+    top = sample_rate / 2000 * 0.96
+    axes.text(end - 0.01 * seconds, top, "prompt", horizontalalignment="right", **style)
+    axes.text(end + 0.01 * seconds, top, "continuation", horizontalalignment="left", **style)
+
+
 def plot_continuation(
   path: str | os.PathLike[str],
   waveform: Float[np.ndarray, " samples"],
@@ -52,27 +87,9 @@ def plot_continuation(
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  seconds = len(waveform) / sample_rate
   figure = Figure(figsize=(10, 3.2), dpi=120, layout="constrained")
   FigureCanvasAgg(figure)
-  axes = figure.add_subplot()
-  axes.imshow(
-    spectrogram_db(waveform, sample_rate),
-    origin="lower",
-    aspect="auto",
-    cmap="magma",
-    vmin=-_RANGE_DB,
-    vmax=0.0,
-    extent=(0.0, seconds, 0.0, sample_rate / 2000),
-  )
-  axes.set(xlabel="seconds", ylabel="kHz")
-  if 0 < prompt_samples < len(waveform):
-    end = prompt_samples / sample_rate
-    axes.axvline(end, color="white", linestyle="--", linewidth=1.5)
-    style = {"color": "white", "fontsize": 10, "verticalalignment": "top"}
-    top = sample_rate / 2000 * 0.96
-    axes.text(end - 0.01 * seconds, top, "prompt", horizontalalignment="right", **style)
-    axes.text(end + 0.01 * seconds, top, "continuation", horizontalalignment="left", **style)
+  draw_spectrogram(figure.add_subplot(), waveform, sample_rate, prompt_samples)
   encoded = io.BytesIO()
   figure.savefig(encoded, format="png")
   with atomic_write(path) as file:

@@ -27,6 +27,11 @@ PAGES = {
   "repository/contributing.md": "CONTRIBUTING.md",
   "repository/changelog.md": "CHANGELOG.md",
   "repository/examples.md": "examples/README.md",
+  "repository/notebooks.md": "notebooks/README.md",
+  "repository/1_continue.ipynb": "notebooks/1_continue.ipynb",
+  "repository/2_train.ipynb": "notebooks/2_train.ipynb",
+  "repository/3_measure_and_detect.ipynb": "notebooks/3_measure_and_detect.ipynb",
+  "repository/4_inside.ipynb": "notebooks/4_inside.ipynb",
   "repository/piano.flac": "examples/piano.flac",
   "repository/speech_woman.flac": "examples/speech_woman.flac",
 }

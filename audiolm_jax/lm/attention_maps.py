@@ -1,0 +1,64 @@
+"""What each position of a stage looks at: attention weights, to be looked at themselves.
+
+Neither training nor sampling keeps them. Here Flax hands out the queries, keys and biases of an
+ordinary forward pass, and the weights are made of these.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.lm.attention import bias_block, rotate
+from audiolm_jax.lm.stages import Stage
+from audiolm_jax.lm.transformer import Positions, Transformer, unstack_layers
+
+
+def attention_maps(
+  stage: Stage,
+  tokens: Int[np.ndarray, "length"],
+  frame_ids: Int[np.ndarray, "length"],
+) -> Float[np.ndarray, "layers heads length length"]:
+  """How much each position takes from itself and from those before it.
+
+  Args:
+    stage: a trained stage.
+    tokens: its input, the begin token first: `decoder_input_tokens` of `stages.stage_features`.
+    frame_ids: the frame id of each position's target: `decoder_frame_ids`.
+  Returns:
+    Weights by layer, head, query and key; the keys of each query sum to 1, later ones have 0.
+    `layers * heads * length**2 * 4` bytes.
+  """
+  config = dataclasses.replace(stage.config, scan_layers=False)
+  model = Transformer(config, stage.spec.layout.vocab_size)
+
+  def handed_out(module: nn.Module, method: str) -> bool:
+    return method == "__call__" and module.name in ("query", "key", "relative_bias")
+
+  _, kept = model.apply(
+    {"params": unstack_layers(stage.params)},
+    jnp.asarray(tokens)[None],
+    jnp.asarray(frame_ids)[None],
+    method=Transformer.hidden,
+    capture_intermediates=handed_out,
+  )
+  found = kept["intermediates"]
+  length = len(tokens)
+  bias = jnp.zeros((1, 1, length), jnp.float32)
+  if config.positions is Positions.T5_RELATIVE:
+    bias = found["relative_bias"]["__call__"][0]
+  biases = bias_block(bias, 0, length)[0]
+  positions = jnp.arange(length)[None]
+  maps = []
+  for layer in range(config.num_layers):
+    attention = found[f"layers_{layer}"]["attention"]
+    query, key = (attention[name]["__call__"][0] for name in ("query", "key"))
+    if config.positions is Positions.ROTARY:
+      query, key = (rotate(x, positions, config.rotary_base) for x in (query, key))
+    key = jnp.repeat(key, config.num_heads // config.kv_heads, axis=2)
+    scores = jnp.einsum("qhd,khd->hqk", query[0], key[0], preferred_element_type=jnp.float32)
+    maps.append(jax.nn.softmax(scores * config.head_size**-0.5 + biases, axis=-1))
+  return np.asarray(jnp.stack(maps))
