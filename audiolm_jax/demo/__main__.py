@@ -9,6 +9,7 @@ Ctrl-C ends it, and removes all that was uploaded and made.
 import signal
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -62,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax.demo.requests import Limits
 
   loaded = {}
-  for name in FLAGS.bundle or bundles.list_bundles():
+  shipped = sorted(bundles.list_bundles(), key=lambda name: name != "speech_tiny")
+  for name in FLAGS.bundle or shipped:
     bundle = bundles.load_bundle(name)
     if bundle.name in loaded:
       raise UserError(f"--bundle {name}: there is a bundle called {bundle.name} already; rename it")
@@ -82,7 +84,9 @@ def main(argv: Sequence[str]) -> None:
   told = threading.Event()
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: told.set())
-  settings = {name: FLAGS[name].value for name in ("host", "port", "concurrency", "max_queue")}
+  settings: dict[str, Any] = {
+    name: FLAGS[name].value for name in ("host", "port", "concurrency", "max_queue")
+  }
   with server.running(loaded, limits, share=FLAGS.share, **settings) as there:
     print(f"open {there.public_url or there.url}; Ctrl-C ends it", flush=True)
     told.wait()

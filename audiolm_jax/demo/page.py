@@ -47,24 +47,24 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
   first = next(iter(bundles))
   with gr.Blocks(title="audiolm_jax", analytics_enabled=False) as blocks:
     gr.Markdown(_INTRODUCTION)
-    gr.Markdown(_NOTICE, elem_classes="notice")
+    gr.Markdown(_NOTICE, elem_id="notice")
     with gr.Row():
       with gr.Column(scale=2, min_width=320):
         mode = gr.Radio(list(Mode), value=Mode.CONTINUATION, label="Mode", elem_id="mode")
-        with gr.Group() as prompt_group:
+        with gr.Column() as prompt_group:
           prompt = gr.Audio(
             sources=["upload", "microphone"], type="filepath", label="Prompt", elem_id="prompt"
           )
-          if examples():
-            gr.Examples(
-              [[path] for path in examples()],
-              [prompt],
-              example_labels=[Path(path).stem.replace("_", " ") for path in examples()],
-              label="Examples",
-              elem_id="examples",
-              api_visibility="private",
-            )
         bundle = gr.Dropdown(list(bundles), value=first, label="Bundle", elem_id="bundle")
+        if examples():
+          gr.Examples(
+            [[path, _bundle_for(path, bundles)] for path in examples()],
+            [prompt, bundle],
+            example_labels=[Path(path).stem.replace("_", " ") for path in examples()],
+            label="Examples",
+            elem_id="examples",
+            api_visibility="private",
+          )
         duration = gr.Slider(
           1.0, limits.max_duration, min(7.0, limits.max_duration), step=0.5, label="New seconds"
         )
@@ -80,8 +80,8 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
           seed = gr.Number(0, precision=0, minimum=0, label="Seed")
       with gr.Column(scale=3, min_width=320):
         with gr.Row():
-          make_button = gr.Button("Make", variant="primary", elem_id="make")
-          stop_button = gr.Button("Stop", variant="stop", elem_id="stop")
+          make_button = gr.Button("Make", variant="primary", min_width=120, elem_id="make")
+          stop_button = gr.Button("Stop", variant="stop", min_width=120, elem_id="stop")
         status = gr.HTML(cards.said("Pick a prompt and press Make."), elem_id="status")
         columns, players, details = [], [], []
         with gr.Row():
@@ -132,6 +132,12 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
       **quick,
     )
   return blocks
+
+
+def _bundle_for(example: str, bundles: Mapping[str, Bundle]) -> str:
+  """The bundle whose name begins as an example's does, else the first."""
+  kind = Path(example).stem.partition("_")[0]
+  return next((name for name in bundles if name.startswith(kind)), next(iter(bundles)))
 
 
 _NAMES = (
