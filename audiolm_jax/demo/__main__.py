@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
   settings: dict[str, Any] = {
     name: FLAGS[name].value for name in ("host", "port", "concurrency", "max_queue")
   }
-  with server.running(loaded, limits, share=FLAGS.share, **settings) as there:
+  with server.running(loaded, limits, **settings) as there:
     print(f"open {there.public_url or there.url}; Ctrl-C ends it", flush=True)
     told.wait()
 
