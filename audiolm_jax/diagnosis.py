@@ -39,6 +39,7 @@ OPTIONAL = {
   "eval": ("pystoi pocketsphinx matplotlib", "some measures of eval"),
   "measures": ("pesq ai-edge-litert", "PESQ and Lyra in eval"),
   "plot": ("matplotlib", "pictures"),
+  "demo": ("gradio matplotlib", "the live demo"),
   "hub": ("huggingface_hub", "bundles push and pull"),
   "gcs": ("gcsfs", "files at gs://"),
   "s3": ("s3fs", "files at s3://"),

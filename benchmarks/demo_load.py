@@ -9,6 +9,7 @@ made. Needs requirements/extras/demo.txt.
 
 import concurrent.futures
 import dataclasses
+import logging
 import os
 import re
 import signal
@@ -77,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
   client = library.load("gradio_client")
   if not Path(FLAGS.prompt).is_file():
     raise UserError(f"--prompt {FLAGS.prompt} does not exist")
+  logging.getLogger("httpx").setLevel(logging.WARNING)
   facts = f"{machine.processor()}, {len(os.sched_getaffinity(0))} cores"
   with tempfile.TemporaryDirectory() as folder:
     server = _start(folder)
