@@ -15,6 +15,7 @@ from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import Limits
 
 _SWEEP_SECONDS = 20.0
+_LAST_SECONDS = 10.0
 _UPLOADS_SECONDS = 1800.0
 _UPLOADS_BYTES = 1_000_000_000
 
@@ -86,6 +87,7 @@ def running(
       yield Server(url, public_url, jobs)
     finally:
       jobs.stop_all()
+      _wait(jobs)
       ended.set()
       blocks.close(verbose=False)
       sweeper.join()
@@ -117,6 +119,13 @@ def _uploads_in(folder: str) -> Iterator[None]:
     os.environ.pop(name)
     if before is not None:
       os.environ[name] = before
+
+
+def _wait(jobs: Jobs) -> None:
+  """Until nothing is being made; what takes longer, such as compiling, is not waited for."""
+  end = time.monotonic() + _LAST_SECONDS
+  while jobs.going and time.monotonic() < end:
+    time.sleep(0.05)
 
 
 def _sweep(jobs: Jobs, folder: Path, ended: threading.Event) -> None:

@@ -45,8 +45,9 @@ def browser(there, tmp_path_factory):
 
 def choose(browser, label, value):
   """Types a number into the field of a slider."""
+  field = f"document.querySelector('input[aria-label=\"number input for {label}\"]')"
   browser.run(
-    f"(() => {{ const field = document.querySelector('input[aria-label=\"number input for {label}\"]');"
+    f"(() => {{ const field = {field};"
     f"field.value = {value}; field.dispatchEvent(new Event('input', {{bubbles: true}}));"
     "field.dispatchEvent(new Event('blur')); })()"
   )
@@ -64,7 +65,8 @@ def upload(browser, path):
 def test_an_example_is_heard_before_it_is_made_and_judged_then(browser, there):
   browser.click("#examples button.gallery-item")
   browser.wait("document.querySelector('#prompt audio, #prompt .waveform-container, #prompt wave')")
-  choose(browser, "New seconds", 12)
+  choose(browser, "New seconds", 4)
+  choose(browser, "Prompt seconds", 1)
   browser.run(
     "window.early = 0; window.watch = setInterval(() => {"
     f"const heard = {RECEIVED}; if (heard && !document.querySelector('.verdict'))"
@@ -75,7 +77,7 @@ def test_an_example_is_heard_before_it_is_made_and_judged_then(browser, there):
   browser.run("clearInterval(window.watch)")
   assert browser.run("window.early") >= 16_000
   assert browser.run(RECEIVED) == browser.run("document.querySelector('streamed-sound').total")
-  browser.wait("document.querySelector('streamed-sound audio').duration > 12")
+  browser.wait("document.querySelector('streamed-sound audio').duration > 4.9")
   verdict = browser.run("document.querySelector('.verdict').textContent")
   assert verdict.startswith(("Detector: synthetic", "Detector: real"))
   browser.wait("document.querySelector('.made img').naturalWidth > 500")
