@@ -1,8 +1,10 @@
 """The page in a real browser, on a real server: sound before the end, Stop, the verdict, errors."""
 
+import gc
 import time
 import urllib.error
 import urllib.request
+import warnings
 
 import pytest
 
@@ -32,6 +34,9 @@ def there(demo_bundle, tmp_path_factory):
     limits = Limits(max_upload_bytes=100_000)
     with server.running({"miniature": demo_bundle}, limits) as there:
       yield there
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ResourceWarning)  # Gradio 6 leaves its event loops open
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
