@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ flags.DEFINE_string(
 )
 _LIVE = re.compile(r'data-live="\./([^"]+)"')
 _SETTLE_SECONDS = 3.0
+_POLL_SECONDS = 0.02
 
 
 @dataclasses.dataclass
@@ -127,14 +128,14 @@ def _crowd(client: Any, count: int | None = None) -> list[Visit]:
 
 
 def _visit(client: Any, barrier: threading.Barrier) -> Visit:
-  there = client.Client(_url(), verbose=False)
+  there = client.Client(_url(), verbose=False, analytics_enabled=False)
   prompt = client.handle_file(FLAGS.prompt)
   asked = ["continuation", FLAGS.bundle, prompt, FLAGS.duration, 3.0, 0.6, 0.8, 0.6, 0, 1]
   visit, listener = Visit(), None
   barrier.wait()
   start = time.perf_counter()
   try:
-    for outputs in there.submit(*asked, api_name="/make"):
+    for outputs in _outputs(there.submit(*asked, api_name="/make")):
       visit.began = visit.began or time.perf_counter() - start
       texts = [str(output) for output in outputs]
       visit.said = re.sub("<[^>]*>", "", texts[0])
@@ -148,6 +149,20 @@ def _visit(client: Any, barrier: threading.Barrier) -> Visit:
     listener.join()
   visit.ended = time.perf_counter() - start
   return visit
+
+
+def _outputs(job: Any) -> Iterator[Any]:
+  """All that comes of a job; the library's own iterator waits for ever where it is refused."""
+  seen = 0
+  while True:
+    is_done = job.done()
+    there = job.outputs()
+    yield from there[seen:]
+    seen = len(there)
+    if is_done:
+      job.result()  # raises what it was refused with
+      return
+    time.sleep(_POLL_SECONDS)
 
 
 def _listen(path: str, visit: Visit, start: float) -> None:
