@@ -55,7 +55,7 @@ flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
   """Loads, compiles, and serves until it is told to end."""
   del argv
-  library.load("gradio")
+  library.check_installed()
   plotting.check_can_plot()
   compilation_cache.enable()
   from audiolm_jax import bundles

@@ -55,8 +55,8 @@ def running(
   Raises:
     UserError: Gradio is not installed.
   """
-  gr = library.load("gradio")
   with tempfile.TemporaryDirectory(prefix="audiolm_jax_demo_") as folder, _uploads_in(folder):
+    gr = library.load("gradio")  # reads at import where its files go
     sounds = Path(folder) / "sounds"
     sounds.mkdir()
     jobs = Jobs(sounds)

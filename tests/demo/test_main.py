@@ -10,12 +10,14 @@ from audiolm_jax.errors import UserError
 
 
 def test_without_gradio_the_mend_is_said(monkeypatch, run_cli):
-  def absent(name):
-    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+  monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+  done = run_cli("demo.__main__")
+  assert done.code == 2 and "pip install -r requirements/extras/demo.txt" in done.err
 
-  monkeypatch.setattr(library.importlib, "import_module", absent)
-  with pytest.raises(UserError, match=r"pip install .*requirements/extras/demo\.txt"):
-    library.load("gradio")
+
+def test_a_part_of_gradio_that_is_missing_is_named():
+  with pytest.raises(UserError, match=r"No module named 'no_such_part'.*pip install"):
+    library.load("no_such_part")
 
 
 def test_the_package_without_its_page_needs_no_gradio(monkeypatch):
