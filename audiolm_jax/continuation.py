@@ -4,14 +4,16 @@ import dataclasses
 import enum
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Num
 
 from audiolm_jax import audio
+from audiolm_jax.audio_stream import AudioStream
 from audiolm_jax.bundles import Bundle
+from audiolm_jax.encoded import Encoded
 from audiolm_jax.errors import AudioError, BundleError, UserError
 from audiolm_jax.lm.stages import STAGE_NAMES
 from audiolm_jax.sampling.cascade import CascadeOptions, Clip
@@ -38,21 +40,6 @@ class PromptAudio(enum.StrEnum):
   CODEC = "codec"
   ORIGINAL = "original"
   NONE = "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-  """Tokens of a clip, or of several.
-
-  Attributes:
-    semantic: [steps], each in [0, num_clusters). Of several: [batch, steps] as encoded; a tuple of
-      [steps] as sampled, since lengths differ where repeats are collapsed.
-    codes: [frames, quantizers], each in [0, codebook_size), coarse levels first; of several with
-      the batch's axes before.
-  """
-
-  semantic: Int[np.ndarray, "*batch steps"] | tuple[Int[np.ndarray, " steps"], ...]
-  codes: Int[np.ndarray, "*batch frames quantizers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +193,10 @@ def stream_audio(
   bundle: Bundle,
   waveform: Num[np.ndarray, "samples"] | None = None,
   sample_rate: int | None = None,
+  *,
+  progress: Progress | None = None,
   **settings: Unpack[Settings],
-) -> Iterator[Float[np.ndarray, "piece"]]:
+) -> AudioStream:
   """Yields the sound that `continue_audio` returns, piece by piece as it is made.
 
   The prompt comes at once. New sound begins when the semantic tokens of the first window and the
@@ -217,33 +206,22 @@ def stream_audio(
   Args:
     waveform: the prompt, one clip; None in unconditional mode.
     sample_rate: Hz, of the prompt.
+    progress: called with a stage's name, and its tokens drawn and to draw; what it raises ends the
+      sampling.
     settings: see `Settings`.
+  Returns:
+    An iterator over pieces [samples], which knows how much will come and, at its end, the tokens.
   Raises:
     UserError: as `continue_audio`, before anything is yielded.
   """
   if waveform is not None and (_is_list(waveform) or np.ndim(waveform) > 1):
     raise UserError("stream_audio takes one prompt, [samples]; continue_audio takes several")
   request = _request(bundle, waveform, sample_rate, settings)
-  codes = bundle.cascade.stream(request.clips[0], seed=request.seed, options=request.options)
-  return _sound_of(bundle, codes, request.outputs[0])
-
-
-def _sound_of(
-  bundle: Bundle, pieces: Iterator[Int[np.ndarray, "frames quantizers"]], output: "_Output"
-) -> Iterator[Float[np.ndarray, "piece"]]:
-  decoder = bundle.codec.stream_decoder()
-
-  def decoded_pieces() -> Iterator[np.ndarray]:
-    for codes in pieces:
-      yield decoder.push(codes[None])
-    yield decoder.flush()
-
-  decoded = 0
-  for waveform in decoded_pieces():
-    shown = output.cut(np.asarray(waveform)[0], decoded)
-    decoded += waveform.shape[1]
-    if len(shown):
-      yield shown
+  codes = bundle.cascade.stream(
+    request.clips[0], seed=request.seed, options=request.options, progress=progress
+  )
+  output = request.outputs[0]
+  return AudioStream(bundle, codes, output.kept + output.made, output.kept, output.cut)
 
 
 def temperatures_of(bundle: Bundle, **asked: float | None) -> dict[str, float]:

@@ -40,6 +40,7 @@ OPTIONAL = {
   "measures": ("pesq ai-edge-litert", "PESQ and Lyra in eval"),
   "plot": ("matplotlib", "pictures"),
   "notebooks": ("jupyterlab matplotlib", "the notebooks"),
+  "demo": ("gradio matplotlib", "the live demo"),
   "hub": ("huggingface_hub", "bundles push and pull"),
   "gcs": ("gcsfs", "files at gs://"),
   "s3": ("s3fs", "files at s3://"),

@@ -145,11 +145,9 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
     print(f"{path}: {len(waveform) / result.sample_rate:.2f} s")
     if FLAGS.save_tokens:
       one = FLAGS.num_samples == 1
-      collapsed = bundle.stages["coarse"].spec.collapse_repeats
-      rate = 0.0 if collapsed else bundle.semantic.spec.frame_rate
       semantic = result.tokens.semantic if one else result.tokens.semantic[index]
       codes = result.tokens.codes if one else result.tokens.codes[index]
-      tokens = token_file.of_bundle(bundle, np.asarray(semantic), codes, semantic_rate=rate)
+      tokens = token_file.of_sample(bundle, np.asarray(semantic), codes)
       token_file.save_tokens(_numbered(_tokens_path(), index), tokens)
     if FLAGS.plot is not None:
       shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples

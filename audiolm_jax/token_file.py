@@ -60,6 +60,17 @@ def of_bundle(
   )
 
 
+def of_sample(
+  bundle: "Bundle",
+  semantic: Int[np.ndarray, " steps"],
+  codes: Int[np.ndarray, "frames quantizers"],
+) -> TokenFile:
+  """Tokens of one clip that a bundle's stages made."""
+  collapsed = bundle.stages["coarse"].spec.collapse_repeats
+  rate = 0.0 if collapsed else bundle.semantic.spec.frame_rate
+  return of_bundle(bundle, np.asarray(semantic), codes, semantic_rate=rate)
+
+
 def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:
   """Writes a compressed npz file, whole or not at all.
 

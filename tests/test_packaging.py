@@ -53,7 +53,7 @@ def test_no_package_has_two_ranges():
   assert {name: found for name, found in ranges.items() if len(found) > 1} == {}
 
 
-@pytest.mark.parametrize("name", ["train", "beam", "eval", "plot"])
+@pytest.mark.parametrize("name", ["train", "beam", "eval", "plot", "demo"])
 def test_the_full_install_has_the_extra(name):
   everything = requirements(REPOSITORY / "requirements.txt")
   for path in EXTRAS[name]["file"]:

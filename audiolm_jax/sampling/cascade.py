@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -149,13 +149,23 @@ class Cascade:
     return _Run(self, clips, seed, num_samples, options, progress).result()
 
   def stream(
-    self, clip: Clip, *, seed: int = 0, options: CascadeOptions | None = None
-  ) -> Iterator[Codes]:
+    self,
+    clip: Clip,
+    *,
+    seed: int = 0,
+    options: CascadeOptions | None = None,
+    progress: Progress | None = None,
+  ) -> Generator[Codes, None, CascadeResult]:
     """The codes that `sample` makes of one clip, from its first frame on, as they are drawn.
 
     A chunk of the fine stage begins when its coarse levels are there.
+
+    Args:
+      progress: as of `sample`; of the fine stage, the tokens of one chunk.
+    Returns:
+      A generator of codes, whose return value is what `sample` returns.
     """
-    return _Run(self, [clip], seed, 1, options, None).stream()
+    return _Run(self, [clip], seed, 1, options, progress).stream()
 
   @property
   def _collapses(self) -> bool:
@@ -260,8 +270,16 @@ class _Run:
         codes[chunk.row] = np.concatenate([codes[chunk.row], new])
     return CascadeResult(tuple(self._source.tokens()), tuple(codes), dict(self._timings))
 
-  def stream(self) -> Iterator[Codes]:
+  def stream(self) -> Generator[Codes, None, CascadeResult]:
     """Runs all stages for the only row; see `Cascade.stream`."""
+    made = []
+    for codes in self._new_pieces():
+      made.append(codes)
+      yield codes
+    codes = np.concatenate(made)
+    return CascadeResult(tuple(self._source.tokens()), (codes,), dict(self._timings))
+
+  def _new_pieces(self) -> Iterator[Codes]:
     sent = len(self._prompts[0])
     if sent:
       yield self._prompts[0]
@@ -385,16 +403,18 @@ class _Run:
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, stream)
     sampler, options = self._samplers[stage], getattr(self._options, stage)
     asked = list(prompts.values()), num_tokens, keys, options
+    report = self._progress and functools.partial(self._progress, stage)
     started = time.perf_counter()
     if in_pieces:
       drawn = np.zeros((len(rows), 0), np.int32)
       for piece in sampler.stream(*asked):
         drawn = np.concatenate([drawn, piece], axis=1)
         self._timings[stage] += time.perf_counter() - started
+        if report:
+          report(drawn.shape[1], num_tokens)
         yield dict(zip(rows, drawn, strict=True))
         started = time.perf_counter()
     else:
-      report = self._progress and functools.partial(self._progress, stage)
       drawn = sampler.sample(*asked, progress=report)
       self._timings[stage] += time.perf_counter() - started
       yield dict(zip(rows, drawn, strict=True))

@@ -21,6 +21,7 @@ PAGES = {
   "repository/drift.png": "benchmarks/results/drift.png",
   "repository/pretrained_speed.md": "benchmarks/results/pretrained.md",
   "repository/time_per_token.png": "benchmarks/results/time_per_token.png",
+  "repository/demo_load.md": "benchmarks/results/demo_load.md",
   "repository/tokenizing.md": "benchmarks/results/tokenizing.md",
   "repository/tpu_compile.md": "benchmarks/results/tpu_compile.md",
   "repository/training_memory.md": "benchmarks/results/training_memory.md",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from audiolm_jax.evaluation.listening import build, score
+from tests import chromium
 from tests.conftest import melody
-from tests.evaluation.listening import chromium
 
 pytestmark = pytest.mark.skipif(chromium.PATH is None, reason="no Chromium is installed")
 RATE = 16_000

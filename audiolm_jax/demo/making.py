@@ -1,0 +1,122 @@
+"""Makes what is asked, piece by piece, and the files of each sample."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from audiolm_jax import api, audio, continuation, plotting, provenance, token_file
+from audiolm_jax.audio_stream import AudioStream
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.continuation import PromptAudio
+from audiolm_jax.demo.jobs import Job, Sample
+from audiolm_jax.demo.requests import Request
+from audiolm_jax.errors import AudioError, UserError
+
+SOUND, TOKENS, PICTURE = "sample_{}.wav", "sample_{}.npz", "sample_{}.png"
+
+
+class Step(NamedTuple):
+  """Something was added to a sample.
+
+  Attributes:
+    number: of the sample, from 0.
+    verdict: of the detector, with the last step of a sample; None before.
+  """
+
+  number: int
+  verdict: str | None
+
+
+def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
+  """Makes the samples of a request one after the other; `job` holds what is there.
+
+  Sample i is what `audiolm_jax.sample` makes with the seed plus i.
+
+  Raises:
+    UserError: the prompt cannot be used, or the time is up.
+    StoppedError: the job was stopped.
+  """
+  prompt = None if request.prompt is None else _read_prompt(bundle, request)
+  for number in range(request.num_samples):
+    job.check()
+    seed = request.seed + number
+    stream = api.stream_audio(
+      bundle,
+      prompt,
+      bundle.sample_rate,
+      progress=job.check,
+      duration=request.duration,
+      prompt_seconds=request.prompt_seconds,
+      mode=request.mode,
+      seed=seed,
+      **_temperatures(request),
+    )
+    sample = Sample(stream.sample_rate, stream.samples)
+    job.samples.append(sample)
+    yield Step(number, None)
+    pieces = []
+    for piece in stream:
+      job.check()
+      pieces.append(piece)
+      sample.add(piece)
+      yield Step(number, None)
+    waveform = np.concatenate(pieces)
+    _write(bundle, dataclasses.replace(request, seed=seed), job.folder, number, waveform, stream)
+    verdict = judge(bundle, waveform)
+    sample.is_complete = True
+    yield Step(number, verdict)
+
+
+def judge(bundle: Bundle, waveform: np.ndarray) -> str:
+  """What the bundle's detector says of a whole clip, in a few words."""
+  if bundle.detector is None:
+    return "this bundle has no detector"
+  try:
+    found = bundle.detector.detect(waveform, bundle.sample_rate, "the sample")
+  except AudioError as error:
+    return f"the detector cannot tell: {error}"
+  probability = found.probability_synthetic
+  return f"{'synthetic' if probability >= 0.5 else 'real'}, {probability:.3f}"
+
+
+def _temperatures(request: Request) -> Any:
+  return {f"temperature_{name}": value for name, value in request.temperatures.items()}
+
+
+def _read_prompt(bundle: Bundle, request: Request) -> np.ndarray:
+  """The beginning of the file; what is said of it calls it by its name alone."""
+  path = Path(str(request.prompt))
+  try:
+    waveform = audio.load_audio(path, bundle.sample_rate, seconds=request.heard_seconds)
+  except UserError as error:
+    raise AudioError(str(error).replace(str(path), path.name)) from error
+  continuation.check_prompt(waveform, bundle.sample_rate, path.name)
+  return waveform
+
+
+def _write(
+  bundle: Bundle,
+  request: Request,
+  folder: Path,
+  number: int,
+  waveform: np.ndarray,
+  stream: AudioStream,
+) -> None:
+  said = provenance.Provenance(
+    bundle=bundle.name,
+    token_hash=bundle.token_hash,
+    mode=request.mode.value,
+    seed=request.seed,
+    sample=0,
+    prompt_seconds=stream.prompt_samples / stream.sample_rate,
+    prompt_audio=PromptAudio.CODEC.value,
+  )
+  rate, end = stream.sample_rate, stream.prompt_samples
+  audio.write_audio(folder / SOUND.format(number + 1), waveform, rate, said.tags())
+  if stream.tokens is not None:
+    tokens = token_file.of_sample(bundle, np.asarray(stream.tokens.semantic), stream.tokens.codes)
+    token_file.save_tokens(folder / TOKENS.format(number + 1), tokens)
+  plotting.plot_continuation(folder / PICTURE.format(number + 1), waveform, rate, end)

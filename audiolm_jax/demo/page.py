@@ -1,0 +1,173 @@
+"""The page, in Gradio."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from audiolm_jax import continuation
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.continuation import LEAST_PROMPT_SECONDS, Mode
+from audiolm_jax.demo import cards, library
+from audiolm_jax.demo.jobs import Jobs
+from audiolm_jax.demo.requests import HOTTEST, Limits
+from audiolm_jax.demo.serving import Shown, serve
+from audiolm_jax.lm.stages import STAGE_NAMES
+
+_HERE = Path(__file__).parent
+_REPOSITORY = _HERE.parents[1]
+CSS = (_HERE / "page.css").read_text(encoding="utf-8")
+HEAD = f"<script>{(_HERE / 'player.js').read_text(encoding='utf-8')}</script>"
+_INTRODUCTION = """# audiolm_jax
+
+A few seconds of sound go in, and go on: learned from sound alone, with no text and no score."""
+_NOTICE = """**What this page makes is synthetic.** Every file says so in its metadata. \
+Give it only voices of people who agreed, and tell whoever hears the result what it is."""
+_RULES = """Ask whose voice it is; say that the sound is synthetic; keep the note in the file; \
+deceive nobody. `docs/responsible-use.md` in the project's repository has the whole text."""
+
+
+def examples() -> list[str]:
+  """The example prompts of a checkout; none where there is only a wheel."""
+  return [str(path) for path in sorted(_REPOSITORY.glob("examples/*.flac"))]
+
+
+def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency: int) -> Any:
+  """The page as Gradio's `Blocks`.
+
+  Args:
+    bundles: by the names that the page shows.
+    limits: of one request.
+    jobs: where what is made is kept.
+    concurrency: how many requests are made at a time.
+  Raises:
+    UserError: Gradio is not installed.
+  """
+  gr = library.load("gradio")
+  first = next(iter(bundles))
+  with gr.Blocks(title="audiolm_jax", analytics_enabled=False) as blocks:
+    gr.Markdown(_INTRODUCTION)
+    gr.Markdown(_NOTICE, elem_id="notice")
+    with gr.Row():
+      with gr.Column(scale=2, min_width=320):
+        mode = gr.Radio(list(Mode), value=Mode.CONTINUATION, label="Mode", elem_id="mode")
+        with gr.Column() as prompt_group:
+          prompt = gr.Audio(
+            sources=["upload", "microphone"], type="filepath", label="Prompt", elem_id="prompt"
+          )
+        bundle = gr.Dropdown(list(bundles), value=first, label="Bundle", elem_id="bundle")
+        if examples():
+          gr.Examples(
+            [[path, _bundle_for(path, bundles)] for path in examples()],
+            [prompt, bundle],
+            example_labels=[Path(path).stem.replace("_", " ") for path in examples()],
+            label="Examples",
+            elem_id="examples",
+            api_visibility="private",
+          )
+        duration = gr.Slider(
+          1.0, limits.max_duration, min(7.0, limits.max_duration), step=0.5, label="New seconds"
+        )
+        prompt_seconds = gr.Slider(
+          LEAST_PROMPT_SECONDS, limits.max_prompt_seconds, 3.0, step=0.1, label="Prompt seconds"
+        )
+        num_samples = gr.Slider(1, limits.max_samples, 1, step=1, label="Samples")
+        with gr.Accordion("Temperatures and seed", open=False):
+          temperatures = [
+            gr.Slider(0.0, HOTTEST, step=0.05, label=f"{name.capitalize()} temperature", **changes)
+            for name, changes in zip(STAGE_NAMES, _temperatures(bundles[first]), strict=True)
+          ]
+          seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+      with gr.Column(scale=3, min_width=320):
+        with gr.Row():
+          make_button = gr.Button("Make", variant="primary", min_width=120, elem_id="make")
+          stop_button = gr.Button("Stop", variant="stop", min_width=120, elem_id="stop")
+        status = gr.HTML(cards.said("Pick a prompt and press Make."), elem_id="status")
+        columns, players, details = [], [], []
+        with gr.Row():
+          for number in range(limits.max_samples):
+            with gr.Column(min_width=280, visible=number == 0) as column:
+              players.append(gr.HTML(elem_id=f"player_{number + 1}"))
+              details.append(gr.HTML(elem_id=f"details_{number + 1}"))
+            columns.append(column)
+    with gr.Accordion("Responsible use", open=False):
+      gr.Markdown(_responsible_use())
+
+    def make(request: Any, *given: Any) -> Iterator[list[Any]]:
+      asked = dict(zip(_NAMES, given, strict=True))
+      for shown in serve(asked, str(request.session_hash), bundles, limits, jobs):
+        yield _updates(gr, shown, limits.max_samples)
+
+    def stop(request: Any) -> str:
+      jobs.stop(str(request.session_hash))
+      return cards.said("Stopped.")
+
+    for function in (make, stop):
+      function.__annotations__["request"] = gr.Request  # so Gradio knows to pass it
+    making = make_button.click(
+      make,
+      [mode, bundle, prompt, duration, prompt_seconds, *temperatures, seed, num_samples],
+      [status, *columns, *players, *details],
+      concurrency_limit=concurrency,
+      show_progress="minimal",
+      show_progress_on=status,
+      api_name="make",
+    )
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    stop_button.click(stop, None, status, cancels=making, **quick)
+    mode.change(
+      lambda mode: [
+        gr.update(visible=mode != Mode.UNCONDITIONAL),
+        gr.update(visible=mode == Mode.CONTINUATION),
+        gr.update(label="Seconds of the prompt" if mode == Mode.RESYNTHESIS else "New seconds"),
+      ],
+      mode,
+      [prompt_group, prompt_seconds, duration],
+      **quick,
+    )
+    bundle.change(
+      lambda name: [gr.update(**changes) for changes in _temperatures(bundles[name])],
+      bundle,
+      temperatures,
+      **quick,
+    )
+  return blocks
+
+
+def _bundle_for(example: str, bundles: Mapping[str, Bundle]) -> str:
+  """The bundle whose name begins as an example's does, else the first."""
+  kind = Path(example).stem.partition("_")[0]
+  return next((name for name in bundles if name.startswith(kind)), next(iter(bundles)))
+
+
+_NAMES = (
+  *("mode", "bundle", "prompt", "duration", "prompt_seconds"),
+  *(f"temperature_{name}" for name in STAGE_NAMES),
+  *("seed", "num_samples"),
+)
+
+
+def _updates(gr: Any, shown: Shown, count: int) -> list[Any]:
+  """Values of the page's outputs, in their order."""
+  numbers = range(count)
+  columns = [
+    gr.skip() if shown.visible is None else gr.update(visible=number < max(1, shown.visible))
+    for number in numbers
+  ]
+  players = [shown.players.get(number, gr.skip()) for number in numbers]
+  details = [shown.details.get(number, gr.skip()) for number in numbers]
+  return [shown.status, *columns, *players, *details]
+
+
+def _temperatures(bundle: Bundle) -> list[dict[str, Any]]:
+  """Value and visibility of the slider of each stage."""
+  values = continuation.temperatures_of(bundle)
+  return [{"value": values[name], "visible": name in bundle.stages} for name in STAGE_NAMES]
+
+
+def _responsible_use() -> str:
+  """The page of the documentation where this is a checkout, without its links."""
+  path = _REPOSITORY / "docs" / "responsible-use.md"
+  if not path.is_file():
+    return _RULES
+  return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", path.read_text(encoding="utf-8"))

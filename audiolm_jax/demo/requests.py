@@ -1,0 +1,108 @@
+"""What is asked of the demo, held to its limits."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from audiolm_jax.continuation import LEAST_PROMPT_SECONDS, Mode
+from audiolm_jax.errors import UserError
+from audiolm_jax.lm.stages import STAGE_NAMES
+
+HOTTEST = 2.0
+_LEAST_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What one request may take.
+
+  Attributes:
+    max_duration: seconds of new sound of each sample.
+    max_prompt_seconds: of the prompt that are heard.
+    max_samples: of one request.
+    max_upload_bytes: of one file.
+    timeout: seconds that the making of one request may take.
+  """
+
+  max_duration: float = 30.0
+  max_prompt_seconds: float = 10.0
+  max_samples: int = 4
+  max_upload_bytes: int = 20_000_000
+  timeout: float = 180.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to make.
+
+  Attributes:
+    bundle: one of those that the demo has.
+    mode: what is given, and what is sampled.
+    prompt: a file of sound; None in unconditional mode.
+    duration: seconds of new sound; in resynthesis, of the prompt.
+    prompt_seconds: of the prompt that are heard, from its beginning.
+    temperatures: by stage.
+    seed: of the first sample; each further one has the next.
+    num_samples: made one after the other.
+  """
+
+  bundle: str
+  mode: Mode
+  prompt: Path | None
+  duration: float
+  prompt_seconds: float
+  temperatures: Mapping[str, float]
+  seed: int = 0
+  num_samples: int = 1
+
+  @property
+  def heard_seconds(self) -> float:
+    """How much of the prompt's file is read."""
+    return self.duration if self.mode is Mode.RESYNTHESIS else self.prompt_seconds
+
+
+def checked(asked: Mapping[str, Any], bundles: Collection[str], limits: Limits) -> Request:
+  """The request that a page's values are.
+
+  Args:
+    asked: by the names of `Request`, and `temperature_semantic` and so on, of whatever type a
+      browser sent.
+    bundles: names that may be asked for.
+  Raises:
+    UserError: something is missing, no number, or past a limit.
+  """
+  if asked["bundle"] not in bundles:
+    raise UserError(f"bundle {asked['bundle']!r} is not one of {', '.join(bundles)}")
+  if asked["mode"] not in list(Mode):
+    raise UserError(f"mode {asked['mode']!r} is not one of {', '.join(Mode)}")
+  mode = Mode(asked["mode"])
+  takes_prompt = mode is not Mode.UNCONDITIONAL
+  if takes_prompt and not asked["prompt"]:
+    raise UserError(f"{mode} needs a prompt: record one, upload a file, or pick an example")
+  return Request(
+    bundle=asked["bundle"],
+    mode=mode,
+    prompt=Path(asked["prompt"]) if takes_prompt else None,
+    duration=_between(asked, "duration", _LEAST_SECONDS, limits.max_duration),
+    prompt_seconds=_between(
+      asked, "prompt_seconds", LEAST_PROMPT_SECONDS, limits.max_prompt_seconds
+    ),
+    temperatures={
+      name: _between(asked, f"temperature_{name}", 0.0, HOTTEST) for name in STAGE_NAMES
+    },
+    seed=int(_between(asked, "seed", 0, 2**32 - limits.max_samples)),
+    num_samples=int(_between(asked, "num_samples", 1, limits.max_samples)),
+  )
+
+
+def _between(asked: Mapping[str, Any], name: str, least: float, most: float) -> float:
+  words = name.replace("_", " ")
+  try:
+    value = float(asked[name])
+  except (TypeError, ValueError):
+    raise UserError(f"{words} {asked[name]!r} is no number; give {least:g} to {most:g}") from None
+  if not (math.isfinite(value) and least <= value <= most):
+    raise UserError(f"{words} {value:g} is too much or too little; give {least:g} to {most:g}")
+  return value

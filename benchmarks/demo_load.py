@@ -1,0 +1,252 @@
+"""Many people at the demo at once: who is served, who is refused, how long all of it takes.
+
+  python -m benchmarks.demo_load
+
+Expect two to five minutes on two cores. A server process of its own is started; as many clients
+ask for the same at the same moment, each over Gradio's queue, and hear their sound while it is
+made. Needs requirements/extras/demo.txt.
+"""
+
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from audiolm_jax.demo import library
+from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.files import atomic_write
+from benchmarks import machine
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("bundle", "speech_tiny", "What the demo serves.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "prompt", "examples/speech_woman.flac", "What each client uploads.", flag_values=FLAGS
+)
+flags.DEFINE_integer("clients", 10, "At once.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_float("duration", 7.0, "New seconds that each asks for.", 1.0, 30.0, flag_values=FLAGS)
+flags.DEFINE_integer("max_queue", 6, "Requests that may wait.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("port", 7899, "Of the server.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "output", "benchmarks/results/demo_load.md", "Where the table goes.", flag_values=FLAGS
+)
+_LIVE = re.compile(r'data-live="\./([^"]+)"')
+_SETTLE_SECONDS = 3.0
+_POLL_SECONDS = 0.02
+
+
+@dataclasses.dataclass
+class Visit:
+  """What one client met with; times in seconds from the common start.
+
+  Attributes:
+    began: when the making began, that is when the client left the queue.
+    heard: when its first sound came, which is of the prompt.
+    new_sound: when the first sound came that is no longer the prompt.
+    ended: when all was there, or it was refused.
+    seconds: of sound that it heard.
+    said: the last line that it was shown.
+  """
+
+  began: float | None = None
+  heard: float | None = None
+  new_sound: float | None = None
+  ended: float = 0.0
+  seconds: float = 0.0
+  said: str = ""
+
+  @property
+  def was_served(self) -> bool:
+    """Whether all of its sound came."""
+    return self.said.startswith("Made")
+
+
+def main(argv: Sequence[str]) -> None:
+  """Measures, prints and writes."""
+  del argv
+  client = library.load("gradio_client")
+  if not Path(FLAGS.prompt).is_file():
+    raise UserError(f"--prompt {FLAGS.prompt} does not exist")
+  logging.getLogger("httpx").setLevel(logging.WARNING)
+  facts = f"{machine.processor()}, {len(os.sched_getaffinity(0))} cores"
+  with tempfile.TemporaryDirectory() as folder:
+    server = _start(folder)
+    try:
+      before, load = _memory(server.pid, "VmRSS"), os.getloadavg()[0]
+      visits = _crowd(client)
+      peak = _memory(server.pid, "VmHWM")
+      time.sleep(_SETTLE_SECONDS)
+      idle = _busy_share(server.pid)
+      alone = _crowd(client, 1)[0]
+      after = _memory(server.pid, "VmRSS")
+      is_alive = server.poll() is None and alone.was_served
+    finally:
+      server.send_signal(signal.SIGTERM)
+      server.wait(60)
+    left = sorted(os.listdir(folder))
+  text = _text(visits, alone, facts, load, (before, peak, after), idle, is_alive, left)
+  print(text)
+  with atomic_write(FLAGS.output) as file:
+    file.write(text.encode())
+
+
+def _start(folder: str) -> subprocess.Popen:
+  """The server, its temporary files in `folder`, once it can be reached."""
+  command = [sys.executable, "-m", "audiolm_jax.demo", "--bundle", FLAGS.bundle]
+  command += ["--port", str(FLAGS.port), "--max_queue", str(FLAGS.max_queue)]
+  server = subprocess.Popen(command, env=os.environ | {"TMPDIR": folder}, stdout=subprocess.DEVNULL)
+  end = time.monotonic() + 300
+  while time.monotonic() < end and server.poll() is None:
+    try:
+      urllib.request.urlopen(_url(), timeout=5).close()
+      return server
+    except OSError:
+      time.sleep(0.5)
+  server.kill()
+  raise UserError(f"the demo did not start on port {FLAGS.port}; choose another with --port")
+
+
+def _crowd(client: Any, count: int | None = None) -> list[Visit]:
+  """Visits that begin together; one who asks alone, where `count` is 1."""
+  count = count or FLAGS.clients
+  barrier = threading.Barrier(count)
+  with concurrent.futures.ThreadPoolExecutor(count) as pool:
+    visits = [pool.submit(_visit, client, barrier) for _ in range(count)]
+    return [visit.result() for visit in visits]
+
+
+def _visit(client: Any, barrier: threading.Barrier) -> Visit:
+  there = client.Client(_url(), verbose=False, analytics_enabled=False)
+  prompt = client.handle_file(FLAGS.prompt)
+  asked = ["continuation", FLAGS.bundle, prompt, FLAGS.duration, 3.0, 0.6, 0.8, 0.6, 0, 1]
+  visit, listener = Visit(), None
+  barrier.wait()
+  start = time.perf_counter()
+  try:
+    for outputs in _outputs(there.submit(*asked, api_name="/make")):
+      visit.began = visit.began or time.perf_counter() - start
+      texts = [str(output) for output in outputs]
+      visit.said = re.sub("<[^>]*>", "", texts[0])
+      live = _LIVE.search(" ".join(texts))
+      if live and listener is None:
+        listener = threading.Thread(target=_listen, args=(live[1], visit, start))
+        listener.start()
+  except Exception as error:  # whatever the client library raises when it is refused
+    visit.said = " ".join(str(error).split())
+  if listener is not None:
+    listener.join()
+  visit.ended = time.perf_counter() - start
+  return visit
+
+
+def _outputs(job: Any) -> Iterator[Any]:
+  """All that comes of a job; the library's own iterator waits for ever where it is refused."""
+  seen = 0
+  while True:
+    is_done = job.done()
+    there = job.outputs()
+    yield from there[seen:]
+    seen = len(there)
+    if is_done:
+      job.result()  # raises what it was refused with
+      return
+    time.sleep(_POLL_SECONDS)
+
+
+def _listen(path: str, visit: Visit, start: float) -> None:
+  with urllib.request.urlopen(_url() + path, timeout=600) as sound:
+    rate = int(sound.headers["X-Sample-Rate"])
+    prompt = int(sound.headers["X-Samples"]) / rate - FLAGS.duration
+    while piece := sound.read1(1 << 16):
+      now = time.perf_counter() - start
+      visit.heard = visit.heard or now
+      visit.seconds += len(piece) / 2 / rate
+      if visit.seconds > prompt + 1e-6:
+        visit.new_sound = visit.new_sound or now
+
+
+def _url() -> str:
+  return f"http://127.0.0.1:{FLAGS.port}/"
+
+
+def _memory(pid: int, name: str) -> float:
+  """MB, of a line of /proc/PID/status."""
+  for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    if line.startswith(name + ":"):
+      return int(line.split()[1]) / 1e3
+  raise UserError(f"this system does not tell {name}; run it on Linux")
+
+
+def _busy_share(pid: int, seconds: float = 2.0) -> float:
+  """Cores that a process keeps busy."""
+
+  def used() -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+  before = used()
+  time.sleep(seconds)
+  return (used() - before) / seconds
+
+
+def _text(
+  visits: list[Visit],
+  alone: Visit,
+  facts: str,
+  load: float,
+  memory: tuple[float, float, float],
+  idle: float,
+  is_alive: bool,
+  left: list[str],
+) -> str:
+  """The result, in Markdown."""
+  served = sorted((v for v in visits if v.was_served), key=lambda v: v.ended)
+  refused = [v for v in visits if not v.was_served]
+  rows = "\n".join(
+    f"| {place} | {v.began:.1f} | {v.heard:.1f} | {v.new_sound:.1f} | {v.ended:.1f} "
+    f"| {v.seconds:.1f} |"
+    for place, v in enumerate(served, 1)
+  )
+  words = "; ".join(sorted({f"“{v.said}”" for v in refused})) or "nobody"
+  slowest = max((v.ended for v in refused), default=0.0)
+  before, peak, after = memory
+  return f"""# The demo under load
+
+`python -m benchmarks.demo_load`: {FLAGS.clients} clients ask at the same moment for \
+{FLAGS.duration:g} new seconds of `{FLAGS.bundle}` after a prompt of 3 s. One request is made at a \
+time, {FLAGS.max_queue} may wait. {facts}; the load average before was {load:.1f}, and the clients \
+ran on the same machine.
+
+| | |
+|---|---|
+| served whole | {len(served)} of {len(visits)} |
+| refused | {len(refused)}, after {slowest:.1f} s at most; told {words} |
+| memory before, peak, after | {before:.0f}, {peak:.0f}, {after:.0f} MB |
+| cores busy {_SETTLE_SECONDS:g} s after the last | {idle:.2f} |
+| alive afterwards, and serves | {"yes" if is_alive else "no"} |
+| temporary files once it has ended | {", ".join(left) or "none"} |
+| alone: first sound, first new sound, all of it | {alone.heard or 0:.1f}, \
+{alone.new_sound or 0:.1f}, {alone.ended:.1f} s |
+
+Seconds after the common start, of those who were served. What is heard first is the prompt.
+
+| | leaves the queue | first sound | first new sound | all of it | sound, s |
+|---:|---:|---:|---:|---:|---:|
+{rows}
+"""
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

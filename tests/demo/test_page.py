@@ -1,0 +1,154 @@
+"""The page in a real browser, on a real server: sound before the end, Stop, the verdict, errors."""
+
+import gc
+import time
+import urllib.error
+import urllib.request
+import warnings
+
+import pytest
+
+from tests import chromium
+from tests.conftest import melody
+
+pytest.importorskip("gradio")
+pytest.importorskip("matplotlib")
+# Gradio's own and its dependencies' notices of what will change there.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+NO_BROWSER = pytest.mark.skipif(chromium.PATH is None, reason="no Chromium is installed")
+RECEIVED = "document.querySelector('streamed-sound')?.received"
+STATUS = "document.querySelector('#status').innerText"
+
+
+@pytest.fixture(scope="module")
+def there(demo_bundle, tmp_path_factory):
+  import soundfile
+
+  from audiolm_jax.demo import page, server
+  from audiolm_jax.demo.requests import Limits
+
+  folder = tmp_path_factory.mktemp("examples")
+  soundfile.write(folder / "tune.flac", melody(1.5), 16_000)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(page, "examples", lambda: [str(folder / "tune.flac")])
+    limits = Limits(max_upload_bytes=100_000)
+    with server.running({"miniature": demo_bundle}, limits) as there:
+      yield there
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ResourceWarning)  # Gradio 6 leaves its event loops open
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def browser(there, tmp_path_factory):
+  browser = chromium.Chromium(tmp_path_factory.mktemp("browser"))
+  browser.open(there.url)
+  browser.wait("document.querySelector('#examples button.gallery-item')")
+  yield browser
+  browser.close()
+
+
+def choose(browser, label, value):
+  """Types a number into the field of a slider."""
+  field = f"document.querySelector('input[aria-label=\"number input for {label}\"]')"
+  browser.run(
+    f"(() => {{ const field = {field};"
+    f"field.value = {value}; field.dispatchEvent(new Event('input', {{bubbles: true}}));"
+    "field.dispatchEvent(new Event('blur')); })()"
+  )
+
+
+def pick_example(browser):
+  """Presses its button until it is there: a page that was just opened may not hear it yet."""
+  is_there = "!document.querySelector('#prompt input[type=file]')"
+  end = time.monotonic() + 60
+  while not browser.run(is_there) and time.monotonic() < end:
+    browser.click("#examples button.gallery-item")
+    time.sleep(0.5)
+  browser.wait(is_there)
+
+
+def upload(browser, path):
+  """Gives a file to the page's field for the prompt."""
+  browser.wait("document.querySelector('#prompt input[type=file]')")
+  root = browser.send("DOM.getDocument")["root"]["nodeId"]
+  field = browser.send("DOM.querySelector", nodeId=root, selector="#prompt input[type=file]")
+  browser.send("DOM.setFileInputFiles", files=[str(path)], nodeId=field["nodeId"])
+
+
+@NO_BROWSER
+def test_an_example_is_heard_before_it_is_made_and_judged_then(browser, there):
+  pick_example(browser)
+  choose(browser, "New seconds", 4)
+  choose(browser, "Prompt seconds", 1)
+  browser.run(
+    "window.early = 0; window.watch = setInterval(() => {"
+    f"const heard = {RECEIVED}; if (heard && !document.querySelector('.verdict'))"
+    "window.early = Math.max(window.early, heard); }, 5)"
+  )
+  browser.click("#make")
+  browser.wait(f"{STATUS}.startsWith('Made')")
+  browser.run("clearInterval(window.watch)")
+  assert browser.run("window.early") >= 16_000
+  assert browser.run(RECEIVED) == browser.run("document.querySelector('streamed-sound').total")
+  browser.wait("document.querySelector('streamed-sound audio').duration > 4.9")
+  verdict = browser.run("document.querySelector('.verdict').textContent")
+  assert verdict.startswith(("Detector: synthetic", "Detector: real"))
+  browser.wait("document.querySelector('.made img').naturalWidth > 500")
+  links = browser.run("[...document.querySelectorAll('.made a')].map((link) => link.href)")
+  contents = [urllib.request.urlopen(link).read(4) for link in links]
+  assert contents == [b"RIFF", b"PK\x03\x04"]
+
+
+@NO_BROWSER
+def test_stop_ends_the_computing(browser, there):
+  choose(browser, "New seconds", 30)
+  browser.click("#make")
+  browser.wait(f"{RECEIVED} && {STATUS}.startsWith('Sample 1')")
+  assert there.jobs.going == 1
+  browser.click("#stop")
+  browser.wait(f"{STATUS} === 'Stopped.'")
+  end = time.monotonic() + 10
+  while there.jobs.going and time.monotonic() < end:
+    time.sleep(0.02)
+  assert there.jobs.going == 0
+  assert browser.run("document.querySelector('.verdict')") is None
+  browser.wait("document.querySelector('streamed-sound').ended")
+  assert browser.run(RECEIVED) < browser.run("document.querySelector('streamed-sound').total")
+
+
+@NO_BROWSER
+def test_what_is_no_sound_is_said_on_the_page(browser, there, tmp_path):
+  (tmp_path / "letter.wav").write_text("no sound " * 50)
+  browser.click("#prompt button[aria-label=Clear]")
+  upload(browser, tmp_path / "letter.wav")
+  browser.wait("!document.querySelector('#prompt input[type=file]')")
+  browser.click("#make")
+  browser.wait(f"{STATUS}.includes('letter.wav is not sound that can be read')")
+  assert str(tmp_path) not in browser.run("document.body.innerText")
+
+
+def test_a_file_that_is_too_large_is_refused(there):
+  boundary, content = "frontier", b"x" * 200_000
+  body = (
+    (
+      f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+    ).encode()
+    + content
+    + f"\r\n--{boundary}--\r\n".encode()
+  )
+  asked = urllib.request.Request(
+    there.url + "gradio_api/upload",
+    body,
+    {"Content-Type": f"multipart/form-data; boundary={boundary}"},
+  )
+  with pytest.raises(urllib.error.HTTPError) as refused:
+    urllib.request.urlopen(asked)
+  assert refused.value.code == 413
+
+
+def test_sound_of_nobody_is_not_found(there):
+  for path in ("sound/live/unknown/0", "sound/made/unknown/sample_1.wav", "sound/made/..%2f/x"):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+      urllib.request.urlopen(there.url + path)
+    assert refused.value.code == 404
