@@ -86,9 +86,8 @@ def say_missing_package(
     sys.__excepthook__(kind, error, traceback)
     return
   print(
-    f"error: {sys.executable} has no package {package!r}; activate the environment that "
-    "audiolm_jax was installed in, or install what is missing: requirements/sample.txt is for "
-    "sampling, requirements.txt for training and all else",
+    f"error: {sys.executable} has no package {package!r}; activate your environment, or install "
+    "into this one: pip install -r requirements/sample.txt (requirements.txt for training)",
     file=sys.stderr,
   )
   sys.exit(2)

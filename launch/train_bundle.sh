@@ -113,8 +113,8 @@ esac
 
 # smoke is tiny with fewer steps; what the caller overrides comes later and so counts.
 if [[ $preset == smoke ]]; then
-  brief=(codec:--gin.TRAIN_STEPS=200 codec:--gin.QUANTIZER_START_STEP=50
-    codec:--gin.CODES_FIXED_STEP=150
+  brief=(codec:--gin.TRAIN_STEPS=100 codec:--gin.QUANTIZER_START_STEP=25
+    codec:--gin.CODES_FIXED_STEP=None
     codec:--gin.generator/optimizers.OptimizerConfig.warmup_steps=20)
   for step in codec semantic semantic_stage coarse_stage acoustic_only fine_stage; do
     brief+=("$step:--gin.LOG_PERIOD=20" "$step:--gin.EVAL_PERIOD=50" "$step:--gin.EVAL_STEPS=2"
