@@ -122,7 +122,6 @@ if [[ $preset == smoke ]]; then
     [[ $step == codec ]] || brief+=("$step:--gin.TRAIN_STEPS=50" "$step:--gin.WARMUP_STEPS=10")
     printf -v "${step}_band" "figures far from those of tiny: so few steps learn next to nothing"
   done
-  kmeans_band="64 clusters, some of them dead"
   overrides=("${brief[@]}" ${overrides[@]+"${overrides[@]}"})
 fi
 
@@ -226,7 +225,7 @@ if [[ -z $tokenizers ]]; then
   step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
     "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$work/semantic" "${corpus[@]}" \
     --layer="$layer" --num_clusters="$num_clusters" --output="$work/kmeans"
-  step tokenizers "puts codec and semantic tokenizer into one bundle" "a size in MB" \
+  step tokenizers "puts codec and semantic tokenizer into one bundle" "a line with its parts and its size" \
     "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
     --name="$name" --output="$work/tokenizers" --storage="$storage"
   tokenizers=$work/tokenizers
@@ -274,7 +273,7 @@ if ((${#told_fine[@]})); then # the codec has levels that the coarse stage leave
     "fine_stage_$size" "${tokens[@]}" "${told_fine[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
   stages+=(--fine_stage_dir="$work/fine_stage")
 fi
-step "$bundle_step" "puts everything together" "a size in MB" \
+step "$bundle_step" "puts everything together" "a line with its parts and its size" \
   "$python" -m audiolm_jax.export_bundle --bundle="$tokenizers" \
   --token_store="$work/tokens" "${stages[@]}" \
   --name="$name" --output="$bundle" --storage="$storage"
