@@ -67,3 +67,8 @@ for _home, _names in _HOMES.items():
   for _name in _names:
     setattr(_Package, _name, _export(_home, _name))
 sys.modules[__name__].__class__ = _Package
+
+if sys.argv[:1] == ["-m"]:  # one of the command lines, which import absl before all else
+  from audiolm_jax.errors import say_missing_package
+
+  sys.excepthook = say_missing_package

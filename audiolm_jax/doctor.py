@@ -20,7 +20,10 @@ from audiolm_jax.errors import run_cli
 try:
   from absl import flags
 except ModuleNotFoundError:  # what reads the flags of this very command
-  sys.exit("broken   absl-py            not installed\n  mend: pip install absl-py")
+  sys.exit(
+    "broken   absl-py            not installed\n"
+    "  mend: activate your environment, or pip install absl-py"
+  )
 
 if TYPE_CHECKING:
   from audiolm_jax.diagnosis import Check

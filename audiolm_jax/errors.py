@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 
@@ -71,3 +72,22 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
   except KeyboardInterrupt:
     print("error: interrupted", file=sys.stderr)
     return 130
+
+
+def say_missing_package(
+  kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+  """As `sys.excepthook`: a package that this Python lacks is one line and exit code 2.
+
+  A module of this project's own that is not found stays a traceback, for that is a bug.
+  """
+  package = (getattr(error, "name", None) or "").partition(".")[0]
+  if not isinstance(error, ModuleNotFoundError) or package in ("", "audiolm_jax"):
+    sys.__excepthook__(kind, error, traceback)
+    return
+  print(
+    f"error: {sys.executable} has no package {package!r}; activate your environment, or install "
+    "into this one: pip install -r requirements/sample.txt (requirements.txt for training)",
+    file=sys.stderr,
+  )
+  sys.exit(2)

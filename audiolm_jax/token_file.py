@@ -115,9 +115,9 @@ def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
   except DataError:
     raise
   except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-    reason = " ".join(str(error).split())
     raise DataError(
-      f"{path} is damaged or no npz file ({reason}); encode the sound again"
+      f"{path} is damaged or not the tokens.npz that audiolm_jax.encode writes; "
+      "encode the sound again"
     ) from error
   if tokens.codes.ndim != 2 or tokens.codes.dtype.kind not in "iu" or not tokens.codes.size:
     raise DataError(f"{path} has codes of shape {tokens.codes.shape}, not [frames, quantizers]")

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # The whole recipe: from a folder of audio to a bundle that `sample` runs.
 #
-#   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset tiny|piano_tiny|base] [--name NAME]
-#                          [--work_dir DIR] [--tokenizers BUNDLE] [--override STEP:FLAG]...
-#                          [--acoustic_only] [--dry_run]
+#   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset smoke|tiny|piano_tiny|base]
+#                          [--name NAME] [--work_dir DIR] [--tokenizers BUNDLE]
+#                          [--override STEP:FLAG]... [--acoustic_only] [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  the bundle to make; its last part is its name unless --name is given
 # --preset    tiny: meant for two CPU cores in three hours, or one GPU in twenty minutes;
-#             piano_tiny: the same with semantic tokens that keep pitches; base: the paper's
+#             piano_tiny: the same with semantic tokens that keep pitches; base: the paper's; smoke:
+#             tiny for a few minutes, which shows that all steps run and makes no sound worth hearing
 # --work_dir  where runs, tokens and logs go; default BUNDLE_DIR.work
 # --tokenizers   folder of a bundle of tokenizers, such as `convert` makes of published ones; none
 #             are trained then
@@ -81,9 +82,9 @@ done
 
 acoustic_only_band="held-out loss above the coarse stage's, where semantic tokens tell it something"
 case $preset in
-  tiny | piano_tiny)
+  smoke | tiny | piano_tiny)
     size=tiny
-    semantic_config=semantic_encoder_$preset
+    semantic_config=semantic_encoder_${preset/smoke/tiny}
     storage=int8
     num_clusters=64
     layer=5
@@ -107,11 +108,28 @@ case $preset in
     coarse_stage_band=$semantic_stage_band
     fine_stage_band=$semantic_stage_band
     ;;
-  *) fail "--preset $preset is not one of tiny, piano_tiny, base" ;;
+  *) fail "--preset $preset is not one of smoke, tiny, piano_tiny, base" ;;
 esac
+
+# smoke is tiny with fewer steps; what the caller overrides comes later and so counts.
+if [[ $preset == smoke ]]; then
+  brief=(codec:--gin.TRAIN_STEPS=100 codec:--gin.QUANTIZER_START_STEP=25
+    codec:--gin.CODES_FIXED_STEP=None
+    codec:--gin.generator/optimizers.OptimizerConfig.warmup_steps=20)
+  for step in codec semantic semantic_stage coarse_stage acoustic_only fine_stage; do
+    brief+=("$step:--gin.LOG_PERIOD=20" "$step:--gin.EVAL_PERIOD=50" "$step:--gin.EVAL_STEPS=2"
+      "$step:--gin.CHECKPOINT_PERIOD=50")
+    [[ $step == codec ]] || brief+=("$step:--gin.TRAIN_STEPS=50" "$step:--gin.WARMUP_STEPS=10")
+    printf -v "${step}_band" "figures far from those of tiny: so few steps learn next to nothing"
+  done
+  overrides=("${brief[@]}" ${overrides[@]+"${overrides[@]}"})
+fi
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
+[[ $python != */* ]] || python=$(realpath -ms "$python") # the steps run in the repository's folder
+[[ -n $dry_run ]] || command -v "$python" >/dev/null ||
+  fail "PYTHON=$python cannot be run; give the python of an environment of requirements.txt"
 [[ -e ${positional[0]} ]] || fail "AUDIO_DIR ${positional[0]} does not exist"
 audio=$(realpath "${positional[0]}")
 bundle=$(realpath -m "${positional[1]}")
@@ -165,7 +183,7 @@ run_logged() {
 
 # step NAME WHAT EXPECTED COMMAND...: runs a command unless its marker is there.
 step() {
-  local step=$1 what=$2 expected=$3 began=$SECONDS status=0 override
+  local step=$1 what=$2 expected=$3 began=$SECONDS status=0 mend= override
   shift 3
   local command=("$@")
   for override in ${overrides[@]+"${overrides[@]}"}; do
@@ -184,7 +202,8 @@ step() {
   echo "== $step: $what"
   run_logged "$work/log/$step.log" "${command[@]}" || status=$?
   if ((status)); then
-    echo "== $step: stopped (exit $status) after $((SECONDS - began)) s; the same command goes on from there" >&2
+    ((status > 128)) || mend=", once that is mended"
+    echo "== $step: stopped (exit $status) after $((SECONDS - began)) s; the same command goes on from there$mend" >&2
     exit "$status"
   fi
   echo "   took $((SECONDS - began)) s; expect $expected"
@@ -206,7 +225,7 @@ if [[ -z $tokenizers ]]; then
   step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
     "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$work/semantic" "${corpus[@]}" \
     --layer="$layer" --num_clusters="$num_clusters" --output="$work/kmeans"
-  step tokenizers "puts codec and semantic tokenizer into one bundle" "a size in MB" \
+  step tokenizers "puts codec and semantic tokenizer into one bundle" "a line with its parts and its size" \
     "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
     --name="$name" --output="$work/tokenizers" --storage="$storage"
   tokenizers=$work/tokenizers
@@ -254,7 +273,7 @@ if ((${#told_fine[@]})); then # the codec has levels that the coarse stage leave
     "fine_stage_$size" "${tokens[@]}" "${told_fine[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
   stages+=(--fine_stage_dir="$work/fine_stage")
 fi
-step "$bundle_step" "puts everything together" "a size in MB" \
+step "$bundle_step" "puts everything together" "a line with its parts and its size" \
   "$python" -m audiolm_jax.export_bundle --bundle="$tokenizers" \
   --token_store="$work/tokens" "${stages[@]}" \
   --name="$name" --output="$bundle" --storage="$storage"

@@ -74,7 +74,10 @@ def test_without_absl_the_doctor_says_so_in_place_of_a_traceback():
     "runpy.run_module('audiolm_jax.doctor', run_name='__main__')"
   )
   done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-  assert done.returncode == 1 and "mend: pip install absl-py" in done.stderr
+  assert (
+    done.returncode == 1
+    and "mend: activate your environment, or pip install absl-py" in done.stderr
+  )
   assert "Traceback" not in done.stderr
 
 

@@ -146,8 +146,8 @@ class StageSampler:
 
     Args:
       keys: one random key per prompt.
-      progress: called with the tokens drawn and to draw, summed over turns, about every second
-        hundred tokens.
+      progress: called with the tokens drawn and to draw, summed over turns: at the beginning, and
+        then about every second hundred tokens.
     Returns:
       Ids of the stage's layout, legal at their positions.
     """
@@ -157,6 +157,8 @@ class StageSampler:
     capacity = self._capacity(prompts, num_tokens)
     per_turn = max(1, self._cache_bytes // (capacity * self.program.config.cache_bytes_per_token))
     starts = range(0, rows, per_turn)
+    if progress is not None:
+      progress(0, len(starts) * num_tokens)
     results = []
     for turn, start in enumerate(starts):
       part = slice(start, start + per_turn)

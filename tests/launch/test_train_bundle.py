@@ -1,6 +1,7 @@
 """The whole recipe as a command: its steps, their order, and what it answers to mistakes."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,9 +22,10 @@ STEPS = [
 ]
 
 
-def run(*arguments, **environment):
+def run(*arguments, cwd=None, **environment):
   return subprocess.run(
     ["bash", str(SCRIPT), *map(str, arguments)],
+    cwd=cwd,
     env={**os.environ, **environment},
     capture_output=True,
     text=True,
@@ -31,7 +33,7 @@ def run(*arguments, **environment):
   )
 
 
-@pytest.mark.parametrize("preset", ["tiny", "piano_tiny", "base"])
+@pytest.mark.parametrize("preset", ["smoke", "tiny", "piano_tiny", "base"])
 def test_the_steps_come_in_order_with_files_that_exist(preset, tmp_path):
   done = run(tmp_path, tmp_path / "bundle", "--preset", preset, "--dry_run")
   assert done.returncode == 0, done.stderr
@@ -59,6 +61,27 @@ def test_overrides_reach_their_step_alone(tmp_path):
   lines = done.stdout.splitlines()
   assert [line.split()[1] for line, command in zip(lines[::2], lines[1::2], strict=True)
           if "TRAIN_STEPS=7" in command] == ["codec:"]  # fmt: skip
+
+
+def test_smoke_takes_few_steps_and_lets_the_caller_have_the_last_word(tmp_path):
+  override = ("--override", "codec:--gin.TRAIN_STEPS=7")
+  done = run(tmp_path, "b", "--preset", "smoke", "--dry_run", *override)
+  steps = re.findall(r"TRAIN_STEPS=(\d+)", done.stdout)
+  assert steps == ["100", "7", "50", "50", "50", "50"]
+
+
+def test_the_interpreter_is_found_from_the_folder_of_the_caller(tmp_path):
+  python = tmp_path / "python"
+  python.write_text("#!/bin/sh\necho called; exit 3\n")
+  python.chmod(0o755)
+  done = run(tmp_path, tmp_path / "bundle", PYTHON="./python", cwd=tmp_path)
+  assert "called" in done.stdout and "once that is mended" in done.stderr
+
+
+def test_an_interpreter_that_is_not_there_is_said_before_anything_is_made(tmp_path):
+  done = run(tmp_path, tmp_path / "bundle", PYTHON="no/python")
+  assert done.returncode == 2 and "no/python cannot be run; give the python of" in done.stderr
+  assert not (tmp_path / "bundle.work").exists()
 
 
 def test_a_manifest_is_passed_on_as_one(tmp_path):
@@ -91,7 +114,7 @@ def test_finished_steps_are_skipped_and_a_failed_one_ends_with_its_exit_code(tmp
   [
     ([], "give AUDIO_DIR and BUNDLE_DIR"),
     (["/nowhere/at/all", "b"], "AUDIO_DIR /nowhere/at/all does not exist"),
-    ([".", "b", "--preset", "huge"], "--preset huge is not one of tiny, piano_tiny, base"),
+    ([".", "b", "--preset", "huge"], "--preset huge is not one of smoke, tiny, piano_tiny, base"),
     ([".", "b", "--override", "choir:--x=1"], "STEP:--FLAG"),
     ([".", "b", "--presets"], "unknown option --presets"),
     ([".", "b", "--preset"], "--preset needs a value"),
