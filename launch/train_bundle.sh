@@ -183,7 +183,7 @@ run_logged() {
 
 # step NAME WHAT EXPECTED COMMAND...: runs a command unless its marker is there.
 step() {
-  local step=$1 what=$2 expected=$3 began=$SECONDS status=0 mend= override
+  local step=$1 what=$2 expected=$3 began=$SECONDS status=0 mend='' override
   shift 3
   local command=("$@")
   for override in ${overrides[@]+"${overrides[@]}"}; do

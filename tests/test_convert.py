@@ -9,10 +9,12 @@ import pytest
 import soundfile
 
 from audiolm_jax import audio
+from audiolm_jax.audio_stream import AudioStream
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.data.token_store import TokenStore
 from audiolm_jax.fit_kmeans import load_tokenizer
 from audiolm_jax.pretrained import registry
+from audiolm_jax.sampling.cascade import CascadeResult
 from tests.conftest import melody
 from tests.pretrained.conftest import (
   GOLDEN,
@@ -194,16 +196,20 @@ def test_what_a_semantic_encoder_lacks_is_named(tmp_path, run_cli):
   assert not (tmp_path / "semantic").exists() and not (tmp_path / "dac").exists()
 
 
-def test_a_continuation_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
-  from audiolm_jax.continuation import _Output, _sound_of
-
+def test_sound_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
   bundle = dataclasses.replace(load_bundle("speech_tiny", stages=()), codec=dac_codec)
   codes = dac_codec.encode_long(melody(0.5))
-  pieces = iter(np.split(codes, [10, 60]))
   samples = len(codes) * dac_codec.spec.hop_length
-  streamed = np.concatenate(list(_sound_of(bundle, pieces, _Output(samples, samples))))
-  whole = np.clip(dac_codec.decode(codes[None])[0], -1, 1)
-  np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5)
+
+  def pieces():
+    yield from np.split(codes, [10, 60])
+    return CascadeResult((np.arange(3),), (codes,), {})
+
+  stream = AudioStream(bundle, pieces(), samples, 0, lambda piece, start: piece[: samples - start])
+  streamed = np.concatenate(list(stream))
+  np.testing.assert_allclose(streamed, dac_codec.decode(codes[None])[0], rtol=0, atol=1e-5)
+  assert stream.tokens is not None
+  np.testing.assert_array_equal(stream.tokens.codes, codes)
 
 
 def test_what_cannot_be_converted_is_named(tmp_path, run_cli, monkeypatch):
