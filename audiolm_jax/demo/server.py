@@ -5,7 +5,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,17 +93,26 @@ def running(
       sweeper.join()
 
 
-def remove_old(folder: Path, *, keep_seconds: float, keep_bytes: int) -> None:
-  """Removes files that are old, and the oldest of those that take up too much."""
+def remove_old(
+  folder: Path, *, keep: Collection[Path], keep_seconds: float, keep_bytes: int
+) -> None:
+  """Removes files that came long ago, and the oldest of those that take up too much.
+
+  Args:
+    keep: files that stay, and do not count.
+    keep_seconds: how long the others stay.
+    keep_bytes: how much they may take up together.
+  """
   found = []
   for path in folder.rglob("*"):
     with contextlib.suppress(OSError):  # gone meanwhile
-      if path.is_file():
-        found.append((path.stat().st_mtime, path.stat().st_size, path))
+      if path.is_file() and path not in keep:
+        # When it came here; a copy may keep the time at which its original was changed.
+        found.append((path.stat().st_ctime, path.stat().st_size, path))
   taken = 0
-  for changed, size, path in sorted(found, reverse=True):
+  for came, size, path in sorted(found, reverse=True):
     taken += size
-    if taken > keep_bytes or changed < time.time() - keep_seconds:
+    if taken > keep_bytes or came < time.time() - keep_seconds:
       path.unlink(missing_ok=True)
 
 
@@ -129,10 +138,11 @@ def _wait(jobs: Jobs) -> None:
 
 
 def _sweep(jobs: Jobs, folder: Path, ended: threading.Event) -> None:
+  uploads = folder / "uploads"
+  examples = set(uploads.rglob("*"))  # Gradio copied them when the page was built
   while not ended.wait(_SWEEP_SECONDS):
     jobs.tidy()
-    uploads = folder / "uploads"
-    remove_old(uploads, keep_seconds=_UPLOADS_SECONDS, keep_bytes=_UPLOADS_BYTES)
+    remove_old(uploads, keep=examples, keep_seconds=_UPLOADS_SECONDS, keep_bytes=_UPLOADS_BYTES)
 
 
 def warm_up(bundles: Mapping[str, Bundle], limits: Limits) -> None:
