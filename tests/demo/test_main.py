@@ -1,10 +1,12 @@
 """The command line of the demo, as far as it goes without serving."""
 
-import builtins
-import importlib
+import dataclasses
+import subprocess
+import sys
 
 import pytest
 
+from audiolm_jax.bundles import save_bundle
 from audiolm_jax.demo import library
 from audiolm_jax.errors import UserError
 
@@ -20,25 +22,18 @@ def test_a_part_of_gradio_that_is_missing_is_named():
     library.load("no_such_part")
 
 
-def test_the_package_without_its_page_needs_no_gradio(monkeypatch):
-  original = builtins.__import__
-
-  def guarded(name, *rest):
-    assert name.partition(".")[0] not in ("gradio", "starlette"), name
-    return original(name, *rest)
-
-  monkeypatch.setattr(builtins, "__import__", guarded)
-  for name in ("cards", "jobs", "making", "requests", "serving", "routes", "page", "server"):
-    importlib.reload(importlib.import_module(f"audiolm_jax.demo.{name}"))
+def test_no_module_of_the_demo_imports_gradio_before_it_serves():
+  program = (
+    "import sys, audiolm_jax.demo.__main__, audiolm_jax.demo.server\n"
+    "print([name for name in ('gradio', 'starlette', 'matplotlib') if name in sys.modules])"
+  )
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+  assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 def test_bundles_that_cannot_be_served_are_named(run_cli, miniature_bundle, tmp_path):
   pytest.importorskip("gradio")
   pytest.importorskip("matplotlib")
-  import dataclasses
-
-  from audiolm_jax.bundles import save_bundle
-
   bare = save_bundle(dataclasses.replace(miniature_bundle, stages={}), tmp_path / "bare")
   for arguments, words in [
     (("--bundle", "opera"), "no bundle 'opera'"),
