@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PATH = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_SECONDS = 60
+_SECONDS = 120
 
 
 class Chromium:
