@@ -123,6 +123,14 @@ class Jobs:
       if job.owner == owner:
         job.stopped.set()
 
+  def wait(self, owner: str, seconds: float) -> None:
+    """Until no job of a session is going, so many seconds at most."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(
+      job.owner == owner and job.ended is None for job in self._listed()
+    ):
+      time.sleep(0.02)
+
   def stop_all(self) -> None:
     """Asks every job to end."""
     for job in self._listed():

@@ -16,6 +16,7 @@ from audiolm_jax.lm.stages import STAGE_NAMES
 
 _HERE = Path(__file__).parent
 _REPOSITORY = _HERE.parents[1]
+_STOP_SECONDS = 5.0
 CSS = (_HERE / "page.css").read_text(encoding="utf-8")
 HEAD = f"<script>{(_HERE / 'player.js').read_text(encoding='utf-8')}</script>"
 _INTRODUCTION = """# audiolm_jax
@@ -98,9 +99,9 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
       for shown in serve(asked, str(request.session_hash), bundles, limits, jobs):
         yield _updates(gr, shown, limits.max_samples)
 
-    def stop(request: Any) -> str:
+    def stop(request: Any) -> None:
       jobs.stop(str(request.session_hash))
-      return cards.said("Stopped.")
+      jobs.wait(str(request.session_hash), _STOP_SECONDS)
 
     for function in (make, stop):
       function.__annotations__["request"] = gr.Request  # so Gradio knows to pass it
@@ -114,7 +115,10 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
       api_name="make",
     )
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    stop_button.click(stop, None, status, cancels=making, **quick)
+    # Said in a second step, after whatever the request itself still had to say.
+    stop_button.click(stop, None, None, cancels=making, **quick).then(
+      lambda: cards.said("Stopped."), None, status, **quick
+    )
     mode.change(
       lambda mode: [
         gr.update(visible=mode != Mode.UNCONDITIONAL),
