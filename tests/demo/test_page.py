@@ -44,7 +44,8 @@ def there(demo_bundle, tmp_path_factory):
 def browser(there, tmp_path_factory):
   browser = chromium.Chromium(tmp_path_factory.mktemp("browser"))
   browser.open(there.url)
-  browser.wait("document.querySelector('#examples button.gallery-item')")
+  for part in ("#examples button.gallery-item", "#prompt input[type=file]", "#make", "#stop"):
+    browser.wait(f"document.querySelector('{part}')")
   yield browser
   browser.close()
 
@@ -109,7 +110,7 @@ def test_stop_ends_the_computing(browser, there):
   browser.wait(f"{RECEIVED} && {STATUS}.startsWith('Sample 1')")
   assert there.jobs.going == 1
   browser.click("#stop")
-  browser.wait(f"{STATUS} === 'Stopped.'")
+  browser.wait(f"{STATUS}.includes('Stopped.')")
   end = time.monotonic() + 10
   while there.jobs.going and time.monotonic() < end:
     time.sleep(0.02)
