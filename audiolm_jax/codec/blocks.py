@@ -24,6 +24,17 @@ def plan_blocks(frames: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
     start += length
 
 
+def plan_fitted_blocks(frames: int, block: int) -> Iterator[tuple[int, int]]:
+  """The same, but what is left goes in one, of as many fifths of a long block as it needs.
+
+  Up to five programs, and fewer pieces: for models large enough that running them costs more than
+  compiling.
+  """
+  fifth = block // 5
+  for start in range(0, frames, block):
+    yield start, min(block, -(-(frames - start) // fifth) * fifth)
+
+
 def exact_blocks(frames: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
   """The same without reaching beyond: long blocks, then powers of two."""
   start = 0

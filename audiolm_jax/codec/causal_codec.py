@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.codec.blocks import BLOCK, exact_blocks, plan_blocks
+from audiolm_jax.codec.blocks import BLOCK, exact_blocks, plan_fitted_blocks
 from audiolm_jax.codec.clips import RowEncoder
 from audiolm_jax.codec.interface import CodecSpec
 
@@ -21,7 +21,7 @@ from audiolm_jax.codec.interface import CodecSpec
 class CausalCodec(RowEncoder):
   """A `Codec` made of two functions of a block; the parameters are held on the device."""
 
-  block_frames: int = BLOCK  # of a long clip that go through at a time
+  block_frames: int = BLOCK  # of a long clip that go through at a time, a multiple of 5
 
   def __init__(self, config: Any, params: Mapping[str, Any]):
     """`config` has a `spec`; `params` has a "decoder", which decides no code."""
@@ -89,7 +89,7 @@ class CausalCodec(RowEncoder):
     ends = np.full(batch, samples) if lengths is None else np.asarray(lengths)
     state = self.encoder_state(batch)
     pieces = [np.zeros((batch, 0, self.spec.num_quantizers), np.int32)]
-    for start, length in plan_blocks(frames, self.block_frames):
+    for start, length in plan_fitted_blocks(frames, self.block_frames):
       piece = waveform[:, start * hop : (start + length) * hop]
       piece = np.pad(piece, ((0, 0), (0, length * hop - piece.shape[1])))
       codes, state = self.encode_block(piece, _from(start * hop, ends), state)
@@ -114,7 +114,7 @@ class CausalCodec(RowEncoder):
     ends = np.full(batch, frames) if lengths is None else np.asarray(lengths)
     state = self.decoder_state(batch)
     pieces = [np.zeros((batch, 0), np.float32)]
-    for start, length in plan_blocks(frames, self.block_frames):
+    for start, length in plan_fitted_blocks(frames, self.block_frames):
       piece = codes[:, start : start + length]
       piece = np.pad(piece, ((0, 0), (0, length - piece.shape[1]), (0, 0)))
       waveform, state = self.decode_block(piece, _from(start, ends), state)

@@ -61,6 +61,7 @@ class EncodecCodec(CausalCodec):
   """
 
   config: EncodecConfig
+  block_frames = 500
 
   @property
   def first_frames(self) -> int:

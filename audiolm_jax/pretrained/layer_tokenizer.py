@@ -14,6 +14,8 @@ from audiolm_jax.semantic.kmeans import nearest_of_close_centroids
 from audiolm_jax.semantic.spec import SemanticSpec
 from audiolm_jax.semantic.windowed_tokenizer import Encoded, WindowedTokenizer
 
+_SMALLEST_PART = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerTokenizerConfig:
@@ -53,6 +55,11 @@ class LayerTokenizerConfig:
   def receptive_field(self) -> ReceptiveField:
     """Steps heard with what a window keeps; the model itself hears the whole clip."""
     return ReceptiveField(self.context_steps, self.context_steps)
+
+  def size_for(self, num_steps: int) -> int:
+    """The next multiple of a twentieth of a window; running such a model outweighs compiling it."""
+    part = max(_SMALLEST_PART, self.window_steps // 20)
+    return -(-num_steps // part) * part
 
   @property
   def hop_length(self) -> int:

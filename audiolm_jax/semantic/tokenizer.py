@@ -22,6 +22,8 @@ from audiolm_jax.semantic.kmeans import nearest_centroid
 from audiolm_jax.semantic.spec import SemanticSpec
 from audiolm_jax.semantic.windowed_tokenizer import Encoded, Window, WindowedTokenizer
 
+_SMALLEST_WINDOW = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class SemanticTokenizerConfig:
@@ -53,6 +55,10 @@ class SemanticTokenizerConfig:
     """Steps of the largest window, context included."""
     field = self.receptive_field
     return field.left + self.chunk_steps + field.right
+
+  def size_for(self, num_steps: int) -> int:
+    """The next power of two: a handful of programs."""
+    return max(_SMALLEST_WINDOW, 1 << (num_steps - 1).bit_length())
 
 
 class SemanticTokenizer(WindowedTokenizer):

@@ -12,8 +12,6 @@ from jaxtyping import Array, Float, Int
 from audiolm_jax.semantic.conformer import ReceptiveField
 from audiolm_jax.semantic.spec import SemanticSpec
 
-_SMALLEST_BUCKET = 64
-
 
 class Windowing(Protocol):
   """What a tokenizer's configuration says of its windows."""
@@ -26,6 +24,10 @@ class Windowing(Protocol):
   @property
   def window_steps(self) -> int:
     """Steps of the largest window, those heard with the kept ones included."""
+    ...
+
+  def size_for(self, num_steps: int) -> int:
+    """Steps of the window that a short clip is filled up to."""
     ...
 
 
@@ -173,17 +175,14 @@ class WindowedTokenizer(abc.ABC):
 def plan_windows(num_steps: int, config: Windowing) -> list[Window]:
   """Windows whose kept steps make up the clip and see their whole receptive field.
 
-  A short clip is one window, its size the next power of two; a long one is cut into windows of one
-  size. So a handful of shapes is all that is ever compiled.
+  A short clip is one window, filled up to one of few sizes; a long one is cut into windows of one
+  size. So few shapes are ever compiled.
   """
   if not num_steps:
     return []
   largest = config.window_steps
   if num_steps <= largest:
-    size = _SMALLEST_BUCKET
-    while size < num_steps:
-      size *= 2
-    return [Window(0, min(size, largest), num_steps, 0, num_steps)]
+    return [Window(0, min(config.size_for(num_steps), largest), num_steps, 0, num_steps)]
   windows, done, field = [], 0, config.receptive_field
   while done < num_steps:
     start = max(0, done - field.left)

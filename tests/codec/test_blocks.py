@@ -2,7 +2,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiolm_jax.codec.blocks import BLOCK, exact_blocks, initial_state, plan_blocks
+from audiolm_jax.codec.blocks import (
+  BLOCK,
+  exact_blocks,
+  initial_state,
+  plan_blocks,
+  plan_fitted_blocks,
+)
 
 
 @pytest.mark.parametrize("frames", [1, 50, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 77])
@@ -15,8 +21,18 @@ def test_blocks_follow_each_other_and_cover_all_frames_in_few_lengths(frames):
   assert starts[-1] < frames <= sum(lengths) and set(lengths) <= {BLOCK, 50}
 
 
+@pytest.mark.parametrize(
+  ("frames", "lengths"),
+  [(1, [10]), (10, [10]), (11, [20]), (50, [50]), (51, [50, 10]), (113, [50, 50, 20])],
+)
+def test_what_is_left_of_fitted_blocks_goes_in_one(frames, lengths):
+  starts, found = zip(*plan_fitted_blocks(frames, 50), strict=True)
+  assert list(found) == lengths and list(starts) == [0, 50, 100][: len(lengths)]
+
+
 def test_no_frames_make_no_block():
-  assert not list(plan_blocks(0)) and not list(exact_blocks(0))
+  for plan in (plan_blocks, exact_blocks, lambda frames: plan_fitted_blocks(frames, BLOCK)):
+    assert not list(plan(0))
 
 
 def test_an_initial_state_is_zero_in_every_array():

@@ -111,6 +111,12 @@ def test_windows_and_steps_that_cannot_be_are_named():
     hubert_tokenizer.HubertTokenizerConfig(steps_per_token=0)
 
 
+def test_a_short_clip_is_filled_up_by_a_twentieth_of_a_window_at_most():
+  config = hubert_tokenizer.HubertTokenizerConfig()
+  sizes = [plan_windows(steps, config)[0].size for steps in (1, 75, 76, 450, 451, 1499)]
+  assert sizes == [75, 75, 150, 450, 525, 1500]
+
+
 def test_converted_windows_are_of_30_s_at_any_rate(kind):
   published = read_published(GOLDEN / kind.folder)
   made = kind.module.convert(published.config, published.weights, layer=1, steps_per_token=2)
