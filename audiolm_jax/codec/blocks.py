@@ -25,14 +25,14 @@ def plan_blocks(frames: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
 
 
 def plan_fitted_blocks(frames: int, block: int) -> Iterator[tuple[int, int]]:
-  """The same, but what is left goes in one, of as many fifths of a long block as it needs.
+  """The same, but what is left goes in one, of as many tenths of a long block as it needs.
 
-  Up to five programs, and fewer pieces: for models large enough that running them costs more than
+  Up to ten programs, and fewer pieces: for models large enough that running them costs more than
   compiling.
   """
-  fifth = block // 5
+  tenth = block // 10
   for start in range(0, frames, block):
-    yield start, min(block, -(-(frames - start) // fifth) * fifth)
+    yield start, min(block, -(-(frames - start) // tenth) * tenth)
 
 
 def exact_blocks(frames: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:

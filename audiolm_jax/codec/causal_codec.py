@@ -21,7 +21,7 @@ from audiolm_jax.codec.interface import CodecSpec
 class CausalCodec(RowEncoder):
   """A `Codec` made of two functions of a block; the parameters are held on the device."""
 
-  block_frames: int = BLOCK  # of a long clip that go through at a time, a multiple of 5
+  block_frames: int = BLOCK  # of a long clip that go through at a time, a multiple of 10
 
   def __init__(self, config: Any, params: Mapping[str, Any]):
     """`config` has a `spec`; `params` has a "decoder", which decides no code."""

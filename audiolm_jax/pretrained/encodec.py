@@ -61,7 +61,7 @@ class EncodecCodec(CausalCodec):
   """
 
   config: EncodecConfig
-  block_frames = 500
+  block_frames = 750
 
   @property
   def first_frames(self) -> int:

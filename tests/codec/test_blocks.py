@@ -23,7 +23,7 @@ def test_blocks_follow_each_other_and_cover_all_frames_in_few_lengths(frames):
 
 @pytest.mark.parametrize(
   ("frames", "lengths"),
-  [(1, [10]), (10, [10]), (11, [20]), (50, [50]), (51, [50, 10]), (113, [50, 50, 20])],
+  [(1, [5]), (5, [5]), (6, [10]), (50, [50]), (51, [50, 5]), (113, [50, 50, 15])],
 )
 def test_what_is_left_of_fitted_blocks_goes_in_one(frames, lengths):
   starts, found = zip(*plan_fitted_blocks(frames, 50), strict=True)
