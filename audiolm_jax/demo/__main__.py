@@ -6,6 +6,7 @@
 Ctrl-C ends it, and removes all that was uploaded and made.
 """
 
+import logging
 import signal
 import threading
 from collections.abc import Sequence
@@ -56,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
   """Loads, compiles, and serves until it is told to end."""
   del argv
   library.check_installed()
+  for client in ("httpx", "httpx2"):  # by which Gradio asks itself whether it is there
+    logging.getLogger(client).setLevel(logging.WARNING)
   plotting.check_can_plot()
   compilation_cache.enable()
   from audiolm_jax import bundles
