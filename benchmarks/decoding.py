@@ -56,7 +56,7 @@ def _unread(sampler: StageSampler) -> int:
 def by_position(sampler: StageSampler, rows: int) -> list[dict[str, float]]:
   """Milliseconds per token of each few hundred, from a short prompt to the stage's whole length."""
   _draw(sampler, rows, _TOKENS)
-  marks = [(0, time.perf_counter())]
+  marks: list[tuple[int, float]] = []
   _draw(sampler, rows, _TOKENS, lambda done, _: marks.append((done, time.perf_counter())))
   return [
     {"position": _PROMPT + (a + b) // 2, "ms": round(1e3 * (t1 - t0) / (b - a), 2)}

@@ -1,11 +1,9 @@
 """The page in a real browser, on a real server: sound before the end, Stop, the verdict, errors."""
 
-import gc
 import threading
 import time
 import urllib.error
 import urllib.request
-import warnings
 
 import pytest
 
@@ -15,7 +13,7 @@ from tests.conftest import melody
 pytest.importorskip("gradio")
 pytest.importorskip("matplotlib")
 # Gradio's own and its dependencies' notices of what will change there.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 NO_BROWSER = pytest.mark.skipif(chromium.PATH is None, reason="no Chromium is installed")
 RECEIVED = "document.querySelector('streamed-sound')?.received"
 STATUS = "document.querySelector('#status').innerText"
@@ -35,9 +33,6 @@ def there(demo_bundle, tmp_path_factory):
     limits = Limits(max_upload_bytes=100_000)
     with server.running({"miniature": demo_bundle}, limits) as there:
       yield there
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", ResourceWarning)  # Gradio 6 leaves its event loops open
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
