@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: told.set())
   settings: dict[str, Any] = {
-    name: FLAGS[name].value for name in ("host", "port", "concurrency", "max_queue")
+    name: FLAGS[name].value for name in ("host", "port", "concurrency", "max_queue", "share")
   }
   with server.running(loaded, limits, **settings) as there:
     print(f"open {there.public_url or there.url}; Ctrl-C ends it", flush=True)

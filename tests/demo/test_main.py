@@ -42,3 +42,28 @@ def test_bundles_that_cannot_be_served_are_named(run_cli, miniature_bundle, tmp_
   ]:
     done = run_cli("demo.__main__", *arguments)
     assert done.code == 2 and words in done.err, done.err
+
+
+def test_every_flag_of_the_server_reaches_it(run_cli, demo_bundle, tmp_path, monkeypatch):
+  pytest.importorskip("gradio")
+  pytest.importorskip("matplotlib")
+  from audiolm_jax.demo import __main__ as program
+  from audiolm_jax.demo import server
+
+  asked = {}
+
+  def running(bundles, limits, **settings):
+    asked.update(settings, bundles=list(bundles), max_duration=limits.max_duration)
+    raise UserError("it would serve now")
+
+  monkeypatch.setattr(server, "running", running)
+  monkeypatch.setattr(server, "warm_up", lambda bundles, limits: None)
+  monkeypatch.setattr(program.signal, "signal", lambda number, handler: None)
+  folder = save_bundle(demo_bundle, tmp_path / "whole")
+  arguments = ("--port", 7999, "--max_queue", 3, "--concurrency", 2, "--max_duration", 9, "--share")
+  done = run_cli("demo.__main__", "--bundle", folder, *arguments)
+  assert "it would serve now" in done.err
+  assert asked == {
+    "host": "127.0.0.1", "port": 7999, "concurrency": 2, "max_queue": 3, "share": True,
+    "bundles": ["miniature"], "max_duration": 9.0,
+  }  # fmt: skip
