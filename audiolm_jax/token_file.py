@@ -68,7 +68,7 @@ def of_sample(
   """Tokens of one clip that a bundle's stages made."""
   collapsed = bundle.stages["coarse"].spec.collapse_repeats
   rate = 0.0 if collapsed else bundle.semantic.spec.frame_rate
-  return of_bundle(bundle, np.asarray(semantic), codes, semantic_rate=rate)
+  return of_bundle(bundle, semantic, codes, semantic_rate=rate)
 
 
 def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:

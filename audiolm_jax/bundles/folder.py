@@ -1,10 +1,11 @@
 """Bundles as folders: `bundle.json`, one safetensors file per component, `MODEL_CARD.md`."""
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,8 @@ def save_bundle(
   folder = Path(folder)
   _check_fit(bundle)
   check_replaceable(folder)
-  temporary = folder.parent / f".{secrets.token_hex(6)}.tmp"
-  try:
-    temporary.mkdir()
+  with replaced(folder) as temporary:
     _write(bundle, temporary, Storage(storage))
-    replace_folder(folder, temporary)
-  except OSError as error:
-    raise BundleError(f"cannot write {folder}: {error.strerror or error}") from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
   return folder
 
 
@@ -342,10 +336,22 @@ def check_replaceable(folder: Path) -> None:
     raise BundleError(f"cannot write {folder}: the folder {folder.parent} does not exist")
 
 
-def replace_folder(folder: Path, temporary: Path) -> None:
-  """Gives a whole folder the name of another, which goes."""
-  old = folder.parent / f".{secrets.token_hex(6)}.tmp"
-  if folder.exists():
-    os.rename(folder, old)
-  os.rename(temporary, folder)
-  shutil.rmtree(old, ignore_errors=True)
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+  """A new folder beside `folder`, whose name it takes once the block has filled it.
+
+  Raises:
+    BundleError: the disk refuses.
+  """
+  temporary, old = (folder.parent / f".{secrets.token_hex(6)}.tmp" for _ in range(2))
+  try:
+    temporary.mkdir()
+    yield temporary
+    if folder.exists():
+      os.rename(folder, old)
+    os.rename(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)
+  except OSError as error:
+    raise BundleError(f"cannot write {folder}: {error.strerror or error}") from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)

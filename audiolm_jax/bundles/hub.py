@@ -1,13 +1,12 @@
 """Bundles on the Hugging Face hub: a repository holds the files of one folder."""
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 
 from audiolm_jax import hub
 from audiolm_jax.bundles import inspection
-from audiolm_jax.bundles.folder import CARD, MANIFEST, check_replaceable, replace_folder
+from audiolm_jax.bundles.folder import CARD, MANIFEST, check_replaceable, replaced
 from audiolm_jax.errors import BundleError, UserError
 
 _FILES = (MANIFEST, CARD, "*.safetensors")
@@ -87,19 +86,11 @@ def pull_bundle(
       f"cannot pull {repository} ({hub.reason(error)}); look whether the hub can be reached, "
       "whether the name is right, and whether it wants `hf auth login`"
     ) from error
-  fetched = Path(fetched)
-  temporary = folder.parent / f".{secrets.token_hex(6)}.tmp"
-  try:
-    temporary.mkdir()
+  with replaced(folder) as temporary:
     for pattern in _FILES:
-      for path in fetched.glob(pattern):
+      for path in Path(fetched).glob(pattern):
         shutil.copyfile(path, temporary / path.name)
     refuse_damaged(temporary, repository)
-    replace_folder(folder, temporary)
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
   return folder
 
 

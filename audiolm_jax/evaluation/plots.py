@@ -10,8 +10,6 @@ from jaxtyping import Float
 from audiolm_jax import plotting
 from audiolm_jax.files import atomic_write
 
-_SHOWN_DB = 70.0
-
 
 def save_spectrogram_grid(
   path: str | os.PathLike[str],
@@ -42,15 +40,7 @@ def save_spectrogram_grid(
     if index >= len(clips):
       axis.set_visible(False)
       continue
-    axis.imshow(
-      plotting.spectrogram_db(clips[index], sample_rate),
-      origin="lower",
-      aspect="auto",
-      vmin=-_SHOWN_DB,
-      vmax=0.0,
-      extent=(0, len(clips[index]) / sample_rate, 0, sample_rate / 2000),
-      cmap="magma",
-    )
+    plotting.draw_spectrogram(axis, clips[index], sample_rate)
     if prompt_seconds is not None:
       axis.axvline(prompt_seconds, color="white", linewidth=1.5, linestyle="--")
     if titles is not None:
