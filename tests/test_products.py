@@ -1,0 +1,76 @@
+"""Products of the models in both precisions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from audiolm_jax import products
+from audiolm_jax.products import Precision, matmul, precision
+
+
+def _operands(rows: tuple[int, ...], inputs: int, outputs: int):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(*rows, inputs)).astype(np.float32)
+  return x, rng.normal(size=(inputs, outputs)).astype(np.float32)
+
+
+def _value_and_gradients(x, kernel, weights):
+  def loss(x, kernel):
+    result = matmul(x, kernel)
+    return jnp.sum(result * weights), result
+
+  return jax.value_and_grad(loss, (0, 1), has_aux=True)(x, kernel)
+
+
+def test_float32_is_the_default_and_exact():
+  x, kernel = _operands((2, 5), 7, 3)
+  np.testing.assert_allclose(matmul(x, kernel), x @ kernel, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("rows", "inputs", "outputs"),
+  [((3, 33), 40, 64), ((50,), 64, 24), ((35,), 520, 530), ((35,), 530, 520)],
+)
+def test_bfloat16_rounds_operands_and_nothing_else(rows, inputs, outputs):
+  # With operands that bfloat16 represents exactly both precisions agree to float32 rounding.
+  exact = [
+    np.asarray(jnp.asarray(a, jnp.bfloat16), np.float32) for a in _operands(rows, inputs, outputs)
+  ]
+  weights = np.asarray(
+    jnp.asarray(np.random.default_rng(1).normal(size=(*rows, outputs)), jnp.bfloat16), np.float32
+  )
+  wanted = _value_and_gradients(*exact, weights)
+  with precision(Precision.BFLOAT16):
+    found = jax.jit(_value_and_gradients)(*exact, weights)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    assert a.dtype == jnp.float32
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_bfloat16_differs_from_float32_by_its_rounding():
+  x, kernel = _operands((20,), 64, 16)
+  with precision("bfloat16"):
+    rounded = matmul(x, kernel)
+  difference = np.abs(rounded - x @ kernel)
+  assert 1e-4 < np.max(difference) < 0.2
+
+
+def test_precision_ends_with_its_context_also_after_an_error():
+  with pytest.raises(RuntimeError), precision("bfloat16"):
+    raise RuntimeError
+  assert products.current_precision() is Precision.FLOAT32
+
+
+def test_precision_of_another_name_is_refused():
+  with pytest.raises(ValueError, match="float16"), precision("float16"):
+    pass
+
+
+def test_weight_gradient_contracts_no_first_axes_of_both_operands():
+  # XLA:CPU multiplies that form several times slower.
+  x, kernel = _operands((32,), 16, 24)
+  with precision("bfloat16"):
+    text = str(jax.make_jaxpr(jax.grad(lambda x, k: jnp.sum(matmul(x, k)), 1))(x, kernel))
+  assert "dot_general" in text
+  assert "(([0], [0])" not in text
