@@ -83,7 +83,8 @@ def _typed(hint: Any, value: Any) -> Any:
   if origin in (typing.Union, types.UnionType):
     if value is None:
       return None
-    return _typed(next(h for h in typing.get_args(hint) if h is not type(None)), value)
+    choices = [h for h in typing.get_args(hint) if h is not type(None)]
+    return _typed(_fitting(choices, value), value)
   if origin is tuple and isinstance(value, (list, tuple)):
     arguments = typing.get_args(hint)
     item = arguments[0] if arguments else Any
@@ -93,3 +94,12 @@ def _typed(hint: Any, value: Any) -> Any:
   if isinstance(hint, type) and issubclass(hint, enum.Enum):
     return hint(value)
   return value
+
+
+def _fitting(choices: list[Any], value: Any) -> Any:
+  """The first dataclass of a union that has all fields of `value`; the first of all otherwise."""
+  if isinstance(value, Mapping):
+    for choice in filter(dataclasses.is_dataclass, choices):
+      if set(value) <= {f.name for f in dataclasses.fields(choice)}:
+        return choice
+  return choices[0]

@@ -129,10 +129,10 @@ def _tokenizers(base: Any) -> tuple[Any, Any]:
   codec: Any = base.codec if base else None
   semantic: Any = base.semantic if base else None
   if FLAGS.codec_dir:
-    from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+    from audiolm_jax.bundles.folder import codec_of
 
     config, params = _trained("codec", FLAGS.codec_dir)
-    codec = SoundStreamCodec(config.model, params)
+    codec = codec_of(config.model, params)
   if FLAGS.kmeans:
     from audiolm_jax import fit_kmeans
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from audiolm_jax import bundles
-from audiolm_jax.codec.quantizer import residual_quantize
+from audiolm_jax.codec.quantizer import quantizer_flops, residual_quantize
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from benchmarks import machine
 from benchmarks.models import random_codec
@@ -41,7 +41,16 @@ def measure() -> dict[str, Any]:
     "matmul_gflops": round(rate / 1e9),
     "encode": _row(encoding, config.encoder_flops(samples) / rate),
     "decode": _row(decoding, config.decoder_flops(samples) / rate),
-    "quantize": _row(quantizing, config.quantizer_flops(samples) / rate),
+    "quantize": _row(
+      quantizing,
+      quantizer_flops(
+        samples // config.hop_length,
+        config.num_quantizers,
+        config.codebook_size,
+        config.latent_dim,
+      )
+      / rate,
+    ),
     "semantic_tiny_real_time": round(_SECONDS / tokenizing),
     "streamed_ms_a_frame": _streamed(codec, waveform),
   }

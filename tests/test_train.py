@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax import configs, train
-from audiolm_jax.codec import soundstream
+from audiolm_jax.codec import frame_rate, soundstream
 from audiolm_jax.codec.training import CodecTrainingConfig
 from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.detection import classifier
@@ -107,6 +107,7 @@ def test_gin_makes_the_same_objects_as_python():
     ("codec_base", soundstream.SoundStreamConfig()),
     ("codec_piano", soundstream.piano_config()),
     ("codec_tiny", soundstream.tiny_config()),
+    ("codec_small", frame_rate.FrameRateConfig()),
   ],
 )
 def test_the_codecs_of_gin_and_python_have_the_same_shape(name, config):

@@ -14,6 +14,9 @@ from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
+from audiolm_jax.codec.frame_rate import FrameRateConfig
+from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
+from audiolm_jax.codec.interface import Codec
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.detection.classifier import ClassifierConfig
@@ -36,6 +39,7 @@ CARD = "MODEL_CARD.md"
 TOKENIZERS = {
   "codec": {
     "soundstream": (SoundStreamConfig, SoundStreamCodec),
+    "frame_rate": (FrameRateConfig, FrameRateCodec),
     "dac": (DacConfig, DacCodec),
     "encodec": (EncodecConfig, EncodecCodec),
     "mimi": (MimiConfig, MimiCodec),
@@ -47,6 +51,12 @@ TOKENIZERS = {
   },
 }
 _SHIPPED = Path(__file__).parent
+
+
+def codec_of(config: Any, params: Mapping[str, Any]) -> Codec:
+  """The codec whose shape is `config`, with these parameters."""
+  classes: dict[type, Any] = dict(TOKENIZERS["codec"].values())
+  return classes[type(config)](config, params)
 
 
 def list_bundles() -> list[str]:

@@ -35,6 +35,11 @@ class CausalCodec(RowEncoder):
     return 1
 
   @property
+  def delay_frames(self) -> int:
+    """Frames by which the samples of `decode_block` come after the codes that they belong to."""
+    return 0
+
+  @property
   @abc.abstractmethod
   def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
     """The vectors that the codes stand for, one table per level; a frame is the sum of its own."""
@@ -60,7 +65,10 @@ class CausalCodec(RowEncoder):
   def decode_block(
     self, codes: Int[np.ndarray, "batch frames q"], ends: Int[np.ndarray, "batch"], state: Any
   ) -> tuple[Float[jax.Array, "batch samples"], Any]:
-    """Samples of frames of codes; `ends` are frames from there to each clip's end."""
+    """As many frames of samples as of codes, `delay_frames` later than the codes.
+
+    `ends` are frames from the first code to each clip's end.
+    """
 
   @property
   def spec(self) -> CodecSpec:
@@ -110,16 +118,16 @@ class CausalCodec(RowEncoder):
     """
     codes = np.asarray(codes, np.int32)
     batch, frames, _ = codes.shape
-    hop = self.spec.hop_length
+    hop, delay = self.spec.hop_length, self.delay_frames if frames else 0
     ends = np.full(batch, frames) if lengths is None else np.asarray(lengths)
     state = self.decoder_state(batch)
     pieces = [np.zeros((batch, 0), np.float32)]
-    for start, length in plan_fitted_blocks(frames, self.block_frames):
+    for start, length in plan_fitted_blocks(frames + delay, self.block_frames):
       piece = codes[:, start : start + length]
       piece = np.pad(piece, ((0, 0), (0, length - piece.shape[1]), (0, 0)))
       waveform, state = self.decode_block(piece, _from(start, ends), state)
       pieces.append(np.asarray(waveform))
-    waveform = np.concatenate(pieces, axis=1)[:, : frames * hop]
+    waveform = np.concatenate(pieces, axis=1)[:, delay * hop : (delay + frames) * hop]
     return np.where(np.arange(frames * hop) < ends[:, None] * hop, waveform, 0)
 
   def stream_encoder(self, batch: int = 1) -> "CausalEncoderStream":
@@ -127,7 +135,10 @@ class CausalCodec(RowEncoder):
     return CausalEncoderStream(self, batch)
 
   def stream_decoder(self, batch: int = 1) -> "CausalDecoderStream":
-    """A new stream; samples come with their codes, once `first_frames` are there."""
+    """A new stream; the samples of a frame come `delay_frames` after its codes.
+
+    None come before `first_frames` are there.
+    """
     return CausalDecoderStream(self, batch)
 
 
@@ -171,13 +182,14 @@ class CausalEncoderStream:
 
 
 class CausalDecoderStream:
-  """Code frames in, their samples out."""
+  """Code frames in, their samples out, `delay_frames` later."""
 
   def __init__(self, codec: CausalCodec, batch: int):
     self._codec = codec
     self._state = codec.decoder_state(batch)
     self._batch, self._started = batch, False
     self._waiting: np.ndarray | None = None
+    self._early = codec.delay_frames * codec.spec.hop_length  # samples before the clip's first
 
   def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
     """The samples of every frame that no code still to come can change."""
@@ -193,11 +205,17 @@ class CausalDecoderStream:
     return np.concatenate(pieces, axis=1)
 
   def flush(self) -> Float[np.ndarray, "batch samples"]:
-    """The samples of a clip of fewer frames than a stream waits for; else none are left."""
-    if self._waiting is None or not self._waiting.shape[1]:
+    """The samples that are left: of a clip shorter than `first_frames`, and the delayed ones."""
+    if self._waiting is None:
       return np.zeros((self._batch, 0), np.float32)
-    samples = self._waiting.shape[1] * self._codec.spec.hop_length
-    return self._decode(self._waiting, self._codec.first_frames)[:, :samples]
+    codec, left = self._codec, self._waiting.shape[1]
+    pieces = [np.zeros((self._batch, 0), np.float32)]
+    if left:
+      samples = left * codec.spec.hop_length
+      pieces.append(self._decode(self._waiting, codec.first_frames)[:, :samples])
+    if self._started and codec.delay_frames:
+      pieces.append(self._decode(self._waiting, codec.delay_frames))
+    return np.concatenate(pieces, axis=1)
 
   def _decode(self, waiting: np.ndarray, frames: int) -> np.ndarray:
     piece = waiting[:, :frames]
@@ -205,7 +223,9 @@ class CausalDecoderStream:
     piece = np.pad(piece, ((0, 0), (0, frames - piece.shape[1]), (0, 0)))
     self._waiting, self._started = waiting[:, frames:], True
     waveform, self._state = self._codec.decode_block(piece, ends, self._state)
-    return np.asarray(waveform)
+    early = min(self._early, waveform.shape[1])
+    self._early -= early
+    return np.asarray(waveform)[:, early:]
 
 
 def _from(start: int, ends: np.ndarray) -> np.ndarray:

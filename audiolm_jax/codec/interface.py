@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,42 @@ class CodecSpec:
   def bits_per_second(self) -> float:
     """Bit rate at all levels, without entropy coding."""
     return self.frame_rate * self.num_quantizers * float(np.log2(self.codebook_size))
+
+
+class Autoencoder(Protocol):
+  """The shape of a codec as its training uses it: a frozen dataclass that builds what it needs."""
+
+  sample_rate: int
+  hop_length: Any  # int; a property where it follows from other fields
+  latent_dim: int
+  num_quantizers: int
+  codebook_size: int
+
+  def init_params(
+    self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
+  ) -> dict[str, Any]:
+    """Fresh parameters {"encoder", "decoder"}, a key for each; they carry their logical axes."""
+    ...
+
+  def encode_latents(
+    self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
+  ) -> Float[Array, "batch frames latent"]:
+    """Latents of whole clips of whole frames; `params` are the encoder's."""
+    ...
+
+  def decode_latents(
+    self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
+  ) -> Float[Array, "batch samples"]:
+    """Waveforms of whole clips; `params` are the decoder's."""
+    ...
+
+  def encoder_flops(self, samples: int) -> float:
+    """Floating-point operations of the encoder for a clip of whole frames."""
+    ...
+
+  def decoder_flops(self, samples: int) -> float:
+    """The same of the decoder."""
+    ...
 
 
 class StreamEncoder(Protocol):

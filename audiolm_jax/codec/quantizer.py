@@ -63,6 +63,11 @@ def residual_quantize(
   return jnp.moveaxis(codes, 0, -1)
 
 
+def quantizer_flops(frames: int, num_quantizers: int, codebook_size: int, dim: int) -> float:
+  """Floating-point operations of the search for the nearest codes of one row."""
+  return 2.0 * frames * num_quantizers * codebook_size * dim
+
+
 def dequantize(
   codes: Int[Array, "*batch levels"], codebooks: Float[Array, "quantizers size dim"]
 ) -> Float[Array, "*batch dim"]:

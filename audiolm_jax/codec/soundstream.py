@@ -4,12 +4,14 @@ Source: SoundStream, section III-A and III-B.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from audiolm_jax.codec.causal import (
   CausalConv,
@@ -65,6 +67,28 @@ class SoundStreamConfig:
     """Samples that must be heard before the first can be played: one frame, no look-ahead."""
     return self.hop_length
 
+  def init_params(
+    self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
+  ) -> dict[str, Any]:
+    """Fresh parameters of encoder and decoder, a key for each; they carry their logical axes."""
+    batch, frames = waveform.shape[0], -(-waveform.shape[1] // self.hop_length)
+    latents = jnp.zeros((batch, frames, self.latent_dim))
+    encoder = Encoder(self).init(keys[0], waveform, encoder_state(self, batch))
+    decoder = Decoder(self).init(keys[1], latents, decoder_state(self, batch))
+    return {"encoder": encoder["params"], "decoder": decoder["params"]}
+
+  def encode_latents(
+    self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
+  ) -> Float[Array, "batch frames latent"]:
+    """Latents of whole clips of whole frames; `params` are the encoder's."""
+    return Encoder(self).apply({"params": params}, waveform, encoder_state(self, len(waveform)))[0]
+
+  def decode_latents(
+    self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
+  ) -> Float[Array, "batch samples"]:
+    """Waveforms of whole clips; `params` are the decoder's."""
+    return Decoder(self).apply({"params": params}, latents, decoder_state(self, len(latents)))[0]
+
   def encoder_flops(self, samples: int) -> float:
     """Floating-point operations of the encoder's convolutions for a clip of whole frames."""
     channels, time = self.encoder_channels, samples
@@ -87,11 +111,6 @@ class SoundStreamConfig:
       time *= stride
       products += len(self.dilations) * time * (self.kernel_size + 1) * channels**2
     return 2.0 * (products + time * self.kernel_size * channels)
-
-  def quantizer_flops(self, samples: int) -> float:
-    """The same of the search for the nearest codes, which has no backward pass."""
-    frames = samples // self.hop_length
-    return 2.0 * frames * self.num_quantizers * self.codebook_size * self.latent_dim
 
 
 def piano_config() -> SoundStreamConfig:

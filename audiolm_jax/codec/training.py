@@ -30,28 +30,22 @@ from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.adversary import Adversary
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
+from audiolm_jax.codec.frame_rate import FrameRateConfig
+from audiolm_jax.codec.interface import Autoencoder
 from audiolm_jax.codec.quantizer import (
   QuantizerState,
   dequantize,
   init_quantizer,
   kmeans_start,
   quantize_train,
+  quantizer_flops,
   quantizer_of,
   residual_quantize,
 )
-from audiolm_jax.codec.soundstream import (
-  Decoder,
-  Encoder,
-  SoundStreamConfig,
-  decoder_state,
-  encoder_state,
-)
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
-
-LOSSES = ("waveform", "spectral", "adversarial", "feature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +53,14 @@ class CodecTrainingConfig:
   """Everything a codec training run needs.
 
   Attributes:
-    model: the codec's shape.
+    model: the codec's architecture and shape.
     discriminators: the judges' shape.
     spectral: scales of the mel loss.
+    complex_spectral: scales of the complex-spectrum loss.
     generator_optimizer: for encoder and decoder.
     discriminator_optimizer: for the judges.
-    waveform_share, spectral_share, adversarial_share, feature_share: of the gradient at the
-      generated waveform.
+    waveform_share, spectral_share, complex_share, adversarial_share, feature_share: of the gradient
+      at the generated waveform. Without a share the complex-spectrum loss is not computed.
     commitment_weight: of the commitment loss, in units that batch size and latent size do not move:
       its gradient at the latents has a norm of twice this weight times their root-mean-square
       quantization error. Far below the default the latents outrun the codebooks.
@@ -80,9 +75,10 @@ class CodecTrainingConfig:
     ema_decay: of the averaged weights that are exported.
   """
 
-  model: SoundStreamConfig = SoundStreamConfig()
+  model: SoundStreamConfig | FrameRateConfig = SoundStreamConfig()
   discriminators: DiscriminatorConfig = DiscriminatorConfig()
   spectral: losses.SpectralLossConfig = losses.SpectralLossConfig()
+  complex_spectral: losses.ComplexLossConfig = losses.ComplexLossConfig()
   generator_optimizer: OptimizerConfig = OptimizerConfig(
     name="adam", learning_rate=3e-4, b1=0.5, b2=0.9, clip_norm=10.0
   )
@@ -91,6 +87,7 @@ class CodecTrainingConfig:
   )
   waveform_share: float = 0.5
   spectral_share: float = 2.0
+  complex_share: float = 0.0
   adversarial_share: float = 1.0
   feature_share: float = 2.0
   commitment_weight: float = 0.6
@@ -102,6 +99,14 @@ class CodecTrainingConfig:
   restart_share: float = 0.1
   kmeans_vectors: int = 8192
   ema_decay: float = 0.999
+
+  @property
+  def shares(self) -> dict[str, float]:
+    """Each loss that is computed at the generated waveform, and its share of the gradient."""
+    shares = {"waveform": self.waveform_share, "spectral": self.spectral_share}
+    if self.complex_share:
+      shares["complex"] = self.complex_share
+    return shares | {"adversarial": self.adversarial_share, "feature": self.feature_share}
 
 
 @flax.struct.dataclass
@@ -139,8 +144,7 @@ class CodecTrainable:
 
   def __init__(self, config: CodecTrainingConfig):
     self.config = config
-    self._encoder = Encoder(config.model)
-    self._decoder = Decoder(config.model)
+    self._model: Autoencoder = config.model
     self._adversary = Adversary(config.discriminators, config.discriminator_optimizer)
     self._generator_optimizer = make_optimizer(config.generator_optimizer)
 
@@ -149,20 +153,14 @@ class CodecTrainable:
     c = self.config
     keys = jax.random.split(rng, 3)
     waveform = jnp.zeros(batch["waveform"].shape, jnp.float32)
-    longest = max(c.spectral.windows + c.discriminators.stft_windows)
+    windows = c.spectral.windows + c.discriminators.stft_windows
+    longest = max(windows + (c.complex_spectral.windows if c.complex_share else ()))
     if waveform.shape[1] < longest:
       raise ConfigError(
         f"a crop of {waveform.shape[1]} samples is shorter than the longest analysis window, "
         f"{longest}; raise CROP_SECONDS or drop that window"
       )
-    frames = -(-waveform.shape[1] // c.model.hop_length)
-    latents = jnp.zeros((waveform.shape[0], frames, c.model.latent_dim))
-    batch_size = waveform.shape[0]
-    generator = {
-      "encoder": self._encoder.init(keys[0], waveform, encoder_state(c.model, batch_size)),
-      "decoder": self._decoder.init(keys[1], latents, decoder_state(c.model, batch_size)),
-    }
-    generator = {name: variables["params"] for name, variables in generator.items()}
+    generator = self._model.init_params(keys[:2], waveform)
     discriminators, discriminator_opt = self._adversary.init(keys[2], waveform)
     quantizer = init_quantizer(c.model.num_quantizers, c.model.codebook_size, c.model.latent_dim)
     return CodecState(
@@ -176,7 +174,7 @@ class CodecTrainable:
       generator_opt=self._generator_optimizer.init(generator),
       discriminator_opt=discriminator_opt,
       recent=jnp.zeros((c.kmeans_vectors, c.model.latent_dim)),
-      gradient_norms=jnp.zeros((len(LOSSES),)),
+      gradient_norms=jnp.zeros((len(c.shares),)),
     )
 
   def parts(self, step: int) -> tuple[bool, bool]:
@@ -208,7 +206,7 @@ class CodecTrainable:
     levels = self._draw_levels(dropout_key, waveform.shape[0])
 
     latents, to_encoder = jax.vjp(
-      lambda encoder: self._encode(encoder, waveform), old.generator["encoder"]
+      lambda encoder: self._model.encode_latents(encoder, waveform), old.generator["encoder"]
     )
 
     def start(s: CodecState) -> CodecState:
@@ -237,7 +235,7 @@ class CodecTrainable:
       )
       quantized = jnp.where(quantizing, quantized, latents)
       commitment = jnp.where(quantizing, commitment, 0.0)
-      return (self._decode(decoder, quantized), commitment), (quantizer, aux)
+      return (self._model.decode_latents(decoder, quantized), commitment), (quantizer, aux)
 
     (generated, commitment), backward, (quantizer, aux) = jax.vjp(
       say, old.generator["decoder"], latents, has_aux=True
@@ -250,7 +248,7 @@ class CodecTrainable:
       judged = self._adversary.rest(*judges, generated)
     values = jnp.concatenate([values, judged.values])
     gradients = jnp.concatenate([gradients, judged.gradients])
-    shares = jnp.array([c.waveform_share, c.spectral_share, c.adversarial_share, c.feature_share])
+    shares = jnp.array(list(c.shares.values()))
     norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2)))
     gradient_norms = jnp.where(
       old.gradient_norms > 0, 0.99 * old.gradient_norms + 0.01 * norms, norms
@@ -302,7 +300,7 @@ class CodecTrainable:
     )
     new = optax.tree.where(finite, new, state)
     new = new.replace(step=state.step + 1)
-    metrics = dict(zip(LOSSES, values, strict=True))
+    metrics = dict(zip(c.shares, values, strict=True))
     metrics |= {
       "loss": values[0] + values[1],
       "commitment": commitment,
@@ -325,9 +323,12 @@ class CodecTrainable:
     Raises:
       ConfigError: it is of another shape.
     """
-    codec = bundle.codec
-    if not isinstance(codec, SoundStreamCodec):
-      raise ConfigError(f"the codec of {bundle.name} is a {type(codec).__name__}, no SoundStream")
+    codec: Any = bundle.codec
+    if type(codec.config) is not type(self.config.model):
+      raise ConfigError(
+        f"the codec of {bundle.name} has a {type(codec.config).__name__}, and the run trains a "
+        f"{type(self.config.model).__name__}"
+      )
     configs.check_equal(codec.config, self.config.model, f"the codec of {bundle.name}")
     return codec.params
 
@@ -381,7 +382,12 @@ class CodecTrainable:
     rows, samples = batch["waveform"].shape
     samples = samples // c.model.hop_length * c.model.hop_length
     flops = 3 * (c.model.encoder_flops(samples) + c.model.decoder_flops(samples))
-    flops += c.model.quantizer_flops(samples)
+    flops += quantizer_flops(
+      samples // c.model.hop_length,
+      c.model.num_quantizers,
+      c.model.codebook_size,
+      c.model.latent_dim,
+    )
     adversarial, codes_fixed = self.parts(step)
     if codes_fixed:
       flops -= 2 * c.model.encoder_flops(samples)
@@ -417,27 +423,19 @@ class CodecTrainable:
     self, state: CodecState, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch samples"]:
     """Through the averaged encoder, codebooks and decoder."""
-    latents = self._encode(state.generator_ema["encoder"], waveform)
+    latents = self._model.encode_latents(state.generator_ema["encoder"], waveform)
     codes = residual_quantize(latents, state.codebooks_ema)
     quantized = dequantize(codes, state.codebooks_ema)
     latents = jnp.where(_has_codebooks(state), quantized, latents)
-    return self._decode(state.generator_ema["decoder"], latents)
+    return self._model.decode_latents(state.generator_ema["decoder"], latents)
 
   def inference_params(self, state: CodecState) -> dict[str, Any]:
-    """What `SoundStreamCodec` takes: averaged encoder, decoder and codebooks."""
+    """What an inference codec takes: averaged encoder, decoder and codebooks."""
     return {
       "encoder": state.generator_ema["encoder"],
       "decoder": state.generator_ema["decoder"],
       "codebooks": state.codebooks_ema,
     }
-
-  def _encode(self, params: Any, waveform: Array) -> Array:
-    zeros = encoder_state(self.config.model, waveform.shape[0])
-    return self._encoder.apply({"params": params}, waveform, zeros)[0]
-
-  def _decode(self, params: Any, latents: Array) -> Array:
-    zeros = decoder_state(self.config.model, latents.shape[0])
-    return self._decoder.apply({"params": params}, latents, zeros)[0]
 
   def _draw_levels(self, rng: Key[Array, ""], batch: int) -> Array:
     all_levels = self.config.model.num_quantizers
@@ -447,15 +445,20 @@ class CodecTrainable:
     return jnp.where(dropped, drawn, all_levels)
 
   def _reconstruction_gradients(self, waveform: Array, generated: Array) -> tuple[Array, Array]:
-    """Values [2] of the reconstruction losses, and their gradients [2, batch, samples]."""
+    """Values of the reconstruction losses, and their gradients [losses, batch, samples]."""
+    losses_of = [_waveform_loss, self._spectral_loss]
+    if self.config.complex_share:
+      losses_of.append(self._complex_loss)
     values, gradients = zip(
       *(
-        jax.value_and_grad(lambda g, loss=loss: loss(waveform, g))(generated)
-        for loss in (_waveform_loss, self._spectral_loss)
+        jax.value_and_grad(lambda g, loss=loss: loss(waveform, g))(generated) for loss in losses_of
       ),
       strict=True,
     )
     return jnp.stack(values), jnp.stack(gradients)
+
+  def _complex_loss(self, waveform: Array, generated: Array) -> Array:
+    return losses.complex_spectral_loss(waveform, generated, self.config.complex_spectral)
 
   def _spectral_loss(self, waveform: Array, generated: Array) -> Array:
     return losses.spectral_loss(waveform, generated, self.config.spectral)

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from audiolm_jax.codec.frame_rate import FrameRateConfig
+from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
 from audiolm_jax.codec.quantizer import kmeans_start
 from audiolm_jax.codec.soundstream import (
   Decoder,
@@ -17,6 +19,15 @@ from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 
 CONFIG = SoundStreamConfig(
   encoder_channels=2, decoder_channels=2, latent_dim=8, num_quantizers=3, codebook_size=16
+)
+FRAME_RATE = FrameRateConfig(
+  encoder_dim=8,
+  encoder_layers=2,
+  decoder_dim=12,
+  decoder_layers=2,
+  latent_dim=8,
+  num_quantizers=3,
+  codebook_size=16,
 )
 
 
@@ -47,3 +58,14 @@ def codec() -> SoundStreamCodec:
       "codebooks": quantizer.codebooks,
     },
   )
+
+
+@pytest.fixture(scope="session")
+def frame_rate_codec() -> FrameRateCodec:
+  """The same of a frame-rate codec."""
+  waveform = chirp(32_000)[None]
+  keys = jax.random.split(jax.random.key(0))
+  params = meta.unbox(FRAME_RATE.init_params(keys, waveform))
+  latents = FRAME_RATE.encode_latents(params["encoder"], waveform)
+  quantizer = kmeans_start(latents.reshape(-1, 8), 3, 16, jax.random.key(2))
+  return FrameRateCodec(FRAME_RATE, params | {"codebooks": quantizer.codebooks})

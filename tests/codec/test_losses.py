@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from audiolm_jax.codec.losses import (
+  ComplexLossConfig,
   SpectralLossConfig,
+  complex_spectral_loss,
   feature_matching_loss,
   hinge_discriminator_loss,
   hinge_generator_loss,
@@ -67,3 +69,38 @@ def test_feature_matching_is_zero_for_equal_layers_and_ignores_their_scale():
   np.testing.assert_allclose(
     feature_matching_loss(layers, doubled), feature_matching_loss(*hundred), rtol=1e-5
   )
+
+
+def test_log_floor_is_where_quiet_differences_stop_counting():
+  loud, quiet = (SpectralLossConfig(windows=(256,), log_floor=floor) for floor in (1e-2, 1e-6))
+  target = 1e-4 * jnp.asarray(chirp(4096))[None]
+  silence = jnp.zeros_like(target)
+  assert float(spectral_loss(target, silence, loud)) < 0.02
+  assert float(spectral_loss(target, silence, quiet)) > 0.5
+
+
+def test_complex_loss_sees_a_phase_that_magnitudes_do_not_show():
+  target = jnp.asarray(chirp(4096))[None]
+  config = ComplexLossConfig(windows=(256, 512))
+  same = complex_spectral_loss(target, target, config)
+  inverted = complex_spectral_loss(target, -target, config)
+  assert float(spectral_loss(target, -target, CONFIG)) < 1e-3
+  assert float(same) < 0.02
+  # An inverted bin is twice its magnitude away.
+  np.testing.assert_allclose(inverted, 2.0, atol=0.02)
+
+
+def test_complex_loss_does_not_depend_on_the_level_of_loud_sounds():
+  target = jnp.asarray(chirp(4096))[None]
+  noise = 0.1 * jax.random.normal(jax.random.key(0), target.shape)
+  config = ComplexLossConfig()
+  loud, soft = (
+    complex_spectral_loss(gain * target, gain * (target + noise), config) for gain in (1.0, 0.5)
+  )
+  np.testing.assert_allclose(loud, soft, rtol=0.02)
+
+
+def test_complex_loss_of_silence_has_a_finite_gradient():
+  silence = jnp.zeros((1, 2048))
+  loss = lambda x: complex_spectral_loss(silence, x, ComplexLossConfig())  # noqa: E731
+  assert np.all(np.isfinite(jax.grad(loss)(silence)))

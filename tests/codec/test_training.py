@@ -7,6 +7,7 @@ import pytest
 from flax.core import meta
 
 from audiolm_jax import configs
+from audiolm_jax.bundles.folder import codec_of
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.losses import SpectralLossConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
@@ -14,7 +15,7 @@ from audiolm_jax.codec.training import CodecTrainable, CodecTrainingConfig
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.training.optimizers import OptimizerConfig
 
-from .conftest import CONFIG, chirp
+from .conftest import CONFIG, FRAME_RATE, chirp
 
 ADAM = OptimizerConfig(name="adam", learning_rate=3e-3)
 TRAINING = CodecTrainingConfig(
@@ -197,3 +198,29 @@ def test_discriminators_cost_nothing_until_they_start(run):
   before, after = (trainable.flops_per_step(BATCH, step) for step in (3, 4))
   judges = 2 * 9 * TRAINING.discriminators.forward_flops(3200)
   assert after - before == pytest.approx(judges)
+
+
+def test_a_frame_rate_codec_is_trained_and_exported_by_the_same_means():
+  config = dataclasses.replace(
+    TRAINING, model=FRAME_RATE, complex_share=1.0, waveform_share=0.0, adversarial_start_step=60
+  )
+  trainable = CodecTrainable(config)
+  step = compiled_steps(trainable)
+  state = jax.jit(lambda key: meta.unbox(trainable.init(key, BATCH)))(jax.random.key(0))
+  first, metrics = state, []
+  for i in range(30):
+    state, m = step(state, BATCH, jax.random.key(i))
+    metrics.append(jax.device_get(m))
+  assert all(m["skipped"] == 0 and m["complex"] > 0 for m in metrics)
+  losses = [float(m["spectral"] + m["complex"]) for m in metrics]
+  assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+  for (path, before), (_, after) in zip(
+    *(jax.tree.leaves_with_path(s.generator) for s in (first, state)), strict=True
+  ):
+    assert _moved(before, after), jax.tree_util.keystr(path)
+  codec = codec_of(FRAME_RATE, trainable.inference_params(state))
+  np.testing.assert_allclose(
+    codec.decode(codec.encode(BATCH["waveform"])),
+    jax.jit(trainable.reconstruct)(state, BATCH["waveform"]),
+    atol=1e-4,
+  )

@@ -1,0 +1,108 @@
+"""The layers of the frame-rate codec."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from audiolm_jax import configs
+from audiolm_jax.codec.frame_rate import (
+  Decoder,
+  FrameRateConfig,
+  decoder_state,
+)
+from audiolm_jax.codec.training import CodecTrainingConfig
+from audiolm_jax.errors import ConfigError
+
+from .conftest import FRAME_RATE, chirp
+
+
+@pytest.fixture(scope="module")
+def params():
+  waveform = chirp(3200)[None]
+  keys = jax.random.split(jax.random.key(0))
+  return meta.unbox(FRAME_RATE.init_params(keys, waveform))
+
+
+def test_the_defaults_are_six_kilobits_and_forty_milliseconds():
+  config = FrameRateConfig()
+  assert config.spec.bits_per_second == 6000
+  assert config.latency_samples == 0.04 * config.sample_rate
+  shapes = jax.eval_shape(
+    config.init_params, jax.random.split(jax.random.key(0)), np.ones((1, 640))
+  )
+  sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
+  assert sizes == {"encoder": 1_769_792, "decoder": 7_643_266}
+
+
+@pytest.mark.parametrize(
+  ("changed", "words"),
+  [
+    ({"encoder_window": 500}, "encoder_window 500 is not a multiple of hop_length 320"),
+    ({"decoder_window": 1000}, "decoder_window 1000"),
+    ({"lookahead_frames": 4}, "lookahead_frames 4 is not in 0..3"),
+  ],
+)
+def test_windows_that_do_not_fit_are_refused(changed, words):
+  with pytest.raises(ConfigError, match=words):
+    FrameRateConfig(**changed)
+
+
+def test_no_latent_depends_on_later_samples(params):
+  encode = jax.jit(FRAME_RATE.encode_latents)
+  before = encode(params["encoder"], chirp(3200)[None])
+  changed = chirp(3200)[None].copy()
+  changed[:, 5 * 320 :] *= -0.5
+  after = encode(params["encoder"], changed)
+  np.testing.assert_array_equal(after[:, :5], before[:, :5])
+  assert np.abs(after[:, 5] - before[:, 5]).max() > 1e-3
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+def test_samples_depend_on_as_many_later_frames_as_stated(lookahead):
+  config = configs.from_dict(
+    FrameRateConfig, configs.to_dict(FRAME_RATE) | {"lookahead_frames": lookahead}
+  )
+  keys = jax.random.split(jax.random.key(0))
+  params = meta.unbox(config.init_params(keys, chirp(3200)[None]))["decoder"]
+  latents = np.random.default_rng(0).normal(size=(1, 10, 8)).astype(np.float32)
+  changed = latents.copy()
+  changed[:, 6:] *= -1
+  decode = jax.jit(config.decode_latents)
+  difference = np.abs(decode(params, latents) - decode(params, changed))[0]
+  first = np.flatnonzero(difference > 1e-6)[0]
+  # A Hann window begins with a zero.
+  assert first - (6 - lookahead) * 320 in range(1, 8)
+
+
+def test_frames_past_the_end_write_nothing(params):
+  rng = np.random.default_rng(0)
+  latents = rng.normal(size=(2, 9, 8)).astype(np.float32)
+  decoder, zeros = Decoder(FRAME_RATE), decoder_state(FRAME_RATE, 2)
+  run = jax.jit(lambda x, ends: decoder.apply({"params": params["decoder"]}, x, ends, zeros)[0])
+  together = run(latents, np.array([9, 4]))
+  changed = latents.copy()
+  changed[1, 4:] = 7.0
+  np.testing.assert_array_equal(run(changed, np.array([9, 4])), together)
+  assert np.abs(together[1, 4 * 320 : 5 * 320]).max() > 0  # what frame 3 wrote ahead
+  assert not np.any(together[1, 7 * 320 :])
+
+
+def test_a_window_of_constant_magnitude_is_the_transform_of_its_spectrum(params):
+  # With a constant spectrum in every frame, the overlapping windows add up to a steady waveform.
+  frozen = jax.tree.map(jnp.zeros_like, params["decoder"])
+  bins = FRAME_RATE.decoder_window // 2 + 1
+  log_magnitude = np.full(bins, -60.0, np.float32)
+  log_magnitude[8] = 1 + np.log(100.0)  # 8 periods in a window: 100 Hz
+  frozen["output"]["bias"] = jnp.concatenate([log_magnitude, np.zeros(bins, np.float32)])
+  waveform = FRAME_RATE.decode_latents(frozen, np.zeros((1, 12, 8), np.float32))[0]
+  middle = waveform[4 * 320 : 8 * 320]
+  time = np.arange(4 * 320, 8 * 320)
+  tone = 2 * 100 / 1280 * np.cos(2 * np.pi * 8 * (time + 320) / 1280)
+  np.testing.assert_allclose(middle, tone, atol=1e-5)
+
+
+def test_its_training_configuration_survives_json():
+  config = CodecTrainingConfig(model=FRAME_RATE, complex_share=1.0)
+  assert configs.from_dict(CodecTrainingConfig, configs.to_dict(config)) == config
