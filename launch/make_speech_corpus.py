@@ -116,7 +116,11 @@ def main(argv: Sequence[str]) -> None:
   voices = [voice for voice in named if voice not in valid_voices]
   _check_voices(voices, valid_voices, engines)
   speeds = _speeds()
-  train, valid = split_sentences()
+  sentences = read_sentences(FLAGS.text)
+  held_out = read_sentences(FLAGS.valid_text) if FLAGS.valid_text else []
+  train, valid = split_sentences(sentences, held_out, FLAGS.valid_fraction)
+  if not train:
+    raise UserError(f"all sentences of {FLAGS.text} are held out; add others to train on")
   folder = Path(FLAGS.output_dir)
   _begin(folder, [*voices, *valid_voices], engines, [train, valid])
 
@@ -133,9 +137,7 @@ def main(argv: Sequence[str]) -> None:
   with concurrent.futures.ThreadPoolExecutor(FLAGS.jobs) as pool:
     try:
       for split, clips in plans.items():
-        made = write_clips(folder, clips, 3600 * hours[split], engines, pool, failures)
-        print(f"{split}: {sum(r['seconds'] for r in made) / 3600:.2f} h, {len(made)} clips")
-        rows += made
+        rows += write_clips(folder, clips, 3600 * hours[split], engines, pool, failures)
     finally:
       pool.shutdown(cancel_futures=True)
   with atomic_write(folder / "manifest.jsonl") as file:
@@ -143,23 +145,23 @@ def main(argv: Sequence[str]) -> None:
   print(f"wrote {folder / 'manifest.jsonl'}; {failures.count} of {failures.tried} clips failed")
 
 
-def split_sentences() -> tuple[list[Passage], list[Passage]]:
-  """The sentences of `train` and those held out; no text is in both, however it is punctuated."""
-  sentences = read_sentences(FLAGS.text)
-  if FLAGS.valid_text:
-    valid = read_sentences(FLAGS.valid_text)
-    held_out = {_words(sentence.text) for sentence in valid}
-  else:
+def split_sentences(
+  sentences: list[Passage], held_out: list[Passage], fraction: float
+) -> tuple[list[Passage], list[Passage]]:
+  """Those of `train` and of `valid`; no text is in both, however it is punctuated.
+
+  Args:
+    held_out: the sentences of `valid`; where there are none, `fraction` of `sentences` is drawn.
+  """
+  texts = {_words(sentence.text) for sentence in held_out}
+  if not held_out:
     # Drawn by the words alone: sentences that are added later move no old one to the other split.
     draws = {words: random.Random(words).random() for words in (_words(s.text) for s in sentences)}
-    held_out = {words for words, draw in draws.items() if draw < FLAGS.valid_fraction}
-    if FLAGS.valid_fraction and not held_out:
-      held_out = {min(draws, key=draws.__getitem__)}
-    valid = [sentence for sentence in sentences if _words(sentence.text) in held_out]
-  train = [sentence for sentence in sentences if _words(sentence.text) not in held_out]
-  if not train:
-    raise UserError(f"all sentences of {FLAGS.text} are held out; add others to train on")
-  return train, valid
+    texts = {words for words, draw in draws.items() if draw < fraction}
+    if fraction and not texts:
+      texts = {min(draws, key=draws.__getitem__)}
+    held_out = [sentence for sentence in sentences if _words(sentence.text) in texts]
+  return [sentence for sentence in sentences if _words(sentence.text) not in texts], held_out
 
 
 def read_sentences(path: str) -> list[Passage]:
@@ -274,6 +276,8 @@ def write_clips(
   for _, future in pending:
     if future:
       future.cancel()
+  if rows:
+    print(f"{rows[0]['split']}: {seconds / 3600:.2f} h, {len(rows)} clips", flush=True)
   return rows
 
 

@@ -180,8 +180,8 @@ def finish(
   Raises:
     SpeechError: too short for a sentence.
   """
-  waveform = soxr.resample(waveform, rate * speed, to_rate, quality="HQ")
-  waveform = waveform - waveform.mean()
+  # An offset would be a step at both ends once it is resampled.
+  waveform = soxr.resample(waveform - waveform.mean(), rate * speed, to_rate, quality="HQ")
   peak = np.abs(waveform).max()
   loud = np.flatnonzero(np.abs(waveform) > _SILENT_BELOW * peak)
   seconds = (loud[-1] - loud[0]) / to_rate
