@@ -3,10 +3,11 @@
   python launch/make_speech_corpus.py --text sentences.txt --output_dir speech_synth \
     --voices hibari,flite:slt,flite:rms --valid_voices flite:awb --hours 6 --jobs 4
 
-A voice is ENGINE:VOICE, or ENGINE for all voices that are listed here for it. An engine is a
-command that reads a text and writes a sound file; `--engine_command` adds one, as NAME=COMMAND:
+A voice is ENGINE:VOICE, or ENGINE for its usual voices. An engine is a command that reads a text
+and writes a sound file: hibari, flite, festival and espeak-ng, and what `--engine_command` adds as
+NAME=COMMAND, for example
 
-  --engine_command 'piper=piper --model {voice}.onnx --output_file {wav}' --voices piper:en_US-amy
+  --engine_command 'low=espeak-ng -v {voice} -p 20 -f {text_file} -w {wav}' --voices low:en-us
 
 The command is run once for each clip, without a shell, with these in place of the braces:
   {wav}        the file to write, of any sample rate; the only one that must be there
