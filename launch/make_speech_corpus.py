@@ -1,292 +1,399 @@
-"""Speaks a text with many synthetic voices: 16 kHz mono FLAC and a manifest, for training.
+"""Makes a corpus of synthetic speech: 16 kHz mono FLAC and a manifest, for training.
 
-  python launch/make_speech_corpus.py --text sentences.txt --output_dir speech_synth --hours 6
+  python launch/make_speech_corpus.py --text sentences.txt --output_dir speech_synth \
+    --voices hibari,flite:slt,flite:rms --valid_voices flite:awb --hours 6 --jobs 4
 
-Needs the Debian packages `espeak-ng`, `flite`, `festival` and `festvox-kdlpc16k` (voice ked).
-Time: about 40 times real time on one CPU core, so 6 hours of speech take 10 minutes.
-The text file has one `id<TAB>sentence` per line. Its last sentences and some of the voices are kept
-for the `valid` split; the `probe` split is the same sentences spoken by several voices of both.
+A voice is ENGINE:VOICE, or ENGINE for its usual voices. An engine is a command that reads a text
+and writes a sound file: hibari, flite, festival and espeak-ng, and what `--engine_command` adds as
+NAME=COMMAND, for example
+
+  --engine_command 'low=espeak-ng -v {voice} -p 20 -f {text_file} -w {wav}' --voices low:en-us
+
+The command is run once for each clip, without a shell, with these in place of the braces:
+  {wav}        the file to write, of any sample rate; the only one that must be there
+  {text}       the text as an argument; {text_file}: a file with the text.
+               With neither of them the text comes on standard input
+  {voice}      what follows the colon in --voices
+  {seed}       an integer of this clip's own, for engines that draw random numbers
+  {tempo}      how fast to speak, about 1; {stretch}: 1 / tempo; {words_per_minute}: 165 * tempo
+
+The text file has one `id<TAB>sentence` or one plain sentence per line. The split `valid` has
+sentences and, with --valid_voices, voices that `train` has not. Rerun the same command to resume a
+stopped run: finished clips are kept, and the corpus is the one of an uninterrupted run.
 """
 
-import dataclasses
-import io
+import concurrent.futures
+import hashlib
 import itertools
 import json
-import multiprocessing
-import multiprocessing.pool
-import os
 import random
-import shutil
-import subprocess
+import re
 import sys
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
-from absl import app, flags
+from absl import flags
+from jaxtyping import Float
+
+from audiolm_jax import audio
+from audiolm_jax.data import speech_engines
+from audiolm_jax.data.speech_engines import Engine, SpeechError, Voice
+from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.files import atomic_write, check_writable
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("text", None, "Text file, one `id<TAB>sentence` per line.", required=True)
-flags.DEFINE_string(
-  "output_dir", None, "Folder to make; must not hold a manifest yet.", required=True
-)
-flags.DEFINE_float("hours", 6.0, "Hours of training speech to make.")
-flags.DEFINE_float("valid_hours", 0.2, "Hours of validation speech to make.")
-flags.DEFINE_float("natural_share", 0.6, "Share of clips by recorded-voice synthesizers (flite).")
-flags.DEFINE_integer("max_sentences", 3, "A clip is one to this many consecutive sentences.")
-flags.DEFINE_integer("probe_sentences", 20, "Sentences spoken by every probe voice.")
-flags.DEFINE_string("first_id", "LJ010", "Ids that sort before this one are left out.")
-flags.DEFINE_integer("seed", 0, "Seed of every choice; the same seed makes the same corpus.")
-flags.DEFINE_integer("workers", 1, "Processes; the result does not depend on their number.")
+flags.DEFINE_string("text", None, "Text file, one sentence per line.")
+flags.DEFINE_string("output_dir", None, "Folder to make or to finish.")
+flags.DEFINE_list("voices", [], "Voices, each ENGINE:VOICE or ENGINE.")
+flags.DEFINE_multi_string("engine_command", [], "NAME=COMMAND of another engine; repeatable.")
+flags.DEFINE_list("valid_voices", [], "Voices that are held out, for `valid` alone.")
+flags.DEFINE_string("valid_text", None, "Text file of held-out sentences; --text loses them.")
+flags.DEFINE_float("valid_fraction", 0.03, "Held out of --text without --valid_text.", 0.0, 0.5)
+flags.DEFINE_float("hours", 6.0, "Hours of training speech to make.", 0.0)
+flags.DEFINE_float("valid_hours", 0.2, "Most hours of validation speech.", 0.0)
+flags.DEFINE_integer("max_sentences", 3, "A clip is one to this many consecutive sentences.", 1)
+flags.DEFINE_integer("voices_per_sentence", 1, "Voices that speak the same text.", 1)
+flags.DEFINE_integer("probe_sentences", 0, "Held-out ones by every voice, as split `probe`.", 0)
+flags.DEFINE_list("speeds", ["1"], "Factors of pitch, formants and tempo, 0.92 to 1.08.")
+flags.DEFINE_float("tempo_spread", 0.1, "{tempo} is 1 plus or minus up to this.", 0.0, 0.5)
+flags.DEFINE_string("text_licence", "not stated", "Of the texts, for the manifest.")
+flags.DEFINE_string("voice_licence", "not stated", "Of --engine_command, for the manifest.")
+flags.DEFINE_float("max_failed_fraction", 0.02, "Clips that may fail, beside five.", 0.0, 1.0)
+flags.DEFINE_integer("seed", 0, "Of every choice.")
+flags.DEFINE_integer("jobs", 1, "Commands run side by side; the result does not depend on it.", 1)
 
 SAMPLE_RATE = 16000
-PEAK = 0.5
-VALID_SENTENCES = 0.03  # share of the sentences, the last ones
-CUT_BELOW = 10 ** (-55 / 20)  # digital silence at the ends, relative to the peak
-LICENCE = "text public domain; synthetic voice ({})"
-
-ACCENTS = (
-  "en-gb",
-  "en-us",
-  "en-gb-scotland",
-  "en-gb-x-gbclan",
-  "en-gb-x-rp",
-  "en-gb-x-gbcwmd",
-  "en-029",
-  "en-us-nyc",
-)
-MALE = (
-  *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "Alex", "Andy", "Denis", "Gene", "Hugo"),
-  *("Lee", "Marco", "Michael", "Mike", "adam", "antonio", "benjamin", "boris", "caleb", "david"),
-  *("edward", "grandpa", "iven", "john", "max", "miguel", "pablo", "paul", "pedro", "quincy"),
-  *("robert", "sandro", "travis", "victor", "zac"),
-)
-FEMALE = (
-  *("f1", "f2", "f3", "f4", "f5", "Alicia", "Andrea", "Annie", "anika", "aunty", "belinda"),
-  *("grandma", "linda", "shelby", "steph"),
-)
-VALID_VARIANTS = ("m7", "f4", "Michael", "steph", "paul", "linda")
+MOST_SPEED_CHANGE = 0.08  # more costs naturalness
+FREE_FAILURES = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Voice:
-  """One speaker: the engine, its voice, and what makes this speaker of it.
+@dataclass(frozen=True)
+class Passage:
+  """Consecutive sentences that one clip speaks, under the id of the first."""
 
-  `rate` is the factor by which pitch and formants are moved (playing at another sampling rate), so
-  that one recorded voice gives speakers with shorter and longer vocal tracts.
-  """
-
-  name: str
-  engine: str
-  voice: str
-  sex: str
-  split: str
-  rate: float = 1.0
-  pitch: int = 50
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  path: str
-  split: str
-  voice: Voice
+  id: str
   text: str
-  text_id: str
-  tempo: float
 
 
-def natural_voices() -> list[Voice]:
-  """Speakers made of the recorded voices of flite; festival's `ked` is heard in validation only."""
-  train = {
-    "slt": ("F", (0.93, 1.0, 1.07, 1.14)),
-    "rms": ("M", (0.88, 0.94, 1.0, 1.07)),
-    "awb": ("M", (0.88, 0.94, 1.0, 1.07)),
-    "kal16": ("M", (0.94, 1.05)),
-  }
-  valid = {"slt": ("F", (0.86,)), "rms": ("M", (1.15,)), "awb": ("M", (1.15,))}
-  voices = []
-  for split, table in (("train", train), ("valid", valid)):
-    for voice, (sex, rates) in table.items():
-      for rate in rates:
-        voices.append(Voice(f"flite-{voice}-{round(100 * rate)}", "flite", voice, sex, split, rate))
-  voices.append(Voice("festival-ked-100", "festival", "ked_diphone", "M", "valid"))
-  return voices
+@dataclass(frozen=True)
+class Clip:
+  """What to speak and how; `speed` moves pitch, formants and tempo of what the engine made."""
 
+  split: str
+  round: int
+  voice: Voice
+  passage: Passage
+  speed: float = 1.0
+  tempo: float = 1.0
 
-def formant_voices(rng: random.Random) -> list[Voice]:
-  """Speakers made of espeak-ng's accents, variants and a pitch of their own."""
-  voices = []
-  for sex, variants in (("M", MALE), ("F", FEMALE)):
-    for variant in variants:
-      split = "valid" if variant in VALID_VARIANTS else "train"
-      accents = rng.sample(ACCENTS, 1 if split == "valid" else 2)
-      for accent in accents:
-        name = f"espeak-{accent}-{variant}"
-        pitch = rng.randint(30, 70)
-        voices.append(Voice(name, "espeak", f"{accent}+{variant}", sex, split, pitch=pitch))
-  return voices
+  @property
+  def speaker(self) -> str:
+    """The voice, another one at another speed."""
+    return self.voice.name if self.speed == 1 else f"{self.voice.name} x{self.speed:g}"
 
-
-def plan(seed: int, sentences: list[tuple[str, str]]) -> dict[str, Iterator[Job]]:
-  """The jobs of each split; `valid` and `train` never end, their reader stops at its hours."""
-  rng = random.Random(seed)
-  natural, formant = natural_voices(), formant_voices(rng)
-  num_valid = max(1, round(VALID_SENTENCES * len(sentences)))
-  train, valid = sentences[:-num_valid], sentences[-num_valid:]
-  plain = [s for s in valid if 40 <= len(s[1]) <= 120]
-  probes = rng.sample(plain, min(FLAGS.probe_sentences, len(plain)))
-  valid = [s for s in valid if s not in probes]
-  probe_voices = [
-    *(v for v in natural if v.split == "valid"),
-    *rng.sample([v for v in formant if v.split == "valid"], 3),
-    *(v for v in natural if v.split == "train" and v.rate == 1.0),
-    *rng.sample([v for v in formant if v.split == "train"], 3),
-  ]
-  probe_jobs = [
-    Job(f"probe/{v.name}/{i}.flac", "probe", v, text, i, rng.uniform(0.92, 1.08))
-    for i, text in probes
-    for v in probe_voices
-  ]
-  return {
-    "probe": iter(probe_jobs),
-    "valid": _plan_split(random.Random(seed + 1), "valid", valid, natural, formant),
-    "train": _plan_split(random.Random(seed + 2), "train", train, natural, formant),
-  }
-
-
-def _plan_split(
-  rng: random.Random,
-  split: str,
-  sentences: list[tuple[str, str]],
-  natural: list[Voice],
-  formant: list[Voice],
-) -> Iterator[Job]:
-  pools = [[v for v in voices if v.split == split] for voices in (natural, formant)]
-  weights = [[0.3 if v.voice == "kal16" else 1.0 for v in pool] for pool in pools]
-  round_number = 0
-  while True:
-    starts, position = [], 0
-    while position < len(sentences):
-      count = rng.randint(1, FLAGS.max_sentences)
-      starts.append((position, count))
-      position += count
-    rng.shuffle(starts)
-    for start, count in starts:
-      group = sentences[start : start + count]
-      kind = 0 if rng.random() < FLAGS.natural_share else 1
-      voice = rng.choices(pools[kind], weights[kind])[0]
-      text_id = group[0][0]
-      text = " ".join(text for _, text in group)
-      path = f"{split}/{voice.name}/{text_id}_{round_number}.flac"
-      yield Job(path, split, voice, text, text_id, rng.uniform(0.88, 1.15))
-    round_number += 1
-
-
-def speak(job: Job) -> tuple[Job, np.ndarray]:
-  """The sentence as that voice says it: float32 [samples] at 16 kHz, no offset, peak 0.5."""
-  voice = job.voice
-  if voice.engine == "flite":
-    stretch = job.tempo * voice.rate  # playing faster by `rate` undoes this part
-    waveform, rate = _run(
-      *("flite", "-voice", voice.voice, "--setf", f"duration_stretch={stretch:.3f}"),
-      *("-t", job.text, "-o", "/dev/stdout"),
-    )
-  elif voice.engine == "festival":
-    setup = f"(begin (voice_{voice.voice}) (Parameter.set 'Duration_Stretch {job.tempo:.3f}))"
-    waveform, rate = _run("text2wave", "-eval", setup, stdin=job.text)
-  else:
-    words_per_minute = round(165 / job.tempo)
-    waveform, rate = _run(
-      *("espeak-ng", "-v", voice.voice, "-p", str(voice.pitch), "-s", str(words_per_minute)),
-      *("--stdout", job.text),
-    )
-  waveform = soxr.resample(waveform, rate * voice.rate, SAMPLE_RATE, quality="HQ")
-  return job, _finish(waveform)
-
-
-def _run(*command: str, stdin: str | None = None) -> tuple[np.ndarray, int]:
-  done = subprocess.run(command, input=stdin and stdin.encode(), capture_output=True, check=False)
-  if done.returncode or len(done.stdout) < 1000:
-    raise RuntimeError(f"{command[0]} failed: {done.stderr.decode(errors='replace')[-300:]}")
-  # The header of a wave file written to a pipe has no valid length; read what follows it.
-  data = done.stdout
-  at = data.find(b"data")
-  rate = int.from_bytes(data[24:28], "little")
-  if data[:4] == b"RIFF" and at > 0:
-    payload = data[at + 8 :]
-    samples = np.frombuffer(payload[: len(payload) // 2 * 2], "<i2")
-    return samples.astype(np.float32) / 32768.0, rate
-  waveform, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-  return waveform, rate
-
-
-def _finish(waveform: np.ndarray) -> np.ndarray:
-  waveform = waveform - waveform.mean()
-  peak = np.abs(waveform).max()
-  loud = np.flatnonzero(np.abs(waveform) > CUT_BELOW * peak)
-  margin = SAMPLE_RATE // 10
-  waveform = waveform[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
-  return (waveform * (PEAK / peak)).astype(np.float32)
+  @property
+  def path(self) -> str:
+    """Relative to the manifest, of characters that every file system has."""
+    name = f"{_file_name(self.passage.id)}_{self.round}.flac"
+    return f"{self.split}/{_file_name(self.speaker)}/{name}"
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}")
-  missing = [t for t in ("espeak-ng", "flite", "text2wave") if shutil.which(t) is None]
-  if missing:
-    sys.exit(f"error: {missing[0]} is not installed; apt install espeak-ng flite festival")
-  manifest = os.path.join(FLAGS.output_dir, "manifest.jsonl")
-  if os.path.exists(manifest):
-    sys.exit(f"error: {manifest} is there already; give another --output_dir or remove it")
-  with open(FLAGS.text, encoding="utf-8") as file:
-    rows = [line.rstrip("\n").partition("\t") for line in file if "\t" in line]
-  sentences = [(text_id, text) for text_id, _, text in rows if text_id >= FLAGS.first_id]
-  if len(sentences) < 100:
-    sys.exit(f"error: {FLAGS.text} has {len(sentences)} usable sentences; at least 100 are needed")
+  """Makes or finishes the corpus, and reports what is in it."""
+  del argv
+  for name in ("text", "output_dir", "voices"):
+    if not FLAGS[name].value:
+      raise UserError(f"--{name} is needed; see --help")
+  engines = dict(speech_engines.ENGINES) | dict(map(_engine_of_flag, FLAGS.engine_command))
+  valid_voices = speech_engines.parse_voices(FLAGS.valid_voices, engines)
+  named = speech_engines.parse_voices(FLAGS.voices, engines)
+  voices = [voice for voice in named if voice not in valid_voices]
+  _check_voices(voices, valid_voices, engines)
+  speeds = _speeds()
+  sentences = read_sentences(FLAGS.text)
+  held_out = read_sentences(FLAGS.valid_text) if FLAGS.valid_text else []
+  train, valid = split_sentences(sentences, held_out, FLAGS.valid_fraction)
+  if not train:
+    raise UserError(f"all sentences of {FLAGS.text} are held out; add others to train on")
+  folder = Path(FLAGS.output_dir)
+  _begin(folder, [*voices, *valid_voices], engines, [train, valid])
 
-  limits = {"probe": float("inf"), "valid": FLAGS.valid_hours, "train": FLAGS.hours}
-  rows = []
-  with multiprocessing.Pool(FLAGS.workers) as pool:
-    for split, jobs in plan(FLAGS.seed, sentences).items():
-      hours, count = 0.0, 0
-      for job, seconds in _write_all(pool, jobs):
-        rows.append(_row(job, seconds))
-        hours, count = hours + seconds / 3600, count + 1
-        if count % 500 == 0:
-          print(f"{split}: {hours:.2f} h, {count} clips", flush=True)
-        if hours >= limits[split]:
-          break
-      print(f"{split}: {hours:.2f} h, {count} clips", flush=True)
-  with open(manifest + ".part", "w", encoding="utf-8") as file:
-    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-  os.replace(manifest + ".part", manifest)
-  print(f"wrote {manifest}")
-
-
-def _write_all(pool: multiprocessing.pool.Pool, jobs: Iterator[Job]) -> Iterator[tuple[Job, float]]:
-  while batch := list(itertools.islice(jobs, 32)):
-    for job, waveform in pool.imap(speak, batch):
-      path = os.path.join(FLAGS.output_dir, job.path)
-      os.makedirs(os.path.dirname(path), exist_ok=True)
-      soundfile.write(path, waveform, SAMPLE_RATE, subtype="PCM_16")
-      yield job, len(waveform) / SAMPLE_RATE
+  probes = _probes(valid)
+  valid = [sentence for sentence in valid if sentence not in probes]
+  everybody = [*valid_voices, *voices]
+  plans = {
+    "probe": (Clip("probe", 0, voice, text) for text in probes for voice in everybody),
+    "valid": plan("valid", passages(valid), valid_voices or voices, speeds, range(1)),
+    "train": plan("train", passages(train), voices, speeds, itertools.count()),
+  }
+  hours = {"probe": float("inf"), "valid": FLAGS.valid_hours, "train": FLAGS.hours}
+  rows, failures = [], Failures()
+  with concurrent.futures.ThreadPoolExecutor(FLAGS.jobs) as pool:
+    try:
+      for split, clips in plans.items():
+        rows += write_clips(folder, clips, 3600 * hours[split], engines, pool, failures)
+    finally:
+      pool.shutdown(cancel_futures=True)
+  with atomic_write(folder / "manifest.jsonl") as file:
+    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+  print(f"wrote {folder / 'manifest.jsonl'}; {failures.count} of {failures.tried} clips failed")
 
 
-def _row(job: Job, seconds: float) -> dict[str, object]:
-  program = {"flite": "flite, CMU", "festival": "festival, CSTR/CMU", "espeak": "espeak-ng"}
+def split_sentences(
+  sentences: list[Passage], held_out: list[Passage], fraction: float
+) -> tuple[list[Passage], list[Passage]]:
+  """Those of `train` and of `valid`; no text is in both, however it is punctuated.
+
+  Args:
+    held_out: the sentences of `valid`; where there are none, `fraction` of `sentences` is drawn.
+  """
+  texts = {_words(sentence.text) for sentence in held_out}
+  if not held_out:
+    # Drawn by the words alone: sentences that are added later move no old one to the other split.
+    draws = {words: random.Random(words).random() for words in (_words(s.text) for s in sentences)}
+    texts = {words for words, draw in draws.items() if draw < fraction}
+    if fraction and not texts:
+      texts = {min(draws, key=draws.__getitem__)}
+    held_out = [sentence for sentence in sentences if _words(sentence.text) in texts]
+  return [sentence for sentence in sentences if _words(sentence.text) not in texts], held_out
+
+
+def read_sentences(path: str) -> list[Passage]:
+  """The lines of a text file, `id<TAB>sentence` or plain.
+
+  Raises:
+    UserError: cannot be read, has an id twice, or nothing.
+  """
+  try:
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"cannot read {path}: {error}; give a UTF-8 text file") from error
+  found: dict[str, Passage] = {}
+  for number, line in enumerate(lines, start=1):
+    name, tab, text = line.partition("\t")
+    if not tab:
+      name, text = f"line{number:06d}", line
+    if not text.strip():
+      continue
+    if _file_name(name) in found:
+      raise UserError(f"{path}, line {number}: the id {name!r} is there twice; remove one line")
+    found[_file_name(name)] = Passage(name, text.strip())
+  if not found:
+    raise UserError(f"{path} has no sentences; write one per line")
+  return list(found.values())
+
+
+def passages(sentences: list[Passage]) -> list[Passage]:
+  """All sentences, one to `max_sentences` neighbours joined."""
+  rng = random.Random(FLAGS.seed)
+  joined, start = [], 0
+  while start < len(sentences):
+    group = sentences[start : start + rng.randint(1, FLAGS.max_sentences)]
+    joined.append(Passage(group[0].id, " ".join(sentence.text for sentence in group)))
+    start += len(group)
+  return joined
+
+
+def plan(
+  split: str,
+  texts: list[Passage],
+  voices: list[Voice],
+  speeds: Sequence[float],
+  rounds: Iterable[int],
+) -> Iterator[Clip]:
+  """The clips of a split in their order, all texts in each round."""
+  rng = random.Random(f"{FLAGS.seed} {split}")
+  for number in rounds:
+    for text in rng.sample(texts, len(texts)):
+      for voice in rng.sample(voices, min(FLAGS.voices_per_sentence, len(voices))):
+        tempo = round(rng.uniform(1 - FLAGS.tempo_spread, 1 + FLAGS.tempo_spread), 3)
+        yield Clip(split, number, voice, text, rng.choice(speeds), tempo)
+
+
+class Failures:
+  """Counts the clips that were not made, and ends the run when they are too many."""
+
+  def __init__(self):
+    self.tried = self.count = 0
+
+  def add(self, clip: Clip, error: SpeechError) -> None:
+    """Counts and reports one.
+
+    Raises:
+      UserError: they are too many.
+    """
+    self.count += 1
+    reason = f"{clip.passage.id} by {clip.speaker}: {error}"
+    if self.count > FREE_FAILURES + FLAGS.max_failed_fraction * self.tried:
+      raise UserError(
+        f"{self.count} of {self.tried} clips failed, the last one {reason}; run the command by "
+        f"hand to see why, or raise --max_failed_fraction={FLAGS.max_failed_fraction:g}"
+      )
+    print(f"skipped {reason}", file=sys.stderr, flush=True)
+
+
+def write_clips(
+  folder: Path,
+  clips: Iterator[Clip],
+  limit: float,
+  engines: Mapping[str, Engine],
+  pool: Executor,
+  failures: Failures,
+) -> list[dict[str, Any]]:
+  """Writes clips until they last `limit` seconds; returns their rows, in the order of the plan."""
+  rows: list[dict[str, Any]] = []
+  seconds = 0.0
+  pending: deque[tuple[Clip, Future | None]] = deque()
+  while seconds < limit:
+    # Commands run ahead, but files are written in the order of the plan and only as needed, so
+    # that neither --jobs nor a stop changes which there are.
+    for clip in itertools.islice(clips, 2 * FLAGS.jobs - len(pending)):
+      is_there = (folder / clip.path).exists()
+      pending.append((clip, None if is_there else pool.submit(speak, clip, engines)))
+    if not pending:
+      break
+    clip, future = pending.popleft()
+    failures.tried += 1
+    path = folder / clip.path
+    if future:
+      try:
+        waveform = future.result()
+      except SpeechError as error:
+        failures.add(clip, error)
+        continue
+      _make_folder(path.parent)
+      audio.write_audio(path, waveform, SAMPLE_RATE)
+    rows.append(_row(clip, soundfile.info(path).frames / SAMPLE_RATE, engines))
+    seconds += rows[-1]["seconds"]
+    if len(rows) % 500 == 0:
+      print(f"{clip.split}: {seconds / 3600:.2f} h, {len(rows)} clips", flush=True)
+  for _, future in pending:
+    if future:
+      future.cancel()
+  if rows:
+    print(f"{rows[0]['split']}: {seconds / 3600:.2f} h, {len(rows)} clips", flush=True)
+  return rows
+
+
+def speak(clip: Clip, engines: Mapping[str, Engine]) -> Float[np.ndarray, " samples"]:
+  """The waveform of a clip.
+
+  Raises:
+    SpeechError: the engine did not make it.
+  """
+  voice, text = clip.voice, clip.passage.text
+  seed = zlib.crc32(f"{FLAGS.seed} {clip.path}".encode()) >> 1
+  sound = speech_engines.speak(
+    voice.engine, engines[voice.engine], voice.voice, text, seed, clip.tempo
+  )
+  return speech_engines.finish(*sound, to_rate=SAMPLE_RATE, speed=clip.speed)
+
+
+def _engine_of_flag(flag: str) -> tuple[str, Engine]:
+  name, equals, command = flag.partition("=")
+  if not equals or not re.fullmatch(r"[\w.-]+", name):
+    raise UserError(f"--engine_command={flag!r} must be NAME=COMMAND, as in tts='tts -o {{wav}}'")
+  return name, Engine(command, licence=FLAGS.voice_licence)
+
+
+def _check_voices(
+  voices: list[Voice], valid_voices: list[Voice], engines: Mapping[str, Engine]
+) -> None:
+  if not voices:
+    raise UserError("--valid_voices holds out all of --voices; name others to train on")
+  if len(voices) < FLAGS.voices_per_sentence:
+    raise UserError(
+      f"--voices_per_sentence={FLAGS.voices_per_sentence} is more than the {len(voices)} voices "
+      "to train on; name more --voices"
+    )
+  names = [_file_name(voice.name) for voice in [*voices, *valid_voices]]
+  for name in names:
+    if names.count(name) > 1:
+      raise UserError(f"two voices would have files under the name {name}; rename one")
+  for name in dict.fromkeys(voice.engine for voice in [*voices, *valid_voices]):
+    speech_engines.check_engine(name, engines[name])
+
+
+def _speeds() -> list[float]:
+  try:
+    speeds = [float(speed) for speed in FLAGS.speeds]
+  except ValueError:
+    speeds = []
+  # The sum allows for 0.92 in binary.
+  if not speeds or not all(abs(speed - 1) < MOST_SPEED_CHANGE + 1e-9 for speed in speeds):
+    raise UserError(f"--speeds={','.join(FLAGS.speeds)} must be numbers from 0.92 to 1.08")
+  return speeds
+
+
+def _begin(
+  folder: Path,
+  voices: list[Voice],
+  engines: Mapping[str, Engine],
+  sentences: list[list[Passage]],
+) -> None:
+  """Writes down what decides the clips, or raises `UserError` where `folder` has others."""
+  names = ("max_sentences", "voices_per_sentence", "probe_sentences", "speeds", "tempo_spread")
+  settings = {name: FLAGS[name].value for name in (*names, "seed", "voices", "valid_voices")}
+  settings["engine_command"] = {v.engine: engines[v.engine].command for v in voices}
+  settings["text"] = hashlib.sha256(repr(sentences).encode()).hexdigest()
+  _make_folder(folder)
+  check_writable(folder / "manifest.jsonl")
+  path = folder / "settings.json"
+  if path.exists():
+    before = json.loads(path.read_text())
+    other = [name for name in settings if settings[name] != before.get(name)]
+    if other:
+      raise UserError(
+        f"{folder} was begun with other settings: --{', --'.join(other)}; give the same ones, or "
+        "another --output_dir"
+      )
+  elif (folder / "manifest.jsonl").exists():
+    raise UserError(f"{folder} has the manifest of another corpus; give another --output_dir")
+  else:
+    with atomic_write(path) as file:
+      file.write(json.dumps(settings, indent=2).encode())
+
+
+def _make_folder(folder: Path) -> None:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
+def _probes(valid: list[Passage]) -> list[Passage]:
+  plain = [sentence for sentence in valid if 40 <= len(sentence.text) <= 120]
+  return random.Random(FLAGS.seed).sample(plain, min(FLAGS.probe_sentences, len(plain)))
+
+
+def _row(clip: Clip, seconds: float, engines: Mapping[str, Engine]) -> dict[str, Any]:
+  voice = clip.voice
   return {
-    "path": job.path,
+    "path": clip.path,
     "seconds": round(seconds, 3),
-    "speaker": job.voice.name,
-    "sex": job.voice.sex,
-    "split": job.split,
-    "sentence": job.text_id,
-    "text": job.text,
-    "licence": LICENCE.format(program[job.voice.engine]),
-    "source": f"{job.voice.engine} {job.voice.voice}",
+    "speaker": clip.speaker,
+    "split": clip.split,
+    "sentence": clip.passage.id,
+    "text": clip.passage.text,
+    "licence": f"text {FLAGS.text_licence}; voice {engines[voice.engine].licence}",
+    "source": f"{voice.engine} {voice.voice}".strip(),
   }
 
 
+def _words(text: str) -> str:
+  return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _file_name(name: str) -> str:
+  return re.sub(r"[^\w.+-]", "_", name)
+
+
 if __name__ == "__main__":
-  app.run(main)
+  run_cli(main)

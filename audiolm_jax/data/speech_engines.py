@@ -1,0 +1,205 @@
+"""Speech of a synthesizer that a command line starts: a text in, a sound file out."""
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import soxr
+from jaxtyping import Float
+
+from audiolm_jax import audio
+from audiolm_jax.errors import AudioError, UserError
+
+PEAK = 0.5
+_SILENT_BELOW = 10 ** (-55 / 20)  # at the ends, relative to the peak
+_SHORTEST = 0.2  # seconds; less is no sentence
+_TIMEOUT = 300  # seconds for a text
+
+
+class SpeechError(Exception):
+  """A text that an engine did not speak; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+  """A synthesizer.
+
+  Attributes:
+    command: its command line; `placeholders` has the words in braces that are replaced.
+    voices: those that the engine's name alone stands for.
+    licence: of the engine and its voices.
+    install: how to install it.
+  """
+
+  command: str
+  voices: tuple[str, ...] = ("",)
+  licence: str = "not stated"
+  install: str = "install it, or give its path"
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+  """One voice of an engine; `name` is how it is called as a speaker."""
+
+  engine: str
+  voice: str
+
+  @property
+  def name(self) -> str:
+    """The engine's name and the voice's."""
+    return f"{self.engine}-{self.voice}" if self.voice else self.engine
+
+
+ENGINES: Mapping[str, Engine] = {
+  "hibari": Engine(
+    "hibari --voice {voice} --speed {tempo} --seed {seed} -o {wav}",
+    ("heart",),  # emma, fable, fenrir and kore are downloaded when they are first used
+    "hibari-tts (Apache-2.0), distilled from Kokoro-82M (Apache-2.0)",
+    "pip install hibari-tts",
+  ),
+  "flite": Engine(
+    "flite -voice {voice} --setf duration_stretch={stretch} -f {text_file} -o {wav}",
+    ("slt", "rms", "awb", "kal16"),
+    "flite, CMU",
+    "apt install flite",
+  ),
+  "festival": Engine(
+    'text2wave -eval "(begin (voice_{voice}) (Parameter.set \'Duration_Stretch {stretch}))"'
+    " {text_file} -o {wav}",
+    ("ked_diphone",),
+    "festival, CSTR/CMU",
+    "apt install festival festvox-kdlpc16k",
+  ),
+  "espeak-ng": Engine(
+    "espeak-ng -v {voice} -s {words_per_minute} -f {text_file} -w {wav}",
+    tuple(
+      f"{accent}+{variant}"
+      for accent in ("en-gb", "en-us", "en-gb-scotland", "en-029")
+      for variant in ("m1", "m3", "m7", "Michael", "f2", "f4", "Annie", "linda")
+    ),
+    "espeak-ng",
+    "apt install espeak-ng",
+  ),
+}
+
+
+def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[Voice]:
+  """The voices of a list of ENGINE:VOICE or ENGINE.
+
+  Raises:
+    UserError: an engine that is none.
+  """
+  voices = []
+  for name in names:
+    engine, _, voice = name.strip().partition(":")
+    if engine not in engines:
+      raise UserError(
+        f"{name!r} names no engine; the engines are {', '.join(engines)}, and --engine_command "
+        "adds others"
+      )
+    voices += [Voice(engine, v) for v in ([voice] if voice else engines[engine].voices)]
+  return list(dict.fromkeys(voices))
+
+
+def check_engine(name: str, engine: Engine) -> None:
+  """Raises `UserError` where a command cannot be run."""
+  arguments = _arguments(name, engine, placeholders("clip.wav", "", "", "", 0, 1.0))
+  if "{wav}" not in engine.command:
+    raise UserError(f"the command of {name} has no {{wav}}, the file to write: {engine.command}")
+  if not shutil.which(arguments[0]):
+    raise UserError(f"{name}: the command {arguments[0]!r} is not found; {engine.install}")
+
+
+def placeholders(
+  wav: str, text: str, text_file: str, voice: str, seed: int, tempo: float
+) -> dict[str, str]:
+  """What stands for each word in braces of a command."""
+  return {
+    "wav": wav,
+    "text": text,
+    "text_file": text_file,
+    "voice": voice,
+    "seed": str(seed),
+    "tempo": f"{tempo:g}",
+    "stretch": f"{1 / tempo:.3f}",
+    "words_per_minute": f"{165 * tempo:.0f}",
+  }
+
+
+def speak(
+  name: str, engine: Engine, voice: str, text: str, seed: int = 0, tempo: float = 1.0
+) -> tuple[Float[np.ndarray, " samples"], int]:
+  """A text as an engine speaks it, and the sample rate.
+
+  Raises:
+    SpeechError: the command failed, or what it wrote is not sound.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    wav, text_file = Path(folder, "clip.wav"), Path(folder, "clip.txt")
+    text_file.write_text(text + "\n", encoding="utf-8")
+    values = placeholders(str(wav), text, str(text_file), voice, seed, tempo)
+    command = _arguments(name, engine, values)
+    try:
+      done = subprocess.run(
+        command,
+        input=f"{text}\n".encode(),
+        capture_output=True,
+        check=False,
+        timeout=_TIMEOUT,
+        env={"OMP_NUM_THREADS": "1"} | os.environ,  # several commands share the machine
+      )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+      raise SpeechError(f"{command[0]}: {error}") from error
+    if done.returncode or not wav.exists():
+      lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+      wrote = "failed" if done.returncode else "wrote no WAV file"
+      said = f": {lines[-1][:300]}" if lines else ""
+      raise SpeechError(f"{command[0]} {wrote} (exit code {done.returncode}){said}")
+    try:
+      waveform, rate = audio.read_audio(wav)
+      audio.check_not_silent(waveform, str(wav))
+    except AudioError as error:
+      raise SpeechError(str(error).replace(str(wav), f"what {command[0]} wrote")) from error
+  return waveform, rate
+
+
+def finish(
+  waveform: Float[np.ndarray, " samples"], rate: int, to_rate: int, speed: float = 1.0
+) -> Float[np.ndarray, " finished"]:
+  """Speech at another rate, without offset and silent ends, at peak 0.5.
+
+  Args:
+    speed: factor by which pitch, formants and tempo are moved.
+  Raises:
+    SpeechError: too short for a sentence.
+  """
+  # An offset would be a step at both ends once it is resampled.
+  waveform = soxr.resample(waveform - waveform.mean(), rate * speed, to_rate, quality="HQ")
+  peak = np.abs(waveform).max()
+  loud = np.flatnonzero(np.abs(waveform) > _SILENT_BELOW * peak)
+  seconds = (loud[-1] - loud[0]) / to_rate
+  if seconds < _SHORTEST:
+    raise SpeechError(f"{seconds:.2f} s of sound, too short for a sentence")
+  margin = to_rate // 10
+  waveform = waveform[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
+  return (waveform * (PEAK / peak)).astype(np.float32)
+
+
+def _arguments(name: str, engine: Engine, values: Mapping[str, str]) -> list[str]:
+  try:
+    words = shlex.split(engine.command)
+    return [re.sub(r"\{(\w+)\}", lambda match: values[match[1]], word) for word in words]
+  except ValueError as error:
+    raise UserError(f"the command of {name}: {error}: {engine.command}") from error
+  except KeyError as error:
+    known = ", ".join(f"{{{word}}}" for word in values)
+    raise UserError(
+      f"the command of {name} has {{{error.args[0]}}}, which is none of {known}"
+    ) from error
