@@ -5,7 +5,7 @@ what it finds. A stored program is looked up by what it is made from instead, so
 nothing is new traces nothing.
 """
 
-import concurrent.futures
+import collections
 import contextlib
 import functools
 import hashlib
@@ -15,12 +15,14 @@ import platform
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.stages import Compiled
 
 from audiolm_jax import compilation_cache
 from audiolm_jax.errors import UserError
@@ -54,49 +56,63 @@ class StoredProgram:
     self._function = function
     self._options = {"static_argnums": static_argnums, "donate_argnums": donate_argnums}
     self._jitted = jax.jit(function, **self._options)
-    self._ready: dict[Any, concurrent.futures.Future[jax.stages.Compiled]] = {}
+    self._ready: dict[Any, Future[Compiled]] = {}
     self._lock = threading.Lock()
 
   def __call__(self, *args: Any) -> Any:
     if not is_on() or not _is_storable(args):
       return self._jitted(*args)
-    return self._made(args, run_here=True).result()(*self._dynamic(args))
+    key = self._key(args)
+    with self._lock:
+      future = self._ready.get(key)
+      # What waits in the background is made here instead, beside what is made there now.
+      made_here = future is None or future.cancel()
+      if made_here:
+        future = self._ready[key] = Future()
+        future.set_running_or_notify_cancel()
+    if made_here:
+      self._make(future, key, args)
+    return future.result()(*self._dynamic(args))
 
   def prepare(self, *args: Any) -> None:
     """Begins to load or compile in the background what a call with such arguments needs.
 
     Args:
-      args: as of a call, or `jax.ShapeDtypeStruct` in place of arrays.
+      args: as of a call; of arrays their shapes and types count.
     """
-    if is_on() and _is_storable(args):
-      self._made(args, run_here=False)
+    if not is_on() or not _is_storable(args):
+      return
+    key = self._key(args)
+    with self._lock:
+      if key in self._ready:
+        return
+      future = self._ready[key] = Future()
+    shapes = jax.tree.map(_shape, args)
+
+    def make() -> None:
+      if future.set_running_or_notify_cancel():
+        self._make(future, key, shapes)
+
+    _BACKGROUND.add(make)
 
   def __getattr__(self, name: str) -> Any:
     # `lower` and what else `jax.jit` offers.
     return getattr(self._jitted, name)
 
-  def _made(self, args: Sequence[Any], *, run_here: bool) -> concurrent.futures.Future:
+  def _key(self, args: Sequence[Any]) -> tuple[Any, ...]:
     statics = tuple(args[i] for i in self._options["static_argnums"])
     leaves, tree = jax.tree.flatten(self._dynamic(args))
-    key = statics, tree, tuple(map(_signature, leaves))
-    with self._lock:
-      future = self._ready.get(key)
-      if future is not None:
-        return future
-      if run_here:
-        future = self._ready[key] = concurrent.futures.Future()
-      else:
-        shapes = jax.tree.map(_shape, args)
-        future = self._ready[key] = _worker().submit(self._load_or_compile, key, shapes)
-        return future
+    return statics, tree, tuple(map(_signature, leaves))
+
+  def _make(self, future: "Future[Compiled]", key: Any, args: Sequence[Any]) -> None:
     try:
       future.set_result(self._load_or_compile(key, args))
-    except BaseException as error:
-      del self._ready[key]
+    except BaseException as error:  # raised by whoever calls for the program
+      with self._lock:
+        del self._ready[key]
       future.set_exception(error)
-    return future
 
-  def _load_or_compile(self, key: Any, args: Sequence[Any]) -> jax.stages.Compiled:
+  def _load_or_compile(self, key: Any, args: Sequence[Any]) -> Compiled:
     statics, tree, signatures = key
     name = f"{self._function.__module__}.{self._function.__qualname__}"
     facts = (name, self._options, statics, str(tree), signatures, _environment())
@@ -105,13 +121,15 @@ class StoredProgram:
     path = folder / "programs" / f"{name}-{digest}"  # type: ignore[operator]
     return _load(path) or self._compile(path, args)
 
-  def _compile(self, path: Path, args: Sequence[Any]) -> jax.stages.Compiled:
+  def _compile(self, path: Path, args: Sequence[Any]) -> Compiled:
     def function(*args: Any) -> Any:
       return self._function(*args)
 
     # A name that JAX's cache has never seen: what that loads cannot be written a second time.
     function.__name__ = f"{self._function.__name__}_{secrets.token_hex(8)}"
-    compiled = jax.jit(function, **self._options).lower(*args).compile()
+    lowered = jax.jit(function, **self._options).lower(*args)
+    with _COMPILING:
+      compiled = lowered.compile()
     from jax.experimental import serialize_executable
 
     content = pickle.dumps(serialize_executable.serialize(compiled))
@@ -125,7 +143,7 @@ class StoredProgram:
     return tuple(x for i, x in enumerate(args) if i not in self._options["static_argnums"])
 
 
-def _load(path: Path) -> jax.stages.Compiled | None:
+def _load(path: Path) -> Compiled | None:
   """The program in a file; None where there is none, or it is damaged."""
   from jax.experimental import serialize_executable
 
@@ -134,7 +152,7 @@ def _load(path: Path) -> jax.stages.Compiled | None:
     if hashlib.sha256(content[32:]).digest() != content[:32]:
       return None
     return serialize_executable.deserialize_and_load(*pickle.loads(content[32:]))
-  except (OSError, ValueError, RuntimeError, pickle.UnpicklingError):
+  except Exception:  # unpickling can raise any
     return None
 
 
@@ -166,10 +184,35 @@ def _shape(leaf: Any) -> Any:
   return leaf
 
 
-@functools.cache
-def _worker() -> concurrent.futures.ThreadPoolExecutor:
-  # One thread: a compilation takes memory, and uses several processor cores by itself.
-  return concurrent.futures.ThreadPoolExecutor(1, "programs")
+class _Background:
+  """Runs tasks one after another beside the caller, and none once the main thread has ended."""
+
+  def __init__(self):
+    self._tasks: collections.deque[Callable[[], None]] = collections.deque()
+    self._lock = threading.Lock()
+    self._running = False
+
+  def add(self, task: Callable[[], None]) -> None:
+    with self._lock:
+      self._tasks.append(task)
+      if not self._running:
+        self._running = True
+        threading.Thread(target=self._run, name="programs").start()
+
+  def _run(self) -> None:
+    while True:
+      with self._lock:
+        if not self._tasks or not threading.main_thread().is_alive():
+          self._running = False
+          return
+        task = self._tasks.popleft()
+      task()
+
+
+_BACKGROUND = _Background()
+# A compilation takes memory, and uses several processor cores by itself. So there is one at a
+# time, while another program is traced and a third one runs.
+_COMPILING = threading.Lock()
 
 
 def _environment() -> tuple[Any, ...]:
