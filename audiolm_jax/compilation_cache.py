@@ -1,6 +1,7 @@
 """Keeps compiled programs on disk, so that a command's second run starts fast."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -21,7 +22,7 @@ def cache_folder() -> Path | None:
   if chosen.lower() in ("off", "0", "none", "false"):
     return None
   base = Path(chosen) if chosen else _user_cache() / "audiolm_jax"
-  return base / f"jaxlib-{metadata.version('jaxlib')}-{_processor()}"
+  return base / _kind()
 
 
 def enable() -> None:
@@ -44,6 +45,11 @@ def enable() -> None:
 
 def _user_cache() -> Path:
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+@functools.cache
+def _kind() -> str:
+  return f"jaxlib-{metadata.version('jaxlib')}-{_processor()}"
 
 
 def _processor() -> str:

@@ -1,5 +1,6 @@
 """The whole way of a continuation: prompt to tokens, the three stages, tokens to sound."""
 
+import collections
 import dataclasses
 import enum
 import math
@@ -16,7 +17,7 @@ from audiolm_jax.bundles import Bundle
 from audiolm_jax.encoded import Encoded
 from audiolm_jax.errors import AudioError, BundleError, UserError
 from audiolm_jax.lm.stages import STAGE_NAMES
-from audiolm_jax.sampling.cascade import CascadeOptions, Clip
+from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 from audiolm_jax.sampling.logits import SamplingOptions
 
 LEAST_PROMPT_SECONDS = 0.4
@@ -147,7 +148,11 @@ def continue_audio(
   if num_samples < 1:
     raise UserError(f"num_samples {num_samples} must be 1 or more")
   start = time.perf_counter()
-  request = _request(bundle, waveform, sample_rate, settings)
+
+  def rehearse(rehearsal: Cascade, clips: list[Clip], options: CascadeOptions) -> None:
+    rehearsal.sample(clips, num_samples=num_samples, options=options)
+
+  request = _request(bundle, waveform, sample_rate, settings, rehearse)
   timings = {} if waveform is None else {"encode": time.perf_counter() - start}
   sampled = bundle.cascade.sample(
     request.clips,
@@ -216,7 +221,11 @@ def stream_audio(
   """
   if waveform is not None and (_is_list(waveform) or np.ndim(waveform) > 1):
     raise UserError("stream_audio takes one prompt, [samples]; continue_audio takes several")
-  request = _request(bundle, waveform, sample_rate, settings)
+
+  def rehearse(rehearsal: Cascade, clips: list[Clip], options: CascadeOptions) -> None:
+    collections.deque(rehearsal.stream(clips[0], options=options), maxlen=0)
+
+  request = _request(bundle, waveform, sample_rate, settings, rehearse)
   codes = bundle.cascade.stream(
     request.clips[0], seed=request.seed, options=request.options, progress=progress
   )
@@ -280,6 +289,9 @@ class _Output:
     return shown[max(0, self.hidden - start) :]
 
 
+_Rehearse = Callable[[Cascade, list[Clip], CascadeOptions], None]
+
+
 class _Request(NamedTuple):
   """What is asked for, checked and with tokens; of each prompt one clip and one output."""
 
@@ -290,8 +302,9 @@ class _Request(NamedTuple):
 
 
 def _request(
-  bundle: Bundle, waveform: Any, sample_rate: int | None, settings: Settings
+  bundle: Bundle, waveform: Any, sample_rate: int | None, settings: Settings, rehearse: _Rehearse
 ) -> _Request:
+  """Checks what is asked for and encodes the prompts, while programs are made ready."""
   unknown = sorted(set(settings) - set(Settings.__annotations__))
   if unknown:
     raise TypeError(f"no such setting: {', '.join(unknown)}")
@@ -309,28 +322,60 @@ def _request(
   if mode is Mode.UNCONDITIONAL:
     if waveform is not None:
       raise UserError("unconditional mode takes no prompt; pass None as the waveform")
-    return _Request([Clip(-(-new // hop))], [_Output(new, new)], seed, options)
+    clips = [Clip(-(-new // hop))]
+    _make_ready(bundle, clips, options, rehearse)
+    return _Request(clips, [_Output(new, new)], seed, options)
   if waveform is None or sample_rate is None:
     raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
-  clips, outputs = [], []
+  wholes, expected, outputs = [], [], []
   for prompt in waveform if _is_list(waveform) or np.ndim(waveform) == 2 else [waveform]:
     if mode is Mode.RESYNTHESIS:
       prompt = _prepared_prompt(bundle, prompt, sample_rate, duration)
       frames = -(-len(prompt) // hop)
       # The last frame may reach over more tokens than the sound does.
-      whole = np.pad(prompt, (0, frames * hop - len(prompt)))
-      clips.append(Clip(frames, bundle.semantic.tokenize_long(whole), resynthesis=True))
+      wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
+      clip = _expected_clip(bundle, wholes[-1], frames)
+      expected.append(clip._replace(codes=None, resynthesis=True))
       outputs.append(_Output(len(prompt), len(prompt)))
     else:
       prompt = _prepared_prompt(bundle, prompt, sample_rate, prompt_seconds)
       step = math.lcm(bundle.semantic.spec.hop_length, hop)
-      whole = prompt[: len(prompt) // step * step]
-      semantic, codes = bundle.semantic.tokenize_long(whole), bundle.codec.encode_long(whole)
-      clips.append(Clip(-(-(len(prompt) + new) // hop), semantic, codes))
+      wholes.append(prompt[: len(prompt) // step * step])
+      expected.append(_expected_clip(bundle, wholes[-1], -(-(len(prompt) + new) // hop)))
       original = prompt if prompt_audio is PromptAudio.ORIGINAL else None
       hidden = len(prompt) if prompt_audio is PromptAudio.NONE else 0
       outputs.append(_Output(len(prompt) + new, new, original, hidden))
+  _make_ready(bundle, expected, options, rehearse)
+  resynthesis = mode is Mode.RESYNTHESIS
+  clips = []
+  for clip, whole in zip(expected, wholes, strict=True):
+    semantic = bundle.semantic.tokenize_long(whole)
+    codes = None if resynthesis else bundle.codec.encode_long(whole)
+    clips.append(Clip(clip.num_frames, semantic, codes, resynthesis))
   return _Request(clips, outputs, seed, options)
+
+
+def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
+  """A clip with as many tokens as the prompt will have, at random: a rehearsal reads no others."""
+  random = np.random.default_rng(0)
+  steps, codec = bundle.semantic.num_steps(len(prompt)), bundle.codec.spec
+  semantic = random.integers(bundle.semantic.spec.num_clusters, size=steps, dtype=np.int32)
+  shape = -(-len(prompt) // codec.hop_length), codec.num_quantizers
+  return Clip(frames, semantic, random.integers(codec.codebook_size, size=shape, dtype=np.int32))
+
+
+def _make_ready(
+  bundle: Bundle, clips: list[Clip], options: CascadeOptions, rehearse: _Rehearse
+) -> None:
+  """Begins to load or compile, in the background, what the clips will need once they have tokens.
+
+  The lengths of all arrays are known by then, except where stages collapse repeated tokens.
+  """
+  rehearsal = bundle.cascade.rehearsal()
+  if rehearsal is not None:
+    rehearse(rehearsal, clips, options)
+    for frames in {clip.num_frames for clip in clips}:
+      bundle.codec.prepare_decode(frames)
 
 
 def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:

@@ -22,7 +22,7 @@ from absl import flags
 from jaxtyping import Float
 
 from audiolm_jax import compilation_cache, configs
-from audiolm_jax.bundles.folder import TOKENIZERS, type_name
+from audiolm_jax.bundles.folder import tokenizer_classes, type_name
 from audiolm_jax.bundles.tensors import encode_tensors, load_tensors
 from audiolm_jax.data.manifest import Clip, SkipLog, clips_of_split, list_clips, read_clip
 from audiolm_jax.errors import AudioError, ConfigError, DataError, UserError, run_cli
@@ -151,7 +151,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> WindowedTokenizer:
   try:
     content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     # Reports of earlier versions name no type.
-    config_class, tokenizer_class = TOKENIZERS["semantic"][content.get("type", "w2v_bert")]
+    config_class, tokenizer_class = tokenizer_classes("semantic", content.get("type", "w2v_bert"))
     config = configs.from_dict(config_class, content["tokenizer"])
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise DataError(

@@ -1,6 +1,7 @@
 """Bundles as folders: `bundle.json`, one safetensors file per component, `MODEL_CARD.md`."""
 
 import contextlib
+import importlib
 import json
 import os
 import secrets
@@ -14,49 +15,60 @@ from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
-from audiolm_jax.codec.frame_rate import FrameRateConfig
-from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
-from audiolm_jax.codec.interface import Codec
-from audiolm_jax.codec.soundstream import SoundStreamConfig
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.errors import BundleError, ConfigError
 from audiolm_jax.lm.stages import STAGE_NAMES, Stage, StageSpec
 from audiolm_jax.lm.transformer import TransformerConfig
-from audiolm_jax.pretrained.dac import DacCodec, DacConfig
-from audiolm_jax.pretrained.encodec import EncodecCodec
-from audiolm_jax.pretrained.encodec_layers import EncodecConfig
-from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
-from audiolm_jax.pretrained.mimi import MimiCodec
-from audiolm_jax.pretrained.mimi_layers import MimiConfig
-from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBert2TokenizerConfig
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
-from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
-TOKENIZERS = {
+# Configuration and class of each kind, by module: one is imported when a bundle has it.
+_CODEC, _SEMANTIC, _PRETRAINED = (f"audiolm_jax.{p}" for p in ("codec", "semantic", "pretrained"))
+_TOKENIZERS = {
   "codec": {
-    "soundstream": (SoundStreamConfig, SoundStreamCodec),
-    "frame_rate": (FrameRateConfig, FrameRateCodec),
-    "dac": (DacConfig, DacCodec),
-    "encodec": (EncodecConfig, EncodecCodec),
-    "mimi": (MimiConfig, MimiCodec),
+    "soundstream": (
+      f"{_CODEC}.soundstream:SoundStreamConfig",
+      f"{_CODEC}.soundstream_codec:SoundStreamCodec",
+    ),
+    "frame_rate": (
+      f"{_CODEC}.frame_rate:FrameRateConfig",
+      f"{_CODEC}.frame_rate_codec:FrameRateCodec",
+    ),
+    "dac": (f"{_PRETRAINED}.dac:DacConfig", f"{_PRETRAINED}.dac:DacCodec"),
+    "encodec": (
+      f"{_PRETRAINED}.encodec_layers:EncodecConfig",
+      f"{_PRETRAINED}.encodec:EncodecCodec",
+    ),
+    "mimi": (f"{_PRETRAINED}.mimi_layers:MimiConfig", f"{_PRETRAINED}.mimi:MimiCodec"),
   },
   "semantic": {
-    "w2v_bert": (SemanticTokenizerConfig, SemanticTokenizer),
-    "hubert": (HubertTokenizerConfig, HubertTokenizer),
-    "w2v_bert_2": (W2vBert2TokenizerConfig, W2vBert2Tokenizer),
+    "w2v_bert": (
+      f"{_SEMANTIC}.tokenizer:SemanticTokenizerConfig",
+      f"{_SEMANTIC}.tokenizer:SemanticTokenizer",
+    ),
+    "hubert": (
+      f"{_PRETRAINED}.hubert_tokenizer:HubertTokenizerConfig",
+      f"{_PRETRAINED}.hubert_tokenizer:HubertTokenizer",
+    ),
+    "w2v_bert_2": (
+      f"{_PRETRAINED}.w2v_bert_2_tokenizer:W2vBert2TokenizerConfig",
+      f"{_PRETRAINED}.w2v_bert_2_tokenizer:W2vBert2Tokenizer",
+    ),
   },
 }
 _SHIPPED = Path(__file__).parent
 
 
-def codec_of(config: Any, params: Mapping[str, Any]) -> Codec:
-  """The codec whose shape is `config`, with these parameters."""
-  classes: dict[type, Any] = dict(TOKENIZERS["codec"].values())
-  return classes[type(config)](config, params)
+def codec_of(config: Any, params: Mapping[str, Any]) -> Any:
+  """The codec (a `Codec`) whose shape is `config`, with these parameters."""
+  own = _home(type(config))
+  for kind, (home, _) in _TOKENIZERS["codec"].items():
+    if own == home:
+      _, codec_class = tokenizer_classes("codec", kind)
+      return codec_class(config, params)
+  raise BundleError(f"no codec of a bundle has a {type(config).__name__}")
 
 
 def list_bundles() -> list[str]:
@@ -215,12 +227,12 @@ def _check_fit(bundle: Bundle) -> None:
 
 def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> Any:
   entry = components[name]
-  kinds = TOKENIZERS[name]
+  kinds = _TOKENIZERS[name]
   if entry["type"] not in kinds:
     raise BundleError(
       f"{folder}: {name} of unknown type {entry['type']!r}; known: {', '.join(kinds)}"
     )
-  config_class, tokenizer_class = kinds[entry["type"]]
+  config_class, tokenizer_class = tokenizer_classes(name, entry["type"])
   config = configs.from_dict(config_class, entry["config"])
   return tokenizer_class(config, _load_params(folder / f"{name}.safetensors", entry["hash"]))
 
@@ -324,16 +336,32 @@ def _write_bytes(path: Path, content: bytes) -> None:
     file.write(content)
 
 
+def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
+  """Configuration and class of a kind of tokenizer; `name` is "codec" or "semantic"."""
+
+  def imported(home: str) -> type:
+    module, _, attribute = home.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+  config_class, tokenizer_class = map(imported, _TOKENIZERS[name][kind])
+  return config_class, tokenizer_class
+
+
 def type_name(name: str, tokenizer: Any) -> str:
   """What a bundle calls the kind of a tokenizer; `name` is "codec" or "semantic".
 
   Raises:
     BundleError: it is of no kind that a bundle can hold.
   """
-  for kind, (_, tokenizer_class) in TOKENIZERS[name].items():
-    if type(tokenizer) is tokenizer_class:
+  own = _home(type(tokenizer))
+  for kind, (_, home) in _TOKENIZERS[name].items():
+    if own == home:
       return kind
   raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")
+
+
+def _home(kind: type) -> str:
+  return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def check_replaceable(folder: Path) -> None:

@@ -59,6 +59,10 @@ class RowEncoder(abc.ABC):
   ) -> Int[np.ndarray, "batch frames q"]:
     """Codes of rows, of each row's first `lengths` samples."""
 
+  def prepare_decode(self, frames: int) -> None:
+    """Nothing: published models run longer than their programs take to load."""
+    del frames
+
   def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
     """Codes of one long clip in bounded memory; equal to `encode`."""
     return self.encode(np.asarray(waveform)[None])[0]

@@ -124,6 +124,10 @@ class Codec(Protocol):
     """Waveform of `frames * hop_length` samples from the first `q` levels."""
     ...
 
+  def prepare_decode(self, frames: int) -> None:
+    """May begin to load or compile in the background what `decode` of a clip needs."""
+    ...
+
   def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
     """Codes of one long clip in bounded memory; equal to `encode`."""
     ...

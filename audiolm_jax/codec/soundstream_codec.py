@@ -1,11 +1,9 @@
 """SoundStream at work: trained parameters behind the `Codec` protocol."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -21,6 +19,7 @@ from audiolm_jax.codec.soundstream import (
   decoder_state,
   encoder_state,
 )
+from audiolm_jax.stored_program import StoredProgram
 
 
 class SoundStreamCodec:
@@ -63,7 +62,7 @@ class SoundStreamCodec:
     for start, length in plan_blocks(frames):
       piece = waveform[:, start * hop : (start + length) * hop]
       piece = np.pad(piece, ((0, 0), (0, length * hop - piece.shape[1])))
-      codes, state = _encode(self.config, self.params, jnp.asarray(piece), state)
+      codes, state = _encode(self.config, self.params, piece, state)
       pieces.append(np.asarray(codes))
     if not pieces:
       return np.zeros((batch, 0, self.spec.num_quantizers), np.int32)
@@ -80,11 +79,18 @@ class SoundStreamCodec:
     for start, length in plan_blocks(frames):
       piece = codes[:, start : start + length]
       piece = np.pad(piece, ((0, 0), (0, length - piece.shape[1]), (0, 0)))
-      waveform, state = _decode(self.config, self.params, jnp.asarray(piece), state)
+      waveform, state = _decode(self.config, self.params, piece, state)
       pieces.append(np.asarray(waveform))
     if not pieces:
       return np.zeros((batch, 0), np.float32)
     return np.concatenate(pieces, axis=1)[:, : frames * self.spec.hop_length]
+
+  def prepare_decode(self, frames: int) -> None:
+    """Begins to load or compile in the background what `decode` of one clip needs."""
+    state = initial_state(decoder_state, self.config, 1)
+    for length in {length for _, length in plan_blocks(frames)}:
+      codes = np.zeros((1, length, self.spec.num_quantizers), np.int32)
+      _decode.prepare(self.config, self.params, codes, state)
 
   def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
     """Codes of one long clip in bounded memory; equal to `encode`."""
@@ -125,7 +131,7 @@ class SoundStreamEncoderStream:
     if not ready:
       return np.zeros((heard.shape[0], 0, spec.num_quantizers), np.int32)
     codes, self._state = _encode(
-      self._codec.config, self._codec.params, jnp.asarray(heard[:, :ready]), self._state
+      self._codec.config, self._codec.params, heard[:, :ready], self._state
     )
     return np.asarray(codes)
 
@@ -164,17 +170,19 @@ class SoundStreamDecoderStream:
     return np.zeros((self._batch, 0), np.float32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
+def _encode_fn(
   config: SoundStreamConfig, params: Mapping[str, Any], waveform: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, state)
   return residual_quantize(latents, params["codebooks"]), state
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(
+def _decode_fn(
   config: SoundStreamConfig, params: Mapping[str, Any], codes: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   latents = dequantize(codes, params["codebooks"])
   return Decoder(config).apply({"params": params["decoder"]}, latents, state)
+
+
+_encode = StoredProgram(_encode_fn, static_argnums=(0,))
+_decode = StoredProgram(_decode_fn, static_argnums=(0,))

@@ -12,6 +12,7 @@ sampled as one batch.
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import time
@@ -19,10 +20,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key, UInt32
 
+from audiolm_jax import stored_program
 from audiolm_jax.errors import ConfigError, DataError
 from audiolm_jax.lm.stages import STAGE_NAMES, Source, Stage, StageSpec, stage_sequence
 from audiolm_jax.sampling.decoder import Prompt, StageSampler
@@ -38,6 +39,7 @@ from audiolm_jax.sampling.semantic_source import (
   SemanticSource,
 )
 from audiolm_jax.sampling.windows import plan_windows, steps_of_frames
+from audiolm_jax.stored_program import StoredProgram
 
 Progress = Callable[[str, int, int], None]
 
@@ -167,6 +169,21 @@ class Cascade:
     """
     return _Run(self, [clip], seed, 1, options, progress).stream()
 
+  def rehearsal(self) -> "Cascade | None":
+    """A cascade that draws at random, and begins to load or compile what this one will need.
+
+    Its `sample` and `stream` take no time, while the programs are made ready in the background.
+
+    Returns:
+      None where programs are not stored, or the stages collapse repeats: only their draws decide
+      how many tokens there are.
+    """
+    if self._collapses or not stored_program.is_on():
+      return None
+    rehearsal = copy.copy(self)
+    rehearsal._samplers = {name: _Rehearsed(s) for name, s in self._samplers.items()}
+    return rehearsal
+
   @property
   def _collapses(self) -> bool:
     return any(s.collapse_repeats for s in self._specs.values() if s.uses_semantic)
@@ -218,6 +235,41 @@ def retokenizer(codec: Any, tokenizer: Any) -> Retokenize:
   return retokenize
 
 
+class _Rehearsed:
+  """In the place of a sampler: prepares what that would run, and draws at random."""
+
+  def __init__(self, sampler: StageSampler):
+    self._sampler = sampler
+    self._random = np.random.default_rng(0)
+
+  def sample(
+    self,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> Int[np.ndarray, "rows num_tokens"]:
+    del progress
+    self._sampler.prepare(prompts, num_tokens, keys, options)
+    spec = self._sampler.spec
+    steps = np.arange(num_tokens)
+    starts, size = spec.layout.legal_range(
+      steps, spec.first_target_quantizer, spec.num_target_quantizers
+    )
+    return starts + self._random.integers(size, size=(len(prompts), num_tokens), dtype=np.int32)
+
+  def stream(
+    self,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+  ) -> Iterator[Int[np.ndarray, "rows num_tokens"]]:
+    yield self.sample(prompts, num_tokens, keys, options)
+
+
 class _Chunk(NamedTuple):
   """Frames of a row for which the fine levels are sampled in one go."""
 
@@ -250,8 +302,8 @@ class _Run:
     self._coarse = [codes[:, :levels] for codes in self._prompts]
     # A row's key depends on the sample's number only, so a batch of prompts gives what the
     # prompts give one by one.
-    samples = np.tile(np.arange(num_samples), len(clips))
-    self._keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), samples)
+    self._samples = np.tile(np.arange(num_samples), len(clips))
+    self._seed = seed
     if len({clip.resynthesis for clip in clips}) > 1:
       raise DataError("clips for resynthesis and for continuation are to be sampled apart")
     semantic = [semantic for semantic, _ in checked]
@@ -363,7 +415,7 @@ class _Run:
     """All levels of each chunk as far as they are drawn; frames of the prompt keep theirs."""
     spec = self._specs["fine"]
     levels, first = spec.num_target_quantizers, spec.first_target_quantizer
-    prompts, keys = {}, []
+    prompts, folds = {}, []
     for number, (row, start, end) in enumerate(chunks):
       nothing = np.zeros((end - start, levels), np.int32)
       codes = np.concatenate([self._coarse[row][start:end], nothing], axis=1)
@@ -371,9 +423,9 @@ class _Run:
       given = len(sequence.tokens) - nothing.size
       forced = spec.layout.flatten_codes(self._prompts[row][start:end, first:], first)
       prompts[number] = Prompt(sequence.tokens[:given], sequence.frame_ids[:given], 1, forced)
-      keys.append(jax.random.fold_in(self._keys[row], start // spec.crop_frames))
+      folds.append((self._samples[row], start // spec.crop_frames))
     count = levels * max(chunk.end - chunk.start for chunk in chunks)
-    for drawn in self._draw("fine", prompts, count, 0, jnp.stack(keys), in_pieces=in_pieces):
+    for drawn in self._draw("fine", prompts, count, 0, folds, in_pieces=in_pieces):
       made = []
       for number, (row, start, end) in enumerate(chunks):
         frames = min(len(drawn[number]) // levels, end - start)
@@ -387,20 +439,22 @@ class _Run:
     prompts: Mapping[int, Prompt],
     num_tokens: int,
     index: int,
-    keys: Key[Array, "prompts"] | None = None,
+    folds: Sequence[tuple[int, ...]] | None = None,
     *,
     in_pieces: bool,
   ) -> Iterator[dict[int, Ids]]:
     """What is drawn after each prompt so far, once or as it grows.
 
     Args:
-      prompts: by row, or by any number if `keys` has a key for each.
+      prompts: by row, or by any number if `folds` is given.
       index: sets apart the calls for one stage.
+      folds: for each prompt, what is folded into its key; by default its row's sample.
     """
     rows = list(prompts)
-    keys = self._keys[np.array(rows)] if keys is None else keys
+    folds = [(self._samples[row],) for row in rows] if folds is None else folds
     stream = STAGE_NAMES.index(stage) + len(STAGE_NAMES) * index
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, stream)
+    numbers = np.array([(*fold, stream) for fold in folds], np.uint32)
+    keys = _row_keys(np.uint32(self._seed), numbers)
     sampler, options = self._samplers[stage], getattr(self._options, stage)
     asked = list(prompts.values()), num_tokens, keys, options
     report = self._progress and functools.partial(self._progress, stage)
@@ -418,6 +472,18 @@ class _Run:
       drawn = sampler.sample(*asked, progress=report)
       self._timings[stage] += time.perf_counter() - started
       yield dict(zip(rows, drawn, strict=True))
+
+
+def _row_keys_fn(
+  seed: UInt32[Array | np.ndarray | np.uint32, ""],
+  numbers: UInt32[Array | np.ndarray, "rows count"],
+) -> Key[Array, "rows"]:
+  """Each row's key: the seed's, with one of the row's numbers after the other folded into it."""
+  key = jax.random.key(seed)
+  return jax.vmap(lambda row: functools.reduce(jax.random.fold_in, row, key))(numbers)
+
+
+_row_keys = StoredProgram(_row_keys_fn)
 
 
 def _check_stages(specs: Mapping[str, StageSpec]) -> None:

@@ -28,6 +28,7 @@ from audiolm_jax.lm.attention import MASKED, KeyValues, cached_attention
 from audiolm_jax.lm.stages import Stage, StageSpec
 from audiolm_jax.lm.transformer import Transformer, TransformerConfig, unstack_layers
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, draw
+from audiolm_jax.stored_program import StoredProgram
 from audiolm_jax.tokens import BOS, PAD
 
 # Tokens drawn between two writes to the large cache.
@@ -85,9 +86,9 @@ class LoopInputs:
     controls: temperature and the like, scalars.
   """
 
-  padding: Int[Array, "batch"]
-  first_frame: Int[Array, "batch"]
-  forced: Int[Array, "batch steps"]
+  padding: Int[Array | np.ndarray, "batch"]
+  first_frame: Int[Array | np.ndarray, "batch"]
+  forced: Int[Array | np.ndarray, "batch steps"]
   keys: Key[Array, "batch"]
   controls: Controls
 
@@ -106,12 +107,12 @@ class LoopState:
     drawn: int32 [batch, steps], the ids drawn so far, PAD beyond `step`.
   """
 
-  step: Int[Array, ""]
-  cursor: Int[Array, ""]
-  token: Int[Array, "batch"]
-  run: Int[Array, "batch"]
+  step: Int[Array | np.int32, ""]
+  cursor: Int[Array | np.int32, ""]
+  token: Int[Array | np.ndarray, "batch"]
+  run: Int[Array | np.ndarray, "batch"]
   cache: tuple[KeyValues, ...]
-  drawn: Int[Array, "batch steps"]
+  drawn: Int[Array | np.ndarray, "batch steps"]
 
 
 class StageSampler:
@@ -155,7 +156,7 @@ class StageSampler:
     if rows == 0 or num_tokens == 0:
       return np.zeros((rows, num_tokens), np.int32)
     capacity = self._capacity(prompts, num_tokens)
-    per_turn = max(1, self._cache_bytes // (capacity * self.program.config.cache_bytes_per_token))
+    per_turn = self._per_turn(capacity)
     starts = range(0, rows, per_turn)
     if progress is not None:
       progress(0, len(starts) * num_tokens)
@@ -163,7 +164,9 @@ class StageSampler:
     for turn, start in enumerate(starts):
       part = slice(start, start + per_turn)
       pieces = []
-      for piece in self._pieces(prompts[part], num_tokens, keys[part], options, capacity, _REPORT):
+      for piece in self._pieces(
+        prompts[part], num_tokens, _rows_of(keys, [*range(rows)[part]]), options, capacity, _REPORT
+      ):
         pieces.append(piece)
         if progress is not None:
           done = turn * num_tokens + sum(piece.shape[1] for piece in pieces)
@@ -182,6 +185,38 @@ class StageSampler:
     capacity = self._capacity(prompts, num_tokens)
     return self._pieces(prompts, num_tokens, keys, options, capacity, SEGMENT)
 
+  def prepare(
+    self,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+  ) -> None:
+    """Begins to load or compile, in the background, the programs of `sample`; draws nothing.
+
+    Args:
+      prompts, num_tokens, keys, options: as of `sample`; of the prompts their lengths count, and
+        which of them are alike.
+    """
+    if not prompts or num_tokens == 0:
+      return
+    capacity = self._capacity(prompts, num_tokens)
+    prompts, keys = (
+      prompts[: self._per_turn(capacity)],
+      _rows_of(keys, range(min(len(prompts), self._per_turn(capacity)))),
+    )
+    prompts, keys = _filled(prompts, keys)
+    arguments, sources = self._to_read(prompts)
+    _prefill.prepare(self.program, self.params, *arguments, capacity)
+    if _is_repeated(sources):
+      _repeated.prepare(self._cache_shape(len(arguments.tokens), capacity), sources)
+    cache = self._cache_shape(len(prompts), capacity)
+    inputs, state = _loop(prompts, self._steps(num_tokens, capacity), keys, options, cache)
+    _decode.prepare(self.program, self.params, inputs, state, np.int32(num_tokens))
+
+  def _per_turn(self, capacity: int) -> int:
+    return max(1, self._cache_bytes // (capacity * self.program.config.cache_bytes_per_token))
+
   def _capacity(self, prompts: Sequence[Prompt], num_tokens: int) -> int:
     return self._bucket(max(len(p.tokens) for p in prompts) + _whole_segments(num_tokens))
 
@@ -190,49 +225,33 @@ class StageSampler:
   ) -> Iterator[Int[np.ndarray, "rows piece"]]:
     """The tokens of one batch, `every` few of them as soon as they are drawn."""
     count = len(prompts)
-    # Other numbers of rows are filled up with copies of the first, so that few are compiled.
-    rows = [*range(count), *[0] * (_row_bucket(count) - count)]
-    prompts = [prompts[r] for r in rows]
-    steps = _whole_segments(num_tokens) if num_tokens > SEGMENT else SEGMENT
-    steps = capacity if steps > capacity else self._bucket(steps)
-    options = options or SamplingOptions()
-    inputs, state = self._begin(prompts, steps, keys[np.array(rows)], options, capacity)
+    prompts, keys = _filled(prompts, keys)
+    steps = self._steps(num_tokens, capacity)
+    inputs, state = self._begin(prompts, steps, keys, options, capacity)
     for start in range(0, num_tokens, every):
       stop = min(start + every, num_tokens)
-      state = _decode(self.program, self.params, inputs, state, jnp.int32(stop))
+      state = _decode(self.program, self.params, inputs, state, np.int32(stop))
       # A copy: the next call takes the state's memory.
       yield np.array(state.drawn)[:count, start:stop]
 
-  def _begin(self, prompts, steps, keys, options, capacity) -> tuple[LoopInputs, LoopState]:
-    longest = max(len(p.tokens) for p in prompts)
-    forced = np.full((len(prompts), steps), -1, np.int32)
-    newest = np.full(len(prompts), BOS, np.int32)
-    run = np.ones(len(prompts), np.int32)
-    for row, prompt in enumerate(prompts):
-      if len(prompt.tokens):
-        newest[row] = prompt.tokens[-1]
-        other = np.flatnonzero(prompt.tokens != newest[row]).max(initial=-1)
-        run[row] = len(prompt.tokens) - other - 1
-      forced[row, : len(prompt.forced)] = prompt.forced
-    inputs = LoopInputs(
-      padding=jnp.array([longest - len(p.tokens) for p in prompts], jnp.int32),
-      first_frame=jnp.array([p.first_frame for p in prompts], jnp.int32),
-      forced=jnp.asarray(forced),
-      keys=keys,
-      controls=options.controls,
-    )
-    state = LoopState(
-      step=jnp.int32(0),
-      cursor=jnp.int32(longest),
-      token=jnp.asarray(newest),
-      run=jnp.asarray(run),
-      cache=self._cache_of(prompts, longest, capacity),
-      drawn=jnp.full((len(prompts), steps), PAD, jnp.int32),
-    )
-    return inputs, state
+  def _steps(self, num_tokens: int, capacity: int) -> int:
+    """Tokens that the loop's state has room for."""
+    steps = _whole_segments(num_tokens) if num_tokens > SEGMENT else SEGMENT
+    return capacity if steps > capacity else self._bucket(steps)
 
-  def _cache_of(self, prompts: Sequence[Prompt], longest: int, capacity: int):
-    """The cache after the prompts; those that are alike, as samples of one are, are read once."""
+  def _begin(self, prompts, steps, keys, options, capacity) -> tuple[LoopInputs, LoopState]:
+    arguments, sources = self._to_read(prompts)
+    cache = _prefill(self.program, self.params, *arguments, capacity)
+    if _is_repeated(sources):
+      cache = _repeated(cache, sources)
+    return _loop(prompts, steps, keys, options, cache)
+
+  def _to_read(self, prompts: Sequence[Prompt]) -> tuple["_ToRead", Int[np.ndarray, "batch"]]:
+    """What `_prefill` is called with, and for each prompt the row that reads it.
+
+    Prompts that are alike, as samples of one are, are read once.
+    """
+    longest = max(len(p.tokens) for p in prompts)
     known: dict[bytes, int] = {}
     sources = [
       known.setdefault(np.stack([p.tokens, p.frame_ids]).tobytes(), len(known)) for p in prompts
@@ -248,17 +267,65 @@ class StageSampler:
         # The model reads the begin token and all known ones but the newest, which the loop reads.
         tokens[i, length - count :] = [BOS, *prompts[row].tokens[:-1]]
         frame_ids[i, length - count :] = prompts[row].frame_ids
-    cache = _prefill(
-      self.program, self.params, tokens, frame_ids, lengths, np.int32(longest), capacity
-    )
-    if sources == list(range(len(rows))):
-      return cache
-    return _repeated(cache, np.array(sources, np.int32))
+    arguments = _ToRead(tokens, frame_ids, lengths, np.int32(longest))
+    return arguments, np.array(sources, np.int32)
+
+  def _cache_shape(self, batch: int, capacity: int) -> tuple[KeyValues, ...]:
+    """Arrays of the cache's shape that take up no memory."""
+    c = self.program.config
+    shape = batch, c.kv_heads, capacity, c.head_size
+    nothing = np.broadcast_to(np.zeros((), jnp.dtype(c.dtype)), shape)
+    return (KeyValues(nothing, nothing),) * c.num_layers
 
   def _bucket(self, length: int) -> int:
     """`length` rounded up to a multiple of a quarter of the stage's own length."""
     unit = -(-(self.spec.max_length + SEGMENT) // (8 * BUCKETS)) * 8
     return -(-length // unit) * unit
+
+
+class _ToRead(NamedTuple):
+  """Arguments of `_prefill` between the parameters and the capacity."""
+
+  tokens: Int[np.ndarray, "batch length"]
+  frame_ids: Int[np.ndarray, "batch length"]
+  lengths: Int[np.ndarray, "batch"]
+  longest: Int[np.int32, ""]
+
+
+def _loop(
+  prompts: Sequence[Prompt],
+  steps: int,
+  keys: Key[Array, "batch"],
+  options: SamplingOptions | None,
+  cache: tuple[KeyValues, ...],
+) -> tuple[LoopInputs, LoopState]:
+  """What `_decode` is called with, once the prompts are read."""
+  longest = max(len(p.tokens) for p in prompts)
+  forced = np.full((len(prompts), steps), -1, np.int32)
+  newest = np.full(len(prompts), BOS, np.int32)
+  run = np.ones(len(prompts), np.int32)
+  for row, prompt in enumerate(prompts):
+    if len(prompt.tokens):
+      newest[row] = prompt.tokens[-1]
+      other = np.flatnonzero(prompt.tokens != newest[row]).max(initial=-1)
+      run[row] = len(prompt.tokens) - other - 1
+    forced[row, : len(prompt.forced)] = prompt.forced
+  inputs = LoopInputs(
+    padding=np.array([longest - len(p.tokens) for p in prompts], np.int32),
+    first_frame=np.array([p.first_frame for p in prompts], np.int32),
+    forced=forced,
+    keys=keys,
+    controls=(options or SamplingOptions()).controls,
+  )
+  state = LoopState(
+    step=np.int32(0),
+    cursor=np.int32(longest),
+    token=newest,
+    run=run,
+    cache=cache,
+    drawn=np.full((len(prompts), steps), PAD, np.int32),
+  )
+  return inputs, state
 
 
 def _prefill_fn(
@@ -287,8 +354,9 @@ def _prefill_fn(
   return jax.tree.map(place, cache)
 
 
-def _repeated_fn(cache: tuple[KeyValues, ...], rows: Int[Array, "batch"]):
-  return jax.tree.map(lambda x: x[rows], cache)
+def _repeated_fn(tree: Any, rows: Int[Array | np.ndarray, "batch"]) -> Any:
+  """These rows of each array."""
+  return jax.tree.map(lambda x: x[rows], tree)
 
 
 def _decode_fn(
@@ -356,9 +424,9 @@ def _decode_fn(
 
 # Compiled once per program, number of rows and bucket of lengths. The state is donated: its cache
 # is most of the memory in use.
-_prefill = jax.jit(_prefill_fn, static_argnums=(0, 6))
-_repeated = jax.jit(_repeated_fn)
-_decode = jax.jit(_decode_fn, static_argnums=0, donate_argnums=3)
+_prefill = StoredProgram(_prefill_fn, static_argnums=(0, 6))
+_repeated = StoredProgram(_repeated_fn)
+_decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
 
 
 def _choose(program: Program, variables, inputs: LoopInputs, hidden, token, run, step):
@@ -396,6 +464,27 @@ def _reversed_window(bias, position, length: int):
   diagonal = jnp.concatenate([jnp.flip(bias, axis=1), future], axis=1)
   start = bias.shape[1] - 1 - position
   return lax.dynamic_slice_in_dim(diagonal, start, length, axis=1)
+
+
+def _filled(
+  prompts: Sequence[Prompt], keys: Key[Array, "rows"]
+) -> tuple[Sequence[Prompt], Key[Array, "filled"]]:
+  """Other numbers of rows filled up with copies of the first, so that few are compiled."""
+  missing = _row_bucket(len(prompts)) - len(prompts)
+  rows = [*range(len(prompts)), *[0] * missing]
+  return [prompts[row] for row in rows], _rows_of(keys, rows)
+
+
+def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chosen"]:
+  """These rows of the keys; without a program where that is all of them."""
+  if [*rows] == [*range(len(keys))]:
+    return keys
+  return _repeated(keys, np.array(rows, np.int32))
+
+
+def _is_repeated(sources: Int[np.ndarray, "batch"]) -> bool:
+  """Whether prompts share a row, or are in another order than the rows that read them."""
+  return sources.tolist() != [*range(_row_bucket(int(sources.max()) + 1))]
 
 
 def _whole_segments(num_tokens: int) -> int:

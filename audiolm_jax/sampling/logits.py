@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from audiolm_jax.errors import UserError
@@ -40,18 +41,18 @@ class SamplingOptions:
   def controls(self) -> "Controls":
     """The same as arrays, so that another value compiles nothing anew."""
     return Controls(
-      jnp.float32(self.temperature),
-      jnp.int32(self.top_k) if self.top_k else None,
-      jnp.float32(self.top_p) if self.top_p < 1 else None,
+      np.float32(self.temperature),
+      np.int32(self.top_k) if self.top_k else None,
+      np.float32(self.top_p) if self.top_p < 1 else None,
     )
 
 
 class Controls(NamedTuple):
   """Traced form of `SamplingOptions`; what is None is not compiled."""
 
-  temperature: Float[Array, ""]
-  top_k: Int[Array, ""] | None = None
-  top_p: Float[Array, ""] | None = None
+  temperature: Float[Array | np.float32, ""]
+  top_k: Int[Array | np.int32, ""] | None = None
+  top_p: Float[Array | np.float32, ""] | None = None
 
 
 def keep_top_k(

@@ -1,11 +1,9 @@
 """Waveform to semantic tokens: truncated encoder, whitening, nearest centroid."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -21,6 +19,7 @@ from audiolm_jax.semantic.features import normalised_log_mel, power_spectrum
 from audiolm_jax.semantic.kmeans import nearest_centroid
 from audiolm_jax.semantic.spec import SemanticSpec
 from audiolm_jax.semantic.windowed_tokenizer import Encoded, Window, WindowedTokenizer
+from audiolm_jax.stored_program import StoredProgram
 
 _SMALLEST_WINDOW = 64
 
@@ -88,8 +87,7 @@ class SemanticTokenizer(WindowedTokenizer):
     return _encode(self.config, self.params, padded, valid)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
+def _encode_fn(
   config: SemanticTokenizerConfig,
   params: Mapping[str, Any],
   padded: Float[Array, "batch padded"],
@@ -104,3 +102,6 @@ def _encode(
   features = (features.astype(jnp.float32) - params["mean"]) / params["scale"]
   # In the same program as the encoder: a near tie must fall alike however a clip is batched.
   return Encoded(features, nearest_centroid(features, params["centroids"]))
+
+
+_encode = StoredProgram(_encode_fn, static_argnums=(0,))
