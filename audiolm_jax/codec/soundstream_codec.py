@@ -63,7 +63,7 @@ class SoundStreamCodec:
     for start, length in plan_blocks(frames):
       piece = waveform[:, start * hop : (start + length) * hop]
       piece = np.pad(piece, ((0, 0), (0, length * hop - piece.shape[1])))
-      codes, state = _encode(self.config, self.params, jnp.asarray(piece), state)
+      codes, state = encode_block(self.config, self.params, jnp.asarray(piece), state)
       pieces.append(np.asarray(codes))
     if not pieces:
       return np.zeros((batch, 0, self.spec.num_quantizers), np.int32)
@@ -80,7 +80,7 @@ class SoundStreamCodec:
     for start, length in plan_blocks(frames):
       piece = codes[:, start : start + length]
       piece = np.pad(piece, ((0, 0), (0, length - piece.shape[1]), (0, 0)))
-      waveform, state = _decode(self.config, self.params, jnp.asarray(piece), state)
+      waveform, state = decode_block(self.config, self.params, jnp.asarray(piece), state)
       pieces.append(np.asarray(waveform))
     if not pieces:
       return np.zeros((batch, 0), np.float32)
@@ -124,7 +124,7 @@ class SoundStreamEncoderStream:
     self._waiting = heard[:, ready:]
     if not ready:
       return np.zeros((heard.shape[0], 0, spec.num_quantizers), np.int32)
-    codes, self._state = _encode(
+    codes, self._state = encode_block(
       self._codec.config, self._codec.params, jnp.asarray(heard[:, :ready]), self._state
     )
     return np.asarray(codes)
@@ -153,7 +153,7 @@ class SoundStreamDecoderStream:
     batch, frames, _ = codes.shape
     pieces = [np.zeros((batch, 0), np.float32)]
     for start, length in exact_blocks(frames):
-      waveform, self._state = _decode(
+      waveform, self._state = decode_block(
         self._codec.config, self._codec.params, codes[:, start : start + length], self._state
       )
       pieces.append(np.asarray(waveform))
@@ -165,16 +165,18 @@ class SoundStreamDecoderStream:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(
+def encode_block(
   config: SoundStreamConfig, params: Mapping[str, Any], waveform: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
+  """Codes of whole frames of samples, and the encoder's state behind them."""
   latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, state)
   return residual_quantize(latents, params["codebooks"]), state
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(
+def decode_block(
   config: SoundStreamConfig, params: Mapping[str, Any], codes: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
+  """Samples of frames of codes, and the decoder's state behind them."""
   latents = dequantize(codes, params["codebooks"])
   return Decoder(config).apply({"params": params["decoder"]}, latents, state)

@@ -199,7 +199,7 @@ class StageSampler:
     inputs, state = self._begin(prompts, steps, keys[np.array(rows)], options, capacity)
     for start in range(0, num_tokens, every):
       stop = min(start + every, num_tokens)
-      state = _decode(self.program, self.params, inputs, state, jnp.int32(stop))
+      state = decode(self.program, self.params, inputs, state, jnp.int32(stop))
       # A copy: the next call takes the state's memory.
       yield np.array(state.drawn)[:count, start:stop]
 
@@ -248,12 +248,12 @@ class StageSampler:
         # The model reads the begin token and all known ones but the newest, which the loop reads.
         tokens[i, length - count :] = [BOS, *prompts[row].tokens[:-1]]
         frame_ids[i, length - count :] = prompts[row].frame_ids
-    cache = _prefill(
+    cache = prefill(
       self.program, self.params, tokens, frame_ids, lengths, np.int32(longest), capacity
     )
     if sources == list(range(len(rows))):
       return cache
-    return _repeated(cache, np.array(sources, np.int32))
+    return repeated(cache, np.array(sources, np.int32))
 
   def _bucket(self, length: int) -> int:
     """`length` rounded up to a multiple of a quarter of the stage's own length."""
@@ -356,9 +356,9 @@ def _decode_fn(
 
 # Compiled once per program, number of rows and bucket of lengths. The state is donated: its cache
 # is most of the memory in use.
-_prefill = jax.jit(_prefill_fn, static_argnums=(0, 6))
-_repeated = jax.jit(_repeated_fn)
-_decode = jax.jit(_decode_fn, static_argnums=0, donate_argnums=3)
+prefill = jax.jit(_prefill_fn, static_argnums=(0, 6))
+repeated = jax.jit(_repeated_fn)
+decode = jax.jit(_decode_fn, static_argnums=0, donate_argnums=3)
 
 
 def _choose(program: Program, variables, inputs: LoopInputs, hidden, token, run, step):
@@ -408,13 +408,17 @@ def _row_bucket(rows: int) -> int:
   return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
 
 
+def stored_dtype(path: tuple[Any, ...], ndim: int, dtype: str) -> Any:
+  """Of a parameter while its stage is sampled, where the computation has `dtype`."""
+  is_table = any(getattr(entry, "key", None) == "relative_bias" for entry in path)
+  return jnp.dtype("float32" if ndim <= 1 or is_table else dtype)
+
+
 def _ready(params: Any, dtype: str) -> Any:
   """Parameters on the device, matrices in the dtype of the computation."""
 
   def ready(path, value):
-    is_table = any(getattr(entry, "key", None) == "relative_bias" for entry in path)
-    wide = value.ndim <= 1 or is_table
     # By numpy: jnp would compile a small program for every shape.
-    return np.asarray(value).astype(jnp.float32 if wide else jnp.dtype(dtype), copy=False)
+    return np.asarray(value).astype(stored_dtype(path, value.ndim, dtype), copy=False)
 
   return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))
