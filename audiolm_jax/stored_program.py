@@ -224,7 +224,17 @@ def _environment() -> tuple[Any, ...]:
     if not any(part in name for part in _NOT_IN_PROGRAMS)
   ]
   devices = [(d.platform, d.device_kind, d.id) for d in jax.devices()]
-  return settings, devices, os.environ.get("XLA_FLAGS"), _versions()
+  return settings, devices, os.environ.get("XLA_FLAGS"), _processor(), _versions()
+
+
+@functools.cache
+def _processor() -> str:
+  """The instructions that this processor has: programs are compiled for them."""
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 @functools.cache

@@ -62,7 +62,7 @@ class SoundStreamCodec:
     for start, length in plan_blocks(frames):
       piece = waveform[:, start * hop : (start + length) * hop]
       piece = np.pad(piece, ((0, 0), (0, length * hop - piece.shape[1])))
-      codes, state = _encode(self.config, self.params, piece, state)
+      codes, state = encode_block(self.config, self.params, piece, state)
       pieces.append(np.asarray(codes))
     if not pieces:
       return np.zeros((batch, 0, self.spec.num_quantizers), np.int32)
@@ -79,7 +79,7 @@ class SoundStreamCodec:
     for start, length in plan_blocks(frames):
       piece = codes[:, start : start + length]
       piece = np.pad(piece, ((0, 0), (0, length - piece.shape[1]), (0, 0)))
-      waveform, state = _decode(self.config, self.params, piece, state)
+      waveform, state = decode_block(self.config, self.params, piece, state)
       pieces.append(np.asarray(waveform))
     if not pieces:
       return np.zeros((batch, 0), np.float32)
@@ -90,7 +90,7 @@ class SoundStreamCodec:
     state = initial_state(decoder_state, self.config, 1)
     for length in {length for _, length in plan_blocks(frames)}:
       codes = np.zeros((1, length, self.spec.num_quantizers), np.int32)
-      _decode.prepare(self.config, self.params, codes, state)
+      decode_block.prepare(self.config, self.params, codes, state)
 
   def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
     """Codes of one long clip in bounded memory; equal to `encode`."""
@@ -130,7 +130,7 @@ class SoundStreamEncoderStream:
     self._waiting = heard[:, ready:]
     if not ready:
       return np.zeros((heard.shape[0], 0, spec.num_quantizers), np.int32)
-    codes, self._state = _encode(
+    codes, self._state = encode_block(
       self._codec.config, self._codec.params, heard[:, :ready], self._state
     )
     return np.asarray(codes)
@@ -159,7 +159,7 @@ class SoundStreamDecoderStream:
     batch, frames, _ = codes.shape
     pieces = [np.zeros((batch, 0), np.float32)]
     for start, length in exact_blocks(frames):
-      waveform, self._state = _decode(
+      waveform, self._state = decode_block(
         self._codec.config, self._codec.params, codes[:, start : start + length], self._state
       )
       pieces.append(np.asarray(waveform))
@@ -170,19 +170,21 @@ class SoundStreamDecoderStream:
     return np.zeros((self._batch, 0), np.float32)
 
 
-def _encode_fn(
+def _encode_block(
   config: SoundStreamConfig, params: Mapping[str, Any], waveform: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
+  """Codes of whole frames of samples, and the encoder's state behind them."""
   latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, state)
   return residual_quantize(latents, params["codebooks"]), state
 
 
-def _decode_fn(
+def _decode_block(
   config: SoundStreamConfig, params: Mapping[str, Any], codes: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
+  """Samples of frames of codes, and the decoder's state behind them."""
   latents = dequantize(codes, params["codebooks"])
   return Decoder(config).apply({"params": params["decoder"]}, latents, state)
 
 
-_encode = StoredProgram(_encode_fn, static_argnums=(0,))
-_decode = StoredProgram(_decode_fn, static_argnums=(0,))
+encode_block = StoredProgram(_encode_block, static_argnums=(0,))
+decode_block = StoredProgram(_decode_block, static_argnums=(0,))

@@ -124,7 +124,7 @@ class Detector:
     """Of synthetic against real, for pieces of one length at the detector's rate."""
     if not len(windows):
       return np.zeros(0, np.float32)
-    return in_batches(functools.partial(_log_odds, self.config, self.params), windows)
+    return in_batches(functools.partial(window_log_odds, self.config, self.params), windows)
 
 
 def _probability(odds: Float[np.ndarray, "windows"]) -> float:
@@ -133,6 +133,9 @@ def _probability(odds: Float[np.ndarray, "windows"]) -> float:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _log_odds(config: ClassifierConfig, params: Mapping[str, Any], windows: jax.Array) -> jax.Array:
+def window_log_odds(
+  config: ClassifierConfig, params: Mapping[str, Any], windows: jax.Array
+) -> jax.Array:
+  """Of synthetic against real, for windows of one length side by side."""
   logits = Classifier(config).apply({"params": params}, windows)
   return logits[:, 1] - logits[:, 0]

@@ -345,7 +345,7 @@ def convert(published: Mapping[str, Any], weights: PublishedWeights) -> DacCodec
   quantizer = jax.tree.map(lambda *tables: np.stack(tables), *levels)
   weights.check_all_used()
   params = {"encoder": encoder, "decoder": decoder, "quantizer": quantizer}
-  weights.check_shapes(params, _shapes(config))
+  weights.check_shapes(params, parameter_shapes(config))
   return DacCodec(config, params)
 
 
@@ -377,7 +377,7 @@ def _level(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
   }
 
 
-def _shapes(config: DacConfig) -> dict[str, Any]:
+def parameter_shapes(config: DacConfig) -> dict[str, Any]:
   """Shapes of all parameters, without a computation."""
   c = config
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)

@@ -181,7 +181,7 @@ def convert(published: Mapping[str, Any], weights: PublishedWeights) -> EncodecC
   codebooks = [_codebook(weights, q) for q in range(config.num_quantizers)]
   weights.check_all_used()
   params = {"encoder": encoder, "decoder": decoder, "codebooks": np.stack(codebooks)}
-  weights.check_shapes(params, _shapes(config))
+  weights.check_shapes(params, parameter_shapes(config))
   return EncodecCodec(config, params)
 
 
@@ -211,7 +211,7 @@ def _codebook(weights: PublishedWeights, level: int) -> np.ndarray:
   return weights.take(f"{name}.embed")
 
 
-def _shapes(config: EncodecConfig) -> dict[str, Any]:
+def parameter_shapes(config: EncodecConfig) -> dict[str, Any]:
   """Shapes of all parameters, without a computation."""
   c, key = config, jax.random.key(0)
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)

@@ -315,7 +315,7 @@ def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int)
   if "masked_spec_embed" in weights.tensors:
     weights.take("masked_spec_embed")  # stands for masked frames, in training only
   weights.check_all_used()
-  weights.check_shapes(params, _shapes(config, layer))
+  weights.check_shapes(params, parameter_shapes(config, layer))
   return params
 
 
@@ -349,7 +349,7 @@ def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
   }
 
 
-def _shapes(config: HubertConfig, layer: int) -> Any:
+def parameter_shapes(config: HubertConfig, layer: int) -> Any:
   """Shapes of all parameters, without a computation."""
   waveform = jax.ShapeDtypeStruct((1, config.frame_length), jnp.float32)
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)

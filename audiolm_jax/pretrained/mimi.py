@@ -205,7 +205,7 @@ def convert(published: Mapping[str, Any], weights: PublishedWeights) -> MimiCode
     codebooks += [_codebook(weights, f"{name}.layers.{level}.codebook") for level in range(number)]
   weights.check_all_used()
   params = {"encoder": encoder, "decoder": decoder, "codebooks": np.stack(codebooks)}
-  weights.check_shapes(params, _shapes(config))
+  weights.check_shapes(params, parameter_shapes(config))
   return MimiCodec(config, params)
 
 
@@ -258,7 +258,7 @@ def _codebook(weights: PublishedWeights, name: str) -> np.ndarray:
   return weights.take(f"{name}.embed_sum") / usage[:, None]
 
 
-def _shapes(config: MimiConfig) -> dict[str, Any]:
+def parameter_shapes(config: MimiConfig) -> dict[str, Any]:
   """Shapes of all parameters, without a computation."""
   c, key = config, jax.random.key(0)
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)

@@ -254,7 +254,7 @@ def convert_encoder(
   if "masked_spec_embed" in weights.tensors:
     weights.take("masked_spec_embed")  # stands for masked steps, in training only
   weights.check_all_used()
-  weights.check_shapes(params, _shapes(config, layer))
+  weights.check_shapes(params, parameter_shapes(config, layer))
   return params
 
 
@@ -290,7 +290,7 @@ def _feed_forward(weights: PublishedWeights, name: str) -> dict[str, Any]:
   }
 
 
-def _shapes(config: W2vBert2Config, layer: int) -> Any:
+def parameter_shapes(config: W2vBert2Config, layer: int) -> Any:
   """Shapes of all parameters, without a computation."""
   log_mel = jax.ShapeDtypeStruct((1, 1, FRAMES_PER_STEP * config.num_mels), jnp.float32)
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)

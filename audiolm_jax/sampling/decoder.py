@@ -207,12 +207,12 @@ class StageSampler:
     )
     prompts, keys = _filled(prompts, keys)
     arguments, sources = self._to_read(prompts)
-    _prefill.prepare(self.program, self.params, *arguments, capacity)
+    prefill.prepare(self.program, self.params, *arguments, capacity)
     if _is_repeated(sources):
-      _repeated.prepare(self._cache_shape(len(arguments.tokens), capacity), sources)
+      repeated.prepare(self._cache_shape(len(arguments.tokens), capacity), sources)
     cache = self._cache_shape(len(prompts), capacity)
     inputs, state = _loop(prompts, self._steps(num_tokens, capacity), keys, options, cache)
-    _decode.prepare(self.program, self.params, inputs, state, np.int32(num_tokens))
+    decode.prepare(self.program, self.params, inputs, state, np.int32(num_tokens))
 
   def _per_turn(self, capacity: int) -> int:
     return max(1, self._cache_bytes // (capacity * self.program.config.cache_bytes_per_token))
@@ -230,7 +230,7 @@ class StageSampler:
     inputs, state = self._begin(prompts, steps, keys, options, capacity)
     for start in range(0, num_tokens, every):
       stop = min(start + every, num_tokens)
-      state = _decode(self.program, self.params, inputs, state, np.int32(stop))
+      state = decode(self.program, self.params, inputs, state, np.int32(stop))
       # A copy: the next call takes the state's memory.
       yield np.array(state.drawn)[:count, start:stop]
 
@@ -241,13 +241,13 @@ class StageSampler:
 
   def _begin(self, prompts, steps, keys, options, capacity) -> tuple[LoopInputs, LoopState]:
     arguments, sources = self._to_read(prompts)
-    cache = _prefill(self.program, self.params, *arguments, capacity)
+    cache = prefill(self.program, self.params, *arguments, capacity)
     if _is_repeated(sources):
-      cache = _repeated(cache, sources)
+      cache = repeated(cache, sources)
     return _loop(prompts, steps, keys, options, cache)
 
   def _to_read(self, prompts: Sequence[Prompt]) -> tuple["_ToRead", Int[np.ndarray, "batch"]]:
-    """What `_prefill` is called with, and for each prompt the row that reads it.
+    """What `prefill` is called with, and for each prompt the row that reads it.
 
     Prompts that are alike, as samples of one are, are read once.
     """
@@ -284,7 +284,7 @@ class StageSampler:
 
 
 class _ToRead(NamedTuple):
-  """Arguments of `_prefill` between the parameters and the capacity."""
+  """Arguments of `prefill` between the parameters and the capacity."""
 
   tokens: Int[np.ndarray, "batch length"]
   frame_ids: Int[np.ndarray, "batch length"]
@@ -299,7 +299,7 @@ def _loop(
   options: SamplingOptions | None,
   cache: tuple[KeyValues, ...],
 ) -> tuple[LoopInputs, LoopState]:
-  """What `_decode` is called with, once the prompts are read."""
+  """What `decode` is called with, once the prompts are read."""
   longest = max(len(p.tokens) for p in prompts)
   forced = np.full((len(prompts), steps), -1, np.int32)
   newest = np.full(len(prompts), BOS, np.int32)
@@ -424,9 +424,9 @@ def _decode_fn(
 
 # Compiled once per program, number of rows and bucket of lengths. The state is donated: its cache
 # is most of the memory in use.
-_prefill = StoredProgram(_prefill_fn, static_argnums=(0, 6))
-_repeated = StoredProgram(_repeated_fn)
-_decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
+prefill = StoredProgram(_prefill_fn, static_argnums=(0, 6))
+repeated = StoredProgram(_repeated_fn)
+decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
 
 
 def _choose(program: Program, variables, inputs: LoopInputs, hidden, token, run, step):
@@ -479,7 +479,7 @@ def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chose
   """These rows of the keys; without a program where that is all of them."""
   if [*rows] == [*range(len(keys))]:
     return keys
-  return _repeated(keys, np.array(rows, np.int32))
+  return repeated(keys, np.array(rows, np.int32))
 
 
 def _is_repeated(sources: Int[np.ndarray, "batch"]) -> bool:
@@ -497,13 +497,17 @@ def _row_bucket(rows: int) -> int:
   return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
 
 
+def stored_dtype(path: tuple[Any, ...], ndim: int, dtype: str) -> Any:
+  """Of a parameter while its stage is sampled, where the computation has `dtype`."""
+  is_table = any(getattr(entry, "key", None) == "relative_bias" for entry in path)
+  return jnp.dtype("float32" if ndim <= 1 or is_table else dtype)
+
+
 def _ready(params: Any, dtype: str) -> Any:
   """Parameters on the device, matrices in the dtype of the computation."""
 
   def ready(path, value):
-    is_table = any(getattr(entry, "key", None) == "relative_bias" for entry in path)
-    wide = value.ndim <= 1 or is_table
     # By numpy: jnp would compile a small program for every shape.
-    return np.asarray(value).astype(jnp.float32 if wide else jnp.dtype(dtype), copy=False)
+    return np.asarray(value).astype(stored_dtype(path, value.ndim, dtype), copy=False)
 
   return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))

@@ -162,7 +162,9 @@ class Partitioner:
     rows = jax.process_count()
     local = jax.eval_shape(dict, batch)
     return {
-      name: jax.ShapeDtypeStruct((x.shape[0] * rows, *x.shape[1:]), x.dtype)
+      name: jax.ShapeDtypeStruct(
+        (x.shape[0] * rows, *x.shape[1:]), x.dtype, sharding=self.batch_sharding
+      )
       for name, x in local.items()
     }
 

@@ -3,11 +3,12 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax import export
 from jaxtyping import Array, Float, Key
 
 from audiolm_jax.training import metrics as metrics_lib
@@ -90,8 +91,12 @@ class Program:
       self.abstract_state = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._shardings
       )
+      # Traced once for here and for the program, which it is inlined into: shapes and shardings
+      # are the same there.
+      self._train_step = jax.jit(self._call_train_step, static_argnums=0, inline=True)
       train_step = functools.partial(self._train_step, self._parts(0))
-      _, train_metrics = jax.eval_shape(train_step, shapes, batch, key)
+      rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioner.replicated)
+      _, train_metrics = jax.eval_shape(train_step, self.abstract_state, self._abstract_batch, rng)
       self._train_names = list(train_metrics)
       self.metric_names = set(train_metrics) - {metrics_lib.SKIPPED, metrics_lib.WEIGHT}
     self._steps: dict[tuple[Any, ...], Any] = {}
@@ -127,10 +132,24 @@ class Program:
   def _parts(self, step: int) -> tuple[Any, ...]:
     return self._model.parts(step) if hasattr(self._model, "parts") else ()
 
-  def _train_step(self, parts: tuple[Any, ...], state: Any, batch: Batch, rng: Any) -> Any:
+  def _call_train_step(self, parts: tuple[Any, ...], state: Any, batch: Batch, rng: Any) -> Any:
     return self._model.train_step(state, batch, rng, *parts)
 
+  def exported(self, step: int, platforms: Sequence[str]) -> export.Exported:
+    """Training step `step` lowered for platforms such as "cuda" and "tpu", in one trace.
+
+    Needs none of them: nothing is compiled or computed.
+    """
+    with self._partitioner.context():
+      jitted, arguments = self._jitted_step(self._parts(step))
+      return export.export(jitted, platforms=platforms)(*arguments)
+
   def _compile_step(self, parts: tuple[Any, ...]) -> Any:
+    jitted, arguments = self._jitted_step(parts)
+    return jitted.lower(*arguments).compile()
+
+  def _jitted_step(self, parts: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """The step as a jitted function, and its abstract arguments."""
     p = self._partitioner
     key = jax.eval_shape(jax.random.key, 0)
 
@@ -141,14 +160,14 @@ class Program:
       # A copy of its own: `total` is donated to the next step while the host still reads this.
       return state, total, total.skipped_in_a_row + 0.0
 
-    total = metrics_lib.empty(self._train_names)
     jitted = jax.jit(
       step,
       in_shardings=(self._shardings, p.replicated, p.batch_sharding, p.replicated),
       out_shardings=(self._shardings, p.replicated, p.replicated),
       donate_argnums=(0, 1),  # state and running sums are replaced
     )
-    return jitted.lower(self.abstract_state, total, self._abstract_batch, key).compile()
+    total = metrics_lib.empty(self._train_names)
+    return jitted, (self.abstract_state, total, self._abstract_batch, key)
 
   def flops(self, step: int) -> float:
     """What training step `step` needs by formula, on all devices; 0 where there is no formula."""

@@ -84,7 +84,7 @@ def seen_logits(monkeypatch):
   monkeypatch.setattr(decoder, "_choose", spy)
   # A fresh jit, so that the spy is not hidden by what was compiled before, nor kept after.
   monkeypatch.setattr(
-    decoder, "_decode", jax.jit(lambda *a: decoder._decode_fn(*a), static_argnums=0)
+    decoder, "decode", jax.jit(lambda *a: decoder._decode_fn(*a), static_argnums=0)
   )
   return seen
 
@@ -176,8 +176,8 @@ def test_a_batch_draws_what_its_rows_draw_alone(name, variant):
 
 def test_samples_of_one_prompt_read_it_once_and_draw_what_they_draw_alone(monkeypatch):
   read = []
-  original = decoder._prefill
-  monkeypatch.setattr(decoder, "_prefill", lambda *a: read.append(a[2].shape[0]) or original(*a))
+  original = decoder.prefill
+  monkeypatch.setattr(decoder, "prefill", lambda *a: read.append(a[2].shape[0]) or original(*a))
   model = stage("coarse")
   sampler = StageSampler(model)
   one, other = prompt(model.spec, 1.0), prompt(model.spec, 0.6, seed=1)
@@ -276,11 +276,11 @@ def test_nothing_is_recompiled_within_a_bucket():
   model = stage("coarse")
   sampler = StageSampler(model)
   sampler.sample([prompt(model.spec, 0.9)], 30, keys(1), SamplingOptions(temperature=0.3))
-  before = decoder._prefill._cache_size(), decoder._decode._cache_size()
+  before = decoder.prefill._cache_size(), decoder.decode._cache_size()
   for seconds, count, temperature in [(0.2, 3, 0.7), (0.5, 17, 1.0), (0.8, 40, 0.0)]:
     options = SamplingOptions(temperature=temperature)
     sampler.sample([prompt(model.spec, seconds)], count, keys(1), options)
-  assert (decoder._prefill._cache_size(), decoder._decode._cache_size()) == before
+  assert (decoder.prefill._cache_size(), decoder.decode._cache_size()) == before
 
 
 def test_the_compiled_loop_keeps_its_cache_in_place():
@@ -290,7 +290,7 @@ def test_the_compiled_loop_keeps_its_cache_in_place():
   capacity = 4096
   given = [prompt(spec, 0.4)]
   inputs, state = sampler._begin(given, 64, keys(1), SamplingOptions(), capacity)
-  compiled = decoder._decode.lower(sampler.program, sampler.params, inputs, state, 64).compile()
+  compiled = decoder.decode.lower(sampler.program, sampler.params, inputs, state, 64).compile()
   cache_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
   assert cache_bytes == 2 * 2 * 64 * 4 * capacity
   memory = compiled.memory_analysis()

@@ -1,0 +1,314 @@
+"""The programs of the published models, described without arrays: one list for all who need it.
+
+`PROGRAMS` has for each program a function that lowers it for some platforms. It knows shapes only,
+so a model of any size takes up no memory, and nothing is computed.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.core import meta
+from jax import export
+
+from audiolm_jax import train
+from audiolm_jax.codec import soundstream, soundstream_codec
+from audiolm_jax.codec.blocks import BLOCK
+from audiolm_jax.codec.causal_codec import CausalCodec
+from audiolm_jax.detection import detector
+from audiolm_jax.lm.stages import StageSpec
+from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.pretrained import dac, encodec, hubert, mimi, w2v_bert_2
+from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
+from audiolm_jax.pretrained.layer_tokenizer import windows_of_30_seconds
+from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBert2TokenizerConfig
+from audiolm_jax.sampling import decoder
+from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.semantic.conformer import ConformerEncoder
+from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
+from audiolm_jax.training.partitioning import Partitioner
+from audiolm_jax.training.program import Program
+
+Platforms = Sequence[str]
+Lower = Callable[[Platforms], export.Exported]
+
+GIN = Path(__file__).parents[1] / "gin_configs"
+# What is trained at the size that the papers describe.
+TRAINED = sorted(path.stem for size in ("base", "xl") for path in GIN.glob(f"*_{size}.gin"))
+STAGES = [name for name in TRAINED if "_stage_" in name or name.startswith("acoustic_only_")]
+# Clips and sequences side by side.
+ROWS = 4
+
+
+@functools.cache
+def settings(name: str) -> dict[str, Any]:
+  """What `trainer.train` is given by a gin file."""
+  data = "AUDIO_DIR" if name == "detector_base" else "MIXTURE_OR_TASK_NAME"
+  found, _ = train.resolve([f"gin_configs/{name}.gin"], ["MODEL_DIR = 'none'", f"{data} = 'none'"])
+  return found
+
+
+def array(*shape: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
+  """Shape and type of an array."""
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def export_function(function: Callable[..., Any], *arguments: Any, platforms: Platforms):
+  """A function lowered for arguments of these shapes."""
+  return export.export(jax.jit(function), platforms=platforms)(*arguments)
+
+
+@functools.cache
+def training_program(name: str, **changes: Any) -> Program:
+  """The training program of a gin file, with changes to the trainable's configuration."""
+  found = settings(name)
+  config = dataclasses.replace(found["model"].config, **changes)
+  partitioner = Partitioner(found["partitioning"], jax.devices()[:1])
+  return Program(type(found["model"])(config), partitioner, found["train_dataset"].batch_shapes())
+
+
+def training_step(name: str, step: int, platforms: Platforms, **changes: Any) -> export.Exported:
+  """Training step `step`."""
+  return training_program(name, **changes).exported(step, platforms)
+
+
+def encode_sound(platforms: Platforms) -> export.Exported:
+  """A block of frames through the encoder and the quantizer of a SoundStream."""
+  config, params = codec_shapes()
+  state = jax.eval_shape(functools.partial(soundstream.encoder_state, config, ROWS))
+  waveform = array(ROWS, BLOCK * config.hop_length)
+  encode = functools.partial(soundstream_codec.encode_block, config)
+  return export_function(encode, params, waveform, state, platforms=platforms)
+
+
+def decode_sound(platforms: Platforms) -> export.Exported:
+  """A block of codes through the decoder of a SoundStream."""
+  config, params = codec_shapes()
+  state = jax.eval_shape(functools.partial(soundstream.decoder_state, config, ROWS))
+  codes = array(ROWS, BLOCK, config.num_quantizers, dtype=np.int32)
+  decode = functools.partial(soundstream_codec.decode_block, config)
+  return export_function(decode, params, codes, state, platforms=platforms)
+
+
+def codec_shapes() -> tuple[soundstream.SoundStreamConfig, dict[str, Any]]:
+  """A SoundStream's configuration, and the shapes of what its inference needs."""
+  program = training_program("codec_base", adversarial_start_step=1)
+  model = settings("codec_base")["model"]
+  return model.config.model, jax.eval_shape(model.inference_params, program.abstract_state)
+
+
+def tokenize_by_w2v_bert(platforms: Platforms) -> export.Exported:
+  """The largest window of a w2v-BERT XL, at the paper's layer."""
+  config = SemanticTokenizerConfig(settings("semantic_encoder_xl")["model"].config.encoder)
+  encoder = config.encoder.truncated(config.layer)
+  frames = array(1, 64, encoder.features.num_mels)
+  init = ConformerEncoder(encoder).init
+  variables = jax.eval_shape(init, jax.random.key(0), frames, array(1, 16, dtype=bool))
+  params = whitened(meta.unbox(variables["params"]), encoder.dim, config.num_clusters)
+  samples = config.window_steps * encoder.hop_length + 2 * encoder.features.margin
+  return tokenize(SemanticTokenizer, config, params, array(ROWS, samples), platforms)
+
+
+def tokenize_by_hubert(encoder: hubert.HubertConfig, platforms: Platforms) -> export.Exported:
+  """Thirty seconds through the first eleven blocks of a HuBERT."""
+  config = HubertTokenizerConfig(encoder, 11, 500, **windows_of_30_seconds(encoder, 1))
+  params = whitened(hubert.parameter_shapes(encoder, 11), encoder.dim, 500)
+  samples = config.window_steps * config.hop_length - encoder.hop_length + encoder.frame_length
+  return tokenize(HubertTokenizer, config, params, array(ROWS, samples), platforms)
+
+
+def tokenize_by_w2v_bert_2(platforms: Platforms) -> export.Exported:
+  """Thirty seconds through a w2v-BERT 2.0."""
+  encoder = w2v_bert_2.W2vBert2Config()
+  config = W2vBert2TokenizerConfig(encoder, **windows_of_30_seconds(encoder, 1))
+  params = whitened(
+    w2v_bert_2.parameter_shapes(encoder, config.layer), encoder.dim, config.num_clusters
+  )
+  steps = array(ROWS, config.window_steps, w2v_bert_2.FRAMES_PER_STEP * encoder.num_mels)
+  return tokenize(W2vBert2Tokenizer, config, params, steps, platforms)
+
+
+def tokenize(
+  kind: type, config: Any, params: Any, padded: jax.ShapeDtypeStruct, platforms: Platforms
+) -> export.Exported:
+  """One window of a tokenizer."""
+  return export_function(
+    lambda params, padded, valid: kind(config, params).encode_windows(padded, valid),
+    params,
+    padded,
+    array(ROWS, dtype=np.int32),
+    platforms=platforms,
+  )
+
+
+def whitened(encoder: Any, dim: int, num_clusters: int) -> dict[str, Any]:
+  """Shapes of a tokenizer's parameters."""
+  vector = array(dim)
+  centroids = array(num_clusters, dim)
+  return {"encoder": encoder, "mean": vector, "scale": vector, "centroids": centroids}
+
+
+def encode_with_dac(platforms: Platforms) -> export.Exported:
+  """A window of sound through DAC."""
+  config = dac.DacConfig()
+  return export_function(
+    lambda params, frames, ends: dac.DacCodec(config, params).encode_window(frames, ends),
+    dac.parameter_shapes(config),
+    array(ROWS, 512, config.hop_length),
+    array(ROWS, dtype=np.int32),
+    platforms=platforms,
+  )
+
+
+def decode_with_dac(platforms: Platforms) -> export.Exported:
+  """A window of codes through DAC."""
+  config = dac.DacConfig()
+  return export_function(
+    lambda params, codes, ends: dac.DacCodec(config, params).decode_window(codes, ends),
+    dac.parameter_shapes(config),
+    array(ROWS, 512, config.num_quantizers, dtype=np.int32),
+    array(ROWS, dtype=np.int32),
+    platforms=platforms,
+  )
+
+
+def encode_causally(
+  kind: type[CausalCodec], config: Any, params: Any, state: Callable, platforms: Platforms
+) -> export.Exported:
+  """A block of sound through EnCodec or Mimi."""
+  return export_function(
+    lambda params, waveform, ends, state: kind(config, params).encode_block(waveform, ends, state),
+    params(config),
+    array(ROWS, kind.block_frames * config.hop_length),
+    array(ROWS, dtype=np.int32),
+    jax.eval_shape(functools.partial(state, config, ROWS)),
+    platforms=platforms,
+  )
+
+
+def decode_causally(
+  kind: type[CausalCodec], config: Any, params: Any, state: Callable, platforms: Platforms
+) -> export.Exported:
+  """A block of codes through EnCodec or Mimi."""
+  return export_function(
+    lambda params, codes, ends, state: kind(config, params).decode_block(codes, ends, state),
+    params(config),
+    array(ROWS, kind.block_frames, config.num_quantizers, dtype=np.int32),
+    array(ROWS, dtype=np.int32),
+    jax.eval_shape(functools.partial(state, config, ROWS)),
+    platforms=platforms,
+  )
+
+
+@functools.cache
+def sampling_shapes(name: str) -> tuple[decoder.Program, Any, Any]:
+  """A stage's program, and the shapes of its parameters and of its cache for a whole sequence."""
+  config = settings(name)["model"].config
+  spec: StageSpec = config.spec
+  shape: TransformerConfig = config.transformer
+  program = decoder.Program(spec, dataclasses.replace(shape.shape(), dtype=shape.dtype))
+  tokens = array(1, 8, dtype=np.int32)
+  model = Transformer(program.config, spec.layout.vocab_size)
+  params = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"])
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, x: array(*x.shape, dtype=decoder.stored_dtype(path, x.ndim, shape.dtype)), params
+  )
+  heads = (ROWS, program.config.kv_heads, spec.max_length, program.config.head_size)
+  layer = decoder.KeyValues(array(*heads, dtype=shape.dtype), array(*heads, dtype=shape.dtype))
+  return program, params, (layer,) * program.config.num_layers
+
+
+def prefill(name: str, platforms: Platforms) -> export.Exported:
+  """A prompt of half a sequence."""
+  program, params, _ = sampling_shapes(name)
+  tokens = array(ROWS, program.spec.max_length // 2, dtype=np.int32)
+  return export_function(
+    lambda params, tokens, frame_ids, lengths, longest: decoder.prefill(
+      program, params, tokens, frame_ids, lengths, longest, program.spec.max_length
+    ),
+    params,
+    tokens,
+    tokens,
+    array(ROWS, dtype=np.int32),
+    array(dtype=np.int32),
+    platforms=platforms,
+  )
+
+
+def repeat_prompt(name: str, platforms: Platforms) -> export.Exported:
+  """The cache of one prompt for several samples of it."""
+  _, _, cache = sampling_shapes(name)
+  rows = array(2 * ROWS, dtype=np.int32)
+  return export_function(decoder.repeated, cache, rows, platforms=platforms)
+
+
+def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
+  """The loop over tokens, with all that may restrict what is drawn."""
+  program, params, cache = sampling_shapes(name)
+  controls = SamplingOptions(temperature=0.8, top_k=50, top_p=0.9).controls
+  number, row = array(dtype=np.int32), array(ROWS, dtype=np.int32)
+  drawn = array(ROWS, program.spec.max_length // 2, dtype=np.int32)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
+  inputs = decoder.LoopInputs(row, row, drawn, keys, jax.eval_shape(lambda: controls))
+  state = decoder.LoopState(number, number, row, row, cache, drawn)
+  return export_function(
+    functools.partial(decoder.decode, program), params, inputs, state, number, platforms=platforms
+  )
+
+
+def detect(platforms: Platforms) -> export.Exported:
+  """Windows of a second through the detector."""
+  program = training_program("detector_base")
+  config = settings("detector_base")["model"].config.classifier
+  return export_function(
+    functools.partial(detector.window_log_odds, config),
+    program.abstract_state.params,
+    array(32, config.features.sample_rate),
+    platforms=platforms,
+  )
+
+
+def _programs() -> dict[str, Lower]:
+  part = functools.partial
+  found: dict[str, Lower] = {}
+  for name in TRAINED:
+    if name != "codec_base":
+      found[f"{name} training step"] = part(training_step, name, 0)
+  # Discriminators from the second step on, so that one `Program` has steps with and without them.
+  later = part(training_step, "codec_base", adversarial_start_step=1)
+  found["codec_base training step without discriminators"] = part(later, 0)
+  found["codec_base training step"] = part(later, 1)
+  found["codec_base training step with fixed codes"] = part(later, 0, codes_fixed_step=0)
+  found["codec_base encode"], found["codec_base decode"] = encode_sound, decode_sound
+  for name in STAGES:
+    found[f"{name} prefill"] = part(prefill, name)
+    found[f"{name} repeated prompt"] = part(repeat_prompt, name)
+    found[f"{name} decoding loop"] = part(decoding_loop, name)
+  found["detector_base detect"] = detect
+  found["semantic_encoder_xl tokenize"] = tokenize_by_w2v_bert
+  found["dac_16khz encode"], found["dac_16khz decode"] = encode_with_dac, decode_with_dac
+  for name, module, kind, config in (
+    ("encodec_24khz", encodec, encodec.EncodecCodec, encodec.EncodecConfig()),
+    ("mimi", mimi, mimi.MimiCodec, mimi.MimiConfig()),
+  ):
+    shapes = module.parameter_shapes
+    found[f"{name} encode"] = part(encode_causally, kind, config, shapes, module.encoder_state)
+    found[f"{name} decode"] = part(decode_causally, kind, config, shapes, module.decoder_state)
+  base = hubert.HubertConfig()
+  slow = dataclasses.replace(
+    base,
+    channels=(*base.channels, 512),
+    kernels=(*base.kernels, 2),
+    strides=(*base.strides, 2),
+  )
+  found["hubert_base tokenize"] = part(tokenize_by_hubert, base)
+  found["mhubert_base_25hz tokenize"] = part(tokenize_by_hubert, slow)
+  found["w2v_bert_2 tokenize"] = tokenize_by_w2v_bert_2
+  return found
+
+
+PROGRAMS = _programs()
