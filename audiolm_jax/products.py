@@ -125,22 +125,23 @@ def _rounded_matmul(x: Array, kernel: Array) -> Array:
 
 
 def _rounded_forward(x: Array, kernel: Array):
-  rounded = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-  return _dot(*rounded, x.ndim - 1, 0), rounded
+  # XLA:CPU cannot run a bfloat16 product into which it has folded a transpose of an operand or of
+  # the result; the barriers here and below keep them apart.
+  rounded = lax.optimization_barrier((x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)))
+  return lax.optimization_barrier(_dot(*rounded, x.ndim - 1, 0)), rounded
 
 
 def _rounded_backward(residuals, gradient: Array):
   x, kernel = residuals
-  gradient = gradient.astype(jnp.bfloat16)
-  x_gradient = _dot(gradient, kernel, gradient.ndim - 1, 1)
+  gradient = lax.optimization_barrier(gradient.astype(jnp.bfloat16))
+  x_gradient = lax.optimization_barrier(_dot(gradient, kernel, gradient.ndim - 1, 1))
   rows = x.reshape(-1, x.shape[-1])
   columns = gradient.reshape(-1, gradient.shape[-1])
   # The fast path needs rows of one operand against columns of the other. XLA folds a plain
   # transpose into the product, which then misses it.
   if rows.shape[1] <= columns.shape[1]:
-    kernel_gradient = _dot(_transposed(rows), columns, 1, 0)
+    kernel_gradient = lax.optimization_barrier(_dot(_transposed(rows), columns, 1, 0))
   else:
-    # The barrier keeps this transpose out of the product, which XLA:CPU could not run then.
     kernel_gradient = lax.optimization_barrier(_dot(_transposed(columns), rows, 1, 0)).T
   return x_gradient, kernel_gradient
 

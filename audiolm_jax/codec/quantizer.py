@@ -46,11 +46,12 @@ def nearest(
 
   In training on bfloat16 products, of two entries about as near it may be the other one.
   """
+  norms = jnp.sum(jnp.square(codebook), -1)
   if products.rounds(x, codebook):
     similarity = products.matmul(x, codebook.T)
   else:
     similarity = jnp.einsum("...d,nd->...n", x, codebook)
-  distance = jnp.sum(jnp.square(codebook), -1) - 2 * similarity
+  distance = norms - 2 * similarity
   return jnp.argmin(distance, axis=-1).astype(jnp.int32)
 
 
