@@ -7,12 +7,13 @@ machine.
 """
 
 import contextlib
-import contextvars
 import enum
 import functools
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ class Precision(enum.StrEnum):
   BFLOAT16 = "bfloat16"
 
 
-_PRECISION = contextvars.ContextVar("precision", default=Precision.FLOAT32)
+# Part of the key of JAX's caches: what was traced in one precision is traced again in another.
+_PRECISION = jax.make_user_context(default_value=Precision.FLOAT32)
 
 # A transpose by a product with the identity matrix costs inputs**2 operations a row, and is the
 # faster one up to about this width.
@@ -37,21 +39,14 @@ _TRANSPOSE_BLOCK = 16
 
 @contextlib.contextmanager
 def precision(value: Precision | str) -> Iterator[None]:
-  """Selects the precision of the products that are traced in this context.
-
-  A function that `jax.jit` traced in one context keeps its program in another one: trace what
-  depends on the precision within it, and only there.
-  """
-  token = _PRECISION.set(Precision(value))
-  try:
+  """Selects the precision of the products that are traced in this context, in this thread."""
+  with _PRECISION(Precision(value)):
     yield
-  finally:
-    _PRECISION.reset(token)
 
 
 def current_precision() -> Precision:
   """The precision of products traced now."""
-  return _PRECISION.get()
+  return _PRECISION.value
 
 
 def fastest_precision() -> Precision:
@@ -77,11 +72,46 @@ def matmul(
   """The product over the last axis of `x` and the first of `kernel`, in the current precision.
 
   Returns:
-    float32; under BFLOAT16 the gradients are float32 too, made of bfloat16 operands.
+    Of the operands' type. Under BFLOAT16 the gradients of float32 operands are float32 too, made
+    of bfloat16 operands.
   """
-  if current_precision() is Precision.BFLOAT16:
-    return _rounded_matmul(x, kernel)
-  return _dot(x, kernel, x.ndim - 1, 0)
+  return _rounded_matmul(x, kernel) if rounds(x, kernel) else x @ kernel
+
+
+def dot_general(
+  x: Array,
+  kernel: Array,
+  dimension_numbers: lax.DotDimensionNumbers,
+  precision: Any = None,
+  preferred_element_type: Any = None,
+) -> Array:
+  """`lax.dot_general` in the current precision: the last axes of `x` and the first of `kernel`.
+
+  Args:
+    precision: of float32 products, as `lax.dot_general` takes it.
+  Raises:
+    ValueError: other axes, under BFLOAT16.
+  """
+  if not rounds(x, kernel):
+    return lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)
+  (contracted, first), batch = dimension_numbers
+  count = len(first)
+  if (
+    tuple(contracted) != tuple(range(x.ndim - count, x.ndim))
+    or tuple(first) != tuple(range(count))
+    or any(map(len, batch))
+  ):
+    raise ValueError(f"dot_general in bfloat16 cannot contract {dimension_numbers}")
+  inputs = math.prod(kernel.shape[:count])
+  rows, outputs = x.shape[: x.ndim - count], kernel.shape[count:]
+  product = _rounded_matmul(x.reshape(*rows, inputs), kernel.reshape(inputs, -1))
+  return product.reshape(*rows, *outputs)
+
+
+def rounds(x: Array, kernel: Array) -> bool:
+  """Whether a product of these two, traced now, rounds them: what is not float32 stays as it is."""
+  both_float32 = x.dtype == kernel.dtype == jnp.float32
+  return both_float32 and current_precision() is Precision.BFLOAT16
 
 
 def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
@@ -95,26 +125,25 @@ def _rounded_matmul(x: Array, kernel: Array) -> Array:
 
 
 def _rounded_forward(x: Array, kernel: Array):
-  rounded = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-  # Empty arrays that remember the operands' types.
-  types = jnp.zeros(0, x.dtype), jnp.zeros(0, kernel.dtype)
-  return _dot(*rounded, x.ndim - 1, 0), (*rounded, *types)
+  # XLA:CPU cannot run a bfloat16 product into which it has folded a transpose of an operand or of
+  # the result; the barriers here and below keep them apart.
+  rounded = lax.optimization_barrier((x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)))
+  return lax.optimization_barrier(_dot(*rounded, x.ndim - 1, 0)), rounded
 
 
 def _rounded_backward(residuals, gradient: Array):
-  x, kernel, x_type, kernel_type = residuals
-  gradient = gradient.astype(jnp.bfloat16)
-  x_gradient = _dot(gradient, kernel, gradient.ndim - 1, 1)
+  x, kernel = residuals
+  gradient = lax.optimization_barrier(gradient.astype(jnp.bfloat16))
+  x_gradient = lax.optimization_barrier(_dot(gradient, kernel, gradient.ndim - 1, 1))
   rows = x.reshape(-1, x.shape[-1])
   columns = gradient.reshape(-1, gradient.shape[-1])
   # The fast path needs rows of one operand against columns of the other. XLA folds a plain
   # transpose into the product, which then misses it.
   if rows.shape[1] <= columns.shape[1]:
-    kernel_gradient = _dot(_transposed(rows), columns, 1, 0)
+    kernel_gradient = lax.optimization_barrier(_dot(_transposed(rows), columns, 1, 0))
   else:
-    # The barrier keeps this transpose out of the product, which XLA:CPU could not run then.
     kernel_gradient = lax.optimization_barrier(_dot(_transposed(columns), rows, 1, 0)).T
-  return x_gradient.astype(x_type.dtype), kernel_gradient.astype(kernel_type.dtype)
+  return x_gradient, kernel_gradient
 
 
 _rounded_matmul.defvjp(_rounded_forward, _rounded_backward)

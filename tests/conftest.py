@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,44 @@ def forced_devices(count: int) -> dict[str, str]:
     "--xla_cpu_collective_call_terminate_timeout_seconds=400",
   )
   return {"XLA_FLAGS": " ".join(flags), "PJRT_NPROC": "64"}
+
+
+def assert_bfloat16_products_hardly_turn(gradients, *arguments, cosine: float = 0.999) -> None:
+  """Gradients with rounded products are float32, point where exact ones do, and are not those.
+
+  Args:
+    gradients: a function that `jax.jit` compiles.
+    cosine: of the angle between them is more than this. One ReLU or maximum in a thousand that
+      takes its other branch turns a gradient by a thirtieth.
+  """
+  import jax
+
+  from audiolm_jax import products
+
+  exact = jax.tree.leaves(jax.device_get(gradients(*arguments)))
+  with products.precision("bfloat16"):
+    rounded = jax.tree.leaves(jax.device_get(gradients(*arguments)))
+  for one, other in zip(exact, rounded, strict=True):
+    assert one.dtype == other.dtype == np.float32
+  a, b = (np.concatenate([leaf.ravel() for leaf in leaves]) for leaves in (exact, rounded))
+  assert np.any(a != b)
+  assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > cosine
+
+
+def float32_products(function, *arguments) -> list[str]:
+  """The products and convolutions that keep float32 operands where bfloat16 is asked for.
+
+  Those with batch axes, as of queries and keys, are left out. One line of StableHLO each.
+  """
+  import jax
+
+  from audiolm_jax import products
+
+  with products.precision("bfloat16"):
+    text = jax.jit(function).lower(*arguments).as_text()
+  lines = [line for line in text.splitlines() if re.search(r"stablehlo\.(dot_general|conv)", line)]
+  assert any("xbf16>" in line for line in lines)
+  return [line for line in lines if "xf32>, tensor" in line and "batching_dims" not in line]
 
 
 # gin bindings that make `codec_tiny` as small as the codec of `miniature_bundle`.

@@ -62,6 +62,36 @@ def test_precision_ends_with_its_context_also_after_an_error():
   assert products.current_precision() is Precision.FLOAT32
 
 
+def test_a_compiled_function_is_traced_again_in_another_precision():
+  x, kernel = _operands((20,), 64, 16)
+  compiled = jax.jit(lambda x, k: jax.lax.scan(lambda c, row: (c, matmul(row[None], k)), 0, x)[1])
+  exact = compiled(x, kernel)
+  with precision("bfloat16"):
+    rounded = compiled(x, kernel)
+  assert np.any(rounded != exact)
+  np.testing.assert_array_equal(compiled(x, kernel), exact)
+
+
+def test_other_types_than_float32_are_left_alone():
+  x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in _operands((20,), 64, 16))
+  with precision("bfloat16"):
+    assert matmul(x, kernel).dtype == jnp.bfloat16
+
+
+def test_dot_general_over_several_axes_is_that_of_jax_on_rounded_operands():
+  x, kernel = _operands((4, 5, 2), 6, 21)
+  kernel = kernel.reshape(6, 3, 7)[None].repeat(2, 0)
+  axes = (((2, 3), (0, 1)), ((), ()))
+  wanted = jax.lax.dot_general(
+    *(a.astype(jnp.bfloat16) for a in (x, kernel)), axes, preferred_element_type=jnp.float32
+  )
+  with precision("bfloat16"):
+    found = products.dot_general(x, kernel, axes)
+    with pytest.raises(ValueError, match="cannot contract"):
+      products.dot_general(x, kernel, (((3,), (1,)), ((2,), (0,))))
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_precision_of_another_name_is_refused():
   with pytest.raises(ValueError, match="float16"), precision("float16"):
     pass

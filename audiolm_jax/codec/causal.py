@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from audiolm_jax import products
 from audiolm_jax.codec.convolution import convolve
 
 _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -85,7 +86,7 @@ class CausalConv(nn.Module):
       "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
     )
     if self.kernel_size == 1:
-      return x @ kernel[0] + bias, state
+      return products.matmul(x, kernel[0]) + bias, state
     padded = jnp.concatenate([state, x], axis=1)
     y = convolve(padded, kernel, dilations=self.dilation)
     return y + bias, padded[:, padded.shape[1] - self.context() :]
@@ -115,8 +116,8 @@ class StridedConv(nn.Module):
     )
     padded = jnp.concatenate([state, x], axis=1)
     blocks = padded.reshape(batch, -1, self.stride * channels)
-    y = jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ kernel + bias
-    return y, padded[:, padded.shape[1] - self.stride :]
+    pairs = jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1)
+    return products.matmul(pairs, kernel) + bias, padded[:, padded.shape[1] - self.stride :]
 
 
 class TransposedConv(nn.Module):
@@ -142,7 +143,8 @@ class TransposedConv(nn.Module):
     bias = self.param(
       "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
     )
-    written = (x @ kernel).reshape(batch, frames, 2, self.stride, self.features)
+    written = products.matmul(x, kernel)
+    written = written.reshape(batch, frames, 2, self.stride, self.features)
     own, following = written[:, :, 0], written[:, :, 1]
     carried = jnp.concatenate([state[:, None], following[:, :-1]], axis=1)
     y = (own + carried).reshape(batch, frames * self.stride, self.features) + bias

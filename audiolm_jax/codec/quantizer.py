@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from audiolm_jax import products
+
 
 @flax.struct.dataclass
 class QuantizerState:
@@ -40,8 +42,16 @@ def quantizer_of(codebooks: Float[Array, "quantizers size dim"], mean_use: float
 def nearest(
   x: Float[Array, "*batch dim"], codebook: Float[Array, "size dim"]
 ) -> Int[Array, "*batch"]:
-  """Index of the nearest entry by Euclidean distance; the lowest index among equals."""
-  distance = jnp.sum(jnp.square(codebook), -1) - 2 * jnp.einsum("...d,nd->...n", x, codebook)
+  """Index of the nearest entry by Euclidean distance; the lowest index among equals.
+
+  In training on bfloat16 products, of two entries about as near it may be the other one.
+  """
+  norms = jnp.sum(jnp.square(codebook), -1)
+  if products.rounds(x, codebook):
+    similarity = products.matmul(x, codebook.T)
+  else:
+    similarity = jnp.einsum("...d,nd->...n", x, codebook)
+  distance = norms - 2 * similarity
   return jnp.argmin(distance, axis=-1).astype(jnp.int32)
 
 

@@ -4,11 +4,16 @@ Source: AudioLM, which uses one such network for both and does not give its shap
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
+from audiolm_jax import products
+from audiolm_jax.codec import convolution
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig, log_mel
 
@@ -88,6 +93,7 @@ class Classifier(nn.Module):
           kernel_init=nn.with_logical_partitioning(
             nn.initializers.he_normal(), (None, None, "conv_in", "channels")
           ),
+          conv_general_dilated=_convolve,
           name=f"{axis}_{block}",
         )(x)
         x = nn.relu(self._normalised(x, f"{axis}_norm_{block}"))
@@ -102,3 +108,14 @@ class Classifier(nn.Module):
     return nn.GroupNorm(
       self.config.groups, dtype=x.dtype, scale_init=ones, bias_init=zeros, name=name
     )(x)
+
+
+def _convolve(
+  x: Array, kernel: Array, strides: Sequence[int], padding: str, **options: Any
+) -> Array:
+  """`lax.conv_general_dilated`; a matrix product where training rounds its operands."""
+  if not products.rounds(x, kernel):
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+  edges = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
+  padded = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+  return convolution.convolve(padded, kernel, strides)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from audiolm_jax import products
+
 
 class Projection(nn.Module):
   """A matrix product without bias over the last axes of the input.
@@ -71,7 +73,7 @@ def _product(x: Float[Array, "..."], kernel: Float[Array, "..."], num_inputs: in
   contracted = (tuple(range(x.ndim - num_inputs, x.ndim)), tuple(range(num_inputs)))
 
   def whole(x, kernel):
-    return jax.lax.dot_general(
+    return products.dot_general(
       x, kernel, (contracted, ((), ())), preferred_element_type=jnp.float32
     )
 

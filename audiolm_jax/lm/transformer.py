@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from audiolm_jax import products
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm.attention import (
   PREFILL_BLOCK,
@@ -428,9 +429,12 @@ class Transformer(nn.Module):
     """
     quantizers = hidden.shape[2]
     rows = self.head[start : start + quantizers * size].reshape(quantizers, size, -1)
-    logits = jnp.einsum(
-      "bfqd,qvd->bfqv", hidden, rows.astype(hidden.dtype), preferred_element_type=jnp.float32
-    )
+    rows = rows.astype(hidden.dtype)
+    if products.rounds(hidden, rows):
+      each = [products.matmul(hidden[:, :, q], rows[q].T) for q in range(quantizers)]
+      logits = jnp.stack(each, axis=2)
+    else:
+      logits = jnp.einsum("bfqd,qvd->bfqv", hidden, rows, preferred_element_type=jnp.float32)
     return nn.with_logical_constraint(logits, ("batch", "length", None, "vocab"))
 
   def range_logits(

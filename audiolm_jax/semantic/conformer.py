@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from audiolm_jax import products
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig
 
@@ -205,7 +206,7 @@ class StridedConv(nn.Module):
       ],
       axis=-1,
     )
-    return patches @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+    return products.matmul(patches, kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class ConformerStack(nn.Module):
@@ -376,6 +377,7 @@ def dense(size: int, axes: tuple[str, str], dtype: str, name: str | None = None)
     dtype=jnp.dtype(dtype),
     kernel_init=nn.with_logical_partitioning(nn.initializers.xavier_uniform(), axes),
     bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[1:]),
+    dot_general=products.dot_general,
     name=name,
   )
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Float, Key
 
+from audiolm_jax import products
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.metrics import Accumulator, Audio, Image, Metrics
 from audiolm_jax.training.partitioning import Partitioner, describe, unbox
@@ -72,6 +73,7 @@ class Program:
 
   Args:
     batch: an example of what `step` will get; shapes and dtypes are enough.
+    precision: of the matrix products in training steps; in evaluation they are float32.
 
   Attributes:
     abstract_state: ShapeDtypeStructs with shardings, plain (not boxed).
@@ -79,8 +81,14 @@ class Program:
     compile_seconds: how long the training steps so far took to compile.
   """
 
-  def __init__(self, model: Trainable, partitioner: Partitioner, batch: Batch):
-    self._model, self._partitioner = model, partitioner
+  def __init__(
+    self,
+    model: Trainable,
+    partitioner: Partitioner,
+    batch: Batch,
+    precision: products.Precision = products.Precision.FLOAT32,
+  ):
+    self._model, self._partitioner, self._precision = model, partitioner, precision
     partitioner.check_batch(batch)
     self._abstract_batch = partitioner.abstract_batch(batch)
     key = jax.eval_shape(jax.random.key, 0)
@@ -133,7 +141,8 @@ class Program:
     return self._model.parts(step) if hasattr(self._model, "parts") else ()
 
   def _call_train_step(self, parts: tuple[Any, ...], state: Any, batch: Batch, rng: Any) -> Any:
-    return self._model.train_step(state, batch, rng, *parts)
+    with products.precision(self._precision):
+      return self._model.train_step(state, batch, rng, *parts)
 
   def exported(self, step: int, platforms: Sequence[str]) -> export.Exported:
     """Training step `step` lowered for platforms such as "cuda" and "tpu", in one trace.

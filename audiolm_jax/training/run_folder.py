@@ -15,11 +15,13 @@ import jax
 import audiolm_jax
 from audiolm_jax import files
 from audiolm_jax.errors import UserError
+from audiolm_jax.products import Precision
 from audiolm_jax.training.checkpoints import MODEL_FILE
 
 CONFIG_FILE = "config.gin"
 ARRAYS_FILE = "model-info.txt"
 VERSIONS_FILE = "versions.json"
+_PRODUCTS = "products"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _REPO = Path(__file__).resolve().parents[2]
@@ -35,13 +37,14 @@ def make_folder(folder: Path) -> None:
 
 
 def write_run_files(
-  folder: Path, *, model: Mapping[str, Any], arrays: str, config_text: str
+  folder: Path, *, model: Mapping[str, Any], arrays: str, precision: Precision, config_text: str
 ) -> None:
   """Writes `model.json`, `model-info.txt`, `versions.json` and `config.gin`; first process only.
 
   Args:
     model: see `checkpoints.describe_model`.
     arrays: see `Program.description`.
+    precision: of the products in training.
     config_text: the resolved gin configuration; without one there is no `config.gin`.
   """
   if jax.process_index() != 0:
@@ -49,7 +52,7 @@ def write_run_files(
   texts = {
     MODEL_FILE: json.dumps(model, indent=2) + "\n",
     ARRAYS_FILE: arrays,
-    VERSIONS_FILE: json.dumps(versions(), indent=2) + "\n",
+    VERSIONS_FILE: json.dumps(versions(precision), indent=2) + "\n",
   }
   if config_text:
     texts[CONFIG_FILE] = config_text
@@ -58,8 +61,22 @@ def write_run_files(
       file.write(text.encode())
 
 
-def versions() -> dict[str, Any]:
-  """What a run was made with: packages, Python, devices, git commit, command line."""
+def recorded_precision(folder: Path) -> Precision | None:
+  """The precision of the products that the run in this folder trains with.
+
+  Returns:
+    None if its `versions.json` cannot be read.
+  """
+  try:
+    # Runs from before there was a choice made float32 products.
+    found = json.loads((folder / VERSIONS_FILE).read_text()).get(_PRODUCTS, Precision.FLOAT32)
+    return Precision(found)
+  except (OSError, ValueError):
+    return None
+
+
+def versions(precision: Precision) -> dict[str, Any]:
+  """What a run is made with: packages, Python, devices, products, git commit, command line."""
   found = {"audiolm_jax": audiolm_jax.__version__}
   for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -70,6 +87,7 @@ def versions() -> dict[str, Any]:
     "platform": platform.platform(),
     "devices": sorted({d.device_kind for d in jax.devices()}),
     "device_count": jax.device_count(),
+    _PRODUCTS: precision,
     **_git_state(_REPO),
     "command": sys.argv,
   }

@@ -192,6 +192,7 @@ def _made_with(versions: Mapping[str, Any]) -> list[tuple[str, str]]:
     commit += ", with changes that are not committed"
   return [
     ("Devices", f"{versions['device_count']} x {', '.join(versions['devices'])}"),
+    ("Products", f"{versions['products']} in training"),
     ("Versions", f"Python {versions['python']}, {packages}"),
     ("Git commit", commit),
   ]

@@ -22,6 +22,7 @@ from audiolm_jax import files
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.data.prefetch import Batches, Prefetched
 from audiolm_jax.errors import ConfigError, DataError, UserError
+from audiolm_jax.products import Precision, fastest_precision
 from audiolm_jax.training import anomalies, run_folder, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
@@ -33,6 +34,10 @@ from audiolm_jax.training.throughput import Throughput
 
 Dataset = Callable[[], Batches]
 
+# The setting of products that leaves the choice to the run or the machine.
+AUTO = "auto"
+# Without and with fast bfloat16 products.
+_PRECISIONS = (Precision.FLOAT32, Precision.BFLOAT16)
 _STATUS_LAG = 2
 _MAX_ROLLBACKS = 3
 
@@ -72,6 +77,7 @@ def train(
   initial_bundle: str | os.PathLike[str] | None = None,
   checkpoint: CheckpointConfig | None = None,
   partitioning: PartitioningConfig | None = None,
+  products: str = AUTO,
   max_skipped_steps: int = 10,
   tensorboard: bool = True,
   config_text: str = "",
@@ -92,6 +98,9 @@ def train(
       random weights; without effect once there is a checkpoint.
     checkpoint: when to save; one more at the end.
     partitioning: the device mesh.
+    products: "float32" or "bfloat16", the type that training rounds the operands of float32 matrix
+      products to; "auto" takes that of the run where it has a checkpoint, and else the faster one
+      on this machine. Evaluation rounds nothing.
     max_skipped_steps: after so many updates in a row that were not finite, back to the last
       checkpoint, with the data that come next.
     tensorboard: whether to write TensorBoard files beside metrics.jsonl.
@@ -115,6 +124,7 @@ def train(
     initial_bundle=initial_bundle,
     checkpoint=checkpoint or CheckpointConfig(),
     partitioning=partitioning or PartitioningConfig(),
+    products=products,
     max_skipped_steps=max_skipped_steps,
     tensorboard=tensorboard,
     config_text=config_text,
@@ -179,6 +189,9 @@ class _Run:
     self.settings = settings
     if self.total_steps < 1 or settings["log_period"] < 1 or settings["checkpoint"].period < 1:
       raise UserError("total_steps, log_period and the checkpoint period must be at least 1")
+    choices = (AUTO, *Precision)
+    if settings["products"] not in choices:
+      raise ConfigError(f"products {settings['products']!r} is not one of {', '.join(choices)}")
     run_folder.make_folder(model_dir)
     iterator = train_dataset()
     start = iterator.get_state()
@@ -198,9 +211,14 @@ class _Run:
     )
     self._closers.callback(self.log.close)
     self.log.say(f"{model.component}: {jax.device_count()} {jax.default_backend()} device(s)")
-    self.program = Program(model, Partitioner(settings["partitioning"]), batch)
+    self.precision = self._chosen_precision()
+    self.program = Program(model, Partitioner(settings["partitioning"]), batch, self.precision)
     run_folder.write_run_files(
-      model_dir, model=description, arrays=self.program.description(), config_text=config_text
+      model_dir,
+      model=description,
+      arrays=self.program.description(),
+      precision=self.precision,
+      config_text=config_text,
     )
     self.key = self.program.put(jax.random.key(seed))
     self.first_batch = batch
@@ -212,6 +230,30 @@ class _Run:
     self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     self.skip_reports: dict[str, str] = {}
     self._say_skipped()
+
+  def _chosen_precision(self) -> Precision:
+    """That of the setting; "auto" is what the run has, or the faster one for a new run."""
+    setting, resumed = self.settings["products"], self.checkpoints.latest_step() is not None
+    before = run_folder.recorded_precision(self.model_dir) if resumed else None
+    # Hosts may differ in their processors, and must run one program.
+    fastest = _PRECISIONS[_agreed(fastest_precision() is Precision.BFLOAT16)]
+    if setting != AUTO:
+      chosen, why = Precision(setting), "as set"
+      if before and before is not chosen:
+        why += f"; until this checkpoint in {before}"
+    elif not resumed:
+      chosen, why = fastest, "the faster ones on this machine"
+    elif before:
+      chosen, why = before, "as before"
+      if before is not fastest:
+        why += f"; {fastest} is faster on this machine, --gin.PRODUCTS=\"'{fastest}'\" selects it"
+    else:
+      raise ConfigError(
+        f"{self.model_dir / run_folder.VERSIONS_FILE} does not name the precision of this run's "
+        f"products; set PRODUCTS to {Precision.FLOAT32} or {Precision.BFLOAT16}"
+      )
+    self.log.say(f"{self.model.component}: products in {chosen} ({why})")
+    return chosen
 
   def _begin(self, iterator: Batches) -> None:
     """Fresh, or where the last checkpoint left off, data position included."""
@@ -448,7 +490,7 @@ class _Run:
       checkpoints=self.checkpoints.all_steps(),
       rollbacks=self.rollbacks,
       left_out=[f"{split} data: {report}" for split, report in self.skip_reports.items()],
-      versions=run_folder.versions(),
+      versions=run_folder.versions(self.precision),
     )
     try:
       with files.atomic_write(self.model_dir / summary.SUMMARY_FILE) as file:

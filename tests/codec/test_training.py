@@ -14,6 +14,7 @@ from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.codec.training import CodecTrainable, CodecTrainingConfig
 from audiolm_jax.errors import ConfigError
 from audiolm_jax.training.optimizers import OptimizerConfig
+from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
 from .conftest import CONFIG, FRAME_RATE, chirp
 
@@ -93,6 +94,26 @@ def test_perplexity_and_dead_codes_are_reported_per_level(run):
   for level in range(CONFIG.num_quantizers):
     assert 1 <= run[3][5][f"perplexity_{level}"] <= CONFIG.codebook_size + 1e-3
     assert run[3][5][f"dead_codes_{level}"] >= 0
+
+
+def test_bfloat16_products_hardly_turn_the_gradients(run):
+  trainable, step, states, _ = run
+  state = states[6]
+  zeros = jax.tree.map(jnp.zeros_like, (state.generator_opt, state.discriminator_opt))
+  state = state.replace(generator_opt=zeros[0], discriminator_opt=zeros[1])
+
+  def gradients(state):
+    # The first moments of fresh optimizers are the gradients up to a factor.
+    new, _ = step(state, BATCH, jax.random.key(7))
+    moments = (new.generator_opt, new.discriminator_opt)
+    found = jax.tree.leaves(moments, is_leaf=lambda x: hasattr(x, "mu"))
+    return [x.mu for x in found if hasattr(x, "mu")]
+
+  assert_bfloat16_products_hardly_turn(gradients, state, cosine=0.99)
+  kept = float32_products(
+    lambda s: trainable.train_step(s, BATCH, jax.random.key(7), True, False), state
+  )
+  assert not any("convolution" in line for line in kept)
 
 
 def test_a_batch_with_nan_changes_nothing_but_the_step(run):

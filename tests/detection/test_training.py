@@ -10,6 +10,7 @@ from audiolm_jax import configs
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.training import DetectorTrainable, DetectorTrainingConfig
 from audiolm_jax.errors import ConfigError
+from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
 
 def test_two_kinds_of_sound_are_learned_apart(detector_run):
@@ -26,6 +27,18 @@ def test_gradients_reach_every_parameter(detector_run):
 
   gradients = jax.grad(loss)(detector_run.state.params)
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(gradients))
+
+
+def test_bfloat16_products_hardly_turn_the_gradient(detector_run):
+  @jax.jit
+  def gradients(params):
+    return jax.grad(lambda p: detector_run.trainable._loss(p, detector_run.batch, None)[0])(params)
+
+  fresh = jax.jit(detector_run.trainable.init)(jax.random.key(2), detector_run.batch)
+  params = meta.unbox(fresh.params)
+  assert_bfloat16_products_hardly_turn(gradients, params, cosine=0.98)
+  # Two of the front end and three of the head.
+  assert len(float32_products(gradients, params)) == 2 + 3
 
 
 def test_a_bad_batch_changes_nothing_and_is_counted(detector_run):

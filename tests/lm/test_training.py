@@ -16,6 +16,7 @@ from audiolm_jax.lm import stages
 from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig, stage_loss
 from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.training.optimizers import OptimizerConfig
+from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
 ACOUSTIC_ONLY = dataclasses.replace(SPECS["coarse"], source="none")
 ALL_SPECS = SPECS | {"acoustic_only": ACOUSTIC_ONLY}
@@ -116,6 +117,25 @@ def test_gradients_are_finite_and_reach_every_layer(name):
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
     assert np.isfinite(leaf).all(), path
     assert np.asarray(leaf).any(), path
+
+
+@pytest.mark.parametrize("name", ["semantic", "coarse"])
+def test_bfloat16_products_hardly_turn_the_gradient(name):
+  spec = ALL_SPECS[name]
+  # Smooth: a ReLU near zero turns the gradient however small the rounding.
+  config = dataclasses.replace(
+    PLAIN, feed_forward="gated_gelu", scan_layers=name == "semantic", remat="minimal"
+  )
+  model = trainable(spec, config)
+  batch = random_batch(spec)
+  state = fresh_state(model, batch)
+
+  @jax.jit
+  def gradients(params, batch):
+    return jax.grad(lambda p: stage_loss(spec, model._model(True), p, batch)[0])(params)
+
+  assert_bfloat16_products_hardly_turn(gradients, state.params, batch)
+  assert not float32_products(gradients, state.params, batch)
 
 
 def test_z_loss_is_added_but_not_reported():

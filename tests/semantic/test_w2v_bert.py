@@ -17,6 +17,7 @@ from audiolm_jax.semantic.w2v_bert import (
   xl_config,
 )
 from audiolm_jax.training.optimizers import OptimizerConfig
+from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
 
 @pytest.fixture
@@ -71,6 +72,21 @@ def test_gradients_are_finite_and_reach_every_parameter(w2v_config, batch, augme
     # A bias of all keys alike moves no attention weight.
     if "key" not in jax.tree_util.keystr(path):
       assert jnp.abs(leaf).max() > 0, path
+
+
+def test_bfloat16_products_hardly_turn_the_gradient(w2v_config, batch):
+  trainable, state = start(w2v_config, batch)
+
+  @jax.jit
+  def gradients(params):
+    return jax.grad(lambda p: trainable._loss(p, batch, jax.random.key(1), jnp.float32(1.0))[0])(
+      params
+    )
+
+  assert_bfloat16_products_hardly_turn(gradients, state.params)
+  # Two of the front end, and three each of the quantizer's scores and of each layer's keys by
+  # relative position.
+  assert len(float32_products(gradients, state.params)) == 2 + 3 + 3 * 3
 
 
 def test_loss_falls_on_one_batch(w2v_config, batch):

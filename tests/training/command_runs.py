@@ -72,7 +72,26 @@ BINDINGS = {
       *MINIATURE_ENCODER,
     ),
   ),
-  "coarse_stage": ("coarse_stage_tiny", "tokens_in_memory", _TINY_STAGE),
+  "coarse_stage": ("coarse_stage_tiny", "tokens_in_memory", (*_TINY_STAGE, "PRODUCTS='float32'")),
+  "detector": (
+    "detector_tiny",
+    "labelled_audio_in_memory",
+    (
+      "CROP_SECONDS=0.5",
+      "classifier.ClassifierConfig.channels=(4,8,8)",
+      "classifier.ClassifierConfig.groups=2",
+    ),
+  ),
+  "bfloat16_stage": (
+    "coarse_stage_tiny",
+    "tokens_in_memory",
+    (
+      *_TINY_STAGE,
+      "PRODUCTS='bfloat16'",
+      "transformer.TransformerConfig.scan_layers=True",
+      "transformer.TransformerConfig.remat='minimal'",
+    ),
+  ),
 }
 
 

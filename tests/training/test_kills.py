@@ -13,7 +13,7 @@ import pytest
 
 # Checkpoints come every PERIOD steps; the stage's steps are quick, so it makes more of them.
 PERIOD = 10
-STEPS = {"codec": 60, "semantic": 60, "coarse_stage": 400}
+STEPS = {"codec": 60, "semantic": 60, "coarse_stage": 400, "bfloat16_stage": 400}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def run_with_ends(arguments, model_dir, log, ends):
   assert resumed, "the last start did not go on from a checkpoint"
 
 
-@pytest.mark.parametrize("kind", ["codec", "coarse_stage"])
+@pytest.mark.parametrize("kind", ["codec", "bfloat16_stage"])
 def test_a_killed_run_goes_on_to_the_same_bits(kind, corpus, whole, tmp_path):
   arguments = the_command(kind, corpus, tmp_path / "run")
   run_with_ends(arguments, tmp_path / "run", tmp_path / "log", moments(kind, 2, seed=1))
@@ -180,11 +180,14 @@ def test_what_seqio_reads_goes_on_where_it_was(corpus, tmp_path):
   assert progress["data"] == {"seed": 0, "batches": 40}
 
 
-def test_an_evaluation_that_a_kill_took_is_made_up(corpus, whole, tmp_path):
+@pytest.mark.parametrize("kind", ["coarse_stage", "bfloat16_stage"])
+def test_an_evaluation_that_a_kill_took_is_made_up(kind, corpus, whole, tmp_path):
   model_dir, log = tmp_path / "run", tmp_path / "log"
-  shutil.copytree(whole("coarse_stage"), model_dir)
+  shutil.copytree(whole(kind), model_dir)
   rows = (model_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
   assert '"eval"' in rows[-1]
   (model_dir / "metrics.jsonl").write_text("".join(rows[:-1]))
-  runs.run(the_command("coarse_stage", corpus, model_dir), log)
-  runs.assert_same_run(model_dir, whole("coarse_stage"))
+  # No step is left: a process that makes no bfloat16 products finds the same.
+  said = runs.run(the_command(kind, corpus, model_dir, bindings=["PRODUCTS='float32'"]), log)
+  assert ("until this checkpoint in bfloat16" in said) == (kind == "bfloat16_stage")
+  runs.assert_same_run(model_dir, whole(kind))

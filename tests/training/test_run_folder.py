@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import audiolm_jax
+from audiolm_jax.products import Precision
 from audiolm_jax.training import run_folder
 
 
@@ -37,13 +38,17 @@ def test_code_installed_within_another_repository_is_not_of_its_commit(tmp_path)
 
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", str(tmp_path))
-  assert run_folder.versions()["git_commit"] is None
+  assert run_folder.versions(Precision.FLOAT32)["git_commit"] is None
 
 
 def test_the_files_hold_what_was_given(tmp_path):
   run_folder.make_folder(tmp_path / "run")
   run_folder.write_run_files(
-    tmp_path / "run", model={"component": "toy"}, arrays="w  float32[2]\n", config_text="A = 1\n"
+    tmp_path / "run",
+    model={"component": "toy"},
+    arrays="w  float32[2]\n",
+    precision=Precision.BFLOAT16,
+    config_text="A = 1\n",
   )
   assert json.loads((tmp_path / "run" / "model.json").read_text()) == {"component": "toy"}
   assert (tmp_path / "run" / "config.gin").read_text() == "A = 1\n"
@@ -51,3 +56,4 @@ def test_the_files_hold_what_was_given(tmp_path):
   versions = json.loads((tmp_path / "run" / "versions.json").read_text())
   assert versions["packages"]["audiolm_jax"] == audiolm_jax.__version__
   assert {"jax", "flax", "numpy"} <= set(versions["packages"])
+  assert run_folder.recorded_precision(tmp_path / "run") is Precision.BFLOAT16

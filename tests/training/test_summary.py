@@ -26,6 +26,7 @@ ENDING = summary.Ending(
     "python": "3.12.1",
     "devices": ["TPU v5 lite"],
     "device_count": 16,
+    "products": "float32",
     "git_commit": "abc123",
     "git_dirty": True,
     "command": ["/somewhere/audiolm_jax/train.py", "--gin_file=a.gin", "--gin_bindings=X = 'y'"],
@@ -64,6 +65,7 @@ def test_the_page_tells_what_was_trained_and_how_it_went():
     "Rolled back  never",
     "Remarks: none",
     "16 x TPU v5 lite",
+    "float32 in training",
     "abc123, with changes that are not committed",
     "--token_store=TOKENS --coarse_stage_dir=runs/coarse --output=BUNDLE",
   ):

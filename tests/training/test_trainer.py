@@ -12,7 +12,8 @@ import pytest
 import toy_trainable as toy
 from helpers_training import curve
 
-from audiolm_jax.errors import CheckpointError, DataError, UserError
+from audiolm_jax import products
+from audiolm_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from audiolm_jax.training import checkpoints, trainer
 from tests.conftest import forced_devices
 
@@ -67,6 +68,76 @@ def subprocess_run(*arguments, **environment):
     text=True,
     timeout=300,
   )
+
+
+def log_of(model_dir):
+  return (model_dir / "log.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory):
+  """The uninterrupted run with products in bfloat16."""
+  folder = tmp_path_factory.mktemp("rounded")
+  toy.run(folder, products="bfloat16")
+  return folder
+
+
+def test_products_in_bfloat16_train_otherwise_and_are_recorded(rounded, uninterrupted):
+  assert curve(rounded)[0]["loss"] != curve(uninterrupted)[0]["loss"]
+  assert curve(rounded)[0]["loss"] == pytest.approx(curve(uninterrupted)[0]["loss"], rel=0.01)
+  assert json.loads((rounded / "versions.json").read_text())["products"] == "bfloat16"
+  assert "products in bfloat16 (as set)" in log_of(rounded)
+  assert "bfloat16 in training" in (rounded / "summary.txt").read_text()
+
+
+def test_a_run_in_bfloat16_keeps_its_products_and_bits_on_a_machine_without_amx(
+  rounded, tmp_path, monkeypatch
+):
+  toy.run(tmp_path, products="bfloat16", total_steps=7)
+  monkeypatch.setattr(products, "cpu_has_amx", lambda: False)
+  toy.run(tmp_path, products="auto")
+  assert "products in bfloat16 (as before; float32 is faster on this machine" in log_of(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path), params_of(rounded))
+
+
+@pytest.mark.parametrize(("has_amx", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_the_machine_chooses_the_products_of_a_new_run(has_amx, expected, tmp_path, monkeypatch):
+  monkeypatch.setattr(products, "cpu_has_amx", lambda: has_amx)
+  toy.run(tmp_path, total_steps=1)
+  assert f"products in {expected} (the faster ones on this machine)" in log_of(tmp_path)
+  monkeypatch.setattr(products, "cpu_has_amx", lambda: not has_amx)
+  toy.run(tmp_path, total_steps=2)
+  assert json.loads((tmp_path / "versions.json").read_text())["products"] == expected
+
+
+def test_other_products_are_taken_up_where_they_are_set(tmp_path):
+  toy.run(tmp_path, products="bfloat16", total_steps=2)
+  toy.run(tmp_path, products="float32", total_steps=4)
+  assert "products in float32 (as set; until this checkpoint in bfloat16)" in log_of(tmp_path)
+  toy.run(tmp_path, total_steps=6)
+  assert "products in float32 (as before" in log_of(tmp_path)
+
+
+def test_a_run_from_before_the_choice_goes_on_in_float32_and_one_without_record_is_refused(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(products, "cpu_has_amx", lambda: True)
+  toy.run(tmp_path, products="float32", total_steps=2)
+  record = tmp_path / "versions.json"
+  old = json.loads(record.read_text())
+  del old["products"]
+  record.write_text(json.dumps(old))
+  toy.run(tmp_path, total_steps=4)
+  assert "products in float32 (as before; bfloat16 is faster" in log_of(tmp_path)
+  record.unlink()
+  with pytest.raises(ConfigError, match="set PRODUCTS to float32 or bfloat16"):
+    toy.run(tmp_path, total_steps=6)
+  toy.run(tmp_path, products="float32", total_steps=6)
+
+
+def test_products_of_another_name_are_refused(tmp_path):
+  with pytest.raises(ConfigError, match="'float16' is not one of auto, float32, bfloat16"):
+    toy.run(tmp_path, products="float16")
 
 
 def test_metrics_of_a_lost_stretch_are_not_kept_twice(tmp_path):

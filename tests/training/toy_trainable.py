@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from audiolm_jax import products
 from audiolm_jax.training import checkpoints, train_state, trainer
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -35,10 +36,11 @@ class TwoLayers(nn.Module):
     init = nn.initializers.lecun_normal()
     x = nn.with_logical_constraint(x, ("batch", "embed"))
     into = nn.with_logical_partitioning(init, ("embed", "mlp"))
-    x = jnp.tanh(nn.Dense(self.mlp, kernel_init=into, name="wi")(x))
+    rounding = {"dot_general": products.dot_general}
+    x = jnp.tanh(nn.Dense(self.mlp, kernel_init=into, name="wi", **rounding)(x))
     x = nn.with_logical_constraint(x, ("batch", "mlp"))
     out = nn.with_logical_partitioning(init, ("mlp", "embed"))
-    return nn.Dense(1, kernel_init=out, name="wo")(x)
+    return nn.Dense(1, kernel_init=out, name="wo", **rounding)(x)
 
 
 class ToyTrainable:
