@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from audiolm_jax import __version__, compilation_cache
+from audiolm_jax import __version__, allocator, compilation_cache
 from audiolm_jax.errors import UserError
 
 # By the module that is imported: the distribution it comes with.
@@ -88,6 +88,7 @@ def run_checks(bundle: str) -> Iterator[Check]:
   yield from packages
   yield from check_optional()
   yield _check_memory()
+  yield check_allocator()
   yield _check_cache()
   if any(check.status is Status.BROKEN for check in packages):
     return
@@ -150,6 +151,20 @@ def available_memory() -> int | None:
   except (OSError, ValueError):
     pass
   return None
+
+
+def check_allocator() -> Check:
+  """Whether this process keeps freed memory, as the command lines do."""
+  name = "memory allocator"
+  try:
+    tuned = allocator.tune_allocator()
+  except allocator.AllocatorError as error:
+    return Check(name, Status.ABSENT, f"not tuned: {error}", error.fix)
+  found = f"glibc {tuned.glibc} keeps freed memory"
+  if tuned.without_huge_pages:
+    found += f", without huge pages: {tuned.without_huge_pages}"
+    return Check(name, Status.WARNING, found, "docs/troubleshooting.md, section Memory allocator")
+  return Check(name, Status.OK, f"{found}, huge pages for {tuned.huge_bytes / 2**30:.1f} GiB")
 
 
 def _check_cache() -> Check:
