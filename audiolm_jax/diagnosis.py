@@ -157,14 +157,10 @@ def check_allocator() -> Check:
   """Whether this process keeps freed memory, as the command lines do."""
   name = "memory allocator"
   try:
-    tuned = allocator.tune_allocator()
+    version = allocator.tune_allocator()
   except allocator.AllocatorError as error:
     return Check(name, Status.ABSENT, f"not tuned: {error}", error.fix)
-  found = f"glibc {tuned.glibc} keeps freed memory"
-  if tuned.without_huge_pages:
-    found += f", without huge pages: {tuned.without_huge_pages}"
-    return Check(name, Status.WARNING, found, "docs/troubleshooting.md, section Memory allocator")
-  return Check(name, Status.OK, f"{found}, huge pages for {tuned.huge_bytes / 2**30:.1f} GiB")
+  return Check(name, Status.OK, f"glibc {version} keeps freed memory")
 
 
 def _check_cache() -> Check:
