@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from audiolm_jax import __version__, compilation_cache
+from audiolm_jax import __version__, allocator, compilation_cache
 from audiolm_jax.errors import UserError
 
 # By the module that is imported: the distribution it comes with.
@@ -88,6 +88,7 @@ def run_checks(bundle: str) -> Iterator[Check]:
   yield from packages
   yield from check_optional()
   yield _check_memory()
+  yield check_allocator()
   yield _check_cache()
   if any(check.status is Status.BROKEN for check in packages):
     return
@@ -150,6 +151,16 @@ def available_memory() -> int | None:
   except (OSError, ValueError):
     pass
   return None
+
+
+def check_allocator() -> Check:
+  """Whether this process keeps freed memory, as the command lines do."""
+  name = "memory allocator"
+  try:
+    version = allocator.tune_allocator()
+  except allocator.AllocatorError as error:
+    return Check(name, Status.ABSENT, f"not tuned: {error}", error.fix)
+  return Check(name, Status.OK, f"glibc {version} keeps freed memory")
 
 
 def _check_cache() -> Check:

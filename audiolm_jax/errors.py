@@ -1,5 +1,6 @@
 """What goes wrong because of what was given, said in one line with the mend."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -34,12 +35,19 @@ class CheckpointError(UserError):
 def run_cli(main: Callable[[Sequence[str]], int | None], flag_values: Any = None) -> None:
   """Runs `main` as an absl program and exits as `exit_code` says; a flag that is wrong exits 2.
 
+  The memory allocator is tuned first where it can be; `doctor` says where it is not, and why.
+
   Args:
     main: takes what is left of the command line, its own name first, and may return an exit code.
     flag_values: absl flags that the program keeps apart from the global ones, so that several
       programs can be imported side by side.
   """
   from absl import app, flags
+
+  from audiolm_jax import allocator
+
+  with contextlib.suppress(allocator.AllocatorError):
+    allocator.tune_allocator()
 
   def parse(argv: Sequence[str]) -> list[str]:
     if flag_values is not None:

@@ -25,6 +25,7 @@ PAGES = {
   "repository/tokenizing.md": "benchmarks/results/tokenizing.md",
   "repository/tpu_compile.md": "benchmarks/results/tpu_compile.md",
   "repository/training_memory.md": "benchmarks/results/training_memory.md",
+  "repository/allocator.md": "benchmarks/results/allocator.md",
   "repository/contributing.md": "CONTRIBUTING.md",
   "repository/changelog.md": "CHANGELOG.md",
   "repository/examples.md": "examples/README.md",

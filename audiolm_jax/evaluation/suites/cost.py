@@ -26,7 +26,8 @@ started = time.monotonic()
 process = subprocess.Popen(sys.argv[2:])
 _, status, usage = os.wait4(process.pid, 0)
 with open(sys.argv[1], "w", encoding="utf-8") as file:
-  json.dump([time.monotonic() - started, usage.ru_maxrss], file)
+  cpu = usage.ru_utime + usage.ru_stime
+  json.dump([time.monotonic() - started, usage.ru_maxrss, cpu, usage.ru_minflt], file)
 sys.exit(max(0, os.waitstatus_to_exitcode(status)) or int(os.WIFSIGNALED(status)))
 """
 
@@ -51,10 +52,14 @@ class CommandCost:
   Attributes:
     seconds: wall time.
     peak_bytes: largest resident memory.
+    cpu_seconds: of all threads, in user and system mode.
+    faults: pages that were faulted in without reading a disk.
   """
 
   seconds: float
   peak_bytes: int
+  cpu_seconds: float
+  faults: int
 
 
 def measure_command(command: Sequence[str], environment: Mapping[str, str]) -> CommandCost:
@@ -80,9 +85,9 @@ def measure_command(command: Sequence[str], environment: Mapping[str, str]) -> C
       said = lines[-1] if lines else "nothing"
       raise UserError(f"{' '.join(command)} ended with {launched.returncode}, having said: {said}")
     with open(usage, encoding="utf-8") as file:
-      seconds, peak = json.load(file)
+      seconds, peak, cpu, faults = json.load(file)
   unit = 1 if sys.platform == "darwin" else 1024
-  return CommandCost(seconds, peak * unit)
+  return CommandCost(seconds, peak * unit, cpu, faults)
 
 
 def cost_suite(
