@@ -53,10 +53,11 @@ class SpeechMeasures:
 
   def describe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Description:
     """What they find in a clip."""
+    given = (waveform, sample_rate)
     return Description(
-      self.recognizer and self.recognizer.transcribe(waveform, sample_rate),
-      self.opinion and self.opinion.rate(waveform, sample_rate),
-      self.speaker and self.speaker.embed(waveform, sample_rate),
+      None if self.recognizer is None else self.recognizer.transcribe(*given),
+      None if self.opinion is None else self.opinion.rate(*given),
+      None if self.speaker is None else self.speaker.embed(*given),
     )
 
   def missing_rows(self, suite: str) -> list[Row]:
