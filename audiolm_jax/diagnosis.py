@@ -37,7 +37,10 @@ OPTIONAL = {
   ),
   "beam": ("apache-beam", "cache_tokens --runner"),
   "eval": ("pystoi librosa pocketsphinx matplotlib", "some measures of eval"),
-  "measures": ("pesq ai-edge-litert", "PESQ and Lyra in eval"),
+  "measures": (
+    "pesq ai-edge-litert faster-whisper whisper-normalizer speechmos onnxruntime",
+    "PESQ, Lyra, Whisper and DNSMOS in eval",
+  ),
   "plot": ("matplotlib", "pictures"),
   "notebooks": ("jupyterlab matplotlib", "the notebooks"),
   "demo": ("gradio matplotlib", "the live demo"),

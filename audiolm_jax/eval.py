@@ -41,7 +41,8 @@ SUITES = (
 
 _PACKAGES = (  # whose versions a report names
   *("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi"),
-  *("pesq", "pocketsphinx", "ai-edge-litert"),
+  *("pesq", "pocketsphinx", "ai-edge-litert", "faster-whisper", "whisper-normalizer"),
+  *("speechmos", "onnxruntime", "resemblyzer"),
 )
 
 FLAGS = flags.FlagValues()
@@ -79,8 +80,11 @@ flags.DEFINE_list("stages", [], "Whose likelihoods; all by default.", flag_value
 flags.DEFINE_string(
   "asr_model",
   None,
-  "Speech recognition model of transformers, folder or hub name; default PocketSphinx.",
+  "Whisper model for word errors: folder (CTranslate2), size such as base.en, or hub name.",
   flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "asr_language", Options.asr_language, "Language that --asr_model expects.", flag_values=FLAGS
 )
 flags.DEFINE_string(
   "other_bundle",

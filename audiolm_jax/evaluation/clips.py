@@ -4,7 +4,7 @@ import dataclasses
 import os
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -18,12 +18,19 @@ from audiolm_jax.evaluation.transcripts import read_field
 
 @dataclasses.dataclass(frozen=True)
 class EvalClip:
-  """A clip to evaluate on, at the bundle's sample rate."""
+  """A clip to evaluate on, at the bundle's sample rate.
+
+  Attributes:
+    sentence, source: as in the manifest.
+    text: what is said in it, where the corpus says so and the clip is whole.
+  """
 
   id: str
   waveform: Float[np.ndarray, " samples"]
   speaker: str | None = None
   sentence: str | None = None
+  source: str | None = None
+  text: str | None = None
 
 
 def load_pieces(
@@ -36,6 +43,7 @@ def load_pieces(
   least_seconds: float = 1.0,
   without_speakers: Collection[str] = (),
   ids: Collection[str] | None = None,
+  texts: Mapping[str, str] | None = None,
   seed: int = 0,
 ) -> list[EvalClip]:
   """Pieces of the clips of one split, spread over clips and speakers, in an order of `seed`.
@@ -47,6 +55,7 @@ def load_pieces(
     least_seconds: shorter pieces are left out.
     without_speakers: clips by these are left out.
     ids: of the clips to choose among; None for all.
+    texts: what is said, by the id of the clip.
   Raises:
     DataError: no such clips.
     AudioError: a file that cannot be read.
@@ -56,7 +65,7 @@ def load_pieces(
   chosen = [clip for clip in chosen if ids is None or clip.id in ids]
   random.Random(seed).shuffle(chosen)
   chosen = _spread(chosen, [clip.speaker or clip.id for clip in chosen])
-  sentences = read_field(source, "sentence")
+  sentences, sources = (read_field(source, field) for field in ("sentence", "source"))
   # Every clip's first piece before any clip's second.
   rounds: list[list[EvalClip]] = []
   for clip in chosen:
@@ -64,26 +73,33 @@ def load_pieces(
       break
     if clip.seconds is not None and clip.seconds < least_seconds:
       continue
-    for index, (start, piece) in enumerate(
-      _cut(read_clip(clip, sample_rate), sample_rate, piece_seconds)
-    ):
+    pieces = _cut(read_clip(clip, sample_rate), sample_rate, piece_seconds)
+    text = (texts or {}).get(clip.id) if len(pieces) == 1 else None
+    for index, (start, piece) in enumerate(pieces):
       if len(piece) < least_seconds * sample_rate:
         continue
       name = f"{clip.id}@{start / sample_rate:g}" if start else clip.id
       if index == len(rounds):
         rounds.append([])
       rounds[min(index, len(rounds) - 1)].append(
-        EvalClip(name, piece, clip.speaker, sentences.get(clip.id))
+        EvalClip(name, piece, clip.speaker, sentences.get(clip.id), sources.get(clip.id), text)
       )
-  pieces = [piece for group in rounds for piece in group]
-  return pieces[:max_clips]
+  return [piece for group in rounds for piece in group][:max_clips]
 
 
 def new_pieces(
-  options: Options, sample_rate: int, most: int, least_seconds: float
+  options: Options,
+  sample_rate: int,
+  most: int,
+  least_seconds: float,
+  texts: Mapping[str, str] | None = None,
 ) -> list[EvalClip]:
   """Pieces of the split `valid` by speakers who are not in `train`.
 
+  Args:
+    most: pieces.
+    least_seconds: shorter pieces are left out.
+    texts: what is said, by the id of the clip.
   Raises:
     DataError: none is that long.
   """
@@ -98,6 +114,7 @@ def new_pieces(
     max_clips=most,
     piece_seconds=options.piece_seconds,
     least_seconds=least_seconds,
+    texts=texts,
     seed=options.seed,
   )
   if not pieces:

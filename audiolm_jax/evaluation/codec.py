@@ -1,7 +1,7 @@
 """How well a codec gives back what it was given, and how much of its codebooks it uses."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -37,6 +37,7 @@ class CodecReport:
     num_frames: frames of all clips.
     seconds: audio of all clips.
     clips: per clip and number of levels, the same metrics.
+    kept: per clip, shares of codes that decoding and encoding keep, as of `kept_codes`.
   """
 
   levels: dict[int, dict[str, Estimate]]
@@ -44,6 +45,7 @@ class CodecReport:
   num_frames: int
   seconds: float
   clips: list[dict[int, dict[str, float]]]
+  kept: Float[np.ndarray, "clips 2 q"]
 
   def __str__(self) -> str:
     lines = [f"{len(self.clips)} clips, {self.seconds:.0f} s, {self.num_frames} frames"]
@@ -64,6 +66,7 @@ def evaluate_codec(
   *,
   levels: Sequence[int] | None = None,
   speech: bool = True,
+  on_decoded: Callable[[int, Float[np.ndarray, " samples"]], None] | None = None,
 ) -> CodecReport:
   """Encodes and decodes each clip, keeping the first `k` levels for each `k` of `levels`.
 
@@ -72,6 +75,7 @@ def evaluate_codec(
     clips: at the codec's sample rate, of any lengths.
     levels: numbers of levels; 1, 2, 4, 8 ... and all by default.
     speech: add the metrics that are defined for speech only (STOI, PESQ-WB).
+    on_decoded: receives, clip by clip, each number of levels and the clip decoded from these.
   """
   spec = codec.spec
   if not len(clips):
@@ -79,7 +83,7 @@ def evaluate_codec(
   levels = default_levels(spec.num_quantizers) if levels is None else sorted(set(levels))
   if levels[0] < 1 or levels[-1] > spec.num_quantizers:
     raise ValueError(f"levels {list(levels)} are not in 1..{spec.num_quantizers}")
-  rows, counts = [], []
+  rows, counts, kept = [], [], []
   for clip in clips:
     codes = np.asarray(codec.encode_long(clip))
     counts.append(code_counts(codes, spec.codebook_size))
@@ -87,6 +91,9 @@ def evaluate_codec(
     for count in levels:
       decoded = decode_clip(codec, codes[:, :count], len(clip))
       row[count] = reconstruction_metrics(clip, decoded, spec.sample_rate, speech=speech)
+      if on_decoded is not None:
+        on_decoded(count, decoded)
+    kept.append(kept_codes(codec, codes, len(clip)))
     rows.append(row)
   estimates = {}
   for count in levels:
@@ -100,6 +107,7 @@ def evaluate_codec(
     num_frames=int(table[:, 0].sum()),
     seconds=sum(len(clip) for clip in clips) / spec.sample_rate,
     clips=rows,
+    kept=np.stack(kept),
   )
 
 
@@ -140,6 +148,24 @@ def through_codec(
 ) -> Float[np.ndarray, " samples"]:
   """A clip as the codec gives it back, from all levels or the first few."""
   return decode_clip(codec, np.asarray(codec.encode_long(clip))[:, :levels], len(clip))
+
+
+def kept_codes(
+  codec: Codec, codes: Int[np.ndarray, "frames q"], num_samples: int
+) -> Float[np.ndarray, "2 q"]:
+  """Share of the codes of each level that are found again when the decoded clip is encoded.
+
+  First from the decoded clip as it is, then from the same delayed by half a frame, where no frame
+  of the encoder has the position that it had before.
+
+  Args:
+    codes: of one clip, all levels.
+    num_samples: length of the clip.
+  """
+  decoded = decode_clip(codec, codes, num_samples)
+  delayed = np.pad(decoded, (codec.spec.hop_length // 2, 0))[:num_samples]
+  again = [np.asarray(codec.encode_long(waveform)) for waveform in (decoded, delayed)]
+  return np.stack([(found[: len(codes)] == codes).mean(axis=0) for found in again])
 
 
 def code_counts(codes: Int[np.ndarray, "frames q"], size: int) -> Int[np.ndarray, "q size"]:

@@ -24,8 +24,9 @@ class Options:
     items, items_audio_dir: ABX items in the Libri-Light format, and the folder of their files.
     pairs: of sounds, for likelihoods: a folder or a manifest.
     stages: whose likelihoods; none for all.
-    asr_model: folder or hub name of a speech recognition model of `transformers`; None for
-      PocketSphinx.
+    asr_model: Whisper model that counts word errors: folder, size or hub name; None for none, and
+      for PocketSphinx in the suite resynthesis.
+    asr_language: language that it expects.
     other_bundle: what a detector is shown, beside its own bundle; whose continuations of piano are
       set beside the bundle's.
     output_dir: folder for sounds and pictures.
@@ -51,6 +52,7 @@ class Options:
   pairs: str | None = None
   stages: tuple[str, ...] = ()
   asr_model: str | None = None
+  asr_language: str = "en"
   other_bundle: str | None = None
   domain: Domain = Domain.SPEECH
   max_clips: int = 60

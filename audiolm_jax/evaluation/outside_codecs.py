@@ -56,12 +56,14 @@ def evaluate_outside(
   sample_rate: int,
   *,
   speech: bool,
+  on_decoded: Callable[[Float[np.ndarray, " samples"]], None] | None = None,
 ) -> OutsideReport:
   """Passes each clip through the codec and compares at the clips' sample rate.
 
   Args:
     clips: at `sample_rate`, of any lengths.
     speech: add the metrics that are defined for speech only.
+    on_decoded: is called with each clip as the codec gives it back.
   """
   rows = []
   for clip in clips:
@@ -69,6 +71,8 @@ def evaluate_outside(
     decoded = audio.fit_length(_resample(decoded, codec.sample_rate, sample_rate), len(clip))
     metrics = reconstruction_metrics(clip, decoded, sample_rate, speech=speech)
     rows.append(metrics | {"bits_per_second": rate})
+    if on_decoded is not None:
+      on_decoded(decoded)
   return OutsideReport({name: mean_estimate([row[name] for row in rows]) for name in rows[0]}, rows)
 
 

@@ -1,5 +1,7 @@
 """What is said, as a speech recognizer hears it, and how far that is from what was written."""
 
+import logging
+import os
 import re
 from importlib import metadata
 from typing import Any, NamedTuple, Protocol
@@ -7,11 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
+from audiolm_jax import audio, hub
 from audiolm_jax.errors import UserError
 from audiolm_jax.evaluation.tokens import edit_distance
 
-_SPHINX_RATE = 16_000
+WHISPER_MISSING = "Whisper needs an extra: pip install -r requirements/evaluation.txt"
+
+_RATE = 16_000
 
 
 class Recognizer(Protocol):
@@ -25,6 +29,10 @@ class Recognizer(Protocol):
 
   def transcribe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> str:
     """The words of a clip."""
+    ...
+
+  def normalise(self, text: str) -> str:
+    """The text with one spelling of numbers and the like, for words to be compared in."""
     ...
 
 
@@ -41,44 +49,70 @@ class PocketSphinx:
     except ImportError as error:
       raise UserError("pocketsphinx is not installed; pip install pocketsphinx") from error
     self.name = f"pocketsphinx {metadata.version('pocketsphinx')}, its US English model"
-    self._decoder = Decoder(samprate=_SPHINX_RATE, loglevel="FATAL")
+    self._decoder = Decoder(samprate=_RATE, loglevel="FATAL")
 
   def transcribe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> str:
     """The words of a clip."""
-    heard = np.clip(audio.resample(waveform, sample_rate, _SPHINX_RATE), -1.0, 1.0)
+    heard = np.clip(audio.resample(waveform, sample_rate, _RATE), -1.0, 1.0)
     self._decoder.start_utt()
     self._decoder.process_raw((heard * 32767).astype("<i2").tobytes(), full_utt=True)
     self._decoder.end_utt()
     best = self._decoder.hyp()
     return best.hypstr if best else ""
 
+  def normalise(self, text: str) -> str:
+    """The text as it is: the recognizer spells all words out."""
+    return text
 
-class TransformersRecognizer:
-  """Any speech recognition model of `transformers`.
+
+class Whisper:
+  """A Whisper model, run by faster-whisper.
+
+  It runs with 8-bit weights on the CPU, so that figures do not depend on the machine.
 
   Args:
-    model: folder, or name on the Hugging Face hub.
+    model: folder in the format of CTranslate2, size such as `base.en`, or name on the Hugging Face
+      hub.
+    language: code of the language that is spoken, such as `en`.
   Raises:
-    UserError: the package or the model is not there.
+    UserError: a package is not installed, or the model cannot be loaded.
   """
 
-  def __init__(self, model: str):
+  def __init__(self, model: str, language: str = "en"):
     try:
-      import transformers  # pyright: ignore[reportMissingImports]
+      import faster_whisper  # pyright: ignore[reportMissingImports]
+      from whisper_normalizer import basic, english  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-      raise UserError(
-        f"--asr_model {model} needs transformers and torch; pip install transformers torch"
-      ) from error
+      raise UserError(f"--asr_model {model}: {WHISPER_MISSING}") from error
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it reports every clip
     try:
-      self._pipeline: Any = transformers.pipeline("automatic-speech-recognition", model=model)
-    except (OSError, ValueError) as error:
-      reason = str(error).splitlines()[0]
-      raise UserError(f"--asr_model {model} is no speech recognition model: {reason}") from error
-    self.name = f"{model}, transformers {transformers.__version__}"
+      self._model: Any = faster_whisper.WhisperModel(
+        model, device="cpu", compute_type="int8", cpu_threads=min(4, os.cpu_count() or 1)
+      )
+    except Exception as error:  # of the hub, of the way there, or of CTranslate2
+      raise UserError(
+        f"--asr_model {model} is no Whisper model that can be loaded ({hub.reason(error)}); give a "
+        "folder in the format of CTranslate2, a size such as base.en, or a name on the hub"
+      ) from error
+    self._language = language
+    normalizers = {"en": english.EnglishTextNormalizer}
+    self._normalizer: Any = normalizers.get(language, basic.BasicTextNormalizer)()
+    base = os.path.basename(os.path.normpath(model))
+    self.name = f"Whisper {base}, faster-whisper {faster_whisper.__version__}"
 
   def transcribe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> str:
-    """The words of a clip."""
-    return self._pipeline({"raw": waveform, "sampling_rate": sample_rate})["text"]
+    """The words of a clip, by beam search without sampling."""
+    segments, _ = self._model.transcribe(
+      audio.resample(waveform, sample_rate, _RATE).astype(np.float32),
+      language=self._language,
+      temperature=0.0,
+      condition_on_previous_text=False,
+    )
+    return "".join(segment.text for segment in segments).strip()
+
+  def normalise(self, text: str) -> str:
+    """Spells numbers, abbreviations and British words in one way."""
+    return self._normalizer(text)
 
 
 class ErrorCount(NamedTuple):

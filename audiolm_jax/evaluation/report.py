@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from audiolm_jax.evaluation.statistics import Estimate
+from audiolm_jax.evaluation.statistics import Estimate, mean_estimate, ratio_estimate
 from audiolm_jax.files import atomic_write
 
 
@@ -60,6 +61,29 @@ class Row:
     if self.better is Better.HIGHER:
       return self.estimate.value >= mark
     return self.estimate.value <= mark
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipFigure:
+  """A figure before it is averaged, so that it can be averaged over some of the clips.
+
+  Attributes:
+    name: what it is, with its unit, and of what, such as `stoi, 4 levels`.
+    values: of every clip, NaN where it has none; or pairs of counts, the figure being the ratio of
+      their sums.
+    better, note: as of `Row`.
+  """
+
+  name: str
+  values: Float[np.ndarray, " clips"] | Int[np.ndarray, "clips 2"]
+  better: Better = Better.HIGHER
+  note: str = ""
+
+  def row(self, suite: str, clips: Sequence[int] | None = None, label: str = "") -> Row:
+    """The row over these clips, all by default; `label` follows its name."""
+    values = self.values if clips is None else self.values[np.asarray(clips, int)]
+    estimate = mean_estimate(values) if values.ndim == 1 else ratio_estimate(values)
+    return Row(suite, self.name + label, estimate, self.better, note=self.note)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ figure that is made with it.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,16 @@ SEGMENT_SECONDS = 3.0
 _MEL_BINS = 40
 _NUM_CEPSTRA = 20
 _ACTIVE_DB = -30.0
+
+
+class SpeakerEncoder(Protocol):
+  """Describes a voice by a vector."""
+
+  def embed(
+    self, waveform: Float[np.ndarray, " samples"], sample_rate: int
+  ) -> Float[np.ndarray, " dim"]:
+    """The voice as a unit vector; cosines of two of them compare voices."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,6 +78,22 @@ def bootstrap_estimate(
   return Estimate(value, float(low), float(high), n)
 
 
+def ratio_estimate(counts: Int[np.ndarray, "n 2"]) -> Estimate:
+  """Sum of the first column over that of the second, such as all errors over all words.
+
+  Observations that are 0 in both are left out; NaN where the second column is 0 throughout.
+  """
+  counts = counts[counts.any(axis=1)]
+  if not counts[:, 1].any():
+    return mean_estimate([])
+
+  def ratio(rows: Int[np.ndarray, " n"]) -> float:
+    above, below = counts[rows].sum(axis=0)
+    return float(above / below) if below else float("nan")
+
+  return bootstrap_estimate(ratio, len(counts), reflected=False)
+
+
 def _draws(n: int, seed: int) -> Int[np.ndarray, "resamples n"]:
   return np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
 

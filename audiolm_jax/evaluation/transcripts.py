@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from audiolm_jax import storage
+from audiolm_jax.data.manifest import Clip
 
 
 def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
@@ -13,6 +15,16 @@ def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
     return {}
   rows = [json.loads(line) for line in storage.read_text(manifest).splitlines() if line.strip()]
   return {str(row["path"]): str(row[field]) for row in rows if row.get(field)}
+
+
+def texts_of(clips: Iterable[Clip], source: str | os.PathLike[str]) -> dict[str, str]:
+  """What is said in those clips of a folder or manifest of which this is known, by clip id."""
+  transcripts = read_transcripts(source)
+  found = {
+    clip.id: transcripts.get(clip.id) or transcripts.get(PurePosixPath(clip.id).stem)
+    for clip in clips
+  }
+  return {name: text for name, text in found.items() if text}
 
 
 def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:

@@ -54,3 +54,12 @@ def test_speakers_heard_in_training_can_be_left_out(manifest):
   assert speakers_of(manifest, "valid") == {"s", "t", "u"}
   pieces = load_pieces(manifest, "valid", RATE, without_speakers={"s"})
   assert [piece.id for piece in pieces] == ["c.wav"]
+
+
+def test_a_text_goes_with_whole_clips_only_and_a_source_with_all(manifest):
+  rows = [json.loads(line) | {"source": "people"} for line in manifest.read_text().splitlines()]
+  manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  texts = {"a.wav": "too long", "b.wav": "short"}
+  pieces = load_pieces(manifest, "valid", RATE, piece_seconds=2.0, texts=texts)
+  assert {piece.id: piece.text for piece in pieces if piece.text} == {"b.wav": "short"}
+  assert {piece.source for piece in pieces} == {"people"}

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.evaluation import codec as evaluation
 from audiolm_jax.evaluation import signal
 
@@ -60,3 +61,37 @@ def test_no_clips_and_impossible_levels_are_refused(pulse_codec):
     evaluation.evaluate_codec(pulse_codec, [])
   with pytest.raises(ValueError, match=r"levels \[3\]"):
     evaluation.evaluate_codec(pulse_codec, clips(), levels=[3])
+
+
+class FrameCodec:
+  """Codes the mean of each frame of four samples in two levels, and gives back steps."""
+
+  spec = CodecSpec(sample_rate=16_000, hop_length=4, num_quantizers=2, codebook_size=10)
+
+  def encode_long(self, waveform):
+    means = np.pad(waveform, (0, -len(waveform) % 4)).reshape(-1, 4).mean(axis=1)
+    fine = np.round(means * 100).astype(np.int32)
+    return np.stack([fine // 10, fine % 10], axis=-1)
+
+  def decode(self, codes):
+    return np.repeat((10 * codes[..., 0] + codes[..., 1]) / 100, 4, axis=-1).astype(np.float32)
+
+
+def test_codes_are_kept_where_they_are_encoded_again_in_the_same_frames():
+  # Half a frame later each mean is that of two neighbours: 0.25, then 0.50 twice, then 0.53.
+  codes = np.array([[5, 0], [5, 0], [5, 0], [5, 6]])
+  kept = evaluation.kept_codes(FrameCodec(), codes, 16)
+  np.testing.assert_array_equal(kept, [[1, 1], [3 / 4, 2 / 4]])
+  np.testing.assert_array_equal(evaluation.kept_codes(FrameCodec(), codes, 14)[0], [3 / 4, 3 / 4])
+
+
+def test_each_decoded_clip_is_given_out_with_its_number_of_levels(pulse_codec):
+  given = []
+  sounds = clips()[:2]
+  evaluation.evaluate_codec(
+    pulse_codec, sounds, speech=False, on_decoded=lambda *decoded: given.append(decoded)
+  )
+  assert [(count, len(sound)) for count, sound in given] == [
+    (count, len(sound)) for sound in sounds for count in (1, 2)
+  ]
+  np.testing.assert_allclose(given[1][1], sounds[0], atol=0.01)

@@ -1,5 +1,9 @@
+import importlib.util
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +13,14 @@ from audiolm_jax.errors import UserError
 from audiolm_jax.evaluation import recognition
 from audiolm_jax.evaluation.recognition import character_errors, word_errors
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 RATE = 16_000
+# A Whisper model in the format of CTranslate2.
+WHISPER = Path(os.environ.get("WHISPER_DIR", "no WHISPER_DIR is given"))
+needs_whisper = pytest.mark.skipif(
+  not (importlib.util.find_spec("faster_whisper") and WHISPER.is_dir()),
+  reason="faster-whisper or the folder WHISPER_DIR with a model is not there",
+)
 
 
 def test_words_are_compared_without_case_and_punctuation():
@@ -26,9 +37,26 @@ def test_characters_are_compared_with_the_spaces_between_words():
   assert character_errors("a b", "a b") == (0, 3)
 
 
-def test_a_recognizer_that_is_not_there_is_named():
-  with pytest.raises(UserError, match="--asr_model no/such"):
-    recognition.TransformersRecognizer("no/such")
+def test_without_its_package_whisper_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, "faster_whisper", None)
+  with pytest.raises(UserError, match=r"--asr_model base.*requirements/evaluation\.txt"):
+    recognition.Whisper("base")
+
+
+@needs_whisper
+def test_a_folder_without_a_whisper_model_is_named(tmp_path):
+  with pytest.raises(UserError, match=f"--asr_model {tmp_path} is no Whisper model"):
+    recognition.Whisper(str(tmp_path))
+
+
+@needs_whisper
+def test_whisper_finds_the_words_of_a_synthetic_voice_and_spells_numbers_in_one_way():
+  recognizer = recognition.Whisper(str(WHISPER))
+  said = recognizer.transcribe(*soundfile.read(EXAMPLES / "speech_woman.flac", dtype="float32"))
+  text = "The ferry left the harbor before sunrise and on the upper deck a"
+  assert word_errors(recognizer.normalise(text), recognizer.normalise(said)).errors <= 1
+  assert recognizer.normalise("Ten metres.") == recognizer.normalise("10 meters")
+  assert recognizer.name.startswith(f"Whisper {WHISPER.name}, faster-whisper ")
 
 
 def test_pocketsphinx_hears_the_words_of_a_synthetic_voice_and_forgets_them(tmp_path):

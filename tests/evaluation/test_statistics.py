@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.evaluation.statistics import bootstrap_estimate, mean_estimate
+from audiolm_jax.evaluation.statistics import bootstrap_estimate, mean_estimate, ratio_estimate
 
 
 def test_mean_interval_has_the_width_of_the_standard_error():
@@ -33,3 +33,15 @@ def test_basic_interval_reflects_a_biased_statistic():
 def test_same_seed_gives_the_same_interval():
   values = np.random.default_rng(0).standard_normal(30)
   assert mean_estimate(values, seed=3) == mean_estimate(values, seed=3)
+
+
+def test_a_ratio_is_over_all_units_and_leaves_out_observations_without_any():
+  estimate = ratio_estimate(np.array([[1, 2], [1, 8], [0, 0]]))
+  assert (estimate.value, estimate.n) == (0.2, 2)
+  assert 0.125 == estimate.low < estimate.value < estimate.high == 0.5
+
+
+def test_errors_where_nothing_was_said_count_and_nothing_at_all_has_no_ratio():
+  assert ratio_estimate(np.array([[3, 0], [1, 8]])).value == 0.5
+  assert ratio_estimate(np.array([[3, 0]])).n == 0
+  assert ratio_estimate(np.zeros((0, 2), int)).n == 0

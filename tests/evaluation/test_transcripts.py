@@ -1,6 +1,7 @@
 import json
 
-from audiolm_jax.evaluation.transcripts import read_field, read_transcripts
+from audiolm_jax.data.manifest import Clip
+from audiolm_jax.evaluation.transcripts import read_field, read_transcripts, texts_of
 
 
 def test_texts_and_sentences_come_from_a_manifest(tmp_path):
@@ -20,3 +21,9 @@ def test_texts_of_librispeech_and_ljspeech_come_from_their_own_files(tmp_path):
   (tmp_path / "lj").mkdir()
   (tmp_path / "lj" / "metadata.csv").write_text("LJ001-0001|in 1455|in fourteen fifty-five\n")
   assert read_transcripts(tmp_path / "lj") == {"LJ001-0001": "in fourteen fifty-five"}
+
+
+def test_texts_are_found_by_the_id_of_a_clip_or_its_name_without_suffix(tmp_path):
+  (tmp_path / "metadata.csv").write_text("a|one|one\nb|two|two\n")
+  clips = [Clip("wavs/a.wav", "a"), Clip("c.wav", "c")]
+  assert texts_of(clips, tmp_path) == {"wavs/a.wav": "one"}

@@ -19,8 +19,22 @@ from audiolm_jax.evaluation import tokens as token_metrics
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces, pieces_to_continue
 from audiolm_jax.evaluation.codec import through_codec
 from audiolm_jax.evaluation.options import Domain, Options
-from audiolm_jax.evaluation.report import Better, Row, SuiteResult
-from audiolm_jax.evaluation.speaker import SpeakerModel, fit_speaker_model, identify
+from audiolm_jax.evaluation.recognition import normalised_words
+from audiolm_jax.evaluation.report import Better, ClipFigure, Row, SuiteResult
+from audiolm_jax.evaluation.speaker import (
+  SpeakerEncoder,
+  SpeakerModel,
+  fit_speaker_model,
+  identify,
+)
+from audiolm_jax.evaluation.speech import (
+  NO_MEASURES,
+  Description,
+  SpeechMeasures,
+  find_measures,
+  opinion_figures,
+  word_figures,
+)
 from audiolm_jax.evaluation.statistics import mean_estimate
 from audiolm_jax.evaluation.tokens import Tokenize
 from audiolm_jax.tokens import collapse_repeats
@@ -82,6 +96,7 @@ def run(bundle: Any, options: Options) -> SuiteResult:
     options.domain,
     prompt_seconds=options.prompt_seconds,
     speaker_model=model,
+    measures=find_measures(options),
     draw=_drawer(bundle, options.duration, options.samples_per_prompt),
     seed=options.seed,
   )
@@ -111,6 +126,7 @@ def continuation_suite(
   *,
   prompt_seconds: float = 3.0,
   speaker_model: SpeakerModel | None = None,
+  measures: SpeechMeasures = NO_MEASURES,
   draw: Draw | None = None,
   seed: int = 0,
 ) -> SuiteResult:
@@ -123,6 +139,7 @@ def continuation_suite(
     continue_prompt: makes a continuation of a prompt, given a seed.
     clips: longer than the prompt; for the speaker figure, of at least two speakers.
     speaker_model: adds the speaker figure.
+    measures: add words, quality, and the speaker figure by another embedding.
     draw: makes several continuations of a prompt, given a seed; adds how much they differ.
   """
   rate = codec.spec.sample_rate
@@ -145,6 +162,7 @@ def continuation_suite(
     chosen = range(min(_DIVERSE_PROMPTS, len(clips)))
     drawn = [draw(clips[i].waveform[:cut], seed + i) for i in chosen]
     rows += _diversity_rows(tokenize, drawn, [real[i] for i in chosen], rate)
+  rows += _speech_rows(measures, codec, [m.waveform for m in made], real, recorded)
   # The first ones compile.
   speeds = [len(m.waveform) / rate / m.seconds_taken for m in made[2:] or made]
   rows.append(
@@ -155,11 +173,45 @@ def continuation_suite(
     "prompt_seconds": prompt_seconds,
     "continuations": [np.concatenate([h, m.waveform]) for h, m in zip(heard, made, strict=True)],
   }
-  if speaker_model is not None:
-    voices, speaker_details = _speaker_rows(speaker_model, clips, through, made, rate, cut, seed)
-    rows = voices + rows
-    details["speaker"] = speaker_details
+  encoders = {"speaker": (speaker_model, ""), "speaker by GE2E": (measures.speaker, " by GE2E")}
+  for name, (encoder, label) in reversed(encoders.items()):
+    if encoder is not None:
+      voices, details[name] = _speaker_rows(encoder, label, clips, through, made, rate, cut, seed)
+      rows = voices + rows
   return SuiteResult(rows, details)
+
+
+def _speech_rows(
+  measures: SpeechMeasures,
+  codec: Codec,
+  made: Sequence[np.ndarray],
+  real: Sequence[np.ndarray],
+  recorded: Sequence[np.ndarray],
+) -> list[Row]:
+  """How clear the words are, and the quality, of continuations beside the real ones.
+
+  Nobody knows what a continuation should say. Clear words survive another pass through the codec;
+  what a recognizer guesses in speech without words does not.
+  """
+  rate = codec.spec.sample_rate
+  described = {
+    label: [measures.describe(part, rate) for part in parts]
+    for label, parts in (("continuation", made), ("real", real), ("recording", recorded))
+  }
+  figures = opinion_figures(described)
+  recognizer = measures.recognizer
+  if recognizer is not None:
+    for label, parts in (("continuation", made), ("real", real)):
+      read = [one.words for one in described[label]]
+      again = [
+        Description(recognizer.transcribe(through_codec(codec, part), rate)) for part in parts
+      ]
+      name = "word error rate after another pass through the codec"
+      figures += word_figures(name, recognizer, {label: again}, read)
+      words = [len(normalised_words(recognizer.normalise(text or ""))) for text in read]
+      paces = [count * rate / len(part) for count, part in zip(words, parts, strict=True)]
+      figures.append(ClipFigure(f"words a second, {label}", np.array(paces), note=recognizer.name))
+  return [figure.row("continuation") for figure in figures] + measures.missing_rows("continuation")
 
 
 def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel:
@@ -298,7 +350,8 @@ def _diversity_rows(
 
 
 def _speaker_rows(
-  model: SpeakerModel,
+  model: SpeakerEncoder,
+  label: str,
   clips: Sequence[EvalClip],
   through: Sequence[np.ndarray],
   made: Sequence[Continuation],
@@ -309,7 +362,8 @@ def _speaker_rows(
   """Who is heard in the continuation, among the prompt's speaker and nine others.
 
   A speaker is enrolled with the last piece of real speech of a clip; the piece between prompt and
-  that shows what the embedding can tell at best. `through` are the clips through the codec.
+  that shows what the embedding can tell at best. `through` are the clips through the codec, and
+  `label` says in the figures which embedding it is.
   """
   enrolled, ceiling, generated, prompts, names = [], [], [], [], []
   for clip, decoded, continuation in zip(clips, through, made, strict=True):
@@ -343,7 +397,8 @@ def _speaker_rows(
 
   cosines = [float(g @ p) for g, p in zip(generated, prompts, strict=True)]
   real_cosines = [float(c @ p) for c, p in zip(ceiling, prompts, strict=True)]
-  figure = f"prompt's speaker found among {count}"
+  figure = f"prompt's speaker found among {count}{label}"
+  cosine = f"voice cosine with the prompt{label}"
   floor, aim = (0.30, 0.90) if count == NUM_CANDIDATES else (None, None)
   rows = [
     Row(
@@ -355,8 +410,8 @@ def _speaker_rows(
     ),
     Row("continuation", f"{figure}, real continuation", mean_estimate(accuracy(ceiling))),
     Row("continuation", f"{figure}, prompt itself", mean_estimate(accuracy(prompts))),
-    Row("continuation", "voice cosine with the prompt, continuation", mean_estimate(cosines)),
-    Row("continuation", "voice cosine with the prompt, real", mean_estimate(real_cosines)),
+    Row("continuation", f"{cosine}, continuation", mean_estimate(cosines)),
+    Row("continuation", f"{cosine}, real", mean_estimate(real_cosines)),
   ]
   details = {"speakers": sorted(set(names)), "clips": len(names), "chance": 1 / count}
   return rows, details

@@ -6,9 +6,9 @@ of its true semantic tokens. Recognizers differ: the gaps between the three are 
 Source: AudioLM, table II: word errors 2.5, 2.6 and 6.0 %, character errors 0.8, 0.9 and 3.4 %.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,17 @@ from audiolm_jax.evaluation import recognition
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces
 from audiolm_jax.evaluation.codec import through_codec
 from audiolm_jax.evaluation.options import Domain, Options
-from audiolm_jax.evaluation.recognition import ErrorCount, Recognizer
-from audiolm_jax.evaluation.report import Better, Row, SuiteResult, left_out
-from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
-from audiolm_jax.evaluation.transcripts import read_transcripts
+from audiolm_jax.evaluation.recognition import Recognizer
+from audiolm_jax.evaluation.report import Better, ClipFigure, Row, SuiteResult, left_out
+from audiolm_jax.evaluation.speech import (
+  Description,
+  SpeechMeasures,
+  find_measures,
+  opinion_figures,
+  speaker_figures,
+  word_figures,
+)
+from audiolm_jax.evaluation.transcripts import texts_of
 
 _TOGETHER = 8  # clips sampled side by side
 _PAPER = {
@@ -32,67 +39,96 @@ _PAPER = {
 
 
 def run(bundle: Any, options: Options) -> SuiteResult:
-  """On the clips of the split `valid` whose text is known."""
+  """On the clips of the split `valid` whose text is known; where none is, on all of them."""
   if options.domain is Domain.MUSIC:
     return left_out("music has no words")
-  if not options.asr_model and find_spec("pocketsphinx") is None:
+  measures = find_measures(options)
+  if measures.recognizer is None and find_spec("pocketsphinx") is not None:
+    measures = dataclasses.replace(measures, recognizer=recognition.PocketSphinx())
+  if not measures:
     return left_out("no recognizer: pip install pocketsphinx, or give --asr_model")
-  transcripts = read_transcripts(options.data)
-  texts = {}
-  for clip in clips_of_split(list_clips(options.data), "valid"):
-    text = transcripts.get(clip.id) or transcripts.get(PurePosixPath(clip.id).stem)
-    if text and (clip.seconds is None or clip.seconds <= options.piece_seconds):
-      texts[clip.id] = text
-  if not texts:
+  listed = clips_of_split(list_clips(options.data), "valid")
+  fitting = [c for c in listed if c.seconds is None or c.seconds <= options.piece_seconds]
+  texts = texts_of(fitting, options.data)
+  # A reading of PocketSphinx is no reference: it errs on a third of the words of a recording.
+  if not texts and not (options.asr_model or measures.opinion or measures.speaker):
     return left_out(f"no valid clip of {options.data} says what is said in it")
   clips = load_pieces(
     options.data,
     "valid",
     bundle.sample_rate,
     max_clips=options.max_clips,
-    ids=texts,
+    piece_seconds=None if texts else options.piece_seconds,
+    ids=texts or None,
+    texts=texts,
     seed=options.seed,
   )
-  recognizer = (
-    recognition.TransformersRecognizer(options.asr_model)
-    if options.asr_model
-    else recognition.PocketSphinx()
-  )
-  heard = _kinds_of_sound(bundle, clips, options.seed)
-  return resynthesis_suite(
-    recognizer, [texts[clip.id] for clip in clips], heard, bundle.sample_rate
-  )
+  if not texts and not options.asr_model:
+    measures = dataclasses.replace(measures, recognizer=None)
+  sounds = _kinds_of_sound(bundle, clips, options.seed)
+  return resynthesis_suite(measures, clips, sounds, bundle.sample_rate)
 
 
 def resynthesis_suite(
-  recognizer: Recognizer,
-  texts: Sequence[str],
-  heard: Mapping[str, Sequence[np.ndarray]],
+  measures: SpeechMeasures,
+  clips: Sequence[EvalClip],
+  sounds: Mapping[str, Sequence[np.ndarray]],
   sample_rate: int,
 ) -> SuiteResult:
-  """Word and character error rates of each kind of sound, and what they rise by.
+  """Word and character error rates of each kind of sound, what they rise by, quality and voices.
 
   Args:
-    texts: what is said in each clip.
-    heard: by kind ("original", "codec", "resynthesis"), the clips at `sample_rate`.
+    measures: with a recognizer for the error rates.
+    clips: their texts are what errors are counted against, or, where no clip has one, what is
+      recognized in the recording.
+    sounds: by kind ("original", "codec", "resynthesis"), the clips at `sample_rate`.
   """
-  said = {
-    kind: [recognizer.transcribe(clip, sample_rate) for clip in clips]
-    for kind, clips in heard.items()
+  described = {
+    kind: [measures.describe(sound, sample_rate) for sound in of_kind]
+    for kind, of_kind in sounds.items()
   }
+  processed = {kind: found for kind, found in described.items() if kind != "original"}
+  rows, details = [], {}
+  if measures.recognizer is not None:
+    texts = [clip.text for clip in clips]
+    rows += _word_rows(measures.recognizer, texts, described, processed)
+    words = {kind: [one.words for one in found] for kind, found in described.items()}
+    details = {"recognizer": measures.recognizer.name, "texts": texts, "heard": words}
+  figures = opinion_figures(described)
+  speakers = [clip.speaker or clip.id for clip in clips]
+  for kind, found in processed.items():
+    # The voice is not given to resynthesis: what is left of it was in the semantic tokens.
+    better = Better.LOWER if kind == "resynthesis" else Better.HIGHER
+    figures += speaker_figures({kind: found}, described["original"], speakers, better)
+  rows += [figure.row("resynthesis") for figure in figures]
+  return SuiteResult(rows + measures.missing_rows("resynthesis"), details)
+
+
+def _word_rows(
+  recognizer: Recognizer,
+  texts: Sequence[str | None],
+  described: Mapping[str, Sequence[Description]],
+  processed: Mapping[str, Sequence[Description]],
+) -> list[Row]:
+  """Error rates against the texts, or against the recognizer's reading of the originals."""
   rows = []
+  references = texts
+  name = "{} error rate"
+  if not any(texts):
+    references = [one.words for one in described["original"]]
+    described, name = processed, "{} error rate against the recording's reading"
   units = {"word": recognition.word_errors, "character": recognition.character_errors}
   for unit, count in units.items():
-    counts = {kind: _counts(count, texts, given) for kind, given in said.items()}
-    for kind, of_kind in counts.items():
+    figures = word_figures(name.format(unit), recognizer, described, references, count)
+    by_kind = dict(zip(described, figures, strict=True))
+    for kind, figure in by_kind.items():
       note = f"{recognizer.name}; the paper's, by another: {_PAPER[unit][kind]:.1%}"
-      figure = f"{unit} error rate, {kind}"
-      rows.append(Row("resynthesis", figure, _rate(of_kind), Better.LOWER, note=note))
-    more = counts["resynthesis"] - counts["codec"] * (1, 0)  # errors, of as many units
-    figure = f"{unit} error rate, resynthesis above codec"
-    rows.append(Row("resynthesis", figure, _rate(more), Better.LOWER))
-  details = {"recognizer": recognizer.name, "texts": list(texts), "heard": said}
-  return SuiteResult(rows, details)
+      rows.append(dataclasses.replace(figure.row("resynthesis"), note=note))
+    # Errors, of as many units.
+    more = by_kind["resynthesis"].values - by_kind["codec"].values * (1, 0)
+    figure = ClipFigure(f"{name.format(unit)}, resynthesis above codec", more, Better.LOWER)
+    rows.append(figure.row("resynthesis"))
+  return rows
 
 
 def _kinds_of_sound(
@@ -110,17 +146,3 @@ def _kinds_of_sound(
     "codec": [through_codec(bundle.codec, clip.waveform) for clip in clips],
     "resynthesis": made,
   }
-
-
-def _counts(
-  count: Callable[[str, str], ErrorCount], texts: Sequence[str], heard: Sequence[str]
-) -> np.ndarray:
-  """[clips, 2]: errors and length."""
-  return np.array([count(text, given) for text, given in zip(texts, heard, strict=True)])
-
-
-def _rate(counts: np.ndarray) -> Estimate:
-  """All errors over all units, and an interval over clips."""
-  return bootstrap_estimate(
-    lambda rows: counts[rows, 0].sum() / counts[rows, 1].sum(), len(counts), reflected=False
-  )

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import soundfile
 
@@ -5,6 +6,7 @@ from audiolm_jax.errors import UserError
 from audiolm_jax.evaluation import lyra, report, signal
 from audiolm_jax.evaluation.clips import EvalClip
 from audiolm_jax.evaluation.options import Domain
+from audiolm_jax.evaluation.speech import SpeechMeasures
 from audiolm_jax.evaluation.suites.codec import codec_suite, outside_codecs, outside_suite
 
 
@@ -59,3 +61,64 @@ def test_lyra_that_is_asked_for_and_not_installed_is_an_error(monkeypatch, tmp_p
   monkeypatch.setattr(lyra, "lyra_installed", lambda: False)
   with pytest.raises(UserError, match=r"requirements/evaluation\.txt"):
     outside_codecs(16_000, str(tmp_path))
+
+
+class Loudness:
+  """Reads a clip as its length, and its voice as its two halves."""
+
+  name = "loudness"
+
+  def transcribe(self, waveform, sample_rate):
+    return f"{len(waveform)} {'loud' if np.abs(waveform).max() > 0.1 else 'quiet'}"
+
+  def normalise(self, text):
+    return text
+
+  def embed(self, waveform, sample_rate):
+    vector = np.array([np.abs(half).mean() for half in np.array_split(waveform, 2)])
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.fixture
+def two_sources(voice):
+  swell = np.linspace(0, 1, 16_000, dtype=np.float32)
+  one, other = (voice(120 + 60 * i, 800, seed=i, seconds=1) for i in range(2))
+  return [
+    EvalClip("a", one * swell, speaker="a", source="people", text="16000 soft"),
+    EvalClip("b", other * swell[::-1], speaker="b", source="machines"),
+  ]
+
+
+def test_other_measures_are_of_the_coarse_levels_and_of_all_beside_the_recordings(
+  pulse_codec, two_sources
+):
+  measures = SpeechMeasures(recognizer=Loudness(), speaker=Loudness(), missing={"DNSMOS": "no"})
+  recordings = [measures.describe(clip.waveform, 16_000) for clip in two_sources]
+  given = {"measures": measures, "recordings": recordings}
+  result = codec_suite(pulse_codec, two_sources, Domain.SPEECH, coarse_levels=1, **given)
+  rows = by_figure(result)
+  own = "word error rate against the recording's reading"
+  assert rows[f"{own}, 2 levels"].estimate.value == 0
+  assert rows["word error rate against the text, 1 levels"].estimate.n == 1
+  assert rows["word error rate against the text, recording"].estimate.value == 0.5
+  assert rows["voice cosine with the recording by GE2E, 2 levels"].estimate.value > 0.99
+  assert rows["speaker of the nearest recording is right, of 2, by GE2E, 2 levels"]
+  assert (rows["DNSMOS"].estimate.n, rows["DNSMOS"].note) == (0, "no")
+  assert result.details["words"]["recording"] == ["16000 loud", "16000 loud"]
+  opus, _ = outside_codecs(16_000, None)
+  beside = by_figure(outside_suite(opus[-1:], two_sources, 16_000, Domain.SPEECH, **given))
+  assert beside[f"{own}, Opus at 12 kbit/s"].estimate.value == 0
+  assert not [figure for figure in beside if figure.endswith("recording")]
+
+
+def test_clips_of_several_sources_are_reported_apart_too(pulse_codec, two_sources):
+  rows = by_figure(codec_suite(pulse_codec, two_sources, Domain.MUSIC, coarse_levels=2))
+  both, *apart = (
+    rows[f"codes kept by decoding and encoding, level 1{label}"].estimate
+    for label in ("", "; people", "; machines")
+  )
+  assert (both.n, apart[0].n, apart[1].n) == (2, 1, 1)
+  assert both.value == np.mean([one.value for one in apart])
+  assert "si_sdr_db, 2 levels; people" in rows and "si_sdr_db, 1 levels; people" not in rows
+  one = codec_suite(pulse_codec, two_sources[:1], Domain.MUSIC, coarse_levels=2)
+  assert not [row for row in one.rows if "people" in row.figure]

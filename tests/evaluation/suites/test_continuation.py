@@ -1,8 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from audiolm_jax.evaluation.clips import EvalClip
+from audiolm_jax.evaluation.opinion import Opinion
 from audiolm_jax.evaluation.options import Domain
+from audiolm_jax.evaluation.speech import SpeechMeasures
 from audiolm_jax.evaluation.suites import continuation
 from audiolm_jax.evaluation.suites.continuation import Continuation
 
@@ -158,3 +162,44 @@ def test_continuations_that_fall_silent_are_counted(pulse_codec, many_clips):
   assert rows[f"{figure}, real"].estimate.value == 0
   assert np.isnan(rows["FAD (log-mel statistics), continuation"].estimate.value)
   assert rows["FAD (log-mel statistics), continuation"].note.startswith("too little")
+
+
+class Syllables:
+  """Reads loud and quiet tenths of a second; its voice is how even they are."""
+
+  name = "syllables"
+
+  def transcribe(self, waveform, sample_rate):
+    return " ".join("quiet" if level < 5 else "loud" for level in syllables(waveform))
+
+  def normalise(self, text):
+    return text
+
+  def rate(self, waveform, sample_rate):
+    return Opinion(*(3.0 if np.any(waveform) else 1.0,) * 3)
+
+  def embed(self, waveform, sample_rate):
+    return np.array([1.0, 0.0])
+
+
+def test_words_and_quality_of_continuations_are_beside_the_real_ones(pulse_codec, many_clips):
+  def silence(prompt, seed):
+    return Continuation(np.zeros(3 * RATE, np.float32), 1.0)
+
+  measures = SpeechMeasures(Syllables(), Syllables(), Syllables(), {"Whisper": "no model"})
+  clips = [dataclasses.replace(c, speaker=c.id) for c in many_clips[:4]]
+  clips = [dataclasses.replace(c, waveform=np.tile(c.waveform, 2)) for c in clips]
+  result = continuation.continuation_suite(
+    pulse_codec, syllables, silence, clips, Domain.SPEECH, prompt_seconds=1.0, measures=measures
+  )
+  rows = by_figure(result)
+  again = "word error rate after another pass through the codec"
+  assert rows[f"{again}, continuation"].estimate.value == 0
+  assert rows[f"{again}, real"].estimate.value < 0.1
+  assert rows["words a second, real"].estimate.value == pytest.approx(10)
+  overall = {label: rows[f"DNSMOS overall, {label}"] for label in ("continuation", "real")}
+  assert overall["continuation"].estimate.value == 1 and overall["real"].estimate.value == 3
+  assert rows["voice cosine with the prompt by GE2E, continuation"].estimate.value == 1
+  assert "prompt's speaker found among 4 by GE2E, real continuation" in rows
+  assert rows["Whisper"].note == "no model"
+  assert result.details["speaker by GE2E"]["clips"] == 4

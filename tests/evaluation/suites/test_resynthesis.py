@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiolm_jax.evaluation.clips import EvalClip
 from audiolm_jax.evaluation.options import Domain, Options
+from audiolm_jax.evaluation.report import Better
+from audiolm_jax.evaluation.speech import SpeechMeasures
 from audiolm_jax.evaluation.suites import resynthesis
 from audiolm_jax.evaluation.suites.resynthesis import resynthesis_suite
 from tests.conftest import melody
@@ -21,16 +24,32 @@ class LevelReader:
 
   def transcribe(self, waveform, sample_rate):
     assert sample_rate == RATE
-    return TEXTS[round(waveform[0] * 10) - 1] if waveform[0] else ""
+    return TEXTS[round(waveform[0] * 10) - 1].upper() if waveform[0] else ""
+
+  def normalise(self, text):
+    return text.lower()
+
+  def embed(self, waveform, sample_rate):
+    return np.eye(4)[round(waveform[0] * 10)]
 
 
 def clips(*numbers):
   return [np.full(100, number / 10, np.float32) for number in numbers]
 
 
+SOUNDS = {"original": clips(1, 2, 3), "codec": clips(1, 2, 0), "resynthesis": clips(1, 0, 0)}
+
+
+def with_texts(texts):
+  return [
+    EvalClip(str(i), np.zeros(1, np.float32), speaker=str(i), text=text)
+    for i, text in enumerate(texts)
+  ]
+
+
 def test_error_rates_are_over_all_words_and_their_rise_is_that_over_the_codec():
-  heard = {"original": clips(1, 2, 3), "codec": clips(1, 2, 0), "resynthesis": clips(1, 0, 0)}
-  result = resynthesis_suite(LevelReader(), TEXTS, heard, RATE)
+  measures = SpeechMeasures(recognizer=LevelReader())
+  result = resynthesis_suite(measures, with_texts(TEXTS), SOUNDS, RATE)
   rows = {row.figure: row for row in result.rows}
   assert rows["word error rate, original"].estimate.value == 0
   assert rows["word error rate, codec"].estimate.value == pytest.approx(2 / 5)
@@ -39,7 +58,31 @@ def test_error_rates_are_over_all_words_and_their_rise_is_that_over_the_codec():
   assert rise.value == pytest.approx(1 / 5) and 0 <= rise.low <= rise.high
   assert rows["character error rate, codec"].estimate.value == pytest.approx(9 / 21)
   assert "level reader" in rows["word error rate, codec"].note
-  assert result.details["heard"]["codec"] == ["one two", "three", ""]
+  assert result.details["heard"]["codec"] == ["ONE TWO", "THREE", ""]
+
+
+def test_without_texts_errors_are_counted_against_the_reading_of_the_recording():
+  measures = SpeechMeasures(recognizer=LevelReader(), missing={"DNSMOS": "not there"})
+  result = resynthesis_suite(measures, with_texts([None] * 3), SOUNDS, RATE)
+  rows = {row.figure: row for row in result.rows}
+  figure = "word error rate against the recording's reading"
+  assert rows[f"{figure}, codec"].estimate.value == pytest.approx(2 / 5)
+  assert rows[f"{figure}, resynthesis above codec"].estimate.value == pytest.approx(1 / 5)
+  assert f"{figure}, original" not in rows
+  assert rows["DNSMOS"].note == "not there"
+
+
+def test_a_voice_that_resynthesis_keeps_was_in_the_semantic_tokens():
+  result = resynthesis_suite(
+    SpeechMeasures(speaker=LevelReader()), with_texts([None] * 3), SOUNDS, RATE
+  )
+  rows = {row.figure: row for row in result.rows}
+  right = "speaker of the nearest recording is right, of 3, by GE2E"
+  assert rows[f"{right}, codec"].estimate.value == pytest.approx(2 / 3)
+  assert rows[f"{right}, resynthesis"].estimate.value == pytest.approx(1 / 3)
+  assert rows[f"{right}, resynthesis"].better is Better.LOWER
+  assert rows[f"{right}, codec"].better is Better.HIGHER
+  assert not [figure for figure in rows if "error rate" in figure]
 
 
 def test_clips_with_text_are_resynthesised_and_others_left_out(
@@ -53,6 +96,7 @@ def test_clips_with_text_are_resynthesised_and_others_left_out(
     rows.append({"path": f"{i}.wav", "split": "valid", "text": text, "seconds": seconds})
   (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   options = Options("b", str(tmp_path / "m.jsonl"), str(tmp_path), piece_seconds=3.0)
+  monkeypatch.setattr(resynthesis, "find_measures", lambda options: SpeechMeasures())
   result = resynthesis.run(miniature_bundle, options)
   assert result.details["texts"] == ["good morning"]
   assert {row.estimate.n for row in result.rows} == {1}
@@ -62,3 +106,23 @@ def test_clips_with_text_are_resynthesised_and_others_left_out(
   assert (
     "pip install pocketsphinx" in resynthesis.run(miniature_bundle, options).details["left_out"]
   )
+
+
+def test_without_texts_and_without_whisper_there_is_nothing_to_compare(
+  miniature_bundle, tmp_path, monkeypatch
+):
+  pytest.importorskip("pocketsphinx")
+  monkeypatch.setattr(resynthesis, "find_measures", lambda options: SpeechMeasures())
+  soundfile.write(tmp_path / "0.wav", melody(1.0), RATE)
+  (tmp_path / "m.jsonl").write_text(json.dumps({"path": "0.wav", "split": "valid"}))
+  options = Options("b", str(tmp_path / "m.jsonl"), str(tmp_path))
+  left_out = resynthesis.run(miniature_bundle, options).details["left_out"]
+  assert "says what is said in it" in left_out
+  monkeypatch.setattr(
+    resynthesis, "find_measures", lambda options: SpeechMeasures(speaker=LevelReader())
+  )
+  monkeypatch.setattr(LevelReader, "embed", lambda *_: np.ones(1))
+  result = resynthesis.run(miniature_bundle, options)
+  assert [row.figure for row in result.rows] == [
+    f"voice cosine with the recording by GE2E, {kind}" for kind in ("codec", "resynthesis")
+  ]

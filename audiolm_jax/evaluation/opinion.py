@@ -1,0 +1,57 @@
+"""The quality of speech as listeners would rate it, predicted by a network without a reference."""
+
+import warnings
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax import audio
+from audiolm_jax.errors import UserError
+
+DNSMOS_MISSING = "DNSMOS needs an extra: pip install -r requirements/evaluation.txt"
+
+_RATE = 16_000
+
+
+class Opinion(NamedTuple):
+  """Predicted mean opinion scores, 1 to 5, of all, of the speech and of the background."""
+
+  overall: float
+  signal: float
+  background: float
+
+
+class OpinionModel(Protocol):
+  """Rates speech."""
+
+  def rate(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Opinion:
+    """The scores of a clip."""
+    ...
+
+
+class Dnsmos:
+  """DNSMOS P.835; its networks come with the package speechmos.
+
+  Raises:
+    UserError: a package is not installed.
+  Source: Reddy, Gopal and Cutler, DNSMOS P.835, 2022.
+  """
+
+  def __init__(self):
+    try:
+      from speechmos import dnsmos  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+      raise UserError(DNSMOS_MISSING) from error
+    self._run: Any = dnsmos.run
+
+  def rate(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Opinion:
+    """Means over windows of 9 s, one each second; a shorter clip is repeated to fill one."""
+    resampled = np.clip(audio.resample(waveform, sample_rate, _RATE), -1.0, 1.0)
+    if not len(resampled):
+      return Opinion(float("nan"), float("nan"), float("nan"))
+    with warnings.catch_warnings():
+      # Some of the 120 mel filters of its fourth score, which is not read here, are empty.
+      warnings.filterwarnings("ignore", message="Empty filters detected", category=UserWarning)
+      scores = self._run(resampled, _RATE)
+    return Opinion(*(float(scores[name]) for name in ("ovrl_mos", "sig_mos", "bak_mos")))
