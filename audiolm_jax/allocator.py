@@ -15,7 +15,8 @@ from audiolm_jax.errors import UserError
 VARIABLE = "AUDIOLM_JAX_ALLOCATOR"
 # The numbers that mallopt(3) has for its parameters.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
-_TOP_PAD = 64 << 20  # bytes by which the heap grows at least
+# Bytes by which the heap grows. Above two heaps of 64 MB, heaps that threads already have are kept.
+_TOP_PAD = 256 << 20
 _PROBE = 1 << 20
 # Settings of the user's own, which stay as they are.
 _MALLOC_VARIABLES = (
