@@ -147,7 +147,13 @@ def test_a_rehearsal_prepares_what_sampling_runs_and_changes_no_sound(
 ):
   forget_programs()
   settings = {"duration": 0.9, "seed": 3, "num_samples": num_samples}
-  asked = miniature_bundle, melody(0.8), 16_000
+  # With collapsed repeats the draws decide lengths, and nothing is rehearsed.
+  stages = {
+    name: dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, collapse_repeats=False))
+    for name, stage in miniature_bundle.stages.items()
+  }
+  bundle = dataclasses.replace(miniature_bundle, stages=stages)
+  asked = bundle, melody(0.8), 16_000
   made = continuation.continue_audio(*asked, **settings)
   wait_for_background()
   assert any("_decode_fn" in path.name for path in cache.iterdir())
