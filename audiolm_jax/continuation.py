@@ -358,7 +358,7 @@ def _request(
 def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
   """A clip with as many tokens as the prompt will have, at random: a rehearsal reads no others."""
   random = np.random.default_rng(0)
-  steps, codec = bundle.semantic.num_steps(len(prompt)), bundle.codec.spec
+  codec, steps = bundle.codec.spec, -(-len(prompt) // bundle.semantic.spec.hop_length)
   semantic = random.integers(bundle.semantic.spec.num_clusters, size=steps, dtype=np.int32)
   shape = -(-len(prompt) // codec.hop_length), codec.num_quantizers
   return Clip(frames, semantic, random.integers(codec.codebook_size, size=shape, dtype=np.int32))

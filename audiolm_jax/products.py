@@ -10,6 +10,7 @@ import contextlib
 import enum
 import functools
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +58,11 @@ def fastest_precision() -> Precision:
 
 @functools.cache
 def cpu_has_amx() -> bool:
-  """Whether the processor multiplies bfloat16 matrices in tiles (Linux says so)."""
-  if sys.platform != "linux":
+  """Whether the processor multiplies bfloat16 matrices in tiles, as Linux reports it.
+
+  The environment variable AUDIOLM_JAX_AMX set to "off" makes this False.
+  """
+  if sys.platform != "linux" or os.environ.get("AUDIOLM_JAX_AMX", "").lower() == "off":
     return False
   try:
     return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()

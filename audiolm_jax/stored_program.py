@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import core
 from jax.stages import Compiled
 
 from audiolm_jax import compilation_cache
@@ -54,8 +55,8 @@ class StoredProgram:
   ):
     functools.update_wrapper(self, function)
     self._function = function
-    self._options = {"static_argnums": static_argnums, "donate_argnums": donate_argnums}
-    self._jitted = jax.jit(function, **self._options)
+    self._static, self._donated = tuple(static_argnums), tuple(donate_argnums)
+    self._jitted = self._jit(function)
     self._ready: dict[Any, Future[Compiled]] = {}
     self._lock = threading.Lock()
 
@@ -64,12 +65,14 @@ class StoredProgram:
       return self._jitted(*args)
     key = self._key(args)
     with self._lock:
-      future = self._ready.get(key)
+      waiting = self._ready.get(key)
       # What waits in the background is made here instead, beside what is made there now.
-      made_here = future is None or future.cancel()
-      if made_here:
+      made_here = waiting is None or waiting.cancel()
+      if waiting is None or made_here:
         future = self._ready[key] = Future()
         future.set_running_or_notify_cancel()
+      else:
+        future = waiting
     if made_here:
       self._make(future, key, args)
     return future.result()(*self._dynamic(args))
@@ -100,7 +103,7 @@ class StoredProgram:
     return getattr(self._jitted, name)
 
   def _key(self, args: Sequence[Any]) -> tuple[Any, ...]:
-    statics = tuple(args[i] for i in self._options["static_argnums"])
+    statics = tuple(args[i] for i in self._static)
     leaves, tree = jax.tree.flatten(self._dynamic(args))
     return statics, tree, tuple(map(_signature, leaves))
 
@@ -115,7 +118,7 @@ class StoredProgram:
   def _load_or_compile(self, key: Any, args: Sequence[Any]) -> Compiled:
     statics, tree, signatures = key
     name = f"{self._function.__module__}.{self._function.__qualname__}"
-    facts = (name, self._options, statics, str(tree), signatures, _environment())
+    facts = (name, self._static, self._donated, statics, str(tree), signatures, _environment())
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     folder = compilation_cache.cache_folder()
     path = folder / "programs" / f"{name}-{digest}"  # type: ignore[operator]
@@ -127,7 +130,7 @@ class StoredProgram:
 
     # A name that JAX's cache has never seen: what that loads cannot be written a second time.
     function.__name__ = f"{self._function.__name__}_{secrets.token_hex(8)}"
-    lowered = jax.jit(function, **self._options).lower(*args)
+    lowered = self._jit(function).lower(*args)
     with _COMPILING:
       compiled = lowered.compile()
     from jax.experimental import serialize_executable
@@ -140,7 +143,10 @@ class StoredProgram:
     return compiled
 
   def _dynamic(self, args: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(x for i, x in enumerate(args) if i not in self._options["static_argnums"])
+    return tuple(x for i, x in enumerate(args) if i not in self._static)
+
+  def _jit(self, function: Callable[..., Any]) -> Any:
+    return jax.jit(function, static_argnums=self._static, donate_argnums=self._donated)
 
 
 def _load(path: Path) -> Compiled | None:
@@ -161,14 +167,14 @@ def is_on() -> bool:
   folder = compilation_cache.cache_folder()
   return (
     folder is not None
-    and jax.config.jax_compilation_cache_dir == str(folder)
+    and getattr(jax.config, "jax_compilation_cache_dir", None) == str(folder)
     and jax.default_backend() == "cpu"
   )
 
 
 def _is_storable(args: Sequence[Any]) -> bool:
   return not any(
-    isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and x.committed)
+    isinstance(x, core.Tracer) or (isinstance(x, jax.Array) and x.committed)
     for x in jax.tree.leaves(args)
   )
 
@@ -224,17 +230,7 @@ def _environment() -> tuple[Any, ...]:
     if not any(part in name for part in _NOT_IN_PROGRAMS)
   ]
   devices = [(d.platform, d.device_kind, d.id) for d in jax.devices()]
-  return settings, devices, os.environ.get("XLA_FLAGS"), _processor(), _versions()
-
-
-@functools.cache
-def _processor() -> str:
-  """The instructions that this processor has: programs are compiled for them."""
-  try:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-  except OSError:
-    return platform.processor()
-  return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+  return settings, devices, os.environ.get("XLA_FLAGS"), _versions()
 
 
 @functools.cache

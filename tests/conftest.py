@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["AUDIOLM_JAX_AMX"] = "off"  # the same products on every machine
 os.environ.setdefault(
   "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "audiolm_jax_test_cache")
 )
