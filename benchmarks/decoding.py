@@ -18,32 +18,37 @@ from benchmarks.models import random_stage
 
 _PROMPT = 60
 _TOKENS = 2176
+_CAPACITY = 2336  # tokens that the cache has room for then
 
 
 def measure() -> dict[str, Any]:
   """Milliseconds by position at batch 1, share of the bandwidth, and what a batch of 8 gains."""
   config = TransformerConfig(dropout_rate=0.0)
   sampler = StageSampler(random_stage(stages.coarse_stage(), config))
-  weights = sum(x.nbytes for x in jax.tree.leaves(sampler.params)) - _unread(sampler)
   read_before = machine.read_rate()
   curve = by_position(sampler, rows=1)
   read = (read_before + machine.read_rate()) / 2
-  capacity = 2336
-  cache = capacity * config.cache_bytes_per_token
+  num_bytes = bytes_per_step(sampler, rows=1)
   middle = curve[len(curve) // 2]["ms"] / 1e3
   one, eight = (tokens_per_second(sampler, rows) for rows in (1, 8))
   return {
     "parameters": sum(x.size for x in jax.tree.leaves(sampler.params)),
     "dtype": sampler.program.config.dtype,
     "by_position": curve,
-    "bytes_per_step": weights + cache,
+    "bytes_per_step": num_bytes,
     "read_gb_per_s": round(read / 1e9, 1),
-    "share_of_bandwidth": round((weights + cache) / middle / read, 2),
+    "share_of_bandwidth": round(num_bytes / middle / read, 2),
     "late_over_early": round(curve[-1]["ms"] / curve[0]["ms"], 3),
     "tokens_per_second_batch_1": round(one, 1),
     "tokens_per_second_batch_8": round(eight, 1),
     "batch_8_over_1": round(eight / one, 2),
   }
+
+
+def bytes_per_step(sampler: StageSampler, rows: int) -> int:
+  """Bytes that a decoding step reads: the weights once, and the cache of each row."""
+  weights = sum(x.nbytes for x in jax.tree.leaves(sampler.params)) - _unread(sampler)
+  return weights + rows * _CAPACITY * sampler.program.config.cache_bytes_per_token
 
 
 def _unread(sampler: StageSampler) -> int:

@@ -42,11 +42,11 @@ def read_rate() -> float:
   return _READ_BYTES / fastest(lambda: multiply(matrix, jnp.ones(width)))
 
 
-def matmul_rate(dtype: str = "float32") -> float:
+def matmul_rate(dtype: str = "float32", side: int = _SIDE) -> float:
   """FLOP/s of a product of two square matrices."""
-  a = jnp.ones((_SIDE, _SIDE), dtype)
+  a = jnp.ones((side, side), dtype)
   multiply = jax.jit(lambda a: a @ a)
-  return 2 * _SIDE**3 / fastest(lambda: multiply(a))
+  return 2 * side**3 / fastest(lambda: multiply(a))
 
 
 def fastest(run: Callable[[], Any], repeats: int = 5) -> float:

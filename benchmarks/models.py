@@ -1,18 +1,20 @@
 """Models of random weights, where only their size matters."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
 from flax.core import meta
 
-from audiolm_jax import bundles
+from audiolm_jax import bundles, products
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec import soundstream
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.stages import Stage, StageSpec
 from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.training.partitioning import unbox
 
 
 def random_stage(spec: StageSpec, config: TransformerConfig, seed: int = 0) -> Stage:
@@ -39,19 +41,43 @@ def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> SoundS
   return SoundStreamCodec(config, meta.unbox(params))
 
 
-def toy_bundle() -> Bundle:
-  """Three stages of 4 layers and width 256 with the paper's crops, and a codec of 16 channels."""
-  shape = TransformerConfig(num_layers=4, embed_dim=256, num_heads=4, mlp_dim=1024)
-  shape = dataclasses.replace(shape, dropout_rate=0.0)
+def bundle_of(name: str, stage_config: TransformerConfig, codec: SoundStreamCodec) -> Bundle:
+  """The paper's three stages, each of this shape, and the semantic tokenizer of `speech_tiny`."""
   base = bundles.load_bundle("speech_tiny", stages=())
-  codec = random_codec(soundstream.SoundStreamConfig(encoder_channels=16, decoder_channels=16))
   specs = stages.speech_stages(
     num_clusters=base.semantic.spec.num_clusters, codebook_size=codec.spec.codebook_size
   )
   return dataclasses.replace(
     base,
-    name="toy",
+    name=name,
     codec=codec,
-    stages={name: random_stage(spec, shape) for name, spec in specs.items()},
+    stages={stage: random_stage(spec, stage_config) for stage, spec in specs.items()},
     semantic_rate=18.0,
   )
+
+
+def toy_bundle() -> Bundle:
+  """Three stages of 4 layers and width 256 with the paper's crops, and a codec of 16 channels."""
+  shape = TransformerConfig(num_layers=4, embed_dim=256, num_heads=4, mlp_dim=1024)
+  codec = random_codec(soundstream.SoundStreamConfig(encoder_channels=16, decoder_channels=16))
+  return bundle_of("toy", dataclasses.replace(shape, dropout_rate=0.0), codec)
+
+
+class TrainingStep:
+  """A compiled training step and its state, with products as the trainer chooses them here."""
+
+  def __init__(self, model: Any, batch: dict[str, np.ndarray]):
+    self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
+    self._batch = jax.device_put(batch)
+    parts = model.parts(0) if hasattr(model, "parts") else ()
+
+    def step(*given: Any) -> Any:
+      with products.precision(products.fastest_precision()):
+        return model.train_step(*given, *parts)
+
+    self._step = jax.jit(step, donate_argnums=0)
+
+  def step(self) -> None:
+    """One update; returns once it is done."""
+    self._state, metrics = self._step(self._state, self._batch, jax.random.key(0))
+    jax.block_until_ready(metrics)

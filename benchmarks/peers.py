@@ -20,9 +20,8 @@ from audiolm_jax.lm import stages
 from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.sampling.decoder import StageSampler
-from audiolm_jax.training.partitioning import unbox
 from benchmarks import decoding
-from benchmarks.models import random_codec, random_stage
+from benchmarks.models import TrainingStep, random_codec, random_stage
 
 _CAPACITY = 2304
 _CODEC_SECONDS = 10
@@ -85,7 +84,7 @@ def _stage_training(torch_peers: Any) -> dict[str, Any]:
     "decoder_frame_ids": np.zeros((rows, length), np.int32),
     "decoder_loss_weights": np.tile(weights, (rows, 1)).astype(np.float32),
   }
-  ours = _OurTraining(StageTrainable(config), batch)
+  ours = TrainingStep(StageTrainable(config), batch)
   peer = torch_peers.StageTraining(
     torch_peers.coarse_transformer(512, 6, 8), rows, semantic, coarse
   )
@@ -131,7 +130,7 @@ def _codec_training(torch_peers: Any) -> dict[str, Any]:
   rows, samples = 4, 8000
   model = SoundStreamConfig(encoder_channels=16, decoder_channels=16, latent_dim=256)
   waveform = np.random.default_rng(0).normal(0, 0.1, (rows, samples)).astype(np.float32)
-  ours = _OurTraining(CodecTrainable(CodecTrainingConfig(model)), {"waveform": waveform})
+  ours = TrainingStep(CodecTrainable(CodecTrainingConfig(model)), {"waveform": waveform})
   peer = torch_peers.CodecTraining(
     torch_peers.soundstream(16, model.latent_dim, model.num_quantizers), waveform
   )
@@ -142,21 +141,6 @@ def _codec_training(torch_peers: Any) -> dict[str, Any]:
     "theirs_audio_per_second": round(seconds / theirs_seconds, 2),
     "ratio": round(theirs_seconds / ours_seconds, 2),
   }
-
-
-class _OurTraining:
-  """A compiled training step and its state."""
-
-  def __init__(self, model: Any, batch: dict[str, np.ndarray]):
-    self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
-    self._batch = jax.device_put(batch)
-    parts = model.parts(0) if hasattr(model, "parts") else ()
-    self._step = jax.jit(lambda *given: model.train_step(*given, *parts), donate_argnums=0)
-
-  def step(self) -> None:
-    """One update, waited for."""
-    self._state, metrics = self._step(self._state, self._batch, jax.random.key(0))
-    jax.block_until_ready(metrics)
 
 
 def _in_turns(

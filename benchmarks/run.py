@@ -1,7 +1,8 @@
 """Runs the benchmarks of speed and writes what they find.
 
-  python -m benchmarks.run                   all but the peers, a quarter of an hour on two cores
+  python -m benchmarks.run                   what a CPU can do, a quarter of an hour on two cores
   python -m benchmarks.run decoding peers    some
+  python -m benchmarks.run gpu               at the paper's size, eight minutes on one GPU
 
 Writes results/NAME.json and RESULTS.md, in which what was left out stays as it was.
 """
@@ -27,13 +28,16 @@ BENCHMARKS = {
   "streaming": "Streaming",
   "codec": "Codec",
   "peers": "Peers",
+  "gpu": "GPU",
 }
+# Run only when they are named: they need more than the project's packages and a CPU.
+_NAMED = ("peers", "gpu")
 FOLDER = Path(__file__).parent
 
 
 def main(argv: Sequence[str]) -> None:
   """Measures one after the other, and writes after each."""
-  names = argv[1:] or [name for name in BENCHMARKS if name != "peers"]
+  names = argv[1:] or [name for name in BENCHMARKS if name not in _NAMED]
   unknown = sorted(set(names) - set(BENCHMARKS))
   if unknown:
     raise UserError(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")

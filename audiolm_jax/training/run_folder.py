@@ -21,7 +21,8 @@ from audiolm_jax.training.checkpoints import MODEL_FILE
 CONFIG_FILE = "config.gin"
 ARRAYS_FILE = "model-info.txt"
 VERSIONS_FILE = "versions.json"
-_PRODUCTS = "products"
+# Of `versions.json`: the precision of the products in training.
+PRODUCTS = "products"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _REPO = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ def write_run_files(
   texts = {
     MODEL_FILE: json.dumps(model, indent=2) + "\n",
     ARRAYS_FILE: arrays,
-    VERSIONS_FILE: json.dumps(versions(precision), indent=2) + "\n",
+    VERSIONS_FILE: json.dumps({**versions(), PRODUCTS: precision}, indent=2) + "\n",
   }
   if config_text:
     texts[CONFIG_FILE] = config_text
@@ -69,14 +70,14 @@ def recorded_precision(folder: Path) -> Precision | None:
   """
   try:
     # Runs from before there was a choice made float32 products.
-    found = json.loads((folder / VERSIONS_FILE).read_text()).get(_PRODUCTS, Precision.FLOAT32)
+    found = json.loads((folder / VERSIONS_FILE).read_text()).get(PRODUCTS, Precision.FLOAT32)
     return Precision(found)
   except (OSError, ValueError):
     return None
 
 
-def versions(precision: Precision) -> dict[str, Any]:
-  """What a run is made with: packages, Python, devices, products, git commit, command line."""
+def versions() -> dict[str, Any]:
+  """What a run is made with: packages, Python, devices, git commit, command line."""
   found = {"audiolm_jax": audiolm_jax.__version__}
   for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -87,7 +88,6 @@ def versions(precision: Precision) -> dict[str, Any]:
     "platform": platform.platform(),
     "devices": sorted({d.device_kind for d in jax.devices()}),
     "device_count": jax.device_count(),
-    _PRODUCTS: precision,
     **_git_state(_REPO),
     "command": sys.argv,
   }

@@ -490,7 +490,7 @@ class _Run:
       checkpoints=self.checkpoints.all_steps(),
       rollbacks=self.rollbacks,
       left_out=[f"{split} data: {report}" for split, report in self.skip_reports.items()],
-      versions=run_folder.versions(self.precision),
+      versions={**run_folder.versions(), run_folder.PRODUCTS: self.precision},
     )
     try:
       with files.atomic_write(self.model_dir / summary.SUMMARY_FILE) as file:

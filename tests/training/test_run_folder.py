@@ -38,7 +38,7 @@ def test_code_installed_within_another_repository_is_not_of_its_commit(tmp_path)
 
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", str(tmp_path))
-  assert run_folder.versions(Precision.FLOAT32)["git_commit"] is None
+  assert run_folder.versions()["git_commit"] is None
 
 
 def test_the_files_hold_what_was_given(tmp_path):
