@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
   if not FLAGS.output:
     raise UserError("--output is needed: the sound file to write")
   audio.check_output_format(FLAGS.output)
-  files.check_writable(FLAGS.output)
+  files.check_writable(FLAGS.output, argv[1:])
   tokens = token_file.load_tokens(argv[1])
   compilation_cache.enable()
   from audiolm_jax import api, bundles

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f"give one sound file, not {len(argv) - 1}: encode IN.wav --output tokens.npz")
   if not FLAGS.output:
     raise UserError("--output is needed: the .npz file to write")
-  files.check_writable(FLAGS.output)
+  files.check_writable(FLAGS.output, argv[1:])
   audio.check_readable(argv[1])
   compilation_cache.enable()
   from audiolm_jax import api, bundles
@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
   audio.check_length(
     len(waveform), bundle.sample_rate, 1 / bundle.semantic.spec.frame_rate, argv[1]
   )
+  audio.check_not_silent(waveform, argv[1])
   encoded = api.encode(bundle, waveform, bundle.sample_rate)
   tokens = token_file.of_bundle(
     bundle,

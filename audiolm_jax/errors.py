@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -61,11 +62,26 @@ def run_cli(main: Callable[[Sequence[str]], int | None], flag_values: Any = None
       sys.exit(2)
     if flag_values is not None:
       flag_values.mark_as_parsed()
+      _expand_home(flag_values)
     return rest
 
   # JAX tells of every accelerator that is not there; absl's log level would show it.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   app.run(lambda argv: exit_code(main, argv), flags_parser=parse)
+
+
+def _expand_home(flag_values: Any) -> None:
+  """`~/` at the start of a flag's text becomes the home folder: shells leave `--flag=~/x` alone."""
+
+  def expanded(value: Any) -> Any:
+    if isinstance(value, list):
+      return [expanded(item) for item in value]
+    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    return os.path.expanduser(value) if is_path else value
+
+  for name in flag_values:
+    flag = flag_values[name]
+    flag.value = expanded(flag.value)
 
 
 def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,9 +31,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
       temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-  """Raises `UserError` now where `atomic_write(path)` could not even begin; leaves nothing."""
+def check_writable(
+  path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()
+) -> None:
+  """Raises `UserError` now where `atomic_write(path)` could not even begin; leaves nothing.
+
+  Args:
+    inputs: files that are read for what is written; none of them may be replaced by it.
+  """
   path = Path(path)
+  for given in inputs:
+    if os.path.exists(given) and path.exists() and path.samefile(given):
+      raise UserError(f"writing {path} would replace {given}, which is read; choose another name")
   _check_target(path)
   temporary = _temporary_name(path)
   try:

@@ -114,7 +114,7 @@ def _check_flags() -> None:
   for index in range(FLAGS.num_samples):
     for path in (FLAGS.output, _tokens_path(), FLAGS.plot):
       if path is not None:
-        files.check_writable(_numbered(path, index))
+        files.check_writable(_numbered(path, index), [FLAGS.prompt] if FLAGS.prompt else ())
   if FLAGS.prompt is not None:
     audio.check_readable(FLAGS.prompt)
 

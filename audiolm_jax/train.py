@@ -111,7 +111,8 @@ def resolve(
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)  # gin tells every path it tries
   try:
-    gin.parse_config_files_and_bindings(list(gin_files), list(bindings), finalize_config=False)
+    home = [re.sub(r"""(?<=['"])~(?=/)""", os.path.expanduser("~"), text) for text in bindings]
+    gin.parse_config_files_and_bindings(list(gin_files), home, finalize_config=False)
     text = gin.config_str()
     missing = _missing(gin, trainer.train)
     if missing:

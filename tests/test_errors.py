@@ -1,5 +1,6 @@
 """What a command line says when something of its surroundings is missing."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,22 @@ def test_importing_the_package_leaves_the_hook_alone():
     run("-c", "import sys, audiolm_jax; assert sys.excepthook is sys.__excepthook__").returncode
     == 0
   )
+
+
+def test_a_home_folder_in_a_flag_is_expanded(tmp_path):
+  program = (
+    "from absl import flags\n"
+    "from audiolm_jax.errors import run_cli\n"
+    "FLAGS = flags.FlagValues()\n"
+    "flags.DEFINE_string('output', None, '', flag_values=FLAGS)\n"
+    "flags.DEFINE_list('data', [], '', flag_values=FLAGS)\n"
+    "run_cli(lambda _: print(FLAGS.output, FLAGS.data), FLAGS)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program, "--output=~/t", "--data=~/a,b~/c"],
+    cwd=REPO,
+    env=os.environ | {"HOME": str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.strip() == f"{tmp_path}/t ['{tmp_path}/a', 'b~/c']", done.stderr

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from audiolm_jax import files
+from audiolm_jax.errors import UserError
 
 
 def test_many_may_ask_at_once_whether_a_place_can_be_written(tmp_path):
@@ -20,3 +21,14 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     file.write(b"new")
     raise KeyError
   assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_is_read_is_not_replaced_by_what_is_written(tmp_path):
+  recording, link = tmp_path / "a.wav", tmp_path / "b.wav"
+  recording.write_bytes(b"sound")
+  link.hardlink_to(recording)
+  for target in (recording, link, tmp_path / "." / "a.wav"):
+    with pytest.raises(UserError, match="would replace"):
+      files.check_writable(target, [recording])
+  files.check_writable(tmp_path / "c.wav", [recording])
+  files.check_writable(recording, [tmp_path / "missing.wav"])

@@ -313,3 +313,12 @@ def test_help_needs_neither_jax_nor_gin():
     check=True,
   )
   assert done.stdout.strip() == "[]"
+
+
+def test_a_home_folder_in_a_binding_is_expanded(monkeypatch):
+  monkeypatch.setenv("HOME", "/home/anna")
+  settings, _ = resolve(
+    "codec_tiny", bindings=["MODEL_DIR = '~/run'", "MIXTURE_OR_TASK_NAME = 'a~/b'"]
+  )
+  assert settings["model_dir"] == "/home/anna/run"
+  assert settings["train_dataset"].mixture_or_task_name == "a~/b"
