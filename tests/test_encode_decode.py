@@ -131,6 +131,7 @@ def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_pa
 def test_what_encode_cannot_do_is_one_line_and_no_file(folder, wav, tmp_path, run_cli):
   (tmp_path / "text.wav").write_text("no sound " * 50)
   soundfile.write(tmp_path / "short.wav", np.zeros(100), RATE)
+  soundfile.write(tmp_path / "silent.wav", np.zeros((RATE, 2)), RATE)
   out = ("--output", tmp_path / "t.npz")
   for arguments, words in [
     (("--bundle", folder, *out), "give one sound file, not 0"),
@@ -139,12 +140,19 @@ def test_what_encode_cannot_do_is_one_line_and_no_file(folder, wav, tmp_path, ru
     ((tmp_path / "no.wav", "--bundle", folder, *out), "no.wav does not exist"),
     ((tmp_path / "text.wav", "--bundle", folder, *out), "text.wav is not sound"),
     ((tmp_path / "short.wav", "--bundle", folder, *out), "short.wav is 0.01 s long"),
+    ((tmp_path / "silent.wav", "--bundle", folder, *out), "silent.wav is silent"),
+    ((wav, "--bundle", folder, "--output", wav), "in.wav would replace"),
     ((wav, "--bundle", "speech_huge", *out), "no bundle 'speech_huge'"),
     ((wav, "--bundle", folder, "--output", tmp_path / "no" / "t.npz"), "does not exist; create"),
   ]:
     done = run_cli("encode", *arguments)
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["in.wav", "short.wav", "text.wav"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    "in.wav",
+    "short.wav",
+    "silent.wav",
+    "text.wav",
+  ]
 
 
 def test_what_decode_cannot_do_is_one_line_and_no_file(miniature_bundle, folder, tmp_path, run_cli):
