@@ -1,4 +1,4 @@
-"""The programs of the published models, described without arrays: one list for all who need it.
+"""The programs of published models and of the small codec, described without arrays, in one list.
 
 `PROGRAMS` has for each program a function that lowers it for some platforms. It knows shapes only,
 so a model of any size takes up no memory, and nothing is computed.
@@ -16,9 +16,11 @@ from flax.core import meta
 from jax import export
 
 from audiolm_jax import train
-from audiolm_jax.codec import soundstream, soundstream_codec
+from audiolm_jax.codec import frame_rate, soundstream, soundstream_codec
 from audiolm_jax.codec.blocks import BLOCK
 from audiolm_jax.codec.causal_codec import CausalCodec
+from audiolm_jax.codec.frame_rate import FrameRateConfig
+from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
 from audiolm_jax.detection import detector
 from audiolm_jax.lm.stages import StageSpec
 from audiolm_jax.lm.transformer import Transformer, TransformerConfig
@@ -99,6 +101,14 @@ def codec_shapes() -> tuple[soundstream.SoundStreamConfig, dict[str, Any]]:
   program = training_program("codec_base", adversarial_start_step=1)
   model = settings("codec_base")["model"]
   return model.config.model, jax.eval_shape(model.inference_params, program.abstract_state)
+
+
+def frame_rate_shapes(config: FrameRateConfig) -> dict[str, Any]:
+  """The shapes of what the inference of a frame-rate codec needs."""
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
+  params = jax.eval_shape(config.init_params, keys, array(1, config.hop_length))
+  books = array(config.num_quantizers, config.codebook_size, config.latent_dim)
+  return {**meta.unbox(params), "codebooks": books}
 
 
 def tokenize_by_w2v_bert(platforms: Platforms) -> export.Exported:
@@ -284,6 +294,7 @@ def _programs() -> dict[str, Lower]:
   found["codec_base training step"] = part(later, 1)
   found["codec_base training step with fixed codes"] = part(later, 0, codes_fixed_step=0)
   found["codec_base encode"], found["codec_base decode"] = encode_sound, decode_sound
+  found["codec_small training step"] = part(training_step, "codec_small", 0)
   for name in STAGES:
     found[f"{name} prefill"] = part(prefill, name)
     found[f"{name} repeated prompt"] = part(repeat_prompt, name)
@@ -291,6 +302,9 @@ def _programs() -> dict[str, Lower]:
   found["detector_base detect"] = detect
   found["semantic_encoder_xl tokenize"] = tokenize_by_w2v_bert
   found["dac_16khz encode"], found["dac_16khz decode"] = encode_with_dac, decode_with_dac
+  codec = FrameRateCodec, FrameRateConfig(), frame_rate_shapes
+  found["codec_small encode"] = part(encode_causally, *codec, frame_rate.encoder_state)
+  found["codec_small decode"] = part(decode_causally, *codec, frame_rate.decoder_state)
   for name, module, kind, config in (
     ("encodec_24khz", encodec, encodec.EncodecCodec, encodec.EncodecConfig()),
     ("mimi", mimi, mimi.MimiCodec, mimi.MimiConfig()),
