@@ -96,6 +96,7 @@ def test_perplexity_and_dead_codes_are_reported_per_level(run):
     assert run[3][5][f"dead_codes_{level}"] >= 0
 
 
+@pytest.mark.slow
 def test_bfloat16_products_hardly_turn_the_gradients(run):
   trainable, step, states, _ = run
   state = states[6]

@@ -2,19 +2,21 @@
 
 import jax
 import numpy as np
+import toy_trainable as toy
 
 from audiolm_jax.training.partitioning import Partitioner
 from audiolm_jax.training.program import Program
-from tests.training.toy_trainable import ToyTrainable
 
 BATCH = {"x": np.zeros((4, 8), np.float32), "y": np.zeros(4, np.float32)}
 
 
 def counted(monkeypatch) -> tuple[Program, list[int]]:
   traced = []
-  original = ToyTrainable.train_step
-  monkeypatch.setattr(ToyTrainable, "train_step", lambda *args: traced.append(1) or original(*args))
-  return Program(ToyTrainable(), Partitioner(devices=jax.devices()[:1]), BATCH), traced
+  original = toy.ToyTrainable.train_step
+  monkeypatch.setattr(
+    toy.ToyTrainable, "train_step", lambda *args: traced.append(1) or original(*args)
+  )
+  return Program(toy.ToyTrainable(), Partitioner(devices=jax.devices()[:1]), BATCH), traced
 
 
 def test_a_training_step_is_traced_once_to_be_compiled(monkeypatch):
