@@ -60,7 +60,7 @@ class RowEncoder(abc.ABC):
     """Codes of rows, of each row's first `lengths` samples."""
 
   def prepare_decode(self, frames: int) -> None:
-    """Nothing: published models run longer than their programs take to load."""
+    """Does nothing: a codec whose programs are not stored has none to load."""
     del frames
 
   def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:

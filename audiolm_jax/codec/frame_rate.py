@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from audiolm_jax import products
 from audiolm_jax.codec.causal import Streamed
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.codec.losses import stft
 from audiolm_jax.errors import ConfigError
 
 State = tuple[jax.Array, ...]
@@ -271,13 +272,9 @@ def _compressed_spectrum(
   padded: Float[Array, "batch samples"], config: FrameRateConfig
 ) -> Float[Array, "batch frames features"]:
   """Real and imaginary parts of each frame's spectrum, with compressed magnitudes."""
-  window, hop = config.encoder_window, config.hop_length
-  blocks = padded.reshape(padded.shape[0], -1, hop)
-  overlap = window // hop
-  frames = blocks.shape[1] - overlap + 1
-  framed = jnp.concatenate([blocks[:, i : i + frames] for i in range(overlap)], axis=-1)
+  window = config.encoder_window
   # A full-scale tone has a magnitude near 10.
-  spectrum = jnp.fft.rfft(framed * _hann(window), axis=-1) * (40.0 / window)
+  spectrum = stft(padded, window, config.hop_length) * (40.0 / window)
   magnitude = jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + _FLOOR**2)
   gain = magnitude ** (_COMPRESSION - 1)
   return jnp.concatenate([spectrum.real * gain, spectrum.imag * gain], axis=-1)

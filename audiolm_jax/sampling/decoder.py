@@ -201,11 +201,8 @@ class StageSampler:
     if not prompts or num_tokens == 0:
       return
     capacity = self._capacity(prompts, num_tokens)
-    prompts, keys = (
-      prompts[: self._per_turn(capacity)],
-      _rows_of(keys, range(min(len(prompts), self._per_turn(capacity)))),
-    )
-    prompts, keys = _filled(prompts, keys)
+    first = prompts[: self._per_turn(capacity)]
+    prompts, keys = _filled(first, _rows_of(keys, range(len(first))))
     arguments, sources = self._to_read(prompts)
     prefill.prepare(self.program, self.params, *arguments, capacity)
     if _is_repeated(sources):
