@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int16
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.lm import stages
 
 Seed = tuple[int, int]

@@ -12,10 +12,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from audiolm_jax import storage
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import token_shards
 from audiolm_jax.data.token_shards import StoredShard, TokenClip, TokenCounts
-from audiolm_jax.errors import DataError
+from audiolm_jax.io import storage
 from audiolm_jax.lm.stages import StageSpec
 
 FORMAT_VERSION = 1

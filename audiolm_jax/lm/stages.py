@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.errors import ConfigError, DataError
-from audiolm_jax.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
+from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
 if TYPE_CHECKING:
   from audiolm_jax.lm.transformer import TransformerConfig
