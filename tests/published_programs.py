@@ -48,7 +48,7 @@ ROWS = 4
 
 @functools.cache
 def settings(name: str) -> dict[str, Any]:
-  """What `trainer.train` is given by a gin file."""
+  """Returns the keywords of `run.train` that a gin file gives."""
   data = "AUDIO_DIR" if name == "detector_base" else "MIXTURE_OR_TASK_NAME"
   found, _ = train.resolve([f"gin_configs/{name}.gin"], ["MODEL_DIR = 'none'", f"{data} = 'none'"])
   return found
@@ -69,7 +69,7 @@ def training_program(name: str, **changes: Any) -> Program:
   """The training program of a gin file, with changes to the trainable's configuration."""
   found = settings(name)
   config = dataclasses.replace(found["model"].config, **changes)
-  partitioner = Partitioner(found["partitioning"], jax.devices()[:1])
+  partitioner = Partitioner(found["config"].partitioning, jax.devices()[:1])
   return Program(type(found["model"])(config), partitioner, found["train_dataset"].batch_shapes())
 
 
