@@ -20,7 +20,6 @@ from tests.conftest import melody
 @pytest.fixture
 def runs(miniature_bundle, detector_run, detector, tmp_path, monkeypatch):
   """Stands in for finished training runs; what they have learned is the miniature bundle."""
-  from audiolm_jax.training import checkpoints
 
   learned = {
     "codec": (
