@@ -5,7 +5,7 @@ what is random stands after it, with seeds that SeqIO hands out.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import seqio
@@ -16,6 +16,7 @@ from audiolm_jax.data import examples
 from audiolm_jax.lm import stages
 
 
+@runtime_checkable
 class Tokenizers(Protocol):
   """What tokenizes audio; a bundle is one."""
 

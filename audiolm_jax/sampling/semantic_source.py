@@ -1,7 +1,7 @@
 """Where the coarse stage's semantic tokens come from."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -23,6 +23,7 @@ Draw = Callable[[Mapping[int, Prompt], int, int], Mapping[int, Ids]]
 RATE_FACTORS = (0.5, 1.5)
 
 
+@runtime_checkable
 class SemanticSource(Protocol):
   """What the coarse stage asks, window by window. Rows go by number: some end before others."""
 
