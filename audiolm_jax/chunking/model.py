@@ -38,12 +38,12 @@ class Sizes(NamedTuple):
   @classmethod
   def in_steps(cls, largest: int, step: int) -> "Sizes":
     """What is left goes in one chunk of a multiple of `step`: more programs, fewer chunks."""
-    return cls(largest, lambda left: -(-left // step) * step)
+    return cls(largest, lambda rest: -(-rest // step) * step)
 
   @classmethod
   def of_two(cls, largest: int, small: int) -> "Sizes":
     """What is left goes in chunks of `small`: two programs, more chunks."""
-    return cls(largest, lambda left: small)
+    return cls(largest, lambda rest: small)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,21 +118,21 @@ class ChunkedModel:
     """Frames of a clip of that many inputs, the last of which may be partial."""
     return -(-inputs // self.unit)
 
-  def size(self, start: int, left: int) -> int:
-    """Frames of the chunk from frame `start` of a clip, with so many frames left from there."""
+  def size(self, start: int, rest: int) -> int:
+    """Frames of the chunk from frame `start` of a clip, with `rest` frames from there on."""
     largest, smaller = self.sizes
-    if left >= largest or (self.pooled and start):
+    if rest >= largest or (self.pooled and start):
       return largest
-    return min(largest, smaller(left))
+    return min(largest, smaller(rest))
 
-  def exact_size(self, start: int, left: int) -> int:
+  def exact_size(self, start: int, rest: int) -> int:
     """The same, but no more than are left unless `first` asks for more.
 
     Up to eight frames go at once, of more a power of two.
     """
-    if left >= self.sizes.largest:
+    if rest >= self.sizes.largest:
       return self.sizes.largest
-    size = left if left <= _AT_ONCE else 1 << (left.bit_length() - 1)
+    size = rest if rest <= _AT_ONCE else 1 << (rest.bit_length() - 1)
     return size if start else max(size, self.first)
 
   def cut(

@@ -35,7 +35,7 @@ def plan(
     frames: of the clip, as far as they are known.
     done: frame up to which there are results; at a clip's start None.
     until: frame up to which there shall be results, by default the clip's end.
-    size: frames of the chunk from a frame on, with so many frames left; by default `model.size`.
+    size: frames of the chunk from a frame on, with so many frames to go; by default `model.size`.
   """
   until, size = frames if until is None else until, size or model.size
   lag = model.lag
@@ -44,9 +44,9 @@ def plan(
   available = until + lag if model.carried else frames
   while 0 < until > done:
     start = model.start(done)
-    left = available - start
-    length = size(start, left)
-    stop = until if left <= length else min(until, start + length - model.right)
+    rest = available - start
+    length = size(start, rest)
+    stop = until if rest <= length else min(until, start + length - model.right)
     first = start - lag  # frame of the chunk's first result
     yield Chunk(start, length, max(0, done) - first, stop - first, stop)
     done = stop

@@ -67,7 +67,8 @@ class ChunkedCodec(abc.ABC):
 
     Args:
       sizes: frames that a chunk may have.
-      state: of a config and a number of clips, an array like the one that the program carries.
+      state: for a config and a number of clips, arrays like those that the program carries from
+        chunk to chunk; they are 0 at a clip's start.
       reach: `left`, `right` and `first` of the model.
     """
     codes = np.zeros((0, self.spec.num_quantizers), np.int32)

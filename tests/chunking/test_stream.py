@@ -62,6 +62,7 @@ def test_the_first_chunk_has_the_frames_that_it_needs():
   short = Stream(toy.model)
   short.push(clip(2 * UNIT)[None])
   np.testing.assert_allclose(short.flush()[0], toy.expected(clip(2 * UNIT)), rtol=1e-6)
+  assert toy.calls[-1] == (1, 7)
 
 
 def test_nothing_pushed_gives_nothing():

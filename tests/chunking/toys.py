@@ -89,7 +89,7 @@ def margined(largest: int = 16) -> Toy:
   model = ChunkedModel(
     step,
     np.zeros(0, np.float32),
-    Sizes(largest, lambda left: -(-left // 4) * 4),
+    Sizes(largest, lambda rest: -(-rest // 4) * 4),
     left=1,
     right=1,
     unit=UNIT,
