@@ -16,7 +16,7 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data.manifest import clips_of_split, list_clips
-from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.trainables.semantic_tokenizer import (
   REPORT_FILE,
   TENSORS_FILE,
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
   print(f"wrote {output / TENSORS_FILE} and {output / REPORT_FILE}")
 
 
-def _own() -> WindowedTokenizer:
+def _own() -> ChunkedTokenizer:
   """The encoder of a run, not yet clustered."""
   from audiolm_jax.trainables.registry import load_inference_params
 
@@ -89,7 +89,7 @@ def _own() -> WindowedTokenizer:
   return unclustered_tokenizer(config, params, layer, FLAGS.chunk_steps)
 
 
-def _published() -> WindowedTokenizer:
+def _published() -> ChunkedTokenizer:
   """A published encoder, not yet clustered."""
   from audiolm_jax.pretrained import registry
   from audiolm_jax.pretrained.weights import read_published

@@ -17,13 +17,13 @@ from audiolm_jax.core import configs
 from audiolm_jax.core.errors import AudioError, DataError, UserError
 from audiolm_jax.data.manifest import Clip, SkipLog, read_clip
 from audiolm_jax.io.files import atomic_write
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.conformer import truncate_params
 from audiolm_jax.semantic.kmeans import KMeansReport, fit_kmeans
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
-from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 from audiolm_jax.trainables.w2v_bert import W2vBertConfig
 
-Tokenizer = TypeVar("Tokenizer", bound=WindowedTokenizer)
+Tokenizer = TypeVar("Tokenizer", bound=ChunkedTokenizer)
 
 TENSORS_FILE = "semantic.safetensors"
 REPORT_FILE = "report.json"
@@ -86,7 +86,7 @@ def unclustered_tokenizer(
 
 
 def save_tokenizer(
-  folder: str | os.PathLike[str], tokenizer: WindowedTokenizer, report: KMeansReport
+  folder: str | os.PathLike[str], tokenizer: ChunkedTokenizer, report: KMeansReport
 ) -> None:
   """Writes the tokenizer and its report into a folder, which is made if missing."""
   folder = Path(folder)
@@ -106,7 +106,7 @@ def save_tokenizer(
     file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
-def load_tokenizer(folder: str | os.PathLike[str]) -> WindowedTokenizer:
+def load_tokenizer(folder: str | os.PathLike[str]) -> ChunkedTokenizer:
   """Reads what `save_tokenizer` wrote.
 
   Raises:
@@ -126,7 +126,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> WindowedTokenizer:
 
 
 def _features(
-  tokenizer: WindowedTokenizer, clips: Sequence[Clip], max_skipped_fraction: float
+  tokenizer: ChunkedTokenizer, clips: Sequence[Clip], max_skipped_fraction: float
 ) -> Iterator[Float[np.ndarray, "steps dim"]]:
   log = SkipLog(len(clips), max_skipped_fraction)
   for clip in clips:
