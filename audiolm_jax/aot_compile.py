@@ -14,9 +14,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from absl import flags
-
 from audiolm_jax import train
+from audiolm_jax.core.command_line import flags
 
 FLAGS = train.gin_flags()
 flags.DEFINE_list(

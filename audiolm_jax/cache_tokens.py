@@ -31,10 +31,9 @@ A SeqIO task's audio, instead of a folder's, is named with the module that regis
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
-from audiolm_jax import compilation_cache
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -117,8 +116,9 @@ main.takes_arguments = True  # type: ignore[attr-defined]
 def _here() -> Any:
   import tempfile
 
-  from audiolm_jax import bundles, storage
+  from audiolm_jax import bundles
   from audiolm_jax.data import tokenization
+  from audiolm_jax.io import storage
 
   with tempfile.TemporaryDirectory() as folder:
     bundle = bundles.load_bundle(storage.fetched_folder(FLAGS.bundle, folder), stages=())

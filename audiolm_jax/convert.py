@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import UserError
 
 FLAGS = flags.FlagValues()
 for _name, _default, _text in (

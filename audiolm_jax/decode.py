@@ -5,10 +5,10 @@ python -m audiolm_jax.decode tokens.npz --output out.wav
 
 from collections.abc import Sequence
 
-from absl import flags
-
-from audiolm_jax import audio, compilation_cache, files, token_file
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io import audio, files, token_file
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", None, "The sound file to write.", flag_values=FLAGS)
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
   files.check_writable(FLAGS.output, argv[1:])
   tokens = token_file.load_tokens(argv[1])
   compilation_cache.enable()
-  from audiolm_jax import api, bundles
+  from audiolm_jax import bundles
 
   if not FLAGS.bundle and tokens.bundle not in bundles.list_bundles():
     raise UserError(
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(
       f"--num_quantizers {levels} is not in 1..{tokens.codes.shape[1]}, the levels in {argv[1]}"
     )
-  waveform = api.decode(bundle, tokens.codes[:, :levels])
+  waveform = bundle.decode(tokens.codes[:, :levels])
   audio.write_audio(FLAGS.output, waveform, bundle.sample_rate)
   print(f"{len(waveform) / bundle.sample_rate:.2f} s in {FLAGS.output}")
 

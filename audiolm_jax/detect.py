@@ -19,10 +19,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
-from audiolm_jax import audio, compilation_cache, provenance
-from audiolm_jax.errors import AudioError, BundleError, UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import AudioError, BundleError, UserError
+from audiolm_jax.io import audio, provenance
 
 _BLOCK_SECONDS = 60
 _SECONDS_IN_LINE = 10

@@ -11,22 +11,13 @@ What is "absent" or a "warning" does not keep anything from sampling.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from audiolm_jax.errors import run_cli
-
-try:
-  from absl import flags
-except ModuleNotFoundError:  # what reads the flags of this very command
-  sys.exit(
-    "broken   absl-py            not installed\n"
-    "  mend: activate your environment, or pip install absl-py"
-  )
+from audiolm_jax.core.command_line import flags, run_cli
 
 if TYPE_CHECKING:
-  from audiolm_jax.diagnosis import Check
+  from audiolm_jax.diagnosis.checks import Check
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -38,17 +29,17 @@ flags.DEFINE_bool("json", False, "Print one object, with a list of checks.", fla
 def main(argv: Sequence[str]) -> int:
   """Checks everything and prints what was found; returns the exit code."""
   del argv
-  from audiolm_jax import diagnosis
+  from audiolm_jax.diagnosis import checks
 
   found = []
-  for check in diagnosis.run_checks(FLAGS.bundle):
+  for check in checks.run_checks(FLAGS.bundle):
     found.append(check)
     if not FLAGS.json:
       _show(check)
-  works = not any(check.status is diagnosis.Status.BROKEN for check in found)
+  works = not any(check.status is checks.Status.BROKEN for check in found)
   if FLAGS.json:
-    checks = [dataclasses.asdict(check) for check in found]
-    print(json.dumps({"sampling_works": works, "checks": checks}, indent=1))
+    rows = [dataclasses.asdict(check) for check in found]
+    print(json.dumps({"sampling_works": works, "checks": rows}, indent=1))
   else:
     print("\nsampling works" if works else "\nsampling does not work: see what is broken above")
   return 0 if works else 1

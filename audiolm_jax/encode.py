@@ -5,11 +5,10 @@ python -m audiolm_jax.encode speech.wav --output tokens.npz
 
 from collections.abc import Sequence
 
-import numpy as np
-from absl import flags
-
-from audiolm_jax import audio, compilation_cache, files, token_file
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io import audio, files, token_file
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", None, "The .npz file to write.", flag_values=FLAGS)
@@ -27,7 +26,8 @@ def main(argv: Sequence[str]) -> None:
   files.check_writable(FLAGS.output, argv[1:])
   audio.check_readable(argv[1])
   compilation_cache.enable()
-  from audiolm_jax import api, bundles
+  from audiolm_jax import bundles
+  from audiolm_jax.bundles import token_files
 
   bundle = bundles.load_bundle(FLAGS.bundle, stages=())
   waveform = audio.load_audio(argv[1], bundle.sample_rate)
@@ -35,10 +35,10 @@ def main(argv: Sequence[str]) -> None:
     len(waveform), bundle.sample_rate, 1 / bundle.semantic.spec.frame_rate, argv[1]
   )
   audio.check_not_silent(waveform, argv[1])
-  encoded = api.encode(bundle, waveform, bundle.sample_rate)
-  tokens = token_file.of_bundle(
+  encoded = bundle.encode(waveform, bundle.sample_rate)
+  tokens = token_files.of_bundle(
     bundle,
-    np.asarray(encoded.semantic),
+    encoded.semantic,
     encoded.codes,
     semantic_rate=bundle.semantic.spec.frame_rate,
   )

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from absl import flags
-
-from audiolm_jax import audio, compilation_cache
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.options import Domain, Options
+from audiolm_jax.io import audio
 
 SUITES = (
   "codec",

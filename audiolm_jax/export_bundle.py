@@ -30,9 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from audiolm_jax.errors import DataError, UserError, run_cli
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import DataError, UserError
 
 FLAGS = flags.FlagValues()
 _STAGES = ("semantic", "coarse", "fine")
@@ -172,7 +171,7 @@ def _semantic_rate(base: Any) -> float | None:
   if not FLAGS.token_store:
     return base.semantic_rate if base else None
   from audiolm_jax.data.token_store import TokenStore
-  from audiolm_jax.tokens import collapse_repeats
+  from audiolm_jax.lm.tokens import collapse_repeats
 
   # Refuses tokens of other tokenizers; a run may have been stopped before the store was whole.
   store = TokenStore(FLAGS.token_store, base.token_hash, allow_incomplete=True)

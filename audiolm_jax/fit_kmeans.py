@@ -18,15 +18,15 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from absl import flags
 from jaxtyping import Float
 
-from audiolm_jax import compilation_cache, configs
 from audiolm_jax.bundles.folder import tokenizer_classes, type_name
 from audiolm_jax.bundles.tensors import encode_tensors, load_tensors
+from audiolm_jax.core import compilation_cache, configs
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import AudioError, ConfigError, DataError, UserError
 from audiolm_jax.data.manifest import Clip, SkipLog, clips_of_split, list_clips, read_clip
-from audiolm_jax.errors import AudioError, ConfigError, DataError, UserError, run_cli
-from audiolm_jax.files import atomic_write
+from audiolm_jax.io.files import atomic_write
 from audiolm_jax.semantic.conformer import truncate_params
 from audiolm_jax.semantic.kmeans import KMeansReport, fit_kmeans
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig

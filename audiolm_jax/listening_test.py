@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
 
-from audiolm_jax import audio, compilation_cache
-from audiolm_jax.errors import DataError, UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import DataError, UserError
+from audiolm_jax.io import audio
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
@@ -61,7 +62,8 @@ def _build() -> None:
   if (FLAGS.kind == "preference") != bool(FLAGS.other_bundle):
     raise UserError("--other_bundle goes with --kind preference, which compares two bundles")
   compilation_cache.enable()
-  from audiolm_jax import __version__, bundles
+  from audiolm_jax import bundles
+  from audiolm_jax.core.version import __version__
   from audiolm_jax.evaluation.listening import build
 
   kind = build.Kind(FLAGS.kind)
@@ -107,7 +109,7 @@ def _recordings(sample_rate: int) -> tuple[list[str], list[np.ndarray]]:
 
 def _pairs(bundle, recordings) -> list[Any]:
   """Each prompt, what follows it really, and one continuation."""
-  from audiolm_jax.detection.corpus import CorpusConfig, make_pairs
+  from audiolm_jax.trainables.detection_corpus import CorpusConfig, make_pairs
 
   config = CorpusConfig(
     prompt_seconds=FLAGS.prompt_seconds, duration=FLAGS.duration, samples_per_prompt=1

@@ -10,10 +10,9 @@ by speakers who are not in `train` become the split `test`. The same command aga
 
 from collections.abc import Sequence
 
-from absl import flags
-
-from audiolm_jax import compilation_cache
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of the bundle.", flag_values=FLAGS)
@@ -35,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
       raise UserError(f"--{name} is needed; see --help")
   compilation_cache.enable()
   from audiolm_jax import bundles
-  from audiolm_jax.detection import corpus
+  from audiolm_jax.trainables import detection_corpus as corpus
 
   config = corpus.CorpusConfig(
     prompt_seconds=FLAGS.prompt_seconds,

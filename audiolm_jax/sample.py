@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from absl import flags
-
-from audiolm_jax import audio, compilation_cache, files, plotting, provenance, token_file
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io import audio, files, plotting, provenance, token_file
 
 if TYPE_CHECKING:
-  from audiolm_jax.api import Continuation
+  import numpy as np
+
   from audiolm_jax.bundles import Bundle
+  from audiolm_jax.bundles.continuation import Continuation
 
 FLAGS = flags.FlagValues()
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
   _check_flags()
   started = time.perf_counter()
   compilation_cache.enable()
-  from audiolm_jax import api, bundles
+  from audiolm_jax import bundles
 
   bundle = bundles.load_bundle(FLAGS.bundle)
   waveform = None if FLAGS.prompt is None else _load_prompt(bundle)
@@ -76,8 +77,7 @@ def main(argv: Sequence[str]) -> None:
     for name in ("temperature", "top_k", "top_p")
     for stage in ("semantic", "coarse", "fine")
   }
-  result = api.continue_audio(
-    bundle,
+  result = bundle.continue_audio(
     waveform,
     bundle.sample_rate,
     duration=_duration(),
@@ -125,8 +125,8 @@ def _duration() -> float | None:
   return FLAGS.duration
 
 
-def _load_prompt(bundle: "Bundle") -> np.ndarray:
-  from audiolm_jax import continuation
+def _load_prompt(bundle: "Bundle") -> "np.ndarray":
+  from audiolm_jax.bundles import continuation
 
   name = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
   seconds = FLAGS[name].value
@@ -147,7 +147,9 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
       one = FLAGS.num_samples == 1
       semantic = result.tokens.semantic if one else result.tokens.semantic[index]
       codes = result.tokens.codes if one else result.tokens.codes[index]
-      tokens = token_file.of_sample(bundle, np.asarray(semantic), codes)
+      from audiolm_jax.bundles import token_files
+
+      tokens = token_files.of_sample(bundle, semantic, codes)
       token_file.save_tokens(_numbered(_tokens_path(), index), tokens)
     if FLAGS.plot is not None:
       shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples

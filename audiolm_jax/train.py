@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import logging
 
-from audiolm_jax import compilation_cache
-from audiolm_jax.errors import ConfigError, UserError, run_cli
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import ConfigError, UserError
 
 # What gin raises; the models' own errors on the way are UserErrors.
 _GIN_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, ImportError, OSError, SyntaxError)

@@ -25,12 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from audiolm_jax import allocator, audio, compilation_cache
-from audiolm_jax.errors import run_cli
+from audiolm_jax.core import allocator, compilation_cache
+from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.evaluation.suites import cost
+from audiolm_jax.io import audio
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
 from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training.partitioning import unbox
 from benchmarks import machine
 from benchmarks.continuation import prompt

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from audiolm_jax import api, bundles
+from audiolm_jax import bundles
 from benchmarks import machine
 from benchmarks.models import toy_bundle
 
@@ -29,8 +29,8 @@ def measure() -> dict[str, Any]:
   """Seconds of computing per second of new sound, and how long a new process takes to begin."""
   found = {}
   for bundle in (toy_bundle(), bundles.load_bundle("speech_tiny")):
-    call = lambda bundle=bundle: api.continue_audio(  # noqa: E731
-      bundle, prompt(), _RATE, duration=_NEW_SECONDS, seed=0
+    call = lambda bundle=bundle: bundle.continue_audio(  # noqa: E731
+      prompt(), _RATE, duration=_NEW_SECONDS, seed=0
     )
     seconds = machine.times(lambda call=call: call().waveform, 3)
     timings = {name: round(value, 2) for name, value in call().timings.items()}
@@ -49,13 +49,13 @@ _FILE = ("-m", "audiolm_jax.sample", "--prompt", "PROMPT", "--output", "OUTPUT")
 _FILE += ("--duration", "SECONDS")
 _STREAM = """
 import sys, soundfile, audiolm_jax
-from audiolm_jax import compilation_cache
+from audiolm_jax.core import compilation_cache
 
 compilation_cache.enable()
 prompt, rate = soundfile.read(sys.argv[1], dtype="float32")
 bundle = audiolm_jax.load_bundle("speech_tiny")
 settings = dict(duration=float(sys.argv[2]), prompt_audio="none", seed=0)
-next(audiolm_jax.stream_audio(bundle, prompt, rate, **settings))
+next(bundle.stream(prompt, rate, **settings))
 """
 _SOUND = ("-c", _STREAM, "PROMPT", "SECONDS")
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from audiolm_jax import api, bundles
-from audiolm_jax.errors import run_cli
+from audiolm_jax import bundles
+from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.evaluation import clips
 from audiolm_jax.evaluation.continuation import sound_statistics
 from audiolm_jax.evaluation.speaker import SpeakerModel
@@ -67,16 +67,16 @@ def main(argv: Sequence[str]) -> None:
   settings: Any = {"duration": FLAGS.duration, "prompt_audio": "none"}
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   made = [
-    api.continue_audio(bundle, prompt[: 3 * rate], rate, seed=i, **settings).waveform
+    bundle.continue_audio(prompt[: 3 * rate], rate, seed=i, **settings).waveform
     for i, prompt in enumerate(real)
   ]
   grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-  prompts = [api.decode(bundle, api.encode(bundle, p[: 3 * rate], rate).codes) for p in real]
+  prompts = [bundle.decode(bundle.encode(p[: 3 * rate], rate).codes) for p in real]
   rows = []
   for start in np.arange(0, FLAGS.duration, _PART_SECONDS):
     cut = slice(round(start * rate), round((start + _PART_SECONDS) * rate))
     rows.append(_part(bundle, voices, prompts, [waveform[cut] for waveform in made]))
-  heard = [api.decode(bundle, api.encode(bundle, p[3 * rate :], rate).codes) for p in real]
+  heard = [bundle.decode(bundle.encode(p[3 * rate :], rate).codes) for p in real]
   reference = _part(bundle, voices, prompts, heard)
   seconds = _seconds_by_part(bundle, real[0][: 3 * rate])
   page = _page(rows, reference, seconds, grown, len(real))
@@ -92,7 +92,7 @@ def _part(
   for prompt, part in zip(prompts, parts, strict=True):
     before = sound_statistics(prompt, rate)
     after = sound_statistics(part, rate, loud_db=before.level_db)
-    semantic = api.encode(bundle, part, rate).semantic
+    semantic = bundle.encode(part, rate).semantic
     shares = np.unique(semantic, return_counts=True)[1] / len(semantic)
     voice = float(voices.embed(prompt, rate) @ voices.embed(part, rate))
     entropy = float(-(shares * np.log2(shares)).sum())
@@ -105,7 +105,7 @@ def _seconds_by_part(bundle: Any, prompt: np.ndarray) -> list[float]:
   """Computing time of each ten seconds of one streamed continuation."""
   settings: Any = {"duration": FLAGS.duration, "prompt_audio": "none"}
   marks, heard = [time.perf_counter()], 0
-  for piece in api.stream_audio(bundle, prompt, bundle.sample_rate, **settings):
+  for piece in bundle.stream(prompt, bundle.sample_rate, **settings):
     heard += len(piece)
     if heard >= len(marks) * _PART_SECONDS * bundle.sample_rate:
       marks.append(time.perf_counter())

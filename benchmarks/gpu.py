@@ -8,15 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from audiolm_jax import api
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.soundstream import SoundStreamConfig
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.stages import StageSpec
-from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
 from audiolm_jax.lm.transformer import Remat, TransformerConfig
 from audiolm_jax.sampling.decoder import StageSampler
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from benchmarks import continuation, decoding, machine
 from benchmarks.models import TrainingStep, bundle_of, random_codec, random_stage
 
@@ -74,7 +73,7 @@ def continuation_row(bundle: Bundle, prompts: int) -> dict[str, Any]:
   waveforms = [continuation.prompt()] * prompts
 
   def call() -> Any:
-    made = api.continue_audio(bundle, waveforms, _RATE, duration=_NEW_SECONDS, seed=0)
+    made = bundle.continue_audio(waveforms, _RATE, duration=_NEW_SECONDS, seed=0)
     return [one.waveform for one in made]
 
   seconds = machine.fastest(call, repeats=3)

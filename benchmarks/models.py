@@ -7,10 +7,11 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from audiolm_jax import bundles, products
+from audiolm_jax import bundles
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec import soundstream
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.core import products
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.stages import Stage, StageSpec
 from audiolm_jax.lm.transformer import Transformer, TransformerConfig

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 from audiolm_jax.codec.soundstream import SoundStreamConfig
-from audiolm_jax.codec.training import CodecTrainable, CodecTrainingConfig
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.sampling.decoder import StageSampler
+from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from benchmarks import decoding
 from benchmarks.models import TrainingStep, random_codec, random_stage
 

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from audiolm_jax import compilation_cache
-from audiolm_jax.errors import UserError, run_cli
-from audiolm_jax.files import atomic_write
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io.files import atomic_write
 from audiolm_jax.pretrained import registry
 from audiolm_jax.pretrained.reference import CodecReference, reference_of
 from audiolm_jax.pretrained.verify import sound_of_the_check

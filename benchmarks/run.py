@@ -16,8 +16,9 @@ from typing import Any
 
 from absl import flags
 
-from audiolm_jax.errors import UserError, run_cli
-from audiolm_jax.files import atomic_write
+from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io.files import atomic_write
 from benchmarks import machine
 
 FLAGS = flags.FlagValues()

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from audiolm_jax import api, bundles
+from audiolm_jax import bundles
 from benchmarks import continuation
 from benchmarks.models import toy_bundle
 
@@ -21,11 +21,11 @@ def measure() -> dict[str, Any]:
 def _stream(bundle: Any) -> dict[str, float]:
   """Times of the pieces of twenty new seconds after a prompt of three."""
   settings = {"duration": _NEW_SECONDS, "seed": 0, "prompt_audio": "none"}
-  for _ in api.stream_audio(bundle, continuation.prompt(), _RATE, **settings):
+  for _ in bundle.stream(continuation.prompt(), _RATE, **settings):
     pass
   began = time.perf_counter()
   arrived, heard = [], [0.0]
-  for piece in api.stream_audio(bundle, continuation.prompt(), _RATE, **settings):
+  for piece in bundle.stream(continuation.prompt(), _RATE, **settings):
     arrived.append(time.perf_counter() - began)
     heard.append(heard[-1] + len(piece) / bundle.sample_rate)
   return {
@@ -46,7 +46,7 @@ def text(found: dict[str, Any]) -> str:
     f"| {r['compute_over_new_audio']} | {r['pieces']} |"
     for name, r in found.items()
   )
-  return f"""`stream_audio`, {_NEW_SECONDS:g} s after a prompt of 3 s that is not played; warm. \
+  return f"""`Bundle.stream`, {_NEW_SECONDS:g} s after a prompt of 3 s that is not played; warm. \
 Before the first sound lie the prompt's tokens, the semantic tokens of the first window (7 s), \
 the coarse codes of the first fine chunk (3 s), 64 fine tokens and their decoding.
 

@@ -18,11 +18,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from audiolm_jax import bundles, compilation_cache
+from audiolm_jax import bundles
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import audio_shards, manifest, token_shards, tokenization
 from audiolm_jax.data.manifest import Clip
-from audiolm_jax.errors import UserError, run_cli
-from audiolm_jax.files import atomic_write
+from audiolm_jax.io.files import atomic_write
 from benchmarks import machine
 
 FLAGS = flags.FlagValues()

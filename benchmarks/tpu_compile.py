@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from audiolm_jax.errors import run_cli
+from audiolm_jax.core.command_line import run_cli
 
 FLAGS = flags.FlagValues()
 STAGE_1B = "gin_configs/models/stage_1b.gin"

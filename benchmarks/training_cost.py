@@ -13,8 +13,9 @@ import jax
 from absl import flags
 
 from audiolm_jax import train
-from audiolm_jax.codec.training import CodecTrainable
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.trainables.codec import CodecTrainable
 from audiolm_jax.training.accelerators import PEAK_FLOPS
 
 FLAGS = flags.FlagValues()

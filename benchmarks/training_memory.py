@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from audiolm_jax import train
-from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training.partitioning import Partitioner, unbox
 from audiolm_jax.training.program import Program
 from audiolm_jax.training.run_folder import versions

@@ -42,11 +42,12 @@ import soundfile
 from absl import flags
 from jaxtyping import Float
 
-from audiolm_jax import audio
+from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import speech_engines
 from audiolm_jax.data.speech_engines import Engine, SpeechError, Voice
-from audiolm_jax.errors import UserError, run_cli
-from audiolm_jax.files import atomic_write, check_writable
+from audiolm_jax.io import audio
+from audiolm_jax.io.files import atomic_write, check_writable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("text", None, "Text file, one sentence per line.")

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from audiolm_jax.bundles import Bundle, load_bundle
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.errors import UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("bundle", None, "Folder of a bundle of tokenizers.", flag_values=FLAGS)

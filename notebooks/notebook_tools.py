@@ -13,8 +13,8 @@ from IPython.display import Audio, display
 from jaxtyping import Float
 
 import audiolm_jax
-from audiolm_jax import audio
-from audiolm_jax.errors import AudioError, UserError
+from audiolm_jax.core.errors import AudioError, UserError
+from audiolm_jax.io import audio
 
 CHECKOUT = Path(audiolm_jax.__file__).resolve().parents[1]
 _SHOWN_LINES = 30

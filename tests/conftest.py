@@ -78,7 +78,7 @@ def assert_bfloat16_products_hardly_turn(gradients, *arguments, cosine: float = 
   """
   import jax
 
-  from audiolm_jax import products
+  from audiolm_jax.core import products
 
   exact = jax.tree.leaves(jax.device_get(gradients(*arguments)))
   with products.precision("bfloat16"):
@@ -97,7 +97,7 @@ def float32_products(function, *arguments) -> list[str]:
   """
   import jax
 
-  from audiolm_jax import products
+  from audiolm_jax.core import products
 
   with products.precision("bfloat16"):
     text = jax.jit(function).lower(*arguments).as_text()
@@ -226,8 +226,8 @@ def detector_run():
   from flax.core import meta
 
   from audiolm_jax.detection.classifier import ClassifierConfig
-  from audiolm_jax.detection.training import DetectorTrainable, DetectorTrainingConfig
   from audiolm_jax.semantic.features import LogMelConfig
+  from audiolm_jax.trainables.detector import DetectorTrainable, DetectorTrainingConfig
   from audiolm_jax.training.optimizers import OptimizerConfig
 
   config = ClassifierConfig(features=LogMelConfig(num_mels=16), channels=(4, 8, 8), groups=2)
@@ -274,7 +274,7 @@ def run_cli(capsys):
 
   from absl import flags
 
-  from audiolm_jax.errors import exit_code
+  from audiolm_jax.core.command_line import exit_code
 
   def run(name: str, *arguments: object) -> Finished:
     module = importlib.import_module(f"audiolm_jax.{name}")

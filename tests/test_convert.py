@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax import audio
-from audiolm_jax.audio_stream import AudioStream
 from audiolm_jax.bundles import load_bundle
+from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.data.token_store import TokenStore
 from audiolm_jax.fit_kmeans import load_tokenizer
+from audiolm_jax.io import audio
 from audiolm_jax.pretrained import registry
 from audiolm_jax.sampling.cascade import CascadeResult
 from tests.conftest import melody

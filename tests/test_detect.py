@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax import audio, bundles
-from audiolm_jax.provenance import Provenance
+from audiolm_jax import bundles
+from audiolm_jax.io import audio
+from audiolm_jax.io.provenance import Provenance
 from tests.conftest import melody, noise
 
 RATE = 16_000

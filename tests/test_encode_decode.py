@@ -1,7 +1,6 @@
 """Sound to tokens and back: the API and its two command lines."""
 
 import dataclasses
-import importlib
 import subprocess
 import sys
 
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-import audiolm_jax
-from audiolm_jax import api, audio, token_file
-from audiolm_jax.bundles import save_bundle
-from audiolm_jax.errors import AudioError, DataError
+from audiolm_jax.bundles import save_bundle, token_files
+from audiolm_jax.core.errors import AudioError, DataError
+from audiolm_jax.io import audio, token_file
 from tests.conftest import melody
 
 RATE = 16_000
@@ -30,38 +28,37 @@ def wav(tmp_path):
 
 
 def test_tokens_count_begun_hops(miniature_bundle):
-  encoded = api.encode(miniature_bundle, melody(1.03), RATE)
+  encoded = miniature_bundle.encode(melody(1.03), RATE)
   assert encoded.semantic.shape == (26,) and encoded.codes.shape == (52, 4)
   assert encoded.semantic.dtype == encoded.codes.dtype == np.int32
 
 
 def test_a_batch_encodes_and_decodes_as_its_rows(miniature_bundle):
   batch = np.stack([melody(1.5, seed) for seed in range(3)])
-  encoded = api.encode(miniature_bundle, batch, RATE)
-  waveform = api.decode(miniature_bundle, encoded.codes)
+  encoded = miniature_bundle.encode(batch, RATE)
+  waveform = miniature_bundle.decode(encoded.codes)
   assert encoded.codes.shape == (3, 75, 4) and waveform.shape == (3, 24_000)
   for row in range(3):
-    alone = api.encode(miniature_bundle, batch[row], RATE)
+    alone = miniature_bundle.encode(batch[row], RATE)
     np.testing.assert_array_equal(alone.semantic, encoded.semantic[row])
     np.testing.assert_array_equal(alone.codes, encoded.codes[row])
-    np.testing.assert_allclose(api.decode(miniature_bundle, alone.codes), waveform[row], atol=1e-5)
+    np.testing.assert_allclose(miniature_bundle.decode(alone.codes), waveform[row], atol=1e-5)
 
 
 def test_integers_and_other_rates_are_the_same_sound(miniature_bundle):
   waveform = melody(1.0)
-  encoded = api.encode(miniature_bundle, waveform, RATE)
-  as_int = api.encode(miniature_bundle, (waveform * 32_768).astype(np.int16), RATE)
+  encoded = miniature_bundle.encode(waveform, RATE)
+  as_int = miniature_bundle.encode((waveform * 32_768).astype(np.int16), RATE)
   assert np.mean(as_int.codes == encoded.codes) > 0.9
   doubled = audio.resample(waveform, RATE, 2 * RATE)
   assert (
-    np.mean(api.encode(miniature_bundle, doubled, 2 * RATE).codes[:, 0] == encoded.codes[:, 0])
-    > 0.8
+    np.mean(miniature_bundle.encode(doubled, 2 * RATE).codes[:, 0] == encoded.codes[:, 0]) > 0.8
   )
 
 
 def test_fewer_levels_decode_too(miniature_bundle):
-  codes = api.encode(miniature_bundle, melody(0.5), RATE).codes
-  one, all_levels = (api.decode(miniature_bundle, codes[:, :k]) for k in (1, 4))
+  codes = miniature_bundle.encode(melody(0.5), RATE).codes
+  one, all_levels = (miniature_bundle.decode(codes[:, :k]) for k in (1, 4))
   assert one.shape == all_levels.shape == (8_000,) and not np.array_equal(one, all_levels)
 
 
@@ -77,7 +74,7 @@ def test_fewer_levels_decode_too(miniature_bundle):
 )
 def test_what_cannot_be_encoded_is_refused(miniature_bundle, waveform, words):
   with pytest.raises(AudioError, match=words):
-    api.encode(miniature_bundle, waveform, RATE)
+    miniature_bundle.encode(waveform, RATE)
 
 
 @pytest.mark.parametrize(
@@ -93,16 +90,7 @@ def test_what_cannot_be_encoded_is_refused(miniature_bundle, waveform, words):
 )
 def test_what_cannot_be_decoded_is_refused(miniature_bundle, codes, words):
   with pytest.raises(DataError, match=words):
-    api.decode(miniature_bundle, codes)
-
-
-def test_the_package_exports_functions_though_its_command_lines_have_the_same_names():
-  for name in ("encode", "decode"):
-    module = importlib.import_module(f"audiolm_jax.{name}")
-    assert sys.modules[f"audiolm_jax.{name}"] is module and hasattr(module, "main")
-    assert getattr(audiolm_jax, name) is getattr(api, name)
-  assert set(audiolm_jax.__all__) <= set(dir(audiolm_jax))
-  assert all(getattr(audiolm_jax, name) is not None for name in audiolm_jax.__all__)
+    miniature_bundle.decode(codes)
 
 
 def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_path, run_cli):
@@ -110,7 +98,7 @@ def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_pa
   assert done.code == 0, done.err
   assert "2.00 s: 50 semantic tokens, 100 frames of 4 codes" in done.out
   tokens = token_file.load_tokens(tmp_path / "t.npz")
-  encoded = api.encode(miniature_bundle, melody(2.0), RATE)
+  encoded = miniature_bundle.encode(melody(2.0), RATE)
   np.testing.assert_array_equal(tokens.semantic, encoded.semantic)
   np.testing.assert_array_equal(tokens.codes, encoded.codes)
   assert (tokens.sample_rate, tokens.frame_rate, tokens.semantic_rate) == (RATE, 50.0, 25.0)
@@ -124,7 +112,7 @@ def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_pa
     assert done.code == 0, done.err
     waveform, rate = audio.read_audio(tmp_path / "out.wav")
     assert rate == RATE
-    expected = api.decode(miniature_bundle, encoded.codes[:, :levels])
+    expected = miniature_bundle.decode(encoded.codes[:, :levels])
     np.testing.assert_allclose(waveform, expected, atol=1 / 32_000)
 
 
@@ -156,7 +144,7 @@ def test_what_encode_cannot_do_is_one_line_and_no_file(folder, wav, tmp_path, ru
 
 
 def test_what_decode_cannot_do_is_one_line_and_no_file(miniature_bundle, folder, tmp_path, run_cli):
-  tokens = token_file.of_bundle(
+  tokens = token_files.of_bundle(
     miniature_bundle, np.zeros(5, int), np.zeros((10, 4), int), semantic_rate=25.0
   )
   token_file.save_tokens(tmp_path / "t.npz", tokens)
@@ -198,10 +186,10 @@ def test_an_hour_is_encoded_in_bounded_memory(folder, tmp_path):
       block = audio.resample(minute, RATE, 44_100)
       file.write(np.stack([block, block], axis=1))
   program = (
-    "import importlib, resource, sys; from audiolm_jax import errors\n"
+    "import importlib, resource, sys; from audiolm_jax.core import command_line\n"
     "encode = importlib.import_module('audiolm_jax.encode')\n"
     "rest = encode.FLAGS(sys.argv)\n"
-    "code = errors.exit_code(encode.main, rest)\n"
+    "code = command_line.exit_code(encode.main, rest)\n"
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(code)\n"
   )
   out = ["--output", str(tmp_path / "t.npz"), "--bundle", str(folder)]

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax import api, fit_kmeans
+from audiolm_jax import fit_kmeans
 from audiolm_jax.bundles import load_bundle, tensors
-from audiolm_jax.codec.training import CodecTrainingConfig
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStoreWriter
-from audiolm_jax.lm.training import StageTrainingConfig
 from audiolm_jax.semantic.kmeans import KMeansReport
+from audiolm_jax.trainables.codec import CodecTrainingConfig
+from audiolm_jax.trainables.stage import StageTrainingConfig
 from tests.conftest import melody
 
 
@@ -93,12 +93,12 @@ def test_tokenizers_then_stages_make_a_bundle_that_samples(miniature_bundle, run
   for name in ("codec", "semantic"):
     kept, new = (tensors.hash_params(getattr(b, name).params) for b in (tokenizers, bundle))
     assert kept == new
-  result = api.continue_audio(bundle, melody(1.0), 16_000, duration=0.6)
+  result = bundle.continue_audio(melody(1.0), 16_000, duration=0.6)
   if width == "--storage=float32":
-    expected = api.continue_audio(
-      dataclasses.replace(miniature_bundle, semantic_rate=bundle.semantic_rate),
-      melody(1.0), 16_000, duration=0.6, temperature_semantic=0.7, temperature_coarse=1.0,
-    )  # fmt: skip
+    same_rate = dataclasses.replace(miniature_bundle, semantic_rate=bundle.semantic_rate)
+    expected = same_rate.continue_audio(
+      melody(1.0), 16_000, duration=0.6, temperature_semantic=0.7, temperature_coarse=1.0
+    )
     np.testing.assert_array_equal(result.tokens.codes, expected.tokens.codes)
 
 

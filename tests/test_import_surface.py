@@ -23,7 +23,6 @@ def test_each_exported_name_can_be_imported_in_a_fresh_process():
     "import audiolm_jax, sys\n"
     "from audiolm_jax import *\n"
     "for name in audiolm_jax.__all__:\n"
-    "  assert callable(globals()[name]), name\n"
     "  assert globals()[name].__doc__, name\n"
     "print(set(audiolm_jax.__all__) <= set(dir(audiolm_jax)))"
   )
@@ -45,7 +44,7 @@ def test_sampling_imports_neither_tensorflow_nor_seqio_nor_gin(miniature_bundle,
   program = (
     "import sys, audiolm_jax\n"
     f"bundle = audiolm_jax.load_bundle({str(folder)!r})\n"
-    "made = audiolm_jax.continue_audio(bundle, None, 16000, duration=0.5, mode='unconditional')\n"
+    "made = bundle.continue_audio(None, 16000, duration=0.5, mode='unconditional')\n"
     "heavy = 'tensorflow seqio gin orbax clu matplotlib torch apache_beam'.split()\n"
     "print(made.waveform.shape, [name for name in heavy if name in sys.modules])"
   )

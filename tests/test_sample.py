@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax import api, audio, continuation, sample, token_file
-from audiolm_jax.bundles import save_bundle
-from audiolm_jax.errors import UserError
-from audiolm_jax.provenance import Provenance, read_provenance
-from audiolm_jax.tokens import collapse_repeats
+from audiolm_jax import sample
+from audiolm_jax.bundles import continuation, save_bundle
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io import audio, token_file
+from audiolm_jax.io.provenance import Provenance, read_provenance
+from audiolm_jax.lm.tokens import collapse_repeats
 from tests.conftest import melody
 
 RATE = 16_000
@@ -32,7 +33,7 @@ def prompt(tmp_path):
 
 def made(bundle, waveform=None, **settings):
   rate = None if waveform is None else RATE
-  return api.continue_audio(bundle, waveform, rate, **({"duration": 0.6} | settings))
+  return bundle.continue_audio(waveform, rate, **({"duration": 0.6} | settings))
 
 
 @pytest.mark.parametrize("samples", [16_000, 16_001, 15_777, 6_400])
@@ -46,13 +47,13 @@ def test_the_length_is_exact_to_the_sample(miniature_bundle, samples, duration):
 
 def test_the_prompts_tokens_are_a_prefix_of_the_results(miniature_bundle):
   prompt = melody(1.0)
-  tokens = api.encode(miniature_bundle, prompt, RATE)
+  tokens = miniature_bundle.encode(prompt, RATE)
   result = made(miniature_bundle, prompt, duration=2.5)
   np.testing.assert_array_equal(result.tokens.codes[:50], tokens.codes)
   collapsed = collapse_repeats(tokens.semantic)
   np.testing.assert_array_equal(result.tokens.semantic[: len(collapsed)], collapsed)
   assert result.tokens.codes.shape == (175, 4)
-  decoded = api.decode(miniature_bundle, result.tokens.codes)
+  decoded = miniature_bundle.decode(result.tokens.codes)
   np.testing.assert_allclose(decoded[: len(result.waveform)], result.waveform, atol=1e-6)
 
 
@@ -119,7 +120,7 @@ def test_a_list_of_prompts_of_unequal_lengths_gives_what_they_give_one_by_one(mi
 )
 def test_streamed_sound_is_that_of_the_whole(miniature_bundle, settings):
   prompt = melody(1.0)
-  pieces = list(api.stream_audio(miniature_bundle, prompt, RATE, seed=4, **settings))
+  pieces = list(miniature_bundle.stream(prompt, RATE, seed=4, **settings))
   whole = made(miniature_bundle, prompt, seed=4, **settings).waveform
   assert len(pieces) > 1 and all(piece.ndim == 1 and len(piece) for piece in pieces)
   streamed = np.concatenate(pieces)
@@ -129,8 +130,8 @@ def test_streamed_sound_is_that_of_the_whole(miniature_bundle, settings):
 
 def test_a_stream_from_nothing(miniature_bundle):
   settings = {"mode": "unconditional", "duration": 1.5, "seed": 9}
-  streamed = np.concatenate(list(api.stream_audio(miniature_bundle, **settings)))
-  whole = api.continue_audio(miniature_bundle, **settings).waveform
+  streamed = np.concatenate(list(miniature_bundle.stream(**settings)))
+  whole = miniature_bundle.continue_audio(**settings).waveform
   np.testing.assert_allclose(streamed, whole, atol=1e-5)
 
 
@@ -166,7 +167,7 @@ def test_what_cannot_be_streamed_is_said_before_anything_is_heard(miniature_bund
     (np.zeros(RATE, np.float32), {"duration": 1}, "silent"),
   ]:
     with pytest.raises(UserError, match=words):
-      api.stream_audio(miniature_bundle, prompt, RATE, **settings)
+      miniature_bundle.stream(prompt, RATE, **settings)
 
 
 def test_a_setting_that_does_not_exist_is_named(miniature_bundle):
@@ -196,9 +197,7 @@ def test_only_the_beginning_of_a_prompt_is_heard(miniature_bundle):
 
 def test_prompts_of_other_rates_and_types_are_taken(miniature_bundle):
   prompt = audio.resample(melody(1.0), RATE, 44_100)
-  result = api.continue_audio(
-    miniature_bundle, (prompt * 32_767).astype(np.int16), 44_100, duration=0.5
-  )
+  result = miniature_bundle.continue_audio((prompt * 32_767).astype(np.int16), 44_100, duration=0.5)
   assert result.waveform.shape == (24_000,)
 
 
@@ -211,7 +210,7 @@ def test_unconditional_needs_no_prompt(miniature_bundle):
 
 def test_resynthesis_keeps_the_semantic_tokens(miniature_bundle):
   prompt = melody(1.03)
-  tokens = api.encode(miniature_bundle, prompt, RATE)
+  tokens = miniature_bundle.encode(prompt, RATE)
   result = made(miniature_bundle, prompt, mode="resynthesis", duration=None)
   assert result.waveform.shape == prompt.shape
   np.testing.assert_array_equal(result.tokens.semantic, collapse_repeats(tokens.semantic))
@@ -422,7 +421,6 @@ def test_an_output_that_cannot_be_written_is_found_before_sampling(
     raise AssertionError("sampling began")
 
   monkeypatch.setattr(continuation, "continue_audio", not_yet)
-  monkeypatch.setattr(api, "continue_audio", not_yet)
   done = run_cli(
     "sample", "--prompt", prompt, "--bundle", folder, "--output", tmp_path / "no" / "out.wav"
   )
@@ -439,7 +437,7 @@ def test_a_terminal_sees_progress(capfd):
 
 def test_importing_sample_stays_light():
   program = (
-    "import sys, audiolm_jax.sample, audiolm_jax.api\n"
+    "import sys, audiolm_jax.sample, audiolm_jax.bundles.continuation\n"
     "heavy = 'tensorflow seqio orbax torch matplotlib numba librosa gin clu apache_beam optax'\n"
     "print([m for m in heavy.split() if m in sys.modules])\n"
   )

@@ -11,14 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax import configs, train
+from audiolm_jax import train
 from audiolm_jax.codec import frame_rate, soundstream
-from audiolm_jax.codec.training import CodecTrainingConfig
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.detection import classifier
-from audiolm_jax.errors import ConfigError
 from audiolm_jax.lm import stages
 from audiolm_jax.semantic import w2v_bert
+from audiolm_jax.trainables.codec import CodecTrainingConfig
 from audiolm_jax.training import checkpoints
 from audiolm_jax.training.partitioning import unbox
 

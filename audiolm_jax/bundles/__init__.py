@@ -1,6 +1,33 @@
-"""A trained system as one folder that can be run; the small ones that ship lie beside this file."""
+"""A trained system as one folder that can be run; the shipped bundles are in this package."""
+
+from typing import TYPE_CHECKING, Any
 
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.folder import list_bundles, load_bundle, save_bundle
 
-__all__ = ["Bundle", "list_bundles", "load_bundle", "save_bundle", "token_hash"]
+if TYPE_CHECKING:
+  from audiolm_jax.bundles.audio_stream import AudioStream
+  from audiolm_jax.bundles.continuation import Continuation
+
+__all__ = [
+  "AudioStream",
+  "Bundle",
+  "Continuation",
+  "list_bundles",
+  "load_bundle",
+  "save_bundle",
+  "token_hash",
+]
+
+
+def __getattr__(name: str) -> Any:
+  """Imports the sampling code on first use: programs that only encode do without it."""
+  if name == "AudioStream":
+    from audiolm_jax.bundles.audio_stream import AudioStream
+
+    return AudioStream
+  if name == "Continuation":
+    from audiolm_jax.bundles.continuation import Continuation
+
+    return Continuation
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

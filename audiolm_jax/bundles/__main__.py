@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from audiolm_jax.errors import BundleError, UserError, run_cli
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import BundleError, UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_bool(

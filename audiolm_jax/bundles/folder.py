@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from audiolm_jax import configs
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import BundleError, ConfigError
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.errors import BundleError, ConfigError
 from audiolm_jax.lm.stages import STAGE_NAMES, Stage, StageSpec
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at

@@ -4,10 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
-from audiolm_jax import hub
 from audiolm_jax.bundles import inspection
 from audiolm_jax.bundles.folder import CARD, MANIFEST, check_replaceable, replaced
-from audiolm_jax.errors import BundleError, UserError
+from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.io import hub
 
 _FILES = (MANIFEST, CARD, "*.safetensors")
 

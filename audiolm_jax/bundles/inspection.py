@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.folder import load_bundle, read_manifest
-from audiolm_jax.errors import BundleError, ConfigError
+from audiolm_jax.core.errors import BundleError, ConfigError
 
 
 class Part(NamedTuple):

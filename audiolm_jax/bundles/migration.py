@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from audiolm_jax import configs
 from audiolm_jax.bundles import tensors
 from audiolm_jax.bundles.bundle import token_hash
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
-from audiolm_jax.errors import BundleError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import BundleError
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 FORMAT_VERSION = 2

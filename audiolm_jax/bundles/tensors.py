@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from audiolm_jax.errors import BundleError
+from audiolm_jax.core.errors import BundleError
 
 Params = Mapping[str, Any]
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from audiolm_jax import products
 from audiolm_jax.codec.convolution import convolve
+from audiolm_jax.core import products
 
 _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 

@@ -18,11 +18,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from audiolm_jax import products
 from audiolm_jax.codec.causal import Streamed
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.codec.losses import stft
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core import products
+from audiolm_jax.core.errors import ConfigError
 
 State = tuple[jax.Array, ...]
 

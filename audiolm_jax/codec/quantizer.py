@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from audiolm_jax import products
+from audiolm_jax.core import products
 
 
 @flax.struct.dataclass

@@ -19,7 +19,7 @@ from audiolm_jax.codec.soundstream import (
   decoder_state,
   encoder_state,
 )
-from audiolm_jax.stored_program import StoredProgram
+from audiolm_jax.io.stored_program import StoredProgram
 
 
 class SoundStreamCodec:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.data.manifest import Clip, read_clip
-from audiolm_jax.errors import AudioError, DataError
 
 T = TypeVar("T")
 R = TypeVar("R")

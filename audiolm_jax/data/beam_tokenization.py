@@ -23,9 +23,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.utils.shared import Shared
 
-from audiolm_jax import compilation_cache, storage
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.data import audio_shards, manifest, token_shards, token_store, tokenization
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.io import storage
 
 
 @dataclasses.dataclass(frozen=True)

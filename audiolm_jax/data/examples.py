@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int16
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import Record
 from audiolm_jax.lm.stage import Example, StageSpec
-from audiolm_jax.streams import Record
 
 Seed = tuple[int, int]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from audiolm_jax.tokens import BOS, PAD
+from audiolm_jax.lm.tokens import BOS, PAD
 
 FeatureSpec = seqio.FeatureConverter.FeatureSpec
 

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Int16
 
+from audiolm_jax.core.errors import AudioError, DataError
+from audiolm_jax.core.streams import Record
 from audiolm_jax.data import examples, manifest, token_store
 from audiolm_jax.data.examples import Example, Seed
-from audiolm_jax.errors import AudioError, DataError
 from audiolm_jax.lm.stage import StageSpec
-from audiolm_jax.streams import Record
 
 
 class EpochUnit(enum.Enum):

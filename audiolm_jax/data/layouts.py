@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from audiolm_jax import storage
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
+from audiolm_jax.io import storage
 
 SPLIT_FOLDERS = {
   "train": "train",

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Int16
 
-from audiolm_jax import audio, storage
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import examples, layouts
-from audiolm_jax.errors import DataError
+from audiolm_jax.io import audio, storage
 
 AUDIO_SUFFIXES = (
   *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"),

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import seqio
 import tensorflow as tf
 
-from audiolm_jax import configs, storage
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import preprocessors, sources, token_store
 from audiolm_jax.data.preprocessors import Tokenizers
-from audiolm_jax.errors import DataError
+from audiolm_jax.io import storage
 from audiolm_jax.lm import stages
 
 SEGMENT_SECONDS = 30  # longer clips are cut for the waveform task

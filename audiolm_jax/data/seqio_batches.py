@@ -8,10 +8,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.examples import Example
 from audiolm_jax.data.feature_converters import StageFeatureConverter, WaveformFeatureConverter
 from audiolm_jax.data.sources import AudioDataSource
-from audiolm_jax.errors import DataError
 
 
 class SeqioBatches:

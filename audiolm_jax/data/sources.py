@@ -9,9 +9,9 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
+from audiolm_jax.core.errors import AudioError
 from audiolm_jax.data import manifest, token_store
 from audiolm_jax.data.tensorflow_setup import keep_off_gpu
-from audiolm_jax.errors import AudioError
 
 keep_off_gpu()
 

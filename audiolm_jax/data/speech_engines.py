@@ -14,8 +14,8 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
-from audiolm_jax import audio
-from audiolm_jax.errors import AudioError, UserError
+from audiolm_jax.core.errors import AudioError, UserError
+from audiolm_jax.io import audio
 
 PEAK = 0.5
 _SILENT_BELOW = 10 ** (-55 / 20)  # at the ends, relative to the peak

@@ -9,10 +9,10 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from audiolm_jax import audio
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.layouts import SPLIT_FOLDERS
 from audiolm_jax.data.sources import WaveformDataSource
-from audiolm_jax.errors import DataError
+from audiolm_jax.io import audio
 
 PREFIX = "tfds:"
 _IDS = ("id", "audio_id", "file_name")

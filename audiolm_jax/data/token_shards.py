@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from audiolm_jax import storage
-from audiolm_jax.errors import DataError
-from audiolm_jax.streams import Record
+from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import Record
+from audiolm_jax.io import storage
 
 _SHARD = ("tokens-", ".npz")
 _DAMAGED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)

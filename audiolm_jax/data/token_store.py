@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from audiolm_jax import configs, storage
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import Stream, by_key
 from audiolm_jax.data import token_shards
 from audiolm_jax.data.token_shards import StoredShard, TokenClip
-from audiolm_jax.errors import DataError
+from audiolm_jax.io import storage
 from audiolm_jax.lm.stage import StageSpec
-from audiolm_jax.streams import Stream, by_key
 
 FORMAT_VERSION = 2
 STORE_FILE = "store.json"

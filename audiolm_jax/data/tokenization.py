@@ -15,11 +15,11 @@ import jax
 import numpy as np
 import tqdm
 
-from audiolm_jax import configs
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import manifest, token_shards, token_store
 from audiolm_jax.data.audio_shards import Heard, Shard, Unheard, shards_of_clips
 from audiolm_jax.data.manifest import Clip
-from audiolm_jax.errors import DataError
 
 SECONDS_PER_SHARD = 1800.0
 _SECONDS_TOGETHER = 300.0  # of audio in memory at a time, beside what is being read

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
-from audiolm_jax import compilation_cache, plotting
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import library
-from audiolm_jax.errors import UserError, run_cli
+from audiolm_jax.io import plotting
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_multi_string(

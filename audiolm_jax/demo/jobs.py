@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 
 
 class StoppedError(Exception):

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 
 
 def load(module: str) -> Any:

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from audiolm_jax import api, audio, continuation, plotting, provenance, token_file
-from audiolm_jax.audio_stream import AudioStream
-from audiolm_jax.bundles import Bundle
-from audiolm_jax.continuation import PromptAudio
+from audiolm_jax.bundles import Bundle, continuation, token_files
+from audiolm_jax.bundles.audio_stream import AudioStream
+from audiolm_jax.bundles.continuation import PromptAudio
+from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.demo.jobs import Job, Sample
 from audiolm_jax.demo.requests import Request
-from audiolm_jax.errors import AudioError, UserError
+from audiolm_jax.io import audio, plotting, provenance, token_file
 
 SOUND, TOKENS, PICTURE = "sample_{}.wav", "sample_{}.npz", "sample_{}.png"
 
@@ -43,8 +43,7 @@ def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
   for number in range(request.num_samples):
     job.check()
     seed = request.seed + number
-    stream = api.stream_audio(
-      bundle,
+    stream = bundle.stream(
       prompt,
       bundle.sample_rate,
       progress=job.check,
@@ -117,6 +116,6 @@ def _write(
   rate, end = stream.sample_rate, stream.prompt_samples
   audio.write_audio(folder / SOUND.format(number + 1), waveform, rate, said.tags())
   if stream.tokens is not None:
-    tokens = token_file.of_sample(bundle, np.asarray(stream.tokens.semantic), stream.tokens.codes)
+    tokens = token_files.of_sample(bundle, np.asarray(stream.tokens.semantic), stream.tokens.codes)
     token_file.save_tokens(folder / TOKENS.format(number + 1), tokens)
   plotting.plot_continuation(folder / PICTURE.format(number + 1), waveform, rate, end)

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from audiolm_jax import continuation
-from audiolm_jax.bundles import Bundle
-from audiolm_jax.continuation import LEAST_PROMPT_SECONDS, Mode
+from audiolm_jax.bundles import Bundle, continuation
+from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
 from audiolm_jax.demo import cards, library
 from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import HOTTEST, Limits

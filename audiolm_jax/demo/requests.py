@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from audiolm_jax.continuation import LEAST_PROMPT_SECONDS, Mode
-from audiolm_jax.errors import UserError
+from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm.stages import STAGE_NAMES
 
 HOTTEST = 2.0

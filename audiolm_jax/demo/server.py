@@ -149,11 +149,9 @@ def warm_up(bundles: Mapping[str, Bundle], limits: Limits) -> None:
   """Compiles what a first request would wait for: the page's own settings, with noise as prompt."""
   import numpy as np
 
-  from audiolm_jax import api
-
   for bundle in bundles.values():
     noise = np.random.default_rng(0).normal(0.0, 0.1, 3 * bundle.sample_rate)
     settings: Any = {"duration": min(7.0, limits.max_duration)}
-    waveform = np.concatenate(list(api.stream_audio(bundle, noise, bundle.sample_rate, **settings)))
+    waveform = np.concatenate(list(bundle.stream(noise, bundle.sample_rate, **settings)))
     if bundle.detector is not None:
       bundle.detector.detect(waveform, bundle.sample_rate)

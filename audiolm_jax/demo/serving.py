@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from audiolm_jax.bundles import Bundle
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import cards, making, requests
 from audiolm_jax.demo.jobs import Job, Jobs, StoppedError
 from audiolm_jax.demo.requests import Limits
-from audiolm_jax.errors import UserError
 
 _UNEXPECTED = "Something went wrong here, and was written to the log. Try again, or ask for less."
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from audiolm_jax import products
 from audiolm_jax.codec import convolution
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core import products
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig, log_mel
 
 

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
+from audiolm_jax.core.errors import AudioError
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
 from audiolm_jax.detection.windows import BATCH, WINDOW_SECONDS, Window, in_batches, windows
-from audiolm_jax.errors import AudioError
+from audiolm_jax.io import audio
 
 
 class Detection(NamedTuple):

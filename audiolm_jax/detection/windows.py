@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
+from audiolm_jax.io import audio
 
 WINDOW_SECONDS = 1.0
 HOP_SECONDS = 0.25

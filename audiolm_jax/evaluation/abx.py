@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, mean_estimate
 
 MAX_GROUP = 10  # items of one phone by one speaker between one pair of neighbours

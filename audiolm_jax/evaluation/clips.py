@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
+from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.data.manifest import Clip, clips_of_split, list_clips, read_clip
-from audiolm_jax.errors import AudioError, DataError
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.transcripts import read_field
+from audiolm_jax.io import audio
 
 
 @dataclasses.dataclass(frozen=True)

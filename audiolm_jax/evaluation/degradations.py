@@ -7,7 +7,7 @@ import soundfile
 import soxr
 from jaxtyping import Float
 
-from audiolm_jax import audio
+from audiolm_jax.io import audio
 
 _FORMATS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
 from audiolm_jax.evaluation import signal
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
+from audiolm_jax.io import audio
 
 EMBEDDING = "log-mel statistics v1"  # a change of any number below is a new version
 DIM = 17

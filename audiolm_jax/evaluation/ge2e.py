@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.evaluation.signal import spectrogram
+from audiolm_jax.io import audio
 
 GE2E_MISSING = (
   "GE2E needs the weights in a package: pip install --no-deps resemblyzer==0.1.4 "

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.token_shards import TokenClip
-from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation.ngrams import NgramTable, TableLosses
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
 from audiolm_jax.lm.stages import Stage, StageSpec, stage_features, stage_sequence

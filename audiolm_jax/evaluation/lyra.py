@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.outside_codecs import OutsideCodec
 
 LYRA_MISSING = "Lyra needs an extra: pip install -r requirements/evaluation.txt"

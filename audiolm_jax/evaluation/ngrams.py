@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.lm.stages import StageSequence, StageSpec
-from audiolm_jax.tokens import BOS
+from audiolm_jax.lm.tokens import BOS
 
 ADDED_COUNTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io import audio
 
 DNSMOS_MISSING = "DNSMOS needs an extra: pip install -r requirements/evaluation.txt"
 

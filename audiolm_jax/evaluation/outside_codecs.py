@@ -8,11 +8,11 @@ import soundfile
 import soxr
 from jaxtyping import Float
 
-from audiolm_jax import audio
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import degradations
 from audiolm_jax.evaluation.codec import reconstruction_metrics
 from audiolm_jax.evaluation.statistics import Estimate, mean_estimate
+from audiolm_jax.io import audio
 
 _OPUS_SAMPLE_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 _OPUS_RATES = (6_000, 9_000, 12_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from audiolm_jax.evaluation.report import Row, number
-from audiolm_jax.files import atomic_write
+from audiolm_jax.io.files import atomic_write
 
 _BAR, _HEIGHT = 160, 12  # pixels
 _VERDICTS = {"aim": "reaches the aim", "floor": "reaches the floor", "short": "falls short"}

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.manifest import AUDIO_SUFFIXES
-from audiolm_jax.errors import DataError
 
 IN_VOCABULARY = "in vocabulary"
 _BANDS = ((1, "oov"), (6, "1-5"), (21, "6-20"), (101, "21-100"))

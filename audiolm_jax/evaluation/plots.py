@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import plotting
-from audiolm_jax.files import atomic_write
+from audiolm_jax.io import plotting
+from audiolm_jax.io.files import atomic_write
 
 
 def save_spectrogram_grid(

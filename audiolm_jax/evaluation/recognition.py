@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio, hub
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.tokens import edit_distance
+from audiolm_jax.io import audio, hub
 
 WHISPER_MISSING = "Whisper needs an extra: pip install -r requirements/evaluation.txt"
 

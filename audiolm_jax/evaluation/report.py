@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.evaluation.statistics import Estimate, mean_estimate, ratio_estimate
-from audiolm_jax.files import atomic_write
+from audiolm_jax.io.files import atomic_write
 
 
 class Better(enum.StrEnum):

@@ -6,7 +6,7 @@ import importlib.util
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 
 MEL_WINDOWS = (256, 512, 1024, 2048)
 MEL_BINS = (20, 40, 64, 80)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import signal
 from audiolm_jax.evaluation.pitch import pitch_track
 

@@ -12,9 +12,9 @@ import optax
 from flax.core import meta
 from jaxtyping import Float
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig, tiny_config
 from audiolm_jax.detection.windows import WINDOW_SECONDS, in_batches, windows
-from audiolm_jax.errors import DataError
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import new_train_state

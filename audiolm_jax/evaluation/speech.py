@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.clips import EvalClip
 from audiolm_jax.evaluation.ge2e import Ge2e, load_ge2e
 from audiolm_jax.evaluation.opinion import Dnsmos, Opinion, OpinionModel

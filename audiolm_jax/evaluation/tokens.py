@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
-from audiolm_jax.tokens import collapse_repeats
+from audiolm_jax.lm.tokens import collapse_repeats
 
 Tokenize = Callable[[Float[np.ndarray, " samples"]], Int[np.ndarray, " steps"]]
 

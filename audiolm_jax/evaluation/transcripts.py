@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from audiolm_jax import storage
 from audiolm_jax.data.manifest import Clip
+from audiolm_jax.io import storage
 
 
 def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:

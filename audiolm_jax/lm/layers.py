@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from audiolm_jax import products
+from audiolm_jax.core import products
 
 
 class Projection(nn.Module):

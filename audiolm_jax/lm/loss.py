@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from audiolm_jax.lm.stages import AutoregressiveSpec, Source
+from audiolm_jax.lm.tokens import SEPARATOR
 from audiolm_jax.lm.transformer import Transformer
-from audiolm_jax.tokens import SEPARATOR
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from audiolm_jax.errors import DataError
-from audiolm_jax.streams import Record, Stream, by_key, differences
+from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import Record, Stream, by_key, differences
 
 Example = dict[str, np.ndarray]
 Batch = Mapping[str, Any]

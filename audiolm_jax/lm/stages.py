@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.streams import Record, Stream
 from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
-from audiolm_jax.streams import Record, Stream
-from audiolm_jax.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
+from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
 SEMANTIC, CODES = "semantic", "codes"  # names of the streams
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from audiolm_jax import products
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core import products
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm.attention import (
   PREFILL_BLOCK,
   KeyValues,

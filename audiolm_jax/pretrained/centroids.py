@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.core.errors import DataError, UserError
 
 
 def read_centroids(path: str | os.PathLike[str]) -> Float[np.ndarray, "clusters dim"]:

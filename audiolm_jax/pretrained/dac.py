@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from audiolm_jax.codec.causal import CausalConv, StridedConv, TransposedConv
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.codec.windowed_codec import Reach, WindowedCodec
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.pretrained.weights import PublishedWeights
 
 _DILATIONS = (1, 3, 9)

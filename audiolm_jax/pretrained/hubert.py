@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.pretrained.weights import PublishedWeights
 
 _NORM_EPSILON = 1e-5  # of the convolutions' norms, whatever config.json says of the others

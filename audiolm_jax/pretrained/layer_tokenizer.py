@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.conformer import ReceptiveField
 from audiolm_jax.semantic.kmeans import nearest_of_close_centroids
 from audiolm_jax.semantic.spec import SemanticSpec

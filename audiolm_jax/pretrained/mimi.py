@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from audiolm_jax.codec.blocks import initial_state
 from audiolm_jax.codec.causal_codec import CausalCodec
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.pretrained.mimi_layers import (
   KERNEL,
   LAST_KERNEL,

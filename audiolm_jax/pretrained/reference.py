@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.pretrained import (
   dac,
   encodec,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.pretrained import registry
 from audiolm_jax.pretrained.reference import CodecReference, load_reference
 from audiolm_jax.pretrained.registry import PublishedModel

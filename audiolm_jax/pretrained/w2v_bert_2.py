@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.pretrained import kaldi_features
 from audiolm_jax.pretrained.weights import PublishedWeights
 from audiolm_jax.semantic.conformer import band_to_square

@@ -12,8 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from audiolm_jax import hub
-from audiolm_jax.errors import ConfigError, DataError, UserError
+from audiolm_jax.core.errors import ConfigError, DataError, UserError
+from audiolm_jax.io import hub
 
 _FILE = "model.safetensors"
 _CONFIG = "config.json"

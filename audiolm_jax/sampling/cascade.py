@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key, UInt32
 
-from audiolm_jax import stored_program
-from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.io import stored_program
+from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.stages import STAGE_NAMES, Source, Stage, StageSpec, stage_sequence
 from audiolm_jax.sampling.decoder import Prompt, StageSampler
 from audiolm_jax.sampling.logits import SamplingOptions
@@ -39,7 +40,6 @@ from audiolm_jax.sampling.semantic_source import (
   SemanticSource,
 )
 from audiolm_jax.sampling.windows import plan_windows, steps_of_frames
-from audiolm_jax.stored_program import StoredProgram
 
 Progress = Callable[[str, int, int], None]
 
@@ -226,7 +226,7 @@ def retokenizer(codec: Any, tokenizer: Any) -> Retokenize:
     waveform = codec.decode(codes[None])
     if codec.spec.sample_rate != tokenizer.spec.sample_rate:
       # Only here: most bundles have one rate, and the resampler need not be imported for them.
-      from audiolm_jax import audio
+      from audiolm_jax.io import audio
 
       rates = codec.spec.sample_rate, tokenizer.spec.sample_rate
       waveform = audio.resample(np.asarray(waveform), *rates)

@@ -24,12 +24,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, Key
 
+from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.attention import MASKED, KeyValues, cached_attention
 from audiolm_jax.lm.stages import Stage, StageSpec
+from audiolm_jax.lm.tokens import BOS, PAD
 from audiolm_jax.lm.transformer import Transformer, TransformerConfig, unstack_layers
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, draw
-from audiolm_jax.stored_program import StoredProgram
-from audiolm_jax.tokens import BOS, PAD
 
 # Tokens drawn between two writes to the large cache.
 SEGMENT = 64

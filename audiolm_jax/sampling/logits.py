@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm.stage import Stage, StageSpec
 
 

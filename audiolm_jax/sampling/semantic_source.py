@@ -6,11 +6,11 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm.stages import StageSpec, collapsed_rate
+from audiolm_jax.lm.tokens import collapse_repeats, cut_runs
 from audiolm_jax.sampling.decoder import Prompt
 from audiolm_jax.sampling.windows import Window, steps_of_frames
-from audiolm_jax.tokens import collapse_repeats, cut_runs
 
 Codes = Int[np.ndarray, "frames quantizers"]
 Semantic = Int[np.ndarray, "steps"]

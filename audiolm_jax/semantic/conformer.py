@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from audiolm_jax import products
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core import products
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig
 
 FRAMES_PER_STEP = 4

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 
 _LEAST_SHARE = 0.02  # of the mean usage: a centroid below it is put elsewhere
 _DUPLICATE = 1e-3  # of the median distance to the nearest other centroid

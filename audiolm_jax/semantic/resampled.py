@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.spec import SemanticSpec
 from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 
@@ -85,7 +85,7 @@ class ResampledTokenizer:
 
   def _resampled(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "resampled"]:
     # Only here: most bundles have one rate, and the resampler need not be imported for them.
-    from audiolm_jax import audio
+    from audiolm_jax.io import audio
 
     waveform = np.pad(np.asarray(waveform), (0, -len(waveform) % self.spec.hop_length))
     return audio.resample(waveform, self.spec.sample_rate, self.own.spec.sample_rate)

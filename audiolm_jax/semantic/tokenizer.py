@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.semantic.conformer import (
   FRAMES_PER_STEP,
   ConformerConfig,
@@ -19,7 +20,6 @@ from audiolm_jax.semantic.features import normalised_log_mel, power_spectrum
 from audiolm_jax.semantic.kmeans import nearest_centroid
 from audiolm_jax.semantic.spec import SemanticSpec
 from audiolm_jax.semantic.windowed_tokenizer import Encoded, Window, WindowedTokenizer
-from audiolm_jax.stored_program import StoredProgram
 
 _SMALLEST_WINDOW = 64
 

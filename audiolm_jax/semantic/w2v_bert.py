@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.conformer import (
   FRAMES_PER_STEP,

@@ -2,7 +2,7 @@
 
 import re
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 
 # bfloat16 matrix products with float32 sums, dense (no structured sparsity), in FLOP/s for what JAX
 # calls one device. Sources: "Peak compute per chip" of docs.cloud.google.com/tpu/docs/v2 to v6e (v2

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from audiolm_jax import configs
-from audiolm_jax.errors import CheckpointError, ConfigError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import CheckpointError, ConfigError
 from audiolm_jax.training import partitioning
 
 PREFIX = "checkpoint"
@@ -32,12 +32,12 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 
 # Where each component's trainable lives; `load_inference_params` rebuilds it from `model.json`.
 COMPONENTS = {
-  "codec": ("audiolm_jax.codec.training", "CodecTrainable", "CodecTrainingConfig"),
+  "codec": ("audiolm_jax.trainables.codec", "CodecTrainable", "CodecTrainingConfig"),
   "semantic": ("audiolm_jax.semantic.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
-  "semantic_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
-  "coarse_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
-  "fine_stage": ("audiolm_jax.lm.training", "StageTrainable", "StageTrainingConfig"),
-  "detector": ("audiolm_jax.detection.training", "DetectorTrainable", "DetectorTrainingConfig"),
+  "semantic_stage": ("audiolm_jax.trainables.stage", "StageTrainable", "StageTrainingConfig"),
+  "coarse_stage": ("audiolm_jax.trainables.stage", "StageTrainable", "StageTrainingConfig"),
+  "fine_stage": ("audiolm_jax.trainables.stage", "StageTrainable", "StageTrainingConfig"),
+  "detector": ("audiolm_jax.trainables.detector", "DetectorTrainable", "DetectorTrainingConfig"),
 }
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.training.metrics import WEIGHT, Metrics
 from audiolm_jax.training.partitioning import BATCH_AXES
 

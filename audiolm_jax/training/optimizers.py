@@ -10,7 +10,7 @@ import optax
 import optax.contrib
 from jaxtyping import Array, Float, Int
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 
 # Size of an update of AdamW in practice, which Muon's are scaled to (arXiv 2502.16982, eq. 4).
 _ADAM_UPDATE_RMS = 0.2

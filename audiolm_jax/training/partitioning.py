@@ -13,7 +13,7 @@ from flax.core import meta
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 

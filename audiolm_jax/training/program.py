@@ -11,7 +11,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Float, Key
 
-from audiolm_jax import products
+from audiolm_jax.core import products
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.metrics import Accumulator, Audio, Image, Metrics
 from audiolm_jax.training.partitioning import Partitioner, describe, unbox

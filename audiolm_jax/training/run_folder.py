@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 
-import audiolm_jax
-from audiolm_jax import files
-from audiolm_jax.errors import UserError
-from audiolm_jax.products import Precision
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.products import Precision
+from audiolm_jax.core.version import __version__
+from audiolm_jax.io import files
 from audiolm_jax.training.checkpoints import MODEL_FILE
 
 CONFIG_FILE = "config.gin"
@@ -78,7 +78,7 @@ def recorded_precision(folder: Path) -> Precision | None:
 
 def versions() -> dict[str, Any]:
   """What a run is made with: packages, Python, devices, git commit, command line."""
-  found = {"audiolm_jax": audiolm_jax.__version__}
+  found = {"audiolm_jax": __version__}
   for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       found[name] = importlib.metadata.version(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from audiolm_jax.errors import ConfigError, UserError
+from audiolm_jax.core.errors import ConfigError, UserError
 
 # Generations whose chips have two cores that work as one device.
 _MEGACORE = ("v4", "v5p")

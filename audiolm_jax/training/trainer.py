@@ -18,16 +18,16 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from audiolm_jax import files
 from audiolm_jax.bundles import load_bundle
-from audiolm_jax.data.prefetch import Batches, Prefetched
-from audiolm_jax.errors import ConfigError, DataError, UserError
-from audiolm_jax.products import Precision, fastest_precision
+from audiolm_jax.core.errors import ConfigError, DataError, UserError
+from audiolm_jax.core.products import Precision, fastest_precision
+from audiolm_jax.io import files
 from audiolm_jax.training import anomalies, run_folder, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
+from audiolm_jax.training.prefetch import Batches, Prefetched
 from audiolm_jax.training.program import Program, Trainable
 from audiolm_jax.training.run_log import RunLog
 from audiolm_jax.training.throughput import Throughput

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.sampling.decoder import StageSampler

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.sampling.decoder import StageSampler

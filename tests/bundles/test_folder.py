@@ -10,7 +10,7 @@ import pytest
 
 from audiolm_jax.bundles import folder, list_bundles, load_bundle, save_bundle, tensors
 from audiolm_jax.bundles.tensors import Storage
-from audiolm_jax.errors import BundleError
+from audiolm_jax.core.errors import BundleError
 
 
 def assert_same_params(a, b):

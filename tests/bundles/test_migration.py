@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from audiolm_jax import configs
 from audiolm_jax.bundles import load_bundle, save_bundle, tensors
 from audiolm_jax.bundles.migration import FORMAT_VERSION
-from audiolm_jax.errors import BundleError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import BundleError
 
 
 def edit(saved, change):

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from audiolm_jax import audio
 from audiolm_jax.bundles import list_bundles, load_bundle
+from audiolm_jax.io import audio
 
 SHIPPED = list_bundles()
 EXAMPLES = Path(__file__).parents[2] / "examples"

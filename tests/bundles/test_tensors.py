@@ -5,7 +5,7 @@ import pytest
 
 from audiolm_jax.bundles import tensors
 from audiolm_jax.bundles.tensors import Storage
-from audiolm_jax.errors import BundleError
+from audiolm_jax.core.errors import BundleError
 
 PARAMS = {
   "layer": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3) / 7, "bias": np.ones(3)},

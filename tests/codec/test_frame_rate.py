@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from audiolm_jax import configs
 from audiolm_jax.codec.frame_rate import (
   Decoder,
   FrameRateConfig,
   decoder_state,
 )
-from audiolm_jax.codec.training import CodecTrainingConfig
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.trainables.codec import CodecTrainingConfig
 
 from .conftest import FRAME_RATE, chirp
 

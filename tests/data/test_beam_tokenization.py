@@ -15,10 +15,11 @@ import soundfile
 pytest.importorskip("apache_beam")
 pytest.importorskip("seqio")
 
-from audiolm_jax import bundles, storage
+from audiolm_jax import bundles
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.data import beam_tokenization, token_store, tokenization
 from audiolm_jax.data.beam_tokenization import Job
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.io import storage
 
 ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = "--direct_num_workers=2 --direct_running_mode=multi_processing"

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import examples
-from audiolm_jax.errors import DataError
 from audiolm_jax.lm import stages
 
 

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from audiolm_jax import storage
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import examples, manifest, token_shards, token_store
 from audiolm_jax.data.in_memory import EpochUnit, InMemoryTokens, InMemoryWaveforms
-from audiolm_jax.errors import DataError
+from audiolm_jax.io import storage
 from audiolm_jax.lm import stages
 
 NUMBERS = {"num_clusters": 10, "codebook_size": 8}
@@ -225,7 +225,7 @@ def test_too_many_unreadable_clips_stop_the_run(corpus, tmp_path):
 
 def test_numpy_readers_import_neither_tensorflow_nor_jax():
   code = (
-    "import sys; import audiolm_jax.data.in_memory, audiolm_jax.data.prefetch\n"
+    "import sys; import audiolm_jax.data.in_memory, audiolm_jax.training.prefetch\n"
     "print([m for m in ('tensorflow', 'seqio', 'jax', 'flax') if m in sys.modules])"
   )
   found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax import storage
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import manifest
-from audiolm_jax.errors import DataError
+from audiolm_jax.io import storage
 
 
 def _make(folder, names):

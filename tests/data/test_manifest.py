@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.data import examples, manifest
-from audiolm_jax.errors import AudioError, DataError
 
 
 def _write(path, rate=16_000, samples=1600, channels=1):

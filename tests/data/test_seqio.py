@@ -12,12 +12,12 @@ seqio = pytest.importorskip("seqio")
 import tensorflow as tf  # noqa: E402
 
 from audiolm_jax.codec.interface import CodecSpec  # noqa: E402
+from audiolm_jax.core.errors import DataError  # noqa: E402
 from audiolm_jax.data import examples, manifest, registration, token_shards, token_store  # noqa: E402
 from audiolm_jax.data.feature_converters import StageFeatureConverter  # noqa: E402
 from audiolm_jax.data.in_memory import InMemoryTokens, InMemoryWaveforms  # noqa: E402
 from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
 from audiolm_jax.data.sources import AudioDataSource, TokenStoreDataSource  # noqa: E402
-from audiolm_jax.errors import DataError  # noqa: E402
 from audiolm_jax.lm import stages  # noqa: E402
 from audiolm_jax.semantic.spec import SemanticSpec  # noqa: E402
 

@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import speech_engines
 from audiolm_jax.data.speech_engines import Engine, SpeechError, Voice
-from audiolm_jax.errors import UserError
 
 # A second of sound at 8 kHz, and beside this file how it was called.
 PROGRAM = """

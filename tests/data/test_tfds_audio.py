@@ -9,9 +9,9 @@ seqio = pytest.importorskip("seqio")
 tfds = pytest.importorskip("tensorflow_datasets")
 
 from audiolm_jax import bundles  # noqa: E402
+from audiolm_jax.core.errors import DataError  # noqa: E402
 from audiolm_jax.data import registration, token_store, tokenization  # noqa: E402
 from audiolm_jax.data.tfds_audio import TfdsAudioDataSource  # noqa: E402
-from audiolm_jax.errors import DataError  # noqa: E402
 from tests.data.conftest import tone  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import token_shards
-from audiolm_jax.errors import DataError
 
 
 def _write(folder, random_clip, *numbers):

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import token_shards, token_store
-from audiolm_jax.errors import DataError
 
 
 def test_clips_come_back_as_they_were(stored_tokens, random_clip):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import audio_shards, manifest, token_store, tokenization
-from audiolm_jax.errors import DataError
 
 
 def _tokenize(bundle, source, folder, **settings):

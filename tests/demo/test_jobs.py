@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo.jobs import Jobs, Sample, StoppedError
-from audiolm_jax.errors import UserError
 
 
 def test_jobs_that_ended_go_when_they_are_too_many(tmp_path):

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from audiolm_jax.bundles import save_bundle
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import library
-from audiolm_jax.errors import UserError
 
 
 def test_without_gradio_the_mend_is_said(monkeypatch, run_cli):

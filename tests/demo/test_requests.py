@@ -2,9 +2,9 @@
 
 import pytest
 
-from audiolm_jax.continuation import Mode
+from audiolm_jax.bundles.continuation import Mode
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo.requests import Limits, checked
-from audiolm_jax.errors import UserError
 
 
 def test_values_of_a_page_become_a_request(ask, prompt):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax import api, audio, read_provenance, token_file
+from audiolm_jax import read_provenance
 from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import Limits
 from audiolm_jax.demo.serving import serve
+from audiolm_jax.io import audio, token_file
 
 pytest.importorskip("matplotlib")
 RATE = 16_000
@@ -38,8 +39,8 @@ def test_samples_are_those_of_the_command_with_the_seeds_one_after_another(
   (folder,) = tmp_path.iterdir()
   waveform, _ = soundfile.read(prompt)
   for number, seed in ((1, 3), (2, 4)):
-    expected = api.continue_audio(
-      demo_bundle, waveform, RATE, duration=1.0, prompt_seconds=1.0, seed=seed,
+    expected = demo_bundle.continue_audio(
+      waveform, RATE, duration=1.0, prompt_seconds=1.0, seed=seed,
       temperature_semantic=0.6, temperature_coarse=0.8, temperature_fine=0.6,
     )  # fmt: skip
     path = folder / f"sample_{number}.wav"
@@ -100,7 +101,7 @@ def test_what_nobody_foresaw_is_logged_and_not_shown(demo_bundle, jobs, ask, mon
   def fail(*_, **__):
     raise RuntimeError("the key is 1234")
 
-  monkeypatch.setattr(api, "stream_audio", fail)
+  monkeypatch.setattr(type(demo_bundle), "stream", fail)
   last = run(ask(), demo_bundle, jobs)[-1]
   assert "Something went wrong" in text(last) and "1234" not in last.status
   assert "the key is 1234" in caplog.text and jobs.going == 0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig, tiny_config
-from audiolm_jax.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig
 from tests.conftest import melody
 

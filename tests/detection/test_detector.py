@@ -5,7 +5,7 @@ import pytest
 import soxr
 
 from audiolm_jax import bundles
-from audiolm_jax.errors import AudioError
+from audiolm_jax.core.errors import AudioError
 from tests.conftest import melody, noise
 
 RATE = 16_000

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import abx
 from audiolm_jax.evaluation.abx import Item
 

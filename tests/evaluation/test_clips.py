@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.clips import load_pieces, speakers_of
 
 RATE = 16_000

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiolm_jax import audio
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.evaluation import ge2e
+from audiolm_jax.io import audio
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RATE = 16_000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import outside_codecs, signal
 from audiolm_jax.evaluation.outside_codecs import OutsideCodec
 from tests.conftest import melody

@@ -3,7 +3,7 @@ import json
 import pytest
 import soundfile
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import pairs
 from tests.conftest import melody
 

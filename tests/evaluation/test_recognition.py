@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import recognition
 from audiolm_jax.evaluation.recognition import character_errors, word_errors
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import signal
 
 RATE = 16_000

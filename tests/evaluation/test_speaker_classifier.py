@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import speaker_classifier
 from tests.evaluation.conftest import VOICES
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import manifest
-from audiolm_jax.errors import UserError
 
 REPO = Path(__file__).parents[2]
 # A tone of the voice's pitch, 30 ms for each letter; texts with "unspeakable" make none.

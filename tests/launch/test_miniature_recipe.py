@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import soundfile
 
-from audiolm_jax import api, bundles
+from audiolm_jax import bundles
 from audiolm_jax.training import checkpoints
 from tests.conftest import MINIATURE_CODEC, MINIATURE_ENCODER, melody
 
@@ -96,7 +96,7 @@ def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli)
   assert list(ablation.stages) == ["coarse", "fine"]
   assert not ablation.stages["coarse"].spec.uses_semantic
   tune = melody(2.0, seed=9)
-  made = api.continue_audio(ablation, tune, 16_000, prompt_seconds=1.0, duration=0.5)
+  made = ablation.continue_audio(tune, 16_000, prompt_seconds=1.0, duration=0.5)
   assert made.waveform.shape == (24_000,) and np.abs(made.waveform).max() > 0
 
   before = (tmp_path / "bundle" / "bundle.json").stat().st_mtime_ns

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from audiolm_jax import api, train
+from audiolm_jax import train
 from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.pretrained.dac import DacCodec, DacConfig
@@ -142,6 +142,6 @@ def test_stages_are_trained_on_tokens_of_published_models_and_continue_sound(
   bundle = load_bundle(tmp_path / "mine")
   assert list(bundle.stages) == ["semantic", "coarse"]
   assert bundle.stages["coarse"].spec.frame_rate == codec.spec.frame_rate
-  made = api.continue_audio(bundle, melody(0.6), 16_000, duration=0.4, seed=1)
+  made = bundle.continue_audio(melody(0.6), 16_000, duration=0.4, seed=1)
   assert len(made.waveform) == pytest.approx(rate, abs=codec.spec.hop_length)
   assert made.tokens.codes.shape == (codec.spec.frame_rate, 4)

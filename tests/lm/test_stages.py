@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from helpers_lm import SPECS, random_clip
 
-from audiolm_jax import configs
-from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.lm import stages
-from audiolm_jax.tokens import BOS, SEPARATOR
+from audiolm_jax.lm.tokens import BOS, SEPARATOR
 
 
 def test_padded_lengths_are_the_papers():

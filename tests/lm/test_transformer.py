@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers_lm import CONFIG, SPECS, random_params
 
-from audiolm_jax import configs
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.transformer import (
   FeedForward,

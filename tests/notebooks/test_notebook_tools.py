@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from tests.conftest import melody
 
 pytest.importorskip("IPython")

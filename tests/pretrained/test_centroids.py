@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.pretrained.centroids import read_centroids
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.pretrained import dac
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from tests.pretrained.conftest import GOLDEN, latents_of

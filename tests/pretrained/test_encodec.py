@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
-from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.pretrained import encodec
 from audiolm_jax.pretrained.encodec_layers import EncodecConfig, Encoder, encoder_state
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published

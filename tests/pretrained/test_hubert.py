@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.pretrained import hubert
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from tests.pretrained.conftest import GOLDEN, layers_of

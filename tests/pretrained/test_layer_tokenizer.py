@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.pretrained import hubert_tokenizer, w2v_bert_2_tokenizer
 from audiolm_jax.pretrained.weights import read_published
 from audiolm_jax.semantic.windowed_tokenizer import plan_windows

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax import configs
 from audiolm_jax.codec.quantizer import residual_quantize
-from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.lm.stages import coarse_stage
 from audiolm_jax.pretrained import mimi, registry
 from audiolm_jax.pretrained.mimi_layers import Encoder, MimiConfig, encoder_state

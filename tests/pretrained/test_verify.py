@@ -6,7 +6,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.pretrained.registry import find_model
 from audiolm_jax.pretrained.verify import sound_of_the_check, verify
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from helpers_lm import CONFIG, SPECS, random_clip, random_params
 
-from audiolm_jax.errors import ConfigError, DataError
+from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.lm.stages import Source, Stage
+from audiolm_jax.lm.tokens import collapse_repeats
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip, retokenizer
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.semantic_source import SampledSource
-from audiolm_jax.tokens import collapse_repeats
 
 # Per second: 5 semantic tokens, 10 frames. Crops: semantic 4 s, coarse 2 s, fine 1 s.
 FINE_CROP, COARSE_CROP = 10, 20

@@ -11,11 +11,11 @@ import pytest
 from helpers_lm import CONFIG, SPECS, random_clip, random_params
 
 from audiolm_jax.lm.stages import Stage, stage_sequence
+from audiolm_jax.lm.tokens import BOS
 from audiolm_jax.lm.transformer import Positions, Transformer, TransformerConfig, stack_layers
 from audiolm_jax.sampling import decoder
 from audiolm_jax.sampling.decoder import Prompt, StageSampler
 from audiolm_jax.sampling.logits import SamplingOptions, draw
-from audiolm_jax.tokens import BOS
 
 VARIANTS = {
   "t5": {},

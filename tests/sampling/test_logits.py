@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.sampling.logits import SamplingOptions, draw, keep_top_k, keep_top_p
 
 LOGITS = jnp.log(jnp.array([[0.05, 0.5, 0.15, 0.3], [0.4, 0.3, 0.2, 0.1]]))

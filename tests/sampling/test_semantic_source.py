@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers_lm import SPECS
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.sampling.semantic_source import GivenSource, NoSource, SampledSource
 from audiolm_jax.sampling.windows import Window
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from audiolm_jax import api
 from audiolm_jax.codec import soundstream
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.lm import stages
@@ -45,5 +44,5 @@ def slow_bundle(miniature_bundle):
 
 def test_a_clip_that_ends_early_in_a_frame_is_resynthesized(slow_bundle):
   samples = 8 * 1280 + 300  # half a token into the ninth frame
-  made = api.continue_audio(slow_bundle, melody(1.0)[:samples], 16_000, mode="resynthesis")
+  made = slow_bundle.continue_audio(melody(1.0)[:samples], 16_000, mode="resynthesis")
   assert len(made.waveform) == samples and made.tokens.codes.shape == (9, 2)

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.features import (
   LogMelConfig,
   log_mel,

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from audiolm_jax import fit_kmeans
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.semantic.conformer import ConformerEncoder, truncate_params
 from audiolm_jax.semantic.features import log_mel
 from audiolm_jax.semantic.w2v_bert import SemanticTrainable

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.semantic.kmeans import (
   count_duplicates,
   fit_kmeans,

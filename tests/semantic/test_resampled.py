@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from audiolm_jax import audio
 from audiolm_jax.bundles import load_bundle
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.io import audio
 from audiolm_jax.semantic.resampled import ResampledTokenizer, tokenizer_at
 from tests.conftest import melody
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiolm_jax import configs
+from audiolm_jax.core import configs
 from audiolm_jax.semantic.conformer import ConformerEncoder
 from audiolm_jax.semantic.features import log_mel
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig, _encode

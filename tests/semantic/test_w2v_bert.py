@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiolm_jax import configs
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.augment import AugmentConfig
 from audiolm_jax.semantic.w2v_bert import (
   SemanticTrainable,

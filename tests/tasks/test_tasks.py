@@ -13,10 +13,10 @@ import soundfile
 seqio = pytest.importorskip("seqio")
 
 from audiolm_jax import bundles  # noqa: E402
+from audiolm_jax.core.errors import DataError  # noqa: E402
 from audiolm_jax.data import registration, token_store, tokenization  # noqa: E402
 from audiolm_jax.data.in_memory import InMemoryTokens  # noqa: E402
 from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
-from audiolm_jax.errors import DataError  # noqa: E402
 from tests.conftest import MINIATURE_CODEC  # noqa: E402
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ LOG_PERIOD = 3  # no divisor of the checkpoint period: checkpoints hold half a r
 MINIATURE_LOSS = """
 from __gin__ import dynamic_registration
 from audiolm_jax.codec import losses
-from audiolm_jax.codec import training as codec_training
+from audiolm_jax.trainables import codec as codec_training
 codec_training.CodecTrainingConfig.spectral = @losses.SpectralLossConfig()
 losses.SpectralLossConfig.windows = (64, 512)
 losses.SpectralLossConfig.num_mels = 16

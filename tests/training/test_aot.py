@@ -7,11 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.data import datasets
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
 from audiolm_jax.lm.transformer import TransformerConfig
-from audiolm_jax.training import aot, datasets, tpu_topologies
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
+from audiolm_jax.training import aot, tpu_topologies
 from audiolm_jax.training.hlo import Array, Collective
 from audiolm_jax.training.partitioning import PartitioningConfig, make_mesh
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toy_trainable as toy
 
-from audiolm_jax.errors import CheckpointError
+from audiolm_jax.core.errors import CheckpointError
 from audiolm_jax.training import checkpoints
 
 

@@ -15,14 +15,14 @@ from flax.core import meta
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.losses import SpectralLossConfig
 from audiolm_jax.codec.soundstream import SoundStreamConfig
-from audiolm_jax.codec.training import CodecTrainable, CodecTrainingConfig
 from audiolm_jax.detection.classifier import ClassifierConfig
-from audiolm_jax.detection.training import DetectorTrainable, DetectorTrainingConfig
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.semantic.conformer import ConformerConfig
 from audiolm_jax.semantic.w2v_bert import SemanticTrainable, W2vBertConfig
+from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
+from audiolm_jax.trainables.detector import DetectorTrainable, DetectorTrainingConfig
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 
 ROWS, TOLERANCE = 2, 0.1
 

@@ -10,9 +10,9 @@ import toy_trainable as toy
 from flax.core import meta
 
 from audiolm_jax.bundles import save_bundle
-from audiolm_jax.codec.training import CodecTrainable, CodecTrainingConfig
-from audiolm_jax.errors import BundleError, ConfigError
-from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
+from audiolm_jax.core.errors import BundleError, ConfigError
+from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training import checkpoints
 
 WAVEFORM = {"waveform": np.zeros((2, 3200), np.float32)}

@@ -68,8 +68,8 @@ def semantic_encoder(optimizer):
 
 def detector(optimizer):
   from audiolm_jax.detection.classifier import ClassifierConfig
-  from audiolm_jax.detection.training import DetectorTrainable, DetectorTrainingConfig
   from audiolm_jax.semantic.features import LogMelConfig
+  from audiolm_jax.trainables.detector import DetectorTrainable, DetectorTrainingConfig
   from tests.conftest import melody
 
   config = ClassifierConfig(features=LogMelConfig(num_mels=16), channels=(8, 16), groups=2)
@@ -84,7 +84,7 @@ def detector(optimizer):
 def stage(component, optimizer, parts):
   from helpers_lm import CONFIG, SPECS, random_batch
 
-  from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
+  from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 
   stacked = component == "stacked"
   spec = SPECS[component.removesuffix("_stage") if component.endswith("_stage") else "coarse"]

@@ -21,7 +21,7 @@ def codec(**settings):
   from audiolm_jax.codec.discriminators import DiscriminatorConfig
   from audiolm_jax.codec.losses import SpectralLossConfig
   from audiolm_jax.codec.soundstream import SoundStreamConfig
-  from audiolm_jax.codec.training import CodecTrainable, CodecTrainingConfig
+  from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
   from tests.conftest import melody
 
   config = CodecTrainingConfig(
@@ -46,8 +46,8 @@ def codec(**settings):
 def coarse_stage():
   """A miniature stage, and a batch for it."""
   from audiolm_jax.lm import stages
-  from audiolm_jax.lm.training import StageTrainable, StageTrainingConfig
   from audiolm_jax.lm.transformer import TransformerConfig
+  from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
   from audiolm_jax.training.optimizers import OptimizerConfig
 
   spec = stages.coarse_stage(

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.training.optimizers import (
   OPTIMIZERS,
   OptimizerConfig,

@@ -12,7 +12,7 @@ import toy_trainable as toy
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from audiolm_jax.errors import ConfigError
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.training import checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig, make_mesh
 from tests.conftest import forced_devices

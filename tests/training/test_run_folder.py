@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import audiolm_jax
-from audiolm_jax.products import Precision
+from audiolm_jax.core.products import Precision
 from audiolm_jax.training import run_folder
 
 

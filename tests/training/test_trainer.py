@@ -12,8 +12,8 @@ import pytest
 import toy_trainable as toy
 from helpers_training import curve
 
-from audiolm_jax import products
-from audiolm_jax.errors import CheckpointError, ConfigError, DataError, UserError
+from audiolm_jax.core import products
+from audiolm_jax.core.errors import CheckpointError, ConfigError, DataError, UserError
 from audiolm_jax.training import checkpoints, trainer
 from tests.conftest import forced_devices
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from audiolm_jax import products
+from audiolm_jax.core import products
 from audiolm_jax.training import checkpoints, train_state, trainer
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio, files
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.evaluation import degradations
+from audiolm_jax.io import audio, files
 
 _ANCHOR_RATE = 7_000  # carries 3.5 kHz, the standard's low anchor
 HIDDEN_REFERENCE, ANCHOR = "reference", "anchor"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.listening.build import HIDDEN_REFERENCE, Kind
 from audiolm_jax.evaluation.report import Row, exact
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from audiolm_jax.codec.interface import Codec
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.data.manifest import clips_of_split, list_clips
-from audiolm_jax.errors import UserError
 from audiolm_jax.evaluation import lyra, signal
 from audiolm_jax.evaluation.clips import EvalClip, new_pieces
 from audiolm_jax.evaluation.codec import CodecReport, evaluate_codec

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
 from audiolm_jax.codec.quantizer import dequantize
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.data.manifest import AUDIO_SUFFIXES
-from audiolm_jax.errors import DataError, UserError
 from audiolm_jax.evaluation.abx import AbxReport, Item, abx, frames_of, phone_report, read_items
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact, left_out
+from audiolm_jax.io import audio
 
 Loaded = TypeVar("Loaded")
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import api, audio
 from audiolm_jax.codec.interface import Codec
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import continuation as sound
 from audiolm_jax.evaluation import diversity, frechet, plots
 from audiolm_jax.evaluation import tokens as token_metrics
@@ -37,7 +36,8 @@ from audiolm_jax.evaluation.speech import (
 )
 from audiolm_jax.evaluation.statistics import mean_estimate
 from audiolm_jax.evaluation.tokens import Tokenize
-from audiolm_jax.tokens import collapse_repeats
+from audiolm_jax.io import audio
+from audiolm_jax.lm.tokens import collapse_repeats
 
 NUM_CANDIDATES = 10
 _HEARD = 10  # continuations on the page of results
@@ -232,8 +232,8 @@ def continuer(bundle: Any, duration: float, sample_rate: int) -> Continue:
 
   def continue_prompt(prompt: Float[np.ndarray, " samples"], seed: int) -> Continuation:
     started = time.monotonic()
-    result = api.continue_audio(
-      bundle, prompt, sample_rate, duration=duration, seed=seed, prompt_seconds=None
+    result = bundle.continue_audio(
+      prompt, sample_rate, duration=duration, seed=seed, prompt_seconds=None
     )
     seconds = time.monotonic() - started
     made = np.asarray(result.waveform).reshape(-1)[-new_samples:]
@@ -265,8 +265,7 @@ def save_sounds(
 
 def _drawer(bundle: Any, duration: float, count: int) -> Draw:
   def draw(prompt: Float[np.ndarray, " samples"], seed: int) -> Float[np.ndarray, "draws samples"]:
-    result = api.continue_audio(
-      bundle,
+    result = bundle.continue_audio(
       prompt,
       bundle.sample_rate,
       duration=duration,

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.clips import new_pieces
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact
+from audiolm_jax.io import audio
 
 # A process starts with the peak memory of the one it was forked from; a small one in between, this,
 # keeps ours out of the measurement.

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from audiolm_jax import audio, bundles
-from audiolm_jax.detection.corpus import CorpusConfig, Pair, make_pairs
+from audiolm_jax import bundles
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation import degradations
 from audiolm_jax.evaluation.clips import pieces_to_continue
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult, left_out
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
+from audiolm_jax.io import audio
+from audiolm_jax.trainables.detection_corpus import CorpusConfig, Pair, make_pairs
 
 Change = Callable[[Float[np.ndarray, "samples"]], Float[np.ndarray, "samples"]]
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax import audio
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.token_shards import TokenClip
-from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation.likelihood import crops, stage_scorer
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.pairs import Pair, read_pairs
 from audiolm_jax.evaluation.report import Row, SuiteResult, left_out
 from audiolm_jax.evaluation.statistics import mean_estimate
+from audiolm_jax.io import audio
 
 
 def run(bundle: Any, options: Options) -> SuiteResult:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from audiolm_jax import api
 from audiolm_jax.data.manifest import clips_of_split, list_clips
 from audiolm_jax.evaluation import recognition
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces
@@ -137,9 +136,7 @@ def _kinds_of_sound(
   made: list[np.ndarray] = []
   for first in range(0, len(clips), _TOGETHER):
     given = [clip.waveform for clip in clips[first : first + _TOGETHER]]
-    done = api.continue_audio(
-      bundle, given, bundle.sample_rate, mode="resynthesis", seed=seed + first
-    )
+    done = bundle.continue_audio(given, bundle.sample_rate, mode="resynthesis", seed=seed + first)
     made += [np.asarray(result.waveform) for result in done]
   return {
     "original": [clip.waveform for clip in clips],

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import tokens as token_metrics
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces
 from audiolm_jax.evaluation.codec import code_perplexity
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact, left_out
 from audiolm_jax.evaluation.statistics import bootstrap_estimate, mean_estimate
-from audiolm_jax.tokens import collapse_repeats
+from audiolm_jax.lm.tokens import collapse_repeats
 
 
 def run(bundle: Any, options: Options) -> SuiteResult:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from audiolm_jax import api
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.manifest import list_clips, read_clip
-from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation.codec import through_codec
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact, left_out
@@ -44,9 +43,9 @@ def run(bundle: Any, options: Options) -> SuiteResult:
   prompt = round(options.prompt_seconds * rate)
   for number, (speaker, waveform) in enumerate(held_out[: options.max_continuations]):
     given = {"seed": options.seed + number, "prompt_seconds": None}
-    same = api.continue_audio(bundle, waveform, rate, mode="resynthesis", **given)
-    new = api.continue_audio(
-      bundle, waveform[:prompt], rate, duration=options.duration, prompt_audio="none", **given
+    same = bundle.continue_audio(waveform, rate, mode="resynthesis", **given)
+    new = bundle.continue_audio(
+      waveform[:prompt], rate, duration=options.duration, prompt_audio="none", **given
     )
     shown["codec"].append((speaker, through_codec(bundle.codec, waveform)))
     shown["resynthesis"].append((speaker, np.asarray(same.waveform)))

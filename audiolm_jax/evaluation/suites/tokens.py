@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.data.manifest import clips_of_split, list_clips, read_clip
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStore
-from audiolm_jax.errors import UserError
 from audiolm_jax.evaluation.likelihood import evaluate_stage
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact

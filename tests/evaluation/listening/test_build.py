@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax import bundles, provenance
-from audiolm_jax.errors import DataError, UserError
+from audiolm_jax import bundles
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.evaluation.listening import build
+from audiolm_jax.io import provenance
 from tests.conftest import melody
 
 RATE = 16_000

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.listening import score
 
 REAL = {

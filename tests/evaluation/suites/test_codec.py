@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import lyra, report, signal
 from audiolm_jax.evaluation.clips import EvalClip
 from audiolm_jax.evaluation.options import Domain

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.abx import Item
 from audiolm_jax.evaluation.suites import content
 

@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from audiolm_jax.errors import UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.suites.cost import measure_command
 
 

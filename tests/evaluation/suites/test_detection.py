@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.detection.corpus import Pair
-from audiolm_jax.errors import DataError
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.suites import detection
+from audiolm_jax.trainables.detection_corpus import Pair
 from tests.conftest import melody
 
 RATE = 16_000

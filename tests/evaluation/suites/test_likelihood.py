@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.token_shards import TokenClip
-from audiolm_jax.errors import DataError
 from audiolm_jax.evaluation import likelihood
 from audiolm_jax.evaluation.pairs import Pair
 from audiolm_jax.evaluation.suites import likelihood as suite

@@ -1,0 +1,380 @@
+"""The whole way of a continuation: prompt to tokens, the three stages, tokens to sound."""
+
+import collections
+import dataclasses
+import enum
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from audiolm_jax.bundles.audio_stream import AudioStream
+from audiolm_jax.bundles.bundle import Bundle, at_bundle_rate
+from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.io import audio
+from audiolm_jax.io.encoded import Encoded
+from audiolm_jax.lm.stages import STAGE_NAMES
+from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
+from audiolm_jax.sampling.logits import SamplingOptions
+
+LEAST_PROMPT_SECONDS = 0.4
+LONGEST_SECONDS = 3600.0
+
+Progress = Callable[[str, int, int], None]
+Choice = TypeVar("Choice", bound=enum.StrEnum)
+
+
+class Mode(enum.StrEnum):
+  """What is given. Source: AudioLM, section IV-B."""
+
+  CONTINUATION = "continuation"
+  UNCONDITIONAL = "unconditional"
+  RESYNTHESIS = "resynthesis"
+
+
+class PromptAudio(enum.StrEnum):
+  """The prompt in the output: decoded from its tokens, its true samples, or left out."""
+
+  CODEC = "codec"
+  ORIGINAL = "original"
+  NONE = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+  """Sound that was made, and how.
+
+  Attributes:
+    waveform: [samples]; with a batch of prompts and with several samples of each, one more leading
+      axis for either, in this order.
+    sample_rate: Hz.
+    tokens: of the whole clip, the prompt's tokens first; sampled semantic tokens have their repeats
+      collapsed if the stages were trained so.
+    prompt_samples: samples of `waveform` that are the prompt.
+    new_seconds: seconds of sound that were made, over all clips.
+    timings: seconds spent by step: "encode", each stage's name, "decode".
+  """
+
+  waveform: Float[np.ndarray, "*batch samples"]
+  sample_rate: int
+  tokens: Encoded
+  prompt_samples: int
+  new_seconds: float
+  timings: dict[str, float]
+
+
+class Settings(TypedDict, total=False):
+  """The keyword arguments of `Bundle.continue_audio` and `Bundle.stream`.
+
+  Attributes:
+    duration: seconds of new sound, needed; in resynthesis, how much of the prompt is taken (None
+      for all, the default there).
+    seed: 0; the same one gives the same sound, and a sample depends on no other one.
+    prompt_seconds: 3; how much of the prompt is heard, from its beginning; None for all of it. Of
+      its tokens those of whole semantic steps are given, so up to 40 ms at its end are sampled.
+    mode: what is given, see `Mode`; continuation.
+    prompt_audio: what stands at the beginning of a continuation, see `PromptAudio`; codec.
+    temperature_semantic, temperature_coarse, temperature_fine: 0 takes the likeliest token; None
+      (default) is the bundle's own, or the paper's 0.6, 0.8 and 0.6 where it has none.
+    top_k_semantic, top_k_coarse, top_k_fine: draw among the k likeliest; 0 (default) means all.
+    top_p_semantic, top_p_coarse, top_p_fine: draw among the likeliest whose probabilities reach p;
+      1 by default.
+  """
+
+  duration: float | None
+  seed: int
+  prompt_seconds: float | None
+  mode: Mode | str
+  prompt_audio: PromptAudio | str
+  temperature_semantic: float | None
+  temperature_coarse: float | None
+  temperature_fine: float | None
+  top_k_semantic: int
+  top_k_coarse: int
+  top_k_fine: int
+  top_p_semantic: float
+  top_p_coarse: float
+  top_p_fine: float
+
+
+def continue_audio(
+  bundle: Bundle,
+  waveform: Any = None,
+  sample_rate: int | None = None,
+  *,
+  num_samples: int = 1,
+  progress: Progress | None = None,
+  **settings: Unpack[Settings],
+) -> Continuation | list[Continuation]:
+  """See `Bundle.continue_audio`."""
+  if num_samples < 1:
+    raise UserError(f"num_samples {num_samples} must be 1 or more")
+  start = time.perf_counter()
+
+  def rehearse(rehearsal: Cascade, clips: list[Clip], options: CascadeOptions) -> None:
+    rehearsal.sample(clips, num_samples=num_samples, options=options)
+
+  request = _request(bundle, waveform, sample_rate, settings, rehearse)
+  timings = {} if waveform is None else {"encode": time.perf_counter() - start}
+  sampled = bundle.cascade.sample(
+    request.clips,
+    seed=request.seed,
+    num_samples=num_samples,
+    options=request.options,
+    progress=progress,
+  )
+  start = time.perf_counter()
+  # One by one: a clip sounds the same in any company, and one program decodes any number.
+  made = [
+    request.outputs[row // num_samples].cut(np.asarray(bundle.codec.decode(codes[None]))[0], 0)
+    for row, codes in enumerate(sampled.codes)
+  ]
+  timings |= sampled.timings | {"decode": time.perf_counter() - start}
+
+  def result(first: int, last: int, axes: tuple[int, ...]) -> Continuation:
+    """Of prompts `first` to `last - 1`."""
+    rows = slice(first * num_samples, last * num_samples)
+    axes += (num_samples,) if num_samples > 1 else ()
+    codes, waveforms = np.stack(sampled.codes[rows]), np.stack(made[rows])
+    semantic = sampled.semantic[rows]
+    return Continuation(
+      waveform=waveforms.reshape(*axes, *waveforms.shape[1:]),
+      sample_rate=bundle.sample_rate,
+      tokens=Encoded(
+        semantic if axes or not semantic else semantic[0],
+        codes.reshape(*axes, *codes.shape[1:]),
+      ),
+      prompt_samples=request.outputs[first].kept,
+      new_seconds=len(made[rows]) * request.outputs[first].made / bundle.sample_rate,
+      timings=timings,
+    )
+
+  count = len(request.clips)
+  if _is_list(waveform):
+    return [result(prompt, prompt + 1, ()) for prompt in range(count)]
+  batch = waveform is not None and np.ndim(waveform) == 2
+  return result(0, count, (count,) if batch else ())
+
+
+def stream(
+  bundle: Bundle,
+  waveform: Num[np.ndarray, "samples"] | None = None,
+  sample_rate: int | None = None,
+  *,
+  progress: Progress | None = None,
+  **settings: Unpack[Settings],
+) -> AudioStream:
+  """See `Bundle.stream`."""
+  if waveform is not None and (_is_list(waveform) or np.ndim(waveform) > 1):
+    raise UserError("stream takes one prompt, [samples]; continue_audio takes several")
+
+  def rehearse(rehearsal: Cascade, clips: list[Clip], options: CascadeOptions) -> None:
+    collections.deque(rehearsal.stream(clips[0], options=options), maxlen=0)
+
+  request = _request(bundle, waveform, sample_rate, settings, rehearse)
+  codes = bundle.cascade.stream(
+    request.clips[0], seed=request.seed, options=request.options, progress=progress
+  )
+  output = request.outputs[0]
+  return AudioStream(bundle, codes, output.kept + output.made, output.kept, output.cut)
+
+
+def temperatures_of(bundle: Bundle, **asked: float | None) -> dict[str, float]:
+  """The temperature of each stage: as asked, or the bundle's own, or the paper's."""
+  paper = CascadeOptions()
+  defaults = {name: getattr(paper, name).temperature for name in STAGE_NAMES}
+  given = {name: value for name, value in asked.items() if value is not None}
+  return defaults | dict(bundle.temperatures) | given
+
+
+def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name: str) -> None:
+  """Raises `AudioError` where a prompt is too short or silent."""
+  audio.check_length(waveform.shape[-1], rate, LEAST_PROMPT_SECONDS, name)
+  audio.check_not_silent(waveform, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
+  """What becomes of the decoded sound of one clip.
+
+  Attributes:
+    samples: of the whole clip, prompt included.
+    made: of them those that are sampled.
+    original: the prompt's true samples, where these are asked for.
+    hidden: samples of the prompt that are left out.
+  """
+
+  samples: int
+  made: int
+  original: Float[np.ndarray, "prompt"] | None = None
+  hidden: int = 0
+
+  @property
+  def kept(self) -> int:
+    """Samples of the prompt in the output."""
+    return self.samples - self.made - self.hidden
+
+  def cut(self, waveform: Float[np.ndarray, "piece"], start: int) -> Float[np.ndarray, "shown"]:
+    """What is shown of a piece that begins at sample `start` of the clip."""
+    shown = np.clip(waveform[: max(0, self.samples - start)], -1.0, 1.0)
+    if self.original is not None:
+      true = self.original[start : start + len(shown)]
+      shown[: len(true)] = true
+    return shown[max(0, self.hidden - start) :]
+
+
+_Rehearse = Callable[[Cascade, list[Clip], CascadeOptions], None]
+
+
+class _Request(NamedTuple):
+  """What is asked for, checked and with tokens; of each prompt one clip and one output."""
+
+  clips: list[Clip]
+  outputs: list[_Output]
+  seed: int
+  options: CascadeOptions
+
+
+def _request(
+  bundle: Bundle, waveform: Any, sample_rate: int | None, settings: Settings, rehearse: _Rehearse
+) -> _Request:
+  """Checks what is asked for and encodes the prompts, while programs are made ready."""
+  unknown = sorted(set(settings) - set(Settings.__annotations__))
+  if unknown:
+    raise TypeError(f"no such setting: {', '.join(unknown)}")
+  mode = _member(Mode, settings.get("mode", Mode.CONTINUATION), "mode")
+  prompt_audio = _member(
+    PromptAudio, settings.get("prompt_audio", PromptAudio.CODEC), "prompt_audio"
+  )
+  duration, prompt_seconds = settings.get("duration"), settings.get("prompt_seconds", 3.0)
+  seed = settings.get("seed", 0)
+  _check_numbers(mode, duration, prompt_seconds, seed)
+  _check_stages(bundle, mode)
+  options = _options(bundle, settings)
+  hop = bundle.codec.spec.hop_length
+  new = round((duration or 0.0) * bundle.sample_rate)
+  if mode is Mode.UNCONDITIONAL:
+    if waveform is not None:
+      raise UserError("unconditional mode takes no prompt; pass None as the waveform")
+    clips = [Clip(-(-new // hop))]
+    _make_ready(bundle, clips, options, rehearse)
+    return _Request(clips, [_Output(new, new)], seed, options)
+  if waveform is None or sample_rate is None:
+    raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
+  wholes, expected, outputs = [], [], []
+  for prompt in waveform if _is_list(waveform) or np.ndim(waveform) == 2 else [waveform]:
+    if mode is Mode.RESYNTHESIS:
+      prompt = _prepared_prompt(bundle, prompt, sample_rate, duration)
+      frames = -(-len(prompt) // hop)
+      # The last frame may reach over more tokens than the sound does.
+      wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
+      clip = _expected_clip(bundle, wholes[-1], frames)
+      expected.append(clip._replace(codes=None, resynthesis=True))
+      outputs.append(_Output(len(prompt), len(prompt)))
+    else:
+      prompt = _prepared_prompt(bundle, prompt, sample_rate, prompt_seconds)
+      step = math.lcm(bundle.semantic.spec.hop_length, hop)
+      wholes.append(prompt[: len(prompt) // step * step])
+      expected.append(_expected_clip(bundle, wholes[-1], -(-(len(prompt) + new) // hop)))
+      original = prompt if prompt_audio is PromptAudio.ORIGINAL else None
+      hidden = len(prompt) if prompt_audio is PromptAudio.NONE else 0
+      outputs.append(_Output(len(prompt) + new, new, original, hidden))
+  _make_ready(bundle, expected, options, rehearse)
+  resynthesis = mode is Mode.RESYNTHESIS
+  clips = []
+  for clip, whole in zip(expected, wholes, strict=True):
+    semantic = bundle.semantic.tokenize_long(whole)
+    codes = None if resynthesis else bundle.codec.encode_long(whole)
+    clips.append(Clip(clip.num_frames, semantic, codes, resynthesis))
+  return _Request(clips, outputs, seed, options)
+
+
+def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
+  """A clip with as many tokens as the prompt will have, at random: a rehearsal reads no others."""
+  random = np.random.default_rng(0)
+  codec, steps = bundle.codec.spec, -(-len(prompt) // bundle.semantic.spec.hop_length)
+  semantic = random.integers(bundle.semantic.spec.num_clusters, size=steps, dtype=np.int32)
+  shape = -(-len(prompt) // codec.hop_length), codec.num_quantizers
+  return Clip(frames, semantic, random.integers(codec.codebook_size, size=shape, dtype=np.int32))
+
+
+def _make_ready(
+  bundle: Bundle, clips: list[Clip], options: CascadeOptions, rehearse: _Rehearse
+) -> None:
+  """Begins to load or compile, in the background, what the clips will need once they have tokens.
+
+  The lengths of all arrays are known by then, except where stages collapse repeated tokens.
+  """
+  rehearsal = bundle.cascade.rehearsal()
+  if rehearsal is not None:
+    rehearse(rehearsal, clips, options)
+    for frames in {clip.num_frames for clip in clips}:
+      bundle.codec.prepare_decode(frames)
+
+
+def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
+  asked = {name: settings.get(f"temperature_{name}") for name in STAGE_NAMES}
+  temperatures = temperatures_of(bundle, **asked)
+
+  def of_stage(name: str) -> SamplingOptions:
+    top_k, top_p = settings.get(f"top_k_{name}", 0), settings.get(f"top_p_{name}", 1.0)
+    return SamplingOptions(temperatures[name], top_k, top_p)
+
+  return CascadeOptions(of_stage("semantic"), of_stage("coarse"), of_stage("fine"))
+
+
+def _is_list(waveform: Any) -> bool:
+  """Whether prompts are given one by one, so that they may differ in length."""
+  return isinstance(waveform, list | tuple) and np.ndim(next(iter(waveform), 0)) > 0
+
+
+def _prepared_prompt(
+  bundle: Bundle, waveform: Any, sample_rate: int, seconds: float | None
+) -> Float[np.ndarray, "samples"]:
+  """The beginning of a prompt at the bundle's rate."""
+  waveform = np.asarray(waveform)
+  if waveform.ndim != 1:
+    raise AudioError(
+      f"a prompt has shape {waveform.shape}; give [samples], [batch, samples], or a list of them"
+    )
+  if seconds is not None:
+    waveform = waveform[: max(1, round(seconds * sample_rate))]
+  prompt = at_bundle_rate(bundle, waveform, sample_rate)
+  check_prompt(prompt, bundle.sample_rate, "the prompt")
+  return prompt
+
+
+def _member(kind: type[Choice], value: str, name: str) -> Choice:
+  try:
+    return kind(value)
+  except ValueError:
+    raise UserError(f"{name} {value!r} is not one of {', '.join(kind)}") from None
+
+
+def _check_numbers(
+  mode: Mode, duration: float | None, prompt_seconds: float | None, seed: int
+) -> None:
+  if duration is None and mode is not Mode.RESYNTHESIS:
+    raise UserError(f"{mode.value} mode needs a duration: the seconds of new sound")
+  if duration is not None and not 0 < duration <= LONGEST_SECONDS:
+    raise UserError(f"duration {duration:g} is not in (0, {LONGEST_SECONDS:g}] seconds")
+  if prompt_seconds is not None and not prompt_seconds > 0:
+    raise UserError(f"prompt_seconds {prompt_seconds:g} must be more than 0")
+  if not 0 <= seed < 2**32:
+    raise UserError(f"seed {seed} is not in 0..{2**32 - 1}")
+
+
+def _check_stages(bundle: Bundle, mode: Mode) -> None:
+  if "coarse" not in bundle.stages:
+    raise BundleError(
+      f"the bundle {bundle.name} has no stages to sample with, it only encodes and decodes; "
+      "train stages and export them with export_bundle"
+    )
+  uses_semantic = bundle.stages["coarse"].spec.uses_semantic
+  if mode is Mode.RESYNTHESIS and not uses_semantic:
+    raise BundleError(f"the bundle {bundle.name} has no semantic tokens to keep in resynthesis")
+  if mode is not Mode.RESYNTHESIS and uses_semantic and "semantic" not in bundle.stages:
+    raise BundleError(f"the bundle {bundle.name} has no semantic stage; it can resynthesize only")

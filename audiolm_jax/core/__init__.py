@@ -1,0 +1,1 @@
+"""What every other package uses: errors, configurations, the command line, compilation."""

@@ -1,0 +1,125 @@
+"""Makes glibc keep freed memory, so that XLA's buffers on a CPU cost few page faults.
+
+glibc returns every large buffer to the kernel when it is freed, and the next operation faults its
+pages in again, 4 KB at a time. The command lines of this package call `tune_allocator` before
+anything else; importing the package does not.
+"""
+
+import ctypes
+import functools
+import os
+import platform
+
+from audiolm_jax.core.errors import UserError
+
+VARIABLE = "AUDIOLM_JAX_ALLOCATOR"
+# The numbers that mallopt(3) has for its parameters.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+# Bytes by which the heap grows. Above two heaps of 64 MB, heaps that threads already have are kept.
+_TOP_PAD = 256 << 20
+_PROBE = 1 << 20
+# Settings of the user's own, which stay as they are.
+_MALLOC_VARIABLES = (
+  "MALLOC_ARENA_MAX",
+  "MALLOC_MMAP_MAX_",
+  "MALLOC_MMAP_THRESHOLD_",
+  "MALLOC_TOP_PAD_",
+  "MALLOC_TRIM_THRESHOLD_",
+)
+
+
+class AllocatorError(UserError):
+  """The memory allocator of this process stays as it is; the message says why.
+
+  Attributes:
+    fix: what to do about it; empty if there is nothing.
+  """
+
+  def __init__(self, reason: str, fix: str = ""):
+    super().__init__(reason)
+    self.fix = fix
+
+
+@functools.cache
+def tune_allocator() -> str:
+  """Makes glibc keep freed memory for the rest of this process.
+
+  All threads share one heap, which does not shrink. Memory that was allocated before stays where it
+  is, so call this early. Further calls change nothing, and other programs that this process starts
+  do not inherit it.
+
+  Returns:
+    The version of glibc.
+  Raises:
+    AllocatorError: the environment variable AUDIOLM_JAX_ALLOCATOR is "off", the user has chosen
+      settings of malloc or another allocator, or there is no glibc. Nothing is changed then.
+  """
+  _check_environment()
+  name, version = platform.libc_ver()
+  if platform.system() != "Linux" or name != "glibc":
+    raise AllocatorError(f"{platform.system()} without glibc, whose malloc alone can be tuned")
+  libc = _load_libc()
+  if not _serves_malloc(libc):
+    raise AllocatorError(
+      "malloc is not that of glibc; another allocator is loaded "
+      f"(LD_PRELOAD={os.environ.get('LD_PRELOAD', '')})",
+      "unset LD_PRELOAD, if the allocator is not your choice",
+    )
+  for parameter, value in (
+    (_M_MMAP_MAX, 0),
+    (_M_TRIM_THRESHOLD, -1),  # never
+    (_M_TOP_PAD, _TOP_PAD),
+    (_M_ARENA_MAX, 1),
+  ):
+    if libc.mallopt(parameter, value) != 1:
+      raise AllocatorError(f"mallopt({parameter}, {value}) of glibc {version} failed")
+  return version
+
+
+def _check_environment() -> None:
+  if os.environ.get(VARIABLE, "").lower() in ("off", "0", "none", "false"):
+    raise AllocatorError(f"off, as {VARIABLE} says", f"unset {VARIABLE} for faster operations")
+  chosen = [name for name in _MALLOC_VARIABLES if name in os.environ]
+  if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+    chosen.append("GLIBC_TUNABLES")
+  if chosen:
+    names = " and ".join(chosen)
+    raise AllocatorError(
+      f"as {names} {'says' if len(chosen) == 1 else 'say'}",
+      f"unset {names}, if you prefer the settings of this package",
+    )
+
+
+def _load_libc() -> ctypes.CDLL:
+  libc = ctypes.CDLL("libc.so.6")
+  libc.mallinfo.restype = _MallInfo
+  return libc
+
+
+class _MallInfo(ctypes.Structure):
+  """The struct of mallinfo(3); its counters wrap at 32 bits."""
+
+  _fields_ = [
+    (name, ctypes.c_uint32)
+    for name in (
+      *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+      *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+    )
+  ]
+
+
+def _serves_malloc(libc: ctypes.CDLL) -> bool:
+  """Whether what this process allocates appears in the statistics of `libc`."""
+  process = ctypes.CDLL(None)
+  process.malloc.argtypes, process.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+  process.free.argtypes, process.free.restype = [ctypes.c_void_p], None
+
+  def allocated() -> int:
+    info = libc.mallinfo()
+    return info.uordblks + info.hblkhd
+
+  before = allocated()
+  probe = process.malloc(_PROBE)
+  grown = (allocated() - before) % 2**32
+  process.free(probe)
+  return _PROBE <= grown < 2 * _PROBE

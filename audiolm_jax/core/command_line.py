@@ -1,0 +1,101 @@
+"""The part that all commands share: flags, exit codes, errors printed as one line."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from audiolm_jax.core import allocator
+from audiolm_jax.core.errors import UserError
+
+
+def _missing_package(package: str) -> str:
+  return (
+    f"error: {sys.executable} has no package {package!r}; activate your environment, or install "
+    "into this one: pip install -r requirements/sample.txt (requirements.txt for training)"
+  )
+
+
+try:
+  from absl import app, flags
+except ModuleNotFoundError as error:  # most often the Python of another environment
+  print(_missing_package(error.name or "absl"), file=sys.stderr)
+  sys.exit(2)
+
+__all__ = ["exit_code", "flags", "run_cli"]
+
+
+def run_cli(
+  main: Callable[[Sequence[str]], int | None], flag_values: flags.FlagValues | None = None
+) -> None:
+  """Runs `main` as an absl program and exits with `exit_code`, or with 2 after an invalid flag.
+
+  Tunes the memory allocator first where that is possible; `doctor` reports whether it is.
+
+  Args:
+    main: receives the arguments that are not flags, the program's name first, and may return an
+      exit code.
+    flag_values: absl flags that the program keeps apart from the global ones, so that several
+      programs can be imported into one process.
+  """
+  with contextlib.suppress(allocator.AllocatorError):
+    allocator.tune_allocator()
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    if flag_values is not None:
+      flags.FLAGS.append_flag_values(flag_values)
+      for name in flag_values:
+        flags.FLAGS.register_flag_by_module(sys.argv[0], flag_values[name])
+    try:
+      rest = flags.FLAGS(argv)
+    except flags.Error as error:
+      print(f"error: {' '.join(str(error).split())}; see --help", file=sys.stderr)
+      sys.exit(2)
+    if flag_values is not None:
+      flag_values.mark_as_parsed()
+      _expand_home(flag_values)
+    return rest
+
+  # JAX logs every accelerator that is absent; absl's log level would show it.
+  logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+  app.run(lambda argv: exit_code(main, argv), flags_parser=parse)
+
+
+def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+  """Calls `main` and returns its result, 0 for None, or 2 after an error that the user can fix.
+
+  A package that is not installed is such an error; a missing module of this project is a bug and
+  keeps its traceback.
+  """
+  try:
+    if len(argv) > 1 and not getattr(main, "takes_arguments", False):
+      raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag, see --help")
+    return main(argv) or 0
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except ModuleNotFoundError as error:
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "audiolm_jax"):
+      raise
+    print(_missing_package(package), file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("error: interrupted", file=sys.stderr)
+    return 130
+
+
+def _expand_home(flag_values: flags.FlagValues) -> None:
+  """Expands `~/` at the start of a flag's text, which shells leave alone in `--flag=~/x`."""
+
+  def expanded(value: Any) -> Any:
+    if isinstance(value, list):
+      return [expanded(item) for item in value]
+    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    return os.path.expanduser(value) if is_path else value
+
+  for name in flag_values:
+    flag = flag_values[name]
+    flag.value = expanded(flag.value)

@@ -1,0 +1,1 @@
+"""Files: audio, tokens, local and remote storage, provenance, plots."""

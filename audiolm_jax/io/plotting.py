@@ -1,0 +1,96 @@
+"""A picture of a continuation: its spectrogram, and a line where the prompt ends."""
+
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io.files import atomic_write
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
+_WINDOW_SECONDS = 0.032
+_COLUMNS = 1200
+_RANGE_DB = 70.0
+
+
+def spectrogram_db(
+  waveform: Float[np.ndarray, " samples"], sample_rate: int
+) -> Float[np.ndarray, "bins columns"]:
+  """Power in dB below the loudest bin, of Hann windows of 32 ms; at most 1200 columns."""
+  window = round(_WINDOW_SECONDS * sample_rate)
+  padded = np.pad(np.asarray(waveform, np.float32), window // 2)
+  count = int(np.clip((len(padded) - window) // (window // 4) + 1, 1, _COLUMNS))
+  starts = np.linspace(0, len(padded) - window, count).round().astype(int)
+  columns = [padded[start : start + window] * np.hanning(window) for start in starts]
+  power = np.abs(np.fft.rfft(columns, axis=-1)).T ** 2
+  return 10 * np.log10(np.maximum(power / max(power.max(), 1e-20), 1e-20))
+
+
+def check_can_plot() -> None:
+  """Raises `UserError` where matplotlib is not installed."""
+  try:
+    import matplotlib  # noqa: F401
+  except ImportError as error:
+    raise UserError(
+      "a picture needs matplotlib, which the light install leaves out: pip install 'matplotlib<4'"
+    ) from error
+
+
+def draw_spectrogram(
+  axes: "Axes",
+  waveform: Float[np.ndarray, " samples"],
+  sample_rate: int,
+  prompt_samples: int = 0,
+) -> None:
+  """Draws the spectrogram of `waveform` into matplotlib's axes, over seconds and kHz.
+
+  Args:
+    prompt_samples: a line stands after so many; none at the beginning or the end.
+  """
+  seconds = len(waveform) / sample_rate
+  axes.imshow(
+    spectrogram_db(waveform, sample_rate),
+    origin="lower",
+    aspect="auto",
+    cmap="magma",
+    vmin=-_RANGE_DB,
+    vmax=0.0,
+    extent=(0.0, seconds, 0.0, sample_rate / 2000),
+  )
+  axes.set(xlabel="seconds", ylabel="kHz")
+  if 0 < prompt_samples < len(waveform):
+    end = prompt_samples / sample_rate
+    axes.axvline(end, color="white", linestyle="--", linewidth=1.5)
+    style: dict[str, Any] = {"color": "white", "fontsize": 10, "verticalalignment": "top"}
+    top = sample_rate / 2000 * 0.96
+    axes.text(end - 0.01 * seconds, top, "prompt", horizontalalignment="right", **style)
+    axes.text(end + 0.01 * seconds, top, "continuation", horizontalalignment="left", **style)
+
+
+def plot_continuation(
+  path: str | os.PathLike[str],
+  waveform: Float[np.ndarray, " samples"],
+  sample_rate: int,
+  prompt_samples: int,
+) -> None:
+  """Writes the spectrogram of `waveform` as PNG; a line ends the prompt if there is one.
+
+  Raises:
+    UserError: matplotlib is missing, or the place cannot be written.
+  """
+  check_can_plot()
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(10, 3.2), dpi=120, layout="constrained")
+  FigureCanvasAgg(figure)
+  draw_spectrogram(figure.add_subplot(), waveform, sample_rate, prompt_samples)
+  encoded = io.BytesIO()
+  figure.savefig(encoded, format="png")
+  with atomic_write(path) as file:
+    file.write(encoded.getbuffer())

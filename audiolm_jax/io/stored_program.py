@@ -1,0 +1,243 @@
+"""Compiled programs that a later process loads without tracing them again.
+
+JAX's own cache is asked once a function is traced and lowered, which takes longer than loading
+what it finds. A stored program is looked up by what it is made from instead, so a process in which
+nothing is new traces nothing.
+"""
+
+import collections
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import platform
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import core
+from jax.stages import Compiled
+
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io.files import atomic_write
+
+_PACKAGE = Path(__file__).parents[1]
+# Settings that say where and how programs are kept, not what is in them.
+_NOT_IN_PROGRAMS = ("cache", "log", "dump", "traceback")
+
+
+class StoredProgram:
+  """A function under `jax.jit` whose compiled programs are also kept on disk.
+
+  It is `jax.jit` and no more while the compilation cache is off, on an accelerator, where an
+  argument is committed to a device, and inside of another traced function.
+
+  Args:
+    function: what is compiled; reads nothing but its arguments and the constants of this package.
+    static_argnums, donate_argnums: as of `jax.jit`. The `repr` of a static argument says all that
+      is in it.
+  """
+
+  def __init__(
+    self,
+    function: Callable[..., Any],
+    *,
+    static_argnums: Sequence[int] = (),
+    donate_argnums: Sequence[int] = (),
+  ):
+    functools.update_wrapper(self, function)
+    self._function = function
+    self._static, self._donated = tuple(static_argnums), tuple(donate_argnums)
+    self._jitted = self._jit(function)
+    self._ready: dict[Any, Future[Compiled]] = {}
+    self._lock = threading.Lock()
+
+  def __call__(self, *args: Any) -> Any:
+    if not is_on() or not _is_storable(args):
+      return self._jitted(*args)
+    key = self._key(args)
+    with self._lock:
+      waiting = self._ready.get(key)
+      # What waits in the background is made here instead, beside what is made there now.
+      made_here = waiting is None or waiting.cancel()
+      if waiting is None or made_here:
+        future = self._ready[key] = Future()
+        future.set_running_or_notify_cancel()
+      else:
+        future = waiting
+    if made_here:
+      self._make(future, key, args)
+    return future.result()(*self._dynamic(args))
+
+  def prepare(self, *args: Any) -> None:
+    """Begins to load or compile in the background what a call with such arguments needs.
+
+    Args:
+      args: as of a call; of arrays their shapes and types count.
+    """
+    if not is_on() or not _is_storable(args):
+      return
+    key = self._key(args)
+    with self._lock:
+      if key in self._ready:
+        return
+      future = self._ready[key] = Future()
+    shapes = jax.tree.map(_shape, args)
+
+    def make() -> None:
+      if future.set_running_or_notify_cancel():
+        self._make(future, key, shapes)
+
+    _BACKGROUND.add(make)
+
+  def __getattr__(self, name: str) -> Any:
+    # `lower` and what else `jax.jit` offers.
+    return getattr(self._jitted, name)
+
+  def _key(self, args: Sequence[Any]) -> tuple[Any, ...]:
+    statics = tuple(args[i] for i in self._static)
+    leaves, tree = jax.tree.flatten(self._dynamic(args))
+    return statics, tree, tuple(map(_signature, leaves))
+
+  def _make(self, future: "Future[Compiled]", key: Any, args: Sequence[Any]) -> None:
+    try:
+      future.set_result(self._load_or_compile(key, args))
+    except BaseException as error:  # raised by whoever calls for the program
+      with self._lock:
+        del self._ready[key]
+      future.set_exception(error)
+
+  def _load_or_compile(self, key: Any, args: Sequence[Any]) -> Compiled:
+    statics, tree, signatures = key
+    name = f"{self._function.__module__}.{self._function.__qualname__}"
+    facts = (name, self._static, self._donated, statics, str(tree), signatures, _environment())
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    folder = compilation_cache.cache_folder()
+    path = folder / "programs" / f"{name}-{digest}"  # type: ignore[operator]
+    return _load(path) or self._compile(path, args)
+
+  def _compile(self, path: Path, args: Sequence[Any]) -> Compiled:
+    def function(*args: Any) -> Any:
+      return self._function(*args)
+
+    # A name that JAX's cache has never seen: what that loads cannot be written a second time.
+    function.__name__ = f"{self._function.__name__}_{secrets.token_hex(8)}"
+    lowered = self._jit(function).lower(*args)
+    with _COMPILING:
+      compiled = lowered.compile()
+    from jax.experimental import serialize_executable
+
+    content = pickle.dumps(serialize_executable.serialize(compiled))
+    with contextlib.suppress(UserError, OSError):  # a full disk costs time, nothing else
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with atomic_write(path) as file:
+        file.write(hashlib.sha256(content).digest() + content)
+    return compiled
+
+  def _dynamic(self, args: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(x for i, x in enumerate(args) if i not in self._static)
+
+  def _jit(self, function: Callable[..., Any]) -> Any:
+    return jax.jit(function, static_argnums=self._static, donate_argnums=self._donated)
+
+
+def _load(path: Path) -> Compiled | None:
+  """The program in a file; None where there is none, or it is damaged."""
+  from jax.experimental import serialize_executable
+
+  try:
+    content = path.read_bytes()
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+      return None
+    return serialize_executable.deserialize_and_load(*pickle.loads(content[32:]))
+  except Exception:  # unpickling can raise any
+    return None
+
+
+def is_on() -> bool:
+  """Whether programs are kept: the compilation cache is on, and the computing is on a CPU."""
+  folder = compilation_cache.cache_folder()
+  return (
+    folder is not None
+    and getattr(jax.config, "jax_compilation_cache_dir", None) == str(folder)
+    and jax.default_backend() == "cpu"
+  )
+
+
+def _is_storable(args: Sequence[Any]) -> bool:
+  return not any(
+    isinstance(x, core.Tracer) or (isinstance(x, jax.Array) and x.committed)
+    for x in jax.tree.leaves(args)
+  )
+
+
+def _signature(leaf: Any) -> tuple[Any, ...]:
+  return tuple(np.shape(leaf)), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))
+
+
+def _shape(leaf: Any) -> Any:
+  """A leaf without its content, so that nothing holds an array until its program is compiled."""
+  if isinstance(leaf, jax.Array | np.ndarray | np.generic):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
+  return leaf
+
+
+class _Background:
+  """Runs tasks one after another beside the caller, and none once the main thread has ended."""
+
+  def __init__(self):
+    self._tasks: collections.deque[Callable[[], None]] = collections.deque()
+    self._lock = threading.Lock()
+    self._running = False
+
+  def add(self, task: Callable[[], None]) -> None:
+    with self._lock:
+      self._tasks.append(task)
+      if not self._running:
+        self._running = True
+        threading.Thread(target=self._run, name="programs").start()
+
+  def _run(self) -> None:
+    while True:
+      with self._lock:
+        if not self._tasks or not threading.main_thread().is_alive():
+          self._running = False
+          return
+        task = self._tasks.popleft()
+      task()
+
+
+_BACKGROUND = _Background()
+# A compilation takes memory, and uses several processor cores by itself. So there is one at a
+# time, while another program is traced and a third one runs.
+_COMPILING = threading.Lock()
+
+
+def _environment() -> tuple[Any, ...]:
+  """What a program depends on besides its function and arguments."""
+  config = jax.config
+  settings = [
+    (name, getattr(config, name, value))
+    for name, value in sorted(config.values.items())
+    if not any(part in name for part in _NOT_IN_PROGRAMS)
+  ]
+  devices = [(d.platform, d.device_kind, d.id) for d in jax.devices()]
+  return settings, devices, os.environ.get("XLA_FLAGS"), _versions()
+
+
+@functools.cache
+def _versions() -> tuple[Any, ...]:
+  """Of Python, of the packages that make programs, and of every source file of this one."""
+  source = hashlib.sha256()
+  for path in sorted(_PACKAGE.rglob("*.py")):
+    source.update(str(path.relative_to(_PACKAGE)).encode() + b"\0" + path.read_bytes())
+  packages = tuple(metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy"))
+  return platform.python_version(), packages, source.hexdigest()

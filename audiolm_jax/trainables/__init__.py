@@ -1,0 +1,1 @@
+"""What the trainer trains: codec, semantic encoder, stages, detector."""

@@ -1,0 +1,290 @@
+"""What a detector learns from: recordings, and what a bundle makes of their beginnings.
+
+The recordings pass through the codec of the bundle, so that its artefacts give nothing away and
+only what the stages made up is left to be heard. Source: AudioLM, the detection of its own samples.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tqdm
+from jaxtyping import Float
+
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.bundles.continuation import Mode, PromptAudio
+from audiolm_jax.core.errors import AudioError, DataError
+from audiolm_jax.data import manifest
+from audiolm_jax.data.manifest import Clip
+from audiolm_jax.io import audio, files
+from audiolm_jax.io.provenance import Provenance
+
+LABELS = ("real", "synthetic")
+_LEAST_SECONDS = 1.0  # after the prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+  """How recordings are turned into a corpus.
+
+  Attributes:
+    prompt_seconds: heard before each continuation, and in the corpus no part of any clip.
+    duration: longest continuation, seconds; one is never longer than what the recording has left.
+    samples_per_prompt: continuations of each prompt. 2 balance the two classes, because the real
+      one has each recording twice: through the codec, and as it is.
+    valid_share: of the speakers of the split train, to watch the training with.
+    max_pieces: of each split; None for all.
+    batch_size: prompts that are continued side by side.
+    seed: of the choices and of sampling.
+  """
+
+  prompt_seconds: float = 3.0
+  duration: float = 7.0
+  samples_per_prompt: int = 2
+  valid_share: float = 0.1
+  max_pieces: int | None = None
+  batch_size: int = 8
+  seed: int = 0
+
+
+class Pair(NamedTuple):
+  """One prompt, and what follows it really and made up, all of one length.
+
+  Attributes:
+    prompt: as the codec gives it back.
+    codec: of the recording, through the codec.
+    original: of the recording, as it is.
+    continuations: sampled by the stages.
+  """
+
+  prompt: Float[np.ndarray, "prompt"]
+  codec: Float[np.ndarray, "samples"]
+  original: Float[np.ndarray, "samples"]
+  continuations: Float[np.ndarray, "count samples"]
+
+
+class _Piece(NamedTuple):
+  """The prompt and what follows it, of one recording."""
+
+  name: str
+  clip: Clip
+  split: str
+  waveform: Float[np.ndarray, "samples"]
+
+
+def make_corpus(
+  bundle: Bundle,
+  source: str | os.PathLike[str],
+  output_dir: str | os.PathLike[str],
+  config: CorpusConfig = CorpusConfig(),
+  *,
+  progress: bool = True,
+) -> dict[str, int]:
+  """Writes clips of all kinds and their manifest; begun again after a kill, it goes on.
+
+  The manifest's rows have `path`, `label` (real or synthetic), `kind` (codec, original or
+  continuation), `split`, `speaker`, `seconds` and `source`. The splits `train` and `valid` are the
+  source's split `train` by speaker; its split `valid` becomes `test`, less the speakers of `train`.
+  A clip whose speaker nobody names is taken for a speaker of its own.
+
+  Args:
+    source: folder or manifest, see `manifest.list_clips`.
+  Returns:
+    Clips by split and kind, such as {"train codec": 200}.
+  Raises:
+    DataError: no recording is long enough, or the folder holds a corpus made in another way.
+  """
+  folder = Path(output_dir)
+  _check_begun(folder, bundle, config)
+  clips = _with_splits(manifest.list_clips(source), config.valid_share)
+  rows = []
+  bar = tqdm.tqdm(total=len(clips), unit="clip", disable=not progress, mininterval=1.0)
+  with bar:
+    pieces = _pieces(clips, bundle.sample_rate, config, bar)
+    for number, batch in enumerate(_batches(pieces, config.batch_size)):
+      rows += _write_batch(bundle, folder, batch, number, config)
+  if not rows:
+    least = config.prompt_seconds + _LEAST_SECONDS
+    raise DataError(f"{source} has no recording of {least:g} s or more")
+  with files.atomic_write(folder / "manifest.jsonl") as file:
+    file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+  counts: dict[str, int] = {}
+  for row in rows:
+    key = f"{row['split']} {row['kind']}"
+    counts[key] = counts.get(key, 0) + 1
+  return counts
+
+
+def make_pairs(
+  bundle: Bundle,
+  recordings: Sequence[Float[np.ndarray, "samples"]],
+  config: CorpusConfig,
+  seed: int,
+) -> list[Pair]:
+  """Continues the beginnings of recordings and sets what really follows beside it.
+
+  Args:
+    recordings: at the bundle's rate, each longer than the prompt; what is beyond prompt and
+      duration is left out. `config.batch_size` of them go side by side.
+    seed: of sampling; a batch adds the number of its first recording.
+  """
+  pairs = []
+  for first in range(0, len(recordings), config.batch_size):
+    batch = recordings[first : first + config.batch_size]
+    pairs += _pairs_of_batch(bundle, batch, config, seed + first)
+  return pairs
+
+
+def _pairs_of_batch(
+  bundle: Bundle,
+  recordings: Sequence[Float[np.ndarray, "samples"]],
+  config: CorpusConfig,
+  seed: int,
+) -> list[Pair]:
+  rate = bundle.sample_rate
+  prompt, whole = (
+    round(seconds * rate)
+    for seconds in (config.prompt_seconds, config.prompt_seconds + config.duration)
+  )
+  made = bundle.continue_audio(
+    [waveform[:prompt] for waveform in recordings],
+    rate,
+    num_samples=config.samples_per_prompt,
+    duration=config.duration,
+    prompt_seconds=None,
+    prompt_audio=PromptAudio.NONE,
+    seed=seed,
+  )
+  pairs = []
+  for waveform, result in zip(recordings, made, strict=True):
+    waveform = waveform[:whole]
+    decoded = bundle.codec.decode(bundle.codec.encode_long(waveform)[None])[0]
+    decoded = np.clip(decoded[: len(waveform)], -1.0, 1.0)
+    continuations = result.waveform.reshape(config.samples_per_prompt, -1)
+    pairs.append(
+      Pair(
+        decoded[:prompt],
+        decoded[prompt:],
+        waveform[prompt:],
+        continuations[:, : len(waveform) - prompt],
+      )
+    )
+  return pairs
+
+
+def _check_begun(folder: Path, bundle: Bundle, config: CorpusConfig) -> None:
+  """Notes how the corpus is made, or refuses a folder where that was noted otherwise."""
+  made = dataclasses.asdict(config) | {"bundle": bundle.name, "token_hash": bundle.token_hash}
+  path = folder / "corpus.json"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else made
+  except (OSError, ValueError) as error:
+    raise DataError(f"cannot go on in {folder}: {error}") from error
+  if before != made:
+    other = ", ".join(sorted(key for key in made if before.get(key) != made[key]))
+    raise DataError(f"{folder} holds a corpus made otherwise ({other}); give another folder")
+  with files.atomic_write(path) as file:
+    file.write((json.dumps(made, indent=2) + "\n").encode())
+
+
+def _with_splits(clips: Iterable[Clip], valid_share: float) -> list[Clip]:
+  clips = list(clips)
+  known = {clip.speaker for clip in clips if clip.split == "train" and clip.speaker is not None}
+  kept = []
+  for clip in clips:
+    if clip.split == "train":
+      held_out = manifest.unit_hash(clip.speaker or clip.id) < valid_share
+      kept.append(dataclasses.replace(clip, split="valid" if held_out else "train"))
+    elif clip.split == "valid" and clip.speaker not in known:
+      kept.append(dataclasses.replace(clip, split="test"))
+  return kept
+
+
+def _pieces(
+  clips: list[Clip], sample_rate: int, config: CorpusConfig, bar: tqdm.tqdm
+) -> Iterator[_Piece]:
+  """Pieces of recordings that have sound in their prompts, spread over the clips of each split."""
+  length = round((config.prompt_seconds + config.duration) * sample_rate)
+  prompt = round(config.prompt_seconds * sample_rate)
+  least = prompt + round(_LEAST_SECONDS * sample_rate)
+  order = np.random.default_rng(config.seed).permutation(len(clips))
+  taken: dict[str, int] = {}
+  for index in order:
+    clip = clips[index]
+    bar.update()
+    if taken.get(clip.split, 0) == config.max_pieces:
+      continue
+    waveform = manifest.read_clip(clip, sample_rate)
+    for start in range(0, len(waveform) - least + 1, length):
+      piece = waveform[start : start + length]
+      try:
+        audio.check_not_silent(piece[:prompt], clip.id)
+      except AudioError:
+        continue
+      if taken.get(clip.split, 0) == config.max_pieces:
+        break
+      taken[clip.split] = taken.get(clip.split, 0) + 1
+      yield _Piece(f"{index:06d}_{start // length:03d}", clip, clip.split, piece)
+
+
+def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
+  while batch := list(itertools.islice(pieces, size)):
+    yield batch
+
+
+def _write_batch(
+  bundle: Bundle, folder: Path, batch: list[_Piece], number: int, config: CorpusConfig
+) -> list[dict[str, object]]:
+  """The clips of some pieces, where they are not there yet, and their rows."""
+  rate = bundle.sample_rate
+  prompt = round(config.prompt_seconds * rate)
+  seed = (config.seed + number) % 2**32
+  rows = [row for piece in batch for row in _rows(piece, rate, prompt, config)]
+  if all((folder / str(row["path"])).exists() for row in rows):
+    return rows
+  for kind in ("codec", "original", "continuation"):
+    (folder / kind).mkdir(exist_ok=True)
+  pairs = make_pairs(bundle, [piece.waveform for piece in batch], config, seed)
+  sounds = [s for pair in pairs for s in (pair.codec, pair.original, *pair.continuations)]
+  for row, waveform in zip(rows, sounds, strict=True):
+    sample = row["sample"]
+    tags = None if sample is None else _tags(bundle, seed, sample)
+    audio.write_audio(folder / str(row["path"]), waveform, rate, tags)
+  return rows
+
+
+def _rows(piece: _Piece, rate: int, prompt: int, config: CorpusConfig) -> list[dict[str, object]]:
+  """Of the recording through the codec, as it is, and of its continuations."""
+  of_all = {
+    "split": piece.split,
+    "speaker": piece.clip.speaker,
+    "seconds": (len(piece.waveform) - prompt) / rate,
+    "source": piece.clip.id,
+  }
+  kinds = [("codec", None), ("original", None)]
+  kinds += [("continuation", sample) for sample in range(config.samples_per_prompt)]
+  rows = []
+  for kind, sample in kinds:
+    name = piece.name if sample is None else f"{piece.name}_{sample}"
+    label = LABELS[sample is not None]
+    row = {"path": f"{kind}/{name}.flac", "label": label, "kind": kind, "sample": sample}
+    rows.append(row | of_all)
+  return rows
+
+
+def _tags(bundle: Bundle, seed: int, sample: object) -> dict[str, str]:
+  return Provenance(
+    bundle=bundle.name,
+    token_hash=bundle.token_hash,
+    mode=Mode.CONTINUATION.value,
+    seed=seed,
+    sample=int(str(sample)),
+    prompt_seconds=0.0,
+    prompt_audio=PromptAudio.NONE.value,
+  ).tags()

@@ -1,0 +1,135 @@
+"""Training of a detector: real or synthetic, from pieces of a second."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
+from audiolm_jax.training.gradient_step import gradient_step
+from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.train_state import TrainState, new_train_state
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorTrainingConfig:
+  """Everything that a detector's training run needs.
+
+  Attributes:
+    classifier: the network; of two classes.
+    microbatches: parts of a batch that go through the model one after another before the update.
+    ema_decay: of the averaged weights that are exported; 0 keeps none.
+  """
+
+  classifier: ClassifierConfig = ClassifierConfig()
+  optimizer: OptimizerConfig = OptimizerConfig(
+    name="adamw",
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup_steps=100,
+    decay_steps=20_000,
+    weight_decay=0.01,
+    clip_norm=1.0,
+  )
+  microbatches: int = 1
+  ema_decay: float = 0.99
+
+  def __post_init__(self) -> None:
+    if self.classifier.num_classes != 2:
+      raise ConfigError(
+        f"num_classes is {self.classifier.num_classes}; a detector has two, real and synthetic"
+      )
+
+
+class DetectorTrainable:
+  """A detector as the trainer sees it.
+
+  Batches: `waveform` float32 [batch, samples], and `label` int32 [batch], 0 real and 1 synthetic.
+  """
+
+  component = "detector"
+
+  def __init__(self, config: DetectorTrainingConfig):
+    self.config = config
+    self.model = Classifier(config.classifier)
+    self._optimizer = make_optimizer(config.optimizer)
+
+  def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
+    """A fresh state; parameters carry their logical axes."""
+    params = self.model.init(rng, jnp.zeros(batch["waveform"].shape))["params"]
+    return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
+
+  def train_step(
+    self, state: TrainState, batch: Batch, rng: Key[Array, ""]
+  ) -> tuple[TrainState, Metrics]:
+    """One update, skipped if its loss or gradient is not finite."""
+    return gradient_step(
+      self._loss,
+      state,
+      batch,
+      rng,
+      self._optimizer,
+      microbatches=self.config.microbatches,
+      ema_decay=self.config.ema_decay,
+    )
+
+  def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+    """Metrics of one batch with the averaged parameters; `weight` is its rows."""
+    return self._loss(state.averaged_params, batch, None)[1]
+
+  def amounts(self, batch: Batch) -> dict[str, float]:
+    """How many seconds of audio a batch holds, without padding."""
+    rate = self.config.classifier.features.sample_rate
+    return {"audio_seconds": float(np.sum(batch["length"])) / rate}
+
+  def flops_per_step(self, batch: Batch, step: int) -> float:
+    """Of one update; the backward pass of a convolution is two more of its size."""
+    del step  # all alike
+    rows, samples = batch["waveform"].shape
+    return 3 * rows * self.config.classifier.forward_flops(samples)
+
+  def inference_params(self, state: TrainState) -> dict[str, Any]:
+    """The parameters to detect with; the averaged ones if there are any."""
+    return nn.unbox(state.averaged_params)
+
+  def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
+    """What the bundle's detector has learned.
+
+    Raises:
+      ConfigError: there is none, or one of another shape.
+    """
+    if bundle.detector is None:
+      raise ConfigError(f"{bundle.name} has no detector")
+    what = f"the detector of {bundle.name}"
+    configs.check_equal(bundle.detector.config, self.config.classifier, what)
+    return bundle.detector.params
+
+  def with_params(self, state: TrainState, params: Any) -> TrainState:
+    """A fresh state that begins with these parameters."""
+    return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
+
+  def _loss(
+    self, params: Any, batch: Batch, rng: Key[Array, ""] | None
+  ) -> tuple[Float[Array, ""], Metrics]:
+    del rng  # nothing is drawn
+    labels = batch["label"]
+    logits = self.model.apply({"params": params}, batch["waveform"])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+
+    return loss, {
+      "loss": loss,
+      "accuracy": right.mean(),
+      "weight": jnp.asarray(len(labels), jnp.float32),
+    }

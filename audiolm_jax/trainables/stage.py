@@ -1,0 +1,125 @@
+"""Training of one stage, of whatever kind."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, Key
+
+from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.lm.stage import StageSpec
+from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.sampling import registry
+from audiolm_jax.training.gradient_step import gradient_step
+from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.train_state import TrainState, new_train_state
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageTrainingConfig:
+  """Everything a stage's training run needs.
+
+  Attributes:
+    spec: what the stage reads and predicts.
+    transformer: the model's shape, of the class that the stage's kind takes.
+    optimizer: the paper states none; this is GSLM's for the same shape of model.
+    z_loss: weight of the squared log-partition function, which keeps logits from drifting.
+    ema_decay: of the averaged weights that are exported; 0 keeps none.
+    microbatches: parts of a batch that go through the model one after another before the update.
+  """
+
+  spec: StageSpec
+  transformer: Any = TransformerConfig()
+  optimizer: OptimizerConfig = OptimizerConfig(
+    name="adam", learning_rate=5e-4, schedule="rsqrt", warmup_steps=4000, b2=0.98, clip_norm=1.0
+  )
+  z_loss: float = 0.0
+  ema_decay: float = 0.0
+  microbatches: int = 1
+
+  def __post_init__(self):
+    self.spec.check_config(self.transformer)
+
+  @classmethod
+  def field_types(cls, values: Mapping[str, Any]) -> dict[str, type]:
+    """Of the fields that depend on the stage's kind; for `configs.from_dict`."""
+    spec = registry.spec_class(values["spec"])
+    return {"spec": spec, "transformer": spec.config_class()}
+
+
+class StageTrainable:
+  """A stage as the trainer sees it; a batch is what `spec.example` makes, stacked."""
+
+  def __init__(self, config: StageTrainingConfig):
+    self.config = config
+    self._optimizer = make_optimizer(config.optimizer)
+
+  @property
+  def component(self) -> str:
+    """What checkpoints and bundles call this stage."""
+    return f"{self.config.spec.name}_stage"
+
+  def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
+    """A fresh state; parameters carry their logical axes."""
+    params = self.config.spec.init(self.config.transformer, rng, batch)
+    return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
+
+  def train_step(
+    self, state: TrainState, batch: Batch, rng: Key[Array, ""]
+  ) -> tuple[TrainState, Metrics]:
+    """One update, skipped if its loss or gradient is not finite."""
+    c = self.config
+
+    def loss_fn(params, batch, rng):
+      return c.spec.loss(c.transformer, params, batch, rng=rng, z_loss=c.z_loss)
+
+    return gradient_step(
+      loss_fn,
+      state,
+      batch,
+      rng,
+      self._optimizer,
+      microbatches=c.microbatches,
+      ema_decay=c.ema_decay,
+    )
+
+  def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+    """Metrics of one batch; `weight` is its number of target tokens."""
+    c = self.config
+    return c.spec.loss(c.transformer, state.averaged_params, batch)[1]
+
+  def amounts(self, batch: Batch) -> dict[str, float]:
+    """How many tokens a batch holds, without padding."""
+    return self.config.spec.amounts(batch)
+
+  def flops_per_step(self, batch: Batch, step: int) -> float:
+    """Of one update."""
+    del step  # all alike
+    return self.config.spec.flops_per_step(self.config.transformer, batch)
+
+  def inference_params(self, state: TrainState) -> dict[str, Any]:
+    """The parameters to sample with; the averaged ones if there are any."""
+    return self.config.spec.inference_params(state.averaged_params)
+
+  def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
+    """What the bundle's stage of this name has learned, as `inference_params` gives it.
+
+    Raises:
+      ConfigError: there is none, or one of other tokens or another shape.
+    """
+    c, what = self.config, f"the {self.config.spec.name} stage of {bundle.name}"
+    if c.spec.name not in bundle.stages:
+      raise ConfigError(f"{bundle.name} has no {c.spec.name} stage")
+    stage = bundle.stages[c.spec.name]
+    configs.check_equal(stage.spec, c.spec, what)
+    configs.check_equal(*(c.spec.shape_of(config) for config in (stage.config, c.transformer)), what)
+    return stage.params
+
+  def with_params(self, state: TrainState, params: Any) -> TrainState:
+    """A fresh state that begins where a stage's inference parameters left off."""
+    params = self.config.spec.training_params(self.config.transformer, params)
+    return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)

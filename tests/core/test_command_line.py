@@ -1,0 +1,61 @@
+"""What a command line says when something of its surroundings is missing."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from audiolm_jax.core.command_line import exit_code
+
+REPO = Path(__file__).parents[2]
+
+
+def run(*arguments):
+  # -S leaves site-packages out, as the Python of a machine that nothing was installed into.
+  command = [sys.executable, "-S", *arguments]
+  return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("program", ["sample", "doctor"])
+def test_a_python_without_the_packages_is_told_in_one_line_how_to_get_them(program):
+  done = run("-m", f"audiolm_jax.{program}", "--help")
+  assert done.returncode == 2 and done.stderr.count("\n") == 1
+  assert f"error: {sys.executable} has no package" in done.stderr
+  assert "pip install -r requirements/sample.txt" in done.stderr
+
+
+def importing(module):
+  """Calls a command whose work begins with the import of `module`."""
+  return exit_code(lambda _: importlib.import_module(module) and None, ["command"])
+
+
+def test_a_package_that_is_missing_later_is_one_line(capsys):
+  assert importing("no_such_package.module") == 2
+  assert "has no package 'no_such_package'" in capsys.readouterr().err
+
+
+def test_a_missing_module_of_this_project_keeps_its_traceback():
+  with pytest.raises(ModuleNotFoundError):
+    importing("audiolm_jax.no_such_module")
+
+
+def test_a_home_folder_in_a_flag_is_expanded(tmp_path):
+  program = (
+    "from absl import flags\n"
+    "from audiolm_jax.core.command_line import run_cli\n"
+    "FLAGS = flags.FlagValues()\n"
+    "flags.DEFINE_string('output', None, '', flag_values=FLAGS)\n"
+    "flags.DEFINE_list('data', [], '', flag_values=FLAGS)\n"
+    "run_cli(lambda _: print(FLAGS.output, FLAGS.data), FLAGS)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program, "--output=~/t", "--data=~/a,b~/c"],
+    cwd=REPO,
+    env=os.environ | {"HOME": str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.strip() == f"{tmp_path}/t ['{tmp_path}/a', 'b~/c']", done.stderr

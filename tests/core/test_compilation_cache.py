@@ -1,0 +1,56 @@
+"""Where compiled programs are kept, and who can write there."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from audiolm_jax.core import compilation_cache
+
+_ENABLE = (
+  "import jax, warnings\n"
+  "warnings.simplefilter('always')\n"
+  "from audiolm_jax.core import compilation_cache\n"
+  "compilation_cache.enable()\n"
+  "print(jax.config.jax_compilation_cache_dir)"
+)
+
+
+def enabled(**environment: str) -> tuple[str, str]:
+  """What a fresh process has as its cache, and what it prints to stderr."""
+  clean = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "HOME")}
+  done = subprocess.run(
+    [sys.executable, "-c", _ENABLE], env=clean | environment, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout.strip(), done.stderr
+
+
+def test_a_folder_that_others_could_write_to_is_closed_to_them(tmp_path):
+  folder, _ = enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "new"))
+  assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+  Path(folder).chmod(0o777)
+  assert enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "new"))[0] == folder
+  assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_the_folder_of_another_user_is_not_used(tmp_path):
+  folder, _ = enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "other"))
+  os.chown(folder, 12345, 12345)
+  found, said = enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "other"))
+  assert found == "None" and "belongs to another user" in said
+
+
+def test_a_user_without_a_home_folder_keeps_nothing(monkeypatch):
+  monkeypatch.delenv("AUDIOLM_JAX_CACHE", raising=False)
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+  def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+  monkeypatch.setattr(Path, "home", no_home)
+  assert compilation_cache.cache_folder() is None

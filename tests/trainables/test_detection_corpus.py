@@ -1,0 +1,145 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiolm_jax import bundles
+from audiolm_jax.core.errors import DataError
+from audiolm_jax.io import provenance
+from audiolm_jax.trainables import detection_corpus as corpus
+from audiolm_jax.trainables.detection_corpus import CorpusConfig
+from tests.conftest import melody
+
+CONFIG = CorpusConfig(prompt_seconds=0.6, duration=1.5, valid_share=0.4, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+  """Eight of 2 to 5 s, one too short, one silent; a speaker of `valid` is also in `train`."""
+  folder = tmp_path_factory.mktemp("recordings")
+  rows = []
+  for i in range(10):
+    sound = melody({8: 1.0}.get(i, 2.0 + 0.4 * i), seed=i) * (i != 9)
+    soundfile.write(folder / f"{i}.wav", sound, 16_000)
+    speaker = {7: "0"}.get(i, str(i % 5) if i < 5 else f"new {i}")
+    rows.append({"path": f"{i}.wav", "split": "train" if i < 5 else "valid", "speaker": speaker})
+  (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return folder / "manifest.jsonl"
+
+
+@pytest.fixture(scope="module")
+def made(miniature_bundle, recordings, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("made")
+  counts = corpus.make_corpus(miniature_bundle, recordings, folder, CONFIG, progress=False)
+  return folder, counts, read(folder)
+
+
+def read(folder):
+  return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def test_every_piece_is_there_in_all_kinds_and_of_one_length(made):
+  folder, counts, rows = made
+  for split in ("train", "valid", "test"):
+    assert 2 * counts[f"{split} codec"] == counts[f"{split} continuation"]
+    assert counts[f"{split} codec"] == counts[f"{split} original"]
+  assert sum(counts.values()) == len(rows) == len({row["path"] for row in rows})
+  for row in rows:
+    sound, rate = soundfile.read(folder / row["path"])
+    assert len(sound) == round(row["seconds"] * rate) and rate == 16_000
+    assert 1.0 <= row["seconds"] <= 1.5 and np.abs(sound).max() > 1e-3
+    assert row["label"] == ("synthetic" if row["kind"] == "continuation" else "real")
+
+
+def test_speakers_are_in_one_split_only_and_unusable_clips_in_none(made):
+  rows = made[2]
+  splits: dict[str, set[str]] = {}
+  for row in rows:
+    splits.setdefault(row["speaker"], set()).add(row["split"])
+  assert all(len(found) == 1 for found in splits.values())
+  assert {"0", "1", "2", "3", "4"} == {s for s, found in splits.items() if found != {"test"}}
+  assert {row["source"] for row in rows if row["split"] == "test"} == {"5.wav", "6.wav"}
+
+
+def test_the_real_class_is_what_the_codec_makes_of_the_recording(
+  made, miniature_bundle, recordings
+):
+  folder, _, rows = made
+  row = next(r for r in rows if r["kind"] == "codec" and r["path"].endswith("_000.flac"))
+  recording, _ = soundfile.read(recordings.parent / row["source"], dtype="float32")
+  codes = miniature_bundle.codec.encode_long(recording[: round(2.1 * 16_000)])
+  decoded = miniature_bundle.codec.decode(codes[None])[0][9_600:]
+  sound, _ = soundfile.read(folder / row["path"], dtype="float32")
+  np.testing.assert_allclose(sound, decoded[: len(sound)], atol=1e-4)
+  original = folder / row["path"].replace("codec/", "original/")
+  np.testing.assert_allclose(
+    soundfile.read(original)[0], recording[9_600 : 9_600 + len(sound)], atol=1e-4
+  )
+
+
+def test_continuations_differ_and_say_what_they_are(made, miniature_bundle):
+  folder, _, rows = made
+  first, second = [r for r in rows if r["kind"] == "continuation"][:2]
+  assert not np.array_equal(*(soundfile.read(folder / r["path"])[0] for r in (first, second)))
+  said = provenance.read_provenance(folder / second["path"])
+  assert said is not None and (said.bundle, said.sample) == (miniature_bundle.name, 1)
+  real = next(r for r in rows if r["kind"] == "codec")
+  assert provenance.read_provenance(folder / real["path"]) is None
+
+
+def test_what_was_lost_is_made_again_as_it_was_and_nothing_else(made, miniature_bundle, recordings):
+  folder, counts, rows = made
+  lost = folder / next(r for r in rows if r["kind"] == "continuation")["path"]
+  before = lost.read_bytes()
+  others = {p: p.stat().st_mtime_ns for p in folder.glob("*/*.flac")}
+  lost.unlink()
+  again = corpus.make_corpus(miniature_bundle, recordings, folder, CONFIG, progress=False)
+  assert again == counts and lost.read_bytes() == before and read(folder) == rows
+  touched = [p for p, t in others.items() if p.stat().st_mtime_ns != t]
+  assert len(touched) <= 2 * 4  # those of its batch
+
+
+def test_a_folder_that_was_made_otherwise_is_refused(made, miniature_bundle, recordings):
+  with pytest.raises(DataError, match=r"made otherwise \(seed\)"):
+    corpus.make_corpus(
+      miniature_bundle,
+      recordings,
+      made[0],
+      CorpusConfig(prompt_seconds=0.6, duration=1.5, valid_share=0.4, batch_size=2, seed=1),
+      progress=False,
+    )
+
+
+def test_recordings_that_are_all_too_short_are_refused(miniature_bundle, recordings, tmp_path):
+  config = CorpusConfig(prompt_seconds=30.0)
+  with pytest.raises(DataError, match="no recording of 31 s or more"):
+    corpus.make_corpus(miniature_bundle, recordings, tmp_path, config, progress=False)
+
+
+def test_the_command_makes_a_corpus_that_a_detector_is_trained_on(
+  run_cli, miniature_bundle, recordings, tmp_path
+):
+  bundle = bundles.save_bundle(miniature_bundle, tmp_path / "bundle")
+  done = run_cli(
+    "make_detection_corpus",
+    f"--bundle={bundle}",
+    f"--data={recordings}",
+    f"--output_dir={tmp_path / 'corpus'}",
+    "--prompt_seconds=0.6",
+    "--duration=1.5",
+    "--max_pieces=2",
+  )
+  assert done.code == 0, done.err
+  assert "train codec: 2 clips" in done.out
+  from audiolm_jax.data import datasets
+
+  dataset = datasets.InMemoryAudio(
+    str(tmp_path / "corpus" / "manifest.jsonl"), 1.0, batch_size=8, labels=corpus.LABELS
+  )
+  batch = next(iter(dataset()))
+  assert {name: x.shape for name, x in dataset.batch_shapes().items()} == {
+    name: x.shape for name, x in batch.items()
+  }
+  assert set(batch["label"].tolist()) == {0, 1}
+  assert run_cli("make_detection_corpus").code == 2
