@@ -159,7 +159,9 @@ def _product() -> Callable[[], Any]:
   return lambda: multiply(a, b)
 
 
-def _training(rows: int, spec: stages.StageSpec, shape: TransformerConfig) -> Callable[[], Any]:
+def _training(
+  rows: int, spec: stages.AutoregressiveSpec, shape: TransformerConfig
+) -> Callable[[], Any]:
   """A training step of 512 tokens a row, whose state stays where it is."""
   model = StageTrainable(
     StageTrainingConfig(spec, dataclasses.replace(shape, dropout_rate=0.0, dtype="float32"))

@@ -50,11 +50,21 @@ def export_tokenizers(run_cli, runs, *more):
 
 def write_store(runs, token_hash):
   writer = TokenStoreWriter(runs / "tokens", token_hash)
-  codes = np.zeros((100, 4), int)
+
+  def add(name, semantic, split):
+    streams = {"semantic": semantic, "codes": np.zeros((100, 4), int)}
+    writer.add(TokenClip(name, streams, split, seconds=2.0))
+
   # 50 steps are 2 s; 10 and 30 tokens are left when repeats are collapsed.
-  writer.add(TokenClip("a", np.repeat(np.arange(10), 5), codes, "train", seconds=2.0))
-  writer.add(TokenClip("b", np.repeat(np.arange(30) % 15, 2)[:50], codes, "train", seconds=2.0))
-  writer.add(TokenClip("c", np.zeros(50, int), codes, "valid", seconds=2.0))
+  writer.add(
+    TokenClip("a", {"semantic": np.repeat(np.arange(10), 5), "codes": codes}, "train", seconds=2.0)
+  )
+  writer.add(
+    TokenClip(
+      "b", {"semantic": np.repeat(np.arange(30) % 15, 2)[:50], "codes": codes}, "train", seconds=2.0
+    )
+  )
+  add("c", np.zeros(50, int), "valid")
   writer.finish()
   return runs / "tokens"
 
@@ -62,8 +72,8 @@ def write_store(runs, token_hash):
 def export_stages(run_cli, runs, *more):
   return run_cli(
     "export_bundle", "--bundle", runs / "tokenizers", "--token_store", runs / "tokens",
-    "--semantic_stage_dir", "semantic_stage", "--coarse_stage_dir", "coarse_stage",
-    "--fine_stage_dir", "fine_stage", "--output", runs / "mine", *more,
+    "--stage_dir", "semantic=semantic_stage", "--stage_dir", "coarse=coarse_stage",
+    "--stage_dir", "fine=fine_stage", "--output", runs / "mine", *more,
   )  # fmt: skip
 
 
@@ -181,9 +191,9 @@ def test_what_cannot_be_exported_is_named(runs, run_cli):
   store = ("--token_store", runs / "tokens")
   for arguments, words in [
     (("--codec_dir", "codec"), "--codec_dir and --kmeans are needed"),
-    ((*tokenizers, "--coarse_stage_dir", "coarse_stage"), "--token_store goes with the stages"),
-    ((*store, "--coarse_stage_dir", "coarse_stage"), "stages need --bundle"),
-    ((*tokenizers, *store, "--coarse_stage_dir", "fine_stage"), "is a run of 'fine_stage'"),
+    ((*tokenizers, "--stage_dir", "coarse=coarse_stage"), "--token_store goes with the stages"),
+    ((*store, "--stage_dir", "coarse=coarse_stage"), "stages need --bundle"),
+    ((*tokenizers, *store, "--stage_dir", "coarse=fine_stage"), "is a run of 'fine_stage'"),
     ((*tokenizers, "--metadata", runs / "bad.json"), "bad.json is not JSON"),
     ((*tokenizers, "--model_card", runs / "no.md"), "cannot read"),
     ((*tokenizers, "--temperatures", "coarse"), "'coarse' is not STAGE=VALUE"),

@@ -15,10 +15,11 @@ from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import AudioError, DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded
-from audiolm_jax.lm.stages import Stage
+from audiolm_jax.lm.stage import Stage
 from audiolm_jax.semantic.resampled import ResampledTokenizer
 from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 
@@ -36,7 +37,8 @@ class Bundle:
     name: what `--bundle` calls it.
     codec: waveform to acoustic codes and back.
     semantic: waveform to semantic tokens, at the codec's sample rate.
-    stages: by the name in their spec; empty for a bundle that only encodes and decodes.
+    stages: by the name in their spec, each after those whose streams it reads; empty for a bundle
+      that only encodes and decodes.
     semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
     temperatures: by stage, where others than the paper's suit it better.
     detector: tells its samples from recordings; None where none was trained.
@@ -62,6 +64,11 @@ class Bundle:
   def sample_rate(self) -> int:
     """Hz, of everything that goes in and comes out."""
     return self.codec.spec.sample_rate
+
+  @functools.cached_property
+  def streams(self) -> dict[str, Stream]:
+    """What the tokenizers make, by key."""
+    return of_tokenizers(*(configs.to_dict(part.spec) for part in (self.codec, self.semantic)))
 
   @functools.cached_property
   def token_hash(self) -> str:
@@ -96,8 +103,10 @@ class Bundle:
     hop_seconds = 1 / self.semantic.spec.frame_rate
     audio.check_length(waveform.shape[-1], self.sample_rate, hop_seconds, "the waveform")
     if waveform.ndim == 1:
-      return Encoded(self.semantic.tokenize_long(waveform), self.codec.encode_long(waveform))
-    return Encoded(self.semantic.tokenize(waveform), self.codec.encode(waveform))
+      semantic, codes = self.semantic.tokenize_long(waveform), self.codec.encode_long(waveform)
+    else:
+      semantic, codes = self.semantic.tokenize(waveform), self.codec.encode(waveform)
+    return Encoded({SEMANTIC: semantic, CODES: codes})
 
   def decode(
     self, codes: Int[np.ndarray, "*batch frames quantizers"]

@@ -9,10 +9,14 @@ by its name; one that accompanies it as a source or as a prompt has its role bef
 import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from audiolm_jax.core.errors import ConfigError, DataError
+
+# What the tokenizers of a bundle make.
+SEMANTIC, CODES = "semantic", "codes"
 
 Record = Mapping[str, np.ndarray]
 
@@ -103,6 +107,23 @@ def by_key(streams: Iterable[Stream]) -> dict[str, Stream]:
     first, end = min(stream.first_level, other.first_level), max(stream.end_level, other.end_level)
     found[stream.key] = dataclasses.replace(stream, first_level=first, levels=end - first)
   return found
+
+
+def of_tokenizers(codec: Mapping[str, Any], semantic: Mapping[str, Any]) -> dict[str, Stream]:
+  """The streams that a codec and a semantic tokenizer make, by key.
+
+  Args:
+    codec: its spec in plain form; empty for none.
+    semantic: the same of the semantic tokenizer.
+  """
+  made = []
+  if semantic:
+    rate = semantic["sample_rate"] / semantic["hop_length"]
+    made.append(Stream(SEMANTIC, semantic["num_clusters"], rate))
+  if codec:
+    rate, levels = codec["sample_rate"] / codec["hop_length"], codec["num_quantizers"]
+    made.append(Stream(CODES, codec["codebook_size"], rate, levels))
+  return by_key(made)
 
 
 def differences(wanted: Stream, there: Stream) -> list[str]:

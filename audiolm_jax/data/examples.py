@@ -115,8 +115,7 @@ def token_windows(spec: StageSpec, record: Record) -> list[Record]:
   """Consecutive crops that cover the clip's whole cells, the last one shorter."""
   grid = _Grid.of(spec)
   return [
-    grid.cut(record, start)
-    for start in range(0, max(1, grid.whole_cells(record)), grid.crop_cells)
+    grid.cut(record, start) for start in range(0, max(1, grid.whole_cells(record)), grid.crop_cells)
   ]
 
 

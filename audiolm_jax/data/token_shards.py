@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.core.streams import Record
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record
 from audiolm_jax.io import storage
 
 _SHARD = ("tokens-", ".npz")
@@ -177,7 +177,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
 
 def _keys(shard: Mapping[str, np.ndarray]) -> list[str]:
   """Of the streams; a shard of format 1 does not list them."""
-  return [str(key) for key in shard["streams"]] if "streams" in shard else ["semantic", "codes"]
+  return [str(key) for key in shard["streams"]] if "streams" in shard else [SEMANTIC, CODES]
 
 
 def _opened(path: str) -> BinaryIO:
@@ -193,9 +193,7 @@ def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenCli
     )
     if name in shard:
       streams[key] = np.split(shard[name], np.cumsum(shard[lengths])[:-1])
-  rows = zip(
-    shard["ids"], shard["splits"], shard["speakers"], shard["seconds"], strict=True
-  )
+  rows = zip(shard["ids"], shard["splits"], shard["speakers"], shard["seconds"], strict=True)
   return [
     TokenClip(
       str(i),

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from audiolm_jax.core import configs
-from audiolm_jax.core.errors import DataError
-from audiolm_jax.core.streams import Stream, by_key
+from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, by_key, of_tokenizers
 from audiolm_jax.data import token_shards
 from audiolm_jax.data.token_shards import StoredShard, TokenClip
 from audiolm_jax.io import storage
@@ -276,7 +276,7 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
     return StoreInfo(**fields, streams=streams)
   except FileNotFoundError as error:
     raise DataError(f"{folder} is no token store (no {STORE_FILE}); run cache_tokens") from error
-  except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
+  except (OSError, ValueError, AttributeError, TypeError, KeyError, ConfigError) as error:
     raise DataError(f"{path} is damaged ({error}); make the store again") from error
 
 
@@ -318,10 +318,10 @@ def _from_1(fields: Mapping[str, Any]) -> dict[str, Any]:
   fields = dict(fields)
   codec, semantic = fields.pop("codec"), fields.pop("semantic")
   counts = fields.pop("semantic_tokens"), fields.pop("acoustic_tokens")
-  streams = [*semantic_streams(semantic), *codec_streams(codec)]
+  streams = of_tokenizers(codec, semantic).values()
   return fields | {
     "streams": {stream.key: configs.to_dict(stream) for stream in streams},
-    "tokens": {k: n for k, n in zip(("semantic", "codes"), counts, strict=True) if n},
+    "tokens": {k: n for k, n in zip((SEMANTIC, CODES), counts, strict=True) if n},
     "format_version": FORMAT_VERSION,
   }
 

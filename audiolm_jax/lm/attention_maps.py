@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.lm.attention import bias_block, rotate
-from audiolm_jax.lm.stages import Stage
+from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.transformer import Positions, Transformer, unstack_layers
 
 

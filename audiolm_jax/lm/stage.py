@@ -58,6 +58,11 @@ class StageSpec(abc.ABC):
     return by_key([*self.reads, self.writes])
 
   @property
+  def collapsed(self) -> frozenset[str]:
+    """Keys of the streams whose repeats are dropped, so that their tokens have no place in time."""
+    return frozenset()
+
+  @property
   def crop_length(self) -> float | None:
     """Seconds of a training example; None where a clip is one example as a whole."""
     return None

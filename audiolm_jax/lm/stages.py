@@ -17,11 +17,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.core.streams import Record, Stream
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
-
-SEMANTIC, CODES = "semantic", "codes"  # names of the streams
 
 
 class Source(enum.StrEnum):
@@ -99,6 +97,11 @@ class AutoregressiveSpec(StageSpec):
     if self.predicts_semantic:
       return self._semantic
     return self._codes(self.first_target_quantizer, self.num_target_quantizers)
+
+  @property
+  def collapsed(self) -> frozenset[str]:
+    """Semantic tokens, where their repeats are dropped."""
+    return frozenset({SEMANTIC} if self.uses_semantic and self.collapse_repeats else ())
 
   @property
   def crop_length(self) -> float:

@@ -116,7 +116,9 @@ class StageTrainable:
       raise ConfigError(f"{bundle.name} has no {c.spec.name} stage")
     stage = bundle.stages[c.spec.name]
     configs.check_equal(stage.spec, c.spec, what)
-    configs.check_equal(*(c.spec.shape_of(config) for config in (stage.config, c.transformer)), what)
+    configs.check_equal(
+      *(c.spec.shape_of(config) for config in (stage.config, c.transformer)), what
+    )
     return stage.params
 
   def with_params(self, state: TrainState, params: Any) -> TrainState:

@@ -31,12 +31,11 @@ MODEL_FILE = "model.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
 # Where each component's trainable lives; `load_inference_params` rebuilds it from `model.json`.
+_STAGE = "_stage"  # stands for every component whose name ends so
 COMPONENTS = {
   "codec": ("audiolm_jax.trainables.codec", "CodecTrainable", "CodecTrainingConfig"),
   "semantic": ("audiolm_jax.semantic.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
-  "semantic_stage": ("audiolm_jax.trainables.stage", "StageTrainable", "StageTrainingConfig"),
-  "coarse_stage": ("audiolm_jax.trainables.stage", "StageTrainable", "StageTrainingConfig"),
-  "fine_stage": ("audiolm_jax.trainables.stage", "StageTrainable", "StageTrainingConfig"),
+  _STAGE: ("audiolm_jax.trainables.stage", "StageTrainable", "StageTrainingConfig"),
   "detector": ("audiolm_jax.trainables.detector", "DetectorTrainable", "DetectorTrainingConfig"),
 }
 
@@ -254,6 +253,13 @@ def read_model_json(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
     raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
 
 
+def home_of(component: Any) -> tuple[str, str, str] | None:
+  """Module, trainable and configuration of a component; None where it is not known here."""
+  if str(component).endswith(_STAGE):
+    return COMPONENTS[_STAGE]
+  return COMPONENTS.get(component)
+
+
 def load_inference_params(
   model_dir: str | os.PathLike[str], step: int | None = None
 ) -> tuple[str, Any, dict[str, Any]]:
@@ -270,9 +276,10 @@ def load_inference_params(
   """
   description = read_model_json(model_dir)
   component = description.get("component")
-  if component not in COMPONENTS:
+  home = home_of(component)
+  if home is None:
     raise CheckpointError(f"{model_dir} is a run of {component!r}, which is not known here")
-  module_name, trainable_name, config_name = COMPONENTS[component]
+  module_name, trainable_name, config_name = home
   module = importlib.import_module(module_name)
   config = configs.from_dict(getattr(module, config_name), description["config"])
   trainable = getattr(module, trainable_name)(config)

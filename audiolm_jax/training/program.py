@@ -43,7 +43,7 @@ class Trainable(Protocol):
     training step `step`: which parts of the model take part. A program is compiled for each.
 
   Attributes:
-    component: "codec", "semantic", "semantic_stage", "coarse_stage", "fine_stage", "detector".
+    component: "codec", "semantic", "detector", or a stage's name followed by "_stage".
     config: a dataclass that `configs.to_dict` can write; the class is made from it alone.
   """
 

@@ -21,11 +21,8 @@ _NEXT = {
   "--output=TOKENIZERS",
   "semantic": "python -m audiolm_jax.fit_kmeans --encoder_dir={dir} --audio_dir=RECORDINGS "
   "--output=KMEANS",
-  **{
-    f"{name}_stage": "python -m audiolm_jax.export_bundle --bundle=TOKENIZERS "
-    f"--token_store=TOKENS --{name}_stage_dir={{dir}} --output=BUNDLE"
-    for name in ("semantic", "coarse", "fine")
-  },
+  "stage": "python -m audiolm_jax.export_bundle --bundle=TOKENIZERS --token_store=TOKENS "
+  "--stage_dir={name}={dir} --output=BUNDLE",
   "detector": "python -m audiolm_jax.export_bundle --bundle=BUNDLE --detector_dir={dir} "
   "--output=BUNDLE",
 }
@@ -203,7 +200,9 @@ def _how_to_go_on(ending: Ending) -> str:
     program, *arguments = ending.versions["command"]
     program = re.sub(r"^.*audiolm_jax/train\.py$", "-m audiolm_jax.train", program)
     return f"To go on\n  python {program} {shlex.join(arguments)}\n"
-  following = _NEXT.get(ending.component, "").format(dir=shlex.quote(ending.model_dir))
+  name, is_stage, _ = ending.component.rpartition("_stage")
+  following = _NEXT.get("stage" if is_stage else ending.component, "")
+  following = following.format(name=name, dir=shlex.quote(ending.model_dir))
   return f"Next\n  {following}\n" if following else ""
 
 

@@ -3,7 +3,6 @@
 import itertools
 
 import pytest
-from helpers_lm import SPECS
 
 from audiolm_jax.sampling.windows import Window, plan_windows, steps_of_frames
 
@@ -37,6 +36,6 @@ def test_a_clip_within_the_crop_is_one_window():
 
 
 def test_steps_cover_the_frames():
-  spec = SPECS["coarse"]  # two frames a step
-  assert steps_of_frames(spec, 0, 7) == slice(0, 4)
-  assert steps_of_frames(spec, 6, 20) == slice(3, 10)
+  assert steps_of_frames(0, 7, 10.0, 5.0) == slice(0, 4)
+  assert steps_of_frames(6, 20, 10.0, 5.0) == slice(3, 10)
+  assert steps_of_frames(1, 2, 12.5, 25.0) == slice(2, 4)

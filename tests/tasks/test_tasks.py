@@ -65,7 +65,6 @@ def environment(recordings, bundle_dir):
         "CODEBOOK_SIZE=16",
         "NUM_COARSE_QUANTIZERS=2",
         "CROP_SECONDS=1.0",
-        "TASK_FEATURE_LENGTHS={{'tokens': 126}}",
         "WARMUP_STEPS=1",
         "transformer.TransformerConfig.num_layers=1",
         "transformer.TransformerConfig.embed_dim=16",

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.likelihood import crops, stage_scorer
 from audiolm_jax.evaluation.options import Options
@@ -84,8 +85,10 @@ def _likelihoods(
 ) -> dict[str, Likelihood]:
   clip = TokenClip(
     id="",
-    semantic=np.asarray(bundle.semantic.tokenize_long(waveform)),
-    codes=np.asarray(bundle.codec.encode_long(waveform)),
+    streams={
+      SEMANTIC: np.asarray(bundle.semantic.tokenize_long(waveform)),
+      CODES: np.asarray(bundle.codec.encode_long(waveform)),
+    },
     split="valid",
     speaker=None,
   )
