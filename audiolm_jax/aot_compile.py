@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     report = aot.compile_step(
       settings["model"],
       dataset.batch_shapes(),
-      settings["partitioning"],
+      settings["config"].partitioning,
       topology,
       FLAGS.num_slices,
     )

@@ -135,9 +135,9 @@ def _tokenizers(base: Any) -> tuple[Any, Any]:
     config, params = _trained("codec", FLAGS.codec_dir)
     codec = codec_of(config.model, params)
   if FLAGS.kmeans:
-    from audiolm_jax import fit_kmeans
+    from audiolm_jax.trainables.semantic_tokenizer import load_tokenizer
 
-    semantic = fit_kmeans.load_tokenizer(FLAGS.kmeans)
+    semantic = load_tokenizer(FLAGS.kmeans)
   from audiolm_jax.semantic.resampled import tokenizer_at
 
   return codec, tokenizer_at(semantic, codec.spec.sample_rate)
@@ -160,7 +160,7 @@ def _detector() -> Any:
 
 
 def _trained(component: str, model_dir: str) -> tuple[Any, Any]:
-  from audiolm_jax.training.checkpoints import load_inference_params
+  from audiolm_jax.trainables.registry import load_inference_params
 
   found, config, params = load_inference_params(model_dir)
   if found != component:

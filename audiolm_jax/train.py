@@ -74,15 +74,15 @@ def main(argv: Sequence[str]) -> int:
   compilation_cache.enable()
   _join_other_processes()
   settings, text = resolve(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
-  _check_model_dir(settings["model_dir"])
+  _check_model_dir(settings["config"].model_dir)
   if FLAGS.dry_run:
     print(text)
     return 0
   _prepare_seqio()
-  from audiolm_jax.training import trainer
+  from audiolm_jax.trainables import run
 
   try:
-    result = trainer.train(**settings, config_text=text)
+    result = run.train(**settings, config_text=text)
   except BaseException as error:
     _leave_other_processes(error)
     raise
@@ -92,14 +92,14 @@ def main(argv: Sequence[str]) -> int:
 def resolve(
   gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = (".",)
 ) -> tuple[dict[str, Any], str]:
-  """The keywords of `trainer.train` that gin files and bindings describe, and their text.
+  """Returns the keywords of `run.train` that gin files and bindings describe, and their text.
 
   Raises:
     ConfigError: a file, name, parameter or macro that is not there, or a value that does not fit.
   """
   import gin
 
-  from audiolm_jax.training import trainer
+  from audiolm_jax.trainables import run
 
   if not gin_files:
     raise ConfigError("give --gin_file, for example --gin_file=gin_configs/codec_tiny.gin")
@@ -115,12 +115,12 @@ def resolve(
     home = [re.sub(r"""(?<=['"])~(?=/)""", os.path.expanduser("~"), text) for text in bindings]
     gin.parse_config_files_and_bindings(list(gin_files), home, finalize_config=False)
     text = gin.config_str()
-    missing = _missing(gin, trainer.train)
+    missing = _missing(gin, run.train)
     if missing:
       names = " ".join(f"--gin.{name}=VALUE" for name in missing)
       raise ConfigError(f"still to be set: {names} (see the head of {gin_files[0]})")
     _check_macros_are_used(bindings, text)
-    return dict(gin.get_bindings(trainer.train)), text
+    return dict(gin.get_bindings(run.train)), text
   except UserError as error:
     raise ConfigError(str(error).splitlines()[0]) from error  # gin adds lines on where it was
   except _GIN_ERRORS as error:

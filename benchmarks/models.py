@@ -71,7 +71,7 @@ class TrainingStep:
   def __init__(self, model: Any, batch: dict[str, np.ndarray]):
     self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
     self._batch = jax.device_put(batch)
-    parts = model.parts(0) if hasattr(model, "parts") else ()
+    parts = model.parts(0)
 
     def step(*given: Any) -> Any:
       with products.precision(products.fastest_precision()):

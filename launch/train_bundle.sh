@@ -203,7 +203,7 @@ step() {
   run_logged "$work/log/$step.log" "${command[@]}" || status=$?
   if ((status)); then
     ((status > 128)) || mend=", once that is mended"
-    echo "== $step: stopped (exit $status) after $((SECONDS - began)) s; the same command goes on from there$mend" >&2
+    echo "== $step: stopped (exit $status) after $((SECONDS - began)) s; rerun the same command to resume$mend" >&2
     exit "$status"
   fi
   echo "   took $((SECONDS - began)) s; expect $expected"

@@ -49,7 +49,7 @@ ROWS = 4
 
 @functools.cache
 def settings(name: str) -> dict[str, Any]:
-  """What `trainer.train` is given by a gin file."""
+  """Returns the keywords of `run.train` that a gin file gives."""
   data = "AUDIO_DIR" if name == "detector_base" else "MIXTURE_OR_TASK_NAME"
   found, _ = train.resolve([f"gin_configs/{name}.gin"], ["MODEL_DIR = 'none'", f"{data} = 'none'"])
   return found
@@ -70,7 +70,7 @@ def training_program(name: str, **changes: Any) -> Program:
   """The training program of a gin file, with changes to the trainable's configuration."""
   found = settings(name)
   config = dataclasses.replace(found["model"].config, **changes)
-  partitioner = Partitioner(found["partitioning"], jax.devices()[:1])
+  partitioner = Partitioner(found["config"].partitioning, jax.devices()[:1])
   return Program(type(found["model"])(config), partitioner, found["train_dataset"].batch_shapes())
 
 
@@ -264,8 +264,12 @@ def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
   number, row = array(dtype=np.int32), array(ROWS, dtype=np.int32)
   drawn = array(ROWS, program.spec.max_length // 2, dtype=np.int32)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
-  inputs = loop.LoopInputs(row, row, drawn, keys, jax.eval_shape(lambda: controls))
-  state = loop.LoopState(number, number, row, row, cache, drawn)
+  inputs = loop.LoopInputs(
+    row, row, drawn, keys, jax.eval_shape(lambda: controls), row, ((),) * len(program.processors)
+  )
+  frames = program.history + -(-drawn.shape[1] // program.per_frame)
+  shown = (frames, program.levels) if program.processors else (0, 0)
+  state = loop.LoopState(number, number, row, cache, drawn, array(ROWS, *shown, dtype=np.int32))
   return export_function(
     functools.partial(loop.decode, program), params, inputs, state, number, platforms=platforms
   )

@@ -11,10 +11,10 @@ import soundfile
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.data.token_store import TokenStore
-from audiolm_jax.fit_kmeans import load_tokenizer
 from audiolm_jax.io import audio
 from audiolm_jax.pretrained import registry
 from audiolm_jax.sampling.cascade import CascadeResult
+from audiolm_jax.trainables.semantic_tokenizer import load_tokenizer
 from tests.conftest import melody
 from tests.pretrained.conftest import (
   GOLDEN,

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax import fit_kmeans
 from audiolm_jax.bundles import load_bundle, tensors
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStoreWriter
 from audiolm_jax.semantic.kmeans import KMeansReport
+from audiolm_jax.trainables import registry, semantic_tokenizer
 from audiolm_jax.trainables.codec import CodecTrainingConfig
 from audiolm_jax.trainables.stage import StageTrainingConfig
 from tests.conftest import melody
@@ -20,7 +20,6 @@ from tests.conftest import melody
 @pytest.fixture
 def runs(miniature_bundle, detector_run, detector, tmp_path, monkeypatch):
   """Stands in for finished training runs; what they have learned is the miniature bundle."""
-  from audiolm_jax.training import checkpoints
 
   learned = {
     "codec": (
@@ -34,10 +33,10 @@ def runs(miniature_bundle, detector_run, detector, tmp_path, monkeypatch):
     learned[f"{name}_stage"] = (f"{name}_stage", config, stage.params)
   learned["detector"] = ("detector", detector_run.trainable.config, detector.params)
   monkeypatch.setattr(
-    checkpoints, "load_inference_params", lambda folder, step=None: learned[str(folder)]
+    registry, "load_inference_params", lambda folder, step=None: learned[str(folder)]
   )
   report = KMeansReport(100, 16, (0.5,), (100,), 15, 0, 1.0)
-  fit_kmeans.save_tokenizer(tmp_path / "kmeans", miniature_bundle.semantic, report)
+  semantic_tokenizer.save_tokenizer(tmp_path / "kmeans", miniature_bundle.semantic, report)
   return tmp_path
 
 
@@ -123,12 +122,11 @@ def test_tokens_of_other_tokenizers_are_refused(runs, run_cli):
 def test_stages_that_do_not_fit_the_tokenizers_are_refused(
   miniature_bundle, runs, run_cli, monkeypatch
 ):
-  from audiolm_jax.training import checkpoints
 
   assert export_tokenizers(run_cli, runs).code == 0
   write_store(runs, load_bundle(runs / "tokenizers").token_hash)
   stage = miniature_bundle.stages["coarse"]
-  original = checkpoints.load_inference_params
+  original = registry.load_inference_params
 
   def other(folder, step=None):
     component, config, params = original(folder)
@@ -137,7 +135,7 @@ def test_stages_that_do_not_fit_the_tokenizers_are_refused(
       config = dataclasses.replace(config, spec=spec)
     return component, config, params
 
-  monkeypatch.setattr(checkpoints, "load_inference_params", other)
+  monkeypatch.setattr(registry, "load_inference_params", other)
   done = export_stages(run_cli, runs)
   assert done.code == 2 and "codebook_size" in done.err, (done.err, stage.spec)
   assert not (runs / "mine").exists()
@@ -146,7 +144,6 @@ def test_stages_that_do_not_fit_the_tokenizers_are_refused(
 def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
   miniature_bundle, runs, run_cli, monkeypatch
 ):
-  from audiolm_jax.training import checkpoints
 
   assert export_tokenizers(run_cli, runs, "--storage=int8").code == 0
   tokenizers = load_bundle(runs / "tokenizers")
@@ -158,7 +155,7 @@ def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
   def learn(**parts):
     params = dict(before.codec.params) | parts
     learned = lambda folder, step=None: ("codec", config, params)  # noqa: E731
-    monkeypatch.setattr(checkpoints, "load_inference_params", learned)
+    monkeypatch.setattr(registry, "load_inference_params", learned)
 
   decoder = jax.tree.map(lambda x: 1.1 * x, before.codec.params["decoder"])
   learn(decoder=decoder)

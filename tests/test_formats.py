@@ -16,9 +16,9 @@ from audiolm_jax.io import token_file
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
+from audiolm_jax.trainables.registry import load_inference_params
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training import trainer
-from audiolm_jax.training.checkpoints import load_inference_params
 
 GOLDEN = Path(__file__).parent / "golden" / "formats"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
@@ -127,13 +127,8 @@ def test_a_run_of_before_goes_on_from_its_checkpoint_on_the_same_batches(tmp_pat
   data = InMemoryTokens(str(GOLDEN / "store_1"), spec, batch_size=2)
   for name, values in next(data()).items():
     assert values.ravel()[:40].tolist() == EXPECTED["first_batch"][name]
-  result = trainer.train(
-    model=model,
-    train_dataset=data,
-    model_dir=tmp_path / "run",
-    total_steps=3,
-    tensorboard=False,
-    products="float32",
-    log_period=1,
+  config = trainer.TrainConfig(
+    tmp_path / "run", total_steps=3, tensorboard=False, products="float32", log_period=1
   )
+  result = trainer.train(config, model=model, train_dataset=data)
   assert result.finished and result.step == 3

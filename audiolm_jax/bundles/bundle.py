@@ -65,6 +65,11 @@ class Bundle:
     """Hz, of everything that goes in and comes out."""
     return self.codec.spec.sample_rate
 
+  def component(self, name: str) -> Any:
+    """Returns the component that training calls `name`, such as "codec"; None if there is none."""
+    tokenizers = {"codec": self.codec, "semantic": self.semantic, "detector": self.detector}
+    return (tokenizers | {f"{key}_stage": stage for key, stage in self.stages.items()}).get(name)
+
   @functools.cached_property
   def streams(self) -> dict[str, Stream]:
     """What the tokenizers make, by key."""

@@ -13,7 +13,7 @@ from jaxtyping import Float, Num
 
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle, at_bundle_rate
-from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.core.errors import AudioError, BundleError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from audiolm_jax.codec.convolution import convolve
-from audiolm_jax.codec.losses import stft
+from audiolm_jax.dsp.stft import stft
 
 
 @dataclasses.dataclass(frozen=True)

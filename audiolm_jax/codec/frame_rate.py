@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from audiolm_jax.codec.causal import Streamed
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.codec.losses import stft
 from audiolm_jax.core import products
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.dsp.stft import stft
 
 State = tuple[jax.Array, ...]
 

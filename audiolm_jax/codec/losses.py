@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from audiolm_jax.dsp.mel import mel_filterbank
+from audiolm_jax.dsp.stft import magnitude, stft
+
 _COMPRESSION = 0.4
 
 
@@ -39,44 +42,6 @@ class ComplexLossConfig:
   windows: tuple[int, ...] = (256, 512, 1024)
 
 
-@functools.cache
-def mel_filterbank(sample_rate: int, window: int, num_mels: int) -> np.ndarray:
-  """Triangular filters, equally spaced on the mel scale from 0 Hz to Nyquist, summing to 1 each.
-
-  Returns:
-    float32 [window // 2 + 1, num_mels].
-  """
-  mel_top = 2595.0 * np.log10(1.0 + sample_rate / 2 / 700.0)
-  edges = 700.0 * (10.0 ** (np.linspace(0.0, mel_top, num_mels + 2) / 2595.0) - 1.0)
-  bins = np.linspace(0.0, sample_rate / 2, window // 2 + 1)[:, None]
-  rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-  falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-  filters = np.maximum(0.0, np.minimum(rising, falling))
-  return (filters / np.maximum(filters.sum(axis=0), 1e-8)).astype(np.float32)
-
-
-def stft(waveform: Float[Array, "batch samples"], window: int, hop: int) -> Array:
-  """Hann-windowed short-time Fourier transform; `hop` divides `window`, no padding.
-
-  Frames are built from blocks of `hop` samples: a gather is slow in the backward pass.
-
-  Returns:
-    complex64 [batch, frames, window // 2 + 1].
-  """
-  batch, samples = waveform.shape
-  blocks = waveform[:, : samples // hop * hop].reshape(batch, -1, hop)
-  overlap = window // hop
-  frames = blocks.shape[1] - overlap + 1
-  framed = jnp.concatenate([blocks[:, i : i + frames] for i in range(overlap)], axis=-1)
-  taper = np.hanning(window + 1)[:-1].astype(np.float32)
-  return jnp.fft.rfft(framed * taper, axis=-1)
-
-
-def magnitude(spectrum: Array) -> Float[Array, "batch frames bins"]:
-  """Absolute value with a gradient that is finite at zero."""
-  return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-9)
-
-
 def mel_spectrograms(
   waveform: Float[Array, "batch samples"], config: SpectralLossConfig
 ) -> list[Float[Array, "batch frames mels"]]:
@@ -86,7 +51,7 @@ def mel_spectrograms(
     num_mels = min(config.num_mels, window // 4)
     taper_gain = 2.0 / window
     spectrum = magnitude(stft(waveform, window, window // 4)) * taper_gain
-    result.append(spectrum @ mel_filterbank(config.sample_rate, window, num_mels))
+    result.append(spectrum @ _mel_filters(config.sample_rate, window, num_mels))
   return result
 
 
@@ -172,3 +137,10 @@ def feature_matching_loss(
     for r, f in zip(real_layers, fake_layers, strict=True)
   ]
   return sum(terms, jnp.zeros(())) / len(terms)
+
+
+@functools.cache
+def _mel_filters(sample_rate: int, window: int, num_mels: int) -> Float[np.ndarray, "bins mels"]:
+  """Returns mel filters from 0 Hz to half the sample rate that sum to 1 each."""
+  filters = mel_filterbank(window // 2 + 1, num_mels, sample_rate)
+  return (filters / np.maximum(filters.sum(axis=0), 1e-8)).astype(np.float32)

@@ -113,16 +113,6 @@ class SoundStreamConfig:
     return 2.0 * (products + time * self.kernel_size * channels)
 
 
-def piano_config() -> SoundStreamConfig:
-  """AudioLM's piano codec: three levels of 2^14 entries, all predicted by the coarse stage."""
-  return SoundStreamConfig(num_quantizers=3, codebook_size=2**14)
-
-
-def tiny_config() -> SoundStreamConfig:
-  """A codec that two CPU cores can train in an hour; the light encoder costs almost nothing."""
-  return SoundStreamConfig(encoder_channels=8, decoder_channels=16, latent_dim=128)
-
-
 def encoder_state(config: SoundStreamConfig, batch: int) -> State:
   """Zero state of `Encoder`: the silence before the first sample."""
   channels = config.encoder_channels

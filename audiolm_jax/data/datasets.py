@@ -13,7 +13,7 @@ import numpy as np
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import in_memory
 from audiolm_jax.lm.stage import StageSpec
-from audiolm_jax.training.prefetch import Batches
+from audiolm_jax.training.batches import Batches
 
 BatchShapes = dict[str, jax.ShapeDtypeStruct]
 

@@ -8,6 +8,8 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.dsp.mel import Sides, mel_filterbank
+
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_LENGTH = 400  # samples
 HOP_LENGTH = 160  # samples
@@ -61,7 +63,7 @@ def _log_mel_of_frames(
   before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
   spectrum = np.fft.rfft((frames - _PREEMPHASIS * before) * _window(), _FFT_LENGTH)
   power = np.square(spectrum.real) + np.square(spectrum.imag)
-  return np.log(np.maximum(power @ _mel_filterbank(num_mels), _FLOOR))
+  return np.log(np.maximum(power @ _mel_filters(num_mels), _FLOOR))
 
 
 @functools.lru_cache
@@ -71,13 +73,12 @@ def _window() -> Float[np.ndarray, "window"]:
 
 
 @functools.lru_cache
-def _mel_filterbank(num_mels: int) -> Float[np.ndarray, "bins mels"]:
-  """Triangles of unit height whose sides are straight on the mel scale."""
-  bins = _to_mel(np.arange(_FFT_LENGTH // 2 + 1) * SAMPLE_RATE / _FFT_LENGTH)[:, None]
-  edges = np.linspace(_to_mel(_LOWEST), _to_mel(_HIGHEST), num_mels + 2)
-  low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-  return np.maximum(0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
-
-
-def _to_mel(frequency: float | np.ndarray) -> np.ndarray:
-  return 1127.0 * np.log(1.0 + np.asarray(frequency) / 700.0)
+def _mel_filters(num_mels: int) -> Float[np.ndarray, "bins mels"]:
+  return mel_filterbank(
+    _FFT_LENGTH // 2 + 1,
+    num_mels,
+    SAMPLE_RATE,
+    min_frequency=_LOWEST,
+    max_frequency=_HIGHEST,
+    sides=Sides.MEL,
+  )

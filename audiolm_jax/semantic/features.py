@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.dsp.mel import hertz_to_mel, mel_filterbank, mel_to_hertz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def normalised_log_mel(
   power: Float[Array, "batch frames bins"], config: LogMelConfig
 ) -> Float[Array, "batch frames mels"]:
   """Mel bands of power spectra, in nepers, shifted and scaled by the configuration's constants."""
-  mel = jnp.matmul(power, jnp.asarray(mel_filterbank(config)), precision=jax.lax.Precision.HIGHEST)
+  mel = jnp.matmul(power, jnp.asarray(mel_filters(config)), precision=jax.lax.Precision.HIGHEST)
   return (jnp.log(mel + config.floor) - config.mean) / config.scale
 
 
@@ -130,27 +131,22 @@ def _dft_basis(config: LogMelConfig) -> np.ndarray:
 
 
 @functools.lru_cache
-def mel_filterbank(config: LogMelConfig) -> np.ndarray:
-  """Triangles of unit height on the mel scale, weighted by the pre-emphasis, [bins, mels]."""
-  frequencies = np.arange(config.num_bins) * config.sample_rate / config.fft_length
-  edges = _from_mel(
-    np.linspace(_to_mel(config.min_frequency), _to_mel(config.max_frequency), config.num_mels + 2)
+def mel_filters(config: LogMelConfig) -> Float[np.ndarray, "bins mels"]:
+  """Returns mel filters of height 1, weighted by the pre-emphasis."""
+  filters = mel_filterbank(
+    config.num_bins,
+    config.num_mels,
+    config.sample_rate,
+    min_frequency=config.min_frequency,
+    max_frequency=config.max_frequency,
   )
-  low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-  up = (frequencies[:, None] - low) / (centre - low)
-  down = (high - frequencies[:, None]) / (high - centre)
-  triangles = np.maximum(0.0, np.minimum(up, down))
-  # A band narrower than a bin may miss every bin: it takes the nearest one.
-  for band in np.flatnonzero(triangles.sum(0) == 0.0):
-    triangles[np.abs(frequencies - centre[band]).argmin(), band] = 1.0
+  frequencies = np.arange(config.num_bins) * config.sample_rate / config.fft_length
+  ends = np.linspace(
+    hertz_to_mel(config.min_frequency), hertz_to_mel(config.max_frequency), config.num_mels + 2
+  )
+  # A filter narrower than a bin may contain no bin: it takes the nearest one.
+  for band in np.flatnonzero(filters.sum(0) == 0.0):
+    filters[np.abs(frequencies - mel_to_hertz(ends[band + 1])).argmin(), band] = 1.0
   phase = 2 * np.pi * frequencies / config.sample_rate
   emphasis = np.abs(1.0 - config.preemphasis * np.exp(-1j * phase)) ** 2
-  return (triangles * emphasis[:, None]).astype(np.float32)
-
-
-def _to_mel(frequency: float | np.ndarray) -> float | np.ndarray:
-  return 2595.0 * np.log10(1.0 + np.asarray(frequency) / 700.0)
-
-
-def _from_mel(mel: float | np.ndarray) -> np.ndarray:
-  return 700.0 * (10.0 ** (np.asarray(mel) / 2595.0) - 1.0)
+  return (filters * emphasis[:, None]).astype(np.float32)

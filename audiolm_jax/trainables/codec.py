@@ -25,7 +25,6 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.frame_rate import FrameRateConfig
@@ -46,6 +45,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.trainables.adversary import Adversary
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.trainable import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +137,13 @@ class CodecState:
   gradient_norms: jax.Array
 
 
-class CodecTrainable:
+class CodecTrainable(Trainable[CodecState]):
   """The codec as the trainer sees it; a batch is {"waveform": [batch, samples]}."""
 
   component = "codec"
+  next_command = (
+    "python -m audiolm_jax.export_bundle --codec_dir={dir} --kmeans=KMEANS --output=TOKENIZERS"
+  )
 
   def __init__(self, config: CodecTrainingConfig):
     self.config = config
@@ -317,20 +320,15 @@ class CodecTrainable:
       metrics[f"dead_codes_{level}"] = aux["dead"][level].astype(jnp.float32)
     return new, metrics
 
-  def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
-    """What the bundle's codec has learned.
-
-    Raises:
-      ConfigError: it is of another shape.
-    """
-    codec: Any = bundle.codec
-    if type(codec.config) is not type(self.config.model):
+  def component_params(self, component: Any, what: str) -> dict[str, Any]:
+    """Returns the parameters of a codec with this configuration; see the base class."""
+    if type(component.config) is not type(self.config.model):
       raise ConfigError(
-        f"the codec of {bundle.name} has a {type(codec.config).__name__}, and the run trains a "
+        f"{what} has a {type(component.config).__name__}, and the run trains a "
         f"{type(self.config.model).__name__}"
       )
-    configs.check_equal(codec.config, self.config.model, f"the codec of {bundle.name}")
-    return codec.params
+    configs.check_equal(component.config, self.config.model, what)
+    return component.params
 
   def with_params(self, state: CodecState, params: Any) -> CodecState:
     """A fresh state that begins where an inference codec's parameters left off."""
@@ -395,7 +393,7 @@ class CodecTrainable:
       flops += (2 + 4 + 1 + 2) * c.discriminators.forward_flops(samples)
     return rows * flops
 
-  def remarks(self, metrics: Mapping[str, float]) -> list[str]:
+  def warnings(self, metrics: Mapping[str, float]) -> list[str]:
     """Sentences on codebooks hardly used or left behind, and on discriminators that have won."""
     c, found = self.config, []
     for level in range(c.model.num_quantizers):

@@ -10,13 +10,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import TrainState, new_train_state
+from audiolm_jax.training.trainable import Trainable
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]
@@ -52,13 +52,16 @@ class DetectorTrainingConfig:
       )
 
 
-class DetectorTrainable:
+class DetectorTrainable(Trainable[TrainState]):
   """A detector as the trainer sees it.
 
   Batches: `waveform` float32 [batch, samples], and `label` int32 [batch], 0 real and 1 synthetic.
   """
 
   component = "detector"
+  next_command = (
+    "python -m audiolm_jax.export_bundle --bundle=BUNDLE --detector_dir={dir} --output=BUNDLE"
+  )
 
   def __init__(self, config: DetectorTrainingConfig):
     self.config = config
@@ -103,17 +106,10 @@ class DetectorTrainable:
     """The parameters to detect with; the averaged ones if there are any."""
     return nn.unbox(state.averaged_params)
 
-  def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
-    """What the bundle's detector has learned.
-
-    Raises:
-      ConfigError: there is none, or one of another shape.
-    """
-    if bundle.detector is None:
-      raise ConfigError(f"{bundle.name} has no detector")
-    what = f"the detector of {bundle.name}"
-    configs.check_equal(bundle.detector.config, self.config.classifier, what)
-    return bundle.detector.params
+  def component_params(self, component: Any, what: str) -> dict[str, Any]:
+    """Returns the parameters of a detector with this configuration; see the base class."""
+    configs.check_equal(component.config, self.config.classifier, what)
+    return dict(component.params)
 
   def with_params(self, state: TrainState, params: Any) -> TrainState:
     """A fresh state that begins with these parameters."""

@@ -6,14 +6,14 @@ from typing import Any
 
 from jaxtyping import Array, Float, Key
 
-from audiolm_jax.bundles.bundle import Bundle
-from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core import configs
 from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.sampling import registry
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import TrainState, new_train_state
+from audiolm_jax.training.trainable import Trainable
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]
@@ -51,17 +51,17 @@ class StageTrainingConfig:
     return {"spec": spec, "transformer": spec.config_class()}
 
 
-class StageTrainable:
+class StageTrainable(Trainable[TrainState]):
   """A stage as the trainer sees it; a batch is what `spec.example` makes, stacked."""
 
   def __init__(self, config: StageTrainingConfig):
     self.config = config
+    self.component = f"{config.spec.name}_stage"
+    self.next_command = (
+      "python -m audiolm_jax.export_bundle --bundle=TOKENIZERS --token_store=TOKENS "
+      f"--stage_dir={config.spec.name}={{dir}} --output=BUNDLE"
+    )
     self._optimizer = make_optimizer(config.optimizer)
-
-  @property
-  def component(self) -> str:
-    """What checkpoints and bundles call this stage."""
-    return f"{self.config.spec.name}_stage"
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
     """A fresh state; parameters carry their logical axes."""
@@ -105,21 +105,13 @@ class StageTrainable:
     """The parameters to sample with; the averaged ones if there are any."""
     return self.config.spec.inference_params(state.averaged_params)
 
-  def bundled_params(self, bundle: Bundle) -> dict[str, Any]:
-    """What the bundle's stage of this name has learned, as `inference_params` gives it.
-
-    Raises:
-      ConfigError: there is none, or one of other tokens or another shape.
-    """
-    c, what = self.config, f"the {self.config.spec.name} stage of {bundle.name}"
-    if c.spec.name not in bundle.stages:
-      raise ConfigError(f"{bundle.name} has no {c.spec.name} stage")
-    stage = bundle.stages[c.spec.name]
-    configs.check_equal(stage.spec, c.spec, what)
-    configs.check_equal(
-      *(c.spec.shape_of(config) for config in (stage.config, c.transformer)), what
-    )
-    return stage.params
+  def component_params(self, component: Any, what: str) -> dict[str, Any]:
+    """Returns the parameters of a stage with this configuration; see the base class."""
+    spec = self.config.spec
+    configs.check_equal(component.spec, spec, what)
+    found, wanted = (spec.shape_of(c) for c in (component.config, self.config.transformer))
+    configs.check_equal(found, wanted, what)
+    return component.params
 
   def with_params(self, state: TrainState, params: Any) -> TrainState:
     """A fresh state that begins where a stage's inference parameters left off."""

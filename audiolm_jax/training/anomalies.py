@@ -1,8 +1,7 @@
-"""Sentences on what looks wrong in the course of a run, whatever is trained.
+"""Warnings about the course of a run, whatever is trained.
 
-What is off within one row of metrics the trainable itself says (`remarks`); here is what only shows
-over many rows. Each rule waits until ordinary beginnings are over, so that what is said is worth
-reading.
+`Trainable.warnings` covers what is wrong within one row of metrics; this module covers what only
+shows over many rows. Each rule waits until the usual start of a run is over.
 """
 
 import statistics

@@ -7,7 +7,6 @@ step the one that an uninterrupted run would have made.
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import logging
 import os
@@ -24,20 +23,11 @@ import orbax.checkpoint as ocp
 
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import CheckpointError, ConfigError
-from audiolm_jax.training import partitioning
+from audiolm_jax.training.trainable import Trainable
 
 PREFIX = "checkpoint"
 MODEL_FILE = "model.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
-
-# Where each component's trainable lives; `load_inference_params` rebuilds it from `model.json`.
-_STAGE = "_stage"  # stands for every component whose name ends so
-COMPONENTS = {
-  "codec": ("audiolm_jax.trainables.codec", "CodecTrainable", "CodecTrainingConfig"),
-  "semantic": ("audiolm_jax.semantic.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
-  _STAGE: ("audiolm_jax.trainables.stage", "StageTrainable", "StageTrainingConfig"),
-  "detector": ("audiolm_jax.trainables.detector", "DetectorTrainable", "DetectorTrainingConfig"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +189,9 @@ class Checkpoints:
     )
 
 
-def describe_model(trainable: Any, batch: Mapping[str, Any], random_seed: int) -> dict[str, Any]:
+def describe_model(
+  trainable: Trainable[Any], batch: Mapping[str, Any], random_seed: int
+) -> dict[str, Any]:
   """What `model.json` holds: component, configuration, seed and the shapes of a batch."""
   return {
     "component": trainable.component,
@@ -251,53 +243,6 @@ def read_model_json(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
     ) from None
   except (OSError, ValueError) as error:
     raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
-
-
-def home_of(component: Any) -> tuple[str, str, str] | None:
-  """Module, trainable and configuration of a component; None where it is not known here."""
-  if str(component).endswith(_STAGE):
-    return COMPONENTS[_STAGE]
-  return COMPONENTS.get(component)
-
-
-def load_inference_params(
-  model_dir: str | os.PathLike[str], step: int | None = None
-) -> tuple[str, Any, dict[str, Any]]:
-  """What a run has learned, ready for inference.
-
-  Args:
-    model_dir: folder of a run.
-    step: which checkpoint; default the newest that can be read.
-  Returns:
-    The component's name, its configuration, and its parameters as nested dicts of numpy arrays
-    (averaged ones where the run keeps an average).
-  Raises:
-    CheckpointError: no run there, no such step, or nothing that can be read.
-  """
-  description = read_model_json(model_dir)
-  component = description.get("component")
-  home = home_of(component)
-  if home is None:
-    raise CheckpointError(f"{model_dir} is a run of {component!r}, which is not known here")
-  module_name, trainable_name, config_name = home
-  module = importlib.import_module(module_name)
-  config = configs.from_dict(getattr(module, config_name), description["config"])
-  trainable = getattr(module, trainable_name)(config)
-  batch = {
-    name: jax.ShapeDtypeStruct(tuple(entry["shape"]), entry["dtype"])
-    for name, entry in description["batch_shapes"].items()
-  }
-  boxed = jax.eval_shape(trainable.init, jax.random.key(0), batch)
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), partitioning.unbox(boxed)
-  )
-  checkpoints = Checkpoints(model_dir)
-  restored = checkpoints.restore(abstract, step)
-  checkpoints.close()
-  if restored is None:
-    raise CheckpointError(f"{model_dir} has no checkpoint yet; train it first")
-  return component, config, jax.device_get(trainable.inference_params(restored.state))
 
 
 def _without_tensorstore(hook: Callable[[Any], Any]) -> Callable[[Any], None]:

@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,59 +13,13 @@ from jaxtyping import Array, Float, Key
 
 from audiolm_jax.core import products
 from audiolm_jax.training import metrics as metrics_lib
-from audiolm_jax.training.metrics import Accumulator, Audio, Image, Metrics
+from audiolm_jax.training.batches import Batch
+from audiolm_jax.training.metrics import Accumulator, Audio, Image
 from audiolm_jax.training.partitioning import Partitioner, describe, unbox
-
-Batch = Mapping[str, Any]
+from audiolm_jax.training.trainable import Trainable
 
 # Step s draws from fold_in(key, s); initialisation from the one number that no step reaches.
 _INIT_STREAM = np.uint32(0xFFFFFFFF)
-
-
-class Trainable(Protocol):
-  """What the trainer can train. Everything here is pure; the state is a pytree dataclass.
-
-  Beside these it may have
-
-  - `summaries(state, batch) -> dict[str, Audio | Image]`, what to hear and see of a validation
-    batch;
-  - `remarks(metrics) -> list[str]`, a sentence for each mean metric that is off;
-  - `amounts(batch) -> dict[str, float]`, how many "tokens" or "audio_seconds" a batch holds,
-    padding left out;
-  - `flops_per_step(batch, step) -> float`, the floating-point operations that the matrix products
-    and convolutions of training step `step` need on a batch, forwards and backwards. By formula
-    from the shapes (of arrays or ShapeDtypeStructs): what is computed again to save memory, or
-    computed and masked out, does not count, nor does the optimizer;
-  - `bundled_params(bundle) -> params`, what the bundle's component of that name has learned, as
-    `inference_params` gives it, or a ConfigError where that is of another shape; and
-    `with_params(state, params) -> state`, a fresh state that goes on from there;
-  - `parts(step) -> tuple`, hashable values that `train_step` takes after its other arguments in
-    training step `step`: which parts of the model take part. A program is compiled for each.
-
-  Attributes:
-    component: "codec", "semantic", "detector", or a stage's name followed by "_stage".
-    config: a dataclass that `configs.to_dict` can write; the class is made from it alone.
-  """
-
-  component: str
-  config: Any
-
-  def init(self, rng: Key[Array, ""], batch: Batch) -> Any:
-    """A fresh state with a field `step` of 0; parameters may be boxed with logical axis names."""
-    ...
-
-  def train_step(self, state: Any, batch: Batch, rng: Key[Array, ""]) -> tuple[Any, Metrics]:
-    """The next state and scalar metrics. An update that is not finite is skipped: metric "skipped"
-    is 1 and only `step` advances."""
-    ...
-
-  def eval_step(self, state: Any, batch: Batch) -> Metrics:
-    """Scalar metrics, and "weight": how much this batch counts in their mean."""
-    ...
-
-  def inference_params(self, state: Any) -> dict[str, Any]:
-    """Nested dict of the arrays that inference needs."""
-    ...
 
 
 class Program:
@@ -119,9 +73,7 @@ class Program:
     )
 
     self._evaluations: dict[Any, tuple[Callable[..., Any], list[str]]] = {}
-    self._summarise = None
-    if hasattr(model, "summaries"):
-      self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
+    self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
 
   def compiled(self, step: int) -> Any:
     """Training step `step` as JAX compiled it."""
@@ -138,7 +90,7 @@ class Program:
     return self._parts(step) in self._steps
 
   def _parts(self, step: int) -> tuple[Any, ...]:
-    return self._model.parts(step) if hasattr(self._model, "parts") else ()
+    return self._model.parts(step)
 
   def _call_train_step(self, parts: tuple[Any, ...], state: Any, batch: Batch, rng: Any) -> Any:
     with products.precision(self._precision):
@@ -179,19 +131,15 @@ class Program:
     return jitted, (self.abstract_state, total, self._abstract_batch, key)
 
   def flops(self, step: int) -> float:
-    """What training step `step` needs by formula, on all devices; 0 where there is no formula."""
-    if not hasattr(self._model, "flops_per_step"):
-      return 0.0
+    """Returns the operations of training step `step` on all devices; 0 where unknown."""
     return self._model.flops_per_step(self._abstract_batch, step)
 
   def amounts(self, batch: Batch) -> dict[str, float]:
     """What the batches of all processes hold, taken to be as full as that of this one."""
-    if not hasattr(self._model, "amounts"):
-      return {}
     return {n: v * jax.process_count() for n, v in self._model.amounts(batch).items()}
 
   def init(self, key: Key[Array, ""], batch: Batch, params: Any = None) -> Any:
-    """A fresh state, made where it shall live; it goes on from `params` where these are given."""
+    """Returns a new state on its devices; it starts from `params` where these are given."""
 
     def make(key, batch, params):
       state = unbox(self._model.init(jax.random.fold_in(key, _INIT_STREAM), batch))
@@ -251,9 +199,7 @@ class Program:
     return self._evaluations[shapes]
 
   def summaries(self, state: Any, batch: Batch) -> dict[str, Audio | Image]:
-    """What the trainable has to hear and see of a batch; empty where it has nothing."""
-    if self._summarise is None:
-      return {}
+    """Returns the trainable's audio and images of a batch; empty where it has none."""
     with self._partitioner.context():
       found = jax.device_get(self._summarise(state, self._partitioner.put_batch(batch)))
     return {

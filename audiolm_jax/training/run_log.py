@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl, remarks.jsonl, TensorBoard, log.txt and the terminal."""
+"""The log of a run: metrics.jsonl, warnings.jsonl, TensorBoard, log.txt and the terminal."""
 
 import contextlib
 import datetime
@@ -6,9 +6,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -17,9 +17,28 @@ from tqdm import tqdm
 from audiolm_jax.training.metrics import Audio, Image, spectrogram_image
 
 METRICS_FILE = "metrics.jsonl"
-REMARKS_FILE = "remarks.jsonl"
+WARNINGS_FILE = "warnings.jsonl"
 _SHOWN = 4
 _CLIPS = 4
+
+
+class SummaryWriter(Protocol):
+  """Writes the TensorBoard files of one folder."""
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None: ...
+
+  def write_audios(
+    self, step: int, audios: Mapping[str, np.ndarray], *, sample_rate: int
+  ) -> None: ...
+
+  def flush(self) -> None: ...
+
+  def close(self) -> None: ...
+
+
+SummaryWriterFactory = Callable[[Path], SummaryWriter]
 
 
 class RunLog:
@@ -27,12 +46,12 @@ class RunLog:
 
   `metrics.jsonl` has one object per line: {"step", "split", metrics...}; split is "train" or
   "eval". TensorBoard gets the same numbers under `train/` and `training_eval/`, and audio and
-  pictures of the first clips; it needs TensorFlow, and where that is missing the log says so once.
-  `remarks.jsonl` has what was off: {"step", "text"}.
+  images of the first clips; where its package is missing the log says so once. `warnings.jsonl` has
+  the warnings: {"step", "text"}.
 
   Attributes:
     rows: of metrics.jsonl, those of earlier calls included; empty in other processes.
-    remarks: of remarks.jsonl, likewise.
+    warnings: of warnings.jsonl, likewise.
   """
 
   def __init__(
@@ -41,7 +60,7 @@ class RunLog:
     *,
     title: str,
     total_steps: int,
-    tensorboard: bool = True,
+    summary_writer: SummaryWriterFactory | None = None,
   ):
     self._dir = Path(model_dir)
     self._writes = jax.process_index() == 0
@@ -50,27 +69,28 @@ class RunLog:
     self._bar: tqdm | None = None
     self._unwritten: set[str] = set()
     self.rows: list[dict[str, Any]] = []
-    self.remarks: list[dict[str, Any]] = []
-    self._writers = self._tensorboard() if tensorboard and self._writes else {}
+    self.warnings: list[dict[str, Any]] = []
+    self._writers: dict[str, SummaryWriter] = {}
+    self._writers = self._open(summary_writer) if summary_writer and self._writes else {}
 
-  def say(self, sentence: str) -> None:
-    """One line for the person at the terminal, kept in log.txt."""
+  def info(self, sentence: str) -> None:
+    """Prints one line to the terminal and appends it to log.txt."""
     if not self._writes:
       return
     tqdm.write(sentence, file=sys.stderr)
     now = datetime.datetime.now().isoformat(timespec="seconds")
     self._append("log.txt", f"{now} {sentence}\n")
 
-  def remark(self, step: int, text: str) -> None:
-    """Something is off; said the first time, then ever more rarely, and kept each time."""
+  def warn(self, step: int, text: str) -> None:
+    """Appends a warning to the file; prints the first of a kind, then the 2nd, 4th, 8th, …."""
     if not self._writes:
       return
-    self.remarks.append({"step": step, "text": text})
-    self._append(REMARKS_FILE, json.dumps(self.remarks[-1]) + "\n")
-    times = sum(same_remark(text) == same_remark(other["text"]) for other in self.remarks)
+    self.warnings.append({"step": step, "text": text})
+    self._append(WARNINGS_FILE, json.dumps(self.warnings[-1]) + "\n")
+    times = sum(warning_kind(text) == warning_kind(other["text"]) for other in self.warnings)
     if times & (times - 1) == 0:  # a power of two
       again = f" ({times} times by now)" if times > 1 else ""
-      self.say(f"step {step}: {text}{again}")
+      self.info(f"step {step}: {text}{again}")
 
   def rows_of(self, split: str) -> list[dict[str, Any]]:
     """The rows of "train" or of "eval"."""
@@ -81,7 +101,7 @@ class RunLog:
     if not self._writes:
       return
     self.rows = _rows_until(self._dir / METRICS_FILE, step)
-    self.remarks = _rows_until(self._dir / REMARKS_FILE, step)
+    self.warnings = _rows_until(self._dir / WARNINGS_FILE, step)
     if self._interactive:
       if self._bar is None:
         self._bar = tqdm(total=self._total, desc=self._title, dynamic_ncols=True, unit="step")
@@ -123,7 +143,7 @@ class RunLog:
     if not self._writes:
       return
     self._write(step, "eval", metrics)
-    self.say(f"step {step}, held-out: {_shown(metrics)}")
+    self.info(f"step {step}, held-out: {_shown(metrics)}")
     if "eval" in self._writers:
       with self._to_tensorboard():
         self._show(self._writers["eval"], step, summaries)
@@ -166,41 +186,37 @@ class RunLog:
     except OSError as error:
       if path.exists():
         os.truncate(path, size)
-      self._say_unwritten(str(path), error.strerror or str(error))
+      self._print_unwritten(str(path), error.strerror or str(error))
 
   @contextlib.contextmanager
   def _to_tensorboard(self) -> Iterator[None]:
     """A full disk costs the TensorBoard files of this call of `train`, and not the run."""
     try:
       yield
+    except ImportError:
+      raise
     except Exception as error:  # TensorFlow has kinds of its own
       why = str(error).splitlines()[0].split("}} ")[-1]
-      self._say_unwritten(f"TensorBoard files in {self._dir}", why)
+      self._print_unwritten(f"TensorBoard files in {self._dir}", why)
       self._writers = {}  # It would print a page at every further try.
 
-  def _say_unwritten(self, what: str, why: str) -> None:
+  def _print_unwritten(self, what: str, why: str) -> None:
     if what not in self._unwritten:
       tqdm.write(f"cannot write {what}: {why}; lines are missing", file=sys.stderr)
     self._unwritten.add(what)
 
-  def _tensorboard(self) -> dict[str, Any]:
-    try:
-      with _silent_stderr():
-        from clu import metric_writers
-
-        from audiolm_jax.data.tensorflow_setup import keep_off_gpu
-    except ImportError as error:
-      self.say(f"no TensorBoard files ({error}); the metrics are in {self._dir / METRICS_FILE}")
-      return {}
-    keep_off_gpu()
+  def _open(self, summary_writer: SummaryWriterFactory) -> dict[str, SummaryWriter]:
     folders = {"train": "train", "eval": "training_eval"}
-    with self._to_tensorboard():
-      return {k: metric_writers.SummaryWriter(str(self._dir / v)) for k, v in folders.items()}
+    try:
+      with self._to_tensorboard():
+        return {k: summary_writer(self._dir / v) for k, v in folders.items()}
+    except ImportError as error:
+      self.info(f"no TensorBoard files ({error}); the metrics are in {self._dir / METRICS_FILE}")
     return {}
 
 
-def same_remark(text: str) -> str:
-  """A remark without its figures: what two of one kind have in common."""
+def warning_kind(text: str) -> str:
+  """Returns a warning without its numbers, which all warnings of one kind share."""
   return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", text)
 
 
@@ -208,21 +224,6 @@ def _shown(metrics: Mapping[str, float]) -> str:
   names = [n for n in metrics if "loss" in n or "accuracy" in n]
   names.sort(key=lambda n: (n != "loss", n))
   return "  ".join(f"{n} {metrics[n]:.4g}" for n in names[:_SHOWN])
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-  """TensorFlow's libraries write to file descriptor 2 as they load, whatever their settings."""
-  sys.stderr.flush()
-  kept = os.dup(2)
-  null = os.open(os.devnull, os.O_WRONLY)
-  try:
-    os.dup2(null, 2)
-    yield
-  finally:
-    os.dup2(kept, 2)
-    os.close(kept)
-    os.close(null)
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:

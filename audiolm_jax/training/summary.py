@@ -1,4 +1,4 @@
-"""The page at the end of a run: what was trained, how it went, what was off, how to go on."""
+"""The summary at the end of a run: what was trained, its metrics, its warnings, the next step."""
 
 import dataclasses
 import datetime
@@ -8,24 +8,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audiolm_jax.training.run_log import same_remark
+from audiolm_jax.training.run_log import warning_kind
 from audiolm_jax.training.throughput import TIMINGS
 
 SUMMARY_FILE = "summary.txt"
 
 Rows = Sequence[Mapping[str, Any]]
 
-_MOST_REMARKS = 12
-_NEXT = {
-  "codec": "python -m audiolm_jax.export_bundle --codec_dir={dir} --kmeans=KMEANS "
-  "--output=TOKENIZERS",
-  "semantic": "python -m audiolm_jax.fit_kmeans --encoder_dir={dir} --audio_dir=RECORDINGS "
-  "--output=KMEANS",
-  "stage": "python -m audiolm_jax.export_bundle --bundle=TOKENIZERS --token_store=TOKENS "
-  "--stage_dir={name}={dir} --output=BUNDLE",
-  "detector": "python -m audiolm_jax.export_bundle --bundle=BUNDLE --detector_dir={dir} "
-  "--output=BUNDLE",
-}
+_MOST_WARNINGS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +24,7 @@ class Ending:
 
   Attributes:
     component: what was trained.
+    next_command: see `Trainable.next_command`.
     model_dir: the run's folder.
     how: "" if all steps are done, else what ended the call.
     step: steps done.
@@ -50,6 +41,7 @@ class Ending:
   """
 
   component: str
+  next_command: str
   model_dir: str
   how: str
   step: int
@@ -78,20 +70,20 @@ def in_one_line(ending: Ending, rows: Rows) -> str:
   )
 
 
-def page(ending: Ending, rows: Rows, remarks: Rows) -> str:
+def page(ending: Ending, rows: Rows, warnings: Rows) -> str:
   """The whole page.
 
   Args:
     rows: of metrics.jsonl.
-    remarks: of remarks.jsonl.
+    warnings: of warnings.jsonl.
   """
   parts = [
     _labelled(_facts(ending, rows)),
     _table("Training", [_without_levels(row) for row in _of(rows, "train")]),
     _table("Held-out", _of(rows, "eval")),
-    _remarks(remarks),
+    _warnings(warnings),
     _labelled(_made_with(ending.versions)),
-    _how_to_go_on(ending),
+    _next_step(ending),
   ]
   return "\n".join(part for part in parts if part)
 
@@ -165,20 +157,20 @@ def _table(title: str, rows: Rows) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _remarks(remarks: Rows) -> str:
-  """One line for each kind, as it was said last."""
+def _warnings(warnings: Rows) -> str:
+  """Returns one line for each kind of warning, with its latest text."""
   kinds: dict[str, list[Mapping[str, Any]]] = {}
-  for remark in remarks:
-    kinds.setdefault(same_remark(remark["text"]), []).append(remark)
+  for warning in warnings:
+    kinds.setdefault(warning_kind(warning["text"]), []).append(warning)
   if not kinds:
-    return "Remarks: none\n"
-  lines = ["Remarks"]
-  for said in list(kinds.values())[:_MOST_REMARKS]:
-    first, last = said[0]["step"], said[-1]["step"]
-    when = f"step {last}" if len(said) == 1 else f"{len(said)} times, steps {first} to {last}"
-    lines.append(f"  {when}: {said[-1]['text']}")
-  if len(kinds) > _MOST_REMARKS:
-    lines.append(f"  and {len(kinds) - _MOST_REMARKS} more kinds, see remarks.jsonl")
+    return "Warnings: none\n"
+  lines = ["Warnings"]
+  for same in list(kinds.values())[:_MOST_WARNINGS]:
+    first, last = same[0]["step"], same[-1]["step"]
+    when = f"step {last}" if len(same) == 1 else f"{len(same)} times, steps {first} to {last}"
+    lines.append(f"  {when}: {same[-1]['text']}")
+  if len(kinds) > _MOST_WARNINGS:
+    lines.append(f"  and {len(kinds) - _MOST_WARNINGS} more kinds, see warnings.jsonl")
   return "\n".join(lines) + "\n"
 
 
@@ -195,14 +187,12 @@ def _made_with(versions: Mapping[str, Any]) -> list[tuple[str, str]]:
   ]
 
 
-def _how_to_go_on(ending: Ending) -> str:
+def _next_step(ending: Ending) -> str:
   if ending.how:
     program, *arguments = ending.versions["command"]
     program = re.sub(r"^.*audiolm_jax/train\.py$", "-m audiolm_jax.train", program)
-    return f"To go on\n  python {program} {shlex.join(arguments)}\n"
-  name, is_stage, _ = ending.component.rpartition("_stage")
-  following = _NEXT.get("stage" if is_stage else ending.component, "")
-  following = following.format(name=name, dir=shlex.quote(ending.model_dir))
+    return f"To resume\n  python {program} {shlex.join(arguments)}\n"
+  following = ending.next_command.format(dir=shlex.quote(ending.model_dir))
   return f"Next\n  {following}\n" if following else ""
 
 

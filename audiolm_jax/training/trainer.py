@@ -1,7 +1,7 @@
 """The training loop for every trainable thing; it knows no audio.
 
-A run can be killed at any time and started again with the same arguments: it goes on from its last
-checkpoint, and on CPU its losses are those of an uninterrupted run to the bit.
+Rerun the same command to resume a killed run from its last checkpoint. On a CPU its losses are
+those of an uninterrupted run to the bit.
 """
 
 import collections
@@ -18,21 +18,22 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from audiolm_jax.bundles import load_bundle
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.core.products import Precision, fastest_precision
 from audiolm_jax.io import files
 from audiolm_jax.training import anomalies, run_folder, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
+from audiolm_jax.training.batches import Batches, Prefetched
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
-from audiolm_jax.training.prefetch import Batches, Prefetched
-from audiolm_jax.training.program import Program, Trainable
-from audiolm_jax.training.run_log import RunLog
+from audiolm_jax.training.program import Program
+from audiolm_jax.training.run_log import RunLog, SummaryWriterFactory
 from audiolm_jax.training.throughput import Throughput
+from audiolm_jax.training.trainable import Trainable
 
 Dataset = Callable[[], Batches]
+InitialParams = Callable[[], Any]
 
 # The setting of products that leaves the choice to the run or the machine.
 AUTO = "auto"
@@ -43,7 +44,7 @@ _MAX_ROLLBACKS = 3
 
 
 class TrainingError(UserError):
-  """A run that cannot go on as configured."""
+  """A run cannot continue with its configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,79 +64,82 @@ class TrainResult:
   eval_metrics: Mapping[str, float]
 
 
-def train(
-  *,
-  model: Trainable,
-  train_dataset: Dataset,
-  model_dir: str | os.PathLike[str],
-  total_steps: int,
-  eval_dataset: Dataset | None = None,
-  eval_period: int = 1000,
-  eval_steps: int = 16,
-  log_period: int = 100,
-  random_seed: int = 0,
-  initial_bundle: str | os.PathLike[str] | None = None,
-  checkpoint: CheckpointConfig | None = None,
-  partitioning: PartitioningConfig | None = None,
-  products: str = AUTO,
-  max_skipped_steps: int = 10,
-  tensorboard: bool = True,
-  config_text: str = "",
-) -> TrainResult:
-  """Trains `model` until `total_steps`, from its last checkpoint if it has one.
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """How a run trains, whatever the model.
 
-  Args:
-    model: what to train.
-    train_dataset: makes the iterator of training batches; each process gives its own rows.
+  Attributes:
     model_dir: the run's folder, made if missing.
-    total_steps: where to end; counted from the run's beginning.
-    eval_dataset: makes the iterator of held-out batches; None for no evaluation.
-    eval_period: steps between two evaluations; one more at the end. 0 for none at all.
+    total_steps: the last step, counted from the run's beginning.
+    eval_period: steps between two evaluations, with one more at the end; 0 for none.
     eval_steps: batches per evaluation, the same ones each time.
     log_period: steps between two rows of metrics.
     random_seed: of initialisation and of every step's randomness.
-    initial_bundle: name or folder of a bundle whose component the run begins with, in place of
-      random weights; without effect once there is a checkpoint.
-    checkpoint: when to save; one more at the end.
+    checkpoint: when to save; the last step is always saved.
     partitioning: the device mesh.
     products: "float32" or "bfloat16", the type that training rounds the operands of float32 matrix
       products to; "auto" takes that of the run where it has a checkpoint, and else the faster one
       on this machine. Evaluation rounds nothing.
-    max_skipped_steps: after so many updates in a row that were not finite, back to the last
-      checkpoint, with the data that come next.
+    max_skipped_steps: after this many updates in a row that are not finite, the run restores the
+      last checkpoint and continues with new data.
     tensorboard: whether to write TensorBoard files beside metrics.jsonl.
-    config_text: goes to config.gin.
+    config_text: written to config.gin.
+  """
+
+  model_dir: str | os.PathLike[str]
+  total_steps: int
+  eval_period: int = 1000
+  eval_steps: int = 16
+  log_period: int = 100
+  random_seed: int = 0
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  partitioning: PartitioningConfig = PartitioningConfig()
+  products: str = AUTO
+  max_skipped_steps: int = 10
+  tensorboard: bool = True
+  config_text: str = ""
+
+  def __post_init__(self) -> None:
+    if self.total_steps < 1 or self.log_period < 1 or self.checkpoint.period < 1:
+      raise ConfigError("total_steps, log_period and the checkpoint period must be at least 1")
+    choices = (AUTO, *Precision)
+    if self.products not in choices:
+      raise ConfigError(f"products {self.products!r} is not one of {', '.join(choices)}")
+
+
+def train(
+  config: TrainConfig,
+  *,
+  model: Trainable[Any],
+  train_dataset: Dataset,
+  eval_dataset: Dataset | None = None,
+  initial_params: InitialParams | None = None,
+  summary_writer: SummaryWriterFactory | None = None,
+) -> TrainResult:
+  """Trains `model` until `config.total_steps`, from its last checkpoint if there is one.
+
+  Args:
+    config: of the run.
+    model: the trainable.
+    train_dataset: returns the iterator of training batches; each process reads its own rows.
+    eval_dataset: returns the iterator of held-out batches; None for no evaluation.
+    initial_params: returns the inference parameters that a new run starts from, in place of random
+      ones; it is not called if there is a checkpoint.
+    summary_writer: opens the TensorBoard files in a folder; None for none.
   Raises:
-    CheckpointError: the folder has checkpoints of another configuration, or they are damaged.
-    BundleError, ConfigError: `initial_bundle` cannot be read, or has no such component.
+    CheckpointError: the checkpoints have another configuration, or they are damaged.
+    ConfigError: the model cannot start from `initial_params`.
     DataError: the training data ended too early.
     TrainingError: the run diverges again and again from one checkpoint.
   """
-  run = _Run(
-    model=model,
-    train_dataset=train_dataset,
-    model_dir=Path(model_dir).absolute(),
-    total_steps=total_steps,
-    eval_dataset=eval_dataset if eval_period and eval_steps else None,
-    eval_period=eval_period,
-    eval_steps=eval_steps,
-    log_period=log_period,
-    random_seed=random_seed,
-    initial_bundle=initial_bundle,
-    checkpoint=checkpoint or CheckpointConfig(),
-    partitioning=partitioning or PartitioningConfig(),
-    products=products,
-    max_skipped_steps=max_skipped_steps,
-    tensorboard=tensorboard,
-    config_text=config_text,
-  )
+  run = _Run(config, model, train_dataset, eval_dataset, initial_params, summary_writer)
   try:
     with StopSignal() as stop:
       result = run.loop(stop)
   except BaseException as error:
     if isinstance(error, UserError):
       run.sum_up(f"ended by an error: {error}")
-    # A save under way waits for the other processes, one of which may be gone.
+    # A save in progress waits for the other processes, one of which may have ended.
     run.close(finish_save=jax.process_count() == 1)
     raise
   run.close()
@@ -178,28 +182,30 @@ class StopSignal:
 
 
 class _Run:
-  """One call of `train`: what it holds, and the loop."""
+  """One call of `train`: its resources, and the loop."""
 
   def __init__(
-    self, *, model: Trainable, train_dataset: Dataset, model_dir: Path, config_text: str, **settings
+    self,
+    config: TrainConfig,
+    model: Trainable[Any],
+    train_dataset: Dataset,
+    eval_dataset: Dataset | None,
+    initial_params: InitialParams | None,
+    summary_writer: SummaryWriterFactory | None,
   ):
     self.began, self.seconds_before = time.monotonic(), 0.0
-    self.model, self.model_dir = model, model_dir
-    self.total_steps: int = settings["total_steps"]
-    self.settings = settings
-    if self.total_steps < 1 or settings["log_period"] < 1 or settings["checkpoint"].period < 1:
-      raise UserError("total_steps, log_period and the checkpoint period must be at least 1")
-    choices = (AUTO, *Precision)
-    if settings["products"] not in choices:
-      raise ConfigError(f"products {settings['products']!r} is not one of {', '.join(choices)}")
+    self.config, self.model, self.initial_params = config, model, initial_params
+    self.model_dir = model_dir = Path(config.model_dir).absolute()
+    self.total_steps = config.total_steps
+    if not (config.eval_period and config.eval_steps):
+      eval_dataset = None
     run_folder.make_folder(model_dir)
     iterator = train_dataset()
     start = iterator.get_state()
     batch = _first(iterator)
     iterator.set_state(start)
-    seed = settings["random_seed"]
-    description = checkpoints_lib.describe_model(model, batch, seed)
-    self.checkpoints = Checkpoints(model_dir, keep=settings["checkpoint"].keep)
+    description = checkpoints_lib.describe_model(model, batch, config.random_seed)
+    self.checkpoints = Checkpoints(model_dir, keep=config.checkpoint.keep)
     if self.checkpoints.latest_step() is not None:
       checkpoints_lib.check_same_model(model_dir, description, type(model.config))
     self._closers = contextlib.ExitStack()
@@ -207,33 +213,33 @@ class _Run:
       model_dir,
       title=model.component,
       total_steps=self.total_steps,
-      tensorboard=settings["tensorboard"],
+      summary_writer=summary_writer if config.tensorboard else None,
     )
     self._closers.callback(self.log.close)
-    self.log.say(f"{model.component}: {jax.device_count()} {jax.default_backend()} device(s)")
+    self.log.info(f"{model.component}: {jax.device_count()} {jax.default_backend()} device(s)")
     self.precision = self._chosen_precision()
-    self.program = Program(model, Partitioner(settings["partitioning"]), batch, self.precision)
+    self.program = Program(model, Partitioner(config.partitioning), batch, self.precision)
     run_folder.write_run_files(
       model_dir,
       model=description,
       arrays=self.program.description(),
       precision=self.precision,
-      config_text=config_text,
+      config_text=config.config_text,
     )
-    self.key = self.program.put(jax.random.key(seed))
+    self.key = self.program.put(jax.random.key(config.random_seed))
     self.first_batch = batch
     self._begin(iterator)
     self.data = Prefetched(iterator)
     self._closers.callback(self.data.close)
     self._compile()
-    self.eval_iterator = settings["eval_dataset"]() if settings["eval_dataset"] else None
+    self.eval_iterator = eval_dataset() if eval_dataset else None
     self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     self.skip_reports: dict[str, str] = {}
-    self._say_skipped()
+    self._log_skipped()
 
   def _chosen_precision(self) -> Precision:
     """That of the setting; "auto" is what the run has, or the faster one for a new run."""
-    setting, resumed = self.settings["products"], self.checkpoints.latest_step() is not None
+    setting, resumed = self.config.products, self.checkpoints.latest_step() is not None
     before = run_folder.recorded_precision(self.model_dir) if resumed else None
     # Hosts may differ in their processors, and must run one program.
     fastest = _PRECISIONS[_agreed(fastest_precision() is Precision.BFLOAT16)]
@@ -252,7 +258,7 @@ class _Run:
         f"{self.model_dir / run_folder.VERSIONS_FILE} does not name the precision of this run's "
         f"products; set PRODUCTS to {Precision.FLOAT32} or {Precision.BFLOAT16}"
       )
-    self.log.say(f"{self.model.component}: products in {chosen} ({why})")
+    self.log.info(f"{self.model.component}: products in {chosen} ({why})")
     return chosen
 
   def _begin(self, iterator: Batches) -> None:
@@ -264,40 +270,35 @@ class _Run:
       self.state = self._fresh_state()
       self.totals = self.program.empty_metrics()
     else:
-      self._say_damaged(restored)
+      self._log_damaged(restored)
       self.step = self.saved_step = restored.step
       self.state = restored.state
       self.totals = self.program.restored_metrics(restored.progress["metrics"])
       self.rollbacks = list(restored.progress["rollbacks"])
       iterator.set_state(restored.progress["data"])
-      self.log.say(f"{self.model.component}: going on from checkpoint_{self.step}")
+      self.log.info(f"{self.model.component}: resuming from checkpoint_{self.step}")
 
   def _fresh_state(self) -> Any:
-    """As initialised, or with what the component of `initial_bundle` has learned."""
-    params, name = None, self.settings["initial_bundle"]
-    if name:
-      if not hasattr(self.model, "bundled_params"):
-        raise ConfigError(
-          f"initial_bundle: training of {self.model.component} cannot begin from a bundle, which "
-          "holds less than it needs"
-        )
-      params = jax.device_get(self.model.bundled_params(load_bundle(name)))
-      self.log.say(f"{self.model.component}: beginning with that of the bundle {name}")
+    """Returns a new state, which starts from the initial parameters where these are given."""
+    params = None
+    if self.initial_params is not None:
+      params = jax.device_get(self.initial_params())
+      self.log.info(f"{self.model.component}: starts from the initial parameters")
     return self.program.init(self.key, self.first_batch, params)
 
   def _compile(self) -> None:
     """Makes the program of the step that comes next, if it is not there."""
     if self.step >= self.total_steps or self.program.is_compiled(self.step):
       return
-    self.log.say(f"{self.model.component}: compiling the training step")
+    self.log.info(f"{self.model.component}: compiling the training step")
     before = self.program.compile_seconds
     self.program.compiled(self.step)
     seconds = self.program.compile_seconds - before
-    self.log.say(f"{self.model.component}: compiled in {seconds:.1f} s")
+    self.log.info(f"{self.model.component}: compiled in {seconds:.1f} s")
 
   def loop(self, stop: StopSignal) -> TrainResult:
     """Steps until the end or until asked to stop."""
-    settings, clock = self.settings, Throughput()
+    config, clock = self.config, Throughput()
     statuses: collections.deque[jax.Array] = collections.deque()
     last: dict[str, float] = {}
     evaluated: dict[str, float] = {}
@@ -326,7 +327,7 @@ class _Run:
       # The host stays this many steps ahead of the device, and no more.
       in_a_row = _read(statuses.popleft()) if len(statuses) > _STATUS_LAG else 0
 
-      if self.step % settings["log_period"] == 0 or self.step == self.total_steps:
+      if self.step % config.log_period == 0 or self.step == self.total_steps:
         last = {**metrics_lib.means(self.totals), **clock.read()}
         last["wall_seconds"] = self._run_seconds()
         self._log_training(last)
@@ -334,14 +335,14 @@ class _Run:
         self.totals = self.program.empty_metrics()._replace(skipped_in_a_row=skipped)
         clock.restart()
         save_due |= self._minutes_passed(last_save)
-      if in_a_row >= settings["max_skipped_steps"]:
+      if in_a_row >= config.max_skipped_steps:
         self._roll_back(in_a_row)
         statuses.clear()
         continue
 
       asked = stop.asked(self.step)
       at_end = self.step == self.total_steps
-      save_due |= self.step % settings["checkpoint"].period == 0
+      save_due |= self.step % config.checkpoint.period == 0
       # Not amid skipped updates: what a rollback goes back to shall be a state that trains.
       if at_end or asked or (save_due and not _read(status)):
         self._save(final=at_end or bool(asked))
@@ -352,32 +353,32 @@ class _Run:
         evaluated = self._evaluate()
         clock.restart()
     self.checkpoints.wait()
-    self._say_skipped()
+    self._log_skipped()
     finished = self.step == self.total_steps
     if not finished:
-      self.log.say(
+      self.log.info(
         f"{asked}: saved checkpoint_{self.step} of {self.total_steps}; "
-        "the same command goes on from there"
+        "rerun the same command to resume"
       )
     self.sum_up("" if finished else f"stopped by {asked}")
     return TrainResult(self.step, finished, last, evaluated)
 
   def _log_training(self, metrics: dict[str, float]) -> None:
     self.log.train(self.step, metrics)
-    remarks = anomalies.of_training(self.log.rows_of("train"))
+    warnings = anomalies.of_training(self.log.rows_of("train"))
     if metrics.get("skipped_steps"):
-      remarks.append(f"{metrics['skipped_steps']:.0f} update(s) were not finite and skipped")
-    if hasattr(self.model, "remarks") and self.program.metric_names <= set(metrics):
-      remarks += self.model.remarks(metrics)
-    self._remark(remarks)
+      warnings.append(f"{metrics['skipped_steps']:.0f} update(s) were not finite and skipped")
+    if self.program.metric_names <= set(metrics):
+      warnings += self.model.warnings(metrics)
+    self._warn(warnings)
 
-  def _remark(self, sentences: Sequence[str]) -> None:
+  def _warn(self, sentences: Sequence[str]) -> None:
     for sentence in sentences:
-      self.log.remark(self.step, sentence)
+      self.log.warn(self.step, sentence)
 
   def _evaluation_is_due(self) -> bool:
     at_end = self.step == self.total_steps
-    return bool(self.eval_iterator) and (at_end or self.step % self.settings["eval_period"] == 0)
+    return bool(self.eval_iterator) and (at_end or self.step % self.config.eval_period == 0)
 
   def _evaluation_is_missing(self) -> bool:
     """Whether this step was saved and the run ended before the held-out data had their turn."""
@@ -388,7 +389,7 @@ class _Run:
   def _evaluate(self) -> dict[str, float]:
     self.eval_iterator.set_state(self.eval_start)
     batches = []
-    for _ in range(self.settings["eval_steps"]):
+    for _ in range(self.config.eval_steps):
       try:
         batches.append(next(self.eval_iterator))
       except StopIteration:
@@ -398,16 +399,16 @@ class _Run:
     metrics = self.program.evaluate(self.state, batches)
     # The same batches each time, so what there is to hear and see is of the same clips.
     self.log.evaluation(self.step, metrics, self.program.summaries(self.state, batches[0]))
-    self._remark(anomalies.of_evaluation(self.log.rows_of("train"), self.log.rows_of("eval")))
-    self._say_skipped()
+    self._warn(anomalies.of_evaluation(self.log.rows_of("train"), self.log.rows_of("eval")))
+    self._log_skipped()
     return metrics
 
-  def _say_skipped(self) -> None:
+  def _log_skipped(self) -> None:
     """What the data leave out, once for each time that it grows."""
     for split, batches in (("training", self.data), ("held-out", self.eval_iterator)):
       report = batches.skip_report() if batches else ""
       if report and report != self.skip_reports.get(split):
-        self.log.say(f"{split} data: {report}")
+        self.log.info(f"{split} data: {report}")
         self.skip_reports[split] = report
 
   def _save(self, *, final: bool) -> None:
@@ -425,14 +426,14 @@ class _Run:
     except checkpoints_lib.CheckpointError as error:
       if final:
         raise
-      self.log.say(f"step {self.step}: {error}; training goes on")
+      self.log.info(f"step {self.step}: {error}; training goes on")
 
   def _wait_for_save(self) -> None:
     """The save under way ends; one that failed is said, and does not take the next one along."""
     try:
       self.checkpoints.wait()
     except checkpoints_lib.CheckpointError as error:
-      self.log.say(f"step {self.step}: {error}; training goes on")
+      self.log.info(f"step {self.step}: {error}; training goes on")
 
   def _roll_back(self, in_a_row: int) -> None:
     """The last checkpoint's state, with the data and the position that come next."""
@@ -443,7 +444,7 @@ class _Run:
       self.step = self.saved_step = 0
       self.state = self._fresh_state()
     else:
-      self._say_damaged(restored)
+      self._log_damaged(restored)
       self.step = self.saved_step = restored.step
       self.state = restored.state
     self.totals = self.program.empty_metrics()
@@ -453,22 +454,22 @@ class _Run:
         f"training fails for the {_MAX_ROLLBACKS + 1}th time after step {self.step}: losses or "
         "gradients are not finite; lower the learning rate or look at the data"
       )
-    self.log.say(
+    self.log.info(
       f"step {at}: {in_a_row} updates in a row were not finite; back to "
       f"{f'checkpoint_{self.step}' if restored else 'the beginning'}, with the data that come next"
     )
     self.log.begin(self.step)
 
-  def _say_damaged(self, restored: checkpoints_lib.Restored) -> None:
+  def _log_damaged(self, restored: checkpoints_lib.Restored) -> None:
     for step, why in restored.damaged.items():
-      self.log.say(
+      self.log.info(
         f"checkpoint_{step} cannot be read ({why}); it is set aside, and checkpoint_"
         f"{restored.step} is used"
       )
     self.checkpoints.set_aside(restored.damaged)
 
   def _minutes_passed(self, last_save: float) -> bool:
-    minutes = self.settings["checkpoint"].period_minutes
+    minutes = self.config.checkpoint.period_minutes
     passed = bool(minutes) and time.monotonic() - last_save > 60 * minutes
     return _agreed(passed)
 
@@ -478,6 +479,7 @@ class _Run:
       return
     ending = summary.Ending(
       component=self.model.component,
+      next_command=self.model.next_command,
       model_dir=str(self.model_dir),
       how=how,
       step=self.step,
@@ -494,10 +496,10 @@ class _Run:
     )
     try:
       with files.atomic_write(self.model_dir / summary.SUMMARY_FILE) as file:
-        file.write(summary.page(ending, self.log.rows, self.log.remarks).encode())
+        file.write(summary.page(ending, self.log.rows, self.log.warnings).encode())
     except UserError as error:  # what was trained is worth more than its summary
-      self.log.say(str(error))
-    self.log.say(summary.in_one_line(ending, self.log.rows))
+      self.log.info(str(error))
+    self.log.info(summary.in_one_line(ending, self.log.rows))
 
   def _run_seconds(self) -> float:
     return self.seconds_before + time.monotonic() - self.began

@@ -1,6 +1,5 @@
 import jax
 import jax.numpy as jnp
-import librosa
 import numpy as np
 import pytest
 
@@ -11,32 +10,18 @@ from audiolm_jax.codec.losses import (
   feature_matching_loss,
   hinge_discriminator_loss,
   hinge_generator_loss,
-  mel_filterbank,
   spectral_loss,
-  stft,
 )
+from audiolm_jax.dsp.mel import mel_filterbank
 
 from .conftest import chirp
 
 CONFIG = SpectralLossConfig(windows=(64, 256, 1024))
 
 
-def test_stft_equals_librosa():
-  waveform = chirp(4096)
-  ours = stft(waveform[None], 512, 128)[0]
-  theirs = librosa.stft(waveform, n_fft=512, hop_length=128, center=False).T
-  np.testing.assert_allclose(ours, theirs, atol=2e-3)
-
-
-def test_every_mel_band_has_unit_weight_and_rises_in_frequency():
-  filters = mel_filterbank(16_000, 1024, 64)
-  np.testing.assert_allclose(filters.sum(0), 1.0, rtol=1e-5)
-  assert np.all(np.diff(np.argmax(filters, axis=0)) >= 0)
-
-
 @pytest.mark.parametrize("window", SpectralLossConfig().windows)
 def test_no_mel_band_is_empty_at_any_scale(window):
-  filters = mel_filterbank(16_000, window, min(64, window // 4))
+  filters = mel_filterbank(window // 2 + 1, min(64, window // 4), 16_000)
   assert np.count_nonzero(filters.sum(0) > 0.5) > filters.shape[1] // 2
 
 

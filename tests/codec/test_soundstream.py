@@ -9,15 +9,19 @@ from audiolm_jax.codec.soundstream import (
   SoundStreamConfig,
   decoder_state,
   encoder_state,
-  piano_config,
-  tiny_config,
 )
+from tests import published_programs
 
 from .conftest import CONFIG, chirp
 
 
 def parameter_count(params) -> int:
   return sum(x.size for x in jax.tree.leaves(params))
+
+
+def published(name: str) -> SoundStreamConfig:
+  """The codec's configuration of a gin file."""
+  return published_programs.settings(name)["model"].config.model
 
 
 def _abstract(config: SoundStreamConfig):
@@ -38,7 +42,7 @@ def test_paper_codec_has_fifty_frames_per_second_at_six_kilobits():
 
 
 def test_piano_codec_has_three_levels_of_sixteen_thousand_entries():
-  spec = piano_config().spec
+  spec = published("codec_piano").spec
   assert (spec.num_quantizers, spec.codebook_size) == (3, 16_384)
 
 
@@ -46,12 +50,12 @@ def test_parameter_counts_are_the_documented_ones():
   encoder, decoder = _abstract(SoundStreamConfig())
   assert 5.0e6 < parameter_count(meta.unbox(encoder)) < 5.8e6
   assert 6.0e6 < parameter_count(meta.unbox(decoder)) < 6.8e6
-  encoder, decoder = _abstract(tiny_config())
+  encoder, decoder = _abstract(published("codec_tiny"))
   assert parameter_count(meta.unbox(encoder)) + parameter_count(meta.unbox(decoder)) < 1.8e6
 
 
 def test_every_parameter_carries_logical_axes():
-  for tree in _abstract(tiny_config()):
+  for tree in _abstract(published("codec_tiny")):
     boxed = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, meta.AxisMetadata))
     assert boxed and all(isinstance(leaf, meta.AxisMetadata) for leaf in boxed)
 

@@ -228,7 +228,7 @@ def test_too_many_unreadable_clips_stop_the_run(corpus, tmp_path):
 
 def test_numpy_readers_import_neither_tensorflow_nor_jax():
   code = (
-    "import sys; import audiolm_jax.data.in_memory, audiolm_jax.training.prefetch\n"
+    "import sys; import audiolm_jax.data.in_memory, audiolm_jax.training.batches\n"
     "print([m for m in ('tensorflow', 'seqio', 'jax', 'flax') if m in sys.modules])"
   )
   found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from audiolm_jax import bundles
-from audiolm_jax.training import checkpoints
+from audiolm_jax.trainables import registry
 from tests.conftest import MINIATURE_CODEC, MINIATURE_ENCODER, melody
 
 REPO = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ SMALLER = {
 STAGE = [
   "WARMUP_STEPS=2",
   "CODEBOOK_SIZE=16",
-  "train.tensorboard=False",
+  "trainer.TrainConfig.tensorboard=False",
   "transformer.TransformerConfig.num_layers=1",
   "transformer.TransformerConfig.embed_dim=16",
   "transformer.TransformerConfig.mlp_dim=32",
@@ -81,7 +81,7 @@ def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli)
 
   # The exported stages are the trained ones to the bit.
   for name, stage in bundles.load_bundle(tmp_path / "bundle").stages.items():
-    component, config, trained = checkpoints.load_inference_params(work / f"{name}_stage")
+    component, config, trained = registry.load_inference_params(work / f"{name}_stage")
     assert component == f"{name}_stage" and config.spec == stage.spec
     jax.tree.map(np.testing.assert_array_equal, stage.params, trained)
 

@@ -5,7 +5,7 @@ import pytest
 
 from audiolm_jax.semantic.conformer import ConformerConfig
 from audiolm_jax.semantic.features import LogMelConfig
-from audiolm_jax.semantic.w2v_bert import W2vBertConfig
+from audiolm_jax.trainables.w2v_bert import W2vBertConfig
 from audiolm_jax.training.optimizers import OptimizerConfig
 
 

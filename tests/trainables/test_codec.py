@@ -198,9 +198,9 @@ def test_a_crop_shorter_than_an_analysis_window_is_refused(run):
 
 def test_ordinary_training_is_not_remarked_on_and_codebooks_left_behind_are(run):
   trainable, _, _, metrics = run
-  assert not any(trainable.remarks(m) for m in metrics)
+  assert not any(trainable.warnings(m) for m in metrics)
   behind = metrics[-1] | {"commitment": 2 * metrics[-1]["latent_scale"] ** 2}
-  assert "the latents outrun the codebooks" in trainable.remarks(behind)[0]
+  assert "the latents outrun the codebooks" in trainable.warnings(behind)[0]
 
 
 def test_mean_and_least_perplexity_are_those_of_the_levels(run):

@@ -72,15 +72,13 @@ def test_microbatches_give_the_gradient_of_the_whole(detector_run):
 def test_a_run_goes_on_from_the_detector_of_a_bundle(miniature_bundle, detector, detector_run):
   trainable = detector_run.trainable
   bundle = dataclasses.replace(miniature_bundle, detector=detector)
-  params = trainable.bundled_params(bundle)
+  params = trainable.component_params(bundle.component("detector"), "the detector")
   state = trainable.with_params(None, params)
   assert state.step == 0
   jax.tree.map(np.testing.assert_array_equal, trainable.inference_params(state), params)
-  with pytest.raises(ConfigError, match="miniature has no detector"):
-    trainable.bundled_params(miniature_bundle)
   other = dataclasses.replace(detector, config=ClassifierConfig())
   with pytest.raises(ConfigError, match="channels"):
-    trainable.bundled_params(dataclasses.replace(miniature_bundle, detector=other))
+    trainable.component_params(other, "the detector")
 
 
 def test_configurations_survive_json_and_have_two_classes():

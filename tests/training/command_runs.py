@@ -12,7 +12,7 @@ import soundfile
 from helpers_training import curve
 
 from audiolm_jax.data import token_shards, token_store
-from audiolm_jax.training import checkpoints
+from audiolm_jax.trainables import registry
 from tests.conftest import MINIATURE_CODEC, MINIATURE_ENCODER, melody
 
 REPO = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ _COMMON = (
   "BATCH_SIZE=2",
   f"LOG_PERIOD={LOG_PERIOD}",
   "EVAL_STEPS=1",
-  "train.tensorboard=False",
+  "trainer.TrainConfig.tensorboard=False",
 )
 _TINY_STAGE = (
   "NUM_CLUSTERS=16",
@@ -185,5 +185,5 @@ def unfinished(model_dir):
 def assert_same_run(one, other):
   """Losses and what was learned are equal to the bit."""
   assert curve(one) == curve(other)
-  found, expected = (checkpoints.load_inference_params(folder)[2] for folder in (one, other))
+  found, expected = (registry.load_inference_params(folder)[2] for folder in (one, other))
   jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -47,7 +47,7 @@ def flags(stage, tokens, folder, steps):
     "transformer.TransformerConfig.num_layers=1",
     "transformer.TransformerConfig.embed_dim=16",
     "transformer.TransformerConfig.mlp_dim=32",
-    "train.tensorboard=False",
+    "trainer.TrainConfig.tensorboard=False",
   ]
   if stage == "semantic_stage":
     bindings.remove("CODEBOOK_SIZE=16")

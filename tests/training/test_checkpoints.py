@@ -9,6 +9,7 @@ import pytest
 import toy_trainable as toy
 
 from audiolm_jax.core.errors import CheckpointError
+from audiolm_jax.trainables import registry
 from audiolm_jax.training import checkpoints
 
 
@@ -55,7 +56,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_words(damage, run, finished):
   assert [p.name for p in run.glob("damaged_checkpoint_10_*")]
   straight = finished.parent / f"straight_{damage.__name__}"
   toy.run(straight, total_steps=12)
-  one, other = (checkpoints.load_inference_params(f)[2] for f in (run, straight))
+  one, other = (registry.load_inference_params(f)[2] for f in (run, straight))
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
@@ -69,13 +70,13 @@ def test_when_all_are_damaged_the_run_does_not_begin_anew(run):
 def test_a_save_that_was_cut_off_counts_for_nothing(run):
   shutil.copytree(run / "checkpoint_10", run / "checkpoint_11.orbax-checkpoint-tmp-1")
   toy.run(run, total_steps=12)
-  assert "going on from checkpoint_10" in (run / "log.txt").read_text()
+  assert "resuming from checkpoint_10" in (run / "log.txt").read_text()
 
 
 def test_inference_gets_the_averaged_parameters_of_any_step(finished):
-  component, config, newest = checkpoints.load_inference_params(finished)
+  component, config, newest = registry.load_inference_params(finished)
   assert component == "toy" and config == toy.ToyConfig()
-  older = checkpoints.load_inference_params(finished, step=5)[2]
+  older = registry.load_inference_params(finished, step=5)[2]
   assert set(newest) == {"wi", "wo"}
   assert isinstance(newest["wi"]["kernel"], np.ndarray)
   assert not np.array_equal(newest["wi"]["kernel"], older["wi"]["kernel"])
@@ -83,26 +84,26 @@ def test_inference_gets_the_averaged_parameters_of_any_step(finished):
 
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(finished):
   with pytest.raises(CheckpointError, match="no checkpoint_7; there are: 5, 10"):
-    checkpoints.load_inference_params(finished, step=7)
+    registry.load_inference_params(finished, step=7)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
   with pytest.raises(CheckpointError, match="not the folder of a run"):
-    checkpoints.load_inference_params(tmp_path)
+    registry.load_inference_params(tmp_path)
 
 
 def test_a_run_without_checkpoints_is_refused(run):
   for folder in run.glob("checkpoint_*"):
     shutil.rmtree(folder)
   with pytest.raises(CheckpointError, match="no checkpoint yet"):
-    checkpoints.load_inference_params(run)
+    registry.load_inference_params(run)
 
 
 def test_an_unknown_component_is_refused(run):
   path = run / "model.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"component": "choir"}))
   with pytest.raises(CheckpointError, match="'choir'"):
-    checkpoints.load_inference_params(run)
+    registry.load_inference_params(run)
 
 
 def test_saved_arrays_do_not_change_when_the_caller_overwrites_them(tmp_path):

@@ -19,10 +19,10 @@ from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.semantic.conformer import ConformerConfig
-from audiolm_jax.semantic.w2v_bert import SemanticTrainable, W2vBertConfig
 from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
 from audiolm_jax.trainables.detector import DetectorTrainable, DetectorTrainingConfig
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
+from audiolm_jax.trainables.w2v_bert import SemanticTrainable, W2vBertConfig
 
 ROWS, TOLERANCE = 2, 0.1
 
@@ -30,7 +30,7 @@ ROWS, TOLERANCE = 2, 0.1
 def counted(model, batch):
   """What XLA counts in the compiled training step."""
   state = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
-  parts = model.parts(0) if hasattr(model, "parts") else ()
+  parts = model.parts(0)
   step = jax.jit(lambda *arguments: model.train_step(*arguments, *parts))
   compiled = step.lower(state, batch, jax.random.key(0)).compile()
   return compiled.cost_analysis()["flops"]

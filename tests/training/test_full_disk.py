@@ -13,6 +13,7 @@ import pytest
 import toy_trainable as toy
 
 from audiolm_jax.core.errors import CheckpointError
+from audiolm_jax.trainables import registry
 from audiolm_jax.training import checkpoints
 
 
@@ -87,7 +88,7 @@ def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room
   assert runs.saved_steps(disk.folder / "run")[-1] == 24
   assert not runs.unfinished(disk.folder / "run")
   one, other = (
-    checkpoints.load_inference_params(f)[2] for f in (disk.folder / "run", tmp_path / "whole")
+    registry.load_inference_params(f)[2] for f in (disk.folder / "run", tmp_path / "whole")
   )
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
@@ -101,7 +102,7 @@ def test_what_the_last_good_checkpoint_has_is_gone_on_from(disk, tmp_path):
       folder / "run",
       steps=200,
       period=10,
-      bindings=[f"train.tensorboard={folder == disk.folder}"],
+      bindings=[f"trainer.TrainConfig.tensorboard={folder == disk.folder}"],
     )
     for folder in (tmp_path, disk.folder)
   }
@@ -122,5 +123,5 @@ def test_what_the_last_good_checkpoint_has_is_gone_on_from(disk, tmp_path):
     assert re.search(f"cannot write .*{what}.*; lines are missing", said)
   assert runs.run(arguments[disk.folder], tmp_path / "log", code=2).endswith("rights there\n")
   disk.make_room()
-  assert f"going on from checkpoint_{last}" in runs.run(arguments[disk.folder], tmp_path / "log")
+  assert f"resuming from checkpoint_{last}" in runs.run(arguments[disk.folder], tmp_path / "log")
   runs.assert_same_run(disk.folder / "run", tmp_path / "run")

@@ -97,7 +97,7 @@ def run_with_ends(arguments, model_dir, log, ends):
     else:
       code = end(process, model_dir, moment)
       assert code == (143 if moment.signal == signal.SIGTERM else -moment.signal), log.read_text()
-    resumed = re.search(r"going on from checkpoint_(\d+)", log.read_text())
+    resumed = re.search(r"resuming from checkpoint_(\d+)", log.read_text())
     assert not resumed or int(resumed[1]) == kept
     reached, saved = runs.last_row(model_dir), runs.saved_steps(model_dir)
     kept = max(saved, default=0)
@@ -136,7 +136,7 @@ def test_sigterm_saves_where_it_is_and_the_run_goes_on_to_the_same_bits(
   assert f"SIGTERM: saved checkpoint_{saved} of {STEPS[kind]}" in log.read_text()
   assert runs.last_row(model_dir) == saved // runs.LOG_PERIOD * runs.LOG_PERIOD
   assert not runs.unfinished(model_dir)
-  assert f"going on from checkpoint_{saved}" in runs.run(arguments, log)
+  assert f"resuming from checkpoint_{saved}" in runs.run(arguments, log)
   runs.assert_same_run(model_dir, whole(kind))
 
 
@@ -156,7 +156,7 @@ def test_damaged_checkpoints_are_passed_over_in_words(kind, corpus, whole, tmp_p
   for bad in (truncated, half):
     assert re.search(f"{bad.name} cannot be read .* and {good.name} is used", said)
     assert list(model_dir.glob(f"damaged_{bad.name}_*"))
-  assert f"going on from {good.name}" in said
+  assert f"resuming from {good.name}" in said
   runs.assert_same_run(model_dir, whole(kind))
 
 

@@ -50,7 +50,7 @@ def make(component, mesh):
 
 
 def semantic_encoder(optimizer):
-  from audiolm_jax.semantic.w2v_bert import SemanticTrainable, W2vBertConfig
+  from audiolm_jax.trainables.w2v_bert import SemanticTrainable, W2vBertConfig
   from tests.conftest import melody
 
   config = W2vBertConfig(

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.training import checkpoints
+from audiolm_jax.trainables import registry
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig, make_mesh
 from tests.conftest import forced_devices
 
@@ -42,20 +42,20 @@ def train_on_mesh(mesh, model_dir, steps=6):
 def one_device(tmp_path_factory):
   folder = tmp_path_factory.mktemp("one_device")
   toy.run(folder, total_steps=6)
-  return checkpoints.load_inference_params(folder)[2]
+  return registry.load_inference_params(folder)[2]
 
 
 @pytest.mark.parametrize("mesh", ["8x1x1", "4x2x1", "2x2x2", "1x1x8"])
 def test_a_sharded_run_equals_one_device(mesh, tmp_path, one_device):
   train_on_mesh(mesh, tmp_path)
-  sharded = checkpoints.load_inference_params(tmp_path)[2]
+  sharded = registry.load_inference_params(tmp_path)[2]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), sharded, one_device)
 
 
 def test_a_run_goes_on_with_another_mesh(tmp_path, one_device):
   train_on_mesh("2x2x2", tmp_path, steps=3)
   toy.run(tmp_path, total_steps=6)
-  resumed = checkpoints.load_inference_params(tmp_path)[2]
+  resumed = registry.load_inference_params(tmp_path)[2]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), resumed, one_device)
 
 

@@ -95,7 +95,7 @@ def test_a_killed_process_ends_the_job_which_goes_on_from_its_checkpoint(tokens,
   # Alone: what two processes saved, one goes on with.
   alone = start(command("coarse_stage", tokens, tmp_path / "run", newest + 3), tmp_path / "2.log")
   assert alone.wait(300) == 0, (tmp_path / "2.log").read_text()
-  assert f"going on from checkpoint_{newest}" in (tmp_path / "2.log").read_text()
+  assert f"resuming from checkpoint_{newest}" in (tmp_path / "2.log").read_text()
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])

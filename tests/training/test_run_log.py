@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 
+from audiolm_jax.trainables.tensorboard import summary_writer
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.run_log import METRICS_FILE, RunLog
 
 
 @pytest.fixture
 def log(tmp_path):
-  log = RunLog(tmp_path, title="toy", total_steps=10, tensorboard=False)
+  log = RunLog(tmp_path, title="toy", total_steps=10)
   yield log
   log.close()
 
@@ -49,7 +50,7 @@ def test_rows_of_a_lost_stretch_are_taken_out(log, tmp_path):
 
 
 def test_sentences_are_kept(log, tmp_path, capfd):
-  log.say("the codebook has collapsed")
+  log.info("the codebook has collapsed")
   assert "the codebook has collapsed" in capfd.readouterr().err
   assert (tmp_path / "log.txt").read_text().endswith(" the codebook has collapsed\n")
 
@@ -59,11 +60,11 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
   program = (
     "import resource, signal, sys\n"
     "from audiolm_jax.training.run_log import RunLog\n"
-    "log = RunLog(sys.argv[1], title='toy', total_steps=9, tensorboard=False)\n"
+    "log = RunLog(sys.argv[1], title='toy', total_steps=9)\n"
     "log.train(1, {'loss': 1.0})\n"
     "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-    "for step in (2, 3): log.train(step, {'loss': 1.0, 'x' * 80: 1.0}); log.say('y' * 200)\n"
+    "for step in (2, 3): log.train(step, {'loss': 1.0, 'x' * 80: 1.0}); log.info('y' * 200)\n"
   )
   done = subprocess.run(
     [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
@@ -79,7 +80,7 @@ def test_tensorboard_gets_scalars_audio_and_spectrograms(tmp_path):
   pytest.importorskip("tensorflow")
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-  log = RunLog(tmp_path, title="toy", total_steps=10)
+  log = RunLog(tmp_path, title="toy", total_steps=10, summary_writer=summary_writer)
   log.begin(0)
   sound = np.sin(np.arange(8000) / 10, dtype=np.float32)[None]
   log.evaluation(3, {"loss": 0.5}, {"audio/original": Audio(sound, 16000)})

@@ -9,6 +9,7 @@ from audiolm_jax.training import summary, trainer
 
 ENDING = summary.Ending(
   component="coarse_stage",
+  next_command="export_bundle --token_store=TOKENS --stage_dir=coarse={dir} --output=BUNDLE",
   model_dir="runs/coarse",
   how="",
   step=200,
@@ -63,7 +64,7 @@ def test_the_page_tells_what_was_trained_and_how_it_went():
     "100, 200",
     "3 updates that were not finite",
     "Rolled back  never",
-    "Remarks: none",
+    "Warnings: none",
     "16 x TPU v5 lite",
     "float32 in training",
     "abc123, with changes that are not committed",
@@ -82,9 +83,9 @@ def test_metrics_are_told_with_their_steps_and_levels_in_order():
   assert names == ["loss", "loss_quantizer_9", "loss_quantizer_10"]
 
 
-def test_remarks_of_a_kind_are_one_line():
-  remarks = [{"step": s, "text": f"codebook 3 has perplexity {s / 7:.1f}"} for s in (10, 20, 30)]
-  page = summary.page(ENDING, ROWS, [*remarks, {"step": 40, "text": "the loss is high"}])
+def test_warnings_of_a_kind_are_one_line():
+  warnings = [{"step": s, "text": f"codebook 3 has perplexity {s / 7:.1f}"} for s in (10, 20, 30)]
+  page = summary.page(ENDING, ROWS, [*warnings, {"step": 40, "text": "the loss is high"}])
   assert "3 times, steps 10 to 30: codebook 3 has perplexity 4.3" in page
   assert "step 40: the loss is high" in page
 

@@ -14,7 +14,8 @@ from helpers_training import curve
 
 from audiolm_jax.core import products
 from audiolm_jax.core.errors import CheckpointError, ConfigError, DataError, UserError
-from audiolm_jax.training import checkpoints, trainer
+from audiolm_jax.trainables import registry
+from audiolm_jax.training import trainer
 from tests.conftest import forced_devices
 
 REPO = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ class Killed(Exception):
 
 
 def params_of(model_dir, step=None):
-  return checkpoints.load_inference_params(model_dir, step)[2]
+  return registry.load_inference_params(model_dir, step)[2]
 
 
 def assert_same_run(one, other):
@@ -259,9 +260,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     toy.run(file / "run")
 
 
-def test_remarks_of_the_trainable_reach_the_log(tmp_path):
+def test_warnings_of_the_trainable_reach_the_log(tmp_path):
   class Talking(toy.ToyTrainable):
-    def remarks(self, metrics):
+    def warnings(self, metrics):
       return [f"the loss is a number ({metrics['loss'] > 0})"]
 
   toy.run(tmp_path, model=Talking(), total_steps=3)
@@ -312,13 +313,13 @@ def test_summaries_are_of_the_same_clips_at_each_evaluation(tmp_path, monkeypatc
     np.testing.assert_array_equal(clips.samples, heard[0].samples)
 
 
-def test_a_remark_is_said_ever_more_rarely_and_kept_each_time(tmp_path):
+def test_a_repeated_warning_is_printed_ever_more_rarely_and_always_kept(tmp_path):
   class Talking(toy.ToyTrainable):
-    def remarks(self, metrics):
+    def warnings(self, metrics):
       return [f"the loss is {metrics['loss']:.3f}"]
 
   toy.run(tmp_path, model=Talking(), total_steps=6, log_period=1)
   said = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "the loss is" in line]
   assert [line.split("step ")[1][0] for line in said] == ["1", "2", "4"]
   assert "(4 times by now)" in said[-1]
-  assert len((tmp_path / "remarks.jsonl").read_text().splitlines()) == 6
+  assert len((tmp_path / "warnings.jsonl").read_text().splitlines()) == 6

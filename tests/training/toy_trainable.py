@@ -11,10 +11,12 @@ import numpy as np
 import optax
 
 from audiolm_jax.core import products
-from audiolm_jax.training import checkpoints, train_state, trainer
+from audiolm_jax.trainables import registry
+from audiolm_jax.training import train_state, trainer
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.partitioning import PartitioningConfig
+from audiolm_jax.training.trainable import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TwoLayers(nn.Module):
     return nn.Dense(1, kernel_init=out, name="wo", **rounding)(x)
 
 
-class ToyTrainable:
+class ToyTrainable(Trainable):
   component = "toy"
 
   def __init__(self, config: ToyConfig = ToyConfig()):
@@ -74,7 +76,7 @@ class ToyTrainable:
   def summaries(self, state, batch):
     return {"tone": Audio(jnp.sin(jnp.arange(16000) / 10.0)[None] * 0.5)}
 
-  def remarks(self, metrics):
+  def warnings(self, metrics):
     return ["the loss is high"] if metrics["loss"] > 1e6 else []
 
   def inference_params(self, state):
@@ -111,21 +113,25 @@ class ToyData:
     self.position = state["position"]
 
 
-checkpoints.COMPONENTS["toy"] = (__name__, "ToyTrainable", "ToyConfig")
+registry.COMPONENTS["toy"] = (__name__, "ToyTrainable", "ToyConfig")
 
 
 def run(model_dir, **settings):
-  """A short training; keywords of `trainer.train` replace the defaults."""
-  defaults = dict(
-    model=ToyTrainable(),
-    train_dataset=ToyData,
-    total_steps=24,
-    log_period=3,
-    eval_period=0,
-    tensorboard=False,
-    checkpoint=trainer.CheckpointConfig(period=5),
+  """A short training; fields of `TrainConfig` and keywords of `train` replace the defaults."""
+  settings = (
+    dict(
+      total_steps=24,
+      log_period=3,
+      eval_period=0,
+      checkpoint=trainer.CheckpointConfig(period=5),
+      model=ToyTrainable(),
+      train_dataset=ToyData,
+    )
+    | settings
   )
-  return trainer.train(model_dir=model_dir, **(defaults | settings))
+  fields = {field.name for field in dataclasses.fields(trainer.TrainConfig)}
+  config = trainer.TrainConfig(model_dir, **{k: v for k, v in settings.items() if k in fields})
+  return trainer.train(config, **{k: v for k, v in settings.items() if k not in fields})
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.training.prefetch import Prefetched
+from audiolm_jax.training.batches import Prefetched
 
 
 class Counting:

@@ -9,14 +9,9 @@ import pytest
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.augment import AugmentConfig
-from audiolm_jax.semantic.w2v_bert import (
-  SemanticTrainable,
-  W2vBertConfig,
-  small_config,
-  tiny_config,
-  xl_config,
-)
+from audiolm_jax.trainables.w2v_bert import SemanticTrainable, W2vBertConfig
 from audiolm_jax.training.optimizers import OptimizerConfig
+from tests import published_programs
 from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
 
@@ -44,17 +39,22 @@ def abstract_state(config):
   return nn.unbox(jax.eval_shape(SemanticTrainable(config).init, jax.random.key(0), batch))
 
 
+def published(size):
+  """The configuration of a gin file."""
+  return published_programs.settings(f"semantic_encoder_{size}")["model"].config
+
+
 def test_xl_has_the_papers_size_and_initialises_abstractly():
-  params = abstract_state(xl_config()).params
+  params = abstract_state(published("xl")).params
   assert 0.55e9 < count(params) < 0.65e9
   assert count(params) == 587_869_056
   assert count(params["encoder"]) == 582_621_056
-  assert xl_config().default_layer == xl_config().layer_of_masked_stack(7) == 19
+  assert published("xl").default_layer == 12 + 7  # layer 7 of the masked-prediction module
 
 
-def test_small_and_tiny_have_the_sizes_their_docstrings_state():
-  assert round(count(abstract_state(small_config()).params) / 1e6) == 35
-  assert count(abstract_state(tiny_config()).params["encoder"]) <= 2_500_000
+def test_small_and_tiny_have_the_sizes_that_their_gin_files_state():
+  assert round(count(abstract_state(published("small")).params) / 1e6) == 35
+  assert count(abstract_state(published("tiny")).params["encoder"]) <= 2_500_000
 
 
 @pytest.mark.parametrize("augmented", [False, True])
@@ -146,7 +146,7 @@ def test_average_of_the_parameters_is_what_inference_gets(w2v_config, batch):
 
 
 def test_configurations_survive_json():
-  for config in (xl_config(), small_config(), tiny_config()):
+  for config in map(published, ("xl", "small", "tiny")):
     assert configs.from_dict(W2vBertConfig, configs.to_dict(config)) == config
 
 
@@ -160,7 +160,7 @@ def test_amounts_are_the_seconds_without_padding(w2v_config, batch):
 
 
 def test_pairs_of_steps_out_of_each_others_context_do_not_count():
-  config = tiny_config().encoder
+  config = published("tiny").encoder
   narrow, wide = (dataclasses.replace(config, left_context=c, right_context=c) for c in (0, 9))
   # 10 steps: 10 pairs against all 100, and 18 more relative keys for each step.
   more = 2 * config.num_layers * config.dim * (2 * (100 - 10) + 10 * 18)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax import fit_kmeans
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.semantic.conformer import ConformerEncoder, truncate_params
 from audiolm_jax.semantic.features import log_mel
-from audiolm_jax.semantic.w2v_bert import SemanticTrainable
+from audiolm_jax.trainables import semantic_tokenizer
+from audiolm_jax.trainables.w2v_bert import SemanticTrainable
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_command_writes_a_tokenizer_of_the_runs_encoder(run, w2v_config, run
   )
   assert done.code == 0, done.err
   assert "225 frames in 12 clusters" in done.out
-  tokenizer = fit_kmeans.load_tokenizer(folder / "new" / "kmeans")
+  tokenizer = semantic_tokenizer.load_tokenizer(folder / "new" / "kmeans")
   assert tokenizer.config.layer == 2 and tokenizer.spec.num_clusters == 12
   waveform = speechlike(20_000, 7)[None]
   encoder = w2v_config.encoder.truncated(2)
@@ -87,4 +87,4 @@ def test_what_is_wrong_is_said_in_one_line(run, run_cli, arguments, said):
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"report\.json cannot be read"):
-    fit_kmeans.load_tokenizer(tmp_path)
+    semantic_tokenizer.load_tokenizer(tmp_path)

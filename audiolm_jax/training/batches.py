@@ -1,28 +1,36 @@
-"""Batches made ahead of time in a thread, without losing the exact position."""
+"""Batches as the trainer reads them, prefetched in a thread with an exact position."""
 
 import queue
 import threading
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from audiolm_jax.data.examples import Example
+Batch = Mapping[str, Any]
 
 
 class Batches(Protocol):
-  """What the trainer reads from; `skip_report` is a line on clips left out so far, "" for none."""
+  """An iterator over batches whose position can be saved and restored."""
 
-  def __next__(self) -> Example: ...
+  def __next__(self) -> Batch: ...
 
-  def get_state(self) -> dict[str, Any]: ...
+  def get_state(self) -> dict[str, Any]:
+    """Returns the position, as JSON values."""
+    ...
 
-  def set_state(self, state: dict[str, Any]) -> None: ...
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Moves to a position that `get_state` returned."""
+    ...
 
-  def skip_report(self) -> str: ...
+  def skip_report(self) -> str:
+    """Returns a line about the clips that were skipped so far; "" for none."""
+    ...
 
 
 class Prefetched:
-  """The same batches as `batches`, up to `depth` of them made ahead.
+  """Prefetches up to `depth` batches of `batches`.
 
-  `get_state` is the position after the batch last handed out, not after the last one made.
+  `get_state` returns the position after the batch that was returned last, not after the last one
+  that was prefetched.
   """
 
   def __init__(self, batches: Batches, depth: int = 2):
@@ -34,7 +42,7 @@ class Prefetched:
   def __iter__(self) -> "Prefetched":
     return self
 
-  def __next__(self) -> Example:
+  def __next__(self) -> Batch:
     if self._thread is None:
       self._start()
     batch, state, error = self._queue.get()
@@ -45,21 +53,21 @@ class Prefetched:
     return batch
 
   def get_state(self) -> dict[str, Any]:
-    """The position after the last batch handed out."""
+    """Returns the position after the last batch that was returned."""
     return self._state
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to a position of `get_state`; batches made ahead are dropped."""
+    """Moves to a position that `get_state` returned; prefetched batches are dropped."""
     self.close()
     self._batches.set_state(state)
     self._state = state
 
   def skip_report(self) -> str:
-    """The clips left out so far, those of batches made ahead among them; "" for none."""
+    """Returns a line about the clips skipped so far, in prefetched batches too; "" for none."""
     return self._batches.skip_report()
 
   def close(self) -> None:
-    """Ends the thread; the next batch starts another at the position of `get_state`."""
+    """Stops the thread; the next batch starts another one at the position of `get_state`."""
     if self._thread is not None:
       self._stop.set()
       self._thread.join()
@@ -78,7 +86,7 @@ def _fill(batches: Batches, filled: queue.Queue, stop: threading.Event) -> None:
   while not stop.is_set():
     try:
       item = (next(batches), batches.get_state(), None)
-    except BaseException as error:  # handed to the reader, whose error it is
+    except BaseException as error:  # raised again in the reader
       item = (None, None, error)
     while not stop.is_set():
       try:

@@ -1,4 +1,4 @@
-"""Runs that begin with what a bundle has learned."""
+"""Runs that start from the parameters of a bundle."""
 
 import dataclasses
 
@@ -11,9 +11,11 @@ from flax.core import meta
 
 from audiolm_jax.bundles import save_bundle
 from audiolm_jax.core.errors import BundleError, ConfigError
+from audiolm_jax.trainables import run
 from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
-from audiolm_jax.training import checkpoints
+from audiolm_jax.training.checkpoints import Checkpoints
+from audiolm_jax.training.trainer import TrainConfig
 
 WAVEFORM = {"waveform": np.zeros((2, 3200), np.float32)}
 TOKENS = {"decoder_input_tokens": np.zeros((2, 8), np.int32)}
@@ -40,7 +42,8 @@ def stage_trainable(bundle, **values):
 )
 def test_a_state_goes_on_from_the_parameters_of_a_bundle(make, batch, miniature_bundle):
   trainable = make(miniature_bundle)
-  params = trainable.bundled_params(miniature_bundle)
+  component = miniature_bundle.component(trainable.component)
+  params = trainable.component_params(component, "a bundle")
 
   @jax.jit
   def begin(key, params):
@@ -62,21 +65,28 @@ def test_a_codec_that_goes_on_keeps_its_codebooks(miniature_bundle):
   np.testing.assert_allclose(means, miniature_bundle.codec.params["codebooks"], rtol=1e-6)
 
 
-def test_another_shape_is_refused_with_the_fields_that_differ(miniature_bundle):
+@pytest.fixture(scope="module")
+def folder(miniature_bundle, tmp_path_factory):
+  return save_bundle(miniature_bundle, tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+def test_another_shape_is_refused_with_the_fields_that_differ(miniature_bundle, folder, tmp_path):
   with pytest.raises(ConfigError, match=r"codec of miniature.*decoder_channels was 2, is 4"):
-    codec_trainable(miniature_bundle, decoder_channels=4).bundled_params(miniature_bundle)
-  with pytest.raises(ConfigError, match=r"coarse stage of miniature.*mlp_dim was 32, is 64"):
-    stage_trainable(miniature_bundle, mlp_dim=64).bundled_params(miniature_bundle)
-  without = dataclasses.replace(miniature_bundle, stages={})
-  with pytest.raises(ConfigError, match="miniature has no coarse stage"):
-    stage_trainable(miniature_bundle).bundled_params(without)
+    run.bundled_params(codec_trainable(miniature_bundle, decoder_channels=4), folder)
+  with pytest.raises(ConfigError, match=r"coarse_stage of miniature.*mlp_dim was 32, is 64"):
+    run.bundled_params(stage_trainable(miniature_bundle, mlp_dim=64), folder)
+  without = save_bundle(dataclasses.replace(miniature_bundle, stages={}), tmp_path / "without")
+  with pytest.raises(ConfigError, match="miniature has no component 'coarse_stage'"):
+    run.bundled_params(stage_trainable(miniature_bundle), without)
 
 
 class Continuing(toy.ToyTrainable):
-  """Takes a few numbers of a bundle for its own parameters."""
+  """Takes a few numbers of a bundle's codec for its own parameters."""
 
-  def bundled_params(self, bundle):
-    first = bundle.codec.params["codebooks"].ravel()
+  component = "codec"
+
+  def component_params(self, component, what):
+    first = component.params["codebooks"].ravel()
     shapes = jax.eval_shape(
       lambda key: meta.unbox(self.module.init(key, jnp.zeros((1, self.config.embed)))["params"]),
       jax.random.key(0),
@@ -87,23 +97,40 @@ class Continuing(toy.ToyTrainable):
     return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
 
 
-def test_a_run_begins_with_its_bundle_and_then_no_longer_needs_it(miniature_bundle, tmp_path):
+def train(model, folder, model_dir, total_steps):
+  config = TrainConfig(model_dir, total_steps, eval_period=0, tensorboard=False)
+  return run.train(model=model, config=config, train_dataset=toy.ToyData, initial_bundle=folder)
+
+
+def test_a_run_starts_from_its_bundle_and_then_no_longer_needs_it(miniature_bundle, tmp_path):
   bundle = save_bundle(miniature_bundle, tmp_path / "bundle")
-  run = tmp_path / "run"
-  toy.run(run, model=Continuing(), initial_bundle=bundle, total_steps=1)
-  begun = Continuing().bundled_params(miniature_bundle)
-  after = checkpoints.load_inference_params(run)[2]
-  difference = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), after, begun)
+  folder = tmp_path / "run"
+  train(Continuing(), bundle, folder, 1)
+  begun = run.bundled_params(Continuing(), bundle)
+  checkpoint = Checkpoints(folder)
+  state = checkpoint.restore(_abstract(Continuing())).state
+  checkpoint.close()
+  difference = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, begun)
   assert 0 < max(jax.tree.leaves(difference)) < 0.02  # one step with a rate of 0.01
-  assert "beginning with that of the bundle" in (run / "log.txt").read_text()
+  assert "starts from the initial parameters" in (folder / "log.txt").read_text()
 
   bundle.rename(tmp_path / "elsewhere")
-  assert toy.run(run, model=Continuing(), initial_bundle=bundle, total_steps=2).finished
+  assert train(Continuing(), bundle, folder, 2).finished
   with pytest.raises(BundleError, match="no bundle"):
-    toy.run(tmp_path / "other", model=Continuing(), initial_bundle=bundle)
+    train(Continuing(), bundle, tmp_path / "other", 1)
 
 
-def test_what_cannot_begin_from_a_bundle_says_so(miniature_bundle, tmp_path):
-  bundle = save_bundle(miniature_bundle, tmp_path / "bundle")
-  with pytest.raises(ConfigError, match="training of toy cannot begin from a bundle"):
-    toy.run(tmp_path / "run", initial_bundle=bundle)
+def test_what_cannot_start_from_a_bundle_is_refused(folder):
+  class FromNothing(toy.ToyTrainable):
+    component = "codec"
+
+  with pytest.raises(ConfigError, match="cannot start from the codec of miniature"):
+    run.bundled_params(FromNothing(), folder)
+
+
+def _abstract(model):
+  state = jax.eval_shape(model.init, jax.random.key(0), next(toy.ToyData()))
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), meta.unbox(state)
+  )

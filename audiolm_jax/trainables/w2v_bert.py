@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
@@ -31,11 +31,12 @@ from audiolm_jax.semantic.losses import (
   span_mask,
 )
 from audiolm_jax.semantic.quantizer import GumbelQuantizer
+from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import TrainState, new_train_state
+from audiolm_jax.training.trainable import Trainable
 
-Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
 
 
@@ -107,78 +108,6 @@ class W2vBertConfig:
     contrastive, masked = self.encoder.stacks
     return contrastive + max(1, round(masked * 7 / 12))
 
-  def layer_of_masked_stack(self, layer: int) -> int:
-    """The encoder's layer number of layer `layer` (from 1) of the masked-prediction module."""
-    return self.encoder.stacks[0] + layer
-
-
-def xl_config() -> W2vBertConfig:
-  """w2v-BERT XL: 12 + 12 layers of width 1024, 0.6 B parameters; for 16 accelerators or more."""
-  encoder = ConformerConfig(dtype="bfloat16", scan_layers=True, remat=True)
-  return W2vBertConfig(encoder=encoder)
-
-
-def small_config() -> W2vBertConfig:
-  """4 + 6 layers of width 384, 35 M parameters: one GPU, hundreds of hours of audio."""
-  encoder = ConformerConfig(
-    stacks=(4, 6),
-    dim=384,
-    num_heads=6,
-    mlp_dim=1536,
-    subsample_channels=64,
-    left_context=32,
-    right_context=32,
-    dtype="bfloat16",
-  )
-  return W2vBertConfig(
-    encoder=encoder,
-    codebook_size=512,
-    code_dim=256,
-    gumbel_decay=0.9999,
-    optimizer=dataclasses.replace(
-      W2vBertConfig().optimizer, learning_rate=1e-3, warmup_steps=4_000
-    ),
-  )
-
-
-def tiny_config() -> W2vBertConfig:
-  """2 + 3 layers of width 144, 1.7 M encoder parameters: minutes on two CPU cores.
-
-  A few hours of few voices: hence two perturbed hearings, tasks at unmasked steps too, short masks.
-  """
-  encoder = ConformerConfig(
-    stacks=(2, 3),
-    dim=144,
-    num_heads=4,
-    mlp_dim=288,
-    kernel_size=9,
-    subsample_channels=24,
-    left_context=16,
-    right_context=16,
-    dropout_rate=0.0,
-  )
-  return W2vBertConfig(
-    encoder=encoder,
-    codebook_size=256,
-    code_dim=64,
-    mask_probability=0.1,
-    mask_span=5,
-    unmasked_weight=1.0,
-    gumbel_decay=0.999,
-    augment=AugmentConfig(),
-    ema_decay=0.99,
-    optimizer=OptimizerConfig(
-      name="adamw",
-      learning_rate=2e-3,
-      schedule="cosine",
-      warmup_steps=100,
-      decay_steps=3_000,
-      weight_decay=0.01,
-      b2=0.98,
-      clip_norm=1.0,
-    ),
-  )
-
 
 class W2vBertOutput(NamedTuple):
   """What the losses are made of; see `W2vBert`."""
@@ -242,27 +171,30 @@ class W2vBert(nn.Module):
     )
 
 
-class SemanticTrainable:
+class SemanticTrainable(Trainable[TrainState]):
   """w2v-BERT as the trainer sees it.
 
   Batches: `waveform` float32 [batch, samples], `length` int32 [batch] in samples.
   """
 
   component = "semantic"
+  next_command = (
+    "python -m audiolm_jax.fit_kmeans --encoder_dir={dir} --audio_dir=RECORDINGS --output=KMEANS"
+  )
 
   def __init__(self, config: W2vBertConfig):
     self.config = config
     self.model = W2vBert(config)
     self.optimizer = make_optimizer(config.optimizer)
 
-  def init(self, rng: PRNGKeyArray, batch: Batch) -> TrainState:
+  def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
     """The state before the first step; parameters carry their logical axis names."""
     features, valid = self._views(None, batch)
     params = self.model.init(rng, features, valid, jnp.zeros_like(valid))["params"]
     return new_train_state(params, self.optimizer, ema_decay=self.config.ema_decay)
 
   def train_step(
-    self, state: TrainState, batch: Batch, rng: PRNGKeyArray
+    self, state: TrainState, batch: Batch, rng: Key[Array, ""]
   ) -> tuple[TrainState, Metrics]:
     """One update; without one (metric `skipped`) if the loss or a gradient is not finite."""
     config = self.config
@@ -308,7 +240,7 @@ class SemanticTrainable:
     heard = FRAMES_PER_STEP * steps * encoder.features.flops_per_frame
     return rows * (3 * views * learned + heard)
 
-  def remarks(self, metrics: Mapping[str, float]) -> list[str]:
+  def warnings(self, metrics: Mapping[str, float]) -> list[str]:
     """A sentence when the codebook that gives the targets has collapsed."""
     if metrics["codebook_collapsed"] < 0.5:
       return []
@@ -322,7 +254,7 @@ class SemanticTrainable:
     return nn.unbox(state.averaged_params)
 
   def _views(
-    self, key: PRNGKeyArray | None, batch: Batch
+    self, key: Key[Array, ""] | None, batch: Batch
   ) -> tuple[Float[Array, "views frames mels"], Bool[Array, "views steps"]]:
     """Features of one clean view without a key or augmentation, of two perturbed ones with both."""
     encoder, augment = self.config.encoder, self.config.augment
@@ -337,7 +269,7 @@ class SemanticTrainable:
     return jnp.concatenate(views), jnp.concatenate([valid, valid])
 
   def _loss(
-    self, params: Any, batch: Batch, rng: PRNGKeyArray, temperature: Float[Array, ""] | None
+    self, params: Any, batch: Batch, rng: Key[Array, ""], temperature: Float[Array, ""] | None
   ) -> tuple[Float[Array, ""], Metrics]:
     """Trains with a temperature, evaluates without one."""
     config = self.config
@@ -384,7 +316,7 @@ class SemanticTrainable:
     }
 
   def _objectives(
-    self, output: W2vBertOutput, where: Bool[Array, "batch steps"], key: PRNGKeyArray
+    self, output: W2vBertOutput, where: Bool[Array, "batch steps"], key: Key[Array, ""]
   ) -> "_Objectives":
     """Both tasks at the steps `where`."""
     config = self.config

@@ -1,0 +1,33 @@
+"""Short-time Fourier transforms in JAX."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+
+def stft(
+  waveform: Float[Array, "batch samples"], window: int, hop: int
+) -> Complex[Array, "batch frames bins"]:
+  """Returns the short-time Fourier transform with a Hann window, without padding.
+
+  Frames are built from blocks of `hop` samples: a gather is slow in the backward pass.
+
+  Args:
+    waveform: the signal.
+    window: samples per frame, a multiple of `hop`.
+    hop: samples from frame to frame.
+  Returns:
+    `samples // hop - window // hop + 1` frames of `window // 2 + 1` bins.
+  """
+  batch, samples = waveform.shape
+  blocks = waveform[:, : samples // hop * hop].reshape(batch, -1, hop)
+  overlap = window // hop
+  frames = blocks.shape[1] - overlap + 1
+  framed = jnp.concatenate([blocks[:, i : i + frames] for i in range(overlap)], axis=-1)
+  taper = np.hanning(window + 1)[:-1].astype(np.float32)
+  return jnp.fft.rfft(framed * taper, axis=-1)
+
+
+def magnitude(spectrum: Complex[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """Returns absolute values whose gradient is finite at zero."""
+  return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-9)

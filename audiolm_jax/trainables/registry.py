@@ -1,0 +1,69 @@
+"""The trainable of each component, and the parameters that its runs have learned."""
+
+import importlib
+import os
+from typing import Any
+
+import jax
+
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import CheckpointError
+from audiolm_jax.training import partitioning
+from audiolm_jax.training.checkpoints import Checkpoints, read_model_json
+
+# Module, trainable and configuration of each component. They are imported on use: reading a codec's
+# run does not import the stages.
+_ROOM = "audiolm_jax.trainables"
+COMPONENTS = {
+  "codec": (f"{_ROOM}.codec", "CodecTrainable", "CodecTrainingConfig"),
+  "semantic": (f"{_ROOM}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
+  "stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
+  "detector": (f"{_ROOM}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
+}
+
+
+def home_of(component: str) -> tuple[str, str, str] | None:
+  """The entry of a component, be it "stage" or a stage's "NAME_stage"; None for an unknown one."""
+  return COMPONENTS.get("stage" if component.endswith("_stage") else component)
+
+
+def load_inference_params(
+  model_dir: str | os.PathLike[str], step: int | None = None
+) -> tuple[str, Any, dict[str, Any]]:
+  """Reads the inference parameters of a run.
+
+  Args:
+    model_dir: folder of the run.
+    step: of the checkpoint; by default the newest one that can be read.
+  Returns:
+    The component's name, its configuration, and its parameters as nested dicts of NumPy arrays; the
+    averaged ones where the run keeps an average.
+  Raises:
+    CheckpointError: the folder is no run, the step is absent, or no checkpoint can be read.
+  """
+  description = read_model_json(model_dir)
+  component = str(description.get("component"))
+  home = home_of(component)
+  if home is None:
+    raise CheckpointError(
+      f"{model_dir} trains {component!r}; known components are {', '.join(COMPONENTS)}"
+    )
+  module_name, trainable_name, config_name = home
+  module = importlib.import_module(module_name)
+  config = configs.from_dict(getattr(module, config_name), description["config"])
+  trainable = getattr(module, trainable_name)(config)
+  batch = {
+    name: jax.ShapeDtypeStruct(tuple(entry["shape"]), entry["dtype"])
+    for name, entry in description["batch_shapes"].items()
+  }
+  boxed = jax.eval_shape(trainable.init, jax.random.key(0), batch)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), partitioning.unbox(boxed)
+  )
+  checkpoints = Checkpoints(model_dir)
+  restored = checkpoints.restore(abstract, step)
+  checkpoints.close()
+  if restored is None:
+    raise CheckpointError(f"{model_dir} has no checkpoint yet; train it first")
+  return component, config, jax.device_get(trainable.inference_params(restored.state))

@@ -1,0 +1,140 @@
+"""The semantic tokenizer of a trained encoder: its features, clustered by k-means."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.bundles.folder import tokenizer_classes, type_name
+from audiolm_jax.bundles.tensors import encode_tensors, load_tensors
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import AudioError, DataError, UserError
+from audiolm_jax.data.manifest import Clip, SkipLog, read_clip
+from audiolm_jax.io.files import atomic_write
+from audiolm_jax.semantic.conformer import truncate_params
+from audiolm_jax.semantic.kmeans import KMeansReport, fit_kmeans
+from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
+from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
+from audiolm_jax.trainables.w2v_bert import W2vBertConfig
+
+Tokenizer = TypeVar("Tokenizer", bound=WindowedTokenizer)
+
+TENSORS_FILE = "semantic.safetensors"
+REPORT_FILE = "report.json"
+
+
+def cluster_features(
+  tokenizer: Tokenizer,
+  clips: Sequence[Clip],
+  *,
+  num_clusters: int,
+  seed: int = 0,
+  max_frames: int = 2_000_000,
+  max_skipped_fraction: float = 0.01,
+) -> tuple[Tokenizer, KMeansReport]:
+  """Clusters the features that a tokenizer computes of clips.
+
+  Args:
+    tokenizer: one without whitening, as `unclustered_tokenizer` returns it.
+    clips: the audio.
+    num_clusters: semantic tokens.
+    seed: of the clustering.
+    max_frames: past this number a uniform sample of the frames is used.
+    max_skipped_fraction: share of clips that may be unreadable.
+  Returns:
+    The tokenizer with whitening and centroids, and how good the clustering is.
+  Raises:
+    DataError: too many clips cannot be read, or there are fewer frames than clusters.
+  """
+  features = _features(tokenizer, clips, max_skipped_fraction)
+  fitted = fit_kmeans(features, num_clusters, seed, max_frames=max_frames)
+  params = {
+    "encoder": jax.tree.map(np.asarray, tokenizer.params["encoder"]),
+    "mean": fitted.mean,
+    "scale": fitted.scale,
+    "centroids": fitted.centroids,
+  }
+  config = dataclasses.replace(tokenizer.config, num_clusters=num_clusters)
+  return type(tokenizer)(config, params), fitted.report
+
+
+def unclustered_tokenizer(
+  config: W2vBertConfig, params: dict[str, Any], layer: int, chunk_steps: int
+) -> SemanticTokenizer:
+  """Returns a tokenizer with one cluster: an encoder up to a layer, without whitening.
+
+  Args:
+    config, params: of the encoder.
+    layer: encoder block, counted from 1 through both stacks.
+    chunk_steps: tokens per window of a long file.
+  """
+  dim = config.encoder.dim
+  plain = {
+    "encoder": truncate_params(params["encoder"], config.encoder, layer),
+    "mean": np.zeros(dim, np.float32),
+    "scale": np.ones(dim, np.float32),
+    "centroids": np.zeros((1, dim), np.float32),
+  }
+  settings = SemanticTokenizerConfig(config.encoder, layer, 1, chunk_steps)
+  return SemanticTokenizer(settings, plain)
+
+
+def save_tokenizer(
+  folder: str | os.PathLike[str], tokenizer: WindowedTokenizer, report: KMeansReport
+) -> None:
+  """Writes the tokenizer and its report into a folder, which is made if missing."""
+  folder = Path(folder)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    reason = error.strerror or error
+    raise UserError(f"cannot make {folder}: {reason}; give another --output") from error
+  with atomic_write(folder / TENSORS_FILE) as file:
+    file.write(encode_tensors(tokenizer.params))
+  content = {
+    "type": type_name("semantic", tokenizer),
+    "tokenizer": configs.to_dict(tokenizer.config),
+    "clusters": configs.to_dict(report),
+  }
+  with atomic_write(folder / REPORT_FILE) as file:
+    file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> WindowedTokenizer:
+  """Reads what `save_tokenizer` wrote.
+
+  Raises:
+    UserError: a file is missing or damaged.
+  """
+  folder = Path(folder)
+  try:
+    content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    # Reports of earlier versions name no type.
+    config_class, tokenizer_class = tokenizer_classes("semantic", content.get("type", "w2v_bert"))
+    config = configs.from_dict(config_class, content["tokenizer"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise DataError(
+      f"{folder / REPORT_FILE} cannot be read ({error}); run fit_kmeans into {folder} again"
+    ) from error
+  return tokenizer_class(config, load_tensors(folder / TENSORS_FILE))
+
+
+def _features(
+  tokenizer: WindowedTokenizer, clips: Sequence[Clip], max_skipped_fraction: float
+) -> Iterator[Float[np.ndarray, "steps dim"]]:
+  log = SkipLog(len(clips), max_skipped_fraction)
+  for clip in clips:
+    try:
+      waveform = read_clip(clip, tokenizer.spec.sample_rate)
+    except AudioError as error:
+      log.skip(clip.id, str(error))
+      continue
+    yield tokenizer.features(waveform[None])[0]
+  if log.skipped:
+    print(log.report())

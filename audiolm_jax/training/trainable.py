@@ -1,0 +1,106 @@
+"""The interface between the trainer and what it trains."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from jaxtyping import Array, Float, Key
+
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.training.batches import Batch
+from audiolm_jax.training.metrics import Audio, Image
+
+State = TypeVar("State")
+Metrics = Mapping[str, Float[Array, ""]]
+
+
+class Trainable(abc.ABC, Generic[State]):
+  """A model with its losses and optimizer. All methods are pure; the state is a pytree dataclass.
+
+  Attributes:
+    component: the name of what is trained, such as "codec" or "coarse_stage"; checkpoints and
+      bundles use it.
+    config: a dataclass that `configs.to_dict` can write; the class is constructed from it alone.
+    next_command: the command that uses the trained model, with "{dir}" for the run's folder; ""
+      where there is none.
+  """
+
+  component: str
+  config: Any
+  next_command: str = ""
+
+  @abc.abstractmethod
+  def init(self, rng: Key[Array, ""], batch: Batch) -> State:
+    """Returns a new state with `step` 0; parameters may be boxed with logical axis names."""
+
+  @abc.abstractmethod
+  def train_step(
+    self, state: State, batch: Batch, rng: Key[Array, ""], *parts: Any
+  ) -> tuple[State, Metrics]:
+    """Returns the next state and scalar metrics.
+
+    An update that is not finite is skipped: the metric "skipped" is 1 and only `step` advances.
+
+    Args:
+      parts: what `parts` returned for this training step; static in the compiled program.
+    """
+
+  @abc.abstractmethod
+  def eval_step(self, state: State, batch: Batch) -> Metrics:
+    """Returns scalar metrics, and "weight": the weight of this batch in their mean."""
+
+  @abc.abstractmethod
+  def inference_params(self, state: State) -> dict[str, Any]:
+    """Returns a nested dict of the arrays that inference needs."""
+
+  def parts(self, step: int) -> tuple[Any, ...]:
+    """Returns hashable values that select the parts of the model that training step `step` uses.
+
+    One program is compiled for each distinct value.
+    """
+    del step
+    return ()
+
+  def component_params(self, component: Any, what: str) -> Any:
+    """Returns the parameters of a trained component, as `inference_params` returns them.
+
+    Args:
+      component: such as the codec of a bundle.
+      what: its name in messages.
+    Raises:
+      ConfigError: its configuration is not this one's, or training cannot start from it.
+    """
+    del component
+    raise ConfigError(
+      f"training of {self.component} cannot start from {what}, which holds only the parameters of "
+      "inference"
+    )
+
+  def with_params(self, state: State, params: Any) -> State:
+    """Returns a new state that starts from the parameters that `component_params` returned."""
+    raise NotImplementedError
+
+  def summaries(self, state: State, batch: Batch) -> dict[str, Audio | Image]:
+    """Returns audio and images of a validation batch for TensorBoard."""
+    del state, batch
+    return {}
+
+  def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+    """Returns one sentence for each mean training metric that is out of its range."""
+    del metrics
+    return []
+
+  def amounts(self, batch: Batch) -> dict[str, float]:
+    """Returns how many "tokens" or "audio_seconds" a batch holds, without padding."""
+    del batch
+    return {}
+
+  def flops_per_step(self, batch: Batch, step: int) -> float:
+    """Returns the floating-point operations of training step `step`; 0 where unknown.
+
+    Counts the matrix products and convolutions of the forward and backward passes, by formula from
+    the shapes of `batch` (arrays or ShapeDtypeStructs). Recomputation, masked positions and the
+    optimizer do not count.
+    """
+    del batch, step
+    return 0.0

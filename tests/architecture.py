@@ -1,0 +1,199 @@
+"""The rooms of the package, who imports whom, and figures about the code.
+
+  python -m tests.architecture
+
+prints a table of the figures. `test_architecture.py` tests the limits.
+"""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = "audiolm_jax"
+
+# A room may import those to the left of it; rooms of one entry do not import each other.
+ORDER = (
+  ("core",),
+  ("io", "dsp"),
+  ("chunking", "lm.tokens"),
+  ("codec", "semantic", "lm"),
+  ("detection",),
+  ("sampling", "pretrained"),
+  ("bundles",),
+  ("data",),
+  ("trainables",),
+  ("evaluation", "demo", "diagnosis"),
+  ("commands",),
+)
+_PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
+# The trainer knows no models: it imports these only, and data and what stands right of it may
+# import it.
+_TRAINING_IMPORTS = ("core", "io")
+_COMMANDS = (
+  "aot_compile",
+  "cache_tokens",
+  "convert",
+  "decode",
+  "detect",
+  "doctor",
+  "encode",
+  "eval",
+  "export_bundle",
+  "fit_kmeans",
+  "listening_test",
+  "make_detection_corpus",
+  "sample",
+  "train",
+)
+
+
+def modules() -> dict[str, Path]:
+  """Returns every module of the package by its dotted name."""
+  found = {}
+  for path in sorted((REPOSITORY / PACKAGE).rglob("*.py")):
+    name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    found[name.removesuffix(".__init__")] = path
+  return found
+
+
+def imports(name: str, known: dict[str, Path]) -> set[str]:
+  """Returns the modules of the package that a module imports anywhere, also for type checking."""
+  found = set()
+  for node in ast.walk(ast.parse(known[name].read_text())):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f"{name} has a relative import"
+      names = [
+        full if (full := f"{node.module}.{alias.name}") in known else str(node.module)
+        for alias in node.names
+      ]
+    else:
+      continue
+    found |= {other for other in names if other in known and other != name}
+  return found
+
+
+def import_graph() -> dict[str, set[str]]:
+  """Returns the imports of every module."""
+  known = modules()
+  return {name: imports(name, known) for name in known}
+
+
+def room(module: str) -> str:
+  """Returns the room that a module belongs to."""
+  parts = module.split(".")[1:]
+  if parts[:2] == ["lm", "tokens"]:
+    return "lm.tokens"
+  if (len(parts) == 1 and parts[0] in _COMMANDS) or not parts:
+    return "commands"
+  return parts[0]
+
+
+def is_allowed(importer: str, imported: str) -> bool:
+  """Returns whether a module may import another one."""
+  here, there = room(importer), room(imported)
+  if here == there:
+    return True
+  if here == "training":
+    return there in _TRAINING_IMPORTS
+  if there == "training":
+    return _PLACE[here] >= _PLACE["data"]
+  return _PLACE[there] < _PLACE[here]
+
+
+def forbidden_imports() -> list[str]:
+  """Returns "importer -> imported" for each import against the order."""
+  return sorted(
+    f"{importer} -> {imported}"
+    for importer, found in import_graph().items()
+    for imported in found
+    if not is_allowed(importer, imported)
+  )
+
+
+def top_level_modules() -> set[str]:
+  """Returns the modules directly in the package."""
+  return {path.stem for path in (REPOSITORY / PACKAGE).glob("*.py")}
+
+
+def loaded_by(module: str) -> set[str]:
+  """Returns the modules of the package that importing one may load, itself included."""
+  graph, found, waiting = import_graph(), set(), [module]
+  while waiting:
+    name = waiting.pop()
+    if name not in found:
+      found.add(name)
+      waiting += graph[name]
+  return found
+
+
+def code_lines(path: Path) -> int:
+  """Counts the lines of a file without blank lines, comments and docstrings."""
+  source = path.read_text()
+  lines = set()
+  skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+  for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    if token.type not in skipped and token.type != tokenize.ENDMARKER:
+      lines |= set(range(token.start[0], token.end[0] + 1))
+  for node in ast.walk(ast.parse(source)):
+    body = getattr(node, "body", None)
+    first = body[0] if isinstance(body, list) and body else None
+    if (
+      isinstance(first, ast.Expr)
+      and isinstance(first.value, ast.Constant)
+      and isinstance(first.value.value, str)
+    ):
+      lines -= set(range(first.lineno, (first.end_lineno or 0) + 1))
+  return len(lines)
+
+
+def files_that_name_stages() -> list[str]:
+  """Returns the files with "semantic", "coarse" or "fine" as a name of a stage in their code."""
+  found = []
+  for name, path in modules().items():
+    strings = [
+      node.value
+      for node in ast.walk(ast.parse(path.read_text()))
+      if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    if any(value in ("coarse", "fine") for value in strings):
+      found.append(name)
+  return found
+
+
+def _count(pattern: str) -> int:
+  return sum(len(re.findall(pattern, path.read_text())) for path in modules().values())
+
+
+def figures() -> Iterator[tuple[str, object]]:
+  """Yields the rows of the table."""
+  known = modules()
+  yield "imports against the order", len(forbidden_imports())
+  loaded = loaded_by(f"{PACKAGE}.trainables.stage")
+  yield "loaded to train a stage: modules", len(loaded)
+  yield "loaded to train a stage: code lines", sum(code_lines(known[name]) for name in loaded)
+  yield "modules directly in the package", len(top_level_modules())
+  yield "files that name a stage", len(files_that_name_stages())
+  yield (
+    "code lines without evaluation and demo",
+    sum(code_lines(p) for n, p in known.items() if room(n) not in ("evaluation", "demo")),
+  )
+  yield "code lines in all", sum(map(code_lines, known.values()))
+  yield "uses of Any", _count(r"\bAny\b")
+  yield "type: ignore", _count(r"type: ignore|pyright: ignore")
+  yield "words of the README", len((REPOSITORY / "README.md").read_text().split())
+
+
+def main() -> None:
+  """Prints the table."""
+  for name, value in figures():
+    print(f"{name:40} {value}")
+
+
+if __name__ == "__main__":
+  main()
