@@ -172,13 +172,14 @@ def _semantic_rate(base: Any) -> float | None:
   """Collapsed semantic tokens per second of the training split; None without stages."""
   if not FLAGS.token_store:
     return base.semantic_rate if base else None
+  from audiolm_jax.core.streams import SEMANTIC
   from audiolm_jax.data.token_store import TokenStore
   from audiolm_jax.lm.tokens import collapse_repeats
 
   # Refuses tokens of other tokenizers; a run may have been stopped before the store was whole.
   store = TokenStore(FLAGS.token_store, base.token_hash, allow_incomplete=True)
   clips = store.clips("train")
-  rows = [clip.semantic for clip in clips if clip.semantic is not None]
+  rows = [clip.streams[SEMANTIC] for clip in clips if SEMANTIC in clip.streams]
   steps = sum(len(row) for row in rows)
   collapsed = sum(len(collapse_repeats(row)) for row in rows)
   if not steps:

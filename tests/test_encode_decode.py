@@ -99,7 +99,7 @@ def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_pa
   assert "2.00 s: 50 semantic tokens, 100 frames of 4 codes" in done.out
   tokens = token_file.load_tokens(tmp_path / "t.npz")
   encoded = miniature_bundle.encode(melody(2.0), RATE)
-  np.testing.assert_array_equal(tokens.semantic, encoded.semantic)
+  np.testing.assert_array_equal(tokens.tokens["semantic"], encoded.semantic)
   np.testing.assert_array_equal(tokens.codes, encoded.codes)
   assert tokens.sample_rate == RATE
   assert {key: s.rate for key, s in tokens.streams.items()} == {"semantic": 25.0, "codes": 50.0}

@@ -55,14 +55,8 @@ def write_store(runs, token_hash):
     writer.add(TokenClip(name, streams, split, seconds=2.0))
 
   # 50 steps are 2 s; 10 and 30 tokens are left when repeats are collapsed.
-  writer.add(
-    TokenClip("a", {"semantic": np.repeat(np.arange(10), 5), "codes": codes}, "train", seconds=2.0)
-  )
-  writer.add(
-    TokenClip(
-      "b", {"semantic": np.repeat(np.arange(30) % 15, 2)[:50], "codes": codes}, "train", seconds=2.0
-    )
-  )
+  add("a", np.repeat(np.arange(10), 5), "train")
+  add("b", np.repeat(np.arange(30) % 15, 2)[:50], "train")
   add("c", np.zeros(50, int), "valid")
   writer.finish()
   return runs / "tokens"
@@ -106,7 +100,7 @@ def test_tokenizers_then_stages_make_a_bundle_that_samples(miniature_bundle, run
   if width == "--storage=float32":
     same_rate = dataclasses.replace(miniature_bundle, semantic_rate=bundle.semantic_rate)
     expected = same_rate.continue_audio(
-      melody(1.0), 16_000, duration=0.6, temperature_semantic=0.7, temperature_coarse=1.0
+      melody(1.0), 16_000, duration=0.6, temperature={"semantic": 0.7, "coarse": 1.0}
     )
     np.testing.assert_array_equal(result.tokens.codes, expected.tokens.codes)
 
