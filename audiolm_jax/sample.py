@@ -105,7 +105,7 @@ def _by_stage(option: str, stages: Iterable[str]) -> dict[str, Any]:
     name = f"{option}_{stage}"
     if name in FLAGS and FLAGS[name].value is not None:
       found[stage] = FLAGS[name].value
-  for entry in FLAGS[option].value:
+  for entry in FLAGS[option].value or ():
     stage, _, value = entry.partition("=")
     try:
       found[stage] = _OPTIONS[option](value)

@@ -59,7 +59,7 @@ def evaluate_stage(
   Raises:
     DataError: no clip is long enough for a crop.
   """
-  spec = stage.spec
+  spec = autoregressive(stage)
   table = NgramTable(
     spec, [stage_sequence(spec, *crop) for clip in train for crop in crops(spec, clip)]
   )
@@ -123,12 +123,26 @@ def crops(
     )
 
 
+def autoregressive(stage: Stage) -> AutoregressiveSpec:
+  """The spec of a stage whose tokens have probabilities one after another.
+
+  Raises:
+    DataError: it is of another kind.
+  """
+  if not isinstance(stage.spec, AutoregressiveSpec):
+    raise DataError(
+      f"the {stage.spec.name} stage is of the kind {stage.spec.kind}, which gives no likelihoods; "
+      "leave it out"
+    )
+  return stage.spec
+
+
 def stage_scorer(stage: Stage):
   """A function `(semantic, codes) -> (nats, hits)` of the targets of one crop, each [targets].
 
   `nats` are over the legal ids of each position; `hits` tell where the most probable is right.
   """
-  spec = stage.spec
+  spec = autoregressive(stage)
   config = dataclasses.replace(stage.config, scan_layers=False, remat=Remat.NONE, dtype="float32")
   params = jax.tree.map(jnp.asarray, unstack_layers(stage.params))
 

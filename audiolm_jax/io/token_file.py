@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -50,7 +51,9 @@ def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:
     UserError: the place cannot be written.
   """
   streams = {key: configs.to_dict(stream) for key, stream in tokens.streams.items()}
-  arrays = {_ARRAY + key: np.asarray(value, np.int32) for key, value in tokens.tokens.items()}
+  arrays: dict[str, Any] = {
+    _ARRAY + key: np.asarray(value, np.int32) for key, value in tokens.tokens.items()
+  }
   with atomic_write(path) as file:
     np.savez_compressed(
       file,

@@ -206,7 +206,7 @@ def test_semantic_tokens_that_are_given_need_no_text(bundle):
 
 
 def test_what_is_missing_is_said(bundle, store):
-  with pytest.raises(ConfigError, match="read source.text, which no stage writes"):
+  with pytest.raises(ConfigError, match=r"read source\.text, which no stage writes"):
     bundle.cascade.sample([Clip(20)])
   other = dataclasses.replace(SPECS["reader"], num_characters=9)
   with pytest.raises(DataError, match=r"vocabulary of 9 in source.text, its tokens have 8"):

@@ -1,4 +1,4 @@
-"""A kind of stage for tests: text to semantic tokens, an encoder and a decoder, with an end token."""
+"""A kind of stage for tests: text to semantic tokens and an end token, encoder and decoder."""
 
 import dataclasses
 import functools
