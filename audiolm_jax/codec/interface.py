@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ class CodecSpec:
     return self.frame_rate * self.num_quantizers * float(np.log2(self.codebook_size))
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
   """The shape of a codec as its training uses it: a frozen dataclass that builds what it needs."""
 
@@ -72,6 +73,7 @@ class Autoencoder(Protocol):
     ...
 
 
+@runtime_checkable
 class StreamEncoder(Protocol):
   """Waveform in, codes out, with state in between."""
 
@@ -84,6 +86,7 @@ class StreamEncoder(Protocol):
     ...
 
 
+@runtime_checkable
 class StreamDecoder(Protocol):
   """Codes in, waveform out, with state in between."""
 
@@ -96,6 +99,7 @@ class StreamDecoder(Protocol):
     ...
 
 
+@runtime_checkable
 class Codec(Protocol):
   """A codec with residual levels; one that is not causal streams with a delay."""
 

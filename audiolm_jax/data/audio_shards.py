@@ -5,7 +5,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -33,6 +33,7 @@ class Unheard(NamedTuple):
   reason: str
 
 
+@runtime_checkable
 class Shard(Protocol):
   """Some clips that can be read one after the other; small itself, and can be pickled."""
 

@@ -5,7 +5,7 @@ what is random stands after it, with seeds that SeqIO hands out.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import seqio
@@ -19,6 +19,7 @@ from audiolm_jax.lm.stage import StageSpec
 _ABOUT = ("id", "speaker", "token_hash")  # of a clip, beside its tokens
 
 
+@runtime_checkable
 class Tokenizers(Protocol):
   """What tokenizes audio; a bundle is one."""
 

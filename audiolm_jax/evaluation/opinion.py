@@ -1,7 +1,7 @@
 """The quality of speech as listeners would rate it, predicted by a network without a reference."""
 
 import warnings
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,7 @@ class Opinion(NamedTuple):
   background: float
 
 
+@runtime_checkable
 class OpinionModel(Protocol):
   """Rates speech."""
 

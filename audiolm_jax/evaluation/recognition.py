@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from importlib import metadata
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,7 @@ WHISPER_MISSING = "Whisper needs an extra: pip install -r requirements/evaluatio
 _RATE = 16_000
 
 
+@runtime_checkable
 class Recognizer(Protocol):
   """Turns speech into text.
 

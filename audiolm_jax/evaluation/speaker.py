@@ -8,7 +8,7 @@ figure that is made with it.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +23,7 @@ _NUM_CEPSTRA = 20
 _ACTIVE_DB = -30.0
 
 
+@runtime_checkable
 class SpeakerEncoder(Protocol):
   """Describes a voice by a vector."""
 

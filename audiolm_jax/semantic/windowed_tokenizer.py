@@ -3,7 +3,7 @@
 import abc
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from audiolm_jax.semantic.conformer import ReceptiveField
 from audiolm_jax.semantic.spec import SemanticSpec
 
 
+@runtime_checkable
 class Windowing(Protocol):
   """What a tokenizer's configuration says of its windows."""
 

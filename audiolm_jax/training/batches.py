@@ -3,11 +3,12 @@
 import queue
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Batch = Mapping[str, Any]
 
 
+@runtime_checkable
 class Batches(Protocol):
   """An iterator over batches whose position can be saved and restored."""
 

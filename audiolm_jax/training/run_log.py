@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ _SHOWN = 4
 _CLIPS = 4
 
 
+@runtime_checkable
 class SummaryWriter(Protocol):
   """Writes the TensorBoard files of one folder."""
 
