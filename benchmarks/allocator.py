@@ -30,7 +30,7 @@ from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.evaluation.suites import cost
 from audiolm_jax.io import audio
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training.partitioning import unbox
 from benchmarks import machine

@@ -12,8 +12,8 @@ from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm import stages
+from audiolm_jax.lm.config import Remat, TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
-from audiolm_jax.lm.transformer import Remat, TransformerConfig
 from audiolm_jax.sampling.decoder import StageSampler
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from benchmarks import continuation, decoding, machine

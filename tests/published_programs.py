@@ -23,8 +23,9 @@ from audiolm_jax.codec.frame_rate import FrameRateConfig
 from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
 from audiolm_jax.detection import detector
 from audiolm_jax.lm.attention import KeyValues
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.pretrained import dac, encodec, hubert, mimi, w2v_bert_2
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.layer_tokenizer import windows_of_30_seconds

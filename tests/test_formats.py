@@ -14,7 +14,7 @@ from audiolm_jax.data import token_store
 from audiolm_jax.data.datasets import InMemoryTokens
 from audiolm_jax.io import token_file
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 from audiolm_jax.trainables.registry import load_inference_params
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig

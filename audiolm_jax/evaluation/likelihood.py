@@ -15,9 +15,10 @@ from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.ngrams import NgramTable, TableLosses
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
+from audiolm_jax.lm.config import Remat, TransformerConfig
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.stages import AutoregressiveSpec, stage_features, stage_sequence
-from audiolm_jax.lm.transformer import Remat, Transformer, TransformerConfig, unstack_layers
+from audiolm_jax.lm.transformer import Transformer, unstack_layers
 
 _LEAST_SECONDS = 0.5
 

@@ -125,7 +125,7 @@ class AutoregressiveSpec(StageSpec):
   @classmethod
   def config_class(cls) -> type:
     """That of the transformer."""
-    from audiolm_jax.lm.transformer import TransformerConfig
+    from audiolm_jax.lm.config import TransformerConfig
 
     return TransformerConfig
 

@@ -19,8 +19,9 @@ from jaxtyping import Array, Int, Key
 
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.attention import MASKED, KeyValues, cached_attention
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.sampling.logits import Controls, draw
 from audiolm_jax.sampling.processors import Context, Processor, RunLimit, apply
 

@@ -10,7 +10,7 @@ import abc
 import collections
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Key
 
@@ -198,6 +198,7 @@ class Targets(Track):
     """
 
 
+@runtime_checkable
 class Sampler(Protocol):
   """A stage made ready to sample. The class of a kind is called with the `Stage` alone."""
 

@@ -7,8 +7,8 @@ from typing import Any
 from jaxtyping import Array, Float, Key
 
 from audiolm_jax.core import configs
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stage import StageSpec
-from audiolm_jax.lm.transformer import TransformerConfig
 from audiolm_jax.sampling import registry
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer

@@ -7,8 +7,9 @@ from flax.core import meta
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation import likelihood
 from audiolm_jax.lm import stages
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stage import Stage
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.transformer import Transformer
 
 SIZES = {"num_clusters": 8, "codebook_size": 4, "crop_seconds": 1.0}
 SPECS = [

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.transformer import Transformer
 
 SMALL = dict(
   num_clusters=11, codebook_size=9, semantic_rate=5.0, frame_rate=10.0, collapse_repeats=True

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from helpers_lm import CONFIG, SPECS, random_clip, random_params
 
+from audiolm_jax.lm.config import Positions, TransformerConfig
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.stages import stage_sequence
 from audiolm_jax.lm.tokens import BOS
-from audiolm_jax.lm.transformer import Positions, Transformer, TransformerConfig, stack_layers
+from audiolm_jax.lm.transformer import Transformer, stack_layers
 from audiolm_jax.sampling import decoder, loop
 from audiolm_jax.sampling.decoder import Prompt, StageSampler
 from audiolm_jax.sampling.logits import SamplingOptions, draw
