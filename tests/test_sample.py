@@ -67,7 +67,7 @@ def test_a_bundles_own_temperatures_hold_unless_others_are_asked(miniature_bundl
   np.testing.assert_array_equal(
     made(warm, melody(1.0), temperature={"coarse": 0.8}).tokens.codes, paper
   )
-  assert continuation.temperatures_of(warm, fine=0.0) == {"semantic": 0.6, "coarse": 1.5, "fine": 0}
+  assert continuation.temperatures_of(warm) == {"semantic": 0.6, "coarse": 1.5, "fine": 0.6}
 
 
 def test_a_seed_gives_the_same_and_another_seed_another(miniature_bundle):

@@ -142,6 +142,23 @@ def test_a_stopped_run_has_the_parameters_of_one_that_was_not(name, store, runs,
   jax.tree.map(np.testing.assert_array_equal, params, load_inference_params(tmp_path / "whole")[2])
 
 
+def test_seqio_tasks_make_the_examples_that_the_stages_build(store):
+  seqio = pytest.importorskip("seqio")
+  from audiolm_jax.data import in_memory, registration
+
+  registration.register_audio_tasks("kinds", store, stage_specs=SPECS)
+  for name, spec in SPECS.items():
+    reader = in_memory.InMemoryTokens(store, spec, "valid", batch_size=1)
+    task = seqio.get_mixture_or_task(f"kinds_{name}_stage")
+    found = list(task.get_dataset(None, split="valid", shuffle=False, seed=1).as_numpy_iterator())
+    assert found
+    for example in found:
+      expected = reader.example(example["id"].decode(), tuple(example["seed"]))
+      assert set(expected) <= set(example)
+      for feature, value in expected.items():
+        np.testing.assert_array_equal(example[feature], value)
+
+
 def test_the_bundle_lists_its_stages_in_their_order_with_their_kinds(bundle):
   assert [(n, s.spec.kind) for n, s in bundle.stages.items()] == [
     ("reader", "text_to_semantic"),
