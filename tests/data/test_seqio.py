@@ -68,10 +68,12 @@ def registered(corpus):
 
 
 def test_a_round_of_held_out_batches_ends_with_a_full_one(registered):
-  lengths = {"waveform": 1600}
-  for name, feature in (("small_waveform", lengths), ("small_coarse_stage", {"tokens": 76})):
+  for name, examples_of in (
+    ("small_waveform", {"task_feature_lengths": {"waveform": 1600}}),
+    ("small_coarse_stage", {"spec": SPECS["coarse"]}),
+  ):
     batches = list(
-      SeqioBatches(name, feature, split="valid", batch_size=3, num_epochs=1, shuffle=False)
+      SeqioBatches(name, **examples_of, split="valid", batch_size=3, num_epochs=1, shuffle=False)
     )
     assert all(len(value) == 3 for batch in batches for value in batch.values())
   last = batches[-1]["decoder_loss_weights"]
