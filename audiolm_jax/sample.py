@@ -17,6 +17,7 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, plotting, provenance, token_file
+from audiolm_jax.lm.stages import PAPER_TEMPERATURES
 
 if TYPE_CHECKING:
   import numpy as np
@@ -49,7 +50,7 @@ def _define_flags() -> None:
     "mode", "continuation", "What is given and what is sampled; see the README.",
     "continuation", "unconditional", "resynthesis",
   )  # fmt: skip
-  for stage, temperature in (("semantic", 0.6), ("coarse", 0.8), ("fine", 0.6)):
+  for stage, temperature in PAPER_TEMPERATURES.items():
     text = f"0 takes the likeliest token. Default: the bundle's own, else {temperature}."
     define("float", f"temperature_{stage}", None, text)
     define("integer", f"top_k_{stage}", None, "Draw among the k likeliest tokens; 0 for all.")

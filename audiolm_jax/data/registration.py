@@ -325,40 +325,10 @@ def _checked_stages(
 
 def _stages_for(streams: Mapping[str, Stream]) -> Mapping[str, StageSpec]:
   semantic, codes = streams[SEMANTIC], streams[CODES]
-  return paper_stages(
+  return stages.paper_stages(
     semantic_rate=semantic.rate or 0.0,
     num_clusters=semantic.size,
     frame_rate=codes.rate or 0.0,
     num_quantizers=codes.levels,
     codebook_size=codes.size,
   )
-
-
-def paper_stages(
-  *,
-  semantic_rate: float,
-  num_clusters: int,
-  frame_rate: float,
-  num_quantizers: int,
-  codebook_size: int,
-  num_coarse: int = 4,
-) -> dict[str, StageSpec]:
-  """The paper's stages for tokenizers with these numbers; no fine stage where no level is left."""
-  numbers = {
-    "semantic_rate": semantic_rate,
-    "num_clusters": num_clusters,
-    "frame_rate": frame_rate,
-    "codebook_size": codebook_size,
-  }
-  num_coarse = min(num_coarse, num_quantizers)
-  specs: dict[str, StageSpec] = {
-    "semantic": stages.semantic_stage(**numbers),
-    "coarse": stages.coarse_stage(num_target_quantizers=num_coarse, **numbers),
-  }
-  if num_quantizers > num_coarse:
-    specs["fine"] = stages.fine_stage(
-      num_source_quantizers=num_coarse,
-      num_target_quantizers=num_quantizers - num_coarse,
-      **numbers,
-    )
-  return specs

@@ -21,6 +21,9 @@ from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
+# Of the paper's stages. Source: AudioLM, section IV-B.
+PAPER_TEMPERATURES = {"semantic": 0.6, "coarse": 0.8, "fine": 0.6}
+
 
 class Source(enum.StrEnum):
   """What a stage is conditioned on."""
@@ -414,6 +417,36 @@ def piano_stages(**overrides: Any) -> dict[str, AutoregressiveSpec]:
     "semantic": semantic_stage(**overrides),
     "coarse": coarse_stage(**({"num_target_quantizers": 3} | overrides)),
   }
+
+
+def paper_stages(
+  *,
+  semantic_rate: float,
+  num_clusters: int,
+  frame_rate: float,
+  num_quantizers: int,
+  codebook_size: int,
+  num_coarse: int = 4,
+) -> dict[str, AutoregressiveSpec]:
+  """The paper's stages for tokenizers with these numbers; no fine stage where no level is left."""
+  numbers = {
+    "semantic_rate": semantic_rate,
+    "num_clusters": num_clusters,
+    "frame_rate": frame_rate,
+    "codebook_size": codebook_size,
+  }
+  num_coarse = min(num_coarse, num_quantizers)
+  specs = {
+    "semantic": semantic_stage(**numbers),
+    "coarse": coarse_stage(num_target_quantizers=num_coarse, **numbers),
+  }
+  if num_quantizers > num_coarse:
+    specs["fine"] = fine_stage(
+      num_source_quantizers=num_coarse,
+      num_target_quantizers=num_quantizers - num_coarse,
+      **numbers,
+    )
+  return specs
 
 
 def _semantic_part(spec: AutoregressiveSpec, semantic) -> tuple[np.ndarray, np.ndarray, float]:

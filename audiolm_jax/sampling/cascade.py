@@ -18,6 +18,7 @@ from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Role, Stream
 from audiolm_jax.io import stored_program
 from audiolm_jax.lm.stage import Stage, StageSpec
+from audiolm_jax.lm.stages import PAPER_TEMPERATURES
 from audiolm_jax.sampling import registry
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.order import feeds, in_order, overlap
@@ -27,9 +28,6 @@ from audiolm_jax.sampling.windows import steps_of_frames
 __all__ = ["Cascade", "CascadeOptions", "CascadeResult", "Clip", "retokenizer"]
 
 Retokenize = Callable[[Tokens], Tokens]
-
-# Source: AudioLM, section IV-B.
-PAPER_TEMPERATURES = {"semantic": 0.6, "coarse": 0.8, "fine": 0.6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +81,8 @@ class Cascade:
       stages collapse repeats.
     retokenize: codes [frames, k] to semantic tokens [steps]; needed for clips longer than one
       window if the stages collapse repeats. See `retokenizer`.
+  Attributes:
+    made: the stream that comes out, at all levels.
   Raises:
     ConfigError: stages that do not fit together.
   """

@@ -17,27 +17,16 @@ def next_window(known: int, total: int | None, crop: int, overlap: int, align: i
 
   It has at most `crop` frames and sees `overlap` frames of what is there, or more where that costs
   no further window; its start is a multiple of `align`.
+
+  >>> next_window(150, 1000, crop=500, overlap=150)
+  Window(start=0, known=150, end=500)
+  >>> next_window(500, 1000, crop=500, overlap=150)
+  Window(start=350, known=500, end=850)
   """
   latest_start = max(0, known - overlap) // align * align
   end = latest_start + crop if total is None else min(total, latest_start + crop)
   start = -(-max(0, end - crop) // align) * align
   return Window(start, known, end)
-
-
-def plan_windows(
-  known: int, total: int, crop: int, overlap: int, align: int = 1
-) -> tuple[Window, ...]:
-  """All windows that lead from `known` frames to `total`.
-
-  >>> plan_windows(150, 1000, crop=500, overlap=150)
-  (Window(start=0, known=150, end=500), Window(start=350, known=500, end=850),
-   Window(start=500, known=850, end=1000))
-  """
-  windows = []
-  while known < total:
-    windows.append(next_window(known, total, crop, overlap, align))
-    known = windows[-1].end
-  return tuple(windows)
 
 
 def steps_of_frames(start: int, end: int, frame_rate: float, rate: float) -> slice:

@@ -311,11 +311,11 @@ def test_an_unknown_task_is_refused_in_words(registered):
 
 
 def test_stages_follow_the_tokenizers_numbers():
-  speech = registration.paper_stages(
+  speech = stages.paper_stages(
     semantic_rate=25.0, num_clusters=1024, frame_rate=50.0, num_quantizers=12, codebook_size=1024
   )
   assert speech == stages.speech_stages()
-  piano = registration.paper_stages(
+  piano = stages.paper_stages(
     semantic_rate=25.0, num_clusters=1024, frame_rate=50.0, num_quantizers=3, codebook_size=2**14
   )
   assert piano == stages.piano_stages()
