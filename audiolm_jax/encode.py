@@ -36,12 +36,7 @@ def main(argv: Sequence[str]) -> None:
   )
   audio.check_not_silent(waveform, argv[1])
   encoded = bundle.encode(waveform, bundle.sample_rate)
-  tokens = token_files.of_bundle(
-    bundle,
-    encoded.semantic,
-    encoded.codes,
-    semantic_rate=bundle.semantic.spec.frame_rate,
-  )
+  tokens = token_files.of_bundle(bundle, encoded.streams)
   token_file.save_tokens(FLAGS.output, tokens)
   print(
     f"{len(waveform) / bundle.sample_rate:.2f} s: {len(encoded.semantic)} semantic tokens, "

@@ -9,7 +9,7 @@ With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, plotting, provenance, token_file
+from audiolm_jax.lm.stages import PAPER_TEMPERATURES
 
 if TYPE_CHECKING:
   import numpy as np
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
   from audiolm_jax.bundles.continuation import Continuation
 
 FLAGS = flags.FlagValues()
+
+
+# What `--temperature STAGE=VALUE` and so on take.
+_OPTIONS: dict[str, type] = {"temperature": float, "top_k": int, "top_p": float}
 
 
 def _define_flags() -> None:
@@ -45,11 +50,15 @@ def _define_flags() -> None:
     "mode", "continuation", "What is given and what is sampled; see the README.",
     "continuation", "unconditional", "resynthesis",
   )  # fmt: skip
-  for stage, temperature in (("semantic", 0.6), ("coarse", 0.8), ("fine", 0.6)):
+  for stage, temperature in PAPER_TEMPERATURES.items():
     text = f"0 takes the likeliest token. Default: the bundle's own, else {temperature}."
     define("float", f"temperature_{stage}", None, text)
-    define("integer", f"top_k_{stage}", 0, "Draw among the k likeliest tokens; 0 for all.")
-    define("float", f"top_p_{stage}", 1.0, "Draw among the likeliest that reach p together.")
+    define("integer", f"top_k_{stage}", None, "Draw among the k likeliest tokens; 0 for all.")
+    define("float", f"top_p_{stage}", None, "Draw among the likeliest that reach p together.")
+  for option, kind in _OPTIONS.items():
+    define(
+      "list", option, [], f"STAGE=VALUE,...: the same by the name of any stage; {kind.__name__}."
+    )
   choose(
     "prompt_audio", "codec",
     "The prompt in the output: as the codec decodes it, its true samples, or none of it.",
@@ -72,11 +81,6 @@ def main(argv: Sequence[str]) -> None:
 
   bundle = bundles.load_bundle(FLAGS.bundle)
   waveform = None if FLAGS.prompt is None else _load_prompt(bundle)
-  chosen: dict[str, Any] = {
-    f"{name}_{stage}": FLAGS[f"{name}_{stage}"].value
-    for name in ("temperature", "top_k", "top_p")
-    for stage in ("semantic", "coarse", "fine")
-  }
   result = bundle.continue_audio(
     waveform,
     bundle.sample_rate,
@@ -87,10 +91,28 @@ def main(argv: Sequence[str]) -> None:
     mode=FLAGS.mode,
     prompt_audio=FLAGS.prompt_audio,
     progress=_progress_bar() if sys.stderr.isatty() else None,
-    **chosen,
+    temperature=_by_stage("temperature", bundle.stages),
+    top_k=_by_stage("top_k", bundle.stages),
+    top_p=_by_stage("top_p", bundle.stages),
   )
   _write(bundle, result)
   _report(bundle, result, time.perf_counter() - started)
+
+
+def _by_stage(option: str, stages: Iterable[str]) -> dict[str, Any]:
+  """What the flags say of an option, by stage."""
+  found = {}
+  for stage in stages:
+    name = f"{option}_{stage}"
+    if name in FLAGS and FLAGS[name].value is not None:
+      found[stage] = FLAGS[name].value
+  for entry in FLAGS[option].value or ():
+    stage, _, value = entry.partition("=")
+    try:
+      found[stage] = _OPTIONS[option](value)
+    except ValueError:
+      raise UserError(f"--{option} {entry!r} is not STAGE=VALUE, such as coarse=1") from None
+  return found
 
 
 def _check_flags() -> None:
@@ -145,11 +167,11 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
     print(f"{path}: {len(waveform) / result.sample_rate:.2f} s")
     if FLAGS.save_tokens:
       one = FLAGS.num_samples == 1
-      semantic = result.tokens.semantic if one else result.tokens.semantic[index]
-      codes = result.tokens.codes if one else result.tokens.codes[index]
+      streams = result.tokens.streams
+      made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
       from audiolm_jax.bundles import token_files
 
-      tokens = token_files.of_sample(bundle, semantic, codes)
+      tokens = token_files.of_sample(bundle, made)
       token_file.save_tokens(_numbered(_tokens_path(), index), tokens)
     if FLAGS.plot is not None:
       shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
@@ -171,8 +193,9 @@ def _tags(bundle: "Bundle", result: "Continuation", index: int) -> dict[str, str
 
 
 def _report(bundle: "Bundle", result: "Continuation", wall: float) -> None:
+  asked = _by_stage("temperature", bundle.stages)
   for stage, value in bundle.temperatures.items():
-    if FLAGS[f"temperature_{stage}"].value is None:
+    if stage not in asked:
       print(f"{stage} temperature {value:g}, as {bundle.name} asks for")
   parts = [f"{name} {seconds:.2f} s" for name, seconds in result.timings.items()]
   spent = sum(result.timings.values())

@@ -7,9 +7,7 @@ Nothing here is measured: the utilisation and the prices are assumptions, and fl
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 from absl import flags
 
 from audiolm_jax import train
@@ -88,11 +86,7 @@ def need(name: str) -> Need:
   """What `gin_configs/<name>.gin` needs, as it stands."""
   settings, _ = train.resolve([f"gin_configs/{name}.gin"], _UNSET)
   model, dataset, steps = settings["model"], settings["train_dataset"], settings["total_steps"]
-  rows, lengths = dataset.batch_size, dataset.task_feature_lengths
-  (length,) = lengths.values()
-  # Formulas look at the shape only, which is that of waveforms or of tokens.
-  shape = jax.ShapeDtypeStruct((rows, length), "float32")
-  batch: dict[str, Any] = {"waveform": shape, "decoder_target_tokens": shape}
+  rows, batch = dataset.batch_size, dataset.batch_shapes()
   codec = isinstance(model, CodecTrainable)
   return Need(
     name,

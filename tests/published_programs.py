@@ -23,13 +23,15 @@ from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.detection import detector
-from audiolm_jax.lm.stages import StageSpec
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.attention import KeyValues
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.stages import AutoregressiveSpec
+from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.pretrained import dac, encodec, hubert, mimi, w2v_bert_2
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.layer_tokenizer import windows_of_30_seconds
 from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBert2TokenizerConfig
-from audiolm_jax.sampling import decoder
+from audiolm_jax.sampling import decoder, loop
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.semantic.conformer import ConformerEncoder
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
@@ -173,12 +175,12 @@ def codec_chunk(
 
 
 @functools.cache
-def sampling_shapes(name: str) -> tuple[decoder.Program, Any, Any]:
+def sampling_shapes(name: str) -> tuple[loop.Program, Any, Any]:
   """A stage's program, and the shapes of its parameters and of its cache for a whole sequence."""
   config = settings(name)["model"].config
-  spec: StageSpec = config.spec
+  spec: AutoregressiveSpec = config.spec
   shape: TransformerConfig = config.transformer
-  program = decoder.Program(spec, dataclasses.replace(shape.shape(), dtype=shape.dtype))
+  program = loop.program_of(spec, dataclasses.replace(shape.shape(), dtype=shape.dtype))
   tokens = array(1, 8, dtype=np.int32)
   model = Transformer(program.config, spec.layout.vocab_size)
   params = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"])
@@ -186,7 +188,7 @@ def sampling_shapes(name: str) -> tuple[decoder.Program, Any, Any]:
     lambda path, x: array(*x.shape, dtype=decoder.stored_dtype(path, x.ndim, shape.dtype)), params
   )
   heads = (ROWS, program.config.kv_heads, spec.max_length, program.config.head_size)
-  layer = decoder.KeyValues(array(*heads, dtype=shape.dtype), array(*heads, dtype=shape.dtype))
+  layer = KeyValues(array(*heads, dtype=shape.dtype), array(*heads, dtype=shape.dtype))
   return program, params, (layer,) * program.config.num_layers
 
 
@@ -195,7 +197,7 @@ def prefill(name: str, platforms: Platforms) -> export.Exported:
   program, params, _ = sampling_shapes(name)
   tokens = array(ROWS, program.spec.max_length // 2, dtype=np.int32)
   return export_function(
-    lambda params, tokens, frame_ids, lengths, longest: decoder.prefill(
+    lambda params, tokens, frame_ids, lengths, longest: loop.prefill(
       program, params, tokens, frame_ids, lengths, longest, program.spec.max_length
     ),
     params,
@@ -211,7 +213,7 @@ def repeat_prompt(name: str, platforms: Platforms) -> export.Exported:
   """The cache of one prompt for several samples of it."""
   _, _, cache = sampling_shapes(name)
   rows = array(2 * ROWS, dtype=np.int32)
-  return export_function(decoder.repeated, cache, rows, platforms=platforms)
+  return export_function(loop.repeated, cache, rows, platforms=platforms)
 
 
 def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
@@ -221,10 +223,14 @@ def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
   number, row = array(dtype=np.int32), array(ROWS, dtype=np.int32)
   drawn = array(ROWS, program.spec.max_length // 2, dtype=np.int32)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
-  inputs = decoder.LoopInputs(row, row, drawn, keys, jax.eval_shape(lambda: controls))
-  state = decoder.LoopState(number, number, row, row, cache, drawn)
+  inputs = loop.LoopInputs(
+    row, row, drawn, keys, jax.eval_shape(lambda: controls), row, ((),) * len(program.processors)
+  )
+  frames = program.history + -(-drawn.shape[1] // program.per_frame)
+  shown = (frames, program.levels) if program.processors else (0, 0)
+  state = loop.LoopState(number, number, row, cache, drawn, array(ROWS, *shown, dtype=np.int32))
   return export_function(
-    functools.partial(decoder.decode, program), params, inputs, state, number, platforms=platforms
+    functools.partial(loop.decode, program), params, inputs, state, number, platforms=platforms
   )
 
 

@@ -99,9 +99,10 @@ def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_pa
   assert "2.00 s: 50 semantic tokens, 100 frames of 4 codes" in done.out
   tokens = token_file.load_tokens(tmp_path / "t.npz")
   encoded = miniature_bundle.encode(melody(2.0), RATE)
-  np.testing.assert_array_equal(tokens.semantic, encoded.semantic)
+  np.testing.assert_array_equal(tokens.tokens["semantic"], encoded.semantic)
   np.testing.assert_array_equal(tokens.codes, encoded.codes)
-  assert (tokens.sample_rate, tokens.frame_rate, tokens.semantic_rate) == (RATE, 50.0, 25.0)
+  assert tokens.sample_rate == RATE
+  assert {key: s.rate for key, s in tokens.streams.items()} == {"semantic": 25.0, "codes": 50.0}
   assert (tokens.bundle, tokens.token_hash) == ("miniature", miniature_bundle.token_hash)
 
   for levels in (4, 2):
@@ -144,9 +145,8 @@ def test_what_encode_cannot_do_is_one_line_and_no_file(folder, wav, tmp_path, ru
 
 
 def test_what_decode_cannot_do_is_one_line_and_no_file(miniature_bundle, folder, tmp_path, run_cli):
-  tokens = token_files.of_bundle(
-    miniature_bundle, np.zeros(5, int), np.zeros((10, 4), int), semantic_rate=25.0
-  )
+  streams = {"semantic": np.zeros(5, int), "codes": np.zeros((10, 4), int)}
+  tokens = token_files.of_bundle(miniature_bundle, streams)
   token_file.save_tokens(tmp_path / "t.npz", tokens)
   foreign = dataclasses.replace(tokens, token_hash="feed")
   token_file.save_tokens(tmp_path / "foreign.npz", foreign)

@@ -62,10 +62,12 @@ def test_a_bundles_own_temperatures_hold_unless_others_are_asked(miniature_bundl
   warm.__dict__["cascade"] = miniature_bundle.cascade  # compiled already
   paper, own = (made(b, melody(1.0)).tokens.codes for b in (miniature_bundle, warm))
   assert not np.array_equal(own, paper)
-  asked = made(miniature_bundle, melody(1.0), temperature_coarse=1.5).tokens.codes
+  asked = made(miniature_bundle, melody(1.0), temperature={"coarse": 1.5}).tokens.codes
   np.testing.assert_array_equal(asked, own)
-  np.testing.assert_array_equal(made(warm, melody(1.0), temperature_coarse=0.8).tokens.codes, paper)
-  assert continuation.temperatures_of(warm, fine=0.0) == {"semantic": 0.6, "coarse": 1.5, "fine": 0}
+  np.testing.assert_array_equal(
+    made(warm, melody(1.0), temperature={"coarse": 0.8}).tokens.codes, paper
+  )
+  assert continuation.temperatures_of(warm) == {"semantic": 0.6, "coarse": 1.5, "fine": 0.6}
 
 
 def test_a_seed_gives_the_same_and_another_seed_another(miniature_bundle):
@@ -113,8 +115,8 @@ def test_a_list_of_prompts_of_unequal_lengths_gives_what_they_give_one_by_one(mi
   [
     {"duration": 0.6},
     {"duration": 3.1, "prompt_audio": "none"},
-    {"duration": 2.0, "prompt_audio": "original", "top_k_coarse": 5},
-    {"duration": 1.0, "prompt_seconds": 0.77, "temperature_fine": 0.0},
+    {"duration": 2.0, "prompt_audio": "original", "top_k": {"coarse": 5}},
+    {"duration": 1.0, "prompt_seconds": 0.77, "temperature": {"fine": 0.0}},
     {"mode": "resynthesis", "duration": None},
   ],
 )
@@ -244,9 +246,9 @@ def test_time_and_progress_are_told_by_stage(miniature_bundle):
     ({"prompt_audio": "loud"}, "prompt_audio 'loud'"),
     ({"prompt_seconds": 0}, "prompt_seconds 0"),
     ({"prompt_seconds": 0.2}, r"the prompt is 0\.20 s long; at least 0\.40 s"),
-    ({"temperature_coarse": -1.0}, "temperature -1"),
-    ({"top_k_fine": -3}, "top_k -3"),
-    ({"top_p_semantic": 0.0}, "top_p 0"),
+    ({"temperature": {"coarse": -1.0}}, "temperature -1"),
+    ({"top_k": {"fine": -3}}, "top_k -3"),
+    ({"top_p": {"semantic": 0.0}}, "top_p 0"),
   ],
 )
 def test_settings_out_of_range_are_named(miniature_bundle, change, words):
@@ -288,8 +290,8 @@ def test_the_command_writes_what_the_api_makes(miniature_bundle, folder, prompt,
   for stage in ("semantic", "coarse", "fine"):
     assert f"{stage} " in done.out
   expected = made(
-    miniature_bundle, melody(2.0), prompt_seconds=1, seed=3, temperature_coarse=0.9, top_k_fine=5,
-    top_p_semantic=0.9,
+    miniature_bundle, melody(2.0), prompt_seconds=1, seed=3, temperature={"coarse": 0.9},
+    top_k={"fine": 5}, top_p={"semantic": 0.9},
   )  # fmt: skip
   waveform, _ = audio.read_audio(tmp_path / "out.wav")
   np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32_000)
@@ -303,24 +305,28 @@ def test_the_command_writes_what_the_api_makes(miniature_bundle, folder, prompt,
   np.testing.assert_allclose(again[: len(waveform)], waveform, atol=1e-4)
 
 
-def test_every_sampling_flag_reaches_its_stage(miniature_bundle, folder, prompt, tmp_path, run_cli):
-  settings = {
-    f"{kind}_{stage}": value
-    for kind, values in {
-      "temperature": (1.2, 0.7, 0.4),
-      "top_k": (9, 7, 5),
-      "top_p": (0.9, 0.8, 0.95),
-    }.items()
-    for stage, value in zip(("semantic", "coarse", "fine"), values, strict=True)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_every_sampling_flag_reaches_its_stage(
+  miniature_bundle, folder, prompt, tmp_path, run_cli, by_name
+):
+  by_stage = {
+    "temperature": {"semantic": 1.2, "coarse": 0.7, "fine": 0.4},
+    "top_k": {"semantic": 9, "coarse": 7, "fine": 5},
+    "top_p": {"semantic": 0.9, "coarse": 0.8, "fine": 0.95},
   }
-  settings |= {"prompt_seconds": 1.0, "duration": 0.6, "seed": 2, "prompt_audio": "none"}
-  flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+  others = {"prompt_seconds": 1.0, "duration": 0.6, "seed": 2, "prompt_audio": "none"}
+  if by_name:
+    flags = [(f"--{n}", ",".join(f"{s}={v}" for s, v in of.items())) for n, of in by_stage.items()]
+  else:
+    flags = [(f"--{n}_{s}", v) for n, of in by_stage.items() for s, v in of.items()]
+  flags += [(f"--{name}", value) for name, value in others.items()]
   done = run_cli(
-    "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder, *flags
-  )
+    "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder,
+    *(word for pair in flags for word in pair),
+  )  # fmt: skip
   assert done.code == 0, done.err
   waveform, _ = audio.read_audio(tmp_path / "out.wav")
-  expected = made(miniature_bundle, melody(2.0), **settings)
+  expected = made(miniature_bundle, melody(2.0), **by_stage, **others)
   np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32_000)
   plain = made(miniature_bundle, melody(2.0), prompt_seconds=1.0, seed=2, prompt_audio="none")
   assert not np.array_equal(plain.tokens.codes, expected.tokens.codes)

@@ -56,7 +56,7 @@ def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
   batch = settings["train_dataset"].batch_shapes()
   boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
   assert unbox(boxed).step.shape == ()
-  module, trainable, config = registry.COMPONENTS[model.component]
+  module, trainable, config = registry.home_of(model.component)
   assert type(model).__name__ == trainable and type(model.config).__name__ == config
   assert type(model).__module__ == module
   plain = json.loads(json.dumps(configs.to_dict(model.config)))
@@ -64,10 +64,10 @@ def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
 
 
 @pytest.mark.parametrize("name", [name for name in RUNNABLE if "_stage_" in name])
-def test_the_feature_length_of_a_stage_is_that_of_its_crop(name):
+def test_the_task_of_a_stage_has_the_stages_examples(name):
   settings, _ = resolve(name, bindings=REQUIRED)
   spec = settings["model"].config.spec
-  assert settings["train_dataset"].task_feature_lengths == {"tokens": spec.max_length}
+  assert settings["train_dataset"].spec == settings["eval_dataset"].spec == spec
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -242,8 +242,7 @@ def write_random_tokens(folder):
   for i in range(6):
     clip = token_shards.TokenClip(
       id=str(i),
-      semantic=rng.integers(0, 16, 80),
-      codes=None,
+      streams={"semantic": rng.integers(0, 16, 80)},
       split="valid" if i == 0 else "train",
       seconds=3.2,
     )

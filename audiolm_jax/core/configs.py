@@ -20,6 +20,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
   """The dataclass that `to_dict` made `values` from.
 
+  Where the types of some fields depend on the values of others, the class has a method
+  `field_types(values)` that gives them by name.
+
   Raises:
     ConfigError: a field of `values` that `cls` lacks, or a required field that is missing.
   """
@@ -30,6 +33,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
       f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(fields))}"
     )
   hints = typing.get_type_hints(cls)
+  if hasattr(cls, "field_types"):
+    hints |= typing.cast(Any, cls).field_types(values)
   given = {name: _typed(hints[name], value) for name, value in values.items()}
   required = [
     name

@@ -17,11 +17,14 @@ _ROOM = "audiolm_jax.trainables"
 COMPONENTS = {
   "codec": (f"{_ROOM}.codec", "CodecTrainable", "CodecTrainingConfig"),
   "semantic": (f"{_ROOM}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
-  "semantic_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "coarse_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "fine_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
+  "stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
   "detector": (f"{_ROOM}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
 }
+
+
+def home_of(component: str) -> tuple[str, str, str] | None:
+  """The entry of a component, be it "stage" or a stage's "NAME_stage"; None for an unknown one."""
+  return COMPONENTS.get("stage" if component.endswith("_stage") else component)
 
 
 def load_inference_params(
@@ -39,12 +42,13 @@ def load_inference_params(
     CheckpointError: the folder is no run, the step is absent, or no checkpoint can be read.
   """
   description = read_model_json(model_dir)
-  component = description.get("component")
-  if component not in COMPONENTS:
+  component = str(description.get("component"))
+  home = home_of(component)
+  if home is None:
     raise CheckpointError(
       f"{model_dir} trains {component!r}; known components are {', '.join(COMPONENTS)}"
     )
-  module_name, trainable_name, config_name = COMPONENTS[component]
+  module_name, trainable_name, config_name = home
   module = importlib.import_module(module_name)
   config = configs.from_dict(getattr(module, config_name), description["config"])
   trainable = getattr(module, trainable_name)(config)

@@ -10,7 +10,7 @@ import pytest
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.io import stored_program
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.sampling import decoder
+from audiolm_jax.sampling import loop
 from tests.conftest import melody
 
 
@@ -138,7 +138,7 @@ def wait_for_background():
 
 
 def forget_programs():
-  for program in (decoder.prefill, decoder.repeated, decoder.decode):
+  for program in (loop.prefill, loop.repeated, loop.decode):
     program._ready.clear()
 
 
@@ -172,7 +172,7 @@ def test_a_rehearsal_prepares_what_sampling_runs_and_changes_no_sound(
     context.setattr(StoredProgram, "prepare", noting(prepared, prepare))
     context.setattr(StoredProgram, "__call__", noting(called, call))
     bundle.continue_audio(*asked, **settings)
-  loops = {decoder.prefill, decoder.decode}
+  loops = {loop.prefill, loop.decode}
   assert {c for c in called if c[0] in loops} == {p for p in prepared if p[0] in loops} != set()
   monkeypatch.setenv("AUDIOLM_JAX_CACHE", "off")
   plain = bundle.continue_audio(*asked, **settings)

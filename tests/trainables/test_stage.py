@@ -13,8 +13,9 @@ from helpers_lm import CONFIG, SPECS, random_batch, random_clip, random_params
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm import stages
+from audiolm_jax.lm.loss import stage_loss
 from audiolm_jax.lm.transformer import Transformer
-from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig, stage_loss
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training.optimizers import OptimizerConfig
 from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
@@ -132,7 +133,7 @@ def test_bfloat16_products_hardly_turn_the_gradient(name):
 
   @jax.jit
   def gradients(params, batch):
-    return jax.grad(lambda p: stage_loss(spec, model._model(True), p, batch)[0])(params)
+    return jax.grad(lambda p: stage_loss(spec, spec.model(config), p, batch)[0])(params)
 
   assert_bfloat16_products_hardly_turn(gradients, state.params, batch)
   assert not float32_products(gradients, state.params, batch)

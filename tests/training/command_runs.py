@@ -107,8 +107,10 @@ def make_corpus(folder):
     writer.add(
       token_shards.TokenClip(
         id=str(i),
-        semantic=rng.integers(0, 16, 75).astype(np.int32),
-        codes=rng.integers(0, 16, (150, 12)).astype(np.int32),
+        streams={
+          "semantic": rng.integers(0, 16, 75).astype(np.int32),
+          "codes": rng.integers(0, 16, (150, 12)).astype(np.int32),
+        },
         split=split,
         seconds=3.0,
       )

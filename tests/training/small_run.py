@@ -15,8 +15,10 @@ def write_tokens(folder):
   for i in range(12):
     clip = token_shards.TokenClip(
       id=str(i),
-      semantic=rng.integers(0, 16, 125).astype(np.int32),
-      codes=rng.integers(0, 16, (250, 12)).astype(np.int32),
+      streams={
+        "semantic": rng.integers(0, 16, 125).astype(np.int32),
+        "codes": rng.integers(0, 16, (250, 12)).astype(np.int32),
+      },
       split="valid" if i == 0 else "train",
       seconds=5.0,
     )

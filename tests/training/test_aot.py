@@ -10,7 +10,7 @@ import pytest
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import datasets
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training import aot, tpu_topologies
 from audiolm_jax.training.hlo import Array, Collective

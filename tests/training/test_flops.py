@@ -17,7 +17,7 @@ from audiolm_jax.codec.losses import SpectralLossConfig
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.semantic.conformer import ConformerConfig
 from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
 from audiolm_jax.trainables.detector import DetectorTrainable, DetectorTrainingConfig

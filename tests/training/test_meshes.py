@@ -46,7 +46,7 @@ def codec(**settings):
 def coarse_stage():
   """A miniature stage, and a batch for it."""
   from audiolm_jax.lm import stages
-  from audiolm_jax.lm.transformer import TransformerConfig
+  from audiolm_jax.lm.config import TransformerConfig
   from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
   from audiolm_jax.training.optimizers import OptimizerConfig
 

@@ -9,7 +9,7 @@ from audiolm_jax.training import summary, trainer
 
 ENDING = summary.Ending(
   component="coarse_stage",
-  next_command="export_bundle --token_store=TOKENS --coarse_stage_dir={dir} --output=BUNDLE",
+  next_command="export_bundle --token_store=TOKENS --stage_dir=coarse={dir} --output=BUNDLE",
   model_dir="runs/coarse",
   how="",
   step=200,
@@ -68,7 +68,7 @@ def test_the_page_tells_what_was_trained_and_how_it_went():
     "16 x TPU v5 lite",
     "float32 in training",
     "abc123, with changes that are not committed",
-    "--token_store=TOKENS --coarse_stage_dir=runs/coarse --output=BUNDLE",
+    "--token_store=TOKENS --stage_dir=coarse=runs/coarse --output=BUNDLE",
   ):
     assert told in page
   assert len(page.splitlines()) < 60 and max(map(len, page.splitlines())) < 130
