@@ -167,7 +167,7 @@ def test_what_decode_cannot_do_is_one_line_and_no_file(miniature_bundle, folder,
     ((tmp_path / "foreign.npz", *out, *with_bundle), "has others"),
     ((tmp_path / "t.npz", *out, *with_bundle, "--num_quantizers", 9), "is not in 1..4"),
     ((tmp_path / "t.npz", *with_bundle), "--output is needed"),
-    ((tmp_path / "t.npz", *with_bundle, "--output", tmp_path / "a.txt"), "sound is written as"),
+    ((tmp_path / "t.npz", *with_bundle, "--output", tmp_path / "a.txt"), "use one of .aif"),
   ]:
     done = run_cli("decode", *arguments)
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
