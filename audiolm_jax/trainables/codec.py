@@ -239,8 +239,8 @@ class CodecTrainable(Trainable[CodecState]):
       old.gradient_norms,
       jnp.array(list(self.config.shares.values())),
     )
-    # The commitment loss is a mean over all latents, while the balanced gradients have a norm of
-    # one over the whole batch.
+    # The commitment loss is a mean over all latents, while the norms of the balanced gradients do
+    # not depend on the size of the batch.
     commitment_scale = jnp.float32(self.config.commitment_weight * latents.size**0.5)
     decoder_gradient, latents_gradient = to_decoder((cotangent, commitment_scale))
     if codes_fixed:

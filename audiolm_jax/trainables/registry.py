@@ -13,14 +13,14 @@ from audiolm_jax.training.checkpoints import Checkpoints, read_model_json
 
 # Module, trainable and configuration of each component, imported on use: reading the run of a codec
 # does not import the stages.
-_ROOM = "audiolm_jax.trainables"
+_PACKAGE = "audiolm_jax.trainables"
 COMPONENTS = {
-  "codec": (f"{_ROOM}.codec", "CodecTrainable", "CodecTrainingConfig"),
-  "semantic": (f"{_ROOM}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
-  "semantic_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "coarse_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "fine_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "detector": (f"{_ROOM}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
+  "codec": (f"{_PACKAGE}.codec", "CodecTrainable", "CodecTrainingConfig"),
+  "semantic": (f"{_PACKAGE}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
+  "semantic_stage": (f"{_PACKAGE}.stage", "StageTrainable", "StageTrainingConfig"),
+  "coarse_stage": (f"{_PACKAGE}.stage", "StageTrainable", "StageTrainingConfig"),
+  "fine_stage": (f"{_PACKAGE}.stage", "StageTrainable", "StageTrainingConfig"),
+  "detector": (f"{_PACKAGE}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
 }
 
 

@@ -89,7 +89,7 @@ def make_mesh(config: PartitioningConfig, devices: Sequence[jax.Device] | None =
   # Linen's logical constraints need Auto axes; a mesh has Explicit ones by default.
   axis_types = (AxisType.Auto,) * len(MESH_AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
-  # For a mesh axis that is no product of physical axes, such as 16 chips in a slice of 8 x 8 x 4.
+  # Needed if a mesh axis is not a product of physical axes, such as 16 chips of 8 x 8 x 4.
   split = {"allow_split_physical_axes": True}
   if slices == 1:
     grid = mesh_utils.create_device_mesh(sizes, devices, **split)
