@@ -1,4 +1,4 @@
-"""Turns sound into tokens.
+"""Encodes audio to tokens.
 
 python -m audiolm_jax.encode speech.wav --output tokens.npz
 """
@@ -18,11 +18,11 @@ flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Encodes one file, of any length."""
+  """Encodes an audio file of any length."""
   if len(argv) != 2:
-    raise UserError(f"give one sound file, not {len(argv) - 1}: encode IN.wav --output tokens.npz")
+    raise UserError(f"give one audio file, not {len(argv) - 1}: encode IN.wav --output tokens.npz")
   if not FLAGS.output:
-    raise UserError("--output is needed: the .npz file to write")
+    raise UserError("--output is required: the .npz file to write")
   files.check_writable(FLAGS.output, argv[1:])
   audio.check_readable(argv[1])
   compilation_cache.enable()

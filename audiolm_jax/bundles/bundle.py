@@ -20,8 +20,8 @@ from audiolm_jax.detection.detector import Detector
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.lm.stage import Stage
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.resampled import ResampledTokenizer
-from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 
 if TYPE_CHECKING:
   from audiolm_jax.bundles.audio_stream import AudioStream
@@ -50,7 +50,7 @@ class Bundle:
 
   name: str
   codec: Codec
-  semantic: WindowedTokenizer | ResampledTokenizer
+  semantic: ChunkedTokenizer | ResampledTokenizer
   stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
   semantic_rate: float | None = None
   temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)

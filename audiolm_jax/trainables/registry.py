@@ -1,4 +1,4 @@
-"""The trainable of each component, and the parameters that its runs have learned."""
+"""The trainable of each component, and the inference parameters of its runs."""
 
 import importlib
 import os
@@ -11,14 +11,14 @@ from audiolm_jax.core.errors import CheckpointError
 from audiolm_jax.training import partitioning
 from audiolm_jax.training.checkpoints import Checkpoints, read_model_json
 
-# Module, trainable and configuration of each component. They are imported on use: reading a codec's
-# run does not import the stages.
-_ROOM = "audiolm_jax.trainables"
+# Module, trainable and configuration of each component, imported on use: reading the run of a codec
+# does not import the stages.
+_PACKAGE = "audiolm_jax.trainables"
 COMPONENTS = {
-  "codec": (f"{_ROOM}.codec", "CodecTrainable", "CodecTrainingConfig"),
-  "semantic": (f"{_ROOM}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
-  "stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "detector": (f"{_ROOM}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
+  "codec": (f"{_PACKAGE}.codec", "CodecTrainable", "CodecTrainingConfig"),
+  "semantic": (f"{_PACKAGE}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
+  "stage": (f"{_PACKAGE}.stage", "StageTrainable", "StageTrainingConfig"),
+  "detector": (f"{_PACKAGE}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
 }
 
 
@@ -34,12 +34,13 @@ def load_inference_params(
 
   Args:
     model_dir: folder of the run.
-    step: of the checkpoint; by default the newest one that can be read.
+    step: step of the checkpoint; by default the newest one that can be read.
   Returns:
-    The component's name, its configuration, and its parameters as nested dicts of NumPy arrays; the
-    averaged ones where the run keeps an average.
+    The component's name, its configuration, and its parameters as nested dicts of NumPy arrays,
+    averaged if the run has an average.
   Raises:
-    CheckpointError: the folder is no run, the step is absent, or no checkpoint can be read.
+    CheckpointError: the folder is not a run folder, the step is absent, or no checkpoint can be
+      read.
   """
   description = read_model_json(model_dir)
   component = str(description.get("component"))

@@ -77,7 +77,7 @@ def test_the_detectors_verdict_is_shown(demo_bundle, miniature_bundle, jobs, ask
 @pytest.mark.parametrize(
   "content, words",
   [
-    (b"no sound " * 50, "voice.wav is not sound that can be read"),
+    (b"no sound " * 50, "voice.wav is not a supported audio file"),
     (b"", "voice.wav is empty"),
     (None, "voice.wav does not exist"),
     (np.zeros(RATE), "voice.wav is silent"),
