@@ -3,7 +3,7 @@
     text ──▶ semantic ──▶ coarse ──▶ fine          a track pulls those that it reads, as far as it
          ◀── until 2 s ◀── until 2 s ◀── pull      needs them; time is in seconds of the clip
 
-A track whose tokens have no place in time asks for what its reader made of them before it continues.
+A track whose tokens have no place in time asks what its reader made of them before it continues.
 """
 
 import abc

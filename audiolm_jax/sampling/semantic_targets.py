@@ -36,7 +36,7 @@ class SemanticTargets(Targets, abc.ABC):
     self._draw = draw
 
   def sample(self, counts: Mapping[int, int], index: int) -> dict[int, Semantic]:
-    """The asked number of new tokens of each row, after as much history as a training example holds."""
+    """New tokens of each row, after as much history as a training example holds."""
     if not counts:
       return {}
     prompts = {}
