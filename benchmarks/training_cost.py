@@ -85,7 +85,8 @@ def page() -> str:
 def need(name: str) -> Need:
   """What `gin_configs/<name>.gin` needs, as it stands."""
   settings, _ = train.resolve([f"gin_configs/{name}.gin"], _UNSET)
-  model, dataset, steps = settings["model"], settings["train_dataset"], settings["total_steps"]
+  model, dataset = settings["model"], settings["train_dataset"]
+  steps = settings["config"].total_steps
   rows, batch = dataset.batch_size, dataset.batch_shapes()
   codec = isinstance(model, CodecTrainable)
   return Need(
