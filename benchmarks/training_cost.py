@@ -130,8 +130,8 @@ _HEAD = """\
 Estimated cost of training the paper's configurations in `gin_configs/`. Computed from the FLOPs of
 the models (`flops_per_step`, which tests compare with XLA's count), not measured.
 
-- Assumed utilisation: {utilisation:.0%} of the bfloat16 peak of the devices for the semantic encoder
-  and the stages, {codec_utilisation:.0%} for the codec, whose convolutions are narrow and in float32.
+- Assumed utilisation: {utilisation:.0%} of the devices' bfloat16 peak for the semantic encoder
+  and the stages, {codec_utilisation:.0%} for the codec, whose convolutions are narrow, in float32.
   Rematerialization is not counted, so {utilisation:.0%} would be a good result.
 - Example prices of {price_date}, to be replaced by your own: ${tpu_price:.2f} per hour of a v5e
   chip, ${gpu_price:.2f} of an H100.
