@@ -1,4 +1,4 @@
-"""The game between the codec and its discriminators, a round at a time.
+"""The update of the codec's discriminators, and their losses for the codec.
 
 Source: SoundStream, sections III-D and III-E.
 """
@@ -15,16 +15,16 @@ from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 
 
-class Round(NamedTuple):
-  """What comes of a round.
+class DiscriminatorUpdate(NamedTuple):
+  """The result of one update of the discriminators.
 
   Attributes:
-    values: of the generator's adversarial and feature losses.
-    gradients: theirs at the generated waveform.
+    values: the generator's adversarial and feature losses.
+    gradients: of these with respect to the generated waveform.
     loss: of the discriminators.
-    gradient_norm: of it.
-    params: of the discriminators, after their update.
-    optimizer: theirs.
+    gradient_norm: of that loss.
+    params: the discriminators' updated parameters.
+    optimizer: the updated state of their optimizer.
   """
 
   values: Float[Array, "2"]
@@ -36,47 +36,60 @@ class Round(NamedTuple):
 
 
 class Adversary:
-  """The discriminators with their optimizer; it holds no arrays."""
+  """The discriminators and their optimizer, without arrays."""
 
   def __init__(self, config: DiscriminatorConfig, optimizer: OptimizerConfig):
     self._discriminators = Discriminators(config)
     self._optimizer = make_optimizer(optimizer)
 
   def init(self, rng: Key[Array, ""], waveform: Float[Array, "batch samples"]) -> tuple[Any, Any]:
-    """Fresh parameters, which carry their logical axes, and optimizer state."""
+    """Returns new parameters, which carry their logical axes, and the optimizer's state."""
     params = self._discriminators.init(rng, waveform)["params"]
     return params, self._optimizer.init(params)
 
-  def play(
+  def update(
     self,
     params: Any,
     optimizer: Any,
     waveform: Float[Array, "batch samples"],
     generated: Float[Array, "batch samples"],
-  ) -> Round:
-    """Both sides learn from the other as it was before the round."""
+    active: bool,
+  ) -> DiscriminatorUpdate:
+    """Updates the discriminators; the generator's losses come from them as they were before.
+
+    Args:
+      params, optimizer: the discriminators' parameters and optimizer state.
+      waveform: recordings.
+      generated: their reconstructions.
+      active: static; without it nothing is computed and all losses are zero.
+    """
+    if not active:
+      zero = jnp.zeros(())
+      return DiscriminatorUpdate(
+        jnp.zeros(2), jnp.zeros((2, *generated.shape)), zero, zero, params, optimizer
+      )
     # Side by side, not one after the other: each pair stays on the device that has the clip.
     pairs = jnp.stack([waveform, generated], axis=1).reshape(-1, waveform.shape[1])
 
-    def tell_apart(params):
-      judgement = self._judge(params, pairs)
-      judgement = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), judgement)
-      real, layers = jax.tree.map(lambda x: x[:, 0], judgement)
-      fake, _ = jax.tree.map(lambda x: x[:, 1], judgement)
+    def discriminator_loss(params):
+      outputs = self._apply(params, pairs)
+      outputs = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), outputs)
+      real, layers = jax.tree.map(lambda x: x[:, 0], outputs)
+      fake, _ = jax.tree.map(lambda x: x[:, 1], outputs)
       return losses.hinge_discriminator_loss(real, fake), layers
 
-    (loss, real), gradient = jax.value_and_grad(tell_apart, has_aux=True)(params)
+    (loss, real), gradient = jax.value_and_grad(discriminator_loss, has_aux=True)(params)
 
-    def fool(generated):
-      logits, layers = self._judge(params, generated)
+    def generator_losses(generated):
+      logits, layers = self._apply(params, generated)
       return jnp.stack(
         [losses.hinge_generator_loss(logits), losses.feature_matching_loss(real, layers)]
       )
 
-    values, to_waveform = jax.vjp(fool, generated)
+    values, to_waveform = jax.vjp(generator_losses, generated)
     (gradients,) = jax.vmap(to_waveform)(jnp.eye(2))
     updates, optimizer = self._optimizer.update(gradient, optimizer, params)
-    return Round(
+    return DiscriminatorUpdate(
       values,
       gradients,
       loss,
@@ -85,12 +98,5 @@ class Adversary:
       optimizer,
     )
 
-  def rest(self, params: Any, optimizer: Any, generated: Float[Array, "batch samples"]) -> Round:
-    """What there is where no round is played."""
-    nothing = jnp.zeros(())
-    return Round(
-      jnp.zeros(2), jnp.zeros((2, *generated.shape)), nothing, nothing, params, optimizer
-    )
-
-  def _judge(self, params: Any, waveform: Array):
+  def _apply(self, params: Any, waveform: Array):
     return self._discriminators.apply({"params": params}, waveform)

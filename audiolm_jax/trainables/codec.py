@@ -15,7 +15,7 @@ Source: SoundStream, section III; EnCodec, section 3.4 for the balance.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -43,8 +43,10 @@ from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.trainables.adversary import Adversary
+from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.train_state import apply_if_finite, update_ema
 from audiolm_jax.training.trainable import Trainable
 
 
@@ -151,7 +153,7 @@ class CodecTrainable(Trainable[CodecState]):
     self._adversary = Adversary(config.discriminators, config.discriminator_optimizer)
     self._generator_optimizer = make_optimizer(config.generator_optimizer)
 
-  def init(self, rng: Key[Array, ""], batch: Mapping[str, Any]) -> CodecState:
+  def init(self, rng: Key[Array, ""], batch: Batch) -> CodecState:
     """A fresh state; parameters carry their logical axes."""
     c = self.config
     keys = jax.random.split(rng, 3)
@@ -193,132 +195,134 @@ class CodecTrainable(Trainable[CodecState]):
   def train_step(
     self,
     state: CodecState,
-    batch: Mapping[str, Any],
+    batch: Batch,
     rng: Key[Array, ""],
-    adversarial: bool,
-    codes_fixed: bool,
+    *parts: bool,
   ) -> tuple[CodecState, dict[str, jax.Array]]:
-    """One update of generator, codebooks and discriminators; skipped where it is not finite."""
-    c = self.config
-    waveform = _whole_frames(batch["waveform"], c.model.hop_length)
-    dropout_key, restart_key, kmeans_key = jax.random.split(rng, 3)
-    quantizing = state.step >= c.quantizer_start_step
-
+    """Updates generator, codebooks and discriminators once; see the base class for `parts`."""
+    adversarial, codes_fixed = parts
+    waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
+    level_key, restart_key, kmeans_key = jax.random.split(rng, 3)
+    levels = self._draw_levels(level_key, waveform.shape[0])
     old = _with_averaged_encoder(state) if codes_fixed else state
-    codes_move = quantizing & (not codes_fixed)
-    levels = self._draw_levels(dropout_key, waveform.shape[0])
-
     latents, to_encoder = jax.vjp(
       lambda encoder: self._model.encode_latents(encoder, waveform), old.generator["encoder"]
     )
-
-    def start(s: CodecState) -> CodecState:
-      recent = _remember(s.recent, latents) if c.quantizer_start_step else latents
-      quantizer = kmeans_start(
-        recent.reshape(-1, c.model.latent_dim),
-        c.model.num_quantizers,
-        c.model.codebook_size,
-        kmeans_key,
-      )
-      return s.replace(quantizer=quantizer, codebooks_ema=quantizer.codebooks)
-
-    # Not by the step's number alone: the step that should have made them may have been skipped.
-    old = lax.cond(quantizing & ~_has_codebooks(state), start, lambda s: s, old)
+    old = self._with_codebooks(old, latents, kmeans_key)
     if codes_fixed:
       old = old.replace(quantizer=old.quantizer.replace(codebooks=old.codebooks_ema))
+    quantizing = state.step >= self.config.quantizer_start_step
 
-    def say(decoder, latents):
-      quantized, commitment, quantizer, aux = quantize_train(
-        latents,
-        old.quantizer,
-        levels,
-        restart_key,
-        decay=c.codebook_decay,
-        restart_share=c.restart_share,
+    def decode(
+      decoder: Any, latents: Array
+    ) -> tuple[tuple[Array, Array], tuple[QuantizerState, dict[str, Array]]]:
+      quantized, commitment, quantizer, statistics = self._quantize(
+        old.quantizer, latents, levels, restart_key
       )
       quantized = jnp.where(quantizing, quantized, latents)
       commitment = jnp.where(quantizing, commitment, 0.0)
-      return (self._model.decode_latents(decoder, quantized), commitment), (quantizer, aux)
+      return (self._model.decode_latents(decoder, quantized), commitment), (quantizer, statistics)
 
-    (generated, commitment), backward, (quantizer, aux) = jax.vjp(
-      say, old.generator["decoder"], latents, has_aux=True
+    (generated, commitment), to_decoder, (quantizer, statistics) = jax.vjp(
+      decode, old.generator["decoder"], latents, has_aux=True
     )
-    values, gradients = self._reconstruction_gradients(waveform, generated)
-    judges = old.discriminators, old.discriminator_opt
-    if adversarial:
-      judged = self._adversary.play(*judges, waveform, generated)
-    else:
-      judged = self._adversary.rest(*judges, generated)
-    values = jnp.concatenate([values, judged.values])
-    gradients = jnp.concatenate([gradients, judged.gradients])
-    shares = jnp.array(list(c.shares.values()))
-    norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2)))
-    gradient_norms = jnp.where(
-      old.gradient_norms > 0, 0.99 * old.gradient_norms + 0.01 * norms, norms
+    found = self._waveform_losses(waveform, generated)
+    discriminators = old.discriminators, old.discriminator_opt
+    game = self._adversary.update(*discriminators, waveform, generated, adversarial)
+    values = jnp.concatenate([found.values, game.values])
+    cotangent, gradient_norms = balance_gradients(
+      jnp.concatenate([found.gradients, game.gradients]),
+      old.gradient_norms,
+      jnp.array(list(self.config.shares.values())),
     )
-    scale = jnp.where(gradient_norms > 0, shares / (gradient_norms + 1e-12), 0.0)
-    cotangent = jnp.einsum("l,lbs->bs", scale, gradients)
-    # Of a mean over all latents; the losses above have gradients of norm one over the whole batch.
-    commitment_scale = jnp.float32(c.commitment_weight * latents.size**0.5)
-    decoder_gradient, latents_gradient = backward((cotangent, commitment_scale))
+    # The commitment is a mean over all latents; each loss above has a gradient of norm one over the
+    # whole batch.
+    commitment_scale = jnp.float32(self.config.commitment_weight * latents.size**0.5)
+    decoder_gradient, latents_gradient = to_decoder((cotangent, commitment_scale))
     if codes_fixed:
       encoder_gradient = jax.tree.map(jnp.zeros_like, old.generator["encoder"])
     else:
       (encoder_gradient,) = to_encoder(latents_gradient)
-    generator_gradient = {"encoder": encoder_gradient, "decoder": decoder_gradient}
+    gradient = {"encoder": encoder_gradient, "decoder": decoder_gradient}
+    gradient_norm = optax.tree.norm(gradient)
 
-    updates, generator_opt = self._generator_optimizer.update(
-      generator_gradient, old.generator_opt, old.generator
-    )
-    generator = optax.apply_updates(old.generator, updates)
-
-    quantizer = optax.tree.where(codes_move, quantizer, old.quantizer)
-    decay = jnp.minimum(c.ema_decay, (1.0 + old.step) / (10.0 + old.step))
-    codebooks_ema = jnp.where(
-      aux["restarted"][..., None],
-      quantizer.codebooks,
-      decay * old.codebooks_ema + (1 - decay) * quantizer.codebooks,
-    )
-    generator_ema = jax.tree.map(
-      lambda e, g: decay * e + (1 - decay) * g, old.generator_ema, generator
-    )
-    if codes_fixed:
-      generator_ema["encoder"] = old.generator_ema["encoder"]
-    new = CodecState(
-      step=old.step,
-      generator=generator,
-      generator_ema=generator_ema,
-      quantizer=quantizer,
-      codebooks_ema=jnp.where(codes_move, codebooks_ema, old.codebooks_ema),
-      discriminators=judged.params,
-      generator_opt=generator_opt,
-      discriminator_opt=judged.optimizer,
+    new = self._with_generator(old, gradient, codes_fixed)
+    new = self._with_quantizer(new, quantizer, statistics, quantizing & (not codes_fixed))
+    new = new.replace(
+      step=state.step + 1,
+      discriminators=game.params,
+      discriminator_opt=game.optimizer,
       recent=jnp.where(quantizing, old.recent, _remember(old.recent, latents)),
       gradient_norms=gradient_norms,
     )
-    generator_norm = optax.tree.norm(generator_gradient)
-    # One sum is non-finite as soon as any loss or gradient is.
-    finite = jnp.isfinite(
-      jnp.sum(values) + generator_norm + judged.loss + judged.gradient_norm + commitment
-    )
-    new = optax.tree.where(finite, new, state)
-    new = new.replace(step=state.step + 1)
-    metrics = dict(zip(c.shares, values, strict=True))
-    metrics |= {
+    # The sum is not finite as soon as one loss or gradient is not.
+    total = jnp.sum(values) + game.loss + commitment
+    new, skipped = apply_if_finite(state, new, total, gradient_norm + game.gradient_norm)
+    metrics = dict(zip(self.config.shares, values, strict=True)) | {
       "loss": values[0] + values[1],
       "commitment": commitment,
-      "discriminator": judged.loss,
-      "gradient_norm": generator_norm,
-      "discriminator_gradient_norm": judged.gradient_norm,
-      "perplexity_mean": jnp.mean(aux["perplexity"]),
-      "perplexity_min": jnp.min(aux["perplexity"]),
+      "discriminator": game.loss,
+      "gradient_norm": gradient_norm,
+      "discriminator_gradient_norm": game.gradient_norm,
       "latent_scale": jnp.sqrt(jnp.mean(jnp.square(latents))),
-      "skipped": 1.0 - finite.astype(jnp.float32),
+      "skipped": skipped,
     }
-    for level in range(c.model.num_quantizers):
-      metrics[f"perplexity_{level}"] = aux["perplexity"][level]
-      metrics[f"dead_codes_{level}"] = aux["dead"][level].astype(jnp.float32)
-    return new, metrics
+    return new, metrics | _codebook_metrics(statistics)
+
+  def _with_codebooks(self, state: CodecState, latents: Array, rng: Key[Array, ""]) -> CodecState:
+    """Returns the state with codebooks from k-means, at the step that first quantizes."""
+    c = self.config
+
+    def start(s: CodecState) -> CodecState:
+      recent = _remember(s.recent, latents) if c.quantizer_start_step else latents
+      quantizer = kmeans_start(
+        recent.reshape(-1, c.model.latent_dim), c.model.num_quantizers, c.model.codebook_size, rng
+      )
+      return s.replace(quantizer=quantizer, codebooks_ema=quantizer.codebooks)
+
+    # Not by the step's number alone: the step that should have started them may have been skipped.
+    first = (state.step >= c.quantizer_start_step) & ~_has_codebooks(state)
+    return lax.cond(first, start, lambda s: s, state)
+
+  def _quantize(
+    self, quantizer: QuantizerState, latents: Array, levels: Array, rng: Key[Array, ""]
+  ) -> tuple[Array, Array, QuantizerState, dict[str, Array]]:
+    return quantize_train(
+      latents,
+      quantizer,
+      levels,
+      rng,
+      decay=self.config.codebook_decay,
+      restart_share=self.config.restart_share,
+    )
+
+  def _with_generator(self, state: CodecState, gradient: Any, codes_fixed: bool) -> CodecState:
+    """Returns the state with updated encoder and decoder and their averages."""
+    updates, optimizer = self._generator_optimizer.update(
+      gradient, state.generator_opt, state.generator
+    )
+    generator = optax.apply_updates(state.generator, updates)
+    averages = update_ema(state.generator_ema, generator, state.step, self.config.ema_decay)
+    if codes_fixed:
+      averages["encoder"] = state.generator_ema["encoder"]
+    return state.replace(generator=generator, generator_ema=averages, generator_opt=optimizer)
+
+  def _with_quantizer(
+    self,
+    state: CodecState,
+    quantizer: QuantizerState,
+    statistics: dict[str, Array],
+    learns: Array,
+  ) -> CodecState:
+    """Returns the state with updated codebooks and their average, where the codebooks learn."""
+    averages = update_ema(
+      state.codebooks_ema, quantizer.codebooks, state.step, self.config.ema_decay
+    )
+    averages = jnp.where(statistics["restarted"][..., None], quantizer.codebooks, averages)
+    return state.replace(
+      quantizer=optax.tree.where(learns, quantizer, state.quantizer),
+      codebooks_ema=jnp.where(learns, averages, state.codebooks_ema),
+    )
 
   def component_params(self, component: Any, what: str) -> dict[str, Any]:
     """Returns the parameters of a codec with this configuration; see the base class."""
@@ -342,7 +346,7 @@ class CodecTrainable(Trainable[CodecState]):
       codebooks_ema=jnp.copy(codebooks),
     )
 
-  def eval_step(self, state: CodecState, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+  def eval_step(self, state: CodecState, batch: Batch) -> dict[str, jax.Array]:
     """Losses of the averaged weights at all levels; "weight" is the number of examples."""
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     generated = self.reconstruct(state, waveform)
@@ -355,7 +359,7 @@ class CodecTrainable(Trainable[CodecState]):
       "weight": jnp.float32(waveform.shape[0]),
     }
 
-  def summaries(self, state: CodecState, batch: Mapping[str, Any]) -> dict[str, Audio]:
+  def summaries(self, state: CodecState, batch: Batch) -> dict[str, Audio]:
     """Audio to listen to: the original and its reconstruction, each [batch, samples]."""
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     rate = self.config.model.sample_rate
@@ -364,12 +368,12 @@ class CodecTrainable(Trainable[CodecState]):
       "audio/reconstruction": Audio(self.reconstruct(state, waveform), rate),
     }
 
-  def amounts(self, batch: Mapping[str, Any]) -> dict[str, float]:
+  def amounts(self, batch: Batch) -> dict[str, float]:
     """How many seconds of audio a batch holds, without padding where lengths are given."""
     samples = np.sum(batch["length"]) if "length" in batch else np.size(batch["waveform"])
     return {"audio_seconds": float(samples) / self.config.model.sample_rate}
 
-  def flops_per_step(self, batch: Mapping[str, Any], step: int) -> float:
+  def flops_per_step(self, batch: Batch, step: int) -> float:
     """Of one update: encoder and decoder both ways, quantizer forwards, and the discriminators.
 
     These hear the clip and its reconstruction for their own sake, with a backward pass to the
@@ -442,24 +446,59 @@ class CodecTrainable(Trainable[CodecState]):
     dropped = jax.random.uniform(choose, (batch,)) < self.config.quantizer_dropout
     return jnp.where(dropped, drawn, all_levels)
 
-  def _reconstruction_gradients(self, waveform: Array, generated: Array) -> tuple[Array, Array]:
-    """Values of the reconstruction losses, and their gradients [losses, batch, samples]."""
+  def _waveform_losses(self, waveform: Array, generated: Array) -> "WaveformLosses":
+    """Returns the reconstruction losses with their gradients at the generated waveform."""
     losses_of = [_waveform_loss, self._spectral_loss]
     if self.config.complex_share:
       losses_of.append(self._complex_loss)
-    values, gradients = zip(
-      *(
-        jax.value_and_grad(lambda g, loss=loss: loss(waveform, g))(generated) for loss in losses_of
-      ),
-      strict=True,
-    )
-    return jnp.stack(values), jnp.stack(gradients)
+    found = [
+      jax.value_and_grad(lambda g, loss=loss: loss(waveform, g))(generated) for loss in losses_of
+    ]
+    values, gradients = zip(*found, strict=True)
+    return WaveformLosses(jnp.stack(values), jnp.stack(gradients))
 
   def _complex_loss(self, waveform: Array, generated: Array) -> Array:
     return losses.complex_spectral_loss(waveform, generated, self.config.complex_spectral)
 
   def _spectral_loss(self, waveform: Array, generated: Array) -> Array:
     return losses.spectral_loss(waveform, generated, self.config.spectral)
+
+
+class WaveformLosses(NamedTuple):
+  """Losses of a generated waveform and their gradients with respect to it."""
+
+  values: Float[Array, "losses"]
+  gradients: Float[Array, "losses batch samples"]
+
+
+def balance_gradients(
+  gradients: Float[Array, "losses batch samples"],
+  averages: Float[Array, "losses"],
+  shares: Float[Array, "losses"],
+) -> tuple[Float[Array, "batch samples"], Float[Array, "losses"]]:
+  """Sums the gradients of losses after scaling the norm of each to its share.
+
+  Args:
+    gradients: of each loss with respect to the waveform.
+    averages: moving averages of their norms; 0 before the first step.
+    shares: the norm that each gradient is scaled to.
+  Returns:
+    The sum, and the updated averages.
+  Source: EnCodec, section 3.4.
+  """
+  norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2)))
+  averages = jnp.where(averages > 0, 0.99 * averages + 0.01 * norms, norms)
+  scale = jnp.where(averages > 0, shares / (averages + 1e-12), 0.0)
+  return jnp.einsum("l,lbs->bs", scale, gradients), averages
+
+
+def _codebook_metrics(statistics: dict[str, Array]) -> dict[str, Array]:
+  perplexity, dead = statistics["perplexity"], statistics["dead"]
+  metrics = {"perplexity_mean": jnp.mean(perplexity), "perplexity_min": jnp.min(perplexity)}
+  for level in range(len(perplexity)):
+    metrics[f"perplexity_{level}"] = perplexity[level]
+    metrics[f"dead_codes_{level}"] = dead[level].astype(jnp.float32)
+  return metrics
 
 
 def _waveform_loss(waveform: Array, generated: Array) -> Array:

@@ -22,38 +22,42 @@ def new_adversary():
   return adversary, meta.unbox(adversary.init(jax.random.key(0), REAL))
 
 
-def test_a_round_gives_the_gradient_of_each_loss_at_the_waveform():
+def update(adversary):
+  return jax.jit(lambda *arguments: adversary.update(*arguments, True))
+
+
+def test_an_update_returns_the_gradient_of_each_loss_at_the_waveform():
   adversary, (params, optimizer) = new_adversary()
-  judged = jax.jit(adversary.play)(params, optimizer, REAL, MADE)
-  judges = Discriminators(CONFIG)
-  _, real_layers = judges.apply({"params": params}, REAL)
+  found = update(adversary)(params, optimizer, REAL, MADE)
+  discriminators = Discriminators(CONFIG)
+  _, real_layers = discriminators.apply({"params": params}, REAL)
 
   def losses_of(generated):
-    logits, layers = judges.apply({"params": params}, generated)
+    logits, layers = discriminators.apply({"params": params}, generated)
     return jnp.stack(
       [losses.hinge_generator_loss(logits), losses.feature_matching_loss(real_layers, layers)]
     )
 
-  np.testing.assert_allclose(judged.values, losses_of(MADE), rtol=1e-4)
+  np.testing.assert_allclose(found.values, losses_of(MADE), rtol=1e-4)
   expected = jax.jacrev(losses_of)(MADE)
   scale = jnp.abs(expected).max()
-  np.testing.assert_allclose(judged.gradients, expected, atol=1e-4 * scale)
+  np.testing.assert_allclose(found.gradients, expected, atol=1e-4 * scale)
 
 
-def test_the_judges_learn_to_tell_apart_what_does_not_change():
+def test_the_discriminators_learn_to_separate_two_fixed_batches():
   adversary, (params, optimizer) = new_adversary()
-  play = jax.jit(adversary.play)
-  found = []
+  step = update(adversary)
+  losses_so_far = []
   for _ in range(60):
-    judged = play(params, optimizer, REAL, MADE)
-    params, optimizer = judged.params, judged.optimizer
-    found.append(float(judged.loss))
-  assert found[-1] < 0.5 * found[0]
+    found = step(params, optimizer, REAL, MADE)
+    params, optimizer = found.params, found.optimizer
+    losses_so_far.append(float(found.loss))
+  assert losses_so_far[-1] < 0.5 * losses_so_far[0]
 
 
-def test_a_rest_changes_nothing():
+def test_inactive_discriminators_are_not_updated_and_have_no_losses():
   adversary, (params, optimizer) = new_adversary()
-  judged = adversary.rest(params, optimizer, MADE)
-  assert judged.params is params and judged.optimizer is optimizer
-  assert not judged.values.any() and not judged.gradients.any()
-  assert judged.gradients.shape == (2, *MADE.shape)
+  found = adversary.update(params, optimizer, REAL, MADE, False)
+  assert found.params is params and found.optimizer is optimizer
+  assert not found.values.any() and not found.gradients.any()
+  assert found.gradients.shape == (2, *MADE.shape)
