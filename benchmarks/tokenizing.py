@@ -103,8 +103,8 @@ def _table(
   lines = [
     "# Tokenizing",
     "",
-    f"`{bundle.name}` (token hash {bundle.token_hash}), {count} clips, {audio_length / 60:.1f} minutes "
-    f"of audio, fastest of {FLAGS.repeats} runs.",
+    f"`{bundle.name}` (token hash {bundle.token_hash}), {count} clips, {audio_length / 60:.1f} "
+    f"minutes of audio, fastest of {FLAGS.repeats} runs.",
     "",
     "| step | audio s / s | audio s / s / core | share |",
     "|---|---|---|---|",
