@@ -1,4 +1,4 @@
-"""AudioLM in JAX: reads a few seconds of audio and continues them.
+"""AudioLM in JAX, which continues a few seconds of audio.
 
 For example:
 
@@ -38,7 +38,7 @@ __all__ = [
   "save_bundle",
 ]
 
-# Imported on first use: `import audiolm_jax` loads neither JAX nor NumPy.
+# Imported on first use, so that `import audiolm_jax` loads neither JAX nor NumPy.
 _MODULES = {
   "AudioStream": "audiolm_jax.bundles",
   "Bundle": "audiolm_jax.bundles",

@@ -1,11 +1,12 @@
-"""Compiles a training step for TPU slices that are not there, and says what it would need.
+"""Compiles a training step for TPU slices without having them, and reports what it needs.
 
   python -m audiolm_jax.aot_compile --gin_file=gin_configs/coarse_stage_base.gin \
     --topology=v5e:4x4,v5e:16x16 --sequences_per_chip=4
 
-Needs no TPU and no data, only the extra `tpu`. Printed for each slice: memory per chip, what the
-chips exchange, compile time, and the compiler's estimate of cycles, of use for ratios only. Exit
-codes: 0 all limits kept, 1 one passed (said in the last lines), 2 something to mend.
+Needs no TPU and no data, only the extra `tpu`. Prints for each slice the memory per chip, the data
+exchanged between chips, the compile time and the compiler's estimate of cycles, of which only
+ratios are meaningful. Exit codes: 0 all limits are kept, 1 a limit is exceeded (see the last
+lines), 2 an error that you can fix.
 """
 
 import dataclasses
@@ -21,40 +22,42 @@ FLAGS = train.gin_flags()
 flags.DEFINE_list(
   "topology",
   ["v5e:4x4"],
-  "Slices, such as v5e:4x4, v5e:16x16, v6e:16x16, v4:8x8x4; the first is what the others are "
-  "compared with.",
+  "Slices, such as v5e:4x4, v5e:16x16, v6e:16x16, v4:8x8x4; the others are compared with the "
+  "first one.",
   flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-  "num_slices", 1, "So many of each, as one mesh.", lower_bound=1, flag_values=FLAGS
+  "num_slices", 1, "Number of slices in one mesh.", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer(
   "sequences_per_chip",
   None,
-  "Sets BATCH_SIZE to so many for each chip; default: as configured.",
+  "Batch size per chip; by default, BATCH_SIZE is the size of the whole batch.",
   lower_bound=1,
   flag_values=FLAGS,
 )
 flags.DEFINE_float(
   "memory_share",
   0.8,
-  "Of a chip's memory that the step may use, arguments and temporaries.",
+  "Largest share of a chip's memory for arguments and temporaries.",
   flag_values=FLAGS,
 )
-flags.DEFINE_float("compile_seconds", 0.0, "That compiling may take; 0 for any.", flag_values=FLAGS)
 flags.DEFINE_float(
-  "cycle_ratio", 1.05, "Cycles against the first slice that are allowed.", flag_values=FLAGS
+  "compile_seconds", 0.0, "Longest compile time; 0 for no limit.", flag_values=FLAGS
 )
-flags.DEFINE_bool("json", False, "Print one JSON object a slice.", flag_values=FLAGS)
+flags.DEFINE_float(
+  "cycle_ratio", 1.05, "Largest ratio of cycles to those on the first slice.", flag_values=FLAGS
+)
+flags.DEFINE_bool("json", False, "Print one JSON object per slice.", flag_values=FLAGS)
 
-# What gin files ask for and a compiler does not.
+# Settings that gin files require but compilation does not use.
 _UNUSED = ("MODEL_DIR = 'none'", "MIXTURE_OR_TASK_NAME = 'none'")
 
 
 def main(argv: Sequence[str]) -> None:
-  """Compiles, prints, checks."""
+  """Compiles the step for each slice, prints reports and checks the limits."""
   del argv
-  # The compiler is libtpu's; JAX itself shall not look for a TPU.
+  # Only the compiler of libtpu is used; JAX must not look for a TPU.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from audiolm_jax.training import aot, tpu_topologies
 
@@ -79,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     passed += [f"{report.topology}: {s}" for s in report.passed_limits(limits, first)]
     first = first or report
   for sentence in passed:
-    print(f"limit passed: {sentence}", file=sys.stderr)
+    print(f"limit exceeded: {sentence}", file=sys.stderr)
   if passed:
     sys.exit(1)
 

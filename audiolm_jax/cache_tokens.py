@@ -1,14 +1,14 @@
-"""Turns audio into tokens, once, for the training of the three stages.
+"""Converts audio to tokens for the training of the three stages.
 
   python -m audiolm_jax.cache_tokens --bundle runs/tokenizers --audio_dir ~/recordings \
     --output_dir runs/tokens
   python -m audiolm_jax.cache_tokens info runs/tokens
 
-A run that was killed is gone on with by the same command; finished shards are not done again.
-Sources, stores and bundles may lie in buckets: gs://... with gcsfs installed, s3://... with s3fs.
+Rerun the same command to resume a killed run; finished shards are kept. Sources, stores and bundles
+may be in buckets: gs://... with gcsfs installed, s3://... with s3fs.
 
-Without --runner all happens in this process. With it, Apache Beam spreads the shards over workers;
-each loads the bundle once. What --beam_options says of the workers:
+Without --runner, this process does all the work. With it, Apache Beam distributes the shards over
+workers, each of which loads the bundle once. Common values of --beam_options:
 
   runner          options
   DirectRunner    --direct_num_workers=8 --direct_running_mode=multi_processing
@@ -19,10 +19,10 @@ each loads the bundle once. What --beam_options says of the workers:
   DataflowRunner  --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE
                   --number_of_worker_harness_threads=1 --num_workers=64
 
-IMAGE is Beam's Python image with this package and its requirements installed. Other machines see
-neither local folders nor this environment: give them URLs and bundles by URL or shipped name.
+IMAGE is Beam's Python image with this package and its requirements installed. Other machines have
+neither local folders nor this environment, so use URLs, and bundles by URL or shipped name.
 
-A SeqIO task's audio, instead of a folder's, is named with the module that registers it:
+To read audio from a SeqIO task instead of a folder, give the task and the module that registers it:
 
   AUDIOLM_SPEECH_DIR=~/recordings python -m audiolm_jax.cache_tokens --runner DirectRunner \
     --module tasks.speech --task speech_waveform --bundle speech_tiny --output_dir runs/tokens
@@ -48,29 +48,32 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "layout",
   None,
-  "Of --audio_dir: librispeech, ljspeech, maestro, folder; found out if not given.",
+  "Layout of --audio_dir: librispeech, ljspeech, maestro, folder; detected by default.",
   flag_values=FLAGS,
 )
 flags.DEFINE_string(
-  "task", None, "A SeqIO task instead, whose source is audio; needs --runner.", flag_values=FLAGS
+  "task", None, "A SeqIO task with audio instead; needs --runner.", flag_values=FLAGS
 )
 flags.DEFINE_string(
   "module", None, "Python module that registers --task, such as tasks.speech.", flag_values=FLAGS
 )
 flags.DEFINE_string(
-  "output_dir", None, "Folder of the token store to make or to finish.", flag_values=FLAGS
+  "output_dir", None, "Folder of the token store, new or unfinished.", flag_values=FLAGS
 )
 flags.DEFINE_string(
-  "runner", None, "Apache Beam's runner, such as DirectRunner.", flag_values=FLAGS
+  "runner", None, "Runner of Apache Beam, such as DirectRunner.", flag_values=FLAGS
 )
 flags.DEFINE_string(
-  "beam_options", "", "Options of the runner, in one string, as in a shell.", flag_values=FLAGS
+  "beam_options",
+  "",
+  "Options of the runner in one string, as in a shell.",
+  flag_values=FLAGS,
 )
 flags.DEFINE_float(
-  "valid_fraction", 0.05, "Held-out share of a corpus without splits of its own.", flag_values=FLAGS
+  "valid_fraction", 0.05, "Held-out share of a corpus that has no splits.", flag_values=FLAGS
 )
 flags.DEFINE_float(
-  "max_skipped_fraction", 0.01, "Share of unreadable clips past which to stop.", flag_values=FLAGS
+  "max_skipped_fraction", 0.01, "Share of clips that may be unreadable.", flag_values=FLAGS
 )
 flags.DEFINE_integer(
   "clips_per_shard", 128, "Clips per file of the store.", lower_bound=1, flag_values=FLAGS
@@ -78,42 +81,46 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   "batch_size",
   None,
-  "Clips tokenized side by side; default: 1 on a CPU, which gains nothing from more, 8 elsewhere.",
+  "Clips tokenized together; default: 1 on a CPU, where more are not faster, 8 elsewhere.",
   lower_bound=1,
   flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-  "num_workers", 2, "Batches that each process makes at a time.", lower_bound=1, flag_values=FLAGS
+  "num_workers",
+  2,
+  "Batches that each process tokenizes at a time.",
+  lower_bound=1,
+  flag_values=FLAGS,
 )
 
 
 def main(argv: Sequence[str]) -> None:
-  """Tokenizes and reports, or reports on what is there."""
+  """Tokenizes a corpus and reports, or reports on an existing store."""
   if len(argv) > 1:
     _info(argv[1:])
     return
   for name in ("bundle", "output_dir"):
     if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+      raise UserError(f"--{name} is required; see --help")
   if sum(FLAGS[name].value is not None for name in ("audio_dir", "manifest", "task")) != 1:
-    raise UserError("give either --audio_dir or --manifest or --task")
+    raise UserError("give exactly one of --audio_dir, --manifest and --task")
   if FLAGS.task and not (FLAGS.runner and FLAGS.module):
-    raise UserError("--task goes with --module, which registers it, and --runner")
+    raise UserError("--task needs --runner, and --module that registers the task")
   if FLAGS.beam_options and not FLAGS.runner:
-    raise UserError("--beam_options goes with --runner, such as DirectRunner")
+    raise UserError("--beam_options needs --runner, such as DirectRunner")
   compilation_cache.enable()
-  done = _by_beam() if FLAGS.runner else _here()
+  done = _tokenize_with_beam() if FLAGS.runner else _tokenize()
   print(done.info.report())
   print(
     f"{done.seconds_of_audio / 3600:.2f} h tokenized in {done.seconds:.0f} s "
-    f"({done.seconds_of_audio / done.seconds:.0f}x real time); the store is {FLAGS.output_dir}"
+    f"({done.seconds_of_audio / done.seconds:.0f}x real time) in {FLAGS.output_dir}"
   )
 
 
 main.takes_arguments = True  # type: ignore[attr-defined]
 
 
-def _here() -> Any:
+def _tokenize() -> Any:
   import tempfile
 
   from audiolm_jax import bundles
@@ -130,7 +137,7 @@ def _here() -> Any:
   )
 
 
-def _by_beam() -> Any:
+def _tokenize_with_beam() -> Any:
   try:
     from audiolm_jax.data import beam_tokenization
   except ModuleNotFoundError as error:
@@ -155,7 +162,7 @@ def _settings() -> dict[str, Any]:
 def _info(arguments: Sequence[str]) -> None:
   if len(arguments) != 2 or arguments[0] != "info":
     raise UserError(
-      f"unexpected argument {arguments[0]!r}; every setting is a --flag, or say: info FOLDER"
+      f"unexpected argument {arguments[0]!r}; use --flags for settings, or: info FOLDER"
     )
   from audiolm_jax.data import token_store
 

@@ -1,20 +1,21 @@
-r"""Turns weights that others have published into a bundle of tokenizers.
+r"""Converts published weights to a bundle of tokenizers.
 
   python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --output runs/dac_16khz
   python -m audiolm_jax.convert --from hubert_base --input HUBERT --layer 9 \
       --kmeans centroids.npz --output runs/hubert_base
   python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --verify
 
---input is a folder with config.json and model.safetensors, as the model's page on the Hugging Face
-hub has them, or its id there, which needs huggingface_hub. The model takes the place of one
-tokenizer; the other is that of --bundle, whose stages and detector know other tokens and are left
-out. A semantic encoder needs --layer and --kmeans, the centroids whose numbers are its tokens;
-fit_kmeans makes your own. A semantic tokenizer beside a codec of another sample rate resamples what
-it hears. The result is what encode, decode, cache_tokens and export_bundle take as --bundle.
+--input is a folder with config.json and model.safetensors from the model's page on the Hugging Face
+hub, or its id there, which needs huggingface_hub. The model replaces one tokenizer; the other one
+is that of --bundle, whose stages and detector need other tokens and are omitted. A semantic encoder
+needs --layer and --kmeans, the centroids whose indices are its tokens; fit_kmeans computes new
+ones. If codec and semantic tokenizer have different sample rates, the semantic tokenizer resamples
+its input. Use the result as --bundle of encode, decode, cache_tokens and export_bundle.
 docs/pretrained.md lists the models.
 
---verify writes nothing: it says whether the file is the published one, and whether its codes, sound
-or features are those of transformers, which must be installed (requirements/pretrained.txt).
+--verify writes nothing: it checks whether the file is the published one, and whether its codes,
+audio or features equal those of transformers, which must be installed
+(requirements/pretrained.txt).
 """
 
 from collections.abc import Sequence
@@ -28,32 +29,32 @@ FLAGS = flags.FlagValues()
 for _name, _default, _text in (
   ("from", None, "Name of the published model, such as dac_16khz."),
   ("input", None, "Folder or safetensors file of its weights, or its id on the hub."),
-  ("output", None, "The folder to write. A bundle that is there is replaced."),
-  ("bundle", "speech_tiny", "Name or folder of a bundle to take the other tokenizer from."),
-  ("name", None, "What the bundle is called; default the name of the output folder."),
+  ("output", None, "The folder to write; an existing bundle is replaced."),
+  ("bundle", "speech_tiny", "Name or folder of the bundle with the other tokenizer."),
+  ("name", None, "Name of the bundle; default: the name of the output folder."),
   ("kmeans", None, "A .npz file with centroids [clusters, dim]; for a semantic encoder."),
-  ("accept_licence", None, "The licence of the weights, where it must be agreed to."),
+  ("accept_licence", None, "The licence of the weights, if it needs your agreement."),
 ):
   flags.DEFINE_string(_name, _default, _text, flag_values=FLAGS)
 flags.DEFINE_integer(
-  "layer", None, "Block, counted from 1, whose features the centroids are of.", flag_values=FLAGS
+  "layer", None, "Block of the centroids' features, counted from 1.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
-  "verify", False, "Compare the weights with what transformers makes of them.", flag_values=FLAGS
+  "verify", False, "Compare the converted model with that of transformers.", flag_values=FLAGS
 )
 flags.DEFINE_enum(
   "storage", "float32", ["float32", "float16", "int8"],
-  "How wide weights are stored; narrower ones make other tokens than the published model.",
+  "Type of the stored weights; narrower types give other tokens than the published model.",
   flag_values=FLAGS,
 )  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:
-  """Converts."""
+  """Converts or verifies a published model."""
   del argv
   for name in ("from",) if FLAGS.verify else ("from", "output"):
     if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+      raise UserError(f"--{name} is required; see --help")
   from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
   from audiolm_jax.pretrained import registry
   from audiolm_jax.pretrained.weights import read_published
@@ -106,22 +107,22 @@ def _verify(model: Any) -> None:
   from audiolm_jax.pretrained.weights import read_published
 
   if model.component == "semantic" and FLAGS.layer is None:
-    raise UserError(f"{model.name} needs --layer, the one whose features are compared")
+    raise UserError(f"{model.name} needs --layer, whose features are compared")
   for sentence in verify(model, read_published(FLAGS.input or model.hub_id), FLAGS.layer):
     print(sentence)
 
 
 def _settings(model: Any) -> dict[str, Any]:
-  """What the model needs to be told beside its weights."""
+  """Returns the settings that the model needs in addition to its weights."""
   given = [name for name in ("layer", "kmeans") if FLAGS[name].value is not None]
   if model.component != "semantic":
     if given:
-      raise UserError(f"--{given[0]} is for a semantic encoder, and {model.name} is a codec")
+      raise UserError(f"--{given[0]} is for a semantic encoder, but {model.name} is a codec")
     return {}
   if len(given) < 2:
     raise UserError(
-      f"{model.name} needs --layer and --kmeans; docs/pretrained.md says where centroids come "
-      "from, and fit_kmeans makes your own"
+      f"{model.name} needs --layer and --kmeans; docs/pretrained.md lists published centroids, and "
+      "fit_kmeans computes new ones"
     )
   from audiolm_jax.pretrained.centroids import read_centroids
 
@@ -134,7 +135,7 @@ def _card(origin: dict[str, str], component: str, other: str, base: str, licence
     f"| part | from | licence |\n|---|---|---|\n"
     f"| {component} | {origin['credit']}; {origin['source']}, SHA-256 {origin['sha256']} | "
     f"{origin['licence']} ({origin['terms']}) |\n"
-    f"| {other} | bundle {base} | {licence or 'as that bundle says'} |\n"
+    f"| {other} | bundle {base} | {licence or 'that of the bundle'} |\n"
   )
 
 

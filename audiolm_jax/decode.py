@@ -1,4 +1,4 @@
-"""Turns the tokens that `encode` or `sample --save_tokens` wrote back into sound.
+"""Decodes the tokens that `encode` or `sample --save_tokens` wrote to audio.
 
 python -m audiolm_jax.decode tokens.npz --output out.wav
 """
@@ -11,26 +11,26 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, token_file
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("output", None, "The sound file to write.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "The audio file to write.", flag_values=FLAGS)
 flags.DEFINE_string(
   "bundle",
   None,
-  "Name or folder of the bundle to decode with; default the one named in the file.",
+  "Name or folder of the bundle to decode with; default: the one named in the file.",
   flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-  "num_quantizers", None, "Decode the first levels only: fewer bits.", flag_values=FLAGS
+  "num_quantizers", None, "Number of levels to decode; default: all.", flag_values=FLAGS
 )
 
 
 def main(argv: Sequence[str]) -> None:
-  """Decodes one file of tokens."""
+  """Decodes a file of tokens."""
   if len(argv) != 2:
     raise UserError(
       f"give one file of tokens, not {len(argv) - 1}: decode tokens.npz --output OUT.wav"
     )
   if not FLAGS.output:
-    raise UserError("--output is needed: the sound file to write")
+    raise UserError("--output is required: the audio file to write")
   audio.check_output_format(FLAGS.output)
   files.check_writable(FLAGS.output, argv[1:])
   tokens = token_file.load_tokens(argv[1])
@@ -39,15 +39,15 @@ def main(argv: Sequence[str]) -> None:
 
   if not FLAGS.bundle and tokens.bundle not in bundles.list_bundles():
     raise UserError(
-      f"{argv[1]} was encoded with the bundle {tokens.bundle!r}, which does not ship; "
+      f"{argv[1]} was encoded with the bundle {tokens.bundle!r}, which is not a shipped one; "
       "pass the folder of that bundle as --bundle"
     )
   bundle = bundles.load_bundle(FLAGS.bundle or tokens.bundle, stages=())
   if bundle.token_hash != tokens.token_hash:
     raise UserError(
       f"{argv[1]} was encoded by the tokenizers of bundle {tokens.bundle!r} "
-      f"({tokens.token_hash}), and {bundle.name!r} has others ({bundle.token_hash}); "
-      "pass the folder of that bundle as --bundle, or encode the sound again"
+      f"({tokens.token_hash}), but {bundle.name!r} has others ({bundle.token_hash}); "
+      "pass the folder of that bundle as --bundle, or encode the audio again"
     )
   levels = tokens.codes.shape[1] if FLAGS.num_quantizers is None else FLAGS.num_quantizers
   if not 1 <= levels <= tokens.codes.shape[1]:

@@ -1,12 +1,12 @@
-"""Says whether sampling works on this machine, and for what does not, how to mend it.
+"""Checks whether sampling works on this machine, and prints how to fix what does not.
 
   python -m audiolm_jax.doctor
   python -m audiolm_jax.doctor --json
   python -m audiolm_jax.doctor --bundle runs/my_bundle
 
-Looks at versions, devices, memory, the cache of compiled programs, optional packages and bundles,
-and at last samples a moment of sound with --bundle. Exit codes: 0 sampling works, 1 it does not.
-What is "absent" or a "warning" does not keep anything from sampling.
+Checks versions, devices, memory, the cache of compiled programs, optional packages and bundles, and
+then samples 0.4 s of audio with --bundle. Exit codes: 0 sampling works, 1 it does not. Sampling
+works in spite of lines that begin with "absent" or "warning".
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ flags.DEFINE_bool("json", False, "Print one object, with a list of checks.", fla
 
 
 def main(argv: Sequence[str]) -> int:
-  """Checks everything and prints what was found; returns the exit code."""
+  """Runs and prints all checks; returns the exit code."""
   del argv
   from audiolm_jax.diagnosis import checks
 
@@ -41,14 +41,14 @@ def main(argv: Sequence[str]) -> int:
     rows = [dataclasses.asdict(check) for check in found]
     print(json.dumps({"sampling_works": works, "checks": rows}, indent=1))
   else:
-    print("\nsampling works" if works else "\nsampling does not work: see what is broken above")
+    print("\nsampling works" if works else "\nsampling does not work: fix what is broken above")
   return 0 if works else 1
 
 
 def _show(check: "Check") -> None:
   print(f"{check.status:<8} {check.name:<18} {check.found}", flush=True)
-  if check.mend:
-    print(f"{'':<8} {'':<18} mend: {check.mend}", flush=True)
+  if check.fix:
+    print(f"{'':<8} {'':<18} fix: {check.fix}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Turns sound into tokens.
+"""Encodes audio to tokens.
 
 python -m audiolm_jax.encode speech.wav --output tokens.npz
 """
@@ -18,11 +18,11 @@ flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Encodes one file, of any length."""
+  """Encodes an audio file of any length."""
   if len(argv) != 2:
-    raise UserError(f"give one sound file, not {len(argv) - 1}: encode IN.wav --output tokens.npz")
+    raise UserError(f"give one audio file, not {len(argv) - 1}: encode IN.wav --output tokens.npz")
   if not FLAGS.output:
-    raise UserError("--output is needed: the .npz file to write")
+    raise UserError("--output is required: the .npz file to write")
   files.check_writable(FLAGS.output, argv[1:])
   audio.check_readable(argv[1])
   compilation_cache.enable()
@@ -36,12 +36,7 @@ def main(argv: Sequence[str]) -> None:
   )
   audio.check_not_silent(waveform, argv[1])
   encoded = bundle.encode(waveform, bundle.sample_rate)
-  tokens = token_files.of_bundle(
-    bundle,
-    encoded.semantic,
-    encoded.codes,
-    semantic_rate=bundle.semantic.spec.frame_rate,
-  )
+  tokens = token_files.of_bundle(bundle, encoded.streams)
   token_file.save_tokens(FLAGS.output, tokens)
   print(
     f"{len(waveform) / bundle.sample_rate:.2f} s: {len(encoded.semantic)} semantic tokens, "

@@ -8,8 +8,8 @@ The two tokenizers first; the corpus is turned into tokens with them, and the st
 Then everything. The tokenizers are taken from their bundle, so that their tokens stay the same:
 
   python -m audiolm_jax.export_bundle --bundle runs/tokenizers --token_store runs/tokens \
-    --semantic_stage_dir runs/semantic_stage --coarse_stage_dir runs/coarse_stage \
-    --fine_stage_dir runs/fine_stage --name mine --output bundles/mine --storage=int8
+    --stage_dir semantic=runs/semantic_stage --stage_dir coarse=runs/coarse_stage \
+    --stage_dir fine=runs/fine_stage --name mine --output bundles/mine --storage=int8
 
 What is given replaces what the bundle holds: a stage that was trained on, or a codec whose decoder
 was (INITIAL_BUNDLE and CODES_FIXED_STEP=0 in gin_configs/ keep its codes):
@@ -34,13 +34,11 @@ from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import DataError, UserError
 
 FLAGS = flags.FlagValues()
-_STAGES = ("semantic", "coarse", "fine")
 
 for _name, _text in {
   "codec_dir": "MODEL_DIR of the codec's training run.",
   "kmeans": "Folder that fit_kmeans wrote: the semantic tokenizer.",
   "bundle": "Name or folder of a bundle to take all from that is not given.",
-  **{f"{stage}_stage_dir": f"MODEL_DIR of the {stage} stage's training run." for stage in _STAGES},
   "detector_dir": "MODEL_DIR of the training run of a detector of the bundle's samples.",
   "token_store": "Folder of the tokens that the stages were trained on.",
   "name": "What the bundle is called; default the name of the output folder.",
@@ -53,6 +51,10 @@ for _name, _text in {
 flags.DEFINE_enum(
   "storage", None, ["float32", "float16", "int8"],
   "How wide weights are stored. Tokenizers that stages were trained on stay as they are.",
+  flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_multi_string(
+  "stage_dir", [], "NAME=DIR: MODEL_DIR of a stage's training run; once for each stage.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_list(
@@ -71,8 +73,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   if not FLAGS.output:
     raise UserError("--output is needed: the folder to write")
-  model_dirs = {s: str(FLAGS[f"{s}_stage_dir"].value or "") for s in _STAGES}
-  model_dirs = {stage: folder for stage, folder in model_dirs.items() if folder}
+  model_dirs = _model_dirs()
   if bool(model_dirs) != bool(FLAGS.token_store):
     raise UserError(
       "--token_store goes with the stages: give the tokens that they were trained on, "
@@ -85,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
   metadata = _read_metadata()
   card = _read_text(FLAGS.model_card) if FLAGS.model_card else ""
   from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
+  from audiolm_jax.sampling.order import in_order
 
   base = load_bundle(FLAGS.bundle) if FLAGS.bundle else None
   if base and FLAGS.tokenizers_only:
@@ -96,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     name=FLAGS.name or Path(FLAGS.output).resolve().name,
     codec=codec,
     semantic=semantic,
-    stages={name: stages[name] for name in _STAGES if name in stages},
+    stages=in_order(stages),
     description=FLAGS.description or (base.description if base else ""),
     metadata=metadata or (base.metadata if base else {}),
     model_card=card or (base.model_card if base else ""),
@@ -142,7 +144,7 @@ def _tokenizers(base: Any) -> tuple[Any, Any]:
 
 
 def _stage(name: str, model_dir: str) -> Any:
-  from audiolm_jax.lm.stages import Stage
+  from audiolm_jax.lm.stage import Stage
 
   config, params = _trained(f"{name}_stage", model_dir)
   return Stage(config.spec, config.transformer, params)
@@ -170,18 +172,31 @@ def _semantic_rate(base: Any) -> float | None:
   """Collapsed semantic tokens per second of the training split; None without stages."""
   if not FLAGS.token_store:
     return base.semantic_rate if base else None
+  from audiolm_jax.core.streams import SEMANTIC
   from audiolm_jax.data.token_store import TokenStore
   from audiolm_jax.lm.tokens import collapse_repeats
 
   # Refuses tokens of other tokenizers; a run may have been stopped before the store was whole.
   store = TokenStore(FLAGS.token_store, base.token_hash, allow_incomplete=True)
   clips = store.clips("train")
-  rows = [clip.semantic for clip in clips if clip.semantic is not None]
+  rows = [clip.streams[SEMANTIC] for clip in clips if SEMANTIC in clip.streams]
   steps = sum(len(row) for row in rows)
   collapsed = sum(len(collapse_repeats(row)) for row in rows)
   if not steps:
     raise DataError(f"{FLAGS.token_store} holds no semantic tokens of the split train")
   return collapsed / steps * base.semantic.spec.frame_rate
+
+
+def _model_dirs() -> dict[str, str]:
+  found = {}
+  for entry in FLAGS.stage_dir:
+    name, _, folder = entry.partition("=")
+    if not name or not folder:
+      raise UserError(f"--stage_dir {entry!r} is not NAME=DIR, such as coarse=runs/coarse_stage")
+    if name in found:
+      raise UserError(f"--stage_dir names the {name} stage twice; give one run for each stage")
+    found[name] = folder
+  return found
 
 
 def _temperatures() -> dict[str, float]:

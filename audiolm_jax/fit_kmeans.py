@@ -1,12 +1,11 @@
-"""Clusters a trained semantic encoder's features: the codebook of semantic tokens.
+"""Makes a semantic tokenizer by clustering the features of an encoder.
 
   python -m audiolm_jax.fit_kmeans --encoder_dir=runs/semantic --audio_dir=AUDIO --output=OUT
   python -m audiolm_jax.fit_kmeans --from=hubert_base --layer=9 --audio_dir=AUDIO --output=OUT
 
-The encoder is one of your own runs, or a published one; --input is then where its weights are, as
-for convert.
-Writes `semantic.safetensors` (the whole tokenizer: encoder up to the layer, whitening, centroids)
-and `report.json` (its configuration and how good the clustering is) into the folder `--output`.
+The encoder is that of a run, or a published one, whose weights --input locates as for convert.
+Writes two files to the folder `--output`: `semantic.safetensors` (the tokenizer: encoder up to the
+layer, whitening, centroids) and `report.json` (its configuration and statistics of the clusters).
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data.manifest import clips_of_split, list_clips
-from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.trainables.semantic_tokenizer import (
   REPORT_FILE,
   TENSORS_FILE,
@@ -30,34 +29,34 @@ for _name, _text in {
   "encoder_dir": "MODEL_DIR of a semantic encoder's training run.",
   "from": "Name of a published encoder instead, such as hubert_base.",
   "input": "Folder or safetensors file of its weights, or its id on the hub.",
-  "audio_dir": "Folder of audio files, searched through.",
+  "audio_dir": "Folder of audio files, searched recursively.",
   "manifest": "A .jsonl manifest of audio files instead.",
-  "output": "Folder to write; made if need be.",
-  "accept_licence": "The licence of a published encoder's weights, where it must be agreed to.",
+  "output": "Folder to write, created if missing.",
+  "accept_licence": "The licence of a published encoder's weights, if it needs your agreement.",
 }.items():
   flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
 for _name, _default, _text in (
   (
     "layer",
     None,
-    "Encoder block, counted from 1; default of your own: 7/12 into the masked stack.",
+    "Encoder block, counted from 1; default for --encoder_dir: 7/12 of the masked stack.",
   ),
-  ("num_clusters", 1024, "Semantic tokens."),
-  ("step", None, "Checkpoint to take; default the newest."),
-  ("seed", 0, "Of the clustering."),
-  ("max_frames", 2_000_000, "Past this, a uniform sample of the frames is used."),
+  ("num_clusters", 1024, "Number of semantic tokens."),
+  ("step", None, "Step of the checkpoint; default: the newest."),
+  ("seed", 0, "Seed of the clustering."),
+  ("max_frames", 2_000_000, "If there are more frames, a uniform sample of this size is used."),
   ("chunk_steps", 512, "Tokens per window when long files are tokenized."),
-  ("steps_per_token", 1, "Of a published encoder, those whose mean a token is; 2 halves its rate."),
+  ("steps_per_token", 1, "Steps of a published encoder that are averaged; 2 halves the rate."),
 ):
   flags.DEFINE_integer(_name, _default, _text, flag_values=FLAGS)
-flags.DEFINE_string("split", "train", "Clips of this split are used.", flag_values=FLAGS)
+flags.DEFINE_string("split", "train", "The split whose clips are used.", flag_values=FLAGS)
 flags.DEFINE_float(
   "max_skipped_fraction", 0.01, "Share of clips that may be unreadable.", flag_values=FLAGS
 )
 
 
 def main(argv: Sequence[str]) -> None:
-  """Fits, writes and reports."""
+  """Fits the clusters, writes the tokenizer and prints a report."""
   del argv
   compilation_cache.enable()
   output = Path(_given("output"))
@@ -77,8 +76,8 @@ def main(argv: Sequence[str]) -> None:
   print(f"wrote {output / TENSORS_FILE} and {output / REPORT_FILE}")
 
 
-def _own() -> WindowedTokenizer:
-  """The encoder of a run, not yet clustered."""
+def _own() -> ChunkedTokenizer:
+  """Returns the encoder of a run as a tokenizer without clusters."""
   from audiolm_jax.trainables.registry import load_inference_params
 
   encoder_dir = _given("encoder_dir")
@@ -89,8 +88,8 @@ def _own() -> WindowedTokenizer:
   return unclustered_tokenizer(config, params, layer, FLAGS.chunk_steps)
 
 
-def _published() -> WindowedTokenizer:
-  """A published encoder, not yet clustered."""
+def _published() -> ChunkedTokenizer:
+  """Returns a published encoder as a tokenizer without clusters."""
   from audiolm_jax.pretrained import registry
   from audiolm_jax.pretrained.weights import read_published
 

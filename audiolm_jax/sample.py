@@ -1,4 +1,4 @@
-"""Continues a recording, or makes one up.
+"""Continues a recording, or generates audio without a prompt.
 
   python -m audiolm_jax.sample --prompt in.wav --output out.wav
   python -m audiolm_jax.sample --output out.wav --mode unconditional --num_samples 4
@@ -9,7 +9,7 @@ With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, plotting, provenance, token_file
+from audiolm_jax.lm.stages import PAPER_TEMPERATURES
 
 if TYPE_CHECKING:
   import numpy as np
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 FLAGS = flags.FlagValues()
 
 
+# What `--temperature STAGE=VALUE` and so on take.
+_OPTIONS: dict[str, type] = {"temperature": float, "top_k": int, "top_p": float}
+
+
 def _define_flags() -> None:
   def define(kind: str, name: str, default: Any, text: str) -> None:
     getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS)
@@ -34,36 +39,42 @@ def _define_flags() -> None:
   def choose(name: str, default: str, text: str, *choices: str) -> None:
     flags.DEFINE_enum(name, default, choices, text, flag_values=FLAGS)
 
-  define("string", "prompt", None, "The sound file to continue.")
-  define("string", "output", None, "The sound file to write: .wav, .flac, .ogg, .mp3 or .aiff.")
+  define("string", "prompt", None, "The audio file to continue.")
+  define("string", "output", None, "The audio file to write: .wav, .flac, .ogg, .mp3 or .aiff.")
   define("string", "bundle", "speech_tiny", "Name or folder of the bundle to sample with.")
-  define("float", "prompt_seconds", 3.0, "How much of the prompt is heard, from its beginning.")
-  define("float", "duration", None, "Seconds of new sound: 7. In resynthesis, of the prompt: all.")
-  define("integer", "num_samples", 1, "How many different ones.")
-  define("integer", "seed", 0, "The same seed gives the same file.")
+  define("float", "prompt_seconds", 3.0, "Seconds of the prompt that are used, from its beginning.")
+  define(
+    "float", "duration", None,
+    "Seconds of new audio; default: 7. In resynthesis, seconds of the prompt; default: all.",
+  )  # fmt: skip
+  define("integer", "num_samples", 1, "Number of samples.")
+  define("integer", "seed", 0, "Random seed; the same seed gives the same file.")
   choose(
-    "mode", "continuation", "What is given and what is sampled; see the README.",
+    "mode", "continuation", "What is given and what is sampled; see docs/how-to/sample.md.",
     "continuation", "unconditional", "resynthesis",
   )  # fmt: skip
-  for stage, temperature in (("semantic", 0.6), ("coarse", 0.8), ("fine", 0.6)):
-    text = f"0 takes the likeliest token. Default: the bundle's own, else {temperature}."
+  for stage, temperature in PAPER_TEMPERATURES.items():
+    text = f"0 selects the likeliest token. Default: that of the bundle, else {temperature}."
     define("float", f"temperature_{stage}", None, text)
-    define("integer", f"top_k_{stage}", 0, "Draw among the k likeliest tokens; 0 for all.")
-    define("float", f"top_p_{stage}", 1.0, "Draw among the likeliest that reach p together.")
+    define("integer", f"top_k_{stage}", None, "Draw among the k likeliest tokens; 0 for all.")
+    define("float", f"top_p_{stage}", None, "Draw among the likeliest tokens whose sum reaches p.")
+  for option, kind in _OPTIONS.items():
+    text = f"STAGE=VALUE,...: the same option by the names of stages; {kind.__name__}."
+    define("list", option, [], text)
   choose(
     "prompt_audio", "codec",
-    "The prompt in the output: as the codec decodes it, its true samples, or none of it.",
+    "The prompt in the output: decoded by the codec, its original samples, or omitted.",
     "codec", "original", "none",
   )  # fmt: skip
-  define("bool", "save_tokens", False, "Also write the tokens, beside the sound as .npz.")
-  define("string", "plot", None, "Also draw a spectrogram into this .png; needs matplotlib.")
+  define("bool", "save_tokens", False, "Also write the tokens, to a .npz file next to --output.")
+  define("string", "plot", None, "Also plot a spectrogram to this .png file; needs matplotlib.")
 
 
 _define_flags()
 
 
 def main(argv: Sequence[str]) -> None:
-  """Samples, writes, and says how long each stage took."""
+  """Samples, writes the files and prints the duration of each stage."""
   del argv
   _check_flags()
   started = time.perf_counter()
@@ -72,11 +83,6 @@ def main(argv: Sequence[str]) -> None:
 
   bundle = bundles.load_bundle(FLAGS.bundle)
   waveform = None if FLAGS.prompt is None else _load_prompt(bundle)
-  chosen: dict[str, Any] = {
-    f"{name}_{stage}": FLAGS[f"{name}_{stage}"].value
-    for name in ("temperature", "top_k", "top_p")
-    for stage in ("semantic", "coarse", "fine")
-  }
   result = bundle.continue_audio(
     waveform,
     bundle.sample_rate,
@@ -87,23 +93,38 @@ def main(argv: Sequence[str]) -> None:
     mode=FLAGS.mode,
     prompt_audio=FLAGS.prompt_audio,
     progress=_progress_bar() if sys.stderr.isatty() else None,
-    **chosen,
+    temperature=_by_stage("temperature", bundle.stages),
+    top_k=_by_stage("top_k", bundle.stages),
+    top_p=_by_stage("top_p", bundle.stages),
   )
   _write(bundle, result)
   _report(bundle, result, time.perf_counter() - started)
 
 
+def _by_stage(option: str, stages: Iterable[str]) -> dict[str, Any]:
+  """Returns the values of an option that the flags set, by stage."""
+  found = {}
+  for stage in stages:
+    name = f"{option}_{stage}"
+    if name in FLAGS and FLAGS[name].value is not None:
+      found[stage] = FLAGS[name].value
+  for entry in FLAGS[option].value or ():
+    stage, _, value = entry.partition("=")
+    try:
+      found[stage] = _OPTIONS[option](value)
+    except ValueError:
+      raise UserError(f"--{option} {entry!r} is not STAGE=VALUE, such as coarse=1") from None
+  return found
+
+
 def _check_flags() -> None:
-  """Everything that can be known to fail is said before anything slow begins."""
+  """Raises errors that can be detected before anything slow starts."""
   if not FLAGS.output:
-    raise UserError("--output is needed: the sound file to write")
+    raise UserError("--output is required: the audio file to write")
   if FLAGS.mode == "unconditional" and FLAGS.prompt is not None:
-    raise UserError("--mode unconditional takes no --prompt; leave one of them out")
+    raise UserError("--mode unconditional takes no --prompt; omit one of them")
   if FLAGS.mode != "unconditional" and FLAGS.prompt is None:
-    raise UserError(
-      f"--prompt is needed: the sound file to take for {FLAGS.mode}; "
-      "--mode unconditional goes without one"
-    )
+    raise UserError(f"--prompt is required for {FLAGS.mode}; --mode unconditional needs no prompt")
   if FLAGS.num_samples < 1:
     raise UserError(f"--num_samples {FLAGS.num_samples} must be 1 or more")
   if FLAGS.plot is not None:
@@ -131,7 +152,7 @@ def _load_prompt(bundle: "Bundle") -> "np.ndarray":
   name = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
   seconds = FLAGS[name].value
   if seconds is not None and not 0 < seconds < float("inf"):
-    raise UserError(f"--{name} {seconds:g} must be more than 0")
+    raise UserError(f"--{name} {seconds:g} must be positive")
   waveform = audio.load_audio(FLAGS.prompt, bundle.sample_rate, seconds=seconds)
   continuation.check_prompt(waveform, bundle.sample_rate, FLAGS.prompt)
   return waveform
@@ -145,11 +166,11 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
     print(f"{path}: {len(waveform) / result.sample_rate:.2f} s")
     if FLAGS.save_tokens:
       one = FLAGS.num_samples == 1
-      semantic = result.tokens.semantic if one else result.tokens.semantic[index]
-      codes = result.tokens.codes if one else result.tokens.codes[index]
+      streams = result.tokens.streams
+      made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
       from audiolm_jax.bundles import token_files
 
-      tokens = token_files.of_sample(bundle, semantic, codes)
+      tokens = token_files.of_sample(bundle, made)
       token_file.save_tokens(_numbered(_tokens_path(), index), tokens)
     if FLAGS.plot is not None:
       shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
@@ -157,7 +178,7 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
 
 
 def _tags(bundle: "Bundle", result: "Continuation", index: int) -> dict[str, str]:
-  """The file's own words on how it was made."""
+  """Returns the provenance of one sample as tags of its file."""
   prompt = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
   return provenance.Provenance(
     bundle=bundle.name,
@@ -171,15 +192,16 @@ def _tags(bundle: "Bundle", result: "Continuation", index: int) -> dict[str, str
 
 
 def _report(bundle: "Bundle", result: "Continuation", wall: float) -> None:
+  asked = _by_stage("temperature", bundle.stages)
   for stage, value in bundle.temperatures.items():
-    if FLAGS[f"temperature_{stage}"].value is None:
-      print(f"{stage} temperature {value:g}, as {bundle.name} asks for")
+    if stage not in asked:
+      print(f"{stage} temperature {value:g}, the default of {bundle.name}")
   parts = [f"{name} {seconds:.2f} s" for name, seconds in result.timings.items()]
   spent = sum(result.timings.values())
   made = result.new_seconds
   print(
-    f"{', '.join(parts)}: {made:.2f} s of sound in {spent:.2f} s, "
-    f"real-time factor {spent / made:.2f}; {wall:.1f} s in all"
+    f"{', '.join(parts)}: {made:.2f} s of audio in {spent:.2f} s, "
+    f"real-time factor {spent / made:.2f}; {wall:.1f} s in total"
   )
 
 

@@ -1,15 +1,16 @@
-"""Trains the codec, the semantic encoder or a stage, as gin files describe.
+"""Trains the codec, the semantic encoder, a stage or a detector, as gin files configure.
 
   python -m audiolm_jax.train --gin_file=gin_configs/codec_tiny.gin \
     --gin_file=gin_configs/runs/audio_in_memory.gin \
     --gin.AUDIO_DIR="'recordings'" --gin.MODEL_DIR="'runs/codec'"
 
-Files are read in order, later ones override earlier ones, and `--gin.NAME=VALUE` overrides them
-all; strings are quoted twice, as shown. Each file in gin_configs/ says at its head what must be
-set. The same command again goes on from the last checkpoint. Exit codes: 0 finished, 2 something
-to mend, 143 saved and left because it was asked to (SIGTERM, Ctrl-C).
+Files are read in order, later ones override earlier ones, and `--gin.NAME=VALUE` overrides all
+files; strings are quoted twice, as shown. The head of each file in gin_configs/ lists what must be
+set. Rerun the same command to resume from the last checkpoint. Exit codes: 0 finished, 2 an error
+that you can fix, 143 saved and ended after SIGTERM or Ctrl-C.
 
-On several machines the same command runs on each with `--multiprocess`; launch/README.md says how.
+To train on several machines, run the same command on each with `--multiprocess`; see
+launch/README.md.
 """
 
 import os
@@ -26,24 +27,24 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import ConfigError, UserError
 
-# What gin raises; the models' own errors on the way are UserErrors.
+# Exceptions of gin; the models raise UserErrors.
 _GIN_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, ImportError, OSError, SyntaxError)
-# A process that says nothing for so long is taken for gone, and the job ends.
+# The job ends if a process sends no heartbeat for this long.
 _HEARTBEAT_SECONDS = 30
 _REPO = Path(__file__).resolve().parents[1]
 
 
 def gin_flags() -> flags.FlagValues:
-  """The flags whose values `resolve` takes."""
+  """Returns the flags for the arguments of `resolve`."""
   found = flags.FlagValues()
   flags.DEFINE_multi_string(
-    "gin_file", [], "Gin file; may be given several times, later wins.", flag_values=found
+    "gin_file", [], "Gin file; repeat for more, later files override.", flag_values=found
   )
   flags.DEFINE_multi_string(
-    "gin_bindings", [], "Single bindings, the same as --gin.NAME=VALUE.", flag_values=found
+    "gin_bindings", [], "A single binding; the same as --gin.NAME=VALUE.", flag_values=found
   )
   flags.DEFINE_list(
-    "gin_search_paths", ["."], "Folders in which gin files are looked for.", flag_values=found
+    "gin_search_paths", ["."], "Folders that are searched for gin files.", flag_values=found
   )
   return found
 
@@ -53,19 +54,17 @@ flags.DEFINE_list(
   "seqio_additional_cache_dirs", [], "Folders with caches of SeqIO tasks.", flag_values=FLAGS
 )
 flags.DEFINE_string("tfds_data_dir", None, "Folder of TensorFlow Datasets.", flag_values=FLAGS)
-flags.DEFINE_bool(
-  "dry_run", False, "Print the resolved configuration and leave.", flag_values=FLAGS
-)
+flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and exit.", flag_values=FLAGS)
 flags.DEFINE_bool(
   "multiprocess",
   False,
-  "One of several processes that train together. On Cloud TPU, GKE and SLURM they find each other; "
-  "elsewhere the next three flags say how.",
+  "Train together with other processes. On Cloud TPU, GKE and SLURM they are found automatically; "
+  "elsewhere the next three flags are needed.",
   flag_values=FLAGS,
 )
 flags.DEFINE_string("coordinator_address", None, "host:port of process 0.", flag_values=FLAGS)
-flags.DEFINE_integer("process_count", None, "How many processes there are.", flag_values=FLAGS)
-flags.DEFINE_integer("process_index", None, "Which of them this is.", flag_values=FLAGS)
+flags.DEFINE_integer("process_count", None, "Number of processes.", flag_values=FLAGS)
+flags.DEFINE_integer("process_index", None, "Index of this process, from 0.", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -92,10 +91,10 @@ def main(argv: Sequence[str]) -> int:
 def resolve(
   gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = (".",)
 ) -> tuple[dict[str, Any], str]:
-  """Returns the keywords of `run.train` that gin files and bindings describe, and their text.
+  """Returns the arguments of `run.train` from gin files and bindings, and the resolved text.
 
   Raises:
-    ConfigError: a file, name, parameter or macro that is not there, or a value that does not fit.
+    ConfigError: a file, name, parameter or macro does not exist, or a value is invalid.
   """
   import gin
 
@@ -106,11 +105,11 @@ def resolve(
   folders = [*search_paths, str(_REPO)]
   for path in gin_files:
     if not any(Path(folder, path).is_file() for folder in folders):
-      raise ConfigError(f"there is no gin file {path}; looked in {', '.join(folders)}")
+      raise ConfigError(f"gin file {path} does not exist in {', '.join(folders)}; check the path")
   for folder in folders:
     gin.add_config_file_search_path(folder)
   verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.FATAL)  # gin tells every path it tries
+  logging.set_verbosity(logging.FATAL)  # gin logs every path that it tries
   try:
     home = [re.sub(r"""(?<=['"])~(?=/)""", os.path.expanduser("~"), text) for text in bindings]
     gin.parse_config_files_and_bindings(list(gin_files), home, finalize_config=False)
@@ -118,11 +117,11 @@ def resolve(
     missing = _missing(gin, run.train)
     if missing:
       names = " ".join(f"--gin.{name}=VALUE" for name in missing)
-      raise ConfigError(f"still to be set: {names} (see the head of {gin_files[0]})")
+      raise ConfigError(f"required settings are missing: {names} (see the head of {gin_files[0]})")
     _check_macros_are_used(bindings, text)
     return dict(gin.get_bindings(run.train)), text
   except UserError as error:
-    raise ConfigError(str(error).splitlines()[0]) from error  # gin adds lines on where it was
+    raise ConfigError(str(error).splitlines()[0]) from error  # gin appends lines with the location
   except _GIN_ERRORS as error:
     raise ConfigError(_in_one_line(error)) from error
   finally:
@@ -131,7 +130,7 @@ def resolve(
 
 
 def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
-  """`--gin.NAME=VALUE` as `--gin_bindings=NAME = VALUE`; anything else as it is."""
+  """Rewrites `--gin.NAME=VALUE` as `--gin_bindings=NAME = VALUE`; keeps other arguments."""
   rewritten = []
   for argument in arguments:
     found = re.fullmatch(r"--gin\.([^=\s]+)=(.*)", argument, flags=re.DOTALL)
@@ -144,7 +143,7 @@ def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _missing(gin: Any, configurable: Any) -> list[str]:
-  """Macros and parameters that `configurable` needs and that nothing sets, nearest first."""
+  """Returns required macros and parameters of `configurable` that are not set, nearest first."""
   missing: list[str] = []
 
   def walk(value: Any, name: str) -> None:
@@ -178,7 +177,7 @@ def _check_macros_are_used(bindings: Sequence[str], text: str) -> None:
     name = binding.split("=")[0].strip()
     if re.fullmatch(r"\w+", name) and not re.search(rf"%{name}\b", text):
       raise ConfigError(
-        f"no gin file given uses the macro {name}; see their heads for those they do"
+        f"the given gin files do not use the macro {name}; their heads list the macros"
       )
 
 
@@ -202,7 +201,7 @@ def _join_other_processes() -> None:
 
   if None in place and place != (None, None, None):
     raise UserError(
-      "--coordinator_address, --process_count and --process_index go together; give all or none"
+      "give all of --coordinator_address, --process_count and --process_index, or none"
     )
   try:
     jax.distributed.initialize(*place, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
@@ -210,23 +209,23 @@ def _join_other_processes() -> None:
     if place != (None, None, None):
       raise UserError(f"--multiprocess: {error}") from error
     raise UserError(
-      "--multiprocess found neither Cloud TPU nor GKE nor SLURM around it; give "
-      "--coordinator_address, --process_count and --process_index"
+      "--multiprocess found neither Cloud TPU nor GKE nor SLURM; give --coordinator_address, "
+      "--process_count and --process_index"
     ) from error
 
 
 def _check_model_dir(model_dir: str | os.PathLike[str]) -> None:
   if "://" in str(model_dir):
     raise ConfigError(
-      f"MODEL_DIR {model_dir} is not a folder; mount the bucket and give the folder where it is "
-      "mounted, see launch/README.md"
+      f"MODEL_DIR {model_dir} is not a folder; mount the bucket and give its mount point, see "
+      "launch/README.md"
     )
 
 
 def _leave_other_processes(error: BaseException) -> None:
-  """Ends this process at once if it is one of several.
+  """Ends this process immediately if it is one of several.
 
-  An orderly exit waits for the others, of which one may be gone and the rest wait for this one.
+  A normal exit would wait for the others, some of which may have ended or wait for this process.
   """
   import jax
 
@@ -237,8 +236,8 @@ def _leave_other_processes(error: BaseException) -> None:
     traceback.print_exception(error)
   print(
     f"error: process {jax.process_index()} of {jax.process_count()} ends: "
-    + (str(error) if known else "it failed, or another one of the job did (see above)")
-    + "; the same command in every process goes on from the last checkpoint",
+    + (str(error) if known else "it or another process of the job failed (see above)")
+    + "; rerun the same command in every process to resume from the last checkpoint",
     file=sys.stderr,
     flush=True,
   )
@@ -253,7 +252,7 @@ def _prepare_seqio() -> None:
 
 
 def run_gin_cli(main: Callable[[Sequence[str]], int | None], flag_values: flags.FlagValues) -> None:
-  """`run_cli` for a command that also takes `--gin.NAME=VALUE`."""
+  """Calls `run_cli` for a command that also takes `--gin.NAME=VALUE`."""
   try:
     sys.argv = rewrite_gin_arguments(sys.argv)
   except ConfigError as error:

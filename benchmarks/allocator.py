@@ -30,7 +30,7 @@ from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.evaluation.suites import cost
 from audiolm_jax.io import audio
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training.partitioning import unbox
 from benchmarks import machine
@@ -159,7 +159,9 @@ def _product() -> Callable[[], Any]:
   return lambda: multiply(a, b)
 
 
-def _training(rows: int, spec: stages.StageSpec, shape: TransformerConfig) -> Callable[[], Any]:
+def _training(
+  rows: int, spec: stages.AutoregressiveSpec, shape: TransformerConfig
+) -> Callable[[], Any]:
   """Returns a training step of 512 tokens per row, which does not update the state."""
   model = StageTrainable(
     StageTrainingConfig(spec, dataclasses.replace(shape, dropout_rate=0.0, dtype="float32"))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.sampling.decoder import Prompt, StageSampler
 from benchmarks import machine
 from benchmarks.models import random_stage

@@ -12,8 +12,8 @@ from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.stages import StageSpec
-from audiolm_jax.lm.transformer import Remat, TransformerConfig
+from audiolm_jax.lm.config import Remat, TransformerConfig
+from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.sampling.decoder import StageSampler
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from benchmarks import continuation, decoding, machine
@@ -85,7 +85,7 @@ def continuation_row(bundle: Bundle, prompts: int) -> dict[str, Any]:
 
 
 def training_row(
-  spec: StageSpec, config: TransformerConfig, largest_batch: int, matmul_rate: float
+  spec: AutoregressiveSpec, config: TransformerConfig, largest_batch: int, matmul_rate: float
 ) -> dict[str, Any]:
   """Measures an update with the largest batch that fits, and its share of the matrix rate."""
   rows = largest_batch
@@ -108,7 +108,7 @@ def training_row(
   }
 
 
-def random_batch(spec: StageSpec, rows: int) -> dict[str, np.ndarray]:
+def random_batch(spec: AutoregressiveSpec, rows: int) -> dict[str, np.ndarray]:
   """Returns random tokens of the vocabulary of the stage; all of them are targets."""
   rng, shape = np.random.default_rng(0), (rows, spec.max_length)
   return {

@@ -13,8 +13,10 @@ from audiolm_jax.codec import soundstream
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.core import products
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.stages import Stage, StageSpec
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stages import StageSpec
+from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.training.partitioning import unbox
 
 

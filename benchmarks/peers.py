@@ -16,7 +16,7 @@ import numpy as np
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.sampling.decoder import StageSampler
 from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig

@@ -7,9 +7,7 @@ Nothing is measured: utilisation and prices are assumptions, which flags set.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 from absl import flags
 
 from audiolm_jax import train
@@ -89,11 +87,7 @@ def need(name: str) -> Need:
   settings, _ = train.resolve([f"gin_configs/{name}.gin"], _UNSET)
   model, dataset = settings["model"], settings["train_dataset"]
   steps = settings["config"].total_steps
-  rows, lengths = dataset.batch_size, dataset.task_feature_lengths
-  (length,) = lengths.values()
-  # The formulas use only the shape, that of waveforms or of tokens.
-  shape = jax.ShapeDtypeStruct((rows, length), "float32")
-  batch: dict[str, Any] = {"waveform": shape, "decoder_target_tokens": shape}
+  rows, batch = dataset.batch_size, dataset.batch_shapes()
   codec = isinstance(model, CodecTrainable)
   return Need(
     name,

@@ -261,17 +261,17 @@ if [[ -z $acoustic_only ]]; then
     "semantic_stage_$size" "${tokens[@]}"
   train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
     "coarse_stage_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
-  stages=(--semantic_stage_dir="$work/semantic_stage" --coarse_stage_dir="$work/coarse_stage")
+  stages=(--stage_dir=semantic="$work/semantic_stage" --stage_dir=coarse="$work/coarse_stage")
 else
   bundle_step=acoustic_only_bundle
   train acoustic_only "trains a coarse stage without semantic tokens" "$acoustic_only_band" \
     "acoustic_only_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
-  stages=(--coarse_stage_dir="$work/acoustic_only")
+  stages=(--stage_dir=coarse="$work/acoustic_only")
 fi
 if ((${#fine_settings[@]})); then # the codec has more levels than the coarse stage
   train fine_stage "trains the fine stage" "$fine_stage_band" \
     "fine_stage_$size" "${tokens[@]}" "${fine_settings[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
-  stages+=(--fine_stage_dir="$work/fine_stage")
+  stages+=(--stage_dir=fine="$work/fine_stage")
 fi
 step "$bundle_step" "exports the complete bundle" "a line with its parts and its size" \
   "$python" -m audiolm_jax.export_bundle --bundle="$tokenizers" \

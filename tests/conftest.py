@@ -158,7 +158,9 @@ def miniature_bundle():
   from audiolm_jax.codec.quantizer import kmeans_start
   from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
   from audiolm_jax.lm import stages
-  from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+  from audiolm_jax.lm.config import TransformerConfig
+  from audiolm_jax.lm.stage import Stage
+  from audiolm_jax.lm.transformer import Transformer
   from audiolm_jax.semantic.conformer import ConformerEncoder
   from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
@@ -198,7 +200,7 @@ def miniature_bundle():
   ]
   tokens = np.zeros((1, 8), np.int32)
   trained = {
-    spec.name: stages.Stage(
+    spec.name: Stage(
       spec,
       t,
       meta.unbox(Transformer(t, spec.layout.vocab_size, True).init(next(keys), tokens, tokens))[

@@ -16,19 +16,22 @@ from flax.core import meta
 from jax import export
 
 from audiolm_jax import train
-from audiolm_jax.codec import frame_rate, soundstream, soundstream_codec
-from audiolm_jax.codec.blocks import BLOCK
-from audiolm_jax.codec.causal_codec import CausalCodec
+from audiolm_jax.chunking import ChunkedModel
+from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.frame_rate import FrameRateConfig
 from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
+from audiolm_jax.codec.soundstream import SoundStreamConfig
+from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.detection import detector
-from audiolm_jax.lm.stages import StageSpec
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.attention import KeyValues
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.stages import AutoregressiveSpec
+from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.pretrained import dac, encodec, hubert, mimi, w2v_bert_2
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.layer_tokenizer import windows_of_30_seconds
 from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBert2TokenizerConfig
-from audiolm_jax.sampling import decoder
+from audiolm_jax.sampling import decoder, loop
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.semantic.conformer import ConformerEncoder
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
@@ -78,37 +81,25 @@ def training_step(name: str, step: int, platforms: Platforms, **changes: Any) ->
   return training_program(name, **changes).exported(step, platforms)
 
 
-def encode_sound(platforms: Platforms) -> export.Exported:
-  """A block of frames through the encoder and the quantizer of a SoundStream."""
-  config, params = codec_shapes()
-  state = jax.eval_shape(functools.partial(soundstream.encoder_state, config, ROWS))
-  waveform = array(ROWS, BLOCK * config.hop_length)
-  encode = functools.partial(soundstream_codec.encode_block, config)
-  return export_function(encode, params, waveform, state, platforms=platforms)
-
-
-def decode_sound(platforms: Platforms) -> export.Exported:
-  """A block of codes through the decoder of a SoundStream."""
-  config, params = codec_shapes()
-  state = jax.eval_shape(functools.partial(soundstream.decoder_state, config, ROWS))
-  codes = array(ROWS, BLOCK, config.num_quantizers, dtype=np.int32)
-  decode = functools.partial(soundstream_codec.decode_block, config)
-  return export_function(decode, params, codes, state, platforms=platforms)
-
-
-def codec_shapes() -> tuple[soundstream.SoundStreamConfig, dict[str, Any]]:
+def soundstream_shapes() -> tuple[SoundStreamConfig, dict[str, Any]]:
   """A SoundStream's configuration, and the shapes of what its inference needs."""
   program = training_program("codec_base", adversarial_start_step=1)
   model = settings("codec_base")["model"]
   return model.config.model, jax.eval_shape(model.inference_params, program.abstract_state)
 
 
-def frame_rate_shapes(config: FrameRateConfig) -> dict[str, Any]:
-  """The shapes of what the inference of a frame-rate codec needs."""
+def frame_rate_shapes() -> tuple[FrameRateConfig, dict[str, Any]]:
+  """The same of the small codec."""
+  config = FrameRateConfig()
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
   params = jax.eval_shape(config.init_params, keys, array(1, config.hop_length))
   books = array(config.num_quantizers, config.codebook_size, config.latent_dim)
-  return {**meta.unbox(params), "codebooks": books}
+  return config, {**meta.unbox(params), "codebooks": books}
+
+
+def published_shapes(module: Any, config: Any) -> tuple[Any, dict[str, Any]]:
+  """The same of a published codec."""
+  return config, module.parameter_shapes(config)
 
 
 def tokenize_by_w2v_bert(platforms: Platforms) -> export.Exported:
@@ -147,7 +138,7 @@ def tokenize(
 ) -> export.Exported:
   """One window of a tokenizer."""
   return export_function(
-    lambda params, padded, valid: kind(config, params).encode_windows(padded, valid),
+    lambda params, padded, valid: kind(config, params).encode_chunks(padded, valid),
     params,
     padded,
     array(ROWS, dtype=np.int32),
@@ -162,65 +153,34 @@ def whitened(encoder: Any, dim: int, num_clusters: int) -> dict[str, Any]:
   return {"encoder": encoder, "mean": vector, "scale": vector, "centroids": centroids}
 
 
-def encode_with_dac(platforms: Platforms) -> export.Exported:
-  """A window of sound through DAC."""
-  config = dac.DacConfig()
-  return export_function(
-    lambda params, frames, ends: dac.DacCodec(config, params).encode_window(frames, ends),
-    dac.parameter_shapes(config),
-    array(ROWS, 512, config.hop_length),
-    array(ROWS, dtype=np.int32),
-    platforms=platforms,
-  )
-
-
-def decode_with_dac(platforms: Platforms) -> export.Exported:
-  """A window of codes through DAC."""
-  config = dac.DacConfig()
-  return export_function(
-    lambda params, codes, ends: dac.DacCodec(config, params).decode_window(codes, ends),
-    dac.parameter_shapes(config),
-    array(ROWS, 512, config.num_quantizers, dtype=np.int32),
-    array(ROWS, dtype=np.int32),
-    platforms=platforms,
-  )
-
-
-def encode_causally(
-  kind: type[CausalCodec], config: Any, params: Any, state: Callable, platforms: Platforms
+def codec_chunk(
+  part: str,
+  kind: type[ChunkedCodec],
+  shapes: Callable[[], tuple[Any, dict[str, Any]]],
+  platforms: Platforms,
 ) -> export.Exported:
-  """A block of sound through EnCodec or Mimi."""
+  """The largest chunk of sound through a codec's "encoder", or of codes through its "decoder"."""
+  config, params = shapes()
+  model: ChunkedModel = getattr(kind(config, {}), part)
+  frames = model.sizes.largest
+  codes = array(ROWS, frames, config.num_quantizers, dtype=np.int32)
   return export_function(
-    lambda params, waveform, ends, state: kind(config, params).encode_block(waveform, ends, state),
-    params(config),
-    array(ROWS, kind.block_frames * config.hop_length),
+    lambda params, *arguments: getattr(kind(config, params), part).step(*arguments),
+    params,
+    array(ROWS, frames * model.unit) if part == "encoder" else codes,
     array(ROWS, dtype=np.int32),
-    jax.eval_shape(functools.partial(state, config, ROWS)),
-    platforms=platforms,
-  )
-
-
-def decode_causally(
-  kind: type[CausalCodec], config: Any, params: Any, state: Callable, platforms: Platforms
-) -> export.Exported:
-  """A block of codes through EnCodec or Mimi."""
-  return export_function(
-    lambda params, codes, ends, state: kind(config, params).decode_block(codes, ends, state),
-    params(config),
-    array(ROWS, kind.block_frames, config.num_quantizers, dtype=np.int32),
-    array(ROWS, dtype=np.int32),
-    jax.eval_shape(functools.partial(state, config, ROWS)),
+    jax.eval_shape(functools.partial(model.start_state, ROWS)),
     platforms=platforms,
   )
 
 
 @functools.cache
-def sampling_shapes(name: str) -> tuple[decoder.Program, Any, Any]:
+def sampling_shapes(name: str) -> tuple[loop.Program, Any, Any]:
   """A stage's program, and the shapes of its parameters and of its cache for a whole sequence."""
   config = settings(name)["model"].config
-  spec: StageSpec = config.spec
+  spec: AutoregressiveSpec = config.spec
   shape: TransformerConfig = config.transformer
-  program = decoder.Program(spec, dataclasses.replace(shape.shape(), dtype=shape.dtype))
+  program = loop.program_of(spec, dataclasses.replace(shape.shape(), dtype=shape.dtype))
   tokens = array(1, 8, dtype=np.int32)
   model = Transformer(program.config, spec.layout.vocab_size)
   params = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"])
@@ -228,7 +188,7 @@ def sampling_shapes(name: str) -> tuple[decoder.Program, Any, Any]:
     lambda path, x: array(*x.shape, dtype=decoder.stored_dtype(path, x.ndim, shape.dtype)), params
   )
   heads = (ROWS, program.config.kv_heads, spec.max_length, program.config.head_size)
-  layer = decoder.KeyValues(array(*heads, dtype=shape.dtype), array(*heads, dtype=shape.dtype))
+  layer = KeyValues(array(*heads, dtype=shape.dtype), array(*heads, dtype=shape.dtype))
   return program, params, (layer,) * program.config.num_layers
 
 
@@ -237,7 +197,7 @@ def prefill(name: str, platforms: Platforms) -> export.Exported:
   program, params, _ = sampling_shapes(name)
   tokens = array(ROWS, program.spec.max_length // 2, dtype=np.int32)
   return export_function(
-    lambda params, tokens, frame_ids, lengths, longest: decoder.prefill(
+    lambda params, tokens, frame_ids, lengths, longest: loop.prefill(
       program, params, tokens, frame_ids, lengths, longest, program.spec.max_length
     ),
     params,
@@ -253,7 +213,7 @@ def repeat_prompt(name: str, platforms: Platforms) -> export.Exported:
   """The cache of one prompt for several samples of it."""
   _, _, cache = sampling_shapes(name)
   rows = array(2 * ROWS, dtype=np.int32)
-  return export_function(decoder.repeated, cache, rows, platforms=platforms)
+  return export_function(loop.repeated, cache, rows, platforms=platforms)
 
 
 def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
@@ -263,10 +223,14 @@ def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
   number, row = array(dtype=np.int32), array(ROWS, dtype=np.int32)
   drawn = array(ROWS, program.spec.max_length // 2, dtype=np.int32)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
-  inputs = decoder.LoopInputs(row, row, drawn, keys, jax.eval_shape(lambda: controls))
-  state = decoder.LoopState(number, number, row, row, cache, drawn)
+  inputs = loop.LoopInputs(
+    row, row, drawn, keys, jax.eval_shape(lambda: controls), row, ((),) * len(program.processors)
+  )
+  frames = program.history + -(-drawn.shape[1] // program.per_frame)
+  shown = (frames, program.levels) if program.processors else (0, 0)
+  state = loop.LoopState(number, number, row, cache, drawn, array(ROWS, *shown, dtype=np.int32))
   return export_function(
-    functools.partial(decoder.decode, program), params, inputs, state, number, platforms=platforms
+    functools.partial(loop.decode, program), params, inputs, state, number, platforms=platforms
   )
 
 
@@ -293,7 +257,6 @@ def _programs() -> dict[str, Lower]:
   found["codec_base training step without discriminators"] = part(later, 0)
   found["codec_base training step"] = part(later, 1)
   found["codec_base training step with fixed codes"] = part(later, 0, codes_fixed_step=0)
-  found["codec_base encode"], found["codec_base decode"] = encode_sound, decode_sound
   found["codec_small training step"] = part(training_step, "codec_small", 0)
   for name in STAGES:
     found[f"{name} prefill"] = part(prefill, name)
@@ -301,17 +264,19 @@ def _programs() -> dict[str, Lower]:
     found[f"{name} decoding loop"] = part(decoding_loop, name)
   found["detector_base detect"] = detect
   found["semantic_encoder_xl tokenize"] = tokenize_by_w2v_bert
-  found["dac_16khz encode"], found["dac_16khz decode"] = encode_with_dac, decode_with_dac
-  codec = FrameRateCodec, FrameRateConfig(), frame_rate_shapes
-  found["codec_small encode"] = part(encode_causally, *codec, frame_rate.encoder_state)
-  found["codec_small decode"] = part(decode_causally, *codec, frame_rate.decoder_state)
-  for name, module, kind, config in (
-    ("encodec_24khz", encodec, encodec.EncodecCodec, encodec.EncodecConfig()),
-    ("mimi", mimi, mimi.MimiCodec, mimi.MimiConfig()),
+  for name, kind, shapes in (
+    ("codec_base", SoundStreamCodec, soundstream_shapes),
+    ("codec_small", FrameRateCodec, frame_rate_shapes),
+    ("dac_16khz", dac.DacCodec, part(published_shapes, dac, dac.DacConfig())),
+    (
+      "encodec_24khz",
+      encodec.EncodecCodec,
+      part(published_shapes, encodec, encodec.EncodecConfig()),
+    ),
+    ("mimi", mimi.MimiCodec, part(published_shapes, mimi, mimi.MimiConfig())),
   ):
-    shapes = module.parameter_shapes
-    found[f"{name} encode"] = part(encode_causally, kind, config, shapes, module.encoder_state)
-    found[f"{name} decode"] = part(decode_causally, kind, config, shapes, module.decoder_state)
+    found[f"{name} encode"] = part(codec_chunk, "encoder", kind, shapes)
+    found[f"{name} decode"] = part(codec_chunk, "decoder", kind, shapes)
   base = hubert.HubertConfig()
   slow = dataclasses.replace(
     base,

@@ -1,4 +1,4 @@
-"""The command that compiles for TPUs that are not there."""
+"""The command that compiles for absent TPUs."""
 
 import importlib.util
 import json
@@ -32,19 +32,19 @@ def aot_compile(*arguments):
 
 
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
-def test_without_the_compiler_the_extra_that_has_it_is_named():
+def test_without_the_compiler_the_error_names_its_extra():
   done = aot_compile(*MINIATURE, "--topology=v5e:2x2")
   assert done.returncode == 2 and 'pip install ".[tpu]"' in done.stderr
   assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_flag_that_does_not_exist_is_one_line():
+def test_an_unknown_flag_is_one_line():
   done = aot_compile("--topologi=v5e:2x2")
   assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed (extra tpu)")
-def test_a_step_is_compiled_for_each_slice_and_a_passed_limit_ends_with_code_1():
+def test_a_step_is_compiled_for_each_slice_and_an_exceeded_limit_ends_with_code_1():
   done = aot_compile(
     *MINIATURE,
     "--topology=v5e:2x2,v5e:4x4",
@@ -56,5 +56,5 @@ def test_a_step_is_compiled_for_each_slice_and_a_passed_limit_ends_with_code_1()
   small, large = (json.loads(line) for line in done.stdout.splitlines())
   assert (small["mesh"], large["mesh"]) == ("4 x 1 x 1", "16 x 1 x 1")
   assert large["arguments"] <= small["arguments"]
-  limits = [line for line in done.stderr.splitlines() if line.startswith("limit passed: ")]
+  limits = [line for line in done.stderr.splitlines() if line.startswith("limit exceeded: ")]
   assert len(limits) == 2 and all("memory" in line for line in limits)

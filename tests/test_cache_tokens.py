@@ -16,7 +16,7 @@ def _run(*arguments):
   return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_command_makes_a_store_and_reports_it(miniature_bundle, tmp_path):
+def test_the_command_writes_a_store_and_reports_on_it(miniature_bundle, tmp_path):
   bundle = bundles.save_bundle(miniature_bundle, tmp_path / "bundle")
   (tmp_path / "audio").mkdir()
   for i in range(3):
@@ -40,24 +40,24 @@ def test_command_makes_a_store_and_reports_it(miniature_bundle, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "said"),
+  ("arguments", "message"),
   [
-    ((), "--bundle is needed"),
-    (("--bundle", "b", "--output_dir", "o"), "either --audio_dir or --manifest"),
-    (("--bundle", "b", "--output_dir", "o", "--task", "t"), "--task goes with --module"),
+    ((), "--bundle is required"),
+    (("--bundle", "b", "--output_dir", "o"), "exactly one of --audio_dir, --manifest"),
+    (("--bundle", "b", "--output_dir", "o", "--task", "t"), "--task needs --runner"),
     (
       ("--bundle", "b", "--output_dir", "o", "--audio_dir", ".", "--beam_options=--x"),
-      "--beam_options goes with --runner",
+      "--beam_options needs --runner",
     ),
     (("info", "/no/such"), "is no token store"),
     (("information",), "unexpected argument 'information'"),
     (("--bundle", "no_such", "--output_dir", "o", "--audio_dir", "."), "no bundle 'no_such'"),
   ],
 )
-def test_bad_arguments_end_with_one_line_and_code_2(arguments, said):
+def test_bad_arguments_end_with_one_line_and_code_2(arguments, message):
   result = _run(*arguments)
   assert result.returncode == 2
-  assert said in result.stderr and "Traceback" not in result.stderr
+  assert message in result.stderr and "Traceback" not in result.stderr
 
 
 def test_help_needs_neither_beam_nor_tensorflow():

@@ -79,7 +79,7 @@ def test_a_converted_codec_encodes_decodes_and_makes_tokens(dac_codec, wav, tmp_
   np.testing.assert_array_equal(clip.codes, codes)
 
 
-def test_a_codec_of_another_rate_stands_beside_the_semantic_tokenizer(wav, tmp_path, run_cli):
+def test_a_codec_of_another_rate_works_with_the_semantic_tokenizer(wav, tmp_path, run_cli):
   arguments = ("convert", "--from", "encodec_24khz", "--input", GOLDEN / "encodec")
   arguments += ("--output", tmp_path / "encodec")
   done = run_cli(*arguments)
@@ -173,7 +173,7 @@ def test_clusters_are_fitted_on_a_published_encoder(
   np.testing.assert_allclose(chosen, distance.min(-1), atol=1e-2)
 
 
-def test_what_a_semantic_encoder_lacks_is_named(tmp_path, run_cli):
+def test_missing_settings_of_a_semantic_encoder_are_reported(tmp_path, run_cli):
   np.savez(tmp_path / "centroids.npz", centroids=hubert_centroids())
   kmeans = ("--kmeans", tmp_path / "centroids.npz")
   pickled = tmp_path / "pickled"
@@ -196,7 +196,7 @@ def test_what_a_semantic_encoder_lacks_is_named(tmp_path, run_cli):
   assert not (tmp_path / "semantic").exists() and not (tmp_path / "dac").exists()
 
 
-def test_sound_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
+def test_audio_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
   bundle = dataclasses.replace(load_bundle("speech_tiny", stages=()), codec=dac_codec)
   codes = dac_codec.encode_long(melody(0.5))
   samples = len(codes) * dac_codec.spec.hop_length
@@ -212,7 +212,7 @@ def test_sound_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
   np.testing.assert_array_equal(stream.tokens.codes, codes)
 
 
-def test_what_cannot_be_converted_is_named(tmp_path, run_cli, monkeypatch):
+def test_models_that_cannot_be_converted_are_reported(tmp_path, run_cli, monkeypatch):
   broken = tmp_path / "broken"
   shutil.copytree(MODEL, broken)
   (broken / "model.safetensors").write_bytes((MODEL / "model.safetensors").read_bytes()[:-9])
@@ -229,8 +229,8 @@ def test_what_cannot_be_converted_is_named(tmp_path, run_cli, monkeypatch):
     done = convert(run_cli, tmp_path, source=source)
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
   for arguments, words in (
-    (("--output", tmp_path / "dac"), "--from is needed"),
-    (("--from", "dac_16khz"), "--output is needed"),
+    (("--output", tmp_path / "dac"), "--from is required"),
+    (("--from", "dac_16khz"), "--output is required"),
     (("--from", "mp3", "--output", tmp_path / "dac"), "no published model 'mp3'"),
   ):
     done = run_cli("convert", *arguments)

@@ -1,4 +1,4 @@
-"""Sound to tokens and back: the API and its two command lines."""
+"""Encoding and decoding, with the API and the two commands."""
 
 import dataclasses
 import subprocess
@@ -27,7 +27,7 @@ def wav(tmp_path):
   return tmp_path / "in.wav"
 
 
-def test_tokens_count_begun_hops(miniature_bundle):
+def test_an_incomplete_hop_has_a_token(miniature_bundle):
   encoded = miniature_bundle.encode(melody(1.03), RATE)
   assert encoded.semantic.shape == (26,) and encoded.codes.shape == (52, 4)
   assert encoded.semantic.dtype == encoded.codes.dtype == np.int32
@@ -45,7 +45,7 @@ def test_a_batch_encodes_and_decodes_as_its_rows(miniature_bundle):
     np.testing.assert_allclose(miniature_bundle.decode(alone.codes), waveform[row], atol=1e-5)
 
 
-def test_integers_and_other_rates_are_the_same_sound(miniature_bundle):
+def test_integers_and_other_rates_have_nearly_the_same_codes(miniature_bundle):
   waveform = melody(1.0)
   encoded = miniature_bundle.encode(waveform, RATE)
   as_int = miniature_bundle.encode((waveform * 32_768).astype(np.int16), RATE)
@@ -56,7 +56,7 @@ def test_integers_and_other_rates_are_the_same_sound(miniature_bundle):
   )
 
 
-def test_fewer_levels_decode_too(miniature_bundle):
+def test_fewer_levels_can_be_decoded(miniature_bundle):
   codes = miniature_bundle.encode(melody(0.5), RATE).codes
   one, all_levels = (miniature_bundle.decode(codes[:, :k]) for k in (1, 4))
   assert one.shape == all_levels.shape == (8_000,) and not np.array_equal(one, all_levels)
@@ -72,7 +72,7 @@ def test_fewer_levels_decode_too(miniature_bundle):
     (np.array(["a"]), "give floats"),
   ],
 )
-def test_what_cannot_be_encoded_is_refused(miniature_bundle, waveform, words):
+def test_invalid_waveforms_are_refused(miniature_bundle, waveform, words):
   with pytest.raises(AudioError, match=words):
     miniature_bundle.encode(waveform, RATE)
 
@@ -88,20 +88,21 @@ def test_what_cannot_be_encoded_is_refused(miniature_bundle, waveform, words):
     (np.zeros((0, 4), int), "of shape"),
   ],
 )
-def test_what_cannot_be_decoded_is_refused(miniature_bundle, codes, words):
+def test_invalid_codes_are_refused(miniature_bundle, codes, words):
   with pytest.raises(DataError, match=words):
     miniature_bundle.decode(codes)
 
 
-def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_path, run_cli):
+def test_the_commands_equal_the_api(miniature_bundle, folder, wav, tmp_path, run_cli):
   done = run_cli("encode", wav, "--output", tmp_path / "t.npz", "--bundle", folder)
   assert done.code == 0, done.err
   assert "2.00 s: 50 semantic tokens, 100 frames of 4 codes" in done.out
   tokens = token_file.load_tokens(tmp_path / "t.npz")
   encoded = miniature_bundle.encode(melody(2.0), RATE)
-  np.testing.assert_array_equal(tokens.semantic, encoded.semantic)
+  np.testing.assert_array_equal(tokens.tokens["semantic"], encoded.semantic)
   np.testing.assert_array_equal(tokens.codes, encoded.codes)
-  assert (tokens.sample_rate, tokens.frame_rate, tokens.semantic_rate) == (RATE, 50.0, 25.0)
+  assert tokens.sample_rate == RATE
+  assert {key: s.rate for key, s in tokens.streams.items()} == {"semantic": 25.0, "codes": 50.0}
   assert (tokens.bundle, tokens.token_hash) == ("miniature", miniature_bundle.token_hash)
 
   for levels in (4, 2):
@@ -116,17 +117,17 @@ def test_the_commands_do_what_the_api_does(miniature_bundle, folder, wav, tmp_pa
     np.testing.assert_allclose(waveform, expected, atol=1 / 32_000)
 
 
-def test_what_encode_cannot_do_is_one_line_and_no_file(folder, wav, tmp_path, run_cli):
+def test_errors_of_encode_are_one_line_and_write_no_file(folder, wav, tmp_path, run_cli):
   (tmp_path / "text.wav").write_text("no sound " * 50)
   soundfile.write(tmp_path / "short.wav", np.zeros(100), RATE)
   soundfile.write(tmp_path / "silent.wav", np.zeros((RATE, 2)), RATE)
   out = ("--output", tmp_path / "t.npz")
   for arguments, words in [
-    (("--bundle", folder, *out), "give one sound file, not 0"),
-    ((wav, wav, "--bundle", folder, *out), "give one sound file, not 2"),
-    ((wav, "--bundle", folder), "--output is needed"),
+    (("--bundle", folder, *out), "give one audio file, not 0"),
+    ((wav, wav, "--bundle", folder, *out), "give one audio file, not 2"),
+    ((wav, "--bundle", folder), "--output is required"),
     ((tmp_path / "no.wav", "--bundle", folder, *out), "no.wav does not exist"),
-    ((tmp_path / "text.wav", "--bundle", folder, *out), "text.wav is not sound"),
+    ((tmp_path / "text.wav", "--bundle", folder, *out), "text.wav is not a supported"),
     ((tmp_path / "short.wav", "--bundle", folder, *out), "short.wav is 0.01 s long"),
     ((tmp_path / "silent.wav", "--bundle", folder, *out), "silent.wav is silent"),
     ((wav, "--bundle", folder, "--output", wav), "in.wav would replace"),
@@ -143,10 +144,11 @@ def test_what_encode_cannot_do_is_one_line_and_no_file(folder, wav, tmp_path, ru
   ]
 
 
-def test_what_decode_cannot_do_is_one_line_and_no_file(miniature_bundle, folder, tmp_path, run_cli):
-  tokens = token_files.of_bundle(
-    miniature_bundle, np.zeros(5, int), np.zeros((10, 4), int), semantic_rate=25.0
-  )
+def test_errors_of_decode_are_one_line_and_write_no_file(
+  miniature_bundle, folder, tmp_path, run_cli
+):
+  streams = {"semantic": np.zeros(5, int), "codes": np.zeros((10, 4), int)}
+  tokens = token_files.of_bundle(miniature_bundle, streams)
   token_file.save_tokens(tmp_path / "t.npz", tokens)
   foreign = dataclasses.replace(tokens, token_hash="feed")
   token_file.save_tokens(tmp_path / "foreign.npz", foreign)
@@ -154,7 +156,7 @@ def test_what_decode_cannot_do_is_one_line_and_no_file(miniature_bundle, folder,
   content = (tmp_path / "t.npz").read_bytes()
   (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
   (tmp_path / "text.npz").write_text("text")
-  there = sorted(tmp_path.iterdir())
+  before = sorted(tmp_path.iterdir())
   out, with_bundle = ("--output", tmp_path / "out.wav"), ("--bundle", folder)
   for arguments, words in [
     ((*out, *with_bundle), "give one file of tokens, not 0"),
@@ -163,15 +165,15 @@ def test_what_decode_cannot_do_is_one_line_and_no_file(miniature_bundle, folder,
     ((tmp_path / "other.npz", *out), "holds no tokens"),
     ((tmp_path / "cut.npz", *out), "is damaged"),
     ((tmp_path / "text.npz", *out), "is damaged or not the tokens.npz"),
-    ((tmp_path / "t.npz", *out), "'miniature', which does not ship"),
+    ((tmp_path / "t.npz", *out), "'miniature', which is not a shipped one"),
     ((tmp_path / "foreign.npz", *out, *with_bundle), "has others"),
     ((tmp_path / "t.npz", *out, *with_bundle, "--num_quantizers", 9), "is not in 1..4"),
-    ((tmp_path / "t.npz", *with_bundle), "--output is needed"),
-    ((tmp_path / "t.npz", *with_bundle, "--output", tmp_path / "a.txt"), "sound is written as"),
+    ((tmp_path / "t.npz", *with_bundle), "--output is required"),
+    ((tmp_path / "t.npz", *with_bundle, "--output", tmp_path / "a.txt"), "use one of .aif"),
   ]:
     done = run_cli("decode", *arguments)
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
-  assert sorted(tmp_path.iterdir()) == there
+  assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_unknown_flag_exits_with_2(run_cli):

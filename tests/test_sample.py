@@ -1,4 +1,4 @@
-"""Continuing sound: the API and the command line, with a miniature bundle."""
+"""Sampling with the API and the command, using a miniature bundle."""
 
 import dataclasses
 import subprocess
@@ -57,24 +57,26 @@ def test_the_prompts_tokens_are_a_prefix_of_the_results(miniature_bundle):
   np.testing.assert_allclose(decoded[: len(result.waveform)], result.waveform, atol=1e-6)
 
 
-def test_a_bundles_own_temperatures_hold_unless_others_are_asked(miniature_bundle):
+def test_the_temperatures_of_a_bundle_are_its_defaults(miniature_bundle):
   warm = dataclasses.replace(miniature_bundle, temperatures={"coarse": 1.5})
   warm.__dict__["cascade"] = miniature_bundle.cascade  # compiled already
   paper, own = (made(b, melody(1.0)).tokens.codes for b in (miniature_bundle, warm))
   assert not np.array_equal(own, paper)
-  asked = made(miniature_bundle, melody(1.0), temperature_coarse=1.5).tokens.codes
+  asked = made(miniature_bundle, melody(1.0), temperature={"coarse": 1.5}).tokens.codes
   np.testing.assert_array_equal(asked, own)
-  np.testing.assert_array_equal(made(warm, melody(1.0), temperature_coarse=0.8).tokens.codes, paper)
-  assert continuation.temperatures_of(warm, fine=0.0) == {"semantic": 0.6, "coarse": 1.5, "fine": 0}
+  np.testing.assert_array_equal(
+    made(warm, melody(1.0), temperature={"coarse": 0.8}).tokens.codes, paper
+  )
+  assert continuation.temperatures_of(warm) == {"semantic": 0.6, "coarse": 1.5, "fine": 0.6}
 
 
-def test_a_seed_gives_the_same_and_another_seed_another(miniature_bundle):
+def test_equal_seeds_have_equal_results_and_other_seeds_differ(miniature_bundle):
   one, same, other = (made(miniature_bundle, melody(1.0), seed=s).tokens.codes for s in (5, 5, 6))
   np.testing.assert_array_equal(one, same)
   assert not np.array_equal(one, other)
 
 
-def test_a_sample_does_not_depend_on_its_company(miniature_bundle):
+def test_a_sample_does_not_depend_on_the_batch(miniature_bundle):
   prompts = np.stack([melody(1.0, seed) for seed in (1, 2)])
   together = made(miniature_bundle, prompts, num_samples=2)
   assert together.waveform.shape == (2, 2, 25_600)
@@ -90,7 +92,7 @@ def test_a_sample_does_not_depend_on_its_company(miniature_bundle):
   assert made(miniature_bundle, prompts).waveform.shape == (2, 25_600)
 
 
-def test_a_list_of_prompts_of_unequal_lengths_gives_what_they_give_one_by_one(miniature_bundle):
+def test_a_list_of_prompts_of_unequal_lengths_equals_single_calls(miniature_bundle):
   prompts = [melody(seconds, seed) for seed, seconds in enumerate((1.0, 0.63, 2.2))]
   settings = {"duration": 1.1, "num_samples": 2, "prompt_seconds": None}
   together = made(miniature_bundle, prompts, **settings)
@@ -113,12 +115,12 @@ def test_a_list_of_prompts_of_unequal_lengths_gives_what_they_give_one_by_one(mi
   [
     {"duration": 0.6},
     {"duration": 3.1, "prompt_audio": "none"},
-    {"duration": 2.0, "prompt_audio": "original", "top_k_coarse": 5},
-    {"duration": 1.0, "prompt_seconds": 0.77, "temperature_fine": 0.0},
+    {"duration": 2.0, "prompt_audio": "original", "top_k": {"coarse": 5}},
+    {"duration": 1.0, "prompt_seconds": 0.77, "temperature": {"fine": 0.0}},
     {"mode": "resynthesis", "duration": None},
   ],
 )
-def test_streamed_sound_is_that_of_the_whole(miniature_bundle, settings):
+def test_streamed_audio_equals_the_whole(miniature_bundle, settings):
   prompt = melody(1.0)
   pieces = list(miniature_bundle.stream(prompt, RATE, seed=4, **settings))
   whole = made(miniature_bundle, prompt, seed=4, **settings).waveform
@@ -128,7 +130,7 @@ def test_streamed_sound_is_that_of_the_whole(miniature_bundle, settings):
   np.testing.assert_allclose(streamed, whole, atol=1e-5)
 
 
-def test_a_stream_from_nothing(miniature_bundle):
+def test_a_stream_without_a_prompt(miniature_bundle):
   settings = {"mode": "unconditional", "duration": 1.5, "seed": 9}
   streamed = np.concatenate(list(miniature_bundle.stream(**settings)))
   whole = miniature_bundle.continue_audio(**settings).waveform
@@ -153,12 +155,12 @@ def test_nothing_is_compiled_for_another_length_once_warm(miniature_bundle):
       made(miniature_bundle, melody(3.0)[:length], **settings)
     assert compiled == []
     jax.jit(lambda x: x + len(lengths))(1.0)
-    assert len(compiled) == 1  # the listener hears
+    assert len(compiled) == 1  # the listener works
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_what_cannot_be_streamed_is_said_before_anything_is_heard(miniature_bundle):
+def test_invalid_streams_are_refused_immediately(miniature_bundle):
   for prompt, settings, words in [
     (np.stack([melody(1.0)] * 2), {"duration": 1}, "takes one prompt"),
     ([melody(1.0)], {"duration": 1}, "takes one prompt"),
@@ -170,12 +172,12 @@ def test_what_cannot_be_streamed_is_said_before_anything_is_heard(miniature_bund
       miniature_bundle.stream(prompt, RATE, **settings)
 
 
-def test_a_setting_that_does_not_exist_is_named(miniature_bundle):
+def test_an_unknown_setting_is_refused(miniature_bundle):
   with pytest.raises(TypeError, match="no such setting: temprature_fine"):
     made(miniature_bundle, melody(1.0), temprature_fine=0.5)
 
 
-def test_the_prompt_is_heard_as_asked(miniature_bundle):
+def test_prompt_audio_selects_the_prompt_in_the_output(miniature_bundle):
   prompt = melody(1.0)
   codec, original, none = (
     made(miniature_bundle, prompt, prompt_audio=kind) for kind in ("codec", "original", "none")
@@ -187,7 +189,7 @@ def test_the_prompt_is_heard_as_asked(miniature_bundle):
   assert (codec.prompt_samples, none.prompt_samples) == (16_000, 0)
 
 
-def test_only_the_beginning_of_a_prompt_is_heard(miniature_bundle):
+def test_only_the_beginning_of_a_prompt_is_used(miniature_bundle):
   result = made(miniature_bundle, melody(2.0), prompt_seconds=0.5)
   expected = made(miniature_bundle, melody(2.0)[:8_000])
   np.testing.assert_array_equal(result.waveform, expected.waveform)
@@ -195,7 +197,7 @@ def test_only_the_beginning_of_a_prompt_is_heard(miniature_bundle):
   assert whole.prompt_samples == 32_000
 
 
-def test_prompts_of_other_rates_and_types_are_taken(miniature_bundle):
+def test_prompts_of_other_rates_and_types_are_accepted(miniature_bundle):
   prompt = audio.resample(melody(1.0), RATE, 44_100)
   result = miniature_bundle.continue_audio((prompt * 32_767).astype(np.int16), 44_100, duration=0.5)
   assert result.waveform.shape == (24_000,)
@@ -219,15 +221,15 @@ def test_resynthesis_keeps_the_semantic_tokens(miniature_bundle):
   assert short.waveform.shape == (8_000,)
 
 
-def test_time_and_progress_are_told_by_stage(miniature_bundle):
-  heard = []
+def test_time_and_progress_are_reported_for_each_stage(miniature_bundle):
+  events = []
   result = made(
-    miniature_bundle, melody(1.0), duration=2.5, progress=lambda *event: heard.append(event)
+    miniature_bundle, melody(1.0), duration=2.5, progress=lambda *event: events.append(event)
   )
   assert {"encode", "semantic", "coarse", "fine", "decode"} <= set(result.timings)
   assert all(seconds >= 0 for seconds in result.timings.values())
-  assert {stage for stage, _, _ in heard} == {"semantic", "coarse", "fine"}
-  assert all(0 <= done <= total for _, done, total in heard)
+  assert {stage for stage, _, _ in events} == {"semantic", "coarse", "fine"}
+  assert all(0 <= done <= total for _, done, total in events)
 
 
 @pytest.mark.parametrize(
@@ -244,17 +246,17 @@ def test_time_and_progress_are_told_by_stage(miniature_bundle):
     ({"prompt_audio": "loud"}, "prompt_audio 'loud'"),
     ({"prompt_seconds": 0}, "prompt_seconds 0"),
     ({"prompt_seconds": 0.2}, r"the prompt is 0\.20 s long; at least 0\.40 s"),
-    ({"temperature_coarse": -1.0}, "temperature -1"),
-    ({"top_k_fine": -3}, "top_k -3"),
-    ({"top_p_semantic": 0.0}, "top_p 0"),
+    ({"temperature": {"coarse": -1.0}}, "temperature -1"),
+    ({"top_k": {"fine": -3}}, "top_k -3"),
+    ({"top_p": {"semantic": 0.0}}, "top_p 0"),
   ],
 )
-def test_settings_out_of_range_are_named(miniature_bundle, change, words):
+def test_settings_out_of_range_are_refused(miniature_bundle, change, words):
   with pytest.raises(UserError, match=words):
     made(miniature_bundle, melody(1.0), **change)
 
 
-def test_prompts_without_sound_are_refused(miniature_bundle):
+def test_invalid_prompts_are_refused(miniature_bundle):
   for waveform, words in [
     (np.zeros(RATE, np.float32), "the prompt is silent"),
     (np.full(RATE, np.inf), "infinite"),
@@ -264,7 +266,7 @@ def test_prompts_without_sound_are_refused(miniature_bundle):
       made(miniature_bundle, waveform)
 
 
-def test_a_bundle_without_stages_says_so(miniature_bundle):
+def test_missing_stages_are_reported(miniature_bundle):
   bare = dataclasses.replace(miniature_bundle, stages={})
   with pytest.raises(UserError, match="has no stages to sample with"):
     made(bare, melody(1.0))
@@ -277,7 +279,7 @@ def test_a_bundle_without_stages_says_so(miniature_bundle):
   assert result.tokens.codes.shape == (50, 2)
 
 
-def test_the_command_writes_what_the_api_makes(miniature_bundle, folder, prompt, tmp_path, run_cli):
+def test_the_command_equals_the_api(miniature_bundle, folder, prompt, tmp_path, run_cli):
   done = run_cli(
     "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder,
     "--prompt_seconds", 1, "--duration", 0.6, "--seed", 3, "--temperature_coarse", 0.9,
@@ -288,8 +290,8 @@ def test_the_command_writes_what_the_api_makes(miniature_bundle, folder, prompt,
   for stage in ("semantic", "coarse", "fine"):
     assert f"{stage} " in done.out
   expected = made(
-    miniature_bundle, melody(2.0), prompt_seconds=1, seed=3, temperature_coarse=0.9, top_k_fine=5,
-    top_p_semantic=0.9,
+    miniature_bundle, melody(2.0), prompt_seconds=1, seed=3, temperature={"coarse": 0.9},
+    top_k={"fine": 5}, top_p={"semantic": 0.9},
   )  # fmt: skip
   waveform, _ = audio.read_audio(tmp_path / "out.wav")
   np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32_000)
@@ -303,24 +305,28 @@ def test_the_command_writes_what_the_api_makes(miniature_bundle, folder, prompt,
   np.testing.assert_allclose(again[: len(waveform)], waveform, atol=1e-4)
 
 
-def test_every_sampling_flag_reaches_its_stage(miniature_bundle, folder, prompt, tmp_path, run_cli):
-  settings = {
-    f"{kind}_{stage}": value
-    for kind, values in {
-      "temperature": (1.2, 0.7, 0.4),
-      "top_k": (9, 7, 5),
-      "top_p": (0.9, 0.8, 0.95),
-    }.items()
-    for stage, value in zip(("semantic", "coarse", "fine"), values, strict=True)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_every_sampling_flag_reaches_its_stage(
+  miniature_bundle, folder, prompt, tmp_path, run_cli, by_name
+):
+  by_stage = {
+    "temperature": {"semantic": 1.2, "coarse": 0.7, "fine": 0.4},
+    "top_k": {"semantic": 9, "coarse": 7, "fine": 5},
+    "top_p": {"semantic": 0.9, "coarse": 0.8, "fine": 0.95},
   }
-  settings |= {"prompt_seconds": 1.0, "duration": 0.6, "seed": 2, "prompt_audio": "none"}
-  flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+  others = {"prompt_seconds": 1.0, "duration": 0.6, "seed": 2, "prompt_audio": "none"}
+  if by_name:
+    flags = [(f"--{n}", ",".join(f"{s}={v}" for s, v in of.items())) for n, of in by_stage.items()]
+  else:
+    flags = [(f"--{n}_{s}", v) for n, of in by_stage.items() for s, v in of.items()]
+  flags += [(f"--{name}", value) for name, value in others.items()]
   done = run_cli(
-    "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder, *flags
-  )
+    "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder,
+    *(word for pair in flags for word in pair),
+  )  # fmt: skip
   assert done.code == 0, done.err
   waveform, _ = audio.read_audio(tmp_path / "out.wav")
-  expected = made(miniature_bundle, melody(2.0), **settings)
+  expected = made(miniature_bundle, melody(2.0), **by_stage, **others)
   np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32_000)
   plain = made(miniature_bundle, melody(2.0), prompt_seconds=1.0, seed=2, prompt_audio="none")
   assert not np.array_equal(plain.tokens.codes, expected.tokens.codes)
@@ -364,7 +370,7 @@ def test_several_samples_are_numbered(folder, tmp_path, run_cli):
     assert found and (found.mode, found.seed, found.sample) == ("unconditional", 0, number)
 
 
-def test_a_file_says_what_of_it_is_the_prompt(miniature_bundle, folder, prompt, tmp_path, run_cli):
+def test_the_provenance_has_the_prompt(miniature_bundle, folder, prompt, tmp_path, run_cli):
   for kept, seconds in (("original", 1.0), ("none", 0.0)):
     done = run_cli(
       "sample", "--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder,
@@ -377,23 +383,23 @@ def test_a_file_says_what_of_it_is_the_prompt(miniature_bundle, folder, prompt, 
     )
 
 
-def test_what_sample_cannot_do_is_one_line_and_no_file(folder, prompt, tmp_path, run_cli):
+def test_errors_are_one_line_and_write_no_file(folder, prompt, tmp_path, run_cli):
   soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
   soundfile.write(tmp_path / "short.wav", melody(0.31), RATE)
   (tmp_path / "text.wav").write_text("no sound " * 50)
   content = prompt.read_bytes()
   (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
-  there = sorted(tmp_path.iterdir())
+  before = sorted(tmp_path.iterdir())
   out, p = ("--output", tmp_path / "out.wav"), ("--prompt", prompt)
   for arguments, words in [
-    (p, "--output is needed"),
-    (out, "--prompt is needed"),
+    (p, "--output is required"),
+    (out, "--prompt is required"),
     ((*out, *p, "extra"), "unexpected argument 'extra'"),
     ((*out, *p, "--mode", "unconditional"), "takes no --prompt"),
     ((*out, "--prompt", tmp_path / "no.wav"), "no.wav does not exist"),
     ((*out, "--prompt", tmp_path), "is a folder"),
-    ((*out, "--prompt", tmp_path / "text.wav"), "text.wav is not sound"),
-    ((*out, "--prompt", tmp_path / "cut.wav"), "cut.wav is cut short"),
+    ((*out, "--prompt", tmp_path / "text.wav"), "text.wav is not a supported"),
+    ((*out, "--prompt", tmp_path / "cut.wav"), "cut.wav is truncated"),
     ((*out, "--prompt", tmp_path / "silent.wav"), "silent.wav is silent"),
     ((*out, "--prompt", tmp_path / "short.wav"), "short.wav is 0.31 s long; at least 0.40 s"),
     ((*out, *p, "--num_samples", 0), "--num_samples 0"),
@@ -402,7 +408,7 @@ def test_what_sample_cannot_do_is_one_line_and_no_file(folder, prompt, tmp_path,
     ((*out, *p, "--temperature_fine", -1), "temperature -1"),
     ((*out, *p, "--plot", tmp_path / "a.jpg"), "must end in .png"),
     ((*out, *p, "--bundle", "opera"), "no bundle 'opera'"),
-    ((*p, "--output", tmp_path / "out.txt"), "sound is written as"),
+    ((*p, "--output", tmp_path / "out.txt"), "use one of .aif"),
     ((*p, "--output", tmp_path / "no" / "out.wav"), "does not exist; create it"),
     ((*p, "--output", tmp_path), "no extension"),
   ]:
@@ -411,10 +417,10 @@ def test_what_sample_cannot_do_is_one_line_and_no_file(folder, prompt, tmp_path,
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
   assert run_cli("sample", *out, *p, "--mode", "sing").code == 2
   assert run_cli("sample", *out, *p, "--temprature_fine", "1").code == 2
-  assert sorted(tmp_path.iterdir()) == there
+  assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_output_that_cannot_be_written_is_found_before_sampling(
+def test_an_output_that_cannot_be_written_is_refused_before_sampling(
   folder, prompt, tmp_path, run_cli, monkeypatch
 ):
   def not_yet(*_, **__):
@@ -427,7 +433,7 @@ def test_an_output_that_cannot_be_written_is_found_before_sampling(
   assert done.code == 2
 
 
-def test_a_terminal_sees_progress(capfd):
+def test_progress_is_shown_on_a_terminal(capfd):
   show = sample._progress_bar()
   for done in (10, 20, 30, 10, 30):
     show("coarse", done, 30)
@@ -461,7 +467,7 @@ def test_the_command_line_works_as_a_program(folder, prompt, tmp_path):
     stdin=subprocess.DEVNULL,
   )
   assert done.returncode == 0 and "real-time factor" in done.stdout, done.stderr
-  assert not done.stderr, "no warning, no progress bar where nobody looks"
+  assert not done.stderr, "no warnings, and no progress bar without a terminal"
   assert soundfile.info(tmp_path / "out.wav").frames == 40_000
   done = subprocess.run([*command, "--prompt", "no.wav", *out], capture_output=True, text=True)
   assert done.returncode == 2 and done.stderr == "error: no.wav does not exist\n"

@@ -1,4 +1,4 @@
-"""The train command: gin files, macros, and what it answers to mistakes."""
+"""The train command: gin files, macros and error messages."""
 
 import json
 import os
@@ -30,7 +30,7 @@ REQUIRED = ["MODEL_DIR = 'runs/test'", "MIXTURE_OR_TASK_NAME = 'some_task'"]
 
 
 def required(name):
-  """What a runnable file leaves to be set."""
+  """Returns bindings for the settings that a runnable file requires."""
   return [*REQUIRED, "AUDIO_DIR = 'm.jsonl'"] if name.startswith("detector") else REQUIRED
 
 
@@ -39,7 +39,7 @@ def resolve(*names, bindings=()):
   return train.resolve(files, bindings)
 
 
-def test_there_is_a_base_and_a_tiny_file_for_everything_that_trains():
+def test_every_model_has_a_base_and_a_tiny_file():
   expected = {
     f"{x}_{s}"
     for x in ("codec", "semantic_stage", "coarse_stage", "fine_stage", "detector")
@@ -56,7 +56,7 @@ def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
   batch = settings["train_dataset"].batch_shapes()
   boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
   assert unbox(boxed).step.shape == ()
-  module, trainable, config = registry.COMPONENTS[model.component]
+  module, trainable, config = registry.home_of(model.component)
   assert type(model).__name__ == trainable and type(model.config).__name__ == config
   assert type(model).__module__ == module
   plain = json.loads(json.dumps(configs.to_dict(model.config)))
@@ -64,10 +64,10 @@ def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
 
 
 @pytest.mark.parametrize("name", [name for name in RUNNABLE if "_stage_" in name])
-def test_the_feature_length_of_a_stage_is_that_of_its_crop(name):
+def test_the_task_of_a_stage_has_the_stages_examples(name):
   settings, _ = resolve(name, bindings=REQUIRED)
   spec = settings["model"].config.spec
-  assert settings["train_dataset"].task_feature_lengths == {"tokens": spec.max_length}
+  assert settings["train_dataset"].spec == settings["eval_dataset"].spec == spec
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -79,7 +79,7 @@ def test_resolved_configurations_are_the_golden_ones(name):
   if os.environ.get("UPDATE_GOLDEN"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(found)
-  assert found == path.read_text(), "a changed default; run with UPDATE_GOLDEN=1 if it is meant"
+  assert found == path.read_text(), "a default changed; rerun with UPDATE_GOLDEN=1 if intended"
 
 
 def test_the_written_configuration_resolves_to_the_same(tmp_path):
@@ -92,7 +92,7 @@ def test_the_written_configuration_resolves_to_the_same(tmp_path):
   assert again["train_dataset"] == settings["train_dataset"]
 
 
-def test_gin_makes_the_same_objects_as_python():
+def test_gin_and_python_have_the_same_defaults():
   settings, _ = resolve("codec_base", bindings=REQUIRED)
   assert type(settings["model"].config) is CodecTrainingConfig
   defaults = CodecTrainingConfig()
@@ -125,12 +125,12 @@ def test_the_detectors_of_gin_and_python_have_the_same_shape(size, config):
   assert settings["train_dataset"].labels == ("real", "synthetic")
 
 
-def test_the_piano_stage_of_gin_is_the_one_of_python():
+def test_the_piano_stages_of_gin_and_python_are_equal():
   settings, _ = resolve("coarse_stage_piano", bindings=REQUIRED)
   assert settings["model"].config.spec == stages.piano_stages()["coarse"]
 
 
-def test_macros_reach_what_they_name():
+def test_macros_set_their_parameters():
   bindings = [
     *REQUIRED,
     "NUM_QUANTIZERS = 3",
@@ -149,7 +149,7 @@ def test_macros_reach_what_they_name():
   assert settings["eval_dataset"].seed == 0 and settings["eval_dataset"].num_epochs == 1
 
 
-def test_a_later_file_takes_the_place_of_the_data():
+def test_a_later_file_replaces_the_data():
   settings, _ = resolve(
     "codec_tiny", "runs/audio_in_memory", bindings=["MODEL_DIR = 'm'", "AUDIO_DIR = 'sounds'"]
   )
@@ -184,8 +184,8 @@ def test_arguments_of_gin_become_bindings():
   ("files", "bindings", "message"),
   [
     ([], [], "give --gin_file"),
-    (["nowhere"], [], "there is no gin file gin_configs/nowhere.gin"),
-    (["codec_tiny"], [], "still to be set: --gin.MODEL_DIR=VALUE"),
+    (["nowhere"], [], "gin file gin_configs/nowhere.gin does not exist"),
+    (["codec_tiny"], [], "required settings are missing: --gin.MODEL_DIR=VALUE"),
     (["runs/train"], ["MODEL_DIR = 'x'"], "--gin.MODEL=VALUE"),
     (["codec_tiny"], [*REQUIRED, "TRAIN_STEP = 5"], "the macro TRAIN_STEP"),
     (["codec_tiny"], [*REQUIRED, "train.evaluation_period = 5"], "evaluation_period"),
@@ -223,13 +223,13 @@ def test_a_mistake_ends_the_command_with_exit_code_2_and_no_traceback(tmp_path):
   ("arguments", "message"),
   [
     (["--multiprocess"], "found neither Cloud TPU nor GKE nor SLURM"),
-    (["--multiprocess", "--process_count=2"], "go together; give all or none"),
+    (["--multiprocess", "--process_count=2"], "give all of --coordinator_address"),
     (["--coordinator_address=localhost:1"], "need --multiprocess"),
     (["--multiprocess", *PLACE, "--process_count=2", "--process_index=2"], "process_id"),
     (["--gin_file=gin_configs/codec_tiny.gin", *BUCKET], "MODEL_DIR gs://b/run is not a folder"),
   ],
 )
-def test_a_place_that_cannot_be_is_one_line(arguments, message, tmp_path):
+def test_invalid_flags_of_multiprocess_runs_are_one_line(arguments, message, tmp_path):
   done = run_cli(*arguments, cwd=tmp_path)
   assert done.returncode == 2, done.stderr
   assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
@@ -242,8 +242,7 @@ def write_random_tokens(folder):
   for i in range(6):
     clip = token_shards.TokenClip(
       id=str(i),
-      semantic=rng.integers(0, 16, 80),
-      codes=None,
+      streams={"semantic": rng.integers(0, 16, 80)},
       split="valid" if i == 0 else "train",
       seconds=3.2,
     )
@@ -251,7 +250,7 @@ def write_random_tokens(folder):
   writer.finish()
 
 
-def test_the_command_trains_a_stage_from_a_token_store_and_goes_on(tmp_path):
+def test_the_command_trains_a_stage_from_a_token_store_and_resumes(tmp_path):
   write_random_tokens(tmp_path / "tokens")
   arguments = [
     "--gin_file=gin_configs/semantic_stage_tiny.gin",

@@ -67,7 +67,9 @@ def _summary(path: Path) -> str:
 
   try:
     manifest = read_manifest(path)
-    stages = ", ".join(manifest["stages"]) or "none"
+    # Formats before 3 list names alone.
+    names = [entry if isinstance(entry, str) else entry["name"] for entry in manifest["stages"]]
+    stages = ", ".join(names) or "none"
     return f"{manifest['sample_rate']} Hz, stages {stages}: {manifest['description']}"
   except (BundleError, KeyError, TypeError) as error:
     return f"damaged: {error}"

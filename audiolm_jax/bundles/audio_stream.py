@@ -60,5 +60,4 @@ class AudioStream(Iterator[Float[np.ndarray, "piece"]]):
       decoded += waveform.shape[1]
       if len(shown):
         yield shown
-    semantic = result.semantic[0] if result.semantic else result.semantic
-    self.tokens = Encoded(semantic, result.codes[0])
+    self.tokens = Encoded({key: rows[0] for key, rows in result.streams.items()})

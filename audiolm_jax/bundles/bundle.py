@@ -15,12 +15,13 @@ from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import AudioError, DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded
-from audiolm_jax.lm.stages import Stage
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.resampled import ResampledTokenizer
-from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 
 if TYPE_CHECKING:
   from audiolm_jax.bundles.audio_stream import AudioStream
@@ -36,7 +37,8 @@ class Bundle:
     name: what `--bundle` calls it.
     codec: waveform to acoustic codes and back.
     semantic: waveform to semantic tokens, at the codec's sample rate.
-    stages: by the name in their spec; empty for a bundle that only encodes and decodes.
+    stages: by the name in their spec, each after those whose streams it reads; empty for a bundle
+      that only encodes and decodes.
     semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
     temperatures: by stage, where others than the paper's suit it better.
     detector: tells its samples from recordings; None where none was trained.
@@ -48,7 +50,7 @@ class Bundle:
 
   name: str
   codec: Codec
-  semantic: WindowedTokenizer | ResampledTokenizer
+  semantic: ChunkedTokenizer | ResampledTokenizer
   stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
   semantic_rate: float | None = None
   temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -67,6 +69,11 @@ class Bundle:
     """Returns the component that training calls `name`, such as "codec"; None if there is none."""
     tokenizers = {"codec": self.codec, "semantic": self.semantic, "detector": self.detector}
     return (tokenizers | {f"{key}_stage": stage for key, stage in self.stages.items()}).get(name)
+
+  @functools.cached_property
+  def streams(self) -> dict[str, Stream]:
+    """What the tokenizers make, by key."""
+    return of_tokenizers(*(configs.to_dict(part.spec) for part in (self.codec, self.semantic)))
 
   @functools.cached_property
   def token_hash(self) -> str:
@@ -101,8 +108,10 @@ class Bundle:
     hop_seconds = 1 / self.semantic.spec.frame_rate
     audio.check_length(waveform.shape[-1], self.sample_rate, hop_seconds, "the waveform")
     if waveform.ndim == 1:
-      return Encoded(self.semantic.tokenize_long(waveform), self.codec.encode_long(waveform))
-    return Encoded(self.semantic.tokenize(waveform), self.codec.encode(waveform))
+      semantic, codes = self.semantic.tokenize_long(waveform), self.codec.encode_long(waveform)
+    else:
+      semantic, codes = self.semantic.tokenize(waveform), self.codec.encode(waveform)
+    return Encoded({SEMANTIC: semantic, CODES: codes})
 
   def decode(
     self, codes: Int[np.ndarray, "*batch frames quantizers"]

@@ -5,7 +5,7 @@ import dataclasses
 import enum
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -14,9 +14,9 @@ from jaxtyping import Float, Num
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle, at_bundle_rate
 from audiolm_jax.core.errors import AudioError, BundleError, UserError
+from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded
-from audiolm_jax.lm.stages import STAGE_NAMES
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 from audiolm_jax.sampling.logits import SamplingOptions
 
@@ -77,11 +77,10 @@ class Settings(TypedDict, total=False):
       its tokens those of whole semantic steps are given, so up to 40 ms at its end are sampled.
     mode: what is given, see `Mode`; continuation.
     prompt_audio: what stands at the beginning of a continuation, see `PromptAudio`; codec.
-    temperature_semantic, temperature_coarse, temperature_fine: 0 takes the likeliest token; None
-      (default) is the bundle's own, or the paper's 0.6, 0.8 and 0.6 where it has none.
-    top_k_semantic, top_k_coarse, top_k_fine: draw among the k likeliest; 0 (default) means all.
-    top_p_semantic, top_p_coarse, top_p_fine: draw among the likeliest whose probabilities reach p;
-      1 by default.
+    temperature: by stage; 0 takes the likeliest token. Default: the bundle's own, or the paper's
+      0.6, 0.8 and 0.6 of semantic, coarse and fine stages, or 1.
+    top_k: by stage; draw among the k likeliest; 0 (default) means all.
+    top_p: by stage; draw among the likeliest whose probabilities reach p; 1 by default.
   """
 
   duration: float | None
@@ -89,15 +88,9 @@ class Settings(TypedDict, total=False):
   prompt_seconds: float | None
   mode: Mode | str
   prompt_audio: PromptAudio | str
-  temperature_semantic: float | None
-  temperature_coarse: float | None
-  temperature_fine: float | None
-  top_k_semantic: int
-  top_k_coarse: int
-  top_k_fine: int
-  top_p_semantic: float
-  top_p_coarse: float
-  top_p_fine: float
+  temperature: Mapping[str, float]
+  top_k: Mapping[str, int]
+  top_p: Mapping[str, float]
 
 
 def continue_audio(
@@ -138,15 +131,21 @@ def continue_audio(
     """Of prompts `first` to `last - 1`."""
     rows = slice(first * num_samples, last * num_samples)
     axes += (num_samples,) if num_samples > 1 else ()
-    codes, waveforms = np.stack(sampled.codes[rows]), np.stack(made[rows])
-    semantic = sampled.semantic[rows]
+    waveforms = np.stack(made[rows])
+
+    def shaped(tokens: Any, levels: int) -> Any:
+      if levels:
+        codes = np.stack(tokens)
+        return codes.reshape(*axes, *codes.shape[1:])
+      return tokens if axes else tokens[0]
+
+    streams = {
+      key: shaped(tokens[rows], tokens[0].ndim - 1) for key, tokens in sampled.streams.items()
+    }
     return Continuation(
       waveform=waveforms.reshape(*axes, *waveforms.shape[1:]),
       sample_rate=bundle.sample_rate,
-      tokens=Encoded(
-        semantic if axes or not semantic else semantic[0],
-        codes.reshape(*axes, *codes.shape[1:]),
-      ),
+      tokens=Encoded(streams),
       prompt_samples=request.outputs[first].kept,
       new_seconds=len(made[rows]) * request.outputs[first].made / bundle.sample_rate,
       timings=timings,
@@ -182,12 +181,10 @@ def stream(
   return AudioStream(bundle, codes, output.kept + output.made, output.kept, output.cut)
 
 
-def temperatures_of(bundle: Bundle, **asked: float | None) -> dict[str, float]:
-  """The temperature of each stage: as asked, or the bundle's own, or the paper's."""
-  paper = CascadeOptions()
-  defaults = {name: getattr(paper, name).temperature for name in STAGE_NAMES}
-  given = {name: value for name, value in asked.items() if value is not None}
-  return defaults | dict(bundle.temperatures) | given
+def temperatures_of(bundle: Bundle) -> dict[str, float]:
+  """The temperature of each stage unless another is asked for: the bundle's own, or the default."""
+  defaults = {name: CascadeOptions().of(name).temperature for name in bundle.stages}
+  return defaults | dict(bundle.temperatures)
 
 
 def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name: str) -> None:
@@ -272,7 +269,7 @@ def _request(
       # The last frame may reach over more tokens than the sound does.
       wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
       clip = _expected_clip(bundle, wholes[-1], frames)
-      expected.append(clip._replace(codes=None, resynthesis=True))
+      expected.append(Clip(frames, given={SEMANTIC: clip.prompt[SEMANTIC]}))
       outputs.append(_Output(len(prompt), len(prompt)))
     else:
       prompt = _prepared_prompt(bundle, prompt, sample_rate, prompt_seconds)
@@ -287,8 +284,11 @@ def _request(
   clips = []
   for clip, whole in zip(expected, wholes, strict=True):
     semantic = bundle.semantic.tokenize_long(whole)
-    codes = None if resynthesis else bundle.codec.encode_long(whole)
-    clips.append(Clip(clip.num_frames, semantic, codes, resynthesis))
+    if resynthesis:
+      clips.append(Clip(clip.num_frames, given={SEMANTIC: semantic}))
+    else:
+      prompt = {SEMANTIC: semantic, CODES: bundle.codec.encode_long(whole)}
+      clips.append(Clip(clip.num_frames, prompt))
   return _Request(clips, outputs, seed, options)
 
 
@@ -298,7 +298,8 @@ def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames:
   codec, steps = bundle.codec.spec, -(-len(prompt) // bundle.semantic.spec.hop_length)
   semantic = random.integers(bundle.semantic.spec.num_clusters, size=steps, dtype=np.int32)
   shape = -(-len(prompt) // codec.hop_length), codec.num_quantizers
-  return Clip(frames, semantic, random.integers(codec.codebook_size, size=shape, dtype=np.int32))
+  codes = random.integers(codec.codebook_size, size=shape, dtype=np.int32)
+  return Clip(frames, {SEMANTIC: semantic, CODES: codes})
 
 
 def _make_ready(
@@ -311,19 +312,23 @@ def _make_ready(
   rehearsal = bundle.cascade.rehearsal()
   if rehearsal is not None:
     rehearse(rehearsal, clips, options)
-    for frames in {clip.num_frames for clip in clips}:
+    for frames in {clip.num_frames for clip in clips if clip.num_frames is not None}:
       bundle.codec.prepare_decode(frames)
 
 
 def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
-  asked = {name: settings.get(f"temperature_{name}") for name in STAGE_NAMES}
-  temperatures = temperatures_of(bundle, **asked)
-
-  def of_stage(name: str) -> SamplingOptions:
-    top_k, top_p = settings.get(f"top_k_{name}", 0), settings.get(f"top_p_{name}", 1.0)
-    return SamplingOptions(temperatures[name], top_k, top_p)
-
-  return CascadeOptions(of_stage("semantic"), of_stage("coarse"), of_stage("fine"))
+  top_k, top_p = settings.get("top_k", {}), settings.get("top_p", {})
+  temperature = temperatures_of(bundle) | dict(settings.get("temperature", {}))
+  for name in [*temperature, *top_k, *top_p]:
+    if name not in bundle.stages:
+      there = ", ".join(bundle.stages)
+      raise UserError(f"sampling options for {name!r}; the stages of {bundle.name} are {there}")
+  return CascadeOptions(
+    {
+      name: SamplingOptions(temperature[name], top_k.get(name, 0), top_p.get(name, 1.0))
+      for name in bundle.stages
+    }
+  )
 
 
 def _is_list(waveform: Any) -> bool:
@@ -368,13 +373,15 @@ def _check_numbers(
 
 
 def _check_stages(bundle: Bundle, mode: Mode) -> None:
-  if "coarse" not in bundle.stages:
+  if not any(stage.spec.writes.key == CODES for stage in bundle.stages.values()):
     raise BundleError(
       f"the bundle {bundle.name} has no stages to sample with, it only encodes and decodes; "
       "train stages and export them with export_bundle"
     )
-  uses_semantic = bundle.stages["coarse"].spec.uses_semantic
-  if mode is Mode.RESYNTHESIS and not uses_semantic:
-    raise BundleError(f"the bundle {bundle.name} has no semantic tokens to keep in resynthesis")
-  if mode is not Mode.RESYNTHESIS and uses_semantic and "semantic" not in bundle.stages:
-    raise BundleError(f"the bundle {bundle.name} has no semantic stage; it can resynthesize only")
+  if mode is Mode.RESYNTHESIS:
+    if not bundle.cascade.reads(SEMANTIC):
+      raise BundleError(f"the bundle {bundle.name} has no semantic tokens to keep in resynthesis")
+  elif bundle.cascade.missing():
+    names = ", ".join(sorted(bundle.cascade.missing()))
+    can = "; it can resynthesize only" if names == SEMANTIC else ""
+    raise BundleError(f"the bundle {bundle.name} has no {names} stage{can}")

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import BundleError, ConfigError
+from audiolm_jax.core.streams import differences
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.lm.stages import STAGE_NAMES, Stage, StageSpec
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.sampling import registry
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 
 MANIFEST = "bundle.json"
@@ -116,6 +117,7 @@ def save_bundle(
   """
   folder = Path(folder)
   _check_fit(bundle)
+  _check_temperatures(bundle.name, bundle.temperatures, bundle.stages)
   check_replaceable(folder)
   with replaced(folder) as temporary:
     _write(bundle, temporary, Storage(storage))
@@ -160,17 +162,23 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
   components = manifest["components"]
   codec = _load_tokenizer(folder, "codec", components)
   semantic = tokenizer_at(_load_tokenizer(folder, "semantic", components), codec.spec.sample_rate)
-  names = list(manifest["stages"])
+  kinds = {entry["name"]: entry["kind"] for entry in manifest["stages"]}
+  names = list(kinds)
   for name in wanted or ():
     if name not in names:
       raise BundleError(f"{folder} has no {name} stage; it has {', '.join(names) or 'none'}")
+  _check_temperatures(folder.name, manifest["temperatures"], names)
   bundle = Bundle(
     name=manifest["name"],
     codec=codec,
     semantic=semantic,
-    stages={n: _load_stage(folder, n, components) for n in names if wanted is None or n in wanted},
+    stages={
+      name: _load_stage(folder, name, kind, components)
+      for name, kind in kinds.items()
+      if wanted is None or name in wanted
+    },
     semantic_rate=manifest["semantic_rate"],
-    temperatures=manifest.get("temperatures", {}),
+    temperatures=manifest["temperatures"],
     detector=_load_detector(folder, components),
     description=manifest["description"],
     metadata=manifest["metadata"],
@@ -193,6 +201,11 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
   return bundle
 
 
+def _check_temperatures(bundle: str, temperatures: Iterable[str], stages: Iterable[str]) -> None:
+  for name in sorted(set(temperatures) - set(stages)):
+    raise BundleError(f"{bundle}: a temperature for {name!r}, which is no stage of it")
+
+
 def _check_fit(bundle: Bundle) -> None:
   """Raises where parts disagree on a rate or on a number of tokens."""
   codec, semantic = bundle.codec.spec, bundle.semantic.spec
@@ -201,28 +214,14 @@ def _check_fit(bundle: Bundle) -> None:
       f"{bundle.name}: the codec runs at {codec.sample_rate} Hz, the semantic tokenizer at "
       f"{semantic.sample_rate} Hz; they must agree"
     )
-  for name in bundle.temperatures:
-    if name not in STAGE_NAMES:
-      raise BundleError(f"{bundle.name}: a temperature for {name!r}, which is no stage")
   for name, stage in bundle.stages.items():
-    for field, tokenizers in (
-      ("frame_rate", codec.frame_rate),
-      ("codebook_size", codec.codebook_size),
-      ("semantic_rate", semantic.frame_rate),
-      ("num_clusters", semantic.num_clusters),
-    ):
-      trained = getattr(stage.spec, field)
-      used = stage.spec.uses_semantic or field in ("frame_rate", "codebook_size")
-      if used and trained != tokenizers:
-        raise BundleError(
-          f"{bundle.name}: the {name} stage was trained with {field} {trained:g}, the tokenizers "
-          f"have {tokenizers:g}; train it on tokens of these tokenizers"
-        )
-    if stage.spec.num_quantizers > codec.num_quantizers:
-      raise BundleError(
-        f"{bundle.name}: the {name} stage has {stage.spec.num_quantizers} codec levels, the codec "
-        f"{codec.num_quantizers}; train it on tokens of this codec"
-      )
+    for key, stream in stage.spec.streams.items():
+      if key in bundle.streams:
+        for difference in differences(stream, bundle.streams[key]):
+          raise BundleError(
+            f"{bundle.name}: the {name} stage was trained with {difference}; train it on tokens of "
+            "these tokenizers"
+          )
 
 
 def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> Any:
@@ -237,11 +236,12 @@ def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> A
   return tokenizer_class(config, _load_params(folder / f"{name}.safetensors", entry["hash"]))
 
 
-def _load_stage(folder: Path, name: str, components: Mapping[str, Any]) -> Stage:
+def _load_stage(folder: Path, name: str, kind: str, components: Mapping[str, Any]) -> Stage:
   entry = components[f"{name}_stage"]
+  spec_class = registry.spec_class({"kind": kind})
   return Stage(
-    configs.from_dict(StageSpec, entry["spec"]),
-    configs.from_dict(TransformerConfig, entry["config"]),
+    configs.from_dict(spec_class, entry["spec"]),
+    configs.from_dict(spec_class.config_class(), entry["config"]),
     _load_params(folder / f"{name}_stage.safetensors", entry["hash"]),
   )
 
@@ -313,7 +313,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     "token_hash": tokens,
     "semantic_rate": bundle.semantic_rate,
     "temperatures": dict(bundle.temperatures),
-    "stages": list(bundle.stages),
+    "stages": [{"name": name, "kind": stage.spec.kind} for name, stage in bundle.stages.items()],
     "components": components,
     "metadata": dict(bundle.metadata),
   }

@@ -4,6 +4,7 @@ format  what it was
 1       the token hash was over all weights of the tokenizers, the codec's decoder included, and
         no tokenizer had a hash of its own
 2       the token hash leaves the decoder out; each component has the hash of its weights
+3       the list of stages is in the order in which they sample, with the kind of each
 """
 
 import copy
@@ -21,7 +22,7 @@ from audiolm_jax.core import configs
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +75,15 @@ def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   return manifest
 
 
+def _from_2(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+  del folder
+  stages = [{"name": name, "kind": "autoregressive"} for name in manifest["stages"]]
+  # A temperature could be stored of a stage of the paper that was left out.
+  absent = {"semantic", "coarse", "fine"} - {stage["name"] for stage in stages}
+  temperatures = {n: t for n, t in manifest.get("temperatures", {}).items() if n not in absent}
+  return manifest | {"stages": stages, "temperatures": temperatures, "format_version": 3}
+
+
 def _token_hash_1(codec: SoundStreamCodec, semantic: SemanticTokenizer) -> str:
   parts = [
     (tensors.hash_params(tokenizer.params), configs.to_dict(tokenizer.spec))
@@ -82,4 +92,4 @@ def _token_hash_1(codec: SoundStreamCodec, semantic: SemanticTokenizer) -> str:
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_STEPS: dict[int, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+_STEPS: dict[int, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}

@@ -1,37 +1,39 @@
 """Token files of a bundle's tokens."""
 
-import numpy as np
-from jaxtyping import Int
+import dataclasses
 
 from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.core.streams import Record
 from audiolm_jax.io.token_file import TokenFile
 
 
-def of_bundle(
-  bundle: Bundle,
-  semantic: Int[np.ndarray, " steps"],
-  codes: Int[np.ndarray, "frames quantizers"],
-  *,
-  semantic_rate: float,
-) -> TokenFile:
-  """Tokens with the numbers of the bundle they belong to."""
+def of_bundle(bundle: Bundle, tokens: Record) -> TokenFile:
+  """Tokens of one clip, as the bundle's tokenizers make them."""
   return TokenFile(
-    semantic=semantic,
-    codes=codes,
+    tokens=tokens,
+    streams={key: bundle.streams[key] for key in tokens},
     sample_rate=bundle.sample_rate,
-    frame_rate=bundle.codec.spec.frame_rate,
-    semantic_rate=semantic_rate,
     bundle=bundle.name,
     token_hash=bundle.token_hash,
   )
 
 
-def of_sample(
-  bundle: Bundle,
-  semantic: Int[np.ndarray, " steps"],
-  codes: Int[np.ndarray, "frames quantizers"],
-) -> TokenFile:
-  """Tokens of one clip that a bundle's stages made."""
-  collapsed = bundle.stages["coarse"].spec.collapse_repeats
-  rate = 0.0 if collapsed else bundle.semantic.spec.frame_rate
-  return of_bundle(bundle, semantic, codes, semantic_rate=rate)
+def of_sample(bundle: Bundle, tokens: Record) -> TokenFile:
+  """Tokens of one clip that a bundle's stages made; what they collapse has no rate."""
+  streams = bundle.streams | {
+    key: stream
+    for stage in bundle.stages.values()
+    for key, stream in stage.spec.streams.items()
+    if key not in bundle.streams
+  }
+  collapsed = {key for stage in bundle.stages.values() for key in stage.spec.collapsed}
+  return TokenFile(
+    tokens=tokens,
+    streams={
+      key: dataclasses.replace(streams[key], rate=None) if key in collapsed else streams[key]
+      for key in tokens
+    },
+    sample_rate=bundle.sample_rate,
+    bundle=bundle.name,
+    token_hash=bundle.token_hash,
+  )

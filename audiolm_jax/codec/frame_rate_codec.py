@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Float, Int
 
-from audiolm_jax.codec.blocks import initial_state
-from audiolm_jax.codec.causal_codec import CausalCodec
+from audiolm_jax.chunking import ChunkedModel, Sizes
+from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.frame_rate import (
   Decoder,
   Encoder,
@@ -19,53 +17,45 @@ from audiolm_jax.codec.frame_rate import (
   encoder_state,
 )
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
+from audiolm_jax.io.stored_program import StoredProgram
+
+# 5 s at 50 frames per second.
+_SIZES = Sizes.in_steps(250, 25)
 
 
-class FrameRateCodec(CausalCodec):
-  """Encodes and decodes in blocks of 5 s, carrying the state between blocks.
+class FrameRateCodec(ChunkedCodec):
+  """A state goes from chunk to chunk; the decoder looks `lookahead_frames` ahead.
 
-  A frame's samples are complete `lookahead_frames` later: in a stream they come so many frames
-  after their codes. `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}.
+  A frame's samples are complete so many frames later: in a stream they come that long after their
+  codes. `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}.
   """
 
   config: FrameRateConfig
 
   @property
-  def delay_frames(self) -> int:
-    return self.config.lookahead_frames
+  def encoder(self) -> ChunkedModel:
+    return self.encoder_of(encode_chunk, _SIZES, encoder_state)
 
   @property
-  def codebooks(self) -> Float[jax.Array, "quantizers size latent"]:
-    return self.params["codebooks"]
-
-  def encoder_state(self, batch: int) -> State:
-    return initial_state(encoder_state, self.config, batch)
-
-  def decoder_state(self, batch: int) -> State:
-    return initial_state(decoder_state, self.config, batch)
-
-  def encode_block(
-    self, waveform: Float[np.ndarray, "batch samples"], ends: Int[np.ndarray, "batch"], state: State
-  ) -> tuple[Int[jax.Array, "batch frames q"], State]:
-    del ends  # no frame depends on later samples
-    return _encode(self.config, self.token_params, waveform, state)
-
-  def decode_block(
-    self, codes: Int[np.ndarray, "batch frames q"], ends: Int[np.ndarray, "batch"], state: State
-  ) -> tuple[Float[jax.Array, "batch samples"], State]:
-    return _decode(self.config, self.params, codes, ends, state)
+  def decoder(self) -> ChunkedModel:
+    return self.decoder_of(decode_chunk, _SIZES, decoder_state, right=self.config.lookahead_frames)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
-  config: FrameRateConfig, params: Mapping[str, Any], waveform: jax.Array, state: State
+@functools.partial(StoredProgram, static_argnums=(0,))
+def encode_chunk(
+  config: FrameRateConfig,
+  params: Mapping[str, Any],
+  waveform: jax.Array,
+  ends: jax.Array,
+  state: State,
 ) -> tuple[jax.Array, State]:
+  del ends  # no frame depends on later samples
   latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, state)
   return residual_quantize(latents, params["codebooks"]), state
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(
+@functools.partial(StoredProgram, static_argnums=(0,))
+def decode_chunk(
   config: FrameRateConfig,
   params: Mapping[str, Any],
   codes: jax.Array,

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,28 +74,15 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
-class StreamEncoder(Protocol):
-  """Waveform in, codes out, with state in between."""
+class CodecStream(Protocol):
+  """Pieces of a waveform in and codes out, or codes in and waveform out, with state in between."""
 
-  def push(self, waveform: Float[np.ndarray, "batch samples"]) -> Int[np.ndarray, "batch frames q"]:
-    """Codes of every frame that no sample still to come can change."""
+  def push(self, inputs: Shaped[np.ndarray, "batch _ ..."], /) -> Shaped[np.ndarray, "batch _ ..."]:
+    """The results of every frame that no input still to come can change."""
     ...
 
-  def flush(self) -> Int[np.ndarray, "batch frames q"]:
-    """Codes of the frames that are left, the last one padded as by `encode`."""
-    ...
-
-
-@runtime_checkable
-class StreamDecoder(Protocol):
-  """Codes in, waveform out, with state in between."""
-
-  def push(self, codes: Int[np.ndarray, "batch frames q"]) -> Float[np.ndarray, "batch samples"]:
-    """The samples of every frame that no code still to come can change."""
-    ...
-
-  def flush(self) -> Float[np.ndarray, "batch samples"]:
-    """The samples of the frames that are left; none where the codec looks at no later one."""
+  def flush(self) -> Shaped[np.ndarray, "batch _ ..."]:
+    """The results that are left, the last frame padded as by `encode`; the clip ends here."""
     ...
 
 
@@ -136,6 +123,6 @@ class Codec(Protocol):
     """Codes of one long clip in bounded memory; equal to `encode`."""
     ...
 
-  def stream_encoder(self, batch: int = 1) -> StreamEncoder: ...
+  def stream_encoder(self, batch: int = 1) -> CodecStream: ...
 
-  def stream_decoder(self, batch: int = 1) -> StreamDecoder: ...
+  def stream_decoder(self, batch: int = 1) -> CodecStream: ...

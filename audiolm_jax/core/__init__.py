@@ -1,1 +1,1 @@
-"""What every other package uses: errors, configurations, the command line, compilation."""
+"""Code that every other package uses: errors, configurations, the command line, compilation."""

@@ -1,7 +1,7 @@
-"""Makes glibc keep freed memory, so that XLA's buffers on a CPU cost few page faults.
+"""Makes glibc keep freed memory, so that XLA's buffers on a CPU cause few page faults.
 
-glibc returns every large buffer to the kernel when it is freed, and the next operation faults its
-pages in again, 4 KB at a time. The command lines of this package call `tune_allocator` before
+By default, glibc returns every large buffer to the kernel when it is freed, and the next operation
+faults the pages in again, 4 KB at a time. The commands of this package call `tune_allocator` before
 anything else; importing the package does not.
 """
 
@@ -13,12 +13,13 @@ import platform
 from audiolm_jax.core.errors import UserError
 
 VARIABLE = "AUDIOLM_JAX_ALLOCATOR"
-# The numbers that mallopt(3) has for its parameters.
+# Parameter numbers of mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
-# Bytes by which the heap grows. Above two heaps of 64 MB, heaps that threads already have are kept.
+# Bytes by which the heap grows. More than two heaps of 64 MB, so that glibc also keeps the heaps
+# that threads created earlier.
 _TOP_PAD = 256 << 20
 _PROBE = 1 << 20
-# Settings of the user's own, which stay as they are.
+# Settings of the user, which take precedence.
 _MALLOC_VARIABLES = (
   "MALLOC_ARENA_MAX",
   "MALLOC_MMAP_MAX_",
@@ -29,10 +30,10 @@ _MALLOC_VARIABLES = (
 
 
 class AllocatorError(UserError):
-  """The memory allocator of this process stays as it is; the message says why.
+  """Raised when the memory allocator of this process cannot be tuned; it is left unchanged.
 
   Attributes:
-    fix: what to do about it; empty if there is nothing.
+    fix: how to make tuning possible; empty if nothing helps.
   """
 
   def __init__(self, reason: str, fix: str = ""):
@@ -42,28 +43,27 @@ class AllocatorError(UserError):
 
 @functools.cache
 def tune_allocator() -> str:
-  """Makes glibc keep freed memory for the rest of this process.
+  """Makes glibc keep freed memory until this process ends.
 
-  All threads share one heap, which does not shrink. Memory that was allocated before stays where it
-  is, so call this early. Further calls change nothing, and other programs that this process starts
-  do not inherit it.
+  All threads share one heap, which does not shrink. Memory that is already allocated is not moved,
+  so call this early. Further calls have no effect, and child processes do not inherit the settings.
 
   Returns:
     The version of glibc.
   Raises:
-    AllocatorError: the environment variable AUDIOLM_JAX_ALLOCATOR is "off", the user has chosen
-      settings of malloc or another allocator, or there is no glibc. Nothing is changed then.
+    AllocatorError: the environment variable AUDIOLM_JAX_ALLOCATOR is "off", the user has configured
+      malloc or loaded another allocator, or the C library is not glibc. Nothing is changed then.
   """
   _check_environment()
   name, version = platform.libc_ver()
   if platform.system() != "Linux" or name != "glibc":
-    raise AllocatorError(f"{platform.system()} without glibc, whose malloc alone can be tuned")
+    raise AllocatorError(f"only glibc's malloc can be tuned; this {platform.system()} has no glibc")
   libc = _load_libc()
   if not _serves_malloc(libc):
     raise AllocatorError(
-      "malloc is not that of glibc; another allocator is loaded "
+      "another allocator than that of glibc is loaded "
       f"(LD_PRELOAD={os.environ.get('LD_PRELOAD', '')})",
-      "unset LD_PRELOAD, if the allocator is not your choice",
+      "unset LD_PRELOAD unless you chose that allocator",
     )
   for parameter, value in (
     (_M_MMAP_MAX, 0),
@@ -78,16 +78,13 @@ def tune_allocator() -> str:
 
 def _check_environment() -> None:
   if os.environ.get(VARIABLE, "").lower() in ("off", "0", "none", "false"):
-    raise AllocatorError(f"off, as {VARIABLE} says", f"unset {VARIABLE} for faster operations")
+    raise AllocatorError(f"disabled by {VARIABLE}", f"unset {VARIABLE} for faster operations")
   chosen = [name for name in _MALLOC_VARIABLES if name in os.environ]
   if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
     chosen.append("GLIBC_TUNABLES")
   if chosen:
     names = " and ".join(chosen)
-    raise AllocatorError(
-      f"as {names} {'says' if len(chosen) == 1 else 'say'}",
-      f"unset {names}, if you prefer the settings of this package",
-    )
+    raise AllocatorError(f"set by {names}", f"unset {names} to use the settings of this package")
 
 
 def _load_libc() -> ctypes.CDLL:
@@ -109,7 +106,7 @@ class _MallInfo(ctypes.Structure):
 
 
 def _serves_malloc(libc: ctypes.CDLL) -> bool:
-  """Whether what this process allocates appears in the statistics of `libc`."""
+  """Returns whether allocations of this process appear in the statistics of `libc`."""
   process = ctypes.CDLL(None)
   process.malloc.argtypes, process.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
   process.free.argtypes, process.free.restype = [ctypes.c_void_p], None

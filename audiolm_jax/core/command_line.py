@@ -1,4 +1,4 @@
-"""The part that all commands share: flags, exit codes, errors printed as one line."""
+"""Flags, exit codes and one-line error messages, shared by all commands."""
 
 import contextlib
 import logging
@@ -32,13 +32,13 @@ def run_cli(
 ) -> None:
   """Runs `main` as an absl program and exits with `exit_code`, or with 2 after an invalid flag.
 
-  Tunes the memory allocator first where that is possible; `doctor` reports whether it is.
+  Tunes the memory allocator first if that is possible; `doctor` reports whether it is.
 
   Args:
-    main: receives the arguments that are not flags, the program's name first, and may return an
-      exit code.
-    flag_values: absl flags that the program keeps apart from the global ones, so that several
-      programs can be imported into one process.
+    main: receives the arguments that are not flags, preceded by the program's name, and may return
+      an exit code.
+    flag_values: the program's absl flags if it keeps them separate from the global ones, so that
+      several programs can be imported into one process.
   """
   with contextlib.suppress(allocator.AllocatorError):
     allocator.tune_allocator()
@@ -49,16 +49,16 @@ def run_cli(
       for name in flag_values:
         flags.FLAGS.register_flag_by_module(sys.argv[0], flag_values[name])
     try:
-      rest = flags.FLAGS(argv)
+      arguments = flags.FLAGS(argv)
     except flags.Error as error:
       print(f"error: {' '.join(str(error).split())}; see --help", file=sys.stderr)
       sys.exit(2)
     if flag_values is not None:
       flag_values.mark_as_parsed()
       _expand_home(flag_values)
-    return rest
+    return arguments
 
-  # JAX logs every accelerator that is absent; absl's log level would show it.
+  # JAX logs every accelerator that is absent, at a level that absl prints.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   app.run(lambda argv: exit_code(main, argv), flags_parser=parse)
 
@@ -66,8 +66,8 @@ def run_cli(
 def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
   """Calls `main` and returns its result, 0 for None, or 2 after an error that the user can fix.
 
-  A package that is not installed is such an error; a missing module of this project is a bug and
-  keeps its traceback.
+  A package that is not installed counts as such an error. A missing module of this project is a
+  bug, and its traceback is shown.
   """
   try:
     if len(argv) > 1 and not getattr(main, "takes_arguments", False):
@@ -88,7 +88,7 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
 
 
 def _expand_home(flag_values: flags.FlagValues) -> None:
-  """Expands `~/` at the start of a flag's text, which shells leave alone in `--flag=~/x`."""
+  """Expands `~/` at the start of flag values, because shells do not expand it in `--flag=~/x`."""
 
   def expanded(value: Any) -> Any:
     if isinstance(value, list):

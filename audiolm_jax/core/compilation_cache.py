@@ -13,11 +13,11 @@ _VARIABLE = "AUDIOLM_JAX_CACHE"
 
 
 def cache_folder() -> Path | None:
-  """Where compiled programs are kept: below AUDIOLM_JAX_CACHE or the user's cache folder.
+  """Returns the folder of compiled programs, below AUDIOLM_JAX_CACHE or the user's cache folder.
 
   Returns:
-    A folder for this jaxlib and this kind of processor; None where AUDIOLM_JAX_CACHE is "off", or
-    where the user has no home folder.
+    A folder for this jaxlib and this type of processor; None if AUDIOLM_JAX_CACHE is "off" or the
+    user has no home folder.
   """
   chosen = os.environ.get(_VARIABLE, "")
   if chosen.lower() in ("off", "0", "none", "false"):
@@ -26,21 +26,21 @@ def cache_folder() -> Path | None:
     base = Path(chosen).expanduser() if chosen else _user_cache() / "audiolm_jax"
   except RuntimeError:  # no home folder, as for the unknown user of a container
     return None
-  return base / _kind()
+  return base / _platform_name()
 
 
 def enable() -> None:
-  """Turns the cache on, before the first compilation, unless JAX's own variable already has."""
-  # XLA's loader reports, at every hit, tuning hints that differ from the host's by design.
+  """Enables the cache unless JAX's own variable has; call it before the first compilation."""
+  # At every hit, XLA's loader logs tuning hints that differ from the host's by design.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   folder = cache_folder()
   if folder is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
   import jax
 
-  # An entry that a killed run left half written is compiled anew; nobody needs to know.
+  # JAX compiles again what it cannot read, for example an entry that a killed run left incomplete.
   warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
-  with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
+  with contextlib.suppress(OSError):  # without a writable home folder, only time is lost
     if not _make_private(folder):
       return
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -49,9 +49,9 @@ def enable() -> None:
 
 
 def _make_private(folder: Path) -> bool:
-  """Makes the folder closed to other users; whether it is.
+  """Closes the folder to other users and returns whether it may be used.
 
-  What lies in it is run, so a folder that another user owns is not used.
+  The programs in it are executed, so a folder that another user owns is refused.
   """
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   if not hasattr(os, "getuid"):
@@ -59,8 +59,8 @@ def _make_private(folder: Path) -> bool:
   status = folder.stat()
   if status.st_uid != os.getuid():
     warnings.warn(
-      f"{folder} belongs to another user, so no compiled programs are kept; set {_VARIABLE} to a "
-      "folder of your own",
+      f"{folder} belongs to another user, so compiled programs are not stored; set {_VARIABLE} to "
+      "a folder that you own",
       stacklevel=3,
     )
     return False
@@ -74,12 +74,15 @@ def _user_cache() -> Path:
 
 
 @functools.cache
-def _kind() -> str:
+def _platform_name() -> str:
   return f"jaxlib-{metadata.version('jaxlib')}-{_processor()}"
 
 
 def _processor() -> str:
-  """A program compiled for one processor may not run on another that shares the home folder."""
+  """Returns a hash of the processor's features.
+
+  A program compiled for one processor may not run on another that shares the home folder.
+  """
   features = platform.machine() + platform.processor()
   with contextlib.suppress(OSError):
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to plain JSON and back."""
+"""Converts frozen dataclasses to plain JSON values and back."""
 
 import dataclasses
 import enum
@@ -13,15 +13,18 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-  """Plain JSON form of a configuration dataclass, nested dataclasses and enums included."""
+  """Returns a configuration dataclass as JSON values, including nested dataclasses and enums."""
   return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-  """The dataclass that `to_dict` made `values` from.
+  """Returns the instance of `cls` that `to_dict` converted to `values`.
+
+  Where the types of some fields depend on the values of others, the class has a method
+  `field_types(values)` that gives them by name.
 
   Raises:
-    ConfigError: a field of `values` that `cls` lacks, or a required field that is missing.
+    ConfigError: `cls` lacks a field of `values`, or a required field is missing.
   """
   fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
   unknown = sorted(set(values) - set(fields))
@@ -30,6 +33,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
       f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(fields))}"
     )
   hints = typing.get_type_hints(cls)
+  if hasattr(cls, "field_types"):
+    hints |= typing.cast(Any, cls).field_types(values)
   given = {name: _typed(hints[name], value) for name, value in values.items()}
   required = [
     name
@@ -38,7 +43,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
   ]
   missing = [name for name in required if name not in given]
   if missing:
-    raise ConfigError(f"{cls.__name__} needs the field {missing[0]!r}, which is not given")
+    raise ConfigError(f"{cls.__name__} lacks the required field {missing[0]!r}; add it")
   return cls(**given)
 
 
@@ -46,11 +51,16 @@ def check_equal(found: Any, wanted: Any, what: str) -> None:
   """Raises a `ConfigError` that names the fields in which two configurations differ."""
   differing = differences(to_dict(found), to_dict(wanted))
   if differing:
-    raise ConfigError(f"{what} is of another configuration: {'; '.join(differing)}")
+    raise ConfigError(f"{what} has another configuration: {'; '.join(differing)}")
 
 
 def differences(old: Any, new: Any) -> list[str]:
-  """ "field was this, is that" for each field of two plain forms, nested ones by dotted names."""
+  """Returns "field was OLD, is NEW" for each field that differs; nested fields have dotted names.
+
+  Args:
+    old: a configuration as `to_dict` returns it.
+    new: another one.
+  """
   old, new, missing = _flat(old), _flat(new), "(not set)"
   return [
     f"{name} was {old.get(name, missing)}, is {new.get(name, missing)}"
@@ -97,7 +107,7 @@ def _typed(hint: Any, value: Any) -> Any:
 
 
 def _fitting(choices: list[Any], value: Any) -> Any:
-  """The first dataclass of a union that has all fields of `value`; the first of all otherwise."""
+  """Returns the first dataclass of a union that has all fields of `value`, else the first type."""
   if isinstance(value, Mapping):
     for choice in filter(dataclasses.is_dataclass, choices):
       if set(value) <= {f.name for f in dataclasses.fields(choice)}:

@@ -1,25 +1,25 @@
-"""Errors caused by what the user passed in; each message is one line that says how to fix it."""
+"""Errors caused by the user's input; each message is one line and includes the fix."""
 
 
 class UserError(ValueError):
-  """An error that the user can fix. The message names the input, its value and the fix."""
+  """Raised for an error that the user can fix; the message names the input, its value and a fix."""
 
 
 class AudioError(UserError):
-  """An audio file or waveform cannot be used."""
+  """Raised when an audio file or waveform cannot be used."""
 
 
 class ConfigError(UserError):
-  """A configuration is invalid."""
+  """Raised when a configuration is invalid."""
 
 
 class BundleError(UserError):
-  """A bundle is missing, damaged or inconsistent."""
+  """Raised when a bundle is missing, damaged or inconsistent."""
 
 
 class DataError(UserError):
-  """Training data cannot be used."""
+  """Raised when training data cannot be used."""
 
 
 class CheckpointError(UserError):
-  """A checkpoint cannot be restored."""
+  """Raised when a checkpoint cannot be restored."""

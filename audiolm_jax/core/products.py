@@ -1,9 +1,9 @@
-"""Matrix products of the models, whose precision in training is a setting.
+"""Matrix products of the models, with a precision that can be selected for training.
 
 Intel CPUs with AMX multiply bfloat16 operands into float32 results about four times as fast as
-float32 operands. `precision` selects this for everything that is traced within it; a training
-step is traced so, and encoding, sampling and evaluation are not, so tokens do not depend on the
-machine.
+float32 operands. The context manager `precision` selects the precision of all products that are
+traced within it. Only training steps use it; encoding, sampling and evaluation compute in float32,
+so tokens do not depend on the machine.
 """
 
 import contextlib
@@ -23,44 +23,44 @@ from jaxtyping import Array, Float
 
 
 class Precision(enum.StrEnum):
-  """What `matmul` rounds its operands to; its result is float32 in both cases."""
+  """The type that `matmul` rounds its operands to; the result is float32 in both cases."""
 
   FLOAT32 = "float32"
   BFLOAT16 = "bfloat16"
 
 
-# Part of the key of JAX's caches: what was traced in one precision is traced again in another.
+# A user context is part of the key of JAX's caches: functions are traced again per precision.
 _PRECISION = jax.make_user_context(default_value=Precision.FLOAT32)
 
-# A transpose by a product with the identity matrix costs inputs**2 operations a row, and is the
-# faster one up to about this width.
+# A transpose by a product with the identity matrix costs inputs**2 operations per row; it is
+# faster up to about this width.
 _IDENTITY_WIDTH = 512
 _TRANSPOSE_BLOCK = 16
 
 
 @contextlib.contextmanager
 def precision(value: Precision | str) -> Iterator[None]:
-  """Selects the precision of the products that are traced in this context, in this thread."""
+  """Selects the precision of the products that this thread traces within the context."""
   with _PRECISION(Precision(value)):
     yield
 
 
 def current_precision() -> Precision:
-  """The precision of products traced now."""
+  """Returns the precision of products that are traced now."""
   return _PRECISION.value
 
 
 def fastest_precision() -> Precision:
-  """BFLOAT16 where training runs on a CPU that has AMX, FLOAT32 elsewhere."""
+  """Returns BFLOAT16 if JAX computes on a CPU with AMX, else FLOAT32."""
   on_amx = jax.default_backend() == "cpu" and cpu_has_amx()
   return Precision.BFLOAT16 if on_amx else Precision.FLOAT32
 
 
 @functools.cache
 def cpu_has_amx() -> bool:
-  """Whether the processor multiplies bfloat16 matrices in tiles, as Linux reports it.
+  """Returns whether Linux reports that the processor has AMX instructions for bfloat16.
 
-  The environment variable AUDIOLM_JAX_AMX set to "off" makes this False.
+  Returns False if the environment variable AUDIOLM_JAX_AMX is "off".
   """
   if sys.platform != "linux" or os.environ.get("AUDIOLM_JAX_AMX", "").lower() == "off":
     return False
@@ -73,11 +73,11 @@ def cpu_has_amx() -> bool:
 def matmul(
   x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*batch outputs"]:
-  """The product over the last axis of `x` and the first of `kernel`, in the current precision.
+  """Returns the product of `x` and `kernel` in the current precision.
 
   Returns:
-    Of the operands' type. Under BFLOAT16 the gradients of float32 operands are float32 too, made
-    of bfloat16 operands.
+    An array of the operands' type. Under BFLOAT16 the gradients of float32 operands are computed
+    from bfloat16 operands and are float32 too.
   """
   return _rounded_matmul(x, kernel) if rounds(x, kernel) else x @ kernel
 
@@ -89,12 +89,16 @@ def dot_general(
   precision: Any = None,
   preferred_element_type: Any = None,
 ) -> Array:
-  """`lax.dot_general` in the current precision: the last axes of `x` and the first of `kernel`.
+  """Contracts the last axes of `x` with the first axes of `kernel` in the current precision.
 
   Args:
-    precision: of float32 products, as `lax.dot_general` takes it.
+    x: the input.
+    kernel: the weights.
+    dimension_numbers: see `lax.dot_general`.
+    precision: see `lax.dot_general`; applies to float32 products.
+    preferred_element_type: see `lax.dot_general`.
   Raises:
-    ValueError: other axes, under BFLOAT16.
+    ValueError: `dimension_numbers` name other axes, under BFLOAT16.
   """
   if not rounds(x, kernel):
     return lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)
@@ -113,7 +117,10 @@ def dot_general(
 
 
 def rounds(x: Array, kernel: Array) -> bool:
-  """Whether a product of these two, traced now, rounds them: what is not float32 stays as it is."""
+  """Returns whether a product of `x` and `kernel` that is traced now rounds them.
+
+  Only float32 operands are rounded.
+  """
   both_float32 = x.dtype == kernel.dtype == jnp.float32
   return both_float32 and current_precision() is Precision.BFLOAT16
 
@@ -130,7 +137,7 @@ def _rounded_matmul(x: Array, kernel: Array) -> Array:
 
 def _rounded_forward(x: Array, kernel: Array):
   # XLA:CPU cannot run a bfloat16 product into which it has folded a transpose of an operand or of
-  # the result; the barriers here and below keep them apart.
+  # the result; the barriers here and below prevent the folding.
   rounded = lax.optimization_barrier((x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)))
   return lax.optimization_barrier(_dot(*rounded, x.ndim - 1, 0)), rounded
 
@@ -141,8 +148,8 @@ def _rounded_backward(residuals, gradient: Array):
   x_gradient = lax.optimization_barrier(_dot(gradient, kernel, gradient.ndim - 1, 1))
   rows = x.reshape(-1, x.shape[-1])
   columns = gradient.reshape(-1, gradient.shape[-1])
-  # The fast path needs rows of one operand against columns of the other. XLA folds a plain
-  # transpose into the product, which then misses it.
+  # The fast path needs rows of one operand against columns of the other. XLA would fold a plain
+  # transpose into the product and leave the fast path.
   if rows.shape[1] <= columns.shape[1]:
     kernel_gradient = lax.optimization_barrier(_dot(_transposed(rows), columns, 1, 0))
   else:
@@ -154,10 +161,10 @@ _rounded_matmul.defvjp(_rounded_forward, _rounded_backward)
 
 
 def _transposed(x: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
-  """The transpose, made in a way that XLA does not fold into a product."""
+  """Returns the transpose, computed in a way that XLA does not fold into a product."""
   rows, columns = x.shape
   if columns <= _IDENTITY_WIDTH:
-    # Exact: each result is one element times one.
+    # Exact, because each result is one element times one.
     return _dot(jnp.eye(columns, dtype=x.dtype), x, 1, 1).astype(x.dtype)
   padded = jnp.pad(x, ((0, -rows % _TRANSPOSE_BLOCK), (0, 0)))
   blocks = padded.reshape(-1, _TRANSPOSE_BLOCK, columns).transpose(0, 2, 1)

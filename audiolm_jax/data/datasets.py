@@ -12,7 +12,7 @@ import numpy as np
 
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import in_memory
-from audiolm_jax.lm.stages import StageSpec
+from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.training.batches import Batches
 
 BatchShapes = dict[str, jax.ShapeDtypeStruct]
@@ -24,7 +24,8 @@ class SeqioDataset:
 
   Attributes:
     mixture_or_task_name: as registered.
-    task_feature_lengths: {"waveform": samples} or {"tokens": length}.
+    task_feature_lengths: {"waveform": samples}; None for a stage.
+    spec: of the stage whose examples the task makes; None for waveforms.
     split: of the task.
     batch_size: examples per step.
     seed: of order and crops.
@@ -35,7 +36,8 @@ class SeqioDataset:
   """
 
   mixture_or_task_name: str
-  task_feature_lengths: Mapping[str, int]
+  task_feature_lengths: Mapping[str, int] | None = None
+  spec: StageSpec | None = None
   split: str = "train"
   batch_size: int = 128
   seed: int = 0
@@ -44,12 +46,19 @@ class SeqioDataset:
   num_epochs: int | None = None
   module: str | None = None
 
+  def __post_init__(self):
+    lengths = self.task_feature_lengths
+    if (self.spec is None) == (lengths is None) or set(lengths or {"waveform"}) != {"waveform"}:
+      raise ConfigError(
+        f"TASK_FEATURE_LENGTHS is {lengths}; give {{'waveform': samples}} for codec and semantic "
+        "training, and none for a stage, which knows the lengths of its examples"
+      )
+
   def batch_shapes(self) -> BatchShapes:
     """What all processes' batches look like together."""
-    lengths = self.task_feature_lengths
-    if "waveform" in lengths:
-      return _waveforms(self.batch_size, lengths["waveform"])
-    return _sequences(self.batch_size, lengths["tokens"])
+    if self.spec is not None:
+      return _examples(self.batch_size, self.spec)
+    return _waveforms(self.batch_size, (self.task_feature_lengths or {})["waveform"])
 
   def __call__(self) -> Batches:
     """The batches of this process."""
@@ -63,6 +72,7 @@ class SeqioDataset:
     return SeqioBatches(
       self.mixture_or_task_name,
       self.task_feature_lengths,
+      spec=self.spec,
       split=self.split,
       batch_size=self.batch_size // jax.process_count(),
       seed=self.seed,
@@ -150,7 +160,7 @@ class InMemoryTokens:
 
   def batch_shapes(self) -> BatchShapes:
     """What all processes' batches look like together."""
-    return _sequences(self.batch_size, self.spec.max_length)
+    return _examples(self.batch_size, self.spec)
 
   def __call__(self) -> Batches:
     """The batches of this process."""
@@ -173,13 +183,10 @@ def _waveforms(rows: int, samples: int) -> BatchShapes:
   }
 
 
-def _sequences(rows: int, length: int) -> BatchShapes:
-  ids = jax.ShapeDtypeStruct((rows, length), np.int32)
+def _examples(rows: int, spec: StageSpec) -> BatchShapes:
   return {
-    "decoder_input_tokens": ids,
-    "decoder_target_tokens": ids,
-    "decoder_frame_ids": ids,
-    "decoder_loss_weights": jax.ShapeDtypeStruct((rows, length), np.float32),
+    name: jax.ShapeDtypeStruct((rows, *feature.shape), feature.dtype)
+    for name, feature in spec.features().items()
   }
 
 

@@ -5,18 +5,19 @@ functions, so that the same seed is the same crop in both.
 """
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int16
+from jaxtyping import Float, Int16
 
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.lm import stages
+from audiolm_jax.core.streams import Record
+from audiolm_jax.lm.stage import Example, StageSpec
 
 Seed = tuple[int, int]
-Example = dict[str, np.ndarray]
 
 _CROP, _GAIN = 0, 1  # one stream of random numbers for each decision
 
@@ -26,13 +27,6 @@ class WaveformCrop(NamedTuple):
 
   waveform: Float[np.ndarray, " num_samples"]
   length: int
-
-
-class TokenCrop(NamedTuple):
-  """The tokens of one stretch of a clip, in both token streams."""
-
-  semantic: Int[np.ndarray, " steps"] | None
-  codes: Int[np.ndarray, "frames quantizers"] | None
 
 
 def generator(seed: Seed, stream: int = 0) -> np.random.Generator:
@@ -100,42 +94,29 @@ def segments(num_samples: int, segment_samples: int) -> list[tuple[int, int]]:
   return list(itertools.pairwise(bounds))
 
 
-def crop_tokens(
-  spec: stages.StageSpec,
-  semantic: Int[np.ndarray, " steps"] | None,
-  codes: Int[np.ndarray, "frames quantizers"] | None,
-  seed: Seed,
-) -> TokenCrop:
-  """A random crop of `spec.crop_seconds`: the same stretch of time in the streams the stage uses.
+def crop_tokens(spec: StageSpec, record: Record, seed: Seed) -> Record:
+  """A random crop as long as the stage's examples: the same stretch of time in all its streams.
 
-  It starts where a semantic step and a codec frame start together (at 25 Hz and 50 Hz: on every
-  step), each such place equally likely. A shorter clip is kept whole.
+  It starts where a step of each stream starts (at 25 Hz and 50 Hz: on every step of 25 Hz), each
+  such place equally likely. A shorter clip is kept whole, as is any of a stage without crops.
   """
   grid = _Grid.of(spec)
-  start = crop_start(grid.whole_cells(semantic, codes), grid.crop_cells(spec), seed)
-  return grid.cut(semantic, codes, start, start + grid.crop_cells(spec))
+  start = crop_start(grid.whole_cells(record), grid.crop_cells, seed)
+  return grid.cut(record, start)
 
 
-def token_cells(
-  spec: stages.StageSpec,
-  semantic: Int[np.ndarray, " steps"] | None,
-  codes: Int[np.ndarray, "frames quantizers"] | None,
-) -> tuple[int, int]:
+def token_cells(spec: StageSpec, record: Record) -> tuple[int, int]:
   """Length of a clip and of a crop in the cells in which crops start; see `num_crops`."""
   grid = _Grid.of(spec)
-  return grid.whole_cells(semantic, codes), grid.crop_cells(spec)
+  return grid.whole_cells(record), grid.crop_cells
 
 
-def token_windows(
-  spec: stages.StageSpec,
-  semantic: Int[np.ndarray, " steps"] | None,
-  codes: Int[np.ndarray, "frames quantizers"] | None,
-) -> list[TokenCrop]:
+def token_windows(spec: StageSpec, record: Record) -> list[Record]:
   """Consecutive crops that cover the clip's whole cells, the last one shorter."""
   grid = _Grid.of(spec)
-  crop = grid.crop_cells(spec)
-  starts = range(0, max(1, grid.whole_cells(semantic, codes)), crop)
-  return [grid.cut(semantic, codes, start, start + crop) for start in starts]
+  return [
+    grid.cut(record, start) for start in range(0, max(1, grid.whole_cells(record)), grid.crop_cells)
+  ]
 
 
 def waveform_example(
@@ -156,15 +137,9 @@ def waveform_example(
   return {"waveform": waveform, "length": np.asarray(crop.length, np.int32)}
 
 
-def stage_example(
-  spec: stages.StageSpec,
-  semantic: Int[np.ndarray, " steps"] | None,
-  codes: Int[np.ndarray, "frames quantizers"] | None,
-  seed: Seed,
-) -> Example:
-  """Model features of one random crop, as `lm.stages.stage_features` lays them out."""
-  crop = crop_tokens(spec, semantic, codes, seed)
-  return stages.stage_features(spec, crop.semantic, crop.codes)
+def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
+  """Model features of one random crop, as the stage lays them out."""
+  return spec.example(crop_tokens(spec, record, seed))
 
 
 def stack(examples: Sequence[Example]) -> Example:
@@ -176,47 +151,48 @@ class _Grid(NamedTuple):
   """The common time grid of the streams that a stage uses.
 
   Attributes:
-    steps: semantic tokens per cell; 0 where the stage uses none.
-    frames: codec frames per cell; 0 where the stage uses none.
+    spec: of the stage.
+    steps: tokens per cell of each stream; empty where a clip is one cell, as a whole.
+    crop_cells: cells of a crop.
   """
 
-  steps: int
-  frames: int
+  spec: StageSpec
+  steps: Mapping[str, int]
+  crop_cells: int
 
   @classmethod
-  def of(cls, spec: stages.StageSpec) -> "_Grid":
-    if spec.predicts_semantic:
-      return cls(1, 0)
-    if not spec.uses_semantic:
-      return cls(0, 1)
-    rates = [Fraction(r).limit_denominator(1000) for r in (spec.semantic_rate, spec.frame_rate)]
-    ratio = rates[1] / rates[0]
-    return cls(ratio.denominator, ratio.numerator)
-
-  def crop_cells(self, spec: stages.StageSpec) -> int:
-    sizes = [spec.crop_steps // self.steps] if self.steps else []
-    sizes += [spec.crop_frames // self.frames] if self.frames else []
-    return max(1, min(sizes))
-
-  def whole_cells(self, semantic: np.ndarray | None, codes: np.ndarray | None) -> int:
-    counts = [_length(semantic, "semantic tokens") // self.steps] if self.steps else []
-    counts += [_length(codes, "acoustic codes") // self.frames] if self.frames else []
-    return min(counts)
-
-  def cut(
-    self, semantic: np.ndarray | None, codes: np.ndarray | None, start: int, end: int
-  ) -> TokenCrop:
-    return TokenCrop(
-      _part(semantic, start * self.steps, end * self.steps),
-      _part(codes, start * self.frames, end * self.frames),
+  def of(cls, spec: StageSpec) -> "_Grid":
+    seconds = spec.crop_length
+    if seconds is None:
+      return cls(spec, {}, 1)
+    rates = {
+      key: Fraction(stream.rate).limit_denominator(1000)
+      for key, stream in spec.streams.items()
+      if stream.rate is not None
+    }
+    # The shortest time that holds whole steps of all streams.
+    cell = Fraction(
+      math.lcm(*(rate.denominator for rate in rates.values())),
+      math.gcd(*(rate.numerator for rate in rates.values())),
     )
+    steps = {key: int(cell * rate) for key, rate in rates.items()}
+    sizes = [spec.streams[key].steps(seconds) // count for key, count in steps.items()]
+    return cls(spec, steps, max(1, min(sizes)))
 
+  def whole_cells(self, record: Record) -> int:
+    for key in self.spec.streams:
+      if record.get(key) is None:
+        raise DataError(
+          f"the {self.spec.name} stage needs the stream {key}, and the clip has none; make the "
+          "tokens with it"
+        )
+    return min((len(record[key]) // count for key, count in self.steps.items()), default=1)
 
-def _part(tokens: np.ndarray | None, start: int, end: int) -> np.ndarray | None:
-  return None if tokens is None or not end else tokens[start:end]
-
-
-def _length(tokens: np.ndarray | None, what: str) -> int:
-  if tokens is None:
-    raise DataError(f"the stage needs {what}, and the clip has none; make the tokens with both")
-  return len(tokens)
+  def cut(self, record: Record, start: int) -> Record:
+    end = start + self.crop_cells
+    return {
+      key: record[key][start * self.steps[key] : end * self.steps[key]]
+      if key in self.steps
+      else record[key]
+      for key in self.spec.streams
+    }

@@ -1,63 +1,44 @@
-"""From the features of a SeqIO task to those of a model: padding and the shifted decoder input."""
+"""From the features of a SeqIO task to those of a model."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from audiolm_jax.lm.tokens import BOS, PAD
+from audiolm_jax.lm.stage import Feature, StageSpec
 
 FeatureSpec = seqio.FeatureConverter.FeatureSpec
 
 
 class StageFeatureConverter(seqio.FeatureConverter):
-  """Sequences of any of the three stages to the features of `lm.stages.stage_features`.
+  """Examples of a stage, which are the features of its model already."""
 
-  `task_feature_lengths` names the padded length for each of `tokens`, `loss_weights` and
-  `frame_ids`; `lengths` makes that mapping of one number.
-  """
-
-  TASK_FEATURES = {
-    "tokens": FeatureSpec(dtype=tf.int32),
-    "loss_weights": FeatureSpec(dtype=tf.float32),
-    "frame_ids": FeatureSpec(dtype=tf.int32),
-  }
-  MODEL_FEATURES = {
-    "decoder_input_tokens": FeatureSpec(dtype=tf.int32),
-    "decoder_target_tokens": FeatureSpec(dtype=tf.int32),
-    "decoder_loss_weights": FeatureSpec(dtype=tf.float32),
-    "decoder_frame_ids": FeatureSpec(dtype=tf.int32),
-  }
+  TASK_FEATURES: Mapping[str, FeatureSpec] = {}
+  MODEL_FEATURES: Mapping[str, FeatureSpec] = {}
   PACKING_FEATURE_DTYPES: Mapping[str, tf.DType] = {}
 
-  def __init__(self):
-    super().__init__(pack=False, bos_id=BOS)
+  def __init__(self, spec: StageSpec):
+    self.TASK_FEATURES = self.MODEL_FEATURES = {
+      name: FeatureSpec(dtype=tf.as_dtype(feature.dtype), rank=len(feature.shape))
+      for name, feature in spec.features().items()
+    }
+    super().__init__(pack=False)
 
   @classmethod
-  def lengths(cls, length: int) -> dict[str, int]:
-    """`task_feature_lengths` for sequences padded to `length`, `StageSpec.max_length`."""
-    return dict.fromkeys(cls.TASK_FEATURES, length)
+  def lengths(cls, spec: StageSpec) -> dict[str, Any]:
+    """`task_feature_lengths` of the stage's examples."""
+    return {name: _lengths(feature) for name, feature in spec.features().items()}
 
-  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
-    """The same length for every feature of the model."""
-    return dict.fromkeys(self.MODEL_FEATURES, task_feature_lengths["tokens"])
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the task."""
+    return dict(task_feature_lengths)
 
   def _convert_features(
-    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, Any]
   ) -> tf.data.Dataset:
-    length = task_feature_lengths["tokens"]
-
-    def convert(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-      targets = example["tokens"]
-      inputs = tf.concat([[BOS], targets[:-1]], axis=0)
-      return {
-        "decoder_input_tokens": _pad(inputs, length, PAD),
-        "decoder_target_tokens": _pad(targets, length, PAD),
-        "decoder_loss_weights": _pad(example["loss_weights"], length, 0.0),
-        "decoder_frame_ids": _pad(example["frame_ids"], length, 0),
-      }
-
-    return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    del task_feature_lengths
+    return ds.map(lambda example: {name: example[name] for name in self.MODEL_FEATURES})
 
 
 class WaveformFeatureConverter(seqio.FeatureConverter):
@@ -88,6 +69,11 @@ class WaveformFeatureConverter(seqio.FeatureConverter):
       }
 
     return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _lengths(feature: Feature) -> Any:
+  """As SeqIO gives them: a number for one axis, several for more."""
+  return feature.shape[0] if len(feature.shape) == 1 else feature.shape or 1
 
 
 def _pad(values: tf.Tensor, length: int, value: float) -> tf.Tensor:

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Int16
 
 from audiolm_jax.core.errors import AudioError, DataError
+from audiolm_jax.core.streams import Record
 from audiolm_jax.data import examples, manifest, token_store
 from audiolm_jax.data.examples import Example, Seed
-from audiolm_jax.lm import stages
+from audiolm_jax.lm.stage import StageSpec
 
 
 class EpochUnit(enum.Enum):
@@ -214,7 +215,7 @@ class InMemoryWaveforms(InMemoryBatches):
 class InMemoryTokens(InMemoryBatches):
   """Random crops of a token store as one language-model stage sees them.
 
-  A batch has the features of `lm.stages.stage_features`, each [batch, spec.max_length].
+  A batch has the features that the stage asks for, with an axis for the batch before theirs.
 
   Args:
     folder: of the token store.
@@ -224,7 +225,7 @@ class InMemoryTokens(InMemoryBatches):
     seed: of the order and the crops.
     token_hash: of the tokenizers that the tokens are wanted of; None takes any.
     num_epochs: None for endless random crops; a number for that many rounds over consecutive crops
-      that cover every clip, the last batch filled up with rows whose loss weights are 0.
+      that cover every clip, the last batch filled up with rows that count for nothing.
     epoch_unit: whether each clip or each second counts alike in training.
     shard: index of this process, and how many there are.
   Raises:
@@ -234,7 +235,7 @@ class InMemoryTokens(InMemoryBatches):
   def __init__(
     self,
     folder: str | os.PathLike[str],
-    spec: stages.StageSpec,
+    spec: StageSpec,
     split: str = "train",
     *,
     batch_size: int,
@@ -245,24 +246,22 @@ class InMemoryTokens(InMemoryBatches):
     shard: tuple[int, int] = (0, 1),
   ):
     store = token_store.TokenStore(folder, token_hash)
-    token_store.check_stage(spec, store.info.codec, store.info.semantic)
+    token_store.check_stage(spec, store.info)
     self.info = store.info
     self._spec = spec
     self._clips = {clip.id: clip for clip in store.clips(split)}
-    self._items: list[str] | list[examples.TokenCrop]
+    self._items: list[str] | list[Record]
     if num_epochs is None:
       self._items = [
         clip.id
         for clip in self._clips.values()
-        for _ in range(
-          _occurrences(epoch_unit, *examples.token_cells(spec, clip.semantic, clip.codes))
-        )
+        for _ in range(_occurrences(epoch_unit, *examples.token_cells(spec, clip.streams)))
       ]
     else:
       self._items = [
         window
         for clip in self._clips.values()
-        for window in examples.token_windows(spec, clip.semantic, clip.codes)
+        for window in examples.token_windows(spec, clip.streams)
       ]
     super().__init__(len(self._items), batch_size, seed, num_epochs, shard)
 
@@ -273,18 +272,16 @@ class InMemoryTokens(InMemoryBatches):
 
   def example(self, clip_id: str, seed: Seed) -> Example:
     """The random crop of one clip that a seed stands for."""
-    clip = self._clips[clip_id]
-    return examples.stage_example(self._spec, clip.semantic, clip.codes, seed)
+    return examples.stage_example(self._spec, self._clips[clip_id].streams, seed)
 
   def _example(self, item: int, seed: Seed) -> Example:
     chosen = self._items[item]
     if isinstance(chosen, str):
       return self.example(chosen, seed)
-    return stages.stage_features(self._spec, chosen.semantic, chosen.codes)
+    return self._spec.example(chosen)
 
   def _filler(self, example: Example) -> Example:
-    weights = np.zeros_like(example["decoder_loss_weights"])
-    return {**example, "decoder_loss_weights": weights}
+    return self._spec.filler(example)
 
 
 def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:

@@ -12,8 +12,11 @@ import seqio
 import tensorflow as tf
 
 from audiolm_jax.codec.interface import Codec
+from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data import examples
-from audiolm_jax.lm import stages
+from audiolm_jax.lm.stage import StageSpec
+
+_ABOUT = ("id", "speaker", "token_hash")  # of a clip, beside its tokens
 
 
 @runtime_checkable
@@ -31,7 +34,7 @@ class Tokenizers(Protocol):
 
 
 def tokenize(dataset: tf.data.Dataset, tokenizers: Tokenizers) -> tf.data.Dataset:
-  """Adds `semantic`, `codes` and `token_hash` of each whole clip and takes `waveform` away."""
+  """Adds the streams and `token_hash` of each whole clip and takes `waveform` away."""
   num_quantizers = tokenizers.codec.spec.num_quantizers
 
   def tokens(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,8 +47,8 @@ def tokenize(dataset: tf.data.Dataset, tokenizers: Tokenizers) -> tf.data.Datase
     return {
       **example,
       "token_hash": tf.constant(tokenizers.token_hash),
-      "semantic": tf.ensure_shape(semantic, [None]),
-      "codes": tf.ensure_shape(codes, [None, num_quantizers]),
+      SEMANTIC: tf.ensure_shape(semantic, [None]),
+      CODES: tf.ensure_shape(codes, [None, num_quantizers]),
     }
 
   return dataset.map(convert)
@@ -135,41 +138,42 @@ def crop_waveforms(
   return _with_seeds(convert)(dataset)
 
 
-def repeat_by_length(dataset: tf.data.Dataset, spec: stages.StageSpec) -> tf.data.Dataset:
+def repeat_by_length(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
   """Each clip as often as crops fit into it, so that each second of a corpus counts alike."""
+  keys = list(spec.streams)
 
-  def repeats(semantic: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    count = examples.num_crops(*examples.token_cells(spec, semantic, codes))
-    return np.asarray(count, np.int64)
+  def repeats(*tokens: np.ndarray) -> np.ndarray:
+    record = dict(zip(keys, tokens, strict=True))
+    return np.asarray(examples.num_crops(*examples.token_cells(spec, record)), np.int64)
 
   def repeated(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
-    count = tf.numpy_function(repeats, [example["semantic"], example["codes"]], tf.int64)
+    count = tf.numpy_function(repeats, [example[key] for key in keys], tf.int64)
     return tf.data.Dataset.from_tensors(example).repeat(tf.ensure_shape(count, []))
 
   return dataset.flat_map(repeated)
 
 
-def stage_sequences(dataset: tf.data.Dataset, spec: stages.StageSpec) -> tf.data.Dataset:
-  """`tokens`, `loss_weights` and `frame_ids` of a random crop of each clip, as a stage reads them.
+def stage_examples(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
+  """The features of a random crop of each clip, in place of its tokens.
 
   The seed of each crop stays in the example, as `seed`.
   """
+  keys, features = list(spec.streams), spec.features()
 
-  def sequence(
-    semantic: np.ndarray, codes: np.ndarray, first: Any, second: Any
-  ) -> list[np.ndarray]:
-    crop = examples.crop_tokens(spec, semantic, codes, (int(first), int(second)))
-    return list(stages.stage_sequence(spec, crop.semantic, crop.codes))
+  def make(first: Any, second: Any, *tokens: np.ndarray) -> list[np.ndarray]:
+    record = dict(zip(keys, tokens, strict=True))
+    made = examples.stage_example(spec, record, (int(first), int(second)))
+    return [made[name] for name in features]
 
   def convert(example: Mapping[str, tf.Tensor], seed: Any) -> Mapping[str, tf.Tensor]:
-    example = dict(example)
-    inputs = [example.pop("semantic"), example.pop("codes"), seed[0], seed[1]]
-    tokens, weights, frames = tf.numpy_function(sequence, inputs, [tf.int32, tf.float32, tf.int32])
+    inputs = [seed[0], seed[1], *(example[key] for key in keys)]
+    made = tf.numpy_function(make, inputs, [tf.as_dtype(f.dtype) for f in features.values()])
     return {
-      **example,
-      "tokens": tf.ensure_shape(tokens, [None]),
-      "loss_weights": tf.ensure_shape(weights, [None]),
-      "frame_ids": tf.ensure_shape(frames, [None]),
+      **{name: example[name] for name in _ABOUT},
+      **{
+        name: tf.ensure_shape(value, feature.shape)
+        for (name, feature), value in zip(features.items(), made, strict=True)
+      },
       "seed": tf.stack(seed),
     }
 

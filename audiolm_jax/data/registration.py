@@ -4,9 +4,8 @@ For a corpus called NAME:
 
     NAME_waveform        crops of audio, for the codec and the semantic encoder
     NAME_tokens          whole clips as semantic tokens and codes; what `seqio_cache_tasks` is for
-    NAME_semantic_stage  crops of tokens as a stage reads them; they use the cache of NAME_tokens
-    NAME_coarse_stage
-    NAME_fine_stage
+    NAME_STAGE_stage     crops of tokens as a stage reads them, one task for each stage that is
+                         asked for; they use the cache of NAME_tokens
 
 Each cached clip carries the hash of the tokenizers that made it: a cache of other tokenizers than
 the bundle's is refused when it is read.
@@ -21,12 +20,14 @@ from typing import Any, NamedTuple
 import seqio
 import tensorflow as tf
 
-from audiolm_jax.core import configs
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Stream
 from audiolm_jax.data import preprocessors, sources, token_store
 from audiolm_jax.data.preprocessors import Tokenizers
+from audiolm_jax.data.tokenization import streams_of
 from audiolm_jax.io import storage
 from audiolm_jax.lm import stages
+from audiolm_jax.lm.stage import Feature, StageSpec
 
 SEGMENT_SECONDS = 30  # longer clips are cut for the waveform task
 
@@ -44,7 +45,7 @@ def register_audio_tasks(
   source: str | os.PathLike[str],
   bundle: str | os.PathLike[str] | Tokenizers | None = None,
   *,
-  stage_specs: Mapping[str, stages.StageSpec] | None = None,
+  stage_specs: Mapping[str, StageSpec] | None = None,
   gain_db: tuple[float, float] | None = None,
   sample_rate: int = 16_000,
   valid_fraction: float = 0.05,
@@ -79,19 +80,20 @@ def register_audio_tasks(
     _forget(name)
   if storage.exists(storage.join(source, token_store.STORE_FILE)):
     stored = sources.TokenStoreDataSource(source, token_hash)
-    specs = _checked_stages(stage_specs, stored.info.codec, stored.info.semantic)
-    names = _register_stages(name, stored, specs, [], stored.info.token_hash)
+    specs = _checked_stages(stage_specs, stored.info.streams)
+    names = _register_stages(name, stored, specs, [], stored.info.token_hash, stored.ranks)
   else:
-    numbers: list[Any] = [{}, {}]
+    specs, ranks = {}, {}
     if tokenizers is not None:
       sample_rate = tokenizers.codec.spec.sample_rate
-      numbers = [configs.to_dict(part.spec) for part in (tokenizers.codec, tokenizers.semantic)]
-    specs = {} if tokenizers is None else _checked_stages(stage_specs, *numbers)
+      streams = streams_of(tokenizers)
+      ranks = {key: 1 + bool(stream.levels) for key, stream in streams.items()}
+      specs = _checked_stages(stage_specs, streams)
     audio = _audio_source(source, sample_rate, valid_fraction, max_skipped_fraction)
     names = [_register_waveforms(name, audio, gain_db)]
     if tokenizers is not None:
       precache = [functools.partial(preprocessors.tokenize, tokenizers=tokenizers)]
-      names += _register_stages(name, audio, specs, precache, tokenizers.token_hash)
+      names += _register_stages(name, audio, specs, precache, tokenizers.token_hash, ranks)
   _registered[name] = _Corpus(names, arguments)
   return names
 
@@ -162,7 +164,7 @@ def register_function(corpus: str) -> Callable[..., str]:
     audio_dir: str,
     task: str = "waveform",
     bundle: str | None = None,
-    stage_specs: Mapping[str, stages.StageSpec] | None = None,
+    stage_specs: Mapping[str, StageSpec] | None = None,
     sample_rate: int = 16_000,
     gain_db: tuple[float, float] | None = None,
     max_skipped_fraction: float = 0.01,
@@ -171,7 +173,7 @@ def register_function(corpus: str) -> Callable[..., str]:
 
     Args:
       audio_dir: folder, manifest or token store.
-      task: "waveform", "tokens", "semantic_stage", "coarse_stage" or "fine_stage".
+      task: "waveform", "tokens", or a stage's name followed by "_stage".
       bundle: name or folder of the tokenizers; needed for tokens of audio.
       stage_specs: by name, what the stage tasks make; the paper's stages for these tokenizers if
         None.
@@ -233,9 +235,10 @@ def _register_waveforms(
 def _register_stages(
   name: str,
   source: seqio.DataSource,
-  specs: Mapping[str, stages.StageSpec],
+  specs: Mapping[str, StageSpec],
   precache: Sequence[Any],
   token_hash: str,
+  ranks: Mapping[str, int],
 ) -> list[str]:
   check = functools.partial(
     preprocessors.check_token_hash, token_hash=token_hash, name=f"{name}_tokens"
@@ -244,7 +247,7 @@ def _register_stages(
     f"{name}_tokens",
     source=source,  # pyright: ignore[reportArgumentType] (seqio 0.0.20: wrong protocol)
     preprocessors=[*precache, seqio.CacheDatasetPlaceholder(), check],
-    output_features={"semantic": _ids(), "codes": _ids(rank=2)},
+    output_features={key: _feature(Feature((0,) * rank)) for key, rank in ranks.items()},
   )
   names = [tokens.name]
   for spec in specs.values():
@@ -257,22 +260,21 @@ def _register_stages(
         seqio.CacheDatasetPlaceholder(),
         check,
         functools.partial(preprocessors.repeat_by_length, spec=spec),
-        functools.partial(preprocessors.stage_sequences, spec=spec),
+        functools.partial(preprocessors.stage_examples, spec=spec),
       ],
-      output_features={
-        "tokens": _ids(),
-        "loss_weights": seqio.ContinuousFeature(dtype=tf.float32, rank=1),
-        "frame_ids": _ids(),
-      },
+      output_features={name: _feature(f) for name, f in spec.features().items()},
     )
     seqio.TaskRegistry.add_provider(task.name, task)
     names.append(task.name)
   return names
 
 
-def _ids(rank: int = 1) -> Any:
+def _feature(feature: Feature) -> Any:
+  dtype, rank = tf.as_dtype(feature.dtype), len(feature.shape)
+  if dtype.is_floating:
+    return seqio.ContinuousFeature(dtype=dtype, rank=rank)
   vocabulary = seqio.PassThroughVocabulary(size=0)
-  return seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32, rank=rank)
+  return seqio.Feature(vocabulary, add_eos=False, dtype=dtype, rank=rank)
 
 
 def _audio_source(
@@ -313,53 +315,20 @@ def _load_bundle(name_or_dir: str, written: float | None) -> Tokenizers:
 
 
 def _checked_stages(
-  stage_specs: Mapping[str, stages.StageSpec] | None,
-  codec: Mapping[str, Any],
-  semantic: Mapping[str, Any],
-) -> Mapping[str, stages.StageSpec]:
-  specs = stage_specs or _stages_for(codec, semantic)
+  stage_specs: Mapping[str, StageSpec] | None, streams: Mapping[str, Stream]
+) -> Mapping[str, StageSpec]:
+  specs = stage_specs or _stages_for(streams)
   for spec in specs.values():
-    token_store.check_stage(spec, codec, semantic)
+    spec.check_streams(streams)
   return specs
 
 
-def _stages_for(
-  codec: Mapping[str, Any], semantic: Mapping[str, Any]
-) -> Mapping[str, stages.StageSpec]:
-  return paper_stages(
-    semantic_rate=semantic["sample_rate"] / semantic["hop_length"],
-    num_clusters=semantic["num_clusters"],
-    frame_rate=codec["sample_rate"] / codec["hop_length"],
-    num_quantizers=codec["num_quantizers"],
-    codebook_size=codec["codebook_size"],
+def _stages_for(streams: Mapping[str, Stream]) -> Mapping[str, StageSpec]:
+  semantic, codes = streams[SEMANTIC], streams[CODES]
+  return stages.paper_stages(
+    semantic_rate=semantic.rate or 0.0,
+    num_clusters=semantic.size,
+    frame_rate=codes.rate or 0.0,
+    num_quantizers=codes.levels,
+    codebook_size=codes.size,
   )
-
-
-def paper_stages(
-  *,
-  semantic_rate: float,
-  num_clusters: int,
-  frame_rate: float,
-  num_quantizers: int,
-  codebook_size: int,
-  num_coarse: int = 4,
-) -> dict[str, stages.StageSpec]:
-  """The paper's stages for tokenizers with these numbers; no fine stage where no level is left."""
-  numbers = {
-    "semantic_rate": semantic_rate,
-    "num_clusters": num_clusters,
-    "frame_rate": frame_rate,
-    "codebook_size": codebook_size,
-  }
-  num_coarse = min(num_coarse, num_quantizers)
-  specs = {
-    "semantic": stages.semantic_stage(**numbers),
-    "coarse": stages.coarse_stage(num_target_quantizers=num_coarse, **numbers),
-  }
-  if num_quantizers > num_coarse:
-    specs["fine"] = stages.fine_stage(
-      num_source_quantizers=num_coarse,
-      num_target_quantizers=num_quantizers - num_coarse,
-      **numbers,
-    )
-  return specs

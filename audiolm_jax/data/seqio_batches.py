@@ -12,6 +12,7 @@ from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.examples import Example
 from audiolm_jax.data.feature_converters import StageFeatureConverter, WaveformFeatureConverter
 from audiolm_jax.data.sources import AudioDataSource
+from audiolm_jax.lm.stage import StageSpec
 
 
 class SeqioBatches:
@@ -22,7 +23,8 @@ class SeqioBatches:
 
   Args:
     mixture_or_task_name: registered in SeqIO.
-    task_feature_lengths: {"waveform": samples} for waveforms, {"tokens": length} for a stage.
+    task_feature_lengths: {"waveform": samples} for waveforms; None for a stage.
+    spec: of the stage whose examples the task makes.
     split: of the task.
     batch_size: examples per batch, over all hosts' shards each their own.
     seed: of the order and the crops.
@@ -37,8 +39,9 @@ class SeqioBatches:
   def __init__(
     self,
     mixture_or_task_name: str,
-    task_feature_lengths: Mapping[str, int],
+    task_feature_lengths: Mapping[str, int] | None = None,
     *,
+    spec: StageSpec | None = None,
     split: str = "train",
     batch_size: int,
     seed: int = 0,
@@ -48,15 +51,14 @@ class SeqioBatches:
     shard: tuple[int, int] = (0, 1),
   ):
     _check_name(mixture_or_task_name)
-    converter = converter_for(task_feature_lengths)
-    if isinstance(converter, StageFeatureConverter):
-      task_feature_lengths = converter.lengths(task_feature_lengths["tokens"])
+    converter = WaveformFeatureConverter() if spec is None else StageFeatureConverter(spec)
+    lengths = task_feature_lengths if spec is None else StageFeatureConverter.lengths(spec)
     self._seed = seed
     self._batches = 0
     with speaking_errors():
       dataset = seqio.get_dataset(
         mixture_or_task_name,
-        dict(task_feature_lengths),
+        dict(lengths or {}),
         feature_converter=converter,
         dataset_split=split,
         use_cached=use_cached,
@@ -67,7 +69,7 @@ class SeqioBatches:
         seed=seed,
       )
     self._dataset = dataset.batch(batch_size, drop_remainder=num_epochs is None)
-    self._batch_size, self._split = batch_size, split
+    self._batch_size, self._split, self._spec = batch_size, split, spec
     self._sources = _sources_of(mixture_or_task_name)
     self._iterator: Iterator[Example] | None = None
 
@@ -78,12 +80,23 @@ class SeqioBatches:
     with speaking_errors():
       batch = next(self._iterator or self._start())
     self._batches += 1
-    return _filled_up(batch, self._batch_size)
+    return self._filled_up(batch)
 
   def _start(self) -> Iterator[Example]:
     rest = self._dataset.skip(self._batches).prefetch(2)
     self._iterator = iter(rest.as_numpy_iterator())
     return self._iterator
+
+  def _filled_up(self, batch: Example) -> Example:
+    """A short batch with its first rows once more; those that are there twice count for nothing."""
+    rows, given = self._batch_size, len(next(iter(batch.values())))
+    if given == rows:
+      return batch
+    filled = {name: np.resize(value, (rows, *value.shape[1:])) for name, value in batch.items()}
+    if self._spec is not None:
+      for name, value in self._spec.filler(filled).items():
+        filled[name][given:] = value[given:]
+    return filled
 
   def get_state(self) -> dict[str, int]:
     """The position after the last batch given."""
@@ -117,22 +130,6 @@ def set_data_dirs(cache_dirs: Sequence[str] = (), tfds_data_dir: str | None = No
     seqio.set_tfds_data_dir_override(tfds_data_dir)
 
 
-def converter_for(task_feature_lengths: Mapping[str, int]) -> seqio.FeatureConverter:
-  """The feature converter for tasks with these features.
-
-  Raises:
-    DataError: neither waveforms nor a stage.
-  """
-  if set(task_feature_lengths) == {"waveform"}:
-    return WaveformFeatureConverter()
-  if "tokens" in task_feature_lengths:
-    return StageFeatureConverter()
-  raise DataError(
-    f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)}; give {{'waveform': samples}} for codec "
-    "and semantic training, {'tokens': length} for a stage"
-  )
-
-
 class speaking_errors:
   """Turns a `DataError` that TensorFlow wrapped on its way back into one."""
 
@@ -155,17 +152,6 @@ def _sources_of(name: str) -> list[Any]:
   found = seqio.get_mixture_or_task(name)
   tasks = found.tasks if isinstance(found, seqio.Mixture) else [found]
   return [task.source for task in tasks]
-
-
-def _filled_up(batch: Example, rows: int) -> Example:
-  """A short batch with its first rows once more; those that are there twice count for nothing."""
-  given = len(next(iter(batch.values())))
-  if given == rows:
-    return batch
-  filled = {name: np.resize(value, (rows, *value.shape[1:])) for name, value in batch.items()}
-  if "decoder_loss_weights" in filled:
-    filled["decoder_loss_weights"][given:] = 0.0
-  return filled
 
 
 def _check_name(name: str) -> None:

@@ -128,17 +128,22 @@ class AudioDataSource(WaveformDataSource):
 class TokenStoreDataSource(seqio.DataSource):
   """Token streams of a store that `cache_tokens` made.
 
-  An example is {"id", "speaker", "token_hash": strings, "semantic": int32 [steps], "codes": int32
-  [frames, quantizers]}.
+  An example is {"id", "speaker", "token_hash": strings} and the clip's streams by their keys, int32
+  [steps] or [steps, levels].
 
   Args:
     folder: of the store.
     token_hash: of the tokenizers that the tokens are wanted of; None takes any.
+  Attributes:
+    info: what the store says of itself.
+    ranks: axes of each stream, by key.
   """
 
   def __init__(self, folder: str | os.PathLike[str], token_hash: str | None = None):
     self._store = token_store.TokenStore(folder, token_hash)
     self.info = self._store.info
+    first = next(iter(self._store.clips()))
+    self.ranks = {key: tokens.ndim for key, tokens in first.streams.items()}
     super().__init__(splits=sorted(self.info.clips), num_input_examples=self.info.clips)
 
   @property
@@ -167,21 +172,17 @@ class TokenStoreDataSource(seqio.DataSource):
           "id": clip.id,
           "speaker": clip.speaker or "",
           "token_hash": self.info.token_hash,
-          "semantic": clip.semantic.astype(np.int32),
-          "codes": clip.codes.astype(np.int32),
+          **{key: tokens.astype(np.int32) for key, tokens in clip.streams.items()},
         }
 
-    dataset = tf.data.Dataset.from_generator(rows, output_signature=TOKEN_SIGNATURE)
+    signature = _TEXTS | {
+      key: tf.TensorSpec([None] * rank, tf.int32) for key, rank in self.ranks.items()
+    }
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
     return dataset.shuffle(len(clips), seed=seed) if shuffle and clips else dataset
 
 
-TOKEN_SIGNATURE = {
-  "id": tf.TensorSpec([], tf.string),
-  "speaker": tf.TensorSpec([], tf.string),
-  "token_hash": tf.TensorSpec([], tf.string),
-  "semantic": tf.TensorSpec([None], tf.int32),
-  "codes": tf.TensorSpec([None, None], tf.int32),
-}
+_TEXTS = {name: tf.TensorSpec([], tf.string) for name in ("id", "speaker", "token_hash")}
 _WAVEFORM_SIGNATURE = {
   "id": tf.TensorSpec([], tf.string),
   "speaker": tf.TensorSpec([], tf.string),

@@ -1,6 +1,6 @@
 """One file of a token store: the tokens of some clips, whole or not there, never changed.
 
-    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, semantic, codes, token hash
+    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, token hash, and each stream
 
 A shard is named by the clips in it, so that whoever makes it again makes the same file.
 """
@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record
 from audiolm_jax.io import storage
 
 _SHARD = ("tokens-", ".npz")
@@ -36,26 +36,17 @@ class TokenClip:
 
   Attributes:
     id: of the clip, unique in the store.
-    semantic: [steps], unsigned; None where the store has none.
-    codes: [frames, quantizers], unsigned.
+    streams: its tokens, unsigned, by the keys of their streams; empty where only listed.
     split: "train", "valid", ...
     speaker: None where unknown.
     seconds: of audio.
   """
 
   id: str
-  semantic: Int[np.ndarray, " steps"] | None
-  codes: Int[np.ndarray, "frames quantizers"] | None
+  streams: Record
   split: str = "train"
   speaker: str | None = None
   seconds: float = 0.0
-
-
-class TokenCounts(NamedTuple):
-  """How many tokens a clip has; the acoustic ones are frames times quantizers."""
-
-  semantic: int
-  acoustic: int
 
 
 class StoredShard(NamedTuple):
@@ -64,13 +55,12 @@ class StoredShard(NamedTuple):
   name: str
   token_hash: str
   clips: list[TokenClip]
-  counts: list[TokenCounts]
+  counts: list[dict[str, int]]
 
 
-def count_tokens(clip: TokenClip) -> TokenCounts:
-  """How many tokens of each kind a clip has."""
-  streams = (clip.semantic, clip.codes)
-  return TokenCounts(*(0 if tokens is None else tokens.size for tokens in streams))
+def count_tokens(clip: TokenClip) -> dict[str, int]:
+  """How many tokens of each stream a clip has; of a step with several levels, each counts."""
+  return {key: tokens.size for key, tokens in clip.streams.items()}
 
 
 def shard_name(key: Sequence[str]) -> str:
@@ -130,7 +120,8 @@ def read_shards(
     path = storage.join(folder, name)
     try:
       with _opened(path) as file, _PARSING, np.load(file) as arrays:
-        counts = [TokenCounts(*map(int, row)) for row in arrays["sizes"]]
+        keys = _keys(arrays)
+        counts = [dict(zip(keys, map(int, row), strict=True)) for row in arrays["sizes"]]
         return StoredShard(name, str(arrays["token_hash"]), _shard_clips(arrays, tokens), counts)
     except _DAMAGED as error:
       if skip_damaged:
@@ -149,14 +140,11 @@ def compacted(clip: TokenClip) -> TokenClip:
   Raises:
     DataError: tokens that are not whole numbers from 0 on.
   """
-  return dataclasses.replace(
-    clip, semantic=_compact(clip.semantic, clip.id), codes=_compact(clip.codes, clip.id)
-  )
+  streams = {key: _compact(tokens, clip.id) for key, tokens in clip.streams.items()}
+  return dataclasses.replace(clip, streams=streams)
 
 
-def _compact(tokens: np.ndarray | None, clip_id: str) -> np.ndarray | None:
-  if tokens is None:
-    return None
+def _compact(tokens: np.ndarray, clip_id: str) -> np.ndarray:
   tokens = np.asarray(tokens)
   if not np.issubdtype(tokens.dtype, np.integer) or (tokens.size and int(tokens.min()) < 0):
     raise DataError(f"the tokens of {clip_id} are not whole numbers from 0 on ({tokens.dtype})")
@@ -165,22 +153,31 @@ def _compact(tokens: np.ndarray | None, clip_id: str) -> np.ndarray | None:
 
 
 def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]:
+  keys = sorted({key for clip in clips for key in clip.streams})
+  for clip in clips:
+    for key in keys:
+      if key not in clip.streams:
+        raise DataError(f"some clips have {key} tokens and some have none; a store has one kind")
+  counts = [count_tokens(clip) for clip in clips]
   arrays: dict[str, Any] = {
     "token_hash": np.array(token_hash),
-    "sizes": np.array([count_tokens(clip) for clip in clips], np.int64).reshape(-1, 2),
+    "streams": np.array(keys),
+    "sizes": np.array([[count[key] for key in keys] for count in counts], np.int64),
     "ids": np.array([clip.id for clip in clips]),
     "splits": np.array([clip.split for clip in clips]),
     "speakers": np.array([clip.speaker or "" for clip in clips]),
     "seconds": np.array([clip.seconds for clip in clips], np.float64),
   }
-  for name in ("semantic", "codes"):
-    rows = [getattr(clip, name) for clip in clips]
-    if all(row is not None for row in rows):
-      arrays[name] = np.concatenate(rows)
-      arrays[f"{name}_lengths"] = np.array([len(row) for row in rows], np.int64)
-    elif any(row is not None for row in rows):
-      raise DataError(f"some clips have {name} tokens and some have none; a store has one kind")
+  for key in keys:
+    rows = [clip.streams[key] for clip in clips]
+    arrays[f"stream:{key}"] = np.concatenate(rows)
+    arrays[f"lengths:{key}"] = np.array([len(row) for row in rows], np.int64)
   return arrays
+
+
+def _keys(shard: Mapping[str, np.ndarray]) -> list[str]:
+  """Of the streams; a shard of format 1 does not list them."""
+  return [str(key) for key in shard["streams"]] if "streams" in shard else [SEMANTIC, CODES]
 
 
 def _opened(path: str) -> BinaryIO:
@@ -188,16 +185,22 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenClip]:
-  streams = {}
-  for name in ("semantic", "codes"):
-    there = tokens and name in shard
-    ends = np.cumsum(shard[f"{name}_lengths"]) if there else np.zeros(0, np.int64)
-    streams[name] = np.split(shard[name], ends[:-1]) if there else [None] * len(shard["ids"])
-  rows = zip(
-    shard["ids"], shard["splits"], shard["speakers"], shard["seconds"], *streams.values(),
-    strict=True,
-  )  # fmt: skip
+  streams: dict[str, list[np.ndarray]] = {}
+  for key in _keys(shard) if tokens else ():
+    # In format 1 the arrays go by the stream's name.
+    name, lengths = (
+      (f"stream:{key}", f"lengths:{key}") if "streams" in shard else (key, f"{key}_lengths")
+    )
+    if name in shard:
+      streams[key] = np.split(shard[name], np.cumsum(shard[lengths])[:-1])
+  rows = zip(shard["ids"], shard["splits"], shard["speakers"], shard["seconds"], strict=True)
   return [
-    TokenClip(str(i), semantic, codes, str(split), str(speaker) or None, float(seconds))
-    for i, split, speaker, seconds, semantic, codes in rows
+    TokenClip(
+      str(i),
+      {key: of_clip[row] for key, of_clip in streams.items()},
+      str(split),
+      str(speaker) or None,
+      float(seconds),
+    )
+    for row, (i, split, speaker, seconds) in enumerate(rows)
   ]

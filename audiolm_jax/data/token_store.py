@@ -1,6 +1,6 @@
 """A folder of token shards and what they were made with; written clip by clip, read at once.
 
-    store.json                 token hash, specs, hours, tokens, speakers, shards, skipped clips
+    store.json                 token hash, streams, hours, tokens, speakers, shards, skipped clips
     tokens-0f3a51c2d4e6.npz    the tokens of some clips, see `token_shards`
 
 `store.json` is what readers go by; a writer takes up the shards that a killed run left behind.
@@ -9,16 +9,18 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from audiolm_jax.core.errors import DataError
+from audiolm_jax.core import configs
+from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, by_key, of_tokenizers
 from audiolm_jax.data import token_shards
-from audiolm_jax.data.token_shards import StoredShard, TokenClip, TokenCounts
+from audiolm_jax.data.token_shards import StoredShard, TokenClip
 from audiolm_jax.io import storage
-from audiolm_jax.lm.stages import StageSpec
+from audiolm_jax.lm.stage import StageSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STORE_FILE = "store.json"
 
 
@@ -28,26 +30,22 @@ class StoreInfo:
 
   Attributes:
     token_hash: of the tokenizers' weights and settings.
-    codec: numbers of the codec, as in its spec.
-    semantic: numbers of the semantic tokenizer, as in its spec.
+    streams: that each clip has, by key.
     complete: every clip of the corpus is there or listed as skipped.
     clips: per split.
     hours: of audio, per split.
-    semantic_tokens: count over all splits.
-    acoustic_tokens: frames times quantizers, over all splits.
+    tokens: of each stream over all splits, steps times levels.
     speakers: distinct ones that have a name.
     shards: file names with the number of clips in each.
     skipped: id of a clip to the reason.
   """
 
   token_hash: str
-  codec: dict[str, Any] = dataclasses.field(default_factory=dict)
-  semantic: dict[str, Any] = dataclasses.field(default_factory=dict)
+  streams: dict[str, Stream] = dataclasses.field(default_factory=dict)
   complete: bool = False
   clips: dict[str, int] = dataclasses.field(default_factory=dict)
   hours: dict[str, float] = dataclasses.field(default_factory=dict)
-  semantic_tokens: int = 0
-  acoustic_tokens: int = 0
+  tokens: dict[str, int] = dataclasses.field(default_factory=dict)
   speakers: int = 0
   shards: dict[str, int] = dataclasses.field(default_factory=dict)
   skipped: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -58,10 +56,11 @@ class StoreInfo:
     splits = ", ".join(
       f"{split} {self.clips[split]} clips {self.hours[split]:.2f} h" for split in sorted(self.clips)
     )
+    tokens = " and ".join(f"{count:,} {key}" for key, count in sorted(self.tokens.items()))
     lines = [
       splits or "no clips",
       *([] if self.complete else ["unfinished: run cache_tokens again"]),
-      f"{self.semantic_tokens:,} semantic and {self.acoustic_tokens:,} acoustic tokens, "
+      f"{tokens or 'no'} tokens, "
       f"{self.speakers} named speakers, {len(self.shards)} shards, token hash {self.token_hash}",
       *self._storage(bytes_of_shards),
       f"{len(self.skipped)} clips skipped",
@@ -85,8 +84,7 @@ class TokenStoreWriter:
   Args:
     folder: of the store; made if missing.
     token_hash: of the tokenizers.
-    codec: spec numbers to note.
-    semantic: spec numbers to note.
+    streams: that each clip has; () for those of the store that was begun.
     clips_per_shard: a shard is written when it has this many,
     seconds_per_shard: or this much audio.
   Raises:
@@ -98,8 +96,7 @@ class TokenStoreWriter:
     folder: str | os.PathLike[str],
     token_hash: str,
     *,
-    codec: Mapping[str, Any] | None = None,
-    semantic: Mapping[str, Any] | None = None,
+    streams: Iterable[Stream] = (),
     clips_per_shard: int = 256,
     seconds_per_shard: float = 1800.0,
   ):
@@ -110,7 +107,7 @@ class TokenStoreWriter:
     self._pending: list[TokenClip] = []
     self._done: set[str] = set()
     self._speakers: set[str] = set()
-    self.info = StoreInfo(token_hash, dict(codec or {}), dict(semantic or {}))
+    self.info = StoreInfo(token_hash, by_key(streams))
     if storage.exists(storage.join(self.folder, STORE_FILE)):
       self.info = read_info(self.folder)
       check_hash(self.info, token_hash, self.folder)
@@ -192,17 +189,17 @@ class TokenStoreWriter:
     if clip.speaker is not None:
       self._speakers.add(clip.speaker)
 
-  def _count(self, clip: TokenClip, counts: TokenCounts) -> None:
+  def _count(self, clip: TokenClip, counts: Mapping[str, int]) -> None:
     info = self.info
     info.clips[clip.split] = info.clips.get(clip.split, 0) + 1
     info.hours[clip.split] = info.hours.get(clip.split, 0.0) + clip.seconds / 3600
-    info.semantic_tokens += counts.semantic
-    info.acoustic_tokens += counts.acoustic
+    for key, count in counts.items():
+      info.tokens[key] = info.tokens.get(key, 0) + count
     info.speakers = len(self._speakers)
 
   def _write_info(self) -> None:
     with storage.write_whole(storage.join(self.folder, STORE_FILE)) as file:
-      file.write(json.dumps(dataclasses.asdict(self.info), indent=1).encode())
+      file.write(json.dumps(configs.to_dict(self.info), indent=1).encode())
 
   def _make_folder(self) -> None:
     try:
@@ -268,15 +265,18 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
   try:
     fields = json.loads(storage.read_text(path))
     version = fields.get("format_version")
+    if version == 1:
+      fields, version = _from_1(fields), FORMAT_VERSION
     if version != FORMAT_VERSION:
       raise DataError(
-        f"{path} has format version {version}, this program reads {FORMAT_VERSION}; "
+        f"{path} has format version {version}, this program reads 1 to {FORMAT_VERSION}; "
         "make the store again with cache_tokens"
       )
-    return StoreInfo(**fields)
+    streams = {k: configs.from_dict(Stream, v) for k, v in fields.pop("streams").items()}
+    return StoreInfo(**fields, streams=streams)
   except FileNotFoundError as error:
     raise DataError(f"{folder} is no token store (no {STORE_FILE}); run cache_tokens") from error
-  except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+  except (OSError, ValueError, AttributeError, TypeError, KeyError, ConfigError) as error:
     raise DataError(f"{path} is damaged ({error}); make the store again") from error
 
 
@@ -304,33 +304,26 @@ def check_hash(info: StoreInfo, token_hash: str, folder: str | os.PathLike[str])
     )
 
 
-def check_stage(spec: StageSpec, codec: Mapping[str, Any], semantic: Mapping[str, Any]) -> None:
+def check_stage(spec: StageSpec, info: StoreInfo) -> None:
   """Refuses a stage whose numbers are not those of the tokens it is to be trained on.
 
-  Args:
-    spec: of the stage.
-    codec: numbers of the codec's spec.
-    semantic: numbers of the semantic tokenizer's spec.
   Raises:
     DataError: a rate or a vocabulary differs.
   """
-  compared: list[tuple[str, Any, Any]] = []
-  if spec.uses_semantic and semantic:
-    rate = semantic["sample_rate"] / semantic["hop_length"]
-    compared += [("semantic_rate", spec.semantic_rate, rate)]
-    compared += [("num_clusters", spec.num_clusters, semantic["num_clusters"])]
-  if not spec.predicts_semantic and codec:
-    rate = codec["sample_rate"] / codec["hop_length"]
-    compared += [("frame_rate", spec.frame_rate, rate)]
-    compared += [("codebook_size", spec.codebook_size, codec["codebook_size"])]
-    most = min(spec.num_quantizers, codec["num_quantizers"])
-    compared += [("number of acoustic levels", spec.num_quantizers, most)]
-  for name, of_stage, of_tokens in compared:
-    if of_stage != of_tokens:
-      raise DataError(
-        f"the {spec.name} stage has a {name} of {of_stage:g}, its tokens have {of_tokens:g}; "
-        "configure the stage for the tokenizers that made the tokens"
-      )
+  spec.check_streams(info.streams)
+
+
+def _from_1(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """A store of before streams had names, with the numbers of its two tokenizers."""
+  fields = dict(fields)
+  codec, semantic = fields.pop("codec"), fields.pop("semantic")
+  counts = fields.pop("semantic_tokens"), fields.pop("acoustic_tokens")
+  streams = of_tokenizers(codec, semantic).values()
+  return fields | {
+    "streams": {stream.key: configs.to_dict(stream) for stream in streams},
+    "tokens": {k: n for k, n in zip((SEMANTIC, CODES), counts, strict=True) if n},
+    "format_version": FORMAT_VERSION,
+  }
 
 
 def _listed_shards(folder: str, info: StoreInfo, tokens: bool = True) -> Iterator[StoredShard]:

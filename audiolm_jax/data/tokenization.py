@@ -17,6 +17,7 @@ import tqdm
 
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.data import manifest, token_shards, token_store
 from audiolm_jax.data.audio_shards import Heard, Shard, Unheard, shards_of_clips
 from audiolm_jax.data.manifest import Clip
@@ -119,10 +120,16 @@ def open_writer(
   return token_store.TokenStoreWriter(
     output_dir,
     tokenizers.token_hash,
-    codec=configs.to_dict(tokenizers.codec.spec),
-    semantic=configs.to_dict(tokenizers.semantic.spec),
+    streams=streams_of(tokenizers).values(),
     clips_per_shard=clips_per_shard,
     seconds_per_shard=SECONDS_PER_SHARD,
+  )
+
+
+def streams_of(tokenizers: Any) -> dict[str, Stream]:
+  """The streams that a bundle's tokenizers make, by key."""
+  return of_tokenizers(
+    *(configs.to_dict(part.spec) for part in (tokenizers.codec, tokenizers.semantic))
   )
 
 
@@ -223,8 +230,7 @@ def _tokenize_heard(
     tokens.append(
       token_shards.TokenClip(
         id=clip.id,
-        semantic=np.asarray(pair[0]),
-        codes=np.asarray(pair[1]),
+        streams={SEMANTIC: np.asarray(pair[0]), CODES: np.asarray(pair[1])},
         split=clip.split,
         speaker=clip.speaker,
         seconds=len(waveform) / sample_rate,

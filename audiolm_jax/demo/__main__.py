@@ -15,6 +15,7 @@ from typing import Any
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.streams import CODES
 from audiolm_jax.demo import library
 from audiolm_jax.io import plotting
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     bundle = bundles.load_bundle(name)
     if bundle.name in loaded:
       raise UserError(f"--bundle {name}: there is a bundle called {bundle.name} already; rename it")
-    if "coarse" not in bundle.stages:
+    if not any(stage.spec.writes.key == CODES for stage in bundle.stages.values()):
       raise UserError(f"the bundle {bundle.name} has no stages to sample with; name another one")
     loaded[bundle.name] = bundle
   if not loaded:

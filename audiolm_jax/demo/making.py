@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
       prompt_seconds=request.prompt_seconds,
       mode=request.mode,
       seed=seed,
-      **_temperatures(request),
+      temperature={n: t for n, t in request.temperatures.items() if n in bundle.stages},
     )
     sample = Sample(stream.sample_rate, stream.samples)
     job.samples.append(sample)
@@ -79,10 +79,6 @@ def judge(bundle: Bundle, waveform: np.ndarray) -> str:
     return f"the detector cannot tell: {error}"
   probability = found.probability_synthetic
   return f"{'synthetic' if probability >= 0.5 else 'real'}, {probability:.3f}"
-
-
-def _temperatures(request: Request) -> Any:
-  return {f"temperature_{name}": value for name, value in request.temperatures.items()}
 
 
 def _read_prompt(bundle: Bundle, request: Request) -> np.ndarray:
@@ -116,6 +112,6 @@ def _write(
   rate, end = stream.sample_rate, stream.prompt_samples
   audio.write_audio(folder / SOUND.format(number + 1), waveform, rate, said.tags())
   if stream.tokens is not None:
-    tokens = token_files.of_sample(bundle, np.asarray(stream.tokens.semantic), stream.tokens.codes)
+    tokens = token_files.of_sample(bundle, stream.tokens.streams)
     token_file.save_tokens(folder / TOKENS.format(number + 1), tokens)
   plotting.plot_continuation(folder / PICTURE.format(number + 1), waveform, rate, end)

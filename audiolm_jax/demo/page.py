@@ -1,7 +1,7 @@
 """The page, in Gradio."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,8 @@ from audiolm_jax.bundles import Bundle, continuation
 from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
 from audiolm_jax.demo import cards, library
 from audiolm_jax.demo.jobs import Jobs
-from audiolm_jax.demo.requests import HOTTEST, Limits
+from audiolm_jax.demo.requests import HOTTEST, TEMPERATURE, Limits
 from audiolm_jax.demo.serving import Shown, serve
-from audiolm_jax.lm.stages import STAGE_NAMES
 
 _HERE = Path(__file__).parent
 _REPOSITORY = _HERE.parents[1]
@@ -45,6 +44,9 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
   """
   gr = library.load("gradio")
   first = next(iter(bundles))
+  stages = list(dict.fromkeys(name for bundle in bundles.values() for name in bundle.stages))
+  names = ["mode", "bundle", "prompt", "duration", "prompt_seconds"]
+  names += [*(f"{TEMPERATURE}{name}" for name in stages), "seed", "num_samples"]
   with gr.Blocks(title="audiolm_jax", analytics_enabled=False) as blocks:
     gr.Markdown(_INTRODUCTION)
     gr.Markdown(_NOTICE, elem_id="notice")
@@ -75,7 +77,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
         with gr.Accordion("Temperatures and seed", open=False):
           temperatures = [
             gr.Slider(0.0, HOTTEST, step=0.05, label=f"{name.capitalize()} temperature", **changes)
-            for name, changes in zip(STAGE_NAMES, _temperatures(bundles[first]), strict=True)
+            for name, changes in zip(stages, _temperatures(bundles[first], stages), strict=True)
           ]
           seed = gr.Number(0, precision=0, minimum=0, label="Seed")
       with gr.Column(scale=3, min_width=320):
@@ -94,7 +96,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
       gr.Markdown(_responsible_use())
 
     def make(request: Any, *given: Any) -> Iterator[list[Any]]:
-      asked = dict(zip(_NAMES, given, strict=True))
+      asked = dict(zip(names, given, strict=True))
       for shown in serve(asked, str(request.session_hash), bundles, limits, jobs):
         yield _updates(gr, shown, limits.max_samples)
 
@@ -129,7 +131,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
       **quick,
     )
     bundle.change(
-      lambda name: [gr.update(**changes) for changes in _temperatures(bundles[name])],
+      lambda name: [gr.update(**changes) for changes in _temperatures(bundles[name], stages)],
       bundle,
       temperatures,
       **quick,
@@ -141,13 +143,6 @@ def _bundle_for(example: str, bundles: Mapping[str, Bundle]) -> str:
   """The bundle whose name begins as an example's does, else the first."""
   kind = Path(example).stem.partition("_")[0]
   return next((name for name in bundles if name.startswith(kind)), next(iter(bundles)))
-
-
-_NAMES = (
-  *("mode", "bundle", "prompt", "duration", "prompt_seconds"),
-  *(f"temperature_{name}" for name in STAGE_NAMES),
-  *("seed", "num_samples"),
-)
 
 
 def _updates(gr: Any, shown: Shown, count: int) -> list[Any]:
@@ -162,10 +157,10 @@ def _updates(gr: Any, shown: Shown, count: int) -> list[Any]:
   return [shown.status, *columns, *players, *details]
 
 
-def _temperatures(bundle: Bundle) -> list[dict[str, Any]]:
-  """Value and visibility of the slider of each stage."""
+def _temperatures(bundle: Bundle, stages: Sequence[str]) -> list[dict[str, Any]]:
+  """Value and visibility of the slider of each stage that some bundle has."""
   values = continuation.temperatures_of(bundle)
-  return [{"value": values[name], "visible": name in bundle.stages} for name in STAGE_NAMES]
+  return [{"value": values.get(name, 1.0), "visible": name in values} for name in stages]
 
 
 def _responsible_use() -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
 from audiolm_jax.core.errors import UserError
-from audiolm_jax.lm.stages import STAGE_NAMES
 
 HOTTEST = 2.0
+TEMPERATURE = "temperature_"  # before the name of a stage
 _LEAST_SECONDS = 0.5
 
 
@@ -67,7 +67,7 @@ def checked(asked: Mapping[str, Any], bundles: Collection[str], limits: Limits) 
   """The request that a page's values are.
 
   Args:
-    asked: by the names of `Request`, and `temperature_semantic` and so on, of whatever type a
+    asked: by the names of `Request`, and `temperature_STAGE` for each stage, of whatever type a
       browser sent.
     bundles: names that may be asked for.
   Raises:
@@ -90,7 +90,9 @@ def checked(asked: Mapping[str, Any], bundles: Collection[str], limits: Limits) 
       asked, "prompt_seconds", LEAST_PROMPT_SECONDS, limits.max_prompt_seconds
     ),
     temperatures={
-      name: _between(asked, f"temperature_{name}", 0.0, HOTTEST) for name in STAGE_NAMES
+      name.removeprefix(TEMPERATURE): _between(asked, name, 0.0, HOTTEST)
+      for name in asked
+      if name.startswith(TEMPERATURE)
     },
     seed=int(_between(asked, "seed", 0, 2**32 - limits.max_samples)),
     num_samples=int(_between(asked, "num_samples", 1, limits.max_samples)),

@@ -1,1 +1,1 @@
-"""Tells synthetic sound from recordings."""
+"""Detects synthetic audio."""

@@ -1,6 +1,6 @@
-"""A convolutional classifier of short pieces of sound: whose voice it is, or whether it is real.
+"""A convolutional classifier of short clips, for speakers or for synthetic audio.
 
-Source: AudioLM, which uses one such network for both and does not give its shape.
+Source: AudioLM, which uses the same network for both but does not state its sizes.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from audiolm_jax.semantic.features import LogMelConfig, log_mel
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig:
-  """Defaults: 3.5 M parameters.
+  """Configuration of a classifier; the defaults have 3.5 M parameters.
 
   Attributes:
     features: the log-mel front end.
-    channels: width of each block; between two blocks, time and frequency are halved.
-    groups: in which channels are normalised together.
-    num_classes: how many there are to choose from.
-    dtype: of the computation; parameters are float32.
+    channels: channels of each block; time and frequency are halved between blocks.
+    groups: number of groups of channels that are normalised together.
+    num_classes: number of classes.
+    dtype: type of the computation; parameters are float32.
   """
 
   features: LogMelConfig = LogMelConfig(num_mels=64)
@@ -39,15 +39,16 @@ class ClassifierConfig:
   def __post_init__(self) -> None:
     if not self.channels or any(width % self.groups for width in self.channels):
       raise ConfigError(
-        f"classifier channels {self.channels} must be multiples of groups {self.groups}"
+        f"classifier channels {self.channels} are not multiples of groups {self.groups}"
       )
     if self.features.num_mels % 2 ** (len(self.channels) - 1):
       raise ConfigError(
-        f"num_mels {self.features.num_mels} cannot be halved {len(self.channels) - 1} times"
+        f"num_mels {self.features.num_mels} cannot be halved {len(self.channels) - 1} times; "
+        f"make it a multiple of {2 ** (len(self.channels) - 1)}"
       )
 
   def forward_flops(self, samples: int) -> float:
-    """Floating-point operations of the convolutions on one piece, and of the front end."""
+    """Returns the floating-point operations of the convolutions and the front end for one clip."""
     frames = 4 * -(-samples // (4 * self.features.hop_length))
     total = frames * self.features.flops_per_frame
     mels, inputs = self.features.num_mels, 1
@@ -58,25 +59,25 @@ class ClassifierConfig:
 
 
 def tiny_config() -> ClassifierConfig:
-  """0.22 M parameters: minutes of training on two CPU cores."""
+  """Returns a configuration of 0.22 M parameters, which trains in minutes on two CPU cores."""
   return ClassifierConfig(channels=(16, 32, 64, 64, 128, 128))
 
 
 class Classifier(nn.Module):
   """Blocks of a convolution over time and one over frequency, then the mean over both.
 
-  Groups of channels are normalised within a piece, not over a batch: a piece is judged alike in any
-  company.
+  Groups of channels are normalised within a clip, so the logits of a clip do not depend on the rest
+  of the batch.
   """
 
   config: ClassifierConfig
 
   @nn.compact
   def __call__(self, waveform: Float[Array, "batch samples"]) -> Float[Array, "batch classes"]:
-    """Logits of pieces of sound, which last a tenth of a second or more.
+    """Returns the logits of clips.
 
     Args:
-      waveform: in [-1, 1] at `config.features.sample_rate` Hz.
+      waveform: in [-1, 1] at `config.features.sample_rate` Hz, 0.1 s or longer.
     """
     c = self.config
     x = log_mel(waveform, c.features)[..., None].astype(c.dtype)
@@ -113,7 +114,7 @@ class Classifier(nn.Module):
 def _convolve(
   x: Array, kernel: Array, strides: Sequence[int], padding: str, **options: Any
 ) -> Array:
-  """`lax.conv_general_dilated`; a matrix product where training rounds its operands."""
+  """Computes `lax.conv_general_dilated`, as a matrix product if training rounds its operands."""
   if not products.rounds(x, kernel):
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
   edges = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)

@@ -1,4 +1,4 @@
-"""Sound in windows of a second, four of which begin in each second."""
+"""Splits audio into windows of one second at a hop of a quarter of a second."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ WINDOW_SECONDS = 1.0
 HOP_SECONDS = 0.25
 LEAST_SECONDS = 0.1
 BATCH = 32
-_SILENT = 1e-3  # a window whose peak is below -60 dB says nothing
+_SILENT = 1e-3  # a window with a lower peak (-60 dB) is ignored
 
 
 class Window(NamedTuple):
-  """One window: which one, where it starts in samples, and its sound."""
+  """One window: its number, its first sample and its waveform."""
 
   number: int
   start: int
@@ -24,22 +24,25 @@ class Window(NamedTuple):
 
   @property
   def is_silent(self) -> bool:
-    """Whether nothing can be heard in it."""
+    """Whether the peak is below -60 dB."""
     return bool(np.max(np.abs(self.waveform)) < _SILENT)
 
 
 def windows(blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str) -> Iterator[Window]:
-  """Windows at every hop, and one at the very end; of a shorter sound one, mirrored at its ends.
+  """Yields a window at every hop and one that ends with the audio.
+
+  Audio shorter than a window is padded with its reflection to one window.
 
   Args:
-    blocks: the sound in pieces of any length, at `rate` Hz.
-    name: of the sound, for messages.
+    blocks: the audio in blocks of any length.
+    rate: sample rate in Hz.
+    name: of the audio, for messages.
   Raises:
-    AudioError: it lasts less than a tenth of a second.
+    AudioError: the audio is shorter than 0.1 s.
   """
   window, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
-  kept, start = np.zeros(0, np.float32), 0  # what is still needed begins at sample `start`
-  following = 0  # where the next window begins
+  kept, start = np.zeros(0, np.float32), 0  # the samples still needed, and the index of the first
+  following = 0  # first sample of the next window
   for block in blocks:
     kept = np.concatenate([kept, block])
     end = start + len(kept)
@@ -60,10 +63,10 @@ def windows(blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str) 
 def in_batches(
   run: Callable[[np.ndarray], Any], rows: Float[np.ndarray, "windows samples"]
 ) -> np.ndarray:
-  """What `run` gives for every row of at least one, by batches of one size: one program for all."""
-  found = []
+  """Returns `run` of all rows, computed in batches of equal size so that it compiles once."""
+  results = []
   for first in range(0, len(rows), BATCH):
     batch = rows[first : first + BATCH]
-    filled = np.pad(batch, ((0, BATCH - len(batch)), (0, 0)))
-    found.append(np.asarray(run(filled))[: len(batch)])
-  return np.concatenate(found)
+    padded = np.pad(batch, ((0, BATCH - len(batch)), (0, 0)))
+    results.append(np.asarray(run(padded))[: len(batch)])
+  return np.concatenate(results)

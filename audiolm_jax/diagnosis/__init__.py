@@ -1,1 +1,1 @@
-"""Checks of an installation, as `doctor` prints them."""
+"""Checks of an installation, which `doctor` prints."""

@@ -1,4 +1,4 @@
-"""What sampling needs of a machine, looked at one thing after the other."""
+"""Checks everything that sampling needs on a machine."""
 
 import dataclasses
 import enum
@@ -16,7 +16,7 @@ from audiolm_jax.core import allocator, compilation_cache
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.version import __version__
 
-# By the module that is imported: the distribution it comes with.
+# The distribution of each imported module.
 NEEDED = {
   "jax": "jax",
   "jaxlib": "jaxlib",
@@ -29,7 +29,7 @@ NEEDED = {
   "tqdm": "tqdm",
   "jaxtyping": "jaxtyping",
 }
-# By extra, as in requirements/extras/: the distributions it brings, and what they are for.
+# The distributions of each extra, as in requirements/extras/, and their purpose.
 OPTIONAL = {
   "train": (
     "optax orbax-checkpoint gin-config clu tensorboard tensorflow seqio sentencepiece fsspec "
@@ -42,20 +42,20 @@ OPTIONAL = {
     "pesq ai-edge-litert faster-whisper whisper-normalizer speechmos onnxruntime",
     "PESQ, Lyra, Whisper and DNSMOS in eval",
   ),
-  "plot": ("matplotlib", "pictures"),
+  "plot": ("matplotlib", "plots"),
   "notebooks": ("jupyterlab matplotlib", "the notebooks"),
   "demo": ("gradio matplotlib", "the live demo"),
   "hub": ("huggingface_hub", "bundles push and pull"),
   "gcs": ("gcsfs", "files at gs://"),
   "s3": ("s3fs", "files at s3://"),
 }
-_LEAST_MEMORY = 1 << 30  # bytes; sampling with a bundle that ships takes 0.7 GB
+_LEAST_MEMORY = 1 << 30  # bytes; sampling with a shipped bundle takes 0.7 GB
 _SECONDS = 0.4
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class Status(enum.StrEnum):
-  """How a check ended; BROKEN alone keeps sampling from working."""
+  """The result of a check; only BROKEN means that sampling does not work."""
 
   OK = "ok"
   ABSENT = "absent"
@@ -65,23 +65,23 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """One thing that was looked at.
+  """The result of one check.
 
   Attributes:
-    name: of the thing.
-    status: how it is.
+    name: of what was checked.
+    status: the result.
     found: versions, sizes or the error, in one line.
-    mend: what to do where it is not as it should be.
+    fix: how to fix a problem.
   """
 
   name: str
   status: Status
   found: str
-  mend: str = ""
+  fix: str = ""
 
 
 def run_checks(bundle: str) -> Iterator[Check]:
-  """Looks at everything, cheap things first; what depends on something broken is not tried.
+  """Yields the results of all checks, cheap ones first; skips those that depend on a broken part.
 
   Args:
     bundle: name or folder of the bundle to sample with.
@@ -109,29 +109,29 @@ def _check_needed(module: str, distribution: str) -> Check:
     return Check(distribution, Status.OK, metadata.version(distribution))
   except ModuleNotFoundError as error:
     found = f"not installed ({error})"
-  except Exception as error:  # a library that does not load, versions that do not fit
+  except Exception as error:  # a shared library does not load, or versions are incompatible
     found = f"does not load: {_one_line(error)}"
   return Check(distribution, Status.BROKEN, found, f"pip install --force-reinstall {_target()}")
 
 
 def check_optional() -> Iterator[Check]:
-  """A check for each extra of the package."""
+  """Yields a check for each extra of the package."""
   for extra, (distributions, purpose) in OPTIONAL.items():
-    have, lack = [], []
+    installed, missing = [], []
     for name in distributions.split():
       try:
-        have.append(f"{name} {metadata.version(name)}")
+        installed.append(f"{name} {metadata.version(name)}")
       except metadata.PackageNotFoundError:
-        lack.append(name)
-    if lack:
-      found = f"without {', '.join(lack)}; needed for {purpose}"
+        missing.append(name)
+    if missing:
+      found = f"not installed: {', '.join(missing)}; needed for {purpose}"
       yield Check(f"extra {extra}", Status.ABSENT, found, f"pip install {_target(extra)}")
     else:
-      yield Check(f"extra {extra}", Status.OK, ", ".join(have))
+      yield Check(f"extra {extra}", Status.OK, ", ".join(installed))
 
 
 def _target(extra: str = "") -> str:
-  """What pip is told: the checkout where this is one, else the package by name."""
+  """Returns what pip should install: this checkout, or the package by name."""
   base = str(_CHECKOUT) if (_CHECKOUT / "pyproject.toml").is_file() else "audiolm_jax"
   return f'"{base}[{extra}]"' if extra else f'"{base}"'
 
@@ -139,7 +139,7 @@ def _target(extra: str = "") -> str:
 def _check_memory() -> Check:
   available = available_memory()
   if available is None:
-    return Check("memory", Status.OK, "not told by this system")
+    return Check("memory", Status.OK, "unknown; this system does not report it")
   found = f"{available / 2**30:.1f} GiB free"
   if available < _LEAST_MEMORY:
     return Check("memory", Status.WARNING, found, "end other programs; a small bundle needs 1 GiB")
@@ -147,7 +147,7 @@ def _check_memory() -> Check:
 
 
 def available_memory() -> int | None:
-  """Bytes of main memory that programs may still take; None where the system does not tell."""
+  """Returns the bytes of free main memory; None if the system does not report them."""
   try:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
       if line.startswith("MemAvailable:"):
@@ -158,7 +158,7 @@ def available_memory() -> int | None:
 
 
 def check_allocator() -> Check:
-  """Whether this process keeps freed memory, as the command lines do."""
+  """Checks that this process keeps freed memory, as all commands do."""
   name = "memory allocator"
   try:
     version = allocator.tune_allocator()
@@ -172,7 +172,7 @@ def _check_cache() -> Check:
   chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
   try:
     folder = Path(chosen) if chosen else compilation_cache.cache_folder()
-  except metadata.PackageNotFoundError:  # jaxlib, which has a check of its own
+  except metadata.PackageNotFoundError:  # of jaxlib, which is checked separately
     return Check(name, Status.WARNING, "unknown without jaxlib", "install jaxlib first")
   if folder is None:
     return Check(name, Status.ABSENT, "off", "unset AUDIOLM_JAX_CACHE for faster starts")
@@ -182,13 +182,13 @@ def _check_cache() -> Check:
       pass
     sizes = [path.stat().st_size for path in folder.iterdir()]
   except OSError as error:
-    mend = "set AUDIOLM_JAX_CACHE to a folder that can be written"
-    return Check(name, Status.WARNING, f"{folder}: {error.strerror or error}", mend)
+    fix = "set AUDIOLM_JAX_CACHE to a writable folder"
+    return Check(name, Status.WARNING, f"{folder}: {error.strerror or error}", fix)
   return Check(name, Status.OK, f"{folder}, {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB")
 
 
 def _check_devices() -> Check:
-  """Asks JAX for its devices and has the first one multiply."""
+  """Checks that JAX finds devices and that the first one multiplies correctly."""
   compilation_cache.enable()
   import jax
   import jax.numpy as jnp
@@ -197,35 +197,35 @@ def _check_devices() -> Check:
     devices = jax.devices()
     ones = jnp.ones((8, 8))
     product = float(jax.jit(lambda x: (x @ x).sum())(ones))
-  except Exception as error:  # whatever a backend raises when it does not start
-    mend = "set JAX_PLATFORMS=cpu to go on without the accelerator, or reinstall its driver"
-    return Check("devices", Status.BROKEN, _one_line(error), mend)
+  except Exception as error:  # the exception types differ between backends
+    fix = "set JAX_PLATFORMS=cpu to continue without the accelerator, or reinstall its driver"
+    return Check("devices", Status.BROKEN, _one_line(error), fix)
   found = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
   limit = (devices[0].memory_stats() or {}).get("bytes_limit")
   if limit:
     found += f", {limit / 2**30:.1f} GiB each"
   if product != 512:
-    mend = "reinstall jax and the accelerator's driver; its arithmetic is wrong"
-    return Check("devices", Status.BROKEN, f"{found}: 8 x 8 ones squared sum to {product}", mend)
+    fix = "reinstall jax and the accelerator's driver; its arithmetic is wrong"
+    return Check("devices", Status.BROKEN, f"{found}: 8 x 8 ones squared sum to {product}", fix)
   if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
-    mend = f"pip install {_target('cuda12')}, if the GPU is to be used"
-    return Check("devices", Status.WARNING, f"{found}; an NVIDIA GPU is not used", mend)
+    fix = f"to use the GPU: pip install {_target('cuda12')}"
+    return Check("devices", Status.WARNING, f"{found}; an NVIDIA GPU is not used", fix)
   return Check("devices", Status.OK, found)
 
 
 def _check_bundles(chosen: str) -> Iterator[Check]:
-  """Loads all bundles that ship, and the chosen one, with which it samples."""
+  """Loads all shipped bundles and the chosen one, and samples with the chosen one."""
   from audiolm_jax import bundles
 
   for name in dict.fromkeys([*bundles.list_bundles(), chosen]):
     label = f"bundle {Path(name).name}"
-    # Another bundle that is damaged does not keep the chosen one from sampling.
+    # A damaged bundle does not prevent sampling with the chosen one.
     failed = Status.BROKEN if name == chosen else Status.WARNING
     try:
       bundle = bundles.load_bundle(name)
     except UserError as error:
-      mend = "install the package again, or name another with --bundle"
-      yield Check(label, failed, str(error), mend)
+      fix = "install the package again, or select another bundle with --bundle"
+      yield Check(label, failed, str(error), fix)
       continue
     stages = ", ".join(bundle.stages) or "none"
     yield Check(label, Status.OK, f"loads; token hash {bundle.token_hash}, stages {stages}")
@@ -237,13 +237,13 @@ def _check_bundles(chosen: str) -> Iterator[Check]:
         None, bundle.sample_rate, duration=_SECONDS, mode="unconditional"
       )
     except UserError as error:
-      yield Check("sampling", Status.BROKEN, str(error), "name a whole bundle with --bundle")
-    except Exception as error:  # out of memory, a compiler that fails: whatever it is, it is told
-      mend = "free memory, or set JAX_PLATFORMS=cpu; else report this line"
-      yield Check("sampling", Status.BROKEN, _one_line(error), mend)
+      yield Check("sampling", Status.BROKEN, str(error), "select a complete bundle with --bundle")
+    except Exception as error:  # any failure is reported, such as lack of memory
+      fix = "free memory, or set JAX_PLATFORMS=cpu; if neither helps, report this line"
+      yield Check("sampling", Status.BROKEN, _one_line(error), fix)
     else:
       seconds = time.perf_counter() - started
-      found = f"{result.new_seconds:.2f} s of sound in {seconds:.1f} s, compiling included"
+      found = f"{result.new_seconds:.2f} s of audio in {seconds:.1f} s, including compilation"
       yield Check("sampling", Status.OK, found)
 
 

@@ -1,1 +1,1 @@
-"""Signal processing that several models share: mel filter banks, short-time Fourier transforms."""
+"""Signal processing shared by several models: mel filter banks, short-time Fourier transforms."""

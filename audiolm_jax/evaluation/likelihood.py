@@ -11,11 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.ngrams import NgramTable, TableLosses
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
-from audiolm_jax.lm.stages import Stage, StageSpec, stage_features, stage_sequence
-from audiolm_jax.lm.transformer import Remat, Transformer, TransformerConfig, unstack_layers
+from audiolm_jax.lm.config import Remat, TransformerConfig
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stages import AutoregressiveSpec, stage_features, stage_sequence
+from audiolm_jax.lm.transformer import Transformer, unstack_layers
 
 _LEAST_SECONDS = 0.5
 
@@ -57,7 +60,7 @@ def evaluate_stage(
   Raises:
     DataError: no clip is long enough for a crop.
   """
-  spec = stage.spec
+  spec = autoregressive(stage)
   table = NgramTable(
     spec, [stage_sequence(spec, *crop) for clip in train for crop in crops(spec, clip)]
   )
@@ -100,16 +103,16 @@ def evaluate_stage(
 
 
 def crops(
-  spec: StageSpec, clip: TokenClip, least_seconds: float = _LEAST_SECONDS
+  spec: AutoregressiveSpec, clip: TokenClip, least_seconds: float = _LEAST_SECONDS
 ) -> Iterator[tuple[Int[np.ndarray, " steps"] | None, Int[np.ndarray, "frames q"] | None]]:
   """Aligned pieces of a clip, one crop of the stage long, the last one at least `least_seconds`."""
   count = 0
   semantic = codes = None
   if spec.uses_semantic:
-    semantic = np.asarray(_needed(clip.semantic, clip, spec), np.int32)
+    semantic = np.asarray(_needed(clip.streams.get(SEMANTIC), clip, spec), np.int32)
     count = _pieces(len(semantic), spec.crop_steps, least_seconds * spec.semantic_rate)
   if not spec.predicts_semantic:
-    codes = np.asarray(_needed(clip.codes, clip, spec), np.int32)
+    codes = np.asarray(_needed(clip.streams.get(CODES), clip, spec), np.int32)
     pieces = _pieces(len(codes), spec.crop_frames, least_seconds * spec.frame_rate)
     count = min(count, pieces) if spec.uses_semantic else pieces
   for i in range(count):
@@ -121,12 +124,26 @@ def crops(
     )
 
 
+def autoregressive(stage: Stage) -> AutoregressiveSpec:
+  """The spec of a stage whose tokens have probabilities one after another.
+
+  Raises:
+    DataError: it is of another kind.
+  """
+  if not isinstance(stage.spec, AutoregressiveSpec):
+    raise DataError(
+      f"the {stage.spec.name} stage is of the kind {stage.spec.kind}, which gives no likelihoods; "
+      "leave it out"
+    )
+  return stage.spec
+
+
 def stage_scorer(stage: Stage):
   """A function `(semantic, codes) -> (nats, hits)` of the targets of one crop, each [targets].
 
   `nats` are over the legal ids of each position; `hits` tell where the most probable is right.
   """
-  spec = stage.spec
+  spec = autoregressive(stage)
   config = dataclasses.replace(stage.config, scan_layers=False, remat=Remat.NONE, dtype="float32")
   params = jax.tree.map(jnp.asarray, unstack_layers(stage.params))
 
@@ -142,7 +159,7 @@ def stage_scorer(stage: Stage):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score(
   config: TransformerConfig,
-  spec: StageSpec,
+  spec: AutoregressiveSpec,
   params: Any,
   features: dict[str, Int[Array, " length"]],
   start: Int[Array, ""],
@@ -169,13 +186,15 @@ def _score(
   return -chosen.reshape(-1), (logits.argmax(-1) == ids).reshape(-1)
 
 
-def _needed(tokens: np.ndarray | None, clip: TokenClip, spec: StageSpec) -> np.ndarray:
+def _needed(tokens: np.ndarray | None, clip: TokenClip, spec: AutoregressiveSpec) -> np.ndarray:
   if tokens is None:
     raise DataError(f"clip {clip.id} lacks the tokens that the {spec.name} stage needs")
   return tokens
 
 
-def _seconds(spec: StageSpec, semantic: np.ndarray | None, codes: np.ndarray | None) -> float:
+def _seconds(
+  spec: AutoregressiveSpec, semantic: np.ndarray | None, codes: np.ndarray | None
+) -> float:
   """Length of a crop; one of the two is there."""
   if codes is not None:
     return len(codes) / spec.frame_rate

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.lm.stages import StageSequence, StageSpec
+from audiolm_jax.lm.stages import AutoregressiveSpec, StageSequence
 from audiolm_jax.lm.tokens import BOS
 
 ADDED_COUNTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -38,7 +38,7 @@ class NgramTable:
   which is what a sampler's mask leaves; the first token of a sequence follows BOS.
   """
 
-  def __init__(self, spec: StageSpec, sequences: Sequence[StageSequence]):
+  def __init__(self, spec: AutoregressiveSpec, sequences: Sequence[StageSequence]):
     self._spec = spec
     self._size = spec.num_clusters if spec.predicts_semantic else spec.codebook_size
     self._vocab = spec.layout.vocab_size

@@ -1,4 +1,4 @@
-"""Files of sound to waveforms and back: the one place that reads and writes them."""
+"""Reads and writes audio files; no other module does."""
 
 import contextlib
 import io
@@ -27,11 +27,11 @@ _WRITABLE = {
   ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
 _RATES = (1_000, 768_000)
-_LOUDEST = 10.0  # float samples past this are not overshoot but another scale
-_SILENT = 1e-4  # a peak below -80 dB
+_LOUDEST = 10.0  # a higher peak of float samples is not overshoot but another scale
+_SILENT = 1e-4  # a lower peak (-80 dB) counts as silence
 _BLOCK_FRAMES = 1 << 18
 _QUALITY = "HQ"
-# A header's size in libsndfile's log of what it found, where the file disagrees.
+# libsndfile logs this if the size in a header differs from the size of the file.
 _CORRECTED_SIZE = re.compile(
   r"^\s*(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
@@ -40,15 +40,15 @@ _CORRECTED_SIZE = re.compile(
 def read_audio(
   path: str | os.PathLike[str], *, seconds: float | None = None
 ) -> tuple[Float[np.ndarray, " samples"], int]:
-  """The sound of a file as one channel, and its sample rate.
+  """Reads an audio file as one channel.
 
   Args:
-    path: a file of any common format, width and number of channels (their mean is taken).
-    seconds: read the beginning only, at most this long.
+    path: a file of any common format, sample width and number of channels, which are averaged.
+    seconds: read at most this much from the beginning; None for the whole file.
   Returns:
-    Samples in [-1, 1] (louder ones are clipped) at the file's own rate in Hz.
+    Samples in [-1, 1] (louder ones are clipped), and the file's sample rate in Hz.
   Raises:
-    AudioError: missing, not audio, cut short, without samples, or with NaN or infinite samples.
+    AudioError: the file is missing, not audio, truncated or empty, or has NaN or infinite samples.
   """
   with _opened(path) as file:
     limit = None if seconds is None else max(1, round(seconds * file.samplerate))
@@ -59,12 +59,12 @@ def read_audio(
 def read_blocks(
   path: str | os.PathLike[str], *, sample_rate: int, block_samples: int
 ) -> Iterator[Float[np.ndarray, " block"]]:
-  """The sound of a file at `sample_rate` in blocks of `block_samples`, in bounded memory.
+  """Yields an audio file at `sample_rate` in blocks of `block_samples`, in bounded memory.
 
-  The blocks joined are what `resample` makes of `read_audio`; only the last may be shorter.
+  Concatenated, the blocks equal `resample` of `read_audio`. Only the last block may be shorter.
 
   Raises:
-    AudioError: as `read_audio`; what is wrong late in a file is raised late.
+    AudioError: see `read_audio`; an error late in a file is raised when its block is read.
   """
   with _opened(path) as file:
     pending = np.zeros(0, np.float32)
@@ -80,12 +80,14 @@ def read_blocks(
 def load_audio(
   path: str | os.PathLike[str], sample_rate: int, *, seconds: float | None = None
 ) -> Float[np.ndarray, " samples"]:
-  """The sound of a file as one channel at `sample_rate`, with memory for that alone.
+  """Reads an audio file as one channel at `sample_rate`, with memory for the result only.
 
   Args:
-    seconds: read the beginning only, at most this long.
+    path: the file.
+    sample_rate: of the result, in Hz.
+    seconds: read at most this much from the beginning; None for the whole file.
   Raises:
-    AudioError: as `read_audio`.
+    AudioError: see `read_audio`.
   """
   with _opened(path) as file:
     limit = None if seconds is None else max(1, round(seconds * file.samplerate))
@@ -101,10 +103,10 @@ def load_audio(
 def resample(
   waveform: Float[np.ndarray, "*batch samples"], from_rate: int, to_rate: int
 ) -> Float[np.ndarray, "*batch resampled"]:
-  """The waveform at another rate, `resampled_length` samples long.
+  """Returns the waveform at another sample rate, with `resampled_length` samples.
 
   Raises:
-    AudioError: a rate that no recording has.
+    AudioError: a rate is outside the supported range.
   """
   _check_rate(from_rate, "the waveform")
   _check_rate(to_rate, "the waveform")
@@ -122,7 +124,7 @@ def resample(
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-  """How many samples a waveform has at another rate, rounded half up."""
+  """Returns the number of samples of a waveform at another rate, rounded half up."""
   return (2 * samples * to_rate + from_rate) // (2 * from_rate)
 
 
@@ -132,22 +134,27 @@ def write_audio(
   sample_rate: int,
   tags: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes one channel as 16-bit PCM WAV, or as the extension says; whole or not at all.
+  """Writes one channel atomically, in the format that the extension selects.
 
   Args:
-    tags: what the file says of itself: "title", "comment", "software" and what else soundfile's
-      files have as attributes.
+    path: the file to write; ".wav" selects 16-bit PCM.
+    waveform: samples; values outside [-1, 1] are clipped.
+    sample_rate: Hz.
+    tags: metadata such as "title", "comment" and "software", named like the attributes of
+      `soundfile.SoundFile`.
   Raises:
-    AudioError: an extension that is not written, or samples that are not finite.
-    UserError: the place cannot be written.
+    AudioError: the extension is not supported, or samples are not finite.
+    UserError: the file cannot be written.
   """
   container, subtype = check_output_format(path)
   waveform = np.asarray(waveform, np.float32)
   if waveform.ndim != 1 or not len(waveform):
-    raise AudioError(f"{path}: one channel of at least one sample can be written")
+    raise AudioError(
+      f"cannot write a waveform of shape {waveform.shape} to {path}; give one channel of samples"
+    )
   if not np.isfinite(waveform).all():
-    raise AudioError(f"{path} is not written: the waveform has NaN or infinite samples")
-  # libsndfile hides a full disk; the bytes are made here and written where errors are seen.
+    raise AudioError(f"cannot write {path}: the waveform has NaN or infinite samples")
+  # libsndfile does not report a full disk, so it encodes to memory and `atomic_write` writes.
   encoded = io.BytesIO()
   with soundfile.SoundFile(
     encoded, "w", sample_rate, channels=1, format=container, subtype=subtype
@@ -160,27 +167,34 @@ def write_audio(
 
 
 def read_tags(path: str | os.PathLike[str]) -> dict[str, str]:
-  """What a file says of itself, by the names that `write_audio` takes."""
+  """Returns the metadata of a file, with the names that `write_audio` takes."""
   with _opened(path) as file:
     return file.copy_metadata()
 
 
 def check_output_format(path: str | os.PathLike[str]) -> tuple[str, str]:
-  """The container and subtype that the extension of `path` asks for; `AudioError` if none."""
+  """Returns the container and subtype that the extension of `path` selects.
+
+  Raises:
+    AudioError: the extension is not supported.
+  """
   extension = Path(path).suffix.lower()
   if extension not in _WRITABLE:
     shown = f"the extension {extension!r}" if extension else "no extension"
-    raise AudioError(f"{path} has {shown}; sound is written as {', '.join(sorted(_WRITABLE))}")
+    raise AudioError(f"{path} has {shown}; use one of {', '.join(sorted(_WRITABLE))}")
   return _WRITABLE[extension]
 
 
 def as_waveform(
   samples: Num[np.ndarray, "*batch samples"], name: str = "the waveform"
 ) -> Float[np.ndarray, "*batch samples"]:
-  """Samples of any number type as float32 in [-1, 1]; integers span their type's whole range.
+  """Converts samples of any number type to float32 in [-1, 1].
 
+  Args:
+    samples: floats in [-1, 1], or integers that use the whole range of their type.
+    name: of the samples, for messages.
   Raises:
-    AudioError: not numbers, no samples, NaN or infinite, or floats on an integer scale.
+    AudioError: the samples are not numbers, empty, NaN, infinite, or floats on an integer scale.
   """
   samples = np.asarray(samples)
   if samples.dtype.kind in "iu":
@@ -198,24 +212,24 @@ def as_waveform(
 
 
 def check_readable(path: str | os.PathLike[str]) -> None:
-  """Raises `AudioError` now where reading `path` could not even begin."""
+  """Raises `AudioError` if `path` cannot be opened as an audio file."""
   with _opened(path):
     pass
 
 
 def check_not_silent(waveform: Float[np.ndarray, "*batch samples"], name: str) -> None:
-  """Raises `AudioError` where some row of `waveform` has no sound in it."""
+  """Raises `AudioError` if a row of `waveform` is silent."""
   for row in waveform.reshape(-1, waveform.shape[-1]):
     peak = _peak(row)
     if peak < _SILENT:
       raise AudioError(
-        f"{name} is silent (peak {peak:.1e}, at least {_SILENT:.0e} is needed); "
-        "give a recording with sound in it"
+        f"{name} is silent (its peak is {peak:.1e}, and at least {_SILENT:.0e} is needed); "
+        "give a louder recording"
       )
 
 
 def check_length(samples: int, sample_rate: int, least_seconds: float, name: str) -> None:
-  """Raises `AudioError` where `samples` last less than `least_seconds`."""
+  """Raises `AudioError` if `samples` samples are shorter than `least_seconds`."""
   if samples < least_seconds * sample_rate:
     raise AudioError(
       f"{name} is {samples / sample_rate:.2f} s long; at least {least_seconds:.2f} s are needed"
@@ -229,13 +243,13 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
   except OSError as error:
     raise AudioError(f"cannot read {path}: {error.strerror or error}") from error
   if os.fspath(path).lower().endswith(".raw"):
-    raise AudioError(f"{path} is raw sound without a header; convert it to wav first")
+    raise AudioError(f"{path} is raw audio without a header; convert it to wav first")
   try:
     file = soundfile.SoundFile(content)
   except (soundfile.SoundFileError, TypeError) as error:
     raise AudioError(
-      f"{path} is not sound that can be read ({_reason(error)}); "
-      f"give {READABLE}, for example made by: ffmpeg -i INPUT output.wav"
+      f"{path} is not a supported audio file ({_reason(error)}); "
+      f"give {READABLE}, for example with: ffmpeg -i INPUT output.wav"
     ) from error
   with file:
     _check_rate(file.samplerate, str(path))
@@ -245,11 +259,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
 
 def _plain_file(path: Path) -> Path:
   if path.is_dir():
-    raise AudioError(f"{path} is a folder; give a sound file")
+    raise AudioError(f"{path} is a folder; give an audio file")
   if not path.exists():
     raise AudioError(f"{path} does not exist")
   if not path.is_file():
-    raise AudioError(f"{path} is not a plain file; save the sound to a file first")
+    raise AudioError(f"{path} is not a regular file; save the audio to a file first")
   with open(path, "rb") as probe:
     if not probe.read(1):
       raise AudioError(f"{path} is empty (0 bytes)")
@@ -257,7 +271,7 @@ def _plain_file(path: Path) -> Path:
 
 
 def _fetched(url: str | os.PathLike[str]) -> io.BytesIO:
-  # Whole, because a decoder seeks and a bucket answers slowly.
+  # Read at once, because decoders seek and each request to a bucket is slow.
   try:
     content = storage.read_bytes(url)
   except FileNotFoundError as error:
@@ -270,22 +284,22 @@ def _fetched(url: str | os.PathLike[str]) -> io.BytesIO:
 def _mono_blocks(
   file: soundfile.SoundFile, path: Any, limit: int | None
 ) -> Iterator[Float[np.ndarray, " block"]]:
-  """Blocks of at least one sample, at most `limit` samples in all; checks each, and the count."""
-  promised = file.frames if limit is None else min(limit, file.frames)
+  """Yields `limit` samples in checked blocks; raises if the file is shorter than declared."""
+  declared = file.frames if limit is None else min(limit, file.frames)
   done = 0
-  while done < promised:
+  while done < declared:
     try:
-      block = file.read(min(_BLOCK_FRAMES, promised - done), dtype="float32", always_2d=True)
+      block = file.read(min(_BLOCK_FRAMES, declared - done), dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-      raise _cut_short(path, done, file.frames, file.samplerate) from error
+      raise _truncated(path, done, file.frames, file.samplerate) from error
     if not len(block):
       break
     done += len(block)
     yield _checked(block.mean(axis=1, dtype=np.float32), str(path))
-  # The length of an MP3 is an estimate.
-  slack = max(0.1, 0.01 * promised / file.samplerate) if file.format == "MP3" else 0.01
-  if promised - done > slack * file.samplerate:
-    raise _cut_short(path, done, file.frames, file.samplerate)
+  # The declared length of an MP3 is an estimate.
+  slack = max(0.1, 0.01 * declared / file.samplerate) if file.format == "MP3" else 0.01
+  if declared - done > slack * file.samplerate:
+    raise _truncated(path, done, file.frames, file.samplerate)
   if not done:
     raise AudioError(f"{path} holds no samples")
 
@@ -297,49 +311,52 @@ def _resampled(
     yield from blocks
     return
   stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality=_QUALITY)
-  taken = made = 0
+  consumed = produced = 0
   for block in blocks:
-    taken += len(block)
+    consumed += len(block)
     piece = stream.resample_chunk(block)
-    made += len(piece)
+    produced += len(piece)
     yield np.clip(piece, -1.0, 1.0)
-  left = resampled_length(taken, from_rate, to_rate) - made
-  rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-  yield np.clip(fit_length(rest, max(0, left)), -1.0, 1.0)
+  missing = resampled_length(consumed, from_rate, to_rate) - produced
+  tail = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+  yield np.clip(fit_length(tail, max(0, missing)), -1.0, 1.0)
 
 
 def _checked(waveform: Float[np.ndarray, "*batch samples"], name: str) -> np.ndarray:
   peak = _peak(waveform)
   if not np.isfinite(peak):
-    raise AudioError(f"{name} has NaN or infinite samples; export it again from its source")
+    raise AudioError(f"{name} has NaN or infinite samples; export it from its source again")
   if peak > _LOUDEST:
     raise AudioError(f"{name} has float samples up to {peak:.4g}; scale them to [-1, 1]")
   return np.clip(waveform, -1.0, 1.0) if peak > 1.0 else waveform
 
 
 def _peak(waveform: np.ndarray) -> float:
-  # Unlike abs().max(), without a copy of an hour of sound; NaN comes through.
+  # Unlike abs().max(), this makes no copy of a long waveform; it propagates NaN too.
   return float(np.maximum(waveform.max(), -waveform.min()))
 
 
 def _check_rate(rate: int, name: str) -> None:
   if not _RATES[0] <= rate <= _RATES[1]:
-    raise AudioError(f"{name} has a sample rate of {rate} Hz; {_RATES[0]} to {_RATES[1]} are read")
+    raise AudioError(
+      f"{name} has a sample rate of {rate} Hz; rates from {_RATES[0]} to {_RATES[1]} Hz are "
+      "supported"
+    )
 
 
 def _check_whole(file: soundfile.SoundFile, content: Path | io.BytesIO, path: Any) -> None:
-  """Raises where the header promises more sound than the file holds."""
+  """Raises `AudioError` if the file is shorter than its header declares."""
   # libsndfile corrects such a header silently.
   log = _CORRECTED_SIZE.search(file.extra_info)
   if log:
-    promised, there = int(log[1]), int(log[2])
-    streamed = promised >= 0x7FFF0000 or promised == 0  # the writer could not know the length
-    if not streamed and there < promised:
-      frames = round(file.frames * promised / max(1, there))
+    declared, present = int(log[1]), int(log[2])
+    streamed = declared >= 0x7FFF0000 or declared == 0  # written to a pipe, so the size was unknown
+    if not streamed and present < declared:
+      frames = round(file.frames * declared / max(1, present))
       if frames - file.frames > 0.01 * file.samplerate:
-        raise _cut_short(path, file.frames, frames, file.samplerate)
+        raise _truncated(path, file.frames, frames, file.samplerate)
   if file.format == "OGG" and not _has_last_ogg_page(content):
-    raise _cut_short(path, file.frames, None, file.samplerate)
+    raise _truncated(path, file.frames, None, file.samplerate)
 
 
 def _has_last_ogg_page(content: Path | io.BytesIO) -> bool:
@@ -351,17 +368,17 @@ def _has_last_ogg_page(content: Path | io.BytesIO) -> bool:
       file.seek(max(0, file.tell() - (1 << 17)))
       tail = file.read()
   page = tail[max(0, tail.rfind(b"OggS")) :]
-  if len(page) < 27 or not page[5] & 4:  # the flag of a stream's last page
+  if len(page) < 27 or not page[5] & 4:  # flag 4 marks the last page of a stream
     return False
   segments = page[26]
   return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
 
 
-def _cut_short(path: Any, there: int, promised: int | None, rate: int) -> AudioError:
-  whole = "its end is missing" if promised is None else f"it should last {promised / rate:.2f} s"
+def _truncated(path: Any, present: int, declared: int | None, rate: int) -> AudioError:
+  length = "its end is missing" if declared is None else f"its header gives {declared / rate:.2f} s"
   return AudioError(
-    f"{path} is cut short: {whole}, {there / rate:.2f} s can be read; copy it again, "
-    "or save what is there: ffmpeg -i INPUT output.wav"
+    f"{path} is truncated: {length}, and {present / rate:.2f} s can be read; copy it again, "
+    "or save the readable part: ffmpeg -i INPUT output.wav"
   )
 
 
@@ -370,5 +387,5 @@ def _reason(error: Exception) -> str:
 
 
 def fit_length(row: Float[np.ndarray, " samples"], length: int) -> Float[np.ndarray, " length"]:
-  """The first `length` samples, zeros after the end."""
+  """Returns `row` cut or padded with zeros to `length` samples."""
   return np.pad(row[:length], (0, max(0, length - len(row))))

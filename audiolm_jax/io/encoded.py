@@ -1,9 +1,10 @@
 """Tokens of clips, in NumPy."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-from jaxtyping import Int
+from audiolm_jax.core.streams import CODES, SEMANTIC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,11 +12,19 @@ class Encoded:
   """Tokens of a clip, or of several.
 
   Attributes:
-    semantic: [steps], each in [0, num_clusters). Of several: [batch, steps] as encoded; a tuple of
-      [steps] as sampled, since lengths differ where repeats are collapsed.
-    codes: [frames, quantizers], each in [0, codebook_size), coarse levels first; of several with
-      the batch's axes before.
+    streams: by key. Of one clip [steps] or [steps, levels]; of several with the batch's axes
+      before, or a tuple of [steps] where lengths differ, as sampled ones do where repeats are
+      collapsed.
   """
 
-  semantic: Int[np.ndarray, "*batch steps"] | tuple[Int[np.ndarray, " steps"], ...]
-  codes: Int[np.ndarray, "*batch frames quantizers"]
+  streams: Mapping[str, Any]
+
+  @property
+  def semantic(self) -> Any:
+    """[steps], each in [0, num_clusters); () where there are none."""
+    return self.streams.get(SEMANTIC, ())
+
+  @property
+  def codes(self) -> Any:
+    """[frames, quantizers], each in [0, codebook_size), coarse levels first."""
+    return self.streams[CODES]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files atomically: readers see a complete file or none."""
 
 import contextlib
 import os
@@ -12,10 +12,11 @@ from audiolm_jax.core.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-  """A binary file that takes the name `path` only once its block has ended without an error.
+  """Opens a binary file that is renamed to `path` when the block ends without an error.
 
   Raises:
-    UserError: the folder is missing or closed to us, the disk is full, or `path` is no plain file.
+    UserError: the folder is missing or not writable, the disk is full, or `path` exists and is not
+      a regular file.
   """
   path = Path(path)
   _check_target(path)
@@ -34,15 +35,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def check_writable(
   path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()
 ) -> None:
-  """Raises `UserError` now where `atomic_write(path)` could not even begin; leaves nothing.
+  """Raises `UserError` if `atomic_write(path)` would fail at its start.
 
   Args:
-    inputs: files that are read for what is written; none of them may be replaced by it.
+    path: the file that will be written.
+    inputs: files that are read to produce it; `path` must not be one of them.
   """
   path = Path(path)
-  for given in inputs:
-    if os.path.exists(given) and path.exists() and path.samefile(given):
-      raise UserError(f"writing {path} would replace {given}, which is read; choose another name")
+  for source in inputs:
+    if os.path.exists(source) and path.exists() and path.samefile(source):
+      raise UserError(
+        f"writing {path} would replace the input file {source}; choose another output name"
+      )
   _check_target(path)
   temporary = _temporary_name(path)
   try:
@@ -70,10 +74,10 @@ def _check_target(path: Path) -> None:
 def _cannot_write(path: Path, error: OSError) -> UserError:
   reason = error.strerror or str(error)
   return UserError(
-    f"cannot write {path}: {reason}; choose another place or make room or rights there"
+    f"cannot write {path}: {reason}; free disk space, fix the permissions or choose another folder"
   )
 
 
 def _temporary_name(path: Path) -> Path:
-  # Short, so that a name near the file system's limit fails for its own length only.
+  # Short, so that a name near the file system's length limit does not fail because of this one.
   return path.parent / f".{secrets.token_hex(6)}.tmp"

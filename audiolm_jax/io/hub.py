@@ -1,4 +1,4 @@
-"""The Hugging Face hub, where huggingface_hub is installed."""
+"""Access to the Hugging Face hub, which needs the package huggingface_hub."""
 
 import importlib
 from typing import Any
@@ -7,13 +7,13 @@ from audiolm_jax.core.errors import UserError
 
 
 def library(what: str, instead: str) -> Any:
-  """The module huggingface_hub.
+  """Imports and returns the module huggingface_hub.
 
   Args:
-    what: begins the sentence where it is missing, such as "to push to".
-    instead: what to do without it.
+    what: the beginning of the error message, such as "to push to".
+    instead: an alternative that does not need the package.
   Raises:
-    UserError: it is not installed.
+    UserError: huggingface_hub is not installed.
   """
   try:
     return importlib.import_module("huggingface_hub")
@@ -24,5 +24,5 @@ def library(what: str, instead: str) -> Any:
 
 
 def reason(error: Exception) -> str:
-  """What the hub, or the way there, says of itself, in one line."""
+  """Returns the message of an error of the hub or of the network as one line."""
   return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""A picture of a continuation: its spectrogram, and a line where the prompt ends."""
+"""Plots the spectrogram of a continuation, with a line at the end of the prompt."""
 
 import io
 import os
@@ -21,7 +21,10 @@ _RANGE_DB = 70.0
 def spectrogram_db(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, "bins columns"]:
-  """Power in dB below the loudest bin, of Hann windows of 32 ms; at most 1200 columns."""
+  """Returns power in dB relative to the loudest bin.
+
+  Each of at most 1200 columns is a Hann window of 32 ms.
+  """
   window = round(_WINDOW_SECONDS * sample_rate)
   padded = np.pad(np.asarray(waveform, np.float32), window // 2)
   count = int(np.clip((len(padded) - window) // (window // 4) + 1, 1, _COLUMNS))
@@ -32,12 +35,12 @@ def spectrogram_db(
 
 
 def check_can_plot() -> None:
-  """Raises `UserError` where matplotlib is not installed."""
+  """Raises `UserError` if matplotlib is not installed."""
   try:
     import matplotlib  # noqa: F401
   except ImportError as error:
     raise UserError(
-      "a picture needs matplotlib, which the light install leaves out: pip install 'matplotlib<4'"
+      "plots need matplotlib, which the light install omits: pip install 'matplotlib<4'"
     ) from error
 
 
@@ -47,10 +50,14 @@ def draw_spectrogram(
   sample_rate: int,
   prompt_samples: int = 0,
 ) -> None:
-  """Draws the spectrogram of `waveform` into matplotlib's axes, over seconds and kHz.
+  """Draws the spectrogram of `waveform` over seconds and kHz.
 
   Args:
-    prompt_samples: a line stands after so many; none at the beginning or the end.
+    axes: of matplotlib.
+    waveform: the signal.
+    sample_rate: Hz.
+    prompt_samples: length of the prompt, whose end is marked with a line; no line is drawn at the
+      beginning or the end of the waveform.
   """
   seconds = len(waveform) / sample_rate
   axes.imshow(
@@ -78,10 +85,10 @@ def plot_continuation(
   sample_rate: int,
   prompt_samples: int,
 ) -> None:
-  """Writes the spectrogram of `waveform` as PNG; a line ends the prompt if there is one.
+  """Writes the spectrogram of `waveform` as PNG; see `draw_spectrogram`.
 
   Raises:
-    UserError: matplotlib is missing, or the place cannot be written.
+    UserError: matplotlib is missing, or the file cannot be written.
   """
   check_can_plot()
   from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,8 +1,8 @@
-"""Compiled programs that a later process loads without tracing them again.
+"""Compiled programs that later processes load without tracing them again.
 
-JAX's own cache is asked once a function is traced and lowered, which takes longer than loading
-what it finds. A stored program is looked up by what it is made from instead, so a process in which
-nothing is new traces nothing.
+JAX's own cache is queried after a function is traced and lowered, which takes longer than loading
+the result. The key of a stored program is its inputs instead: source code, arguments and settings.
+A process that needs no new program therefore traces nothing.
 """
 
 import collections
@@ -30,20 +30,20 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
 
 _PACKAGE = Path(__file__).parents[1]
-# Settings that say where and how programs are kept, not what is in them.
+# Settings that affect where programs are stored and what is logged, but not the programs.
 _NOT_IN_PROGRAMS = ("cache", "log", "dump", "traceback")
 
 
 class StoredProgram:
-  """A function under `jax.jit` whose compiled programs are also kept on disk.
+  """A function under `jax.jit` whose compiled programs are also stored on disk.
 
-  It is `jax.jit` and no more while the compilation cache is off, on an accelerator, where an
-  argument is committed to a device, and inside of another traced function.
+  Nothing is stored if the compilation cache is off, on an accelerator, if an argument is committed
+  to a device, or inside another traced function.
 
   Args:
-    function: what is compiled; reads nothing but its arguments and the constants of this package.
-    static_argnums, donate_argnums: as of `jax.jit`. The `repr` of a static argument says all that
-      is in it.
+    function: the function to compile; it reads only its arguments and constants of this package.
+    static_argnums: see `jax.jit`. The `repr` of a static argument must include its whole content.
+    donate_argnums: see `jax.jit`.
   """
 
   def __init__(
@@ -66,22 +66,22 @@ class StoredProgram:
     key = self._key(args)
     with self._lock:
       waiting = self._ready.get(key)
-      # What waits in the background is made here instead, beside what is made there now.
-      made_here = waiting is None or waiting.cancel()
-      if waiting is None or made_here:
+      # A program that still waits in the background queue is made by this thread instead.
+      make_here = waiting is None or waiting.cancel()
+      if waiting is None or make_here:
         future = self._ready[key] = Future()
         future.set_running_or_notify_cancel()
       else:
         future = waiting
-    if made_here:
+    if make_here:
       self._make(future, key, args)
     return future.result()(*self._dynamic(args))
 
   def prepare(self, *args: Any) -> None:
-    """Begins to load or compile in the background what a call with such arguments needs.
+    """Starts to load or compile, in the background, the program that a call with `args` needs.
 
     Args:
-      args: as of a call; of arrays their shapes and types count.
+      args: the arguments of the call; only the shapes and types of arrays are used.
     """
     if not is_on() or not _is_storable(args):
       return
@@ -99,7 +99,7 @@ class StoredProgram:
     _BACKGROUND.add(make)
 
   def __getattr__(self, name: str) -> Any:
-    # `lower` and what else `jax.jit` offers.
+    # `lower` and the other attributes of a jitted function.
     return getattr(self._jitted, name)
 
   def _key(self, args: Sequence[Any]) -> tuple[Any, ...]:
@@ -110,7 +110,7 @@ class StoredProgram:
   def _make(self, future: "Future[Compiled]", key: Any, args: Sequence[Any]) -> None:
     try:
       future.set_result(self._load_or_compile(key, args))
-    except BaseException as error:  # raised by whoever calls for the program
+    except BaseException as error:  # the future raises it in the thread that calls the program
       with self._lock:
         del self._ready[key]
       future.set_exception(error)
@@ -128,7 +128,7 @@ class StoredProgram:
     def function(*args: Any) -> Any:
       return self._function(*args)
 
-    # A name that JAX's cache has never seen: what that loads cannot be written a second time.
+    # A unique name, so that JAX compiles: a program from its own cache cannot be serialized again.
     function.__name__ = f"{self._function.__name__}_{secrets.token_hex(8)}"
     lowered = self._jit(function).lower(*args)
     with _COMPILING:
@@ -136,7 +136,7 @@ class StoredProgram:
     from jax.experimental import serialize_executable
 
     content = pickle.dumps(serialize_executable.serialize(compiled))
-    with contextlib.suppress(UserError, OSError):  # a full disk costs time, nothing else
+    with contextlib.suppress(UserError, OSError):  # on a full disk, only time is lost
       path.parent.mkdir(parents=True, exist_ok=True)
       with atomic_write(path) as file:
         file.write(hashlib.sha256(content).digest() + content)
@@ -150,7 +150,7 @@ class StoredProgram:
 
 
 def _load(path: Path) -> Compiled | None:
-  """The program in a file; None where there is none, or it is damaged."""
+  """Loads a stored program; returns None if the file is missing or damaged."""
   from jax.experimental import serialize_executable
 
   try:
@@ -158,12 +158,12 @@ def _load(path: Path) -> Compiled | None:
     if hashlib.sha256(content[32:]).digest() != content[:32]:
       return None
     return serialize_executable.deserialize_and_load(*pickle.loads(content[32:]))
-  except Exception:  # unpickling can raise any
+  except Exception:  # unpickling can raise any exception
     return None
 
 
 def is_on() -> bool:
-  """Whether programs are kept: the compilation cache is on, and the computing is on a CPU."""
+  """Returns whether programs are stored: the compilation cache is on and JAX runs on a CPU."""
   folder = compilation_cache.cache_folder()
   return (
     folder is not None
@@ -184,14 +184,14 @@ def _signature(leaf: Any) -> tuple[Any, ...]:
 
 
 def _shape(leaf: Any) -> Any:
-  """A leaf without its content, so that nothing holds an array until its program is compiled."""
+  """Returns the shape and type of a leaf, so that no array is kept alive during compilation."""
   if isinstance(leaf, jax.Array | np.ndarray | np.generic):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
   return leaf
 
 
 class _Background:
-  """Runs tasks one after another beside the caller, and none once the main thread has ended."""
+  """Runs tasks one by one in another thread; starts none after the main thread has ended."""
 
   def __init__(self):
     self._tasks: collections.deque[Callable[[], None]] = collections.deque()
@@ -216,13 +216,13 @@ class _Background:
 
 
 _BACKGROUND = _Background()
-# A compilation takes memory, and uses several processor cores by itself. So there is one at a
-# time, while another program is traced and a third one runs.
+# A compilation needs much memory and uses several processor cores, so only one runs at a time;
+# meanwhile another program can be traced and a third one can run.
 _COMPILING = threading.Lock()
 
 
 def _environment() -> tuple[Any, ...]:
-  """What a program depends on besides its function and arguments."""
+  """Returns the settings, devices and versions that a compiled program depends on."""
   config = jax.config
   settings = [
     (name, getattr(config, name, value))
@@ -235,7 +235,7 @@ def _environment() -> tuple[Any, ...]:
 
 @functools.cache
 def _versions() -> tuple[Any, ...]:
-  """Of Python, of the packages that make programs, and of every source file of this one."""
+  """Returns the versions of Python and of the packages that compile, and a hash of this package."""
   source = hashlib.sha256()
   for path in sorted(_PACKAGE.rglob("*.py")):
     source.update(str(path.relative_to(_PACKAGE)).encode() + b"\0" + path.read_bytes())

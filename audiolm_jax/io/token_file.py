@@ -1,17 +1,23 @@
 """One clip's tokens as a file: what `encode` writes and `decode` reads."""
 
 import dataclasses
+import json
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from audiolm_jax.core import configs
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.io.files import atomic_write
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_ARRAY = "stream:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,22 +25,23 @@ class TokenFile:
   """The tokens of a clip and whose they are.
 
   Attributes:
-    semantic: [steps] ids; repeats may have been collapsed, see `semantic_rate`.
-    codes: [frames, quantizers], each in [0, codebook_size).
+    tokens: by the keys of their streams, codes among them.
+    streams: what the tokens are; one without a rate is text, or has its repeats collapsed.
     sample_rate: Hz, of the sound that the codes decode to.
-    frame_rate: frames of `codes` per second.
-    semantic_rate: ids of `semantic` per second; 0 where their repeats are collapsed.
     bundle: name of the bundle whose tokenizers made them.
     token_hash: of those tokenizers.
   """
 
-  semantic: Int[np.ndarray, " steps"]
-  codes: Int[np.ndarray, "frames quantizers"]
+  tokens: Record
+  streams: Mapping[str, Stream]
   sample_rate: int
-  frame_rate: float
-  semantic_rate: float
   bundle: str
   token_hash: str
+
+  @property
+  def codes(self) -> Int[np.ndarray, "frames quantizers"]:
+    """What can be decoded."""
+    return self.tokens[CODES]
 
 
 def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:
@@ -43,15 +50,24 @@ def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:
   Raises:
     UserError: the place cannot be written.
   """
-  values = {f.name: getattr(tokens, f.name) for f in dataclasses.fields(tokens)}
-  values["semantic"] = np.asarray(tokens.semantic, np.int32)
-  values["codes"] = np.asarray(tokens.codes, np.int32)
+  streams = {key: configs.to_dict(stream) for key, stream in tokens.streams.items()}
+  arrays: dict[str, Any] = {
+    _ARRAY + key: np.asarray(value, np.int32) for key, value in tokens.tokens.items()
+  }
   with atomic_write(path) as file:
-    np.savez_compressed(file, format_version=FORMAT_VERSION, **values)
+    np.savez_compressed(
+      file,
+      format_version=FORMAT_VERSION,
+      streams=json.dumps(streams),
+      sample_rate=tokens.sample_rate,
+      bundle=tokens.bundle,
+      token_hash=tokens.token_hash,
+      **arrays,
+    )
 
 
 def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
-  """Reads what `save_tokens` wrote.
+  """Reads what `save_tokens` wrote, now or before streams had names.
 
   Raises:
     DataError: missing, damaged, or not a file of tokens.
@@ -62,19 +78,19 @@ def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
     raise DataError(f"{path} {kind}; give the tokens.npz that audiolm_jax.encode wrote")
   try:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-      if "codes" not in stored or "token_hash" not in stored:
+      if "token_hash" not in stored:
         raise DataError(f"{path} holds no tokens of audiolm_jax.encode")
-      if int(stored["format_version"]) != FORMAT_VERSION:
+      version = int(stored["format_version"])
+      if version not in (1, FORMAT_VERSION):
         raise DataError(
-          f"{path} has format version {stored['format_version']}, this program reads "
-          f"{FORMAT_VERSION}; encode the sound again"
+          f"{path} has format version {version}, this program reads 1 to {FORMAT_VERSION}; "
+          "encode the sound again"
         )
+      arrays, streams = (_format_1 if version == 1 else _format_2)(stored)
       tokens = TokenFile(
-        semantic=stored["semantic"],
-        codes=stored["codes"],
+        tokens=arrays,
+        streams=streams,
         sample_rate=int(stored["sample_rate"]),
-        frame_rate=float(stored["frame_rate"]),
-        semantic_rate=float(stored["semantic_rate"]),
         bundle=str(stored["bundle"]),
         token_hash=str(stored["token_hash"]),
       )
@@ -85,6 +101,24 @@ def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
       f"{path} is damaged or not the tokens.npz that audiolm_jax.encode writes; "
       "encode the sound again"
     ) from error
-  if tokens.codes.ndim != 2 or tokens.codes.dtype.kind not in "iu" or not tokens.codes.size:
-    raise DataError(f"{path} has codes of shape {tokens.codes.shape}, not [frames, quantizers]")
+  codes = tokens.tokens.get(CODES, np.zeros(0))
+  if codes.ndim != 2 or codes.dtype.kind not in "iu" or not codes.size:
+    raise DataError(f"{path} has codes of shape {codes.shape}, not [frames, quantizers]")
   return tokens
+
+
+def _format_2(stored: Mapping[str, np.ndarray]) -> tuple[Record, dict[str, Stream]]:
+  plain = json.loads(str(stored["streams"]))
+  streams = {key: configs.from_dict(Stream, values) for key, values in plain.items()}
+  return {key: stored[_ARRAY + key] for key in streams}, streams
+
+
+def _format_1(stored: Mapping[str, np.ndarray]) -> tuple[Record, dict[str, Stream]]:
+  """Two streams, whose vocabularies are not stored: the largest token is the least they hold."""
+  semantic, codes = stored["semantic"], stored["codes"]
+  rate = float(stored["semantic_rate"]) or None  # 0: repeats are collapsed
+  streams = (
+    Stream(SEMANTIC, int(semantic.max(initial=0)) + 1, rate),
+    Stream(CODES, int(codes.max(initial=0)) + 1, float(stored["frame_rate"]), codes.shape[-1]),
+  )
+  return {SEMANTIC: semantic, CODES: codes}, {stream.key: stream for stream in streams}

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.lm.attention import bias_block, rotate
-from audiolm_jax.lm.stages import Stage
-from audiolm_jax.lm.transformer import Positions, Transformer, unstack_layers
+from audiolm_jax.lm.config import Positions
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.transformer import Transformer, unstack_layers
 
 
 def attention_maps(

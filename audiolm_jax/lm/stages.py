@@ -1,4 +1,4 @@
-"""What each language-model stage reads and predicts: data, not code.
+"""Autoregressive stages: one decoder-only transformer over a row of tokens.
 
 The sequences; the input is the same, shifted right by a begin token:
 
@@ -11,19 +11,18 @@ The sequences; the input is the same, shifted right by a begin token:
 import dataclasses
 import enum
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
+from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
-if TYPE_CHECKING:
-  from audiolm_jax.lm.transformer import TransformerConfig
-
-
-STAGE_NAMES = ("semantic", "coarse", "fine")  # of the cascade, in its order
+# Of the paper's stages. Source: AudioLM, section IV-B.
+PAPER_TEMPERATURES = {"semantic": 0.6, "coarse": 0.8, "fine": 0.6}
 
 
 class Source(enum.StrEnum):
@@ -35,11 +34,10 @@ class Source(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class StageSpec:
-  """One stage of the cascade.
+class AutoregressiveSpec(StageSpec):
+  """A stage that predicts its tokens one after another.
 
   Attributes:
-    name: "semantic", "coarse", "fine", or another name.
     source: what stands before the separator.
     num_source_quantizers: acoustic levels in the source; 0 unless `source` is COARSE.
     num_target_quantizers: acoustic levels predicted, those after the source's; 0 means that
@@ -56,7 +54,6 @@ class StageSpec:
   Source: AudioLM, section III-C and section IV.
   """
 
-  name: str
   source: Source
   num_source_quantizers: int = 0
   num_target_quantizers: int = 0
@@ -67,6 +64,7 @@ class StageSpec:
   frame_rate: float = 50.0
   num_clusters: int = 1024
   codebook_size: int = 1024
+  kind: str = dataclasses.field(default="autoregressive", kw_only=True)
 
   def __post_init__(self):
     try:
@@ -88,6 +86,115 @@ class StageSpec:
         f"stage {self.name!r} has longest_run {self.longest_run}; it must be at least 1, and is "
         "for stages that predict semantic tokens and do not collapse repeats"
       )
+
+  @property
+  def reads(self) -> tuple[Stream, ...]:
+    """Semantic tokens, coarse levels of the codes, or nothing."""
+    if self.source is Source.SEMANTIC:
+      return (self._semantic,)
+    return (self._codes(0, self.num_source_quantizers),) if self.source is Source.COARSE else ()
+
+  @property
+  def writes(self) -> Stream:
+    """Semantic tokens, or the levels of the codes after those of the source."""
+    if self.predicts_semantic:
+      return self._semantic
+    return self._codes(self.first_target_quantizer, self.num_target_quantizers)
+
+  @property
+  def collapsed(self) -> frozenset[str]:
+    """Semantic tokens, where their repeats are dropped."""
+    return frozenset({SEMANTIC} if self.uses_semantic and self.collapse_repeats else ())
+
+  @property
+  def crop_length(self) -> float:
+    """Seconds of a training example."""
+    return self.crop_seconds
+
+  def features(self) -> dict[str, Feature]:
+    """As `stage_features` makes them."""
+    ids = Feature((self.max_length,))
+    return {
+      "decoder_input_tokens": ids,
+      "decoder_target_tokens": ids,
+      "decoder_loss_weights": Feature((self.max_length,), np.float32),
+      "decoder_frame_ids": ids,
+    }
+
+  def example(self, record: Record) -> Example:
+    """See `stage_features`."""
+    return stage_features(self, record.get(SEMANTIC), record.get(CODES))
+
+  @classmethod
+  def config_class(cls) -> type:
+    """That of the transformer."""
+    from audiolm_jax.lm.config import TransformerConfig
+
+    return TransformerConfig
+
+  def check_config(self, config: Any) -> None:
+    """Refuses a table of frame embeddings that a crop does not fit into."""
+    rows, needed = config.num_frame_embeddings, self.max_frame_id + 1
+    if 0 < rows < needed:
+      raise ConfigError(
+        f"num_frame_embeddings {rows} is less than the {needed} frame ids of a "
+        f"{self.crop_seconds:g} s {self.name} crop; raise it, or set 0 for none"
+      )
+
+  def shape_of(self, config: Any) -> Any:
+    """That of the transformer."""
+    return config.shape()
+
+  def init(self, config: Any, rng: Any, batch: Batch) -> Any:
+    """Parameters of the transformer."""
+    import jax.numpy as jnp
+
+    # No parameter depends on the length; a short one keeps initialisation cheap.
+    tokens = jnp.zeros((len(batch["decoder_input_tokens"]), 8), jnp.int32)
+    return self.model(config).init(rng, tokens, tokens)["params"]
+
+  def loss(
+    self, config: Any, params: Any, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
+  ) -> tuple[Any, dict[str, Any]]:
+    """See `loss.stage_loss`."""
+    from audiolm_jax.lm.loss import stage_loss
+
+    model = self.model(config, deterministic=rng is None or config.dropout_rate == 0)
+    return stage_loss(self, model, params, batch, z_loss=z_loss, dropout_rng=rng)
+
+  def inference_params(self, params: Any) -> dict[str, Any]:
+    """With layers unstacked."""
+    from audiolm_jax.lm.transformer import unstack_layers
+
+    return unstack_layers(params)
+
+  def training_params(self, config: Any, params: Any) -> Any:
+    """With layers stacked where the configuration scans over them."""
+    from audiolm_jax.lm.transformer import stack_layers
+
+    return stack_layers(params) if config.scan_layers else params
+
+  def amounts(self, batch: Batch) -> dict[str, float]:
+    """How many tokens a batch holds, source and target, without padding."""
+    return {"tokens": float(np.count_nonzero(batch["decoder_target_tokens"] != PAD))}
+
+  def flops_per_step(self, config: Any, batch: Batch) -> float:
+    """Of one update; the backward pass of a matrix product is two more of its size."""
+    rows, length = batch["decoder_target_tokens"].shape
+    first = self.layout.legal_range(0, self.first_target_quantizer, self.num_target_quantizers)
+    output = 2 * self.num_targets(length) * first.size * config.embed_dim
+    return 3 * rows * (config.forward_flops(length) + output)
+
+  def model(self, config: Any, deterministic: bool = True) -> Any:
+    """The transformer over the stage's vocabulary."""
+    from audiolm_jax.lm.transformer import Transformer
+
+    return Transformer(config, self.layout.vocab_size, deterministic)
+
+  def num_targets(self, length: int) -> int:
+    """Positions at which the output layer is evaluated in a row of `length` tokens."""
+    per_frame = max(self.num_target_quantizers, 1)
+    return min(self.max_target_length, length) // per_frame * per_frame
 
   @property
   def predicts_semantic(self) -> bool:
@@ -161,20 +268,12 @@ class StageSpec:
     """The largest frame id of a crop (see `stage_sequence`)."""
     return 0 if self.predicts_semantic else self.crop_frames
 
+  @property
+  def _semantic(self) -> Stream:
+    return Stream(SEMANTIC, self.num_clusters, self.semantic_rate)
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """A trained stage.
-
-  Attributes:
-    spec: what it reads and predicts.
-    config: the transformer's shape.
-    params: nested dict of arrays; layers stacked or not.
-  """
-
-  spec: StageSpec
-  config: "TransformerConfig"
-  params: Any
+  def _codes(self, first_level: int, levels: int) -> Stream:
+    return Stream(CODES, self.codebook_size, self.frame_rate, levels, first_level)
 
 
 class StageSequence(NamedTuple):
@@ -192,7 +291,7 @@ class StageSequence(NamedTuple):
 
 
 def stage_sequence(
-  spec: StageSpec,
+  spec: AutoregressiveSpec,
   semantic: Int[np.ndarray, "steps"] | None = None,
   codes: Int[np.ndarray, "frames quantizers"] | None = None,
 ) -> StageSequence:
@@ -208,17 +307,18 @@ def stage_sequence(
   Raises:
     DataError: an input is missing, or its values lie outside the stage's vocabulary.
   """
+  given: Record = {k: v for k, v in ((SEMANTIC, semantic), (CODES, codes)) if v is not None}
+  there = {key: s.of(given, f"the {spec.name} stage") for key, s in spec.streams.items()}
   parts: list[tuple[np.ndarray, np.ndarray, float]] = []
   if spec.uses_semantic:
-    parts.append(_semantic_part(spec, semantic))
+    parts.append(_semantic_part(spec, there[SEMANTIC]))
   if not spec.predicts_semantic:
-    codes = _checked_codes(spec, codes)
-    split = spec.num_source_quantizers
+    codes, split = there[CODES], spec.num_source_quantizers
     if split:
       parts.append(_acoustic_part(spec, codes[:, :split], 0, 0.0))
     if spec.source is not Source.NONE:
       parts.append((np.array([SEPARATOR]), np.array([0]), 0.0))
-    parts.append(_acoustic_part(spec, codes[:, split : spec.num_quantizers], split, 1.0))
+    parts.append(_acoustic_part(spec, codes[:, split:], split, 1.0))
   return StageSequence(
     tokens=np.concatenate([tokens for tokens, _, _ in parts]).astype(np.int32),
     loss_weights=np.concatenate([np.full(len(t), w, np.float32) for t, _, w in parts]),
@@ -227,10 +327,10 @@ def stage_sequence(
 
 
 def stage_features(
-  spec: StageSpec,
+  spec: AutoregressiveSpec,
   semantic: Int[np.ndarray, "steps"] | None = None,
   codes: Int[np.ndarray, "frames quantizers"] | None = None,
-) -> dict[str, np.ndarray]:
+) -> Example:
   """One crop as the decoder's features, padded to `spec.max_length`.
 
   Returns:
@@ -259,7 +359,7 @@ def stage_features(
   }
 
 
-def semantic_frame_ids(spec: StageSpec, first_step: int, count: int) -> np.ndarray:
+def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) -> np.ndarray:
   """Frame ids of `count` semantic source tokens, the first of them at step `first_step`."""
   if spec.collapse_repeats or spec.predicts_semantic:
     return np.zeros(count, np.int32)
@@ -267,13 +367,13 @@ def semantic_frame_ids(spec: StageSpec, first_step: int, count: int) -> np.ndarr
   return (1 + np.floor(steps * (spec.frame_rate / spec.semantic_rate))).astype(np.int32)
 
 
-def semantic_stage(**overrides: Any) -> StageSpec:
+def semantic_stage(**overrides: Any) -> AutoregressiveSpec:
   """The paper's first stage: semantic tokens from semantic tokens, 30 s crops."""
   defaults: dict[str, Any] = {"name": "semantic", "source": Source.NONE, "crop_seconds": 30.0}
-  return StageSpec(**(defaults | overrides))
+  return AutoregressiveSpec(**(defaults | overrides))
 
 
-def coarse_stage(**overrides: Any) -> StageSpec:
+def coarse_stage(**overrides: Any) -> AutoregressiveSpec:
   """The paper's second stage: the first 4 acoustic levels given semantic tokens, 10 s crops."""
   defaults: dict[str, Any] = {
     "name": "coarse",
@@ -281,10 +381,10 @@ def coarse_stage(**overrides: Any) -> StageSpec:
     "num_target_quantizers": 4,
     "crop_seconds": 10.0,
   }
-  return StageSpec(**(defaults | overrides))
+  return AutoregressiveSpec(**(defaults | overrides))
 
 
-def fine_stage(**overrides: Any) -> StageSpec:
+def fine_stage(**overrides: Any) -> AutoregressiveSpec:
   """The paper's third stage: acoustic levels 5 to 12 given the first 4, 3 s chunks."""
   defaults: dict[str, Any] = {
     "name": "fine",
@@ -293,15 +393,15 @@ def fine_stage(**overrides: Any) -> StageSpec:
     "num_target_quantizers": 8,
     "crop_seconds": 3.0,
   }
-  return StageSpec(**(defaults | overrides))
+  return AutoregressiveSpec(**(defaults | overrides))
 
 
-def acoustic_only_stage(**overrides: Any) -> StageSpec:
+def acoustic_only_stage(**overrides: Any) -> AutoregressiveSpec:
   """The paper's ablation: coarse acoustic levels without semantic tokens."""
   return coarse_stage(**({"source": Source.NONE} | overrides))
 
 
-def speech_stages(**overrides: Any) -> dict[str, StageSpec]:
+def speech_stages(**overrides: Any) -> dict[str, AutoregressiveSpec]:
   """The three stages of the paper's speech system; `overrides` go to all of them."""
   return {
     "semantic": semantic_stage(**overrides),
@@ -310,7 +410,7 @@ def speech_stages(**overrides: Any) -> dict[str, StageSpec]:
   }
 
 
-def piano_stages(**overrides: Any) -> dict[str, StageSpec]:
+def piano_stages(**overrides: Any) -> dict[str, AutoregressiveSpec]:
   """The paper's piano system: 3 levels of 2^14 codes, all predicted by the coarse stage."""
   overrides = {"codebook_size": 2**14} | overrides
   return {
@@ -319,43 +419,47 @@ def piano_stages(**overrides: Any) -> dict[str, StageSpec]:
   }
 
 
-def _semantic_part(spec: StageSpec, semantic) -> tuple[np.ndarray, np.ndarray, float]:
-  if semantic is None:
-    raise DataError(f"the {spec.name} stage needs semantic tokens, and none were given")
-  semantic = np.asarray(semantic)
-  if semantic.size and not 0 <= semantic.min() <= semantic.max() < spec.num_clusters:
-    raise DataError(
-      f"semantic tokens range over {semantic.min()}..{semantic.max()}; the {spec.name} stage "
-      f"knows 0..{spec.num_clusters - 1}"
+def paper_stages(
+  *,
+  semantic_rate: float,
+  num_clusters: int,
+  frame_rate: float,
+  num_quantizers: int,
+  codebook_size: int,
+  num_coarse: int = 4,
+) -> dict[str, AutoregressiveSpec]:
+  """The paper's stages for tokenizers with these numbers; no fine stage where no level is left."""
+  numbers = {
+    "semantic_rate": semantic_rate,
+    "num_clusters": num_clusters,
+    "frame_rate": frame_rate,
+    "codebook_size": codebook_size,
+  }
+  num_coarse = min(num_coarse, num_quantizers)
+  specs = {
+    "semantic": semantic_stage(**numbers),
+    "coarse": coarse_stage(num_target_quantizers=num_coarse, **numbers),
+  }
+  if num_quantizers > num_coarse:
+    specs["fine"] = fine_stage(
+      num_source_quantizers=num_coarse,
+      num_target_quantizers=num_quantizers - num_coarse,
+      **numbers,
     )
+  return specs
+
+
+def _semantic_part(spec: AutoregressiveSpec, semantic) -> tuple[np.ndarray, np.ndarray, float]:
   semantic = cut_runs(semantic, spec.run_limit)
   frames = semantic_frame_ids(spec, 0, len(semantic))
   return spec.layout.semantic_to_ids(semantic), frames, float(spec.predicts_semantic)
 
 
 def _acoustic_part(
-  spec: StageSpec, codes: np.ndarray, first_quantizer: int, weight: float
+  spec: AutoregressiveSpec, codes: np.ndarray, first_quantizer: int, weight: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
   frames = np.repeat(1 + np.arange(len(codes)), codes.shape[-1])
   return spec.layout.flatten_codes(codes, first_quantizer), frames, weight
-
-
-def _checked_codes(spec: StageSpec, codes) -> np.ndarray:
-  if codes is None:
-    raise DataError(f"the {spec.name} stage needs acoustic codes, and none were given")
-  codes = np.asarray(codes)
-  if codes.ndim != 2 or codes.shape[1] < spec.num_quantizers:
-    raise DataError(
-      f"codes of shape {codes.shape} given; the {spec.name} stage needs [frames, quantizers] with "
-      f"at least {spec.num_quantizers} quantizers"
-    )
-  codes = codes[:, : spec.num_quantizers]
-  if codes.size and not 0 <= codes.min() <= codes.max() < spec.codebook_size:
-    raise DataError(
-      f"codes range over {codes.min()}..{codes.max()}; the {spec.name} stage knows "
-      f"0..{spec.codebook_size - 1}"
-    )
-  return codes
 
 
 def collapsed_rate(semantic: Int[np.ndarray, "steps"], semantic_rate: float) -> float:

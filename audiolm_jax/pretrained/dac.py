@@ -17,15 +17,18 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from audiolm_jax.chunking import ChunkedModel, Reach, Sizes
 from audiolm_jax.codec.causal import CausalConv, StridedConv, TransposedConv
+from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.codec.windowed_codec import Reach, WindowedCodec
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.weights import PublishedWeights
 
 _DILATIONS = (1, 3, 9)
 _KERNEL = 7
 _OUTPUT_KERNEL = 3
+_SIZES = Sizes.in_steps(512, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +247,7 @@ def _unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
   return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-class DacCodec(WindowedCodec):
+class DacCodec(ChunkedCodec):
   """DAC at work; not causal, so a stream lags by what it must have heard.
 
   The last 8 samples of a clip (`Decoder`) are zeros.
@@ -253,41 +256,34 @@ class DacCodec(WindowedCodec):
   config: DacConfig
 
   @property
-  def encoder_reach(self) -> Reach:
-    return self.config.encoder_reach
+  def encoder(self) -> ChunkedModel:
+    return self.encoder_of(encode_chunk, _SIZES, **self.config.encoder_reach._asdict())
 
   @property
-  def decoder_reach(self) -> Reach:
-    return self.config.decoder_reach
+  def decoder(self) -> ChunkedModel:
+    return self.decoder_of(decode_chunk, _SIZES, **self.config.decoder_reach._asdict())
 
   @property
   def codebooks(self) -> Float[jax.Array, "quantizers size latent"]:
     q = self.params["quantizer"]
     return jnp.einsum("qnd,qdl->qnl", q["codebooks"], q["out_kernel"]) + q["out_bias"][:, None]
 
-  def encode_window(
-    self, frames: Float[np.ndarray, "batch frames hop"], ends: Int[np.ndarray, "batch"]
-  ) -> Int[jax.Array, "batch frames q"]:
-    return _encode(self.config, self.token_params, frames, ends)
 
-  def decode_window(
-    self, codes: Int[np.ndarray, "batch frames q"], ends: Int[np.ndarray, "batch"]
-  ) -> Float[jax.Array, "batch frames hop"]:
-    return _decode(self.config, self.params, codes, ends)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(config: DacConfig, params: Mapping[str, Any], frames: jax.Array, ends: jax.Array):
-  waveform = frames.reshape(len(frames), -1)
-  latents = Encoder(config).apply({"params": params["encoder"]}, waveform, ends * config.hop_length)
-  return quantize(latents, params["quantizer"])[0]
+@functools.partial(StoredProgram, static_argnums=(0,))
+def encode_chunk(
+  config: DacConfig, params: Mapping[str, Any], waveform: jax.Array, ends: jax.Array, state: None
+) -> tuple[jax.Array, None]:
+  ends = -(-ends // config.hop_length) * config.hop_length
+  latents = Encoder(config).apply({"params": params["encoder"]}, waveform, ends)
+  return quantize(latents, params["quantizer"])[0], state
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(config: DacConfig, params: Mapping[str, Any], codes: jax.Array, ends: jax.Array):
+@functools.partial(StoredProgram, static_argnums=(0,))
+def decode_chunk(
+  config: DacConfig, params: Mapping[str, Any], codes: jax.Array, ends: jax.Array, state: None
+) -> tuple[jax.Array, None]:
   latents = dequantize(codes, params["quantizer"])
-  waveform = Decoder(config).apply({"params": params["decoder"]}, latents, ends)
-  return waveform.reshape(len(codes), -1, config.hop_length)
+  return Decoder(config).apply({"params": params["decoder"]}, latents, ends), state
 
 
 def read_config(published: Mapping[str, Any]) -> DacConfig:

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, Int
 
-from audiolm_jax.codec.blocks import initial_state
-from audiolm_jax.codec.causal_codec import CausalCodec
+from audiolm_jax.chunking import ChunkedModel, Sizes
+from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.encodec_layers import (
   KERNEL,
   LSTM_LAYERS,
@@ -33,6 +33,8 @@ from audiolm_jax.pretrained.encodec_layers import (
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
 
+# 10 s at the published rate.
+_SIZES = Sizes.in_steps(750, 75)
 # What config.json must say, where it says anything, for these layers to be the model's.
 _FIXED = {
   "audio_channels": 1,
@@ -52,8 +54,8 @@ _FIXED = {
 }
 
 
-class EncodecCodec(CausalCodec):
-  """Encodes and decodes in blocks of frames, carrying the state between blocks.
+class EncodecCodec(ChunkedCodec):
+  """Encodes and decodes in chunks of frames, carrying the state from chunk to chunk.
 
   The last frame of a clip that does not fill it is padded by mirrors, layer for layer, as the
   published model does it. Streams wait for the first frames, which show in each other's mirrors.
@@ -61,37 +63,18 @@ class EncodecCodec(CausalCodec):
   """
 
   config: EncodecConfig
-  block_frames = 750
 
   @property
-  def first_frames(self) -> int:
-    """Frames that show in each other's mirrors."""
-    return self.config.first_frames
+  def encoder(self) -> ChunkedModel:
+    return self.encoder_of(encode_chunk, _SIZES, encoder_state, first=self.config.first_frames)
 
   @property
-  def codebooks(self) -> Float[jax.Array, "quantizers size latent"]:
-    """The vectors that the codes stand for; a frame is the sum of its own."""
-    return self.params["codebooks"]
-
-  def encoder_state(self, batch: int) -> State:
-    return initial_state(encoder_state, self.config, batch)
-
-  def decoder_state(self, batch: int) -> State:
-    return initial_state(decoder_state, self.config, batch)
-
-  def encode_block(
-    self, waveform: Float[np.ndarray, "batch samples"], ends: Int[np.ndarray, "batch"], state: State
-  ) -> tuple[Int[jax.Array, "batch frames q"], State]:
-    return _encode(self.config, self.token_params, waveform, ends, state)
-
-  def decode_block(
-    self, codes: Int[np.ndarray, "batch frames q"], ends: Int[np.ndarray, "batch"], state: State
-  ) -> tuple[Float[jax.Array, "batch samples"], State]:
-    return _decode(self.config, self.params, codes, ends, state)
+  def decoder(self) -> ChunkedModel:
+    return self.decoder_of(decode_chunk, _SIZES, decoder_state, first=self.config.first_frames)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
+@functools.partial(StoredProgram, static_argnums=(0,))
+def encode_chunk(
   config: EncodecConfig,
   params: Mapping[str, Any],
   waveform: jax.Array,
@@ -102,8 +85,8 @@ def _encode(
   return residual_quantize(latents, params["codebooks"]), state
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(
+@functools.partial(StoredProgram, static_argnums=(0,))
+def decode_chunk(
   config: EncodecConfig, params: Mapping[str, Any], codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   latents = dequantize(codes, params["codebooks"])

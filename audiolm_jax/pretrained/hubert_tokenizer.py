@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -28,7 +29,7 @@ from audiolm_jax.pretrained.layer_tokenizer import (
   windows_of_30_seconds,
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
-from audiolm_jax.semantic.windowed_tokenizer import Encoded, Window
+from audiolm_jax.semantic.chunked_tokenizer import Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +50,15 @@ class HubertTokenizer(LayerTokenizer):
 
   config: HubertTokenizerConfig
 
-  def window_input(
-    self, clip: Float[np.ndarray, "samples"], window: Window
-  ) -> tuple[Float[np.ndarray, "padded"], int]:
-    """With zeros where the clip has no more; and the samples of the clip, one frame at least."""
-    c = self.config.encoder
-    hop = self.config.hop_length
-    first, length = window.start * hop, window.size * hop - c.hop_length + c.frame_length
-    piece = np.asarray(clip[first : first + length], np.float32)
-    return np.pad(piece, (0, length - len(piece))), max(len(piece), c.frame_length)
+  @property
+  def margins(self) -> tuple[int, int]:
+    """A frame reaches beyond its hop."""
+    return 0, self.config.encoder.frame_length - self.config.encoder.hop_length
 
-  def encode_windows(
-    self, padded: Float[np.ndarray, "batch padded"], valid: Int[np.ndarray, "batch"]
+  def encode_chunks(
+    self, inputs: Float[np.ndarray, "batch padded"], ends: Int[np.ndarray, "batch"]
   ) -> Encoded:
-    return _encode(self.config, self.params, padded, valid)
+    return _encode(self.config, self.params, inputs, ends)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -70,9 +66,10 @@ def _encode(
   config: HubertTokenizerConfig,
   params: Mapping[str, Any],
   padded: Float[Array, "batch padded"],
-  valid: Int[Array, "batch"],
+  ends: Int[Array, "batch"],
 ) -> Encoded:
-  """Windows of waveform, the first `valid` samples of each; the last whole frame is held."""
+  """Chunks of waveform, the samples of each up to `ends`; the last whole frame is held."""
+  valid = jnp.clip(ends, config.encoder.frame_length, padded.shape[1])
   with jax.default_matmul_precision("float32"):  # the published tokens were made so
     encoder = HubertEncoder(config.encoder, config.layer)
     features = encoder.apply({"params": params["encoder"]}, padded, valid)

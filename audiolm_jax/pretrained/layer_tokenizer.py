@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from audiolm_jax.chunking import Reach
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.semantic.conformer import ReceptiveField
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
 from audiolm_jax.semantic.kmeans import nearest_of_close_centroids
 from audiolm_jax.semantic.spec import SemanticSpec
-from audiolm_jax.semantic.windowed_tokenizer import Encoded, WindowedTokenizer
 
 _SMALLEST_PART = 64
 
@@ -27,7 +27,7 @@ class LayerTokenizerConfig:
     layer: block, counted from 1.
     num_clusters: ids are in [0, num_clusters).
     window_steps: a clip of up to that many tokens is heard as a whole, 30 s at 50 Hz.
-    context_steps: of a longer clip's window, the tokens at either end that are only heard.
+    context_steps: of a longer clip's chunk, the tokens at either end that are only heard.
     steps_per_token: consecutive steps of the encoder whose mean is what a token stands for.
   """
 
@@ -52,12 +52,12 @@ class LayerTokenizerConfig:
       )
 
   @property
-  def receptive_field(self) -> ReceptiveField:
-    """Steps heard with what a window keeps; the model itself hears the whole clip."""
-    return ReceptiveField(self.context_steps, self.context_steps)
+  def receptive_field(self) -> Reach:
+    """Steps in a chunk beside those that are kept; the model itself depends on the whole clip."""
+    return Reach(self.context_steps, self.context_steps)
 
   def size_for(self, num_steps: int) -> int:
-    """The next multiple of a twentieth of a window; running such a model outweighs compiling it."""
+    """The next multiple of a twentieth of the largest chunk: compiling costs less than running."""
     part = max(_SMALLEST_PART, self.window_steps // 20)
     return -(-num_steps // part) * part
 
@@ -67,8 +67,8 @@ class LayerTokenizerConfig:
     return self.encoder.hop_length * self.steps_per_token
 
 
-class LayerTokenizer(WindowedTokenizer):
-  """Tokens of a layer, one for each begun hop; a long clip's windows are each heard as a clip."""
+class LayerTokenizer(ChunkedTokenizer):
+  """Tokens of a layer, one for each begun hop; each chunk of a long clip is encoded as a clip."""
 
   config: LayerTokenizerConfig
 

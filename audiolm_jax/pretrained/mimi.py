@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from audiolm_jax.codec.blocks import initial_state
-from audiolm_jax.codec.causal_codec import CausalCodec
+from audiolm_jax.chunking import ChunkedModel, Sizes
+from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.mimi_layers import (
   KERNEL,
   LAST_KERNEL,
@@ -33,6 +34,8 @@ from audiolm_jax.pretrained.mimi_layers import (
 from audiolm_jax.pretrained.mimi_transformer import MimiTransformerConfig
 from audiolm_jax.pretrained.weights import PublishedWeights
 
+# 4 s at the published rate.
+_SIZES = Sizes.in_steps(50, 5)
 # What config.json must say, where it says anything, for these layers to be the model's.
 _FIXED = {
   "audio_channels": 1,
@@ -53,15 +56,14 @@ _HALVES = ("semantic", "acoustic")
 _LEAST_USAGE = 1e-5
 
 
-class MimiCodec(CausalCodec):
-  """Encodes and decodes in blocks of 4 s, carrying the state between blocks.
+class MimiCodec(ChunkedCodec):
+  """Encodes and decodes in chunks of 4 s, carrying the state from chunk to chunk.
 
   All levels are kept; the model was published for use with the first 8. `params` is {"encoder",
   "decoder", "codebooks" [quantizers, size, dim]}, the latter before the projection of their half.
   """
 
   config: MimiConfig
-  block_frames = 50
 
   @functools.cached_property
   def codebooks(self) -> Float[np.ndarray, "quantizers size latent"]:
@@ -71,26 +73,17 @@ class MimiCodec(CausalCodec):
     kernels = [np.asarray(decoder[half]["kernel"]) for half in _HALVES]
     return np.concatenate([books[:count] @ kernels[0], books[count:] @ kernels[1]])
 
-  def encoder_state(self, batch: int) -> State:
-    return initial_state(encoder_state, self.config, batch)
+  @property
+  def encoder(self) -> ChunkedModel:
+    return self.encoder_of(encode_chunk, _SIZES, encoder_state)
 
-  def decoder_state(self, batch: int) -> State:
-    return initial_state(decoder_state, self.config, batch)
-
-  def encode_block(
-    self, waveform: Float[np.ndarray, "batch samples"], ends: Int[np.ndarray, "batch"], state: State
-  ) -> tuple[Int[jax.Array, "batch frames q"], State]:
-    return _encode(self.config, self.token_params, waveform, ends, state)
-
-  def decode_block(
-    self, codes: Int[np.ndarray, "batch frames q"], ends: Int[np.ndarray, "batch"], state: State
-  ) -> tuple[Float[jax.Array, "batch samples"], State]:
-    del ends  # sound hears no later code
-    return _decode(self.config, self.params, codes, state)
+  @property
+  def decoder(self) -> ChunkedModel:
+    return self.decoder_of(decode_chunk, _SIZES, decoder_state)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
+@functools.partial(StoredProgram, static_argnums=(0,))
+def encode_chunk(
   config: MimiConfig,
   params: Mapping[str, Any],
   waveform: jax.Array,
@@ -104,10 +97,11 @@ def _encode(
   return jnp.concatenate([semantic, acoustic], axis=-1), state
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(
-  config: MimiConfig, params: Mapping[str, Any], codes: jax.Array, state: State
+@functools.partial(StoredProgram, static_argnums=(0,))
+def decode_chunk(
+  config: MimiConfig, params: Mapping[str, Any], codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
+  del ends  # no sample depends on later codes
   books, count = params["codebooks"], config.num_semantic_quantizers
   semantic = dequantize(codes[..., :count], books[:count])
   acoustic = dequantize(codes[..., count:], books[count:])

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -29,7 +30,7 @@ from audiolm_jax.pretrained.w2v_bert_2 import (
   read_config,
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
-from audiolm_jax.semantic.windowed_tokenizer import Encoded, Window
+from audiolm_jax.semantic.chunked_tokenizer import Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,11 @@ class W2vBert2Tokenizer(LayerTokenizer):
 
   config: W2vBert2TokenizerConfig
 
-  def clip_input(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
+  @property
+  def inputs_per_step(self) -> int:
+    return self.config.steps_per_token
+
+  def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
     """The whole clip's log-mel features, half the size of its waveform; one step at least."""
     c = self.config.encoder
     waveform = np.asarray(waveform, np.float32)
@@ -59,19 +64,10 @@ class W2vBert2Tokenizer(LayerTokenizer):
     steps = len(log_mel) // FRAMES_PER_STEP
     return log_mel[: steps * FRAMES_PER_STEP].reshape(steps, -1)
 
-  def window_input(
-    self, clip: Float[np.ndarray, "steps bands"], window: Window
-  ) -> tuple[Float[np.ndarray, "size bands"], int]:
-    """With zeros where the clip has no more; and the steps of the clip."""
-    each = self.config.steps_per_token
-    size = window.size * each
-    piece = clip[window.start * each :][:size]
-    return np.pad(piece, ((0, size - len(piece)), (0, 0))), len(piece)
-
-  def encode_windows(
-    self, padded: Float[np.ndarray, "batch size bands"], valid: Int[np.ndarray, "batch"]
+  def encode_chunks(
+    self, inputs: Float[np.ndarray, "batch size bands"], ends: Int[np.ndarray, "batch"]
   ) -> Encoded:
-    return _encode(self.config, self.params, padded, valid)
+    return _encode(self.config, self.params, inputs, ends)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -79,9 +75,10 @@ def _encode(
   config: W2vBert2TokenizerConfig,
   params: Mapping[str, Any],
   padded: Float[Array, "batch size bands"],
-  valid: Int[Array, "batch"],
+  ends: Int[Array, "batch"],
 ) -> Encoded:
-  """Windows of log-mel features, the first `valid` steps of each; the last one is held."""
+  """Chunks of log-mel features, the steps of each up to `ends`; the last one is held."""
+  valid = jnp.minimum(ends, padded.shape[1])
   encoder = W2vBert2Encoder(config.encoder, config.layer)
   with jax.default_matmul_precision("float32"):  # as the published model is run
     features = encoder.apply({"params": params["encoder"]}, padded, valid)

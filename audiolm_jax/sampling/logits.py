@@ -1,17 +1,17 @@
-"""From logits to one token: temperature, top-k, top-p.
-
-Which ids are legal is decided earlier: the decoder computes no other logits.
-"""
+"""From logits to one token: legal ids, temperature, top-k, top-p."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from audiolm_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+  from audiolm_jax.sampling.processors import Processor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +23,13 @@ class SamplingOptions:
     top_k: draw among the k likeliest; 0 means all.
     top_p: draw among the likeliest whose probabilities reach p; 1 means all. Applied after the
       temperature and top-k.
+    processors: change the logits before that, one after another.
   """
 
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  processors: "tuple[Processor, ...]" = ()
 
   def __post_init__(self):
     if not 0 <= self.temperature < float("inf"):
@@ -53,6 +55,13 @@ class Controls(NamedTuple):
   temperature: Float[Array | np.float32, ""]
   top_k: Int[Array | np.int32, ""] | None = None
   top_p: Float[Array | np.float32, ""] | None = None
+
+
+def only(
+  logits: Float[Array, "batch vocab"], legal: Bool[Array | np.ndarray, "*#batch vocab"]
+) -> Float[Array, "batch vocab"]:
+  """The logits of ids that are not legal set to -inf."""
+  return jnp.where(legal, logits, -jnp.inf)
 
 
 def keep_top_k(

@@ -3,8 +3,6 @@
 import math
 from typing import NamedTuple
 
-from audiolm_jax.lm.stages import StageSpec
-
 
 class Window(NamedTuple):
   """Frames `start .. known - 1` are given, `known .. end - 1` are sampled."""
@@ -14,29 +12,29 @@ class Window(NamedTuple):
   end: int
 
 
-def plan_windows(
-  known: int, total: int, crop: int, overlap: int, align: int = 1
-) -> tuple[Window, ...]:
-  """Windows of at most `crop` frames that lead from `known` frames to `total`.
+def next_window(known: int, total: int | None, crop: int, overlap: int, align: int = 1) -> Window:
+  """The window that follows on `known` frames of `total`; None for a total that is not known.
 
-  Each sees `overlap` frames of what is there, or more where that costs no further window; starts
-  are multiples of `align`.
+  It has at most `crop` frames and sees `overlap` frames of what is there, or more where that costs
+  no further window; its start is a multiple of `align`.
 
-  >>> plan_windows(150, 1000, crop=500, overlap=150)
-  (Window(start=0, known=150, end=500), Window(start=350, known=500, end=850),
-   Window(start=500, known=850, end=1000))
+  >>> next_window(150, 1000, crop=500, overlap=150)
+  Window(start=0, known=150, end=500)
+  >>> next_window(500, 1000, crop=500, overlap=150)
+  Window(start=350, known=500, end=850)
   """
-  windows = []
-  while known < total:
-    latest_start = max(0, known - overlap) // align * align
-    end = min(total, latest_start + crop)
-    start = -(-max(0, end - crop) // align) * align
-    windows.append(Window(start, known, end))
-    known = end
-  return tuple(windows)
+  latest_start = max(0, known - overlap) // align * align
+  end = latest_start + crop if total is None else min(total, latest_start + crop)
+  start = -(-max(0, end - crop) // align) * align
+  return Window(start, known, end)
 
 
-def steps_of_frames(spec: StageSpec, start: int, end: int) -> slice:
-  """The semantic steps that cover frames `start .. end - 1`."""
-  ratio = spec.semantic_rate / spec.frame_rate
+def steps_of_frames(start: int, end: int, frame_rate: float, rate: float) -> slice:
+  """The steps of a stream of `rate` that cover frames `start .. end - 1`."""
+  ratio = rate / frame_rate
   return slice(math.floor(start * ratio + 1e-6), math.ceil(end * ratio - 1e-6))
+
+
+def steps_until(seconds: float, rate: float) -> int:
+  """How many steps cover the time until `seconds`."""
+  return math.ceil(seconds * rate - 1e-6)

@@ -1,7 +1,7 @@
 """The encoder: log-mel frames at 100 Hz to Conformer features at 25 Hz, with finite context."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from audiolm_jax.chunking import Reach
 from audiolm_jax.core import products
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig
@@ -16,13 +17,6 @@ from audiolm_jax.semantic.features import LogMelConfig
 FRAMES_PER_STEP = 4
 # A step's two strided convolutions (kernel 3) reach three frames back and none ahead of its own.
 _SUBSAMPLE_LOOKBACK = 3
-
-
-class ReceptiveField(NamedTuple):
-  """Steps before and after a step that its features can depend on."""
-
-  left: int
-  right: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +93,12 @@ class ConformerConfig:
       layer -= stacks[-1]
     return dataclasses.replace(self, stacks=tuple(stacks))
 
-  def receptive_field(self, layer: int | None = None) -> ReceptiveField:
+  def receptive_field(self, layer: int | None = None) -> Reach:
     """Context of the features after block `layer`; of the last block without one."""
     depth = self.truncated(self.num_layers if layer is None else layer).num_layers
     reach = (self.kernel_size - 1) // 2
     lookback = _SUBSAMPLE_LOOKBACK * self.features.hop_length + self.features.margin
-    return ReceptiveField(
+    return Reach(
       left=-(-lookback // self.hop_length) + depth * (self.left_context + reach),
       right=-(-self.features.margin // self.hop_length) + depth * (self.right_context + reach),
     )

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.spec import SemanticSpec
-from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 
 
 class ResampledTokenizer:
@@ -18,7 +18,7 @@ class ResampledTokenizer:
   for each second that the tokenizer hears at 16 kHz.
   """
 
-  def __init__(self, own: WindowedTokenizer, sample_rate: int):
+  def __init__(self, own: ChunkedTokenizer, sample_rate: int):
     """`own` makes the tokens, at its own rate; `sample_rate`, in Hz, is that of what is given.
 
     Raises:
@@ -58,7 +58,7 @@ class ResampledTokenizer:
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
   ) -> list[Int[np.ndarray, "steps"]]:
-    """Ids of each clip; equal to `tokenize_long`, but windows of one size go side by side."""
+    """Ids of each clip; equal to `tokenize_long`, but chunks of one size go side by side."""
     return self.own.tokenize_clips([self._resampled(w) for w in waveforms], batch_size)
 
   def features(
@@ -91,14 +91,14 @@ class ResampledTokenizer:
     return audio.resample(waveform, self.spec.sample_rate, self.own.spec.sample_rate)
 
 
-def own_tokenizer(tokenizer: WindowedTokenizer | ResampledTokenizer) -> WindowedTokenizer:
+def own_tokenizer(tokenizer: ChunkedTokenizer | ResampledTokenizer) -> ChunkedTokenizer:
   """The tokenizer at the rate that it hears itself."""
   return tokenizer.own if isinstance(tokenizer, ResampledTokenizer) else tokenizer
 
 
 def tokenizer_at(
-  tokenizer: WindowedTokenizer | ResampledTokenizer, sample_rate: int
-) -> WindowedTokenizer | ResampledTokenizer:
+  tokenizer: ChunkedTokenizer | ResampledTokenizer, sample_rate: int
+) -> ChunkedTokenizer | ResampledTokenizer:
   """The same tokenizer for waveforms of that rate.
 
   Raises:

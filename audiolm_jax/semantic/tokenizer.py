@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from audiolm_jax.chunking import Reach
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.io.stored_program import StoredProgram
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
 from audiolm_jax.semantic.conformer import (
   FRAMES_PER_STEP,
   ConformerConfig,
   ConformerEncoder,
-  ReceptiveField,
 )
 from audiolm_jax.semantic.features import normalised_log_mel, power_spectrum
 from audiolm_jax.semantic.kmeans import nearest_centroid
 from audiolm_jax.semantic.spec import SemanticSpec
-from audiolm_jax.semantic.windowed_tokenizer import Encoded, Window, WindowedTokenizer
 
 _SMALLEST_WINDOW = 64
 
@@ -31,7 +31,7 @@ class SemanticTokenizerConfig:
   Attributes:
     encoder: as it was trained; only its first `layer` blocks are used.
     layer: counted from 1 through all stacks.
-    chunk_steps: tokens that one window of a long file yields, its context not counted.
+    chunk_steps: tokens that one chunk of a long file yields, its context not counted.
   """
 
   encoder: ConformerConfig = ConformerConfig()
@@ -45,13 +45,13 @@ class SemanticTokenizerConfig:
       raise ConfigError(f"chunk_steps {self.chunk_steps} must be at least 1")
 
   @property
-  def receptive_field(self) -> ReceptiveField:
+  def receptive_field(self) -> Reach:
     """Steps before and after a token that it depends on."""
     return self.encoder.receptive_field(self.layer)
 
   @property
   def window_steps(self) -> int:
-    """Steps of the largest window, context included."""
+    """Steps of the largest chunk, context included."""
     field = self.receptive_field
     return field.left + self.chunk_steps + field.right
 
@@ -60,8 +60,8 @@ class SemanticTokenizerConfig:
     return max(_SMALLEST_WINDOW, 1 << (num_steps - 1).bit_length())
 
 
-class SemanticTokenizer(WindowedTokenizer):
-  """Tokens of a w2v-BERT; every window has the whole receptive field around what it keeps."""
+class SemanticTokenizer(ChunkedTokenizer):
+  """Tokens of a w2v-BERT; every chunk has the whole receptive field around what it keeps."""
 
   config: SemanticTokenizerConfig
 
@@ -70,30 +70,25 @@ class SemanticTokenizer(WindowedTokenizer):
     encoder = self.config.encoder
     return SemanticSpec(encoder.features.sample_rate, encoder.hop_length, self.config.num_clusters)
 
-  def window_input(
-    self, clip: Float[np.ndarray, "samples"], window: Window
-  ) -> tuple[Float[np.ndarray, "padded"], int]:
-    """Its margins included, with zeros where the clip has no more; and its steps in the clip."""
-    hop, margin = self.config.encoder.hop_length, self.config.encoder.features.margin
-    first = window.start * hop - margin
-    last = (window.start + window.size) * hop + margin
-    piece = np.asarray(clip[max(0, first) : last], np.float32)
-    before = max(0, -first)
-    return np.pad(piece, (before, last - first - before - len(piece))), window.valid
+  @property
+  def margins(self) -> tuple[int, int]:
+    margin = self.config.encoder.features.margin
+    return margin, margin
 
-  def encode_windows(
-    self, padded: Float[np.ndarray, "batch padded"], valid: Int[np.ndarray, "batch"]
+  def encode_chunks(
+    self, inputs: Float[np.ndarray, "batch padded"], ends: Int[np.ndarray, "batch"]
   ) -> Encoded:
-    return _encode(self.config, self.params, padded, valid)
+    return _encode(self.config, self.params, inputs, ends)
 
 
 def _encode_fn(
   config: SemanticTokenizerConfig,
   params: Mapping[str, Any],
   padded: Float[Array, "batch padded"],
-  valid: Int[Array, "batch"],
+  ends: Int[Array, "batch"],
 ) -> Encoded:
-  """Windows of waveform that bring their margins; the first `valid` steps of each count."""
+  """Chunks of waveform that bring their margins; steps that begin from `ends` on do not count."""
+  valid = -(-ends // config.encoder.hop_length)
   encoder = config.encoder.truncated(config.layer)
   log_mel = normalised_log_mel(power_spectrum(padded, encoder.features), encoder.features)
   inside = jnp.arange(log_mel.shape[1] // FRAMES_PER_STEP)[None] < valid[:, None]

@@ -1,1 +1,1 @@
-"""What the trainer trains: codec, semantic encoder, stages, detector."""
+"""The models that the trainer trains: codec, semantic encoder, stages, detector."""

@@ -1,4 +1,4 @@
-"""The update of the codec's discriminators, and their losses for the codec.
+"""Updates of the codec's discriminators, and the losses that they give the codec.
 
 Source: SoundStream, sections III-D and III-E.
 """
@@ -20,9 +20,9 @@ class DiscriminatorUpdate(NamedTuple):
 
   Attributes:
     values: the generator's adversarial and feature losses.
-    gradients: of these with respect to the generated waveform.
-    loss: of the discriminators.
-    gradient_norm: of that loss.
+    gradients: gradients of these losses with respect to the generated waveform.
+    loss: the loss of the discriminators.
+    gradient_norm: norm of the gradient of `loss`.
     params: the discriminators' updated parameters.
     optimizer: the updated state of their optimizer.
   """
@@ -36,7 +36,7 @@ class DiscriminatorUpdate(NamedTuple):
 
 
 class Adversary:
-  """The discriminators and their optimizer, without arrays."""
+  """The discriminators and their optimizer; contains no arrays."""
 
   def __init__(self, config: DiscriminatorConfig, optimizer: OptimizerConfig):
     self._discriminators = Discriminators(config)
@@ -55,20 +55,21 @@ class Adversary:
     generated: Float[Array, "batch samples"],
     active: bool,
   ) -> DiscriminatorUpdate:
-    """Updates the discriminators; the generator's losses come from them as they were before.
+    """Updates the discriminators, and computes the generator's losses from `params`.
 
     Args:
-      params, optimizer: the discriminators' parameters and optimizer state.
+      params: the discriminators' parameters before the update.
+      optimizer: the state of their optimizer.
       waveform: recordings.
       generated: their reconstructions.
-      active: static; without it nothing is computed and all losses are zero.
+      active: static; if False, nothing is computed and all losses are zero.
     """
     if not active:
       zero = jnp.zeros(())
       return DiscriminatorUpdate(
         jnp.zeros(2), jnp.zeros((2, *generated.shape)), zero, zero, params, optimizer
       )
-    # Side by side, not one after the other: each pair stays on the device that has the clip.
+    # Stacked as pairs, not concatenated, so that each pair stays on the device that has the clip.
     pairs = jnp.stack([waveform, generated], axis=1).reshape(-1, waveform.shape[1])
 
     def discriminator_loss(params):

@@ -1,14 +1,13 @@
 """Codec training: the alternating step of generator and discriminators.
 
-A run has phases that switch on by step number: plain auto-encoding until the encoder is worth
-quantizing, then the quantizer (its codebooks start as k-means of the latents seen last), then the
-discriminators; and, where asked for, a last phase in which the codes stay as they are and the
-decoder alone learns to say them better.
+A run has phases that start at configured steps: first auto-encoding without quantization, then the
+quantizer (its codebooks start as k-means centroids of recent latents), then the discriminators, and
+optionally a last phase in which the codes are fixed and only the decoder is trained.
 
-The losses meet at the generated waveform: the gradient of each with respect to the waveform is
-scaled to its stated share before it enters the decoder, so that no loss drowns another whatever
-its scale. (The fixed weights of the paper, 1 : 100 : 1, depend on sums it does not state; the
-balance of gradients is EnCodec's remedy.)
+The losses are balanced at the generated waveform: the gradient of each loss with respect to the
+waveform is scaled to a configured share before it enters the decoder, so that the scale of a loss
+does not matter. (The fixed weights of the paper, 1 : 100 : 1, depend on sums that it does not
+state, so the gradients are balanced as in EnCodec.)
 
 Source: SoundStream, section III; EnCodec, section 3.4 for the balance.
 """
@@ -52,29 +51,32 @@ from audiolm_jax.training.trainable import Trainable
 
 @dataclasses.dataclass(frozen=True)
 class CodecTrainingConfig:
-  """Everything a codec training run needs.
+  """Configuration of a codec training run.
 
   Attributes:
-    model: the codec's architecture and shape.
-    discriminators: the judges' shape.
+    model: architecture and sizes of the codec.
+    discriminators: sizes of the discriminators.
     spectral: scales of the mel loss.
     complex_spectral: scales of the complex-spectrum loss.
-    generator_optimizer: for encoder and decoder.
-    discriminator_optimizer: for the judges.
-    waveform_share, spectral_share, complex_share, adversarial_share, feature_share: of the gradient
-      at the generated waveform. Without a share the complex-spectrum loss is not computed.
-    commitment_weight: of the commitment loss, in units that batch size and latent size do not move:
-      its gradient at the latents has a norm of twice this weight times their root-mean-square
-      quantization error. Far below the default the latents outrun the codebooks.
-    quantizer_start_step: before it the latents pass unquantized.
-    adversarial_start_step: before it the discriminators rest.
-    codes_fixed_step: from it on encoder and codebooks stay at their averages and the decoder alone
-      learns, so that codes made with this codec stay valid; None for never.
+    generator_optimizer: optimizer of encoder and decoder.
+    discriminator_optimizer: optimizer of the discriminators.
+    waveform_share: share of the waveform loss in the gradient at the generated waveform.
+    spectral_share: share of the mel loss.
+    complex_share: share of the complex-spectrum loss; at 0 this loss is not computed.
+    adversarial_share: share of the adversarial loss.
+    feature_share: share of the feature matching loss.
+    commitment_weight: weight of the commitment loss, independent of batch size and latent size: its
+      gradient at the latents has a norm of twice this weight times their root-mean-square
+      quantization error. Far below the default, the codebooks cannot follow the latents.
+    quantizer_start_step: the first step with quantized latents.
+    adversarial_start_step: the first step that trains the discriminators.
+    codes_fixed_step: from this step on, encoder and codebooks are fixed at their averages and only
+      the decoder is trained, so that tokens of this codec remain valid; None for never.
     quantizer_dropout: share of examples whose number of levels is drawn uniformly.
-    codebook_decay: of the codebooks' moving averages.
+    codebook_decay: decay of the moving averages of the codebooks.
     restart_share: entries used less than this share of the mean use are restarted.
-    kmeans_vectors: latents kept for the codebooks' k-means start.
-    ema_decay: of the averaged weights that are exported.
+    kmeans_vectors: number of recent latents that initialise the codebooks.
+    ema_decay: decay of the averaged parameters, which are exported.
   """
 
   model: SoundStreamConfig | FrameRateConfig = SoundStreamConfig()
@@ -104,7 +106,7 @@ class CodecTrainingConfig:
 
   @property
   def shares(self) -> dict[str, float]:
-    """Each loss that is computed at the generated waveform, and its share of the gradient."""
+    """The losses at the generated waveform and their shares of the gradient."""
     shares = {"waveform": self.waveform_share, "spectral": self.spectral_share}
     if self.complex_share:
       shares["complex"] = self.complex_share
@@ -113,17 +115,18 @@ class CodecTrainingConfig:
 
 @flax.struct.dataclass
 class CodecState:
-  """All that a codec training run carries from step to step.
+  """The state of a codec training run between steps.
 
   Attributes:
-    step: updates tried so far.
+    step: number of consumed batches; skipped updates count.
     generator: {"encoder", "decoder"} parameters.
-    generator_ema: their moving average.
+    generator_ema: moving average of `generator`.
     quantizer: codebooks and their statistics.
-    codebooks_ema: moving average of the codebooks over the same horizon as `generator_ema`.
-    discriminators: the judges' parameters.
-    generator_opt, discriminator_opt: optimizer states.
-    recent: [kmeans_vectors, latent], the latents seen last.
+    codebooks_ema: moving average of the codebooks with the same decay as `generator_ema`.
+    discriminators: parameters of the discriminators.
+    generator_opt: state of the generator's optimizer.
+    discriminator_opt: state of the discriminators' optimizer.
+    recent: [kmeans_vectors, latent], the most recent latents.
     gradient_norms: [losses], moving averages of each loss's gradient norm at the waveform.
   """
 
@@ -140,7 +143,7 @@ class CodecState:
 
 
 class CodecTrainable(Trainable[CodecState]):
-  """The codec as the trainer sees it; a batch is {"waveform": [batch, samples]}."""
+  """The trainable codec; a batch is {"waveform": [batch, samples]}."""
 
   component = "codec"
   next_command = (
@@ -154,7 +157,7 @@ class CodecTrainable(Trainable[CodecState]):
     self._generator_optimizer = make_optimizer(config.generator_optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> CodecState:
-    """A fresh state; parameters carry their logical axes."""
+    """Returns a new state; its parameters carry their logical axes."""
     c = self.config
     keys = jax.random.split(rng, 3)
     waveform = jnp.zeros(batch["waveform"].shape, jnp.float32)
@@ -163,7 +166,7 @@ class CodecTrainable(Trainable[CodecState]):
     if waveform.shape[1] < longest:
       raise ConfigError(
         f"a crop of {waveform.shape[1]} samples is shorter than the longest analysis window, "
-        f"{longest}; raise CROP_SECONDS or drop that window"
+        f"{longest}; raise CROP_SECONDS or remove that window"
       )
     generator = self._model.init_params(keys[:2], waveform)
     discriminators, discriminator_opt = self._adversary.init(keys[2], waveform)
@@ -171,7 +174,7 @@ class CodecTrainable(Trainable[CodecState]):
     return CodecState(
       step=jnp.zeros((), jnp.int32),
       generator=generator,
-      # A copy: the trainer donates the state, and no buffer may be donated twice.
+      # A copy, because the trainer donates the state and a buffer can be donated only once.
       generator_ema=jax.tree.map(jnp.copy, generator),
       quantizer=quantizer,
       codebooks_ema=jnp.zeros_like(quantizer.codebooks),
@@ -183,10 +186,10 @@ class CodecTrainable(Trainable[CodecState]):
     )
 
   def parts(self, step: int) -> tuple[bool, bool]:
-    """Whether the discriminators take part in training step `step`, and whether codes are fixed.
+    """Returns whether training step `step` trains the discriminators, and whether codes are fixed.
 
-    Known when the step is compiled: under `lax.cond` XLA:CPU takes sixty times as long for the
-    discriminators' convolutions, and where codes are fixed there is no gradient of the encoder.
+    Both are static: under `lax.cond`, XLA:CPU takes sixty times as long for the discriminators'
+    convolutions, and with fixed codes no gradient of the encoder is computed.
     """
     c = self.config
     fixed = c.codes_fixed_step is not None and step >= c.codes_fixed_step
@@ -227,16 +230,17 @@ class CodecTrainable(Trainable[CodecState]):
       decode, old.generator["decoder"], latents, has_aux=True
     )
     found = self._waveform_losses(waveform, generated)
-    discriminators = old.discriminators, old.discriminator_opt
-    game = self._adversary.update(*discriminators, waveform, generated, adversarial)
-    values = jnp.concatenate([found.values, game.values])
+    update = self._adversary.update(
+      old.discriminators, old.discriminator_opt, waveform, generated, adversarial
+    )
+    values = jnp.concatenate([found.values, update.values])
     cotangent, gradient_norms = balance_gradients(
-      jnp.concatenate([found.gradients, game.gradients]),
+      jnp.concatenate([found.gradients, update.gradients]),
       old.gradient_norms,
       jnp.array(list(self.config.shares.values())),
     )
-    # The commitment is a mean over all latents; each loss above has a gradient of norm one over the
-    # whole batch.
+    # The commitment loss is a mean over all latents, while the norms of the balanced gradients do
+    # not depend on the size of the batch.
     commitment_scale = jnp.float32(self.config.commitment_weight * latents.size**0.5)
     decoder_gradient, latents_gradient = to_decoder((cotangent, commitment_scale))
     if codes_fixed:
@@ -250,27 +254,27 @@ class CodecTrainable(Trainable[CodecState]):
     new = self._with_quantizer(new, quantizer, statistics, quantizing & (not codes_fixed))
     new = new.replace(
       step=state.step + 1,
-      discriminators=game.params,
-      discriminator_opt=game.optimizer,
+      discriminators=update.params,
+      discriminator_opt=update.optimizer,
       recent=jnp.where(quantizing, old.recent, _remember(old.recent, latents)),
       gradient_norms=gradient_norms,
     )
-    # The sum is not finite as soon as one loss or gradient is not.
-    total = jnp.sum(values) + game.loss + commitment
-    new, skipped = apply_if_finite(state, new, total, gradient_norm + game.gradient_norm)
+    # The sums are not finite if any loss or gradient is not.
+    total = jnp.sum(values) + update.loss + commitment
+    new, skipped = apply_if_finite(state, new, total, gradient_norm + update.gradient_norm)
     metrics = dict(zip(self.config.shares, values, strict=True)) | {
       "loss": values[0] + values[1],
       "commitment": commitment,
-      "discriminator": game.loss,
+      "discriminator": update.loss,
       "gradient_norm": gradient_norm,
-      "discriminator_gradient_norm": game.gradient_norm,
+      "discriminator_gradient_norm": update.gradient_norm,
       "latent_scale": jnp.sqrt(jnp.mean(jnp.square(latents))),
       "skipped": skipped,
     }
     return new, metrics | _codebook_metrics(statistics)
 
   def _with_codebooks(self, state: CodecState, latents: Array, rng: Key[Array, ""]) -> CodecState:
-    """Returns the state with codebooks from k-means, at the step that first quantizes."""
+    """Returns the state, with codebooks from k-means at the first step that quantizes."""
     c = self.config
 
     def start(s: CodecState) -> CodecState:
@@ -280,7 +284,7 @@ class CodecTrainable(Trainable[CodecState]):
       )
       return s.replace(quantizer=quantizer, codebooks_ema=quantizer.codebooks)
 
-    # Not by the step's number alone: the step that should have started them may have been skipped.
+    # The step number alone does not suffice, because the update at that step may be skipped.
     first = (state.step >= c.quantizer_start_step) & ~_has_codebooks(state)
     return lax.cond(first, start, lambda s: s, state)
 
@@ -314,7 +318,7 @@ class CodecTrainable(Trainable[CodecState]):
     statistics: dict[str, Array],
     learns: Array,
   ) -> CodecState:
-    """Returns the state with updated codebooks and their average, where the codebooks learn."""
+    """Returns the state with updated codebooks and their average if `learns`."""
     averages = update_ema(
       state.codebooks_ema, quantizer.codebooks, state.step, self.config.ema_decay
     )
@@ -328,14 +332,14 @@ class CodecTrainable(Trainable[CodecState]):
     """Returns the parameters of a codec with this configuration; see the base class."""
     if type(component.config) is not type(self.config.model):
       raise ConfigError(
-        f"{what} has a {type(component.config).__name__}, and the run trains a "
-        f"{type(self.config.model).__name__}"
+        f"{what} has a {type(component.config).__name__}, but the run trains a "
+        f"{type(self.config.model).__name__}; choose another bundle"
       )
     configs.check_equal(component.config, self.config.model, what)
     return component.params
 
   def with_params(self, state: CodecState, params: Any) -> CodecState:
-    """A fresh state that begins where an inference codec's parameters left off."""
+    """Returns a new state that starts from the parameters of an inference codec."""
     c = self.config
     generator = {name: params[name] for name in ("encoder", "decoder")}
     codebooks = params["codebooks"]
@@ -347,7 +351,7 @@ class CodecTrainable(Trainable[CodecState]):
     )
 
   def eval_step(self, state: CodecState, batch: Batch) -> dict[str, jax.Array]:
-    """Losses of the averaged weights at all levels; "weight" is the number of examples."""
+    """Returns the losses of the averaged parameters with all levels; "weight" counts examples."""
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     generated = self.reconstruct(state, waveform)
     waveform_loss = _waveform_loss(waveform, generated)
@@ -360,7 +364,7 @@ class CodecTrainable(Trainable[CodecState]):
     }
 
   def summaries(self, state: CodecState, batch: Batch) -> dict[str, Audio]:
-    """Audio to listen to: the original and its reconstruction, each [batch, samples]."""
+    """Returns the original audio and its reconstruction, each [batch, samples]."""
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     rate = self.config.model.sample_rate
     return {
@@ -369,16 +373,16 @@ class CodecTrainable(Trainable[CodecState]):
     }
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """How many seconds of audio a batch holds, without padding where lengths are given."""
+    """Returns the seconds of audio in a batch, without padding if lengths are given."""
     samples = np.sum(batch["length"]) if "length" in batch else np.size(batch["waveform"])
     return {"audio_seconds": float(samples) / self.config.model.sample_rate}
 
   def flops_per_step(self, batch: Batch, step: int) -> float:
-    """Of one update: encoder and decoder both ways, quantizer forwards, and the discriminators.
+    """Returns the operations of an update: encoder, decoder, quantizer and discriminators.
 
-    These hear the clip and its reconstruction for their own sake, with a backward pass to the
-    parameters, and the reconstruction again for the generator's, with two to the waveform.
-    The spectral loss is left out.
+    The quantizer has no backward pass. The discriminators process the clip and its reconstruction
+    with a backward pass to their parameters, and the reconstruction again with two backward passes
+    to the waveform. The spectral losses are omitted.
     """
     c = self.config
     rows, samples = batch["waveform"].shape
@@ -398,25 +402,28 @@ class CodecTrainable(Trainable[CodecState]):
     return rows * flops
 
   def warnings(self, metrics: Mapping[str, float]) -> list[str]:
-    """Sentences on codebooks hardly used or left behind, and on discriminators that have won."""
+    """Returns warnings about codebooks that are little used or too far from the latents.
+
+    Also warns if the discriminators separate all clips.
+    """
     c, found = self.config, []
     for level in range(c.model.num_quantizers):
       perplexity = metrics[f"perplexity_{level}"]
       if 0 < perplexity < 0.05 * c.model.codebook_size:
         found.append(
           f"codebook {level} uses few of its {c.model.codebook_size} entries (perplexity "
-          f"{perplexity:.1f}); look at latent_scale and at the commitment loss"
+          f"{perplexity:.1f}); check latent_scale and the commitment loss"
         )
-    # The mean error left over by a level is as large as the latents only where codebooks miss them.
+    # The mean error of a level is as large as the latents only if the codebooks do not match them.
     if metrics["commitment"] > metrics["latent_scale"] ** 2:
       found.append(
-        f"the latents outrun the codebooks (error {metrics['commitment']:.3g} of a power of "
+        f"the codebooks cannot follow the latents (error {metrics['commitment']:.3g} at a power of "
         f"{metrics['latent_scale'] ** 2:.3g}); raise commitment_weight or lower "
         "generator_optimizer.learning_rate"
       )
     if metrics["adversarial"] and metrics["discriminator"] < 0.05:
       found.append(
-        f"the discriminators tell every clip apart (loss {metrics['discriminator']:.3f}) and teach "
+        f"the discriminators separate all clips (loss {metrics['discriminator']:.3f}) and so train "
         "the codec little; lower discriminator_optimizer.learning_rate"
       )
     return found
@@ -424,7 +431,7 @@ class CodecTrainable(Trainable[CodecState]):
   def reconstruct(
     self, state: CodecState, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch samples"]:
-    """Through the averaged encoder, codebooks and decoder."""
+    """Reconstructs waveforms with the averaged encoder, codebooks and decoder."""
     latents = self._model.encode_latents(state.generator_ema["encoder"], waveform)
     codes = residual_quantize(latents, state.codebooks_ema)
     quantized = dequantize(codes, state.codebooks_ema)
@@ -432,7 +439,7 @@ class CodecTrainable(Trainable[CodecState]):
     return self._model.decode_latents(state.generator_ema["decoder"], latents)
 
   def inference_params(self, state: CodecState) -> dict[str, Any]:
-    """What an inference codec takes: averaged encoder, decoder and codebooks."""
+    """Returns the parameters of an inference codec: averaged encoder, decoder and codebooks."""
     return {
       "encoder": state.generator_ema["encoder"],
       "decoder": state.generator_ema["decoder"],
@@ -521,6 +528,6 @@ def _has_codebooks(state: CodecState) -> Array:
 
 
 def _remember(recent: Array, latents: Array) -> Array:
-  """The newest latents in front, the oldest dropped."""
+  """Inserts new latents at the front and drops the oldest ones."""
   new = lax.stop_gradient(latents).reshape(-1, latents.shape[-1])[: recent.shape[0]]
   return jnp.concatenate([new, recent[: recent.shape[0] - new.shape[0]]])

@@ -1,7 +1,8 @@
-"""What a detector learns from: recordings, and what a bundle makes of their beginnings.
+"""Training data of a detector: recordings, and a bundle's continuations of their beginnings.
 
-The recordings pass through the codec of the bundle, so that its artefacts give nothing away and
-only what the stages made up is left to be heard. Source: AudioLM, the detection of its own samples.
+The recordings are encoded and decoded by the bundle's codec, so that a detector cannot use the
+codec's artefacts and must detect the work of the stages. Source: AudioLM, detection of synthesized
+speech.
 """
 
 import dataclasses
@@ -30,17 +31,18 @@ _LEAST_SECONDS = 1.0  # after the prompt
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
-  """How recordings are turned into a corpus.
+  """How a corpus is made from recordings.
 
   Attributes:
-    prompt_seconds: heard before each continuation, and in the corpus no part of any clip.
-    duration: longest continuation, seconds; one is never longer than what the recording has left.
-    samples_per_prompt: continuations of each prompt. 2 balance the two classes, because the real
-      one has each recording twice: through the codec, and as it is.
-    valid_share: of the speakers of the split train, to watch the training with.
-    max_pieces: of each split; None for all.
-    batch_size: prompts that are continued side by side.
-    seed: of the choices and of sampling.
+    prompt_seconds: length of the prompts, which are not part of the clips in the corpus.
+    duration: longest continuation in seconds; a continuation is not longer than the rest of the
+      recording.
+    samples_per_prompt: continuations of each prompt. 2 balances the classes, because the real class
+      has each recording twice: decoded by the codec and unchanged.
+    valid_share: share of the speakers of the split `train` that become the split `valid`.
+    max_pieces: largest number of pieces in each split; None for all.
+    batch_size: number of prompts that are continued together.
+    seed: seed of the choice of pieces and of sampling.
   """
 
   prompt_seconds: float = 3.0
@@ -53,12 +55,12 @@ class CorpusConfig:
 
 
 class Pair(NamedTuple):
-  """One prompt, and what follows it really and made up, all of one length.
+  """A prompt, and its real and sampled continuations of equal length.
 
   Attributes:
-    prompt: as the codec gives it back.
-    codec: of the recording, through the codec.
-    original: of the recording, as it is.
+    prompt: the prompt, decoded by the codec.
+    codec: the rest of the recording, decoded by the codec.
+    original: the rest of the recording, unchanged.
     continuations: sampled by the stages.
   """
 
@@ -69,7 +71,7 @@ class Pair(NamedTuple):
 
 
 class _Piece(NamedTuple):
-  """The prompt and what follows it, of one recording."""
+  """A prompt and its real continuation, from one recording."""
 
   name: str
   clip: Clip
@@ -85,22 +87,26 @@ def make_corpus(
   *,
   progress: bool = True,
 ) -> dict[str, int]:
-  """Writes clips of all kinds and their manifest; begun again after a kill, it goes on.
+  """Writes clips of all kinds and their manifest; call it again to continue after a kill.
 
   The manifest's rows have `path`, `label` (real or synthetic), `kind` (codec, original or
-  continuation), `split`, `speaker`, `seconds` and `source`. The splits `train` and `valid` are the
-  source's split `train` by speaker; its split `valid` becomes `test`, less the speakers of `train`.
-  A clip whose speaker nobody names is taken for a speaker of its own.
+  continuation), `split`, `speaker`, `seconds` and `source`. The source's split `train` is divided
+  by speaker into `train` and `valid`; its split `valid`, without the speakers of `train`, becomes
+  `test`. A clip without a speaker counts as a separate speaker.
 
   Args:
-    source: folder or manifest, see `manifest.list_clips`.
+    bundle: the bundle whose samples are to be detected.
+    source: folder or manifest of recordings, see `manifest.list_clips`.
+    output_dir: folder of the corpus.
+    config: how to make the corpus.
+    progress: whether to show a progress bar.
   Returns:
-    Clips by split and kind, such as {"train codec": 200}.
+    Number of clips by split and kind, such as {"train codec": 200}.
   Raises:
-    DataError: no recording is long enough, or the folder holds a corpus made in another way.
+    DataError: no recording is long enough, or the folder contains a corpus with other settings.
   """
   folder = Path(output_dir)
-  _check_begun(folder, bundle, config)
+  _check_settings(folder, bundle, config)
   clips = _with_splits(manifest.list_clips(source), config.valid_share)
   rows = []
   bar = tqdm.tqdm(total=len(clips), unit="clip", disable=not progress, mininterval=1.0)
@@ -110,7 +116,7 @@ def make_corpus(
       rows += _write_batch(bundle, folder, batch, number, config)
   if not rows:
     least = config.prompt_seconds + _LEAST_SECONDS
-    raise DataError(f"{source} has no recording of {least:g} s or more")
+    raise DataError(f"{source} has no recording of {least:g} s or more; add longer recordings")
   with files.atomic_write(folder / "manifest.jsonl") as file:
     file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
   counts: dict[str, int] = {}
@@ -126,12 +132,14 @@ def make_pairs(
   config: CorpusConfig,
   seed: int,
 ) -> list[Pair]:
-  """Continues the beginnings of recordings and sets what really follows beside it.
+  """Continues the beginnings of recordings and returns them with the real continuations.
 
   Args:
-    recordings: at the bundle's rate, each longer than the prompt; what is beyond prompt and
-      duration is left out. `config.batch_size` of them go side by side.
-    seed: of sampling; a batch adds the number of its first recording.
+    bundle: the bundle that samples.
+    recordings: at the bundle's rate, each longer than the prompt; they are cut after prompt and
+      duration.
+    config: lengths, and the number of recordings that are processed together.
+    seed: seed of sampling; each batch adds the index of its first recording.
   """
   pairs = []
   for first in range(0, len(recordings), config.batch_size):
@@ -177,20 +185,22 @@ def _pairs_of_batch(
   return pairs
 
 
-def _check_begun(folder: Path, bundle: Bundle, config: CorpusConfig) -> None:
-  """Notes how the corpus is made, or refuses a folder where that was noted otherwise."""
-  made = dataclasses.asdict(config) | {"bundle": bundle.name, "token_hash": bundle.token_hash}
+def _check_settings(folder: Path, bundle: Bundle, config: CorpusConfig) -> None:
+  """Writes the settings to the folder; raises `DataError` if it has a corpus with others."""
+  settings = dataclasses.asdict(config) | {"bundle": bundle.name, "token_hash": bundle.token_hash}
   path = folder / "corpus.json"
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else made
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
   except (OSError, ValueError) as error:
-    raise DataError(f"cannot go on in {folder}: {error}") from error
-  if before != made:
-    other = ", ".join(sorted(key for key in made if before.get(key) != made[key]))
-    raise DataError(f"{folder} holds a corpus made otherwise ({other}); give another folder")
+    raise DataError(f"cannot use {folder}: {error}; choose another folder") from error
+  if before != settings:
+    other = ", ".join(sorted(key for key in settings if before.get(key) != settings[key]))
+    raise DataError(
+      f"{folder} contains a corpus with other settings ({other}); choose another folder"
+    )
   with files.atomic_write(path) as file:
-    file.write((json.dumps(made, indent=2) + "\n").encode())
+    file.write((json.dumps(settings, indent=2) + "\n").encode())
 
 
 def _with_splits(clips: Iterable[Clip], valid_share: float) -> list[Clip]:
@@ -209,7 +219,7 @@ def _with_splits(clips: Iterable[Clip], valid_share: float) -> list[Clip]:
 def _pieces(
   clips: list[Clip], sample_rate: int, config: CorpusConfig, bar: tqdm.tqdm
 ) -> Iterator[_Piece]:
-  """Pieces of recordings that have sound in their prompts, spread over the clips of each split."""
+  """Yields pieces whose prompts are not silent, in a random order of clips."""
   length = round((config.prompt_seconds + config.duration) * sample_rate)
   prompt = round(config.prompt_seconds * sample_rate)
   least = prompt + round(_LEAST_SECONDS * sample_rate)
@@ -241,7 +251,7 @@ def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
 def _write_batch(
   bundle: Bundle, folder: Path, batch: list[_Piece], number: int, config: CorpusConfig
 ) -> list[dict[str, object]]:
-  """The clips of some pieces, where they are not there yet, and their rows."""
+  """Writes the clips of some pieces, unless all exist, and returns their rows."""
   rate = bundle.sample_rate
   prompt = round(config.prompt_seconds * rate)
   seed = (config.seed + number) % 2**32
@@ -260,8 +270,8 @@ def _write_batch(
 
 
 def _rows(piece: _Piece, rate: int, prompt: int, config: CorpusConfig) -> list[dict[str, object]]:
-  """Of the recording through the codec, as it is, and of its continuations."""
-  of_all = {
+  """Returns the rows of a piece: decoded by the codec, unchanged, and its continuations."""
+  common = {
     "split": piece.split,
     "speaker": piece.clip.speaker,
     "seconds": (len(piece.waveform) - prompt) / rate,
@@ -274,7 +284,7 @@ def _rows(piece: _Piece, rate: int, prompt: int, config: CorpusConfig) -> list[d
     name = piece.name if sample is None else f"{piece.name}_{sample}"
     label = LABELS[sample is not None]
     row = {"path": f"{kind}/{name}.flac", "label": label, "kind": kind, "sample": sample}
-    rows.append(row | of_all)
+    rows.append(row | common)
   return rows
 
 

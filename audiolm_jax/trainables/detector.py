@@ -1,4 +1,4 @@
-"""Training of a detector: real or synthetic, from pieces of a second."""
+"""Training of a detector, which classifies clips as real or synthetic."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,12 +24,13 @@ Metrics = dict[str, Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class DetectorTrainingConfig:
-  """Everything that a detector's training run needs.
+  """Configuration of a detector training run.
 
   Attributes:
-    classifier: the network; of two classes.
-    microbatches: parts of a batch that go through the model one after another before the update.
-    ema_decay: of the averaged weights that are exported; 0 keeps none.
+    classifier: the network, with two classes.
+    optimizer: the optimizer.
+    microbatches: number of parts in which the gradient of a batch is computed.
+    ema_decay: decay of the averaged parameters, which are exported; 0 for no average.
   """
 
   classifier: ClassifierConfig = ClassifierConfig()
@@ -48,14 +49,15 @@ class DetectorTrainingConfig:
   def __post_init__(self) -> None:
     if self.classifier.num_classes != 2:
       raise ConfigError(
-        f"num_classes is {self.classifier.num_classes}; a detector has two, real and synthetic"
+        f"num_classes is {self.classifier.num_classes}; a detector needs 2, real and synthetic"
       )
 
 
 class DetectorTrainable(Trainable[TrainState]):
-  """A detector as the trainer sees it.
+  """The trainable detector.
 
-  Batches: `waveform` float32 [batch, samples], and `label` int32 [batch], 0 real and 1 synthetic.
+  A batch has `waveform` float32 [batch, samples], `length` int32 [batch] in samples, and `label`
+  int32 [batch], 0 for real and 1 for synthetic.
   """
 
   component = "detector"
@@ -69,14 +71,14 @@ class DetectorTrainable(Trainable[TrainState]):
     self._optimizer = make_optimizer(config.optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
-    """A fresh state; parameters carry their logical axes."""
+    """Returns a new state; its parameters carry their logical axes."""
     params = self.model.init(rng, jnp.zeros(batch["waveform"].shape))["params"]
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
 
   def train_step(
     self, state: TrainState, batch: Batch, rng: Key[Array, ""]
   ) -> tuple[TrainState, Metrics]:
-    """One update, skipped if its loss or gradient is not finite."""
+    """Updates the parameters; skips an update that is not finite."""
     return gradient_step(
       self._loss,
       state,
@@ -88,22 +90,22 @@ class DetectorTrainable(Trainable[TrainState]):
     )
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-    """Metrics of one batch with the averaged parameters; `weight` is its rows."""
+    """Returns metrics of the averaged parameters; "weight" is the number of rows."""
     return self._loss(state.averaged_params, batch, None)[1]
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """How many seconds of audio a batch holds, without padding."""
+    """Returns the seconds of audio in a batch, without padding."""
     rate = self.config.classifier.features.sample_rate
     return {"audio_seconds": float(np.sum(batch["length"])) / rate}
 
   def flops_per_step(self, batch: Batch, step: int) -> float:
-    """Of one update; the backward pass of a convolution is two more of its size."""
-    del step  # all alike
+    """Returns the operations of an update; a backward pass counts as two forward passes."""
+    del step  # all steps are equal
     rows, samples = batch["waveform"].shape
     return 3 * rows * self.config.classifier.forward_flops(samples)
 
   def inference_params(self, state: TrainState) -> dict[str, Any]:
-    """The parameters to detect with; the averaged ones if there are any."""
+    """Returns the parameters of the detector, averaged if the run has an average."""
     return nn.unbox(state.averaged_params)
 
   def component_params(self, component: Any, what: str) -> dict[str, Any]:
@@ -112,20 +114,20 @@ class DetectorTrainable(Trainable[TrainState]):
     return dict(component.params)
 
   def with_params(self, state: TrainState, params: Any) -> TrainState:
-    """A fresh state that begins with these parameters."""
+    """Returns a new state that starts from these parameters."""
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
 
   def _loss(
     self, params: Any, batch: Batch, rng: Key[Array, ""] | None
   ) -> tuple[Float[Array, ""], Metrics]:
-    del rng  # nothing is drawn
+    del rng  # the loss is deterministic
     labels = batch["label"]
     logits = self.model.apply({"params": params}, batch["waveform"])
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
     return loss, {
       "loss": loss,
-      "accuracy": right.mean(),
+      "accuracy": correct.mean(),
       "weight": jnp.asarray(len(labels), jnp.float32),
     }

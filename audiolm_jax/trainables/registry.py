@@ -1,4 +1,4 @@
-"""The trainable of each component, and the parameters that its runs have learned."""
+"""The trainable of each component, and the inference parameters of its runs."""
 
 import importlib
 import os
@@ -11,17 +11,20 @@ from audiolm_jax.core.errors import CheckpointError
 from audiolm_jax.training import partitioning
 from audiolm_jax.training.checkpoints import Checkpoints, read_model_json
 
-# Module, trainable and configuration of each component. They are imported on use: reading a codec's
-# run does not import the stages.
-_ROOM = "audiolm_jax.trainables"
+# Module, trainable and configuration of each component, imported on use: reading the run of a codec
+# does not import the stages.
+_PACKAGE = "audiolm_jax.trainables"
 COMPONENTS = {
-  "codec": (f"{_ROOM}.codec", "CodecTrainable", "CodecTrainingConfig"),
-  "semantic": (f"{_ROOM}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
-  "semantic_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "coarse_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "fine_stage": (f"{_ROOM}.stage", "StageTrainable", "StageTrainingConfig"),
-  "detector": (f"{_ROOM}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
+  "codec": (f"{_PACKAGE}.codec", "CodecTrainable", "CodecTrainingConfig"),
+  "semantic": (f"{_PACKAGE}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
+  "stage": (f"{_PACKAGE}.stage", "StageTrainable", "StageTrainingConfig"),
+  "detector": (f"{_PACKAGE}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
 }
+
+
+def home_of(component: str) -> tuple[str, str, str] | None:
+  """The entry of a component, be it "stage" or a stage's "NAME_stage"; None for an unknown one."""
+  return COMPONENTS.get("stage" if component.endswith("_stage") else component)
 
 
 def load_inference_params(
@@ -31,20 +34,22 @@ def load_inference_params(
 
   Args:
     model_dir: folder of the run.
-    step: of the checkpoint; by default the newest one that can be read.
+    step: step of the checkpoint; by default the newest one that can be read.
   Returns:
-    The component's name, its configuration, and its parameters as nested dicts of NumPy arrays; the
-    averaged ones where the run keeps an average.
+    The component's name, its configuration, and its parameters as nested dicts of NumPy arrays,
+    averaged if the run has an average.
   Raises:
-    CheckpointError: the folder is no run, the step is absent, or no checkpoint can be read.
+    CheckpointError: the folder is not a run folder, the step is absent, or no checkpoint can be
+      read.
   """
   description = read_model_json(model_dir)
-  component = description.get("component")
-  if component not in COMPONENTS:
+  component = str(description.get("component"))
+  home = home_of(component)
+  if home is None:
     raise CheckpointError(
       f"{model_dir} trains {component!r}; known components are {', '.join(COMPONENTS)}"
     )
-  module_name, trainable_name, config_name = COMPONENTS[component]
+  module_name, trainable_name, config_name = home
   module = importlib.import_module(module_name)
   config = configs.from_dict(getattr(module, config_name), description["config"])
   trainable = getattr(module, trainable_name)(config)

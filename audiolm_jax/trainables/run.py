@@ -1,4 +1,4 @@
-"""The entry point that gin files configure: what is trained, from what, on which data."""
+"""The entry point that gin files configure: the model, its initial parameters and its data."""
 
 import dataclasses
 import os
@@ -21,15 +21,19 @@ def train(
   initial_bundle: str | os.PathLike[str] | None = None,
   config_text: str = "",
 ) -> TrainResult:
-  """Trains a model with TensorBoard files and, where asked for, from a bundle's parameters.
+  """Trains a model, with TensorBoard files and optionally from the parameters of a bundle.
 
   Args:
-    model, config, train_dataset, eval_dataset: see `trainer.train`.
+    model: see `trainer.train`.
+    config: see `trainer.train`.
+    train_dataset: see `trainer.train`.
+    eval_dataset: see `trainer.train`.
     initial_bundle: name or folder of a bundle; a new run starts from its component of the same name
-      in place of random parameters.
+      instead of random parameters.
     config_text: the resolved gin configuration.
   Raises:
-    BundleError, ConfigError: `initial_bundle` cannot be read, or has no such component.
+    BundleError: `initial_bundle` cannot be read.
+    ConfigError: `initial_bundle` has no such component.
     UserError: see `trainer.train`.
   """
   return trainer.train(
@@ -45,14 +49,14 @@ def train(
 
 
 def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Any:
-  """Returns the parameters of a bundle's component of the same name as the model.
+  """Returns the parameters of the bundle's component with the model's name.
 
   Raises:
     BundleError: the bundle cannot be read.
-    ConfigError: it has no such component, or one with another configuration.
+    ConfigError: the bundle has no such component, or its configuration differs.
   """
   bundle = load_bundle(name)
   component = bundle.component(model.component)
   if component is None:
-    raise ConfigError(f"{bundle.name} has no component {model.component!r}")
+    raise ConfigError(f"{bundle.name} has no component {model.component!r}; choose another bundle")
   return model.component_params(component, f"the {model.component} of {bundle.name}")

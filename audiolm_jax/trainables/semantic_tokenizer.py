@@ -1,4 +1,4 @@
-"""The semantic tokenizer of a trained encoder: its features, clustered by k-means."""
+"""Makes a semantic tokenizer from a trained encoder by clustering its features with k-means."""
 
 import dataclasses
 import json
@@ -17,13 +17,13 @@ from audiolm_jax.core import configs
 from audiolm_jax.core.errors import AudioError, DataError, UserError
 from audiolm_jax.data.manifest import Clip, SkipLog, read_clip
 from audiolm_jax.io.files import atomic_write
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.conformer import truncate_params
 from audiolm_jax.semantic.kmeans import KMeansReport, fit_kmeans
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
-from audiolm_jax.semantic.windowed_tokenizer import WindowedTokenizer
 from audiolm_jax.trainables.w2v_bert import W2vBertConfig
 
-Tokenizer = TypeVar("Tokenizer", bound=WindowedTokenizer)
+Tokenizer = TypeVar("Tokenizer", bound=ChunkedTokenizer)
 
 TENSORS_FILE = "semantic.safetensors"
 REPORT_FILE = "report.json"
@@ -38,17 +38,17 @@ def cluster_features(
   max_frames: int = 2_000_000,
   max_skipped_fraction: float = 0.01,
 ) -> tuple[Tokenizer, KMeansReport]:
-  """Clusters the features that a tokenizer computes of clips.
+  """Clusters the features of clips.
 
   Args:
-    tokenizer: one without whitening, as `unclustered_tokenizer` returns it.
+    tokenizer: a tokenizer without whitening, as `unclustered_tokenizer` returns it.
     clips: the audio.
-    num_clusters: semantic tokens.
-    seed: of the clustering.
-    max_frames: past this number a uniform sample of the frames is used.
+    num_clusters: number of semantic tokens.
+    seed: seed of the clustering.
+    max_frames: if there are more frames, a uniform sample of this size is used.
     max_skipped_fraction: share of clips that may be unreadable.
   Returns:
-    The tokenizer with whitening and centroids, and how good the clustering is.
+    The tokenizer with whitening and centroids, and statistics of the clustering.
   Raises:
     DataError: too many clips cannot be read, or there are fewer frames than clusters.
   """
@@ -67,10 +67,11 @@ def cluster_features(
 def unclustered_tokenizer(
   config: W2vBertConfig, params: dict[str, Any], layer: int, chunk_steps: int
 ) -> SemanticTokenizer:
-  """Returns a tokenizer with one cluster: an encoder up to a layer, without whitening.
+  """Returns a tokenizer with one cluster and no whitening, from an encoder truncated at a layer.
 
   Args:
-    config, params: of the encoder.
+    config: configuration of the encoder.
+    params: parameters of the encoder.
     layer: encoder block, counted from 1 through both stacks.
     chunk_steps: tokens per window of a long file.
   """
@@ -86,15 +87,15 @@ def unclustered_tokenizer(
 
 
 def save_tokenizer(
-  folder: str | os.PathLike[str], tokenizer: WindowedTokenizer, report: KMeansReport
+  folder: str | os.PathLike[str], tokenizer: ChunkedTokenizer, report: KMeansReport
 ) -> None:
-  """Writes the tokenizer and its report into a folder, which is made if missing."""
+  """Writes the tokenizer and its report to a folder, which is created if missing."""
   folder = Path(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     reason = error.strerror or error
-    raise UserError(f"cannot make {folder}: {reason}; give another --output") from error
+    raise UserError(f"cannot create {folder}: {reason}; give another --output") from error
   with atomic_write(folder / TENSORS_FILE) as file:
     file.write(encode_tensors(tokenizer.params))
   content = {
@@ -106,7 +107,7 @@ def save_tokenizer(
     file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
-def load_tokenizer(folder: str | os.PathLike[str]) -> WindowedTokenizer:
+def load_tokenizer(folder: str | os.PathLike[str]) -> ChunkedTokenizer:
   """Reads what `save_tokenizer` wrote.
 
   Raises:
@@ -115,7 +116,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> WindowedTokenizer:
   folder = Path(folder)
   try:
     content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    # Reports of earlier versions name no type.
+    # Reports of earlier versions have no type.
     config_class, tokenizer_class = tokenizer_classes("semantic", content.get("type", "w2v_bert"))
     config = configs.from_dict(config_class, content["tokenizer"])
   except (OSError, ValueError, KeyError, TypeError) as error:
@@ -126,7 +127,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> WindowedTokenizer:
 
 
 def _features(
-  tokenizer: WindowedTokenizer, clips: Sequence[Clip], max_skipped_fraction: float
+  tokenizer: ChunkedTokenizer, clips: Sequence[Clip], max_skipped_fraction: float
 ) -> Iterator[Float[np.ndarray, "steps dim"]]:
   log = SkipLog(len(clips), max_skipped_fraction)
   for clip in clips:

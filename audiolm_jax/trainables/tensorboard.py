@@ -10,7 +10,7 @@ from audiolm_jax.training.run_log import SummaryWriter
 
 
 def summary_writer(folder: Path) -> SummaryWriter:
-  """Opens the TensorBoard files in a folder.
+  """Returns a writer of TensorBoard files in a folder.
 
   Raises:
     ImportError: TensorFlow is not installed.
@@ -25,7 +25,7 @@ def summary_writer(folder: Path) -> SummaryWriter:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-  """Redirects file descriptor 2: TensorFlow's libraries write to it while they are loaded."""
+  """Discards output to file descriptor 2, which TensorFlow's libraries write to when loaded."""
   sys.stderr.flush()
   kept = os.dup(2)
   null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""w2v-BERT: contrastive learning makes the codebook whose ids masked prediction predicts.
+"""w2v-BERT: contrastive learning trains a codebook, and masked prediction predicts its ids.
 
 Source: Chung et al. 2021 (w2v-BERT); Baevski et al. 2020 (wav2vec 2.0) for the contrastive part.
 """
@@ -42,21 +42,34 @@ Metrics = dict[str, Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class W2vBertConfig:
-  """Defaults: the XL model as in the paper.
+  """Configuration of a w2v-BERT training run; the defaults are the XL model of the paper.
 
   Attributes:
     encoder: its first stack is the contrastive module, its second the masked-prediction module.
-    mask_probability: chance of a step to begin a masked span of `mask_span` steps (40 ms each).
-    negative_gap: negatives are more than this many steps away. 0 in the paper; with more,
-      neighbours may share a code, so that codes can last as long as sounds do.
-    gumbel_decay: factor on the Gumbel temperature per step, from `gumbel_start` to `gumbel_end`.
-    unmasked_weight: weight of both tasks at the steps that were not masked; 0 in the paper, of use
-      with `augment`, where the codes are those of another hearing.
-    augment: when set, each utterance is heard twice, perturbed, and either hearing has to predict
-      the codes of the other; None in the paper.
-    microbatches: parts of a batch that go through the model one after another before the update;
-      each counts by its masked steps, and the diversity loss is that within a part.
+    num_groups: number of codebooks of the quantizer.
+    codebook_size: entries per codebook.
+    code_dim: size of the concatenated codes.
+    mask_probability: probability that a masked span of `mask_span` steps starts at a step.
+    mask_span: length of a masked span in steps of 40 ms.
+    num_negatives: negatives per masked step in the contrastive loss.
+    negative_gap: negatives are more than this number of steps away. The paper uses 0; with a larger
+      gap, neighbouring steps may share a code, so that a code can last as long as a sound.
+    contrastive_temperature: temperature of the contrastive loss.
+    contrastive_weight: weight of the contrastive loss.
+    diversity_weight: weight of the diversity loss.
+    masked_weight: weight of masked prediction.
+    unmasked_weight: weight of both tasks at unmasked steps. The paper uses 0; larger values are
+      useful with `augment`, where the codes are those of the other view.
+    gumbel_start: initial Gumbel temperature.
+    gumbel_end: lowest Gumbel temperature.
+    gumbel_decay: factor on the Gumbel temperature per step.
+    augment: if set, each utterance is perturbed into two views, and each view predicts the codes of
+      the other; None in the paper.
     collapse_fraction: a codebook perplexity below this share of its size is reported as collapse.
+    ema_decay: decay of the averaged parameters, which are exported; 0 for no average.
+    microbatches: number of parts in which the gradient of a batch is computed. A part is weighted
+      by its masked steps, and the diversity loss is computed within each part.
+    optimizer: the optimizer.
   """
 
   encoder: ConformerConfig = ConformerConfig()
@@ -92,25 +105,28 @@ class W2vBertConfig:
   def __post_init__(self) -> None:
     if len(self.encoder.stacks) != 2:
       raise ConfigError(
-        f"w2v-BERT has a contrastive and a masked-prediction stack; encoder.stacks is "
-        f"{self.encoder.stacks}"
+        f"encoder.stacks is {self.encoder.stacks}; w2v-BERT needs two stacks, contrastive and "
+        "masked prediction"
       )
     if self.code_dim % self.num_groups:
       raise ConfigError(
         f"code_dim {self.code_dim} is not a multiple of num_groups {self.num_groups}"
       )
     if not 0 < self.mask_probability < 1 or self.mask_span < 1:
-      raise ConfigError("mask_probability must lie in (0, 1) and mask_span be at least 1 step")
+      raise ConfigError(
+        f"mask_probability {self.mask_probability} must be between 0 and 1, and mask_span "
+        f"{self.mask_span} at least 1 step"
+      )
 
   @property
   def default_layer(self) -> int:
-    """The layer tokens are made of unless told otherwise; AudioLM's for XL, 7 of 12 masked ones."""
+    """The default layer for tokens: 7/12 of the masked-prediction stack, as AudioLM uses for XL."""
     contrastive, masked = self.encoder.stacks
     return contrastive + max(1, round(masked * 7 / 12))
 
 
 class W2vBertOutput(NamedTuple):
-  """What the losses are made of; see `W2vBert`."""
+  """The inputs of the losses; see `W2vBert`."""
 
   context: Float[Array, "batch steps code"]
   targets: Float[Array, "batch steps code"]
@@ -120,7 +136,7 @@ class W2vBertOutput(NamedTuple):
 
 
 class W2vBert(nn.Module):
-  """The encoder with what only pre-training needs: mask vector, quantizer, heads."""
+  """The encoder with the parts for pre-training: mask vector, quantizer and heads."""
 
   config: W2vBertConfig
 
@@ -148,18 +164,21 @@ class W2vBert(nn.Module):
     deterministic: bool = True,
     num_views: int = 1,
   ) -> W2vBertOutput:
-    """Contexts and logits of the masked sequence, targets of the unmasked one.
+    """Returns contexts and logits of the masked sequence, and targets of the unmasked one.
 
     Args:
-      features: log-mel of all views, the first view of every utterance, then the second.
-      masked: steps whose latent vector the encoder does not see.
-      gumbel_temperature: draws the codes (rng "gumbel"); None takes the best ones.
-      num_views: 2: the targets of a view are the codes of the other view of the utterance.
+      features: log-mel of all views: the first view of every utterance, then the second.
+      valid: steps that are not padding.
+      masked: steps whose latent vector is replaced by the mask vector.
+      gumbel_temperature: codes are drawn at this temperature (rng "gumbel"); None selects the best
+        ones.
+      deterministic: disables dropout.
+      num_views: with 2, the targets of a view are the codes of the other view.
     """
     config = self.config
     latents = self.encoder.subsample(features, valid)
-    heard = jnp.roll(latents, latents.shape[0] // num_views, axis=0) if num_views > 1 else latents
-    quantized = self.quantizer(heard, valid, gumbel_temperature)
+    sources = jnp.roll(latents, latents.shape[0] // num_views, axis=0) if num_views > 1 else latents
+    quantized = self.quantizer(sources, valid, gumbel_temperature)
     x = jnp.where(masked[..., None], self.mask_vector.astype(latents.dtype), latents)
     context = self.encoder.stack(0, x, valid, deterministic)
     hidden = self.encoder.stack(1, context, valid, deterministic)
@@ -172,9 +191,9 @@ class W2vBert(nn.Module):
 
 
 class SemanticTrainable(Trainable[TrainState]):
-  """w2v-BERT as the trainer sees it.
+  """The trainable w2v-BERT.
 
-  Batches: `waveform` float32 [batch, samples], `length` int32 [batch] in samples.
+  A batch has `waveform` float32 [batch, samples] and `length` int32 [batch] in samples.
   """
 
   component = "semantic"
@@ -188,7 +207,7 @@ class SemanticTrainable(Trainable[TrainState]):
     self.optimizer = make_optimizer(config.optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
-    """The state before the first step; parameters carry their logical axis names."""
+    """Returns a new state; its parameters carry their logical axes."""
     features, valid = self._views(None, batch)
     params = self.model.init(rng, features, valid, jnp.zeros_like(valid))["params"]
     return new_train_state(params, self.optimizer, ema_decay=self.config.ema_decay)
@@ -196,7 +215,7 @@ class SemanticTrainable(Trainable[TrainState]):
   def train_step(
     self, state: TrainState, batch: Batch, rng: Key[Array, ""]
   ) -> tuple[TrainState, Metrics]:
-    """One update; without one (metric `skipped`) if the loss or a gradient is not finite."""
+    """Updates the parameters; skips an update that is not finite."""
     config = self.config
     temperature = jnp.maximum(
       config.gumbel_end,
@@ -214,21 +233,21 @@ class SemanticTrainable(Trainable[TrainState]):
     return state, metrics | {"gumbel_temperature": temperature}
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-    """Losses with the averaged parameters, fixed masks and no noise; `weight` is masked steps."""
+    """Returns losses of the averaged parameters with fixed masks; "weight" counts masked steps."""
     _, metrics = self._loss(state.averaged_params, batch, jax.random.key(0), None)
     return metrics
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """How many seconds of audio a batch holds, without padding."""
+    """Returns the seconds of audio in a batch, without padding."""
     seconds = np.sum(batch["length"]) / self.config.encoder.features.sample_rate
     return {"audio_seconds": float(seconds)}
 
   def flops_per_step(self, batch: Batch, step: int) -> float:
-    """Of one update: front end forwards; encoder, quantizer, heads and similarities both ways.
+    """Returns the operations of an update: front end, encoder, quantizer, heads, similarities.
 
-    The perturbations of `augment` are left out.
+    The front end has no backward pass. The perturbations of `augment` are omitted.
     """
-    del step  # all alike
+    del step  # all steps are equal
     config, encoder = self.config, self.config.encoder
     rows, samples = batch["waveform"].shape
     steps = encoder.num_steps(samples)
@@ -237,11 +256,11 @@ class SemanticTrainable(Trainable[TrainState]):
     similarities = steps * config.code_dim
     views = 2 if config.augment is not None else 1
     learned = encoder.forward_flops(steps) + 2 * steps * (scores_and_logits + codes + similarities)
-    heard = FRAMES_PER_STEP * steps * encoder.features.flops_per_frame
-    return rows * (3 * views * learned + heard)
+    front_end = FRAMES_PER_STEP * steps * encoder.features.flops_per_frame
+    return rows * (3 * views * learned + front_end)
 
   def warnings(self, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence when the codebook that gives the targets has collapsed."""
+    """Returns a warning if the codebook of the targets has collapsed."""
     if metrics["codebook_collapsed"] < 0.5:
       return []
     return [
@@ -250,13 +269,13 @@ class SemanticTrainable(Trainable[TrainState]):
     ]
 
   def inference_params(self, state: TrainState) -> dict[str, Any]:
-    """Plain arrays of the whole model; `["encoder"]` is what a tokenizer needs."""
+    """Returns the parameters of the whole model; a tokenizer needs those of "encoder"."""
     return nn.unbox(state.averaged_params)
 
   def _views(
     self, key: Key[Array, ""] | None, batch: Batch
   ) -> tuple[Float[Array, "views frames mels"], Bool[Array, "views steps"]]:
-    """Features of one clean view without a key or augmentation, of two perturbed ones with both."""
+    """Returns features of two perturbed views, or of one clean view without key or `augment`."""
     encoder, augment = self.config.encoder, self.config.augment
     waveform, length = batch["waveform"], batch["length"]
     inside = jnp.arange(waveform.shape[1]) < length[:, None]
@@ -271,7 +290,7 @@ class SemanticTrainable(Trainable[TrainState]):
   def _loss(
     self, params: Any, batch: Batch, rng: Key[Array, ""], temperature: Float[Array, ""] | None
   ) -> tuple[Float[Array, ""], Metrics]:
-    """Trains with a temperature, evaluates without one."""
+    """Returns the loss and metrics; `temperature` is None in evaluation."""
     config = self.config
     training = temperature is not None
     keys = dict(
@@ -298,10 +317,10 @@ class SemanticTrainable(Trainable[TrainState]):
     diversity = diversity_loss(output.probabilities, valid)
     loss = own.total + config.diversity_weight * diversity
     if config.unmasked_weight:
-      seen = self._objectives(output, valid & ~masked, keys["negatives"])
-      loss += config.unmasked_weight * seen.total
+      unmasked = self._objectives(output, valid & ~masked, keys["negatives"])
+      loss += config.unmasked_weight * unmasked.total
     perplexity = id_perplexity(output.ids, config.codebook_size, valid)
-    # A batch with fewer steps than entries cannot use them all.
+    # A batch with fewer steps than entries cannot use all entries.
     reachable = jnp.minimum(config.codebook_size, valid.sum())
     return loss, {
       "loss": loss,
@@ -318,7 +337,7 @@ class SemanticTrainable(Trainable[TrainState]):
   def _objectives(
     self, output: W2vBertOutput, where: Bool[Array, "batch steps"], key: Key[Array, ""]
   ) -> "_Objectives":
-    """Both tasks at the steps `where`."""
+    """Returns the losses of both tasks over the steps in the mask `where`."""
     config = self.config
     contrastive, contrastive_accuracy = contrastive_loss(
       output.context,

@@ -1,1 +1,1 @@
-"""One trainer for every trainable thing."""
+"""The trainer, which trains every `Trainable`."""

@@ -1,12 +1,12 @@
-"""How fast accelerators are by their makers' word, and how much they hold."""
+"""Peak FLOP/s and memory of accelerators, as their vendors specify them."""
 
 import re
 
 from audiolm_jax.core.errors import ConfigError
 
-# bfloat16 matrix products with float32 sums, dense (no structured sparsity), in FLOP/s for what JAX
-# calls one device. Sources: "Peak compute per chip" of docs.cloud.google.com/tpu/docs/v2 to v6e (v2
-# and v3: half of it, a device is one of two cores); NVIDIA's data sheets of each product, whose
+# FLOP/s of bfloat16 matrix products with float32 sums, without structured sparsity, for one JAX
+# device. Sources: "Peak compute per chip" of docs.cloud.google.com/tpu/docs/v2 to v6e (halved for
+# v2 and v3, where a device is one of two cores), and NVIDIA's data sheets of each product, whose
 # figures "with sparsity" are halved.
 PEAK_FLOPS = {
   "TPU v2": 22.5e12,
@@ -35,11 +35,11 @@ TPU_MEMORY_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """Peak bfloat16 FLOP/s of a device, or None where it is not known.
+  """Returns the peak bfloat16 FLOP/s of a device, or None if it is unknown.
 
   Args:
-    device_kind: as JAX names it; the longest name in `PEAK_FLOPS` that it begins with counts, so
-      that "NVIDIA A100-SXM4-80GB" is an A100. A slice of a GPU (MIG) is not known.
+    device_kind: JAX's name of the device. The longest name in `PEAK_FLOPS` that it begins with is
+      used, so "NVIDIA A100-SXM4-80GB" is an A100. Slices of a GPU (MIG) are unknown.
   """
   if re.search(r"\bMIG\b", device_kind):
     return None
@@ -48,11 +48,12 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def tpu_memory_bytes(device_kind: str) -> int:
-  """Memory of a TPU chip in bytes.
+  """Returns the memory of a TPU chip in bytes.
 
   Raises:
-    ConfigError: of a kind that is not in the table.
+    ConfigError: `device_kind` is not in `TPU_MEMORY_GIB`.
   """
   if device_kind not in TPU_MEMORY_GIB:
-    raise ConfigError(f"the memory of a {device_kind!r} is not known here")
+    known = ", ".join(TPU_MEMORY_GIB)
+    raise ConfigError(f"the memory of {device_kind!r} is unknown; supported are {known}")
   return TPU_MEMORY_GIB[device_kind] << 30

@@ -1,7 +1,7 @@
-"""Warnings about the course of a run, whatever is trained.
+"""Warnings about the course of a run, independent of the model.
 
-`Trainable.warnings` covers what is wrong within one row of metrics; this module covers what only
-shows over many rows. Each rule waits until the usual start of a run is over.
+`Trainable.warnings` checks one row of metrics; this module compares many rows. Each rule ignores
+the usual start of a run.
 """
 
 import statistics
@@ -17,14 +17,14 @@ _WORSE, _WORSE_EVALUATIONS = 0.05, 3
 
 
 def of_training(rows: Sequence[Row]) -> list[str]:
-  """What the training rows so far (oldest first) give reason to say, now that the last is there."""
+  """Returns warnings about the last of the training rows, which are ordered oldest first."""
   rules = (_loss_not_falling, _gradient_spike, _waiting_for_data)
   return [sentence for rule in rules if (sentence := rule(rows))]
 
 
 def of_evaluation(training: Sequence[Row], held_out: Sequence[Row]) -> list[str]:
-  """The same for the rows of evaluations, now that the last of them is there."""
-  sentence = _learning_by_heart(training, held_out)
+  """Returns warnings about the last of the evaluation rows, which are ordered oldest first."""
+  sentence = _overfitting(training, held_out)
   return [sentence] if sentence else []
 
 
@@ -37,7 +37,7 @@ def _loss_not_falling(rows: Sequence[Row]) -> str:
     return ""
   return (
     f"the loss, {recent:.4g}, has not fallen below that of the first steps, {losses[0]:.4g}; lower "
-    "the learning rate, or look at what the data hold"
+    "the learning rate, or check the data"
   )
 
 
@@ -49,13 +49,13 @@ def _gradient_spike(rows: Sequence[Row]) -> str:
   if norms[-1] <= _SPIKE * usual:
     return ""
   return (
-    f"the gradient norm, {norms[-1]:.3g}, is {norms[-1] / usual:.0f} times what it has been; if "
+    f"the gradient norm, {norms[-1]:.3g}, is {norms[-1] / usual:.0f} times its recent median; if "
     "the loss rises with it, lower the learning rate or clip_norm"
   )
 
 
 def _waiting_for_data(rows: Sequence[Row]) -> str:
-  """Over the last minute, or three rows where these take longer; less is no more than a hiccup."""
+  """Checks the last minute, or the last three rows if they take longer; ignores short delays."""
   timed = [row for row in rows if "wall_seconds" in row]
   recent = [r for r in timed if timed[-1]["wall_seconds"] - r["wall_seconds"] <= _WAITING_SECONDS]
   recent = timed[-max(len(recent), _WAITING_ROWS) :]
@@ -66,13 +66,16 @@ def _waiting_for_data(rows: Sequence[Row]) -> str:
   if seconds < _WAITING_SECONDS / 2 or share <= _WAITING_SHARE:
     return ""
   return (
-    f"{share:.0%} of the time goes by waiting for data; cache the task, put the data on a local "
-    "disk or in memory, or give the host more processor cores"
+    f"{share:.0%} of the time is spent waiting for data; cache the task, store the data on a local "
+    "disk or in memory, or use a host with more processor cores"
   )
 
 
-def _learning_by_heart(training: Sequence[Row], held_out: Sequence[Row]) -> str:
-  """A held-out loss that rises while that of training falls, which no change of phase explains."""
+def _overfitting(training: Sequence[Row], held_out: Sequence[Row]) -> str:
+  """Warns if the held-out loss rises while the training loss falls.
+
+  If both rise, the cause may be a phase of training that adds a loss.
+  """
   evaluations = [row for row in held_out if "loss" in row]
   losses = {row["step"]: row["loss"] for row in training if "loss" in row}
   if len(evaluations) <= _WORSE_EVALUATIONS or not losses:
@@ -86,6 +89,6 @@ def _learning_by_heart(training: Sequence[Row], held_out: Sequence[Row]) -> str:
     return ""
   return (
     f"the held-out loss, {evaluations[-1]['loss']:.4g}, has risen from its best, "
-    f"{best['loss']:.4g} at step {best['step']:.0f}, while the training loss falls: examples are "
-    "learned by heart; give more data or more dropout, or stop earlier"
+    f"{best['loss']:.4g} at step {best['step']:.0f}, while the training loss falls: the model "
+    "overfits; add data or dropout, or stop earlier"
   )

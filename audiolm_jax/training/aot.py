@@ -1,4 +1,4 @@
-"""What a training step will ask of a TPU chip, from compiling it for one that is not there."""
+"""Reports what a training step needs on TPU chips, by compiling it without having them."""
 
 import dataclasses
 import math
@@ -12,20 +12,20 @@ from audiolm_jax.training.hlo import Array, Collective, HloProgram
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program, Trainable
 
-# A step by which every part of a model takes part.
+# A late step, at which every part of a model is trained.
 _LATE = 2**31 - 1
-# So long a sequence may be attended to at once; a longer one shall be in blocks.
+# Attention over sequences up to this length may store the whole matrix; longer ones need blocks.
 _SHORT = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a step must not pass.
+  """Upper limits for a training step.
 
   Attributes:
-    memory_share: of a chip's memory, for arguments and temporaries together.
-    compile_seconds: 0 for no limit.
-    cycle_ratio: estimated cycles on another slice against those on the first.
+    memory_share: arguments and temporaries as a share of a chip's memory.
+    compile_seconds: time to compile; 0 for no limit.
+    cycle_ratio: estimated cycles relative to those on the first slice.
   """
 
   memory_share: float = 0.8
@@ -39,16 +39,16 @@ class StepReport:
 
   Attributes:
     topology: name of the slice.
-    chips: how many it has.
+    chips: number of chips.
     mesh: sizes of the axes data, fsdp, model.
-    arguments: state and batch.
-    temporaries: what the step needs besides.
-    memory: of the chip.
-    compile_seconds: on this machine.
-    cycles: the compiler's estimate for a step; for ratios only, it is no time.
+    arguments: memory of the state and the batch.
+    temporaries: further memory that the step needs.
+    memory: memory of a chip.
+    compile_seconds: time to compile on this machine.
+    cycles: the compiler's estimate for a step; only ratios are meaningful, it is not a time.
     collectives: exchanges between chips, the largest arrays first.
     largest_parameter: the largest array of the state.
-    squares: arrays in memory that have the length of a long sequence twice.
+    squares: arrays in memory with two axes as long as a long sequence.
   """
 
   topology: str
@@ -70,7 +70,7 @@ class StepReport:
 
   @property
   def largest_operand(self) -> Array | None:
-    """Of all collectives."""
+    """The largest array of all collectives."""
     arrays = [array for c in self.collectives for array in c.arrays]
     return max(arrays, key=lambda array: array.num_bytes, default=None)
 
@@ -80,12 +80,17 @@ class StepReport:
     return sum(collective.num_bytes for collective in self.collectives)
 
   def passed_limits(self, limits: Limits, first: "StepReport | None" = None) -> list[str]:
-    """A sentence for each limit that the step passes, compared with the step on a first slice."""
+    """Returns a sentence for each limit that the step exceeds.
+
+    Args:
+      limits: the limits.
+      first: the same step on the first slice, which the step is compared with.
+    """
     sentences = []
     if self.memory_share > limits.memory_share:
       sentences.append(
         f"memory: {self.memory_share:.0%} of a chip's, more than {limits.memory_share:.0%}; use a "
-        "smaller batch a chip, more fsdp or remat"
+        "smaller batch per chip, more fsdp or remat"
       )
     if limits.compile_seconds and self.compile_seconds > limits.compile_seconds:
       sentences.append(
@@ -97,7 +102,7 @@ class StepReport:
         f"collectives: {operand} is larger than the largest parameter, {self.largest_parameter}"
       )
     if self.squares:
-      sentences.append(f"attention: {', '.join(map(str, self.squares))} lie whole in memory")
+      sentences.append(f"attention: {', '.join(map(str, self.squares))} in memory; use blocks")
     if first is not None:
       if self.arguments > first.arguments:
         sentences.append(
@@ -105,13 +110,13 @@ class StepReport:
         )
       if self.cycles > limits.cycle_ratio * first.cycles:
         sentences.append(
-          f"cycles: {self.cycles / first.cycles:.3f} of those on {first.topology}, more than "
+          f"cycles: {self.cycles / first.cycles:.3f} times those on {first.topology}, more than "
           f"{limits.cycle_ratio:g}"
         )
     return sentences
 
   def as_dict(self) -> dict[str, Any]:
-    """The figures, for JSON."""
+    """Returns the report as JSON values."""
     names = ("topology", "chips", "arguments", "temporaries", "memory", "memory_share")
     names += ("compile_seconds", "cycles", "collective_bytes")
     return {name: getattr(self, name) for name in names} | {
@@ -124,16 +129,16 @@ class StepReport:
     }
 
   def text(self) -> str:
-    """The report, for people."""
+    """Returns the report as text."""
     operand = self.largest_operand
     lines = [
       f"{self.topology}: {self.chips} chips, mesh {' x '.join(map(str, self.mesh))}",
       f"  compiled in           {self.compile_seconds:.1f} s",
-      f"  arguments             {_gib(self.arguments)} a chip",
-      f"  temporaries           {_gib(self.temporaries)} a chip",
+      f"  arguments             {_gib(self.arguments)} per chip",
+      f"  temporaries           {_gib(self.temporaries)} per chip",
       f"  together              {self.memory_share:.1%} of {_gib(self.memory)}",
-      f"  estimated cycles      {self.cycles:,} a step",
-      f"  collectives           {_mib(self.collective_bytes)} a chip and step",
+      f"  estimated cycles      {self.cycles:,} per step",
+      f"  collectives           {_mib(self.collective_bytes)} per chip and step",
       *(f"    {c.times:3} x {c.kind:19} {_shown(c.arrays)}" for c in self.collectives),
       f"  largest operand       {operand} ({_mib(operand.num_bytes)})" if operand else "",
       f"  largest parameter     {self.largest_parameter} "
@@ -149,17 +154,18 @@ def compile_step(
   topology: str,
   num_slices: int = 1,
 ) -> StepReport:
-  """Compiles a training step for a TPU slice and reads off what it needs; runs nothing.
+  """Compiles a training step for a TPU slice and reports what it needs; runs nothing.
 
   Args:
-    model: whose step.
-    batch: shapes of all chips' examples together.
-    partitioning: of the mesh over the slice's chips.
-    topology, num_slices: see `tpu_topologies.tpu_devices`.
+    model: the trainable.
+    batch: shapes of the global batch.
+    partitioning: the mesh over the chips of the slice.
+    topology: see `tpu_topologies.tpu_devices`.
+    num_slices: see `tpu_topologies.tpu_devices`.
   Raises:
-    ConfigError: no such slice, or a batch or mesh that does not fit it.
+    ConfigError: the slice does not exist, or the batch or the mesh does not fit it.
     UserError: `libtpu` is not installed.
-    OutOfMemoryError: the compiler finds that the step does not fit a chip.
+    OutOfMemoryError: the step needs more memory than a chip has.
   """
   devices = tpu_topologies.tpu_devices(topology, num_slices)
   partitioner = Partitioner(partitioning, devices)
@@ -190,7 +196,7 @@ def compile_step(
 
 
 def _squares(arrays: set[Array], lengths: set[int]) -> tuple[Array, ...]:
-  """Those with two axes as long as a sequence, or that rounded up to the next tile of 128."""
+  """Returns the arrays with two axes as long as a sequence or its next multiple of 128."""
   found = {
     array
     for array in arrays

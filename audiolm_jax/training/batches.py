@@ -1,4 +1,4 @@
-"""Batches as the trainer reads them, prefetched in a thread with an exact position."""
+"""The interface of training batches, and prefetching in a thread with an exact position."""
 
 import queue
 import threading
@@ -58,13 +58,13 @@ class Prefetched:
     return self._state
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Moves to a position that `get_state` returned; prefetched batches are dropped."""
+    """Moves to a position that `get_state` returned and discards prefetched batches."""
     self.close()
     self._batches.set_state(state)
     self._state = state
 
   def skip_report(self) -> str:
-    """Returns a line about the clips skipped so far, in prefetched batches too; "" for none."""
+    """Returns a line about the clips skipped so far, including prefetched batches; "" for none."""
     return self._batches.skip_report()
 
   def close(self) -> None:

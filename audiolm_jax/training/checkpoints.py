@@ -1,8 +1,8 @@
-"""Checkpoints of a run, and what tells one model's checkpoints from another's.
+"""Checkpoints of a run, and the description that ties them to one model configuration.
 
-A run folder holds `model.json` (what is trained, fully configured) and `checkpoint_<step>/` with
-two items: `state`, the arrays, and `progress`, the data position and whatever else makes the next
-step the one that an uninterrupted run would have made.
+A run folder contains `model.json`, the full configuration of the model, and `checkpoint_<step>/`
+with two items: `state`, the arrays, and `progress`, the data position and everything else that the
+next step needs to equal that of an uninterrupted run.
 """
 
 import contextlib
@@ -32,14 +32,15 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """When a checkpoint is written, and how many stay.
+  """When checkpoints are written, and how many are kept.
 
   Attributes:
-    period: steps between two checkpoints. A save takes place while training goes on, and the next
-      one waits for it: a kill costs the steps since the newest checkpoint that is whole, at most
-      twice this number, and at most this number if no save was under way.
-    period_minutes: a checkpoint also when this long has passed since the last; 0 for never.
-    keep: the newest so many stay.
+    period: steps between two checkpoints. Training continues during a save, and the next save
+      waits for it. A killed run loses the steps since the newest complete checkpoint: at most this
+      number, or twice this number if it is killed during a save.
+    period_minutes: additionally save when this many minutes have passed since the last save; 0 to
+      disable.
+    keep: number of newest checkpoints to keep.
   """
 
   period: int = 1000
@@ -48,13 +49,13 @@ class CheckpointConfig:
 
 
 class Restored(NamedTuple):
-  """A checkpoint read back.
+  """A restored checkpoint.
 
   Attributes:
     step: of the checkpoint.
     state: the arrays, on their devices.
-    progress: as it was saved.
-    damaged: newer checkpoints that could not be read, and why.
+    progress: the saved progress.
+    damaged: the newer checkpoints that could not be read, with the reasons.
   """
 
   step: int
@@ -64,11 +65,11 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints of one run folder; saving goes on in the background."""
+  """The checkpoints of one run folder, saved in the background."""
 
   def __init__(self, model_dir: str | os.PathLike[str], *, keep: int = 3):
     self.model_dir = Path(model_dir).absolute()
-    # Orbax narrates every save, and on a full disk all three print a traceback for every array.
+    # Orbax logs every save, and on a full disk it logs a traceback for every array.
     for name in ("absl", "asyncio"):
       logging.getLogger(name).setLevel(logging.CRITICAL)
     self._hook = sys.unraisablehook
@@ -82,53 +83,57 @@ class Checkpoints:
     )
 
   def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
-    """Begins to write `checkpoint_<step>`, which appears whole or not at all.
+    """Starts to write `checkpoint_<step>` atomically.
 
-    The arrays are copied first: the caller may donate them at once.
+    The arrays are copied first, so the caller may donate them afterwards.
 
     Raises:
-      CheckpointError: it could not begin, or the one before it failed and nobody waited for it; the
-        older checkpoints are intact.
+      CheckpointError: this save could not start, or the previous one failed and `wait` was not
+        called. Older checkpoints are intact.
     """
     self._saving = step
     with self._writing():
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          # On CPU a host view may share the buffer that the next step overwrites.
+          # On a CPU, a host view may share the buffer that the next step overwrites.
           state=ocp.args.StandardSave(jax.block_until_ready(_copied(state))),
           progress=ocp.args.JsonSave(dict(progress)),
         ),
       )
 
   def wait(self) -> None:
-    """Returns when the last save is on disk; raises `CheckpointError` if it could not be."""
+    """Waits until the last save is on disk.
+
+    Raises:
+      CheckpointError: the save failed.
+    """
     with self._writing():
       self._manager.wait_until_finished()
 
   def latest_step(self) -> int | None:
-    """The newest step that was saved, or None."""
+    """Returns the newest saved step, or None."""
     return self._manager.latest_step()
 
   def all_steps(self) -> list[int]:
-    """The steps that are kept, oldest first."""
+    """Returns the saved steps, oldest first."""
     return sorted(self._manager.all_steps())
 
   def restore(self, abstract: Any, step: int | None = None) -> Restored | None:
-    """The newest checkpoint that can be read, or that of `step`; None if there is none.
+    """Restores a checkpoint; returns None if the folder has none.
 
     Args:
-      abstract: ShapeDtypeStructs with the shardings that the arrays shall have; they assert the
-        structure and place the arrays, whatever mesh wrote them.
-      step: which one; None for the newest, and where it is damaged, the one before it.
+      abstract: ShapeDtypeStructs with shardings. They determine the structure and the placement of
+        the arrays, on any mesh.
+      step: the checkpoint to restore; None for the newest one that can be read.
     Raises:
-      CheckpointError: there are checkpoints, and none of them can be read.
+      CheckpointError: no checkpoint of `step`, or none at all, can be read.
     """
     self._manager.reload()
     steps = sorted(self._manager.all_steps(), reverse=True)
     if step is not None and step not in steps:
-      there = ", ".join(map(str, reversed(steps))) or "none"
-      raise CheckpointError(f"{self.model_dir} has no {PREFIX}_{step}; there are: {there}")
+      saved = ", ".join(map(str, reversed(steps))) or "none"
+      raise CheckpointError(f"{self.model_dir} has no {PREFIX}_{step}; saved steps: {saved}")
     damaged: dict[int, str] = {}
     for candidate in steps if step is None else [step]:
       try:
@@ -139,18 +144,18 @@ class Checkpoints:
           ),
         )
         return Restored(candidate, items["state"], items["progress"], damaged)
-      except Exception as error:  # damaged files raise anything
+      except Exception as error:  # damaged files can raise any exception
         damaged[candidate] = _first_line(error)
     if not damaged:
       return None
     bad, why = next(iter(damaged.items()))
     raise CheckpointError(
-      f"{PREFIX}_{bad} in {self.model_dir} cannot be read ({why}), nor can another; "
-      f"train into another MODEL_DIR"
+      f"{PREFIX}_{bad} in {self.model_dir} cannot be read ({why}), and neither can any other; "
+      f"choose another MODEL_DIR"
     )
 
   def set_aside(self, damaged: Mapping[int, str]) -> None:
-    """Renames checkpoints that cannot be read, so that their steps can be saved anew."""
+    """Renames damaged checkpoints, so that their steps can be saved again."""
     for step in damaged:
       folder = self.model_dir / f"{PREFIX}_{step}"
       aside = self.model_dir / f"damaged_{PREFIX}_{step}_{time.time_ns()}"
@@ -159,30 +164,30 @@ class Checkpoints:
     self._manager.reload()
 
   def close(self) -> None:
-    """Waits for the last save and lets go of the folder."""
+    """Waits for the last save and releases the folder."""
     sys.unraisablehook = self._hook
     self.wait()
     self._manager.close()
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
-    """Turns what goes wrong with the disk into a `CheckpointError`."""
+    """Converts errors of the file system to `CheckpointError`."""
     try:
       yield
     except jax.errors.JaxRuntimeError:
-      raise  # another process is gone, which is no matter of disks
+      raise  # another process has ended, which is not an error of the file system
     except (OSError, ValueError, RuntimeError) as error:
       raise self._not_written(error) from error
 
   def _not_written(self, error: Exception) -> CheckpointError:
-    """Clears away what was written in vain, which fills a full disk."""
-    # The manager gives up on a save before the thread that writes it has ended.
+    """Removes the files of a failed save and returns the error."""
+    # The manager reports the failure before the thread that writes has ended.
     with contextlib.suppress(Exception):
       self._manager._checkpointer.wait_until_finished()
     if jax.process_index() == 0:
       _remove_all(self.model_dir, f"{PREFIX}_{self._saving}{_UNFINISHED}*")
     steps = [s for s in self._manager.all_steps(read=True) if s != self._saving]
-    last = f"the newest whole one is {PREFIX}_{max(steps)}" if steps else "there is no other yet"
+    last = f"the newest complete one is {PREFIX}_{max(steps)}" if steps else "no other exists yet"
     return CheckpointError(
       f"{PREFIX}_{self._saving} could not be written to {self.model_dir} ({_first_line(error)}); "
       f"{last}"
@@ -192,7 +197,7 @@ class Checkpoints:
 def describe_model(
   trainable: Trainable[Any], batch: Mapping[str, Any], random_seed: int
 ) -> dict[str, Any]:
-  """What `model.json` holds: component, configuration, seed and the shapes of a batch."""
+  """Returns the content of `model.json`: component, configuration, seed and shapes of a batch."""
   return {
     "component": trainable.component,
     "config": json.loads(json.dumps(configs.to_dict(trainable.config))),
@@ -207,12 +212,13 @@ def describe_model(
 def check_same_model(
   model_dir: str | os.PathLike[str], description: Mapping[str, Any], config_type: type
 ) -> None:
-  """Refuses to go on with the checkpoints of a differently configured run.
+  """Checks that the checkpoints in a folder have this model configuration.
 
-  A field that came after the run began had its default then.
+  Fields that the recorded configuration lacks take their defaults, so runs of older versions can be
+  resumed.
 
   Raises:
-    CheckpointError: names the fields that differ, with both values.
+    CheckpointError: the configurations differ; the message has the fields and both values.
   """
   path = Path(model_dir) / MODEL_FILE
   if not path.exists():
@@ -227,41 +233,45 @@ def check_same_model(
   if differing:
     shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if differing[8:] else "")
     raise CheckpointError(
-      f"the checkpoints in {model_dir} are of another configuration: {shown}; "
-      f"set these back or train into another MODEL_DIR"
+      f"the checkpoints in {model_dir} have another configuration: {shown}; "
+      f"restore these values or choose another MODEL_DIR"
     )
 
 
 def read_model_json(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
-  """The contents of `model.json`, or a `CheckpointError` that says what is wrong with it."""
+  """Returns the content of `model.json`.
+
+  Raises:
+    CheckpointError: the file is missing or cannot be read.
+  """
   path = Path(model_dir) / MODEL_FILE
   try:
     return json.loads(path.read_text())
   except FileNotFoundError:
     raise CheckpointError(
-      f"{model_dir} is not the folder of a run: it has no {MODEL_FILE}"
+      f"{model_dir} is not a run folder: it has no {MODEL_FILE}; give the MODEL_DIR of a run"
     ) from None
   except (OSError, ValueError) as error:
     raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
 
 
 def _without_tensorstore(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
-  """`hook` without what TensorStore's threads hand it when their save has failed before them."""
+  """Returns `hook` without the errors of TensorStore's threads after a failed save."""
 
-  def handed(unraisable: Any) -> None:
+  def filtered(unraisable: Any) -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
       hook(unraisable)
 
-  return handed
+  return filtered
 
 
 def _remove_all(folder: Path, pattern: str) -> None:
-  """Removes what is called so, until writers that have not noticed their failure leave it gone."""
-  gone = 0
+  """Removes matching files until writers, which detect the failure late, create no new ones."""
+  absent = 0
   for _ in range(40):
     found = list(folder.glob(pattern))
-    gone = 0 if found else gone + 1
-    if gone == 4:
+    absent = 0 if found else absent + 1
+    if absent == 4:
       break
     for path in found:
       shutil.rmtree(path, ignore_errors=True)
@@ -277,4 +287,4 @@ def _copied(state: Any) -> Any:
 def _first_line(error: BaseException) -> str:
   text = str(error).strip().splitlines()
   line = text[0].split(" [os_error_code")[0] if text else type(error).__name__
-  return line if len(line) <= 200 else f"{line[:90]}...{line[-107:]}"  # the reason stands last
+  return line if len(line) <= 200 else f"{line[:90]}...{line[-107:]}"  # the reason is at the end

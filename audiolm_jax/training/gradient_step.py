@@ -1,4 +1,4 @@
-"""The training step of everything that has one loss and one optimizer."""
+"""The training step of models with one loss and one optimizer."""
 
 from typing import Any
 
@@ -19,13 +19,18 @@ def gradient_step(
   microbatches: int = 1,
   ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-  """One update, or none where the loss or a gradient is not finite.
+  """Updates the parameters, unless the loss or a gradient is not finite.
 
   Args:
-    loss, microbatches: see `loss_and_gradients`.
-    ema_decay: of the averaged parameters, if `state` has any.
+    loss: see `loss_and_gradients`.
+    state: the state before the step.
+    batch: the examples.
+    rng: the key for `loss`.
+    optimizer: the optimizer of `state.opt_state`.
+    microbatches: see `loss_and_gradients`.
+    ema_decay: decay of the averaged parameters, if `state` has any.
   Returns:
-    The state, and the loss's metrics with "gradient_norm" and "skipped".
+    The next state, and the metrics of `loss` with "gradient_norm" and "skipped".
   """
   value, metrics, gradients = loss_and_gradients(loss, state.params, batch, rng, microbatches)
   updated = apply_gradients(state, gradients, optimizer, ema_decay=ema_decay)

@@ -1,7 +1,7 @@
-"""What a compiled program does, read from its text.
+"""Analyses the text of a compiled program.
 
-`compiled.as_text()` lists the instructions of every computation. A loop's body stands there once,
-whatever its number of rounds; here each computation counts as often as it is run.
+`compiled.as_text()` lists the instructions of every computation. It contains the body of a loop
+only once; this module counts each computation as often as it is executed.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _UNKNOWN_CYCLES = 2**63 - 1
 
 
 class Array(NamedTuple):
-  """An array's type as the text has it, such as bf16[4,1024]."""
+  """The type of an array in HLO text, such as bf16[4,1024]."""
 
   dtype: str
   shape: tuple[int, ...]
@@ -46,9 +46,9 @@ class Collective(NamedTuple):
   """An exchange between devices.
 
   Attributes:
-    kind: as XLA calls it, such as "all-reduce".
-    arrays: what it takes or makes, whichever is larger.
-    times: how often it is run per call of the program.
+    kind: XLA's name, such as "all-reduce".
+    arrays: its operands or its results, whichever are larger.
+    times: number of executions per call of the program.
   """
 
   kind: str
@@ -57,13 +57,13 @@ class Collective(NamedTuple):
 
   @property
   def num_bytes(self) -> int:
-    """Bytes of all arrays and all times."""
+    """Bytes of all arrays in all executions."""
     return self.times * sum(array.num_bytes for array in self.arrays)
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line: `%name = arrays kind(rest`."""
+  """One line of HLO text: `%name = arrays kind(rest`."""
 
   name: str
   arrays: tuple[Array, ...]
@@ -72,10 +72,10 @@ class Instruction:
 
 
 class HloProgram:
-  """A compiled program's computations.
+  """The computations of a compiled program.
 
   Args:
-    text: of `compiled.as_text()`.
+    text: the result of `compiled.as_text()`.
   """
 
   def __init__(self, text: str):
@@ -91,21 +91,23 @@ class HloProgram:
     self._times = self._count(entry)
 
   def collectives(self) -> list[Collective]:
-    """All exchanges between devices, the largest arrays first."""
+    """Returns all exchanges between devices, the largest arrays first."""
     found = []
     for name, instruction, times in self._run():
       kind = instruction.kind.removesuffix("-start")
       if kind in _COLLECTIVES:
-        taken = self._operands(name, instruction)
-        made = instruction.arrays
-        larger = max(taken, made, key=lambda arrays: max((a.num_bytes for a in arrays), default=0))
+        operands, results = self._operands(name, instruction), instruction.arrays
+        larger = max(
+          operands, results, key=lambda arrays: max((a.num_bytes for a in arrays), default=0)
+        )
         found.append(Collective(kind, larger, times))
     return sorted(found, key=lambda c: -max(array.num_bytes for array in c.arrays))
 
   def estimated_cycles(self) -> int:
-    """Sum of the TPU compiler's estimates; of use for the ratio of two programs only.
+    """Returns the sum of the TPU compiler's estimates.
 
-    What the compiler cannot estimate, hardly an instruction or two, is left out.
+    Only the ratio of two programs is meaningful. Instructions without an estimate, one or two per
+    program, are omitted.
     """
     return sum(
       times * int(found[1])
@@ -114,7 +116,7 @@ class HloProgram:
     )
 
   def stored_arrays(self) -> set[Array]:
-    """The types of all that is written to memory: what is not within a fusion."""
+    """Returns the types of all arrays that are written to memory: those outside of fusions."""
     return {
       array
       for name, instruction, _ in self._run()
@@ -128,7 +130,7 @@ class HloProgram:
         yield name, instruction, times
 
   def _count(self, entry: str) -> Mapping[str, int]:
-    """How often each computation is run; those a fusion is made of are noted as such."""
+    """Returns how often each computation is executed; collects those within fusions."""
     times: dict[str, int] = {}
     self._fused: set[str] = set()
     waiting = [(entry, 1, False)]
@@ -144,7 +146,7 @@ class HloProgram:
     return times
 
   def _rounds(self, loop: Instruction) -> int:
-    """Rounds of a counted loop: what its condition compares the counter with; 1 if unknown."""
+    """Returns the rounds of a counted loop, the bound in its condition; 1 if unknown."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if known:
       return int(known[1])

@@ -1,4 +1,4 @@
-"""Means of metrics over many steps, and sentences when one of them is off."""
+"""Means of metrics over many steps, and audio and images for TensorBoard."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,21 +10,21 @@ from jaxtyping import Array, Float
 
 Metrics = Mapping[str, Float[Array, ""]]
 
-# What a trainable calls the metric that is 1 when its update was skipped.
+# The metric of a training step that is 1 if its update was skipped.
 SKIPPED = "skipped"
-# What an evaluation step calls the weight of its batch.
+# The metric that is the weight of a batch.
 WEIGHT = "weight"
 
 
 class Audio(NamedTuple):
-  """Clips to listen to: float32 [clips, samples] in [-1, 1] at `sample_rate` Hz."""
+  """Audio for TensorBoard: float32 [clips, samples] in [-1, 1] at `sample_rate` Hz."""
 
   samples: np.ndarray | jax.Array
   sample_rate: int = 16000
 
 
 class Image(NamedTuple):
-  """Pictures to look at: float32 [images, height, width, 1 or 3] in [0, 1]."""
+  """Images for TensorBoard: float32 [images, height, width, 1 or 3] in [0, 1]."""
 
   pixels: np.ndarray | jax.Array
 
@@ -34,8 +34,8 @@ class Accumulator(NamedTuple):
 
   Attributes:
     sums: weighted sum of each metric's finite values.
-    weights: the weights that went into each sum.
-    skipped_in_a_row: skipped updates since the last one made.
+    weights: sum of the weights of these values.
+    skipped_in_a_row: skipped updates since the last successful one.
   """
 
   sums: dict[str, Float[Array, ""]]
@@ -44,13 +44,13 @@ class Accumulator(NamedTuple):
 
 
 def empty(names: Any) -> Accumulator:
-  """An accumulator for the metrics called `names`."""
+  """Returns an accumulator for the metrics called `names`."""
   zeros = {name: np.zeros((), np.float32) for name in sorted(names) if name != WEIGHT}
   return Accumulator(zeros, dict(zeros), np.zeros((), np.float32))
 
 
 def accumulate(total: Accumulator, metrics: Metrics) -> Accumulator:
-  """`total` with one step's metrics; a value that is not finite counts for nothing."""
+  """Returns `total` plus the metrics of one step; values that are not finite are ignored."""
   weight = jnp.asarray(metrics.get(WEIGHT, 1.0), jnp.float32)
   sums, weights = {}, {}
   for name, total_sum in total.sums.items():
@@ -64,7 +64,7 @@ def accumulate(total: Accumulator, metrics: Metrics) -> Accumulator:
 
 
 def means(total: Accumulator) -> dict[str, float]:
-  """The weighted means, on the host; a metric never finite is left out."""
+  """Returns the weighted means on the host; omits metrics without a finite value."""
   sums, weights = jax.device_get((total.sums, total.weights))
   result = {n: float(sums[n] / weights[n]) for n in sums if weights[n] > 0 and n != SKIPPED}
   if SKIPPED in sums:
@@ -73,7 +73,7 @@ def means(total: Accumulator) -> dict[str, float]:
 
 
 def to_json(total: Accumulator) -> dict[str, Any]:
-  """The accumulator as JSON; `from_json` gives the same float32 numbers back."""
+  """Returns the accumulator as JSON values; `from_json` restores the exact float32 numbers."""
   host = jax.device_get(total)
   return {
     "sums": {n: float(v) for n, v in host.sums.items()},
@@ -83,10 +83,10 @@ def to_json(total: Accumulator) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any], names: Any) -> Accumulator:
-  """The accumulator that `to_json` wrote, for the metrics called `names`.
+  """Returns the accumulator that `to_json` wrote, for the metrics called `names`.
 
-  A metric that was not there then starts at zero, and one that is no more is dropped: a run goes on
-  with a version that measures something else.
+  Metrics absent from `values` start at zero, and removed metrics are dropped, so that a run can be
+  resumed with a version that has other metrics.
   """
   fresh = empty(names)
   return Accumulator(
@@ -99,13 +99,13 @@ def from_json(values: Mapping[str, Any], names: Any) -> Accumulator:
 def spectrogram_image(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, *, bands: int = 128
 ) -> Float[np.ndarray, "bands frames 1"]:
-  """A picture of a clip: log magnitude over 80 dB, low frequencies at the bottom."""
+  """Returns an image of a clip: log magnitude over 80 dB, low frequencies at the bottom."""
   window = max(sample_rate // 25, 2 * bands)
   hop = window // 4
   padded = np.pad(waveform, (0, window))
   frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
   power = np.abs(np.fft.rfft(frames * np.hanning(window), axis=-1)) ** 2
-  # Bands as wide as their place: half the picture shows what lies below 1 kHz at 16 kHz.
+  # Bands widen with frequency; at 16 kHz, half of the image shows frequencies below 1 kHz.
   edges = np.geomspace(1, power.shape[1], bands + 1) - 1
   low = np.floor(edges[:-1]).astype(int)
   high = np.maximum(np.ceil(edges[1:]).astype(int), low + 1)

@@ -1,4 +1,4 @@
-"""One update from a batch that is too large for the device, taken in parts."""
+"""Gradients of a batch that is too large for the device, computed in parts."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,19 +20,23 @@ LossFunction = Callable[[Any, Batch, Key[Array, ""]], tuple[Float[Array, ""], Me
 def loss_and_gradients(
   loss: LossFunction, params: Any, batch: Batch, rng: Key[Array, ""], microbatches: int
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], Any]:
-  """The loss of a batch, its metrics and gradients, as means over `microbatches` parts of it.
+  """Returns the loss of a batch, its metrics and gradients, as means over `microbatches` parts.
 
-  Each part counts by its metric "weight", so that a mean over tokens stays the mean over all tokens
-  of the batch. The activations of one part are in memory at a time, and each device works on rows
-  that it already has.
+  The metric "weight" is the weight of a part, so a mean over tokens remains the mean over all
+  tokens of the batch. Only the activations of one part are in memory at a time, and each device
+  processes rows that it already has.
 
   Args:
-    loss: gives a mean over the rows of the batch it is given, and metrics with their "weight".
-    rng: split among the parts; one part gets it as it is.
+    loss: returns the mean loss over the rows of a batch, and metrics that include "weight".
+    params: the parameters.
+    batch: arrays with a leading batch axis.
+    rng: split among the parts; with one part it is passed on unchanged.
+    microbatches: number of parts.
   Returns:
-    Loss, metrics (weights summed, all others averaged) and gradients like `params`.
+    Loss, metrics (weights summed, all others averaged) and gradients with the structure of
+    `params`.
   Raises:
-    ConfigError: the batch cannot be split so.
+    ConfigError: the batch cannot be split into equal parts on every device.
   """
   gradient = jax.value_and_grad(loss, has_aux=True)
   if microbatches == 1:
@@ -58,9 +62,9 @@ def loss_and_gradients(
 
 
 def _split(value: Array, count: int) -> Array:
-  """[batch, ...] to [count, batch / count, ...]; part i has every row i + n * count.
+  """Splits [batch, ...] into [count, batch / count, ...]; part i has every row i + n * count.
 
-  So each device's rows, which lie together in the batch, give the same share of every part.
+  The rows of a device are contiguous in the batch, so every part has an equal share of them.
   """
   rows = value.shape[0]
   mesh = jax.sharding.get_abstract_mesh()

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from audiolm_jax.core.errors import ConfigError
 
-# Size of an update of AdamW in practice, which Muon's are scaled to (arXiv 2502.16982, eq. 4).
+# Usual RMS of an AdamW update, to which Muon's updates are scaled (arXiv 2502.16982, eq. 4).
 _ADAM_UPDATE_RMS = 0.2
 
 Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
@@ -35,17 +35,18 @@ FACTORS = (
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """What updates the parameters, and how fast.
+  """The optimizer and its learning-rate schedule.
 
-  `schedule` is a product of factors written as T5X writes it, for example
+  `schedule` is a product of factors in the notation of T5X, for example
   "constant * linear_warmup * rsqrt_decay", or one of the short names "constant", "rsqrt",
   "cosine", "linear". `constant` is `learning_rate`; `linear_warmup` rises over `warmup_steps`;
-  the rsqrt factors hold until `warmup_steps` and then fall with the square root of the step;
-  `cosine_decay` and `linear_decay` fall from the end of the warm-up to `final_fraction` of the
-  rate at `decay_steps`. `clip_norm` and `weight_decay` of 0 mean none.
+  the rsqrt factors are constant until `warmup_steps` and then fall with the square root of the
+  step; `cosine_decay` and `linear_decay` fall from the end of the warm-up to `final_fraction` of
+  the rate at `decay_steps`. 0 disables `clip_norm` and `weight_decay`.
 
-  "muon" moves every kernel by its orthogonalised momentum, sized like an update of Adam, so that
-  Adam's rates carry over; everything else goes by Adam. `b1` and `b2` are Adam's.
+  "muon" updates every kernel by its orthogonalised momentum, scaled to the size of an Adam update
+  so that learning rates for Adam remain suitable, and all other parameters by Adam with `b1` and
+  `b2`.
 
   Source: Muon is Scalable for LLM Training (arXiv 2502.16982), section 2.
   """
@@ -81,7 +82,7 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig) -> Schedule:
-  """Learning rate as a function of the number of updates made so far.
+  """Returns the learning rate as a function of the number of previous updates.
 
   The first update of a warm-up has the rate learning_rate / warmup_steps, not 0.
 
@@ -100,9 +101,9 @@ def make_schedule(config: OptimizerConfig) -> Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-  """Clip by global norm, precondition, add weight decay, scale by the scheduled rate.
+  """Returns an optimizer that clips, preconditions, adds weight decay and scales by the schedule.
 
-  Weight decay is decoupled: each update takes rate * weight_decay * parameter away.
+  Weight decay is decoupled: each update subtracts rate * weight_decay * parameter.
   """
   parts = []
   if config.clip_norm:
@@ -110,7 +111,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   if config.name in ("adam", "adamw"):
     parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
   elif config.name == "muon":
-    # At rate -1: the schedule and its sign come last, as for every optimizer here.
+    # Rate -1, because the schedule and its sign are applied at the end, for every optimizer.
     parts.append(
       optax.contrib.muon(
         -1.0,
@@ -134,7 +135,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def decay_mask(params: Any) -> Any:
-  """True for the parameters that weight decay applies to: all but biases and scales."""
+  """Returns True for the parameters that weight decay applies to: all but biases and scales."""
 
   def decays(path: tuple[Any, ...], value: Any) -> bool:
     names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
@@ -144,10 +145,10 @@ def decay_mask(params: Any) -> Any:
 
 
 def kernel_matrices(params: Any) -> Any:
-  """How each kernel is a matrix: its input and its output axes; None for all other parameters.
+  """Returns the input and output axes of each kernel as a matrix; None for other parameters.
 
-  The last axis of a kernel is its output and the others are input, except that the projections to
-  heads have one input axis. Kernels stacked under "layers" are a matrix per layer.
+  The last axis of a kernel is its output axis and the others are input axes, except that the
+  projections to heads have one input axis. Kernels stacked under "layers" are a matrix per layer.
   """
 
   def matrix(path: tuple[Any, ...], value: Any) -> optax.contrib.MuonDimensionNumbers | None:
@@ -185,5 +186,5 @@ def _factor(name: str, step: Float[Array, ""], config: OptimizerConfig) -> Float
   if name == "rsqrt_normalized_decay":
     return jnp.sqrt(jnp.asarray(warmup, jnp.float32)) * jax.lax.rsqrt(jnp.maximum(step, warmup))
   progress = jnp.clip((step - warmup) / (config.decay_steps - warmup), 0.0, 1.0)
-  left = 0.5 * (1 + jnp.cos(jnp.pi * progress)) if name == "cosine_decay" else 1 - progress
-  return config.final_fraction + (1 - config.final_fraction) * left
+  decay = 0.5 * (1 + jnp.cos(jnp.pi * progress)) if name == "cosine_decay" else 1 - progress
+  return config.final_fraction + (1 - config.final_fraction) * decay

@@ -1,4 +1,4 @@
-"""The device mesh, and which axis of which array lies along which axis of it."""
+"""The device mesh, and the mapping from array axes to mesh axes."""
 
 import contextlib
 import dataclasses
@@ -23,13 +23,12 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclasses.dataclass(frozen=True)
 class PartitioningConfig:
-  """How many devices each mesh axis gets; -1 means all that the other axes leave.
+  """The number of devices along each mesh axis; -1 stands for all remaining devices.
 
   `data` splits the batch; `fsdp` splits the batch and the parameters; `model` splits the
-  parameters and the work on each example. Several TPU slices, which only the slower network of the
-  data centre connects, each get a part of `data`; the other axes stay within a slice.
-  `additional_rules` are looked at before the standard ones; a mesh axis of None keeps a logical
-  axis whole.
+  parameters and the work on each example. Only `data` is split over several TPU slices, because the
+  network between them is slower than that within a slice. `additional_rules` precede the standard
+  ones; a logical axis that maps to None is not split.
   """
 
   data: int = -1
@@ -39,9 +38,11 @@ class PartitioningConfig:
 
 
 def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
-  """Pairs (logical axis, mesh axes), first match wins, `additional_rules` first.
+  """Returns pairs (logical axis, mesh axes), of which the first match applies.
 
-  Source: the names and the idea are T5X's `standard_logical_axis_rules`.
+  Args:
+    additional_rules: placed before the standard ones.
+  Source: names and semantics of T5X's `standard_logical_axis_rules`.
   """
   return (
     *additional_rules,
@@ -54,8 +55,8 @@ def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
     ("embed", "fsdp"),
     ("conv_in", "fsdp"),
     ("latent", "fsdp"),
-    # Not split: on a mesh of 2 x 2 x 2 the compiler made gradients of split convolutions that were
-    # some per cent off; `fsdp` splits their kernels by the channels that come in.
+    # Not split, because on a mesh of 2 x 2 x 2 XLA computed gradients of split convolutions with
+    # errors of several per cent; `fsdp` splits the kernels by input channels ("conv_in").
     ("channels", None),
     ("kv", None),
     ("length", None),
@@ -67,33 +68,36 @@ def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
 
 
 def make_mesh(config: PartitioningConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh with axes data, fsdp and model over `devices` (default: all), as `config` asks.
+  """Returns a mesh with the axes data, fsdp and model.
 
+  Args:
+    config: sizes of the axes.
+    devices: all devices by default.
   Raises:
-    ConfigError: the axes do not multiply to the number of devices.
+    ConfigError: the product of the sizes is not the number of devices.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = [config.data, config.fsdp, config.model]
   given = math.prod(s for s in sizes if s != -1)
   asked = " x ".join(f"{n}={s}" for n, s in zip(MESH_AXES, sizes, strict=True))
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-    raise ConfigError(f"mesh {asked}: sizes are positive, and at most one of them is -1")
+    raise ConfigError(f"mesh {asked}: sizes must be positive; at most one may be -1")
   if -1 in sizes and len(devices) % given == 0:
     sizes[sizes.index(-1)] = len(devices) // given
   if math.prod(sizes) != len(devices):
     raise ConfigError(f"mesh {asked} does not fit {len(devices)} devices; change a size")
-  # Linen's logical constraints need Auto axes; a mesh has Explicit ones unless told.
+  # Linen's logical constraints need Auto axes; a mesh has Explicit ones by default.
   axis_types = (AxisType.Auto,) * len(MESH_AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
-  # Where no product of a slice's own axes is as long as one of these: 16 chips of 8 x 8 x 4.
+  # Needed if a mesh axis is not a product of physical axes, such as 16 chips of 8 x 8 x 4.
   split = {"allow_split_physical_axes": True}
   if slices == 1:
     grid = mesh_utils.create_device_mesh(sizes, devices, **split)
     return Mesh(grid, MESH_AXES, axis_types=axis_types)
   if sizes[0] % slices:
     raise ConfigError(
-      f"mesh {asked}: data={sizes[0]} cannot be split over {slices} slices; fsdp and model must "
-      "fit within one"
+      f"mesh {asked}: data={sizes[0]} is not a multiple of the {slices} slices; choose fsdp and "
+      "model that fit within one slice"
     )
   within = (sizes[0] // slices, *sizes[1:])
   grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, **split)
@@ -101,7 +105,7 @@ def make_mesh(config: PartitioningConfig, devices: Sequence[jax.Device] | None =
 
 
 class Partitioner:
-  """A mesh with its rules, and the shardings that follow from them."""
+  """A mesh with its axis rules, and the shardings that follow from them."""
 
   def __init__(
     self, config: PartitioningConfig | None = None, devices: Sequence[jax.Device] | None = None
@@ -114,21 +118,21 @@ class Partitioner:
 
   @contextlib.contextmanager
   def context(self) -> Iterator[None]:
-    """Within it, models are traced with this mesh and these rules."""
+    """Applies this mesh and these rules to models that are traced within the context."""
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
       yield
 
   def state_shardings(self, boxed: Any) -> Any:
-    """One NamedSharding for each array of `boxed`, an abstract tree with logical axis names.
+    """Returns a NamedSharding for each array of `boxed`, an abstract tree with logical axis names.
 
     An array without names, or with names for another number of axes (a factored moment), is
-    replicated. An axis that the mesh axes do not divide stays whole.
+    replicated. An axis that is not divisible by its mesh axes is not split.
     """
 
     def sharding(entry: Any) -> Any:
       if not _is_box(entry):
         return self.replicated
-      if not jax.tree.leaves(entry.value):  # an optimizer keeps nothing for this parameter
+      if not jax.tree.leaves(entry.value):  # the optimizer has no state for this parameter
         return entry.value
       names = entry.get_partition_spec()
       return self._fitting(nn.logical_to_mesh_sharding(names, self.mesh, self.rules), entry.value)
@@ -147,7 +151,7 @@ class Partitioner:
     return NamedSharding(self.mesh, PartitionSpec(*axes))
 
   def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
-    """Refuses a batch that the mesh cannot split evenly."""
+    """Raises `ConfigError` if the mesh cannot split a batch evenly."""
     shards = math.prod(self.mesh.shape[a] for a in BATCH_AXES)
     for name, value in batch.items():
       total = len(value) * jax.process_count()
@@ -158,7 +162,7 @@ class Partitioner:
         )
 
   def abstract_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of `put_batch(batch)`: all processes' rows, dtypes as JAX takes them."""
+    """Returns the shapes and dtypes of `put_batch(batch)`: rows of all processes, JAX's dtypes."""
     rows = jax.process_count()
     local = jax.eval_shape(dict, batch)
     return {
@@ -169,7 +173,7 @@ class Partitioner:
     }
 
   def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of a batch on its devices, as global arrays."""
+    """Puts this process's rows of a batch on its devices and returns global arrays."""
     return {
       name: jax.make_array_from_process_local_data(self.batch_sharding, np.asarray(value))
       for name, value in batch.items()
@@ -177,7 +181,7 @@ class Partitioner:
 
 
 def unbox(tree: Any) -> Any:
-  """`tree` with plain arrays in place of those that carry axis names."""
+  """Returns `tree` with plain arrays instead of those boxed with axis names."""
   return jax.tree.map(lambda x: x.value if _is_box(x) else x, tree, is_leaf=_is_box)
 
 
@@ -186,7 +190,7 @@ def _is_box(entry: Any) -> bool:
 
 
 def describe(abstract: Any, shardings: Any) -> str:
-  """One line per array: its path, shape, dtype and mesh axes; the number of elements last."""
+  """Returns a line per array with path, dtype, shape and mesh axes, and a line with the total."""
   leaves = jax.tree_util.tree_leaves_with_path(abstract)
   rows = [
     (

@@ -1,4 +1,4 @@
-"""A trainable compiled for a mesh: initialise, step, evaluate."""
+"""The functions of a trainable, compiled for a mesh."""
 
 import functools
 import math
@@ -18,7 +18,7 @@ from audiolm_jax.training.metrics import Accumulator, Audio, Image
 from audiolm_jax.training.partitioning import Partitioner, describe, unbox
 from audiolm_jax.training.trainable import Trainable
 
-# Step s draws from fold_in(key, s); initialisation from the one number that no step reaches.
+# Step s draws from fold_in(key, s); initialisation uses a number that no step reaches.
 _INIT_STREAM = np.uint32(0xFFFFFFFF)
 
 
@@ -26,13 +26,15 @@ class Program:
   """The compiled functions of one trainable on one mesh.
 
   Args:
-    batch: an example of what `step` will get; shapes and dtypes are enough.
+    model: the trainable.
+    partitioner: the mesh.
+    batch: an example of a training batch; only its shapes and dtypes are used.
     precision: of the matrix products in training steps; in evaluation they are float32.
 
   Attributes:
-    abstract_state: ShapeDtypeStructs with shardings, plain (not boxed).
-    metric_names: of the training step, without "skipped" and "weight".
-    compile_seconds: how long the training steps so far took to compile.
+    abstract_state: ShapeDtypeStructs with shardings, not boxed.
+    metric_names: metrics of the training step without "skipped" and "weight".
+    compile_seconds: time spent compiling training steps so far.
   """
 
   def __init__(
@@ -53,8 +55,7 @@ class Program:
       self.abstract_state = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._shardings
       )
-      # Traced once for here and for the program, which it is inlined into: shapes and shardings
-      # are the same there.
+      # Traced only once: the program below inlines it with the same shapes and shardings.
       self._train_step = jax.jit(self._call_train_step, static_argnums=0, inline=True)
       train_step = functools.partial(self._train_step, self._parts(0))
       rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioner.replicated)
@@ -63,7 +64,7 @@ class Program:
       self.metric_names = set(train_metrics) - {metrics_lib.SKIPPED, metrics_lib.WEIGHT}
     self._steps: dict[tuple[Any, ...], Any] = {}
     self.compile_seconds = 0.0
-    # device_put reaches the devices of this process only.
+    # device_put reaches only the devices of this process.
     self._replicate = jax.jit(lambda tree: tree, out_shardings=partitioner.replicated)
     self._evaluate = jax.jit(
       lambda state, total, batch: metrics_lib.accumulate(total, model.eval_step(state, batch)),
@@ -76,17 +77,17 @@ class Program:
     self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
 
   def compiled(self, step: int) -> Any:
-    """Training step `step` as JAX compiled it."""
+    """Returns the compiled program of training step `step`."""
     parts = self._parts(step)
     if parts not in self._steps:
-      began = time.monotonic()
+      started = time.monotonic()
       with self._partitioner.context():
         self._steps[parts] = self._compile_step(parts)
-      self.compile_seconds += time.monotonic() - began
+      self.compile_seconds += time.monotonic() - started
     return self._steps[parts]
 
   def is_compiled(self, step: int) -> bool:
-    """Whether training step `step` can run at once."""
+    """Returns whether the program of training step `step` is already compiled."""
     return self._parts(step) in self._steps
 
   def _parts(self, step: int) -> tuple[Any, ...]:
@@ -97,9 +98,9 @@ class Program:
       return self._model.train_step(state, batch, rng, *parts)
 
   def exported(self, step: int, platforms: Sequence[str]) -> export.Exported:
-    """Training step `step` lowered for platforms such as "cuda" and "tpu", in one trace.
+    """Lowers training step `step` for platforms such as "cuda" and "tpu" in one trace.
 
-    Needs none of them: nothing is compiled or computed.
+    The platforms need not be present, because nothing is compiled or computed.
     """
     with self._partitioner.context():
       jitted, arguments = self._jitted_step(self._parts(step))
@@ -110,7 +111,7 @@ class Program:
     return jitted.lower(*arguments).compile()
 
   def _jitted_step(self, parts: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """The step as a jitted function, and its abstract arguments."""
+    """Returns the step as a jitted function, and its abstract arguments."""
     p = self._partitioner
     key = jax.eval_shape(jax.random.key, 0)
 
@@ -118,7 +119,7 @@ class Program:
       rng = jax.random.fold_in(key, state.step)
       state, metrics = self._train_step(parts, state, batch, rng)
       total = metrics_lib.accumulate(total, metrics)
-      # A copy of its own: `total` is donated to the next step while the host still reads this.
+      # A copy, because `total` is donated to the next step while the host still reads this value.
       return state, total, total.skipped_in_a_row + 0.0
 
     jitted = jax.jit(
@@ -131,15 +132,15 @@ class Program:
     return jitted, (self.abstract_state, total, self._abstract_batch, key)
 
   def flops(self, step: int) -> float:
-    """Returns the operations of training step `step` on all devices; 0 where unknown."""
+    """Returns the operations of training step `step` on all devices; 0 if unknown."""
     return self._model.flops_per_step(self._abstract_batch, step)
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """What the batches of all processes hold, taken to be as full as that of this one."""
+    """Returns the amounts in the batches of all processes, estimated from that of this process."""
     return {n: v * jax.process_count() for n, v in self._model.amounts(batch).items()}
 
   def init(self, key: Key[Array, ""], batch: Batch, params: Any = None) -> Any:
-    """Returns a new state on its devices; it starts from `params` where these are given."""
+    """Returns a new state on its devices, with `params` if given."""
 
     def make(key, batch, params):
       state = unbox(self._model.init(jax.random.fold_in(key, _INIT_STREAM), batch))
@@ -150,24 +151,30 @@ class Program:
       return make(key, self._partitioner.put_batch(batch), params)
 
   def put(self, tree: Any) -> Any:
-    """`tree`, the same in every process, on every device, whole."""
+    """Replicates `tree`, which is the same in every process, on all devices."""
     return self._replicate(tree)
 
   def empty_metrics(self) -> Accumulator:
-    """Running sums of the training metrics, at zero."""
+    """Returns running sums of the training metrics, initialised with zero."""
     return self.put(metrics_lib.empty(self._train_names))
 
   def restored_metrics(self, values: Mapping[str, Any]) -> Accumulator:
-    """Running sums that `metrics.to_json` wrote, perhaps of a version with other metrics."""
+    """Returns running sums that `metrics.to_json` wrote, possibly in another version."""
     return self.put(metrics_lib.from_json(values, self._train_names))
 
   def step(
     self, step: int, state: Any, total: Accumulator, batch: Batch, key: Key[Array, ""]
   ) -> tuple[Any, Accumulator, Float[Array, ""]]:
-    """Training step `step`, the state's own; `state` and `total` are given up.
+    """Runs a training step.
 
+    Args:
+      step: equal to `state.step`.
+      state: donated.
+      total: running sums of the metrics, donated.
+      batch: this process's rows.
+      key: the key of the run.
     Returns:
-      The next state, the running sums, and how many updates in a row have been skipped.
+      The next state, the running sums, and the number of consecutive skipped updates.
     """
     compiled = self.compiled(step)
     on_devices = self._partitioner.put_batch(batch)
@@ -175,7 +182,7 @@ class Program:
       return compiled(state, total, on_devices, key)
 
   def evaluate(self, state: Any, batches: list[Batch]) -> dict[str, float]:
-    """Mean metrics over `batches`, each counted by its weight."""
+    """Returns the mean metrics over `batches`, weighted by the metric "weight"."""
     total = None
     for batch in batches:
       evaluate, names = self._compiled_evaluation(batch)
@@ -199,7 +206,7 @@ class Program:
     return self._evaluations[shapes]
 
   def summaries(self, state: Any, batch: Batch) -> dict[str, Audio | Image]:
-    """Returns the trainable's audio and images of a batch; empty where it has none."""
+    """Returns the trainable's audio and images of a batch; empty if it has none."""
     with self._partitioner.context():
       found = jax.device_get(self._summarise(state, self._partitioner.put_batch(batch)))
     return {
@@ -209,14 +216,14 @@ class Program:
 
   @property
   def batch_size(self) -> int:
-    """Examples per training step, those of all processes."""
+    """Examples per training step in all processes."""
     return next(iter(self._abstract_batch.values())).shape[0]
 
   def num_inference_parameters(self) -> int:
-    """How many numbers inference needs."""
+    """Returns the number of parameters that inference needs."""
     params = jax.eval_shape(self._model.inference_params, self.abstract_state)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
   def description(self) -> str:
-    """The state's arrays with shapes and mesh axes, one line each."""
+    """Returns a line for each array of the state; see `partitioning.describe`."""
     return describe(self.abstract_state, self._shardings)

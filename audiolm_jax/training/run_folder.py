@@ -1,4 +1,4 @@
-"""What a run folder says of the run itself: what is trained, with which settings and versions."""
+"""Files in a run folder that describe the run: model, configuration and versions."""
 
 import contextlib
 import importlib.metadata
@@ -21,7 +21,7 @@ from audiolm_jax.training.checkpoints import MODEL_FILE
 CONFIG_FILE = "config.gin"
 ARRAYS_FILE = "model-info.txt"
 VERSIONS_FILE = "versions.json"
-# Of `versions.json`: the precision of the products in training.
+# Key in `versions.json` of the precision of matrix products in training.
 PRODUCTS = "products"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -29,24 +29,27 @@ _REPO = Path(__file__).resolve().parents[2]
 
 
 def make_folder(folder: Path) -> None:
-  """Makes the folder of a run, or raises `UserError` where nothing can be written."""
+  """Creates the folder of a run; raises `UserError` if it is not writable."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise UserError(f"MODEL_DIR {folder} cannot be made: {error.strerror}") from error
+    raise UserError(
+      f"cannot create MODEL_DIR {folder}: {error.strerror}; choose another folder"
+    ) from error
   files.check_writable(folder / MODEL_FILE)
 
 
 def write_run_files(
   folder: Path, *, model: Mapping[str, Any], arrays: str, precision: Precision, config_text: str
 ) -> None:
-  """Writes `model.json`, `model-info.txt`, `versions.json` and `config.gin`; first process only.
+  """Writes `model.json`, `model-info.txt`, `versions.json` and `config.gin` in the first process.
 
   Args:
+    folder: the run folder.
     model: see `checkpoints.describe_model`.
     arrays: see `Program.description`.
-    precision: of the products in training.
-    config_text: the resolved gin configuration; without one there is no `config.gin`.
+    precision: of matrix products in training.
+    config_text: the resolved gin configuration; `config.gin` is not written if it is empty.
   """
   if jax.process_index() != 0:
     return
@@ -63,13 +66,13 @@ def write_run_files(
 
 
 def recorded_precision(folder: Path) -> Precision | None:
-  """The precision of the products that the run in this folder trains with.
+  """Returns the precision of matrix products recorded for the run in this folder.
 
   Returns:
     None if its `versions.json` cannot be read.
   """
   try:
-    # Runs from before there was a choice made float32 products.
+    # Runs of versions without this setting used float32.
     found = json.loads((folder / VERSIONS_FILE).read_text()).get(PRODUCTS, Precision.FLOAT32)
     return Precision(found)
   except (OSError, ValueError):
@@ -77,7 +80,7 @@ def recorded_precision(folder: Path) -> Precision | None:
 
 
 def versions() -> dict[str, Any]:
-  """What a run is made with: packages, Python, devices, git commit, command line."""
+  """Returns the versions of packages and Python, the devices, git commit and command line."""
   found = {"audiolm_jax": __version__}
   for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -94,10 +97,10 @@ def versions() -> dict[str, Any]:
 
 
 def _git_state(repo: Path) -> dict[str, Any]:
-  """The commit of the code, and whether tracked files differ from it; None where there is none."""
+  """Returns the commit of the code and whether tracked files differ from it; None if unknown."""
   unknown = {"git_commit": None, "git_dirty": None}
   found = _git(repo, "rev-parse", "--show-toplevel", "HEAD")
-  # Installed into an environment within another repository, the code is not of that one.
+  # An installed package may lie within a repository that it does not belong to.
   if not found or Path(found.splitlines()[0]) != repo:
     return unknown
   changed = _git(repo, "status", "--porcelain", "--untracked-files=no")
@@ -112,6 +115,6 @@ def _git(repo: Path, *arguments: str) -> str | None:
     done = subprocess.run(
       ["git", "-C", str(repo), *arguments], capture_output=True, text=True, check=False
     )
-  except OSError:  # no git here
+  except OSError:  # git is not installed
     return None
   return done.stdout.strip() if done.returncode == 0 else None

@@ -46,13 +46,13 @@ class RunLog:
   """The log of one run folder; only the first process writes.
 
   `metrics.jsonl` has one object per line: {"step", "split", metrics...}; split is "train" or
-  "eval". TensorBoard gets the same numbers under `train/` and `training_eval/`, and audio and
-  images of the first clips; where its package is missing the log says so once. `warnings.jsonl` has
-  the warnings: {"step", "text"}.
+  "eval". The same numbers are written for TensorBoard to `train/` and `training_eval/`, with audio
+  and images of the first clips; if its package is missing, this is logged once. `warnings.jsonl`
+  contains the warnings: {"step", "text"}.
 
   Attributes:
-    rows: of metrics.jsonl, those of earlier calls included; empty in other processes.
-    warnings: of warnings.jsonl, likewise.
+    rows: rows of metrics.jsonl, including those of earlier calls; empty in other processes.
+    warnings: rows of warnings.jsonl, likewise.
   """
 
   def __init__(
@@ -83,22 +83,22 @@ class RunLog:
     self._append("log.txt", f"{now} {sentence}\n")
 
   def warn(self, step: int, text: str) -> None:
-    """Appends a warning to the file; prints the first of a kind, then the 2nd, 4th, 8th, …."""
+    """Appends a warning to the file; prints the 1st, 2nd, 4th, 8th, … of each kind."""
     if not self._writes:
       return
     self.warnings.append({"step": step, "text": text})
     self._append(WARNINGS_FILE, json.dumps(self.warnings[-1]) + "\n")
     times = sum(warning_kind(text) == warning_kind(other["text"]) for other in self.warnings)
     if times & (times - 1) == 0:  # a power of two
-      again = f" ({times} times by now)" if times > 1 else ""
+      again = f" ({times} times so far)" if times > 1 else ""
       self.info(f"step {step}: {text}{again}")
 
   def rows_of(self, split: str) -> list[dict[str, Any]]:
-    """The rows of "train" or of "eval"."""
+    """Returns the rows of the split "train" or "eval"."""
     return [row for row in self.rows if row["split"] == split]
 
   def begin(self, step: int) -> None:
-    """Shows progress from `step` on; rows of a lost stretch after it are taken out."""
+    """Shows progress from `step` on and removes rows of later steps, which are repeated."""
     if not self._writes:
       return
     self.rows = _rows_until(self._dir / METRICS_FILE, step)
@@ -111,16 +111,16 @@ class RunLog:
       self._bar.refresh()
 
   def has_evaluation(self, step: int) -> bool:
-    """Whether the held-out data have had their turn at `step`."""
+    """Returns whether the log has an evaluation at `step`."""
     return any(row["step"] == step for row in self.rows_of("eval"))
 
   def advance(self) -> None:
-    """One step done."""
+    """Advances the progress bar by one step."""
     if self._bar is not None:
       self._bar.update(1)
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Mean training metrics of the steps since the last call."""
+    """Logs mean training metrics of the steps since the last call."""
     if not self._writes:
       return
     self._write(step, "train", metrics)
@@ -129,10 +129,10 @@ class RunLog:
       self._bar.set_postfix_str(shown)
     else:
       rate = metrics.get("steps_per_second", 0.0)
-      left = (self._total - step) / rate if rate else 0.0
+      remaining = (self._total - step) / rate if rate else 0.0
       print(
         f"{self._title} {step}/{self._total}  {rate:.2f} steps/s  {shown}  "
-        f"{datetime.timedelta(seconds=round(left))} left",
+        f"{datetime.timedelta(seconds=round(remaining))} left",
         file=sys.stderr,
         flush=True,
       )
@@ -140,7 +140,7 @@ class RunLog:
   def evaluation(
     self, step: int, metrics: Mapping[str, float], summaries: Mapping[str, Audio | Image]
   ) -> None:
-    """Mean metrics on held-out data, with what there is to hear and see."""
+    """Logs mean metrics on held-out data, with audio and images."""
     if not self._writes:
       return
     self._write(step, "eval", metrics)
@@ -154,14 +154,14 @@ class RunLog:
       if isinstance(value, Audio):
         samples = np.asarray(value.samples[:_CLIPS], np.float32)
         writer.write_audios(step, {name: samples[..., None]}, sample_rate=value.sample_rate)
-        pictures = [spectrogram_image(clip, value.sample_rate) for clip in samples]
-        writer.write_images(step, {f"{name}_spectrogram": np.stack(pictures)})
+        images = [spectrogram_image(clip, value.sample_rate) for clip in samples]
+        writer.write_images(step, {f"{name}_spectrogram": np.stack(images)})
       else:
         writer.write_images(step, {name: np.asarray(value.pixels[:_CLIPS], np.float32)})
     writer.flush()
 
   def close(self) -> None:
-    """Everything on disk, the progress bar ended."""
+    """Closes the TensorBoard files and the progress bar."""
     if self._bar is not None:
       self._bar.close()
     with self._to_tensorboard():
@@ -178,7 +178,7 @@ class RunLog:
         self._writers[split].flush()
 
   def _append(self, name: str, line: str) -> None:
-    """A whole line or nothing: a log that cannot be written does not end the run."""
+    """Appends a complete line or nothing; an error is printed and does not stop the run."""
     path = self._dir / name
     size = path.stat().st_size if path.exists() else 0
     try:
@@ -191,19 +191,19 @@ class RunLog:
 
   @contextlib.contextmanager
   def _to_tensorboard(self) -> Iterator[None]:
-    """A full disk costs the TensorBoard files of this call of `train`, and not the run."""
+    """Stops writing TensorBoard files after an error such as a full disk; the run continues."""
     try:
       yield
     except ImportError:
       raise
-    except Exception as error:  # TensorFlow has kinds of its own
+    except Exception as error:  # TensorFlow has its own exception types
       why = str(error).splitlines()[0].split("}} ")[-1]
       self._print_unwritten(f"TensorBoard files in {self._dir}", why)
-      self._writers = {}  # It would print a page at every further try.
+      self._writers = {}  # each further attempt would print a long message
 
   def _print_unwritten(self, what: str, why: str) -> None:
     if what not in self._unwritten:
-      tqdm.write(f"cannot write {what}: {why}; lines are missing", file=sys.stderr)
+      tqdm.write(f"cannot write {what}: {why}; lines are lost", file=sys.stderr)
     self._unwritten.add(what)
 
   def _open(self, summary_writer: SummaryWriterFactory) -> dict[str, SummaryWriter]:
@@ -217,7 +217,7 @@ class RunLog:
 
 
 def warning_kind(text: str) -> str:
-  """Returns a warning without its numbers, which all warnings of one kind share."""
+  """Returns a warning with "#" for its numbers; warnings of one kind have the same result."""
   return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", text)
 
 
@@ -228,7 +228,10 @@ def _shown(metrics: Mapping[str, float]) -> str:
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-  """The rows up to `step`; the file is cut, which needs no room on a full disk, before others."""
+  """Returns the rows up to `step` and truncates the file after them.
+
+  Truncating needs no space, so it succeeds on a full disk.
+  """
   if not path.exists():
     return []
   rows, kept = [], 0

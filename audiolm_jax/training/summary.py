@@ -1,4 +1,4 @@
-"""The summary at the end of a run: what was trained, its metrics, its warnings, the next step."""
+"""The summary at the end of a run: model, metrics, warnings and the next command."""
 
 import dataclasses
 import datetime
@@ -20,23 +20,23 @@ _MOST_WARNINGS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-  """What is known of a run when a call of the trainer ends.
+  """The facts about a run when a call of the trainer ends.
 
   Attributes:
-    component: what was trained.
+    component: see `Trainable.component`.
     next_command: see `Trainable.next_command`.
     model_dir: the run's folder.
-    how: "" if all steps are done, else what ended the call.
-    step: steps done.
-    total_steps: steps asked for.
-    batch_size: examples per step, those of all processes.
-    parameters: numbers that inference needs.
-    call_seconds: how long this call took.
-    run_seconds: how long all calls took, what was lost left out.
-    compile_seconds: of this call, for the training step.
-    checkpoints: steps of those that are kept.
-    rollbacks: steps that were gone back to.
-    left_out: a line on clips that could not be read, for each split that has some.
+    how: "" if all steps are done, else why the call ended.
+    step: completed steps.
+    total_steps: configured steps.
+    batch_size: examples per step in all processes.
+    parameters: number of parameters that inference needs.
+    call_seconds: duration of this call.
+    run_seconds: duration of all calls, without lost steps.
+    compile_seconds: time spent compiling training steps in this call.
+    checkpoints: steps of the saved checkpoints.
+    rollbacks: steps that the run was rolled back to.
+    left_out: a line about skipped clips for each split that has some.
     versions: see `run_folder.versions`.
   """
 
@@ -58,24 +58,25 @@ class Ending:
 
 
 def in_one_line(ending: Ending, rows: Rows) -> str:
-  """For the terminal: steps, time and held-out loss, and where the page is."""
+  """Returns steps, time, held-out loss and the path of the summary as one line."""
   losses = [(row["loss"], row["step"]) for row in _of(rows, "eval") if "loss" in row]
-  told = ""
+  held_out = ""
   if losses:
     best, at = min(losses)
-    told = f", held-out loss {losses[-1][0]:.4g} (lowest {best:.4g} at step {at})"
+    held_out = f", held-out loss {losses[-1][0]:.4g} (lowest {best:.4g} at step {at})"
   return (
     f"{ending.component}: {ending.step} of {ending.total_steps} steps in "
-    f"{_time(ending.run_seconds)}{told}; {ending.model_dir}/{SUMMARY_FILE} tells more"
+    f"{_time(ending.run_seconds)}{held_out}; see {ending.model_dir}/{SUMMARY_FILE}"
   )
 
 
 def page(ending: Ending, rows: Rows, warnings: Rows) -> str:
-  """The whole page.
+  """Returns the content of summary.txt.
 
   Args:
-    rows: of metrics.jsonl.
-    warnings: of warnings.jsonl.
+    ending: the facts about the run.
+    rows: rows of metrics.jsonl.
+    warnings: rows of warnings.jsonl.
   """
   parts = [
     _labelled(_facts(ending, rows)),
@@ -97,20 +98,20 @@ def _facts(ending: Ending, rows: Rows) -> list[tuple[str, str]]:
     ("Steps", f"{ending.step:,} of {ending.total_steps:,}, {ending.how or 'finished'}"),
     (
       "Time",
-      f"{_time(ending.call_seconds)} in this call ({_time(ending.compile_seconds)} of it to "
-      f"compile), {_time(ending.run_seconds)} in all",
+      f"{_time(ending.call_seconds)} in this call ({_time(ending.compile_seconds)} to compile), "
+      f"{_time(ending.run_seconds)} in total",
     ),
-    ("Seen", ", ".join([f"{ending.step * ending.batch_size:,} examples", *_amounts(training)])),
+    ("Data", ", ".join([f"{ending.step * ending.batch_size:,} examples", *_amounts(training)])),
     ("Speed", _speed(training)),
     ("Checkpoints", kept),
-    ("Skipped", f"{skipped:.0f} updates that were not finite"),
+    ("Skipped", f"{skipped:.0f} non-finite updates"),
     ("Rolled back", ", ".join(f"to step {step}" for step in ending.rollbacks) or "never"),
   ]
-  return facts + [("Left out", line) for line in ending.left_out or ["no clip"]]
+  return facts + [("Left out", line) for line in ending.left_out or ["no clips"]]
 
 
 def _amounts(training: Rows) -> list[str]:
-  """Tokens or hours of audio in the steps that are logged."""
+  """Returns the number of tokens or hours of audio in the logged steps."""
   totals = {"tokens": 0.0, "audio_seconds": 0.0}
   before = 0
   for row in training:
@@ -125,7 +126,7 @@ def _amounts(training: Rows) -> list[str]:
 
 
 def _speed(training: Rows) -> str:
-  """Medians over the rows, which neither compiling nor a pause moves."""
+  """Returns medians over the rows, which compilation and pauses do not affect."""
 
   def median(name: str) -> float | None:
     values = [row[name] for row in training if name in row]
@@ -139,12 +140,12 @@ def _speed(training: Rows) -> str:
     "mfu": "{:.1%} of the devices' peak (MFU)",
     "data_wait_share": "{:.0%} of the time waiting for data",
   }
-  told = [form.format(m) for name, form in forms.items() if (m := median(name)) is not None]
-  return ", ".join(told) or "not measured"
+  shown = [form.format(m) for name, form in forms.items() if (m := median(name)) is not None]
+  return ", ".join(shown) or "not measured"
 
 
 def _table(title: str, rows: Rows) -> str:
-  """First, last, lowest and highest value of each metric, with their steps."""
+  """Returns the first, last, lowest and highest value of each metric, with their steps."""
   names = sorted({n for row in rows for n in row} - TIMINGS - {"step", "split", "skipped_steps"})
   names.sort(key=lambda n: (n != "loss", _split_number(n)))
   if not names:
@@ -178,7 +179,7 @@ def _made_with(versions: Mapping[str, Any]) -> list[tuple[str, str]]:
   packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items())
   commit = versions["git_commit"] or "unknown"
   if versions["git_dirty"]:
-    commit += ", with changes that are not committed"
+    commit += ", with uncommitted changes"
   return [
     ("Devices", f"{versions['device_count']} x {', '.join(versions['devices'])}"),
     ("Products", f"{versions['products']} in training"),
@@ -201,12 +202,12 @@ def _of(rows: Rows, split: str) -> Rows:
 
 
 def _without_levels(row: Mapping[str, Any]) -> dict[str, Any]:
-  """Without what is told level by level, to stay within a page."""
+  """Returns the row without metrics of single quantizer levels, so that the page stays short."""
   return {name: value for name, value in row.items() if not re.search(r"_\d+$", name)}
 
 
 def _split_number(name: str) -> tuple[str, int]:
-  """So that level 10 comes after level 9."""
+  """Returns a sort key that puts level 10 after level 9."""
   found = re.fullmatch(r"(.*?)_?(\d*)", name)
   return (found[1], int(found[2] or -1)) if found else (name, -1)
 

@@ -1,4 +1,4 @@
-"""How fast a run goes, and what it waits for."""
+"""Measures the speed of a run and the time it waits for data."""
 
 import collections
 import time
@@ -8,7 +8,7 @@ import jax
 
 from audiolm_jax.training.accelerators import peak_flops
 
-# Rows of metrics that depend on the clock: the same run again gives others.
+# Metrics that depend on the clock and therefore differ when a run is repeated.
 TIMINGS = frozenset(
   {
     "steps_per_second",
@@ -27,7 +27,7 @@ class Throughput:
   """Rates over the steps since `restart`.
 
   Args:
-    device_kinds: of all devices that train, as JAX names them.
+    device_kinds: JAX's names of all devices that train; those of this machine by default.
   """
 
   def __init__(self, device_kinds: Sequence[str] | None = None):
@@ -38,17 +38,17 @@ class Throughput:
     self.restart()
 
   def restart(self) -> None:
-    """Counts from now."""
-    self._began, self._steps, self._waited, self._flops = time.monotonic(), 0, 0.0, 0.0
+    """Resets all counters."""
+    self._started, self._steps, self._waited, self._flops = time.monotonic(), 0, 0.0, 0.0
     self._amounts: collections.Counter[str] = collections.Counter()
 
   def step(self, *, waited: float, flops: float = 0.0, amounts: Mapping[str, float] = {}) -> None:
-    """One more step.
+    """Counts one step.
 
     Args:
-      waited: seconds that it waited for its batch.
-      flops: what the model needs by formula, on all devices; 0 where no formula is known.
-      amounts: what the batches of all processes hold, such as {"tokens": 4096}.
+      waited: seconds spent waiting for the batch.
+      flops: operations of the model on all devices by formula; 0 if unknown.
+      amounts: amounts in the batches of all processes, such as {"tokens": 4096}.
     """
     self._steps += 1
     self._waited += waited
@@ -56,14 +56,14 @@ class Throughput:
     self._amounts.update(amounts)
 
   def read(self) -> dict[str, float]:
-    """The figures since `restart`.
+    """Returns the rates since `restart`.
 
     Returns:
       `steps_per_second`; `<amount>_per_second`; `data_wait_seconds` per step and
-      `data_wait_share` of the time; where formulas are known `model_flops_per_second`, and where
-      the devices are, too, `mfu`, the share of what they could do at most.
+      `data_wait_share` of the time; `model_flops_per_second` if the operations are known; and
+      `mfu`, the share of the devices' peak, if that is known too.
     """
-    elapsed = max(time.monotonic() - self._began, 1e-9)
+    elapsed = max(time.monotonic() - self._started, 1e-9)
     rates = {
       "steps_per_second": self._steps / elapsed,
       "data_wait_seconds": self._waited / max(self._steps, 1),

@@ -1,7 +1,7 @@
-"""TPU slices that are not there: what their compiler needs to know of them.
+"""Descriptions of TPU slices that need not be present.
 
-Programs are compiled for the devices of a slice, for as many as hundreds of chips, on any machine
-with `libtpu`; nothing can be run on them.
+With `libtpu`, any machine can compile programs for the devices of a slice, with hundreds of chips,
+but it cannot run them.
 """
 
 import os
@@ -13,12 +13,12 @@ import jax
 
 from audiolm_jax.core.errors import ConfigError, UserError
 
-# Generations whose chips have two cores that work as one device.
+# Generations whose chips have two cores that act as one device.
 _MEGACORE = ("v4", "v5p")
 
 
 class OutOfMemoryError(UserError):
-  """The compiler finds that a program does not fit a chip."""
+  """Raised when a program needs more memory than a chip has."""
 
   def __init__(self, topology: str, error: Exception):
     text = str(error)
@@ -26,27 +26,27 @@ class OutOfMemoryError(UserError):
     found = found or re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", text)
     needs = f": it needs {found[1]} of {found[2]}" if found else ""
     super().__init__(
-      f"the step does not fit a chip of {topology}{needs}; use a smaller batch a chip, more fsdp "
-      "or remat"
+      f"the step does not fit into the memory of a {topology} chip{needs}; use a smaller batch per "
+      "chip, more fsdp or remat"
     )
 
 
 def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
-  """The devices of a slice, or of several connected by the data centre's network.
+  """Returns the devices of a slice, or of several slices connected by the data centre's network.
 
   Args:
-    topology: generation and shape as in "v5e:4x4" or "v4:8x8x4".
-    num_slices: how many such slices.
+    topology: generation and shape, for example "v5e:4x4" or "v4:8x8x4".
+    num_slices: number of such slices.
   Raises:
-    ConfigError: no such slice.
+    ConfigError: the slice does not exist.
     UserError: `libtpu` is not installed.
   """
-  # What libtpu would ask the machine about itself, and complain of on one that is no TPU's.
+  # libtpu otherwise queries the machine for these values and logs errors if it has no TPU.
   for name, value in (
     ("TPU_SKIP_MDS_QUERY", "1"),
     ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
     ("TPU_WORKER_HOSTNAMES", "localhost"),
-    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),  # its lock is for a TPU, of which there is none
+    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),  # its lock protects a TPU, and none is used
   ):
     os.environ.setdefault(name, value)
   from jax.experimental import topologies
@@ -58,7 +58,9 @@ def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
   try:
     description = topologies.get_topology_desc(topology_name=topology, platform="tpu", **options)
   except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
-    raise ConfigError(f"no TPU slice {topology!r} is known: {_first_line(error)}") from error
+    raise ConfigError(
+      f"unknown TPU slice {topology!r} ({_first_line(error)}); give one such as v5e:4x4"
+    ) from error
   except (ImportError, RuntimeError, OSError) as error:
     raise UserError(
       f"compiling for TPUs needs libtpu ({_first_line(error)}); install the extra: "

@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and the guard against a bad update."""
+"""The state of a run between steps, and updates that skip non-finite gradients."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -14,13 +14,13 @@ State = TypeVar("State")
 
 @flax.struct.dataclass
 class TrainState:
-  """Parameters and what their updates need.
+  """Parameters and the state of their optimizer.
 
   Attributes:
-    step: batches consumed, int32 scalar; skipped updates count.
+    step: number of consumed batches, int32 scalar; skipped updates count.
     params: tree of parameters, possibly boxed with their logical axis names.
     opt_state: the optimizer's state for `params`.
-    ema_params: running average of `params`, or None when none is kept.
+    ema_params: running average of `params`, or None if it is not computed.
   """
 
   step: Int[Array, ""]
@@ -30,14 +30,20 @@ class TrainState:
 
   @property
   def averaged_params(self) -> Any:
-    """What evaluation and inference use: the running average, or `params` where none is kept."""
+    """The parameters for evaluation and inference: the running average if there is one."""
     return self.params if self.ema_params is None else self.ema_params
 
 
 def new_train_state(
   params: Any, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
 ) -> TrainState:
-  """The state before the first step; an `ema_decay` above 0 keeps an average, from `params` on."""
+  """Returns the state before the first step.
+
+  Args:
+    params: the initial parameters.
+    optimizer: the optimizer.
+    ema_decay: above 0 to compute a running average, which starts from `params`.
+  """
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -53,7 +59,7 @@ def apply_gradients(
   *,
   ema_decay: float = 0.0,
 ) -> TrainState:
-  """The state after one update with `grads`."""
+  """Returns the state after one update with `grads`."""
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   ema_params = state.ema_params
@@ -63,9 +69,10 @@ def apply_gradients(
 
 
 def update_ema(ema: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:
-  """`ema` moved towards `params`; early in a run faster, so that a short run's average is of use.
+  """Returns the running average `ema` after an update with `params`.
 
-  The decay at `step` is the smaller of `decay` and (1 + step) / (10 + step).
+  The decay at `step` is the smaller of `decay` and (1 + step) / (10 + step), so that the average of
+  a short run is useful too.
   """
   keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
   return jax.tree.map(lambda e, p: (e + (1.0 - keep) * (p - e)).astype(e.dtype), ema, params)
@@ -74,15 +81,16 @@ def update_ema(ema: Any, params: Any, step: Int[Array, ""], decay: float) -> Any
 def apply_if_finite(
   old: State, new: State, loss: Float[Array, ""], gradient_norm: Float[Array, ""]
 ) -> tuple[State, Float[Array, ""]]:
-  """`new` where the loss and its gradient are finite, else `old` with only its step advanced.
+  """Returns `new` if the loss and its gradients are finite, else `old` with the step of `new`.
 
   Args:
     old: state before the update; any dataclass of arrays with a field `step`.
-    new: state after the update, of the same structure.
-    loss: what was minimised.
-    gradient_norm: global norm of its gradients, before clipping; not finite as soon as one is not.
+    new: state after the update, with the same structure.
+    loss: the minimised loss.
+    gradient_norm: global norm of the gradients before clipping; it is not finite if any gradient
+      is not.
   Returns:
-    The state, and 1.0 if the update was skipped or 0.0.
+    The state, and 1.0 if the update was skipped, else 0.0.
   """
   finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
   kept = optax.tree.where(finite, new, old)

@@ -1,4 +1,4 @@
-"""The interface between the trainer and what it trains."""
+"""The interface between the trainer and the models that it trains."""
 
 import abc
 from collections.abc import Mapping
@@ -18,11 +18,10 @@ class Trainable(abc.ABC, Generic[State]):
   """A model with its losses and optimizer. All methods are pure; the state is a pytree dataclass.
 
   Attributes:
-    component: the name of what is trained, such as "codec" or "coarse_stage"; checkpoints and
-      bundles use it.
-    config: a dataclass that `configs.to_dict` can write; the class is constructed from it alone.
-    next_command: the command that uses the trained model, with "{dir}" for the run's folder; ""
-      where there is none.
+    component: the name of the model in checkpoints and bundles, such as "codec" or "coarse_stage".
+    config: a dataclass that `configs.to_dict` can convert; it is the constructor's only argument.
+    next_command: the command that uses the trained model, with "{dir}" for the run's folder; "" if
+      there is none.
   """
 
   component: str
@@ -42,12 +41,15 @@ class Trainable(abc.ABC, Generic[State]):
     An update that is not finite is skipped: the metric "skipped" is 1 and only `step` advances.
 
     Args:
-      parts: what `parts` returned for this training step; static in the compiled program.
+      state: the state before the step.
+      batch: the global batch.
+      rng: the key of this step.
+      *parts: the result of `parts` for this training step; static in the compiled program.
     """
 
   @abc.abstractmethod
   def eval_step(self, state: State, batch: Batch) -> Metrics:
-    """Returns scalar metrics, and "weight": the weight of this batch in their mean."""
+    """Returns scalar metrics, including "weight", the weight of this batch in their mean."""
 
   @abc.abstractmethod
   def inference_params(self, state: State) -> dict[str, Any]:
@@ -65,15 +67,15 @@ class Trainable(abc.ABC, Generic[State]):
     """Returns the parameters of a trained component, as `inference_params` returns them.
 
     Args:
-      component: such as the codec of a bundle.
+      component: for example the codec of a bundle.
       what: its name in messages.
     Raises:
-      ConfigError: its configuration is not this one's, or training cannot start from it.
+      ConfigError: its configuration differs from this one, or training cannot start from it.
     """
     del component
     raise ConfigError(
-      f"training of {self.component} cannot start from {what}, which holds only the parameters of "
-      "inference"
+      f"training of {self.component} cannot start from {what}, which contains only the parameters "
+      "for inference"
     )
 
   def with_params(self, state: State, params: Any) -> State:
@@ -96,11 +98,11 @@ class Trainable(abc.ABC, Generic[State]):
     return {}
 
   def flops_per_step(self, batch: Batch, step: int) -> float:
-    """Returns the floating-point operations of training step `step`; 0 where unknown.
+    """Returns the floating-point operations of training step `step`; 0 if unknown.
 
     Counts the matrix products and convolutions of the forward and backward passes, by formula from
     the shapes of `batch` (arrays or ShapeDtypeStructs). Recomputation, masked positions and the
-    optimizer do not count.
+    optimizer are not counted.
     """
     del batch, step
     return 0.0

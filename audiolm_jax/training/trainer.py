@@ -1,7 +1,7 @@
-"""The training loop for every trainable thing; it knows no audio.
+"""The training loop for every `Trainable`; it does not depend on audio.
 
-Rerun the same command to resume a killed run from its last checkpoint. On a CPU its losses are
-those of an uninterrupted run to the bit.
+Rerun the same command to resume a killed run from its last checkpoint. On a CPU, the losses are
+bit-identical to those of an uninterrupted run.
 """
 
 import collections
@@ -35,27 +35,27 @@ from audiolm_jax.training.trainable import Trainable
 Dataset = Callable[[], Batches]
 InitialParams = Callable[[], Any]
 
-# The setting of products that leaves the choice to the run or the machine.
+# The value of `products` that selects the precision of the resumed run, or the fastest one.
 AUTO = "auto"
-# Without and with fast bfloat16 products.
+# Indexed by whether bfloat16 products are faster.
 _PRECISIONS = (Precision.FLOAT32, Precision.BFLOAT16)
 _STATUS_LAG = 2
 _MAX_ROLLBACKS = 3
 
 
 class TrainingError(UserError):
-  """A run cannot continue with its configuration."""
+  """Raised when a run cannot continue with its configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-  """How a call of `train` ended.
+  """The result of a call of `train`.
 
   Attributes:
-    step: steps done, and saved.
-    finished: whether these are all; False after SIGTERM or an interrupt.
+    step: the last completed step, which is saved.
+    finished: whether all steps are completed; False after SIGTERM or an interrupt.
     metrics: the last mean training metrics.
-    eval_metrics: the last means on held-out data; empty without evaluation.
+    eval_metrics: the last mean metrics on held-out data; empty without evaluation.
   """
 
   step: int
@@ -66,24 +66,24 @@ class TrainResult:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """How a run trains, whatever the model.
+  """Settings of a run that do not depend on the model.
 
   Attributes:
-    model_dir: the run's folder, made if missing.
-    total_steps: the last step, counted from the run's beginning.
+    model_dir: the run's folder, created if missing.
+    total_steps: the last step, counted from the beginning of the run.
     eval_period: steps between two evaluations, with one more at the end; 0 for none.
     eval_steps: batches per evaluation, the same ones each time.
     log_period: steps between two rows of metrics.
-    random_seed: of initialisation and of every step's randomness.
+    random_seed: seed of initialisation and of the randomness in training steps.
     checkpoint: when to save; the last step is always saved.
     partitioning: the device mesh.
-    products: "float32" or "bfloat16", the type that training rounds the operands of float32 matrix
-      products to; "auto" takes that of the run where it has a checkpoint, and else the faster one
-      on this machine. Evaluation rounds nothing.
-    max_skipped_steps: after this many updates in a row that are not finite, the run restores the
-      last checkpoint and continues with new data.
-    tensorboard: whether to write TensorBoard files beside metrics.jsonl.
-    config_text: written to config.gin.
+    products: "float32" or "bfloat16", the type to which training rounds the operands of float32
+      matrix products; "auto" selects that of a resumed run, and the faster one on this machine for
+      a new run. Evaluation does not round.
+    max_skipped_steps: after this many consecutive non-finite updates, the run restores the last
+      checkpoint and continues with new data.
+    tensorboard: whether to write TensorBoard files in addition to metrics.jsonl.
+    config_text: content of config.gin.
   """
 
   model_dir: str | os.PathLike[str]
@@ -116,21 +116,21 @@ def train(
   initial_params: InitialParams | None = None,
   summary_writer: SummaryWriterFactory | None = None,
 ) -> TrainResult:
-  """Trains `model` until `config.total_steps`, from its last checkpoint if there is one.
+  """Trains `model` until `config.total_steps`, starting from its last checkpoint if there is one.
 
   Args:
-    config: of the run.
+    config: settings of the run.
     model: the trainable.
     train_dataset: returns the iterator of training batches; each process reads its own rows.
     eval_dataset: returns the iterator of held-out batches; None for no evaluation.
-    initial_params: returns the inference parameters that a new run starts from, in place of random
+    initial_params: returns the inference parameters that a new run starts from instead of random
       ones; it is not called if there is a checkpoint.
-    summary_writer: opens the TensorBoard files in a folder; None for none.
+    summary_writer: creates a writer of TensorBoard files for a folder; None for no such files.
   Raises:
     CheckpointError: the checkpoints have another configuration, or they are damaged.
     ConfigError: the model cannot start from `initial_params`.
-    DataError: the training data ended too early.
-    TrainingError: the run diverges again and again from one checkpoint.
+    DataError: the training data ended before the last step.
+    TrainingError: the run diverges repeatedly after the same checkpoint.
   """
   run = _Run(config, model, train_dataset, eval_dataset, initial_params, summary_writer)
   try:
@@ -139,7 +139,7 @@ def train(
   except BaseException as error:
     if isinstance(error, UserError):
       run.sum_up(f"ended by an error: {error}")
-    # A save in progress waits for the other processes, one of which may have ended.
+    # A save in progress would wait for the other processes, one of which may have ended.
     run.close(finish_save=jax.process_count() == 1)
     raise
   run.close()
@@ -147,7 +147,7 @@ def train(
 
 
 class StopSignal:
-  """Within it SIGTERM and the first Ctrl-C ask the run to save and leave."""
+  """A context in which SIGTERM and the first Ctrl-C request that the run saves and ends."""
 
   def __init__(self) -> None:
     self._name = ""
@@ -156,33 +156,33 @@ class StopSignal:
   def __enter__(self) -> "StopSignal":
     if threading.current_thread() is not threading.main_thread():
       return self
-    # JAX listens for the SIGTERM of one of several processes and tells all of them.
+    # With several processes, JAX handles the SIGTERM of any of them and notifies all.
     several = jax.process_count() > 1
     for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
-      self._before[number] = signal.signal(number, self._pass_on if several else self._note)
+      self._before[number] = signal.signal(number, self._forward if several else self._record)
     return self
 
   def __exit__(self, *_: object) -> None:
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
-  def asked(self, step: int) -> str:
-    """What asked for an end, or ""; with several processes all of them agree on the step."""
+  def requested(self, step: int) -> str:
+    """Returns the cause of a request to end, or ""; all processes agree on the step."""
     if jax.process_count() > 1:
       return "preemption notice" if multihost_utils.reached_preemption_sync_point(step) else ""
     return self._name
 
-  def _note(self, number: int, frame: Any) -> None:
+  def _record(self, number: int, frame: Any) -> None:
     self._name = signal.Signals(number).name
-    signal.signal(number, self._before[number])  # The second one acts at once.
+    signal.signal(number, self._before[number])  # a second signal takes effect immediately
 
-  def _pass_on(self, number: int, frame: Any) -> None:
+  def _forward(self, number: int, frame: Any) -> None:
     signal.raise_signal(signal.SIGTERM)
     signal.signal(number, self._before[number])
 
 
 class _Run:
-  """One call of `train`: its resources, and the loop."""
+  """The resources and the loop of one call of `train`."""
 
   def __init__(
     self,
@@ -193,7 +193,7 @@ class _Run:
     initial_params: InitialParams | None,
     summary_writer: SummaryWriterFactory | None,
   ):
-    self.began, self.seconds_before = time.monotonic(), 0.0
+    self.started, self.seconds_before = time.monotonic(), 0.0
     self.config, self.model, self.initial_params = config, model, initial_params
     self.model_dir = model_dir = Path(config.model_dir).absolute()
     self.total_steps = config.total_steps
@@ -238,31 +238,31 @@ class _Run:
     self._log_skipped()
 
   def _chosen_precision(self) -> Precision:
-    """That of the setting; "auto" is what the run has, or the faster one for a new run."""
+    """Returns the configured precision; for "auto" that of the run, or the faster one if new."""
     setting, resumed = self.config.products, self.checkpoints.latest_step() is not None
     before = run_folder.recorded_precision(self.model_dir) if resumed else None
-    # Hosts may differ in their processors, and must run one program.
+    # All hosts must run the same program, but their processors may differ.
     fastest = _PRECISIONS[_agreed(fastest_precision() is Precision.BFLOAT16)]
     if setting != AUTO:
-      chosen, why = Precision(setting), "as set"
+      chosen, why = Precision(setting), "as configured"
       if before and before is not chosen:
-        why += f"; until this checkpoint in {before}"
+        why += f"; {before} until this checkpoint"
     elif not resumed:
-      chosen, why = fastest, "the faster ones on this machine"
+      chosen, why = fastest, "the faster precision on this machine"
     elif before:
       chosen, why = before, "as before"
       if before is not fastest:
         why += f"; {fastest} is faster on this machine, --gin.PRODUCTS=\"'{fastest}'\" selects it"
     else:
       raise ConfigError(
-        f"{self.model_dir / run_folder.VERSIONS_FILE} does not name the precision of this run's "
+        f"{self.model_dir / run_folder.VERSIONS_FILE} does not contain the precision of this run's "
         f"products; set PRODUCTS to {Precision.FLOAT32} or {Precision.BFLOAT16}"
       )
-    self.log.info(f"{self.model.component}: products in {chosen} ({why})")
+    self.log.info(f"{self.model.component}: matrix products in {chosen} ({why})")
     return chosen
 
   def _begin(self, iterator: Batches) -> None:
-    """Fresh, or where the last checkpoint left off, data position included."""
+    """Initialises the state and the data position, or restores both from the last checkpoint."""
     restored = self.checkpoints.restore(self.program.abstract_state)
     self.rollbacks: list[int] = []
     if restored is None:
@@ -279,7 +279,7 @@ class _Run:
       self.log.info(f"{self.model.component}: resuming from checkpoint_{self.step}")
 
   def _fresh_state(self) -> Any:
-    """Returns a new state, which starts from the initial parameters where these are given."""
+    """Returns a new state, with the initial parameters if they are given."""
     params = None
     if self.initial_params is not None:
       params = jax.device_get(self.initial_params())
@@ -287,7 +287,7 @@ class _Run:
     return self.program.init(self.key, self.first_batch, params)
 
   def _compile(self) -> None:
-    """Makes the program of the step that comes next, if it is not there."""
+    """Compiles the program of the next step unless it is compiled already."""
     if self.step >= self.total_steps or self.program.is_compiled(self.step):
       return
     self.log.info(f"{self.model.component}: compiling the training step")
@@ -297,12 +297,12 @@ class _Run:
     self.log.info(f"{self.model.component}: compiled in {seconds:.1f} s")
 
   def loop(self, stop: StopSignal) -> TrainResult:
-    """Steps until the end or until asked to stop."""
+    """Trains until the last step or a request to stop."""
     config, clock = self.config, Throughput()
     statuses: collections.deque[jax.Array] = collections.deque()
     last: dict[str, float] = {}
     evaluated: dict[str, float] = {}
-    save_due, asked = False, ""
+    save_due, stop_cause = False, ""
     last_save = time.monotonic()
     self.log.begin(self.step)
     if self.log.rows_of("train"):
@@ -311,10 +311,10 @@ class _Run:
       evaluated = self._evaluate()
     while self.step < self.total_steps:
       self._compile()
-      began = time.monotonic()
+      started = time.monotonic()
       batch = _first(self.data, self.step)
       clock.step(
-        waited=time.monotonic() - began,
+        waited=time.monotonic() - started,
         flops=self.program.flops(self.step),
         amounts=self.program.amounts(batch),
       )
@@ -324,7 +324,7 @@ class _Run:
       self.step += 1
       self.log.advance()
       statuses.append(status)
-      # The host stays this many steps ahead of the device, and no more.
+      # Reading an old status keeps the host at most this many steps ahead of the device.
       in_a_row = _read(statuses.popleft()) if len(statuses) > _STATUS_LAG else 0
 
       if self.step % config.log_period == 0 or self.step == self.total_steps:
@@ -340,14 +340,14 @@ class _Run:
         statuses.clear()
         continue
 
-      asked = stop.asked(self.step)
+      stop_cause = stop.requested(self.step)
       at_end = self.step == self.total_steps
       save_due |= self.step % config.checkpoint.period == 0
-      # Not amid skipped updates: what a rollback goes back to shall be a state that trains.
-      if at_end or asked or (save_due and not _read(status)):
-        self._save(final=at_end or bool(asked))
+      # Not during a series of skipped updates, because a rollback must restore a state that trains.
+      if at_end or stop_cause or (save_due and not _read(status)):
+        self._save(final=at_end or bool(stop_cause))
         save_due, last_save = False, time.monotonic()
-      if asked:
+      if stop_cause:
         break
       if self._evaluation_is_due():
         evaluated = self._evaluate()
@@ -357,17 +357,17 @@ class _Run:
     finished = self.step == self.total_steps
     if not finished:
       self.log.info(
-        f"{asked}: saved checkpoint_{self.step} of {self.total_steps}; "
+        f"{stop_cause}: saved checkpoint_{self.step} of {self.total_steps}; "
         "rerun the same command to resume"
       )
-    self.sum_up("" if finished else f"stopped by {asked}")
+    self.sum_up("" if finished else f"stopped by {stop_cause}")
     return TrainResult(self.step, finished, last, evaluated)
 
   def _log_training(self, metrics: dict[str, float]) -> None:
     self.log.train(self.step, metrics)
     warnings = anomalies.of_training(self.log.rows_of("train"))
     if metrics.get("skipped_steps"):
-      warnings.append(f"{metrics['skipped_steps']:.0f} update(s) were not finite and skipped")
+      warnings.append(f"{metrics['skipped_steps']:.0f} non-finite update(s) were skipped")
     if self.program.metric_names <= set(metrics):
       warnings += self.model.warnings(metrics)
     self._warn(warnings)
@@ -381,7 +381,7 @@ class _Run:
     return bool(self.eval_iterator) and (at_end or self.step % self.config.eval_period == 0)
 
   def _evaluation_is_missing(self) -> bool:
-    """Whether this step was saved and the run ended before the held-out data had their turn."""
+    """Returns whether the run was saved at this step but ended before its evaluation."""
     if self.step == 0 or not self._evaluation_is_due():
       return False
     return not _agreed(self.log.has_evaluation(self.step))
@@ -395,16 +395,16 @@ class _Run:
       except StopIteration:
         break
     if not batches:
-      raise DataError("the held-out data hold no batch; give more clips or a smaller batch")
+      raise DataError("the held-out data have no full batch; add clips or lower BATCH_SIZE")
     metrics = self.program.evaluate(self.state, batches)
-    # The same batches each time, so what there is to hear and see is of the same clips.
+    # The batches are the same each time, so the audio and images show the same clips.
     self.log.evaluation(self.step, metrics, self.program.summaries(self.state, batches[0]))
     self._warn(anomalies.of_evaluation(self.log.rows_of("train"), self.log.rows_of("eval")))
     self._log_skipped()
     return metrics
 
   def _log_skipped(self) -> None:
-    """What the data leave out, once for each time that it grows."""
+    """Logs the reports of skipped clips that have changed."""
     for split, batches in (("training", self.data), ("held-out", self.eval_iterator)):
       report = batches.skip_report() if batches else ""
       if report and report != self.skip_reports.get(split):
@@ -426,18 +426,18 @@ class _Run:
     except checkpoints_lib.CheckpointError as error:
       if final:
         raise
-      self.log.info(f"step {self.step}: {error}; training goes on")
+      self.log.info(f"step {self.step}: {error}; training continues")
 
   def _wait_for_save(self) -> None:
-    """The save under way ends; one that failed is said, and does not take the next one along."""
+    """Waits for the save in progress and logs its failure, so that the next save can start."""
     try:
       self.checkpoints.wait()
     except checkpoints_lib.CheckpointError as error:
-      self.log.info(f"step {self.step}: {error}; training goes on")
+      self.log.info(f"step {self.step}: {error}; training continues")
 
   def _roll_back(self, in_a_row: int) -> None:
-    """The last checkpoint's state, with the data and the position that come next."""
-    at = self.step
+    """Restores the state of the last checkpoint but keeps the data position."""
+    failed_step = self.step
     self._wait_for_save()
     restored = self.checkpoints.restore(self.program.abstract_state)
     if restored is None:
@@ -451,20 +451,19 @@ class _Run:
     self.rollbacks.append(self.step)
     if self.rollbacks.count(self.step) > _MAX_ROLLBACKS:
       raise TrainingError(
-        f"training fails for the {_MAX_ROLLBACKS + 1}th time after step {self.step}: losses or "
-        "gradients are not finite; lower the learning rate or look at the data"
+        f"training failed for the {_MAX_ROLLBACKS + 1}th time after step {self.step}: losses or "
+        "gradients are not finite; lower the learning rate or check the data"
       )
     self.log.info(
-      f"step {at}: {in_a_row} updates in a row were not finite; back to "
-      f"{f'checkpoint_{self.step}' if restored else 'the beginning'}, with the data that come next"
+      f"step {failed_step}: {in_a_row} consecutive updates were not finite; continuing from "
+      f"{f'checkpoint_{self.step}' if restored else 'the beginning'} with the next data"
     )
     self.log.begin(self.step)
 
   def _log_damaged(self, restored: checkpoints_lib.Restored) -> None:
     for step, why in restored.damaged.items():
       self.log.info(
-        f"checkpoint_{step} cannot be read ({why}); it is set aside, and checkpoint_"
-        f"{restored.step} is used"
+        f"checkpoint_{step} cannot be read ({why}); renamed it and using checkpoint_{restored.step}"
       )
     self.checkpoints.set_aside(restored.damaged)
 
@@ -474,7 +473,11 @@ class _Run:
     return _agreed(passed)
 
   def sum_up(self, how: str) -> None:
-    """Writes summary.txt and says a line of it; `how` the call ended, "" after the last step."""
+    """Writes summary.txt and logs one line of it.
+
+    Args:
+      how: why the call ended; "" after the last step.
+    """
     if jax.process_index() != 0:
       return
     ending = summary.Ending(
@@ -486,7 +489,7 @@ class _Run:
       total_steps=self.total_steps,
       batch_size=self.program.batch_size,
       parameters=self.program.num_inference_parameters(),
-      call_seconds=time.monotonic() - self.began,
+      call_seconds=time.monotonic() - self.started,
       run_seconds=self._run_seconds(),
       compile_seconds=self.program.compile_seconds,
       checkpoints=self.checkpoints.all_steps(),
@@ -497,19 +500,19 @@ class _Run:
     try:
       with files.atomic_write(self.model_dir / summary.SUMMARY_FILE) as file:
         file.write(summary.page(ending, self.log.rows, self.log.warnings).encode())
-    except UserError as error:  # what was trained is worth more than its summary
+    except UserError as error:  # a missing summary must not fail a finished run
       self.log.info(str(error))
     self.log.info(summary.in_one_line(ending, self.log.rows))
 
   def _run_seconds(self) -> float:
-    return self.seconds_before + time.monotonic() - self.began
+    return self.seconds_before + time.monotonic() - self.started
 
   def close(self, finish_save: bool = True) -> None:
-    """Ends the data thread and the log, and a save under way, whole or not."""
+    """Ends the data thread and the log; with `finish_save` also completes a save in progress."""
     self._closers.close()
     if not finish_save:
       return
-    with contextlib.suppress(checkpoints_lib.CheckpointError):  # said by `loop` where it matters
+    with contextlib.suppress(checkpoints_lib.CheckpointError):  # `loop` reports such errors
       self.checkpoints.close()
 
 
@@ -518,15 +521,15 @@ def _first(iterator: Iterator[Any] | Batches, step: int = 0) -> Any:
     return next(iterator)
   except StopIteration:
     raise DataError(
-      f"the training data ended at step {step}; let them repeat, or lower TRAIN_STEPS"
+      f"the training data ended at step {step}; repeat the data or lower TRAIN_STEPS"
     ) from None
 
 
-def _agreed(here: bool) -> bool:
-  """What process 0 has, in every process."""
+def _agreed(local: bool) -> bool:
+  """Returns the value of process 0 in every process."""
   if jax.process_count() == 1:
-    return here
-  return bool(multihost_utils.broadcast_one_to_all(here))
+    return local
+  return bool(multihost_utils.broadcast_one_to_all(local))
 
 
 def _read(status: jax.Array) -> int:

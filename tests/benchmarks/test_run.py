@@ -8,7 +8,7 @@ import pytest
 
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.sampling.decoder import StageSampler
 from benchmarks import continuation, decoding, machine, run
 from benchmarks.models import random_stage

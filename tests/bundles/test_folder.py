@@ -164,7 +164,7 @@ def test_unknown_names_list_what_there_is(tmp_path, monkeypatch, saved):
 @pytest.mark.parametrize(
   "change, words",
   [
-    (lambda m: m.update(format_version=99), "format version 99, this program reads 1 to 2"),
+    (lambda m: m.update(format_version=99), "format version 99, this program reads 1 to 3"),
     (lambda m: m.pop("format_version"), "format version None"),
     (lambda m: m.pop("components"), "lacks or misnames 'components'"),
     (lambda m: m["components"].pop("codec"), "lacks or misnames 'codec'"),

@@ -101,7 +101,7 @@ def test_parts_that_are_whole_and_do_not_belong_together_are_damage(run_cli, sav
 @pytest.mark.parametrize(
   "change, words",
   [
-    (lambda m: m.update(format_version=3), "format version 3, this program reads 1 to 2"),
+    (lambda m: m.update(format_version=4), "format version 4, this program reads 1 to 3"),
     (lambda m: m.pop("components"), "names no components"),
     (lambda m: (m.update(format_version=1), m.pop("token_hash")), "lacks or misnames 'token_hash'"),
   ],

@@ -1,4 +1,4 @@
-"""The command lines keep freed memory, and nobody else does unless they ask for it."""
+"""The commands tune the memory allocator; importing the package does not."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import pytest
 
 from audiolm_jax.core import allocator
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc alone")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be tuned")
 
-# Allocates and frees 64 MB twice; prints how many pages the second time faulted in.
+# Allocates and frees 64 MB twice; prints how many pages the second pass faulted in.
 SECOND_TIME = """
 import ctypes, resource
 libc = ctypes.CDLL(None)
@@ -39,7 +39,7 @@ PAGES = (64 << 20) // 4096
 
 
 def run(program, **environment):
-  """What a Python without settings of malloc prints, whatever those of this one are."""
+  """Returns the output of a Python process without the malloc settings of this one."""
   clean = {k: v for k, v in os.environ.items() if "MALLOC" not in k and k != allocator.VARIABLE}
   clean.pop("GLIBC_TUNABLES", None)
   done = subprocess.run(
@@ -61,11 +61,11 @@ def refusal(**environment):
 def test_a_command_keeps_freed_memory_and_its_child_process_does_not():
   own, child = map(int, run(AS_A_COMMAND).split())
   assert own < PAGES / 100
-  # Huge pages by the kernel's own choice would make it fewer.
+  # The kernel may use huge pages, which reduces the number of faults.
   assert child >= (64 << 20) // (2 << 20) > own
 
 
-def test_the_variable_turns_it_off_for_a_command():
+def test_the_variable_disables_tuning_for_a_command():
   own, _ = map(int, run(AS_A_COMMAND, AUDIOLM_JAX_ALLOCATOR="off").split())
   assert own >= (64 << 20) // (2 << 20)
 
@@ -83,10 +83,10 @@ def test_importing_the_package_changes_nothing():
 )
 def test_settings_of_the_user_are_kept(name, value):
   message, faults = refusal(**{name: value})
-  assert message == f"as {name} says" and int(faults) >= (64 << 20) // (2 << 20)
+  assert message == f"set by {name}" and int(faults) >= (64 << 20) // (2 << 20)
 
 
-def test_tunables_of_something_else_do_not_turn_it_off():
+def test_tunables_of_other_parts_of_glibc_do_not_disable_tuning():
   assert len(refusal(GLIBC_TUNABLES="glibc.pthread.rseq=1")) == 1
 
 
@@ -126,11 +126,11 @@ def test_another_allocator_is_kept(tmp_path):
   command = ["cc", "-fno-builtin", "-shared", "-fPIC", "-o", str(library), str(source)]
   subprocess.run(command, check=True)
   message = refusal(LD_PRELOAD=str(library))[0]
-  assert message.startswith("malloc is not that of glibc") and str(library) in message
+  assert message.startswith("another allocator than that of glibc") and str(library) in message
 
 
 def doctor(**environment):
-  """What the doctor's command says of the allocator; no bundle is looked for."""
+  """Returns the doctor's check of the allocator; it looks for no bundles."""
   program = (
     "import sys\n"
     "sys.argv = ['doctor', '--json']\n"
@@ -142,23 +142,23 @@ def doctor(**environment):
   return json.loads(run(program, **environment))["checks"][0]
 
 
-def test_the_doctor_says_that_it_is_on():
+def test_the_doctor_reports_a_tuned_allocator():
   check = doctor()
   assert check["status"] == "ok"
   assert re.fullmatch(r"glibc 2\.\d+ keeps freed memory", check["found"])
 
 
-def test_the_doctor_says_that_it_is_off_and_how_to_turn_it_on():
+def test_the_doctor_reports_disabled_tuning_and_how_to_enable_it():
   check = doctor(AUDIOLM_JAX_ALLOCATOR="off")
   assert check["status"] == "absent"
-  assert check["found"] == "not tuned: off, as AUDIOLM_JAX_ALLOCATOR says"
-  assert check["mend"] == "unset AUDIOLM_JAX_ALLOCATOR for faster operations"
+  assert check["found"] == "not tuned: disabled by AUDIOLM_JAX_ALLOCATOR"
+  assert check["fix"] == "unset AUDIOLM_JAX_ALLOCATOR for faster operations"
 
 
-def test_what_is_not_glibc_is_reported(monkeypatch):
+def test_another_c_library_is_reported(monkeypatch):
   monkeypatch.delenv(allocator.VARIABLE, raising=False)
   for name in [name for name in os.environ if "MALLOC" in name or name == "GLIBC_TUNABLES"]:
     monkeypatch.delenv(name)
   monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-  with pytest.raises(allocator.AllocatorError, match="without glibc"):
+  with pytest.raises(allocator.AllocatorError, match="has no glibc"):
     allocator.tune_allocator.__wrapped__()

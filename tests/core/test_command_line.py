@@ -1,4 +1,4 @@
-"""What a command line says when something of its surroundings is missing."""
+"""Commands report a missing package in one line."""
 
 import importlib
 import os
@@ -14,13 +14,13 @@ REPO = Path(__file__).parents[2]
 
 
 def run(*arguments):
-  # -S leaves site-packages out, as the Python of a machine that nothing was installed into.
+  # -S omits site-packages, so no package is installed.
   command = [sys.executable, "-S", *arguments]
   return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("program", ["sample", "doctor"])
-def test_a_python_without_the_packages_is_told_in_one_line_how_to_get_them(program):
+def test_a_python_without_the_packages_prints_how_to_install_them(program):
   done = run("-m", f"audiolm_jax.{program}", "--help")
   assert done.returncode == 2 and done.stderr.count("\n") == 1
   assert f"error: {sys.executable} has no package" in done.stderr
@@ -28,11 +28,11 @@ def test_a_python_without_the_packages_is_told_in_one_line_how_to_get_them(progr
 
 
 def importing(module):
-  """Calls a command whose work begins with the import of `module`."""
+  """Runs a command that imports `module`."""
   return exit_code(lambda _: importlib.import_module(module) and None, ["command"])
 
 
-def test_a_package_that_is_missing_later_is_one_line(capsys):
+def test_a_package_that_main_cannot_import_is_reported(capsys):
   assert importing("no_such_package.module") == 2
   assert "has no package 'no_such_package'" in capsys.readouterr().err
 

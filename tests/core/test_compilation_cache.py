@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and who can write there."""
+"""The folder of compiled programs and its permissions."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ _ENABLE = (
 
 
 def enabled(**environment: str) -> tuple[str, str]:
-  """What a fresh process has as its cache, and what it prints to stderr."""
+  """Returns the cache folder of a new process and its stderr."""
   clean = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "HOME")}
   done = subprocess.run(
     [sys.executable, "-c", _ENABLE], env=clean | environment, capture_output=True, text=True
@@ -41,11 +41,11 @@ def test_a_folder_that_others_could_write_to_is_closed_to_them(tmp_path):
 def test_the_folder_of_another_user_is_not_used(tmp_path):
   folder, _ = enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "other"))
   os.chown(folder, 12345, 12345)
-  found, said = enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "other"))
-  assert found == "None" and "belongs to another user" in said
+  found, stderr = enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "other"))
+  assert found == "None" and "belongs to another user" in stderr
 
 
-def test_a_user_without_a_home_folder_keeps_nothing(monkeypatch):
+def test_a_user_without_a_home_folder_has_no_cache(monkeypatch):
   monkeypatch.delenv("AUDIOLM_JAX_CACHE", raising=False)
   monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiolm_jax.core.streams import of_tokenizers
 from audiolm_jax.data import token_shards, token_store
 
 RATE = 16_000
@@ -48,8 +49,10 @@ def random_clip():
     steps = 25 * (i + 1)
     return token_shards.TokenClip(
       id=f"clip{i}",
-      semantic=rng.integers(0, 10, steps),
-      codes=rng.integers(0, 8, (2 * steps - i % 2, 3)),
+      streams={
+        "semantic": rng.integers(0, 10, steps),
+        "codes": rng.integers(0, 8, (2 * steps - i % 2, 3)),
+      },
       split="valid" if i == 5 else "train",
       speaker=f"s{i % 2}",
       seconds=i + 1.0,
@@ -66,7 +69,7 @@ def open_writer():
     codec = {"sample_rate": RATE, "hop_length": 320, "num_quantizers": 3, "codebook_size": 8}
     semantic = {"sample_rate": RATE, "hop_length": 640, "num_clusters": 10}
     return token_store.TokenStoreWriter(
-      folder, token_hash, codec=codec, semantic=semantic, clips_per_shard=4
+      folder, token_hash, streams=of_tokenizers(codec, semantic).values(), clips_per_shard=4
     )
 
   return open_it

@@ -48,8 +48,8 @@ def _assert_same_tokens(first, second):
   for one, other in zip(*stores, strict=True):
     assert (one.id, one.split, one.speaker) == (other.id, other.split, other.speaker)
     assert one.seconds == other.seconds
-    np.testing.assert_array_equal(one.semantic, other.semantic)
-    np.testing.assert_array_equal(one.codes, other.codes)
+    np.testing.assert_array_equal(one.streams["semantic"], other.streams["semantic"])
+    np.testing.assert_array_equal(one.streams["codes"], other.streams["codes"])
 
 
 def test_beam_makes_the_store_that_is_made_here(bundle_dir, corpus, local_store, tmp_path):

@@ -24,8 +24,10 @@ def corpus(tmp_path_factory):
     soundfile.write(folder / "sounds" / "train" / f"{i}.wav", melody(2.0, seed=i), 16_000)
     clip = token_shards.TokenClip(
       id=str(i),
-      semantic=rng.integers(0, 16, 50).astype(np.int32),
-      codes=rng.integers(0, 16, (100, 2)).astype(np.int32),
+      streams={
+        "semantic": rng.integers(0, 16, 50).astype(np.int32),
+        "codes": rng.integers(0, 16, (100, 2)).astype(np.int32),
+      },
       split="train",
       seconds=2.0,
     )

@@ -81,53 +81,54 @@ def test_token_crop_is_the_same_stretch_of_time_in_both_streams(odd):
   semantic, codes = _tokens(200, odd)
   starts = set()
   for i in range(200):
-    crop = examples.crop_tokens(_coarse(), semantic, codes, (7, i))
-    assert len(crop.semantic) == 50 and crop.codes.shape == (100, 12)
-    assert crop.codes[0, 0] == 2 * crop.semantic[0]
-    starts.add(int(crop.semantic[0]))
+    crop = examples.crop_tokens(_coarse(), {"semantic": semantic, "codes": codes}, (7, i))
+    assert len(crop["semantic"]) == 50 and crop["codes"].shape == (100, 12)
+    assert crop["codes"][0, 0] == 2 * crop["semantic"][0]
+    starts.add(int(crop["semantic"][0]))
   assert min(starts) < 15 and max(starts) > 135 - odd
 
 
 def test_rates_without_a_whole_ratio_meet_on_a_common_grid():
   semantic, codes = np.arange(1000), np.arange(750)[:, None]  # 25 Hz against 18.75 Hz: 4 to 3
   spec = _coarse(frame_rate=18.75)
-  crop = examples.crop_tokens(spec, semantic, codes, (0, 5))
-  assert crop.semantic[0] % 4 == 0 and crop.codes[0, 0] * 4 == crop.semantic[0] * 3
-  assert len(crop.semantic) == 48 and len(crop.codes) == 36
+  crop = examples.crop_tokens(spec, {"semantic": semantic, "codes": codes}, (0, 5))
+  assert crop["semantic"][0] % 4 == 0 and crop["codes"][0, 0] * 4 == crop["semantic"][0] * 3
+  assert len(crop["semantic"]) == 48 and len(crop["codes"]) == 36
 
 
 def test_clip_shorter_than_the_crop_is_kept_whole():
   semantic, codes = _tokens(7, odd=1)
-  crop = examples.crop_tokens(_coarse(), semantic, codes, (0, 0))
-  assert len(crop.semantic) == 7 and len(crop.codes) == 13
-  features = examples.stage_example(_coarse(), semantic % 5, codes % 5, (0, 0))
+  crop = examples.crop_tokens(_coarse(), {"semantic": semantic, "codes": codes}, (0, 0))
+  assert len(crop["semantic"]) == 7 and len(crop["codes"]) == 13
+  clip = {"semantic": semantic % 5, "codes": codes % 5}
+  features = examples.stage_example(_coarse(), clip, (0, 0))
   assert features["decoder_loss_weights"].sum() == 13 * 4
   assert features["decoder_target_tokens"].shape == (_coarse().max_length,)
 
 
 def test_stage_takes_only_the_streams_it_uses():
   semantic, codes = _tokens(2000)
-  assert examples.crop_tokens(stages.semantic_stage(), semantic, None, (0, 0)).codes is None
-  fine = examples.crop_tokens(stages.fine_stage(), None, codes, (0, 3))
-  assert fine.semantic is None and len(fine.codes) == 150
+  both = {"semantic": semantic, "codes": codes}
+  assert list(examples.crop_tokens(stages.semantic_stage(), both, (0, 0))) == ["semantic"]
+  fine = examples.crop_tokens(stages.fine_stage(), both, (0, 3))
+  assert list(fine) == ["codes"] and len(fine["codes"]) == 150
   odd_starts = [
-    examples.crop_tokens(stages.fine_stage(), None, codes, (0, i)).codes[0, 0] % 2
-    for i in range(20)
+    examples.crop_tokens(stages.fine_stage(), both, (0, i))["codes"][0, 0] % 2 for i in range(20)
   ]
   assert any(odd_starts) and not all(odd_starts)
 
 
 def test_missing_stream_is_said():
-  with pytest.raises(DataError, match="acoustic codes"):
-    examples.crop_tokens(_coarse(), np.arange(100), None, (0, 0))
+  with pytest.raises(DataError, match="stream codes"):
+    examples.crop_tokens(_coarse(), {"semantic": np.arange(100)}, (0, 0))
 
 
 def test_windows_cover_the_clip_once_in_order():
   semantic, codes = _tokens(120)
-  windows = examples.token_windows(_coarse(), semantic, codes)
-  np.testing.assert_array_equal(np.concatenate([w.semantic for w in windows]), semantic)
-  np.testing.assert_array_equal(np.concatenate([w.codes for w in windows]), codes)
-  assert [len(w.semantic) for w in windows] == [50, 50, 20]
+  windows = examples.token_windows(_coarse(), {"semantic": semantic, "codes": codes})
+  np.testing.assert_array_equal(np.concatenate([w["semantic"] for w in windows]), semantic)
+  np.testing.assert_array_equal(np.concatenate([w["codes"] for w in windows]), codes)
+  assert [len(w["semantic"]) for w in windows] == [50, 50, 20]
 
 
 def test_every_crop_fits_its_stage():
@@ -137,6 +138,7 @@ def test_every_crop_fits_its_stage():
       steps = int(rng.integers(1, 1000))
       semantic = rng.integers(0, 1024, steps)
       codes = rng.integers(0, 1024, (2 * steps - int(rng.integers(0, 2)), 12))
-      examples.stage_example(spec, semantic.astype(np.uint16), codes.astype(np.uint16), (0, i))
-      for window in examples.token_windows(spec, semantic, codes):
-        stages.stage_features(spec, window.semantic, window.codes)
+      clip = {"semantic": semantic.astype(np.uint16), "codes": codes.astype(np.uint16)}
+      examples.stage_example(spec, clip, (0, i))
+      for window in examples.token_windows(spec, clip):
+        spec.example(window)

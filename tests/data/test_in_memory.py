@@ -106,10 +106,13 @@ def test_an_evaluation_round_counts_every_target_once(stored_tokens):
   batches = list(reader)
   assert all(batch["decoder_loss_weights"].shape == (4, spec.max_length) for batch in batches)
   clips = token_store.TokenStore(stored_tokens).clips("train")
-  whole_cells = sum(min(clip.codes.shape[0] // 2, len(clip.semantic)) * 2 * 3 for clip in clips)
+  whole_cells = sum(
+    min(clip.streams["codes"].shape[0] // 2, len(clip.streams["semantic"])) * 2 * 3
+    for clip in clips
+  )
   # An odd last frame belongs to no whole cell; it is there where its window has room.
   total = sum(batch["decoder_loss_weights"].sum() for batch in batches)
-  assert whole_cells <= total <= sum(clip.codes.size for clip in clips)
+  assert whole_cells <= total <= sum(clip.streams["codes"].size for clip in clips)
 
 
 def test_evaluation_rounds_repeat_the_same_batches(corpus):
@@ -129,7 +132,7 @@ def test_example_is_the_pure_function_of_clip_and_seed(corpus, stored_tokens):
   tokens = token_store.TokenStore(stored_tokens).clips("train")[4]
   _assert_equal(
     InMemoryTokens(stored_tokens, COARSE, batch_size=1).example(tokens.id, (5, 6)),
-    examples.stage_example(COARSE, tokens.semantic, tokens.codes, (5, 6)),
+    examples.stage_example(COARSE, tokens.streams, (5, 6)),
   )
 
 
@@ -175,7 +178,7 @@ def test_long_runs_of_a_semantic_token_are_cut_for_the_semantic_stage(open_write
   spec = stages.semantic_stage(crop_seconds=1.0, num_clusters=10, collapse_repeats=False)
   writer = open_writer(tmp_path)
   tokens = np.array([1, 1, 2, 2, 2, 2, 2, 1, 3, 3, 3, 3], np.int32)
-  writer.add(token_shards.TokenClip("a", tokens, np.zeros((24, 4), np.int32), "train", None, 0.48))
+  writer.add(token_shards.TokenClip("a", {"semantic": tokens}, "train", None, 0.48))
   writer.finish()
   features = next(InMemoryTokens(tmp_path, dataclasses.replace(spec, longest_run=3), batch_size=1))
   count = int(features["decoder_loss_weights"].sum())
@@ -193,9 +196,9 @@ def test_a_batch_that_processes_cannot_share_is_refused(stored_tokens):
 
 
 def test_a_stage_with_other_numbers_than_its_tokens_is_refused(stored_tokens):
-  with pytest.raises(DataError, match=r"semantic stage has a num_clusters of 1024, .* have 10"):
+  with pytest.raises(DataError, match=r"semantic stage has a vocabulary of 1024 .* have 10"):
     InMemoryTokens(stored_tokens, stages.semantic_stage(), batch_size=1)
-  with pytest.raises(DataError, match=r"codebook_size of 1024, .* have 8"):
+  with pytest.raises(DataError, match=r"vocabulary of 1024 in codes, .* have 8"):
     InMemoryTokens(stored_tokens, stages.coarse_stage(num_clusters=10), batch_size=1)
 
 

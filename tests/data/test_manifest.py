@@ -45,7 +45,7 @@ def test_sound_that_cannot_be_decoded_is_listed_and_then_counted(tmp_path):
   (tmp_path / "b.m4a").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(200))
   clips = manifest.list_clips(tmp_path)
   assert [clip.id for clip in clips] == ["a.wav", "b.m4a"]
-  with pytest.raises(AudioError, match=r"b\.m4a is not sound that can be read.*ffmpeg"):
+  with pytest.raises(AudioError, match=r"b\.m4a is not a supported audio file.*ffmpeg"):
     manifest.read_clip(clips[1], 16_000)
 
 

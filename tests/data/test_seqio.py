@@ -68,10 +68,12 @@ def registered(corpus):
 
 
 def test_a_round_of_held_out_batches_ends_with_a_full_one(registered):
-  lengths = {"waveform": 1600}
-  for name, feature in (("small_waveform", lengths), ("small_coarse_stage", {"tokens": 76})):
+  for name, examples_of in (
+    ("small_waveform", {"task_feature_lengths": {"waveform": 1600}}),
+    ("small_coarse_stage", {"spec": SPECS["coarse"]}),
+  ):
     batches = list(
-      SeqioBatches(name, feature, split="valid", batch_size=3, num_epochs=1, shuffle=False)
+      SeqioBatches(name, **examples_of, split="valid", batch_size=3, num_epochs=1, shuffle=False)
     )
     assert all(len(value) == 3 for batch in batches for value in batch.values())
   last = batches[-1]["decoder_loss_weights"]
@@ -169,7 +171,7 @@ def test_token_store_source_gives_the_stored_tokens(stored_tokens):
   for example, clip in zip(
     found, token_store.TokenStore(stored_tokens).clips("train"), strict=True
   ):
-    np.testing.assert_array_equal(example["codes"], clip.codes)
+    np.testing.assert_array_equal(example["codes"], clip.streams["codes"])
     assert example["id"].decode() == clip.id and example["codes"].dtype == np.int32
   with pytest.raises(DataError, match="other tokenizers"):
     TokenStoreDataSource(stored_tokens, "hash-b")
@@ -193,8 +195,10 @@ def test_in_memory_reader_and_seqio_give_the_same_features_for_the_same_seeds(
     writer.add(
       token_shards.TokenClip(
         clip.id,
-        LoudnessTokenizer().tokenize_long(waveform),
-        LoudnessCodec().encode_long(waveform),
+        {
+          "semantic": LoudnessTokenizer().tokenize_long(waveform),
+          "codes": LoudnessCodec().encode_long(waveform),
+        },
         clip.split,
       )
     )
@@ -203,8 +207,8 @@ def test_in_memory_reader_and_seqio_give_the_same_features_for_the_same_seeds(
   reader = InMemoryTokens(tmp_path, spec, batch_size=1, token_hash="hash-a")
   task = seqio.get_mixture_or_task(f"small_{kind}_stage")
   dataset = task.get_dataset(None, split="train", shuffle=False, seed=1, num_epochs=3)
-  lengths = StageFeatureConverter.lengths(spec.max_length)
-  features = _examples(StageFeatureConverter()(dataset, lengths))
+  lengths = StageFeatureConverter.lengths(spec)
+  features = _examples(StageFeatureConverter(spec)(dataset, lengths))
   origins = _examples(dataset)
   assert len(features) == len(origins) >= 15
   for example, origin in zip(features, origins, strict=True):
@@ -244,10 +248,11 @@ def test_long_clips_are_cut_into_numbered_parts(corpus, monkeypatch):
 
 @pytest.mark.parametrize("use_cached", [False, True])
 def test_batches_resume_exactly(use_cached, cached):
-  lengths = {"tokens": SPECS["coarse"].max_length}
 
   def batches():
-    return SeqioBatches("small_coarse_stage", lengths, batch_size=2, use_cached=use_cached)
+    return SeqioBatches(
+      "small_coarse_stage", spec=SPECS["coarse"], batch_size=2, use_cached=use_cached
+    )
 
   whole = batches()
   expected = [next(whole) for _ in range(7)]
@@ -275,11 +280,9 @@ def test_mixture_draws_from_all_its_parts(registered, stored_tokens):
     f"both_{kind}" for kind in ("coarse_stage", "fine_stage", "semantic_stage", "tokens")
   ]
   mixed = seqio.get_mixture_or_task("both_coarse_stage")
-  lengths = StageFeatureConverter.lengths(SPECS["coarse"].max_length)
-  dataset = mixed.get_dataset(lengths, split="train", seed=0, num_epochs=None).take(40)
-  batches = _examples(dataset)
-  assert {len(e["tokens"]) > 0 for e in batches} == {True}
-  next(SeqioBatches("both_coarse_stage", {"tokens": lengths["tokens"]}, batch_size=8))
+  dataset = mixed.get_dataset(None, split="train", seed=0, num_epochs=None).take(40)
+  assert all(e["decoder_target_tokens"].any() for e in _examples(dataset))
+  next(SeqioBatches("both_coarse_stage", spec=SPECS["coarse"], batch_size=8))
 
 
 def test_registering_again_changes_nothing_and_other_arguments_replace(corpus, stored_tokens):
@@ -295,26 +298,24 @@ def test_registering_again_changes_nothing_and_other_arguments_replace(corpus, s
 
 
 def test_a_stage_with_other_numbers_than_its_tokens_is_refused(corpus, stored_tokens):
-  with pytest.raises(DataError, match="num_clusters of 1024, its tokens have 10"):
+  with pytest.raises(DataError, match="vocabulary of 1024 in semantic, its tokens have 10"):
     registration.register_audio_tasks("wrong", stored_tokens, stage_specs=stages.speech_stages())
   coarse = {"coarse": stages.coarse_stage(num_target_quantizers=4, **NUMBERS)}
-  with pytest.raises(DataError, match="acoustic levels of 4, its tokens have 3"):
+  with pytest.raises(DataError, match="4 levels of codes, its tokens have 3"):
     registration.register_audio_tasks("wrong", corpus, tokenizers(), stage_specs=coarse)
 
 
-def test_unknown_task_and_wrong_lengths_are_refused_in_words(registered):
+def test_an_unknown_task_is_refused_in_words(registered):
   with pytest.raises(DataError, match=r"registered are: .*small_waveform"):
     SeqioBatches("smal_waveform", {"waveform": 8000}, batch_size=1)
-  with pytest.raises(DataError, match="TASK_FEATURE_LENGTHS"):
-    SeqioBatches("small_waveform", {"inputs": 8000}, batch_size=1)
 
 
 def test_stages_follow_the_tokenizers_numbers():
-  speech = registration.paper_stages(
+  speech = stages.paper_stages(
     semantic_rate=25.0, num_clusters=1024, frame_rate=50.0, num_quantizers=12, codebook_size=1024
   )
   assert speech == stages.speech_stages()
-  piano = registration.paper_stages(
+  piano = stages.paper_stages(
     semantic_rate=25.0, num_clusters=1024, frame_rate=50.0, num_quantizers=3, codebook_size=2**14
   )
   assert piano == stages.piano_stages()
@@ -363,11 +364,9 @@ def test_stages_read_the_cache_of_the_tokens_task(cached):
   reader = {e["id"]: e for e in _task_examples("small_tokens")}
   for example in _task_examples("small_coarse_stage", use_cached=True):
     origin = reader[example["id"]]
-    crop = examples.crop_tokens(
-      SPECS["coarse"], origin["semantic"], origin["codes"], example["seed"]
-    )
-    expected = stages.stage_sequence(SPECS["coarse"], crop.semantic, crop.codes)
-    np.testing.assert_array_equal(example["tokens"], expected.tokens)
+    expected = examples.stage_example(SPECS["coarse"], origin, example["seed"])
+    for name, value in expected.items():
+      np.testing.assert_array_equal(example[name], value)
 
 
 @pytest.fixture
@@ -382,8 +381,7 @@ def test_a_cache_of_other_tokenizers_is_refused_in_words(cached, corpus, tmp_pat
   shutil.copytree(cached / "small_tokens", tmp_path / "other_tokens")
   cache_dirs(tmp_path)
   registration.register_audio_tasks("other", corpus, tokenizers("hash-b"), stage_specs=SPECS)
-  lengths = {"tokens": SPECS["coarse"].max_length}
-  batches = SeqioBatches("other_coarse_stage", lengths, batch_size=1, use_cached=True)
+  batches = SeqioBatches("other_coarse_stage", spec=SPECS["coarse"], batch_size=1, use_cached=True)
   with pytest.raises(
     DataError, match=r"cache of other_tokens .* \(hash-a\) .* \(hash-b\); .*--overwrite"
   ):
@@ -394,7 +392,7 @@ def test_no_cache_is_said_with_what_to_do(corpus, tmp_path, cache_dirs):
   cache_dirs(tmp_path)
   registration.register_audio_tasks("uncached", corpus, tokenizers(), stage_specs=SPECS)
   with pytest.raises(DataError, match="run seqio_cache_tasks first"):
-    SeqioBatches("uncached_fine_stage", {"tokens": 100}, batch_size=1, use_cached=True)
+    SeqioBatches("uncached_fine_stage", spec=SPECS["fine"], batch_size=1, use_cached=True)
 
 
 def test_tensorflow_leaves_the_accelerator_to_jax():

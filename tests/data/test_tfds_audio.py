@@ -134,7 +134,9 @@ def test_a_data_set_is_tokenized_by_its_task(data_dir, miniature_bundle, tmp_pat
   stored = {c.id: c for c in token_store.TokenStore(tmp_path / "store").clips()}
   task = seqio.TaskRegistry.get("minispeech_tokens")
   for example in task.get_dataset(None, split="train", shuffle=False).as_numpy_iterator():
-    np.testing.assert_array_equal(stored[example["id"].decode()].codes, example["codes"])
-    np.testing.assert_array_equal(stored[example["id"].decode()].semantic, example["semantic"])
+    np.testing.assert_array_equal(stored[example["id"].decode()].streams["codes"], example["codes"])
+    np.testing.assert_array_equal(
+      stored[example["id"].decode()].streams["semantic"], example["semantic"]
+    )
   with pytest.raises(DataError, match="read through SeqIO only"):
     tokenization.tokenize_corpus(miniature_bundle, "tfds:miniature_speech", tmp_path / "s")

@@ -17,9 +17,9 @@ def test_a_shard_gives_back_its_clips_and_how_many_tokens_they_have(tmp_path, ra
   (listed,) = token_shards.read_shards(tmp_path, [name], tokens=False)
   for i, clip, without in zip((0, 3), whole.clips, listed.clips, strict=True):
     assert (clip.id, clip.split, clip.speaker) == (without.id, without.split, without.speaker)
-    np.testing.assert_array_equal(clip.codes, random_clip(i).codes)
-    np.testing.assert_array_equal(clip.semantic, random_clip(i).semantic)
-    assert without.codes is None and without.semantic is None
+    np.testing.assert_array_equal(clip.streams["codes"], random_clip(i).streams["codes"])
+    np.testing.assert_array_equal(clip.streams["semantic"], random_clip(i).streams["semantic"])
+    assert not without.streams
   assert whole.counts == listed.counts == [token_shards.count_tokens(c) for c in whole.clips]
   assert whole.token_hash == "hash-a"
 
@@ -42,7 +42,7 @@ def test_many_shards_are_read_at_a_time_and_come_in_order(tmp_path, random_clip)
 
 
 def test_clips_of_which_some_have_a_stream_make_no_shard(tmp_path, random_clip):
-  clips = [random_clip(0), token_shards.TokenClip("b", np.array([1, 2]), None)]
+  clips = [random_clip(0), token_shards.TokenClip("b", {"semantic": np.array([1, 2])})]
   with pytest.raises(DataError, match="some clips have codes tokens and some have none"):
     token_shards.write_shard(tmp_path, clips, "hash-a")
   assert not list(tmp_path.iterdir())

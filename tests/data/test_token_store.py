@@ -16,10 +16,10 @@ def test_clips_come_back_as_they_were(stored_tokens, random_clip):
   assert len(store) == 6
   for i, clip in enumerate(store.clips()):
     expected = random_clip(i)
-    np.testing.assert_array_equal(clip.semantic, expected.semantic)
-    np.testing.assert_array_equal(clip.codes, expected.codes)
+    np.testing.assert_array_equal(clip.streams["semantic"], expected.streams["semantic"])
+    np.testing.assert_array_equal(clip.streams["codes"], expected.streams["codes"])
     assert (clip.id, clip.split, clip.speaker) == (expected.id, expected.split, expected.speaker)
-    assert clip.semantic.dtype == clip.codes.dtype == np.uint16
+    assert clip.streams["semantic"].dtype == clip.streams["codes"].dtype == np.uint16
   assert [clip.id for clip in store.clips("valid")] == ["clip5"]
 
 
@@ -27,8 +27,8 @@ def test_info_counts_clips_hours_tokens_and_speakers(stored_tokens):
   info = token_store.read_info(stored_tokens)
   assert info.clips == {"train": 5, "valid": 1}
   assert info.hours["train"] == pytest.approx(15 / 3600)
-  assert info.semantic_tokens == 25 * 21
-  assert info.acoustic_tokens == 3 * (50 * 21 - 3)
+  assert info.tokens["semantic"] == 25 * 21
+  assert info.tokens["codes"] == 3 * (50 * 21 - 3)
   assert (info.speakers, list(info.shards.values()), info.complete) == (2, [4, 2], True)
   assert "525 semantic" in info.report() and "hash-a" in info.report()
 
@@ -45,7 +45,7 @@ def test_report_says_hours_tokens_speakers_storage_and_what_was_skipped(
   size = next(tmp_path.glob("tokens-*.npz")).stat().st_size / 1e6
   assert token_store.report(tmp_path).splitlines() == [
     "train 1 clips 1.00 h",
-    "25 semantic and 150 acoustic tokens, 1 named speakers, 1 shards, token hash hash-a",
+    "150 codes and 25 semantic tokens, 1 named speakers, 1 shards, token hash hash-a",
     f"{size:.2f} MB in shards, {size:.2f} MB per hour of audio",
     "1 clips skipped",
     "  clip9: clip9.wav is empty (0 bytes)",
@@ -73,10 +73,10 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(tmp_path, open_writer, 
     resumed.add(random_clip(i))
   info = resumed.finish()
   assert info.clips == {"train": 6, "valid": 1}
-  assert info.semantic_tokens == 25 * 28 and info.speakers == 2
+  assert info.tokens["semantic"] == 25 * 28 and info.speakers == 2
   clips = token_store.TokenStore(tmp_path).clips()
   for i, clip in enumerate(clips):
-    np.testing.assert_array_equal(clip.codes, random_clip(i).codes)
+    np.testing.assert_array_equal(clip.streams["codes"], random_clip(i).streams["codes"])
 
 
 def test_shards_that_a_killed_run_left_unlisted_are_taken_up(tmp_path, open_writer, random_clip):
@@ -90,8 +90,8 @@ def test_shards_that_a_killed_run_left_unlisted_are_taken_up(tmp_path, open_writ
   assert [i for i in range(6) if f"clip{i}" in resumed] == [0, 3, 5]
   info = resumed.finish()
   assert info.shards[name] == 2 and info.clips == {"train": 2, "valid": 1}
-  assert info.semantic_tokens == 25 * (1 + 4 + 6) and info.speakers == 2
-  assert info.acoustic_tokens == sum(random_clip(i).codes.size for i in (0, 3, 5))
+  assert info.tokens["semantic"] == 25 * (1 + 4 + 6) and info.speakers == 2
+  assert info.tokens["codes"] == sum(random_clip(i).streams["codes"].size for i in (0, 3, 5))
   assert len(token_store.TokenStore(tmp_path)) == 3
 
 
@@ -126,7 +126,7 @@ def test_a_store_in_a_bucket_is_like_one_on_disk(stored_tokens, open_writer, ran
     strict=True,
   ):
     assert there.id == here.id
-    np.testing.assert_array_equal(there.codes, here.codes)
+    np.testing.assert_array_equal(there.streams["codes"], here.streams["codes"])
   assert token_shards.shard_files(folder).keys() == token_shards.shard_files(stored_tokens).keys()
   with pytest.raises(DataError, match=r"memory://bucket/none is no token store"):
     token_store.TokenStore("memory://bucket/none")
@@ -176,19 +176,19 @@ def test_the_same_clip_twice_is_refused(tmp_path, open_writer, random_clip):
 
 def test_large_ids_are_stored_wider_and_negative_ones_refused(tmp_path, open_writer):
   writer = open_writer(tmp_path)
-  writer.add(token_shards.TokenClip("a", np.array([70_000]), np.array([[1]])))
+  writer.add(token_shards.TokenClip("a", {"semantic": np.array([70_000])}))
   with pytest.raises(DataError, match="whole numbers from 0"):
-    writer.add(token_shards.TokenClip("b", np.array([-1]), np.array([[1]])))
+    writer.add(token_shards.TokenClip("b", {"semantic": np.array([-1])}))
   writer.finish()
-  assert token_store.TokenStore(tmp_path).clips()[0].semantic.tolist() == [70_000]
+  assert token_store.TokenStore(tmp_path).clips()[0].streams["semantic"].tolist() == [70_000]
 
 
 def test_a_store_of_one_stream_has_none_of_the_other(tmp_path, open_writer):
   writer = open_writer(tmp_path)
-  writer.add(token_shards.TokenClip("a", None, np.array([[1, 2]])))
+  writer.add(token_shards.TokenClip("a", {"codes": np.array([[1, 2]])}))
   writer.finish()
   clip = token_store.TokenStore(tmp_path).clips()[0]
-  assert clip.semantic is None and clip.codes.tolist() == [[1, 2]]
+  assert {key: s.tolist() for key, s in clip.streams.items()} == {"codes": [[1, 2]]}
 
 
 def test_no_store_damaged_store_and_later_format_are_refused(tmp_path, open_writer, random_clip):

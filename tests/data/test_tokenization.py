@@ -21,13 +21,15 @@ def test_stored_tokens_are_the_bundles_tokens_of_the_whole_files(
   done = _tokenize(miniature_bundle, corpus, tmp_path)
   assert done.info.clips == {"train": 5, "valid": 2} and done.info.complete
   assert done.info.token_hash == miniature_bundle.token_hash
-  assert done.info.codec["num_quantizers"] == 4 and done.info.semantic["num_clusters"] == 16
+  assert done.info.streams["codes"].levels == 4 and done.info.streams["semantic"].size == 16
   assert done.seconds_of_audio == pytest.approx(0.3 * 28, abs=1e-3)
   store = token_store.TokenStore(tmp_path, miniature_bundle.token_hash)
   for clip, source in zip(store.clips(), manifest.list_clips(corpus), strict=True):
     waveform = manifest.read_clip(source, 16_000)[None]
-    np.testing.assert_array_equal(clip.codes, miniature_bundle.codec.encode(waveform)[0])
-    np.testing.assert_array_equal(clip.semantic, miniature_bundle.semantic.tokenize(waveform)[0])
+    np.testing.assert_array_equal(clip.streams["codes"], miniature_bundle.codec.encode(waveform)[0])
+    np.testing.assert_array_equal(
+      clip.streams["semantic"], miniature_bundle.semantic.tokenize(waveform)[0]
+    )
     assert (clip.split, clip.speaker) == (source.split, source.speaker)
 
 
@@ -74,8 +76,8 @@ def test_tokens_of_a_shard_equal_those_of_each_clip_alone(
   assert sum(seconds for _, seconds in counted) == pytest.approx(0.3 * 28, abs=1e-3)
   for clip, found in zip(clips, tokens.clips, strict=True):
     alone = tokenization.tokenize_clip(miniature_bundle, clip)
-    np.testing.assert_array_equal(found.codes, alone.codes)
-    np.testing.assert_array_equal(found.semantic, alone.semantic)
+    np.testing.assert_array_equal(found.streams["codes"], alone.streams["codes"])
+    np.testing.assert_array_equal(found.streams["semantic"], alone.streams["semantic"])
     assert (found.id, found.split, found.speaker) == (clip.id, clip.split, clip.speaker)
     assert found.seconds == alone.seconds
 
@@ -108,7 +110,7 @@ def test_other_rates_and_channels_give_tokens_at_the_bundles_rate(miniature_bund
     soundfile.write(tmp_path / f"{i}.wav", np.full((22_050, 2), 0.2), 22_050)
   _tokenize(miniature_bundle, tmp_path, tmp_path / "store")
   for clip in token_store.TokenStore(tmp_path / "store").clips():
-    assert len(clip.codes) == 50 and len(clip.semantic) == 25
+    assert len(clip.streams["codes"]) == 50 and len(clip.streams["semantic"]) == 25
 
 
 def test_nothing_readable_is_refused(miniature_bundle, tmp_path):

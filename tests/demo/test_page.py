@@ -122,7 +122,7 @@ def test_what_is_no_sound_is_said_on_the_page(browser, there, tmp_path):
   upload(browser, tmp_path / "letter.wav")
   browser.wait("!document.querySelector('#prompt input[type=file]')")
   browser.click("#make")
-  browser.wait(f"{STATUS}.includes('letter.wav is not sound that can be read')")
+  browser.wait(f"{STATUS}.includes('letter.wav is not a supported audio file')")
   assert str(tmp_path) not in browser.run("document.body.innerText")
 
 

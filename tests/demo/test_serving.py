@@ -41,14 +41,14 @@ def test_samples_are_those_of_the_command_with_the_seeds_one_after_another(
   for number, seed in ((1, 3), (2, 4)):
     expected = demo_bundle.continue_audio(
       waveform, RATE, duration=1.0, prompt_seconds=1.0, seed=seed,
-      temperature_semantic=0.6, temperature_coarse=0.8, temperature_fine=0.6,
+      temperature={"semantic": 0.6, "coarse": 0.8, "fine": 0.6},
     )  # fmt: skip
     path = folder / f"sample_{number}.wav"
     made, _ = audio.read_audio(path)
     np.testing.assert_allclose(made, expected.waveform, atol=1 / 32_000)
     tokens = token_file.load_tokens(folder / f"sample_{number}.npz")
     np.testing.assert_array_equal(tokens.codes, expected.tokens.codes)
-    np.testing.assert_array_equal(tokens.semantic, expected.tokens.semantic)
+    np.testing.assert_array_equal(tokens.tokens["semantic"], expected.tokens.semantic)
     said = read_provenance(path)
     assert said and (said.seed, said.mode, said.prompt_seconds) == (seed, "continuation", 1.0)
     assert (folder / f"sample_{number}.png").read_bytes().startswith(b"\x89PNG")
@@ -77,7 +77,7 @@ def test_the_detectors_verdict_is_shown(demo_bundle, miniature_bundle, jobs, ask
 @pytest.mark.parametrize(
   "content, words",
   [
-    (b"no sound " * 50, "voice.wav is not sound that can be read"),
+    (b"no sound " * 50, "voice.wav is not a supported audio file"),
     (b"", "voice.wav is empty"),
     (None, "voice.wav does not exist"),
     (np.zeros(RATE), "voice.wav is silent"),

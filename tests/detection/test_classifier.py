@@ -19,7 +19,7 @@ def test_classifiers_have_the_sizes_their_docstrings_state(config, size):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("samples", [1600, 9_999, 16_000])
-def test_any_length_is_judged_and_alone_as_in_company(dtype, samples):
+def test_logits_of_any_length_do_not_depend_on_the_batch(dtype, samples):
   config = ClassifierConfig(
     features=LogMelConfig(num_mels=16), channels=(4, 8), groups=2, num_classes=5, dtype=dtype
   )
@@ -33,7 +33,7 @@ def test_any_length_is_judged_and_alone_as_in_company(dtype, samples):
   assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_inconsistent_sizes_are_refused():
   with pytest.raises(ConfigError, match="multiples of groups 8"):
     ClassifierConfig(channels=(8, 12))
   with pytest.raises(ConfigError, match="num_mels 40 cannot be halved 5 times"):

@@ -11,7 +11,7 @@ from tests.conftest import melody, noise
 RATE = 16_000
 
 
-def test_the_second_at_which_sound_turns_synthetic_is_found(detector):
+def test_the_second_where_audio_becomes_synthetic_is_found(detector):
   sound = np.concatenate([melody(3.0), noise(3.0)])
   found = detector.detect(sound, RATE)
   assert len(found.per_second) == 6
@@ -21,7 +21,7 @@ def test_the_second_at_which_sound_turns_synthetic_is_found(detector):
 
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 1.1, 7.37, 40.0])
 @pytest.mark.parametrize("block", [1_000, 16_001, 200_000])
-def test_blocks_of_any_length_are_heard_as_the_whole(detector, seconds, block):
+def test_blocks_of_any_length_equal_the_whole(detector, seconds, block):
   sound = np.concatenate([melody(seconds / 2, seed=3), noise(seconds / 2, seed=4)])
   whole = detector.detect(sound, RATE)
   assert len(whole.per_second) == max(1, int(np.ceil(len(sound) / RATE)))
@@ -33,7 +33,7 @@ def test_blocks_of_any_length_are_heard_as_the_whole(detector, seconds, block):
   assert 1 / (1 + np.exp(-odds[0])) == pytest.approx(whole.probability_synthetic, abs=1e-5)
 
 
-def test_silence_inside_is_left_out_and_silence_alone_is_refused(detector):
+def test_silent_windows_are_ignored_and_a_silent_clip_is_refused(detector):
   silence = np.zeros(3 * RATE, np.float32)
   sound = np.concatenate([noise(2.0), silence, noise(2.0)])
   found = detector.detect(sound, RATE)
@@ -44,7 +44,7 @@ def test_silence_inside_is_left_out_and_silence_alone_is_refused(detector):
   assert np.isnan(detector.score([silence, sound])).tolist() == [True, False]
 
 
-def test_other_rates_and_number_types_are_heard_alike(detector):
+def test_other_rates_and_number_types_have_the_same_result(detector):
   sound = melody(2.0)
   at_44 = soxr.resample(sound, RATE, 44_100)
   expected = detector.detect(sound, RATE).probability_synthetic
@@ -53,7 +53,7 @@ def test_other_rates_and_number_types_are_heard_alike(detector):
   assert detector.detect(pcm, RATE).probability_synthetic == pytest.approx(expected, abs=0.01)
 
 
-def test_what_is_too_short_or_no_sound_is_refused(detector):
+def test_short_and_invalid_audio_is_refused(detector):
   with pytest.raises(AudioError, match=r"at least 0.10 s are needed"):
     detector.detect(noise(0.05), RATE)
   with pytest.raises(AudioError, match="NaN"):

@@ -7,8 +7,9 @@ from flax.core import meta
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation import likelihood
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.stages import Stage
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.transformer import Transformer
 
 SIZES = {"num_clusters": 8, "codebook_size": 4, "crop_seconds": 1.0}
 SPECS = [
@@ -21,7 +22,7 @@ CONFIG = TransformerConfig(
 )
 
 
-def make_stage(spec: stages.StageSpec) -> Stage:
+def make_stage(spec: stages.AutoregressiveSpec) -> Stage:
   model = Transformer(CONFIG, spec.layout.vocab_size)
   tokens = jnp.zeros((1, 4), jnp.int32)
   params = meta.unbox(model.init(jax.random.key(0), tokens, tokens)["params"])
@@ -33,7 +34,7 @@ def make_clip(seed: int, seconds: float) -> TokenClip:
   rng = np.random.default_rng(seed)
   semantic = rng.integers(0, 8, round(25 * seconds)).astype(np.uint16)
   codes = rng.integers(0, 4, (round(50 * seconds), 4)).astype(np.uint16)
-  return TokenClip(f"clip{seed}", semantic, codes)
+  return TokenClip(f"clip{seed}", {"semantic": semantic, "codes": codes})
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
@@ -86,4 +87,4 @@ def test_clips_too_short_or_without_the_tokens_are_refused():
   with pytest.raises(ValueError, match="no crop"):
     likelihood.evaluate_stage(make_stage(SPECS[0]), [make_clip(0, 2)], [make_clip(1, 0.2)])
   with pytest.raises(ValueError, match="lacks the tokens"):
-    next(likelihood.crops(SPECS[0], TokenClip("x", None, make_clip(0, 1).codes)))
+    next(likelihood.crops(SPECS[0], TokenClip("x", {"codes": make_clip(0, 1).streams["codes"]})))

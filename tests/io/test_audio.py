@@ -1,4 +1,4 @@
-"""Sound files: what is read, what is refused and in which words, what is written."""
+"""Reading and writing audio files, and the errors for those that cannot be used."""
 
 import os
 import subprocess
@@ -109,7 +109,7 @@ def test_missing_folder_empty_and_foreign_files_are_refused(tmp_path):
     ("missing.wav", "does not exist"),
     (".", "is a folder"),
     ("empty.wav", "is empty"),
-    ("text.wav", "is not sound that can be read"),
+    ("text.wav", "is not a supported audio file"),
     ("samples.raw", "without a header"),
     ("none.wav", "holds no samples"),
   ]:
@@ -117,7 +117,7 @@ def test_missing_folder_empty_and_foreign_files_are_refused(tmp_path):
       audio.read_audio(tmp_path / name)
     assert "\n" not in str(caught.value)
     assert name == "." or name in str(caught.value)
-  with pytest.raises(AudioError, match="not a plain file"):
+  with pytest.raises(AudioError, match="not a regular file"):
     audio.read_audio("/dev/null")
 
 
@@ -136,7 +136,7 @@ def test_a_file_cut_in_half_is_refused(tmp_path, extension, capfd):
   content = whole.read_bytes()
   cut = tmp_path / f"cut.{extension}"
   cut.write_bytes(content[: len(content) // 2])
-  with pytest.raises(AudioError, match=r"cut short: .* can be read|malformed") as caught:
+  with pytest.raises(AudioError, match=r"truncated: .* can be read|malformed") as caught:
     audio.read_audio(cut)
   assert "\n" not in str(caught.value)
   with pytest.raises(AudioError):
@@ -144,7 +144,7 @@ def test_a_file_cut_in_half_is_refused(tmp_path, extension, capfd):
 
 
 def test_a_wav_of_unstated_length_is_read(tmp_path):
-  # What ffmpeg writes into a pipe.
+  # As ffmpeg writes to a pipe.
   soundfile.write(tmp_path / "a.wav", tone(), RATE)
   content = bytearray((tmp_path / "a.wav").read_bytes())
   content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
@@ -189,7 +189,7 @@ def test_samples_of_every_number_type_become_the_same_waveform(dtype):
   np.testing.assert_allclose(waveform, tone(), atol=0.01 if kind.itemsize == 1 else 1e-3)
 
 
-def test_what_is_no_waveform_is_refused():
+def test_values_that_are_not_samples_are_refused():
   for samples, words in [
     (np.array(["a"]), "give floats"),
     (np.ones(3, bool), "give floats"),
@@ -200,7 +200,7 @@ def test_what_is_no_waveform_is_refused():
       audio.as_waveform(samples)
 
 
-def test_silence_and_shortness_are_named():
+def test_silent_and_short_audio_is_refused():
   with pytest.raises(AudioError, match=r"a\.wav is silent"):
     audio.check_not_silent(np.zeros(100, np.float32), "a.wav")
   with pytest.raises(AudioError, match="silent"):
@@ -211,7 +211,7 @@ def test_silence_and_shortness_are_named():
 
 
 @pytest.mark.parametrize("rate", [0, -1, 10, 10_000_000])
-def test_rates_no_recording_has_are_refused(rate):
+def test_unsupported_sample_rates_are_refused(rate):
   with pytest.raises(AudioError, match="sample rate"):
     audio.resample(tone(), rate, RATE)
 
@@ -235,7 +235,7 @@ def test_samples_past_full_scale_are_clipped_not_wrapped(tmp_path):
   assert correlation(waveform, tone()) > 0.9
 
 
-def test_places_that_cannot_be_written_are_named_and_left_alone(tmp_path):
+def test_paths_that_cannot_be_written_are_refused_and_unchanged(tmp_path):
   (tmp_path / "file").touch()
   for place, words in [
     (tmp_path / "missing" / "a.wav", "does not exist; create it"),
@@ -249,13 +249,13 @@ def test_places_that_cannot_be_written_are_named_and_left_alone(tmp_path):
     audio.write_audio(tmp_path / "folder.wav", tone(), RATE)
   with pytest.raises(AudioError, match="no extension"):
     audio.write_audio(tmp_path / "a", tone(), RATE)
-  with pytest.raises(AudioError, match="sound is written as"):
+  with pytest.raises(AudioError, match="use one of"):
     audio.write_audio(tmp_path / "a.txt", tone(), RATE)
   assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.wav"]
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
-  # A limit on file size fails in the same call as a full disk.
+  # A limit on file sizes fails in the same call as a full disk.
   audio.write_audio(tmp_path / "a.wav", tone(0.1), RATE)
   before = (tmp_path / "a.wav").read_bytes()
   program = (

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whoever else writes beside."""
+"""Files are written atomically, also with concurrent writers."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +8,7 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import files
 
 
-def test_many_may_ask_at_once_whether_a_place_can_be_written(tmp_path):
+def test_concurrent_checks_of_one_path_do_not_collide(tmp_path):
   with ThreadPoolExecutor(8) as pool:
     list(pool.map(files.check_writable, [tmp_path / "model.json"] * 400))
   assert not list(tmp_path.iterdir())
@@ -23,7 +23,7 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
   assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_file_that_is_read_is_not_replaced_by_what_is_written(tmp_path):
+def test_an_output_that_would_replace_its_input_is_refused(tmp_path):
   recording, link = tmp_path / "a.wav", tmp_path / "b.wav"
   recording.write_bytes(b"sound")
   link.hardlink_to(recording)

@@ -1,4 +1,4 @@
-"""The picture of a continuation."""
+"""The spectrogram of a continuation."""
 
 import sys
 
@@ -20,7 +20,7 @@ def test_an_hour_is_as_wide_as_a_minute():
   assert plotting.spectrogram_db(np.zeros(2_000_000, np.float32), 16_000).shape[1] == 1200
 
 
-def test_the_picture_is_written_with_a_line_where_the_prompt_ends(tmp_path):
+def test_the_plot_is_written_with_a_line_at_the_end_of_the_prompt(tmp_path):
   pytest.importorskip("matplotlib")
   waveform = np.random.default_rng(0).uniform(-0.1, 0.1, 32_000).astype(np.float32)
   plotting.plot_continuation(tmp_path / "with.png", waveform, 16_000, 16_000)
@@ -30,7 +30,7 @@ def test_the_picture_is_written_with_a_line_where_the_prompt_ends(tmp_path):
   assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_without_matplotlib_the_mend_is_named(tmp_path, monkeypatch):
+def test_a_missing_matplotlib_is_reported_with_the_fix(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   with pytest.raises(UserError, match="pip install 'matplotlib"):
     plotting.plot_continuation(tmp_path / "a.png", np.zeros(100, np.float32), 16_000, 0)

@@ -1,4 +1,4 @@
-"""Files that say they are synthetic."""
+"""Metadata of generated audio files."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ MADE = Provenance("speech_tiny", "0123456789abcdef", "continuation", 7, 1, 3.0, 
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "aiff", "mp3"])
-def test_every_kind_of_file_says_how_it_was_made(extension, tmp_path):
+def test_every_format_stores_the_provenance(extension, tmp_path):
   path = tmp_path / f"out.{extension}"
   audio.write_audio(path, melody(0.5), 16_000, MADE.tags())
   assert read_provenance(path) == MADE
@@ -21,7 +21,7 @@ def test_every_kind_of_file_says_how_it_was_made(extension, tmp_path):
   assert soundfile.info(path).samplerate == 16_000
 
 
-def test_words_do_not_change_the_sound(tmp_path):
+def test_provenance_does_not_change_the_audio(tmp_path):
   audio.write_audio(tmp_path / "plain.wav", melody(0.5), 16_000)
   audio.write_audio(tmp_path / "tagged.wav", melody(0.5), 16_000, MADE.tags())
   plain, tagged = (audio.read_audio(tmp_path / f"{n}.wav")[0] for n in ("plain", "tagged"))
@@ -30,7 +30,7 @@ def test_words_do_not_change_the_sound(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [60, -20])
-def test_words_that_were_cut_short_say_nothing(keep, tmp_path):
+def test_truncated_provenance_is_ignored(keep, tmp_path):
   tags = MADE.tags()
   audio.write_audio(
     tmp_path / "cut.flac", melody(0.5), 16_000, tags | {"comment": tags["comment"][:keep]}
@@ -38,7 +38,7 @@ def test_words_that_were_cut_short_say_nothing(keep, tmp_path):
   assert read_provenance(tmp_path / "cut.flac") is None
 
 
-def test_no_file_of_sound_is_named(tmp_path):
+def test_a_file_without_audio_is_refused(tmp_path):
   (tmp_path / "text.wav").write_text("no sound")
   with pytest.raises(AudioError, match=r"text\.wav"):
     read_provenance(tmp_path / "text.wav")

@@ -1,4 +1,4 @@
-"""URLs and local paths do the same; shown with fsspec's file system in memory."""
+"""URLs and local paths behave alike, tested with fsspec's file system in memory."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from audiolm_jax.io import audio, storage
 
 @pytest.fixture(params=["local", "memory"])
 def place(request, tmp_path):
-  """A fresh folder on disk or in fsspec's memory."""
+  """Returns an empty folder on disk or in fsspec's memory."""
   if request.param == "local":
     return str(tmp_path)
   return f"memory://{tmp_path.as_posix().strip('/')}"
@@ -21,7 +21,7 @@ def _write(path, content):
     file.write(content)
 
 
-def test_what_is_written_is_there_and_hidden_files_are_passed_over(place):
+def test_written_files_are_listed_and_hidden_files_are_skipped(place):
   for name in ("b.wav", "deep/er/a.txt", ".hidden/c", "deep/.d"):
     path = storage.join(place, name)
     storage.make_folder(storage.parent(path))
@@ -55,14 +55,14 @@ def test_a_folder_is_fetched_whole(place, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
-def test_sound_from_a_url_is_that_of_the_file(kind, tmp_path):
+def test_audio_from_a_url_equals_that_of_the_file(kind, tmp_path):
   local, url = tmp_path / f"a.{kind}", f"memory://sound/a.{kind}"
   soundfile.write(local, 0.3 * np.sin(np.arange(16_000) / 9), 16_000)
   _write(url, local.read_bytes())
   np.testing.assert_array_equal(audio.load_audio(url, 8000), audio.load_audio(local, 8000))
 
 
-def test_sound_that_is_missing_empty_or_cut_short_is_said_with_its_url(tmp_path):
+def test_missing_empty_and_truncated_audio_is_refused_with_its_url(tmp_path):
   with pytest.raises(AudioError, match=r"^memory://sound/no\.wav does not exist"):
     audio.check_readable("memory://sound/no.wav")
   _write("memory://sound/empty.wav", b"")
@@ -70,17 +70,17 @@ def test_sound_that_is_missing_empty_or_cut_short_is_said_with_its_url(tmp_path)
     audio.check_readable("memory://sound/empty.wav")
   soundfile.write(tmp_path / "a.ogg", 0.3 * np.sin(np.arange(16_000) / 9), 16_000)
   _write("memory://sound/short.ogg", (tmp_path / "a.ogg").read_bytes()[:-100])
-  with pytest.raises(AudioError, match=r"^memory://sound/short\.ogg is cut short"):
+  with pytest.raises(AudioError, match=r"^memory://sound/short\.ogg is truncated"):
     audio.check_readable("memory://sound/short.ogg")
 
 
-def test_an_unknown_scheme_and_a_missing_package_are_said_with_the_mend(monkeypatch):
-  with pytest.raises(UserError, match=r"^foo://bucket/x cannot be reached: .*use a path, gs://"):
+def test_an_unknown_scheme_and_a_missing_package_are_reported_with_the_fix(monkeypatch):
+  with pytest.raises(UserError, match=r"^cannot access foo://bucket/x: .*use a path, gs://"):
     storage.exists("foo://bucket/x")
 
   def missing(url):
     raise ImportError("Install s3fs to access S3")
 
   monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-  with pytest.raises(UserError, match=r"s3://bucket/x cannot be reached: .*pip install s3fs"):
+  with pytest.raises(UserError, match=r"cannot access s3://bucket/x: .*pip install s3fs"):
     storage.exists("s3://bucket/x")

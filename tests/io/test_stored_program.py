@@ -1,3 +1,5 @@
+"""Compiled programs that are stored on disk."""
+
 import dataclasses
 import hashlib
 import time
@@ -10,7 +12,7 @@ import pytest
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.io import stored_program
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.sampling import decoder
+from audiolm_jax.sampling import loop
 from tests.conftest import melody
 
 
@@ -28,7 +30,7 @@ def line(slope, x, offset):
 
 
 def new_line():
-  """As a new process has it: nothing is compiled yet."""
+  """Returns a program without compiled functions, as in a new process."""
   return StoredProgram(line, static_argnums=(0,), donate_argnums=(2,))
 
 
@@ -39,7 +41,7 @@ def drawn_line(program, slope=2.0, length=3):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-  """The cache is on; yields the folder of programs."""
+  """Enables the cache and yields the folder of programs."""
   monkeypatch.setenv("AUDIOLM_JAX_CACHE", str(tmp_path))
   before = jax.config.jax_compilation_cache_dir
   folder = compilation_cache.cache_folder()
@@ -85,7 +87,7 @@ def of_something_else(content):
 
 
 @pytest.mark.parametrize("spoil", [damaged, truncated, empty, of_something_else])
-def test_an_entry_that_does_not_fit_is_made_again(cache, spoil):
+def test_a_damaged_entry_is_compiled_again(cache, spoil):
   drawn_line(new_line())
   (entry,) = cache.iterdir()
   entry.write_bytes(spoil(entry.read_bytes()))
@@ -110,8 +112,8 @@ def test_traced_and_committed_arguments_go_to_jit(cache):
   program = new_line()
   x = {"x": np.ones(2, np.float32)}
   assert jax.jit(lambda y: program(Slope(2.0), x, y))(np.ones(2)).tolist() == [3.0, 3.0]
-  there = jax.device_put(np.ones(2, np.float32), jax.devices()[0])
-  assert program(Slope(2.0), x, there).tolist() == [3.0, 3.0]
+  committed = jax.device_put(np.ones(2, np.float32), jax.devices()[0])
+  assert program(Slope(2.0), x, committed).tolist() == [3.0, 3.0]
   assert not cache.exists()
 
 
@@ -124,7 +126,7 @@ def test_a_prepared_program_is_not_made_again_by_its_call(cache):
   assert len(traced) == 1 and len(list(cache.iterdir())) == 1
 
 
-def test_what_fails_in_the_background_is_raised_by_the_call(cache):
+def test_an_error_in_the_background_is_raised_by_the_call(cache):
   program = StoredProgram(lambda x: x.reshape(7))
   program.prepare(np.ones(3, np.float32))
   wait_for_background()
@@ -138,7 +140,7 @@ def wait_for_background():
 
 
 def forget_programs():
-  for program in (decoder.prefill, decoder.repeated, decoder.decode):
+  for program in (loop.prefill, loop.repeated, loop.decode):
     program._ready.clear()
 
 
@@ -172,7 +174,7 @@ def test_a_rehearsal_prepares_what_sampling_runs_and_changes_no_sound(
     context.setattr(StoredProgram, "prepare", noting(prepared, prepare))
     context.setattr(StoredProgram, "__call__", noting(called, call))
     bundle.continue_audio(*asked, **settings)
-  loops = {decoder.prefill, decoder.decode}
+  loops = {loop.prefill, loop.decode}
   assert {c for c in called if c[0] in loops} == {p for p in prepared if p[0] in loops} != set()
   monkeypatch.setenv("AUDIOLM_JAX_CACHE", "off")
   plain = bundle.continue_audio(*asked, **settings)

@@ -52,8 +52,8 @@ def test_the_ablation_trains_no_semantic_stage_and_keeps_the_rest(tmp_path):
   ablation = [*STEPS[:5], "acoustic_only", "fine_stage", "acoustic_only_bundle"]
   assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == ablation
   assert "gin_configs/acoustic_only_tiny.gin" in lines[11]
-  assert "semantic_stage_dir" not in lines[-1]
-  assert "/acoustic_only --fine_stage_dir" in lines[-1]
+  assert "semantic=" not in lines[-1]
+  assert "/acoustic_only --stage_dir=fine=" in lines[-1]
 
 
 def test_overrides_reach_their_step_alone(tmp_path):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.transformer import Transformer
 
 SMALL = dict(
   num_clusters=11, codebook_size=9, semantic_rate=5.0, frame_rate=10.0, collapse_repeats=True
@@ -23,7 +24,7 @@ CONFIG = TransformerConfig(
 )
 
 
-def random_params(config: TransformerConfig, spec: stages.StageSpec, seed: int = 0):
+def random_params(config: TransformerConfig, spec: stages.AutoregressiveSpec, seed: int = 0):
   """Parameters large enough that positions, frames and every layer matter."""
   model = Transformer(config, spec.layout.vocab_size)
   tokens = jnp.zeros((1, 4), jnp.int32)
@@ -39,7 +40,7 @@ def random_params(config: TransformerConfig, spec: stages.StageSpec, seed: int =
   return jax.tree_util.tree_map_with_path(grow, params)
 
 
-def random_clip(spec: stages.StageSpec, seconds: float, seed: int = 0):
+def random_clip(spec: stages.AutoregressiveSpec, seconds: float, seed: int = 0):
   """Semantic tokens and codes of a clip."""
   rng = np.random.default_rng(seed)
   semantic = rng.integers(0, spec.num_clusters, round(seconds * spec.semantic_rate))
@@ -47,7 +48,7 @@ def random_clip(spec: stages.StageSpec, seconds: float, seed: int = 0):
   return semantic.astype(np.int32), codes.astype(np.int32)
 
 
-def random_batch(spec: stages.StageSpec, rows: int = 3, shortest: float = 0.5):
+def random_batch(spec: stages.AutoregressiveSpec, rows: int = 3, shortest: float = 0.5):
   """A batch of features of clips of different lengths."""
   examples = []
   for row in range(rows):

@@ -10,6 +10,7 @@ from helpers_lm import CONFIG, SPECS, random_clip, random_params
 
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.attention_maps import attention_maps
+from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.transformer import Transformer, stack_layers
 
 SPEC = SPECS["coarse"]
@@ -29,7 +30,7 @@ def test_values_summed_by_the_maps_are_what_each_layer_adds(changes):
   config = dataclasses.replace(CONFIG, **changes)
   params = random_params(config, SPEC)
   tokens, frame_ids = example()
-  maps = attention_maps(stages.Stage(SPEC, config, params), tokens, frame_ids)
+  maps = attention_maps(Stage(SPEC, config, params), tokens, frame_ids)
 
   def handed_out(module: nn.Module, method: str) -> bool:
     return method == "__call__" and module.name in ("value", "output")
@@ -49,7 +50,7 @@ def test_values_summed_by_the_maps_are_what_each_layer_adds(changes):
 
 def test_a_position_takes_all_from_the_past_and_nothing_from_the_future():
   tokens, frame_ids = example()
-  maps = attention_maps(stages.Stage(SPEC, CONFIG, random_params(CONFIG, SPEC)), tokens, frame_ids)
+  maps = attention_maps(Stage(SPEC, CONFIG, random_params(CONFIG, SPEC)), tokens, frame_ids)
   assert maps.shape == (2, 4, 30, 30)
   np.testing.assert_allclose(maps.sum(axis=-1), 1.0, atol=1e-5)
   assert (np.triu(maps, 1) == 0).all()
@@ -60,6 +61,6 @@ def test_stacked_layers_give_the_same_maps():
   tokens, frame_ids = example()
   params = random_params(CONFIG, SPEC)
   scanned = dataclasses.replace(CONFIG, scan_layers=True)
-  stacked = attention_maps(stages.Stage(SPEC, scanned, stack_layers(params)), tokens, frame_ids)
-  plain = attention_maps(stages.Stage(SPEC, CONFIG, params), tokens, frame_ids)
+  stacked = attention_maps(Stage(SPEC, scanned, stack_layers(params)), tokens, frame_ids)
+  plain = attention_maps(Stage(SPEC, CONFIG, params), tokens, frame_ids)
   np.testing.assert_array_equal(stacked, plain)

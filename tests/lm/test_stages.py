@@ -103,7 +103,7 @@ def test_a_full_crop_without_repeats_fills_the_features():
 
 def test_spec_survives_json():
   spec = SPECS["fine"]
-  assert configs.from_dict(stages.StageSpec, configs.to_dict(spec)) == spec
+  assert configs.from_dict(stages.AutoregressiveSpec, configs.to_dict(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_spec_survives_json():
 )
 def test_impossible_specs_are_refused(values, message):
   with pytest.raises(ConfigError, match=message):
-    stages.StageSpec(name="x", **values)
+    stages.AutoregressiveSpec(name="x", **values)
 
 
 def test_data_that_does_not_fit_is_refused_in_words():

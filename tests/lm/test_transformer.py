@@ -12,15 +12,8 @@ from helpers_lm import CONFIG, SPECS, random_params
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import (
-  FeedForward,
-  Positions,
-  Remat,
-  Transformer,
-  TransformerConfig,
-  stack_layers,
-  unstack_layers,
-)
+from audiolm_jax.lm.config import FeedForward, Positions, Remat, TransformerConfig
+from audiolm_jax.lm.transformer import Transformer, stack_layers, unstack_layers
 
 VARIANTS = {
   "paper": {},

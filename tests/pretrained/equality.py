@@ -6,7 +6,7 @@ A reference takes one clip at a time, for most make something else of a clip tha
   decode: codes [frames, quantizers] -> waveform [samples], of any length near frames * hop_length
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,17 +93,16 @@ def assert_batched_equals_single(codec: Any, clips: Sequence[np.ndarray], atol: 
 
 
 def assert_streamed_equals_whole(
-  codec: Any, clip: np.ndarray, pieces: Iterator[int], atol: float
+  codec: Any, clip: np.ndarray, samples: Sequence[int], frames: Sequence[int], atol: float
 ) -> None:
-  """A clip in pieces of these many samples, and its codes in pieces of these many frames."""
-  lengths = list(pieces)
+  """A clip in pieces of so many samples, its codes in pieces of so many frames; then the rest."""
   encoder = codec.stream_encoder()
-  heard = [encoder.push(piece[None]) for piece in _cut(clip, lengths)]
-  codes = np.concatenate([*heard, encoder.flush()], axis=1)
+  pieces = [encoder.push(piece[None]) for piece in _cut(clip, samples)]
+  codes = np.concatenate([*pieces, encoder.flush()], axis=1)
   np.testing.assert_array_equal(codes, codec.encode(clip[None]))
   decoder = codec.stream_decoder()
-  played = [decoder.push(piece[None]) for piece in _cut(codes[0], lengths)]
-  sound = np.concatenate([*played, decoder.flush()], axis=1)
+  pieces = [decoder.push(piece[None]) for piece in _cut(codes[0], frames)]
+  sound = np.concatenate([*pieces, decoder.flush()], axis=1)
   np.testing.assert_allclose(sound, codec.decode(codes), rtol=0, atol=atol)
 
 

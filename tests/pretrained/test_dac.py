@@ -10,8 +10,6 @@ from audiolm_jax.pretrained import dac
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from tests.pretrained.conftest import GOLDEN, latents_of
 from tests.pretrained.equality import (
-  assert_batched_equals_single,
-  assert_streamed_equals_whole,
   compare_codes,
   compare_sound,
   relative_difference,
@@ -51,11 +49,6 @@ def test_sound_of_all_levels_and_of_the_first_equals_the_reference(dac_codec, da
       assert not dac_codec.decode(codes[None, :, :count])[0, -8:].any()
 
 
-def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(dac_codec, dac_expected):
-  clips = [dac_expected["waveform_0"], dac_expected["waveform_1"], dac_expected["waveform_1"][:700]]
-  assert_batched_equals_single(dac_codec, clips, atol=1e-5)
-
-
 def test_a_clip_longer_than_a_window_equals_the_whole_model(dac_codec, dac_expected):
   clip = np.tile(dac_expected["waveform_1"], 18)[: 700 * dac_codec.spec.hop_length]
   quantizer = dac_codec.params["quantizer"]
@@ -67,24 +60,19 @@ def test_a_clip_longer_than_a_window_equals_the_whole_model(dac_codec, dac_expec
   np.testing.assert_allclose(dac_codec.decode(codes), sound, rtol=0, atol=1e-5)
 
 
-def test_streamed_equals_whole_whatever_the_pieces(dac_codec, dac_expected):
-  for pieces in ([17, 900, 1, 333], [1733]):
-    assert_streamed_equals_whole(dac_codec, dac_expected["waveform_1"], iter(pieces), atol=1e-5)
-
-
 def test_a_stream_lags_by_the_reach_and_no_more(dac_codec):
-  hop, after = dac_codec.config.hop_length, dac_codec.encoder_reach.after
+  hop, after = dac_codec.config.hop_length, dac_codec.encoder.right
   stream = dac_codec.stream_encoder()
   assert stream.push(np.zeros((1, after * hop), np.float32)).shape[1] == 0
   assert stream.push(np.zeros((1, 2 * hop), np.float32)).shape[1] == 2
   assert stream.flush().shape[1] == after
   # 0.16 and 0.2 s at the published shape.
   shape = dac.DacConfig()
-  assert (shape.encoder_reach.after, shape.decoder_reach.after) == (8, 10)
+  assert (shape.encoder_reach.right, shape.decoder_reach.right) == (8, 10)
 
 
 def test_the_reach_is_as_far_as_a_sample_is_felt(dac_codec):
-  hop, reach = dac_codec.spec.hop_length, dac_codec.encoder_reach
+  hop, reach = dac_codec.spec.hop_length, dac_codec.encoder
   silence = np.zeros(60 * hop, np.float32)
   felt = set()
   # The first and the last sample of a frame: their effect goes farthest.
@@ -93,7 +81,7 @@ def test_the_reach_is_as_far_as_a_sample_is_felt(dac_codec):
     click[sample] = 1.0
     difference = np.subtract(*(latents_of(dac_codec, x)[0] for x in (silence, click)))
     felt |= set(np.flatnonzero(np.any(difference != 0, axis=-1)).tolist())
-  assert felt == set(range(30 - reach.after, 31 + reach.before))
+  assert felt == set(range(30 - reach.right, 31 + reach.left))
 
 
 def test_plain_weights_and_both_kinds_of_weight_normalization_are_the_same(dac_codec):
@@ -133,13 +121,6 @@ def test_the_sum_of_the_codebooks_entries_is_what_is_decoded(dac_codec, dac_expe
   np.testing.assert_allclose(summed, latents, rtol=0, atol=1e-5)
 
 
-def test_nothing_is_encoded_to_nothing_and_decoded_to_nothing(dac_codec):
-  assert dac_codec.encode(np.zeros((2, 0), np.float32)).shape == (2, 0, 4)
-  assert dac_codec.decode(np.zeros((2, 0, 4), np.int32)).shape == (2, 0)
-  assert dac_codec.stream_decoder(2).flush().shape == (2, 0)
-  assert dac_codec.stream_encoder(2).flush().shape == (2, 0, 4)
-
-
 def test_weights_that_do_not_fit_are_named():
   published = read_published(GOLDEN / "dac")
   config, tensors = published.config, published.weights.tensors
@@ -158,7 +139,3 @@ def test_weights_that_do_not_fit_are_named():
     assert "\n" not in str(caught.value)
   with pytest.raises(ConfigError, match="lacks 'n_codebooks'"):
     dac.read_config({k: v for k, v in config.items() if k != "n_codebooks"})
-
-
-def test_the_decoder_decides_no_code(dac_codec):
-  assert set(dac_codec.token_params) == {"encoder", "quantizer"}

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from audiolm_jax.chunking import plan
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.pretrained import hubert_tokenizer, w2v_bert_2_tokenizer
 from audiolm_jax.pretrained.weights import read_published
-from audiolm_jax.semantic.windowed_tokenizer import plan_windows
 from tests.pretrained.conftest import (
   GOLDEN,
   miniature_hubert,
@@ -70,7 +70,7 @@ def test_a_token_of_two_steps_stands_for_their_mean_at_half_the_rate(kind):
   means = np.concatenate([steps, steps[-1:]]).reshape(6, 2, 16).mean(axis=1)
   np.testing.assert_allclose(halved.features(clip[None])[0], means, rtol=1e-5, atol=1e-5)
   long = [noise(640 * 70 + 9, 1), clip]
-  assert len(plan_windows(halved.num_steps(len(long[0])), halved.config)) > 1
+  assert len(list(plan(halved.id_model, halved.num_steps(len(long[0]))))) > 1
   for found, single in zip(halved.tokenize_clips(long, 2), long, strict=True):
     np.testing.assert_array_equal(found, halved.tokenize_long(single))
 
@@ -80,7 +80,7 @@ def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(kind):
   lengths = [320 * 130 + 9, 1, 5_000, 320 * 70, kind.step_length - 1]
   clips = [noise(length, seed) for seed, length in enumerate(lengths)]
   alone = [windowed.tokenize_long(clip) for clip in clips]
-  assert len(plan_windows(len(alone[0]), windowed.config)) == 4
+  assert len(list(plan(windowed.id_model, len(alone[0])))) == 4
   for found, single in zip(windowed.tokenize_clips(clips, 2), alone, strict=True):
     np.testing.assert_array_equal(found, single)
   rows = np.stack([noise(max(lengths), 9)] * len(clips))
@@ -111,9 +111,9 @@ def test_windows_and_steps_that_cannot_be_are_named():
     hubert_tokenizer.HubertTokenizerConfig(steps_per_token=0)
 
 
-def test_a_short_clip_is_filled_up_by_a_twentieth_of_a_window_at_most():
+def test_a_short_clip_is_filled_up_by_a_twentieth_of_a_chunk_at_most():
   config = hubert_tokenizer.HubertTokenizerConfig()
-  sizes = [plan_windows(steps, config)[0].size for steps in (1, 75, 76, 450, 451, 1499)]
+  sizes = [config.size_for(steps) for steps in (1, 75, 76, 450, 451, 1499)]
   assert sizes == [75, 75, 150, 450, 525, 1500]
 
 

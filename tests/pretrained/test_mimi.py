@@ -14,8 +14,6 @@ from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from audiolm_jax.sampling.windows import steps_of_frames
 from tests.pretrained.conftest import GOLDEN, miniature_mimi
 from tests.pretrained.equality import (
-  assert_batched_equals_single,
-  assert_streamed_equals_whole,
   compare_codes,
   compare_sound,
   relative_difference,
@@ -85,24 +83,6 @@ def test_blocks_with_a_window_of_attention_equal_the_clip_in_one_piece(codec, cl
   np.testing.assert_array_equal(codec.encode_long(clip), np.concatenate(whole, axis=-1))
 
 
-def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(codec, clips):
-  assert_batched_equals_single(codec, clips[1:4], atol=1e-5)
-
-
-def test_streamed_equals_whole_whatever_the_pieces(codec, clips):
-  # Few different numbers of frames at a time, for each is compiled.
-  assert_streamed_equals_whole(codec, clips[1][:187], iter((1, 2, 37, 1, 80)), atol=1e-5)
-  assert_streamed_equals_whole(codec, clips[3], iter((1, 1)), atol=1e-5)
-
-
-def test_a_stream_gives_each_frame_at_once(codec, clips):
-  stream, clip = codec.stream_encoder(), clips[0][None]
-  assert stream.push(clip[:, :39]).shape[1] == 0
-  assert stream.push(clip[:, 39:40]).shape[1] == 1
-  assert stream.push(clip[:, 40:80]).shape[1] == 1
-  assert stream.flush().shape[1] == 0
-
-
 def test_no_frame_hears_a_later_one(halves_of, clips):
   clip = clips[0].copy()
   before = halves_of(clip)
@@ -139,13 +119,6 @@ def test_a_config_survives_a_bundle(codec):
   assert configs.from_dict(MimiConfig, configs.to_dict(codec.config)) == codec.config
 
 
-def test_nothing_is_encoded_to_nothing_and_decoded_to_nothing(codec):
-  assert codec.encode(np.zeros((2, 0), np.float32)).shape == (2, 0, 4)
-  assert codec.decode(np.zeros((2, 0, 4), np.int32)).shape == (2, 0)
-  assert codec.stream_decoder(2).flush().shape == (2, 0)
-  assert codec.stream_encoder(2).flush().shape == (2, 0, 4)
-
-
 def test_weights_that_do_not_fit_are_named():
   published = read_published(GOLDEN / "mimi")
   config, tensors = published.config, published.weights.tensors
@@ -167,7 +140,3 @@ def test_weights_that_do_not_fit_are_named():
     assert "\n" not in str(caught.value)
   with pytest.raises(ConfigError, match="lacks 'num_filters'"):
     mimi.read_config({k: v for k, v in config.items() if k != "num_filters"})
-
-
-def test_the_decoder_decides_no_code(codec):
-  assert set(codec.token_params) == {"encoder", "codebooks"}

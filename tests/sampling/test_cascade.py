@@ -8,11 +8,12 @@ import pytest
 from helpers_lm import CONFIG, SPECS, random_clip, random_params
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.lm.stages import Source, Stage
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stages import Source
 from audiolm_jax.lm.tokens import collapse_repeats
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip, retokenizer
 from audiolm_jax.sampling.logits import SamplingOptions
-from audiolm_jax.sampling.semantic_source import SampledSource
+from audiolm_jax.sampling.semantic_targets import CollapsedRepeats
 
 # Per second: 5 semantic tokens, 10 frames. Crops: semantic 4 s, coarse 2 s, fine 1 s.
 FINE_CROP, COARSE_CROP = 10, 20
@@ -41,7 +42,12 @@ def clip(frames, total, seed=0):
   """`frames` of a prompt, to become `total`."""
   semantic, codes = random_clip(SPECS["coarse"], frames / 10, seed=seed)
   # One more step where a step is cut by the prompt's end, as a tokenizer gives it.
-  return Clip(total, np.resize(semantic, -(-frames // 2)), codes)
+  return Clip(total, {"semantic": np.resize(semantic, -(-frames // 2)), "codes": codes})
+
+
+def changed(clip, **prompt):
+  """The clip with other prompts."""
+  return clip._replace(prompt={**clip.prompt, **prompt})
 
 
 def sample(cascade, *clips, **settings):
@@ -56,14 +62,14 @@ def test_prompt_codes_are_a_bit_exact_prefix(cascade, frames):
     assert codes.shape == (20, 5)
     assert codes.min() >= 0
     assert codes.max() < 9
-    np.testing.assert_array_equal(codes[:frames], given.codes)
+    np.testing.assert_array_equal(codes[:frames], given.prompt["codes"])
   assert {"semantic", "coarse", "fine"} == set(result.timings)
 
 
 def test_prompt_semantic_tokens_are_a_prefix_and_the_rest_is_new(cascade):
   clips = [clip(8, 20, seed) for seed in (0, 1)]
   for given, tokens in zip(clips, sample(cascade, *clips).semantic, strict=True):
-    given = collapse_repeats(given.semantic)
+    given = collapse_repeats(given.prompt["semantic"])
     np.testing.assert_array_equal(tokens[: len(given)], given)
     assert (tokens[1:] != tokens[:-1]).all()
     assert tokens.max() < 11
@@ -79,7 +85,7 @@ def test_prompt_semantic_tokens_are_a_prefix_and_the_rest_is_new(cascade):
 )
 def test_new_semantic_tokens_come_at_the_prompts_own_rate(cascade, semantic, new):
   semantic = np.array(semantic)
-  result = sample(cascade, clip(8, 20)._replace(semantic=semantic))
+  result = sample(cascade, changed(clip(8, 20), semantic=semantic))
   rate = np.clip(len(collapse_repeats(semantic)) / 0.8, 2.0, 6.0)
   assert abs(new - 1.2 * rate) <= 0.5
   sampled = len(result.semantic[0]) - len(collapse_repeats(semantic))
@@ -99,7 +105,7 @@ def assert_equal_one_by_one(cascade, clips):
 
 def test_a_batch_of_prompts_gives_what_they_give_one_by_one(cascade):
   clips = [clip(8, 20, seed) for seed in (0, 1, 2)]
-  clips[1].semantic[:] = 4  # collapses to a single token: much shorter than the others
+  clips[1].prompt["semantic"][:] = 4  # collapses to a single token: much shorter than the others
   assert_equal_one_by_one(cascade, clips)
 
 
@@ -133,7 +139,7 @@ def test_unconditional_samples_come_at_the_corpus_rate(cascade):
 
 def test_resynthesis_keeps_the_semantic_tokens(cascade):
   semantic, _ = random_clip(SPECS["coarse"], 4.8)
-  result = sample(cascade, Clip(45, semantic, resynthesis=True))
+  result = sample(cascade, Clip(45, given={"semantic": semantic}))
   np.testing.assert_array_equal(result.semantic[0], collapse_repeats(semantic[:23]))
   assert result.codes[0].shape == (45, 5)
   assert "semantic" not in result.timings
@@ -142,10 +148,10 @@ def test_resynthesis_keeps_the_semantic_tokens(cascade):
 def test_each_level_is_read_by_the_next(cascade):
   """Temperature 0 leaves the source as the only thing that can differ."""
   greedy = SamplingOptions(temperature=0.0)
-  options = CascadeOptions(greedy, greedy, greedy)
+  options = CascadeOptions(dict.fromkeys(("semantic", "coarse", "fine"), greedy))
   semantic = np.arange(10) % 11
   first, second = (
-    sample(cascade, Clip(20, tokens, resynthesis=True), options=options).codes[0]
+    sample(cascade, Clip(20, given={"semantic": tokens}), options=options).codes[0]
     for tokens in (semantic, semantic[::-1])
   )
   assert (first[:, :2] != second[:, :2]).any()
@@ -163,7 +169,7 @@ def test_long_clips_hear_what_they_made_before_going_on():
   given = clip(8, 70)
   result = sample(cascade, given)
   assert result.codes[0].shape == (70, 5)
-  np.testing.assert_array_equal(result.codes[0][:8], given.codes)
+  np.testing.assert_array_equal(result.codes[0][:8], given.prompt["codes"])
   # Windows end at 22, 36, 50, 64, 70; each but the last is heard.
   assert [len(h) for h in heard] == [20] * 4
   np.testing.assert_array_equal(heard[2], result.codes[0][30:50, :2])
@@ -176,7 +182,7 @@ def test_long_clips_with_kept_repeats_need_no_retokenizing():
   result = sample(cascade, *clips)
   assert [codes.shape for codes in result.codes] == [(51, 2)] * 2
   assert [len(s) for s in result.semantic] == [26, 26]
-  np.testing.assert_array_equal(result.semantic[0][:4], clips[0].semantic)
+  np.testing.assert_array_equal(result.semantic[0][:4], clips[0].prompt["semantic"])
 
 
 def test_long_collapsed_clips_without_retokenize_are_refused():
@@ -190,7 +196,7 @@ def test_piano_has_no_fine_stage():
   given = clip(8, 20)
   result = sample(cascade, given)
   assert result.codes[0].shape == (20, 2)
-  np.testing.assert_array_equal(result.codes[0][:8], given.codes[:, :2])
+  np.testing.assert_array_equal(result.codes[0][:8], given.prompt["codes"][:, :2])
   assert set(result.timings) == {"semantic", "coarse"}
 
 
@@ -211,9 +217,9 @@ def test_streamed_codes_are_those_of_the_whole_piece_by_piece(names, lengths):
 def test_a_stream_draws_no_further_than_it_is_heard(cascade, monkeypatch):
   """New sound begins with the first fine chunk, before the second window."""
   windows = []
-  original = SampledSource.windows
+  original = CollapsedRepeats.windows
   monkeypatch.setattr(
-    SampledSource, "windows", lambda *args: windows.append(args[2]) or original(*args)
+    CollapsedRepeats, "windows", lambda *args: windows.append(args[3]) or original(*args)
   )
   stream = cascade.stream(clip(8, 70), options=OPTIONS)
   assert (len(next(stream)), windows) == (8, [])  # the prompt
@@ -230,7 +236,7 @@ def acoustic_only():
 
 
 def test_acoustic_only_needs_no_semantic_tokens(acoustic_only):
-  result = sample(acoustic_only, clip(8, 45)._replace(semantic=None))
+  result = sample(acoustic_only, clip(8, 45))
   assert result.codes[0].shape == (45, 5)
   assert result.semantic == ()
 
@@ -271,23 +277,33 @@ def test_prompts_that_do_not_fit_are_refused_in_words(cascade):
   given = clip(8, 20)
   for wrong, message in [
     (given._replace(num_frames=8), "the prompt has 8 frames"),
-    (given._replace(codes=given.codes[:, :2]), "at least 5 quantizers"),
-    (given._replace(semantic=given.semantic[:2]), "2 semantic tokens are too few for 8 frames: 4"),
-    (given._replace(resynthesis=True), "4 semantic tokens are too few for 20 frames: 10"),
+    (changed(given, codes=given.prompt["codes"][:, :2]), "at least 5 quantizers"),
+    (
+      changed(given, semantic=given.prompt["semantic"][:2]),
+      "2 semantic tokens are too few for 8 frames: 4",
+    ),
+    (
+      Clip(20, given={"semantic": given.prompt["semantic"]}),
+      "4 semantic tokens are too few for 20 frames: 10",
+    ),
+    (Clip(None), "no length, and no stage ends it"),
   ]:
     with pytest.raises(DataError, match=message):
       sample(cascade, wrong)
   with pytest.raises(DataError, match="apart"):
-    sample(cascade, given, Clip(8, given.semantic, resynthesis=True))
+    sample(cascade, given, Clip(8, given={"semantic": given.prompt["semantic"]}))
 
 
 @pytest.mark.parametrize(
   ("names", "changes", "message"),
   [
-    (("semantic", "fine"), {}, "needs a coarse stage"),
-    (("coarse", "fine"), {"frame_rate": 20.0}, "disagree on frame_rate"),
+    (("coarse", "fine"), {"frame_rate": 20.0}, "disagree on the rate of codes: 20.0 and 10.0"),
     (("coarse", "fine"), {"num_source_quantizers": 1}, "reads 1 levels, the coarse stage makes 2"),
-    (("coarse", "semantic"), {"collapse_repeats": False}, "both collapse repeats, or neither"),
+    (
+      ("coarse", "semantic"),
+      {"collapse_repeats": False},
+      "both collapse repeats of semantic, or neither",
+    ),
   ],
 )
 def test_stages_that_do_not_fit_together_are_refused(names, changes, message):
@@ -296,6 +312,12 @@ def test_stages_that_do_not_fit_together_are_refused(names, changes, message):
   parts[names[-1]] = dataclasses.replace(last, spec=dataclasses.replace(last.spec, **changes))
   with pytest.raises(ConfigError, match=message):
     Cascade(parts, semantic_rate=4.0)
+
+
+def test_tokens_that_no_stage_writes_and_no_clip_gives_are_refused():
+  cascade = Cascade(stages("fine"))
+  with pytest.raises(ConfigError, match="read codes, which no stage writes and the clips do not"):
+    sample(cascade, clip(8, 20))
 
 
 def test_collapsing_stages_need_the_corpus_rate():

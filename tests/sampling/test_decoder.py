@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from helpers_lm import CONFIG, SPECS, random_clip, random_params
 
-from audiolm_jax.lm.stages import Stage, stage_sequence
+from audiolm_jax.lm.config import Positions, TransformerConfig
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stages import stage_sequence
 from audiolm_jax.lm.tokens import BOS
-from audiolm_jax.lm.transformer import Positions, Transformer, TransformerConfig, stack_layers
-from audiolm_jax.sampling import decoder
+from audiolm_jax.lm.transformer import Transformer, stack_layers
+from audiolm_jax.sampling import decoder, loop
 from audiolm_jax.sampling.decoder import Prompt, StageSampler
 from audiolm_jax.sampling.logits import SamplingOptions, draw
 
@@ -35,7 +37,7 @@ def prompt(spec, seconds: float, seed: int = 0) -> Prompt:
   semantic, codes = random_clip(spec, seconds, seed)
   if spec.predicts_semantic:
     tokens = stage_sequence(spec, semantic).tokens
-    return Prompt(tokens, np.zeros_like(tokens))
+    return Prompt(tokens, np.zeros_like(tokens), earlier=semantic[:, None])
   sequence = stage_sequence(spec, semantic, codes)
   return Prompt(sequence.tokens, sequence.frame_ids, 1 + len(codes))
 
@@ -68,9 +70,9 @@ def teacher_forced(stage: Stage, prompt: Prompt, drawn) -> np.ndarray:
 def seen_logits(monkeypatch):
   """The logits that the decoder draws from, in order, [steps][rows, size]."""
   seen = []
-  original = decoder._choose
+  original = loop._choose
 
-  def spy(program, variables, inputs, hidden, token, run, step):
+  def spy(program, variables, inputs, hidden, codes, step):
     spec = program.spec
     start, size = spec.layout.legal_range(
       step, spec.first_target_quantizer, spec.num_target_quantizers
@@ -79,13 +81,11 @@ def seen_logits(monkeypatch):
     jax.debug.callback(
       lambda s, x: seen.append((int(s), np.asarray(x))), step, logits, ordered=True
     )
-    return original(program, variables, inputs, hidden, token, run, step)
+    return original(program, variables, inputs, hidden, codes, step)
 
-  monkeypatch.setattr(decoder, "_choose", spy)
+  monkeypatch.setattr(loop, "_choose", spy)
   # A fresh jit, so that the spy is not hidden by what was compiled before, nor kept after.
-  monkeypatch.setattr(
-    decoder, "decode", jax.jit(lambda *a: decoder._decode_fn(*a), static_argnums=0)
-  )
+  monkeypatch.setattr(decoder, "decode", jax.jit(lambda *a: loop._decode_fn(*a), static_argnums=0))
   return seen
 
 
@@ -154,7 +154,10 @@ def test_no_run_of_a_token_is_longer_than_the_limit():
   spec = dataclasses.replace(model.spec, collapse_repeats=False, longest_run=3)
   model = dataclasses.replace(model, spec=spec)
   ends = np.array([5, 9, 9], np.int32), np.array([5, 9, 9, 9], np.int32)
-  given = [Prompt(tokens, np.zeros_like(tokens)) for tokens in ends]
+  given = [
+    Prompt(tokens, np.zeros_like(tokens), earlier=spec.layout.ids_to_semantic(tokens)[:, None])
+    for tokens in ends
+  ]
   greedy = StageSampler(model).sample(given, 60, keys(2), SamplingOptions(temperature=0.0))
   rows = [np.concatenate(parts).tolist() for parts in zip(ends, greedy, strict=True)]
   runs = [max(len(list(run)) for _, run in itertools.groupby(row)) for row in rows]
@@ -276,11 +279,11 @@ def test_nothing_is_recompiled_within_a_bucket():
   model = stage("coarse")
   sampler = StageSampler(model)
   sampler.sample([prompt(model.spec, 0.9)], 30, keys(1), SamplingOptions(temperature=0.3))
-  before = decoder.prefill._cache_size(), decoder.decode._cache_size()
+  before = loop.prefill._cache_size(), loop.decode._cache_size()
   for seconds, count, temperature in [(0.2, 3, 0.7), (0.5, 17, 1.0), (0.8, 40, 0.0)]:
     options = SamplingOptions(temperature=temperature)
     sampler.sample([prompt(model.spec, seconds)], count, keys(1), options)
-  assert (decoder.prefill._cache_size(), decoder.decode._cache_size()) == before
+  assert (loop.prefill._cache_size(), loop.decode._cache_size()) == before
 
 
 def test_the_compiled_loop_keeps_its_cache_in_place():
@@ -290,7 +293,7 @@ def test_the_compiled_loop_keeps_its_cache_in_place():
   capacity = 4096
   given = [prompt(spec, 0.4)]
   inputs, state = sampler._begin(given, 64, keys(1), SamplingOptions(), capacity)
-  compiled = decoder.decode.lower(sampler.program, sampler.params, inputs, state, 64).compile()
+  compiled = loop.decode.lower(sampler.program, sampler.params, inputs, state, 64).compile()
   cache_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
   assert cache_bytes == 2 * 2 * 64 * 4 * capacity
   memory = compiled.memory_analysis()

@@ -10,6 +10,7 @@ from flax.core import meta
 from audiolm_jax.codec import soundstream
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.lm import stages
+from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.transformer import Transformer
 from tests.conftest import melody
 
@@ -37,7 +38,7 @@ def slow_bundle(miniature_bundle):
   return dataclasses.replace(
     miniature_bundle,
     codec=SoundStreamCodec(c, params),
-    stages={"coarse": stages.Stage(spec, config, init["params"])},
+    stages={"coarse": Stage(spec, config, init["params"])},
     detector=None,
   )
 

@@ -3,9 +3,17 @@
 import itertools
 
 import pytest
-from helpers_lm import SPECS
 
-from audiolm_jax.sampling.windows import Window, plan_windows, steps_of_frames
+from audiolm_jax.sampling.windows import Window, next_window, steps_of_frames
+
+
+def plan_windows(known, total, **settings):
+  """All windows that lead from `known` frames to `total`."""
+  windows = []
+  while known < total:
+    windows.append(next_window(known, total, **settings))
+    known = windows[-1].end
+  return tuple(windows)
 
 
 def test_windows_of_the_example():
@@ -37,6 +45,11 @@ def test_a_clip_within_the_crop_is_one_window():
 
 
 def test_steps_cover_the_frames():
-  spec = SPECS["coarse"]  # two frames a step
-  assert steps_of_frames(spec, 0, 7) == slice(0, 4)
-  assert steps_of_frames(spec, 6, 20) == slice(3, 10)
+  assert steps_of_frames(0, 7, 10.0, 5.0) == slice(0, 4)
+  assert steps_of_frames(6, 20, 10.0, 5.0) == slice(3, 10)
+  assert steps_of_frames(1, 2, 12.5, 25.0) == slice(2, 4)
+
+
+def test_a_window_of_a_clip_without_a_length_has_all_the_frames_that_it_may():
+  assert next_window(150, None, crop=500, overlap=150) == Window(0, 150, 500)
+  assert next_window(500, None, crop=500, overlap=150) == Window(350, 500, 850)

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from audiolm_jax.chunking import plan
 from audiolm_jax.core import configs
 from audiolm_jax.semantic.conformer import ConformerEncoder
 from audiolm_jax.semantic.features import log_mel
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig, _encode
-from audiolm_jax.semantic.windowed_tokenizer import plan_windows
 
 
 @pytest.fixture
@@ -49,17 +49,17 @@ def test_features_of_windows_equal_those_of_the_encoder_in_one_go(tokenizer, spe
   valid = jnp.ones((1, mel.shape[1] // 4), bool)
   whole = ConformerEncoder(encoder).apply({"params": tokenizer.params["encoder"]}, mel, valid)
   expected = (whole - tokenizer.params["mean"]) / tokenizer.params["scale"]
-  assert len(plan_windows(151, config)) == 3
+  assert len(list(plan(tokenizer.id_model, 151))) == 3
   np.testing.assert_allclose(tokenizer.features(waveform[None]), expected, atol=1e-4)
 
 
 def test_chunked_tokens_equal_whole_file_tokens(tokenizer, speechlike):
   waveform = speechlike(640 * 200 + 300)
-  one_window = SemanticTokenizer(
+  one_chunk = SemanticTokenizer(
     dataclasses.replace(tokenizer.config, chunk_steps=1000), tokenizer.params
   )
-  assert len(plan_windows(201, one_window.config)) == 1
-  whole = one_window.tokenize(waveform[None])[0]
+  assert len(list(plan(one_chunk.id_model, 201))) == 1
+  whole = one_chunk.tokenize(waveform[None])[0]
   np.testing.assert_array_equal(tokenizer.tokenize_long(waveform), whole)
   np.testing.assert_array_equal(tokenizer.tokenize(waveform[None])[0], whole)
   assert len(set(whole)) > 5
@@ -81,7 +81,7 @@ def test_batched_equals_one_by_one_with_unequal_lengths(tokenizer, speechlike):
 def test_tokens_of_clips_side_by_side_equal_tokens_one_by_one(tokenizer, speechlike, batch_size):
   lengths = [640 * 300 + 9, 1, 5_000, 640 * 70, 16_000, 640 * 200]
   clips = [speechlike(length, seed) for seed, length in enumerate(lengths)]
-  assert len(plan_windows(301, tokenizer.config)) > 2
+  assert len(list(plan(tokenizer.id_model, 301))) > 2
   together = tokenizer.tokenize_clips(clips, batch_size)
   for clip, tokens in zip(clips, together, strict=True):
     np.testing.assert_array_equal(tokens, tokenizer.tokenize_long(clip))
@@ -95,18 +95,12 @@ def test_ids_are_of_the_nearest_centroid(tokenizer, speechlike):
   np.testing.assert_array_equal(tokenizer.tokenize(waveform)[0], distance.argmin(-1))
 
 
-@pytest.mark.parametrize("num_steps", [1, 64, 65, 90, 91, 500, 1234])
-def test_windows_cover_the_clip_once_with_their_context(tokenizer, num_steps):
-  config = tokenizer.config
-  field = config.receptive_field
-  done = 0
-  for window in plan_windows(num_steps, config):
-    assert window.start + window.keep_from == done
-    done = window.start + window.keep_to
-    assert window.valid <= window.size <= config.window_steps
-    assert window.start == 0 or window.keep_from >= field.left
-    assert window.start + window.valid == num_steps or window.size - window.keep_to >= field.right
-  assert done == num_steps
+def test_chunks_are_of_one_size_and_short_clips_of_powers_of_two(tokenizer):
+  field, largest = tokenizer.config.receptive_field, tokenizer.config.window_steps
+  model = tokenizer.id_model
+  assert (model.left, model.right) == tuple(field) and largest == 60 + sum(field)
+  sizes = [{chunk.size for chunk in plan(model, steps)} for steps in (1, 64, 65, largest, 500)]
+  assert sizes == [{64}, {64}, {largest}, {largest}, {largest}]
 
 
 def test_any_length_compiles_a_handful_of_shapes(tokenizer, speechlike):

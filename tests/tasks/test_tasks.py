@@ -14,9 +14,10 @@ seqio = pytest.importorskip("seqio")
 
 from audiolm_jax import bundles  # noqa: E402
 from audiolm_jax.core.errors import DataError  # noqa: E402
-from audiolm_jax.data import registration, token_store, tokenization  # noqa: E402
+from audiolm_jax.data import token_store, tokenization  # noqa: E402
 from audiolm_jax.data.in_memory import InMemoryTokens  # noqa: E402
 from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
+from audiolm_jax.lm import stages  # noqa: E402
 from tests.conftest import MINIATURE_CODEC  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,6 @@ def environment(recordings, bundle_dir):
         "CODEBOOK_SIZE=16",
         "NUM_COARSE_QUANTIZERS=2",
         "CROP_SECONDS=1.0",
-        "TASK_FEATURE_LENGTHS={{'tokens': 126}}",
         "WARMUP_STEPS=1",
         "transformer.TransformerConfig.num_layers=1",
         "transformer.TransformerConfig.embed_dim=16",
@@ -112,7 +112,7 @@ def test_tokens_of_a_task_equal_those_of_a_token_store(
   environment, miniature_bundle, recordings, tmp_path
 ):
   tokenization.tokenize_corpus(miniature_bundle, recordings, tmp_path, progress=False)
-  specs = registration.paper_stages(
+  specs = stages.paper_stages(
     semantic_rate=25.0, num_clusters=16, frame_rate=50.0, num_quantizers=4, codebook_size=16
   )
   reader = InMemoryTokens(

@@ -1,4 +1,4 @@
-"""The miniature codec and encoder of the model tests, to train them here."""
+"""Provides the miniature codec and encoder of the model tests."""
 
 import sys
 from pathlib import Path

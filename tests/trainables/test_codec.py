@@ -35,7 +35,7 @@ BATCH = {"waveform": np.stack([chirp(3200, s) for s in range(2)])}
 
 
 def compiled_steps(trainable):
-  """The training step, compiled for each of the parts that take part."""
+  """Returns the training step, compiled for each combination of parts."""
   compiled = jax.jit(trainable.train_step, static_argnums=(3, 4))
 
   def step(state, batch, rng):
@@ -46,7 +46,7 @@ def compiled_steps(trainable):
 
 @pytest.fixture(scope="module")
 def run():
-  """The trainable, its compiled step, the first seven states and the metrics of 60 steps."""
+  """Returns the trainable, its compiled step, the first seven states and metrics of 60 steps."""
   trainable = CodecTrainable(TRAINING)
   step = compiled_steps(trainable)
   state = jax.jit(lambda key: meta.unbox(trainable.init(key, BATCH)))(jax.random.key(0))
@@ -65,7 +65,7 @@ def _moved(a, b) -> bool:
   )
 
 
-def test_phases_switch_on_at_their_steps(run):
+def test_phases_start_at_their_steps(run):
   _, _, states, metrics = run
   assert _moved(states[0].generator, states[1].generator)
   assert not _moved(states[0].quantizer, states[2].quantizer)
@@ -97,14 +97,14 @@ def test_perplexity_and_dead_codes_are_reported_per_level(run):
 
 
 @pytest.mark.slow
-def test_bfloat16_products_hardly_turn_the_gradients(run):
+def test_bfloat16_products_change_the_gradients_little(run):
   trainable, step, states, _ = run
   state = states[6]
   zeros = jax.tree.map(jnp.zeros_like, (state.generator_opt, state.discriminator_opt))
   state = state.replace(generator_opt=zeros[0], discriminator_opt=zeros[1])
 
   def gradients(state):
-    # The first moments of fresh optimizers are the gradients up to a factor.
+    # The first moments of new optimizers are proportional to the gradients.
     new, _ = step(state, BATCH, jax.random.key(7))
     moments = (new.generator_opt, new.discriminator_opt)
     found = jax.tree.leaves(moments, is_leaf=lambda x: hasattr(x, "mu"))
@@ -117,7 +117,7 @@ def test_bfloat16_products_hardly_turn_the_gradients(run):
   assert not any("convolution" in line for line in kept)
 
 
-def test_a_batch_with_nan_changes_nothing_but_the_step(run):
+def test_a_batch_with_nan_changes_only_the_step(run):
   _, step, states, _ = run
   bad = {"waveform": BATCH["waveform"] * np.nan}
   new, metrics = step(states[6], bad, jax.random.key(9))
@@ -125,7 +125,7 @@ def test_a_batch_with_nan_changes_nothing_but_the_step(run):
   assert not _moved(new.replace(step=states[6].step), states[6])
 
 
-def test_a_skipped_step_does_not_cost_the_codebooks_their_start(run):
+def test_codebooks_start_after_a_skipped_step(run):
   _, step, states, _ = run
   bad = {"waveform": BATCH["waveform"] * np.nan}
   skipped, _ = step(states[2], bad, jax.random.key(2))
@@ -196,11 +196,11 @@ def test_a_crop_shorter_than_an_analysis_window_is_refused(run):
     run[0].init(jax.random.key(0), {"waveform": np.zeros((1, 100), np.float32)})
 
 
-def test_ordinary_training_is_not_remarked_on_and_codebooks_left_behind_are(run):
+def test_codebooks_that_cannot_follow_the_latents_are_reported(run):
   trainable, _, _, metrics = run
   assert not any(trainable.warnings(m) for m in metrics)
   behind = metrics[-1] | {"commitment": 2 * metrics[-1]["latent_scale"] ** 2}
-  assert "the latents outrun the codebooks" in trainable.warnings(behind)[0]
+  assert "the codebooks cannot follow the latents" in trainable.warnings(behind)[0]
 
 
 def test_mean_and_least_perplexity_are_those_of_the_levels(run):
@@ -210,19 +210,19 @@ def test_mean_and_least_perplexity_are_those_of_the_levels(run):
   assert last["perplexity_min"] == min(levels)
 
 
-def test_seconds_of_audio_leave_out_the_padding(run):
+def test_seconds_of_audio_exclude_padding(run):
   assert run[0].amounts(BATCH) == {"audio_seconds": 0.4}
   assert run[0].amounts(BATCH | {"length": np.array([3200, 1600])}) == {"audio_seconds": 0.3}
 
 
-def test_discriminators_cost_nothing_until_they_start(run):
+def test_discriminators_have_no_flops_until_they_start(run):
   trainable = run[0]
   before, after = (trainable.flops_per_step(BATCH, step) for step in (3, 4))
-  judges = 2 * 9 * TRAINING.discriminators.forward_flops(3200)
-  assert after - before == pytest.approx(judges)
+  discriminators = 2 * 9 * TRAINING.discriminators.forward_flops(3200)
+  assert after - before == pytest.approx(discriminators)
 
 
-def test_a_frame_rate_codec_is_trained_and_exported_by_the_same_means():
+def test_a_frame_rate_codec_is_trained_and_exported():
   config = dataclasses.replace(
     TRAINING, model=FRAME_RATE, complex_share=1.0, waveform_share=0.0, adversarial_start_step=60
   )

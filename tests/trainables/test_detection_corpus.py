@@ -16,7 +16,7 @@ CONFIG = CorpusConfig(prompt_seconds=0.6, duration=1.5, valid_share=0.4, batch_s
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-  """Eight of 2 to 5 s, one too short, one silent; a speaker of `valid` is also in `train`."""
+  """Writes eight recordings of 2 to 5 s, a short and a silent one; two splits share a speaker."""
   folder = tmp_path_factory.mktemp("recordings")
   rows = []
   for i in range(10):
@@ -39,7 +39,7 @@ def read(folder):
   return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
 
 
-def test_every_piece_is_there_in_all_kinds_and_of_one_length(made):
+def test_every_piece_has_all_kinds_of_equal_length(made):
   folder, counts, rows = made
   for split in ("train", "valid", "test"):
     assert 2 * counts[f"{split} codec"] == counts[f"{split} continuation"]
@@ -62,9 +62,7 @@ def test_speakers_are_in_one_split_only_and_unusable_clips_in_none(made):
   assert {row["source"] for row in rows if row["split"] == "test"} == {"5.wav", "6.wav"}
 
 
-def test_the_real_class_is_what_the_codec_makes_of_the_recording(
-  made, miniature_bundle, recordings
-):
+def test_the_real_class_is_decoded_by_the_codec(made, miniature_bundle, recordings):
   folder, _, rows = made
   row = next(r for r in rows if r["kind"] == "codec" and r["path"].endswith("_000.flac"))
   recording, _ = soundfile.read(recordings.parent / row["source"], dtype="float32")
@@ -78,17 +76,17 @@ def test_the_real_class_is_what_the_codec_makes_of_the_recording(
   )
 
 
-def test_continuations_differ_and_say_what_they_are(made, miniature_bundle):
+def test_continuations_differ_and_have_provenance(made, miniature_bundle):
   folder, _, rows = made
   first, second = [r for r in rows if r["kind"] == "continuation"][:2]
   assert not np.array_equal(*(soundfile.read(folder / r["path"])[0] for r in (first, second)))
-  said = provenance.read_provenance(folder / second["path"])
-  assert said is not None and (said.bundle, said.sample) == (miniature_bundle.name, 1)
+  found = provenance.read_provenance(folder / second["path"])
+  assert found is not None and (found.bundle, found.sample) == (miniature_bundle.name, 1)
   real = next(r for r in rows if r["kind"] == "codec")
   assert provenance.read_provenance(folder / real["path"]) is None
 
 
-def test_what_was_lost_is_made_again_as_it_was_and_nothing_else(made, miniature_bundle, recordings):
+def test_only_lost_clips_are_made_again(made, miniature_bundle, recordings):
   folder, counts, rows = made
   lost = folder / next(r for r in rows if r["kind"] == "continuation")["path"]
   before = lost.read_bytes()
@@ -100,8 +98,8 @@ def test_what_was_lost_is_made_again_as_it_was_and_nothing_else(made, miniature_
   assert len(touched) <= 2 * 4  # those of its batch
 
 
-def test_a_folder_that_was_made_otherwise_is_refused(made, miniature_bundle, recordings):
-  with pytest.raises(DataError, match=r"made otherwise \(seed\)"):
+def test_a_folder_with_other_settings_is_refused(made, miniature_bundle, recordings):
+  with pytest.raises(DataError, match=r"with other settings \(seed\)"):
     corpus.make_corpus(
       miniature_bundle,
       recordings,
@@ -117,7 +115,7 @@ def test_recordings_that_are_all_too_short_are_refused(miniature_bundle, recordi
     corpus.make_corpus(miniature_bundle, recordings, tmp_path, config, progress=False)
 
 
-def test_the_command_makes_a_corpus_that_a_detector_is_trained_on(
+def test_a_detector_trains_on_the_corpus_of_the_command(
   run_cli, miniature_bundle, recordings, tmp_path
 ):
   bundle = bundles.save_bundle(miniature_bundle, tmp_path / "bundle")

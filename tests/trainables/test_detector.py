@@ -13,7 +13,7 @@ from audiolm_jax.trainables.detector import DetectorTrainable, DetectorTrainingC
 from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
 
-def test_two_kinds_of_sound_are_learned_apart(detector_run):
+def test_the_detector_learns_to_separate_two_kinds_of_audio(detector_run):
   trainable, batch, state, first, last = detector_run
   assert first["loss"] > 0.5
   assert last["loss"] < 0.1 and last["accuracy"] == 1.0
@@ -29,7 +29,7 @@ def test_gradients_reach_every_parameter(detector_run):
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(gradients))
 
 
-def test_bfloat16_products_hardly_turn_the_gradient(detector_run):
+def test_bfloat16_products_change_the_gradient_little(detector_run):
   @jax.jit
   def gradients(params):
     return jax.grad(lambda p: detector_run.trainable._loss(p, detector_run.batch, None)[0])(params)
@@ -37,11 +37,11 @@ def test_bfloat16_products_hardly_turn_the_gradient(detector_run):
   fresh = jax.jit(detector_run.trainable.init)(jax.random.key(2), detector_run.batch)
   params = meta.unbox(fresh.params)
   assert_bfloat16_products_hardly_turn(gradients, params, cosine=0.98)
-  # Two of the front end and three of the head.
+  # Two in the front end and three in the head.
   assert len(float32_products(gradients, params)) == 2 + 3
 
 
-def test_a_bad_batch_changes_nothing_and_is_counted(detector_run):
+def test_a_bad_batch_is_skipped_and_counted(detector_run):
   trainable, batch, state = detector_run[:3]
   bad = batch | {"waveform": np.full_like(batch["waveform"], np.nan)}
   after, metrics = trainable.train_step(state, bad, jax.random.key(0))
@@ -49,7 +49,7 @@ def test_a_bad_batch_changes_nothing_and_is_counted(detector_run):
   jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
-def test_average_of_the_parameters_is_what_inference_gets(detector_run):
+def test_inference_uses_the_averaged_parameters(detector_run):
   state = detector_run.state
   inference = detector_run.trainable.inference_params(state)
   jax.tree.map(np.testing.assert_array_equal, inference, state.ema_params)
@@ -69,7 +69,7 @@ def test_microbatches_give_the_gradient_of_the_whole(detector_run):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_a_run_goes_on_from_the_detector_of_a_bundle(miniature_bundle, detector, detector_run):
+def test_a_run_starts_from_the_detector_of_a_bundle(miniature_bundle, detector, detector_run):
   trainable = detector_run.trainable
   bundle = dataclasses.replace(miniature_bundle, detector=detector)
   params = trainable.component_params(bundle.component("detector"), "the detector")

@@ -40,7 +40,7 @@ def stage_trainable(bundle, **values):
     (lambda b: stage_trainable(b, scan_layers=True, dropout_rate=0.1), TOKENS),
   ],
 )
-def test_a_state_goes_on_from_the_parameters_of_a_bundle(make, batch, miniature_bundle):
+def test_a_state_starts_from_the_parameters_of_a_bundle(make, batch, miniature_bundle):
   trainable = make(miniature_bundle)
   component = miniature_bundle.component(trainable.component)
   params = trainable.component_params(component, "a bundle")
@@ -56,7 +56,7 @@ def test_a_state_goes_on_from_the_parameters_of_a_bundle(make, batch, miniature_
   jax.tree.map(np.testing.assert_array_equal, trainable.inference_params(state), params)
 
 
-def test_a_codec_that_goes_on_keeps_its_codebooks(miniature_bundle):
+def test_a_codec_that_starts_from_a_bundle_keeps_its_codebooks(miniature_bundle):
   trainable = codec_trainable(miniature_bundle)
   fresh = jax.eval_shape(lambda key: meta.unbox(trainable.init(key, WAVEFORM)), jax.random.key(0))
   fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), fresh)
@@ -81,7 +81,7 @@ def test_another_shape_is_refused_with_the_fields_that_differ(miniature_bundle, 
 
 
 class Continuing(toy.ToyTrainable):
-  """Takes a few numbers of a bundle's codec for its own parameters."""
+  """Starts from a few numbers of a bundle's codec."""
 
   component = "codec"
 
@@ -102,7 +102,7 @@ def train(model, folder, model_dir, total_steps):
   return run.train(model=model, config=config, train_dataset=toy.ToyData, initial_bundle=folder)
 
 
-def test_a_run_starts_from_its_bundle_and_then_no_longer_needs_it(miniature_bundle, tmp_path):
+def test_a_run_needs_its_initial_bundle_only_at_the_start(miniature_bundle, tmp_path):
   bundle = save_bundle(miniature_bundle, tmp_path / "bundle")
   folder = tmp_path / "run"
   train(Continuing(), bundle, folder, 1)
@@ -120,7 +120,7 @@ def test_a_run_starts_from_its_bundle_and_then_no_longer_needs_it(miniature_bund
     train(Continuing(), bundle, tmp_path / "other", 1)
 
 
-def test_what_cannot_start_from_a_bundle_is_refused(folder):
+def test_a_model_that_cannot_start_from_a_bundle_is_refused(folder):
   class FromNothing(toy.ToyTrainable):
     component = "codec"
 

@@ -15,7 +15,7 @@ from audiolm_jax.trainables.w2v_bert import SemanticTrainable
 
 @pytest.fixture
 def run(w2v_config, tmp_path, speechlike):
-  """A finished training run of a semantic encoder and a folder of audio."""
+  """Writes a finished run of a semantic encoder and a folder of audio."""
   from audiolm_jax.training import checkpoints
 
   trainable = SemanticTrainable(w2v_config)
@@ -63,11 +63,11 @@ def test_the_command_writes_a_tokenizer_of_the_runs_encoder(run, w2v_config, run
 
 
 @pytest.mark.parametrize(
-  ("arguments", "said"),
+  ("arguments", "message"),
   [
     (["--audio_dir={}/audio"], "--encoder_dir"),
     (["--encoder_dir={}/run"], "--audio_dir or --manifest"),
-    (["--encoder_dir={}/none", "--audio_dir={}/audio"], "not the folder of a run"),
+    (["--encoder_dir={}/none", "--audio_dir={}/audio"], "not a run folder"),
     (["--encoder_dir={}/run", "--audio_dir={}/none"], "does not exist"),
     (["--encoder_dir={}/run", "--audio_dir={}/audio", "--layer=9"], "layer 9 is not in 0..3"),
     (
@@ -76,12 +76,12 @@ def test_the_command_writes_a_tokenizer_of_the_runs_encoder(run, w2v_config, run
     ),
   ],
 )
-def test_what_is_wrong_is_said_in_one_line(run, run_cli, arguments, said):
+def test_errors_are_one_line(run, run_cli, arguments, message):
   folder, _ = run
   given = [a.format(folder) for a in arguments]
   done = run_cli("fit_kmeans", *given, f"--output={folder / 'kmeans'}")
   assert done.code == 2
-  assert said in done.err and done.err.count("\n") == 1
+  assert message in done.err and done.err.count("\n") == 1
   assert not (folder / "kmeans").exists()
 
 

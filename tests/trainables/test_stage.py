@@ -1,4 +1,4 @@
-"""The loss of a stage, and its updates."""
+"""The loss of a stage and its updates."""
 
 import dataclasses
 
@@ -13,8 +13,9 @@ from helpers_lm import CONFIG, SPECS, random_batch, random_clip, random_params
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm import stages
+from audiolm_jax.lm.loss import stage_loss
 from audiolm_jax.lm.transformer import Transformer
-from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig, stage_loss
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training.optimizers import OptimizerConfig
 from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
@@ -76,7 +77,7 @@ def test_loss_is_cross_entropy_over_legal_ids_at_targets(name):
 
 
 @pytest.mark.parametrize("name", ["coarse", "fine"])
-def test_source_targets_do_not_enter_the_loss(name):
+def test_source_targets_do_not_affect_the_loss(name):
   spec = SPECS[name]
   model, params = model_and_params(spec)
   batch = random_batch(spec)
@@ -86,14 +87,14 @@ def test_source_targets_do_not_enter_the_loss(name):
   other_loss, other_grads = loss_and_grads(spec, model, params, other)
   assert loss == other_loss
   jax.tree.map(np.testing.assert_array_equal, grads, other_grads)
-  # The output rows of ids that are never a target are not trained.
+  # Output rows of ids that are never a target are not trained.
   first = spec.layout.quantizer_range(spec.first_target_quantizer).start
   assert not np.asarray(grads["head"][:first]).any()
   assert np.asarray(grads["head"][first:]).any()
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_padding_does_not_enter_the_loss(name):
+def test_padding_does_not_affect_the_loss(name):
   spec = SPECS[name]
   model, params = model_and_params(spec)
   whole = random_batch(spec, rows=2, shortest=0.5)
@@ -120,9 +121,9 @@ def test_gradients_are_finite_and_reach_every_layer(name):
 
 
 @pytest.mark.parametrize("name", ["semantic", "coarse"])
-def test_bfloat16_products_hardly_turn_the_gradient(name):
+def test_bfloat16_products_change_the_gradient_little(name):
   spec = ALL_SPECS[name]
-  # Smooth: a ReLU near zero turns the gradient however small the rounding.
+  # A smooth activation: rounding near the kink of a ReLU can change the gradient much.
   config = dataclasses.replace(
     PLAIN, feed_forward="gated_gelu", scan_layers=name == "semantic", remat="minimal"
   )
@@ -132,7 +133,7 @@ def test_bfloat16_products_hardly_turn_the_gradient(name):
 
   @jax.jit
   def gradients(params, batch):
-    return jax.grad(lambda p: stage_loss(spec, model._model(True), p, batch)[0])(params)
+    return jax.grad(lambda p: stage_loss(spec, spec.model(config), p, batch)[0])(params)
 
   assert_bfloat16_products_hardly_turn(gradients, state.params, batch)
   assert not float32_products(gradients, state.params, batch)
@@ -161,12 +162,12 @@ def test_a_shorter_batch_than_the_crop_has_the_same_loss():
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_one_batch_can_be_learned_by_heart(name):
+def test_one_batch_can_be_overfitted(name):
   spec = ALL_SPECS[name]
   config = dataclasses.replace(
     PLAIN, embed_dim=32, mlp_dim=64, num_frame_embeddings=spec.max_frame_id + 1
   )
-  # Without a source nothing tells two clips apart before their first token.
+  # Without a source, two clips cannot be distinguished before their first token.
   rows = 1 if spec.source is stages.Source.NONE else 2
   model, batch = trainable(spec, config), random_batch(spec, rows=rows, shortest=1.0)
   state = fresh_state(model, batch)
@@ -180,7 +181,7 @@ def test_one_batch_can_be_learned_by_heart(name):
   assert int(state.step) == 120
 
 
-def test_a_batch_that_is_not_finite_changes_nothing_but_the_step():
+def test_a_non_finite_batch_changes_only_the_step():
   spec = SPECS["coarse"]
   model, batch = trainable(spec), random_batch(spec)
   state = fresh_state(model, batch)
@@ -193,7 +194,7 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_the_step():
   assert metrics["skipped"] == 0
 
 
-def test_dropout_acts_in_training_and_not_in_evaluation():
+def test_dropout_applies_in_training_and_not_in_evaluation():
   spec = SPECS["semantic"]
   model, batch = trainable(spec, dataclasses.replace(CONFIG, dropout_rate=0.5)), random_batch(spec)
   state = fresh_state(model, batch)
@@ -223,7 +224,7 @@ def test_inference_parameters_are_the_averaged_ones_unstacked(scan_layers):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_component_is_named_for_the_stage_and_config_survives_json(name):
+def test_the_component_has_the_name_of_the_stage_and_config_survives_json(name):
   model = trainable(SPECS[name])
   assert model.component == f"{name}_stage"
   again = configs.from_dict(StageTrainingConfig, configs.to_dict(model.config))
@@ -261,7 +262,7 @@ def test_the_gradient_norm_is_that_before_clipping():
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_microbatches_give_the_update_of_the_whole_batch(name):
+def test_microbatches_equal_the_update_of_the_whole_batch(name):
   spec = SPECS[name]
   batch = random_batch(spec, rows=6, shortest=0.3)
   weights = np.random.default_rng(0).uniform(0, 3, (6, 1)).astype(np.float32)

@@ -40,7 +40,7 @@ def abstract_state(config):
 
 
 def published(size):
-  """The configuration of a gin file."""
+  """Returns the configuration of a gin file."""
   return published_programs.settings(f"semantic_encoder_{size}")["model"].config
 
 
@@ -69,12 +69,12 @@ def test_gradients_are_finite_and_reach_every_parameter(w2v_config, batch, augme
   grads = jax.jit(jax.grad(loss))(state.params)
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
     assert np.isfinite(leaf).all(), path
-    # A bias of all keys alike moves no attention weight.
+    # A bias that is equal for all keys does not change attention weights.
     if "key" not in jax.tree_util.keystr(path):
       assert jnp.abs(leaf).max() > 0, path
 
 
-def test_bfloat16_products_hardly_turn_the_gradient(w2v_config, batch):
+def test_bfloat16_products_change_the_gradient_little(w2v_config, batch):
   trainable, state = start(w2v_config, batch)
 
   @jax.jit
@@ -84,8 +84,8 @@ def test_bfloat16_products_hardly_turn_the_gradient(w2v_config, batch):
     )
 
   assert_bfloat16_products_hardly_turn(gradients, state.params)
-  # Two of the front end, and three each of the quantizer's scores and of each layer's keys by
-  # relative position.
+  # Two in the front end, and three each in the quantizer's scores and in each layer's keys of
+  # relative positions.
   assert len(float32_products(gradients, state.params)) == 2 + 3 + 3 * 3
 
 
@@ -103,7 +103,7 @@ def test_loss_falls_on_one_batch(w2v_config, batch):
   assert int(state.step) == 200
 
 
-def test_metrics_name_both_losses_and_guard_the_codebook(w2v_config, batch):
+def test_metrics_include_both_losses_and_codebook_collapse(w2v_config, batch):
   trainable, state = start(w2v_config, batch)
   metrics = jax.jit(trainable.eval_step)(state, batch)
   for name in ("contrastive_loss", "masked_prediction_loss", "diversity_loss", "weight"):
@@ -116,7 +116,7 @@ def test_metrics_name_both_losses_and_guard_the_codebook(w2v_config, batch):
   assert metrics["codebook_perplexity"] < 1.01 and metrics["codebook_collapsed"] == 1
 
 
-def test_evaluation_is_deterministic_and_blind_to_padding(w2v_config, batch):
+def test_evaluation_is_deterministic_and_ignores_padding(w2v_config, batch):
   trainable, state = start(w2v_config, batch)
   noise = np.random.default_rng(0).standard_normal(4_000).astype(np.float32)
   other = {**batch, "waveform": batch["waveform"].copy()}
@@ -125,7 +125,7 @@ def test_evaluation_is_deterministic_and_blind_to_padding(w2v_config, batch):
   assert evaluate(state, batch) == evaluate(state, other)
 
 
-def test_a_bad_batch_changes_nothing_and_is_counted(w2v_config, batch):
+def test_a_bad_batch_is_skipped_and_counted(w2v_config, batch):
   trainable, state = start(w2v_config, batch)
   bad = {**batch, "waveform": batch["waveform"] * np.float32(np.nan)}
   after, metrics = jax.jit(trainable.train_step)(state, bad, jax.random.key(0))
@@ -133,7 +133,7 @@ def test_a_bad_batch_changes_nothing_and_is_counted(w2v_config, batch):
   jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
-def test_average_of_the_parameters_is_what_inference_gets(w2v_config, batch):
+def test_inference_uses_the_averaged_parameters(w2v_config, batch):
   config = dataclasses.replace(w2v_config, ema_decay=0.9)
   trainable, state = start(config, batch)
   step = jax.jit(trainable.train_step)
@@ -167,7 +167,7 @@ def test_pairs_of_steps_out_of_each_others_context_do_not_count():
   assert wide.forward_flops(10) - narrow.forward_flops(10) == more
 
 
-def test_microbatches_count_by_their_masked_steps(w2v_config, batch):
+def test_microbatches_are_weighted_by_their_masked_steps(w2v_config, batch):
   sgd = OptimizerConfig(name="sgd", learning_rate=1.0, b1=0.0)
   config = dataclasses.replace(w2v_config, optimizer=sgd)
   trainable, state = start(config, batch)

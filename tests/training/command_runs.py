@@ -1,4 +1,4 @@
-"""`python -m audiolm_jax.train` on miniature models, as processes that can be ended any time."""
+"""Runs `python -m audiolm_jax.train` on miniature models in processes that tests can kill."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from audiolm_jax.trainables import registry
 from tests.conftest import MINIATURE_CODEC, MINIATURE_ENCODER, melody
 
 REPO = Path(__file__).parents[2]
-LOG_PERIOD = 3  # no divisor of the checkpoint period: checkpoints hold half a row's sums
+LOG_PERIOD = 3  # does not divide the checkpoint period, so checkpoints contain partial sums
 
-# What no macro of the shipped files reaches.
+# Settings that no macro of the shipped files covers.
 MINIATURE_LOSS = """
 from __gin__ import dynamic_registration
 from audiolm_jax.codec import losses
@@ -45,7 +45,7 @@ _TINY_STAGE = (
   "transformer.TransformerConfig.mlp_dim=32",
 )
 BINDINGS = {
-  # Codebooks, judges and fixed codes are all switched on in the course of the run.
+  # Codebooks, discriminators and fixed codes all start in the course of the run.
   "codec": (
     "codec_tiny",
     "audio_in_memory",
@@ -59,7 +59,7 @@ BINDINGS = {
       "CODES_FIXED_STEP=50",
       "discriminators.DiscriminatorConfig.stft_channels=2",
       "discriminators.DiscriminatorConfig.stft_windows=(256,)",
-      "generator/optimizers.OptimizerConfig.name='adam'",  # Muon compiles long; the stage has it
+      "generator/optimizers.OptimizerConfig.name='adam'",  # Muon compiles slowly; the stage uses it
       "generator/optimizers.OptimizerConfig.warmup_steps=2",
     ),
   ),
@@ -96,7 +96,7 @@ BINDINGS = {
 
 
 def make_corpus(folder):
-  """Melodies in `sounds` and random tokens in `tokens`."""
+  """Writes melodies to `sounds` and random tokens to `tokens`."""
   writer = token_store.TokenStoreWriter(folder / "tokens", "hash")
   rng = np.random.default_rng(0)
   for i in range(6):
@@ -107,8 +107,10 @@ def make_corpus(folder):
     writer.add(
       token_shards.TokenClip(
         id=str(i),
-        semantic=rng.integers(0, 16, 75).astype(np.int32),
-        codes=rng.integers(0, 16, (150, 12)).astype(np.int32),
+        streams={
+          "semantic": rng.integers(0, 16, 75).astype(np.int32),
+          "codes": rng.integers(0, 16, (150, 12)).astype(np.int32),
+        },
         split=split,
         seconds=3.0,
       )
@@ -119,7 +121,7 @@ def make_corpus(folder):
 
 
 def command(kind, corpus, model_dir, *, steps, period, data=None, bindings=()):
-  """The command that trains one miniature model."""
+  """Returns the command that trains a miniature model."""
   config, in_memory, smaller = BINDINGS[kind]
   data = data or in_memory
   source = "TOKENS_DIR" if data == "tokens_in_memory" else "AUDIO_DIR"
@@ -143,7 +145,7 @@ def command(kind, corpus, model_dir, *, steps, period, data=None, bindings=()):
 
 
 def start(arguments, log, **environment):
-  """The process; what it says goes to the file `log`."""
+  """Starts a process that writes its output to the file `log`."""
   with open(log, "w") as file:
     return subprocess.Popen(
       arguments,
@@ -155,33 +157,33 @@ def start(arguments, log, **environment):
 
 
 def run(arguments, log, code=0, **environment):
-  """Runs to the end, which shall be `code`; what was said."""
+  """Runs a command that must end with exit code `code`; returns its output."""
   ended = start(arguments, log, **environment).wait(600)
   assert ended == code, f"exit code {ended}\n{Path(log).read_text()[-4000:]}"
   return Path(log).read_text()
 
 
 def last_row(model_dir):
-  """The step of the newest whole row; 0 before the first."""
+  """Returns the step of the newest complete row; 0 before the first."""
   path = Path(model_dir) / "metrics.jsonl"
   rows = path.read_text().split("\n")[:-1] if path.exists() else []
   return json.loads(rows[-1])["step"] if rows else 0
 
 
 def saved_steps(model_dir):
-  """Steps of the checkpoints that are whole, by their folders' names."""
+  """Returns the steps of the complete checkpoints."""
   return sorted(
     int(p.name[11:]) for p in Path(model_dir).glob("checkpoint_*") if p.name[11:].isdigit()
   )
 
 
 def unfinished(model_dir):
-  """Folders of saves that were cut off."""
+  """Returns the folders of interrupted saves."""
   return list(Path(model_dir).glob("*.orbax-checkpoint-tmp*"))
 
 
 def assert_same_run(one, other):
-  """Losses and what was learned are equal to the bit."""
+  """Asserts that losses and parameters are bit-identical."""
   assert curve(one) == curve(other)
   found, expected = (registry.load_inference_params(folder)[2] for folder in (one, other))
   jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import the toy trainable that lies beside them."""
+"""Lets the tests of this folder import the helper modules in it."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests of training/ share."""
+"""Helpers shared by the tests of training/."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,6 @@ from audiolm_jax.training.throughput import TIMINGS
 
 
 def curve(model_dir):
-  """Rows of metrics.jsonl without what depends on the clock."""
+  """Returns the rows of metrics.jsonl without metrics that depend on the clock."""
   rows = [json.loads(line) for line in (Path(model_dir) / "metrics.jsonl").read_text().splitlines()]
   return [{name: row[name] for name in row if name not in TIMINGS} for row in rows]

@@ -1,4 +1,4 @@
-"""The smallest run of a stage on made-up tokens, as a command line: for tests of processes."""
+"""The flags of a very small run of a stage on random tokens, for tests of processes."""
 
 import time
 from pathlib import Path
@@ -9,14 +9,16 @@ from audiolm_jax.data import token_shards, token_store
 
 
 def write_tokens(folder):
-  """A token store of a minute of random tokens."""
+  """Writes a token store with a minute of random tokens."""
   rng = np.random.default_rng(0)
   writer = token_store.TokenStoreWriter(folder, "hash")
   for i in range(12):
     clip = token_shards.TokenClip(
       id=str(i),
-      semantic=rng.integers(0, 16, 125).astype(np.int32),
-      codes=rng.integers(0, 16, (250, 12)).astype(np.int32),
+      streams={
+        "semantic": rng.integers(0, 16, 125).astype(np.int32),
+        "codes": rng.integers(0, 16, (250, 12)).astype(np.int32),
+      },
       split="valid" if i == 0 else "train",
       seconds=5.0,
     )
@@ -25,7 +27,7 @@ def write_tokens(folder):
 
 
 def flags(stage, tokens, folder, steps):
-  """The flags of `audiolm_jax.train` that train `stage`, in steps of a tenth of a second."""
+  """Returns the flags of `audiolm_jax.train` that train `stage` in steps of a tenth of a second."""
   bindings = [
     f"TOKENS_DIR='{tokens}'",
     f"MODEL_DIR='{folder}'",
@@ -57,13 +59,13 @@ def flags(stage, tokens, folder, steps):
 
 
 def checkpoints(folder):
-  """The steps of the whole checkpoints in a run's folder."""
-  whole = Path(folder).glob("checkpoint_*/commit_success.txt")
-  return sorted(int(path.parent.name.removeprefix("checkpoint_")) for path in whole)
+  """Returns the steps of the complete checkpoints in a run's folder."""
+  complete = Path(folder).glob("checkpoint_*/commit_success.txt")
+  return sorted(int(path.parent.name.removeprefix("checkpoint_")) for path in complete)
 
 
 def wait_for_checkpoint(folder, process, seconds=240):
-  """Returns when the run has saved; fails if its process ends before."""
+  """Waits for the first checkpoint; fails if the process ends before."""
   end = time.monotonic() + seconds
   while not checkpoints(folder):
     assert time.monotonic() < end and process.poll() is None, f"{folder} has no checkpoint"

@@ -1,4 +1,4 @@
-"""Rules over the rows of a run: each speaks when it should, and not in ordinary training."""
+"""Warnings about the course of a run appear when they should, and not in ordinary training."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from audiolm_jax.training import anomalies
 
 
 def rows(count=40, period=100, **series):
-  """Training rows whose metrics are functions of the row's number."""
+  """Returns training rows whose metrics are functions of the row's number."""
   return [
     {"step": period * (i + 1)} | {name: float(f(i)) for name, f in series.items()}
     for i in range(count)
@@ -15,16 +15,16 @@ def rows(count=40, period=100, **series):
 
 
 def falling(i):
-  """A loss with noise."""
+  """Returns a falling loss with noise."""
   return 2.0 + 5.0 * np.exp(-i / 10) + 0.1 * np.sin(7.0 * i)
 
 
-def said(history):
-  """All that is said as the rows come in one after the other."""
+def warnings_of(history):
+  """Returns all warnings while the rows are added one by one."""
   return [s for i in range(1, len(history) + 1) for s in anomalies.of_training(history[:i])]
 
 
-def test_ordinary_training_is_not_remarked_on():
+def test_ordinary_training_has_no_warnings():
   history = rows(
     200,
     loss=falling,
@@ -32,42 +32,43 @@ def test_ordinary_training_is_not_remarked_on():
     data_wait_share=lambda i: 0.9 if i == 0 else 0.05 + 0.5 * (i % 10 == 0),
     wall_seconds=lambda i: 30.0 * i,
   )
-  assert said(history) == []
+  assert warnings_of(history) == []
 
 
-def test_a_gradient_that_grows_slowly_is_not_remarked_on():
-  assert said(rows(60, gradient_norm=lambda i: 0.01 * 1.1**i)) == []
+def test_a_gradient_that_grows_slowly_has_no_warning():
+  assert warnings_of(rows(60, gradient_norm=lambda i: 0.01 * 1.1**i)) == []
 
 
 @pytest.mark.parametrize("loss", [lambda i: 7.0, lambda i: 7.0 + 0.1 * i])
-def test_a_loss_that_does_not_fall_is_said(loss):
+def test_a_loss_that_does_not_fall_is_reported(loss):
   history = rows(40, loss=loss)
   assert anomalies.of_training(history[:19]) == []
   assert "has not fallen below that of the first steps, 7" in anomalies.of_training(history)[0]
   assert anomalies.of_training(rows(40, period=5, loss=loss)) == []
 
 
-def test_a_spike_of_the_gradient_is_said_once_it_stands_out_of_twenty_rows():
+def test_a_spike_of_the_gradient_is_reported_after_twenty_rows():
   spike = rows(30, gradient_norm=lambda i: 12.0 if i == 29 else 1.0)
-  assert "12, is 12 times what it has been" in anomalies.of_training(spike)[0]
+  assert "12, is 12 times its recent median" in anomalies.of_training(spike)[0]
   assert anomalies.of_training(spike[:29]) == []
   assert anomalies.of_training(spike[-20:]) == []
 
 
-def test_waiting_for_data_is_said_after_three_long_rows_or_a_minute_of_short_ones():
+def test_waiting_for_data_is_reported_after_three_long_rows_or_a_minute_of_short_ones():
   slow = rows(6, data_wait_share=lambda i: 0.1 if i < 2 else 0.45, wall_seconds=lambda i: 200 * i)
   assert anomalies.of_training(slow[:3]) == []
-  assert anomalies.of_training(slow)[0].startswith("45% of the time goes by waiting for data")
+  assert anomalies.of_training(slow)[0].startswith("45% of the time is spent waiting for data")
   fast = rows(90, data_wait_share=lambda i: 0.1 if i < 30 else 0.45, wall_seconds=lambda i: i)
   assert anomalies.of_training(fast[:45]) == []
-  assert anomalies.of_training(fast)[0].startswith("45% of the time goes by waiting for data")
+  assert anomalies.of_training(fast)[0].startswith("45% of the time is spent waiting for data")
 
 
-def test_a_hiccup_of_a_second_is_not_remarked_on():
-  assert said(rows(20, data_wait_share=lambda i: 0.8, wall_seconds=lambda i: 0.02 * i)) == []
+def test_a_delay_of_a_second_has_no_warning():
+  slow = rows(20, data_wait_share=lambda i: 0.8, wall_seconds=lambda i: 0.02 * i)
+  assert warnings_of(slow) == []
 
 
-def test_learning_by_heart_is_a_held_out_loss_that_rises_while_training_goes_on_falling():
+def test_overfitting_is_a_held_out_loss_that_rises_while_the_training_loss_falls():
   training = rows(50, loss=lambda i: 5.0 - 0.05 * i)
   held_out = [{"step": 1000 * (i + 1), "loss": x} for i, x in enumerate([4.0, 3.0, 3.3, 3.4, 3.5])]
   sentence = anomalies.of_evaluation(training, held_out)[0]
@@ -77,6 +78,6 @@ def test_learning_by_heart_is_a_held_out_loss_that_rises_while_training_goes_on_
   assert anomalies.of_evaluation(rising, held_out) == []
 
 
-def test_metrics_that_are_missing_say_nothing():
-  assert said(rows(40)) == []
+def test_missing_metrics_cause_no_warnings():
+  assert warnings_of(rows(40)) == []
   assert anomalies.of_evaluation([], []) == []

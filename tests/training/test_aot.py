@@ -1,4 +1,4 @@
-"""Training steps compiled for TPUs that are not there, and the limits they are held to."""
+"""Training steps compiled for absent TPUs, and the limits of their resources."""
 
 import dataclasses
 import importlib.util
@@ -10,7 +10,7 @@ import pytest
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import datasets
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training import aot, tpu_topologies
 from audiolm_jax.training.hlo import Array, Collective
@@ -58,18 +58,18 @@ def test_a_step_within_its_limits_passes_none():
     ),
     ({"squares": (Array("bf16", (4, 750, 750)),)}, r"attention: bf16\[4,750,750\]"),
     ({"arguments": (2 << 30) + 1}, "arguments: .* more than .* on v5e:4x4"),
-    ({"cycles": 1051}, "cycles: 1.051 of those on v5e:4x4"),
+    ({"cycles": 1051}, "cycles: 1.051 times those on v5e:4x4"),
   ],
 )
-def test_each_limit_that_is_passed_is_said(changes, words):
+def test_each_exceeded_limit_is_reported(changes, words):
   report = dataclasses.replace(REPORT, topology="v5e:16x16", **changes)
-  said = report.passed_limits(aot.Limits(compile_seconds=90), REPORT)
-  assert len(said) == 1 and re.search(words, said[0]), said
+  passed = report.passed_limits(aot.Limits(compile_seconds=90), REPORT)
+  assert len(passed) == 1 and re.search(words, passed[0]), passed
 
 
 @pytest.fixture(scope="module")
 def reports():
-  """A miniature coarse stage, split over the data and over the parameters too."""
+  """Returns reports of a miniature coarse stage, with the parameters whole and split."""
   found = {}
   for mesh in ((-1, 1, 1), (-1, 2, 1)):
     batch = datasets.InMemoryTokens("", SPEC, batch_size=8).batch_shapes()
@@ -103,17 +103,15 @@ def test_the_position_bias_is_summed_over_its_table(reports):
 
 
 @needs_libtpu
-def test_a_step_that_does_not_fit_is_said_with_what_it_needs():
+def test_a_step_that_does_not_fit_is_refused_with_the_memory_it_needs():
   batch = datasets.InMemoryTokens("", SPEC, batch_size=4 * 4096).batch_shapes()
-  with pytest.raises(
-    tpu_topologies.OutOfMemoryError, match=r"chip of v5e:2x2: it needs [\d.]+G of"
-  ):
+  with pytest.raises(tpu_topologies.OutOfMemoryError, match=r"a v5e:2x2 chip: it needs [\d.]+G of"):
     aot.compile_step(MODEL, batch, PartitioningConfig(), "v5e:2x2")
 
 
 @needs_libtpu
 def test_a_slice_that_does_not_exist_is_refused():
-  with pytest.raises(ConfigError, match="no TPU slice 'v5e:3x77'"):
+  with pytest.raises(ConfigError, match="unknown TPU slice 'v5e:3x77'"):
     tpu_topologies.tpu_devices("v5e:3x77")
 
 
@@ -134,5 +132,5 @@ def test_the_parameters_of_several_slices_stay_within_each():
 
 @needs_libtpu
 def test_parameters_cannot_be_split_across_slices():
-  with pytest.raises(ConfigError, match="fsdp and model must fit within one"):
+  with pytest.raises(ConfigError, match="fsdp and model that fit within one slice"):
     make_mesh(PartitioningConfig(data=1, fsdp=32), tpu_topologies.tpu_devices("v5e:4x4", 2))

@@ -1,4 +1,4 @@
-"""Batches made ahead: the same batches, the exact position, errors passed on."""
+"""Prefetching keeps the batches, their position and their errors."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from audiolm_jax.training.batches import Prefetched
 
 
 class Counting:
-  """Batches 0, 1, 2, ..., `end` - 1."""
+  """An iterator over the batches 0, 1, 2, ..., `end` - 1."""
 
   def __init__(self, end=1000):
     self.at, self.end = 0, end
@@ -36,7 +36,7 @@ def test_prefetched_batches_are_the_same_in_the_same_order():
   assert _take(Prefetched(Counting(), depth=3), 20) == list(range(20))
 
 
-def test_state_is_that_of_the_last_batch_handed_out():
+def test_state_is_that_of_the_last_returned_batch():
   batches = Prefetched(Counting(), depth=4)
   assert batches.get_state() == {"at": 0}
   _take(batches, 5)
@@ -45,7 +45,7 @@ def test_state_is_that_of_the_last_batch_handed_out():
   assert _take(batches, 3) == [2, 3, 4]
 
 
-def test_closing_loses_nothing():
+def test_closing_loses_no_batches():
   batches = Prefetched(Counting(), depth=4)
   _take(batches, 5)
   batches.close()

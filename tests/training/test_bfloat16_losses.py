@@ -20,7 +20,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-  """What the other runs are made of, and clips to tell apart, a third of which bear both labels."""
+  """Returns the data of the other runs, and clips, a third of which appear with both labels."""
   folder = runs.make_corpus(tmp_path_factory.mktemp("corpus"))
   rows = []
   for i in range(12):
@@ -46,7 +46,7 @@ def test_a_run_in_bfloat16_ends_within_the_range_of_seeds_in_float32(kind, corpu
     return rows[-1]["loss"]
 
   losses = [last_loss(seed, "float32") for seed in SEEDS]
-  # Of the seed in the middle, so that there is room on both sides.
+  # The seed with the median loss, so that the losses may differ in both directions.
   middle = int(np.argsort(losses)[1])
   found = last_loss(SEEDS[middle], "bfloat16")
   print(f"{kind}: float32 {losses}, bfloat16 with seed {SEEDS[middle]} {found}")

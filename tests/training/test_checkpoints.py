@@ -1,4 +1,4 @@
-"""Checkpoints: damaged ones, other models, and what inference takes from a run."""
+"""Damaged checkpoints, checkpoints of other models, and parameters for inference."""
 
 import json
 import shutil
@@ -47,12 +47,12 @@ def cut_progress(folder):
 
 
 @pytest.mark.parametrize("damage", [truncate_arrays, lose_arrays, lose_progress, cut_progress])
-def test_a_damaged_checkpoint_is_passed_over_in_words(damage, run, finished):
+def test_a_damaged_checkpoint_is_skipped_and_reported(damage, run, finished):
   damage(run / "checkpoint_10")
   result = toy.run(run, total_steps=12)
   assert result.finished
   log = (run / "log.txt").read_text()
-  assert "checkpoint_10 cannot be read" in log and "checkpoint_5 is used" in log
+  assert "checkpoint_10 cannot be read" in log and "using checkpoint_5" in log
   assert [p.name for p in run.glob("damaged_checkpoint_10_*")]
   straight = finished.parent / f"straight_{damage.__name__}"
   toy.run(straight, total_steps=12)
@@ -60,14 +60,14 @@ def test_a_damaged_checkpoint_is_passed_over_in_words(damage, run, finished):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_when_all_are_damaged_the_run_does_not_begin_anew(run):
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(run):
   for folder in run.glob("checkpoint_*"):
     truncate_arrays(folder)
   with pytest.raises(CheckpointError, match="cannot be read"):
     toy.run(run, total_steps=12)
 
 
-def test_a_save_that_was_cut_off_counts_for_nothing(run):
+def test_an_interrupted_save_is_ignored(run):
   shutil.copytree(run / "checkpoint_10", run / "checkpoint_11.orbax-checkpoint-tmp-1")
   toy.run(run, total_steps=12)
   assert "resuming from checkpoint_10" in (run / "log.txt").read_text()
@@ -82,13 +82,13 @@ def test_inference_gets_the_averaged_parameters_of_any_step(finished):
   assert not np.array_equal(newest["wi"]["kernel"], older["wi"]["kernel"])
 
 
-def test_a_step_that_is_not_there_is_refused_with_those_that_are(finished):
-  with pytest.raises(CheckpointError, match="no checkpoint_7; there are: 5, 10"):
+def test_an_absent_step_is_refused_with_the_saved_steps(finished):
+  with pytest.raises(CheckpointError, match="no checkpoint_7; saved steps: 5, 10"):
     registry.load_inference_params(finished, step=7)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-  with pytest.raises(CheckpointError, match="not the folder of a run"):
+  with pytest.raises(CheckpointError, match="not a run folder"):
     registry.load_inference_params(tmp_path)
 
 
@@ -120,21 +120,23 @@ def test_saved_arrays_do_not_change_when_the_caller_overwrites_them(tmp_path):
   saved.close()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_is_said(run, monkeypatch):
+def test_a_full_disk_keeps_the_last_checkpoint_and_is_reported(run, monkeypatch):
   def full(*_, **__):
     raise OSError(28, "No space left on device")
 
   saved = checkpoints.Checkpoints(run)
   monkeypatch.setattr(saved._manager, "save", full)
-  with pytest.raises(CheckpointError, match=r"No space left.*newest whole one is checkpoint_10"):
+  with pytest.raises(CheckpointError, match=r"No space left.*newest complete one is checkpoint_10"):
     saved.save(11, {"w": jax.numpy.zeros(1)}, {})
 
 
-def test_a_field_that_came_later_had_its_default(run):
+def test_a_field_that_the_record_lacks_takes_its_default(run):
   path = run / "model.json"
   description = json.loads(path.read_text())
   del description["config"]["noise"], description["config"]["optimizer"]["b2"]
   path.write_text(json.dumps(description))
-  with pytest.raises(CheckpointError, match=r"configuration: config.noise was 0.1, is 0.2; set"):
+  with pytest.raises(
+    CheckpointError, match=r"configuration: config.noise was 0.1, is 0.2; restore"
+  ):
     toy.run(run, model=toy.ToyTrainable(toy.ToyConfig(noise=0.2)), total_steps=12)
   assert toy.run(run, total_steps=12).finished

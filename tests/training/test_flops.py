@@ -17,7 +17,7 @@ from audiolm_jax.codec.losses import SpectralLossConfig
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.transformer import TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.semantic.conformer import ConformerConfig
 from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
 from audiolm_jax.trainables.detector import DetectorTrainable, DetectorTrainingConfig
@@ -28,7 +28,7 @@ ROWS, TOLERANCE = 2, 0.1
 
 
 def counted(model, batch):
-  """What XLA counts in the compiled training step."""
+  """Returns XLA's count for the compiled training step."""
   state = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
   parts = model.parts(0)
   step = jax.jit(lambda *arguments: model.train_step(*arguments, *parts))
@@ -37,7 +37,7 @@ def counted(model, batch):
 
 
 @pytest.mark.parametrize("name", ["semantic", "coarse", "fine"])
-def test_a_stage_needs_what_xla_counts(name):
+def test_flops_of_a_stage_equal_the_count_of_xla(name):
   seconds = {"semantic": 16.0, "coarse": 2.0, "fine": 1.0}[name]
   spec = stages.speech_stages(num_clusters=256, codebook_size=256)[name]
   spec = dataclasses.replace(spec, crop_seconds=seconds)
@@ -58,14 +58,14 @@ def test_a_stage_needs_what_xla_counts(name):
   assert model.flops_per_step(batch, 0) == pytest.approx(counted(model, batch), rel=TOLERANCE)
 
 
-def test_a_semantic_encoder_needs_what_xla_counts():
+def test_flops_of_a_semantic_encoder_equal_the_count_of_xla():
   encoder = ConformerConfig(
     stacks=(1, 1),
     dim=256,
     num_heads=4,
     mlp_dim=1024,
     subsample_channels=32,
-    # All steps see each other, as XLA counts it; the formula leaves out pairs too far apart.
+    # Every step attends to all others, as XLA counts; the formula omits pairs beyond the context.
     left_context=99,
     right_context=99,
     dropout_rate=0.0,
@@ -79,9 +79,9 @@ def test_a_semantic_encoder_needs_what_xla_counts():
   assert model.flops_per_step(batch, 0) == pytest.approx(counted(model, batch), rel=TOLERANCE)
 
 
-def test_a_codec_needs_what_xla_counts():
+def test_flops_of_a_codec_equal_the_count_of_xla():
   config = CodecTrainingConfig(
-    # One level, since XLA counts one pass of the loop over levels.
+    # One level, because XLA counts one pass of the loop over levels.
     model=SoundStreamConfig(
       encoder_channels=16,
       decoder_channels=16,
@@ -97,13 +97,13 @@ def test_a_codec_needs_what_xla_counts():
   )
   model = CodecTrainable(config)
   batch = {"waveform": jax.ShapeDtypeStruct((ROWS, 8_000), jnp.float32)}
-  # The step that makes the codebooks encodes once more, and XLA counts that branch.
+  # The step that initialises the codebooks encodes once more, and XLA counts that branch.
   start = ROWS * config.model.encoder_flops(8_000)
   expected = counted(model, batch)
   assert model.flops_per_step(batch, 0) + start == pytest.approx(expected, rel=TOLERANCE)
 
 
-def test_a_detector_needs_what_xla_counts():
+def test_flops_of_a_detector_equal_the_count_of_xla():
   model = DetectorTrainable(DetectorTrainingConfig(ClassifierConfig(channels=(64, 128, 128))))
   batch = {
     "waveform": jax.ShapeDtypeStruct((ROWS, 16_000), jnp.float32),

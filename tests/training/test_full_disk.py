@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system that only root can mount."""
+"""Training on a full disk: a small file system, which only root can mount."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def disk(tmp_path):
   subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_save_that_failed_leaves_nothing_and_does_not_take_the_next_one_along(disk):
+def test_a_failed_save_leaves_no_files_and_the_next_one_succeeds(disk):
   saved = checkpoints.Checkpoints(disk.folder / "run")
   state = {"w": jnp.asarray(np.random.default_rng(0).random(50_000))}
   saved.save(1, state, {})
@@ -68,12 +68,10 @@ def test_a_save_that_failed_leaves_nothing_and_does_not_take_the_next_one_along(
   saved.close()
 
 
-def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room(
-  disk, tmp_path, capfd
-):
+def test_training_continues_on_a_full_disk_and_saves_when_there_is_space(disk, tmp_path, capfd):
   toy.run(tmp_path / "whole")
 
-  def happen(position):  # in the thread that makes batches, a few steps ahead
+  def happen(position):  # in the thread that prefetches batches, a few steps ahead
     if position == 8:
       while not runs.saved_steps(disk.folder / "run"):
         time.sleep(0.001)
@@ -82,9 +80,9 @@ def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room
       disk.make_room()
 
   assert toy.run(disk.folder / "run", train_dataset=lambda: toy.ToyData(on_batch=happen)).finished
-  said = capfd.readouterr().err
-  assert "checkpoint_10 could not be written" in said
-  assert "the newest whole one is checkpoint_5; training goes on" in said
+  log = capfd.readouterr().err
+  assert "checkpoint_10 could not be written" in log
+  assert "the newest complete one is checkpoint_5; training continues" in log
   assert runs.saved_steps(disk.folder / "run")[-1] == 24
   assert not runs.unfinished(disk.folder / "run")
   one, other = (
@@ -93,7 +91,7 @@ def test_training_goes_on_through_a_full_disk_and_saves_again_when_there_is_room
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_what_the_last_good_checkpoint_has_is_gone_on_from(disk, tmp_path):
+def test_a_run_that_failed_on_a_full_disk_resumes_from_its_last_checkpoint(disk, tmp_path):
   corpus = runs.make_corpus(tmp_path / "corpus")
   arguments = {
     folder: runs.command(
@@ -113,15 +111,15 @@ def test_what_the_last_good_checkpoint_has_is_gone_on_from(disk, tmp_path):
     time.sleep(0.001)
   disk.fill()
   assert process.wait(300) == 2
-  said = (tmp_path / "log").read_text()
+  log = (tmp_path / "log").read_text()
   last = max(runs.saved_steps(disk.folder / "run"))
   assert last < 200
-  assert f"the newest whole one is checkpoint_{last}; training goes on" in said
-  assert said.splitlines()[-1].startswith("error: checkpoint_200 could not be written")
-  assert "Traceback" not in said
+  assert f"the newest complete one is checkpoint_{last}; training continues" in log
+  assert log.splitlines()[-1].startswith("error: checkpoint_200 could not be written")
+  assert "Traceback" not in log
   for what in ("metrics.jsonl", "TensorBoard files"):
-    assert re.search(f"cannot write .*{what}.*; lines are missing", said)
-  assert runs.run(arguments[disk.folder], tmp_path / "log", code=2).endswith("rights there\n")
+    assert re.search(f"cannot write .*{what}.*; lines are lost", log)
+  assert runs.run(arguments[disk.folder], tmp_path / "log", code=2).endswith("another folder\n")
   disk.make_room()
   assert f"resuming from checkpoint_{last}" in runs.run(arguments[disk.folder], tmp_path / "log")
   runs.assert_same_run(disk.folder / "run", tmp_path / "run")

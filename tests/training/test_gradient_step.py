@@ -1,3 +1,5 @@
+"""Gradient steps of a small linear model."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ def batch():
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
-def test_the_step_goes_down_the_gradient_and_says_how_steep_it_was(batch, microbatches):
+def test_the_step_follows_the_gradient_and_returns_its_norm(batch, microbatches):
   params = {"w": jnp.ones(3)}
   optimizer = optax.sgd(0.1)
   state = new_train_state(params, optimizer, ema_decay=0.5)
@@ -37,7 +39,7 @@ def test_the_step_goes_down_the_gradient_and_says_how_steep_it_was(batch, microb
   assert np.abs(after.ema_params["w"] - after.params["w"]).max() > 0
 
 
-def test_a_step_that_is_not_finite_moves_nothing_but_the_count(batch):
+def test_a_non_finite_step_changes_only_the_step_count(batch):
   optimizer = optax.sgd(0.1)
   state = new_train_state({"w": jnp.ones(3)}, optimizer)
   bad = batch | {"y": np.array([np.inf, 0, 0, 0], "f")}

@@ -1,4 +1,4 @@
-"""What is read from the text of a compiled program."""
+"""Analysis of the text of a compiled program."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 
 from audiolm_jax.training.hlo import Array, HloProgram
 
-# A loop of five rounds with an all-reduce in it, and a fusion with one beside it.
+# A loop of five rounds with an all-reduce, and a fusion with another one.
 TEXT = """HloModule jit_step, is_scheduled=true
 
 %fused (p.1: f32[8,4]) -> f32[8,4] {
@@ -45,7 +45,7 @@ def program():
   return HloProgram(TEXT)
 
 
-def test_exchanges_within_loops_and_fusions_count_as_often_as_they_are_run(program):
+def test_collectives_in_loops_and_fusions_count_once_per_execution(program):
   found = {c.kind: c for c in program.collectives()}
   assert {kind: c.times for kind, c in found.items()} == {
     "all-reduce": 5,
@@ -56,7 +56,7 @@ def test_exchanges_within_loops_and_fusions_count_as_often_as_they_are_run(progr
   assert found["all-reduce"].num_bytes == 5 * 2 * 64 * 2
 
 
-def test_an_exchange_is_as_large_as_the_larger_of_what_it_takes_and_makes(program):
+def test_the_size_of_a_collective_is_the_larger_of_operands_and_results(program):
   found = {c.kind: c.arrays for c in program.collectives()}
   assert found["reduce-scatter"] == (Array("f32", (8, 4)),)
 
@@ -65,7 +65,7 @@ def test_cycles_of_a_loop_count_for_every_round(program):
   assert program.estimated_cycles() == 5 * 100 + 7
 
 
-def test_what_lies_within_a_fusion_is_not_stored(program):
+def test_arrays_within_a_fusion_are_not_stored(program):
   assert Array("f32", (8, 4, 4)) not in program.stored_arrays()
   assert Array("bf16", (2, 64)) in program.stored_arrays()
 
@@ -77,7 +77,7 @@ def test_bytes_of_an_array(dtype, expected):
   assert Array(dtype, (2, 3)).num_bytes == expected
 
 
-def test_loops_of_a_program_that_jax_compiled_here_are_counted():
+def test_loops_of_a_compiled_program_are_counted():
   def step(x):
     return jax.lax.scan(lambda c, _: (jnp.tanh(c @ c), None), x, length=7)[0]
 

@@ -1,4 +1,4 @@
-"""The train command, ended at any moment and started again: the bits of an uninterrupted run."""
+"""A training command that is killed and rerun gives the bits of an uninterrupted run."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import command_runs as runs
 import pytest
 
-# Checkpoints come every PERIOD steps; the stage's steps are quick, so it makes more of them.
+# Checkpoints are saved every PERIOD steps; the steps of a stage are fast, so it runs more of them.
 PERIOD = 10
 STEPS = {"codec": 60, "semantic": 60, "coarse_stage": 400, "bfloat16_stage": 400}
 
@@ -23,7 +23,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory):
-  """Folders of runs that nothing interrupted, each made when it is first asked for."""
+  """Returns a function that trains without interruption, once per model, and returns the folder."""
   folder, made = tmp_path_factory.mktemp("whole"), {}
 
   def make(kind):
@@ -40,7 +40,7 @@ def the_command(kind, corpus, model_dir, **settings):
 
 
 class Moment(NamedTuple):
-  """When to end a process: so long after its start, a logged step, or the beginning of a save."""
+  """When to kill a process: `delay` seconds after its start, a logged step or a save's start."""
 
   after: str  # "start", "step" or "save"
   step: int
@@ -49,7 +49,7 @@ class Moment(NamedTuple):
 
 
 def moments(kind, count, seed):
-  """Spread over the run; of ten, two in start-up and three while a checkpoint is written."""
+  """Returns moments over the whole run; of ten, two during start-up and three during saves."""
   rng = random.Random(seed)
   share = (STEPS[kind] - PERIOD) / count
   steps = [round(share * (i + rng.random())) for i in range(count)]
@@ -65,7 +65,7 @@ def moments(kind, count, seed):
 
 
 def end(process, model_dir, moment):
-  """Sends the signal at its moment and waits; the exit code."""
+  """Sends the signal at its moment, waits and returns the exit code."""
   limit = time.monotonic() + 300
 
   def wait_until(condition):
@@ -84,10 +84,10 @@ def end(process, model_dir, moment):
 
 
 def run_with_ends(arguments, model_dir, log, ends):
-  """Starts the command again after each of `ends`, then lets it finish; what is left each time.
+  """Reruns the command after each of `ends`, then lets it finish; checks the saved checkpoints.
 
-  What is promised: a save begins every PERIOD steps and waits for the one before. So all but the
-  newest save that had begun are whole, and the run goes on from the newest whole one.
+  A save starts every PERIOD steps and waits for the previous one. So all saves that had started are
+  complete except the newest one, and the run resumes from the newest complete one.
   """
   kept = 0
   for number, moment in enumerate([*ends, None]):
@@ -105,12 +105,12 @@ def run_with_ends(arguments, model_dir, log, ends):
     assert kept >= begun - PERIOD and reached - kept <= 2 * PERIOD
     if moment is not None:
       cut = len(runs.unfinished(model_dir))
-      print(f"{number}: {moment}; logged {reached}, whole {kept}, saves cut off: {cut}")
-  assert resumed, "the last start did not go on from a checkpoint"
+      print(f"{number}: {moment}; logged {reached}, saved {kept}, interrupted saves: {cut}")
+  assert resumed, "the last start did not resume from a checkpoint"
 
 
 @pytest.mark.parametrize("kind", ["codec", "bfloat16_stage"])
-def test_a_killed_run_goes_on_to_the_same_bits(kind, corpus, whole, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(kind, corpus, whole, tmp_path):
   arguments = the_command(kind, corpus, tmp_path / "run")
   run_with_ends(arguments, tmp_path / "run", tmp_path / "log", moments(kind, 2, seed=1))
   runs.assert_same_run(tmp_path / "run", whole(kind))
@@ -125,7 +125,7 @@ def test_ten_kills_leave_no_trace(kind, corpus, whole, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["codec", "coarse_stage"])
-def test_sigterm_saves_where_it_is_and_the_run_goes_on_to_the_same_bits(
+def test_sigterm_saves_the_current_step_and_the_run_resumes_to_the_same_bits(
   kind, corpus, whole, tmp_path
 ):
   model_dir, log = tmp_path / "run", tmp_path / "log"
@@ -141,7 +141,7 @@ def test_sigterm_saves_where_it_is_and_the_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.parametrize("kind", ["codec", "coarse_stage"])
-def test_damaged_checkpoints_are_passed_over_in_words(kind, corpus, whole, tmp_path):
+def test_damaged_checkpoints_are_skipped_and_reported(kind, corpus, whole, tmp_path):
   model_dir, steps = tmp_path / "run", STEPS[kind]
   shutil.copytree(whole(kind), model_dir)
   truncated, half, good = (model_dir / f"checkpoint_{steps - i * PERIOD}" for i in range(3))
@@ -152,11 +152,11 @@ def test_damaged_checkpoints_are_passed_over_in_words(kind, corpus, whole, tmp_p
   for path in written[len(written) // 2 :]:
     path.unlink()
   shutil.copytree(half, model_dir / f"checkpoint_{steps}.orbax-checkpoint-tmp")
-  said = runs.run(the_command(kind, corpus, model_dir), tmp_path / "log")
+  log = runs.run(the_command(kind, corpus, model_dir), tmp_path / "log")
   for bad in (truncated, half):
-    assert re.search(f"{bad.name} cannot be read .* and {good.name} is used", said)
+    assert re.search(f"{bad.name} cannot be read .* and using {good.name}", log)
     assert list(model_dir.glob(f"damaged_{bad.name}_*"))
-  assert f"resuming from {good.name}" in said
+  assert f"resuming from {good.name}" in log
   runs.assert_same_run(model_dir, whole(kind))
 
 
@@ -167,7 +167,7 @@ def test_the_data_position_takes_a_few_bytes(kind, whole):
 
 
 @pytest.mark.slow
-def test_what_seqio_reads_goes_on_where_it_was(corpus, tmp_path):
+def test_a_seqio_pipeline_resumes_at_its_position(corpus, tmp_path):
   pytest.importorskip("seqio")
   settings = {"steps": 40, "period": PERIOD, "data": "audio_folder"}
   uninterrupted = runs.command("codec", corpus, tmp_path / "whole", **settings)
@@ -181,13 +181,13 @@ def test_what_seqio_reads_goes_on_where_it_was(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["coarse_stage", "bfloat16_stage"])
-def test_an_evaluation_that_a_kill_took_is_made_up(kind, corpus, whole, tmp_path):
+def test_an_evaluation_lost_by_a_kill_is_repeated(kind, corpus, whole, tmp_path):
   model_dir, log = tmp_path / "run", tmp_path / "log"
   shutil.copytree(whole(kind), model_dir)
   rows = (model_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
   assert '"eval"' in rows[-1]
   (model_dir / "metrics.jsonl").write_text("".join(rows[:-1]))
-  # No step is left: a process that makes no bfloat16 products finds the same.
-  said = runs.run(the_command(kind, corpus, model_dir, bindings=["PRODUCTS='float32'"]), log)
-  assert ("until this checkpoint in bfloat16" in said) == (kind == "bfloat16_stage")
+  # No step remains, so a process with float32 products finds the same metrics.
+  output = runs.run(the_command(kind, corpus, model_dir, bindings=["PRODUCTS='float32'"]), log)
+  assert ("bfloat16 until this checkpoint" in output) == (kind == "bfloat16_stage")
   runs.assert_same_run(model_dir, whole(kind))

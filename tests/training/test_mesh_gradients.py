@@ -1,4 +1,4 @@
-"""Training steps of all that is trained on meshes of eight devices, against one device."""
+"""Training steps of all models on meshes of eight devices equal those on one device."""
 
 import dataclasses
 import os
@@ -21,24 +21,24 @@ MESHES = {
   "coarse_stage": ALL_MESHES,
   "fine_stage": ALL_MESHES,
   "detector": ALL_MESHES,
-  # A coarse stage with its layers in one loop. XLA's collectives between the devices that it forces
-  # on one CPU can wait for each other for ever in such a loop where `fsdp` gathers parameters.
+  # A coarse stage with its layers in one loop. Without `fsdp`: if it gathers parameters in such a
+  # loop, XLA's collectives between forced host devices can deadlock.
   "stacked": ("8x1x1", "4x1x2"),
-  # The same stage with its batch in two parts, in a loop too; against the whole batch at once.
+  # The same stage with its batch in two parts, compared with the whole batch at once.
   "microbatches": ("8x1x1", "4x1x2"),
 }
-# Of the largest gradient. The codec's losses have kinks: where rounding takes a sample to the other
-# side of one, its share of the gradient turns round.
+# Relative to the largest gradient. The codec's losses have kinks; if rounding moves a sample across
+# one, its contribution to the gradient changes its sign.
 TOLERANCE = {"codec": 1e-2}
 LEARNING_RATE = 0.01
 ROWS = 16
 
 
 def make(component, mesh):
-  """A model in miniature and a batch for it."""
+  """Returns a miniature model and a batch for it."""
   from audiolm_jax.training.optimizers import OptimizerConfig
 
-  # Plain gradient descent: how far a parameter moves is its gradient.
+  # Plain gradient descent, so the change of a parameter is proportional to its gradient.
   optimizer = OptimizerConfig(name="sgd", learning_rate=LEARNING_RATE, b1=0.0)
   if component == "codec":
     return codec(generator_optimizer=optimizer, discriminator_optimizer=optimizer)
@@ -95,14 +95,14 @@ def stage(component, optimizer, parts):
 
 
 def learned(state):
-  """The parameters in a state of any model."""
+  """Returns the parameters in a state of any model."""
   if hasattr(state, "params"):
     return state.params
   return {"generator": state.generator, "discriminators": state.discriminators}
 
 
 def check_no_attention_matrix_is_exchanged(program, length):
-  """What the devices sum of the position bias is its table."""
+  """Asserts that the devices sum the gradient of the table of the position bias."""
   from audiolm_jax.training.hlo import HloProgram
 
   for collective in HloProgram(program.compiled(0).as_text()).collectives():
@@ -111,7 +111,7 @@ def check_no_attention_matrix_is_exchanged(program, length):
 
 
 def train(component, mesh):
-  """The sum of the gradients of two steps, by parameter, and what each step says."""
+  """Returns the sum of the gradients of two steps for each parameter, and their metrics."""
   from audiolm_jax.training import metrics as metrics_lib
   from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
   from audiolm_jax.training.program import Program
@@ -124,13 +124,13 @@ def train(component, mesh):
     check_no_attention_matrix_is_exchanged(program, batch["decoder_input_tokens"].shape[1])
   key = program.put(jax.random.key(0))
   state = program.init(key, batch)
-  before, said = jax.device_get(learned(state)), []
+  before, logged = jax.device_get(learned(state)), []
   for _ in range(2):
     state, totals, _ = program.step(int(state.step), state, program.empty_metrics(), batch, key)
-    said.append(metrics_lib.means(totals))
-  assert not any(metrics.get("skipped_steps") for metrics in said)
+    logged.append(metrics_lib.means(totals))
+  assert not any(metrics.get("skipped_steps") for metrics in logged)
   after = jax.device_get(learned(state))
-  return jax.tree.map(lambda a, b: (a - b) / LEARNING_RATE, before, after), said
+  return jax.tree.map(lambda a, b: (a - b) / LEARNING_RATE, before, after), logged
 
 
 def compare(component):

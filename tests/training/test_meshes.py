@@ -1,4 +1,4 @@
-"""What a codec and a stage saved on one mesh of eight devices, on other meshes."""
+"""Checkpoints of a codec and a stage on one mesh of eight devices resume on other meshes."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROWS = 8
 
 
 def codec(**settings):
-  """A miniature codec with codebooks and judges from the first step, and a batch for it."""
+  """Returns a miniature codec that trains all its parts from the first step, and a batch."""
   from audiolm_jax.codec.discriminators import DiscriminatorConfig
   from audiolm_jax.codec.losses import SpectralLossConfig
   from audiolm_jax.codec.soundstream import SoundStreamConfig
@@ -44,9 +44,9 @@ def codec(**settings):
 
 
 def coarse_stage():
-  """A miniature stage, and a batch for it."""
+  """Returns a miniature stage and a batch for it."""
   from audiolm_jax.lm import stages
-  from audiolm_jax.lm.transformer import TransformerConfig
+  from audiolm_jax.lm.config import TransformerConfig
   from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
   from audiolm_jax.training.optimizers import OptimizerConfig
 
@@ -79,11 +79,11 @@ def compare(kind):
     return Program(model, Partitioner(PartitioningConfig(*sizes), devices), batch)
 
   def train(program, state):
-    said, key = [], program.put(jax.random.key(0))
+    logged, key = [], program.put(jax.random.key(0))
     for _ in range(2):
       state, totals, _ = program.step(int(state.step), state, program.empty_metrics(), batch, key)
-      said.append(metrics_lib.means(totals))
-    return state, said
+      logged.append(metrics_lib.means(totals))
+    return state, logged
 
   program = compiled(MESHES[0])
   state, _ = train(program, program.init(program.put(jax.random.key(1)), batch))
@@ -102,12 +102,12 @@ def compare(kind):
     _, found = train(program, state)
     for one, other in zip(found, expected, strict=True):
       np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4, err_msg=f"{kind} {mesh}")
-    print(kind, mesh, "goes on", flush=True)
+    print(kind, mesh, "resumes", flush=True)
 
 
-# The codec's step compiles for a minute on each mesh.
+# Compiling the codec's step takes a minute on each mesh.
 @pytest.mark.parametrize("kind", [pytest.param("codec", marks=pytest.mark.slow), "coarse_stage"])
-def test_a_checkpoint_of_one_mesh_is_gone_on_from_on_any_other(kind):
+def test_a_checkpoint_of_one_mesh_resumes_on_any_other(kind):
   here = Path(__file__)
   done = subprocess.run(
     [sys.executable, str(here), kind],
@@ -121,7 +121,7 @@ def test_a_checkpoint_of_one_mesh_is_gone_on_from_on_any_other(kind):
     timeout=600,
   )
   assert done.returncode == 0, done.stderr[-3000:]
-  assert done.stdout.splitlines() == [f"{kind} {mesh} goes on" for mesh in MESHES]
+  assert done.stdout.splitlines() == [f"{kind} {mesh} resumes" for mesh in MESHES]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Means over steps, and pictures of clips."""
+"""Means over steps, and spectrograms of clips."""
 
 import json
 
@@ -9,7 +9,7 @@ import numpy as np
 from audiolm_jax.training import metrics
 
 
-def test_means_are_weighted_and_ignore_what_is_not_finite():
+def test_means_are_weighted_and_ignore_non_finite_values():
   total = metrics.empty(["loss", "weight", "skipped"])
   for loss, weight, skipped in [(1.0, 1.0, 0.0), (4.0, 3.0, 0.0), (jnp.nan, 9.0, 1.0)]:
     total = jax.jit(metrics.accumulate)(total, {"loss": loss, "weight": weight, "skipped": skipped})
@@ -31,14 +31,14 @@ def test_json_gives_the_same_bits_back():
   jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(total))
 
 
-def test_sums_of_another_version_go_on_where_the_names_are_the_same():
+def test_sums_of_another_version_are_kept_for_the_same_names():
   total = metrics.accumulate(metrics.empty(["a", "gone"]), {"a": 2.0, "gone": 3.0})
   again = metrics.from_json(metrics.to_json(total), ["a", "new"])
   again = metrics.accumulate(again, {"a": 4.0, "new": 5.0})
   assert metrics.means(again) == {"a": 3.0, "new": 5.0}
 
 
-def test_a_tone_is_a_bright_line_at_its_height():
+def test_a_tone_is_a_bright_line_at_its_frequency():
   t = np.arange(16000) / 16000
   rows = []
   for hertz in (200, 2000):

@@ -59,7 +59,7 @@ def test_decay_ends_at_the_final_fraction(name):
     {"warmup_steps": 10},
   ],
 )
-def test_a_configuration_that_means_nothing_is_refused(fields):
+def test_an_inconsistent_configuration_is_refused(fields):
   with pytest.raises(ConfigError):
     OptimizerConfig(**fields)
 
@@ -113,7 +113,7 @@ def test_muon_moves_kernels_by_orthogonal_matrices_and_the_rest_by_adam():
   assert 0.5 < np.abs(by_adam[0]) < 2
 
 
-def test_weight_decay_spares_biases_and_scales():
+def test_weight_decay_excludes_biases_and_scales():
   params = {
     "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
     "norm": {"scale": jnp.ones((3, 2))},

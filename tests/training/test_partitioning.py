@@ -52,7 +52,7 @@ def test_a_sharded_run_equals_one_device(mesh, tmp_path, one_device):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), sharded, one_device)
 
 
-def test_a_run_goes_on_with_another_mesh(tmp_path, one_device):
+def test_a_run_resumes_on_another_mesh(tmp_path, one_device):
   train_on_mesh("2x2x2", tmp_path, steps=3)
   toy.run(tmp_path, total_steps=6)
   resumed = registry.load_inference_params(tmp_path)[2]
@@ -67,7 +67,7 @@ def test_shardings_follow_the_axis_names(tmp_path):
     "params/wi/bias float32[32]",
     "params/wi/kernel float32[16, 32] fsdp model",
     "params/wo/bias float32[1]",
-    "params/wo/kernel float32[32, 1] model -",  # 1 is not divided by 2
+    "params/wo/kernel float32[32, 1] model -",  # 1 is not divisible by 2
   ]
 
 

@@ -1,4 +1,4 @@
-"""Training as several processes that find each other with jax.distributed, on CPU collectives."""
+"""Training in several processes with jax.distributed and CPU collectives."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def start(arguments, log, index=None, port=None):
 
 
 def start_pair(arguments, folder):
-  """Two processes that train together, and the files of what they say."""
+  """Starts two processes that train together; returns them and their log files."""
   port = free_port()
   logs = [folder / f"{i}.log" for i in range(2)]
   return [start(arguments, log, i, port) for i, log in enumerate(logs)], logs
@@ -77,7 +77,7 @@ def test_two_processes_learn_what_one_does(stage, tokens, tmp_path):
   np.testing.assert_allclose([r[2] for r in found], [r[2] for r in expected], rtol=1e-4)
 
 
-def test_a_killed_process_ends_the_job_which_goes_on_from_its_checkpoint(tokens, tmp_path):
+def test_a_killed_process_ends_the_job_which_resumes_from_its_checkpoint(tokens, tmp_path):
   arguments = command("coarse_stage", tokens, tmp_path / "run", 100_000)
   both, logs = start_pair(arguments, tmp_path)
   small_run.wait_for_checkpoint(tmp_path / "run", both[0])
@@ -87,24 +87,24 @@ def test_a_killed_process_ends_the_job_which_goes_on_from_its_checkpoint(tokens,
     assert both[0].wait(60) not in (0, 2)
   finally:
     both[0].kill()
-  # Ours, or JAX's where its watch over the other processes is the first to notice.
-  said = logs[0].read_text()
-  assert "process 0 of 2 ends" in said or "another task died" in said
+  # The message of the command, or that of JAX if it detects the dead process first.
+  log = logs[0].read_text()
+  assert "process 0 of 2 ends" in log or "another task died" in log
 
   newest = small_run.checkpoints(tmp_path / "run")[-1]
-  # Alone: what two processes saved, one goes on with.
+  # One process resumes from the checkpoint of two.
   alone = start(command("coarse_stage", tokens, tmp_path / "run", newest + 3), tmp_path / "2.log")
   assert alone.wait(300) == 0, (tmp_path / "2.log").read_text()
   assert f"resuming from checkpoint_{newest}" in (tmp_path / "2.log").read_text()
 
 
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
-def test_one_process_asked_to_leave_makes_all_save_and_leave(asked, tokens, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_makes_all_save_and_end(number, tokens, tmp_path):
   arguments = command("semantic_stage", tokens, tmp_path / "run", 100_000)
   both, logs = start_pair(arguments, tmp_path)
   try:
     small_run.wait_for_checkpoint(tmp_path / "run", both[0])
-    both[1].send_signal(asked)
+    both[1].send_signal(number)
     codes = [process.wait(60) for process in both]
   finally:
     for process in both:

@@ -1,4 +1,4 @@
-"""What a run folder says of the run."""
+"""Files in a run folder that describe the run."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ def git(repo, *arguments):
   subprocess.run(["git", "-C", repo, *identity, *arguments], check=True, capture_output=True)
 
 
-def test_versions_name_the_commit_and_whether_tracked_files_differ_from_it(tmp_path):
+def test_versions_include_the_commit_and_whether_tracked_files_differ_from_it(tmp_path):
   git(tmp_path, "init")
   (tmp_path / "code.py").write_text("1")
   git(tmp_path, "add", ".")
@@ -26,7 +26,7 @@ def test_versions_name_the_commit_and_whether_tracked_files_differ_from_it(tmp_p
   assert run_folder._git_state(tmp_path.resolve())["git_dirty"]
 
 
-def test_code_installed_within_another_repository_is_not_of_its_commit(tmp_path):
+def test_code_installed_within_another_repository_has_no_commit(tmp_path):
   git(tmp_path, "init")
   (tmp_path / "code.py").write_text("1")
   git(tmp_path, "add", ".")
@@ -41,7 +41,7 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
   assert run_folder.versions()["git_commit"] is None
 
 
-def test_the_files_hold_what_was_given(tmp_path):
+def test_the_files_contain_the_arguments(tmp_path):
   run_folder.make_folder(tmp_path / "run")
   run_folder.write_run_files(
     tmp_path / "run",

@@ -1,4 +1,4 @@
-"""What a run says."""
+"""The log of a run."""
 
 import json
 import subprocess
@@ -33,13 +33,13 @@ def test_metrics_are_one_object_a_line(log, tmp_path):
   assert held_out == {"step": 2, "split": "eval", "loss": 1.5}
 
 
-def test_without_a_terminal_a_line_tells_rate_and_time_left(log, capfd):
+def test_without_a_terminal_a_line_has_rate_and_remaining_time(log, capfd):
   log.begin(0)
   log.train(4, {"loss": 0.5, "steps_per_second": 2.0})
   assert "toy 4/10  2.00 steps/s  loss 0.5  0:00:03 left" in capfd.readouterr().err
 
 
-def test_rows_of_a_lost_stretch_are_taken_out(log, tmp_path):
+def test_rows_after_the_resumed_step_are_removed(log, tmp_path):
   log.begin(0)
   for step in (2, 4, 6):
     log.train(step, {"loss": float(step)})
@@ -49,14 +49,14 @@ def test_rows_of_a_lost_stretch_are_taken_out(log, tmp_path):
   assert [row["step"] for row in rows(tmp_path)] == [2, 4]
 
 
-def test_sentences_are_kept(log, tmp_path, capfd):
+def test_logged_sentences_are_written_to_the_file(log, tmp_path, capfd):
   log.info("the codebook has collapsed")
   assert "the codebook has collapsed" in capfd.readouterr().err
   assert (tmp_path / "log.txt").read_text().endswith(" the codebook has collapsed\n")
 
 
-def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
-  # A limit on file size fails in the same call as a full disk.
+def test_a_full_disk_loses_lines_but_does_not_stop_the_run(tmp_path):
+  # A limit on file sizes fails in the same call as a full disk.
   program = (
     "import resource, signal, sys\n"
     "from audiolm_jax.training.run_log import RunLog\n"

@@ -1,4 +1,4 @@
-"""Which axis of which parameter lies along which axis of the mesh, as golden text."""
+"""The shardings of all parameters, as golden text."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The page at the end of a run."""
+"""The summary at the end of a run."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from audiolm_jax.training import summary, trainer
 
 ENDING = summary.Ending(
   component="coarse_stage",
-  next_command="export_bundle --token_store=TOKENS --coarse_stage_dir={dir} --output=BUNDLE",
+  next_command="export_bundle --token_store=TOKENS --stage_dir=coarse={dir} --output=BUNDLE",
   model_dir="runs/coarse",
   how="",
   step=200,
@@ -52,29 +52,29 @@ def line(page, start):
   return next(line for line in page.splitlines() if line.strip().startswith(start)).split()
 
 
-def test_the_page_tells_what_was_trained_and_how_it_went():
+def test_the_page_has_the_facts_about_the_run():
   page = summary.page(ENDING, ROWS, [])
-  for told in (
+  for text in (
     "coarse_stage, 161,515,008 parameters",
     "200 of 200, finished",
-    "0:01:40 in this call (0:00:20 of it to compile), 2:01:40 in all",
+    "0:01:40 in this call (0:00:20 to compile), 2:01:40 in total",
     # 50 steps of 10 tokens, 150 of 15
     "1,600 examples, 2,750 tokens",
     "4 steps/s, 60 tokens/s, 40.0% of the devices' peak (MFU)",
     "100, 200",
-    "3 updates that were not finite",
+    "3 non-finite updates",
     "Rolled back  never",
     "Warnings: none",
     "16 x TPU v5 lite",
     "float32 in training",
-    "abc123, with changes that are not committed",
-    "--token_store=TOKENS --coarse_stage_dir=runs/coarse --output=BUNDLE",
+    "abc123, with uncommitted changes",
+    "--token_store=TOKENS --stage_dir=coarse=runs/coarse --output=BUNDLE",
   ):
-    assert told in page
+    assert text in page
   assert len(page.splitlines()) < 60 and max(map(len, page.splitlines())) < 130
 
 
-def test_metrics_are_told_with_their_steps_and_levels_in_order():
+def test_metrics_are_listed_with_their_steps_and_levels_in_order():
   page = summary.page(ENDING, ROWS, [])
   assert line(page, "loss")[1:] == ["3", "@50", "2.25", "@200", "2", "@150", "3", "@50"]
   assert "perplexity_0" not in page and "steps_per_second" not in page
@@ -90,7 +90,7 @@ def test_warnings_of_a_kind_are_one_line():
   assert "step 40: the loss is high" in page
 
 
-def test_a_run_that_was_stopped_is_told_how_to_go_on():
+def test_the_page_of_a_stopped_run_has_the_command_to_resume():
   stopped = dataclasses.replace(ENDING, how="SIGTERM", step=150, rollbacks=[100])
   page = summary.page(stopped, ROWS, [])
   assert "150 of 200, SIGTERM" in page and "to step 100" in page
@@ -99,10 +99,9 @@ def test_a_run_that_was_stopped_is_told_how_to_go_on():
 
 
 def test_a_line_for_the_terminal_has_the_best_held_out_loss():
-  told = summary.in_one_line(ENDING, ROWS)
-  assert told == (
+  assert summary.in_one_line(ENDING, ROWS) == (
     "coarse_stage: 200 of 200 steps in 2:01:40, held-out loss 2.75 (lowest 2.5 at step 100); "
-    "runs/coarse/summary.txt tells more"
+    "see runs/coarse/summary.txt"
   )
 
 
@@ -113,10 +112,10 @@ def test_a_run_ends_with_a_summary_and_counts_the_time_of_all_calls(tmp_path):
   assert "Trained      toy, 577 parameters" in page
   assert "12 of 12, finished" in page and "96 examples" in page
   assert "Held-out" in page and "gradient_norm" in page and "Git commit" in page
-  assert "tells more" in (tmp_path / "log.txt").read_text()
+  assert "summary.txt" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_run_that_fails_has_a_summary_that_says_why(tmp_path):
+def test_the_summary_of_a_failed_run_has_the_error(tmp_path):
   bad = range(6, 1000)
   with pytest.raises(trainer.TrainingError):
     toy.run(
@@ -126,5 +125,5 @@ def test_a_run_that_fails_has_a_summary_that_says_why(tmp_path):
       max_skipped_steps=3,
     )
   page = (tmp_path / "summary.txt").read_text()
-  assert "ended by an error: training fails for the 4th time after step 5" in page
+  assert "ended by an error: training failed for the 4th time after step 5" in page
   assert "to step 5, to step 5" in page

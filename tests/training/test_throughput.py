@@ -1,4 +1,4 @@
-"""Rates of a run, and what its devices could do."""
+"""Rates of a run, and the utilisation of its devices."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from audiolm_jax.training.throughput import TIMINGS, Throughput
 
 
 def rates(monkeypatch, device_kinds, **step):
-  """What is read after 8 steps of 0.5 s."""
+  """Returns the rates after 8 steps of 0.5 s."""
   now = iter([10.0, 14.0])
   monkeypatch.setattr("audiolm_jax.training.throughput.time.monotonic", lambda: next(now))
   clock = Throughput(device_kinds)
@@ -32,7 +32,7 @@ def test_rates_and_utilisation_are_those_of_all_devices(monkeypatch):
   assert set(found) <= TIMINGS
 
 
-def test_there_is_no_utilisation_of_a_device_whose_peak_is_not_known(monkeypatch):
+def test_utilisation_is_omitted_for_a_device_with_unknown_peak(monkeypatch):
   assert "mfu" not in rates(monkeypatch, ["cpu"], flops=1e9)
   assert "model_flops_per_second" not in rates(monkeypatch, ["TPU v4"])
 
@@ -55,5 +55,5 @@ def test_there_is_no_utilisation_of_a_device_whose_peak_is_not_known(monkeypatch
     ("cpu", None),
   ],
 )
-def test_a_device_is_known_by_the_name_that_jax_gives_it(kind, teraflops):
+def test_a_device_is_recognised_by_the_name_that_jax_gives_it(kind, teraflops):
   assert peak_flops(kind) == (teraflops and teraflops * 1e12)

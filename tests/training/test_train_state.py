@@ -1,4 +1,4 @@
-"""The average of the parameters, and the guard against a bad update."""
+"""The average of the parameters, and skipped updates."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def test_the_average_follows_the_parameters_faster_at_first():
   np.testing.assert_allclose(state.ema_params["w"], expected, rtol=1e-6)
 
 
-def test_no_average_is_kept_unless_asked_for():
+def test_no_average_is_computed_by_default():
   state = train_state.new_train_state({"w": jnp.zeros(1)}, OPTIMIZER)
   state = train_state.apply_gradients(state, {"w": jnp.ones(1)}, OPTIMIZER)
   assert state.ema_params is None
@@ -31,7 +31,7 @@ def test_no_average_is_kept_unless_asked_for():
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_an_update_that_is_not_finite_leaves_all_but_the_step(bad, where):
+def test_a_non_finite_update_changes_only_the_step(bad, where):
   old = train_state.new_train_state({"w": jnp.ones(2)}, OPTIMIZER, ema_decay=0.5)
   grads = {"w": jnp.array([0.5, bad if where == "gradient" else 0.5])}
   loss = jnp.float32(bad if where == "loss" else 1.0)
@@ -42,7 +42,7 @@ def test_an_update_that_is_not_finite_leaves_all_but_the_step(bad, where):
   jax.tree.map(np.testing.assert_array_equal, kept.replace(step=old.step), old)
 
 
-def test_a_finite_update_is_made():
+def test_a_finite_update_is_applied():
   old = train_state.new_train_state({"w": jnp.ones(2)}, OPTIMIZER)
   grads = {"w": jnp.ones(2)}
   new = train_state.apply_gradients(old, grads, OPTIMIZER)

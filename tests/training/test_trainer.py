@@ -1,4 +1,4 @@
-"""The training loop: resume to the bit, guards, signals, evaluation."""
+"""The training loop: resuming, skipped updates, rollbacks, signals, evaluation."""
 
 import json
 import os
@@ -22,7 +22,7 @@ REPO = Path(__file__).parents[2]
 
 
 class Killed(Exception):
-  """Stands for anything that ends a process at a random moment."""
+  """Simulates the end of a process at a random moment."""
 
 
 def params_of(model_dir, step=None):
@@ -42,7 +42,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kill_at", [2, 7, 13, 23])
-def test_a_killed_run_goes_on_to_the_same_bits(kill_at, tmp_path, uninterrupted):
+def test_a_killed_run_resumes_to_the_same_bits(kill_at, tmp_path, uninterrupted):
   def kill(position):
     if position == kill_at:
       raise Killed
@@ -77,17 +77,17 @@ def log_of(model_dir):
 
 @pytest.fixture(scope="module")
 def rounded(tmp_path_factory):
-  """The uninterrupted run with products in bfloat16."""
+  """Returns the uninterrupted run with products in bfloat16."""
   folder = tmp_path_factory.mktemp("rounded")
   toy.run(folder, products="bfloat16")
   return folder
 
 
-def test_products_in_bfloat16_train_otherwise_and_are_recorded(rounded, uninterrupted):
+def test_products_in_bfloat16_change_the_run_and_are_recorded(rounded, uninterrupted):
   assert curve(rounded)[0]["loss"] != curve(uninterrupted)[0]["loss"]
   assert curve(rounded)[0]["loss"] == pytest.approx(curve(uninterrupted)[0]["loss"], rel=0.01)
   assert json.loads((rounded / "versions.json").read_text())["products"] == "bfloat16"
-  assert "products in bfloat16 (as set)" in log_of(rounded)
+  assert "products in bfloat16 (as configured)" in log_of(rounded)
   assert "bfloat16 in training" in (rounded / "summary.txt").read_text()
 
 
@@ -105,21 +105,21 @@ def test_a_run_in_bfloat16_keeps_its_products_and_bits_on_a_machine_without_amx(
 def test_the_machine_chooses_the_products_of_a_new_run(has_amx, expected, tmp_path, monkeypatch):
   monkeypatch.setattr(products, "cpu_has_amx", lambda: has_amx)
   toy.run(tmp_path, total_steps=1)
-  assert f"products in {expected} (the faster ones on this machine)" in log_of(tmp_path)
+  assert f"products in {expected} (the faster precision on this machine)" in log_of(tmp_path)
   monkeypatch.setattr(products, "cpu_has_amx", lambda: not has_amx)
   toy.run(tmp_path, total_steps=2)
   assert json.loads((tmp_path / "versions.json").read_text())["products"] == expected
 
 
-def test_other_products_are_taken_up_where_they_are_set(tmp_path):
+def test_the_precision_of_a_run_can_be_changed_when_it_resumes(tmp_path):
   toy.run(tmp_path, products="bfloat16", total_steps=2)
   toy.run(tmp_path, products="float32", total_steps=4)
-  assert "products in float32 (as set; until this checkpoint in bfloat16)" in log_of(tmp_path)
+  assert "products in float32 (as configured; bfloat16 until this checkpoint)" in log_of(tmp_path)
   toy.run(tmp_path, total_steps=6)
   assert "products in float32 (as before" in log_of(tmp_path)
 
 
-def test_a_run_from_before_the_choice_goes_on_in_float32_and_one_without_record_is_refused(
+def test_a_run_of_an_old_version_resumes_in_float32_and_one_without_record_is_refused(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(products, "cpu_has_amx", lambda: True)
@@ -141,7 +141,7 @@ def test_products_of_another_name_are_refused(tmp_path):
     toy.run(tmp_path, products="float16")
 
 
-def test_metrics_of_a_lost_stretch_are_not_kept_twice(tmp_path):
+def test_metrics_of_repeated_steps_are_kept_once(tmp_path):
   def kill(position):
     if position == 14:
       raise Killed
@@ -158,15 +158,15 @@ def test_a_bad_batch_is_skipped_and_counted(tmp_path):
   assert [row["skipped_steps"] for row in curve(tmp_path)] == [0, 1, 0]
   assert np.isfinite(result.metrics["loss"])
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params_of(tmp_path)))
-  assert "1 update(s) were not finite and skipped" in (tmp_path / "log.txt").read_text()
+  assert "1 non-finite update(s) were skipped" in (tmp_path / "log.txt").read_text()
 
 
-def test_many_bad_batches_in_a_row_roll_back_to_the_last_checkpoint(tmp_path):
+def test_consecutive_bad_batches_roll_back_to_the_last_checkpoint(tmp_path):
   bad = range(7, 13)
   result = toy.run(tmp_path, train_dataset=lambda: toy.ToyData(bad=bad), max_skipped_steps=4)
   assert result.finished
-  assert "back to checkpoint_5, with the data that come next" in (tmp_path / "log.txt").read_text()
-  # Steps 5 and 6 were lost with two good batches, then come those after the bad ones.
+  assert "continuing from checkpoint_5 with the next data" in (tmp_path / "log.txt").read_text()
+  # Steps 5 and 6 were lost with two good batches; those after the bad ones follow.
   progress = json.loads((tmp_path / "checkpoint_24" / "progress" / "metadata").read_text())
   assert progress["data"]["position"] > 24
   assert progress["rollbacks"] == [5]
@@ -188,7 +188,7 @@ def test_a_rolled_back_run_resumes_to_the_same_bits(tmp_path):
   assert_same_run(once, twice)
 
 
-def test_a_run_that_only_diverges_ends_in_words(tmp_path):
+def test_a_run_that_diverges_repeatedly_ends_with_an_error(tmp_path):
   with pytest.raises(trainer.TrainingError, match="lower the learning rate"):
     toy.run(
       tmp_path,
@@ -215,7 +215,7 @@ def test_evaluation_uses_the_same_weighted_batches_each_time(tmp_path):
   np.testing.assert_allclose(result.eval_metrics["loss"], expected, rtol=1e-5)
 
 
-def test_what_a_run_folder_holds(uninterrupted):
+def test_the_files_of_a_run_folder(uninterrupted):
   names = {p.name for p in uninterrupted.iterdir()}
   expected = {"model.json", "model-info.txt", "versions.json", "metrics.jsonl", "log.txt"}
   expected |= {"summary.txt"}
@@ -243,7 +243,7 @@ def test_another_seed_is_refused(tmp_path):
     toy.run(tmp_path, total_steps=4, random_seed=1)
 
 
-def test_data_that_end_too_early_are_named(tmp_path):
+def test_data_that_end_too_early_are_reported(tmp_path):
   with pytest.raises(DataError, match="ended at step 7"):
     toy.run(tmp_path, train_dataset=lambda: toy.ToyData(end=7))
 
@@ -256,7 +256,7 @@ def test_a_batch_that_the_mesh_cannot_split_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
   file = tmp_path / "file"
   file.touch()
-  with pytest.raises(UserError, match="cannot be made"):
+  with pytest.raises(UserError, match="cannot create MODEL_DIR"):
     toy.run(file / "run")
 
 
@@ -269,7 +269,7 @@ def test_warnings_of_the_trainable_reach_the_log(tmp_path):
   assert "step 3: the loss is a number (True)" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_finished_run_has_nothing_left_to_do(tmp_path, uninterrupted):
+def test_a_finished_run_ends_immediately(tmp_path, uninterrupted):
   before = curve(uninterrupted)
   result = toy.run(uninterrupted)
   assert result.finished and result.step == 24
@@ -296,9 +296,9 @@ def test_summaries_are_of_the_same_clips_at_each_evaluation(tmp_path, monkeypatc
     def summaries(self, state, batch):
       return {"clip": toy.Audio(batch["x"])}
 
-  heard = []
+  summaries = []
   monkeypatch.setattr(
-    trainer.RunLog, "evaluation", lambda self, step, metrics, found: heard.append(found["clip"])
+    trainer.RunLog, "evaluation", lambda self, step, metrics, found: summaries.append(found["clip"])
   )
   toy.run(
     tmp_path,
@@ -308,18 +308,19 @@ def test_summaries_are_of_the_same_clips_at_each_evaluation(tmp_path, monkeypatc
     eval_period=2,
     eval_steps=2,
   )
-  assert len(heard) == 3
-  for clips in heard[1:]:
-    np.testing.assert_array_equal(clips.samples, heard[0].samples)
+  assert len(summaries) == 3
+  for clips in summaries[1:]:
+    np.testing.assert_array_equal(clips.samples, summaries[0].samples)
 
 
-def test_a_repeated_warning_is_printed_ever_more_rarely_and_always_kept(tmp_path):
+def test_a_repeated_warning_is_printed_less_often_and_always_stored(tmp_path):
   class Talking(toy.ToyTrainable):
     def warnings(self, metrics):
       return [f"the loss is {metrics['loss']:.3f}"]
 
   toy.run(tmp_path, model=Talking(), total_steps=6, log_period=1)
-  said = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "the loss is" in line]
-  assert [line.split("step ")[1][0] for line in said] == ["1", "2", "4"]
-  assert "(4 times by now)" in said[-1]
+  lines = (tmp_path / "log.txt").read_text().splitlines()
+  printed = [line for line in lines if "the loss is" in line]
+  assert [line.split("step ")[1][0] for line in printed] == ["1", "2", "4"]
+  assert "(4 times so far)" in printed[-1]
   assert len((tmp_path / "warnings.jsonl").read_text().splitlines()) == 6

@@ -1,4 +1,4 @@
-"""A two-layer regression with everything the trainer must carry, and data it can be lost in."""
+"""A two-layer regression that uses all features of the trainer, and its data."""
 
 import dataclasses
 import os
@@ -84,7 +84,7 @@ class ToyTrainable(Trainable):
 
 
 class ToyData:
-  """Batch p is a function of p; `bad` positions hold NaN."""
+  """Batches that depend only on their position; those at the positions `bad` contain NaN."""
 
   def __init__(self, batch_size=8, bad=(), end=None, on_batch=None, embed=16):
     self.position, self.end, self.on_batch = 0, end, on_batch
@@ -117,7 +117,7 @@ registry.COMPONENTS["toy"] = (__name__, "ToyTrainable", "ToyConfig")
 
 
 def run(model_dir, **settings):
-  """A short training; fields of `TrainConfig` and keywords of `train` replace the defaults."""
+  """Trains a few steps; fields of `TrainConfig` and keywords of `train` replace the defaults."""
   settings = (
     dict(
       total_steps=24,
@@ -135,7 +135,7 @@ def run(model_dir, **settings):
 
 
 def main() -> None:
-  """`toy_trainable.py DIR STEPS`: a run on the devices and the mesh of TOY_MESH."""
+  """Runs `toy_trainable.py DIR STEPS` on the devices and the mesh of TOY_MESH."""
   mesh = [int(n) for n in os.environ.get("TOY_MESH", "1x1x1").split("x")]
   run(sys.argv[1], total_steps=int(sys.argv[2]), partitioning=PartitioningConfig(*mesh))
 

@@ -29,8 +29,8 @@ from audiolm_jax.evaluation.transcripts import texts_of
 
 
 def run(bundle: Any, options: Options) -> SuiteResult:
-  """Of the bundle's codec, at all levels and at its coarse stage's, and of outside codecs."""
-  stage = bundle.stages.get("coarse")
+  """Of the bundle's codec, at all levels and at its first stage's, and of outside codecs."""
+  first = [stage.spec.writes for stage in bundle.stages.values() if stage.spec.writes.levels]
   outside, left_out = outside_codecs(bundle.sample_rate, options.lyra_dir)
   measures = find_measures(options)
   texts = (
@@ -44,7 +44,7 @@ def run(bundle: Any, options: Options) -> SuiteResult:
     bundle.codec,
     clips,
     options.domain,
-    coarse_levels=stage.spec.num_target_quantizers if stage else 4,
+    coarse_levels=first[0].end_level if first else 4,
     measures=measures,
     recordings=recordings,
   )

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.token_shards import TokenClip
-from audiolm_jax.evaluation.likelihood import crops, stage_scorer
+from audiolm_jax.evaluation.likelihood import autoregressive, crops, stage_scorer
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.pairs import Pair, read_pairs
 from audiolm_jax.evaluation.report import Row, SuiteResult, left_out
@@ -62,7 +63,7 @@ def likelihood_suite(
     if name not in bundle.stages:
       raise DataError(f"{bundle.name} has no {name} stage; it has {', '.join(bundle.stages)}")
   chosen = {name: bundle.stages[name] for name in stages or bundle.stages}
-  scorers = {name: (stage.spec, stage_scorer(stage)) for name, stage in chosen.items()}
+  scorers = {name: (autoregressive(stage), stage_scorer(stage)) for name, stage in chosen.items()}
   scores: list[dict[str, tuple[Likelihood, Likelihood]]] = []
   for pair in pairs:
     found = [_likelihoods(bundle, scorers, read(path)) for path in (pair.good, pair.bad)]
@@ -84,8 +85,10 @@ def _likelihoods(
 ) -> dict[str, Likelihood]:
   clip = TokenClip(
     id="",
-    semantic=np.asarray(bundle.semantic.tokenize_long(waveform)),
-    codes=np.asarray(bundle.codec.encode_long(waveform)),
+    streams={
+      SEMANTIC: np.asarray(bundle.semantic.tokenize_long(waveform)),
+      CODES: np.asarray(bundle.codec.encode_long(waveform)),
+    },
     split="valid",
     speaker=None,
   )

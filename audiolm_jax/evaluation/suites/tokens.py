@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.manifest import clips_of_split, list_clips, read_clip
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStore
 from audiolm_jax.evaluation.likelihood import evaluate_stage
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact
-from audiolm_jax.lm.stages import Stage
+from audiolm_jax.lm.stage import Stage
 
 
 def run(bundle: Any, options: Options) -> SuiteResult:
@@ -74,5 +77,6 @@ def _tokenize(bundle: Any, source: str, split: str) -> list[TokenClip]:
   for clip in clips_of_split(list_clips(source), split):
     waveform = read_clip(clip, bundle.sample_rate)
     semantic, codes = bundle.semantic.tokenize_long(waveform), bundle.codec.encode_long(waveform)
-    clips.append(TokenClip(clip.id, semantic, codes, split, clip.speaker))
+    streams = {SEMANTIC: np.asarray(semantic), CODES: np.asarray(codes)}
+    clips.append(TokenClip(clip.id, streams, split, clip.speaker))
   return clips

@@ -19,8 +19,10 @@ def test_scores_are_those_of_teacher_forcing_crop_by_crop(miniature_bundle):
   found = suite._likelihoods(miniature_bundle, scorers, sound)
   clip = TokenClip(
     "",
-    miniature_bundle.semantic.tokenize_long(sound),
-    miniature_bundle.codec.encode_long(sound),
+    {
+      "semantic": np.asarray(miniature_bundle.semantic.tokenize_long(sound)),
+      "codes": np.asarray(miniature_bundle.codec.encode_long(sound)),
+    },
     "valid",
     None,
   )

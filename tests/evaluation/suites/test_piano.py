@@ -10,6 +10,7 @@ from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.suites import piano
 from audiolm_jax.evaluation.suites.continuation import Continuation
 from audiolm_jax.lm import stages
+from audiolm_jax.lm.stage import Stage
 from tests.conftest import melody
 from tests.evaluation.conftest import PulseCodec
 
@@ -116,7 +117,7 @@ def acoustic_only(miniature_bundle, tmp_path) -> Bundle:
   tokens = np.zeros((1, 8), np.int32)
   model = Transformer(config, spec.layout.vocab_size, True)
   params = meta.unbox(model.init(jax.random.key(5), tokens, tokens))["params"]
-  stage = stages.Stage(spec, config, params)
+  stage = Stage(spec, config, params)
   return dataclasses.replace(miniature_bundle, name="ablation", stages={"coarse": stage})
 
 

@@ -7,8 +7,9 @@ from flax.core import meta
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.suites.tokens import tokens_suite
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.stages import Stage
-from audiolm_jax.lm.transformer import Transformer, TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.transformer import Transformer
 
 SIZES = {"num_clusters": 8, "codebook_size": 4, "crop_seconds": 1.0}
 CONFIG = TransformerConfig(
@@ -26,7 +27,7 @@ def uniform_stage(spec):
 
 def clip(name, semantic, seed):
   codes = np.random.default_rng(seed).integers(0, 4, (2 * len(semantic), 2))
-  return TokenClip(name, np.asarray(semantic), codes)
+  return TokenClip(name, {"semantic": np.asarray(semantic), "codes": codes})
 
 
 # Of 25 tokens in a second 5 are left in the first clip and all 25 in the second.

@@ -1,16 +1,21 @@
-"""Where the coarse stage's semantic tokens come from, window by window."""
+"""Semantic tokens that a stage samples, window by window of its reader."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 from helpers_lm import SPECS
 
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.sampling.semantic_source import GivenSource, NoSource, SampledSource
+from audiolm_jax.core.streams import Stream
+from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.sampling.pull import Call, Given
+from audiolm_jax.sampling.semantic_targets import CollapsedRepeats, KeptRepeats
 from audiolm_jax.sampling.windows import Window
 
 # Per second: 5 semantic tokens, 10 frames.
+FRAME_RATE = 10.0
 PROMPT = np.array([1, 1, 2, 2, 3], np.int32)
 
 
@@ -26,30 +31,38 @@ class Recorder:
     return dict.fromkeys(prompts, np.asarray(ids))
 
 
-def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60):
-  semantic, coarse = (
-    dataclasses.replace(SPECS[name], collapse_repeats=collapse) for name in ("semantic", "coarse")
+def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60, **changes):
+  spec = dataclasses.replace(SPECS["semantic"], collapse_repeats=collapse, **changes)
+  call = Call(
+    seconds=[num_frames / FRAME_RATE],
+    samples=[0],
+    seed=0,
+    options=lambda name: SamplingOptions(),
+    overlap_seconds=0.6,
+    in_pieces=False,
+    progress=None,
   )
-  return SampledSource(semantic, coarse, list(prompts), [num_frames], draw, 4.0, retokenize)
+  if not collapse:
+    return KeptRepeats(spec, call, list(prompts), draw)
+  made = CollapsedRepeats(spec, call, list(prompts), draw, 4.0)
+  reader = types.SimpleNamespace(
+    spec=SPECS["coarse"], stream=SPECS["coarse"].writes, rows=[np.zeros((20, 2), np.int32)]
+  )
+  made.is_read_by(reader, retokenize)
+  return made
 
 
 def window_of(source, window, index):
   """Of the only row."""
-  return source.windows({0: window}, index)[0]
-
-
-def test_no_source_has_no_tokens():
-  nothing = NoSource()
-  assert nothing.windows({0: Window(0, 0, 10), 2: Window(0, 0, 10)}, 0) == {0: None, 2: None}
-  assert nothing.tokens() == []
+  return source.windows({0: window}, FRAME_RATE, index)[0]
 
 
 @pytest.mark.parametrize(("collapse", "tokens"), [(True, [1, 2, 3]), (False, [1, 1, 2, 2, 3])])
 def test_given_tokens_are_cut_to_the_window_with_their_repeats(collapse, tokens):
-  spec = dataclasses.replace(SPECS["coarse"], collapse_repeats=collapse)
-  given = GivenSource(spec, [PROMPT])
+  given = Given(Stream("semantic", 11, 5.0), [PROMPT], collapse)
   np.testing.assert_array_equal(window_of(given, Window(2, 4, 8), 0), PROMPT[1:4])
   np.testing.assert_array_equal(given.tokens()[0], tokens)
+  assert given.end(0) == 1.0
 
 
 def test_kept_repeats_are_drawn_as_far_ahead_as_an_example_reaches():
@@ -79,12 +92,10 @@ def test_kept_repeats_end_with_the_clip():
 
 def test_a_long_run_in_the_prompt_is_read_as_the_stage_reads_runs():
   draw = Recorder()
-  semantic = dataclasses.replace(SPECS["semantic"], collapse_repeats=False, longest_run=2)
-  coarse = dataclasses.replace(SPECS["coarse"], collapse_repeats=False)
   prompt = np.array([1, 2, 2, 2, 2], np.int32)
-  sampled = SampledSource(semantic, coarse, [prompt], [60], draw, None, None)
+  sampled = source(draw, collapse=False, prompts=[prompt], longest_run=2)
   window = window_of(sampled, Window(0, 10, 20), 0)
-  ids = semantic.layout.semantic_to_ids(np.array([1, 2, 2]))
+  ids = SPECS["semantic"].layout.semantic_to_ids(np.array([1, 2, 2]))
   assert draw.asked[0][0] == [ids.tolist()]
   assert window.tolist() == [1, 2, 2, 2, 2, 6, 6, 6, 6, 6]  # the prompt itself stays as it is
 
@@ -102,18 +113,23 @@ def test_a_prompt_of_one_held_sound_is_not_taken_at_its_word():
   assert len(window) == 1 + 2  # half the corpus mean of 4 a second, not the prompt's 1
 
 
-def test_collapsed_tokens_find_their_place_in_time_by_being_heard():
-  def heard(codes):
-    return np.arange(len(codes) // 2, dtype=np.int32)
-
+def test_collapsed_tokens_find_their_place_in_time_where_their_codes_are_tokenized():
   draw = Recorder()
-  sampled = source(draw, collapse=True, retokenize=heard)
+  sampled = source(
+    draw, collapse=True, retokenize=lambda codes: np.arange(len(codes) // 2, dtype=np.int32)
+  )
   window_of(sampled, Window(0, 10, 20), 0)
-  sampled.hear({0: np.zeros((20, 2), np.int32)})
   window = window_of(sampled, Window(14, 20, 24), 1)
-  assert window[:3].tolist() == [7, 8, 9]  # the steps of frames 14 to 19, as they were heard
+  assert window[:3].tolist() == [7, 8, 9]  # the steps of frames 14 to 19, as they were tokenized
 
 
-def test_collapsed_tokens_without_an_ear_are_refused():
+def test_collapsed_tokens_of_a_second_window_need_a_tokenizer():
+  sampled = source(Recorder(), collapse=True)
+  window_of(sampled, Window(0, 10, 20), 0)
   with pytest.raises(ConfigError, match="retokenize"):
-    source(Recorder(), collapse=True).hear({0: np.zeros((20, 2), np.int32)})
+    window_of(sampled, Window(14, 20, 24), 1)
+
+
+def test_collapsed_tokens_cannot_be_extended_to_a_time():
+  with pytest.raises(ConfigError, match="only a stage that is sampled in windows can read it"):
+    list(source(Recorder(), collapse=True).extend({0: 2.0}))

@@ -1,0 +1,162 @@
+"""The layers of the transformer: attention and feed-forward, each in training and in decoding."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from audiolm_jax.lm.attention import KeyValues, causal_attention, rotate
+from audiolm_jax.lm.config import FeedForward, Positions, TransformerConfig
+from audiolm_jax.lm.layers import Projection, RMSNorm
+
+
+class AttentionContext(NamedTuple):
+  """What all layers need besides their input, in training and prefill.
+
+  Attributes:
+    biases: T5 bias and causal mask by block of queries (`bias_blocks`).
+    positions: counted from each row's first real token; for rotary positions.
+    key_mask: False on padding at the left; None if there is none.
+  """
+
+  biases: tuple[Float[Array, "shards heads _ _"], ...]
+  positions: Int[Array, "#batch length"]
+  key_mask: Bool[Array, "batch length"] | None
+
+
+class SelfAttention(nn.Module):
+  """Grouped-query self-attention."""
+
+  config: TransformerConfig
+
+  def setup(self):
+    c = self.config
+    dtype = jnp.dtype(c.dtype)
+    query = (c.embed_dim, c.num_heads, c.head_size)
+    key = (c.embed_dim, c.kv_heads, c.head_size)
+    axes = ("embed", "heads", "kv")
+    self.query = Projection(query, axes, dtype)
+    self.key = Projection(key, axes, dtype)
+    self.value = Projection(key, axes, dtype)
+    self.output = Projection(
+      (c.num_heads, c.head_size, c.embed_dim),
+      ("heads", "kv", "embed"),
+      dtype,
+      num_inputs=2,
+      scale=_residual_scale(c),
+    )
+
+  def prefill(
+    self, x: Float[Array, "batch length embed"], context: AttentionContext
+  ) -> tuple[Float[Array, "batch length embed"], KeyValues]:
+    """Attention over a whole sequence, and its keys and values."""
+    query, key_values = self._project(x, context.positions)
+    output = causal_attention(query, key_values, context.biases, context.key_mask)
+    return self._combine(output), key_values
+
+  def decode_step(
+    self,
+    x: Float[Array, "batch 1 embed"],
+    position: Int[Array, "batch 1"],
+    attend: Any,
+  ) -> tuple[Float[Array, "batch 1 embed"], Any]:
+    """Attention of one token; `attend(query, key_values)` holds the cache and returns its new."""
+    query, key_values = self._project(x, position)
+    output, cache = attend(query, key_values)
+    return self._combine(output), cache
+
+  def _project(self, x, positions):
+    c = self.config
+    query, key, value = self.query(x), self.key(x), self.value(x)
+    if c.positions is Positions.ROTARY:
+      query = rotate(query, positions, c.rotary_base)
+      key = rotate(key, positions, c.rotary_base)
+    # Fewer key/value heads than query heads may not divide over devices: those stay whole.
+    kv_heads = "heads" if c.kv_heads == c.num_heads else None
+    query = nn.with_logical_constraint(query, ("batch", "length", "heads", "kv"))
+    key = nn.with_logical_constraint(key, ("batch", "length", kv_heads, "kv"))
+    value = nn.with_logical_constraint(value, ("batch", "length", kv_heads, "kv"))
+    query = query.reshape(*query.shape[:2], c.kv_heads, c.num_heads // c.kv_heads, c.head_size)
+    return query, KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
+  def _combine(self, output):
+    c = self.config
+    output = output.reshape(*output.shape[:2], c.num_heads, c.head_size)
+    return self.output(nn.with_logical_constraint(output, ("batch", "length", "heads", "kv")))
+
+
+class Mlp(nn.Module):
+  """The feed-forward layer, plain or gated."""
+
+  config: TransformerConfig
+  deterministic: bool = True
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
+    c = self.config
+    dtype = jnp.dtype(c.dtype)
+    shape, axes = (c.embed_dim, c.mlp_dim), ("embed", "mlp")
+    hidden = _ACTIVATIONS[c.feed_forward](Projection(shape, axes, dtype, name="input")(x))
+    if c.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU):
+      hidden = hidden * Projection(shape, axes, dtype, name="gate")(x)
+    hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+    hidden = dropout_of(c, self.deterministic)(hidden)
+    output = Projection(shape[::-1], axes[::-1], dtype, scale=_residual_scale(c), name="output")
+    return output(hidden)
+
+
+class Block(nn.Module):
+  """One pre-norm layer: attention, then feed-forward, each added to its input."""
+
+  config: TransformerConfig
+  deterministic: bool = True
+
+  def setup(self):
+    c = self.config
+    self.attention_norm = RMSNorm(jnp.dtype(c.dtype))
+    self.attention = SelfAttention(c)
+    self.mlp_norm = RMSNorm(jnp.dtype(c.dtype))
+    self.mlp = Mlp(c, self.deterministic)
+    self.dropout = dropout_of(c, self.deterministic)
+
+  def __call__(
+    self, x: Float[Array, "batch length embed"], context: AttentionContext
+  ) -> tuple[Float[Array, "batch length embed"], None]:
+    """The layer in training; the second value is what a scan over layers wants."""
+    return self.prefill(x, context)[0], None
+
+  def prefill(
+    self, x: Float[Array, "batch length embed"], context: AttentionContext
+  ) -> tuple[Float[Array, "batch length embed"], KeyValues]:
+    """The layer, and its keys and values."""
+    added, key_values = self.attention.prefill(self.attention_norm(x), context)
+    return self._feed_forward(x + self.dropout(added)), key_values
+
+  def decode_step(self, x: Float[Array, "batch 1 embed"], position, attend):
+    """The layer for one token; see `SelfAttention.decode_step`."""
+    added, cache = self.attention.decode_step(self.attention_norm(x), position, attend)
+    return self._feed_forward(x + added), cache
+
+  def _feed_forward(self, x):
+    x = x + self.dropout(self.mlp(self.mlp_norm(x)))
+    return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+
+
+_ACTIVATIONS = {
+  FeedForward.RELU: jax.nn.relu,
+  FeedForward.GELU: jax.nn.gelu,
+  FeedForward.GATED_GELU: jax.nn.gelu,
+  FeedForward.GATED_SILU: jax.nn.silu,
+}
+
+
+def _residual_scale(config: TransformerConfig) -> float:
+  """What each layer adds starts small, so that the sum over layers has the input's scale."""
+  return (2 * config.num_layers) ** -0.5
+
+
+def dropout_of(config: TransformerConfig, deterministic: bool) -> nn.Dropout:
+  """One mask for all positions of an example."""
+  return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic)

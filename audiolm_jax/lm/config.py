@@ -1,0 +1,136 @@
+"""The shape of a transformer, and how to compute it."""
+
+import dataclasses
+import enum
+
+import jax.numpy as jnp
+
+from audiolm_jax.core.errors import ConfigError
+
+
+class Positions(enum.StrEnum):
+  """How attention knows distances."""
+
+  T5_RELATIVE = "t5_relative"
+  ROTARY = "rotary"
+
+
+class FeedForward(enum.StrEnum):
+  """The activation between the two feed-forward products; gated ones have a third product."""
+
+  RELU = "relu"
+  GELU = "gelu"
+  GATED_GELU = "gated_gelu"
+  GATED_SILU = "gated_silu"
+
+
+class Remat(enum.StrEnum):
+  """What the backward pass recomputes: nothing, all but plain matrix products, or whole layers."""
+
+  NONE = "none"
+  MINIMAL = "minimal"
+  FULL = "full"
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Shape of a stage's transformer; the defaults are the paper's.
+
+  The twelve layers hold 151 019 520 parameters (the paper speaks of 0.3 B, which this shape does
+  not give), 151 021 056 with the shared position table and the final norm. With the paper's
+  vocabularies, embedding and output layer included, a semantic stage has 153 126 400, a coarse
+  stage 161 515 008 and a fine stage 176 195 072.
+
+  Attributes:
+    num_layers, embed_dim, num_heads, mlp_dim: the usual.
+    head_dim: 0 means embed_dim / num_heads.
+    num_kv_heads: heads that keys and values have; 0 means num_heads.
+    feed_forward: see `FeedForward`.
+    positions: see `Positions`.
+    num_buckets, max_distance: of T5 positions.
+    rotary_base: slowest wavelength of rotary positions is 2 pi times this.
+    num_frame_embeddings: rows of a learned embedding of each position's frame id, which tells
+      tokens of the same moment in source and target apart from others; 0 (the paper) has none.
+    dropout_rate: on the embedding, within the feed-forward layer and on what each layer adds; one
+      mask for all positions of an example, as in T5X.
+    scan_layers: keep the layers' parameters stacked and loop over them, which compiles faster.
+    remat: see `Remat`.
+    dtype: of the computation; parameters, softmax, norms and logits are float32.
+  Source: AudioLM, section IV-B; T5 (arXiv 1910.10683) for the positions.
+  """
+
+  num_layers: int = 12
+  embed_dim: int = 1024
+  num_heads: int = 16
+  head_dim: int = 0
+  num_kv_heads: int = 0
+  mlp_dim: int = 4096
+  feed_forward: FeedForward = FeedForward.RELU
+  positions: Positions = Positions.T5_RELATIVE
+  num_buckets: int = 32
+  max_distance: int = 128
+  rotary_base: float = 10_000.0
+  num_frame_embeddings: int = 0
+  dropout_rate: float = 0.1
+  scan_layers: bool = False
+  remat: Remat = Remat.NONE
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    for name, choices in (
+      ("feed_forward", FeedForward),
+      ("positions", Positions),
+      ("remat", Remat),
+    ):
+      try:
+        object.__setattr__(self, name, choices(getattr(self, name)))
+      except ValueError:
+        raise ConfigError(
+          f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}"
+        ) from None
+    if not self.head_dim and self.embed_dim % self.num_heads:
+      raise ConfigError(
+        f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}; "
+        "set head_dim or change one of them"
+      )
+    if self.num_heads % self.kv_heads:
+      raise ConfigError(
+        f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+      )
+    if self.positions is Positions.ROTARY and self.head_size % 2:
+      raise ConfigError(f"rotary positions need an even head_dim, not {self.head_size}")
+
+  def shape(self) -> "TransformerConfig":
+    """Without what says how to compute it: two models of one shape take the same parameters."""
+    return dataclasses.replace(
+      self, dropout_rate=0.0, scan_layers=False, remat=Remat.NONE, dtype="float32"
+    )
+
+  @property
+  def head_size(self) -> int:
+    """Channels per head."""
+    return self.head_dim or self.embed_dim // self.num_heads
+
+  @property
+  def kv_heads(self) -> int:
+    """Heads of keys and values."""
+    return self.num_kv_heads or self.num_heads
+
+  @property
+  def cache_bytes_per_token(self) -> int:
+    """Bytes of key/value cache per token and row."""
+    size = jnp.dtype(self.dtype).itemsize
+    return 2 * self.num_layers * self.kv_heads * self.head_size * size
+
+  def forward_flops(self, length: int) -> float:
+    """Floating-point operations of the layers' matrix products for one row of `length` tokens.
+
+    Attention counts the pairs of a query and a key that it may see; neither embedding nor output
+    layer is in it.
+    """
+    attention = self.embed_dim * 2 * (self.num_heads + self.kv_heads) * self.head_size
+    gated = self.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU)
+    mlp = self.embed_dim * self.mlp_dim * (3 if gated else 2)
+    pairs = length * (length + 1) / 2
+    scores_and_sums = 2 * pairs * self.num_heads * self.head_size
+    return 2.0 * self.num_layers * (length * (attention + mlp) + scores_and_sums)

@@ -1,0 +1,88 @@
+"""The loss of an autoregressive stage: next-token prediction on its target tokens."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from audiolm_jax.lm.stages import AutoregressiveSpec, Source
+from audiolm_jax.lm.tokens import SEPARATOR
+from audiolm_jax.lm.transformer import Transformer
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, Float[Array, ""]]
+
+
+def stage_loss(
+  spec: AutoregressiveSpec,
+  model: Transformer,
+  params: Any,
+  batch: Batch,
+  *,
+  z_loss: float = 0.0,
+  dropout_rng: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Mean cross-entropy over the target tokens, each among the ids legal at its position.
+
+  The output layer is evaluated at target positions only and for one codebook each, exactly what a
+  sampler sees; for a fine stage that is 18 times less than all ids at all positions.
+
+  Returns:
+    The loss in nats per target token (z-loss added), and metrics: `loss` (without z-loss),
+    `accuracy`, `weight` (number of target tokens) and, for acoustic targets, `loss_quantizer_<q>`
+    by level.
+  """
+  rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+  frame_ids = batch["decoder_frame_ids"] if model.config.num_frame_embeddings else None
+  hidden = model.apply(
+    {"params": params}, batch["decoder_input_tokens"], frame_ids, method="hidden", rngs=rngs
+  )
+  per_frame = max(spec.num_target_quantizers, 1)
+  hidden, labels, weights = (
+    x.reshape(x.shape[0], -1, per_frame, *x.shape[2:])
+    for x in _targets(spec, hidden, batch["decoder_target_tokens"], batch["decoder_loss_weights"])
+  )
+  first = spec.layout.legal_range(0, spec.first_target_quantizer, spec.num_target_quantizers)
+  logits = model.apply({"params": params}, hidden, *first, method="codebook_logits")
+  labels = labels - (first.start + first.size * jnp.arange(per_frame))
+  labels = jnp.clip(labels, 0, first.size - 1)
+
+  log_partition = jax.nn.logsumexp(logits, axis=-1)
+  nats = log_partition - jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  total = jnp.maximum(weights.sum(), 1e-6)
+  loss = (weights * nats).sum() / total
+  metrics = {
+    "loss": loss,
+    "accuracy": (weights * (jnp.argmax(logits, axis=-1) == labels)).sum() / total,
+    "weight": weights.sum(),
+  }
+  if not spec.predicts_semantic:
+    by_level = (weights * nats).sum((0, 1)) / jnp.maximum(weights.sum((0, 1)), 1e-6)
+    for i in range(per_frame):
+      metrics[f"loss_quantizer_{spec.first_target_quantizer + i}"] = by_level[i]
+  if z_loss:
+    loss = loss + z_loss * (weights * jnp.square(log_partition)).sum() / total
+  return loss, metrics
+
+
+def _targets(
+  spec: AutoregressiveSpec,
+  hidden: Float[Array, "batch length embed"],
+  tokens: Int[Array, "batch length"],
+  weights: Float[Array, "batch length"],
+) -> tuple[Array, Array, Array]:
+  """The target span of each row, from the token after its separator, of whole frames."""
+  length = tokens.shape[1]
+  count = spec.num_targets(length)
+  if spec.source is Source.NONE:
+    return hidden[:, :count], tokens[:, :count], weights[:, :count]
+  # A row without separator is padding; its weights are all 0 wherever it is read.
+  start = jnp.argmax(tokens == SEPARATOR, axis=1) + 1
+  missing = max(0, spec.max_length - length)
+  cut = jax.vmap(lambda x, s: jax.lax.dynamic_slice_in_dim(x, s, count))
+  return tuple(
+    cut(jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), start)
+    for x in (hidden, tokens, weights)
+  )

@@ -1,0 +1,289 @@
+"""Sampling of autoregressive stages: semantic tokens, codes in windows, codes in chunks."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from audiolm_jax.core.streams import SEMANTIC
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stages import AutoregressiveSpec, Source, stage_sequence
+from audiolm_jax.sampling.decoder import Prompt, StageSampler
+from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
+from audiolm_jax.sampling.semantic_targets import CollapsedRepeats, KeptRepeats
+from audiolm_jax.sampling.windowed import WindowedTargets
+from audiolm_jax.sampling.windows import Window
+
+Ids = Int[np.ndarray, "tokens"]
+Codes = Int[np.ndarray, "frames quantizers"]
+
+
+class AutoregressiveSampler:
+  """A stage made ready to sample; see `pull.Sampler`."""
+
+  spec: AutoregressiveSpec
+
+  def __init__(self, stage: Stage):
+    self.decoder: Any = StageSampler(stage)
+    self.spec = self.decoder.spec
+
+  def targets(
+    self,
+    call: Call,
+    reads: Mapping[str, Track],
+    prompts: Sequence[Tokens],
+    semantic_rate: float | None,
+  ) -> Targets:
+    """Those that suit what the stage reads and predicts."""
+    spec = self.spec
+    if spec.predicts_semantic:
+
+      def draw(prompts: Mapping[int, Prompt], num_tokens: int, index: int) -> Mapping[int, Ids]:
+        rows = list(prompts)
+        folds = [(call.samples[row],) for row in rows]
+        (drawn,) = drawn_tokens(self, call, list(prompts.values()), num_tokens, index, folds, False)
+        return dict(zip(rows, drawn, strict=True))
+
+      if spec.collapse_repeats:
+        return CollapsedRepeats(spec, call, prompts, draw, semantic_rate)
+      return KeptRepeats(spec, call, prompts, draw)
+    if spec.source is Source.COARSE:
+      return ChunkedCodes(self, call, reads, prompts)
+    return WindowedCodes(self, call, reads, prompts)
+
+  def rehearsed(self) -> "AutoregressiveSampler":
+    """With a decoder that draws at random."""
+    other = copy.copy(self)
+    other.decoder = RehearsedDecoder(self.decoder)
+    return other
+
+
+def drawn_tokens(
+  sampler: AutoregressiveSampler,
+  call: Call,
+  prompts: Sequence[Prompt],
+  num_tokens: int,
+  index: int,
+  folds: Sequence[tuple[int, ...]],
+  in_pieces: bool,
+) -> Iterator[Int[np.ndarray, "rows tokens"]]:
+  """What is drawn after each prompt so far, once or as it grows; see `Call.keys`."""
+  name = sampler.spec.name
+  asked = list(prompts), num_tokens, call.keys(name, index, folds), call.options(name)
+  report = call.report(name)
+
+  def pieces() -> Iterator[Int[np.ndarray, "rows tokens"]]:
+    if not in_pieces:
+      yield sampler.decoder.sample(*asked, progress=report)
+      return
+    drawn = np.zeros((len(prompts), 0), np.int32)
+    for piece in sampler.decoder.stream(*asked):
+      drawn = np.concatenate([drawn, piece], axis=1)
+      if report:
+        report(drawn.shape[1], num_tokens)
+      yield drawn
+
+  return call.timed(name, pieces())
+
+
+class WindowedCodes(WindowedTargets):
+  """Levels from the first on, after semantic tokens or nothing."""
+
+  spec: AutoregressiveSpec
+
+  def __init__(
+    self,
+    sampler: AutoregressiveSampler,
+    call: Call,
+    reads: Mapping[str, Track],
+    prompts: Sequence[Codes],
+  ):
+    super().__init__(sampler.spec, call, reads, prompts)
+    self._sampler = sampler
+
+  @property
+  def align(self) -> int:
+    """Frames of a semantic token, be there a source or not."""
+    return self.spec.frames_per_step
+
+  def draw(
+    self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
+  ) -> Iterator[Mapping[int, Codes]]:
+    """All rows in one batch."""
+    spec, levels = self.spec, self.spec.num_target_quantizers
+    before = {row: self.rows[row] for row in windows}
+    prompts, new = [], {}
+    for row, (start, known, end) in windows.items():
+      semantic = sources[SEMANTIC][row] if SEMANTIC in sources else None
+      given = stage_sequence(spec, semantic, before[row][start:known])
+      frame = 1 + known - start
+      prompts.append(Prompt(given.tokens, given.frame_ids, frame, earlier=before[row]))
+      new[row] = end - known
+    count = levels * max(new.values())
+    folds = [(self.call.samples[row],) for row in windows]
+    pieces = drawn_tokens(
+      self._sampler, self.call, prompts, count, index, folds, self.call.in_pieces
+    )
+    for drawn in pieces:
+      codes = {}
+      for row, ids in zip(windows, drawn, strict=True):
+        frames = min(len(ids) // levels, new[row])
+        codes[row] = spec.layout.unflatten_ids(ids[: frames * levels], levels)
+      yield codes
+
+
+class Chunk(NamedTuple):
+  """Frames of a row for which the levels are sampled in one go."""
+
+  row: int
+  start: int
+  end: int
+
+
+class ChunkedCodes(Targets):
+  """Further levels of frames whose first levels are there, in chunks that do not see each other.
+
+  Chunks begin at multiples of the stage's crop, from the one in which the prompt ends. All that are
+  asked for are one batch; in pieces they are drawn one by one.
+  """
+
+  spec: AutoregressiveSpec
+
+  def __init__(
+    self,
+    sampler: AutoregressiveSampler,
+    call: Call,
+    reads: Mapping[str, Track],
+    prompts: Sequence[Codes],
+  ):
+    super().__init__(sampler.spec, call, reads, prompts)
+    self._sampler = sampler
+    (self._source,) = reads.values()
+    self.rate = self.spec.frame_rate
+    # What of each row is drawn or of the prompt, without the chunk that is being drawn.
+    self._next = [
+      len(prompt) // self.spec.crop_frames * self.spec.crop_frames for prompt in prompts
+    ]
+    self.rows = [prompt[:start] for prompt, start in zip(prompts, self._next, strict=True)]
+    self._drawing: Iterator[None] = iter(())
+
+  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
+    """Draws the chunks that reach so far."""
+    while True:
+      for _ in self._drawing:
+        yield
+      asked = (chunk for row, seconds in until.items() for chunk in self._chunks(row, seconds))
+      chunks = list(itertools.islice(asked, 1 if self.call.in_pieces else None))
+      if not chunks:
+        return
+      self._drawing = self._draw(chunks)
+
+  def _chunks(self, row: int, seconds: float) -> Iterator[Chunk]:
+    size = self.spec.crop_frames
+    start = self._next[row]
+    while start < seconds * self.rate - 1e-6:
+      if self.may_end:
+        self._pull([Chunk(row, start, start + size)])
+      total = self.total(row)
+      end = start + size if total is None else min(start + size, total)
+      if end <= start:
+        return
+      yield Chunk(row, start, end)
+      start += size
+
+  def _pull(self, chunks: Sequence[Chunk]) -> None:
+    """Has the first levels of the chunks drawn."""
+    until: dict[int, float] = {}
+    for row, _, end in chunks:
+      until[row] = max(until.get(row, 0.0), end / self.rate)
+    for _ in self._source.extend(until):
+      pass
+
+  def _draw(self, chunks: Sequence[Chunk]) -> Iterator[None]:
+    """All levels of each chunk as far as they are drawn; frames of the prompt keep theirs."""
+    spec, size = self.spec, self.spec.crop_frames
+    levels, first = spec.num_target_quantizers, spec.first_target_quantizer
+    self._pull(chunks)
+    prompts, folds = [], []
+    for row, start, end in chunks:
+      source = self._source.rows[row]
+      nothing = np.zeros((end - start, levels), np.int32)
+      sequence = stage_sequence(spec, None, np.concatenate([source[start:end], nothing], axis=1))
+      given = len(sequence.tokens) - nothing.size
+      forced = spec.layout.flatten_codes(self.prompts[row][start:end, first:], first)
+      prompts.append(
+        Prompt(
+          sequence.tokens[:given],
+          sequence.frame_ids[:given],
+          1,
+          forced,
+          earlier=self._known(row, start),
+          ahead=source[start:end],
+        )
+      )
+      folds.append((self.call.samples[row], start // size))
+    count = levels * max(chunk.end - chunk.start for chunk in chunks)
+    before = {chunk.row: self.rows[chunk.row] for chunk in chunks}
+    for drawn in drawn_tokens(
+      self._sampler, self.call, prompts, count, 0, folds, self.call.in_pieces
+    ):
+      made = {row: [rows] for row, rows in before.items()}
+      for (row, start, end), ids in zip(chunks, drawn, strict=True):
+        frames = min(len(ids) // levels, end - start)
+        fine = spec.layout.unflatten_ids(ids[: frames * levels], levels, first)
+        source = self._source.rows[row][start : start + frames]
+        made[row].append(np.concatenate([source, fine], axis=1))
+      for row, parts in made.items():
+        self.rows[row] = np.concatenate(parts)
+      for row, start, _ in chunks:
+        self._next[row] = max(self._next[row], start + size)
+      yield
+
+  def _known(self, row: int, frames: int) -> Codes:
+    """The codes of the first frames that no other chunk decides: sources, and the prompt's."""
+    source, prompt = self._source.rows[row][:frames], self.prompts[row][:frames]
+    known = np.full((frames, self.spec.num_quantizers), -1, np.int32)
+    known[:, : source.shape[1]] = source
+    known[: len(prompt)] = prompt[:, : self.spec.num_quantizers]
+    return known
+
+
+class RehearsedDecoder:
+  """In the place of a decoder: prepares what that would run, and draws at random."""
+
+  def __init__(self, decoder: StageSampler):
+    self._decoder = decoder
+    self._random = np.random.default_rng(0)
+
+  def sample(
+    self,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> Int[np.ndarray, "rows num_tokens"]:
+    """Random legal ids."""
+    del progress
+    self._decoder.prepare(prompts, num_tokens, keys, options)
+    spec = self._decoder.spec
+    steps = np.arange(num_tokens)
+    starts, size = spec.layout.legal_range(
+      steps, spec.first_target_quantizer, spec.num_target_quantizers
+    )
+    return starts + self._random.integers(size, size=(len(prompts), num_tokens), dtype=np.int32)
+
+  def stream(
+    self,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+  ) -> Iterator[Int[np.ndarray, "rows num_tokens"]]:
+    """The same in one piece."""
+    yield self.sample(prompts, num_tokens, keys, options)

@@ -1,0 +1,268 @@
+"""The compiled parts of decoding: a prefill of the prompt, then a loop with a key/value cache.
+
+The cache has two parts. The large one is only read while a segment of `SEGMENT` tokens is drawn;
+new keys go to a small one, which is written into the large one once per segment. So no step copies
+the large cache, whether or not the compiler manages to update it in place.
+
+Every row draws with its own key, and each position with a key folded from it: a row's tokens do
+not depend on the other rows, on the padding, or on how often progress is reported.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int, Key
+
+from audiolm_jax.io.stored_program import StoredProgram
+from audiolm_jax.lm.attention import MASKED, KeyValues, cached_attention
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.stages import AutoregressiveSpec
+from audiolm_jax.lm.transformer import Transformer
+from audiolm_jax.sampling.logits import Controls, draw
+from audiolm_jax.sampling.processors import Context, Processor, RunLimit, apply
+
+# Tokens drawn between two writes to the large cache.
+SEGMENT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What a compiled loop depends on besides shapes; hashable.
+
+  Attributes:
+    spec, config: of the stage.
+    processors: of the logits, applied one after another.
+  """
+
+  spec: AutoregressiveSpec
+  config: TransformerConfig
+  processors: tuple[Processor, ...] = ()
+
+  @property
+  def model(self) -> Transformer:
+    """The transformer that the loop runs."""
+    return Transformer(self.config, self.spec.layout.vocab_size)
+
+  @property
+  def per_frame(self) -> int:
+    """Tokens drawn per frame."""
+    return max(1, self.spec.num_target_quantizers)
+
+  @property
+  def levels(self) -> int:
+    """Levels that processors are shown: of a semantic stage one."""
+    return max(1, self.spec.num_quantizers)
+
+  @property
+  def history(self) -> int:
+    """Earlier frames that the processors are shown."""
+    return max((p.history for p in self.processors), default=0)
+
+
+def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> Program:
+  """The program of a stage, with the processor that its own limit on runs asks for."""
+  limit = spec.run_limit if spec.predicts_semantic else None
+  return Program(spec, config, () if limit is None else (RunLimit(limit),))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LoopInputs:
+  """What does not change during the loop.
+
+  Attributes:
+    padding: int32 [batch], cache positions at the left that hold nothing.
+    first_frame: int32 [batch], frame id of the first drawn token.
+    forced: int32 [batch, steps], ids that take the place of drawn ones; -1 where there is none.
+    keys: [batch], each row's random key.
+    controls: temperature and the like, scalars.
+    frame: int32 [batch], frames of the row before the first drawn one.
+    arrays: of each processor.
+  """
+
+  padding: Int[Array | np.ndarray, "batch"]
+  first_frame: Int[Array | np.ndarray, "batch"]
+  forced: Int[Array | np.ndarray, "batch steps"]
+  keys: Key[Array, "batch"]
+  controls: Controls
+  frame: Int[Array | np.ndarray, "batch"]
+  arrays: tuple[Any, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LoopState:
+  """What changes; donated from call to call.
+
+  Attributes:
+    step: int32 scalar, tokens drawn so far.
+    cursor: int32 scalar, positions of `cache` in use, padding included.
+    token: int32 [batch], the newest token, which the model has not read yet.
+    cache: per layer, keys and values [batch, kv_heads, capacity, head_dim].
+    drawn: int32 [batch, steps], the ids drawn so far, PAD beyond `step`.
+    codes: int32 [batch, history + frames, levels], the frames before the first drawn one and what
+      is known of the others, -1 elsewhere; empty without processors.
+  """
+
+  step: Int[Array | np.int32, ""]
+  cursor: Int[Array | np.int32, ""]
+  token: Int[Array | np.ndarray, "batch"]
+  cache: tuple[KeyValues, ...]
+  drawn: Int[Array | np.ndarray, "batch steps"]
+  codes: Int[Array | np.ndarray, "batch frames levels"]
+
+
+def _prefill_fn(
+  program: Program,
+  params: Any,
+  tokens: Int[Array, "batch length"],
+  frame_ids: Int[Array, "batch length"],
+  lengths: Int[Array, "batch"],
+  longest: Int[Array, ""],
+  capacity: int,
+) -> tuple[KeyValues, ...]:
+  """The cache after the prompts, its padding cut to that of the longest prompt."""
+  batch, length = tokens.shape
+  c = program.config
+  if length == 0:
+    zeros = jnp.zeros((batch, c.kv_heads, capacity, c.head_size), c.dtype)
+    return tuple(KeyValues(zeros, zeros + 0) for _ in range(c.num_layers))
+  _, cache = program.model.apply(
+    {"params": params}, tokens, frame_ids, length - lengths, method="prefill"
+  )
+
+  def place(x):
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, capacity), (0, 0)))
+    return lax.dynamic_slice_in_dim(x, length - longest, capacity, axis=2)
+
+  return jax.tree.map(place, cache)
+
+
+def _repeated_fn(tree: Any, rows: Int[Array | np.ndarray, "batch"]) -> Any:
+  """These rows of each array."""
+  return jax.tree.map(lambda x: x[rows], tree)
+
+
+def _decode_fn(
+  program: Program, params: Any, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
+) -> LoopState:
+  """Draws tokens until `stop` of them are drawn."""
+  capacity = state.cache[0].keys.shape[2]
+  model, variables = program.model, {"params": params}
+  bias = model.apply(variables, capacity + SEGMENT, method="distance_bias")[0]
+
+  def draw_segment(state: LoopState) -> LoopState:
+    count = jnp.minimum(SEGMENT, stop - state.step)
+    key_index = jnp.arange(capacity)
+    held = (key_index >= inputs.padding[:, None]) & (key_index < state.cursor)
+    held = jnp.where(held, 0.0, MASKED)[:, None, :]
+
+    def draw_one(index, carry):
+      token, recent, drawn, codes = carry
+      position = state.cursor + index
+      old_bias = _reversed_window(bias, position, capacity) + held
+      new_bias = _reversed_window(bias[:, :SEGMENT], index, SEGMENT)[None]
+
+      def attend_with(old: KeyValues, new: KeyValues):
+        def attend(query, key_values):
+          written = jax.tree.map(
+            lambda buffer, x: lax.dynamic_update_slice_in_dim(buffer, x, index, axis=2),
+            new,
+            key_values,
+          )
+          # Keeps XLA:CPU from fusing the write with its readers, which would copy the buffer.
+          written = lax.optimization_barrier(written)
+          return cached_attention(query, [(old, old_bias), (written, new_bias)]), written
+
+        return attend
+
+      step = state.step + index
+      frame_id = _frame_id(program, inputs.first_frame, step)
+      hidden, recent = model.apply(
+        variables,
+        token,
+        frame_id,
+        position - inputs.padding,
+        [attend_with(old, new) for old, new in zip(state.cache, recent, strict=True)],
+        method="decode_step",
+      )
+      chosen = _choose(program, variables, inputs, hidden, codes, step)
+      forced = lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False)
+      chosen = jnp.where(forced >= 0, forced, chosen)
+      drawn = lax.dynamic_update_index_in_dim(drawn, chosen, step, axis=1)
+      return chosen, recent, drawn, _noted(program, codes, chosen, step)
+
+    empty = jax.tree.map(lambda x: jnp.zeros_like(x[:, :, :SEGMENT]), state.cache)
+    begin = state.token, empty, state.drawn, state.codes
+    token, recent, drawn, codes = lax.fori_loop(0, count, draw_one, begin)
+    cache = jax.tree.map(
+      lambda old, new: lax.dynamic_update_slice_in_dim(old, new, state.cursor, axis=2),
+      state.cache,
+      recent,
+    )
+    return LoopState(state.step + count, state.cursor + count, token, cache, drawn, codes)
+
+  return lax.while_loop(lambda s: s.step < stop, draw_segment, state)
+
+
+# Compiled once per program, number of rows and bucket of lengths. The state is donated: its cache
+# is most of the memory in use.
+prefill = StoredProgram(_prefill_fn, static_argnums=(0, 6))
+repeated = StoredProgram(_repeated_fn)
+decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
+
+
+def _choose(program: Program, variables, inputs: LoopInputs, hidden, codes, step):
+  """One legal id per row."""
+  start, size = _legal(program, step)
+  logits = program.model.apply(variables, hidden, start, size, method="range_logits")
+  if program.processors:
+    frame, level = step // program.per_frame, step % program.per_frame
+    shown = lax.dynamic_slice_in_dim(codes, frame, program.history + 1, axis=1)
+    level = level + program.spec.first_target_quantizer
+    context = Context(inputs.frame + frame, level, shown)
+    logits = apply(program.processors, inputs.arrays, logits, context)
+  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
+  return start + draw(logits, keys, inputs.controls)
+
+
+def _legal(program: Program, step):
+  """First of the ids that may stand at a step, and how many there are."""
+  spec = program.spec
+  return spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
+
+
+def _noted(program: Program, codes, chosen, step):
+  """The codes, with what was drawn at a step."""
+  if not program.processors:
+    return codes
+  code = (chosen - _legal(program, step)[0])[:, None, None]
+  frame = program.history + step // program.per_frame
+  level = program.spec.first_target_quantizer + step % program.per_frame
+  return lax.dynamic_update_slice(codes, code, (0, frame, level))
+
+
+def _frame_id(program: Program, first_frame: Int[Array, "batch"], step: Int[Array, ""]):
+  """Frame ids of the tokens about to be drawn."""
+  rows = program.config.num_frame_embeddings
+  if not rows:
+    return None
+  if program.spec.predicts_semantic:
+    return jnp.zeros_like(first_frame)
+  # Steps past a row's own end may run past the table; what they draw is not used.
+  return jnp.minimum(first_frame + step // program.per_frame, rows - 1)
+
+
+def _reversed_window(bias, position, length: int):
+  """The bias, and the causal mask, of keys 0 .. length - 1 for a query at `position`.
+
+  With bias b by distance, position 1 and length 4:   b1 b0 -- --
+  """
+  future = jnp.full((bias.shape[0], length), MASKED, bias.dtype)
+  diagonal = jnp.concatenate([jnp.flip(bias, axis=1), future], axis=1)
+  start = bias.shape[1] - 1 - position
+  return lax.dynamic_slice_in_dim(diagonal, start, length, axis=1)

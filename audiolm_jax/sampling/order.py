@@ -1,0 +1,40 @@
+"""The order in which stages sample."""
+
+from collections.abc import Mapping
+
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.streams import Stream
+from audiolm_jax.lm.stage import Stage, StageSpec
+
+
+def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+  """The stages, each after those that write what it reads; otherwise as they are given.
+
+  Raises:
+    ConfigError: stages that wait for each other.
+  """
+  waiting, ordered = dict(stages), {}
+  while waiting:
+    ready = [
+      name
+      for name, stage in waiting.items()
+      if not any(feeds(other.spec, stage.spec) for other in waiting.values())
+    ]
+    if not ready:
+      raise ConfigError(f"the stages {', '.join(waiting)} read what each other write")
+    ordered[ready[0]] = waiting.pop(ready[0])
+  return ordered
+
+
+def feeds(writer: StageSpec, reader: StageSpec) -> bool:
+  """Whether one stage writes something that another reads."""
+  return writer is not reader and any(overlap(writer.writes, stream) for stream in reader.reads)
+
+
+def overlap(one: Stream, other: Stream) -> bool:
+  """Whether two streams share a level."""
+  if one.key != other.key:
+    return False
+  if not one.levels or not other.levels:
+    return True
+  return one.first_level < other.end_level and other.first_level < one.end_level

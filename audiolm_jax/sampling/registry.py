@@ -1,0 +1,52 @@
+"""The kinds of stages: for each its class in lm/ and its sampler in sampling/.
+
+A module is imported when a stage of its kind is trained, loaded or sampled.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.lm.stage import Stage, StageSpec
+
+
+class Kind(NamedTuple):
+  """Where a kind lives, as "module:class".
+
+  Attributes:
+    spec: a `StageSpec`.
+    sampler: a `pull.Sampler`.
+  """
+
+  spec: str
+  sampler: str
+
+
+KINDS: dict[str, Kind] = {
+  "autoregressive": Kind(
+    "audiolm_jax.lm.stages:AutoregressiveSpec",
+    "audiolm_jax.sampling.autoregressive:AutoregressiveSampler",
+  ),
+}
+
+
+def spec_class(values: Mapping[str, Any]) -> type[StageSpec]:
+  """The class of a spec in plain form; specs of before there were kinds are autoregressive."""
+  return _imported(_kind(values.get("kind", "autoregressive")).spec)
+
+
+def sampler_of(stage: Stage) -> Any:
+  """A stage made ready to sample."""
+  return _imported(_kind(stage.spec.kind).sampler)(stage)
+
+
+def _kind(name: str) -> Kind:
+  if name not in KINDS:
+    raise ConfigError(f"no stage is of the kind {name!r}; the kinds are {', '.join(KINDS)}")
+  return KINDS[name]
+
+
+def _imported(home: str) -> Any:
+  module, _, attribute = home.partition(":")
+  return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,90 @@
+"""Targets in windows, each of which sees the end of what is there already.
+
+|---- window 1 ----|
+             |ov.|---- new ----|      ov.: overlap, whose frames and sources are given
+"""
+
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.lm.stage import StageSpec
+from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
+from audiolm_jax.sampling.windows import Window, next_window, steps_until
+
+
+class WindowedTargets(Targets):
+  """Frames of a timed stream, as many at a time as a training example holds.
+
+  What was drawn in a window stays; rows go through their windows side by side.
+  """
+
+  def __init__(
+    self, spec: StageSpec, call: Call, reads: Mapping[str, Track], prompts: Sequence[Tokens]
+  ):
+    super().__init__(spec, call, reads, prompts)
+    if not self.stream.rate or spec.crop_length is None:
+      raise ConfigError(f"the {spec.name} stage cannot be sampled in windows: it has no rate")
+    self.rows = [np.asarray(prompt)[:, : self.stream.end_level] for prompt in prompts]
+    self.rate = self.stream.rate
+    self.crop = self.stream.steps(spec.crop_length)
+    self._overlap = min(self.stream.steps(call.overlap_seconds), self.crop * 3 // 4)
+    self._drawing = self._draw_all()
+
+  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
+    """Draws window after window, as far as is asked for."""
+
+    def is_short(row: int) -> bool:
+      total = self.total(row)
+      wanted = float("inf") if until[row] == float("inf") else steps_until(until[row], self.rate)
+      return len(self.rows[row]) < (wanted if total is None else min(wanted, total))
+
+    while any(is_short(row) for row in until):
+      if next(self._drawing, self) is self:
+        return
+      yield
+
+  @property
+  def align(self) -> int:
+    """Windows begin at its multiples, where steps of what is read begin."""
+    rates = [track.stream.rate for track in self.reads.values()]
+    return max([1, *(round(self.rate / rate) for rate in rates if rate)])
+
+  @abc.abstractmethod
+  def draw(
+    self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
+  ) -> Iterator[Mapping[int, Tokens]]:
+    """The new frames of each row's window so far, once or as they grow.
+
+    Args:
+      windows: by row; `rows` holds the frames before `known`.
+      sources: by key and row, what covers the window.
+      index: of the window.
+    """
+
+  def _draw_all(self) -> Iterator[None]:
+    index, rows = 0, range(len(self.rows))
+    while windows := {row: window for row in rows if (window := self._window(row, index))}:
+      sources = {key: track.windows(windows, self.rate, index) for key, track in self.reads.items()}
+      before = {row: self.rows[row] for row in windows}
+      for drawn in self.draw(windows, sources, index):
+        for row, new in drawn.items():
+          self.rows[row] = np.concatenate([before[row], new])
+        yield
+      index += 1
+
+  def _window(self, row: int, index: int) -> Window | None:
+    """The next window of a row; None at its end."""
+    known = len(self.rows[row])
+    if self.may_end:
+      # As far as the window may reach, what is read says whether it ends.
+      end = next_window(known, self.total(row), self.crop, self._overlap, self.align).end
+      for track in self.reads.values():
+        for _ in track.extend({row: end / self.rate}, index):
+          pass
+    total = self.total(row)
+    if total is not None and known >= total:
+      return None
+    return next_window(known, total, self.crop, self._overlap, self.align)
