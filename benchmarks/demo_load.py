@@ -233,7 +233,7 @@ ran on the same machine.
 | | |
 |---|---|
 | served whole | {len(served)} of {len(visits)} |
-| refused | {len(refused)}, after {slowest:.1f} s at most; told {words} |
+| refused | {len(refused)}, after {slowest:.1f} s at most; message: {words} |
 | memory before, peak, after | {before:.0f}, {peak:.0f}, {after:.0f} MB |
 | cores busy {_SETTLE_SECONDS:g} s after the last | {idle:.2f} |
 | alive afterwards, and serves | {"yes" if is_alive else "no"} |
@@ -241,7 +241,7 @@ ran on the same machine.
 | alone: first sound, first new sound, all of it | {alone.first_audio or 0:.1f}, \
 {alone.new_audio or 0:.1f}, {alone.ended:.1f} s |
 
-Seconds after the common start, of those who were served. What is heard first is the prompt.
+Seconds after the common start, of the served clients. The first audio is the prompt.
 
 | | leaves the queue | first sound | first new sound | all of it | sound, s |
 |---:|---:|---:|---:|---:|---:|

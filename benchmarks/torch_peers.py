@@ -175,8 +175,10 @@ class CodecTraining:
     self._codec = codec.train()
     self._waveform = torch.from_numpy(waveform)
     self._generator = torch.optim.Adam(codec.non_discr_parameters(), lr=1e-4)
-    judges = [codec.stft_discriminator, *codec.discriminators]
-    self._judges = torch.optim.Adam([p for j in judges for p in j.parameters()], lr=1e-4)
+    discriminators = [codec.stft_discriminator, *codec.discriminators]
+    self._discriminator_optimizer = torch.optim.Adam(
+      [p for d in discriminators for p in d.parameters()], lr=1e-4
+    )
 
   def step(self) -> float:
     """Updates both and returns the loss of the generator."""
@@ -185,7 +187,7 @@ class CodecTraining:
     loss.backward()
     self._generator.step()
     judged = self._codec(self._waveform, return_discr_loss=True)
-    self._judges.zero_grad()
+    self._discriminator_optimizer.zero_grad()
     judged.backward()
-    self._judges.step()
+    self._discriminator_optimizer.step()
     return loss.item()

@@ -183,7 +183,7 @@ def test_missing_settings_of_a_semantic_encoder_are_reported(tmp_path, run_cli):
   both = (*kmeans, "--layer", 2)
   for arguments, source, words in (
     (kmeans, GOLDEN / "hubert", "hubert_base needs --layer and --kmeans"),
-    (("--layer", 2), GOLDEN / "hubert", "fit_kmeans makes your own"),
+    (("--layer", 2), GOLDEN / "hubert", "fit_kmeans computes new ones"),
     ((*kmeans, "--layer", 4), GOLDEN / "hubert", "layer 4 is none of the model's blocks 1 to 3"),
     (both, pickled, "a pickle, which may run any code"),
     (both, pickled / "pytorch_model.bin", "turn it into model.safetensors once"),

@@ -127,7 +127,7 @@ def of_tokenizers(codec: Mapping[str, Any], semantic: Mapping[str, Any]) -> dict
 
 
 def differences(wanted: Stream, there: Stream) -> list[str]:
-  """How a stream that is there differs from one that is read or written, in words."""
+  """How an existing stream differs from one that is read or written, in words."""
   found = []
   for field, what in (("rate", "rate"), ("size", "vocabulary")):
     a, b = getattr(wanted, field), getattr(there, field)

@@ -129,7 +129,7 @@ class InMemoryAudio:
       seed=self.seed,
       shard=_shard_here(self.batch_size),
       sample_rate=self.sample_rate,
-      gain_db=tuple(self.gain_db) if self.gain_db else None,
+      gain_db=self.gain_db,
       num_epochs=self.num_epochs,
       max_skipped_fraction=self.max_skipped_fraction,
       labels=tuple(self.labels),

@@ -101,7 +101,7 @@ class TransformerConfig:
       raise ConfigError(f"rotary positions need an even head_dim, not {self.head_size}")
 
   def shape(self) -> "TransformerConfig":
-    """Without what says how to compute it: two models of one shape take the same parameters."""
+    """Without the settings of the computation: two models of one shape take the same parameters."""
     return dataclasses.replace(
       self, dropout_rate=0.0, scan_layers=False, remat=Remat.NONE, dtype="float32"
     )

@@ -91,7 +91,7 @@ class StageSpec(abc.ABC):
     Args:
       there: what the tokens are, by key; what is not named is not compared.
     Raises:
-      DataError: says the first difference.
+      DataError: names the first difference.
     """
     for key, stream in self.streams.items():
       for difference in differences(stream, there[key]) if key in there else ():
@@ -110,7 +110,7 @@ class StageSpec(abc.ABC):
     del config
 
   def shape_of(self, config: Any) -> Any:
-    """The configuration without what says how to compute: two of one shape share parameters."""
+    """The configuration without the settings of the computation: one shape, the same parameters."""
     return config
 
   @abc.abstractmethod

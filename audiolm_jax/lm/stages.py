@@ -46,7 +46,7 @@ class AutoregressiveSpec(StageSpec):
     collapse_repeats: drop repeated semantic tokens.
     longest_run: if a semantic stage keeps repeats, how many of one token in a row it reads and
       draws; None for any number. Where only the end of a clip ends its last pause, a stage
-      without a limit learns that pauses go on for ever.
+      without a limit learns that pauses never end.
     semantic_rate: semantic tokens per second, before repeats are collapsed.
     frame_rate: acoustic frames per second.
     num_clusters: semantic vocabulary.

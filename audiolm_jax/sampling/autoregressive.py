@@ -145,7 +145,7 @@ class Chunk(NamedTuple):
 
 
 class ChunkedCodes(Targets):
-  """Further levels of frames whose first levels are there, in chunks that do not see each other.
+  """Further levels of frames whose first levels are known, in chunks that do not read each other.
 
   Chunks begin at multiples of the stage's crop, from the one in which the prompt ends. All that are
   asked for are one batch; in pieces they are drawn one by one.

@@ -313,7 +313,7 @@ class Cascade:
       )
     if clip.num_frames is not None and clip.num_frames <= len(prompt):
       raise DataError(
-        f"the prompt has {len(prompt)} frames and the result shall have {clip.num_frames}; "
+        f"the prompt has {len(prompt)} frames and the result must have {clip.num_frames}; "
         "shorten the prompt or ask for more"
       )
     found[made.key] = (prompt[:, : made.levels] if made.levels else prompt).astype(np.int32)

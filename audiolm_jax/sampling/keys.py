@@ -22,7 +22,7 @@ def draw_keys(
   Args:
     stage: its name sets its draws apart from those of other stages.
     index: sets apart the draws of one stage.
-    folds: for each row what tells it from others, its sample's number first.
+    folds: for each row what distinguishes it from others, its sample's number first.
   """
   if stage in _NUMBERS:
     own: tuple[int, ...] = (_NUMBERS[stage] + len(_NUMBERS) * index,)

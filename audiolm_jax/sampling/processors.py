@@ -1,6 +1,6 @@
 """Processors: what changes the logits of a token before it is drawn.
 
-A processor is a frozen dataclass, by whose equality programs are compiled. What shall change
+A processor is a frozen dataclass, by whose equality programs are compiled. What can change
 without compiling anew it gives as `arrays`; such fields have `compare=False`, and `__call__` takes
 their values from its argument alone.
 """

@@ -3,7 +3,7 @@
     text ──▶ semantic ──▶ coarse ──▶ fine          a track pulls those that it reads, as far as it
          ◀── until 2 s ◀── until 2 s ◀── pull      needs them; time is in seconds of the clip
 
-A track whose tokens have no place in time asks for what its reader made of them before it goes on.
+A track whose tokens have no place in time asks what its reader made of them before it continues.
 """
 
 import abc
@@ -26,7 +26,7 @@ Tokens = Any  # np.ndarray [steps] or [steps, levels]
 
 
 class Clip(NamedTuple):
-  """What is known of a clip that shall be made.
+  """What is known of a clip that is to be made.
 
   Attributes:
     num_frames: of the whole clip, in the stream that is made; None where a stage ends it.
@@ -102,7 +102,7 @@ class Track(abc.ABC):
 
   @abc.abstractmethod
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Goes on until the rows reach a time, or their end; pauses whenever there is more.
+    """Extends the rows to a time, or to their end; pauses whenever there is more.
 
     Args:
       until: seconds, by row.
@@ -141,7 +141,7 @@ class Track(abc.ABC):
 
 
 class Given(Track):
-  """A stream that is there as a whole.
+  """A stream that is known as a whole.
 
   Args:
     stream: what it is.
@@ -191,7 +191,7 @@ class Targets(Track):
     return None if end is None else steps_until(end, self.stream.rate or 0.0)
 
   def is_read_by(self, reader: "Targets", retokenize: Callable[[Tokens], Tokens] | None) -> None:
-    """Is told who reads the stage's tokens, before anything is drawn.
+    """Receives the reader of the stage's tokens, before anything is drawn.
 
     Args:
       retokenize: the reader's codes back to tokens of this stage.

@@ -36,7 +36,7 @@ class SemanticTargets(Targets, abc.ABC):
     self._draw = draw
 
   def sample(self, counts: Mapping[int, int], index: int) -> dict[int, Semantic]:
-    """So many new tokens of each row, after as much history as a training example holds."""
+    """New tokens of each row, after as much history as a training example holds."""
     if not counts:
       return {}
     prompts = {}
@@ -116,7 +116,7 @@ class CollapsedRepeats(SemanticTargets):
       self._reader, self._retokenize = reader, retokenize
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Refuses: without a reader's window there is no telling how many tokens a time takes."""
+    """Refuses: without a reader's window it is not known how many tokens a time takes."""
     raise ConfigError(
       f"the {self.spec.name} stage collapses repeats, so only a stage that is sampled in windows "
       "can read it"

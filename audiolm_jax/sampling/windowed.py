@@ -1,4 +1,4 @@
-"""Targets in windows, each of which sees the end of what is there already.
+"""Targets in windows, each of which reads the end of the one before.
 
 |---- window 1 ----|
              |ov.|---- new ----|      ov.: overlap, whose frames and sources are given
@@ -79,7 +79,7 @@ class WindowedTargets(Targets):
     """The next window of a row; None at its end."""
     known = len(self.rows[row])
     if self.may_end:
-      # As far as the window may reach, what is read says whether it ends.
+      # As far as the window may reach, the sources show whether they end.
       end = next_window(known, self.total(row), self.crop, self._overlap, self.align).end
       for track in self.reads.values():
         for _ in track.extend({row: end / self.rate}, index):

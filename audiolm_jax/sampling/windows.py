@@ -15,7 +15,7 @@ class Window(NamedTuple):
 def next_window(known: int, total: int | None, crop: int, overlap: int, align: int = 1) -> Window:
   """The window that follows on `known` frames of `total`; None for a total that is not known.
 
-  It has at most `crop` frames and sees `overlap` frames of what is there, or more where that costs
+  It has at most `crop` frames and reads `overlap` of the known frames, or more where that costs
   no further window; its start is a multiple of `align`.
 
   >>> next_window(150, 1000, crop=500, overlap=150)

@@ -79,12 +79,12 @@ class Adversary:
       fake, _ = jax.tree.map(lambda x: x[:, 1], outputs)
       return losses.hinge_discriminator_loss(real, fake), layers
 
-    (loss, real), gradient = jax.value_and_grad(discriminator_loss, has_aux=True)(params)
+    (loss, layers_of_real), gradient = jax.value_and_grad(discriminator_loss, has_aux=True)(params)
 
     def generator_losses(generated):
       logits, layers = self._apply(params, generated)
       return jnp.stack(
-        [losses.hinge_generator_loss(logits), losses.feature_matching_loss(real, layers)]
+        [losses.hinge_generator_loss(logits), losses.feature_matching_loss(layers_of_real, layers)]
       )
 
     values, to_waveform = jax.vjp(generator_losses, generated)
@@ -99,5 +99,7 @@ class Adversary:
       optimizer,
     )
 
-  def _apply(self, params: Any, waveform: Array):
-    return self._discriminators.apply({"params": params}, waveform)
+  def _apply(self, params: Any, waveform: Array) -> tuple[list[Array], list[list[Array]]]:
+    """Returns the logits and the layers' outputs of each discriminator."""
+    outputs: Any = self._discriminators.apply({"params": params}, waveform)
+    return outputs

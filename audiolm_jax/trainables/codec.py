@@ -27,7 +27,6 @@ from jaxtyping import Array, Float, Key
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.frame_rate import FrameRateConfig
-from audiolm_jax.codec.interface import Autoencoder
 from audiolm_jax.codec.quantizer import (
   QuantizerState,
   dequantize,
@@ -152,7 +151,7 @@ class CodecTrainable(Trainable[CodecState]):
 
   def __init__(self, config: CodecTrainingConfig):
     self.config = config
-    self._model: Autoencoder = config.model
+    self._model = config.model
     self._adversary = Adversary(config.discriminators, config.discriminator_optimizer)
     self._generator_optimizer = make_optimizer(config.generator_optimizer)
 
@@ -213,7 +212,8 @@ class CodecTrainable(Trainable[CodecState]):
     )
     old = self._with_codebooks(old, latents, kmeans_key)
     if codes_fixed:
-      old = old.replace(quantizer=old.quantizer.replace(codebooks=old.codebooks_ema))
+      averaged = dataclasses.replace(old.quantizer, codebooks=old.codebooks_ema)
+      old = dataclasses.replace(old, quantizer=averaged)
     quantizing = state.step >= self.config.quantizer_start_step
 
     def decode(
@@ -252,7 +252,8 @@ class CodecTrainable(Trainable[CodecState]):
 
     new = self._with_generator(old, gradient, codes_fixed)
     new = self._with_quantizer(new, quantizer, statistics, quantizing & (not codes_fixed))
-    new = new.replace(
+    new = dataclasses.replace(
+      new,
       step=state.step + 1,
       discriminators=update.params,
       discriminator_opt=update.optimizer,
@@ -282,7 +283,7 @@ class CodecTrainable(Trainable[CodecState]):
       quantizer = kmeans_start(
         recent.reshape(-1, c.model.latent_dim), c.model.num_quantizers, c.model.codebook_size, rng
       )
-      return s.replace(quantizer=quantizer, codebooks_ema=quantizer.codebooks)
+      return dataclasses.replace(s, quantizer=quantizer, codebooks_ema=quantizer.codebooks)
 
     # The step number alone does not suffice, because the update at that step may be skipped.
     first = (state.step >= c.quantizer_start_step) & ~_has_codebooks(state)
@@ -309,7 +310,9 @@ class CodecTrainable(Trainable[CodecState]):
     averages = update_ema(state.generator_ema, generator, state.step, self.config.ema_decay)
     if codes_fixed:
       averages["encoder"] = state.generator_ema["encoder"]
-    return state.replace(generator=generator, generator_ema=averages, generator_opt=optimizer)
+    return dataclasses.replace(
+      state, generator=generator, generator_ema=averages, generator_opt=optimizer
+    )
 
   def _with_quantizer(
     self,
@@ -323,7 +326,8 @@ class CodecTrainable(Trainable[CodecState]):
       state.codebooks_ema, quantizer.codebooks, state.step, self.config.ema_decay
     )
     averages = jnp.where(statistics["restarted"][..., None], quantizer.codebooks, averages)
-    return state.replace(
+    return dataclasses.replace(
+      state,
       quantizer=optax.tree.where(learns, quantizer, state.quantizer),
       codebooks_ema=jnp.where(learns, averages, state.codebooks_ema),
     )
@@ -343,7 +347,8 @@ class CodecTrainable(Trainable[CodecState]):
     c = self.config
     generator = {name: params[name] for name in ("encoder", "decoder")}
     codebooks = params["codebooks"]
-    return state.replace(
+    return dataclasses.replace(
+      state,
       generator=generator,
       generator_ema=jax.tree.map(jnp.copy, generator),
       quantizer=quantizer_of(codebooks, c.kmeans_vectors / c.model.codebook_size),
@@ -518,7 +523,8 @@ def _whole_frames(waveform: Array, hop_length: int) -> Array:
 
 
 def _with_averaged_encoder(state: CodecState) -> CodecState:
-  return state.replace(
+  return dataclasses.replace(
+    state,
     generator={**state.generator, "encoder": state.generator_ema["encoder"]},
   )
 

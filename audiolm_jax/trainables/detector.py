@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ class DetectorTrainable(Trainable[TrainState]):
   ) -> tuple[Float[Array, ""], Metrics]:
     del rng  # the loss is deterministic
     labels = batch["label"]
-    logits = self.model.apply({"params": params}, batch["waveform"])
+    logits = cast(Array, self.model.apply({"params": params}, batch["waveform"]))
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 

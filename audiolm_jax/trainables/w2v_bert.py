@@ -5,7 +5,7 @@ Source: Chung et al. 2021 (w2v-BERT); Baevski et al. 2020 (wav2vec 2.0) for the 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -179,7 +179,7 @@ class W2vBert(nn.Module):
     latents = self.encoder.subsample(features, valid)
     sources = jnp.roll(latents, latents.shape[0] // num_views, axis=0) if num_views > 1 else latents
     quantized = self.quantizer(sources, valid, gumbel_temperature)
-    x = jnp.where(masked[..., None], self.mask_vector.astype(latents.dtype), latents)
+    x = jnp.where(masked[..., None], jnp.asarray(self.mask_vector, latents.dtype), latents)
     context = self.encoder.stack(0, x, valid, deterministic)
     hidden = self.encoder.stack(1, context, valid, deterministic)
     logits = self.prediction_head(hidden).reshape(
@@ -303,15 +303,18 @@ class SemanticTrainable(Trainable[TrainState]):
     features, valid = self._views(keys["augment"] if training else None, batch)
     features = nn.with_logical_constraint(features, ("batch", "length", None))
     masked = span_mask(keys["mask"], valid, config.mask_probability, config.mask_span)
-    output = self.model.apply(
-      {"params": params},
-      features,
-      valid,
-      masked,
-      gumbel_temperature=temperature,
-      deterministic=not training,
-      num_views=2 if training and config.augment is not None else 1,
-      rngs={"gumbel": keys["gumbel"], "dropout": keys["dropout"]},
+    output = cast(
+      W2vBertOutput,
+      self.model.apply(
+        {"params": params},
+        features,
+        valid,
+        masked,
+        gumbel_temperature=temperature,
+        deterministic=not training,
+        num_views=2 if training and config.augment is not None else 1,
+        rngs={"gumbel": keys["gumbel"], "dropout": keys["dropout"]},
+      ),
     )
     own = self._objectives(output, masked, keys["negatives"])
     diversity = diversity_loss(output.probabilities, valid)
