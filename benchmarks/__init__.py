@@ -1,1 +1,1 @@
-"""What is fast and what is large, measured."""
+"""Measurements of speed and memory."""

@@ -1,10 +1,10 @@
-"""What the tuned memory allocator saves on a CPU.
+"""Measures the saving of the tuned memory allocator on a CPU.
 
   python -m benchmarks.allocator
 
-Two processes of each operation, one with AUDIOLM_JAX_ALLOCATOR=off, run it in turns; the commands
-are started in turns. Prints a table as in benchmarks/results/allocator.md. Takes ten minutes on two
-cores.
+Two processes run each operation in turns, one of them with AUDIOLM_JAX_ALLOCATOR=off; the commands
+are also started in turns. Prints the table of benchmarks/results/allocator.md. Takes ten minutes on
+two cores.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ flags.DEFINE_integer(
   "command_turns", 3, "Runs of each command; 0 for none.", lower_bound=0, flag_values=FLAGS
 )
 flags.DEFINE_float("encode_hours", 1.0, "Length of the file to encode.", flag_values=FLAGS)
-flags.DEFINE_string("operation", None, "Only this one.", flag_values=FLAGS)
+flags.DEFINE_string("operation", None, "Run only this operation.", flag_values=FLAGS)
 flags.DEFINE_bool("child", False, "Run --operation once per line of input.", flag_values=FLAGS)
 
 
@@ -54,7 +54,7 @@ class Run:
     seconds: wall time.
     cpu_seconds: of all threads, in user and system mode.
     faults: pages that were faulted in.
-    peak_bytes: largest resident memory of the process.
+    peak_bytes: peak resident memory of the process.
   """
 
   seconds: float
@@ -86,7 +86,7 @@ off | on | on / off |
 
 
 def row(name: str, off: Sequence[Run], on: Sequence[Run]) -> str:
-  """A row of the table, of medians."""
+  """Returns a row of the table, with medians."""
 
   def medians(field: str) -> list[float]:
     return [statistics.median(getattr(run, field) for run in runs) for runs in (off, on)]
@@ -102,7 +102,7 @@ def row(name: str, off: Sequence[Run], on: Sequence[Run]) -> str:
 
 
 def operation_in_turns(name: str, turns: int) -> tuple[list[Run], list[Run]]:
-  """Runs of an operation without the tuned allocator and with it."""
+  """Returns runs of an operation without and with the tuned allocator."""
   command = [sys.executable, "-m", "benchmarks.allocator", f"--operation={name}", "--child"]
   children = [
     subprocess.Popen(
@@ -126,9 +126,9 @@ def operation_in_turns(name: str, turns: int) -> tuple[list[Run], list[Run]]:
 
 
 def _serve(operation: Callable[[], Any]) -> None:
-  """Runs `operation` for each line of input and writes what it took.
+  """Runs `operation` for each line of input and prints its cost.
 
-  Two runs before are not counted: the first compiles, and in the second the process still grows.
+  Two warm-up runs are not counted: the first compiles, and in the second memory still grows.
   """
   for _ in range(2):
     jax.block_until_ready(operation())
@@ -142,7 +142,7 @@ def _serve(operation: Callable[[], Any]) -> None:
 
 
 def _peak_bytes() -> int:
-  """Of this program; `ru_maxrss` counts the process that started it too."""
+  """Returns the peak memory of this process; `ru_maxrss` would include its parent."""
   lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
   return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
@@ -162,7 +162,7 @@ def _product() -> Callable[[], Any]:
 def _training(
   rows: int, spec: stages.AutoregressiveSpec, shape: TransformerConfig
 ) -> Callable[[], Any]:
-  """A training step of 512 tokens a row, whose state stays where it is."""
+  """Returns a training step of 512 tokens per row, which does not update the state."""
   model = StageTrainable(
     StageTrainingConfig(spec, dataclasses.replace(shape, dropout_rate=0.0, dtype="float32"))
   )
@@ -201,7 +201,7 @@ OPERATIONS = {
 
 
 def commands_in_turns(turns: int, hours: float) -> Iterator[tuple[str, list[Run], list[Run]]]:
-  """Runs of `sample` for one and for eight samples, and of `encode`, from start to end."""
+  """Yields complete runs of `sample` for one and for eight samples, and of `encode`."""
   compilation_cache.enable()
   with tempfile.TemporaryDirectory() as folder:
     spoken, long = (str(Path(folder, name)) for name in ("prompt.wav", "long.wav"))

@@ -1,4 +1,4 @@
-"""How fast the paper's codec runs, whole clips and frame by frame, against the matrix rate.
+"""Measures the speed of the paper's codec, on clips and frame by frame, against the matrix rate.
 
 Random weights; ten seconds of noise, batch 1.
 """
@@ -21,7 +21,7 @@ _FRAMES = 1000
 
 
 def measure() -> dict[str, Any]:
-  """Seconds of audio per second, share of the matrix rate, and the slowest frame of a thousand."""
+  """Measures seconds of audio per second, share of the matrix rate, and the slowest frame."""
   config = SoundStreamConfig()
   codec = random_codec(config)
   samples = _SECONDS * config.sample_rate
@@ -64,7 +64,7 @@ def _row(seconds: float, at_best: float) -> dict[str, float]:
 
 
 def _streamed(codec, waveform) -> dict[str, float]:
-  """Encoding and decoding one frame of 20 ms at a time."""
+  """Measures encoding and decoding of single frames of 20 ms."""
   encoder, decoder = codec.stream_encoder(), codec.stream_decoder()
   hop = codec.spec.hop_length
   found = []
@@ -78,7 +78,7 @@ def _streamed(codec, waveform) -> dict[str, float]:
 
 
 def text(found: dict[str, Any]) -> str:
-  """The result, in Markdown."""
+  """Returns the result in Markdown."""
   rows = "\n".join(
     f"| {name} | **{found[name]['real_time']}** | {found[name]['share_of_matmul']} |"
     for name in ("encode", "quantize", "decode")

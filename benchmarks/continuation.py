@@ -1,4 +1,4 @@
-"""How long three seconds of sound take to be continued by seven, in one call that is warm.
+"""Measures the time to continue three seconds of audio by seven, in one warm call.
 
 The toy has three stages of 4 layers and width 256 with the paper's crops, of random weights, and a
 codec of 16 channels; `speech_tiny` is the bundle that ships.
@@ -26,7 +26,7 @@ _NEW_SECONDS = 7.0
 
 
 def measure() -> dict[str, Any]:
-  """Seconds of computing per second of new sound, and how long a new process takes to begin."""
+  """Measures seconds of computation per second of new audio, and the start of a new process."""
   found = {}
   for bundle in (toy_bundle(), bundles.load_bundle("speech_tiny")):
     call = lambda bundle=bundle: bundle.continue_audio(  # noqa: E731
@@ -44,7 +44,7 @@ def measure() -> dict[str, Any]:
   return found
 
 
-# Command lines of Python: to a file that holds the whole continuation, to the first sound of it.
+# Arguments of Python: write the complete continuation to a file, stream its first piece.
 _FILE = ("-m", "audiolm_jax.sample", "--prompt", "PROMPT", "--output", "OUTPUT")
 _FILE += ("--duration", "SECONDS")
 _STREAM = """
@@ -61,7 +61,7 @@ _SOUND = ("-c", _STREAM, "PROMPT", "SECONDS")
 
 
 def prompt() -> np.ndarray:
-  """Three seconds of a voice-like sound: a gliding tone with overtones, in syllables."""
+  """Returns three seconds of a voice-like signal: a gliding tone with overtones, in syllables."""
   time_axis = np.arange(round(_PROMPT_SECONDS * _RATE)) / _RATE
   pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * time_axis)
   phase = 2 * np.pi * np.cumsum(pitch) / _RATE
@@ -70,7 +70,7 @@ def prompt() -> np.ndarray:
 
 
 def start_seconds(command: Sequence[str]) -> tuple[float, float]:
-  """A new process from its start to its end: without compiled programs, and with them."""
+  """Measures complete processes, without and with compiled programs in the cache."""
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "prompt.wav"
     soundfile.write(path, prompt(), _RATE)
@@ -87,7 +87,7 @@ def start_seconds(command: Sequence[str]) -> tuple[float, float]:
 
 
 def text(found: dict[str, Any]) -> str:
-  """The result, in Markdown."""
+  """Returns the result in Markdown."""
   rows = []
   for name in ("toy", "speech_tiny"):
     parts = ", ".join(f"{part} {s} s" for part, s in found[name]["seconds"].items())

@@ -1,6 +1,6 @@
-"""Time per token of the paper's coarse stage, by position, against what memory allows.
+"""Measures the time per token of the paper's coarse stage against the memory bandwidth.
 
-A decode step reads the weights it needs and the whole cache once, and can be no faster than that.
+A decoding step reads the weights that it needs and the cache once, which limits its speed.
 """
 
 import itertools
@@ -22,7 +22,7 @@ _CAPACITY = 2336  # tokens that the cache has room for then
 
 
 def measure() -> dict[str, Any]:
-  """Milliseconds by position at batch 1, share of the bandwidth, and what a batch of 8 gains."""
+  """Measures milliseconds by position at batch 1, share of the bandwidth, and gain of batch 8."""
   config = TransformerConfig(dropout_rate=0.0)
   sampler = StageSampler(random_stage(stages.coarse_stage(), config))
   read_before = machine.read_rate()
@@ -46,32 +46,32 @@ def measure() -> dict[str, Any]:
 
 
 def bytes_per_step(sampler: StageSampler, rows: int) -> int:
-  """Bytes that a decoding step reads: the weights once, and the cache of each row."""
+  """Returns the bytes that a decoding step reads: the weights, and the cache of each row."""
   weights = sum(x.nbytes for x in jax.tree.leaves(sampler.params)) - _unread(sampler)
   return weights + rows * _CAPACITY * sampler.program.config.cache_bytes_per_token
 
 
 def _unread(sampler: StageSampler) -> int:
-  """Bytes of embeddings and output rows that one step has no use for."""
+  """Returns the bytes of embeddings and output rows that one step does not read."""
   rows, size = sampler.params["embedding"].nbytes, sampler.spec.layout.vocab_size
   needed = 1 + sampler.spec.codebook_size
   return 2 * rows - rows * needed // size
 
 
 def by_position(sampler: StageSampler, rows: int) -> list[dict[str, float]]:
-  """Milliseconds per token of each few hundred, from a short prompt to the stage's whole length."""
+  """Measures milliseconds per token by position, from a short prompt to the length of the stage."""
   _draw(sampler, rows, _TOKENS)
   marks: list[tuple[int, float]] = []
   _draw(sampler, rows, _TOKENS, lambda done, _: marks.append((done, time.perf_counter())))
   return [
     {"position": _PROMPT + (a + b) // 2, "ms": round(1e3 * (t1 - t0) / (b - a), 2)}
-    # The first stretch has the prefill in it.
+    # The first interval includes the prefill.
     for (a, t0), (b, t1) in itertools.pairwise(marks[1:])
   ]
 
 
 def tokens_per_second(sampler: StageSampler, rows: int) -> float:
-  """All rows together, at 512 tokens of which 448 are drawn."""
+  """Measures tokens per second of all rows, for 512 tokens of which 448 are sampled."""
   return rows * 448 / machine.fastest(lambda: _draw(sampler, rows, 448), repeats=3)
 
 
@@ -83,7 +83,7 @@ def _draw(sampler: StageSampler, rows: int, count: int, progress=None) -> np.nda
 
 
 def text(found: dict[str, Any]) -> str:
-  """The result, in Markdown."""
+  """Returns the result in Markdown."""
   rows = "\n".join(f"| {p['position']} | {p['ms']:.1f} |" for p in found["by_position"])
   return f"""The paper's coarse stage, {found["parameters"] / 1e6:.0f} M parameters of random \
 values in {found["dtype"]}, sampled by `StageSampler` with room for 2336 tokens.

@@ -1,10 +1,10 @@
-"""Many people at the demo at once: who is served, who is refused, how long all of it takes.
+"""Measures the demo with many concurrent clients: served and refused requests, and times.
 
   python -m benchmarks.demo_load
 
-Expect two to five minutes on two cores. A server process of its own is started; as many clients
-ask for the same at the same moment, each over Gradio's queue, and hear their sound while it is
-made. Needs requirements/extras/demo.txt.
+Takes two to five minutes on two cores. Starts a server process; the clients send the same request
+at the same moment through Gradio's queue, and read their audio while it is sampled. Needs
+requirements/extras/demo.txt.
 """
 
 import concurrent.futures
@@ -32,16 +32,16 @@ from audiolm_jax.io.files import atomic_write
 from benchmarks import machine
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("bundle", "speech_tiny", "What the demo serves.", flag_values=FLAGS)
+flags.DEFINE_string("bundle", "speech_tiny", "Bundle of the demo.", flag_values=FLAGS)
 flags.DEFINE_string(
-  "prompt", "examples/speech_woman.flac", "What each client uploads.", flag_values=FLAGS
+  "prompt", "examples/speech_woman.flac", "Prompt of each client.", flag_values=FLAGS
 )
-flags.DEFINE_integer("clients", 10, "At once.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_float("duration", 7.0, "New seconds that each asks for.", 1.0, 30.0, flag_values=FLAGS)
+flags.DEFINE_integer("clients", 10, "Concurrent clients.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_float("duration", 7.0, "New seconds of each request.", 1.0, 30.0, flag_values=FLAGS)
 flags.DEFINE_integer("max_queue", 6, "Requests that may wait.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("port", 7899, "Of the server.", flag_values=FLAGS)
+flags.DEFINE_integer("port", 7899, "Port of the server.", flag_values=FLAGS)
 flags.DEFINE_string(
-  "output", "benchmarks/results/demo_load.md", "Where the table goes.", flag_values=FLAGS
+  "output", "benchmarks/results/demo_load.md", "File for the table.", flag_values=FLAGS
 )
 _LIVE = re.compile(r'data-live="\./([^"]+)"')
 _SETTLE_SECONDS = 3.0
@@ -50,32 +50,32 @@ _POLL_SECONDS = 0.02
 
 @dataclasses.dataclass
 class Visit:
-  """What one client met with; times in seconds from the common start.
+  """Result of one client; times in seconds from the common start.
 
   Attributes:
-    began: when the making began, that is when the client left the queue.
-    heard: when its first sound came, which is of the prompt.
-    new_sound: when the first sound came that is no longer the prompt.
-    ended: when all was there, or it was refused.
-    seconds: of sound that it heard.
-    said: the last line that it was shown.
+    began: when the client left the queue.
+    first_audio: when it received its first audio, which is the prompt.
+    new_audio: when it received the first audio after the prompt.
+    ended: when the request was complete or refused.
+    seconds: of audio that it received.
+    status: last line that the page displayed.
   """
 
   began: float | None = None
-  heard: float | None = None
-  new_sound: float | None = None
+  first_audio: float | None = None
+  new_audio: float | None = None
   ended: float = 0.0
   seconds: float = 0.0
-  said: str = ""
+  status: str = ""
 
   @property
   def was_served(self) -> bool:
-    """Whether all of its sound came."""
-    return self.said.startswith("Made")
+    """Whether the client received all of its audio."""
+    return self.status.startswith("Made")
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures, prints and writes."""
+  """Measures, prints and writes the table."""
   del argv
   client = library.load("gradio_client")
   if not Path(FLAGS.prompt).is_file():
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _start(folder: str) -> subprocess.Popen:
-  """The server, its temporary files in `folder`, once it can be reached."""
+  """Starts the server with its temporary files in `folder`; returns when it can be reached."""
   command = [sys.executable, "-m", "audiolm_jax.demo", "--bundle", FLAGS.bundle]
   command += ["--port", str(FLAGS.port), "--max_queue", str(FLAGS.max_queue)]
   server = subprocess.Popen(command, env=os.environ | {"TMPDIR": folder}, stdout=subprocess.DEVNULL)
@@ -120,7 +120,7 @@ def _start(folder: str) -> subprocess.Popen:
 
 
 def _crowd(client: Any, count: int | None = None) -> list[Visit]:
-  """Visits that begin together; one who asks alone, where `count` is 1."""
+  """Runs clients that start together; by default as many as the flag sets."""
   count = count or FLAGS.clients
   barrier = threading.Barrier(count)
   with concurrent.futures.ThreadPoolExecutor(count) as pool:
@@ -139,13 +139,13 @@ def _visit(client: Any, barrier: threading.Barrier) -> Visit:
     for outputs in _outputs(there.submit(*asked, api_name="/make")):
       visit.began = visit.began or time.perf_counter() - start
       texts = [str(output) for output in outputs]
-      visit.said = re.sub("<[^>]*>", "", texts[0])
+      visit.status = re.sub("<[^>]*>", "", texts[0])
       live = _LIVE.search(" ".join(texts))
       if live and listener is None:
         listener = threading.Thread(target=_listen, args=(live[1], visit, start))
         listener.start()
-  except Exception as error:  # whatever the client library raises when it is refused
-    visit.said = " ".join(str(error).split())
+  except Exception as error:  # the client library raises various errors for a refused request
+    visit.status = " ".join(str(error).split())
   if listener is not None:
     listener.join()
   visit.ended = time.perf_counter() - start
@@ -153,7 +153,7 @@ def _visit(client: Any, barrier: threading.Barrier) -> Visit:
 
 
 def _outputs(job: Any) -> Iterator[Any]:
-  """All that comes of a job; the library's own iterator waits for ever where it is refused."""
+  """Yields the outputs of a job; the library's own iterator never ends for a refused job."""
   seen = 0
   while True:
     is_done = job.done()
@@ -161,7 +161,7 @@ def _outputs(job: Any) -> Iterator[Any]:
     yield from there[seen:]
     seen = len(there)
     if is_done:
-      job.result()  # raises what it was refused with
+      job.result()  # raises the error of a refused job
       return
     time.sleep(_POLL_SECONDS)
 
@@ -172,10 +172,10 @@ def _listen(path: str, visit: Visit, start: float) -> None:
     prompt = int(sound.headers["X-Samples"]) / rate - FLAGS.duration
     while piece := sound.read1(1 << 16):
       now = time.perf_counter() - start
-      visit.heard = visit.heard or now
+      visit.first_audio = visit.first_audio or now
       visit.seconds += len(piece) / 2 / rate
       if visit.seconds > prompt + 1e-6:
-        visit.new_sound = visit.new_sound or now
+        visit.new_audio = visit.new_audio or now
 
 
 def _url() -> str:
@@ -183,15 +183,15 @@ def _url() -> str:
 
 
 def _memory(pid: int, name: str) -> float:
-  """MB, of a line of /proc/PID/status."""
+  """Returns the MB of a line in /proc/PID/status."""
   for line in Path(f"/proc/{pid}/status").read_text().splitlines():
     if line.startswith(name + ":"):
       return int(line.split()[1]) / 1e3
-  raise UserError(f"this system does not tell {name}; run it on Linux")
+  raise UserError(f"this system does not report {name}; run it on Linux")
 
 
 def _busy_share(pid: int, seconds: float = 2.0) -> float:
-  """Cores that a process keeps busy."""
+  """Returns the number of cores that a process uses."""
 
   def used() -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -212,15 +212,15 @@ def _text(
   is_alive: bool,
   left: list[str],
 ) -> str:
-  """The result, in Markdown."""
+  """Returns the result in Markdown."""
   served = sorted((v for v in visits if v.was_served), key=lambda v: v.ended)
   refused = [v for v in visits if not v.was_served]
   rows = "\n".join(
-    f"| {place} | {v.began:.1f} | {v.heard:.1f} | {v.new_sound:.1f} | {v.ended:.1f} "
+    f"| {place} | {v.began:.1f} | {v.first_audio:.1f} | {v.new_audio:.1f} | {v.ended:.1f} "
     f"| {v.seconds:.1f} |"
     for place, v in enumerate(served, 1)
   )
-  words = "; ".join(sorted({f"“{v.said}”" for v in refused})) or "nobody"
+  words = "; ".join(sorted({f"“{v.status}”" for v in refused})) or "nobody"
   slowest = max((v.ended for v in refused), default=0.0)
   before, peak, after = memory
   return f"""# The demo under load
@@ -233,15 +233,15 @@ ran on the same machine.
 | | |
 |---|---|
 | served whole | {len(served)} of {len(visits)} |
-| refused | {len(refused)}, after {slowest:.1f} s at most; told {words} |
+| refused | {len(refused)}, after {slowest:.1f} s at most; message: {words} |
 | memory before, peak, after | {before:.0f}, {peak:.0f}, {after:.0f} MB |
 | cores busy {_SETTLE_SECONDS:g} s after the last | {idle:.2f} |
 | alive afterwards, and serves | {"yes" if is_alive else "no"} |
 | temporary files once it has ended | {", ".join(left) or "none"} |
-| alone: first sound, first new sound, all of it | {alone.heard or 0:.1f}, \
-{alone.new_sound or 0:.1f}, {alone.ended:.1f} s |
+| alone: first sound, first new sound, all of it | {alone.first_audio or 0:.1f}, \
+{alone.new_audio or 0:.1f}, {alone.ended:.1f} s |
 
-Seconds after the common start, of those who were served. What is heard first is the prompt.
+Seconds after the common start, of the served clients. The first audio is the prompt.
 
 | | leaves the queue | first sound | first new sound | all of it | sound, s |
 |---:|---:|---:|---:|---:|---:|

@@ -1,9 +1,9 @@
-"""What becomes of a continuation in two minutes: level, brightness, voice, variety, time.
+"""Measures two minutes of continuation: level, brightness, voice, variety, time.
 
   python -m benchmarks.drift --data MANIFEST
 
-Prompts are clips of the manifest's "valid" split, one per speaker; the voices of its "train" split
-teach the speaker embedding. Writes results/drift.md and results/drift.png.
+Prompts are clips of the split "valid", one per speaker. The speaker embedding is trained on
+"train". Writes results/drift.md and results/drift.png.
 """
 
 import dataclasses
@@ -29,18 +29,18 @@ RESULTS = Path(__file__).parent / "results"
 _PART_SECONDS = 10.0
 
 flags.DEFINE_string("data", None, "Manifest with splits train and valid.", flag_values=FLAGS)
-flags.DEFINE_string("bundle", "speech_tiny", "What continues.", flag_values=FLAGS)
-flags.DEFINE_integer("prompts", 8, "How many speakers are continued.", flag_values=FLAGS)
+flags.DEFINE_string("bundle", "speech_tiny", "Bundle to sample with.", flag_values=FLAGS)
+flags.DEFINE_integer("prompts", 8, "Number of speakers.", flag_values=FLAGS)
 flags.DEFINE_float("duration", 120.0, "Seconds of each continuation.", flag_values=FLAGS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """Means over the prompts of one stretch of ten seconds.
+  """Means over the prompts, for one interval of ten seconds.
 
   Attributes:
-    level_db: against the prompt's.
-    sound: share of 20 ms frames that are not silent beside the prompt.
+    level_db: relative to the prompt.
+    sound: share of 20 ms frames that are not silent relative to the prompt.
     centroid_hz: of the spectrum of its active frames.
     voice: cosine to the prompt in the speaker embedding.
     entropy_bits: of the semantic tokens.
@@ -54,7 +54,7 @@ class Part:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Continues, measures, writes."""
+  """Samples, measures and writes the page."""
   del argv
   bundle = bundles.load_bundle(FLAGS.bundle)
   rate = bundle.sample_rate
@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> None:
   for start in np.arange(0, FLAGS.duration, _PART_SECONDS):
     cut = slice(round(start * rate), round((start + _PART_SECONDS) * rate))
     rows.append(_part(bundle, voices, prompts, [waveform[cut] for waveform in made]))
-  heard = [bundle.decode(bundle.encode(p[3 * rate :], rate).codes) for p in real]
-  reference = _part(bundle, voices, prompts, heard)
+  decoded = [bundle.decode(bundle.encode(p[3 * rate :], rate).codes) for p in real]
+  reference = _part(bundle, voices, prompts, decoded)
   seconds = _seconds_by_part(bundle, real[0][: 3 * rate])
   page = _page(rows, reference, seconds, grown, len(real))
   (RESULTS / "drift.md").write_text(page, encoding="utf-8")
@@ -102,12 +102,12 @@ def _part(
 
 
 def _seconds_by_part(bundle: Any, prompt: np.ndarray) -> list[float]:
-  """Computing time of each ten seconds of one streamed continuation."""
+  """Returns the computation time of each ten seconds of one streamed continuation."""
   settings: Any = {"duration": FLAGS.duration, "prompt_audio": "none"}
-  marks, heard = [time.perf_counter()], 0
+  marks, streamed = [time.perf_counter()], 0
   for piece in bundle.stream(prompt, bundle.sample_rate, **settings):
-    heard += len(piece)
-    if heard >= len(marks) * _PART_SECONDS * bundle.sample_rate:
+    streamed += len(piece)
+    if streamed >= len(marks) * _PART_SECONDS * bundle.sample_rate:
       marks.append(time.perf_counter())
   return np.diff(marks).tolist()
 

@@ -1,4 +1,4 @@
-"""Decoding, continuation and training at the paper's size on one GPU, against what it can do.
+"""Measures decoding, continuation and training at the paper's size on one GPU.
 
 Takes about eight minutes, most of them compilation.
 """
@@ -27,7 +27,7 @@ _MATRIX_SIDE = 8192
 
 
 def measure() -> dict[str, Any]:
-  """All rows; the rates of the device are measured in the same process.
+  """Measures all rows, and the rates of the device in the same process.
 
   Raises:
     UserError: JAX has no GPU here.
@@ -56,7 +56,7 @@ def measure() -> dict[str, Any]:
 
 
 def decoding_row(sampler: StageSampler, rows: int, read_rate: float) -> dict[str, Any]:
-  """Time of a step in the middle of a crop, and its share of the bandwidth's limit."""
+  """Measures a step in the middle of a crop, and its share of the memory bandwidth."""
   curve = decoding.by_position(sampler, rows)
   seconds = curve[len(curve) // 2]["ms"] / 1e3
   num_bytes = decoding.bytes_per_step(sampler, rows)
@@ -69,7 +69,7 @@ def decoding_row(sampler: StageSampler, rows: int, read_rate: float) -> dict[str
 
 
 def continuation_row(bundle: Bundle, prompts: int) -> dict[str, Any]:
-  """Seconds of one warm call that continues three seconds by seven, codec included."""
+  """Measures one warm call that continues three seconds by seven, codec included."""
   waveforms = [continuation.prompt()] * prompts
 
   def call() -> Any:
@@ -87,7 +87,7 @@ def continuation_row(bundle: Bundle, prompts: int) -> dict[str, Any]:
 def training_row(
   spec: AutoregressiveSpec, config: TransformerConfig, largest_batch: int, matmul_rate: float
 ) -> dict[str, Any]:
-  """Time of an update at the largest batch that fits, and its share of the matrix rate."""
+  """Measures an update with the largest batch that fits, and its share of the matrix rate."""
   rows = largest_batch
   while True:
     model, batch = StageTrainable(StageTrainingConfig(spec, config)), random_batch(spec, rows)
@@ -109,7 +109,7 @@ def training_row(
 
 
 def random_batch(spec: AutoregressiveSpec, rows: int) -> dict[str, np.ndarray]:
-  """Tokens of the stage's vocabulary, at random; all of them are targets."""
+  """Returns random tokens of the vocabulary of the stage; all of them are targets."""
   rng, shape = np.random.default_rng(0), (rows, spec.max_length)
   return {
     "decoder_input_tokens": rng.integers(4, spec.layout.vocab_size, shape, np.int32),
@@ -120,7 +120,7 @@ def random_batch(spec: AutoregressiveSpec, rows: int) -> dict[str, np.ndarray]:
 
 
 def text(found: dict[str, Any]) -> str:
-  """The result, in Markdown."""
+  """Returns the result in Markdown."""
   decoded = "\n".join(
     f"| {r['rows']} | {r['ms']} | {r['tokens_per_second']} | **{r['share_of_bandwidth']}** |"
     for r in found["decoding"]

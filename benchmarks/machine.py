@@ -1,4 +1,4 @@
-"""What the machine can do, measured: how fast it reads memory and multiplies matrices."""
+"""Measures the machine: memory bandwidth and speed of matrix products."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ _SIDE = 2048
 
 
 def facts() -> dict[str, Any]:
-  """Name, versions, and the two rates as they are just now."""
+  """Returns the name, the versions, and the two rates, measured now."""
   found = versions()
   return {
     "machine": processor(),
@@ -32,9 +32,9 @@ def facts() -> dict[str, Any]:
 
 
 def read_rate() -> float:
-  """Bytes per second that a matrix-vector product reads, of a matrix no cache holds.
+  """Returns the bytes per second of a matrix-vector product that exceeds all caches.
 
-  The reading that decoding does too.
+  Decoding has the same access pattern.
   """
   width = 4096
   matrix = jnp.ones((_READ_BYTES // 4 // width, width), jnp.float32)
@@ -43,19 +43,19 @@ def read_rate() -> float:
 
 
 def matmul_rate(dtype: str = "float32", side: int = _SIDE) -> float:
-  """FLOP/s of a product of two square matrices."""
+  """Returns the FLOP/s of a product of two square matrices."""
   a = jnp.ones((side, side), dtype)
   multiply = jax.jit(lambda a: a @ a)
   return 2 * side**3 / fastest(lambda: multiply(a))
 
 
 def fastest(run: Callable[[], Any], repeats: int = 5) -> float:
-  """Seconds of the fastest of some runs, after one that compiles."""
+  """Returns the seconds of the fastest run, after one that compiles."""
   return min(times(run, repeats))
 
 
 def times(run: Callable[[], Any], repeats: int) -> list[float]:
-  """Seconds of each run, after one that compiles."""
+  """Returns the seconds of each run, after one that compiles."""
   jax.block_until_ready(run())
   found = []
   for _ in range(repeats):
@@ -66,7 +66,7 @@ def times(run: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def processor() -> str:
-  """Its name."""
+  """Returns the name of the processor."""
   try:
     with open("/proc/cpuinfo", encoding="utf-8") as file:
       names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Models of random weights, where only their size matters."""
+"""Models with random weights, for measurements that depend only on their size."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ from audiolm_jax.training.partitioning import unbox
 
 
 def random_stage(spec: StageSpec, config: TransformerConfig, seed: int = 0) -> Stage:
-  """A stage that has learned nothing."""
+  """Returns a stage with random weights."""
   tokens = np.zeros((1, 8), np.int32)
   model = Transformer(config, spec.layout.vocab_size)
   params = jax.jit(model.init)(jax.random.key(seed), tokens, tokens)["params"]
@@ -29,7 +29,7 @@ def random_stage(spec: StageSpec, config: TransformerConfig, seed: int = 0) -> S
 
 
 def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> SoundStreamCodec:
-  """A codec that has learned nothing."""
+  """Returns a codec with random weights."""
   keys = jax.random.split(jax.random.key(seed), 3)
   waveform = np.zeros((1, 4 * config.hop_length), np.float32)
   latents = np.zeros((1, 4, config.latent_dim), np.float32)
@@ -45,7 +45,7 @@ def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> SoundS
 
 
 def bundle_of(name: str, stage_config: TransformerConfig, codec: SoundStreamCodec) -> Bundle:
-  """The paper's three stages, each of this shape, and the semantic tokenizer of `speech_tiny`."""
+  """Returns the paper's stages in one shape, with the semantic tokenizer of `speech_tiny`."""
   base = bundles.load_bundle("speech_tiny", stages=())
   specs = stages.speech_stages(
     num_clusters=base.semantic.spec.num_clusters, codebook_size=codec.spec.codebook_size
@@ -60,14 +60,14 @@ def bundle_of(name: str, stage_config: TransformerConfig, codec: SoundStreamCode
 
 
 def toy_bundle() -> Bundle:
-  """Three stages of 4 layers and width 256 with the paper's crops, and a codec of 16 channels."""
+  """Returns stages of 4 layers and width 256 with the paper's crops, and a codec of 16 channels."""
   shape = TransformerConfig(num_layers=4, embed_dim=256, num_heads=4, mlp_dim=1024)
   codec = random_codec(soundstream.SoundStreamConfig(encoder_channels=16, decoder_channels=16))
   return bundle_of("toy", dataclasses.replace(shape, dropout_rate=0.0), codec)
 
 
 class TrainingStep:
-  """A compiled training step and its state, with products as the trainer chooses them here."""
+  """A compiled training step and its state, with the precision that the trainer chooses here."""
 
   def __init__(self, model: Any, batch: dict[str, np.ndarray]):
     self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
@@ -81,6 +81,6 @@ class TrainingStep:
     self._step = jax.jit(step, donate_argnums=0)
 
   def step(self) -> None:
-    """One update; returns once it is done."""
+    """Runs one update, and returns when it is complete."""
     self._state, metrics = self._step(self._state, self._batch, jax.random.key(0))
     jax.block_until_ready(metrics)

@@ -1,6 +1,6 @@
-"""Our stage and codec beside PyTorch's, in one process, taking turns.
+"""Compares stage and codec with PyTorch implementations, in turns in one process.
 
-Needs more than the project does; see README.md beside this file.
+Needs additional packages, which benchmarks/README.md lists.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ _CODEC_SECONDS = 10
 
 
 def measure() -> dict[str, Any]:
-  """Ratios of their times to ours; each pair was timed in turns."""
+  """Returns ratios of the times of the peers to ours; each pair is timed in turns."""
   try:
     torch_peers: Any = importlib.import_module("benchmarks.torch_peers")
     torch_peers.audiolm_pytorch()
   except ImportError as error:
-    raise UserError(f"{error}; benchmarks/README.md says what the peers need") from error
+    raise UserError(f"{error}; benchmarks/README.md lists what the peers need") from error
   torch_peers.torch.set_num_threads(len(os.sched_getaffinity(0)))
   return {
     "torch": torch_peers.torch.__version__,
@@ -72,7 +72,7 @@ def _decoding(torch_peers: Any) -> dict[str, Any]:
 
 
 def _stage_training(torch_peers: Any) -> dict[str, Any]:
-  """Eight rows of 100 semantic and 400 coarse tokens, six layers of width 512, float32, Adam."""
+  """Compares training of 6 layers of width 512 on 8 rows of 100 semantic and 400 coarse tokens."""
   rows, semantic, coarse = 8, 100, 400
   shape = TransformerConfig(num_layers=6, embed_dim=512, num_heads=8, mlp_dim=2048)
   config = StageTrainingConfig(stages.coarse_stage(), dataclasses.replace(shape, dropout_rate=0.0))
@@ -98,7 +98,7 @@ def _stage_training(torch_peers: Any) -> dict[str, Any]:
 
 
 def _codec(torch_peers: Any) -> dict[str, Any]:
-  """The paper's codec, 10 s at batch 1."""
+  """Compares the paper's codec on 10 s at batch 1."""
   config = SoundStreamConfig()
   codec = random_codec(config)
   peer = torch_peers.soundstream(
@@ -117,7 +117,7 @@ def _codec(torch_peers: Any) -> dict[str, Any]:
       lambda: codec.decode(codes), lambda: peer.decoder(latents)
     )
   return {
-    # Ours with the quantizer, theirs without.
+    # Ours includes the quantizer, theirs does not.
     "encode_ratio": round(theirs_encode / ours_encode, 2),
     "decode_ratio": round(theirs_decode / ours_decode, 2),
     "ours_encode_real_time": round(_CODEC_SECONDS / ours_encode, 1),
@@ -126,7 +126,7 @@ def _codec(torch_peers: Any) -> dict[str, Any]:
 
 
 def _codec_training(torch_peers: Any) -> dict[str, Any]:
-  """Four clips of half a second, 16 channels, 12 levels; both with all their discriminators."""
+  """Compares training of 16 channels and 12 levels on 4 clips of 0.5 s, with all discriminators."""
   rows, samples = 4, 8000
   model = SoundStreamConfig(encoder_channels=16, decoder_channels=16, latent_dim=256)
   waveform = np.random.default_rng(0).normal(0, 0.1, (rows, samples)).astype(np.float32)
@@ -146,7 +146,7 @@ def _codec_training(torch_peers: Any) -> dict[str, Any]:
 def _in_turns(
   ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 5
 ) -> tuple[float, float]:
-  """The fastest of each, after one that does not count."""
+  """Returns the fastest time of each, after a warm-up round."""
   best = [float("inf"), float("inf")]
   for round_number in range(rounds + 1):
     for index, run in enumerate((ours, theirs)):
@@ -158,7 +158,7 @@ def _in_turns(
 
 
 def text(found: dict[str, Any]) -> str:
-  """The result, in Markdown."""
+  """Returns the result in Markdown."""
   d, stage, codec, training = (
     found[name] for name in ("decoding", "stage_training", "codec", "codec_training")
   )
@@ -194,7 +194,7 @@ and in turns; a ratio above 1 means that ours is faster.
 
 
 def save_plot(found: dict[str, Any], path: Any) -> None:
-  """Time per token against position, ours and audiolm-pytorch's."""
+  """Plots the time per token by position, of this project and of audiolm-pytorch."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Published models at their shapes beside the implementation in transformers, taking turns.
+"""Compares published models with their implementation in transformers, in turns.
 
   pip install -r requirements/pretrained.txt
   python -m benchmarks.pretrained
@@ -29,13 +29,13 @@ from benchmarks import machine
 
 
 class Shape(NamedTuple):
-  """A published model in transformers: its kind, and where its configuration is not the default."""
+  """A published model in transformers: its kind, and the settings that are not defaults."""
 
   kind: str
   settings: Mapping[str, Any] = {}
 
 
-# What the models' pages have in config.json.
+# As in config.json of the published models.
 SHAPES = {
   "dac_16khz": Shape("Dac", {"sampling_rate": 16_000, "n_codebooks": 12,
                              "downsampling_ratios": [2, 4, 5, 8], "decoder_hidden_size": 1536}),
@@ -46,18 +46,20 @@ SHAPES = {
 }  # fmt: skip
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("models", list(SHAPES), "Which.", flag_values=FLAGS)
-flags.DEFINE_integer("repeats", 3, "Of three seconds of sound.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("rounds", 5, "Turns of each.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_list("models", list(SHAPES), "Models to compare.", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "repeats", 3, "Repetitions of three seconds of audio.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer("rounds", 5, "Turns of each model.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_string(
-  "output", "benchmarks/results/pretrained.md", "Where the table goes.", flag_values=FLAGS
+  "output", "benchmarks/results/pretrained.md", "File for the table.", flag_values=FLAGS
 )
 
 Turns = tuple[list[float], list[float]]
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures, prints and writes."""
+  """Measures, prints and writes the table."""
   del argv
   for name in FLAGS.models:
     if name not in SHAPES:
@@ -81,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _measured(name: str, transformers: Any) -> dict[str, Turns]:
-  """Seconds of each turn of ours and of the reference."""
+  """Returns the seconds of each turn, of this project and of the reference."""
   shape, published_model = SHAPES[name], registry.find_model(name)
   config = getattr(transformers, f"{shape.kind}Config")(**shape.settings)
   model = getattr(transformers, f"{shape.kind}Model")(config).eval()
@@ -108,7 +110,7 @@ def _measured(name: str, transformers: Any) -> dict[str, Turns]:
 
 
 def _in_turns(ours: Callable[[], Any], theirs: Callable[[], Any]) -> Turns:
-  """Seconds of each turn, after one that does not count."""
+  """Returns the seconds of each turn, after a warm-up."""
   found: Turns = ([], [])
   ours(), theirs()
   for _ in range(FLAGS.rounds):

@@ -1,4 +1,4 @@
-"""Runs the benchmarks of speed and writes what they find.
+"""Runs the speed benchmarks and writes their results.
 
   python -m benchmarks.run                   what a CPU can do, a quarter of an hour on two cores
   python -m benchmarks.run decoding peers    some
@@ -31,17 +31,17 @@ BENCHMARKS = {
   "peers": "Peers",
   "gpu": "GPU",
 }
-# Run only when they are named: they need more than the project's packages and a CPU.
+# Run only by name: they need additional packages or a GPU.
 _NAMED = ("peers", "gpu")
 FOLDER = Path(__file__).parent
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures one after the other, and writes after each."""
+  """Runs the benchmarks in sequence, and writes the results after each one."""
   names = argv[1:] or [name for name in BENCHMARKS if name not in _NAMED]
   unknown = sorted(set(names) - set(BENCHMARKS))
   if unknown:
-    raise UserError(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    raise UserError(f"no benchmark {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
   for name in names:
     module = importlib.import_module(f"benchmarks.{name}")
     found = {
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def page() -> str:
-  """All results that are there, in Markdown."""
+  """Returns all stored results in Markdown."""
   parts = [
     "# Speed\n\nMade by `python -m benchmarks.run`. Each result names the machine it was measured "
     "on, and how fast that read memory and multiplied matrices at the time."

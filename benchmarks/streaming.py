@@ -1,4 +1,4 @@
-"""How soon a streamed continuation is heard, and whether it keeps up with its own playing."""
+"""Measures the latency of a streamed continuation, and whether it keeps up with playback."""
 
 import time
 from typing import Any
@@ -12,27 +12,27 @@ _NEW_SECONDS = 20.0
 
 
 def measure() -> dict[str, Any]:
-  """Of a toy and of the bundle that ships, once warm."""
+  """Measures a toy and the shipped bundle, after a warm-up."""
   return {
     bundle.name: _stream(bundle) for bundle in (toy_bundle(), bundles.load_bundle("speech_tiny"))
   }
 
 
 def _stream(bundle: Any) -> dict[str, float]:
-  """Times of the pieces of twenty new seconds after a prompt of three."""
+  """Measures the times of the pieces of twenty new seconds after a prompt of three."""
   settings = {"duration": _NEW_SECONDS, "seed": 0, "prompt_audio": "none"}
   for _ in bundle.stream(continuation.prompt(), _RATE, **settings):
     pass
   began = time.perf_counter()
-  arrived, heard = [], [0.0]
+  arrived, played = [], [0.0]
   for piece in bundle.stream(continuation.prompt(), _RATE, **settings):
     arrived.append(time.perf_counter() - began)
-    heard.append(heard[-1] + len(piece) / bundle.sample_rate)
+    played.append(played[-1] + len(piece) / bundle.sample_rate)
   return {
     "first_sound_seconds": round(arrived[0], 2),
-    # Playing that begins so late never waits for a piece.
+    # Playback that starts this late never waits for a piece.
     "start_without_pauses_seconds": round(
-      max(at - before for at, before in zip(arrived, heard, strict=False)), 2
+      max(at - before for at, before in zip(arrived, played, strict=False)), 2
     ),
     "compute_over_new_audio": round(arrived[-1] / _NEW_SECONDS, 3),
     "pieces": len(arrived),
@@ -40,7 +40,7 @@ def _stream(bundle: Any) -> dict[str, float]:
 
 
 def text(found: dict[str, Any]) -> str:
-  """The result, in Markdown."""
+  """Returns the result in Markdown."""
   rows = "\n".join(
     f"| {name} | **{r['first_sound_seconds']}** | {r['start_without_pauses_seconds']} "
     f"| {r['compute_over_new_audio']} | {r['pieces']} |"

@@ -1,4 +1,4 @@
-"""How fast audio becomes tokens, where the time goes, and what an hour takes up.
+"""Measures the speed of tokenizing, the share of its steps, and the storage per hour.
 
   python -m benchmarks.tokenizing --bundle speech_tiny --data ~/recordings
 
@@ -28,22 +28,20 @@ from audiolm_jax.io.files import atomic_write
 from benchmarks import machine
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("bundle", "speech_tiny", "Whose tokenizers.", flag_values=FLAGS)
+flags.DEFINE_string("bundle", "speech_tiny", "Bundle of the tokenizers.", flag_values=FLAGS)
 flags.DEFINE_string("data", None, "Folder or manifest of audio.", flag_values=FLAGS)
-flags.DEFINE_float("minutes", 20.0, "Of audio to take, evenly from the whole.", flag_values=FLAGS)
-flags.DEFINE_integer(
-  "batch_size", 8, "Clips side by side, where several are.", lower_bound=1, flag_values=FLAGS
-)
+flags.DEFINE_float("minutes", 20.0, "Minutes of audio, spread over the corpus.", flag_values=FLAGS)
+flags.DEFINE_integer("batch_size", 8, "Clips in a batch.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer(
   "repeats", 3, "Runs of each row; the fastest counts.", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_string(
-  "output", "benchmarks/results/tokenizing.md", "Where the table goes.", flag_values=FLAGS
+  "output", "benchmarks/results/tokenizing.md", "File for the table.", flag_values=FLAGS
 )
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures, prints and writes."""
+  """Measures, prints and writes the table."""
   del argv
   if not FLAGS.data:
     raise UserError("--data is needed: a folder or manifest of audio")
@@ -51,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
   bundle = bundles.load_bundle(FLAGS.bundle, stages=())
   clips = _chosen(manifest.list_clips(FLAGS.data), bundle.sample_rate, 60 * FLAGS.minutes)
   waveforms = [manifest.read_clip(clip, bundle.sample_rate) for clip in clips]
-  heard = sum(map(len, waveforms)) / bundle.sample_rate
+  audio_length = sum(map(len, waveforms)) / bundle.sample_rate
   codec, semantic, batch = bundle.codec, bundle.semantic, FLAGS.batch_size
   rows: dict[str, Callable[[], Any]] = {
     "reading and resampling": lambda: [manifest.read_clip(c, bundle.sample_rate) for c in clips],
@@ -62,7 +60,9 @@ def main(argv: Sequence[str]) -> None:
     "all, files to tokens": lambda: _all(bundle, clips),
   }
   seconds = {name: machine.fastest(run, FLAGS.repeats) for name, run in rows.items()}
-  text = _table(seconds, heard, len(clips), bundle, _megabytes_per_hour(bundle, clips, heard))
+  text = _table(
+    seconds, audio_length, len(clips), bundle, _megabytes_per_hour(bundle, clips, audio_length)
+  )
   print(text)
   Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
   with atomic_write(FLAGS.output) as file:
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _chosen(clips: Sequence[Clip], sample_rate: int, seconds: float) -> list[Clip]:
-  """Clips evenly spread over the corpus, about so many seconds of them."""
+  """Returns clips spread over the corpus, of about `seconds` in total."""
   order = np.random.default_rng(0).permutation(len(clips))
   chosen: list[Clip] = []
   total = 0.0
@@ -86,32 +86,34 @@ def _all(bundle: Any, clips: Sequence[Clip]) -> tokenization.ShardTokens:
   return tokenization.tokenize_shard(bundle, audio_shards.ClipShard(tuple(clips)))
 
 
-def _megabytes_per_hour(bundle: Any, clips: Sequence[Clip], heard: float) -> float:
+def _megabytes_per_hour(bundle: Any, clips: Sequence[Clip], audio_length: float) -> float:
   with tempfile.TemporaryDirectory() as folder:
     token_shards.write_shard(folder, _all(bundle, clips).clips, bundle.token_hash)
-    return sum(token_shards.shard_files(folder).values()) / heard * 3600 / 1e6
+    return sum(token_shards.shard_files(folder).values()) / audio_length * 3600 / 1e6
 
 
 def _table(
-  seconds: dict[str, float], heard: float, count: int, bundle: Any, megabytes: float
+  seconds: dict[str, float], audio_length: float, count: int, bundle: Any, megabytes: float
 ) -> str:
   cores = len(os.sched_getaffinity(0))
-  # Those that the last row is made of.
+  # The parts of the last row.
   kind = "one by one" if jax.default_backend() == "cpu" else "side by side"
   parts = [name for name in seconds if kind in name or "reading" in name]
   whole = sum(seconds[name] for name in parts)
   lines = [
     "# Tokenizing",
     "",
-    f"`{bundle.name}` (token hash {bundle.token_hash}), {count} clips, {heard / 60:.1f} minutes of "
-    f"audio, fastest of {FLAGS.repeats} runs.",
+    f"`{bundle.name}` (token hash {bundle.token_hash}), {count} clips, {audio_length / 60:.1f} "
+    f"minutes of audio, fastest of {FLAGS.repeats} runs.",
     "",
     "| step | audio s / s | audio s / s / core | share |",
     "|---|---|---|---|",
   ]
   for name, taken in seconds.items():
     share = f"{100 * seconds[name] / whole:.0f} %" if name in parts else ""
-    lines.append(f"| {name} | {heard / taken:.0f} | {heard / taken / cores:.0f} | {share} |")
+    lines.append(
+      f"| {name} | {audio_length / taken:.0f} | {audio_length / taken / cores:.0f} | {share} |"
+    )
   lines += ["", f"Storage: {megabytes:.2f} MB per hour of audio.", "", _machine(cores), ""]
   return "\n".join(lines)
 

@@ -1,9 +1,8 @@
-"""What the project is measured against, in PyTorch.
+"""PyTorch implementations that the project is compared with.
 
-A decoder-only transformer of our own stage's shape with a static cache, as one would write it in
-eager PyTorch, and audiolm-pytorch (MIT), the other complete open AudioLM. The latter's
-dependencies fairseq, encodec and pytorch-warmup need not be installed: nothing that is measured
-calls them.
+A decoder-only transformer of the same shape as our stage, with a static cache in eager PyTorch, and
+audiolm-pytorch (MIT), the other complete open AudioLM. The dependencies fairseq, encodec and
+pytorch-warmup of the latter need not be installed, because the measured code does not use them.
 """
 
 import importlib.machinery
@@ -49,7 +48,7 @@ class _Layer(nn.Module):
 
 
 class StaticCacheStage(nn.Module):
-  """One token at a time, every step over the whole cache."""
+  """Decodes one token at a time, with attention over the whole cache."""
 
   def __init__(self, layers: int, dim: int, heads: int, mlp_dim: int, capacity: int, dtype):
     super().__init__()
@@ -64,7 +63,7 @@ class StaticCacheStage(nn.Module):
 
   @torch.inference_mode()
   def seconds_per_token(self, position: int, count: int) -> float:
-    """Mean of `count` steps from `position` on."""
+    """Returns the mean time of `count` steps from `position` on."""
     token = torch.zeros((1, 1), dtype=torch.long)
     began = time.perf_counter()
     for step in range(position, position + count):
@@ -80,7 +79,7 @@ class StaticCacheStage(nn.Module):
 
 
 def audiolm_pytorch() -> Any:
-  """The package's main module."""
+  """Imports the main module of the package."""
   for name in ("fairseq", "encodec", "encodec.utils", "pytorch_warmup"):
     if name not in sys.modules:
       module: Any = types.ModuleType(name)
@@ -89,13 +88,13 @@ def audiolm_pytorch() -> Any:
       sys.modules[name] = module
   import audiolm_pytorch.audiolm_pytorch as package
 
-  # It asks a model hub for the size of a text encoder, also where there is no text.
+  # It requests the size of a text encoder from a model hub, even without text.
   package.get_encoded_dim = lambda name: 768
   return package
 
 
 def coarse_transformer(dim: int, depth: int, heads: int) -> nn.Module:
-  """audiolm-pytorch's coarse stage over 1024 clusters and four levels."""
+  """Returns the coarse stage of audiolm-pytorch, with 1024 clusters and four levels."""
   return audiolm_pytorch().CoarseTransformer(
     codebook_size=_CODES,
     num_coarse_quantizers=4,
@@ -108,7 +107,7 @@ def coarse_transformer(dim: int, depth: int, heads: int) -> nn.Module:
 
 @torch.inference_mode()
 def decode_curve(model: Any, semantic: int, positions: Sequence[int]) -> list[dict[str, float]]:
-  """Milliseconds per token with its cache, after so many coarse tokens; the middle of five."""
+  """Returns milliseconds per token with its cache, by position; medians of five."""
   model.eval()
   semantic_ids = torch.randint(0, 1024, (1, semantic))
   found = []
@@ -133,7 +132,7 @@ def decode_curve(model: Any, semantic: int, positions: Sequence[int]) -> list[di
 
 
 class StageTraining:
-  """Steps of AdamW on random tokens."""
+  """Training steps with AdamW on random tokens."""
 
   def __init__(self, model: Any, batch: int, semantic: int, coarse: int):
     self.model = model.train()
@@ -142,7 +141,7 @@ class StageTraining:
     self._codes = torch.randint(0, _CODES, (batch, coarse))
 
   def step(self) -> float:
-    """One update; the loss."""
+    """Runs one update and returns the loss."""
     _, logits = self.model(
       semantic_token_ids=self._semantic,
       coarse_token_ids=self._codes[:, :-1],
@@ -156,7 +155,7 @@ class StageTraining:
 
 
 def soundstream(channels: int, latent_dim: int, num_quantizers: int) -> Any:
-  """audiolm-pytorch's codec at strides 2, 4, 5, 8, without its optional attention layers."""
+  """Returns the codec of audiolm-pytorch at strides 2, 4, 5, 8, without attention layers."""
   audiolm_pytorch()
   from audiolm_pytorch.soundstream import SoundStream
 
@@ -170,23 +169,25 @@ def soundstream(channels: int, latent_dim: int, num_quantizers: int) -> Any:
 
 
 class CodecTraining:
-  """Steps of its generator and of its discriminators, each with Adam."""
+  """Training steps of its generator and its discriminators, each with Adam."""
 
   def __init__(self, codec: Any, waveform: np.ndarray):
     self._codec = codec.train()
     self._waveform = torch.from_numpy(waveform)
     self._generator = torch.optim.Adam(codec.non_discr_parameters(), lr=1e-4)
-    judges = [codec.stft_discriminator, *codec.discriminators]
-    self._judges = torch.optim.Adam([p for j in judges for p in j.parameters()], lr=1e-4)
+    discriminators = [codec.stft_discriminator, *codec.discriminators]
+    self._discriminator_optimizer = torch.optim.Adam(
+      [p for d in discriminators for p in d.parameters()], lr=1e-4
+    )
 
   def step(self) -> float:
-    """One update of both; the generator's loss."""
+    """Updates both and returns the loss of the generator."""
     loss = self._codec(self._waveform)
     self._generator.zero_grad()
     loss.backward()
     self._generator.step()
     judged = self._codec(self._waveform, return_discr_loss=True)
-    self._judges.zero_grad()
+    self._discriminator_optimizer.zero_grad()
     judged.backward()
-    self._judges.step()
+    self._discriminator_optimizer.step()
     return loss.item()

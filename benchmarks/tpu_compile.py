@@ -1,10 +1,10 @@
-"""Compiles the paper's training steps for TPU slices and tables what they would need.
+"""Compiles the paper's training steps for TPU slices and writes a table of their demands.
 
   python -m benchmarks.tpu_compile
 
-Needs the extra `tpu`, no TPU; minutes for each cell on two cores. The table,
-`benchmarks/results/tpu_compile.md`, is written anew after every cell, and what `--models` and
-`--topologies` leave out stays in it.
+Needs the extra `tpu`, but no TPU; takes minutes for each cell on two cores. Every cell updates the
+table `benchmarks/results/tpu_compile.md`, which keeps the cells that `--models` and `--topologies`
+exclude.
 """
 
 import importlib.metadata
@@ -36,12 +36,12 @@ MEMORY_SHARE = 0.8
 CYCLE_RATIO = 1.05
 RESULTS = Path(__file__).parent / "results"
 
-flags.DEFINE_list("models", list(MODELS), "Which rows.", flag_values=FLAGS)
-flags.DEFINE_list("topologies", list(TOPOLOGIES), "Which slices.", flag_values=FLAGS)
+flags.DEFINE_list("models", list(MODELS), "Rows of the table.", flag_values=FLAGS)
+flags.DEFINE_list("topologies", list(TOPOLOGIES), "Columns of the table.", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Compiles each cell in a process of its own."""
+  """Compiles each cell in a separate process."""
   del argv
   cells = _read()
   for model in FLAGS.models:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(model: str, topology: str) -> dict[str, object]:
-  """One cell, or {"failed": why}."""
+  """Returns one cell, or {"failed": reason}."""
   files = MODELS[model] or (f"gin_configs/{model}.gin",)
   done = subprocess.run(
     [
@@ -69,7 +69,7 @@ def measure(model: str, topology: str) -> dict[str, object]:
 
 
 def table(cells: dict[str, dict]) -> str:
-  """The page, in Markdown."""
+  """Returns the page in Markdown."""
   lines = [
     "# Training steps compiled for TPU slices",
     "",
@@ -112,7 +112,7 @@ def table(cells: dict[str, dict]) -> str:
 
 
 def _passed(cell: dict, first: dict) -> list[str]:
-  """What a cell does not keep to."""
+  """Returns the limits that a cell exceeds."""
   if "failed" in cell:
     return ["not compiled"]
   same_chip = first.get("topology", "").split(":")[0] == cell["topology"].split(":")[0]

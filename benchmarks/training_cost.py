@@ -1,8 +1,8 @@
-"""What training the paper's models costs, from their formulas and a stated utilisation.
+"""Estimates the cost of training the paper's models from their FLOPs and an assumed utilisation.
 
   python -m benchmarks.training_cost > launch/cost.md
 
-Nothing here is measured: the utilisation and the prices are assumptions, and flags.
+Nothing is measured: utilisation and prices are assumptions, which flags set.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from audiolm_jax.training.accelerators import PEAK_FLOPS
 FLAGS = flags.FlagValues()
 
 for _name, _value, _text in (
-  ("utilisation", 0.4, "Share of the peak that the semantic encoder and the stages reach."),
-  ("codec_utilisation", 0.1, "The same of the codec: float32, narrow convolutions."),
+  ("utilisation", 0.4, "Share of the peak, for the semantic encoder and the stages."),
+  ("codec_utilisation", 0.1, "Share of the peak, for the codec: float32, narrow convolutions."),
   ("tpu_price", 1.2, "Dollars per hour of one v5e chip."),
   ("gpu_price", 3.0, "Dollars per hour of one H100."),
 ):
   flags.DEFINE_float(_name, _value, _text, lower_bound=1e-9, flag_values=FLAGS)
-flags.DEFINE_string("price_date", "November 2026", "When the prices held.", flag_values=FLAGS)
+flags.DEFINE_string("price_date", "November 2026", "Date of the prices.", flag_values=FLAGS)
 
 MODELS = (
   "codec_base",
@@ -39,7 +39,7 @@ _UNSET = ("MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'task'")
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """Devices that train together: how many, what JAX calls them, dollars per hour of one."""
+  """Devices that train together: their number, their kind in JAX, dollars per hour of one."""
 
   name: str
   count: int
@@ -49,7 +49,7 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-  """What one configuration needs: FLOPs of a late step, steps, and the utilisation assumed."""
+  """Demand of one configuration: FLOPs of a late step, steps, and the assumed utilisation."""
 
   name: str
   batch_size: int
@@ -58,7 +58,7 @@ class Need:
   utilisation: float
 
   def hours(self, machine: Machine) -> float:
-    """Of the whole machine."""
+    """Returns the hours on the whole machine."""
     peak = machine.count * PEAK_FLOPS[machine.device_kind]
     return self.flops_per_step * self.steps / (peak * self.utilisation) / 3600
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def page() -> str:
-  """The Markdown that the flags ask for."""
+  """Returns the page in Markdown."""
   machines = (
     Machine("v5e-16", 16, "TPU v5 lite", FLAGS.tpu_price),
     Machine("8 x H100", 8, "NVIDIA H100", FLAGS.gpu_price),
@@ -83,7 +83,7 @@ def page() -> str:
 
 
 def need(name: str) -> Need:
-  """What `gin_configs/<name>.gin` needs, as it stands."""
+  """Returns the demand of `gin_configs/<name>.gin`."""
   settings, _ = train.resolve([f"gin_configs/{name}.gin"], _UNSET)
   model, dataset = settings["model"], settings["train_dataset"]
   steps = settings["config"].total_steps
@@ -108,7 +108,7 @@ def _table(needs: Sequence[Need], machines: Sequence[Machine]) -> list[str]:
     lines.append(_row(cells + [c for m in machines for c in _cost(n.hours(m), m)]))
   totals = [c for m in machines for c in _cost(sum(n.hours(m) for n in needs), m)]
   total = sum(n.flops_per_step * n.steps for n in needs) / 1e18
-  return [*lines, _row(["all, one after the other", "", "", "", f"{total:,.0f}", *totals])]
+  return [*lines, _row(["all, in sequence", "", "", "", f"{total:,.0f}", *totals])]
 
 
 def _cost(hours: float, machine: Machine) -> list[str]:
@@ -121,13 +121,13 @@ def _row(cells: Sequence[str]) -> str:
 
 
 _HEAD = """\
-What the paper's configurations cost to train, as they stand in `gin_configs/`. Worked out from the
-models' formulas (`flops_per_step`, which tests hold to XLA's count), not measured.
+Estimated cost of training the paper's configurations in `gin_configs/`. Computed from the FLOPs of
+the models (`flops_per_step`, which tests compare with XLA's count), not measured.
 
-- Utilisation, assumed: {utilisation:.0%} of the devices' bfloat16 peak for the semantic encoder and
-  the stages, {codec_utilisation:.0%} for the codec, whose convolutions are narrow and in float32.
-  What is computed again to save memory comes on top and makes {utilisation:.0%} a good result.
-- Prices, examples of {price_date} to be replaced by your own: ${tpu_price:.2f} per hour of a v5e
+- Assumed utilisation: {utilisation:.0%} of the devices' bfloat16 peak for the semantic encoder
+  and the stages, {codec_utilisation:.0%} for the codec, whose convolutions are narrow, in float32.
+  Rematerialization is not counted, so {utilisation:.0%} would be a good result.
+- Example prices of {price_date}, to be replaced by your own: ${tpu_price:.2f} per hour of a v5e
   chip, ${gpu_price:.2f} of an H100.
 
 `python -m benchmarks.training_cost --tpu_price=... --gpu_price=... --utilisation=...` prints this
@@ -135,9 +135,9 @@ page with other assumptions.
 """
 
 _FOOT = """
-The three stages do not wait for each other and can train at once. Not in the table: compiling,
-evaluation, tokenizing the corpus once, failed attempts, storage. Whether a batch fits the memory of
-so few devices is not claimed; the paper's were laid out for more.
+The three stages are independent and can be trained at the same time. The table does not include
+compilation, evaluation, tokenizing the corpus, failed runs and storage. Whether a batch fits the
+memory of these devices was not checked; the paper used more devices.
 """
 
 

@@ -1,8 +1,8 @@
-"""What each training option of the paper's coarse stage costs in memory.
+"""Computes the memory of each training option of the paper's coarse stage.
 
   python -m benchmarks.training_memory
 
-Compiles the training step for one CPU device, runs nothing, and writes
+Compiles the training step for one CPU device without running it, and writes
 benchmarks/results/training_memory.md. Takes a few minutes.
 """
 
@@ -56,7 +56,7 @@ is in part computed in float32, and its copies are counted here. The state is th
 
 
 def options(base: StageTrainingConfig) -> list[tuple[str, StageTrainingConfig]]:
-  """The options, each with the configuration that has it."""
+  """Returns the options with their configurations."""
 
   def transformer(**values):
     return dataclasses.replace(base, transformer=dataclasses.replace(base.transformer, **values))
@@ -86,7 +86,7 @@ def options(base: StageTrainingConfig) -> list[tuple[str, StageTrainingConfig]]:
 
 
 def measure(config: StageTrainingConfig) -> dict[str, float]:
-  """GB of each part of the state, and of the compiled step's arguments and temporaries."""
+  """Returns the GB of each part of the state, and of the arguments and temporaries of the step."""
   shape = (ROWS, config.spec.max_length)
   ids = ("decoder_input_tokens", "decoder_target_tokens", "decoder_frame_ids")
   batch = {name: np.zeros(shape, np.int32) for name in ids}

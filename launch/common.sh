@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What the scripts beside this file share: options, messages and --dry_run. To be sourced.
+# Functions of the launch scripts: options, messages and --dry_run. To be sourced.
 #
-# They all run in the repository's folder, so paths in flags are relative to that, and take
+# The scripts run in the folder of the repository, so relative paths start there. Usage:
 #   SCRIPT [OPTIONS] -- FLAGS
-# where FLAGS go to the Python program as they are. PYTHON names the interpreter to use.
+# FLAGS are passed to the Python program unchanged. PYTHON selects the interpreter.
 
 # shellcheck disable=SC2034 # used by the scripts
 python=${PYTHON:-python3}
@@ -16,8 +16,8 @@ fail() {
   exit 2
 }
 
-# parse_options "NAMES" ARGUMENTS...: sets the variable of each option given, and flags. An option
-# has a value, unless it is one of $switches, which are set to yes.
+# parse_options "NAMES" ARGUMENTS...: sets the variable of each option, and flags. An option has a
+# value, except for those in $switches, which are set to yes.
 parse_options() {
   local _known=" $1 $switches " _option _separated=
   shift
@@ -52,7 +52,7 @@ parse_options() {
   flags=("$@")
 }
 
-# need OPTION...: fails unless each was given a value.
+# need OPTION...: fails unless each has a value.
 need() {
   local _option
   for _option in "$@"; do
@@ -60,7 +60,7 @@ need() {
   done
 }
 
-# need_flags PROGRAM: fails unless there are flags for it.
+# need_flags PROGRAM: fails without flags for it.
 need_flags() {
   ((${#flags[@]})) || fail "give the flags of $1 after --; see --help"
 }
@@ -73,18 +73,18 @@ need_number() {
   done
 }
 
-# need_tool NAME: fails unless it can be called or need not be.
+# need_tool NAME: fails if the command does not exist, except under --dry_run.
 need_tool() {
   [[ -n $dry_run ]] || command -v "$1" >/dev/null || fail "$1 is not installed here"
 }
 
-# quoted WORDS...: one line that a shell reads as these words.
+# quoted WORDS...: prints one line that a shell parses as these words.
 quoted() {
   printf '%q' "$1"
   (($# == 1)) || printf ' %q' "${@:2}"
 }
 
-# run COMMAND...: runs it, or prints it under --dry_run.
+# run COMMAND...: runs the command, or prints it under --dry_run.
 run() {
   if [[ -n $dry_run ]]; then
     quoted "$@"
@@ -94,7 +94,7 @@ run() {
   fi
 }
 
-# become COMMAND...: the same for the last one, which takes the script's place and gets its signals.
+# become COMMAND...: as run, but replaces the script, so that the command receives its signals.
 become() {
   [[ -n $dry_run ]] || exec "$@"
   run "$@"

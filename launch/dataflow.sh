@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Turns a corpus into tokens on Google Cloud Dataflow.
+# Tokenizes a corpus on Google Cloud Dataflow.
 #
 #   launch/dataflow.sh --project PROJECT --region REGION --temp_location gs://... --image IMAGE
 #                      [--max_workers N] [--machine_type TYPE] [--dry_run]
 #                      -- FLAGS OF audiolm_jax.cache_tokens
 #
-# --image         made from launch/Dockerfile: the workers' Beam and this package, in the versions
-#                 of the environment that starts the job
+# --image         built from launch/Dockerfile, with the same versions of Python and Beam as the
+#                 environment that starts the job
 # --max_workers   default 100
 # --machine_type  default n2-standard-4
-# --dry_run       print the command and leave
+# --dry_run       print the command without running it
 #
-# The command stays until the job is done. PYTHON names the interpreter, whose environment needs
-# `pip install "apache-beam[gcp]" gcsfs` besides requirements.txt.
+# The command waits for the job. PYTHON selects the interpreter, whose environment needs
+# `pip install "apache-beam[gcp]" gcsfs` in addition to requirements.txt.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

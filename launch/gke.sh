@@ -5,18 +5,18 @@
 #                 [--chips_per_host N] [--slices N] [--max_restarts N] [--service_account NAME]
 #                 [--dry_run] -- FLAGS OF audiolm_jax.train
 #
-# --name             of the JobSet; `kubectl delete jobset NAME` asks it to save and ends it
-# --image            made from launch/Dockerfile, with EXTRA=tpu
-# --accelerator      as the node pool's label says it, such as tpu-v5-lite-podslice
+# --name             of the JobSet; `kubectl delete jobset NAME` makes it save a checkpoint and ends it
+# --image            built from launch/Dockerfile with EXTRA=tpu
+# --accelerator      as in the label of the node pool, such as tpu-v5-lite-podslice
 # --topology         of one slice, in chips, such as 4x4
-# --bucket           is mounted at /bucket; MODEL_DIR belongs there
+# --bucket           mounted at /bucket; MODEL_DIR must be inside it
 # --chips_per_host   default 4
 # --slices           default 1
-# --max_restarts     how often all pods start again after one has failed; default 20
-# --service_account  of Kubernetes, allowed to write the bucket; default default
-# --dry_run          print the manifest and leave
+# --max_restarts     how often all pods are restarted after a failure; default 20
+# --service_account  of Kubernetes, with write access to the bucket; default default
+# --dry_run          print the manifest without applying it
 #
-# Fills in launch/gke_jobset.yaml and applies it in kubectl's current cluster and namespace.
+# Fills in launch/gke_jobset.yaml and applies it to kubectl's current cluster and namespace.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,14 +38,14 @@ need_number chips_per_host slices max_restarts
 [[ $topology =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] || fail "--topology $topology is not like 4x4"
 chips=$((${topology//x/*}))
 ((chips % chips_per_host == 0)) ||
-  fail "a slice of $topology has $chips chips, which are no hosts of $chips_per_host"
+  fail "a slice of $topology has $chips chips, not a multiple of $chips_per_host"
 for option in name image accelerator bucket service_account; do
-  [[ ${!option} =~ ^[[:alnum:]][[:alnum:]._/:@-]*$ ]] || fail "--$option ${!option} is no name"
+  [[ ${!option} =~ ^[[:alnum:]][[:alnum:]._/:@-]*$ ]] || fail "--$option ${!option} is not a name"
 done
 need_flags audiolm_jax.train
 need_tool kubectl
 
-# yaml_list WORDS...: one line that YAML reads as these strings, and Kubernetes, for which $$ is $.
+# yaml_list WORDS...: prints one line that YAML parses as these strings; in Kubernetes, $$ means $.
 yaml_list() {
   local word separator='['
   for word in "$@"; do
@@ -60,7 +60,7 @@ yaml_list() {
   printf ']'
 }
 
-shopt -u patsub_replacement 2>/dev/null || true # in bash 5.2, & would stand for what is replaced
+shopt -u patsub_replacement 2>/dev/null || true # otherwise bash 5.2 replaces & by the match
 manifest=$(<launch/gke_jobset.yaml)
 # fill_in NAME VALUE
 fill_in() {
@@ -76,7 +76,7 @@ fill_in SLICES "$slices"
 fill_in MAX_RESTARTS "$max_restarts"
 fill_in SERVICE_ACCOUNT "$service_account"
 fill_in BUCKET "$bucket"
-fill_in FLAGS "$(yaml_list "${flags[@]}")" # last, as they may hold anything
+fill_in FLAGS "$(yaml_list "${flags[@]}")" # last, because they can contain any text
 
 if [[ -n $dry_run ]]; then
   printf '%s\n' "$manifest"

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Trains on this machine: one process with all its devices, or several that share them.
+# Trains on this machine, in one process with all devices or in several that share them.
 #
 #   launch/local.sh [--processes N] [--port PORT] [--dry_run] -- FLAGS OF audiolm_jax.train
 #
-# --processes  default 1, which uses every device; with N, each uses one GPU or shares the CPU
-# --port       where process 0 listens, when there are several; default a free one
-# --dry_run    print the commands and leave
+# --processes  default 1, which uses all devices; with N, each uses one GPU or shares the CPU
+# --port       on which process 0 listens if there are several; default a free one
+# --dry_run    print the commands without running them
 #
-# Of several, each line says which process it is from. SIGTERM and Ctrl-C reach all of them, which
-# save and leave with exit code 143. When one fails all end within seconds, with its exit code or
-# another's. Paths in FLAGS are relative to the repository. PYTHON names the interpreter.
+# With several processes, each line of output starts with the index of its process. On SIGTERM or
+# Ctrl-C all of them save a checkpoint and exit with code 143. If one fails, all end within seconds,
+# with the exit code of one of them. Relative paths in FLAGS start at the repository. PYTHON selects
+# the interpreter.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -67,7 +68,7 @@ while ((${#running[@]})); do
     fi
   done
   running=(${still[@]+"${still[@]}"})
-  # Without the one that failed the others cannot go on; these seconds are for their last words.
+  # The others cannot continue without the failed one; they have a few seconds to log their end.
   if [[ -n $failed_at ]] && ((${#running[@]} && SECONDS > failed_at + 5)); then
     kill -KILL "${running[@]}" 2>/dev/null || true
   fi

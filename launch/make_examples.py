@@ -1,9 +1,9 @@
-"""Makes the example prompts in `examples/`: three short sounds that are the project's own.
+"""Creates the example prompts in `examples/`: three short clips made for this project.
 
   python launch/make_examples.py --output_dir examples
 
 Needs the Debian packages `flite`, `fluidsynth` and `fluid-soundfont-gm`. Takes two seconds.
-The sentences are written for this project; the tune is the beginning of the Minuet in G by
+The sentences were written for this project; the tune is the beginning of the Minuet in G by
 Christian Petzold (1677-1733), in the public domain, as a MIDI file that this script writes.
 """
 
@@ -18,7 +18,7 @@ import soxr
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output_dir", "examples", "Where the prompts go.")
+flags.DEFINE_string("output_dir", "examples", "Folder for the prompts.")
 
 SAMPLE_RATE = 16000
 PEAK = 0.5
@@ -43,7 +43,7 @@ BASS = (
 
 
 def midi_file(notes: Sequence[tuple[float, float, int, int]]) -> bytes:
-  """A standard MIDI file, format 0, of notes (onset, length, pitch, velocity)."""
+  """Returns a standard MIDI file, format 0, of notes (onset, length, pitch, velocity)."""
   events = []
   for onset, length, pitch, velocity in notes:
     events.append((round(onset * TICKS), bytes([0x90, pitch, velocity])))
@@ -75,7 +75,7 @@ def speak(voice: str, sentence: str) -> np.ndarray:
   return soxr.resample(waveform, rate, SAMPLE_RATE)
 
 
-def play() -> np.ndarray:
+def render() -> np.ndarray:
   with tempfile.TemporaryDirectory() as folder:
     midi, wav = os.path.join(folder, "tune.mid"), os.path.join(folder, "out.wav")
     with open(midi, "wb") as file:
@@ -98,7 +98,7 @@ def play() -> np.ndarray:
       ["fluidsynth", *options, SOUND_FONT, midi], check=True, stdout=subprocess.DEVNULL
     )
     stereo, _ = soundfile.read(wav, dtype="float32", always_2d=True)
-  # Cut at the end of the last bar, so that the sound goes on where the prompt ends.
+  # Cut at the end of the last bar: the prompt ends while notes still sound.
   return stereo.mean(axis=1)[: round(12 * TEMPO * 1e-6 * SAMPLE_RATE)]
 
 
@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f"unexpected argument {argv[1]!r}")
   os.makedirs(FLAGS.output_dir, exist_ok=True)
   sounds = {name: speak(*voice) for name, voice in SENTENCES.items()}
-  sounds["piano"] = play()
+  sounds["piano"] = render()
   for name, waveform in sounds.items():
     waveform = finish(waveform)
     path = os.path.join(FLAGS.output_dir, f"{name}.flac")

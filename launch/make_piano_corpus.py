@@ -1,11 +1,11 @@
-"""Renders a folder of piano MIDI files: 16 kHz mono FLAC and a manifest, whole pieces.
+"""Renders a folder of piano MIDI files to 16 kHz mono FLAC, with a manifest.
 
   python launch/make_piano_corpus.py --midi_dir piano_midi --output_dir piano
 
 Needs the Debian packages `fluidsynth` and `fluid-soundfont-gm` (FluidR3, MIT licence).
 Time: about 100 times real time on one CPU core, so 7 hours of piano take 5 minutes.
-`--midi_dir` holds `manifest.jsonl` (path, composer, split, licence, source). With
-`--semitones=-2,0,2` pieces of the train split are rendered again at other pitches (and, by the same
+`--midi_dir` contains `manifest.jsonl` (path, composer, split, licence, source). With
+`--semitones=-2,0,2` pieces of the train split are also rendered at other pitches (and, by the same
 factor, other tempi).
 """
 
@@ -24,11 +24,11 @@ from absl import app, flags
 FLAGS = flags.FLAGS
 flags.DEFINE_string("midi_dir", None, "Folder with manifest.jsonl and MIDI files.", required=True)
 flags.DEFINE_string(
-  "output_dir", None, "Folder to make; must not hold a manifest yet.", required=True
+  "output_dir", None, "Folder to create; must not contain a manifest yet.", required=True
 )
 flags.DEFINE_string("sound_font", "/usr/share/sounds/sf2/FluidR3_GM.sf2", "Sound font.")
 flags.DEFINE_list("semitones", ["0"], "Transpositions of train pieces; others are rendered at 0.")
-flags.DEFINE_float("max_seconds", 0.0, "Cut a piece to this length; 0 keeps it whole.")
+flags.DEFINE_float("max_seconds", 0.0, "Longest length of a piece, cut at its end; 0 for no limit.")
 
 SAMPLE_RATE = 16000
 PEAK = 0.5
@@ -37,10 +37,10 @@ SILENCE = 10 ** (-70 / 20)  # of the peak; silent ends are cut
 
 
 def render(midi: str, sound_font: str, semitones: float) -> np.ndarray:
-  """The piece as the sound font plays it: float32 [samples] at 16 kHz, no offset, peak 0.5.
+  """Renders a piece: float32 [samples] at 16 kHz, without offset, peak 0.5.
 
-  A transposed rendering is made at another sampling rate and read as 16 kHz: pitch and tempo
-  change together and nothing is resampled.
+  A transposed piece is rendered at another sample rate and read as 16 kHz: pitch and tempo change
+  together, without resampling.
   """
   rate = round(SAMPLE_RATE / 2 ** (semitones / 12))
   with tempfile.TemporaryDirectory() as folder:
@@ -66,9 +66,9 @@ def render(midi: str, sound_font: str, semitones: float) -> np.ndarray:
 
 
 def without_silent_ends(waveform: np.ndarray) -> np.ndarray:
-  """From the first to the last sample above -70 dB of the peak.
+  """Returns the samples from the first to the last one above -70 dB of the peak.
 
-  A movement that was cut out of a longer recording keeps its time there, and begins in silence.
+  A movement that was cut out of a longer recording keeps its start time, so it begins with silence.
   """
   sounding = np.flatnonzero(np.abs(waveform) > SILENCE * np.abs(waveform).max())
   return waveform[sounding[0] : sounding[-1] + 1]
@@ -80,10 +80,10 @@ def main(argv: Sequence[str]) -> None:
   if shutil.which("fluidsynth") is None:
     sys.exit("error: fluidsynth is not installed; apt install fluidsynth fluid-soundfont-gm")
   if not os.path.exists(FLAGS.sound_font):
-    sys.exit(f"error: {FLAGS.sound_font} is not there; apt install fluid-soundfont-gm")
+    sys.exit(f"error: {FLAGS.sound_font} does not exist; apt install fluid-soundfont-gm")
   manifest = os.path.join(FLAGS.output_dir, "manifest.jsonl")
   if os.path.exists(manifest):
-    sys.exit(f"error: {manifest} is there already; give another --output_dir or remove it")
+    sys.exit(f"error: {manifest} already exists; give another --output_dir or remove it")
   with open(os.path.join(FLAGS.midi_dir, "manifest.jsonl"), encoding="utf-8") as file:
     pieces = [json.loads(line) for line in file]
 

@@ -1,25 +1,25 @@
-"""Makes a corpus of synthetic speech: 16 kHz mono FLAC and a manifest, for training.
+"""Creates a training corpus of synthetic speech: 16 kHz mono FLAC and a manifest.
 
   python launch/make_speech_corpus.py --text sentences.txt --output_dir speech_synth \
     --voices hibari,flite:slt,flite:rms --valid_voices flite:awb --hours 6 --jobs 4
 
-A voice is ENGINE:VOICE, or ENGINE for its usual voices. An engine is a command that reads a text
-and writes a sound file: hibari, flite, festival and espeak-ng, and what `--engine_command` adds as
+A voice is ENGINE:VOICE, or ENGINE for its default voices. An engine is a command that reads a text
+and writes an audio file: hibari, flite, festival, espeak-ng, or one that `--engine_command` adds as
 NAME=COMMAND, for example
 
   --engine_command 'low=espeak-ng -v {voice} -p 20 -f {text_file} -w {wav}' --voices low:en-us
 
-The command is run once for each clip, without a shell, with these in place of the braces:
-  {wav}        the file to write, of any sample rate; the only one that must be there
+The command runs once for each clip, without a shell, with these replacements:
+  {wav}        the file to write, of any sample rate; required
   {text}       the text as an argument; {text_file}: a file with the text.
-               With neither of them the text comes on standard input
-  {voice}      what follows the colon in --voices
-  {seed}       an integer of this clip's own, for engines that draw random numbers
-  {tempo}      how fast to speak, about 1; {stretch}: 1 / tempo; {words_per_minute}: 165 * tempo
+               Without both, the command reads the text from standard input
+  {voice}      the part after the colon in --voices
+  {seed}       an integer that is specific to the clip, for engines with random numbers
+  {tempo}      speed of speech, about 1; {stretch}: 1 / tempo; {words_per_minute}: 165 * tempo
 
 The text file has one `id<TAB>sentence` or one plain sentence per line. The split `valid` has
-sentences and, with --valid_voices, voices that `train` has not. Rerun the same command to resume a
-stopped run: finished clips are kept, and the corpus is the one of an uninterrupted run.
+sentences and, with --valid_voices, voices that are not in `train`. Rerun the same command to resume
+a stopped run: finished clips are kept, and the corpus equals that of an uninterrupted run.
 """
 
 import concurrent.futures
@@ -51,33 +51,33 @@ from audiolm_jax.io.files import atomic_write, check_writable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("text", None, "Text file, one sentence per line.")
-flags.DEFINE_string("output_dir", None, "Folder to make or to finish.")
+flags.DEFINE_string("output_dir", None, "Folder to create or to extend.")
 flags.DEFINE_list("voices", [], "Voices, each ENGINE:VOICE or ENGINE.")
 flags.DEFINE_multi_string("engine_command", [], "NAME=COMMAND of another engine; repeatable.")
-flags.DEFINE_list("valid_voices", [], "Voices that are held out, for `valid` alone.")
-flags.DEFINE_string("valid_text", None, "Text file of held-out sentences; --text loses them.")
-flags.DEFINE_float("valid_fraction", 0.03, "Held out of --text without --valid_text.", 0.0, 0.5)
-flags.DEFINE_float("hours", 6.0, "Hours of training speech to make.", 0.0)
-flags.DEFINE_float("valid_hours", 0.2, "Most hours of validation speech.", 0.0)
+flags.DEFINE_list("valid_voices", [], "Held-out voices, for `valid` only.")
+flags.DEFINE_string("valid_text", None, "Text file of held-out sentences; removed from --text.")
+flags.DEFINE_float("valid_fraction", 0.03, "Held-out share without --valid_text.", 0.0, 0.5)
+flags.DEFINE_float("hours", 6.0, "Hours of training speech.", 0.0)
+flags.DEFINE_float("valid_hours", 0.2, "Maximum hours of validation speech.", 0.0)
 flags.DEFINE_integer("max_sentences", 3, "A clip is one to this many consecutive sentences.", 1)
 flags.DEFINE_integer("voices_per_sentence", 1, "Voices that speak the same text.", 1)
-flags.DEFINE_integer("probe_sentences", 0, "Held-out ones by every voice, as split `probe`.", 0)
+flags.DEFINE_integer("probe_sentences", 0, "Held-out sentences for the split `probe`.", 0)
 flags.DEFINE_list("speeds", ["1"], "Factors of pitch, formants and tempo, 0.92 to 1.08.")
 flags.DEFINE_float("tempo_spread", 0.1, "{tempo} is 1 plus or minus up to this.", 0.0, 0.5)
-flags.DEFINE_string("text_licence", "not stated", "Of the texts, for the manifest.")
-flags.DEFINE_string("voice_licence", "not stated", "Of --engine_command, for the manifest.")
-flags.DEFINE_float("max_failed_fraction", 0.02, "Clips that may fail, beside five.", 0.0, 1.0)
-flags.DEFINE_integer("seed", 0, "Of every choice.")
-flags.DEFINE_integer("jobs", 1, "Commands run side by side; the result does not depend on it.", 1)
+flags.DEFINE_string("text_licence", "not stated", "Licence of the texts, for the manifest.")
+flags.DEFINE_string("voice_licence", "not stated", "Licence of --engine_command, for the manifest.")
+flags.DEFINE_float("max_failed_fraction", 0.02, "Share of failed clips, after five.", 0.0, 1.0)
+flags.DEFINE_integer("seed", 0, "Random seed.")
+flags.DEFINE_integer("jobs", 1, "Parallel commands; the result does not depend on it.", 1)
 
 SAMPLE_RATE = 16000
-MOST_SPEED_CHANGE = 0.08  # more costs naturalness
+MOST_SPEED_CHANGE = 0.08  # larger changes sound less natural
 FREE_FAILURES = 5
 
 
 @dataclass(frozen=True)
 class Passage:
-  """Consecutive sentences that one clip speaks, under the id of the first."""
+  """Consecutive sentences of one clip, with the id of the first one."""
 
   id: str
   text: str
@@ -85,7 +85,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Clip:
-  """What to speak and how; `speed` moves pitch, formants and tempo of what the engine made."""
+  """A clip to synthesize; `speed` scales pitch, formants and tempo of the output of the engine."""
 
   split: str
   round: int
@@ -96,18 +96,18 @@ class Clip:
 
   @property
   def speaker(self) -> str:
-    """The voice, another one at another speed."""
+    """Name of the speaker: the voice, and the speed if it is not 1."""
     return self.voice.name if self.speed == 1 else f"{self.voice.name} x{self.speed:g}"
 
   @property
   def path(self) -> str:
-    """Relative to the manifest, of characters that every file system has."""
+    """Path relative to the manifest, in characters that all file systems support."""
     name = f"{_file_name(self.passage.id)}_{self.round}.flac"
     return f"{self.split}/{_file_name(self.speaker)}/{name}"
 
 
 def main(argv: Sequence[str]) -> None:
-  """Makes or finishes the corpus, and reports what is in it."""
+  """Creates or extends the corpus, and reports its contents."""
   del argv
   for name in ("text", "output_dir", "voices"):
     if not FLAGS[name].value:
@@ -124,13 +124,13 @@ def main(argv: Sequence[str]) -> None:
   if not train:
     raise UserError(f"all sentences of {FLAGS.text} are held out; add others to train on")
   folder = Path(FLAGS.output_dir)
-  _begin(folder, [*voices, *valid_voices], engines, [train, valid])
+  _write_settings(folder, [*voices, *valid_voices], engines, [train, valid])
 
   probes = _probes(valid)
   valid = [sentence for sentence in valid if sentence not in probes]
-  everybody = [*valid_voices, *voices]
+  all_voices = [*valid_voices, *voices]
   plans = {
-    "probe": (Clip("probe", 0, voice, text) for text in probes for voice in everybody),
+    "probe": (Clip("probe", 0, voice, text) for text in probes for voice in all_voices),
     "valid": plan("valid", passages(valid), valid_voices or voices, speeds, range(1)),
     "train": plan("train", passages(train), voices, speeds, itertools.count()),
   }
@@ -150,14 +150,16 @@ def main(argv: Sequence[str]) -> None:
 def split_sentences(
   sentences: list[Passage], held_out: list[Passage], fraction: float
 ) -> tuple[list[Passage], list[Passage]]:
-  """Those of `train` and of `valid`; no text is in both, however it is punctuated.
+  """Returns the sentences of `train` and of `valid`; texts with the same words are not in both.
 
   Args:
-    held_out: the sentences of `valid`; where there are none, `fraction` of `sentences` is drawn.
+    sentences: all sentences.
+    held_out: the sentences of `valid`; if empty, `fraction` of `sentences` is drawn.
+    fraction: share of the sentences.
   """
   texts = {_words(sentence.text) for sentence in held_out}
   if not held_out:
-    # Drawn by the words alone: sentences that are added later move no old one to the other split.
+    # Depends only on the words: adding sentences later does not change the split of the others.
     draws = {words: random.Random(words).random() for words in (_words(s.text) for s in sentences)}
     texts = {words for words, draw in draws.items() if draw < fraction}
     if fraction and not texts:
@@ -167,10 +169,10 @@ def split_sentences(
 
 
 def read_sentences(path: str) -> list[Passage]:
-  """The lines of a text file, `id<TAB>sentence` or plain.
+  """Reads the lines of a text file, `id<TAB>sentence` or plain.
 
   Raises:
-    UserError: cannot be read, has an id twice, or nothing.
+    UserError: the file cannot be read, has a duplicate id, or is empty.
   """
   try:
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -184,7 +186,7 @@ def read_sentences(path: str) -> list[Passage]:
     if not text.strip():
       continue
     if _file_name(name) in found:
-      raise UserError(f"{path}, line {number}: the id {name!r} is there twice; remove one line")
+      raise UserError(f"{path}, line {number}: the id {name!r} is not unique; remove one line")
     found[_file_name(name)] = Passage(name, text.strip())
   if not found:
     raise UserError(f"{path} has no sentences; write one per line")
@@ -192,7 +194,7 @@ def read_sentences(path: str) -> list[Passage]:
 
 
 def passages(sentences: list[Passage]) -> list[Passage]:
-  """All sentences, one to `max_sentences` neighbours joined."""
+  """Joins one to `max_sentences` consecutive sentences to a passage, for all sentences."""
   rng = random.Random(FLAGS.seed)
   joined, start = [], 0
   while start < len(sentences):
@@ -209,7 +211,7 @@ def plan(
   speeds: Sequence[float],
   rounds: Iterable[int],
 ) -> Iterator[Clip]:
-  """The clips of a split in their order, all texts in each round."""
+  """Yields the clips of a split in order, all texts in each round."""
   rng = random.Random(f"{FLAGS.seed} {split}")
   for number in rounds:
     for text in rng.sample(texts, len(texts)):
@@ -219,23 +221,23 @@ def plan(
 
 
 class Failures:
-  """Counts the clips that were not made, and ends the run when they are too many."""
+  """Counts failed clips, and ends the run when there are too many."""
 
   def __init__(self):
     self.tried = self.count = 0
 
   def add(self, clip: Clip, error: SpeechError) -> None:
-    """Counts and reports one.
+    """Counts and reports a failed clip.
 
     Raises:
-      UserError: they are too many.
+      UserError: there are too many.
     """
     self.count += 1
     reason = f"{clip.passage.id} by {clip.speaker}: {error}"
     if self.count > FREE_FAILURES + FLAGS.max_failed_fraction * self.tried:
       raise UserError(
-        f"{self.count} of {self.tried} clips failed, the last one {reason}; run the command by "
-        f"hand to see why, or raise --max_failed_fraction={FLAGS.max_failed_fraction:g}"
+        f"{self.count} of {self.tried} clips failed, the last one {reason}; run the command "
+        f"yourself to see why, or raise --max_failed_fraction={FLAGS.max_failed_fraction:g}"
       )
     print(f"skipped {reason}", file=sys.stderr, flush=True)
 
@@ -248,16 +250,16 @@ def write_clips(
   pool: Executor,
   failures: Failures,
 ) -> list[dict[str, Any]]:
-  """Writes clips until they last `limit` seconds; returns their rows, in the order of the plan."""
+  """Writes clips of at least `limit` seconds in total; returns their rows in the planned order."""
   rows: list[dict[str, Any]] = []
   seconds = 0.0
   pending: deque[tuple[Clip, Future | None]] = deque()
   while seconds < limit:
-    # Commands run ahead, but files are written in the order of the plan and only as needed, so
-    # that neither --jobs nor a stop changes which there are.
+    # Commands run ahead, but files are written in the planned order and only as needed, so that
+    # the corpus depends neither on --jobs nor on interruptions.
     for clip in itertools.islice(clips, 2 * FLAGS.jobs - len(pending)):
-      is_there = (folder / clip.path).exists()
-      pending.append((clip, None if is_there else pool.submit(speak, clip, engines)))
+      exists = (folder / clip.path).exists()
+      pending.append((clip, None if exists else pool.submit(speak, clip, engines)))
     if not pending:
       break
     clip, future = pending.popleft()
@@ -284,10 +286,10 @@ def write_clips(
 
 
 def speak(clip: Clip, engines: Mapping[str, Engine]) -> Float[np.ndarray, " samples"]:
-  """The waveform of a clip.
+  """Synthesizes the waveform of a clip.
 
   Raises:
-    SpeechError: the engine did not make it.
+    SpeechError: the engine failed.
   """
   voice, text = clip.voice, clip.passage.text
   seed = zlib.crc32(f"{FLAGS.seed} {clip.path}".encode()) >> 1
@@ -333,13 +335,13 @@ def _speeds() -> list[float]:
   return speeds
 
 
-def _begin(
+def _write_settings(
   folder: Path,
   voices: list[Voice],
   engines: Mapping[str, Engine],
   sentences: list[list[Passage]],
 ) -> None:
-  """Writes down what decides the clips, or raises `UserError` where `folder` has others."""
+  """Writes the settings that determine the clips; raises `UserError` if `folder` has others."""
   names = ("max_sentences", "voices_per_sentence", "probe_sentences", "speeds", "tempo_spread")
   settings = {name: FLAGS[name].value for name in (*names, "seed", "voices", "valid_voices")}
   settings["engine_command"] = {v.engine: engines[v.engine].command for v in voices}
@@ -352,7 +354,7 @@ def _begin(
     other = [name for name in settings if settings[name] != before.get(name)]
     if other:
       raise UserError(
-        f"{folder} was begun with other settings: --{', --'.join(other)}; give the same ones, or "
+        f"{folder} was created with other settings: --{', --'.join(other)}; give the same ones, or "
         "another --output_dir"
       )
   elif (folder / "manifest.jsonl").exists():
@@ -366,7 +368,7 @@ def _make_folder(folder: Path) -> None:
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise UserError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    raise UserError(f"cannot create the folder {folder}: {error.strerror or error}") from error
 
 
 def _probes(valid: list[Passage]) -> list[Passage]:

@@ -1,16 +1,16 @@
-"""Makes labelled speech for the suites content and likelihood of `eval`, with flite's voices.
+"""Creates labelled speech for the suites content and likelihood of `eval`, with voices of flite.
 
   python launch/make_speech_probes.py --text sentences.txt --output_dir probes \
     --recordings speech.jsonl
   python -m audiolm_jax.eval --suite=content,likelihood --data=speech.jsonl --output_dir=results \
     --items=probes/abx.item --items_audio_dir=probes/abx --pairs=probes/pairs.jsonl
 
-- `abx.item` and `abx/`: the last sentences of the text by four voices, phone by phone. The voices
-  are moved in pitch and formants by other factors than those of make_speech_corpus.py in training.
-- `pairs.jsonl`, category "word": a word of the text and one that is none, its first consonant
-  changed; by all voices.
-- category "speaker", with --recordings: a clip of the split `valid` that goes on in its own voice
-  or, at the same level, in another's, as in SALMon.
+- `abx.item` and `abx/`: the last sentences of the text by four voices, with their phones. Pitch and
+  formants of the voices are shifted by other factors than in make_speech_corpus.py.
+- `pairs.jsonl`, category "word": a word of the text and a non-word with another first consonant, by
+  all voices.
+- category "speaker", with --recordings: a clip of the split `valid` that continues in its own voice
+  or, at the same level, in that of another speaker, as in SALMon.
 
 Needs the Debian package `flite`. Time: a minute.
 """
@@ -31,21 +31,21 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("text", None, "Text file, one `id<TAB>sentence` per line.", required=True)
-flags.DEFINE_string("output_dir", None, "Folder to make; must not be there yet.", required=True)
+flags.DEFINE_string("output_dir", None, "Folder to create; must not exist yet.", required=True)
 flags.DEFINE_string("recordings", None, "Manifest with the fields path, speaker and split.")
 flags.DEFINE_integer("sentences", 60, "Sentences for ABX.", 2)
-flags.DEFINE_integer("words", 100, "Words, each beside one that is none.", 1)
-flags.DEFINE_float("seconds", 3.0, "Length of a recording's part in one voice.", 0.5)
-flags.DEFINE_integer("seed", 0, "Of every choice.")
+flags.DEFINE_integer("words", 100, "Words, each paired with a non-word.", 1)
+flags.DEFINE_float("seconds", 3.0, "Length of each of the two parts of a clip.", 0.5)
+flags.DEFINE_integer("seed", 0, "Random seed.")
 
 SAMPLE_RATE = 16000
-VOICES = {"slt": 0.86, "rms": 1.15, "awb": 1.15, "kal16": 0.88}  # and how much faster they play
+VOICES = {"slt": 0.86, "rms": 1.15, "awb": 1.15, "kal16": 0.88}  # speed factors
 PAUSE = "pau"
 CONSONANTS = "bdfgklmnprstvz"
 
 
 def speak(voice: str, text: str, path: str) -> list[tuple[str, float]]:
-  """Writes what a voice says; returns its phones and when each ends, seconds."""
+  """Writes a spoken text; returns its phones and the end of each in seconds."""
   command = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", path]
   done = subprocess.run(command, check=True, capture_output=True, text=True)
   waveform, rate = soundfile.read(path, dtype="float32")
@@ -58,7 +58,7 @@ def speak(voice: str, text: str, path: str) -> list[tuple[str, float]]:
 
 
 def items(file: str, voice: str, phones: Sequence[tuple[str, float]]) -> Iterator[str]:
-  """Lines of the Libri-Light format, for phones between two others."""
+  """Yields lines of the Libri-Light format, for phones between two others."""
   for (before, onset), (phone, offset), (after, _) in zip(
     phones, phones[1:], phones[2:], strict=False
   ):
@@ -66,8 +66,8 @@ def items(file: str, voice: str, phones: Sequence[tuple[str, float]]) -> Iterato
       yield f"{file} {onset:.4f} {offset:.4f} {phone} {before} {after} {voice}"
 
 
-def no_word(word: str, known: set[str], rng: random.Random) -> str | None:
-  """The word with another first consonant, so that it is none of the known ones."""
+def non_word(word: str, known: set[str], rng: random.Random) -> str | None:
+  """Returns the word with another first consonant, such that it is not a known word."""
   if word[0] not in CONSONANTS or word[1] not in "aeiou":
     return None
   for consonant in rng.sample(CONSONANTS, len(CONSONANTS)):
@@ -77,13 +77,13 @@ def no_word(word: str, known: set[str], rng: random.Random) -> str | None:
 
 
 def write_words(known: set[str], folder: str, rng: random.Random) -> Iterator[dict[str, str]]:
-  """Rows of pairs, each word by all voices."""
+  """Yields rows of pairs, each word by all voices."""
   os.makedirs(folder)
   chosen = sorted(word for word in known if 5 <= len(word) <= 9)
   rng.shuffle(chosen)
   count = 0
   for word in chosen:
-    other = no_word(word, known, rng)
+    other = non_word(word, known, rng)
     if other is None:
       continue
     for voice in VOICES:
@@ -98,7 +98,7 @@ def write_words(known: set[str], folder: str, rng: random.Random) -> Iterator[di
 
 
 def write_speakers(manifest: str, folder: str, rng: random.Random) -> Iterator[dict[str, str]]:
-  """Rows of pairs: the second part by the speaker of the first, or by another."""
+  """Yields rows of pairs: the second part by the speaker of the first, or by another."""
   os.makedirs(folder)
   length = round(FLAGS.seconds * SAMPLE_RATE)
   clips: dict[str, np.ndarray] = {}
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
   if shutil.which("flite") is None:
     sys.exit("error: flite is not installed; apt install flite")
   if os.path.exists(FLAGS.output_dir):
-    sys.exit(f"error: {FLAGS.output_dir} is there already; give another --output_dir or remove it")
+    sys.exit(f"error: {FLAGS.output_dir} already exists; give another --output_dir or remove it")
   with open(FLAGS.text, encoding="utf-8") as file:
     sentences = [tuple(line.rstrip("\n").split("\t", 1)) for line in file if "\t" in line]
   rng = random.Random(FLAGS.seed)

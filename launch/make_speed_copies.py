@@ -1,11 +1,11 @@
-"""Plays every training clip of a corpus faster and slower: new voices of recordings that are few.
+"""Writes faster and slower copies of all training clips of a corpus, as additional voices.
 
   python launch/make_speed_copies.py --manifest speech.jsonl --output_dir speech_speeds
 
-A clip played at another speed is another speaker: pitch, formants and tempo move together. Needs
-nothing beyond the light install. Time: about 150 times real time on one CPU core.
-The manifest written has rows for the copies only, with absolute paths; put it behind the original's
-rows to train on both. Clips of other splits get no copies.
+Another speed sounds like another speaker: pitch, formants and tempo change together. Needs only
+requirements/sample.txt. Time: about 150 times real time on one CPU core.
+The new manifest contains only the copies, with absolute paths; append it to the original one to
+train on both. Clips of other splits are not copied.
 
 Source: Ko et al., "Audio Augmentation for Speech Recognition", Interspeech 2015.
 """
@@ -24,7 +24,7 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("manifest", None, "A .jsonl manifest of the corpus.", required=True)
-flags.DEFINE_string("output_dir", None, "Folder to make the copies in.", required=True)
+flags.DEFINE_string("output_dir", None, "Folder for the copies.", required=True)
 flags.DEFINE_list("speeds", ["0.87", "0.93", "1.07", "1.15"], "Factors, none of them 1.")
 flags.DEFINE_integer("workers", 1, "Processes; the result does not depend on their number.")
 
@@ -32,7 +32,7 @@ SAMPLE_RATE = 16000
 
 
 def copy_clip(job: tuple[dict, str, str, float]) -> dict:
-  """Writes one copy and gives its row: a job is (row, source path, copy's path, speed)."""
+  """Writes one copy and returns its row; a job is (row, source path, path of the copy, speed)."""
   row, source, target, speed = job
   waveform, rate = soundfile.read(source, dtype="float32", always_2d=True)
   waveform = soxr.resample(waveform.mean(axis=1), rate * speed, SAMPLE_RATE, quality="HQ")
@@ -53,11 +53,11 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(f"error: --speeds {FLAGS.speeds} must lie between 0.5 and 2 and not be 1")
   source, target = Path(FLAGS.manifest), Path(FLAGS.output_dir).absolute()
   if (target / "manifest.jsonl").exists():
-    sys.exit(f"error: {target}/manifest.jsonl is there already; give another --output_dir")
+    sys.exit(f"error: {target}/manifest.jsonl already exists; give another --output_dir")
   with open(source, encoding="utf-8") as file:
     rows = [json.loads(line) for line in file]
   if not any(row.get("split") for row in rows):
-    sys.exit(f"error: {source} names no splits; name them, or clips held out later have copies")
+    sys.exit(f"error: {source} has no splits; add them, so that held-out clips are not copied")
   rows = [row for row in rows if row.get("split", "train") == "train"]
   jobs = [
     (

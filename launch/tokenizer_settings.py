@@ -1,9 +1,9 @@
-"""Prints what the stages' gin files must be told of a bundle's tokenizers, one flag a line.
+"""Prints the flags that the gin files of the stages need for the tokenizers of a bundle.
 
   python launch/tokenizer_settings.py --bundle=BUNDLE
 
-Both rates, the clusters, the entries of a codebook, and the levels that are left to the fine stage
-after the coarse stage's four: up to twelve in all, as in the paper.
+There is one flag per line: both rates, the number of clusters, the codebook size, and the number of
+levels of the fine stage, after four of the coarse stage and up to twelve in total, as in the paper.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ MOST_LEVELS = 12
 
 
 def settings(bundle: Bundle) -> Iterator[str]:
-  """The flags of `audiolm_jax.train`."""
+  """Yields flags of `audiolm_jax.train`."""
   codec, semantic = bundle.codec.spec, bundle.semantic.spec
   yield f"--gin.NUM_CLUSTERS={semantic.num_clusters}"
   yield f"--gin.SEMANTIC_RATE={semantic.frame_rate}"
@@ -34,15 +34,15 @@ def settings(bundle: Bundle) -> Iterator[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints."""
+  """Prints the flags."""
   del argv
   if not FLAGS.bundle:
     raise UserError("--bundle is needed: a bundle of tokenizers")
   bundle = load_bundle(FLAGS.bundle)
   if bundle.stages:
     raise UserError(
-      f"{FLAGS.bundle} has stages, and new ones would stand among them; give its "
-      "tokenizers alone, as export_bundle --tokenizers_only makes them"
+      f"{FLAGS.bundle} has stages, which new ones cannot be added to; give a bundle of its "
+      "tokenizers only, exported with export_bundle --tokenizers_only"
     )
   print("\n".join(settings(bundle)))
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice that exists, one process on each of its VMs.
+# Trains on an existing Cloud TPU slice, with one process on each of its VMs.
 #
 #   launch/tpu_vm.sh --tpu NAME --zone ZONE [--project PROJECT] [--commit COMMIT]
 #                    [--setup COMMAND] [--dry_run] -- FLAGS OF audiolm_jax.train
 #   launch/tpu_vm.sh --tpu NAME --zone ZONE [--project PROJECT] --stop
 #
-# --commit   what to run: a git commit; default what git tracks, as it lies here
-# --setup    a shell command for every VM before training, such as one that mounts the bucket
-# --stop     asks a run to save and leave
-# --dry_run  print the commands and leave
+# --commit   git commit to run; default the tracked files of the working tree
+# --setup    shell command to run on every VM before training, such as one that mounts the bucket
+# --stop     makes a run save a checkpoint and exit
+# --dry_run  print the commands without running them
 #
-# Copies the code to ~/audiolm_jax on every VM, makes ~/audiolm_jax_venv with what the training
-# needs, and trains. The commands stay attached to this terminal; a run that loses it goes on until
-# it is stopped. Paths in FLAGS are relative to ~/audiolm_jax.
+# Copies the code to ~/audiolm_jax on every VM, installs the requirements of training into
+# ~/audiolm_jax_venv, and trains. The commands stay attached to this terminal; a run that loses it
+# continues until it is stopped. Relative paths in FLAGS start at ~/audiolm_jax.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,13 +32,13 @@ need_tool gcloud
 where=("--zone=$zone" --worker=all)
 [[ -z $project ]] || where+=("--project=$project")
 
-# on_every_vm COMMAND: a line for the shells there.
+# on_every_vm COMMAND: runs a shell command on every VM.
 on_every_vm() {
   run gcloud compute tpus tpu-vm ssh "$tpu" "${where[@]}" "--command=$1"
 }
 
 if [[ -n $stop ]]; then
-  on_every_vm "pkill -TERM -f '[a]udiolm_jax.train'" # the brackets: not this command itself
+  on_every_vm "pkill -TERM -f '[a]udiolm_jax.train'" # with the brackets, the pattern does not match this command itself
   exit
 fi
 
@@ -48,13 +48,13 @@ if [[ -z $dry_run ]]; then
   trap 'rm -rf "$scratch"' EXIT
   archive=$scratch/$archive
 fi
-if [[ -z $commit ]]; then # what lies here as a commit of no branch; none if it is as committed
-  commit=$(git stash create 2>/dev/null) || fail "git cannot tell what lies here; give --commit"
+if [[ -z $commit ]]; then # the working tree as a commit on no branch; empty without changes
+  commit=$(git stash create 2>/dev/null) || fail "git cannot read the working tree; give --commit"
 fi
 run git archive --format=tar.gz "--output=$archive" "${commit:-HEAD}"
 run gcloud compute tpus tpu-vm scp "$archive" "$tpu:audiolm_jax.tar.gz" "${where[@]}"
 
-# uv brings a Python, as the TPU images' own may be too old.
+# uv installs a Python, because that of the TPU images may be too old.
 on_every_vm 'set -e; rm -rf audiolm_jax; mkdir audiolm_jax
 tar -xzf audiolm_jax.tar.gz -C audiolm_jax; cd audiolm_jax
 python3 -m pip install --user --quiet uv

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# The whole recipe: from a folder of audio to a bundle that `sample` runs.
+# The complete recipe: trains a bundle on a folder of audio.
 #
 #   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset smoke|tiny|piano_tiny|base]
 #                          [--name NAME] [--work_dir DIR] [--tokenizers BUNDLE]
 #                          [--override STEP:FLAG]... [--acoustic_only] [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
-# BUNDLE_DIR  the bundle to make; its last part is its name unless --name is given
-# --preset    tiny: meant for two CPU cores in three hours, or one GPU in twenty minutes;
-#             piano_tiny: the same with semantic tokens that keep pitches; base: the paper's; smoke:
-#             tiny for a few minutes, which shows that all steps run and makes no sound worth hearing
-# --work_dir  where runs, tokens and logs go; default BUNDLE_DIR.work
-# --tokenizers   folder of a bundle of tokenizers, such as `convert` makes of published ones; none
-#             are trained then
-# --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; may be repeated
+# BUNDLE_DIR  folder of the new bundle; the default of --name is its last part
+# --preset    tiny: designed for two CPU cores in three hours, or one GPU in twenty minutes;
+#             piano_tiny: the same with semantic tokens that preserve pitch; base: the paper's sizes;
+#             smoke: tiny for a few minutes, which tests all steps but learns next to nothing
+# --work_dir  folder for runs, tokens and logs; default BUNDLE_DIR.work
+# --tokenizers   folder of a bundle of tokenizers, such as those that `convert` writes; then only the
+#             stages are trained
+# --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; can be repeated
 # --acoustic_only   the paper's ablation: a coarse stage without semantic tokens, and no semantic
-#             stage; with the --work_dir of the whole system only this stage is trained
-# --dry_run   print the commands and leave
+#             stage; with the --work_dir of the complete system, only this stage is trained
+# --dry_run   print the commands without running them
 #
 # Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle; with
 # --acoustic_only, acoustic_only in place of the first two stages and acoustic_only_bundle at the end.
-# Stopped at any point, the same command goes on: finished steps are skipped, a training run goes on
-# from its last checkpoint, tokenizing after its last shard. To do a step again, remove its marker
-# WORK_DIR/done/STEP (and those of the steps after it). PYTHON names the interpreter to use.
+# Rerun the same command to resume a stopped run: it skips finished steps, and resumes training from
+# the last checkpoint and tokenizing after the last shard. To repeat a step, remove its marker
+# WORK_DIR/done/STEP (and those of the steps after it). PYTHON selects the interpreter.
 
 set -euo pipefail
 
@@ -80,7 +80,7 @@ while (($#)); do
 done
 ((${#positional[@]} == 2)) || fail "give AUDIO_DIR and BUNDLE_DIR; see --help"
 
-acoustic_only_band="held-out loss above the coarse stage's, where semantic tokens tell it something"
+acoustic_only_band="held-out loss above the coarse stage's, if semantic tokens are informative"
 case $preset in
   smoke | tiny | piano_tiny)
     size=tiny
@@ -111,7 +111,7 @@ case $preset in
   *) fail "--preset $preset is not one of smoke, tiny, piano_tiny, base" ;;
 esac
 
-# smoke is tiny with fewer steps; what the caller overrides comes later and so counts.
+# smoke is tiny with fewer steps; the overrides of the caller come later and take precedence.
 if [[ $preset == smoke ]]; then
   brief=(codec:--gin.TRAIN_STEPS=100 codec:--gin.QUANTIZER_START_STEP=25
     codec:--gin.CODES_FIXED_STEP=None
@@ -120,23 +120,23 @@ if [[ $preset == smoke ]]; then
     brief+=("$step:--gin.LOG_PERIOD=20" "$step:--gin.EVAL_PERIOD=50" "$step:--gin.EVAL_STEPS=2"
       "$step:--gin.CHECKPOINT_PERIOD=50")
     [[ $step == codec ]] || brief+=("$step:--gin.TRAIN_STEPS=50" "$step:--gin.WARMUP_STEPS=10")
-    printf -v "${step}_band" "figures far from those of tiny: so few steps learn next to nothing"
+    printf -v "${step}_band" "values far from those of tiny, because there are few steps"
   done
   overrides=("${brief[@]}" ${overrides[@]+"${overrides[@]}"})
 fi
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
-[[ $python != */* ]] || python=$(realpath -ms "$python") # the steps run in the repository's folder
+[[ $python != */* ]] || python=$(realpath -ms "$python") # the steps run in the folder of the repository
 [[ -n $dry_run ]] || command -v "$python" >/dev/null ||
-  fail "PYTHON=$python cannot be run; give the python of an environment of requirements.txt"
+  fail "PYTHON=$python cannot be run; give the python of an environment with requirements.txt"
 [[ -e ${positional[0]} ]] || fail "AUDIO_DIR ${positional[0]} does not exist"
 audio=$(realpath "${positional[0]}")
 bundle=$(realpath -m "${positional[1]}")
 work=$(realpath -m "${work_dir:-$bundle.work}")
 name=${name:-$(basename "$bundle")}
 [[ ! -d $tokenizers ]] || tokenizers=$(realpath "$tokenizers")
-[[ $audio$work != *\'* ]] || fail "a path with a quotation mark cannot be used: $audio $work"
+[[ $audio$work != *\'* ]] || fail "paths must not contain quotation marks: $audio $work"
 if [[ -f $audio ]]; then
   corpus=(--manifest="$audio")
 else
@@ -150,18 +150,18 @@ for override in ${overrides[@]+"${overrides[@]}"}; do
 done
 
 if [[ -z $dry_run ]]; then
-  mkdir -p "$work/done" "$work/log" 2>/dev/null || fail "cannot make the folder $work"
+  mkdir -p "$work/done" "$work/log" 2>/dev/null || fail "cannot create the folder $work"
   settings="$audio $preset${tokenizers:+ $tokenizers}"
   if [[ -f $work/settings && $(<"$work/settings") != "$settings" ]]; then
-    fail "$work was begun with '$(<"$work/settings")', not '$settings'; give another --work_dir"
+    fail "$work was started with '$(<"$work/settings")', not '$settings'; give another --work_dir"
   fi
   echo "$settings" >"$work/settings"
 fi
 export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
 cd "$repo"
 
-# run_logged FILE COMMAND...: shows and keeps the output; passes on a signal as SIGTERM, which a
-# training run answers by saving.
+# run_logged FILE COMMAND...: prints and logs the output; forwards signals as SIGTERM, on which a
+# training run saves a checkpoint.
 run_logged() {
   local log=$1 status=0 shown child
   shift
@@ -171,7 +171,7 @@ run_logged() {
   child=$!
   trap 'kill -TERM "$child" 2>/dev/null || true' TERM INT
   wait "$child" || status=$?
-  while kill -0 "$child" 2>/dev/null; do # the wait ended for the signal, not for the child
+  while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the child
     status=0
     wait "$child" || status=$?
   done
@@ -181,9 +181,9 @@ run_logged() {
   return "$status"
 }
 
-# step NAME WHAT EXPECTED COMMAND...: runs a command unless its marker is there.
+# step NAME WHAT EXPECTED COMMAND...: runs a command unless its marker exists.
 step() {
-  local step=$1 what=$2 expected=$3 began=$SECONDS status=0 mend='' override
+  local step=$1 what=$2 expected=$3 start=$SECONDS status=0 fix='' override
   shift 3
   local command=("$@")
   for override in ${overrides[@]+"${overrides[@]}"}; do
@@ -196,18 +196,18 @@ step() {
     return
   fi
   if [[ -f $work/done/$step ]]; then
-    echo "== $step: done before, $(<"$work/done/$step")"
+    echo "== $step: already done, $(<"$work/done/$step")"
     return
   fi
   echo "== $step: $what"
   run_logged "$work/log/$step.log" "${command[@]}" || status=$?
   if ((status)); then
-    ((status > 128)) || mend=", once that is mended"
-    echo "== $step: stopped (exit $status) after $((SECONDS - began)) s; rerun the same command to resume$mend" >&2
+    ((status > 128)) || fix=" after fixing the error"
+    echo "== $step: stopped (exit $status) after $((SECONDS - start)) s; rerun the same command to resume$fix" >&2
     exit "$status"
   fi
-  echo "   took $((SECONDS - began)) s; expect $expected"
-  echo "in $((SECONDS - began)) s" >"$work/done/$step"
+  echo "   took $((SECONDS - start)) s; expect $expected"
+  echo "in $((SECONDS - start)) s" >"$work/done/$step"
 }
 
 train() {
@@ -225,26 +225,26 @@ if [[ -z $tokenizers ]]; then
   step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
     "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$work/semantic" "${corpus[@]}" \
     --layer="$layer" --num_clusters="$num_clusters" --output="$work/kmeans"
-  step tokenizers "puts codec and semantic tokenizer into one bundle" "a line with its parts and its size" \
+  step tokenizers "exports codec and semantic tokenizer as a bundle" "a line with its parts and its size" \
     "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
     --name="$name" --output="$work/tokenizers" --storage="$storage"
   tokenizers=$work/tokenizers
-  told=(--gin.NUM_CLUSTERS="$num_clusters")
-  told_fine=(--gin.NUM_FINE_QUANTIZERS=8)
+  settings_of_tokens=(--gin.NUM_CLUSTERS="$num_clusters")
+  fine_settings=(--gin.NUM_FINE_QUANTIZERS=8)
   frame_rate=
 else
   described=$("$python" launch/tokenizer_settings.py --bundle="$tokenizers")
-  mapfile -t told < <(grep -v FINE <<<"$described")
-  mapfile -t told_fine < <(grep FINE <<<"$described" || true)
+  mapfile -t settings_of_tokens < <(grep -v FINE <<<"$described")
+  mapfile -t fine_settings < <(grep FINE <<<"$described" || true)
   frame_rate=$(sed -n 's/.*FRAME_RATE=//p' <<<"$described")
 fi
-step tokens "turns the corpus into tokens" "no more than 1 % of the clips skipped" \
+step tokens "tokenizes the corpus" "no more than 1 % of the clips skipped" \
   "$python" -m audiolm_jax.cache_tokens --bundle="$tokenizers" "${corpus[@]}" \
   --output_dir="$work/tokens"
 tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'"
-  "${told[@]}")
+  "${settings_of_tokens[@]}")
 
-# frames SECONDS: the tiny stages learn an embedding for every frame of a crop, and one more.
+# frames SECONDS: the tiny stages have an embedding for every frame of a crop, and one more.
 frames() {
   awk "BEGIN {print \"--gin.NUM_FRAME_EMBEDDINGS=\" int($1 * $frame_rate) + 1}"
 }
@@ -268,17 +268,17 @@ else
     "acoustic_only_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
   stages=(--stage_dir=coarse="$work/acoustic_only")
 fi
-if ((${#told_fine[@]})); then # the codec has levels that the coarse stage leaves
+if ((${#fine_settings[@]})); then # the codec has more levels than the coarse stage
   train fine_stage "trains the fine stage" "$fine_stage_band" \
-    "fine_stage_$size" "${tokens[@]}" "${told_fine[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
+    "fine_stage_$size" "${tokens[@]}" "${fine_settings[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
   stages+=(--stage_dir=fine="$work/fine_stage")
 fi
-step "$bundle_step" "puts everything together" "a line with its parts and its size" \
+step "$bundle_step" "exports the complete bundle" "a line with its parts and its size" \
   "$python" -m audiolm_jax.export_bundle --bundle="$tokenizers" \
   --token_store="$work/tokens" "${stages[@]}" \
   --name="$name" --output="$bundle" --storage="$storage"
 
 if [[ -z $dry_run ]]; then
-  echo "== $bundle is ready after $SECONDS s of this call. To hear it:"
+  echo "== $bundle is ready after $SECONDS s of this call. To sample from it:"
   echo "   $python -m audiolm_jax.sample --bundle $bundle --prompt prompt.wav --output out.wav"
 fi

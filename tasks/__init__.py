@@ -9,14 +9,14 @@
 The variable names a folder of audio files (any format and rate), a `.jsonl` manifest, a TFDS data
 set (`tfds:librispeech`, `tfds:ljspeech`; prepared, in TFDS_DATA_DIR) or a token store of
 `cache_tokens`; a folder, manifest or store may be a URL. AUDIOLM_BUNDLE names the bundle whose
-tokenizers make the stages' tokens. Then the tasks are there on import, which is what
-`seqio_cache_tasks` needs; run it where `tasks` is:
+tokenizers compute the tokens of the stages. With these variables, importing a module registers its
+tasks, as `seqio_cache_tasks` requires; run it in the folder that contains `tasks`:
 
     PYTHONPATH=. AUDIOLM_AUDIO_DIR=~/recordings AUDIOLM_BUNDLE=runs/my_bundle \
       seqio_cache_tasks --module_import=tasks.audio_folder --tasks=audio_folder_tokens \
       --output_cache_dir=~/cache --alsologtostderr
 
-In gin, the folder can be bound instead; `register` returns the task's name:
+In gin, set the folder instead; `register` returns the name of the task:
 
     from __gin__ import dynamic_registration
     from tasks import audio_folder
@@ -25,5 +25,5 @@ In gin, the folder can be bound instead; `register` returns the task's name:
     audio_folder.register.audio_dir = "/home/me/recordings"
     audio_folder.register.task = "waveform"
 
-What each corpus registers: `audiolm_jax.data.registration`.
+`audiolm_jax.data.registration` lists the tasks of each corpus.
 """

@@ -1,4 +1,4 @@
-"""Tasks of anybody's own folder, from the folder, manifest or token store in AUDIOLM_AUDIO_DIR."""
+"""Tasks of a folder, manifest or token store, which AUDIOLM_AUDIO_DIR names."""
 
 from audiolm_jax.data import registration
 

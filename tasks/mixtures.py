@@ -1,7 +1,7 @@
-"""Mixtures of speech and piano in equal parts, where both have been registered."""
+"""Mixtures of speech and piano in equal parts, if both are registered."""
 
 from audiolm_jax.data import registration
-from tasks import piano, speech  # noqa: F401 (they register what the environment names)
+from tasks import piano, speech  # noqa: F401 (they register their tasks)
 
 NAME = "speech_and_piano"
 
@@ -11,10 +11,10 @@ def register(
   speech_rate: float = 1.0,
   piano_rate: float = 1.0,
 ) -> str:
-  """Registers the mixtures of what `tasks.speech` and `tasks.piano` registered, for gin.
+  """Registers mixtures of the tasks of `tasks.speech` and `tasks.piano`, for gin.
 
   Args:
-    task: kind of the task, as in `speech.register`.
+    task: kind of task, as in `speech.register`.
     speech_rate: weight of speech.
     piano_rate: weight of piano.
   Returns:

@@ -1,4 +1,4 @@
-"""Tasks of piano, from the folder, manifest or token store in AUDIOLM_PIANO_DIR."""
+"""Tasks of piano music, from the folder, manifest or token store that AUDIOLM_PIANO_DIR names."""
 
 from audiolm_jax.data import registration
 

@@ -1,4 +1,4 @@
-"""Tasks of speech, from the folder, manifest or token store in AUDIOLM_SPEECH_DIR."""
+"""Tasks of speech, from the folder, manifest or token store that AUDIOLM_SPEECH_DIR names."""
 
 from audiolm_jax.data import registration
 

@@ -1,6 +1,8 @@
-"""Brings the project's docstrings into the form that the reference's parser knows.
+"""Converts docstrings to the form that the parser of the reference (griffe) reads.
 
-It wants an empty line before each section, and one name for each description.
+The parser needs an empty line before each section, and one name per description. The docstrings of
+the package have sections without empty lines and may list several names. Unconverted, `Raises` is
+shown as text of `Returns`, and attributes such as `low, high: ...` lose their types.
 """
 
 import re
@@ -11,9 +13,9 @@ _SEVERAL_NAMES = re.compile(r"(\s+)(\w+(?:, \w+)+): ")
 
 
 def as_parsed(text: str) -> str:
-  """A docstring with its sections parted, and a description for each of several names."""
+  """Separates sections by empty lines, and adds a description for each of several names."""
   lines: list[str] = []
-  owed: list[str] = []  # of names that share the description above
+  owed: list[str] = []  # entries of names that share the previous description
   section = ""
   for line in text.splitlines():
     heading = _SECTION.match(line)

@@ -1,4 +1,4 @@
-"""Applies `docstrings.as_parsed` to everything that the reference shows."""
+"""Applies `docstrings.as_parsed` to all docstrings of the reference."""
 
 import runpy
 from pathlib import Path
@@ -10,10 +10,10 @@ _as_parsed = runpy.run_path(str(Path(__file__).with_name("docstrings.py")))["as_
 
 
 class ProjectDocstrings(griffe.Extension):
-  """Rewrites each docstring as it is read."""
+  """Converts each docstring when it is loaded."""
 
   def on_instance(self, *, obj: Any, **kwargs: Any) -> None:
-    """Called for every module, class, function and attribute."""
+    """Converts the docstring of a module, class, function or attribute."""
     del kwargs
     if obj.docstring is not None:
       obj.docstring.value = _as_parsed(obj.docstring.value)

@@ -1,7 +1,7 @@
-"""Shows pages of the repository that lie outside docs/ on the site, their links mended.
+"""Adds files outside docs/ to the site, and converts the links to them.
 
-Links in these files, and in docs/ to them, are those of the repository, so that they work there
-too. On the site each of them leads to the page that shows the file.
+In the sources, links are paths of the repository, so that they also work there. On the site each
+link leads to the page of the file.
 """
 
 import os
@@ -52,26 +52,27 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-  """Turns links between files of the repository into links between pages."""
+  """Converts links between files of the repository to links between pages."""
   shown_at = page.file.src_uri
-  return mended(markdown, shown_at, PAGES.get(shown_at, f"docs/{shown_at}"))
+  return with_site_links(markdown, shown_at, PAGES.get(shown_at, f"docs/{shown_at}"))
 
 
-def mended(markdown: str, page: str, source: str) -> str:
-  """A page's text with its links as the site wants them.
+def with_site_links(markdown: str, page: str, source: str) -> str:
+  """Converts the links of a page.
 
   Args:
-    page: where the site shows it, relative to the site's root.
-    source: where it lies in the repository.
+    markdown: text of the page.
+    page: path on the site.
+    source: path in the repository.
   Returns:
-    Links to what the site does not show stay as they are, and the strict build names them.
+    The text. Links to files that are not on the site are unchanged; the strict build reports them.
   """
 
-  def mend(match: re.Match[str]) -> str:
+  def convert(match: re.Match[str]) -> str:
     target = os.path.normpath(PurePosixPath(source).parent / match[2])
     shown = _SHOWN.get(target, target.removeprefix("docs/") if target.startswith("docs/") else None)
     if shown is None:
       return match[0]
     return match[1] + os.path.relpath(shown, PurePosixPath(page).parent)
 
-  return _LINK.sub(mend, markdown)
+  return _LINK.sub(convert, markdown)

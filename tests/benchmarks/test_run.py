@@ -29,7 +29,7 @@ def test_every_benchmark_has_a_result_and_names_its_machine(name):
 
 
 def test_a_benchmark_that_does_not_exist_is_refused():
-  with pytest.raises(UserError, match="no benchmark speed; there are: decoding, continuation,"):
+  with pytest.raises(UserError, match="no benchmark speed; choose from decoding, continuation,"):
     run.main(["run", "speed"])
 
 

@@ -3,25 +3,29 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HOOK = runpy.run_path(str(ROOT / "docs/site/repository_pages.py"))
-mended = HOOK["mended"]
+with_site_links = HOOK["with_site_links"]
 
 
 def test_a_link_from_a_page_to_a_file_of_the_repository_leads_to_its_page():
   text = "[card](../../audiolm_jax/bundles/speech_tiny/MODEL_CARD.md#limits)"
-  found = mended(text, "how-to/detect.md", "docs/how-to/detect.md")
+  found = with_site_links(text, "how-to/detect.md", "docs/how-to/detect.md")
   assert found == "[card](../repository/speech_tiny.md#limits)"
 
 
 def test_a_link_between_files_of_the_repository_leads_from_page_to_page():
-  found = mended("[cost](../launch/cost.md)", "repository/benchmarks.md", "benchmarks/README.md")
+  found = with_site_links(
+    "[cost](../launch/cost.md)", "repository/benchmarks.md", "benchmarks/README.md"
+  )
   assert found == "[cost](cost.md)"
-  found = mended("[m](docs/pretrained.md)", "repository/contributing.md", "CONTRIBUTING.md")
+  found = with_site_links(
+    "[m](docs/pretrained.md)", "repository/contributing.md", "CONTRIBUTING.md"
+  )
   assert found == "[m](../pretrained.md)"
 
 
 def test_links_within_the_site_and_to_the_web_stay():
   text = "[a](tokens.md) [b](https://arxiv.org/abs/2209.03143) [c](#here)"
-  assert mended(text, "concepts/stages.md", "docs/concepts/stages.md") == text
+  assert with_site_links(text, "concepts/stages.md", "docs/concepts/stages.md") == text
 
 
 def test_every_file_that_is_shown_is_there():

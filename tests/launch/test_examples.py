@@ -56,7 +56,7 @@ def test_the_flags_of_the_examples_resolve():
     bindings = [value for name, value in given if name == "--gin_bindings"]
     assert len(files) + len(bindings) == len(arguments)
     settings, _ = train.resolve(files, bindings)
-    resolved.append((script, settings["model_dir"]))
+    resolved.append((script, settings["config"].model_dir))
   assert resolved == [
     ("launch/local.sh", "runs/codec"),
     ("launch/slurm.sh", "/shared/runs/coarse"),

@@ -156,7 +156,7 @@ def test_a_folder_of_other_settings_is_refused(corpus, made):
   before = contents(made)
   done = corpus.make(made, *SETTINGS, "--seed=1", "--max_sentences=1")
   assert done.returncode == 2
-  assert "begun with other settings: --max_sentences, --seed;" in done.stderr
+  assert "created with other settings: --max_sentences, --seed;" in done.stderr
   assert contents(made) == before
 
 
@@ -184,7 +184,7 @@ def test_sentences_that_fail_are_reported_and_end_the_run_past_a_limit(corpus, t
   [
     (["--voices=nobody:anna"], "'nobody:anna' names no engine; the engines are hibari, flite"),
     (["--voices=tone:1", "--text=/no/such/file"], "cannot read /no/such/file"),
-    (["--voices=tone:1", "--output_dir=/proc/corpus"], "cannot make the folder /proc/corpus"),
+    (["--voices=tone:1", "--output_dir=/proc/corpus"], "cannot create the folder /proc/corpus"),
     (["--voices=tone:1", "--speeds=0.9"], "--speeds=0.9 must be numbers from 0.92 to 1.08"),
     (["--voices=tone:1", "--voices_per_sentence=2"], "is more than the 1 voices"),
   ],
@@ -215,7 +215,7 @@ def test_without_a_list_the_held_out_sentences_are_drawn_by_their_words(load_scr
 @pytest.mark.parametrize(
   ("content", "reason"),
   [
-    (b"a\tOne.\na\tTwo.\n", "line 2: the id 'a' is there twice"),
+    (b"a\tOne.\na\tTwo.\n", "line 2: the id 'a' is not unique"),
     (b"\n \n", "has no sentences"),
     (b"\xff\xfe", "cannot read .*give a UTF-8 text file"),
   ],

@@ -30,14 +30,14 @@ def test_items_are_phones_between_phones_in_the_libri_light_format(script, tmp_p
   ]
 
 
-def test_what_is_no_word_differs_by_its_first_consonant_and_is_not_known(script):
+def test_a_non_word_differs_by_its_first_consonant_and_is_not_known(script):
   rng = random.Random(0)
-  known = {script.no_word("prison", set(), rng), "debtor", "fetters"}
+  known = {script.non_word("prison", set(), rng), "debtor", "fetters"}
   assert known == {None, "debtor", "fetters"}  # no vowel follows the first letter
-  other = script.no_word("debtor", {"debtor", "letters"}, rng)
+  other = script.non_word("debtor", {"debtor", "letters"}, rng)
   assert other[1:] == "ebtor" and other != "debtor"
   everything = {c + "ebtor" for c in script.CONSONANTS}
-  assert script.no_word("debtor", everything, rng) is None
+  assert script.non_word("debtor", everything, rng) is None
 
 
 def test_what_is_made_can_be_read_by_the_suites(tmp_path):

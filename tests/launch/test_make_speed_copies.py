@@ -61,10 +61,10 @@ def test_a_manifest_without_splits_is_refused(corpus, tmp_path):
   rows = [json.loads(row) for row in corpus.read_text().splitlines()]
   corpus.write_text("".join(json.dumps({"path": row["path"]}) + "\n" for row in rows))
   done = make_copies(corpus, tmp_path / "copies", "--speeds=0.8")
-  assert done.returncode == 1 and "names no splits" in done.stderr
+  assert done.returncode == 1 and "has no splits" in done.stderr
 
 
 def test_copies_that_are_there_are_not_written_over(corpus, tmp_path):
   assert make_copies(corpus, tmp_path / "copies", "--speeds=1.1").returncode == 0
   done = make_copies(corpus, tmp_path / "copies", "--speeds=0.9")
-  assert done.returncode == 1 and "is there already" in done.stderr
+  assert done.returncode == 1 and "already exists" in done.stderr

@@ -90,7 +90,7 @@ def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli)
   shared = [o for o in shared if o.startswith("acoustic_only:")]
   options = ("--acoustic_only", "--work_dir", str(work))
   assert (
-    train_bundle(tmp_path, *shared, bundle="ablation", options=options).count("done before") == 6
+    train_bundle(tmp_path, *shared, bundle="ablation", options=options).count("already done") == 6
   )
   ablation = bundles.load_bundle(tmp_path / "ablation")
   assert list(ablation.stages) == ["coarse", "fine"]
@@ -100,7 +100,7 @@ def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli)
   assert made.waveform.shape == (24_000,) and np.abs(made.waveform).max() > 0
 
   before = (tmp_path / "bundle" / "bundle.json").stat().st_mtime_ns
-  assert train_bundle(tmp_path).count("done before") == 9
+  assert train_bundle(tmp_path).count("already done") == 9
   assert (tmp_path / "bundle" / "bundle.json").stat().st_mtime_ns == before
 
   sampled = run_cli(

@@ -214,8 +214,8 @@ MISTAKES = [
   ("slurm.sh", ["--nodes=1", "--", "x"], "sbatch is not installed here"),
   ("tpu_vm.sh", ["--tpu=t", "--", "x"], "--zone is needed"),
   ("gke.sh", [*GKE, "--topology=big", "--", "x"], "--topology big is not like 4x4"),
-  ("gke.sh", [*GKE, "--topology=1x2", "--", "x"], "1x2 has 2 chips, which are no hosts of 4"),
-  ("gke.sh", [*GKE, "--name=a: b", "--", "x"], "--name a: b is no name"),
+  ("gke.sh", [*GKE, "--topology=1x2", "--", "x"], "1x2 has 2 chips, not a multiple of 4"),
+  ("gke.sh", [*GKE, "--name=a: b", "--", "x"], "--name a: b is not a name"),
   ("dataflow.sh", [*DATAFLOW, "--temp_location=/tmp", "--", "x"], "does not begin with gs://"),
   ("dataflow.sh", [*DATAFLOW, "--region=a b", "--", "x"], "cannot be passed on to Beam"),
 ]

@@ -75,7 +75,7 @@ def test_the_interpreter_is_found_from_the_folder_of_the_caller(tmp_path):
   python.write_text("#!/bin/sh\necho called; exit 3\n")
   python.chmod(0o755)
   done = run(tmp_path, tmp_path / "bundle", PYTHON="./python", cwd=tmp_path)
-  assert "called" in done.stdout and "once that is mended" in done.stderr
+  assert "called" in done.stdout and "after fixing the error" in done.stderr
 
 
 def test_an_interpreter_that_is_not_there_is_said_before_anything_is_made(tmp_path):
@@ -102,7 +102,7 @@ def test_finished_steps_are_skipped_and_a_failed_one_ends_with_its_exit_code(tmp
   python.chmod(0o755)
   done = run(tmp_path, tmp_path / "bundle", PYTHON=str(python))
   assert done.returncode == 3
-  assert done.stdout.count("done before, in 1 s") == 8
+  assert done.stdout.count("already done, in 1 s") == 8
   assert "called -m audiolm_jax.export_bundle" in done.stdout
   assert "bundle: stopped (exit 3)" in done.stderr
   assert not (work / "done" / "bundle").exists()
@@ -132,4 +132,4 @@ def test_a_work_folder_of_another_corpus_is_refused(tmp_path):
   (work / "done").mkdir(parents=True)
   (work / "settings").write_text("/other/corpus tiny\n")
   done = run(tmp_path, tmp_path / "bundle")
-  assert done.returncode == 2 and "was begun with '/other/corpus tiny'" in done.stderr
+  assert done.returncode == 2 and "was started with '/other/corpus tiny'" in done.stderr
