@@ -110,10 +110,11 @@ def quantize_train(
     decay: decay of the moving averages per step.
     restart_share: entries used less than this share of the mean are replaced by vectors of the
       batch.
-    Returns:
-      The quantized latents with the gradient of `x`; the commitment loss (mean over elements and
-      active levels); the new state; and per level "perplexity" (of the moving-average use), "dead"
-      (number of restarted entries) and "restarted" (bool [quantizers, size]).
+
+  Returns:
+    The quantized latents with the gradient of `x`; the commitment loss (mean over elements and
+    active levels); the new state; and per level "perplexity" (of the moving-average use), "dead"
+    (number of restarted entries) and "restarted" (bool [quantizers, size]).
   """
   batch, frames, dim = x.shape
   size = state.codebooks.shape[1]
