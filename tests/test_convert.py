@@ -223,7 +223,7 @@ def test_models_that_cannot_be_converted_are_reported(tmp_path, run_cli, monkeyp
   (tmp_path / "empty").mkdir()
   for source, words in (
     (broken, "cannot be read"),
-    (other, "no whole number at the 22051 Hz of the codec"),
+    (other, "whole number of samples at the 22051 Hz of the codec"),
     (tmp_path / "empty", "model.safetensors is missing"),
   ):
     done = convert(run_cli, tmp_path, source=source)
