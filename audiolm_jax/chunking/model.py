@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
 
   @classmethod
   def in_steps(cls, largest: int, step: int) -> "Sizes":
-    """Puts the remaining frames into one chunk of a multiple of `step`: fewer, varied chunks."""
+    """Puts the remaining frames into one chunk of a multiple of `step`: fewer chunks."""
     return cls(largest, lambda rest: -(-rest // step) * step)
 
   @classmethod

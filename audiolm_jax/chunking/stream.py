@@ -39,7 +39,6 @@ class Stream:
 
   def flush(self) -> Shaped[np.ndarray, "batch _ ..."]:
     """Returns the remaining results and ends the clips."""
-
     if self._kept is None:
       return self._joined([])
     frames = self._model.num_frames(self._dropped + self._kept.shape[1])

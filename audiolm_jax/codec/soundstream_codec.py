@@ -65,7 +65,6 @@ def decode_chunk(
   state: State,
 ) -> tuple[jax.Array, State]:
   """Returns the samples of frames of codes and the next state of the decoder."""
-
   del ends  # no sample depends on later codes
   latents = dequantize(codes, params["codebooks"])
   return Decoder(config).apply({"params": params["decoder"]}, latents, state)

@@ -126,7 +126,6 @@ def _envelope_operator(config: LogMelConfig, quefrency: float) -> np.ndarray:
   """Returns the matrix from log spectra to smooth envelopes, [bins, bins].
 
   It is a cosine transform, a low-pass of the cepstrum and the inverse transform.
-
   """
   bins = config.num_bins
   order = np.arange(bins)
