@@ -159,9 +159,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
   """Maps latents to waveform, zero after the end of a row.
 
-  An odd stride returns `stride * length - 1` samples, because padding of half its kernel, rounded
-  up, removes one too many: the last samples of the last frame are missing, 8 with strides 2, 4, 5,
-  8.
+  An odd stride gives `stride * length - 1` samples, as padding of half its kernel, rounded up,
+  removes one too many: the last samples of the last frame are missing, 8 at strides 2, 4, 5, 8.
   """
 
   config: DacConfig

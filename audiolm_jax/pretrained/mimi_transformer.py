@@ -146,14 +146,14 @@ class Attention(nn.Module):
     )
     keys = jnp.concatenate([keys, key], axis=1)
     values = jnp.concatenate([values, value], axis=1)
-    here, there = jnp.arange(time), jnp.arange(-past, time)
-    age = here[:, None] - there
-    visible = (age >= 0) & (age < c.window) & (there >= -seen)
-    heard = jax.nn.dot_product_attention(
-      rotate(query, here[None], c.rotary_base),
-      rotate(keys, there[None], c.rotary_base),
+    position, key_position = jnp.arange(time), jnp.arange(-past, time)
+    age = position[:, None] - key_position
+    visible = (age >= 0) & (age < c.window) & (key_position >= -seen)
+    attended = jax.nn.dot_product_attention(
+      rotate(query, position[None], c.rotary_base),
+      rotate(keys, key_position[None], c.rotary_base),
       values,
       mask=visible[None, None],
     )
-    y = nn.Dense(c.dim, use_bias=False, name="output")(heard.reshape(x.shape))
+    y = nn.Dense(c.dim, use_bias=False, name="output")(attended.reshape(x.shape))
     return y, keys[:, time:], values[:, time:]

@@ -120,8 +120,8 @@ def _hubert(model: Any) -> EncoderReference:
   )
 
   def features(clip: np.ndarray) -> list[np.ndarray]:
-    heard = extractor(clip, sampling_rate=16_000, return_tensors="pt").input_values
-    return [_array(x[0]) for x in model(heard, output_hidden_states=True).hidden_states]
+    inputs = extractor(clip, sampling_rate=16_000, return_tensors="pt").input_values
+    return [_array(x[0]) for x in model(inputs, output_hidden_states=True).hidden_states]
 
   return EncoderReference(_without_gradients(features))
 
@@ -131,9 +131,9 @@ def _w2v_bert_2(model: Any) -> EncoderReference:
   extractor = transformers.SeamlessM4TFeatureExtractor()
 
   def features(clip: np.ndarray) -> list[np.ndarray]:
-    heard = extractor([clip], sampling_rate=16_000, return_tensors="pt")
-    steps = int(heard.attention_mask.sum())
-    layers = model(**heard, output_hidden_states=True).hidden_states
+    inputs = extractor([clip], sampling_rate=16_000, return_tensors="pt")
+    steps = int(inputs.attention_mask.sum())
+    layers = model(**inputs, output_hidden_states=True).hidden_states
     return [_array(x[0, :steps]) for x in layers]
 
   return EncoderReference(_without_gradients(features))

@@ -56,8 +56,7 @@ class W2vBert2Tokenizer(LayerTokenizer):
     return self.config.steps_per_token
 
   def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
-    """Returns log-mel features of the whole clip, half the size of its waveform; at least a
-    step."""
+    """Returns log-mel features of a clip, half the size of its waveform; at least one step."""
     c = self.config.encoder
     waveform = np.asarray(waveform, np.float32)
     waveform = np.pad(waveform, (0, max(0, c.step_length - len(waveform))))

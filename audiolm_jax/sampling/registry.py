@@ -32,8 +32,7 @@ KINDS: dict[str, Kind] = {
 
 
 def spec_class(values: Mapping[str, Any]) -> type[StageSpec]:
-  """Returns the class of a stored spec; specs without a kind, from old files, are
-  autoregressive."""
+  """Returns the class of a stored spec; old specs without a kind are autoregressive."""
   return _imported(_kind(values.get("kind", "autoregressive")).spec)
 
 

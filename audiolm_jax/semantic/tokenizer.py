@@ -99,7 +99,6 @@ def _encode_fn(
   features = model.apply({"params": params["encoder"]}, log_mel, inside)
   features = (features.astype(jnp.float32) - params["mean"]) / params["scale"]
   # In the same program as the encoder, so that batching does not change the order of near ties.
-
   return Encoded(features, nearest_centroid(features, params["centroids"]))
 
 
