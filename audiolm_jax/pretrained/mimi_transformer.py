@@ -102,10 +102,10 @@ class Block(nn.Module):
     Float[Array, "batch past heads head_dim"],
   ]:
     c = self.config
-    heard, keys, values = Attention(c, name="attention")(
+    attended, keys, values = Attention(c, name="attention")(
       self._norm("attention_norm")(x), seen, keys, values
     )
-    x = x + self._scale("attention_scale") * heard
+    x = x + self._scale("attention_scale") * attended
     h = self._norm("feed_forward_norm")(x)
     h = nn.Dense(c.feed_forward_dim, use_bias=False, name="feed_forward_in")(h)
     h = jax.nn.gelu(h, approximate=False)
