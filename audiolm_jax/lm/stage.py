@@ -114,7 +114,7 @@ class StageSpec(abc.ABC):
     del config
 
   def shape_of(self, config: Any) -> Any:
-    """Returns the configuration without settings of the computation; the parameters are equal."""
+    """Returns the part of the configuration that determines the shapes of the parameters."""
     return config
 
   @abc.abstractmethod

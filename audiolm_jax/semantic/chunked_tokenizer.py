@@ -20,7 +20,7 @@ class Encoded(NamedTuple):
 
 
 class ChunkedTokenizer(abc.ABC):
-  """Returns tokens of waveforms of any length in bounded memory.
+  """Computes tokens of waveforms of any length in bounded memory.
 
   The chunks of a clip depend on its own length only: a clip runs through the same compiled chunks
   alone, in a batch and as a part of a list of clips.
