@@ -152,7 +152,7 @@ class Cascade:
     options: CascadeOptions | None = None,
     progress: Progress | None = None,
   ) -> CascadeResult:
-    """Samples `num_samples` continuations of each clip in one batch.
+    """Samples each clip `num_samples` times, all in one batch.
 
     Args:
       clips: clips of equal or different lengths, all with the same streams given.
