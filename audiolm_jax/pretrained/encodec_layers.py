@@ -202,7 +202,7 @@ class _Streamed(Streamed):
     return self.run(layer, jnp.where(short[..., None], 0.0, whole), past)
 
   def unit(self, name: str, x: jax.Array, ends: jax.Array) -> jax.Array:
-    """Applies ELU, convolution to fewer channels, ELU and back; added to a pointwise convolution."""
+    """Adds a pointwise convolution to ELU, convolution to fewer channels, ELU and back."""
     channels, at_once = x.shape[-1], x[:, :0]
     squeeze = CausalConv(channels // UNIT_SQUEEZE, UNIT_KERNEL, name=f"{name}_squeeze")
     h = self.mirrored(squeeze, elu(x), ends)
