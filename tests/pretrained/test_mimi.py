@@ -125,7 +125,7 @@ def test_weights_that_do_not_fit_are_named():
   extra = tensors | {"encoder.layers.2.alpha": np.zeros(1)}
   missing = {k: v for k, v in tensors.items() if k != "upsample.conv.weight"}
   for changed, given, error, words in (
-    ({"model_type": "dac"}, tensors, ConfigError, "type 'dac', and 'mimi' is wanted"),
+    ({"model_type": "dac"}, tensors, ConfigError, "type 'dac', expected 'mimi'"),
     ({"codebook_size": 32}, tensors, ConfigError, "codebooks"),
     ({"num_quantizers": 3}, tensors, DataError, "such as 'quantizer.acoustic"),
     ({"use_causal_conv": False}, tensors, ConfigError, "use_causal_conv False"),
