@@ -109,7 +109,7 @@ def test_tokens_of_other_tokenizers_are_refused(runs, run_cli):
   assert export_tokenizers(run_cli, runs).code == 0
   write_store(runs, "0123456789abcdef")
   done = export_stages(run_cli, runs)
-  assert done.code == 2 and "were made by other tokenizers" in done.err
+  assert done.code == 2 and "are of other tokenizers" in done.err
   assert not (runs / "mine").exists()
 
 
