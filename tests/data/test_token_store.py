@@ -194,7 +194,7 @@ def test_a_store_of_one_stream_has_none_of_the_other(tmp_path, open_writer):
 
 
 def test_no_store_damaged_store_and_later_format_are_refused(tmp_path, open_writer, random_clip):
-  with pytest.raises(DataError, match="no token store"):
+  with pytest.raises(DataError, match="is not a token store"):
     token_store.TokenStore(tmp_path)
   writer = open_writer(tmp_path / "s")
   for i in range(4):
