@@ -1,17 +1,16 @@
-"""Measures a bundle: codec, tokens and what they keep, stages, continuations, its detector, cost.
+"""Measures a bundle: codec, tokens, stages, continuations, detector and cost.
 
   python -m audiolm_jax.eval --bundle speech_tiny --data manifest.jsonl --suite all \
     --output_dir results
 
-`--data` is a folder or a manifest with the splits `valid` (what is measured on; speakers who are
-also in `train` are left out where others are there), `train` (for the n-gram tables and the speaker
-model) and `probe` (the same sentences, field `sentence`, by several speakers). Writes results.json,
-results.csv and index.html, one page with figures, pictures and sound. docs/evaluation.md describes
+`--data` is a folder or a manifest with the splits `valid` (which is measured, without speakers who
+are also in `train` if there are others), `train` (for the n-gram tables and the speaker model) and
+`probe` (the same sentences, field `sentence`, by several speakers). Writes results.json,
+results.csv and index.html, one page with figures, pictures and sounds. docs/evaluation.md describes
 the suites and the data sets that some of them need.
 """
 
 import dataclasses
-import importlib
 import os
 import platform
 import time
@@ -23,102 +22,53 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.options import Domain, Options
+from audiolm_jax.evaluation.suite import Suite
+from audiolm_jax.evaluation.suites import SUITES
 from audiolm_jax.io import audio
 
-SUITES = (
-  "codec",
-  "semantic",
-  "content",
-  "tokens",
-  "likelihood",
-  "continuation",
-  "resynthesis",
-  "piano",
-  "speaker",
-  "detection",
-  "cost",
-)
-
-_PACKAGES = (  # whose versions a report names
+_PACKAGES = (  # whose versions a report has
   *("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi"),
   *("pesq", "pocketsphinx", "ai-edge-litert", "faster-whisper", "whisper-normalizer"),
   *("speechmos", "onnxruntime", "resemblyzer"),
 )
 
+_DEFAULTS = {"bundle": "speech_tiny", "data": None, "output_dir": None}  # `Options` has none
+
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of a bundle.", flag_values=FLAGS)
-flags.DEFINE_list("suite", ["all"], f"all, or some of {', '.join(SUITES)}.", flag_values=FLAGS)
-flags.DEFINE_string("data", None, "Folder or manifest; its valid split.", flag_values=FLAGS)
-flags.DEFINE_string(
-  "train_data",
-  None,
-  "Folder or manifest of the training data; --data by default.",
+flags.DEFINE_list(
+  "suite",
+  ["all"],
+  "all, or some of these, with what they need: "
+  + "; ".join(f"{s.name}: {', '.join(need.title for need in s.needs)}" for s in SUITES),
   flag_values=FLAGS,
 )
-flags.DEFINE_string(
-  "probe_data", None, "Manifest with the probe split; --data by default.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-  "token_store", None, "Tokens that the stages were trained on, by cache_tokens.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-  "lyra_dir", None, "Folder of Lyra's TFLite models, for the suite codec.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-  "items", None, "ABX items in the Libri-Light format, for the suite content.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-  "items_audio_dir", None, "Folder of the items' files; --data by default.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-  "pairs",
-  None,
-  "Pairs for the suite likelihood: folder of ZeroSpeech 2021 or SALMon, or .jsonl manifest.",
-  flag_values=FLAGS,
-)
-flags.DEFINE_list("stages", [], "Whose likelihoods; all by default.", flag_values=FLAGS)
-flags.DEFINE_string(
-  "asr_model",
-  None,
-  "Whisper model for word errors: folder (CTranslate2), size such as base.en, or hub name.",
-  flag_values=FLAGS,
-)
-flags.DEFINE_string(
-  "asr_language", Options.asr_language, "Language that --asr_model expects.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-  "other_bundle",
-  None,
-  "Whose samples the detector is shown too; whose piano is compared.",
-  flag_values=FLAGS,
-)
-flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
 flags.DEFINE_bool(
-  "check",
-  False,
-  "Read --data, --items and --pairs, say what is there, and leave.",
-  flag_values=FLAGS,
+  "check", False, "Read --data, --items and --pairs, print what they have, exit.", flag_values=FLAGS
 )
-flags.DEFINE_enum("domain", Options.domain.value, [*Domain], "What is heard.", flag_values=FLAGS)
-for _name, _least, _text in (
-  ("max_clips", 1, "Pieces to reconstruct."),
-  ("max_continuations", 1, "Prompts to continue."),
-  ("max_speaker_clips", 2, "Clips for the speaker model."),
-  ("samples_per_prompt", 2, "Continuations of a prompt that are compared."),
-  ("piece_seconds", 1.0, "Longer clips are cut."),
-  ("prompt_seconds", 0.5, "Length of a prompt."),
-  ("duration", 0.5, "Length of a continuation."),
-  ("encode_hours", None, "Length of the file that cost encodes."),
-  ("speaker_steps", 1, "Training steps of the speaker classifier."),
-  ("seed", None, "Seed of the choices and of sampling."),
-):
-  _default = getattr(Options, _name)
-  _define: Any = flags.DEFINE_float if isinstance(_default, float) else flags.DEFINE_integer
-  _define(_name, _default, _text, _least, flag_values=FLAGS)
+
+
+def _define_flag(field: dataclasses.Field[Any]) -> None:
+  """Defines the flag of a setting, with its type, default, minimum and description."""
+  default = _DEFAULTS.get(field.name, field.default)
+  given = (field.name, default, field.metadata["help"])
+  if isinstance(default, Domain):
+    flags.DEFINE_enum(field.name, default.value, [*Domain], given[2], flag_values=FLAGS)
+  elif isinstance(default, tuple):
+    flags.DEFINE_list(field.name, [*default], given[2], flag_values=FLAGS)
+  elif isinstance(default, float):
+    flags.DEFINE_float(*given, field.metadata["least"], flag_values=FLAGS)
+  elif isinstance(default, int):
+    flags.DEFINE_integer(*given, field.metadata["least"], flag_values=FLAGS)
+  else:
+    flags.DEFINE_string(*given, flag_values=FLAGS)
+
+
+for _field in dataclasses.fields(Options):
+  _define_flag(_field)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the suites one after another; what is done is kept when a later one fails."""
+  """Runs the suites one after another and writes the results after each."""
   del argv
   chosen = _chosen_suites()
   if FLAGS.check:
@@ -131,42 +81,36 @@ def main(argv: Sequence[str]) -> None:
   try:
     os.makedirs(options.output_dir, exist_ok=True)
   except OSError as error:
-    raise UserError(f"cannot make {options.output_dir}: {error.strerror}") from error
+    raise UserError(f"cannot create {options.output_dir}: {error.strerror}") from error
   compilation_cache.enable()
   from audiolm_jax import bundles
-  from audiolm_jax.evaluation import report
+  from audiolm_jax.evaluation import page, report
 
   bundle = bundles.load_bundle(options.bundle)
-  results: dict[str, Any] = {
-    "bundle": bundle.name,
-    "token_hash": bundle.token_hash,
-    "flags": {name: FLAGS[name].value for name in FLAGS},
-    "versions": _versions(),
-    "rows": [],
-    "details": {},
-    "seconds": {},
-  }
-  path = os.path.join(options.output_dir, "results.json")
-  for name in chosen:
-    suite = importlib.import_module(f"audiolm_jax.evaluation.suites.{name}")
+  settings = {name: FLAGS[name].value for name in FLAGS}
+  results = report.Report(bundle.name, bundle.token_hash, settings, _versions())
+  paths = {name: os.path.join(options.output_dir, name) for name in ("results.json", "results.csv")}
+  for suite in chosen:
     started = time.monotonic()
-    result = suite.run(bundle, options)
-    results["seconds"][name] = time.monotonic() - started
-    results["rows"] += result.rows
-    results["details"][name] = result.details
-    report.write_json(path, results)
-    _write_pages(options.output_dir, results)
-    print(f"{name}: {results['seconds'][name]:.0f} s", flush=True)
-  print(report.markdown_table(results["rows"]))
-  print(f"wrote {path}")
+    result = results.results[suite.name] = suite.measure(bundle, options)
+    results.seconds[suite.name] = time.monotonic() - started
+    report.write_json(paths["results.json"], results.as_json())
+    report.write_csv(paths["results.csv"], results.rows)
+    page.write_page(os.path.join(options.output_dir, "index.html"), results)
+    outcome = f"skipped, {result.skip_reason}" if result.skip_reason else "done"
+    print(f"{suite.name}: {results.seconds[suite.name]:.0f} s, {outcome}", flush=True)
+  if not results.rows:
+    raise UserError(f"every suite was skipped; {paths['results.json']} has the reasons")
+  print(report.markdown_table(results.rows))
+  print(f"wrote {paths['results.json']}")
 
 
-def _chosen_suites() -> list[str]:
-  given = FLAGS.suite
-  for name in given:
-    if name not in (*SUITES, "all"):
-      raise UserError(f"no suite {name!r}; there are all, {', '.join(SUITES)}")
-  return [name for name in SUITES if name in given or "all" in given]
+def _chosen_suites() -> list[Suite]:
+  names = [suite.name for suite in SUITES]
+  for name in FLAGS.suite:
+    if name not in (*names, "all"):
+      raise UserError(f"there is no suite {name!r}; the suites are all, {', '.join(names)}")
+  return [suite for suite in SUITES if suite.name in FLAGS.suite or "all" in FLAGS.suite]
 
 
 def _options() -> Options:
@@ -175,7 +119,7 @@ def _options() -> Options:
 
 
 def _check() -> None:
-  """Says what each data set that is given holds; raises where something is missing."""
+  """Prints what each given data set has; raises if something is missing."""
   from audiolm_jax.data.manifest import list_clips
   from audiolm_jax.evaluation import abx, pairs
   from audiolm_jax.evaluation.suites import content
@@ -196,34 +140,13 @@ def _check() -> None:
     files = sorted({item.file for item in items})
     for file in files:
       read(file)
-    print(f"{FLAGS.items}: {len(items)} items in {len(files)} files, all there")
+    print(f"{FLAGS.items}: {len(items)} items in {len(files)} files, none is missing")
   if FLAGS.pairs:
     found = pairs.read_pairs(FLAGS.pairs)
     categories = sorted({category for pair in found for category in pair.categories})
-    print(f"{FLAGS.pairs}: {len(found)} pairs, all there; categories: {', '.join(categories)}")
-
-
-def _write_pages(folder: str, results: dict[str, Any]) -> None:
-  """The rows for a spreadsheet, and all as a page."""
-  from audiolm_jax.evaluation import page, report
-
-  def files(kind: str) -> dict[str, str]:
-    """Paths by caption of what the suites have written."""
-    return {
-      caption: os.path.join(folder, name)
-      for details in results["details"].values()
-      for caption, name in details.get(kind, {}).items()
-    }
-
-  report.write_csv(os.path.join(folder, "results.csv"), results["rows"])
-  page.write_page(
-    os.path.join(folder, "index.html"),
-    f"{results['bundle']}: evaluation",
-    results["rows"],
-    {"token hash": results["token_hash"], **results["versions"], **results["flags"]},
-    pictures=files("pictures"),
-    sounds=files("sounds"),
-  )
+    print(
+      f"{FLAGS.pairs}: {len(found)} pairs, none is missing; categories: {', '.join(categories)}"
+    )
 
 
 def _versions() -> dict[str, str]:

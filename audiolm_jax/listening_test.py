@@ -1,16 +1,17 @@
-"""Asks people: makes a page with a listening test, and counts their answers.
+"""Builds a page with a listening test, and scores the answers.
 
   python -m audiolm_jax.listening_test build --bundle speech_tiny --prompts recordings \
     --output_dir page
   python -m audiolm_jax.listening_test score answers-*.json --key page.key.json
 
-The page works from disk, on a phone and on any web host; listeners download their answers at its
-end and send them to you. `page.key.json`, beside the folder, says what each clip is: do not upload
-it. Kinds of test (`--kind`):
+The page works from disk, on a phone and on any web host; at its end, listeners download their
+answers and send them to you. `page.key.json`, next to the folder, has the origin of each clip: do
+not upload it. Kinds of test (`--kind`):
 
-  real_or_synthetic  is what follows the first 3 s a recording? (the paper: 51.2 % of 1000 right)
-  preference         whose continuation is better, of --bundle or of --other_bundle? (83.3 % of 150)
-  mushra             how close to the recording is the codec, at all levels and at the first four?
+  real_or_synthetic  is the sound after the first 3 s a recording? (the paper: 51.2 % of 1000 right)
+  preference         is the continuation of --bundle better than that of --other_bundle? (83.3 % of
+                     150)
+  mushra             how close to the recording is the codec, with all levels and with the first 4?
 """
 
 import glob
@@ -27,29 +28,31 @@ from audiolm_jax.io import audio
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
   "kind", "real_or_synthetic", ["real_or_synthetic", "preference", "mushra"],
-  "What listeners are asked.", flag_values=FLAGS,
+  "Kind of the test.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of a bundle.", flag_values=FLAGS)
-flags.DEFINE_string("other_bundle", None, "The other one, for preference.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "other_bundle", None, "Bundle to compare with, for preference.", flag_values=FLAGS
+)
 flags.DEFINE_string("prompts", None, "Folder or manifest of recordings.", flag_values=FLAGS)
-flags.DEFINE_string("split", None, "Of the recordings; all by default.", flag_values=FLAGS)
-flags.DEFINE_string("output_dir", None, "Folder of the page, not there yet.", flag_values=FLAGS)
-flags.DEFINE_integer("num_trials", 20, "Most trials.", 1, flag_values=FLAGS)
-flags.DEFINE_float("prompt_seconds", 3.0, "Heard before each continuation.", 0.5, flag_values=FLAGS)
+flags.DEFINE_string("split", None, "Split of the recordings; default: all.", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "Folder of the page, to create.", flag_values=FLAGS)
+flags.DEFINE_integer("num_trials", 20, "Maximum number of trials.", 1, flag_values=FLAGS)
+flags.DEFINE_float("prompt_seconds", 3.0, "Length of a prompt.", 0.5, flag_values=FLAGS)
 flags.DEFINE_float("duration", 7.0, "Length of a continuation, seconds.", 0.5, flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the choices and of sampling.", 0, flag_values=FLAGS)
-flags.DEFINE_string("key", None, "The key of the test, for score.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of the choices and of sampling.", 0, flag_values=FLAGS)
+flags.DEFINE_string("key", None, "Key of the test, for score.", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Builds or scores."""
+  """Builds a test, or scores its answers."""
   command, arguments = (argv[1], argv[2:]) if len(argv) > 1 else ("", [])
   if command == "build" and not arguments:
     _build()
   elif command == "score":
     _score(arguments)
   else:
-    raise UserError("say build, or score and the files of answers; see --help")
+    raise UserError("the command is build, or score and the files of answers; see --help")
 
 
 main.takes_arguments = True  # type: ignore[attr-defined]
@@ -60,7 +63,7 @@ def _build() -> None:
     if not FLAGS[name].value:
       raise UserError(f"--{name} is needed; see --help")
   if (FLAGS.kind == "preference") != bool(FLAGS.other_bundle):
-    raise UserError("--other_bundle goes with --kind preference, which compares two bundles")
+    raise UserError("--other_bundle and --kind preference need each other: it compares two bundles")
   compilation_cache.enable()
   from audiolm_jax import bundles
   from audiolm_jax.core.version import __version__
@@ -69,23 +72,18 @@ def _build() -> None:
   kind = build.Kind(FLAGS.kind)
   bundle = bundles.load_bundle(FLAGS.bundle)
   names, recordings = _recordings(bundle.sample_rate)
-  trials = {
-    build.Kind.REAL_OR_SYNTHETIC: _real_or_synthetic,
-    build.Kind.PREFERENCE: _preference,
-    build.Kind.MUSHRA: _mushra,
-  }[kind](bundle, names, recordings)
-  facts = {name: FLAGS[name].value for name in FLAGS} | {
-    "version": __version__,
-    "token_hash": bundle.token_hash,
-  }
+  make = {"preference": _preference, "mushra": _mushra}.get(kind, _real_or_synthetic)
+  trials = make(bundle, names, recordings)
+  settings = {name: FLAGS[name].value for name in FLAGS}
+  facts = settings | {"version": __version__, "token_hash": bundle.token_hash}
   key = build.write_test(
     FLAGS.output_dir, kind, trials, bundle.sample_rate, seed=FLAGS.seed, facts=facts
   )
-  print(f"{FLAGS.output_dir}/index.html: {len(trials)} trials; {key} says what each clip is")
+  print(f"{FLAGS.output_dir}/index.html: {len(trials)} trials; {key} has the origin of each clip")
 
 
 def _recordings(sample_rate: int) -> tuple[list[str], list[np.ndarray]]:
-  """Recordings with sound in their prompts, cut to prompt and continuation."""
+  """Returns names and waveforms of recordings whose prompts are not silent, cut to length."""
   from audiolm_jax.data.manifest import clips_of_split, list_clips, read_clip
 
   clips = list_clips(FLAGS.prompts)
@@ -103,12 +101,15 @@ def _recordings(sample_rate: int) -> tuple[list[str], list[np.ndarray]]:
       names.append(clips[index].id)
       recordings.append(waveform)
   if not names:
-    raise DataError(f"{FLAGS.prompts} has no recording of {whole / sample_rate:g} s")
+    raise DataError(
+      f"{FLAGS.prompts} has no recording of {whole / sample_rate:g} s; shorten --prompt_seconds or "
+      "--duration"
+    )
   return names, recordings
 
 
 def _pairs(bundle, recordings) -> list[Any]:
-  """Each prompt, what follows it really, and one continuation."""
+  """Returns each prompt with the real continuation and one sampled continuation."""
   from audiolm_jax.trainables.detection_corpus import CorpusConfig, make_pairs
 
   config = CorpusConfig(
@@ -139,11 +140,11 @@ def _preference(bundle, names, recordings):
   for name in (FLAGS.bundle, FLAGS.other_bundle):
     maker = bundles.load_bundle(name)
     rates = bundle.sample_rate, maker.sample_rate
-    heard = [audio.resample(waveform, *rates) for waveform in recordings]
-    whole = [np.concatenate([pair.prompt, pair.continuations[0]]) for pair in _pairs(maker, heard)]
+    given = [audio.resample(waveform, *rates) for waveform in recordings]
+    whole = [np.concatenate([pair.prompt, pair.continuations[0]]) for pair in _pairs(maker, given)]
     systems[str(name)] = [audio.resample(waveform, *reversed(rates)) for waveform in whole]
   if len(systems) < 2:
-    raise UserError("--bundle and --other_bundle are the same")
+    raise UserError(f"--bundle and --other_bundle are both {FLAGS.bundle}; give two bundles")
   return build.preference(names, systems, FLAGS.prompt_seconds)
 
 
@@ -161,14 +162,14 @@ def _mushra(bundle, names, recordings):
 
 def _score(patterns: Sequence[str]) -> None:
   if not FLAGS.key:
-    raise UserError("--key is needed: the .key.json that build wrote")
+    raise UserError("--key is needed: the .key.json file that build wrote")
   from audiolm_jax.evaluation import report
   from audiolm_jax.evaluation.listening import score
 
   paths = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or [pattern]]
   key = score.read_key(FLAGS.key)
   found = score.score(key, score.read_answers(paths, key))
-  print(report.markdown_table(found.rows))
+  print(report.markdown_table({"listening": found.rows}))
   print("\n".join(found.sentences))
 
 

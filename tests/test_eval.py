@@ -88,24 +88,24 @@ def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, items, soun
   results = json.loads((tmp_path / "results" / "results.json").read_text())
   figures = [row["figure"] for row in results["rows"]]
   for wanted in (
-    "stoi, 4 levels",
+    "STOI, 4 levels",
     "codebook perplexity over its size, worst level",
     "same sentence by another voice nearer than another by the same voice",
-    "semantic: share below the better bigram",
-    "coarse: share below the better bigram",
-    "fine: share below the better bigram",
-    "prompt's speaker found among 2, continuation",
+    "share below the better bigram, semantic",
+    "share below the better bigram, coarse",
+    "share below the better bigram, fine",
+    "prompt's speaker found, among 2, continuation",
     "audio seconds made per second",
     "semantic token distance, samples of one prompt",
     "sound distance (log-mel statistics), real continuations of different prompts",
     "ABX error across speakers, semantic tokens",
-    "accuracy, fine stage, mean over tokens, tune",
-    "speaker found among 4, resynthesis",
-    "word error rate, resynthesis above codec",
+    "accuracy by the mean over tokens, fine stage, tune",
+    "speaker found, among 4, resynthesis",
+    "word error rate against the text, resynthesis above codec",
     "accuracy, 1 s, MP3 at 24 kbit/s",
-    "samples of miniature taken for synthetic, 1 s",
+    "samples of another bundle classified as synthetic, miniature, 1 s",
     "sample, nothing compiled before, s",
-    "encode of 0.002 h, peak memory, GB",
+    "encode, peak memory, GB, 0.002 h",
   ):
     assert results["rows"][figures.index(wanted)]["estimate"]["n"] >= 1
     assert f"| {wanted} |" in done.out
@@ -115,12 +115,12 @@ def test_every_suite_writes_its_rows(run_cli, corpus, bundle_folder, items, soun
   sound, rate = soundfile.read(tmp_path / "results" / "continuation_1.flac")
   assert (len(sound), rate) == (4 * RATE, RATE)
   page = (tmp_path / "results" / "index.html").read_text()
-  assert page.count("<audio") == 2 and page.count("<img") == 1 and "stoi, 4 levels" in page
+  assert page.count("<audio") == 2 and page.count("<img") == 1 and "STOI, 4 levels" in page
   table = (tmp_path / "results" / "results.csv").read_text()
   assert len(table.splitlines()) == 1 + len(figures)
 
 
-def test_piano_is_heard_on_the_page_beside_another_bundle(run_cli, corpus, bundle_folder, tmp_path):
+def test_the_page_has_piano_by_two_bundles(run_cli, corpus, bundle_folder, tmp_path):
   arguments = (
     f"--bundle={bundle_folder}", f"--data={corpus}", f"--other_bundle={bundle_folder}",
     "--suite=piano", "--domain=music", "--max_continuations=2", "--duration=1",
@@ -128,30 +128,32 @@ def test_piano_is_heard_on_the_page_beside_another_bundle(run_cli, corpus, bundl
   done = run_cli("eval", *arguments, f"--output_dir={tmp_path}")
   assert done.code == 0, done.err
   rows = {row["figure"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
-  # The same bundle with the same seeds makes the same: every comparison is a tie.
-  tie = rows["chroma cosine: continuation nearer to the real one than miniature continuation"]
+  # The same bundle with the same seeds samples the same: every comparison is a tie.
+  tie = rows["chroma cosine nearer to the real one, continuation than miniature continuation"]
   assert (tie["estimate"]["value"], tie["estimate"]["n"]) == (0.5, 2)
   assert rows["same key, another piece's"]["estimate"]["n"] == 2
   page = (tmp_path / "index.html").read_text()
   assert page.count("<audio") == 4 and "prompt and miniature continuation" in page
 
 
-def test_suites_whose_data_are_not_given_say_so(run_cli, corpus, bundle_folder, tmp_path):
+def test_suites_whose_data_are_missing_are_skipped(run_cli, corpus, bundle_folder, tmp_path):
   arguments = (f"--bundle={bundle_folder}", f"--data={corpus}", f"--output_dir={tmp_path}")
-  assert run_cli("eval", *arguments, "--suite=content,likelihood").code == 0
+  done = run_cli("eval", *arguments, "--suite=content,likelihood,piano")
+  assert done.code == 2 and "every suite was skipped" in done.err
   details = json.loads((tmp_path / "results.json").read_text())["details"]
-  assert details["content"]["left_out"] == "no --items are given"
-  assert details["likelihood"]["left_out"] == "no --pairs are given"
+  assert details["content"] == {"skipped": "it needs ABX items (--items)"}
+  assert details["likelihood"] == {"skipped": "it needs pairs of sounds (--pairs)"}
+  assert details["piano"] == {"skipped": "it needs music (--domain=music)"}
 
 
-def test_check_says_what_is_there_and_what_is_missing(run_cli, corpus, items, sound_pairs):
+def test_check_prints_what_the_data_sets_have(run_cli, corpus, items, sound_pairs):
   done = run_cli(
     *("eval", "--check", f"--data={corpus}", f"--items={items}", f"--pairs={sound_pairs}"),
     f"--items_audio_dir={corpus.parent}",
   )
   assert done.code == 0, done.err
   assert "train: 4 clips, 2 named speakers" in done.out
-  assert "16 items in 2 files, all there" in done.out and "2 pairs, all there" in done.out
+  assert "16 items in 2 files, none is missing" in done.out and "2 pairs, none" in done.out
   missing = run_cli("eval", "--check", f"--items={items}", f"--items_audio_dir={items.parent}")
   assert missing.code == 2 and "the items name valid_0" in missing.err
   assert "--check needs" in run_cli("eval", "--check").err
@@ -167,7 +169,7 @@ def test_check_says_what_is_there_and_what_is_missing(run_cli, corpus, items, so
     (["--suite=codec", "--data=x", "--output_dir=OUT", "--bundle=nobody"], "no bundle 'nobody'"),
   ],
 )
-def test_what_is_wrong_is_said_in_one_line(run_cli, bundle_folder, tmp_path, arguments, said):
+def test_errors_are_one_line(run_cli, bundle_folder, tmp_path, arguments, said):
   given = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
   done = run_cli("eval", f"--bundle={bundle_folder}", *given)
   assert done.code == 2
@@ -181,7 +183,7 @@ def test_importing_the_command_imports_no_heavy_package():
   assert not {"jax", "matplotlib", "tensorflow", "pesq", "librosa"} & set(loaded)
 
 
-def test_clips_that_begin_in_silence_make_no_prompts(run_cli, melody, bundle_folder, tmp_path):
+def test_clips_that_begin_in_silence_are_skipped(run_cli, melody, bundle_folder, tmp_path):
   for i in range(3):
     late = np.concatenate([np.zeros(2 * RATE if i else 0, np.float32), melody(6.0, 150 + 40 * i)])
     soundfile.write(tmp_path / f"valid_{i}.wav", late, RATE)
@@ -193,4 +195,4 @@ def test_clips_that_begin_in_silence_make_no_prompts(run_cli, melody, bundle_fol
   )  # fmt: skip
   done = run_cli("eval", *arguments, f"--output_dir={tmp_path / 'results'}")
   assert done.code == 0, done.err
-  assert done.out.count("left out: ") == 2 and "is silent" in done.out
+  assert done.out.count("skipped: ") == 2 and "is silent" in done.out

@@ -1,1 +1,1 @@
-"""Metrics, and the suites that put a codec, tokenizers, stages and continuations to them."""
+"""Metrics, and suites that measure codecs, tokenizers, stages and continuations."""

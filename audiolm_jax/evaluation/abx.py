@@ -1,9 +1,10 @@
-"""ABX: whether a phone is nearer to itself than to another one in the same surroundings.
+"""ABX: whether a phone is nearer to the same phone than to another one in the same context.
 
-Items are those of Libri-Light: lines of file, onset, offset, phone, phone before, phone after and
-speaker. For a pair of phones, A and X are two of the first and B is one of the second, all between
-the same neighbours. Within speakers all three are by one speaker; across, X is by another. An error
-is an X that is nearer to B than to A; ties are half an error.
+Items have the format of Libri-Light: lines of file, onset, offset, phone, phone before, phone after
+and speaker. For a pair of phones, A and X are two instances of the first and B is one of the
+second, all between the same neighbours. Within speakers, all three are by one speaker; across
+speakers, X is by another one. An error is an X that is nearer to B than to A; a tie is half an
+error.
 
 Source: Schatz et al., "Evaluating speech features with the Minimal-Pair ABX task", 2013; item
 format, limits and order of averaging as in Kahn et al., "Libri-Light", 2020.
@@ -13,22 +14,31 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.evaluation.lines import read_lines
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, mean_estimate
 
 MAX_GROUP = 10  # items of one phone by one speaker between one pair of neighbours
-MAX_OTHERS = 5  # other speakers that X is by
+MAX_OTHERS = 5  # other speakers of X
 _FIELDS = 7
 
 
-class Item(NamedTuple):
-  """One phone: where it is, what is around it, and who says it."""
+class PhoneItem(NamedTuple):
+  """One phone in a recording.
+
+  Attributes:
+    file: name of the audio file without suffix.
+    onset: seconds.
+    offset: seconds.
+    phone: the phone.
+    context: the phone before and the phone after.
+    speaker: the speaker.
+  """
 
   file: str
   onset: float
@@ -43,9 +53,10 @@ class AbxReport:
   """Error rates, 0 to 1 and 0.5 by chance.
 
   Attributes:
-    within, across: speakers; means over phone pairs, resampled over these. Of no observation where
-      no such triple can be made.
-    num_triples: how many triples either rests on.
+    within: error within speakers, mean over phone pairs and resampled over these; NaN if there are
+      no triples.
+    across: error across speakers, likewise.
+    num_triples: number of triples within and across speakers.
   """
 
   within: Estimate
@@ -53,24 +64,19 @@ class AbxReport:
   num_triples: tuple[int, int]
 
 
-def read_items(path: str | os.PathLike[str]) -> list[Item]:
-  """The items of a file in the Libri-Light format.
+def read_items(path: str | os.PathLike[str]) -> list[PhoneItem]:
+  """Reads a file of items in the Libri-Light format.
 
   Raises:
-    DataError: it cannot be read, or a line is no item.
+    DataError: the file cannot be read, or a line is no item.
   """
-  try:
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise DataError(f"cannot read the items in {path}: {error}") from error
   items = []
-  for number, line in enumerate(lines, 1):
-    words = line.split()
-    if not words or line.startswith("#"):
+  for number, line in read_lines(path):
+    if line.startswith("#"):
       continue
     try:
-      file, onset, offset, phone, before, after, speaker = words
-      item = Item(file, float(onset), float(offset), phone, (before, after), speaker)
+      file, onset, offset, phone, before, after, speaker = line.split()
+      item = PhoneItem(file, float(onset), float(offset), phone, (before, after), speaker)
     except ValueError as error:
       raise DataError(
         f"{path}, line {number}: no item of {_FIELDS} fields (file, onset, offset, phone, phone "
@@ -78,14 +84,22 @@ def read_items(path: str | os.PathLike[str]) -> list[Item]:
       ) from error
     items.append(item)
   if not items:
-    raise DataError(f"{path} holds no items")
+    raise DataError(f"{path} has no items; give a file of items in the Libri-Light format")
   return items
 
 
 def frames_of(
-  item: Item, features: Float[np.ndarray, "frames dim"], frame_rate: float
+  item: PhoneItem, features: Float[np.ndarray, "frames dim"], frame_rate: float
 ) -> Float[np.ndarray, "inside dim"]:
-  """The frames whose middles lie in an item; the one nearest to its middle where none does."""
+  """Returns the frames of an item.
+
+  Args:
+    item: onset and offset in seconds.
+    features: frames of the item's file.
+    frame_rate: frames per second.
+  Returns:
+    The frames whose middles are in the item; if there are none, the frame nearest to its middle.
+  """
   first = int(np.ceil(item.onset * frame_rate - 0.5))
   last = int(np.ceil(item.offset * frame_rate - 0.5))
   if last <= first:
@@ -98,14 +112,14 @@ def frames_of(
 def angular_distances(
   one: Float[np.ndarray, "m dim"], other: Float[np.ndarray, "n dim"]
 ) -> Float[np.ndarray, "m n"]:
-  """Angles between frames as shares of a half turn."""
+  """Returns the angles between frames, as shares of 180 degrees."""
   norms = (np.linalg.norm(x, axis=-1, keepdims=True) + 1e-12 for x in (one, other))
   one, other = (x / norm for x, norm in zip((one, other), norms, strict=True))
   return np.arccos(np.clip(one @ other.T, -1.0, 1.0)) / np.pi
 
 
 def warped_distance(one: Float[np.ndarray, "m dim"], other: Float[np.ndarray, "n dim"]) -> float:
-  """Mean angular distance along the best alignment of two sequences.
+  """Returns the mean angular distance along the best alignment of two sequences.
 
   Source: dynamic time warping with equal weights of the three steps.
   """
@@ -121,12 +135,18 @@ def warped_distance(one: Float[np.ndarray, "m dim"], other: Float[np.ndarray, "n
   return float(total[m, n] / length[m, n])
 
 
-def abx(items: Iterable[tuple[Item, Float[np.ndarray, "frames dim"]]], seed: int = 0) -> AbxReport:
-  """Error rates of phones given with their frames.
+def abx(
+  items: Iterable[tuple[PhoneItem, Float[np.ndarray, "frames dim"]]], seed: int = 0
+) -> AbxReport:
+  """Returns the ABX error rates.
 
-  Of a phone by a speaker in a context at most `MAX_GROUP` items take part, and X is by at most
-  `MAX_OTHERS` other speakers, chosen by `seed`. Errors are averaged over triples, then over
-  contexts, over speakers, and over phone pairs.
+  At most `MAX_GROUP` items of one phone, speaker and context are used, and at most `MAX_OTHERS`
+  other speakers for X. Errors are averaged over triples, then over contexts, over speakers, and
+  over phone pairs.
+
+  Args:
+    items: items with their frames.
+    seed: seed of the choice of items and speakers.
   """
   rng = np.random.default_rng(seed)
   groups: dict[tuple[str, str], dict[str, dict[str, list[np.ndarray]]]] = {}
@@ -153,7 +173,7 @@ def abx(items: Iterable[tuple[Item, Float[np.ndarray, "frames dim"]]], seed: int
 
 
 class _Distances:
-  """Distances of pairs of sequences, each found once."""
+  """Distances of pairs of sequences, each computed once."""
 
   def __init__(self) -> None:
     self._known: dict[tuple[int, int], float] = {}
@@ -179,7 +199,7 @@ class _Errors:
       self._found.setdefault(pair, {}).setdefault(speaker, []).append(rate)
 
   def mean(self) -> Estimate:
-    """Over contexts, speakers and pairs, in this order."""
+    """Returns the mean over contexts, then over speakers, then over pairs."""
     pairs = [
       float(np.mean([np.mean(rates) for rates in by_speaker.values()]))
       for by_speaker in self._found.values()
@@ -193,7 +213,7 @@ def _error(
   others: Sequence[np.ndarray],
   same: Sequence[np.ndarray],
 ) -> tuple[float, int]:
-  """Share of triples (A of `ones`, B of `others`, X of `same`) that go wrong, and their number."""
+  """Returns the error over triples (A of `ones`, B of `others`, X of `same`), and their number."""
   wrong, triples = 0.0, 0
   for x in same:
     to_b = np.array([distances(b, x) for b in others])
@@ -208,11 +228,11 @@ def _error(
 
 @dataclasses.dataclass(frozen=True)
 class PhoneReport:
-  """How tokens and phones go together, frame by frame.
+  """Correspondence of tokens and phones, frame by frame.
 
   Attributes:
-    cluster_purity: share of frames whose phone is the commonest of their token.
-    phone_purity: share of frames whose token is the commonest of their phone.
+    cluster_purity: share of frames whose phone is the most frequent one of their token.
+    phone_purity: share of frames whose token is the most frequent one of their phone.
     pnmi: mutual information of phone and token over the entropy of the phones, resampled over
       files.
   """
@@ -225,10 +245,10 @@ class PhoneReport:
 def phone_report(
   labelled: Mapping[str, tuple[Sequence[int], Sequence[str]]],
 ) -> PhoneReport:
-  """Purities and phone-normalised mutual information.
+  """Returns purities and phone-normalised mutual information.
 
   Args:
-    labelled: by file, a token and a phone for each frame.
+    labelled: by file, the token and the phone of each frame.
   Source: Hsu et al., "HuBERT", section IV-C.
   """
   phones = sorted({phone for _, found in labelled.values() for phone in found})

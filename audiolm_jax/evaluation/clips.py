@@ -1,4 +1,4 @@
-"""Which pieces of a corpus are evaluated on."""
+"""The choice of the clips that are evaluated."""
 
 import dataclasses
 import os
@@ -18,11 +18,15 @@ from audiolm_jax.io import audio
 
 @dataclasses.dataclass(frozen=True)
 class EvalClip:
-  """A clip to evaluate on, at the bundle's sample rate.
+  """A clip to evaluate, or a piece of one, at the bundle's sample rate.
 
   Attributes:
-    sentence, source: as in the manifest.
-    text: what is said in it, where the corpus says so and the clip is whole.
+    id: id of the clip, followed by `@` and the start in seconds for a piece from its middle.
+    waveform: the samples.
+    speaker: as in the manifest, or None.
+    sentence: as in the manifest, or None.
+    source: as in the manifest, or None.
+    text: transcript, if the corpus has one and the clip is whole.
   """
 
   id: str
@@ -46,19 +50,22 @@ def load_pieces(
   texts: Mapping[str, str] | None = None,
   seed: int = 0,
 ) -> list[EvalClip]:
-  """Pieces of the clips of one split, spread over clips and speakers, in an order of `seed`.
+  """Reads pieces of the clips of one split, spread over clips and speakers.
 
   Args:
     source: folder or manifest.
-    max_clips: most pieces; None for all.
+    split: name of the split.
+    sample_rate: Hz, of the pieces.
+    max_clips: maximum number of pieces; None for all.
     piece_seconds: longer clips are cut into pieces of this length; None leaves them whole.
-    least_seconds: shorter pieces are left out.
-    without_speakers: clips by these are left out.
-    ids: of the clips to choose among; None for all.
-    texts: what is said, by the id of the clip.
+    least_seconds: minimum length of a piece.
+    without_speakers: speakers whose clips are excluded.
+    ids: ids of the clips to choose from; None for all.
+    texts: transcripts by the id of the clip.
+    seed: seed of the order.
   Raises:
-    DataError: no such clips.
-    AudioError: a file that cannot be read.
+    DataError: the split has no clips.
+    AudioError: a file cannot be read.
   """
   chosen = clips_of_split(list_clips(source), split)
   chosen = [clip for clip in chosen if clip.speaker not in without_speakers]
@@ -90,28 +97,32 @@ def load_pieces(
 def new_pieces(
   options: Options,
   sample_rate: int,
-  most: int,
+  max_clips: int,
   least_seconds: float,
   texts: Mapping[str, str] | None = None,
 ) -> list[EvalClip]:
-  """Pieces of the split `valid` by speakers who are not in `train`.
+  """Reads pieces of the split `valid` by speakers who are not in `train`.
+
+  If all speakers of `valid` are in `train` too, their clips are used.
 
   Args:
-    most: pieces.
-    least_seconds: shorter pieces are left out.
-    texts: what is said, by the id of the clip.
+    options: settings of the evaluation.
+    sample_rate: Hz, of the pieces.
+    max_clips: maximum number of pieces.
+    least_seconds: minimum length of a piece.
+    texts: transcripts by the id of the clip.
   Raises:
-    DataError: none is that long.
+    DataError: no clip is long enough.
   """
-  known = speakers_of(options.train_data or options.data, "train")
+  known = speakers_of(options.source_of("train"), "train")
   if not speakers_of(options.data, "valid") - known:
-    known = set()  # nobody is new; then the clips at least are
+    known = set()
   pieces = load_pieces(
     options.data,
     "valid",
     sample_rate,
     without_speakers=known,
-    max_clips=most,
+    max_clips=max_clips,
     piece_seconds=options.piece_seconds,
     least_seconds=least_seconds,
     texts=texts,
@@ -125,7 +136,15 @@ def new_pieces(
 def pieces_to_continue(
   options: Options, sample_rate: int, seconds_after_prompt: float
 ) -> list[EvalClip]:
-  """Pieces whose beginning is a prompt with sound in it, and that go on for so long after it."""
+  """Reads pieces that begin with a prompt that is not silent.
+
+  Args:
+    options: settings of the evaluation.
+    sample_rate: Hz, of the pieces.
+    seconds_after_prompt: minimum length of what follows the prompt.
+  Raises:
+    DataError: no clip is long enough, or all prompts are silent.
+  """
   least = options.prompt_seconds + seconds_after_prompt
   cut = round(options.prompt_seconds * sample_rate)
   kept = []
@@ -134,25 +153,28 @@ def pieces_to_continue(
       audio.check_not_silent(piece.waveform[:cut], piece.id)
       kept.append(piece)
     except AudioError as error:
-      print(f"left out: {error}")
+      print(f"skipped: {error}")
   if not kept:
-    raise DataError(f"{options.data} has no valid clip with sound in its first seconds")
+    raise DataError(
+      f"the first {options.prompt_seconds:g} s of all valid clips of {options.data} are silent"
+    )
   return kept
 
 
 def recording_of(clip: EvalClip) -> str:
-  """The id of the recording that a piece was cut from."""
+  """Returns the id of the recording that a piece was cut from."""
   return re.sub(r"@[0-9.e+]+$", "", clip.id)
 
 
 def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:
-  """Who is known to speak in a split."""
+  """Returns the named speakers of a split."""
   return {c.speaker for c in list_clips(source) if c.split == split and c.speaker is not None}
 
 
 def _cut(
   waveform: Float[np.ndarray, " samples"], sample_rate: int, seconds: float | None
 ) -> list[tuple[int, Float[np.ndarray, " piece"]]]:
+  """Returns pieces of a length with their start in samples."""
   if seconds is None:
     return [(0, waveform)]
   length = round(seconds * sample_rate)
@@ -160,7 +182,7 @@ def _cut(
 
 
 def _spread(clips: Sequence[Clip], keys: Sequence[str]) -> list[Clip]:
-  """One clip of each key, then a second of each, and so on."""
+  """Returns one clip of each key, then a second one of each, and so on."""
   seen: dict[str, int] = {}
   ranked = []
   for clip, key in zip(clips, keys, strict=True):

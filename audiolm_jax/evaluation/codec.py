@@ -1,4 +1,4 @@
-"""How well a codec gives back what it was given, and how much of its codebooks it uses."""
+"""Reconstruction by a codec, and the use of its codebooks."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,7 +8,14 @@ from jaxtyping import Float, Int
 
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.evaluation import signal
-from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, mean_estimate
+from audiolm_jax.evaluation.metric import Better, Metric
+from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, exact, mean_estimate
+
+LOG_MEL = Metric("log_mel_db", "log-mel distance", Better.LOWER, unit="dB")
+SI_SDR = Metric("si_sdr_db", "SI-SDR", unit="dB")
+STOI = Metric("stoi", "STOI")
+PESQ_WB = Metric("pesq_wb", "PESQ-WB")
+BITS_PER_SECOND = Metric("bits_per_second", "bits per second", Better.LOWER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +25,7 @@ class CodebookUse:
   Attributes:
     perplexity: exp of the entropy of the codes, in entries.
     share: perplexity over the size of the codebook.
-    used: share of the entries that occur at all.
+    used: share of the entries that occur.
   """
 
   perplexity: Estimate
@@ -31,56 +38,44 @@ class CodecReport:
   """Reconstruction metrics by number of levels, and codebook use by level.
 
   Attributes:
-    levels: number of levels -> metric -> estimate. Metrics: `log_mel_db` and `si_sdr_db`, for
-      speech also `stoi` and, where package pesq is installed, `pesq_wb`; `bits_per_second`.
-    codebooks: one per level, coarse to fine.
+    levels: number of levels -> metric -> estimate, with `BITS_PER_SECOND` among the metrics.
+    codebooks: use of each level's codebook, coarse to fine.
     num_frames: frames of all clips.
-    seconds: audio of all clips.
-    clips: per clip and number of levels, the same metrics.
-    kept: per clip, shares of codes that decoding and encoding keep, as of `kept_codes`.
+    seconds: length of all clips.
+    clips: for each clip, number of levels -> metric -> value; see `reconstruction_metrics`.
+    kept: for each clip, the shares that `kept_codes` returns.
   """
 
-  levels: dict[int, dict[str, Estimate]]
+  levels: dict[int, dict[Metric, Estimate]]
   codebooks: list[CodebookUse]
   num_frames: int
   seconds: float
-  clips: list[dict[int, dict[str, float]]]
+  clips: list[dict[int, dict[Metric, float]]]
   kept: Float[np.ndarray, "clips 2 q"]
-
-  def __str__(self) -> str:
-    lines = [f"{len(self.clips)} clips, {self.seconds:.0f} s, {self.num_frames} frames"]
-    for count, metrics in self.levels.items():
-      shown = "  ".join(f"{name} {estimate}" for name, estimate in metrics.items())
-      lines.append(f"levels {count:2d}: {shown}")
-    for level, use in enumerate(self.codebooks):
-      lines.append(
-        f"codebook {level:2d}: perplexity {use.perplexity.value:.0f} "
-        f"({100 * use.share.value:.0f} % of its size), {100 * use.used:.0f} % used"
-      )
-    return "\n".join(lines)
 
 
 def evaluate_codec(
   codec: Codec,
   clips: Sequence[Float[np.ndarray, " samples"]],
+  levels: Sequence[int],
   *,
-  levels: Sequence[int] | None = None,
   speech: bool = True,
   on_decoded: Callable[[int, Float[np.ndarray, " samples"]], None] | None = None,
 ) -> CodecReport:
-  """Encodes and decodes each clip, keeping the first `k` levels for each `k` of `levels`.
+  """Encodes each clip, and decodes the first `k` levels of its codes for each `k` of `levels`.
 
   Args:
-    codec: gets each clip at its own length.
-    clips: at the codec's sample rate, of any lengths.
-    levels: numbers of levels; 1, 2, 4, 8 ... and all by default.
-    speech: add the metrics that are defined for speech only (STOI, PESQ-WB).
+    codec: receives each clip at its own length.
+    clips: clips at the codec's sample rate, of any lengths.
+    levels: numbers of levels, from low to high.
+    speech: adds the metrics that are defined for speech only (STOI, PESQ-WB).
     on_decoded: receives, clip by clip, each number of levels and the clip decoded from these.
+  Raises:
+    ValueError: there are no clips, or the codec has no such number of levels.
   """
   spec = codec.spec
   if not len(clips):
     raise ValueError("no clips are given; at least one is needed")
-  levels = default_levels(spec.num_quantizers) if levels is None else sorted(set(levels))
   if levels[0] < 1 or levels[-1] > spec.num_quantizers:
     raise ValueError(f"levels {list(levels)} are not in 1..{spec.num_quantizers}")
   rows, counts, kept = [], [], []
@@ -97,9 +92,9 @@ def evaluate_codec(
     rows.append(row)
   estimates = {}
   for count in levels:
-    metrics = {name: mean_estimate([row[count][name] for row in rows]) for name in rows[0][count]}
     rate = spec.bits_per_second * count / spec.num_quantizers
-    estimates[count] = metrics | {"bits_per_second": Estimate(rate, rate, rate, len(rows))}
+    means = mean_metrics([row[count] for row in rows])
+    estimates[count] = means | {BITS_PER_SECOND: exact(rate, len(rows))}
   table = np.stack(counts)
   return CodecReport(
     levels=estimates,
@@ -117,50 +112,59 @@ def reconstruction_metrics(
   sample_rate: int,
   *,
   speech: bool,
-) -> dict[str, float]:
-  """The metrics of one clip by name."""
+) -> dict[Metric, float]:
+  """Compares a reconstruction with its original.
+
+  Args:
+    reference: the original.
+    estimate: the reconstruction.
+    sample_rate: Hz, of both.
+    speech: adds the metrics that are defined for speech only.
+  Returns:
+    `LOG_MEL` and `SI_SDR`; for speech also `STOI` and, if package pesq is installed, `PESQ_WB`.
+  """
   metrics = {
-    "log_mel_db": signal.log_mel_distance(reference, estimate, sample_rate),
-    "si_sdr_db": signal.si_sdr(reference, estimate),
+    LOG_MEL: signal.log_mel_distance(reference, estimate, sample_rate),
+    SI_SDR: signal.si_sdr(reference, estimate),
   }
   if speech:
-    metrics["stoi"] = signal.stoi(reference, estimate, sample_rate)
+    metrics[STOI] = signal.stoi(reference, estimate, sample_rate)
     if signal.pesq_installed():
-      metrics["pesq_wb"] = signal.pesq_wb(reference, estimate, sample_rate)
+      metrics[PESQ_WB] = signal.pesq_wb(reference, estimate, sample_rate)
   return metrics
 
 
-def default_levels(num_quantizers: int) -> list[int]:
-  """1, 2, 4, 8 ... and all."""
-  powers = [2**k for k in range(16) if 2**k < num_quantizers]
-  return [*powers, num_quantizers]
+def mean_metrics(clips: Sequence[dict[Metric, float]]) -> dict[Metric, Estimate]:
+  """Averages the metrics of clips."""
+  return {metric: mean_estimate([clip[metric] for clip in clips]) for metric in clips[0]}
 
 
 def decode_clip(
   codec: Codec, codes: Int[np.ndarray, "frames q"], num_samples: int
 ) -> Float[np.ndarray, " samples"]:
-  """The waveform of one clip's codes."""
+  """Returns the first `num_samples` samples that the codes of one clip decode to."""
   return np.asarray(codec.decode(codes[None]), np.float32)[0, :num_samples]
 
 
 def through_codec(
   codec: Codec, clip: Float[np.ndarray, " samples"], levels: int | None = None
 ) -> Float[np.ndarray, " samples"]:
-  """A clip as the codec gives it back, from all levels or the first few."""
+  """Encodes and decodes a clip with the first `levels` levels, or with all of them."""
   return decode_clip(codec, np.asarray(codec.encode_long(clip))[:, :levels], len(clip))
 
 
 def kept_codes(
   codec: Codec, codes: Int[np.ndarray, "frames q"], num_samples: int
 ) -> Float[np.ndarray, "2 q"]:
-  """Share of the codes of each level that are found again when the decoded clip is encoded.
-
-  First from the decoded clip as it is, then from the same delayed by half a frame, where no frame
-  of the encoder has the position that it had before.
+  """Returns the share of each level's codes that do not change when a clip is encoded again.
 
   Args:
-    codes: of one clip, all levels.
+    codec: decodes the codes and encodes the result.
+    codes: codes of one clip, all levels.
     num_samples: length of the clip.
+  Returns:
+    Row 0: from the decoded clip. Row 1: from the decoded clip delayed by half a frame, so that
+    every frame of the encoder has a new position.
   """
   decoded = decode_clip(codec, codes, num_samples)
   delayed = np.pad(decoded, (codec.spec.hop_length // 2, 0))[:num_samples]
@@ -169,24 +173,22 @@ def kept_codes(
 
 
 def code_counts(codes: Int[np.ndarray, "frames q"], size: int) -> Int[np.ndarray, "q size"]:
-  """How often each entry of each level occurs."""
+  """Counts the occurrences of each codebook entry, level by level."""
   return np.stack([np.bincount(column, minlength=size) for column in codes.T])
 
 
 def codebook_use(counts: Int[np.ndarray, "clips size"]) -> CodebookUse:
-  """Use of one codebook, resampled over clips."""
+  """Returns the use of one codebook, resampled over clips."""
   size = counts.shape[-1]
   perplexity = bootstrap_estimate(lambda rows: code_perplexity(counts[rows].sum(0)), len(counts))
-  share = Estimate(
-    perplexity.value / size, perplexity.low / size, perplexity.high / size, perplexity.n
-  )
+  share = perplexity.mapped(lambda value: value / size)
   return CodebookUse(perplexity, share, float((counts.sum(0) > 0).mean()))
 
 
 def code_perplexity(counts: Int[np.ndarray, " size"]) -> float:
-  """exp of the entropy of the relative frequencies: 1 to the number of entries.
+  """Returns exp of the entropy of the relative frequencies, from 1 to the number of entries.
 
-  The plug-in entropy is too low on few codes: give at least ten times as many as entries.
+  The estimate is too low for few codes: count at least ten times as many codes as entries.
   """
   probabilities = counts[counts > 0] / max(1, counts.sum())
   return float(np.exp(-(probabilities * np.log(probabilities)).sum()))

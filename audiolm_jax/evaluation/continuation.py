@@ -1,4 +1,4 @@
-"""Does a continuation sound on as its prompt did: level, pitch, silence, clicks."""
+"""Statistics of the sound of a continuation and its prompt: level, pitch, silence, clicks."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ _CLICK_CONTEXT_SECONDS = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class SoundStatistics:
-  """What a listener would notice first.
+  """Statistics of one piece of sound.
 
   Attributes:
     level_db: level of the active frames, dB of full scale; NaN for silence.
@@ -26,7 +26,7 @@ class SoundStatistics:
     voiced_share: share of 10 ms frames with a pitch.
     active_share: share of 20 ms frames less than 30 dB below the loud level.
     longest_pause_seconds: longest run of frames that are not active.
-    clicks_per_second: sudden single jumps of the waveform.
+    clicks_per_second: rate of jumps of the waveform, see `count_clicks`.
     clipped_share: share of samples at full scale.
     centroid_hz: mean spectral centroid of the active frames.
   """
@@ -50,16 +50,22 @@ def sound_statistics(
   lowest_pitch: float = 65.0,
   highest_pitch: float = 450.0,
 ) -> SoundStatistics:
-  """Statistics of one piece of sound.
+  """Returns the statistics of one piece of sound.
 
   Args:
-    loud_db: the loud level that silence is measured against, the prompt's for a continuation;
-      that of the waveform itself by default.
+    waveform: the samples.
+    sample_rate: Hz.
+    loud_db: loud level that defines active frames, dB of full scale: the prompt's for a
+      continuation; None for that of the waveform.
+    lowest_pitch: Hz.
+    highest_pitch: Hz.
+  Raises:
+    ValueError: the waveform is shorter than a frame of 20 ms.
   """
   frame = round(_FRAME_SECONDS * sample_rate)
   usable = waveform[: len(waveform) // frame * frame]
   if not len(usable):
-    raise ValueError(f"{len(waveform)} samples are given; at least {frame} are needed")
+    raise ValueError(f"the waveform has {len(waveform)} samples; at least {frame} are needed")
   power = np.mean(np.square(usable.reshape(-1, frame), dtype=np.float64), axis=-1)
   levels = 10 * np.log10(power + 1e-12)
   if loud_db is None:
@@ -82,7 +88,7 @@ def sound_statistics(
 
 
 def loud_level(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> float:
-  """95th percentile of the level of 20 ms frames, dB of full scale."""
+  """Returns the 95th percentile of the level of 20 ms frames, dB of full scale."""
   frame = round(_FRAME_SECONDS * sample_rate)
   power = np.mean(
     np.square(waveform[: len(waveform) // frame * frame].reshape(-1, frame), dtype=np.float64), -1
@@ -91,9 +97,10 @@ def loud_level(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> flo
 
 
 def count_clicks(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> int:
-  """Jumps far above what the surrounding 10 ms do, each counted once.
+  """Counts jumps of the waveform.
 
-  A jump is a second difference over 0.1 of full scale and 25 times the median around it.
+  A jump is a second difference above 0.1 of full scale and above 25 times the median of the
+  surrounding 10 ms.
   """
   bend = np.abs(np.diff(np.asarray(waveform, np.float64), n=2))
   block = round(_CLICK_CONTEXT_SECONDS * sample_rate)
@@ -106,12 +113,12 @@ def count_clicks(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> i
 
 
 def level_difference_db(continuation: SoundStatistics, prompt: SoundStatistics) -> float:
-  """How much louder the continuation is."""
+  """Returns by how many dB the continuation is louder."""
   return continuation.level_db - prompt.level_db
 
 
 def pitch_difference_semitones(continuation: SoundStatistics, prompt: SoundStatistics) -> float:
-  """How much higher the continuation's median pitch is; NaN where one has none."""
+  """Returns by how many semitones the median pitch is higher; NaN if one has no pitch."""
   return float(12 * np.log2(continuation.pitch_hz / prompt.pitch_hz))
 
 

@@ -1,4 +1,4 @@
-"""What happens to sound on its way: compression, noise, a narrow channel."""
+"""Degradations of recordings: compression, noise, a narrow channel."""
 
 import io
 
@@ -15,11 +15,15 @@ _FORMATS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
 def compress(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, codec: str, level: float
 ) -> tuple[Float[np.ndarray, "samples"], float]:
-  """The waveform after a lossy codec, and the bits per second of the file.
+  """Encodes and decodes a waveform with a lossy codec.
 
   Args:
+    waveform: samples in [-1, 1].
+    sample_rate: Hz.
     codec: "mp3" or "opus".
-    level: 0 for the highest bit rate that the codec has, 1 for the lowest.
+    level: compression level, from 0 for the highest bit rate of the codec to 1 for the lowest.
+  Returns:
+    The decoded waveform, and the bits per second of the file.
   """
   encoded = encode(waveform, sample_rate, codec, level)
   rate = 8 * len(encoded) * sample_rate / len(waveform)
@@ -29,7 +33,7 @@ def compress(
 def encode(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, codec: str, level: float
 ) -> bytes:
-  """The file that a lossy codec makes of the waveform; arguments as of `compress`."""
+  """Returns the file that a lossy codec encodes a waveform to; arguments as of `compress`."""
   container, subtype = _FORMATS[codec]
   encoded = io.BytesIO()
   with soundfile.SoundFile(
@@ -47,7 +51,7 @@ def encode(
 
 
 def decode(encoded: bytes, sample_rate: int, num_samples: int) -> Float[np.ndarray, "num_samples"]:
-  """The first samples of a file, zeros after its end."""
+  """Returns the first samples of a file at `sample_rate` Hz, padded with zeros."""
   decoded, rate = soundfile.read(io.BytesIO(encoded), dtype="float32")
   if rate != sample_rate:
     decoded = soxr.resample(decoded, rate, sample_rate)
@@ -57,7 +61,13 @@ def decode(encoded: bytes, sample_rate: int, num_samples: int) -> Float[np.ndarr
 def add_noise(
   waveform: Float[np.ndarray, "samples"], snr_db: float, seed: int
 ) -> Float[np.ndarray, "samples"]:
-  """White noise at a ratio of the waveform's mean power."""
+  """Adds white noise.
+
+  Args:
+    waveform: samples in [-1, 1].
+    snr_db: ratio of the mean power of the waveform to that of the noise, dB.
+    seed: seed of the noise.
+  """
   noise = np.random.default_rng(seed).standard_normal(len(waveform))
   level = np.sqrt(np.mean(np.square(waveform))) * 10.0 ** (-snr_db / 20)
   return np.clip(waveform + level * noise, -1.0, 1.0).astype(np.float32)
@@ -66,7 +76,7 @@ def add_noise(
 def narrow(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, through_rate: int
 ) -> Float[np.ndarray, "samples"]:
-  """The waveform down to a lower rate and back."""
+  """Resamples a waveform to another sample rate in Hz and back."""
   there = soxr.resample(waveform, sample_rate, through_rate)
   back = soxr.resample(there, through_rate, sample_rate)
   return np.pad(back[: len(waveform)], (0, max(0, len(waveform) - len(back))))

@@ -1,4 +1,4 @@
-"""How much samples of one prompt differ, beside samples of different prompts."""
+"""Differences between samples of one prompt, compared with samples of different prompts."""
 
 import dataclasses
 import itertools
@@ -12,11 +12,11 @@ from audiolm_jax.evaluation.statistics import Estimate, defined_mean, mean_estim
 
 @dataclasses.dataclass(frozen=True)
 class Diversity:
-  """Mean distances, over prompts.
+  """Mean distances over prompts.
 
   Attributes:
-    within: of the samples of one prompt from each other; 0 where they are all alike.
-    between: of the samples of a prompt from those of the others.
+    within: distance between samples of one prompt; 0 if they are all the same.
+    between: distance of the samples of a prompt from those of the other prompts.
   """
 
   within: Estimate
@@ -27,9 +27,9 @@ def diversity(samples: Sequence[Sequence[Any]], distance: Callable[[Any, Any], f
   """Compares all pairs of samples.
 
   Args:
-    samples: of each prompt as many as there are, in any form that `distance` takes; with one sample
-      of each there is no distance within, with one prompt none between.
-    distance: of two samples, symmetric; NaN where there is none.
+    samples: for each prompt its samples, in any form that `distance` accepts. With one sample of
+      each prompt `within` is NaN, with one prompt `between` is NaN.
+    distance: symmetric distance of two samples; NaN if it is not defined.
   """
   within = [
     defined_mean([distance(a, b) for a, b in itertools.combinations(group, 2)]) for group in samples

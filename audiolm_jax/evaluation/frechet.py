@@ -1,9 +1,9 @@
 """Fréchet audio distance by a fixed embedding that needs no trained network.
 
-An embedding is the statistics of one second of log-mel cepstra, each divided by its standard
-deviation over read speech, so that a distance of 1 is a shift of everything by one such deviation
-in one dimension. It hears timbre, level, syllable rate and noise between harmonics; it knows no
-words. Distances by it compare with each other only, not with those by VGGish, CLAP or EnCodec.
+The embedding of one second is a vector of statistics of log-mel cepstra, each divided by its
+standard deviation over read speech: a distance of 1 is a shift of all windows by one such deviation
+in one dimension. It depends on timbre, level, syllable rate and noise between harmonics, but not on
+words. These distances are not comparable with those of VGGish, CLAP or EnCodec embeddings.
 
 Source: Kilgour et al., Fréchet audio distance, 2019, for the distance; the embedding is our own.
 """
@@ -14,18 +14,18 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.evaluation import signal
-from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
+from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, undefined
 from audiolm_jax.io import audio
 
-EMBEDDING = "log-mel statistics v1"  # a change of any number below is a new version
+EMBEDDING = "log-mel statistics v1"  # any change of the constants below is a new version
 DIM = 17
-LEAST_GROUPS = 8  # prompts: halves of fewer are too few to extrapolate from
+LEAST_GROUPS = 8  # minimum number of prompts to extrapolate from
 
 _RATE = 16_000
 _WINDOW, _HOP, _MEL_BINS = 1024, 160, 64
-_FRAMES, _STEP = 100, 50  # an embedding's, and from one to the next
-_LAG = 4  # frames over which a change is taken
-_NUM_MEANS, _NUM_DEVIATIONS, _FINE = 8, 4, 24  # cepstra; of _FINE on, only the size
+_FRAMES, _STEP = 100, 50  # of an embedding, and from one to the next
+_LAG = 4  # frames between which a change is measured
+_NUM_MEANS, _NUM_DEVIATIONS, _FINE = 8, 4, 24  # cepstra; from _FINE on, only the size
 # Standard deviations over 185 utterances of LibriSpeech train-clean-100, rounded.
 _MEAN_SCALES = (55.0, 25.0, 13.0, 12.0, 9.0, 8.0, 7.0, 7.0)  # dB
 _DEVIATION_SCALE, _CHANGE_SCALE, _FINE_SCALE = 0.35, 0.35, 0.25  # nepers
@@ -38,15 +38,18 @@ _SPLITS = 100
 def embed(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, "windows dim"]:
-  """Embeddings of windows of one second, every half second; none of less than a second.
+  """Embeds windows of one second, every half second.
 
-  Of cepstra 0 to 7 of 64 log-mel bands the means; of cepstra 0 to 3 the log standard deviations in
-  time, and those of their changes within 40 ms; the log size of cepstra 24 to 63, which tells
-  harmonics from noise. Quantization noise fills up the deviations of higher cepstra, which a codec
-  of few levels would then have right: they are left out.
+  An embedding has, of the cepstra of 64 log-mel bands: the means of cepstra 0 to 7; the log
+  standard deviations in time of cepstra 0 to 3 and of their changes within 40 ms; the log size of
+  cepstra 24 to 63, which distinguishes harmonics from noise. Deviations of higher cepstra are not
+  used: quantization noise increases them, and would favour a codec with few levels.
 
   Args:
-    waveform: in [-1, 1], at any rate; what is above 8 kHz is not heard.
+    waveform: samples in [-1, 1]; frequencies above 8 kHz are removed.
+    sample_rate: Hz.
+  Returns:
+    Embeddings; none for less than a second.
   """
   waveform = audio.resample(np.asarray(waveform, np.float32), sample_rate, _RATE)
   count = max(0, (len(waveform) - _FRAMES * _HOP) // (_STEP * _HOP) + 1)
@@ -71,13 +74,16 @@ def embed(
 def frechet_distance(
   real: Float[np.ndarray, "windows dim"], made: Float[np.ndarray, "others dim"]
 ) -> float:
-  """Squared Fréchet distance of the normal distributions with the mean and covariance of each.
+  """Returns the squared Fréchet distance of normal distributions with the moments of each side.
 
-  It is too large by about a constant over the number of windows: compare only equal numbers, or
-  take `frechet_estimate`.
+  It is too large by about a constant over the number of windows: compare distances of equal numbers
+  of windows, or use `frechet_estimate`.
 
+  Args:
+    real: embeddings of one side.
+    made: embeddings of the other side.
   Raises:
-    ValueError: fewer than two windows of either.
+    ValueError: a side has fewer than two windows.
   Source: Dowson and Landau, The Fréchet distance between multivariate normal distributions, 1982.
   """
   if min(len(real), len(made)) < 2:
@@ -92,23 +98,26 @@ def frechet_estimate(
   made: Sequence[Float[np.ndarray, "others dim"]],
   seed: int = 0,
 ) -> Estimate:
-  """The distance that endless material would have, by prompts; it may fall a little below 0.
+  """Returns the distance extrapolated to an infinite number of prompts, which may be below 0.
 
-  A line through the distances of random subsets of the prompts, from half of them to all, over one
-  divided by their number; its value at 0. The interval is the basic bootstrap's of the plain
-  distance, which is centred on the extrapolated one.
+  The distances of random subsets of the prompts, from half of them to all, are fitted by a line
+  over one divided by their number; the value is that of the line at 0. The interval is the basic
+  bootstrap interval of the distance without extrapolation, which is centred on the extrapolated
+  one.
 
   Args:
-    real, made: the windows of each prompt; both sides of a prompt are drawn together.
+    real: windows of each prompt.
+    made: windows of each prompt on the other side; both sides of a prompt are drawn together.
+    seed: seed of subsets and resampling.
   Returns:
-    NaN for fewer than `LEAST_GROUPS` prompts with windows on both sides, or no more windows in half
-    of them than dimensions.
+    The estimate; NaN if fewer than `LEAST_GROUPS` prompts have windows on both sides, or if half of
+    these prompts have no more windows than dimensions.
   Source: Chong and Forsyth, Effectively unbiased FID and Inception Score, 2020; for audio Gui et
     al., Adapting Fréchet audio distance for generative music evaluation, 2024.
   """
   pairs = [(r, m) for r, m in zip(real, made, strict=True) if len(r) and len(m)]
   if not _enough([r for r, _ in pairs]) or not _enough([m for _, m in pairs]):
-    return Estimate(float("nan"), float("nan"), float("nan"), len(pairs))
+    return undefined(len(pairs))
   one, other = _Moments([r for r, _ in pairs]), _Moments([m for _, m in pairs])
 
   def plain(prompts: np.ndarray) -> float:
@@ -125,16 +134,19 @@ def frechet_estimate(
 def frechet_between_halves(
   groups: Sequence[Float[np.ndarray, "windows dim"]], seed: int = 0
 ) -> Estimate:
-  """What 0 looks like: the distance between the two halves of random splits of the prompts.
+  """Returns the distance between random halves of the prompts, to compare other distances with.
 
+  Args:
+    groups: windows of each prompt.
+    seed: seed of splits and subsets.
   Returns:
-    The mean over splits of what `frechet_estimate` makes of the halves, between the 2.5th and the
-    97.5th percentile; NaN where half of the prompts are too few. `n` is that of one half.
+    The mean over splits of the extrapolated distance, with the 2.5th and the 97.5th percentile; NaN
+    if half of the prompts are too few. `n` is the number of prompts of one half.
   """
   groups = [group for group in groups if len(group)]
   half = len(groups) // 2
   if half < LEAST_GROUPS or not _enough(groups[:half]):
-    return Estimate(float("nan"), float("nan"), float("nan"), half)
+    return undefined(half)
   moments = _Moments(groups)
   rng = np.random.default_rng(seed)
   found = []
@@ -154,14 +166,14 @@ def frechet_between_halves(
 def mean_distance(
   one: Float[np.ndarray, "windows dim"], other: Float[np.ndarray, "others dim"]
 ) -> float:
-  """Euclidean distance of the mean embeddings of two sounds; NaN where one has no window."""
+  """Returns the Euclidean distance of the mean embeddings of two sounds; NaN without windows."""
   if not len(one) or not len(other):
     return float("nan")
   return float(np.linalg.norm(one.mean(axis=0) - other.mean(axis=0)))
 
 
 class _Moments:
-  """Counts, sums and sums of products of each prompt's windows, to be summed over prompts."""
+  """Counts, sums and sums of products of the windows of each prompt, which add over prompts."""
 
   def __init__(self, groups: Sequence[Float[np.ndarray, "windows dim"]]):
     groups = [np.asarray(group, np.float64) for group in groups]
@@ -172,7 +184,7 @@ class _Moments:
   def of(
     self, weights: Float[np.ndarray, "sets prompts"]
   ) -> tuple[Float[np.ndarray, "sets dim"], Float[np.ndarray, "sets dim dim"]]:
-    """Mean and covariance of sets in which each prompt occurs so many times."""
+    """Returns mean and covariance of sets, given how often each prompt is in each set."""
     counts = (weights @ self.counts)[:, None]
     means = weights @ self.sums / counts
     products = np.tensordot(weights, self.products, 1)
@@ -183,10 +195,10 @@ class _Moments:
 def _distances(
   one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
 ) -> Float[np.ndarray, " sets"]:
-  """Of each pair of normal distributions.
+  """Returns the squared distance of each pair of normal distributions.
 
   The trace of the square root of a product A B is that of (A^1/2 B A^1/2)^1/2, which is symmetric
-  and so has real eigenvalues; those that rounding makes negative are 0.
+  and so has real eigenvalues; eigenvalues that are negative by rounding count as 0.
   """
   (mean, covariance), (other_mean, other_covariance) = one, other
   values, vectors = np.linalg.eigh(covariance)
@@ -198,7 +210,7 @@ def _distances(
 
 
 def _subsets(count: int, rng: np.random.Generator) -> Float[np.ndarray, "sets prompts"]:
-  """All prompts once, then random subsets of sizes from half of them on."""
+  """Returns weights of prompts: first all prompts, then random subsets from half of them on."""
   sizes = np.linspace(count / 2, count, _SIZES)[:-1].round().astype(int)
   rows = [np.ones(count)]
   for size in np.repeat(sizes, _SUBSETS):
@@ -210,7 +222,7 @@ def _subsets(count: int, rng: np.random.Generator) -> Float[np.ndarray, "sets pr
 def _extrapolated(
   sizes: Float[np.ndarray, " sets"], distances: Float[np.ndarray, " sets"]
 ) -> float:
-  """The line through the mean distance of each size, at endless size."""
+  """Returns the value at infinite size of a line through the mean distance of each size."""
   each = np.unique(sizes)
   means = [distances[sizes == size].mean() for size in each]
   return float(np.polyfit(1.0 / each, means, 1)[1])

@@ -1,7 +1,7 @@
 """GE2E speaker embeddings: a published network of three LSTM layers.
 
-The weights are a file of the package resemblyzer. Its code is not used, because it needs PyTorch
-and a voice detector that fails with current versions of setuptools.
+The weights are a file of the package resemblyzer. The code of the package is not used, because it
+needs PyTorch and a voice detector that fails with current versions of setuptools.
 
 Source: Wan et al., Generalized end-to-end loss for speaker verification, 2018; the weights and the
   spectrogram are those of Resemblyzer 0.1.4.
@@ -31,9 +31,9 @@ GE2E_MISSING = (
 
 _RATE = 16_000
 _WINDOW, _HOP, _MELS = 400, 160, 40
-_FRAMES, _STEP = 160, 80  # of a piece that is embedded, and from one piece to the next
-_LEVEL = 10 ** (-30 / 20)  # root mean square that quieter speech is raised to
-_BLOCK = 480  # samples that are kept or left out as silence
+_FRAMES, _STEP = 160, 80  # of a piece, and from one piece to the next
+_LEVEL = 10 ** (-30 / 20)  # minimum root mean square after normalisation
+_BLOCK = 480  # samples that are kept or removed together
 _SILENCE = 10 ** (-35 / 20)  # of the level of the loud blocks
 _KEPT_BLOCKS = 4  # on either side of speech
 _LAYERS = 3
@@ -41,10 +41,10 @@ _LAYERS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Ge2e:
-  """The network.
+  """The GE2E network.
 
   Attributes:
-    weights: by their names in PyTorch: of an LSTM of three layers and of `linear`.
+    weights: weights of the LSTM and of `linear`, by their names in PyTorch.
   """
 
   weights: Mapping[str, np.ndarray]
@@ -52,14 +52,14 @@ class Ge2e:
   def embed(
     self, waveform: Float[np.ndarray, " samples"], sample_rate: int
   ) -> Float[np.ndarray, " dim"]:
-    """The voice as a unit vector: the mean over pieces of 1.6 s, long pauses left out."""
+    """Returns the voice as a unit vector: the mean over pieces of 1.6 s without long pauses."""
     speech = _without_pauses(audio.resample(waveform, sample_rate, _RATE))
     level = float(np.sqrt(np.mean(np.square(speech)))) if len(speech) else 0.0
     if not level:
       return np.zeros(len(self.weights["linear.bias"]), np.float32)
     mel = _mel_spectrogram(speech * max(1.0, _LEVEL / level))
     pieces = np.stack([mel[i : i + _FRAMES] for i in range(0, len(mel) - _FRAMES + 1, _STEP)])
-    # Padded to a power of two of them, so that few shapes are compiled.
+    # Padded to a power of two of pieces, so that few shapes are compiled.
     padding = (1 << (len(pieces) - 1).bit_length()) - len(pieces)
     padded = np.pad(pieces, ((0, padding), (0, 0), (0, 0)))
     vector = np.asarray(_embed_pieces(self.weights, padded))[: len(pieces)].mean(axis=0)
@@ -67,11 +67,11 @@ class Ge2e:
 
 
 def load_ge2e() -> Ge2e:
-  """The published network.
+  """Loads the published network.
 
   Raises:
     UserError: the package with the weights is not installed.
-    DataError: its file is not the one that is expected.
+    DataError: its file has another format.
   """
   found = importlib.util.find_spec("resemblyzer")
   if found is None or not found.submodule_search_locations:
@@ -84,16 +84,16 @@ def load_ge2e() -> Ge2e:
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
-  """What a file of `torch.save` before PyTorch 1.6 holds: dictionaries, numbers, float tensors.
+  """Reads a file of `torch.save` before PyTorch 1.6: dictionaries, numbers and float tensors.
 
-  Nothing but these is built, so that no code of the file can run.
+  Other objects are refused, so that no code of the file can run.
 
   Raises:
-    DataError: the file holds something else, or cannot be read.
+    DataError: the file contains other objects, or cannot be read.
   """
   try:
     with open(path, "rb") as file:
-      for _ in range(3):  # a magic number, the version of the format, and the machine's properties
+      for _ in range(3):  # a magic number, the version of the format, the properties of the machine
         _Unpickler(file).load()
       content = _Unpickler(file).load()
       data = {}
@@ -127,7 +127,7 @@ class _Unpickler(pickle.Unpickler):
       ("torch", "FloatStorage"): "float",
     }
     if (module, name) not in known:
-      raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+      raise pickle.UnpicklingError(f"it contains {module}.{name}")
     return known[module, name]
 
   def persistent_load(self, pid: Any) -> str:
@@ -139,7 +139,7 @@ def _with_data(value: Any, data: Mapping[str, np.ndarray]) -> Any:
     flat = data[value.storage]
     last = sum((n - 1) * s for n, s in zip(value.shape, value.strides, strict=True))
     if 0 in value.shape or value.offset < 0 or not 0 <= value.offset + last < len(flat):
-      raise ValueError("a tensor lies outside its data")
+      raise ValueError("a tensor exceeds its data")
     strides = [4 * s for s in value.strides]
     view = np.lib.stride_tricks.as_strided(flat[value.offset :], value.shape, strides)
     return np.array(view)
@@ -151,7 +151,7 @@ def _with_data(value: Any, data: Mapping[str, np.ndarray]) -> Any:
 
 
 def _without_pauses(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " speech"]:
-  """The blocks near loud ones, repeated to fill a piece."""
+  """Returns the blocks near loud blocks, repeated to fill a piece."""
   whole = waveform[: len(waveform) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
   if not len(whole):
     whole = np.pad(waveform, (0, _BLOCK - len(waveform)))[None]
@@ -164,7 +164,7 @@ def _without_pauses(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray
 
 
 def _mel_spectrogram(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "frames mels"]:
-  """Power, neither its logarithm nor relative to full scale."""
+  """Returns the power of the mel bands, without a logarithm."""
   import librosa
 
   magnitudes = spectrogram(waveform, _WINDOW, _HOP) * (_WINDOW / 4)  # half the sum of the window

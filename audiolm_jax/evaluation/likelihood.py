@@ -1,8 +1,8 @@
-"""How well a stage predicts held-out tokens, beside tables fitted on its training tokens."""
+"""Likelihoods of held-out tokens by a stage, compared with n-gram tables."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,21 +22,26 @@ from audiolm_jax.lm.transformer import Transformer, unstack_layers
 
 _LEAST_SECONDS = 0.5
 
+StageScorer = Callable[
+  [Int[np.ndarray, " steps"] | None, Int[np.ndarray, "frames q"] | None],
+  tuple[np.ndarray, np.ndarray],
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class StageReport:
-  """A stage on held-out tokens.
+  """Figures of a stage on held-out tokens.
 
   Attributes:
-    nats: per target token, over the ids that are legal at its position; resampled over clips.
+    nats: nats per target token, over the ids that are legal at its position; resampled over clips.
     accuracy: share of targets that are the most probable legal id.
-    quantizer_nats: the same by level; one entry for semantic targets.
-    tables: what unigram and bigram tables reach on the same targets.
-    below_bigram: 1 - nats / the better bigram table's nats.
+    quantizer_nats: nats per target token by level; one entry for semantic targets.
+    tables: losses of unigram and bigram tables on the same targets.
+    below_bigram: 1 - nats / nats of the better bigram table.
     tokens_per_second: targets per second of audio; repeats that the stage drops do not count.
-    bits_per_second: of audio, if the targets were coded by the stage's probabilities (the length
-      that an arithmetic coder comes up to); resampled over clips.
-    raw_bits_per_second: of the same targets, each coded by its number.
+    bits_per_second: bits per second of audio of an arithmetic coder with the stage's probabilities;
+      resampled over clips.
+    raw_bits_per_second: bits per second of audio if each target is coded by its number.
   """
 
   nats: Estimate
@@ -52,10 +57,11 @@ class StageReport:
 def evaluate_stage(
   stage: Stage, train: Sequence[TokenClip], valid: Sequence[TokenClip]
 ) -> StageReport:
-  """Scores every crop of `valid`, cut one after another; the tables are fitted on `train`.
+  """Scores consecutive crops of `valid` by a stage and by tables that are fitted to `train`.
 
   Args:
-    train: the clips that the stage was trained on.
+    stage: the stage.
+    train: clips that the stage was trained on.
     valid: clips that it was not trained on.
   Raises:
     DataError: no clip is long enough for a crop.
@@ -66,7 +72,9 @@ def evaluate_stage(
   )
   scored = [clip for clip in valid if next(crops(spec, clip), None) is not None]
   if not scored:
-    raise DataError(f"no clip is {_LEAST_SECONDS:g} s long, so the {spec.name} stage has no crop")
+    raise DataError(
+      f"no clip has {_LEAST_SECONDS:g} s, the minimum length of a crop of the {spec.name} stage"
+    )
   score = stage_scorer(stage)
   quantizers = max(1, spec.num_target_quantizers)
   sums = np.zeros((len(scored), quantizers))
@@ -95,7 +103,7 @@ def evaluate_stage(
     accuracy=float(hits.sum() / counts.sum()),
     quantizer_nats=[float(n) for n in sums.sum(0) / counts.sum(0)],
     tables=tables,
-    below_bigram=Estimate(1 - nats.value / best, 1 - nats.high / best, 1 - nats.low / best, nats.n),
+    below_bigram=nats.mapped(lambda value: 1 - value / best),
     tokens_per_second=tokens_per_second,
     bits_per_second=bits,
     raw_bits_per_second=tokens_per_second * float(np.log2(vocabulary)),
@@ -105,7 +113,15 @@ def evaluate_stage(
 def crops(
   spec: AutoregressiveSpec, clip: TokenClip, least_seconds: float = _LEAST_SECONDS
 ) -> Iterator[tuple[Int[np.ndarray, " steps"] | None, Int[np.ndarray, "frames q"] | None]]:
-  """Aligned pieces of a clip, one crop of the stage long, the last one at least `least_seconds`."""
+  """Yields consecutive crops of a clip as semantic tokens and codes, None for those not needed.
+
+  Args:
+    spec: the stage, which sets the length of a crop.
+    clip: the tokens.
+    least_seconds: minimum length of the last crop.
+  Raises:
+    DataError: the clip lacks tokens that the stage needs.
+  """
   count = 0
   semantic = codes = None
   if spec.uses_semantic:
@@ -125,23 +141,24 @@ def crops(
 
 
 def autoregressive(stage: Stage) -> AutoregressiveSpec:
-  """The spec of a stage whose tokens have probabilities one after another.
+  """Returns the spec of a stage whose tokens have conditional probabilities.
 
   Raises:
-    DataError: it is of another kind.
+    DataError: the stage is of another kind.
   """
   if not isinstance(stage.spec, AutoregressiveSpec):
     raise DataError(
-      f"the {stage.spec.name} stage is of the kind {stage.spec.kind}, which gives no likelihoods; "
-      "leave it out"
+      f"the {stage.spec.name} stage is of the kind {stage.spec.kind}, which has no likelihoods; "
+      "exclude the stage"
     )
   return stage.spec
 
 
-def stage_scorer(stage: Stage):
-  """A function `(semantic, codes) -> (nats, hits)` of the targets of one crop, each [targets].
+def stage_scorer(stage: Stage) -> StageScorer:
+  """Returns a function that scores the targets of one crop.
 
-  `nats` are over the legal ids of each position; `hits` tell where the most probable is right.
+  It receives semantic tokens and codes as `crops` yields them. It returns the nats of each target
+  over the legal ids of its position, and whether the most probable id is the target.
   """
   spec = autoregressive(stage)
   config = dataclasses.replace(stage.config, scan_layers=False, remat=Remat.NONE, dtype="float32")
@@ -168,7 +185,7 @@ def _score(
   tokens, frames = (features[f"decoder_{n}"][None] for n in ("input_tokens", "frame_ids"))
   frame_ids = frames if config.num_frame_embeddings else None
   hidden = model.apply({"params": params}, tokens, frame_ids, method="hidden")[0]
-  # Targets lie together after the source, so a frame's levels are one row; padding follows them.
+  # Targets follow the source, so the levels of a frame are one row; padding follows the targets.
   length = spec.max_target_length
   hidden, targets = (
     jax.lax.dynamic_slice_in_dim(jnp.pad(a, [(0, length)] + [(0, 0)] * (a.ndim - 1)), start, length)
@@ -188,14 +205,14 @@ def _score(
 
 def _needed(tokens: np.ndarray | None, clip: TokenClip, spec: AutoregressiveSpec) -> np.ndarray:
   if tokens is None:
-    raise DataError(f"clip {clip.id} lacks the tokens that the {spec.name} stage needs")
+    raise DataError(f"clip {clip.id} has no tokens of a kind that the {spec.name} stage needs")
   return tokens
 
 
 def _seconds(
   spec: AutoregressiveSpec, semantic: np.ndarray | None, codes: np.ndarray | None
 ) -> float:
-  """Length of a crop; one of the two is there."""
+  """Returns the length of a crop that has at least one kind of tokens."""
   if codes is not None:
     return len(codes) / spec.frame_rate
   return len(semantic if semantic is not None else ()) / spec.semantic_rate

@@ -1,4 +1,4 @@
-"""Lyra v2, Google's public SoundStream for speech, by LiteRT."""
+"""Lyra v2, Google's public SoundStream for speech, run by LiteRT."""
 
 import importlib.util
 import os
@@ -20,18 +20,18 @@ _LEVELS = (16, 30, 46)
 
 
 def lyra_installed() -> bool:
-  """Whether package ai-edge-litert is there, which runs the models."""
+  """Returns whether package ai-edge-litert is installed, which runs the models."""
   return importlib.util.find_spec("ai_edge_litert") is not None
 
 
 def lyra_codecs(folder: str | os.PathLike[str]) -> list[OutsideCodec]:
-  """Lyra v2 at its three bit rates.
+  """Returns Lyra v2 at its three bit rates; its output has no delay.
 
   Args:
-    folder: holds the models, `LYRA_FILES`.
+    folder: folder with the models, `LYRA_FILES`.
   Raises:
-    UserError: the package or a file is not there, or a file is not a model.
-  Source: Lyra 1.3.2, github.com/google/lyra; it adds no delay.
+    UserError: the package or a file is missing, or a file is not a model.
+  Source: Lyra 1.3.2, github.com/google/lyra.
   """
   if not lyra_installed():
     raise UserError(LYRA_MISSING)
@@ -48,19 +48,19 @@ def lyra_codecs(folder: str | os.PathLike[str]) -> list[OutsideCodec]:
 def _through(
   models: list[bytes], waveform: Float[np.ndarray, " samples"], levels: int
 ) -> Float[np.ndarray, " samples"]:
-  # What is heard stays in the variables of an interpreter, which its reset_all_variables() leaves
-  # as they are: every clip has interpreters of its own.
+  # Each clip has its own interpreters: their variables keep the state of the previous clip, and
+  # reset_all_variables() does not change them.
   encoder, quantizer, decoder = (_interpreter(model) for model in models)
   encode, decode = encoder.get_signature_runner(), decoder.get_signature_runner()
   quantize, look_up = (quantizer.get_signature_runner(name) for name in ("encode", "decode"))
   frames = np.pad(waveform, (0, -len(waveform) % _HOP_LENGTH)).reshape(-1, 1, _HOP_LENGTH)
-  heard = []
+  decoded = []
   for frame in frames.astype(np.float32):
     latent = encode(input_audio=frame)["output_0"]
     codes = quantize(input_frames=latent, num_quantizers=np.int32(levels))["output_0"]
     latent = look_up(encoding_indices=codes)["output_0"]
-    heard.append(decode(input_audio=latent)["output_0"][0])
-  return np.concatenate(heard)[: len(waveform)]
+    decoded.append(decode(input_audio=latent)["output_0"][0])
+  return np.concatenate(decoded)[: len(waveform)]
 
 
 def _read_model(path: str) -> bytes:
@@ -75,7 +75,7 @@ def _read_model(path: str) -> bytes:
   try:
     _interpreter(model)
   except ValueError as error:
-    raise UserError(f"{path} is not a TFLite model; fetch it anew") from error
+    raise UserError(f"{path} is not a TFLite model; download it again") from error
   return model
 
 

@@ -1,4 +1,4 @@
-"""How music sounds, pitch classes, key, onsets and notes, and how well two pieces agree in it."""
+"""Statistics of music: pitch classes, key, onsets and notes, and the agreement of two pieces."""
 
 import dataclasses
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.evaluation.report import Better
+from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.transcription import transcribe
 
 # Krumhansl, Cognitive Foundations of Musical Pitch, 1990, table 2.1: how well a tone fits a key.
@@ -23,20 +23,24 @@ _ONSET_WINDOW = 2048  # samples, librosa's
 _SMOOTH_SECONDS = 0.05
 _SHORTEST_PERIOD_SECONDS, _LONGEST_PERIOD_SECONDS = 0.2, 1.5
 
-# What `agreement` gives, and which way each figure improves.
-AGREEMENT = {
-  "chroma cosine": Better.HIGHER,
-  "same key": Better.HIGHER,
-  "correlation of key scores": Better.HIGHER,
-  "notes in the key": Better.HIGHER,
-  "onset density difference, octaves": Better.LOWER,
-  "pulse clarity difference": Better.LOWER,
-  "mean pitch difference, semitones": Better.LOWER,
-}
+CHROMA = Metric("chroma_cosine", "chroma cosine")
+SAME_KEY = Metric("same_key", "same key")
+KEY_CORRELATION = Metric("key_correlation", "correlation of key scores")
+NOTES_IN_KEY = Metric("notes_in_key", "notes in the key")
+ONSETS = Metric("onset_density_octaves", "onset density difference", Better.LOWER, unit="octaves")
+PULSE = Metric("pulse_clarity_difference", "pulse clarity difference", Better.LOWER)
+PITCH = Metric("mean_pitch_semitones", "mean pitch difference", Better.LOWER, unit="semitones")
+# The metrics that `agreement` returns.
+AGREEMENT = (CHROMA, SAME_KEY, KEY_CORRELATION, NOTES_IN_KEY, ONSETS, PULSE, PITCH)
 
 
 class Key(NamedTuple):
-  """A tonic, 0 for C to 11 for B, and whether the key is a minor one."""
+  """A musical key.
+
+  Attributes:
+    tonic: pitch class, from 0 for C to 11 for B.
+    minor: whether the key is minor.
+  """
 
   tonic: int
   minor: bool
@@ -46,20 +50,20 @@ class Key(NamedTuple):
 
   @property
   def scale(self) -> frozenset[int]:
-    """Pitch classes of the major or the natural minor scale."""
+    """Pitch classes of the major or natural minor scale."""
     return frozenset((self.tonic + step) % 12 for step in _SCALES[self.minor])
 
 
 @dataclasses.dataclass(frozen=True)
 class MusicStatistics:
-  """What one piece of music sounds like.
+  """Statistics of one piece of music.
 
   Attributes:
     chroma: mean energy of the pitch classes, C first; zeros for silence.
-    seconds: how long the piece is.
-    onsets: how many there are; a chord is one.
-    pulse_clarity: see `pulse_clarity`.
-    pitches: MIDI numbers of the notes that were made out.
+    seconds: length of the piece.
+    onsets: number of onsets; a chord is one.
+    pulse_clarity: regularity of the onsets, see `pulse_clarity`.
+    pitches: MIDI numbers of the transcribed notes.
   """
 
   chroma: Float[np.ndarray, "12"]
@@ -70,21 +74,22 @@ class MusicStatistics:
 
   @property
   def onsets_per_second(self) -> float:
+    """Onset density."""
     return self.onsets / self.seconds
 
   @property
   def notes_per_onset(self) -> float:
-    """How full chords are; NaN without onsets."""
+    """Mean size of a chord; NaN without onsets."""
     return len(self.pitches) / self.onsets if self.onsets else float("nan")
 
   @property
   def mean_pitch(self) -> float:
-    """MIDI number; NaN without notes."""
+    """Mean MIDI number; NaN without notes."""
     return float(self.pitches.mean()) if len(self.pitches) else float("nan")
 
   @property
-  def pitch_range_semitones(self) -> float:
-    """From the 5th to the 95th percentile of the notes; NaN without notes."""
+  def note_range_semitones(self) -> float:
+    """Range from the 5th to the 95th percentile of the notes; NaN without notes."""
     if not len(self.pitches):
       return float("nan")
     low, high = np.quantile(self.pitches, (0.05, 0.95))
@@ -92,7 +97,7 @@ class MusicStatistics:
 
 
 def music_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> MusicStatistics:
-  """Statistics of a piece of music, tuned to A = 440 Hz."""
+  """Returns the statistics of a piece of music that is tuned to A = 440 Hz."""
   return MusicStatistics(
     chroma=mean_chroma(waveform, sample_rate),
     seconds=len(waveform) / sample_rate,
@@ -102,30 +107,30 @@ def music_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: int) 
   )
 
 
-def agreement(sound: MusicStatistics, reference: MusicStatistics) -> dict[str, float]:
-  """How well a sound goes with another, by the figures of `AGREEMENT`.
+def agreement(sound: MusicStatistics, reference: MusicStatistics) -> dict[Metric, float]:
+  """Returns how well a sound agrees with a reference, by the metrics of `AGREEMENT`.
 
-  Silence has no key and no chroma in common with anything. A piece without an onset counts as half
-  an onset, so that the ratio of densities is finite. What needs notes is NaN where there are none.
+  Key and chroma of silence agree with nothing. A piece without onsets counts as half an onset, so
+  that the ratio of densities is finite. Metrics of notes are NaN without notes.
   """
   key = estimate_key(reference.chroma)
   in_key = [int(pitch) % 12 in key.scale for pitch in sound.pitches] if key else []
   density, reference_density = (max(s.onsets, 0.5) / s.seconds for s in (sound, reference))
   return {
-    "chroma cosine": _cosine(sound.chroma, reference.chroma),
-    "same key": float(key is not None and estimate_key(sound.chroma) == key),
-    "correlation of key scores": _cosine(*(_centred_scores(s) for s in (sound, reference))),
-    "notes in the key": float(np.mean(in_key)) if in_key else float("nan"),
-    "onset density difference, octaves": float(abs(np.log2(density / reference_density))),
-    "pulse clarity difference": abs(sound.pulse_clarity - reference.pulse_clarity),
-    "mean pitch difference, semitones": abs(sound.mean_pitch - reference.mean_pitch),
+    CHROMA: _cosine(sound.chroma, reference.chroma),
+    SAME_KEY: float(key is not None and estimate_key(sound.chroma) == key),
+    KEY_CORRELATION: _cosine(*(_centred_scores(s) for s in (sound, reference))),
+    NOTES_IN_KEY: float(np.mean(in_key)) if in_key else float("nan"),
+    ONSETS: float(abs(np.log2(density / reference_density))),
+    PULSE: abs(sound.pulse_clarity - reference.pulse_clarity),
+    PITCH: abs(sound.mean_pitch - reference.mean_pitch),
   }
 
 
 def mean_chroma(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, "12"]:
-  """Mean magnitude of the pitch classes, C first, tuned to A = 440 Hz; loud frames count more.
+  """Returns the mean magnitude of the pitch classes, C first, for a tuning of A = 440 Hz.
 
   Source: package librosa, chroma of the constant-Q transform.
   """
@@ -138,7 +143,7 @@ def mean_chroma(
 
 
 def key_scores(chroma: Float[np.ndarray, "12"]) -> Float[np.ndarray, "24"]:
-  """How well each key fits: C to B major, then C to B minor, -1 to 1; zeros for a flat chroma.
+  """Returns the score of each key, -1 to 1: C to B major, then C to B minor; 0 for a flat chroma.
 
   Source: Krumhansl, Cognitive Foundations of Musical Pitch, 1990, chapter 4: the correlation with
     the profile of each key.
@@ -152,7 +157,7 @@ def key_scores(chroma: Float[np.ndarray, "12"]) -> Float[np.ndarray, "24"]:
 
 
 def estimate_key(chroma: Float[np.ndarray, "12"]) -> Key | None:
-  """The key that fits best; None for a flat chroma, such as that of silence."""
+  """Returns the key with the highest score; None for a flat chroma, such as that of silence."""
   scores = key_scores(chroma)
   if not scores.any():
     return None
@@ -163,10 +168,10 @@ def estimate_key(chroma: Float[np.ndarray, "12"]) -> Key | None:
 def onset_times(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, " onsets"]:
-  """When notes or chords begin, seconds.
+  """Returns the times at which notes or chords begin, in seconds.
 
-  An onset stands at least 0.1 dB, in the mean over mel bands, above its surroundings: what counts
-  does not depend on what else the clip holds. Noise that flickers has onsets too.
+  An onset is a peak at least 0.1 dB above its surroundings in the mean over mel bands, independent
+  of the rest of the clip. Flickering noise has onsets too.
 
   Source: package librosa, peaks of the spectral flux.
   """
@@ -186,7 +191,7 @@ def onset_times(
 def onset_envelope(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, " frames"]:
-  """Mean rise of the mel bands, dB, every 10 ms."""
+  """Returns the mean rise of the mel bands in dB, every 10 ms."""
   import librosa
 
   return librosa.onset.onset_strength(
@@ -197,10 +202,10 @@ def onset_envelope(
 
 
 def pulse_clarity(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> float:
-  """How regularly notes begin: 1 for a metronome, near 0 for chance; 0 for silence.
+  """Returns the regularity of onsets: 1 for a metronome, near 0 for random onsets, 0 for silence.
 
-  It is the highest autocorrelation of the onset envelope at periods of 0.2 to 1.5 s, and at most
-  half the clip. The shorter a clip, the higher it is by chance.
+  This is the highest autocorrelation of the onset envelope at periods of 0.2 to 1.5 s and at most
+  half the clip. Shorter clips have higher values by chance.
 
   Source: Lartillot, Eerola, Toiviainen and Fornari, Multi-feature modeling of pulse clarity, 2008,
     the maximum of the autocorrelation.
@@ -227,6 +232,6 @@ def _centred_scores(statistics: MusicStatistics) -> Float[np.ndarray, "24"]:
 
 
 def _cosine(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> float:
-  """Cosine of the angle; 0 where one of them is nothing."""
+  """Returns the cosine of the angle; 0 if one of the vectors is 0."""
   size = float(np.linalg.norm(one) * np.linalg.norm(other))
   return float(one @ other) / size if size else 0.0

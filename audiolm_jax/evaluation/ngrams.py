@@ -1,4 +1,4 @@
-"""Unigram and bigram tables of a stage's tokens: what a trained stage has to be better than."""
+"""Unigram and bigram tables of a stage's tokens, the baselines of a trained stage."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ ADDED_COUNTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class TableLosses:
-  """Nats per target token of the tables, the added count that suits the validation data chosen.
+  """Nats per target token of the tables, with the added count that is best on the held-out data.
 
   Attributes:
-    unigram: frequency of the token among the legal ids at its position.
-    bigram: given the token before it, a constant added to every count.
-    bigram_backoff: the same with the unigram, times a constant, added instead; the strongest.
+    unigram: by the frequency of the token among the legal ids at its position.
+    bigram: by its frequency after the previous token, with a constant added to every count.
+    bigram_backoff: likewise with a multiple of the unigram added; the strongest baseline.
     uniform: log of the number of legal ids.
-    num_targets: target tokens scored.
+    num_targets: number of target tokens.
   """
 
   unigram: float
@@ -34,8 +34,12 @@ class TableLosses:
 class NgramTable:
   """Counts of target tokens and of (previous token, target token) in training sequences.
 
-  The probabilities are over the ids that are legal at a position (one codebook or the clusters),
-  which is what a sampler's mask leaves; the first token of a sequence follows BOS.
+  Probabilities are over the ids that are legal at a position (one codebook or the clusters), as
+  under the mask of a sampler. The first token of a sequence follows BOS.
+
+  Args:
+    spec: the stage.
+    sequences: training sequences.
   """
 
   def __init__(self, spec: AutoregressiveSpec, sequences: Sequence[StageSequence]):
@@ -56,10 +60,14 @@ class NgramTable:
     self._first_id = first.start
 
   def losses(self, sequences: Sequence[StageSequence]) -> TableLosses:
-    """Mean over all targets of `sequences`, each table with the best of `ADDED_COUNTS`."""
+    """Returns the mean over all targets of sequences, for each table with its best added count.
+
+    Raises:
+      ValueError: the sequences have no targets.
+    """
     previous, targets = _pairs(sequences)
     if not len(targets):
-      raise ValueError("the sequences hold no target token")
+      raise ValueError("the sequences have no target token")
     return TableLosses(
       unigram=min(_nats(self.unigram(targets, k)) for k in ADDED_COUNTS),
       bigram=min(_nats(self.bigram(previous, targets, k)) for k in ADDED_COUNTS),
@@ -72,21 +80,26 @@ class NgramTable:
     )
 
   def unigram(self, targets: Int[np.ndarray, " n"], added: float) -> Float[np.ndarray, " n"]:
-    """Probability of each target, `added` to every count."""
+    """Returns the probability of each target with `added` in every count."""
     level = (targets - self._first_id) // self._size
     return (self._unigram[targets] + added) / (self._level_totals[level] + added * self._size)
 
   def bigram(
     self, previous: Int[np.ndarray, " n"], targets: Int[np.ndarray, " n"], added: float
   ) -> Float[np.ndarray, " n"]:
-    """Probability of each target given the token before it, `added` to every count."""
+    """Returns the probability of each target after the previous token, `added` in every count."""
     total = self._contexts[previous] + added * self._size
     return (self._count(previous, targets) + added) / total
 
   def bigram_backoff(
     self, previous: Int[np.ndarray, " n"], targets: Int[np.ndarray, " n"], weight: float
   ) -> Float[np.ndarray, " n"]:
-    """The same with `weight` times the unigram added.
+    """Returns the probability of each target after the previous token, with a unigram prior.
+
+    Args:
+      previous: token before each target.
+      targets: the targets.
+      weight: weight of the unigram in counts.
 
     Source: MacKay and Peto, A hierarchical Dirichlet language model, equation 11.
     """

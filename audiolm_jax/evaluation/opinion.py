@@ -1,4 +1,4 @@
-"""The quality of speech as listeners would rate it, predicted by a network without a reference."""
+"""The quality of speech that listeners would report, predicted by a network without a reference."""
 
 import warnings
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -15,7 +15,13 @@ _RATE = 16_000
 
 
 class Opinion(NamedTuple):
-  """Predicted mean opinion scores, 1 to 5, of all, of the speech and of the background."""
+  """Predicted mean opinion scores, 1 to 5.
+
+  Attributes:
+    overall: overall quality.
+    signal: quality of the speech.
+    background: quality of the background.
+  """
 
   overall: float
   signal: float
@@ -24,18 +30,18 @@ class Opinion(NamedTuple):
 
 @runtime_checkable
 class OpinionModel(Protocol):
-  """Rates speech."""
+  """Predicts the quality of speech."""
 
   def rate(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Opinion:
-    """The scores of a clip."""
+    """Returns the scores of a clip."""
     ...
 
 
 class Dnsmos:
-  """DNSMOS P.835; its networks come with the package speechmos.
+  """DNSMOS P.835, whose networks are part of the package speechmos.
 
   Raises:
-    UserError: a package is not installed.
+    UserError: the package is not installed.
   Source: Reddy, Gopal and Cutler, DNSMOS P.835, 2022.
   """
 
@@ -47,12 +53,12 @@ class Dnsmos:
     self._run: Any = dnsmos.run
 
   def rate(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Opinion:
-    """Means over windows of 9 s, one each second; a shorter clip is repeated to fill one."""
+    """Returns means over windows of 9 s, one each second; a shorter clip is repeated."""
     resampled = np.clip(audio.resample(waveform, sample_rate, _RATE), -1.0, 1.0)
     if not len(resampled):
       return Opinion(float("nan"), float("nan"), float("nan"))
     with warnings.catch_warnings():
-      # Some of the 120 mel filters of its fourth score, which is not read here, are empty.
+      # Some of the 120 mel filters of its fourth score, which is not used here, are empty.
       warnings.filterwarnings("ignore", message="Empty filters detected", category=UserWarning)
       scores = self._run(resampled, _RATE)
     return Opinion(*(float(scores[name]) for name in ("ovrl_mos", "sig_mos", "bak_mos")))

@@ -1,7 +1,8 @@
-"""What is measured, on what, and how much of it."""
+"""The settings of an evaluation, which are the flags of `eval` too."""
 
 import dataclasses
 import enum
+from typing import Any
 
 
 class Domain(enum.StrEnum):
@@ -11,57 +12,45 @@ class Domain(enum.StrEnum):
   MUSIC = "music"
 
 
+def _setting(text: str, default: Any = dataclasses.MISSING, least: float | None = None) -> Any:
+  """Returns a field with its description and its minimum."""
+  return dataclasses.field(default=default, metadata={"help": text, "least": least})
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the suites have in common; the flags of `eval` have the same names.
+  """The settings of all suites, each with its description."""
 
-  Attributes:
-    bundle: name or folder of what is measured.
-    data: folder or manifest; its split `valid` is measured on.
-    train_data, probe_data: where the splits `train` and `probe` are; None: in `data`.
-    token_store: folder of the tokens that the stages were trained on, or None.
-    lyra_dir: folder of Lyra's models, which the codec is set beside, or None.
-    items, items_audio_dir: ABX items in the Libri-Light format, and the folder of their files.
-    pairs: of sounds, for likelihoods: a folder or a manifest.
-    stages: whose likelihoods; none for all.
-    asr_model: Whisper model that counts word errors: folder, size or hub name; None for none, and
-      for PocketSphinx in the suite resynthesis.
-    asr_language: language that it expects.
-    other_bundle: what a detector is shown, beside its own bundle; whose continuations of piano are
-      set beside the bundle's.
-    output_dir: folder for sounds and pictures.
-    max_clips, max_continuations, max_speaker_clips: most pieces that are reconstructed, prompts
-      that are continued, clips that a speaker model learns from.
-    samples_per_prompt: continuations of each of the first prompts that are compared.
-    piece_seconds: longer clips are cut.
-    prompt_seconds, duration: lengths of a prompt and of what is made of it.
-    encode_hours: length of the file that the suite cost encodes.
-    speaker_steps: training steps of the speaker classifier.
-    seed: of the choices and of sampling.
-  """
+  bundle: str = _setting("Name or folder of the bundle to measure.")
+  data: str = _setting("Folder or manifest; its split valid is measured.")
+  output_dir: str = _setting("Folder for results, sounds and pictures.")
+  train_data: str | None = _setting("Source of the split train; default: data.", None)
+  probe_data: str | None = _setting("Source of the split probe; default: data.", None)
+  token_store: str | None = _setting("Tokens that the stages were trained on.", None)
+  lyra_dir: str | None = _setting("Folder of Lyra's TFLite models, for the suite codec.", None)
+  items: str | None = _setting("ABX items in the Libri-Light format, for content.", None)
+  items_audio_dir: str | None = _setting("Folder of the items' files; default: data.", None)
+  pairs: str | None = _setting("Pairs of sounds, for likelihood: folder or .jsonl manifest.", None)
+  stages: tuple[str, ...] = _setting("Stages of the suite likelihood; default: all.", ())
+  asr_model: str | None = _setting(
+    "Whisper model: folder (CTranslate2), size such as base.en, or hub name.", None
+  )
+  asr_language: str = _setting("Language of the speech.", "en")
+  other_bundle: str | None = _setting(
+    "Bundle whose samples are detected, and whose piano is compared.", None
+  )
+  domain: Domain = _setting("Kind of audio.", Domain.SPEECH)
+  max_clips: int = _setting("Maximum number of pieces to reconstruct.", 60, 1)
+  max_continuations: int = _setting("Maximum number of prompts to continue.", 40, 1)
+  max_speaker_clips: int = _setting("Maximum number of clips for the speaker model.", 600, 2)
+  samples_per_prompt: int = _setting("Continuations of one prompt that are compared.", 4, 2)
+  piece_seconds: float = _setting("Longer clips are cut into pieces of this length.", 14.0, 1.0)
+  prompt_seconds: float = _setting("Length of a prompt.", 3.0, 0.5)
+  duration: float = _setting("Length of a continuation in seconds.", 7.0, 0.5)
+  encode_hours: float = _setting("Length of the file that the suite cost encodes.", 1.0)
+  speaker_steps: int = _setting("Training steps of the speaker classifier.", 2_000, 1)
+  seed: int = _setting("Seed of the choice of clips and of sampling.", 0)
 
-  bundle: str
-  data: str
-  output_dir: str
-  train_data: str | None = None
-  probe_data: str | None = None
-  token_store: str | None = None
-  lyra_dir: str | None = None
-  items: str | None = None
-  items_audio_dir: str | None = None
-  pairs: str | None = None
-  stages: tuple[str, ...] = ()
-  asr_model: str | None = None
-  asr_language: str = "en"
-  other_bundle: str | None = None
-  domain: Domain = Domain.SPEECH
-  max_clips: int = 60
-  max_continuations: int = 40
-  max_speaker_clips: int = 600
-  samples_per_prompt: int = 4
-  piece_seconds: float = 14.0
-  prompt_seconds: float = 3.0
-  duration: float = 7.0
-  encode_hours: float = 1.0
-  speaker_steps: int = 2_000
-  seed: int = 0
+  def source_of(self, split: str) -> str:
+    """Returns the folder or manifest that a split is read from."""
+    return {"train": self.train_data, "probe": self.probe_data}.get(split) or self.data

@@ -1,4 +1,4 @@
-"""Codecs made by others, which a bundle's codec is set beside; the first of them is Opus."""
+"""Codecs of other projects to compare with: the interface, and Opus."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,44 +10,31 @@ from jaxtyping import Float
 
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import degradations
-from audiolm_jax.evaluation.codec import reconstruction_metrics
-from audiolm_jax.evaluation.statistics import Estimate, mean_estimate
+from audiolm_jax.evaluation.codec import BITS_PER_SECOND, reconstruction_metrics
+from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.io import audio
 
 _OPUS_SAMPLE_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 _OPUS_RATES = (6_000, 9_000, 12_000)
-_OPUS_HEADERS = 2  # packets before the first that holds sound
+_OPUS_HEADERS = 2  # packets before the first one with sound
 # Bits per second at libsndfile's compression levels 1 and 0, between which it is linear.
 _OPUS_LOWEST, _OPUS_HIGHEST = 6_000, 256_000
 
 
 @dataclasses.dataclass(frozen=True)
 class OutsideCodec:
-  """A codec that is not the project's.
+  """A codec of another project.
 
   Attributes:
-    name: with the bit rate that it is asked for.
-    sample_rate: Hz, of what goes in and of what comes out.
-    through: takes a clip; returns it as the codec gives it back, in time with it and as long, and
-      the bits per second that this took, without a container.
+    name: name with the bit rate that is requested.
+    sample_rate: Hz, of input and output.
+    through: encodes and decodes a clip; returns the result, aligned with the clip and of the same
+      length, and the bits per second that it took, without a container.
   """
 
   name: str
   sample_rate: int
   through: Callable[[Float[np.ndarray, " samples"]], tuple[Float[np.ndarray, " samples"], float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class OutsideReport:
-  """What an outside codec makes of some clips.
-
-  Attributes:
-    metrics: metric -> estimate; the metrics of `CodecReport`.
-    clips: per clip, the same metrics.
-  """
-
-  metrics: dict[str, Estimate]
-  clips: list[dict[str, float]]
 
 
 def evaluate_outside(
@@ -57,36 +44,42 @@ def evaluate_outside(
   *,
   speech: bool,
   on_decoded: Callable[[Float[np.ndarray, " samples"]], None] | None = None,
-) -> OutsideReport:
-  """Passes each clip through the codec and compares at the clips' sample rate.
+) -> list[dict[Metric, float]]:
+  """Encodes and decodes each clip and compares the results at the clips' sample rate.
 
   Args:
-    clips: at `sample_rate`, of any lengths.
-    speech: add the metrics that are defined for speech only.
-    on_decoded: is called with each clip as the codec gives it back.
+    codec: the codec.
+    clips: clips at `sample_rate`, of any lengths.
+    sample_rate: Hz.
+    speech: adds the metrics that are defined for speech only.
+    on_decoded: receives each decoded clip.
+  Returns:
+    The metrics of each clip, `BITS_PER_SECOND` among them.
   """
   rows = []
   for clip in clips:
     decoded, rate = codec.through(_resample(clip, sample_rate, codec.sample_rate))
     decoded = audio.fit_length(_resample(decoded, codec.sample_rate, sample_rate), len(clip))
     metrics = reconstruction_metrics(clip, decoded, sample_rate, speech=speech)
-    rows.append(metrics | {"bits_per_second": rate})
+    rows.append(metrics | {BITS_PER_SECOND: rate})
     if on_decoded is not None:
       on_decoded(decoded)
-  return OutsideReport({name: mean_estimate([row[name] for row in rows]) for name in rows[0]}, rows)
+  return rows
 
 
 def opus_codecs(sample_rate: int) -> list[OutsideCodec]:
-  """Opus at low rates, at its lowest sample rate that is not below `sample_rate`.
+  """Returns Opus at low bit rates, at its lowest sample rate that is not below `sample_rate`.
 
-  The encoder spends more or less than it is asked for, by what there is to hear.
+  The bit rate that the encoder produces depends on the sound and differs from the one requested.
 
   Raises:
-    UserError: the libsndfile that is installed has no Opus.
+    UserError: the installed libsndfile has no Opus.
   """
   if "OPUS" not in soundfile.available_subtypes("OGG"):
     version = soundfile.__libsndfile_version__
-    raise UserError(f"libsndfile {version} has no Opus; pip install soundfile brings one that has")
+    raise UserError(
+      f"libsndfile {version} has no Opus; pip install soundfile installs one with Opus"
+    )
   own_rate = next((r for r in _OPUS_SAMPLE_RATES if r >= sample_rate), _OPUS_SAMPLE_RATES[-1])
 
   def at_rate(bits_per_second: int) -> OutsideCodec:
@@ -104,7 +97,7 @@ def opus_codecs(sample_rate: int) -> list[OutsideCodec]:
 
 
 def ogg_packet_sizes(stream: bytes) -> list[int]:
-  """Bytes of each packet of an Ogg file, without the pages around them.
+  """Returns the sizes of the packets of an Ogg file in bytes, without the pages around them.
 
   Source: RFC 3533, sections 5 and 6.
   """
@@ -114,7 +107,7 @@ def ogg_packet_sizes(stream: bytes) -> list[int]:
     segments = stream[table : table + stream[table - 1]]
     for segment in segments:
       size += segment
-      if segment < 255:  # the last of its packet
+      if segment < 255:  # the last segment of its packet
         sizes.append(size)
         size = 0
     page = table + len(segments) + sum(segments)

@@ -1,4 +1,4 @@
-"""Results as one page that needs nothing beside it: tables, pictures and sound in one file."""
+"""Results as one HTML page that contains its tables, pictures and sounds."""
 
 import base64
 import html
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from audiolm_jax.evaluation.report import Row, number
+from audiolm_jax.evaluation.report import Report, Row, interval, number
 from audiolm_jax.io.files import atomic_write
 
 _BAR, _HEIGHT = 160, 12  # pixels
@@ -29,47 +29,41 @@ small { color: #555; }
 """
 
 
-def write_page(
-  path: str | os.PathLike[str],
-  title: str,
-  rows: Sequence[Row],
-  facts: Mapping[str, Any],
-  *,
-  pictures: Mapping[str, str | os.PathLike[str]] | None = None,
-  sounds: Mapping[str, str | os.PathLike[str]] | None = None,
-) -> None:
-  """Writes the page, whole or not at all.
+def write_page(path: str | os.PathLike[str], report: Report) -> None:
+  """Writes the page with all figures, pictures and sounds, completely or not at all.
 
   Args:
-    rows: the figures, shown by suite.
-    facts: how they were made: versions, seeds, flags.
-    pictures: paths by caption.
-    sounds: paths by caption.
+    path: where the page is written; the files of the report are read from the same folder.
+    report: the results.
   """
+  title = html.escape(f"{report.bundle}: evaluation")
+  folder = Path(path).parent
   parts = [
     "<!doctype html>",
     '<html lang="en"><head><meta charset="utf-8">',
     '<meta name="viewport" content="width=device-width, initial-scale=1">',
-    f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
-    f"<h1>{html.escape(title)}</h1>",
-    "<p>Each figure with the number of independent observations it rests on and a 95 % bootstrap "
-    "interval over these.</p>",
+    f"<title>{title}</title><style>{_STYLE}</style></head><body>",
+    f"<h1>{title}</h1>",
+    "<p>Each figure has its number of independent observations and a 95 % bootstrap interval over "
+    "these.</p>",
   ]
-  for suite in dict.fromkeys(row.suite for row in rows):
-    parts += [f"<h2>{html.escape(suite)}</h2>", _table([r for r in rows if r.suite == suite])]
-  for caption, picture in (pictures or {}).items():
-    parts.append(
-      f'<figure><img src="{_embedded(picture)}" alt="{html.escape(caption)}">'
-      f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-  for caption, sound in (sounds or {}).items():
-    parts.append(
-      f"<figure><figcaption>{html.escape(caption)}</figcaption>"
-      f'<audio controls preload="none" src="{_embedded(sound)}"></audio></figure>'
-    )
+  for suite, rows in report.rows.items():
+    parts += [f"<h2>{html.escape(suite)}</h2>", _table(rows)]
+  results = report.results.values()
+  for caption, name in (file for result in results for file in result.pictures.items()):
+    picture = f'<img src="{_embedded(folder / name)}" alt="{html.escape(caption)}">'
+    parts.append(_figure(picture, caption))
+  for caption, name in (file for result in results for file in result.sounds.items()):
+    sound = f'<audio controls preload="none" src="{_embedded(folder / name)}"></audio>'
+    parts.append(_figure(sound, caption))
+  facts = {"token hash": report.token_hash, **report.versions, **report.flags}
   parts += ["<h2>How this was made</h2>", _facts(facts), "</body></html>"]
   with atomic_write(path) as file:
     file.write("\n".join(parts).encode())
+
+
+def _figure(content: str, caption: str) -> str:
+  return f"<figure><figcaption>{html.escape(caption)}</figcaption>{content}</figure>"
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -79,11 +73,10 @@ def _table(rows: Sequence[Row]) -> str:
   ]
   for row in rows:
     e = row.estimate
-    interval = f"{number(e.low)} to {number(e.high)}" if e.low < e.high else ""
     note = f"<br><small>{html.escape(row.note)}</small>" if row.note else ""
     lines.append(
       f"<tr><td>{html.escape(row.figure)}{note}</td>"
-      f'<td class="number">{number(e.value)}</td><td class="number">{interval}</td>'
+      f'<td class="number">{number(e.value)}</td><td class="number">{interval(e)}</td>'
       f'<td>{_bar(row)}</td><td class="number">{e.n}</td>'
       f'<td class="{row.verdict}">{html.escape(_marks(row))}</td></tr>'
     )
@@ -91,7 +84,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _bar(row: Row) -> str:
-  """The interval on a line from 0 to 1, for figures that are shares."""
+  """Returns a drawing of an interval within 0 and 1; empty for other intervals."""
   e = row.estimate
   if not 0 <= e.low < e.high <= 1:
     return ""
@@ -118,6 +111,6 @@ def _facts(facts: Mapping[str, Any]) -> str:
   return "\n".join(["<table><tbody>", *lines, "</tbody></table>"])
 
 
-def _embedded(path: str | os.PathLike[str]) -> str:
+def _embedded(path: Path) -> str:
   kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-  return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
+  return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 HOP_SECONDS = 0.01
-_PERIODS = 3  # in a window, at the lowest pitch
+_PERIODS = 3  # of the lowest pitch in a window
 _OCTAVE_COST = 0.02  # per octave of lag, so that the shorter of two equal lags wins
 _SILENCE_DB = -40.0
 
@@ -17,10 +17,14 @@ def pitch_track(
   highest: float = 450.0,
   voicing: float = 0.5,
 ) -> Float[np.ndarray, " frames"]:
-  """Pitch in Hz every 10 ms; NaN where unvoiced.
+  """Returns the pitch in Hz every 10 ms; NaN for unvoiced frames.
 
   Args:
-    voicing: least autocorrelation at the pitch lag, 1 being perfectly periodic.
+    waveform: the samples.
+    sample_rate: Hz.
+    lowest: lowest pitch in Hz.
+    highest: highest pitch in Hz.
+    voicing: minimum autocorrelation of a voiced frame at its pitch, 1 for a periodic signal.
   Source: Boersma, Accurate short-term analysis of the fundamental frequency, 1993, without its
     path search.
   """

@@ -1,4 +1,4 @@
-"""Many clips in one picture."""
+"""Spectrograms of several clips in one picture."""
 
 import io
 import os
@@ -20,13 +20,17 @@ def save_spectrogram_grid(
   prompt_seconds: float | None = None,
   columns: int = 2,
 ) -> None:
-  """A PNG of spectrograms, one per clip, with a line where the prompt ends.
+  """Writes a PNG file with the spectrogram of each clip and a line at the end of the prompt.
 
   Args:
-    titles: one for each clip.
-    prompt_seconds: None draws no line.
+    path: output file.
+    clips: waveforms.
+    sample_rate: Hz.
+    titles: title of each spectrogram, or None.
+    prompt_seconds: length of the prompt; None for no line.
+    columns: spectrograms side by side.
   Raises:
-    UserError: matplotlib is missing, or the place cannot be written.
+    UserError: matplotlib is not installed, or the file cannot be written.
   """
   plotting.check_can_plot()
   from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""What is said, as a speech recognizer hears it, and how far that is from what was written."""
+"""Speech recognizers, and the errors of what they recognize."""
 
 import logging
 import os
@@ -20,28 +20,28 @@ _RATE = 16_000
 
 @runtime_checkable
 class Recognizer(Protocol):
-  """Turns speech into text.
+  """Transcribes speech.
 
   Attributes:
-    name: with its version, for reports: figures of two recognizers do not compare.
+    name: name and version for reports, as figures of two recognizers are not comparable.
   """
 
   name: str
 
   def transcribe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> str:
-    """The words of a clip."""
+    """Returns the words of a clip."""
     ...
 
   def normalise(self, text: str) -> str:
-    """The text with one spelling of numbers and the like, for words to be compared in."""
+    """Returns the text with one spelling of numbers and abbreviations, so that words compare."""
     ...
 
 
 class PocketSphinx:
-  """An offline recognizer of US English; its model comes with the package.
+  """An offline recognizer of US English, whose model is part of the package.
 
   Raises:
-    UserError: it is not installed.
+    UserError: the package is not installed.
   """
 
   def __init__(self):
@@ -53,28 +53,28 @@ class PocketSphinx:
     self._decoder = Decoder(samprate=_RATE, loglevel="FATAL")
 
   def transcribe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> str:
-    """The words of a clip."""
-    heard = np.clip(audio.resample(waveform, sample_rate, _RATE), -1.0, 1.0)
+    """Returns the words of a clip."""
+    clipped = np.clip(audio.resample(waveform, sample_rate, _RATE), -1.0, 1.0)
     self._decoder.start_utt()
-    self._decoder.process_raw((heard * 32767).astype("<i2").tobytes(), full_utt=True)
+    self._decoder.process_raw((clipped * 32767).astype("<i2").tobytes(), full_utt=True)
     self._decoder.end_utt()
     best = self._decoder.hyp()
     return best.hypstr if best else ""
 
   def normalise(self, text: str) -> str:
-    """The text as it is: the recognizer spells all words out."""
+    """Returns the text unchanged: the recognizer spells all words out."""
     return text
 
 
 class Whisper:
-  """A Whisper model, run by faster-whisper.
+  """A Whisper model that faster-whisper runs with 8-bit weights on the CPU.
 
-  It runs with 8-bit weights on the CPU, so that figures do not depend on the machine.
+  Figures therefore do not depend on the machine.
 
   Args:
     model: folder in the format of CTranslate2, size such as `base.en`, or name on the Hugging Face
       hub.
-    language: code of the language that is spoken, such as `en`.
+    language: code of the language of the speech, such as `en`.
   Raises:
     UserError: a package is not installed, or the model cannot be loaded.
   """
@@ -85,12 +85,12 @@ class Whisper:
       from whisper_normalizer import basic, english  # pyright: ignore[reportMissingImports]
     except ImportError as error:
       raise UserError(f"--asr_model {model}: {WHISPER_MISSING}") from error
-    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it reports every clip
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it logs every clip
     try:
       self._model: Any = faster_whisper.WhisperModel(
         model, device="cpu", compute_type="int8", cpu_threads=min(4, os.cpu_count() or 1)
       )
-    except Exception as error:  # of the hub, of the way there, or of CTranslate2
+    except Exception as error:  # by the hub, the network or CTranslate2
       raise UserError(
         f"--asr_model {model} is no Whisper model that can be loaded ({hub.reason(error)}); give a "
         "folder in the format of CTranslate2, a size such as base.en, or a name on the hub"
@@ -102,7 +102,7 @@ class Whisper:
     self.name = f"Whisper {base}, faster-whisper {faster_whisper.__version__}"
 
   def transcribe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> str:
-    """The words of a clip, by beam search without sampling."""
+    """Returns the words of a clip by beam search without sampling."""
     segments, _ = self._model.transcribe(
       audio.resample(waveform, sample_rate, _RATE).astype(np.float32),
       language=self._language,
@@ -112,35 +112,40 @@ class Whisper:
     return "".join(segment.text for segment in segments).strip()
 
   def normalise(self, text: str) -> str:
-    """Spells numbers, abbreviations and British words in one way."""
+    """Returns the text with one spelling of numbers, abbreviations and British words."""
     return self._normalizer(text)
 
 
 class ErrorCount(NamedTuple):
-  """Insertions, deletions and substitutions, and what they are counted against."""
+  """Errors of one clip.
+
+  Attributes:
+    errors: insertions, deletions and substitutions.
+    length: words or characters of the reference.
+  """
 
   errors: int
   length: int
 
 
 def normalised_words(text: str) -> list[str]:
-  """In lower case, without punctuation; apostrophes stay, hyphens part words."""
+  """Splits a text at spaces, punctuation and hyphens into lower-case words with apostrophes."""
   return re.findall(
     r"[^\W_]+(?:'[^\W_]+)*", text.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
   )
 
 
-def word_errors(reference: str, heard: str) -> ErrorCount:
-  """Of the words, both normalised."""
-  return _errors(normalised_words(reference), normalised_words(heard))
+def word_errors(reference: str, recognized: str) -> ErrorCount:
+  """Counts the errors of the words."""
+  return _errors(normalised_words(reference), normalised_words(recognized))
 
 
-def character_errors(reference: str, heard: str) -> ErrorCount:
-  """Of the characters, one space between words, both normalised."""
-  return _errors(*(list(" ".join(normalised_words(text))) for text in (reference, heard)))
+def character_errors(reference: str, recognized: str) -> ErrorCount:
+  """Counts the errors of the characters, with one space between words."""
+  return _errors(*(list(" ".join(normalised_words(text))) for text in (reference, recognized)))
 
 
-def _errors(reference: list[str], heard: list[str]) -> ErrorCount:
-  numbers = {unit: number for number, unit in enumerate({*reference, *heard})}
-  one, other = (np.array([numbers[u] for u in units], int) for units in (reference, heard))
+def _errors(reference: list[str], recognized: list[str]) -> ErrorCount:
+  numbers = {unit: number for number, unit in enumerate({*reference, *recognized})}
+  one, other = (np.array([numbers[u] for u in units], int) for units in (reference, recognized))
   return ErrorCount(edit_distance(one, other), len(reference))

@@ -1,4 +1,4 @@
-"""Figures with their marks, as a table to read and as JSON."""
+"""Figures with their marks, as a table, as JSON and as CSV."""
 
 import csv
 import dataclasses
@@ -7,21 +7,15 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
+from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.statistics import Estimate, mean_estimate, ratio_estimate
 from audiolm_jax.io.files import atomic_write
-
-
-class Better(enum.StrEnum):
-  """Which way a figure improves."""
-
-  HIGHER = "higher"
-  LOWER = "lower"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,89 +23,162 @@ class Row:
   """One figure.
 
   Attributes:
-    suite: where it comes from.
-    figure: what it is, with its unit.
+    metric: what is measured.
     estimate: value, interval and number of observations.
-    better: which way it improves.
-    floor: what it must reach, or None.
-    aim: what it should reach, or None.
-    note: how to read it, or why it has no value.
+    of: what it was measured on, such as `4 levels` or `continuation`.
+    floor: minimum that the project requires, or None.
+    aim: value that the project aims for, or None.
+    note: how to read the figure, or why it has no value.
+    values: the value of each clip, if the figure is an average over clips; see `row_of`.
   """
 
-  suite: str
-  figure: str
+  metric: Metric
   estimate: Estimate
-  better: Better = Better.HIGHER
+  of: str = ""
   floor: float | None = None
   aim: float | None = None
   note: str = ""
+  values: Num[np.ndarray, "clips *pair"] | None = dataclasses.field(
+    default=None, compare=False, repr=False
+  )
+
+  @property
+  def figure(self) -> str:
+    """Title, unit and what was measured, such as `SI-SDR, dB, 4 levels`."""
+    return self.metric.label(self.of)
 
   @property
   def verdict(self) -> str:
-    """ "aim", "floor" or "short" by what is reached; empty where there is no mark."""
+    """The mark that is reached: "aim", "floor" or "short"; empty if there is no mark."""
     if self.floor is None and self.aim is None:
       return ""
     if self._reaches(self.aim):
       return "aim"
     return "floor" if self._reaches(self.floor) else "short"
 
+  @property
+  def clip_values(self) -> Num[np.ndarray, "clips *pair"]:
+    """The value of each clip.
+
+    Raises:
+      ValueError: the figure is not an average over clips.
+    """
+    if self.values is None:
+      raise ValueError(f"{self.figure} is not an average over clips; make it with row_of")
+    return self.values
+
+  def over(self, clips: Sequence[int], label: str) -> "Row":
+    """Returns the same figure over some of the clips, without marks; `label` is added to `of`."""
+    values = self.clip_values[np.asarray(clips, int)]
+    return row_of(self.metric, values, self.of + label, note=self.note)
+
   def _reaches(self, mark: float | None) -> bool:
     if mark is None or math.isnan(self.estimate.value):
       return False
-    if self.better is Better.HIGHER:
+    if self.metric.better is Better.HIGHER:
       return self.estimate.value >= mark
     return self.estimate.value <= mark
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipFigure:
-  """A figure before it is averaged, so that it can be averaged over some of the clips.
+def row_of(
+  metric: Metric,
+  values: Sequence[float] | Float[np.ndarray, " clips"] | Int[np.ndarray, "clips 2"],
+  of: str = "",
+  *,
+  floor: float | None = None,
+  aim: float | None = None,
+  note: str = "",
+) -> Row:
+  """Returns the average of a metric over clips.
 
-  Attributes:
-    name: what it is, with its unit, and of what, such as `stoi, 4 levels`.
-    values: of every clip, NaN where it has none; or pairs of counts, the figure being the ratio of
-      their sums.
-    better, note: as of `Row`.
+  Args:
+    metric: what is measured.
+    values: one value for each clip, NaN where the clip has none; or pairs of counts, of which the
+      figure is the ratio of the sums.
+    of, floor, aim, note: attributes of `Row`.
   """
-
-  name: str
-  values: Float[np.ndarray, " clips"] | Int[np.ndarray, "clips 2"]
-  better: Better = Better.HIGHER
-  note: str = ""
-
-  def row(self, suite: str, clips: Sequence[int] | None = None, label: str = "") -> Row:
-    """The row over these clips, all by default; `label` follows its name."""
-    values = self.values if clips is None else self.values[np.asarray(clips, int)]
-    estimate = mean_estimate(values) if values.ndim == 1 else ratio_estimate(values)
-    return Row(suite, self.name + label, estimate, self.better, note=self.note)
+  array = np.asarray(values)
+  array = array if array.ndim == 2 else array.astype(np.float64)
+  estimate = ratio_estimate(array) if array.ndim == 2 else mean_estimate(array)
+  return Row(metric, estimate, of, floor, aim, note, array)
 
 
 @dataclasses.dataclass(frozen=True)
 class SuiteResult:
-  """Rows for the table, and everything else worth keeping."""
+  """What a suite has measured.
+
+  Attributes:
+    rows: figures for the table.
+    details: everything else worth keeping, for the JSON file.
+    pictures: file names in the output folder by caption.
+    sounds: file names in the output folder by caption.
+  """
 
   rows: list[Row]
   details: dict[str, Any]
+  pictures: dict[str, str] = dataclasses.field(default_factory=dict)
+  sounds: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  @property
+  def skip_reason(self) -> str | None:
+    """Why the suite was skipped; None if it ran."""
+    return self.details.get("skipped")
 
 
-def left_out(reason: str) -> SuiteResult:
-  """Of a suite that cannot be run on what is given."""
-  return SuiteResult([], {"left_out": reason})
+def skipped(reason: str) -> SuiteResult:
+  """Returns the result of a suite that cannot run on what is given."""
+  return SuiteResult([], {"skipped": reason})
 
 
-def exact(value: float, n: int = 1) -> Estimate:
-  """A figure that is not a sample's: no interval."""
-  return Estimate(float(value), float(value), float(value), n)
+@dataclasses.dataclass
+class Report:
+  """The results of all suites, and how they were made.
+
+  Attributes:
+    bundle: name of the bundle.
+    token_hash: hash of its tokens.
+    flags: settings of the run.
+    versions: versions of the packages that were used.
+    results: results by the name of the suite.
+    seconds: wall time by the name of the suite.
+  """
+
+  bundle: str
+  token_hash: str
+  flags: Mapping[str, Any]
+  versions: Mapping[str, str]
+  results: dict[str, SuiteResult] = dataclasses.field(default_factory=dict)
+  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  @property
+  def rows(self) -> dict[str, list[Row]]:
+    """Figures by the name of the suite, of the suites that ran."""
+    return {name: result.rows for name, result in self.results.items() if result.rows}
+
+  def as_json(self) -> dict[str, Any]:
+    """Returns the content of results.json."""
+    details = {}
+    for name, result in self.results.items():
+      files = {"pictures": result.pictures, "sounds": result.sounds}
+      details[name] = result.details | {kind: paths for kind, paths in files.items() if paths}
+    return {
+      "bundle": self.bundle,
+      "token_hash": self.token_hash,
+      "flags": self.flags,
+      "versions": self.versions,
+      "rows": list(_records(self.rows)),
+      "details": details,
+      "seconds": self.seconds,
+    }
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-  """The rows as a Markdown table."""
+def markdown_table(rows: Mapping[str, Sequence[Row]]) -> str:
+  """Returns the figures of each suite as one Markdown table."""
   lines = ["| suite | figure | value | 95 % interval | n | floor | aim | reached | note |"]
   lines.append("|---|---|---|---|---|---|---|---|---|")
-  for row in rows:
+  for suite, row in ((suite, row) for suite, of_suite in rows.items() for row in of_suite):
     e = row.estimate
-    interval = "" if e.low == e.high else f"{number(e.low)} to {number(e.high)}"
-    cells = [row.suite, row.figure, number(e.value), interval, str(e.n)]
+    cells = [suite, row.figure, number(e.value), interval(e), str(e.n)]
     cells += ["" if m is None else number(m) for m in (row.floor, row.aim)]
     lines.append("| " + " | ".join([*cells, row.verdict, row.note]) + " |")
   return "\n".join(lines)
@@ -124,36 +191,56 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     file.write((text + "\n").encode())
 
 
-def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
-  """Writes the rows for a spreadsheet, all digits kept."""
+def write_csv(path: str | os.PathLike[str], rows: Mapping[str, Sequence[Row]]) -> None:
+  """Writes the figures of each suite for a spreadsheet, with all digits."""
+  columns = ("suite", "metric", "of", "figure", "unit", "value", "low", "high", "n", "better")
   text = io.StringIO()
-  table = csv.writer(text)
-  table.writerow(["suite", "figure", "value", "low", "high", "n", "better", "floor", "aim", "note"])
-  for row in rows:
-    e = row.estimate
-    table.writerow(
-      [row.suite, row.figure, e.value, e.low, e.high, e.n, row.better, row.floor, row.aim, row.note]
-    )
+  table = csv.DictWriter(text, (*columns, "floor", "aim", "note"), extrasaction="ignore")
+  table.writeheader()
+  table.writerows(record | vars(record["estimate"]) for record in _records(rows))
   with atomic_write(path) as file:
     file.write(text.getvalue().encode())
 
 
 def number(value: float) -> str:
-  """Three digits, or a whole number where it is large; "none" for NaN."""
+  """Returns three digits, or a whole number from 1000 on; "none" for NaN."""
   if math.isnan(value):
     return "none"
   return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def interval(estimate: Estimate) -> str:
+  """Returns the interval of an estimate as text; empty if it has none."""
+  if not estimate.low < estimate.high:
+    return ""
+  return f"{number(estimate.low)} to {number(estimate.high)}"
+
+
+def _records(rows: Mapping[str, Sequence[Row]]) -> Iterator[dict[str, Any]]:
+  """Yields the figures as the JSON and CSV files name their fields."""
+  for suite, of_suite in rows.items():
+    for row in of_suite:
+      yield {
+        "suite": suite,
+        "metric": row.metric.key,
+        "of": row.of,
+        "figure": row.figure,
+        "unit": row.metric.unit,
+        "estimate": row.estimate,
+        "better": row.metric.better,
+        "floor": row.floor,
+        "aim": row.aim,
+        "note": row.note,
+        "verdict": row.verdict,
+      }
+
+
 def _plain(value: Any) -> Any:
-  if isinstance(value, Row):
-    fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return fields | {"verdict": value.verdict}
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   if isinstance(value, enum.Enum):
     return value.value
-  if isinstance(value, dict):
+  if isinstance(value, Mapping):
     return {str(k): _plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
     return [_plain(v) for v in value]

@@ -1,4 +1,4 @@
-"""Distances between a waveform and its reconstruction."""
+"""Distances between a waveform and its reconstruction, and the spectra that they use."""
 
 import functools
 import importlib.util
@@ -19,10 +19,18 @@ def log_mel_distance(
   estimate: Float[np.ndarray, " samples"],
   sample_rate: int,
 ) -> float:
-  """Mean absolute difference of log-mel spectra in dB, over windows of 256 to 2048 samples.
+  """Returns the mean absolute difference of log-mel spectra, over windows of 256 to 2048 samples.
 
-  Levels below -80 dB of a full-scale sine count as -80 dB, so that silence is no distance.
+  Levels below -80 dB of a full-scale sine count as -80 dB.
 
+  Args:
+    reference: the original.
+    estimate: the reconstruction.
+    sample_rate: Hz.
+  Returns:
+    Distance in dB.
+  Raises:
+    ValueError: the lengths differ.
   Source: the multi-scale spectral loss of SoundStream, section III-E, log term, as L1 in dB.
   """
   _check_pair(reference, estimate)
@@ -41,7 +49,15 @@ def log_mel(
   hop_length: int,
   num_bins: int,
 ) -> Float[np.ndarray, "frames bins"]:
-  """Mel magnitudes in dB of a full-scale sine, Hann window, never below -80 dB."""
+  """Returns mel magnitudes in dB of a full-scale sine, at least -80 dB.
+
+  Args:
+    waveform: the samples.
+    sample_rate: Hz.
+    window_length: length of the Hann window in samples.
+    hop_length: samples from frame to frame.
+    num_bins: number of mel bands.
+  """
   magnitudes = spectrogram(waveform, window_length, hop_length)
   mel = magnitudes @ _mel_filters(sample_rate, window_length, num_bins)
   return 20 * np.log10(np.maximum(mel, 10 ** (MEL_FLOOR_DB / 20)))
@@ -50,7 +66,13 @@ def log_mel(
 def spectrogram(
   waveform: Float[np.ndarray, " samples"], window_length: int, hop_length: int
 ) -> Float[np.ndarray, "frames bins"]:
-  """Magnitudes of centred frames; a full-scale sine has about 1 at its frequency."""
+  """Returns the magnitudes of centred frames; a full-scale sine has about 1 at its frequency.
+
+  Args:
+    waveform: the samples.
+    window_length: length of the Hann window in samples.
+    hop_length: samples from frame to frame.
+  """
   padded = np.pad(np.asarray(waveform, np.float32), window_length // 2)
   padded = np.pad(padded, (0, max(0, window_length - len(padded))))
   frames = np.lib.stride_tricks.sliding_window_view(padded, window_length)[::hop_length]
@@ -61,7 +83,7 @@ def spectrogram(
 def si_sdr(
   reference: Float[np.ndarray, " samples"], estimate: Float[np.ndarray, " samples"]
 ) -> float:
-  """Scale-invariant signal-to-distortion ratio in dB; NaN for a silent reference.
+  """Returns the scale-invariant signal-to-distortion ratio in dB; NaN for a silent reference.
 
   Source: Le Roux et al., SDR - half-baked or well done?, equation 5; means removed first.
   """
@@ -81,7 +103,7 @@ def stoi(
   estimate: Float[np.ndarray, " samples"],
   sample_rate: int,
 ) -> float:
-  """Short-time objective intelligibility, 0 to 1; NaN where under 0.4 s is speech.
+  """Returns the short-time objective intelligibility, 0 to 1; NaN for less than 0.4 s of speech.
 
   Source: Taal et al., An algorithm for intelligibility prediction, 2011; package pystoi.
   """
@@ -99,7 +121,7 @@ def stoi(
 
 
 def pesq_installed() -> bool:
-  """Whether package pesq is there; it is built on installation and therefore an extra."""
+  """Returns whether package pesq is installed, which needs a compiler and is therefore an extra."""
   return importlib.util.find_spec("pesq") is not None
 
 
@@ -108,8 +130,10 @@ def pesq_wb(
   estimate: Float[np.ndarray, " samples"],
   sample_rate: int,
 ) -> float:
-  """Wide-band PESQ, 1.04 to 4.64, at 16 kHz; NaN where PESQ finds no utterance in the reference.
+  """Returns wide-band PESQ at 16 kHz, 1.04 to 4.64; NaN if the reference has no utterance.
 
+  Raises:
+    UserError: package pesq is not installed.
   Source: ITU-T P.862.2; package pesq.
   """
   if not pesq_installed():
@@ -130,7 +154,7 @@ def pesq_wb(
 
 
 def cosine_transform(count: int) -> Float[np.ndarray, "bins cepstra"]:
-  """The matrix of the DCT-II, orthonormal; its first column is constant."""
+  """Returns the orthonormal matrix of the DCT-II, whose first column is constant."""
   order = np.arange(count)
   matrix = np.sqrt(2 / count) * np.cos(np.pi / count * (order[:, None] + 0.5) * order)
   matrix[:, 0] /= np.sqrt(2)
@@ -139,7 +163,10 @@ def cosine_transform(count: int) -> Float[np.ndarray, "bins cepstra"]:
 
 def _check_pair(reference: np.ndarray, estimate: np.ndarray) -> None:
   if reference.shape != estimate.shape or reference.ndim != 1:
-    raise ValueError(f"the pair has shapes {reference.shape} and {estimate.shape}; give [samples]")
+    raise ValueError(
+      f"the shapes {reference.shape} and {estimate.shape} differ or have several axes; give two "
+      "waveforms [samples] of one length"
+    )
 
 
 @functools.lru_cache(maxsize=32)

@@ -1,4 +1,4 @@
-"""Whose voice is it? A network that learns to tell speakers apart by windows of a second."""
+"""A classifier of speakers that is trained on windows of one second."""
 
 import dataclasses
 import functools
@@ -27,8 +27,9 @@ class SpeakerClassifier:
   """A trained classifier.
 
   Attributes:
-    speakers: in the order of the classes.
-    config, params: of the network.
+    speakers: names in the order of the classes.
+    config: configuration of the network.
+    params: parameters of the network.
   """
 
   speakers: tuple[str, ...]
@@ -36,12 +37,12 @@ class SpeakerClassifier:
   params: Mapping[str, Any]
 
   def identify(self, waveform: Waveform) -> str:
-    """The speaker whose log probability, averaged over the windows with sound, is highest."""
+    """Returns the speaker with the highest mean log probability over the windows with sound."""
     rate = self.config.features.sample_rate
     found = list(windows([waveform], rate, "the clip"))
-    sounding = [w.waveform for w in found if not w.is_silent] or [w.waveform for w in found]
+    chosen = [w.waveform for w in found if not w.is_silent] or [w.waveform for w in found]
     run = functools.partial(_log_probabilities, self.config, self.params)
-    return self.speakers[int(np.argmax(in_batches(run, np.stack(sounding)).sum(0)))]
+    return self.speakers[int(np.argmax(in_batches(run, np.stack(chosen)).sum(0)))]
 
 
 def fit_speaker_classifier(
@@ -54,13 +55,19 @@ def fit_speaker_classifier(
   learning_rate: float = 2e-3,
   seed: int = 0,
 ) -> SpeakerClassifier:
-  """Trains on random seconds of clips, each speaker as often as any other.
+  """Trains a classifier on random seconds of clips, drawn equally from all speakers.
 
   Args:
-    clips: through the codec, each a second or more at the classifier's rate.
-    config: its number of classes is set to that of the speakers.
+    clips: clips through the codec, at the classifier's rate; those under one second do not count.
+    speakers: speaker of each clip.
+    config: configuration of the network, whose number of classes is replaced; None for the tiny
+      one.
+    steps: training steps.
+    batch_size: windows per step.
+    learning_rate: peak learning rate.
+    seed: seed of the parameters and of the batches.
   Raises:
-    DataError: fewer than two speakers.
+    DataError: there are fewer than two speakers, or a speaker has no clip of one second.
   """
   names = tuple(sorted(set(speakers)))
   if len(names) < 2:
@@ -73,7 +80,9 @@ def fit_speaker_classifier(
       by_speaker[names.index(speaker)].append(clip)
   if not all(by_speaker):
     missing = next(name for name, own in zip(names, by_speaker, strict=True) if not own)
-    raise DataError(f"no clip of speaker {missing} lasts a second")
+    raise DataError(
+      f"speaker {missing} has no clip of 1 s or more; remove the speaker from the data"
+    )
   model = Classifier(config)
   optimizer = make_optimizer(
     OptimizerConfig(

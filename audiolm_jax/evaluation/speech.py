@@ -1,32 +1,48 @@
-"""What other networks find in speech: its words, its quality, and whose voice it is."""
+"""Measures of speech by pretrained networks: words, quality and voice."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.clips import EvalClip
-from audiolm_jax.evaluation.ge2e import Ge2e, load_ge2e
+from audiolm_jax.evaluation.ge2e import load_ge2e
+from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.opinion import Dnsmos, Opinion, OpinionModel
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.recognition import ErrorCount, Recognizer, Whisper, word_errors
-from audiolm_jax.evaluation.report import Better, ClipFigure, Row
+from audiolm_jax.evaluation.report import Row, row_of
 from audiolm_jax.evaluation.speaker import SpeakerEncoder
-from audiolm_jax.evaluation.statistics import mean_estimate
+from audiolm_jax.evaluation.statistics import undefined
 
-RECORDING = "recording"  # label of the clips as they are
+RECORDING = "recording"  # what the figures of unprocessed clips are of
+
+WORD_ERRORS = Metric("word_error_rate", "word error rate against the text", Better.LOWER)
+WORD_CHANGES = Metric(
+  "word_change_rate", "word error rate against the recognized recording", Better.LOWER
+)
+OPINIONS = {name: Metric(f"dnsmos_{name}", f"DNSMOS {name}") for name in Opinion._fields}
+VOICE_COSINE = Metric("ge2e_recording_cosine", "voice cosine with the recording by GE2E")
+NEAREST_SPEAKER = Metric(
+  "ge2e_nearest_speaker", "speaker of the nearest recording by GE2E is right"
+)
+# Figures that have no value if their network is missing.
+BY_WHISPER = Metric("whisper", "word error rate by Whisper", Better.LOWER)
+BY_DNSMOS = Metric("dnsmos", "DNSMOS")
+BY_GE2E = Metric("ge2e", "voice by GE2E")
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What is found in one clip, None for what is not looked for.
+  """What the networks find in one clip; None for a network that is missing.
 
   Attributes:
-    words: as they are recognized.
-    opinion: of its quality.
-    voice: a unit vector.
+    words: recognized words.
+    opinion: predicted quality.
+    voice: speaker embedding, a unit vector.
   """
 
   words: str | None = None
@@ -36,23 +52,25 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class SpeechMeasures:
-  """The networks that are there.
+  """The available networks.
 
   Attributes:
-    recognizer, opinion, speaker: None where it is not there.
-    missing: by name of a measure, why it is not there.
+    recognizer: speech recognizer, or None.
+    opinion: predictor of quality, or None.
+    speaker: speaker encoder, or None.
+    missing: for each missing network, why it is missing and how to install it.
   """
 
   recognizer: Recognizer | None = None
   opinion: OpinionModel | None = None
   speaker: SpeakerEncoder | None = None
-  missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  missing: Mapping[Metric, str] = dataclasses.field(default_factory=dict)
 
   def __bool__(self) -> bool:
     return any(part is not None for part in (self.recognizer, self.opinion, self.speaker))
 
   def describe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Description:
-    """What they find in a clip."""
+    """Returns what the networks find in a clip."""
     given = (waveform, sample_rate)
     return Description(
       None if self.recognizer is None else self.recognizer.transcribe(*given),
@@ -60,136 +78,139 @@ class SpeechMeasures:
       None if self.speaker is None else self.speaker.embed(*given),
     )
 
-  def missing_rows(self, suite: str) -> list[Row]:
-    """A row without a value for each measure that is not there; its note says what brings it."""
-    return [Row(suite, name, mean_estimate([]), note=why) for name, why in self.missing.items()]
+  def describe_all(
+    self, sounds: Mapping[str, Sequence[Float[np.ndarray, "_"]]], sample_rate: int
+  ) -> dict[str, list[Description]]:
+    """Returns what the networks find in the clips of each kind."""
+    return {
+      kind: [self.describe(waveform, sample_rate) for waveform in of_kind]
+      for kind, of_kind in sounds.items()
+    }
+
+  def missing_rows(self) -> list[Row]:
+    """Returns a figure without a value for each missing network; its note is the reason."""
+    return [Row(metric, undefined(), note=reason) for metric, reason in self.missing.items()]
 
 
 NO_MEASURES = SpeechMeasures()
 
 
 def find_measures(options: Options) -> SpeechMeasures:
-  """The networks whose packages are installed, and the recognizer that is asked for.
+  """Returns the networks whose packages are installed, and Whisper if the options name a model.
 
   Raises:
-    UserError: the recognizer that is asked for cannot be loaded.
+    UserError: the Whisper model cannot be loaded.
   """
   if options.domain is not Domain.SPEECH:
     return SpeechMeasures()
-  missing: dict[str, str] = {}
-  recognizer: Recognizer | None = None
-  opinion: OpinionModel | None = None
-  speaker: Ge2e | None = None
+  found: dict[str, Any] = {}
+  missing: dict[Metric, str] = {}
   if options.asr_model:
-    recognizer = Whisper(options.asr_model, options.asr_language)
+    found["recognizer"] = Whisper(options.asr_model, options.asr_language)
   else:
-    missing["word error rate by Whisper"] = "left out: no --asr_model is given, a Whisper model"
-  try:
-    opinion = Dnsmos()
-  except UserError as error:
-    missing["DNSMOS"] = f"left out: {error}"
-  try:
-    speaker = load_ge2e()
-  except UserError as error:
-    missing["voice by GE2E"] = f"left out: {error}"
-  return SpeechMeasures(recognizer, opinion, speaker, missing)
+    missing[BY_WHISPER] = "skipped: it needs a Whisper model (--asr_model)"
+  for name, metric, load in (("opinion", BY_DNSMOS, Dnsmos), ("speaker", BY_GE2E, load_ge2e)):
+    try:
+      found[name] = load()
+    except UserError as error:
+      missing[metric] = f"skipped: {error}"
+  return SpeechMeasures(**found, missing=missing)
 
 
-def speech_figures(
+def speech_rows(
   described: Mapping[str, Sequence[Description]],
   recordings: Sequence[Description],
   clips: Sequence[EvalClip],
   recognizer: Recognizer | None,
-) -> list[ClipFigure]:
-  """All figures of processed recordings.
+) -> list[Row]:
+  """Returns all figures of processed recordings.
 
   Args:
-    described: by the name of what was done to them, what is found in the clips afterwards.
-    recordings: what is found in the clips as they are.
-    clips: the same clips; their texts are what word errors are counted against, and where a clip
-      has none, what is recognized in the recording.
-    recognizer: the one whose words are in the descriptions, if any.
+    described: descriptions of the processed clips, by the name of the processing.
+    recordings: descriptions of the unprocessed clips.
+    clips: the clips, whose texts are the references of word errors.
+    recognizer: the recognizer of the words in the descriptions, or None.
   """
-  beside = {**described, RECORDING: recordings}
-  figures = []
+  every = {**described, RECORDING: recordings}
+  rows = []
   if recognizer is not None:
-    read = [str(found.words) for found in recordings]
-    own = "word error rate against the recording's reading"
-    figures += word_figures(own, recognizer, described, read)
+    recognized = [str(found.words) for found in recordings]
+    rows += word_rows(WORD_CHANGES, recognizer, described, recognized)
     if any(clip.text for clip in clips):
-      texts = [clip.text for clip in clips]
-      figures += word_figures("word error rate against the text", recognizer, beside, texts)
+      rows += word_rows(WORD_ERRORS, recognizer, every, [clip.text for clip in clips])
   speakers = [clip.speaker or clip.id for clip in clips]
-  return [
-    *figures,
-    *opinion_figures(beside),
-    *speaker_figures(described, recordings, speakers),
-  ]
+  return [*rows, *opinion_rows(every), *speaker_rows(described, recordings, speakers)]
 
 
-def word_figures(
-  name: str,
+def word_rows(
+  metric: Metric,
   recognizer: Recognizer,
   described: Mapping[str, Sequence[Description]],
   references: Sequence[str | None],
   count: Callable[[str, str], ErrorCount] = word_errors,
-) -> list[ClipFigure]:
-  """Error rates; clips without a reference do not count.
+) -> list[Row]:
+  """Returns an error rate for each kind of sound; clips without a reference do not count.
 
   Args:
-    name: of the figure.
-    recognizer: normalises both sides.
-    described: by name, what is found in the clips.
-    references: what is said in each clip.
-    count: errors of one clip.
+    metric: the error rate.
+    recognizer: normalises both texts.
+    described: descriptions of the clips, by kind of sound.
+    references: text of each clip, or None.
+    count: counts the errors of one clip.
   """
-  figures = []
-  for label, found in described.items():
+  rows = []
+  for kind, found in described.items():
     counts = [
       (0, 0)
       if reference is None
       else count(recognizer.normalise(reference), recognizer.normalise(str(one.words)))
       for reference, one in zip(references, found, strict=True)
     ]
-    table = np.array(counts, int).reshape(-1, 2)
-    figures.append(ClipFigure(f"{name}, {label}", table, Better.LOWER, recognizer.name))
-  return figures
+    rows.append(row_of(metric, np.array(counts, int).reshape(-1, 2), kind, note=recognizer.name))
+  return rows
 
 
-def opinion_figures(described: Mapping[str, Sequence[Description]]) -> list[ClipFigure]:
-  """Mean opinion scores; none where there are no opinions."""
-  figures = []
-  for name in Opinion._fields:
-    for label, found in described.items():
+def opinion_rows(described: Mapping[str, Sequence[Description]]) -> list[Row]:
+  """Returns mean opinion scores for each kind of sound; none if there are no opinions."""
+  rows = []
+  for name, metric in OPINIONS.items():
+    for kind, found in described.items():
       scores = [getattr(one.opinion, name) for one in found if one.opinion is not None]
       if len(scores) == len(found):
-        figures.append(ClipFigure(f"DNSMOS {name}, {label}", np.array(scores, float)))
-  return figures
+        rows.append(row_of(metric, scores, kind))
+  return rows
 
 
-def speaker_figures(
+def speaker_rows(
   described: Mapping[str, Sequence[Description]],
   recordings: Sequence[Description],
   speakers: Sequence[str],
   better: Better = Better.HIGHER,
-) -> list[ClipFigure]:
-  """Cosine with the recording, and whether the nearest recording is by the clip's speaker.
+) -> list[Row]:
+  """Compares the voices of processed clips with those of the recordings.
 
-  None where there are no voices; no nearest recording among those of one speaker.
+  Args:
+    described: descriptions of the processed clips, by the name of the processing.
+    recordings: descriptions of the unprocessed clips.
+    speakers: speaker of each clip.
+    better: `LOWER` if the processing should remove the voice.
+  Returns:
+    Cosine with the clip's own recording and, if there are several speakers, how often the nearest
+    recording is by the clip's speaker. Empty if there are no voices.
   """
   known = [one.voice for one in recordings if one.voice is not None]
   if not known or len(known) < len(recordings):
     return []
   table, names = np.stack(known), np.array(speakers)
   count = len(set(speakers))
-  figures = []
-  for label, found in described.items():
-    voices = np.stack([one.voice for one in found if one.voice is not None])
-    cosines = voices @ table.T
-    name = f"voice cosine with the recording by GE2E, {label}"
-    figures.append(ClipFigure(name, np.diag(cosines), better))
+  cosine, nearest = (
+    dataclasses.replace(metric, better=better) for metric in (VOICE_COSINE, NEAREST_SPEAKER)
+  )
+  rows = []
+  for kind, found in described.items():
+    cosines = np.stack([one.voice for one in found if one.voice is not None]) @ table.T
+    rows.append(row_of(cosine, np.diag(cosines), kind))
     if count > 1:
       hits = names[cosines.argmax(axis=1)] == names
-      name = f"speaker of the nearest recording is right, of {count}, by GE2E, {label}"
-      figures.append(ClipFigure(name, hits.astype(float), better))
-  return figures
+      rows.append(row_of(nearest, hits.astype(float), f"among {count}, {kind}"))
+  return rows

@@ -1,4 +1,4 @@
-"""A figure with how many observations it rests on and a bootstrap interval."""
+"""Estimates: a statistic, its number of observations and a bootstrap interval."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ class Estimate:
   """A statistic and its 95 % interval.
 
   Attributes:
-    value: the statistic on all observations; NaN when there are none.
+    value: the statistic on all observations; NaN if there are none.
     low: lower end of the bootstrap interval.
-    high: upper end.
-    n: independent observations (clips, sentences), those that are NaN left out.
+    high: upper end of the bootstrap interval.
+    n: number of independent observations (clips, sentences) that are not NaN.
   """
 
   value: float
@@ -29,23 +29,34 @@ class Estimate:
   def __str__(self) -> str:
     return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
 
+  def mapped(self, function: Callable[[float], float]) -> "Estimate":
+    """Returns the estimate of a monotonic function of the statistic."""
+    ends = function(self.low), function(self.high)
+    return Estimate(function(self.value), min(ends), max(ends), self.n)
+
+
+def exact(value: float, n: int = 1) -> Estimate:
+  """Returns an estimate without an interval, for a figure that was not sampled."""
+  return Estimate(float(value), float(value), float(value), n)
+
+
+def undefined(n: int = 0) -> Estimate:
+  """Returns the estimate of a figure that has no value: NaN throughout."""
+  return exact(float("nan"), n)
+
 
 def mean_estimate(values: Sequence[float] | Float[np.ndarray, " n"], seed: int = 0) -> Estimate:
-  """Mean of `values` with a percentile bootstrap interval; NaN values are left out.
+  """Returns the mean of the finite values with a percentile bootstrap interval.
 
   Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3.
   """
   array = np.asarray(values, np.float64)
   array = array[np.isfinite(array)]
-  if not len(array):
-    return Estimate(float("nan"), float("nan"), float("nan"), 0)
-  means = [float(array[rows].mean()) for rows in _draws(len(array), seed)]
-  low, high = np.quantile(means, _tails())
-  return Estimate(float(array.mean()), float(low), float(high), len(array))
+  return bootstrap_estimate(lambda rows: array[rows].mean(), len(array), seed, reflected=False)
 
 
 def defined_mean(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
-  """Mean of the values that are finite; NaN where none is."""
+  """Returns the mean of the finite values; NaN if there are none."""
   array = np.asarray(values, np.float64)
   array = array[np.isfinite(array)]
   return float(array.mean()) if len(array) else float("nan")
@@ -58,18 +69,19 @@ def bootstrap_estimate(
   *,
   reflected: bool = True,
 ) -> Estimate:
-  """Any statistic of `n` observations with a bootstrap interval.
+  """Returns any statistic of `n` observations with a bootstrap interval.
 
   Args:
-    statistic: value on the observations with these indices (repeats allowed).
+    statistic: receives indices of observations, with repeats, and returns the value on these.
     n: number of observations.
+    seed: seed of the resampling.
     reflected: the basic interval, which reflects the resampled values about the statistic and so
-      mends the bias of statistics such as entropy; otherwise the percentile interval, which stays
-      within bounds, as shares must.
+      corrects the bias of statistics such as entropy. False: the percentile interval, which stays
+      within the bounds of the statistic, as a share requires.
   Source: Davison and Hinkley, Bootstrap Methods and their Application, sections 5.2 and 5.3.
   """
   if n == 0:
-    return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    return undefined()
   value = float(statistic(np.arange(n)))
   resampled = np.array([statistic(rows) for rows in _draws(n, seed)], np.float64)
   low, high = np.nanquantile(resampled, _tails())
@@ -79,13 +91,14 @@ def bootstrap_estimate(
 
 
 def ratio_estimate(counts: Int[np.ndarray, "n 2"]) -> Estimate:
-  """Sum of the first column over that of the second, such as all errors over all words.
+  """Returns the sum of the first column over that of the second, such as errors over words.
 
-  Observations that are 0 in both are left out; NaN where the second column is 0 throughout.
+  Observations that are 0 in both columns do not count; the value is NaN if the second column is 0
+  throughout.
   """
   counts = counts[counts.any(axis=1)]
   if not counts[:, 1].any():
-    return mean_estimate([])
+    return undefined()
 
   def ratio(rows: Int[np.ndarray, " n"]) -> float:
     above, below = counts[rows].sum(axis=0)

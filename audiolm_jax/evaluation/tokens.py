@@ -1,4 +1,4 @@
-"""What token sequences tell of sentences and voices, and whether they are stuck."""
+"""Distances of token sequences, and loops in them."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ Tokenize = Callable[[Float[np.ndarray, " samples"]], Int[np.ndarray, " steps"]]
 
 
 def edit_distance(one: Int[np.ndarray, " m"], other: Int[np.ndarray, " n"]) -> int:
-  """Fewest insertions, deletions and substitutions that turn `one` into `other`.
+  """Returns the minimum number of insertions, deletions and substitutions from `one` to `other`.
 
   Source: Levenshtein's distance by dynamic programming, a row at a time.
   """
@@ -23,22 +23,28 @@ def edit_distance(one: Int[np.ndarray, " m"], other: Int[np.ndarray, " n"]) -> i
   steps = np.arange(len(other) + 1)
   row = steps.copy()
   for number, token in enumerate(one, 1):
-    # Deletions and substitutions first; insertions run along the row, which a cumulative minimum
-    # of the row minus its index gives at once.
+    # First deletions and substitutions; then insertions along the row, by a cumulative minimum of
+    # the row minus its index.
     ahead = np.concatenate([[number], np.minimum(row[1:] + 1, row[:-1] + (other != token))])
     row = np.minimum.accumulate(ahead - steps) + steps
   return int(row[-1])
 
 
 def token_distance(one: Int[np.ndarray, " m"], other: Int[np.ndarray, " n"]) -> float:
-  """Edit distance of the collapsed sequences over the longer one's length, 0 to 1."""
+  """Returns the edit distance of the collapsed sequences over the longer length, 0 to 1."""
   one, other = collapse_repeats(one), collapse_repeats(other)
   return edit_distance(one, other) / max(1, len(one), len(other))
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """Tokens of one sentence by one voice."""
+  """Tokens of one sentence by one voice.
+
+  Attributes:
+    sentence: the sentence, or its id.
+    speaker: the voice.
+    tokens: semantic tokens.
+  """
 
   sentence: str
   speaker: str
@@ -47,15 +53,15 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class TripleReport:
-  """Do tokens follow what is said rather than who says it?
+  """Whether tokens depend on the sentence rather than on the speaker.
 
   Attributes:
     accuracy: share of triples (a reading, its sentence by another voice, another sentence by its
       voice) in which the first two are nearer; ties count half. Resampled over sentences.
     same_sentence: mean distance of one sentence by two voices.
     same_speaker: mean distance of two sentences by one voice.
-    num_triples: how many there are.
-    by_speaker: the accuracy of the triples whose reading is by that voice.
+    num_triples: number of triples.
+    by_speaker: accuracy of the triples by the voice of their first reading.
   """
 
   accuracy: Estimate
@@ -66,7 +72,13 @@ class TripleReport:
 
 
 def triple_accuracy(readings: Sequence[Reading]) -> TripleReport:
-  """All triples of `readings`, which has every sentence at most once by each voice."""
+  """Compares all triples of readings.
+
+  Args:
+    readings: each sentence at most once by each voice.
+  Raises:
+    DataError: there is no triple.
+  """
   by_sentence = _pair_distances(readings, lambda r: r.sentence)
   by_speaker = _pair_distances(readings, lambda r: r.speaker)
   wins = {sentence: np.zeros(2) for sentence in sorted({r.sentence for r in readings})}
@@ -80,7 +92,9 @@ def triple_accuracy(readings: Sequence[Reading]) -> TripleReport:
     voices[reading.speaker] += (better.sum(), better.size)
   table = np.array(list(wins.values()))
   if not len(table) or not table[:, 1].sum():
-    raise DataError("no triple can be made: give sentences by two voices, and two by one voice")
+    raise DataError(
+      "there is no triple; give one sentence by two voices, and two sentences by one voice"
+    )
   table = table[table[:, 1] > 0]
   accuracy = bootstrap_estimate(
     lambda rows: table[rows, 0].sum() / table[rows, 1].sum(), len(table)
@@ -95,7 +109,7 @@ def triple_accuracy(readings: Sequence[Reading]) -> TripleReport:
 
 
 def _pair_distances(readings: Sequence[Reading], key) -> list[list[float]]:
-  """For each reading its distances to the others with the same key."""
+  """Returns the distances of each reading to the others with the same key."""
   groups: dict[str, list[int]] = {}
   for index, reading in enumerate(readings):
     groups.setdefault(key(reading), []).append(index)
@@ -109,7 +123,7 @@ def _pair_distances(readings: Sequence[Reading], key) -> list[list[float]]:
 
 
 def longest_run(tokens: Int[np.ndarray, " steps"]) -> int:
-  """Length of the longest run of one token; 0 for an empty sequence."""
+  """Returns the length of the longest run of one token; 0 for an empty sequence."""
   tokens = np.asarray(tokens)
   if not len(tokens):
     return 0
@@ -120,12 +134,15 @@ def longest_run(tokens: Int[np.ndarray, " steps"]) -> int:
 def repetition_rate(
   tokens: Int[np.ndarray, " steps"], *, max_period: int = 16, min_repeats: int = 4
 ) -> float:
-  """Share of tokens that lie in a loop: a piece of 1 to `max_period` tokens, `min_repeats` times.
+  """Returns the share of tokens in loops.
 
-  Of semantic tokens give the collapsed ones; long steady sounds would count otherwise.
+  Args:
+    tokens: the sequence; collapse the repeats of semantic tokens, or long sounds are loops.
+    max_period: maximum number of tokens that a loop repeats.
+    min_repeats: minimum number of times that it repeats them.
   """
   tokens = np.asarray(tokens)
-  stuck = np.zeros(len(tokens), bool)
+  looped = np.zeros(len(tokens), bool)
   for period in range(1, max_period + 1):
     if len(tokens) < period * min_repeats:
       break
@@ -133,5 +150,5 @@ def repetition_rate(
     bounds = np.flatnonzero(np.diff(np.concatenate([[0], same.astype(int), [0]])))
     for start, end in bounds.reshape(-1, 2):
       if end - start >= period * (min_repeats - 1):
-        stuck[start : end + period] = True
-  return float(stuck.mean()) if len(tokens) else 0.0
+        looped[start : end + period] = True
+  return float(looped.mean()) if len(tokens) else 0.0

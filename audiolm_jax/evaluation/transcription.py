@@ -1,4 +1,4 @@
-"""Which piano keys sound when: a rough transcription that needs no training."""
+"""Approximate transcription of piano music without training."""
 
 import functools
 from typing import NamedTuple
@@ -14,19 +14,19 @@ _HOPS_PER_WINDOW = 4
 _PARTIALS = 24
 _PARTIAL_DECAY = 1.5  # the k-th partial has k ** -1.5 of the first
 _UPDATES = 30
-_FLOOR = 1e-6  # of magnitude, below which nothing is explained
-_QUIETEST = 1e-4  # strength of a key, below which none sounds
-_SOUNDING = 0.3  # of the loud frames' strongest key
+_FLOOR = 1e-6  # of magnitude
+_QUIETEST = 1e-4  # strength of a key that sounds
+_SOUNDING = 0.3  # of the strongest key of the loud frames
 _RISE = 0.3  # of a key's strength within 3 hops, at an onset
 _LOUD_QUANTILE = 0.95
 
 
 class Transcription(NamedTuple):
-  """Notes in the order in which they begin.
+  """Notes in the order of their onsets.
 
   Attributes:
-    onsets: seconds, one for each note.
-    pitches: MIDI numbers of the same notes.
+    onsets: onset of each note in seconds.
+    pitches: MIDI number of each note.
   """
 
   onsets: Float[np.ndarray, " notes"]
@@ -34,14 +34,16 @@ class Transcription(NamedTuple):
 
 
 def transcribe(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Transcription:
-  """Notes of piano music, good enough for averages over many of them and no more.
+  """Returns the notes of piano music, accurate enough for averages over many notes only.
 
-  Spectra are explained by fixed harmonic combs, one for each of 88 keys, and a note begins where a
-  key's share rises. On 10 s pieces of rendered piano two thirds of what it finds are notes of the
-  score, within 0.1 s, and it finds three quarters of those. Low neighbours blur.
+  Each spectrum is decomposed into fixed harmonic combs, one for each of 88 keys, and a note begins
+  when the share of a key rises. On pieces of 10 s of rendered piano, two thirds of the notes that
+  it returns are in the score, within 0.1 s, and it returns three quarters of those in the score.
+  Low neighbouring keys are confused.
 
   Args:
-    waveform: tuned to A = 440 Hz.
+    waveform: piano music, tuned to A = 440 Hz.
+    sample_rate: Hz.
   Source: Lee and Seung, Algorithms for non-negative matrix factorization, 2001, the update for the
     divergence, with the dictionary held fixed; Raczynski, Ono and Sagayama, Multipitch analysis
     with harmonic nonnegative matrix approximation, 2007, for combs as a dictionary.
@@ -60,7 +62,7 @@ def transcribe(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Tra
 def key_activity(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, "keys frames"]:
-  """How much of the magnitude each key explains, in frames of 32 ms."""
+  """Returns the share of each key in the magnitude, in frames of 32 ms."""
   hop = _hop(sample_rate)
   window = hop * _HOPS_PER_WINDOW
   spectrum = spectrogram(waveform, window, hop).T
@@ -73,7 +75,7 @@ def key_activity(
 
 @functools.lru_cache(maxsize=4)
 def _combs(sample_rate: int, window: int) -> Float[np.ndarray, "bins keys"]:
-  """Spectra of the keys, each of sum 1: partials as wide as the Hann window makes them."""
+  """Returns the spectra of the keys, with sum 1 and partials as wide as those of a Hann window."""
   bins = np.arange(window // 2 + 1)[:, None]
   pitch = 440.0 * 2 ** ((np.arange(LOWEST_KEY, HIGHEST_KEY + 1) - 69) / 12)
   combs = np.zeros((len(bins), len(pitch)))

@@ -1,4 +1,4 @@
-"""What is said in the clips of a corpus, where it says so."""
+"""Transcripts of the clips of a corpus."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from audiolm_jax.io import storage
 
 
 def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
-  """A field of a manifest's rows by clip id; empty for a folder."""
+  """Returns a field of a manifest's rows by clip id; empty for a folder."""
   if storage.is_folder(manifest):
     return {}
   rows = [json.loads(line) for line in storage.read_text(manifest).splitlines() if line.strip()]
@@ -18,7 +18,7 @@ def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
 
 
 def texts_of(clips: Iterable[Clip], source: str | os.PathLike[str]) -> dict[str, str]:
-  """What is said in those clips of a folder or manifest of which this is known, by clip id."""
+  """Returns the transcripts of those clips of a folder or manifest that have one, by clip id."""
   transcripts = read_transcripts(source)
   found = {
     clip.id: transcripts.get(clip.id) or transcripts.get(PurePosixPath(clip.id).stem)
@@ -28,10 +28,13 @@ def texts_of(clips: Iterable[Clip], source: str | os.PathLike[str]) -> dict[str,
 
 
 def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:
-  """Text by clip id: of a manifest its field `text`.
+  """Returns the transcripts of a corpus.
 
-  Of a folder by the clip's file name without suffix, from the files that LibriSpeech
-  (`*.trans.txt`) and LJSpeech (`metadata.csv`) bring.
+  Args:
+    source: a manifest, whose field `text` is read; or a folder, whose LibriSpeech (`*.trans.txt`)
+      and LJSpeech (`metadata.csv`) files are read.
+  Returns:
+    Transcripts by clip id for a manifest, by file name without suffix for a folder.
   """
   if not storage.is_folder(source):
     return read_field(source, "text")

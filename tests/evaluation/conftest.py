@@ -1,4 +1,4 @@
-"""A codec that needs no training, voices that can be told apart, and notes."""
+"""A codec that needs no training, distinguishable voices, and notes."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ VOICES = {"low": (110.0, 500.0), "middle": (180.0, 1_200.0), "high": (260.0, 2_5
 
 
 class PulseCodec:
-  """Codes every sample by two levels of a uniform quantizer; `lengths` notes what it was given."""
+  """Codes each sample by two levels of a uniform quantizer; `lengths` has the input shapes."""
 
   def __init__(self):
     self.spec = CodecSpec(sample_rate=RATE, hop_length=1, num_quantizers=2, codebook_size=16)
@@ -76,7 +76,7 @@ def play():
 
 @pytest.fixture(scope="session")
 def voice_classifier(voice):
-  """It tells the three `VOICES` apart."""
+  """A classifier of the three `VOICES`."""
   clips = [voice(*VOICES[name], seed=i) for name in VOICES for i in range(2)]
   names = [name for name in VOICES for _ in range(2)]
   config = ClassifierConfig(features=LogMelConfig(num_mels=32), channels=(8, 16), groups=2)

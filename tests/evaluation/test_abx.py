@@ -3,7 +3,7 @@ import pytest
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import abx
-from audiolm_jax.evaluation.abx import Item
+from audiolm_jax.evaluation.abx import PhoneItem
 
 LINE = "6295-244435-0009 0.2925 0.4725 IH L NG 6295"
 
@@ -11,7 +11,7 @@ LINE = "6295-244435-0009 0.2925 0.4725 IH L NG 6295"
 def token(phone, speaker, angle, context=("s", "t"), frames=3):
   """An item whose frames all point one way, given in degrees."""
   radians = np.radians(angle)
-  item = Item("f", 0.0, 0.1, phone, context, speaker)
+  item = PhoneItem("f", 0.0, 0.1, phone, context, speaker)
   return item, np.tile([np.cos(radians), np.sin(radians)], (frames, 1))
 
 
@@ -19,13 +19,13 @@ def test_items_are_read_in_the_libri_light_format(tmp_path):
   path = tmp_path / "dev.item"
   path.write_text(f"#file onset offset #phone prev-phone next-phone speaker\n{LINE}\n\n")
   assert abx.read_items(path) == [
-    Item("6295-244435-0009", 0.2925, 0.4725, "IH", ("L", "NG"), "6295")
+    PhoneItem("6295-244435-0009", 0.2925, 0.4725, "IH", ("L", "NG"), "6295")
   ]
   path.write_text(LINE.replace("0.4725", "soon"))
   with pytest.raises(DataError, match="line 1: no item of 7 fields"):
     abx.read_items(path)
   path.write_text("#only a head\n")
-  with pytest.raises(DataError, match="holds no items"):
+  with pytest.raises(DataError, match="has no items"):
     abx.read_items(path)
   with pytest.raises(DataError, match="cannot read"):
     abx.read_items(tmp_path / "gone.item")
@@ -42,7 +42,7 @@ def test_items_are_read_in_the_libri_light_format(tmp_path):
 )
 def test_an_item_has_the_frames_whose_middles_it_holds(rate, onset, offset, expected):
   features = np.arange(20.0)[:, None]
-  item = Item("f", onset, offset, "a", ("b", "c"), "s")
+  item = PhoneItem("f", onset, offset, "a", ("b", "c"), "s")
   assert abx.frames_of(item, features, rate)[:, 0].tolist() == expected
 
 
@@ -54,7 +54,7 @@ def test_distances_are_angles_along_the_best_alignment():
   assert abx.warped_distance(slow, np.concatenate([up, right])) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_phones_that_are_apart_are_told_apart_and_ties_are_half_errors():
+def test_distant_phones_are_distinguished_and_ties_are_half_errors():
   near = [token("a", "1", d) for d in (0, 5, 10)] + [token("b", "1", d) for d in (90, 95)]
   report = abx.abx(near)
   assert report.within.value == 0.0 and report.within.n == 2
@@ -71,13 +71,13 @@ def test_what_differs_between_speakers_is_an_error_across_them_only():
   assert report.within.value == 0.0 and report.across.value == 1.0
 
 
-def test_phones_meet_between_the_same_neighbours_only():
+def test_phones_are_compared_in_the_same_context_only():
   items = [token("a", "1", 0, ("s", "t")), token("a", "1", 0, ("s", "t"))]
   items += [token("b", "1", 0, ("p", "t")), token("b", "1", 0, ("p", "t"))]
   assert abx.abx(items).num_triples == (0, 0)
 
 
-def test_contexts_count_alike_whatever_they_hold():
+def test_contexts_count_equally_whatever_their_size():
   # One context of many right triples, one of few that are wrong three times out of four.
   right = [token("a", "1", d, ("s", "t")) for d in range(5)]
   right += [token("b", "1", 90 + d, ("s", "t")) for d in range(5)]

@@ -23,7 +23,7 @@ def manifest(tmp_path):
   return path
 
 
-def test_long_clips_are_cut_and_short_pieces_left_out(manifest):
+def test_long_clips_are_cut_and_short_pieces_dropped(manifest):
   pieces = load_pieces(manifest, "valid", RATE, piece_seconds=2.0)
   lengths = {piece.id: len(piece.waveform) / RATE for piece in pieces}
   assert lengths == {"a.wav": 2, "a.wav@2": 2, "a.wav@4": 1, "b.wav": 2, "c.wav": 2, "c.wav@2": 1}
@@ -45,18 +45,18 @@ def test_clips_can_be_chosen_by_id(manifest):
   assert [p.id for p in load_pieces(manifest, "valid", RATE, ids={"b.wav"})] == ["b.wav"]
 
 
-def test_a_split_that_is_not_there_is_refused(manifest):
+def test_a_missing_split_is_refused(manifest):
   with pytest.raises(DataError, match="probe"):
     load_pieces(manifest, "probe", RATE)
 
 
-def test_speakers_heard_in_training_can_be_left_out(manifest):
+def test_speakers_of_the_training_data_can_be_excluded(manifest):
   assert speakers_of(manifest, "valid") == {"s", "t", "u"}
   pieces = load_pieces(manifest, "valid", RATE, without_speakers={"s"})
   assert [piece.id for piece in pieces] == ["c.wav"]
 
 
-def test_a_text_goes_with_whole_clips_only_and_a_source_with_all(manifest):
+def test_whole_clips_have_a_text_and_all_clips_a_source(manifest):
   rows = [json.loads(line) | {"source": "people"} for line in manifest.read_text().splitlines()]
   manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
   texts = {"a.wav": "too long", "b.wav": "short"}

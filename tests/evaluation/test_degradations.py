@@ -11,7 +11,7 @@ RATE = 16_000
   ("codec", "level", "kbits"),
   [("mp3", 0.8, 41), ("mp3", 0.9, 24), ("opus", 0.93, 24), ("opus", 0.98, 12)],
 )
-def test_codecs_have_the_bit_rates_that_reports_name(codec, level, kbits):
+def test_codecs_have_the_bit_rates_of_the_report(codec, level, kbits):
   sound = melody(10.0)
   decoded, bits = degradations.compress(sound, RATE, codec, level)
   assert bits == pytest.approx(1000 * kbits, rel=0.15)
@@ -19,14 +19,14 @@ def test_codecs_have_the_bit_rates_that_reports_name(codec, level, kbits):
   assert np.abs(decoded - sound).max() > 1e-3
 
 
-def test_noise_has_the_ratio_asked_for():
+def test_noise_has_the_requested_ratio():
   sound = 0.3 * melody(5.0)
   noise = degradations.add_noise(sound, 15.0, seed=0) - sound
   ratio = 10 * np.log10(np.mean(sound**2) / np.mean(noise**2))
   assert ratio == pytest.approx(15.0, abs=0.1)
 
 
-def test_a_narrow_channel_takes_what_it_cannot_carry():
+def test_a_narrow_channel_removes_high_frequencies():
   time = np.arange(RATE) / RATE
   low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (1_000, 6_000))
   inside = slice(2_000, -2_000)

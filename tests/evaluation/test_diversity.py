@@ -8,7 +8,7 @@ def apart(one, other):
   return abs(one - other)
 
 
-def test_samples_that_are_all_alike_have_diversity_0():
+def test_equal_samples_have_diversity_0():
   found = diversity([[3.0, 3.0, 3.0], [5.0, 5.0, 5.0]], apart)
   assert (found.within.value, found.between.value) == (0.0, 2.0)
   assert (found.within.n, found.between.n) == (2, 2)
@@ -25,7 +25,7 @@ def test_each_prompt_weighs_the_same_however_many_samples_it_has():
   assert found.within.value == 1.0
 
 
-def test_distances_that_are_not_there_are_left_out():
+def test_undefined_distances_do_not_count():
   found = diversity([[0.0, np.nan, 2.0], [np.nan, np.nan]], apart)
   assert (found.within.value, found.within.n) == (2.0, 1)
   assert np.isnan(found.between.value)

@@ -14,7 +14,7 @@ def drawn(rng, groups, windows, mean=0.0, scale=1.0):
 
 @pytest.fixture(scope="module")
 def speech(voice):
-  """Embeddings of sixteen voices, and of the same after what happens to sound."""
+  """Embeddings of sixteen voices, and of the same voices after degradations."""
   clips = [voice(100 + 10 * i, 500 + 90 * i, seed=i, seconds=5) for i in range(16)]
   changes = {
     "clean": lambda w: w,
@@ -95,7 +95,7 @@ def test_one_window_is_refused():
     frechet.frechet_distance(np.zeros((1, DIM)), np.zeros((9, DIM)))
 
 
-def test_extrapolation_takes_out_what_few_prompts_add():
+def test_extrapolation_removes_the_bias_of_few_prompts():
   rng = np.random.default_rng(4)
   plain, found, covered = [], [], []
   truth = DIM * 0.3**2

@@ -22,7 +22,7 @@ DIM = 8
 
 @pytest.fixture(scope="module")
 def weights():
-  """Random ones of a small network."""
+  """Random weights of a small network."""
   rng = np.random.default_rng(0)
   shapes = {"linear.weight": (6, DIM), "linear.bias": (6,)}
   for layer in range(3):
@@ -137,11 +137,11 @@ def test_code_in_a_file_does_not_run_and_tensors_stay_within_their_data(tmp_path
     ge2e.read_torch_file(tmp_path / "code.pt")
   beyond = Tensor(Storage("a"), 4, (3,), (1,), False, OrderedDict())
   write_torch_file(tmp_path / "beyond.pt", beyond, {"a": np.arange(6.0)})
-  with pytest.raises(DataError, match="outside its data"):
+  with pytest.raises(DataError, match="exceeds its data"):
     ge2e.read_torch_file(tmp_path / "beyond.pt")
 
 
-def test_without_its_package_ge2e_says_what_to_install(monkeypatch):
+def test_without_its_package_ge2e_names_the_extra(monkeypatch):
   monkeypatch.setattr(ge2e.importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match="pip install --no-deps resemblyzer"):
     ge2e.load_ge2e()
@@ -151,7 +151,7 @@ def test_without_its_package_ge2e_says_what_to_install(monkeypatch):
   importlib.util.find_spec("resemblyzer") is None,
   reason="the package with the weights is not there",
 )
-def test_the_published_network_tells_a_woman_from_a_man():
+def test_the_published_network_distinguishes_a_woman_from_a_man():
   model = ge2e.load_ge2e()
   halves = []
   for name in ("speech_woman", "speech_man"):

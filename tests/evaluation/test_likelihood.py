@@ -60,7 +60,7 @@ def test_scores_equal_the_masked_softmax_of_teacher_forced_logits(spec):
   np.testing.assert_array_equal(hits, right)
 
 
-def test_report_weighs_tokens_alike_and_sets_the_stage_beside_its_tables():
+def test_the_report_weighs_tokens_equally_and_compares_with_the_tables():
   spec = SPECS[1]
   stage, valid = make_stage(spec), [make_clip(1, 2.6), make_clip(2, 1.0)]
   report = likelihood.evaluate_stage(stage, [make_clip(3, 20.0)], valid)
@@ -77,14 +77,14 @@ def test_report_weighs_tokens_alike_and_sets_the_stage_beside_its_tables():
   assert report.below_bigram.value == pytest.approx(1 - nats.mean() / best)
 
 
-def test_crops_are_aligned_and_a_short_rest_is_left_out():
+def test_crops_are_aligned_and_a_short_rest_is_dropped():
   pieces = list(likelihood.crops(SPECS[1], make_clip(0, 2.6)))
   assert [(len(s), len(c)) for s, c in pieces] == [(25, 50), (25, 50), (15, 30)]
   assert len(list(likelihood.crops(SPECS[1], make_clip(0, 2.4)))) == 2
 
 
 def test_clips_too_short_or_without_the_tokens_are_refused():
-  with pytest.raises(ValueError, match="no crop"):
+  with pytest.raises(ValueError, match="minimum length of a crop"):
     likelihood.evaluate_stage(make_stage(SPECS[0]), [make_clip(0, 2)], [make_clip(1, 0.2)])
-  with pytest.raises(ValueError, match="lacks the tokens"):
+  with pytest.raises(ValueError, match="has no tokens of a kind"):
     next(likelihood.crops(SPECS[0], TokenClip("x", {"codes": make_clip(0, 1).streams["codes"]})))

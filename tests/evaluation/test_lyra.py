@@ -21,7 +21,7 @@ def speech(voice):
 
 
 @needs_lyra
-def test_lyra_gives_speech_back_in_time_and_better_with_every_rate(speech):
+def test_lyra_has_no_delay_and_improves_with_the_bit_rate(speech):
   codecs = lyra.lyra_codecs(MODELS)
   assert [codec.name for codec in codecs] == [
     f"Lyra v2 at {kbits} kbit/s" for kbits in ("3.2", "6", "9.2")
@@ -40,7 +40,7 @@ def test_lyra_gives_speech_back_in_time_and_better_with_every_rate(speech):
 
 
 @needs_lyra
-def test_lyra_hears_every_clip_as_if_it_were_the_first(speech):
+def test_lyra_keeps_no_state_between_clips(speech):
   codec = lyra.lyra_codecs(MODELS)[0]
   first, _ = codec.through(speech)
   codec.through(0.5 * speech[::-1])
@@ -61,7 +61,7 @@ def test_a_model_that_is_missing_is_named_with_where_it_is_found(tmp_path):
     lyra.lyra_codecs(tmp_path)
 
 
-def test_without_its_package_lyra_says_what_to_install(monkeypatch, tmp_path):
+def test_without_its_package_lyra_names_the_extra(monkeypatch, tmp_path):
   monkeypatch.setattr(lyra, "lyra_installed", lambda: False)
   with pytest.raises(UserError, match=r"pip install -r requirements/evaluation\.txt"):
     lyra.lyra_codecs(tmp_path)

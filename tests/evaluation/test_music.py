@@ -83,18 +83,18 @@ def test_a_steady_beat_is_clearer_than_random_notes(play):
 def test_music_agrees_with_itself_in_everything(c_major):
   found = music.agreement(c_major, c_major)
   assert set(found) == set(music.AGREEMENT)
-  for figure in ("chroma cosine", "correlation of key scores"):
-    assert found[figure] == pytest.approx(1.0)
-  assert found["same key"] == 1.0 and found["notes in the key"] > 0.9
-  assert all(found[name] == 0 for name in found if "difference" in name)
+  for metric in (music.CHROMA, music.KEY_CORRELATION):
+    assert found[metric] == pytest.approx(1.0)
+  assert found[music.SAME_KEY] == 1.0 and found[music.NOTES_IN_KEY] > 0.9
+  assert found[music.ONSETS] == found[music.PULSE] == found[music.PITCH] == 0
 
 
 def test_near_keys_agree_better_than_far_ones(scale, c_major):
   near, far = (music.agreement(scale(tonic, MAJOR), c_major) for tonic in (67, 66))
-  for figure in ("chroma cosine", "correlation of key scores", "notes in the key"):
-    assert near[figure] > far[figure] + 0.1
-  assert near["same key"] == far["same key"] == 0.0
-  assert far["mean pitch difference, semitones"] == pytest.approx(6, abs=2)
+  for metric in (music.CHROMA, music.KEY_CORRELATION, music.NOTES_IN_KEY):
+    assert near[metric] > far[metric] + 0.1
+  assert near[music.SAME_KEY] == far[music.SAME_KEY] == 0.0
+  assert far[music.PITCH] == pytest.approx(6, abs=2)
 
 
 def test_twice_the_onsets_are_an_octave_of_density(play):
@@ -102,7 +102,7 @@ def test_twice_the_onsets_are_an_octave_of_density(play):
     music.music_statistics(play([(0.1 + gap * i, 60) for i in range(round(3.8 / gap))], 4.0), RATE)
     for gap in (0.4, 0.2)
   )
-  found = music.agreement(fast, slow)["onset density difference, octaves"]
+  found = music.agreement(fast, slow)[music.ONSETS]
   assert found == pytest.approx(1.0, abs=0.15)
   assert slow.onsets_per_second == pytest.approx(2.25, abs=0.3)
   assert slow.notes_per_onset == pytest.approx(1.0, abs=0.2)
@@ -110,7 +110,7 @@ def test_twice_the_onsets_are_an_octave_of_density(play):
 
 def test_a_piece_without_onsets_counts_as_half_an_onset(c_major):
   silent = music.music_statistics(np.zeros(4 * RATE, np.float32), RATE)
-  found = music.agreement(silent, c_major)["onset density difference, octaves"]
+  found = music.agreement(silent, c_major)[music.ONSETS]
   assert found == pytest.approx(np.log2(c_major.onsets_per_second / (0.5 / 4)))
 
 
@@ -118,7 +118,7 @@ def test_a_piece_without_onsets_counts_as_half_an_onset(c_major):
 def test_silence_agrees_with_nothing(c_major, seconds):
   silent = music.music_statistics(np.zeros(round(seconds * RATE), np.float32), RATE)
   found = music.agreement(silent, c_major)
-  assert found["chroma cosine"] == found["same key"] == found["correlation of key scores"] == 0
-  assert np.isnan(found["notes in the key"]) and np.isnan(silent.pitch_range_semitones)
-  assert music.agreement(c_major, silent)["same key"] == 0
-  assert music.agreement(silent, silent)["same key"] == 0
+  assert found[music.CHROMA] == found[music.SAME_KEY] == found[music.KEY_CORRELATION] == 0
+  assert np.isnan(found[music.NOTES_IN_KEY]) and np.isnan(silent.note_range_semitones)
+  assert music.agreement(c_major, silent)[music.SAME_KEY] == 0
+  assert music.agreement(silent, silent)[music.SAME_KEY] == 0

@@ -7,7 +7,7 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import opinion
 
 
-def test_without_its_package_dnsmos_says_what_to_install(monkeypatch):
+def test_without_its_package_dnsmos_names_the_extra(monkeypatch):
   monkeypatch.setitem(sys.modules, "speechmos", None)
   with pytest.raises(UserError, match=r"pip install -r requirements/evaluation\.txt"):
     opinion.Dnsmos()

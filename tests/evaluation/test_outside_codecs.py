@@ -6,6 +6,7 @@ import soundfile
 
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import outside_codecs, signal
+from audiolm_jax.evaluation.codec import BITS_PER_SECOND, LOG_MEL, SI_SDR, STOI
 from audiolm_jax.evaluation.outside_codecs import OutsideCodec
 from tests.conftest import melody
 
@@ -18,13 +19,13 @@ def speech(voice):
 
 
 def lag(reference, estimate):
-  """Samples by which `estimate` comes late."""
+  """Returns the delay of `estimate` in samples."""
   size = 2 * len(reference)
   product = np.fft.rfft(estimate, size) * np.conj(np.fft.rfft(reference, size))
   return (int(np.argmax(np.fft.irfft(product))) + len(reference)) % size - len(reference)
 
 
-def test_opus_takes_about_the_bits_that_its_name_says_and_comes_in_time():
+def test_opus_takes_about_the_bits_of_its_name_and_has_no_delay():
   sound = melody(10.0)
   distances = []
   for codec, kbits in zip(outside_codecs.opus_codecs(RATE), (6, 9, 12), strict=True):
@@ -36,7 +37,7 @@ def test_opus_takes_about_the_bits_that_its_name_says_and_comes_in_time():
   assert distances == sorted(distances, reverse=True) and distances[-1] > 0.1
 
 
-def test_opus_works_at_rates_that_it_does_not_have(voice):
+def test_opus_works_at_unsupported_sample_rates(voice):
   assert [outside_codecs.opus_codecs(rate)[0].sample_rate for rate in (11_025, 22_050)] == [
     12_000,
     24_000,
@@ -44,11 +45,11 @@ def test_opus_works_at_rates_that_it_does_not_have(voice):
   assert outside_codecs.opus_codecs(96_000)[0].sample_rate == 48_000
   clip = voice(150, 900, seed=0, seconds=1)
   codec = outside_codecs.opus_codecs(11_025)[-1]
-  report = outside_codecs.evaluate_outside(codec, [clip], 11_025, speech=False)
-  assert report.metrics["si_sdr_db"].value > 3
+  (metrics,) = outside_codecs.evaluate_outside(codec, [clip], 11_025, speech=False)
+  assert metrics[SI_SDR] > 3
 
 
-def test_without_opus_in_libsndfile_the_error_says_what_to_install(monkeypatch):
+def test_without_opus_in_libsndfile_the_error_names_the_package(monkeypatch):
   monkeypatch.setattr(soundfile, "available_subtypes", lambda container: {"VORBIS": ""})
   with pytest.raises(UserError, match="has no Opus; pip install soundfile"):
     outside_codecs.opus_codecs(RATE)
@@ -66,7 +67,7 @@ def test_packets_are_a_file_without_its_pages(speech):
   assert 27 * pages < len(stream) - sum(sizes) < 29 * pages + 2 * len(sizes)
 
 
-def test_a_packet_goes_on_over_segments_and_pages():
+def test_a_packet_continues_over_segments_and_pages():
   def page(segments):
     return b"OggS" + bytes(22) + bytes([len(segments), *segments]) + bytes(sum(segments))
 
@@ -75,21 +76,20 @@ def test_a_packet_goes_on_over_segments_and_pages():
 
 
 def test_an_outside_codec_is_measured_at_the_rate_of_the_clips(speech):
-  heard = []
+  lengths = []
 
   def through(waveform):
-    heard.append(len(waveform))
-    return waveform, 100.0 * len(heard)
+    lengths.append(len(waveform))
+    return waveform, 100.0 * len(lengths)
 
   codec = OutsideCodec("same", RATE, through)
-  report = outside_codecs.evaluate_outside(codec, [speech, speech[:RATE]], RATE, speech=True)
-  assert heard == [4 * RATE, RATE]
-  assert report.metrics["log_mel_db"].value == 0 and report.metrics["stoi"].value > 0.999
-  assert report.metrics["bits_per_second"].value == 150 and report.metrics["stoi"].n == 2
-  assert [row["bits_per_second"] for row in report.clips] == [100, 200]
+  rows = outside_codecs.evaluate_outside(codec, [speech, speech[:RATE]], RATE, speech=True)
+  assert lengths == [4 * RATE, RATE]
+  assert rows[0][LOG_MEL] == rows[1][LOG_MEL] == 0 and rows[0][STOI] > 0.999
+  assert [row[BITS_PER_SECOND] for row in rows] == [100, 200]
 
   half = OutsideCodec("half", RATE // 2, through)
-  narrow = outside_codecs.evaluate_outside(half, [speech], RATE, speech=False)
-  assert heard[-1] == 2 * RATE
-  assert set(narrow.metrics) == {"log_mel_db", "si_sdr_db", "bits_per_second"}
-  assert 10 < narrow.metrics["si_sdr_db"].value < 60
+  (narrow,) = outside_codecs.evaluate_outside(half, [speech], RATE, speech=False)
+  assert lengths[-1] == 2 * RATE
+  assert set(narrow) == {LOG_MEL, SI_SDR, BITS_PER_SECOND}
+  assert 10 < narrow[SI_SDR] < 60

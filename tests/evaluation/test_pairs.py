@@ -62,7 +62,7 @@ def test_sentences_of_zerospeech_are_counted_by_type(tmp_path):
 
 def test_tasks_of_salmon_are_categories_and_0_is_the_good_one(tmp_path):
   write(tmp_path, ["speaker/sample_10_0", "speaker/sample_10_1", "room/sample_2_0"])
-  with pytest.raises(DataError, match="room: sample 2 has no partner"):
+  with pytest.raises(DataError, match="room: sample 2 has only one of its two files"):
     pairs.read_pairs(tmp_path)
   write(tmp_path, ["room/sample_2_1"])
   found = pairs.read_pairs(tmp_path)
@@ -70,18 +70,18 @@ def test_tasks_of_salmon_are_categories_and_0_is_the_good_one(tmp_path):
   assert found[1].good.endswith("sample_10_0.wav") and found[1].categories == ("speaker",)
 
 
-def test_manifests_and_what_is_wrong_with_them(tmp_path):
+def test_manifests_are_read_and_wrong_ones_are_refused(tmp_path):
   write(tmp_path, ["x", "y"])
   path = tmp_path / "pairs.jsonl"
   path.write_text(json.dumps({"good": "x.wav", "bad": "y.wav", "category": "topic"}) + "\n")
   (found,) = pairs.read_pairs(path)
   assert found == ("1", ("topic",), str(tmp_path / "x.wav"), str(tmp_path / "y.wav"))
   path.write_text(json.dumps({"good": "x.wav", "bad": "gone.wav"}))
-  with pytest.raises(DataError, match=r"gone\.wav, which is not there"):
+  with pytest.raises(DataError, match=r"gone\.wav, which does not exist"):
     pairs.read_pairs(path)
   path.write_text('{"good": "x.wav"}')
-  with pytest.raises(DataError, match="line 1: not an object with good and bad"):
+  with pytest.raises(DataError, match="line 1: not a JSON object with the fields good and bad"):
     pairs.read_pairs(path)
   (tmp_path / "empty").mkdir()
-  with pytest.raises(DataError, match="holds no pairs"):
+  with pytest.raises(DataError, match="has no pairs"):
     pairs.read_pairs(tmp_path / "empty")

@@ -37,7 +37,7 @@ def test_characters_are_compared_with_the_spaces_between_words():
   assert character_errors("a b", "a b") == (0, 3)
 
 
-def test_without_its_package_whisper_says_what_to_install(monkeypatch):
+def test_without_its_package_whisper_names_the_extra(monkeypatch):
   monkeypatch.setitem(sys.modules, "faster_whisper", None)
   with pytest.raises(UserError, match=r"--asr_model base.*requirements/evaluation\.txt"):
     recognition.Whisper("base")
@@ -59,7 +59,7 @@ def test_whisper_finds_the_words_of_a_synthetic_voice_and_spells_numbers_in_one_
   assert recognizer.name.startswith(f"Whisper {WHISPER.name}, faster-whisper ")
 
 
-def test_pocketsphinx_hears_the_words_of_a_synthetic_voice_and_forgets_them(tmp_path):
+def test_pocketsphinx_recognizes_a_synthetic_voice_and_keeps_no_state(tmp_path):
   pytest.importorskip("pocketsphinx")
   if not shutil.which("flite"):
     pytest.skip("no flite to speak")

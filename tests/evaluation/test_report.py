@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from audiolm_jax.evaluation import report
-from audiolm_jax.evaluation.report import Better, Row, exact
-from audiolm_jax.evaluation.statistics import Estimate
+from audiolm_jax.evaluation.metric import Better, Metric
+from audiolm_jax.evaluation.report import Report, Row, SuiteResult, row_of
+from audiolm_jax.evaluation.statistics import Estimate, exact
 
 
 @pytest.mark.parametrize(
@@ -21,21 +22,43 @@ from audiolm_jax.evaluation.statistics import Estimate
     (1.0, Better.HIGHER, None, None, ""),
   ],
 )
-def test_verdict_says_which_mark_is_reached(value, better, floor, aim, verdict):
-  assert Row("s", "f", exact(value), better, floor, aim).verdict == verdict
+def test_the_verdict_is_the_mark_that_is_reached(value, better, floor, aim, verdict):
+  metric = Metric("m", "metric", better)
+  assert Row(metric, exact(value), floor=floor, aim=aim).verdict == verdict
+
+
+SI_SDR = Metric("si_sdr_db", "SI-SDR", unit="dB")
+EMPTY = Metric("empty", "empty")
 
 
 def test_table_and_json_hold_every_row(tmp_path):
   rows = [
-    Row("codec", "stoi", Estimate(0.85, 0.8, 0.9, 12), floor=0.8, aim=0.909),
-    Row("codec", "empty", exact(math.nan, 0)),
+    Row(SI_SDR, Estimate(0.85, 0.8, 0.9, 12), "4 levels", floor=0.8, aim=0.909),
+    Row(EMPTY, exact(math.nan, 0)),
   ]
-  table = report.markdown_table(rows)
-  assert "| codec | stoi | 0.85 | 0.8 to 0.9 | 12 | 0.8 | 0.909 | floor |" in table
+  results = Report("bundle", "hash", {"seed": 0}, {"jax": "1.0"})
+  results.results["codec"] = SuiteResult(rows, {"array": np.arange(2), SI_SDR: np.float32(1.5)})
+  results.results["piano"] = report.skipped("it needs music")
+  table = report.markdown_table(results.rows)
+  assert "| codec | SI-SDR, dB, 4 levels | 0.85 | 0.8 to 0.9 | 12 | 0.8 | 0.909 | floor |" in table
   path = tmp_path / "results.json"
-  report.write_json(path, {"rows": rows, "array": np.arange(2), "n": np.float32(1.5)})
+  report.write_json(path, results.as_json())
   content = json.loads(path.read_text())
-  assert content["rows"][0]["estimate"]["n"] == 12
-  assert content["rows"][0]["verdict"] == "floor"
-  assert content["rows"][1]["estimate"]["value"] is None
-  assert (content["array"], content["n"]) == ([0, 1], 1.5)
+  first, second = content["rows"]
+  assert (first["suite"], first["metric"], first["of"]) == ("codec", "si_sdr_db", "4 levels")
+  assert (first["figure"], first["unit"]) == ("SI-SDR, dB, 4 levels", "dB")
+  assert first["estimate"]["n"] == 12 and first["verdict"] == "floor"
+  assert second["estimate"]["value"] is None and "values" not in first
+  assert content["details"]["codec"] == {"array": [0, 1], "si_sdr_db": 1.5}
+  assert content["details"]["piano"] == {"skipped": "it needs music"}
+
+
+def test_an_average_over_clips_can_be_restricted_to_some():
+  row = row_of(SI_SDR, [1.0, math.nan, 5.0], "all", floor=2.0)
+  assert (row.estimate.value, row.estimate.n) == (3, 2)
+  some = row.over([1, 2], "; source")
+  assert (some.of, some.estimate.value, some.floor) == ("all; source", 5, None)
+  ratio = row_of(EMPTY, np.array([[1, 2], [0, 6]]))
+  assert (ratio.estimate.value, ratio.over([0], "").estimate.value) == (1 / 8, 1 / 2)
+  with pytest.raises(ValueError, match="not an average over clips"):
+    Row(EMPTY, exact(1.0)).over([0], "")

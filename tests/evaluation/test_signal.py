@@ -70,7 +70,7 @@ def test_stoi_of_too_little_speech_is_nan():
   assert np.isnan(signal.stoi(tone(300, 0.1), tone(300, 0.1), RATE))
 
 
-def test_pesq_that_is_missing_says_what_to_install(monkeypatch):
+def test_missing_pesq_names_the_extra(monkeypatch):
   monkeypatch.setattr(signal, "pesq_installed", lambda: False)
   with pytest.raises(UserError, match=r"requirements/evaluation\.txt"):
     signal.pesq_wb(np.ones(4), np.ones(4), RATE)

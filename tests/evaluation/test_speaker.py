@@ -15,7 +15,7 @@ def model(voice):
   return speaker.fit_speaker_model(clips, [n for n in VOICES for _ in range(2)], RATE)
 
 
-def test_voices_never_heard_are_told_apart(model, voice):
+def test_new_voices_are_distinguished(model, voice):
   new = [(100, 1900), (140, 500), (190, 1300), (240, 800)]
   candidates = np.stack([model.embed(voice(*v, seed=200 + i), RATE) for i, v in enumerate(new)])
   found = [
@@ -25,7 +25,7 @@ def test_voices_never_heard_are_told_apart(model, voice):
   assert found == [0, 1, 2, 3]
 
 
-def test_embedding_is_a_unit_vector_that_level_does_not_move(model, voice):
+def test_embedding_is_a_unit_vector_independent_of_the_level(model, voice):
   clip = voice(120, 900, seed=1)
   loud, soft = model.embed(clip, RATE), model.embed(clip * 0.25, RATE)
   assert np.linalg.norm(loud) == pytest.approx(1)

@@ -6,9 +6,9 @@ import pytest
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation import ge2e, speech
 from audiolm_jax.evaluation.clips import EvalClip
+from audiolm_jax.evaluation.metric import Better
 from audiolm_jax.evaluation.opinion import Opinion
 from audiolm_jax.evaluation.options import Domain, Options
-from audiolm_jax.evaluation.report import Better
 from audiolm_jax.evaluation.speech import Description, SpeechMeasures
 
 NOTHING = np.zeros(10, np.float32)
@@ -16,7 +16,7 @@ OPTIONS = Options("b", "data", "out")
 
 
 class Upper:
-  """Normalises to lower case; its words are asked of nobody here."""
+  """Normalises to lower case; its words are the same for every clip."""
 
   name = "upper"
 
@@ -38,17 +38,17 @@ def clips(*texts, speakers="abc"):
   ]
 
 
-def estimates(figures):
-  return {figure.name: figure.row("s").estimate for figure in figures}
+def estimates(rows):
+  return {row.figure: row.estimate for row in rows}
 
 
-def test_words_are_compared_with_the_recording_and_with_the_text_where_there_is_one():
+def test_words_are_compared_with_the_recording_and_with_the_text_of_clips_that_have_one():
   recordings = [Description("One two"), Description("three four five six")]
   processed = {"codec": [Description("one two"), Description("three for five")]}
   found = estimates(
-    speech.speech_figures(processed, recordings, clips("one to", None), recognizer=Upper())
+    speech.speech_rows(processed, recordings, clips("one to", None), recognizer=Upper())
   )
-  own = found["word error rate against the recording's reading, codec"]
+  own = found["word error rate against the recognized recording, codec"]
   assert (own.value, own.low, own.high, own.n) == (2 / 6, 0, 0.5, 2)
   text = found["word error rate against the text, codec"]
   assert (text.value, text.n) == (0.5, 1)
@@ -58,17 +58,15 @@ def test_words_are_compared_with_the_recording_and_with_the_text_where_there_is_
 
 def test_without_any_text_there_is_no_figure_against_it():
   one = [Description("a")]
-  figures = speech.speech_figures({"codec": one}, one, clips(None), Upper())
-  assert [figure.name for figure in figures] == [
-    "word error rate against the recording's reading, codec"
-  ]
-  assert figures[0].better is Better.LOWER and figures[0].note == "upper"
+  rows = speech.speech_rows({"codec": one}, one, clips(None), Upper())
+  assert [row.figure for row in rows] == ["word error rate against the recognized recording, codec"]
+  assert rows[0].metric.better is Better.LOWER and rows[0].note == "upper"
 
 
-def test_opinions_are_averaged_beside_those_of_the_recordings():
+def test_opinions_are_averaged_for_clips_and_recordings():
   of = [Description(opinion=Opinion(2.0 + i, 3.0, 4.0)) for i in range(2)]
   better = [Description(opinion=Opinion(4.0, 4.5, 5.0))] * 2
-  found = estimates(speech.speech_figures({"codec": of}, better, clips(None, None), None))
+  found = estimates(speech.speech_rows({"codec": of}, better, clips(None, None), None))
   overall = found["DNSMOS overall, codec"]
   assert (overall.value, overall.low, overall.high, overall.n) == (2.5, 2, 3, 2)
   assert found["DNSMOS signal, recording"].value == 4.5
@@ -78,34 +76,32 @@ def test_opinions_are_averaged_beside_those_of_the_recordings():
 def test_the_nearest_recording_is_right_if_it_is_by_the_same_speaker():
   recordings = [Description(voice=unit(angle)) for angle in (0.0, 1.0, 2.0)]
   processed = [Description(voice=unit(angle)) for angle in (0.1, 0.1, 1.2)]
-  found = estimates(
-    speech.speaker_figures({"codec": processed}, recordings, speakers=["a", "b", "b"])
-  )
+  found = estimates(speech.speaker_rows({"codec": processed}, recordings, speakers=["a", "b", "b"]))
   # The first is nearest to itself, the second to another's, the third to another of the same.
-  right = found["speaker of the nearest recording is right, of 2, by GE2E, codec"]
+  right = found["speaker of the nearest recording by GE2E is right, among 2, codec"]
   assert right.value == pytest.approx(2 / 3)
   cosine = found["voice cosine with the recording by GE2E, codec"]
   assert cosine.value == pytest.approx(np.mean(np.cos([0.1, 0.9, 0.8])))
-  alone = speech.speaker_figures({"codec": processed}, recordings, speakers=["a"] * 3)
+  alone = speech.speaker_rows({"codec": processed}, recordings, speakers=["a"] * 3)
   assert len(alone) == 1
 
 
 def test_a_figure_can_be_averaged_over_some_clips():
   recordings = [Description(voice=unit(angle)) for angle in (0.0, 1.0)]
   processed = {"codec": [Description(voice=unit(0.0))] * 2}
-  cosine, right = speech.speaker_figures(processed, recordings, ["a", "b"])
-  row = right.row("codec", [1], "; source")
-  assert row.figure.endswith("by GE2E, codec; source")
+  cosine, right = speech.speaker_rows(processed, recordings, ["a", "b"])
+  row = right.over([1], "; source")
+  assert row.figure.endswith("among 2, codec; source")
   assert (row.estimate.value, row.estimate.n) == (0, 1)
-  assert cosine.row("codec", [0]).estimate.value == pytest.approx(1)
+  assert cosine.over([0], "").estimate.value == pytest.approx(1)
 
 
-def test_what_is_not_there_has_a_row_that_says_what_brings_it(monkeypatch):
+def test_a_missing_network_has_a_row_that_names_the_package(monkeypatch):
   monkeypatch.setitem(sys.modules, "speechmos", None)
   monkeypatch.setattr(ge2e.importlib.util, "find_spec", lambda name: None)
   measures = speech.find_measures(OPTIONS)
   assert not measures
-  notes = {row.figure: row.note for row in measures.missing_rows("codec")}
+  notes = {row.figure: row.note for row in measures.missing_rows()}
   assert "--asr_model" in notes["word error rate by Whisper"]
   assert "requirements/evaluation.txt" in notes["DNSMOS"]
   assert "resemblyzer" in notes["voice by GE2E"]
@@ -117,12 +113,12 @@ def test_music_has_no_speech_measures_and_misses_none():
   assert not measures and not measures.missing
 
 
-def test_a_recognizer_that_is_asked_for_and_not_there_is_an_error(monkeypatch):
+def test_a_whisper_model_without_the_package_is_an_error(monkeypatch):
   monkeypatch.setitem(sys.modules, "faster_whisper", None)
   with pytest.raises(UserError, match=r"--asr_model base\.en"):
     speech.find_measures(Options("b", "data", "out", asr_model="base.en"))
 
 
-def test_only_what_is_there_describes_a_clip():
+def test_a_clip_is_described_by_the_available_networks():
   measures = SpeechMeasures(recognizer=Upper())
   assert measures and measures.describe(NOTHING, 16_000) == Description(words="SAID")

@@ -13,7 +13,7 @@ def test_mean_interval_has_the_width_of_the_standard_error():
   assert estimate.low < estimate.value < estimate.high
 
 
-def test_nan_observations_are_left_out_and_counted_out():
+def test_nan_observations_do_not_count():
   estimate = mean_estimate([1.0, float("nan"), 3.0])
   assert (estimate.value, estimate.n) == (2.0, 2)
 
@@ -35,13 +35,13 @@ def test_same_seed_gives_the_same_interval():
   assert mean_estimate(values, seed=3) == mean_estimate(values, seed=3)
 
 
-def test_a_ratio_is_over_all_units_and_leaves_out_observations_without_any():
+def test_a_ratio_is_over_all_units_and_ignores_observations_without_any():
   estimate = ratio_estimate(np.array([[1, 2], [1, 8], [0, 0]]))
   assert (estimate.value, estimate.n) == (0.2, 2)
   assert 0.125 == estimate.low < estimate.value < estimate.high == 0.5
 
 
-def test_errors_where_nothing_was_said_count_and_nothing_at_all_has_no_ratio():
+def test_errors_without_reference_words_count_and_no_words_have_no_ratio():
   assert ratio_estimate(np.array([[3, 0], [1, 8]])).value == 0.5
   assert ratio_estimate(np.array([[3, 0]])).n == 0
   assert ratio_estimate(np.zeros((0, 2), int)).n == 0

@@ -50,7 +50,7 @@ def test_tokens_that_follow_the_sentence_have_all_triples_right_and_voices_none(
   assert tokens.triple_accuracy(by_voice).accuracy.value == 0
 
 
-def test_tokens_that_tell_nothing_tie_at_one_half():
+def test_uninformative_tokens_tie_at_one_half():
   readings = [Reading(s, v, ids("a")) for s in ("one", "two") for v in ("p", "q")]
   assert tokens.triple_accuracy(readings).accuracy.value == 0.5
 
@@ -65,7 +65,7 @@ def test_longest_run_counts_equal_neighbours():
   assert tokens.longest_run(ids("")) == 0
 
 
-def test_repetition_rate_finds_loops_of_any_short_period_and_spares_others():
+def test_repetition_rate_finds_loops_of_any_short_period_only():
   assert tokens.repetition_rate(ids("abcabcabcabc")) == 1
   assert tokens.repetition_rate(ids("aaaa" + "bcde")) == 0.5
   assert tokens.repetition_rate(ids("abcabcabcxyz")) == 0  # three times only

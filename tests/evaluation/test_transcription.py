@@ -6,7 +6,7 @@ from audiolm_jax.evaluation.transcription import HIGHEST_KEY, LOWEST_KEY, key_ac
 RATE = 16_000
 
 
-def test_known_notes_are_found_where_they_are(play):
+def test_known_notes_are_found_at_their_times(play):
   notes = [(0.2, 48), (0.7, 64), (1.2, 67), (1.7, 72), (2.2, 55), (2.7, 60)]
   found = transcribe(play(notes, 3.5), RATE)
   assert found.pitches.tolist() == [pitch for _, pitch in notes]

@@ -25,8 +25,8 @@ def test_items_are_phones_between_phones_in_the_libri_light_format(script, tmp_p
   path = tmp_path / "abx.item"
   path.write_text("\n".join(["#file onset offset #phone prev-phone next-phone speaker", *lines]))
   assert abx.read_items(path) == [
-    abx.Item("f", 0.2, 0.35, "eh", ("b", "s"), "slt"),
-    abx.Item("f", 0.35, 0.5, "s", ("eh", "t"), "slt"),
+    abx.PhoneItem("f", 0.2, 0.35, "eh", ("b", "s"), "slt"),
+    abx.PhoneItem("f", 0.35, 0.5, "s", ("eh", "t"), "slt"),
   ]
 
 

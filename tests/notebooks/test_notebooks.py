@@ -186,7 +186,7 @@ def test_the_notebook_that_trains_makes_a_bundle(executed, tmp_path):
 
 def test_the_notebook_that_measures_has_figures_and_tells_samples_from_recordings(executed):
   said = texts(executed("3_measure_and_detect"))
-  stoi = {int(k): float(v) for k, v in re.findall(r"\| stoi, (\d+) levels \| ([\d.]+) \|", said)}
+  stoi = {int(k): float(v) for k, v in re.findall(r"\| STOI, (\d+) levels \| ([\d.]+) \|", said)}
   assert 0 < stoi[1] < stoi[12] < 1
   assert re.search(r"\| accuracy, 1 s \| [\d.]+ \|", said)
   assert "taken for synthetic: continuation, woman; continuation, man\n" in said

@@ -1,1 +1,1 @@
-"""Listening tests: a page that asks people, and what their answers show."""
+"""Listening tests: a page with questions, and the statistics of the answers."""

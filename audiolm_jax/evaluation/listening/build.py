@@ -1,13 +1,14 @@
-"""Makes a listening test: one page, its sounds, and the key that says what each of them is.
+"""Builds a listening test: a page, its sounds, and a key with the origin of each sound.
 
-The page works from disk and from any web host and knows nothing of the key. Three kinds:
+The page works from disk and from any web host and does not contain the key. There are three kinds
+of test:
 
-- real_or_synthetic: is what follows the first seconds real? Real clips pass through the codec too,
-  and a prompt is used for one clip only. Source: AudioLM, where 51.2 % of 1000 answers were right.
+- real_or_synthetic: is the sound after the first seconds real? Real clips pass through the codec
+  too, and each prompt is used once. Source: AudioLM, where 51.2 % of 1000 answers were right.
 - preference: which of two continuations of a prompt is better? Source: AudioLM, where 83.3 % of 150
   answers preferred the piano of the whole system to that of acoustic tokens alone.
-- mushra: how close are versions of a recording to it? With hidden reference and low-pass anchor.
-  Source: ITU-R BS.1534-3.
+- mushra: how close to a recording are several versions of it? With a hidden reference and a
+  low-pass anchor. Source: ITU-R BS.1534-3.
 """
 
 import dataclasses
@@ -28,12 +29,12 @@ from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.evaluation import degradations
 from audiolm_jax.io import audio, files
 
-_ANCHOR_RATE = 7_000  # carries 3.5 kHz, the standard's low anchor
+_ANCHOR_RATE = 7_000  # Hz; has 3.5 kHz, the low anchor of the standard
 HIDDEN_REFERENCE, ANCHOR = "reference", "anchor"
 
 
 class Kind(enum.StrEnum):
-  """What listeners are asked."""
+  """The kind of a test."""
 
   REAL_OR_SYNTHETIC = "real_or_synthetic"
   PREFERENCE = "preference"
@@ -44,9 +45,9 @@ class Sound(NamedTuple):
   """One clip of a trial.
 
   Attributes:
-    truth: what it is: "real" or "synthetic", or the name of a system.
-    waveform: all of it, with the part that is known.
-    known_seconds: its beginning that listeners are told is a recording.
+    truth: origin of the clip: "real", "synthetic" or the name of a system.
+    waveform: all samples, the known part included.
+    known_seconds: length of the beginning that the page declares a recording.
   """
 
   truth: str
@@ -56,7 +57,13 @@ class Sound(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """What a listener hears and judges at a time; `reference` is for mushra alone."""
+  """One question.
+
+  Attributes:
+    source: name of the recording.
+    sounds: clips to compare or to rate.
+    reference: the recording, in mushra only.
+  """
 
   source: str
   sounds: Sequence[Sound]
@@ -72,23 +79,26 @@ def write_test(
   seed: int = 0,
   facts: dict[str, Any] | None = None,
 ) -> Path:
-  """Writes the page and its sounds, and beside the folder the key.
+  """Writes the page and its sounds into a folder, and the key next to the folder.
 
   Args:
-    output_dir: folder of the page; nothing else may be in it.
-    seed: of the sounds' names and of which sound comes first in a trial.
-    facts: for the key: bundles, seeds, versions.
+    output_dir: folder of the page, which must be empty or not exist.
+    kind: kind of the test.
+    trials: the questions.
+    sample_rate: Hz, of the sounds.
+    seed: seed of the file names and of the order of trials and sounds.
+    facts: bundles, seeds and versions, for the key.
   Returns:
-    The path of the key, `<output_dir>.key.json`. Keep it from listeners.
+    The path of the key, `<output_dir>.key.json`. Do not publish it.
   Raises:
-    UserError: the folder holds something.
-    DataError: no trials.
+    UserError: the folder is not empty or cannot be created.
+    DataError: there are no trials.
   """
   folder = Path(output_dir).absolute()
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f"{folder} is not empty; give another folder")
   if not trials:
-    raise DataError("there is no prompt to make a trial of")
+    raise DataError("there are no trials; give prompts")
   key_path = folder.with_name(folder.name + ".key.json")
   files.check_writable(key_path)
   draw = random.Random(seed)
@@ -96,7 +106,7 @@ def write_test(
   try:
     (folder / "audio").mkdir(parents=True)
   except OSError as error:
-    raise UserError(f"cannot make {folder}: {error.strerror}") from error
+    raise UserError(f"cannot create {folder}: {error.strerror}") from error
 
   def put(sound: Sound) -> dict[str, Any]:
     file = f"audio/{draw.getrandbits(48):012x}.wav"
@@ -115,7 +125,7 @@ def write_test(
     shown.append(entry)
     key[trial_id] = {"source": trial.source, "truth": [sound.truth for sound in sounds]}
   draw.shuffle(shown)
-  # Browsers keep progress under this name, of all pages on disk together.
+  # Browsers store the progress of all pages on disk together, by this name.
   name = content_hash.hexdigest()[:16]
   content = {"id": name, "kind": kind.value, "trials": shown}
   template = (
@@ -123,7 +133,7 @@ def write_test(
     .joinpath("page.html")
     .read_text(encoding="utf-8")
   )
-  # The JSON stands in a script element: nothing in it may look like its end.
+  # The JSON is in a script element and must not contain its end tag.
   text = json.dumps(content).replace("<", "\\u003c")
   with files.atomic_write(folder / "index.html") as file:
     file.write(template.replace("TEST_AS_JSON", text).encode())
@@ -141,10 +151,15 @@ def real_or_synthetic(
   sample_rate: int,
   seed: int = 0,
 ) -> list[Trial]:
-  """Half of the prompts with what really follows, half with what was made up.
+  """Returns trials of half of the prompts with the real and half with a synthetic continuation.
 
   Args:
-    prompts: as the codec gives them back; `real` likewise, and of the length of `synthetic`.
+    sources: names of the recordings.
+    prompts: prompts through the codec.
+    real: real continuations through the codec.
+    synthetic: sampled continuations of the same length.
+    sample_rate: Hz.
+    seed: seed of the choice.
   """
   order = list(range(len(prompts)))
   random.Random(seed).shuffle(order)
@@ -163,7 +178,13 @@ def preference(
   systems: Mapping[str, Sequence[Float[np.ndarray, "samples"]]],
   known_seconds: float,
 ) -> list[Trial]:
-  """Two systems on each prompt; what they make has the prompt before it."""
+  """Returns trials that compare two systems on each prompt.
+
+  Args:
+    sources: names of the prompts.
+    systems: by system, prompts with their continuations.
+    known_seconds: length of the prompts.
+  """
   return [
     Trial(source, [Sound(name, made[i], known_seconds) for name, made in systems.items()])
     for i, source in enumerate(sources)
@@ -176,7 +197,14 @@ def mushra(
   systems: Mapping[str, Sequence[Float[np.ndarray, "samples"]]],
   sample_rate: int,
 ) -> list[Trial]:
-  """Each original with its versions, itself among them, and itself without its highs."""
+  """Returns trials that rate versions of each original, hidden reference and anchor among them.
+
+  Args:
+    sources: names of the originals.
+    originals: recordings.
+    systems: by system, its versions of the originals.
+    sample_rate: Hz.
+  """
   trials = []
   for i, (source, original) in enumerate(zip(sources, originals, strict=True)):
     anchor = degradations.narrow(original, sample_rate, _ANCHOR_RATE)

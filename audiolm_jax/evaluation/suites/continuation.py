@@ -1,85 +1,82 @@
-"""Continuations beside what really followed: who is heard, level, pitch, pauses, loops; how far
-from real sound as a whole, and how far from each other."""
+"""Continuations compared with the real ones: voice, level, pitch, pauses, loops, Fréchet distance,
+diversity, words and quality."""
 
 import dataclasses
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import continuation as sound
-from audiolm_jax.evaluation import diversity, frechet, plots
+from audiolm_jax.evaluation import diversity, frechet, generation, plots, speech
 from audiolm_jax.evaluation import tokens as token_metrics
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces, pieces_to_continue
 from audiolm_jax.evaluation.codec import through_codec
+from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.recognition import normalised_words
-from audiolm_jax.evaluation.report import Better, ClipFigure, Row, SuiteResult
+from audiolm_jax.evaluation.report import Row, SuiteResult, row_of
 from audiolm_jax.evaluation.speaker import (
   SpeakerEncoder,
   SpeakerModel,
   fit_speaker_model,
-  identify,
+  found_among_candidates,
 )
-from audiolm_jax.evaluation.speech import (
-  NO_MEASURES,
-  Description,
-  SpeechMeasures,
-  find_measures,
-  opinion_figures,
-  word_figures,
-)
-from audiolm_jax.evaluation.statistics import mean_estimate
 from audiolm_jax.evaluation.tokens import Tokenize
-from audiolm_jax.io import audio
 from audiolm_jax.lm.tokens import collapse_repeats
 
-NUM_CANDIDATES = 10
-_HEARD = 10  # continuations on the page of results
-_LEAST_VOICE_SECONDS = 2.0  # of real speech after the prompt, for each of two pieces
-_DRAWS = 20
-_DIVERSE_PROMPTS = 8  # that several samples are drawn of
-_SILENT_SHARE = 0.05  # of frames with sound
-_STATISTICS = (
-  "active_share",
-  "longest_pause_seconds",
-  "voiced_share",
-  "pitch_range_semitones",
-  "centroid_hz",
-  "clicks_per_second",
-  "clipped_share",
+LEVEL = Metric("level_difference_db", "level difference from the prompt", unit="dB")
+PITCH = Metric("pitch_difference_semitones", "pitch difference", unit="semitones")
+STATISTICS = (  # with the names of the attributes of `SoundStatistics`
+  Metric("active_share", "share of time with sound"),
+  Metric("longest_pause_seconds", "longest pause", unit="s"),
+  Metric("voiced_share", "share of voiced frames"),
+  Metric("pitch_range_semitones", "pitch range", unit="semitones"),
+  Metric("centroid_hz", "spectral centroid", unit="Hz"),
+  Metric("clicks_per_second", "clicks per second"),
+  Metric("clipped_share", "share of clipped samples"),
 )
-_PITCH_RANGE = {"speech": (65.0, 450.0), "music": (50.0, 1200.0)}
+SILENT = Metric("silent_share", "share with sound in less than 5 % of the time", Better.LOWER)
+SEMANTIC_LOOPS = Metric("semantic_loops", "semantic tokens in loops", Better.LOWER)
+SEMANTIC_RUN = Metric("semantic_run", "longest run of a semantic token", Better.LOWER)
+CODE_LOOPS = Metric("code_loops", "codes of the first level in loops", Better.LOWER)
+FAD = Metric("fad_log_mel", "FAD (log-mel statistics)", Better.LOWER)
+TOKEN_DISTANCE = Metric("token_diversity", "semantic token distance")
+SOUND_DISTANCE = Metric("sound_diversity", "sound distance (log-mel statistics)")
+WORDS_LOST = Metric(
+  "word_loss_rate", "word error rate after another pass through the codec", Better.LOWER
+)
+PACE = Metric("words_per_second", "words a second")
+SPEED = Metric("real_time_factor", "audio seconds made per second")
+VOICES = {  # by the encoder: whether the prompt's speaker is found, cosine with the prompt
+  "speaker": (
+    Metric("prompt_speaker_found", "prompt's speaker found"),
+    Metric("prompt_voice_cosine", "voice cosine with the prompt"),
+  ),
+  "speaker by GE2E": (
+    Metric("ge2e_prompt_speaker_found", "prompt's speaker found by GE2E"),
+    Metric("ge2e_prompt_voice_cosine", "voice cosine with the prompt by GE2E"),
+  ),
+}
+
+NUM_CANDIDATES = 10
+_LEAST_VOICE_SECONDS = 2.0  # of real speech after the prompt, for each of two pieces
+_DIVERSE_PROMPTS = 8  # prompts of which several samples are drawn
+_SILENT_SHARE = 0.05  # of frames with sound
+_PITCH_RANGE = {Domain.SPEECH: (65.0, 450.0), Domain.MUSIC: (50.0, 1200.0)}  # Hz
 
 
-@dataclasses.dataclass(frozen=True)
-class Continuation:
-  """What a prompt was continued with.
-
-  Attributes:
-    waveform: the new part alone.
-    seconds_taken: wall time of making it.
-  """
-
-  waveform: Float[np.ndarray, " samples"]
-  seconds_taken: float
-
-
-Continue = Callable[[Float[np.ndarray, " samples"], int], Continuation]
-Draw = Callable[[Float[np.ndarray, " samples"], int], Float[np.ndarray, "draws samples"]]
-
-
-def run(bundle: Any, options: Options) -> SuiteResult:
-  """Continues new prompts, and keeps the first ten to be heard and seen."""
+def run(bundle: Bundle, options: Options) -> SuiteResult:
+  """Continues new prompts; the first ten continuations are shown on the page."""
   model = None
   if options.domain is Domain.SPEECH:
     train = load_pieces(
-      options.train_data or options.data,
+      options.source_of("train"),
       "train",
       bundle.sample_rate,
       max_clips=options.max_speaker_clips,
@@ -91,56 +88,63 @@ def run(bundle: Any, options: Options) -> SuiteResult:
   result = continuation_suite(
     bundle.codec,
     bundle.semantic.tokenize_long,
-    continuer(bundle, options.duration, bundle.sample_rate),
+    generation.continuer(bundle, options.duration, bundle.sample_rate),
     pieces_to_continue(options, bundle.sample_rate, 2 * _LEAST_VOICE_SECONDS),
     options.domain,
     prompt_seconds=options.prompt_seconds,
     speaker_model=model,
-    measures=find_measures(options),
-    draw=_drawer(bundle, options.duration, options.samples_per_prompt),
+    measures=speech.find_measures(options),
+    draw=generation.drawer(bundle, options.duration, options.samples_per_prompt),
     seed=options.seed,
   )
   made, names = result.details.pop("continuations"), result.details["clips"]
   captions = [f"{name}: prompt and continuation" for name in names]
-  result.details["sounds"] = save_sounds(
-    options.output_dir, "continuation", made, captions, bundle.sample_rate
-  )
   picture = "continuations.png"
   plots.save_spectrogram_grid(
     os.path.join(options.output_dir, picture),
-    made[:_HEARD],
+    made[: generation.MAX_SOUNDS],
     bundle.sample_rate,
-    titles=names[:_HEARD],
+    titles=names[: generation.MAX_SOUNDS],
     prompt_seconds=options.prompt_seconds,
   )
-  result.details["pictures"] = {"Prompts (left of the line) and continuations": picture}
-  return result
+  sounds = generation.save_sounds(
+    options.output_dir, "continuation", made, captions, bundle.sample_rate
+  )
+  pictures = {"Prompts (left of the line) and continuations": picture}
+  return dataclasses.replace(result, pictures=pictures, sounds=sounds)
 
 
 def continuation_suite(
   codec: Codec,
   tokenize: Tokenize,
-  continue_prompt: Continue,
+  continue_prompt: generation.ContinueFn,
   clips: Sequence[EvalClip],
   domain: Domain,
   *,
   prompt_seconds: float = 3.0,
   speaker_model: SpeakerModel | None = None,
-  measures: SpeechMeasures = NO_MEASURES,
-  draw: Draw | None = None,
+  measures: speech.SpeechMeasures = speech.NO_MEASURES,
+  draw: generation.DrawFn | None = None,
   seed: int = 0,
 ) -> SuiteResult:
-  """Continues the beginning of every clip and sets it beside what really followed.
+  """Continues the beginning of every clip and compares with the real continuation.
 
-  The real continuation passes through the codec too, so that its artefacts give nothing away.
+  The real continuation passes through the codec too, so that artefacts of the codec do not
+  distinguish the two.
 
   Args:
-    tokenize: semantic tokens of a waveform, to look for loops in.
-    continue_prompt: makes a continuation of a prompt, given a seed.
-    clips: longer than the prompt; for the speaker figure, of at least two speakers.
-    speaker_model: adds the speaker figure.
-    measures: add words, quality, and the speaker figure by another embedding.
-    draw: makes several continuations of a prompt, given a seed; adds how much they differ.
+    codec: the bundle's codec.
+    tokenize: returns the semantic tokens of a waveform, in which loops are counted.
+    continue_prompt: continues a prompt.
+    clips: clips longer than the prompt; of at least two speakers if there is a speaker encoder.
+    domain: chooses the range of pitch.
+    prompt_seconds: length of a prompt.
+    speaker_model: adds the figures of the voice.
+    measures: adds words, quality, and the figures of the voice by GE2E.
+    draw: samples several continuations of a prompt; adds the figures of diversity.
+    seed: seed of sampling.
+  Raises:
+    DataError: no clip is long enough, or there are too few speakers.
   """
   rate = codec.spec.sample_rate
   cut = round(prompt_seconds * rate)
@@ -148,135 +152,76 @@ def continuation_suite(
   if not clips:
     raise DataError(f"no clip is longer than {prompt_seconds + 1:g} s")
   through = [through_codec(codec, clip.waveform) for clip in clips]
-  heard, made, real, recorded = [], [], [], []
-  for index, (clip, decoded) in enumerate(zip(clips, through, strict=True)):
-    heard.append(decoded[:cut])
-    made.append(continue_prompt(clip.waveform[:cut], seed + index))
-    real.append(decoded[cut : cut + len(made[-1].waveform)])
-    recorded.append(clip.waveform[cut : cut + len(made[-1].waveform)])
-  rows = _sound_rows(heard, [m.waveform for m in made], real, rate, domain)
-  for label, parts in (("continuation", [m.waveform for m in made]), ("real", real)):
-    rows += _token_rows(codec, tokenize, parts, label)
-  rows += _distance_rows([m.waveform for m in made], real, recorded, rate, seed)
+  results = [continue_prompt(clip.waveform[:cut], seed + index) for index, clip in enumerate(clips)]
+  made = [result.waveform for result in results]
+  prompts = [decoded[:cut] for decoded in through]
+  real = [d[cut : cut + len(m)] for d, m in zip(through, made, strict=True)]
+  recorded = [c.waveform[cut : cut + len(m)] for c, m in zip(clips, made, strict=True)]
+  rows, details = [], {}
+  for (name, metrics), encoder in zip(
+    VOICES.items(), (speaker_model, measures.speaker), strict=True
+  ):
+    if encoder is not None:
+      voices, details[name] = _voice_rows(encoder, metrics, clips, through, made, rate, cut, seed)
+      rows += voices
+  rows += _sound_rows(prompts, made, real, rate, domain)
+  rows += _token_rows(codec, tokenize, made, "continuation")
+  rows += _token_rows(codec, tokenize, real, "real")
+  rows += _distance_rows(made, real, recorded, rate, seed)
   if draw is not None:
     chosen = range(min(_DIVERSE_PROMPTS, len(clips)))
     drawn = [draw(clips[i].waveform[:cut], seed + i) for i in chosen]
     rows += _diversity_rows(tokenize, drawn, [real[i] for i in chosen], rate)
-  rows += _speech_rows(measures, codec, [m.waveform for m in made], real, recorded)
-  # The first ones compile.
-  speeds = [len(m.waveform) / rate / m.seconds_taken for m in made[2:] or made]
-  rows.append(
-    Row("continuation", "audio seconds made per second", mean_estimate(speeds), floor=1.0, aim=3.0)
-  )
-  details: dict[str, Any] = {
+  rows += _speech_rows(measures, codec, made, real, recorded)
+  rows.append(_speed_row(results, rate))
+  details |= {
     "clips": [clip.id for clip in clips],
     "prompt_seconds": prompt_seconds,
-    "continuations": [np.concatenate([h, m.waveform]) for h, m in zip(heard, made, strict=True)],
+    "continuations": [np.concatenate(both) for both in zip(prompts, made, strict=True)],
   }
-  encoders = {"speaker": (speaker_model, ""), "speaker by GE2E": (measures.speaker, " by GE2E")}
-  for name, (encoder, label) in reversed(encoders.items()):
-    if encoder is not None:
-      voices, details[name] = _speaker_rows(encoder, label, clips, through, made, rate, cut, seed)
-      rows = voices + rows
   return SuiteResult(rows, details)
 
 
-def _speech_rows(
-  measures: SpeechMeasures,
-  codec: Codec,
-  made: Sequence[np.ndarray],
-  real: Sequence[np.ndarray],
-  recorded: Sequence[np.ndarray],
-) -> list[Row]:
-  """How clear the words are, and the quality, of continuations beside the real ones.
-
-  Nobody knows what a continuation should say. Clear words survive another pass through the codec;
-  what a recognizer guesses in speech without words does not.
-  """
-  rate = codec.spec.sample_rate
-  described = {
-    label: [measures.describe(part, rate) for part in parts]
-    for label, parts in (("continuation", made), ("real", real), ("recording", recorded))
-  }
-  figures = opinion_figures(described)
-  recognizer = measures.recognizer
-  if recognizer is not None:
-    for label, parts in (("continuation", made), ("real", real)):
-      read = [one.words for one in described[label]]
-      again = [
-        Description(recognizer.transcribe(through_codec(codec, part), rate)) for part in parts
-      ]
-      name = "word error rate after another pass through the codec"
-      figures += word_figures(name, recognizer, {label: again}, read)
-      words = [len(normalised_words(recognizer.normalise(text or ""))) for text in read]
-      paces = [count * rate / len(part) for count, part in zip(words, parts, strict=True)]
-      figures.append(ClipFigure(f"words a second, {label}", np.array(paces), note=recognizer.name))
-  return [figure.row("continuation") for figure in figures] + measures.missing_rows("continuation")
-
-
 def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel:
-  """A speaker model fitted on clips of known speakers as the codec gives them back."""
+  """Fits a speaker model to the codec's output on clips of known speakers."""
   known = [clip for clip in clips if clip.speaker is not None]
   decoded = [through_codec(codec, clip.waveform) for clip in known]
   return fit_speaker_model(decoded, [str(c.speaker) for c in known], codec.spec.sample_rate)
 
 
-def continuer(bundle: Any, duration: float, sample_rate: int) -> Continue:
-  """Continues prompts by a bundle, whatever its own rate.
+def _speed_row(results: Sequence[generation.TimedContinuation], rate: int) -> Row:
+  """Returns the speed of sampling, without the first two continuations, which compile."""
+  speeds = [len(r.waveform) / rate / r.seconds_taken for r in results[2:] or results]
+  return row_of(SPEED, speeds, floor=1.0, aim=3.0)
 
-  Args:
-    duration: of what is new, seconds.
-    sample_rate: Hz, of the prompts and of what is made of them.
+
+def _speech_rows(
+  measures: speech.SpeechMeasures,
+  codec: Codec,
+  made: Sequence[np.ndarray],
+  real: Sequence[np.ndarray],
+  recorded: Sequence[np.ndarray],
+) -> list[Row]:
+  """Returns the quality and the clarity of words.
+
+  A continuation has no reference text. Clear words survive another pass through the codec; words
+  that a recognizer guesses in speech without words do not.
   """
-  new_samples = round(duration * bundle.sample_rate)
-
-  def continue_prompt(prompt: Float[np.ndarray, " samples"], seed: int) -> Continuation:
-    started = time.monotonic()
-    result = bundle.continue_audio(
-      prompt, sample_rate, duration=duration, seed=seed, prompt_seconds=None
-    )
-    seconds = time.monotonic() - started
-    made = np.asarray(result.waveform).reshape(-1)[-new_samples:]
-    return Continuation(audio.resample(made, bundle.sample_rate, sample_rate), seconds)
-
-  return continue_prompt
-
-
-def save_sounds(
-  folder: str,
-  name: str,
-  sounds: Sequence[Float[np.ndarray, " samples"]],
-  captions: Sequence[str],
-  sample_rate: int,
-) -> dict[str, str]:
-  """Writes the first ten as `name`_0.flac and so on, to be heard on the page of results.
-
-  Args:
-    captions: one for each sound, none twice.
-  Returns:
-    File names by caption, for the detail `sounds` of a suite.
-  """
-  files = {}
-  for index, caption in enumerate(captions[:_HEARD]):
-    files[caption] = f"{name}_{index}.flac"
-    audio.write_audio(os.path.join(folder, files[caption]), sounds[index], sample_rate)
-  return files
-
-
-def _drawer(bundle: Any, duration: float, count: int) -> Draw:
-  def draw(prompt: Float[np.ndarray, " samples"], seed: int) -> Float[np.ndarray, "draws samples"]:
-    result = bundle.continue_audio(
-      prompt,
-      bundle.sample_rate,
-      duration=duration,
-      seed=seed,
-      prompt_seconds=None,
-      prompt_audio="none",
-      num_samples=count,
-    )
-    return np.asarray(result.waveform)
-
-  return draw
+  rate = codec.spec.sample_rate
+  parts = {"continuation": made, "real": real}
+  described = measures.describe_all({**parts, "recording": recorded}, rate)
+  rows = speech.opinion_rows(described)
+  recognizer = measures.recognizer
+  if recognizer is not None:
+    for kind, of_kind in parts.items():
+      texts = [one.words for one in described[kind]]
+      again = [recognizer.transcribe(through_codec(codec, part), rate) for part in of_kind]
+      described_again = {kind: [speech.Description(text) for text in again]}
+      rows += speech.word_rows(WORDS_LOST, recognizer, described_again, texts)
+      words = [len(normalised_words(recognizer.normalise(text or ""))) for text in texts]
+      paces = [count * rate / len(part) for count, part in zip(words, of_kind, strict=True)]
+      rows.append(row_of(PACE, paces, kind, note=recognizer.name))
+  return rows + measures.missing_rows()
 
 
 def _distance_rows(
@@ -286,7 +231,7 @@ def _distance_rows(
   rate: int,
   seed: int,
 ) -> list[Row]:
-  """Fréchet audio distance from the real continuations, and what 0 and a codec look like."""
+  """Returns the Fréchet audio distance from the real continuations, and two to compare it with."""
   pairs = [(m[: len(r)], r) for m, r in zip(made, real, strict=True)]
   of_made, of_real = ([frechet.embed(p, rate) for p in side] for side in zip(*pairs, strict=True))
   of_recorded = [frechet.embed(part, rate) for part in recorded]
@@ -297,72 +242,74 @@ def _distance_rows(
     "continuation": (frechet.frechet_estimate(of_real, of_made, seed), note),
     "real, the other half of the prompts": (
       frechet.frechet_between_halves(of_real, seed),
-      f"{size}; {windows // 2} windows; what 0 looks like, with 95 % of random halves",
+      f"{size}; {windows // 2} windows; the distance of equal distributions, with 95 % of random "
+      "halves",
     ),
     "codec against recordings": (frechet.frechet_estimate(of_recorded, of_real, seed), note),
   }
   return [
-    Row(
-      "continuation",
-      f"FAD (log-mel statistics), {name}",
-      estimate,
-      Better.LOWER,
-      note=note if np.isfinite(estimate.value) else f"too little: {note}",
-    )
-    for name, (estimate, note) in estimates.items()
+    Row(FAD, estimate, of, note=note if np.isfinite(estimate.value) else f"too few clips: {note}")
+    for of, (estimate, note) in estimates.items()
   ]
 
 
 def _diversity_rows(
   tokenize: Tokenize,
-  drawn: Sequence[Float[np.ndarray, "draws samples"]],
+  drawn: Sequence[Float[np.ndarray, "draws _"]],
   real: Sequence[np.ndarray],
   rate: int,
 ) -> list[Row]:
-  """How far samples of one prompt are from each other, and from those of other prompts."""
+  """Returns distances between samples of one prompt, and between those of different prompts."""
 
-  def sound_of(waveform: np.ndarray) -> Float[np.ndarray, "windows dim"]:
+  def embed(waveform: np.ndarray) -> Float[np.ndarray, "windows dim"]:
     return frechet.embed(waveform, rate)
 
-  measures = {
-    "semantic token distance": (tokenize, token_metrics.token_distance),
-    "sound distance (log-mel statistics)": (sound_of, frechet.mean_distance),
-  }
   rows = []
-  for name, (describe, distance) in measures.items():
+  for metric, describe, distance in (
+    (TOKEN_DISTANCE, tokenize, token_metrics.token_distance),
+    (SOUND_DISTANCE, embed, frechet.mean_distance),
+  ):
     samples = [[describe(waveform) for waveform in group] for group in drawn]
     truth = [[describe(waveform)] for waveform in real]
     found = diversity.diversity(samples, distance)
-    note = f"{len(drawn[0])} samples; 0: all alike"
+    note = f"{len(drawn[0])} samples; 0: all are the same"
     if found.between.value > 0:
       note += f"; {found.within.value / found.between.value:.2f} of that between prompts"
+    apart = diversity.diversity(truth, distance).between
     rows += [
-      Row("continuation", f"{name}, samples of one prompt", found.within, note=note),
-      Row("continuation", f"{name}, samples of different prompts", found.between),
-      Row(
-        "continuation",
-        f"{name}, real continuations of different prompts",
-        diversity.diversity(truth, distance).between,
-      ),
+      Row(metric, found.within, "samples of one prompt", note=note),
+      Row(metric, found.between, "samples of different prompts"),
+      Row(metric, apart, "real continuations of different prompts"),
     ]
   return rows
 
 
-def _speaker_rows(
-  model: SpeakerEncoder,
-  label: str,
+def _voice_rows(
+  encoder: SpeakerEncoder,
+  metrics: tuple[Metric, Metric],
   clips: Sequence[EvalClip],
   through: Sequence[np.ndarray],
-  made: Sequence[Continuation],
+  made: Sequence[np.ndarray],
   rate: int,
   cut: int,
   seed: int,
 ) -> tuple[list[Row], dict[str, Any]]:
-  """Who is heard in the continuation, among the prompt's speaker and nine others.
+  """Identifies the speaker of continuations among the prompt's speaker and nine others.
 
-  A speaker is enrolled with the last piece of real speech of a clip; the piece between prompt and
-  that shows what the embedding can tell at best. `through` are the clips through the codec, and
-  `label` says in the figures which embedding it is.
+  A speaker is enrolled with the last piece of real speech of a clip. The piece between it and the
+  prompt shows how well the encoder identifies real speech.
+
+  Args:
+    encoder: the speaker encoder.
+    metrics: of the share that is found, and of the cosine.
+    clips: the clips; those without a speaker do not count.
+    through: the clips through the codec.
+    made: the continuations.
+    rate: Hz.
+    cut: length of a prompt in samples.
+    seed: seed of the choice of candidates.
+  Raises:
+    DataError: fewer than two speakers have a clip that is long enough.
   """
   enrolled, ceiling, generated, prompts, names = [], [], [], [], []
   for clip, decoded, continuation in zip(clips, through, made, strict=True):
@@ -370,48 +317,28 @@ def _speaker_rows(
     if clip.speaker is None or rest < 2 * _LEAST_VOICE_SECONDS * rate:
       continue
     middle = cut + rest // 2
-    enrolled.append(model.embed(decoded[middle:], rate))
-    ceiling.append(model.embed(decoded[cut:middle], rate))
-    prompts.append(model.embed(decoded[:cut], rate))
-    generated.append(model.embed(continuation.waveform, rate))
+    enrolled.append(encoder.embed(decoded[middle:], rate))
+    ceiling.append(encoder.embed(decoded[cut:middle], rate))
+    prompts.append(encoder.embed(decoded[:cut], rate))
+    generated.append(encoder.embed(continuation, rate))
     names.append(clip.speaker)
   if len(set(names)) < 2:
     least = cut / rate + 2 * _LEAST_VOICE_SECONDS
     raise DataError(f"{len(set(names))} speakers have a clip of {least:g} s; at least 2 are needed")
-  table = np.stack(enrolled)
   rng = np.random.default_rng(seed)
   count = min(NUM_CANDIDATES, len(set(names)))
-
-  def accuracy(embeddings: list[np.ndarray]) -> list[float]:
-    shares = []
-    for index, embedding in enumerate(embeddings):
-      others = [s for s in sorted(set(names)) if s != names[index]]
-      hits = 0
-      for _ in range(_DRAWS):
-        chosen = rng.choice(others, count - 1, replace=False)
-        at = [index, *(int(rng.choice(np.flatnonzero(np.array(names) == s))) for s in chosen)]
-        hits += identify(embedding, table[at]) == 0
-      shares.append(hits / _DRAWS)
-    return shares
-
-  cosines = [float(g @ p) for g, p in zip(generated, prompts, strict=True)]
-  real_cosines = [float(c @ p) for c, p in zip(ceiling, prompts, strict=True)]
-  figure = f"prompt's speaker found among {count}{label}"
-  cosine = f"voice cosine with the prompt{label}"
   floor, aim = (0.30, 0.90) if count == NUM_CANDIDATES else (None, None)
-  rows = [
-    Row(
-      "continuation",
-      f"{figure}, continuation",
-      mean_estimate(accuracy(generated)),
-      floor=floor,
-      aim=aim,
-    ),
-    Row("continuation", f"{figure}, real continuation", mean_estimate(accuracy(ceiling))),
-    Row("continuation", f"{figure}, prompt itself", mean_estimate(accuracy(prompts))),
-    Row("continuation", f"{cosine}, continuation", mean_estimate(cosines)),
-    Row("continuation", f"{cosine}, real", mean_estimate(real_cosines)),
-  ]
+  found, cosine = metrics
+  kinds = {"continuation": generated, "real continuation": ceiling, "prompt itself": prompts}
+  shares = {
+    kind: found_among_candidates(embeddings, np.stack(enrolled), names, count, rng)
+    for kind, embeddings in kinds.items()
+  }
+  rows = [row_of(found, of_kind, f"among {count}, {kind}") for kind, of_kind in shares.items()]
+  rows[0] = dataclasses.replace(rows[0], floor=floor, aim=aim)
+  for kind, embeddings in (("continuation", generated), ("real", ceiling)):
+    cosines = [float(e @ p) for e, p in zip(embeddings, prompts, strict=True)]
+    rows.append(row_of(cosine, cosines, kind))
   details = {"speakers": sorted(set(names)), "clips": len(names), "chance": 1 / count}
   return rows, details
 
@@ -423,50 +350,37 @@ def _sound_rows(
   rate: int,
   domain: Domain,
 ) -> list[Row]:
-  lowest, highest = _PITCH_RANGE[domain.value]
+  """Returns statistics of the sound, and its differences from the prompt."""
+  lowest, highest = _PITCH_RANGE[domain]
   rows = []
-  for label, parts in (("continuation", made), ("real", real)):
-    heard, columns = [], []
-    for prompt, part in zip(prompts, parts, strict=True):
-      loud = sound.loud_level(prompt, rate)
-      before, after = (
-        sound.sound_statistics(
-          piece, rate, loud_db=loud, lowest_pitch=lowest, highest_pitch=highest
-        )
-        for piece in (prompt, part)
-      )
-      heard.append(after)
-      pitch = sound.pitch_difference_semitones(after, before)
-      level = sound.level_difference_db(after, before)
-      columns.append((abs(level), abs(pitch)))
-    level, pitch = np.array(columns).T
-    rows += [
-      Row("continuation", f"level difference from the prompt, dB, {label}", mean_estimate(level)),
-      Row("continuation", f"pitch difference, semitones, {label}", mean_estimate(pitch)),
-    ]
-    for name in _STATISTICS:
-      values = [getattr(statistics, name) for statistics in heard]
-      rows.append(Row("continuation", f"{name}, {label}", mean_estimate(values)))
-    silent = [statistics.active_share < _SILENT_SHARE for statistics in heard]
-    figure = f"share with sound in less than 5 % of the time, {label}"
-    rows.append(Row("continuation", figure, mean_estimate(silent), Better.LOWER))
+
+  def statistics_of(waveform: np.ndarray, loud_db: float) -> sound.SoundStatistics:
+    return sound.sound_statistics(
+      waveform, rate, loud_db=loud_db, lowest_pitch=lowest, highest_pitch=highest
+    )
+
+  loud = [sound.loud_level(prompt, rate) for prompt in prompts]
+  before = [statistics_of(prompt, level) for prompt, level in zip(prompts, loud, strict=True)]
+  for kind, parts in (("continuation", made), ("real", real)):
+    after = [statistics_of(part, level) for part, level in zip(parts, loud, strict=True)]
+    both = list(zip(after, before, strict=True))
+    rows.append(row_of(LEVEL, [abs(sound.level_difference_db(*pair)) for pair in both], kind))
+    rows.append(row_of(PITCH, [abs(sound.pitch_difference_semitones(*p)) for p in both], kind))
+    rows += [row_of(m, [getattr(one, m.key) for one in after], kind) for m in STATISTICS]
+    silent = [float(one.active_share < _SILENT_SHARE) for one in after]
+    rows.append(row_of(SILENT, silent, kind))
   return rows
 
 
 def _token_rows(
-  codec: Codec, tokenize: Tokenize, parts: Sequence[np.ndarray], label: str
+  codec: Codec, tokenize: Tokenize, parts: Sequence[np.ndarray], kind: str
 ) -> list[Row]:
-  """Loops in the tokens that the sound has when it is heard again."""
+  """Returns the loops in the tokens that the sound is encoded to."""
   semantic = [tokenize(part) for part in parts]
   codes = [np.asarray(codec.encode_long(part))[:, 0] for part in parts]
   looped = {
-    "semantic tokens in loops": [
-      token_metrics.repetition_rate(collapse_repeats(tokens)) for tokens in semantic
-    ],
-    "longest run of a semantic token": [float(token_metrics.longest_run(t)) for t in semantic],
-    "codes of the first level in loops": [token_metrics.repetition_rate(c) for c in codes],
+    SEMANTIC_LOOPS: [token_metrics.repetition_rate(collapse_repeats(t)) for t in semantic],
+    SEMANTIC_RUN: [float(token_metrics.longest_run(t)) for t in semantic],
+    CODE_LOOPS: [token_metrics.repetition_rate(c) for c in codes],
   }
-  return [
-    Row("continuation", f"{figure}, {label}", mean_estimate(values), Better.LOWER)
-    for figure, values in looped.items()
-  ]
+  return [row_of(metric, values, kind) for metric, values in looped.items()]

@@ -1,4 +1,4 @@
-"""Time and memory of the commands, each in a process of its own."""
+"""Time and memory of the commands, each in its own process."""
 
 import dataclasses
 import json
@@ -7,19 +7,29 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.bundles import Bundle
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.clips import new_pieces
+from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.options import Options
-from audiolm_jax.evaluation.report import Better, Row, SuiteResult, exact
+from audiolm_jax.evaluation.report import Row, SuiteResult
+from audiolm_jax.evaluation.statistics import exact
 from audiolm_jax.io import audio
 
-# A process starts with the peak memory of the one it was forked from; a small one in between, this,
-# keeps ours out of the measurement.
+COLD_SECONDS = Metric(
+  "sample_cold_seconds", "sample, nothing compiled before", Better.LOWER, unit="s"
+)
+WARM_SECONDS = Metric("sample_warm_seconds", "sample, compiled before", Better.LOWER, unit="s")
+SAMPLE_MEMORY = Metric("sample_peak_gigabytes", "sample, peak memory", Better.LOWER, unit="GB")
+ENCODE_MEMORY = Metric("encode_peak_gigabytes", "encode, peak memory", Better.LOWER, unit="GB")
+ENCODE_SECONDS = Metric("encode_seconds", "encode", Better.LOWER, unit="s")
+
+# A process starts with the peak memory of the process that it was forked from; this small one in
+# between excludes our memory from the measurement.
 _LAUNCHER = """
 import json, os, subprocess, sys, time
 started = time.monotonic()
@@ -32,8 +42,8 @@ sys.exit(max(0, os.waitstatus_to_exitcode(status)) or int(os.WIFSIGNALED(status)
 """
 
 
-def run(bundle: Any, options: Options) -> SuiteResult:
-  """Of one new piece."""
+def run(bundle: Bundle, options: Options) -> SuiteResult:
+  """Measures the commands on one new piece."""
   clip = new_pieces(options, bundle.sample_rate, 1, options.prompt_seconds)[0].waveform
   return cost_suite(
     options.bundle,
@@ -47,13 +57,13 @@ def run(bundle: Any, options: Options) -> SuiteResult:
 
 @dataclasses.dataclass(frozen=True)
 class CommandCost:
-  """What one run of a command took.
+  """Resources of one run of a command.
 
   Attributes:
     seconds: wall time.
     peak_bytes: largest resident memory.
-    cpu_seconds: of all threads, in user and system mode.
-    faults: pages that were faulted in without reading a disk.
+    cpu_seconds: user and system time of all threads.
+    faults: page faults that did not read a disk.
   """
 
   seconds: float
@@ -63,12 +73,13 @@ class CommandCost:
 
 
 def measure_command(command: Sequence[str], environment: Mapping[str, str]) -> CommandCost:
-  """Runs a command to its end.
+  """Runs a command and measures its resources.
 
   Args:
-    environment: added to this process's.
+    command: program and arguments.
+    environment: variables to add to those of this process.
   Raises:
-    UserError: it fails; the last line it wrote is quoted.
+    UserError: the command fails; the message has the last line of its output.
   """
   with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
     usage = os.path.join(folder, "usage.json")
@@ -82,8 +93,8 @@ def measure_command(command: Sequence[str], environment: Mapping[str, str]) -> C
     output.seek(0)
     lines = output.read().decode(errors="replace").strip().splitlines()
     if launched.returncode:
-      said = lines[-1] if lines else "nothing"
-      raise UserError(f"{' '.join(command)} ended with {launched.returncode}, having said: {said}")
+      last = lines[-1] if lines else "nothing"
+      raise UserError(f"{' '.join(command)} exited with {launched.returncode}; it printed: {last}")
     with open(usage, encoding="utf-8") as file:
       seconds, peak, cpu, faults = json.load(file)
   unit = 1 if sys.platform == "darwin" else 1024
@@ -99,8 +110,15 @@ def cost_suite(
   duration: float,
   hours: float = 1.0,
 ) -> SuiteResult:
-  """A continuation by the command line with nothing compiled, again with all compiled, and the
-  encoding of a file of `hours`.
+  """Measures `sample` with an empty compilation cache, `sample` again, and `encode` of a long file.
+
+  Args:
+    bundle: name or folder of the bundle.
+    clip: recording whose beginning is the prompt, and which the long file repeats.
+    sample_rate: Hz, of the clip.
+    prompt_seconds: length of the prompt.
+    duration: seconds of new sound.
+    hours: length of the long file.
   """
   with tempfile.TemporaryDirectory() as folder:
     environment = {"AUDIOLM_JAX_CACHE": os.path.join(folder, "cache")}
@@ -116,15 +134,12 @@ def cost_suite(
     encode = [sys.executable, "-m", "audiolm_jax.encode", long_file, f"--bundle={bundle}"]
     encode += [f"--output={os.path.join(folder, 'tokens.npz')}"]
     long = measure_command(encode, environment)
-
-  def row(figure: str, value: float, floor: float | None = None, aim: float | None = None) -> Row:
-    return Row("cost", figure, exact(value), Better.LOWER, floor, aim)
-
+  peak = max(cold.peak_bytes, warm.peak_bytes)
   rows = [
-    row("sample, nothing compiled before, s", cold.seconds, 40.0, 10.0),
-    row("sample, compiled before, s", warm.seconds),
-    row("sample, peak memory, GB", max(cold.peak_bytes, warm.peak_bytes) / 1e9, 1.5, 0.8),
-    row(f"encode of {hours:g} h, peak memory, GB", long.peak_bytes / 1e9, 2.0, 1.0),
-    row(f"encode of {hours:g} h, s", long.seconds),
+    Row(COLD_SECONDS, exact(cold.seconds), floor=40.0, aim=10.0),
+    Row(WARM_SECONDS, exact(warm.seconds)),
+    Row(SAMPLE_MEMORY, exact(peak / 1e9), floor=1.5, aim=0.8),
+    Row(ENCODE_MEMORY, exact(long.peak_bytes / 1e9), f"{hours:g} h", floor=2.0, aim=1.0),
+    Row(ENCODE_SECONDS, exact(long.seconds), f"{hours:g} h"),
   ]
   return SuiteResult(rows, {"processors": os.cpu_count()})

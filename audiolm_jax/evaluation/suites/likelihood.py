@@ -1,30 +1,31 @@
-"""How often the likelier of two sounds is the right one."""
+"""How often a stage assigns the higher likelihood to the right sound of a pair."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.bundles import Bundle
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.core.streams import CODES, SEMANTIC
-from audiolm_jax.data.token_shards import TokenClip
-from audiolm_jax.evaluation.likelihood import autoregressive, crops, stage_scorer
+from audiolm_jax.evaluation.likelihood import StageScorer, autoregressive, crops, stage_scorer
+from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.options import Options
-from audiolm_jax.evaluation.pairs import Pair, read_pairs
-from audiolm_jax.evaluation.report import Row, SuiteResult, left_out
-from audiolm_jax.evaluation.statistics import mean_estimate
+from audiolm_jax.evaluation.pairs import SoundPair, read_pairs
+from audiolm_jax.evaluation.report import Row, SuiteResult, row_of
+from audiolm_jax.evaluation.suites.tokens import encode_clip
 from audiolm_jax.io import audio
+from audiolm_jax.lm.stages import AutoregressiveSpec
+
+ACCURACY_BY_MEAN = Metric("pair_accuracy_mean", "accuracy by the mean over tokens")
+ACCURACY_BY_SUM = Metric("pair_accuracy_sum", "accuracy by the sum over tokens")
 
 
-def run(bundle: Any, options: Options) -> SuiteResult:
-  """On the pairs that are given."""
-  if not options.pairs:
-    return left_out("no --pairs are given")
+def run(bundle: Bundle, options: Options) -> SuiteResult:
+  """Measures the bundle's stages on the pairs."""
   return likelihood_suite(
     bundle,
-    read_pairs(options.pairs),
+    read_pairs(str(options.pairs)),
     lambda path: audio.load_audio(path, bundle.sample_rate),
     options.stages or None,
   )
@@ -32,32 +33,40 @@ def run(bundle: Any, options: Options) -> SuiteResult:
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-  """Of one sound: log probability of its target tokens in nats, and how many there are."""
+  """Likelihood of one sound.
+
+  Attributes:
+    total: log probability of its target tokens, nats.
+    tokens: number of target tokens.
+  """
 
   total: float
   tokens: int
 
-  def value(self, normalised: bool) -> float:
-    """Of the whole, or of a token."""
-    return self.total / self.tokens if normalised else self.total
+  @property
+  def mean(self) -> float:
+    """Log probability per token, nats."""
+    return self.total / self.tokens
 
 
 def likelihood_suite(
-  bundle: Any,
-  pairs: Sequence[Pair],
+  bundle: Bundle,
+  pairs: Sequence[SoundPair],
   read: Callable[[str], Float[np.ndarray, "samples"]],
   stages: Sequence[str] | None = None,
 ) -> SuiteResult:
-  """How often each stage finds the good one likelier; ties count half.
+  """Measures how often each stage finds the good sound of a pair likelier; ties count half.
 
-  Scored with and without division by the number of tokens. Intervals are over pairs, the voices of
-  one taken together. What is longer than a stage's crop is scored crop by crop.
+  Likelihoods are compared with and without division by the number of tokens. Intervals are over
+  pairs, the voices of one pair together. Sounds longer than a stage's crop are scored crop by crop.
 
   Args:
-    read: gives the waveform of a path at the bundle's rate.
-    stages: names; None for all that the bundle has.
+    bundle: the stages, and the tokenizers that encode the sounds.
+    pairs: the pairs.
+    read: returns the waveform of a path at the bundle's rate.
+    stages: names of stages; None for all.
   Raises:
-    DataError: the bundle has no such stage.
+    DataError: the bundle has no such stage, or a sound is too short for one.
   """
   for name in stages or ():
     if name not in bundle.stages:
@@ -66,14 +75,15 @@ def likelihood_suite(
   scorers = {name: (autoregressive(stage), stage_scorer(stage)) for name, stage in chosen.items()}
   scores: list[dict[str, tuple[Likelihood, Likelihood]]] = []
   for pair in pairs:
-    found = [_likelihoods(bundle, scorers, read(path)) for path in (pair.good, pair.bad)]
-    scores.append({name: (found[0][name], found[1][name]) for name in chosen})
+    good, bad = (_likelihoods(bundle, scorers, read(path)) for path in (pair.good, pair.bad))
+    scores.append({name: (good[name], bad[name]) for name in chosen})
   rows = []
   for name in chosen:
-    for normalised in (True, False):
-      wins = [_win(*score[name], normalised) for score in scores]
-      how = "mean over tokens" if normalised else "sum over tokens"
-      rows += _rows(f"{name} stage, {how}", pairs, wins)
+    found = [score[name] for score in scores]
+    means = [_win(good.mean, bad.mean) for good, bad in found]
+    sums = [_win(good.total, bad.total) for good, bad in found]
+    rows += _rows(ACCURACY_BY_MEAN, name, pairs, means)
+    rows += _rows(ACCURACY_BY_SUM, name, pairs, sums)
   details = [
     {"pair": pair._asdict(), "scores": score} for pair, score in zip(pairs, scores, strict=True)
   ]
@@ -81,39 +91,41 @@ def likelihood_suite(
 
 
 def _likelihoods(
-  bundle: Any, scorers: Mapping[str, Any], waveform: Float[np.ndarray, "samples"]
+  bundle: Bundle,
+  scorers: Mapping[str, tuple[AutoregressiveSpec, StageScorer]],
+  waveform: Float[np.ndarray, "samples"],
 ) -> dict[str, Likelihood]:
-  clip = TokenClip(
-    id="",
-    streams={
-      SEMANTIC: np.asarray(bundle.semantic.tokenize_long(waveform)),
-      CODES: np.asarray(bundle.codec.encode_long(waveform)),
-    },
-    split="valid",
-    speaker=None,
-  )
+  """Returns the likelihood of a sound by each stage."""
+  clip = encode_clip(bundle, waveform)
   found = {}
   for name, (spec, score) in scorers.items():
     nats = [score(*crop)[0] for crop in crops(spec, clip, least_seconds=0.0)]
     if not nats:
-      raise DataError(f"a sound of {len(waveform)} samples gives the {name} stage nothing to score")
+      raise DataError(
+        f"a sound of {len(waveform)} samples is too short for the {name} stage, which has no token "
+        "to score; remove the pair"
+      )
     found[name] = Likelihood(-float(sum(n.sum() for n in nats)), sum(len(n) for n in nats))
   return found
 
 
-def _win(good: Likelihood, bad: Likelihood, normalised: bool) -> float:
-  a, b = good.value(normalised), bad.value(normalised)
-  return 0.5 if a == b else float(a > b)
+def _win(good: float, bad: float) -> float:
+  return 0.5 if good == bad else float(good > bad)
 
 
-def _rows(figure: str, pairs: Sequence[Pair], wins: Sequence[float]) -> list[Row]:
-  """Of all pairs, and of each category."""
+def _rows(
+  metric: Metric, stage: str, pairs: Sequence[SoundPair], wins: Sequence[float]
+) -> list[Row]:
+  """Returns the accuracy over all pairs and over those of each category."""
   groups: dict[str, dict[str, list[float]]] = {"all": {}}
   for pair, win in zip(pairs, wins, strict=True):
     for category in ("all", *pair.categories):
       groups.setdefault(category, {}).setdefault(pair.id, []).append(win)
-  rows = []
-  for category in ("all", *sorted(set(groups) - {"all"})):
-    means = [float(np.mean(of_pair)) for of_pair in groups[category].values()]
-    rows.append(Row("likelihood", f"accuracy, {figure}, {category}", mean_estimate(means)))
-  return rows
+  return [
+    row_of(
+      metric,
+      [float(np.mean(of_pair)) for of_pair in groups[category].values()],
+      f"{stage} stage, {category}",
+    )
+    for category in ("all", *sorted(set(groups) - {"all"}))
+  ]

@@ -23,7 +23,7 @@ def page_of(folder):
   return text, json.loads(re.search(r'type="application/json">(.*?)</script>', text, re.S)[1])
 
 
-def test_half_of_the_clips_are_real_and_no_prompt_is_heard_twice(tmp_path):
+def test_half_of_the_clips_are_real_and_no_prompt_is_used_twice(tmp_path):
   names = [f"clip {i}" for i in range(8)]
   trials = build.real_or_synthetic(names, sounds(8), sounds(8), sounds(8, first=20), RATE, seed=3)
   assert sorted(trial.source for trial in trials) == names
@@ -36,7 +36,7 @@ def test_half_of_the_clips_are_real_and_no_prompt_is_heard_twice(tmp_path):
     np.testing.assert_array_equal(trial.sounds[0].waveform, expected)
 
 
-def test_the_page_tells_nothing_of_the_truth_and_the_key_all(tmp_path):
+def test_the_truth_is_in_the_key_and_not_in_the_page(tmp_path):
   trials = build.preference(
     ["</script>1", "2"], {"mine": sounds(2), "theirs": sounds(2, 0.5, 9)}, 0.1
   )
@@ -50,10 +50,10 @@ def test_the_page_tells_nothing_of_the_truth_and_the_key_all(tmp_path):
     entry = key["trials"][trial["id"]]
     for sound, truth in zip(trial["sounds"], entry["truth"], strict=True):
       path = tmp_path / "page" / sound["file"]
-      heard, _ = soundfile.read(path, dtype="float32")
+      sound_file, _ = soundfile.read(path, dtype="float32")
       index = 0 if entry["source"] == "</script>1" else 1
       expected = melody(0.5, seed=(9 if truth == "theirs" else 0) + index)
-      np.testing.assert_allclose(heard, expected, atol=1e-4)
+      np.testing.assert_allclose(sound_file, expected, atol=1e-4)
       assert provenance.read_provenance(path) is None
   files = {p.name for p in (tmp_path / "page").rglob("*") if p.is_file()}
   assert len(files) == 1 + 4
@@ -81,7 +81,7 @@ def test_folders_in_use_and_tests_without_trials_are_refused(tmp_path):
   trials = build.mushra(["1"], sounds(1), {}, RATE)
   with pytest.raises(UserError, match="is not empty"):
     build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE)
-  with pytest.raises(DataError, match="no prompt"):
+  with pytest.raises(DataError, match="no trials"):
     build.write_test(tmp_path / "other", build.Kind.MUSHRA, [], RATE)
 
 
@@ -104,20 +104,20 @@ def test_the_command_builds_each_kind(run_cli, miniature_bundle, tmp_path, kind)
   assert shown["kind"] == key["kind"] == kind and len(shown["trials"]) == 3
   for trial in shown["trials"]:
     for sound in trial["sounds"]:
-      heard, _ = soundfile.read(tmp_path / "page" / sound["file"])
-      assert len(heard) == round(1.4 * RATE) and np.abs(heard).max() > 1e-3
+      sound_file, _ = soundfile.read(tmp_path / "page" / sound["file"])
+      assert len(sound_file) == round(1.4 * RATE) and np.abs(sound_file).max() > 1e-3
       assert sound["known"] == (0.0 if kind == "mushra" else 0.6)
 
 
-def test_what_is_wrong_with_a_command_is_said(run_cli, tmp_path):
-  assert "say build, or score" in run_cli("listening_test").err
+def test_wrong_commands_are_refused(run_cli, tmp_path):
+  assert "the command is build, or score" in run_cli("listening_test").err
   assert "--prompts is needed" in run_cli("listening_test", "build").err
   assert "--key is needed" in run_cli("listening_test", "score", "x.json").err
   done = run_cli(*("listening_test", "build", "--kind=preference", "--prompts=x", "--output_dir=y"))
-  assert done.code == 2 and "--other_bundle goes with" in done.err
+  assert done.code == 2 and "--other_bundle and --kind preference" in done.err
 
 
-def test_tests_of_other_sounds_have_other_names(tmp_path):
+def test_tests_with_different_sounds_have_different_names(tmp_path):
   for i, first in enumerate((0, 0, 5)):
     trials = build.preference(["1"], {"a": sounds(1, 0.5, first), "b": sounds(1, 0.5, 9)}, 0.1)
     build.write_test(tmp_path / str(i), build.Kind.PREFERENCE, trials, RATE)

@@ -37,7 +37,7 @@ def test_real_or_synthetic_by_mouse_with_a_reload_between(browser, tmp_path):
   browser.click("#begin")
   browser.wait("document.getElementById('place').textContent === 'Trial 1 of 3'")
   assert browser.run("document.querySelector('.known').style.width").startswith("33.3")
-  # Nothing is counted before it is heard.
+  # An answer needs a clip that has been played.
   browser.click("button.answer", 0)
   assert browser.run("document.getElementById('next').disabled")
   assert "Still to be heard" in browser.run("document.getElementById('status').textContent")
@@ -52,7 +52,7 @@ def test_real_or_synthetic_by_mouse_with_a_reload_between(browser, tmp_path):
     browser.click("#next")
     if number == 2:
       browser.reload()
-      assert browser.run("document.getElementById('begin').textContent") == "Go on"
+      assert browser.run("document.getElementById('begin').textContent") == "Resume"
       browser.click("#begin")
       browser.wait("document.getElementById('place').textContent === 'Trial 3 of 3'")
   browser.wait("!document.getElementById('end').hidden")
@@ -74,7 +74,7 @@ def test_preference_by_keyboard_alone(browser, tmp_path):
   tab, enter = ("Tab", 9, ""), ("Enter", 13, "\r")
   browser.press(*tab)
   browser.press(*enter)
-  browser.wait("document.activeElement.id === 'place'")  # where a screen reader goes on
+  browser.wait("document.activeElement.id === 'place'")  # where a screen reader continues
   for player in (0, 1):
     browser.press(*tab)
     assert browser.run("document.activeElement.textContent") == f"Play {'AB'[player]}"
@@ -94,7 +94,7 @@ def test_preference_by_keyboard_alone(browser, tmp_path):
   assert score._fits(key, entry["trial"], entry["answer"])
 
 
-def test_mushra_takes_a_rating_for_each_version(browser, tmp_path):
+def test_mushra_records_a_rating_for_each_version(browser, tmp_path):
   original = tones(1, 0.5)
   trials = build.mushra(["a"], original, {"codec": [0.9 * original[0]]}, RATE)
   key = score.read_key(build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE))

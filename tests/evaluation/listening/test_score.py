@@ -45,50 +45,55 @@ def test_numbers_of_the_paper_come_out():
   given = {str(i): "real" if i < 512 else "synthetic" for i in range(1000)}
   found = score.score(key, [score.Answers("l", given)])
   values = {row.figure: row.estimate.value for row in found.rows}
-  assert values["right answers"] == 0.512
+  assert values["right answers, all clips"] == 0.512
   assert values["p against one half, two-sided"] == pytest.approx(0.467, abs=0.01)
   assert any("does not show that there is none" in sentence for sentence in found.sentences)
 
 
-def test_sizes_are_those_of_the_textbook():
+def test_numbers_of_answers_equal_those_of_the_textbook():
   assert score.answers_for_margin(0.05) == 385
   assert score.answers_needed(0.55) == pytest.approx(783, abs=2)
   assert score.answers_needed(0.833) < 20
 
 
 def test_right_answers_are_counted_by_kind_of_clip(tmp_path):
-  # One listener who always says real, one who is always right.
+  # One listener who always answers real, one who is always right.
   always = dict.fromkeys(REAL["trials"], "real")
   right = {trial: entry["truth"][0] for trial, entry in REAL["trials"].items()}
   found = score.score(REAL, answers_of(REAL, tmp_path, always, right))
   values = {row.figure: row.estimate for row in found.rows}
-  assert values["right answers"].value == 0.75 and values["right answers"].n == 20
-  assert values["right answers to real clips"].value == 1.0
-  assert values["right answers to synthetic clips"].value == 0.5
-  resampled = values["right answers, resampled over listeners and trials"]
+  assert (
+    values["right answers, all clips"].value == 0.75 and values["right answers, all clips"].n == 20
+  )
+  assert values["right answers, real clips"].value == 1.0
+  assert values["right answers, synthetic clips"].value == 0.5
+  resampled = values["right answers, all clips, resampled over listeners and trials"]
   assert resampled.value == 0.75 and resampled.low < 0.75 < resampled.high
 
 
 def test_a_preference_follows_the_system_not_the_place(tmp_path):
   prefers_a = {t: str(e["truth"].index("a")) for t, e in CHOICE["trials"].items()}
   found = score.score(CHOICE, answers_of(CHOICE, tmp_path, prefers_a))
-  assert found.rows[0].figure == "a preferred to b" and found.rows[0].estimate.value == 1.0
+  assert found.rows[0].figure == "preferred, a to b" and found.rows[0].estimate.value == 1.0
   always_first = dict.fromkeys(CHOICE["trials"], "0")
   assert (
     score.score(CHOICE, answers_of(CHOICE, tmp_path, always_first)).rows[0].estimate.value == 0.5
   )
 
 
-def test_ratings_are_ordered_and_inattentive_listeners_left_out(tmp_path):
+def test_ratings_are_ordered_and_inattentive_listeners_are_excluded(tmp_path):
   good = {t: {"0": 20 + i, "1": 70 + i, "2": 95 + i} for i, t in enumerate(MUSHRA["trials"])}
   bad = {t: {"0": 90, "1": 10, "2": 40} for t in MUSHRA["trials"]}
   found = score.score(MUSHRA, answers_of(MUSHRA, tmp_path, good, good, bad))
   values = {row.figure: row.estimate.value for row in found.rows}
-  assert list(values)[:3] == ["rating of reference", "rating of codec", "rating of anchor"]
-  assert values["rating of codec"] == 71.5
-  assert values["reference over codec"] == 25 and values["codec over anchor"] == 50
-  assert any("Left out" in sentence and "l2" in sentence for sentence in found.sentences)
-  with pytest.raises(DataError, match="too often to be counted"):
+  assert list(values)[:3] == ["rating, reference", "rating, codec", "rating, anchor"]
+  assert values["rating, codec"] == 71.5
+  assert (
+    values["rating difference, reference over codec"] == 25
+    and values["rating difference, codec over anchor"] == 50
+  )
+  assert any("Excluded" in sentence and "l2" in sentence for sentence in found.sentences)
+  with pytest.raises(DataError, match="too often to count"):
     score.score(MUSHRA, answers_of(MUSHRA, tmp_path, bad))
 
 
@@ -96,12 +101,12 @@ def test_files_that_are_no_answers_are_refused(tmp_path):
   right = {trial: "real" for trial in REAL["trials"]}
   with pytest.raises(DataError, match="another test"):
     score.read_answers([write(tmp_path, "x", right, test="other")], REAL)
-  with pytest.raises(DataError, match="cannot be"):
+  with pytest.raises(DataError, match="invalid answer"):
     score.read_answers([write(tmp_path, "x", right | {"r0": "maybe"})], REAL)
-  with pytest.raises(DataError, match="cannot be"):
+  with pytest.raises(DataError, match="invalid answer"):
     score.read_answers([write(tmp_path, "x", {"gone": "real"})], REAL)
   (tmp_path / "bad.json").write_text("[]")
-  with pytest.raises(DataError, match="holds no answers"):
+  with pytest.raises(DataError, match="has no answers"):
     score.read_answers([tmp_path / "bad.json"], REAL)
   with pytest.raises(DataError, match="is no key"):
     score.read_key(tmp_path / "bad.json")
@@ -122,4 +127,4 @@ def test_the_command_prints_a_table(run_cli, tmp_path):
     "listening_test", "score", tmp_path / "answers-*.json", f"--key={tmp_path / 'key.json'}"
   )
   assert done.code == 0, done.err
-  assert "| right answers | 0.5 |" in done.out and "10 answers: 50.0%" in done.out
+  assert "| right answers, all clips | 0.5 |" in done.out and "10 answers: 50.0%" in done.out

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.evaluation.abx import Item
+from audiolm_jax.evaluation.abx import PhoneItem
 from audiolm_jax.evaluation.suites import content
 
 RATE = 16_000
@@ -23,7 +23,7 @@ def spoken():
       notes = [n + 0.3 * np.sin(2 * np.pi * 1_500 * time) for n in notes]
     waveforms[speaker] = (0.3 * np.concatenate(notes)).astype(np.float32)
     for i, phone in enumerate(phones):
-      items.append(Item(speaker, 0.2 * i, 0.2 * (i + 1), phone, ("x", "y"), speaker))
+      items.append(PhoneItem(speaker, 0.2 * i, 0.2 * (i + 1), phone, ("x", "y"), speaker))
   return waveforms, items
 
 
@@ -39,13 +39,13 @@ def test_both_streams_are_measured_within_and_across(miniature_bundle, spoken):
     ),
     *("PNMI of phones and semantic tokens", "cluster purity", "phone purity"),
   }
-  # Codebooks that were fitted to melodies tell notes an octave apart, random centroids hardly do.
+  # Codebooks that were fitted to melodies distinguish notes an octave apart.
   assert values["ABX error within speakers, acoustic codes, 4 levels"].value < 0.2
   assert 0 < values["PNMI of phones and semantic tokens"].value < 1
   assert result.details["items"] == 20
 
 
-def test_files_are_found_by_name_and_missing_ones_told(tmp_path):
+def test_files_are_found_by_name_and_missing_ones_are_an_error(tmp_path):
   (tmp_path / "deep").mkdir()
   soundfile.write(tmp_path / "deep" / "one.flac", np.zeros(10), RATE)
   read = content.reader_of(str(tmp_path), lambda path: path)

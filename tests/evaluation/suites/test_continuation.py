@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from audiolm_jax.evaluation.clips import EvalClip
+from audiolm_jax.evaluation.generation import TimedContinuation
 from audiolm_jax.evaluation.opinion import Opinion
 from audiolm_jax.evaluation.options import Domain
-from audiolm_jax.evaluation.speech import SpeechMeasures
+from audiolm_jax.evaluation.speech import BY_WHISPER, SpeechMeasures
 from audiolm_jax.evaluation.suites import continuation
-from audiolm_jax.evaluation.suites.continuation import Continuation
 
 RATE = 16_000
 PEOPLE = [(95 + 22 * i, 500 + 230 * (3 * i % 7)) for i in range(7)]
@@ -18,7 +18,7 @@ def by_figure(result):
   return {row.figure: row for row in result.rows}
 
 
-def test_continuation_suite_tells_a_faithful_continuer_from_one_that_changes_the_voice(
+def test_continuation_suite_distinguishes_a_faithful_continuer_from_one_that_changes_the_voice(
   pulse_codec, voice
 ):
   clips = [
@@ -41,7 +41,7 @@ def test_continuation_suite_tells_a_faithful_continuer_from_one_that_changes_the
         i for i, c in enumerate(clips) if np.array_equal(c.waveform[: len(prompt)], prompt)
       )
       made = voice(*PEOPLE[(who + shift) % len(PEOPLE)], seed=900 + seed, seconds=4)
-      return Continuation(made, 0.5)
+      return TimedContinuation(made, 0.5)
 
     return continue_prompt
 
@@ -53,10 +53,10 @@ def test_continuation_suite_tells_a_faithful_continuer_from_one_that_changes_the
     )
     for shift in (0, 3)
   ]
-  same, other = (r["prompt's speaker found among 7, continuation"].estimate.value for r in results)
+  same, other = (r["prompt's speaker found, among 7, continuation"].estimate.value for r in results)
   assert same > 0.8 and other < 0.2
   rows = results[0]
-  assert rows["prompt's speaker found among 7, real continuation"].estimate.value > 0.9
+  assert rows["prompt's speaker found, among 7, real continuation"].estimate.value > 0.9
   assert rows["semantic tokens in loops, continuation"].estimate.value == 1
   assert rows["longest run of a semantic token, real"].estimate.value == 2
   assert rows["audio seconds made per second"].estimate.value == pytest.approx(8)
@@ -81,7 +81,7 @@ def many_clips(voice):
 
 
 def rest_of(clips, prompt):
-  """What really followed."""
+  """Returns the real continuation."""
   found = next(c for c in clips if np.array_equal(c.waveform[: len(prompt)], prompt))
   return found.waveform[len(prompt) :]
 
@@ -92,12 +92,12 @@ def syllables(waveform):
   return np.digitize(np.sqrt((frames**2).mean(-1)), np.geomspace(0.001, 0.1, 12))
 
 
-def test_noise_is_farther_from_what_really_followed_than_the_codec_and_than_other_voices(
+def test_noise_is_farther_from_real_continuations_than_the_codec_and_other_voices(
   pulse_codec, many_clips
 ):
   def noise(prompt, seed):
     made = np.random.default_rng(seed).standard_normal(3 * RATE)
-    return Continuation((0.1 * made).astype(np.float32), 1.0)
+    return TimedContinuation((0.1 * made).astype(np.float32), 1.0)
 
   rows = by_figure(
     continuation.continuation_suite(
@@ -122,7 +122,7 @@ def test_a_sampler_that_always_makes_the_same_has_diversity_0(pulse_codec, voice
   clips = many_clips[:4]
 
   def truth(prompt, seed):
-    return Continuation(rest_of(clips, prompt), 1.0)
+    return TimedContinuation(rest_of(clips, prompt), 1.0)
 
   def alike(prompt, seed):
     return np.stack([rest_of(clips, prompt)] * 3)
@@ -150,7 +150,7 @@ def test_a_sampler_that_always_makes_the_same_has_diversity_0(pulse_codec, voice
 def test_continuations_that_fall_silent_are_counted(pulse_codec, many_clips):
   def every_other(prompt, seed):
     made = rest_of(many_clips, prompt)
-    return Continuation(made if seed % 2 else np.zeros_like(made), 1.0)
+    return TimedContinuation(made if seed % 2 else np.zeros_like(made), 1.0)
 
   rows = by_figure(
     continuation.continuation_suite(
@@ -161,11 +161,11 @@ def test_continuations_that_fall_silent_are_counted(pulse_codec, many_clips):
   assert rows[f"{figure}, continuation"].estimate.value == 0.5
   assert rows[f"{figure}, real"].estimate.value == 0
   assert np.isnan(rows["FAD (log-mel statistics), continuation"].estimate.value)
-  assert rows["FAD (log-mel statistics), continuation"].note.startswith("too little")
+  assert rows["FAD (log-mel statistics), continuation"].note.startswith("too few clips")
 
 
 class Syllables:
-  """Reads loud and quiet tenths of a second; its voice is how even they are."""
+  """Transcribes loud and quiet tenths of a second; all voices are the same."""
 
   name = "syllables"
 
@@ -182,11 +182,11 @@ class Syllables:
     return np.array([1.0, 0.0])
 
 
-def test_words_and_quality_of_continuations_are_beside_the_real_ones(pulse_codec, many_clips):
+def test_words_and_quality_are_measured_for_continuations_and_real_ones(pulse_codec, many_clips):
   def silence(prompt, seed):
-    return Continuation(np.zeros(3 * RATE, np.float32), 1.0)
+    return TimedContinuation(np.zeros(3 * RATE, np.float32), 1.0)
 
-  measures = SpeechMeasures(Syllables(), Syllables(), Syllables(), {"Whisper": "no model"})
+  measures = SpeechMeasures(Syllables(), Syllables(), Syllables(), {BY_WHISPER: "no model"})
   clips = [dataclasses.replace(c, speaker=c.id) for c in many_clips[:4]]
   clips = [dataclasses.replace(c, waveform=np.tile(c.waveform, 2)) for c in clips]
   result = continuation.continuation_suite(
@@ -200,6 +200,6 @@ def test_words_and_quality_of_continuations_are_beside_the_real_ones(pulse_codec
   overall = {label: rows[f"DNSMOS overall, {label}"] for label in ("continuation", "real")}
   assert overall["continuation"].estimate.value == 1 and overall["real"].estimate.value == 3
   assert rows["voice cosine with the prompt by GE2E, continuation"].estimate.value == 1
-  assert "prompt's speaker found among 4 by GE2E, real continuation" in rows
-  assert rows["Whisper"].note == "no model"
+  assert "prompt's speaker found by GE2E, among 4, real continuation" in rows
+  assert rows["word error rate by Whisper"].note == "no model"
   assert result.details["speaker by GE2E"]["clips"] == 4

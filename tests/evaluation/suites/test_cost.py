@@ -26,5 +26,5 @@ def test_environment_is_added_to():
 
 
 def test_a_failing_command_is_quoted():
-  with pytest.raises(UserError, match="ended with 3, having said: woe"):
+  with pytest.raises(UserError, match="exited with 3; it printed: woe"):
     measure_command([sys.executable, "-c", "print('woe'); raise SystemExit(3)"], {})

@@ -10,7 +10,7 @@ RATE = 16_000
 
 
 class Loudness:
-  """Takes what is loud for synthetic."""
+  """Classifies loud pieces as synthetic."""
 
   def score(self, pieces):
     return np.array([np.log(np.abs(p).max() / 0.25) for p in pieces])
@@ -27,28 +27,6 @@ def make_pairs(count=4, seconds=3.0, loud=0.5, quiet=0.1):
   ]
 
 
-@pytest.mark.parametrize(
-  ("real", "synthetic", "error_rate", "area"),
-  [
-    ([-2.0, -1.0], [1.0, 2.0], 0.0, 1.0),
-    ([1.0, 2.0], [-2.0, -1.0], 1.0, 0.0),
-    ([0.0, 1.0, 2.0, 3.0], [2.5, 3.5, 4.5, 5.5], 0.25, 15 / 16),
-    ([0.0, 0.0], [0.0, 0.0], 0.5, 0.5),
-  ],
-)
-def test_error_rate_and_area_of_known_scores(real, synthetic, error_rate, area):
-  real, synthetic = np.array(real), np.array(synthetic)
-  assert detection.equal_error_rate(real, synthetic) == pytest.approx(error_rate)
-  assert detection.area_under_roc(real, synthetic) == pytest.approx(area)
-
-
-def test_the_share_found_grows_with_the_false_alarms_allowed():
-  real, synthetic = np.arange(10.0), np.arange(10.0) + 3.5
-  found = [detection.found_at(share, real, synthetic) for share in (0.0, 0.1, 0.3, 0.5)]
-  assert found == pytest.approx([0.4, 0.5, 0.7, 0.9])
-  assert detection.found_at(1.0, real, synthetic) == 1.0
-
-
 def test_the_suite_reports_each_condition():
   pairs = make_pairs()
   others = {"cousin": make_pairs(loud=0.2)}
@@ -56,8 +34,8 @@ def test_the_suite_reports_each_condition():
   values = {row.figure: row.estimate for row in result.rows}
   assert values["accuracy, 1 s"].value == 1.0 and values["accuracy, 1 s"].n == 4
   assert values["equal error rate, 1 s"].value == 0.0
-  assert values["recordings without the codec taken for real, 1 s"].value == 1.0
-  assert values["samples of cousin taken for synthetic, 1 s"].value == 0.0
+  assert values["recordings without the codec classified as real, 1 s"].value == 1.0
+  assert values["samples of another bundle classified as synthetic, cousin, 1 s"].value == 0.0
   assert {"accuracy, 0.5 s", "accuracy, 2 s", "accuracy, whole continuations"} <= set(values)
   assert "accuracy, 5 s" not in values  # nothing lasts so long
   assert values["accuracy, 1 s, MP3 at 24 kbit/s"].value > 0.9
@@ -75,5 +53,5 @@ def test_a_detector_that_guesses_has_chance_accuracy_within_a_wide_interval():
 
 
 def test_pairs_that_are_too_short_are_refused():
-  with pytest.raises(DataError, match="no recording lasts a second"):
+  with pytest.raises(DataError, match="no recording is a second longer"):
     detection.detection_suite(Loudness(), make_pairs(seconds=0.9), RATE)

@@ -4,7 +4,7 @@ import pytest
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation import likelihood
-from audiolm_jax.evaluation.pairs import Pair
+from audiolm_jax.evaluation.pairs import SoundPair
 from audiolm_jax.evaluation.suites import likelihood as suite
 from audiolm_jax.lm.stages import stage_features
 from tests.conftest import melody
@@ -32,21 +32,21 @@ def test_scores_are_those_of_teacher_forcing_crop_by_crop(miniature_bundle):
     targets = sum(stage_features(spec, *cut)["decoder_loss_weights"].sum() for cut in cuts)
     assert found[name].tokens == targets
     assert found[name].total == pytest.approx(-sum(score(*cut)[0].sum() for cut in cuts))
-    assert found[name].value(normalised=True) == pytest.approx(found[name].total / targets)
+    assert found[name].mean == pytest.approx(found[name].total / targets)
 
 
 def test_accuracy_counts_ties_half_and_voices_together(miniature_bundle):
   long, short = "long", "short"
   sounds = {long: melody(1.5, seed=1), short: melody(0.3, seed=2)}
-  same = Pair("tie", ("a",), long, long)
+  same = SoundPair("tie", ("a",), long, long)
   # Without normalisation the shorter one is always likelier.
-  brief = Pair("brief", ("b",), short, long)
+  brief = SoundPair("brief", ("b",), short, long)
   again = brief._replace(good=long, bad=short)
   result = suite.likelihood_suite(
     miniature_bundle, [same, brief, again], sounds.__getitem__, ["coarse"]
   )
   values = {row.figure: row.estimate for row in result.rows}
-  summed = "accuracy, coarse stage, sum over tokens, "
+  summed = "accuracy by the sum over tokens, coarse stage, "
   assert values[summed + "a"].value == 0.5 and values[summed + "b"].value == 0.5
   assert values[summed + "all"].value == 0.5 and values[summed + "all"].n == 2
   assert len(result.rows) == 2 * 3

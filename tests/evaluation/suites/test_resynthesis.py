@@ -1,14 +1,14 @@
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 import soundfile
 
+from audiolm_jax.evaluation import speech
 from audiolm_jax.evaluation.clips import EvalClip
-from audiolm_jax.evaluation.options import Domain, Options
-from audiolm_jax.evaluation.report import Better
-from audiolm_jax.evaluation.speech import SpeechMeasures
+from audiolm_jax.evaluation.metric import Better
+from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.speech import BY_DNSMOS, SpeechMeasures
 from audiolm_jax.evaluation.suites import resynthesis
 from audiolm_jax.evaluation.suites.resynthesis import resynthesis_suite
 from tests.conftest import melody
@@ -18,7 +18,7 @@ TEXTS = ["one two", "three", "four five"]
 
 
 class LevelReader:
-  """Reads a clip's first sample as the number of the text in it, and nothing from silence."""
+  """Transcribes a clip as the text with the number of its first sample, and silence as nothing."""
 
   name = "level reader"
 
@@ -51,25 +51,29 @@ def test_error_rates_are_over_all_words_and_their_rise_is_that_over_the_codec():
   measures = SpeechMeasures(recognizer=LevelReader())
   result = resynthesis_suite(measures, with_texts(TEXTS), SOUNDS, RATE)
   rows = {row.figure: row for row in result.rows}
-  assert rows["word error rate, original"].estimate.value == 0
-  assert rows["word error rate, codec"].estimate.value == pytest.approx(2 / 5)
-  assert rows["word error rate, resynthesis"].estimate.value == pytest.approx(3 / 5)
-  rise = rows["word error rate, resynthesis above codec"].estimate
+  assert rows["word error rate against the text, original"].estimate.value == 0
+  assert rows["word error rate against the text, codec"].estimate.value == pytest.approx(2 / 5)
+  assert rows["word error rate against the text, resynthesis"].estimate.value == pytest.approx(
+    3 / 5
+  )
+  rise = rows["word error rate against the text, resynthesis above codec"].estimate
   assert rise.value == pytest.approx(1 / 5) and 0 <= rise.low <= rise.high
-  assert rows["character error rate, codec"].estimate.value == pytest.approx(9 / 21)
-  assert "level reader" in rows["word error rate, codec"].note
-  assert result.details["heard"]["codec"] == ["ONE TWO", "THREE", ""]
+  assert rows["character error rate against the text, codec"].estimate.value == pytest.approx(
+    9 / 21
+  )
+  assert "level reader" in rows["word error rate against the text, codec"].note
+  assert result.details["recognized"]["codec"] == ["ONE TWO", "THREE", ""]
 
 
-def test_without_texts_errors_are_counted_against_the_reading_of_the_recording():
-  measures = SpeechMeasures(recognizer=LevelReader(), missing={"DNSMOS": "not there"})
+def test_without_texts_errors_are_counted_against_the_recognized_recording():
+  measures = SpeechMeasures(recognizer=LevelReader(), missing={BY_DNSMOS: "not installed"})
   result = resynthesis_suite(measures, with_texts([None] * 3), SOUNDS, RATE)
   rows = {row.figure: row for row in result.rows}
-  figure = "word error rate against the recording's reading"
+  figure = "word error rate against the recognized recording"
   assert rows[f"{figure}, codec"].estimate.value == pytest.approx(2 / 5)
   assert rows[f"{figure}, resynthesis above codec"].estimate.value == pytest.approx(1 / 5)
   assert f"{figure}, original" not in rows
-  assert rows["DNSMOS"].note == "not there"
+  assert rows["DNSMOS"].note == "not installed"
 
 
 def test_a_voice_that_resynthesis_keeps_was_in_the_semantic_tokens():
@@ -77,15 +81,15 @@ def test_a_voice_that_resynthesis_keeps_was_in_the_semantic_tokens():
     SpeechMeasures(speaker=LevelReader()), with_texts([None] * 3), SOUNDS, RATE
   )
   rows = {row.figure: row for row in result.rows}
-  right = "speaker of the nearest recording is right, of 3, by GE2E"
+  right = "speaker of the nearest recording by GE2E is right, among 3"
   assert rows[f"{right}, codec"].estimate.value == pytest.approx(2 / 3)
   assert rows[f"{right}, resynthesis"].estimate.value == pytest.approx(1 / 3)
-  assert rows[f"{right}, resynthesis"].better is Better.LOWER
-  assert rows[f"{right}, codec"].better is Better.HIGHER
+  assert rows[f"{right}, resynthesis"].metric.better is Better.LOWER
+  assert rows[f"{right}, codec"].metric.better is Better.HIGHER
   assert not [figure for figure in rows if "error rate" in figure]
 
 
-def test_clips_with_text_are_resynthesised_and_others_left_out(
+def test_clips_with_text_are_resynthesised_and_others_skipped(
   miniature_bundle, tmp_path, monkeypatch
 ):
   pytest.importorskip("pocketsphinx")
@@ -96,30 +100,23 @@ def test_clips_with_text_are_resynthesised_and_others_left_out(
     rows.append({"path": f"{i}.wav", "split": "valid", "text": text, "seconds": seconds})
   (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   options = Options("b", str(tmp_path / "m.jsonl"), str(tmp_path), piece_seconds=3.0)
-  monkeypatch.setattr(resynthesis, "find_measures", lambda options: SpeechMeasures())
+  monkeypatch.setattr(speech, "find_measures", lambda options: SpeechMeasures())
   result = resynthesis.run(miniature_bundle, options)
   assert result.details["texts"] == ["good morning"]
   assert {row.estimate.n for row in result.rows} == {1}
-  music = dataclasses.replace(options, domain=Domain.MUSIC)
-  assert resynthesis.run(miniature_bundle, music).details["left_out"] == "music has no words"
   monkeypatch.setattr(resynthesis, "find_spec", lambda name: None)
-  assert (
-    "pip install pocketsphinx" in resynthesis.run(miniature_bundle, options).details["left_out"]
-  )
+  assert "pip install pocketsphinx" in resynthesis.run(miniature_bundle, options).skip_reason
 
 
-def test_without_texts_and_without_whisper_there_is_nothing_to_compare(
-  miniature_bundle, tmp_path, monkeypatch
-):
+def test_without_texts_and_whisper_the_suite_is_skipped(miniature_bundle, tmp_path, monkeypatch):
   pytest.importorskip("pocketsphinx")
-  monkeypatch.setattr(resynthesis, "find_measures", lambda options: SpeechMeasures())
+  monkeypatch.setattr(speech, "find_measures", lambda options: SpeechMeasures())
   soundfile.write(tmp_path / "0.wav", melody(1.0), RATE)
   (tmp_path / "m.jsonl").write_text(json.dumps({"path": "0.wav", "split": "valid"}))
   options = Options("b", str(tmp_path / "m.jsonl"), str(tmp_path))
-  left_out = resynthesis.run(miniature_bundle, options).details["left_out"]
-  assert "says what is said in it" in left_out
+  assert "no valid clip" in resynthesis.run(miniature_bundle, options).skip_reason
   monkeypatch.setattr(
-    resynthesis, "find_measures", lambda options: SpeechMeasures(speaker=LevelReader())
+    speech, "find_measures", lambda options: SpeechMeasures(speaker=LevelReader())
   )
   monkeypatch.setattr(LevelReader, "embed", lambda *_: np.ones(1))
   result = resynthesis.run(miniature_bundle, options)

@@ -40,19 +40,19 @@ CLIPS = [
 def bit_rates(spec, clips):
   rows = {row.figure: row for row in tokens_suite([uniform_stage(spec)], clips, clips).rows}
   return (
-    rows[f"{spec.name}: bits per second by the stage's probabilities"],
-    rows[f"{spec.name}: bits per second of the tokens as they are"],
+    rows[f"bits per second by the stage's probabilities, {spec.name}"],
+    rows[f"bits per second of the tokens as they are, {spec.name}"],
   )
 
 
-def test_a_stage_that_knows_nothing_takes_the_bits_of_the_tokens_as_they_are():
+def test_a_uniform_stage_takes_the_bits_of_the_tokens_without_a_model():
   modelled, raw = bit_rates(stages.coarse_stage(**SIZES, num_target_quantizers=2), CLIPS)
   assert raw.estimate.value == pytest.approx(50 * 2 * 2)
   assert modelled.estimate.value == pytest.approx(50 * 2 * 2, rel=1e-5)
   assert (modelled.estimate.n, raw.estimate.n) == (2, 2)
 
 
-def test_collapsed_tokens_count_as_often_as_they_are_left_in_the_clips():
+def test_collapsed_tokens_count_as_often_as_they_remain_in_the_clips():
   spec = stages.semantic_stage(**SIZES)
   for clips, left in ((CLIPS[:1], 5), (CLIPS, 15)):
     modelled, raw = bit_rates(spec, clips)
@@ -68,8 +68,8 @@ def test_bit_rate_is_nats_per_token_times_tokens_per_second():
   )
   result = tokens_suite([Stage(stage.spec, CONFIG, params)], CLIPS, CLIPS)
   rows = {row.figure: row.estimate.value for row in result.rows}
-  nats = rows["coarse: nats/token"]
-  assert rows["coarse: bits per second by the stage's probabilities"] == pytest.approx(
+  nats = rows["nats per token, coarse"]
+  assert rows["bits per second by the stage's probabilities, coarse"] == pytest.approx(
     nats * 100 / np.log(2)
   )
   assert nats > 1.01 * np.log(4)

@@ -1,0 +1,97 @@
+"""Continuations of prompts by a bundle, for the suites that measure them."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.io import audio
+
+MAX_SOUNDS = 10  # continuations of one suite on the page
+
+
+@dataclasses.dataclass(frozen=True)
+class TimedContinuation:
+  """A continuation and the time that it took.
+
+  Attributes:
+    waveform: the new samples, without the prompt.
+    seconds_taken: wall time of sampling.
+  """
+
+  waveform: Float[np.ndarray, " samples"]
+  seconds_taken: float
+
+
+# Receives a prompt and a seed.
+ContinueFn = Callable[[Float[np.ndarray, " samples"], int], TimedContinuation]
+DrawFn = Callable[[Float[np.ndarray, " samples"], int], Float[np.ndarray, "draws samples"]]
+
+
+def continuer(bundle: Bundle, duration: float, sample_rate: int) -> ContinueFn:
+  """Returns a function that continues prompts.
+
+  Args:
+    bundle: the bundle, of any sample rate.
+    duration: seconds of new sound.
+    sample_rate: Hz, of the prompts and of the continuations.
+  """
+  new_samples = round(duration * bundle.sample_rate)
+
+  def continue_prompt(prompt: Float[np.ndarray, " samples"], seed: int) -> TimedContinuation:
+    started = time.monotonic()
+    result = bundle.continue_audio(
+      prompt, sample_rate, duration=duration, seed=seed, prompt_seconds=None
+    )
+    seconds = time.monotonic() - started
+    made = np.asarray(result.waveform).reshape(-1)[-new_samples:]
+    return TimedContinuation(audio.resample(made, bundle.sample_rate, sample_rate), seconds)
+
+  return continue_prompt
+
+
+def drawer(bundle: Bundle, duration: float, count: int) -> DrawFn:
+  """Returns a function that samples `count` continuations of a prompt at the bundle's rate."""
+
+  def draw(prompt: Float[np.ndarray, " samples"], seed: int) -> Float[np.ndarray, "draws samples"]:
+    result = bundle.continue_audio(
+      prompt,
+      bundle.sample_rate,
+      duration=duration,
+      seed=seed,
+      prompt_seconds=None,
+      prompt_audio="none",
+      num_samples=count,
+    )
+    return np.asarray(result.waveform)
+
+  return draw
+
+
+def save_sounds(
+  folder: str,
+  name: str,
+  sounds: Sequence[Float[np.ndarray, "_"]],
+  captions: Sequence[str],
+  sample_rate: int,
+) -> dict[str, str]:
+  """Writes the first `MAX_SOUNDS` sounds as `name`_0.flac, `name`_1.flac and so on.
+
+  Args:
+    folder: output folder.
+    name: beginning of the file names.
+    sounds: waveforms.
+    captions: one for each sound, all different.
+    sample_rate: Hz.
+  Returns:
+    File names by caption, for `SuiteResult.sounds`.
+  """
+  files = {}
+  for index, caption in enumerate(captions[:MAX_SOUNDS]):
+    files[caption] = f"{name}_{index}.flac"
+    audio.write_audio(os.path.join(folder, files[caption]), sounds[index], sample_rate)
+  return files

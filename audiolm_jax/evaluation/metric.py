@@ -1,0 +1,35 @@
+"""Metrics: keys of what is measured, with title, unit and direction of improvement."""
+
+import dataclasses
+import enum
+
+
+class Better(enum.StrEnum):
+  """The direction in which a figure improves."""
+
+  HIGHER = "higher"
+  LOWER = "lower"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """A quantity that is measured, such as STOI; the key of its figures everywhere.
+
+  Attributes:
+    key: identifier in JSON and CSV; unique among all metrics.
+    title: name in tables and on the page.
+    better: direction in which the values improve.
+    unit: unit of the values; empty for shares, ratios and counts.
+  """
+
+  key: str
+  title: str
+  better: Better = Better.HIGHER
+  unit: str = ""
+
+  def __str__(self) -> str:
+    return self.key
+
+  def label(self, of: str = "") -> str:
+    """Returns title, unit and what was measured, such as `SI-SDR, dB, 4 levels`."""
+    return ", ".join(part for part in (self.title, self.unit, of) if part)
