@@ -1,28 +1,28 @@
-"""Puts trained parts together into the folder that `sample`, `encode` and `decode` run.
+"""Exports trained parts as a bundle, the folder that `sample`, `encode` and `decode` use.
 
-The two tokenizers first; the corpus is turned into tokens with them, and the stages trained on it:
+First export the two tokenizers, which tokenize the corpus that the stages are trained on:
 
   python -m audiolm_jax.export_bundle --codec_dir runs/codec --kmeans runs/kmeans \
     --name mine --output runs/tokenizers --storage=int8
 
-Then everything. The tokenizers are taken from their bundle, so that their tokens stay the same:
+Then export everything. The tokenizers come from their bundle, so that their tokens do not change:
 
   python -m audiolm_jax.export_bundle --bundle runs/tokenizers --token_store runs/tokens \
     --stage_dir semantic=runs/semantic_stage --stage_dir coarse=runs/coarse_stage \
     --stage_dir fine=runs/fine_stage --name mine --output bundles/mine --storage=int8
 
-What is given replaces what the bundle holds: a stage that was trained on, or a codec whose decoder
-was (INITIAL_BUNDLE and CODES_FIXED_STEP=0 in gin_configs/ keep its codes):
+Given parts replace those of the bundle, such as a stage that was trained further, or a codec whose
+decoder was (INITIAL_BUNDLE and CODES_FIXED_STEP=0 in gin_configs/ preserve its codes):
 
   python -m audiolm_jax.export_bundle --bundle speech_tiny --codec_dir runs/decoder \
     --output bundles/mine --storage=int8
 
-Other tokenizers than its stages know make a bundle of tokenizers:
+Tokenizers with other tokens require a new bundle without the stages:
 
   python -m audiolm_jax.export_bundle --bundle speech_tiny --kmeans runs/kmeans --tokenizers_only \
     --output runs/tokenizers
 
-A detector of the bundle's own samples comes last (see make_detection_corpus), with --detector_dir.
+Last, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus).
 """
 
 import json
@@ -38,28 +38,28 @@ FLAGS = flags.FlagValues()
 for _name, _text in {
   "codec_dir": "MODEL_DIR of the codec's training run.",
   "kmeans": "Folder that fit_kmeans wrote: the semantic tokenizer.",
-  "bundle": "Name or folder of a bundle to take all from that is not given.",
+  "bundle": "Name or folder of a bundle that provides all parts that are not given.",
   "detector_dir": "MODEL_DIR of the training run of a detector of the bundle's samples.",
   "token_store": "Folder of the tokens that the stages were trained on.",
-  "name": "What the bundle is called; default the name of the output folder.",
+  "name": "Name of the bundle; default the name of the output folder.",
   "description": "One sentence.",
   "metadata": "JSON file: training data, licence, metrics.",
   "model_card": "Markdown file that becomes MODEL_CARD.md.",
-  "output": "The folder to write. A bundle that is there is replaced.",
+  "output": "The folder to write. An existing bundle is replaced.",
 }.items():
   flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
 flags.DEFINE_enum(
   "storage", None, ["float32", "float16", "int8"],
-  "How wide weights are stored. Tokenizers that stages were trained on stay as they are.",
+  "Number format of the weights. Tokenizers that stages were trained on do not change.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_multi_string(
-  "stage_dir", [], "NAME=DIR: MODEL_DIR of a stage's training run; once for each stage.",
+  "stage_dir", [], "NAME=DIR: MODEL_DIR of a stage's training run; repeat for each stage.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_list(
   "temperatures", [],
-  "STAGE=VALUE,...: to sample with unless told, where the paper's do not suit.",
+  "STAGE=VALUE,...: default temperatures of stages, instead of the paper's.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool(
@@ -69,20 +69,18 @@ flags.DEFINE_bool("float16", False, "Short for --storage=float16.", flag_values=
 
 
 def main(argv: Sequence[str]) -> None:
-  """Exports."""
+  """Exports a bundle as the flags describe."""
   del argv
   if not FLAGS.output:
     raise UserError("--output is needed: the folder to write")
   model_dirs = _model_dirs()
   if bool(model_dirs) != bool(FLAGS.token_store):
     raise UserError(
-      "--token_store goes with the stages: give the tokens that they were trained on, "
-      "or neither it nor stages"
+      "--token_store and --stage_dir go together: give the stages and the tokens that they were "
+      "trained on, or neither"
     )
   if model_dirs and not FLAGS.bundle:
-    raise UserError(
-      "stages need --bundle: the one whose tokens they were trained on, as it was exported"
-    )
+    raise UserError("stages need --bundle: the exported bundle whose tokens they were trained on")
   metadata = _read_metadata()
   card = _read_text(FLAGS.model_card) if FLAGS.model_card else ""
   from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
@@ -108,12 +106,12 @@ def main(argv: Sequence[str]) -> None:
   )
   if base and bundle.stages and bundle.token_hash != base.token_hash:
     raise UserError(
-      f"the stages know the tokens of {FLAGS.bundle}, and the new tokenizers make others; train a "
-      "codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave the stages out "
-      "by --tokenizers_only"
+      f"the stages use the tokens of {FLAGS.bundle}, and the new tokenizers produce others; train "
+      "a codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave out the "
+      "stages with --tokenizers_only"
     )
   if bundle.stages:
-    _ = bundle.cascade  # refuses stages that do not fit together
+    _ = bundle.cascade  # rejects stages that do not fit together
   folder = save_bundle(
     bundle, FLAGS.output, storage=FLAGS.storage or ("float16" if FLAGS.float16 else "float32")
   )
@@ -124,9 +122,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _tokenizers(base: Any) -> tuple[Any, Any]:
-  """Codec and semantic tokenizer: those given, else those of `base`."""
+  """Returns the given codec and semantic tokenizer, else those of `base`."""
   if not base and not (FLAGS.codec_dir and FLAGS.kmeans):
-    raise UserError("--codec_dir and --kmeans are needed, or --bundle for what is not given")
+    raise UserError("--codec_dir and --kmeans are needed, or --bundle to provide a missing one")
   codec: Any = base.codec if base else None
   semantic: Any = base.semantic if base else None
   if FLAGS.codec_dir:
@@ -164,26 +162,26 @@ def _trained(component: str, model_dir: str) -> tuple[Any, Any]:
 
   found, config, params = load_inference_params(model_dir)
   if found != component:
-    raise UserError(f"{model_dir} is a run of {found!r}, and {component!r} is wanted")
+    raise UserError(f"{model_dir} is a run of {found!r}; give a run of {component!r}")
   return config, params
 
 
 def _semantic_rate(base: Any) -> float | None:
-  """Collapsed semantic tokens per second of the training split; None without stages."""
+  """Returns the collapsed semantic tokens per second of the training split; None without stages."""
   if not FLAGS.token_store:
     return base.semantic_rate if base else None
   from audiolm_jax.core.streams import SEMANTIC
   from audiolm_jax.data.token_store import TokenStore
   from audiolm_jax.lm.tokens import collapse_repeats
 
-  # Refuses tokens of other tokenizers; a run may have been stopped before the store was whole.
+  # Rejects tokens of other tokenizers. Stages may be trained on an incomplete store.
   store = TokenStore(FLAGS.token_store, base.token_hash, allow_incomplete=True)
   clips = store.clips("train")
   rows = [clip.streams[SEMANTIC] for clip in clips if SEMANTIC in clip.streams]
   steps = sum(len(row) for row in rows)
   collapsed = sum(len(collapse_repeats(row)) for row in rows)
   if not steps:
-    raise DataError(f"{FLAGS.token_store} holds no semantic tokens of the split train")
+    raise DataError(f"{FLAGS.token_store} contains no semantic tokens of the split train")
   return collapsed / steps * base.semantic.spec.frame_rate
 
 

@@ -49,7 +49,7 @@ def test_the_command_writes_a_store_and_reports_on_it(miniature_bundle, tmp_path
       ("--bundle", "b", "--output_dir", "o", "--audio_dir", ".", "--beam_options=--x"),
       "--beam_options needs --runner",
     ),
-    (("info", "/no/such"), "is no token store"),
+    (("info", "/no/such"), "is not a token store"),
     (("information",), "unexpected argument 'information'"),
     (("--bundle", "no_such", "--output_dir", "o", "--audio_dir", "."), "no bundle 'no_such'"),
   ],

@@ -109,7 +109,7 @@ def test_tokens_of_other_tokenizers_are_refused(runs, run_cli):
   assert export_tokenizers(run_cli, runs).code == 0
   write_store(runs, "0123456789abcdef")
   done = export_stages(run_cli, runs)
-  assert done.code == 2 and "were made by other tokenizers" in done.err
+  assert done.code == 2 and "are of other tokenizers" in done.err
   assert not (runs / "mine").exists()
 
 
@@ -164,7 +164,7 @@ def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
 
   learn(codebooks=before.codec.params["codebooks"] + 1)
   done = run_cli("export_bundle", *again)
-  assert done.code == 2 and "the new tokenizers make others" in done.err, done.err
+  assert done.code == 2 and "the new tokenizers produce others" in done.err, done.err
   assert load_bundle(runs / "mine").token_hash == before.token_hash
   done = run_cli("export_bundle", *again, "--tokenizers_only")
   assert done.code == 0, done.err
@@ -180,7 +180,7 @@ def test_what_cannot_be_exported_is_named(runs, run_cli):
   store = ("--token_store", runs / "tokens")
   for arguments, words in [
     (("--codec_dir", "codec"), "--codec_dir and --kmeans are needed"),
-    ((*tokenizers, "--stage_dir", "coarse=coarse_stage"), "--token_store goes with the stages"),
+    ((*tokenizers, "--stage_dir", "coarse=coarse_stage"), "--token_store and --stage_dir"),
     ((*store, "--stage_dir", "coarse=coarse_stage"), "stages need --bundle"),
     ((*tokenizers, *store, "--stage_dir", "coarse=fine_stage"), "is a run of 'fine_stage'"),
     ((*tokenizers, "--metadata", runs / "bad.json"), "bad.json is not JSON"),
@@ -205,4 +205,4 @@ def test_a_detector_comes_last_and_stays(miniature_bundle, detector, runs, run_c
   found = load_bundle(runs / "again").detector
   assert found is not None and found.score([sound]) == pytest.approx(detector.score([sound]))
   wrong = run_cli(*arguments, "--detector_dir", "codec", "--output", runs / "wrong")
-  assert wrong.code == 2 and "'detector' is wanted" in wrong.err
+  assert wrong.code == 2 and "give a run of 'detector'" in wrong.err

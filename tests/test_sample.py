@@ -173,7 +173,7 @@ def test_invalid_streams_are_refused_immediately(miniature_bundle):
 
 
 def test_an_unknown_setting_is_refused(miniature_bundle):
-  with pytest.raises(TypeError, match="no such setting: temprature_fine"):
+  with pytest.raises(TypeError, match="unknown settings: temprature_fine"):
     made(miniature_bundle, melody(1.0), temprature_fine=0.5)
 
 

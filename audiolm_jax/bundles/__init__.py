@@ -1,4 +1,4 @@
-"""A trained system as one folder that can be run; the shipped bundles are in this package."""
+"""Trained systems as folders that are ready to run. The package contains the shipped bundles."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-  """Imports the sampling code on first use: programs that only encode do without it."""
+  """Imports the sampling code on first use, which programs that only encode do not need."""
   if name == "AudioStream":
     from audiolm_jax.bundles.audio_stream import AudioStream
 

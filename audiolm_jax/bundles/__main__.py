@@ -1,4 +1,4 @@
-"""Looks after bundles.
+"""Lists, inspects, verifies, uploads and downloads bundles.
 
   python -m audiolm_jax.bundles list [FOLDER...]
   python -m audiolm_jax.bundles info speech_tiny
@@ -6,11 +6,11 @@
   python -m audiolm_jax.bundles push runs/my_bundle USER/NAME
   python -m audiolm_jax.bundles pull USER/NAME my_bundle
 
-list names the bundles that ship and those in the folders given. info says what a bundle is and
-holds. verify compares every part with the hash that it was written with and loads the bundle; its
-exit code is 1 where something is damaged. push and pull are for the Hugging Face hub, and need
-huggingface_hub; what push makes is private until its owner says otherwise there. Nothing is written
-over without --overwrite.
+list prints the shipped bundles and those in the given folders. info describes a bundle and its
+parts. verify compares every part with its stored hash and loads the bundle; the exit code is 1 if
+the bundle is damaged. push and pull use the Hugging Face hub and require huggingface_hub. A
+repository that push creates is private until its owner changes that on the hub. Existing bundles
+are replaced only with --overwrite.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,21 +21,19 @@ from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import BundleError, UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_bool(
-  "overwrite", False, "push, pull: replace a bundle that is there.", flag_values=FLAGS
-)
+flags.DEFINE_bool("overwrite", False, "push, pull: replace an existing bundle.", flag_values=FLAGS)
 flags.DEFINE_string(
   "revision", None, "pull: branch, tag or commit; default the newest.", flag_values=FLAGS
 )
 
 
 def main(argv: Sequence[str]) -> int | None:
-  """Does what the first argument says."""
+  """Runs the command that the first argument names."""
   if len(argv) < 2:
-    raise UserError(f"say what to do: {', '.join(_COMMANDS)}; see --help")
+    raise UserError(f"give a command: {', '.join(_COMMANDS)}; see --help")
   command, arguments = argv[1], argv[2:]
   if command not in _COMMANDS:
-    raise UserError(f"{command!r} is no command; say {', '.join(_COMMANDS)}")
+    raise UserError(f"{command!r} is not a command; the commands are {', '.join(_COMMANDS)}")
   run, usage = _COMMANDS[command]
   if not usage.endswith("...]") and len(arguments) != len(usage.split()):
     raise UserError(f"give {usage} after {command}, not {len(arguments)} arguments")
@@ -53,7 +51,7 @@ def _list(*folders: str) -> None:
   for given in folders:
     path = Path(given)
     if not path.is_dir():
-      raise BundleError(f"{path} is no folder; give folders that hold bundles, or none")
+      raise BundleError(f"{path} is not a folder; give folders that contain bundles, or none")
     inside = (*path.glob(bundles.MANIFEST), *path.glob(f"*/{bundles.MANIFEST}"))
     found |= {str(p.parent): p.parent for p in sorted(inside)}
   width = max(map(len, found), default=0)
@@ -67,7 +65,7 @@ def _summary(path: Path) -> str:
 
   try:
     manifest = read_manifest(path)
-    # Formats before 3 list names alone.
+    # Formats 1 and 2 list only the names.
     names = [entry if isinstance(entry, str) else entry["name"] for entry in manifest["stages"]]
     stages = ", ".join(names) or "none"
     return f"{manifest['sample_rate']} Hz, stages {stages}: {manifest['description']}"
@@ -89,7 +87,7 @@ def _info(name: str) -> None:
     ("size", f"{inspection.folder_size(folder) / 1e6:.1f} MB"),
     ("sample rate", f"{manifest.get('sample_rate')} Hz"),
     ("token hash", manifest.get("token_hash")),
-    ("licence", metadata.get("licence") or "not said"),
+    ("licence", metadata.get("licence") or "not stated"),
   ):
     print(f"{title:<12} {value}")
   print("\nparts")
@@ -107,9 +105,9 @@ def _info(name: str) -> None:
 
 def _data_lines(data: Any) -> list[str]:
   if not isinstance(data, list) or not data:
-    return [str(data) if data else "not said"]
+    return [str(data) if data else "not stated"]
   return [
-    f"{entry.get('hours', '?')} h  {entry.get('name')}; {entry.get('licence', 'licence not said')}"
+    f"{entry.get('hours', '?')} h  {entry.get('name')}; {entry.get('licence', 'no licence stated')}"
     if isinstance(entry, dict)
     else str(entry)
     for entry in data
@@ -117,7 +115,7 @@ def _data_lines(data: Any) -> list[str]:
 
 
 def _head(card: str) -> str:
-  """The card's title and first paragraph."""
+  """Returns the card's title and first paragraph."""
   return "\n\n".join(card.strip().split("\n\n")[:2])
 
 

@@ -1,4 +1,4 @@
-"""Sound that is heard while it is being made."""
+"""Iterates over the audio of a continuation while it is sampled."""
 
 from collections.abc import Callable, Generator, Iterator
 
@@ -13,17 +13,21 @@ Cut = Callable[[np.ndarray, int], np.ndarray]
 
 
 class AudioStream(Iterator[Float[np.ndarray, "piece"]]):
-  """The sound of a continuation, piece by piece as it is made.
+  """An iterator over the pieces of a continuation.
 
   Args:
-    bundle: whose codec decodes.
-    codes: pieces of them, and in the end all tokens.
-    samples: of all pieces together.
-    prompt_samples: of them those that are the prompt, at the beginning.
-    cut: what is shown of a piece that begins at a sample of the whole clip.
+    bundle: the bundle whose codec decodes.
+    codes: a generator of pieces of codes that returns all tokens at its end.
+    samples: number of samples of all pieces together.
+    prompt_samples: number of these samples that are the prompt, at the beginning.
+    cut: called with a decoded piece and the sample of the clip at which it begins; returns the part
+      of it to yield.
+
   Attributes:
     sample_rate: Hz.
-    tokens: of the whole clip as in `Continuation`, once the iterator has ended; None until then.
+    samples: number of samples of all pieces together.
+    prompt_samples: number of these samples that are the prompt.
+    tokens: of the whole clip as in `Continuation`; None until the iterator has ended.
   """
 
   def __init__(

@@ -1,4 +1,4 @@
-"""What a trained system consists of."""
+"""A trained system: a codec, a semantic tokenizer, stages and a detector."""
 
 import dataclasses
 import functools
@@ -34,18 +34,18 @@ class Bundle:
   """A codec, a semantic tokenizer and the stages that were trained on their tokens.
 
   Attributes:
-    name: what `--bundle` calls it.
-    codec: waveform to acoustic codes and back.
-    semantic: waveform to semantic tokens, at the codec's sample rate.
-    stages: by the name in their spec, each after those whose streams it reads; empty for a bundle
-      that only encodes and decodes.
+    name: the name that `--bundle` takes.
+    codec: converts waveforms to acoustic codes and back.
+    semantic: converts waveforms to semantic tokens, at the codec's sample rate.
+    stages: by the name in their spec, each after the stages whose streams it reads; empty for a
+      bundle that only encodes and decodes.
     semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
-    temperatures: by stage, where others than the paper's suit it better.
-    detector: tells its samples from recordings; None where none was trained.
+    temperatures: of the stages whose best temperature is not the paper's.
+    detector: distinguishes the bundle's samples from recordings; None if none was trained.
     description: one sentence.
-    metadata: training data, licence, metrics; for people, nothing reads it.
+    metadata: training data, licence and metrics, as information for people only.
     model_card: the text of MODEL_CARD.md.
-    path: the folder it was loaded from.
+    path: the folder that the bundle was loaded from.
   """
 
   name: str
@@ -62,7 +62,7 @@ class Bundle:
 
   @property
   def sample_rate(self) -> int:
-    """Hz, of everything that goes in and comes out."""
+    """The sample rate in Hz of the codec and of all returned waveforms."""
     return self.codec.spec.sample_rate
 
   def component(self, name: str) -> Any:
@@ -72,17 +72,17 @@ class Bundle:
 
   @functools.cached_property
   def streams(self) -> dict[str, Stream]:
-    """What the tokenizers make, by key."""
+    """The streams that the tokenizers produce, by key."""
     return of_tokenizers(*(configs.to_dict(part.spec) for part in (self.codec, self.semantic)))
 
   @functools.cached_property
   def token_hash(self) -> str:
-    """16 hexadecimal digits: tokens of bundles with the same hash mean the same."""
+    """16 hexadecimal digits; bundles with the same hash have interchangeable tokens."""
     return token_hash(self.codec, self.semantic)
 
   @functools.cached_property
   def cascade(self) -> "Cascade":
-    """The stages made ready to sample together."""
+    """The stages, combined for sampling."""
     from audiolm_jax.sampling.cascade import Cascade, retokenizer
 
     return Cascade(
@@ -92,14 +92,16 @@ class Bundle:
     )
 
   def encode(self, waveform: Num[np.ndarray, "*batch samples"], sample_rate: int) -> Encoded:
-    """Encodes a waveform of any length, in memory that does not grow with it.
+    """Encodes a waveform of any length in bounded memory.
 
     Args:
       waveform: one clip or a batch; floats in [-1, 1], or integers over their whole range.
       sample_rate: Hz.
+
     Returns:
-      `ceil(samples / hop_length)` semantic tokens and frames of codes, counted at the bundle's
-      rate.
+      `ceil(samples / hop_length)` semantic tokens and frames of codes, where samples are at the
+      bundle's rate.
+
     Raises:
       AudioError: the waveform is empty, not finite or shorter than a semantic token, or the sample
         rate is out of range.
@@ -119,7 +121,11 @@ class Bundle:
     """Decodes acoustic codes to `frames * hop_length` samples at the bundle's rate.
 
     Args:
-      codes: of one clip or a batch; all levels, or the first ones only for a lower bit rate.
+      codes: of one clip or a batch, with all levels, or with the first levels for a lower bit rate.
+
+    Returns:
+      The waveform, in [-1, 1].
+
     Raises:
       DataError: the shape or the values do not fit this bundle's codec.
     """
@@ -134,7 +140,7 @@ class Bundle:
       raise DataError(f"codes have {codes.shape[-1]} levels, the codec has {spec.num_quantizers}")
     if codes.min() < 0 or codes.max() >= spec.codebook_size:
       raise DataError(
-        f"codes range over {codes.min()}..{codes.max()}; the codec knows "
+        f"codes are in {codes.min()}..{codes.max()}; the codec's range is "
         f"0..{spec.codebook_size - 1}"
       )
     batch = codes[None] if codes.ndim == 2 else codes
@@ -173,15 +179,17 @@ class Bundle:
     """Continues a recording, samples without a prompt, or resynthesizes in another voice.
 
     Args:
-      waveform: the prompt: one clip, or a batch; None in unconditional mode. Or a list of clips of
-        any lengths, which are sampled side by side.
-      sample_rate: Hz, of the prompt.
-      num_samples: samples for each prompt; they share the pass over it.
+      waveform: the prompt: one clip, a batch of clips, or a list of clips of any lengths, which are
+        sampled together; None in unconditional mode.
+      sample_rate: of the prompt, in Hz.
+      num_samples: samples for each prompt. The prompt is processed once for all of them.
       progress: called with a stage's name, the tokens sampled so far and their total.
-      settings: see `Settings`.
+      **settings: see `Settings`.
+
     Returns:
-      As many samples as the prompt has plus `duration * sample_rate`, rounded, at the bundle's
-      rate. For a list of prompts a list of results, each with the timings of all.
+      The prompt and `round(duration * sample_rate)` new samples, at the bundle's rate. For a list
+      of prompts, a list of results, each with the timings of the whole call.
+
     Raises:
       UserError: the prompt is too short or silent, or a setting is out of range.
     """
@@ -199,22 +207,25 @@ class Bundle:
     progress: "Progress | None" = None,
     **settings: "Unpack[Settings]",
   ) -> "AudioStream":
-    """Yields the waveform that `continue_audio` returns in pieces, as they are sampled.
+    """Yields the waveform that `continue_audio` returns, in pieces, while it is sampled.
 
     The prompt is yielded at once. New audio starts when the semantic tokens of the first window and
     the coarse codes of the first fine chunk are sampled; after that, every 64 tokens of the last
-    stage yield a piece. The pieces join without seams.
+    stage yield a piece. The concatenated pieces have no discontinuities.
 
     Args:
       waveform: the prompt, one clip; None in unconditional mode.
-      sample_rate: Hz, of the prompt.
-      progress: called with a stage's name, the tokens sampled so far and their total; an exception
+      sample_rate: of the prompt, in Hz.
+      progress: called with a stage's name, the tokens sampled so far and their total. An exception
         that it raises ends the sampling.
-      settings: see `Settings`.
+      **settings: see `Settings`.
+
     Returns:
-      An iterator over pieces [samples]; it knows the total length and, at its end, the tokens.
+      An iterator over pieces [samples]. It has the total length from the start and the tokens at
+      its end.
+
     Raises:
-      UserError: as `continue_audio`, before anything is yielded.
+      UserError: as in `continue_audio`, before the first piece.
     """
     from audiolm_jax.bundles import continuation
 
@@ -234,10 +245,11 @@ def at_bundle_rate(
 
 
 def token_hash(codec: Any, semantic: Any) -> str:
-  """A hash of what decides the tokens a waveform gets: weights, and the specs.
+  """Returns a hash of everything that determines tokens: weights and specs.
 
-  The codec's decoder has no part in that: tokens and stages stay valid when it is trained on.
-  Settings beyond the specs are left out, so that a new one does not turn old tokens invalid.
+  The hash excludes the codec's decoder, so tokens and stages remain valid when the decoder is
+  trained further. It also excludes all settings outside the specs, so that a new setting does not
+  invalidate old tokens.
   """
   parts = [
     (hash_params(tokenizer.token_params), configs.to_dict(tokenizer.spec))

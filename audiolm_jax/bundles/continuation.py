@@ -1,4 +1,4 @@
-"""The whole way of a continuation: prompt to tokens, the three stages, tokens to sound."""
+"""Continues audio: encodes the prompt, samples tokens with the stages, and decodes them."""
 
 import collections
 import dataclasses
@@ -28,7 +28,10 @@ Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 class Mode(enum.StrEnum):
-  """What is given. Source: AudioLM, section IV-B."""
+  """What the sampled audio is conditioned on.
+
+  Source: AudioLM, section IV-B.
+  """
 
   CONTINUATION = "continuation"
   UNCONDITIONAL = "unconditional"
@@ -36,7 +39,7 @@ class Mode(enum.StrEnum):
 
 
 class PromptAudio(enum.StrEnum):
-  """The prompt in the output: decoded from its tokens, its true samples, or left out."""
+  """The prompt in the output: decoded from its tokens, its original samples, or omitted."""
 
   CODEC = "codec"
   ORIGINAL = "original"
@@ -45,17 +48,17 @@ class PromptAudio(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-  """Sound that was made, and how.
+  """Sampled audio and how it was made.
 
   Attributes:
-    waveform: [samples]; with a batch of prompts and with several samples of each, one more leading
-      axis for either, in this order.
+    waveform: [samples]. A batch of prompts adds a leading axis; several samples per prompt add an
+      axis after it.
     sample_rate: Hz.
-    tokens: of the whole clip, the prompt's tokens first; sampled semantic tokens have their repeats
-      collapsed if the stages were trained so.
-    prompt_samples: samples of `waveform` that are the prompt.
-    new_seconds: seconds of sound that were made, over all clips.
-    timings: seconds spent by step: "encode", each stage's name, "decode".
+    tokens: of the whole clip, the prompt's tokens first. Sampled semantic tokens have their repeats
+      collapsed if the stages were trained that way.
+    prompt_samples: number of samples of `waveform` that are the prompt.
+    new_seconds: seconds of new audio in all clips together.
+    timings: seconds spent in each step: "encode", the name of each stage, "decode".
   """
 
   waveform: Float[np.ndarray, "*batch samples"]
@@ -70,17 +73,18 @@ class Settings(TypedDict, total=False):
   """The keyword arguments of `Bundle.continue_audio` and `Bundle.stream`.
 
   Attributes:
-    duration: seconds of new sound, needed; in resynthesis, how much of the prompt is taken (None
-      for all, the default there).
-    seed: 0; the same one gives the same sound, and a sample depends on no other one.
-    prompt_seconds: 3; how much of the prompt is heard, from its beginning; None for all of it. Of
-      its tokens those of whole semantic steps are given, so up to 40 ms at its end are sampled.
-    mode: what is given, see `Mode`; continuation.
-    prompt_audio: what stands at the beginning of a continuation, see `PromptAudio`; codec.
-    temperature: by stage; 0 takes the likeliest token. Default: the bundle's own, or the paper's
-      0.6, 0.8 and 0.6 of semantic, coarse and fine stages, or 1.
-    top_k: by stage; draw among the k likeliest; 0 (default) means all.
-    top_p: by stage; draw among the likeliest whose probabilities reach p; 1 by default.
+    duration: seconds of new audio, required. In resynthesis, the seconds of the prompt to use;
+      None (the default there) uses all of it.
+    seed: random seed, default 0. The same seed gives the same audio, and no sample depends on
+      another one.
+    prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for all of it.
+      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled.
+    mode: see `Mode`; default continuation.
+    prompt_audio: the prompt's part of a continuation, see `PromptAudio`; default codec.
+    temperature: per stage; 0 takes the most likely token. The default is the bundle's, else the
+      paper's 0.6, 0.8 and 0.6 for the semantic, coarse and fine stages, else 1.
+    top_k: per stage; sample from the k most likely tokens; 0 (default) for all.
+    top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
   """
 
   duration: float | None
@@ -102,7 +106,7 @@ def continue_audio(
   progress: Progress | None = None,
   **settings: Unpack[Settings],
 ) -> Continuation | list[Continuation]:
-  """See `Bundle.continue_audio`."""
+  """Implements `Bundle.continue_audio`."""
   if num_samples < 1:
     raise UserError(f"num_samples {num_samples} must be 1 or more")
   start = time.perf_counter()
@@ -120,7 +124,8 @@ def continue_audio(
     progress=progress,
   )
   start = time.perf_counter()
-  # One by one: a clip sounds the same in any company, and one program decodes any number.
+  # Clips are decoded one at a time, so that a clip does not depend on the others in its batch and
+  # one compiled program decodes any number of them.
   made = [
     request.outputs[row // num_samples].cut(np.asarray(bundle.codec.decode(codes[None]))[0], 0)
     for row, codes in enumerate(sampled.codes)
@@ -128,7 +133,7 @@ def continue_audio(
   timings |= sampled.timings | {"decode": time.perf_counter() - start}
 
   def result(first: int, last: int, axes: tuple[int, ...]) -> Continuation:
-    """Of prompts `first` to `last - 1`."""
+    """Returns the continuation of prompts `first` to `last - 1`."""
     rows = slice(first * num_samples, last * num_samples)
     axes += (num_samples,) if num_samples > 1 else ()
     waveforms = np.stack(made[rows])
@@ -166,7 +171,7 @@ def stream(
   progress: Progress | None = None,
   **settings: Unpack[Settings],
 ) -> AudioStream:
-  """See `Bundle.stream`."""
+  """Implements `Bundle.stream`."""
   if waveform is not None and (_is_list(waveform) or np.ndim(waveform) > 1):
     raise UserError("stream takes one prompt, [samples]; continue_audio takes several")
 
@@ -182,26 +187,26 @@ def stream(
 
 
 def temperatures_of(bundle: Bundle) -> dict[str, float]:
-  """The temperature of each stage unless another is asked for: the bundle's own, or the default."""
+  """Returns the default temperature of each stage: that of the bundle, else the general one."""
   defaults = {name: CascadeOptions().of(name).temperature for name in bundle.stages}
   return defaults | dict(bundle.temperatures)
 
 
 def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name: str) -> None:
-  """Raises `AudioError` where a prompt is too short or silent."""
+  """Raises `AudioError` if a prompt is too short or silent."""
   audio.check_length(waveform.shape[-1], rate, LEAST_PROMPT_SECONDS, name)
   audio.check_not_silent(waveform, name)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Output:
-  """What becomes of the decoded sound of one clip.
+  """The parts of one decoded clip that are returned.
 
   Attributes:
-    samples: of the whole clip, prompt included.
-    made: of them those that are sampled.
-    original: the prompt's true samples, where these are asked for.
-    hidden: samples of the prompt that are left out.
+    samples: number of samples of the whole clip, including the prompt.
+    made: number of these samples that are new.
+    original: the prompt's original samples, if they replace the decoded ones.
+    hidden: number of samples of the prompt that are omitted.
   """
 
   samples: int
@@ -211,11 +216,11 @@ class _Output:
 
   @property
   def kept(self) -> int:
-    """Samples of the prompt in the output."""
+    """The number of samples of the prompt in the output."""
     return self.samples - self.made - self.hidden
 
   def cut(self, waveform: Float[np.ndarray, "piece"], start: int) -> Float[np.ndarray, "shown"]:
-    """What is shown of a piece that begins at sample `start` of the clip."""
+    """Returns the part to return of a piece that begins at sample `start` of the clip."""
     shown = np.clip(waveform[: max(0, self.samples - start)], -1.0, 1.0)
     if self.original is not None:
       true = self.original[start : start + len(shown)]
@@ -227,7 +232,7 @@ _Rehearse = Callable[[Cascade, list[Clip], CascadeOptions], None]
 
 
 class _Request(NamedTuple):
-  """What is asked for, checked and with tokens; of each prompt one clip and one output."""
+  """A checked request whose prompts are encoded, with one clip and one output for each prompt."""
 
   clips: list[Clip]
   outputs: list[_Output]
@@ -238,10 +243,10 @@ class _Request(NamedTuple):
 def _request(
   bundle: Bundle, waveform: Any, sample_rate: int | None, settings: Settings, rehearse: _Rehearse
 ) -> _Request:
-  """Checks what is asked for and encodes the prompts, while programs are made ready."""
+  """Checks the settings and encodes the prompts, while programs load or compile."""
   unknown = sorted(set(settings) - set(Settings.__annotations__))
   if unknown:
-    raise TypeError(f"no such setting: {', '.join(unknown)}")
+    raise TypeError(f"unknown settings: {', '.join(unknown)}")
   mode = _member(Mode, settings.get("mode", Mode.CONTINUATION), "mode")
   prompt_audio = _member(
     PromptAudio, settings.get("prompt_audio", PromptAudio.CODEC), "prompt_audio"
@@ -266,7 +271,7 @@ def _request(
     if mode is Mode.RESYNTHESIS:
       prompt = _prepared_prompt(bundle, prompt, sample_rate, duration)
       frames = -(-len(prompt) // hop)
-      # The last frame may reach over more tokens than the sound does.
+      # The last codec frame may span more semantic tokens than the audio does.
       wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
       clip = _expected_clip(bundle, wholes[-1], frames)
       expected.append(Clip(frames, given={SEMANTIC: clip.prompt[SEMANTIC]}))
@@ -293,7 +298,7 @@ def _request(
 
 
 def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
-  """A clip with as many tokens as the prompt will have, at random: a rehearsal reads no others."""
+  """Returns a clip of random tokens that has the length of the encoded prompt, for rehearsal."""
   random = np.random.default_rng(0)
   codec, steps = bundle.codec.spec, -(-len(prompt) // bundle.semantic.spec.hop_length)
   semantic = random.integers(bundle.semantic.spec.num_clusters, size=steps, dtype=np.int32)
@@ -305,9 +310,9 @@ def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames:
 def _make_ready(
   bundle: Bundle, clips: list[Clip], options: CascadeOptions, rehearse: _Rehearse
 ) -> None:
-  """Begins to load or compile, in the background, what the clips will need once they have tokens.
+  """Starts to load or compile, in the background, the programs that sample the clips.
 
-  The lengths of all arrays are known by then, except where stages collapse repeated tokens.
+  All array lengths are known in advance unless stages collapse repeated tokens.
   """
   rehearsal = bundle.cascade.rehearsal()
   if rehearsal is not None:
@@ -321,8 +326,8 @@ def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
   temperature = temperatures_of(bundle) | dict(settings.get("temperature", {}))
   for name in [*temperature, *top_k, *top_p]:
     if name not in bundle.stages:
-      there = ", ".join(bundle.stages)
-      raise UserError(f"sampling options for {name!r}; the stages of {bundle.name} are {there}")
+      names = ", ".join(bundle.stages)
+      raise UserError(f"sampling options for {name!r}; the stages of {bundle.name} are {names}")
   return CascadeOptions(
     {
       name: SamplingOptions(temperature[name], top_k.get(name, 0), top_p.get(name, 1.0))
@@ -332,14 +337,14 @@ def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
 
 
 def _is_list(waveform: Any) -> bool:
-  """Whether prompts are given one by one, so that they may differ in length."""
+  """Returns whether the prompts are a list of arrays, which may differ in length."""
   return isinstance(waveform, list | tuple) and np.ndim(next(iter(waveform), 0)) > 0
 
 
 def _prepared_prompt(
   bundle: Bundle, waveform: Any, sample_rate: int, seconds: float | None
 ) -> Float[np.ndarray, "samples"]:
-  """The beginning of a prompt at the bundle's rate."""
+  """Returns the first `seconds` of a prompt at the bundle's rate."""
   waveform = np.asarray(waveform)
   if waveform.ndim != 1:
     raise AudioError(

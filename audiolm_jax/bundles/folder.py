@@ -1,4 +1,4 @@
-"""Bundles as folders: `bundle.json`, one safetensors file per component, `MODEL_CARD.md`."""
+"""Saves and loads bundles: `bundle.json`, one safetensors file per part, `MODEL_CARD.md`."""
 
 import contextlib
 import importlib
@@ -25,7 +25,7 @@ from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
-# Configuration and class of each kind, by module: one is imported when a bundle has it.
+# Configuration and class of each kind. A module is imported only when a bundle needs it.
 _CODEC, _SEMANTIC, _PRETRAINED = (f"audiolm_jax.{p}" for p in ("codec", "semantic", "pretrained"))
 _TOKENIZERS = {
   "codec": {
@@ -63,30 +63,36 @@ _SHIPPED = Path(__file__).parent
 
 
 def codec_of(config: Any, params: Mapping[str, Any]) -> Any:
-  """The codec (a `Codec`) whose shape is `config`, with these parameters."""
+  """Returns the `Codec` of this configuration and these parameters.
+
+  Raises:
+    BundleError: no codec that a bundle can contain has this configuration.
+  """
   own = _home(type(config))
   for kind, (home, _) in _TOKENIZERS["codec"].items():
     if own == home:
       _, codec_class = tokenizer_classes("codec", kind)
       return codec_class(config, params)
-  raise BundleError(f"no codec of a bundle has a {type(config).__name__}")
+  raise BundleError(f"no codec that a bundle can contain has a {type(config).__name__}")
 
 
 def list_bundles() -> list[str]:
-  """The names of the bundles that ship with the package."""
+  """Returns the names of the bundles that ship with the package."""
   return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{MANIFEST}"))
 
 
 def load_bundle(
   name_or_dir: str | os.PathLike[str], *, stages: Collection[str] | None = None
 ) -> Bundle:
-  """The bundle that ships under a name, or that a folder holds.
+  """Loads a shipped bundle by its name, or any bundle by its folder.
 
   Args:
-    name_or_dir: a name of `list_bundles()`, or the path of a folder.
+    name_or_dir: a name from `list_bundles()`, or the path of a folder.
     stages: names of the stages to load; None for all, () for the tokenizers alone.
+
   Raises:
-    BundleError: there is none, it is damaged, or its tokenizers are not those its stages know.
+    BundleError: the bundle does not exist, is damaged, or has stages that were trained on the
+      tokens of other tokenizers.
   """
   folder = find_folder(name_or_dir)
   manifest = read_manifest(folder)
@@ -103,17 +109,22 @@ def load_bundle(
 def save_bundle(
   bundle: Bundle, folder: str | os.PathLike[str], *, storage: Storage | str = Storage.FLOAT32
 ) -> Path:
-  """Writes a bundle, replacing one that is there; the folder is there whole or not at all.
+  """Writes a bundle atomically, and replaces an existing one.
 
   Args:
-    bundle: what to write.
-    folder: where; its parent exists.
-    storage: narrower weights make smaller files. In a bundle with stages the tokenizers are stored
-      only as narrow as changes no weight that decides a token, for the tokens must stay the ones
-      that the stages were trained on: export the tokenizers narrow first, and make the tokens with
-      those.
+    bundle: the bundle to write.
+    folder: the folder to write; its parent must exist.
+    storage: number format of the weights. The tokens must remain those that the stages were trained
+      on, so in a bundle with stages the tokenizers are stored in the narrowest format, not narrower
+      than `storage`, that preserves every weight that determines tokens. For small tokenizers,
+      export them in a narrow format first, and tokenize the corpus with the exported ones.
+
+  Returns:
+    The folder.
+
   Raises:
-    BundleError: the folder holds something else, cannot be written, or a weight does not fit.
+    BundleError: the folder contains something else or cannot be written, or a weight is out of
+      range.
   """
   folder = Path(folder)
   _check_fit(bundle)
@@ -125,10 +136,10 @@ def save_bundle(
 
 
 def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
-  """The folder of the bundle that ships under a name, or the one that is given.
+  """Returns the folder of a shipped bundle by its name, or the given folder of a bundle.
 
   Raises:
-    BundleError: there is no bundle.
+    BundleError: the bundle does not exist.
   """
   shipped = list_bundles()
   if str(name_or_dir) in shipped:
@@ -136,17 +147,17 @@ def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
   folder = Path(name_or_dir)
   if not folder.is_dir():
     known = f"the ones that ship are {', '.join(shipped)}" if shipped else "none ship"
-    raise BundleError(f"no bundle {str(name_or_dir)!r}: it is no folder, and {known}")
+    raise BundleError(f"no bundle {str(name_or_dir)!r}: it is not a folder, and {known}")
   if not (folder / MANIFEST).is_file():
-    raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
+    raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}")
   return folder
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-  """The content of `bundle.json`, of whatever format version.
+  """Returns the content of `bundle.json`, of any format version.
 
   Raises:
-    BundleError: it cannot be read or is no object.
+    BundleError: the file cannot be read or is not a JSON object.
   """
   path = folder / MANIFEST
   try:
@@ -154,7 +165,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
   if not isinstance(manifest, dict):
-    raise BundleError(f"{path} holds no bundle's description; copy or export it again")
+    raise BundleError(f"{path} does not describe a bundle; copy or export it again")
   return manifest
 
 
@@ -187,7 +198,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
   )
   if bundle.token_hash != manifest["token_hash"]:
     raise BundleError(
-      f"{folder}: bundle.json says token hash {manifest['token_hash']}, its tokenizers have "
+      f"{folder}: bundle.json has token hash {manifest['token_hash']}, its tokenizers have "
       f"{bundle.token_hash}; copy or export it again"
     )
   for name in names:
@@ -195,7 +206,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     if trained_on != bundle.token_hash:
       raise BundleError(
         f"{folder}: the {name} stage was trained on other tokens (token hash {trained_on}) than "
-        f"its tokenizers make ({bundle.token_hash}); train it on tokens of these tokenizers"
+        f"its tokenizers produce ({bundle.token_hash}); train it on tokens of these tokenizers"
       )
   _check_fit(bundle)
   return bundle
@@ -203,11 +214,11 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
 
 def _check_temperatures(bundle: str, temperatures: Iterable[str], stages: Iterable[str]) -> None:
   for name in sorted(set(temperatures) - set(stages)):
-    raise BundleError(f"{bundle}: a temperature for {name!r}, which is no stage of it")
+    raise BundleError(f"{bundle}: a temperature for {name!r}, which is not one of its stages")
 
 
 def _check_fit(bundle: Bundle) -> None:
-  """Raises where parts disagree on a rate or on a number of tokens."""
+  """Raises `BundleError` if parts disagree on a rate or on a number of tokens."""
   codec, semantic = bundle.codec.spec, bundle.semantic.spec
   if codec.sample_rate != semantic.sample_rate:
     raise BundleError(
@@ -271,7 +282,7 @@ def _read_card(folder: Path) -> str:
 def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
   components: dict[str, Any] = {}
   tokenizers: dict[str, Any] = {}
-  # A tokenizer that resamples for the codec is stored without that, and gets it when it is read.
+  # The wrapper that resamples for the codec is not stored; loading adds it again.
   parts: dict[str, Any] = {"codec": bundle.codec, "semantic": own_tokenizer(bundle.semantic)}
   for name, tokenizer in parts.items():
     width = _tokenizer_storage(tokenizer, storage, bool(bundle.stages))
@@ -323,7 +334,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
 
 
 def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:
-  """As narrow as asked where no tokens depend on it yet or none would change."""
+  """Returns the narrowest format, not below `storage`, that keeps the tokens of a stage."""
   if not has_stages:
     return storage
   narrowest_first = list(reversed(Storage))
@@ -337,7 +348,12 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
-  """Configuration and class of a kind of tokenizer; `name` is "codec" or "semantic"."""
+  """Returns the configuration class and the class of a kind of tokenizer.
+
+  Args:
+    name: "codec" or "semantic".
+    kind: a type from `bundle.json`, such as "soundstream".
+  """
 
   def imported(home: str) -> type:
     module, _, attribute = home.partition(":")
@@ -348,10 +364,14 @@ def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
 
 
 def type_name(name: str, tokenizer: Any) -> str:
-  """What a bundle calls the kind of a tokenizer; `name` is "codec" or "semantic".
+  """Returns the name of a tokenizer's kind in `bundle.json`.
+
+  Args:
+    name: "codec" or "semantic".
+    tokenizer: the tokenizer.
 
   Raises:
-    BundleError: it is of no kind that a bundle can hold.
+    BundleError: a bundle cannot contain this kind of tokenizer.
   """
   own = _home(type(tokenizer))
   for kind, (_, home) in _TOKENIZERS[name].items():
@@ -365,9 +385,9 @@ def _home(kind: type) -> str:
 
 
 def check_replaceable(folder: Path) -> None:
-  """Raises `BundleError` where a bundle cannot take this place: only another bundle makes room."""
+  """Raises `BundleError` if `folder` is neither free nor a bundle, or has no parent folder."""
   if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-    raise BundleError(f"{folder} exists and is no bundle; choose another folder")
+    raise BundleError(f"{folder} exists and is not a bundle; choose another folder")
   if folder.exists() and not folder.is_dir():
     raise BundleError(f"{folder} is a file; choose a folder")
   if not folder.parent.is_dir():
@@ -376,10 +396,10 @@ def check_replaceable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-  """A new folder beside `folder`, whose name it takes once the block has filled it.
+  """Yields a new folder that replaces `folder` when the block ends without an error.
 
   Raises:
-    BundleError: the disk refuses.
+    BundleError: the folder cannot be written.
   """
   temporary, old = (folder.parent / f".{secrets.token_hex(6)}.tmp" for _ in range(2))
   try:

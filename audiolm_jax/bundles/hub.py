@@ -1,4 +1,4 @@
-"""Bundles on the Hugging Face hub: a repository holds the files of one folder."""
+"""Pushes bundles to the Hugging Face hub and pulls them. A repository contains one bundle."""
 
 import os
 import shutil
@@ -13,17 +13,19 @@ _FILES = (MANIFEST, CARD, "*.safetensors")
 
 
 def push_bundle(folder: Path, repository: str, *, overwrite: bool = False) -> str:
-  """Uploads a bundle; a repository that is not there is made, a private one.
+  """Uploads a bundle; a missing repository is created as a private one.
 
   Args:
-    folder: of the bundle, which must be whole.
+    folder: the bundle's folder, which must be complete.
     repository: USER/NAME on the hub.
-    overwrite: whether a bundle that is there may be replaced.
+    overwrite: whether to replace a bundle in the repository.
+
   Returns:
-    The address of what was uploaded.
+    The URL of the upload.
+
   Raises:
-    BundleError: the bundle is damaged, or one is there that may not be replaced.
-    UserError: huggingface_hub is missing, or the hub cannot be reached or refuses.
+    BundleError: the bundle is damaged, or the repository has one and `overwrite` is false.
+    UserError: huggingface_hub is not installed, or the hub is unreachable or rejects the upload.
   """
   _check_name(repository)
   library = hub.library(f"to push {folder} to", "copy the folder by other means")
@@ -31,24 +33,24 @@ def push_bundle(folder: Path, repository: str, *, overwrite: bool = False) -> st
   api = library.HfApi()
   try:
     api.create_repo(repository, private=True, exist_ok=True)
-    is_there = api.file_exists(repository, MANIFEST)
-    if is_there and not overwrite:
+    exists = api.file_exists(repository, MANIFEST)
+    if exists and not overwrite:
       raise BundleError(
-        f"{repository} holds a bundle already; choose another name, or --overwrite it"
+        f"{repository} already contains a bundle; choose another name, or --overwrite it"
       )
     done = api.upload_folder(
       repo_id=repository,
       folder_path=folder,
       allow_patterns=list(_FILES),
-      delete_patterns=list(_FILES),  # parts that this bundle has not
+      delete_patterns=list(_FILES),  # parts that this bundle does not have
       commit_message=f"Bundle {folder.name}",
     )
   except UserError:
     raise
   except Exception as error:  # HTTP clients and the hub have exceptions of their own
     raise UserError(
-      f"cannot push to {repository} ({hub.reason(error)}); look whether the hub can be reached, "
-      "whether `hf auth login` was done, and whether the name is yours"
+      f"cannot push to {repository} ({hub.reason(error)}); check that the hub can be reached, "
+      "that `hf auth login` was run, and that the repository belongs to you"
     ) from error
   return str(getattr(done, "commit_url", done))
 
@@ -56,16 +58,20 @@ def push_bundle(folder: Path, repository: str, *, overwrite: bool = False) -> st
 def pull_bundle(
   repository: str, folder: Path, *, revision: str | None = None, overwrite: bool = False
 ) -> Path:
-  """Downloads a bundle; the folder is there whole and checked, or not at all.
+  """Downloads a bundle and checks it; on an error nothing is written to the folder.
 
   Args:
     repository: USER/NAME on the hub.
-    folder: to write.
+    folder: the folder to write.
     revision: a branch, tag or commit; None for the newest.
-    overwrite: whether a bundle that is there may be replaced.
+    overwrite: whether to replace an existing bundle.
+
+  Returns:
+    The folder.
+
   Raises:
-    BundleError: what was fetched is no whole bundle, or the folder may not be replaced.
-    UserError: huggingface_hub is missing, the hub cannot be reached, or the disk refuses.
+    BundleError: the download is not a complete bundle, or the folder cannot be replaced.
+    UserError: huggingface_hub is not installed, or the hub cannot be reached.
   """
   _check_name(repository)
   check_replaceable(folder)
@@ -75,16 +81,16 @@ def pull_bundle(
   try:
     if not library.HfApi().file_exists(repository, MANIFEST, revision=revision):
       raise BundleError(
-        f"{repository} holds no bundle: there is no such repository, it wants `hf auth login`, or "
-        f"it has no {MANIFEST}"
+        f"{repository} contains no bundle: the repository does not exist, requires "
+        f"`hf auth login`, or has no {MANIFEST}"
       )
     fetched = library.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
   except UserError:
     raise
   except Exception as error:  # HTTP clients and the hub have exceptions of their own
     raise UserError(
-      f"cannot pull {repository} ({hub.reason(error)}); look whether the hub can be reached, "
-      "whether the name is right, and whether it wants `hf auth login`"
+      f"cannot pull {repository} ({hub.reason(error)}); check that the hub can be reached, that "
+      "the name is right, and whether the repository needs `hf auth login`"
     ) from error
   with replaced(folder) as temporary:
     for pattern in _FILES:
@@ -95,7 +101,7 @@ def pull_bundle(
 
 
 def refuse_damaged(folder: Path, name: str | os.PathLike[str] | None = None) -> None:
-  """Raises `BundleError` with the first thing that is wrong with a bundle, called `name`."""
+  """Raises `BundleError` with the first error in a bundle, which the message calls `name`."""
   wrong = inspection.find_damage(folder)
   if wrong:
     named = wrong[0].replace(str(folder), str(name or folder))
@@ -106,4 +112,4 @@ def refuse_damaged(folder: Path, name: str | os.PathLike[str] | None = None) -> 
 def _check_name(repository: str) -> None:
   parts = repository.split("/")
   if len(parts) != 2 or not all(parts):
-    raise UserError(f"{repository!r} names no repository of the hub; write USER/NAME")
+    raise UserError(f"{repository!r} is not the name of a repository; write USER/NAME")

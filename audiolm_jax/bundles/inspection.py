@@ -1,4 +1,4 @@
-"""What a bundle's folder holds, and whether it is what was written, part by part."""
+"""Lists the parts of a bundle's folder, and finds damaged ones."""
 
 import json
 import math
@@ -16,10 +16,10 @@ class Part(NamedTuple):
   """A component of a bundle.
 
   Attributes:
-    name: as in `bundle.json`; its file is `NAME.safetensors`.
-    kind: of tokenizers, such as "soundstream"; else empty.
-    size: of its file, bytes; None where the file is missing.
-    parameters: how many weights; None where the file says nothing readable.
+    name: as in `bundle.json`; the file is `NAME.safetensors`.
+    kind: type of a tokenizer, such as "soundstream"; empty for other components.
+    size: of the file in bytes; None if it is missing.
+    parameters: number of weights; None if the file cannot be read.
   """
 
   name: str
@@ -29,10 +29,10 @@ class Part(NamedTuple):
 
 
 def list_parts(folder: Path) -> list[Part]:
-  """The components that `bundle.json` names, by what their files say at their heads.
+  """Returns the components listed in `bundle.json`, described by the headers of their files.
 
   Raises:
-    BundleError: `bundle.json` cannot be read or names none.
+    BundleError: `bundle.json` cannot be read or lists no components.
   """
   found = []
   for name, entry in _components(folder, read_manifest(folder)).items():
@@ -44,10 +44,10 @@ def list_parts(folder: Path) -> list[Part]:
 
 
 def find_damage(folder: Path) -> list[str]:
-  """Everything that is wrong with a bundle, a sentence each; nothing where it is whole and loads.
+  """Returns one sentence for each error in a bundle; empty if it is complete and loads.
 
-  Each component's weights are compared with the hash in `bundle.json`, also where an earlier one is
-  damaged; then the bundle is loaded, which finds out whether its parts belong together.
+  The weights of every component are compared with their hash in `bundle.json`. If all match, the
+  bundle is loaded to check that its parts fit together.
   """
   try:
     manifest = migration.migrate(folder, read_manifest(folder))
@@ -55,7 +55,7 @@ def find_damage(folder: Path) -> list[str]:
   except BundleError as error:
     return [str(error)]
   except (KeyError, TypeError, AttributeError, ConfigError):
-    return _load_error(folder)  # says it
+    return _load_error(folder)  # describes the error
   wrong = []
   for name, entry in components.items():
     path = folder / f"{name}.safetensors"
@@ -74,7 +74,7 @@ def find_damage(folder: Path) -> list[str]:
 
 
 def folder_size(folder: Path) -> int:
-  """Bytes of all files of a bundle."""
+  """Returns the total size in bytes of the files of a bundle."""
   return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
@@ -94,7 +94,7 @@ def _components(folder: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _count_parameters(path: Path) -> int | None:
-  """From the JSON at the head of a safetensors file, without reading the weights."""
+  """Counts the weights in the header of a safetensors file, without reading them."""
   try:
     with open(path, "rb") as file:
       (length,) = struct.unpack("<Q", file.read(8))

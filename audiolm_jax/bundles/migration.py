@@ -1,10 +1,10 @@
-"""Manifests of earlier formats as those of today.
+"""Converts the manifests of earlier formats to the current one.
 
-format  what it was
-1       the token hash was over all weights of the tokenizers, the codec's decoder included, and
-        no tokenizer had a hash of its own
-2       the token hash leaves the decoder out; each component has the hash of its weights
-3       the list of stages is in the order in which they sample, with the kind of each
+format  description
+1       the token hash covers all weights of the tokenizers, including the codec's decoder;
+        tokenizers have no hash of their own
+2       the token hash excludes the decoder; each component has a hash of its weights
+3       the stages are listed in sampling order, each with its kind
 """
 
 import copy
@@ -26,14 +26,15 @@ FORMAT_VERSION = 3
 
 
 def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-  """The manifest as a bundle of `FORMAT_VERSION` has it; the files stay as they are.
+  """Returns the manifest in the format of `FORMAT_VERSION`. The files do not change.
 
   Args:
-    folder: of the bundle; hashes that an earlier format lacks are taken from its weights, once
-      those are found to be the ones that the bundle was written with.
-    manifest: the content of `bundle.json`, of any version from 1 on.
+    folder: the bundle's folder. Hashes that an earlier format lacks are computed from its weights
+      after these match the hash in the manifest.
+    manifest: the content of `bundle.json`, of version 1 or later.
+
   Raises:
-    BundleError: a version from the future, or none; weights that are not the bundle's.
+    BundleError: the version is unknown or missing, or the weights do not match the manifest.
   """
   version = manifest.get("format_version")
   while version != FORMAT_VERSION:
@@ -69,7 +70,7 @@ def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   manifest["token_hash"] = token_hash(codec, semantic)
   for name in manifest["stages"]:
     stage = components[f"{name}_stage"]
-    if stage["token_hash"] == old:  # of other tokens it stays, and is refused by name
+    if stage["token_hash"] == old:  # loading rejects a stage with any other hash by its name
       stage["token_hash"] = manifest["token_hash"]
   manifest["format_version"] = 2
   return manifest
@@ -78,7 +79,7 @@ def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def _from_2(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   del folder
   stages = [{"name": name, "kind": "autoregressive"} for name in manifest["stages"]]
-  # A temperature could be stored of a stage of the paper that was left out.
+  # Format 2 allowed temperatures for stages of the paper that the bundle does not contain.
   absent = {"semantic", "coarse", "fine"} - {stage["name"] for stage in stages}
   temperatures = {n: t for n, t in manifest.get("temperatures", {}).items() if n not in absent}
   return manifest | {"stages": stages, "temperatures": temperatures, "format_version": 3}

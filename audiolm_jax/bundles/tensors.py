@@ -1,4 +1,4 @@
-"""Nested parameters to safetensors files and back, and a hash of what they hold."""
+"""Reads and writes nested parameters as safetensors files, and hashes them."""
 
 import enum
 import hashlib
@@ -14,16 +14,17 @@ from audiolm_jax.core.errors import BundleError
 
 Params = Mapping[str, Any]
 
-_LEAST_FLOAT16_SCALE = 2.0**-14  # below it float16 has fewer bits
+_LEAST_FLOAT16_SCALE = 2.0**-14  # smaller float16 values are subnormal and less precise
 _BLOCK = 64
-_LEAST_INT8 = 1024  # what is smaller saves nothing
+_LEAST_INT8 = 1024  # weights; int8 does not make smaller arrays smaller
 _SCALE = ":scale"
 
 
 class Storage(enum.StrEnum):
-  """How wide weights are stored; they are always loaded as float32.
+  """The number format of stored weights. Weights are always loaded as float32.
 
-  INT8 stores matrices in whole numbers with one scale for each 64, the rest as FLOAT16.
+  INT8 stores matrices as 8-bit integers with one scale per 64 weights, and all other weights as
+  FLOAT16.
   """
 
   FLOAT32 = "float32"
@@ -32,7 +33,7 @@ class Storage(enum.StrEnum):
 
 
 def flatten_params(params: Params) -> dict[str, np.ndarray]:
-  """Nested parameters as one level of arrays, sorted, the keys joined with "/"."""
+  """Returns nested parameters as a flat, sorted dictionary whose keys are joined with "/"."""
   flat: dict[str, np.ndarray] = {}
 
   def walk(node: Params, prefix: str) -> None:
@@ -49,7 +50,7 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
 
 
 def unflatten_params(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """The inverse of `flatten_params`."""
+  """Returns the nested parameters that `flatten_params` flattened."""
   params: dict[str, Any] = {}
   for name, value in flat.items():
     *folders, leaf = name.split("/")
@@ -61,7 +62,7 @@ def unflatten_params(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def hash_params(params: Params) -> str:
-  """16 hexadecimal digits that change with any weight, not with how wide it is stored."""
+  """Returns 16 hexadecimal digits that depend on every weight but not on its storage format."""
   digest = hashlib.sha256()
   for name, value in flatten_params(params).items():
     digest.update(f"\n{name} {value.dtype} {value.shape} ".encode())
@@ -70,16 +71,16 @@ def hash_params(params: Params) -> str:
 
 
 def as_stored(params: Params, storage: Storage) -> dict[str, Any]:
-  """The parameters as a file written with `storage` gives them back.
+  """Returns the parameters as they are read from a file written with `storage`.
 
   Raises:
-    BundleError: a weight beyond float16's range.
+    BundleError: a weight is beyond the range of float16.
   """
   return _unpack(_pack(params, storage))
 
 
 def survives(params: Params, storage: Storage) -> bool:
-  """Whether a file written with `storage` holds every weight exactly."""
+  """Returns whether `storage` preserves every weight exactly."""
   try:
     return hash_params(as_stored(params, storage)) == hash_params(params)
   except BundleError:
@@ -87,13 +88,13 @@ def survives(params: Params, storage: Storage) -> bool:
 
 
 def encode_tensors(params: Params, storage: Storage = Storage.FLOAT32) -> bytes:
-  """The content of a safetensors file."""
+  """Returns the parameters as the bytes of a safetensors file."""
   flat = _pack(params, storage)
   return safetensors.numpy.save({key: np.asarray(v, order="C") for key, v in flat.items()})
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-  """The nested parameters of a safetensors file, floats as float32.
+  """Returns the nested parameters of a safetensors file, with floats as float32.
 
   Raises:
     BundleError: the file is missing or damaged.
@@ -109,7 +110,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def is_beside_weights(name: str) -> bool:
-  """Whether an entry of a safetensors file is no weights: a scale of INT8, or the file's notes."""
+  """Returns whether an entry of a safetensors file is an INT8 scale or metadata, not a weight."""
   return name.endswith(_SCALE) or name == "__metadata__"
 
 
@@ -136,7 +137,7 @@ def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Whole numbers in -127..127, and what each block of them counts in."""
+  """Returns the weights as integers in -127..127, and the scale of each block of 64."""
   blocks = _in_blocks(value)
   scale = _narrow(np.abs(blocks).max(axis=1) / np.float32(127))
   steps = np.where(scale > 0, scale, 1).astype(np.float32)[:, None]
@@ -145,10 +146,11 @@ def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _narrow(scale: np.ndarray) -> np.ndarray:
-  """Scales as storing them again will find them, in float16 where all are in its normal range.
+  """Returns scales that do not change when loaded weights are stored again.
 
-  The largest weight read back is 127 times the scale, rounded; a scale that has been there and
-  back once comes back the same ever after, as does every one of float16.
+  The scales are float16 if all of them are in its normal range. Storing loaded weights again
+  computes each scale from the rounded product of 127 and the scale. This function applies that
+  rounding once; applying it again changes nothing, and it does not change float16 scales.
   """
   scale = np.float32(127) * scale / np.float32(127)
   least = np.min(scale, where=scale > 0, initial=np.inf)

@@ -1,4 +1,4 @@
-"""Token files of a bundle's tokens."""
+"""Creates token files from the tokens of a bundle."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from audiolm_jax.io.token_file import TokenFile
 
 
 def of_bundle(bundle: Bundle, tokens: Record) -> TokenFile:
-  """Tokens of one clip, as the bundle's tokenizers make them."""
+  """Returns a token file of one clip that the bundle's tokenizers encoded."""
   return TokenFile(
     tokens=tokens,
     streams={key: bundle.streams[key] for key in tokens},
@@ -19,7 +19,7 @@ def of_bundle(bundle: Bundle, tokens: Record) -> TokenFile:
 
 
 def of_sample(bundle: Bundle, tokens: Record) -> TokenFile:
-  """Tokens of one clip that a bundle's stages made; what they collapse has no rate."""
+  """Returns a token file of one sampled clip. Streams with collapsed repeats have no rate."""
   streams = bundle.streams | {
     key: stream
     for stage in bundle.stages.values()

@@ -1,4 +1,4 @@
-"""What is tokenized in one go and becomes one file of a token store."""
+"""Audio shards: clips that are tokenized together and become one file of a token store."""
 
 import collections
 import dataclasses
@@ -16,18 +16,18 @@ from audiolm_jax.data.manifest import Clip, read_clip
 T = TypeVar("T")
 R = TypeVar("R")
 
-_BYTES_PER_SECOND = 32_000  # of 16-bit samples at 16 kHz, where nothing says how long a file is
+_BYTES_PER_SECOND = 32_000  # 16-bit samples at 16 kHz, for files of unknown length
 
 
-class Heard(NamedTuple):
+class DecodedClip(NamedTuple):
   """A clip and its waveform, float32 [samples]."""
 
   clip: Clip
   waveform: Float[np.ndarray, " samples"]
 
 
-class Unheard(NamedTuple):
-  """A clip that cannot be read, and why."""
+class FailedClip(NamedTuple):
+  """A clip that cannot be read, and the reason."""
 
   clip: Clip
   reason: str
@@ -35,37 +35,37 @@ class Unheard(NamedTuple):
 
 @runtime_checkable
 class Shard(Protocol):
-  """Some clips that can be read one after the other; small itself, and can be pickled."""
+  """A group of clips that can be read in sequence. A shard is small and can be pickled."""
 
   @property
   def key(self) -> list[str]:
-    """What names its file."""
+    """The strings from which `token_shards.shard_name` derives the file name."""
     ...
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
-    """Each clip at `sample_rate` Hz, at most `ahead` of them in memory beside the one given."""
+  def read(self, sample_rate: int, ahead: int) -> Iterator[DecodedClip | FailedClip]:
+    """Yields each clip at `sample_rate` Hz, with at most `ahead` further clips in memory."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipShard:
-  """Files of a folder or manifest."""
+  """A shard of files of a folder or manifest."""
 
   clips: tuple[Clip, ...]
 
   @property
   def key(self) -> list[str]:
-    """The ids of its clips."""
+    """The sorted ids of the clips."""
     return sorted(clip.id for clip in self.clips)
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
-    """Reads `ahead` files at a time."""
+  def read(self, sample_rate: int, ahead: int) -> Iterator[DecodedClip | FailedClip]:
+    """Yields each clip, while up to `ahead` files are read in parallel."""
 
-    def read(clip: Clip) -> Heard | Unheard:
+    def read(clip: Clip) -> DecodedClip | FailedClip:
       try:
-        return Heard(clip, read_clip(clip, sample_rate))
+        return DecodedClip(clip, read_clip(clip, sample_rate))
       except AudioError as error:
-        return Unheard(clip, str(error))
+        return FailedClip(clip, str(error))
 
     with ThreadPoolExecutor(max(1, ahead)) as pool:
       yield from _in_order(pool, read, self.clips, ahead)
@@ -76,11 +76,11 @@ class TaskShard:
   """A part of the source of a SeqIO task, whose examples have `id`, `speaker` and `waveform`.
 
   Attributes:
-    module: registers the task on import.
-    task: its name.
+    module: module that registers the task on import.
+    task: name of the task.
     split: of the source.
-    index: of this part,
-    count: of so many.
+    index: of this part.
+    count: number of parts.
   """
 
   module: str
@@ -91,34 +91,35 @@ class TaskShard:
 
   @property
   def key(self) -> list[str]:
-    """The part itself, since its clips are not known before it is read."""
+    """The description of the part, because its clips are unknown before it is read."""
     return [self.task, self.split, str(self.index), str(self.count)]
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[Heard | Unheard]:
-    """Goes through the part; `ahead` is the source's own business."""
+  def read(self, sample_rate: int, ahead: int) -> Iterator[DecodedClip | FailedClip]:
+    """Yields the clips of the part; `ahead` is ignored, since the source has its own buffers."""
     del ahead
     import seqio
 
-    from audiolm_jax.data.seqio_batches import speaking_errors
+    from audiolm_jax.data.seqio_batches import unwrapped_errors
 
     source = task_source(self.module, self.task, sample_rate)
     part = seqio.ShardInfo(self.index, self.count)
-    with speaking_errors():
+    with unwrapped_errors():
       dataset = source.get_dataset(self.split, shuffle=False, shard_info=part)
       for example in dataset.as_numpy_iterator():
         speaker = example["speaker"].decode() or None
         clip = Clip(example["id"].decode(), "", self.split, speaker)
-        yield Heard(clip, example["waveform"])
+        yield DecodedClip(clip, example["waveform"])
     for clip_id, reason in source.skipped_in(self.split, part).items():
-      yield Unheard(Clip(clip_id, "", self.split), reason)
+      yield FailedClip(Clip(clip_id, "", self.split), reason)
 
 
 def shards_of_clips(
   clips: Iterable[Clip], clips_per_shard: int, seconds_per_shard: float
 ) -> Iterator[ClipShard]:
-  """Clips in their order, cut where a shard has enough of them or of audio.
+  """Yields consecutive clips as shards, each full when it reaches either limit.
 
-  Where nothing says how long a file is, its size tells, taken as 16-bit samples at 16 kHz.
+  The length of a file without a known duration is estimated from its size, as 16-bit samples at
+  16 kHz.
   """
   waiting: list[Clip] = []
   seconds = 0.0
@@ -135,10 +136,12 @@ def shards_of_clips(
 def shards_of_task(
   module: str, task: str, sample_rate: int, clips_per_shard: int
 ) -> Iterator[TaskShard]:
-  """Parts of about `clips_per_shard` clips of the source of a SeqIO task, always the same ones.
+  """Yields parts of about `clips_per_shard` clips of the source of a SeqIO task.
+
+  The same arguments always give the same parts.
 
   Raises:
-    DataError: no such task, or one without waveforms at `sample_rate`.
+    DataError: the task does not exist, or has no waveforms at `sample_rate`.
   """
   source = task_source(module, task, sample_rate)
   for split in source.splits:
@@ -148,7 +151,11 @@ def shards_of_task(
 
 
 def task_source(module: str, task: str, sample_rate: int) -> Any:
-  """The source of a SeqIO task; `shards_of_task` says what is raised."""
+  """Returns the source of a SeqIO task.
+
+  Raises:
+    DataError: the task does not exist, or has no waveforms at `sample_rate`.
+  """
   import seqio
 
   from audiolm_jax.data import sources
@@ -160,17 +167,17 @@ def task_source(module: str, task: str, sample_rate: int) -> Any:
       f"--module {module} cannot be imported ({error}); name the module that registers {task}"
     ) from error
   if task not in seqio.TaskRegistry.names():
-    there = ", ".join(sorted(seqio.TaskRegistry.names())) or "none"
-    raise DataError(f"{module} registers no task {task!r}; registered are: {there}")
+    known = ", ".join(sorted(seqio.TaskRegistry.names())) or "none"
+    raise DataError(f"{module} registers no task {task!r}; registered are: {known}")
   source: Any = seqio.TaskRegistry.get(task).source
   if not isinstance(source, sources.WaveformDataSource):
     raise DataError(
-      f"the source of {task} is a {type(source).__name__} and gives no waveforms; name a task of "
+      f"the source of {task} is a {type(source).__name__}, which has no waveforms; name a task of "
       "audio files or of a TFDS data set"
     )
   if source.sample_rate != sample_rate:
     raise DataError(
-      f"{task} is read at {source.sample_rate} Hz, the tokenizers want {sample_rate} Hz; register "
+      f"{task} is read at {source.sample_rate} Hz, the tokenizers need {sample_rate} Hz; register "
       "it with the same bundle or sample rate"
     )
   return source
@@ -179,7 +186,7 @@ def task_source(module: str, task: str, sample_rate: int) -> Any:
 def _in_order(
   pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], ahead: int
 ) -> Iterator[R]:
-  """The result of each item, at most `ahead` of them in memory beside the one given."""
+  """Yields the result of each item in order, with at most `ahead` further results in memory."""
   waiting: collections.deque[Future[R]] = collections.deque()
   try:
     for item in items:

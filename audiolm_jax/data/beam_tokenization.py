@@ -1,10 +1,10 @@
-"""The same token store by Apache Beam: shards are spread over workers, on any of its runners.
+"""Writes token stores with Apache Beam, which distributes shards over the workers of any runner.
 
-    what to tokenize ──▶ shards that are not there yet ──▶ one file each ──▶ store.json
-     (one element)           (a worker lists them)          (all workers)     (one worker)
+         job         ──▶       missing shards        ──▶  one file each  ──▶  store.json
+     (one element)        (one worker lists them)         (all workers)      (one worker)
 
-The pipeline is of one size for any corpus and ends by itself, whether or not who started it still
-waits. Whoever is killed loses the shards it was at; the same command makes those and no others.
+The pipeline has the same steps for any corpus and finishes even if the program that started it has
+ended. A killed run loses only its unfinished shards. Rerun the same command to create them.
 """
 
 import contextlib
@@ -31,20 +31,21 @@ from audiolm_jax.io import storage
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What every worker must know.
+  """The settings of a run, which every worker receives.
 
   Attributes:
-    bundle: name, folder or URL that every worker can load.
-    output_dir: of the store; every worker writes there.
-    source: folder or manifest, see `manifest.list_clips`; None where there is a task.
-    task: name of a SeqIO task, whose source is tokenized.
-    module: registers the task on import.
+    bundle: name, folder or URL of a bundle that every worker can load.
+    output_dir: folder of the store, to which every worker writes.
+    source: folder or manifest, see `manifest.list_clips`; None if `task` is given.
+    task: name of a SeqIO task whose source is tokenized.
+    module: module that registers the task on import.
     layout: of a folder, see `manifest.list_clips`.
-    valid_fraction: of a corpus that has no splits of its own.
-    max_skipped_fraction: share of unreadable clips past which the store is not finished.
-    clips_per_shard: at most; about half an hour of audio at most where lengths are known.
+    valid_fraction: validation share of a corpus without splits.
+    max_skipped_fraction: largest share of unreadable clips with which the store is complete.
+    clips_per_shard: largest number of clips per file, of about half an hour of audio at most if
+      lengths are known.
     batch_size: see `tokenization.tokenize_shard`.
-    num_workers: batches that a worker tokenizes at a time, and files it reads ahead.
+    num_workers: number of batches that a worker tokenizes in parallel, and of files it reads ahead.
   """
 
   bundle: str
@@ -61,32 +62,35 @@ class Job:
 
 
 def tokenize_corpus(job: Job, runner: str, beam_options: str = "") -> tokenization.Tokenized:
-  """Runs the job to its end.
+  """Runs a job and waits for its end.
 
   Args:
+    job: the job to run.
     runner: name of a Beam runner.
-    beam_options: its options, as on a command line.
+    beam_options: options of the runner, as on a command line.
+
   Raises:
-    DataError: no clips, too many unreadable ones, a store of other tokenizers, or a failed run.
+    DataError: the corpus has no clips or too many unreadable ones, the store is of other
+      tokenizers, or the run failed.
   """
   began = time.monotonic()
   tokenizers = _load(job.bundle)
   before = sum(tokenization.open_writer(tokenizers, job.output_dir).info.hours.values())
-  next(_missing_shards(job, tokenizers), None)  # what is wrong with the source is said here
-  # By its name alone, DirectRunner would first look for an engine to download.
+  next(_missing_shards(job, tokenizers), None)  # reports errors of the source before the run
+  # Given by name, DirectRunner would first try to download another engine.
   engine = FnApiRunner() if runner == "DirectRunner" else runner
-  with _speaking_errors(), beam.Pipeline(engine, _options(beam_options)) as pipeline:
+  with _unwrapped_errors(), beam.Pipeline(engine, _options(beam_options)) as pipeline:
     build(pipeline, job)
   info = token_store.read_info(job.output_dir)
   tokenization.check_skipped(info, job.max_skipped_fraction)
   if not info.complete:
-    raise DataError(f"{job.output_dir} is unfinished: {runner} ended before its pipeline did")
+    raise DataError(f"{job.output_dir} is unfinished: {runner} returned before its pipeline ended")
   seconds = 3600 * (sum(info.hours.values()) - before)
   return tokenization.Tokenized(info, seconds, time.monotonic() - began)
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
-  """Adds the steps from the job to the finished store."""
+  """Adds the steps of a job to a pipeline."""
   once = Shared()
   skipped = (
     pipeline
@@ -95,12 +99,12 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     | "SpreadOut" >> beam.Reshuffle()
     | "Tokenize" >> beam.ParDo(_TokenizeShard(once, job))
   )
-  # Each shard says something, so that the last step waits for all of them.
+  # Every shard emits an element, so that the last step waits for all shards.
   _ = skipped | "Gather" >> beam.CombineGlobally(_merged) | "Finish" >> beam.ParDo(_Finish(job))
 
 
 class _ListShards(beam.DoFn):
-  """A job to the shards that are to be made."""
+  """Emits the missing shards of a job."""
 
   def __init__(self, once: Shared):
     self._once = once
@@ -110,7 +114,7 @@ class _ListShards(beam.DoFn):
 
 
 class _TokenizeShard(beam.DoFn):
-  """A shard to its file, and to what had to be skipped: ids with their reasons."""
+  """Writes the file of a shard and emits the reasons for skipped clips, by clip id."""
 
   def __init__(self, once: Shared, job: Job):
     self._once, self._job = once, job
@@ -141,7 +145,7 @@ class _TokenizeShard(beam.DoFn):
 
 
 class _Finish(beam.DoFn):
-  """Takes up all shards and says in `store.json` that the store is whole, if it is."""
+  """Lists all shards in `store.json` and marks the store as complete, if it is."""
 
   def __init__(self, job: Job):
     self._job = job
@@ -153,7 +157,7 @@ class _Finish(beam.DoFn):
       writer.skip(clip_id, reason)
     try:
       tokenization.check_skipped(writer.info, self._job.max_skipped_fraction)
-    except DataError:  # for whoever started this, and reads the store
+    except DataError:  # `tokenize_corpus` raises it again, from the saved store
       writer.save()
     else:
       writer.finish()
@@ -162,12 +166,12 @@ class _Finish(beam.DoFn):
 def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
   writer = tokenization.open_writer(tokenizers, job.output_dir)
   if job.task is not None:
-    there = token_shards.shard_files(job.output_dir)
+    existing = token_shards.shard_files(job.output_dir)
     sample_rate = tokenizers.codec.spec.sample_rate
     for shard in audio_shards.shards_of_task(
       job.module or "", job.task, sample_rate, job.clips_per_shard
     ):
-      if token_shards.shard_name(shard.key) not in there:
+      if token_shards.shard_name(shard.key) not in existing:
         yield shard
     return
   clips = manifest.list_clips(job.source or "", job.valid_fraction, job.layout)
@@ -182,7 +186,7 @@ def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _loaded_once(once: Shared, bundle: str) -> Any:
-  """The bundle, in this process only once."""
+  """Returns the bundle, which each process loads only once."""
   return once.acquire(lambda: _load(bundle), tag=bundle)
 
 
@@ -195,21 +199,21 @@ def _load(bundle: str) -> Any:
 
 
 def _options(beam_options: str) -> PipelineOptions:
-  said = io.StringIO()
+  stderr = io.StringIO()
   try:
-    with contextlib.redirect_stderr(said):  # argparse would print all of Beam's options
+    with contextlib.redirect_stderr(stderr):  # argparse would print all of Beam's options
       options = PipelineOptions(shlex.split(beam_options))
       options.get_all_options()
     return options
   except (ValueError, SystemExit) as error:
-    lines = said.getvalue().splitlines()
+    lines = stderr.getvalue().splitlines()
     reason = lines[-1].rpartition("error: ")[2] if lines else error
     raise UserError(f"--beam_options={beam_options!r} cannot be used: {reason}") from None
 
 
 @contextlib.contextmanager
-def _speaking_errors() -> Iterator[None]:
-  """Turns an error for the user, which a runner wrapped on its way back, into one again."""
+def _unwrapped_errors() -> Iterator[None]:
+  """Raises a `DataError` for an exception in which a runner wrapped an error for the user."""
   try:
     yield
   except UserError:

@@ -1,6 +1,6 @@
-"""Where batches come from: factories that a run calls once, cheap to make and to print.
+"""Factories of batches, which a run calls once. They are cheap to create and to print.
 
-Batch sizes count all processes; each process makes its own rows.
+Batch sizes are over all processes; each process creates its own rows.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
 @dataclasses.dataclass(frozen=True)
 class SeqioDataset:
-  """A SeqIO task or mixture; calling it imports seqio and TensorFlow.
+  """Batches of a SeqIO task or mixture. Calling it imports seqio and TensorFlow.
 
   Attributes:
-    mixture_or_task_name: as registered.
+    mixture_or_task_name: the registered name.
     task_feature_lengths: {"waveform": samples}; None for a stage.
-    spec: of the stage whose examples the task makes; None for waveforms.
+    spec: of the stage whose examples the task produces; None for waveforms.
     split: of the task.
     batch_size: examples per step.
-    seed: of order and crops.
-    use_cached: read what `seqio_cache_tasks` wrote.
-    shuffle: the order of the examples.
-    num_epochs: None for endless.
-    module: imported first, for the tasks it registers; None where gin has done so.
+    seed: of the order and the crops.
+    use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
+    shuffle: whether to shuffle the examples.
+    num_epochs: None for endless batches.
+    module: module to import first, which registers the task; None if gin imports it.
   """
 
   mixture_or_task_name: str
@@ -51,17 +51,17 @@ class SeqioDataset:
     if (self.spec is None) == (lengths is None) or set(lengths or {"waveform"}) != {"waveform"}:
       raise ConfigError(
         f"TASK_FEATURE_LENGTHS is {lengths}; give {{'waveform': samples}} for codec and semantic "
-        "training, and none for a stage, which knows the lengths of its examples"
+        "training, and none for a stage, whose specification defines the lengths"
       )
 
   def batch_shapes(self) -> BatchShapes:
-    """What all processes' batches look like together."""
+    """Returns the shapes of the global batch, over all processes."""
     if self.spec is not None:
       return _examples(self.batch_size, self.spec)
     return _waveforms(self.batch_size, (self.task_feature_lengths or {})["waveform"])
 
   def __call__(self) -> Batches:
-    """The batches of this process."""
+    """Returns the batches of this process."""
     from audiolm_jax.data.seqio_batches import SeqioBatches
 
     if self.module:
@@ -85,20 +85,20 @@ class SeqioDataset:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryAudio:
-  """Crops of a corpus of sound that fits in memory; needs neither seqio nor TensorFlow.
+  """Crops of an audio corpus that fits in memory. Needs neither seqio nor TensorFlow.
 
   Attributes:
     source: folder of audio files or `.jsonl` manifest.
     crop_seconds: length of an example.
     split: of the corpus.
     batch_size: examples per step.
-    seed: of order and crops.
+    seed: of the order and the crops.
     sample_rate: Hz.
-    gain_db: lowest and highest random gain, or None.
-    num_epochs: None for endless random crops; 1 for held-out windows that do not move.
-    max_skipped_fraction: share of unreadable clips past which to give up.
-    labels: what the manifest's field `label` may say; examples then have a feature `label`, the
-      place in this list.
+    gain_db: lowest and highest random gain; None does not change the level.
+    num_epochs: None for endless random crops; 1 for fixed windows, for evaluation.
+    max_skipped_fraction: largest accepted share of unreadable clips.
+    labels: possible values of the manifest's field `label`. If not empty, examples have a feature
+      `label`, the index in this tuple.
   """
 
   source: str
@@ -113,14 +113,14 @@ class InMemoryAudio:
   labels: tuple[str, ...] = ()
 
   def batch_shapes(self) -> BatchShapes:
-    """What all processes' batches look like together."""
+    """Returns the shapes of the global batch, over all processes."""
     shapes = _waveforms(self.batch_size, round(self.crop_seconds * self.sample_rate))
     if self.labels:
       shapes["label"] = jax.ShapeDtypeStruct((self.batch_size,), np.int32)
     return shapes
 
   def __call__(self) -> Batches:
-    """The batches of this process."""
+    """Returns the batches of this process."""
     return in_memory.InMemoryWaveforms(
       self.source,
       self.split,
@@ -138,16 +138,16 @@ class InMemoryAudio:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryTokens:
-  """Crops of a token store, as one stage reads them; needs neither seqio nor TensorFlow.
+  """Crops of a token store, as one stage reads them. Needs neither seqio nor TensorFlow.
 
   Attributes:
-    folder: that `cache_tokens` wrote.
+    folder: token store that `cache_tokens` wrote.
     spec: of the stage.
     split: of the corpus.
     batch_size: examples per step.
-    seed: of order and crops.
-    token_hash: of the tokenizers wanted; None takes any.
-    num_epochs: None for endless random crops; 1 for held-out windows that do not move.
+    seed: of the order and the crops.
+    token_hash: of the required tokenizers; None accepts any.
+    num_epochs: None for endless random crops; 1 for fixed windows, for evaluation.
   """
 
   folder: str
@@ -159,11 +159,11 @@ class InMemoryTokens:
   num_epochs: int | None = None
 
   def batch_shapes(self) -> BatchShapes:
-    """What all processes' batches look like together."""
+    """Returns the shapes of the global batch, over all processes."""
     return _examples(self.batch_size, self.spec)
 
   def __call__(self) -> Batches:
-    """The batches of this process."""
+    """Returns the batches of this process."""
     return in_memory.InMemoryTokens(
       self.folder,
       self.spec,
@@ -191,7 +191,7 @@ def _examples(rows: int, spec: StageSpec) -> BatchShapes:
 
 
 def _shard_here(batch_size: int) -> tuple[int, int]:
-  """Index of this process, and how many there are."""
+  """Returns the index of this process and the number of processes."""
   if batch_size % jax.process_count():
     raise ConfigError(
       f"BATCH_SIZE {batch_size} cannot be split over {jax.process_count()} processes"

@@ -1,7 +1,7 @@
-"""Training examples from clips: random crops whose place depends on nothing but their seed.
+"""Creates training examples from clips: random crops whose positions depend only on a seed.
 
-Pure numpy. A seed is a pair of integers; the SeqIO tasks and the in-memory readers call the same
-functions, so that the same seed is the same crop in both.
+This module needs only numpy. A seed is a pair of integers. The SeqIO tasks and the in-memory
+readers call the same functions, so that the same seed gives the same crop in both.
 """
 
 import itertools
@@ -19,38 +19,38 @@ from audiolm_jax.lm.stage import Example, StageSpec
 
 Seed = tuple[int, int]
 
-_CROP, _GAIN = 0, 1  # one stream of random numbers for each decision
+_CROP, _GAIN = 0, 1  # separate streams of random numbers
 
 
 class WaveformCrop(NamedTuple):
-  """A crop and how many of its samples, from the first, come from the clip."""
+  """A crop, and the number of its samples before the zero padding."""
 
   waveform: Float[np.ndarray, " num_samples"]
   length: int
 
 
 def generator(seed: Seed, stream: int = 0) -> np.random.Generator:
-  """A fresh generator of a pair of integers, the same on every machine.
+  """Returns a new random generator, the same on every machine.
 
   Args:
-    seed: each integer counts modulo 2**64.
-    stream: separate numbers from the same seed.
+    seed: pair of integers, taken modulo 2**64.
+    stream: selects one of several independent generators with the same seed.
   """
   key = [int(s) % 2**64 for s in seed]
   return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
 
 
 def crop_start(length: int, crop: int, seed: Seed) -> int:
-  """First index of a random crop, every whole one equally likely; 0 where the clip is shorter."""
+  """Returns the first index of a random crop, uniform over all full crops; 0 for shorter clips."""
   return int(generator(seed, _CROP).integers(0, max(0, length - crop) + 1))
 
 
 def crop_waveform(
   waveform: Float[np.ndarray, " samples"], num_samples: int, seed: Seed
 ) -> WaveformCrop:
-  """A random crop of exactly `num_samples`; a shorter clip is kept whole and zero padded.
+  """Returns a random crop of `num_samples`; a shorter clip is padded with zeros.
 
-  Works on 16-bit samples as well, which stay 16-bit.
+  16-bit samples remain 16-bit samples.
   """
   start = crop_start(len(waveform), num_samples, seed)
   crop = waveform[start : start + num_samples]
@@ -62,10 +62,12 @@ def crop_waveform(
 def jitter_gain(
   waveform: Float[np.ndarray, " samples"], gain_db: tuple[float, float], seed: Seed
 ) -> Float[np.ndarray, " samples"]:
-  """The waveform at a random level; one that would clip is made just loud enough not to.
+  """Returns the waveform with a random gain, limited so that its peak does not exceed 1.
 
   Args:
-    gain_db: lowest and highest gain in dB, uniform in between.
+    waveform: [samples].
+    gain_db: lowest and highest gain in dB; the gain is uniform between them.
+    seed: of the gain.
   """
   gain = 10.0 ** (generator(seed, _GAIN).uniform(*gain_db) / 20.0)
   peak = float(np.max(np.abs(waveform), initial=0.0))
@@ -73,32 +75,36 @@ def jitter_gain(
 
 
 def to_pcm16(waveform: Float[np.ndarray, "*shape"]) -> Int16[np.ndarray, "*shape"]:
-  """16-bit samples of a waveform in [-1, 1]; exact where it came from a 16-bit file."""
+  """Returns the 16-bit samples of a waveform in [-1, 1]; exact for audio of 16-bit files."""
   return np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767).astype(np.int16)
 
 
 def from_pcm16(pcm: Int16[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-  """The waveform of 16-bit samples, float32 in [-1, 1)."""
+  """Returns 16-bit samples as a float32 waveform in [-1, 1)."""
   return pcm.astype(np.float32) / np.float32(32768)
 
 
 def num_crops(length: float, crop: float) -> int:
-  """How many crops of a clip make an epoch, so that each second of a corpus counts alike."""
+  """Returns the crops per clip and epoch that weight all seconds of a corpus equally."""
   return max(1, round(length / crop))
 
 
 def segments(num_samples: int, segment_samples: int) -> list[tuple[int, int]]:
-  """Start and end of consecutive parts of at most 1.5 and at least 0.5 `segment_samples`."""
+  """Returns the bounds of consecutive parts of 0.5 to 1.5 times `segment_samples`.
+
+  A shorter clip is one part.
+  """
   count = num_crops(num_samples, segment_samples)
   bounds = [i * segment_samples for i in range(count)] + [num_samples]
   return list(itertools.pairwise(bounds))
 
 
 def crop_tokens(spec: StageSpec, record: Record, seed: Seed) -> Record:
-  """A random crop as long as the stage's examples: the same stretch of time in all its streams.
+  """Returns a random crop that covers the same time span in all streams of the stage.
 
-  It starts where a step of each stream starts (at 25 Hz and 50 Hz: on every step of 25 Hz), each
-  such place equally likely. A shorter clip is kept whole, as is any of a stage without crops.
+  The crop has the length of the stage's examples. It starts where a step of every stream starts (at
+  25 Hz and 50 Hz: at any step of 25 Hz), with a uniform distribution. Shorter clips, and all clips
+  of a stage without crops, are returned whole.
   """
   grid = _Grid.of(spec)
   start = crop_start(grid.whole_cells(record), grid.crop_cells, seed)
@@ -106,13 +112,13 @@ def crop_tokens(spec: StageSpec, record: Record, seed: Seed) -> Record:
 
 
 def token_cells(spec: StageSpec, record: Record) -> tuple[int, int]:
-  """Length of a clip and of a crop in the cells in which crops start; see `num_crops`."""
+  """Returns the lengths of a clip and of a crop for `num_crops`, in cells of the time grid."""
   grid = _Grid.of(spec)
   return grid.whole_cells(record), grid.crop_cells
 
 
 def token_windows(spec: StageSpec, record: Record) -> list[Record]:
-  """Consecutive crops that cover the clip's whole cells, the last one shorter."""
+  """Returns consecutive crops that cover the clip; the last one may be shorter."""
   grid = _Grid.of(spec)
   return [
     grid.cut(record, start) for start in range(0, max(1, grid.whole_cells(record)), grid.crop_cells)
@@ -125,7 +131,13 @@ def waveform_example(
   seed: Seed,
   gain_db: tuple[float, float] | None = None,
 ) -> Example:
-  """Features of one random crop of 16-bit samples, at a random level where `gain_db` is given.
+  """Returns the features of one random crop of 16-bit samples.
+
+  Args:
+    pcm: 16-bit samples [samples].
+    num_samples: length of the crop.
+    seed: of the crop and the gain.
+    gain_db: lowest and highest random gain in dB; None does not change the level.
 
   Returns:
     `waveform` float32 [num_samples], zero padded; `length` int32, the samples before the padding.
@@ -138,12 +150,12 @@ def waveform_example(
 
 
 def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
-  """Model features of one random crop, as the stage lays them out."""
+  """Returns the model features of one random crop for a stage."""
   return spec.example(crop_tokens(spec, record, seed))
 
 
 def stack(examples: Sequence[Example]) -> Example:
-  """A batch of examples with the same features."""
+  """Returns a batch of examples that have the same features."""
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
@@ -152,8 +164,8 @@ class _Grid(NamedTuple):
 
   Attributes:
     spec: of the stage.
-    steps: tokens per cell of each stream; empty where a clip is one cell, as a whole.
-    crop_cells: cells of a crop.
+    steps: tokens per cell of each stream; empty if the whole clip is one cell.
+    crop_cells: number of cells of a crop.
   """
 
   spec: StageSpec
@@ -170,7 +182,7 @@ class _Grid(NamedTuple):
       for key, stream in spec.streams.items()
       if stream.rate is not None
     }
-    # The shortest time that holds whole steps of all streams.
+    # The shortest time that is a whole number of steps of every stream.
     cell = Fraction(
       math.lcm(*(rate.denominator for rate in rates.values())),
       math.gcd(*(rate.numerator for rate in rates.values())),
@@ -183,8 +195,8 @@ class _Grid(NamedTuple):
     for key in self.spec.streams:
       if record.get(key) is None:
         raise DataError(
-          f"the {self.spec.name} stage needs the stream {key}, and the clip has none; make the "
-          "tokens with it"
+          f"the {self.spec.name} stage needs the stream {key}, which the clip does not have; "
+          "tokenize the corpus with it"
         )
     return min((len(record[key]) // count for key, count in self.steps.items()), default=1)
 

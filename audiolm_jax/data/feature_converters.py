@@ -1,4 +1,4 @@
-"""From the features of a SeqIO task to those of a model."""
+"""Converts the features of a SeqIO task to those of a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ FeatureSpec = seqio.FeatureConverter.FeatureSpec
 
 
 class StageFeatureConverter(seqio.FeatureConverter):
-  """Examples of a stage, which are the features of its model already."""
+  """Passes on the examples of a stage, which already are the features of its model."""
 
   TASK_FEATURES: Mapping[str, FeatureSpec] = {}
   MODEL_FEATURES: Mapping[str, FeatureSpec] = {}
@@ -27,11 +27,11 @@ class StageFeatureConverter(seqio.FeatureConverter):
 
   @classmethod
   def lengths(cls, spec: StageSpec) -> dict[str, Any]:
-    """`task_feature_lengths` of the stage's examples."""
+    """Returns the `task_feature_lengths` of the stage's examples."""
     return {name: _lengths(feature) for name, feature in spec.features().items()}
 
   def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the task."""
+    """Returns the lengths of the task's features."""
     return dict(task_feature_lengths)
 
   def _convert_features(
@@ -42,7 +42,7 @@ class StageFeatureConverter(seqio.FeatureConverter):
 
 
 class WaveformFeatureConverter(seqio.FeatureConverter):
-  """Crops to {"waveform": float32 [samples], "length": int32}, zero padded to the asked length."""
+  """Pads crops with zeros: {"waveform": float32 [samples], "length": int32}."""
 
   TASK_FEATURES = {"waveform": FeatureSpec(dtype=tf.float32)}
   MODEL_FEATURES = {
@@ -55,7 +55,7 @@ class WaveformFeatureConverter(seqio.FeatureConverter):
     super().__init__(pack=False)
 
   def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
-    """Samples of the padded waveform; `length` is a scalar."""
+    """Returns the samples of the padded waveform, and 1 for the scalar `length`."""
     return {"waveform": task_feature_lengths["waveform"], "length": 1}
 
   def _convert_features(
@@ -72,7 +72,7 @@ class WaveformFeatureConverter(seqio.FeatureConverter):
 
 
 def _lengths(feature: Feature) -> Any:
-  """As SeqIO gives them: a number for one axis, several for more."""
+  """Returns lengths in the form of SeqIO: a number for one axis, a tuple for several."""
   return feature.shape[0] if len(feature.shape) == 1 else feature.shape or 1
 
 

@@ -1,7 +1,7 @@
-"""Batches from a corpus that fits in memory; numpy and soundfile only.
+"""Batches from a corpus that fits in memory, with numpy and soundfile only.
 
-A position is two integers (epoch, index), so that a resumed run sees exactly the batches it would
-have seen, and the same seed gives the same batches everywhere.
+A position is two integers (epoch, index), so that a resumed run receives exactly the batches of an
+uninterrupted one. The same seed gives the same batches on every machine.
 """
 
 import abc
@@ -21,21 +21,21 @@ from audiolm_jax.lm.stage import StageSpec
 
 
 class EpochUnit(enum.Enum):
-  """What occurs once in an epoch of training."""
+  """The unit that occurs once in an epoch of training."""
 
   CLIP = "clip"
-  CROP_LENGTH = "crop_length"  # a clip n crops long occurs n times: each second counts alike
+  CROP_LENGTH = "crop_length"  # a clip of n crop lengths occurs n times
 
 
 class InMemoryBatches(abc.ABC):
-  """Batches of examples, one per item.
+  """An iterator over batches of examples, one example per item.
 
-  Training (`num_epochs` None): endless; an epoch is a new order of the items, each a new random
-  crop, and batches go on over the end of an epoch. Evaluation: so many rounds over items that do
-  not move, in one shuffled order; a round's last batch is filled up from its own first items.
+  Training (`num_epochs` None) is endless. Every epoch has a new order of the items and new random
+  crops, and batches continue across the end of an epoch. Evaluation passes `num_epochs` times over
+  fixed items in one shuffled order; the last batch of a pass is filled with its first items.
 
-  Of several processes each makes its own rows of the same batches, which do not depend on how many
-  processes there are.
+  Each of several processes creates its own rows of the same global batches, which do not depend on
+  the number of processes.
   """
 
   def __init__(
@@ -58,15 +58,15 @@ class InMemoryBatches(abc.ABC):
 
   @abc.abstractmethod
   def _example(self, item: int, seed: Seed) -> Example:
-    """The example of one item."""
+    """Returns the example of one item."""
 
   def _filler(self, example: Example) -> Example:
-    """What fills the last batch of an evaluation round, made of an example given before."""
+    """Returns the row that fills the last evaluation batch, made from a repeated example."""
     return example
 
   @property
   def batches_per_epoch(self) -> int:
-    """How many batches hold every item once; the last may be filled up."""
+    """The number of batches that contain every item once, including a partly filled one."""
     return -(-self._num_items // self._batch_size)
 
   def __iter__(self) -> Iterator[Example]:
@@ -85,14 +85,14 @@ class InMemoryBatches(abc.ABC):
     )
 
   def get_state(self) -> dict[str, int]:
-    """The position after the last batch given."""
+    """Returns the position after the last returned batch."""
     return {"epoch": self._epoch, "index": self._index, "items": self._num_items}
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Goes to a position of `get_state`; the seed stays this reader's own.
+    """Restores a position of `get_state`; the seed does not change.
 
     Raises:
-      DataError: it is of another corpus.
+      DataError: the position belongs to another corpus.
     """
     if state["items"] != self._num_items:
       raise DataError(
@@ -102,13 +102,13 @@ class InMemoryBatches(abc.ABC):
     self._epoch, self._index = state["epoch"], state["index"]
 
   def skip_report(self) -> str:
-    """One line on the clips that could not be read; "" where all could."""
+    """Returns a one-line summary of the clips that could not be read; "" if none."""
     return ""
 
   def _draw(self) -> tuple[int, Seed]:
-    """The next item and the seed of its crop."""
+    """Returns the next item and the seed of its crop."""
     item = int(self._epoch_order()[self._index])
-    # Apart from every key of an order, which is (seed, epoch).
+    # Different from the keys of the orders, which are (seed, epoch).
     seed = self._seed, (self._epoch + 1) << 32 | self._index
     self._index += 1
     if self._index == self._num_items:
@@ -123,11 +123,11 @@ class InMemoryBatches(abc.ABC):
 
 
 class InMemoryWaveforms(InMemoryBatches):
-  """Random crops of a corpus that is decoded once and kept as 16-bit samples (115 MB per hour).
+  """Batches of random crops of a corpus that is decoded once into 16-bit samples (115 MB per hour).
 
-  A batch is {"waveform": float32 [batch, samples], "length": int32 [batch]}, where `length` counts
-  the samples before the zero padding of a clip shorter than the crop; with `labels` also
-  "label": int32 [batch].
+  A batch is {"waveform": float32 [batch, samples], "length": int32 [batch]}, where `length` is the
+  number of samples before the zero padding of a clip that is shorter than the crop. With `labels`,
+  a batch also contains "label": int32 [batch].
 
   Args:
     source: a folder or manifest, see `manifest.list_clips`.
@@ -136,17 +136,19 @@ class InMemoryWaveforms(InMemoryBatches):
     batch_size: examples per batch, over all processes.
     seed: of the order and the crops.
     sample_rate: Hz; other rates are resampled.
-    num_epochs: None for endless random crops; a number for that many rounds over consecutive crops
-      that cover every clip, none of them twice except to fill up the last batch.
-    gain_db: lowest and highest random gain in training; None leaves the level alone.
-    epoch_unit: whether each clip or each second counts alike in training.
-    shard: index of this process, and how many there are.
-    valid_fraction: of a corpus that has no splits of its own.
-    max_skipped_fraction: share of unreadable clips past which to give up.
-    num_threads: that decode.
-    labels: what the manifest's field `label` may say, in the order of their numbers; () for none.
+    num_epochs: None for endless random crops; otherwise the number of passes over consecutive crops
+      that cover every clip once, except that the last batch repeats some crops.
+    gain_db: lowest and highest random gain in training; None does not change the level.
+    epoch_unit: whether all clips or all seconds have equal weight in training.
+    shard: index of this process, and the number of processes.
+    valid_fraction: validation share of a corpus without splits.
+    max_skipped_fraction: largest accepted share of unreadable clips.
+    num_threads: number of threads that decode.
+    labels: possible values of the manifest's field `label`, in the order of their numbers; () for
+      no labels.
+
   Raises:
-    DataError: no clips, too many unreadable ones, or one with another label.
+    DataError: the corpus has no clips, too many unreadable ones, or a clip with another label.
   """
 
   def __init__(
@@ -187,15 +189,15 @@ class InMemoryWaveforms(InMemoryBatches):
 
   @property
   def clip_ids(self) -> list[str]:
-    """Of the clips that could be read."""
+    """The ids of the clips that could be read."""
     return list(self._ids)
 
   def skip_report(self) -> str:
-    """One line on the clips that could not be read; "" where all could."""
+    """Returns a one-line summary of the clips that could not be read; "" if none."""
     return self.skipped.report() if self.skipped.skipped else ""
 
   def example(self, clip_id: str, seed: Seed) -> Example:
-    """The random crop of one clip that a seed stands for."""
+    """Returns the random crop of one clip for a seed."""
     pcm = self._pcm[clip_id]
     return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, self._gain_db))
 
@@ -213,9 +215,9 @@ class InMemoryWaveforms(InMemoryBatches):
 
 
 class InMemoryTokens(InMemoryBatches):
-  """Random crops of a token store as one language-model stage sees them.
+  """Batches of random crops of a token store for one language-model stage.
 
-  A batch has the features that the stage asks for, with an axis for the batch before theirs.
+  A batch contains the features of the stage with a leading batch axis.
 
   Args:
     folder: of the token store.
@@ -223,13 +225,15 @@ class InMemoryTokens(InMemoryBatches):
     split: of the corpus.
     batch_size: examples per batch, over all processes.
     seed: of the order and the crops.
-    token_hash: of the tokenizers that the tokens are wanted of; None takes any.
-    num_epochs: None for endless random crops; a number for that many rounds over consecutive crops
-      that cover every clip, the last batch filled up with rows that count for nothing.
-    epoch_unit: whether each clip or each second counts alike in training.
-    shard: index of this process, and how many there are.
+    token_hash: of the required tokenizers; None accepts any.
+    num_epochs: None for endless random crops; otherwise the number of passes over consecutive crops
+      that cover every clip, where the last batch is filled with rows that have no weight.
+    epoch_unit: whether all clips or all seconds have equal weight in training.
+    shard: index of this process, and the number of processes.
+
   Raises:
-    DataError: no such store or split, tokens of other tokenizers, or not the stage's numbers.
+    DataError: the store or split is missing, the tokens are of other tokenizers, or a rate or
+      vocabulary size differs from the stage's.
   """
 
   def __init__(
@@ -267,11 +271,11 @@ class InMemoryTokens(InMemoryBatches):
 
   @property
   def clip_ids(self) -> list[str]:
-    """Of the split."""
+    """The ids of the clips of the split."""
     return list(self._clips)
 
   def example(self, clip_id: str, seed: Seed) -> Example:
-    """The random crop of one clip that a seed stands for."""
+    """Returns the random crop of one clip for a seed."""
     return examples.stage_example(self._spec, self._clips[clip_id].streams, seed)
 
   def _example(self, item: int, seed: Seed) -> Example:
@@ -291,7 +295,7 @@ def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:
 def _decode(
   clips: Sequence[manifest.Clip], sample_rate: int, skipped: manifest.SkipLog, num_threads: int
 ) -> dict[str, Int16[np.ndarray, " samples"]]:
-  """Every readable clip by its id, in the order of `clips`."""
+  """Returns the samples of every readable clip by its id, in the order of `clips`."""
 
   def read(clip: manifest.Clip) -> np.ndarray | None:
     try:
@@ -313,7 +317,7 @@ def _decode(
 
 
 def _numbered(clips: Sequence[manifest.Clip], labels: tuple[str, ...]) -> dict[str, int]:
-  """The number of each clip's label, by clip id; empty where no labels are wanted."""
+  """Returns the number of each clip's label, by clip id; empty without labels."""
   for clip in clips:
     if labels and clip.label not in labels:
       raise DataError(

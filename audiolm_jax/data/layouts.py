@@ -1,10 +1,10 @@
-"""Folders of published corpora: which split a file is in and who speaks, by the corpus's own rules.
+"""Folder layouts of published corpora, which define the split and the speaker of each file.
 
-librispeech   SPLIT/SPEAKER/BOOK/*.flac; so is Libri-Light (small/, medium/, ...) and the folder
-              of a single split
+librispeech   SPLIT/SPEAKER/BOOK/*.flac, also for Libri-Light (small/, medium/, ...) and for the
+              folder of a single split
 ljspeech      metadata.csv and wavs/
 maestro       maestro-v3.0.0.csv and a folder for each year
-folder        any other: a first level train, valid, validation, dev or test names the split
+folder        any other; a top folder train, valid, validation, dev or test is the split
 """
 
 import csv
@@ -32,7 +32,7 @@ _MAESTRO_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 
 class Described(NamedTuple):
-  """What a layout says of a file; the split is "" where the corpus has none."""
+  """The split and the speaker of a file; the split is "" if the corpus does not define it."""
 
   split: str
   speaker: str | None = None
@@ -44,24 +44,25 @@ Layout = Callable[[str, Sequence[str], Sequence[str]], dict[str, Described] | No
 def describe(
   folder: str, names: Sequence[str], audio: Sequence[str], layout: str | None = None
 ) -> dict[str, Described]:
-  """The clips of a folder, by their path in it.
+  """Returns the split and the speaker of each clip of a folder, by the clip's path in it.
 
   Args:
     folder: path or URL.
-    names: of all files below it.
-    audio: those of them that are sound.
+    names: paths of all files below the folder.
+    audio: the paths in `names` that are audio files.
     layout: one of `LAYOUTS`; None for the first that fits.
+
   Raises:
-    DataError: no such layout, or the folder is not laid out so.
+    DataError: the layout is unknown, or the folder does not have it.
   """
   if layout is None:
     fitting = (make(folder, names, audio) for make in LAYOUTS.values())
     return next((found for found in fitting if found is not None), {})
   if layout not in LAYOUTS:
-    raise DataError(f"no layout {layout!r}; the layouts are {', '.join(LAYOUTS)}")
+    raise DataError(f"unknown layout {layout!r}; the layouts are {', '.join(LAYOUTS)}")
   found = LAYOUTS[layout](folder, names, audio)
   if found is None:
-    raise DataError(f"{folder} is not laid out as {layout}; leave the layout open or use 'folder'")
+    raise DataError(f"{folder} does not have the layout {layout}; give no layout, or 'folder'")
   return found
 
 
@@ -98,7 +99,7 @@ def _maestro(
     return {row["audio_filename"]: Described(_MAESTRO_SPLITS[row["split"]]) for row in rows}
   except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
     raise DataError(
-      f"{table} is no table of MAESTRO ({type(error).__name__}: {error}); copy it again"
+      f"{table} is not a MAESTRO table ({type(error).__name__}: {error}); copy it again"
     ) from error
 
 
@@ -108,7 +109,7 @@ def _folder(folder: str, names: Sequence[str], audio: Sequence[str]) -> dict[str
 
 
 def _leading_split(name: str) -> str:
-  """dev-clean is held out for validation; what names no split has none."""
+  """Returns the split that a folder's name starts with ("valid" for dev-clean); "" if none."""
   return SPLIT_FOLDERS.get(re.split(r"[-_]", name)[0], "")
 
 

@@ -1,4 +1,4 @@
-"""Which clips there are: a folder or a manifest, its splits, and what had to be skipped."""
+"""Lists the clips of a folder or manifest with their splits, reads them and counts skipped ones."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from audiolm_jax.io import audio, storage
 AUDIO_SUFFIXES = (
   *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"),
 )
-# Sound that cannot be decoded: listed, so that it is counted as skipped and not passed over.
+# Formats that cannot be decoded are listed too, so that such files are counted as skipped.
 _UNDECODABLE_SUFFIXES = (".m4a", ".aac", ".wma")
 _BLOCK_SAMPLES = 1 << 20
 
@@ -28,12 +28,12 @@ class Clip:
 
   Attributes:
     id: path relative to the folder or manifest; unique.
-    path: where the file is.
-    split: "train", "valid" or whatever the manifest says.
-    speaker: as in the manifest, or None where nobody says.
-    seconds: length as in the manifest, or None.
-    label: what kind of sound it is, as in the manifest, or None.
-    size: of the file in bytes, or None where it was not looked at.
+    path: path or URL of the file.
+    split: "train", "valid" or another name from the manifest.
+    speaker: from the manifest or the layout; None if unknown.
+    seconds: duration from the manifest; None if unknown.
+    label: class of the audio from the manifest; None if unknown.
+    size: of the file in bytes; None if unknown.
   """
 
   id: str
@@ -46,11 +46,11 @@ class Clip:
 
 
 class SkipLog:
-  """The clips that could not be used and why; ends the run when they are too many.
+  """Counts the clips that cannot be used, with reasons, and raises an error if there are too many.
 
   Args:
-    total: clips there should be.
-    max_skipped_fraction: share of them that may be skipped.
+    total: number of clips.
+    max_skipped_fraction: largest accepted share of skipped clips.
   """
 
   def __init__(self, total: int, max_skipped_fraction: float = 0.01):
@@ -60,27 +60,27 @@ class SkipLog:
     self._lock = threading.Lock()
 
   def skip(self, clip_id: str, reason: str) -> None:
-    """Counts one clip.
+    """Counts one skipped clip.
 
     Raises:
-      DataError: more than the allowed share has been skipped.
+      DataError: more than the accepted share was skipped.
     """
     with self._lock:
       self.skipped[clip_id] = reason
     self.check()
 
   def check(self) -> None:
-    """Raises `DataError` where more than the allowed share has been skipped."""
+    """Raises `DataError` if more than the accepted share was skipped."""
     with self._lock:
       too_many = len(self.skipped) > self.max_skipped_fraction * self.total
     if too_many:
       raise DataError(
-        f"{self.report()}; more than max_skipped_fraction={self.max_skipped_fraction:g}: mend or "
+        f"{self.report()}; more than max_skipped_fraction={self.max_skipped_fraction:g}: fix or "
         "remove these files, or raise it (in gin: MAX_SKIPPED_FRACTION)"
       )
 
   def report(self) -> str:
-    """One line: how many were skipped, the first few with their reasons."""
+    """Returns one line with the number of skipped clips and the first reasons."""
     if not self.skipped:
       return f"all {self.total} clips are usable"
     shown = [f"{name} ({reason})" for name, reason in list(self.skipped.items())[:3]]
@@ -92,26 +92,31 @@ class SkipLog:
 def list_clips(
   source: str | os.PathLike[str], valid_fraction: float = 0.05, layout: str | None = None
 ) -> list[Clip]:
-  """The clips of a folder (searched through) or of a manifest, sorted by id; URLs will do.
+  """Returns the clips of a folder or of a manifest, sorted by id.
 
-  A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or absolute) and
-  may have `split`, `speaker`, `seconds` and `label`. A folder's splits and speakers follow from its
-  layout, which is found out where `layout` does not name one of `layouts.LAYOUTS`. Where nobody
-  names splits, about `valid_fraction` of the files, chosen by a hash of the id, are `valid`, at
-  least one where there are two. Hidden files are passed over.
+  A folder is searched recursively; hidden files are ignored. Its layout defines splits and
+  speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or
+  absolute) and optionally `split`, `speaker`, `seconds` and `label`. If no clip has a split, about
+  `valid_fraction` of the clips, selected by a hash of the id, become `valid`: at least one of two
+  or more.
+
+  Args:
+    source: path or URL of a folder or manifest.
+    valid_fraction: validation share of a corpus without splits.
+    layout: of a folder, one of `layouts.LAYOUTS`; None to detect it.
 
   Raises:
-    DataError: nothing there, another layout, not a manifest, a row without `path`, the same path
-      twice.
+    DataError: the source is missing, empty or not a manifest, has another layout, has a row
+      without `path`, or has the same path twice.
   """
   source = os.fspath(source)
   if source.startswith("tfds:"):
-    raise DataError(f"{source} is read through SeqIO only; name one of its tasks")
+    raise DataError(f"{source} can be read through SeqIO only; name one of its tasks")
   if storage.is_folder(source):
     clips = _clips_of_folder(source, layout)
     kinds = " ".join(AUDIO_SUFFIXES)
     if not clips:
-      raise DataError(f"{source} holds no audio files ({kinds}); name another folder or a manifest")
+      raise DataError(f"{source} has no audio files ({kinds}); name another folder or a manifest")
   elif storage.exists(source):
     clips = _clips_of_manifest(source)
     if not clips:
@@ -124,30 +129,30 @@ def list_clips(
 
 
 def clips_of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
-  """Those of one split.
+  """Returns the clips of one split.
 
   Raises:
-    DataError: there are none.
+    DataError: the split has no clips.
   """
   chosen = [clip for clip in clips if clip.split == split]
   if not chosen:
-    there = ", ".join(sorted({clip.split for clip in clips}))
-    raise DataError(f"no clip has the split {split!r}; the splits are {there}")
+    known = ", ".join(sorted({clip.split for clip in clips}))
+    raise DataError(f"no clip has the split {split!r}; the splits are {known}")
   return chosen
 
 
 def read_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"]:
-  """The clip, mono at `sample_rate` Hz, float32.
+  """Returns a clip as mono float32 samples at `sample_rate` Hz.
 
   Raises:
-    AudioError: missing, empty, cut short, not audio.
+    AudioError: the file is missing, empty, truncated, or not audio.
   """
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate(list(blocks))
 
 
 def read_clip_pcm16(clip: Clip, sample_rate: int) -> Int16[np.ndarray, " samples"]:
-  """The same in 16-bit samples; `examples.from_pcm16` makes a waveform of them."""
+  """Returns a clip like `read_clip`, but as 16-bit samples; see `examples.from_pcm16`."""
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate([examples.to_pcm16(block) for block in blocks])
 
@@ -158,7 +163,7 @@ def _clips_of_folder(folder: str, layout: str | None) -> list[Clip]:
   audio = [name for name in sizes if name.lower().endswith(kinds)]
   described = layouts.describe(folder, list(sizes), audio, layout)
   return [
-    # What a corpus lists and the folder lacks is a clip too: it is counted as skipped.
+    # A file that a corpus lists and the folder lacks is a clip too, and is counted as skipped.
     Clip(name, storage.join(folder, name), split, speaker, size=sizes.get(name))
     for name, (split, speaker) in described.items()
   ]
@@ -175,7 +180,7 @@ def _clips_of_manifest(manifest: str) -> list[Clip]:
       continue
     clip = _clip_of_row(line, manifest, number)
     if clip.id in clips:
-      raise DataError(f"{manifest}, line {number}: {clip.id} is there twice; remove one row")
+      raise DataError(f"{manifest}, line {number}: {clip.id} is listed twice; remove one row")
     clips[clip.id] = clip
   return list(clips.values())
 
@@ -199,7 +204,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
 
 
 def _split_by_hash(clips: Iterable[Clip], valid_fraction: float) -> list[Clip]:
-  # A hash of the id, not a shuffle: adding files later moves no old file to the other split.
+  # A hash of the id, not a shuffle, so that adding files does not move files between splits.
   ranked = sorted(clips, key=lambda clip: unit_hash(clip.id))
   valid = sum(unit_hash(clip.id) < valid_fraction for clip in ranked)
   if valid_fraction > 0 and len(ranked) > 1:
@@ -208,7 +213,7 @@ def _split_by_hash(clips: Iterable[Clip], valid_fraction: float) -> list[Clip]:
 
 
 def unit_hash(text: str) -> float:
-  """A number in [0, 1) that stands for a text, the same on every machine."""
+  """Returns a hash of a text as a number in [0, 1), the same on every machine."""
   return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 

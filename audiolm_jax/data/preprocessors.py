@@ -1,7 +1,7 @@
 """SeqIO preprocessors: thin wrappers around pure NumPy functions.
 
-What is the same each time stands before `seqio.CacheDatasetPlaceholder` in a task and is cached;
-what is random stands after it, with seeds that SeqIO hands out.
+In a task, deterministic preprocessors precede `seqio.CacheDatasetPlaceholder` and are cached.
+Random ones follow it and receive seeds from SeqIO.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data import examples
 from audiolm_jax.lm.stage import StageSpec
 
-_ABOUT = ("id", "speaker", "token_hash")  # of a clip, beside its tokens
+_ABOUT = ("id", "speaker", "token_hash")  # features of a clip besides its tokens
 
 
 @runtime_checkable
 class Tokenizers(Protocol):
-  """What tokenizes audio; a bundle is one."""
+  """A codec and a semantic tokenizer, such as a bundle."""
 
   @property
   def token_hash(self) -> str: ...
@@ -34,7 +34,7 @@ class Tokenizers(Protocol):
 
 
 def tokenize(dataset: tf.data.Dataset, tokenizers: Tokenizers) -> tf.data.Dataset:
-  """Adds the streams and `token_hash` of each whole clip and takes `waveform` away."""
+  """Replaces `waveform` by the streams of the whole clip and adds `token_hash`."""
   num_quantizers = tokenizers.codec.spec.num_quantizers
 
   def tokens(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def tokenize(dataset: tf.data.Dataset, tokenizers: Tokenizers) -> tf.data.Datase
 
 
 def check_token_hash(dataset: tf.data.Dataset, token_hash: str, name: str) -> tf.data.Dataset:
-  """Ends reading where tokens, cached earlier, come from other tokenizers than those wanted."""
+  """Raises an error when cached tokens have another hash than `token_hash`."""
   remedy = f"cache it again: seqio_cache_tasks --tasks={name} --overwrite"
 
   def check(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
@@ -74,7 +74,7 @@ def check_token_hash(dataset: tf.data.Dataset, token_hash: str, name: str) -> tf
 
 
 def to_pcm16(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """`waveform` to `pcm`, a string of 16-bit samples: half the size in a cache."""
+  """Replaces `waveform` by `pcm`, a string of 16-bit samples, which halves the cache."""
 
   def convert(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
     example = dict(example)
@@ -85,9 +85,9 @@ def to_pcm16(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def split_long(dataset: tf.data.Dataset, segment_samples: int) -> tf.data.Dataset:
-  """Cuts clips into parts of about `segment_samples`, so that a crop need not read an hour.
+  """Splits clips into parts of about `segment_samples`, so that a crop does not read a long clip.
 
-  The parts have the ids `id#0`, `id#1`, ...; a clip that stays whole keeps its id.
+  The parts have the ids `id#0`, `id#1`, ...; a clip that is not split keeps its id.
   """
 
   def parts(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
@@ -118,9 +118,9 @@ def crop_waveforms(
   sequence_length: Mapping[str, int] | None = None,
   gain_db: tuple[float, float] | None = None,
 ) -> tf.data.Dataset:
-  """A random crop of `sequence_length["waveform"]` samples of `pcm`, as `waveform`.
+  """Replaces `pcm` by `waveform`, a random crop of `sequence_length["waveform"]` samples.
 
-  The seed of each crop stays in the example, as `seed`.
+  The example also contains the seed of the crop, as `seed`.
   """
   num_samples = (sequence_length or {}).get("waveform")
 
@@ -139,7 +139,7 @@ def crop_waveforms(
 
 
 def repeat_by_length(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
-  """Each clip as often as crops fit into it, so that each second of a corpus counts alike."""
+  """Repeats each clip once per crop length, so that all seconds of a corpus have equal weight."""
   keys = list(spec.streams)
 
   def repeats(*tokens: np.ndarray) -> np.ndarray:
@@ -154,9 +154,9 @@ def repeat_by_length(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Datas
 
 
 def stage_examples(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
-  """The features of a random crop of each clip, in place of its tokens.
+  """Replaces the tokens of each clip by the features of a random crop.
 
-  The seed of each crop stays in the example, as `seed`.
+  The example also contains the seed of the crop, as `seed`.
   """
   keys, features = list(spec.streams), spec.features()
 

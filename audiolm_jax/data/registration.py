@@ -1,14 +1,14 @@
 """Registers the SeqIO tasks and mixtures of a corpus.
 
-For a corpus called NAME:
+The tasks of a corpus NAME are:
 
     NAME_waveform        crops of audio, for the codec and the semantic encoder
-    NAME_tokens          whole clips as semantic tokens and codes; what `seqio_cache_tasks` is for
-    NAME_STAGE_stage     crops of tokens as a stage reads them, one task for each stage that is
-                         asked for; they use the cache of NAME_tokens
+    NAME_tokens          whole clips as semantic tokens and codes, for `seqio_cache_tasks`
+    NAME_STAGE_stage     crops of tokens as a stage reads them, one task for each requested
+                         stage; they use the cache of NAME_tokens
 
-Each cached clip carries the hash of the tokenizers that made it: a cache of other tokenizers than
-the bundle's is refused when it is read.
+Each cached clip contains the hash of its tokenizers. Reading a cache whose hash differs from the
+bundle's raises an error.
 """
 
 import functools
@@ -33,8 +33,8 @@ SEGMENT_SECONDS = 30  # longer clips are cut for the waveform task
 
 
 class _Corpus(NamedTuple):
-  names: list[str]  # of its tasks
-  arguments: tuple[Any, ...]  # it was registered with
+  names: list[str]  # of the tasks
+  arguments: tuple[Any, ...]  # of the registration
 
 
 _registered: dict[str, _Corpus] = {}
@@ -51,23 +51,27 @@ def register_audio_tasks(
   valid_fraction: float = 0.05,
   max_skipped_fraction: float = 0.01,
 ) -> list[str]:
-  """Registers the tasks of audio or of a token store, and returns their names.
+  """Registers the tasks of an audio corpus or of a token store.
 
-  Doing so again with the same arguments changes nothing; with others it replaces the tasks.
+  Calling it again with the same arguments changes nothing; other arguments replace the tasks.
 
   Args:
-    name: of the corpus, the beginning of the tasks' names.
-    source: folder of audio, manifest, `tfds:` and the name of a TFDS data set, or token store; a
+    name: of the corpus; the names of the tasks start with it.
+    source: folder of audio, manifest, `tfds:` and the name of a TFDS data set, or token store. A
       token store has no waveform task.
-    bundle: whose tokenizers make the tokens: name, folder or object; None for waveforms only, or
-      for a token store that is taken as it is.
-    stage_specs: of the stage tasks, by stage name; `paper_stages` for these tokenizers if None.
-    gain_db: lowest and highest random gain of the waveform crops; None leaves the level alone.
-    sample_rate: Hz of the waveform task; the bundle's, where there is a bundle.
-    valid_fraction: of a corpus that has no splits of its own.
-    max_skipped_fraction: share of unreadable clips past which reading ends.
+    bundle: name, folder or object of the bundle with the tokenizers; None for waveforms only, or
+      to accept the tokens of any tokenizers in a token store.
+    stage_specs: of the stage tasks, by stage name; None for `paper_stages` of these tokenizers.
+    gain_db: lowest and highest random gain of the waveform crops; None does not change the level.
+    sample_rate: of the waveform task, in Hz; ignored if `bundle` is given, which has its own.
+    valid_fraction: validation share of a corpus without splits.
+    max_skipped_fraction: largest accepted share of unreadable clips.
+
+  Returns:
+    The names of the tasks.
+
   Raises:
-    DataError: the source cannot be used, or a stage's numbers are not those of its tokens.
+    DataError: the source cannot be used, or a stage's rates or sizes differ from its tokens'.
   """
   tokenizers = _load(bundle)
   token_hash = None if tokenizers is None else tokenizers.token_hash
@@ -99,7 +103,11 @@ def register_audio_tasks(
 
 
 def task_name(name: str, kind: str) -> str:
-  """The full name of one of a corpus' (or mixture's) tasks, such as "waveform" or "coarse_stage".
+  """Returns the full name of a task of a corpus or mixture.
+
+  Args:
+    name: of the corpus or mixture.
+    kind: of the task, such as "waveform" or "coarse_stage".
 
   Raises:
     DataError: the corpus has no such task.
@@ -114,13 +122,15 @@ def task_name(name: str, kind: str) -> str:
 
 
 def register_mixtures(name: str, parts: Mapping[str, float]) -> list[str]:
-  """Registers NAME_waveform, NAME_coarse_stage and so on as mixtures of other corpora's tasks.
+  """Registers NAME_waveform, NAME_coarse_stage and so on as mixtures of the tasks of corpora.
 
   Args:
     name: of the mixture.
-    parts: name of a corpus to its rate.
+    parts: sampling rate of each corpus, by its name.
+
   Returns:
-    The mixtures' names: one for each kind of task that all parts have.
+    The names of the mixtures: one for each kind of task that all parts have.
+
   Raises:
     DataError: a part has no tasks.
   """
@@ -142,14 +152,22 @@ def register_mixtures(name: str, parts: Mapping[str, float]) -> list[str]:
 
 
 def registered_corpora() -> set[str]:
-  """Names of the corpora and mixtures registered here."""
+  """Returns the names of the corpora and mixtures that this module registered."""
   return set(_registered)
 
 
 def register_from_environment(name: str, variable: str) -> list[str]:
-  """`register_audio_tasks` for the folder or manifest in an environment variable, if it is set.
+  """Registers the tasks of the source in an environment variable, if the variable is set.
 
-  `AUDIOLM_BUNDLE` names the bundle. This is how `seqio_cache_tasks` learns of a corpus.
+  The variable `AUDIOLM_BUNDLE` names the bundle. `seqio_cache_tasks` uses these variables because
+  it has no flags for a corpus.
+
+  Args:
+    name: of the corpus.
+    variable: environment variable that contains a folder or manifest.
+
+  Returns:
+    The names of the tasks; empty if the variable is not set.
   """
   source = os.environ.get(variable)
   if not source:
@@ -158,7 +176,7 @@ def register_from_environment(name: str, variable: str) -> list[str]:
 
 
 def register_function(corpus: str) -> Callable[..., str]:
-  """The function `register` of a corpus's task module, for gin."""
+  """Returns the function `register` of a corpus's task module, for gin."""
 
   def register(
     audio_dir: str,
@@ -174,12 +192,11 @@ def register_function(corpus: str) -> Callable[..., str]:
     Args:
       audio_dir: folder, manifest or token store.
       task: "waveform", "tokens", or a stage's name followed by "_stage".
-      bundle: name or folder of the tokenizers; needed for tokens of audio.
-      stage_specs: by name, what the stage tasks make; the paper's stages for these tokenizers if
-        None.
-      sample_rate: Hz of the waveform task; the bundle's, where there is a bundle.
-      gain_db: lowest and highest random gain of the waveform crops; None leaves the level alone.
-      max_skipped_fraction: share of unreadable clips past which reading ends.
+      bundle: name or folder of the tokenizers; required for tokens of audio.
+      stage_specs: of the stage tasks, by name; None for the paper's stages of these tokenizers.
+      sample_rate: of the waveform task, in Hz; ignored if `bundle` is given, which has its own.
+      gain_db: lowest and highest random gain of the waveform crops; None does not change the level.
+      max_skipped_fraction: largest accepted share of unreadable clips.
     """
     register_audio_tasks(
       corpus,
@@ -203,7 +220,7 @@ def _forget(name: str) -> None:
 
 
 class _TaskOnCacheOf(seqio.Task):
-  """A task that reads the cache of another one whose first preprocessors are the same."""
+  """A task that reads the cache of another task that has the same first preprocessors."""
 
   def __init__(self, name: str, cached_by: seqio.Task, **arguments: Any):
     super().__init__(name, **arguments)
@@ -307,7 +324,7 @@ def _load(bundle: Any) -> Tokenizers | None:
 
 @functools.lru_cache(maxsize=2)
 def _load_bundle(name_or_dir: str, written: float | None) -> Tokenizers:
-  del written  # a bundle exported anew is loaded anew
+  del written  # part of the cache key, so that a new export is loaded again
   from audiolm_jax import bundles
 
   bundle: Any = bundles.load_bundle(name_or_dir, stages=())

@@ -1,4 +1,4 @@
-"""Batches of a SeqIO task or mixture, with a position that can be saved."""
+"""Reads batches from a SeqIO task or mixture, with a position that can be saved and restored."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,24 +16,26 @@ from audiolm_jax.lm.stage import StageSpec
 
 
 class SeqioBatches:
-  """Batches of model features as NumPy arrays.
+  """An iterator over batches of model features as NumPy arrays.
 
-  The position is the number of batches given; going to it reads over those before it, which costs
-  time but stores nothing, and is exact because every seed follows from `seed`.
+  The position is the number of batches that were returned. Restoring a position reads and discards
+  the batches before it. This takes time but no storage, and is exact because all random numbers
+  follow from `seed`.
 
   Args:
-    mixture_or_task_name: registered in SeqIO.
+    mixture_or_task_name: name registered in SeqIO.
     task_feature_lengths: {"waveform": samples} for waveforms; None for a stage.
-    spec: of the stage whose examples the task makes.
+    spec: of the stage whose examples the task produces; None for waveforms.
     split: of the task.
-    batch_size: examples per batch, over all hosts' shards each their own.
+    batch_size: examples per batch of this host.
     seed: of the order and the crops.
-    use_cached: read what `seqio_cache_tasks` wrote.
-    shuffle: in a buffer of the task's size.
-    num_epochs: None for endless; otherwise the last batch is filled up from its own first rows.
-    shard: index of this host's part of the data, and how many parts there are.
+    use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
+    shuffle: whether to shuffle the examples.
+    num_epochs: None for endless batches; otherwise the last batch is filled with its first rows.
+    shard: index of this host's part of the data, and the number of parts.
+
   Raises:
-    DataError: no such task, or the data cannot be used.
+    DataError: the task does not exist, or the data cannot be used.
   """
 
   def __init__(
@@ -55,7 +57,7 @@ class SeqioBatches:
     lengths = task_feature_lengths if spec is None else StageFeatureConverter.lengths(spec)
     self._seed = seed
     self._batches = 0
-    with speaking_errors():
+    with unwrapped_errors():
       dataset = seqio.get_dataset(
         mixture_or_task_name,
         dict(lengths or {}),
@@ -77,7 +79,7 @@ class SeqioBatches:
     return self
 
   def __next__(self) -> Example:
-    with speaking_errors():
+    with unwrapped_errors():
       batch = next(self._iterator or self._start())
     self._batches += 1
     return self._filled_up(batch)
@@ -88,7 +90,7 @@ class SeqioBatches:
     return self._iterator
 
   def _filled_up(self, batch: Example) -> Example:
-    """A short batch with its first rows once more; those that are there twice count for nothing."""
+    """Repeats the first rows of a short batch; repeated rows of a stage have no weight."""
     rows, given = self._batch_size, len(next(iter(batch.values())))
     if given == rows:
       return batch
@@ -99,23 +101,23 @@ class SeqioBatches:
     return filled
 
   def get_state(self) -> dict[str, int]:
-    """The position after the last batch given."""
+    """Returns the position after the last returned batch."""
     return {"seed": self._seed, "batches": self._batches}
 
   def skip_report(self) -> str:
-    """A line for each source on the clips that could not be read so far; "" where all could."""
+    """Returns a summary per source of the clips that could not be read so far; "" if none."""
     logs = [s.skipped[self._split] for s in self._sources if isinstance(s, AudioDataSource)]
     return "; ".join(log.report() for log in logs if log.skipped)
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Goes to a position of `get_state`.
+    """Restores a position of `get_state`.
 
     Raises:
-      DataError: it belongs to another seed.
+      DataError: the position belongs to another seed.
     """
     if state["seed"] != self._seed:
       raise DataError(
-        f"the saved data position is of RANDOM_SEED {state['seed']}, this run has {self._seed}; "
+        f"the saved data position has RANDOM_SEED {state['seed']}, this run has {self._seed}; "
         "resume with the seed of the first run"
       )
     self._batches = state["batches"]
@@ -123,15 +125,15 @@ class SeqioBatches:
 
 
 def set_data_dirs(cache_dirs: Sequence[str] = (), tfds_data_dir: str | None = None) -> None:
-  """Where SeqIO looks for cached tasks, beside the places it knows, and for TFDS data sets."""
+  """Adds folders in which SeqIO looks for cached tasks, and sets the one of TFDS data sets."""
   if cache_dirs:
     seqio.add_global_cache_dirs(list(cache_dirs))
   if tfds_data_dir:
     seqio.set_tfds_data_dir_override(tfds_data_dir)
 
 
-class speaking_errors:
-  """Turns a `DataError` that TensorFlow wrapped on its way back into one."""
+class unwrapped_errors:
+  """Raises the original `DataError` for an exception in which TensorFlow wrapped it."""
 
   def __enter__(self) -> None:
     pass
@@ -158,4 +160,4 @@ def _check_name(name: str) -> None:
   known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name not in known:
     listed = ", ".join(known) or "none; import a module of tasks/ and name its audio folder"
-    raise DataError(f"no task or mixture is called {name!r}; registered are: {listed}")
+    raise DataError(f"no task or mixture has the name {name!r}; registered are: {listed}")

@@ -1,4 +1,4 @@
-"""SeqIO sources: a folder or manifest of audio files, and a token store."""
+"""SeqIO data sources for a folder or manifest of audio files, and for a token store."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ keep_off_gpu()
 
 
 class WaveformDataSource(seqio.DataSource):
-  """Where waveforms come from.
+  """A data source of waveforms.
 
   An example is {"id": string, "speaker": string ("" if unknown), "waveform": float32 [samples]}.
 
@@ -28,25 +28,27 @@ class WaveformDataSource(seqio.DataSource):
   sample_rate: int
 
   def num_clips(self, split: str) -> int:
-    """How many clips a split has, unreadable ones included."""
+    """Returns the number of clips of a split, including unreadable ones."""
     raise NotImplementedError
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Ids of what could not be read in a shard that has been read, and why."""
+    """Returns the reasons for the unreadable clips of a shard that was read, by clip id."""
     raise NotImplementedError
 
 
 class AudioDataSource(WaveformDataSource):
   """Waveforms of a folder or manifest, see `manifest.list_clips`.
 
-  Unreadable clips are left out, counted in `skipped[split]` and logged.
+  Unreadable clips are skipped, counted in `skipped[split]` and logged.
 
   Args:
     source: folder or manifest.
     sample_rate: Hz; other rates are resampled.
-    valid_fraction: of a corpus that has no splits of its own.
-    max_skipped_fraction: share of a split's clips past which reading ends with a `DataError`.
-    max_shards: into which a split is divided for parallel caching, one clip each at the least.
+    valid_fraction: validation share of a corpus without splits.
+    max_skipped_fraction: largest accepted share of unreadable clips of a split; reading raises a
+      `DataError` beyond it.
+    max_shards: largest number of shards of a split for parallel caching; a shard has at least one
+      clip.
   """
 
   def __init__(
@@ -72,19 +74,19 @@ class AudioDataSource(WaveformDataSource):
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
-    """Any number of shards can be asked for."""
+    """Whether any number of shards is possible: True."""
     return True
 
   def list_shards(self, split: str) -> Sequence[str]:
-    """Names of the shards, for `seqio_cache_tasks`."""
+    """Returns the names of the shards, for `seqio_cache_tasks`."""
     return _shard_names(split, self.num_clips(split), self._max_shards)
 
   def num_clips(self, split: str) -> int:
-    """How many clips a split has, unreadable ones included."""
+    """Returns the number of clips of a split, including unreadable ones."""
     return len(self._clips[split])
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Ids of what could not be read in a shard that has been read, and why."""
+    """Returns the reasons for the unreadable clips of a shard that was read, by clip id."""
     skipped = self.skipped[split].skipped
     shard = _of_shard(self._clips[split], shard_info)
     return {clip.id: skipped[clip.id] for clip in shard if clip.id in skipped}
@@ -97,7 +99,7 @@ class AudioDataSource(WaveformDataSource):
     shard_info: seqio.ShardInfo | None = None,
     **_: Any,
   ) -> tf.data.Dataset:
-    """The clips of one split, or of one shard of it."""
+    """Returns the clips of one split, or of one shard of it."""
     clips = _of_shard(self._clips[split], shard_info)
     if not clips:
       return tf.data.Dataset.from_generator(lambda: iter(()), output_signature=_WAVEFORM_SIGNATURE)
@@ -126,17 +128,18 @@ class AudioDataSource(WaveformDataSource):
 
 
 class TokenStoreDataSource(seqio.DataSource):
-  """Token streams of a store that `cache_tokens` made.
+  """Token streams of a store that `cache_tokens` wrote.
 
   An example is {"id", "speaker", "token_hash": strings} and the clip's streams by their keys, int32
   [steps] or [steps, levels].
 
   Args:
     folder: of the store.
-    token_hash: of the tokenizers that the tokens are wanted of; None takes any.
+    token_hash: of the required tokenizers; None accepts any.
+
   Attributes:
-    info: what the store says of itself.
-    ranks: axes of each stream, by key.
+    info: the content of `store.json`.
+    ranks: number of axes of each stream, by key.
   """
 
   def __init__(self, folder: str | os.PathLike[str], token_hash: str | None = None):
@@ -148,11 +151,11 @@ class TokenStoreDataSource(seqio.DataSource):
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
-    """Any number of shards can be asked for."""
+    """Whether any number of shards is possible: True."""
     return True
 
   def list_shards(self, split: str) -> Sequence[str]:
-    """Names of the shards, for `seqio_cache_tasks`."""
+    """Returns the names of the shards, for `seqio_cache_tasks`."""
     return _shard_names(split, self.info.clips[split], 256)
 
   def get_dataset(
@@ -163,7 +166,7 @@ class TokenStoreDataSource(seqio.DataSource):
     shard_info: seqio.ShardInfo | None = None,
     **_: Any,
   ) -> tf.data.Dataset:
-    """The clips of one split, or of one shard of it."""
+    """Returns the clips of one split, or of one shard of it."""
     clips = _of_shard(self._store.clips(split), shard_info)
 
     def rows() -> Iterator[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Speech of a synthesizer that a command line starts: a text in, a sound file out."""
+"""Synthesizes speech with external commands that read text and write an audio file."""
 
 import dataclasses
 import os
@@ -18,24 +18,24 @@ from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.io import audio
 
 PEAK = 0.5
-_SILENT_BELOW = 10 ** (-55 / 20)  # at the ends, relative to the peak
-_SHORTEST = 0.2  # seconds; less is no sentence
-_TIMEOUT = 300  # seconds for a text
+_SILENT_BELOW = 10 ** (-55 / 20)  # relative to the peak; quieter ends are removed
+_SHORTEST = 0.2  # seconds; shorter speech cannot be a sentence
+_TIMEOUT = 300  # seconds per text
 
 
 class SpeechError(Exception):
-  """A text that an engine did not speak; the message says why."""
+  """Raised when an engine cannot synthesize a text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-  """A synthesizer.
+  """A speech synthesizer.
 
   Attributes:
-    command: its command line; `placeholders` has the words in braces that are replaced.
-    voices: those that the engine's name alone stands for.
+    command: command line with words in braces, which `placeholders` defines.
+    voices: the voices that are used if only the engine is named.
     licence: of the engine and its voices.
-    install: how to install it.
+    install: how to install the engine.
   """
 
   command: str
@@ -46,21 +46,21 @@ class Engine:
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-  """One voice of an engine; `name` is how it is called as a speaker."""
+  """One voice of an engine."""
 
   engine: str
   voice: str
 
   @property
   def name(self) -> str:
-    """The engine's name and the voice's."""
+    """The name of the speaker, made of the names of the engine and the voice."""
     return f"{self.engine}-{self.voice}" if self.voice else self.engine
 
 
 ENGINES: Mapping[str, Engine] = {
   "hibari": Engine(
     "hibari --voice {voice} --speed {tempo} --seed {seed} -o {wav}",
-    ("heart",),  # emma, fable, fenrir and kore are downloaded when they are first used
+    ("heart",),  # emma, fable, fenrir and kore are downloaded on first use
     "hibari-tts (Apache-2.0), distilled from Kokoro-82M (Apache-2.0)",
     "pip install hibari-tts",
   ),
@@ -91,17 +91,17 @@ ENGINES: Mapping[str, Engine] = {
 
 
 def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[Voice]:
-  """The voices of a list of ENGINE:VOICE or ENGINE.
+  """Returns the voices of a list of ENGINE:VOICE or ENGINE, without duplicates.
 
   Raises:
-    UserError: an engine that is none.
+    UserError: an engine is unknown.
   """
   voices = []
   for name in names:
     engine, _, voice = name.strip().partition(":")
     if engine not in engines:
       raise UserError(
-        f"{name!r} names no engine; the engines are {', '.join(engines)}, and --engine_command "
+        f"{name!r} is not an engine; the engines are {', '.join(engines)}, and --engine_command "
         "adds others"
       )
     voices += [Voice(engine, v) for v in ([voice] if voice else engines[engine].voices)]
@@ -109,10 +109,10 @@ def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[Vo
 
 
 def check_engine(name: str, engine: Engine) -> None:
-  """Raises `UserError` where a command cannot be run."""
+  """Raises `UserError` if the command of an engine cannot be run."""
   arguments = _arguments(name, engine, placeholders("clip.wav", "", "", "", 0, 1.0))
   if "{wav}" not in engine.command:
-    raise UserError(f"the command of {name} has no {{wav}}, the file to write: {engine.command}")
+    raise UserError(f"the command of {name} needs {{wav}}, the file to write: {engine.command}")
   if not shutil.which(arguments[0]):
     raise UserError(f"{name}: the command {arguments[0]!r} is not found; {engine.install}")
 
@@ -120,7 +120,7 @@ def check_engine(name: str, engine: Engine) -> None:
 def placeholders(
   wav: str, text: str, text_file: str, voice: str, seed: int, tempo: float
 ) -> dict[str, str]:
-  """What stands for each word in braces of a command."""
+  """Returns the text that replaces each word in braces of a command."""
   return {
     "wav": wav,
     "text": text,
@@ -136,10 +136,10 @@ def placeholders(
 def speak(
   name: str, engine: Engine, voice: str, text: str, seed: int = 0, tempo: float = 1.0
 ) -> tuple[Float[np.ndarray, " samples"], int]:
-  """A text as an engine speaks it, and the sample rate.
+  """Returns the waveform [samples] of a synthesized text, and its sample rate in Hz.
 
   Raises:
-    SpeechError: the command failed, or what it wrote is not sound.
+    SpeechError: the command failed, or its output is not audio.
   """
   with tempfile.TemporaryDirectory() as folder:
     wav, text_file = Path(folder, "clip.wav"), Path(folder, "clip.txt")
@@ -160,8 +160,8 @@ def speak(
     if done.returncode or not wav.exists():
       lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
       wrote = "failed" if done.returncode else "wrote no WAV file"
-      said = f": {lines[-1][:300]}" if lines else ""
-      raise SpeechError(f"{command[0]} {wrote} (exit code {done.returncode}){said}")
+      reason = f": {lines[-1][:300]}" if lines else ""
+      raise SpeechError(f"{command[0]} {wrote} (exit code {done.returncode}){reason}")
     try:
       waveform, rate = audio.read_audio(wav)
       audio.check_not_silent(waveform, str(wav))
@@ -173,20 +173,24 @@ def speak(
 def finish(
   waveform: Float[np.ndarray, " samples"], rate: int, to_rate: int, speed: float = 1.0
 ) -> Float[np.ndarray, " finished"]:
-  """Speech at another rate, without offset and silent ends, at peak 0.5.
+  """Resamples speech, removes its offset and silent ends, and scales its peak to 0.5.
 
   Args:
-    speed: factor by which pitch, formants and tempo are moved.
+    waveform: [samples].
+    rate: sample rate of `waveform`, in Hz.
+    to_rate: sample rate of the result, in Hz.
+    speed: factor that scales pitch, formants and tempo together.
+
   Raises:
-    SpeechError: too short for a sentence.
+    SpeechError: the speech is too short for a sentence.
   """
-  # An offset would be a step at both ends once it is resampled.
+  # Resampling would turn an offset into a step at both ends.
   waveform = soxr.resample(waveform - waveform.mean(), rate * speed, to_rate, quality="HQ")
   peak = np.abs(waveform).max()
   loud = np.flatnonzero(np.abs(waveform) > _SILENT_BELOW * peak)
   seconds = (loud[-1] - loud[0]) / to_rate
   if seconds < _SHORTEST:
-    raise SpeechError(f"{seconds:.2f} s of sound, too short for a sentence")
+    raise SpeechError(f"{seconds:.2f} s of audio is too short for a sentence")
   margin = to_rate // 10
   waveform = waveform[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
   return (waveform * (PEAK / peak)).astype(np.float32)
@@ -201,5 +205,5 @@ def _arguments(name: str, engine: Engine, values: Mapping[str, str]) -> list[str
   except KeyError as error:
     known = ", ".join(f"{{{word}}}" for word in values)
     raise UserError(
-      f"the command of {name} has {{{error.args[0]}}}, which is none of {known}"
+      f"the command of {name} contains {{{error.args[0]}}}, which is not one of {known}"
     ) from error

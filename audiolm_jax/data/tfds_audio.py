@@ -1,4 +1,4 @@
-"""TFDS data sets of audio as a SeqIO source: `tfds:librispeech`, `tfds:ljspeech:1.1.1`, ..."""
+"""A SeqIO source for TFDS data sets of audio: `tfds:librispeech`, `tfds:ljspeech:1.1.1`, ..."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,20 @@ _SPEAKERS = ("speaker_id", "speaker")
 
 
 class TfdsAudioDataSource(WaveformDataSource):
-  """Waveforms of a TFDS data set that has been prepared, at any rate.
+  """Waveforms of a prepared TFDS data set, of any sample rate.
 
-  Its splits that begin with train, dev, validation or test are joined to `train`, `valid` and
-  `test`; where there is `train` only, its last `valid_fraction` is `valid`. A clip is called
-  by what the data set calls it, or by its number.
+  Splits whose names start with train, dev, validation or test are joined to `train`, `valid` and
+  `test`. If all are `train`, the end of the last one becomes `valid`. The id of a clip comes from
+  the data set, or is the number of the clip.
 
   Args:
-    name: as `tfds.builder` takes it, after `tfds:`.
+    name: `tfds:` and a name for `tfds.builder`.
     sample_rate: Hz; other rates are resampled.
-    valid_fraction: of a data set without a held-out split.
-    data_dir: where it was prepared; None for the usual place.
+    valid_fraction: validation share of a data set that only has training splits.
+    data_dir: folder of the prepared data set; None for the default folder.
+
   Raises:
-    DataError: no such data set, not prepared, or without audio of a known rate.
+    DataError: the data set does not exist, is not prepared, or has no audio of a known rate.
   """
 
   def __init__(
@@ -48,10 +49,10 @@ class TfdsAudioDataSource(WaveformDataSource):
     features: Mapping[str, Any] = self._builder.info.features
     kinds = {k: f for k, f in features.items() if isinstance(f, tfds.features.Audio)}
     if len(kinds) != 1:
-      raise DataError(f"{name} has {len(kinds)} features of audio; one is needed")
+      raise DataError(f"{name} has {len(kinds)} audio features; exactly one is needed")
     [(self._audio, feature)] = kinds.items()
     if not feature.sample_rate:
-      raise DataError(f"{name} does not say the sample rate of {self._audio!r}; use its files")
+      raise DataError(f"{name} has no sample rate for {self._audio!r}; use the audio files instead")
     self._rate = feature.sample_rate
     self._id = next((key for key in _IDS if key in features), None)
     self._speaker = next((key for key in _SPEAKERS if key in features), None)
@@ -60,20 +61,20 @@ class TfdsAudioDataSource(WaveformDataSource):
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
-    """Any number of shards can be asked for."""
+    """Whether any number of shards is possible: True."""
     return True
 
   def list_shards(self, split: str) -> Sequence[str]:
-    """Names of the shards, for `seqio_cache_tasks`."""
+    """Returns the names of the shards, for `seqio_cache_tasks`."""
     count = min(self.num_clips(split), 256)
     return [f"{split}-{i:05d}-of-{count:05d}" for i in range(count)]
 
   def num_clips(self, split: str) -> int:
-    """How many clips a split has."""
+    """Returns the number of clips of a split."""
     return sum(stop - start for _, start, stop in self._instructions[split])
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Nothing: TFDS decoded the audio when it was prepared."""
+    """Returns an empty mapping, because TFDS decodes audio when it prepares a data set."""
     return {}
 
   def get_dataset(
@@ -84,7 +85,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     shard_info: seqio.ShardInfo | None = None,
     **_: Any,
   ) -> tf.data.Dataset:
-    """The clips of one split, or of one shard of it: a consecutive stretch."""
+    """Returns the clips of one split, or of one shard of it: a consecutive range."""
     dataset = None
     for part, start, stop in self._stretch(split, shard_info):
       piece = self._builder.as_dataset(split=f"{part}[{start}:{stop}]", shuffle_files=False)
@@ -94,12 +95,12 @@ class TfdsAudioDataSource(WaveformDataSource):
     if dataset is None:
       return tf.data.Dataset.from_generator(lambda: iter(()), output_signature=_SIGNATURE)
     if shuffle:
-      # Near ones among each other only: TFDS reads in order.
+      # The buffer shuffles only neighboring clips, because TFDS reads in order.
       dataset = dataset.shuffle(min(1024, self.num_clips(split)), seed=seed)
     return dataset
 
   def _stretch(self, split: str, shard_info: seqio.ShardInfo | None) -> list[tuple[str, int, int]]:
-    """Name and bounds of each part of a shard."""
+    """Returns the TFDS split and the bounds of each part of a shard."""
     index, count = (0, 1) if shard_info is None else (shard_info.index, shard_info.num_shards)
     total = self.num_clips(split)
     first, last = index * total // count, (index + 1) * total // count
@@ -123,7 +124,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     }
 
   def _waveform(self, samples: np.ndarray) -> np.ndarray:
-    # TFDS keeps 16-bit samples in integers of any width.
+    # TFDS stores 16-bit samples in integers of any width.
     if np.issubdtype(samples.dtype, np.integer):
       samples = samples.astype(np.float32) / np.float32(32768)
     if samples.ndim > 1:
@@ -144,9 +145,7 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
     builder = tfds.builder(name, data_dir=data_dir)
   except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
     reason = str(error).splitlines()[0]
-    raise DataError(
-      f"TFDS knows no data set {name!r} ({reason}); see tfds.list_builders"
-    ) from error
+    raise DataError(f"TFDS has no data set {name!r} ({reason}); see tfds.list_builders") from error
   if not builder.info.splits:
     raise DataError(
       f"the TFDS data set {name} is not prepared in {builder.data_dir}; run: tfds build {name}, or "
@@ -156,7 +155,7 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
 
 
 def _splits(builder: Any, valid_fraction: float) -> dict[str, list[tuple[str, int, int]]]:
-  """Name and bounds of the parts of each of our splits."""
+  """Returns the TFDS splits and bounds of the parts of each joined split."""
   joined: dict[str, list[tuple[str, int, int]]] = {}
   for name, info in sorted(builder.info.splits.items()):
     ours = SPLIT_FOLDERS.get(re.split(r"[-_]", name)[0], "train")

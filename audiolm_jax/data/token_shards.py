@@ -1,8 +1,8 @@
-"""One file of a token store: the tokens of some clips, whole or not there, never changed.
+"""Token shards: the files of a token store, which are written atomically and never change.
 
     tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, token hash, and each stream
 
-A shard is named by the clips in it, so that whoever makes it again makes the same file.
+The name of a shard is a hash of its clips, so that creating it again writes the same file.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ from audiolm_jax.io import storage
 
 _SHARD = ("tokens-", ".npz")
 _DAMAGED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
-_READ_AT_ONCE = 16  # a bucket answers slowly
-# NumPy reads an array's header with Python's parser, which some versions of Python 3.11 and 3.12
-# cannot do on two threads (https://github.com/python/cpython/issues/106905).
+_READ_AT_ONCE = 16  # hides the latency of buckets
+# NumPy reads the headers of arrays with Python's parser, which is not thread-safe in some versions
+# of Python 3.11 and 3.12 (https://github.com/python/cpython/issues/106905).
 _PARSING = threading.Lock()
 
 
@@ -36,10 +36,10 @@ class TokenClip:
 
   Attributes:
     id: of the clip, unique in the store.
-    streams: its tokens, unsigned, by the keys of their streams; empty where only listed.
+    streams: unsigned tokens by the keys of their streams; empty if they were not read.
     split: "train", "valid", ...
-    speaker: None where unknown.
-    seconds: of audio.
+    speaker: None if unknown.
+    seconds: duration of the audio.
   """
 
   id: str
@@ -50,7 +50,7 @@ class TokenClip:
 
 
 class StoredShard(NamedTuple):
-  """What a shard holds: its clips, with their tokens or without, and how many tokens each has."""
+  """The content of a shard: its clips, with or without tokens, and their token counts."""
 
   name: str
   token_hash: str
@@ -59,12 +59,16 @@ class StoredShard(NamedTuple):
 
 
 def count_tokens(clip: TokenClip) -> dict[str, int]:
-  """How many tokens of each stream a clip has; of a step with several levels, each counts."""
+  """Returns the number of tokens of each stream of a clip, steps times levels."""
   return {key: tokens.size for key, tokens in clip.streams.items()}
 
 
 def shard_name(key: Sequence[str]) -> str:
-  """The file name of the shard of these clip ids, or of whatever else says what is in it."""
+  """Returns the file name of a shard.
+
+  Args:
+    key: the ids of the clips, or other strings that identify the content.
+  """
   return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12].join(_SHARD)
 
 
@@ -74,15 +78,22 @@ def write_shard(
   token_hash: str,
   name: str | None = None,
 ) -> str:
-  """Writes some clips as one shard, whole or not at all, and returns its name.
+  """Writes clips as one shard, atomically.
 
-  `store.json` is left alone: a writer takes the shard up.
+  `store.json` does not change; a `TokenStoreWriter` adds the shard to it.
 
   Args:
-    name: by `shard_name`; None for that of the clips' ids.
+    folder: of the token store.
+    clips: the clips to write.
+    token_hash: of the tokenizers.
+    name: a name from `shard_name`; None for that of the ids of the clips.
+
+  Returns:
+    The name of the file.
+
   Raises:
-    DataError: tokens that are not whole numbers from 0 on, or of one kind here and two there.
-    UserError: it cannot be written.
+    DataError: tokens are not integers of at least 0, or clips differ in their streams.
+    UserError: the file cannot be written.
   """
   name = name or shard_name(sorted(clip.id for clip in clips))
   arrays = _shard_arrays([compacted(clip) for clip in clips], token_hash)
@@ -92,7 +103,7 @@ def write_shard(
 
 
 def shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
-  """Name and bytes of every shard in a folder, listed in `store.json` or not."""
+  """Returns the size in bytes of every shard in a folder, by name; `store.json` is not read."""
   return {
     name: size
     for name, size in storage.list_files(folder)
@@ -107,11 +118,14 @@ def read_shards(
   tokens: bool = True,
   skip_damaged: bool = False,
 ) -> Iterator[StoredShard]:
-  """The named shards of a folder, in order, several read at a time.
+  """Yields the named shards of a folder in order, while several are read in parallel.
 
   Args:
-    tokens: whether the clips have theirs; without, a corpus of any size can be listed.
-    skip_damaged: leave out what cannot be read.
+    folder: of the token store.
+    names: of the shards.
+    tokens: whether to read the tokens; without them, a corpus of any size can be listed.
+    skip_damaged: whether to skip shards that cannot be read.
+
   Raises:
     DataError: a shard is damaged or missing.
   """
@@ -127,7 +141,7 @@ def read_shards(
       if skip_damaged:
         return None
       raise DataError(
-        f"the shard {path} is damaged or missing ({error}); make the store again"
+        f"the shard {path} is damaged or missing ({error}); create the store again"
       ) from error
 
   with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
@@ -135,10 +149,10 @@ def read_shards(
 
 
 def compacted(clip: TokenClip) -> TokenClip:
-  """The clip with its tokens in 16 bits, or 32 where they need them.
+  """Returns the clip with its tokens in 16 bits, or 32 bits if they need them.
 
   Raises:
-    DataError: tokens that are not whole numbers from 0 on.
+    DataError: tokens are not integers of at least 0.
   """
   streams = {key: _compact(tokens, clip.id) for key, tokens in clip.streams.items()}
   return dataclasses.replace(clip, streams=streams)
@@ -147,7 +161,7 @@ def compacted(clip: TokenClip) -> TokenClip:
 def _compact(tokens: np.ndarray, clip_id: str) -> np.ndarray:
   tokens = np.asarray(tokens)
   if not np.issubdtype(tokens.dtype, np.integer) or (tokens.size and int(tokens.min()) < 0):
-    raise DataError(f"the tokens of {clip_id} are not whole numbers from 0 on ({tokens.dtype})")
+    raise DataError(f"the tokens of {clip_id} must be integers of at least 0 ({tokens.dtype})")
   fits = not tokens.size or int(tokens.max()) < 2**16
   return tokens.astype(np.uint16 if fits else np.uint32)
 
@@ -157,7 +171,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
   for clip in clips:
     for key in keys:
       if key not in clip.streams:
-        raise DataError(f"some clips have {key} tokens and some have none; a store has one kind")
+        raise DataError(f"some clips have {key} tokens and some have none; all clips need them")
   counts = [count_tokens(clip) for clip in clips]
   arrays: dict[str, Any] = {
     "token_hash": np.array(token_hash),
@@ -176,7 +190,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
 
 
 def _keys(shard: Mapping[str, np.ndarray]) -> list[str]:
-  """Of the streams; a shard of format 1 does not list them."""
+  """Returns the keys of the streams; a shard of format 1 does not list them."""
   return [str(key) for key in shard["streams"]] if "streams" in shard else [SEMANTIC, CODES]
 
 
@@ -187,7 +201,7 @@ def _opened(path: str) -> BinaryIO:
 def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenClip]:
   streams: dict[str, list[np.ndarray]] = {}
   for key in _keys(shard) if tokens else ():
-    # In format 1 the arrays go by the stream's name.
+    # In format 1 the arrays have the names of the streams.
     name, lengths = (
       (f"stream:{key}", f"lengths:{key}") if "streams" in shard else (key, f"{key}_lengths")
     )

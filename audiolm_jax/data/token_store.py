@@ -1,9 +1,10 @@
-"""A folder of token shards and what they were made with; written clip by clip, read at once.
+"""Token stores: folders of token shards that are written clip by clip and read as a whole.
 
     store.json                 token hash, streams, hours, tokens, speakers, shards, skipped clips
     tokens-0f3a51c2d4e6.npz    the tokens of some clips, see `token_shards`
 
-`store.json` is what readers go by; a writer takes up the shards that a killed run left behind.
+Readers use only the shards that `store.json` lists. A writer adds the unlisted shards that a killed
+run left.
 """
 
 import dataclasses
@@ -26,18 +27,19 @@ STORE_FILE = "store.json"
 
 @dataclasses.dataclass
 class StoreInfo:
-  """What `store.json` says.
+  """The content of `store.json`.
 
   Attributes:
     token_hash: of the tokenizers' weights and settings.
-    streams: that each clip has, by key.
-    complete: every clip of the corpus is there or listed as skipped.
-    clips: per split.
-    hours: of audio, per split.
-    tokens: of each stream over all splits, steps times levels.
-    speakers: distinct ones that have a name.
-    shards: file names with the number of clips in each.
-    skipped: id of a clip to the reason.
+    streams: the streams of each clip, by key.
+    complete: whether every clip of the corpus is in the store or listed as skipped.
+    clips: number of clips per split.
+    hours: hours of audio per split.
+    tokens: number of tokens of each stream over all splits, steps times levels.
+    speakers: number of distinct named speakers.
+    shards: number of clips in each shard, by file name.
+    skipped: reason for each skipped clip, by id.
+    format_version: of `store.json`.
   """
 
   token_hash: str
@@ -52,7 +54,7 @@ class StoreInfo:
   format_version: int = FORMAT_VERSION
 
   def report(self, bytes_of_shards: int | None = None) -> str:
-    """A few lines for people; with what an hour of audio takes up where the bytes are given."""
+    """Returns a summary of a few lines, with the storage per hour if the bytes are given."""
     splits = ", ".join(
       f"{split} {self.clips[split]} clips {self.hours[split]:.2f} h" for split in sorted(self.clips)
     )
@@ -79,16 +81,17 @@ class StoreInfo:
 
 
 class TokenStoreWriter:
-  """Writes a store, or goes on with one that was begun with the same tokenizers.
+  """Writes a new store, or resumes one with the same tokenizers.
 
   Args:
-    folder: of the store; made if missing.
+    folder: of the store; created if missing.
     token_hash: of the tokenizers.
-    streams: that each clip has; () for those of the store that was begun.
-    clips_per_shard: a shard is written when it has this many,
-    seconds_per_shard: or this much audio.
+    streams: the streams of each clip; () for those of the store that is resumed.
+    clips_per_shard: a shard is written when it has this number of clips.
+    seconds_per_shard: a shard is written when it has this many seconds of audio.
+
   Raises:
-    DataError: the folder holds a store of other tokenizers.
+    DataError: the folder contains a store of other tokenizers.
   """
 
   def __init__(
@@ -120,14 +123,15 @@ class TokenStoreWriter:
     self._write_info()
 
   def __contains__(self, clip_id: str) -> bool:
-    """Whether the clip is in the store, or about to be."""
+    """Returns whether the clip is in the store or pending."""
     return clip_id in self._done
 
   def add(self, clip: TokenClip) -> None:
-    """Takes one clip; writes a shard when enough have come.
+    """Adds one clip, and writes a shard if enough clips are pending.
 
     Raises:
-      DataError: its id is there already, or its tokens are not whole numbers from 0 on.
+      DataError: the store already has a clip with this id, or tokens are not integers of at least
+        0.
     """
     if clip.id in self._done:
       raise DataError(f"{clip.id} is already in {self.folder}; clip ids must be unique")
@@ -138,11 +142,11 @@ class TokenStoreWriter:
       self.flush()
 
   def skip(self, clip_id: str, reason: str) -> None:
-    """Notes a clip that has no tokens, to be tried again by a later run."""
+    """Records a clip without tokens; a later run tries it again."""
     self.info.skipped[clip_id] = reason
 
   def flush(self) -> None:
-    """Writes what is pending as one shard."""
+    """Writes the pending clips as one shard."""
     if not self._pending:
       return
     name = token_shards.write_shard(self.folder, self._pending, self.info.token_hash)
@@ -153,31 +157,31 @@ class TokenStoreWriter:
     self._write_info()
 
   def save(self) -> None:
-    """Writes the rest, and what was skipped, of a store that is not whole."""
+    """Writes the pending and the skipped clips, and does not mark the store as complete."""
     self.flush()
     self._write_info()
 
   def finish(self) -> StoreInfo:
-    """Writes the rest and says that the store is whole."""
+    """Writes the pending clips and marks the store as complete."""
     self.info.complete = True
     self.save()
     return self.info
 
   def _take_up_shards(self) -> None:
-    """Adds the shards that are there and not yet listed."""
+    """Adds the shards in the folder that `store.json` does not list."""
     names = [n for n in token_shards.shard_files(self.folder) if n not in self.info.shards]
     found = token_shards.read_shards(self.folder, names, tokens=False, skip_damaged=True)
     for shard in found:
       if shard.token_hash != self.info.token_hash:
         raise DataError(
-          f"{self.folder} holds {shard.name} of other tokenizers ({shard.token_hash}) than the "
+          f"{self.folder} contains {shard.name} of other tokenizers ({shard.token_hash}) than the "
           f"bundle's ({self.info.token_hash}); choose another --output_dir"
         )
       twice = next((clip.id for clip in shard.clips if clip.id in self._done), None)
       if twice is not None:
         raise DataError(
           f"{twice} is in {shard.name} of {self.folder} and in another shard; two runs wrote at "
-          f"once or the data changed: remove {shard.name} and run cache_tokens again"
+          f"the same time or the data changed: remove {shard.name} and run cache_tokens again"
         )
       self.info.shards[shard.name] = len(shard.clips)
       for clip, counts in zip(shard.clips, shard.counts, strict=True):
@@ -206,19 +210,20 @@ class TokenStoreWriter:
       storage.make_folder(self.folder)
     except OSError as error:
       raise DataError(
-        f"cannot make the folder {self.folder} ({error.strerror}); choose another --output_dir"
+        f"cannot create the folder {self.folder} ({error.strerror}); choose another --output_dir"
       ) from error
 
 
 class TokenStore:
-  """Every clip of a store, in memory.
+  """All clips of a store, in memory.
 
   Args:
     folder: of the store.
-    token_hash: of the tokenizers that the tokens are wanted of; None takes any.
-    allow_incomplete: take a store whose making has not ended.
+    token_hash: of the required tokenizers; None accepts any.
+    allow_incomplete: whether to accept an unfinished store.
+
   Raises:
-    DataError: no store, damaged, made with other tokenizers, or not finished.
+    DataError: the store is missing, damaged, unfinished, or of other tokenizers.
   """
 
   def __init__(
@@ -243,23 +248,23 @@ class TokenStore:
     return len(self._clips)
 
   def clips(self, split: str | None = None) -> list[TokenClip]:
-    """The clips of one split or of all, sorted by id.
+    """Returns the clips of one split or of all, sorted by id.
 
     Raises:
-      DataError: the split has none.
+      DataError: the split has no clips.
     """
     chosen = [clip for clip in self._clips if split in (None, clip.split)]
     if not chosen:
-      there = ", ".join(sorted(self.info.clips)) or "none"
-      raise DataError(f"{self.folder} has no clip of the split {split!r}; its splits are {there}")
+      known = ", ".join(sorted(self.info.clips)) or "none"
+      raise DataError(f"{self.folder} has no clip of the split {split!r}; its splits are {known}")
     return sorted(chosen, key=lambda clip: clip.id)
 
 
 def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
-  """What is in a store, without reading its tokens.
+  """Returns the description of a store, without reading its tokens.
 
   Raises:
-    DataError: no store there, or one that this version cannot read.
+    DataError: the store is missing or damaged, or this version cannot read it.
   """
   path = storage.join(folder, STORE_FILE)
   try:
@@ -270,21 +275,21 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
     if version != FORMAT_VERSION:
       raise DataError(
         f"{path} has format version {version}, this program reads 1 to {FORMAT_VERSION}; "
-        "make the store again with cache_tokens"
+        "create the store again with cache_tokens"
       )
     streams = {k: configs.from_dict(Stream, v) for k, v in fields.pop("streams").items()}
     return StoreInfo(**fields, streams=streams)
   except FileNotFoundError as error:
-    raise DataError(f"{folder} is no token store (no {STORE_FILE}); run cache_tokens") from error
+    raise DataError(f"{folder} is not a token store: no {STORE_FILE}; run cache_tokens") from error
   except (OSError, ValueError, AttributeError, TypeError, KeyError, ConfigError) as error:
-    raise DataError(f"{path} is damaged ({error}); make the store again") from error
+    raise DataError(f"{path} is damaged ({error}); create the store again") from error
 
 
 def report(folder: str | os.PathLike[str]) -> str:
-  """What `info` prints of a store, finished or not.
+  """Returns the summary that `cache_tokens info` prints of a finished or unfinished store.
 
   Raises:
-    DataError: as `read_info`.
+    DataError: as in `read_info`.
   """
   info = read_info(folder)
   sizes = token_shards.shard_files(folder)
@@ -292,29 +297,21 @@ def report(folder: str | os.PathLike[str]) -> str:
 
 
 def check_hash(info: StoreInfo, token_hash: str, folder: str | os.PathLike[str]) -> None:
-  """Refuses tokens that other tokenizers made.
-
-  Raises:
-    DataError: the hashes differ.
-  """
+  """Raises `DataError` if the tokens of a store are those of other tokenizers."""
   if info.token_hash != token_hash:
     raise DataError(
-      f"the tokens in {folder} were made by other tokenizers ({info.token_hash}) than the "
+      f"the tokens in {folder} are of other tokenizers ({info.token_hash}) than the "
       f"bundle's ({token_hash}); run cache_tokens with this bundle into another folder"
     )
 
 
 def check_stage(spec: StageSpec, info: StoreInfo) -> None:
-  """Refuses a stage whose numbers are not those of the tokens it is to be trained on.
-
-  Raises:
-    DataError: a rate or a vocabulary differs.
-  """
+  """Raises `DataError` if a rate or vocabulary size of a stage differs from a store's tokens."""
   spec.check_streams(info.streams)
 
 
 def _from_1(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """A store of before streams had names, with the numbers of its two tokenizers."""
+  """Converts the description of a store of format 1, which describes its two tokenizers."""
   fields = dict(fields)
   codec, semantic = fields.pop("codec"), fields.pop("semantic")
   counts = fields.pop("semantic_tokens"), fields.pop("acoustic_tokens")
@@ -331,6 +328,6 @@ def _listed_shards(folder: str, info: StoreInfo, tokens: bool = True) -> Iterato
     if len(shard.clips) != info.shards[shard.name]:
       raise DataError(
         f"the shard {storage.join(folder, shard.name)} has {len(shard.clips)} clips instead of "
-        f"{info.shards[shard.name]}; make it again"
+        f"{info.shards[shard.name]}; create the store again"
       )
     yield shard

@@ -1,6 +1,6 @@
-"""The live demo: a page that continues sound, and plays it while it is being made.
+"""The live demo: a web page that continues audio and plays it while it is sampled.
 
-From request to sound: `requests` checks what is asked, `making` makes it piece by piece, `jobs`
-keeps what was made for a while, `routes` sends it, `page` is what people see. Only `page` and
-`routes` know the web.
+`requests` checks a request, `making` samples it piece by piece, `jobs` stores the results for a
+limited time, `routes` sends them, and `page` is the user interface. Only `page` and `routes` depend
+on web libraries.
 """

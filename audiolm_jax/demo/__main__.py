@@ -1,9 +1,9 @@
-"""Serves a page that continues sound, plays it while it is made, and judges it.
+"""Serves a page that continues audio, plays it while it is sampled, and classifies it.
 
   python -m audiolm_jax.demo
   python -m audiolm_jax.demo --bundle my_bundle --bundle speech_tiny --host 0.0.0.0 --port 8080
 
-Ctrl-C ends it, and removes all that was uploaded and made.
+Ctrl-C ends the server and removes all uploaded and created files.
 """
 
 import logging
@@ -21,44 +21,44 @@ from audiolm_jax.io import plotting
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_multi_string(
-  "bundle", [], "Name or folder of a bundle; several times for several. Default: those that ship.",
+  "bundle", [], "Name or folder of a bundle; repeat for several. Default: the shipped bundles.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
-  "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for every one of this machine.",
+  "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all addresses of this machine.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-  "port", None, "Port to listen at. Default: the first free one from 7860 on.", 1, 65_535,
+  "port", None, "Port to listen on. Default: the first free port from 7860.", 1, 65_535,
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_float(
-  "max_duration", 30.0, "Seconds of new sound that one sample may have.", 2.0, 3600.0,
+  "max_duration", 30.0, "Most seconds of new audio per sample.", 2.0, 3600.0,
   flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_integer("max_samples", 4, "Samples of one request.", 1, 4, flag_values=FLAGS)
+flags.DEFINE_integer("max_samples", 4, "Most samples per request.", 1, 4, flag_values=FLAGS)
 flags.DEFINE_float(
-  "max_upload_mb", 20.0, "Size of a file that may be uploaded.", 0.1, 2000.0, flag_values=FLAGS
+  "max_upload_mb", 20.0, "Largest size of an uploaded file.", 0.1, 2000.0, flag_values=FLAGS
 )
 flags.DEFINE_float(
-  "timeout", 180.0, "Seconds after which the making of a request is given up.", 1.0,
+  "timeout", 180.0, "Seconds after which a request is aborted.", 1.0,
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-  "max_queue", 16, "Requests that may wait; further ones are refused.", 1, flag_values=FLAGS
+  "max_queue", 16, "Most waiting requests; further ones are rejected.", 1, flag_values=FLAGS
 )
-flags.DEFINE_integer("concurrency", 1, "Requests that are made at a time.", 1, flag_values=FLAGS)
+flags.DEFINE_integer("concurrency", 1, "Requests that run at a time.", 1, flag_values=FLAGS)
 flags.DEFINE_bool(
-  "share", False, "Make the page public through Gradio's tunnel, for a week at most.",
+  "share", False, "Make the page public through Gradio's tunnel, for at most a week.",
   flag_values=FLAGS,
 )  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:
-  """Loads, compiles, and serves until it is told to end."""
+  """Loads and compiles the bundles, and serves the page until a signal ends the program."""
   del argv
   library.check_installed()
-  for client in ("httpx", "httpx2"):  # by which Gradio asks itself whether it is there
+  for client in ("httpx", "httpx2"):  # Gradio checks with them whether its server runs
     logging.getLogger(client).setLevel(logging.WARNING)
   plotting.check_can_plot()
   compilation_cache.enable()
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
   for name in FLAGS.bundle or shipped:
     bundle = bundles.load_bundle(name)
     if bundle.name in loaded:
-      raise UserError(f"--bundle {name}: there is a bundle called {bundle.name} already; rename it")
+      raise UserError(f"--bundle {name}: another bundle has the name {bundle.name}; rename one")
     if not any(stage.spec.writes.key == CODES for stage in bundle.stages.values()):
       raise UserError(f"the bundle {bundle.name} has no stages to sample with; name another one")
     loaded[bundle.name] = bundle
@@ -83,17 +83,17 @@ def main(argv: Sequence[str]) -> None:
     max_upload_bytes=round(FLAGS.max_upload_mb * 1e6),
     timeout=FLAGS.timeout,
   )
-  print("compiling, so that the first request need not wait ...", flush=True)
+  print("compiling, so that the first request does not wait ...", flush=True)
   server.warm_up(loaded, limits)
-  told = threading.Event()
+  stop = threading.Event()
   for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda *_: told.set())
+    signal.signal(number, lambda *_: stop.set())
   settings: dict[str, Any] = {
     name: FLAGS[name].value for name in ("host", "port", "concurrency", "max_queue", "share")
   }
-  with server.running(loaded, limits, **settings) as there:
-    print(f"open {there.public_url or there.url}; Ctrl-C ends it", flush=True)
-    told.wait()
+  with server.running(loaded, limits, **settings) as running:
+    print(f"open {running.public_url or running.url}; Ctrl-C ends it", flush=True)
+    stop.wait()
 
 
 if __name__ == "__main__":

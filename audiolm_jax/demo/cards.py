@@ -1,4 +1,4 @@
-"""What a sample looks like on the page, in HTML."""
+"""The HTML of samples and messages on the page."""
 
 import html
 
@@ -8,7 +8,7 @@ from audiolm_jax.demo.routes import file_url, live_url
 
 
 def player(job: Job, number: int) -> str:
-  """Plays a sample while it is made; the first one by itself."""
+  """Returns a player of a sample that is being created; that of the first one starts by itself."""
   sound = file_url(job, making.SOUND.format(number + 1))
   return (
     f'<streamed-sound data-live="{live_url(job, number)}" data-file="{sound}" '
@@ -17,7 +17,7 @@ def player(job: Job, number: int) -> str:
 
 
 def details(job: Job, number: int, verdict: str) -> str:
-  """Picture, verdict and files of a sample that is complete."""
+  """Returns the spectrogram, the detector's verdict and the files of a complete sample."""
   sound, tokens, picture = (
     file_url(job, name.format(number + 1)) for name in (making.SOUND, making.TOKENS, making.PICTURE)
   )
@@ -29,11 +29,11 @@ def details(job: Job, number: int, verdict: str) -> str:
   )
 
 
-def said(words: str) -> str:
-  """A line on how it goes."""
-  return f'<p class="said" role="status">{html.escape(words)}</p>'
+def message(text: str) -> str:
+  """Returns a status message."""
+  return f'<p class="message" role="status">{html.escape(text)}</p>'
 
 
-def wrong(words: str) -> str:
-  """A line on what went wrong."""
-  return f'<p class="said wrong" role="alert">{html.escape(words)}</p>'
+def error(text: str) -> str:
+  """Returns an error message."""
+  return f'<p class="message error" role="alert">{html.escape(text)}</p>'

@@ -1,4 +1,4 @@
-"""What is being made and what was made a while ago, in bounded memory and on bounded disk."""
+"""Running and recent requests with their audio, in bounded memory and disk space."""
 
 import dataclasses
 import secrets
@@ -13,16 +13,16 @@ from audiolm_jax.core.errors import UserError
 
 
 class StoppedError(Exception):
-  """The one who asked for it wants it no longer."""
+  """Raised when the client cancels the job."""
 
 
 class Sample:
-  """One clip on its way: 16-bit little-endian samples as far as they are made.
+  """A clip that grows while it is sampled, as 16-bit little-endian samples.
 
   Attributes:
     sample_rate: Hz.
-    num_samples: how many there will be.
-    is_complete: all are there, and its files beside them.
+    num_samples: number of samples of the complete clip.
+    is_complete: whether the clip is complete and its files are written.
   """
 
   def __init__(self, sample_rate: int, num_samples: int):
@@ -32,30 +32,31 @@ class Sample:
     self._bytes = bytearray()
 
   def add(self, piece: np.ndarray) -> None:
-    """Takes float samples in [-1, 1]."""
+    """Appends float samples in [-1, 1]."""
     self._bytes += np.round(np.clip(piece, -1.0, 1.0) * 32_767).astype("<i2").tobytes()
 
   def since(self, start: int) -> bytes:
-    """What is there from byte `start` on."""
+    """Returns the bytes from `start` to the current end."""
     return bytes(self._bytes[start:])
 
   @property
   def seconds(self) -> float:
-    """How much is there."""
+    """The current duration in seconds."""
     return len(self._bytes) / 2 / self.sample_rate
 
 
 @dataclasses.dataclass
 class Job:
-  """One request on its way.
+  """A running or ended request.
 
   Attributes:
-    owner: the session that asked.
-    folder: of its files.
-    deadline: by `time.monotonic`, when it is given up.
-    timeout: seconds from its beginning to that.
-    samples: those that were begun.
-    ended: by `time.monotonic`; None while it is being made.
+    owner: the browser session that sent the request.
+    folder: contains the files of the samples.
+    deadline: time of `time.monotonic` at which the job is aborted.
+    timeout: seconds from the start of the job to its deadline.
+    samples: the samples that were started.
+    ended: time of `time.monotonic` at which the job ended; None while it runs.
+    stopped: set when the job must end.
   """
 
   owner: str
@@ -68,31 +69,31 @@ class Job:
 
   @property
   def name(self) -> str:
-    """Nobody guesses it: whoever knows it may hear the sound."""
+    """The random name, which gives access to the audio and cannot be guessed."""
     return self.folder.name
 
   def check(self, *_: object) -> None:
-    """Raises where the making shall not go on; fit to be a progress callback.
+    """Raises an error if the job must end. Can be used as a progress callback.
 
     Raises:
-      StoppedError: somebody pressed Stop, or left.
-      UserError: it takes too long.
+      StoppedError: the client pressed Stop or disconnected.
+      UserError: the job takes too long.
     """
     if self.stopped.is_set():
       raise StoppedError
     if time.monotonic() > self.deadline:
       raise UserError(
-        f"this took longer than {self.timeout:g} s; ask for less sound, or when fewer are here"
+        f"this took longer than {self.timeout:g} s; request less audio, or try again later"
       )
 
 
 class Jobs:
-  """All jobs; those that ended go when they are old or too many.
+  """All jobs. Ended jobs are removed when they are old or too many.
 
   Args:
-    folder: where theirs are made.
-    keep: how many that ended are kept.
-    keep_seconds: how long.
+    folder: contains the folders of the jobs.
+    keep: number of ended jobs to keep.
+    keep_seconds: seconds to keep an ended job.
   """
 
   def __init__(self, folder: Path, *, keep: int = 20, keep_seconds: float = 900.0):
@@ -102,7 +103,7 @@ class Jobs:
     self._lock = threading.Lock()
 
   def begin(self, owner: str, timeout: float) -> Job:
-    """A new job; what the same session had going is stopped."""
+    """Returns a new job, and stops the other jobs of the same session."""
     self.stop(owner)
     self.tidy()
     folder = self._folder / secrets.token_urlsafe(16)
@@ -113,18 +114,18 @@ class Jobs:
     return job
 
   def end(self, job: Job) -> None:
-    """Nothing more will be made of it."""
+    """Marks a job as ended."""
     job.stopped.set()
     job.ended = time.monotonic()
 
   def stop(self, owner: str) -> None:
-    """Asks the jobs of a session to end."""
+    """Requests the end of the jobs of a session."""
     for job in self._listed():
       if job.owner == owner:
         job.stopped.set()
 
   def wait(self, owner: str, seconds: float) -> None:
-    """Until no job of a session is going, so many seconds at most."""
+    """Waits until no job of a session runs, for at most `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(
       job.owner == owner and job.ended is None for job in self._listed()
@@ -132,22 +133,22 @@ class Jobs:
       time.sleep(0.02)
 
   def stop_all(self) -> None:
-    """Asks every job to end."""
+    """Requests the end of every job."""
     for job in self._listed():
       job.stopped.set()
 
   def find(self, name: str) -> Job | None:
-    """The job of a name, if it is there still."""
+    """Returns the job with a name; None if it was removed."""
     with self._lock:
       return self._jobs.get(name)
 
   @property
-  def going(self) -> int:
-    """How many are being made."""
+  def num_active(self) -> int:
+    """The number of running jobs."""
     return sum(job.ended is None for job in self._listed())
 
   def tidy(self) -> None:
-    """Forgets what ended long ago, and the oldest of too many."""
+    """Removes ended jobs that are old, and the oldest ones beyond the number to keep."""
     ended = sorted(
       ((job.ended, job.name) for job in self._listed() if job.ended is not None), reverse=True
     )

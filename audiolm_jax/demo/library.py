@@ -1,4 +1,4 @@
-"""Gradio, where it is installed."""
+"""Imports Gradio, which is an optional dependency."""
 
 import importlib
 import importlib.util
@@ -8,10 +8,10 @@ from audiolm_jax.core.errors import UserError
 
 
 def load(module: str) -> Any:
-  """A module of Gradio, or of what comes with it.
+  """Returns a module of Gradio or of its dependencies.
 
   Raises:
-    UserError: it is not installed.
+    UserError: the module is not installed.
   """
   try:
     return importlib.import_module(module)
@@ -20,7 +20,7 @@ def load(module: str) -> Any:
 
 
 def check_installed() -> None:
-  """Raises `UserError` where Gradio is not installed; does not import it yet."""
+  """Raises `UserError` if Gradio is not installed, without importing it."""
   if importlib.util.find_spec("gradio") is None:
     raise _missing("no module named gradio")
 

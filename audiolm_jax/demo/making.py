@@ -1,4 +1,4 @@
-"""Makes what is asked, piece by piece, and the files of each sample."""
+"""Creates the samples of a request piece by piece, and writes their files."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ SOUND, TOKENS, PICTURE = "sample_{}.wav", "sample_{}.npz", "sample_{}.png"
 
 
 class Step(NamedTuple):
-  """Something was added to a sample.
+  """An update of a sample.
 
   Attributes:
-    number: of the sample, from 0.
-    verdict: of the detector, with the last step of a sample; None before.
+    number: index of the sample, from 0.
+    verdict: of the detector, in the last step of a sample; None before.
   """
 
   number: int
@@ -31,12 +31,12 @@ class Step(NamedTuple):
 
 
 def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
-  """Makes the samples of a request one after the other; `job` holds what is there.
+  """Creates the samples of a request one after the other, and adds their audio to `job`.
 
-  Sample i is what `audiolm_jax.sample` makes with the seed plus i.
+  Sample i equals the output of `audiolm_jax.sample` with the seed plus i.
 
   Raises:
-    UserError: the prompt cannot be used, or the time is up.
+    UserError: the prompt cannot be used, or the request takes too long.
     StoppedError: the job was stopped.
   """
   prompt = None if request.prompt is None else _read_prompt(bundle, request)
@@ -64,28 +64,28 @@ def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
       yield Step(number, None)
     waveform = np.concatenate(pieces)
     _write(bundle, dataclasses.replace(request, seed=seed), job.folder, number, waveform, stream)
-    verdict = judge(bundle, waveform)
+    verdict = classify(bundle, waveform)
     sample.is_complete = True
     yield Step(number, verdict)
 
 
-def judge(bundle: Bundle, waveform: np.ndarray) -> str:
-  """What the bundle's detector says of a whole clip, in a few words."""
+def classify(bundle: Bundle, waveform: np.ndarray) -> str:
+  """Returns the verdict of the bundle's detector on a whole clip, as text."""
   if bundle.detector is None:
     return "this bundle has no detector"
   try:
     found = bundle.detector.detect(waveform, bundle.sample_rate, "the sample")
   except AudioError as error:
-    return f"the detector cannot tell: {error}"
+    return f"the detector cannot classify it: {error}"
   probability = found.probability_synthetic
   return f"{'synthetic' if probability >= 0.5 else 'real'}, {probability:.3f}"
 
 
 def _read_prompt(bundle: Bundle, request: Request) -> np.ndarray:
-  """The beginning of the file; what is said of it calls it by its name alone."""
+  """Reads the beginning of the prompt. Errors name the file without its folder."""
   path = Path(str(request.prompt))
   try:
-    waveform = audio.load_audio(path, bundle.sample_rate, seconds=request.heard_seconds)
+    waveform = audio.load_audio(path, bundle.sample_rate, seconds=request.used_prompt_seconds)
   except UserError as error:
     raise AudioError(str(error).replace(str(path), path.name)) from error
   continuation.check_prompt(waveform, bundle.sample_rate, path.name)
@@ -100,7 +100,7 @@ def _write(
   waveform: np.ndarray,
   stream: AudioStream,
 ) -> None:
-  said = provenance.Provenance(
+  record = provenance.Provenance(
     bundle=bundle.name,
     token_hash=bundle.token_hash,
     mode=request.mode.value,
@@ -110,7 +110,7 @@ def _write(
     prompt_audio=PromptAudio.CODEC.value,
   )
   rate, end = stream.sample_rate, stream.prompt_samples
-  audio.write_audio(folder / SOUND.format(number + 1), waveform, rate, said.tags())
+  audio.write_audio(folder / SOUND.format(number + 1), waveform, rate, record.tags())
   if stream.tokens is not None:
     tokens = token_files.of_sample(bundle, stream.tokens.streams)
     token_file.save_tokens(folder / TOKENS.format(number + 1), tokens)

@@ -1,4 +1,4 @@
-"""The page, in Gradio."""
+"""The Gradio page."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,26 +19,28 @@ CSS = (_HERE / "page.css").read_text(encoding="utf-8")
 HEAD = f"<script>{(_HERE / 'player.js').read_text(encoding='utf-8')}</script>"
 _INTRODUCTION = """# audiolm_jax
 
-A few seconds of sound go in, and go on: learned from sound alone, with no text and no score."""
-_NOTICE = """**What this page makes is synthetic.** Every file says so in its metadata. \
-Give it only voices of people who agreed, and tell whoever hears the result what it is."""
-_RULES = """Ask whose voice it is; say that the sound is synthetic; keep the note in the file; \
-deceive nobody. `docs/responsible-use.md` in the project's repository has the whole text."""
+Continues a few seconds of audio. The models learned from audio alone, with no text and no score."""
+_NOTICE = """**The audio that this page creates is synthetic.** Every file states this in its \
+metadata. Use only voices of people who agreed, and inform every listener that it is synthetic."""
+_RULES = """Ask the speaker for permission; inform listeners that the audio is synthetic; keep \
+the metadata in the file; deceive nobody. `docs/responsible-use.md` in the project's repository \
+has the full text."""
 
 
 def examples() -> list[str]:
-  """The example prompts of a checkout; none where there is only a wheel."""
+  """Returns the paths of the example prompts; empty if no checkout contains this module."""
   return [str(path) for path in sorted(_REPOSITORY.glob("examples/*.flac"))]
 
 
 def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency: int) -> Any:
-  """The page as Gradio's `Blocks`.
+  """Returns the page as Gradio's `Blocks`.
 
   Args:
     bundles: by the names that the page shows.
     limits: of one request.
-    jobs: where what is made is kept.
-    concurrency: how many requests are made at a time.
+    jobs: stores the results.
+    concurrency: number of requests that run at a time.
+
   Raises:
     UserError: Gradio is not installed.
   """
@@ -84,7 +86,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
         with gr.Row():
           make_button = gr.Button("Make", variant="primary", min_width=120, elem_id="make")
           stop_button = gr.Button("Stop", variant="stop", min_width=120, elem_id="stop")
-        status = gr.HTML(cards.said("Pick a prompt and press Make."), elem_id="status")
+        status = gr.HTML(cards.message("Pick a prompt and press Make."), elem_id="status")
         columns, players, details = [], [], []
         with gr.Row():
           for number in range(limits.max_samples):
@@ -105,7 +107,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
       jobs.wait(str(request.session_hash), _STOP_SECONDS)
 
     for function in (make, stop):
-      function.__annotations__["request"] = gr.Request  # so Gradio knows to pass it
+      function.__annotations__["request"] = gr.Request  # makes Gradio pass the request
     making = make_button.click(
       make,
       [mode, bundle, prompt, duration, prompt_seconds, *temperatures, seed, num_samples],
@@ -116,9 +118,9 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
       api_name="make",
     )
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    # Said in a second step, after whatever the request itself still had to say.
+    # Shown in a second step, after the last status of the request itself.
     stop_button.click(stop, None, None, cancels=making, **quick).then(
-      lambda: cards.said("Stopped."), None, status, **quick
+      lambda: cards.message("Stopped."), None, status, **quick
     )
     mode.change(
       lambda mode: [
@@ -140,13 +142,13 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
 
 
 def _bundle_for(example: str, bundles: Mapping[str, Bundle]) -> str:
-  """The bundle whose name begins as an example's does, else the first."""
+  """Returns the bundle whose name starts with the first word of the example's, else the first."""
   kind = Path(example).stem.partition("_")[0]
   return next((name for name in bundles if name.startswith(kind)), next(iter(bundles)))
 
 
 def _updates(gr: Any, shown: Shown, count: int) -> list[Any]:
-  """Values of the page's outputs, in their order."""
+  """Returns the values of the page's outputs, in their order."""
   numbers = range(count)
   columns = [
     gr.skip() if shown.visible is None else gr.update(visible=number < max(1, shown.visible))
@@ -158,13 +160,13 @@ def _updates(gr: Any, shown: Shown, count: int) -> list[Any]:
 
 
 def _temperatures(bundle: Bundle, stages: Sequence[str]) -> list[dict[str, Any]]:
-  """Value and visibility of the slider of each stage that some bundle has."""
+  """Returns the value and the visibility of the temperature slider of each stage."""
   values = continuation.temperatures_of(bundle)
   return [{"value": values.get(name, 1.0), "visible": name in values} for name in stages]
 
 
 def _responsible_use() -> str:
-  """The page of the documentation where this is a checkout, without its links."""
+  """Returns the page of the documentation without its links; a summary outside of a checkout."""
   path = _REPOSITORY / "docs" / "responsible-use.md"
   if not path.is_file():
     return _RULES

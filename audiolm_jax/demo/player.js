@@ -1,8 +1,8 @@
-// <streamed-sound>: plays 16-bit samples while they arrive, and the finished file afterwards.
+// <streamed-sound>: plays 16-bit samples while they arrive, and the complete file afterwards.
 (() => {
-  const LEAD_SECONDS = 0.1; // from a piece that came late to its sound
+  const LEAD_SECONDS = 0.1; // delay of a piece that arrives late
   let context = null;
-  let playing = null; // one player is heard at a time
+  let playing = null; // only one player plays at a time
 
   class StreamedSound extends HTMLElement {
     connectedCallback() {
@@ -11,7 +11,7 @@
       this.innerHTML =
         '<div class="live"><button type="button" class="play"></button>' +
         '<progress max="1" value="0" aria-label="made so far"></progress>' +
-        '<span class="heard" role="status"></span></div>' +
+        '<span class="progress-text" role="status"></span></div>' +
         '<audio controls preload="metadata" hidden></audio>';
       this.pieces = [];
       this.received = 0;
@@ -20,15 +20,15 @@
       this.nodes = new Set();
       this.button = this.querySelector(".play");
       this.button.onclick = () => (this.isPlaying ? this.silence() : this.play());
-      this.say("waiting for the first sound");
+      this.showStatus("waiting for the first sound");
       this.label();
       this.abort = new AbortController();
-      this.receive().catch((error) => this.isConnected && this.say("interrupted: " + error.message));
+      this.receive().catch((error) => this.isConnected && this.showStatus("interrupted: " + error.message));
       if (this.dataset.autoplay === "yes") this.play();
     }
 
     disconnectedCallback() {
-      // Moved within the page, it is connected again at once.
+      // An element that moves within the page is connected again immediately.
       setTimeout(() => {
         if (this.isConnected) return;
         this.abort.abort();
@@ -63,14 +63,14 @@
       this.firstSound = this.firstSound ?? performance.now();
       this.received += piece.length;
       this.querySelector("progress").value = this.received / this.total;
-      this.say(`${this.seconds(this.received)} of ${this.seconds(this.total)} s`);
+      this.showStatus(`${this.seconds(this.received)} of ${this.seconds(this.total)} s`);
       if (this.isPlaying) this.schedule(piece);
     }
 
     finish() {
       this.ended = true;
       const all = this.received === this.total;
-      if (!all) this.say(`ended after ${this.seconds(this.received)} s`);
+      if (!all) this.showStatus(`ended after ${this.seconds(this.received)} s`);
       if (all) {
         const file = this.querySelector("audio");
         file.src = this.dataset.file;
@@ -124,8 +124,8 @@
       this.button.textContent = this.isPlaying ? "Silence" : "Listen";
     }
 
-    say(words) {
-      this.querySelector(".heard").textContent = words;
+    showStatus(text) {
+      this.querySelector(".progress-text").textContent = text;
     }
 
     seconds(samples) {

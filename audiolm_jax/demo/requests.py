@@ -1,4 +1,4 @@
-"""What is asked of the demo, held to its limits."""
+"""Requests to the demo, checked against its limits."""
 
 import dataclasses
 import math
@@ -16,14 +16,14 @@ _LEAST_SECONDS = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What one request may take.
+  """The limits of one request.
 
   Attributes:
-    max_duration: seconds of new sound of each sample.
-    max_prompt_seconds: of the prompt that are heard.
-    max_samples: of one request.
-    max_upload_bytes: of one file.
-    timeout: seconds that the making of one request may take.
+    max_duration: seconds of new audio of each sample.
+    max_prompt_seconds: seconds of the prompt that are used.
+    max_samples: number of samples.
+    max_upload_bytes: size of one file.
+    timeout: seconds of computing time.
   """
 
   max_duration: float = 30.0
@@ -35,17 +35,17 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What to make.
+  """A checked request.
 
   Attributes:
-    bundle: one of those that the demo has.
-    mode: what is given, and what is sampled.
-    prompt: a file of sound; None in unconditional mode.
-    duration: seconds of new sound; in resynthesis, of the prompt.
-    prompt_seconds: of the prompt that are heard, from its beginning.
+    bundle: name of a bundle of the demo.
+    mode: what the sampled audio is conditioned on.
+    prompt: audio file; None in unconditional mode.
+    duration: seconds of new audio; in resynthesis, seconds of the prompt.
+    prompt_seconds: seconds of the prompt that are used, from its beginning.
     temperatures: by stage.
-    seed: of the first sample; each further one has the next.
-    num_samples: made one after the other.
+    seed: of the first sample; sample i has the seed plus i.
+    num_samples: number of samples, which are created one after the other.
   """
 
   bundle: str
@@ -58,20 +58,22 @@ class Request:
   num_samples: int = 1
 
   @property
-  def heard_seconds(self) -> float:
-    """How much of the prompt's file is read."""
+  def used_prompt_seconds(self) -> float:
+    """The seconds of the prompt's file that are read."""
     return self.duration if self.mode is Mode.RESYNTHESIS else self.prompt_seconds
 
 
 def checked(asked: Mapping[str, Any], bundles: Collection[str], limits: Limits) -> Request:
-  """The request that a page's values are.
+  """Returns the request for the values of a page.
 
   Args:
-    asked: by the names of `Request`, and `temperature_STAGE` for each stage, of whatever type a
-      browser sent.
-    bundles: names that may be asked for.
+    asked: values of any type from a browser, by the names of `Request` and `temperature_STAGE` for
+      each stage.
+    bundles: names of the available bundles.
+    limits: of one request.
+
   Raises:
-    UserError: something is missing, no number, or past a limit.
+    UserError: a value is missing, not a number, or beyond a limit.
   """
   if asked["bundle"] not in bundles:
     raise UserError(f"bundle {asked['bundle']!r} is not one of {', '.join(bundles)}")
@@ -104,7 +106,7 @@ def _between(asked: Mapping[str, Any], name: str, least: float, most: float) -> 
   try:
     value = float(asked[name])
   except (TypeError, ValueError):
-    raise UserError(f"{words} {asked[name]!r} is no number; give {least:g} to {most:g}") from None
+    raise UserError(f"{words} {asked[name]!r} is not a number; use {least:g} to {most:g}") from None
   if not (math.isfinite(value) and least <= value <= most):
-    raise UserError(f"{words} {value:g} is too much or too little; give {least:g} to {most:g}")
+    raise UserError(f"{words} {value:g} is out of range; use {least:g} to {most:g}")
   return value

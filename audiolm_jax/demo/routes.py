@@ -1,4 +1,4 @@
-"""Sends sound while it is made, and the files of what was made."""
+"""Sends audio while it is sampled, and the files of complete samples."""
 
 import asyncio
 import re
@@ -14,24 +14,24 @@ _FILE = re.compile(r"sample_\d\.(wav|npz|png)")
 
 
 def live_url(job: Job, number: int) -> str:
-  """Where a sample can be heard while it is made, relative to the page."""
+  """Returns the URL of the audio stream of a sample, relative to the page."""
   return f".{_PATH}/live/{job.name}/{number}"
 
 
 def file_url(job: Job, name: str) -> str:
-  """Where a file of a job is, relative to the page."""
+  """Returns the URL of a file of a job, relative to the page."""
   return f".{_PATH}/made/{job.name}/{name}"
 
 
 def routes(jobs: Jobs) -> list[Any]:
-  """Starlette's routes for both."""
+  """Returns the Starlette routes of the audio streams and the files."""
   responses, routing = library.load("starlette.responses"), library.load("starlette.routing")
 
   async def live(request: Any) -> Any:
     job = jobs.find(request.path_params["job"])
     number = request.path_params["number"]
     if job is None or number >= len(job.samples):
-      return responses.PlainTextResponse("this sound is not kept any longer", 404)
+      return responses.PlainTextResponse("this audio has been removed", 404)
     sample = job.samples[number]
     headers = {
       "X-Sample-Rate": str(sample.sample_rate),
@@ -45,7 +45,7 @@ def routes(jobs: Jobs) -> list[Any]:
   async def made(request: Any) -> Any:
     job, name = jobs.find(request.path_params["job"]), request.path_params["file"]
     if job is None or not _FILE.fullmatch(name) or not (job.folder / name).is_file():
-      return responses.PlainTextResponse("this file is not kept any longer", 404)
+      return responses.PlainTextResponse("this file has been removed", 404)
     return responses.FileResponse(job.folder / name, headers={"Cache-Control": "no-store"})
 
   return [
@@ -55,7 +55,7 @@ def routes(jobs: Jobs) -> list[Any]:
 
 
 async def _pieces(job: Job, sample: Sample) -> AsyncIterator[bytes]:
-  """16-bit samples, little-endian; ends when the sample is complete or its job is over."""
+  """Yields 16-bit little-endian samples until the sample is complete or its job has ended."""
   sent = 0
   while True:
     is_over = sample.is_complete or job.ended is not None

@@ -1,4 +1,4 @@
-"""A running server: the page, the routes of its sound, and what is swept away behind it."""
+"""Runs the server of the page and its audio, and removes old files."""
 
 import contextlib
 import os
@@ -21,12 +21,12 @@ _UPLOADS_BYTES = 1_000_000_000
 
 
 class Server(NamedTuple):
-  """One that runs.
+  """A running server.
 
   Attributes:
     url: of the page, on this machine.
-    public_url: through Gradio's tunnel; None unless that was asked for.
-    jobs: what is made there.
+    public_url: through Gradio's tunnel; None without `share`.
+    jobs: the jobs of the server.
   """
 
   url: str
@@ -45,18 +45,22 @@ def running(
   max_queue: int = 16,
   share: bool = False,
 ) -> Iterator[Server]:
-  """Serves the page until the block ends; then nothing of it is left on disk.
+  """Serves the page until the block ends, and then removes all of its files.
 
   Args:
-    port: to listen at; None for the first free one from 7860 on.
-    concurrency: requests that are made at a time.
-    max_queue: requests that may wait; further ones are refused.
+    bundles: by the names that the page shows.
+    limits: of one request.
+    host: address to listen on.
+    port: port to listen on; None for the first free port from 7860.
+    concurrency: number of requests that run at a time.
+    max_queue: number of requests that can wait; further ones are rejected.
     share: whether Gradio's tunnel makes the page public.
+
   Raises:
     UserError: Gradio is not installed.
   """
   with tempfile.TemporaryDirectory(prefix="audiolm_jax_demo_") as folder, _uploads_in(folder):
-    gr = library.load("gradio")  # reads at import where its files go
+    gr = library.load("gradio")  # reads the folder of its files from the environment at import
     sounds = Path(folder) / "sounds"
     sounds.mkdir()
     jobs = Jobs(sounds)
@@ -96,18 +100,19 @@ def running(
 def remove_old(
   folder: Path, *, keep: Collection[Path], keep_seconds: float, keep_bytes: int
 ) -> None:
-  """Removes files that came long ago, and the oldest of those that take up too much.
+  """Removes old files, and the oldest ones beyond a total size.
 
   Args:
-    keep: files that stay, and do not count.
-    keep_seconds: how long the others stay.
-    keep_bytes: how much they may take up together.
+    folder: searched recursively.
+    keep: files that are never removed and do not count.
+    keep_seconds: seconds to keep the other files.
+    keep_bytes: largest total size of the other files.
   """
   found = []
   for path in folder.rglob("*"):
-    with contextlib.suppress(OSError):  # gone meanwhile
+    with contextlib.suppress(OSError):  # the file was removed in the meantime
       if path.is_file() and path not in keep:
-        # When it came here; a copy may keep the time at which its original was changed.
+        # The time of arrival: a copy may keep the modification time of its original.
         found.append((path.stat().st_ctime, path.stat().st_size, path))
   taken = 0
   for came, size, path in sorted(found, reverse=True):
@@ -118,7 +123,7 @@ def remove_old(
 
 @contextlib.contextmanager
 def _uploads_in(folder: str) -> Iterator[None]:
-  """Gradio keeps its files below `folder`."""
+  """Makes Gradio store its files below `folder`."""
   name = "GRADIO_TEMP_DIR"
   before = os.environ.get(name)
   os.environ[name] = os.path.join(folder, "uploads")
@@ -131,22 +136,22 @@ def _uploads_in(folder: str) -> Iterator[None]:
 
 
 def _wait(jobs: Jobs) -> None:
-  """Until nothing is being made; what takes longer, such as compiling, is not waited for."""
+  """Waits until no job runs, but not for longer tasks such as compiling."""
   end = time.monotonic() + _LAST_SECONDS
-  while jobs.going and time.monotonic() < end:
+  while jobs.num_active and time.monotonic() < end:
     time.sleep(0.05)
 
 
 def _sweep(jobs: Jobs, folder: Path, ended: threading.Event) -> None:
   uploads = folder / "uploads"
-  examples = set(uploads.rglob("*"))  # Gradio copied them when the page was built
+  examples = set(uploads.rglob("*"))  # Gradio copies them when the page is built
   while not ended.wait(_SWEEP_SECONDS):
     jobs.tidy()
     remove_old(uploads, keep=examples, keep_seconds=_UPLOADS_SECONDS, keep_bytes=_UPLOADS_BYTES)
 
 
 def warm_up(bundles: Mapping[str, Bundle], limits: Limits) -> None:
-  """Compiles what a first request would wait for: the page's own settings, with noise as prompt."""
+  """Compiles the programs for the default settings of the page, with noise as the prompt."""
   import numpy as np
 
   for bundle in bundles.values():

@@ -1,4 +1,4 @@
-"""One request on its way from the page and back, without the page."""
+"""Serves one request of the page, independently of the web framework."""
 
 import logging
 import time
@@ -11,17 +11,17 @@ from audiolm_jax.demo import cards, making, requests
 from audiolm_jax.demo.jobs import Job, Jobs, StoppedError
 from audiolm_jax.demo.requests import Limits
 
-_UNEXPECTED = "Something went wrong here, and was written to the log. Try again, or ask for less."
+_UNEXPECTED = "Something went wrong; the error is in the log. Try again, or request less audio."
 
 
 class Shown(NamedTuple):
-  """What changes on the page; None where it stays.
+  """An update of the page.
 
   Attributes:
-    status: a line of HTML.
-    visible: how many samples have a place.
-    players: HTML by sample.
-    details: HTML by sample.
+    status: HTML of the status line.
+    visible: number of samples that the page shows; None for no change.
+    players: HTML of changed players, by sample.
+    details: HTML of changed details, by sample.
   """
 
   status: str
@@ -33,26 +33,29 @@ class Shown(NamedTuple):
 def serve(
   asked: Mapping[str, Any], owner: str, bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs
 ) -> Iterator[Shown]:
-  """What the page shows while a request is made; every error becomes a line.
+  """Yields the updates of the page while a request runs; errors become messages.
 
   Args:
     asked: see `requests.checked`.
-    owner: the session that asks.
+    owner: the browser session that sent the request.
+    bundles: by the names that the page shows.
+    limits: of one request.
+    jobs: stores the results.
   """
   job = None
   try:
     request = requests.checked(asked, bundles, limits)
     job = jobs.begin(owner, limits.timeout)
     nothing = dict.fromkeys(range(limits.max_samples), "")
-    yield Shown(cards.said("Making …"), request.num_samples, nothing, nothing)
+    yield Shown(cards.message("Making …"), request.num_samples, nothing, nothing)
     yield from _steps(bundles[request.bundle], request, job)
   except StoppedError:
-    yield Shown(cards.said("Stopped."))
+    yield Shown(cards.message("Stopped."))
   except UserError as error:
-    yield Shown(cards.wrong(str(error)))
-  except Exception:  # whatever it is, the page goes on
+    yield Shown(cards.error(str(error)))
+  except Exception:  # one failed request must not end the page
     logging.exception("a request failed")
-    yield Shown(cards.wrong(_UNEXPECTED))
+    yield Shown(cards.error(_UNEXPECTED))
   finally:
     if job is not None:
       jobs.end(job)
@@ -68,6 +71,6 @@ def _steps(bundle: Bundle, request: requests.Request, job: Job) -> Iterator[Show
     players = {} if number == shown else {number: cards.player(job, number)}
     details = {} if verdict is None else {number: cards.details(job, number, verdict)}
     shown = number
-    yield Shown(cards.said(words), None, players, details)
+    yield Shown(cards.message(words), None, players, details)
   many = "1 sample" if request.num_samples == 1 else f"{request.num_samples} samples"
-  yield Shown(cards.said(f"Made {many} in {time.monotonic() - began:.1f} s."))
+  yield Shown(cards.message(f"Made {many} in {time.monotonic() - began:.1f} s."))

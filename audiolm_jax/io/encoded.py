@@ -1,4 +1,4 @@
-"""Tokens of clips, in NumPy."""
+"""The tokens of clips as NumPy arrays."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,22 +9,22 @@ from audiolm_jax.core.streams import CODES, SEMANTIC
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-  """Tokens of a clip, or of several.
+  """The tokens of one clip or of several.
 
   Attributes:
-    streams: by key. Of one clip [steps] or [steps, levels]; of several with the batch's axes
-      before, or a tuple of [steps] where lengths differ, as sampled ones do where repeats are
-      collapsed.
+    streams: by key, [steps] or [steps, levels] for one clip. Several clips add leading batch axes,
+      or are a tuple of [steps] if their lengths differ, as sampled tokens with collapsed repeats
+      do.
   """
 
   streams: Mapping[str, Any]
 
   @property
   def semantic(self) -> Any:
-    """[steps], each in [0, num_clusters); () where there are none."""
+    """Semantic tokens [steps] in [0, num_clusters); () if the clip has none."""
     return self.streams.get(SEMANTIC, ())
 
   @property
   def codes(self) -> Any:
-    """[frames, quantizers], each in [0, codebook_size), coarse levels first."""
+    """Acoustic codes [frames, quantizers] in [0, codebook_size), coarse levels first."""
     return self.streams[CODES]

@@ -1,4 +1,4 @@
-"""One clip's tokens as a file: what `encode` writes and `decode` reads."""
+"""Token files: the tokens of one clip, which `encode` writes and `decode` reads."""
 
 import dataclasses
 import json
@@ -22,14 +22,14 @@ _ARRAY = "stream:"
 
 @dataclasses.dataclass(frozen=True)
 class TokenFile:
-  """The tokens of a clip and whose they are.
+  """The tokens of a clip and the bundle that they belong to.
 
   Attributes:
-    tokens: by the keys of their streams, codes among them.
-    streams: what the tokens are; one without a rate is text, or has its repeats collapsed.
-    sample_rate: Hz, of the sound that the codes decode to.
-    bundle: name of the bundle whose tokenizers made them.
-    token_hash: of those tokenizers.
+    tokens: by the keys of their streams, including codes.
+    streams: descriptions of the tokens. A stream without a rate is text or has collapsed repeats.
+    sample_rate: of the audio that the codes decode to, in Hz.
+    bundle: name of the bundle whose tokenizers encoded the clip.
+    token_hash: of these tokenizers.
   """
 
   tokens: Record
@@ -40,15 +40,15 @@ class TokenFile:
 
   @property
   def codes(self) -> Int[np.ndarray, "frames quantizers"]:
-    """What can be decoded."""
+    """The acoustic codes, which a codec decodes."""
     return self.tokens[CODES]
 
 
 def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:
-  """Writes a compressed npz file, whole or not at all.
+  """Writes a compressed npz file atomically.
 
   Raises:
-    UserError: the place cannot be written.
+    UserError: the file cannot be written.
   """
   streams = {key: configs.to_dict(stream) for key, stream in tokens.streams.items()}
   arrays: dict[str, Any] = {
@@ -67,10 +67,10 @@ def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:
 
 
 def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
-  """Reads what `save_tokens` wrote, now or before streams had names.
+  """Reads a file of `save_tokens`, of the current format or of format 1.
 
   Raises:
-    DataError: missing, damaged, or not a file of tokens.
+    DataError: the file is missing, damaged, or not a token file.
   """
   path = Path(path)
   if not path.is_file():
@@ -79,7 +79,7 @@ def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
   try:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
       if "token_hash" not in stored:
-        raise DataError(f"{path} holds no tokens of audiolm_jax.encode")
+        raise DataError(f"{path} contains no tokens; give the tokens.npz that encode wrote")
       version = int(stored["format_version"])
       if version not in (1, FORMAT_VERSION):
         raise DataError(
@@ -114,7 +114,7 @@ def _format_2(stored: Mapping[str, np.ndarray]) -> tuple[Record, dict[str, Strea
 
 
 def _format_1(stored: Mapping[str, np.ndarray]) -> tuple[Record, dict[str, Stream]]:
-  """Two streams, whose vocabularies are not stored: the largest token is the least they hold."""
+  """Reads two streams. Their vocabulary sizes are not stored; the largest token bounds them."""
   semantic, codes = stored["semantic"], stored["codes"]
   rate = float(stored["semantic_rate"]) or None  # 0: repeats are collapsed
   streams = (

@@ -1,4 +1,4 @@
-"""Training of one stage, of whatever kind."""
+"""Training of one stage of any kind."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ Metrics = dict[str, Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class StageTrainingConfig:
-  """Everything a stage's training run needs.
+  """The configuration of a stage's training run.
 
   Attributes:
-    spec: what the stage reads and predicts.
-    transformer: the model's shape, of the class that the stage's kind takes.
-    optimizer: the paper states none; this is GSLM's for the same shape of model.
+    spec: the streams that the stage reads and predicts.
+    transformer: the model's shape, an instance of the class that the kind of the stage requires.
+    optimizer: the paper states none; the default is GSLM's for the same model shape.
     z_loss: weight of the squared log-partition function, which keeps logits from drifting.
-    ema_decay: of the averaged weights that are exported; 0 keeps none.
-    microbatches: parts of a batch that go through the model one after another before the update.
+    ema_decay: decay of the averaged weights, which are exported; 0 for no averaging.
+    microbatches: number of parts of a batch whose gradients are accumulated for one update.
   """
 
   spec: StageSpec
@@ -46,13 +46,13 @@ class StageTrainingConfig:
 
   @classmethod
   def field_types(cls, values: Mapping[str, Any]) -> dict[str, type]:
-    """Of the fields that depend on the stage's kind; for `configs.from_dict`."""
+    """Returns the types of the fields that depend on the stage's kind, for `configs.from_dict`."""
     spec = registry.spec_class(values["spec"])
     return {"spec": spec, "transformer": spec.config_class()}
 
 
 class StageTrainable(Trainable[TrainState]):
-  """A stage as the trainer sees it; a batch is what `spec.example` makes, stacked."""
+  """Trains a stage on batches of stacked `spec.example` results."""
 
   def __init__(self, config: StageTrainingConfig):
     self.config = config
@@ -64,14 +64,14 @@ class StageTrainable(Trainable[TrainState]):
     self._optimizer = make_optimizer(config.optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
-    """A fresh state; parameters carry their logical axes."""
+    """Returns a new state whose parameters have logical axes."""
     params = self.config.spec.init(self.config.transformer, rng, batch)
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
 
   def train_step(
     self, state: TrainState, batch: Batch, rng: Key[Array, ""]
   ) -> tuple[TrainState, Metrics]:
-    """One update, skipped if its loss or gradient is not finite."""
+    """Updates the state, unless the loss or the gradient is not finite."""
     c = self.config
 
     def loss_fn(params, batch, rng):
@@ -88,21 +88,21 @@ class StageTrainable(Trainable[TrainState]):
     )
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-    """Metrics of one batch; `weight` is its number of target tokens."""
+    """Returns the metrics of one batch; `weight` is its number of target tokens."""
     c = self.config
     return c.spec.loss(c.transformer, state.averaged_params, batch)[1]
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """How many tokens a batch holds, without padding."""
+    """Returns the numbers of tokens in a batch, without padding."""
     return self.config.spec.amounts(batch)
 
   def flops_per_step(self, batch: Batch, step: int) -> float:
-    """Of one update."""
-    del step  # all alike
+    """Returns the floating-point operations of one update."""
+    del step  # all steps cost the same
     return self.config.spec.flops_per_step(self.config.transformer, batch)
 
   def inference_params(self, state: TrainState) -> dict[str, Any]:
-    """The parameters to sample with; the averaged ones if there are any."""
+    """Returns the parameters for sampling: the averaged ones if they exist."""
     return self.config.spec.inference_params(state.averaged_params)
 
   def component_params(self, component: Any, what: str) -> dict[str, Any]:
@@ -114,6 +114,6 @@ class StageTrainable(Trainable[TrainState]):
     return component.params
 
   def with_params(self, state: TrainState, params: Any) -> TrainState:
-    """A fresh state that begins where a stage's inference parameters left off."""
+    """Returns a new state that starts from the inference parameters of a stage."""
     params = self.config.spec.training_params(self.config.transformer, params)
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)

@@ -123,7 +123,7 @@ def test_a_bundle_replaces_a_bundle_and_nothing_else(miniature_bundle, saved, tm
   assert load_bundle(saved).name == "second"
   (tmp_path / "holiday").mkdir()
   (tmp_path / "holiday" / "photo.jpg").touch()
-  with pytest.raises(BundleError, match="exists and is no bundle"):
+  with pytest.raises(BundleError, match="exists and is not a bundle"):
     save_bundle(miniature_bundle, tmp_path / "holiday")
   (tmp_path / "file").touch()
   for place, words in [

@@ -54,7 +54,7 @@ def test_push_replaces_a_bundle_only_with_overwrite(
   other = save_bundle(smaller, tmp_path / "smaller")
   before = dict(hub.repositories["user/mini"])
   refused = run_cli(COMMAND, "push", other, "user/mini")
-  assert refused.code == 2 and "user/mini holds a bundle already" in refused.err
+  assert refused.code == 2 and "user/mini already contains a bundle" in refused.err
   assert hub.repositories["user/mini"] == before
   assert run_cli(COMMAND, "push", other, "user/mini", "--overwrite").code == 0
   assert "fine_stage.safetensors" not in hub.repositories["user/mini"]
@@ -88,7 +88,7 @@ def test_what_is_not_there_or_no_bundle_is_said_in_one_line(run_cli, hub, tmp_pa
   hub.repositories["user/poems"] = {"README.md": b"# Poems"}
   done = run_cli(COMMAND, "pull", name, tmp_path / "new")
   assert done.code == 2 and done.err.count("\n") == 1
-  assert f"{name} holds no bundle: there is no such repository" in done.err
+  assert f"{name} contains no bundle: the repository does not exist" in done.err
   assert not (tmp_path / "new").exists()
 
 
@@ -96,5 +96,5 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_line(run_cli, hub, saved, t
   hub.close()
   for arguments in (("pull", "user/mini", tmp_path / "new"), ("push", saved, "user/mini")):
     done = run_cli(COMMAND, *arguments)
-    assert done.code == 2 and "look whether the hub can be reached" in done.err
+    assert done.code == 2 and "check that the hub can be reached" in done.err
     assert done.err.count("\n") == 1

@@ -74,7 +74,7 @@ def test_a_whole_bundle_is_verified(run_cli, saved):
   assert (done.code, done.out) == (0, f"{saved}: whole, 5 parts\n")
 
 
-def test_every_damaged_part_is_named_and_the_exit_code_is_1(run_cli, saved):
+def test_every_damaged_part_is_reported_and_the_exit_code_is_1(run_cli, saved):
   (saved / "codec.safetensors").unlink()
   path = saved / "coarse_stage.safetensors"
   content = bytearray(path.read_bytes())
@@ -90,7 +90,7 @@ def test_every_damaged_part_is_named_and_the_exit_code_is_1(run_cli, saved):
   assert "coarse_stage.safetensors does not hold the weights" in flipped
 
 
-def test_parts_that_are_whole_and_do_not_belong_together_are_damage(run_cli, saved):
+def test_intact_parts_that_do_not_fit_together_are_damage(run_cli, saved):
   manifest = json.loads((saved / "bundle.json").read_text())
   manifest["components"]["fine_stage"]["token_hash"] = "0123"
   (saved / "bundle.json").write_text(json.dumps(manifest))
@@ -114,20 +114,20 @@ def test_a_description_that_cannot_be_used_is_damage_in_one_line(run_cli, saved,
   assert done.code == 1 and words in done.out and done.out.count("\n") == 1
 
 
-def test_what_is_asked_for_wrongly_is_said_in_one_line(run_cli, saved, tmp_path):
+def test_wrong_arguments_are_reported_in_one_line(run_cli, saved, tmp_path):
   for arguments, words in (
-    ((), "say what to do: list, info, verify, push, pull"),
-    (("lists",), "'lists' is no command"),
+    ((), "give a command: list, info, verify, push, pull"),
+    (("lists",), "'lists' is not a command"),
     (("info",), "give BUNDLE after info, not 0 arguments"),
     (("verify", "no_such_bundle"), "no bundle 'no_such_bundle'"),
-    (("push", saved, "mini"), "'mini' names no repository of the hub; write USER/NAME"),
+    (("push", saved, "mini"), "'mini' is not the name of a repository; write USER/NAME"),
     (("pull", "user/mini", saved), f"{saved} exists; choose another folder, or --overwrite it"),
   ):
     done = run_cli(COMMAND, *arguments)
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, arguments
 
 
-def test_without_huggingface_hub_push_and_pull_say_what_to_install(
+def test_without_huggingface_hub_push_and_pull_name_what_to_install(
   run_cli, saved, tmp_path, monkeypatch
 ):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -64,7 +64,7 @@ def test_maestro_has_the_splits_of_its_table_and_misses_what_is_not_there(tmp_pa
   told = {"2004/a.wav": "train", "2006/b.wav": "valid", "2006/c.wav": "test"}
   assert _told(tmp_path) == {name: (split, None) for name, split in told.items()}
   (tmp_path / "maestro-v3.0.0.csv").write_text("a,b\n1,2\n")
-  with pytest.raises(DataError, match=r"maestro-v3\.0\.0\.csv is no table of MAESTRO"):
+  with pytest.raises(DataError, match=r"maestro-v3\.0\.0\.csv is not a MAESTRO table"):
     manifest.list_clips(tmp_path)
 
 
@@ -72,7 +72,7 @@ def test_a_layout_can_be_named_and_one_that_does_not_fit_is_refused(tmp_path):
   _make(tmp_path, ["metadata.csv", "wavs/a.wav", "train/b.wav"])
   assert set(_told(tmp_path, "ljspeech")) == {"wavs/a.wav"}
   assert set(_told(tmp_path, "folder")) == {"wavs/a.wav", "train/b.wav"}
-  with pytest.raises(DataError, match="is not laid out as maestro"):
+  with pytest.raises(DataError, match="does not have the layout maestro"):
     manifest.list_clips(tmp_path, layout="maestro")
   with pytest.raises(DataError, match="the layouts are maestro, ljspeech, librispeech, folder"):
     manifest.list_clips(tmp_path, layout="libri")

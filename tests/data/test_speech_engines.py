@@ -63,8 +63,8 @@ def test_a_command_that_makes_no_speech_is_an_error_that_has_the_reason(program,
   ("command", "reason"),
   [
     ("no-such-program {wav}", "'no-such-program' is not found; install it"),
-    (f"{sys.executable} {{text}}", "has no {wav}"),
-    (f"{sys.executable} {{wav}} {{words}}", "has {words}, which is none of {wav}, {text}"),
+    (f"{sys.executable} {{text}}", "needs {wav}"),
+    (f"{sys.executable} {{wav}} {{words}}", "contains {words}, which is not one of {wav}, {text}"),
     (f"{sys.executable} '{{wav}}", "No closing quotation"),
   ],
 )
@@ -79,7 +79,7 @@ def test_an_engine_stands_for_its_voices_and_a_voice_is_named_once():
   voices = speech_engines.parse_voices(["a:y", "b", "a", "a:z:1"], engines)
   assert voices == [Voice("a", "y"), Voice("b", ""), Voice("a", "x"), Voice("a", "z:1")]
   assert [voice.name for voice in voices] == ["a-y", "b", "a-x", "a-z:1"]
-  with pytest.raises(UserError, match="'c:x' names no engine; the engines are a, b"):
+  with pytest.raises(UserError, match="'c:x' is not an engine; the engines are a, b"):
     speech_engines.parse_voices(["a", "c:x"], engines)
 
 

@@ -116,7 +116,7 @@ def test_one_split_is_held_out_from_and_other_rates_are_resampled(data_dir):
 
 
 def test_unknown_and_unprepared_data_sets_are_refused_in_words(data_dir, tmp_path):
-  with pytest.raises(DataError, match="TFDS knows no data set 'no_such_set'"):
+  with pytest.raises(DataError, match="TFDS has no data set 'no_such_set'"):
     TfdsAudioDataSource("tfds:no_such_set")
   with pytest.raises(DataError, match=r"not prepared in .*; run: tfds build ljspeech"):
     TfdsAudioDataSource("tfds:ljspeech", data_dir=str(tmp_path))

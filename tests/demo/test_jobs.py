@@ -17,7 +17,7 @@ def test_jobs_that_ended_go_when_they_are_too_many(tmp_path):
   going = jobs.begin("another", 60.0)
   assert {path.name for path in tmp_path.iterdir()} == {j.name for j in (*ended[2:], going)}
   assert jobs.find(ended[0].name) is None and jobs.find(ended[3].name) is ended[3]
-  assert jobs.going == 1
+  assert jobs.num_active == 1
 
 
 def test_jobs_that_ended_go_when_they_are_old(tmp_path):

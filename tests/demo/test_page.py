@@ -56,13 +56,13 @@ def choose(browser, label, value):
 
 
 def pick_example(browser):
-  """Presses its button until it is there: a page that was just opened may not hear it yet."""
-  is_there = "!document.querySelector('#prompt input[type=file]')"
+  """Presses the button until the example is loaded; a new page may not react at first."""
+  is_loaded = "!document.querySelector('#prompt input[type=file]')"
   end = time.monotonic() + 60
-  while not browser.run(is_there) and time.monotonic() < end:
+  while not browser.run(is_loaded) and time.monotonic() < end:
     browser.click("#examples button.gallery-item")
     time.sleep(0.5)
-  browser.wait(is_there)
+  browser.wait(is_loaded)
 
 
 def upload(browser, path):
@@ -74,19 +74,21 @@ def upload(browser, path):
 
 
 @NO_BROWSER
-def test_an_example_is_heard_before_it_is_made_and_judged_then(browser, there, monkeypatch):
+def test_an_example_can_be_played_before_it_is_complete_and_is_then_classified(
+  browser, there, monkeypatch
+):
   from audiolm_jax.demo import making
 
-  heard, judge = threading.Event(), making.judge
-  # However slow the browser is, making does not end before it has heard something.
-  monkeypatch.setattr(making, "judge", lambda *asked: heard.wait(200) and judge(*asked))
+  received, classify = threading.Event(), making.classify
+  # Even with a slow browser, the request ends only after the browser has received audio.
+  monkeypatch.setattr(making, "classify", lambda *asked: received.wait(200) and classify(*asked))
   pick_example(browser)
   choose(browser, "New seconds", 4)
   choose(browser, "Prompt seconds", 1)
   browser.click("#make")
   browser.wait(f"{RECEIVED} >= 16_000")
   assert browser.run("document.querySelector('.verdict')") is None
-  heard.set()
+  received.set()
   browser.wait(f"{STATUS}.startsWith('Made')")
   assert browser.run(RECEIVED) == browser.run("document.querySelector('streamed-sound').total")
   browser.wait("document.querySelector('streamed-sound audio').duration > 4.9")
@@ -103,20 +105,20 @@ def test_stop_ends_the_computing(browser, there):
   choose(browser, "New seconds", 30)
   browser.click("#make")
   browser.wait(f"{RECEIVED} && {STATUS}.startsWith('Sample 1')")
-  assert there.jobs.going == 1
+  assert there.jobs.num_active == 1
   browser.click("#stop")
   browser.wait(f"{STATUS}.includes('Stopped.')")
   end = time.monotonic() + 10
-  while there.jobs.going and time.monotonic() < end:
+  while there.jobs.num_active and time.monotonic() < end:
     time.sleep(0.02)
-  assert there.jobs.going == 0
+  assert there.jobs.num_active == 0
   assert browser.run("document.querySelector('.verdict')") is None
   browser.wait("document.querySelector('streamed-sound').ended")
   assert browser.run(RECEIVED) < browser.run("document.querySelector('streamed-sound').total")
 
 
 @NO_BROWSER
-def test_what_is_no_sound_is_said_on_the_page(browser, there, tmp_path):
+def test_a_file_without_audio_is_reported_on_the_page(browser, there, tmp_path):
   (tmp_path / "letter.wav").write_text("no sound " * 50)
   browser.click("#prompt button[aria-label=Clear]")
   upload(browser, tmp_path / "letter.wav")

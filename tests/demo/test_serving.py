@@ -56,7 +56,7 @@ def test_samples_are_those_of_the_command_with_the_seeds_one_after_another(
   assert job and [len(s.since(0)) for s in job.samples] == [64_000, 64_000]
 
 
-def test_sound_is_there_before_the_making_has_ended(demo_bundle, jobs, ask, tmp_path):
+def test_audio_is_available_before_the_request_has_ended(demo_bundle, jobs, ask, tmp_path):
   steps = serve(ask(), "me", {"miniature": demo_bundle}, Limits(), jobs)
   seconds = []
   for _ in steps:
@@ -64,7 +64,7 @@ def test_sound_is_there_before_the_making_has_ended(demo_bundle, jobs, ask, tmp_
     if job and job.samples:
       seconds.append((job.samples[0].seconds, job.samples[0].is_complete))
   assert (1.0, False) in seconds and seconds[-1] == (2.0, True)
-  assert len({heard for heard, _ in seconds}) > 3
+  assert len({received for received, _ in seconds}) > 3
 
 
 def test_the_detectors_verdict_is_shown(demo_bundle, miniature_bundle, jobs, ask):
@@ -93,8 +93,8 @@ def test_a_prompt_that_cannot_be_used_is_one_line_without_its_folder(
   elif content is not None:
     soundfile.write(path, content, RATE)
   last = run(ask(prompt=str(path)), demo_bundle, jobs)[-1]
-  assert words in text(last) and "secret" not in last.status and "wrong" in last.status
-  assert jobs.going == 0
+  assert words in text(last) and "secret" not in last.status and "message error" in last.status
+  assert jobs.num_active == 0
 
 
 def test_what_nobody_foresaw_is_logged_and_not_shown(demo_bundle, jobs, ask, monkeypatch, caplog):
@@ -104,7 +104,7 @@ def test_what_nobody_foresaw_is_logged_and_not_shown(demo_bundle, jobs, ask, mon
   monkeypatch.setattr(type(demo_bundle), "stream", fail)
   last = run(ask(), demo_bundle, jobs)[-1]
   assert "Something went wrong" in text(last) and "1234" not in last.status
-  assert "the key is 1234" in caplog.text and jobs.going == 0
+  assert "the key is 1234" in caplog.text and jobs.num_active == 0
 
 
 def test_a_stop_ends_the_making_between_two_pieces(demo_bundle, jobs, ask):
@@ -114,10 +114,10 @@ def test_a_stop_ends_the_making_between_two_pieces(demo_bundle, jobs, ask):
   began = time.monotonic()
   shown += list(steps)
   assert text(shown[-1]) == "Stopped." and time.monotonic() - began < 5
-  assert jobs.going == 0 and not any(s.details.get(0) for s in shown)
+  assert jobs.num_active == 0 and not any(s.details.get(0) for s in shown)
 
 
-def test_a_stop_is_heard_before_there_is_any_new_sound(demo_bundle, jobs, ask, tmp_path):
+def test_a_stop_takes_effect_before_there_is_any_new_sound(demo_bundle, jobs, ask, tmp_path):
   steps = serve(ask(duration=20.0), "me", {"miniature": demo_bundle}, Limits(), jobs)
   shown = [next(steps), next(steps), next(steps)]  # as far as the prompt
   jobs.stop("me")
@@ -129,11 +129,11 @@ def test_a_stop_is_heard_before_there_is_any_new_sound(demo_bundle, jobs, ask, t
 def test_a_page_that_is_left_ends_its_job(demo_bundle, jobs, ask):
   steps = serve(ask(duration=20.0), "me", {"miniature": demo_bundle}, Limits(), jobs)
   next(steps), next(steps)
-  assert jobs.going == 1
+  assert jobs.num_active == 1
   steps.close()
-  assert jobs.going == 0
+  assert jobs.num_active == 0
 
 
 def test_a_request_past_its_time_is_given_up_in_a_line(demo_bundle, jobs, ask):
   last = run(ask(duration=20.0), demo_bundle, jobs, timeout=0.001)[-1]
-  assert "took longer than 0.001 s" in text(last) and jobs.going == 0
+  assert "took longer than 0.001 s" in text(last) and jobs.num_active == 0

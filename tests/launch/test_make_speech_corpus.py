@@ -182,7 +182,7 @@ def test_sentences_that_fail_are_reported_and_end_the_run_past_a_limit(corpus, t
 @pytest.mark.parametrize(
   ("flags", "reason"),
   [
-    (["--voices=nobody:anna"], "'nobody:anna' names no engine; the engines are hibari, flite"),
+    (["--voices=nobody:anna"], "'nobody:anna' is not an engine; the engines are hibari, flite"),
     (["--voices=tone:1", "--text=/no/such/file"], "cannot read /no/such/file"),
     (["--voices=tone:1", "--output_dir=/proc/corpus"], "cannot create the folder /proc/corpus"),
     (["--voices=tone:1", "--speeds=0.9"], "--speeds=0.9 must be numbers from 0.92 to 1.08"),

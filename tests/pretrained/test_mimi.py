@@ -112,7 +112,7 @@ def test_the_defaults_are_the_published_model():
 def test_a_stage_may_have_two_semantic_tokens_for_a_frame():
   spec = coarse_stage(semantic_rate=25.0, frame_rate=12.5, codebook_size=2048)
   assert (spec.crop_steps, spec.crop_frames) == (250, 125)
-  assert steps_of_frames(spec, 3, 7) == slice(6, 14)
+  assert steps_of_frames(3, 7, spec.frame_rate, spec.semantic_rate) == slice(6, 14)
 
 
 def test_a_config_survives_a_bundle(codec):

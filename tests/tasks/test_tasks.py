@@ -159,7 +159,7 @@ def test_a_task_that_cannot_be_tokenized_is_refused_in_words(environment, bundle
   ):
     with pytest.raises(DataError, match=said):
       next(audio_shards.shards_of_task(module, task, 16_000, 3))
-  with pytest.raises(DataError, match="is read at 16000 Hz, the tokenizers want 24000 Hz"):
+  with pytest.raises(DataError, match="is read at 16000 Hz, the tokenizers need 24000 Hz"):
     next(audio_shards.shards_of_task("tasks.speech", "speech_waveform", 24_000, 3))
 
 
