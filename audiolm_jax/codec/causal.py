@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from audiolm_jax.codec.convolution import convolve
 from audiolm_jax.core import products
+from audiolm_jax.core.arrays import Array
 
 _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 

@@ -8,9 +8,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from audiolm_jax.codec.convolution import convolve
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.dsp.stft import stft
 
 

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int, Key
 
 from audiolm_jax.codec.causal import Streamed
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.core import products
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.dsp.stft import stft
 

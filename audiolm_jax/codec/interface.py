@@ -6,7 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Float, Int, Key, Shaped
+
+from audiolm_jax.core.arrays import Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.dsp.mel import mel_filterbank
 from audiolm_jax.dsp.stft import magnitude, stft
 

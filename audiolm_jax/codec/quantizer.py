@@ -7,9 +7,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int, Key
 
 from audiolm_jax.core import products
+from audiolm_jax.core.arrays import Array
 
 
 @flax.struct.dataclass

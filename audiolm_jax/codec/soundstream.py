@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from audiolm_jax.codec.causal import (
   CausalConv,
@@ -22,6 +22,7 @@ from audiolm_jax.codec.causal import (
   elu,
 )
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core.arrays import Array
 
 State = tuple[jax.Array, ...]
 

@@ -19,7 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from audiolm_jax.core.arrays import Array
 
 
 class Precision(enum.StrEnum):

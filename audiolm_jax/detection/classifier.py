@@ -10,10 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from audiolm_jax.codec import convolution
 from audiolm_jax.core import products
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig, log_mel
 

@@ -2,7 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Complex, Float
+
+from audiolm_jax.core.arrays import Array
 
 
 def stft(

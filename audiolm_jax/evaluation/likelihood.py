@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.token_shards import TokenClip

@@ -13,7 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
+
+from audiolm_jax.core.arrays import Array
 
 # Added to the logits of masked keys. It is finite, so that a row without any unmasked key (padding
 # on the left of a prompt) is finite too; such a row is never used.

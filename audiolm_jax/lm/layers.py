@@ -6,9 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from audiolm_jax.core import products
+from audiolm_jax.core.arrays import Array
 
 
 class Projection(nn.Module):

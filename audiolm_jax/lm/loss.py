@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int, Key
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.lm.stages import AutoregressiveSpec, Source
 from audiolm_jax.lm.tokens import SEPARATOR
 from audiolm_jax.lm.transformer import Transformer

@@ -10,9 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from audiolm_jax.core import products
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm.attention import PREFILL_BLOCK, KeyValues, RelativeBias, bias_blocks
 from audiolm_jax.lm.blocks import AttentionContext, Block, dropout_of

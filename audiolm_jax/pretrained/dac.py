@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import ChunkedModel, Reach, Sizes
 from audiolm_jax.codec.causal import CausalConv, StridedConv, TransposedConv
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.weights import PublishedWeights

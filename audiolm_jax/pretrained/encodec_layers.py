@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core.arrays import Array
 
 KERNEL = 7
 UNIT_KERNEL = 3

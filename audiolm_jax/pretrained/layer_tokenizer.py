@@ -6,9 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import Reach
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
 from audiolm_jax.semantic.kmeans import nearest_of_close_centroids

@@ -16,10 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.pretrained.mimi_transformer import (
   MimiTransformerConfig,
   Transformer,

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.lm.attention import rotate
 
 

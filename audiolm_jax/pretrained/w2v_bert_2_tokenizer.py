@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.pretrained.kaldi_features import standardized_log_mel
 from audiolm_jax.pretrained.layer_tokenizer import (
   LayerTokenizer,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Int, Key
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.streams import SEMANTIC
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.stages import AutoregressiveSpec, Source, stage_sequence

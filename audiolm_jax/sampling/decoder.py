@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Int, Key
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.lm.attention import KeyValues
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.tokens import BOS, PAD

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key, UInt32
+from jaxtyping import Key, UInt32
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.io.stored_program import StoredProgram
 
 # The numbers of the stages before hashes were introduced; they keep the tokens of older versions.

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import UserError
 
 if TYPE_CHECKING:

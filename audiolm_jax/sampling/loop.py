@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Int, Key
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.attention import MASKED, KeyValues, cached_attention
 from audiolm_jax.lm.config import TransformerConfig

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Key
+from jaxtyping import Key
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.streams import Record, Stream
 from audiolm_jax.lm.stage import Stage, StageSpec
 from audiolm_jax.lm.tokens import collapse_repeats

@@ -11,8 +11,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.semantic.features import LogMelConfig, normalised_log_mel
 
 

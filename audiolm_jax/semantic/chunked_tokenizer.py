@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import ChunkedModel, Sizes, clips_of, rows_of, run
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.semantic.spec import SemanticSpec
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import DataError
 
 _LEAST_SHARE = 0.02  # of the mean usage; less used centroids are moved

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.semantic.conformer import dense
 
 _SCORE_SCALE = 4.0

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
@@ -39,6 +39,7 @@ from audiolm_jax.codec.quantizer import (
 )
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core import configs
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.trainables.adversary import Adversary
 from audiolm_jax.training.batches import Batch

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from audiolm_jax.core import configs
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
 from audiolm_jax.training.gradient_step import gradient_step

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from audiolm_jax.core import configs
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.sampling import registry

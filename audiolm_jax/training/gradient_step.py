@@ -3,8 +3,9 @@
 from typing import Any
 
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.training.microbatches import Batch, LossFunction, loss_and_gradients
 from audiolm_jax.training.train_state import TrainState, apply_gradients, apply_if_finite
 

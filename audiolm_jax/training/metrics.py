@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from audiolm_jax.core.arrays import Array
 
 Metrics = Mapping[str, Float[Array, ""]]
 

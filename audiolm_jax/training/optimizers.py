@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 
 # Usual RMS of an AdamW update, to which Muon's updates are scaled (arXiv 2502.16982, eq. 4).

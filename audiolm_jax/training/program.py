@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from audiolm_jax.core import products
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Accumulator, Audio, Image

@@ -7,7 +7,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from audiolm_jax.core.arrays import Array
 
 State = TypeVar("State")
 

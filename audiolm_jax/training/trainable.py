@@ -4,8 +4,9 @@ import abc
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Audio, Image
