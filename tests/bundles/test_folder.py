@@ -152,7 +152,7 @@ def test_unknown_names_list_the_shipped_bundles(tmp_path, monkeypatch, saved):
   with pytest.raises(BundleError, match="no bundle 'speech_large'"):
     load_bundle("speech_large")
   (tmp_path / "empty").mkdir()
-  with pytest.raises(BundleError, match=r"no bundle: it has no bundle\.json"):
+  with pytest.raises(BundleError, match=r"not a bundle: it has no bundle\.json"):
     load_bundle(tmp_path / "empty")
   monkeypatch.setattr(folder, "_SHIPPED", tmp_path)
   assert list_bundles() == ["mini"]
@@ -187,7 +187,7 @@ def test_unknown_names_list_the_shipped_bundles(tmp_path, monkeypatch, saved):
       )
       for name in ("codec", "semantic", "coarse_stage")
     ),
-    (lambda m: m["temperatures"].update(rough=1.0), "'rough', which is no stage"),
+    (lambda m: m["temperatures"].update(rough=1.0), "'rough', which is not one of its stages"),
   ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(saved, change, words):
