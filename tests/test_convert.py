@@ -184,10 +184,10 @@ def test_missing_settings_of_a_semantic_encoder_are_reported(tmp_path, run_cli):
   for arguments, source, words in (
     (kmeans, GOLDEN / "hubert", "hubert_base needs --layer and --kmeans"),
     (("--layer", 2), GOLDEN / "hubert", "fit_kmeans computes new ones"),
-    ((*kmeans, "--layer", 4), GOLDEN / "hubert", "layer 4 is none of the model's blocks 1 to 3"),
+    ((*kmeans, "--layer", 4), GOLDEN / "hubert", "layer 4 is not one of the model's blocks 1 to 3"),
     (both, pickled, "a pickle, which may run any code"),
-    (both, pickled / "pytorch_model.bin", "turn it into model.safetensors once"),
-    (both, MODEL, "type 'dac', and 'hubert' is wanted"),
+    (both, pickled / "pytorch_model.bin", "convert it to model.safetensors once"),
+    (both, MODEL, "type 'dac', expected 'hubert'"),
   ):
     done = convert_semantic(run_cli, tmp_path, *arguments, source=source)
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
@@ -223,7 +223,7 @@ def test_models_that_cannot_be_converted_are_reported(tmp_path, run_cli, monkeyp
   (tmp_path / "empty").mkdir()
   for source, words in (
     (broken, "cannot be read"),
-    (other, "no whole number at the 22051 Hz of the codec"),
+    (other, "whole number of samples at the 22051 Hz of the codec"),
     (tmp_path / "empty", "model.safetensors is missing"),
   ):
     done = convert(run_cli, tmp_path, source=source)

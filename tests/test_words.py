@@ -45,21 +45,10 @@ EXCEPTIONS = {
   "audiolm_jax/evaluation/listening": ("play", "plays", "played", "playing"),  # of audio
 }
 
-# Places that have not been rewritten yet.
-PENDING = (
-  *(f"audiolm_jax/{room}" for room in ("chunking", "codec")),
-  *(f"audiolm_jax/{room}" for room in ("evaluation", "lm", "pretrained", "sampling", "semantic")),
-  *(f"audiolm_jax/{command}.py" for command in ("eval", "listening_test")),
-)
-
 
 def sources() -> list[Path]:
   paths = {path for pattern in SOURCES for path in REPO.glob(pattern)}
-  return sorted(path for path in paths if not _within(path, PENDING))
-
-
-def _within(path: Path, places) -> bool:
-  return any(path.is_relative_to(REPO / place) for place in places)
+  return sorted(paths)
 
 
 def prose_of_python(text: str) -> Iterator[tuple[int, str]]:
@@ -128,7 +117,7 @@ def test_the_words_of_the_product_are_plain():
 
 
 def test_listed_places_exist():
-  missing = [place for place in (*PENDING, *EXCEPTIONS) if not (REPO / place).exists()]
+  missing = [place for place in EXCEPTIONS if not (REPO / place).exists()]
   assert not missing, f"remove from the lists: {missing}"
 
 

@@ -1,26 +1,29 @@
-"""One engine for long and streamed audio: a model that maps a chunk, run over clips and streams.
+"""One engine for long and streamed audio: runs a model of chunks over clips and streams.
 
 A model is declared once, as a `ChunkedModel`:
 
-- `step(inputs, ends, state) -> (results, state)` maps a chunk of whole frames. `ends` says how many
-  inputs there are from the chunk's start to the end of each clip, since what follows a clip in a
-  chunk is not what the model's own padding would be.
+- `step(inputs, ends, state) -> (results, state)` maps a chunk of whole frames. `ends` is the number
+  of inputs from the start of the chunk to the end of each clip. A model needs it because the inputs
+  after the end of a clip differ from the padding that the model itself would use.
 - `left` and `right`: the frames before and after a frame that its result depends on.
-- `initial_state(batch)`, if a state carries the past from chunk to chunk. Then `left` is not used,
-  and the results of a chunk come `right` frames after its inputs. Without a state, a chunk begins
-  `left` frames before and ends `right` frames after the results that are kept of it.
+- `initial_state(batch)`, if a state carries the past from chunk to chunk. Then `left` is unused,
+  and
+  the results of a chunk lag `right` frames behind its inputs. Without a state, a chunk begins
+  `left`
+  frames before the results that are kept of it and ends `right` frames after them.
 - `sizes`: the few numbers of frames that a chunk may have, so that few programs are compiled.
 
 Three things use the declaration:
 
-- `plan` cuts a clip into chunks and says which of their results are kept.
+- `plan` cuts a clip into chunks and selects the results of each chunk to keep.
 - `run` maps clips of unequal lengths, in bounded memory and several at a time.
-- `Stream` maps what is pushed, as soon as nothing still to come can change it.
+- `Stream` maps inputs as they are pushed and returns each result once it is final.
 
-All of them give what the model gives for each clip alone in one chunk, up to the rounding of
-products of other shapes.
+All three return the results that the model computes for each clip alone in one chunk, except for
+rounding: matrix products of other shapes round differently.
 
-The sum of three neighbours, in chunks of at most four frames, depends on one frame to each side:
+The example computes the sum of three neighbours in chunks of at most four frames. Each result
+depends on one frame on each side:
 
 >>> import numpy as np
 >>> def step(inputs, ends, state):

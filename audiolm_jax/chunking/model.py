@@ -1,4 +1,4 @@
-"""What a model declares so that it can be run in chunks."""
+"""The properties that a model declares to run in chunks."""
 
 import dataclasses
 import functools
@@ -11,14 +11,14 @@ from jaxtyping import Shaped
 
 from audiolm_jax.core.errors import ConfigError
 
-# So few frames of a stream are a chunk, whatever their number.
+# A chunk of a stream may have any number of frames up to this one.
 _AT_ONCE = 8
 
 Step = Callable[[np.ndarray, np.ndarray, Any], tuple[Any, Any]]
 
 
 class Reach(NamedTuple):
-  """How many frames before and after its own a result depends on."""
+  """The numbers of frames before and after a frame that its result depends on."""
 
   left: int
   right: int
@@ -28,8 +28,9 @@ class Sizes(NamedTuple):
   """The numbers of frames that a chunk may have.
 
   Attributes:
-    largest: of all chunks but the last ones of a clip.
-    smaller: given the frames that are left, fewer than `largest`, the frames of the next chunk.
+    largest: frames of every chunk except the last ones of a clip.
+    smaller: maps the number of remaining frames, less than `largest`, to the frames of the next
+      chunk.
   """
 
   largest: int
@@ -37,41 +38,42 @@ class Sizes(NamedTuple):
 
   @classmethod
   def in_steps(cls, largest: int, step: int) -> "Sizes":
-    """What is left goes in one chunk of a multiple of `step`: more programs, fewer chunks."""
+    """Puts the remaining frames into one chunk of a multiple of `step`: fewer chunks."""
     return cls(largest, lambda rest: -(-rest // step) * step)
 
   @classmethod
   def of_two(cls, largest: int, small: int) -> "Sizes":
-    """What is left goes in chunks of `small`: two programs, more chunks."""
+    """Puts the remaining frames into chunks of `small` frames: two programs, more chunks."""
     return cls(largest, lambda rest: small)
 
 
 @dataclasses.dataclass(frozen=True)
 class ChunkedModel:
-  """A model that maps chunks of whole frames of clips side by side.
+  """A model that maps chunks of whole frames, for several clips at once.
 
   Attributes:
-    step: maps inputs [batch, size * unit, ...], ends [batch] and a state to results
-      [batch, size * n, ...], n for each frame, and the state after them. `ends` are the inputs from
-      the first frame of the chunk to each clip's end, which may be beyond the chunk or before it.
-    nothing: results of no frame of one clip, [0, ...].
+    step: maps inputs [batch, size * unit, ...], ends [batch] and a state to results [batch, size *
+      n, ...], n per frame, and the next state. `ends` are the inputs from the first frame of the
+      chunk to the end of each clip, which may lie after or before the chunk.
+    nothing: the results of a clip without frames, [0, ...].
     sizes: the numbers of frames that a chunk may have.
-    initial_state: the state at the start of that many clips. Without it nothing is carried from
-      chunk to chunk, and `step` receives None.
+    initial_state: maps a number of clips to the state at their start. If None, no state is carried
+      from chunk to chunk and `step` receives None.
     left: frames before a frame that its result depends on, if no state carries them.
     right: frames after a frame that its result depends on. If a state is carried, the results of
-      `step` are those of the frames so many before its inputs.
-    first: frames that the first chunk has at least.
+      `step` belong to the frames `right` before its inputs.
+    first: the minimum number of frames of the first chunk.
     unit: inputs per frame.
     margins: inputs before and after a chunk that are part of its inputs, zeros outside of the clip.
-    dtype: of the inputs.
-    pooled: chunks of one size go side by side, whichever clips they are of, so that every clip is
-      cut as it is alone; all chunks of a clip longer than the largest size have that size. If not,
-      clips of like length go side by side, all cut as the longest of them.
-    prepare: begins to load or compile what `step` needs for such arguments.
+    dtype: dtype of the inputs.
+    pooled: whether chunks of one size form a batch regardless of their clips. Then every clip is
+      cut as if it were alone, and all chunks of a clip longer than the largest size have that size.
+      Otherwise clips of similar length form a batch and are all cut as the longest of them.
+    prepare: starts to load or compile in the background what `step` needs for the given arguments.
+
   Raises:
-    ConfigError: the largest chunk leaves no result to keep, or a state is carried and chunks are
-      to be pooled or to overlap.
+    ConfigError: the largest chunk leaves no result to keep, or a model with a state sets `pooled`
+      or `left`.
   """
 
   step: Step
@@ -91,44 +93,44 @@ class ChunkedModel:
     if self.left + self.right >= self.sizes.largest:
       raise ConfigError(
         f"a chunk of {self.sizes.largest} frames has no result to keep: each depends on "
-        f"{self.left} frames before and {self.right} after it; take larger chunks"
+        f"{self.left} frames before and {self.right} after it; use larger chunks"
       )
     if self.carried and (self.pooled or self.left):
-      raise ConfigError("chunks of a model that carries a state can neither be pooled nor overlap")
+      raise ConfigError("a model with a state can have neither pooled nor overlapping chunks")
 
   @property
   def carried(self) -> bool:
-    """Whether a state goes from chunk to chunk."""
+    """Whether a state is carried from chunk to chunk."""
     return self.initial_state is not None
 
   @property
   def lag(self) -> int:
-    """Frames by which the results of `step` come after its inputs."""
+    """The number of frames by which the results of `step` lag behind its inputs."""
     return self.right if self.carried else 0
 
   def start(self, done: int) -> int:
-    """The frame with which the chunk begins that gives the results from frame `done` on."""
+    """Returns the first frame of the chunk whose first kept result is that of frame `done`."""
     return done + self.lag if self.carried else max(0, done - self.left)
 
   def start_state(self, batch: int) -> Any:
-    """The state at a clip's start; None if none is carried."""
+    """Returns the state at the start of `batch` clips, or None if no state is carried."""
     return self.initial_state(batch) if self.initial_state is not None else None
 
   def num_frames(self, inputs: int) -> int:
-    """Frames of a clip of that many inputs, the last of which may be partial."""
+    """Returns the number of frames of a clip; the last frame may be partial."""
     return -(-inputs // self.unit)
 
   def size(self, start: int, rest: int) -> int:
-    """Frames of the chunk from frame `start` of a clip, with `rest` frames from there on."""
+    """Returns the frames of the chunk at frame `start` of a clip with `rest` frames from there."""
     largest, smaller = self.sizes
     if rest >= largest or (self.pooled and start):
       return largest
     return min(largest, smaller(rest))
 
   def exact_size(self, start: int, rest: int) -> int:
-    """The same, but no more than are left unless `first` asks for more.
+    """Returns `size` without padding: at most `rest` frames, unless `first` requires more.
 
-    Up to eight frames go at once, of more a power of two.
+    The size is `rest` up to eight frames and a power of two above that.
     """
     if rest >= self.sizes.largest:
       return self.sizes.largest
@@ -138,10 +140,13 @@ class ChunkedModel:
   def cut(
     self, clip: Shaped[np.ndarray, "inputs ..."], start: int, size: int, dropped: int = 0
   ) -> Shaped[np.ndarray, "chunk ..."]:
-    """The inputs of `size` frames from frame `start` on, zeros where the clip has no more.
+    """Returns the inputs of a chunk; zeros outside of the clip.
 
     Args:
-      clip: its inputs without the first `dropped`.
+      clip: the inputs of the clip without the first `dropped`.
+      start: first frame of the chunk.
+      size: frames of the chunk.
+      dropped: number of inputs missing at the start of `clip`.
     """
     before, after = self.margins
     first = start * self.unit - before - dropped
@@ -154,6 +159,9 @@ class ChunkedModel:
 
 
 def zero_state(make: Callable[[Any, int], Any], config: Any, batch: int) -> Any:
-  """The state that `make` describes, all zeros; compiles no program for each of its arrays."""
+  """Returns a state of zeros with the shapes of `make(config, batch)`.
+
+  Unlike a call of `make`, this compiles no program for each of the arrays.
+  """
   shapes = jax.eval_shape(functools.partial(make, config, batch))
   return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))

@@ -1,4 +1,4 @@
-"""Where a clip is cut into chunks."""
+"""The plan by which a clip is cut into chunks."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,10 +7,16 @@ from audiolm_jax.chunking.model import ChunkedModel
 
 
 class Chunk(NamedTuple):
-  """`size` frames from frame `start` of a clip; of their results some are kept.
+  """A chunk of a clip and the results of it to keep.
 
-  The kept ones are the next results of the clip, up to frame `done`. A chunk may reach beyond the
-  clip's end.
+  A chunk may extend beyond the end of the clip.
+
+  Attributes:
+    start: first frame of the chunk.
+    size: frames of the chunk.
+    keep_from: first result to keep, counted in frames from the first result of the chunk.
+    keep_to: the result after the last one to keep.
+    done: the frame of the clip after the last kept result.
   """
 
   start: int
@@ -27,20 +33,22 @@ def plan(
   until: int | None = None,
   size: Callable[[int, int], int] | None = None,
 ) -> Iterator[Chunk]:
-  """Chunks that give the results `done` to `until` of a clip.
+  """Yields the chunks that give the results `done` to `until` of a clip.
 
-  All that a kept result depends on is in its chunk, or in the state.
+  All inputs that a kept result depends on are in its chunk or in the state.
 
   Args:
-    frames: of the clip, as far as they are known.
-    done: frame up to which there are results; at a clip's start None.
-    until: frame up to which there shall be results, by default the clip's end.
-    size: frames of the chunk from a frame on, with so many frames to go; by default `model.size`.
+    model: the model to run.
+    frames: frames of the clip that are known.
+    done: frame before which all results exist; None at the start of a clip.
+    until: frame before which to compute results; the end of the clip by default.
+    size: maps the first frame of a chunk and the number of remaining frames to the frames of the
+      chunk; `model.size` by default.
   """
   until, size = frames if until is None else until, size or model.size
   lag = model.lag
   done = -lag if done is None else done
-  # The results of a model that carries a state come late, so it goes on behind the clip's end.
+  # With a state the results lag behind, so the chunks continue after the end of the clip.
   available = until + lag if model.carried else frames
   while 0 < until > done:
     start = model.start(done)

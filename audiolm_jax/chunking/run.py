@@ -1,4 +1,4 @@
-"""Clips of unequal lengths through a model, several at a time."""
+"""Runs a model over clips of unequal lengths, several at a time."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from audiolm_jax.chunking.model import ChunkedModel
 from audiolm_jax.chunking.plan import Chunk, plan
 
-# The chunks of one size that go through the model together, each with the number of its clip.
+# Chunks of one size that form a batch, each with the index of its clip.
 Batch = list[tuple[int, Chunk]]
 T = TypeVar("T")
 
@@ -21,15 +21,17 @@ def run(
   batch_size: int,
   frames: Sequence[int] | None = None,
 ) -> list[Shaped[np.ndarray, "_ ..."]]:
-  """The results of each clip.
+  """Returns the results of each clip.
 
-  Alone and together differ only by the rounding of products of other shapes. What does not fill a
-  batch goes one by one, so that every size is compiled for two batch sizes at most.
+  They equal those of each clip alone except for rounding, as products of other shapes round
+  differently. Chunks that do not fill a batch run one by one, so that every size is compiled for at
+  most two batch sizes.
 
   Args:
-    clips: the inputs of each.
-    batch_size: chunks that go side by side.
-    frames: of each clip, if its inputs do not say; by default `model.num_frames` of them.
+    model: the model to run.
+    clips: the inputs of each clip.
+    batch_size: chunks per batch.
+    frames: frames of each clip; computed by `model.num_frames` from its inputs by default.
   """
   clips = [np.asarray(clip) for clip in clips]
   frames = frames or [model.num_frames(len(clip)) for clip in clips]
@@ -45,17 +47,19 @@ def run(
     each = results.shape[1] // size
     for row, (clip, chunk) in zip(np.asarray(results), batch, strict=True):
       pieces[clip].append(row[chunk.keep_from * each : chunk.keep_to * each])
-  # A clip beside a longer one has results behind its end.
+  # A clip that is shorter than the longest of its batch has results after its end.
   return [np.concatenate(p)[: count * each] for p, count in zip(pieces, frames, strict=True)]
 
 
 def rows_of(
   results: Sequence[Shaped[np.ndarray, "_ ..."]], nothing: Shaped[np.ndarray, "0 ..."], length: int
 ) -> Shaped[np.ndarray, "batch length ..."]:
-  """Results of unequal lengths as rows of one length, 0 past the end of each.
+  """Returns results of unequal lengths as rows of one length, padded with zeros.
 
   Args:
-    nothing: results of no frame.
+    results: the results of each clip.
+    nothing: the results of a clip without frames.
+    length: results per row.
   """
   rows = np.zeros((len(results), length, *nothing.shape[1:]), nothing.dtype)
   for row, result in zip(rows, results, strict=True):
@@ -66,12 +70,12 @@ def rows_of(
 def clips_of(
   rows: Shaped[np.ndarray, "batch length ..."], lengths: Sequence[int] | np.ndarray | None
 ) -> list[Shaped[np.ndarray, "_ ..."]]:
-  """The first `lengths` of each row; all of it without them."""
+  """Returns the first `lengths` elements of each row, or whole rows if `lengths` is None."""
   return list(rows) if lengths is None else [row[:n] for row, n in zip(rows, lengths, strict=True)]
 
 
 def _in_step(model: ChunkedModel, frames: Sequence[int], batch_size: int) -> Iterator[Batch]:
-  """Clips of like length side by side, all cut as the longest of them."""
+  """Yields batches of clips of similar length, all cut as the longest of them."""
   order = sorted(range(len(frames)), key=lambda clip: frames[clip])
   for clips in _batches(order, batch_size):
     for chunk in plan(model, frames[clips[-1]]):
@@ -79,7 +83,7 @@ def _in_step(model: ChunkedModel, frames: Sequence[int], batch_size: int) -> Ite
 
 
 def _pooled(model: ChunkedModel, frames: Sequence[int], batch_size: int) -> Iterator[Batch]:
-  """Chunks of one size side by side, every clip cut by itself."""
+  """Yields batches of chunks of one size; every clip is cut as if it were alone."""
   by_size: dict[int, Batch] = collections.defaultdict(list)
   for clip, count in enumerate(frames):
     for chunk in plan(model, count):
@@ -89,7 +93,7 @@ def _pooled(model: ChunkedModel, frames: Sequence[int], batch_size: int) -> Iter
 
 
 def _batches(items: list[T], batch_size: int) -> Iterator[list[T]]:
-  """Batches of that many, then what is left, one by one."""
+  """Yields batches of `batch_size` items, then the remaining items one by one."""
   whole = len(items) // batch_size * batch_size
   for first in range(0, whole, batch_size):
     yield items[first : first + batch_size]

@@ -1,4 +1,4 @@
-"""A model that receives its inputs in pieces of any length."""
+"""Runs a model on inputs that arrive in pieces of any length."""
 
 from typing import Any
 
@@ -10,22 +10,27 @@ from audiolm_jax.chunking.plan import plan
 
 
 class Stream:
-  """Inputs in, results out, of clips of equal length side by side.
+  """Maps pieces of clips of equal length to results.
 
-  If the model carries a state, chunks are of no more than what is there, and still of few sizes, so
-  that few programs are compiled whatever is pushed.
+  If the model carries a state, a chunk contains only the inputs received so far, and chunks still
+  have few sizes, so that few programs are compiled whatever the length of the pieces.
   """
 
   def __init__(self, model: ChunkedModel, batch: int = 1):
-    """The state of a new clip, for `batch` clips side by side."""
+    """Starts a stream of new clips.
+
+    Args:
+      model: the model to run.
+      batch: number of clips.
+    """
     self._model, self._batch = model, batch
     self._state: Any = model.start_state(batch)
-    self._kept: np.ndarray | None = None  # the inputs that results still to come depend on
-    self._dropped = 0  # inputs before them
+    self._kept: np.ndarray | None = None  # the inputs that later results depend on
+    self._dropped = 0  # number of inputs before them
     self._done: int | None = None
 
   def push(self, inputs: Shaped[np.ndarray, "batch _ ..."]) -> Shaped[np.ndarray, "batch _ ..."]:
-    """The results of every frame that no input still to come can change."""
+    """Returns the results of every frame that later inputs cannot change."""
     inputs = np.asarray(inputs, self._model.dtype)
     self._kept = inputs if self._kept is None else np.concatenate([self._kept, inputs], axis=1)
     known = (self._dropped + self._kept.shape[1] - self._model.margins[1]) // self._model.unit
@@ -33,7 +38,7 @@ class Stream:
     return self._results(self._kept, known, until)
 
   def flush(self) -> Shaped[np.ndarray, "batch _ ..."]:
-    """The results that are left; the clip ends here."""
+    """Returns the remaining results and ends the clips."""
     if self._kept is None:
       return self._joined([])
     frames = self._model.num_frames(self._dropped + self._kept.shape[1])

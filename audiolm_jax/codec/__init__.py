@@ -1,1 +1,1 @@
-"""Neural audio codec: waveform to residual vector-quantized codes and back."""
+"""Neural audio codecs: waveform to residual vector-quantized codes and back."""

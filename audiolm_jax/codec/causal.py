@@ -1,14 +1,15 @@
-"""Causal convolutions that carry their past explicitly.
+"""Causal convolutions that carry their past in an explicit state.
 
 Every layer maps `(x, state)` to `(y, state)`. The state is the left context, so zeros at the start
-are the causal padding, and running a clip in pieces is the same computation as running it whole.
-Strided layers have kernel `2 * stride` and are written as matrix products over blocks of `stride`
-samples: the gradient of a strided or transposed convolution is slow on several XLA backends.
+are the causal padding, and a clip in pieces gives the same results as the whole clip. Strided
+layers have kernel `2 * stride` and are written as matrix products over blocks of `stride` samples,
+because the gradient of a strided or transposed convolution is slow on several XLA backends.
 
-Strided layers start orthogonal and residual units as the identity. ELU is nearly linear for small
-signals, so an untrained encoder or decoder is nearly a linear map that loses little of what passes
-through it. The paper states no initial values; from independent random kernels in every layer the
-same codec needs many times the steps to code a waveform rather than its envelope.
+Strided layers are initialized as orthogonal maps and residual units as the identity. ELU is nearly
+linear for small signals, so an untrained encoder or decoder is nearly a linear map that loses
+little information. The paper specifies no initialization. With independent random kernels in every
+layer, the same codec needs many times the steps before it codes a waveform rather than its
+envelope.
 """
 
 from collections.abc import Iterable
@@ -26,12 +27,15 @@ _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 def elu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """x above zero, exp(x) - 1 below. `jax.nn.elu`, exact to the last bit for small x, is slower."""
+  """Returns x above zero and exp(x) - 1 below.
+
+  `jax.nn.elu`, which is exact to the last bit for small x, is slower.
+  """
   return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
 
 
 class Streamed:
-  """Runs layers one after another, each from its part of a state, and keeps the new parts."""
+  """Runs layers in sequence, each on its part of a state, and collects the new parts."""
 
   def __init__(self, state: Iterable[Any]):
     self._before = iter(state)
@@ -41,27 +45,27 @@ class Streamed:
     return self.run(layer, x, next(self._before))
 
   def run(self, layer: nn.Module, x: jax.Array, before: Any) -> jax.Array:
-    """The same from what is given in place of the layer's part of the state."""
+    """Runs a layer on the state `before`, which replaces its part of the state."""
     x, after = layer(x, before)
     self._after.append(after)
     return x
 
   @property
   def state(self) -> tuple[Any, ...]:
-    """What the layers that ran leave behind."""
+    """The new states of the layers that ran."""
     return tuple(self._after)
 
 
 class CausalConv(nn.Module):
-  """Dilated convolution whose output at t sees inputs up to t.
+  """Dilated convolution whose output at time t depends on inputs up to t.
 
   State: the last `(kernel_size - 1) * dilation` inputs.
 
   Attributes:
     features: channels of the output.
-    kernel_size: inputs seen per output.
-    dilation: samples from one of them to the next.
-    kernel_init: initial values of the kernel.
+    kernel_size: number of inputs per output.
+    dilation: distance between those inputs in samples.
+    kernel_init: initializer of the kernel.
   """
 
   features: int
@@ -70,7 +74,7 @@ class CausalConv(nn.Module):
   kernel_init: nn.initializers.Initializer = _fan_in
 
   def context(self) -> int:
-    """Samples of left context."""
+    """Returns the left context in samples."""
     return (self.kernel_size - 1) * self.dilation
 
   @nn.compact
@@ -93,7 +97,7 @@ class CausalConv(nn.Module):
 
 
 class StridedConv(nn.Module):
-  """Down-sampling by `stride`: one output per block of inputs, seeing it and the block before.
+  """Down-sampling by `stride`: each output depends on a block of inputs and the block before.
 
   State: the last block, `stride` inputs. The number of inputs must be a multiple of `stride`.
   """
@@ -121,9 +125,9 @@ class StridedConv(nn.Module):
 
 
 class TransposedConv(nn.Module):
-  """Up-sampling by `stride`: every input writes two blocks of outputs, its own and the next.
+  """Up-sampling by `stride`: every input adds to two blocks of outputs, its own and the next.
 
-  State: what the last input wrote into the block that follows it.
+  State: the part of the next block that the last input contributes.
   """
 
   features: int
@@ -134,7 +138,7 @@ class TransposedConv(nn.Module):
     self, x: Float[Array, "batch frames channels"], state: Float[Array, "batch stride features"]
   ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch stride features"]]:
     batch, frames, channels = x.shape
-    gain = (self.stride * self.features / channels) ** 0.5  # as loud out as in
+    gain = (self.stride * self.features / channels) ** 0.5  # equal power of inputs and outputs
     kernel = self.param(
       "kernel",
       nn.with_logical_partitioning(nn.initializers.orthogonal(gain), ("conv_in", "channels")),
@@ -154,7 +158,8 @@ class TransposedConv(nn.Module):
 class ResidualUnit(nn.Module):
   """ELU, dilated convolution of kernel 7, ELU, pointwise convolution, added to the input.
 
-  State: the dilated convolution's.
+  State: the state of the dilated convolution.
+
   Source: SoundStream, section III-A.
   """
 

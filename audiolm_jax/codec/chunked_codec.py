@@ -1,4 +1,4 @@
-"""The base of codecs: clips of any length, rows of unequal lengths and streams, in chunks."""
+"""The base class of codecs: encodes and decodes clips of any length and streams in chunks."""
 
 import abc
 import functools
@@ -24,27 +24,32 @@ from audiolm_jax.io.stored_program import StoredProgram
 
 
 class ChunkedCodec(abc.ABC):
-  """A `Codec` made of two models of a chunk; the parameters are held on the device."""
+  """A `Codec` made of two chunked models; the parameters are on the device."""
 
   def __init__(self, config: Any, params: Mapping[str, Any]):
-    """`config` has a `spec`; `params` has a "decoder", which decides no code."""
+    """Moves the parameters to the device.
+
+    Args:
+      config: a configuration with a `spec`.
+      params: the parameters; "decoder" are those that no code depends on.
+    """
     self.config = config
-    # Unlike jnp.asarray, compiles nothing.
+    # Unlike jnp.asarray, this compiles nothing.
     self.params = jax.device_put(dict(params))
 
   @property
   @abc.abstractmethod
   def encoder(self) -> ChunkedModel:
-    """Waveform to codes, `hop_length` samples a frame; zeros follow a clip's end."""
+    """Maps waveform to codes, `hop_length` samples per frame; zeros follow the end of a clip."""
 
   @property
   @abc.abstractmethod
   def decoder(self) -> ChunkedModel:
-    """Codes to waveform; zeros follow a clip's end."""
+    """Maps codes to waveform; zeros follow the end of a clip."""
 
   @property
   def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
-    """The vectors that the codes stand for, one table per level; a frame is the sum of its own."""
+    """The vectors of the codes, one table per level; a frame is the sum of its vectors."""
     return self.params["codebooks"]
 
   @property
@@ -53,7 +58,7 @@ class ChunkedCodec(abc.ABC):
 
   @property
   def token_params(self) -> dict[str, Any]:
-    """The parameters that decide the codes: all but the decoder's."""
+    """The parameters that determine the codes: all except the decoder's."""
     return {name: value for name, value in self.params.items() if name != "decoder"}
 
   def encoder_of(
@@ -63,12 +68,13 @@ class ChunkedCodec(abc.ABC):
     state: Callable[[Any, int], Any] | None = None,
     **reach: int,
   ) -> ChunkedModel:
-    """The model of a program that maps (config, token_params, waveform, ends, state).
+    """Returns the model of a program that maps (config, token_params, waveform, ends, state).
 
     Args:
-      sizes: frames that a chunk may have.
-      state: for a config and a number of clips, arrays like those that the program carries from
-        chunk to chunk; they are 0 at a clip's start.
+      program: the program.
+      sizes: numbers of frames that a chunk may have.
+      state: maps a config and a number of clips to arrays of the shapes that the program carries
+        from chunk to chunk; they are 0 at the start of a clip.
       reach: `left`, `right` and `first` of the model.
     """
     codes = np.zeros((0, self.spec.num_quantizers), np.int32)
@@ -82,7 +88,7 @@ class ChunkedCodec(abc.ABC):
     state: Callable[[Any, int], Any] | None = None,
     **reach: int,
   ) -> ChunkedModel:
-    """The same of a program that maps (config, params, codes, ends, state)."""
+    """Returns the model of a program that maps (config, params, codes, ends, state)."""
     nothing = np.zeros(0, np.float32)
     return self._model(program, self.params, nothing, sizes, state, dtype=np.int32, **reach)
 
@@ -91,11 +97,11 @@ class ChunkedCodec(abc.ABC):
     waveform: Float[np.ndarray | jax.Array, "batch samples"],
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Int[np.ndarray, "batch frames q"]:
-    """Codes of `ceil(samples / hop_length)` frames, the last one padded as the codec knows it.
+    """Returns the codes of `ceil(samples / hop_length)` frames; the last one may be padded.
 
     Args:
-      waveform: one clip a row.
-      lengths: samples of each row that count; its codes past them are 0.
+      waveform: one clip per row.
+      lengths: samples of each row; its codes past them are 0. Whole rows by default.
     """
     waveform, model = np.asarray(waveform), self.encoder
     codes = run(model, clips_of(waveform, lengths), max(1, len(waveform)))
@@ -106,18 +112,18 @@ class ChunkedCodec(abc.ABC):
     codes: Int[np.ndarray | jax.Array, "batch frames q"],
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Float[np.ndarray, "batch samples"]:
-    """Waveform of `frames * hop_length` samples from the first `q` levels.
+    """Returns the `frames * hop_length` samples of the first `q` levels.
 
     Args:
-      codes: of one clip a row.
-      lengths: frames of each row that count; its samples past them are 0.
+      codes: one clip per row.
+      lengths: frames of each row; its samples past them are 0. Whole rows by default.
     """
     codes, model = np.asarray(codes), self.decoder
     waveforms = run(model, clips_of(codes, lengths), max(1, len(codes)))
     return rows_of(waveforms, model.nothing, codes.shape[1] * self.spec.hop_length)
 
   def prepare_decode(self, frames: int) -> None:
-    """Begins to load or compile in the background what `decode` of one clip needs."""
+    """Starts to load or compile in the background what `decode` of one clip needs."""
     model = self.decoder
     if model.prepare is None:
       return
@@ -126,25 +132,25 @@ class ChunkedCodec(abc.ABC):
       model.prepare(codes, np.zeros(1, np.int32), model.start_state(1))
 
   def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
-    """Codes of one long clip in bounded memory; equal to `encode`."""
+    """Returns the codes of one long clip in bounded memory; equal to `encode`."""
     return run(self.encoder, [np.asarray(waveform)], 1)[0]
 
   def encode_clips(
     self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
   ) -> list[Int[np.ndarray, "frames q"]]:
-    """Codes of each clip, as of `encode_long`, but clips of like length go side by side.
+    """Returns the codes of each clip; clips of similar length form batches.
 
-    Alone and together differ only where two entries of a codebook are as near to a latent as
-    rounding.
+    They differ from those of `encode_long` only where two entries of a codebook are equally near to
+    a latent up to rounding.
     """
     return run(self.encoder, waveforms, batch_size)
 
   def stream_encoder(self, batch: int = 1) -> Stream:
-    """A new stream: waveform pieces of any length in, codes of the completed frames out."""
+    """Starts a stream that maps pieces of waveform to the codes of the completed frames."""
     return Stream(self.encoder, batch)
 
   def stream_decoder(self, batch: int = 1) -> Stream:
-    """A new stream: codes in, samples out as soon as no code still to come can change them."""
+    """Starts a stream that maps codes to samples once later codes cannot change them."""
     return Stream(self.decoder, batch)
 
   def _model(

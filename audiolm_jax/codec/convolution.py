@@ -1,4 +1,4 @@
-"""The one convolution of encoder, decoder and discriminators, as each backend does it best."""
+"""The convolution of encoder, decoder and discriminators, in the fastest form per backend."""
 
 import functools
 from collections.abc import Sequence
@@ -19,15 +19,18 @@ def convolve(
   strides: Sequence[int] | int = 1,
   dilations: Sequence[int] | int = 1,
 ) -> Float[Array, "batch *positions outputs"]:
-  """A convolution over one or two axes, without padding.
+  """Returns a convolution over one or two axes, without padding.
 
   On TPUs it is a matrix product over the shifted inputs: with its gradient, an encoder then takes
   two thirds of the cycles that the compiler estimates for a convolution, and compiles in less than
-  half of the time. On CPUs the convolution is the faster one, forwards and backwards, unless
-  products round to bfloat16.
+  half of the time. On CPUs the convolution is faster, forwards and backwards, unless products round
+  to bfloat16.
 
   Args:
-    strides, dilations: for each axis, or one number for all.
+    x: inputs.
+    kernel: one matrix per tap.
+    strides: stride of each axis, or one number for all.
+    dilations: dilation of each axis, or one number for all.
   """
   axes = kernel.ndim - 2
   strides, dilations = ((n,) * axes if isinstance(n, int) else n for n in (strides, dilations))
@@ -42,7 +45,7 @@ def convolve(
 
 
 def as_convolution(strides: Sequence[int], dilations: Sequence[int], x: Array, kernel: Array):
-  """`convolve` by XLA's own operation."""
+  """Computes `convolve` as XLA's own operation."""
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -54,7 +57,7 @@ def as_convolution(strides: Sequence[int], dilations: Sequence[int], x: Array, k
 
 
 def as_product(strides: Sequence[int], dilations: Sequence[int], x: Array, kernel: Array):
-  """`convolve` by one matrix product over the inputs under the kernel, side by side."""
+  """Computes `convolve` as one matrix product over the concatenated inputs under the kernel."""
   shifted = []
   for taps in np.ndindex(kernel.shape[:-2]):
     slices = [slice(None)]

@@ -1,4 +1,4 @@
-"""The two judges of the codec: one on waveforms at several rates, one on complex spectrograms.
+"""The discriminators of codec training: multi-scale waveform and complex STFT.
 
 Source: SoundStream, section III-D.
 """
@@ -20,11 +20,13 @@ class DiscriminatorConfig:
 
   Attributes:
     wave_scales: down-sampling factors of the waveform discriminators; empty for none.
-    wave_channels: channels of their first layer, times four per layer.
-    wave_max_channels: where that growth stops.
+    wave_channels: channels of the first layer of a waveform discriminator; each layer has four
+      times as many as the one before.
+    wave_max_channels: maximum number of channels of a layer.
     wave_group_channels: input channels per group of the strided layers.
-    stft_windows: one complex-spectrogram discriminator per window length; the hop is a quarter.
-    stft_channels: channels of their first layer.
+    stft_windows: window lengths in samples, one STFT discriminator each; the hop is a quarter of
+      it.
+    stft_channels: channels of the first layer of an STFT discriminator.
   """
 
   wave_scales: tuple[int, ...] = (1, 2, 4)
@@ -35,7 +37,7 @@ class DiscriminatorConfig:
   stft_channels: int = 32
 
   def forward_flops(self, samples: int) -> float:
-    """Floating-point operations of all convolutions for one clip."""
+    """Returns the floating-point operations of all convolutions for one clip."""
     waves = sum(self._wave_products(-(-samples // scale)) for scale in self.wave_scales)
     return 2.0 * (waves + sum(self._stft_products(samples, w) for w in self.stft_windows))
 
@@ -63,7 +65,8 @@ class DiscriminatorConfig:
     return products + frames * bins * channels
 
 
-# Strided layers of a waveform discriminator; width and strides of a spectrogram's residual units.
+# Number of strided layers of a waveform discriminator, and the width multiples and strides of the
+# residual units of an STFT discriminator.
 _WAVE_LAYERS = 4
 _STFT_UNITS = (
   (2, (1, 2)),
@@ -74,7 +77,8 @@ _STFT_UNITS = (
   (8, (2, 2)),
 )
 
-Judgement = tuple[Float[Array, "..."], list[Float[Array, "..."]]]
+# Logits and the outputs of the internal layers.
+Output = tuple[Float[Array, "..."], list[Float[Array, "..."]]]
 
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -84,13 +88,13 @@ def _activation(x: Array) -> Array:
 
 
 def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-  """Zeros before and after, so that there is one output for each `stride` inputs begun."""
+  """Returns the zeros before and after the inputs that give ceil(size / stride) outputs."""
   missing = max(0, (-(-size // stride) - 1) * stride + kernel_size - size)
   return missing // 2, missing - missing // 2
 
 
 class _Conv(nn.Module):
-  """A convolution with logical axis names; two spatial axes for spectrograms, one for waveforms."""
+  """A convolution with logical axis names, over two axes for spectrograms, one for waveforms."""
 
   features: int
   kernel_size: tuple[int, ...]
@@ -98,7 +102,7 @@ class _Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    # One name occurs once; a kernel is never split.
+    # A logical axis name may occur only once per parameter; kernels are never sharded.
     axes = (*("kernel", None)[: len(self.kernel_size)], "conv_in", "channels")
     kernel = self.param(
       "kernel",
@@ -117,10 +121,11 @@ class _Conv(nn.Module):
 
 
 class _GroupedConv(nn.Module):
-  """A strided convolution in groups of channels, each of which sees only its own.
+  """A strided convolution in groups of channels, each of which depends on its own inputs only.
 
-  Written as one matrix product per group, over the blocks of `stride` samples under the kernel: XLA
-  has no fast gradient of a grouped convolution (on CPU it takes ten to forty times as long).
+  It is written as one matrix product per group over the blocks of `stride` samples under the
+  kernel: XLA has no fast gradient of a grouped convolution (on CPU it takes ten to forty times as
+  long).
   """
 
   features: int
@@ -154,13 +159,13 @@ class _GroupedConv(nn.Module):
 
 
 class WaveDiscriminator(nn.Module):
-  """A plain convolution, four strided grouped ones, two more; one logit per position."""
+  """A convolution, four strided grouped convolutions and two more; one logit per position."""
 
   config: DiscriminatorConfig
   scale: int
 
   @nn.compact
-  def __call__(self, waveform: Float[Array, "batch samples"]) -> Judgement:
+  def __call__(self, waveform: Float[Array, "batch samples"]) -> Output:
     c = self.config
     x = waveform[..., None]
     if self.scale > 1:
@@ -180,7 +185,7 @@ class WaveDiscriminator(nn.Module):
 
 
 class _SpectrogramUnit(nn.Module):
-  """Residual unit that down-samples frequency by two, and time by two where asked."""
+  """A residual unit that reduces frequency by two and, depending on `strides`, time by two."""
 
   features: int
   strides: tuple[int, int]
@@ -194,13 +199,13 @@ class _SpectrogramUnit(nn.Module):
 
 
 class SpectrogramDiscriminator(nn.Module):
-  """Complex spectrogram as two channels, six residual units; one logit per eight frames."""
+  """Six residual units on a complex spectrogram as two channels; one logit per eight frames."""
 
   config: DiscriminatorConfig
   window: int
 
   @nn.compact
-  def __call__(self, waveform: Float[Array, "batch samples"]) -> Judgement:
+  def __call__(self, waveform: Float[Array, "batch samples"]) -> Output:
     spectrum = stft(waveform, self.window, self.window // 4)[..., :-1] / self.window**0.5
     x = jnp.stack([spectrum.real, spectrum.imag], axis=-1)
     width = self.config.stft_channels
@@ -216,7 +221,7 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-  """All of them; every one gives its logits and its internal layers."""
+  """All discriminators; returns the logits and the internal layers of each."""
 
   config: DiscriminatorConfig
 
@@ -224,11 +229,11 @@ class Discriminators(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"]
   ) -> tuple[list[Float[Array, "..."]], list[list[Float[Array, "..."]]]]:
-    judgements = [
+    outputs = [
       WaveDiscriminator(self.config, scale, name=f"wave_{scale}")(waveform)
       for scale in self.config.wave_scales
     ] + [
       SpectrogramDiscriminator(self.config, window, name=f"stft_{window}")(waveform)
       for window in self.config.stft_windows
     ]
-    return [logits for logits, _ in judgements], [layers for _, layers in judgements]
+    return [logits for logits, _ in outputs], [layers for _, layers in outputs]

@@ -1,11 +1,12 @@
 """A causal codec whose layers all run at the frame rate, between two Fourier transforms.
 
-The encoder reads the compressed complex spectrum of each frame, the decoder writes a magnitude and
-a phase for each frequency, and an inverse transform with overlapping windows makes the samples. No
-layer runs at the sample rate, so the work is in few, large matrix products.
+The encoder reads the compressed complex spectrum of each frame. The decoder predicts a magnitude
+and a phase for each frequency, and an inverse transform with overlapping windows computes the
+samples. No layer runs at the sample rate, so the computation consists of few, large matrix
+products.
 
-Source: the inverse transform as a decoder's last layer is Vocos (arXiv 2306.00814); the blocks are
-ConvNeXt's (arXiv 2201.03545); the compressed spectrum as an input is common in speech enhancement.
+Source: Vocos (arXiv 2306.00814) for the inverse transform as the last layer of a decoder, ConvNeXt
+(arXiv 2201.03545) for the blocks; a compressed spectrum as input is common in speech enhancement.
 """
 
 import dataclasses
@@ -26,10 +27,11 @@ from audiolm_jax.dsp.stft import stft
 
 State = tuple[jax.Array, ...]
 
-# A magnitude of m enters as m**0.4, near how loudness grows; the floor keeps the gradient finite.
+# A magnitude m is compressed to m**0.4, similar to perceived loudness; the floor keeps the gradient
+# finite.
 _COMPRESSION = 0.4
 _FLOOR = 1e-4
-# The largest logarithm of a magnitude that the decoder writes.
+# The largest logarithm of a magnitude that the decoder returns.
 _MAX_LOG_MAGNITUDE = 6.0
 
 
@@ -40,20 +42,23 @@ class FrameRateConfig:
   Attributes:
     sample_rate: Hz.
     hop_length: samples per frame.
-    encoder_window: samples that a frame of the encoder sees, a multiple of the hop; the last ones
-      are the frame's own.
-    decoder_window: samples that a frame of the decoder writes, a multiple of the hop.
-    lookahead_frames: later frames that write into a frame's samples. The window of a frame begins
-      so many frames before it.
-    encoder_dim, encoder_layers: width and number of the encoder's blocks.
-    decoder_dim, decoder_layers: the same of the decoder.
-    expansion: width inside a block, in widths of the block.
-    kernel_size: frames that a block's convolution sees.
-    latent_dim: dimension of the embedding that is quantized.
+    encoder_window: samples that a frame of the encoder depends on, a multiple of the hop; the last
+      ones are those of the frame.
+    decoder_window: samples to which a frame of the decoder contributes, a multiple of the hop.
+    lookahead_frames: number of later frames that contribute to the samples of a frame. The window
+      of a frame begins this many frames before it.
+    encoder_dim: width of the encoder's blocks.
+    encoder_layers: number of the encoder's blocks.
+    decoder_dim: width of the decoder's blocks.
+    decoder_layers: number of the decoder's blocks.
+    expansion: width inside a block as a multiple of the width of the block.
+    kernel_size: frames that the convolution of a block depends on.
+    latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
+
   Raises:
-    ConfigError: a window that is no multiple of the hop, or a look-ahead that the window lacks.
+    ConfigError: a window is not a multiple of the hop, or the look-ahead exceeds the window.
   """
 
   sample_rate: int = 16_000
@@ -85,7 +90,7 @@ class FrameRateConfig:
 
   @property
   def overlap(self) -> int:
-    """Frames that the window of a decoder's frame spans."""
+    """Number of frames that the window of a decoder's frame spans."""
     return self.decoder_window // self.hop_length
 
   @property
@@ -95,13 +100,13 @@ class FrameRateConfig:
 
   @property
   def latency_samples(self) -> int:
-    """Samples that must be read before the first can be written: the frame and its look-ahead."""
+    """Samples to read before the first one can be written: the frame and its look-ahead."""
     return (1 + self.lookahead_frames) * self.hop_length
 
   def init_params(
     self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
   ) -> dict[str, Any]:
-    """Fresh parameters of encoder and decoder, a key for each; they carry their logical axes."""
+    """Returns new parameters of encoder and decoder, one key each, with logical axes."""
     batch, frames = waveform.shape[0], waveform.shape[1] // self.hop_length
     latents = jnp.zeros((batch, frames, self.latent_dim))
     ends = jnp.full(batch, frames)
@@ -112,13 +117,13 @@ class FrameRateConfig:
   def encode_latents(
     self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
-    """Latents of whole clips of whole frames; `params` are the encoder's."""
+    """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
     return Encoder(self).apply({"params": params}, waveform, encoder_state(self, len(waveform)))[0]
 
   def decode_latents(
     self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
-    """Waveforms of whole clips; `params` are the decoder's."""
+    """Returns the waveforms of whole clips; `params` are the decoder's."""
     batch, frames, _ = latents.shape
     latents = jnp.pad(latents, ((0, 0), (0, self.lookahead_frames), (0, 0)))
     ends = jnp.full(batch, frames)
@@ -127,34 +132,34 @@ class FrameRateConfig:
     return waveform[:, self.lookahead_frames * self.hop_length :]
 
   def encoder_flops(self, samples: int) -> float:
-    """Floating-point operations of the encoder's matrix products for a clip of whole frames."""
+    """Returns the operations of the encoder's matrix products for a clip of whole frames."""
     frames, dim = samples // self.hop_length, self.encoder_dim
     ends = dim * (2 * (self.encoder_window // 2 + 1) + self.latent_dim)
     return 2.0 * frames * (ends + self.encoder_layers * 2 * self.expansion * dim**2)
 
   def decoder_flops(self, samples: int) -> float:
-    """The same of the decoder's."""
+    """Returns the operations of the decoder's matrix products for a clip of whole frames."""
     frames, dim = samples // self.hop_length, self.decoder_dim
     ends = dim * (2 * (self.decoder_window // 2 + 1) + self.latent_dim)
     return 2.0 * frames * (ends + self.decoder_layers * 2 * self.expansion * dim**2)
 
 
 def encoder_state(config: FrameRateConfig, batch: int) -> State:
-  """Zero state of `Encoder`: the samples before the first frame, and each block's inputs."""
+  """Returns the initial state of `Encoder`, zeros: samples before a clip, inputs of blocks."""
   context = (batch, config.kernel_size - 1, config.encoder_dim)
   past = jnp.zeros((batch, config.encoder_window - config.hop_length))
   return (past, *(jnp.zeros(context) for _ in range(config.encoder_layers)))
 
 
 def decoder_state(config: FrameRateConfig, batch: int) -> State:
-  """Zero state of `Decoder`: each block's inputs, and what was written into frames to come."""
+  """Returns the initial state of `Decoder`, zeros: inputs of blocks, sums of later frames."""
   context = (batch, config.kernel_size - 1, config.decoder_dim)
   written = jnp.zeros((batch, config.overlap - 1, config.hop_length))
   return (*(jnp.zeros(context) for _ in range(config.decoder_layers)), written)
 
 
 class Encoder(nn.Module):
-  """Waveform to latents."""
+  """Maps waveform to latents."""
 
   config: FrameRateConfig
 
@@ -174,7 +179,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to waveform, `lookahead_frames` later: the first samples precede the clip."""
+  """Maps latents to waveform, `lookahead_frames` later: the first samples precede the clip."""
 
   config: FrameRateConfig
 
@@ -185,7 +190,7 @@ class Decoder(nn.Module):
     ends: Int[Array, "batch"],
     state: State,
   ) -> tuple[Float[Array, "batch samples"], State]:
-    """The samples, and the state after them; frames from a row's `ends` on write nothing."""
+    """Returns samples and the next state; frames from a row's `ends` on contribute nothing."""
     c = self.config
     *contexts, written = state
     x = Dense(c.decoder_dim, name="input")(latents)
@@ -223,7 +228,7 @@ class Block(nn.Module):
     bias = _vector(self, "bias", nn.initializers.zeros, dim)
     scale = _vector(self, "scale", nn.initializers.constant(0.2), dim)
     padded = jnp.concatenate([state, x], axis=1)
-    # A sum of shifted products: depthwise convolutions and their gradients are slow on CPUs.
+    # A sum of shifted products, since depthwise convolutions and their gradients are slow on CPUs.
     h = bias + sum(padded[:, tap : tap + frames] * kernel[tap] for tap in range(self.kernel_size))
     h = Dense(self.expansion * dim, name="wide")(LayerNorm(name="norm")(h))
     h = Dense(dim, name="narrow")(nn.gelu(h))
@@ -249,7 +254,7 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Zero mean and unit variance over the last axis, then a learned scale and bias."""
+  """Normalizes the last axis to zero mean and unit variance; has a learned scale and bias."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
@@ -271,7 +276,7 @@ def _hann(size: int) -> np.ndarray:
 def _compressed_spectrum(
   padded: Float[Array, "batch samples"], config: FrameRateConfig
 ) -> Float[Array, "batch frames features"]:
-  """Real and imaginary parts of each frame's spectrum, with compressed magnitudes."""
+  """Returns real and imaginary parts of the spectra of frames, with compressed magnitudes."""
   window = config.encoder_window
   # A full-scale tone has a magnitude near 10.
   spectrum = stft(padded, window, config.hop_length) * (40.0 / window)
@@ -285,7 +290,7 @@ def _windows_of(
   phase: Float[Array, "batch frames bins"],
   window: int,
 ) -> Float[Array, "batch frames window"]:
-  """The samples that each frame writes, under a window."""
+  """Returns the windowed samples that each frame contributes."""
   magnitude = jnp.exp(jnp.minimum(log_magnitude - 1.0, _MAX_LOG_MAGNITUDE))
   spectrum = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
   return jnp.fft.irfft(spectrum, window, axis=-1) * _hann(window)
@@ -296,13 +301,15 @@ def _overlap_add(
   written: Float[Array, "batch following hop"],
   hop: int,
 ) -> tuple[Float[Array, "batch samples"], Float[Array, "batch following hop"]]:
-  """Adds each frame's window into its own and the following frames.
+  """Adds the window of each frame to the samples of its frame and the following ones.
 
   Args:
-    windows: of `overlap` hops each.
-    written: what earlier frames wrote into the first `overlap - 1` frames.
+    windows: `overlap` hops of samples per frame.
+    written: sums of earlier frames in the first `overlap - 1` frames.
+    hop: samples per frame.
+
   Returns:
-    The samples of these frames, complete, and what they write into the frames that follow.
+    The complete samples of these frames, and their sums in the frames that follow.
   """
   batch, frames, window = windows.shape
   overlap = window // hop
@@ -310,6 +317,6 @@ def _overlap_add(
   total = jnp.pad(written, ((0, 0), (0, frames), (0, 0)))
   for i in range(overlap):
     total += jnp.pad(parts[:, :, i], ((0, 0), (i, overlap - 1 - i), (0, 0)))
-  # Hann windows at a quarter of their length add up to 2.
+  # The sum of Hann windows at a hop of a quarter of their length is 2.
   samples = total[:, :frames].reshape(batch, frames * hop) * (2.0 / overlap)
   return samples, total[:, frames:]

@@ -24,10 +24,10 @@ _SIZES = Sizes.in_steps(250, 25)
 
 
 class FrameRateCodec(ChunkedCodec):
-  """A state goes from chunk to chunk; the decoder looks `lookahead_frames` ahead.
+  """The frame-rate codec, which carries a state and looks `lookahead_frames` ahead in decoding.
 
-  A frame's samples are complete so many frames later: in a stream they come that long after their
-  codes. `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}.
+  In a stream the samples of a frame are complete `lookahead_frames` after its codes. `params` is
+  {"encoder", "decoder", "codebooks" [quantizers, size, latent]}.
   """
 
   config: FrameRateConfig

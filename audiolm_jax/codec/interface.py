@@ -1,4 +1,4 @@
-"""What every codec of this project offers, so that the rest need not know which one it is."""
+"""The protocols of codecs, on which all code outside of this package depends."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -32,16 +32,16 @@ class CodecSpec:
 
   @property
   def bits_per_second(self) -> float:
-    """Bit rate at all levels, without entropy coding."""
+    """Bit rate of all levels in bit/s, without entropy coding."""
     return self.frame_rate * self.num_quantizers * float(np.log2(self.codebook_size))
 
 
 @runtime_checkable
 class Autoencoder(Protocol):
-  """The shape of a codec as its training uses it: a frozen dataclass that builds what it needs."""
+  """A codec as its training uses it: a frozen dataclass that initializes and runs the model."""
 
   sample_rate: int
-  hop_length: Any  # int; a property where it follows from other fields
+  hop_length: Any  # int; Any because it may be a property that depends on other fields
   latent_dim: int
   num_quantizers: int
   codebook_size: int
@@ -49,78 +49,78 @@ class Autoencoder(Protocol):
   def init_params(
     self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
   ) -> dict[str, Any]:
-    """Fresh parameters {"encoder", "decoder"}, a key for each; they carry their logical axes."""
+    """Returns new parameters {"encoder", "decoder"}, one key each, with logical axes."""
     ...
 
   def encode_latents(
     self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
-    """Latents of whole clips of whole frames; `params` are the encoder's."""
+    """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
     ...
 
   def decode_latents(
     self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
-    """Waveforms of whole clips; `params` are the decoder's."""
+    """Returns the waveforms of whole clips; `params` are the decoder's."""
     ...
 
   def encoder_flops(self, samples: int) -> float:
-    """Floating-point operations of the encoder for a clip of whole frames."""
+    """Returns the floating-point operations of the encoder for a clip of whole frames."""
     ...
 
   def decoder_flops(self, samples: int) -> float:
-    """The same of the decoder."""
+    """Returns the floating-point operations of the decoder for a clip of whole frames."""
     ...
 
 
 @runtime_checkable
 class CodecStream(Protocol):
-  """Pieces of a waveform in and codes out, or codes in and waveform out, with state in between."""
+  """Maps pieces of waveform to codes, or codes to pieces of waveform, and keeps the state."""
 
   def push(self, inputs: Shaped[np.ndarray, "batch _ ..."], /) -> Shaped[np.ndarray, "batch _ ..."]:
-    """The results of every frame that no input still to come can change."""
+    """Returns the results of every frame that later inputs cannot change."""
     ...
 
   def flush(self) -> Shaped[np.ndarray, "batch _ ..."]:
-    """The results that are left, the last frame padded as by `encode`; the clip ends here."""
+    """Returns the remaining results, the last frame padded as by `encode`, and ends the clip."""
     ...
 
 
 @runtime_checkable
 class Codec(Protocol):
-  """A codec with residual levels; one that is not causal streams with a delay."""
+  """A codec with residual levels; a codec that is not causal streams with a delay."""
 
   @property
   def spec(self) -> CodecSpec: ...
 
   @property
   def token_params(self) -> Mapping[str, Any]:
-    """The parameters that decide the codes of a waveform, for the hash of its tokens."""
+    """The parameters that determine the codes of a waveform, for the hash of its tokens."""
     ...
 
   @property
   def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
-    """The vectors that the codes stand for, one table per level; a frame is the sum of its own."""
+    """The vectors of the codes, one table per level; a frame is the sum of its vectors."""
     ...
 
   def encode(
     self, waveform: Float[np.ndarray | jax.Array, "batch samples"]
   ) -> Int[np.ndarray, "batch frames q"]:
-    """Codes of `ceil(samples / hop_length)` frames, the last one padded as the codec knows it."""
+    """Returns the codes of `ceil(samples / hop_length)` frames; the last one may be padded."""
     ...
 
   def decode(
     self, codes: Int[np.ndarray | jax.Array, "batch frames q"]
   ) -> Float[np.ndarray, "batch samples"]:
-    """Waveform of `frames * hop_length` samples from the first `q` levels."""
+    """Returns the `frames * hop_length` samples of the first `q` levels."""
     ...
 
   def prepare_decode(self, frames: int) -> None:
-    """May begin to load or compile in the background what `decode` of a clip needs."""
+    """May start to load or compile in the background what `decode` of a clip needs."""
     ...
 
   def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
-    """Codes of one long clip in bounded memory; equal to `encode`."""
+    """Returns the codes of one long clip in bounded memory; equal to `encode`."""
     ...
 
   def stream_encoder(self, batch: int = 1) -> CodecStream: ...

@@ -25,8 +25,8 @@ class SpectralLossConfig:
     sample_rate: Hz.
     windows: samples per analysis window; the hop is a quarter.
     num_mels: bands; a window shorter than four times this uses a quarter of its length.
-    log_floor: added to magnitudes before their logarithm; full scale is about 1. What is quieter
-      counts little.
+    log_floor: added to magnitudes before the logarithm, where full scale is about 1; magnitudes
+      below it have little weight.
   """
 
   sample_rate: int = 16_000
@@ -37,7 +37,11 @@ class SpectralLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ComplexLossConfig:
-  """Scales of the complex-spectrum loss: samples per analysis window; the hop is a quarter."""
+  """Scales of the complex-spectrum loss.
+
+  Attributes:
+    windows: samples per analysis window; the hop is a quarter.
+  """
 
   windows: tuple[int, ...] = (256, 512, 1024)
 
@@ -45,7 +49,7 @@ class ComplexLossConfig:
 def mel_spectrograms(
   waveform: Float[Array, "batch samples"], config: SpectralLossConfig
 ) -> list[Float[Array, "batch frames mels"]]:
-  """One mel magnitude spectrogram per window length."""
+  """Returns one mel magnitude spectrogram per window length."""
   result = []
   for window in config.windows:
     num_mels = min(config.num_mels, window // 4)
@@ -60,11 +64,11 @@ def spectral_loss(
   generated: Float[Array, "batch samples"],
   config: SpectralLossConfig,
 ) -> Float[Array, ""]:
-  """Distance of mel spectrograms, linear and logarithmic, over all scales.
+  """Returns the distance of mel spectrograms, linear and logarithmic, over all scales.
 
-  Per scale s: the mean absolute difference of mel magnitudes plus sqrt(s / 2) times the mean
-  root-mean-square difference of their logarithms; averaged over scales with weights that keep the
-  loss near one, since means rather than sums are taken.
+  Per scale s, it is the mean absolute difference of mel magnitudes plus sqrt(s / 2) times the mean
+  root-mean-square difference of their logarithms. The weights of the scales keep the loss near one,
+  since it takes means rather than sums.
   """
   total = jnp.zeros(())
   weights = 0.0
@@ -89,14 +93,15 @@ def complex_spectral_loss(
   generated: Float[Array, "batch samples"],
   config: ComplexLossConfig,
 ) -> Float[Array, ""]:
-  """Distance of complex spectra whose magnitudes m are compressed to m**0.4, over all scales.
+  """Returns the distance of complex spectra with magnitudes m compressed to m**0.4.
 
-  Unlike distances of magnitudes it depends on the phase, and unlike a distance of waveforms also
-  where a bin is quiet. Each scale's mean distance is divided by the target's mean magnitude.
+  Unlike a distance of magnitudes it depends on the phase, and unlike a distance of waveforms it
+  also gives weight to quiet bins. The mean distance of each scale is divided by the mean magnitude
+  of the target.
   """
   total = jnp.zeros(())
   for window in config.windows:
-    # A full-scale tone has a magnitude near the root of the window.
+    # A full-scale tone has a magnitude near the square root of the window length.
     a, b = (
       _compressed(stft(x, window, window // 4) / np.sqrt(window)) for x in (target, generated)
     )
@@ -114,7 +119,7 @@ def _compressed(spectrum: Array) -> Array:
 def hinge_discriminator_loss(
   real: list[Float[Array, "..."]], fake: list[Float[Array, "..."]]
 ) -> Float[Array, ""]:
-  """Hinge loss averaged over positions, then over discriminators."""
+  """Returns the hinge loss of the discriminators, averaged over positions, then over them."""
   terms = [
     jnp.mean(jax.nn.relu(1.0 - r)) + jnp.mean(jax.nn.relu(1.0 + f))
     for r, f in zip(real, fake, strict=True)
@@ -123,14 +128,14 @@ def hinge_discriminator_loss(
 
 
 def hinge_generator_loss(fake: list[Float[Array, "..."]]) -> Float[Array, ""]:
-  """What the generator pays for being recognised."""
+  """Returns the hinge loss of the generator, averaged over positions and discriminators."""
   return sum((jnp.mean(jax.nn.relu(1.0 - f)) for f in fake), jnp.zeros(())) / len(fake)
 
 
 def feature_matching_loss(
   real: list[list[Float[Array, "..."]]], fake: list[list[Float[Array, "..."]]]
 ) -> Float[Array, ""]:
-  """Mean absolute difference of the discriminators' internal layers, relative to their size."""
+  """Returns the mean absolute difference of internal layers, relative to their magnitude."""
   terms = [
     jnp.mean(jnp.abs(r - f)) / (jnp.mean(jnp.abs(r)) + 1e-6)
     for real_layers, fake_layers in zip(real, fake, strict=True)

@@ -1,4 +1,4 @@
-"""Residual vector quantizer: k-means start, moving-average codebooks, dead-code restart.
+"""Residual vector quantizer: k-means initialization, moving-average codebooks, restarts.
 
 Source: SoundStream, section III-C; moving averages after VQ-VAE-2.
 """
@@ -14,11 +14,11 @@ from audiolm_jax.core import products
 
 @flax.struct.dataclass
 class QuantizerState:
-  """What the quantizer learns; no gradient reaches it.
+  """The state of the quantizer, which is updated without gradients.
 
   Attributes:
     codebooks: [quantizers, size, dim], one table per level, coarse to fine.
-    counts: [quantizers, size], moving average of how many vectors of a batch chose an entry.
+    counts: [quantizers, size], moving average of the number of vectors per batch that use an entry.
     sums: [quantizers, size, dim], moving average of the sum of those vectors.
   """
 
@@ -28,13 +28,13 @@ class QuantizerState:
 
 
 def init_quantizer(num_quantizers: int, codebook_size: int, dim: int) -> QuantizerState:
-  """An empty state; `kmeans_start` fills it from data."""
+  """Returns a state of zeros; `kmeans_start` returns one that is computed from data."""
   shape = (num_quantizers, codebook_size, dim)
   return QuantizerState(jnp.zeros(shape), jnp.zeros(shape[:2]), jnp.zeros(shape))
 
 
 def quantizer_of(codebooks: Float[Array, "quantizers size dim"], mean_use: float) -> QuantizerState:
-  """A state that begins with these codebooks, each entry chosen `mean_use` times."""
+  """Returns a state with the given codebooks, in which each entry was used `mean_use` times."""
   counts = jnp.full(codebooks.shape[:2], mean_use)
   return QuantizerState(codebooks, counts, codebooks * mean_use)
 
@@ -42,9 +42,9 @@ def quantizer_of(codebooks: Float[Array, "quantizers size dim"], mean_use: float
 def nearest(
   x: Float[Array, "*batch dim"], codebook: Float[Array, "size dim"]
 ) -> Int[Array, "*batch"]:
-  """Index of the nearest entry by Euclidean distance; the lowest index among equals.
+  """Returns the index of the nearest entry by Euclidean distance, the lowest one of equals.
 
-  In training on bfloat16 products, of two entries about as near it may be the other one.
+  In training with bfloat16 products, rounding may select another entry that is almost as near.
   """
   norms = jnp.sum(jnp.square(codebook), -1)
   if products.rounds(x, codebook):
@@ -58,10 +58,11 @@ def nearest(
 def residual_quantize(
   x: Float[Array, "*batch dim"], codebooks: Float[Array, "quantizers size dim"]
 ) -> Int[Array, "*batch quantizers"]:
-  """Nearest code per level, each level coding what the levels above left over.
+  """Returns the nearest code per level, where each level codes the residual of those before it.
 
   Returns:
     Codes in [0, size). Level q depends on levels < q only, so codes[..., :k] is the k-level code.
+
   Source: SoundStream, section III-C.
   """
 
@@ -74,14 +75,14 @@ def residual_quantize(
 
 
 def quantizer_flops(frames: int, num_quantizers: int, codebook_size: int, dim: int) -> float:
-  """Floating-point operations of the search for the nearest codes of one row."""
+  """Returns the floating-point operations of the search for the codes of one clip."""
   return 2.0 * frames * num_quantizers * codebook_size * dim
 
 
 def dequantize(
   codes: Int[Array, "*batch levels"], codebooks: Float[Array, "quantizers size dim"]
 ) -> Float[Array, "*batch dim"]:
-  """Sum of the entries that `codes` names; fewer levels than codebooks is a lower bit rate."""
+  """Returns the sum of the entries that `codes` names; fewer levels are a lower bit rate."""
   total = jnp.zeros((*codes.shape[:-1], codebooks.shape[-1]))
   for level in range(codes.shape[-1]):
     total = total + codebooks[level][codes[..., level]]
@@ -99,20 +100,21 @@ def quantize_train(
 ) -> tuple[
   Float[Array, "batch frames dim"], Float[Array, ""], QuantizerState, dict[str, jax.Array]
 ]:
-  """One training pass: straight-through quantization and the codebooks' update.
+  """Quantizes with a straight-through gradient and updates the codebooks.
 
   Args:
-    x: encoder output.
+    x: output of the encoder.
     state: codebooks and their moving averages.
-    levels: how many levels each example may use (quantizer dropout).
-    rng: for the choice of restart vectors.
-    decay: of the moving averages.
-    restart_share: an entry that gets less than this share of the mean use is replaced by a vector
-      of the batch.
+    levels: number of levels that each example uses (quantizer dropout).
+    rng: key that selects restart vectors.
+    decay: decay of the moving averages per step.
+    restart_share: entries used less than this share of the mean are replaced by vectors of the
+      batch.
+
   Returns:
     The quantized latents with the gradient of `x`; the commitment loss (mean over elements and
     active levels); the new state; and per level "perplexity" (of the moving-average use), "dead"
-    (how many entries were restarted) and "restarted" (bool [quantizers, size]).
+    (number of restarted entries) and "restarted" (bool [quantizers, size]).
   """
   batch, frames, dim = x.shape
   size = state.codebooks.shape[1]
@@ -142,7 +144,8 @@ def quantize_train(
 
     dead = new_counts < restart_share * mean_use
     fresh = vectors[jax.random.randint(key, (size,), 0, vectors.shape[0])]
-    # A restarted entry begins at half the mean use: it stays unless it goes unused for a while.
+    # A restarted entry begins at half the mean use, so that it is kept until it is unused for a
+    # while.
     new_counts = jnp.where(dead, 0.5 * mean_use, new_counts)
     updated = jnp.where(dead[:, None], fresh, updated)
     new_sums = jnp.where(dead[:, None], fresh * 0.5 * mean_use, new_sums)
@@ -176,9 +179,10 @@ def kmeans_start(
   *,
   iterations: int = 10,
 ) -> QuantizerState:
-  """Codebooks by k-means of `x`, level after level on what the levels above left over.
+  """Returns codebooks by k-means of `x`, each level on the residual of the levels before it.
 
-  With fewer vectors than entries the surplus entries start at vectors of `x` with a little noise.
+  With fewer vectors than entries, the remaining entries start at vectors of `x` plus a little
+  noise.
   """
   vectors, dim = x.shape
   mean_use = vectors / codebook_size

@@ -1,4 +1,4 @@
-"""SoundStream's encoder and decoder: causal, strided, the same offline and streamed.
+"""SoundStream's encoder and decoder: causal, strided, and equal offline and streamed.
 
 Source: SoundStream, section III-A and III-B.
 """
@@ -28,16 +28,16 @@ State = tuple[jax.Array, ...]
 
 @dataclasses.dataclass(frozen=True)
 class SoundStreamConfig:
-  """Shape of a SoundStream; the defaults are AudioLM's speech codec (6 kbps).
+  """Shape of a SoundStream; the defaults are those of AudioLM's speech codec (6 kbit/s).
 
   Attributes:
     sample_rate: Hz.
-    encoder_channels: channels of the encoder's first layer; doubled by every block.
-    decoder_channels: channels before the decoder's last layer.
-    strides: down-sampling of the encoder's blocks; their product is the hop length.
-    dilations: of the residual units in every block.
-    kernel_size: of the first, the last and the dilated convolutions.
-    latent_dim: dimension of the embedding that is quantized.
+    encoder_channels: channels of the encoder's first layer; each block doubles them.
+    decoder_channels: input channels of the decoder's last layer.
+    strides: down-sampling factors of the encoder's blocks; their product is the hop length.
+    dilations: dilations of the residual units in every block.
+    kernel_size: kernel size of the first, the last and the dilated convolutions.
+    latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
   """
@@ -64,13 +64,13 @@ class SoundStreamConfig:
 
   @property
   def latency_samples(self) -> int:
-    """Samples that must be heard before the first can be played: one frame, no look-ahead."""
+    """Samples to read before the first one can be written: one frame, no look-ahead."""
     return self.hop_length
 
   def init_params(
     self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
   ) -> dict[str, Any]:
-    """Fresh parameters of encoder and decoder, a key for each; they carry their logical axes."""
+    """Returns new parameters of encoder and decoder, one key each, with logical axes."""
     batch, frames = waveform.shape[0], -(-waveform.shape[1] // self.hop_length)
     latents = jnp.zeros((batch, frames, self.latent_dim))
     encoder = Encoder(self).init(keys[0], waveform, encoder_state(self, batch))
@@ -80,17 +80,17 @@ class SoundStreamConfig:
   def encode_latents(
     self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
-    """Latents of whole clips of whole frames; `params` are the encoder's."""
+    """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
     return Encoder(self).apply({"params": params}, waveform, encoder_state(self, len(waveform)))[0]
 
   def decode_latents(
     self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
-    """Waveforms of whole clips; `params` are the decoder's."""
+    """Returns the waveforms of whole clips; `params` are the decoder's."""
     return Decoder(self).apply({"params": params}, latents, decoder_state(self, len(latents)))[0]
 
   def encoder_flops(self, samples: int) -> float:
-    """Floating-point operations of the encoder's convolutions for a clip of whole frames."""
+    """Returns the floating-point operations of the encoder for a clip of whole frames."""
     channels, time = self.encoder_channels, samples
     products = time * self.kernel_size * channels
     for stride in self.strides:
@@ -101,7 +101,7 @@ class SoundStreamConfig:
     return 2.0 * (products + time * 3 * channels * self.latent_dim)
 
   def decoder_flops(self, samples: int) -> float:
-    """The same of the decoder's."""
+    """Returns the floating-point operations of the decoder for a clip of whole frames."""
     channels = self.decoder_channels * 2 ** len(self.strides)
     time = samples // self.hop_length
     products = time * self.kernel_size * self.latent_dim * channels
@@ -114,7 +114,7 @@ class SoundStreamConfig:
 
 
 def encoder_state(config: SoundStreamConfig, batch: int) -> State:
-  """Zero state of `Encoder`: the silence before the first sample."""
+  """Returns the initial state of `Encoder`, zeros: silence before the first sample."""
   channels = config.encoder_channels
   shapes = [(config.kernel_size - 1, 1)]
   for stride in config.strides:
@@ -126,7 +126,7 @@ def encoder_state(config: SoundStreamConfig, batch: int) -> State:
 
 
 def decoder_state(config: SoundStreamConfig, batch: int) -> State:
-  """Zero state of `Decoder`."""
+  """Returns the initial state of `Decoder`, zeros."""
   channels = config.decoder_channels * 2 ** len(config.strides)
   shapes = [(config.kernel_size - 1, config.latent_dim)]
   for stride in reversed(config.strides):
@@ -138,7 +138,7 @@ def decoder_state(config: SoundStreamConfig, batch: int) -> State:
 
 
 class Encoder(nn.Module):
-  """Waveform to latents: convolution, one block per stride, convolution of kernel 3."""
+  """Maps waveform to latents: convolution, one block per stride, convolution of kernel 3."""
 
   config: SoundStreamConfig
 
@@ -160,7 +160,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to waveform: the encoder mirrored."""
+  """Maps latents to waveform with the layers of the encoder in reverse."""
 
   config: SoundStreamConfig
 

@@ -1,4 +1,4 @@
-"""SoundStream at work: trained parameters behind the `Codec` protocol."""
+"""SoundStream for inference: trained parameters behind the `Codec` protocol."""
 
 import functools
 from collections.abc import Mapping
@@ -24,9 +24,10 @@ _SIZES = Sizes.of_two(250, 50)
 
 
 class SoundStreamCodec(ChunkedCodec):
-  """A frame's codes and samples depend on no later frame; a state goes from chunk to chunk.
+  """SoundStream as a codec. Codes and samples depend on no later frame.
 
   `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}.
+
   Source: SoundStream, sections III-A to III-C.
   """
 
@@ -49,7 +50,7 @@ def encode_chunk(
   ends: jax.Array,
   state: State,
 ) -> tuple[jax.Array, State]:
-  """Codes of whole frames of samples, and the encoder's state behind them."""
+  """Returns the codes of whole frames of samples and the next state of the encoder."""
   del ends  # no frame depends on later samples
   latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, state)
   return residual_quantize(latents, params["codebooks"]), state
@@ -63,7 +64,7 @@ def decode_chunk(
   ends: jax.Array,
   state: State,
 ) -> tuple[jax.Array, State]:
-  """Samples of frames of codes, and the decoder's state behind them."""
+  """Returns the samples of frames of codes and the next state of the decoder."""
   del ends  # no sample depends on later codes
   latents = dequantize(codes, params["codebooks"])
   return Decoder(config).apply({"params": params["decoder"]}, latents, state)

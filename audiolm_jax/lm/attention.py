@@ -1,8 +1,8 @@
-"""Causal self-attention: positions, and the two ways to run it.
+"""Causal self-attention, with positions, for training and for decoding.
 
-Training and prefill attend over a whole sequence, one block of queries at a time, so that keys in
-a block's future are never multiplied. Decoding attends from one query to a key/value cache. Both
-take positions from the same bias by distance.
+Training and prefill attend over a whole sequence, one block of queries at a time, so that no
+products with keys in the future of a block are computed. Decoding attends from one query to a
+key/value cache. Both use the same bias by distance for positions.
 """
 
 import math
@@ -15,28 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-# Added to the logits of forbidden keys. Finite, so that a row without any legal key (padding on
-# the left of a prompt) stays finite too; no such row is ever read.
+# Added to the logits of masked keys. It is finite, so that a row without any unmasked key (padding
+# on the left of a prompt) is finite too; such a row is never used.
 MASKED = -1e9
 
-# Queries per block in training: small enough to skip most of the future and to stay near the
-# processor, large enough for big products.
+# Queries per block in training: small enough to skip most of the future and to fit into the cache
+# of the processor, large enough for large products.
 QUERY_BLOCK = 256
-# The same in prefill, which runs once: fewer blocks compile faster.
+# Queries per block in prefill, which runs once: fewer blocks compile faster.
 PREFILL_BLOCK = 512
 
 
 class KeyValues(NamedTuple):
-  """Keys and values, heads before length so that a decoding step reads them contiguously."""
+  """Keys and values; heads precede length so that decoding steps read memory contiguously."""
 
   keys: Float[Array, "batch kv_heads length head_dim"]
   values: Float[Array, "batch kv_heads length head_dim"]
 
 
 def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "length"]:
-  """Bucket of each distance 0 .. length - 1 between a query and an earlier key.
+  """Returns the bucket of each distance 0 .. length - 1 between a query and an earlier key.
 
-  The first half of the buckets is exact, the rest grows logarithmically up to `max_distance`.
+  Distances in the first half of the buckets are exact; the others grow logarithmically up to
+  `max_distance`.
 
   Source: T5 (arXiv 1910.10683), section 2.1, the unidirectional case.
   """
@@ -57,7 +58,7 @@ class RelativeBias(nn.Module):
 
   @nn.compact
   def __call__(self, length: int, batch: int = 1) -> Float[Array, "shards heads length"]:
-    """The bias of each distance 0 .. length - 1, see `copy_per_shard`."""
+    """Returns the bias of each distance 0 .. length - 1; for shards see `copy_per_shard`."""
     init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("relpos_buckets", "heads"))
     table = self.param("table", init, (self.num_buckets, self.num_heads), jnp.float32)
     buckets = relative_buckets(length, self.num_buckets, self.max_distance)
@@ -67,11 +68,11 @@ class RelativeBias(nn.Module):
 def copy_per_shard(
   table: Float[Array, "heads buckets"], batch: int
 ) -> Float[Array, "shards heads buckets"]:
-  """One copy of the table for each part of the batch that the mesh splits off; one without a mesh.
+  """Returns one copy of the table per shard of the batch; one copy without a mesh.
 
-  With a single table for all, the gradient of each block of biases would be summed over the
-  devices, as [heads, queries, keys]. That of a copy stays on its device until it is as small as
-  the table.
+  With a single table, the gradient of each block of biases would be summed over the devices as
+  [heads, queries, keys]. The gradient of a copy stays on its device until it is as small as the
+  table.
   """
   spec = nn.logical_to_mesh_axes(("batch",))
   split = spec[0] if spec else None
@@ -85,7 +86,7 @@ def copy_per_shard(
 def bias_block(
   bias: Float[Array, "shards heads length"], start: int, count: int
 ) -> Float[Array, "shards heads count keys"]:
-  """Bias and causal mask of queries `start .. start + count - 1` over all keys up to the last.
+  """Returns bias and causal mask of queries `start .. start + count - 1` for keys up to the last.
 
   With start 1, count 2 and bias b by distance:
 
@@ -93,7 +94,7 @@ def bias_block(
       b2 b1 b0
 
   The matrix is constant along its diagonals, so it is one vector, repeated and read with a row
-  length one short of its period. The gradient is then a sum over rows, not a scatter.
+  length one less than its period. Its gradient is then a sum over rows instead of a scatter.
   """
   each, end = bias.shape[:2], start + count
   future = jnp.full((*each, count), MASKED, bias.dtype)
@@ -107,7 +108,7 @@ def bias_block(
 def bias_blocks(
   bias: Float[Array, "shards heads length"], block: int = QUERY_BLOCK
 ) -> tuple[Float[Array, "shards heads _ _"], ...]:
-  """`bias_block` of every block of queries; made once, used by all layers."""
+  """Returns `bias_block` of every block of queries, computed once for all layers."""
   length = bias.shape[-1]
   return tuple(bias_block(bias, s, min(block, length - s)) for s in range(0, length, block))
 
@@ -118,12 +119,14 @@ def causal_attention(
   biases: Sequence[Float[Array, "shards heads _ _"]],
   key_mask: Bool[Array, "batch length"] | None,
 ) -> Float[Array, "batch length kv_heads group head_dim"]:
-  """Attention of every position to itself and the past.
+  """Returns the attention of every position to itself and the past.
 
   Args:
-    biases: `bias_blocks` for `length`; `heads` may be 1 for all heads alike, and each of the
-      `shards` is for an equal part of the batch.
-    key_mask: False on keys that no query may see (padding on the left).
+    query: queries, by group of the heads that share a key.
+    key_values: keys and values.
+    biases: `bias_blocks` for `length`; `heads` may be 1 for all heads, and each of the `shards` is
+      for an equal part of the batch.
+    key_mask: False on keys to mask (padding on the left).
   """
   batch, groups = query.shape[0], query.shape[3]
   outputs, start = [], 0
@@ -149,16 +152,17 @@ def cached_attention(
   query: Float[Array, "batch 1 kv_heads group head_dim"],
   parts: Sequence[tuple[KeyValues, Float[Array, "_ heads keys"]]],
 ) -> Float[Array, "batch 1 kv_heads group head_dim"]:
-  """Attention of one query to the keys of all `parts` together.
+  """Returns the attention of one query to the keys of all `parts`.
 
   Args:
-    parts: keys and values, and the bias of each key with the mask in it (batch and heads may be 1).
+    query: queries, by group of the heads that share a key.
+    parts: keys and values, and the bias of each key with the mask added (batch and heads may be 1).
   """
   groups = query.shape[3]
   scale = query.shape[-1] ** -0.5
 
   def products(keys):
-    # Keys first: XLA:CPU reads them three times as fast as it does as the second factor.
+    # XLA:CPU reads keys three times as fast as the first factor than as the second one.
     found = jnp.einsum("bhkd,bhgd->bhkg", keys, query[:, 0], preferred_element_type=jnp.float32)
     return jnp.swapaxes(found, -1, -2)
 
@@ -177,7 +181,7 @@ def rotate(
   positions: Int[Array, "#batch length"],
   base: float,
 ) -> Float[Array, "batch length *heads head_dim"]:
-  """Rotary position embedding: pairs (i, i + head_dim / 2) turned by an angle of their own.
+  """Applies rotary position embedding: rotates each pair (i, i + head_dim / 2) by its own angle.
 
   Source: RoFormer (arXiv 2104.09864), section 3.2.
   """
@@ -194,7 +198,7 @@ def rotate(
 def _grouped(
   bias: Float[Array, "_ heads ..."], groups: int
 ) -> Float[Array, "_ kv_heads group ..."]:
-  """Splits the heads axis in two; one head for all becomes (1, 1)."""
+  """Splits the heads axis in two; a single head for all becomes (1, 1)."""
   heads = bias.shape[1]
   split = (1, 1) if heads == 1 else (heads // groups, groups)
   return bias.reshape(bias.shape[0], *split, *bias.shape[2:])

@@ -1,7 +1,7 @@
-"""What each position of a stage looks at: attention weights, to be looked at themselves.
+"""Attention weights of a stage, for inspection.
 
-Neither training nor sampling keeps them. Here Flax hands out the queries, keys and biases of an
-ordinary forward pass, and the weights are made of these.
+Neither training nor sampling stores them. Here Flax captures the queries, keys and biases of an
+ordinary forward pass, from which the weights are computed.
 """
 
 import dataclasses
@@ -23,20 +23,21 @@ def attention_maps(
   tokens: Int[np.ndarray, "length"],
   frame_ids: Int[np.ndarray, "length"],
 ) -> Float[np.ndarray, "layers heads length length"]:
-  """How much each position takes from itself and from those before it.
+  """Returns the attention weights between the positions of a sequence.
 
   Args:
     stage: a trained stage.
     tokens: its input, the begin token first: `decoder_input_tokens` of `stages.stage_features`.
-    frame_ids: the frame id of each position's target: `decoder_frame_ids`.
+    frame_ids: the frame id of the target at each position: `decoder_frame_ids`.
+
   Returns:
-    Weights by layer, head, query and key; the keys of each query sum to 1, later ones have 0.
-    `layers * heads * length**2 * 4` bytes.
+    Weights by layer, head, query and key, `layers * heads * length**2 * 4` bytes. The weights of
+    each query sum to 1 and are 0 for later keys.
   """
   config = dataclasses.replace(stage.config, scan_layers=False)
   model = Transformer(config, stage.spec.layout.vocab_size)
 
-  def handed_out(module: nn.Module, method: str) -> bool:
+  def is_captured(module: nn.Module, method: str) -> bool:
     return method == "__call__" and module.name in ("query", "key", "relative_bias")
 
   _, kept = model.apply(
@@ -44,7 +45,7 @@ def attention_maps(
     jnp.asarray(tokens)[None],
     jnp.asarray(frame_ids)[None],
     method=Transformer.hidden,
-    capture_intermediates=handed_out,
+    capture_intermediates=is_captured,
   )
   found = kept["intermediates"]
   length = len(tokens)

@@ -1,4 +1,4 @@
-"""The layers of the transformer: attention and feed-forward, each in training and in decoding."""
+"""The layers of the transformer: attention and feed-forward, for training and decoding."""
 
 from typing import Any, NamedTuple
 
@@ -13,12 +13,12 @@ from audiolm_jax.lm.layers import Projection, RMSNorm
 
 
 class AttentionContext(NamedTuple):
-  """What all layers need besides their input, in training and prefill.
+  """Inputs that all layers share in training and prefill.
 
   Attributes:
     biases: T5 bias and causal mask by block of queries (`bias_blocks`).
-    positions: counted from each row's first real token; for rotary positions.
-    key_mask: False on padding at the left; None if there is none.
+    positions: positions counted from the first token after the padding, for rotary embeddings.
+    key_mask: False on padding at the left; None without padding.
   """
 
   biases: tuple[Float[Array, "shards heads _ _"], ...]
@@ -51,7 +51,7 @@ class SelfAttention(nn.Module):
   def prefill(
     self, x: Float[Array, "batch length embed"], context: AttentionContext
   ) -> tuple[Float[Array, "batch length embed"], KeyValues]:
-    """Attention over a whole sequence, and its keys and values."""
+    """Returns the attention over a whole sequence, and its keys and values."""
     query, key_values = self._project(x, context.positions)
     output = causal_attention(query, key_values, context.biases, context.key_mask)
     return self._combine(output), key_values
@@ -62,7 +62,13 @@ class SelfAttention(nn.Module):
     position: Int[Array, "batch 1"],
     attend: Any,
   ) -> tuple[Float[Array, "batch 1 embed"], Any]:
-    """Attention of one token; `attend(query, key_values)` holds the cache and returns its new."""
+    """Returns the attention of one token, and the updated cache.
+
+    Args:
+      x: input of the layer.
+      position: position of the token in each row.
+      attend: maps (query, key_values) to the output and the updated cache.
+    """
     query, key_values = self._project(x, position)
     output, cache = attend(query, key_values)
     return self._combine(output), cache
@@ -73,7 +79,7 @@ class SelfAttention(nn.Module):
     if c.positions is Positions.ROTARY:
       query = rotate(query, positions, c.rotary_base)
       key = rotate(key, positions, c.rotary_base)
-    # Fewer key/value heads than query heads may not divide over devices: those stay whole.
+    # If there are fewer key/value heads, their number may not divide over devices: no sharding.
     kv_heads = "heads" if c.kv_heads == c.num_heads else None
     query = nn.with_logical_constraint(query, ("batch", "length", "heads", "kv"))
     key = nn.with_logical_constraint(key, ("batch", "length", kv_heads, "kv"))
@@ -124,18 +130,18 @@ class Block(nn.Module):
   def __call__(
     self, x: Float[Array, "batch length embed"], context: AttentionContext
   ) -> tuple[Float[Array, "batch length embed"], None]:
-    """The layer in training; the second value is what a scan over layers wants."""
+    """Returns the output in training, and None, as scans over layers expect a second value."""
     return self.prefill(x, context)[0], None
 
   def prefill(
     self, x: Float[Array, "batch length embed"], context: AttentionContext
   ) -> tuple[Float[Array, "batch length embed"], KeyValues]:
-    """The layer, and its keys and values."""
+    """Returns the output, and the keys and values of the layer."""
     added, key_values = self.attention.prefill(self.attention_norm(x), context)
     return self._feed_forward(x + self.dropout(added)), key_values
 
   def decode_step(self, x: Float[Array, "batch 1 embed"], position, attend):
-    """The layer for one token; see `SelfAttention.decode_step`."""
+    """Returns the output for one token, and the cache; see `SelfAttention.decode_step`."""
     added, cache = self.attention.decode_step(self.attention_norm(x), position, attend)
     return self._feed_forward(x + added), cache
 
@@ -153,10 +159,10 @@ _ACTIVATIONS = {
 
 
 def _residual_scale(config: TransformerConfig) -> float:
-  """What each layer adds starts small, so that the sum over layers has the input's scale."""
+  """Returns the scale of initial kernels for which the sum over layers has the input's scale."""
   return (2 * config.num_layers) ** -0.5
 
 
 def dropout_of(config: TransformerConfig, deterministic: bool) -> nn.Dropout:
-  """One mask for all positions of an example."""
+  """Returns dropout with one mask for all positions of an example."""
   return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic)

@@ -1,4 +1,4 @@
-"""The shape of a transformer, and how to compute it."""
+"""The shape of a transformer and the settings of its computation."""
 
 import dataclasses
 import enum
@@ -9,7 +9,7 @@ from audiolm_jax.core.errors import ConfigError
 
 
 class Positions(enum.StrEnum):
-  """How attention knows distances."""
+  """The representation of positions in attention."""
 
   T5_RELATIVE = "t5_relative"
   ROTARY = "rotary"
@@ -25,7 +25,7 @@ class FeedForward(enum.StrEnum):
 
 
 class Remat(enum.StrEnum):
-  """What the backward pass recomputes: nothing, all but plain matrix products, or whole layers."""
+  """Values that the backward pass recomputes: none, all but plain matrix products, or layers."""
 
   NONE = "none"
   MINIMAL = "minimal"
@@ -36,26 +36,32 @@ class Remat(enum.StrEnum):
 class TransformerConfig:
   """Shape of a stage's transformer; the defaults are the paper's.
 
-  The twelve layers hold 151 019 520 parameters (the paper speaks of 0.3 B, which this shape does
-  not give), 151 021 056 with the shared position table and the final norm. With the paper's
+  The twelve layers have 151 019 520 parameters (the paper states 0.3 B, which this shape does not
+  have), 151 021 056 with the shared position table and the final norm. With the paper's
   vocabularies, embedding and output layer included, a semantic stage has 153 126 400, a coarse
   stage 161 515 008 and a fine stage 176 195 072.
 
   Attributes:
-    num_layers, embed_dim, num_heads, mlp_dim: the usual.
-    head_dim: 0 means embed_dim / num_heads.
-    num_kv_heads: heads that keys and values have; 0 means num_heads.
-    feed_forward: see `FeedForward`.
-    positions: see `Positions`.
-    num_buckets, max_distance: of T5 positions.
-    rotary_base: slowest wavelength of rotary positions is 2 pi times this.
-    num_frame_embeddings: rows of a learned embedding of each position's frame id, which tells
-      tokens of the same moment in source and target apart from others; 0 (the paper) has none.
-    dropout_rate: on the embedding, within the feed-forward layer and on what each layer adds; one
-      mask for all positions of an example, as in T5X.
-    scan_layers: keep the layers' parameters stacked and loop over them, which compiles faster.
-    remat: see `Remat`.
-    dtype: of the computation; parameters, softmax, norms and logits are float32.
+    num_layers: number of layers.
+    embed_dim: width of the layers.
+    num_heads: number of query heads.
+    head_dim: channels per head; 0 means embed_dim / num_heads.
+    num_kv_heads: number of key and value heads; 0 means num_heads.
+    mlp_dim: width inside the feed-forward layers.
+    feed_forward: activation, see `FeedForward`.
+    positions: representation of positions, see `Positions`.
+    num_buckets: number of buckets of T5 positions.
+    max_distance: largest distance that T5 positions distinguish.
+    rotary_base: the longest wavelength of rotary positions is 2 pi times this.
+    num_frame_embeddings: rows of a learned embedding of the frame id of each position, which marks
+      source and target tokens of the same time; 0 (the paper) for none.
+    dropout_rate: rate of dropout after the embedding, within the feed-forward layer and on the
+      output of each layer; one mask for all positions of an example, as in T5X.
+    scan_layers: whether to stack the parameters of the layers and loop over them, which compiles
+      faster.
+    remat: values that the backward pass recomputes, see `Remat`.
+    dtype: dtype of the computation; parameters, softmax, norms and logits are float32.
+
   Source: AudioLM, section IV-B; T5 (arXiv 1910.10683) for the positions.
   """
 
@@ -101,7 +107,10 @@ class TransformerConfig:
       raise ConfigError(f"rotary positions need an even head_dim, not {self.head_size}")
 
   def shape(self) -> "TransformerConfig":
-    """Without the settings of the computation: two models of one shape take the same parameters."""
+    """Returns the configuration without settings of the computation.
+
+    Models of equal shapes have the same parameters.
+    """
     return dataclasses.replace(
       self, dropout_rate=0.0, scan_layers=False, remat=Remat.NONE, dtype="float32"
     )
@@ -123,10 +132,10 @@ class TransformerConfig:
     return 2 * self.num_layers * self.kv_heads * self.head_size * size
 
   def forward_flops(self, length: int) -> float:
-    """Floating-point operations of the layers' matrix products for one row of `length` tokens.
+    """Returns the operations of the layers' matrix products for one row of `length` tokens.
 
-    Attention counts the pairs of a query and a key that it may see; neither embedding nor output
-    layer is in it.
+    For attention it counts the pairs of a query and an unmasked key. Embedding and output layer are
+    excluded.
     """
     attention = self.embed_dim * 2 * (self.num_heads + self.kv_heads) * self.head_size
     gated = self.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU)

@@ -15,11 +15,11 @@ class Projection(nn.Module):
   """A matrix product without bias over the last axes of the input.
 
   Attributes:
-    shape: the kernel's, input axes first.
-    axes: their logical names.
-    num_inputs: how many of the axes are input.
-    scale: multiplies the standard deviation of the initial kernel, 1 / sqrt(inputs).
-    dtype: of the product.
+    shape: shape of the kernel, input axes first.
+    axes: logical names of its axes.
+    dtype: dtype of the product.
+    num_inputs: number of input axes.
+    scale: factor of the standard deviation of the initial kernel, 1 / sqrt(inputs).
   """
 
   shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Projection(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Division by the root mean square, in float32, and a learned scale.
+  """Divides by the root mean square, in float32, and multiplies by a learned scale.
 
   Source: arXiv 1910.07467.
   """
@@ -60,8 +60,8 @@ class RMSNorm(nn.Module):
 
 
 # A product of few rows and a large kernel, as in a decoding step, is bound by reading the kernel,
-# and XLA:CPU reads it 1.1 to 1.7 times as fast in parts of so many inputs. Smaller kernels gain
-# nothing: waking the other cores costs what they save.
+# and XLA:CPU reads it 1.1 to 1.7 times as fast in parts of `_PART_INPUTS` inputs. Smaller kernels
+# gain nothing: starting the other cores costs as much as it saves.
 _FEW_ROWS = 8
 _LARGE_KERNEL = 2**20
 _PART_INPUTS = 128

@@ -24,13 +24,21 @@ def stage_loss(
   z_loss: float = 0.0,
   dropout_rng: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Mean cross-entropy over the target tokens, each among the ids legal at its position.
+  """Returns the mean cross-entropy over target tokens, each among the legal ids of its position.
 
-  The output layer is evaluated at target positions only and for one codebook each, exactly what a
-  sampler sees; for a fine stage that is 18 times less than all ids at all positions.
+  The output layer is evaluated at target positions only and for one codebook each, as in sampling;
+  for a fine stage that is 18 times less than all ids at all positions.
+
+  Args:
+    spec: the stage.
+    model: its transformer.
+    params: parameters of the transformer.
+    batch: features of `stages.stage_features`.
+    z_loss: weight of the squared log-partition function.
+    dropout_rng: key of dropout; None disables it.
 
   Returns:
-    The loss in nats per target token (z-loss added), and metrics: `loss` (without z-loss),
+    The loss in nats per target token (with z-loss), and metrics: `loss` (without z-loss),
     `accuracy`, `weight` (number of target tokens) and, for acoustic targets, `loss_quantizer_<q>`
     by level.
   """
@@ -73,12 +81,12 @@ def _targets(
   tokens: Int[Array, "batch length"],
   weights: Float[Array, "batch length"],
 ) -> tuple[Array, Array, Array]:
-  """The target span of each row, from the token after its separator, of whole frames."""
+  """Returns the whole target frames of each row, from the token after its separator."""
   length = tokens.shape[1]
   count = spec.num_targets(length)
   if spec.source is Source.NONE:
     return hidden[:, :count], tokens[:, :count], weights[:, :count]
-  # A row without separator is padding; its weights are all 0 wherever it is read.
+  # A row without separator is padding; all its weights are 0.
   start = jnp.argmax(tokens == SEPARATOR, axis=1) + 1
   missing = max(0, spec.max_length - length)
   cut = jax.vmap(lambda x, s: jax.lax.dynamic_slice_in_dim(x, s, count))

@@ -1,7 +1,8 @@
-"""What every kind of stage is asked: its streams, its examples, its model and its loss.
+"""The interface of a stage: its streams, its examples, its model and its loss.
 
-A kind is a subclass of `StageSpec`. Its fields are data, which bundles and checkpoints store; its
-methods are what readers, training, export and sampling call. `sampling.registry` lists the kinds.
+A kind of stage is a subclass of `StageSpec`. Its fields are data that bundles and checkpoints
+store; its methods are those that readers, training, export and sampling call. `sampling.registry`
+lists the kinds.
 """
 
 import abc
@@ -27,25 +28,26 @@ class Feature(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec(abc.ABC):
-  """What a stage reads, predicts and learns.
+  """The streams, the examples and the model of a stage.
 
-  The first methods are NumPy alone; `init` and those after it may import JAX when they are called.
+  The methods up to `check_streams` use NumPy only; `init` and those after it may import JAX when
+  they are called.
 
   Attributes:
-    name: of the stage, unique in its bundle.
-    kind: of the stage, as `sampling.registry` calls it; each subclass has its own default.
+    name: name of the stage, unique in its bundle.
+    kind: kind of the stage in `sampling.registry`; each subclass has its own default.
   """
 
   name: str
   kind: str = dataclasses.field(default="", kw_only=True)
 
-  # The feature that weights an example's targets: rows that fill up a batch have zeros there.
+  # The feature of an example that weights its targets; it is 0 in rows that pad a batch.
   weight_feature: ClassVar[str] = "decoder_loss_weights"
 
   @property
   @abc.abstractmethod
   def reads(self) -> tuple[Stream, ...]:
-    """The streams that must be there before the stage writes."""
+    """The streams that the stage reads."""
 
   @property
   @abc.abstractmethod
@@ -54,47 +56,49 @@ class StageSpec(abc.ABC):
 
   @property
   def streams(self) -> dict[str, Stream]:
-    """By key, all that an example is made of."""
+    """By key, all streams of an example."""
     return by_key([*self.reads, self.writes])
 
   @property
   def collapsed(self) -> frozenset[str]:
-    """Keys of the streams whose repeats are dropped, so that their tokens have no place in time."""
+    """Keys of the streams without repeats, whose tokens have no position in time."""
     return frozenset()
 
   @property
   def crop_length(self) -> float | None:
-    """Seconds of a training example; None where a clip is one example as a whole."""
+    """Seconds of a training example; None if an example is a whole clip."""
     return None
 
   @abc.abstractmethod
   def features(self) -> dict[str, Feature]:
-    """The arrays of one example."""
+    """Returns the shape and dtype of the arrays of one example."""
 
   @abc.abstractmethod
   def example(self, record: Record) -> Example:
-    """The `features` of one crop.
+    """Returns the arrays of `features` for one crop.
 
     Args:
-      record: the crop's tokens in every stream of `streams`.
+      record: tokens of the crop in every stream of `streams`.
+
     Raises:
-      DataError: a stream is missing, holds other values, or the crop is too long.
+      DataError: a stream is missing, its values are out of range, or the crop is too long.
     """
 
   def filler(self, example: Example) -> Example:
-    """An example that counts for nothing, made of another one."""
+    """Returns a copy of an example with zero weight."""
     return {**example, self.weight_feature: np.zeros_like(example[self.weight_feature])}
 
-  def check_streams(self, there: Mapping[str, Stream]) -> None:
-    """Refuses tokens of another rate or vocabulary.
+  def check_streams(self, given: Mapping[str, Stream]) -> None:
+    """Checks that tokens have the rates and vocabularies of the stage.
 
     Args:
-      there: what the tokens are, by key; what is not named is not compared.
+      given: streams of the tokens by key; absent streams are not checked.
+
     Raises:
-      DataError: names the first difference.
+      DataError: a stream differs.
     """
     for key, stream in self.streams.items():
-      for difference in differences(stream, there[key]) if key in there else ():
+      for difference in differences(stream, given[key]) if key in given else ():
         raise DataError(
           f"the {self.name} stage has {difference}; configure the stage for the tokenizers that "
           "made the tokens"
@@ -103,46 +107,49 @@ class StageSpec(abc.ABC):
   @classmethod
   @abc.abstractmethod
   def config_class(cls) -> type:
-    """The dataclass of the model's shape."""
+    """Returns the dataclass of the shape of the model."""
 
   def check_config(self, config: Any) -> None:
-    """Raises a `ConfigError` where a model of this shape cannot be the stage's."""
+    """Raises a `ConfigError` if the stage cannot use a model of this shape."""
     del config
 
   def shape_of(self, config: Any) -> Any:
-    """The configuration without the settings of the computation: one shape, the same parameters."""
+    """Returns the part of the configuration that determines the shapes of the parameters."""
     return config
 
   @abc.abstractmethod
   def init(self, config: Any, rng: Any, batch: Batch) -> Any:
-    """Fresh parameters, boxed with their logical axes."""
+    """Returns new parameters, boxed with their logical axes."""
 
   @abc.abstractmethod
   def loss(
     self, config: Any, params: Any, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
   ) -> tuple[Any, dict[str, Any]]:
-    """The loss of a batch, and metrics with `loss` and `weight`, the number of targets.
+    """Returns the loss of a batch, and metrics with `loss` and `weight`, the number of targets.
 
     Args:
-      rng: random key of dropout and masks; None for evaluation, which depends on nothing else.
+      config: shape of the model.
+      params: its parameters.
+      batch: arrays of `features`.
+      rng: random key of dropout and masks; None for evaluation, which is deterministic.
       z_loss: weight of the squared log-partition function.
     """
 
   def inference_params(self, params: Any) -> dict[str, Any]:
-    """Parameters of training as those of sampling, which bundles store."""
+    """Converts parameters of training to those of sampling, which bundles store."""
     return dict(params)
 
   def training_params(self, config: Any, params: Any) -> Any:
-    """The inverse of `inference_params`."""
+    """Converts parameters of sampling to those of training."""
     del config
     return params
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """How many "tokens" a batch holds, padding left out."""
+    """Returns the number of "tokens" of a batch, without padding."""
     return {"tokens": float(np.count_nonzero(batch[self.weight_feature]))}
 
   def flops_per_step(self, config: Any, batch: Batch) -> float:
-    """Floating-point operations of one update; 0 where the kind does not count them."""
+    """Returns the operations of one update; 0 if the kind does not count them."""
     del config, batch
     return 0.0
 
@@ -152,9 +159,9 @@ class Stage:
   """A trained stage.
 
   Attributes:
-    spec: what it reads and predicts.
-    config: the model's shape, a `spec.config_class()`.
-    params: nested dict of arrays, as `spec.inference_params` gives them.
+    spec: the streams and the kind of the stage.
+    config: shape of the model, a `spec.config_class()`.
+    params: nested dict of arrays, as returned by `spec.inference_params`.
   """
 
   spec: StageSpec

@@ -1,6 +1,6 @@
 """Autoregressive stages: one decoder-only transformer over a row of tokens.
 
-The sequences; the input is the same, shifted right by a begin token:
+The sequences are as follows; the input is the sequence shifted right by a begin token:
 
     stage      sequence
     semantic   z_1 z_2 ...
@@ -21,12 +21,12 @@ from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
-# Of the paper's stages. Source: AudioLM, section IV-B.
+# Temperatures of the paper's stages. Source: AudioLM, section IV-B.
 PAPER_TEMPERATURES = {"semantic": 0.6, "coarse": 0.8, "fine": 0.6}
 
 
 class Source(enum.StrEnum):
-  """What a stage is conditioned on."""
+  """The tokens that a stage is conditioned on."""
 
   NONE = "none"
   SEMANTIC = "semantic"
@@ -38,19 +38,20 @@ class AutoregressiveSpec(StageSpec):
   """A stage that predicts its tokens one after another.
 
   Attributes:
-    source: what stands before the separator.
-    num_source_quantizers: acoustic levels in the source; 0 unless `source` is COARSE.
-    num_target_quantizers: acoustic levels predicted, those after the source's; 0 means that
-      semantic tokens are predicted.
-    crop_seconds: length of a training example, and the longest window when sampling.
-    collapse_repeats: drop repeated semantic tokens.
-    longest_run: if a semantic stage keeps repeats, how many of one token in a row it reads and
-      draws; None for any number. Where only the end of a clip ends its last pause, a stage
-      without a limit learns that pauses never end.
+    source: tokens before the separator.
+    num_source_quantizers: acoustic levels of the source; 0 unless `source` is COARSE.
+    num_target_quantizers: acoustic levels to predict, which follow those of the source; 0 if the
+      targets are semantic tokens.
+    crop_seconds: length of a training example, and the longest window in sampling.
+    collapse_repeats: whether to drop repeated semantic tokens.
+    longest_run: for a semantic stage that keeps repeats, the maximum number of equal tokens in a
+      row in its input and samples; None for no limit. If the last pauses of clips end only with the
+      clip, a stage without a limit learns that pauses never end.
     semantic_rate: semantic tokens per second, before repeats are collapsed.
     frame_rate: acoustic frames per second.
     num_clusters: semantic vocabulary.
     codebook_size: codes per quantizer.
+
   Source: AudioLM, section III-C and section IV.
   """
 
@@ -84,7 +85,7 @@ class AutoregressiveSpec(StageSpec):
     ):
       raise ConfigError(
         f"stage {self.name!r} has longest_run {self.longest_run}; it must be at least 1, and is "
-        "for stages that predict semantic tokens and do not collapse repeats"
+        "only for stages that predict semantic tokens and keep repeats"
       )
 
   @property
@@ -103,7 +104,7 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def collapsed(self) -> frozenset[str]:
-    """Semantic tokens, where their repeats are dropped."""
+    """The key of semantic tokens, if their repeats are dropped."""
     return frozenset({SEMANTIC} if self.uses_semantic and self.collapse_repeats else ())
 
   @property
@@ -112,7 +113,7 @@ class AutoregressiveSpec(StageSpec):
     return self.crop_seconds
 
   def features(self) -> dict[str, Feature]:
-    """As `stage_features` makes them."""
+    """Returns the features of `stage_features`."""
     ids = Feature((self.max_length,))
     return {
       "decoder_input_tokens": ids,
@@ -122,18 +123,18 @@ class AutoregressiveSpec(StageSpec):
     }
 
   def example(self, record: Record) -> Example:
-    """See `stage_features`."""
+    """Returns the example of `stage_features`."""
     return stage_features(self, record.get(SEMANTIC), record.get(CODES))
 
   @classmethod
   def config_class(cls) -> type:
-    """That of the transformer."""
+    """Returns the dataclass of the transformer."""
     from audiolm_jax.lm.config import TransformerConfig
 
     return TransformerConfig
 
   def check_config(self, config: Any) -> None:
-    """Refuses a table of frame embeddings that a crop does not fit into."""
+    """Raises a `ConfigError` if the table of frame embeddings is too small for a crop."""
     rows, needed = config.num_frame_embeddings, self.max_frame_id + 1
     if 0 < rows < needed:
       raise ConfigError(
@@ -142,57 +143,57 @@ class AutoregressiveSpec(StageSpec):
       )
 
   def shape_of(self, config: Any) -> Any:
-    """That of the transformer."""
+    """Returns the shape of the transformer."""
     return config.shape()
 
   def init(self, config: Any, rng: Any, batch: Batch) -> Any:
-    """Parameters of the transformer."""
+    """Returns new parameters of the transformer."""
     import jax.numpy as jnp
 
-    # No parameter depends on the length; a short one keeps initialisation cheap.
+    # No parameter depends on the length; a short row initializes fast.
     tokens = jnp.zeros((len(batch["decoder_input_tokens"]), 8), jnp.int32)
     return self.model(config).init(rng, tokens, tokens)["params"]
 
   def loss(
     self, config: Any, params: Any, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
   ) -> tuple[Any, dict[str, Any]]:
-    """See `loss.stage_loss`."""
+    """Returns `loss.stage_loss`."""
     from audiolm_jax.lm.loss import stage_loss
 
     model = self.model(config, deterministic=rng is None or config.dropout_rate == 0)
     return stage_loss(self, model, params, batch, z_loss=z_loss, dropout_rng=rng)
 
   def inference_params(self, params: Any) -> dict[str, Any]:
-    """With layers unstacked."""
+    """Returns the parameters with unstacked layers."""
     from audiolm_jax.lm.transformer import unstack_layers
 
     return unstack_layers(params)
 
   def training_params(self, config: Any, params: Any) -> Any:
-    """With layers stacked where the configuration scans over them."""
+    """Returns the parameters with stacked layers if the configuration scans over them."""
     from audiolm_jax.lm.transformer import stack_layers
 
     return stack_layers(params) if config.scan_layers else params
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """How many tokens a batch holds, source and target, without padding."""
+    """Returns the number of tokens of a batch, source and target, without padding."""
     return {"tokens": float(np.count_nonzero(batch["decoder_target_tokens"] != PAD))}
 
   def flops_per_step(self, config: Any, batch: Batch) -> float:
-    """Of one update; the backward pass of a matrix product is two more of its size."""
+    """Returns the operations of one update; the backward pass takes twice the forward pass."""
     rows, length = batch["decoder_target_tokens"].shape
     first = self.layout.legal_range(0, self.first_target_quantizer, self.num_target_quantizers)
     output = 2 * self.num_targets(length) * first.size * config.embed_dim
     return 3 * rows * (config.forward_flops(length) + output)
 
   def model(self, config: Any, deterministic: bool = True) -> Any:
-    """The transformer over the stage's vocabulary."""
+    """Returns the transformer over the vocabulary of the stage."""
     from audiolm_jax.lm.transformer import Transformer
 
     return Transformer(config, self.layout.vocab_size, deterministic)
 
   def num_targets(self, length: int) -> int:
-    """Positions at which the output layer is evaluated in a row of `length` tokens."""
+    """Returns the number of positions with an output layer in a row of `length` tokens."""
     per_frame = max(self.num_target_quantizers, 1)
     return min(self.max_target_length, length) // per_frame * per_frame
 
@@ -203,12 +204,12 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def uses_semantic(self) -> bool:
-    """Whether semantic tokens occur in the sequence at all."""
+    """Whether semantic tokens occur in the sequence."""
     return self.predicts_semantic or self.source is Source.SEMANTIC
 
   @property
   def run_limit(self) -> int | None:
-    """Most equal semantic tokens in a row; None for any number."""
+    """Maximum number of equal semantic tokens in a row; None for no limit."""
     return 1 if self.collapse_repeats else self.longest_run
 
   @property
@@ -218,12 +219,12 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def num_quantizers(self) -> int:
-    """Acoustic levels that occur in the sequence, source and target together."""
+    """Acoustic levels in the sequence, source and target together."""
     return self.num_source_quantizers + self.num_target_quantizers
 
   @property
   def layout(self) -> TokenLayout:
-    """The stage's own vocabulary."""
+    """The vocabulary of the stage."""
     clusters = self.num_clusters if self.uses_semantic else 0
     return TokenLayout(clusters, self.num_quantizers, self.codebook_size)
 
@@ -244,7 +245,7 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def max_source_length(self) -> int:
-    """Longest source, the separator included."""
+    """Length of the longest source, separator included."""
     if self.source is Source.SEMANTIC:
       return self.crop_steps + 1
     if self.source is Source.COARSE:
@@ -253,7 +254,7 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def max_target_length(self) -> int:
-    """Most target tokens in one crop."""
+    """Maximum number of target tokens in one crop."""
     if self.predicts_semantic:
       return self.crop_steps
     return self.crop_frames * self.num_target_quantizers
@@ -295,25 +296,28 @@ def stage_sequence(
   semantic: Int[np.ndarray, "steps"] | None = None,
   codes: Int[np.ndarray, "frames quantizers"] | None = None,
 ) -> StageSequence:
-  """The tokens of one crop in the order in which the stage reads them.
+  """Returns the tokens of one crop in the order in which the stage reads them.
 
   Args:
-    semantic: semantic tokens, repeats not yet collapsed; needed if the stage uses them.
-    codes: acoustic codes with at least `spec.num_quantizers` levels; needed if the stage uses them.
+    spec: the stage.
+    semantic: semantic tokens with repeats; required if the stage uses them.
+    codes: acoustic codes of at least `spec.num_quantizers` levels; required if the stage uses them.
+
   Returns:
-    A sequence whose `frame_ids` are 1 + t for an acoustic token of frame t, source and target
-    alike. A semantic source token whose place in time is known (repeats kept) has the id of the
-    first frame it covers; all other tokens have 0.
+    A sequence whose `frame_ids` are 1 + t for an acoustic token of frame t in source and target. A
+    semantic source token with a known position in time (repeats kept) has the id of the first frame
+    it covers; all other tokens have 0.
+
   Raises:
-    DataError: an input is missing, or its values lie outside the stage's vocabulary.
+    DataError: an input is missing, or its values are outside of the stage's vocabulary.
   """
   given: Record = {k: v for k, v in ((SEMANTIC, semantic), (CODES, codes)) if v is not None}
-  there = {key: s.of(given, f"the {spec.name} stage") for key, s in spec.streams.items()}
+  present = {key: s.of(given, f"the {spec.name} stage") for key, s in spec.streams.items()}
   parts: list[tuple[np.ndarray, np.ndarray, float]] = []
   if spec.uses_semantic:
-    parts.append(_semantic_part(spec, there[SEMANTIC]))
+    parts.append(_semantic_part(spec, present[SEMANTIC]))
   if not spec.predicts_semantic:
-    codes, split = there[CODES], spec.num_source_quantizers
+    codes, split = present[CODES], spec.num_source_quantizers
     if split:
       parts.append(_acoustic_part(spec, codes[:, :split], 0, 0.0))
     if spec.source is not Source.NONE:
@@ -331,14 +335,20 @@ def stage_features(
   semantic: Int[np.ndarray, "steps"] | None = None,
   codes: Int[np.ndarray, "frames quantizers"] | None = None,
 ) -> Example:
-  """One crop as the decoder's features, padded to `spec.max_length`.
+  """Returns one crop as features of the decoder, padded to `spec.max_length`.
+
+  Args:
+    spec: the stage.
+    semantic: as of `stage_sequence`.
+    codes: as of `stage_sequence`.
 
   Returns:
-    `decoder_target_tokens` int32 [max_length]; `decoder_input_tokens`, the same shifted right by a
-    begin token; `decoder_loss_weights` float32, 1 on predicted tokens; `decoder_frame_ids` int32,
-    the frame id of the *target* at each position, which a sampler knows in advance.
+    `decoder_target_tokens` int32 [max_length]; `decoder_input_tokens`, the targets shifted right by
+    a begin token; `decoder_loss_weights` float32, 1 on predicted tokens; `decoder_frame_ids` int32,
+    the frame id of the *target* at each position, which is known before it is sampled.
+
   Raises:
-    DataError: the crop is longer than the stage's, or as `stage_sequence`.
+    DataError: the crop is longer than that of the stage, or an error of `stage_sequence` occurs.
   """
   sequence = stage_sequence(spec, semantic, codes)
   count = len(sequence.tokens)
@@ -360,7 +370,7 @@ def stage_features(
 
 
 def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) -> np.ndarray:
-  """Frame ids of `count` semantic source tokens, the first of them at step `first_step`."""
+  """Returns the frame ids of `count` semantic source tokens from step `first_step` on."""
   if spec.collapse_repeats or spec.predicts_semantic:
     return np.zeros(count, np.int32)
   steps = first_step + np.arange(count)
@@ -368,13 +378,13 @@ def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) ->
 
 
 def semantic_stage(**overrides: Any) -> AutoregressiveSpec:
-  """The paper's first stage: semantic tokens from semantic tokens, 30 s crops."""
+  """Returns the paper's first stage: semantic tokens from semantic tokens, 30 s crops."""
   defaults: dict[str, Any] = {"name": "semantic", "source": Source.NONE, "crop_seconds": 30.0}
   return AutoregressiveSpec(**(defaults | overrides))
 
 
 def coarse_stage(**overrides: Any) -> AutoregressiveSpec:
-  """The paper's second stage: the first 4 acoustic levels given semantic tokens, 10 s crops."""
+  """Returns the paper's second stage: 4 acoustic levels from semantic tokens, 10 s crops."""
   defaults: dict[str, Any] = {
     "name": "coarse",
     "source": Source.SEMANTIC,
@@ -385,7 +395,7 @@ def coarse_stage(**overrides: Any) -> AutoregressiveSpec:
 
 
 def fine_stage(**overrides: Any) -> AutoregressiveSpec:
-  """The paper's third stage: acoustic levels 5 to 12 given the first 4, 3 s chunks."""
+  """Returns the paper's third stage: acoustic levels 5 to 12 from the first 4, 3 s chunks."""
   defaults: dict[str, Any] = {
     "name": "fine",
     "source": Source.COARSE,
@@ -397,12 +407,12 @@ def fine_stage(**overrides: Any) -> AutoregressiveSpec:
 
 
 def acoustic_only_stage(**overrides: Any) -> AutoregressiveSpec:
-  """The paper's ablation: coarse acoustic levels without semantic tokens."""
+  """Returns the stage of the paper's ablation: coarse levels without semantic tokens."""
   return coarse_stage(**({"source": Source.NONE} | overrides))
 
 
 def speech_stages(**overrides: Any) -> dict[str, AutoregressiveSpec]:
-  """The three stages of the paper's speech system; `overrides` go to all of them."""
+  """Returns the three stages of the paper's speech system; `overrides` apply to all of them."""
   return {
     "semantic": semantic_stage(**overrides),
     "coarse": coarse_stage(**overrides),
@@ -411,7 +421,7 @@ def speech_stages(**overrides: Any) -> dict[str, AutoregressiveSpec]:
 
 
 def piano_stages(**overrides: Any) -> dict[str, AutoregressiveSpec]:
-  """The paper's piano system: 3 levels of 2^14 codes, all predicted by the coarse stage."""
+  """Returns the paper's piano stages: the coarse one predicts all 3 levels of 2^14 codes."""
   overrides = {"codebook_size": 2**14} | overrides
   return {
     "semantic": semantic_stage(**overrides),
@@ -428,7 +438,7 @@ def paper_stages(
   codebook_size: int,
   num_coarse: int = 4,
 ) -> dict[str, AutoregressiveSpec]:
-  """The paper's stages for tokenizers with these numbers; no fine stage where no level is left."""
+  """Returns the paper's stages for given tokenizers; the fine stage only if it has levels."""
   numbers = {
     "semantic_rate": semantic_rate,
     "num_clusters": num_clusters,
@@ -463,7 +473,7 @@ def _acoustic_part(
 
 
 def collapsed_rate(semantic: Int[np.ndarray, "steps"], semantic_rate: float) -> float:
-  """Tokens per second that are left when the repeats of `semantic` are collapsed."""
+  """Returns the tokens per second of `semantic` without its repeats."""
   if len(semantic) == 0:
     return math.nan
   return len(collapse_repeats(semantic)) * semantic_rate / len(semantic)

@@ -1,12 +1,12 @@
-"""The token layout: how semantic tokens and acoustic codes become the ids of one sequence.
+"""The token layout: maps semantic tokens and acoustic codes to the ids of one sequence.
 
     id                               meaning
     0 .. 3                           pad, begin of sequence, end of sequence, separator
     4 .. 4 + K - 1                   semantic token z (K = num_clusters; none if K = 0)
     4 + K + q * N + code             acoustic code of quantizer q (N = codebook_size)
 
-Flattening is row-major: time outer, quantizer inner. Everything here is pure and takes NumPy or
-JAX arrays alike (`collapse_repeats` has a data-dependent shape and is NumPy only).
+Flattening is row-major: time outer, quantizer inner. All functions accept NumPy and JAX arrays
+(`collapse_repeats` has a data-dependent shape and is NumPy only).
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Array = Any  # numpy.ndarray or jax.Array
 
 
 class IdRange(NamedTuple):
-  """A contiguous run of ids, `start <= id < start + size`."""
+  """A contiguous range of ids, `start <= id < start + size`."""
 
   start: int
   size: int
@@ -35,11 +35,11 @@ class IdRange(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TokenLayout:
-  """One stage's vocabulary.
+  """The vocabulary of a stage.
 
   Attributes:
-    num_clusters: semantic vocabulary; 0 for a stage that sees no semantic tokens.
-    num_quantizers: residual levels with an id range here; 0 for a purely semantic stage.
+    num_clusters: semantic vocabulary; 0 for a stage without semantic tokens.
+    num_quantizers: residual levels in the vocabulary; 0 for a purely semantic stage.
     codebook_size: codes per quantizer.
   """
 
@@ -65,34 +65,34 @@ class TokenLayout:
     return IdRange(NUM_RESERVED, self.num_clusters)
 
   def quantizer_range(self, quantizer: int) -> IdRange:
-    """The ids of one quantizer's codes; `quantizer` may be a traced integer."""
+    """Returns the ids of the codes of one quantizer; `quantizer` may be a traced integer."""
     start = NUM_RESERVED + self.num_clusters + quantizer * self.codebook_size
     return IdRange(start, self.codebook_size)
 
   def legal_range(self, position: int, first_quantizer: int, num_target_quantizers: int) -> IdRange:
-    """The ids that may stand at target `position`, counted from the first target token.
+    """Returns the legal ids at target `position`, counted from the first target token.
 
     Args:
       position: index into the flattened target tokens; may be traced.
       first_quantizer: quantizer of the first token of each frame.
-      num_target_quantizers: tokens per frame; 0 means that semantic tokens are the target.
+      num_target_quantizers: tokens per frame; 0 if the targets are semantic tokens.
     """
     if num_target_quantizers == 0:
       return self.semantic_range
     return self.quantizer_range(first_quantizer + position % num_target_quantizers)
 
   def semantic_to_ids(self, semantic: Int[Array, "*batch steps"]) -> Int[Array, "*batch steps"]:
-    """Cluster numbers to ids."""
+    """Converts cluster numbers to ids."""
     return semantic + NUM_RESERVED
 
   def ids_to_semantic(self, ids: Int[Array, "*batch steps"]) -> Int[Array, "*batch steps"]:
-    """Ids to cluster numbers."""
+    """Converts ids to cluster numbers."""
     return ids - NUM_RESERVED
 
   def flatten_codes(
     self, codes: Int[Array, "*batch frames quantizers"], first_quantizer: int = 0
   ) -> Int[Array, "*batch frames*quantizers"]:
-    """Codes of quantizers `first_quantizer`, `first_quantizer + 1`, ... to a row of ids."""
+    """Converts codes of quantizers `first_quantizer` and following ones to a row of ids."""
     frames, count = codes.shape[-2:]
     offsets = self._offsets(first_quantizer, count)
     return (codes + offsets).reshape((*codes.shape[:-2], frames * count))
@@ -103,7 +103,7 @@ class TokenLayout:
     num_quantizers: int,
     first_quantizer: int = 0,
   ) -> Int[Array, "*batch frames quantizers"]:
-    """The inverse of `flatten_codes`; the number of tokens is a multiple of `num_quantizers`."""
+    """Inverts `flatten_codes`; the number of tokens is a multiple of `num_quantizers`."""
     frames = ids.shape[-1] // num_quantizers
     codes = ids.reshape((*ids.shape[:-1], frames, num_quantizers))
     return codes - self._offsets(first_quantizer, num_quantizers)
@@ -111,8 +111,8 @@ class TokenLayout:
   def _offsets(self, first_quantizer: int, count: int) -> np.ndarray:
     if first_quantizer + count > self.num_quantizers:
       raise ConfigError(
-        f"quantizers {first_quantizer} to {first_quantizer + count - 1} lie outside a layout "
-        f"of {self.num_quantizers}"
+        f"quantizers {first_quantizer} to {first_quantizer + count - 1} are outside of a layout "
+        f"with {self.num_quantizers}"
       )
     quantizers = first_quantizer + np.arange(count, dtype=np.int32)
     start = NUM_RESERVED + self.num_clusters
@@ -120,7 +120,7 @@ class TokenLayout:
 
 
 def collapse_repeats(tokens: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "kept"]:
-  """Drops every token that equals the one before it.
+  """Returns the tokens without those that equal the token before them.
 
   Source: AudioLM, section III-C: consecutive repeats of semantic tokens are removed.
   """
@@ -128,7 +128,7 @@ def collapse_repeats(tokens: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "kept"
 
 
 def cut_runs(tokens: Int[np.ndarray, "steps"], longest: int | None) -> Int[np.ndarray, "kept"]:
-  """Drops what a run of one token has beyond its first `longest`; None drops nothing."""
+  """Returns the tokens with runs cut to their first `longest` tokens; None cuts nothing."""
   tokens = np.asarray(tokens)
   if longest is None:
     return tokens

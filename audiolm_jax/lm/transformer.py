@@ -1,7 +1,7 @@
 """The decoder-only transformer that all stages share.
 
-One set of modules serves training (`Transformer.__call__`), prefill (`prefill`) and one decoding
-step (`decode_step`), so that the three cannot drift apart.
+Training (`Transformer.__call__`), prefill (`prefill`) and decoding steps (`decode_step`) share one
+set of modules, so that the three stay consistent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Transformer(nn.Module):
   Attributes:
     config: shape and options.
     vocab_size: number of ids.
-    deterministic: False switches dropout on (needs the "dropout" random stream).
+    deterministic: False enables dropout (requires the random stream "dropout").
   """
 
   config: TransformerConfig
@@ -45,7 +45,7 @@ class Transformer(nn.Module):
       self.frame_embedding = self.param("frame_embedding", frame, shape, jnp.float32)
     if c.positions is Positions.T5_RELATIVE:
       self.relative_bias = RelativeBias(c.num_heads, c.num_buckets, c.max_distance)
-    # The attribute names are the parameters' names: "layers" stacked, "layers_0", ... not.
+    # The names of attributes are those of parameters: "layers" if stacked, else "layers_0", ...
     if c.scan_layers:
       self.layers = nn.scan(
         _rematerialised(c),
@@ -71,11 +71,12 @@ class Transformer(nn.Module):
     tokens: Int[Array, "batch length"],
     frame_ids: Int[Array, "batch length"] | None = None,
   ) -> Float[Array, "batch length vocab"]:
-    """Logits of the token after each input token.
+    """Returns the logits of the token after each input token.
 
     Args:
-      tokens: the input ids (begin token first).
-      frame_ids: each *target's* frame id; needed if the config has frame embeddings.
+      tokens: ids of the input, the begin token first.
+      frame_ids: frame ids of the *targets*; required if the config has frame embeddings.
+
     Returns:
       float32 logits over all ids.
     """
@@ -86,7 +87,7 @@ class Transformer(nn.Module):
     tokens: Int[Array, "batch length"],
     frame_ids: Int[Array, "batch length"] | None = None,
   ) -> Float[Array, "batch length embed"]:
-    """The last layer's normalised output, before the output layer."""
+    """Returns the normalised output of the last layer, the input of the output layer."""
     x = self._embed(tokens, frame_ids)
     positions = jnp.arange(tokens.shape[1])[None]
     bias = self.distance_bias(tokens.shape[1], len(tokens))
@@ -104,10 +105,10 @@ class Transformer(nn.Module):
     frame_ids: Int[Array, "batch length"] | None,
     padding: Int[Array, "batch"],
   ) -> tuple[Float[Array, "batch length embed"], tuple[KeyValues, ...]]:
-    """Reads a prompt whose rows begin after `padding` ignored tokens; needs unstacked layers.
+    """Reads prompts that begin after `padding` ignored tokens; requires unstacked layers.
 
     Returns:
-      What `hidden` returns, and each layer's keys and values; both arbitrary at the padding.
+      The output of `hidden`, and the keys and values of each layer; both are arbitrary on padding.
     """
     x = self._embed(tokens, frame_ids)
     positions = jnp.arange(tokens.shape[1])[None] - padding[:, None]
@@ -126,11 +127,16 @@ class Transformer(nn.Module):
     position: Int[Array, "batch"],
     attends: Sequence[Any],
   ) -> tuple[Float[Array, "batch embed"], tuple[Any, ...]]:
-    """Reads one token per row; needs unstacked layers.
+    """Reads one token per row; requires unstacked layers.
 
     Args:
-      position: of this token, counted from each row's first real token.
-      attends: for each layer a function `(query, key_values) -> (output, cache)`.
+      token: ids.
+      frame_id: frame ids of the targets.
+      position: positions of the tokens, counted from the first token after the padding.
+      attends: functions `(query, key_values) -> (output, cache)`, one per layer.
+
+    Returns:
+      The normalised output of the last layer, and the caches.
     """
     x = self._embed(token[:, None], None if frame_id is None else frame_id[:, None])
     caches = []
@@ -140,13 +146,13 @@ class Transformer(nn.Module):
     return self.final_norm(x)[:, 0], tuple(caches)
 
   def distance_bias(self, length: int, batch: int = 1) -> Float[Array, "shards heads length"]:
-    """The attention bias by distance; one head of zeros where positions are rotary."""
+    """Returns the attention bias by distance; one head of zeros for rotary positions."""
     if self.config.positions is Positions.T5_RELATIVE:
       return self.relative_bias(length, batch)
     return jnp.zeros((1, 1, length), jnp.float32)
 
   def logits(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
-    """The output layer over all ids, float32."""
+    """Returns the float32 logits over all ids."""
     logits = _scores(hidden, self.head)
     names = ("batch", "length", "vocab") if logits.ndim == 3 else ("batch", "vocab")
     return nn.with_logical_constraint(logits, names)
@@ -157,10 +163,10 @@ class Transformer(nn.Module):
     start: int,
     size: int,
   ) -> Float[Array, "batch frames quantizers size"]:
-    """Logits of quantizer q over the ids `start + q * size` and on, `size` of them, float32.
+    """Returns float32 logits of quantizer q over the `size` ids from `start + q * size` on.
 
-    A target position admits one codebook's ids only, so this is the output layer without the
-    rows that no sampler may choose; at `quantizers` 1 it is any one range of ids.
+    A target position has the legal ids of one codebook only, so this is the output layer without
+    the rows that are never sampled; with one quantizer it is any range of ids.
     """
     quantizers = hidden.shape[2]
     rows = self.head[start : start + quantizers * size].reshape(quantizers, size, -1)
@@ -175,7 +181,7 @@ class Transformer(nn.Module):
   def range_logits(
     self, hidden: Float[Array, "batch embed"], start: int | Int[Array, ""], size: int
   ) -> Float[Array, "batch size"]:
-    """Logits of the ids `start .. start + size - 1`; `start` may be traced."""
+    """Returns the logits of ids `start .. start + size - 1`; `start` may be traced."""
     return _scores(hidden, jax.lax.dynamic_slice_in_dim(self.head, start, size))
 
   def _embed(self, tokens, frame_ids):
@@ -189,12 +195,12 @@ class Transformer(nn.Module):
     return self.dropout(x)
 
   def _rows(self, table, axis):
-    """A table to look up whole rows in: gathering it first is cheaper than the looked-up parts."""
+    """Returns a table for lookups of whole rows; gathering it first is cheaper than its rows."""
     return nn.with_logical_constraint(table.astype(self.config.dtype), (axis, None))
 
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Parameters of a scanned transformer as those of an unscanned one; others pass unchanged."""
+  """Converts parameters of a scanned transformer to those of an unscanned one."""
   if "layers" not in params:
     return dict(params)
   stacked = params["layers"]
@@ -205,7 +211,7 @@ def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `unstack_layers`."""
+  """Converts parameters of an unscanned transformer to those of a scanned one."""
   names = sorted((n for n in params if n.startswith("layers_")), key=lambda n: int(n[7:]))
   if not names:
     return dict(params)

@@ -1,1 +1,1 @@
-"""Published models of others behind this project's interfaces; their weights, without PyTorch."""
+"""Published models behind this project's interfaces, and their weights without PyTorch."""

@@ -37,12 +37,12 @@ class DacConfig:
 
   Attributes:
     sample_rate: Hz.
-    encoder_channels: channels of the encoder's first layer; doubled by every block.
-    decoder_channels: channels of the decoder's first layer; halved by every block.
-    strides: down-sampling of the encoder's blocks; their product is the hop length.
+    encoder_channels: channels of the encoder's first layer; each block doubles them.
+    decoder_channels: channels of the decoder's first layer; each block halves them.
+    strides: down-sampling factors of the encoder's blocks; their product is the hop length.
     num_quantizers: residual levels.
     codebook_size: entries per level.
-    codebook_dim: dimension in which the nearest entry is looked for.
+    codebook_dim: dimension in which the nearest entry is searched.
   """
 
   sample_rate: int = 16_000
@@ -77,7 +77,7 @@ class DacConfig:
 
   @property
   def encoder_reach(self) -> Reach:
-    """Frames that the codes of a frame depend on, by the kernels of its layers."""
+    """Frames before and after a frame that its codes depend on, from the kernels of the layers."""
     first, last = -(_OUTPUT_KERNEL // 2), _OUTPUT_KERNEL // 2
     for stride in reversed(self.strides):
       first, last = stride * first - _cut(stride), stride * last + 2 * stride - 1 - _cut(stride)
@@ -87,7 +87,7 @@ class DacConfig:
 
   @property
   def decoder_reach(self) -> Reach:
-    """Frames that the samples of a frame depend on."""
+    """Frames before and after a frame that its samples depend on."""
     first, last = -(_KERNEL // 2), self.hop_length - 1 + _KERNEL // 2
     for stride in self.strides:
       first, last = first - _unit_reach(), last + _unit_reach()
@@ -97,17 +97,17 @@ class DacConfig:
 
 
 def _unit_reach() -> int:
-  """Samples to each side that a block's residual units see."""
+  """Returns the samples on each side that the residual units of a block depend on."""
   return sum(_KERNEL // 2 * dilation for dilation in _DILATIONS)
 
 
 def _cut(stride: int) -> int:
-  """Padding of a strided convolution, which its transpose cuts off at both ends."""
+  """Returns the padding of a strided convolution, which its transpose removes at both ends."""
   return -(-stride // 2)
 
 
 class Snake(nn.Module):
-  """x + sin^2(alpha x) / alpha, alpha for each channel.
+  """x + sin^2(alpha x) / alpha, with alpha per channel.
 
   Source: Ziyin, Hartwig and Ueda, "Neural Networks Fail to Learn Periodic Functions", 2020.
   """
@@ -132,7 +132,7 @@ class ResidualUnit(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Waveform to latents; every layer's input is zero from a row's end on, as before its start."""
+  """Maps waveform to latents; before and after a row, the input of every layer is zero."""
 
   config: DacConfig
 
@@ -140,7 +140,7 @@ class Encoder(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"]
   ) -> Float[Array, "batch frames latent"]:
-    """`ends` are samples, whole frames."""
+    """Returns the latents; `ends` are in samples, a multiple of the hop length."""
     c = self.config
     channels = c.encoder_channels
     x = _until(ends, waveform[..., None])
@@ -157,10 +157,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to waveform; zero from a row's end on.
+  """Maps latents to waveform, zero after the end of a row.
 
-  An odd stride makes `stride * length - 1` samples, as padding of half its kernel, rounded up,
-  takes one too many away: the last samples of the last frame are missing, 8 at strides 2, 4, 5, 8.
+  An odd stride gives `stride * length - 1` samples, as padding of half its kernel, rounded up,
+  removes one too many: the last samples of the last frame are missing, 8 at strides 2, 4, 5, 8.
   """
 
   config: DacConfig
@@ -169,7 +169,7 @@ class Decoder(nn.Module):
   def __call__(
     self, latents: Float[Array, "batch frames latent"], ends: Int[Array, "batch"]
   ) -> Float[Array, "batch samples"]:
-    """`ends` are frames."""
+    """Returns the samples; `ends` are in frames."""
     c = self.config
     channels = c.decoder_channels
     x = _centred(CausalConv(channels, _KERNEL, name="input"), _until(ends, latents))
@@ -185,12 +185,12 @@ class Decoder(nn.Module):
 
 
 def _until(ends: Int[Array, "batch"], x: Float[Array, "batch time channels"]):
-  """Zero from each row's end on."""
+  """Sets the samples after the end of each row to zero."""
   return jnp.where(jnp.arange(x.shape[1])[None, :, None] < ends[:, None, None], x, 0.0)
 
 
 def _earlier(layer: nn.Module, x: Float[Array, "batch time channels"], context: int, ahead: int):
-  """A causal layer of that much context, with its output moved so many samples ahead."""
+  """Runs a causal layer with `context` and moves its output `ahead` samples forward."""
   padded = jnp.pad(x, ((0, 0), (context - ahead, ahead), (0, 0)))
   return layer(padded[:, context:], padded[:, :context])[0]
 
@@ -210,15 +210,17 @@ def _upsampled(layer: TransposedConv, x: Float[Array, "batch time channels"]):
 def quantize(
   latents: Float[Array, "*batch latent"], params: Mapping[str, Array]
 ) -> tuple[Int[Array, "*batch quantizers"], Float[Array, "*batch latent"]]:
-  """Per level, the entry of nearest angle in few dimensions, of what the levels above left over.
+  """Selects per level the entry of the nearest angle to the residual of the previous levels.
 
   Args:
-    latents: the encoder's output.
-    params: by level "codebooks" [quantizers, size, dim] and the way into these dimensions and back,
-      "in_kernel" [quantizers, latent, dim], "in_bias", "out_kernel" [quantizers, dim, latent],
-      "out_bias".
+    latents: output of the encoder.
+    params: by level "codebooks" [quantizers, size, dim] and the projections to its few dimensions
+      and back, "in_kernel" [quantizers, latent, dim], "in_bias", "out_kernel" [quantizers, dim,
+      latent], "out_bias".
+
   Returns:
     Codes in [0, size), and the sum of the levels.
+
   Source: DAC, section 3.2.
   """
 
@@ -235,7 +237,7 @@ def quantize(
 def dequantize(
   codes: Int[Array, "*batch levels"], params: Mapping[str, Array]
 ) -> Float[Array, "*batch latent"]:
-  """Latents of the first levels; `params` as of `quantize`."""
+  """Returns the latents of the first levels; `params` as of `quantize`."""
   total = jnp.zeros((*codes.shape[:-1], params["out_bias"].shape[-1]))
   for level in range(codes.shape[-1]):
     entries = params["codebooks"][level][codes[..., level]]
@@ -248,9 +250,9 @@ def _unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
 
 
 class DacCodec(ChunkedCodec):
-  """DAC at work; not causal, so a stream lags by what it must have heard.
+  """DAC as a codec. It is not causal, so a stream has a delay.
 
-  The last 8 samples of a clip (`Decoder`) are zeros.
+  The last 8 samples of a clip are zeros, see `Decoder`.
   """
 
   config: DacConfig
@@ -287,14 +289,14 @@ def decode_chunk(
 
 
 def read_config(published: Mapping[str, Any]) -> DacConfig:
-  """The shape that the `config.json` of a model in the transformers format names.
+  """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
-    ConfigError: it is of another kind of model, or lacks a field.
+    ConfigError: the model is of another kind, or a field is missing.
   """
   if published.get("model_type") != "dac":
     raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, and 'dac' is wanted"
+      f"config.json is of a model of type {published.get('model_type')!r}, expected 'dac'"
     )
   try:
     return DacConfig(
@@ -308,18 +310,20 @@ def read_config(published: Mapping[str, Any]) -> DacConfig:
     )
   except KeyError as error:
     raise ConfigError(
-      f"config.json lacks {error}; take the one that is beside the weights"
+      f"config.json lacks {error}; use the file published with the weights"
     ) from None
 
 
 def convert(published: Mapping[str, Any], weights: PublishedWeights) -> DacCodec:
-  """The codec of a published DAC in the format of transformers.
+  """Returns the codec of a published DAC in the format of transformers.
 
   Args:
     published: its `config.json`.
     weights: its tensors by name, weight-normalized or plain.
+
   Raises:
-    ConfigError, DataError: a tensor is missing, left over or of another shape.
+    ConfigError: a tensor has another shape.
+    DataError: a tensor is missing or unused.
   """
   config = read_config(published)
   encoder = {
@@ -374,7 +378,7 @@ def _level(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
 
 
 def parameter_shapes(config: DacConfig) -> dict[str, Any]:
-  """Shapes of all parameters, without a computation."""
+  """Returns the shapes of all parameters, without a computation."""
   c = config
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)
   waveform = jax.ShapeDtypeStruct((1, c.hop_length), jnp.float32)

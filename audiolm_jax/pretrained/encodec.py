@@ -1,4 +1,4 @@
-"""EnCodec at work: a published causal model behind the `Codec` protocol, and its weights.
+"""EnCodec, a published causal codec, behind the `Codec` protocol, and its weights.
 
 Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compression", 2022 (arXiv
 2210.13438).
@@ -35,7 +35,7 @@ from audiolm_jax.pretrained.weights import PublishedWeights
 
 # 10 s at the published rate.
 _SIZES = Sizes.in_steps(750, 75)
-# What config.json must say, where it says anything, for these layers to be the model's.
+# Required values of fields of config.json, if present, for which these layers are correct.
 _FIXED = {
   "audio_channels": 1,
   "normalize": False,
@@ -55,11 +55,11 @@ _FIXED = {
 
 
 class EncodecCodec(ChunkedCodec):
-  """Encodes and decodes in chunks of frames, carrying the state from chunk to chunk.
+  """Encodes and decodes in chunks of frames and carries a state from chunk to chunk.
 
-  The last frame of a clip that does not fill it is padded by mirrors, layer for layer, as the
-  published model does it. Streams wait for the first frames, which show in each other's mirrors.
-  `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}.
+  A partial last frame of a clip is padded by reflection in each layer, as in the published model.
+  Streams wait for the first frames, which depend on each other by reflection. `params` is
+  {"encoder", "decoder", "codebooks" [quantizers, size, latent]}.
   """
 
   config: EncodecConfig
@@ -94,20 +94,20 @@ def decode_chunk(
 
 
 def read_config(published: Mapping[str, Any]) -> EncodecConfig:
-  """The shape that the `config.json` of a model in the transformers format names.
+  """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
-    ConfigError: it is of another kind of model, lacks a field, or is not causal and mono.
+    ConfigError: the model is of another kind, a field is missing, or it is not causal and mono.
   """
   if published.get("model_type") != "encodec":
     raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, and 'encodec' is wanted"
+      f"config.json is of a model of type {published.get('model_type')!r}, expected 'encodec'"
     )
   for name, wanted in _FIXED.items():
     if published.get(name, wanted) != wanted:
       raise ConfigError(
-        f"config.json says {name} {published[name]!r}, and only {wanted!r} can be converted; "
-        "take facebook/encodec_24khz"
+        f"config.json has {name} {published[name]!r}, and only {wanted!r} can be converted; "
+        "use facebook/encodec_24khz"
       )
   try:
     rate, size = published["sampling_rate"], published["codebook_size"]
@@ -124,24 +124,26 @@ def read_config(published: Mapping[str, Any]) -> EncodecConfig:
     )
   except KeyError as error:
     raise ConfigError(
-      f"config.json lacks {error}; take the one that is beside the weights"
+      f"config.json lacks {error}; use the file published with the weights"
     ) from None
   if published.get("codebook_dim") not in (None, latent_dim):
     raise ConfigError(
-      f"config.json says codebook_dim {published['codebook_dim']} and hidden_size {latent_dim}; "
-      "they must agree: take facebook/encodec_24khz"
+      f"config.json has codebook_dim {published['codebook_dim']} and hidden_size {latent_dim}; "
+      "they must be equal: use facebook/encodec_24khz"
     )
   return config
 
 
 def convert(published: Mapping[str, Any], weights: PublishedWeights) -> EncodecCodec:
-  """The codec of a published EnCodec in the format of transformers, with all its levels.
+  """Returns the codec of a published EnCodec in the format of transformers, with all levels.
 
   Args:
     published: its `config.json`.
     weights: its tensors by name, weight-normalized or plain.
+
   Raises:
-    ConfigError, DataError: a tensor is missing, left over or of another shape.
+    ConfigError: a tensor has another shape.
+    DataError: a tensor is missing or unused.
   """
   config = read_config(published)
   count = 3 * len(config.strides)
@@ -195,7 +197,7 @@ def _codebook(weights: PublishedWeights, level: int) -> np.ndarray:
 
 
 def parameter_shapes(config: EncodecConfig) -> dict[str, Any]:
-  """Shapes of all parameters, without a computation."""
+  """Returns the shapes of all parameters, without a computation."""
   c, key = config, jax.random.key(0)
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)
   waveform = jax.ShapeDtypeStruct((1, c.hop_length), jnp.float32)

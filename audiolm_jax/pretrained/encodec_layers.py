@@ -1,8 +1,9 @@
-"""The networks of EnCodec: causal convolutions whose past begins as a mirror, and LSTMs.
+"""The networks of EnCodec: causal convolutions with reflected padding, and LSTMs.
 
-Every layer mirrors its own input at a clip's start, where SoundStream has silence, so the first
-frames depend on what follows them. Where a clip ends inside a block of a strided layer, that layer
-mirrors its input there too. From there on a clip in pieces is the clip in one.
+At the start of a clip, every layer is padded with a reflection of its own input, where SoundStream
+is padded with zeros, so the first frames depend on following ones. If a clip ends within a block of
+a strided layer, that layer reflects its input there too. Otherwise a clip in pieces gives the same
+results as the whole clip.
 
 Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compression", 2022 (arXiv
 2210.13438), section 3.1; the padding is that of the published model.
@@ -31,13 +32,13 @@ State = tuple[Any, ...]
 
 @dataclasses.dataclass(frozen=True)
 class EncodecConfig:
-  """Shape of a causal EnCodec; the defaults are those of the 24 kHz model (75 Hz, 24 kbps).
+  """Shape of a causal EnCodec; the defaults are those of the 24 kHz model (75 Hz, 24 kbit/s).
 
   Attributes:
     sample_rate: Hz.
-    channels: of the layers next to the waveform; doubled by every stride.
-    strides: down-sampling of the encoder's blocks; their product is the hop length.
-    latent_dim: dimension of what is quantized.
+    channels: channels of the layers next to the waveform; each stride doubles them.
+    strides: down-sampling factors of the encoder's blocks; their product is the hop length.
+    latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
   """
@@ -61,7 +62,7 @@ class EncodecConfig:
 
   @property
   def first_frames(self) -> int:
-    """Frames that must be there before the first can be made: those that its mirrors show."""
+    """Frames to read before the first one can be computed, as the reflections depend on them."""
     needed, hop = [KERNEL, -(-KERNEL // self.hop_length)], self.hop_length
     for stride in self.strides:
       needed += [-(-UNIT_KERNEL // hop), -(-(stride + 1) // hop)]
@@ -70,7 +71,7 @@ class EncodecConfig:
 
 
 class Encoder(nn.Module):
-  """Waveform to latents."""
+  """Maps waveform to latents."""
 
   config: EncodecConfig
 
@@ -78,7 +79,7 @@ class Encoder(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch frames latent"], State]:
-    """Latents of a piece of whole frames; `ends` are samples from its start to each clip's end."""
+    """Returns the latents of whole frames; `ends` are samples from the start to the clips' ends."""
     c = self.config
     run = _Streamed(state)
     channels = c.channels
@@ -94,7 +95,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to waveform: the encoder turned round."""
+  """Maps latents to waveform with the layers of the encoder in reverse."""
 
   config: EncodecConfig
 
@@ -102,7 +103,7 @@ class Decoder(nn.Module):
   def __call__(
     self, latents: Float[Array, "batch frames latent"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch samples"], State]:
-    """Samples of a piece; `ends` are frames from its start to each clip's end."""
+    """Returns the samples of frames; `ends` are frames from the start to the clips' ends."""
     c = self.config
     run = _Streamed(state)
     channels = c.channels * 2 ** len(c.strides)
@@ -117,7 +118,7 @@ class Decoder(nn.Module):
 
 
 def encoder_state(config: EncodecConfig, batch: int) -> State:
-  """State of `Encoder` at a clip's start."""
+  """Returns the state of `Encoder` at the start of a clip."""
   channels = config.channels
   shapes = [(batch, KERNEL - 1, 1)]
   for stride in config.strides:
@@ -128,7 +129,7 @@ def encoder_state(config: EncodecConfig, batch: int) -> State:
 
 
 def decoder_state(config: EncodecConfig, batch: int) -> State:
-  """State of `Decoder` at a clip's start."""
+  """Returns the state of `Decoder` at the start of a clip."""
   channels = config.channels * 2 ** len(config.strides)
   shapes = [(batch, KERNEL - 1, config.latent_dim), (2, LSTM_LAYERS, batch, channels)]
   for stride in reversed(config.strides):
@@ -139,9 +140,9 @@ def decoder_state(config: EncodecConfig, batch: int) -> State:
 
 
 class Lstm(nn.Module):
-  """Long short-term memories on top of each other, added to their input.
+  """A stack of long short-term memories (LSTMs), added to its input.
 
-  State: output and cell of each, [2, layers, batch, features].
+  State: output and cell of each LSTM, [2, layers, batch, features].
   """
 
   features: int
@@ -173,7 +174,7 @@ class Lstm(nn.Module):
 
 
 class _Streamed(Streamed):
-  """Layers that see their input mirrored at a clip's ends, streamed."""
+  """Runs layers with reflected padding at the ends of clips, in a stream."""
 
   def __init__(self, state: State):
     super().__init__(state[1:])
@@ -181,27 +182,27 @@ class _Streamed(Streamed):
 
   @property
   def state(self) -> State:
-    """Whether the clip has begun, and what the layers that ran leave behind."""
+    """Whether the clip has begun, and the new states of the layers that ran."""
     return (jnp.ones((), bool), *super().state)
 
   def mirrored(self, layer: nn.Module, x: jax.Array, ends: jax.Array) -> jax.Array:
-    """A layer that sees its input mirrored before a clip's start."""
+    """Runs a layer whose input is reflected before the start of the clip."""
     return self.run(layer, x, self._past(x, ends))
 
   def strided(self, layer: StridedConv, x: jax.Array, ends: jax.Array) -> jax.Array:
-    """The same, and mirrored behind its end up to a whole block."""
+    """Runs a layer whose input is also reflected after the end, up to a whole block."""
     past = self._past(x, ends)
     time = jnp.arange(x.shape[1])[None]
     ended, stride = time >= ends[:, None], layer.stride
     source = jnp.where(ended, 2 * ends[:, None] - 2 - time, time) + stride
     whole = jnp.concatenate([past, x], axis=1)
     whole = jnp.take_along_axis(whole, source.clip(0, whole.shape[1] - 1)[..., None], axis=1)
-    # What is no longer than the mirror is filled up with zeros instead.
+    # Inputs that are too short for a reflection are padded with zeros.
     short = ~self._started & (ends <= stride)[:, None] & ended
     return self.run(layer, jnp.where(short[..., None], 0.0, whole), past)
 
   def unit(self, name: str, x: jax.Array, ends: jax.Array) -> jax.Array:
-    """ELU, convolution to fewer channels, ELU, back again; added to a pointwise convolution."""
+    """Adds a pointwise convolution to ELU, convolution to fewer channels, ELU and back."""
     channels, at_once = x.shape[-1], x[:, :0]
     squeeze = CausalConv(channels // UNIT_SQUEEZE, UNIT_KERNEL, name=f"{name}_squeeze")
     h = self.mirrored(squeeze, elu(x), ends)
@@ -210,7 +211,7 @@ class _Streamed(Streamed):
     return direct + h
 
   def _past(self, x: jax.Array, ends: jax.Array) -> jax.Array:
-    """A layer's part of the state or, at the start, the mirror of what follows its first input."""
+    """Returns a layer's part of the state or, at the start, the reflection of its first inputs."""
     past = next(self._before)
     context = past.shape[1]
     following = x[:, 1 : context + 1]

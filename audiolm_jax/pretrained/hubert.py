@@ -1,4 +1,4 @@
-"""HuBERT: waveform to features of any of its layers, and its weights.
+"""HuBERT: maps waveform to features of any of its layers; and its weights.
 
 Source: Hsu, Bolte, Tsai, Lakhotia, Salakhutdinov and Mohamed, "HuBERT: Self-Supervised Speech
 Representation Learning by Masked Prediction of Hidden Units", 2021 (arXiv 2106.07447).
@@ -19,15 +19,14 @@ from jaxtyping import Array, Bool, Float, Int
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.pretrained.weights import PublishedWeights
 
-_NORM_EPSILON = 1e-5  # of the convolutions' norms, whatever config.json says of the others
+_NORM_EPSILON = 1e-5  # of the convolutions' norms, regardless of config.json
 
 
 class FrontNorm(enum.StrEnum):
-  """Norms of the convolutions, and the waveforms that the model was trained on.
+  """Norms of the convolutions, and of the waveforms that the model was trained on.
 
-  GROUP: over the whole clip, each channel for itself, in the first layer only; waveforms as they
-    are.
-  LAYER: over the channels of a frame, in every layer; waveforms of mean 0 and variance 1.
+  GROUP: each channel over the whole clip, in the first layer only; waveforms are unchanged.
+  LAYER: each frame over its channels, in every layer; waveforms have mean 0 and variance 1.
   """
 
   GROUP = "group"
@@ -35,7 +34,7 @@ class FrontNorm(enum.StrEnum):
 
 
 class BlockNorm(enum.StrEnum):
-  """Where a transformer block is normalized: after each of its two sums, or before each branch."""
+  """Position of the norms of a transformer block: after each sum, or before each branch."""
 
   POST = "post"
   PRE = "pre"
@@ -46,18 +45,18 @@ class HubertConfig:
   """Shape of a HuBERT; the defaults are those of the base model.
 
   Attributes:
-    channels: of the convolutions, first to last.
-    kernels: their taps.
-    strides: their down-sampling; the product is the hop length.
-    front_norm: where the convolutions are normalized.
-    dim: of the features.
-    num_layers: transformer blocks.
-    num_heads: of attention.
-    feed_forward_dim: between a block's two dense layers.
-    block_norm: where a block is normalized.
-    position_taps: of the convolution that tells positions.
+    channels: channels of the convolutions, first to last.
+    kernels: kernel sizes of the convolutions.
+    strides: strides of the convolutions; their product is the hop length.
+    front_norm: norm of the convolutions.
+    dim: dimension of the features.
+    num_layers: number of transformer blocks.
+    num_heads: number of attention heads.
+    feed_forward_dim: width between the two dense layers of a block.
+    block_norm: position of the norms of a block.
+    position_taps: kernel size of the convolution that encodes positions.
     position_groups: channel groups of that convolution.
-    norm_epsilon: added to the variance by the layer norms after the convolutions.
+    norm_epsilon: added to the variance in the layer norms after the convolutions.
     sample_rate: Hz.
   """
 
@@ -79,7 +78,7 @@ class HubertConfig:
     if not len(self.channels) == len(self.kernels) == len(self.strides):
       raise ConfigError(
         f"{len(self.channels)} channels, {len(self.kernels)} kernels and {len(self.strides)} "
-        "strides of the convolutions must be as many"
+        "strides of the convolutions must be equal in number"
       )
     for name, parts in (("num_heads", self.num_heads), ("position_groups", self.position_groups)):
       if self.dim % parts:
@@ -92,7 +91,7 @@ class HubertConfig:
 
   @property
   def frame_length(self) -> int:
-    """Samples that the convolutions make one frame of."""
+    """Samples that a frame of the convolutions depends on."""
     length = 1
     for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
       length = (length - 1) * stride + kernel
@@ -100,7 +99,7 @@ class HubertConfig:
 
 
 class HubertEncoder(nn.Module):
-  """The first blocks of a HuBERT: clips side by side, each as if it were alone."""
+  """The first blocks of a HuBERT; clips of a batch are independent."""
 
   config: HubertConfig
   layer: int
@@ -109,10 +108,10 @@ class HubertEncoder(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"]
   ) -> Float[Array, "batch frames dim"]:
-    """Features of block `layer`, counted from 1; those of a frame past a row's end mean nothing.
+    """Returns features of block `layer`, counted from 1; frames after a row's end are arbitrary.
 
     Args:
-      waveform: at the model's rate.
+      waveform: samples at the rate of the model.
       ends: samples of each row, at least `frame_length`.
     """
     c = self.config
@@ -134,7 +133,7 @@ class HubertEncoder(nn.Module):
 
 
 class Convolutions(nn.Module):
-  """Waveform to frames, without padding: a frame hears nothing past its row's end."""
+  """Maps waveform to frames, without padding: no frame depends on samples after a row's end."""
 
   config: HubertConfig
 
@@ -142,11 +141,11 @@ class Convolutions(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"]
   ) -> tuple[Float[Array, "batch frames channels"], Int[Array, "batch"]]:
-    """`ends` are samples; frames and the number of them in each row come back."""
+    """Returns the frames and their number per row; `ends` are in samples."""
     c = self.config
     x = waveform
     if c.front_norm is FrontNorm.LAYER:
-      # The epsilon is that of the feature extractor the models are published with.
+      # The epsilon of the feature extractor with which the models are published.
       x = _standardized_over_time(x[..., None], ends, 1e-7)[..., 0]
     x = x[..., None]
     shapes = zip(c.channels, c.kernels, c.strides, strict=True)
@@ -162,7 +161,7 @@ class Convolutions(nn.Module):
 
 
 class ClipNorm(nn.Module):
-  """Each channel to mean 0 and variance 1 over the frames of its clip, then scaled and shifted."""
+  """Normalizes each channel over the frames of its clip, then scales and shifts it."""
 
   @nn.compact
   def __call__(
@@ -199,7 +198,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-  """Every frame looks at all frames of its clip."""
+  """Self-attention of every frame to all frames of its clip."""
 
   config: HubertConfig
 
@@ -222,7 +221,7 @@ def _attended(
   value: Float[Array, "batch keys heads size"],
   mask: Bool[Array, "batch 1 1 keys"],
 ) -> Float[Array, "batch queries heads size"]:
-  """Dot-product attention; dividing its result, not each weight, saves a quarter of it on CPUs."""
+  """Returns attention; dividing the result, not each weight, saves a quarter of it on CPUs."""
   query, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, value))
   scores = jnp.where(mask, query @ key.transpose(0, 2, 3, 1), -jnp.inf)
   weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -240,7 +239,7 @@ def _gelu(x: Array) -> Array:
 def _standardized_over_time(
   x: Float[Array, "batch time channels"], ends: Int[Array, "batch"], epsilon: float
 ) -> Float[Array, "batch time channels"]:
-  """Mean 0 and variance 1 over the first `ends` of each row."""
+  """Normalizes the first `ends` of each row to mean 0 and variance 1."""
   inside = jnp.arange(x.shape[1])[None, :, None] < ends[:, None, None]
   count = ends[:, None, None]
   centred = x - jnp.sum(jnp.where(inside, x, 0.0), axis=1, keepdims=True) / count
@@ -249,14 +248,14 @@ def _standardized_over_time(
 
 
 def read_config(published: Mapping[str, Any]) -> HubertConfig:
-  """The shape that the `config.json` of a model in the transformers format names.
+  """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
-    ConfigError: it is of another kind of model, lacks a field, or asks for what is not here.
+    ConfigError: the model is of another kind, a field is missing, or a value is not supported.
   """
   if published.get("model_type") != "hubert":
     raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, and 'hubert' is wanted"
+      f"config.json is of a model of type {published.get('model_type')!r}, expected 'hubert'"
     )
   for name, known in (
     ("feat_extract_norm", ("group", "layer")),
@@ -268,7 +267,7 @@ def read_config(published: Mapping[str, Any]) -> HubertConfig:
   ):
     if published.get(name) not in known:
       raise ConfigError(
-        f"config.json has {name} {published.get(name)!r}; HuBERT is read with {known[0]!r} only"
+        f"config.json has {name} {published.get(name)!r}; HuBERT requires {known[0]!r}"
         if len(known) == 1 or known[1] is None
         else f"config.json has {name} {published.get(name)!r}, which must be 'group' or 'layer'"
       )
@@ -289,17 +288,21 @@ def read_config(published: Mapping[str, Any]) -> HubertConfig:
     )
   except KeyError as error:
     raise ConfigError(
-      f"config.json lacks {error}; take the one that is beside the weights"
+      f"config.json lacks {error}; use the file published with the weights"
     ) from None
 
 
 def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int) -> dict[str, Any]:
-  """Parameters of `HubertEncoder` from a published HuBERT in the format of transformers.
+  """Returns parameters of `HubertEncoder` from a published HuBERT in the format of transformers.
 
   Args:
-    weights: its tensors by name; those of blocks past `layer` are left out.
+    config: shape of the encoder.
+    weights: its tensors by name.
+    layer: number of blocks; tensors of later blocks are skipped.
+
   Raises:
-    ConfigError, DataError: a tensor is missing, left over or of another shape.
+    ConfigError: a tensor has another shape.
+    DataError: a tensor is missing or unused.
   """
   params: dict[str, Any] = {
     "front": _front(config, weights),
@@ -313,7 +316,7 @@ def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int)
   blocks = [_block(weights, f"encoder.layers.{i}") for i in range(config.num_layers)]
   params |= {f"block_{i}": block for i, block in enumerate(blocks[:layer])}
   if "masked_spec_embed" in weights.tensors:
-    weights.take("masked_spec_embed")  # stands for masked frames, in training only
+    weights.take("masked_spec_embed")  # the embedding of masked frames, for training only
   weights.check_all_used()
   weights.check_shapes(params, parameter_shapes(config, layer))
   return params
@@ -350,7 +353,7 @@ def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
 
 
 def parameter_shapes(config: HubertConfig, layer: int) -> Any:
-  """Shapes of all parameters, without a computation."""
+  """Returns the shapes of all parameters, without a computation."""
   waveform = jax.ShapeDtypeStruct((1, config.frame_length), jnp.float32)
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)
   return jax.eval_shape(HubertEncoder(config, layer).init, jax.random.key(0), waveform, ends)[

@@ -1,6 +1,6 @@
-"""Semantic tokens of a published HuBERT: features of one layer, and the centroids nearest to them.
+"""Semantic tokens of a published HuBERT: the nearest centroids to features of one layer.
 
-Source: Hsu et al., "HuBERT", 2021 (arXiv 2106.07447), section III-B; and for the tokens Lakhotia et
+Source: Hsu et al., "HuBERT", 2021 (arXiv 2106.07447), section III-B; for the tokens Lakhotia et
 al., "On Generative Spoken Language Modeling from Raw Audio", 2021 (arXiv 2102.01192), section 3.1.
 """
 
@@ -34,7 +34,7 @@ from audiolm_jax.semantic.chunked_tokenizer import Encoded
 
 @dataclasses.dataclass(frozen=True)
 class HubertTokenizerConfig(LayerTokenizerConfig):
-  """Defaults: layer 9 of the base model, K = 500, as units of HuBERT are most often made."""
+  """Settings of the tokenizer; the defaults, layer 9 of the base model and K = 500, are common."""
 
   encoder: HubertConfig = HubertConfig()
   layer: int = 9
@@ -42,17 +42,17 @@ class HubertTokenizerConfig(LayerTokenizerConfig):
 
 
 class HubertTokenizer(LayerTokenizer):
-  """Tokens of a HuBERT, one for each begun hop.
+  """Tokens of a HuBERT, one per hop, rounded up.
 
-  The model makes a frame of 400 samples every 320, so one or two fewer than there are begun hops:
-  the last frame's token is held.
+  The model computes a frame of 400 samples every 320, which gives one or two frames fewer than
+  hops: the token of the last frame is repeated.
   """
 
   config: HubertTokenizerConfig
 
   @property
   def margins(self) -> tuple[int, int]:
-    """A frame reaches beyond its hop."""
+    """Inputs before and after a chunk, as a frame is longer than its hop."""
     return 0, self.config.encoder.frame_length - self.config.encoder.hop_length
 
   def encode_chunks(
@@ -68,9 +68,9 @@ def _encode(
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
 ) -> Encoded:
-  """Chunks of waveform, the samples of each up to `ends`; the last whole frame is held."""
+  """Encodes chunks of waveform with `ends` samples each; repeats the last whole frame."""
   valid = jnp.clip(ends, config.encoder.frame_length, padded.shape[1])
-  with jax.default_matmul_precision("float32"):  # the published tokens were made so
+  with jax.default_matmul_precision("float32"):  # as for the published tokens
     encoder = HubertEncoder(config.encoder, config.layer)
     features = encoder.apply({"params": params["encoder"]}, padded, valid)
     count = (valid - config.encoder.frame_length) // config.encoder.hop_length + 1
@@ -85,18 +85,19 @@ def convert(
   centroids: Float[np.ndarray, "clusters dim"] | None = None,
   steps_per_token: int = 1,
 ) -> HubertTokenizer:
-  """The tokenizer of a published HuBERT in the format of transformers.
+  """Returns the tokenizer of a published HuBERT in the format of transformers.
 
   Args:
     published: its `config.json`.
     weights: its tensors by name, weight-normalized or plain.
-    layer: transformer block, counted from 1, whose features the centroids are of.
-    centroids: cluster centres of those features; without them there is one at zero, for a
-      tokenizer that is yet to be fitted.
-    steps_per_token: consecutive steps whose mean is what a token stands for.
+    layer: transformer block whose features are clustered, counted from 1.
+    centroids: cluster centres of those features; None for a single one at zero, for a tokenizer to
+      be fitted.
+    steps_per_token: number of consecutive steps whose mean gives a token.
+
   Raises:
-    ConfigError, DataError: a tensor is missing, left over or of another shape, there is no such
-      layer, or the centroids are of another dimension.
+    ConfigError: a tensor or the centroids have another shape, or the layer does not exist.
+    DataError: a tensor is missing or unused.
   """
   encoder = read_config(published)
   centroids = centroids_of(encoder.dim, centroids)

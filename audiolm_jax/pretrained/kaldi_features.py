@@ -1,4 +1,4 @@
-"""Log-mel features as Kaldi makes them, in the variant that SeamlessM4T and w2v-BERT 2.0 hear.
+"""Kaldi's log-mel features, in the variant of SeamlessM4T and w2v-BERT 2.0.
 
 Source: the feature `fbank` of Kaldi (Povey et al., "The Kaldi Speech Recognition Toolkit", 2011).
 """
@@ -19,18 +19,20 @@ _PREEMPHASIS = 0.97
 _FULL_SCALE = 2.0**15  # Kaldi reads 16-bit integers
 _FLOOR = float(np.finfo(np.float32).eps)
 _EPSILON = 1e-7
-_BLOCK = 2048  # frames at a time, which bounds memory
+_BLOCK = 2048  # frames to compute at a time, which limits memory
 
 
 def standardized_log_mel(
   waveform: Float[np.ndarray, "samples"], num_mels: int
 ) -> Float[np.ndarray, "frames mels"]:
-  """Log-mel features, each band with mean 0 and variance 1 over the whole clip.
+  """Returns log-mel features with mean 0 and variance 1 of each band over the whole clip.
 
   Args:
-    waveform: in [-1, 1] at 16 kHz, at least two frames long (560 samples).
+    waveform: samples in [-1, 1] at 16 kHz, at least two frames (560 samples).
+    num_mels: number of bands.
+
   Returns:
-    A frame of 400 samples for every 160. Of digital silence all are zero.
+    One frame of 400 samples per 160 samples; zeros for digital silence.
   """
   features = log_mel(waveform, num_mels)
   features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -43,10 +45,11 @@ def standardized_log_mel(
 def log_mel(
   waveform: Float[np.ndarray, "samples"], num_mels: int
 ) -> Float[np.ndarray, "frames mels"]:
-  """Natural logarithms of the power in mel bands, without dither.
+  """Returns natural logarithms of the power in mel bands, without dither.
 
   Args:
-    waveform: in [-1, 1] at 16 kHz, at least one frame long (400 samples).
+    waveform: samples in [-1, 1] at 16 kHz, at least one frame (400 samples).
+    num_mels: number of bands.
   """
   frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW_LENGTH)[::HOP_LENGTH]
   features = np.empty((len(frames), num_mels), np.float32)
@@ -68,7 +71,7 @@ def _log_mel_of_frames(
 
 @functools.lru_cache
 def _window() -> Float[np.ndarray, "window"]:
-  """Povey's: a Hann window to the power 0.85."""
+  """Returns Povey's window: a Hann window to the power 0.85."""
   return np.hanning(WINDOW_LENGTH) ** 0.85
 
 

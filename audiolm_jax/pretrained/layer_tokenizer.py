@@ -1,4 +1,4 @@
-"""Semantic tokens of one layer of a published encoder that hears a clip as a whole."""
+"""Semantic tokens of one layer of a published encoder that depends on whole clips."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ _SMALLEST_PART = 64
 
 @dataclasses.dataclass(frozen=True)
 class LayerTokenizerConfig:
-  """What all such tokenizers are told.
+  """Settings of tokenizers of published encoders.
 
   Attributes:
-    encoder: as it was trained, with its `num_layers`,
-      `hop_length` and `sample_rate`; only its first `layer` blocks are used.
-    layer: block, counted from 1.
+    encoder: shape of the whole encoder, with `num_layers`, `hop_length` and `sample_rate`; only its
+      first `layer` blocks are used.
+    layer: number of the block, counted from 1.
     num_clusters: ids are in [0, num_clusters).
-    window_steps: a clip of up to that many tokens is heard as a whole, 30 s at 50 Hz.
-    context_steps: of a longer clip's chunk, the tokens at either end that are only heard.
-    steps_per_token: consecutive steps of the encoder whose mean is what a token stands for.
+    window_steps: clips of up to this number of tokens are encoded as a whole, 30 s at 50 Hz.
+    context_steps: tokens at each end of a chunk of a longer clip that serve as context only.
+    steps_per_token: number of consecutive steps whose mean gives a token.
   """
 
   encoder: Any
@@ -41,7 +41,7 @@ class LayerTokenizerConfig:
   def __post_init__(self) -> None:
     if not 1 <= self.layer <= self.encoder.num_layers:
       raise ConfigError(
-        f"layer {self.layer} is none of the model's blocks 1 to {self.encoder.num_layers}"
+        f"layer {self.layer} is not one of the model's blocks 1 to {self.encoder.num_layers}"
       )
     if self.steps_per_token < 1:
       raise ConfigError(f"steps_per_token {self.steps_per_token} must be at least 1")
@@ -53,11 +53,11 @@ class LayerTokenizerConfig:
 
   @property
   def receptive_field(self) -> Reach:
-    """Steps in a chunk beside those that are kept; the model itself depends on the whole clip."""
+    """Context of the kept steps of a chunk; the model itself depends on the whole clip."""
     return Reach(self.context_steps, self.context_steps)
 
   def size_for(self, num_steps: int) -> int:
-    """The next multiple of a twentieth of the largest chunk: compiling costs less than running."""
+    """Returns the next multiple of 1/20 of the largest chunk: compiling costs less than running."""
     part = max(_SMALLEST_PART, self.window_steps // 20)
     return -(-num_steps // part) * part
 
@@ -68,7 +68,7 @@ class LayerTokenizerConfig:
 
 
 class LayerTokenizer(ChunkedTokenizer):
-  """Tokens of a layer, one for each begun hop; each chunk of a long clip is encoded as a clip."""
+  """Tokens of a layer, one per hop, rounded up; chunks of long clips are encoded as clips."""
 
   config: LayerTokenizerConfig
 
@@ -79,7 +79,7 @@ class LayerTokenizer(ChunkedTokenizer):
 
 
 def windows_of_30_seconds(encoder: Any, steps_per_token: int) -> dict[str, int]:
-  """How a `LayerTokenizerConfig` says so, with 5 s of context at either end."""
+  """Returns settings of `LayerTokenizerConfig`: windows of 30 s with 5 s of context at each end."""
   tokens = round(5 * encoder.sample_rate / (encoder.hop_length * steps_per_token))
   return {
     "window_steps": 6 * tokens,
@@ -94,13 +94,13 @@ def encoded(
   params: Mapping[str, Any],
   steps_per_token: int,
 ) -> Encoded:
-  """Whitened features and ids of tokens, the last of a row's `count` steps held to its end."""
+  """Returns whitened features and ids; the last of a row's `count` steps is repeated."""
   held = jnp.minimum(jnp.arange(features.shape[1])[None], count[:, None] - 1)
   features = jnp.take_along_axis(features, held[..., None], axis=1)
   batch, steps, dim = features.shape
   features = features.reshape(batch, steps // steps_per_token, steps_per_token, dim).mean(axis=2)
   features = (features - params["mean"]) / params["scale"]
-  # Distances are the same from any origin; this one leaves float32 the most digits for them.
+  # Distances do not depend on the origin; with this one, float32 is most precise.
   origin = params["centroids"].mean(axis=0)
   ids = nearest_of_close_centroids(features - origin, params["centroids"] - origin)
   return Encoded(features, ids)
@@ -109,19 +109,21 @@ def encoded(
 def centroids_of(
   dim: int, centroids: Float[np.ndarray, "clusters dim"] | None
 ) -> Float[np.ndarray, "clusters dim"]:
-  """The centroids, or one at zero for a tokenizer that is yet to be fitted.
+  """Returns the centroids, or one at zero for a tokenizer to be fitted.
 
   Args:
-    dim: of the features.
+    dim: dimension of the features.
+    centroids: cluster centres, or None.
+
   Raises:
-    ConfigError: the centroids are of another dimension.
+    ConfigError: the centroids have another dimension.
   """
   if centroids is None:
     return np.zeros((1, dim), np.float32)
   if centroids.shape[1] != dim:
     raise ConfigError(
       f"the centroids have {centroids.shape[1]} dimensions, the model's features {dim}; "
-      "take those of this model"
+      "use those of this model"
     )
   return centroids
 
@@ -129,7 +131,7 @@ def centroids_of(
 def unwhitened(
   encoder: Mapping[str, Any], centroids: Float[np.ndarray, "clusters dim"]
 ) -> dict[str, Any]:
-  """Parameters of a tokenizer whose centroids are of the features as they are."""
+  """Returns parameters of a tokenizer whose centroids are of features without whitening."""
   dim = centroids.shape[1]
   return {
     "encoder": encoder,

@@ -1,4 +1,4 @@
-"""Mimi at work: a published causal codec with a semantic level, and its weights.
+"""Mimi, a published causal codec with a semantic level, and its weights.
 
 Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
 (arXiv 2410.00037), section 3.3.
@@ -36,7 +36,7 @@ from audiolm_jax.pretrained.weights import PublishedWeights
 
 # 4 s at the published rate.
 _SIZES = Sizes.in_steps(50, 5)
-# What config.json must say, where it says anything, for these layers to be the model's.
+# Required values of fields of config.json, if present, for which these layers are correct.
 _FIXED = {
   "audio_channels": 1,
   "use_causal_conv": True,
@@ -52,22 +52,22 @@ _FIXED = {
   "attention_bias": False,
 }
 _HALVES = ("semantic", "acoustic")
-# A centroid that was never used is divided by this.
+# Divisor of the centroids that were never used.
 _LEAST_USAGE = 1e-5
 
 
 class MimiCodec(ChunkedCodec):
-  """Encodes and decodes in chunks of 4 s, carrying the state from chunk to chunk.
+  """Encodes and decodes in chunks of 4 s and carries a state from chunk to chunk.
 
   All levels are kept; the model was published for use with the first 8. `params` is {"encoder",
-  "decoder", "codebooks" [quantizers, size, dim]}, the latter before the projection of their half.
+  "decoder", "codebooks" [quantizers, size, dim]}, where codebooks are not yet projected.
   """
 
   config: MimiConfig
 
   @functools.cached_property
   def codebooks(self) -> Float[np.ndarray, "quantizers size latent"]:
-    """What the codes stand for, projected as their half is; a frame is the sum of its own."""
+    """The vectors of the codes, projected for their half; a frame is the sum of its vectors."""
     decoder, count = self.params["decoder"], self.config.num_semantic_quantizers
     books = np.asarray(self.params["codebooks"])
     kernels = [np.asarray(decoder[half]["kernel"]) for half in _HALVES]
@@ -110,14 +110,14 @@ def decode_chunk(
 
 
 def read_config(published: Mapping[str, Any]) -> MimiConfig:
-  """The shape that the `config.json` of a model in the transformers format names.
+  """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
-    ConfigError: it is of another kind of model, lacks a field, or asks for what is not here.
+    ConfigError: the model is of another kind, a field is missing, or a value is not supported.
   """
   if published.get("model_type") != "mimi":
     raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, and 'mimi' is wanted"
+      f"config.json is of a model of type {published.get('model_type')!r}, expected 'mimi'"
     )
   rotary = published.get("rope_parameters") or {}
   try:
@@ -142,7 +142,7 @@ def read_config(published: Mapping[str, Any]) -> MimiConfig:
     )
   except KeyError as error:
     raise ConfigError(
-      f"config.json lacks {error}; take the one that is beside the weights"
+      f"config.json lacks {error}; use the file published with the weights"
     ) from None
   wanted = _FIXED | {
     "num_key_value_heads": transformer.num_heads,
@@ -156,19 +156,21 @@ def read_config(published: Mapping[str, Any]) -> MimiConfig:
     found = (rotary if name == "rope_type" else published).get(name)
     if found not in (None, value):
       raise ConfigError(
-        f"config.json says {name} {found!r}, and only {value!r} can be converted; take kyutai/mimi"
+        f"config.json has {name} {found!r}, and only {value!r} can be converted; use kyutai/mimi"
       )
   return config
 
 
 def convert(published: Mapping[str, Any], weights: PublishedWeights) -> MimiCodec:
-  """The codec of a published Mimi in the format of transformers, with all its levels.
+  """Returns the codec of a published Mimi in the format of transformers, with all levels.
 
   Args:
     published: its `config.json`.
     weights: its tensors by name.
+
   Raises:
-    ConfigError, DataError: a tensor is missing, left over or of another shape.
+    ConfigError: a tensor has another shape.
+    DataError: a tensor is missing or unused.
   """
   config = read_config(published)
   count = 3 * len(config.strides)
@@ -245,7 +247,7 @@ def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
 
 
 def _codebook(weights: PublishedWeights, name: str) -> np.ndarray:
-  """The mean of what chose an entry, of the moving averages that training leaves."""
+  """Returns the means of the vectors of each entry, from the moving averages of training."""
   if f"{name}.initialized" in weights.tensors:
     weights.take(f"{name}.initialized")
   usage = np.maximum(weights.take(f"{name}.cluster_usage"), np.float32(_LEAST_USAGE))
@@ -253,7 +255,7 @@ def _codebook(weights: PublishedWeights, name: str) -> np.ndarray:
 
 
 def parameter_shapes(config: MimiConfig) -> dict[str, Any]:
-  """Shapes of all parameters, without a computation."""
+  """Returns the shapes of all parameters, without a computation."""
   c, key = config, jax.random.key(0)
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)
   waveform = jax.ShapeDtypeStruct((1, c.hop_length), jnp.float32)

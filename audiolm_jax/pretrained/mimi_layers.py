@@ -1,8 +1,9 @@
-"""The networks of Mimi: causal convolutions, a transformer at 25 Hz, halves of it at 12.5 Hz.
+"""The networks of Mimi: causal convolutions, transformers at 25 Hz, and a step to 12.5 Hz.
 
-Before a clip's start every layer has silence, but the last one of the encoder, which halves the
-rate, has its first input there. Where a clip ends inside a block of a strided layer, that layer has
-silence up to the whole block, and the last one of the encoder its last input.
+Before the start of a clip, the padding of every layer is zero except for the last layer of the
+encoder, which halves the rate and repeats its first input. If a clip ends within a block of a
+strided layer, that layer is padded with zeros, and the last layer of the encoder with its last
+input.
 
 Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
 (arXiv 2410.00037), section 3.3; the padding is that of the published model.
@@ -40,12 +41,13 @@ class MimiConfig:
 
   Attributes:
     sample_rate: Hz.
-    channels: of the layers next to the waveform; doubled by every stride.
-    strides: down-sampling of the encoder's blocks; a frame is twice their product.
-    transformer: of encoder and decoder; its dimension is that of the latents.
-    num_quantizers: levels, those of both halves together.
-    num_semantic_quantizers: levels of the first half, which was taught by a semantic model; the
-      second half codes the same latents and not what the first left over.
+    channels: channels of the layers next to the waveform; each stride doubles them.
+    strides: down-sampling factors of the encoder's blocks; a frame is twice their product.
+    transformer: shape of the transformers of encoder and decoder; its dimension is that of the
+      latents.
+    num_quantizers: levels of both halves.
+    num_semantic_quantizers: levels of the first half, which was distilled from a semantic model;
+      the second half codes the same latents, not the residual of the first.
     codebook_size: entries per level.
     codebook_dim: dimension of an entry; each half has its own projections to it and back.
   """
@@ -71,7 +73,7 @@ class MimiConfig:
 
 
 class Encoder(nn.Module):
-  """Waveform to what each half quantizes."""
+  """Maps waveform to the inputs of the quantizers of both halves."""
 
   config: MimiConfig
 
@@ -79,7 +81,7 @@ class Encoder(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch frames 2 dim"], State]:
-    """Projected latents of whole frames; `ends` are samples from there to each clip's end."""
+    """Returns projected latents of frames; `ends` are samples from the start to the clips' ends."""
     c = self.config
     run = Streamed(state)
     channels = c.channels
@@ -98,7 +100,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Sums of each half's entries to waveform: the encoder turned round."""
+  """Maps the sums of both halves' entries to waveform, with the encoder's layers in reverse."""
 
   config: MimiConfig
 
@@ -122,7 +124,7 @@ class Decoder(nn.Module):
 
 
 def encoder_state(config: MimiConfig, batch: int) -> State:
-  """State of `Encoder` at a clip's start."""
+  """Returns the state of `Encoder` at the start of a clip."""
   channels, dim = config.channels, config.transformer.dim
   shapes = [(KERNEL - 1, 1)]
   for stride in config.strides:
@@ -135,7 +137,7 @@ def encoder_state(config: MimiConfig, batch: int) -> State:
 
 
 def decoder_state(config: MimiConfig, batch: int) -> State:
-  """State of `Decoder` at a clip's start."""
+  """Returns the state of `Decoder` at the start of a clip."""
   channels, dim = config.channels * 2 ** len(config.strides), config.transformer.dim
   shapes = [(KERNEL - 1, dim)]
   for stride in reversed(config.strides):
@@ -148,9 +150,9 @@ def decoder_state(config: MimiConfig, batch: int) -> State:
 
 
 class Unit(nn.Module):
-  """ELU, convolution to fewer channels, ELU, back again; added to the input.
+  """ELU, convolution to fewer channels, ELU and back; added to the input.
 
-  State: the first convolution's.
+  State: the state of the first convolution.
   """
 
   @nn.compact
@@ -165,9 +167,9 @@ class Unit(nn.Module):
 
 
 class Halving(nn.Module):
-  """One output for two inputs, seeing them and the two before.
+  """One output per two inputs, which depends on them and the two before.
 
-  State: whether a clip has begun, and its last two inputs; at the start the first one stands there.
+  State: whether a clip has begun, and its last two inputs; at the start, copies of the first one.
   """
 
   @nn.compact
@@ -181,9 +183,9 @@ class Halving(nn.Module):
 
 
 class Doubling(nn.Module):
-  """Two outputs for one input, each channel for itself; an input writes into the next two as well.
+  """Two outputs per input, per channel; an input also contributes to the next two outputs.
 
-  State: what the last input wrote there.
+  State: the contribution of the last input to the next outputs.
   """
 
   @nn.compact
@@ -202,6 +204,6 @@ def _projection(features: int, half: str) -> nn.Dense:
 
 
 def _held(x: Float[Array, "batch time dim"], ends: Int[Array, "batch"]) -> jax.Array:
-  """The last input of each row in place of those past its end."""
+  """Replaces the inputs after the end of each row by its last input."""
   source = jnp.minimum(jnp.arange(x.shape[1]), jnp.maximum(ends[:, None] - 1, 0))
   return jnp.take_along_axis(x, source[..., None], axis=1)

@@ -1,8 +1,8 @@
-"""The transformers of Mimi: causal, with a window of attention, streamed.
+"""The transformers of Mimi: causal, with a window of attention, for streams.
 
-The state holds the keys and values of one window less one position, as they are before they are
-turned: positions are counted from a block's start, for rotary ones tell distances only. So a stream
-needs no counter and is as exact after hours as at its start.
+The state contains the keys and values of one window less one position, before rotation: positions
+are counted from the start of a block, since rotary ones encode distances only. So a stream needs no
+counter and stays exact for hours.
 
 Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
 (arXiv 2410.00037), section 3.3; RoFormer (arXiv 2104.09864) for the positions.
@@ -24,13 +24,13 @@ class MimiTransformerConfig:
   """Shape of one of the two transformers; the defaults are those of the published model.
 
   Attributes:
-    dim: of what goes through.
-    num_layers: blocks.
-    num_heads: of attention.
-    feed_forward_dim: between a block's two dense layers.
-    window: positions that one sees, itself included.
-    rotary_base: of the angles that tell positions.
-    norm_epsilon: added to the variance by the layer norms.
+    dim: width of the blocks.
+    num_layers: number of blocks.
+    num_heads: number of attention heads.
+    feed_forward_dim: width between the two dense layers of a block.
+    window: positions that a position attends to, itself included.
+    rotary_base: base of the angles of rotary positions.
+    norm_epsilon: added to the variance in the layer norms.
   """
 
   dim: int = 512
@@ -43,12 +43,12 @@ class MimiTransformerConfig:
 
 
 class Past(NamedTuple):
-  """What a transformer remembers.
+  """The state of a transformer.
 
   Attributes:
-    seen: positions that were there, at most `window - 1`.
-    keys: the last `window - 1` of each layer, not turned.
-    values: the same.
+    seen: number of past positions, at most `window - 1`.
+    keys: the last `window - 1` keys of each layer, not rotated.
+    values: the last `window - 1` values of each layer.
   """
 
   seen: Int[Array, ""]
@@ -57,7 +57,7 @@ class Past(NamedTuple):
 
 
 def transformer_state(config: MimiTransformerConfig, batch: int) -> Past:
-  """State of `Transformer` at a clip's start."""
+  """Returns the state of `Transformer` at the start of a clip."""
   c = config
   shape = (batch, c.window - 1, c.num_heads, c.dim // c.num_heads)
   past = tuple(jnp.zeros(shape) for _ in range(c.num_layers))
@@ -65,7 +65,7 @@ def transformer_state(config: MimiTransformerConfig, batch: int) -> Past:
 
 
 class Transformer(nn.Module):
-  """Blocks of attention to the window behind, and of dense layers; no norm at the end."""
+  """Blocks of attention to the past window and of dense layers, without a final norm."""
 
   config: MimiTransformerConfig
 
@@ -102,10 +102,10 @@ class Block(nn.Module):
     Float[Array, "batch past heads head_dim"],
   ]:
     c = self.config
-    heard, keys, values = Attention(c, name="attention")(
+    attended, keys, values = Attention(c, name="attention")(
       self._norm("attention_norm")(x), seen, keys, values
     )
-    x = x + self._scale("attention_scale") * heard
+    x = x + self._scale("attention_scale") * attended
     h = self._norm("feed_forward_norm")(x)
     h = nn.Dense(c.feed_forward_dim, use_bias=False, name="feed_forward_in")(h)
     h = jax.nn.gelu(h, approximate=False)
@@ -116,12 +116,12 @@ class Block(nn.Module):
     return nn.LayerNorm(self.config.norm_epsilon, use_fast_variance=False, name=name)
 
   def _scale(self, name: str) -> Float[Array, "dim"]:
-    # So small that an untrained block is nearly the identity (arXiv 2103.17239).
+    # Small enough that an untrained block is nearly the identity (arXiv 2103.17239).
     return self.param(name, nn.initializers.constant(0.01), (self.config.dim,))
 
 
 class Attention(nn.Module):
-  """Every position looks at itself and at those behind it, as far as the window goes."""
+  """Self-attention of every position to itself and to earlier ones within the window."""
 
   config: MimiTransformerConfig
 
@@ -146,14 +146,14 @@ class Attention(nn.Module):
     )
     keys = jnp.concatenate([keys, key], axis=1)
     values = jnp.concatenate([values, value], axis=1)
-    here, there = jnp.arange(time), jnp.arange(-past, time)
-    age = here[:, None] - there
-    visible = (age >= 0) & (age < c.window) & (there >= -seen)
-    heard = jax.nn.dot_product_attention(
-      rotate(query, here[None], c.rotary_base),
-      rotate(keys, there[None], c.rotary_base),
+    position, key_position = jnp.arange(time), jnp.arange(-past, time)
+    age = position[:, None] - key_position
+    visible = (age >= 0) & (age < c.window) & (key_position >= -seen)
+    attended = jax.nn.dot_product_attention(
+      rotate(query, position[None], c.rotary_base),
+      rotate(keys, key_position[None], c.rotary_base),
       values,
       mask=visible[None, None],
     )
-    y = nn.Dense(c.dim, use_bias=False, name="output")(heard.reshape(x.shape))
+    y = nn.Dense(c.dim, use_bias=False, name="output")(attended.reshape(x.shape))
     return y, keys[:, time:], values[:, time:]

@@ -1,4 +1,4 @@
-"""Published models as `transformers` computes them, to be compared with; needs PyTorch."""
+"""Published models computed by `transformers`, for comparison; requires PyTorch."""
 
 import dataclasses
 import importlib
@@ -14,11 +14,11 @@ from audiolm_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class CodecReference:
-  """One clip at a time, without padding but what the model's own feature extractor adds.
+  """A codec of one clip at a time, padded only by the feature extractor of the model.
 
   Attributes:
-    encode: waveform [samples] to codes [frames, quantizers], of all levels.
-    decode: codes to waveform, of `frames * hop_length` samples or a few fewer.
+    encode: maps waveform [samples] to codes [frames, quantizers] of all levels.
+    decode: maps codes to waveform of `frames * hop_length` samples or a few fewer.
   """
 
   encode: Callable[[Float[np.ndarray, "samples"]], Int[np.ndarray, "frames q"]]
@@ -27,22 +27,21 @@ class CodecReference:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderReference:
-  """One clip at a time.
+  """An encoder of one clip at a time.
 
   Attributes:
-    features: waveform [samples] to what each layer makes of it, [frames, dim]; index 0 is what goes
-      into the first.
+    features: maps waveform [samples] to the outputs of each layer, [frames, dim]; index 0 is the
+      input of the first layer.
   """
 
   features: Callable[[Float[np.ndarray, "samples"]], list[Float[np.ndarray, "frames dim"]]]
 
 
 def load_reference(folder: str | os.PathLike[str]) -> CodecReference | EncoderReference:
-  """The model of a folder in the format of transformers.
+  """Loads the model of a folder in the format of transformers.
 
   Raises:
-    UserError: transformers or PyTorch is not installed, or the folder holds none of their models
-      that this project reads.
+    UserError: transformers or PyTorch is not installed, or the folder contains no supported model.
   """
   try:
     transformers: Any = importlib.import_module("transformers")
@@ -61,20 +60,20 @@ def load_reference(folder: str | os.PathLike[str]) -> CodecReference | EncoderRe
   if info["missing_keys"]:
     raise UserError(
       f"transformers finds no {min(info['missing_keys'])!r} in {folder} and would take random "
-      "weights for it; give the file as the model's page has it"
+      "weights for it; use the file from the page of the model"
     )
   return reference_of(model.eval())
 
 
 def reference_of(model: Any) -> CodecReference | EncoderReference:
-  """What a model of transformers computes.
+  """Returns the functions of a model of transformers.
 
   Raises:
-    UserError: it is of no kind that this project reads.
+    UserError: the kind of the model is not supported.
   """
   kind = model.config.model_type
   if kind not in _REFERENCES:
-    raise UserError(f"a {kind} is none of the references: {', '.join(_REFERENCES)}")
+    raise UserError(f"a {kind} is not one of the references: {', '.join(_REFERENCES)}")
   return _REFERENCES[kind](model)
 
 
@@ -115,14 +114,14 @@ def _mimi(model: Any) -> CodecReference:
 
 def _hubert(model: Any) -> EncoderReference:
   transformers: Any = importlib.import_module("transformers")
-  # The large kind was trained on clips of mean 0 and variance 1, the base kind on plain ones.
+  # The large model was trained on clips of mean 0 and variance 1, the base model on others.
   extractor = transformers.Wav2Vec2FeatureExtractor(
     do_normalize=model.config.feat_extract_norm == "layer"
   )
 
   def features(clip: np.ndarray) -> list[np.ndarray]:
-    heard = extractor(clip, sampling_rate=16_000, return_tensors="pt").input_values
-    return [_array(x[0]) for x in model(heard, output_hidden_states=True).hidden_states]
+    inputs = extractor(clip, sampling_rate=16_000, return_tensors="pt").input_values
+    return [_array(x[0]) for x in model(inputs, output_hidden_states=True).hidden_states]
 
   return EncoderReference(_without_gradients(features))
 
@@ -132,9 +131,9 @@ def _w2v_bert_2(model: Any) -> EncoderReference:
   extractor = transformers.SeamlessM4TFeatureExtractor()
 
   def features(clip: np.ndarray) -> list[np.ndarray]:
-    heard = extractor([clip], sampling_rate=16_000, return_tensors="pt")
-    steps = int(heard.attention_mask.sum())
-    layers = model(**heard, output_hidden_states=True).hidden_states
+    inputs = extractor([clip], sampling_rate=16_000, return_tensors="pt")
+    steps = int(inputs.attention_mask.sum())
+    layers = model(**inputs, output_hidden_states=True).hidden_states
     return [_array(x[0, :steps]) for x in layers]
 
   return EncoderReference(_without_gradients(features))
@@ -150,7 +149,7 @@ _REFERENCES: dict[str, Callable[[Any], CodecReference | EncoderReference]] = {
 
 
 def _row(values: np.ndarray) -> Any:
-  """As a tensor [1, 1, ...]."""
+  """Returns a tensor [1, 1, ...]."""
   torch: Any = importlib.import_module("torch")
   return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
@@ -160,7 +159,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def _codes(tensor: Any) -> np.ndarray:
-  """[quantizers, frames] to [frames, quantizers]."""
+  """Converts [quantizers, frames] to [frames, quantizers]."""
   return _array(tensor.T).astype(np.int32)
 
 

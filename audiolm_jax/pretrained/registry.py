@@ -1,4 +1,4 @@
-"""Published models that can be converted: where they are, and on what terms."""
+"""Published models that can be converted, with their sources and licences."""
 
 import dataclasses
 import enum
@@ -17,7 +17,7 @@ from audiolm_jax.pretrained.weights import Published
 
 
 class Terms(enum.StrEnum):
-  """What the licence of a model's weights asks of whoever uses them."""
+  """Requirements of the licence of a model's weights."""
 
   ATTRIBUTION = "attribution"
   SHARE_ALIKE = "share-alike"
@@ -27,18 +27,18 @@ class Terms(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class PublishedModel:
-  """One set of weights that others have published.
+  """A set of published weights.
 
   Attributes:
-    name: what `--from` calls it.
-    component: the part of a bundle that it becomes, "codec" or "semantic".
-    hub_id: of the Hugging Face hub.
-    licence: of the weights, by its SPDX identifier; NOASSERTION where none was found.
-    terms: what that licence asks.
-    credit: who made it, for the model card.
-    convert: makes the component of its `config.json` and its tensors; a semantic tokenizer also of
-      `layer` and `centroids`.
-    sha256: of the weights' file; None where no file could be seen.
+    name: value of `--from`.
+    component: the part of a bundle to convert it to, "codec" or "semantic".
+    hub_id: id on the Hugging Face hub.
+    licence: SPDX identifier of the licence of the weights; NOASSERTION if none was found.
+    terms: requirements of that licence.
+    credit: authors, for the model card.
+    convert: maps its `config.json` and its tensors to the component; for a semantic tokenizer,
+      `layer` and `centroids` too.
+    sha256: hash of the file of the weights; None if no file was available.
   """
 
   name: str
@@ -65,7 +65,7 @@ _MODELS = (
     name="encodec_24khz",
     component="codec",
     hub_id="facebook/encodec_24khz",
-    # Its code is MIT; no word on the weights was found, which permits nothing.
+    # Its code is MIT; no statement on the weights was found, so nothing is permitted.
     licence="NOASSERTION",
     terms=Terms.UNSTATED,
     credit="EnCodec, 24 kHz, by Meta (arXiv 2210.13438)",
@@ -112,47 +112,52 @@ MODELS = {model.name: model for model in _MODELS}
 
 
 def find_model(name: str) -> PublishedModel:
-  """The model of that name.
+  """Returns the model of a name.
 
   Raises:
-    UserError: there is none.
+    UserError: the model does not exist.
   """
   if name not in MODELS:
-    raise UserError(f"no published model {name!r} can be converted; there are: {', '.join(MODELS)}")
+    raise UserError(f"no published model {name!r} can be converted; use one of {', '.join(MODELS)}")
   return MODELS[name]
 
 
 def check_terms(model: PublishedModel, accepted: str | None) -> str:
-  """What to tell whoever converts a model.
+  """Returns a notice on the licence of a model for the user who converts it.
 
   Args:
-    accepted: the licence that was agreed to by name, if any.
+    model: the model.
+    accepted: the licence that was accepted by name, if any.
+
   Raises:
-    UserError: a licence that forbids commercial use or binds what is made with the weights, or
-      none that is known, and it was not agreed to.
+    UserError: the licence is unknown, forbids commercial use or has requirements for results of the
+      weights, and it was not accepted.
   """
   if model.terms is Terms.UNSTATED:
     notice = f"{model.credit}; no licence of its weights is known"
     if accepted != model.licence:
       raise UserError(
-        f"{notice}; read what the page of {model.hub_id} says today, and answer for the use you "
-        f"make of them by --accept_licence={model.licence}"
+        f"{notice}; read the current page of {model.hub_id}, and take responsibility for your "
+        f"use of them by --accept_licence={model.licence}"
       )
     return notice
   notice = f"{model.credit}; its weights are licensed {model.licence} ({model.terms})"
   if model.terms is not Terms.ATTRIBUTION and accepted != model.licence:
     raise UserError(
-      f"{notice}; whoever uses or passes them on is bound by it: agree with "
+      f"{notice}; it binds everyone who uses or redistributes them: agree with "
       f"--accept_licence={model.licence}"
     )
   return notice
 
 
 def convert(model: PublishedModel, published: Published, **settings: Any) -> Any:
-  """The component that a published model becomes.
+  """Returns the component of a published model.
 
   Args:
-    settings: what its `convert` asks for beside the weights.
+    model: the model.
+    published: its files.
+    settings: arguments of its `convert` beside the weights.
+
   Raises:
     UserError: the file is not the published one, or does not fit the model.
   """

@@ -1,4 +1,4 @@
-"""Whether published weights make here what they make where they come from."""
+"""Checks that published weights give the same results here as in transformers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,28 +13,29 @@ from audiolm_jax.pretrained.registry import PublishedModel
 from audiolm_jax.pretrained.weights import Published
 
 _TOLERANCE = 1e-4
-# Where two entries of a codebook are as near as rounding, either may be chosen.
+# Rounding decides between two entries of a codebook that are equally near.
 _TIED_FRAMES = 0.01
 _SECONDS = 3.0
 
 
 def verify(model: PublishedModel, published: Published, layer: int | None) -> Iterator[str]:
-  """A sentence for each thing that holds: the file, its shapes, and what it makes of a sound.
+  """Yields a sentence per successful check: of the file, its shapes and its results.
 
   Args:
-    model: what `published` is said to be.
-    published: as it was read.
-    layer: of a semantic encoder, counted from 1, whose features are compared.
+    model: the model that `published` should be.
+    published: the files.
+    layer: layer of a semantic encoder whose features are compared, counted from 1.
+
   Raises:
-    UserError: something does not hold, or transformers is not there to be compared with.
+    UserError: a check fails, or transformers is not installed.
   """
   settings = {} if layer is None else {"layer": layer}
   component = registry.convert(model, published, **settings)
   if model.sha256:
     yield f"SHA-256 {published.sha256}: that of the published file"
   else:
-    yield f"SHA-256 {published.sha256}: none is on record for {model.name} to compare with"
-  yield f"{len(published.weights.tensors)} tensors, of the names and shapes that are wanted"
+    yield f"SHA-256 {published.sha256}: no hash is known for {model.name}"
+  yield f"{len(published.weights.tensors)} tensors with the expected names and shapes"
   reference = load_reference(published.folder)
   clip = sound_of_the_check(component.spec.sample_rate)
   if isinstance(reference, CodecReference):
@@ -47,7 +48,7 @@ def verify(model: PublishedModel, published: Published, layer: int | None) -> It
 
 
 def sound_of_the_check(sample_rate: int) -> Float[np.ndarray, "samples"]:
-  """Three seconds of a gliding voice-like tone with pauses and breath; always the same."""
+  """Returns three seconds of a gliding voice-like tone with pauses and noise, always the same."""
   rng = np.random.default_rng(0)
   time = np.arange(round(_SECONDS * sample_rate)) / sample_rate
   phase = 2 * np.pi * (120 * time + 6 * np.sin(2 * np.pi * 0.7 * time))
@@ -60,14 +61,14 @@ def sound_of_the_check(sample_rate: int) -> Float[np.ndarray, "samples"]:
 def _compare_codec(codec: Any, reference: CodecReference, clip: np.ndarray) -> Iterator[str]:
   ours, theirs = codec.encode(clip[None])[0], reference.encode(clip)
   if ours.shape != theirs.shape:
-    raise DataError(f"codes of shape {ours.shape} here, {theirs.shape} of transformers")
+    raise DataError(f"codes have shape {ours.shape} here and {theirs.shape} in transformers")
   different = int(np.any(ours != theirs, axis=1).sum())
-  found = f"{different} of {len(ours)} frames have another code than of transformers"
+  found = f"{different} of {len(ours)} frames have other codes than those of transformers"
   if different > _TIED_FRAMES * len(ours):
-    raise DataError(f"{found}; the weights are not what {type(codec).__name__} takes them for")
+    raise DataError(f"{found}; the weights are not what {type(codec).__name__} requires")
   yield found
   sound = reference.decode(theirs)
-  # A reference whose strides are odd makes a few samples fewer.
+  # A reference with odd strides returns a few samples fewer.
   ours = codec.decode(theirs[None])[0][: len(sound)]
   yield f"sound of the same codes: {_within(ours, sound, 'sound')}"
 
@@ -76,5 +77,5 @@ def _within(ours: np.ndarray, theirs: np.ndarray, what: str) -> str:
   difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
   found = f"within {difference:.1e} of the largest value"
   if not difference < _TOLERANCE:
-    raise DataError(f"the {what} are {found} of transformers, and {_TOLERANCE:g} is asked")
+    raise DataError(f"the {what} are {found} of transformers, the limit is {_TOLERANCE:g}")
   return found

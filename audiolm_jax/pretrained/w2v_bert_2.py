@@ -1,4 +1,4 @@
-"""w2v-BERT 2.0: Kaldi's log-mel features to features of any of its Conformer layers; its weights.
+"""w2v-BERT 2.0: maps Kaldi's log-mel features to features of its layers; and its weights.
 
 Source: Seamless Communication, "Seamless: Multilingual Expressive and Streaming Speech
 Translation", 2023 (arXiv 2312.05187), section 3.2.1; for the blocks Gulati et al., "Conformer",
@@ -28,16 +28,16 @@ class W2vBert2Config:
   """Shape of a w2v-BERT 2.0; the defaults are those of the published model.
 
   Attributes:
-    num_mels: bands of the log-mel features, two frames of which are a step.
-    dim: of the features.
-    num_layers: Conformer blocks.
-    num_heads: of attention.
-    feed_forward_dim: between two dense layers.
-    kernel_size: taps of the causal convolutions.
-    left_positions: steps back that have a relative key of their own; those further back share
-      the last one's.
-    right_positions: the same, ahead.
-    norm_epsilon: added to the variance by the layer norms.
+    num_mels: bands of the log-mel features; two frames form a step.
+    dim: dimension of the features.
+    num_layers: number of Conformer blocks.
+    num_heads: number of attention heads.
+    feed_forward_dim: width between two dense layers.
+    kernel_size: kernel size of the causal convolutions.
+    left_positions: number of steps back with their own relative keys; earlier steps share the last
+      key.
+    right_positions: number of steps ahead with their own relative keys.
+    norm_epsilon: added to the variance in the layer norms.
   """
 
   num_mels: int = 80
@@ -66,12 +66,12 @@ class W2vBert2Config:
 
   @property
   def step_length(self) -> int:
-    """Samples that one step is made of."""
+    """Samples that a step depends on."""
     return kaldi_features.WINDOW_LENGTH + kaldi_features.HOP_LENGTH * (FRAMES_PER_STEP - 1)
 
 
 class W2vBert2Encoder(nn.Module):
-  """The first blocks of a w2v-BERT 2.0: clips side by side, each as if it were alone."""
+  """The first blocks of a w2v-BERT 2.0; clips of a batch are independent."""
 
   config: W2vBert2Config
   layer: int
@@ -80,10 +80,10 @@ class W2vBert2Encoder(nn.Module):
   def __call__(
     self, log_mel: Float[Array, "batch steps bands"], ends: Int[Array, "batch"]
   ) -> Float[Array, "batch steps dim"]:
-    """Features of block `layer`, counted from 1; those past a row's end mean nothing.
+    """Returns features of block `layer`, counted from 1; steps after a row's end are arbitrary.
 
     Args:
-      log_mel: of each step its frames, one after the other.
+      log_mel: the concatenated frames of each step.
       ends: steps of each row, at least one.
     """
     c = self.config
@@ -124,7 +124,7 @@ class FeedForward(nn.Module):
 
 
 class Attention(nn.Module):
-  """Every step looks at all steps of its clip; relative keys tell how far each one is."""
+  """Self-attention of every step to all steps of its clip, with relative keys for distances."""
 
   config: W2vBert2Config
 
@@ -154,7 +154,7 @@ class Attention(nn.Module):
 def _by_position(
   by_offset: Float[Array, "batch heads steps offsets"], config: W2vBert2Config
 ) -> Float[Array, "batch heads steps steps"]:
-  """For each pair of steps what belongs to its offset, far ones to the first or the last."""
+  """Returns the values by pair of steps; distant pairs use the first or the last offset."""
   steps = jnp.arange(by_offset.shape[2])
   offset = steps[None, :] - steps[:, None]
   near = band_to_square(by_offset, config.left_positions)
@@ -163,7 +163,7 @@ def _by_position(
 
 
 class CausalConvolution(nn.Module):
-  """Norm, gated expansion, depthwise convolution that hears the past, norm, swish, projection."""
+  """Norm, gated expansion, causal depthwise convolution, norm, swish, projection."""
 
   config: W2vBert2Config
 
@@ -175,7 +175,7 @@ class CausalConvolution(nn.Module):
     kernel = self.param(
       "depthwise", nn.initializers.normal(c.kernel_size**-0.5), (c.kernel_size, c.dim)
     )
-    # Shifted slices fuse into one pass; a grouped convolution does not.
+    # Shifted slices fuse into one pass, unlike a grouped convolution.
     padded = jnp.pad(x, ((0, 0), (c.kernel_size - 1, 0), (0, 0)))
     x = sum(padded[:, k : k + x.shape[1]] * kernel[k] for k in range(c.kernel_size))
     x = nn.swish(_layer_norm(c, "depthwise_norm")(x))
@@ -195,28 +195,27 @@ _FIXED = {
 
 
 def read_config(published: Mapping[str, Any]) -> W2vBert2Config:
-  """The shape that the `config.json` of a model in the transformers format names.
+  """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
-    ConfigError: it is of another kind of model, lacks a field, or asks for what is not here.
+    ConfigError: the model is of another kind, a field is missing, or a value is not supported.
   """
   if published.get("model_type") != "wav2vec2-bert":
     raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, and 'wav2vec2-bert' is "
-      "wanted"
+      f"config.json is of a model of type {published.get('model_type')!r}, expected 'wav2vec2-bert'"
     )
   for name, wanted in _FIXED.items():
     if published.get(name, wanted) != wanted:
       raise ConfigError(
-        f"config.json says {name} {published[name]!r}, and only {wanted!r} can be converted; take "
+        f"config.json has {name} {published[name]!r}, and only {wanted!r} can be converted; use "
         "facebook/w2v-bert-2.0"
       )
   try:
     num_mels, odd = divmod(published["feature_projection_input_dim"], FRAMES_PER_STEP)
     if odd:
       raise ConfigError(
-        f"config.json says feature_projection_input_dim {2 * num_mels + odd}, which is no two "
-        "frames of a step; take facebook/w2v-bert-2.0"
+        f"config.json has feature_projection_input_dim {2 * num_mels + odd}, which is not two "
+        "frames per step; use facebook/w2v-bert-2.0"
       )
     return W2vBert2Config(
       num_mels=num_mels,
@@ -231,19 +230,23 @@ def read_config(published: Mapping[str, Any]) -> W2vBert2Config:
     )
   except KeyError as error:
     raise ConfigError(
-      f"config.json lacks {error}; take the one that is beside the weights"
+      f"config.json lacks {error}; use the file published with the weights"
     ) from None
 
 
 def convert_encoder(
   config: W2vBert2Config, weights: PublishedWeights, layer: int
 ) -> dict[str, Any]:
-  """Parameters of `W2vBert2Encoder` from a published model in the format of transformers.
+  """Returns parameters of `W2vBert2Encoder` from a model in the format of transformers.
 
   Args:
-    weights: its tensors by name; those of blocks past `layer` are left out.
+    config: shape of the encoder.
+    weights: its tensors by name.
+    layer: number of blocks; tensors of later blocks are skipped.
+
   Raises:
-    ConfigError, DataError: a tensor is missing, left over or of another shape.
+    ConfigError: a tensor has another shape.
+    DataError: a tensor is missing or unused.
   """
   blocks = [_block(weights, f"encoder.layers.{i}") for i in range(config.num_layers)]
   params = {
@@ -252,7 +255,7 @@ def convert_encoder(
   }
   params |= {f"block_{i}": block for i, block in enumerate(blocks[:layer])}
   if "masked_spec_embed" in weights.tensors:
-    weights.take("masked_spec_embed")  # stands for masked steps, in training only
+    weights.take("masked_spec_embed")  # the embedding of masked steps, for training only
   weights.check_all_used()
   weights.check_shapes(params, parameter_shapes(config, layer))
   return params
@@ -291,7 +294,7 @@ def _feed_forward(weights: PublishedWeights, name: str) -> dict[str, Any]:
 
 
 def parameter_shapes(config: W2vBert2Config, layer: int) -> Any:
-  """Shapes of all parameters, without a computation."""
+  """Returns the shapes of all parameters, without a computation."""
   log_mel = jax.ShapeDtypeStruct((1, 1, FRAMES_PER_STEP * config.num_mels), jnp.float32)
   ends = jax.ShapeDtypeStruct((1,), jnp.int32)
   encoder = W2vBert2Encoder(config, layer)

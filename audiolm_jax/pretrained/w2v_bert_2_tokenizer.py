@@ -1,4 +1,4 @@
-"""Semantic tokens of a published w2v-BERT 2.0: features of a layer, the centroids nearest to them.
+"""Semantic tokens of a published w2v-BERT 2.0: the nearest centroids to features of one layer.
 
 Source: Seamless Communication, "Seamless", 2023 (arXiv 2312.05187), section 3.2.1.
 """
@@ -35,7 +35,7 @@ from audiolm_jax.semantic.chunked_tokenizer import Encoded
 
 @dataclasses.dataclass(frozen=True)
 class W2vBert2TokenizerConfig(LayerTokenizerConfig):
-  """Defaults: layer 17 and as many clusters as AudioLM's tokenizer has."""
+  """Settings of the tokenizer; the defaults are layer 17 and AudioLM's number of clusters."""
 
   encoder: W2vBert2Config = W2vBert2Config()
   layer: int = 17
@@ -43,10 +43,10 @@ class W2vBert2TokenizerConfig(LayerTokenizerConfig):
 
 
 class W2vBert2Tokenizer(LayerTokenizer):
-  """Tokens of a w2v-BERT 2.0, one for each begun hop.
+  """Tokens of a w2v-BERT 2.0, one per hop, rounded up.
 
-  The model makes a step of 560 samples every 320, so one or two fewer than there are begun hops:
-  the last step's token is held. Each mel band is standardized over the whole clip, however long.
+  The model computes a step of 560 samples every 320, which gives one or two steps fewer than hops:
+  the token of the last step is repeated. Each mel band is normalized over the whole clip.
   """
 
   config: W2vBert2TokenizerConfig
@@ -56,7 +56,7 @@ class W2vBert2Tokenizer(LayerTokenizer):
     return self.config.steps_per_token
 
   def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
-    """The whole clip's log-mel features, half the size of its waveform; one step at least."""
+    """Returns log-mel features of a clip, half the size of its waveform; at least one step."""
     c = self.config.encoder
     waveform = np.asarray(waveform, np.float32)
     waveform = np.pad(waveform, (0, max(0, c.step_length - len(waveform))))
@@ -77,10 +77,10 @@ def _encode(
   padded: Float[Array, "batch size bands"],
   ends: Int[Array, "batch"],
 ) -> Encoded:
-  """Chunks of log-mel features, the steps of each up to `ends`; the last one is held."""
+  """Encodes chunks of log-mel features with `ends` steps each; repeats the last step."""
   valid = jnp.minimum(ends, padded.shape[1])
   encoder = W2vBert2Encoder(config.encoder, config.layer)
-  with jax.default_matmul_precision("float32"):  # as the published model is run
+  with jax.default_matmul_precision("float32"):  # as in the published model
     features = encoder.apply({"params": params["encoder"]}, padded, valid)
     return encoded(features, valid, params, config.steps_per_token)
 
@@ -93,18 +93,19 @@ def convert(
   centroids: Float[np.ndarray, "clusters dim"] | None = None,
   steps_per_token: int = 1,
 ) -> W2vBert2Tokenizer:
-  """The tokenizer of a published w2v-BERT 2.0 in the format of transformers.
+  """Returns the tokenizer of a published w2v-BERT 2.0 in the format of transformers.
 
   Args:
     published: its `config.json`.
     weights: its tensors by name.
-    layer: Conformer block, counted from 1, whose features the centroids are of.
-    centroids: cluster centres of those features; without them there is one at zero, for a
-      tokenizer that is yet to be fitted.
-    steps_per_token: consecutive steps whose mean is what a token stands for.
+    layer: Conformer block whose features are clustered, counted from 1.
+    centroids: cluster centres of those features; None for a single one at zero, for a tokenizer to
+      be fitted.
+    steps_per_token: number of consecutive steps whose mean gives a token.
+
   Raises:
-    ConfigError, DataError: a tensor is missing, left over or of another shape, there is no such
-      layer, or the centroids are of another dimension.
+    ConfigError: a tensor or the centroids have another shape, or the layer does not exist.
+    DataError: a tensor is missing or unused.
   """
   encoder = read_config(published)
   centroids = centroids_of(encoder.dim, centroids)

@@ -1,4 +1,4 @@
-"""Weights as others publish them: safetensors with PyTorch's names and layouts."""
+"""Published weights: safetensors with PyTorch's names and layouts."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from audiolm_jax.io import hub
 _FILE = "model.safetensors"
 _CONFIG = "config.json"
 _PICKLE = "pytorch_model.bin"
-# Magnitude and direction under the names of PyTorch's two kinds of weight normalization.
+# Names of magnitude and direction in PyTorch's two kinds of weight normalization.
 _NORMALIZED = (
   ("weight_g", "weight_v"),
   ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -26,7 +26,7 @@ _NORMALIZED = (
 
 
 class Published(NamedTuple):
-  """A published model: its `config.json`, its tensors, its file's SHA-256, and its folder."""
+  """A published model: its `config.json`, its tensors, the SHA-256 of its file and its folder."""
 
   config: dict[str, Any]
   weights: "PublishedWeights"
@@ -35,7 +35,7 @@ class Published(NamedTuple):
 
 
 class PublishedWeights:
-  """Tensors by their published name, each to be taken once, in the layouts of this project.
+  """Converts tensors by their published names, each once, to the layouts of this project.
 
   Weight normalization, under either of PyTorch's names, is multiplied out.
   """
@@ -45,10 +45,10 @@ class PublishedWeights:
     self._left = set(tensors)
 
   def take(self, name: str) -> np.ndarray:
-    """The tensor of that name, floats as float32.
+    """Returns the tensor of a name, floats as float32.
 
     Raises:
-      DataError: there is none.
+      DataError: the tensor is missing.
     """
     if name not in self.tensors:
       raise DataError(
@@ -59,9 +59,9 @@ class PublishedWeights:
     return value if value.dtype.kind in "iub" else value.astype(np.float32, copy=False)
 
   def weight(self, name: str) -> np.ndarray:
-    """The weight of a layer: as it is, or magnitude times direction.
+    """Returns the weight of a layer: the tensor, or magnitude times direction.
 
-    A direction has length 1 over the axes along which there is one magnitude.
+    A direction has length 1 over the axes that share one magnitude.
     """
     for magnitude, direction in _NORMALIZED:
       if f"{name}.{direction}" in self.tensors:
@@ -72,39 +72,39 @@ class PublishedWeights:
     return self.take(f"{name}.weight")
 
   def convolution(self, name: str) -> dict[str, np.ndarray]:
-    """Kernel [taps, inputs, outputs] and bias."""
+    """Returns kernel [taps, inputs, outputs] and bias."""
     kernel = self.weight(name).transpose(2, 1, 0)
     return {"kernel": kernel, "bias": self.take(f"{name}.bias")}
 
   def dense(self, name: str) -> dict[str, np.ndarray]:
-    """Kernel [inputs, outputs] and bias."""
+    """Returns kernel [inputs, outputs] and bias."""
     return {"kernel": self.take(f"{name}.weight").T, "bias": self.take(f"{name}.bias")}
 
   def norm(self, name: str) -> dict[str, np.ndarray]:
-    """Scale and bias of a normalization."""
+    """Returns scale and bias of a normalization."""
     return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
 
   def strided_convolution(self, name: str) -> dict[str, np.ndarray]:
-    """Kernel [taps * inputs, outputs], as of `StridedConv`, and bias."""
+    """Returns kernel [taps * inputs, outputs], as of `StridedConv`, and bias."""
     found = self.convolution(name)
     return found | {"kernel": found["kernel"].reshape(-1, found["kernel"].shape[-1])}
 
   def transposed_convolution(self, name: str) -> dict[str, np.ndarray]:
-    """Kernel [inputs, taps * outputs], as of `TransposedConv`, and bias."""
+    """Returns kernel [inputs, taps * outputs], as of `TransposedConv`, and bias."""
     kernel = self.weight(name).transpose(0, 2, 1)
     return {"kernel": kernel.reshape(len(kernel), -1), "bias": self.take(f"{name}.bias")}
 
   def check_all_used(self) -> None:
-    """Raises `DataError` where a tensor was not taken."""
+    """Raises a `DataError` if a tensor was not used."""
     if self._left:
       raise DataError(
-        f"the weights hold {len(self._left)} tensors that the model has no place for, such as "
+        f"the weights contain {len(self._left)} tensors that the model does not use, such as "
         f"{min(self._left)!r}; they are of another model or another version of its format"
       )
 
   @staticmethod
   def check_shapes(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` where a parameter is of another shape than the configuration says."""
+    """Raises a `ConfigError` if the shape of a parameter differs from that of the configuration."""
     found = {
       jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(params)
     }
@@ -112,18 +112,19 @@ class PublishedWeights:
       name = jax.tree_util.keystr(path)
       if found.get(name) != wanted.shape:
         raise ConfigError(
-          f"the weights of {name} have the shape {found.get(name)}, config.json says "
-          f"{wanted.shape}; take the one that is beside the weights"
+          f"the weights of {name} have the shape {found.get(name)}, config.json requires "
+          f"{wanted.shape}; use the file published with the weights"
         )
 
 
 def read_published(source: str | os.PathLike[str]) -> Published:
-  """A model in the format of transformers: `config.json` beside `model.safetensors`.
+  """Reads a model in the format of transformers: `config.json` and `model.safetensors`.
 
   Args:
-    source: the folder, the safetensors file, or the model's id on the Hugging Face hub.
+    source: the folder, the safetensors file, or the id of the model on the Hugging Face hub.
+
   Raises:
-    UserError: it is not there or cannot be read.
+    UserError: the model does not exist or cannot be read.
   """
   path = Path(source)
   if path.is_dir():
@@ -133,13 +134,13 @@ def read_published(source: str | os.PathLike[str]) -> Published:
   wanted = path.is_file() and path.suffix == ".safetensors"
   if not wanted and (path.parent / _PICKLE).is_file():
     raise UserError(
-      f"{path.parent / _PICKLE} is a pickle, which may run any code that is in it, so it is not "
-      f"read here: turn it into {_FILE} once, as docs/pretrained.md shows"
+      f"{path.parent / _PICKLE} is a pickle, which may run any code that it contains, so it is "
+      f"not read: convert it to {_FILE} once, as docs/pretrained.md shows"
     )
   if not path.is_file():
     raise UserError(
-      f"{path} is missing; give a folder with {_FILE} and {_CONFIG}, as the model's page has "
-      f"them; where it has {_PICKLE} only, docs/pretrained.md shows how to turn it into {_FILE}"
+      f"{path} is missing; use a folder with {_FILE} and {_CONFIG} from the page of the model; if "
+      f"that has {_PICKLE} only, docs/pretrained.md shows how to convert it to {_FILE}"
     )
   config_path = path.parent / _CONFIG
   try:
@@ -155,13 +156,13 @@ def read_published(source: str | os.PathLike[str]) -> Published:
 
 def _from_hub(name: str) -> Path:
   library = hub.library(
-    f"{name} is no folder and no file; to fetch it from",
-    f"download its {_FILE} and {_CONFIG} into a folder and give that",
+    f"{name} is neither a folder nor a file; to fetch it from",
+    f"download its {_FILE} and {_CONFIG} into a folder and pass that folder",
   )
   try:
     return Path(library.snapshot_download(name, allow_patterns=[_FILE, _CONFIG]))
   except Exception as error:
     raise UserError(
-      f"{name} is no folder and no file, and cannot be fetched from the Hugging Face hub "
+      f"{name} is neither a folder nor a file, and cannot be fetched from the Hugging Face hub "
       f"({hub.reason(error)})"
     ) from error

@@ -1,4 +1,4 @@
-"""Sampling of autoregressive stages: semantic tokens, codes in windows, codes in chunks."""
+"""Sampling of autoregressive stages: semantic tokens, codes in windows and codes in chunks."""
 
 import copy
 import itertools
@@ -23,7 +23,7 @@ Codes = Int[np.ndarray, "frames quantizers"]
 
 
 class AutoregressiveSampler:
-  """A stage made ready to sample; see `pull.Sampler`."""
+  """Samples from an autoregressive stage; see `pull.Sampler`."""
 
   spec: AutoregressiveSpec
 
@@ -38,7 +38,7 @@ class AutoregressiveSampler:
     prompts: Sequence[Tokens],
     semantic_rate: float | None,
   ) -> Targets:
-    """Those that suit what the stage reads and predicts."""
+    """Returns targets that depend on what the stage reads and predicts."""
     spec = self.spec
     if spec.predicts_semantic:
 
@@ -56,7 +56,7 @@ class AutoregressiveSampler:
     return WindowedCodes(self, call, reads, prompts)
 
   def rehearsed(self) -> "AutoregressiveSampler":
-    """With a decoder that draws at random."""
+    """Returns a sampler whose decoder draws at random."""
     other = copy.copy(self)
     other.decoder = RehearsedDecoder(self.decoder)
     return other
@@ -71,7 +71,17 @@ def drawn_tokens(
   folds: Sequence[tuple[int, ...]],
   in_pieces: bool,
 ) -> Iterator[Int[np.ndarray, "rows tokens"]]:
-  """What is drawn after each prompt so far, once or as it grows; see `Call.keys`."""
+  """Yields the tokens drawn after each prompt, once or as they grow.
+
+  Args:
+    sampler: the sampler of the stage.
+    call: the call of the cascade.
+    prompts: one prompt per row.
+    num_tokens: tokens to draw per row.
+    index: distinguishes the draws of a stage.
+    folds: one tuple per row, see `Call.keys`.
+    in_pieces: whether to yield all tokens so far whenever there are new ones.
+  """
   name = sampler.spec.name
   asked = list(prompts), num_tokens, call.keys(name, index, folds), call.options(name)
   report = call.report(name)
@@ -91,7 +101,7 @@ def drawn_tokens(
 
 
 class WindowedCodes(WindowedTargets):
-  """Levels from the first on, after semantic tokens or nothing."""
+  """Levels from the first one on, given semantic tokens or nothing."""
 
   spec: AutoregressiveSpec
 
@@ -107,13 +117,13 @@ class WindowedCodes(WindowedTargets):
 
   @property
   def align(self) -> int:
-    """Frames of a semantic token, be there a source or not."""
+    """Number of frames per semantic token, with or without a source."""
     return self.spec.frames_per_step
 
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Codes]]:
-    """All rows in one batch."""
+    """Draws the windows of all rows in one batch."""
     spec, levels = self.spec, self.spec.num_target_quantizers
     before = {row: self.rows[row] for row in windows}
     prompts, new = [], {}
@@ -137,7 +147,7 @@ class WindowedCodes(WindowedTargets):
 
 
 class Chunk(NamedTuple):
-  """Frames of a row for which the levels are sampled in one go."""
+  """Frames of a row whose levels are sampled together."""
 
   row: int
   start: int
@@ -145,10 +155,10 @@ class Chunk(NamedTuple):
 
 
 class ChunkedCodes(Targets):
-  """Further levels of frames whose first levels are known, in chunks that do not read each other.
+  """Further levels of frames with known first levels, in chunks that do not depend on each other.
 
-  Chunks begin at multiples of the stage's crop, from the one in which the prompt ends. All that are
-  asked for are one batch; in pieces they are drawn one by one.
+  Chunks begin at multiples of the stage's crop, the first one at the chunk in which the prompt
+  ends. All requested chunks form one batch; in pieces they are drawn one by one.
   """
 
   spec: AutoregressiveSpec
@@ -164,7 +174,7 @@ class ChunkedCodes(Targets):
     self._sampler = sampler
     (self._source,) = reads.values()
     self.rate = self.spec.frame_rate
-    # What of each row is drawn or of the prompt, without the chunk that is being drawn.
+    # The tokens of each row that are drawn or from the prompt, without the chunk being drawn.
     self._next = [
       len(prompt) // self.spec.crop_frames * self.spec.crop_frames for prompt in prompts
     ]
@@ -172,7 +182,7 @@ class ChunkedCodes(Targets):
     self._drawing: Iterator[None] = iter(())
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Draws the chunks that reach so far."""
+    """Draws the chunks up to the given times."""
     while True:
       for _ in self._drawing:
         yield
@@ -196,7 +206,7 @@ class ChunkedCodes(Targets):
       start += size
 
   def _pull(self, chunks: Sequence[Chunk]) -> None:
-    """Has the first levels of the chunks drawn."""
+    """Extends the source to the ends of the chunks."""
     until: dict[int, float] = {}
     for row, _, end in chunks:
       until[row] = max(until.get(row, 0.0), end / self.rate)
@@ -204,7 +214,7 @@ class ChunkedCodes(Targets):
       pass
 
   def _draw(self, chunks: Sequence[Chunk]) -> Iterator[None]:
-    """All levels of each chunk as far as they are drawn; frames of the prompt keep theirs."""
+    """Draws the levels of each chunk; frames of the prompt keep theirs."""
     spec, size = self.spec, self.spec.crop_frames
     levels, first = spec.num_target_quantizers, spec.first_target_quantizer
     self._pull(chunks)
@@ -244,7 +254,7 @@ class ChunkedCodes(Targets):
       yield
 
   def _known(self, row: int, frames: int) -> Codes:
-    """The codes of the first frames that no other chunk decides: sources, and the prompt's."""
+    """Returns the codes of the first frames that no other chunk draws: sources and prompt."""
     source, prompt = self._source.rows[row][:frames], self.prompts[row][:frames]
     known = np.full((frames, self.spec.num_quantizers), -1, np.int32)
     known[:, : source.shape[1]] = source
@@ -253,7 +263,7 @@ class ChunkedCodes(Targets):
 
 
 class RehearsedDecoder:
-  """In the place of a decoder: prepares what that would run, and draws at random."""
+  """Replaces a decoder: prepares the programs that it would run and draws at random."""
 
   def __init__(self, decoder: StageSampler):
     self._decoder = decoder
@@ -268,7 +278,7 @@ class RehearsedDecoder:
     *,
     progress: Callable[[int, int], None] | None = None,
   ) -> Int[np.ndarray, "rows num_tokens"]:
-    """Random legal ids."""
+    """Returns random legal ids."""
     del progress
     self._decoder.prepare(prompts, num_tokens, keys, options)
     spec = self._decoder.spec
@@ -285,5 +295,5 @@ class RehearsedDecoder:
     keys: Key[Array, "rows"],
     options: SamplingOptions | None = None,
   ) -> Iterator[Int[np.ndarray, "rows num_tokens"]]:
-    """The same in one piece."""
+    """Yields the ids of `sample` in one piece."""
     yield self.sample(prompts, num_tokens, keys, options)

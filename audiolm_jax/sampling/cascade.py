@@ -1,8 +1,8 @@
-"""Stages in a row: prompt tokens in, all tokens of the clip out.
+"""Runs stages in sequence: from the tokens of a prompt to all tokens of a clip.
 
-The last stage is pulled to the clip's end and pulls those that it reads, see `pull`. Where repeats
-of semantic tokens are collapsed, their place in time is lost, so what was made of them is decoded
-and tokenized again ("retokenized") before the next window.
+The last stage is extended to the end of the clip and extends those that it reads, see `pull`.
+Semantic tokens without repeats have no position in time, so the codes made of them are decoded and
+tokenized again ("retokenized") before the next window.
 """
 
 import copy
@@ -32,20 +32,20 @@ Retokenize = Callable[[Tokens], Tokens]
 
 @dataclasses.dataclass(frozen=True)
 class CascadeOptions:
-  """How each stage draws its tokens.
+  """Settings of sampling of all stages.
 
   Attributes:
-    stages: by name; a stage that is not named has the paper's temperature, or 1 if it is none of
-      the paper's.
-    overlap_seconds: what a window after the first sees of the one before; three quarters of the
-      stage's crop at most.
+    stages: options by name; the default of a stage is the temperature of the paper's stage of that
+      name, or else 1.
+    overlap_seconds: overlap of a window with the one before it, limited to three quarters of the
+      stage's crop.
   """
 
   stages: Mapping[str, SamplingOptions] = dataclasses.field(default_factory=dict)
   overlap_seconds: float = 3.0
 
   def of(self, name: str) -> SamplingOptions:
-    """Those of a stage."""
+    """Returns the options of a stage."""
     return self.stages.get(name, SamplingOptions(PAPER_TEMPERATURES.get(name, 1.0)))
 
 
@@ -53,9 +53,9 @@ class CascadeResult(NamedTuple):
   """Sampled tokens; rows are the samples of the first prompt, then those of the second, ...
 
   Attributes:
-    streams: by key, per row the prompt's tokens and the sampled ones: those of the last stage, at
-      all levels that it knows, and those that it was made from, collapsed if the stages collapse.
-    timings: seconds by stage, and "retokenize" where it was needed.
+    streams: by key, the tokens of the prompt and the sampled ones per row: those of the last stage,
+      at all its levels, and those that it read, without repeats if the stages collapse them.
+    timings: seconds by stage, and of "retokenize" if it was needed.
   """
 
   streams: dict[str, tuple[Tokens, ...]]
@@ -63,28 +63,31 @@ class CascadeResult(NamedTuple):
 
   @property
   def semantic(self) -> tuple[Tokens, ...]:
-    """Semantic tokens; empty where no stage that is needed reads or writes them."""
+    """Semantic tokens; empty if no stage that is needed reads or writes them."""
     return self.streams.get(SEMANTIC, ())
 
   @property
   def codes(self) -> tuple[Tokens, ...]:
-    """Codes; the prompt's are a prefix."""
+    """Codes; those of the prompt are a prefix."""
     return self.streams[CODES]
 
 
 class Cascade:
-  """Stages made ready to sample together.
+  """Stages that are prepared to sample together.
 
   Args:
-    stages: by name, in any order; the last that writes codes, or else the last, makes the result.
-    semantic_rate: collapsed semantic tokens per second of the training data; needed if the
-      stages collapse repeats.
-    retokenize: codes [frames, k] to semantic tokens [steps]; needed for clips longer than one
-      window if the stages collapse repeats. See `retokenizer`.
+    stages: by name, in any order; the last one that writes codes, or else the last one, makes the
+      result.
+    semantic_rate: collapsed semantic tokens per second of the training data; required if the stages
+      collapse repeats.
+    retokenize: maps codes [frames, k] to semantic tokens [steps]; required for clips longer than
+      one window if the stages collapse repeats. See `retokenizer`.
+
   Attributes:
-    made: the stream that comes out, at all levels.
+    made: the resulting stream, at all levels.
+
   Raises:
-    ConfigError: stages that do not fit together.
+    ConfigError: the stages do not fit together.
   """
 
   def __init__(
@@ -96,7 +99,7 @@ class Cascade:
   ):
     stages = in_order(stages)
     if not stages:
-      raise ConfigError("a cascade needs a stage, and none is given")
+      raise ConfigError("a cascade requires at least one stage, and none is given")
     self._specs = {name: stage.spec for name, stage in stages.items()}
     _check_stages(list(self._specs.values()))
     last = max(self._specs.values(), key=lambda spec: spec.writes.key == CODES)
@@ -118,11 +121,15 @@ class Cascade:
 
   @property
   def num_quantizers(self) -> int:
-    """Levels of the codes that come out."""
+    """Number of levels of the resulting codes."""
     return self.made.levels
 
   def missing(self, given: Collection[str] = ()) -> set[str]:
-    """Keys of what a clip must give beside what it gives: no stage writes them."""
+    """Returns the keys of streams that a clip must also provide because no stage writes them.
+
+    Args:
+      given: keys of the streams that the clip provides.
+    """
     needed = self._of_call(given)
     return {
       stream.key
@@ -133,7 +140,7 @@ class Cascade:
     }
 
   def reads(self, key: str) -> bool:
-    """Whether a stage reads a stream to make the result."""
+    """Returns whether a stage reads a stream to make the result."""
     return any(key == stream.key for spec in self._needed for stream in spec.reads)
 
   def sample(
@@ -145,16 +152,22 @@ class Cascade:
     options: CascadeOptions | None = None,
     progress: Progress | None = None,
   ) -> CascadeResult:
-    """Makes `num_samples` of each clip, all side by side.
+    """Samples each clip `num_samples` times, all in one batch.
 
     Args:
-      clips: of one length or of several; all with the same streams given.
-      seed: the same seed gives the same result; sample i of a clip does not depend on other
-        clips, nor on how many samples there are.
-      progress: called with a stage's name, and its tokens per row drawn and to draw.
+      clips: clips of equal or different lengths, all with the same streams given.
+      seed: the same seed gives the same result; sample i of a clip depends neither on other clips
+        nor on the number of samples.
+      num_samples: number of samples per clip.
+      options: settings of sampling.
+      progress: called with the name of a stage and its drawn and total tokens per row.
+
+    Returns:
+      The tokens of all rows.
+
     Raises:
-      DataError: prompts that do not fit the stages, or nothing to add to them.
-      ConfigError: tokens are needed that neither a stage writes nor the clips give.
+      DataError: prompts do not fit the stages, or the clip is not longer than its prompt.
+      ConfigError: required tokens are neither written by a stage nor given by the clips.
     """
     call = self._call(clips, seed, num_samples, options, progress, in_pieces=False)
     tracks = self._tracks(clips, num_samples, call)
@@ -168,25 +181,29 @@ class Cascade:
     options: CascadeOptions | None = None,
     progress: Progress | None = None,
   ) -> Generator[Tokens, None, CascadeResult]:
-    """The tokens that `sample` makes of one clip, from its first frame on, as they are drawn.
+    """Yields the tokens of `sample` for one clip, from its first frame on, as they are drawn.
 
     Args:
-      progress: as of `sample`; of stages that draw in chunks, the tokens of one chunk.
+      clip: the clip.
+      seed: as of `sample`.
+      options: settings of sampling.
+      progress: as of `sample`; for stages that draw in chunks, the tokens of one chunk.
+
     Returns:
-      A generator of tokens, whose return value is what `sample` returns.
+      A generator of tokens that returns the result of `sample`.
     """
     call = self._call([clip], seed, 1, options, progress, in_pieces=True)
     tracks = self._tracks([clip], 1, call)
     return self._pieces(tracks, call)
 
   def rehearsal(self) -> "Cascade | None":
-    """A cascade that draws at random, and begins to load or compile what this one will need.
+    """Returns a cascade that draws at random and starts to load or compile the needed programs.
 
-    Its `sample` and `stream` take no time, while the programs are made ready in the background.
+    Its `sample` and `stream` take almost no time; the programs are prepared in the background.
 
     Returns:
-      None where programs are not stored, a kind of stage has none, or only the draws decide how
-      many tokens there are.
+      The cascade, or None if programs are not stored, a kind of stage has none, or the number of
+      tokens depends on those drawn.
     """
     if not stored_program.is_on() or any(spec.collapsed for spec in self._needed):
       return None
@@ -212,8 +229,8 @@ class Cascade:
     seconds = [None if c.num_frames is None else c.num_frames / rate for c in clips]
     return Call(
       seconds=[s for s in seconds for _ in range(num_samples)],
-      # A row's key depends on the sample's number only, so a batch of prompts gives what the
-      # prompts give one by one.
+      # The key of a row depends on the sample's number only, so a batch of prompts gives the same
+      # tokens as the prompts one by one.
       samples=list(range(num_samples)) * len(clips),
       seed=seed,
       options=options.of,
@@ -223,15 +240,15 @@ class Cascade:
     )
 
   def _of_call(self, given: Collection[str]) -> list[StageSpec]:
-    """The stages that sample where some streams are given."""
+    """Returns the stages that sample if some streams are given."""
     *others, last = self._needed
     return _needed([spec for spec in others if spec.writes.key not in given], last)
 
   def _tracks(self, clips: Sequence[Clip], num_samples: int, call: Call) -> dict[str, Track]:
-    """The tracks of one call by key, the last stage's being that of its stream."""
+    """Returns the tracks of one call by key; the last stage's is that of the result."""
     given = set(clips[0].given)
     if any(set(clip.given) != given for clip in clips):
-      raise DataError("clips with other streams given are to be sampled apart")
+      raise DataError("clips with different streams given must be sampled apart")
     absent = self.missing(given)
     if absent:
       names = ", ".join(sorted(absent))
@@ -261,7 +278,7 @@ class Cascade:
       and not last.may_end
       and None in (last.end(row) for row in range(len(call.samples)))
     ):
-      raise DataError("the clip has no length, and no stage ends it; give num_frames")
+      raise DataError("the clip has no length, and no stage ends it; set num_frames")
     return tracks
 
   def _timed_retokenize(self, call: Call) -> Retokenize | None:
@@ -280,7 +297,7 @@ class Cascade:
   def _pieces(
     self, tracks: Mapping[str, Track], call: Call
   ) -> Generator[Tokens, None, CascadeResult]:
-    """Pulls the last stage to the end; yields what is new of the first row."""
+    """Extends the last stage to the end and yields the new tokens of the first row."""
     last = tracks[self.made.key]
     prompt = last.prompts[0] if isinstance(last, Targets) else last.rows[0]
     sent = len(prompt)
@@ -300,7 +317,7 @@ class Cascade:
     return CascadeResult(streams, dict(call.timings))
 
   def _checked(self, clip: Clip, needed: Sequence[StageSpec]) -> dict[str, Tokens]:
-    """By key, what of each stream a clip begins with, or what is given of it as a whole."""
+    """Returns the first tokens of a clip in each stream, or all tokens of given streams."""
     made, found = self.made, {}
     prompt = clip.prompt.get(made.key)
     if prompt is None:
@@ -314,7 +331,7 @@ class Cascade:
     if clip.num_frames is not None and clip.num_frames <= len(prompt):
       raise DataError(
         f"the prompt has {len(prompt)} frames and the result must have {clip.num_frames}; "
-        "shorten the prompt or ask for more"
+        "shorten the prompt or request more frames"
       )
     found[made.key] = (prompt[:, : made.levels] if made.levels else prompt).astype(np.int32)
     for spec in needed:
@@ -324,7 +341,7 @@ class Cascade:
     return found
 
   def _covering(self, stream: Stream, clip: Clip, known: int) -> Tokens:
-    """The tokens of a stream that cover the prompt, or the whole clip where they are given."""
+    """Returns the tokens of a stream that cover the prompt, or the whole clip if it is given."""
     is_given = stream.key in clip.given
     tokens = (clip.given if is_given else clip.prompt).get(stream.key)
     if tokens is None:
@@ -336,13 +353,13 @@ class Cascade:
     steps = steps_of_frames(0, covered, self.made.rate, stream.rate).stop
     if len(tokens) < steps:
       raise DataError(
-        f"{len(tokens)} {stream.name} tokens are too few for {covered} frames: {steps}"
+        f"{len(tokens)} {stream.name} tokens do not cover {covered} frames; {steps} are needed"
       )
     return tokens[:steps]
 
 
 def retokenizer(codec: Any, tokenizer: Any) -> Retokenize:
-  """Codes to semantic tokens, by way of the waveform.
+  """Returns a function from codes to semantic tokens, by way of the waveform.
 
   Args:
     codec: has `spec.sample_rate` and `decode`.
@@ -352,7 +369,7 @@ def retokenizer(codec: Any, tokenizer: Any) -> Retokenize:
   def retokenize(codes: Tokens) -> Tokens:
     waveform = codec.decode(codes[None])
     if codec.spec.sample_rate != tokenizer.spec.sample_rate:
-      # Only here: most bundles have one rate, and the resampler need not be imported for them.
+      # Imported here because most bundles have one rate and need no resampler.
       from audiolm_jax.io import audio
 
       rates = codec.spec.sample_rate, tokenizer.spec.sample_rate
@@ -371,7 +388,7 @@ def _drained(pieces: Generator[Tokens, None, CascadeResult]) -> CascadeResult:
 
 
 def _needed(specs: Sequence[StageSpec], last: StageSpec) -> list[StageSpec]:
-  """A stage and all that feed it, in their order."""
+  """Returns a stage and all stages that it depends on, in order."""
   needed = [last]
   for spec in reversed(specs):
     if spec is not last and any(feeds(spec, reader) for reader in needed):
@@ -380,7 +397,7 @@ def _needed(specs: Sequence[StageSpec], last: StageSpec) -> list[StageSpec]:
 
 
 def _check_stages(specs: Sequence[StageSpec]) -> None:
-  """Refuses stages that disagree on a stream, or whose levels do not follow on each other."""
+  """Checks that stages agree on their streams, and that their levels are consecutive."""
   for i, spec in enumerate(specs):
     for other in specs[:i]:
       _check_same_streams(spec, other)

@@ -1,6 +1,6 @@
-"""Sampling one autoregressive stage: prompts in, ids out.
+"""Sampling of one autoregressive stage: from prompts to ids.
 
-Rows of unequal prompts are padded on the left, so one scalar cursor serves the batch:
+Shorter prompts are padded on the left, so that one scalar cursor serves the batch:
 
     padding  . . . BOS z z z | drawn ...        row 0, padding 3
     padding  BOS z z z z z z | drawn ...        row 1, padding 0
@@ -34,26 +34,25 @@ from audiolm_jax.sampling.loop import (
 
 # Tokens drawn between two reports of progress.
 _REPORT = 4 * SEGMENT
-# Lengths that programs are compiled for, per stage.
+# Number of buckets of lengths per stage, for each of which programs are compiled.
 BUCKETS = 4
-# Key/value cache that one batch may take; more rows are sampled in turns.
+# Bytes of key/value cache per batch; further rows are sampled in turns.
 CACHE_BYTES = 2**30
 
 Progress = Callable[[int, int], None]
 
 
 class Prompt(NamedTuple):
-  """What a row is given.
+  """The input of a row.
 
   Attributes:
-    tokens: ids of the source and of the targets known so far, without the begin token.
+    tokens: ids of the source and of the known targets, without the begin token.
     frame_ids: their frame ids.
     first_frame: frame id of the first drawn token; 0 for semantic tokens. The known targets are
-      whole frames, so every row's first drawn token is of the first target quantizer.
-    forced: ids that take the place of the first drawn tokens.
-    earlier: codes of all frames before the first drawn one, -1 where a level is not known; for
-      processors.
-    ahead: the same of the drawn frames, as far as a source gives them.
+      whole frames, so the first drawn token of every row is of the first target quantizer.
+    forced: ids that replace the first drawn tokens.
+    earlier: for processors, codes of all frames before the first drawn one, -1 for unknown levels.
+    ahead: for processors, codes of the drawn frames that a source provides.
   """
 
   tokens: Int[np.ndarray, "length"]
@@ -65,12 +64,12 @@ class Prompt(NamedTuple):
 
 
 class StageSampler:
-  """A stage made ready to sample: parameters unstacked, cast and on the device.
+  """Samples from a stage whose parameters are unstacked, cast and on the device.
 
   Args:
     stage: spec, config and parameters.
-    dtype: of the computation; default float32 on CPU (where bfloat16 matrix-vector products are
-      slower), else the config's.
+    dtype: dtype of the computation; by default float32 on CPU (where bfloat16 matrix-vector
+      products are slower), else that of the config.
     cache_bytes: see `CACHE_BYTES`.
   """
 
@@ -95,11 +94,15 @@ class StageSampler:
     """Draws `num_tokens` target tokens after each prompt.
 
     Args:
+      prompts: one prompt per row.
+      num_tokens: tokens to draw per row.
       keys: one random key per prompt.
-      progress: called with the tokens drawn and to draw, summed over turns: at the beginning, and
-        then about every second hundred tokens.
+      options: settings of sampling.
+      progress: called with drawn and total tokens, summed over turns: at the start, and about every
+        two hundred tokens.
+
     Returns:
-      Ids of the stage's layout, legal at their positions.
+      Ids of the stage's layout that are legal at their positions.
     """
     rows = len(prompts)
     if rows == 0 or num_tokens == 0:
@@ -130,7 +133,7 @@ class StageSampler:
     keys: Key[Array, "rows"],
     options: SamplingOptions | None = None,
   ) -> Iterator[Int[np.ndarray, "rows segment"]]:
-    """What `sample` draws, `SEGMENT` tokens at a time; all rows at once, whatever they take up."""
+    """Yields the tokens of `sample`, `SEGMENT` at a time; all rows in one batch of any size."""
     capacity = self._capacity(prompts, num_tokens)
     return self._pieces(prompts, num_tokens, keys, options, capacity, SEGMENT)
 
@@ -141,11 +144,13 @@ class StageSampler:
     keys: Key[Array, "rows"],
     options: SamplingOptions | None = None,
   ) -> None:
-    """Begins to load or compile, in the background, the programs of `sample`; draws nothing.
+    """Starts to load or compile the programs of `sample` in the background; draws nothing.
 
     Args:
-      prompts, num_tokens, keys, options: as of `sample`; of the prompts their lengths count, and
-        which of them are alike.
+      prompts: prompts of the same lengths as those of `sample`, equal where those are.
+      num_tokens: as of `sample`.
+      keys: as of `sample`.
+      options: as of `sample`.
     """
     if not prompts or num_tokens == 0:
       return
@@ -163,7 +168,7 @@ class StageSampler:
     decode.prepare(program, self.params, inputs, state, np.int32(num_tokens))
 
   def _program(self, options: SamplingOptions | None) -> Program:
-    """With the processors that the options add."""
+    """Returns the program with the processors of the options."""
     added = options.processors if options else ()
     if not added:
       return self.program
@@ -178,7 +183,7 @@ class StageSampler:
   def _pieces(
     self, prompts, num_tokens, keys, options, capacity, every
   ) -> Iterator[Int[np.ndarray, "rows piece"]]:
-    """The tokens of one batch, `every` few of them as soon as they are drawn."""
+    """Yields the tokens of one batch, `every` at a time, as they are drawn."""
     count = len(prompts)
     prompts, keys = _filled(prompts, keys)
     steps = self._steps(num_tokens, capacity)
@@ -187,11 +192,11 @@ class StageSampler:
     for start in range(0, num_tokens, every):
       stop = min(start + every, num_tokens)
       state = decode(program, self.params, inputs, state, np.int32(stop))
-      # A copy: the next call takes the state's memory.
+      # A copy, because the state is donated to the next call.
       yield np.array(state.drawn)[:count, start:stop]
 
   def _steps(self, num_tokens: int, capacity: int) -> int:
-    """Tokens that the loop's state has room for."""
+    """Returns the capacity of the loop's state in tokens."""
     steps = _whole_segments(num_tokens) if num_tokens > SEGMENT else SEGMENT
     return capacity if steps > capacity else self._bucket(steps)
 
@@ -203,9 +208,9 @@ class StageSampler:
     return _loop(self._program(options), prompts, steps, keys, options, cache)
 
   def _to_read(self, prompts: Sequence[Prompt]) -> tuple["_ToRead", Int[np.ndarray, "batch"]]:
-    """What `prefill` is called with, and for each prompt the row that reads it.
+    """Returns the arguments of `prefill`, and for each prompt its row.
 
-    Prompts that are alike, as samples of one are, are read once.
+    Equal prompts, such as those of several samples, are read once.
     """
     longest = max(len(p.tokens) for p in prompts)
     known: dict[bytes, int] = {}
@@ -220,21 +225,21 @@ class StageSampler:
     lengths = np.array([len(prompts[row].tokens) for row in rows], np.int32)
     for i, (row, count) in enumerate(zip(rows, lengths, strict=True)):
       if count:
-        # The model reads the begin token and all known ones but the newest, which the loop reads.
+        # The model reads the begin token and all known ones except the last, which the loop reads.
         tokens[i, length - count :] = [BOS, *prompts[row].tokens[:-1]]
         frame_ids[i, length - count :] = prompts[row].frame_ids
     arguments = _ToRead(tokens, frame_ids, lengths, np.int32(longest))
     return arguments, np.array(sources, np.int32)
 
   def _cache_shape(self, batch: int, capacity: int) -> tuple[KeyValues, ...]:
-    """Arrays of the cache's shape that take up no memory."""
+    """Returns arrays of the cache's shape that use no memory."""
     c = self.program.config
     shape = batch, c.kv_heads, capacity, c.head_size
     nothing = np.broadcast_to(np.zeros((), jnp.dtype(c.dtype)), shape)
     return (KeyValues(nothing, nothing),) * c.num_layers
 
   def _bucket(self, length: int) -> int:
-    """`length` rounded up to a multiple of a quarter of the stage's own length."""
+    """Returns `length` rounded up to a multiple of about 1 / BUCKETS of the longest sequence."""
     unit = -(-(self.spec.max_length + SEGMENT) // (8 * BUCKETS)) * 8
     return -(-length // unit) * unit
 
@@ -256,7 +261,7 @@ def _loop(
   options: SamplingOptions | None,
   cache: tuple[KeyValues, ...],
 ) -> tuple[LoopInputs, LoopState]:
-  """What `decode` is called with, once the prompts are read."""
+  """Returns the arguments of `decode` after the prompts are read."""
   longest = max(len(p.tokens) for p in prompts)
   forced = np.full((len(prompts), steps), -1, np.int32)
   newest = np.full(len(prompts), BOS, np.int32)
@@ -293,7 +298,7 @@ def _loop(
 
 
 def _note(codes: Int[np.ndarray, "frames levels"], history: int, prompt: Prompt) -> None:
-  """Puts what is known of a row into its part of `LoopState.codes`."""
+  """Writes the known codes of a row into its part of `LoopState.codes`."""
   if prompt.earlier is not None and history:
     known = prompt.earlier[-history:]
     codes[history - len(known) : history, : known.shape[1]] = known
@@ -305,21 +310,21 @@ def _note(codes: Int[np.ndarray, "frames levels"], history: int, prompt: Prompt)
 def _filled(
   prompts: Sequence[Prompt], keys: Key[Array, "rows"]
 ) -> tuple[Sequence[Prompt], Key[Array, "filled"]]:
-  """Other numbers of rows filled up with copies of the first, so that few are compiled."""
+  """Pads rows with copies of the first to a bucket of sizes, so that few are compiled."""
   missing = _row_bucket(len(prompts)) - len(prompts)
   rows = [*range(len(prompts)), *[0] * missing]
   return [prompts[row] for row in rows], _rows_of(keys, rows)
 
 
 def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chosen"]:
-  """These rows of the keys; without a program where that is all of them."""
+  """Returns rows of the keys; runs no program if those are all rows."""
   if [*rows] == [*range(len(keys))]:
     return keys
   return repeated(keys, np.array(rows, np.int32))
 
 
 def _is_repeated(sources: Int[np.ndarray, "batch"]) -> bool:
-  """Whether prompts share a row, or are in another order than the rows that read them."""
+  """Returns whether prompts share a row, or are in another order than their rows."""
   return sources.tolist() != [*range(_row_bucket(int(sources.max()) + 1))]
 
 
@@ -328,22 +333,22 @@ def _whole_segments(num_tokens: int) -> int:
 
 
 def _row_bucket(rows: int) -> int:
-  """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+  """Returns the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
   power = 1 << max(0, (rows - 1).bit_length())
   return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
 
 
 def stored_dtype(path: tuple[Any, ...], ndim: int, dtype: str) -> Any:
-  """Of a parameter while its stage is sampled, where the computation has `dtype`."""
+  """Returns the dtype of a parameter in sampling, for a computation in `dtype`."""
   is_table = any(getattr(entry, "key", None) == "relative_bias" for entry in path)
   return jnp.dtype("float32" if ndim <= 1 or is_table else dtype)
 
 
 def _ready(params: Any, dtype: str) -> Any:
-  """Parameters on the device, matrices in the dtype of the computation."""
+  """Moves parameters to the device, with matrices in the dtype of the computation."""
 
   def ready(path, value):
-    # By numpy: jnp would compile a small program for every shape.
+    # By NumPy, since jnp would compile a small program for every shape.
     return np.asarray(value).astype(stored_dtype(path, value.ndim, dtype), copy=False)
 
   return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))

@@ -1,4 +1,4 @@
-"""Random keys: one for each row of each draw, so that rows do not depend on their company."""
+"""Random keys: one per row and draw, so that rows do not depend on each other."""
 
 import functools
 import hashlib
@@ -10,19 +10,20 @@ from jaxtyping import Array, Key, UInt32
 
 from audiolm_jax.io.stored_program import StoredProgram
 
-# Stages of before stages had hashes keep their numbers, and so their tokens.
+# The numbers of the stages before hashes were introduced; they keep the tokens of older versions.
 _NUMBERS = {"semantic": 0, "coarse": 1, "fine": 2}
 
 
 def draw_keys(
   seed: int, stage: str, index: int, folds: Sequence[tuple[int, ...]]
 ) -> Key[Array, "rows"]:
-  """The keys of one draw.
+  """Returns the keys of one draw.
 
   Args:
-    stage: its name sets its draws apart from those of other stages.
-    index: sets apart the draws of one stage.
-    folds: for each row what distinguishes it from others, its sample's number first.
+    seed: the seed of the call.
+    stage: name of the stage; stages have different keys.
+    index: distinguishes the draws of a stage.
+    folds: for each row, numbers that distinguish it from others, the sample's number first.
   """
   if stage in _NUMBERS:
     own: tuple[int, ...] = (_NUMBERS[stage] + len(_NUMBERS) * index,)
@@ -36,7 +37,7 @@ def _row_keys_fn(
   seed: UInt32[Array | np.ndarray | np.uint32, ""],
   numbers: UInt32[Array | np.ndarray, "rows count"],
 ) -> Key[Array, "rows"]:
-  """Each row's key: the seed's, with one of the row's numbers after the other folded into it."""
+  """Returns the key of each row: the seed's key, into which the row's numbers are folded."""
   key = jax.random.key(seed)
   return jax.vmap(lambda row: functools.reduce(jax.random.fold_in, row, key))(numbers)
 

@@ -1,4 +1,4 @@
-"""From logits to one token: legal ids, temperature, top-k, top-p."""
+"""Draws tokens from logits: legal ids, temperature, top-k, top-p."""
 
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-  """How a stage's tokens are drawn.
+  """Settings of the sampling of a stage.
 
   Attributes:
-    temperature: divides the logits; 0 takes the likeliest token.
-    top_k: draw among the k likeliest; 0 means all.
-    top_p: draw among the likeliest whose probabilities reach p; 1 means all. Applied after the
-      temperature and top-k.
-    processors: change the logits before that, one after another.
+    temperature: divides the logits; 0 selects the most likely token.
+    top_k: draws among the k most likely tokens; 0 for all.
+    top_p: draws among the most likely tokens whose probabilities sum to p; 1 for all. Applied after
+      the temperature and top-k.
+    processors: applied to the logits before that, one after another.
   """
 
   temperature: float = 1.0
@@ -33,15 +33,15 @@ class SamplingOptions:
 
   def __post_init__(self):
     if not 0 <= self.temperature < float("inf"):
-      raise UserError(f"temperature {self.temperature} is not usable; give 0 or more")
+      raise UserError(f"temperature {self.temperature} is not usable; set it to 0 or more")
     if self.top_k < 0:
-      raise UserError(f"top_k {self.top_k} is negative; give 0 for all tokens, or 1 and more")
+      raise UserError(f"top_k {self.top_k} is negative; set 0 for all tokens, or 1 and more")
     if not 0 < self.top_p <= 1:
-      raise UserError(f"top_p {self.top_p} is not in (0, 1]; give 1 for all tokens")
+      raise UserError(f"top_p {self.top_p} is not in (0, 1]; set 1 for all tokens")
 
   @property
   def controls(self) -> "Controls":
-    """The same as arrays, so that another value compiles nothing anew."""
+    """The settings as arrays, so that other values do not cause a compilation."""
     return Controls(
       np.float32(self.temperature),
       np.int32(self.top_k) if self.top_k else None,
@@ -50,7 +50,7 @@ class SamplingOptions:
 
 
 class Controls(NamedTuple):
-  """Traced form of `SamplingOptions`; what is None is not compiled."""
+  """Traced form of `SamplingOptions`; steps whose value is None are not compiled."""
 
   temperature: Float[Array | np.float32, ""]
   top_k: Int[Array | np.int32, ""] | None = None
@@ -60,14 +60,14 @@ class Controls(NamedTuple):
 def only(
   logits: Float[Array, "batch vocab"], legal: Bool[Array | np.ndarray, "*#batch vocab"]
 ) -> Float[Array, "batch vocab"]:
-  """The logits of ids that are not legal set to -inf."""
+  """Sets the logits of ids that are not legal to -inf."""
   return jnp.where(legal, logits, -jnp.inf)
 
 
 def keep_top_k(
   logits: Float[Array, "batch vocab"], k: Int[Array, ""] | int
 ) -> Float[Array, "batch vocab"]:
-  """All but the k largest of each row set to -inf; ties with the k-th stay."""
+  """Sets all logits of a row but the k largest to -inf; keeps ties with the k-th."""
   largest_first = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
   threshold = jnp.take(largest_first, jnp.clip(k, 1, logits.shape[-1]) - 1, axis=-1)
   return jnp.where(logits >= threshold[:, None], logits, -jnp.inf)
@@ -76,7 +76,7 @@ def keep_top_k(
 def keep_top_p(
   logits: Float[Array, "batch vocab"], p: Float[Array, ""] | float
 ) -> Float[Array, "batch vocab"]:
-  """All but the smallest set of largest logits whose probabilities sum to p set to -inf.
+  """Keeps the smallest set of largest logits with probabilities that sum to p; others are -inf.
 
   Source: Holtzman et al. (arXiv 1904.09751), nucleus sampling.
   """
@@ -90,7 +90,7 @@ def keep_top_p(
 def draw(
   logits: Float[Array, "batch vocab"], keys: Key[Array, "batch"], controls: Controls
 ) -> Int[Array, "batch"]:
-  """One index per row, each with a key of its own, so that rows do not depend on their company."""
+  """Returns one index per row, drawn with its own key, so that rows are independent."""
   scaled = logits / jnp.maximum(controls.temperature, 1e-6)
   if controls.top_k is not None:
     scaled = keep_top_k(scaled, controls.top_k)

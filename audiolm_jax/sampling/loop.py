@@ -1,11 +1,11 @@
-"""The compiled parts of decoding: a prefill of the prompt, then a loop with a key/value cache.
+"""The compiled parts of decoding: prefill of the prompt and a loop with a key/value cache.
 
-The cache has two parts. The large one is only read while a segment of `SEGMENT` tokens is drawn;
-new keys go to a small one, which is written into the large one once per segment. So no step copies
-the large cache, whether or not the compiler manages to update it in place.
+The cache has two parts. The large part is only read while a segment of `SEGMENT` tokens is drawn;
+new keys are written to a small part, which is copied into the large one once per segment. So no
+step copies the large cache, even if the compiler cannot update it in place.
 
-Every row draws with its own key, and each position with a key folded from it: a row's tokens do
-not depend on the other rows, on the padding, or on how often progress is reported.
+Every row has its own key, from which the key of each position is folded: the tokens of a row depend
+neither on the other rows nor on the padding nor on the frequency of progress reports.
 """
 
 import dataclasses
@@ -31,11 +31,12 @@ SEGMENT = 64
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What a compiled loop depends on besides shapes; hashable.
+  """The static arguments of a compiled loop; hashable.
 
   Attributes:
-    spec, config: of the stage.
-    processors: of the logits, applied one after another.
+    spec: the stage.
+    config: shape of its transformer.
+    processors: processors of the logits, applied one after another.
   """
 
   spec: AutoregressiveSpec
@@ -54,17 +55,17 @@ class Program:
 
   @property
   def levels(self) -> int:
-    """Levels that processors are shown: of a semantic stage one."""
+    """Number of levels that processors receive; 1 for a semantic stage."""
     return max(1, self.spec.num_quantizers)
 
   @property
   def history(self) -> int:
-    """Earlier frames that the processors are shown."""
+    """Number of earlier frames that processors receive."""
     return max((p.history for p in self.processors), default=0)
 
 
 def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> Program:
-  """The program of a stage, with the processor that its own limit on runs asks for."""
+  """Returns the program of a stage, with a processor if the stage limits runs."""
   limit = spec.run_limit if spec.predicts_semantic else None
   return Program(spec, config, () if limit is None else (RunLimit(limit),))
 
@@ -72,16 +73,16 @@ def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> Program:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopInputs:
-  """What does not change during the loop.
+  """The values that are constant during the loop.
 
   Attributes:
-    padding: int32 [batch], cache positions at the left that hold nothing.
+    padding: int32 [batch], unused cache positions on the left.
     first_frame: int32 [batch], frame id of the first drawn token.
-    forced: int32 [batch, steps], ids that take the place of drawn ones; -1 where there is none.
-    keys: [batch], each row's random key.
-    controls: temperature and the like, scalars.
+    forced: int32 [batch, steps], ids that replace drawn ones, -1 elsewhere.
+    keys: [batch], random key of each row.
+    controls: scalars such as the temperature.
     frame: int32 [batch], frames of the row before the first drawn one.
-    arrays: of each processor.
+    arrays: the arrays of each processor.
   """
 
   padding: Int[Array | np.ndarray, "batch"]
@@ -96,16 +97,16 @@ class LoopInputs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopState:
-  """What changes; donated from call to call.
+  """The values that change during the loop; donated from call to call.
 
   Attributes:
     step: int32 scalar, tokens drawn so far.
     cursor: int32 scalar, positions of `cache` in use, padding included.
     token: int32 [batch], the newest token, which the model has not read yet.
     cache: per layer, keys and values [batch, kv_heads, capacity, head_dim].
-    drawn: int32 [batch, steps], the ids drawn so far, PAD beyond `step`.
-    codes: int32 [batch, history + frames, levels], the frames before the first drawn one and what
-      is known of the others, -1 elsewhere; empty without processors.
+    drawn: int32 [batch, steps], the drawn ids, PAD from `step` on.
+    codes: int32 [batch, history + frames, levels], the frames before the first drawn one and the
+      known codes of the others, -1 elsewhere; empty without processors.
   """
 
   step: Int[Array | np.int32, ""]
@@ -125,7 +126,7 @@ def _prefill_fn(
   longest: Int[Array, ""],
   capacity: int,
 ) -> tuple[KeyValues, ...]:
-  """The cache after the prompts, its padding cut to that of the longest prompt."""
+  """Returns the cache after the prompts, with the padding of the longest prompt removed."""
   batch, length = tokens.shape
   c = program.config
   if length == 0:
@@ -143,14 +144,14 @@ def _prefill_fn(
 
 
 def _repeated_fn(tree: Any, rows: Int[Array | np.ndarray, "batch"]) -> Any:
-  """These rows of each array."""
+  """Returns rows of each array."""
   return jax.tree.map(lambda x: x[rows], tree)
 
 
 def _decode_fn(
   program: Program, params: Any, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
 ) -> LoopState:
-  """Draws tokens until `stop` of them are drawn."""
+  """Draws tokens until there are `stop` of them."""
   capacity = state.cache[0].keys.shape[2]
   model, variables = program.model, {"params": params}
   bias = model.apply(variables, capacity + SEGMENT, method="distance_bias")[0]
@@ -174,7 +175,7 @@ def _decode_fn(
             new,
             key_values,
           )
-          # Keeps XLA:CPU from fusing the write with its readers, which would copy the buffer.
+          # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
           written = lax.optimization_barrier(written)
           return cached_attention(query, [(old, old_bias), (written, new_bias)]), written
 
@@ -209,15 +210,15 @@ def _decode_fn(
   return lax.while_loop(lambda s: s.step < stop, draw_segment, state)
 
 
-# Compiled once per program, number of rows and bucket of lengths. The state is donated: its cache
-# is most of the memory in use.
+# Compiled once per program, number of rows and bucket of lengths. The state is donated because its
+# cache uses most of the memory.
 prefill = StoredProgram(_prefill_fn, static_argnums=(0, 6))
 repeated = StoredProgram(_repeated_fn)
 decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
 
 
 def _choose(program: Program, variables, inputs: LoopInputs, hidden, codes, step):
-  """One legal id per row."""
+  """Draws one legal id per row."""
   start, size = _legal(program, step)
   logits = program.model.apply(variables, hidden, start, size, method="range_logits")
   if program.processors:
@@ -231,13 +232,13 @@ def _choose(program: Program, variables, inputs: LoopInputs, hidden, codes, step
 
 
 def _legal(program: Program, step):
-  """First of the ids that may stand at a step, and how many there are."""
+  """Returns the first legal id of a step and the number of legal ids."""
   spec = program.spec
   return spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
 
 
 def _noted(program: Program, codes, chosen, step):
-  """The codes, with what was drawn at a step."""
+  """Returns the codes with those drawn at a step."""
   if not program.processors:
     return codes
   code = (chosen - _legal(program, step)[0])[:, None, None]
@@ -247,18 +248,18 @@ def _noted(program: Program, codes, chosen, step):
 
 
 def _frame_id(program: Program, first_frame: Int[Array, "batch"], step: Int[Array, ""]):
-  """Frame ids of the tokens about to be drawn."""
+  """Returns the frame ids of the tokens to draw."""
   rows = program.config.num_frame_embeddings
   if not rows:
     return None
   if program.spec.predicts_semantic:
     return jnp.zeros_like(first_frame)
-  # Steps past a row's own end may run past the table; what they draw is not used.
+  # Steps after the end of a row may exceed the table; their tokens are not used.
   return jnp.minimum(first_frame + step // program.per_frame, rows - 1)
 
 
 def _reversed_window(bias, position, length: int):
-  """The bias, and the causal mask, of keys 0 .. length - 1 for a query at `position`.
+  """Returns bias and causal mask of keys 0 .. length - 1 for a query at `position`.
 
   With bias b by distance, position 1 and length 4:   b1 b0 -- --
   """

@@ -8,10 +8,10 @@ from audiolm_jax.lm.stage import Stage, StageSpec
 
 
 def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-  """The stages, each after those that write what it reads; otherwise as they are given.
+  """Returns stages in an order in which each follows those it reads; else their order is kept.
 
   Raises:
-    ConfigError: stages that wait for each other.
+    ConfigError: stages depend on each other.
   """
   waiting, ordered = dict(stages), {}
   while waiting:
@@ -27,12 +27,12 @@ def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
 
 
 def feeds(writer: StageSpec, reader: StageSpec) -> bool:
-  """Whether one stage writes something that another reads."""
+  """Returns whether one stage writes a stream that another reads."""
   return writer is not reader and any(overlap(writer.writes, stream) for stream in reader.reads)
 
 
 def overlap(one: Stream, other: Stream) -> bool:
-  """Whether two streams share a level."""
+  """Returns whether two streams share a level."""
   if one.key != other.key:
     return False
   if not one.levels or not other.levels:

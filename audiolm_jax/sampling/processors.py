@@ -1,8 +1,8 @@
-"""Processors: what changes the logits of a token before it is drawn.
+"""Processors: change the logits of a token before it is drawn.
 
-A processor is a frozen dataclass, by whose equality programs are compiled. What can change
-without compiling anew it gives as `arrays`; such fields have `compare=False`, and `__call__` takes
-their values from its argument alone.
+A processor is a frozen dataclass, and programs are compiled per equal processor. Values that may
+change without a compilation are its `arrays`; such fields have `compare=False`, and `__call__`
+reads their values from its argument only.
 """
 
 import abc
@@ -17,13 +17,13 @@ from audiolm_jax.sampling.logits import only
 
 
 class Context(NamedTuple):
-  """Where a token stands and what is before it. Windows, pieces and company do not change it.
+  """The position of a token and the codes before it, independent of windows, pieces and rows.
 
   Attributes:
     frame: number of its frame in the whole clip, or of the token in a stream without frames.
-    level: of the token; 0 in a stream without levels.
-    codes: codes of the `history` frames before, and of its own frame in the last place, at all
-      levels that are known, be it from a prompt, from a source or drawn; -1 elsewhere.
+    level: level of the token; 0 in a stream without levels.
+    codes: codes of the `history` frames before and, last, of its own frame at all known levels,
+      whether from a prompt, from a source or drawn; -1 elsewhere.
   """
 
   frame: Int[Array, "batch"]
@@ -33,43 +33,43 @@ class Context(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Processor(abc.ABC):
-  """Changes logits."""
+  """Changes logits before a token is drawn."""
 
   @property
   def history(self) -> int:
-    """How many earlier frames it reads."""
+    """Number of earlier frames that the processor reads."""
     return 0
 
   def arrays(self) -> Any:
-    """What `__call__` is given beside the logits: a pytree of arrays."""
+    """Returns a pytree of arrays that `__call__` receives."""
     return ()
 
   @abc.abstractmethod
   def __call__(
     self, logits: Float[Array, "batch size"], context: Context, arrays: Any
   ) -> Float[Array, "batch size"]:
-    """The changed logits, each that of the code of its place."""
+    """Returns the changed logits, one per code."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunLimit(Processor):
-  """Ends a run of one token at its limit, as longer ones never occur in training.
+  """Limits the length of runs of one token, since longer runs do not occur in training.
 
   Attributes:
-    limit: most equal tokens one after another.
+    limit: maximum number of equal tokens in a row.
   """
 
   limit: int
 
   @property
   def history(self) -> int:
-    """As many as may be equal."""
+    """The number of tokens that may be equal."""
     return self.limit
 
   def __call__(
     self, logits: Float[Array, "batch size"], context: Context, arrays: Any
   ) -> Float[Array, "batch size"]:
-    """Forbids the newest token where it has been there so often."""
+    """Masks the last token if its run has reached the limit."""
     del arrays
     run = context.codes[:, -1 - self.limit : -1, 0]
     at_limit = jnp.all(run == run[:, -1:], axis=1)
@@ -83,7 +83,7 @@ def apply(
   logits: Float[Array, "batch size"],
   context: Context,
 ) -> Float[Array, "batch size"]:
-  """The logits after all processors, each shown as many frames as it reads."""
+  """Returns the logits after all processors, each of which receives the frames that it reads."""
   for processor, values in zip(processors, arrays, strict=True):
     shown = context.codes[:, context.codes.shape[1] - 1 - processor.history :]
     logits = processor(logits, context._replace(codes=shown), values)

@@ -1,9 +1,10 @@
-"""What a cascade pulls: tracks, each of which holds a stream of every row and extends it on demand.
+"""Tracks: streams of tokens that a cascade extends on demand.
 
-    text ──▶ semantic ──▶ coarse ──▶ fine          a track pulls those that it reads, as far as it
-         ◀── until 2 s ◀── until 2 s ◀── pull      needs them; time is in seconds of the clip
+    text ──▶ semantic ──▶ coarse ──▶ fine          a track extends those that it
+         ◀── until 2 s ◀── until 2 s ◀── pull      reads; times are in seconds
 
-A track whose tokens have no place in time asks what its reader made of them before it continues.
+A track whose tokens have no position in time derives it from the codes of its reader before it
+continues.
 """
 
 import abc
@@ -26,12 +27,12 @@ Tokens = Any  # np.ndarray [steps] or [steps, levels]
 
 
 class Clip(NamedTuple):
-  """What is known of a clip that is to be made.
+  """A clip to sample.
 
   Attributes:
-    num_frames: of the whole clip, in the stream that is made; None where a stage ends it.
-    prompt: the beginnings of streams that stages write, by key; semantic tokens with their repeats.
-    given: whole streams, by key, in place of stages that would write them.
+    num_frames: frames of the whole clip in the resulting stream; None if a stage ends it.
+    prompt: first tokens of streams that stages write, by key; semantic tokens with their repeats.
+    given: whole streams by key, which replace the stages that would write them.
   """
 
   num_frames: int | None
@@ -40,13 +41,14 @@ class Clip(NamedTuple):
 
 
 class Call:
-  """One call of a cascade, as its tracks see it.
+  """One call of a cascade, as its tracks use it.
 
   Attributes:
-    seconds: of each row's clip; None where a stage ends it.
-    samples: of each row, the number of the sample that it is.
-    in_pieces: whether tokens are handed on while they are drawn; then there is one row.
+    seconds: length of the clip of each row; None if a stage ends it.
+    samples: sample number of each row.
+    in_pieces: whether tokens are returned while they are drawn; then there is one row.
     overlap_seconds: see `CascadeOptions`.
+    options: maps a stage's name to its options.
     timings: seconds by stage.
   """
 
@@ -68,16 +70,16 @@ class Call:
     self._seed, self._progress = seed, progress
 
   def keys(self, stage: str, index: int, folds: Sequence[tuple[int, ...]]) -> Key[Array, "rows"]:
-    """Random keys of one draw of a stage; see `draw_keys`."""
+    """Returns the random keys of one draw of a stage; see `draw_keys`."""
     return draw_keys(self._seed, stage, index, folds)
 
   def report(self, stage: str) -> Callable[[int, int], None] | None:
-    """What is called with a stage's tokens drawn and to draw; None where nobody asks."""
+    """Returns the progress callback of a stage, or None without one."""
     progress = self._progress
     return None if progress is None else lambda done, total: progress(stage, done, total)
 
   def timed(self, stage: str, pieces: Iterator[Any]) -> Iterator[Any]:
-    """The same pieces; the time that they take counts for the stage."""
+    """Yields the pieces and adds their time to the timing of the stage."""
     while True:
       started = time.perf_counter()
       piece = next(pieces, None)
@@ -88,12 +90,12 @@ class Call:
 
 
 class Track(abc.ABC):
-  """A stream of each row. Rows go by number, since some end before others.
+  """A stream of several rows, which may end at different times.
 
   Attributes:
-    stream: what it is.
-    rows: the tokens of each row so far, those of a prompt first.
-    may_end: whether an end of its own may turn up while it is extended.
+    stream: description of the stream.
+    rows: tokens of each row so far, those of a prompt first.
+    may_end: whether the track may find the end of a row while it extends it.
   """
 
   stream: Stream
@@ -102,26 +104,27 @@ class Track(abc.ABC):
 
   @abc.abstractmethod
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Extends the rows to a time, or to their end; pauses whenever there is more.
+    """Extends the rows up to a time, or to their end; yields whenever there are new tokens.
 
     Args:
-      until: seconds, by row.
-      index: of the reader's window, for draws of their own random numbers.
+      until: seconds by row.
+      index: index of the reader's window, which distinguishes draws.
     """
 
   def end(self, row: int) -> float | None:
-    """The second at which a row ends; None while that is not known."""
+    """Returns the time in seconds at which a row ends; None if it is not known yet."""
     del row
     return None
 
   def windows(
     self, windows: Mapping[int, Window], frame_rate: float, index: int
   ) -> dict[int, Tokens]:
-    """The tokens that cover each row's window number `index`.
+    """Returns the tokens that cover each row's window number `index`.
 
     Args:
-      windows: by row, in frames of the reader.
-      frame_rate: of these.
+      windows: windows by row, in frames of the reader.
+      frame_rate: rate of these frames.
+      index: index of the windows.
     """
     rate = self.stream.rate
     if rate is None:
@@ -136,15 +139,15 @@ class Track(abc.ABC):
     }
 
   def tokens(self) -> list[Tokens]:
-    """Of each row, for the result."""
+    """Returns the tokens of each row for the result."""
     return self.rows
 
 
 class Given(Track):
-  """A stream that is known as a whole.
+  """A stream that is known completely.
 
   Args:
-    stream: what it is.
+    stream: description of the stream.
     rows: its tokens, semantic ones with their repeats.
     collapse: whether its readers drop repeats.
   """
@@ -163,13 +166,13 @@ class Given(Track):
 
 
 class Targets(Track):
-  """What a stage writes in one call.
+  """The tokens that a stage writes in one call.
 
   Args:
-    spec: of the stage.
-    call: what it is part of.
-    reads: the tracks of what it reads, by key.
-    prompts: the beginning of each row in the stage's stream, all levels that are known.
+    spec: the stage.
+    call: the call of the cascade.
+    reads: the tracks that the stage reads, by key.
+    prompts: first tokens of each row in the stage's stream, at all known levels.
   """
 
   def __init__(
@@ -181,26 +184,27 @@ class Targets(Track):
     self.may_end = any(track.may_end for track in reads.values())
 
   def end(self, row: int) -> float | None:
-    """The first of the clip's and of those of what the stage reads, as far as they are known."""
+    """Returns the earliest known end of the clip and of the streams that the stage reads."""
     ends = [self.call.seconds[row], *(track.end(row) for track in self.reads.values())]
     return min((end for end in ends if end is not None), default=None)
 
   def total(self, row: int) -> int | None:
-    """Steps of a row that ends at a known time; None where the end is not known yet."""
+    """Returns the steps of a row; None if its end is not known yet."""
     end = self.end(row)
     return None if end is None else steps_until(end, self.stream.rate or 0.0)
 
   def is_read_by(self, reader: "Targets", retokenize: Callable[[Tokens], Tokens] | None) -> None:
-    """Receives the reader of the stage's tokens, before anything is drawn.
+    """Receives the reader of the stage's tokens before anything is drawn.
 
     Args:
-      retokenize: the reader's codes back to tokens of this stage.
+      reader: the targets that read this track.
+      retokenize: maps the codes of the reader to tokens of this stage.
     """
 
 
 @runtime_checkable
 class Sampler(Protocol):
-  """A stage made ready to sample. The class of a kind is called with the `Stage` alone."""
+  """Samples from a stage. The class of each kind is called with a `Stage` only."""
 
   spec: StageSpec
 
@@ -213,13 +217,16 @@ class Sampler(Protocol):
     prompts: Sequence[Tokens],
     semantic_rate: float | None,
   ) -> Targets:
-    """The stage's targets in one call.
+    """Returns the targets of the stage in one call.
 
     Args:
-      semantic_rate: tokens per second of the training data where repeats are collapsed.
+      call: the call of the cascade.
+      reads: the tracks that the stage reads, by key.
+      prompts: first tokens of each row.
+      semantic_rate: tokens per second of the training data, if repeats are collapsed.
     """
     ...
 
   def rehearsed(self) -> "Sampler | None":
-    """One that draws at random and makes programs ready; None for a kind that stores none."""
+    """Returns a sampler that draws at random and prepares programs; None if it has none."""
     ...

@@ -1,4 +1,4 @@
-"""The kinds of stages: for each its class in lm/ and its sampler in sampling/.
+"""The kinds of stages: for each, its class in lm/ and its sampler in sampling/.
 
 A module is imported when a stage of its kind is trained, loaded or sampled.
 """
@@ -12,7 +12,7 @@ from audiolm_jax.lm.stage import Stage, StageSpec
 
 
 class Kind(NamedTuple):
-  """Where a kind lives, as "module:class".
+  """Locations of the classes of a kind, as "module:class".
 
   Attributes:
     spec: a `StageSpec`.
@@ -32,12 +32,12 @@ KINDS: dict[str, Kind] = {
 
 
 def spec_class(values: Mapping[str, Any]) -> type[StageSpec]:
-  """The class of a spec in plain form; specs of before there were kinds are autoregressive."""
+  """Returns the class of a stored spec; old specs without a kind are autoregressive."""
   return _imported(_kind(values.get("kind", "autoregressive")).spec)
 
 
 def sampler_of(stage: Stage) -> Any:
-  """A stage made ready to sample."""
+  """Returns the sampler of a stage."""
   return _imported(_kind(stage.spec.kind).sampler)(stage)
 
 

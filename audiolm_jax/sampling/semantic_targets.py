@@ -1,4 +1,4 @@
-"""Semantic tokens that a stage samples, with their repeats or without."""
+"""Semantic tokens that a stage samples, with or without their repeats."""
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,17 +14,20 @@ from audiolm_jax.sampling.pull import Call, Targets, Tokens
 from audiolm_jax.sampling.windows import Window, steps_of_frames, steps_until
 
 Semantic = Int[np.ndarray, "steps"]
-# Prompts by row, a number of tokens and an index, to ids by row.
+# Maps prompts by row, a number of tokens and an index to ids by row.
 Draw = Callable[[Mapping[int, Prompt], int, int], Mapping[int, Int[np.ndarray, "tokens"]]]
 
-# A prompt's own rate of collapsed tokens is trusted within these factors of the corpus mean.
+# The rate of collapsed tokens of a prompt is limited to these multiples of the corpus mean.
 RATE_FACTORS = (0.5, 1.5)
 
 
 class SemanticTargets(Targets, abc.ABC):
-  """The token of each step, as far as it is known.
+  """The known semantic tokens of each row.
 
   Args:
+    spec: the stage.
+    call: the call of the cascade.
+    prompts: first tokens of each row.
     draw: samples from the stage.
   """
 
@@ -36,13 +39,13 @@ class SemanticTargets(Targets, abc.ABC):
     self._draw = draw
 
   def sample(self, counts: Mapping[int, int], index: int) -> dict[int, Semantic]:
-    """New tokens of each row, after as much history as a training example holds."""
+    """Samples tokens of each row, given as much history as a training example contains."""
     if not counts:
       return {}
     prompts = {}
     for row, count in counts.items():
       history = cut_runs(self.rows[row], self.spec.run_limit)
-      # New tokens included; at least half an example.
+      # The length includes new tokens; the history has at least half an example.
       longest = round(self.spec.crop_seconds * self.token_rate(row))
       history = history[-max(longest - count, longest // 2, 1) :]
       frame_ids = np.zeros(len(history), np.int32)
@@ -53,14 +56,14 @@ class SemanticTargets(Targets, abc.ABC):
 
   @abc.abstractmethod
   def token_rate(self, row: int) -> float:
-    """Tokens per second of a row as the stage reads it."""
+    """Returns the tokens per second of a row as the stage reads it."""
 
 
 class KeptRepeats(SemanticTargets):
-  """Tokens whose place in time is known at once; as many are sampled ahead as an example holds."""
+  """Tokens with positions in time; samples as many ahead as a training example contains."""
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Samples once for all rows that are short."""
+    """Samples once for all rows that are too short."""
     counts = {}
     longest = self.spec.crop_steps
     for row, seconds in until.items():
@@ -77,17 +80,21 @@ class KeptRepeats(SemanticTargets):
       yield
 
   def token_rate(self, row: int) -> float:
-    """That of the steps."""
+    """Returns the rate of the steps."""
     return self.rate
 
 
 class CollapsedRepeats(SemanticTargets):
-  """Tokens whose place in time is known only once their reader's codes are tokenized again.
+  """Tokens whose positions in time are known only after the reader's codes are tokenized again.
 
-  For `d` seconds, `d * rate` tokens are sampled, where `rate` is the prompt's own number of
-  collapsed tokens per second.
+  For `d` seconds, `d * rate` tokens are sampled, where `rate` is the number of collapsed tokens per
+  second in the prompt.
 
   Args:
+    spec: the stage.
+    call: the call of the cascade.
+    prompts: first tokens of each row.
+    draw: samples from the stage.
     mean_rate: collapsed tokens per second of the training data.
   """
 
@@ -111,12 +118,12 @@ class CollapsedRepeats(SemanticTargets):
     self._retokenize: Callable[[Tokens], Tokens] | None = None
 
   def is_read_by(self, reader: Targets, retokenize: Callable[[Tokens], Tokens] | None) -> None:
-    """The first reader's codes are what is tokenized."""
+    """Keeps the first reader, whose codes are tokenized."""
     if self._reader is None:
       self._reader, self._retokenize = reader, retokenize
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Refuses: without a reader's window it is not known how many tokens a time takes."""
+    """Raises an error: without a window of the reader, the number of tokens is unknown."""
     raise ConfigError(
       f"the {self.spec.name} stage collapses repeats, so only a stage that is sampled in windows "
       "can read it"
@@ -125,7 +132,7 @@ class CollapsedRepeats(SemanticTargets):
   def windows(
     self, windows: Mapping[int, Window], frame_rate: float, index: int
   ) -> dict[int, Semantic]:
-    """The tokens of the overlap, as its codes sound, and new ones for the rest of the window."""
+    """Returns the tokens of the overlap, retokenized, and new ones for the rest of the window."""
     counts, prefixes = {}, {}
     for row, window in windows.items():
       given = steps_of_frames(window.start, window.known, frame_rate, self.rate)
@@ -140,23 +147,23 @@ class CollapsedRepeats(SemanticTargets):
     return {row: np.concatenate([prefix, new[row]]) for row, prefix in prefixes.items()}
 
   def tokens(self) -> list[Semantic]:
-    """Those of the prompt and the sampled ones, without repeats."""
+    """Returns the tokens of the prompt and the sampled ones, without repeats."""
     return [np.concatenate(parts).astype(np.int32) for parts in self._tokens]
 
   def token_rate(self, row: int) -> float:
-    """That of the prompt."""
+    """Returns the rate of the prompt."""
     return self._rates[row]
 
   def _place(self, row: int, frames: int, frame_rate: float) -> None:
-    """Finds the tokens of a row's first `frames` frames by tokenizing them."""
+    """Determines the tokens of the first `frames` frames of a row by tokenizing them."""
     reader = self._reader
     if reader is None or self._retokenize is None:
       raise ConfigError(
-        f"{frames} frames and more to come are longer than one window; with collapsed semantic "
-        "tokens this needs `retokenize`"
+        f"{frames} frames and those that follow are longer than one window; with collapsed "
+        "semantic tokens this requires `retokenize`"
       )
-    # One window, its overlap included for context: the same length every time, so that decoder
-    # and tokenizer are compiled once.
+    # One window, including overlap for context: always the same length, so that decoder and
+    # tokenizer are compiled once.
     span = min(frames, reader.stream.steps(reader.spec.crop_length or 0.0))
     align = max(1, round(frame_rate / self.rate))
     first = -(-(frames - span) // align) * align
@@ -167,7 +174,7 @@ class CollapsedRepeats(SemanticTargets):
     self.rows[row] = np.concatenate([known, new])
 
   def _own_rate(self, prompt: Semantic, mean: float) -> float:
-    """Tokens per second of a row."""
+    """Returns the tokens per second of a row."""
     if len(prompt) == 0:
       return mean
     low, high = (mean * factor for factor in RATE_FACTORS)

@@ -1,7 +1,7 @@
-"""Targets in windows, each of which reads the end of the one before.
+"""Targets in windows, each of which overlaps the one before.
 
 |---- window 1 ----|
-             |ov.|---- new ----|      ov.: overlap, whose frames and sources are given
+                          |ov.|---- new ----|      ov.: overlap with given frames and sources
 """
 
 import abc
@@ -16,9 +16,9 @@ from audiolm_jax.sampling.windows import Window, next_window, steps_until
 
 
 class WindowedTargets(Targets):
-  """Frames of a timed stream, as many at a time as a training example holds.
+  """Frames of a timed stream, at most a training example at a time.
 
-  What was drawn in a window stays; rows go through their windows side by side.
+  Drawn tokens do not change in later windows; the windows of all rows are drawn in parallel.
   """
 
   def __init__(
@@ -34,7 +34,7 @@ class WindowedTargets(Targets):
     self._drawing = self._draw_all()
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Draws window after window, as far as is asked for."""
+    """Draws one window after another up to the given times."""
 
     def is_short(row: int) -> bool:
       total = self.total(row)
@@ -48,7 +48,7 @@ class WindowedTargets(Targets):
 
   @property
   def align(self) -> int:
-    """Windows begin at its multiples, where steps of what is read begin."""
+    """Windows begin at multiples of this number of frames, where steps of the sources begin."""
     rates = [track.stream.rate for track in self.reads.values()]
     return max([1, *(round(self.rate / rate) for rate in rates if rate)])
 
@@ -56,12 +56,12 @@ class WindowedTargets(Targets):
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Tokens]]:
-    """The new frames of each row's window so far, once or as they grow.
+    """Yields the new frames of each row's window so far, once or as they grow.
 
     Args:
-      windows: by row; `rows` holds the frames before `known`.
-      sources: by key and row, what covers the window.
-      index: of the window.
+      windows: windows by row; `rows` contains the frames before `known`.
+      sources: by key and row, the tokens that cover the window.
+      index: index of the window.
     """
 
   def _draw_all(self) -> Iterator[None]:
@@ -76,10 +76,10 @@ class WindowedTargets(Targets):
       index += 1
 
   def _window(self, row: int, index: int) -> Window | None:
-    """The next window of a row; None at its end."""
+    """Returns the next window of a row; None at its end."""
     known = len(self.rows[row])
     if self.may_end:
-      # As far as the window may reach, the sources show whether they end.
+      # Up to the end of the window, the sources determine whether the row ends.
       end = next_window(known, self.total(row), self.crop, self._overlap, self.align).end
       for track in self.reads.values():
         for _ in track.extend({row: end / self.rate}, index):

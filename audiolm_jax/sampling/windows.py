@@ -1,11 +1,11 @@
-"""How a long clip is cut into windows."""
+"""Cuts a long clip into windows."""
 
 import math
 from typing import NamedTuple
 
 
 class Window(NamedTuple):
-  """Frames `start .. known - 1` are given, `known .. end - 1` are sampled."""
+  """Frames `start .. known - 1` are given; `known .. end - 1` are sampled."""
 
   start: int
   known: int
@@ -13,10 +13,10 @@ class Window(NamedTuple):
 
 
 def next_window(known: int, total: int | None, crop: int, overlap: int, align: int = 1) -> Window:
-  """The window that follows on `known` frames of `total`; None for a total that is not known.
+  """Returns the window after `known` frames of `total`, which is None if it is not known.
 
-  It has at most `crop` frames and reads `overlap` of the known frames, or more where that costs
-  no further window; its start is a multiple of `align`.
+  It has at most `crop` frames and overlaps `overlap` of the known frames, or more if this requires
+  no additional window; its start is a multiple of `align`.
 
   >>> next_window(150, 1000, crop=500, overlap=150)
   Window(start=0, known=150, end=500)
@@ -30,11 +30,11 @@ def next_window(known: int, total: int | None, crop: int, overlap: int, align: i
 
 
 def steps_of_frames(start: int, end: int, frame_rate: float, rate: float) -> slice:
-  """The steps of a stream of `rate` that cover frames `start .. end - 1`."""
+  """Returns the steps of a stream of `rate` that cover frames `start .. end - 1`."""
   ratio = rate / frame_rate
   return slice(math.floor(start * ratio + 1e-6), math.ceil(end * ratio - 1e-6))
 
 
 def steps_until(seconds: float, rate: float) -> int:
-  """How many steps cover the time until `seconds`."""
+  """Returns the number of steps that cover the time until `seconds`."""
   return math.ceil(seconds * rate - 1e-6)

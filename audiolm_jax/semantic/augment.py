@@ -1,7 +1,8 @@
-"""Two hearings of one utterance: what a voice changes moves, what is said stays, frame by frame.
+"""Random perturbations of speech that change the voice and keep the words, frame by frame.
 
-Small corpora hold few voices, and an encoder trained on them alone codes the voice. These optional
-perturbations act on power spectra, so the frames stay aligned and the cost is small matrices.
+A small corpus has few voices, and an encoder trained on it alone learns to encode the voice. These
+optional perturbations apply to power spectra, so that frames stay aligned and only small matrix
+products are needed.
 """
 
 import dataclasses
@@ -17,11 +18,18 @@ from audiolm_jax.semantic.features import LogMelConfig, normalised_log_mel
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-  """Ranges drawn anew for each view of each utterance; a range of zero leaves that part alone.
+  """Ranges of the values drawn for each view of each utterance; a range of zero disables one.
 
-  `formant_range` and `pitch_range` are the largest factors, up or down, by which the spectral
-  envelope and the fine structure (the harmonics) move along the frequency axis.
-  `envelope_quefrency` (seconds) parts the two in the cepstrum.
+  Attributes:
+    formant_range: largest factor, up or down, by which the spectral envelope moves in frequency.
+    pitch_range: the same for the fine structure (the harmonics).
+    envelope_quefrency: seconds; separates envelope and fine structure in the cepstrum.
+    harmonics_range: largest share by which the fine structure is reduced.
+    gain_db: largest gain, up or down.
+    equalizer_db: standard deviation of the equalizer and of the spectrum of the noise.
+    equalizer_terms: number of cosines of an equalizer curve.
+    noise_low_db: lowest power of the noise per bin, relative to full scale.
+    noise_high_db: highest power of the noise per bin.
   """
 
   formant_range: float = 1.25
@@ -41,10 +49,11 @@ def augmented_log_mel(
   config: LogMelConfig,
   augment: AugmentConfig,
 ) -> Float[Array, "batch frames mels"]:
-  """One perturbed view of each utterance, as normalised log-mel features.
+  """Returns one perturbed view of each utterance as normalised log-mel features.
 
-  Moves formants and pitch apart (vocal tract length perturbation on the cepstrally smoothed
-  envelope and on what is left), then a smooth random equalizer with gain, then coloured noise.
+  It first moves formants and pitch separately (vocal tract length perturbation of the cepstrally
+  smoothed envelope and of the remaining fine structure), then applies a smooth random equalizer
+  with gain, and then adds coloured noise.
   """
   formant_key, pitch_key, depth_key, gain_key, noise_key = jax.random.split(key, 5)
   batch, _, bins = power.shape
@@ -52,7 +61,7 @@ def augmented_log_mel(
   envelope = log_power @ _envelope_operator(config, augment.envelope_quefrency)
   fine = log_power - envelope
   formant = _factor(formant_key, batch, augment.formant_range)
-  # A voice with a longer tract tends to be a lower one: pitch moves with formants, then on its own.
+  # Longer vocal tracts tend to have lower voices: pitch moves with formants, then independently.
   pitch = formant * _factor(pitch_key, batch, augment.pitch_range)
   depth = 1.0 - augment.harmonics_range * jax.random.uniform(depth_key, (batch, 1, 1))
   moved = envelope @ _warp(formant, bins, fill=True) + depth * (
@@ -68,7 +77,10 @@ def _factor(key: PRNGKeyArray, batch: int, largest: float) -> Float[Array, "batc
 
 
 def _warp(factor: Float[Array, "batch"], bins: int, fill: bool) -> Float[Array, "batch bins bins"]:
-  """Linear interpolation from bin `i / factor` to bin i; past the end the last bin, or nothing."""
+  """Returns matrices that interpolate bin i linearly from bin `i / factor`.
+
+  Past the last bin they return the last bin if `fill` is true, else zero.
+  """
   source = jnp.arange(bins) / factor[:, None]
   if fill:
     source = jnp.minimum(source, bins - 1.0)
@@ -78,7 +90,7 @@ def _warp(factor: Float[Array, "batch"], bins: int, fill: bool) -> Float[Array, 
 def _equalizer(
   key: PRNGKeyArray, batch: int, bins: int, augment: AugmentConfig
 ) -> Float[Array, "batch 1 bins"]:
-  """Gain plus a smooth curve over frequency, in nepers of power."""
+  """Returns gain plus a smooth curve over frequency, in nepers of power."""
   gain_key, curve_key = jax.random.split(key)
   gain = jax.random.uniform(gain_key, (batch, 1), minval=-1.0, maxval=1.0) * augment.gain_db
   curve = _smooth_curve(curve_key, batch, bins, augment) * augment.equalizer_db
@@ -88,7 +100,7 @@ def _equalizer(
 def _noise(
   key: PRNGKeyArray, batch: int, bins: int, augment: AugmentConfig
 ) -> Float[Array, "batch 1 bins"]:
-  """Power per bin of a stationary coloured noise."""
+  """Returns the power per bin of stationary coloured noise."""
   level_key, curve_key = jax.random.split(key)
   level = jax.random.uniform(
     level_key, (batch, 1), minval=augment.noise_low_db, maxval=augment.noise_high_db
@@ -100,7 +112,7 @@ def _noise(
 def _smooth_curve(
   key: PRNGKeyArray, batch: int, bins: int, augment: AugmentConfig
 ) -> Float[Array, "batch bins"]:
-  """Random cosines over a warped frequency axis, standard deviation about 1."""
+  """Returns random cosines over a warped frequency axis with a standard deviation of about 1."""
   order = np.arange(1, augment.equalizer_terms + 1)
   position = np.sqrt(np.linspace(0.0, 1.0, bins))
   basis = np.cos(np.pi * order[:, None] * position) / np.sqrt(order)[:, None]
@@ -111,7 +123,10 @@ def _smooth_curve(
 
 @functools.lru_cache
 def _envelope_operator(config: LogMelConfig, quefrency: float) -> np.ndarray:
-  """Log spectrum to smooth envelope: cosine transform, its low part, and back; [bins, bins]."""
+  """Returns the matrix from log spectra to smooth envelopes, [bins, bins].
+
+  It is a cosine transform, a low-pass of the cepstrum and the inverse transform.
+  """
   bins = config.num_bins
   order = np.arange(bins)
   angle = np.pi * np.outer(order, order) / (bins - 1)

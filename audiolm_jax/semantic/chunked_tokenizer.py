@@ -1,4 +1,4 @@
-"""The base of tokenizers: semantic tokens of clips of any length, side by side or one by one."""
+"""The base class of tokenizers: semantic tokens of clips of any length."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -13,66 +13,67 @@ from audiolm_jax.semantic.spec import SemanticSpec
 
 
 class Encoded(NamedTuple):
-  """Whitened features and the ids of the centroids nearest to them."""
+  """Whitened features and the ids of their nearest centroids."""
 
   features: Float[Array, "... dim"]
   ids: Int[Array, "..."]
 
 
 class ChunkedTokenizer(abc.ABC):
-  """Tokens of waveforms of any length, in bounded memory.
+  """Computes tokens of waveforms of any length in bounded memory.
 
-  A clip is cut into chunks that depend on its own length only: batched, alone or as part of an
-  hour, a clip goes through the same compiled chunks.
+  The chunks of a clip depend on its own length only: a clip runs through the same compiled chunks
+  alone, in a batch and as a part of a list of clips.
   """
 
-  # Inputs before and after a chunk's own that `encode_chunks` receives.
+  # Inputs before and after a chunk that `encode_chunks` also receives.
   margins: tuple[int, int] = (0, 0)
 
   def __init__(self, config: Any, params: Mapping[str, Any]):
-    """Parameters on the device.
+    """Moves the parameters to the device.
 
     Args:
-      config: says `receptive_field`, the steps to the left and right of a step that are in its
-        chunk; `window_steps`, those of the largest chunk; and `size_for`, those of a shorter clip.
+      config: has `receptive_field`, the steps before and after a step that its chunk contains;
+        `window_steps`, the steps of the largest chunk; and `size_for`, the chunk size of a shorter
+        clip.
       params: {"encoder", "mean" [dim], "scale" [dim], "centroids" [clusters, dim]}.
     """
     self.config = config
-    # Unlike jnp.asarray, compiles nothing.
+    # Unlike jnp.asarray, this compiles nothing.
     self.params = jax.device_put(dict(params))
 
   @property
   @abc.abstractmethod
   def spec(self) -> SemanticSpec:
-    """Rates and number of ids."""
+    """The sample rate, the hop length and the number of ids."""
 
   @abc.abstractmethod
   def encode_chunks(
     self, inputs: Float[np.ndarray, "batch inputs ..."], ends: Int[np.ndarray, "batch"]
   ) -> Encoded:
-    """Every step of chunks of one size; each row as if it were alone.
+    """Returns the features and ids of every step of chunks of one size, row by row.
 
     Args:
-      inputs: of the chunks, with their margins; zeros outside of the clip.
-      ends: inputs from a chunk's first step to its clip's end, which may lie beyond the chunk.
+      inputs: inputs of the chunks with their margins; zeros outside of the clip.
+      ends: inputs from the first step of a chunk to the end of its clip, which may lie after it.
     """
 
   @property
   def inputs_per_step(self) -> int:
-    """Of `inputs_of`, for each token."""
+    """Elements of `inputs_of` per token."""
     return self.spec.hop_length
 
   def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "inputs ..."]:
-    """What the chunks of a clip are cut from: its waveform, or what needs the whole of it."""
+    """Returns the array to cut into chunks: the waveform, or features of the whole clip."""
     return waveform
 
   @property
   def token_params(self) -> dict[str, Any]:
-    """The parameters that decide the tokens: all of them."""
+    """The parameters that determine the tokens: all of them."""
     return self.params
 
   def num_steps(self, samples: int) -> int:
-    """Tokens of that many samples; the last one may reach past their end."""
+    """Returns the number of tokens; the last one may extend past the end of the samples."""
     return -(-samples // self.spec.hop_length)
 
   def tokenize(
@@ -80,17 +81,22 @@ class ChunkedTokenizer(abc.ABC):
     waveform: Float[np.ndarray | Array, "batch samples"],
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Int[np.ndarray, "batch steps"]:
-    """Ids of `ceil(samples / hop_length)` steps; 0 past the end of a row that `lengths` ends."""
+    """Returns the ids of `ceil(samples / hop_length)` steps.
+
+    Args:
+      waveform: one clip per row.
+      lengths: samples of each row; ids past them are 0. Whole rows by default.
+    """
     return self._rows(self.id_model, np.asarray(waveform), lengths)
 
   def tokenize_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "steps"]:
-    """Ids of one long clip, memory bounded by a chunk; equal to `tokenize`."""
+    """Returns the ids of one long clip in memory bounded by a chunk; equal to `tokenize`."""
     return self._run(self.id_model, [np.asarray(waveform)], 1)[0]
 
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
   ) -> list[Int[np.ndarray, "steps"]]:
-    """Ids of each clip; equal to `tokenize_long`, but chunks of one size go side by side."""
+    """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
     return self._run(self.id_model, waveforms, batch_size)
 
   def features(
@@ -98,13 +104,18 @@ class ChunkedTokenizer(abc.ABC):
     waveform: Float[np.ndarray | Array, "batch samples"],
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Float[np.ndarray, "batch steps dim"]:
-    """Whitened features of the chosen layer; 0 past the end of a row."""
+    """Returns whitened features of the selected layer.
+
+    Args:
+      waveform: one clip per row.
+      lengths: samples of each row; features past them are 0. Whole rows by default.
+    """
     nothing = np.zeros((0, *self.params["mean"].shape), np.float32)
     return self._rows(self._model("features", nothing), np.asarray(waveform), lengths)
 
   @property
   def id_model(self) -> ChunkedModel:
-    """The model whose results are ids."""
+    """The chunked model whose results are ids."""
     return self._model("ids", np.zeros(0, np.int32))
 
   def _model(self, part: str, nothing: np.ndarray) -> ChunkedModel:

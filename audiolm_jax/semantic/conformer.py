@@ -1,4 +1,4 @@
-"""The encoder: log-mel frames at 100 Hz to Conformer features at 25 Hz, with finite context."""
+"""The encoder: from log-mel frames at 100 Hz to Conformer features at 25 Hz, finite context."""
 
 import dataclasses
 from typing import Any
@@ -15,17 +15,18 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig
 
 FRAMES_PER_STEP = 4
-# A step's two strided convolutions (kernel 3) reach three frames back and none ahead of its own.
+# The two strided convolutions (kernel 3) read three frames before a step and none after it.
 _SUBSAMPLE_LOOKBACK = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig:
-  """Defaults: w2v-BERT XL, 12 contrastive and 12 masked-prediction layers, 583 M parameters.
+  """Shape of the encoder; the defaults are w2v-BERT XL, 583 M parameters.
 
-  `left_context` and `right_context` bound each layer's attention, in steps of 40 ms; they are part
-  of the model (and of the relative positions), so that long audio can be encoded in chunks.
-  `dropout_rate` draws one mask for all steps of an example, as in T5X.
+  Its 12 contrastive and 12 masked-prediction layers are the two stacks. `left_context` and
+  `right_context` limit the attention of each layer in steps of 40 ms. They belong to the model, as
+  do its relative positions, so that long audio can be encoded in chunks. `dropout_rate` applies one
+  mask to all steps of an example, as in T5X.
   """
 
   features: LogMelConfig = LogMelConfig()
@@ -54,7 +55,7 @@ class ConformerConfig:
 
   @property
   def num_layers(self) -> int:
-    """Conformer blocks in all stacks together."""
+    """Number of Conformer blocks in all stacks."""
     return sum(self.stacks)
 
   @property
@@ -63,13 +64,13 @@ class ConformerConfig:
     return FRAMES_PER_STEP * self.features.hop_length
 
   def num_steps(self, num_samples: int) -> int:
-    """Steps that `num_samples` samples make; a begun step counts."""
+    """Returns the number of steps of `num_samples` samples, rounded up."""
     return -(-num_samples // self.hop_length)
 
   def forward_flops(self, num_steps: int) -> float:
-    """Floating-point operations of the encoder's matrix products and convolutions for one row.
+    """Returns the operations of the encoder's matrix products and convolutions for one row.
 
-    Attention counts the pairs of steps that lie within each other's context.
+    For attention it counts the pairs of steps within each other's context.
     """
     bands, channels, dim = self.features.num_mels, self.subsample_channels, self.dim
     width = self.left_context + self.right_context + 1
@@ -84,7 +85,7 @@ class ConformerConfig:
     return 2.0 * (num_steps * subsample + self.num_layers * block)
 
   def truncated(self, layer: int) -> "ConformerConfig":
-    """The encoder that ends after block `layer`, counted from 1 through all stacks (0: none)."""
+    """Returns the encoder up to block `layer`, counted from 1 through all stacks (0: none)."""
     if not 0 <= layer <= self.num_layers:
       raise ConfigError(f"layer {layer} is not in 0..{self.num_layers}")
     stacks = []
@@ -94,7 +95,7 @@ class ConformerConfig:
     return dataclasses.replace(self, stacks=tuple(stacks))
 
   def receptive_field(self, layer: int | None = None) -> Reach:
-    """Context of the features after block `layer`; of the last block without one."""
+    """Returns the context in steps of the features after block `layer`; the last by default."""
     depth = self.truncated(self.num_layers if layer is None else layer).num_layers
     reach = (self.kernel_size - 1) // 2
     lookback = _SUBSAMPLE_LOOKBACK * self.features.hop_length + self.features.margin
@@ -105,7 +106,7 @@ class ConformerConfig:
 
 
 class ConformerEncoder(nn.Module):
-  """Log-mel frames to features: `subsample`, then the stacks one after the other.
+  """Maps log-mel frames to features: `subsample`, then one stack after the other.
 
   Source: Conformer (Gulati et al. 2020), with a normalisation that needs no batch statistics.
   """
@@ -122,7 +123,7 @@ class ConformerEncoder(nn.Module):
     valid: Bool[Array, "batch steps"],
     deterministic: bool = True,
   ) -> Float[Array, "batch steps dim"]:
-    """Features after the last block; frames = 4 * steps; what `valid` excludes is never read."""
+    """Returns features after the last block, one per 4 frames; steps not `valid` are masked."""
     x = self.subsample(features, valid)
     for index in range(len(self.config.stacks)):
       x = self.stack(index, x, valid, deterministic)
@@ -131,7 +132,7 @@ class ConformerEncoder(nn.Module):
   def subsample(
     self, features: Float[Array, "batch frames mels"], valid: Bool[Array, "batch steps"]
   ) -> Float[Array, "batch steps dim"]:
-    """What the stacks start from: one vector per 40 ms."""
+    """Returns the input of the first stack, one vector per 40 ms."""
     return self.subsampling(features, valid)
 
   def stack(
@@ -141,12 +142,12 @@ class ConformerEncoder(nn.Module):
     valid: Bool[Array, "batch steps"],
     deterministic: bool = True,
   ) -> Float[Array, "batch steps dim"]:
-    """One stack of blocks."""
+    """Runs one stack of blocks."""
     return self.stacks[index](x, valid, deterministic)
 
 
 class Subsampling(nn.Module):
-  """Two 2-D convolutions of stride 2 x 2, then a projection: four frames become a step."""
+  """Two 2-D convolutions of stride 2 x 2 and a projection: four frames become one step."""
 
   config: ConformerConfig
 
@@ -170,8 +171,9 @@ class Subsampling(nn.Module):
 class StridedConv(nn.Module):
   """A 3 x 3 convolution of stride 2 x 2 over [batch, time, frequency, channels].
 
-  Output i reads inputs 2i - 1 to 2i + 1 of time and frequency: nothing ahead of its own two. A sum
-  of nine slices times a matrix, whose backward is fast where that of a convolution is not (CPU).
+  Output i reads inputs 2i - 1 to 2i + 1 of time and frequency, and thus nothing after the two
+  inputs that it replaces. It is one matrix product over nine concatenated slices, whose backward
+  pass on CPU is fast where that of a convolution is slow.
   """
 
   channels: int
@@ -279,7 +281,7 @@ class FeedForward(nn.Module):
 class LocalAttention(nn.Module):
   """Self-attention of each step to its context, with one learned key per relative position.
 
-  Source: Shaw et al. 2018 (relative keys), here for every offset within the context.
+  Source: Shaw et al. 2018 (relative keys), here with a key for every offset within the context.
   """
 
   config: ConformerConfig
@@ -322,7 +324,7 @@ class LocalAttention(nn.Module):
 def band_to_square(
   band: Float[Array, "batch heads steps width"], left: int
 ) -> Float[Array, "batch heads steps steps"]:
-  """Column w of row i moves to column i + w - left, zero elsewhere; by reshapes, not a gather."""
+  """Moves column w of row i to column i + w - left by reshapes, without a gather; fills zeros."""
   batch, heads, steps, width = band.shape
   padded = jnp.pad(band, ((0, 0), (0, 0), (0, 0), (0, steps)))
   flat = padded.reshape(batch, heads, -1)[..., : steps * (width + steps - 1)]
@@ -350,7 +352,8 @@ class ConvolutionModule(nn.Module):
       ),
       (config.kernel_size, config.dim),
     ).astype(x.dtype)
-    # Shifted slices fuse into one pass; a grouped convolution does not, least of all backwards.
+    # Shifted slices fuse into one pass, unlike a grouped convolution, above all in the backward
+    # pass.
     reach = config.kernel_size // 2
     padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
     x = sum(padded[:, k : k + x.shape[1]] * kernel[k] for k in range(config.kernel_size))
@@ -359,13 +362,13 @@ class ConvolutionModule(nn.Module):
 
 
 def _dropout(config: ConformerConfig, deterministic: bool) -> nn.Dropout:
-  # A draw for each step, and for each pair of steps, would take longer than what it is done to, and
-  # three quarters of the time that a block takes to compile.
+  # Independent masks for each step and each pair of steps would take longer than the layers that
+  # they apply to, and three quarters of the time that a block takes to compile.
   return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic)
 
 
 def dense(size: int, axes: tuple[str, str], dtype: str, name: str | None = None) -> nn.Dense:
-  """A dense layer with named axes; its bias lives on the second."""
+  """Returns a dense layer with named axes; its bias has the second one."""
   return nn.Dense(
     size,
     dtype=jnp.dtype(dtype),
@@ -377,7 +380,7 @@ def dense(size: int, axes: tuple[str, str], dtype: str, name: str | None = None)
 
 
 def layer_norm(dtype: str, name: str) -> nn.LayerNorm:
-  """Layer normalisation with a named axis, statistics in float32."""
+  """Returns a layer normalisation with a named axis and statistics in float32."""
   return nn.LayerNorm(
     dtype=jnp.dtype(dtype),
     scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",)),
@@ -389,7 +392,7 @@ def layer_norm(dtype: str, name: str) -> nn.LayerNorm:
 def valid_steps(
   length: Array | None, num_steps: int, batch: int, config: ConformerConfig
 ) -> Bool[Array, "batch steps"]:
-  """Which steps hold audio, for lengths in samples (None: all of them)."""
+  """Returns which steps contain audio, for lengths in samples (None: all of them)."""
   if length is None:
     return jnp.ones((batch, num_steps), bool)
   steps = -(-length // config.hop_length)
@@ -397,7 +400,7 @@ def valid_steps(
 
 
 def truncate_params(params: dict[str, Any], config: ConformerConfig, layer: int) -> dict[str, Any]:
-  """The parameters of `config.truncated(layer)` out of those of `config` (plain arrays)."""
+  """Returns the parameters of `config.truncated(layer)` from those of `config` (plain arrays)."""
   kept = {"subsampling": params["subsampling"]}
   for index, depth in enumerate(config.truncated(layer).stacks):
     if not depth:

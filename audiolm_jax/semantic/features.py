@@ -1,4 +1,4 @@
-"""The log-mel front end: the same numbers for a whole file and for a piece of it."""
+"""The log-mel front end: frames of a part of a file equal those of the whole file."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ from audiolm_jax.dsp.mel import hertz_to_mel, mel_filterbank, mel_to_hertz
 
 @dataclasses.dataclass(frozen=True)
 class LogMelConfig:
-  """Lengths in samples, frequencies in Hz.
+  """Lengths in samples and frequencies in Hz of the log-mel features.
 
-  Power is relative to a full-scale sine, so `floor` 1e-8 is -80 dB. `mean` and `scale` are fixed
-  (speech at usual levels comes out near zero mean, unit variance): nothing is taken from the
-  utterance itself, so that a chunk gives the frames of the whole.
+  Power is relative to a full-scale sine, so a `floor` of 1e-8 is -80 dB. `mean` and `scale` are
+  constants for which speech at usual levels has about zero mean and unit variance. Nothing depends
+  on the statistics of the utterance, so that a chunk gives the same frames as the whole.
   """
 
   sample_rate: int = 16_000
@@ -50,24 +50,24 @@ class LogMelConfig:
 
   @property
   def margin(self) -> int:
-    """Samples that a frame's window reaches past its own hop, on either side."""
+    """Samples that the window of a frame extends past its hop on each side."""
     return (self.window_length - self.hop_length) // 2
 
   @property
   def num_bins(self) -> int:
-    """Bins of the power spectrum."""
+    """Number of bins of the power spectrum."""
     return self.fft_length // 2 + 1
 
   @property
   def flops_per_frame(self) -> float:
-    """Floating-point operations of the spectrum, written as a matrix product, and the mel bands."""
+    """Floating-point operations per frame of the spectrum (a matrix product) and the mel bands."""
     return 2.0 * self.num_bins * (2 * self.window_length + self.num_mels)
 
 
 def pad_waveform(
   waveform: Float[Array, "batch samples"], config: LogMelConfig, multiple: int = 4
 ) -> Float[Array, "batch padded"]:
-  """Zeros at both ends: every window is whole, the frames are a multiple of `multiple`."""
+  """Pads with zeros to whole windows and to a number of frames that `multiple` divides."""
   unit = multiple * config.hop_length
   missing = -waveform.shape[1] % unit
   return jnp.pad(waveform, ((0, 0), (config.margin, missing + config.margin)))
@@ -76,16 +76,18 @@ def pad_waveform(
 def power_spectrum(
   padded: Float[Array, "batch padded"], config: LogMelConfig
 ) -> Float[Array, "batch frames bins"]:
-  """Windowed power spectra of a waveform that brings its own margins.
+  """Returns windowed power spectra of a waveform that includes its margins.
 
   Args:
-    padded: `margin` samples, then a whole number of hops, then `margin` samples.
+    padded: `margin` samples, a whole number of hops, and `margin` samples.
+    config: lengths and rates.
+
   Returns:
-    One spectrum per hop; a full-scale sine on a bin has power 1 there.
+    One spectrum per hop; a full-scale sine at the frequency of a bin has power 1 there.
   """
   hop, window = config.hop_length, config.window_length
   num_frames = (padded.shape[1] - 2 * config.margin) // hop
-  # Frames are whole hops side by side (no gather: slow on every backend, worst in the backward).
+  # Frames are concatenated hops: a gather is slow on every backend, above all backwards.
   num_parts = -(-window // hop)
   padded = jnp.pad(
     padded, ((0, 0), (0, max(0, (num_frames + num_parts - 1) * hop - padded.shape[1])))
@@ -101,7 +103,7 @@ def power_spectrum(
 def normalised_log_mel(
   power: Float[Array, "batch frames bins"], config: LogMelConfig
 ) -> Float[Array, "batch frames mels"]:
-  """Mel bands of power spectra, in nepers, shifted and scaled by the configuration's constants."""
+  """Returns log mel bands of power spectra in nepers, normalised by the configured constants."""
   mel = jnp.matmul(power, jnp.asarray(mel_filters(config)), precision=jax.lax.Precision.HIGHEST)
   return (jnp.log(mel + config.floor) - config.mean) / config.scale
 
@@ -109,10 +111,12 @@ def normalised_log_mel(
 def log_mel(
   waveform: Float[Array, "batch samples"], config: LogMelConfig
 ) -> Float[Array, "batch frames mels"]:
-  """Normalised log-mel features, four frames for each begun 40 ms.
+  """Returns normalised log-mel features, four frames per 40 ms, rounded up.
 
   Args:
-    waveform: in [-1, 1] at `config.sample_rate` Hz.
+    waveform: samples in [-1, 1] at `config.sample_rate` Hz.
+    config: lengths and rates.
+
   Returns:
     `4 * ceil(samples / (4 * hop))` frames; frame i is centred on the samples of hop i.
   """
@@ -121,7 +125,7 @@ def log_mel(
 
 @functools.lru_cache
 def _dft_basis(config: LogMelConfig) -> np.ndarray:
-  """Window times cosines and sines, [window, 2 * bins]."""
+  """Returns the window times cosines and sines, [window, 2 * bins]."""
   n = np.arange(config.window_length)
   window = 0.5 - 0.5 * np.cos(2 * np.pi * (n + 0.5) / config.window_length)
   window *= 2.0 / window.sum()
@@ -144,7 +148,7 @@ def mel_filters(config: LogMelConfig) -> Float[np.ndarray, "bins mels"]:
   ends = np.linspace(
     hertz_to_mel(config.min_frequency), hertz_to_mel(config.max_frequency), config.num_mels + 2
   )
-  # A filter narrower than a bin may contain no bin: it takes the nearest one.
+  # A filter narrower than a bin may contain none: it gets the nearest one.
   for band in np.flatnonzero(filters.sum(0) == 0.0):
     filters[np.abs(frequencies - mel_to_hertz(ends[band + 1])).argmin(), band] = 1.0
   phase = 2 * np.pi * frequencies / config.sample_rate

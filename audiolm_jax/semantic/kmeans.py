@@ -1,4 +1,4 @@
-"""Whitening and k-means on device: layer features to the codebook of semantic tokens."""
+"""Whitening and k-means on the device: from layer features to the centroids of the tokens."""
 
 import dataclasses
 import functools
@@ -12,24 +12,25 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from audiolm_jax.core.errors import DataError
 
-_LEAST_SHARE = 0.02  # of the mean usage: a centroid below it is put elsewhere
+_LEAST_SHARE = 0.02  # of the mean usage; less used centroids are moved
 _DUPLICATE = 1e-3  # of the median distance to the nearest other centroid
 _FRAMES_PER_SEED = 16
-_CANDIDATES = 8  # whose distance is taken exactly
+_CANDIDATES = 8  # number of centroids with exact distances
 
 
 @dataclasses.dataclass(frozen=True)
 class KMeansReport:
-  """How good a clustering is.
+  """Statistics of a clustering.
 
   Attributes:
-    num_frames: frames it was fitted on.
-    num_clusters: centroids.
-    inertia: mean squared distance to the nearest centroid, per pass; over dim it is the share of
-      variance left, since features are whitened. The last one is of the result.
+    num_frames: number of frames that were clustered.
+    num_clusters: number of centroids.
+    inertia: mean squared distance to the nearest centroid per pass. Divided by the dimension, it is
+      the unexplained share of variance, since features are whitened. The last value is that of the
+      result.
     usage: frames per cluster.
-    dead: clusters without a frame.
-    duplicate: clusters that are (nearly) equal to one before them.
+    dead: number of clusters without a frame.
+    duplicate: number of clusters that are (nearly) equal to an earlier one.
     perplexity: exp of the entropy of `usage`.
   """
 
@@ -55,7 +56,7 @@ class KMeansReport:
 
 
 class KMeans(NamedTuple):
-  """A fitted codebook: `(x - mean) / scale` goes to the nearest row of `centroids`."""
+  """A fitted codebook; a token is the nearest row of `centroids` to `(x - mean) / scale`."""
 
   mean: Float[np.ndarray, "dim"]
   scale: Float[np.ndarray, "dim"]
@@ -73,21 +74,27 @@ def fit_kmeans(
   online_passes: int = 4,
   refining_passes: int = 12,
 ) -> KMeans:
-  """Whitens every dimension, then clusters: k-means++, mini-batch passes, exact passes.
+  """Whitens every dimension and clusters by k-means++, mini-batch passes and exact passes.
 
   Args:
-    features: all frames, or pieces of them; past `max_frames` a uniform sample of them is kept.
-    batch_size: frames on the device at a time.
-    online_passes: passes that move the centroids after every batch.
-    refining_passes: passes that move them once, to the means of all their frames.
+    features: all frames, or pieces of them; more than `max_frames` are sampled uniformly.
+    num_clusters: number of centroids.
+    seed: seed of all random choices.
+    max_frames: number of frames to keep in memory.
+    batch_size: number of frames on the device at a time.
+    online_passes: passes that update the centroids after every batch.
+    refining_passes: passes that update them once, to the means of their frames.
+
   Raises:
-    DataError: fewer frames than clusters, or a frame that is not finite.
+    DataError: there are fewer frames than clusters, or a frame is not finite.
+
   Source: AudioLM, section III-B (mean 0 and variance 1 per dimension before k-means).
   """
   frames = _collect(features, max_frames, np.random.default_rng(seed))
   if len(frames) < num_clusters:
     raise DataError(
-      f"{len(frames)} frames cannot make {num_clusters} clusters; give more audio or fewer clusters"
+      f"{len(frames)} frames are too few for {num_clusters} clusters; use more audio or fewer "
+      "clusters"
     )
   if not np.isfinite(frames).all():
     raise DataError("some features are NaN or infinite; the encoder's training has diverged")
@@ -107,7 +114,7 @@ def fit_kmeans(
 def whitening(
   frames: Float[np.ndarray, "frames dim"],
 ) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "dim"]]:
-  """Mean and standard deviation of each dimension; 1 for one that does not vary."""
+  """Returns mean and standard deviation per dimension; the latter is 1 for a constant one."""
   mean = frames.mean(axis=0, dtype=np.float64)
   deviation = frames.std(axis=0, dtype=np.float64)
   deviation = np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6), deviation, 1.0)
@@ -118,7 +125,7 @@ def whitening(
 def nearest_centroid(
   x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
 ) -> Int[Array, "..."]:
-  """Index of the centroid at the least Euclidean distance, computed in float32."""
+  """Returns the index of the centroid at the least Euclidean distance, computed in float32."""
   return jnp.argmax(_affinity(x, centroids), axis=-1).astype(jnp.int32)
 
 
@@ -126,10 +133,10 @@ def nearest_centroid(
 def nearest_of_close_centroids(
   x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
 ) -> Int[Array, "..."]:
-  """As `nearest_centroid`, also where distances are small beside the vectors' own lengths.
+  """Returns `nearest_centroid`, exact also where vectors are long relative to distances.
 
-  Of the few that are nearest by products, which rounding may put in the wrong order, the one at the
-  least sum of squared differences.
+  Rounding may put the nearest candidates by products in the wrong order, so this returns the
+  candidate at the least sum of squared differences.
   """
   _, candidates = jax.lax.top_k(_affinity(x, centroids), min(_CANDIDATES, len(centroids)))
   differences = x[..., None, :].astype(jnp.float32) - centroids.astype(jnp.float32)[candidates]
@@ -138,7 +145,7 @@ def nearest_of_close_centroids(
 
 
 def count_duplicates(centroids: Float[np.ndarray, "clusters dim"]) -> int:
-  """Centroids that lie on an earlier one, as distances between centroids go."""
+  """Returns the number of centroids that nearly equal an earlier one, relative to distances."""
   if len(centroids) < 2:
     return 0
   points = centroids.astype(np.float64)
@@ -155,7 +162,7 @@ def count_duplicates(centroids: Float[np.ndarray, "clusters dim"]) -> int:
 def _collect(
   features: np.ndarray | Iterable[np.ndarray], max_frames: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """All frames, or a sample: each frame gets a random rank, the lowest ranks stay."""
+  """Returns all frames or a uniform sample, the frames of the lowest random ranks."""
   pieces = [features] if isinstance(features, np.ndarray) else features
   kept, ranks, held = [], [], 0
   for piece in pieces:
@@ -167,7 +174,7 @@ def _collect(
       kept, ranks = _lowest(kept, ranks, max_frames)
       held = max_frames
   if not kept:
-    raise DataError("there are no features to cluster; give audio files")
+    raise DataError("there are no features to cluster; provide audio files")
   if held > max_frames:
     kept, ranks = _lowest(kept, ranks, max_frames)
   return np.concatenate(kept)
@@ -194,7 +201,7 @@ def _fit(
   num_seeds = min(len(frames), _FRAMES_PER_SEED * num_clusters)
   sample = frames[rng.choice(len(frames), num_seeds, replace=False)]
   centroids = _plus_plus(jnp.asarray(sample), jax.random.key(seed), num_clusters)
-  # Sums that forget over about one pass: the running means of the last pass's frames.
+  # Decaying sums over about one pass: running means of the frames of the last pass.
   keep = 1.0 - batch_size / (len(frames) + batch_size)
   counts = jnp.zeros(num_clusters)
   inertia = []
@@ -206,7 +213,7 @@ def _fit(
       done = _pass(shuffled, centroids, jnp.zeros(num_clusters), batch_size, None)
     inertia.append(done.inertia)
     centroids, counts = done.centroids, done.counts
-    if index < online_passes + refining_passes - 2:  # the last ones move in undisturbed
+    if index < online_passes + refining_passes - 2:  # the last passes only refine
       centroids, counts = _revive(done, rng)
   final = _pass(frames, centroids, jnp.zeros(num_clusters), batch_size, None)
   result = np.asarray(centroids)
@@ -224,7 +231,7 @@ def _fit(
 
 
 class _Pass(NamedTuple):
-  """Where all frames once have moved the centroids, and what they looked like before that."""
+  """Centroids after a pass over all frames, and statistics of the pass."""
 
   centroids: Array
   counts: Array
@@ -237,7 +244,7 @@ class _Pass(NamedTuple):
 def _pass(
   frames: np.ndarray, centroids: Array, counts: Array, batch_size: int, keep: float | None
 ) -> _Pass:
-  """With `keep` centroids move after every batch, by decaying sums; without, once at the end."""
+  """Updates centroids after every batch by decaying sums (`keep`), or once at the end (None)."""
   sums, used, inertia = centroids * counts[:, None], np.zeros(len(centroids)), 0.0
   far_frames, far_distances = [], []
   for start in range(0, len(frames), batch_size):
@@ -276,7 +283,7 @@ def _batch_sums(
   weight: Float[Array, "frames"],
 ) -> _BatchSums:
   affinity = _affinity(batch, centroids)
-  # A matrix product, not a scatter: the same sums on every backend and in every run.
+  # A matrix product gives the same sums on every backend and in every run, unlike a scatter.
   members = jax.nn.one_hot(jnp.argmax(affinity, axis=-1), len(centroids)) * weight[:, None]
   distance = weight * jnp.maximum((batch * batch).sum(-1) - 2.0 * affinity.max(-1), 0.0)
   far_distances, far_indices = jax.lax.top_k(distance, min(64, len(batch)))
@@ -287,7 +294,7 @@ def _batch_sums(
 def _affinity(
   x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
 ) -> Float[Array, "... clusters"]:
-  """Larger is nearer: (|x|^2 - distance^2) / 2."""
+  """Returns (|x|^2 - distance^2) / 2, which is larger for nearer centroids."""
   x, centroids = x.astype(jnp.float32), centroids.astype(jnp.float32)
   product = jnp.matmul(x, centroids.T, precision=jax.lax.Precision.HIGHEST)
   return product - 0.5 * (centroids * centroids).sum(-1)
@@ -299,7 +306,7 @@ def _means(sums: Array, counts: Array, old: Array) -> Array:
 
 
 def _revive(done: _Pass, rng: np.random.Generator) -> tuple[Array, Array]:
-  """Moves hardly used centroids onto frames that are far from every centroid."""
+  """Moves rarely used centroids to frames that are far from every centroid."""
   idle = np.flatnonzero(done.used < _LEAST_SHARE * done.used.mean())
   candidates = np.flatnonzero(done.far_distances > 0)
   idle = idle[: len(candidates)]
@@ -321,7 +328,7 @@ def _padded(batch: np.ndarray, size: int) -> tuple[Array, Array]:
 def _plus_plus(
   frames: Float[Array, "frames dim"], key: PRNGKeyArray, num_clusters: int
 ) -> Float[Array, "clusters dim"]:
-  """k-means++: each next centroid is a frame drawn by its squared distance to those before."""
+  """Initializes by k-means++: draws each centroid by the squared distance to those before."""
   square = (frames * frames).sum(-1)
 
   def distance_to(point: Array) -> Array:
@@ -333,6 +340,6 @@ def _plus_plus(
     point = frames[jax.random.categorical(jax.random.fold_in(key, index), log_odds)]
     return centroids.at[index].set(point), jnp.minimum(nearest, distance_to(point))
 
-  first = frames[0]  # the sample comes in random order
+  first = frames[0]  # the sample is in random order
   centroids = jnp.zeros((num_clusters, frames.shape[1]), frames.dtype).at[0].set(first)
   return jax.lax.fori_loop(1, num_clusters, draw, (centroids, distance_to(first)))[0]

@@ -1,4 +1,4 @@
-"""What w2v-BERT minimises, and the masks it is measured under."""
+"""The losses of w2v-BERT and the masks of their steps."""
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 def span_mask(
   key: PRNGKeyArray, valid: Bool[Array, "batch steps"], probability: float, span: int
 ) -> Bool[Array, "batch steps"]:
-  """Masked steps: each valid step begins a span with `probability`; one span at least in a row."""
+  """Returns masked steps: valid steps begin a span with `probability`, at least one per row."""
   start_key, forced_key = jax.random.split(key)
   starts = jax.random.bernoulli(start_key, probability, valid.shape) & valid
   draw = jnp.where(valid, jax.random.uniform(forced_key, valid.shape), -1.0)
@@ -29,11 +29,11 @@ def contrastive_loss(
   temperature: float,
   gap: int = 0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Telling a masked step's own code vector from those of other masked steps of the same item.
+  """Distinguishes the code vector of a masked step from those of other masked steps of its item.
 
-  All similarities are computed and the unwanted ones left out: at most `num_negatives` others are
-  kept, at random, and none within `gap` steps. Negatives that happen to have the same code stay in:
-  leaving them out, as some implementations do, makes a codebook of a single entry the best one.
+  All similarities are computed and the unused ones masked: a random set of at most `num_negatives`
+  others is kept, and none within `gap` steps. Negatives with the same code are kept, since without
+  them, as in some implementations, a codebook of a single entry has the lowest loss.
 
   Returns:
     Mean cross-entropy in nats and accuracy over the masked steps.
@@ -56,28 +56,31 @@ def contrastive_loss(
 def prediction_loss(
   logits: Float[Array, "batch steps groups size"],
   ids: Int[Array, "batch steps groups"],
-  where: Bool[Array, "batch steps"],
+  mask: Bool[Array, "batch steps"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Cross-entropy (nats per step and group) and accuracy of the ids at the steps `where`."""
+  """Returns cross-entropy (nats per step and group) and accuracy of the ids over the mask."""
   chosen = jax.nn.one_hot(ids, logits.shape[-1])
   loss = -(chosen * nn.log_softmax(logits)).sum(-1).mean(-1)
   correct = (jnp.argmax(logits, axis=-1) == ids).mean(-1)
-  return masked_mean(loss, where), masked_mean(correct, where)
+  return masked_mean(loss, mask), masked_mean(correct, mask)
 
 
 def diversity_loss(
-  probabilities: Float[Array, "batch steps groups size"], where: Bool[Array, "batch steps"]
+  probabilities: Float[Array, "batch steps groups size"], mask: Bool[Array, "batch steps"]
 ) -> Float[Array, ""]:
-  """1 - perplexity / size of the batch's mean distribution: 0 when all entries are used alike."""
-  weight = where[..., None, None] / jnp.maximum(where.sum(), 1)
+  """Returns 1 - perplexity / size of the mean distribution of the batch.
+
+  It is 0 if all entries are used equally.
+  """
+  weight = mask[..., None, None] / jnp.maximum(mask.sum(), 1)
   return 1.0 - jnp.mean(_perplexity((probabilities * weight).sum((0, 1)))) / probabilities.shape[-1]
 
 
 def id_perplexity(
-  ids: Int[Array, "batch steps groups"], size: int, where: Bool[Array, "batch steps"]
+  ids: Int[Array, "batch steps groups"], size: int, mask: Bool[Array, "batch steps"]
 ) -> Float[Array, ""]:
-  """exp(entropy) of the chosen entries, mean over groups."""
-  counts = (jax.nn.one_hot(ids, size) * where[..., None, None]).sum((0, 1))
+  """Returns exp(entropy) of the selected entries over the mask, averaged over groups."""
+  counts = (jax.nn.one_hot(ids, size) * mask[..., None, None]).sum((0, 1))
   return jnp.mean(_perplexity(counts / jnp.maximum(counts.sum(-1, keepdims=True), 1.0)))
 
 
@@ -85,9 +88,9 @@ def _perplexity(distribution: Float[Array, "groups size"]) -> Float[Array, "grou
   return jnp.exp(-jnp.sum(distribution * jnp.log(distribution + 1e-9), axis=-1))
 
 
-def masked_mean(x: Array, where: Bool[Array, "..."]) -> Float[Array, ""]:
-  """Mean of `x` where `where`; 0 if that is nowhere."""
-  return jnp.sum(x * where) / jnp.maximum(jnp.sum(where), 1)
+def masked_mean(x: Array, mask: Bool[Array, "..."]) -> Float[Array, ""]:
+  """Returns the mean of `x` over the mask; 0 if the mask is empty."""
+  return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def _unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:

@@ -1,4 +1,4 @@
-"""The learned codebook whose entries are w2v-BERT's targets."""
+"""The learned codebook whose entries are the targets of w2v-BERT."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,11 @@ _SCORE_SCALE = 4.0
 
 
 class Quantized(NamedTuple):
-  """What a quantizer makes of a sequence.
+  """The quantization of a sequence.
 
   Attributes:
-    vectors: chosen entries, projected; gradients pass straight through to the scores.
-    ids: the chosen entry of each group, without noise.
+    vectors: projections of the selected entries, with straight-through gradients to the scores.
+    ids: the best entry of each group, without noise.
     probabilities: softmax of the scores without noise, for the diversity loss.
   """
 
@@ -27,7 +27,7 @@ class Quantized(NamedTuple):
 
 
 class GumbelQuantizer(nn.Module):
-  """Product quantizer: in each group one entry, drawn by Gumbel-softmax in training.
+  """Product quantizer that selects one entry per group, in training by Gumbel-softmax.
 
   Source: wav2vec 2.0, section 2 (straight-through Gumbel-softmax over groups of entries).
   """
@@ -43,15 +43,21 @@ class GumbelQuantizer(nn.Module):
     valid: Bool[Array, "batch steps"],
     temperature: Float[Array, ""] | float | None,
   ) -> Quantized:
-    """Quantizes; with a temperature needs the rng "gumbel", without one the best entry is taken.
+    """Quantizes by Gumbel-softmax at a temperature, or to the best entries if it is None.
 
-    What all valid steps of an item share (its level, channel and voice) is taken out first, so that
-    entries are not spent on it. The quantizer serves training only: no token depends on this.
+    The mean and variance of the valid steps of an item (its level, channel and voice) are removed
+    first, so that no entries encode them. The quantizer is used in training only: no token depends
+    on it.
+
+    Args:
+      x: features.
+      valid: False on padding.
+      temperature: temperature of the softmax; requires the random stream "gumbel".
     """
     groups, size = self.num_groups, self.codebook_size
     x = _normalised_over_time(x.astype(jnp.float32), valid)
-    # Scores begin well above the Gumbel noise: the first codes are those of a random projection,
-    # not of the dice, and can be learned from the first step on.
+    # The scores begin well above the Gumbel noise, so that the first codes are those of a random
+    # projection instead of noise and can be learned from the first step on.
     scores = nn.Dense(
       groups * size,
       kernel_init=nn.with_logical_partitioning(

@@ -1,4 +1,4 @@
-"""The numbers of semantic tokens."""
+"""The numbers that describe semantic tokens."""
 
 import dataclasses
 

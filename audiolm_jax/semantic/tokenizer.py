@@ -1,4 +1,4 @@
-"""Waveform to semantic tokens: truncated encoder, whitening, nearest centroid."""
+"""Maps waveform to semantic tokens: truncated encoder, whitening, nearest centroid."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,12 +26,15 @@ _SMALLEST_WINDOW = 64
 
 @dataclasses.dataclass(frozen=True)
 class SemanticTokenizerConfig:
-  """Defaults: AudioLM's, w2v-BERT XL at layer 7 of its masked-prediction module, K = 1024.
+  """Shape of the tokenizer; the defaults are AudioLM's.
+
+  Those are w2v-BERT XL, layer 7 of its masked-prediction module, and 1024 clusters.
 
   Attributes:
-    encoder: as it was trained; only its first `layer` blocks are used.
-    layer: counted from 1 through all stacks.
-    chunk_steps: tokens that one chunk of a long file yields, its context not counted.
+    encoder: the trained encoder, of which only the first `layer` blocks are used.
+    layer: number of the layer, counted from 1 through all stacks.
+    num_clusters: number of ids.
+    chunk_steps: tokens per chunk of a long file, context excluded.
   """
 
   encoder: ConformerConfig = ConformerConfig()
@@ -42,11 +45,11 @@ class SemanticTokenizerConfig:
   def __post_init__(self) -> None:
     self.encoder.truncated(self.layer)
     if self.chunk_steps < 1:
-      raise ConfigError(f"chunk_steps {self.chunk_steps} must be at least 1")
+      raise ConfigError(f"chunk_steps {self.chunk_steps} is less than 1")
 
   @property
   def receptive_field(self) -> Reach:
-    """Steps before and after a token that it depends on."""
+    """Steps before and after a step that its token depends on."""
     return self.encoder.receptive_field(self.layer)
 
   @property
@@ -56,12 +59,12 @@ class SemanticTokenizerConfig:
     return field.left + self.chunk_steps + field.right
 
   def size_for(self, num_steps: int) -> int:
-    """The next power of two: a handful of programs."""
+    """Returns the next power of two, so that few programs are compiled."""
     return max(_SMALLEST_WINDOW, 1 << (num_steps - 1).bit_length())
 
 
 class SemanticTokenizer(ChunkedTokenizer):
-  """Tokens of a w2v-BERT; every chunk has the whole receptive field around what it keeps."""
+  """Tokens of a w2v-BERT; every chunk contains the receptive field of the tokens it keeps."""
 
   config: SemanticTokenizerConfig
 
@@ -87,7 +90,7 @@ def _encode_fn(
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
 ) -> Encoded:
-  """Chunks of waveform that bring their margins; steps that begin from `ends` on do not count."""
+  """Encodes chunks of waveform with their margins; masks steps that begin at `ends` or later."""
   valid = -(-ends // config.encoder.hop_length)
   encoder = config.encoder.truncated(config.layer)
   log_mel = normalised_log_mel(power_spectrum(padded, encoder.features), encoder.features)
@@ -95,7 +98,7 @@ def _encode_fn(
   model = ConformerEncoder(encoder)
   features = model.apply({"params": params["encoder"]}, log_mel, inside)
   features = (features.astype(jnp.float32) - params["mean"]) / params["scale"]
-  # In the same program as the encoder: a near tie must fall alike however a clip is batched.
+  # In the same program as the encoder, so that batching does not change the order of near ties.
   return Encoded(features, nearest_centroid(features, params["centroids"]))
 
 

@@ -28,8 +28,8 @@ def test_an_initial_state_is_zero_in_every_array():
   ("changes", "words"),
   [
     ({"left": 9, "right": 7}, "depends on 9 frames before and 7 after"),
-    ({"left": 1, "initial_state": np.zeros}, "can neither be pooled nor overlap"),
-    ({"pooled": True, "initial_state": np.zeros}, "can neither be pooled nor overlap"),
+    ({"left": 1, "initial_state": np.zeros}, "neither pooled nor overlapping"),
+    ({"pooled": True, "initial_state": np.zeros}, "neither pooled nor overlapping"),
   ],
 )
 def test_declarations_that_cannot_be_run_are_named(changes, words):

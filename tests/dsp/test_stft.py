@@ -11,7 +11,7 @@ from tests.conftest import melody
 
 def test_stft_equals_that_of_librosa():
   waveform = melody(0.25)
-  found = stft(waveform[None], 512, 128)[0]
+  found = stft(jnp.asarray(waveform)[None], 512, 128)[0]
   expected = librosa.stft(waveform, n_fft=512, hop_length=128, center=False).T
   np.testing.assert_allclose(found, expected, atol=2e-3)
 

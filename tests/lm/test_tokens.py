@@ -58,5 +58,5 @@ def test_runs_are_cut_to_their_beginning():
 
 
 def test_a_quantizer_outside_the_layout_is_refused():
-  with pytest.raises(ConfigError, match="quantizers 2 to 3 lie outside"):
+  with pytest.raises(ConfigError, match="quantizers 2 to 3 are outside"):
     TokenLayout(0, 3, 8).flatten_codes(np.zeros((1, 2), np.int32), first_quantizer=2)

@@ -127,7 +127,7 @@ def test_weights_that_do_not_fit_are_named():
   extra = tensors | {"encoder.lstm.bias": np.zeros(1)}
   missing = {k: v for k, v in tensors.items() if k != "decoder.conv2.bias"}
   for changed, tensors_given, error, words in (
-    ({"model_type": "encodec"}, tensors, ConfigError, "type 'encodec', and 'dac' is wanted"),
+    ({"model_type": "encodec"}, tensors, ConfigError, "type 'encodec', expected 'dac'"),
     ({"codebook_size": 32}, tensors, ConfigError, "codebooks"),
     ({"n_codebooks": 3}, tensors, DataError, "such as 'quantizer.quantizers.3"),
     ({"decoder_hidden_size": 12}, tensors, ConfigError, "cannot be halved 3 times"),

@@ -136,7 +136,7 @@ def test_weights_that_do_not_fit_are_named():
   extra = tensors | {"encoder.layers.2.alpha": np.zeros(1)}
   missing = {k: v for k, v in tensors.items() if k != "decoder.layers.1.lstm.bias_hh_l1"}
   for changed, given, error, words in (
-    ({"model_type": "dac"}, tensors, ConfigError, "type 'dac', and 'encodec' is wanted"),
+    ({"model_type": "dac"}, tensors, ConfigError, "type 'dac', expected 'encodec'"),
     ({"codebook_size": 12}, tensors, ConfigError, "codebooks"),
     ({"target_bandwidths": [2.4]}, tensors, DataError, "such as 'quantizer.layers.1.codebook"),
     ({"use_causal_conv": False}, tensors, ConfigError, "use_causal_conv False"),

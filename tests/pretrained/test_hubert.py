@@ -85,7 +85,7 @@ def test_weights_that_do_not_fit_are_named():
   config, tensors = published.config, published.weights.tensors
   missing = {k: v for k, v in tensors.items() if k != "encoder.layers.2.layer_norm.bias"}
   for changed, given, error, words in (
-    ({"model_type": "wav2vec2"}, tensors, ConfigError, "type 'wav2vec2', and 'hubert' is wanted"),
+    ({"model_type": "wav2vec2"}, tensors, ConfigError, "type 'wav2vec2', expected 'hubert'"),
     ({"hidden_act": "relu"}, tensors, ConfigError, "hidden_act 'relu'"),
     ({"conv_pos_batch_norm": True}, tensors, ConfigError, "conv_pos_batch_norm True"),
     ({"feat_extract_norm": "batch"}, tensors, ConfigError, "feat_extract_norm 'batch'"),

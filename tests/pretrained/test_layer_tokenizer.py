@@ -94,8 +94,8 @@ def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(kind):
 def test_settings_that_do_not_fit_are_named(kind):
   published = read_published(GOLDEN / kind.folder)
   for layer, dim, words in (
-    (0, 16, "layer 0 is none of the model's blocks 1 to 3"),
-    (4, 16, "layer 4 is none"),
+    (0, 16, "layer 0 is not one of the model's blocks 1 to 3"),
+    (4, 16, "layer 4 is not one"),
     (2, 17, "the centroids have 17 dimensions, the model's features 16"),
   ):
     with pytest.raises(ConfigError, match=words):

@@ -112,7 +112,7 @@ def test_the_defaults_are_the_published_model():
 def test_a_stage_may_have_two_semantic_tokens_for_a_frame():
   spec = coarse_stage(semantic_rate=25.0, frame_rate=12.5, codebook_size=2048)
   assert (spec.crop_steps, spec.crop_frames) == (250, 125)
-  assert steps_of_frames(spec, 3, 7) == slice(6, 14)
+  assert steps_of_frames(3, 7, spec.frame_rate, spec.semantic_rate) == slice(6, 14)
 
 
 def test_a_config_survives_a_bundle(codec):
@@ -125,7 +125,7 @@ def test_weights_that_do_not_fit_are_named():
   extra = tensors | {"encoder.layers.2.alpha": np.zeros(1)}
   missing = {k: v for k, v in tensors.items() if k != "upsample.conv.weight"}
   for changed, given, error, words in (
-    ({"model_type": "dac"}, tensors, ConfigError, "type 'dac', and 'mimi' is wanted"),
+    ({"model_type": "dac"}, tensors, ConfigError, "type 'dac', expected 'mimi'"),
     ({"codebook_size": 32}, tensors, ConfigError, "codebooks"),
     ({"num_quantizers": 3}, tensors, DataError, "such as 'quantizer.acoustic"),
     ({"use_causal_conv": False}, tensors, ConfigError, "use_causal_conv False"),

@@ -74,7 +74,7 @@ def test_weights_that_do_not_fit_are_named():
   name = "encoder.layers.2.conv_module.depthwise_conv.weight"
   missing = {k: v for k, v in tensors.items() if k != name}
   for changed, given, error, words in (
-    ({"model_type": "hubert"}, tensors, ConfigError, "'hubert', and 'wav2vec2-bert' is wanted"),
+    ({"model_type": "hubert"}, tensors, ConfigError, "'hubert', expected 'wav2vec2-bert'"),
     ({"hidden_act": "gelu"}, tensors, ConfigError, "hidden_act 'gelu'"),
     ({"position_embeddings_type": "rotary"}, tensors, ConfigError, "and only 'relative_key'"),
     ({"add_adapter": True}, tensors, ConfigError, "add_adapter True"),

@@ -280,11 +280,11 @@ def test_prompts_that_do_not_fit_are_refused_in_words(cascade):
     (changed(given, codes=given.prompt["codes"][:, :2]), "at least 5 quantizers"),
     (
       changed(given, semantic=given.prompt["semantic"][:2]),
-      "2 semantic tokens are too few for 8 frames: 4",
+      "2 semantic tokens do not cover 8 frames; 4 are needed",
     ),
     (
       Clip(20, given={"semantic": given.prompt["semantic"]}),
-      "4 semantic tokens are too few for 20 frames: 10",
+      "4 semantic tokens do not cover 20 frames; 10 are needed",
     ),
     (Clip(None), "no length, and no stage ends it"),
   ]:

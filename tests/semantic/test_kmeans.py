@@ -76,7 +76,7 @@ def test_idle_centroids_are_put_to_use():
 
 
 def test_too_few_or_broken_frames_are_refused():
-  with pytest.raises(DataError, match="3 frames cannot make 4"):
+  with pytest.raises(DataError, match="3 frames are too few for 4"):
     fit_kmeans(np.zeros((3, 2), np.float32), 4)
   with pytest.raises(DataError, match="NaN"):
     fit_kmeans(np.full((30, 2), np.nan, np.float32), 4)

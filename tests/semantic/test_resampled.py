@@ -65,5 +65,5 @@ def test_a_tokenizer_is_wrapped_once_and_comes_back_as_it_was(tokenizer, resampl
   assert tokenizer_at(tokenizer, 16_000) is tokenizer
   assert tokenizer_at(resampled, 24_000) is resampled
   assert tokenizer_at(tokenizer_at(resampled, 48_000), 16_000) is tokenizer
-  with pytest.raises(ConfigError, match="no whole number at the 22051 Hz of the codec"):
+  with pytest.raises(ConfigError, match="whole number of samples at the 22051 Hz of the codec"):
     tokenizer_at(tokenizer, 22_051)

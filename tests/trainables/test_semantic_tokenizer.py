@@ -72,7 +72,7 @@ def test_the_command_writes_a_tokenizer_of_the_runs_encoder(run, w2v_config, run
     (["--encoder_dir={}/run", "--audio_dir={}/audio", "--layer=9"], "layer 9 is not in 0..3"),
     (
       ["--encoder_dir={}/run", "--audio_dir={}/audio", "--num_clusters=5000"],
-      "225 frames cannot make 5000",
+      "225 frames are too few for 5000",
     ),
   ],
 )
