@@ -132,7 +132,7 @@ def _verify(name: str) -> int:
     return 1
   version = read_manifest(folder)["format_version"]
   older = f"; format {version}, read as {FORMAT_VERSION}" if version != FORMAT_VERSION else ""
-  print(f"{folder}: whole, {len(inspection.list_parts(folder))} parts{older}")
+  print(f"{folder}: intact, {len(inspection.list_parts(folder))} parts{older}")
   return 0
 
 
@@ -149,7 +149,7 @@ def _pull(repository: str, folder: str) -> None:
   path = hub.pull_bundle(
     repository, Path(folder), revision=FLAGS.revision, overwrite=FLAGS.overwrite
   )
-  print(f"{path}: {repository}, whole, {inspection.folder_size(path) / 1e6:.1f} MB")
+  print(f"{path}: {repository}, intact, {inspection.folder_size(path) / 1e6:.1f} MB")
 
 
 _COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {

@@ -368,7 +368,7 @@ def _check_numbers(
   mode: Mode, duration: float | None, prompt_seconds: float | None, seed: int
 ) -> None:
   if duration is None and mode is not Mode.RESYNTHESIS:
-    raise UserError(f"{mode.value} mode needs a duration: the seconds of new sound")
+    raise UserError(f"{mode.value} mode needs a duration: the seconds of new audio")
   if duration is not None and not 0 < duration <= LONGEST_SECONDS:
     raise UserError(f"duration {duration:g} is not in (0, {LONGEST_SECONDS:g}] seconds")
   if prompt_seconds is not None and not prompt_seconds > 0:

@@ -146,7 +146,7 @@ def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
     return _SHIPPED / str(name_or_dir)
   folder = Path(name_or_dir)
   if not folder.is_dir():
-    known = f"the ones that ship are {', '.join(shipped)}" if shipped else "none ship"
+    known = f"the shipped bundles are {', '.join(shipped)}" if shipped else "no bundle is shipped"
     raise BundleError(f"no bundle {str(name_or_dir)!r}: it is not a folder, and {known}")
   if not (folder / MANIFEST).is_file():
     raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}")
@@ -334,7 +334,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
 
 
 def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:
-  """Returns the narrowest format, not below `storage`, that keeps the tokens of a stage."""
+  """Returns the narrowest format from `storage` up that preserves the tokens of all stages."""
   if not has_stages:
     return storage
   narrowest_first = list(reversed(Storage))

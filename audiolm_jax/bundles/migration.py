@@ -70,7 +70,7 @@ def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   manifest["token_hash"] = token_hash(codec, semantic)
   for name in manifest["stages"]:
     stage = components[f"{name}_stage"]
-    if stage["token_hash"] == old:  # loading rejects a stage with any other hash by its name
+    if stage["token_hash"] == old:  # loading rejects stages that keep another hash
       stage["token_hash"] = manifest["token_hash"]
   manifest["format_version"] = 2
   return manifest

@@ -16,7 +16,7 @@ Params = Mapping[str, Any]
 
 _LEAST_FLOAT16_SCALE = 2.0**-14  # smaller float16 values are subnormal and less precise
 _BLOCK = 64
-_LEAST_INT8 = 1024  # weights; int8 does not make smaller arrays smaller
+_LEAST_INT8 = 1024  # weights; int8 saves no space in smaller arrays
 _SCALE = ":scale"
 
 
@@ -100,7 +100,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     BundleError: the file is missing or damaged.
   """
   if not path.is_file():
-    raise BundleError(f"{path} is missing; the bundle is not whole: copy or export it again")
+    raise BundleError(f"{path} is missing and the bundle incomplete; copy or export it again")
   try:
     flat = safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
@@ -168,7 +168,7 @@ def _in_blocks(value: np.ndarray) -> np.ndarray:
 
 
 def _full_width(value: np.ndarray) -> np.ndarray:
-  # np.issubdtype does not know bfloat16; its kind is "V".
+  # np.issubdtype does not support bfloat16, whose kind is "V".
   return value if value.dtype.kind in "iub" else value.astype(np.float32, copy=False)
 
 

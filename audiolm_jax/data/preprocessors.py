@@ -62,7 +62,7 @@ def check_token_hash(dataset: tf.data.Dataset, token_hash: str, name: str) -> tf
     other = example["token_hash"]
     message = tf.strings.join(
       [
-        f"DataError: the cache of {name} was made by other tokenizers (",
+        f"DataError: the cache of {name} has tokens of other tokenizers (",
         other,
         f") than the bundle's ({token_hash}); {remedy}",
       ]

@@ -84,7 +84,7 @@ def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
       if version not in (1, FORMAT_VERSION):
         raise DataError(
           f"{path} has format version {version}, this program reads 1 to {FORMAT_VERSION}; "
-          "encode the sound again"
+          "encode the audio again"
         )
       arrays, streams = (_format_1 if version == 1 else _format_2)(stored)
       tokens = TokenFile(
@@ -99,7 +99,7 @@ def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
   except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
     raise DataError(
       f"{path} is damaged or not the tokens.npz that audiolm_jax.encode writes; "
-      "encode the sound again"
+      "encode the audio again"
     ) from error
   codes = tokens.tokens.get(CODES, np.zeros(0))
   if codes.ndim != 2 or codes.dtype.kind not in "iu" or not codes.size:
@@ -114,7 +114,7 @@ def _format_2(stored: Mapping[str, np.ndarray]) -> tuple[Record, dict[str, Strea
 
 
 def _format_1(stored: Mapping[str, np.ndarray]) -> tuple[Record, dict[str, Stream]]:
-  """Reads two streams. Their vocabulary sizes are not stored; the largest token bounds them."""
+  """Reads two streams. Their sizes are not stored, so each is its largest token plus one."""
   semantic, codes = stored["semantic"], stored["codes"]
   rate = float(stored["semantic_rate"]) or None  # 0: repeats are collapsed
   streams = (

@@ -148,16 +148,16 @@ def test_a_save_that_fails_leaves_the_old_bundle(miniature_bundle, saved, tmp_pa
   assert [p.name for p in tmp_path.iterdir()] == ["mini"]
 
 
-def test_unknown_names_list_what_there_is(tmp_path, monkeypatch, saved):
+def test_unknown_names_list_the_shipped_bundles(tmp_path, monkeypatch, saved):
   with pytest.raises(BundleError, match="no bundle 'speech_large'"):
     load_bundle("speech_large")
   (tmp_path / "empty").mkdir()
-  with pytest.raises(BundleError, match=r"no bundle: it has no bundle\.json"):
+  with pytest.raises(BundleError, match=r"not a bundle: it has no bundle\.json"):
     load_bundle(tmp_path / "empty")
   monkeypatch.setattr(folder, "_SHIPPED", tmp_path)
   assert list_bundles() == ["mini"]
   assert load_bundle("mini").name == "miniature"
-  with pytest.raises(BundleError, match="the ones that ship are mini"):
+  with pytest.raises(BundleError, match="the shipped bundles are mini"):
     load_bundle("speech_large")
 
 
@@ -175,7 +175,7 @@ def test_unknown_names_list_what_there_is(tmp_path, monkeypatch, saved):
       "misnames|its tokenizers have",
     ),
     (lambda m: m.update(components=[]), "lacks or misnames"),
-    (lambda m: m.update(token_hash="0123"), r"bundle\.json says token hash 0123, its tokenizers"),
+    (lambda m: m.update(token_hash="0123"), r"bundle\.json has token hash 0123, its tokenizers"),
     (
       lambda m: m["components"]["coarse_stage"].update(token_hash="0123"),
       "the coarse stage was trained on other tokens",
@@ -187,7 +187,7 @@ def test_unknown_names_list_what_there_is(tmp_path, monkeypatch, saved):
       )
       for name in ("codec", "semantic", "coarse_stage")
     ),
-    (lambda m: m["temperatures"].update(rough=1.0), "'rough', which is no stage"),
+    (lambda m: m["temperatures"].update(rough=1.0), "'rough', which is not one of its stages"),
   ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(saved, change, words):

@@ -84,7 +84,7 @@ def test_what_is_damaged_is_neither_pushed_nor_pulled(run_cli, hub, saved, tmp_p
 
 
 @pytest.mark.parametrize("name", ["user/none", "user/poems"])
-def test_what_is_not_there_or_no_bundle_is_said_in_one_line(run_cli, hub, tmp_path, name):
+def test_a_missing_bundle_is_reported_in_one_line(run_cli, hub, tmp_path, name):
   hub.repositories["user/poems"] = {"README.md": b"# Poems"}
   done = run_cli(COMMAND, "pull", name, tmp_path / "new")
   assert done.code == 2 and done.err.count("\n") == 1
@@ -92,7 +92,7 @@ def test_what_is_not_there_or_no_bundle_is_said_in_one_line(run_cli, hub, tmp_pa
   assert not (tmp_path / "new").exists()
 
 
-def test_a_hub_that_cannot_be_reached_is_said_in_one_line(run_cli, hub, saved, tmp_path):
+def test_an_unreachable_hub_is_reported_in_one_line(run_cli, hub, saved, tmp_path):
   hub.close()
   for arguments in (("pull", "user/mini", tmp_path / "new"), ("push", saved, "user/mini")):
     done = run_cli(COMMAND, *arguments)

@@ -1,4 +1,4 @@
-"""`python -m audiolm_jax.bundles`: what is there, what it holds, and whether it is whole."""
+"""`python -m audiolm_jax.bundles`: lists, describes, verifies, pushes and pulls bundles."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def test_list_also_finds_bundles_in_the_folders_given(run_cli, saved, tmp_path):
   assert run_cli(COMMAND, "list", tmp_path / "none").code == 2
 
 
-def test_info_says_parts_sizes_token_hash_licence_data_and_the_head_of_the_card(
+def test_info_prints_parts_sizes_token_hash_licence_data_and_the_head_of_the_card(
   run_cli, saved, miniature_bundle
 ):
   out = run_cli(COMMAND, "info", saved).out
@@ -71,7 +71,7 @@ def test_info_counts_the_weights_and_not_what_stores_them(
 
 def test_a_whole_bundle_is_verified(run_cli, saved):
   done = run_cli(COMMAND, "verify", saved)
-  assert (done.code, done.out) == (0, f"{saved}: whole, 5 parts\n")
+  assert (done.code, done.out) == (0, f"{saved}: intact, 5 parts\n")
 
 
 def test_every_damaged_part_is_reported_and_the_exit_code_is_1(run_cli, saved):

@@ -76,7 +76,7 @@ def test_a_stage_of_other_tokens_in_format_1_is_refused_by_name(format_1):
 
 
 @pytest.mark.parametrize("version", [0, 4, "1", True, None, [1]])
-def test_a_version_that_never_was_or_is_to_come_is_refused_with_the_mend(format_1, version):
+def test_an_unknown_version_is_rejected_with_the_fix(format_1, version):
   edit(format_1, lambda m: m.update(format_version=version))
   with pytest.raises(
     BundleError, match=r"this program reads 1 to 3; export .* or update"

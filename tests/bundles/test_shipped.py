@@ -21,7 +21,7 @@ def test_a_shipped_bundle_is_whole_and_small(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_bundle_says_what_it_was_trained_on(name):
+def test_a_shipped_bundle_lists_its_training_data(name):
   bundle = load_bundle(name, stages=())
   assert bundle.metadata["data"] and bundle.metadata["licence"]
   for heading in ("## Data", "## Measured", "## Limits"):

@@ -148,7 +148,7 @@ def _command(audio, bundle_dir, output_dir, *more):
   ]
 
 
-def test_two_processes_killed_at_work_go_on_with_the_shards_that_are_missing(
+def test_two_killed_processes_resume_with_the_missing_shards(
   miniature_bundle, many, bundle_dir, tmp_path
 ):
   command = [str(part) for part in _command(many, bundle_dir, tmp_path / "store")]

@@ -1,4 +1,4 @@
-"""What a dataset's batches look like, told before there are any data."""
+"""The declared shapes of the batches of a dataset equal those of its batches."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["sounds in memory", "tokens in memory", "SeqIO task of sounds"])
-def test_batches_have_the_shapes_that_were_told(kind, corpus):
+def test_batches_have_the_declared_shapes(kind, corpus):
   if kind == "tokens in memory":
     dataset = datasets.InMemoryTokens(str(corpus / "tokens"), SPEC, batch_size=2)
   elif kind == "sounds in memory":
@@ -48,7 +48,7 @@ def test_batches_have_the_shapes_that_were_told(kind, corpus):
     task = audio_folder.register(str(corpus / "sounds"))
     dataset = datasets.SeqioDataset(task, {"waveform": 11_200}, batch_size=2)
   batch = next(dataset())
-  told = dataset.batch_shapes()
-  assert {name: (x.shape, x.dtype) for name, x in told.items()} == {
+  declared = dataset.batch_shapes()
+  assert {name: (x.shape, x.dtype) for name, x in declared.items()} == {
     name: (np.shape(x), np.asarray(x).dtype) for name, x in batch.items()
   }

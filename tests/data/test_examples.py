@@ -11,7 +11,7 @@ from audiolm_jax.lm import stages
 
 
 def _tokens(steps, odd=0, quantizers=12):
-  """Tokens that tell their own place in time."""
+  """Returns tokens whose values are their positions in time."""
   frames = 2 * steps - odd
   return np.arange(steps), np.repeat(np.arange(frames)[:, None], quantizers, axis=1)
 
@@ -34,7 +34,7 @@ def test_every_whole_crop_is_equally_likely():
   assert len(counts) == 3 and np.all(abs(counts - 1000) < 120)
 
 
-def test_seeds_beyond_32_bits_are_told_apart():
+def test_seeds_beyond_32_bits_are_distinguished():
   assert examples.crop_start(10**9, 1, (1, 0)) != examples.crop_start(10**9, 1, (1, 1 << 40))
   examples.crop_start(10, 1, (-1, 2**63))
 
@@ -118,7 +118,7 @@ def test_stage_takes_only_the_streams_it_uses():
   assert any(odd_starts) and not all(odd_starts)
 
 
-def test_missing_stream_is_said():
+def test_missing_stream_is_reported():
   with pytest.raises(DataError, match="stream codes"):
     examples.crop_tokens(_coarse(), {"semantic": np.arange(100)}, (0, 0))
 

@@ -110,7 +110,7 @@ def test_an_evaluation_round_counts_every_target_once(stored_tokens):
     min(clip.streams["codes"].shape[0] // 2, len(clip.streams["semantic"])) * 2 * 3
     for clip in clips
   )
-  # An odd last frame belongs to no whole cell; it is there where its window has room.
+  # An odd last frame belongs to no whole cell; a window contains it only if it has room.
   total = sum(batch["decoder_loss_weights"].sum() for batch in batches)
   assert whole_cells <= total <= sum(clip.streams["codes"].size for clip in clips)
 
@@ -212,7 +212,7 @@ def _with_bad_rows(corpus, folder, good, bad):
   return path
 
 
-def test_unreadable_clips_are_skipped_counted_and_said(corpus, tmp_path):
+def test_unreadable_clips_are_skipped_counted_and_reported(corpus, tmp_path):
   source = _with_bad_rows(corpus, tmp_path, good=6, bad=2)
   reader = _waveforms(source, max_skipped_fraction=0.25)
   assert set(reader.skipped.skipped) == {"gone.wav", "noise.wav"}

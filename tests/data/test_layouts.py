@@ -1,4 +1,4 @@
-"""Splits and speakers of published corpora, told by their folders."""
+"""Splits and speakers of published corpora, derived from their folders."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def _make(folder, names):
       path.write_text("")
 
 
-def _told(folder, layout=None, valid_fraction=0.0):
+def _described(folder, layout=None, valid_fraction=0.0):
   clips = manifest.list_clips(folder, valid_fraction, layout)
   return {clip.id: (clip.split, clip.speaker) for clip in clips}
 
@@ -29,7 +29,7 @@ def test_librispeech_has_its_own_splits_and_speakers(tmp_path, above):
   parts = ["train-clean-100/19/198", "train-other-500/20/1", "dev-clean/84/2", "test-other/61/7"]
   _make(tmp_path, [f"{above}{part}/x.flac" for part in parts])
   _make(tmp_path, [f"{above}{parts[0]}/19-198.trans.txt", f"{above}SPEAKERS.TXT"])
-  assert list(_told(tmp_path).values()) == [
+  assert list(_described(tmp_path).values()) == [
     ("valid", "84"),
     ("test", "61"),
     ("train", "19"),
@@ -39,16 +39,16 @@ def test_librispeech_has_its_own_splits_and_speakers(tmp_path, above):
 
 def test_libri_light_and_a_single_split_have_speakers_and_no_splits(tmp_path):
   _make(tmp_path / "light", [f"small/{i}/book_name_64kb/part.flac" for i in range(30)])
-  told = _told(tmp_path / "light", valid_fraction=0.2)
-  assert told["small/7/book_name_64kb/part.flac"][1] == "7"
-  assert {split for split, _ in told.values()} == {"train", "valid"}
+  described = _described(tmp_path / "light", valid_fraction=0.2)
+  assert described["small/7/book_name_64kb/part.flac"][1] == "7"
+  assert {split for split, _ in described.values()} == {"train", "valid"}
   _make(tmp_path / "one", ["103/1240/103-1240-0000.flac"])
-  assert _told(tmp_path / "one") == {"103/1240/103-1240-0000.flac": ("train", "103")}
+  assert _described(tmp_path / "one") == {"103/1240/103-1240-0000.flac": ("train", "103")}
 
 
 def test_ljspeech_is_one_speaker(tmp_path):
   _make(tmp_path, ["metadata.csv", "wavs/LJ001-0001.wav", "wavs/LJ001-0002.wav", "other.wav"])
-  assert _told(tmp_path) == {f"wavs/LJ001-000{i}.wav": ("train", "ljspeech") for i in (1, 2)}
+  assert _described(tmp_path) == {f"wavs/LJ001-000{i}.wav": ("train", "ljspeech") for i in (1, 2)}
 
 
 MAESTRO = """canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration
@@ -61,8 +61,8 @@ C,Waltz,test,2006,2006/c.midi,2006/c.wav,1.0
 def test_maestro_has_the_splits_of_its_table_and_misses_what_is_not_there(tmp_path):
   _make(tmp_path, ["2004/a.wav", "2006/b.wav", "2006/not_listed.wav"])
   (tmp_path / "maestro-v3.0.0.csv").write_text(MAESTRO)
-  told = {"2004/a.wav": "train", "2006/b.wav": "valid", "2006/c.wav": "test"}
-  assert _told(tmp_path) == {name: (split, None) for name, split in told.items()}
+  described = {"2004/a.wav": "train", "2006/b.wav": "valid", "2006/c.wav": "test"}
+  assert _described(tmp_path) == {name: (split, None) for name, split in described.items()}
   (tmp_path / "maestro-v3.0.0.csv").write_text("a,b\n1,2\n")
   with pytest.raises(DataError, match=r"maestro-v3\.0\.0\.csv is not a MAESTRO table"):
     manifest.list_clips(tmp_path)
@@ -70,8 +70,8 @@ def test_maestro_has_the_splits_of_its_table_and_misses_what_is_not_there(tmp_pa
 
 def test_a_layout_can_be_named_and_one_that_does_not_fit_is_refused(tmp_path):
   _make(tmp_path, ["metadata.csv", "wavs/a.wav", "train/b.wav"])
-  assert set(_told(tmp_path, "ljspeech")) == {"wavs/a.wav"}
-  assert set(_told(tmp_path, "folder")) == {"wavs/a.wav", "train/b.wav"}
+  assert set(_described(tmp_path, "ljspeech")) == {"wavs/a.wav"}
+  assert set(_described(tmp_path, "folder")) == {"wavs/a.wav", "train/b.wav"}
   with pytest.raises(DataError, match="does not have the layout maestro"):
     manifest.list_clips(tmp_path, layout="maestro")
   with pytest.raises(DataError, match="the layouts are maestro, ljspeech, librispeech, folder"):
@@ -84,7 +84,7 @@ def test_folders_and_manifests_in_a_bucket_are_read_like_those_on_disk(corpus, t
   for path in (p for p in tmp_path.rglob("*") if p.is_file()):
     with storage.write_whole(f"memory://layouts/m/{path.relative_to(tmp_path)}") as file:
       file.write(path.read_bytes())
-  assert _told("memory://layouts/m") == _told(tmp_path)
+  assert _described("memory://layouts/m") == _described(tmp_path)
   for path in (p for p in corpus.parent.rglob("*") if p.is_file()):
     with storage.write_whole(f"memory://layouts/c/{path.relative_to(corpus.parent)}") as file:
       file.write(path.read_bytes())

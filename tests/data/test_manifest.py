@@ -73,7 +73,7 @@ def test_two_files_without_splits_give_one_of_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("text", "said"),
+  ("text", "words"),
   [
     ('{"path": "a.wav"}\nnot json', "line 2"),
     ('{"file": "a.wav"}', "line 1"),
@@ -82,9 +82,9 @@ def test_two_files_without_splits_give_one_of_each(tmp_path):
     ("\n", "no rows"),
   ],
 )
-def test_bad_manifest_is_refused_with_its_line(tmp_path, text, said):
+def test_bad_manifest_is_refused_with_its_line(tmp_path, text, words):
   (tmp_path / "m.jsonl").write_text(text)
-  with pytest.raises(DataError, match=said):
+  with pytest.raises(DataError, match=words):
     manifest.list_clips(tmp_path / "m.jsonl")
 
 

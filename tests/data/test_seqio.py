@@ -388,7 +388,7 @@ def test_a_cache_of_other_tokenizers_is_refused_in_words(cached, corpus, tmp_pat
     next(batches)
 
 
-def test_no_cache_is_said_with_what_to_do(corpus, tmp_path, cache_dirs):
+def test_a_missing_cache_is_reported_with_the_fix(corpus, tmp_path, cache_dirs):
   cache_dirs(tmp_path)
   registration.register_audio_tasks("uncached", corpus, tokenizers(), stage_specs=SPECS)
   with pytest.raises(DataError, match="run seqio_cache_tasks first"):

@@ -33,7 +33,7 @@ def test_info_counts_clips_hours_tokens_and_speakers(stored_tokens):
   assert "525 semantic" in info.report() and "hash-a" in info.report()
 
 
-def test_report_says_hours_tokens_speakers_storage_and_what_was_skipped(
+def test_report_states_hours_tokens_speakers_storage_and_what_was_skipped(
   tmp_path, open_writer, random_clip
 ):
   writer = open_writer(tmp_path)
@@ -59,7 +59,7 @@ def test_tokens_of_other_tokenizers_are_refused_in_words(stored_tokens, open_wri
     open_writer(stored_tokens, "hash-b")
 
 
-def test_a_killed_run_goes_on_after_its_last_whole_shard(tmp_path, open_writer, random_clip):
+def test_a_killed_run_resumes_after_its_last_whole_shard(tmp_path, open_writer, random_clip):
   killed = open_writer(tmp_path)
   for i in range(6):  # clips 4 and 5 are pending when it dies
     killed.add(random_clip(i))
@@ -214,7 +214,7 @@ def test_no_store_damaged_store_and_later_format_are_refused(tmp_path, open_writ
     token_store.TokenStore(tmp_path / "s")
 
 
-def test_unwritable_folder_is_said(tmp_path, open_writer):
+def test_unwritable_folder_is_reported(tmp_path, open_writer):
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match="cannot create the folder"):
     open_writer(tmp_path / "file" / "store")

@@ -1,4 +1,4 @@
-"""What the demo remembers is bounded, and a job ends when it is told to."""
+"""The memory of the demo is bounded, and a job ends when it is stopped."""
 
 import time
 
@@ -42,7 +42,7 @@ def test_a_session_stops_its_own_jobs_only(tmp_path):
   again.check()
 
 
-def test_a_job_that_takes_too_long_says_so(tmp_path):
+def test_a_job_that_takes_too_long_raises_an_error(tmp_path):
   job = Jobs(tmp_path).begin("me", 0.01)
   time.sleep(0.02)
   with pytest.raises(UserError, match=r"longer than 0\.01 s"):

@@ -11,7 +11,7 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import library
 
 
-def test_without_gradio_the_mend_is_said(monkeypatch, run_cli):
+def test_without_gradio_the_error_names_the_fix(monkeypatch, run_cli):
   monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
   done = run_cli("demo.__main__")
   assert done.code == 2 and "pip install -r requirements/extras/demo.txt" in done.err

@@ -37,6 +37,6 @@ def test_a_mode_takes_of_the_prompt_what_it_needs(ask):
     ({"seed": 2**32}, "seed 4.29497e"),
   ],
 )
-def test_what_is_past_a_limit_is_said_with_the_limit(ask, change, words):
+def test_a_value_beyond_a_limit_is_reported_with_the_limit(ask, change, words):
   with pytest.raises(UserError, match=words):
     checked(ask(**change), ["miniature"], Limits(max_duration=20.0))

@@ -49,8 +49,12 @@ def test_samples_are_those_of_the_command_with_the_seeds_one_after_another(
     tokens = token_file.load_tokens(folder / f"sample_{number}.npz")
     np.testing.assert_array_equal(tokens.codes, expected.tokens.codes)
     np.testing.assert_array_equal(tokens.tokens["semantic"], expected.tokens.semantic)
-    said = read_provenance(path)
-    assert said and (said.seed, said.mode, said.prompt_seconds) == (seed, "continuation", 1.0)
+    recorded = read_provenance(path)
+    assert recorded and (recorded.seed, recorded.mode, recorded.prompt_seconds) == (
+      seed,
+      "continuation",
+      1.0,
+    )
     assert (folder / f"sample_{number}.png").read_bytes().startswith(b"\x89PNG")
   (job,) = [jobs.find(folder.name)]
   assert job and [len(s.since(0)) for s in job.samples] == [64_000, 64_000]
