@@ -1,12 +1,9 @@
 """Mel filter banks."""
 
 import enum
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
-
-Values = TypeVar("Values", float, np.ndarray)
 
 
 class Sides(enum.Enum):
@@ -48,11 +45,11 @@ def mel_filterbank(
   return np.maximum(0.0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
 
 
-def hertz_to_mel(frequency: Values) -> Values:
+def hertz_to_mel(frequency: float | Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
   """Converts frequencies in Hz to mels."""
-  return 2595.0 * np.log10(1.0 + frequency / 700.0)
+  return np.asarray(2595.0 * np.log10(1.0 + np.asarray(frequency) / 700.0))
 
 
-def mel_to_hertz(mel: Values) -> Values:
+def mel_to_hertz(mel: float | Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
   """Converts mels to frequencies in Hz."""
-  return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+  return np.asarray(700.0 * (10.0 ** (np.asarray(mel) / 2595.0) - 1.0))
