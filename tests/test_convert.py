@@ -12,6 +12,7 @@ from audiolm_jax.bundles import load_bundle
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.data.token_store import TokenStore
 from audiolm_jax.io import audio
+from audiolm_jax.io.token_file import load_tokens
 from audiolm_jax.pretrained import registry
 from audiolm_jax.sampling.cascade import CascadeResult
 from audiolm_jax.trainables.semantic_tokenizer import load_tokenizer
@@ -58,7 +59,7 @@ def test_a_converted_codec_encodes_decodes_and_makes_tokens(dac_codec, wav, tmp_
   out = tmp_path / "t.npz"
   done = run_cli("encode", wav, "--output", out, "--bundle", tmp_path / "dac")
   assert done.code == 0, done.err
-  codes = np.load(out)["codes"]
+  codes = load_tokens(out).tokens["codes"]
   np.testing.assert_array_equal(codes, dac_codec.encode_long(melody(1.3)))
   arguments = ("--output", tmp_path / "o.wav", "--bundle", tmp_path / "dac")
   done = run_cli("decode", out, *arguments)
@@ -76,7 +77,7 @@ def test_a_converted_codec_encodes_decodes_and_makes_tokens(dac_codec, wav, tmp_
   shutil.copy(wav, tmp_path / "audio" / "a.wav")
   tokenization.tokenize_corpus(bundle, tmp_path / "audio", tmp_path / "tokens", batch_size=2)
   (clip,) = TokenStore(tmp_path / "tokens", bundle.token_hash).clips("train")
-  np.testing.assert_array_equal(clip.codes, codes)
+  np.testing.assert_array_equal(clip.streams["codes"], codes)
 
 
 def test_a_codec_of_another_rate_works_with_the_semantic_tokenizer(wav, tmp_path, run_cli):
@@ -93,7 +94,7 @@ def test_a_codec_of_another_rate_works_with_the_semantic_tokenizer(wav, tmp_path
 
   done = run_cli("encode", wav, "--output", tmp_path / "t.npz", "--bundle", tmp_path / "encodec")
   assert done.code == 0, done.err
-  tokens = np.load(tmp_path / "t.npz")
+  tokens = load_tokens(tmp_path / "t.npz").tokens
   waveform = audio.resample(melody(1.3), 16_000, 24_000)
   np.testing.assert_array_equal(tokens["codes"], bundle.codec.encode_long(waveform))
   np.testing.assert_array_equal(tokens["semantic"], bundle.semantic.tokenize_long(waveform))
@@ -138,7 +139,7 @@ def test_a_converted_semantic_encoder_makes_the_tokens_of_its_centroids(
   out = tmp_path / "t.npz"
   done = run_cli("encode", wav, "--output", out, "--bundle", tmp_path / "semantic")
   assert done.code == 0, done.err
-  tokens = np.load(out)["semantic"]
+  tokens = load_tokens(out).tokens["semantic"]
   np.testing.assert_array_equal(tokens, miniature().tokenize_long(melody(1.3)))
   assert len(tokens) == 65 and len(set(tokens.tolist())) > 2
 
@@ -203,7 +204,7 @@ def test_audio_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
 
   def pieces():
     yield from np.split(codes, [10, 60])
-    return CascadeResult((np.arange(3),), (codes,), {})
+    return CascadeResult({"semantic": (np.arange(3),), "codes": (codes,)}, {})
 
   stream = AudioStream(bundle, pieces(), samples, 0, lambda piece, start: piece[: samples - start])
   streamed = np.concatenate(list(stream))

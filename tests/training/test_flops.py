@@ -79,6 +79,7 @@ def test_flops_of_a_semantic_encoder_equal_the_count_of_xla():
   assert model.flops_per_step(batch, 0) == pytest.approx(counted(model, batch), rel=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_flops_of_a_codec_equal_the_count_of_xla():
   config = CodecTrainingConfig(
     # One level, because XLA counts one pass of the loop over levels.

@@ -16,6 +16,9 @@ PERIOD = 10
 STEPS = {"codec": 60, "semantic": 60, "coarse_stage": 400, "bfloat16_stage": 400}
 
 
+SLOW_CODEC = pytest.param("codec", marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
   return runs.make_corpus(tmp_path_factory.mktemp("corpus"))
@@ -109,7 +112,7 @@ def run_with_ends(arguments, model_dir, log, ends):
   assert resumed, "the last start did not resume from a checkpoint"
 
 
-@pytest.mark.parametrize("kind", ["codec", "bfloat16_stage"])
+@pytest.mark.parametrize("kind", [SLOW_CODEC, "bfloat16_stage"])
 def test_a_killed_run_resumes_to_the_same_bits(kind, corpus, whole, tmp_path):
   arguments = the_command(kind, corpus, tmp_path / "run")
   run_with_ends(arguments, tmp_path / "run", tmp_path / "log", moments(kind, 2, seed=1))
@@ -124,7 +127,7 @@ def test_ten_kills_leave_no_trace(kind, corpus, whole, tmp_path):
   runs.assert_same_run(tmp_path / "run", whole(kind))
 
 
-@pytest.mark.parametrize("kind", ["codec", "coarse_stage"])
+@pytest.mark.parametrize("kind", [SLOW_CODEC, "coarse_stage"])
 def test_sigterm_saves_the_current_step_and_the_run_resumes_to_the_same_bits(
   kind, corpus, whole, tmp_path
 ):
@@ -140,7 +143,7 @@ def test_sigterm_saves_the_current_step_and_the_run_resumes_to_the_same_bits(
   runs.assert_same_run(model_dir, whole(kind))
 
 
-@pytest.mark.parametrize("kind", ["codec", "coarse_stage"])
+@pytest.mark.parametrize("kind", [SLOW_CODEC, "coarse_stage"])
 def test_damaged_checkpoints_are_skipped_and_reported(kind, corpus, whole, tmp_path):
   model_dir, steps = tmp_path / "run", STEPS[kind]
   shutil.copytree(whole(kind), model_dir)
@@ -160,7 +163,7 @@ def test_damaged_checkpoints_are_skipped_and_reported(kind, corpus, whole, tmp_p
   runs.assert_same_run(model_dir, whole(kind))
 
 
-@pytest.mark.parametrize("kind", ["codec", "coarse_stage"])
+@pytest.mark.parametrize("kind", [SLOW_CODEC, "coarse_stage"])
 def test_the_data_position_takes_a_few_bytes(kind, whole):
   for folder in whole(kind).glob("checkpoint_*/progress"):
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5_000

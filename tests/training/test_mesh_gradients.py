@@ -155,7 +155,10 @@ def compare(component):
     print(component, mesh, "equal", flush=True)
 
 
-@pytest.mark.parametrize("component", MESHES)
+@pytest.mark.parametrize(
+  "component",
+  [pytest.param(name, marks=[pytest.mark.slow] * (name == "codec")) for name in MESHES],
+)
 def test_losses_and_gradients_on_every_mesh_are_those_of_one_device(component):
   here = Path(__file__)
   done = subprocess.run(
