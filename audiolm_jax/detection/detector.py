@@ -8,7 +8,7 @@ prove that a clip is a recording, and a high one does not prove that it is synth
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -138,5 +138,5 @@ def window_log_odds(
   config: ClassifierConfig, params: Mapping[str, Any], windows: jax.Array
 ) -> jax.Array:
   """Returns the log odds of synthetic to real for a batch of windows."""
-  logits = Classifier(config).apply({"params": params}, windows)
+  logits = cast(jax.Array, Classifier(config).apply({"params": params}, windows))
   return logits[:, 1] - logits[:, 0]

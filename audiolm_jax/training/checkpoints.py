@@ -183,7 +183,8 @@ class Checkpoints:
     """Removes the files of a failed save and returns the error."""
     # The manager reports the failure before the thread that writes has ended.
     with contextlib.suppress(Exception):
-      self._manager._checkpointer.wait_until_finished()
+      checkpointer: Any = self._manager._checkpointer
+      checkpointer.wait_until_finished()
     if jax.process_index() == 0:
       _remove_all(self.model_dir, f"{PREFIX}_{self._saving}{_UNFINISHED}*")
     steps = [s for s in self._manager.all_steps(read=True) if s != self._saving]

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from audiolm_jax.core.arrays import Array
 
 Metrics = Mapping[str, Float[Array, ""]]
+Scalar = jax.Array | np.ndarray | np.float32
 
 # The metric of a training step that is 1 if its update was skipped.
 SKIPPED = "skipped"
@@ -40,9 +41,9 @@ class Accumulator(NamedTuple):
     skipped_in_a_row: skipped updates since the last successful one.
   """
 
-  sums: dict[str, Float[Array, ""]]
-  weights: dict[str, Float[Array, ""]]
-  skipped_in_a_row: Float[Array, ""]
+  sums: Mapping[str, Scalar]
+  weights: Mapping[str, Scalar]
+  skipped_in_a_row: Scalar
 
 
 def empty(names: Any) -> Accumulator:

@@ -131,7 +131,8 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     parts.append(optax.trace(decay=config.b1))
   if config.weight_decay:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
-  parts.append(optax.scale_by_learning_rate(make_schedule(config)))
+  schedule: Any = make_schedule(config)  # optax also has one for integer steps only
+  parts.append(optax.scale_by_learning_rate(schedule))
   return optax.chain(*parts)
 
 

@@ -67,7 +67,7 @@ def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
   )
 
 
-def make_mesh(config: PartitioningConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: PartitioningConfig, devices: Sequence[Any] | None = None) -> Mesh:
   """Returns a mesh with the axes data, fsdp and model.
 
   Args:
@@ -108,7 +108,7 @@ class Partitioner:
   """A mesh with its axis rules, and the shardings that follow from them."""
 
   def __init__(
-    self, config: PartitioningConfig | None = None, devices: Sequence[jax.Device] | None = None
+    self, config: PartitioningConfig | None = None, devices: Sequence[Any] | None = None
   ):
     config = config or PartitioningConfig()
     self.mesh = make_mesh(config, devices)

@@ -33,8 +33,8 @@ class Throughput:
   def __init__(self, device_kinds: Sequence[str] | None = None):
     if device_kinds is None:
       device_kinds = [device.device_kind for device in jax.devices()]
-    peaks = [peak_flops(kind) for kind in device_kinds]
-    self._peak = None if None in peaks else sum(peaks)
+    peaks = [peak for kind in device_kinds if (peak := peak_flops(kind)) is not None]
+    self._peak = sum(peaks) if len(peaks) == len(device_kinds) else None
     self.restart()
 
   def restart(self) -> None:

@@ -387,11 +387,14 @@ class _Run:
     return not _agreed(self.log.has_evaluation(self.step))
 
   def _evaluate(self) -> dict[str, float]:
-    self.eval_iterator.set_state(self.eval_start)
+    iterator = self.eval_iterator
+    if iterator is None:
+      return {}
+    iterator.set_state(self.eval_start)
     batches = []
     for _ in range(self.config.eval_steps):
       try:
-        batches.append(next(self.eval_iterator))
+        batches.append(next(iterator))
       except StopIteration:
         break
     if not batches:
