@@ -147,7 +147,7 @@ class WindowedCodes(WindowedTargets):
       yield codes
 
 
-class Chunk(NamedTuple):
+class FrameSpan(NamedTuple):
   """Frames of a row whose levels are sampled together."""
 
   row: int
@@ -193,20 +193,20 @@ class ChunkedCodes(Targets):
         return
       self._drawing = self._draw(chunks)
 
-  def _chunks(self, row: int, seconds: float) -> Iterator[Chunk]:
+  def _chunks(self, row: int, seconds: float) -> Iterator[FrameSpan]:
     size = self.spec.crop_frames
     start = self._next[row]
     while start < seconds * self.rate - 1e-6:
       if self.may_end:
-        self._pull([Chunk(row, start, start + size)])
+        self._pull([FrameSpan(row, start, start + size)])
       total = self.total(row)
       end = start + size if total is None else min(start + size, total)
       if end <= start:
         return
-      yield Chunk(row, start, end)
+      yield FrameSpan(row, start, end)
       start += size
 
-  def _pull(self, chunks: Sequence[Chunk]) -> None:
+  def _pull(self, chunks: Sequence[FrameSpan]) -> None:
     """Extends the source to the ends of the chunks."""
     until: dict[int, float] = {}
     for row, _, end in chunks:
@@ -214,7 +214,7 @@ class ChunkedCodes(Targets):
     for _ in self._source.extend(until):
       pass
 
-  def _draw(self, chunks: Sequence[Chunk]) -> Iterator[None]:
+  def _draw(self, chunks: Sequence[FrameSpan]) -> Iterator[None]:
     """Draws the levels of each chunk; frames of the prompt keep theirs."""
     spec, size = self.spec, self.spec.crop_frames
     levels, first = spec.num_target_quantizers, spec.first_target_quantizer
