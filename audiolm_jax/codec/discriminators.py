@@ -107,11 +107,7 @@ class _Conv(nn.Module):
     # A logical axis name may occur only once per parameter; kernels are never sharded.
     axes = (*("kernel", None)[: len(self.kernel_size)], "conv_in", "channels")
     kernel = modules.param(
-      self,
-      "kernel",
-      _kernel_init,
-      axes,
-      (*self.kernel_size, x.shape[-1], self.features),
+      self, "kernel", _kernel_init, axes, (*self.kernel_size, x.shape[-1], self.features)
     )
     bias = modules.param(self, "bias", nn.initializers.zeros, ("channels",), (self.features,))
     strides = self.strides or (1,) * len(self.kernel_size)

@@ -219,11 +219,7 @@ class Block(nn.Module):
   ) -> tuple[Float[Array, "batch frames dim"], Float[Array, "batch context dim"]]:
     frames, dim = x.shape[1:]
     kernel = modules.param(
-      self,
-      "kernel",
-      nn.initializers.normal(0.2),
-      ("kernel", "channels"),
-      (self.kernel_size, dim),
+      self, "kernel", nn.initializers.normal(0.2), ("kernel", "channels"), (self.kernel_size, dim)
     )
     bias = _vector(self, "bias", nn.initializers.zeros, dim)
     scale = _vector(self, "scale", nn.initializers.constant(0.2), dim)
@@ -245,11 +241,7 @@ class Dense(nn.Module):
   def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
     init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
     kernel = modules.param(
-      self,
-      "kernel",
-      init,
-      ("conv_in", "channels"),
-      (x.shape[-1], self.features),
+      self, "kernel", init, ("conv_in", "channels"), (x.shape[-1], self.features)
     )
     bias = _vector(self, "bias", nn.initializers.zeros, self.features)
     return products.matmul(x, kernel) + bias

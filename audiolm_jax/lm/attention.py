@@ -153,7 +153,7 @@ def causal_attention(
 
 def cached_attention(
   query: Float[Array, "batch 1 kv_heads group head_dim"],
-  parts: Sequence[tuple[KeyValues, Float[Array, "_ heads keys"]]],
+  parts: Sequence[tuple[KeyValues, Float[Array, "_ _ _"]]],
 ) -> Float[Array, "batch 1 kv_heads group head_dim"]:
   """Returns the attention of one query to the keys of all `parts`.
 

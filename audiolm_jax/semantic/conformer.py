@@ -191,11 +191,7 @@ class StridedConv(nn.Module):
       (9 * size, self.channels),
     )
     bias = modules.param(
-      self,
-      "bias",
-      nn.initializers.zeros_init(),
-      ("channels",),
-      (self.channels,),
+      self, "bias", nn.initializers.zeros_init(), ("channels",), (self.channels,)
     )
     time, frequency = x.shape[1] // 2, x.shape[2] // 2
     x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
