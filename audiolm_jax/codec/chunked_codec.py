@@ -66,11 +66,7 @@ class ChunkedCodec(abc.ABC):
     return {name: value for name, value in self.params.items() if name != "decoder"}
 
   def encoder_of(
-    self,
-    program: StoredProgram,
-    sizes: Sizes,
-    state: MakeState | None = None,
-    **reach: int,
+    self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
   ) -> ChunkedModel:
     """Returns the model of a program that maps (config, token_params, waveform, ends, state).
 
@@ -86,11 +82,7 @@ class ChunkedCodec(abc.ABC):
     return self._model(program, self.token_params, codes, sizes, state, unit=hop, **reach)
 
   def decoder_of(
-    self,
-    program: StoredProgram,
-    sizes: Sizes,
-    state: MakeState | None = None,
-    **reach: int,
+    self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
   ) -> ChunkedModel:
     """Returns the model of a program that maps (config, params, codes, ends, state)."""
     nothing = np.zeros(0, np.float32)

@@ -43,11 +43,7 @@ class FrameRateCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: FrameRateConfig,
-  params: Params,
-  waveform: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: FrameRateConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   del ends  # no frame depends on later samples
   latents, state = modules.apply(Encoder(config), params["encoder"], waveform, state)
@@ -56,11 +52,7 @@ def encode_chunk(
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def decode_chunk(
-  config: FrameRateConfig,
-  params: Params,
-  codes: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: FrameRateConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   latents = dequantize(codes, params["codebooks"])
   return modules.apply(Decoder(config), params["decoder"], latents, ends, state)

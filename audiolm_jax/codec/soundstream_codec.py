@@ -44,11 +44,7 @@ class SoundStreamCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: SoundStreamConfig,
-  params: Params,
-  waveform: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: SoundStreamConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   """Returns the codes of whole frames of samples and the next state of the encoder."""
   del ends  # no frame depends on later samples
@@ -58,11 +54,7 @@ def encode_chunk(
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def decode_chunk(
-  config: SoundStreamConfig,
-  params: Params,
-  codes: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: SoundStreamConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   """Returns the samples of frames of codes and the next state of the decoder."""
   del ends  # no sample depends on later codes

@@ -76,11 +76,7 @@ class EncodecCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: EncodecConfig,
-  params: Params,
-  waveform: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: EncodecConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   latents, state = modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
   return residual_quantize(latents, params["codebooks"]), state

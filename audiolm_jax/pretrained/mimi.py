@@ -85,11 +85,7 @@ class MimiCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: MimiConfig,
-  params: Params,
-  waveform: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: MimiConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   halves, state = modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
   books, count = params["codebooks"], config.num_semantic_quantizers
