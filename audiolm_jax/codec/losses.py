@@ -53,7 +53,7 @@ class ComplexLossConfig:
 
 def mel_spectrograms(
   waveform: Float[Array, "batch samples"], config: SpectralLossConfig
-) -> list[Float[Array, "batch frames mels"]]:
+) -> list[Float[Array, "batch _ _"]]:
   """Returns one mel magnitude spectrogram per window length."""
   result = []
   for window in config.windows:
