@@ -50,14 +50,16 @@ def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   components = manifest["components"]
-  codec = SoundStreamCodec(
-    configs.from_dict(SoundStreamConfig, components["codec"]["config"]),
-    tensors.load_tensors(folder / "codec.safetensors"),
-  )
-  semantic = SemanticTokenizer(
-    configs.from_dict(SemanticTokenizerConfig, components["semantic"]["config"]),
-    tensors.load_tensors(folder / "semantic.safetensors"),
-  )
+  classes = {
+    "codec": (SoundStreamConfig, SoundStreamCodec),
+    "semantic": (SemanticTokenizerConfig, SemanticTokenizer),
+  }
+  tokenizers = {}
+  for name, (config_class, tokenizer_class) in classes.items():
+    config = configs.from_dict(config_class, components[name]["config"])
+    params = tensors.load_tensors(folder / f"{name}.safetensors", config.parameter_shapes())
+    tokenizers[name] = tokenizer_class(config, params)
+  codec, semantic = tokenizers["codec"], tokenizers["semantic"]
   old = _token_hash_1(codec, semantic)
   if old != manifest["token_hash"]:
     raise BundleError(

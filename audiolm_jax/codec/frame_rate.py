@@ -21,9 +21,10 @@ from jaxtyping import Float, Int, Key
 
 from audiolm_jax.codec.causal import Streamed
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import products
+from audiolm_jax.core import products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.ranges import Depth, SampleRate, Samples, Steps, Taps, Vocabulary, Width
 from audiolm_jax.dsp.stft import stft
 
 State = tuple[jax.Array, ...]
@@ -62,20 +63,20 @@ class FrameRateConfig:
     ConfigError: a window is not a multiple of the hop, or the look-ahead exceeds the window.
   """
 
-  sample_rate: int = 16_000
-  hop_length: int = 320
-  encoder_window: int = 640
-  decoder_window: int = 1280
-  lookahead_frames: int = 1
-  encoder_dim: int = 256
-  encoder_layers: int = 4
-  decoder_dim: int = 384
-  decoder_layers: int = 8
-  expansion: int = 3
-  kernel_size: int = 7
-  latent_dim: int = 64
-  num_quantizers: int = 12
-  codebook_size: int = 1024
+  sample_rate: SampleRate = 16_000
+  hop_length: Samples = 320
+  encoder_window: Samples = 640
+  decoder_window: Samples = 1280
+  lookahead_frames: Steps = 1
+  encoder_dim: Width = 256
+  encoder_layers: Depth = 4
+  decoder_dim: Width = 384
+  decoder_layers: Depth = 8
+  expansion: Taps = 3
+  kernel_size: Taps = 7
+  latent_dim: Width = 64
+  num_quantizers: Depth = 12
+  codebook_size: Vocabulary = 1024
 
   def __post_init__(self) -> None:
     for name in ("encoder_window", "decoder_window"):
@@ -114,6 +115,32 @@ class FrameRateConfig:
     encoder = Encoder(self).init(keys[0], waveform, encoder_state(self, batch))
     decoder = Decoder(self).init(keys[1], latents, ends, decoder_state(self, batch))
     return {"encoder": encoder["params"], "decoder": decoder["params"]}
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the codec."""
+    spectrum, windows = 2 * (self.encoder_window // 2 + 1), 2 * (self.decoder_window // 2 + 1)
+    latent = self.latent_dim
+    return {
+      "encoder": self._half_shapes(spectrum, self.encoder_dim, self.encoder_layers, latent),
+      "decoder": self._half_shapes(latent, self.decoder_dim, self.decoder_layers, windows),
+      "codebooks": (self.num_quantizers, self.codebook_size, latent),
+    }
+
+  def _half_shapes(self, inputs: int, dim: int, layers: int, outputs: int) -> shapes.Shapes:
+    block = {
+      "kernel": (self.kernel_size, dim),
+      "bias": (dim,),
+      "scale": (dim,),
+      "norm": shapes.norm(dim),
+      "wide": shapes.dense(dim, self.expansion * dim),
+      "narrow": shapes.dense(self.expansion * dim, dim),
+    }
+    return {
+      "input": shapes.dense(inputs, dim),
+      **{f"block_{i}": block for i in range(layers)},
+      "norm": shapes.norm(dim),
+      "output": shapes.dense(dim, outputs),
+    }
 
   def encode_latents(
     self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.ranges import Depth, Vocabulary
 from audiolm_jax.pretrained.hubert import (
   HubertConfig,
   HubertEncoder,
@@ -38,8 +39,8 @@ class HubertTokenizerConfig(LayerTokenizerConfig):
   """Settings of the tokenizer; the defaults, layer 9 of the base model and K = 500, are common."""
 
   encoder: HubertConfig = HubertConfig()
-  layer: int = 9
-  num_clusters: int = 500
+  layer: Depth = 9
+  num_clusters: Vocabulary = 500
 
 
 class HubertTokenizer(LayerTokenizer):

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from audiolm_jax.core import shapes
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.io import hub
 
@@ -105,15 +105,12 @@ class PublishedWeights:
   @staticmethod
   def check_shapes(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raises a `ConfigError` if the shape of a parameter differs from that of the configuration."""
-    found = {
-      jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(params)
-    }
-    for path, wanted in jax.tree_util.tree_leaves_with_path(expected):
-      name = jax.tree_util.keystr(path)
-      if found.get(name) != wanted.shape:
+    found = shapes.flat(shapes.of_arrays(params))
+    for name, wanted in shapes.flat(expected).items():
+      if found.get(name) != wanted:
         raise ConfigError(
           f"the weights of {name} have the shape {found.get(name)}, config.json requires "
-          f"{wanted.shape}; use the file published with the weights"
+          f"{wanted}; use the file published with the weights"
         )
 
 

@@ -19,6 +19,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
+from audiolm_jax.core.keys import new_key
 from audiolm_jax.core.products import Precision, fastest_precision
 from audiolm_jax.io import files
 from audiolm_jax.training import anomalies, run_folder, summary
@@ -226,7 +227,7 @@ class _Run:
       precision=self.precision,
       config_text=config.config_text,
     )
-    self.key = self.program.put(jax.random.key(config.random_seed))
+    self.key = self.program.put(new_key(config.random_seed))
     self.first_batch = batch
     self._begin(iterator)
     self.data = Prefetched(iterator)
