@@ -2,15 +2,17 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int16
 
+from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.ranges import ClipSeconds
 from audiolm_jax.data import examples, layouts
 from audiolm_jax.io import audio, storage
 
@@ -20,6 +22,7 @@ AUDIO_SUFFIXES = (
 # Formats that cannot be decoded are listed too, so that such files are counted as skipped.
 _UNDECODABLE_SUFFIXES = (".m4a", ".aac", ".wma")
 _BLOCK_SAMPLES = 1 << 20
+_LONGEST_ROW = 1 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,20 +190,27 @@ def _clips_of_manifest(manifest: str) -> list[Clip]:
 
 def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
   try:
-    row = json.loads(line)
-    path, seconds = str(row["path"]), row.get("seconds")
+    row = plain_json.parse(line, _LONGEST_ROW)
+    path = configs.checked(str, row["path"], "path")
+    found = {key: _label(row.get(key), key) for key in ("split", "speaker", "label")}
+    seconds = configs.checked(ClipSeconds | None, row.get("seconds"), "seconds")
     return Clip(
       id=path,
       path=storage.join(storage.parent(manifest), path),
-      split=str(row.get("split") or ""),
-      speaker=None if row.get("speaker") is None else str(row["speaker"]),
-      label=None if row.get("label") is None else str(row["label"]),
+      split=found["split"] or "",
+      speaker=found["speaker"],
+      label=found["label"],
       seconds=None if seconds is None else float(seconds),
     )
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise DataError(
       f"{manifest}, line {number}: not a JSON object with a path ({type(error).__name__}: {error})"
     ) from error
+
+
+def _label(value: Any, key: str) -> str | None:
+  """Returns a text or a whole number, such as the number of a speaker, as text."""
+  return None if value is None else str(configs.checked(str | int, value, key))
 
 
 def _split_by_hash(clips: Iterable[Clip], valid_fraction: float) -> list[Clip]:

@@ -46,7 +46,20 @@ def cut_progress(folder):
   path.write_text(path.read_text()[:10])
 
 
-@pytest.mark.parametrize("damage", [truncate_arrays, lose_arrays, lose_progress, cut_progress])
+def flip_a_bit_of_the_arrays(folder):
+  path = max((p for p in (folder / "state").rglob("*") if p.is_file()), key=_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def _size(path):
+  return path.stat().st_size
+
+
+@pytest.mark.parametrize(
+  "damage", [truncate_arrays, lose_arrays, lose_progress, cut_progress, flip_a_bit_of_the_arrays]
+)
 def test_a_damaged_checkpoint_is_skipped_and_reported(damage, run, finished):
   damage(run / "checkpoint_10")
   result = toy.run(run, total_steps=12)
@@ -58,6 +71,29 @@ def test_a_damaged_checkpoint_is_skipped_and_reported(damage, run, finished):
   toy.run(straight, total_steps=12)
   one, other = (registry.load_inference_params(f)[2] for f in (run, straight))
   jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_one_flipped_bit_anywhere_in_a_checkpoint_is_found(finished, tmp_path):
+  checkpoint = finished / "checkpoint_10"
+  names = [path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file()]
+  rng = np.random.default_rng(0)
+  for number, name in enumerate(names):
+    copy = tmp_path / str(number)
+    shutil.copytree(checkpoint, copy)
+    content = bytearray((copy / name).read_bytes())
+    if content:
+      content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+      (copy / name).write_bytes(content)
+      with pytest.raises(CheckpointError, match="is not the file that was written"):
+        checkpoints._check_hashes(copy)
+  checkpoints._check_hashes(checkpoint)
+
+
+def test_a_checkpoint_without_hashes_is_restored(run):
+  for path in run.rglob(checkpoints.HASHES_FILE):
+    path.unlink()
+  toy.run(run, total_steps=12)
+  assert "resuming from checkpoint_10" in (run / "log.txt").read_text()
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused(run):
