@@ -33,6 +33,8 @@ MODEL_FILE = "model.json"
 HASHES_FILE = "hashes.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _HASH = "sha256"
+# Orbax writes its times into the second file after the checkpoint has its name.
+_NOT_HASHED = (HASHES_FILE, "_CHECKPOINT_METADATA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,9 +280,10 @@ def _hashes(folder: Path) -> dict[str, str]:
   """Returns the hash of each file below a checkpoint's folder, by its relative path."""
   found = {}
   for path in sorted(folder.rglob("*")):
-    if path.is_file() and path != folder / HASHES_FILE:
+    name = path.relative_to(folder).as_posix()
+    if path.is_file() and name not in _NOT_HASHED:
       with open(path, "rb") as file:
-        found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, _HASH).hexdigest()
+        found[name] = hashlib.file_digest(file, _HASH).hexdigest()
   return found
 
 
@@ -299,12 +302,12 @@ def _changed_file(folder: Path) -> str:
   if not path.exists():
     return ""
   try:
-    written = json.loads(path.read_text())["files"]
+    written = dict(json.loads(path.read_text())["files"])
     found = _hashes(folder)
   except (OSError, ValueError, KeyError, TypeError):
     return HASHES_FILE
-  names = sorted(set(written) | set(found))
-  return next((name for name in names if written.get(name) != found.get(name)), "")
+  # Orbax adds a mark to the folder after the hashes are written.
+  return next((name for name in sorted(written) if written[name] != found.get(name)), "")
 
 
 def _without_tensorstore(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
