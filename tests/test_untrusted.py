@@ -11,6 +11,7 @@ import resource
 import shutil
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,8 +54,8 @@ nested = st.integers(1, 3000).map(lambda depth: "[" * depth + "]" * depth)
 def paths(value, prefix=()):
   """The places of all values in a JSON value."""
   yield prefix
-  items = value.items() if isinstance(value, dict) else enumerate(value)
-  for key, inner in items if isinstance(value, dict | list) else ():
+  items = list(value.items()) if isinstance(value, dict) else []
+  for key, inner in [*enumerate(value)] if isinstance(value, list) else items:
     yield from paths(inner, (*prefix, key))
 
 
@@ -116,10 +117,11 @@ def assert_object_or_one_line(read):
 
 
 @pytest.fixture(scope="module")
-def folders(miniature_bundle, tmp_path_factory):
+def folders(tmp_path_factory):
   """A bundle, a token file, a token store and a manifest, each in a folder that tests change."""
   folder = tmp_path_factory.mktemp("valid")
-  save_bundle(miniature_bundle, folder / "bundle")
+  golden = Path(__file__).parent / "golden" / "formats" / "bundle_2"
+  save_bundle(load_bundle(golden), folder / "bundle")
   streams = {"semantic": Stream("semantic", 16, 25.0), "codes": Stream("codes", 16, 50.0, 4)}
   rng = np.random.default_rng(0)
   tokens = {"semantic": rng.integers(0, 16, 25), "codes": rng.integers(0, 16, (50, 4))}

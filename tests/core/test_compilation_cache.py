@@ -32,9 +32,27 @@ def enabled(**environment: str) -> tuple[str, str]:
 def test_a_folder_that_others_could_write_to_is_closed_to_them(tmp_path):
   folder, _ = enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "new"))
   assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+  (Path(folder) / "programs").mkdir()
+  (Path(folder) / "programs" / "planted").write_bytes(b"code")
   Path(folder).chmod(0o777)
-  assert enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "new"))[0] == folder
+  found, stderr = enabled(AUDIOLM_JAX_CACHE=str(tmp_path / "new"))
+  assert found == folder and "others could write to" in stderr
   assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+  assert not list(Path(folder).iterdir())
+
+
+def test_a_folder_of_jax_that_everybody_can_write_to_is_not_used(tmp_path):
+  program = _ENABLE + "\nprint(jax.config.jax_enable_compilation_cache)"
+  for mode, used in ((0o777, False), (0o755, True)):
+    tmp_path.chmod(mode)
+    done = subprocess.run(
+      [sys.executable, "-c", program],
+      env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)},
+      capture_output=True,
+      text=True,
+    )
+    assert done.stdout.split()[-1] == str(used), done.stderr
+    assert ("other users can write to" in done.stderr) is not used
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
