@@ -245,7 +245,7 @@ class Part(NamedTuple):
 
 
 def describe(name: str, manifest: Mapping[str, Any]) -> Part:
-  """Returns what a manifest of the current format says of a component.
+  """Returns what a manifest of the current format states about a component.
 
   Raises:
     BundleError: the component is of an unknown type.

@@ -116,12 +116,19 @@ def load_tensors(path: Path, expected: shapes.Shapes) -> dict[str, Any]:
     reason = " ".join(str(error).split())
     raise BundleError(f"{path} is damaged ({reason}); copy or export it again") from error
   for name, value in flat.items():
-    # A sum is finite only if all of its terms are, and faster than a test of each.
-    with np.errstate(over="ignore", invalid="ignore"):
-      total = value.astype(np.float32, copy=False).sum() if value.dtype.kind != "i" else 0
-    if not np.isfinite(total):
+    if not _is_finite(value):
       raise BundleError(f"{path}: {name} has a weight that is not finite or too large")
   return _unpack(flat)
+
+
+def _is_finite(value: np.ndarray) -> bool:
+  if value.dtype.kind == "i":
+    return True
+  if value.dtype == np.float16:  # all bits of the exponent are set if it is not finite
+    return not ((value.view(np.uint16) & 0x7C00) == 0x7C00).any()
+  # A sum is finite only if all of its terms are, and faster than a test of each.
+  with np.errstate(over="ignore", invalid="ignore"):
+    return bool(np.isfinite(value.astype(np.float32, copy=False).sum()))
 
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -48,8 +48,8 @@ def check() -> None:
 
   try:
     jax.devices()
-  except RuntimeError as error:
-    reason = " ".join(str(error).split())
+  except Exception as error:  # the exception types differ between backends
+    reason = " ".join(str(error).split()) or "JAX finds no such device"
     raise SettingError(
       f"JAX_PLATFORMS={platforms}: {reason[:200]}",
       "set JAX_PLATFORMS=cpu to compute without an accelerator, or install its driver and plugin",

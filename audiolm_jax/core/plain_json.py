@@ -29,23 +29,26 @@ def parse(content: str | bytes, most_bytes: int = 1 << 28) -> Any:
     raise ValueError("it is nested too deeply") from error
   except json.JSONDecodeError as error:
     raise ValueError(f"it is not JSON: {error}") from error
-  _check(value)
+  # Only an escape can give half of a surrogate pair.
+  _check(value, with_texts="\\ud" in text or "\\uD" in text)
   return value
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, with_texts: bool) -> None:
   """Raises `ValueError` for a value that is too deep or has text that cannot be written."""
   level = [value]
   for _ in range(_DEEPEST):
-    following = []
+    following: list[Any] = []
     for item in level:
-      if isinstance(item, str):
-        _check_text(item)
-      elif isinstance(item, dict):
-        following += item.keys()
+      if isinstance(item, dict):
         following += item.values()
+        following += item.keys() if with_texts else ()
       elif isinstance(item, list):
         following += item
+      elif with_texts and isinstance(item, str):
+        _check_text(item)
+    if not with_texts:
+      following = [item for item in following if isinstance(item, dict | list)]
     if not following:
       return
     level = following

@@ -125,7 +125,7 @@ class StageSpec(abc.ABC):
   def parameter_shapes(self, config: Any) -> Shapes:
     """Returns the shapes of the parameters of sampling.
 
-    This default traces the model, which takes a second or more; a kind whose bundles shall load
+    This default traces the model, which takes a second or more; a kind whose bundles load
     fast computes the shapes from the configuration.
     """
     import jax
