@@ -37,6 +37,7 @@ class Clip:
     seconds: duration from the manifest; None if unknown.
     label: class of the audio from the manifest; None if unknown.
     size: of the file in bytes; None if unknown.
+    text: the spoken words, from the manifest; None if unknown.
   """
 
   id: str
@@ -46,6 +47,7 @@ class Clip:
   seconds: float | None = None
   label: str | None = None
   size: int | None = None
+  text: str | None = None
 
 
 class SkipLog:
@@ -99,9 +101,9 @@ def list_clips(
 
   A folder is searched recursively; hidden files are ignored. Its layout defines splits and
   speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or
-  absolute) and optionally `split`, `speaker`, `seconds` and `label`. If no clip has a split, about
-  `valid_fraction` of the clips, selected by a hash of the id, become `valid`: at least one of two
-  or more.
+  absolute) and optionally `split`, `speaker`, `seconds`, `label` and `text`. If no clip has a
+  split, about `valid_fraction` of the clips, selected by a hash of the id, become `valid`: at least
+  one of two or more.
 
   Args:
     source: path or URL of a folder or manifest.
@@ -201,6 +203,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
       speaker=found["speaker"],
       label=found["label"],
       seconds=None if seconds is None else float(seconds),
+      text=None if row.get("text") is None else str(row["text"]),
     )
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise DataError(
