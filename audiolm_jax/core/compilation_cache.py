@@ -21,13 +21,18 @@ def cache_folder() -> Path | None:
     user has no home folder.
   """
   chosen = os.environ.get(_VARIABLE, "")
-  if chosen.lower() in ("off", "0", "none", "false"):
+  if is_off():
     return None
   try:
     base = Path(chosen).expanduser() if chosen else _user_cache() / "audiolm_jax"
   except RuntimeError:  # no home folder, as for the unknown user of a container
     return None
   return base / _platform_name()
+
+
+def is_off() -> bool:
+  """Returns whether AUDIOLM_JAX_CACHE turns the cache off."""
+  return os.environ.get(_VARIABLE, "").lower() in ("off", "0", "none", "false")
 
 
 def enable() -> None:

@@ -191,7 +191,10 @@ def _check_cache() -> Check:
   except metadata.PackageNotFoundError:  # of jaxlib, which is checked separately
     return Check(name, Status.WARNING, "unknown without jaxlib", "install jaxlib first")
   if folder is None:
-    return Check(name, Status.ABSENT, "off", "unset AUDIOLM_JAX_CACHE for faster starts")
+    if compilation_cache.is_off():
+      return Check(name, Status.ABSENT, "off", "unset AUDIOLM_JAX_CACHE for faster starts")
+    fix = "set AUDIOLM_JAX_CACHE to a folder that you own, for faster starts"
+    return Check(name, Status.ABSENT, "off, because this user has no home folder", fix)
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):

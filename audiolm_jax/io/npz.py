@@ -17,7 +17,6 @@ import numpy as np
 
 # A file of 12 levels at 50 Hz in 32 bits may have 62 hours.
 LARGEST_ARRAYS = 1 << 29
-_MOST_ARRAYS = 256
 _LARGEST_HEADER = 4_096
 _BLOCK = 1 << 20
 _HEADER = re.compile(
@@ -37,18 +36,19 @@ class Arrays(Mapping[str, np.ndarray]):
 
   Args:
     file: an open file; it must stay open while arrays are read.
+    most_arrays: largest accepted number of arrays.
 
   Raises:
     ValueError: the file or an array is damaged, has another type, or is too large; the message is
       one line. Reading an array raises it too.
   """
 
-  def __init__(self, file: BinaryIO):
+  def __init__(self, file: BinaryIO, most_arrays: int = 256):
     try:
       self._zip = zipfile.ZipFile(file)
       members = self._zip.infolist()
-      if len(members) > _MOST_ARRAYS:
-        raise ValueError(f"it has {len(members)} arrays, more than {_MOST_ARRAYS}")
+      if len(members) > most_arrays:
+        raise ValueError(f"it has {len(members)} arrays, more than {most_arrays}")
       if any(i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for i in members):
         raise ValueError("it is compressed in a way that NumPy does not use")
       self._members = {info.filename.removesuffix(".npy"): info for info in members}

@@ -1,7 +1,6 @@
 """Published weights: safetensors with PyTorch's names and layouts."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from audiolm_jax.core import shapes
+from audiolm_jax.core import plain_json, shapes
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.io import hub
 
@@ -141,7 +140,7 @@ def read_published(source: str | os.PathLike[str]) -> Published:
     )
   config_path = path.parent / _CONFIG
   try:
-    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config = plain_json.parse(config_path.read_bytes())
     tensors = safetensors.numpy.load_file(path)
     with open(path, "rb") as file:
       sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,15 +1,20 @@
 """A bundle that declares what it does not hold, or what no model has, is refused in one line."""
 
+import dataclasses
 import json
 import os
+import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from audiolm_jax.bundles import load_bundle, save_bundle
+from audiolm_jax.bundles import folder, load_bundle, save_bundle
 from audiolm_jax.core.errors import BundleError
+from audiolm_jax.detection.classifier import ClassifierConfig
+from audiolm_jax.lm.stage import StageSpec
+from audiolm_jax.sampling import registry
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +166,37 @@ def test_verify_and_info_report_a_bundle_that_declares_too_much(saved, run_cli):
   edit(saved, lambda m: m.update(metadata={"data": [7, "\x1b[2J", {"hours": []}], "licence": 5}))
   done = run_cli("bundles.__main__", "info", saved)
   assert done.code == 0 and "\x1b" not in done.out
+
+
+def classes():
+  """The configurations that a bundle can contain."""
+  for name, kinds in folder._TOKENIZERS.items():
+    for kind in kinds:
+      yield folder.tokenizer_classes(name, kind)[0]
+  yield ClassifierConfig
+  for kind in ("autoregressive",):
+    spec = registry.spec_class({"kind": kind})
+    yield from (spec, spec.config_class())
+
+
+def unlimited(cls):
+  """The fields with numbers that have no range, also those of nested configurations."""
+  for field, hint in typing.get_type_hints(cls, include_extras=True).items():
+    if field not in {f.name for f in dataclasses.fields(cls)}:
+      continue
+    for part in (hint, *typing.get_args(hint)):
+      if dataclasses.is_dataclass(part):
+        yield from unlimited(part)
+      elif part in (int, float) and typing.get_origin(hint) is not typing.Annotated:
+        yield f"{cls.__name__}.{field}"
+
+
+def test_every_number_of_a_configuration_has_a_range():
+  found = {name for cls in classes() for name in unlimited(cls)}
+  assert found == {"LogMelConfig.mean"}  # any number of decibels
+
+
+def test_every_configuration_computes_its_shapes_without_a_network():
+  for cls in classes():
+    if not issubclass(cls, StageSpec):
+      assert "parameter_shapes" in {name for base in cls.__mro__ for name in vars(base)}, cls

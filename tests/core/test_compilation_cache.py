@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from audiolm_jax.core import compilation_cache
+from audiolm_jax.diagnosis import checks
 
 _ENABLE = (
   "import jax, warnings\n"
@@ -66,9 +67,12 @@ def test_the_folder_of_another_user_is_not_used(tmp_path):
 def test_a_user_without_a_home_folder_has_no_cache(monkeypatch):
   monkeypatch.delenv("AUDIOLM_JAX_CACHE", raising=False)
   monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
 
   def no_home():
     raise RuntimeError("Could not determine home directory.")
 
   monkeypatch.setattr(Path, "home", no_home)
   assert compilation_cache.cache_folder() is None
+  found = checks._check_cache()
+  assert "no home folder" in found.found and "set AUDIOLM_JAX_CACHE to a folder" in found.fix

@@ -17,6 +17,7 @@ from audiolm_jax.pretrained import dac, encodec_layers, hubert, mimi_layers, w2v
 from audiolm_jax.pretrained.mimi_transformer import MimiTransformerConfig
 from audiolm_jax.semantic.conformer import ConformerConfig, ConformerEncoder
 from audiolm_jax.semantic.features import LogMelConfig
+from audiolm_jax.semantic.unit_encoder import UnitEncoder, UnitEncoderConfig
 
 
 def array(*shape, dtype=jnp.float32):
@@ -105,6 +106,12 @@ def test_a_conformer_has_the_shapes_of_its_configuration(scan):
   )
   encoder = ConformerEncoder(config)
   assert_same(config, initialized(encoder.init, array(1, 8, 8), array(1, 2, dtype=bool)))
+
+
+def test_a_unit_encoder_has_the_shapes_of_its_configuration():
+  config = UnitEncoderConfig(LogMelConfig(num_mels=8), dim=6, dilations=(1, 2), kernel_size=3)
+  encoder = UnitEncoder(config)
+  assert_same(config, initialized(encoder.init, array(1, 4, 8), array(1, 4, dtype=bool)))
 
 
 def test_published_encoders_have_the_shapes_of_their_configurations():
