@@ -214,9 +214,12 @@ def _check_names(manifest: Mapping[str, Any]) -> None:
       )
   if len(set(stages)) < len(stages):
     raise ConfigError(f"several stages have the same name: {', '.join(stages)}")
-  for field in ("name", "description"):
-    if not manifest.get(field, "").replace("\n", " ").isprintable():
-      raise ConfigError(f"{field} is {configs.shown(manifest[field])}; use printable characters")
+  for field, longest in (("name", 256), ("description", 4096), ("token_hash", 64)):
+    text = manifest.get(field, "")
+    if not text.replace("\n", " ").isprintable() or len(text) > longest:
+      raise ConfigError(
+        f"{field} is {configs.shown(text)}; use at most {longest} printable characters"
+      )
 
 
 def _read_limited(path: Path, most_bytes: int) -> bytes:

@@ -40,7 +40,7 @@ def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   while version != FORMAT_VERSION:
     if type(version) is not int or version not in _STEPS:
       raise BundleError(
-        f"{folder / 'bundle.json'} has format version {version!r}, this program reads "
+        f"{folder / 'bundle.json'} has format version {configs.shown(version)}, this program reads "
         f"1 to {FORMAT_VERSION}; export the bundle again, or update the program"
       )
     manifest = _STEPS[version](folder, copy.deepcopy(manifest))

@@ -49,8 +49,6 @@ Scale = Annotated[float, Range(1e-6, 1e6)]
 RotaryBase = Annotated[float, Range(1.0, 1e9)]
 # Seconds of a training example.
 Seconds = Annotated[float, Range(1e-3, 3_600.0)]
-# Duration of a clip of a corpus.
-ClipSeconds = Annotated[float, Range(0.0, 1e8)]
 # Events per second.
 Rate = Annotated[float, Range(1e-3, 768_000.0)]
 Hertz = Annotated[float, Range(0.0, 384_000.0)]

@@ -277,8 +277,8 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
       fields, version = _from_1(fields), FORMAT_VERSION
     if version != FORMAT_VERSION:
       raise DataError(
-        f"{path} has format version {version}, this program reads 1 to {FORMAT_VERSION}; "
-        "create the store again with cache_tokens"
+        f"{path} has format version {configs.shown(version)}, this program reads 1 to "
+        f"{FORMAT_VERSION}; create the store again with cache_tokens"
       )
     info = configs.from_dict(StoreInfo, fields)
     _check_info(info)
@@ -299,7 +299,7 @@ def _check_info(info: StoreInfo) -> None:
   for name in info.shards:
     if not token_shards.is_shard_name(name):
       raise ConfigError(f"a shard is called {configs.shown(name)}")
-  if not info.token_hash.isprintable():
+  if not info.token_hash.isprintable() or len(info.token_hash) > 64:
     raise ConfigError(f"token_hash is {configs.shown(info.token_hash)}")
   if set(info.clips) != set(info.hours):
     raise ConfigError("clips and hours are of different splits")

@@ -86,7 +86,7 @@ def features(**fields):
     (lambda m: m["stages"][0].update(name="coarse"), "several stages have the same name"),
     (lambda m: m["stages"][0].update(kind="telepathic"), "no stage is of the kind 'telepathic'"),
     (lambda m: m["components"].update({"/etc/passwd": {}}), "is called '/etc/passwd'"),
-    (lambda m: m.update(name="\x1b[2J"), "use printable characters"),
+    (lambda m: m.update(name="\x1b[2J"), "use at most 256 printable characters"),
     (lambda m: m.update(name="\ud800"), "half of a surrogate pair"),
     (lambda m: m["metadata"].update(a=json.loads("[" * 99 + "]" * 99)), "levels deep"),
   ],
