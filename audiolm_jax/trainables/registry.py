@@ -64,7 +64,7 @@ def load_inference_params(
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), partitioning.unbox(boxed)
   )
-  checkpoints = Checkpoints(model_dir)
+  checkpoints = Checkpoints(model_dir, keep=None)
   restored = checkpoints.restore(abstract, step)
   checkpoints.close()
   if restored is None:

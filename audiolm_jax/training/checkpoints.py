@@ -72,9 +72,15 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints of one run folder, saved in the background."""
+  """The checkpoints of one run folder, saved in the background.
 
-  def __init__(self, model_dir: str | os.PathLike[str], *, keep: int = 3):
+  Args:
+    model_dir: the run folder.
+    keep: number of newest checkpoints to keep; None keeps all and leaves unfinished ones alone, to
+      read the folder of a run that is still training.
+  """
+
+  def __init__(self, model_dir: str | os.PathLike[str], *, keep: int | None = 3):
     self.model_dir = Path(model_dir).absolute()
     # Orbax logs every save, and on a full disk it logs a traceback for every array.
     for name in ("absl", "asyncio"):
@@ -87,7 +93,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         step_prefix=PREFIX,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=keep is not None,
         # Called in the background, before the checkpoint gets its name.
         async_options=ocp.AsyncOptions(post_finalization_callback=self._write_hashes),
       ),

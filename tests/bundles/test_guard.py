@@ -185,7 +185,7 @@ def unlimited(cls):
     if field not in {f.name for f in dataclasses.fields(cls)}:
       continue
     for part in (hint, *typing.get_args(hint)):
-      if dataclasses.is_dataclass(part):
+      if isinstance(part, type) and dataclasses.is_dataclass(part):
         yield from unlimited(part)
       elif part in (int, float) and typing.get_origin(hint) is not typing.Annotated:
         yield f"{cls.__name__}.{field}"

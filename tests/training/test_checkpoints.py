@@ -121,6 +121,12 @@ def test_inference_gets_the_averaged_parameters_of_any_step(finished):
   assert not np.array_equal(newest["wi"]["kernel"], older["wi"]["kernel"])
 
 
+def test_reading_leaves_a_save_in_progress_alone(run):
+  shutil.copytree(run / "checkpoint_10", run / "checkpoint_11.orbax-checkpoint-tmp-1")
+  registry.load_inference_params(run)
+  assert (run / "checkpoint_11.orbax-checkpoint-tmp-1" / "state").is_dir()
+
+
 def test_an_absent_step_is_refused_with_the_saved_steps(finished):
   with pytest.raises(CheckpointError, match="no checkpoint_7; saved steps: 5, 10"):
     registry.load_inference_params(finished, step=7)
