@@ -192,17 +192,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
   if not isinstance(manifest, dict):
     raise BundleError(f"{path} does not describe a bundle; copy or export it again")
   try:
-    for field, hint in _FIELDS.items():
-      if field in manifest:
-        configs.checked(hint, manifest[field], field)
-    _check_names(manifest)
+    _check_fields(manifest)
   except ConfigError as error:
     raise BundleError(f"{path}: {error}; export the bundle again") from error
   return manifest
 
 
-def _check_names(manifest: Mapping[str, Any]) -> None:
-  """Raises `ConfigError` for names that are not plain, or that several stages have."""
+def _check_fields(manifest: Mapping[str, Any]) -> None:
+  """Raises `ConfigError` for fields of other types, and names that several stages have."""
+  for field, hint in _FIELDS.items():
+    if field in manifest:
+      configs.checked(hint, manifest[field], field)
   stages = [
     stage if isinstance(stage, str) else stage.get("name", "")
     for stage in manifest.get("stages", ())
@@ -216,7 +216,7 @@ def _check_names(manifest: Mapping[str, Any]) -> None:
     raise ConfigError(f"several stages have the same name: {', '.join(stages)}")
   for field, longest in (("name", 256), ("description", 4096), ("token_hash", 64)):
     text = manifest.get(field, "")
-    if not text.replace("\n", " ").isprintable() or len(text) > longest:
+    if not " ".join(text.split()).isprintable() or len(text) > longest:
       raise ConfigError(
         f"{field} is {configs.shown(text)}; use at most {longest} printable characters"
       )
@@ -262,9 +262,9 @@ def describe(name: str, manifest: Mapping[str, Any]) -> Part:
   entry = manifest["components"][name]
   expected_hash = configs.checked(str, entry["hash"], f"the hash of {name}")
   if name in _TOKENIZERS:
-    kinds, kind = _TOKENIZERS[name], configs.checked(str, entry["type"], f"the type of {name}")
-    if kind not in kinds:
-      raise BundleError(f"{name} of unknown type {kind!r}; known: {', '.join(kinds)}")
+    known, kind = _TOKENIZERS[name], configs.checked(str, entry["type"], f"the type of {name}")
+    if kind not in known:
+      raise BundleError(f"{name} of unknown type {configs.shown(kind)}; known: {', '.join(known)}")
     config = configs.from_dict(tokenizer_classes(name, kind)[0], entry["config"])
     return Part(config, None, kind, config.parameter_shapes(), expected_hash)
   if name == "detector":
@@ -451,9 +451,22 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     "components": components,
     "metadata": dict(bundle.metadata),
   }
-  _write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+  content = json.dumps(manifest, indent=2) + "\n"
+  _check_readable(bundle.name, content)
+  _write_bytes(folder / MANIFEST, content.encode())
   if bundle.model_card:
     _write_bytes(folder / CARD, bundle.model_card.encode())
+
+
+def _check_readable(name: str, content: str) -> None:
+  """Raises `BundleError` if loading would refuse the fields or a configuration of a manifest."""
+  try:
+    manifest = plain_json.parse(content)
+    _check_fields(manifest)
+    for component in manifest["components"]:
+      describe(component, manifest)
+  except ValueError as error:
+    raise BundleError(f"{configs.shown(name)} cannot be written as a bundle: {error}") from error
 
 
 def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:

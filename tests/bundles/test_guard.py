@@ -200,3 +200,18 @@ def test_every_configuration_computes_its_shapes_without_a_network():
   for cls in classes():
     if not issubclass(cls, StageSpec):
       assert "parameter_shapes" in {name for base in cls.__mro__ for name in vars(base)}, cls
+
+
+def test_a_bundle_that_could_not_be_read_again_is_not_written(valid, tmp_path):
+  bundle = load_bundle(valid)
+  codec = type(bundle.codec)(
+    dataclasses.replace(bundle.codec.config, dilations=(1, 3, 10**6)), bundle.codec.params
+  )
+  for changed, words in (
+    (dataclasses.replace(bundle, name="\x1b"), "use at most 256 printable characters"),
+    (dataclasses.replace(bundle, codec=codec), r"dilations\[2\] is 1000000; it must"),
+    (dataclasses.replace(bundle, temperatures={"coarse": -1.0}), "it must be 0.0 to 100.0"),
+  ):
+    with pytest.raises(BundleError, match=words):
+      save_bundle(changed, tmp_path / "new")
+    assert not list(tmp_path.iterdir())
