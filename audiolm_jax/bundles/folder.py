@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, get_type_hints
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
@@ -67,21 +67,23 @@ _TOKENIZERS = {
   },
 }
 _SHIPPED = Path(__file__).parent
-# The fields of `bundle.json` of any version; the version itself is checked by `migration`.
-_FIELDS = {
-  "name": str,
-  "description": str,
-  "sample_rate": SampleRate,
-  "token_hash": str,
-  "semantic_rate": Rate | None,
-  "temperatures": Mapping[str, Temperature],
-  "stages": tuple[str | Mapping[str, str], ...],
-  "components": Mapping[str, Mapping[str, Any]],
-  "metadata": Mapping[str, Any],
-}
 _LARGEST_MANIFEST, _LARGEST_CARD = 1 << 24, 1 << 20  # bytes
 # A name of a stage or component is a part of the name of a file.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class _Fields(TypedDict):
+  """The fields of `bundle.json` of any version; the version itself is checked by `migration`."""
+
+  name: str
+  description: str
+  sample_rate: SampleRate
+  token_hash: str
+  semantic_rate: Rate | None
+  temperatures: Mapping[str, Temperature]
+  stages: tuple[str | Mapping[str, str], ...]
+  components: Mapping[str, Mapping[str, Any]]
+  metadata: Mapping[str, Any]
 
 
 def codec_of(config: Any, params: Mapping[str, Any]) -> Any:
@@ -200,7 +202,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _check_fields(manifest: Mapping[str, Any]) -> None:
   """Raises `ConfigError` for fields of other types, and names that several stages have."""
-  for field, hint in _FIELDS.items():
+  for field, hint in get_type_hints(_Fields, include_extras=True).items():
     if field in manifest:
       configs.checked(hint, manifest[field], field)
   stages = [

@@ -113,7 +113,7 @@ def load_tensors(path: Path, expected: shapes.Shapes) -> dict[str, Any]:
   try:
     flat = safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split())[:300]
     raise BundleError(f"{path} is damaged ({reason}); copy or export it again") from error
   for name, value in flat.items():
     if not _is_finite(value):
@@ -151,7 +151,7 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     header.pop("__metadata__", None)
     return {name: _described(entry) for name, entry in header.items()}
   except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split())[:300]
     raise BundleError(f"{path} is damaged ({reason}); copy or export it again") from error
 
 

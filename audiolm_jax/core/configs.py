@@ -138,11 +138,11 @@ def _scalar(hint: type, value: Any, name: str) -> Any:
   if hint in (bool, int, float, str) and type(value) is not hint:
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     raise ConfigError(f"{name} is {shown(value)}; it must be {words[hint]}")
-  if hint is int and abs(value) > _LARGEST_INTEGER:
+  if hint is int and isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
     raise ConfigError(f"{name} is {shown(value)}; it must be within {_LARGEST_INTEGER} of 0")
-  if hint is float and not math.isfinite(value):
+  if isinstance(value, float) and not math.isfinite(value):
     raise ConfigError(f"{name} is {shown(value)}; it must be finite")
-  if hint is str and len(value) > _LONGEST_TEXT:
+  if isinstance(value, str) and len(value) > _LONGEST_TEXT:
     raise ConfigError(f"{name} has {len(value)} characters; it must have at most {_LONGEST_TEXT}")
   return value
 

@@ -146,4 +146,5 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def _line(error: BaseException) -> str:
-  return " ".join(str(error).split()) or type(error).__name__
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 200 else f"{text[:200]}..."

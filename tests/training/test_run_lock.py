@@ -49,7 +49,8 @@ def test_the_lock_of_a_dead_process_of_this_host_is_replaced_at_once(tmp_path, f
   write(tmp_path, **{field: {"pid": dead_process, "process_start": lambda: "12"}[field]()})
   started = time.monotonic()
   with run_lock.held(tmp_path):
-    assert run_lock._read(tmp_path / LOCK_FILE).pid == os.getpid()
+    owner = run_lock._read(tmp_path / LOCK_FILE)
+    assert owner is not None and owner.pid == os.getpid()
   assert time.monotonic() - started < 5
 
 
@@ -99,4 +100,5 @@ def test_a_run_ends_when_another_has_taken_its_lock(tmp_path, monkeypatch):
 
   with pytest.raises(LockError, match="another run has taken"):
     toy.run(tmp_path, total_steps=24, train_dataset=lambda: toy.ToyData(on_batch=take))
-  assert run_lock._read(tmp_path / LOCK_FILE).token == "another"
+  owner = run_lock._read(tmp_path / LOCK_FILE)
+  assert owner is not None and owner.token == "another"
