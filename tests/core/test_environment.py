@@ -58,3 +58,28 @@ def test_a_missing_accelerator_is_one_line_with_its_fix(program):
   else:
     assert done.returncode == 2
     assert "error: JAX_PLATFORMS=cuda: " in done.stderr and "JAX_PLATFORMS=cpu" in done.stderr
+
+
+def test_an_unknown_user_without_a_home_folder_can_use_commands(tmp_path):
+  """As in a container that runs under a number without a name."""
+  program = (
+    "import os, pwd, runpy, sys\n"
+    "def unknown(number): raise KeyError(number)\n"
+    "pwd.getpwuid = unknown\n"
+    "from audiolm_jax.core import compilation_cache\n"
+    "from audiolm_jax.training import run_lock\n"
+    "compilation_cache.enable()\n"
+    "print(run_lock._this_process().user == str(os.getuid()))\n"
+    "sys.argv = ['bundles', 'list']\n"
+    "runpy.run_module('audiolm_jax.bundles', run_name='__main__')"
+  )
+  named = ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "AUDIOLM_JAX_CACHE")
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=REPO,
+    env={name: value for name, value in os.environ.items() if name not in named},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith("True\n") and "speech_tiny" in done.stdout
