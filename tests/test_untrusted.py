@@ -36,7 +36,9 @@ examples = settings(
 )
 SECONDS, BYTES = 2.0, 1 << 30
 
-texts = st.one_of(st.text(max_size=8), st.sampled_from(["\ud800", "../x", "x" * 5000, "\x1b[2J"]))
+texts = st.one_of(
+  st.text(max_size=8), st.sampled_from(["\ud800", "\udce9", "../x", "x" * 5000, "\x1b[2J"])
+)
 numbers = st.one_of(
   st.integers(-3, 3),
   st.floats(),
@@ -111,7 +113,7 @@ def assert_object_or_one_line(read):
   except UserError as error:
     message = str(error)
     assert message and "\n" not in message and len(message) < 2000
-    message.encode()
+    message.encode("utf-8", "surrogateescape")
   assert time.process_time() - started < SECONDS
   assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES
 

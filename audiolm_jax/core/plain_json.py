@@ -16,7 +16,8 @@ def parse(content: str | bytes, most_bytes: int = 1 << 28) -> Any:
 
   Raises:
     ValueError: the text is not valid UTF-8 or JSON, too long, nested too deeply, or has a surrogate
-      without its pair or a number of thousands of digits; the message is one line.
+      without its pair (other than in Python's names of files) or a number of thousands of digits;
+      the message is one line.
   """
   if len(content) > most_bytes:
     raise ValueError(f"it has {len(content)} bytes, more than {most_bytes}")
@@ -57,6 +58,7 @@ def _check(value: Any, with_texts: bool) -> None:
 
 def _check_text(text: str) -> None:
   try:
-    text.encode("utf-8")
+    # Python reads the bytes of a file name that are not UTF-8 as such surrogates.
+    text.encode("utf-8", "surrogateescape")
   except UnicodeEncodeError as error:
     raise ValueError(f"the text {text[:40]!r} has half of a surrogate pair") from error

@@ -106,7 +106,7 @@ class Arrays(Mapping[str, np.ndarray]):
     found = [str(text) for text in self[name]]
     for text in found:
       try:
-        text.encode("utf-8")
+        text.encode("utf-8", "surrogateescape")  # the name of a file need not be UTF-8
       except UnicodeEncodeError as error:
         raise ValueError(f"{name} has a text with half of a surrogate pair") from error
     return found

@@ -279,3 +279,12 @@ def test_unwritable_folder_is_reported(tmp_path, open_writer):
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match="cannot create the folder"):
     open_writer(tmp_path / "file" / "store")
+
+
+def test_names_of_files_that_are_not_utf_8_are_kept(tmp_path, open_writer, random_clip):
+  writer = open_writer(tmp_path)
+  writer.add(dataclasses.replace(random_clip(0), id="caf\udce9.wav"))
+  writer.skip("th\udce9.wav", "silent")
+  writer.finish()
+  store = token_store.TokenStore(tmp_path)
+  assert store.clips()[0].id == "caf\udce9.wav" and store.info.skipped == {"th\udce9.wav": "silent"}
