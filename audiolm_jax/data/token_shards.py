@@ -190,7 +190,14 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
   return arrays
 
 
+def check_regular(path: str) -> None:
+  """Raises `ValueError` for a local device or pipe, which a reader would wait for."""
+  if not storage.is_url(path) and os.path.exists(path) and not os.path.isfile(path):
+    raise ValueError("it is not a regular file")
+
+
 def _opened(path: str) -> BinaryIO:
+  check_regular(path)
   return io.BytesIO(storage.read_bytes(path)) if storage.is_url(path) else open(path, "rb")
 
 

@@ -271,6 +271,7 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
   """
   path = storage.join(folder, STORE_FILE)
   try:
+    token_shards.check_regular(path)
     fields = plain_json.parse(storage.read_bytes(path))
     version = fields.get("format_version")
     if version == 1:

@@ -76,7 +76,8 @@ def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
   """
   path = Path(path)
   if not path.is_file():
-    kind = "is a folder" if path.is_dir() else "does not exist"
+    other = "is a folder" if path.is_dir() else "is not a regular file"
+    kind = other if path.exists() else "does not exist"
     raise DataError(f"{path} {kind}; give the tokens.npz that audiolm_jax.encode wrote")
   try:
     with open(path, "rb") as file:

@@ -288,3 +288,15 @@ def test_names_of_files_that_are_not_utf_8_are_kept(tmp_path, open_writer, rando
   writer.finish()
   store = token_store.TokenStore(tmp_path)
   assert store.clips()[0].id == "caf\udce9.wav" and store.info.skipped == {"th\udce9.wav": "silent"}
+
+
+@pytest.mark.parametrize("name", ["store.json", "shard"])
+def test_pipes_in_the_place_of_files_are_refused(tmp_path, open_writer, random_clip, name):
+  writer = open_writer(tmp_path)
+  writer.add(random_clip(0))
+  (shard,) = writer.finish().shards
+  path = tmp_path / (shard if name == "shard" else name)
+  path.unlink()
+  os.mkfifo(path)
+  with pytest.raises(DataError, match="not a regular file"):
+    token_store.TokenStore(tmp_path)
