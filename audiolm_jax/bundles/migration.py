@@ -10,7 +10,7 @@ format  description
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,21 @@ def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         f"{folder / 'bundle.json'} has format version {configs.shown(version)}, this program reads "
         f"1 to {FORMAT_VERSION}; export the bundle again, or update the program"
       )
+    _check_stages(folder, manifest, str)
     manifest = _STEPS[version](folder, copy.deepcopy(manifest))
     version = manifest["format_version"]
+  _check_stages(folder, manifest, Mapping)
   return manifest
+
+
+def _check_stages(folder: Path, manifest: Mapping[str, Any], kind: type) -> None:
+  """Raises `BundleError` if a stage is not described as in the manifest's version."""
+  for stage in manifest["stages"]:
+    if not isinstance(stage, kind):
+      raise BundleError(
+        f"{folder / 'bundle.json'} has the stage {configs.shown(stage)}, which its format version "
+        f"{manifest['format_version']} describes otherwise; export the bundle again"
+      )
 
 
 def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def features(**fields):
     (lambda m: m.update(sample_rate=8000), "states 8000 Hz, its codec runs at 16000 Hz"),
     (lambda m: m["stages"][0].update(name="../semantic"), "is called '../semantic'; use letters"),
     (lambda m: m["stages"][0].update(name="coarse"), "several stages have the same name"),
+    (lambda m: m.update(format_version=2), "the stage {'name': 'semantic', .* describes otherwise"),
+    (lambda m: m.update(stages=["semantic"]), "the stage 'semantic', which its format version 3"),
     (lambda m: m["stages"][0].update(kind="telepathic"), "no stage is of the kind 'telepathic'"),
     (lambda m: m["components"].update({"/etc/passwd": {}}), "is called '/etc/passwd'"),
     (lambda m: m.update(name="\x1b[2J"), "use at most 256 printable characters"),
