@@ -20,6 +20,7 @@ from audiolm_jax.chunking import (
   zero_state,
 )
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core import forks
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 
@@ -37,6 +38,7 @@ class ChunkedCodec(abc.ABC):
       config: a configuration with a `spec`.
       params: the parameters; "decoder" are those that no code depends on.
     """
+    forks.check()
     self.config = config
     # Unlike jnp.asarray, this compiles nothing.
     self.params = jax.device_put(dict(params))

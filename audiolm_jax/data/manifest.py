@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Int16
 
+from audiolm_jax.core import plain_json
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import examples, layouts
 from audiolm_jax.io import audio, storage
@@ -20,6 +20,7 @@ AUDIO_SUFFIXES = (
 # Formats that cannot be decoded are listed too, so that such files are counted as skipped.
 _UNDECODABLE_SUFFIXES = (".m4a", ".aac", ".wma")
 _BLOCK_SAMPLES = 1 << 20
+_LONGEST_ROW = 1 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _clips_of_manifest(manifest: str) -> list[Clip]:
 
 def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
   try:
-    row = json.loads(line)
+    row = plain_json.parse(line, _LONGEST_ROW)
     path, seconds = str(row["path"]), row.get("seconds")
     return Clip(
       id=path,
@@ -200,7 +201,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
       seconds=None if seconds is None else float(seconds),
       text=None if row.get("text") is None else str(row["text"]),
     )
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
     raise DataError(
       f"{manifest}, line {number}: not a JSON object with a path ({type(error).__name__}: {error})"
     ) from error

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 
+from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.version import __version__
 from audiolm_jax.io import audio
 
@@ -56,6 +57,6 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
   if not comment.startswith(_PREFIX):
     return None
   try:
-    return Provenance(**json.loads(comment.removeprefix(_PREFIX)))
-  except (ValueError, TypeError):
+    return configs.from_dict(Provenance, plain_json.parse(comment.removeprefix(_PREFIX)))
+  except ValueError:
     return None  # truncated or edited

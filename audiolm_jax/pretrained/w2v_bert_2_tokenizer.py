@@ -15,6 +15,7 @@ from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, Vocabulary
 from audiolm_jax.pretrained.kaldi_features import standardized_log_mel
 from audiolm_jax.pretrained.layer_tokenizer import (
   LayerTokenizer,
@@ -40,8 +41,8 @@ class W2vBert2TokenizerConfig(LayerTokenizerConfig):
   """Settings of the tokenizer; the defaults are layer 17 and AudioLM's number of clusters."""
 
   encoder: W2vBert2Config = W2vBert2Config()
-  layer: int = 17
-  num_clusters: int = 1024
+  layer: Depth = 17
+  num_clusters: Vocabulary = 1024
 
 
 class W2vBert2Tokenizer(LayerTokenizer):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import ChunkedModel, Sizes, clips_of, rows_of, run
+from audiolm_jax.core import forks
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.spec import SemanticSpec
@@ -40,6 +41,7 @@ class ChunkedTokenizer(abc.ABC):
         clip.
       params: {"encoder", "mean" [dim], "scale" [dim], "centroids" [clusters, dim]}.
     """
+    forks.check()
     self.config = config
     # Unlike jnp.asarray, this compiles nothing.
     self.params = jax.device_put(dict(params))

@@ -59,3 +59,21 @@ def test_a_home_folder_in_a_flag_is_expanded(tmp_path):
     text=True,
   )
   assert done.stdout.strip() == f"{tmp_path}/t ['{tmp_path}/a', 'b~/c']", done.stderr
+
+
+@pytest.mark.parametrize("lines", [3, 100_000])
+def test_a_reader_that_ends_early_ends_the_command_without_a_message(lines):
+  program = (
+    "import time\n"
+    "from audiolm_jax.core.command_line import run_cli\n"
+    f"run_cli(lambda _: [print('x' * 99, flush=i == 0) or (i or time.sleep(1)) "
+    f"for i in range({lines})] and None)"
+  )
+  done = subprocess.run(
+    ["bash", "-o", "pipefail", "-c", '"$0" -c "$1" | head -n 1', sys.executable, program],
+    cwd=REPO,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stderr == "" and done.stdout == "x" * 99 + "\n"
+  assert done.returncode == 141

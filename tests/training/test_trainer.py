@@ -324,3 +324,18 @@ def test_a_repeated_warning_is_printed_less_often_and_always_stored(tmp_path):
   assert [line.split("step ")[1][0] for line in printed] == ["1", "2", "4"]
   assert "(4 times so far)" in printed[-1]
   assert len((tmp_path / "warnings.jsonl").read_text().splitlines()) == 6
+
+
+class SilentData(toy.ToyData):
+  """Batches with the sound of a corpus of silence."""
+
+  def __next__(self):
+    batch = super().__next__()
+    return batch | {"waveform": np.zeros((self.batch_size, 100), np.float32)}
+
+
+def test_the_summary_of_a_run_on_silence_says_so(tmp_path):
+  toy.run(tmp_path, total_steps=6, train_dataset=SilentData)
+  assert (
+    "100% of the training data are silence or padding" in (tmp_path / "summary.txt").read_text()
+  )
