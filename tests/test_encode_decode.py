@@ -117,6 +117,14 @@ def test_the_commands_equal_the_api(miniature_bundle, folder, wav, tmp_path, run
     np.testing.assert_allclose(waveform, expected, atol=1 / 32_000)
 
 
+def test_joined_files_are_encoded_whole_with_one_warning(folder, wav, tmp_path, run_cli, caplog):
+  (tmp_path / "joined.wav").write_bytes(wav.read_bytes() * 2)
+  out = ("--output", tmp_path / "t.npz", "--bundle", folder)
+  done = run_cli("encode", tmp_path / "joined.wav", *out)
+  assert done.code == 0 and done.out.startswith("4.00 s: 100 semantic tokens"), done.err
+  assert ["2 joined files" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_errors_of_encode_are_one_line_and_write_no_file(folder, wav, tmp_path, run_cli):
   (tmp_path / "text.wav").write_text("no sound " * 50)
   soundfile.write(tmp_path / "short.wav", np.zeros(100), RATE)
