@@ -1,5 +1,6 @@
 """Reads and writes audio files; no other module does."""
 
+import collections
 import contextlib
 import io
 import logging
@@ -105,6 +106,69 @@ def load_audio(
       filled += len(piece)
     waveform.resize(filled, refcheck=False)
   return waveform
+
+
+class SlicedAudio:
+  """An audio file of any length as one channel that is read in slices, in bounded memory.
+
+  It replaces the array of `load_audio` where slices are taken in rising order, which may overlap.
+  The file is read once before, for its length, and once for each series of slices.
+
+  Args:
+    path: the file.
+    sample_rate: of the slices, in Hz.
+
+  Attributes:
+    peak: largest absolute sample of the file.
+    resampled_peak: largest absolute sample of the slices up to now.
+
+  Raises:
+    AudioError: see `read_audio`.
+  """
+
+  def __init__(self, path: str | os.PathLike[str], sample_rate: int):
+    self._path, self._rate = path, sample_rate
+    samples, self.peak, self.resampled_peak = 0, 0.0, 0.0
+    with _opened(path) as file:
+      for block in file.blocks(None):
+        samples += len(block)
+        self.peak = max(self.peak, _peak(block))
+      self.shape = (resampled_length(samples, file.sample_rate, sample_rate),)
+    self._restart()
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return self[:].astype(dtype or np.float32)
+
+  def __getitem__(self, part: slice) -> Float[np.ndarray, " part"]:
+    first, last, _ = part.indices(len(self))
+    if first < self._first:
+      self._restart()
+    while self._last < last:
+      piece = next(self._blocks, None)
+      if piece is None:
+        raise AudioError(f"{self._path} changed while it was read; run the command again")
+      self._kept.append(piece)
+      self._last += len(piece)
+      while len(self._kept) > 1 and self._first + len(self._kept[0]) <= first:
+        self._first += len(self._kept.popleft())
+    whole = np.concatenate([np.zeros(0, np.float32), *self._kept])
+    return whole[first - self._first : max(first, last) - self._first]
+
+  def _restart(self) -> None:
+    self._first = self._last = 0  # the section of the file that is in memory
+    self._kept: collections.deque[np.ndarray] = collections.deque()
+    self._blocks = self._read()
+
+  def _read(self) -> Iterator[Float[np.ndarray, " block"]]:
+    with _opened(self._path) as file:
+      blocks = file.blocks(None, warn=False)
+      for piece in _resampled(blocks, file.sample_rate, self._rate):
+        if len(piece):
+          self.resampled_peak = max(self.resampled_peak, _peak(piece))
+          yield piece
 
 
 def resample(
@@ -230,12 +294,16 @@ def check_readable(path: str | os.PathLike[str]) -> None:
 def check_not_silent(waveform: Float[np.ndarray, "*batch samples"], name: str) -> None:
   """Raises `AudioError` if a row of `waveform` is silent."""
   for row in waveform.reshape(-1, waveform.shape[-1]):
-    peak = _peak(row)
-    if peak < _SILENT:
-      raise AudioError(
-        f"{name} is silent (its peak is {peak:.1e}, and at least {_SILENT:.0e} is needed); "
-        "give a louder recording"
-      )
+    check_peak(_peak(row), name)
+
+
+def check_peak(peak: float, name: str) -> None:
+  """Raises `AudioError` if `peak`, the largest absolute sample, is that of silence."""
+  if peak < _SILENT:
+    raise AudioError(
+      f"{name} is silent (its peak is {peak:.1e}, and at least {_SILENT:.0e} is needed); "
+      "give a louder recording"
+    )
 
 
 def check_length(samples: int, sample_rate: int, least_seconds: float, name: str) -> None:
@@ -275,8 +343,12 @@ class _AudioFile:
         found.append(sound.copy_metadata())
     return found
 
-  def blocks(self, limit: int | None) -> Iterator[Float[np.ndarray, " block"]]:
+  def blocks(self, limit: int | None, warn: bool = True) -> Iterator[Float[np.ndarray, " block"]]:
     """Yields `limit` samples of one channel in checked blocks.
+
+    Args:
+      limit: the number of samples; None for all.
+      warn: whether to log that the header is wrong, if it is.
 
     Raises:
       AudioError: the file is shorter than stated, or damaged.
@@ -298,7 +370,7 @@ class _AudioFile:
         break
     if not done:
       raise AudioError(f"{self._path} holds no samples")
-    if self._note and done != limit:
+    if warn and self._note and done != limit:
       _logger.warning("%s: %s; %.2f s are read", self._path, self._note, done / self.sample_rate)
 
   def _as_is(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.chunking import Sliced
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.pretrained.kaldi_features import standardized_log_mel
 from audiolm_jax.pretrained.layer_tokenizer import (
@@ -56,7 +57,9 @@ class W2vBert2Tokenizer(LayerTokenizer):
   def inputs_per_step(self) -> int:
     return self.config.steps_per_token
 
-  def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
+  def inputs_of(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Float[np.ndarray, "steps bands"]:
     """Returns log-mel features of a clip, half the size of its waveform; at least one step."""
     c = self.config.encoder
     waveform = np.asarray(waveform, np.float32)
