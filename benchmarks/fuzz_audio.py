@@ -9,7 +9,6 @@ file is `fuzz_audio.bin` in the folder of temporary files.
 
 import collections
 import io
-import re
 import resource
 import sys
 import tempfile
@@ -86,10 +85,9 @@ def mutated(content: bytes, others: Sequence[bytes], rng: np.random.Generator) -
 
 def _with_checksums(content: bytes) -> bytes:
   """Returns a file with valid checksums of its Ogg pages, so that their content is read."""
-  starts = [match.start() for match in re.finditer(b"OggS", content)]
-  pages = [content[a:b] for a, b in zip(starts, [*starts[1:], len(content)], strict=True)]
-  fixed = [page[:22] + containers.ogg_checksum(page) + page[26:] for page in pages]
-  return content[: starts[0]] + b"".join(fixed) if starts else content
+  first, *pages = content.split(b"OggS")
+  pages = [b"OggS" + page for page in pages]
+  return first + b"".join(page[:22] + containers.ogg_checksum(page) + page[26:] for page in pages)
 
 
 def outcome_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Flags, exit codes and one-line error messages, shared by all commands."""
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -42,6 +43,7 @@ def run_cli(
   """
   with contextlib.suppress(allocator.AllocatorError):
     allocator.tune_allocator()
+  _print_any_name()
 
   def parse(argv: Sequence[str]) -> list[str]:
     if flag_values is not None:
@@ -85,6 +87,15 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
   except KeyboardInterrupt:
     print("error: interrupted", file=sys.stderr)
     return 130
+
+
+def _print_any_name() -> None:
+  """Escapes the characters that standard output cannot encode.
+
+  File names need not be text, and the encoding of the locale may lack characters of a message.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _expand_home(flag_values: flags.FlagValues) -> None:

@@ -106,8 +106,8 @@ class TaskShard:
     with unwrapped_errors():
       dataset = source.get_dataset(self.split, shuffle=False, shard_info=part)
       for example in dataset.as_numpy_iterator():
-        speaker = example["speaker"].decode() or None
-        clip = Clip(example["id"].decode(), "", self.split, speaker)
+        speaker = example["speaker"].decode(errors="surrogatepass") or None
+        clip = Clip(example["id"].decode(errors="surrogatepass"), "", self.split, speaker)
         yield DecodedClip(clip, example["waveform"])
     for clip_id, reason in source.skipped_in(self.split, part).items():
       yield FailedClip(Clip(clip_id, "", self.split), reason)

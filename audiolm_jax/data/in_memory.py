@@ -6,8 +6,9 @@ uninterrupted one. The same seed gives the same batches on every machine.
 
 import abc
 import enum
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -45,6 +46,7 @@ class InMemoryBatches(abc.ABC):
     seed: int,
     num_epochs: int | None,
     shard: tuple[int, int] = (0, 1),
+    corpus: int = 0,
   ):
     index, count = shard
     if batch_size < 1 or batch_size % count:
@@ -53,6 +55,7 @@ class InMemoryBatches(abc.ABC):
     self._num_items = num_items
     self._batch_size = batch_size
     self._num_epochs = num_epochs
+    self._corpus = corpus  # identifies the clips and their lengths
     self._seed, self._epoch, self._index = seed, 0, 0
     self._order: tuple[Seed, np.ndarray] | None = None
 
@@ -86,7 +89,12 @@ class InMemoryBatches(abc.ABC):
 
   def get_state(self) -> dict[str, int]:
     """Returns the position after the last returned batch."""
-    return {"epoch": self._epoch, "index": self._index, "items": self._num_items}
+    return {
+      "epoch": self._epoch,
+      "index": self._index,
+      "items": self._num_items,
+      "corpus": self._corpus,
+    }
 
   def set_state(self, state: dict[str, int]) -> None:
     """Restores a position of `get_state`; the seed does not change.
@@ -98,6 +106,12 @@ class InMemoryBatches(abc.ABC):
       raise DataError(
         f"the saved data position is in an epoch of {state['items']} crops, this corpus has "
         f"{self._num_items}; resume with the same corpus and crop length, or start a new run"
+      )
+    # Positions of earlier versions have no `corpus`.
+    if state.get("corpus", self._corpus) != self._corpus:
+      raise DataError(
+        "the saved data position is of another corpus: its clips have other names or lengths; "
+        "resume with the same corpus, or start a new run"
       )
     self._epoch, self._index = state["epoch"], state["index"]
 
@@ -185,7 +199,8 @@ class InMemoryWaveforms(InMemoryBatches):
     self._items = [
       (clip, i) for clip, count in zip(self._ids, counts, strict=True) for i in range(count)
     ]
-    super().__init__(len(self._items), batch_size, seed, num_epochs, shard)
+    corpus = _identified(zip(self._ids, lengths, strict=True))
+    super().__init__(len(self._items), batch_size, seed, num_epochs, shard, corpus)
 
   @property
   def clip_ids(self) -> list[str]:
@@ -267,7 +282,9 @@ class InMemoryTokens(InMemoryBatches):
         for clip in self._clips.values()
         for window in examples.token_windows(spec, clip.streams)
       ]
-    super().__init__(len(self._items), batch_size, seed, num_epochs, shard)
+    lengths = ([len(clip.streams[key]) for key in spec.streams] for clip in self._clips.values())
+    corpus = _identified(zip(self._clips, lengths, strict=True))
+    super().__init__(len(self._items), batch_size, seed, num_epochs, shard, corpus)
 
   @property
   def clip_ids(self) -> list[str]:
@@ -290,6 +307,11 @@ class InMemoryTokens(InMemoryBatches):
 
 def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:
   return 1 if unit is EpochUnit.CLIP else examples.num_crops(length, crop)
+
+
+def _identified(clips: Iterable[tuple[str, object]]) -> int:
+  """Returns a hash of the names and lengths of the clips, which a checkpoint can hold."""
+  return int(manifest.unit_hash(json.dumps(list(clips))) * 2**53)
 
 
 def _decode(

@@ -116,8 +116,8 @@ class AudioDataSource(WaveformDataSource):
         self.skipped[split].skip(clip.id, str(error))
         return np.zeros(0, np.float32)
 
-    ids = tf.constant([clip.id for clip in clips])
-    speakers = tf.constant([clip.speaker or "" for clip in clips])
+    ids = tf.constant([_bytes(clip.id) for clip in clips])
+    speakers = tf.constant([_bytes(clip.speaker or "") for clip in clips])
 
     def example(index: tf.Tensor) -> Mapping[str, tf.Tensor]:
       waveform = tf.ensure_shape(tf.numpy_function(read, [index], tf.float32), [None])
@@ -172,8 +172,8 @@ class TokenStoreDataSource(seqio.DataSource):
     def rows() -> Iterator[Mapping[str, Any]]:
       for clip in clips:
         yield {
-          "id": clip.id,
-          "speaker": clip.speaker or "",
+          "id": _bytes(clip.id),
+          "speaker": _bytes(clip.speaker or ""),
           "token_hash": self.info.token_hash,
           **{key: tokens.astype(np.int32) for key, tokens in clip.streams.items()},
         }
@@ -191,6 +191,11 @@ _WAVEFORM_SIGNATURE = {
   "speaker": tf.TensorSpec([], tf.string),
   "waveform": tf.TensorSpec([None], tf.float32),
 }
+
+
+def _bytes(text: str) -> bytes:
+  """Returns a text, which may contain the bytes of a file name that is none, as UTF-8."""
+  return text.encode(errors="surrogatepass")
 
 
 def _shard_names(split: str, num_clips: int, max_shards: int) -> list[str]:

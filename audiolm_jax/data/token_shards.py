@@ -1,6 +1,6 @@
 """Token shards: the files of a token store, which are written atomically and never change.
 
-    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, token hash, and each stream
+    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes, token hash, each stream
 
 The name of a shard is a hash of its clips, so that creating it again writes the same file.
 """
@@ -24,6 +24,7 @@ from audiolm_jax.io import storage
 
 _SHARD = ("tokens-", ".npz")
 _DAMAGED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
+_NO_SIZE = -1  # an unknown size in a shard
 _READ_AT_ONCE = 16  # hides the latency of buckets
 # NumPy reads the headers of arrays with Python's parser, which is not thread-safe in some versions
 # of Python 3.11 and 3.12 (https://github.com/python/cpython/issues/106905).
@@ -40,6 +41,7 @@ class TokenClip:
     split: "train", "valid", ...
     speaker: None if unknown.
     seconds: duration of the audio.
+    size: of the audio file in bytes; None if unknown.
   """
 
   id: str
@@ -47,6 +49,7 @@ class TokenClip:
   split: str = "train"
   speaker: str | None = None
   seconds: float = 0.0
+  size: int | None = None
 
 
 class StoredShard(NamedTuple):
@@ -105,9 +108,9 @@ def write_shard(
 def shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
   """Returns the size in bytes of every shard in a folder, by name; `store.json` is not read."""
   return {
-    name: size
-    for name, size in storage.list_files(folder)
-    if name.startswith(_SHARD[0]) and name.endswith(_SHARD[1])
+    entry.name: entry.size
+    for entry in storage.list_files(folder)
+    if entry.name.startswith(_SHARD[0]) and entry.name.endswith(_SHARD[1])
   }
 
 
@@ -181,6 +184,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
     "splits": np.array([clip.split for clip in clips]),
     "speakers": np.array([clip.speaker or "" for clip in clips]),
     "seconds": np.array([clip.seconds for clip in clips], np.float64),
+    "file_sizes": np.array([_NO_SIZE if c.size is None else c.size for c in clips], np.int64),
   }
   for key in keys:
     rows = [clip.streams[key] for clip in clips]
@@ -207,7 +211,10 @@ def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenCli
     )
     if name in shard:
       streams[key] = np.split(shard[name], np.cumsum(shard[lengths])[:-1])
-  rows = zip(shard["ids"], shard["splits"], shard["speakers"], shard["seconds"], strict=True)
+  ids = shard["ids"]
+  # Earlier versions did not record the sizes.
+  sizes = shard["file_sizes"] if "file_sizes" in shard else np.full(len(ids), _NO_SIZE)
+  rows = zip(ids, shard["splits"], shard["speakers"], shard["seconds"], sizes, strict=True)
   return [
     TokenClip(
       str(i),
@@ -215,6 +222,7 @@ def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenCli
       str(split),
       str(speaker) or None,
       float(seconds),
+      None if size == _NO_SIZE else int(size),
     )
-    for row, (i, split, speaker, seconds) in enumerate(rows)
+    for row, (i, split, speaker, seconds, size) in enumerate(rows)
   ]

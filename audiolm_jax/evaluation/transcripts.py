@@ -13,7 +13,7 @@ def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
   """Returns a field of a manifest's rows by clip id; empty for a folder."""
   if storage.is_folder(manifest):
     return {}
-  rows = [json.loads(line) for line in storage.read_text(manifest).splitlines() if line.strip()]
+  rows = [json.loads(line) for line in storage.read_lines(manifest) if line.strip()]
   return {str(row["path"]): str(row[field]) for row in rows if row.get(field)}
 
 
@@ -42,11 +42,11 @@ def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:
   for entry in storage.list_files(source):
     name = PurePosixPath(entry.name).name
     if name.endswith(".trans.txt"):
-      for line in storage.read_text(storage.join(source, entry.name)).splitlines():
+      for line in storage.read_lines(storage.join(source, entry.name)):
         clip, _, text = line.partition(" ")
         found[clip] = text
     elif name == "metadata.csv":
-      for line in storage.read_text(storage.join(source, entry.name)).splitlines():
+      for line in storage.read_lines(storage.join(source, entry.name)):
         clip, *readings = line.split("|")
         if readings:
           found[clip] = readings[-1]

@@ -454,7 +454,7 @@ class _AudioFile:
   def _sound(self, part: containers.Part) -> soundfile.SoundFile:
     try:
       if not part.pieces:
-        return soundfile.SoundFile(self._content)
+        return _opened_as_is(self._content)
       self._source = containers.PieceFile(self._file, part.pieces)
       return _Sequential(self._source)
     except (soundfile.SoundFileError, TypeError) as error:
@@ -478,9 +478,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_AudioFile]:
   try:
     content = _fetched(path) if storage.is_url(path) else _plain_file(Path(path))
     with contextlib.ExitStack() as stack:
-      if isinstance(content, io.BytesIO):
-        file, given = io.BytesIO(content.getbuffer()), content
-      else:
+      file = given = content
+      if isinstance(content, Path):
         file, given = stack.enter_context(open(content, "rb")), os.fsencode(content)
       parts = containers.parts_of(file, os.fspath(path), lambda: _stated_frames(given))
       yield _AudioFile(path, given, file, parts)
@@ -488,10 +487,16 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_AudioFile]:
     raise AudioError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def _opened_as_is(content: bytes | io.BytesIO) -> soundfile.SoundFile:
+  if isinstance(content, io.BytesIO):
+    content.seek(0)
+  return soundfile.SoundFile(content)
+
+
 def _stated_frames(content: bytes | io.BytesIO) -> int:
   """Returns the number of samples that libsndfile states; -1 if it cannot open the file."""
   try:
-    with soundfile.SoundFile(content) as sound:
+    with _opened_as_is(content) as sound:
       return sound.frames
   except soundfile.SoundFileError:
     return -1

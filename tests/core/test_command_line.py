@@ -59,3 +59,19 @@ def test_a_home_folder_in_a_flag_is_expanded(tmp_path):
     text=True,
   )
   assert done.stdout.strip() == f"{tmp_path}/t ['{tmp_path}/a', 'b~/c']", done.stderr
+
+
+def test_names_and_messages_that_the_locale_cannot_encode_are_escaped():
+  program = (
+    "from audiolm_jax.core.command_line import run_cli\n"
+    "run_cli(lambda _: print('caf\\udce9.wav', 'gr\\u00fc\\u00df'))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=REPO,
+    env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.strip() == r"caf\udce9.wav gr\xfc\xdf", done.stderr
+  assert done.returncode == 0

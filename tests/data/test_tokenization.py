@@ -1,6 +1,7 @@
 """Audio to token stores through a bundle's tokenizers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,29 @@ def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_pa
   assert len(seen) == 3 and not done_before & set(seen)
   seen.clear()
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.complete and not seen
+
+
+def test_clips_that_changed_after_they_were_tokenized_are_refused(
+  miniature_bundle, corpus, tmp_path
+):
+  sound = Path(manifest.list_clips(corpus)[0].path).read_bytes()
+  source, store = tmp_path / "sound", tmp_path / "store"
+  source.mkdir()
+  for name in ("a.wav", "b.wav"):
+    (source / name).write_bytes(sound)
+  (tmp_path / "m.jsonl").write_text('{"path": "sound/a.wav"}\n{"path": "sound/b.wav"}')
+  for given in (source, tmp_path / "m.jsonl"):
+    _tokenize(miniature_bundle, given, store / given.name)
+    (source / "b.wav").write_bytes(sound + bytes(100))
+    with pytest.raises(
+      DataError, match=r"1 clips of .* have changed .* such as (sound/)?b\.wav \("
+    ):
+      _tokenize(miniature_bundle, given, store / given.name)
+    (source / "b.wav").write_bytes(sound)
+    assert _tokenize(miniature_bundle, given, store / given.name).info.complete
+  (source / "b.wav").unlink()
+  with pytest.raises(DataError, match=r"1 clips of .* not in the corpus any more, such as b\.wav"):
+    _tokenize(miniature_bundle, source, store / source.name)
 
 
 @pytest.mark.parametrize(("batch_size", "long_seconds"), [(1, 60.0), (2, 60.0), (4, 1.0)])
