@@ -3,11 +3,12 @@
   python -m benchmarks.fuzz_audio --seconds 600
 
 The run ends with exit code 1 if a file raises another exception, takes longer than --most_seconds
-or needs a gigabyte more, and copies that file to the current folder. If the decoder crashes, the
-file is `fuzz_audio.bin` in the folder of temporary files.
+or needs a gigabyte more, and copies that file to the current folder. If the decoder crashes or does
+not end, the file is `fuzz_audio.bin` in the folder of temporary files.
 """
 
 import collections
+import faulthandler
 import io
 import resource
 import sys
@@ -121,6 +122,7 @@ def main(argv: Sequence[str]) -> None:
     name = list(files)[int(rng.integers(0, len(files)))]
     path.write_bytes(mutated(files[name], list(files.values()), rng))
     began = time.monotonic()
+    faulthandler.dump_traceback_later(10 * _MOST_SECONDS.value, exit=True)
     try:
       outcome = outcome_of(path)
       took = time.monotonic() - began

@@ -74,6 +74,8 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
   try:
     if len(argv) > 1 and not getattr(main, "takes_arguments", False):
       raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag, see --help")
+    if "-" in argv[1:]:
+      raise UserError("- is standard input, which is not read; give the name of a file")
     return main(argv) or 0
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)

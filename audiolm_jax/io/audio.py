@@ -506,7 +506,8 @@ def _plain_file(path: Path) -> Path:
   if path.is_dir():
     raise AudioError(f"{path} is a folder; give an audio file")
   if not path.exists():
-    raise AudioError(f"{path} does not exist")
+    stream = "- is standard input, which is not read; give the name of a file"
+    raise AudioError(stream if str(path) == "-" else f"{path} does not exist")
   if not path.is_file():
     raise AudioError(f"{path} is not a regular file; save the audio to a file first")
   with open(path, "rb") as probe:

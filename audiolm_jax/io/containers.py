@@ -9,6 +9,7 @@ end of the data.
 import bisect
 import dataclasses
 import io
+import itertools
 import os
 import re
 import struct
@@ -160,13 +161,13 @@ _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
 def _flac_parts(reader: _Reader) -> list[Part]:
-  starts = []
+  starts: list[int] = []
   position = reader.find(_FLAC_START, 0)
   while position >= 0:
     starts.append(position)
     position = reader.find(_FLAC_START, position + 1)
   parts = []
-  for start, end in zip(starts, [*starts[1:], reader.size], strict=True):
+  for start, end in itertools.pairwise([*starts, reader.size]):
     field = reader.at(start + 21, 5)
     if len(field) < 5:
       return AS_IS
@@ -353,9 +354,9 @@ def _au_parts(reader: _Reader) -> list[Part]:
   while True:
     head = reader.at(start, 12)
     order = ">" if head[:4] == b".snd" else "<"
-    if len(head) < 12:
-      return AS_IS
-    offset, size = struct.unpack(f"{order}II", head[4:])
+    offset, size = struct.unpack(f"{order}II", head[4:].ljust(8, b"\0"))
+    if offset < len(head):
+      return AS_IS  # not an AU file
     data, note = start + offset, ""
     end = data + size
     if size == 0xFFFFFFFF or (size == 0 and not _is_leftover(reader, data)):

@@ -42,6 +42,16 @@ def test_a_missing_module_of_this_project_keeps_its_traceback():
     importing("audiolm_jax.no_such_module")
 
 
+def test_standard_input_as_a_file_is_refused_by_its_name(capsys):
+  def main(argv):
+    raise AssertionError(argv)
+
+  main.takes_arguments = True
+  assert exit_code(main, ["detect", "-"]) == 2
+  message = "error: - is standard input, which is not read; give the name of a file\n"
+  assert capsys.readouterr().err == message
+
+
 def test_a_home_folder_in_a_flag_is_expanded(tmp_path):
   program = (
     "from absl import flags\n"

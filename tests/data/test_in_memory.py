@@ -89,7 +89,7 @@ def test_an_epoch_of_crop_lengths_has_long_clips_more_often(stored_tokens):
   reader = InMemoryTokens(stored_tokens, COARSE, batch_size=15)
   seen = [clip for clip, _ in _drawn(reader, 1)]
   assert {name: seen.count(name) for name in set(seen)} == {f"clip{i}": i + 1 for i in range(5)}
-  assert reader.get_state() == {"epoch": 1, "index": 0, "items": 15}
+  assert {"epoch": 1, "index": 0, "items": 15}.items() <= reader.get_state().items()
 
 
 def test_an_evaluation_round_holds_every_sample_once(corpus):

@@ -150,6 +150,8 @@ def test_missing_folder_empty_and_foreign_files_are_refused(tmp_path):
     assert name == "." or name in str(caught.value)
   with pytest.raises(AudioError, match="not a regular file"):
     audio.read_audio("/dev/null")
+  with pytest.raises(AudioError, match="- is standard input, which is not read"):
+    audio.read_audio("-")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -154,6 +154,16 @@ def test_a_flac_with_a_tag_after_its_stated_end_is_read(tmp_path, caplog):
   assert not caplog.records
 
 
+def test_files_that_only_begin_like_sound_are_refused_with_one_line(tmp_path):
+  path = tmp_path / "a.bin"
+  for magic in (b"fLaC", b"OggS", b"RIFF", b"FORM", b"riff", b"caff", b".snd", b"ID3", b"\xff\xfb"):
+    for rest in (b"", b"\0" * 500, b"\xff" * 500, bytes(range(256)) * 4):
+      path.write_bytes(magic + rest)
+      with pytest.raises(AudioError) as caught:
+        audio.read_audio(path)
+      assert "\n" not in str(caught.value)
+
+
 def test_a_flac_that_ends_within_a_frame_is_read_if_it_states_no_length(tmp_path):
   content = bytearray(write(tmp_path / "a.flac", sound(20.0)))
   cut = content[: len(content) // 2]
