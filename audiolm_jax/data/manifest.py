@@ -1,5 +1,6 @@
 """Lists the clips of a folder or manifest with their splits, reads them and counts skipped ones."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,6 +25,7 @@ AUDIO_SUFFIXES = (
 # Formats that cannot be decoded are listed too, so that such files are counted as skipped.
 _UNDECODABLE_SUFFIXES = (".m4a", ".aac", ".wma")
 _BLOCK_SAMPLES = 1 << 20
+_LONG_SECONDS = 600
 _MICROPHONE = re.compile(r"[._-]mic[._-]?\d+$", re.IGNORECASE)
 _logger = logging.getLogger(__name__)
 
@@ -198,6 +200,23 @@ def read_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"]:
   """
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate(list(blocks))
+
+
+def open_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
+  """Returns `read_clip` of a clip of up to ten minutes, and slices of the file of a longer one.
+
+  Raises:
+    AudioError: as in `read_clip`.
+  """
+  pieces, left = [], _LONG_SECONDS * sample_rate
+  blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
+  with contextlib.closing(blocks):
+    for block in blocks:
+      pieces.append(block)
+      left -= len(block)
+      if left < 0:
+        return audio.SlicedAudio(clip.path, sample_rate)
+  return np.concatenate(pieces)
 
 
 def read_clip_pcm16(clip: Clip, sample_rate: int) -> Int16[np.ndarray, " samples"]:

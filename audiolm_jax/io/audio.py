@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,7 +64,7 @@ def read_audio(
 
 def read_blocks(
   path: str | os.PathLike[str], *, sample_rate: int, block_samples: int
-) -> Iterator[Float[np.ndarray, " block"]]:
+) -> Generator[Float[np.ndarray, " block"], None, None]:
   """Yields an audio file at `sample_rate` in blocks of `block_samples`, in bounded memory.
 
   Concatenated, the blocks equal `resample` of `read_audio`. Only the last block may be shorter.

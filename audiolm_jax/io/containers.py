@@ -69,9 +69,6 @@ class PieceFile(io.RawIOBase):
   def seekable(self) -> bool:
     return True
 
-  def tell(self) -> int:
-    return self._position
-
   def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
     base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
     self._position = max(0, base + offset)

@@ -9,6 +9,7 @@ import soundfile
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import audio_shards, manifest, token_store, tokenization
+from audiolm_jax.io import audio
 
 
 def _tokenize(bundle, source, folder, **settings):
@@ -35,7 +36,7 @@ def test_stored_tokens_are_the_bundles_tokens_of_the_whole_files(
 
 
 def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_path, monkeypatch):
-  real = audio_shards.read_clip
+  real = audio_shards.open_clip
   seen = []
 
   def dies_at_the_sixth(clip, sample_rate):
@@ -44,19 +45,34 @@ def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_pa
     seen.append(clip.id)
     return real(clip, sample_rate)
 
-  monkeypatch.setattr(audio_shards, "read_clip", dies_at_the_sixth)
+  monkeypatch.setattr(audio_shards, "open_clip", dies_at_the_sixth)
   with pytest.raises(KeyboardInterrupt):
     _tokenize(miniature_bundle, corpus, tmp_path, num_workers=1)
   assert len(token_store.TokenStore(tmp_path, allow_incomplete=True)) == 4
   done_before = set(seen[:4])
   seen.clear()
   monkeypatch.setattr(
-    audio_shards, "read_clip", lambda clip, rate: seen.append(clip.id) or real(clip, rate)
+    audio_shards, "open_clip", lambda clip, rate: seen.append(clip.id) or real(clip, rate)
   )
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.clips == {"train": 5, "valid": 2}
   assert len(seen) == 3 and not done_before & set(seen)
   seen.clear()
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.complete and not seen
+
+
+def test_long_clips_are_tokenized_in_slices_with_the_same_result(
+  miniature_bundle, corpus, monkeypatch
+):
+  shard = audio_shards.ClipShard(tuple(manifest.list_clips(corpus)))
+  expected = tokenization.tokenize_shard(miniature_bundle, shard)
+  monkeypatch.setattr(manifest, "_LONG_SECONDS", 0.5)
+  opened = [type(clip.waveform) for clip in shard.read(16_000, 2)]
+  assert opened.count(audio.SlicedAudio) == 6 and opened.count(np.ndarray) == 1
+  found = tokenization.tokenize_shard(miniature_bundle, shard)
+  for one, other in zip(found.clips, expected.clips, strict=True):
+    assert (one.id, one.seconds) == (other.id, other.seconds)
+    for key in one.streams:
+      np.testing.assert_array_equal(one.streams[key], other.streams[key])
 
 
 def test_clips_that_changed_after_they_were_tokenized_are_refused(
