@@ -42,6 +42,7 @@ class Clip:
     seconds: duration from the manifest; None if unknown.
     label: class of the audio from the manifest; None if unknown.
     size: of the file in bytes; None if unknown.
+    text: the spoken words, from the manifest; None if unknown.
   """
 
   id: str
@@ -51,6 +52,7 @@ class Clip:
   seconds: float | None = None
   label: str | None = None
   size: int | None = None
+  text: str | None = None
 
 
 class SkipLog:
@@ -132,9 +134,10 @@ def read_corpus(
 
   A folder is searched recursively; hidden files are ignored. Its layout defines splits and
   speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or
-  absolute) and optionally `split`, `speaker`, `seconds` and `label`. If no clip has a split, about
-  `valid_fraction` of the recordings, selected by a hash of the id, become `valid`: at least one of
-  two or more. Files of one recording, such as those of two microphones, are in the same split.
+  absolute) and optionally `split`, `speaker`, `seconds`, `label` and `text`. If no clip has a
+  split, about `valid_fraction` of the recordings, selected by a hash of the id, become `valid`: at
+  least one of two or more. Files of one recording, such as those of two microphones, are in the
+  same split.
 
   Args:
     source: path or URL of a folder or manifest.
@@ -278,6 +281,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
       speaker=_text(row, "speaker"),
       label=_text(row, "label"),
       seconds=None if seconds is None else float(seconds),
+      text=_text(row, "text"),
     )
   except (ValueError, TypeError, OverflowError, RecursionError) as error:
     reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
