@@ -6,9 +6,8 @@ uninterrupted one. The same seed gives the same batches on every machine.
 
 import abc
 import enum
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -109,12 +108,7 @@ class InMemoryBatches(abc.ABC):
         f"the saved data position is in an epoch of {state['items']} crops, this corpus has "
         f"{self._num_items}; resume with the same corpus and crop length, or start a new run"
       )
-    # Positions of earlier versions have no `corpus`.
-    if state.get("corpus", self._corpus) != self._corpus:
-      raise DataError(
-        "the saved data position is of another corpus: its clips have other names or lengths; "
-        "resume with the same corpus, or start a new run"
-      )
+    manifest.check_fingerprint(state, self._corpus)
     self._epoch, self._index = state["epoch"], state["index"]
 
   def skip_report(self) -> str:
@@ -203,7 +197,7 @@ class InMemoryWaveforms(InMemoryBatches):
     self._items = [
       (clip, i) for clip, count in zip(self._ids, counts, strict=True) for i in range(count)
     ]
-    corpus = _identified(zip(self._ids, lengths, strict=True))
+    corpus = manifest.fingerprint(zip(self._ids, lengths, strict=True))
     super().__init__(len(self._items), batch_size, seed, num_epochs, shard, corpus)
 
   @property
@@ -354,7 +348,7 @@ class InMemoryTokens(InMemoryBatches):
         for window in examples.token_windows(spec, clip.streams)
       ]
     lengths = ([len(clip.streams[key]) for key in spec.streams] for clip in self._clips.values())
-    corpus = _identified(zip(self._clips, lengths, strict=True))
+    corpus = manifest.fingerprint(zip(self._clips, lengths, strict=True))
     super().__init__(len(self._items), batch_size, seed, num_epochs, shard, corpus)
 
   @property
@@ -378,11 +372,6 @@ class InMemoryTokens(InMemoryBatches):
 
 def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:
   return 1 if unit is EpochUnit.CLIP else examples.num_crops(length, crop)
-
-
-def _identified(clips: Iterable[tuple[str, object]]) -> int:
-  """Returns a hash of the names and lengths of the clips, which a checkpoint can hold."""
-  return int(manifest.unit_hash(json.dumps(list(clips))) * 2**53)
 
 
 def _decode(

@@ -332,5 +332,22 @@ def unit_hash(text: str) -> float:
   )
 
 
+def fingerprint(clips: Iterable[Any]) -> int:
+  """Returns a hash of what identifies the clips of a corpus, which a checkpoint can hold."""
+  return int(unit_hash(json.dumps(list(clips))) * 2**53)
+
+
+def check_fingerprint(state: Mapping[str, int], corpus: int) -> None:
+  """Raises `DataError` if a saved data position has another `corpus` than this fingerprint.
+
+  Positions of earlier versions have none.
+  """
+  if state.get("corpus", corpus) != corpus:
+    raise DataError(
+      "the saved data position is of another corpus: its clips have other names or lengths; "
+      "resume with the same corpus, or start a new run"
+    )
+
+
 def _with_split(clip: Clip, split: str) -> Clip:
   return dataclasses.replace(clip, split=split)

@@ -85,6 +85,10 @@ class AudioDataSource(WaveformDataSource):
     """Returns the number of clips of a split, including unreadable ones."""
     return len(self._clips[split])
 
+  def fingerprint(self, split: str) -> int:
+    """Returns a hash of the names and sizes of the clips of a split."""
+    return manifest.fingerprint((clip.id, clip.size) for clip in self._clips.get(split, ()))
+
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
     """Returns the reasons for the unreadable clips of a shard that was read, by clip id."""
     skipped = self.skipped[split].skipped
@@ -153,6 +157,10 @@ class TokenStoreDataSource(seqio.DataSource):
   def supports_arbitrary_sharding(self) -> bool:
     """Whether any number of shards is possible: True."""
     return True
+
+  def fingerprint(self, split: str) -> int:
+    """Returns a hash of the names and lengths of the clips of a split."""
+    return manifest.fingerprint((clip.id, clip.seconds) for clip in self._store.clips(split))
 
   def list_shards(self, split: str) -> Sequence[str]:
     """Returns the names of the shards, for `seqio_cache_tasks`."""

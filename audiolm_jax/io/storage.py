@@ -213,12 +213,19 @@ def _walk(folder: PathLike) -> Iterator[tuple[Entry, tuple[int, int]]]:
       name = f"{here}/{item.name}" if here else item.name
       if item.name.startswith("."):
         continue
-      if not item.is_dir():
+      if not _is_folder(item):
         yield _entry(name, item)
       elif item.is_symlink():
         links.append(name)
       else:
         folders.append(name)
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+  try:
+    return item.is_dir()
+  except OSError:  # a link to itself
+    return False
 
 
 def _entry(name: str, item: os.DirEntry[str]) -> tuple[Entry, tuple[int, int]]:

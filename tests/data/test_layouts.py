@@ -180,6 +180,7 @@ def test_links_to_folders_and_files_add_no_copies(tmp_path):
   (tmp_path / "again").symlink_to(tmp_path / "deep")
   (tmp_path / "deep/0.flac").symlink_to(tmp_path / "deep/0.wav")
   (tmp_path / "deep/._0.wav").write_bytes(b"no sound")
+  (tmp_path / "deep/self.txt").symlink_to("self.txt")
   clips = manifest.list_clips(tmp_path)
   assert [clip.id for clip in clips] == ["deep/0.flac", *before[1:]]
   outside = tmp_path.parent / "outside"
