@@ -249,9 +249,11 @@ def _clips_of_manifest(manifest: str) -> list[Clip]:
   clips: dict[str, Clip] = {}
   try:
     lines = storage.read_lines(manifest)
-  except (OSError, UserError) as error:
-    reason = getattr(error, "strerror", None) or error
+  except OSError as error:
+    reason = error.strerror or error
     raise DataError(f"cannot read the manifest {manifest}: {reason}") from error
+  except UserError as error:
+    raise DataError(f"{error}, with one JSON object per line") from error
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue

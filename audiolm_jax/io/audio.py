@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -456,7 +456,7 @@ class _AudioFile:
       if not part.pieces:
         return _opened_as_is(self._content)
       self._source = containers.PieceFile(self._file, part.pieces)
-      return _Sequential(self._source)
+      return _Sequential(cast(BinaryIO, self._source))
     except (soundfile.SoundFileError, TypeError) as error:
       raise AudioError(
         f"{self._path} is not a supported audio file ({_reason(error)}); "
@@ -478,9 +478,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_AudioFile]:
   try:
     content = _fetched(path) if storage.is_url(path) else _plain_file(Path(path))
     with contextlib.ExitStack() as stack:
-      file = given = content
       if isinstance(content, Path):
+        # As bytes, because soundfile cannot encode a name that is not text.
         file, given = stack.enter_context(open(content, "rb")), os.fsencode(content)
+      else:
+        file, given = content, content
       parts = containers.parts_of(file, os.fspath(path), lambda: _stated_frames(given))
       yield _AudioFile(path, given, file, parts)
   except OSError as error:
@@ -490,7 +492,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_AudioFile]:
 def _opened_as_is(content: bytes | io.BytesIO) -> soundfile.SoundFile:
   if isinstance(content, io.BytesIO):
     content.seek(0)
-  return soundfile.SoundFile(content)
+  return soundfile.SoundFile(cast(Any, content))  # its annotations lack names in bytes
 
 
 def _stated_frames(content: bytes | io.BytesIO) -> int:
