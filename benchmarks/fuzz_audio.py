@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def main(argv: Sequence[str]) -> None:
   """Mutates and reads files until the time is over."""
   del argv
   logging.set_verbosity(logging.ERROR)
+  warnings.simplefilter("error")
   rng = np.random.default_rng(_SEED.value)
   files = originals(rng)
   counts: collections.Counter[tuple[str, str]] = collections.Counter()

@@ -365,7 +365,9 @@ class _AudioFile:
         read = self._whole if part.pieces else self._as_is
         for block in read(sound, part, left):
           done += len(block)
-          yield _checked(block.mean(axis=1, dtype=np.float32), self._path)
+          with np.errstate(over="ignore", invalid="ignore"):  # `_checked` refuses the result
+            mono = block.mean(axis=1, dtype=np.float32)
+          yield _checked(mono, self._path)
       if done == limit:
         break
     if not done:

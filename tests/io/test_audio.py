@@ -199,6 +199,13 @@ def test_nan_and_infinite_samples_are_refused(tmp_path, bad):
   assert not (tmp_path / "b.wav").exists()
 
 
+def test_samples_whose_sum_overflows_are_refused_without_a_warning(tmp_path):
+  samples = np.full((100, 2), 3e38, np.float32)
+  soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+  with pytest.raises(AudioError, match="NaN or infinite"):
+    audio.read_audio(tmp_path / "a.wav")
+
+
 def test_overshoot_is_clipped_and_another_scale_is_refused(tmp_path):
   soundfile.write(tmp_path / "a.wav", 3 * tone(), RATE, subtype="FLOAT")
   assert np.abs(audio.read_audio(tmp_path / "a.wav")[0]).max() == 1.0
