@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.chunking import Sliced
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
@@ -58,7 +59,9 @@ class W2vBert2Tokenizer(LayerTokenizer):
   def inputs_per_step(self) -> int:
     return self.config.steps_per_token
 
-  def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
+  def inputs_of(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Float[np.ndarray, "steps bands"]:
     """Returns log-mel features of a clip, half the size of its waveform; at least one step."""
     c = self.config.encoder
     waveform = np.asarray(waveform, np.float32)

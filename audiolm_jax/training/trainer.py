@@ -179,6 +179,9 @@ class _Run:
     if not (config.eval_period and config.eval_steps):
       eval_dataset = None
     iterator = train_dataset()
+    # Before anything is compiled, because it fails if a corpus has no held-out clips.
+    self.eval_iterator = eval_dataset() if eval_dataset else None
+    self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     start = iterator.get_state()
     batch = _first(iterator)
     iterator.set_state(start)
@@ -210,8 +213,6 @@ class _Run:
     self.data = Prefetched(iterator)
     self._closers.callback(self.data.close)
     self._compile()
-    self.eval_iterator = eval_dataset() if eval_dataset else None
-    self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     self.skip_reports: dict[str, str] = {}
     self.empty_shares: list[float] = []
     self._log_skipped()
