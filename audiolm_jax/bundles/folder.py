@@ -19,7 +19,7 @@ from audiolm_jax.core.errors import BundleError, ConfigError
 from audiolm_jax.core.streams import differences
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stage import CODEBOOKS, Stage, StageSpec
 from audiolm_jax.sampling import registry
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 
@@ -184,7 +184,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     codec=codec,
     semantic=semantic,
     stages={
-      name: _load_stage(folder, name, kind, components)
+      name: _load_stage(folder, name, kind, components, codec)
       for name, kind in kinds.items()
       if wanted is None or name in wanted
     },
@@ -233,6 +233,23 @@ def _check_fit(bundle: Bundle) -> None:
             f"{bundle.name}: the {name} stage was trained with {difference}; train it on tokens of "
             "these tokenizers"
           )
+    if stage.spec.uses_codebooks(stage.config):
+      own = _codebooks_of(
+        bundle.codec, stage.spec, stage.config, f"{bundle.name}: the {name} stage"
+      )
+      if tensors.hash_params(own) != tensors.hash_params({CODEBOOKS: stage.params[CODEBOOKS]}):
+        raise BundleError(
+          f"{bundle.name}: the {name} stage was trained with the codebooks of another codec; train "
+          "it with BUNDLE set to these tokenizers"
+        )
+
+
+def _codebooks_of(codec: Any, spec: StageSpec, config: Any, what: str) -> dict[str, Any]:
+  """Returns the codebooks of a codec as a parameter of a stage."""
+  try:
+    return {CODEBOOKS: spec.codebooks(config, codec.codebooks)}
+  except ConfigError as error:
+    raise BundleError(f"{what} does not fit the codec: {error}") from error
 
 
 def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> Any:
@@ -247,14 +264,23 @@ def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> A
   return tokenizer_class(config, _load_params(folder / f"{name}.safetensors", entry["hash"]))
 
 
-def _load_stage(folder: Path, name: str, kind: str, components: Mapping[str, Any]) -> Stage:
+def _load_stage(
+  folder: Path, name: str, kind: str, components: Mapping[str, Any], codec: Any
+) -> Stage:
   entry = components[f"{name}_stage"]
   spec_class = registry.spec_class({"kind": kind})
-  return Stage(
-    configs.from_dict(spec_class, entry["spec"]),
-    configs.from_dict(spec_class.config_class(), entry["config"]),
-    _load_params(folder / f"{name}_stage.safetensors", entry["hash"]),
-  )
+  spec = configs.from_dict(spec_class, entry["spec"])
+  config = configs.from_dict(spec_class.config_class(), entry["config"])
+  params = _load_params(folder / f"{name}_stage.safetensors", entry["hash"])
+  if spec.uses_codebooks(config):
+    own = _codebooks_of(codec, spec, config, f"{folder}: the {name} stage")
+    if tensors.hash_params(own) != entry["codebooks"]:
+      raise BundleError(
+        f"{folder}: the {name} stage was trained with other codebooks than its codec has; copy or "
+        "export it again"
+      )
+    params |= own
+  return Stage(spec, config, params)
 
 
 def _load_detector(folder: Path, components: Mapping[str, Any]) -> Detector | None:
@@ -299,14 +325,19 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     tokenizers["codec"], tokenizer_at(tokenizers["semantic"], bundle.codec.spec.sample_rate)
   )
   for name, stage in bundle.stages.items():
-    params = tensors.as_stored(stage.params, storage)
-    content = tensors.encode_tensors(stage.params, storage)
+    own, codebooks = dict(stage.params), {}
+    if stage.spec.uses_codebooks(stage.config):
+      # The codec's file contains them, in a format that preserves them.
+      codebooks = {"codebooks": tensors.hash_params({CODEBOOKS: own.pop(CODEBOOKS)})}
+    params = tensors.as_stored(own, storage)
+    content = tensors.encode_tensors(own, storage)
     _write_bytes(folder / f"{name}_stage.safetensors", content)
     components[f"{name}_stage"] = {
       "spec": configs.to_dict(stage.spec),
       "config": configs.to_dict(stage.config),
       "token_hash": tokens,
       "hash": tensors.hash_params(params),
+      **codebooks,
     }
   if bundle.detector is not None:
     params = tensors.as_stored(bundle.detector.params, storage)
