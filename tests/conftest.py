@@ -171,9 +171,11 @@ def miniature_bundle():
     encoder_channels=2, decoder_channels=2, latent_dim=8, num_quantizers=4, codebook_size=16
   )
   start = soundstream.encoder_state(c, 1)
-  encoder = meta.unbox(soundstream.Encoder(c).init(next(keys), waveform, start))
+  encoder = meta.unbox(jax.jit(soundstream.Encoder(c).init)(next(keys), waveform, start))
   latents, _ = soundstream.Encoder(c).apply(encoder, waveform, start)
-  decoder = soundstream.Decoder(c).init(next(keys), latents, soundstream.decoder_state(c, 1))
+  decoder = jax.jit(soundstream.Decoder(c).init)(
+    next(keys), latents, soundstream.decoder_state(c, 1)
+  )
   books = kmeans_start(latents.reshape(-1, c.latent_dim), 4, 16, next(keys)).codebooks
   params = {"encoder": encoder["params"], "decoder": meta.unbox(decoder)["params"]}
   codec = SoundStreamCodec(c, params | {"codebooks": books})
@@ -181,7 +183,9 @@ def miniature_bundle():
   conformer = miniature_conformer()
   s = SemanticTokenizerConfig(encoder=conformer, layer=1, num_clusters=16, chunk_steps=32)
   frames, valid = np.zeros((1, 16, 8), np.float32), np.ones((1, 4), bool)
-  encoder = meta.unbox(ConformerEncoder(conformer.truncated(1)).init(next(keys), frames, valid))
+  encoder = meta.unbox(
+    jax.jit(ConformerEncoder(conformer.truncated(1)).init)(next(keys), frames, valid)
+  )
   params = {"encoder": encoder["params"], "centroids": np.zeros((16, 16), np.float32)}
   params |= {"mean": np.zeros(16, np.float32), "scale": np.ones(16, np.float32)}
   features = SemanticTokenizer(s, params).features(waveform)[0]
@@ -203,9 +207,9 @@ def miniature_bundle():
     spec.name: Stage(
       spec,
       t,
-      meta.unbox(Transformer(t, spec.layout.vocab_size, True).init(next(keys), tokens, tokens))[
-        "params"
-      ],
+      meta.unbox(
+        jax.jit(Transformer(t, spec.layout.vocab_size, True).init)(next(keys), tokens, tokens)
+      )["params"],
     )
     for spec in specs
   }

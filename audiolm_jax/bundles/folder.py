@@ -49,6 +49,10 @@ _TOKENIZERS = {
       f"{_SEMANTIC}.tokenizer:SemanticTokenizerConfig",
       f"{_SEMANTIC}.tokenizer:SemanticTokenizer",
     ),
+    "units": (
+      f"{_SEMANTIC}.unit_encoder:UnitTokenizerConfig",
+      f"{_SEMANTIC}.unit_encoder:UnitTokenizer",
+    ),
     "hubert": (
       f"{_PRETRAINED}.hubert_tokenizer:HubertTokenizerConfig",
       f"{_PRETRAINED}.hubert_tokenizer:HubertTokenizer",

@@ -12,6 +12,7 @@ import numpy as np
 
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import in_memory
+from audiolm_jax.data.frame_labels import load_frame_labels
 from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.training.batches import Batches
 
@@ -133,6 +134,57 @@ class InMemoryAudio:
       num_epochs=self.num_epochs,
       max_skipped_fraction=self.max_skipped_fraction,
       labels=tuple(self.labels),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemoryLabelledFrames:
+  """Crops of an audio corpus whose frames have labels.
+
+  Attributes:
+    source: folder of audio files or `.jsonl` manifest.
+    frame_labels: file that launch/make_unit_labels.py wrote for it.
+    crop_seconds: length of an example, a whole number of frames.
+    split: of the corpus.
+    batch_size: examples per step.
+    seed: of the order and the crops.
+    gain_db: lowest and highest random gain; None does not change the level.
+    num_epochs: None for endless random crops; 1 for fixed windows, for evaluation.
+    max_skipped_fraction: largest accepted share of unreadable clips.
+  """
+
+  source: str
+  frame_labels: str
+  crop_seconds: float
+  split: str = "train"
+  batch_size: int = 32
+  seed: int = 0
+  gain_db: tuple[float, float] | None = None
+  num_epochs: int | None = None
+  max_skipped_fraction: float = 0.01
+
+  def batch_shapes(self) -> BatchShapes:
+    """Returns the shapes of the global batch, over all processes."""
+    labels = load_frame_labels(self.frame_labels)
+    samples = round(self.crop_seconds * labels.sample_rate)
+    frames = (self.batch_size, samples // labels.hop_length)
+    return _waveforms(self.batch_size, samples) | {
+      "frame_label": jax.ShapeDtypeStruct(frames, np.int32)
+    }
+
+  def __call__(self) -> Batches:
+    """Returns the batches of this process."""
+    return in_memory.InMemoryLabelledFrames(
+      self.source,
+      load_frame_labels(self.frame_labels),
+      self.split,
+      crop_seconds=self.crop_seconds,
+      batch_size=self.batch_size,
+      seed=self.seed,
+      shard=_shard_here(self.batch_size),
+      gain_db=self.gain_db,
+      num_epochs=self.num_epochs,
+      max_skipped_fraction=self.max_skipped_fraction,
     )
 
 

@@ -9,6 +9,7 @@ import enum
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int16
@@ -17,6 +18,7 @@ from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.core.streams import Record
 from audiolm_jax.data import examples, manifest, token_store
 from audiolm_jax.data.examples import Example, Seed
+from audiolm_jax.data.frame_labels import FrameLabels
 from audiolm_jax.lm.stage import StageSpec
 
 
@@ -169,7 +171,9 @@ class InMemoryWaveforms(InMemoryBatches):
     num_threads: int = 4,
     labels: tuple[str, ...] = (),
   ):
-    clips = manifest.clips_of_split(manifest.list_clips(source, valid_fraction), split)
+    clips = self._chosen(
+      manifest.clips_of_split(manifest.list_clips(source, valid_fraction), split)
+    )
     self._labels = _numbered(clips, labels)
     self.skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
     self._pcm = _decode(clips, sample_rate, self.skipped, num_threads)
@@ -208,9 +212,76 @@ class InMemoryWaveforms(InMemoryBatches):
     pcm = self._pcm[clip_id][window * self._crop : (window + 1) * self._crop]
     return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed))
 
+  def _chosen(self, clips: list[manifest.Clip]) -> list[manifest.Clip]:
+    """Returns the clips of the split that are used: all of them."""
+    return clips
+
   def _labelled(self, clip_id: str, example: Example) -> Example:
     if self._labels:
       example["label"] = np.asarray(self._labels[clip_id], np.int32)
+    return example
+
+
+class InMemoryLabelledFrames(InMemoryWaveforms):
+  """Batches of random crops of the clips whose frames have labels.
+
+  A batch also contains "frame_label": int32 [batch, frames]. Crops start at frames.
+
+  Args:
+    source: a folder or manifest, see `manifest.list_clips`.
+    frame_labels: of its clips.
+    split: of the corpus.
+    **settings: see `InMemoryWaveforms`.
+
+  Raises:
+    DataError: no clip of the split has labels, or a crop is not a whole number of frames.
+  """
+
+  def __init__(
+    self,
+    source: str | os.PathLike[str],
+    frame_labels: FrameLabels,
+    split: str = "train",
+    **settings: Any,
+  ):
+    self._frame_labels = frame_labels
+    super().__init__(source, split, sample_rate=frame_labels.sample_rate, **settings)
+    if self._crop % frame_labels.hop_length:
+      raise DataError(
+        f"a crop of {self._crop} samples is not a multiple of a frame of "
+        f"{frame_labels.hop_length}; change crop_seconds"
+      )
+
+  def example(self, clip_id: str, seed: Seed) -> Example:
+    """Returns the random crop of one clip for a seed."""
+    hop = self._frame_labels.hop_length
+    length = len(self._pcm[clip_id])
+    first = examples.crop_start(length // hop, self._crop // hop, seed)
+    return self._from_frame(clip_id, first, seed, self._gain_db)
+
+  def _example(self, item: int, seed: Seed) -> Example:
+    clip_id, window = self._items[item]
+    if self._num_epochs is None:
+      return self.example(clip_id, seed)
+    return self._from_frame(clip_id, window * self._crop // self._frame_labels.hop_length, seed)
+
+  def _chosen(self, clips: list[manifest.Clip]) -> list[manifest.Clip]:
+    """Returns the clips with labels."""
+    chosen = [clip for clip in clips if clip.id in self._frame_labels.clips]
+    if not chosen:
+      raise DataError(
+        f"none of the {len(clips)} clips of the split {clips[0].split!r} has labels; label the "
+        "corpus that is trained on"
+      )
+    return chosen
+
+  def _from_frame(
+    self, clip_id: str, first: int, seed: Seed, gain_db: tuple[float, float] | None = None
+  ) -> Example:
+    hop = self._frame_labels.hop_length
+    pcm = self._pcm[clip_id][first * hop : first * hop + self._crop]
+    example = examples.waveform_example(pcm, self._crop, seed, gain_db)
+    example["frame_label"] = self._frame_labels.crop(clip_id, first, self._crop // hop)
     return example
 
 

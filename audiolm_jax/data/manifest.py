@@ -34,6 +34,7 @@ class Clip:
     seconds: duration from the manifest; None if unknown.
     label: class of the audio from the manifest; None if unknown.
     size: of the file in bytes; None if unknown.
+    text: the spoken words, from the manifest; None if unknown.
   """
 
   id: str
@@ -43,6 +44,7 @@ class Clip:
   seconds: float | None = None
   label: str | None = None
   size: int | None = None
+  text: str | None = None
 
 
 class SkipLog:
@@ -96,9 +98,9 @@ def list_clips(
 
   A folder is searched recursively; hidden files are ignored. Its layout defines splits and
   speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or
-  absolute) and optionally `split`, `speaker`, `seconds` and `label`. If no clip has a split, about
-  `valid_fraction` of the clips, selected by a hash of the id, become `valid`: at least one of two
-  or more.
+  absolute) and optionally `split`, `speaker`, `seconds`, `label` and `text`. If no clip has a
+  split, about `valid_fraction` of the clips, selected by a hash of the id, become `valid`: at least
+  one of two or more.
 
   Args:
     source: path or URL of a folder or manifest.
@@ -196,6 +198,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
       speaker=None if row.get("speaker") is None else str(row["speaker"]),
       label=None if row.get("label") is None else str(row["label"]),
       seconds=None if seconds is None else float(seconds),
+      text=None if row.get("text") is None else str(row["text"]),
     )
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise DataError(

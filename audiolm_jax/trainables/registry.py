@@ -17,6 +17,7 @@ _PACKAGE = "audiolm_jax.trainables"
 COMPONENTS = {
   "codec": (f"{_PACKAGE}.codec", "CodecTrainable", "CodecTrainingConfig"),
   "semantic": (f"{_PACKAGE}.w2v_bert", "SemanticTrainable", "W2vBertConfig"),
+  "units": (f"{_PACKAGE}.units", "UnitTrainable", "UnitTrainingConfig"),
   "stage": (f"{_PACKAGE}.stage", "StageTrainable", "StageTrainingConfig"),
   "detector": (f"{_PACKAGE}.detector", "DetectorTrainable", "DetectorTrainingConfig"),
 }

@@ -44,9 +44,11 @@ def codec() -> SoundStreamCodec:
   """A codec with random weights and codebooks fitted to its own latents."""
   waveform = chirp(32_000)[None]
   zeros = encoder_state(CONFIG, 1)
-  encoder = meta.unbox(Encoder(CONFIG).init(jax.random.key(0), waveform, zeros))
+  encoder = meta.unbox(jax.jit(Encoder(CONFIG).init)(jax.random.key(0), waveform, zeros))
   latents, _ = Encoder(CONFIG).apply(encoder, waveform, zeros)
-  decoder = meta.unbox(Decoder(CONFIG).init(jax.random.key(1), latents, decoder_state(CONFIG, 1)))
+  decoder = meta.unbox(
+    jax.jit(Decoder(CONFIG).init)(jax.random.key(1), latents, decoder_state(CONFIG, 1))
+  )
   quantizer = kmeans_start(
     latents.reshape(-1, 8), CONFIG.num_quantizers, CONFIG.codebook_size, jax.random.key(2)
   )

@@ -20,7 +20,7 @@ RATE = 16_000
 def demo_bundle(miniature_bundle):
   config = ClassifierConfig(features=LogMelConfig(num_mels=16), channels=(4, 8), groups=2)
   window = np.zeros((1, RATE), np.float32)
-  params = meta.unbox(Classifier(config).init(jax.random.key(0), window))["params"]
+  params = meta.unbox(jax.jit(Classifier(config).init)(jax.random.key(0), window))["params"]
   return dataclasses.replace(miniature_bundle, detector=Detector(config, params))
 
 

@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -115,9 +114,8 @@ def test_a_stop_ends_the_making_between_two_pieces(demo_bundle, jobs, ask):
   steps = serve(ask(duration=20.0), "me", {"miniature": demo_bundle}, Limits(), jobs)
   shown = [next(steps), next(steps)]
   threading.Timer(0.2, jobs.stop, ["me"]).start()
-  began = time.monotonic()
   shown += list(steps)
-  assert text(shown[-1]) == "Stopped." and time.monotonic() - began < 5
+  assert text(shown[-1]) == "Stopped."  # A job that is made to its end says "Done".
   assert jobs.num_active == 0 and not any(s.details.get(0) for s in shown)
 
 

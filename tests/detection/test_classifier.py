@@ -25,7 +25,7 @@ def test_logits_of_any_length_do_not_depend_on_the_batch(dtype, samples):
   )
   sounds = np.stack([melody(1.0, seed=i)[:samples] for i in range(3)])
   model = Classifier(config)
-  params = meta.unbox(model.init(jax.random.key(0), sounds))
+  params = meta.unbox(jax.jit(model.init)(jax.random.key(0), sounds))
   together = model.apply(params, sounds)
   assert together.shape == (3, 5) and together.dtype == jnp.float32
   alone = np.concatenate([model.apply(params, sound[None]) for sound in sounds])

@@ -25,7 +25,7 @@ CONFIG = TransformerConfig(
 def make_stage(spec: stages.AutoregressiveSpec) -> Stage:
   model = Transformer(CONFIG, spec.layout.vocab_size)
   tokens = jnp.zeros((1, 4), jnp.int32)
-  params = meta.unbox(model.init(jax.random.key(0), tokens, tokens)["params"])
+  params = meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens, tokens)["params"])
   params = jax.tree.map(lambda a: a + 0.3 * jax.random.normal(jax.random.key(1), a.shape), params)
   return Stage(spec, CONFIG, params)
 

@@ -28,7 +28,7 @@ def run_script(name, *arguments, path=None, **environment):
     stdin=subprocess.DEVNULL,
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=300,
   )
 
 

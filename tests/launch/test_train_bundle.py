@@ -29,7 +29,7 @@ def run(*arguments, cwd=None, **environment):
     env={**os.environ, **environment},
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=300,
   )
 
 

@@ -28,7 +28,7 @@ def random_params(config: TransformerConfig, spec: stages.AutoregressiveSpec, se
   """Parameters large enough that positions, frames and every layer matter."""
   model = Transformer(config, spec.layout.vocab_size)
   tokens = jnp.zeros((1, 4), jnp.int32)
-  params = nn.meta.unbox(model.init(jax.random.key(seed), tokens, tokens)["params"])
+  params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(seed), tokens, tokens)["params"])
   scale = {"embedding": 30.0, "frame_embedding": 30.0, "head": 20.0}
 
   def grow(path, value):

@@ -175,6 +175,7 @@ def test_the_notebook_that_continues_runs(executed, tmp_path):
   assert "Provenance(bundle='speech_tiny'" in texts(notebook, "text/plain")
 
 
+@pytest.mark.slow
 def test_the_notebook_that_trains_makes_a_bundle(executed, tmp_path):
   notebook = executed("2_train")
   made = bundles.load_bundle(tmp_path / "my_bundle")
@@ -184,6 +185,7 @@ def test_the_notebook_that_trains_makes_a_bundle(executed, tmp_path):
   assert said.count("took ") == 9 and "NaN" not in said and "nan" not in said
 
 
+@pytest.mark.slow
 def test_the_notebook_that_measures_has_figures_and_tells_samples_from_recordings(executed):
   said = texts(executed("3_measure_and_detect"))
   stoi = {int(k): float(v) for k, v in re.findall(r"\| STOI, (\d+) levels \| ([\d.]+) \|", said)}

@@ -21,9 +21,9 @@ def slow_bundle(miniature_bundle):
   key = jax.random.key(0)
   c = dataclasses.replace(miniature_bundle.codec.config, strides=(4, 5, 8, 8))
   waveform = np.zeros((1, 2 * 1280), np.float32)
-  encoder = soundstream.Encoder(c).init(key, waveform, soundstream.encoder_state(c, 1))
+  encoder = jax.jit(soundstream.Encoder(c).init)(key, waveform, soundstream.encoder_state(c, 1))
   latents = np.zeros((1, 2, c.latent_dim), np.float32)
-  decoder = soundstream.Decoder(c).init(key, latents, soundstream.decoder_state(c, 1))
+  decoder = jax.jit(soundstream.Decoder(c).init)(key, latents, soundstream.decoder_state(c, 1))
   params = {
     "encoder": meta.unbox(encoder)["params"],
     "decoder": meta.unbox(decoder)["params"],
@@ -34,7 +34,7 @@ def slow_bundle(miniature_bundle):
   )
   config = miniature_bundle.stages["coarse"].config
   tokens = np.zeros((1, 4), np.int32)
-  init = meta.unbox(Transformer(config, spec.layout.vocab_size).init(key, tokens))
+  init = meta.unbox(jax.jit(Transformer(config, spec.layout.vocab_size).init)(key, tokens))
   return dataclasses.replace(
     miniature_bundle,
     codec=SoundStreamCodec(c, params),

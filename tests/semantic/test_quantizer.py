@@ -19,7 +19,7 @@ def features():
 
 @pytest.fixture(scope="module")
 def variables(features):
-  return meta.unbox(MODEL.init(jax.random.key(1), features, VALID, None))
+  return meta.unbox(jax.jit(MODEL.init)(jax.random.key(1), features, VALID, None))
 
 
 def test_shapes_and_probabilities(variables, features):

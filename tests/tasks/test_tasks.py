@@ -57,7 +57,11 @@ def environment(recordings, bundle_dir):
 @pytest.mark.parametrize(
   ("config", "smaller"),
   [
-    ("codec_tiny", [*MINIATURE_CODEC, "generator/optimizers.OptimizerConfig.warmup_steps=1"]),
+    pytest.param(
+      "codec_tiny",
+      [*MINIATURE_CODEC, "generator/optimizers.OptimizerConfig.warmup_steps=1"],
+      marks=pytest.mark.slow,
+    ),
     (
       "coarse_stage_tiny",
       [

@@ -112,7 +112,8 @@ def run_with_ends(arguments, model_dir, log, ends):
   assert resumed, "the last start did not resume from a checkpoint"
 
 
-@pytest.mark.parametrize("kind", [SLOW_CODEC, "bfloat16_stage"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["codec", "bfloat16_stage"])
 def test_a_killed_run_resumes_to_the_same_bits(kind, corpus, whole, tmp_path):
   arguments = the_command(kind, corpus, tmp_path / "run")
   run_with_ends(arguments, tmp_path / "run", tmp_path / "log", moments(kind, 2, seed=1))

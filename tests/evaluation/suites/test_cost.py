@@ -10,7 +10,7 @@ from audiolm_jax.evaluation.suites.cost import measure_command
 def test_time_and_memory_are_those_of_the_command():
   code = "import time; x = b'1' * 200_000_000; time.sleep(0.3)"
   cost = measure_command([sys.executable, "-c", code], {})
-  assert 0.3 < cost.seconds < 30
+  assert cost.seconds > 0.3
   assert 200e6 < cost.peak_bytes < 400e6
 
 

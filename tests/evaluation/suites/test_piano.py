@@ -112,7 +112,7 @@ def acoustic_only(miniature_bundle, tmp_path) -> Bundle:
   config = miniature_bundle.stages["coarse"].config
   tokens = np.zeros((1, 8), np.int32)
   model = Transformer(config, spec.layout.vocab_size, True)
-  params = meta.unbox(model.init(jax.random.key(5), tokens, tokens))["params"]
+  params = meta.unbox(jax.jit(model.init)(jax.random.key(5), tokens, tokens))["params"]
   stage = Stage(spec, config, params)
   return dataclasses.replace(miniature_bundle, name="ablation", stages={"coarse": stage})
 

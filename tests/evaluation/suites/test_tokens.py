@@ -21,7 +21,7 @@ def uniform_stage(spec):
   """Every legal token has the same probability."""
   model = Transformer(CONFIG, spec.layout.vocab_size)
   tokens = jnp.zeros((1, 4), jnp.int32)
-  params = meta.unbox(model.init(jax.random.key(0), tokens, tokens)["params"])
+  params = meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens, tokens)["params"])
   return Stage(spec, CONFIG, jax.tree.map(jnp.zeros_like, params))
 
 

@@ -1,0 +1,71 @@
+"""Labels of the frames of a corpus: one class per frame and clip, in one `.npz` file."""
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Int
+
+from audiolm_jax.core.errors import DataError
+from audiolm_jax.io.files import atomic_write
+
+NO_LABEL = -1
+_CLIP = "clip/"
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameLabels:
+  """The classes of all frames of some clips of a corpus.
+
+  Attributes:
+    clips: labels by the id of the clip; the last frame of a clip may be partial.
+    num_labels: labels are below this number.
+    hop_length: samples per frame.
+    sample_rate: Hz.
+  """
+
+  clips: Mapping[str, Int[np.ndarray, " _"]]
+  num_labels: int
+  hop_length: int
+  sample_rate: int
+
+  def crop(self, clip_id: str, start: int, num_frames: int) -> Int[np.ndarray, " num_frames"]:
+    """Returns the labels from frame `start` on; `NO_LABEL` after the end of the clip."""
+    chosen = self.clips[clip_id][start : start + num_frames].astype(np.int32)
+    return np.pad(chosen, (0, num_frames - len(chosen)), constant_values=NO_LABEL)
+
+
+def save_frame_labels(path: str | os.PathLike[str], labels: FrameLabels) -> None:
+  """Writes labels to a file, atomically."""
+  arrays = {_CLIP + name: values.astype(np.uint16) for name, values in labels.clips.items()}
+  numbers = {
+    field: np.asarray(getattr(labels, field))
+    for field in ("num_labels", "hop_length", "sample_rate")
+  }
+  with atomic_write(path) as file:
+    np.savez_compressed(file, **arrays, **numbers)  # pyright: ignore[reportArgumentType]
+
+
+def load_frame_labels(path: str | os.PathLike[str]) -> FrameLabels:
+  """Reads what `save_frame_labels` wrote.
+
+  Raises:
+    DataError: the file is missing, is damaged, or has labels out of range.
+  """
+  try:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+      clips = {
+        name.removeprefix(_CLIP): stored[name] for name in stored.files if name.startswith(_CLIP)
+      }
+      fields = ("num_labels", "hop_length", "sample_rate")
+      labels = FrameLabels(clips, *(int(stored[field]) for field in fields))
+  except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    raise DataError(
+      f"{path} cannot be read as labels ({error}); run launch/make_unit_labels.py again"
+    ) from error
+  for name, values in clips.items():
+    if values.ndim != 1 or values.dtype.kind not in "iu" or np.any(values >= labels.num_labels):
+      raise DataError(f"the labels of {name} in {path} are not numbers below {labels.num_labels}")
+  return labels

@@ -1,0 +1,235 @@
+"""An encoder of phones for semantic tokens: log-mel at 50 Hz and ConvNeXt blocks with context.
+
+It is trained to name the sound of each frame by labels that do not depend on the voice, see
+`trainables/units.py`. All its layers are matrix products and shifted sums, which are fast on CPUs.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from audiolm_jax.chunking import Reach
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.io.stored_program import StoredProgram
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
+from audiolm_jax.semantic.conformer import dense, layer_norm
+from audiolm_jax.semantic.features import LogMelConfig, normalised_log_mel, power_spectrum
+from audiolm_jax.semantic.kmeans import nearest_centroid
+from audiolm_jax.semantic.spec import SemanticSpec
+
+_SMALLEST_WINDOW = 64
+# Frames before and after a frame that the first layer reads with it.
+_NEIGHBOURS = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitEncoderConfig:
+  """Shape of the encoder.
+
+  Attributes:
+    features: the log-mel front end; its hop is the frame.
+    dim: width of the blocks.
+    dilations: for each block, the distance in frames between the taps of its convolution.
+    kernel_size: taps of the convolutions, odd.
+    expansion: width of the inner layer of a block divided by `dim`.
+    frames_per_step: frames whose features are averaged into those of one token.
+  """
+
+  features: LogMelConfig = LogMelConfig(hop_length=320)
+  dim: int = 256
+  dilations: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+  kernel_size: int = 9
+  expansion: int = 3
+  frames_per_step: int = 2
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, "dilations", tuple(self.dilations))
+    if self.kernel_size % 2 == 0 or self.kernel_size < 1:
+      raise ConfigError(f"kernel_size {self.kernel_size} must be odd")
+    if not self.dilations or min(self.dilations) < 1:
+      raise ConfigError(f"dilations {self.dilations} must be one positive number for each block")
+    if min(self.dim, self.expansion, self.frames_per_step) < 1:
+      raise ConfigError("dim, expansion and frames_per_step must be at least 1")
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per token."""
+    return self.features.hop_length * self.frames_per_step
+
+  @property
+  def receptive_field(self) -> Reach:
+    """Steps before and after a step that its features depend on."""
+    frames = _NEIGHBOURS + sum(self.dilations) * (self.kernel_size // 2)
+    steps = -(-frames // self.frames_per_step)
+    return Reach(steps, steps)
+
+  def flops(self, frames: int) -> float:
+    """Returns the operations of the matrix products for one row of frames."""
+    first = (2 * _NEIGHBOURS + 1) * self.features.num_mels * self.dim
+    blocks = len(self.dilations) * 2 * self.expansion * self.dim**2
+    return 2.0 * frames * (first + blocks)
+
+
+class UnitEncoder(nn.Module):
+  """Maps log-mel frames to normalised features of the last block."""
+
+  config: UnitEncoderConfig
+
+  @nn.compact
+  def __call__(
+    self, log_mel: Float[Array, "batch frames mels"], inside: Bool[Array, "batch frames"]
+  ) -> Float[Array, "batch frames dim"]:
+    """Returns the features of every frame.
+
+    Args:
+      log_mel: of the clips, as `features.log_mel` returns them.
+      inside: frames that contain samples of the clip; others do not influence them.
+    """
+    c = self.config
+    keep = inside[..., None]
+    x = _neighbours(log_mel * keep, _NEIGHBOURS, 1)
+    x = dense(c.dim, ("conv_in", "embed"), "float32", name="input")(jnp.concatenate(x, axis=-1))
+    for i, dilation in enumerate(c.dilations):
+      x = _Block(c.kernel_size, dilation, c.expansion, name=f"block_{i}")(x * keep)
+    return layer_norm("float32", name="norm")(x)
+
+
+class _Block(nn.Module):
+  """ConvNeXt block: depthwise convolution, norm, two pointwise layers, added to the input."""
+
+  kernel_size: int
+  dilation: int
+  expansion: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
+    dim = x.shape[-1]
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(nn.initializers.normal(0.2), ("kernel", "embed")),
+      (self.kernel_size, dim),
+    )
+    scale = self.param(
+      "scale", nn.with_logical_partitioning(nn.initializers.constant(0.3), ("embed",)), (dim,)
+    )
+    # A sum of shifted products, since depthwise convolutions and their gradients are slow on CPUs.
+    taps = _neighbours(x, self.kernel_size // 2, self.dilation)
+    h: Array = sum((tap * kernel[i] for i, tap in enumerate(taps)), jnp.zeros_like(x))
+    h = layer_norm("float32", name="norm")(h)
+    h = dense(self.expansion * dim, ("embed", "mlp"), "float32", name="wide")(h)
+    return x + scale * dense(dim, ("mlp", "embed"), "float32", name="narrow")(nn.gelu(h))
+
+
+def _neighbours(
+  x: Float[Array, "batch frames dim"], count: int, distance: int
+) -> list[Float[Array, "batch frames dim"]]:
+  """Returns `x` moved by -count to count times `distance` frames, with zeros from outside."""
+  frames = x.shape[1]
+  padded = jnp.pad(x, ((0, 0), (count * distance, count * distance), (0, 0)))
+  starts = range(0, 2 * count * distance + 1, distance)
+  return [padded[:, start : start + frames] for start in starts]
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitTokenizerConfig:
+  """Shape of the tokenizer.
+
+  Attributes:
+    encoder: the trained encoder.
+    num_clusters: number of ids.
+    chunk_steps: tokens per chunk of a long file, context excluded.
+  """
+
+  encoder: UnitEncoderConfig = UnitEncoderConfig()
+  num_clusters: int = 128
+  chunk_steps: int = 512
+
+  def __post_init__(self) -> None:
+    if self.chunk_steps < 1:
+      raise ConfigError(f"chunk_steps {self.chunk_steps} is less than 1")
+
+  @property
+  def receptive_field(self) -> Reach:
+    """Steps before and after a step that its token depends on."""
+    return self.encoder.receptive_field
+
+  @property
+  def window_steps(self) -> int:
+    """Steps of the largest chunk, context included."""
+    return self.receptive_field.left + self.chunk_steps + self.receptive_field.right
+
+  def size_for(self, num_steps: int) -> int:
+    """Returns the next power of two, so that few programs are compiled."""
+    return max(_SMALLEST_WINDOW, 1 << (num_steps - 1).bit_length())
+
+
+class UnitTokenizer(ChunkedTokenizer):
+  """Clusters of the features of a `UnitEncoder`, averaged over the frames of a token."""
+
+  config: UnitTokenizerConfig
+
+  @classmethod
+  def unclustered(
+    cls, encoder: UnitEncoderConfig, params: Mapping[str, Any], chunk_steps: int = 512
+  ) -> "UnitTokenizer":
+    """Returns a tokenizer with one cluster and no whitening.
+
+    Args:
+      encoder: shape of the encoder.
+      params: its parameters.
+      chunk_steps: tokens per window of a long file.
+    """
+    plain = {
+      "encoder": params,
+      "mean": np.zeros(encoder.dim, np.float32),
+      "scale": np.ones(encoder.dim, np.float32),
+      "centroids": np.zeros((1, encoder.dim), np.float32),
+    }
+    return cls(UnitTokenizerConfig(encoder, 1, chunk_steps), plain)
+
+  @property
+  def spec(self) -> SemanticSpec:
+    encoder = self.config.encoder
+    return SemanticSpec(encoder.features.sample_rate, encoder.hop_length, self.config.num_clusters)
+
+  @property
+  def margins(self) -> tuple[int, int]:
+    margin = self.config.encoder.features.margin
+    return margin, margin
+
+  def encode_chunks(
+    self, inputs: Float[np.ndarray, "batch padded"], ends: Int[np.ndarray, "batch"]
+  ) -> Encoded:
+    return _encode(self.config, self.params, inputs, ends)
+
+
+def _encode_fn(
+  config: UnitTokenizerConfig,
+  params: Mapping[str, Any],
+  padded: Float[Array, "batch padded"],
+  ends: Int[Array, "batch"],
+) -> Encoded:
+  """Encodes chunks of waveform with their margins; masks frames that begin at `ends` or later."""
+  encoder = config.encoder
+  log_mel = normalised_log_mel(power_spectrum(padded, encoder.features), encoder.features)
+  batch, frames, _ = log_mel.shape
+  inside = jnp.arange(frames) < -(-ends[:, None] // encoder.features.hop_length)
+  features = UnitEncoder(encoder).apply({"params": params["encoder"]}, log_mel, inside)
+  assert isinstance(features, jax.Array)
+  steps = features.reshape(batch, frames // encoder.frames_per_step, encoder.frames_per_step, -1)
+  # The last step of a clip may have fewer frames.
+  count = inside.reshape(steps.shape[:3]).sum(2)[..., None]
+  kept = (steps * inside.reshape(*steps.shape[:3], 1)).sum(2)
+  steps = (kept / jnp.maximum(count, 1) - params["mean"]) / params["scale"]
+  # In the same program as the encoder, so that batching does not change the order of near ties.
+  return Encoded(steps, nearest_centroid(steps, params["centroids"]))
+
+
+_encode = StoredProgram(_encode_fn, static_argnums=(0,))

@@ -1,0 +1,219 @@
+"""Labels of frames by a canonical voice, which reads the texts of all other voices.
+
+The frames of the canonical voice are clustered. A frame of another voice has the cluster of the
+frame of the canonical reading of the same text that dynamic time warping aligns with it. So labels
+depend on the spoken words, and little on the voice. The first round compares cepstra; later rounds
+compare, and cluster, the features of an encoder that an earlier round has trained.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.core.errors import DataError
+from audiolm_jax.data.frame_labels import FrameLabels
+from audiolm_jax.data.manifest import Clip, read_clip
+from audiolm_jax.semantic.features import LogMelConfig, log_mel
+from audiolm_jax.semantic.kmeans import KMeans, fit_kmeans
+from audiolm_jax.semantic.unit_encoder import UnitEncoderConfig, UnitTokenizer
+
+_NUM_CEPSTRA = 13
+_CONTEXT = 3  # frames before and after a frame that are clustered with it
+_BAND = 0.2  # share of the length by which an alignment may leave the diagonal
+_PAD_SECONDS = 5
+
+Features = Float[np.ndarray, "frames dim"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentReport:
+  """Statistics of the labels.
+
+  Attributes:
+    canonical: clips of the canonical voice.
+    aligned: clips of other voices that have labels.
+    dropped: clips of other voices whose alignment cost too much.
+    unread: clips of other voices without a canonical reading of their text.
+    costs: the 10th, 50th and 90th percentile of the mean cost per aligned pair of frames.
+    hours: of audio with labels.
+  """
+
+  canonical: int
+  aligned: int
+  dropped: int
+  unread: int
+  costs: tuple[float, float, float]
+  hours: float
+
+  def __str__(self) -> str:
+    low, median, high = self.costs
+    return (
+      f"{self.hours:.2f} h with labels: {self.canonical} clips of the canonical voice, "
+      f"{self.aligned} of other voices; {self.dropped} dropped for their alignment, {self.unread} "
+      f"without a canonical reading; costs {low:.3f} / {median:.3f} / {high:.3f} (10, 50, 90 %)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFeatures:
+  """What is compared and what is clustered.
+
+  Attributes:
+    of: maps a waveform to the features of its frames that alignments compare.
+    clustered: maps these to the features that are clustered, frame by frame.
+    metric: distance of two frames, a name of `librosa.sequence.dtw`.
+    front_end: has the sample rate and the hop length.
+  """
+
+  of: Callable[[Float[np.ndarray, " samples"]], Features]
+  clustered: Callable[[Features], Features]
+  metric: str
+  front_end: LogMelConfig
+
+
+def cepstral_features(front_end: LogMelConfig) -> FrameFeatures:
+  """Returns normalised cepstra with their slopes; neighbouring frames are clustered together."""
+
+  def of(waveform: Float[np.ndarray, " samples"]) -> Features:
+    frames = -(-len(waveform) // front_end.hop_length)
+    unit = _PAD_SECONDS * front_end.sample_rate  # few lengths, so that few programs are compiled
+    padded = np.pad(waveform, (0, -len(waveform) % unit))
+    mel = np.asarray(_log_mel(padded[None], front_end))[0, :frames]
+    order, band = np.arange(1, _NUM_CEPSTRA + 1), np.arange(front_end.num_mels)
+    basis = np.cos(np.pi / front_end.num_mels * np.outer(band + 0.5, order))
+    cepstra = mel @ basis
+    cepstra = (cepstra - cepstra.mean(0)) / (cepstra.std(0) + 1e-3)
+    return np.concatenate([cepstra, 2 * np.gradient(cepstra, axis=0)], axis=1).astype(np.float32)
+
+  def with_context(features: Features) -> Features:
+    padded = np.pad(features, ((_CONTEXT, _CONTEXT), (0, 0)), mode="edge")
+    starts = (0, _CONTEXT, 2 * _CONTEXT)
+    return np.concatenate([padded[s : s + len(features)] for s in starts], axis=1)
+
+  return FrameFeatures(of, with_context, "euclidean", front_end)
+
+
+def encoder_features(encoder: UnitEncoderConfig, params: Mapping[str, Any]) -> FrameFeatures:
+  """Returns the features of a trained encoder."""
+  frames = dataclasses.replace(encoder, frames_per_step=1)
+  tokenizer = UnitTokenizer.unclustered(frames, params)
+  return FrameFeatures(
+    lambda waveform: tokenizer.features(waveform[None])[0], lambda x: x, "cosine", encoder.features
+  )
+
+
+def label_clips(
+  clips: Sequence[Clip],
+  canonical_speaker: str,
+  features: FrameFeatures,
+  *,
+  num_labels: int = 200,
+  seed: int = 0,
+  kept_share: float = 0.9,
+  log: Callable[[str], None] = print,
+) -> tuple[FrameLabels, AlignmentReport]:
+  """Labels the frames of a corpus.
+
+  Args:
+    clips: with speaker and text.
+    canonical_speaker: the voice whose frames are clustered.
+    features: see `FrameFeatures`.
+    num_labels: number of clusters.
+    seed: of the clustering.
+    kept_share: share of the aligned clips, those of the lowest cost, that get labels.
+    log: receives one line of progress from time to time.
+  Raises:
+    DataError: there are no clips of the canonical voice, or it reads none of the other texts.
+  """
+  canonical = [clip for clip in clips if clip.speaker == canonical_speaker]
+  others = [clip for clip in clips if clip.speaker != canonical_speaker]
+  if not canonical:
+    speakers = ", ".join(sorted({str(clip.speaker) for clip in clips})[:8])
+    raise DataError(f"no clip is of the speaker {canonical_speaker!r}; there are {speakers}")
+  rate = features.front_end.sample_rate
+  readings = {clip.id: features.of(read_clip(clip, rate)) for clip in canonical}
+  log(f"{len(readings)} clips of the canonical voice read")
+  fitted = fit_kmeans(
+    (features.clustered(readings[clip.id]) for clip in canonical if clip.split == "train"),
+    num_labels,
+    seed,
+    max_frames=400_000,
+  )
+  labels = {name: _labels(features.clustered(x), fitted) for name, x in readings.items()}
+
+  reading_of = {_words(clip.text): clip.id for clip in canonical if clip.text}
+  candidates: dict[str, tuple[float, Int[np.ndarray, " frames"]]] = {}
+  unread = 0
+  for number, clip in enumerate(others):
+    name = reading_of.get(_words(clip.text)) if clip.text else None
+    if name is None:
+      unread += 1
+      continue
+    aligned = _align(features.of(read_clip(clip, rate)), readings[name], features.metric)
+    if aligned is not None:
+      cost, frames = aligned
+      candidates[clip.id] = cost, labels[name][frames]
+    if (number + 1) % 100 == 0:
+      log(f"{number + 1} of {len(others)} clips of other voices aligned")
+  if not candidates:
+    raise DataError(
+      f"{canonical_speaker} reads no text of another speaker; rows of the manifest need a text, "
+      "and the canonical voice must speak each text of the others"
+    )
+  costs = np.array([cost for cost, _ in candidates.values()])
+  limit = np.quantile(costs, kept_share)
+  kept = {name: found for name, (cost, found) in candidates.items() if cost <= limit}
+  result = FrameLabels(labels | kept, num_labels, features.front_end.hop_length, rate)
+  seconds = sum(map(len, result.clips.values())) * result.hop_length / rate
+  low, median, high = np.percentile(costs, [10, 50, 90])
+  report = AlignmentReport(
+    len(canonical),
+    len(kept),
+    len(others) - unread - len(kept),
+    unread,
+    (float(low), float(median), float(high)),
+    seconds / 3600,
+  )
+  return result, report
+
+
+_log_mel = jax.jit(log_mel, static_argnums=1)
+
+
+def _labels(features: Features, fitted: KMeans) -> Int[np.ndarray, " frames"]:
+  """Returns the nearest centroid of each frame."""
+  x, c = (features - fitted.mean) / fitted.scale, fitted.centroids
+  return np.argmin((c * c).sum(1) - 2 * x @ c.T, axis=1)
+
+
+def _words(text: str) -> str:
+  """Returns a text without case and punctuation, to compare two spellings."""
+  kept = "".join(char if char.isalnum() else " " for char in text.casefold())
+  return " ".join(kept.split())
+
+
+def _align(
+  features: Features, reading: Features, metric: str
+) -> tuple[float, Int[np.ndarray, " frames"]] | None:
+  """Returns the mean cost and, for each frame, the aligned frame of the reading.
+
+  None if no path stays within the band.
+  """
+  import librosa
+
+  try:
+    total, path = librosa.sequence.dtw(
+      features.T, reading.T, metric=metric, global_constraints=True, band_rad=_BAND
+    )
+  except librosa.util.exceptions.ParameterError:
+    return None
+  cost = float(total[-1, -1]) / len(path)
+  if not np.isfinite(cost):
+    return None
+  frames = np.zeros(len(features), np.int64)
+  frames[path[::-1, 0]] = path[::-1, 1]
+  return cost, frames

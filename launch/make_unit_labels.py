@@ -1,0 +1,76 @@
+"""Labels the frames of a speech corpus by a canonical voice, to train a unit encoder.
+
+  python launch/make_unit_labels.py --audio_dir corpus.jsonl --canonical_speaker hibari-heart \
+    --output labels.npz
+  python -m audiolm_jax.train --gin_file=gin_configs/units_small.gin \
+    --gin_file=gin_configs/runs/labelled_frames_in_memory.gin \
+    --gin.AUDIO_DIR="'corpus.jsonl'" --gin.FRAME_LABELS="'labels.npz'" \
+    --gin.MODEL_DIR="'runs/units'"
+
+The manifest has rows with path, speaker and text. The canonical voice has read the text of every
+clip of the other voices; make_speech_corpus.py creates such readings. Its frames are clustered, and
+the frames of the other voices get the clusters of the frames aligned with them. For a second round,
+--encoder_dir names the run of the first one: its features replace cepstra.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from audiolm_jax.core import compilation_cache
+from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.data.frame_labels import save_frame_labels
+from audiolm_jax.data.manifest import list_clips
+from audiolm_jax.io.files import check_writable
+from audiolm_jax.semantic.features import LogMelConfig
+from audiolm_jax.trainables.registry import load_inference_params
+from audiolm_jax.trainables.unit_labels import (
+  FrameFeatures,
+  cepstral_features,
+  encoder_features,
+  label_clips,
+)
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("audio_dir", None, "Manifest with the fields path, speaker and text.")
+flags.DEFINE_string("canonical_speaker", None, "The speaker whose frames are clustered.")
+flags.DEFINE_string("output", None, "The .npz file to write.")
+flags.DEFINE_string("encoder_dir", None, "MODEL_DIR of an earlier round; cepstra by default.")
+flags.DEFINE_integer("num_labels", 200, "Number of clusters.", 2)
+flags.DEFINE_integer("seed", 0, "Seed of the clustering.")
+flags.DEFINE_float("kept_share", 0.9, "Share of the aligned clips that get labels.", 0.01, 1.0)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the labels and prints a report."""
+  del argv
+  for name in ("audio_dir", "canonical_speaker", "output"):
+    if not FLAGS[name].value:
+      raise ConfigError(f"--{name} is required")
+  check_writable(FLAGS.output)
+  compilation_cache.enable()
+  labels, report = label_clips(
+    list_clips(FLAGS.audio_dir),
+    FLAGS.canonical_speaker,
+    _features(),
+    num_labels=FLAGS.num_labels,
+    seed=FLAGS.seed,
+    kept_share=FLAGS.kept_share,
+  )
+  save_frame_labels(FLAGS.output, labels)
+  print(report)
+  print(f"wrote {FLAGS.output}")
+
+
+def _features() -> FrameFeatures:
+  if not FLAGS.encoder_dir:
+    return cepstral_features(LogMelConfig(hop_length=320))
+  component, config, params = load_inference_params(FLAGS.encoder_dir)
+  if component != "units":
+    raise ConfigError(f"{FLAGS.encoder_dir} is a run of {component!r}, not of a unit encoder")
+  return encoder_features(config.encoder, params["encoder"])
+
+
+if __name__ == "__main__":
+  run_cli(main)
