@@ -86,6 +86,8 @@ class FillingConfig:
       guidance.
     choice_noise: scale of the Gumbel noise that is added to the confidences of the first pass of a
       level; it decreases to 0 in the last one.
+    overlap_seconds: seconds of existing audio that a window contains; None for that of the call. A
+      shorter overlap takes less time per second of audio.
 
   Source: MaskGIT (arXiv 2202.04200), section 3.2; SoundStorm (arXiv 2305.09636), section 3.3.
   """
@@ -93,6 +95,7 @@ class FillingConfig:
   passes: tuple[int, ...] = (16,)
   guidance: float = 1.0
   choice_noise: float = 1.0
+  overlap_seconds: float | None = None
 
   def __post_init__(self):
     object.__setattr__(self, "passes", tuple(self.passes))

@@ -73,6 +73,12 @@ class FilledWindows(WindowedTargets):
     self._sampler = sampler
     super().__init__(sampler.spec, call, reads, prompts)
 
+  @property
+  def overlap_seconds(self) -> float:
+    """That of the stage if it has one, else that of the call."""
+    own = self._sampler.decoder.filling.overlap_seconds
+    return self.call.overlap_seconds if own is None else own
+
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Codes]]:
@@ -105,7 +111,7 @@ class RehearsedParallelDecoder:
 
   def __init__(self, decoder: ParallelDecoder):
     self._decoder = decoder
-    self.config = decoder.config
+    self.config, self.filling = decoder.config, decoder.filling
     self._random = np.random.default_rng(0)
 
   def fill(

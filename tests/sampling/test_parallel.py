@@ -68,6 +68,13 @@ def test_a_stream_yields_the_codes_of_a_sample_window_by_window(cascade):
   assert reports[:2] == [("parallel", 0, 36), ("parallel", 12, 36)]
 
 
+def test_a_stage_can_have_its_own_overlap(stage):
+  filling = dataclasses.replace(CONFIG.filling, overlap_seconds=0.04)
+  own = Stage(SPEC, dataclasses.replace(CONFIG, filling=filling), stage.params)
+  stream = Cascade({"parallel": own}).stream(clip_of(22, 4, seed=1), options=options_of())
+  assert [len(piece) for piece in stream] == [4, 10, 8]
+
+
 def test_the_passes_and_the_programs_are_counted(stage, monkeypatch):
   """Levels with 0 passes use the output of the pass before; no setting compiles a program."""
   decoder = parallel_decoder.ParallelDecoder(stage)
