@@ -1,12 +1,14 @@
-"""A causal codec whose layers all run at the frame rate, between two Fourier transforms.
+"""A causal codec whose layers run at 50 and 200 frames per second, between two Fourier transforms.
 
-The encoder reads the compressed complex spectrum of each frame. The decoder predicts a magnitude
-and a phase for each frequency, and an inverse transform with overlapping windows computes the
-samples. No layer runs at the sample rate, so the computation consists of few, large matrix
-products.
+The encoder reads the compressed complex spectra of short frames, a quarter of a frame of codes
+each. The decoder predicts a complex spectrum for each short frame, and an inverse transform with
+overlapping windows computes the samples. A few narrow blocks run at the rate of the short frames,
+which resolve the pulses of a voice; most blocks run at the rate of the codes. No layer runs at the
+sample rate, so the computation consists of few, large matrix products.
 
 Source: Vocos (arXiv 2306.00814) for the inverse transform as the last layer of a decoder, ConvNeXt
-(arXiv 2201.03545) for the blocks; a compressed spectrum as input is common in speech enhancement.
+(arXiv 2201.03545) for the blocks, APNet (arXiv 2305.07952) for a phase from two linear outputs; a
+compressed spectrum as input is common in speech enhancement.
 """
 
 import dataclasses
@@ -32,8 +34,8 @@ State = tuple[jax.Array, ...]
 # finite.
 _COMPRESSION = 0.4
 _FLOOR = 1e-4
-# The largest logarithm of a magnitude that the decoder returns.
-_MAX_LOG_MAGNITUDE = 6.0
+# The largest logarithm of a scale in the decoder's spectra.
+_MAX_LOG_SCALE = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +45,21 @@ class FrameRateConfig:
   Attributes:
     sample_rate: Hz.
     hop_length: samples per frame.
-    encoder_window: samples that a frame of the encoder depends on, a multiple of the hop; the last
-      ones are those of the frame.
-    decoder_window: samples to which a frame of the decoder contributes, a multiple of the hop.
-    lookahead_frames: number of later frames that contribute to the samples of a frame. The window
-      of a frame begins this many frames before it.
+    short_hop: samples per short frame, a divisor of `hop_length`.
+    encoder_window: samples that a short frame of the encoder depends on, a multiple of the short
+      hop; the last ones are those of the short frame.
+    decoder_window: samples to which a short frame of the decoder contributes, a multiple of the
+      short hop.
+    window_lead: number of short frames by which that window begins before its short frame.
+    lookahead_frames: number of later frames that contribute to the samples of a frame.
+    encoder_short_dim: width of the encoder's blocks for short frames.
+    encoder_short_layers: number of these blocks.
     encoder_dim: width of the encoder's blocks.
     encoder_layers: number of the encoder's blocks.
     decoder_dim: width of the decoder's blocks.
     decoder_layers: number of the decoder's blocks.
+    decoder_short_dim: width of the decoder's blocks for short frames.
+    decoder_short_layers: number of these blocks.
     expansion: width inside a block as a multiple of the width of the block.
     kernel_size: frames that the convolution of a block depends on.
     latent_dim: dimension of the latents that are quantized.
@@ -59,18 +67,25 @@ class FrameRateConfig:
     codebook_size: entries per level.
 
   Raises:
-    ConfigError: a window is not a multiple of the hop, or the look-ahead exceeds the window.
+    ConfigError: a hop or window is not a multiple of the short hop, or the look-ahead does not
+      cover the lead of the windows.
   """
 
   sample_rate: int = 16_000
   hop_length: int = 320
-  encoder_window: int = 640
-  decoder_window: int = 1280
+  short_hop: int = 80
+  encoder_window: int = 320
+  decoder_window: int = 320
+  window_lead: int = 1
   lookahead_frames: int = 1
+  encoder_short_dim: int = 96
+  encoder_short_layers: int = 2
   encoder_dim: int = 256
   encoder_layers: int = 4
-  decoder_dim: int = 384
+  decoder_dim: int = 320
   decoder_layers: int = 8
+  decoder_short_dim: int = 128
+  decoder_short_layers: int = 4
   expansion: int = 3
   kernel_size: int = 7
   latent_dim: int = 64
@@ -78,21 +93,34 @@ class FrameRateConfig:
   codebook_size: int = 1024
 
   def __post_init__(self) -> None:
-    for name in ("encoder_window", "decoder_window"):
-      if getattr(self, name) % self.hop_length:
+    for name in ("hop_length", "encoder_window", "decoder_window"):
+      if getattr(self, name) % self.short_hop:
         raise ConfigError(
-          f"{name} {getattr(self, name)} is not a multiple of hop_length {self.hop_length}"
+          f"{name} {getattr(self, name)} is not a multiple of short_hop {self.short_hop}"
         )
-    if not 0 <= self.lookahead_frames < self.overlap:
+    if not 0 <= self.window_lead <= self.lookahead_frames * self.short_frames:
       raise ConfigError(
-        f"lookahead_frames {self.lookahead_frames} is not in 0..{self.overlap - 1}, the frames of "
-        "decoder_window less one"
+        f"window_lead {self.window_lead} is not in 0..{self.lookahead_frames * self.short_frames}, "
+        "the short frames of lookahead_frames"
       )
 
   @property
+  def short_frames(self) -> int:
+    """Number of short frames in a frame."""
+    return self.hop_length // self.short_hop
+
+  @property
   def overlap(self) -> int:
-    """Number of frames that the window of a decoder's frame spans."""
-    return self.decoder_window // self.hop_length
+    """Number of short frames that the window of a decoder's short frame spans."""
+    return self.decoder_window // self.short_hop
+
+  @property
+  def delay(self) -> int:
+    """Number of short frames by which a window begins after its short frame in the output.
+
+    The output is `lookahead_frames` late.
+    """
+    return self.lookahead_frames * self.short_frames - self.window_lead
 
   @property
   def spec(self) -> CodecSpec:
@@ -134,29 +162,46 @@ class FrameRateConfig:
 
   def encoder_flops(self, samples: int) -> float:
     """Returns the operations of the encoder's matrix products for a clip of whole frames."""
-    frames, dim = samples // self.hop_length, self.encoder_dim
-    ends = dim * (2 * (self.encoder_window // 2 + 1) + self.latent_dim)
-    return 2.0 * frames * (ends + self.encoder_layers * 2 * self.expansion * dim**2)
+    frames = samples // self.hop_length
+    ends = 2 * (self.encoder_window // 2 + 1) * self.encoder_short_dim
+    short = ends + self._block(self.encoder_short_dim, self.encoder_short_layers)
+    merge = self.short_frames * self.encoder_short_dim * self.encoder_dim
+    frame = merge + self._block(self.encoder_dim, self.encoder_layers)
+    return 2.0 * frames * (self.short_frames * short + frame + self.encoder_dim * self.latent_dim)
 
   def decoder_flops(self, samples: int) -> float:
     """Returns the operations of the decoder's matrix products for a clip of whole frames."""
-    frames, dim = samples // self.hop_length, self.decoder_dim
-    ends = dim * (2 * (self.decoder_window // 2 + 1) + self.latent_dim)
-    return 2.0 * frames * (ends + self.decoder_layers * 2 * self.expansion * dim**2)
+    frames = samples // self.hop_length
+    ends = 3 * (self.decoder_window // 2 + 1) * self.decoder_short_dim
+    short = ends + self._block(self.decoder_short_dim, self.decoder_short_layers)
+    split = self.short_frames * self.decoder_short_dim * self.decoder_dim
+    frame = split + self._block(self.decoder_dim, self.decoder_layers)
+    return 2.0 * frames * (self.short_frames * short + frame + self.decoder_dim * self.latent_dim)
+
+  def _block(self, dim: int, layers: int) -> int:
+    """Returns the products of numbers in the blocks of one width, per frame."""
+    return layers * 2 * self.expansion * dim**2
 
 
 def encoder_state(config: FrameRateConfig, batch: int) -> State:
   """Returns the initial state of `Encoder`, zeros: samples before a clip, inputs of blocks."""
-  context = (batch, config.kernel_size - 1, config.encoder_dim)
-  past = jnp.zeros((batch, config.encoder_window - config.hop_length))
-  return (past, *(jnp.zeros(context) for _ in range(config.encoder_layers)))
+  c = config
+  past = jnp.zeros((batch, c.encoder_window - c.short_hop))
+  short = _contexts(c, batch, c.encoder_short_dim, c.encoder_short_layers)
+  return (past, *short, *_contexts(c, batch, c.encoder_dim, c.encoder_layers))
 
 
 def decoder_state(config: FrameRateConfig, batch: int) -> State:
-  """Returns the initial state of `Decoder`, zeros: inputs of blocks, sums of later frames."""
-  context = (batch, config.kernel_size - 1, config.decoder_dim)
-  written = jnp.zeros((batch, config.overlap - 1, config.hop_length))
-  return (*(jnp.zeros(context) for _ in range(config.decoder_layers)), written)
+  """Returns the initial state of `Decoder`, zeros: inputs of blocks, sums of later short frames."""
+  c = config
+  frame = _contexts(c, batch, c.decoder_dim, c.decoder_layers)
+  short = _contexts(c, batch, c.decoder_short_dim, c.decoder_short_layers)
+  written = jnp.zeros((batch, c.delay + c.overlap - 1, c.short_hop))
+  return (*frame, *short, written)
+
+
+def _contexts(config: FrameRateConfig, batch: int, dim: int, layers: int) -> list[jax.Array]:
+  return [jnp.zeros((batch, config.kernel_size - 1, dim)) for _ in range(layers)]
 
 
 class Encoder(nn.Module):
@@ -171,8 +216,12 @@ class Encoder(nn.Module):
     c = self.config
     past, *contexts = state
     padded = jnp.concatenate([past, waveform], axis=1)
-    x = Dense(c.encoder_dim, name="input")(_compressed_spectrum(padded, c))
     run = Streamed(contexts)
+    x = Dense(c.encoder_short_dim, name="input")(_compressed_spectrum(padded, c))
+    for layer in range(c.encoder_short_layers):
+      x = run(Block(c.kernel_size, c.expansion, name=f"short_block_{layer}"), x)
+    x = x.reshape(len(x), -1, c.short_frames * c.encoder_short_dim)
+    x = Dense(c.encoder_dim, name="merge")(x)
     for layer in range(c.encoder_layers):
       x = run(Block(c.kernel_size, c.expansion, name=f"block_{layer}"), x)
     latents = Dense(c.latent_dim, name="output")(LayerNorm(name="norm")(x))
@@ -194,16 +243,20 @@ class Decoder(nn.Module):
     """Returns samples and the next state; frames from a row's `ends` on contribute nothing."""
     c = self.config
     *contexts, written = state
-    x = Dense(c.decoder_dim, name="input")(latents)
     run = Streamed(contexts)
+    x = Dense(c.decoder_dim, name="input")(latents)
     for layer in range(c.decoder_layers):
       x = run(Block(c.kernel_size, c.expansion, name=f"block_{layer}"), x)
+    x = Dense(c.short_frames * c.decoder_short_dim, name="split")(x)
+    x = x.reshape(len(x), -1, c.decoder_short_dim)
+    for layer in range(c.decoder_short_layers):
+      x = run(Block(c.kernel_size, c.expansion, name=f"short_block_{layer}"), x)
     bins = c.decoder_window // 2 + 1
-    head = Dense(2 * bins, scale=0.5, name="output")(LayerNorm(name="norm")(x))
-    windows = _windows_of(head[..., :bins], head[..., bins:], c.decoder_window)
-    inside = jnp.arange(latents.shape[1]) < ends[:, None]
+    head = Dense(3 * bins, scale=0.5, name="output")(LayerNorm(name="norm")(x))
+    windows = _windows_of(head.reshape(*head.shape[:2], 3, bins), c.decoder_window)
+    inside = jnp.arange(x.shape[1]) < c.short_frames * ends[:, None]
     windows = jnp.where(inside[..., None], windows, 0.0)
-    samples, written = _overlap_add(windows, written, c.hop_length)
+    samples, written = _overlap_add(windows, written, c.short_hop, c.delay)
     return samples, (*run.state, written)
 
 
@@ -280,20 +333,23 @@ def _compressed_spectrum(
   """Returns real and imaginary parts of the spectra of frames, with compressed magnitudes."""
   window = config.encoder_window
   # A full-scale tone has a magnitude near 10.
-  spectrum = stft(padded, window, config.hop_length) * (40.0 / window)
+  spectrum = stft(padded, window, config.short_hop) * (40.0 / window)
   magnitude = jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + _FLOOR**2)
   gain = magnitude ** (_COMPRESSION - 1)
   return jnp.concatenate([spectrum.real * gain, spectrum.imag * gain], axis=-1)
 
 
 def _windows_of(
-  log_magnitude: Float[Array, "batch frames bins"],
-  phase: Float[Array, "batch frames bins"],
-  window: int,
+  head: Float[Array, "batch frames 3 bins"], window: int
 ) -> Float[Array, "batch frames window"]:
-  """Returns the windowed samples that each frame contributes."""
-  magnitude = jnp.exp(jnp.minimum(log_magnitude - 1.0, _MAX_LOG_MAGNITUDE))
-  spectrum = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
+  """Returns the windowed samples that each frame contributes.
+
+  Args:
+    head: the logarithm of a scale for each bin, and the real and imaginary parts that it scales.
+    window: number of samples.
+  """
+  scale = jnp.exp(jnp.minimum(head[:, :, 0] - 1.0, _MAX_LOG_SCALE))
+  spectrum = jax.lax.complex(scale * head[:, :, 1], scale * head[:, :, 2])
   return jnp.fft.irfft(spectrum, window, axis=-1) * _hann(window)
 
 
@@ -301,13 +357,15 @@ def _overlap_add(
   windows: Float[Array, "batch frames window"],
   written: Float[Array, "batch following hop"],
   hop: int,
+  delay: int,
 ) -> tuple[Float[Array, "batch samples"], Float[Array, "batch following hop"]]:
-  """Adds the window of each frame to the samples of its frame and the following ones.
+  """Adds the window of each frame to the samples of the frames that it spans.
 
   Args:
     windows: `overlap` hops of samples per frame.
-    written: sums of earlier frames in the first `overlap - 1` frames.
+    written: sums of earlier frames in the first `delay + overlap - 1` frames.
     hop: samples per frame.
+    delay: frames from a frame to the first one of its window.
 
   Returns:
     The complete samples of these frames, and their sums in the frames that follow.
@@ -317,7 +375,7 @@ def _overlap_add(
   parts = windows.reshape(batch, frames, overlap, hop)
   total = jnp.pad(written, ((0, 0), (0, frames), (0, 0)))
   for i in range(overlap):
-    total += jnp.pad(parts[:, :, i], ((0, 0), (i, overlap - 1 - i), (0, 0)))
+    total += jnp.pad(parts[:, :, i], ((0, 0), (delay + i, overlap - 1 - i), (0, 0)))
   # The sum of Hann windows at a hop of a quarter of their length is 2.
   samples = total[:, :frames].reshape(batch, frames * hop) * (2.0 / overlap)
   return samples, total[:, frames:]
