@@ -7,6 +7,8 @@ from typing import Any
 
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.data import token_store
+from audiolm_jax.data.datasets import InMemoryTokens
 from audiolm_jax.lm.stage import CODEBOOKS
 from audiolm_jax.trainables.stage import StageTrainable
 from audiolm_jax.trainables.tensorboard import summary_writer
@@ -41,6 +43,7 @@ def train(
     BundleError: a bundle cannot be read.
     ConfigError: `initial_bundle` has no such component, or `tokenizers` is required or has another
       codec.
+    DataError: the token store that is read is not of `tokenizers`.
     UserError: see `trainer.train`.
   """
   return trainer.train(
@@ -48,7 +51,7 @@ def train(
     model=model,
     train_dataset=train_dataset,
     eval_dataset=eval_dataset,
-    initial_params=_initial_params(model, initial_bundle, tokenizers),
+    initial_params=_initial_params(model, train_dataset, initial_bundle, tokenizers),
     summary_writer=summary_writer,
   )
 
@@ -67,14 +70,25 @@ def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Any:
   return model.component_params(component, f"the {model.component} of {bundle.name}")
 
 
-def codebooks_of(model: StageTrainable, name: str | os.PathLike[str]) -> dict[str, Any]:
+def codebooks_of(
+  model: StageTrainable, name: str | os.PathLike[str], dataset: Dataset
+) -> dict[str, Any]:
   """Returns the codebooks of the bundle's codec as parameters of the stage that is trained.
+
+  Args:
+    model: the trainable of the stage.
+    name: name or folder of the bundle.
+    dataset: the training data; a token store is compared with the bundle.
 
   Raises:
     BundleError: the bundle cannot be read.
     ConfigError: its codec has codes or vectors of another kind than the stage.
+    DataError: other tokenizers made the tokens.
   """
   bundle = load_bundle(name, stages=())
+  if isinstance(dataset, InMemoryTokens):
+    info = token_store.read_info(dataset.folder)
+    token_store.check_hash(info, bundle.token_hash, dataset.folder)
   spec, shape = model.config.spec, model.config.transformer
   try:
     return {CODEBOOKS: spec.codebooks(shape, bundle.codec.codebooks)}
@@ -84,6 +98,7 @@ def codebooks_of(model: StageTrainable, name: str | os.PathLike[str]) -> dict[st
 
 def _initial_params(
   model: Trainable[Any],
+  dataset: Dataset,
   initial_bundle: str | os.PathLike[str] | None,
   tokenizers: str | os.PathLike[str] | None,
 ) -> Callable[[], Any] | None:
@@ -98,4 +113,4 @@ def _initial_params(
       f"the {model.component} uses the codec's codebooks; set BUNDLE, the bundle whose tokenizers "
       "made the tokens"
     )
-  return lambda: codebooks_of(model, tokenizers)
+  return lambda: codebooks_of(model, tokenizers, dataset)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.bundles import load_bundle, save_bundle
-from audiolm_jax.core.errors import BundleError, ConfigError, UserError
+from audiolm_jax.core.errors import BundleError, ConfigError, DataError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.datasets import InMemoryTokens
 from audiolm_jax.data.token_shards import TokenClip
@@ -92,12 +92,14 @@ def bundle(folder):
   return load_bundle(folder)
 
 
-def test_training_learns_the_codes_and_needs_the_codebooks(trained, store, tmp_path):
+def test_training_learns_the_codes_with_the_codebooks_of_their_codec(trained, store, tmp_path):
   result = trained[1].eval_metrics
   assert result["loss"] < 0.8 * np.log(16)
   assert {f"loss_quantizer_{q}" for q in range(4)} | {"point_error"} <= set(result)
   with pytest.raises(ConfigError, match="set BUNDLE"):
     train(store, tmp_path / "other")
+  with pytest.raises(DataError, match="of other tokenizers"):
+    train(store, tmp_path / "other", tokenizers="speech_tiny")
 
 
 def test_a_bundle_stores_the_codebooks_once(folder, bundle, trained, tmp_path):
