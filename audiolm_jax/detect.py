@@ -21,6 +21,7 @@ from typing import Any
 
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import AudioError, BundleError, UserError
 from audiolm_jax.io import audio, provenance
 
@@ -87,7 +88,7 @@ def _files(given: Sequence[str]) -> list[str]:
   return paths
 
 
-def _detect(detector: Any, path: str) -> dict[str, Any]:
+def _detect(detector: Any, path: str) -> JsonDict:
   """Returns the probabilities of a file and its provenance, or the error that prevents this."""
   rate = detector.sample_rate
   try:
@@ -104,11 +105,11 @@ def _detect(detector: Any, path: str) -> dict[str, Any]:
   }
 
 
-def _is_synthetic(entry: dict[str, Any]) -> bool:
+def _is_synthetic(entry: JsonDict) -> bool:
   return entry["provenance"] is not None or entry["probability_synthetic"] >= FLAGS.threshold
 
 
-def _show(entry: dict[str, Any]) -> None:
+def _show(entry: JsonDict) -> None:
   """Prints a line for the file and one for every ten seconds."""
   if "error" in entry:
     print(f"error: {entry['error']}", file=sys.stderr)

@@ -19,6 +19,7 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, plotting, provenance, token_file
+from audiolm_jax.io.storage import PathLike
 from audiolm_jax.lm.stages import PAPER_TEMPERATURES
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _tokens_path() -> str | None:
   return str(Path(FLAGS.output).with_suffix(".npz")) if FLAGS.save_tokens else None
 
 
-def _numbered(path: Any, index: int) -> str:
+def _numbered(path: PathLike, index: int) -> str:
   if FLAGS.num_samples == 1:
     return str(path)
   path = Path(path)

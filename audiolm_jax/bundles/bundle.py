@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Num
 from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
@@ -56,7 +57,7 @@ class Bundle:
   temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
   detector: Detector | None = None
   description: str = ""
-  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  metadata: Json = dataclasses.field(default_factory=dict)
   model_card: str = ""
   path: Path | None = None
 

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import BundleError, ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.streams import differences
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
@@ -66,7 +68,7 @@ _TOKENIZERS = {
 _SHIPPED = Path(__file__).parent
 
 
-def codec_of(config: Any, params: Mapping[str, Any]) -> Any:
+def codec_of(config: Any, params: Params) -> Any:
   """Returns the `Codec` of this configuration and these parameters.
 
   Raises:
@@ -157,7 +159,7 @@ def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
   return folder
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> JsonDict:
   """Returns the content of `bundle.json`, of any format version.
 
   Raises:
@@ -173,7 +175,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
   return manifest
 
 
-def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | None) -> Bundle:
+def _assemble(folder: Path, manifest: JsonDict, wanted: Collection[str] | None) -> Bundle:
   components = manifest["components"]
   codec = _load_tokenizer(folder, "codec", components)
   semantic = tokenizer_at(_load_tokenizer(folder, "semantic", components), codec.spec.sample_rate)
@@ -256,7 +258,7 @@ def _codebooks_of(codec: Any, spec: StageSpec, config: Any, what: str) -> dict[s
     raise BundleError(f"{what} does not fit the codec: {error}") from error
 
 
-def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> Any:
+def _load_tokenizer(folder: Path, name: str, components: Json) -> Any:
   entry = components[name]
   kinds = _TOKENIZERS[name]
   if entry["type"] not in kinds:
@@ -268,9 +270,7 @@ def _load_tokenizer(folder: Path, name: str, components: Mapping[str, Any]) -> A
   return tokenizer_class(config, _load_params(folder / f"{name}.safetensors", entry["hash"]))
 
 
-def _load_stage(
-  folder: Path, name: str, kind: str, components: Mapping[str, Any], codec: Any
-) -> Stage:
+def _load_stage(folder: Path, name: str, kind: str, components: Json, codec: Any) -> Stage:
   entry = components[f"{name}_stage"]
   spec_class = registry.spec_class({"kind": kind})
   spec = configs.from_dict(spec_class, entry["spec"])
@@ -287,7 +287,7 @@ def _load_stage(
   return Stage(spec, config, params)
 
 
-def _load_detector(folder: Path, components: Mapping[str, Any]) -> Detector | None:
+def _load_detector(folder: Path, components: Json) -> Detector | None:
   if "detector" not in components:
     return None
   entry = components["detector"]
@@ -295,7 +295,7 @@ def _load_detector(folder: Path, components: Mapping[str, Any]) -> Detector | No
   return Detector(config, _load_params(folder / "detector.safetensors", entry["hash"]))
 
 
-def _load_params(path: Path, expected_hash: str) -> dict[str, Any]:
+def _load_params(path: Path, expected_hash: str) -> Params:
   params = tensors.load_tensors(path)
   if tensors.hash_params(params) != expected_hash:
     raise BundleError(
@@ -310,7 +310,7 @@ def _read_card(folder: Path) -> str:
 
 
 def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
-  components: dict[str, Any] = {}
+  components: JsonDict = {}
   tokenizers: dict[str, Any] = {}
   # The wrapper that resamples for the codec is not stored; loading adds it again.
   parts: dict[str, Any] = {"codec": bundle.codec, "semantic": own_tokenizer(bundle.semantic)}

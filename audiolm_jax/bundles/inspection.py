@@ -5,10 +5,11 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.folder import load_bundle, read_manifest
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError, ConfigError
 
 
@@ -86,7 +87,7 @@ def _load_error(folder: Path) -> list[str]:
   return []
 
 
-def _components(folder: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _components(folder: Path, manifest: Json) -> Json:
   components = manifest.get("components")
   if not isinstance(components, Mapping) or not components:
     raise BundleError(f"{folder / 'bundle.json'} names no components; copy or export it again")

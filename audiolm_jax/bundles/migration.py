@@ -12,20 +12,20 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from audiolm_jax.bundles import tensors
 from audiolm_jax.bundles.bundle import token_hash
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 FORMAT_VERSION = 3
 
 
-def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def migrate(folder: Path, manifest: JsonDict) -> JsonDict:
   """Returns the manifest in the format of `FORMAT_VERSION`. The files do not change.
 
   Args:
@@ -48,7 +48,7 @@ def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   return manifest
 
 
-def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def _from_1(folder: Path, manifest: JsonDict) -> JsonDict:
   components = manifest["components"]
   codec = SoundStreamCodec(
     configs.from_dict(SoundStreamConfig, components["codec"]["config"]),
@@ -76,7 +76,7 @@ def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   return manifest
 
 
-def _from_2(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def _from_2(folder: Path, manifest: JsonDict) -> JsonDict:
   del folder
   stages = [{"name": name, "kind": "autoregressive"} for name in manifest["stages"]]
   # Format 2 allowed temperatures for stages of the paper that the bundle does not contain.
@@ -93,4 +93,4 @@ def _token_hash_1(codec: SoundStreamCodec, semantic: SemanticTokenizer) -> str:
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_STEPS: dict[int, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+_STEPS: dict[int, Callable[[Path, JsonDict], JsonDict]] = {1: _from_1, 2: _from_2}

@@ -11,8 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from audiolm_jax.core.errors import BundleError
-
-Params = Mapping[str, Any]
+from audiolm_jax.core.modules import Params
 
 _LEAST_FLOAT16_SCALE = 2.0**-14  # smaller float16 values are subnormal and less precise
 _BLOCK = 64
@@ -49,7 +48,7 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
   return dict(sorted(flat.items()))
 
 
-def unflatten_params(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def unflatten_params(flat: Mapping[str, np.ndarray]) -> Params:
   """Returns the nested parameters that `flatten_params` flattened."""
   params: dict[str, Any] = {}
   for name, value in flat.items():
@@ -126,7 +125,7 @@ def _pack(params: Params, storage: Storage) -> dict[str, np.ndarray]:
   return packed
 
 
-def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _unpack(packed: Mapping[str, np.ndarray]) -> Params:
   flat = {}
   for name in sorted(packed):
     if name.endswith(_SCALE):

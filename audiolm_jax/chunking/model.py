@@ -3,18 +3,22 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import PyTree, Shaped
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 
 # A chunk of a stream may have any number of frames up to this one.
 _AT_ONCE = 8
 
-Step = Callable[[np.ndarray, np.ndarray, Any], tuple[Any, Any]]
+Step = Callable[[np.ndarray, np.ndarray, PyTree], tuple[Array, PyTree]]
+
+
+C = TypeVar("C")
 
 
 class Reach(NamedTuple):
@@ -79,15 +83,15 @@ class ChunkedModel:
   step: Step
   nothing: Shaped[np.ndarray, "0 ..."]
   sizes: Sizes
-  initial_state: Callable[[int], Any] | None = None
+  initial_state: Callable[[int], PyTree] | None = None
   left: int = 0
   right: int = 0
   first: int = 1
   unit: int = 1
   margins: tuple[int, int] = (0, 0)
-  dtype: Any = np.float32
+  dtype: type[np.generic] = np.float32
   pooled: bool = False
-  prepare: Callable[[np.ndarray, np.ndarray, Any], None] | None = None
+  prepare: Callable[[np.ndarray, np.ndarray, PyTree], None] | None = None
 
   def __post_init__(self) -> None:
     if self.left + self.right >= self.sizes.largest:
@@ -112,7 +116,7 @@ class ChunkedModel:
     """Returns the first frame of the chunk whose first kept result is that of frame `done`."""
     return done + self.lag if self.carried else max(0, done - self.left)
 
-  def start_state(self, batch: int) -> Any:
+  def start_state(self, batch: int) -> PyTree:
     """Returns the state at the start of `batch` clips, or None if no state is carried."""
     return self.initial_state(batch) if self.initial_state is not None else None
 
@@ -158,7 +162,7 @@ class ChunkedModel:
     return chunk
 
 
-def zero_state(make: Callable[[Any, int], Any], config: Any, batch: int) -> Any:
+def zero_state(make: Callable[[C, int], PyTree], config: C, batch: int) -> PyTree:
   """Returns a state of zeros with the shapes of `make(config, batch)`.
 
   Unlike a call of `make`, this compiles no program for each of the arrays.

@@ -2,12 +2,12 @@
 
 import abc
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.chunking import (
   ChunkedModel,
@@ -20,13 +20,17 @@ from audiolm_jax.chunking import (
   zero_state,
 )
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
+
+# Maps a configuration and a number of clips to arrays of the shapes of their state.
+MakeState = Callable[[Any, int], PyTree]
 
 
 class ChunkedCodec(abc.ABC):
   """A `Codec` made of two chunked models; the parameters are on the device."""
 
-  def __init__(self, config: Any, params: Mapping[str, Any]):
+  def __init__(self, config: Any, params: Params):
     """Moves the parameters to the device.
 
     Args:
@@ -57,16 +61,12 @@ class ChunkedCodec(abc.ABC):
     return self.config.spec
 
   @property
-  def token_params(self) -> dict[str, Any]:
+  def token_params(self) -> Params:
     """The parameters that determine the codes: all except the decoder's."""
     return {name: value for name, value in self.params.items() if name != "decoder"}
 
   def encoder_of(
-    self,
-    program: StoredProgram,
-    sizes: Sizes,
-    state: Callable[[Any, int], Any] | None = None,
-    **reach: int,
+    self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
   ) -> ChunkedModel:
     """Returns the model of a program that maps (config, token_params, waveform, ends, state).
 
@@ -82,11 +82,7 @@ class ChunkedCodec(abc.ABC):
     return self._model(program, self.token_params, codes, sizes, state, unit=hop, **reach)
 
   def decoder_of(
-    self,
-    program: StoredProgram,
-    sizes: Sizes,
-    state: Callable[[Any, int], Any] | None = None,
-    **reach: int,
+    self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
   ) -> ChunkedModel:
     """Returns the model of a program that maps (config, params, codes, ends, state)."""
     nothing = np.zeros(0, np.float32)
@@ -136,8 +132,8 @@ class ChunkedCodec(abc.ABC):
     return run(self.encoder, [np.asarray(waveform)], 1)[0]
 
   def encode_clips(
-    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
-  ) -> list[Int[np.ndarray, "frames q"]]:
+    self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
+  ) -> list[Int[np.ndarray, "_ q"]]:
     """Returns the codes of each clip; clips of similar length form batches.
 
     They differ from those of `encode_long` only where two entries of a codebook are equally near to
@@ -156,10 +152,10 @@ class ChunkedCodec(abc.ABC):
   def _model(
     self,
     program: StoredProgram,
-    params: Mapping[str, Any],
+    params: Params,
     nothing: np.ndarray,
     sizes: Sizes,
-    state: Callable[[Any, int], Any] | None,
+    state: MakeState | None,
     **declared: Any,
   ) -> ChunkedModel:
     return ChunkedModel(

@@ -12,8 +12,6 @@ compressed spectrum as input is common in speech enhancement.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +21,10 @@ from jaxtyping import Float, Int, Key
 
 from audiolm_jax.codec.causal import Streamed
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import products
+from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.dsp.stft import stft
 
 State = tuple[jax.Array, ...]
@@ -132,9 +131,7 @@ class FrameRateConfig:
     """Samples to read before the first one can be written: the frame and its look-ahead."""
     return (1 + self.lookahead_frames) * self.hop_length
 
-  def init_params(
-    self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
-  ) -> dict[str, Any]:
+  def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
     """Returns new parameters of encoder and decoder, one key each, with logical axes."""
     batch, frames = waveform.shape[0], waveform.shape[1] // self.hop_length
     latents = jnp.zeros((batch, frames, self.latent_dim))
@@ -144,20 +141,20 @@ class FrameRateConfig:
     return {"encoder": encoder["params"], "decoder": decoder["params"]}
 
   def encode_latents(
-    self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
+    self, params: Params, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
     """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
-    return Encoder(self).apply({"params": params}, waveform, encoder_state(self, len(waveform)))[0]
+    return modules.apply(Encoder(self), params, waveform, encoder_state(self, len(waveform)))[0]
 
   def decode_latents(
-    self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
+    self, params: Params, latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
     """Returns the waveforms of whole clips; `params` are the decoder's."""
     batch, frames, _ = latents.shape
     latents = jnp.pad(latents, ((0, 0), (0, self.lookahead_frames), (0, 0)))
     ends = jnp.full(batch, frames)
     state = decoder_state(self, batch)
-    waveform, _ = Decoder(self).apply({"params": params}, latents, ends, state)
+    waveform, _ = modules.apply(Decoder(self), params, latents, ends, state)
     return waveform[:, self.lookahead_frames * self.hop_length :]
 
   def encoder_flops(self, samples: int) -> float:
@@ -274,10 +271,8 @@ class Block(nn.Module):
     self, x: Float[Array, "batch frames dim"], state: Float[Array, "batch context dim"]
   ) -> tuple[Float[Array, "batch frames dim"], Float[Array, "batch context dim"]]:
     frames, dim = x.shape[1:]
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(nn.initializers.normal(0.2), ("kernel", "channels")),
-      (self.kernel_size, dim),
+    kernel = modules.param(
+      self, "kernel", nn.initializers.normal(0.2), ("kernel", "channels"), (self.kernel_size, dim)
     )
     bias = _vector(self, "bias", nn.initializers.zeros, dim)
     scale = _vector(self, "scale", nn.initializers.constant(0.2), dim)
@@ -298,10 +293,8 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
     init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(init, ("conv_in", "channels")),
-      (x.shape[-1], self.features),
+    kernel = modules.param(
+      self, "kernel", init, ("conv_in", "channels"), (x.shape[-1], self.features)
     )
     bias = _vector(self, "bias", nn.initializers.zeros, self.features)
     return products.matmul(x, kernel) + bias
@@ -320,7 +313,7 @@ class LayerNorm(nn.Module):
 
 
 def _vector(module: nn.Module, name: str, init: nn.initializers.Initializer, size: int) -> Array:
-  return module.param(name, nn.with_logical_partitioning(init, ("channels",)), (size,))
+  return modules.param(module, name, init, ("channels",), (size,))
 
 
 def _hann(size: int) -> np.ndarray:

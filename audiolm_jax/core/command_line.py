@@ -90,7 +90,7 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
 def _expand_home(flag_values: flags.FlagValues) -> None:
   """Expands `~/` at the start of flag values, because shells do not expand it in `--flag=~/x`."""
 
-  def expanded(value: Any) -> Any:
+  def expanded(value: object) -> Any:
     if isinstance(value, list):
       return [expanded(item) for item in value]
     is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))

@@ -138,7 +138,7 @@ class unwrapped_errors:
   def __enter__(self) -> None:
     pass
 
-  def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+  def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
     if isinstance(error, tf.errors.OpError):
       found = re.search(r"DataError: (.*)", str(error))
       if found:

@@ -97,7 +97,7 @@ class AudioDataSource(WaveformDataSource):
     shuffle: bool = True,
     seed: int | None = None,
     shard_info: seqio.ShardInfo | None = None,
-    **_: Any,
+    **_: object,
   ) -> tf.data.Dataset:
     """Returns the clips of one split, or of one shard of it."""
     clips = _of_shard(self._clips[split], shard_info)
@@ -164,7 +164,7 @@ class TokenStoreDataSource(seqio.DataSource):
     shuffle: bool = True,
     seed: int | None = None,
     shard_info: seqio.ShardInfo | None = None,
-    **_: Any,
+    **_: object,
   ) -> tf.data.Dataset:
     """Returns the clips of one split, or of one shard of it."""
     clips = _of_shard(self._store.clips(split), shard_info)

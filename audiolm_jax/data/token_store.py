@@ -11,9 +11,9 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, by_key, of_tokenizers
 from audiolm_jax.data import token_shards
@@ -310,7 +310,7 @@ def check_stage(spec: StageSpec, info: StoreInfo) -> None:
   spec.check_streams(info.streams)
 
 
-def _from_1(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _from_1(fields: Json) -> JsonDict:
   """Converts the description of a store of format 1, which describes its two tokenizers."""
   fields = dict(fields)
   codec, semantic = fields.pop("codec"), fields.pop("semantic")

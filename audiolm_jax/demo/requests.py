@@ -4,9 +4,9 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import UserError
 
 HOTTEST = 2.0
@@ -63,7 +63,7 @@ class Request:
     return self.duration if self.mode is Mode.RESYNTHESIS else self.prompt_seconds
 
 
-def checked(asked: Mapping[str, Any], bundles: Collection[str], limits: Limits) -> Request:
+def checked(asked: Json, bundles: Collection[str], limits: Limits) -> Request:
   """Returns the request for the values of a page.
 
   Args:
@@ -101,7 +101,7 @@ def checked(asked: Mapping[str, Any], bundles: Collection[str], limits: Limits) 
   )
 
 
-def _between(asked: Mapping[str, Any], name: str, least: float, most: float) -> float:
+def _between(asked: Json, name: str, least: float, most: float) -> float:
   words = name.replace("_", " ")
   try:
     value = float(asked[name])

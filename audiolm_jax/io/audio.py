@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -282,7 +281,7 @@ def _fetched(url: str | os.PathLike[str]) -> io.BytesIO:
 
 
 def _mono_blocks(
-  file: soundfile.SoundFile, path: Any, limit: int | None
+  file: soundfile.SoundFile, path: object, limit: int | None
 ) -> Iterator[Float[np.ndarray, " block"]]:
   """Yields `limit` samples in checked blocks; raises if the file is shorter than declared."""
   declared = file.frames if limit is None else min(limit, file.frames)
@@ -344,7 +343,7 @@ def _check_rate(rate: int, name: str) -> None:
     )
 
 
-def _check_whole(file: soundfile.SoundFile, content: Path | io.BytesIO, path: Any) -> None:
+def _check_whole(file: soundfile.SoundFile, content: Path | io.BytesIO, path: object) -> None:
   """Raises `AudioError` if the file is shorter than its header declares."""
   # libsndfile corrects such a header silently.
   log = _CORRECTED_SIZE.search(file.extra_info)
@@ -374,7 +373,7 @@ def _has_last_ogg_page(content: Path | io.BytesIO) -> bool:
   return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
 
 
-def _truncated(path: Any, present: int, declared: int | None, rate: int) -> AudioError:
+def _truncated(path: object, present: int, declared: int | None, rate: int) -> AudioError:
   length = "its end is missing" if declared is None else f"its header gives {declared / rate:.2f} s"
   return AudioError(
     f"{path} is truncated: {length}, and {present / rate:.2f} s can be read; copy it again, "

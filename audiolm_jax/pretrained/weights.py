@@ -5,14 +5,16 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io import hub
 
 _FILE = "model.safetensors"
@@ -28,7 +30,7 @@ _NORMALIZED = (
 class Published(NamedTuple):
   """A published model: its `config.json`, its tensors, the SHA-256 of its file and its folder."""
 
-  config: dict[str, Any]
+  config: JsonDict
   weights: "PublishedWeights"
   sha256: str
   folder: Path
@@ -103,7 +105,7 @@ class PublishedWeights:
       )
 
   @staticmethod
-  def check_shapes(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+  def check_shapes(params: Params, expected: Params) -> None:
     """Raises a `ConfigError` if the shape of a parameter differs from that of the configuration."""
     found = {
       jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(params)

@@ -1,7 +1,7 @@
 """The base class of tokenizers: semantic tokens of clips of any length."""
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import ChunkedModel, Sizes, clips_of, rows_of, run
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.spec import SemanticSpec
 
 
@@ -30,7 +31,7 @@ class ChunkedTokenizer(abc.ABC):
   # Inputs before and after a chunk that `encode_chunks` also receives.
   margins: tuple[int, int] = (0, 0)
 
-  def __init__(self, config: Any, params: Mapping[str, Any]):
+  def __init__(self, config: Any, params: Params):
     """Moves the parameters to the device.
 
     Args:
@@ -69,7 +70,7 @@ class ChunkedTokenizer(abc.ABC):
     return waveform
 
   @property
-  def token_params(self) -> dict[str, Any]:
+  def token_params(self) -> Params:
     """The parameters that determine the tokens: all of them."""
     return self.params
 
@@ -95,8 +96,8 @@ class ChunkedTokenizer(abc.ABC):
     return self._run(self.id_model, [np.asarray(waveform)], 1)[0]
 
   def tokenize_clips(
-    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
-  ) -> list[Int[np.ndarray, "steps"]]:
+    self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
+  ) -> list[Int[np.ndarray, "_"]]:
     """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
     return self._run(self.id_model, waveforms, batch_size)
 

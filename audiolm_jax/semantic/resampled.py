@@ -1,13 +1,13 @@
 """A semantic tokenizer for a codec with another sample rate."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.spec import SemanticSpec
 
@@ -39,12 +39,12 @@ class ResampledTokenizer:
     self.spec = SemanticSpec(sample_rate, hop_length, own.spec.num_clusters)
 
   @property
-  def params(self) -> dict[str, Any]:
+  def params(self) -> Params:
     """The parameters of the tokenizer."""
     return self.own.params
 
   @property
-  def token_params(self) -> dict[str, Any]:
+  def token_params(self) -> Params:
     """The parameters that determine the tokens."""
     return self.own.token_params
 
@@ -66,8 +66,8 @@ class ResampledTokenizer:
     return self.own.tokenize_long(self._resampled(waveform))
 
   def tokenize_clips(
-    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
-  ) -> list[Int[np.ndarray, "steps"]]:
+    self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
+  ) -> list[Int[np.ndarray, "_"]]:
     """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
     return self.own.tokenize_clips([self._resampled(w) for w in waveforms], batch_size)
 

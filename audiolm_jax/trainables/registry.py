@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import CheckpointError
 from audiolm_jax.training import partitioning
 from audiolm_jax.training.checkpoints import Checkpoints, read_model_json
@@ -30,7 +31,7 @@ def home_of(component: str) -> tuple[str, str, str] | None:
 
 def load_inference_params(
   model_dir: str | os.PathLike[str], step: int | None = None
-) -> tuple[str, Any, dict[str, Any]]:
+) -> tuple[str, Any, JsonDict]:
   """Reads the inference parameters of a run.
 
   Args:

@@ -7,6 +7,7 @@ from typing import Any
 
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.data import token_store
 from audiolm_jax.data.datasets import InMemoryTokens
 from audiolm_jax.lm.stage import CODEBOOKS
@@ -56,7 +57,7 @@ def train(
   )
 
 
-def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Any:
+def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Params:
   """Returns the parameters of the bundle's component with the model's name.
 
   Raises:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 from flax.core import meta
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from audiolm_jax.core.errors import ConfigError
 
@@ -67,7 +67,7 @@ def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
   )
 
 
-def make_mesh(config: PartitioningConfig, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(config: PartitioningConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """Returns a mesh with the axes data, fsdp and model.
 
   Args:
@@ -108,7 +108,7 @@ class Partitioner:
   """A mesh with its axis rules, and the shardings that follow from them."""
 
   def __init__(
-    self, config: PartitioningConfig | None = None, devices: Sequence[Any] | None = None
+    self, config: PartitioningConfig | None = None, devices: Sequence[jax.Device] | None = None
   ):
     config = config or PartitioningConfig()
     self.mesh = make_mesh(config, devices)
@@ -122,14 +122,14 @@ class Partitioner:
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
       yield
 
-  def state_shardings(self, boxed: Any) -> Any:
+  def state_shardings(self, boxed: PyTree) -> PyTree:
     """Returns a NamedSharding for each array of `boxed`, an abstract tree with logical axis names.
 
     An array without names, or with names for another number of axes (a factored moment), is
     replicated. An axis that is not divisible by its mesh axes is not split.
     """
 
-    def sharding(entry: Any) -> Any:
+    def sharding(entry: PyTree) -> PyTree:
       if not _is_box(entry):
         return self.replicated
       if not jax.tree.leaves(entry.value):  # the optimizer has no state for this parameter
@@ -180,16 +180,16 @@ class Partitioner:
     }
 
 
-def unbox(tree: Any) -> Any:
+def unbox(tree: PyTree) -> PyTree:
   """Returns `tree` with plain arrays instead of those boxed with axis names."""
   return jax.tree.map(lambda x: x.value if _is_box(x) else x, tree, is_leaf=_is_box)
 
 
-def _is_box(entry: Any) -> bool:
+def _is_box(entry: object) -> bool:
   return isinstance(entry, meta.AxisMetadata)
 
 
-def describe(abstract: Any, shardings: Any) -> str:
+def describe(abstract: PyTree, shardings: PyTree) -> str:
   """Returns a line per array with path, dtype, shape and mesh axes, and a line with the total."""
   leaves = jax.tree_util.tree_leaves_with_path(abstract)
   rows = [

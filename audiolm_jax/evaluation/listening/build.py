@@ -20,11 +20,12 @@ import random
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.evaluation import degradations
 from audiolm_jax.io import audio, files
@@ -77,7 +78,7 @@ def write_test(
   sample_rate: int,
   *,
   seed: int = 0,
-  facts: dict[str, Any] | None = None,
+  facts: JsonDict | None = None,
 ) -> Path:
   """Writes the page and its sounds into a folder, and the key next to the folder.
 
@@ -108,7 +109,7 @@ def write_test(
   except OSError as error:
     raise UserError(f"cannot create {folder}: {error.strerror}") from error
 
-  def put(sound: Sound) -> dict[str, Any]:
+  def put(sound: Sound) -> JsonDict:
     file = f"audio/{draw.getrandbits(48):012x}.wav"
     audio.write_audio(folder / file, sound.waveform, sample_rate)
     content_hash.update((folder / file).read_bytes())
@@ -119,7 +120,7 @@ def write_test(
   for trial in trials:
     trial_id = f"{draw.getrandbits(48):012x}"
     sounds = draw.sample(list(trial.sounds), len(trial.sounds))
-    entry: dict[str, Any] = {"id": trial_id, "sounds": [put(sound) for sound in sounds]}
+    entry: JsonDict = {"id": trial_id, "sounds": [put(sound) for sound in sounds]}
     if trial.reference is not None:
       entry["reference"] = put(trial.reference)
     shown.append(entry)
