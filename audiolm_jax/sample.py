@@ -194,14 +194,15 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
     path = _numbered(FLAGS.output, index)
     audio.write_audio(path, waveform, result.sample_rate, _tags(bundle, result, index))
     print(f"{path}: {len(waveform) / result.sample_rate:.2f} s")
-    if FLAGS.save_tokens:
+    tokens_path = _tokens_path()
+    if tokens_path is not None:
       one = FLAGS.num_samples == 1
       streams = result.tokens.streams
       made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
       from audiolm_jax.bundles import token_files
 
       tokens = token_files.of_sample(bundle, made)
-      token_file.save_tokens(_numbered(_tokens_path(), index), tokens)
+      token_file.save_tokens(_numbered(tokens_path, index), tokens)
     if FLAGS.plot is not None:
       shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
       plotting.plot_continuation(_numbered(FLAGS.plot, index), waveform, result.sample_rate, shown)

@@ -48,7 +48,7 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
   return dict(sorted(flat.items()))
 
 
-def unflatten_params(flat: Mapping[str, np.ndarray]) -> Params:
+def unflatten_params(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Returns the nested parameters that `flatten_params` flattened."""
   params: dict[str, Any] = {}
   for name, value in flat.items():
@@ -125,7 +125,7 @@ def _pack(params: Params, storage: Storage) -> dict[str, np.ndarray]:
   return packed
 
 
-def _unpack(packed: Mapping[str, np.ndarray]) -> Params:
+def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, Any]:
   flat = {}
   for name in sorted(packed):
     if name.endswith(_SCALE):

@@ -93,8 +93,9 @@ def _expand_home(flag_values: flags.FlagValues) -> None:
   def expanded(value: object) -> Any:
     if isinstance(value, list):
       return [expanded(item) for item in value]
-    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
-    return os.path.expanduser(value) if is_path else value
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+      return os.path.expanduser(value)
+    return value
 
   for name in flag_values:
     flag = flag_values[name]

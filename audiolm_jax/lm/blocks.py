@@ -109,7 +109,9 @@ class Mlp(nn.Module):
     c = self.config
     dtype = jnp.dtype(c.dtype)
     shape, axes = (c.embed_dim, c.mlp_dim), ("embed", "mlp")
-    hidden = _ACTIVATIONS[c.feed_forward](Projection(shape, axes, dtype, name="input")(x))
+    hidden = _ACTIVATIONS[FeedForward(c.feed_forward)](
+      Projection(shape, axes, dtype, name="input")(x)
+    )
     if c.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU):
       hidden = hidden * Projection(shape, axes, dtype, name="gate")(x)
     hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))

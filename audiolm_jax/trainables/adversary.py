@@ -16,6 +16,7 @@ from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.train_state import apply_updates
 
 
 class DiscriminatorUpdate(NamedTuple):
@@ -100,7 +101,7 @@ class Adversary:
       gradients,
       loss,
       optax.tree.norm(gradient),
-      optax.apply_updates(params, updates),
+      apply_updates(params, updates),
       optimizer,
     )
 

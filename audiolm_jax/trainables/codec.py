@@ -46,7 +46,7 @@ from audiolm_jax.trainables.adversary import Adversary
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
-from audiolm_jax.training.train_state import apply_if_finite, update_ema
+from audiolm_jax.training.train_state import apply_if_finite, apply_updates, update_ema
 from audiolm_jax.training.trainable import Trainable
 
 
@@ -308,7 +308,7 @@ class CodecTrainable(Trainable[CodecState]):
     updates, optimizer = self._generator_optimizer.update(
       gradient, state.generator_opt, state.generator
     )
-    generator = optax.apply_updates(state.generator, updates)
+    generator = apply_updates(state.generator, updates)
     averages = update_ema(state.generator_ema, generator, state.step, self.config.ema_decay)
     if codes_fixed:
       averages["encoder"] = state.generator_ema["encoder"]

@@ -177,7 +177,9 @@ def compile_step(
       raise
     raise tpu_topologies.OutOfMemoryError(topology, error) from error
   memory = step.memory_analysis()
-  hlo = HloProgram(step.as_text())
+  text = step.as_text()
+  assert memory is not None and text is not None  # compilers of TPUs return both
+  hlo = HloProgram(text)
   lengths = {shape.shape[1] for shape in batch.values() if len(shape.shape) > 1}
   arrays = [Array(_short(x.dtype), x.shape) for x in jax.tree.leaves(program.abstract_state)]
   return StepReport(

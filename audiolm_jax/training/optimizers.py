@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +118,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     parts.append(
       optax.contrib.muon(
         -1.0,
-        muon_weight_dimension_numbers=kernel_matrices,
+        muon_weight_dimension_numbers=cast(Any, kernel_matrices),
         consistent_rms=_ADAM_UPDATE_RMS,
         adam_b1=config.b1,
         adam_b2=config.b2,

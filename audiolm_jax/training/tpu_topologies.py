@@ -31,7 +31,7 @@ class OutOfMemoryError(UserError):
     )
 
 
-def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[jax.Device]:
+def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
   """Returns the devices of a slice, or of several slices connected by the data centre's network.
 
   Args:

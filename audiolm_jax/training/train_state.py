@@ -1,7 +1,7 @@
 """The state of a run between steps, and updates that skip non-finite gradients."""
 
 import dataclasses
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import flax.struct
 import jax
@@ -64,11 +64,16 @@ def apply_gradients(
 ) -> TrainState:
   """Returns the state after one update with `grads`."""
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  params = apply_updates(state.params, updates)
   ema_params = state.ema_params
   if ema_params is not None:
     ema_params = update_ema(ema_params, params, state.step, ema_decay)
   return TrainState(state.step + 1, params, opt_state, ema_params)
+
+
+def apply_updates(params: Params, updates: PyTree) -> Params:
+  """Returns the parameters plus the updates of an optimizer."""
+  return cast(Params, optax.apply_updates(params, updates))
 
 
 def update_ema(ema: PyTree, params: Params, step: Int[Array, ""], decay: float) -> PyTree:
