@@ -63,7 +63,7 @@ class MaskingConfig:
   """
 
   one_level_share: float = 0.5
-  targets: Targets = Targets.HIDDEN
+  targets: Targets | str = Targets.HIDDEN
   prompt_share: float = 0.8
   longest_prompt: float = 0.5
   semantic_dropout: float = 0.1
@@ -120,7 +120,7 @@ class ParallelConfig:
 
   transformer: TransformerConfig = TransformerConfig(num_layers=26, positions=Positions.ROTARY)
   kernel_size: int = 5
-  heads: Heads = Heads.GEOMETRY
+  heads: Heads | str = Heads.GEOMETRY
   latent_dim: int = 64
   level_weights: tuple[float, ...] = ()
   point_weight: float = 0.5

@@ -139,5 +139,5 @@ def _of_level(
   of_code = jnp.where(is_code, logits, 0.0).sum(-1)
   weights = targets.astype(jnp.float32)
   hits = of_code >= logits.max(-1)
-  sums = (partition - of_code, hits, jnp.square(partition), jnp.ones_like(weights))
-  return tuple((weights * x).sum() for x in sums)  # type: ignore[return-value]
+  nats = (weights * (partition - of_code)).sum()
+  return nats, (weights * hits).sum(), (weights * jnp.square(partition)).sum(), weights.sum()
