@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> int:
   return 0 if works else 1
 
 
+main.reports_environment = True  # type: ignore[attr-defined]
+
+
 def _show(check: "Check") -> None:
   print(f"{check.status:<8} {check.name:<18} {check.found}", flush=True)
   if check.fix:

@@ -25,11 +25,11 @@ Tokenizers with other tokens require a new bundle without the stages:
 Last, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from audiolm_jax.core import plain_json
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import DataError, UserError
@@ -213,7 +213,7 @@ def _read_metadata() -> JsonDict:
   if not FLAGS.metadata:
     return {}
   try:
-    metadata = json.loads(_read_text(FLAGS.metadata))
+    metadata = plain_json.parse(_read_text(FLAGS.metadata))
   except ValueError as error:
     raise UserError(f"{FLAGS.metadata} is not JSON ({error})") from error
   if not isinstance(metadata, dict):

@@ -102,9 +102,14 @@ def frame_rate_shapes() -> tuple[FrameRateConfig, dict[str, Any]]:
   return config, {**meta.unbox(params), "codebooks": books}
 
 
-def published_shapes(module: Any, config: Any) -> tuple[Any, dict[str, Any]]:
+def published_shapes(config: Any) -> tuple[Any, dict[str, Any]]:
   """The same of a published codec."""
-  return config, module.parameter_shapes(config)
+  return config, abstract(config.parameter_shapes())
+
+
+def abstract(shapes: dict[str, Any]) -> dict[str, Any]:
+  """Nested shapes as those of float32 arrays."""
+  return jax.tree.map(lambda shape: array(*shape), shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def tokenize_by_w2v_bert(platforms: Platforms) -> export.Exported:
@@ -122,7 +127,7 @@ def tokenize_by_w2v_bert(platforms: Platforms) -> export.Exported:
 def tokenize_by_hubert(encoder: hubert.HubertConfig, platforms: Platforms) -> export.Exported:
   """Thirty seconds through the first eleven blocks of a HuBERT."""
   config = HubertTokenizerConfig(encoder, 11, 500, **windows_of_30_seconds(encoder, 1))
-  params = whitened(hubert.parameter_shapes(encoder, 11), encoder.dim, 500)
+  params = abstract(config.parameter_shapes())
   samples = config.window_steps * config.hop_length - encoder.hop_length + encoder.frame_length
   return tokenize(HubertTokenizer, config, params, array(ROWS, samples), platforms)
 
@@ -131,9 +136,7 @@ def tokenize_by_w2v_bert_2(platforms: Platforms) -> export.Exported:
   """Thirty seconds through a w2v-BERT 2.0."""
   encoder = w2v_bert_2.W2vBert2Config()
   config = W2vBert2TokenizerConfig(encoder, **windows_of_30_seconds(encoder, 1))
-  params = whitened(
-    w2v_bert_2.parameter_shapes(encoder, config.layer), encoder.dim, config.num_clusters
-  )
+  params = abstract(config.parameter_shapes())
   steps = array(ROWS, config.window_steps, w2v_bert_2.FRAMES_PER_STEP * encoder.num_mels)
   return tokenize(W2vBert2Tokenizer, config, params, steps, platforms)
 
@@ -325,13 +328,13 @@ def _programs() -> dict[str, Lower]:
   for name, kind, shapes in (
     ("codec_base", SoundStreamCodec, soundstream_shapes),
     ("codec_small", FrameRateCodec, frame_rate_shapes),
-    ("dac_16khz", dac.DacCodec, part(published_shapes, dac, dac.DacConfig())),
+    ("dac_16khz", dac.DacCodec, part(published_shapes, dac.DacConfig())),
     (
       "encodec_24khz",
       encodec.EncodecCodec,
-      part(published_shapes, encodec, encodec.EncodecConfig()),
+      part(published_shapes, encodec.EncodecConfig()),
     ),
-    ("mimi", mimi.MimiCodec, part(published_shapes, mimi, mimi.MimiConfig())),
+    ("mimi", mimi.MimiCodec, part(published_shapes, mimi.MimiConfig())),
   ):
     found[f"{name} encode"] = part(codec_chunk, "encoder", kind, shapes)
     found[f"{name} decode"] = part(codec_chunk, "decoder", kind, shapes)

@@ -53,6 +53,21 @@ def test_no_package_has_two_ranges():
   assert {name: found for name, found in ranges.items() if len(found) > 1} == {}
 
 
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("requirements/*.lock.txt")), ids=str)
+def test_a_lock_file_has_the_hashes_of_all_packages_and_those_of_the_requirements(path):
+  packages = {}
+  text = path.read_text().replace("\\\n", " ")
+  for line in text.splitlines():
+    if not line.startswith("#"):
+      name, version, hashes = re.fullmatch(r"([\w.-]+)==(\S+)((?: .*)?)", line).groups()
+      packages[re.sub(r"[-_.]+", "-", name).lower()] = version
+      assert re.search(r" --hash=sha256:[0-9a-f]{64}\b", hashes), line
+  base = "requirements.txt" if path.name.startswith("full") else "requirements/sample.txt"
+  for line in requirements(REPOSITORY / base):
+    name = re.match(r"[\w.-]+", line)[0]
+    assert re.sub(r"[-_.]+", "-", name).lower() in packages, line
+
+
 @pytest.mark.parametrize("name", ["train", "beam", "eval", "plot", "demo"])
 def test_the_full_install_has_the_extra(name):
   everything = requirements(REPOSITORY / "requirements.txt")

@@ -69,13 +69,13 @@ def _summary(path: Path) -> str:
     names = [entry if isinstance(entry, str) else entry["name"] for entry in manifest["stages"]]
     stages = ", ".join(names) or "none"
     return f"{manifest['sample_rate']} Hz, stages {stages}: {manifest['description']}"
-  except (BundleError, KeyError, TypeError) as error:
+  except (BundleError, KeyError) as error:
     return f"damaged: {error}"
 
 
 def _info(name: str) -> None:
   from audiolm_jax.bundles import inspection
-  from audiolm_jax.bundles.folder import CARD, find_folder, read_manifest
+  from audiolm_jax.bundles.folder import CARD, find_folder, read_card, read_manifest
 
   folder = find_folder(name)
   manifest = read_manifest(folder)
@@ -89,7 +89,7 @@ def _info(name: str) -> None:
     ("token hash", manifest.get("token_hash")),
     ("licence", metadata.get("licence") or "not stated"),
   ):
-    print(f"{title:<12} {value}")
+    print(f"{title:<12} {_text(value)}")
   print("\nparts")
   for part in inspection.list_parts(folder):
     size = "missing" if part.size is None else f"{part.size / 1e6:.2f} MB"
@@ -100,23 +100,31 @@ def _info(name: str) -> None:
     print(f"  {line}")
   card = folder / CARD
   if card.is_file():
-    print(f"\n{_head(card.read_text(encoding='utf-8', errors='replace'))}\n\nmore in {card}")
+    print(f"\n{_head(read_card(folder))}\n\nmore in {card}")
 
 
 def _data_lines(data: Any) -> list[str]:
+  """Returns a line for each set of training data; metadata may have any form."""
   if not isinstance(data, list) or not data:
-    return [str(data) if data else "not stated"]
+    return [_text(data) if data else "not stated"]
   return [
-    f"{entry.get('hours', '?')} h  {entry.get('name')}; {entry.get('licence', 'no licence stated')}"
+    f"{_text(entry.get('hours', '?'))} h  {_text(entry.get('name'))}; "
+    f"{_text(entry.get('licence', 'no licence stated'))}"
     if isinstance(entry, dict)
-    else str(entry)
+    else _text(entry)
     for entry in data
   ]
 
 
+def _text(value: Any) -> str:
+  """Returns a value of a bundle as one line without control characters."""
+  return "".join(c for c in " ".join(str(value).split()) if c.isprintable())
+
+
 def _head(card: str) -> str:
   """Returns the card's title and first paragraph."""
-  return "\n\n".join(card.strip().split("\n\n")[:2])
+  lines = "\n\n".join(card.strip().split("\n\n")[:2]).splitlines()
+  return "\n".join("".join(c for c in line if c.isprintable()) for line in lines)
 
 
 def _verify(name: str) -> int:

@@ -104,12 +104,13 @@ class Bundle:
       bundle's rate.
 
     Raises:
-      AudioError: the waveform is empty, not finite or shorter than a semantic token, or the sample
-        rate is out of range.
+      AudioError: the waveform is empty, not finite, silent or shorter than a semantic token, or the
+        sample rate is out of range.
     """
     waveform = at_bundle_rate(self, waveform, sample_rate)
     hop_seconds = 1 / self.semantic.spec.frame_rate
     audio.check_length(waveform.shape[-1], self.sample_rate, hop_seconds, "the waveform")
+    audio.check_not_silent(waveform, "the waveform")
     if waveform.ndim == 1:
       semantic, codes = self.semantic.tokenize_long(waveform), self.codec.encode_long(waveform)
     else:

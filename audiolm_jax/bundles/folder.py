@@ -4,20 +4,23 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict, get_type_hints
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
-from audiolm_jax.core import configs
-from audiolm_jax.core.configs import Json, JsonDict
+from audiolm_jax.core import configs, plain_json
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import BundleError, ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Rate, SampleRate, Temperature
+from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import differences
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
@@ -66,6 +69,23 @@ _TOKENIZERS = {
   },
 }
 _SHIPPED = Path(__file__).parent
+_LARGEST_MANIFEST, _LARGEST_CARD = 1 << 24, 1 << 20  # bytes
+# A name of a stage or component is a part of the name of a file.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class _Fields(TypedDict):
+  """The fields of `bundle.json` of any version; the version itself is checked by `migration`."""
+
+  name: str
+  description: str
+  sample_rate: SampleRate
+  token_hash: str
+  semantic_rate: Rate | None
+  temperatures: Mapping[str, Temperature]
+  stages: tuple[str | Mapping[str, str], ...]
+  components: Mapping[str, Mapping[str, Any]]
+  metadata: Mapping[str, Any]
 
 
 def codec_of(config: Any, params: Params) -> Any:
@@ -104,7 +124,7 @@ def load_bundle(
   manifest = read_manifest(folder)
   try:
     return _assemble(folder, migration.migrate(folder, manifest), stages)
-  except (KeyError, TypeError, AttributeError) as error:
+  except KeyError as error:
     raise BundleError(
       f"{folder / MANIFEST} lacks or misnames {error}; export the bundle again"
     ) from error
@@ -162,25 +182,133 @@ def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
 def read_manifest(folder: Path) -> JsonDict:
   """Returns the content of `bundle.json`, of any format version.
 
+  The fields have the types that all code may expect, names of stages and components are plain, and
+  name and description have no control characters.
+
   Raises:
-    BundleError: the file cannot be read or is not a JSON object.
+    BundleError: the file cannot be read, is not a JSON object, or a field is invalid.
   """
   path = folder / MANIFEST
   try:
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = plain_json.parse(_read_limited(path, _LARGEST_MANIFEST))
   except (OSError, ValueError) as error:
     raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
   if not isinstance(manifest, dict):
     raise BundleError(f"{path} does not describe a bundle; copy or export it again")
+  try:
+    _check_fields(manifest)
+  except ConfigError as error:
+    raise BundleError(f"{path}: {error}; export the bundle again") from error
   return manifest
 
 
-def _assemble(folder: Path, manifest: JsonDict, wanted: Collection[str] | None) -> Bundle:
+def _check_fields(manifest: Mapping[str, Any]) -> None:
+  """Raises `ConfigError` for fields of other types, and names that several stages have."""
+  for field, hint in get_type_hints(_Fields, include_extras=True).items():
+    if field in manifest:
+      configs.checked(hint, manifest[field], field)
+  stages = [
+    stage if isinstance(stage, str) else stage.get("name", "")
+    for stage in manifest.get("stages", ())
+  ]
+  for name in (*stages, *manifest.get("components", ())):
+    if not _PLAIN_NAME.fullmatch(name):
+      raise ConfigError(
+        f"a stage or component is called {configs.shown(name)}; use letters, digits, - and _"
+      )
+  if len(set(stages)) < len(stages):
+    raise ConfigError(f"several stages have the same name: {', '.join(stages)}")
+  for field, longest in (("name", 256), ("description", 4096), ("token_hash", 64)):
+    text = manifest.get(field, "")
+    if not " ".join(text.split()).isprintable() or len(text) > longest:
+      raise ConfigError(
+        f"{field} is {configs.shown(text)}; use at most {longest} printable characters"
+      )
+
+
+def _read_limited(path: Path, most_bytes: int) -> bytes:
+  """Returns the content of a regular file; raises `OSError` or `ValueError`."""
+  if not path.is_file():
+    raise ValueError("it is not a regular file")
+  with open(path, "rb") as file:
+    content = file.read(most_bytes + 1)
+  if len(content) > most_bytes:
+    raise ValueError(f"it has more than {most_bytes} bytes")
+  return content
+
+
+class Part(NamedTuple):
+  """A component as `bundle.json` describes it.
+
+  Attributes:
+    config: its configuration.
+    spec: of a stage; None for other components.
+    kind: of a tokenizer; "" for other components.
+    shapes: of its parameters.
+    hash: of its parameters.
+  """
+
+  config: Any
+  spec: Any
+  kind: str
+  shapes: Shapes
+  hash: str
+
+
+def describe(name: str, manifest: Mapping[str, Any]) -> Part:
+  """Returns what a manifest of the current format states about a component.
+
+  Raises:
+    BundleError: the component is of an unknown type.
+    ConfigError: its configuration is not valid.
+    KeyError: the manifest lacks a field.
+  """
+  entry = manifest["components"][name]
+  expected_hash = configs.checked(str, entry["hash"], f"the hash of {name}")
+  if name in _TOKENIZERS:
+    known, kind = _TOKENIZERS[name], configs.checked(str, entry["type"], f"the type of {name}")
+    if kind not in known:
+      raise BundleError(f"{name} of unknown type {configs.shown(kind)}; known: {', '.join(known)}")
+    config = configs.from_dict(tokenizer_classes(name, kind)[0], entry["config"])
+    return Part(config, None, kind, config.parameter_shapes(), expected_hash)
+  if name == "detector":
+    config = configs.from_dict(ClassifierConfig, entry["config"])
+    return Part(config, None, "", config.parameter_shapes(), expected_hash)
+  kinds = {f"{stage['name']}_stage": stage["kind"] for stage in manifest["stages"]}
+  if name not in kinds:
+    raise BundleError(f"a component {name!r} that is no part of a bundle of this version")
+  spec_class = registry.spec_class({"kind": kinds[name]})
+  spec = configs.from_dict(spec_class, entry["spec"])
+  config = configs.from_dict(spec_class.config_class(), entry["config"])
+  spec.check_config(config)
+  shapes = spec.parameter_shapes(config)
+  if spec.uses_codebooks(config):
+    del shapes[CODEBOOKS]  # the codec's file contains them
+  return Part(config, spec, "", shapes, expected_hash)
+
+
+def load_part(folder: Path, name: str, part: Part) -> dict[str, Any]:
+  """Returns the parameters of a component.
+
+  Raises:
+    BundleError: its file is damaged, or is not the one that `bundle.json` describes.
+  """
+  path = folder / f"{name}.safetensors"
+  params = tensors.load_tensors(path, part.shapes)
+  found = tensors.hash_params(params)
+  if found != part.hash:
+    raise BundleError(
+      f"{path} does not hold the weights that bundle.json was written with "
+      f"(hash {found}, there {part.hash}); copy it again"
+    )
+  return params
+
+
+def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | None) -> Bundle:
   components = manifest["components"]
-  codec = _load_tokenizer(folder, "codec", components)
-  semantic = tokenizer_at(_load_tokenizer(folder, "semantic", components), codec.spec.sample_rate)
-  kinds = {entry["name"]: entry["kind"] for entry in manifest["stages"]}
-  names = list(kinds)
+  codec = _load_tokenizer(folder, "codec", manifest)
+  semantic = tokenizer_at(_load_tokenizer(folder, "semantic", manifest), codec.spec.sample_rate)
+  names = [entry["name"] for entry in manifest["stages"]]
   for name in wanted or ():
     if name not in names:
       raise BundleError(f"{folder} has no {name} stage; it has {', '.join(names) or 'none'}")
@@ -190,18 +318,23 @@ def _assemble(folder: Path, manifest: JsonDict, wanted: Collection[str] | None) 
     codec=codec,
     semantic=semantic,
     stages={
-      name: _load_stage(folder, name, kind, components, codec)
-      for name, kind in kinds.items()
+      name: _load_stage(folder, name, manifest, codec)
+      for name in names
       if wanted is None or name in wanted
     },
     semantic_rate=manifest["semantic_rate"],
     temperatures=manifest["temperatures"],
-    detector=_load_detector(folder, components),
+    detector=_load_detector(folder, manifest),
     description=manifest["description"],
     metadata=manifest["metadata"],
-    model_card=_read_card(folder),
+    model_card=read_card(folder),
     path=folder,
   )
+  if bundle.sample_rate != manifest["sample_rate"]:
+    raise BundleError(
+      f"{folder}: bundle.json states {manifest['sample_rate']} Hz, its codec runs at "
+      f"{bundle.sample_rate} Hz; export the bundle again"
+    )
   if bundle.token_hash != manifest["token_hash"]:
     raise BundleError(
       f"{folder}: bundle.json has token hash {manifest['token_hash']}, its tokenizers have "
@@ -211,8 +344,9 @@ def _assemble(folder: Path, manifest: JsonDict, wanted: Collection[str] | None) 
     trained_on = components[f"{name}_stage"]["token_hash"]
     if trained_on != bundle.token_hash:
       raise BundleError(
-        f"{folder}: the {name} stage was trained on other tokens (token hash {trained_on}) than "
-        f"its tokenizers produce ({bundle.token_hash}); train it on tokens of these tokenizers"
+        f"{folder}: the {name} stage was trained on other tokens (token hash "
+        f"{configs.shown(trained_on)}) than its tokenizers produce ({bundle.token_hash}); train it "
+        "on tokens of these tokenizers"
       )
   _check_fit(bundle)
   return bundle
@@ -258,55 +392,47 @@ def _codebooks_of(codec: Any, spec: StageSpec, config: Any, what: str) -> dict[s
     raise BundleError(f"{what} does not fit the codec: {error}") from error
 
 
-def _load_tokenizer(folder: Path, name: str, components: Json) -> Any:
-  entry = components[name]
-  kinds = _TOKENIZERS[name]
-  if entry["type"] not in kinds:
-    raise BundleError(
-      f"{folder}: {name} of unknown type {entry['type']!r}; known: {', '.join(kinds)}"
-    )
-  config_class, tokenizer_class = tokenizer_classes(name, entry["type"])
-  config = configs.from_dict(config_class, entry["config"])
-  return tokenizer_class(config, _load_params(folder / f"{name}.safetensors", entry["hash"]))
+def _load_tokenizer(folder: Path, name: str, manifest: Mapping[str, Any]) -> Any:
+  part = describe(name, manifest)
+  return tokenizer_classes(name, part.kind)[1](part.config, load_part(folder, name, part))
 
 
-def _load_stage(folder: Path, name: str, kind: str, components: Json, codec: Any) -> Stage:
-  entry = components[f"{name}_stage"]
-  spec_class = registry.spec_class({"kind": kind})
-  spec = configs.from_dict(spec_class, entry["spec"])
-  config = configs.from_dict(spec_class.config_class(), entry["config"])
-  params = _load_params(folder / f"{name}_stage.safetensors", entry["hash"])
-  if spec.uses_codebooks(config):
-    own = _codebooks_of(codec, spec, config, f"{folder}: the {name} stage")
-    if tensors.hash_params(own) != entry["codebooks"]:
+def _load_stage(folder: Path, name: str, manifest: Mapping[str, Any], codec: Any) -> Stage:
+  part = describe(f"{name}_stage", manifest)
+  if part.spec.name != name:
+    raise BundleError(f"{folder}: the {name} stage has the spec of {part.spec.name!r}")
+  params = load_part(folder, f"{name}_stage", part)
+  if part.spec.uses_codebooks(part.config):
+    own = _codebooks_of(codec, part.spec, part.config, f"{folder}: the {name} stage")
+    if tensors.hash_params(own) != manifest["components"][f"{name}_stage"]["codebooks"]:
       raise BundleError(
         f"{folder}: the {name} stage was trained with other codebooks than its codec has; copy or "
         "export it again"
       )
     params |= own
-  return Stage(spec, config, params)
+  return Stage(part.spec, part.config, params)
 
 
-def _load_detector(folder: Path, components: Json) -> Detector | None:
-  if "detector" not in components:
+def _load_detector(folder: Path, manifest: Mapping[str, Any]) -> Detector | None:
+  if "detector" not in manifest["components"]:
     return None
-  entry = components["detector"]
-  config = configs.from_dict(ClassifierConfig, entry["config"])
-  return Detector(config, _load_params(folder / "detector.safetensors", entry["hash"]))
+  part = describe("detector", manifest)
+  return Detector(part.config, load_part(folder, "detector", part))
 
 
-def _load_params(path: Path, expected_hash: str) -> Params:
-  params = tensors.load_tensors(path)
-  if tensors.hash_params(params) != expected_hash:
-    raise BundleError(
-      f"{path} does not hold the weights that bundle.json was written with; copy it again"
-    )
-  return params
+def read_card(folder: Path) -> str:
+  """Returns the text of MODEL_CARD.md; "" if there is none.
 
-
-def _read_card(folder: Path) -> str:
+  Raises:
+    BundleError: the file cannot be read.
+  """
   path = folder / CARD
-  return path.read_text(encoding="utf-8") if path.is_file() else ""
+  if not path.exists():
+    return ""
+  try:
+    return _read_limited(path, _LARGEST_CARD).decode("utf-8", errors="replace")
+  except (OSError, ValueError) as error:
+    raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
 
 
 def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
@@ -363,9 +489,22 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     "components": components,
     "metadata": dict(bundle.metadata),
   }
-  _write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+  content = json.dumps(manifest, indent=2) + "\n"
+  _check_readable(bundle.name, content)
+  _write_bytes(folder / MANIFEST, content.encode())
   if bundle.model_card:
     _write_bytes(folder / CARD, bundle.model_card.encode())
+
+
+def _check_readable(name: str, content: str) -> None:
+  """Raises `BundleError` if loading would refuse the fields or a configuration of a manifest."""
+  try:
+    manifest = plain_json.parse(content)
+    _check_fields(manifest)
+    for component in manifest["components"]:
+      describe(component, manifest)
+  except ValueError as error:
+    raise BundleError(f"{configs.shown(name)} cannot be written as a bundle: {error}") from error
 
 
 def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:

@@ -10,8 +10,9 @@ format  description
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from audiolm_jax.bundles import tensors
 from audiolm_jax.bundles.bundle import token_hash
@@ -40,24 +41,38 @@ def migrate(folder: Path, manifest: JsonDict) -> JsonDict:
   while version != FORMAT_VERSION:
     if type(version) is not int or version not in _STEPS:
       raise BundleError(
-        f"{folder / 'bundle.json'} has format version {version!r}, this program reads "
+        f"{folder / 'bundle.json'} has format version {configs.shown(version)}, this program reads "
         f"1 to {FORMAT_VERSION}; export the bundle again, or update the program"
       )
+    _check_stages(folder, manifest, str)
     manifest = _STEPS[version](folder, copy.deepcopy(manifest))
     version = manifest["format_version"]
+  _check_stages(folder, manifest, Mapping)
   return manifest
 
 
-def _from_1(folder: Path, manifest: JsonDict) -> JsonDict:
+def _check_stages(folder: Path, manifest: Mapping[str, Any], kind: type) -> None:
+  """Raises `BundleError` if a stage is not described as in the manifest's version."""
+  for stage in manifest["stages"]:
+    if not isinstance(stage, kind):
+      raise BundleError(
+        f"{folder / 'bundle.json'} has the stage {configs.shown(stage)}, which its format version "
+        f"{manifest['format_version']} describes otherwise; export the bundle again"
+      )
+
+
+def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   components = manifest["components"]
-  codec = SoundStreamCodec(
-    configs.from_dict(SoundStreamConfig, components["codec"]["config"]),
-    tensors.load_tensors(folder / "codec.safetensors"),
-  )
-  semantic = SemanticTokenizer(
-    configs.from_dict(SemanticTokenizerConfig, components["semantic"]["config"]),
-    tensors.load_tensors(folder / "semantic.safetensors"),
-  )
+  classes = {
+    "codec": (SoundStreamConfig, SoundStreamCodec),
+    "semantic": (SemanticTokenizerConfig, SemanticTokenizer),
+  }
+  tokenizers = {}
+  for name, (config_class, tokenizer_class) in classes.items():
+    config = configs.from_dict(config_class, components[name]["config"])
+    params = tensors.load_tensors(folder / f"{name}.safetensors", config.parameter_shapes())
+    tokenizers[name] = tokenizer_class(config, params)
+  codec, semantic = tokenizers["codec"], tokenizers["semantic"]
   old = _token_hash_1(codec, semantic)
   if old != manifest["token_hash"]:
     raise BundleError(

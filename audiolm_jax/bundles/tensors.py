@@ -2,6 +2,8 @@
 
 import enum
 import hashlib
+import math
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from audiolm_jax.core import plain_json, shapes
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.core.modules import Params
 
@@ -17,6 +20,8 @@ _LEAST_FLOAT16_SCALE = 2.0**-14  # smaller float16 values are subnormal and less
 _BLOCK = 64
 _LEAST_INT8 = 1024  # weights; int8 saves no space in smaller arrays
 _SCALE = ":scale"
+_LARGEST_HEADER, _LARGEST_FILE = 1 << 24, 1 << 36  # bytes
+_FLOATS, _INT8 = ("F32", "F16", "BF16"), "I8"
 
 
 class Storage(enum.StrEnum):
@@ -92,25 +97,99 @@ def encode_tensors(params: Params, storage: Storage = Storage.FLOAT32) -> bytes:
   return safetensors.numpy.save({key: np.asarray(v, order="C") for key, v in flat.items()})
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
-  """Returns the nested parameters of a safetensors file, with floats as float32.
+def load_tensors(path: Path, expected: shapes.Shapes) -> dict[str, Any]:
+  """Returns the nested parameters of a safetensors file as float32.
+
+  Args:
+    path: the file.
+    expected: the shapes of all parameters; the header of the file is compared with them before any
+      array is read.
 
   Raises:
-    BundleError: the file is missing or damaged.
+    BundleError: the file is missing or damaged, has other parameters, or a weight is not finite.
+  """
+  _check_header(path, read_header(path), shapes.flat(expected))
+  try:
+    flat = safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    reason = " ".join(str(error).split())[:300]
+    raise BundleError(f"{path} is damaged ({reason}); copy or export it again") from error
+  for name, value in flat.items():
+    if not _is_finite(value):
+      raise BundleError(f"{path}: {name} has a weight that is not finite or too large")
+  return _unpack(flat)
+
+
+def _is_finite(value: np.ndarray) -> bool:
+  if value.dtype.kind == "i":
+    return True
+  if value.dtype == np.float16:  # all bits of the exponent are set if it is not finite
+    return not ((value.view(np.uint16) & 0x7C00) == 0x7C00).any()
+  # A sum is finite only if all of its terms are, and faster than a test of each.
+  with np.errstate(over="ignore", invalid="ignore"):
+    return bool(np.isfinite(value.astype(np.float32, copy=False).sum()))
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+  """Returns type and shape of each array of a safetensors file, by name, without reading arrays.
+
+  Raises:
+    BundleError: the file is missing, not a regular one, or has no valid header.
   """
   if not path.is_file():
     raise BundleError(f"{path} is missing and the bundle incomplete; copy or export it again")
   try:
-    flat = safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-    reason = " ".join(str(error).split())
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+      raise ValueError(f"it has {size} bytes, more than {_LARGEST_FILE}")
+    with open(path, "rb") as file:
+      (length,) = struct.unpack("<Q", file.read(8))
+      if length > min(size, _LARGEST_HEADER):
+        raise ValueError(f"its header would have {length} bytes")
+      header = plain_json.parse(file.read(length))
+    header.pop("__metadata__", None)
+    return {name: _described(entry) for name, entry in header.items()}
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    reason = " ".join(str(error).split())[:300]
     raise BundleError(f"{path} is damaged ({reason}); copy or export it again") from error
-  return _unpack(flat)
 
 
-def is_beside_weights(name: str) -> bool:
-  """Returns whether an entry of a safetensors file is an INT8 scale or metadata, not a weight."""
-  return name.endswith(_SCALE) or name == "__metadata__"
+def count_weights(header: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
+  """Returns the number of weights in a file of this header, without the scales of INT8."""
+  return sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(_SCALE))
+
+
+def _described(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+  kind, shape = entry["dtype"], entry["shape"]
+  if not isinstance(kind, str) or any(type(n) is not int or n < 0 for n in shape):
+    raise ValueError(f"an array of type {kind!r} and shape {shape!r}")
+  return kind, tuple(shape)
+
+
+def _check_header(
+  path: Path,
+  header: Mapping[str, tuple[str, tuple[int, ...]]],
+  expected: Mapping[str, tuple[int, ...]],
+) -> None:
+  """Raises `BundleError` if names, shapes or types differ from those of the parameters."""
+  fix = "export the bundle again"
+  for name, shape in expected.items():
+    kind, found = header.get(name, ("", None))
+    if found != shape:
+      raise BundleError(
+        f"{path} has {name} of shape {found}, the configuration in bundle.json needs {shape}; {fix}"
+        if found is not None
+        else f"{path} lacks {name} of shape {shape}, which the configuration in bundle.json needs; "
+        f"{fix}"
+      )
+    scale = header.get(name + _SCALE)
+    if scale and scale[1] != (-(-math.prod(shape) // _BLOCK),):
+      raise BundleError(f"{path} has scales of shape {scale[1]} for {name} of {shape}; {fix}")
+    if kind not in _FLOATS and not (kind == _INT8 and scale):
+      raise BundleError(f"{path} has {name} of type {kind}; it must be one of {_FLOATS}; {fix}")
+  for name, (kind, _) in header.items():
+    if name.removesuffix(_SCALE) not in expected or (name.endswith(_SCALE) and kind not in _FLOATS):
+      raise BundleError(f"{path} has {name!r}, which its configuration does not name; {fix}")
 
 
 def _pack(params: Params, storage: Storage) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,6 +19,24 @@ Step = Callable[[np.ndarray, np.ndarray, PyTree], tuple[Array, PyTree]]
 
 
 C = TypeVar("C")
+
+
+@runtime_checkable
+class Sliced(Protocol):
+  """The inputs of a clip that are read in slices, so that they need not fit in memory."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the array that it stands for."""
+    ...
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, part: slice) -> np.ndarray:
+    """Returns a slice; each one starts and ends no earlier than the one before."""
+    ...
+
+  def __array__(self) -> np.ndarray: ...
 
 
 class Reach(NamedTuple):
@@ -142,7 +160,7 @@ class ChunkedModel:
     return size if start else max(size, self.first)
 
   def cut(
-    self, clip: Shaped[np.ndarray, "inputs ..."], start: int, size: int, dropped: int = 0
+    self, clip: Shaped[np.ndarray, "inputs ..."] | Sliced, start: int, size: int, dropped: int = 0
   ) -> Shaped[np.ndarray, "chunk ..."]:
     """Returns the inputs of a chunk; zeros outside of the clip.
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, PyTree
 from audiolm_jax.chunking import (
   ChunkedModel,
   Sizes,
+  Sliced,
   Stream,
   clips_of,
   plan,
@@ -20,6 +21,7 @@ from audiolm_jax.chunking import (
   zero_state,
 )
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core import forks
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 
@@ -37,6 +39,7 @@ class ChunkedCodec(abc.ABC):
       config: a configuration with a `spec`.
       params: the parameters; "decoder" are those that no code depends on.
     """
+    forks.check()
     self.config = config
     # Unlike jnp.asarray, this compiles nothing.
     self.params = jax.device_put(dict(params))
@@ -127,9 +130,11 @@ class ChunkedCodec(abc.ABC):
       codes = np.zeros((1, size, self.spec.num_quantizers), np.int32)
       model.prepare(codes, np.zeros(1, np.int32), model.start_state(1))
 
-  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
+  def encode_long(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Int[np.ndarray, "frames q"]:
     """Returns the codes of one long clip in bounded memory; equal to `encode`."""
-    return run(self.encoder, [np.asarray(waveform)], 1)[0]
+    return run(self.encoder, [waveform], 1)[0]
 
   def encode_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int

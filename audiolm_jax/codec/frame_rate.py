@@ -21,10 +21,11 @@ from jaxtyping import Float, Int, Key
 
 from audiolm_jax.codec.causal import Streamed
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import modules, products
+from audiolm_jax.core import modules, products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, SampleRate, Samples, Steps, Taps, Vocabulary, Width
 from audiolm_jax.dsp.stft import stft
 
 State = tuple[jax.Array, ...]
@@ -70,26 +71,26 @@ class FrameRateConfig:
       cover the lead of the windows.
   """
 
-  sample_rate: int = 16_000
-  hop_length: int = 320
-  short_hop: int = 80
-  encoder_window: int = 320
-  decoder_window: int = 320
-  window_lead: int = 1
-  lookahead_frames: int = 1
-  encoder_short_dim: int = 96
-  encoder_short_layers: int = 2
-  encoder_dim: int = 256
-  encoder_layers: int = 4
-  decoder_dim: int = 320
-  decoder_layers: int = 8
-  decoder_short_dim: int = 128
-  decoder_short_layers: int = 4
-  expansion: int = 3
-  kernel_size: int = 7
-  latent_dim: int = 64
-  num_quantizers: int = 12
-  codebook_size: int = 1024
+  sample_rate: SampleRate = 16_000
+  hop_length: Samples = 320
+  short_hop: Samples = 80
+  encoder_window: Samples = 320
+  decoder_window: Samples = 320
+  window_lead: Steps = 1
+  lookahead_frames: Steps = 1
+  encoder_short_dim: Width = 96
+  encoder_short_layers: Depth = 2
+  encoder_dim: Width = 256
+  encoder_layers: Depth = 4
+  decoder_dim: Width = 320
+  decoder_layers: Depth = 8
+  decoder_short_dim: Width = 128
+  decoder_short_layers: Depth = 4
+  expansion: Taps = 3
+  kernel_size: Taps = 7
+  latent_dim: Width = 64
+  num_quantizers: Depth = 12
+  codebook_size: Vocabulary = 1024
 
   def __post_init__(self) -> None:
     for name in ("hop_length", "encoder_window", "decoder_window"):
@@ -139,6 +140,40 @@ class FrameRateConfig:
     encoder = Encoder(self).init(keys[0], waveform, encoder_state(self, batch))
     decoder = Decoder(self).init(keys[1], latents, ends, decoder_state(self, batch))
     return {"encoder": encoder["params"], "decoder": decoder["params"]}
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the codec."""
+    c, latent = self, self.latent_dim
+    spectrum, head = 2 * (c.encoder_window // 2 + 1), 3 * (c.decoder_window // 2 + 1)
+    encoder = {
+      "input": shapes.dense(spectrum, c.encoder_short_dim),
+      **self._block_shapes("short_block", c.encoder_short_dim, c.encoder_short_layers),
+      "merge": shapes.dense(c.short_frames * c.encoder_short_dim, c.encoder_dim),
+      **self._block_shapes("block", c.encoder_dim, c.encoder_layers),
+      "norm": shapes.norm(c.encoder_dim),
+      "output": shapes.dense(c.encoder_dim, latent),
+    }
+    decoder = {
+      "input": shapes.dense(latent, c.decoder_dim),
+      **self._block_shapes("block", c.decoder_dim, c.decoder_layers),
+      "split": shapes.dense(c.decoder_dim, c.short_frames * c.decoder_short_dim),
+      **self._block_shapes("short_block", c.decoder_short_dim, c.decoder_short_layers),
+      "norm": shapes.norm(c.decoder_short_dim),
+      "output": shapes.dense(c.decoder_short_dim, head),
+    }
+    codebooks = (c.num_quantizers, c.codebook_size, latent)
+    return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
+
+  def _block_shapes(self, name: str, dim: int, layers: int) -> shapes.Shapes:
+    block = {
+      "kernel": (self.kernel_size, dim),
+      "bias": (dim,),
+      "scale": (dim,),
+      "norm": shapes.norm(dim),
+      "wide": shapes.dense(dim, self.expansion * dim),
+      "narrow": shapes.dense(self.expansion * dim, dim),
+    }
+    return {f"{name}_{i}": block for i in range(layers)}
 
   def encode_latents(
     self, params: Params, waveform: Float[Array, "batch samples"]

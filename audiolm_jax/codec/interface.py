@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Key, Shaped
 
+from audiolm_jax.chunking import Sliced
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
 
@@ -119,7 +120,9 @@ class Codec(Protocol):
     """May start to load or compile in the background what `decode` of a clip needs."""
     ...
 
-  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
+  def encode_long(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Int[np.ndarray, "frames q"]:
     """Returns the codes of one long clip in bounded memory; equal to `encode`."""
     ...
 

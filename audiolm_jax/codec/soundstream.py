@@ -20,9 +20,10 @@ from audiolm_jax.codec.causal import (
   elu,
 )
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import modules
+from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 
 State = tuple[jax.Array, ...]
 
@@ -43,15 +44,15 @@ class SoundStreamConfig:
     codebook_size: entries per level.
   """
 
-  sample_rate: int = 16_000
-  encoder_channels: int = 32
-  decoder_channels: int = 32
-  strides: tuple[int, ...] = (2, 4, 5, 8)
-  dilations: tuple[int, ...] = (1, 3, 9)
-  kernel_size: int = 7
-  latent_dim: int = 512
-  num_quantizers: int = 12
-  codebook_size: int = 1024
+  sample_rate: SampleRate = 16_000
+  encoder_channels: Width = 32
+  decoder_channels: Width = 32
+  strides: tuple[Taps, ...] = (2, 4, 5, 8)
+  dilations: tuple[Taps, ...] = (1, 3, 9)
+  kernel_size: Taps = 7
+  latent_dim: Width = 512
+  num_quantizers: Depth = 12
+  codebook_size: Vocabulary = 1024
 
   @property
   def hop_length(self) -> int:
@@ -75,6 +76,32 @@ class SoundStreamConfig:
     encoder = Encoder(self).init(keys[0], waveform, encoder_state(self, batch))
     decoder = Decoder(self).init(keys[1], latents, decoder_state(self, batch))
     return {"encoder": encoder["params"], "decoder": decoder["params"]}
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the codec."""
+    encoder, decoder = {}, {}
+    outer, inner = self.encoder_channels, self.decoder_channels * 2 ** len(self.strides)
+    encoder["input"] = shapes.convolution(self.kernel_size, 1, outer)
+    decoder["input"] = shapes.convolution(self.kernel_size, self.latent_dim, inner)
+    for i, stride in enumerate(self.strides):
+      encoder |= self._unit_shapes(i, outer)
+      encoder[f"block_{i}_down"] = shapes.strided(stride, outer, 2 * outer)
+      outer *= 2
+    for i, stride in enumerate(reversed(self.strides)):
+      decoder[f"block_{i}_up"] = shapes.transposed(stride, inner, inner // 2)
+      inner //= 2
+      decoder |= self._unit_shapes(i, inner)
+    encoder["output"] = shapes.convolution(3, outer, self.latent_dim)
+    decoder["output"] = shapes.convolution(self.kernel_size, inner, 1)
+    codebooks = (self.num_quantizers, self.codebook_size, self.latent_dim)
+    return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
+
+  def _unit_shapes(self, block: int, channels: int) -> shapes.Shapes:
+    unit = {
+      "dilated": shapes.convolution(self.kernel_size, channels, channels),
+      "pointwise": shapes.convolution(1, channels, channels),
+    }
+    return {f"block_{block}_unit_{j}": unit for j in range(len(self.dilations))}
 
   def encode_latents(
     self, params: Params, waveform: Float[Array, "batch samples"]

@@ -1,13 +1,14 @@
 """Flags, exit codes and one-line error messages, shared by all commands."""
 
 import contextlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from audiolm_jax.core import allocator
+from audiolm_jax.core import allocator, environment
 from audiolm_jax.core.errors import UserError
 
 
@@ -23,6 +24,9 @@ try:
 except ModuleNotFoundError as error:  # most often the Python of another environment
   print(_missing_package(error.name or "absl"), file=sys.stderr)
   sys.exit(2)
+
+# As of a program that SIGPIPE ends.
+_BROKEN_PIPE = 141
 
 __all__ = ["exit_code", "flags", "run_cli"]
 
@@ -42,6 +46,7 @@ def run_cli(
   """
   with contextlib.suppress(allocator.AllocatorError):
     allocator.tune_allocator()
+  _print_any_name()
 
   def parse(argv: Sequence[str]) -> list[str]:
     if flag_values is not None:
@@ -66,13 +71,29 @@ def run_cli(
 def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
   """Calls `main` and returns its result, 0 for None, or 2 after an error that the user can fix.
 
-  A package that is not installed counts as such an error. A missing module of this project is a
-  bug, and its traceback is shown.
+  A package that is not installed and an environment in which JAX cannot work count as such errors.
+  A missing module of this project is a bug, and its traceback is shown. A reader of the output that
+  ends early, such as `head`, ends the command without a message.
   """
+  try:
+    return _result(main, argv)
+  except BrokenPipeError:
+    # Python flushes the output once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE
+
+
+def _result(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
   try:
     if len(argv) > 1 and not getattr(main, "takes_arguments", False):
       raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag, see --help")
-    return main(argv) or 0
+    if "-" in argv[1:]:
+      raise UserError("- is standard input, which is not read; give the name of a file")
+    if not getattr(main, "reports_environment", False):
+      environment.check()
+    code = main(argv) or 0
+    sys.stdout.flush()
+    return code
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -85,6 +106,15 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
   except KeyboardInterrupt:
     print("error: interrupted", file=sys.stderr)
     return 130
+
+
+def _print_any_name() -> None:
+  """Escapes the characters that standard output cannot encode.
+
+  File names need not be text, and the encoding of the locale may lack characters of a message.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _expand_home(flag_values: flags.FlagValues) -> None:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import platform
+import shutil
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ def cache_folder() -> Path | None:
     user has no home folder.
   """
   chosen = os.environ.get(_VARIABLE, "")
-  if chosen.lower() in ("off", "0", "none", "false"):
+  if is_off():
     return None
   try:
     base = Path(chosen).expanduser() if chosen else _user_cache() / "audiolm_jax"
@@ -29,12 +30,19 @@ def cache_folder() -> Path | None:
   return base / _platform_name()
 
 
+def is_off() -> bool:
+  """Returns whether AUDIOLM_JAX_CACHE turns the cache off."""
+  return os.environ.get(_VARIABLE, "").lower() in ("off", "0", "none", "false")
+
+
 def enable() -> None:
   """Enables the cache unless JAX's own variable has; call it before the first compilation."""
   # At every hit, XLA's loader logs tuning hints that differ from the host's by design.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  folder = cache_folder()
-  if folder is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+  folder, chosen = cache_folder(), os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  if chosen is not None:
+    _check_chosen(Path(chosen))
+  if folder is None or chosen is not None:
     return
   import jax
 
@@ -51,13 +59,14 @@ def enable() -> None:
 def _make_private(folder: Path) -> bool:
   """Closes the folder to other users and returns whether it may be used.
 
-  The programs in it are executed, so a folder that another user owns is refused.
+  The programs in it are executed, so a folder or link that another user owns is refused, and a
+  folder to which others could write is emptied.
   """
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   if not hasattr(os, "getuid"):
     return True
   status = folder.stat()
-  if status.st_uid != os.getuid():
+  if {status.st_uid, folder.lstat().st_uid} != {os.getuid()}:
     warnings.warn(
       f"{folder} belongs to another user, so compiled programs are not stored; set {_VARIABLE} to "
       "a folder that you own",
@@ -66,7 +75,28 @@ def _make_private(folder: Path) -> bool:
     return False
   if status.st_mode & 0o077:
     folder.chmod(0o700)
+  if status.st_mode & 0o022:
+    warnings.warn(f"others could write to {folder}; it is emptied and closed", stacklevel=3)
+    for path in folder.iterdir():
+      shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
   return True
+
+
+def _check_chosen(folder: Path) -> None:
+  """Turns JAX's own cache off if every user can write to its folder, or another one owns it."""
+  if not hasattr(os, "getuid") or not folder.is_dir():
+    return
+  status = folder.stat()
+  if status.st_uid in (os.getuid(), 0) and not status.st_mode & 0o002:
+    return
+  import jax
+
+  warnings.warn(
+    f"other users can write to {folder} (JAX_COMPILATION_CACHE_DIR), whose programs would be "
+    "executed, so compiled programs are not stored; choose a folder that only you can write to",
+    stacklevel=3,
+  )
+  jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _user_cache() -> Path:

@@ -1,19 +1,27 @@
-"""Converts frozen dataclasses to plain JSON values and back."""
+"""Converts frozen dataclasses to plain JSON values and back, and checks the values on the way."""
 
+import collections.abc
 import dataclasses
 import enum
+import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.ranges import Range
 
 # The values of a JSON object, to read and to change.
 Json = Mapping[str, Any]
 JsonDict = dict[str, Any]
 
 T = TypeVar("T")
+
+# Limits of values without a declared range.
+_LARGEST_INTEGER = 2**53
+_LONGEST_TEXT = 4_096
+_LONGEST_TUPLE = 256
 
 
 def to_dict(config: Any) -> JsonDict:
@@ -28,27 +36,119 @@ def from_dict(cls: type[T], values: Json) -> T:
   `field_types(values)` that gives them by name.
 
   Raises:
-    ConfigError: `cls` lacks a field of `values`, or a required field is missing.
+    ConfigError: `cls` lacks a field of `values`, a required field is missing, or a value has
+      another type or lies outside of the range that its field declares.
   """
+  if not isinstance(values, Mapping):
+    raise ConfigError(f"{cls.__name__} is {shown(values)}; it must be a JSON object")
   fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
   unknown = sorted(set(values) - set(fields))
   if unknown:
     raise ConfigError(
-      f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(fields))}"
+      f"{cls.__name__} has no field {shown(unknown[0])}; its fields are {', '.join(sorted(fields))}"
     )
-  hints = typing.get_type_hints(cls)
-  if hasattr(cls, "field_types"):
-    hints |= typing.cast(Any, cls).field_types(values)
-  given = {name: _typed(hints[name], value) for name, value in values.items()}
   required = [
     name
     for name, f in fields.items()
     if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
   ]
-  missing = [name for name in required if name not in given]
+  missing = [name for name in required if name not in values]
   if missing:
     raise ConfigError(f"{cls.__name__} lacks the required field {missing[0]!r}; add it")
-  return cls(**given)
+  hints = typing.get_type_hints(cls, include_extras=True)
+  if hasattr(cls, "field_types"):
+    hints |= typing.cast(Any, cls).field_types(values)
+  given = {k: checked(hints[k], v, f"{cls.__name__}.{k}") for k, v in values.items()}
+  try:
+    return cls(**given)
+  except ArithmeticError as error:  # of values that are plausible one by one
+    raise ConfigError(f"the values of {cls.__name__} do not fit each other: {error}") from error
+
+
+def checked(hint: Any, value: Any, name: str) -> Any:
+  """Returns a JSON value as an instance of a type.
+
+  Args:
+    hint: a type, with a `Range` if the value has one; values of unknown types are not checked.
+    value: the JSON value.
+    name: what the value is, for messages.
+
+  Raises:
+    ConfigError: the value has another type, is not finite or lies outside of its range.
+  """
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+  if origin is typing.Annotated:
+    value = checked(arguments[0], value, name)
+    for limits in arguments[1:]:
+      if isinstance(limits, Range) and not limits.least <= value <= limits.largest:
+        raise ConfigError(f"{name} is {shown(value)}; it must be {limits}")
+    return value
+  if origin in (typing.Union, types.UnionType):
+    if value is None and type(None) in arguments:
+      return None
+    return _alternative([h for h in arguments if h is not type(None)], value, name)
+  if origin is typing.Literal:
+    return _one_of(arguments, value, name)
+  if origin is tuple or hint is tuple:
+    return _tuple(arguments, value, name)
+  if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+    return _mapping(arguments, value, name)
+  if not isinstance(hint, type):
+    return value
+  if dataclasses.is_dataclass(hint):
+    return from_dict(hint, value)
+  if issubclass(hint, enum.Enum):
+    return hint(_one_of([item.value for item in hint], value, name))
+  return _scalar(hint, value, name)
+
+
+def shown(value: Any) -> str:
+  """Returns a value for a message, in one short line."""
+  text = repr(value)
+  text = text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+  return " ".join(text.split())
+
+
+def _one_of(choices: Any, value: Any, name: str) -> Any:
+  if any(type(value) is type(choice) and value == choice for choice in choices):
+    return value
+  raise ConfigError(f"{name} is {shown(value)}; it must be one of {', '.join(map(str, choices))}")
+
+
+def _tuple(arguments: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
+  if not isinstance(value, list | tuple) or len(value) > _LONGEST_TUPLE:
+    raise ConfigError(f"{name} is {shown(value)}; it must be a list of up to {_LONGEST_TUPLE}")
+  if not arguments:
+    return tuple(value)
+  if arguments[-1] is not Ellipsis and len(arguments) != len(value):
+    raise ConfigError(f"{name} is {shown(value)}; it must have {len(arguments)} values")
+  items = arguments if arguments[-1] is not Ellipsis else arguments[:1] * len(value)
+  return tuple(
+    checked(item, v, f"{name}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
+  )
+
+
+def _mapping(arguments: tuple[Any, ...], value: Any, name: str) -> dict[Any, Any]:
+  if not isinstance(value, Mapping):
+    raise ConfigError(f"{name} is {shown(value)}; it must be a JSON object")
+  item = arguments[1] if arguments else Any
+  return {key: checked(item, v, f"{name}[{shown(key)}]") for key, v in value.items()}
+
+
+def _scalar(hint: type, value: Any, name: str) -> Any:
+  """Checks a number, a truth value or a text; a whole number is also a float."""
+  if hint is float and type(value) is int:
+    hint = int
+  if hint in (bool, int, float, str) and type(value) is not hint:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    raise ConfigError(f"{name} is {shown(value)}; it must be {words[hint]}")
+  if hint is int and isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+    raise ConfigError(f"{name} is {shown(value)}; it must be within {_LARGEST_INTEGER} of 0")
+  if isinstance(value, float) and not math.isfinite(value):
+    raise ConfigError(f"{name} is {shown(value)}; it must be finite")
+  if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+    raise ConfigError(f"{name} has {len(value)} characters; it must have at most {_LONGEST_TEXT}")
+  return value
 
 
 def check_equal(found: object, wanted: object, what: str) -> None:
@@ -92,28 +192,15 @@ def _plain(value: object) -> Any:
   return value
 
 
-def _typed(hint: Any, value: Any) -> Any:
-  origin = typing.get_origin(hint)
-  if origin in (typing.Union, types.UnionType):
-    if value is None:
-      return None
-    choices = [h for h in typing.get_args(hint) if h is not type(None)]
-    return _typed(_fitting(choices, value), value)
-  if origin is tuple and isinstance(value, (list, tuple)):
-    arguments = typing.get_args(hint)
-    item = arguments[0] if arguments else Any
-    return tuple(_typed(item, v) for v in value)
-  if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-    return from_dict(hint, value)
-  if isinstance(hint, type) and issubclass(hint, enum.Enum):
-    return hint(value)
-  return value
-
-
-def _fitting(choices: list[Any], value: Any) -> Any:
-  """Returns the first dataclass of a union that has all fields of `value`, else the first type."""
+def _alternative(choices: list[Any], value: Any, name: str) -> Any:
+  """Returns the value as the first alternative that accepts it; a mapping by its fields."""
   if isinstance(value, Mapping):
     for choice in filter(dataclasses.is_dataclass, choices):
       if set(value) <= {f.name for f in dataclasses.fields(choice)}:
-        return choice
-  return choices[0]
+        return checked(choice, value, name)
+  for choice in choices[:-1]:
+    try:
+      return checked(choice, value, name)
+    except ConfigError:
+      continue
+  return checked(choices[-1], value, name)

@@ -14,6 +14,7 @@ import numpy as np
 
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.ranges import DepthOrNone, Rate, StreamSize
 
 # What the tokenizers of a bundle make.
 SEMANTIC, CODES = "semantic", "codes"
@@ -43,10 +44,10 @@ class Stream:
   """
 
   name: str
-  size: int
-  rate: float | None = None
-  levels: int = 0
-  first_level: int = 0
+  size: StreamSize
+  rate: Rate | None = None
+  levels: DepthOrNone = 0
+  first_level: DepthOrNone = 0
   role: Role = Role.TARGET
 
   def __post_init__(self):

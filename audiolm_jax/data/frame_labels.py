@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,9 +9,11 @@ from jaxtyping import Int
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.io.files import atomic_write
+from audiolm_jax.io.npz import Arrays
 
 NO_LABEL = -1
 _CLIP = "clip/"
+_MOST_CLIPS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +56,12 @@ def load_frame_labels(path: str | os.PathLike[str]) -> FrameLabels:
     DataError: the file is missing, is damaged, or has labels out of range.
   """
   try:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-      clips = {
-        name.removeprefix(_CLIP): stored[name] for name in stored.files if name.startswith(_CLIP)
-      }
+    with open(path, "rb") as file:
+      stored = Arrays(file, _MOST_CLIPS)
+      clips = {name.removeprefix(_CLIP): stored[name] for name in stored if name.startswith(_CLIP)}
       fields = ("num_labels", "hop_length", "sample_rate")
-      labels = FrameLabels(clips, *(int(stored[field]) for field in fields))
-  except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+      labels = FrameLabels(clips, *(int(stored.number(field)) for field in fields))
+  except (OSError, ValueError, KeyError) as error:
     raise DataError(
       f"{path} cannot be read as labels ({error}); run launch/make_unit_labels.py again"
     ) from error

@@ -1,6 +1,6 @@
 """Token shards: the files of a token store, which are written atomically and never change.
 
-    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, token hash, and each stream
+    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes, token hash, each stream
 
 The name of a shard is a hash of its clips, so that creating it again writes the same file.
 """
@@ -9,10 +9,10 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
-import threading
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,13 +21,12 @@ import numpy as np
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record
 from audiolm_jax.io import storage
+from audiolm_jax.io.npz import Arrays
 
 _SHARD = ("tokens-", ".npz")
-_DAMAGED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
+_DAMAGED = (OSError, KeyError, ValueError)
+_NO_SIZE = -1  # an unknown size in a shard
 _READ_AT_ONCE = 16  # hides the latency of buckets
-# NumPy reads the headers of arrays with Python's parser, which is not thread-safe in some versions
-# of Python 3.11 and 3.12 (https://github.com/python/cpython/issues/106905).
-_PARSING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +39,7 @@ class TokenClip:
     split: "train", "valid", ...
     speaker: None if unknown.
     seconds: duration of the audio.
+    size: of the audio file in bytes; None if unknown.
   """
 
   id: str
@@ -47,6 +47,7 @@ class TokenClip:
   split: str = "train"
   speaker: str | None = None
   seconds: float = 0.0
+  size: int | None = None
 
 
 class StoredShard(NamedTuple):
@@ -70,6 +71,11 @@ def shard_name(key: Sequence[str]) -> str:
     key: the ids of the clips, or other strings that identify the content.
   """
   return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12].join(_SHARD)
+
+
+def is_shard_name(name: str) -> bool:
+  """Returns whether a name is one that `shard_name` returns."""
+  return re.fullmatch(r"tokens-[0-9a-f]{12}\.npz", name) is not None
 
 
 def write_shard(
@@ -105,9 +111,9 @@ def write_shard(
 def shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
   """Returns the size in bytes of every shard in a folder, by name; `store.json` is not read."""
   return {
-    name: size
-    for name, size in storage.list_files(folder)
-    if name.startswith(_SHARD[0]) and name.endswith(_SHARD[1])
+    entry.name: entry.size
+    for entry in storage.list_files(folder)
+    if entry.name.startswith(_SHARD[0]) and entry.name.endswith(_SHARD[1])
   }
 
 
@@ -133,10 +139,8 @@ def read_shards(
   def read(name: str) -> StoredShard | None:
     path = storage.join(folder, name)
     try:
-      with _opened(path) as file, _PARSING, np.load(file) as arrays:
-        keys = _keys(arrays)
-        counts = [dict(zip(keys, map(int, row), strict=True)) for row in arrays["sizes"]]
-        return StoredShard(name, str(arrays["token_hash"]), _shard_clips(arrays, tokens), counts)
+      with _opened(path) as file:
+        return _stored_shard(name, Arrays(file), tokens)
     except _DAMAGED as error:
       if skip_damaged:
         return None
@@ -181,6 +185,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
     "splits": np.array([clip.split for clip in clips]),
     "speakers": np.array([clip.speaker or "" for clip in clips]),
     "seconds": np.array([clip.seconds for clip in clips], np.float64),
+    "file_sizes": np.array([_NO_SIZE if c.size is None else c.size for c in clips], np.int64),
   }
   for key in keys:
     rows = [clip.streams[key] for clip in clips]
@@ -189,32 +194,64 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
   return arrays
 
 
-def _keys(shard: Mapping[str, np.ndarray]) -> list[str]:
-  """Returns the keys of the streams; a shard of format 1 does not list them."""
-  return [str(key) for key in shard["streams"]] if "streams" in shard else [SEMANTIC, CODES]
+def check_regular(path: str) -> None:
+  """Raises `ValueError` for a local device or pipe, which a reader would wait for."""
+  if not storage.is_url(path) and os.path.exists(path) and not os.path.isfile(path):
+    raise ValueError("it is not a regular file")
 
 
 def _opened(path: str) -> BinaryIO:
+  check_regular(path)
   return io.BytesIO(storage.read_bytes(path)) if storage.is_url(path) else open(path, "rb")
 
 
-def _shard_clips(shard: Mapping[str, np.ndarray], tokens: bool) -> list[TokenClip]:
+def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
+  """Returns the content of a shard; raises `ValueError` if its arrays do not fit each other."""
+  # A shard of format 1 does not list its streams, whose arrays have their names.
+  listed = "streams" in arrays
+  keys = arrays.texts("streams") if listed else [SEMANTIC, CODES]
+  ids, splits, speakers = (arrays.texts(field) for field in ("ids", "splits", "speakers"))
+  seconds, sizes = arrays["seconds"], arrays["sizes"]
+  if not len(ids) == len(splits) == len(speakers) == len(seconds) == len(sizes):
+    raise ValueError("its clips differ in number")
+  if sizes.dtype.kind not in "iu" or sizes.shape[1:] != (len(keys),) or (sizes < 0).any():
+    raise ValueError(f"the numbers of tokens are {sizes.dtype} of shape {sizes.shape}")
+  if seconds.dtype.kind != "f" or seconds.ndim != 1 or not np.isfinite(seconds).all():
+    raise ValueError("the seconds of its clips are not numbers")
   streams: dict[str, list[np.ndarray]] = {}
-  for key in _keys(shard) if tokens else ():
-    # In format 1 the arrays have the names of the streams.
-    name, lengths = (
-      (f"stream:{key}", f"lengths:{key}") if "streams" in shard else (key, f"{key}_lengths")
-    )
-    if name in shard:
-      streams[key] = np.split(shard[name], np.cumsum(shard[lengths])[:-1])
-  rows = zip(shard["ids"], shard["splits"], shard["speakers"], shard["seconds"], strict=True)
-  return [
+  # Earlier versions did not record the sizes of files.
+  file_sizes = arrays["file_sizes"] if "file_sizes" in arrays else np.full(len(ids), _NO_SIZE)
+  if file_sizes.dtype.kind != "i" or file_sizes.shape != (len(ids),):
+    raise ValueError(f"the sizes of files are {file_sizes.dtype} of shape {file_sizes.shape}")
+  for column, key in enumerate(keys):
+    stored, lengths = (f"stream:{key}", f"lengths:{key}") if listed else (key, f"{key}_lengths")
+    if stored in arrays:
+      _check_stream(key, arrays, stored, arrays[lengths], sizes[:, column])
+      if tokens:
+        streams[key] = np.split(arrays[stored], np.cumsum(arrays[lengths])[:-1])
+  clips = [
     TokenClip(
-      str(i),
+      ids[row],
       {key: of_clip[row] for key, of_clip in streams.items()},
-      str(split),
-      str(speaker) or None,
-      float(seconds),
+      splits[row],
+      speakers[row] or None,
+      float(seconds[row]),
+      None if file_sizes[row] == _NO_SIZE else int(file_sizes[row]),
     )
-    for row, (i, split, speaker, seconds) in enumerate(rows)
+    for row in range(len(ids))
   ]
+  counts = [dict(zip(keys, map(int, row), strict=True)) for row in sizes]
+  return StoredShard(name, arrays.text("token_hash"), clips, counts)
+
+
+def _check_stream(
+  key: str, arrays: Arrays, stored: str, lengths: np.ndarray, sizes: np.ndarray
+) -> None:
+  """Raises `ValueError` if the tokens of a stream are not those of the clips."""
+  dtype, shape = arrays.dtype(stored), arrays.shape(stored)
+  if dtype.kind != "u" or len(shape) not in (1, 2):
+    raise ValueError(f"{key} is {dtype} of shape {shape}, not unsigned integers")
+  if lengths.dtype.kind not in "iu" or lengths.shape != sizes.shape or (lengths < 0).any():
+    raise ValueError(f"the lengths of {key} are {lengths.dtype} of shape {lengths.shape}")
+  if int(lengths.sum()) != shape[0] or (lengths * math.prod(shape[1:]) != sizes).any():
+    raise ValueError(f"{key} has {shape[0]} steps, its clips have {lengths.sum()}")

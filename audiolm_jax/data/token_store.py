@@ -12,9 +12,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
-from audiolm_jax.core import configs
+import numpy as np
+
+from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.ranges import Hours, Total
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, by_key, of_tokenizers
 from audiolm_jax.data import token_shards
 from audiolm_jax.data.token_shards import StoredShard, TokenClip
@@ -45,11 +48,11 @@ class StoreInfo:
   token_hash: str
   streams: dict[str, Stream] = dataclasses.field(default_factory=dict)
   complete: bool = False
-  clips: dict[str, int] = dataclasses.field(default_factory=dict)
-  hours: dict[str, float] = dataclasses.field(default_factory=dict)
-  tokens: dict[str, int] = dataclasses.field(default_factory=dict)
-  speakers: int = 0
-  shards: dict[str, int] = dataclasses.field(default_factory=dict)
+  clips: dict[str, Total] = dataclasses.field(default_factory=dict)
+  hours: dict[str, Hours] = dataclasses.field(default_factory=dict)
+  tokens: dict[str, Total] = dataclasses.field(default_factory=dict)
+  speakers: Total = 0
+  shards: dict[str, Total] = dataclasses.field(default_factory=dict)
   skipped: dict[str, str] = dataclasses.field(default_factory=dict)
   format_version: int = FORMAT_VERSION
 
@@ -108,7 +111,7 @@ class TokenStoreWriter:
     self._clips_per_shard = clips_per_shard
     self._seconds_per_shard = seconds_per_shard
     self._pending: list[TokenClip] = []
-    self._done: set[str] = set()
+    self._done: dict[str, int | None] = {}
     self._speakers: set[str] = set()
     self.info = StoreInfo(token_hash, by_key(streams))
     if storage.exists(storage.join(self.folder, STORE_FILE)):
@@ -125,6 +128,33 @@ class TokenStoreWriter:
   def __contains__(self, clip_id: str) -> bool:
     """Returns whether the clip is in the store or pending."""
     return clip_id in self._done
+
+  def check_sources(self, sizes: Mapping[str, int | None]) -> None:
+    """Compares the clips in the store with the files of the corpus.
+
+    Args:
+      sizes: of all files in bytes by clip id; None if unknown.
+
+    Raises:
+      DataError: a clip in the store is not in the corpus any more, or its file has another size.
+    """
+    removed = [clip_id for clip_id in self._done if clip_id not in sizes]
+    changed = [
+      clip_id
+      for clip_id, size in self._done.items()
+      if size is not None and sizes.get(clip_id, size) not in (size, None)
+    ]
+    if changed:
+      name = changed[0]
+      raise DataError(
+        f"{len(changed)} clips of {self.folder} have changed since they were tokenized, such as "
+        f"{name} ({self._done[name]} bytes then, {sizes[name]} now); choose another --output_dir"
+      )
+    if removed:
+      raise DataError(
+        f"{len(removed)} clips of {self.folder} are not in the corpus any more, such as "
+        f"{removed[0]}; restore them, or choose another --output_dir"
+      )
 
   def add(self, clip: TokenClip) -> None:
     """Adds one clip, and writes a shard if enough clips are pending.
@@ -189,7 +219,7 @@ class TokenStoreWriter:
         self._count(clip, counts)
 
   def _note(self, clip: TokenClip) -> None:
-    self._done.add(clip.id)
+    self._done[clip.id] = clip.size
     if clip.speaker is not None:
       self._speakers.add(clip.speaker)
 
@@ -268,21 +298,39 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
   """
   path = storage.join(folder, STORE_FILE)
   try:
-    fields = json.loads(storage.read_text(path))
+    token_shards.check_regular(path)
+    fields = plain_json.parse(storage.read_bytes(path))
     version = fields.get("format_version")
     if version == 1:
       fields, version = _from_1(fields), FORMAT_VERSION
     if version != FORMAT_VERSION:
       raise DataError(
-        f"{path} has format version {version}, this program reads 1 to {FORMAT_VERSION}; "
-        "create the store again with cache_tokens"
+        f"{path} has format version {configs.shown(version)}, this program reads 1 to "
+        f"{FORMAT_VERSION}; create the store again with cache_tokens"
       )
-    streams = {k: configs.from_dict(Stream, v) for k, v in fields.pop("streams").items()}
-    return StoreInfo(**fields, streams=streams)
+    info = configs.from_dict(StoreInfo, fields)
+    _check_info(info)
+    return info
   except FileNotFoundError as error:
     raise DataError(f"{folder} is not a token store: no {STORE_FILE}; run cache_tokens") from error
   except (OSError, ValueError, AttributeError, TypeError, KeyError, ConfigError) as error:
+    if isinstance(error, DataError):
+      raise
     raise DataError(f"{path} is damaged ({error}); create the store again") from error
+
+
+def _check_info(info: StoreInfo) -> None:
+  """Raises `ConfigError` for names that cannot be those of streams and shards."""
+  for key, stream in info.streams.items():
+    if key != stream.key:
+      raise ConfigError(f"the stream {configs.shown(key)} is described as {stream.key!r}")
+  for name in info.shards:
+    if not token_shards.is_shard_name(name):
+      raise ConfigError(f"a shard is called {configs.shown(name)}")
+  if not info.token_hash.isprintable() or len(info.token_hash) > 64:
+    raise ConfigError(f"token_hash is {configs.shown(info.token_hash)}")
+  if set(info.clips) != set(info.hours):
+    raise ConfigError("clips and hours are of different splits")
 
 
 def report(folder: str | os.PathLike[str]) -> str:
@@ -325,9 +373,31 @@ def _from_1(fields: Json) -> JsonDict:
 
 def _listed_shards(folder: str, info: StoreInfo, tokens: bool = True) -> Iterator[StoredShard]:
   for shard in token_shards.read_shards(folder, info.shards, tokens=tokens):
+    path = storage.join(folder, shard.name)
     if len(shard.clips) != info.shards[shard.name]:
       raise DataError(
-        f"the shard {storage.join(folder, shard.name)} has {len(shard.clips)} clips instead of "
-        f"{info.shards[shard.name]}; create the store again"
+        f"the shard {path} has {len(shard.clips)} clips instead of {info.shards[shard.name]}; "
+        "create the store again"
       )
+    if shard.token_hash != info.token_hash:
+      raise DataError(
+        f"the shard {path} has tokens of other tokenizers ({shard.token_hash}) than {STORE_FILE} "
+        f"states ({info.token_hash}); create the store again"
+      )
+    for clip in shard.clips if tokens else ():
+      for key, found in clip.streams.items():
+        _check_tokens(f"the shard {path}, clip {clip.id}", key, info.streams, found)
     yield shard
+
+
+def _check_tokens(where: str, key: str, streams: Mapping[str, Stream], tokens: np.ndarray) -> None:
+  """Raises `DataError` if tokens have another shape or vocabulary than their stream."""
+  stream = streams.get(key)
+  if stream is None:  # the stage that reads the tokens checks them
+    return
+  levels, largest = tokens.shape[1] if tokens.ndim > 1 else 0, int(tokens.max(initial=0))
+  if levels != stream.levels or largest >= max(stream.size, 1):
+    raise DataError(
+      f"{where}: {key} of shape {tokens.shape} reaches {largest}; {STORE_FILE} states "
+      f"{stream.levels} levels of {stream.size}; create the store again"
+    )

@@ -13,9 +13,10 @@ from jax import lax
 from jaxtyping import Float
 
 from audiolm_jax.codec import convolution
-from audiolm_jax.core import products
+from audiolm_jax.core import products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.ranges import DType, Vocabulary, Width
 from audiolm_jax.semantic.features import LogMelConfig, log_mel
 
 
@@ -32,10 +33,10 @@ class ClassifierConfig:
   """
 
   features: LogMelConfig = LogMelConfig(num_mels=64)
-  channels: tuple[int, ...] = (64, 128, 256, 256, 512, 512)
-  groups: int = 8
-  num_classes: int = 2
-  dtype: str = "float32"
+  channels: tuple[Width, ...] = (64, 128, 256, 256, 512, 512)
+  groups: Width = 8
+  num_classes: Vocabulary = 2
+  dtype: DType = "float32"
 
   def __post_init__(self) -> None:
     if not self.channels or any(width % self.groups for width in self.channels):
@@ -47,6 +48,16 @@ class ClassifierConfig:
         f"num_mels {self.features.num_mels} cannot be halved {len(self.channels) - 1} times; "
         f"make it a multiple of {2 ** (len(self.channels) - 1)}"
       )
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of `Classifier`."""
+    found, inputs = {}, 1
+    for block, width in enumerate(self.channels):
+      found[f"time_{block}"] = {"kernel": (3, 1, inputs, width)}
+      found[f"frequency_{block}"] = {"kernel": (1, 3, width, width)}
+      found |= {f"{axis}_norm_{block}": shapes.norm(width) for axis in ("time", "frequency")}
+      inputs = width
+    return found | {"head": shapes.dense(inputs, self.num_classes)}
 
   def forward_flops(self, samples: int) -> float:
     """Returns the floating-point operations of the convolutions and the front end for one clip."""

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.core import modules
+from audiolm_jax.core import forks, modules
 from audiolm_jax.core.errors import AudioError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
@@ -125,6 +125,7 @@ class Detector:
 
   def log_odds(self, windows: Float[np.ndarray, "windows samples"]) -> Float[np.ndarray, "windows"]:
     """Returns the log odds of synthetic to real for windows at the detector's sample rate."""
+    forks.check()
     if not len(windows):
       return np.zeros(0, np.float32)
     return in_batches(functools.partial(window_log_odds, self.config, self.params), windows)

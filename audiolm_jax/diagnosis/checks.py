@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from audiolm_jax.core import allocator, compilation_cache
+from audiolm_jax.core import allocator, compilation_cache, environment
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.version import __version__
 
@@ -88,6 +88,10 @@ def run_checks(bundle: str) -> Iterator[Check]:
   """
   yield Check("audiolm_jax", Status.OK, f"{__version__}, {Path(__file__).parents[1]}")
   yield Check("python", Status.OK, f"{platform.python_version()}, {platform.platform()}")
+  settings = _check_environment()
+  yield settings
+  if settings.status is Status.BROKEN:
+    return
   packages = [_check_needed(module, name) for module, name in NEEDED.items()]
   yield from packages
   yield from check_optional()
@@ -101,6 +105,18 @@ def run_checks(bundle: str) -> Iterator[Check]:
   if devices.status is Status.BROKEN:
     return
   yield from _check_bundles(bundle)
+
+
+def _check_environment() -> Check:
+  """Checks the variables that JAX reads, without which its import could fail."""
+  try:
+    environment.check()
+  except environment.SettingError as error:
+    return Check("environment", Status.BROKEN, error.reason, error.fix)
+  except ImportError:  # of jax, which is checked separately
+    return Check("environment", Status.WARNING, "unknown without jax", "install jax first")
+  chosen = [f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("JAX_")]
+  return Check("environment", Status.OK, " ".join(chosen) or "no variable of JAX is set")
 
 
 def _check_needed(module: str, distribution: str) -> Check:
@@ -175,7 +191,10 @@ def _check_cache() -> Check:
   except metadata.PackageNotFoundError:  # of jaxlib, which is checked separately
     return Check(name, Status.WARNING, "unknown without jaxlib", "install jaxlib first")
   if folder is None:
-    return Check(name, Status.ABSENT, "off", "unset AUDIOLM_JAX_CACHE for faster starts")
+    if compilation_cache.is_off():
+      return Check(name, Status.ABSENT, "off", "unset AUDIOLM_JAX_CACHE for faster starts")
+    fix = "set AUDIOLM_JAX_CACHE to a folder that you own, for faster starts"
+    return Check(name, Status.ABSENT, "off, because this user has no home folder", fix)
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):

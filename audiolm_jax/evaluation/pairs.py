@@ -11,13 +11,13 @@ Source: Nguyen et al., "The Zero Resource Speech Benchmark 2021"; Maimon et al.,
 """
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.manifest import AUDIO_SUFFIXES
 from audiolm_jax.evaluation.lines import read_lines
@@ -116,8 +116,10 @@ def _salmon(folder: Path) -> Iterator[SoundPair]:
 def _manifest(path: Path) -> Iterator[SoundPair]:
   for number, line in read_lines(path):
     try:
-      row = json.loads(line)
-      good, bad = (str(path.parent / row[which]) for which in ("good", "bad"))
+      row = plain_json.parse(line)
+      good, bad = (
+        str(path.parent / configs.checked(str, row[which], which)) for which in ("good", "bad")
+      )
       categories = (str(row["category"]),) if row.get("category") else ()
       yield SoundPair(str(row.get("id", number)), categories, good, bad)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

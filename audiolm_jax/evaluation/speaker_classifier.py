@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from audiolm_jax.core import modules
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.keys import new_key
 from audiolm_jax.core.modules import Params
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig, tiny_config
 from audiolm_jax.detection.windows import WINDOW_SECONDS, in_batches, windows
@@ -103,7 +104,7 @@ def fit_speaker_classifier(
     value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
     return value, {"loss": value, "weight": jnp.float32(len(batch["label"]))}
 
-  key = jax.random.key(seed)
+  key = new_key(seed)
   params = meta.unbox(model.init(key, jnp.zeros((1, window))))["params"]
   state = new_train_state(params, optimizer, ema_decay=0.99)
   step = jax.jit(

@@ -1,20 +1,34 @@
 """Transcripts of the clips of a corpus."""
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from audiolm_jax.core import plain_json
+from audiolm_jax.core.errors import DataError
 from audiolm_jax.data.manifest import Clip
 from audiolm_jax.io import storage
 
 
 def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
-  """Returns a field of a manifest's rows by clip id; empty for a folder."""
+  """Returns a field of a manifest's rows by clip id; empty for a folder.
+
+  Raises:
+    DataError: a row is not a JSON object with a path.
+  """
   if storage.is_folder(manifest):
     return {}
-  rows = [json.loads(line) for line in storage.read_text(manifest).splitlines() if line.strip()]
-  return {str(row["path"]): str(row[field]) for row in rows if row.get(field)}
+  found = {}
+  for number, line in enumerate(storage.read_lines(manifest), start=1):
+    try:
+      row = plain_json.parse(line) if line.strip() else {}
+      if row.get(field):
+        found[str(row["path"])] = str(row[field])
+    except (ValueError, KeyError, AttributeError) as error:
+      raise DataError(
+        f"{manifest}, line {number}: not a JSON object with a path and {field} ({error})"
+      ) from error
+  return found
 
 
 def texts_of(clips: Iterable[Clip], source: str | os.PathLike[str]) -> dict[str, str]:
@@ -42,11 +56,11 @@ def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:
   for entry in storage.list_files(source):
     name = PurePosixPath(entry.name).name
     if name.endswith(".trans.txt"):
-      for line in storage.read_text(storage.join(source, entry.name)).splitlines():
+      for line in storage.read_lines(storage.join(source, entry.name)):
         clip, _, text = line.partition(" ")
         found[clip] = text
     elif name == "metadata.csv":
-      for line in storage.read_text(storage.join(source, entry.name)).splitlines():
+      for line in storage.read_lines(storage.join(source, entry.name)):
         clip, *readings = line.split("|")
         if readings:
           found[clip] = readings[-1]

@@ -4,10 +4,12 @@ It is stored where players and editors show it: in the INFO chunk of WAV files a
 FLAC, Ogg, MP3 and AIFF files. It informs but does not protect, because any program can remove it.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 
+from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.version import __version__
 from audiolm_jax.io import audio
 
@@ -47,15 +49,14 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
-  """Returns how an audio file was generated, or None if it has no such metadata.
+  """Returns how an audio file was generated, or None if no stream of it has such metadata.
 
   Raises:
     AudioError: the file is not an audio file.
   """
-  comment = audio.read_tags(path).get("comment", "")
-  if not comment.startswith(_PREFIX):
-    return None
-  try:
-    return Provenance(**json.loads(comment.removeprefix(_PREFIX)))
-  except (ValueError, TypeError):
-    return None  # truncated or edited
+  for tags in audio.read_tags(path):
+    comment = tags.get("comment", "")
+    if comment.startswith(_PREFIX):
+      with contextlib.suppress(ValueError):  # truncated or edited
+        return configs.from_dict(Provenance, plain_json.parse(comment.removeprefix(_PREFIX)))
+  return None

@@ -26,7 +26,7 @@ from jax import core
 from jax.stages import Compiled, Wrapped
 from jaxtyping import PyTree
 
-from audiolm_jax.core import compilation_cache
+from audiolm_jax.core import compilation_cache, forks
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
 
@@ -65,6 +65,7 @@ class StoredProgram:
     self._lock = threading.Lock()
 
   def __call__(self, *args: PyTree) -> PyTree:
+    forks.check()
     if not is_on() or not _is_storable(args):
       return self._jitted(*args)
     key = self._key(args)
@@ -87,6 +88,7 @@ class StoredProgram:
     Args:
       args: the arguments of the call; only the shapes and types of arrays are used.
     """
+    forks.check()
     if not is_on() or not _is_storable(args):
       return
     key = self._key(args)

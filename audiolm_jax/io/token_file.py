@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from audiolm_jax.core import configs
-from audiolm_jax.core.errors import DataError
+from audiolm_jax.core import configs, plain_json
+from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.ranges import SampleRate
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.io.files import atomic_write
+from audiolm_jax.io.npz import Arrays
 
 FORMAT_VERSION = 2
 _ARRAY = "stream:"
+_LARGEST_DESCRIPTION = 1 << 16  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,51 +76,74 @@ def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
   """
   path = Path(path)
   if not path.is_file():
-    kind = "is a folder" if path.is_dir() else "does not exist"
+    other = "is a folder" if path.is_dir() else "is not a regular file"
+    kind = other if path.exists() else "does not exist"
     raise DataError(f"{path} {kind}; give the tokens.npz that audiolm_jax.encode wrote")
   try:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+    with open(path, "rb") as file:
+      stored = Arrays(file)
       if "token_hash" not in stored:
         raise DataError(f"{path} contains no tokens; give the tokens.npz that encode wrote")
-      version = int(stored["format_version"])
+      version = stored.number("format_version")
       if version not in (1, FORMAT_VERSION):
         raise DataError(
           f"{path} has format version {version}, this program reads 1 to {FORMAT_VERSION}; "
           "encode the audio again"
         )
       arrays, streams = (_format_1 if version == 1 else _format_2)(stored)
-      tokens = TokenFile(
+      if not arrays[CODES].size:
+        raise ValueError(f"{CODES} is empty")
+      return TokenFile(
         tokens=arrays,
         streams=streams,
-        sample_rate=int(stored["sample_rate"]),
-        bundle=str(stored["bundle"]),
-        token_hash=str(stored["token_hash"]),
+        sample_rate=configs.checked(SampleRate, stored.number("sample_rate"), "the sample rate"),
+        bundle=configs.checked(str, stored.text("bundle"), "the bundle"),
+        token_hash=configs.checked(str, stored.text("token_hash"), "the token hash"),
       )
-  except DataError:
-    raise
-  except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+  except (OSError, ConfigError, KeyError, ValueError) as error:
+    if isinstance(error, DataError):
+      raise
+    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
     raise DataError(
-      f"{path} is damaged or not the tokens.npz that audiolm_jax.encode writes; "
+      f"{path} is damaged or not the tokens.npz that audiolm_jax.encode writes ({reason}); "
       "encode the audio again"
     ) from error
-  codes = tokens.tokens.get(CODES, np.zeros(0))
-  if codes.ndim != 2 or codes.dtype.kind not in "iu" or not codes.size:
-    raise DataError(f"{path} has codes of shape {codes.shape}, not [frames, quantizers]")
-  return tokens
 
 
-def _format_2(stored: Mapping[str, np.ndarray]) -> tuple[Record, dict[str, Stream]]:
-  plain = json.loads(str(stored["streams"]))
-  streams = {key: configs.from_dict(Stream, values) for key, values in plain.items()}
-  return {key: stored[_ARRAY + key] for key in streams}, streams
+def _format_2(stored: Arrays) -> tuple[Record, dict[str, Stream]]:
+  plain = plain_json.parse(stored.text("streams"), _LARGEST_DESCRIPTION)
+  streams = configs.checked(Mapping[str, Stream], plain, "the streams")
+  for key, stream in streams.items():
+    if key != stream.key:
+      raise ValueError(f"the stream {configs.shown(key)} is described as {stream.key!r}")
+  return {key: _tokens(stored, _ARRAY + key, stream) for key, stream in streams.items()}, streams
 
 
-def _format_1(stored: Mapping[str, np.ndarray]) -> tuple[Record, dict[str, Stream]]:
+def _format_1(stored: Arrays) -> tuple[Record, dict[str, Stream]]:
   """Reads two streams. Their sizes are not stored, so each is its largest token plus one."""
   semantic, codes = stored["semantic"], stored["codes"]
-  rate = float(stored["semantic_rate"]) or None  # 0: repeats are collapsed
-  streams = (
-    Stream(SEMANTIC, int(semantic.max(initial=0)) + 1, rate),
-    Stream(CODES, int(codes.max(initial=0)) + 1, float(stored["frame_rate"]), codes.shape[-1]),
+  rate = stored.number("semantic_rate") or None  # 0: repeats are collapsed
+  levels = codes.shape[-1] if codes.ndim == 2 else 1
+  described = (
+    {"name": SEMANTIC, "size": int(semantic.max(initial=0)) + 1, "rate": rate},
+    {
+      "name": CODES,
+      "size": int(codes.max(initial=0)) + 1,
+      "rate": stored.number("frame_rate"),
+      "levels": levels,
+    },
   )
-  return {SEMANTIC: semantic, CODES: codes}, {stream.key: stream for stream in streams}
+  streams = {s.key: s for s in (configs.from_dict(Stream, values) for values in described)}
+  return {key: _tokens(stored, key, stream) for key, stream in streams.items()}, streams
+
+
+def _tokens(stored: Arrays, name: str, stream: Stream) -> np.ndarray:
+  """Returns the tokens of a stream, which must have its shape and lie in its vocabulary."""
+  tokens, axes = stored[name], "[frames, quantizers]" if stream.levels else "[steps]"
+  if tokens.dtype.kind not in "iu" or tokens.ndim != 1 + bool(stream.levels):
+    raise ValueError(f"{name} is {tokens.dtype} of shape {tokens.shape}, not integers {axes}")
+  if stream.levels and not 1 <= tokens.shape[1] <= stream.end_level:
+    raise ValueError(f"{name} has {tokens.shape[1]} levels, not 1 to {stream.end_level}")
+  if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < stream.size:
+    raise ValueError(f"{name} ranges over {tokens.min()}..{tokens.max()}, not 0..{stream.size - 1}")
+  return tokens

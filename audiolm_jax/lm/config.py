@@ -5,7 +5,9 @@ import enum
 
 import jax.numpy as jnp
 
+from audiolm_jax.core import shapes
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.ranges import Depth, DType, RotaryBase, Rows, Share, Taps, Width, WidthOrNone
 
 
 class Positions(enum.StrEnum):
@@ -67,22 +69,22 @@ class TransformerConfig:
   Source: AudioLM, section IV-B; T5 (arXiv 1910.10683) for the positions.
   """
 
-  num_layers: int = 12
-  embed_dim: int = 1024
-  num_heads: int = 16
-  head_dim: int = 0
-  num_kv_heads: int = 0
-  mlp_dim: int = 4096
+  num_layers: Depth = 12
+  embed_dim: Width = 1024
+  num_heads: Width = 16
+  head_dim: WidthOrNone = 0
+  num_kv_heads: WidthOrNone = 0
+  mlp_dim: Width = 4096
   feed_forward: FeedForward | str = FeedForward.RELU
   positions: Positions | str = Positions.T5_RELATIVE
-  num_buckets: int = 32
-  max_distance: int = 128
-  rotary_base: float = 10_000.0
-  num_frame_embeddings: int = 0
-  dropout_rate: float = 0.1
+  num_buckets: Taps = 32
+  max_distance: Rows = 128
+  rotary_base: RotaryBase = 10_000.0
+  num_frame_embeddings: Rows = 0
+  dropout_rate: Share = 0.1
   scan_layers: bool = False
   remat: Remat | str = Remat.NONE
-  dtype: str = "float32"
+  dtype: DType = "float32"
 
   def __post_init__(self):
     for name, choices in (
@@ -116,6 +118,37 @@ class TransformerConfig:
     return dataclasses.replace(
       self, dropout_rate=0.0, scan_layers=False, remat=Remat.NONE, dtype="float32"
     )
+
+  def parameter_shapes(self, vocab_size: int) -> shapes.Shapes:
+    """Returns the shapes of the parameters of `Transformer`, with unstacked layers."""
+    dim, query, key = self.embed_dim, self.num_heads, self.kv_heads
+    gated = self.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU)
+    layer = {
+      "attention_norm": {"scale": (dim,)},
+      "attention": {
+        "query": {"kernel": (dim, query, self.head_size)},
+        "key": {"kernel": (dim, key, self.head_size)},
+        "value": {"kernel": (dim, key, self.head_size)},
+        "output": {"kernel": (query, self.head_size, dim)},
+      },
+      "mlp_norm": {"scale": (dim,)},
+      "mlp": {
+        "input": {"kernel": (dim, self.mlp_dim)},
+        **({"gate": {"kernel": (dim, self.mlp_dim)}} if gated else {}),
+        "output": {"kernel": (self.mlp_dim, dim)},
+      },
+    }
+    found: shapes.Shapes = {
+      "embedding": (vocab_size, dim),
+      **{f"layers_{i}": layer for i in range(self.num_layers)},
+      "final_norm": {"scale": (dim,)},
+      "head": (vocab_size, dim),
+    }
+    if self.num_frame_embeddings:
+      found["frame_embedding"] = (self.num_frame_embeddings, dim)
+    if self.positions is Positions.T5_RELATIVE:
+      found["relative_bias"] = {"table": (self.num_buckets, self.num_heads)}
+    return found
 
   @property
   def head_size(self) -> int:

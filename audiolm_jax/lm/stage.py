@@ -14,6 +14,7 @@ import numpy as np
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.shapes import Shapes, of_arrays
 from audiolm_jax.core.streams import Record, Stream, by_key, differences
 
 # The parameter that holds the codebooks of the codec, in stages that use them. Training does not
@@ -150,6 +151,28 @@ class StageSpec(abc.ABC):
   @abc.abstractmethod
   def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:
     """Returns new parameters, boxed with their logical axes."""
+
+  def parameter_shapes(self, config: Any) -> Shapes:
+    """Returns the shapes of the parameters of sampling.
+
+    This default traces the model, which takes a second or more; a kind whose bundles load
+    fast computes the shapes from the configuration.
+    """
+    import jax
+    from flax.core import meta
+
+    from audiolm_jax.core.keys import new_key
+
+    batch = {
+      name: jax.ShapeDtypeStruct((1, *feature.shape), feature.dtype)
+      for name, feature in self.features().items()
+    }
+
+    def params(batch: Batch) -> dict[str, Any]:
+      rng = new_key(0)
+      return self.inference_params(meta.unbox(self.init(config, rng, batch)))
+
+    return of_arrays(jax.eval_shape(params, batch))
 
   @abc.abstractmethod
   def loss(

@@ -19,6 +19,8 @@ from jaxtyping import Float, Int
 
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import DepthOrNone, Rate, Seconds, Steps, StreamSize, Vocabulary
+from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, StageSpec
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
@@ -58,15 +60,15 @@ class AutoregressiveSpec(StageSpec):
   """
 
   source: Source | str
-  num_source_quantizers: int = 0
-  num_target_quantizers: int = 0
-  crop_seconds: float = 10.0
+  num_source_quantizers: DepthOrNone = 0
+  num_target_quantizers: DepthOrNone = 0
+  crop_seconds: Seconds = 10.0
   collapse_repeats: bool = True
-  longest_run: int | None = None
-  semantic_rate: float = 25.0
-  frame_rate: float = 50.0
-  num_clusters: int = 1024
-  codebook_size: int = 1024
+  longest_run: Steps | None = None
+  semantic_rate: Rate = 25.0
+  frame_rate: Rate = 50.0
+  num_clusters: StreamSize = 1024
+  codebook_size: Vocabulary = 1024
   kind: str = dataclasses.field(default="autoregressive", kw_only=True)
 
   def __post_init__(self):
@@ -155,6 +157,10 @@ class AutoregressiveSpec(StageSpec):
     # No parameter depends on the length; a short row initializes fast.
     tokens = jnp.zeros((len(batch["decoder_input_tokens"]), 8), jnp.int32)
     return self.model(config).init(rng, tokens, tokens)["params"]
+
+  def parameter_shapes(self, config: Any) -> Shapes:
+    """Returns the shapes of the parameters of the transformer."""
+    return config.parameter_shapes(self.layout.vocab_size)
 
   def loss(
     self, config: ModelConfig, params: Params, batch: Batch, *, rng: Any = None, z_loss: float = 0.0

@@ -2,11 +2,15 @@
 
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import DataError, UserError
+from audiolm_jax.io.npz import Arrays
+
+_LARGEST = 1e9
 
 
 def read_centroids(path: str | os.PathLike[str]) -> Float[np.ndarray, "clusters dim"]:
@@ -16,6 +20,8 @@ def read_centroids(path: str | os.PathLike[str]) -> Float[np.ndarray, "clusters 
     UserError: the file is missing or is a pickle.
     DataError: the file contains no such array, or its values are invalid.
   """
+  if not Path(path).is_file():
+    raise UserError(f"{path} is not a file; give the centroids.npz of the model")
   try:
     with open(path, "rb") as file:
       if not zipfile.is_zipfile(file):
@@ -24,18 +30,23 @@ def read_centroids(path: str | os.PathLike[str]) -> Float[np.ndarray, "clusters 
           "so it is not read: convert it to centroids.npz once, as docs/pretrained.md shows"
         )
       file.seek(0)
-      with np.load(file, allow_pickle=False) as arrays:
-        centroids = arrays["centroids"]
+      centroids = Arrays(file)["centroids"]
   except OSError as error:
     raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-  except (KeyError, ValueError, zipfile.BadZipFile) as error:
-    reason = " ".join(str(error).split())
-    raise DataError(f"{path} has no array 'centroids' ({reason}); recreate it") from error
+  except KeyError as error:
+    raise DataError(f"{path} has no array 'centroids'; recreate it") from error
+  except ValueError as error:
+    if isinstance(error, UserError):
+      raise
+    raise DataError(f"{path} has no array 'centroids' that can be read ({error})") from error
   if centroids.ndim != 2 or not centroids.size or centroids.dtype.kind != "f":
     raise DataError(
       f"the centroids in {path} are {centroids.dtype} of shape {centroids.shape}; they must be "
       "floats of shape (clusters, dimensions)"
     )
-  if not np.isfinite(centroids).all():
-    raise DataError(f"some centroids in {path} are NaN or infinite; recreate it")
+  if not (np.abs(centroids) <= _LARGEST).all():
+    raise DataError(
+      f"some centroids in {path} are NaN or beyond {_LARGEST:g}, whose squares exceed float32; "
+      "recreate it"
+    )
   return centroids.astype(np.float32)

@@ -21,11 +21,12 @@ from audiolm_jax.chunking import ChunkedModel, Reach, Sizes
 from audiolm_jax.codec.causal import CausalConv, StridedConv, TransposedConv
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import modules
+from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.weights import PublishedWeights
 
@@ -49,13 +50,13 @@ class DacConfig:
     codebook_dim: dimension in which the nearest entry is searched.
   """
 
-  sample_rate: int = 16_000
-  encoder_channels: int = 64
-  decoder_channels: int = 1536
-  strides: tuple[int, ...] = (2, 4, 5, 8)
-  num_quantizers: int = 12
-  codebook_size: int = 1024
-  codebook_dim: int = 8
+  sample_rate: SampleRate = 16_000
+  encoder_channels: Width = 64
+  decoder_channels: Width = 1536
+  strides: tuple[Taps, ...] = (2, 4, 5, 8)
+  num_quantizers: Depth = 12
+  codebook_size: Vocabulary = 1024
+  codebook_dim: Width = 8
 
   def __post_init__(self) -> None:
     if self.decoder_channels % 2 ** len(self.strides):
@@ -73,6 +74,40 @@ class DacConfig:
   def latent_dim(self) -> int:
     """Channels between encoder and decoder."""
     return self.encoder_channels * 2 ** len(self.strides)
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the codec."""
+    latent, dim = self.latent_dim, self.codebook_dim
+    levels = {
+      "codebooks": (self.codebook_size, dim),
+      "in_kernel": (latent, dim),
+      "in_bias": (dim,),
+      "out_kernel": (dim, latent),
+      "out_bias": (latent,),
+    }
+    outer, inner = self.encoder_channels, self.decoder_channels
+    encoder = {"input": shapes.convolution(_KERNEL, 1, outer)}
+    decoder = {"input": shapes.convolution(_KERNEL, latent, inner)}
+    for i, stride in enumerate(self.strides):
+      encoder |= _unit_shapes(i, outer)
+      encoder[f"block_{i}_snake"] = {"alpha": (outer,)}
+      encoder[f"block_{i}_down"] = shapes.strided(stride, outer, 2 * outer)
+      outer *= 2
+    for i, stride in enumerate(reversed(self.strides)):
+      decoder[f"block_{i}_snake"] = {"alpha": (inner,)}
+      decoder[f"block_{i}_up"] = shapes.transposed(stride, inner, inner // 2)
+      inner //= 2
+      decoder |= _unit_shapes(i, inner)
+    encoder |= {
+      "snake": {"alpha": (outer,)},
+      "output": shapes.convolution(_OUTPUT_KERNEL, outer, latent),
+    }
+    decoder |= {"snake": {"alpha": (inner,)}, "output": shapes.convolution(_KERNEL, inner, 1)}
+    return {
+      "encoder": encoder,
+      "decoder": decoder,
+      "quantizer": {name: (self.num_quantizers, *shape) for name, shape in levels.items()},
+    }
 
   @property
   def spec(self) -> CodecSpec:
@@ -98,6 +133,16 @@ class DacConfig:
       # Sample t of a transposed convolution sums inputs i: 0 <= t + cut - stride * i < 2 * stride.
       first, last = (first + _cut(stride)) // stride - 1, (last + _cut(stride)) // stride
     return Reach(_KERNEL // 2 - first, last + _KERNEL // 2)
+
+
+def _unit_shapes(block: int, channels: int) -> shapes.Shapes:
+  unit = {
+    "Snake_0": {"alpha": (channels,)},
+    "dilated": shapes.convolution(_KERNEL, channels, channels),
+    "Snake_1": {"alpha": (channels,)},
+    "pointwise": shapes.convolution(1, channels, channels),
+  }
+  return {f"block_{block}_unit_{j}": unit for j in range(len(_DILATIONS))}
 
 
 def _unit_reach() -> int:
@@ -349,7 +394,7 @@ def convert(published: Json, weights: PublishedWeights) -> DacCodec:
   quantizer = jax.tree.map(lambda *tables: np.stack(tables), *levels)
   weights.check_all_used()
   params = {"encoder": encoder, "decoder": decoder, "quantizer": quantizer}
-  weights.check_shapes(params, parameter_shapes(config))
+  weights.check_shapes(params, config.parameter_shapes())
   return DacCodec(config, params)
 
 
@@ -378,31 +423,4 @@ def _level(weights: PublishedWeights, name: str) -> dict[str, np.ndarray]:
     "in_bias": inwards["bias"],
     "out_kernel": outwards["kernel"][0],
     "out_bias": outwards["bias"],
-  }
-
-
-def parameter_shapes(config: DacConfig) -> Params:
-  """Returns the shapes of all parameters, without a computation."""
-  c = config
-  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
-  waveform = jax.ShapeDtypeStruct((1, c.hop_length), jnp.float32)
-  latents = jax.ShapeDtypeStruct((1, 1, c.latent_dim), jnp.float32)
-  key = jax.random.key(0)
-  encoder = jax.eval_shape(Encoder(c).init, key, waveform, ends)
-  decoder = jax.eval_shape(Decoder(c).init, key, latents, ends)
-  sizes = {
-    "codebooks": (c.codebook_size, c.codebook_dim),
-    "in_kernel": (c.latent_dim, c.codebook_dim),
-    "in_bias": (c.codebook_dim,),
-    "out_kernel": (c.codebook_dim, c.latent_dim),
-    "out_bias": (c.latent_dim,),
-  }
-  quantizer = {
-    name: jax.ShapeDtypeStruct((c.num_quantizers, *size), jnp.float32)
-    for name, size in sizes.items()
-  }
-  return {
-    "encoder": nn.meta.unbox(encoder["params"]),
-    "decoder": nn.meta.unbox(decoder["params"]),
-    "quantizer": quantizer,
   }

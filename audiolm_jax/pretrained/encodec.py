@@ -8,9 +8,7 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from audiolm_jax.chunking import ChunkedModel, Sizes
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
@@ -163,7 +161,7 @@ def convert(published: Json, weights: PublishedWeights) -> EncodecCodec:
   codebooks = [_codebook(weights, q) for q in range(config.num_quantizers)]
   weights.check_all_used()
   params = {"encoder": encoder, "decoder": decoder, "codebooks": np.stack(codebooks)}
-  weights.check_shapes(params, parameter_shapes(config))
+  weights.check_shapes(params, config.parameter_shapes())
   return EncodecCodec(config, params)
 
 
@@ -191,20 +189,3 @@ def _codebook(weights: PublishedWeights, level: int) -> np.ndarray:
   for of_training in ("inited", "cluster_size", "embed_avg"):
     weights.take(f"{name}.{of_training}")
   return weights.take(f"{name}.embed")
-
-
-def parameter_shapes(config: EncodecConfig) -> Params:
-  """Returns the shapes of all parameters, without a computation."""
-  c, key = config, jax.random.key(0)
-  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
-  waveform = jax.ShapeDtypeStruct((1, c.hop_length), jnp.float32)
-  latents = jax.ShapeDtypeStruct((1, 1, c.latent_dim), jnp.float32)
-  states = [jax.eval_shape(functools.partial(f, c, 1)) for f in (encoder_state, decoder_state)]
-  encoder = jax.eval_shape(Encoder(c).init, key, waveform, ends, states[0])
-  decoder = jax.eval_shape(Decoder(c).init, key, latents, ends, states[1])
-  codebooks = (c.num_quantizers, c.codebook_size, c.latent_dim)
-  return {
-    "encoder": nn.meta.unbox(encoder["params"]),
-    "decoder": nn.meta.unbox(decoder["params"]),
-    "codebooks": jax.ShapeDtypeStruct(codebooks, jnp.float32),
-  }

@@ -20,7 +20,9 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 
 KERNEL = 7
 UNIT_KERNEL = 3
@@ -43,12 +45,12 @@ class EncodecConfig:
     codebook_size: entries per level.
   """
 
-  sample_rate: int = 24_000
-  channels: int = 32
-  strides: tuple[int, ...] = (2, 4, 5, 8)
-  latent_dim: int = 128
-  num_quantizers: int = 32
-  codebook_size: int = 1024
+  sample_rate: SampleRate = 24_000
+  channels: Width = 32
+  strides: tuple[Taps, ...] = (2, 4, 5, 8)
+  latent_dim: Width = 128
+  num_quantizers: Depth = 32
+  codebook_size: Vocabulary = 1024
 
   @property
   def hop_length(self) -> int:
@@ -60,6 +62,31 @@ class EncodecConfig:
     """The numbers that describe the tokens."""
     return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the codec."""
+    latent, outer = self.latent_dim, self.channels
+    inner = outer * 2 ** len(self.strides)
+    encoder = {
+      "input": shapes.convolution(KERNEL, 1, outer),
+      "lstm": _lstm_shapes(inner),
+      "output": shapes.convolution(KERNEL, inner, latent),
+    }
+    decoder = {
+      "input": shapes.convolution(KERNEL, latent, inner),
+      "lstm": _lstm_shapes(inner),
+      "output": shapes.convolution(KERNEL, outer, 1),
+    }
+    for i, stride in enumerate(self.strides):
+      encoder |= _unit_shapes(i, outer)
+      encoder[f"block_{i}_down"] = shapes.strided(stride, outer, 2 * outer)
+      outer *= 2
+    for i, stride in enumerate(reversed(self.strides)):
+      decoder[f"block_{i}_up"] = shapes.transposed(stride, inner, inner // 2)
+      inner //= 2
+      decoder |= _unit_shapes(i, inner)
+    codebooks = (self.num_quantizers, self.codebook_size, latent)
+    return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
+
   @property
   def first_frames(self) -> int:
     """Frames to read before the first one can be computed, as the reflections depend on them."""
@@ -68,6 +95,25 @@ class EncodecConfig:
       needed += [-(-UNIT_KERNEL // hop), -(-(stride + 1) // hop)]
       hop //= stride
     return max(needed)
+
+
+def _unit_shapes(block: int, channels: int) -> shapes.Shapes:
+  squeezed = channels // UNIT_SQUEEZE
+  parts = {
+    "squeeze": shapes.convolution(UNIT_KERNEL, channels, squeezed),
+    "expand": shapes.convolution(1, squeezed, channels),
+    "direct": shapes.convolution(1, channels, channels),
+  }
+  return {f"block_{block}_unit_{name}": part for name, part in parts.items()}
+
+
+def _lstm_shapes(features: int) -> shapes.Shapes:
+  kernel = (LSTM_LAYERS, features, 4 * features)
+  return {
+    "input_kernel": kernel,
+    "recurrent_kernel": kernel,
+    "bias": (LSTM_LAYERS, 4 * features),
+  }
 
 
 class Encoder(nn.Module):

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int
 
+from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, Epsilon, SampleRate, Taps, Width
 from audiolm_jax.pretrained.weights import PublishedWeights
 
 _NORM_EPSILON = 1e-5  # of the convolutions' norms, regardless of config.json
@@ -62,19 +64,19 @@ class HubertConfig:
     sample_rate: Hz.
   """
 
-  channels: tuple[int, ...] = (512,) * 7
-  kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-  strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+  channels: tuple[Width, ...] = (512,) * 7
+  kernels: tuple[Taps, ...] = (10, 3, 3, 3, 3, 2, 2)
+  strides: tuple[Taps, ...] = (5, 2, 2, 2, 2, 2, 2)
   front_norm: FrontNorm = FrontNorm.GROUP
-  dim: int = 768
-  num_layers: int = 12
-  num_heads: int = 12
-  feed_forward_dim: int = 3072
+  dim: Width = 768
+  num_layers: Depth = 12
+  num_heads: Width = 12
+  feed_forward_dim: Width = 3072
   block_norm: BlockNorm = BlockNorm.POST
-  position_taps: int = 128
-  position_groups: int = 16
-  norm_epsilon: float = 1e-5
-  sample_rate: int = 16_000
+  position_taps: Taps = 128
+  position_groups: Width = 16
+  norm_epsilon: Epsilon = 1e-5
+  sample_rate: SampleRate = 16_000
 
   def __post_init__(self) -> None:
     if not len(self.channels) == len(self.kernels) == len(self.strides):
@@ -85,6 +87,32 @@ class HubertConfig:
     for name, parts in (("num_heads", self.num_heads), ("position_groups", self.position_groups)):
       if self.dim % parts:
         raise ConfigError(f"dim {self.dim} must be a multiple of {name} {parts}")
+
+  def parameter_shapes(self, layer: int) -> shapes.Shapes:
+    """Returns the shapes of the parameters of `HubertEncoder` up to a block."""
+    front, inputs = {}, 1
+    for i, (channels, kernel) in enumerate(zip(self.channels, self.kernels, strict=True)):
+      front[f"conv_{i}"] = shapes.convolution(kernel, inputs, channels)
+      if i == 0 or self.front_norm is FrontNorm.LAYER:
+        front[f"norm_{i}"] = shapes.norm(channels)
+      inputs = channels
+    dim, wide = self.dim, self.feed_forward_dim
+    names = ("query", "key", "value", "output")
+    block = {
+      "attention": {name: shapes.dense(dim, dim) for name in names},
+      "attention_norm": shapes.norm(dim),
+      "feed_forward_in": shapes.dense(dim, wide),
+      "feed_forward_out": shapes.dense(wide, dim),
+      "feed_forward_norm": shapes.norm(dim),
+    }
+    return {
+      "front": front,
+      "projection_norm": shapes.norm(inputs),
+      "projection": shapes.dense(inputs, dim),
+      "position": shapes.convolution(self.position_taps, dim // self.position_groups, dim),
+      **({"norm": shapes.norm(dim)} if self.block_norm is BlockNorm.POST else {}),
+      **{f"block_{i}": block for i in range(layer)},
+    }
 
   @property
   def hop_length(self) -> int:
@@ -320,7 +348,7 @@ def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int)
   if "masked_spec_embed" in weights.tensors:
     weights.take("masked_spec_embed")  # the embedding of masked frames, for training only
   weights.check_all_used()
-  weights.check_shapes(params, parameter_shapes(config, layer))
+  weights.check_shapes(params, config.parameter_shapes(layer))
   return params
 
 
@@ -352,12 +380,3 @@ def _block(weights: PublishedWeights, name: str) -> Params:
     "feed_forward_out": weights.dense(f"{name}.feed_forward.output_dense"),
     "feed_forward_norm": weights.norm(f"{name}.final_layer_norm"),
   }
-
-
-def parameter_shapes(config: HubertConfig, layer: int) -> PyTree:
-  """Returns the shapes of all parameters, without a computation."""
-  waveform = jax.ShapeDtypeStruct((1, config.frame_length), jnp.float32)
-  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
-  return jax.eval_shape(HubertEncoder(config, layer).init, jax.random.key(0), waveform, ends)[
-    "params"
-  ]

@@ -16,6 +16,7 @@ from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, Vocabulary
 from audiolm_jax.pretrained.hubert import (
   HubertConfig,
   HubertEncoder,
@@ -39,8 +40,8 @@ class HubertTokenizerConfig(LayerTokenizerConfig):
   """Settings of the tokenizer; the defaults, layer 9 of the base model and K = 500, are common."""
 
   encoder: HubertConfig = HubertConfig()
-  layer: int = 9
-  num_clusters: int = 500
+  layer: Depth = 9
+  num_clusters: Vocabulary = 500
 
 
 class HubertTokenizer(LayerTokenizer):

@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import Reach
+from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, Steps, Taps, Vocabulary
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
 from audiolm_jax.semantic.kmeans import nearest_of_close_centroids
 from audiolm_jax.semantic.spec import SemanticSpec
@@ -23,8 +25,8 @@ class LayerTokenizerConfig:
   """Settings of tokenizers of published encoders.
 
   Attributes:
-    encoder: shape of the whole encoder, with `num_layers`, `hop_length` and `sample_rate`; only its
-      first `layer` blocks are used.
+    encoder: shape of the whole encoder, with `num_layers`, `hop_length`, `sample_rate`, `dim` and
+      `parameter_shapes(layer)`; only its first `layer` blocks are used.
     layer: number of the block, counted from 1.
     num_clusters: ids are in [0, num_clusters).
     window_steps: clips of up to this number of tokens are encoded as a whole, 30 s at 50 Hz.
@@ -33,11 +35,11 @@ class LayerTokenizerConfig:
   """
 
   encoder: Any
-  layer: int
-  num_clusters: int
-  window_steps: int = 1500
-  context_steps: int = 250
-  steps_per_token: int = 1
+  layer: Depth
+  num_clusters: Vocabulary
+  window_steps: Steps = 1500
+  context_steps: Steps = 250
+  steps_per_token: Taps = 1
 
   def __post_init__(self) -> None:
     if not 1 <= self.layer <= self.encoder.num_layers:
@@ -51,6 +53,11 @@ class LayerTokenizerConfig:
         f"context_steps {self.context_steps} must be at least 2 and less than half of "
         f"window_steps {self.window_steps}"
       )
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the tokenizer."""
+    encoder = self.encoder.parameter_shapes(self.layer)
+    return shapes.clustered(encoder, self.encoder.dim, self.num_clusters)
 
   @property
   def receptive_field(self) -> Reach:

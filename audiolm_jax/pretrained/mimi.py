@@ -9,7 +9,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Float
 
 from audiolm_jax.chunking import ChunkedModel, Sizes
@@ -198,7 +197,7 @@ def convert(published: Json, weights: PublishedWeights) -> MimiCodec:
     codebooks += [_codebook(weights, f"{name}.layers.{level}.codebook") for level in range(number)]
   weights.check_all_used()
   params = {"encoder": encoder, "decoder": decoder, "codebooks": np.stack(codebooks)}
-  weights.check_shapes(params, parameter_shapes(config))
+  weights.check_shapes(params, config.parameter_shapes())
   return MimiCodec(config, params)
 
 
@@ -249,20 +248,3 @@ def _codebook(weights: PublishedWeights, name: str) -> np.ndarray:
     weights.take(f"{name}.initialized")
   usage = np.maximum(weights.take(f"{name}.cluster_usage"), np.float32(_LEAST_USAGE))
   return weights.take(f"{name}.embed_sum") / usage[:, None]
-
-
-def parameter_shapes(config: MimiConfig) -> Params:
-  """Returns the shapes of all parameters, without a computation."""
-  c, key = config, jax.random.key(0)
-  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
-  waveform = jax.ShapeDtypeStruct((1, c.hop_length), jnp.float32)
-  sums = jax.ShapeDtypeStruct((1, 1, 2, c.codebook_dim), jnp.float32)
-  states = [jax.eval_shape(functools.partial(f, c, 1)) for f in (encoder_state, decoder_state)]
-  encoder = jax.eval_shape(Encoder(c).init, key, waveform, ends, states[0])
-  decoder = jax.eval_shape(Decoder(c).init, key, sums, states[1])
-  codebooks = (c.num_quantizers, c.codebook_size, c.codebook_dim)
-  return {
-    "encoder": nn.meta.unbox(encoder["params"]),
-    "decoder": nn.meta.unbox(decoder["params"]),
-    "codebooks": jax.ShapeDtypeStruct(codebooks, jnp.float32),
-  }

@@ -19,7 +19,9 @@ from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 from audiolm_jax.pretrained.mimi_transformer import (
   MimiTransformerConfig,
   Transformer,
@@ -52,14 +54,14 @@ class MimiConfig:
     codebook_dim: dimension of an entry; each half has its own projections to it and back.
   """
 
-  sample_rate: int = 24_000
-  channels: int = 64
-  strides: tuple[int, ...] = (4, 5, 6, 8)
+  sample_rate: SampleRate = 24_000
+  channels: Width = 64
+  strides: tuple[Taps, ...] = (4, 5, 6, 8)
   transformer: MimiTransformerConfig = MimiTransformerConfig()
-  num_quantizers: int = 32
-  num_semantic_quantizers: int = 1
-  codebook_size: int = 2048
-  codebook_dim: int = 256
+  num_quantizers: Depth = 32
+  num_semantic_quantizers: Depth = 1
+  codebook_size: Vocabulary = 2048
+  codebook_dim: Width = 256
 
   @property
   def hop_length(self) -> int:
@@ -70,6 +72,43 @@ class MimiConfig:
   def spec(self) -> CodecSpec:
     """The numbers that describe the tokens."""
     return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the codec."""
+    dim, outer = self.transformer.dim, self.channels
+    inner, few = outer * 2 ** len(self.strides), self.codebook_dim
+    encoder = {
+      "input": shapes.convolution(KERNEL, 1, outer),
+      "output": shapes.convolution(LAST_KERNEL, inner, dim),
+      "transformer": self.transformer.parameter_shapes(),
+      "halving": {"conv": shapes.strided(HALVING, dim, dim)},
+      **{half: shapes.dense(dim, few, bias=False) for half in ("semantic", "acoustic")},
+    }
+    decoder = {
+      "doubling": {"kernel": (2, HALVING, dim)},
+      "transformer": self.transformer.parameter_shapes(),
+      "input": shapes.convolution(KERNEL, dim, inner),
+      "output": shapes.convolution(LAST_KERNEL, outer, 1),
+      **{half: shapes.dense(few, dim, bias=False) for half in ("semantic", "acoustic")},
+    }
+    for i, stride in enumerate(self.strides):
+      encoder[f"block_{i}_unit"] = _unit_shapes(outer)
+      encoder[f"block_{i}_down"] = shapes.strided(stride, outer, 2 * outer)
+      outer *= 2
+    for i, stride in enumerate(reversed(self.strides)):
+      decoder[f"block_{i}_up"] = shapes.transposed(stride, inner, inner // 2)
+      inner //= 2
+      decoder[f"block_{i}_unit"] = _unit_shapes(inner)
+    codebooks = (self.num_quantizers, self.codebook_size, few)
+    return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
+
+
+def _unit_shapes(channels: int) -> shapes.Shapes:
+  squeezed = channels // UNIT_SQUEEZE
+  return {
+    "squeeze": shapes.convolution(UNIT_KERNEL, channels, squeezed),
+    "expand": shapes.convolution(1, squeezed, channels),
+  }
 
 
 class Encoder(nn.Module):

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Int
 
+from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.ranges import Depth, Epsilon, RotaryBase, Steps, Width
 from audiolm_jax.lm.attention import rotate
 
 
@@ -34,13 +36,28 @@ class MimiTransformerConfig:
     norm_epsilon: added to the variance in the layer norms.
   """
 
-  dim: int = 512
-  num_layers: int = 8
-  num_heads: int = 8
-  feed_forward_dim: int = 2048
-  window: int = 250
-  rotary_base: float = 10_000.0
-  norm_epsilon: float = 1e-5
+  dim: Width = 512
+  num_layers: Depth = 8
+  num_heads: Width = 8
+  feed_forward_dim: Width = 2048
+  window: Steps = 250
+  rotary_base: RotaryBase = 10_000.0
+  norm_epsilon: Epsilon = 1e-5
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of `Transformer`."""
+    dim, wide = self.dim, self.feed_forward_dim
+    names = ("query", "key", "value", "output")
+    block = {
+      "attention_norm": shapes.norm(dim),
+      "attention": {name: shapes.dense(dim, dim, bias=False) for name in names},
+      "attention_scale": (dim,),
+      "feed_forward_norm": shapes.norm(dim),
+      "feed_forward_in": shapes.dense(dim, wide, bias=False),
+      "feed_forward_out": shapes.dense(wide, dim, bias=False),
+      "feed_forward_scale": (dim,),
+    }
+    return {f"block_{i}": block for i in range(self.num_layers)}
 
 
 class Past(NamedTuple):

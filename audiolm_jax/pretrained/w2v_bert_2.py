@@ -11,12 +11,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int
 
+from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, Epsilon, Steps, Taps, Width
 from audiolm_jax.pretrained import kaldi_features
 from audiolm_jax.pretrained.weights import PublishedWeights
 from audiolm_jax.semantic.conformer import band_to_square
@@ -41,19 +43,51 @@ class W2vBert2Config:
     norm_epsilon: added to the variance in the layer norms.
   """
 
-  num_mels: int = 80
-  dim: int = 1024
-  num_layers: int = 24
-  num_heads: int = 16
-  feed_forward_dim: int = 4096
-  kernel_size: int = 31
-  left_positions: int = 64
-  right_positions: int = 8
-  norm_epsilon: float = 1e-5
+  num_mels: Taps = 80
+  dim: Width = 1024
+  num_layers: Depth = 24
+  num_heads: Width = 16
+  feed_forward_dim: Width = 4096
+  kernel_size: Taps = 31
+  left_positions: Steps = 64
+  right_positions: Steps = 8
+  norm_epsilon: Epsilon = 1e-5
 
   def __post_init__(self) -> None:
     if self.dim % self.num_heads:
       raise ConfigError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads}")
+
+  def parameter_shapes(self, layer: int) -> shapes.Shapes:
+    """Returns the shapes of the parameters of `W2vBert2Encoder` up to a block."""
+    dim, bands = self.dim, FRAMES_PER_STEP * self.num_mels
+    positions = self.left_positions + 1 + self.right_positions
+    feed_forward = {
+      "norm": shapes.norm(dim),
+      "expand": shapes.dense(dim, self.feed_forward_dim),
+      "contract": shapes.dense(self.feed_forward_dim, dim),
+    }
+    block = {
+      "feed_forward_0": feed_forward,
+      "attention": {
+        "norm": shapes.norm(dim),
+        **{name: shapes.dense(dim, dim) for name in ("query", "key", "value", "output")},
+        "relative_keys": (positions, dim // self.num_heads),
+      },
+      "convolution": {
+        "norm": shapes.norm(dim),
+        "expand": shapes.dense(dim, 2 * dim, bias=False),
+        "depthwise": (self.kernel_size, dim),
+        "depthwise_norm": shapes.norm(dim),
+        "project": shapes.dense(dim, dim, bias=False),
+      },
+      "feed_forward_1": feed_forward,
+      "norm": shapes.norm(dim),
+    }
+    return {
+      "projection_norm": shapes.norm(bands),
+      "projection": shapes.dense(bands, dim),
+      **{f"block_{i}": block for i in range(layer)},
+    }
 
   @property
   def sample_rate(self) -> int:
@@ -256,7 +290,7 @@ def convert_encoder(config: W2vBert2Config, weights: PublishedWeights, layer: in
   if "masked_spec_embed" in weights.tensors:
     weights.take("masked_spec_embed")  # the embedding of masked steps, for training only
   weights.check_all_used()
-  weights.check_shapes(params, parameter_shapes(config, layer))
+  weights.check_shapes(params, config.parameter_shapes(layer))
   return params
 
 
@@ -290,11 +324,3 @@ def _feed_forward(weights: PublishedWeights, name: str) -> Params:
     "expand": weights.dense(f"{name}.intermediate_dense"),
     "contract": weights.dense(f"{name}.output_dense"),
   }
-
-
-def parameter_shapes(config: W2vBert2Config, layer: int) -> PyTree:
-  """Returns the shapes of all parameters, without a computation."""
-  log_mel = jax.ShapeDtypeStruct((1, 1, FRAMES_PER_STEP * config.num_mels), jnp.float32)
-  ends = jax.ShapeDtypeStruct((1,), jnp.int32)
-  encoder = W2vBert2Encoder(config, layer)
-  return jax.eval_shape(encoder.init, jax.random.key(0), log_mel, ends)["params"]

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.chunking import Sliced
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, Vocabulary
 from audiolm_jax.pretrained.kaldi_features import standardized_log_mel
 from audiolm_jax.pretrained.layer_tokenizer import (
   LayerTokenizer,
@@ -40,8 +42,8 @@ class W2vBert2TokenizerConfig(LayerTokenizerConfig):
   """Settings of the tokenizer; the defaults are layer 17 and AudioLM's number of clusters."""
 
   encoder: W2vBert2Config = W2vBert2Config()
-  layer: int = 17
-  num_clusters: int = 1024
+  layer: Depth = 17
+  num_clusters: Vocabulary = 1024
 
 
 class W2vBert2Tokenizer(LayerTokenizer):
@@ -57,7 +59,9 @@ class W2vBert2Tokenizer(LayerTokenizer):
   def inputs_per_step(self) -> int:
     return self.config.steps_per_token
 
-  def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
+  def inputs_of(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Float[np.ndarray, "steps bands"]:
     """Returns log-mel features of a clip, half the size of its waveform; at least one step."""
     c = self.config.encoder
     waveform = np.asarray(waveform, np.float32)

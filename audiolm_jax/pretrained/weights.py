@@ -1,17 +1,16 @@
 """Published weights: safetensors with PyTorch's names and layouts."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from audiolm_jax.core import plain_json, shapes
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.core.modules import Params
@@ -107,15 +106,12 @@ class PublishedWeights:
   @staticmethod
   def check_shapes(params: Params, expected: Params) -> None:
     """Raises a `ConfigError` if the shape of a parameter differs from that of the configuration."""
-    found = {
-      jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(params)
-    }
-    for path, wanted in jax.tree_util.tree_leaves_with_path(expected):
-      name = jax.tree_util.keystr(path)
-      if found.get(name) != wanted.shape:
+    found = shapes.flat(shapes.of_arrays(params))
+    for name, wanted in shapes.flat(expected).items():
+      if found.get(name) != wanted:
         raise ConfigError(
           f"the weights of {name} have the shape {found.get(name)}, config.json requires "
-          f"{wanted.shape}; use the file published with the weights"
+          f"{wanted}; use the file published with the weights"
         )
 
 
@@ -146,7 +142,7 @@ def read_published(source: str | os.PathLike[str]) -> Published:
     )
   config_path = path.parent / _CONFIG
   try:
-    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config = plain_json.parse(config_path.read_bytes())
     tensors = safetensors.numpy.load_file(path)
     with open(path, "rb") as file:
       sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Key, UInt32
 
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.keys import new_key
 from audiolm_jax.io.stored_program import StoredProgram
 
 # The numbers of the stages before hashes were introduced; they keep the tokens of older versions.
@@ -39,7 +40,7 @@ def _row_keys_fn(
   numbers: UInt32[Array | np.ndarray, "rows count"],
 ) -> Key[Array, "rows"]:
   """Returns the key of each row: the seed's key, into which the row's numbers are folded."""
-  key = jax.random.key(seed)
+  key = new_key(seed)
   return jax.vmap(lambda row: functools.reduce(jax.random.fold_in, row, key))(numbers)
 
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.chunking import ChunkedModel, Sizes, clips_of, rows_of, run
+from audiolm_jax.chunking import ChunkedModel, Sizes, Sliced, clips_of, rows_of, run
+from audiolm_jax.core import forks
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.spec import SemanticSpec
@@ -40,6 +41,7 @@ class ChunkedTokenizer(abc.ABC):
         clip.
       params: {"encoder", "mean" [dim], "scale" [dim], "centroids" [clusters, dim]}.
     """
+    forks.check()
     self.config = config
     # Unlike jnp.asarray, this compiles nothing.
     self.params = jax.device_put(dict(params))
@@ -65,7 +67,9 @@ class ChunkedTokenizer(abc.ABC):
     """Elements of `inputs_of` per token."""
     return self.spec.hop_length
 
-  def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "inputs ..."]:
+  def inputs_of(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Float[np.ndarray, "inputs ..."] | Sliced:
     """Returns the array to cut into chunks: the waveform, or features of the whole clip."""
     return waveform
 
@@ -91,9 +95,11 @@ class ChunkedTokenizer(abc.ABC):
     """
     return self._rows(self.id_model, np.asarray(waveform), lengths)
 
-  def tokenize_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "steps"]:
+  def tokenize_long(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Int[np.ndarray, "steps"]:
     """Returns the ids of one long clip in memory bounded by a chunk; equal to `tokenize`."""
-    return self._run(self.id_model, [np.asarray(waveform)], 1)[0]
+    return self._run(self.id_model, [waveform], 1)[0]
 
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
@@ -135,7 +141,7 @@ class ChunkedTokenizer(abc.ABC):
     )
 
   def _run(
-    self, model: ChunkedModel, waveforms: Sequence[np.ndarray], batch_size: int
+    self, model: ChunkedModel, waveforms: Sequence[np.ndarray | Sliced], batch_size: int
   ) -> list[np.ndarray]:
     inputs = [self.inputs_of(waveform) for waveform in waveforms]
     return run(model, inputs, batch_size, [self.num_steps(len(w)) for w in waveforms])

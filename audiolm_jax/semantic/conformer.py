@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from audiolm_jax.chunking import Reach
-from audiolm_jax.core import modules, products
+from audiolm_jax.core import modules, products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import DepthOrNone, DType, Share, Steps, Taps, Width
 from audiolm_jax.semantic.features import LogMelConfig
 
 FRAMES_PER_STEP = 4
@@ -31,16 +32,16 @@ class ConformerConfig:
   """
 
   features: LogMelConfig = LogMelConfig()
-  stacks: tuple[int, ...] = (12, 12)
-  dim: int = 1024
-  num_heads: int = 16
-  mlp_dim: int = 4096
-  kernel_size: int = 5
-  subsample_channels: int = 128
-  left_context: int = 64
-  right_context: int = 64
-  dropout_rate: float = 0.1
-  dtype: str = "float32"
+  stacks: tuple[DepthOrNone, ...] = (12, 12)
+  dim: Width = 1024
+  num_heads: Width = 16
+  mlp_dim: Width = 4096
+  kernel_size: Taps = 5
+  subsample_channels: Width = 128
+  left_context: Steps = 64
+  right_context: Steps = 64
+  dropout_rate: Share = 0.1
+  dtype: DType = "float32"
   scan_layers: bool = False
   remat: bool = False
 
@@ -95,6 +96,50 @@ class ConformerConfig:
       layer -= stacks[-1]
     return dataclasses.replace(self, stacks=tuple(stacks))
 
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of `ConformerEncoder`."""
+    channels, dim = self.subsample_channels, self.dim
+    found: shapes.Shapes = {
+      "subsampling": {
+        "conv_0": shapes.dense(9, channels),
+        "conv_1": shapes.dense(9 * channels, channels),
+        "project": shapes.dense(self.features.num_mels // 4 * channels, dim),
+        "norm": shapes.norm(dim),
+      }
+    }
+    for index, depth in enumerate(self.stacks):
+      if self.scan_layers and depth:
+        layers = {"layers": _stacked(self._block_shapes(), depth)}
+      else:
+        layers = {f"layer_{i}": self._block_shapes() for i in range(depth)}
+      found |= {f"stacks_{index}": layers} if depth else {}
+    return found
+
+  def _block_shapes(self) -> shapes.Shapes:
+    dim, positions = self.dim, self.left_context + self.right_context + 1
+    feed_forward = {
+      "norm": shapes.norm(dim),
+      "expand": shapes.dense(dim, self.mlp_dim),
+      "contract": shapes.dense(self.mlp_dim, dim),
+    }
+    return {
+      "feed_forward_0": feed_forward,
+      "attention": {
+        "norm": shapes.norm(dim),
+        **{name: shapes.dense(dim, dim) for name in ("query", "key", "value", "out")},
+        "relative_keys": (positions, dim // self.num_heads),
+      },
+      "convolution": {
+        "norm": shapes.norm(dim),
+        "expand": shapes.dense(dim, 2 * dim),
+        "depthwise": (self.kernel_size, dim),
+        "depthwise_norm": shapes.norm(dim),
+        "project": shapes.dense(dim, dim),
+      },
+      "feed_forward_1": feed_forward,
+      "norm": shapes.norm(dim),
+    }
+
   def receptive_field(self, layer: int | None = None) -> Reach:
     """Returns the context in steps of the features after block `layer`; the last by default."""
     depth = self.truncated(self.num_layers if layer is None else layer).num_layers
@@ -104,6 +149,11 @@ class ConformerConfig:
       left=-(-lookback // self.hop_length) + depth * (self.left_context + reach),
       right=-(-self.features.margin // self.hop_length) + depth * (self.right_context + reach),
     )
+
+
+def _stacked(layer: shapes.Shapes, depth: int) -> shapes.Shapes:
+  """Returns the shapes of layers whose parameters share arrays."""
+  return {k: _stacked(v, depth) if isinstance(v, dict) else (depth, *v) for k, v in layer.items()}
 
 
 class ConformerEncoder(nn.Module):

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.ranges import Epsilon, Hertz, SampleRate, Samples, Scale, Share, Taps
 from audiolm_jax.dsp.mel import hertz_to_mel, mel_filterbank, mel_to_hertz
 
 
@@ -22,17 +23,17 @@ class LogMelConfig:
   on the statistics of the utterance, so that a chunk gives the same frames as the whole.
   """
 
-  sample_rate: int = 16_000
-  window_length: int = 400
-  hop_length: int = 160
-  fft_length: int = 512
-  num_mels: int = 80
-  min_frequency: float = 40.0
-  max_frequency: float = 7_600.0
-  preemphasis: float = 0.97
-  floor: float = 1e-8
+  sample_rate: SampleRate = 16_000
+  window_length: Samples = 400
+  hop_length: Samples = 160
+  fft_length: Samples = 512
+  num_mels: Taps = 80
+  min_frequency: Hertz = 40.0
+  max_frequency: Hertz = 7_600.0
+  preemphasis: Share = 0.97
+  floor: Epsilon = 1e-8
   mean: float = -15.0
-  scale: float = 3.0
+  scale: Scale = 3.0
 
   def __post_init__(self) -> None:
     if not self.hop_length <= self.window_length <= self.fft_length:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.keys import new_key
 
 _LEAST_SHARE = 0.02  # of the mean usage; less used centroids are moved
 _DUPLICATE = 1e-3  # of the median distance to the nearest other centroid
@@ -201,7 +202,7 @@ def _fit(
   rng = np.random.default_rng(seed + 1)
   num_seeds = min(len(frames), _FRAMES_PER_SEED * num_clusters)
   sample = frames[rng.choice(len(frames), num_seeds, replace=False)]
-  centroids = _plus_plus(jnp.asarray(sample), jax.random.key(seed), num_clusters)
+  centroids = _plus_plus(jnp.asarray(sample), new_key(seed), num_clusters)
   # Decaying sums over about one pass: running means of the frames of the last pass.
   keep = 1.0 - batch_size / (len(frames) + batch_size)
   counts = jnp.zeros(num_clusters)

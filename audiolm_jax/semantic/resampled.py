@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.chunking import Sliced
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
@@ -61,7 +62,9 @@ class ResampledTokenizer:
     """
     return self.own.tokenize(*self._rows(waveform, lengths))
 
-  def tokenize_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "steps"]:
+  def tokenize_long(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Int[np.ndarray, "steps"]:
     """Returns the ids of one long clip; equal to `tokenize`."""
     return self.own.tokenize_long(self._resampled(waveform))
 
@@ -98,7 +101,9 @@ class ResampledTokenizer:
       row[: len(resampled)] = resampled
     return rows, -(-ends // self.spec.hop_length) * hop
 
-  def _resampled(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "resampled"]:
+  def _resampled(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Float[np.ndarray, "resampled"]:
     # Imported here because most bundles have one rate and need no resampler.
     from audiolm_jax.io import audio
 

@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import Reach
-from audiolm_jax.core import modules
+from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import DepthOrNone, Steps, Vocabulary
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
 from audiolm_jax.semantic.conformer import (
@@ -39,14 +40,19 @@ class SemanticTokenizerConfig:
   """
 
   encoder: ConformerConfig = ConformerConfig()
-  layer: int = 19
-  num_clusters: int = 1024
-  chunk_steps: int = 512
+  layer: DepthOrNone = 19
+  num_clusters: Vocabulary = 1024
+  chunk_steps: Steps = 512
 
   def __post_init__(self) -> None:
     self.encoder.truncated(self.layer)
     if self.chunk_steps < 1:
       raise ConfigError(f"chunk_steps {self.chunk_steps} is less than 1")
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the tokenizer."""
+    encoder = self.encoder.truncated(self.layer)
+    return shapes.clustered(encoder.parameter_shapes(), encoder.dim, self.num_clusters)
 
   @property
   def receptive_field(self) -> Reach:

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from audiolm_jax.chunking import Reach
-from audiolm_jax.core import modules
+from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Steps, Taps, Vocabulary, Width
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
 from audiolm_jax.semantic.conformer import dense, layer_norm
@@ -42,11 +43,11 @@ class UnitEncoderConfig:
   """
 
   features: LogMelConfig = LogMelConfig(hop_length=320)
-  dim: int = 256
-  dilations: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
-  kernel_size: int = 9
-  expansion: int = 3
-  frames_per_step: int = 2
+  dim: Width = 256
+  dilations: tuple[Taps, ...] = (1, 1, 2, 2, 4, 4)
+  kernel_size: Taps = 9
+  expansion: Taps = 3
+  frames_per_step: Taps = 2
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "dilations", tuple(self.dilations))
@@ -56,6 +57,22 @@ class UnitEncoderConfig:
       raise ConfigError(f"dilations {self.dilations} must be one positive number for each block")
     if min(self.dim, self.expansion, self.frames_per_step) < 1:
       raise ConfigError("dim, expansion and frames_per_step must be at least 1")
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of `UnitEncoder`."""
+    dim, wide = self.dim, self.expansion * self.dim
+    block = {
+      "kernel": (self.kernel_size, dim),
+      "scale": (dim,),
+      "norm": shapes.norm(dim),
+      "wide": shapes.dense(dim, wide),
+      "narrow": shapes.dense(wide, dim),
+    }
+    return {
+      "input": shapes.dense((2 * _NEIGHBOURS + 1) * self.features.num_mels, dim),
+      **{f"block_{i}": block for i in range(len(self.dilations))},
+      "norm": shapes.norm(dim),
+    }
 
   @property
   def hop_length(self) -> int:
@@ -142,12 +159,17 @@ class UnitTokenizerConfig:
   """
 
   encoder: UnitEncoderConfig = UnitEncoderConfig()
-  num_clusters: int = 128
-  chunk_steps: int = 512
+  num_clusters: Vocabulary = 128
+  chunk_steps: Steps = 512
 
   def __post_init__(self) -> None:
     if self.chunk_steps < 1:
       raise ConfigError(f"chunk_steps {self.chunk_steps} is less than 1")
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the tokenizer."""
+    encoder = self.encoder
+    return shapes.clustered(encoder.parameter_shapes(), encoder.dim, self.num_clusters)
 
   @property
   def receptive_field(self) -> Reach:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.bundles.continuation import Mode, PromptAudio
+from audiolm_jax.core import plain_json
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.data import manifest
 from audiolm_jax.data.manifest import Clip
@@ -191,7 +192,9 @@ def _check_settings(folder: Path, bundle: Bundle, config: CorpusConfig) -> None:
   path = folder / "corpus.json"
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    before = plain_json.parse(path.read_bytes()) if path.exists() else settings
+    if not isinstance(before, dict):
+      raise ValueError("its corpus.json is no JSON object")
   except (OSError, ValueError) as error:
     raise DataError(f"cannot use {folder}: {error}; choose another folder") from error
   if before != settings:

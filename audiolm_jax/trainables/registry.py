@@ -9,6 +9,7 @@ import jax
 from audiolm_jax.core import configs
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import CheckpointError
+from audiolm_jax.core.keys import new_key
 from audiolm_jax.training import partitioning
 from audiolm_jax.training.checkpoints import Checkpoints, read_model_json
 
@@ -59,12 +60,12 @@ def load_inference_params(
     name: jax.ShapeDtypeStruct(tuple(entry["shape"]), entry["dtype"])
     for name, entry in description["batch_shapes"].items()
   }
-  boxed = jax.eval_shape(trainable.init, jax.random.key(0), batch)
+  boxed = jax.eval_shape(trainable.init, new_key(0), batch)
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), partitioning.unbox(boxed)
   )
-  checkpoints = Checkpoints(model_dir)
+  checkpoints = Checkpoints(model_dir, keep=None)
   restored = checkpoints.restore(abstract, step)
   checkpoints.close()
   if restored is None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from audiolm_jax.bundles.folder import tokenizer_classes, type_name
 from audiolm_jax.bundles.tensors import encode_tensors, load_tensors
-from audiolm_jax.core import configs
+from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.errors import AudioError, DataError, UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.data.manifest import Clip, SkipLog, read_clip
@@ -116,15 +116,16 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> ChunkedTokenizer:
   """
   folder = Path(folder)
   try:
-    content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    content = plain_json.parse((folder / REPORT_FILE).read_bytes())
     # Reports of earlier versions have no type.
-    config_class, tokenizer_class = tokenizer_classes("semantic", content.get("type", "w2v_bert"))
+    kind = configs.checked(str, content.get("type", "w2v_bert"), "type")
+    config_class, tokenizer_class = tokenizer_classes("semantic", kind)
     config = configs.from_dict(config_class, content["tokenizer"])
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError, AttributeError) as error:
     raise DataError(
       f"{folder / REPORT_FILE} cannot be read ({error}); run fit_kmeans into {folder} again"
     ) from error
-  return tokenizer_class(config, load_tensors(folder / TENSORS_FILE))
+  return tokenizer_class(config, load_tensors(folder / TENSORS_FILE, config.parameter_shapes()))
 
 
 def _features(

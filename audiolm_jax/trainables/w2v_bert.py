@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Key
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.keys import new_key
 from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.conformer import (
@@ -236,7 +237,7 @@ class SemanticTrainable(Trainable[TrainState]):
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
     """Returns losses of the averaged parameters with fixed masks; "weight" counts masked steps."""
-    _, metrics = self._loss(state.averaged_params, batch, jax.random.key(0), None)
+    _, metrics = self._loss(state.averaged_params, batch, new_key(0), None)
     return metrics
 
   def amounts(self, batch: Batch) -> dict[str, float]:

@@ -6,8 +6,14 @@ the usual start of a run.
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 Row = Mapping[str, float]
+
+_SILENT = 1e-4  # a lower peak is silence, as of prompts
+_MOSTLY, _SAMPLED_ROWS = 0.5, 16
 
 _SETTLED_ROWS, _SETTLED_STEPS = 20, 500
 _RECENT_ROWS = 10
@@ -26,6 +32,37 @@ def of_evaluation(training: Sequence[Row], held_out: Sequence[Row]) -> list[str]
   """Returns warnings about the last of the evaluation rows, which are ordered oldest first."""
   sentence = _overfitting(training, held_out)
   return [sentence] if sentence else []
+
+
+def empty_share(batch: Mapping[str, Any], amounts: Mapping[str, float]) -> float:
+  """Returns about the share of a batch from which nothing can be learned: padding and silence.
+
+  Args:
+    batch: rows with a "waveform" or with other features.
+    amounts: see `Trainable.amounts`.
+  """
+  if amounts and not any(amounts.values()):
+    return 1.0
+  if "waveform" not in batch:
+    return 0.0
+  # The rows are in random order, so the first ones are a sample.
+  waveform = np.asarray(batch["waveform"][:_SAMPLED_ROWS])
+  peaks = np.maximum(waveform.max(axis=-1, initial=0.0), -waveform.min(axis=-1, initial=0.0))
+  return float(np.mean(peaks < _SILENT))
+
+
+def of_data(empty: float) -> list[str]:
+  """Returns a warning if most of the rows of the last batches were empty.
+
+  Args:
+    empty: mean of `empty_share`.
+  """
+  if empty <= _MOSTLY:
+    return []
+  return [
+    f"{empty:.0%} of the training data are silence or padding, which teach nothing; check "
+    "the recordings and their levels"
+  ]
 
 
 def _loss_not_falling(rows: Sequence[Row]) -> str:

@@ -2,11 +2,13 @@
 
 A run folder contains `model.json`, the full configuration of the model, and `checkpoint_<step>/`
 with two items: `state`, the arrays, and `progress`, the data position and everything else that the
-next step needs to equal that of an uninterrupted run.
+next step needs to equal that of an uninterrupted run. `hashes.json` beside them has the hash of
+each of their files, which restoring compares; checkpoints of earlier versions have none.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from audiolm_jax.core import configs
@@ -30,7 +33,11 @@ from audiolm_jax.training.trainable import Trainable
 
 PREFIX = "checkpoint"
 MODEL_FILE = "model.json"
+HASHES_FILE = "hashes.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
+_HASH = "sha256"
+# Orbax writes its times into the second file after the checkpoint has its name.
+_NOT_HASHED = (HASHES_FILE, "_CHECKPOINT_METADATA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +75,15 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints of one run folder, saved in the background."""
+  """The checkpoints of one run folder, saved in the background.
 
-  def __init__(self, model_dir: str | os.PathLike[str], *, keep: int = 3):
+  Args:
+    model_dir: the run folder.
+    keep: number of newest checkpoints to keep; None keeps all and leaves unfinished ones alone, to
+      read the folder of a run that is still training.
+  """
+
+  def __init__(self, model_dir: str | os.PathLike[str], *, keep: int | None = 3):
     self.model_dir = Path(model_dir).absolute()
     # Orbax logs every save, and on a full disk it logs a traceback for every array.
     for name in ("absl", "asyncio"):
@@ -81,7 +94,11 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self.model_dir,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, step_prefix=PREFIX, cleanup_tmp_directories=True
+        max_to_keep=keep,
+        step_prefix=PREFIX,
+        cleanup_tmp_directories=keep is not None,
+        # Called in the background, before the checkpoint gets its name.
+        async_options=ocp.AsyncOptions(post_finalization_callback=self._write_hashes),
       ),
     )
 
@@ -140,6 +157,7 @@ class Checkpoints:
     damaged: dict[int, str] = {}
     for candidate in steps if step is None else [step]:
       try:
+        _check_hashes(self.model_dir / f"{PREFIX}_{candidate}")
         items = self._manager.restore(
           candidate,
           args=ocp.args.Composite(
@@ -171,6 +189,14 @@ class Checkpoints:
     sys.unraisablehook = self._hook
     self.wait()
     self._manager.close()
+
+  def _write_hashes(self) -> None:
+    """Writes the hashes of the files of the checkpoint that is being saved."""
+    if jax.process_index() != 0:
+      return
+    for folder in self.model_dir.glob(f"{PREFIX}_{self._saving}{_UNFINISHED}*"):
+      content = {"algorithm": _HASH, "files": _hashes(folder)}
+      (folder / HASHES_FILE).write_text(json.dumps(content, indent=1))
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
@@ -255,6 +281,40 @@ def read_model_json(model_dir: str | os.PathLike[str]) -> JsonDict:
     ) from None
   except (OSError, ValueError) as error:
     raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+  """Returns the hash of each file below a checkpoint's folder, by its relative path."""
+  found = {}
+  for path in sorted(folder.rglob("*")):
+    name = path.relative_to(folder).as_posix()
+    if path.is_file() and name not in _NOT_HASHED:
+      with open(path, "rb") as file:
+        found[name] = hashlib.file_digest(file, _HASH).hexdigest()
+  return found
+
+
+def _check_hashes(folder: Path) -> None:
+  """Raises `CheckpointError` if a file of a checkpoint is not the one that was written."""
+  wrong = _changed_file(folder) if jax.process_index() == 0 else ""
+  if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(bool(wrong)):
+    wrong = wrong or "a file"
+  if wrong:
+    raise CheckpointError(f"{wrong} is not the file that was written")
+
+
+def _changed_file(folder: Path) -> str:
+  """Returns the name of a file whose hash differs; "" if none does or there are no hashes."""
+  path = folder / HASHES_FILE
+  if not path.exists():
+    return ""
+  try:
+    written = dict(json.loads(path.read_text())["files"])
+    found = _hashes(folder)
+  except (OSError, ValueError, KeyError, TypeError):
+    return HASHES_FILE
+  # Orbax adds a mark to the folder after the hashes are written.
+  return next((name for name in sorted(written) if written[name] != found.get(name)), "")
 
 
 def _without_tensorstore(

@@ -37,8 +37,8 @@ class Accumulator(NamedTuple):
   """Weighted sums of metrics, kept on the device.
 
   Attributes:
-    sums: weighted sum of each metric's finite values.
-    weights: sum of the weights of these values.
+    sums: weighted sum of each metric's finite values; of SKIPPED the number of skipped updates.
+    weights: sum of the weights of these values; of SKIPPED the number of updates.
     skipped_in_a_row: skipped updates since the last successful one.
   """
 
@@ -60,8 +60,10 @@ def accumulate(total: Accumulator, metrics: Metrics) -> Accumulator:
   for name, total_sum in total.sums.items():
     value = jnp.asarray(metrics[name], jnp.float32)
     finite = jnp.isfinite(value)
-    sums[name] = total_sum + jnp.where(finite, value, 0.0) * weight
-    weights[name] = total.weights[name] + jnp.where(finite, weight, 0.0)
+    # A count is the same for batches of any weight.
+    factor = jnp.float32(1.0) if name == SKIPPED else weight
+    sums[name] = total_sum + jnp.where(finite, value, 0.0) * factor
+    weights[name] = total.weights[name] + jnp.where(finite, factor, 0.0)
   skipped = jnp.asarray(metrics.get(SKIPPED, 0.0), jnp.float32)
   in_a_row = jnp.where(skipped > 0, total.skipped_in_a_row + 1, 0.0)
   return Accumulator(sums, weights, in_a_row)

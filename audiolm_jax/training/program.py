@@ -14,6 +14,7 @@ from jaxtyping import Float, Key, PyTree
 from audiolm_jax.core import products
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
+from audiolm_jax.core.keys import new_key
 from audiolm_jax.core.modules import Params
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.batches import Batch
@@ -53,7 +54,7 @@ class Program:
     self._model, self._partitioner, self._precision = model, partitioner, precision
     partitioner.check_batch(batch)
     self._abstract_batch = partitioner.abstract_batch(batch)
-    key = jax.eval_shape(jax.random.key, 0)
+    key = jax.eval_shape(new_key, 0)
     with partitioner.context():
       boxed = jax.eval_shape(model.init, key, batch)
       shapes = unbox(boxed)
@@ -121,7 +122,7 @@ class Program:
   def _jitted_step(self, parts: Parts) -> tuple[Wrapped, tuple[PyTree, ...]]:
     """Returns the step as a jitted function, and its abstract arguments."""
     p = self._partitioner
-    key = jax.eval_shape(jax.random.key, 0)
+    key = jax.eval_shape(new_key, 0)
 
     def step(state, total, batch, key):
       rng = jax.random.fold_in(key, state.step)

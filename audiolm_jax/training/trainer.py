@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
+from audiolm_jax.core.keys import new_key
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.products import Precision, fastest_precision
 from audiolm_jax.io import files
-from audiolm_jax.training import anomalies, run_folder, summary
+from audiolm_jax.training import anomalies, run_folder, run_lock, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.batches import Batch, Batches, Prefetched
@@ -131,9 +133,18 @@ def train(
     CheckpointError: the checkpoints have another configuration, or they are damaged.
     ConfigError: the model cannot start from `initial_params`.
     DataError: the training data ended before the last step.
+    LockError: another process trains in the same folder.
     TrainingError: the run diverges repeatedly after the same checkpoint.
   """
-  run = _Run(config, model, train_dataset, eval_dataset, initial_params, summary_writer)
+  model_dir = Path(config.model_dir).absolute()
+  run_folder.make_folder(model_dir)
+  with run_lock.held(model_dir) as lock:
+    run = _Run(config, model, train_dataset, eval_dataset, initial_params, summary_writer, lock)
+    return _finished(run)
+
+
+def _finished(run: "_Run") -> TrainResult:
+  """Runs the loop and closes the run, also after an error."""
   try:
     with StopSignal() as stop:
       result = run.loop(stop)
@@ -158,15 +169,19 @@ class _Run:
     eval_dataset: Dataset | None,
     initial_params: InitialParams | None,
     summary_writer: SummaryWriterFactory | None,
+    lock: run_lock.RunLock | None,
   ):
+    self.lock = lock
     self.started, self.seconds_before = time.monotonic(), 0.0
     self.config, self.model, self.initial_params = config, model, initial_params
     self.model_dir = model_dir = Path(config.model_dir).absolute()
     self.total_steps = config.total_steps
     if not (config.eval_period and config.eval_steps):
       eval_dataset = None
-    run_folder.make_folder(model_dir)
     iterator = train_dataset()
+    # Before anything is compiled, because it fails if a corpus has no held-out clips.
+    self.eval_iterator = eval_dataset() if eval_dataset else None
+    self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     start = iterator.get_state()
     batch = _first(iterator)
     iterator.set_state(start)
@@ -192,15 +207,14 @@ class _Run:
       precision=self.precision,
       config_text=config.config_text,
     )
-    self.key = self.program.put(jax.random.key(config.random_seed))
+    self.key = self.program.put(new_key(config.random_seed))
     self.first_batch = batch
     self._begin(iterator)
     self.data = Prefetched(iterator)
     self._closers.callback(self.data.close)
     self._compile()
-    self.eval_iterator = eval_dataset() if eval_dataset else None
-    self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     self.skip_reports: dict[str, str] = {}
+    self.empty_shares: list[float] = []
     self._log_skipped()
 
   def _chosen_precision(self) -> Precision:
@@ -279,11 +293,9 @@ class _Run:
       self._compile()
       started = time.monotonic()
       batch = _first(self.data, self.step)
-      clock.step(
-        waited=time.monotonic() - started,
-        flops=self.program.flops(self.step),
-        amounts=self.program.amounts(batch),
-      )
+      waited, amounts = time.monotonic() - started, self.program.amounts(batch)
+      clock.step(waited=waited, flops=self.program.flops(self.step), amounts=amounts)
+      self.empty_shares.append(anomalies.empty_share(batch, amounts))
       self.state, self.totals, status = self.program.step(
         self.step, self.state, self.totals, batch, self.key
       )
@@ -297,6 +309,7 @@ class _Run:
         last = {**metrics_lib.means(self.totals), **clock.read()}
         last["wall_seconds"] = self._run_seconds()
         self._log_training(last)
+        self.empty_shares.clear()
         skipped = self.totals.skipped_in_a_row
         self.totals = self.program.empty_metrics()._replace(skipped_in_a_row=skipped)
         clock.restart()
@@ -306,6 +319,8 @@ class _Run:
         statuses.clear()
         continue
 
+      if self.lock is not None:
+        self.lock.check()
       stop_cause = stop.requested(self.step)
       at_end = self.step == self.total_steps
       save_due |= self.step % config.checkpoint.period == 0
@@ -332,6 +347,7 @@ class _Run:
   def _log_training(self, metrics: dict[str, float]) -> None:
     self.log.train(self.step, metrics)
     warnings = anomalies.of_training(self.log.rows_of("train"))
+    warnings += anomalies.of_data(statistics.fmean(self.empty_shares))
     if metrics.get("skipped_steps"):
       warnings.append(f"{metrics['skipped_steps']:.0f} non-finite update(s) were skipped")
     if self.program.metric_names <= set(metrics):

@@ -27,6 +27,7 @@ PAGES = {
   "repository/training_memory.md": "benchmarks/results/training_memory.md",
   "repository/allocator.md": "benchmarks/results/allocator.md",
   "repository/contributing.md": "CONTRIBUTING.md",
+  "repository/security.md": "SECURITY.md",
   "repository/changelog.md": "CHANGELOG.md",
   "repository/examples.md": "examples/README.md",
   "repository/notebooks.md": "notebooks/README.md",

@@ -42,6 +42,16 @@ def test_a_missing_module_of_this_project_keeps_its_traceback():
     importing("audiolm_jax.no_such_module")
 
 
+def test_standard_input_as_a_file_is_refused_by_its_name(capsys):
+  def main(argv):
+    raise AssertionError(argv)
+
+  main.takes_arguments = True
+  assert exit_code(main, ["detect", "-"]) == 2
+  message = "error: - is standard input, which is not read; give the name of a file\n"
+  assert capsys.readouterr().err == message
+
+
 def test_a_home_folder_in_a_flag_is_expanded(tmp_path):
   program = (
     "from absl import flags\n"
@@ -59,3 +69,37 @@ def test_a_home_folder_in_a_flag_is_expanded(tmp_path):
     text=True,
   )
   assert done.stdout.strip() == f"{tmp_path}/t ['{tmp_path}/a', 'b~/c']", done.stderr
+
+
+@pytest.mark.parametrize("lines", [3, 100_000])
+def test_a_reader_that_ends_early_ends_the_command_without_a_message(lines):
+  program = (
+    "import time\n"
+    "from audiolm_jax.core.command_line import run_cli\n"
+    f"run_cli(lambda _: [print('x' * 99, flush=i == 0) or (i or time.sleep(1)) "
+    f"for i in range({lines})] and None)"
+  )
+  done = subprocess.run(
+    ["bash", "-o", "pipefail", "-c", '"$0" -c "$1" | head -n 1', sys.executable, program],
+    cwd=REPO,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stderr == "" and done.stdout == "x" * 99 + "\n"
+  assert done.returncode == 141
+
+
+def test_names_and_messages_that_the_locale_cannot_encode_are_escaped():
+  program = (
+    "from audiolm_jax.core.command_line import run_cli\n"
+    "run_cli(lambda _: print('caf\\udce9.wav', 'gr\\u00fc\\u00df'))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=REPO,
+    env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.strip() == r"caf\udce9.wav gr\xfc\xdf", done.stderr
+  assert done.returncode == 0

@@ -178,6 +178,8 @@ def test_the_same_clip_twice_is_refused(tmp_path, open_writer, random_clip):
 
 def test_large_ids_are_stored_wider_and_negative_ones_refused(tmp_path, open_writer):
   writer = open_writer(tmp_path)
+  streams = writer.info.streams
+  streams["semantic"] = dataclasses.replace(streams["semantic"], size=80_000)
   writer.add(token_shards.TokenClip("a", {"semantic": np.array([70_000])}))
   with pytest.raises(DataError, match="integers of at least 0"):
     writer.add(token_shards.TokenClip("b", {"semantic": np.array([-1])}))
@@ -187,10 +189,69 @@ def test_large_ids_are_stored_wider_and_negative_ones_refused(tmp_path, open_wri
 
 def test_a_store_of_one_stream_has_none_of_the_other(tmp_path, open_writer):
   writer = open_writer(tmp_path)
-  writer.add(token_shards.TokenClip("a", {"codes": np.array([[1, 2]])}))
+  writer.add(token_shards.TokenClip("a", {"codes": np.array([[1, 2, 3]])}))
   writer.finish()
   clip = token_store.TokenStore(tmp_path).clips()[0]
-  assert {key: s.tolist() for key, s in clip.streams.items()} == {"codes": [[1, 2]]}
+  assert {key: s.tolist() for key, s in clip.streams.items()} == {"codes": [[1, 2, 3]]}
+
+
+def rewritten(folder, name, change):
+  """Writes the shard of another store in the place of one of a store, after a change."""
+  with np.load(folder / name) as arrays:
+    content = dict(arrays)
+  change(content)
+  np.savez_compressed(folder / name, **content)
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    (lambda a: a.update(token_hash=np.array("hash-b")), "of other tokenizers .hash-b. than store"),
+    (lambda a: a.update({"stream:codes": a["stream:codes"] * 1.0}), "codes is float64 of shape"),
+    (lambda a: a.update({"stream:codes": a["stream:codes"].astype(np.int16)}), "codes is int16"),
+    (lambda a: a.update({"stream:codes": a["stream:codes"] + np.uint16(9)}), "states 3 levels of"),
+    (lambda a: a.update({"stream:codes": a["stream:codes"][:, :2]}), "its clips have"),
+    (lambda a: a.update({"lengths:codes": a["lengths:codes"] + 1}), "its clips have"),
+    (lambda a: a.update(ids=a["ids"][:1]), "its clips differ in number"),
+    (lambda a: a.update(seconds=a["seconds"] * np.nan), "seconds of its clips are not numbers"),
+  ],
+)
+def test_a_shard_that_is_not_what_the_store_describes_is_refused(
+  tmp_path, open_writer, random_clip, change, words
+):
+  writer = open_writer(tmp_path)
+  for i in range(3):
+    writer.add(random_clip(i))
+  (name,) = writer.finish().shards
+  rewritten(tmp_path, name, change)
+  with pytest.raises(DataError, match=words) as caught:
+    token_store.TokenStore(tmp_path)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    (lambda s: s.update(clips={"train": "many"}), "it must be a whole number"),
+    (lambda s: s.update(shards={"../x.npz": 1}), "a shard is called"),
+    (lambda s: s.update(speakers=10**4000), "it must be within"),
+    (lambda s: s.update(token_hash="\ud800"), "surrogate"),
+    (lambda s: s.update(skipped={"a": json.loads("[" * 100 + "]" * 100)}), "levels deep"),
+    (lambda s: s["streams"].update(codes=7), "it must be a JSON object"),
+  ],
+)
+def test_a_description_that_is_not_one_is_refused_in_one_line(
+  tmp_path, open_writer, random_clip, change, words
+):
+  writer = open_writer(tmp_path)
+  writer.add(random_clip(0))
+  writer.finish()
+  content = json.loads((tmp_path / "store.json").read_text())
+  change(content)
+  (tmp_path / "store.json").write_text(json.dumps(content))
+  with pytest.raises(DataError, match=words) as caught:
+    token_store.TokenStore(tmp_path)
+  assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_no_store_damaged_store_and_later_format_are_refused(tmp_path, open_writer, random_clip):
@@ -218,3 +279,24 @@ def test_unwritable_folder_is_reported(tmp_path, open_writer):
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match="cannot create the folder"):
     open_writer(tmp_path / "file" / "store")
+
+
+def test_names_of_files_that_are_not_utf_8_are_kept(tmp_path, open_writer, random_clip):
+  writer = open_writer(tmp_path)
+  writer.add(dataclasses.replace(random_clip(0), id="caf\udce9.wav"))
+  writer.skip("th\udce9.wav", "silent")
+  writer.finish()
+  store = token_store.TokenStore(tmp_path)
+  assert store.clips()[0].id == "caf\udce9.wav" and store.info.skipped == {"th\udce9.wav": "silent"}
+
+
+@pytest.mark.parametrize("name", ["store.json", "shard"])
+def test_pipes_in_the_place_of_files_are_refused(tmp_path, open_writer, random_clip, name):
+  writer = open_writer(tmp_path)
+  writer.add(random_clip(0))
+  (shard,) = writer.finish().shards
+  path = tmp_path / (shard if name == "shard" else name)
+  path.unlink()
+  os.mkfifo(path)
+  with pytest.raises(DataError, match="not a regular file"):
+    token_store.TokenStore(tmp_path)

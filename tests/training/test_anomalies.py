@@ -81,3 +81,14 @@ def test_overfitting_is_a_held_out_loss_that_rises_while_the_training_loss_falls
 def test_missing_metrics_cause_no_warnings():
   assert warnings_of(rows(40)) == []
   assert anomalies.of_evaluation([], []) == []
+
+
+def test_silence_and_padding_are_empty_and_sound_is_not():
+  loud, quiet = np.full((1, 100), 0.1, np.float32), np.full((3, 100), 1e-5, np.float32)
+  seconds = {"audio_seconds": 1.0}
+  batch = {"waveform": np.concatenate([loud, quiet])}
+  assert anomalies.empty_share(batch, seconds) == 0.75
+  assert anomalies.empty_share({"waveform": loud}, seconds) == 0.0
+  assert anomalies.empty_share({"tokens": np.zeros(3)}, {"tokens": 0.0}) == 1.0
+  assert anomalies.empty_share({"tokens": np.zeros(3)}, {"tokens": 5.0}) == 0.0
+  assert anomalies.of_data(0.5) == [] and "75% of the training data" in anomalies.of_data(0.75)[0]

@@ -46,7 +46,20 @@ def cut_progress(folder):
   path.write_text(path.read_text()[:10])
 
 
-@pytest.mark.parametrize("damage", [truncate_arrays, lose_arrays, lose_progress, cut_progress])
+def flip_a_bit_of_the_arrays(folder):
+  path = max((p for p in (folder / "state").rglob("*") if p.is_file()), key=_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def _size(path):
+  return path.stat().st_size
+
+
+@pytest.mark.parametrize(
+  "damage", [truncate_arrays, lose_arrays, lose_progress, cut_progress, flip_a_bit_of_the_arrays]
+)
 def test_a_damaged_checkpoint_is_skipped_and_reported(damage, run, finished):
   damage(run / "checkpoint_10")
   result = toy.run(run, total_steps=12)
@@ -58,6 +71,32 @@ def test_a_damaged_checkpoint_is_skipped_and_reported(damage, run, finished):
   toy.run(straight, total_steps=12)
   one, other = (registry.load_inference_params(f)[2] for f in (run, straight))
   jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_one_flipped_bit_anywhere_in_a_checkpoint_is_found(finished, tmp_path):
+  checkpoint = finished / "checkpoint_10"
+  items = (checkpoint / item for item in ("state", "progress"))
+  paths = [path for item in items for path in item.rglob("*") if path.is_file()]
+  names = [path.relative_to(checkpoint) for path in paths]
+  assert len(names) > 5
+  rng = np.random.default_rng(0)
+  for number, name in enumerate(names):
+    copy = tmp_path / str(number)
+    shutil.copytree(checkpoint, copy)
+    content = bytearray((copy / name).read_bytes())
+    if content:
+      content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+      (copy / name).write_bytes(content)
+      with pytest.raises(CheckpointError, match="is not the file that was written"):
+        checkpoints._check_hashes(copy)
+  checkpoints._check_hashes(checkpoint)
+
+
+def test_a_checkpoint_without_hashes_is_restored(run):
+  for path in run.rglob(checkpoints.HASHES_FILE):
+    path.unlink()
+  toy.run(run, total_steps=12)
+  assert "resuming from checkpoint_10" in (run / "log.txt").read_text()
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused(run):
@@ -80,6 +119,12 @@ def test_inference_gets_the_averaged_parameters_of_any_step(finished):
   assert set(newest) == {"wi", "wo"}
   assert isinstance(newest["wi"]["kernel"], np.ndarray)
   assert not np.array_equal(newest["wi"]["kernel"], older["wi"]["kernel"])
+
+
+def test_reading_leaves_a_save_in_progress_alone(run):
+  shutil.copytree(run / "checkpoint_10", run / "checkpoint_11.orbax-checkpoint-tmp-1")
+  registry.load_inference_params(run)
+  assert (run / "checkpoint_11.orbax-checkpoint-tmp-1" / "state").is_dir()
 
 
 def test_an_absent_step_is_refused_with_the_saved_steps(finished):

@@ -13,7 +13,14 @@ def test_means_are_weighted_and_ignore_non_finite_values():
   total = metrics.empty(["loss", "weight", "skipped"])
   for loss, weight, skipped in [(1.0, 1.0, 0.0), (4.0, 3.0, 0.0), (jnp.nan, 9.0, 1.0)]:
     total = jax.jit(metrics.accumulate)(total, {"loss": loss, "weight": weight, "skipped": skipped})
-  assert metrics.means(total) == {"loss": (1 * 1 + 4 * 3) / 4, "skipped_steps": 9.0}
+  assert metrics.means(total) == {"loss": (1 * 1 + 4 * 3) / 4, "skipped_steps": 1.0}
+
+
+def test_skipped_updates_are_counted_whatever_their_weight():
+  total = metrics.empty(["skipped"])
+  for weight, skipped in [(50.0, 1.0), (0.0, 1.0), (50.0, 0.0), (7.0, 1.0)]:
+    total = metrics.accumulate(total, {"weight": weight, "skipped": skipped})
+  assert metrics.means(total) == {"skipped_steps": 3.0}
 
 
 def test_skipped_updates_are_counted_in_a_row():

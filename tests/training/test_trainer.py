@@ -9,11 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import soundfile
 import toy_trainable as toy
 from helpers_training import curve
 
 from audiolm_jax.core import products
 from audiolm_jax.core.errors import CheckpointError, ConfigError, DataError, UserError
+from audiolm_jax.data import datasets
 from audiolm_jax.trainables import registry
 from audiolm_jax.training import trainer
 from tests.conftest import forced_devices
@@ -215,6 +217,16 @@ def test_evaluation_uses_the_same_weighted_batches_each_time(tmp_path):
   np.testing.assert_allclose(result.eval_metrics["loss"], expected, rtol=1e-5)
 
 
+def test_a_corpus_without_held_out_clips_is_refused_before_anything_is_compiled(tmp_path):
+  soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
+  manifest = tmp_path / "m.jsonl"
+  manifest.write_text('{"path": "a.wav", "split": "train"}')
+  held_out = datasets.InMemoryAudio(str(manifest), crop_seconds=0.5, split="valid", batch_size=2)
+  with pytest.raises(DataError, match=r"no clip has the split 'valid'; .* EVAL_PERIOD=0 trains"):
+    toy.run(tmp_path / "run", eval_dataset=held_out, eval_period=1)
+  assert not (tmp_path / "run" / "log.txt").exists()
+
+
 def test_the_files_of_a_run_folder(uninterrupted):
   names = {p.name for p in uninterrupted.iterdir()}
   expected = {"model.json", "model-info.txt", "versions.json", "metrics.jsonl", "log.txt"}
@@ -324,3 +336,18 @@ def test_a_repeated_warning_is_printed_less_often_and_always_stored(tmp_path):
   assert [line.split("step ")[1][0] for line in printed] == ["1", "2", "4"]
   assert "(4 times so far)" in printed[-1]
   assert len((tmp_path / "warnings.jsonl").read_text().splitlines()) == 6
+
+
+class SilentData(toy.ToyData):
+  """Batches with the sound of a corpus of silence."""
+
+  def __next__(self):
+    batch = super().__next__()
+    return batch | {"waveform": np.zeros((self.batch_size, 100), np.float32)}
+
+
+def test_the_summary_of_a_run_on_silence_says_so(tmp_path):
+  toy.run(tmp_path, total_steps=6, train_dataset=SilentData)
+  assert (
+    "100% of the training data are silence or padding" in (tmp_path / "summary.txt").read_text()
+  )

@@ -2,18 +2,18 @@
 
 import dataclasses
 import itertools
-import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.configs import Json, JsonDict
-from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.evaluation.listening.build import HIDDEN_REFERENCE, Kind
 from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.report import Row
@@ -65,6 +65,16 @@ def read_key(path: str | os.PathLike[str]) -> JsonDict:
   key = _read(path)
   if not isinstance(key, dict) or not {"test", "kind", "trials"} <= set(key):
     raise DataError(f"{path} is no key of a listening test; give the .key.json that build wrote")
+  try:
+    for field, hint in (("test", str), ("kind", Kind), ("trials", Mapping[str, Mapping[str, Any]])):
+      configs.checked(hint, key[field], field)
+    for trial, facts in key["trials"].items():
+      _check_truth(Kind(key["kind"]), facts.get("truth"), f"the truth of {trial}")
+    names = {name for facts in key["trials"].values() for name in facts["truth"]}
+    if key["kind"] == Kind.PREFERENCE and len(names) != 2:
+      raise ConfigError(f"{len(names)} systems are compared; there must be two")
+  except ConfigError as error:
+    raise DataError(f"{path}: {error}; give the .key.json that build wrote") from error
   return key
 
 
@@ -80,13 +90,18 @@ def read_answers(paths: Sequence[str | os.PathLike[str]], key: Json) -> list[Ans
     try:
       if result["test"] != key["test"]:
         raise DataError(f"{path} has answers to another test; give the key of that test")
-      by_trial = {entry["trial"]: entry["answer"] for entry in result["answers"]}
-      listener = str(result["listener"])
-    except (KeyError, TypeError) as error:
+      by_trial = {
+        configs.checked(str, entry["trial"], "trial"): entry["answer"]
+        for entry in result["answers"]
+      }
+      listener = str(configs.checked(str | int, result["listener"], "listener"))
+    except (KeyError, TypeError, ConfigError) as error:
       raise DataError(f"{path} has no answers to a listening test") from error
     for trial, answer in by_trial.items():
       if trial not in key["trials"] or not _fits(key, trial, answer):
-        raise DataError(f"{path} has the invalid answer {answer!r} to trial {trial}")
+        raise DataError(
+          f"{path} has the invalid answer {configs.shown(answer)} to trial {configs.shown(trial)}"
+        )
     found[listener] = Answers(listener, by_trial)
   if not found:
     raise DataError("no answers are given")
@@ -253,7 +268,15 @@ def _resampled(metric: Metric, of: str, table: Sequence[tuple[str, str, float]])
   return Row(metric, widest, of)
 
 
-def _fits(key: Json, trial: str, answer: Any) -> bool:
+def _check_truth(kind: Kind, truth: Any, name: str) -> None:
+  """Raises `ConfigError` if the origins of a trial's sounds are not those of its kind."""
+  given = configs.checked(tuple[str, ...], truth, name)
+  known = kind is not Kind.REAL_OR_SYNTHETIC or set(given) <= {"real", "synthetic"}
+  if not given or not known:
+    raise ConfigError(f"{name} is {configs.shown(truth)}")
+
+
+def _fits(key: Mapping[str, Any], trial: str, answer: Any) -> bool:
   truth = key["trials"][trial]["truth"]
   kind = Kind(key["kind"])
   if kind is Kind.REAL_OR_SYNTHETIC:
@@ -262,7 +285,7 @@ def _fits(key: Json, trial: str, answer: Any) -> bool:
     return answer in [str(i) for i in range(len(truth))]
   return isinstance(answer, dict) and all(
     name in [str(i) for i in range(len(truth))]
-    and isinstance(value, int | float)
+    and type(value) in (int, float)  # true is an int to Python
     and 0 <= value <= 100
     for name, value in answer.items()
   )
@@ -270,6 +293,6 @@ def _fits(key: Json, trial: str, answer: Any) -> bool:
 
 def _read(path: str | os.PathLike[str]) -> Any:
   try:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return plain_json.parse(Path(path).read_bytes())
   except (OSError, ValueError) as error:
     raise DataError(f"{path} cannot be read: {error}") from error

@@ -128,3 +128,62 @@ def test_the_command_prints_a_table(run_cli, tmp_path):
   )
   assert done.code == 0, done.err
   assert "| right answers, all clips | 0.5 |" in done.out and "10 answers: 50.0%" in done.out
+
+
+@pytest.mark.parametrize(
+  "key, answer",
+  [
+    (MUSHRA, {"0": True}),
+    (MUSHRA, {"0": float("nan")}),
+    (MUSHRA, {"0": 10**400}),
+    (MUSHRA, {"0": 50, "9": 50}),
+    (MUSHRA, json.loads("[" * 60 + "]" * 60)),
+    (CHOICE, {"0": 1}),
+    (REAL, None),
+  ],
+)
+def test_answers_of_another_form_are_refused_in_one_line(tmp_path, key, answer):
+  trial = next(iter(key["trials"]))
+  with pytest.raises(DataError, match="invalid answer") as caught:
+    score.read_answers([write(tmp_path, "l", {trial: answer})], key)
+  assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    "[" * 5000,
+    '{"test": "t", "listener": [], "answers": []}',
+    '{"test": "t", "listener": "l", "answers": [{"trial": [], "answer": "real"}]}',
+    '{"test": "t", "listener": "l", "answers": 7}',
+    '{"test": "\\ud800"}',
+    "7",
+  ],
+)
+def test_files_that_are_no_answers_are_refused_in_one_line(tmp_path, content):
+  path = tmp_path / "answers.json"
+  path.write_text(content)
+  with pytest.raises(DataError, match=r"answers\.json") as caught:
+    score.read_answers([path], REAL)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"kind": "guessing"},
+    {"test": 7},
+    {"trials": []},
+    {"trials": {"a": 1}},
+    {"trials": {"a": {"truth": []}}},
+    {"trials": {"a": {"truth": ["robot"]}}},
+    {"kind": "preference"},
+  ],
+)
+def test_keys_of_another_form_are_refused(tmp_path, change):
+  path = tmp_path / "key.json"
+  path.write_text(json.dumps(REAL | change))
+  if change == {"kind": "preference"}:
+    path.write_text(json.dumps(CHOICE | {"trials": {"a": {"truth": ["a", "a"]}}}))
+  with pytest.raises(DataError, match=r"key\.json"):
+    score.read_key(path)

@@ -1,0 +1,56 @@
+"""Checks the environment variables that JAX reads, before a command computes anything."""
+
+import os
+
+from audiolm_jax.core.errors import UserError
+
+_FALSE = ("", "0", "f", "false", "n", "no", "off")
+_TRUE = ("1", "t", "true", "y", "yes", "on")
+# Settings with which results would differ from those on other machines: the only good value.
+_FIXED = {"JAX_ENABLE_X64": False, "JAX_THREEFRY_PARTITIONABLE": True}
+_RANDOM = ("threefry2x32", "rbg", "unsafe_rbg")
+
+
+class SettingError(UserError):
+  """Raised when JAX cannot work as the environment variables request.
+
+  Attributes:
+    reason: what is wrong.
+    fix: how to fix it.
+  """
+
+  def __init__(self, reason: str, fix: str):
+    super().__init__(f"{reason}; {fix}")
+    self.reason, self.fix = reason, fix
+
+
+def check() -> None:
+  """Raises an error if JAX does not load, finds no requested device or would compute otherwise.
+
+  JAX is imported only if JAX_PLATFORMS names something else than the CPU.
+  """
+  for name, wanted in _FIXED.items():
+    value = os.environ.get(name, _TRUE[0] if wanted else "").lower()
+    if value not in (_TRUE if wanted else _FALSE):
+      raise SettingError(
+        f"{name}={os.environ[name]}, with which the results would differ from those of others",
+        f"unset {name}",
+      )
+  random = os.environ.get("JAX_DEFAULT_PRNG_IMPL", _RANDOM[0])
+  if random not in _RANDOM:
+    raise SettingError(
+      f"JAX_DEFAULT_PRNG_IMPL={random} is unknown to JAX", "unset JAX_DEFAULT_PRNG_IMPL"
+    )
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  if platforms in ("", "cpu"):
+    return
+  import jax
+
+  try:
+    jax.devices()
+  except Exception as error:  # the exception types differ between backends
+    reason = " ".join(str(error).split()) or "JAX finds no such device"
+    raise SettingError(
+      f"JAX_PLATFORMS={platforms}: {reason[:200]}",
+      "set JAX_PLATFORMS=cpu to compute without an accelerator, or install its driver and plugin",
+    ) from error

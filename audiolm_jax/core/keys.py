@@ -1,0 +1,13 @@
+"""Random keys of one implementation, so that a seed gives the same results in every environment."""
+
+import jax
+from jaxtyping import Int, Key
+
+from audiolm_jax.core.arrays import Array
+
+_IMPLEMENTATION = "threefry2x32"
+
+
+def new_key(seed: int | Int[Array, ""]) -> Key[Array, ""]:
+  """Returns the key of a seed; JAX_DEFAULT_PRNG_IMPL does not affect it."""
+  return jax.random.key(seed, impl=_IMPLEMENTATION)

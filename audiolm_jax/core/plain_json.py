@@ -1,0 +1,64 @@
+"""Reads JSON that anybody may have written: of limited size and depth, and valid text."""
+
+import json
+from typing import Any
+
+# More than any file of this package has; a deeper value would exhaust Python's stack in places.
+_DEEPEST = 64
+
+
+def parse(content: str | bytes, most_bytes: int = 1 << 28) -> Any:
+  """Returns the value of a JSON text.
+
+  Args:
+    content: the text; bytes are UTF-8.
+    most_bytes: largest accepted length.
+
+  Raises:
+    ValueError: the text is not valid UTF-8 or JSON, too long, nested too deeply, or has a surrogate
+      without its pair (other than in Python's names of files) or a number of thousands of digits;
+      the message is one line.
+  """
+  if len(content) > most_bytes:
+    raise ValueError(f"it has {len(content)} bytes, more than {most_bytes}")
+  try:
+    text = content.decode("utf-8") if isinstance(content, bytes) else content
+    value = json.loads(text)
+  except UnicodeDecodeError as error:
+    raise ValueError(f"byte {error.start} is not UTF-8") from error
+  except RecursionError as error:
+    raise ValueError("it is nested too deeply") from error
+  except json.JSONDecodeError as error:
+    raise ValueError(f"it is not JSON: {error}") from error
+  # Only an escape can give half of a surrogate pair.
+  _check(value, with_texts="\\ud" in text or "\\uD" in text)
+  return value
+
+
+def _check(value: Any, with_texts: bool) -> None:
+  """Raises `ValueError` for a value that is too deep or has text that cannot be written."""
+  level = [value]
+  for _ in range(_DEEPEST):
+    following: list[Any] = []
+    for item in level:
+      if isinstance(item, dict):
+        following += item.values()
+        following += item.keys() if with_texts else ()
+      elif isinstance(item, list):
+        following += item
+      elif with_texts and isinstance(item, str):
+        _check_text(item)
+    if not with_texts:
+      following = [item for item in following if isinstance(item, dict | list)]
+    if not following:
+      return
+    level = following
+  raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _check_text(text: str) -> None:
+  try:
+    # Python reads the bytes of a file name that are not UTF-8 as such surrogates.
+    text.encode("utf-8", "surrogateescape")
+  except UnicodeEncodeError as error:
+    raise ValueError(f"the text {text[:40]!r} has half of a surrogate pair") from error

@@ -1,0 +1,65 @@
+"""Shapes of parameters, computed from configurations without running or tracing a network.
+
+Shapes are nested like the parameters, with tuples in the place of arrays. The configuration of each
+network has a method `parameter_shapes`; the tests compare it with the network itself. Files are
+compared with these shapes before their arrays are read.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+Shapes = dict[str, Any]
+
+
+def flat(shapes: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, ...]]:
+  """Returns the shapes by name; the names of nested ones are joined with "/"."""
+  found: dict[str, tuple[int, ...]] = {}
+  for name, value in shapes.items():
+    if isinstance(value, Mapping):
+      found |= flat(value, f"{prefix}{name}/")
+    else:
+      found[prefix + name] = tuple(value)
+  return found
+
+
+def of_arrays(params: Mapping[str, Any]) -> Shapes:
+  """Returns the shapes of nested arrays, or of anything with a `shape`."""
+  return {
+    name: of_arrays(value) if isinstance(value, Mapping) else tuple(value.shape)
+    for name, value in params.items()
+  }
+
+
+def dense(inputs: int, outputs: int, *, bias: bool = True) -> Shapes:
+  """Returns the shapes of a matrix product, with a bias or without."""
+  return {"kernel": (inputs, outputs), **({"bias": (outputs,)} if bias else {})}
+
+
+def convolution(taps: int, inputs: int, outputs: int) -> Shapes:
+  """Returns the shapes of a convolution over time."""
+  return {"kernel": (taps, inputs, outputs), "bias": (outputs,)}
+
+
+def strided(stride: int, inputs: int, outputs: int) -> Shapes:
+  """Returns the shapes of `codec.causal.StridedConv`."""
+  return dense(2 * stride * inputs, outputs)
+
+
+def transposed(stride: int, inputs: int, outputs: int) -> Shapes:
+  """Returns the shapes of `codec.causal.TransposedConv`."""
+  return {"kernel": (inputs, 2 * stride * outputs), "bias": (outputs,)}
+
+
+def norm(dim: int) -> Shapes:
+  """Returns the shapes of a normalization with scale and bias."""
+  return {"scale": (dim,), "bias": (dim,)}
+
+
+def clustered(encoder: Shapes, dim: int, num_clusters: int) -> Shapes:
+  """Returns the shapes of a semantic tokenizer: an encoder, its whitening and its centroids."""
+  return {
+    "encoder": encoder,
+    "mean": (dim,),
+    "scale": (dim,),
+    "centroids": (num_clusters, dim),
+  }

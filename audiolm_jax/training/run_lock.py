@@ -1,0 +1,245 @@
+"""One run at a time in a run folder.
+
+`lock.json` names the process that trains: its user, host, number and start. The process touches the
+file every few seconds and removes it at its end. A file that a killed process left is replaced: on
+the same host at once, because the process does not exist; otherwise when it was not touched for
+`STALE_SECONDS`.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import getpass
+import json
+import os
+import platform
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from audiolm_jax.core import configs, plain_json
+from audiolm_jax.core.errors import ConfigError, UserError
+
+LOCK_FILE = "lock.json"
+STALE_SECONDS = 45.0
+_TOUCH_SECONDS = 10.0
+_POLL_SECONDS = 1.0
+# After this time, two processes that replaced the same stale file know which of them was last.
+_SETTLE_SECONDS = 0.3
+
+
+class LockError(UserError):
+  """Raised when another process trains in a run folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+  """The process that holds a lock.
+
+  Attributes:
+    user: its user.
+    host: the name of its host.
+    machine: the boot and the container of the host, in which process numbers are unique.
+    pid: its number.
+    process_start: the start of the process as the kernel counts it; "" if unknown.
+    since: when it took the lock, with the time zone.
+    token: a random text of this lock.
+  """
+
+  user: str
+  host: str
+  machine: str
+  pid: int
+  process_start: str
+  since: str
+  token: str
+
+
+class RunLock:
+  """A lock that this process holds; `check` raises an error if another process has taken it."""
+
+  def __init__(self, path: Path, owner: Owner):
+    self._path, self._owner = path, owner
+    self._ended, self._lost = threading.Event(), False
+    self._thread = threading.Thread(target=self._touch, name="run lock", daemon=True)
+    self._thread.start()
+
+  def check(self) -> None:
+    """Raises `LockError` if the lock was taken while this process was suspended."""
+    if self._lost:
+      raise LockError(
+        f"another run has taken {self._path.parent} while this process did not respond; this run "
+        "ends, because both would write the same files"
+      )
+
+  def release(self) -> None:
+    """Removes the file unless another process has replaced it."""
+    self._ended.set()
+    self._thread.join()
+    with contextlib.suppress(OSError):
+      if _read(self._path) == self._owner:
+        self._path.unlink()
+
+  def _touch(self) -> None:
+    while not self._ended.wait(_TOUCH_SECONDS):
+      # A file system that fails for a moment does not end the run.
+      with contextlib.suppress(OSError):
+        if not self._path.exists() or _read(self._path) == self._owner:
+          _write(self._path, self._owner)
+        else:
+          self._lost = True
+          return
+
+
+@contextlib.contextmanager
+def held(model_dir: Path) -> Iterator[RunLock | None]:
+  """Holds the lock of a run folder; of several processes of a run, the first one holds it.
+
+  Yields:
+    The lock; None in other processes.
+
+  Raises:
+    LockError: another process trains in the folder.
+    UserError: the folder is not writable.
+  """
+  if jax.process_index() != 0:
+    yield None
+    return
+  lock = RunLock(model_dir / LOCK_FILE, _acquired(model_dir / LOCK_FILE))
+  try:
+    yield lock
+  finally:
+    lock.release()
+
+
+def _acquired(path: Path) -> Owner:
+  """Writes the lock of this process, after the lock of a process that has ended is recognised."""
+  own, waiting_for = _this_process(), None
+  try:
+    while not _created(path, own):
+      other, touched = _read(path), _modified(path)
+      if touched is None:
+        continue  # it was removed in the meantime
+      if other is not None and other.machine == own.machine:
+        if _is_running(other):
+          raise _in_use(path, other)
+        return _replaced(path, own)
+      if _age(path, touched) > STALE_SECONDS:
+        return _replaced(path, own)
+      if waiting_for is None:
+        waiting_for = touched
+        print(f"waiting for up to {STALE_SECONDS:.0f} s: {_words(path, other)}", file=sys.stderr)
+      elif touched != waiting_for:
+        raise _in_use(path, other)
+      time.sleep(_POLL_SECONDS)
+  except OSError as error:
+    raise UserError(
+      f"cannot write {path}: {error.strerror or error}; choose another MODEL_DIR"
+    ) from error
+  return own
+
+
+def _created(path: Path, owner: Owner) -> bool:
+  try:
+    with open(path, "x") as file:
+      file.write(json.dumps(configs.to_dict(owner), indent=1))
+    return True
+  except FileExistsError:
+    return False
+
+
+def _replaced(path: Path, owner: Owner) -> Owner:
+  """Replaces a stale lock; raises `LockError` if another process replaces it at the same time."""
+  _write(path, owner)
+  time.sleep(_SETTLE_SECONDS)
+  now = _read(path)
+  if now != owner:
+    raise _in_use(path, now)
+  return owner
+
+
+def _write(path: Path, owner: Owner) -> None:
+  temporary = path.with_name(f".{owner.token}.tmp")
+  temporary.write_text(json.dumps(configs.to_dict(owner), indent=1))
+  os.replace(temporary, path)
+
+
+def _read(path: Path) -> Owner | None:
+  """Returns the owner in a lock file; None if the file is missing, incomplete or something else."""
+  try:
+    return configs.from_dict(Owner, plain_json.parse(path.read_bytes(), 1 << 16))
+  except (OSError, ValueError, ConfigError):
+    return None
+
+
+def _modified(path: Path) -> int | None:
+  try:
+    return path.stat().st_mtime_ns
+  except FileNotFoundError:
+    return None
+
+
+def _age(path: Path, touched: int) -> float:
+  """Returns the seconds since a file was touched by the clock of its file system."""
+  probe = path.with_name(f".{secrets.token_hex(6)}.tmp")
+  probe.touch()
+  try:
+    return (probe.stat().st_mtime_ns - touched) / 1e9
+  finally:
+    probe.unlink()
+
+
+def _this_process() -> Owner:
+  try:
+    user = getpass.getuser()
+  except (KeyError, OSError):  # the unknown user of a container
+    user = str(os.getuid())
+  now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+  pid, token = os.getpid(), secrets.token_hex(6)
+  return Owner(user, platform.node(), _machine(), pid, _process_start(pid), now, token)
+
+
+def _machine() -> str:
+  """Returns what identifies the set of process numbers: boot of the kernel, and container."""
+  try:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
+  except OSError:
+    return platform.node()
+
+
+def _process_start(pid: int) -> str:
+  """Returns when a process started, so that its number is not confused with a later process."""
+  try:
+    # The name of the program, in parentheses, may contain spaces.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+  except (OSError, IndexError):
+    return ""
+
+
+def _is_running(owner: Owner) -> bool:
+  try:
+    os.kill(owner.pid, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:  # of another user
+    return True
+  return _process_start(owner.pid) == owner.process_start
+
+
+def _in_use(path: Path, owner: Owner | None) -> LockError:
+  return LockError(f"{_words(path, owner)}; wait until it has ended, or choose another MODEL_DIR")
+
+
+def _words(path: Path, owner: Owner | None) -> str:
+  if owner is None:
+    return f"{path.parent} is in use by another run, whose {path.name} cannot be read"
+  return (
+    f"{path.parent} is in use by a run of {owner.user} on {owner.host}, process {owner.pid}, "
+    f"since {owner.since}"
+  )
