@@ -168,7 +168,7 @@ class StageSpec(abc.ABC):
       for name, feature in self.features().items()
     }
 
-    def params(batch: Batch) -> dict[str, Any]:
+    def params(batch: Batch) -> Params:
       rng = new_key(0)
       return self.inference_params(meta.unbox(self.init(config, rng, batch)))
 
