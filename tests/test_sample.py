@@ -221,6 +221,17 @@ def test_resynthesis_keeps_the_semantic_tokens(miniature_bundle):
   assert short.waveform.shape == (8_000,)
 
 
+def test_resynthesis_after_a_voice_returns_the_content_only(miniature_bundle):
+  prompt, voice = melody(1.03), melody(0.9, seed=3)
+  settings = {"mode": "resynthesis", "duration": None, "voice": voice, "prompt_seconds": 0.8}
+  result = made(miniature_bundle, prompt, **settings)
+  assert result.waveform.shape == prompt.shape and result.prompt_samples == 0
+  tokens = miniature_bundle.encode(voice[:12_800], RATE)
+  np.testing.assert_array_equal(result.tokens.codes[:40], tokens.codes)
+  decoded = miniature_bundle.decode(result.tokens.codes)[12_800:]
+  np.testing.assert_allclose(result.waveform, decoded[: len(prompt)], atol=1e-6)
+
+
 def test_time_and_progress_are_reported_for_each_stage(miniature_bundle):
   events = []
   result = made(

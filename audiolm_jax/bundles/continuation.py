@@ -5,16 +5,16 @@ import dataclasses
 import enum
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle, at_bundle_rate
 from audiolm_jax.core.errors import AudioError, BundleError, UserError
-from audiolm_jax.core.streams import CODES, SEMANTIC
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
@@ -78,23 +78,33 @@ class Settings(TypedDict, total=False):
     seed: random seed, default 0. The same seed gives the same audio, and no sample depends on
       another one.
     prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for all of it.
-      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled.
+      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled. In
+      resynthesis, the seconds of the voice to use.
+    voice: in resynthesis, a recording of the voice to use, [samples] at the rate of the prompt; the
+      default is a voice that the model draws. Its tokens precede those of the result.
     mode: see `Mode`; default continuation.
     prompt_audio: the prompt's part of a continuation, see `PromptAudio`; default codec.
     temperature: per stage; 0 takes the most likely token. The default is the bundle's, else the
       paper's 0.6, 0.8 and 0.6 for the semantic, coarse and fine stages, else 1.
     top_k: per stage; sample from the k most likely tokens; 0 (default) for all.
     top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
+    passes: per parallel stage; passes of each level, 1 for levels without a number; () for the
+      codes nearest to the predicted points, in one pass. The default is the stage's.
+    guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
+      1 for no guidance. The default is the stage's.
   """
 
   duration: float | None
   seed: int
   prompt_seconds: float | None
+  voice: Float[np.ndarray, "samples"] | None
   mode: Mode | str
   prompt_audio: PromptAudio | str
   temperature: Mapping[str, float]
   top_k: Mapping[str, int]
   top_p: Mapping[str, float]
+  passes: Mapping[str, Sequence[int]]
+  guidance: Mapping[str, float]
 
 
 def continue_audio(
@@ -252,7 +262,9 @@ def _request(
     PromptAudio, settings.get("prompt_audio", PromptAudio.CODEC), "prompt_audio"
   )
   duration, prompt_seconds = settings.get("duration"), settings.get("prompt_seconds", 3.0)
-  seed = settings.get("seed", 0)
+  seed, voice = settings.get("seed", 0), settings.get("voice")
+  if voice is not None and mode is not Mode.RESYNTHESIS:
+    raise UserError(f"{mode.value} mode takes no voice; give it in resynthesis mode")
   _check_numbers(mode, duration, prompt_seconds, seed)
   _check_stages(bundle, mode)
   options = _options(bundle, settings)
@@ -266,20 +278,32 @@ def _request(
     return _Request(clips, [_Output(new, new)], seed, options)
   if waveform is None or sample_rate is None:
     raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
+  step = math.lcm(bundle.semantic.spec.hop_length, hop)
+
+  def whole_steps(prompt: np.ndarray) -> np.ndarray:
+    return prompt[: len(prompt) // step * step]
+
+  speaker = np.zeros(0, np.float32)
+  if voice is not None:
+    if np.ndim(voice) != 1:
+      raise AudioError(f"the voice has shape {np.shape(voice)}; give [samples]")
+    speaker = _prepared_prompt(bundle, voice, sample_rate, prompt_seconds, "the voice")
+    speaker = whole_steps(speaker)
+  given = _expected_clip(bundle, speaker, 0).prompt
   wholes, expected, outputs = [], [], []
   for prompt in waveform if _is_list(waveform) or np.ndim(waveform) == 2 else [waveform]:
     if mode is Mode.RESYNTHESIS:
-      prompt = _prepared_prompt(bundle, prompt, sample_rate, duration)
+      prompt = _prepared_prompt(bundle, prompt, sample_rate, duration, "the prompt")
       frames = -(-len(prompt) // hop)
       # The last codec frame may span more semantic tokens than the audio does.
       wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
-      clip = _expected_clip(bundle, wholes[-1], frames)
-      expected.append(Clip(frames, given={SEMANTIC: clip.prompt[SEMANTIC]}))
-      outputs.append(_Output(len(prompt), len(prompt)))
+      content = _expected_clip(bundle, wholes[-1], frames)
+      expected.append(_resynthesized(given, content.prompt[SEMANTIC], frames))
+      total = len(speaker) + len(prompt)
+      outputs.append(_Output(total, len(prompt), hidden=len(speaker)))
     else:
-      prompt = _prepared_prompt(bundle, prompt, sample_rate, prompt_seconds)
-      step = math.lcm(bundle.semantic.spec.hop_length, hop)
-      wholes.append(prompt[: len(prompt) // step * step])
+      prompt = _prepared_prompt(bundle, prompt, sample_rate, prompt_seconds, "the prompt")
+      wholes.append(whole_steps(prompt))
       expected.append(_expected_clip(bundle, wholes[-1], -(-(len(prompt) + new) // hop)))
       original = prompt if prompt_audio is PromptAudio.ORIGINAL else None
       hidden = len(prompt) if prompt_audio is PromptAudio.NONE else 0
@@ -287,14 +311,32 @@ def _request(
   _make_ready(bundle, expected, options, rehearse)
   resynthesis = mode is Mode.RESYNTHESIS
   clips = []
+  if len(speaker):
+    given = {
+      SEMANTIC: bundle.semantic.tokenize_long(speaker),
+      CODES: bundle.codec.encode_long(speaker),
+    }
   for clip, whole in zip(expected, wholes, strict=True):
     semantic = bundle.semantic.tokenize_long(whole)
     if resynthesis:
-      clips.append(Clip(clip.num_frames, given={SEMANTIC: semantic}))
+      clips.append(_resynthesized(given, semantic, len(whole) // hop))
     else:
       prompt = {SEMANTIC: semantic, CODES: bundle.codec.encode_long(whole)}
       clips.append(Clip(clip.num_frames, prompt))
   return _Request(clips, outputs, seed, options)
+
+
+def _resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
+  """Returns a clip of given semantic tokens, after the tokens of a voice.
+
+  Args:
+    voice: semantic tokens and codes of the voice; no steps for none.
+    content: semantic tokens of the content.
+    frames: frames of the content.
+  """
+  semantic = np.concatenate([voice[SEMANTIC], content])
+  total = len(voice[CODES]) + frames
+  return Clip(total, prompt={CODES: voice[CODES]}, given={SEMANTIC: semantic})
 
 
 def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
@@ -323,14 +365,21 @@ def _make_ready(
 
 def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
   top_k, top_p = settings.get("top_k", {}), settings.get("top_p", {})
+  passes, guidance = settings.get("passes", {}), settings.get("guidance", {})
   temperature = temperatures_of(bundle) | dict(settings.get("temperature", {}))
-  for name in [*temperature, *top_k, *top_p]:
+  for name in [*temperature, *top_k, *top_p, *passes, *guidance]:
     if name not in bundle.stages:
       names = ", ".join(bundle.stages)
       raise UserError(f"sampling options for {name!r}; the stages of {bundle.name} are {names}")
   return CascadeOptions(
     {
-      name: SamplingOptions(temperature[name], top_k.get(name, 0), top_p.get(name, 1.0))
+      name: SamplingOptions(
+        temperature[name],
+        top_k.get(name, 0),
+        top_p.get(name, 1.0),
+        passes=tuple(passes[name]) if name in passes else None,
+        guidance=guidance.get(name),
+      )
       for name in bundle.stages
     }
   )
@@ -342,9 +391,9 @@ def _is_list(waveform: Any) -> bool:
 
 
 def _prepared_prompt(
-  bundle: Bundle, waveform: Any, sample_rate: int, seconds: float | None
+  bundle: Bundle, waveform: Any, sample_rate: int, seconds: float | None, name: str
 ) -> Float[np.ndarray, "samples"]:
-  """Returns the first `seconds` of a prompt at the bundle's rate."""
+  """Returns the first `seconds` of a prompt, called `name` in messages, at the bundle's rate."""
   waveform = np.asarray(waveform)
   if waveform.ndim != 1:
     raise AudioError(
@@ -353,7 +402,7 @@ def _prepared_prompt(
   if seconds is not None:
     waveform = waveform[: max(1, round(seconds * sample_rate))]
   prompt = at_bundle_rate(bundle, waveform, sample_rate)
-  check_prompt(prompt, bundle.sample_rate, "the prompt")
+  check_prompt(prompt, bundle.sample_rate, name)
   return prompt
 
 

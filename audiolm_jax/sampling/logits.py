@@ -25,12 +25,17 @@ class SamplingOptions:
     top_p: draws among the most likely tokens whose probabilities sum to p; 1 for all. Applied after
       the temperature and top-k.
     processors: applied to the logits before that, one after another.
+    passes: for a parallel stage, the number of passes of each level, as in `FillingConfig`; () for
+      the codes nearest to the predicted points, in one pass; None for the stage's default.
+    guidance: for a parallel stage, see `FillingConfig`; None for the stage's default.
   """
 
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
   processors: "tuple[Processor, ...]" = ()
+  passes: tuple[int, ...] | None = None
+  guidance: float | None = None
 
   def __post_init__(self):
     if not 0 <= self.temperature < float("inf"):
@@ -39,6 +44,8 @@ class SamplingOptions:
       raise UserError(f"top_k {self.top_k} is negative; set 0 for all tokens, or 1 and more")
     if not 0 < self.top_p <= 1:
       raise UserError(f"top_p {self.top_p} is not in (0, 1]; set 1 for all tokens")
+    if self.guidance is not None and not 0 <= self.guidance < float("inf"):
+      raise UserError(f"guidance {self.guidance} is not usable; set 1 for none, or more")
 
   @property
   def controls(self) -> "Controls":
