@@ -11,9 +11,10 @@ import enum
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.lm.config import Positions, TransformerConfig
 from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
@@ -215,8 +216,8 @@ class ParallelSpec(StageSpec):
     }
 
   def by_frame(
-    self, semantic: Int[np.ndarray, "steps"], frames: int, start: int = 0
-  ) -> Int[np.ndarray, "frames"]:
+    self, semantic: Integer[np.ndarray, "steps"], frames: int, start: int = 0
+  ) -> Integer[np.ndarray, "frames"]:
     """Returns the semantic token of the time of each frame.
 
     Args:
@@ -279,7 +280,7 @@ class ParallelSpec(StageSpec):
 
     return parallel_loss(self, config, params, batch, rng=rng, z_loss=z_loss)
 
-  def inference_params(self, params: Any) -> dict[str, Any]:
+  def inference_params(self, params: Params) -> Params:
     """Returns the parameters with unstacked layers."""
     from audiolm_jax.lm.transformer import unstack_layers
 
@@ -325,4 +326,5 @@ class ParallelSpec(StageSpec):
 
 def parallel_stage(**overrides: Any) -> ParallelSpec:
   """Returns the stage that replaces the paper's coarse and fine stages."""
-  return ParallelSpec(**({"name": "parallel"} | overrides))
+  defaults: dict[str, Any] = {"name": "parallel"}
+  return ParallelSpec(**(defaults | overrides))

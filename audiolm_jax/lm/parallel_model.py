@@ -11,14 +11,14 @@ is absent where a coarser code is unknown, and from plain heads. Vectors are div
 deviation of the latents, so that no scale of the codec enters the parameters.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from audiolm_jax.core import products
+from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.lm.blocks import AttentionContext, Mlp, SelfAttention, dropout_of
 from audiolm_jax.lm.config import Remat
@@ -57,8 +57,8 @@ class ParallelModel(nn.Module):
     levels, size, dim = self.num_quantizers, self.codebook_size, c.embed_dim
 
     def table(name, scale, shape, axes):
-      init = nn.with_logical_partitioning(nn.initializers.normal(scale), axes)
-      return self.param(name, init, shape, jnp.float32)
+      normal = nn.initializers.normal(scale)
+      return modules.param(self, name, normal, axes, shape, jnp.float32)
 
     self.code_embedding = table(
       "code_embedding", 0.02, (levels, size, dim), ("quantizers", "vocab", "embed")
@@ -73,13 +73,10 @@ class ParallelModel(nn.Module):
     )
     if config.heads is Heads.GEOMETRY:
       latent = config.latent_dim
-      self.codebooks = self.param(
-        CODEBOOKS,
-        # The codec's replace them before training; without them no loss is finite.
-        nn.with_logical_partitioning(nn.initializers.constant(jnp.nan), ("quantizers", None, None)),
-        (levels, size, latent),
-        jnp.float32,
-      )
+      # The codec's replace them before training; without them no loss is finite.
+      unset, axes = nn.initializers.constant(jnp.nan), ("quantizers", None, None)
+      books = (levels, size, latent)
+      self.codebooks = modules.param(self, CODEBOOKS, unset, axes, books, jnp.float32)
       self.code_input = Projection((latent, dim), ("kv", "embed"), jnp.dtype(c.dtype))
       self.point = table("point", _POINT_SCALE * dim**-0.5, (dim, latent), ("embed", "kv"))
       self.level_point = table(
@@ -89,18 +86,15 @@ class ParallelModel(nn.Module):
         ("quantizers", "embed", "kv"),
       )
       betas = jnp.log(jnp.where(jnp.arange(levels) == 0, 1.0, _FINER_BETA))
-      self.log_beta = self.param(
-        "log_beta",
-        nn.with_logical_partitioning(lambda _, shape, dtype: betas.astype(dtype), ("quantizers",)),
-        (levels,),
-        jnp.float32,
+      self.log_beta = modules.param(
+        self, "log_beta", lambda *_: betas, ("quantizers",), (levels,), jnp.float32
       )
     if c.scan_layers:
       self.layers = nn.scan(
         _rematerialised(c),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # Flax declares integers
         length=c.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )(config, self.deterministic)
@@ -150,9 +144,9 @@ class ParallelModel(nn.Module):
     everywhere = jnp.zeros((1, 1, length, length), jnp.float32)
     context = AttentionContext((everywhere,), jnp.arange(length)[None], valid)
     if c.scan_layers:
-      x, _ = self.layers(x, context)
+      x, _ = cast(ParallelBlock, self.layers)(x, context)
     else:
-      for layer in self.layers:
+      for layer in cast(list[ParallelBlock], self.layers):
         x, _ = layer(x, context)
     return self.final_norm(x)
 
@@ -240,8 +234,8 @@ class ParallelBlock(nn.Module):
     self.attention_norm, self.attention = RMSNorm(dtype), SelfAttention(c)
     self.convolution_norm = RMSNorm(dtype)
     # Zeros, so that a layer starts as one without a convolution.
-    taps = nn.with_logical_partitioning(nn.initializers.zeros, ("kernel", "embed"))
-    self.taps = self.param("taps", taps, (self.config.kernel_size, c.embed_dim), jnp.float32)
+    zeros, taps = nn.initializers.zeros, (self.config.kernel_size, c.embed_dim)
+    self.taps = modules.param(self, "taps", zeros, ("kernel", "embed"), taps, jnp.float32)
     self.mlp_norm, self.mlp = RMSNorm(dtype), Mlp(c, self.deterministic)
     self.dropout = dropout_of(c, self.deterministic)
 

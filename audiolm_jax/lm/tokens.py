@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Integer
 
 from audiolm_jax.core.errors import ConfigError
 
@@ -64,13 +64,13 @@ class TokenLayout:
     """The ids of semantic tokens."""
     return IdRange(NUM_RESERVED, self.num_clusters)
 
-  def quantizer_range(self, quantizer: int | Int[Array, "..."]) -> IdRange:
+  def quantizer_range(self, quantizer: int | Integer[Array, "..."]) -> IdRange:
     """Returns the ids of the codes of one quantizer; `quantizer` may be a traced integer."""
     start = NUM_RESERVED + self.num_clusters + quantizer * self.codebook_size
     return IdRange(start, self.codebook_size)
 
   def legal_range(
-    self, position: int | Int[Array, "..."], first_quantizer: int, num_target_quantizers: int
+    self, position: int | Integer[Array, "..."], first_quantizer: int, num_target_quantizers: int
   ) -> IdRange:
     """Returns the legal ids at target `position`, counted from the first target token.
 
@@ -83,17 +83,19 @@ class TokenLayout:
       return self.semantic_range
     return self.quantizer_range(first_quantizer + position % num_target_quantizers)
 
-  def semantic_to_ids(self, semantic: Int[Array, "*batch steps"]) -> Int[Array, "*batch steps"]:
+  def semantic_to_ids(
+    self, semantic: Integer[Array, "*batch steps"]
+  ) -> Integer[Array, "*batch steps"]:
     """Converts cluster numbers to ids."""
     return semantic + NUM_RESERVED
 
-  def ids_to_semantic(self, ids: Int[Array, "*batch steps"]) -> Int[Array, "*batch steps"]:
+  def ids_to_semantic(self, ids: Integer[Array, "*batch steps"]) -> Integer[Array, "*batch steps"]:
     """Converts ids to cluster numbers."""
     return ids - NUM_RESERVED
 
   def flatten_codes(
-    self, codes: Int[Array, "*batch frames quantizers"], first_quantizer: int = 0
-  ) -> Int[Array, "*batch frames*quantizers"]:
+    self, codes: Integer[Array, "*batch frames quantizers"], first_quantizer: int = 0
+  ) -> Integer[Array, "*batch frames*quantizers"]:
     """Converts codes of quantizers `first_quantizer` and following ones to a row of ids."""
     frames, count = codes.shape[-2:]
     offsets = self._offsets(first_quantizer, count)
@@ -101,10 +103,10 @@ class TokenLayout:
 
   def unflatten_ids(
     self,
-    ids: Int[Array, "*batch tokens"],
+    ids: Integer[Array, "*batch tokens"],
     num_quantizers: int,
     first_quantizer: int = 0,
-  ) -> Int[Array, "*batch frames quantizers"]:
+  ) -> Integer[Array, "*batch frames quantizers"]:
     """Inverts `flatten_codes`; the number of tokens is a multiple of `num_quantizers`."""
     frames = ids.shape[-1] // num_quantizers
     codes = ids.reshape((*ids.shape[:-1], frames, num_quantizers))

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ class ParallelDecoder:
       dtype = "float32" if jax.default_backend() == "cpu" else config.transformer.dtype
     shape = config.shape()
     layers = dataclasses.replace(shape.transformer, dtype=dtype)
-    self.spec: ParallelSpec = stage.spec
+    self.spec = cast(ParallelSpec, stage.spec)
     self.filling = config.filling
     self.config = dataclasses.replace(shape, transformer=layers)
     self.params = _ready(stage.spec.inference_params(stage.params), dtype)

@@ -40,7 +40,12 @@ def parallel_params(config: ParallelConfig = CONFIG):
   """Returns parameters large enough that every part matters, with the codebooks BOOKS."""
   batch = parallel_batch(CROP)
   params = nn.meta.unbox(jax.jit(lambda key: SPEC.init(config, key, batch))(jax.random.key(0)))
-  params = jax.tree.map(lambda x: 3 * np.asarray(x), params)
+  params = {
+    name: jax.tree.map(
+      lambda x, name=name: (1.0 if name == "log_beta" else 1.5) * np.asarray(x), tree
+    )
+    for name, tree in params.items()
+  }
   rng = np.random.default_rng(1)
   taps = params["layers_0"]["taps"]
   params["layers_0"]["taps"] = rng.normal(size=taps.shape).astype(np.float32)

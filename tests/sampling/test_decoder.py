@@ -72,16 +72,16 @@ def seen_logits(monkeypatch):
   seen = []
   original = loop._choose
 
-  def spy(program, variables, inputs, hidden, codes, step):
+  def spy(program, params, inputs, hidden, codes, step):
     spec = program.spec
     start, size = spec.layout.legal_range(
       step, spec.first_target_quantizer, spec.num_target_quantizers
     )
-    logits = program.model.apply(variables, hidden, start, size, method="range_logits")
+    logits = program.model.apply({"params": params}, hidden, start, size, method="range_logits")
     jax.debug.callback(
       lambda s, x: seen.append((int(s), np.asarray(x))), step, logits, ordered=True
     )
-    return original(program, variables, inputs, hidden, codes, step)
+    return original(program, params, inputs, hidden, codes, step)
 
   monkeypatch.setattr(loop, "_choose", spy)
   # A fresh jit, so that the spy is not hidden by what was compiled before, nor kept after.
