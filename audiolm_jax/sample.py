@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiolm_jax.core import compilation_cache
+from audiolm_jax.core import arguments, compilation_cache, ranges
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, plotting, provenance, token_file
@@ -125,8 +125,8 @@ def _check_flags() -> None:
     raise UserError("--mode unconditional takes no --prompt; omit one of them")
   if FLAGS.mode != "unconditional" and FLAGS.prompt is None:
     raise UserError(f"--prompt is required for {FLAGS.mode}; --mode unconditional needs no prompt")
-  if FLAGS.num_samples < 1:
-    raise UserError(f"--num_samples {FLAGS.num_samples} must be 1 or more")
+  arguments.whole(FLAGS.num_samples, "--num_samples", ranges.SAMPLES_PER_PROMPT)
+  arguments.whole(FLAGS.seed, "--seed", ranges.SEEDS)
   if FLAGS.plot is not None:
     if Path(FLAGS.plot).suffix.lower() != ".png":
       raise UserError(f"--plot {FLAGS.plot} must end in .png")
@@ -151,8 +151,8 @@ def _load_prompt(bundle: "Bundle") -> "np.ndarray":
 
   name = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
   seconds = FLAGS[name].value
-  if seconds is not None and not 0 < seconds < float("inf"):
-    raise UserError(f"--{name} {seconds:g} must be positive")
+  if seconds is not None:
+    seconds = arguments.number(seconds, f"--{name}", continuation.PROMPT_SECONDS)
   waveform = audio.load_audio(FLAGS.prompt, bundle.sample_rate, seconds=seconds)
   continuation.check_prompt(waveform, bundle.sample_rate, FLAGS.prompt)
   return waveform

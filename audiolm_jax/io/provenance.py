@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 
-from audiolm_jax.core import configs, plain_json
+from audiolm_jax.core import arguments, configs, plain_json
 from audiolm_jax.core.version import __version__
 from audiolm_jax.io import audio
 
@@ -52,7 +52,9 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
 
   Raises:
     AudioError: the file is not an audio file.
+    UserError: the path is not a path.
   """
+  path = arguments.path(path, "path", "the name of an audio file")
   comment = audio.read_tags(path).get("comment", "")
   if not comment.startswith(_PREFIX):
     return None

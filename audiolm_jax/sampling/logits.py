@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
+from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
   from audiolm_jax.sampling.processors import Processor
+
+
+_TEMPERATURES = ranges.Range(0, 1e6)  # of float32, a higher one is as good as that
+_TOP_K = ranges.Range(0, 2**24)  # 0 for all; no vocabulary is larger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +38,10 @@ class SamplingOptions:
   processors: "tuple[Processor, ...]" = ()
 
   def __post_init__(self):
-    if not 0 <= self.temperature < float("inf"):
-      raise UserError(f"temperature {self.temperature} is not usable; set it to 0 or more")
-    if self.top_k < 0:
-      raise UserError(f"top_k {self.top_k} is negative; set 0 for all tokens, or 1 and more")
-    if not 0 < self.top_p <= 1:
-      raise UserError(f"top_p {self.top_p} is not in (0, 1]; set 1 for all tokens")
+    arguments.number(self.temperature, "temperature", _TEMPERATURES)
+    object.__setattr__(self, "top_k", arguments.whole(self.top_k, "top_k", _TOP_K))
+    if not arguments.number(self.top_p, "top_p", ranges.Range(0, 1)):
+      raise UserError("top_p is 0, so no token could be drawn; set 1 for all tokens")
 
   @property
   def controls(self) -> "Controls":
