@@ -53,7 +53,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("concurrency", 1, "Requests that run at a time.", 1, flag_values=FLAGS)
 flags.DEFINE_multi_string(
   "allowed_host", [],
-  "Further name under which browsers reach the server, such as that of a proxy; repeat for several.",
+  "Further name under which browsers reach the server, such as a proxy's; repeat for several.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool(

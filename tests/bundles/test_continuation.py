@@ -103,7 +103,7 @@ def test_codes_that_are_no_array_are_refused(miniature_bundle):
 
 def test_bundles_are_named_by_texts_and_paths(miniature_bundle, tmp_path):
   for name in (None, 3, ["speech_tiny"], ""):
-    with pytest.raises(BundleError, match="the bundle is .*; give the name or the folder"):
+    with pytest.raises(BundleError, match=r"the bundle is .*; give the name or the folder"):
       bundles.load_bundle(name)
   with pytest.raises(UserError, match="stages is 'coarse'; give names of stages"):
     bundles.load_bundle("speech_tiny", stages="coarse")

@@ -1,8 +1,8 @@
 """Builds a listening test: a page, its sounds, and a key with the origin of each sound.
 
-The page works from disk and from any web host and does not contain the key. The names of the sounds,
-their order and the choice of the real clips come from the system's source of randomness, because a
-seed could be guessed. There are three kinds of test:
+The page works from disk and from any web host and does not contain the key. The names of the
+sounds, their order and the choice of the real clips come from the system's source of randomness,
+because a seed could be guessed. There are three kinds of test:
 
 - real_or_synthetic: is the sound after the first seconds real? Real clips pass through the codec
   too, and each prompt is used once. Source: AudioLM, where 51.2 % of 1000 answers were right.
