@@ -48,7 +48,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "layout",
   None,
-  "Layout of --audio_dir: librispeech, ljspeech, maestro, folder; detected by default.",
+  "Layout of --audio_dir: librispeech, ljspeech, maestro, vctk, folder; detected by default.",
   flag_values=FLAGS,
 )
 flags.DEFINE_string(

@@ -14,15 +14,15 @@ file could not be read, or another error that you can fix.
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import AudioError, BundleError, UserError
-from audiolm_jax.io import audio, provenance
+from audiolm_jax.io import audio, provenance, storage
 
 _BLOCK_SECONDS = 60
 _SECONDS_IN_LINE = 10
@@ -76,18 +76,17 @@ def _files(given: Sequence[str]) -> list[str]:
 
   paths = []
   for path in given:
-    if not os.path.isdir(path):
+    if not storage.is_folder(path):
       paths.append(path)
       continue
-    inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    inside = sorted(name for name in inside if name.lower().endswith(AUDIO_SUFFIXES))
-    if not inside:
+    names = [e.name for e in storage.list_files(path) if e.name.lower().endswith(AUDIO_SUFFIXES)]
+    if not names:
       raise AudioError(f"{path} contains no audio files ({' '.join(AUDIO_SUFFIXES)})")
-    paths += inside
+    paths += [storage.join(path, name) for name in names]
   return paths
 
 
-def _detect(detector: Any, path: str) -> dict[str, Any]:
+def _detect(detector: Any, path: str) -> JsonDict:
   """Returns the probabilities of a file and its provenance, or the error that prevents this."""
   rate = detector.sample_rate
   try:
@@ -104,11 +103,11 @@ def _detect(detector: Any, path: str) -> dict[str, Any]:
   }
 
 
-def _is_synthetic(entry: dict[str, Any]) -> bool:
+def _is_synthetic(entry: JsonDict) -> bool:
   return entry["provenance"] is not None or entry["probability_synthetic"] >= FLAGS.threshold
 
 
-def _show(entry: dict[str, Any]) -> None:
+def _show(entry: JsonDict) -> None:
   """Prints a line for the file and one for every ten seconds."""
   if "error" in entry:
     print(f"error: {entry['error']}", file=sys.stderr)

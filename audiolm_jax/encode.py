@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.io import audio, files, token_file
+from audiolm_jax.io.encoded import Encoded
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", None, "The .npz file to write.", flag_values=FLAGS)
@@ -30,16 +32,18 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax.bundles import token_files
 
   bundle = bundles.load_bundle(FLAGS.bundle, stages=())
-  waveform = audio.load_audio(argv[1], bundle.sample_rate)
+  recording = audio.SlicedAudio(argv[1], bundle.sample_rate)
   audio.check_length(
-    len(waveform), bundle.sample_rate, 1 / bundle.semantic.spec.frame_rate, argv[1]
+    len(recording), bundle.sample_rate, 1 / bundle.semantic.spec.frame_rate, argv[1]
   )
-  audio.check_not_silent(waveform, argv[1])
-  encoded = bundle.encode(waveform, bundle.sample_rate)
+  audio.check_peak(recording.peak, argv[1])
+  semantic = bundle.semantic.tokenize_long(recording)
+  audio.check_peak(recording.resampled_peak, argv[1])
+  encoded = Encoded({SEMANTIC: semantic, CODES: bundle.codec.encode_long(recording)})
   tokens = token_files.of_bundle(bundle, encoded.streams)
   token_file.save_tokens(FLAGS.output, tokens)
   print(
-    f"{len(waveform) / bundle.sample_rate:.2f} s: {len(encoded.semantic)} semantic tokens, "
+    f"{len(recording) / bundle.sample_rate:.2f} s: {len(encoded.semantic)} semantic tokens, "
     f"{encoded.codes.shape[0]} frames of {encoded.codes.shape[1]} codes in {FLAGS.output}"
   )
 

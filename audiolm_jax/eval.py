@@ -34,6 +34,8 @@ _PACKAGES = (  # whose versions a report has
 
 _DEFAULTS = {"bundle": "speech_tiny", "data": None, "output_dir": None}  # `Options` has none
 
+_SHOWN = 10  # files that are left out
+
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
   "suite",
@@ -120,14 +122,18 @@ def _options() -> Options:
 
 def _check() -> None:
   """Prints what each given data set has; raises if something is missing."""
-  from audiolm_jax.data.manifest import list_clips
+  from audiolm_jax.data.manifest import read_corpus
   from audiolm_jax.evaluation import abx, pairs
   from audiolm_jax.evaluation.suites import content
 
   if not (FLAGS.data or FLAGS.items or FLAGS.pairs):
     raise UserError("--check needs --data, --items or --pairs")
   if FLAGS.data:
-    clips = list_clips(FLAGS.data)
+    corpus = read_corpus(FLAGS.data)
+    clips = corpus.clips
+    print(f"{FLAGS.data}: layout {corpus.layout}, {len(corpus.left_out)} audio files left out")
+    for name, reason in list(corpus.left_out.items())[:_SHOWN]:
+      print(f"  {name}: {reason}")
     for split in sorted({clip.split for clip in clips}):
       of_split = [clip for clip in clips if clip.split == split]
       speakers = len({clip.speaker for clip in of_split} - {None})

@@ -31,6 +31,7 @@ from typing import Any
 
 from audiolm_jax.core import plain_json
 from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import DataError, UserError
 
 FLAGS = flags.FlagValues()
@@ -208,7 +209,7 @@ def _temperatures() -> dict[str, float]:
   return found
 
 
-def _read_metadata() -> dict[str, Any]:
+def _read_metadata() -> JsonDict:
   if not FLAGS.metadata:
     return {}
   try:

@@ -17,6 +17,7 @@ from audiolm_jax.core import arguments, compilation_cache, ranges
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, plotting, provenance, token_file
+from audiolm_jax.io.storage import PathLike
 from audiolm_jax.lm.stages import PAPER_TEMPERATURES
 
 if TYPE_CHECKING:
@@ -164,14 +165,15 @@ def _write(bundle: "Bundle", result: "Continuation") -> None:
     path = _numbered(FLAGS.output, index)
     audio.write_audio(path, waveform, result.sample_rate, _tags(bundle, result, index))
     print(f"{path}: {len(waveform) / result.sample_rate:.2f} s")
-    if FLAGS.save_tokens:
+    tokens_path = _tokens_path()
+    if tokens_path is not None:
       one = FLAGS.num_samples == 1
       streams = result.tokens.streams
       made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
       from audiolm_jax.bundles import token_files
 
       tokens = token_files.of_sample(bundle, made)
-      token_file.save_tokens(_numbered(_tokens_path(), index), tokens)
+      token_file.save_tokens(_numbered(tokens_path, index), tokens)
     if FLAGS.plot is not None:
       shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
       plotting.plot_continuation(_numbered(FLAGS.plot, index), waveform, result.sample_rate, shown)
@@ -209,7 +211,7 @@ def _tokens_path() -> str | None:
   return str(Path(FLAGS.output).with_suffix(".npz")) if FLAGS.save_tokens else None
 
 
-def _numbered(path: Any, index: int) -> str:
+def _numbered(path: PathLike, index: int) -> str:
   if FLAGS.num_samples == 1:
     return str(path)
   path = Path(path)

@@ -146,7 +146,7 @@ def _missing(gin: Any, configurable: Any) -> list[str]:
   """Returns required macros and parameters of `configurable` that are not set, nearest first."""
   missing: list[str] = []
 
-  def walk(value: Any, name: str) -> None:
+  def walk(value: object, name: str) -> None:
     if isinstance(value, Mapping):
       value = list(value.values())
     if isinstance(value, (list, tuple)):

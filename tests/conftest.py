@@ -19,6 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
+import tests.shapes  # noqa: F401  # the import hook of jaxtyping only imports `tests`
+
 MAPPINGS = 20_000
 
 

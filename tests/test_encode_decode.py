@@ -67,8 +67,10 @@ def test_fewer_levels_can_be_decoded(miniature_bundle):
   [
     (np.zeros(0), "no samples"),
     (np.full(RATE, np.nan), "NaN"),
+    (np.zeros(RATE), "the waveform is silent"),
+    ((melody(1.0) * 32_768).astype(np.int64), "the waveform is silent"),
     (np.zeros((1, 2, RATE)), r"give \[samples\]"),
-    (np.zeros(100), r"0\.01 s long; at least 0\.04 s"),
+    (np.ones(100), r"0\.01 s long; at least 0\.04 s"),
     (np.array(["a"]), "give floats"),
   ],
 )
@@ -117,10 +119,20 @@ def test_the_commands_equal_the_api(miniature_bundle, folder, wav, tmp_path, run
     np.testing.assert_allclose(waveform, expected, atol=1 / 32_000)
 
 
+def test_joined_files_are_encoded_whole_with_one_warning(folder, wav, tmp_path, run_cli, caplog):
+  (tmp_path / "joined.wav").write_bytes(wav.read_bytes() * 2)
+  out = ("--output", tmp_path / "t.npz", "--bundle", folder)
+  done = run_cli("encode", tmp_path / "joined.wav", *out)
+  assert done.code == 0 and done.out.startswith("4.00 s: 100 semantic tokens"), done.err
+  assert ["2 joined files" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_errors_of_encode_are_one_line_and_write_no_file(folder, wav, tmp_path, run_cli):
   (tmp_path / "text.wav").write_text("no sound " * 50)
   soundfile.write(tmp_path / "short.wav", np.zeros(100), RATE)
   soundfile.write(tmp_path / "silent.wav", np.zeros((RATE, 2)), RATE)
+  opposite = np.stack([melody(1.0), -melody(1.0)], axis=1)
+  soundfile.write(tmp_path / "opposite.wav", opposite, RATE, subtype="FLOAT")
   out = ("--output", tmp_path / "t.npz")
   for arguments, words in [
     (("--bundle", folder, *out), "give one audio file, not 0"),
@@ -129,7 +141,8 @@ def test_errors_of_encode_are_one_line_and_write_no_file(folder, wav, tmp_path, 
     ((tmp_path / "no.wav", "--bundle", folder, *out), "no.wav does not exist"),
     ((tmp_path / "text.wav", "--bundle", folder, *out), "text.wav is not a supported"),
     ((tmp_path / "short.wav", "--bundle", folder, *out), "short.wav is 0.01 s long"),
-    ((tmp_path / "silent.wav", "--bundle", folder, *out), "silent.wav is silent"),
+    ((tmp_path / "silent.wav", "--bundle", folder, *out), "silent.wav is silent (its peak is 0.0"),
+    ((tmp_path / "opposite.wav", "--bundle", folder, *out), "opposite.wav is silent"),
     ((wav, "--bundle", folder, "--output", wav), "in.wav would replace"),
     ((wav, "--bundle", "speech_huge", *out), "no bundle 'speech_huge'"),
     ((wav, "--bundle", folder, "--output", tmp_path / "no" / "t.npz"), "does not exist; create"),
@@ -138,6 +151,7 @@ def test_errors_of_encode_are_one_line_and_write_no_file(folder, wav, tmp_path, 
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
   assert sorted(p.name for p in tmp_path.iterdir()) == [
     "in.wav",
+    "opposite.wav",
     "short.wav",
     "silent.wav",
     "text.wav",

@@ -153,10 +153,24 @@ def test_check_prints_what_the_data_sets_have(run_cli, corpus, items, sound_pair
   )
   assert done.code == 0, done.err
   assert "train: 4 clips, 2 named speakers" in done.out
+  assert f"{corpus}: layout manifest, 0 audio files left out" in done.out
   assert "16 items in 2 files, none is missing" in done.out and "2 pairs, none" in done.out
   missing = run_cli("eval", "--check", f"--items={items}", f"--items_audio_dir={items.parent}")
   assert missing.code == 2 and "the items name valid_0" in missing.err
   assert "--check needs" in run_cli("eval", "--check").err
+
+
+def test_check_prints_the_layout_and_what_does_not_match_it(run_cli, tmp_path):
+  for name in ("train-clean-100/19/1/a.wav", "test-clean/61/7/b.wav", "stray.wav"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(tmp_path / name, np.full(1_600, 0.1), 16_000)
+  done = run_cli("eval", "--check", f"--data={tmp_path}")
+  assert done.code == 0 and done.out.splitlines() == [
+    f"{tmp_path}: layout librispeech, 1 audio files left out",
+    "  stray.wav: not part of the layout librispeech",
+    f"{tmp_path}: test: 1 clips, 1 named speakers",
+    f"{tmp_path}: train: 1 clips, 1 named speakers",
+  ]
 
 
 @pytest.mark.parametrize(

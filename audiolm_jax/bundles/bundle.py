@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Num
 from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import arguments, configs
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
@@ -56,7 +57,7 @@ class Bundle:
   temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
   detector: Detector | None = None
   description: str = ""
-  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  metadata: Json = dataclasses.field(default_factory=dict)
   model_card: str = ""
   path: Path | None = None
 
@@ -111,14 +112,16 @@ class Bundle:
       bundle's rate.
 
     Raises:
-      AudioError: the waveform is empty, not finite or shorter than a semantic token, or the sample
-        rate is out of range.
+      AudioError: the waveform is empty, not finite, silent or shorter than a semantic token, or the
+        sample rate is out of range.
     """
     sample_rate = waveforms.check_rate(sample_rate)
     waveform = waveforms.check(waveform, sample_rate, channel_axis=channel_axis)
     waveform = audio.resample(waveform, sample_rate, self.sample_rate)
     hop_seconds = 1 / self.semantic.spec.frame_rate
     audio.check_length(waveform.shape[-1], self.sample_rate, hop_seconds, "the waveform")
+    for i, row in enumerate(np.atleast_2d(waveform)):
+      audio.check_not_silent(row, "the waveform" if waveform.ndim == 1 else f"clip [{i}]")
     if waveform.ndim == 1:
       semantic, codes = self.semantic.tokenize_long(waveform), self.codec.encode_long(waveform)
     else:

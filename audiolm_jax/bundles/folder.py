@@ -16,7 +16,9 @@ from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.core import arguments, configs, plain_json
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import BundleError, ConfigError, UserError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Rate, SampleRate, Temperature
 from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import differences
@@ -86,7 +88,7 @@ class _Fields(TypedDict):
   metadata: Mapping[str, Any]
 
 
-def codec_of(config: Any, params: Mapping[str, Any]) -> Any:
+def codec_of(config: Any, params: Params) -> Any:
   """Returns the `Codec` of this configuration and these parameters.
 
   Raises:
@@ -184,14 +186,14 @@ def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
   return folder
 
 
-def _path(given: Any) -> str:
+def _path(given: object) -> str:
   try:
     return arguments.path(given, "the bundle", "the name or the folder of one bundle")
   except UserError as error:
     raise BundleError(str(error)) from error
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> JsonDict:
   """Returns the content of `bundle.json`, of any format version.
 
   The fields have the types that all code may expect, names of stages and components are plain, and
@@ -419,7 +421,7 @@ def read_card(folder: Path) -> str:
 
 
 def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
-  components: dict[str, Any] = {}
+  components: JsonDict = {}
   tokenizers: dict[str, Any] = {}
   # The wrapper that resamples for the codec is not stored; loading adds it again.
   parts: dict[str, Any] = {"codec": bundle.codec, "semantic": own_tokenizer(bundle.semantic)}

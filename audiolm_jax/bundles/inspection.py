@@ -1,12 +1,12 @@
 """Lists the parts of a bundle's folder, and finds damaged ones."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.folder import describe, load_bundle, load_part, read_manifest
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError, ConfigError
 
 
@@ -78,7 +78,7 @@ def _load_error(folder: Path) -> list[str]:
   return []
 
 
-def _components(folder: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _components(folder: Path, manifest: Json) -> Json:
   components = manifest.get("components")
   if not components:
     raise BundleError(f"{folder / 'bundle.json'} names no components; copy or export it again")

@@ -10,7 +10,7 @@ format  description
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from audiolm_jax.bundles.bundle import token_hash
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 FORMAT_VERSION = 3
 
 
-def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def migrate(folder: Path, manifest: JsonDict) -> JsonDict:
   """Returns the manifest in the format of `FORMAT_VERSION`. The files do not change.
 
   Args:
@@ -43,9 +44,21 @@ def migrate(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         f"{folder / 'bundle.json'} has format version {configs.shown(version)}, this program reads "
         f"1 to {FORMAT_VERSION}; export the bundle again, or update the program"
       )
+    _check_stages(folder, manifest, str)
     manifest = _STEPS[version](folder, copy.deepcopy(manifest))
     version = manifest["format_version"]
+  _check_stages(folder, manifest, Mapping)
   return manifest
+
+
+def _check_stages(folder: Path, manifest: Mapping[str, Any], kind: type) -> None:
+  """Raises `BundleError` if a stage is not described as in the manifest's version."""
+  for stage in manifest["stages"]:
+    if not isinstance(stage, kind):
+      raise BundleError(
+        f"{folder / 'bundle.json'} has the stage {configs.shown(stage)}, which its format version "
+        f"{manifest['format_version']} describes otherwise; export the bundle again"
+      )
 
 
 def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +91,7 @@ def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   return manifest
 
 
-def _from_2(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def _from_2(folder: Path, manifest: JsonDict) -> JsonDict:
   del folder
   stages = [{"name": name, "kind": "autoregressive"} for name in manifest["stages"]]
   # Format 2 allowed temperatures for stages of the paper that the bundle does not contain.
@@ -95,4 +108,4 @@ def _token_hash_1(codec: SoundStreamCodec, semantic: SemanticTokenizer) -> str:
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_STEPS: dict[int, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+_STEPS: dict[int, Callable[[Path, JsonDict], JsonDict]] = {1: _from_1, 2: _from_2}

@@ -14,8 +14,7 @@ import safetensors.numpy
 
 from audiolm_jax.core import plain_json, shapes
 from audiolm_jax.core.errors import BundleError
-
-Params = Mapping[str, Any]
+from audiolm_jax.core.modules import Params
 
 _LEAST_FLOAT16_SCALE = 2.0**-14  # smaller float16 values are subnormal and less precise
 _BLOCK = 64

@@ -44,7 +44,7 @@ Chunk(start=2, size=4, keep_from=1, keep_to=3, done=5)
 [[7.0]]
 """
 
-from audiolm_jax.chunking.model import ChunkedModel, Reach, Sizes, zero_state
+from audiolm_jax.chunking.model import ChunkedModel, Reach, Sizes, Sliced, zero_state
 from audiolm_jax.chunking.plan import Chunk, plan
 from audiolm_jax.chunking.run import clips_of, rows_of, run
 from audiolm_jax.chunking.stream import Stream
@@ -54,6 +54,7 @@ __all__ = [
   "ChunkedModel",
   "Reach",
   "Sizes",
+  "Sliced",
   "Stream",
   "clips_of",
   "plan",

@@ -3,18 +3,40 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import PyTree, Shaped
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 
 # A chunk of a stream may have any number of frames up to this one.
 _AT_ONCE = 8
 
-Step = Callable[[np.ndarray, np.ndarray, Any], tuple[Any, Any]]
+Step = Callable[[np.ndarray, np.ndarray, PyTree], tuple[Array, PyTree]]
+
+
+C = TypeVar("C")
+
+
+@runtime_checkable
+class Sliced(Protocol):
+  """The inputs of a clip that are read in slices, so that they need not fit in memory."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the array that it stands for."""
+    ...
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, part: slice) -> np.ndarray:
+    """Returns a slice; each one starts and ends no earlier than the one before."""
+    ...
+
+  def __array__(self) -> np.ndarray: ...
 
 
 class Reach(NamedTuple):
@@ -79,15 +101,15 @@ class ChunkedModel:
   step: Step
   nothing: Shaped[np.ndarray, "0 ..."]
   sizes: Sizes
-  initial_state: Callable[[int], Any] | None = None
+  initial_state: Callable[[int], PyTree] | None = None
   left: int = 0
   right: int = 0
   first: int = 1
   unit: int = 1
   margins: tuple[int, int] = (0, 0)
-  dtype: Any = np.float32
+  dtype: type[np.generic] = np.float32
   pooled: bool = False
-  prepare: Callable[[np.ndarray, np.ndarray, Any], None] | None = None
+  prepare: Callable[[np.ndarray, np.ndarray, PyTree], None] | None = None
 
   def __post_init__(self) -> None:
     if self.left + self.right >= self.sizes.largest:
@@ -112,7 +134,7 @@ class ChunkedModel:
     """Returns the first frame of the chunk whose first kept result is that of frame `done`."""
     return done + self.lag if self.carried else max(0, done - self.left)
 
-  def start_state(self, batch: int) -> Any:
+  def start_state(self, batch: int) -> PyTree:
     """Returns the state at the start of `batch` clips, or None if no state is carried."""
     return self.initial_state(batch) if self.initial_state is not None else None
 
@@ -138,7 +160,7 @@ class ChunkedModel:
     return size if start else max(size, self.first)
 
   def cut(
-    self, clip: Shaped[np.ndarray, "inputs ..."], start: int, size: int, dropped: int = 0
+    self, clip: Shaped[np.ndarray, "inputs ..."] | Sliced, start: int, size: int, dropped: int = 0
   ) -> Shaped[np.ndarray, "chunk ..."]:
     """Returns the inputs of a chunk; zeros outside of the clip.
 
@@ -158,7 +180,7 @@ class ChunkedModel:
     return chunk
 
 
-def zero_state(make: Callable[[Any, int], Any], config: Any, batch: int) -> Any:
+def zero_state(make: Callable[[C, int], PyTree], config: C, batch: int) -> PyTree:
   """Returns a state of zeros with the shapes of `make(config, batch)`.
 
   Unlike a call of `make`, this compiles no program for each of the arrays.

@@ -4,20 +4,22 @@ import collections
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from audiolm_jax.chunking.model import ChunkedModel
+from audiolm_jax.chunking.model import ChunkedModel, Sliced
 from audiolm_jax.chunking.plan import Chunk, plan
 
 # Chunks of one size that form a batch, each with the index of its clip.
 Batch = list[tuple[int, Chunk]]
 T = TypeVar("T")
+_FAR = 2**31 - 1  # inputs to an end that is further away than that of any chunk
 
 
 def run(
   model: ChunkedModel,
-  clips: Sequence[Shaped[np.ndarray, "_ ..."]],
+  clips: Sequence[Shaped[np.ndarray, "_ ..."] | Sliced],
   batch_size: int,
   frames: Sequence[int] | None = None,
 ) -> list[Shaped[np.ndarray, "_ ..."]]:
@@ -29,11 +31,11 @@ def run(
 
   Args:
     model: the model to run.
-    clips: the inputs of each clip.
+    clips: the inputs of each clip, which are sliced in rising order.
     batch_size: chunks per batch.
     frames: frames of each clip; computed by `model.num_frames` from its inputs by default.
   """
-  clips = [np.asarray(clip) for clip in clips]
+  clips = [np.asarray(clip) if isinstance(clip, jax.Array) else clip for clip in clips]
   frames = frames or [model.num_frames(len(clip)) for clip in clips]
   pieces: list[list[np.ndarray]] = [[model.nothing] for _ in clips]
   state, each = None, 1
@@ -42,7 +44,7 @@ def run(
     if not start:
       state = model.start_state(len(batch))
     inputs = np.stack([model.cut(clips[clip], chunk.start, size) for clip, chunk in batch])
-    ends = [len(clips[clip]) - chunk.start * model.unit for clip, chunk in batch]
+    ends = [min(len(clips[clip]) - chunk.start * model.unit, _FAR) for clip, chunk in batch]
     results, state = model.step(inputs, np.array(ends, np.int32), state)
     each = results.shape[1] // size
     for row, (clip, chunk) in zip(np.asarray(results), batch, strict=True):

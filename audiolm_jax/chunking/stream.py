@@ -1,9 +1,7 @@
 """Runs a model on inputs that arrive in pieces of any length."""
 
-from typing import Any
-
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import PyTree, Shaped
 
 from audiolm_jax.chunking.model import ChunkedModel
 from audiolm_jax.chunking.plan import plan
@@ -24,7 +22,7 @@ class Stream:
       batch: number of clips.
     """
     self._model, self._batch = model, batch
-    self._state: Any = model.start_state(batch)
+    self._state: PyTree = model.start_state(batch)
     self._kept: np.ndarray | None = None  # the inputs that later results depend on
     self._dropped = 0  # number of inputs before them
     self._done: int | None = None

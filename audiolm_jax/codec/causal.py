@@ -13,15 +13,13 @@ envelope.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from audiolm_jax.codec.convolution import convolve
-from audiolm_jax.core import products
+from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
 
 _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -38,21 +36,21 @@ def elu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 class Streamed:
   """Runs layers in sequence, each on its part of a state, and collects the new parts."""
 
-  def __init__(self, state: Iterable[Any]):
+  def __init__(self, state: Iterable[PyTree]):
     self._before = iter(state)
-    self._after: list[Any] = []
+    self._after: list[PyTree] = []
 
-  def __call__(self, layer: nn.Module, x: jax.Array) -> jax.Array:
+  def __call__(self, layer: nn.Module, x: Array) -> Array:
     return self.run(layer, x, next(self._before))
 
-  def run(self, layer: nn.Module, x: jax.Array, before: Any) -> jax.Array:
+  def run(self, layer: nn.Module, x: Array, before: PyTree) -> Array:
     """Runs a layer on the state `before`, which replaces its part of the state."""
     x, after = layer(x, before)
     self._after.append(after)
     return x
 
   @property
-  def state(self) -> tuple[Any, ...]:
+  def state(self) -> tuple[PyTree, ...]:
     """The new states of the layers that ran."""
     return tuple(self._after)
 
@@ -60,7 +58,8 @@ class Streamed:
 class CausalConv(nn.Module):
   """Dilated convolution whose output at time t depends on inputs up to t.
 
-  State: the last `(kernel_size - 1) * dilation` inputs.
+  State: the last `(kernel_size - 1) * dilation` inputs. A kernel of size 1 needs none, and returns
+  any state unchanged.
 
   Attributes:
     features: channels of the output.
@@ -80,16 +79,16 @@ class CausalConv(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context channels"]
-  ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch context channels"]]:
-    kernel = self.param(
+    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context _"]
+  ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch context _"]]:
+    kernel = modules.param(
+      self,
       "kernel",
-      nn.with_logical_partitioning(self.kernel_init, ("kernel", "conv_in", "channels")),
+      self.kernel_init,
+      ("kernel", "conv_in", "channels"),
       (self.kernel_size, x.shape[-1], self.features),
     )
-    bias = self.param(
-      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
-    )
+    bias = modules.param(self, "bias", nn.initializers.zeros, ("channels",), (self.features,))
     if self.kernel_size == 1:
       return products.matmul(x, kernel[0]) + bias, state
     padded = jnp.concatenate([state, x], axis=1)
@@ -111,14 +110,14 @@ class StridedConv(nn.Module):
     self, x: Float[Array, "batch time channels"], state: Float[Array, "batch stride channels"]
   ) -> tuple[Float[Array, "batch frames features"], Float[Array, "batch stride channels"]]:
     batch, _, channels = x.shape
-    kernel = self.param(
+    kernel = modules.param(
+      self,
       "kernel",
-      nn.with_logical_partitioning(nn.initializers.orthogonal(), ("conv_in", "channels")),
+      nn.initializers.orthogonal(),
+      ("conv_in", "channels"),
       (2 * self.stride * channels, self.features),
     )
-    bias = self.param(
-      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
-    )
+    bias = modules.param(self, "bias", nn.initializers.zeros, ("channels",), (self.features,))
     padded = jnp.concatenate([state, x], axis=1)
     blocks = padded.reshape(batch, -1, self.stride * channels)
     pairs = jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1)
@@ -140,14 +139,14 @@ class TransposedConv(nn.Module):
   ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch stride features"]]:
     batch, frames, channels = x.shape
     gain = (self.stride * self.features / channels) ** 0.5  # equal power of inputs and outputs
-    kernel = self.param(
+    kernel = modules.param(
+      self,
       "kernel",
-      nn.with_logical_partitioning(nn.initializers.orthogonal(gain), ("conv_in", "channels")),
+      nn.initializers.orthogonal(gain),
+      ("conv_in", "channels"),
       (channels, 2 * self.stride * self.features),
     )
-    bias = self.param(
-      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
-    )
+    bias = modules.param(self, "bias", nn.initializers.zeros, ("channels",), (self.features,))
     written = products.matmul(x, kernel)
     written = written.reshape(batch, frames, 2, self.stride, self.features)
     own, following = written[:, :, 0], written[:, :, 1]

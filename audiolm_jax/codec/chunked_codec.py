@@ -2,16 +2,17 @@
 
 import abc
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.chunking import (
   ChunkedModel,
   Sizes,
+  Sliced,
   Stream,
   clips_of,
   plan,
@@ -21,13 +22,17 @@ from audiolm_jax.chunking import (
 )
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.core import forks
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
+
+# Maps a configuration and a number of clips to arrays of the shapes of their state.
+MakeState = Callable[[Any, int], PyTree]
 
 
 class ChunkedCodec(abc.ABC):
   """A `Codec` made of two chunked models; the parameters are on the device."""
 
-  def __init__(self, config: Any, params: Mapping[str, Any]):
+  def __init__(self, config: Any, params: Params):
     """Moves the parameters to the device.
 
     Args:
@@ -59,16 +64,12 @@ class ChunkedCodec(abc.ABC):
     return self.config.spec
 
   @property
-  def token_params(self) -> dict[str, Any]:
+  def token_params(self) -> Params:
     """The parameters that determine the codes: all except the decoder's."""
     return {name: value for name, value in self.params.items() if name != "decoder"}
 
   def encoder_of(
-    self,
-    program: StoredProgram,
-    sizes: Sizes,
-    state: Callable[[Any, int], Any] | None = None,
-    **reach: int,
+    self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
   ) -> ChunkedModel:
     """Returns the model of a program that maps (config, token_params, waveform, ends, state).
 
@@ -84,11 +85,7 @@ class ChunkedCodec(abc.ABC):
     return self._model(program, self.token_params, codes, sizes, state, unit=hop, **reach)
 
   def decoder_of(
-    self,
-    program: StoredProgram,
-    sizes: Sizes,
-    state: Callable[[Any, int], Any] | None = None,
-    **reach: int,
+    self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
   ) -> ChunkedModel:
     """Returns the model of a program that maps (config, params, codes, ends, state)."""
     nothing = np.zeros(0, np.float32)
@@ -133,13 +130,15 @@ class ChunkedCodec(abc.ABC):
       codes = np.zeros((1, size, self.spec.num_quantizers), np.int32)
       model.prepare(codes, np.zeros(1, np.int32), model.start_state(1))
 
-  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
+  def encode_long(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Int[np.ndarray, "frames q"]:
     """Returns the codes of one long clip in bounded memory; equal to `encode`."""
-    return run(self.encoder, [np.asarray(waveform)], 1)[0]
+    return run(self.encoder, [waveform], 1)[0]
 
   def encode_clips(
-    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
-  ) -> list[Int[np.ndarray, "frames q"]]:
+    self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
+  ) -> list[Int[np.ndarray, "_ q"]]:
     """Returns the codes of each clip; clips of similar length form batches.
 
     They differ from those of `encode_long` only where two entries of a codebook are equally near to
@@ -158,10 +157,10 @@ class ChunkedCodec(abc.ABC):
   def _model(
     self,
     program: StoredProgram,
-    params: Mapping[str, Any],
+    params: Params,
     nothing: np.ndarray,
     sizes: Sizes,
-    state: Callable[[Any, int], Any] | None,
+    state: MakeState | None,
     **declared: Any,
   ) -> ChunkedModel:
     return ChunkedModel(

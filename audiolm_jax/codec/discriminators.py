@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from audiolm_jax.codec.convolution import convolve
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.dsp.stft import stft
 
@@ -105,14 +106,10 @@ class _Conv(nn.Module):
   def __call__(self, x: Array) -> Array:
     # A logical axis name may occur only once per parameter; kernels are never sharded.
     axes = (*("kernel", None)[: len(self.kernel_size)], "conv_in", "channels")
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(_kernel_init, axes),
-      (*self.kernel_size, x.shape[-1], self.features),
+    kernel = modules.param(
+      self, "kernel", _kernel_init, axes, (*self.kernel_size, x.shape[-1], self.features)
     )
-    bias = self.param(
-      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
-    )
+    bias = modules.param(self, "bias", nn.initializers.zeros, ("channels",), (self.features,))
     strides = self.strides or (1,) * len(self.kernel_size)
     padding = [
       _same_padding(*sizes) for sizes in zip(x.shape[1:-1], self.kernel_size, strides, strict=True)
@@ -138,14 +135,14 @@ class _GroupedConv(nn.Module):
   def __call__(self, x: Float[Array, "batch time channels"]) -> Float[Array, "batch blocks out"]:
     batch, time, channels = x.shape
     width = channels // self.groups
-    kernel = self.param(
+    kernel = modules.param(
+      self,
       "kernel",
-      nn.with_logical_partitioning(_kernel_init, ("kernel", "conv_in", "channels")),
+      _kernel_init,
+      ("kernel", "conv_in", "channels"),
       (self.kernel_size, width, self.features),
     )
-    bias = self.param(
-      "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)), (self.features,)
-    )
+    bias = modules.param(self, "bias", nn.initializers.zeros, ("channels",), (self.features,))
     outputs, seen = -(-time // self.stride), -(-self.kernel_size // self.stride)
     blocks, taps = outputs + seen - 1, seen * self.stride
     before, _ = _same_padding(time, self.kernel_size, self.stride)

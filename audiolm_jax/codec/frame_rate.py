@@ -1,17 +1,17 @@
-"""A causal codec whose layers all run at the frame rate, between two Fourier transforms.
+"""A causal codec whose layers run at 50 and 200 frames per second, between two Fourier transforms.
 
-The encoder reads the compressed complex spectrum of each frame. The decoder predicts a magnitude
-and a phase for each frequency, and an inverse transform with overlapping windows computes the
-samples. No layer runs at the sample rate, so the computation consists of few, large matrix
-products.
+The encoder reads the compressed complex spectra of short frames, a quarter of a frame of codes
+each. The decoder predicts a complex spectrum for each short frame, and an inverse transform with
+overlapping windows computes the samples. A few narrow blocks run at the rate of the short frames,
+which resolve the pulses of a voice; most blocks run at the rate of the codes. No layer runs at the
+sample rate, so the computation consists of few, large matrix products.
 
 Source: Vocos (arXiv 2306.00814) for the inverse transform as the last layer of a decoder, ConvNeXt
-(arXiv 2201.03545) for the blocks; a compressed spectrum as input is common in speech enhancement.
+(arXiv 2201.03545) for the blocks, APNet (arXiv 2305.07952) for a phase from two linear outputs; a
+compressed spectrum as input is common in speech enhancement.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,10 @@ from jaxtyping import Float, Int, Key
 
 from audiolm_jax.codec.causal import Streamed
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import products, shapes
+from audiolm_jax.core import modules, products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, SampleRate, Samples, Steps, Taps, Vocabulary, Width
 from audiolm_jax.dsp.stft import stft
 
@@ -33,8 +34,8 @@ State = tuple[jax.Array, ...]
 # finite.
 _COMPRESSION = 0.4
 _FLOOR = 1e-4
-# The largest logarithm of a magnitude that the decoder returns.
-_MAX_LOG_MAGNITUDE = 6.0
+# The largest logarithm of a scale in the decoder's spectra.
+_MAX_LOG_SCALE = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +45,21 @@ class FrameRateConfig:
   Attributes:
     sample_rate: Hz.
     hop_length: samples per frame.
-    encoder_window: samples that a frame of the encoder depends on, a multiple of the hop; the last
-      ones are those of the frame.
-    decoder_window: samples to which a frame of the decoder contributes, a multiple of the hop.
-    lookahead_frames: number of later frames that contribute to the samples of a frame. The window
-      of a frame begins this many frames before it.
+    short_hop: samples per short frame, a divisor of `hop_length`.
+    encoder_window: samples that a short frame of the encoder depends on, a multiple of the short
+      hop; the last ones are those of the short frame.
+    decoder_window: samples to which a short frame of the decoder contributes, a multiple of the
+      short hop.
+    window_lead: number of short frames by which that window begins before its short frame.
+    lookahead_frames: number of later frames that contribute to the samples of a frame.
+    encoder_short_dim: width of the encoder's blocks for short frames.
+    encoder_short_layers: number of these blocks.
     encoder_dim: width of the encoder's blocks.
     encoder_layers: number of the encoder's blocks.
     decoder_dim: width of the decoder's blocks.
     decoder_layers: number of the decoder's blocks.
+    decoder_short_dim: width of the decoder's blocks for short frames.
+    decoder_short_layers: number of these blocks.
     expansion: width inside a block as a multiple of the width of the block.
     kernel_size: frames that the convolution of a block depends on.
     latent_dim: dimension of the latents that are quantized.
@@ -60,18 +67,25 @@ class FrameRateConfig:
     codebook_size: entries per level.
 
   Raises:
-    ConfigError: a window is not a multiple of the hop, or the look-ahead exceeds the window.
+    ConfigError: a hop or window is not a multiple of the short hop, or the look-ahead does not
+      cover the lead of the windows.
   """
 
   sample_rate: SampleRate = 16_000
   hop_length: Samples = 320
-  encoder_window: Samples = 640
-  decoder_window: Samples = 1280
+  short_hop: Samples = 80
+  encoder_window: Samples = 320
+  decoder_window: Samples = 320
+  window_lead: Steps = 1
   lookahead_frames: Steps = 1
+  encoder_short_dim: Width = 96
+  encoder_short_layers: Depth = 2
   encoder_dim: Width = 256
   encoder_layers: Depth = 4
-  decoder_dim: Width = 384
+  decoder_dim: Width = 320
   decoder_layers: Depth = 8
+  decoder_short_dim: Width = 128
+  decoder_short_layers: Depth = 4
   expansion: Taps = 3
   kernel_size: Taps = 7
   latent_dim: Width = 64
@@ -79,21 +93,34 @@ class FrameRateConfig:
   codebook_size: Vocabulary = 1024
 
   def __post_init__(self) -> None:
-    for name in ("encoder_window", "decoder_window"):
-      if getattr(self, name) % self.hop_length:
+    for name in ("hop_length", "encoder_window", "decoder_window"):
+      if getattr(self, name) % self.short_hop:
         raise ConfigError(
-          f"{name} {getattr(self, name)} is not a multiple of hop_length {self.hop_length}"
+          f"{name} {getattr(self, name)} is not a multiple of short_hop {self.short_hop}"
         )
-    if not 0 <= self.lookahead_frames < self.overlap:
+    if not 0 <= self.window_lead <= self.lookahead_frames * self.short_frames:
       raise ConfigError(
-        f"lookahead_frames {self.lookahead_frames} is not in 0..{self.overlap - 1}, the frames of "
-        "decoder_window less one"
+        f"window_lead {self.window_lead} is not in 0..{self.lookahead_frames * self.short_frames}, "
+        "the short frames of lookahead_frames"
       )
 
   @property
+  def short_frames(self) -> int:
+    """Number of short frames in a frame."""
+    return self.hop_length // self.short_hop
+
+  @property
   def overlap(self) -> int:
-    """Number of frames that the window of a decoder's frame spans."""
-    return self.decoder_window // self.hop_length
+    """Number of short frames that the window of a decoder's short frame spans."""
+    return self.decoder_window // self.short_hop
+
+  @property
+  def delay(self) -> int:
+    """Number of short frames by which a window begins after its short frame in the output.
+
+    The output is `lookahead_frames` late.
+    """
+    return self.lookahead_frames * self.short_frames - self.window_lead
 
   @property
   def spec(self) -> CodecSpec:
@@ -105,9 +132,7 @@ class FrameRateConfig:
     """Samples to read before the first one can be written: the frame and its look-ahead."""
     return (1 + self.lookahead_frames) * self.hop_length
 
-  def init_params(
-    self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
-  ) -> dict[str, Any]:
+  def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
     """Returns new parameters of encoder and decoder, one key each, with logical axes."""
     batch, frames = waveform.shape[0], waveform.shape[1] // self.hop_length
     latents = jnp.zeros((batch, frames, self.latent_dim))
@@ -118,15 +143,28 @@ class FrameRateConfig:
 
   def parameter_shapes(self) -> shapes.Shapes:
     """Returns the shapes of the parameters of the codec."""
-    spectrum, windows = 2 * (self.encoder_window // 2 + 1), 2 * (self.decoder_window // 2 + 1)
-    latent = self.latent_dim
-    return {
-      "encoder": self._half_shapes(spectrum, self.encoder_dim, self.encoder_layers, latent),
-      "decoder": self._half_shapes(latent, self.decoder_dim, self.decoder_layers, windows),
-      "codebooks": (self.num_quantizers, self.codebook_size, latent),
+    c, latent = self, self.latent_dim
+    spectrum, head = 2 * (c.encoder_window // 2 + 1), 3 * (c.decoder_window // 2 + 1)
+    encoder = {
+      "input": shapes.dense(spectrum, c.encoder_short_dim),
+      **self._block_shapes("short_block", c.encoder_short_dim, c.encoder_short_layers),
+      "merge": shapes.dense(c.short_frames * c.encoder_short_dim, c.encoder_dim),
+      **self._block_shapes("block", c.encoder_dim, c.encoder_layers),
+      "norm": shapes.norm(c.encoder_dim),
+      "output": shapes.dense(c.encoder_dim, latent),
     }
+    decoder = {
+      "input": shapes.dense(latent, c.decoder_dim),
+      **self._block_shapes("block", c.decoder_dim, c.decoder_layers),
+      "split": shapes.dense(c.decoder_dim, c.short_frames * c.decoder_short_dim),
+      **self._block_shapes("short_block", c.decoder_short_dim, c.decoder_short_layers),
+      "norm": shapes.norm(c.decoder_short_dim),
+      "output": shapes.dense(c.decoder_short_dim, head),
+    }
+    codebooks = (c.num_quantizers, c.codebook_size, latent)
+    return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
 
-  def _half_shapes(self, inputs: int, dim: int, layers: int, outputs: int) -> shapes.Shapes:
+  def _block_shapes(self, name: str, dim: int, layers: int) -> shapes.Shapes:
     block = {
       "kernel": (self.kernel_size, dim),
       "bias": (dim,),
@@ -135,55 +173,67 @@ class FrameRateConfig:
       "wide": shapes.dense(dim, self.expansion * dim),
       "narrow": shapes.dense(self.expansion * dim, dim),
     }
-    return {
-      "input": shapes.dense(inputs, dim),
-      **{f"block_{i}": block for i in range(layers)},
-      "norm": shapes.norm(dim),
-      "output": shapes.dense(dim, outputs),
-    }
+    return {f"{name}_{i}": block for i in range(layers)}
 
   def encode_latents(
-    self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
+    self, params: Params, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
     """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
-    return Encoder(self).apply({"params": params}, waveform, encoder_state(self, len(waveform)))[0]
+    return modules.apply(Encoder(self), params, waveform, encoder_state(self, len(waveform)))[0]
 
   def decode_latents(
-    self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
+    self, params: Params, latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
     """Returns the waveforms of whole clips; `params` are the decoder's."""
     batch, frames, _ = latents.shape
     latents = jnp.pad(latents, ((0, 0), (0, self.lookahead_frames), (0, 0)))
     ends = jnp.full(batch, frames)
     state = decoder_state(self, batch)
-    waveform, _ = Decoder(self).apply({"params": params}, latents, ends, state)
+    waveform, _ = modules.apply(Decoder(self), params, latents, ends, state)
     return waveform[:, self.lookahead_frames * self.hop_length :]
 
   def encoder_flops(self, samples: int) -> float:
     """Returns the operations of the encoder's matrix products for a clip of whole frames."""
-    frames, dim = samples // self.hop_length, self.encoder_dim
-    ends = dim * (2 * (self.encoder_window // 2 + 1) + self.latent_dim)
-    return 2.0 * frames * (ends + self.encoder_layers * 2 * self.expansion * dim**2)
+    frames = samples // self.hop_length
+    ends = 2 * (self.encoder_window // 2 + 1) * self.encoder_short_dim
+    short = ends + self._block(self.encoder_short_dim, self.encoder_short_layers)
+    merge = self.short_frames * self.encoder_short_dim * self.encoder_dim
+    frame = merge + self._block(self.encoder_dim, self.encoder_layers)
+    return 2.0 * frames * (self.short_frames * short + frame + self.encoder_dim * self.latent_dim)
 
   def decoder_flops(self, samples: int) -> float:
     """Returns the operations of the decoder's matrix products for a clip of whole frames."""
-    frames, dim = samples // self.hop_length, self.decoder_dim
-    ends = dim * (2 * (self.decoder_window // 2 + 1) + self.latent_dim)
-    return 2.0 * frames * (ends + self.decoder_layers * 2 * self.expansion * dim**2)
+    frames = samples // self.hop_length
+    ends = 3 * (self.decoder_window // 2 + 1) * self.decoder_short_dim
+    short = ends + self._block(self.decoder_short_dim, self.decoder_short_layers)
+    split = self.short_frames * self.decoder_short_dim * self.decoder_dim
+    frame = split + self._block(self.decoder_dim, self.decoder_layers)
+    return 2.0 * frames * (self.short_frames * short + frame + self.decoder_dim * self.latent_dim)
+
+  def _block(self, dim: int, layers: int) -> int:
+    """Returns the products of numbers in the blocks of one width, per frame."""
+    return layers * 2 * self.expansion * dim**2
 
 
 def encoder_state(config: FrameRateConfig, batch: int) -> State:
   """Returns the initial state of `Encoder`, zeros: samples before a clip, inputs of blocks."""
-  context = (batch, config.kernel_size - 1, config.encoder_dim)
-  past = jnp.zeros((batch, config.encoder_window - config.hop_length))
-  return (past, *(jnp.zeros(context) for _ in range(config.encoder_layers)))
+  c = config
+  past = jnp.zeros((batch, c.encoder_window - c.short_hop))
+  short = _contexts(c, batch, c.encoder_short_dim, c.encoder_short_layers)
+  return (past, *short, *_contexts(c, batch, c.encoder_dim, c.encoder_layers))
 
 
 def decoder_state(config: FrameRateConfig, batch: int) -> State:
-  """Returns the initial state of `Decoder`, zeros: inputs of blocks, sums of later frames."""
-  context = (batch, config.kernel_size - 1, config.decoder_dim)
-  written = jnp.zeros((batch, config.overlap - 1, config.hop_length))
-  return (*(jnp.zeros(context) for _ in range(config.decoder_layers)), written)
+  """Returns the initial state of `Decoder`, zeros: inputs of blocks, sums of later short frames."""
+  c = config
+  frame = _contexts(c, batch, c.decoder_dim, c.decoder_layers)
+  short = _contexts(c, batch, c.decoder_short_dim, c.decoder_short_layers)
+  written = jnp.zeros((batch, c.delay + c.overlap - 1, c.short_hop))
+  return (*frame, *short, written)
+
+
+def _contexts(config: FrameRateConfig, batch: int, dim: int, layers: int) -> list[jax.Array]:
+  return [jnp.zeros((batch, config.kernel_size - 1, dim)) for _ in range(layers)]
 
 
 class Encoder(nn.Module):
@@ -198,8 +248,12 @@ class Encoder(nn.Module):
     c = self.config
     past, *contexts = state
     padded = jnp.concatenate([past, waveform], axis=1)
-    x = Dense(c.encoder_dim, name="input")(_compressed_spectrum(padded, c))
     run = Streamed(contexts)
+    x = Dense(c.encoder_short_dim, name="input")(_compressed_spectrum(padded, c))
+    for layer in range(c.encoder_short_layers):
+      x = run(Block(c.kernel_size, c.expansion, name=f"short_block_{layer}"), x)
+    x = x.reshape(len(x), -1, c.short_frames * c.encoder_short_dim)
+    x = Dense(c.encoder_dim, name="merge")(x)
     for layer in range(c.encoder_layers):
       x = run(Block(c.kernel_size, c.expansion, name=f"block_{layer}"), x)
     latents = Dense(c.latent_dim, name="output")(LayerNorm(name="norm")(x))
@@ -221,16 +275,20 @@ class Decoder(nn.Module):
     """Returns samples and the next state; frames from a row's `ends` on contribute nothing."""
     c = self.config
     *contexts, written = state
-    x = Dense(c.decoder_dim, name="input")(latents)
     run = Streamed(contexts)
+    x = Dense(c.decoder_dim, name="input")(latents)
     for layer in range(c.decoder_layers):
       x = run(Block(c.kernel_size, c.expansion, name=f"block_{layer}"), x)
+    x = Dense(c.short_frames * c.decoder_short_dim, name="split")(x)
+    x = x.reshape(len(x), -1, c.decoder_short_dim)
+    for layer in range(c.decoder_short_layers):
+      x = run(Block(c.kernel_size, c.expansion, name=f"short_block_{layer}"), x)
     bins = c.decoder_window // 2 + 1
-    head = Dense(2 * bins, scale=0.5, name="output")(LayerNorm(name="norm")(x))
-    windows = _windows_of(head[..., :bins], head[..., bins:], c.decoder_window)
-    inside = jnp.arange(latents.shape[1]) < ends[:, None]
+    head = Dense(3 * bins, scale=0.5, name="output")(LayerNorm(name="norm")(x))
+    windows = _windows_of(head.reshape(*head.shape[:2], 3, bins), c.decoder_window)
+    inside = jnp.arange(x.shape[1]) < c.short_frames * ends[:, None]
     windows = jnp.where(inside[..., None], windows, 0.0)
-    samples, written = _overlap_add(windows, written, c.hop_length)
+    samples, written = _overlap_add(windows, written, c.short_hop, c.delay)
     return samples, (*run.state, written)
 
 
@@ -248,10 +306,8 @@ class Block(nn.Module):
     self, x: Float[Array, "batch frames dim"], state: Float[Array, "batch context dim"]
   ) -> tuple[Float[Array, "batch frames dim"], Float[Array, "batch context dim"]]:
     frames, dim = x.shape[1:]
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(nn.initializers.normal(0.2), ("kernel", "channels")),
-      (self.kernel_size, dim),
+    kernel = modules.param(
+      self, "kernel", nn.initializers.normal(0.2), ("kernel", "channels"), (self.kernel_size, dim)
     )
     bias = _vector(self, "bias", nn.initializers.zeros, dim)
     scale = _vector(self, "scale", nn.initializers.constant(0.2), dim)
@@ -272,10 +328,8 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
     init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(init, ("conv_in", "channels")),
-      (x.shape[-1], self.features),
+    kernel = modules.param(
+      self, "kernel", init, ("conv_in", "channels"), (x.shape[-1], self.features)
     )
     bias = _vector(self, "bias", nn.initializers.zeros, self.features)
     return products.matmul(x, kernel) + bias
@@ -294,7 +348,7 @@ class LayerNorm(nn.Module):
 
 
 def _vector(module: nn.Module, name: str, init: nn.initializers.Initializer, size: int) -> Array:
-  return module.param(name, nn.with_logical_partitioning(init, ("channels",)), (size,))
+  return modules.param(module, name, init, ("channels",), (size,))
 
 
 def _hann(size: int) -> np.ndarray:
@@ -307,20 +361,23 @@ def _compressed_spectrum(
   """Returns real and imaginary parts of the spectra of frames, with compressed magnitudes."""
   window = config.encoder_window
   # A full-scale tone has a magnitude near 10.
-  spectrum = stft(padded, window, config.hop_length) * (40.0 / window)
+  spectrum = stft(padded, window, config.short_hop) * (40.0 / window)
   magnitude = jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + _FLOOR**2)
   gain = magnitude ** (_COMPRESSION - 1)
   return jnp.concatenate([spectrum.real * gain, spectrum.imag * gain], axis=-1)
 
 
 def _windows_of(
-  log_magnitude: Float[Array, "batch frames bins"],
-  phase: Float[Array, "batch frames bins"],
-  window: int,
+  head: Float[Array, "batch frames 3 bins"], window: int
 ) -> Float[Array, "batch frames window"]:
-  """Returns the windowed samples that each frame contributes."""
-  magnitude = jnp.exp(jnp.minimum(log_magnitude - 1.0, _MAX_LOG_MAGNITUDE))
-  spectrum = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
+  """Returns the windowed samples that each frame contributes.
+
+  Args:
+    head: the logarithm of a scale for each bin, and the real and imaginary parts that it scales.
+    window: number of samples.
+  """
+  scale = jnp.exp(jnp.minimum(head[:, :, 0] - 1.0, _MAX_LOG_SCALE))
+  spectrum = jax.lax.complex(scale * head[:, :, 1], scale * head[:, :, 2])
   return jnp.fft.irfft(spectrum, window, axis=-1) * _hann(window)
 
 
@@ -328,13 +385,15 @@ def _overlap_add(
   windows: Float[Array, "batch frames window"],
   written: Float[Array, "batch following hop"],
   hop: int,
+  delay: int,
 ) -> tuple[Float[Array, "batch samples"], Float[Array, "batch following hop"]]:
-  """Adds the window of each frame to the samples of its frame and the following ones.
+  """Adds the window of each frame to the samples of the frames that it spans.
 
   Args:
     windows: `overlap` hops of samples per frame.
-    written: sums of earlier frames in the first `overlap - 1` frames.
+    written: sums of earlier frames in the first `delay + overlap - 1` frames.
     hop: samples per frame.
+    delay: frames from a frame to the first one of its window.
 
   Returns:
     The complete samples of these frames, and their sums in the frames that follow.
@@ -344,7 +403,7 @@ def _overlap_add(
   parts = windows.reshape(batch, frames, overlap, hop)
   total = jnp.pad(written, ((0, 0), (0, frames), (0, 0)))
   for i in range(overlap):
-    total += jnp.pad(parts[:, :, i], ((0, 0), (i, overlap - 1 - i), (0, 0)))
+    total += jnp.pad(parts[:, :, i], ((0, 0), (delay + i, overlap - 1 - i), (0, 0)))
   # The sum of Hann windows at a hop of a quarter of their length is 2.
   samples = total[:, :frames].reshape(batch, frames * hop) * (2.0 / overlap)
   return samples, total[:, frames:]

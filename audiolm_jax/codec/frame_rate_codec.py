@@ -1,8 +1,6 @@
 """The frame-rate codec for inference: trained parameters behind the `Codec` protocol."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -17,6 +15,8 @@ from audiolm_jax.codec.frame_rate import (
   encoder_state,
 )
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
+from audiolm_jax.core import modules
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 
 # 5 s at 50 frames per second.
@@ -43,24 +43,16 @@ class FrameRateCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: FrameRateConfig,
-  params: Mapping[str, Any],
-  waveform: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: FrameRateConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   del ends  # no frame depends on later samples
-  latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, state)
+  latents, state = modules.apply(Encoder(config), params["encoder"], waveform, state)
   return residual_quantize(latents, params["codebooks"]), state
 
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def decode_chunk(
-  config: FrameRateConfig,
-  params: Mapping[str, Any],
-  codes: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: FrameRateConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   latents = dequantize(codes, params["codebooks"])
-  return Decoder(config).apply({"params": params["decoder"]}, latents, ends, state)
+  return modules.apply(Decoder(config), params["decoder"], latents, ends, state)

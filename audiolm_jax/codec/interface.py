@@ -1,14 +1,15 @@
 """The protocols of codecs, on which all code outside of this package depends."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int, Key, Shaped
 
+from audiolm_jax.chunking import Sliced
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +49,18 @@ class Autoencoder(Protocol):
   num_quantizers: int
   codebook_size: int
 
-  def init_params(
-    self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
-  ) -> dict[str, Any]:
+  def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
     """Returns new parameters {"encoder", "decoder"}, one key each, with logical axes."""
     ...
 
   def encode_latents(
-    self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
+    self, params: Params, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
     """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
     ...
 
   def decode_latents(
-    self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
+    self, params: Params, latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
     """Returns the waveforms of whole clips; `params` are the decoder's."""
     ...
@@ -96,7 +95,7 @@ class Codec(Protocol):
   def spec(self) -> CodecSpec: ...
 
   @property
-  def token_params(self) -> Mapping[str, Any]:
+  def token_params(self) -> Params:
     """The parameters that determine the codes of a waveform, for the hash of its tokens."""
     ...
 
@@ -121,7 +120,9 @@ class Codec(Protocol):
     """May start to load or compile in the background what `decode` of a clip needs."""
     ...
 
-  def encode_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "frames q"]:
+  def encode_long(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Int[np.ndarray, "frames q"]:
     """Returns the codes of one long clip in bounded memory; equal to `encode`."""
     ...
 

@@ -28,12 +28,16 @@ class SpectralLossConfig:
     num_mels: bands; a window shorter than four times this uses a quarter of its length.
     log_floor: added to magnitudes before the logarithm, where full scale is about 1; magnitudes
       below it have little weight.
+    linear_weight: if set, all scales have the same weight, and this is the weight of the relative
+      difference of magnitudes beside the mean absolute difference of their logarithms. None for the
+      weights of SoundStream.
   """
 
   sample_rate: int = 16_000
   windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
   num_mels: int = 64
   log_floor: float = 1e-5
+  linear_weight: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,7 @@ class ComplexLossConfig:
 
 def mel_spectrograms(
   waveform: Float[Array, "batch samples"], config: SpectralLossConfig
-) -> list[Float[Array, "batch frames mels"]]:
+) -> list[Float[Array, "batch _ _"]]:
   """Returns one mel magnitude spectrogram per window length."""
   result = []
   for window in config.windows:
@@ -67,9 +71,13 @@ def spectral_loss(
 ) -> Float[Array, ""]:
   """Returns the distance of mel spectrograms, linear and logarithmic, over all scales.
 
-  Per scale s, it is the mean absolute difference of mel magnitudes plus sqrt(s / 2) times the mean
-  root-mean-square difference of their logarithms. The weights of the scales keep the loss near one,
-  since it takes means rather than sums.
+  With `linear_weight` None, the loss of scale s is the mean absolute difference of mel magnitudes
+  plus sqrt(s / 2) times the mean root-mean-square difference of their logarithms. The weights of
+  the scales keep the loss near one, since it takes means rather than sums.
+
+  Otherwise it is the mean absolute difference of the logarithms, plus `linear_weight` times the
+  mean absolute difference of the magnitudes divided by their mean in the target. Loud bins, which
+  dominate the second term, and short windows then count more.
   """
   total = jnp.zeros(())
   weights = 0.0
@@ -82,6 +90,11 @@ def spectral_loss(
   for window, a, b in pairs:
     linear = jnp.mean(jnp.abs(a - b))
     difference = jnp.log(a + config.log_floor) - jnp.log(b + config.log_floor)
+    if config.linear_weight is not None:
+      relative = linear / (jnp.mean(a) + config.log_floor)
+      total += jnp.mean(jnp.abs(difference)) + config.linear_weight * relative
+      weights += 1.0
+      continue
     logarithmic = jnp.mean(jnp.sqrt(jnp.mean(jnp.square(difference), axis=-1) + 1e-8))
     alpha = float(np.sqrt(window / 2))
     total += 100.0 * linear + alpha * logarithmic

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Int, Key, PyTree
 
 from audiolm_jax.core import products
 from audiolm_jax.core.arrays import Array
@@ -23,9 +23,10 @@ class QuantizerState:
     sums: [quantizers, size, dim], moving average of the sum of those vectors.
   """
 
-  codebooks: jax.Array
-  counts: jax.Array
-  sums: jax.Array
+  # Not arrays, because trees of shapes and shardings have this structure too.
+  codebooks: PyTree
+  counts: PyTree
+  sums: PyTree
 
 
 def init_quantizer(num_quantizers: int, codebook_size: int, dim: int) -> QuantizerState:

@@ -4,8 +4,6 @@ Source: SoundStream, section III-A and III-B.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +20,9 @@ from audiolm_jax.codec.causal import (
   elu,
 )
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import shapes
+from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 
 State = tuple[jax.Array, ...]
@@ -70,9 +69,7 @@ class SoundStreamConfig:
     """Samples to read before the first one can be written: one frame, no look-ahead."""
     return self.hop_length
 
-  def init_params(
-    self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]
-  ) -> dict[str, Any]:
+  def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
     """Returns new parameters of encoder and decoder, one key each, with logical axes."""
     batch, frames = waveform.shape[0], -(-waveform.shape[1] // self.hop_length)
     latents = jnp.zeros((batch, frames, self.latent_dim))
@@ -107,16 +104,16 @@ class SoundStreamConfig:
     return {f"block_{block}_unit_{j}": unit for j in range(len(self.dilations))}
 
   def encode_latents(
-    self, params: Mapping[str, Any], waveform: Float[Array, "batch samples"]
+    self, params: Params, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
     """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
-    return Encoder(self).apply({"params": params}, waveform, encoder_state(self, len(waveform)))[0]
+    return modules.apply(Encoder(self), params, waveform, encoder_state(self, len(waveform)))[0]
 
   def decode_latents(
-    self, params: Mapping[str, Any], latents: Float[Array, "batch frames latent"]
+    self, params: Params, latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
     """Returns the waveforms of whole clips; `params` are the decoder's."""
-    return Decoder(self).apply({"params": params}, latents, decoder_state(self, len(latents)))[0]
+    return modules.apply(Decoder(self), params, latents, decoder_state(self, len(latents)))[0]
 
   def encoder_flops(self, samples: int) -> float:
     """Returns the floating-point operations of the encoder for a clip of whole frames."""

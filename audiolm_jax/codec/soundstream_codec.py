@@ -1,8 +1,6 @@
 """SoundStream for inference: trained parameters behind the `Codec` protocol."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -17,6 +15,8 @@ from audiolm_jax.codec.soundstream import (
   decoder_state,
   encoder_state,
 )
+from audiolm_jax.core import modules
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 
 # 5 s at 50 frames per second, and the end of a clip in pieces of 1 s.
@@ -44,27 +44,19 @@ class SoundStreamCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: SoundStreamConfig,
-  params: Mapping[str, Any],
-  waveform: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: SoundStreamConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   """Returns the codes of whole frames of samples and the next state of the encoder."""
   del ends  # no frame depends on later samples
-  latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, state)
+  latents, state = modules.apply(Encoder(config), params["encoder"], waveform, state)
   return residual_quantize(latents, params["codebooks"]), state
 
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def decode_chunk(
-  config: SoundStreamConfig,
-  params: Mapping[str, Any],
-  codes: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: SoundStreamConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   """Returns the samples of frames of codes and the next state of the decoder."""
   del ends  # no sample depends on later codes
   latents = dequantize(codes, params["codebooks"])
-  return Decoder(config).apply({"params": params["decoder"]}, latents, state)
+  return modules.apply(Decoder(config), params["decoder"], latents, state)

@@ -1,6 +1,7 @@
 """Flags, exit codes and one-line error messages, shared by all commands."""
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -45,6 +46,7 @@ def run_cli(
   """
   with contextlib.suppress(allocator.AllocatorError):
     allocator.tune_allocator()
+  _print_any_name()
 
   def parse(argv: Sequence[str]) -> list[str]:
     if flag_values is not None:
@@ -85,6 +87,8 @@ def _result(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
   try:
     if len(argv) > 1 and not getattr(main, "takes_arguments", False):
       raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag, see --help")
+    if "-" in argv[1:]:
+      raise UserError("- is standard input, which is not read; give the name of a file")
     if not getattr(main, "reports_environment", False):
       environment.check()
     code = main(argv) or 0
@@ -104,14 +108,24 @@ def _result(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
     return 130
 
 
+def _print_any_name() -> None:
+  """Escapes the characters that standard output cannot encode.
+
+  File names need not be text, and the encoding of the locale may lack characters of a message.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _expand_home(flag_values: flags.FlagValues) -> None:
   """Expands `~/` at the start of flag values, because shells do not expand it in `--flag=~/x`."""
 
-  def expanded(value: Any) -> Any:
+  def expanded(value: object) -> Any:
     if isinstance(value, list):
       return [expanded(item) for item in value]
-    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
-    return os.path.expanduser(value) if is_path else value
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+      return os.path.expanduser(value)
+    return value
 
   for name in flag_values:
     flag = flag_values[name]

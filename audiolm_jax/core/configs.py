@@ -12,6 +12,10 @@ from typing import Any, TypeVar
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.ranges import Range
 
+# The values of a JSON object, to read and to change.
+Json = Mapping[str, Any]
+JsonDict = dict[str, Any]
+
 T = TypeVar("T")
 
 # Limits of values without a declared range.
@@ -20,12 +24,12 @@ _LONGEST_TEXT = 4_096
 _LONGEST_TUPLE = 256
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Any) -> JsonDict:
   """Returns a configuration dataclass as JSON values, including nested dataclasses and enums."""
   return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+def from_dict(cls: type[T], values: Json) -> T:
   """Returns the instance of `cls` that `to_dict` converted to `values`.
 
   Where the types of some fields depend on the values of others, the class has a method
@@ -147,14 +151,14 @@ def _scalar(hint: type, value: Any, name: str) -> Any:
   return value
 
 
-def check_equal(found: Any, wanted: Any, what: str) -> None:
+def check_equal(found: object, wanted: object, what: str) -> None:
   """Raises a `ConfigError` that names the fields in which two configurations differ."""
   differing = differences(to_dict(found), to_dict(wanted))
   if differing:
     raise ConfigError(f"{what} has another configuration: {'; '.join(differing)}")
 
 
-def differences(old: Any, new: Any) -> list[str]:
+def differences(old: object, new: object) -> list[str]:
   """Returns "field was OLD, is NEW" for each field that differs; nested fields have dotted names.
 
   Args:
@@ -169,14 +173,14 @@ def differences(old: Any, new: Any) -> list[str]:
   ]
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(values: object, prefix: str = "") -> JsonDict:
   if isinstance(values, Mapping):
     parts = [_flat(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in values.items()]
     return {name: value for part in parts for name, value in part.items()}
   return {prefix: values}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return to_dict(value)
   if isinstance(value, enum.Enum):

@@ -1,6 +1,9 @@
 """Random keys of one implementation, so that a seed gives the same results in every environment."""
 
+from typing import Any, cast
+
 import jax
+import numpy as np
 from jaxtyping import Int, Key
 
 from audiolm_jax.core.arrays import Array
@@ -8,6 +11,6 @@ from audiolm_jax.core.arrays import Array
 _IMPLEMENTATION = "threefry2x32"
 
 
-def new_key(seed: int | Int[Array, ""]) -> Key[Array, ""]:
+def new_key(seed: int | Int[Array | np.ndarray | np.uint32, ""]) -> Key[Array, ""]:
   """Returns the key of a seed; JAX_DEFAULT_PRNG_IMPL does not affect it."""
-  return jax.random.key(seed, impl=_IMPLEMENTATION)
+  return jax.random.key(cast(Any, seed), impl=_IMPLEMENTATION)

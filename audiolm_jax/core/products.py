@@ -14,11 +14,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from audiolm_jax.core.arrays import Array
@@ -88,8 +88,8 @@ def dot_general(
   x: Array,
   kernel: Array,
   dimension_numbers: lax.DotDimensionNumbers,
-  precision: Any = None,
-  preferred_element_type: Any = None,
+  precision: lax.PrecisionLike = None,
+  preferred_element_type: DTypeLike | None = None,
 ) -> Array:
   """Contracts the last axes of `x` with the first axes of `kernel` in the current precision.
 

@@ -9,10 +9,10 @@ by its name; one that accompanies it as a source or as a prompt has its role bef
 import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.ranges import DepthOrNone, Rate, StreamSize
 
@@ -110,7 +110,7 @@ def by_key(streams: Iterable[Stream]) -> dict[str, Stream]:
   return found
 
 
-def of_tokenizers(codec: Mapping[str, Any], semantic: Mapping[str, Any]) -> dict[str, Stream]:
+def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
   """The streams that a codec and a semantic tokenizer make, by key.
 
   Args:

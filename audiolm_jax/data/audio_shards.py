@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import AudioError, DataError
-from audiolm_jax.data.manifest import Clip, read_clip
+from audiolm_jax.data.manifest import Clip, open_clip
+from audiolm_jax.io.audio import SlicedAudio
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,10 +21,10 @@ _BYTES_PER_SECOND = 32_000  # 16-bit samples at 16 kHz, for files of unknown len
 
 
 class DecodedClip(NamedTuple):
-  """A clip and its waveform, float32 [samples]."""
+  """A clip and its waveform, float32 [samples], in slices if it is long."""
 
   clip: Clip
-  waveform: Float[np.ndarray, " samples"]
+  waveform: Float[np.ndarray, " samples"] | SlicedAudio
 
 
 class FailedClip(NamedTuple):
@@ -63,7 +64,7 @@ class ClipShard:
 
     def read(clip: Clip) -> DecodedClip | FailedClip:
       try:
-        return DecodedClip(clip, read_clip(clip, sample_rate))
+        return DecodedClip(clip, open_clip(clip, sample_rate))
       except AudioError as error:
         return FailedClip(clip, str(error))
 
@@ -106,8 +107,8 @@ class TaskShard:
     with unwrapped_errors():
       dataset = source.get_dataset(self.split, shuffle=False, shard_info=part)
       for example in dataset.as_numpy_iterator():
-        speaker = example["speaker"].decode() or None
-        clip = Clip(example["id"].decode(), "", self.split, speaker)
+        speaker = example["speaker"].decode(errors="surrogatepass") or None
+        clip = Clip(example["id"].decode(errors="surrogatepass"), "", self.split, speaker)
         yield DecodedClip(clip, example["waveform"])
     for clip_id, reason in source.skipped_in(self.split, part).items():
       yield FailedClip(Clip(clip_id, "", self.split), reason)

@@ -175,7 +175,7 @@ def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
         yield shard
     return
   clips = manifest.list_clips(job.source or "", job.valid_fraction, job.layout)
-  missing = [clip for clip in clips if clip.id not in writer]
+  missing = tokenization.missing_clips(writer, clips)
   yield from audio_shards.shards_of_clips(
     missing, job.clips_per_shard, tokenization.SECONDS_PER_SHARD
   )

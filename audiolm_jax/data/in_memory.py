@@ -47,6 +47,7 @@ class InMemoryBatches(abc.ABC):
     seed: int,
     num_epochs: int | None,
     shard: tuple[int, int] = (0, 1),
+    corpus: int = 0,
   ):
     index, count = shard
     if batch_size < 1 or batch_size % count:
@@ -55,6 +56,7 @@ class InMemoryBatches(abc.ABC):
     self._num_items = num_items
     self._batch_size = batch_size
     self._num_epochs = num_epochs
+    self._corpus = corpus  # identifies the clips and their lengths
     self._seed, self._epoch, self._index = seed, 0, 0
     self._order: tuple[Seed, np.ndarray] | None = None
 
@@ -88,7 +90,12 @@ class InMemoryBatches(abc.ABC):
 
   def get_state(self) -> dict[str, int]:
     """Returns the position after the last returned batch."""
-    return {"epoch": self._epoch, "index": self._index, "items": self._num_items}
+    return {
+      "epoch": self._epoch,
+      "index": self._index,
+      "items": self._num_items,
+      "corpus": self._corpus,
+    }
 
   def set_state(self, state: dict[str, int]) -> None:
     """Restores a position of `get_state`; the seed does not change.
@@ -101,6 +108,7 @@ class InMemoryBatches(abc.ABC):
         f"the saved data position is in an epoch of {state['items']} crops, this corpus has "
         f"{self._num_items}; resume with the same corpus and crop length, or start a new run"
       )
+    manifest.check_fingerprint(state, self._corpus)
     self._epoch, self._index = state["epoch"], state["index"]
 
   def skip_report(self) -> str:
@@ -189,7 +197,8 @@ class InMemoryWaveforms(InMemoryBatches):
     self._items = [
       (clip, i) for clip, count in zip(self._ids, counts, strict=True) for i in range(count)
     ]
-    super().__init__(len(self._items), batch_size, seed, num_epochs, shard)
+    corpus = manifest.fingerprint(zip(self._ids, lengths, strict=True))
+    super().__init__(len(self._items), batch_size, seed, num_epochs, shard, corpus)
 
   @property
   def clip_ids(self) -> list[str]:
@@ -338,7 +347,9 @@ class InMemoryTokens(InMemoryBatches):
         for clip in self._clips.values()
         for window in examples.token_windows(spec, clip.streams)
       ]
-    super().__init__(len(self._items), batch_size, seed, num_epochs, shard)
+    lengths = ([len(clip.streams[key]) for key in spec.streams] for clip in self._clips.values())
+    corpus = manifest.fingerprint(zip(self._clips, lengths, strict=True))
+    super().__init__(len(self._items), batch_size, seed, num_epochs, shard, corpus)
 
   @property
   def clip_ids(self) -> list[str]:

@@ -4,7 +4,10 @@ librispeech   SPLIT/SPEAKER/BOOK/*.flac, also for Libri-Light (small/, medium/, 
               folder of a single split
 ljspeech      metadata.csv and wavs/
 maestro       maestro-v3.0.0.csv and a folder for each year
+vctk          SPEAKER/SPEAKER_NUMBER_mic1.flac, or without the microphone, in wav48.../
 folder        any other; a top folder train, valid, validation, dev or test is the split
+
+The corpus may be in a folder below the given one.
 """
 
 import csv
@@ -22,12 +25,21 @@ SPLIT_FOLDERS = {
   "dev": "valid",
   "test": "test",
 }
+# In manifests.
+SPLIT_NAMES = SPLIT_FOLDERS | {
+  "training": "train",
+  "val": "valid",
+  "development": "valid",
+  "testing": "test",
+}
 _LIBRI = re.compile(
-  r"^(?:(?:[^/]+/)?"  # LibriSpeech/ or librilight/
+  r"^(?:(?:.+/)?"  # LibriSpeech/ or librilight/
   r"(?P<split>(?:train|dev|test)-[^/]+|small|medium|large|duplicate|unlab-[^/]+)/)?"
   r"(?P<speaker>\d+)/[^/]+/[^/]+$"
 )
-_MAESTRO = re.compile(r"^maestro-v[\d.]+\.csv$")
+_MAESTRO = re.compile(r"^(?P<above>.+/)?maestro-v[\d.]+\.csv$")
+_LJSPEECH = re.compile(r"^(?P<above>[^/]+/)?metadata\.csv$")
+_VCTK = re.compile(r"^(?:.+/)?wav\d+[^/]*/(?P<speaker>[a-z]\d+)/(?P=speaker)_\d+(?:_mic\d)?\.\w+$")
 _MAESTRO_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 
@@ -38,13 +50,27 @@ class Described(NamedTuple):
   speaker: str | None = None
 
 
+class Found(NamedTuple):
+  """The layout of a folder.
+
+  Attributes:
+    layout: one of `LAYOUTS`.
+    files: the split and the speaker of each clip, by the clip's path in the folder.
+    left_out: the audio files that are not part of the layout.
+  """
+
+  layout: str
+  files: dict[str, Described]
+  left_out: list[str]
+
+
 Layout = Callable[[str, Sequence[str], Sequence[str]], dict[str, Described] | None]
 
 
 def describe(
   folder: str, names: Sequence[str], audio: Sequence[str], layout: str | None = None
-) -> dict[str, Described]:
-  """Returns the split and the speaker of each clip of a folder, by the clip's path in it.
+) -> Found:
+  """Returns the layout of a folder and the files that match it.
 
   Args:
     folder: path or URL.
@@ -53,54 +79,83 @@ def describe(
     layout: one of `LAYOUTS`; None for the first that fits.
 
   Raises:
-    DataError: the layout is unknown, or the folder does not have it.
+    DataError: the layout is unknown, the folder does not have it, or only a small part of the
+      folder has a layout.
   """
   if layout is None:
-    fitting = (make(folder, names, audio) for make in LAYOUTS.values())
-    return next((found for found in fitting if found is not None), {})
+    for name, make in LAYOUTS.items():
+      files = make(folder, names, audio)
+      if files is not None:
+        found = Found(name, files, [one for one in audio if one not in files])
+        _check_majority(folder, found, len(audio))
+        return found
+    return Found("folder", {}, [])
   if layout not in LAYOUTS:
     raise DataError(f"unknown layout {layout!r}; the layouts are {', '.join(LAYOUTS)}")
-  found = LAYOUTS[layout](folder, names, audio)
-  if found is None:
+  files = LAYOUTS[layout](folder, names, audio)
+  if files is None:
     raise DataError(f"{folder} does not have the layout {layout}; give no layout, or 'folder'")
-  return found
+  return Found(layout, files, [one for one in audio if one not in files])
+
+
+def _check_majority(folder: str, found: Found, total: int) -> None:
+  # As clips of no corpus, the held-out files of this one would be in `train`.
+  if 2 * len(found.left_out) > total:
+    raise DataError(
+      f"{folder} has {len(found.left_out)} of {total} audio files outside of a corpus with the "
+      f"layout {found.layout}, such as {found.left_out[0]}; move them, or choose with --layout "
+      f"{found.layout} (only the corpus) or --layout folder (all, with the folders' splits)"
+    )
 
 
 def _librispeech(
   folder: str, names: Sequence[str], audio: Sequence[str]
 ) -> dict[str, Described] | None:
-  matches = {name: _LIBRI.match(name) for name in audio}
-  found = {
+  matches = {name: match for name in audio if (match := _LIBRI.match(name))}
+  named = {name: match for name, match in matches.items() if match["split"]}
+  if not named and len(matches) < len(audio):
+    return None  # any corpus has some folders whose names are numbers
+  return {
     name: Described(_leading_split(match["split"] or ""), match["speaker"])
-    for name, match in matches.items()
-    if match is not None
-  }
-  return found if found and len(found) == len(audio) else None
+    for name, match in (named or matches).items()
+  } or None
 
 
 def _ljspeech(
   folder: str, names: Sequence[str], audio: Sequence[str]
 ) -> dict[str, Described] | None:
-  wavs = [name for name in audio if name.startswith("wavs/")]
-  if "metadata.csv" not in names or not wavs:
+  above = [match["above"] or "" for name in names if (match := _LJSPEECH.match(name))]
+  if len(above) != 1:  # several corpora of the same form have several speakers
     return None
-  return {name: Described("", "ljspeech") for name in wavs}
+  wavs = [name for name in audio if name.startswith(f"{above[0]}wavs/")]
+  return {name: Described("", "ljspeech") for name in wavs} or None
 
 
 def _maestro(
   folder: str, names: Sequence[str], audio: Sequence[str]
 ) -> dict[str, Described] | None:
-  tables = [name for name in names if _MAESTRO.match(name)]
+  tables = {m["above"] or "": name for name in sorted(names) if (m := _MAESTRO.match(name))}
   if not tables:
     return None
-  table = storage.join(folder, tables[-1])
+  if len(tables) > 1:
+    raise DataError(
+      f"{folder} has several copies of MAESTRO ({', '.join(sorted(tables))}), with other splits "
+      "each; give the folder of one of them"
+    )
+  ((above, name),) = tables.items()
+  table = storage.join(folder, name)
   try:
-    rows = list(csv.DictReader(storage.read_text(table).splitlines()))
-    return {row["audio_filename"]: Described(_MAESTRO_SPLITS[row["split"]]) for row in rows}
-  except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+    rows = list(csv.DictReader(storage.read_lines(table)))
+    return {above + row["audio_filename"]: Described(_MAESTRO_SPLITS[row["split"]]) for row in rows}
+  except (OSError, csv.Error, KeyError) as error:
     raise DataError(
       f"{table} is not a MAESTRO table ({type(error).__name__}: {error}); copy it again"
     ) from error
+
+
+def _vctk(folder: str, names: Sequence[str], audio: Sequence[str]) -> dict[str, Described] | None:
+  matches = {name: match for name in audio if (match := _VCTK.match(name))}
+  return {name: Described("", match["speaker"]) for name, match in matches.items()} or None
 
 
 def _folder(folder: str, names: Sequence[str], audio: Sequence[str]) -> dict[str, Described]:
@@ -117,5 +172,6 @@ LAYOUTS: dict[str, Layout] = {
   "maestro": _maestro,
   "ljspeech": _ljspeech,
   "librispeech": _librispeech,
+  "vctk": _vctk,
   "folder": _folder,
 }

@@ -1,16 +1,22 @@
 """Lists the clips of a folder or manifest with their splits, reads them and counts skipped ones."""
 
+import contextlib
 import dataclasses
 import hashlib
+import json
+import logging
+import math
 import os
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int16
 
 from audiolm_jax.core import plain_json
-from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.data import examples, layouts
 from audiolm_jax.io import audio, storage
 
@@ -21,6 +27,9 @@ AUDIO_SUFFIXES = (
 _UNDECODABLE_SUFFIXES = (".m4a", ".aac", ".wma")
 _BLOCK_SAMPLES = 1 << 20
 _LONGEST_ROW = 1 << 20  # bytes
+_LONG_SECONDS = 600
+_MICROPHONE = re.compile(r"[._-]mic[._-]?\d+$", re.IGNORECASE)
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +101,45 @@ class SkipLog:
     return f"{len(self.skipped)} of {self.total} clips skipped: {', '.join(shown)}{tail}"
 
 
+class Corpus(NamedTuple):
+  """The clips of a folder or manifest, and how they were found.
+
+  Attributes:
+    clips: sorted by id.
+    layout: of the folder, one of `layouts.LAYOUTS`; "manifest" for a manifest.
+    left_out: the reasons for audio files of the folder that are no clips, by path.
+  """
+
+  clips: list[Clip]
+  layout: str
+  left_out: dict[str, str]
+
+
 def list_clips(
   source: str | os.PathLike[str], valid_fraction: float = 0.05, layout: str | None = None
 ) -> list[Clip]:
-  """Returns the clips of a folder or of a manifest, sorted by id.
+  """Returns the clips of a folder or of a manifest, sorted by id; see `read_corpus`."""
+  corpus = read_corpus(source, valid_fraction, layout)
+  if corpus.left_out:
+    name, reason = next(iter(corpus.left_out.items()))
+    _logger.warning(
+      "%s: %d audio files are left out, such as %s (%s)",
+      os.fspath(source), len(corpus.left_out), name, reason,
+    )  # fmt: skip
+  return corpus.clips
+
+
+def read_corpus(
+  source: str | os.PathLike[str], valid_fraction: float = 0.05, layout: str | None = None
+) -> Corpus:
+  """Returns the clips of a folder or of a manifest.
 
   A folder is searched recursively; hidden files are ignored. Its layout defines splits and
   speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or
   absolute) and optionally `split`, `speaker`, `seconds`, `label` and `text`. If no clip has a
-  split, about `valid_fraction` of the clips, selected by a hash of the id, become `valid`: at least
-  one of two or more.
+  split, about `valid_fraction` of the recordings, selected by a hash of the id, become `valid`: at
+  least one of two or more. Files of one recording, such as those of two microphones, are in the
+  same split.
 
   Args:
     source: path or URL of a folder or manifest.
@@ -116,19 +154,21 @@ def list_clips(
   if source.startswith("tfds:"):
     raise DataError(f"{source} can be read through SeqIO only; name one of its tasks")
   if storage.is_folder(source):
-    clips = _clips_of_folder(source, layout)
+    corpus = _corpus_of_folder(source, layout)
     kinds = " ".join(AUDIO_SUFFIXES)
-    if not clips:
+    if not corpus.clips:
       raise DataError(f"{source} has no audio files ({kinds}); name another folder or a manifest")
   elif storage.exists(source):
-    clips = _clips_of_manifest(source)
-    if not clips:
+    corpus = Corpus(_clips_of_manifest(source), "manifest", {})
+    if not corpus.clips:
       raise DataError(f"{source} has no rows; a manifest has one JSON object with a path per line")
   else:
     raise DataError(f"{source} does not exist; name a folder of audio files or a .jsonl manifest")
+  clips = corpus.clips
   if not any(clip.split for clip in clips):
     clips = _split_by_hash(clips, valid_fraction)
-  return sorted((_with_split(clip, clip.split or "train") for clip in clips), key=lambda c: c.id)
+  clips = [_with_split(clip, clip.split or "train") for clip in clips]
+  return corpus._replace(clips=sorted(clips, key=lambda clip: clip.id))
 
 
 def clips_of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
@@ -140,8 +180,21 @@ def clips_of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
   chosen = [clip for clip in clips if clip.split == split]
   if not chosen:
     known = ", ".join(sorted({clip.split for clip in clips}))
-    raise DataError(f"no clip has the split {split!r}; the splits are {known}")
+    raise DataError(
+      f"no clip has the split {split!r}; the splits are {known}: give some clips this split in the "
+      "manifest, or no clip any, for a split by hash; EVAL_PERIOD=0 trains without evaluation"
+    )
   return chosen
+
+
+def size_of(clip: Clip) -> int | None:
+  """Returns the size of a clip's file in bytes, also if `clip.size` is None; None if unknown."""
+  if clip.size is not None or not clip.path or storage.is_url(clip.path):
+    return clip.size
+  try:
+    return os.path.getsize(clip.path)
+  except (OSError, ValueError):  # reading it gives the reason
+    return None
 
 
 def read_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"]:
@@ -154,71 +207,150 @@ def read_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"]:
   return np.concatenate(list(blocks))
 
 
+def open_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
+  """Returns `read_clip` of a clip of up to ten minutes, and slices of the file of a longer one.
+
+  Raises:
+    AudioError: as in `read_clip`.
+  """
+  pieces, left = [], _LONG_SECONDS * sample_rate
+  blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
+  with contextlib.closing(blocks):
+    for block in blocks:
+      pieces.append(block)
+      left -= len(block)
+      if left < 0:
+        return audio.SlicedAudio(clip.path, sample_rate)
+  return np.concatenate(pieces)
+
+
 def read_clip_pcm16(clip: Clip, sample_rate: int) -> Int16[np.ndarray, " samples"]:
   """Returns a clip like `read_clip`, but as 16-bit samples; see `examples.from_pcm16`."""
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate([examples.to_pcm16(block) for block in blocks])
 
 
-def _clips_of_folder(folder: str, layout: str | None) -> list[Clip]:
-  sizes = dict(storage.list_files(folder))
+def _corpus_of_folder(folder: str, layout: str | None) -> Corpus:
+  entries, copies = storage.list_files_and_copies(folder)
+  sizes = dict(entries)
   kinds = AUDIO_SUFFIXES + _UNDECODABLE_SUFFIXES
   audio = [name for name in sizes if name.lower().endswith(kinds)]
-  described = layouts.describe(folder, list(sizes), audio, layout)
-  return [
+  left_out = {name: f"a link to {copies[name]}" for name in audio if name in copies}
+  audio = [name for name in audio if name not in copies]
+  found = layouts.describe(folder, list(sizes), audio, layout)
+  left_out |= {name: f"not part of the layout {found.layout}" for name in found.left_out}
+  clips = [
     # A file that a corpus lists and the folder lacks is a clip too, and is counted as skipped.
     Clip(name, storage.join(folder, name), split, speaker, size=sizes.get(name))
-    for name, (split, speaker) in described.items()
+    for name, (split, speaker) in found.files.items()
   ]
+  return Corpus(clips, found.layout, left_out)
 
 
 def _clips_of_manifest(manifest: str) -> list[Clip]:
   clips: dict[str, Clip] = {}
   try:
-    lines = storage.read_text(manifest).splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise DataError(f"cannot read the manifest {manifest}: {error}") from error
+    lines = storage.read_lines(manifest)
+  except OSError as error:
+    reason = error.strerror or error
+    raise DataError(f"cannot read the manifest {manifest}: {reason}") from error
+  except UserError as error:
+    raise DataError(f"{error}, with one JSON object per line") from error
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
     clip = _clip_of_row(line, manifest, number)
-    if clip.id in clips:
+    file = os.path.normpath(clip.path)
+    if file in clips:
       raise DataError(f"{manifest}, line {number}: {clip.id} is listed twice; remove one row")
-    clips[clip.id] = clip
+    clips[file] = clip
   return list(clips.values())
 
 
 def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
   try:
     row = plain_json.parse(line, _LONGEST_ROW)
-    path, seconds = str(row["path"]), row.get("seconds")
+    if not isinstance(row, dict):
+      raise ValueError(f"it is {type(row).__name__}")
+    if "path" not in row:
+      raise ValueError(f"its fields are {', '.join(map(str, row)) or 'none'}")
+    seconds = row.get("seconds")
+    if seconds is not None and not 0 <= float(seconds) < math.inf:
+      raise ValueError(f"seconds is {seconds}")
+    path, split = _text(row, "path") or "", _text(row, "split") or ""
     return Clip(
       id=path,
       path=storage.join(storage.parent(manifest), path),
-      split=str(row.get("split") or ""),
-      speaker=None if row.get("speaker") is None else str(row["speaker"]),
-      label=None if row.get("label") is None else str(row["label"]),
+      split=layouts.SPLIT_NAMES.get(split.lower(), split),
+      speaker=_text(row, "speaker"),
+      label=_text(row, "label"),
       seconds=None if seconds is None else float(seconds),
-      text=None if row.get("text") is None else str(row["text"]),
+      text=_text(row, "text"),
     )
-  except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+  except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     raise DataError(
-      f"{manifest}, line {number}: not a JSON object with a path ({type(error).__name__}: {error})"
+      f"{manifest}, line {number}: not a JSON object with a path ({reason}, the line begins with "
+      f'{line[:40]!r}); a row is {{"path": ...}} with, if known, split, speaker, seconds and label'
     ) from error
+
+
+def _text(row: Mapping[str, Any], field: str) -> str | None:
+  """Returns a field of a row as text, which may also be a number; None if it is missing."""
+  value = row.get(field)
+  if value is None:
+    return None
+  if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    raise ValueError(f"{field} is {type(value).__name__}")
+  if field == "path" and not (isinstance(value, str) and value and "\0" not in value):
+    raise ValueError(f"path is {value!r}")
+  return str(value)
 
 
 def _split_by_hash(clips: Iterable[Clip], valid_fraction: float) -> list[Clip]:
   # A hash of the id, not a shuffle, so that adding files does not move files between splits.
-  ranked = sorted(clips, key=lambda clip: unit_hash(clip.id))
-  valid = sum(unit_hash(clip.id) < valid_fraction for clip in ranked)
+  recordings: dict[str, list[Clip]] = {}
+  for clip in sorted(clips, key=lambda clip: clip.id):
+    recordings.setdefault(_recording(clip.id), []).append(clip)
+  ranked = sorted(recordings.values(), key=lambda clips: unit_hash(clips[0].id))
+  valid = sum(unit_hash(clips[0].id) < valid_fraction for clips in ranked)
   if valid_fraction > 0 and len(ranked) > 1:
     valid = min(max(valid, 1), len(ranked) - 1)
-  return [_with_split(c, "valid" if i < valid else "train") for i, c in enumerate(ranked)]
+  return [
+    _with_split(clip, "valid" if index < valid else "train")
+    for index, clips in enumerate(ranked)
+    for clip in clips
+  ]
+
+
+def _recording(clip_id: str) -> str:
+  """Returns what the files of one recording have in common: no suffix and no microphone."""
+  folder, _, name = clip_id.rpartition("/")
+  return f"{folder}/{_MICROPHONE.sub('', name.rpartition('.')[0] or name)}"
 
 
 def unit_hash(text: str) -> float:
   """Returns a hash of a text as a number in [0, 1), the same on every machine."""
-  return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+  return (
+    int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64
+  )
+
+
+def fingerprint(clips: Iterable[Any]) -> int:
+  """Returns a hash of what identifies the clips of a corpus, which a checkpoint can hold."""
+  return int(unit_hash(json.dumps(list(clips))) * 2**53)
+
+
+def check_fingerprint(state: Mapping[str, int], corpus: int) -> None:
+  """Raises `DataError` if a saved data position has another `corpus` than this fingerprint.
+
+  Positions of earlier versions have none.
+  """
+  if state.get("corpus", corpus) != corpus:
+    raise DataError(
+      "the saved data position is of another corpus: its clips have other names or lengths; "
+      "resume with the same corpus, or start a new run"
+    )
 
 
 def _with_split(clip: Clip, split: str) -> Clip:

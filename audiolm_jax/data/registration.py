@@ -34,7 +34,7 @@ SEGMENT_SECONDS = 30  # longer clips are cut for the waveform task
 
 class _Corpus(NamedTuple):
   names: list[str]  # of the tasks
-  arguments: tuple[Any, ...]  # of the registration
+  arguments: tuple[object, ...]  # of the registration
 
 
 _registered: dict[str, _Corpus] = {}

@@ -9,9 +9,10 @@ import seqio
 import tensorflow as tf
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.data import manifest
 from audiolm_jax.data.examples import Example
 from audiolm_jax.data.feature_converters import StageFeatureConverter, WaveformFeatureConverter
-from audiolm_jax.data.sources import AudioDataSource
+from audiolm_jax.data.sources import AudioDataSource, TokenStoreDataSource
 from audiolm_jax.lm.stage import StageSpec
 
 
@@ -73,6 +74,12 @@ class SeqioBatches:
     self._dataset = dataset.batch(batch_size, drop_remainder=num_epochs is None)
     self._batch_size, self._split, self._spec = batch_size, split, spec
     self._sources = _sources_of(mixture_or_task_name)
+    # Of cached tasks and other sources, the clips are unknown.
+    self._corpus = manifest.fingerprint(
+      source.fingerprint(split)
+      for source in self._sources
+      if isinstance(source, AudioDataSource | TokenStoreDataSource)
+    )
     self._iterator: Iterator[Example] | None = None
 
   def __iter__(self) -> "SeqioBatches":
@@ -102,7 +109,7 @@ class SeqioBatches:
 
   def get_state(self) -> dict[str, int]:
     """Returns the position after the last returned batch."""
-    return {"seed": self._seed, "batches": self._batches}
+    return {"seed": self._seed, "batches": self._batches, "corpus": self._corpus}
 
   def skip_report(self) -> str:
     """Returns a summary per source of the clips that could not be read so far; "" if none."""
@@ -113,13 +120,14 @@ class SeqioBatches:
     """Restores a position of `get_state`.
 
     Raises:
-      DataError: the position belongs to another seed.
+      DataError: the position belongs to another seed or corpus.
     """
     if state["seed"] != self._seed:
       raise DataError(
         f"the saved data position has RANDOM_SEED {state['seed']}, this run has {self._seed}; "
         "resume with the seed of the first run"
       )
+    manifest.check_fingerprint(state, self._corpus)
     self._batches = state["batches"]
     self._iterator = None
 
@@ -138,7 +146,7 @@ class unwrapped_errors:
   def __enter__(self) -> None:
     pass
 
-  def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+  def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
     if isinstance(error, tf.errors.OpError):
       found = re.search(r"DataError: (.*)", str(error))
       if found:

@@ -85,6 +85,10 @@ class AudioDataSource(WaveformDataSource):
     """Returns the number of clips of a split, including unreadable ones."""
     return len(self._clips[split])
 
+  def fingerprint(self, split: str) -> int:
+    """Returns a hash of the names and sizes of the clips of a split."""
+    return manifest.fingerprint((clip.id, clip.size) for clip in self._clips.get(split, ()))
+
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
     """Returns the reasons for the unreadable clips of a shard that was read, by clip id."""
     skipped = self.skipped[split].skipped
@@ -97,7 +101,7 @@ class AudioDataSource(WaveformDataSource):
     shuffle: bool = True,
     seed: int | None = None,
     shard_info: seqio.ShardInfo | None = None,
-    **_: Any,
+    **_: object,
   ) -> tf.data.Dataset:
     """Returns the clips of one split, or of one shard of it."""
     clips = _of_shard(self._clips[split], shard_info)
@@ -116,8 +120,8 @@ class AudioDataSource(WaveformDataSource):
         self.skipped[split].skip(clip.id, str(error))
         return np.zeros(0, np.float32)
 
-    ids = tf.constant([clip.id for clip in clips])
-    speakers = tf.constant([clip.speaker or "" for clip in clips])
+    ids = tf.constant([_bytes(clip.id) for clip in clips])
+    speakers = tf.constant([_bytes(clip.speaker or "") for clip in clips])
 
     def example(index: tf.Tensor) -> Mapping[str, tf.Tensor]:
       waveform = tf.ensure_shape(tf.numpy_function(read, [index], tf.float32), [None])
@@ -154,6 +158,10 @@ class TokenStoreDataSource(seqio.DataSource):
     """Whether any number of shards is possible: True."""
     return True
 
+  def fingerprint(self, split: str) -> int:
+    """Returns a hash of the names and lengths of the clips of a split."""
+    return manifest.fingerprint((clip.id, clip.seconds) for clip in self._store.clips(split))
+
   def list_shards(self, split: str) -> Sequence[str]:
     """Returns the names of the shards, for `seqio_cache_tasks`."""
     return _shard_names(split, self.info.clips[split], 256)
@@ -164,7 +172,7 @@ class TokenStoreDataSource(seqio.DataSource):
     shuffle: bool = True,
     seed: int | None = None,
     shard_info: seqio.ShardInfo | None = None,
-    **_: Any,
+    **_: object,
   ) -> tf.data.Dataset:
     """Returns the clips of one split, or of one shard of it."""
     clips = _of_shard(self._store.clips(split), shard_info)
@@ -172,8 +180,8 @@ class TokenStoreDataSource(seqio.DataSource):
     def rows() -> Iterator[Mapping[str, Any]]:
       for clip in clips:
         yield {
-          "id": clip.id,
-          "speaker": clip.speaker or "",
+          "id": _bytes(clip.id),
+          "speaker": _bytes(clip.speaker or ""),
           "token_hash": self.info.token_hash,
           **{key: tokens.astype(np.int32) for key, tokens in clip.streams.items()},
         }
@@ -191,6 +199,11 @@ _WAVEFORM_SIGNATURE = {
   "speaker": tf.TensorSpec([], tf.string),
   "waveform": tf.TensorSpec([None], tf.float32),
 }
+
+
+def _bytes(text: str) -> bytes:
+  """Returns a text, which may contain the bytes of a file name that is none, as UTF-8."""
+  return text.encode(errors="surrogatepass")
 
 
 def _shard_names(split: str, num_clips: int, max_shards: int) -> list[str]:

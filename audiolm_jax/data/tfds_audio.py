@@ -83,7 +83,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     shuffle: bool = True,
     seed: int | None = None,
     shard_info: seqio.ShardInfo | None = None,
-    **_: Any,
+    **_: object,
   ) -> tf.data.Dataset:
     """Returns the clips of one split, or of one shard of it: a consecutive range."""
     dataset = None

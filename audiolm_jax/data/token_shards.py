@@ -1,6 +1,6 @@
 """Token shards: the files of a token store, which are written atomically and never change.
 
-    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, token hash, and each stream
+    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes, token hash, each stream
 
 The name of a shard is a hash of its clips, so that creating it again writes the same file.
 """
@@ -25,6 +25,7 @@ from audiolm_jax.io.npz import Arrays
 
 _SHARD = ("tokens-", ".npz")
 _DAMAGED = (OSError, KeyError, ValueError)
+_NO_SIZE = -1  # an unknown size in a shard
 _READ_AT_ONCE = 16  # hides the latency of buckets
 
 
@@ -38,6 +39,7 @@ class TokenClip:
     split: "train", "valid", ...
     speaker: None if unknown.
     seconds: duration of the audio.
+    size: of the audio file in bytes; None if unknown.
   """
 
   id: str
@@ -45,6 +47,7 @@ class TokenClip:
   split: str = "train"
   speaker: str | None = None
   seconds: float = 0.0
+  size: int | None = None
 
 
 class StoredShard(NamedTuple):
@@ -108,9 +111,9 @@ def write_shard(
 def shard_files(folder: str | os.PathLike[str]) -> dict[str, int]:
   """Returns the size in bytes of every shard in a folder, by name; `store.json` is not read."""
   return {
-    name: size
-    for name, size in storage.list_files(folder)
-    if name.startswith(_SHARD[0]) and name.endswith(_SHARD[1])
+    entry.name: entry.size
+    for entry in storage.list_files(folder)
+    if entry.name.startswith(_SHARD[0]) and entry.name.endswith(_SHARD[1])
   }
 
 
@@ -182,6 +185,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
     "splits": np.array([clip.split for clip in clips]),
     "speakers": np.array([clip.speaker or "" for clip in clips]),
     "seconds": np.array([clip.seconds for clip in clips], np.float64),
+    "file_sizes": np.array([_NO_SIZE if c.size is None else c.size for c in clips], np.int64),
   }
   for key in keys:
     rows = [clip.streams[key] for clip in clips]
@@ -215,6 +219,10 @@ def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
   if seconds.dtype.kind != "f" or seconds.ndim != 1 or not np.isfinite(seconds).all():
     raise ValueError("the seconds of its clips are not numbers")
   streams: dict[str, list[np.ndarray]] = {}
+  # Earlier versions did not record the sizes of files.
+  file_sizes = arrays["file_sizes"] if "file_sizes" in arrays else np.full(len(ids), _NO_SIZE)
+  if file_sizes.dtype.kind != "i" or file_sizes.shape != (len(ids),):
+    raise ValueError(f"the sizes of files are {file_sizes.dtype} of shape {file_sizes.shape}")
   for column, key in enumerate(keys):
     stored, lengths = (f"stream:{key}", f"lengths:{key}") if listed else (key, f"{key}_lengths")
     if stored in arrays:
@@ -228,6 +236,7 @@ def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
       splits[row],
       speakers[row] or None,
       float(seconds[row]),
+      None if file_sizes[row] == _NO_SIZE else int(file_sizes[row]),
     )
     for row in range(len(ids))
   ]

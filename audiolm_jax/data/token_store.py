@@ -11,11 +11,11 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from audiolm_jax.core import configs, plain_json
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.ranges import Hours, Total
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, by_key, of_tokenizers
@@ -111,7 +111,7 @@ class TokenStoreWriter:
     self._clips_per_shard = clips_per_shard
     self._seconds_per_shard = seconds_per_shard
     self._pending: list[TokenClip] = []
-    self._done: set[str] = set()
+    self._done: dict[str, int | None] = {}
     self._speakers: set[str] = set()
     self.info = StoreInfo(token_hash, by_key(streams))
     if storage.exists(storage.join(self.folder, STORE_FILE)):
@@ -128,6 +128,33 @@ class TokenStoreWriter:
   def __contains__(self, clip_id: str) -> bool:
     """Returns whether the clip is in the store or pending."""
     return clip_id in self._done
+
+  def check_sources(self, sizes: Mapping[str, int | None]) -> None:
+    """Compares the clips in the store with the files of the corpus.
+
+    Args:
+      sizes: of all files in bytes by clip id; None if unknown.
+
+    Raises:
+      DataError: a clip in the store is not in the corpus any more, or its file has another size.
+    """
+    removed = [clip_id for clip_id in self._done if clip_id not in sizes]
+    changed = [
+      clip_id
+      for clip_id, size in self._done.items()
+      if size is not None and sizes.get(clip_id, size) not in (size, None)
+    ]
+    if changed:
+      name = changed[0]
+      raise DataError(
+        f"{len(changed)} clips of {self.folder} have changed since they were tokenized, such as "
+        f"{name} ({self._done[name]} bytes then, {sizes[name]} now); choose another --output_dir"
+      )
+    if removed:
+      raise DataError(
+        f"{len(removed)} clips of {self.folder} are not in the corpus any more, such as "
+        f"{removed[0]}; restore them, or choose another --output_dir"
+      )
 
   def add(self, clip: TokenClip) -> None:
     """Adds one clip, and writes a shard if enough clips are pending.
@@ -192,7 +219,7 @@ class TokenStoreWriter:
         self._count(clip, counts)
 
   def _note(self, clip: TokenClip) -> None:
-    self._done.add(clip.id)
+    self._done[clip.id] = clip.size
     if clip.speaker is not None:
       self._speakers.add(clip.speaker)
 
@@ -331,7 +358,7 @@ def check_stage(spec: StageSpec, info: StoreInfo) -> None:
   spec.check_streams(info.streams)
 
 
-def _from_1(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _from_1(fields: Json) -> JsonDict:
   """Converts the description of a store of format 1, which describes its two tokenizers."""
   fields = dict(fields)
   codec, semantic = fields.pop("codec"), fields.pop("semantic")

@@ -86,7 +86,7 @@ def tokenize_corpus(
   clips = manifest.list_clips(source, valid_fraction, layout)
   skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
   writer = open_writer(tokenizers, output_dir, clips_per_shard)
-  missing = [clip for clip in clips if clip.id not in writer]
+  missing = missing_clips(writer, clips)
   done = 0.0
   bar = tqdm.tqdm(
     total=len(clips),
@@ -128,6 +128,16 @@ def open_writer(
     clips_per_shard=clips_per_shard,
     seconds_per_shard=SECONDS_PER_SHARD,
   )
+
+
+def missing_clips(writer: token_store.TokenStoreWriter, clips: Sequence[Clip]) -> list[Clip]:
+  """Returns the clips that are not in a store.
+
+  Raises:
+    DataError: clips in the store were removed from the corpus, or their files changed.
+  """
+  writer.check_sources({clip.id: manifest.size_of(clip) for clip in clips})
+  return [clip for clip in clips if clip.id not in writer]
 
 
 def streams_of(tokenizers: Any) -> dict[str, Stream]:
@@ -237,6 +247,7 @@ def _tokenize_decoded(
         split=clip.split,
         speaker=clip.speaker,
         seconds=len(waveform) / sample_rate,
+        size=manifest.size_of(clip),
       )
     )
   return tokens

@@ -2,12 +2,12 @@
 
 import importlib
 import importlib.util
-from typing import Any
+from types import ModuleType
 
 from audiolm_jax.core.errors import UserError
 
 
-def load(module: str) -> Any:
+def load(module: str) -> ModuleType:
   """Returns a module of Gradio or of its dependencies.
 
   Raises:

@@ -3,11 +3,10 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
 from audiolm_jax.core import arguments
-from audiolm_jax.core.configs import shown
+from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.ranges import Range
 
@@ -65,7 +64,7 @@ class Request:
     return self.duration if self.mode is Mode.RESYNTHESIS else self.prompt_seconds
 
 
-def checked(asked: Mapping[str, Any], bundles: Collection[str], limits: Limits) -> Request:
+def checked(asked: Json, bundles: Collection[str], limits: Limits) -> Request:
   """Returns the request for the values of a page.
 
   Args:
@@ -101,15 +100,15 @@ def checked(asked: Mapping[str, Any], bundles: Collection[str], limits: Limits) 
   )
 
 
-def _between(asked: Mapping[str, Any], name: str, least: float, most: float) -> float:
+def _between(asked: Json, name: str, least: float, most: float) -> float:
   return arguments.number(_parsed(asked[name]), name.replace("_", " "), Range(least, most))
 
 
-def _whole(asked: Mapping[str, Any], name: str, least: int, most: int) -> int:
+def _whole(asked: Json, name: str, least: int, most: int) -> int:
   return arguments.whole(_parsed(asked[name]), name.replace("_", " "), Range(least, most))
 
 
-def _parsed(value: Any) -> Any:
+def _parsed(value: object) -> object:
   """Returns a number that a browser sent as text; other values as they are."""
   try:
     return float(value) if isinstance(value, str) else value

@@ -3,9 +3,10 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from audiolm_jax.bundles import Bundle
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import cards, making, requests
 from audiolm_jax.demo.jobs import Job, Jobs, StoppedError
@@ -31,7 +32,7 @@ class Shown(NamedTuple):
 
 
 def serve(
-  asked: Mapping[str, Any], owner: str, bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs
+  asked: Json, owner: str, bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs
 ) -> Iterator[Shown]:
   """Yields the updates of the page while a request runs; errors become messages.
 

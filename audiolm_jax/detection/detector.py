@@ -7,15 +7,16 @@ prove that a clip is a recording, and a high one does not prove that it is synth
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.core import forks
+from audiolm_jax.core import forks, modules
 from audiolm_jax.core.errors import AudioError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
 from audiolm_jax.detection.windows import BATCH, WINDOW_SECONDS, Window, in_batches, windows
 from audiolm_jax.io import audio, waveforms
@@ -43,7 +44,7 @@ class Detector:
   """
 
   config: ClassifierConfig
-  params: Mapping[str, Any]
+  params: Params
 
   @property
   def sample_rate(self) -> int:
@@ -147,9 +148,7 @@ def _probability(odds: Float[np.ndarray, "windows"]) -> float:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def window_log_odds(
-  config: ClassifierConfig, params: Mapping[str, Any], windows: jax.Array
-) -> jax.Array:
+def window_log_odds(config: ClassifierConfig, params: Params, windows: jax.Array) -> jax.Array:
   """Returns the log odds of synthetic to real for a batch of windows."""
-  logits = cast(jax.Array, Classifier(config).apply({"params": params}, windows))
+  logits = cast(jax.Array, modules.apply(Classifier(config), params, windows))
   return logits[:, 1] - logits[:, 0]

@@ -1,11 +1,12 @@
 """Splits audio into windows of one second at a hop of a quarter of a second."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.core.arrays import Array
 from audiolm_jax.io import audio
 
 WINDOW_SECONDS = 1.0
@@ -61,7 +62,7 @@ def windows(blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str) 
 
 
 def in_batches(
-  run: Callable[[np.ndarray], Any], rows: Float[np.ndarray, "windows samples"]
+  run: Callable[[np.ndarray], Array], rows: Float[np.ndarray, "windows samples"]
 ) -> np.ndarray:
   """Returns `run` of all rows, computed in batches of equal size so that it compiles once."""
   results = []

@@ -2,11 +2,11 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
 
@@ -60,7 +60,7 @@ class Scores:
     """Returns how often a synthetic piece has higher odds than a real one; ties count half."""
     return self._estimate(area_under_roc)
 
-  def roc(self) -> list[dict[str, Any]]:
+  def roc(self) -> list[JsonDict]:
     """Returns the share of synthetic pieces that are found, by the share of false alarms."""
     return [
       {"false_alarms": share, "found": self._estimate(functools.partial(found_at, share))}

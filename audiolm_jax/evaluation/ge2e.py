@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import DataError, UserError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.evaluation.signal import spectrogram
 from audiolm_jax.io import audio
 
@@ -112,7 +113,7 @@ class _Tensor(NamedTuple):
   strides: tuple[int, ...]
 
 
-def _tensor(storage: str, offset: int, shape: tuple, strides: tuple, *_: Any) -> _Tensor:
+def _tensor(storage: str, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
   return _Tensor(storage, offset, shape, strides)
 
 
@@ -130,7 +131,7 @@ class _Unpickler(pickle.Unpickler):
       raise pickle.UnpicklingError(f"it contains {module}.{name}")
     return known[module, name]
 
-  def persistent_load(self, pid: Any) -> str:
+  def persistent_load(self, pid: tuple) -> str:
     return pid[2]  # the key of the storage, after "storage" and its type
 
 
@@ -173,7 +174,7 @@ def _mel_spectrogram(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarra
 
 
 def _embed_pieces_fn(
-  weights: Mapping[str, Any], mel: Float[jax.Array, "pieces frames mels"]
+  weights: Params, mel: Float[jax.Array, "pieces frames mels"]
 ) -> Float[jax.Array, "pieces dim"]:
   inputs = jnp.swapaxes(mel, 0, 1)
   for layer in range(_LAYERS):

@@ -3,15 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.ngrams import NgramTable, TableLosses
@@ -178,14 +179,14 @@ def stage_scorer(stage: Stage) -> StageScorer:
 def _score(
   config: TransformerConfig,
   spec: AutoregressiveSpec,
-  params: Any,
+  params: Params,
   features: dict[str, Int[Array, " length"]],
   start: Int[Array, ""],
 ) -> tuple[Float[Array, " targets"], Float[Array, " targets"]]:
   model = Transformer(config, spec.layout.vocab_size)
   tokens, frames = (features[f"decoder_{n}"][None] for n in ("input_tokens", "frame_ids"))
   frame_ids = frames if config.num_frame_embeddings else None
-  hidden = model.apply({"params": params}, tokens, frame_ids, method="hidden")[0]
+  hidden = modules.apply(model, params, tokens, frame_ids, method="hidden")[0]
   # Targets follow the source, so the levels of a frame are one row; padding follows the targets.
   length = spec.max_target_length
   hidden, targets = (
@@ -195,9 +196,7 @@ def _score(
   quantizers = max(1, spec.num_target_quantizers)
   legal = spec.layout.legal_range(0, spec.first_target_quantizer, spec.num_target_quantizers)
   rows = hidden.reshape(1, -1, quantizers, hidden.shape[-1])
-  logits = model.apply({"params": params}, rows, legal.start, legal.size, method="codebook_logits")[
-    0
-  ]
+  logits = modules.apply(model, params, rows, legal.start, legal.size, method="codebook_logits")[0]
   ids = targets.reshape(-1, quantizers) - legal.start - jnp.arange(quantizers) * legal.size
   ids = jnp.clip(ids, 0, legal.size - 1)
   chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], axis=-1)[..., 0]

@@ -4,10 +4,10 @@ import base64
 import html
 import mimetypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from audiolm_jax.core.configs import Json
 from audiolm_jax.evaluation.report import Report, Row, interval, number
 from audiolm_jax.io.files import atomic_write
 
@@ -102,7 +102,7 @@ def _marks(row: Row) -> str:
   return ", ".join([*given, *([_VERDICTS[row.verdict]] if row.verdict else [])])
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
+def _facts(facts: Json) -> str:
   lines = [
     f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(str(value))}</td></tr>"
     for name, value in facts.items()

@@ -8,11 +8,11 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.statistics import Estimate, mean_estimate, ratio_estimate
 from audiolm_jax.io.files import atomic_write
@@ -115,7 +115,7 @@ class SuiteResult:
   """
 
   rows: list[Row]
-  details: dict[str, Any]
+  details: JsonDict
   pictures: dict[str, str] = dataclasses.field(default_factory=dict)
   sounds: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -145,7 +145,7 @@ class Report:
 
   bundle: str
   token_hash: str
-  flags: Mapping[str, Any]
+  flags: Json
   versions: Mapping[str, str]
   results: dict[str, SuiteResult] = dataclasses.field(default_factory=dict)
   seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -155,7 +155,7 @@ class Report:
     """Figures by the name of the suite, of the suites that ran."""
     return {name: result.rows for name, result in self.results.items() if result.rows}
 
-  def as_json(self) -> dict[str, Any]:
+  def as_json(self) -> JsonDict:
     """Returns the content of results.json."""
     details = {}
     for name, result in self.results.items():
@@ -184,7 +184,7 @@ def markdown_table(rows: Mapping[str, Sequence[Row]]) -> str:
   return "\n".join(lines)
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
+def write_json(path: str | os.PathLike[str], content: object) -> None:
   """Writes dataclasses, arrays and plain values as JSON; NaN becomes null."""
   text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
   with atomic_write(path) as file:
@@ -216,7 +216,7 @@ def interval(estimate: Estimate) -> str:
   return f"{number(estimate.low)} to {number(estimate.high)}"
 
 
-def _records(rows: Mapping[str, Sequence[Row]]) -> Iterator[dict[str, Any]]:
+def _records(rows: Mapping[str, Sequence[Row]]) -> Iterator[JsonDict]:
   """Yields the figures as the JSON and CSV files name their fields."""
   for suite, of_suite in rows.items():
     for row in of_suite:
@@ -235,7 +235,7 @@ def _records(rows: Mapping[str, Sequence[Row]]) -> Iterator[dict[str, Any]]:
       }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   if isinstance(value, enum.Enum):

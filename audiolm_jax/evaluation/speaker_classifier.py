@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,10 @@ import optax
 from flax.core import meta
 from jaxtyping import Float
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.keys import new_key
+from audiolm_jax.core.modules import Params
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig, tiny_config
 from audiolm_jax.detection.windows import WINDOW_SECONDS, in_batches, windows
 from audiolm_jax.training.gradient_step import gradient_step
@@ -35,7 +36,7 @@ class SpeakerClassifier:
 
   speakers: tuple[str, ...]
   config: ClassifierConfig
-  params: Mapping[str, Any]
+  params: Params
 
   def identify(self, waveform: Waveform) -> str:
     """Returns the speaker with the highest mean log probability over the windows with sound."""
@@ -99,7 +100,7 @@ def fit_speaker_classifier(
 
   def loss(params, batch, rng):
     del rng
-    logits: Any = model.apply({"params": params}, batch["waveform"])
+    logits = modules.apply(model, params, batch["waveform"])
     value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
     return value, {"loss": value, "weight": jnp.float32(len(batch["label"]))}
 
@@ -124,8 +125,10 @@ def _random_second(clips: Sequence[Waveform], window: int, rng: np.random.Genera
   return np.clip(clip[start : start + window] * gain, -1.0, 1.0).astype(np.float32)
 
 
-def _log_probabilities_fn(config: ClassifierConfig, params: Any, waveforms: jax.Array) -> jax.Array:
-  logits: Any = Classifier(config).apply({"params": params}, waveforms)
+def _log_probabilities_fn(
+  config: ClassifierConfig, params: Params, waveforms: jax.Array
+) -> jax.Array:
+  logits = modules.apply(Classifier(config), params, waveforms)
   return jax.nn.log_softmax(logits)
 
 

@@ -19,7 +19,7 @@ def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
   if storage.is_folder(manifest):
     return {}
   found = {}
-  for number, line in enumerate(storage.read_text(manifest).splitlines(), start=1):
+  for number, line in enumerate(storage.read_lines(manifest), start=1):
     try:
       row = plain_json.parse(line) if line.strip() else {}
       if row.get(field):
@@ -56,11 +56,11 @@ def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:
   for entry in storage.list_files(source):
     name = PurePosixPath(entry.name).name
     if name.endswith(".trans.txt"):
-      for line in storage.read_text(storage.join(source, entry.name)).splitlines():
+      for line in storage.read_lines(storage.join(source, entry.name)):
         clip, _, text = line.partition(" ")
         found[clip] = text
     elif name == "metadata.csv":
-      for line in storage.read_text(storage.join(source, entry.name)).splitlines():
+      for line in storage.read_lines(storage.join(source, entry.name)):
         clip, *readings = line.split("|")
         if readings:
           found[clip] = readings[-1]

@@ -1,12 +1,12 @@
 """Access to the Hugging Face hub, which needs the package huggingface_hub."""
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 from audiolm_jax.core.errors import UserError
 
 
-def library(what: str, instead: str) -> Any:
+def library(what: str, instead: str) -> ModuleType:
   """Imports and returns the module huggingface_hub.
 
   Args:

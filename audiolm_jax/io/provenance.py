@@ -4,6 +4,7 @@ It is stored where players and editors show it: in the INFO chunk of WAV files a
 FLAC, Ogg, MP3 and AIFF files. It informs but does not protect, because any program can remove it.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -48,17 +49,16 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
-  """Returns how an audio file was generated, or None if it has no such metadata.
+  """Returns how an audio file was generated, or None if no stream of it has such metadata.
 
   Raises:
     AudioError: the file is not an audio file.
     UserError: the path is not a path.
   """
   path = arguments.path(path, "path", "the name of an audio file")
-  comment = audio.read_tags(path).get("comment", "")
-  if not comment.startswith(_PREFIX):
-    return None
-  try:
-    return configs.from_dict(Provenance, plain_json.parse(comment.removeprefix(_PREFIX)))
-  except ValueError:
-    return None  # truncated or edited
+  for tags in audio.read_tags(path):
+    comment = tags.get("comment", "")
+    if comment.startswith(_PREFIX):
+      with contextlib.suppress(ValueError):  # truncated or edited
+        return configs.from_dict(Provenance, plain_json.parse(comment.removeprefix(_PREFIX)))
+  return None

@@ -4,6 +4,7 @@ URLs use fsspec. Unlike etils' epath, which is installed too, fsspec reads bucke
 TensorFlow and supports each store with a small extra package.
 """
 
+import collections
 import contextlib
 import io
 import os
@@ -16,6 +17,16 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
 
 PathLike = str | os.PathLike[str]
+_BROKEN = (0, 0)  # the identity of a broken link
+_KINDS = {
+  b"RIFF": "a WAV file",
+  b"fLaC": "a FLAC file",
+  b"OggS": "an Ogg file",
+  b"ID3": "an MP3 file",
+  b"\x1f\x8b": "a gzip file (unpack it with gunzip)",
+  b"PK": "a zip file (unpack it first)",
+  b"PAR1": "a Parquet file",
+}
 
 
 class Entry(NamedTuple):
@@ -82,6 +93,37 @@ def read_text(path: PathLike) -> str:
   return read_bytes(path).decode("utf-8")
 
 
+def read_lines(path: PathLike) -> list[str]:
+  """Returns the lines of a text file, which end with a line feed and nothing else.
+
+  UTF-8, with or without a byte order mark, and UTF-16 with one are read.
+
+  Raises:
+    OSError: the file cannot be read.
+    UserError: the file is not text.
+  """
+  content = read_bytes(path)
+  encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+  try:
+    text = content.decode(encoding)
+    if "\0" in text:
+      raise ValueError
+  except ValueError:
+    raise UserError(
+      f"{path} is not text, but {_kind(content)}; give a text file in UTF-8"
+    ) from None
+  lines = text.split("\n")
+  return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _kind(content: bytes) -> str:
+  """Returns what a file of bytes is, for messages."""
+  for magic, kind in _KINDS.items():
+    if content.startswith(magic):
+      return kind
+  return f"bytes that begin with {content[:4].hex(' ')}"
+
+
 @contextlib.contextmanager
 def write_whole(path: PathLike) -> Iterator[BinaryIO]:
   """Opens a binary file that gets its name when the block ends without an error.
@@ -119,19 +161,83 @@ def make_folder(path: PathLike) -> None:
 
 
 def list_files(folder: PathLike) -> list[Entry]:
-  """Returns all files below a folder, sorted; hidden files and folders are skipped."""
+  """Returns all files below a folder, sorted; hidden files and folders are skipped.
+
+  Links to folders are followed, but no folder is searched twice: a link to a folder that contains
+  it, or that is below `folder` itself, adds no files.
+
+  Raises:
+    UserError: a folder cannot be listed.
+  """
+  return list_files_and_copies(folder)[0]
+
+
+def list_files_and_copies(folder: PathLike) -> tuple[list[Entry], dict[str, str]]:
+  """Returns `list_files`, and for each name that is a link to an earlier file that file's name."""
   if is_url(folder):
     with _filesystem(folder) as (filesystem, inner):
       found = filesystem.find(inner, detail=True)
       root = inner.rstrip("/") + "/"
       entries = [Entry(n.removeprefix(root), int(i["size"] or 0)) for n, i in found.items()]
-  else:
-    entries = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-      folders[:] = [name for name in folders if not name.startswith(".")]
-      paths = [Path(root, name) for name in names]
-      entries += [Entry(p.relative_to(folder).as_posix(), _size(p)) for p in paths]
-  return sorted(e for e in entries if not any(p.startswith(".") for p in e.name.split("/")))
+    return sorted(e for e in entries if not any(p.startswith(".") for p in e.name.split("/"))), {}
+  first: dict[tuple[int, int], str] = {}
+  entries, copies = [], {}
+  for entry, identity in sorted(_walk(folder)):
+    entries.append(entry)
+    same = first.setdefault(identity, entry.name)
+    if same != entry.name and identity != _BROKEN:
+      copies[entry.name] = same
+  return entries, copies
+
+
+def _walk(folder: PathLike) -> Iterator[tuple[Entry, tuple[int, int]]]:
+  """Yields the files below a local folder and what identifies each of them."""
+  searched: set[tuple[int, int]] = set()
+  folders, links = [""], collections.deque[str]()
+  while folders or links:
+    # Links come last, so that a folder has its own name and not that of a link to it.
+    here = folders.pop() if folders else links.popleft()
+    path = os.path.join(folder, here)
+    try:
+      identity = _identity(os.stat(path))
+      if identity in searched:
+        continue
+      searched.add(identity)
+      with os.scandir(path) as scanned:
+        items = sorted(scanned, key=lambda item: item.name)
+    except OSError as error:
+      raise UserError(
+        f"cannot list {path}: {error.strerror}; fix its permissions or remove it"
+      ) from error
+    for item in items:
+      name = f"{here}/{item.name}" if here else item.name
+      if item.name.startswith("."):
+        continue
+      if not _is_folder(item):
+        yield _entry(name, item)
+      elif item.is_symlink():
+        links.append(name)
+      else:
+        folders.append(name)
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+  try:
+    return item.is_dir()
+  except OSError:  # a link to itself
+    return False
+
+
+def _entry(name: str, item: os.DirEntry[str]) -> tuple[Entry, tuple[int, int]]:
+  try:
+    status = item.stat()
+    return Entry(name, status.st_size), _identity(status)
+  except OSError:  # a broken link; reading it raises an error
+    return Entry(name, 0), _BROKEN
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+  return status.st_dev, status.st_ino
 
 
 def fetched_folder(folder: str, target: PathLike) -> str:
@@ -141,13 +247,6 @@ def fetched_folder(folder: str, target: PathLike) -> str:
   with _filesystem(folder) as (filesystem, inner):
     filesystem.get(inner.rstrip("/") + "/", f"{os.fspath(target)}/", recursive=True)
   return os.fspath(target)
-
-
-def _size(path: Path) -> int:
-  try:
-    return path.stat().st_size
-  except OSError:  # a broken link; reading it raises an error
-    return 0
 
 
 @contextlib.contextmanager

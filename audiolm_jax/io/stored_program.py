@@ -23,11 +23,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax import core
-from jax.stages import Compiled
+from jax.stages import Compiled, Wrapped
+from jaxtyping import PyTree
 
 from audiolm_jax.core import compilation_cache, forks
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
+
+# Static arguments, structure of the others, and the shape and type of each array.
+_Key = tuple[object, ...]
 
 _PACKAGE = Path(__file__).parents[1]
 # Settings that affect where programs are stored and what is logged, but not the programs.
@@ -48,7 +52,7 @@ class StoredProgram:
 
   def __init__(
     self,
-    function: Callable[..., Any],
+    function: Callable[..., PyTree],
     *,
     static_argnums: Sequence[int] = (),
     donate_argnums: Sequence[int] = (),
@@ -57,10 +61,10 @@ class StoredProgram:
     self._function = function
     self._static, self._donated = tuple(static_argnums), tuple(donate_argnums)
     self._jitted = self._jit(function)
-    self._ready: dict[Any, Future[Compiled]] = {}
+    self._ready: dict[_Key, Future[Compiled]] = {}
     self._lock = threading.Lock()
 
-  def __call__(self, *args: Any) -> Any:
+  def __call__(self, *args: PyTree) -> PyTree:
     forks.check()
     if not is_on() or not _is_storable(args):
       return self._jitted(*args)
@@ -78,7 +82,7 @@ class StoredProgram:
       self._make(future, key, args)
     return future.result()(*self._dynamic(args))
 
-  def prepare(self, *args: Any) -> None:
+  def prepare(self, *args: PyTree) -> None:
     """Starts to load or compile, in the background, the program that a call with `args` needs.
 
     Args:
@@ -104,12 +108,12 @@ class StoredProgram:
     # `lower` and the other attributes of a jitted function.
     return getattr(self._jitted, name)
 
-  def _key(self, args: Sequence[Any]) -> tuple[Any, ...]:
+  def _key(self, args: Sequence[PyTree]) -> _Key:
     statics = tuple(args[i] for i in self._static)
     leaves, tree = jax.tree.flatten(self._dynamic(args))
     return statics, tree, tuple(map(_signature, leaves))
 
-  def _make(self, future: "Future[Compiled]", key: Any, args: Sequence[Any]) -> None:
+  def _make(self, future: "Future[Compiled]", key: _Key, args: Sequence[PyTree]) -> None:
     try:
       future.set_result(self._load_or_compile(key, args))
     except BaseException as error:  # the future raises it in the thread that calls the program
@@ -117,7 +121,7 @@ class StoredProgram:
         del self._ready[key]
       future.set_exception(error)
 
-  def _load_or_compile(self, key: Any, args: Sequence[Any]) -> Compiled:
+  def _load_or_compile(self, key: _Key, args: Sequence[PyTree]) -> Compiled:
     statics, tree, signatures = key
     name = f"{self._function.__module__}.{self._function.__qualname__}"
     facts = (name, self._static, self._donated, statics, str(tree), signatures, _environment())
@@ -126,8 +130,8 @@ class StoredProgram:
     path = folder / "programs" / f"{name}-{digest}"  # type: ignore[operator]
     return _load(path) or self._compile(path, args)
 
-  def _compile(self, path: Path, args: Sequence[Any]) -> Compiled:
-    def function(*args: Any) -> Any:
+  def _compile(self, path: Path, args: Sequence[PyTree]) -> Compiled:
+    def function(*args: PyTree) -> PyTree:
       return self._function(*args)
 
     # A unique name, so that JAX compiles: a program from its own cache cannot be serialized again.
@@ -144,10 +148,10 @@ class StoredProgram:
         file.write(hashlib.sha256(content).digest() + content)
     return compiled
 
-  def _dynamic(self, args: Sequence[Any]) -> tuple[Any, ...]:
+  def _dynamic(self, args: Sequence[PyTree]) -> tuple[PyTree, ...]:
     return tuple(x for i, x in enumerate(args) if i not in self._static)
 
-  def _jit(self, function: Callable[..., Any]) -> Any:
+  def _jit(self, function: Callable[..., PyTree]) -> Wrapped:
     return jax.jit(function, static_argnums=self._static, donate_argnums=self._donated)
 
 
@@ -174,18 +178,18 @@ def is_on() -> bool:
   )
 
 
-def _is_storable(args: Sequence[Any]) -> bool:
+def _is_storable(args: Sequence[PyTree]) -> bool:
   return not any(
     isinstance(x, core.Tracer) or (isinstance(x, jax.Array) and x.committed)
     for x in jax.tree.leaves(args)
   )
 
 
-def _signature(leaf: Any) -> tuple[Any, ...]:
+def _signature(leaf: PyTree) -> tuple[object, ...]:
   return tuple(np.shape(leaf)), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))
 
 
-def _shape(leaf: Any) -> Any:
+def _shape(leaf: PyTree) -> PyTree:
   """Returns the shape and type of a leaf, so that no array is kept alive during compilation."""
   if isinstance(leaf, jax.Array | np.ndarray | np.generic):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
@@ -223,7 +227,7 @@ _BACKGROUND = _Background()
 _COMPILING = threading.Lock()
 
 
-def _environment() -> tuple[Any, ...]:
+def _environment() -> tuple[object, ...]:
   """Returns the settings, devices and versions that a compiled program depends on."""
   config = jax.config
   settings = [
@@ -236,7 +240,7 @@ def _environment() -> tuple[Any, ...]:
 
 
 @functools.cache
-def _versions() -> tuple[Any, ...]:
+def _versions() -> tuple[object, ...]:
   """Returns the versions of Python and of the packages that compile, and a hash of this package."""
   source = hashlib.sha256()
   for path in sorted(_PACKAGE.rglob("*.py")):

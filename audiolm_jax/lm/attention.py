@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 
 # Added to the logits of masked keys. It is finite, so that a row without any unmasked key (padding
@@ -61,8 +62,8 @@ class RelativeBias(nn.Module):
   @nn.compact
   def __call__(self, length: int, batch: int = 1) -> Float[Array, "shards heads length"]:
     """Returns the bias of each distance 0 .. length - 1; for shards see `copy_per_shard`."""
-    init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("relpos_buckets", "heads"))
-    table = self.param("table", init, (self.num_buckets, self.num_heads), jnp.float32)
+    shape, axes = (self.num_buckets, self.num_heads), ("relpos_buckets", "heads")
+    table = modules.param(self, "table", nn.initializers.normal(0.02), axes, shape, jnp.float32)
     buckets = relative_buckets(length, self.num_buckets, self.max_distance)
     return copy_per_shard(table.T, batch)[..., buckets]
 
@@ -152,7 +153,7 @@ def causal_attention(
 
 def cached_attention(
   query: Float[Array, "batch 1 kv_heads group head_dim"],
-  parts: Sequence[tuple[KeyValues, Float[Array, "_ heads keys"]]],
+  parts: Sequence[tuple[KeyValues, Float[Array, "_ _ _"]]],
 ) -> Float[Array, "batch 1 kv_heads group head_dim"]:
   """Returns the attention of one query to the keys of all `parts`.
 
@@ -171,11 +172,11 @@ def cached_attention(
   logits = [products(kv.keys) * scale + _grouped(bias, groups) for kv, bias in parts]
   weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1).astype(query.dtype)
   splits = np.cumsum([kv.keys.shape[2] for kv, _ in parts])[:-1].tolist()
-  output = sum(
+  outputs = [
     jnp.einsum("bhgk,bhkd->bhgd", w, kv.values)
     for w, (kv, _) in zip(jnp.split(weights, splits, axis=-1), parts, strict=True)
-  )
-  return output[:, None]
+  ]
+  return sum(outputs[1:], outputs[0])[:, None]
 
 
 def rotate(

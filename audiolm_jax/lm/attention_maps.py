@@ -5,6 +5,7 @@ ordinary forward pass, from which the weights are computed.
 """
 
 import dataclasses
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.core import modules
 from audiolm_jax.lm.attention import bias_block, rotate
 from audiolm_jax.lm.config import Positions
 from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.lm.transformer import Transformer, unstack_layers
 
 
@@ -35,13 +38,14 @@ def attention_maps(
     each query sum to 1 and are 0 for later keys.
   """
   config = dataclasses.replace(stage.config, scan_layers=False)
-  model = Transformer(config, stage.spec.layout.vocab_size)
+  model = cast(AutoregressiveSpec, stage.spec).model(config)
 
   def is_captured(module: nn.Module, method: str) -> bool:
     return method == "__call__" and module.name in ("query", "key", "relative_bias")
 
-  _, kept = model.apply(
-    {"params": unstack_layers(stage.params)},
+  _, kept = modules.apply(
+    model,
+    unstack_layers(stage.params),
     jnp.asarray(tokens)[None],
     jnp.asarray(frame_ids)[None],
     method=Transformer.hidden,

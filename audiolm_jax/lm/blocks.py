@@ -1,16 +1,20 @@
 """The layers of the transformer: attention and feed-forward, for training and decoding."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PyTree
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.lm.attention import KeyValues, causal_attention, rotate
 from audiolm_jax.lm.config import FeedForward, Positions, TransformerConfig
 from audiolm_jax.lm.layers import Projection, RMSNorm
+
+# Maps queries and the new keys and values to the output and the updated cache.
+Attend = Callable[[Array, KeyValues], tuple[Array, PyTree]]
 
 
 class AttentionContext(NamedTuple):
@@ -61,8 +65,8 @@ class SelfAttention(nn.Module):
     self,
     x: Float[Array, "batch 1 embed"],
     position: Int[Array, "batch 1"],
-    attend: Any,
-  ) -> tuple[Float[Array, "batch 1 embed"], Any]:
+    attend: Attend,
+  ) -> tuple[Float[Array, "batch 1 embed"], PyTree]:
     """Returns the attention of one token, and the updated cache.
 
     Args:
@@ -105,7 +109,9 @@ class Mlp(nn.Module):
     c = self.config
     dtype = jnp.dtype(c.dtype)
     shape, axes = (c.embed_dim, c.mlp_dim), ("embed", "mlp")
-    hidden = _ACTIVATIONS[c.feed_forward](Projection(shape, axes, dtype, name="input")(x))
+    hidden = _ACTIVATIONS[FeedForward(c.feed_forward)](
+      Projection(shape, axes, dtype, name="input")(x)
+    )
     if c.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU):
       hidden = hidden * Projection(shape, axes, dtype, name="gate")(x)
     hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))

@@ -38,6 +38,8 @@ class Remat(enum.StrEnum):
 class TransformerConfig:
   """Shape of a stage's transformer; the defaults are the paper's.
 
+  Strings of `feed_forward`, `positions` and `remat` become members of their enumerations.
+
   The twelve layers have 151 019 520 parameters (the paper states 0.3 B, which this shape does not
   have), 151 021 056 with the shared position table and the final norm. With the paper's
   vocabularies, embedding and output layer included, a semantic stage has 153 126 400, a coarse
@@ -73,15 +75,15 @@ class TransformerConfig:
   head_dim: WidthOrNone = 0
   num_kv_heads: WidthOrNone = 0
   mlp_dim: Width = 4096
-  feed_forward: FeedForward = FeedForward.RELU
-  positions: Positions = Positions.T5_RELATIVE
+  feed_forward: FeedForward | str = FeedForward.RELU
+  positions: Positions | str = Positions.T5_RELATIVE
   num_buckets: Taps = 32
   max_distance: Rows = 128
   rotary_base: RotaryBase = 10_000.0
   num_frame_embeddings: Rows = 0
   dropout_rate: Share = 0.1
   scan_layers: bool = False
-  remat: Remat = Remat.NONE
+  remat: Remat | str = Remat.NONE
   dtype: DType = "float32"
 
   def __post_init__(self):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from audiolm_jax.core import products
+from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
 
 
@@ -36,9 +36,7 @@ class Projection(nn.Module):
     init = nn.initializers.variance_scaling(
       self.scale**2, "fan_in", "truncated_normal", in_axis=inputs, out_axis=outputs
     )
-    kernel = self.param(
-      "kernel", nn.with_logical_partitioning(init, self.axes), self.shape, jnp.float32
-    )
+    kernel = modules.param(self, "kernel", init, self.axes, self.shape, jnp.float32)
     return _product(x.astype(self.dtype), kernel.astype(self.dtype), self.num_inputs)
 
 
@@ -53,8 +51,8 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
-    init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-    scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+    ones = nn.initializers.ones
+    scale = modules.param(self, "scale", ones, ("embed",), (x.shape[-1],), jnp.float32)
     x = x.astype(jnp.float32)
     variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
     return (x * jax.lax.rsqrt(variance + self.epsilon) * scale).astype(self.dtype)

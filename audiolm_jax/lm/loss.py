@@ -1,25 +1,24 @@
 """The loss of an autoregressive stage: next-token prediction on its target tokens."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
+from audiolm_jax.lm.stage import Batch
 from audiolm_jax.lm.stages import AutoregressiveSpec, Source
 from audiolm_jax.lm.tokens import SEPARATOR
 from audiolm_jax.lm.transformer import Transformer
 
-Batch = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]
 
 
 def stage_loss(
   spec: AutoregressiveSpec,
   model: Transformer,
-  params: Any,
+  params: Params,
   batch: Batch,
   *,
   z_loss: float = 0.0,
@@ -45,8 +44,8 @@ def stage_loss(
   """
   rngs = None if dropout_rng is None else {"dropout": dropout_rng}
   frame_ids = batch["decoder_frame_ids"] if model.config.num_frame_embeddings else None
-  hidden = model.apply(
-    {"params": params}, batch["decoder_input_tokens"], frame_ids, method="hidden", rngs=rngs
+  hidden = modules.apply(
+    model, params, batch["decoder_input_tokens"], frame_ids, method="hidden", rngs=rngs
   )
   per_frame = max(spec.num_target_quantizers, 1)
   hidden, labels, weights = (
@@ -54,7 +53,7 @@ def stage_loss(
     for x in _targets(spec, hidden, batch["decoder_target_tokens"], batch["decoder_loss_weights"])
   )
   first = spec.layout.legal_range(0, spec.first_target_quantizer, spec.num_target_quantizers)
-  logits = model.apply({"params": params}, hidden, *first, method="codebook_logits")
+  logits = modules.apply(model, params, hidden, *first, method="codebook_logits")
   labels = labels - (first.start + first.size * jnp.arange(per_frame))
   labels = jnp.clip(labels, 0, first.size - 1)
 
@@ -91,7 +90,8 @@ def _targets(
   start = jnp.argmax(tokens == SEPARATOR, axis=1) + 1
   missing = max(0, spec.max_length - length)
   cut = jax.vmap(lambda x, s: jax.lax.dynamic_slice_in_dim(x, s, count))
-  return tuple(
-    cut(jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), start)
-    for x in (hidden, tokens, weights)
-  )
+
+  def targets(x: Array) -> Array:
+    return cut(jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), start)
+
+  return targets(hidden), targets(tokens), targets(weights)

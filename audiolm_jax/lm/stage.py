@@ -13,11 +13,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.shapes import Shapes, of_arrays
 from audiolm_jax.core.streams import Record, Stream, by_key, differences
 
 Example = dict[str, np.ndarray]
 Batch = Mapping[str, Any]
+
+
+# The dataclass of the shape of a model, which depends on the kind of its stage.
+ModelConfig = Any
 
 
 class Feature(NamedTuple):
@@ -110,16 +115,16 @@ class StageSpec(abc.ABC):
   def config_class(cls) -> type:
     """Returns the dataclass of the shape of the model."""
 
-  def check_config(self, config: Any) -> None:
+  def check_config(self, config: ModelConfig) -> None:
     """Raises a `ConfigError` if the stage cannot use a model of this shape."""
     del config
 
-  def shape_of(self, config: Any) -> Any:
+  def shape_of(self, config: ModelConfig) -> ModelConfig:
     """Returns the part of the configuration that determines the shapes of the parameters."""
     return config
 
   @abc.abstractmethod
-  def init(self, config: Any, rng: Any, batch: Batch) -> Any:
+  def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:
     """Returns new parameters, boxed with their logical axes."""
 
   def parameter_shapes(self, config: Any) -> Shapes:
@@ -138,7 +143,7 @@ class StageSpec(abc.ABC):
       for name, feature in self.features().items()
     }
 
-    def params(batch: Batch) -> dict[str, Any]:
+    def params(batch: Batch) -> Params:
       rng = new_key(0)
       return self.inference_params(meta.unbox(self.init(config, rng, batch)))
 
@@ -146,8 +151,8 @@ class StageSpec(abc.ABC):
 
   @abc.abstractmethod
   def loss(
-    self, config: Any, params: Any, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
-  ) -> tuple[Any, dict[str, Any]]:
+    self, config: ModelConfig, params: Params, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
+  ) -> tuple[Any, Mapping[str, Any]]:
     """Returns the loss of a batch, and metrics with `loss` and `weight`, the number of targets.
 
     Args:
@@ -158,11 +163,11 @@ class StageSpec(abc.ABC):
       z_loss: weight of the squared log-partition function.
     """
 
-  def inference_params(self, params: Any) -> dict[str, Any]:
+  def inference_params(self, params: Params) -> Params:
     """Converts parameters of training to those of sampling, which bundles store."""
     return dict(params)
 
-  def training_params(self, config: Any, params: Any) -> Any:
+  def training_params(self, config: ModelConfig, params: Params) -> Params:
     """Converts parameters of sampling to those of training."""
     del config
     return params
@@ -171,7 +176,7 @@ class StageSpec(abc.ABC):
     """Returns the number of "tokens" of a batch, without padding."""
     return {"tokens": float(np.count_nonzero(batch[self.weight_feature]))}
 
-  def flops_per_step(self, config: Any, batch: Batch) -> float:
+  def flops_per_step(self, config: ModelConfig, batch: Batch) -> float:
     """Returns the operations of one update; 0 if the kind does not count them."""
     del config, batch
     return 0.0
@@ -188,5 +193,5 @@ class Stage:
   """
 
   spec: StageSpec
-  config: Any
-  params: Any
+  config: ModelConfig
+  params: Params

@@ -11,16 +11,18 @@ The sequences are as follows; the input is the sequence shifted right by a begin
 import dataclasses
 import enum
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import DepthOrNone, Rate, Seconds, Steps, StreamSize, Vocabulary
 from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
-from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
+from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, StageSpec
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
 # Temperatures of the paper's stages. Source: AudioLM, section IV-B.
@@ -40,7 +42,7 @@ class AutoregressiveSpec(StageSpec):
   """A stage that predicts its tokens one after another.
 
   Attributes:
-    source: tokens before the separator.
+    source: tokens before the separator, see `Source`; a string becomes a `Source`.
     num_source_quantizers: acoustic levels of the source; 0 unless `source` is COARSE.
     num_target_quantizers: acoustic levels to predict, which follow those of the source; 0 if the
       targets are semantic tokens.
@@ -57,7 +59,7 @@ class AutoregressiveSpec(StageSpec):
   Source: AudioLM, section III-C and section IV.
   """
 
-  source: Source
+  source: Source | str
   num_source_quantizers: DepthOrNone = 0
   num_target_quantizers: DepthOrNone = 0
   crop_seconds: Seconds = 10.0
@@ -77,7 +79,7 @@ class AutoregressiveSpec(StageSpec):
       raise ConfigError(f"stage source {self.source!r} is not one of {choices}") from None
     if (self.source is Source.COARSE) != (self.num_source_quantizers > 0):
       raise ConfigError(
-        f"stage {self.name!r} has source {self.source.value!r} and num_source_quantizers "
+        f"stage {self.name!r} has source {str(self.source)!r} and num_source_quantizers "
         f"{self.num_source_quantizers}; only a coarse source has quantizers, at least one"
       )
     if self.num_target_quantizers == 0 and self.source is not Source.NONE:
@@ -135,7 +137,7 @@ class AutoregressiveSpec(StageSpec):
 
     return TransformerConfig
 
-  def check_config(self, config: Any) -> None:
+  def check_config(self, config: ModelConfig) -> None:
     """Raises a `ConfigError` if the table of frame embeddings is too small for a crop."""
     rows, needed = config.num_frame_embeddings, self.max_frame_id + 1
     if 0 < rows < needed:
@@ -144,11 +146,11 @@ class AutoregressiveSpec(StageSpec):
         f"{self.crop_seconds:g} s {self.name} crop; raise it, or set 0 for none"
       )
 
-  def shape_of(self, config: Any) -> Any:
+  def shape_of(self, config: ModelConfig) -> ModelConfig:
     """Returns the shape of the transformer."""
     return config.shape()
 
-  def init(self, config: Any, rng: Any, batch: Batch) -> Any:
+  def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:
     """Returns new parameters of the transformer."""
     import jax.numpy as jnp
 
@@ -161,21 +163,21 @@ class AutoregressiveSpec(StageSpec):
     return config.parameter_shapes(self.layout.vocab_size)
 
   def loss(
-    self, config: Any, params: Any, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
-  ) -> tuple[Any, dict[str, Any]]:
+    self, config: ModelConfig, params: Params, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
+  ) -> tuple[Any, Mapping[str, Any]]:
     """Returns `loss.stage_loss`."""
     from audiolm_jax.lm.loss import stage_loss
 
     model = self.model(config, deterministic=rng is None or config.dropout_rate == 0)
     return stage_loss(self, model, params, batch, z_loss=z_loss, dropout_rng=rng)
 
-  def inference_params(self, params: Any) -> dict[str, Any]:
+  def inference_params(self, params: Params) -> Params:
     """Returns the parameters with unstacked layers."""
     from audiolm_jax.lm.transformer import unstack_layers
 
     return unstack_layers(params)
 
-  def training_params(self, config: Any, params: Any) -> Any:
+  def training_params(self, config: ModelConfig, params: Params) -> Params:
     """Returns the parameters with stacked layers if the configuration scans over them."""
     from audiolm_jax.lm.transformer import stack_layers
 
@@ -185,14 +187,14 @@ class AutoregressiveSpec(StageSpec):
     """Returns the number of tokens of a batch, source and target, without padding."""
     return {"tokens": float(np.count_nonzero(batch["decoder_target_tokens"] != PAD))}
 
-  def flops_per_step(self, config: Any, batch: Batch) -> float:
+  def flops_per_step(self, config: ModelConfig, batch: Batch) -> float:
     """Returns the operations of one update; the backward pass takes twice the forward pass."""
     rows, length = batch["decoder_target_tokens"].shape
     first = self.layout.legal_range(0, self.first_target_quantizer, self.num_target_quantizers)
     output = 2 * self.num_targets(length) * first.size * config.embed_dim
     return 3 * rows * (config.forward_flops(length) + output)
 
-  def model(self, config: Any, deterministic: bool = True) -> Any:
+  def model(self, config: ModelConfig, deterministic: bool = True) -> Any:
     """Returns the transformer over the vocabulary of the stage."""
     from audiolm_jax.lm.transformer import Transformer
 

@@ -64,12 +64,14 @@ class TokenLayout:
     """The ids of semantic tokens."""
     return IdRange(NUM_RESERVED, self.num_clusters)
 
-  def quantizer_range(self, quantizer: int) -> IdRange:
+  def quantizer_range(self, quantizer: int | Int[Array, "..."]) -> IdRange:
     """Returns the ids of the codes of one quantizer; `quantizer` may be a traced integer."""
     start = NUM_RESERVED + self.num_clusters + quantizer * self.codebook_size
     return IdRange(start, self.codebook_size)
 
-  def legal_range(self, position: int, first_quantizer: int, num_target_quantizers: int) -> IdRange:
+  def legal_range(
+    self, position: int | Int[Array, "..."], first_quantizer: int, num_target_quantizers: int
+  ) -> IdRange:
     """Returns the legal ids at target `position`, counted from the first target token.
 
     Args:

@@ -4,19 +4,20 @@ Training (`Transformer.__call__`), prefill (`prefill`) and decoding steps (`deco
 set of modules, so that the three stay consistent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
-from audiolm_jax.core import products
+from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.lm.attention import PREFILL_BLOCK, KeyValues, RelativeBias, bias_blocks
-from audiolm_jax.lm.blocks import AttentionContext, Block, dropout_of
+from audiolm_jax.lm.blocks import Attend, AttentionContext, Block, dropout_of
 from audiolm_jax.lm.config import Positions, Remat, TransformerConfig
 from audiolm_jax.lm.layers import RMSNorm
 
@@ -38,33 +39,28 @@ class Transformer(nn.Module):
 
   def setup(self):
     c = self.config
-    embedding = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-    self.embedding = self.param("embedding", embedding, (self.vocab_size, c.embed_dim), jnp.float32)
+    normal, table = nn.initializers.normal(0.02), ((self.vocab_size, c.embed_dim), jnp.float32)
+    self.embedding = modules.param(self, "embedding", normal, ("vocab", "embed"), *table)
     if c.num_frame_embeddings:
-      frame = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("length", "embed"))
-      shape = (c.num_frame_embeddings, c.embed_dim)
-      self.frame_embedding = self.param("frame_embedding", frame, shape, jnp.float32)
+      frames = ((c.num_frame_embeddings, c.embed_dim), jnp.float32)
+      axes = ("length", "embed")
+      self.frame_embedding = modules.param(self, "frame_embedding", normal, axes, *frames)
     if c.positions is Positions.T5_RELATIVE:
       self.relative_bias = RelativeBias(c.num_heads, c.num_buckets, c.max_distance)
     # The names of attributes are those of parameters: "layers" if stacked, else "layers_0", ...
     if c.scan_layers:
-      self.layers = nn.scan(
+      self.layers: Any = nn.scan(
         _rematerialised(c),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # Flax declares integers
         length=c.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )(c, self.deterministic)
     else:
       self.layers = [_rematerialised(c)(c, self.deterministic) for _ in range(c.num_layers)]
     self.final_norm = RMSNorm(jnp.dtype(c.dtype))
-    self.head = self.param(
-      "head",
-      nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
-      (self.vocab_size, c.embed_dim),
-      jnp.float32,
-    )
+    self.head = modules.param(self, "head", normal, ("vocab", "embed"), *table)
     self.dropout = dropout_of(c, self.deterministic)
 
   def __call__(
@@ -126,8 +122,8 @@ class Transformer(nn.Module):
     token: Int[Array, "batch"],
     frame_id: Int[Array, "batch"] | None,
     position: Int[Array, "batch"],
-    attends: Sequence[Any],
-  ) -> tuple[Float[Array, "batch embed"], tuple[Any, ...]]:
+    attends: Sequence[Attend],
+  ) -> tuple[Float[Array, "batch embed"], tuple[PyTree, ...]]:
     """Reads one token per row; requires unstacked layers.
 
     Args:
@@ -200,7 +196,7 @@ class Transformer(nn.Module):
     return nn.with_logical_constraint(table.astype(self.config.dtype), (axis, None))
 
 
-def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
+def unstack_layers(params: Params) -> Params:
   """Converts parameters of a scanned transformer to those of an unscanned one."""
   if "layers" not in params:
     return dict(params)
@@ -211,7 +207,7 @@ def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
   return rest | layers
 
 
-def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
+def stack_layers(params: Params) -> Params:
   """Converts parameters of an unscanned transformer to those of a scanned one."""
   names = sorted((n for n in params if n.startswith("layers_")), key=lambda n: int(n[7:]))
   if not names:

@@ -21,9 +21,11 @@ from audiolm_jax.chunking import ChunkedModel, Reach, Sizes
 from audiolm_jax.codec.causal import CausalConv, StridedConv, TransposedConv
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import shapes
+from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.weights import PublishedWeights
@@ -320,22 +322,22 @@ class DacCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: DacConfig, params: Mapping[str, Any], waveform: jax.Array, ends: jax.Array, state: None
+  config: DacConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: None
 ) -> tuple[jax.Array, None]:
   ends = -(-ends // config.hop_length) * config.hop_length
-  latents = Encoder(config).apply({"params": params["encoder"]}, waveform, ends)
+  latents = modules.apply(Encoder(config), params["encoder"], waveform, ends)
   return quantize(latents, params["quantizer"])[0], state
 
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def decode_chunk(
-  config: DacConfig, params: Mapping[str, Any], codes: jax.Array, ends: jax.Array, state: None
+  config: DacConfig, params: Params, codes: jax.Array, ends: jax.Array, state: None
 ) -> tuple[jax.Array, None]:
   latents = dequantize(codes, params["quantizer"])
-  return Decoder(config).apply({"params": params["decoder"]}, latents, ends), state
+  return modules.apply(Decoder(config), params["decoder"], latents, ends), state
 
 
-def read_config(published: Mapping[str, Any]) -> DacConfig:
+def read_config(published: Json) -> DacConfig:
   """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
@@ -361,7 +363,7 @@ def read_config(published: Mapping[str, Any]) -> DacConfig:
     ) from None
 
 
-def convert(published: Mapping[str, Any], weights: PublishedWeights) -> DacCodec:
+def convert(published: Json, weights: PublishedWeights) -> DacCodec:
   """Returns the codec of a published DAC in the format of transformers.
 
   Args:
@@ -396,7 +398,7 @@ def convert(published: Mapping[str, Any], weights: PublishedWeights) -> DacCodec
   return DacCodec(config, params)
 
 
-def _block(weights: PublishedWeights, name: str, index: int) -> dict[str, Any]:
+def _block(weights: PublishedWeights, name: str, index: int) -> Params:
   block: dict[str, Any] = {f"block_{index}_snake": _snake(weights, f"{name}.snake1")}
   for j in range(len(_DILATIONS)):
     unit = f"{name}.res_unit{j + 1}"

@@ -6,8 +6,6 @@ Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compress
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +13,10 @@ import numpy as np
 from audiolm_jax.chunking import ChunkedModel, Sizes
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
+from audiolm_jax.core import modules
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.encodec_layers import (
   KERNEL,
@@ -73,25 +74,21 @@ class EncodecCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: EncodecConfig,
-  params: Mapping[str, Any],
-  waveform: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: EncodecConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
-  latents, state = Encoder(config).apply({"params": params["encoder"]}, waveform, ends, state)
+  latents, state = modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
   return residual_quantize(latents, params["codebooks"]), state
 
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def decode_chunk(
-  config: EncodecConfig, params: Mapping[str, Any], codes: jax.Array, ends: jax.Array, state: State
+  config: EncodecConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   latents = dequantize(codes, params["codebooks"])
-  return Decoder(config).apply({"params": params["decoder"]}, latents, ends, state)
+  return modules.apply(Decoder(config), params["decoder"], latents, ends, state)
 
 
-def read_config(published: Mapping[str, Any]) -> EncodecConfig:
+def read_config(published: Json) -> EncodecConfig:
   """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
@@ -132,7 +129,7 @@ def read_config(published: Mapping[str, Any]) -> EncodecConfig:
   return config
 
 
-def convert(published: Mapping[str, Any], weights: PublishedWeights) -> EncodecCodec:
+def convert(published: Json, weights: PublishedWeights) -> EncodecCodec:
   """Returns the codec of a published EnCodec in the format of transformers, with all levels.
 
   Args:
@@ -168,7 +165,7 @@ def convert(published: Mapping[str, Any], weights: PublishedWeights) -> EncodecC
   return EncodecCodec(config, params)
 
 
-def _unit(weights: PublishedWeights, name: str, index: int) -> dict[str, Any]:
+def _unit(weights: PublishedWeights, name: str, index: int) -> Params:
   parts = {"squeeze": "block.1", "expand": "block.3", "direct": "shortcut"}
   return {
     f"block_{index}_unit_{part}": weights.convolution(f"{name}.{theirs}.conv")

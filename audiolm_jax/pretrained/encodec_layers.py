@@ -11,13 +11,12 @@ Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compress
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PyTree
 
 from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
@@ -30,7 +29,7 @@ UNIT_KERNEL = 3
 UNIT_SQUEEZE = 2
 LSTM_LAYERS = 2
 
-State = tuple[Any, ...]
+State = tuple[PyTree, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ Representation Learning by Masked Prediction of Hidden Units", 2021 (arXiv 2106.
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +17,9 @@ from jaxtyping import Bool, Float, Int
 
 from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Epsilon, SampleRate, Taps, Width
 from audiolm_jax.pretrained.weights import PublishedWeights
 
@@ -276,7 +277,7 @@ def _standardized_over_time(
   return centred * jax.lax.rsqrt(jnp.sum(squares, axis=1, keepdims=True) / count + epsilon)
 
 
-def read_config(published: Mapping[str, Any]) -> HubertConfig:
+def read_config(published: Json) -> HubertConfig:
   """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
@@ -321,7 +322,7 @@ def read_config(published: Mapping[str, Any]) -> HubertConfig:
     ) from None
 
 
-def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int) -> dict[str, Any]:
+def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int) -> Params:
   """Returns parameters of `HubertEncoder` from a published HuBERT in the format of transformers.
 
   Args:
@@ -351,7 +352,7 @@ def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int)
   return params
 
 
-def _front(config: HubertConfig, weights: PublishedWeights) -> dict[str, Any]:
+def _front(config: HubertConfig, weights: PublishedWeights) -> Params:
   front: dict[str, Any] = {}
   for i, channels in enumerate(config.channels):
     name = f"feature_extractor.conv_layers.{i}"
@@ -365,7 +366,7 @@ def _front(config: HubertConfig, weights: PublishedWeights) -> dict[str, Any]:
   return front
 
 
-def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
+def _block(weights: PublishedWeights, name: str) -> Params:
   attention = {
     "query": "q_proj",
     "key": "k_proj",

@@ -6,15 +6,16 @@ al., "On Generative Spoken Language Modeling from Raw Audio", 2021 (arXiv 2102.0
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Vocabulary
 from audiolm_jax.pretrained.hubert import (
   HubertConfig,
@@ -66,7 +67,7 @@ class HubertTokenizer(LayerTokenizer):
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(
   config: HubertTokenizerConfig,
-  params: Mapping[str, Any],
+  params: Params,
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
 ) -> Encoded:
@@ -74,13 +75,13 @@ def _encode(
   valid = jnp.clip(ends, config.encoder.frame_length, padded.shape[1])
   with jax.default_matmul_precision("float32"):  # as for the published tokens
     encoder = HubertEncoder(config.encoder, config.layer)
-    features = encoder.apply({"params": params["encoder"]}, padded, valid)
+    features = modules.apply(encoder, params["encoder"], padded, valid)
     count = (valid - config.encoder.frame_length) // config.encoder.hop_length + 1
     return encoded(features, count, params, config.steps_per_token)
 
 
 def convert(
-  published: Mapping[str, Any],
+  published: Json,
   weights: PublishedWeights,
   *,
   layer: int,

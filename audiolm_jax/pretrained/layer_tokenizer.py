@@ -1,7 +1,6 @@
 """Semantic tokens of one layer of a published encoder that depends on whole clips."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from audiolm_jax.chunking import Reach
 from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Steps, Taps, Vocabulary
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
 from audiolm_jax.semantic.kmeans import nearest_of_close_centroids
@@ -99,7 +99,7 @@ def windows_of_30_seconds(encoder: Any, steps_per_token: int) -> dict[str, int]:
 def encoded(
   features: Float[Array, "batch steps dim"],
   count: Int[Array, "batch"],
-  params: Mapping[str, Any],
+  params: Params,
   steps_per_token: int,
 ) -> Encoded:
   """Returns whitened features and ids; the last of a row's `count` steps is repeated."""
@@ -136,9 +136,7 @@ def centroids_of(
   return centroids
 
 
-def unwhitened(
-  encoder: Mapping[str, Any], centroids: Float[np.ndarray, "clusters dim"]
-) -> dict[str, Any]:
+def unwhitened(encoder: Params, centroids: Float[np.ndarray, "clusters dim"]) -> Params:
   """Returns parameters of a tokenizer whose centroids are of features without whitening."""
   dim = centroids.shape[1]
   return {

@@ -5,8 +5,6 @@ Source: Défossez and others, "Moshi: a speech-text foundation model for real-ti
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,10 @@ from jaxtyping import Float
 from audiolm_jax.chunking import ChunkedModel, Sizes
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
+from audiolm_jax.core import modules
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.mimi_layers import (
   KERNEL,
@@ -83,13 +84,9 @@ class MimiCodec(ChunkedCodec):
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def encode_chunk(
-  config: MimiConfig,
-  params: Mapping[str, Any],
-  waveform: jax.Array,
-  ends: jax.Array,
-  state: State,
+  config: MimiConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
-  halves, state = Encoder(config).apply({"params": params["encoder"]}, waveform, ends, state)
+  halves, state = modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
   books, count = params["codebooks"], config.num_semantic_quantizers
   semantic = residual_quantize(halves[:, :, 0], books[:count])
   acoustic = residual_quantize(halves[:, :, 1], books[count:])
@@ -98,17 +95,17 @@ def encode_chunk(
 
 @functools.partial(StoredProgram, static_argnums=(0,))
 def decode_chunk(
-  config: MimiConfig, params: Mapping[str, Any], codes: jax.Array, ends: jax.Array, state: State
+  config: MimiConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
   del ends  # no sample depends on later codes
   books, count = params["codebooks"], config.num_semantic_quantizers
   semantic = dequantize(codes[..., :count], books[:count])
   acoustic = dequantize(codes[..., count:], books[count:])
   sums = jnp.stack([semantic, acoustic], axis=2)
-  return Decoder(config).apply({"params": params["decoder"]}, sums, state)
+  return modules.apply(Decoder(config), params["decoder"], sums, state)
 
 
-def read_config(published: Mapping[str, Any]) -> MimiConfig:
+def read_config(published: Json) -> MimiConfig:
   """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
@@ -160,7 +157,7 @@ def read_config(published: Mapping[str, Any]) -> MimiConfig:
   return config
 
 
-def convert(published: Mapping[str, Any], weights: PublishedWeights) -> MimiCodec:
+def convert(published: Json, weights: PublishedWeights) -> MimiCodec:
   """Returns the codec of a published Mimi in the format of transformers, with all levels.
 
   Args:
@@ -204,7 +201,7 @@ def convert(published: Mapping[str, Any], weights: PublishedWeights) -> MimiCode
   return MimiCodec(config, params)
 
 
-def _unit(weights: PublishedWeights, name: str) -> dict[str, Any]:
+def _unit(weights: PublishedWeights, name: str) -> Params:
   return {
     "squeeze": weights.convolution(f"{name}.block.1.conv"),
     "expand": weights.convolution(f"{name}.block.3.conv"),
@@ -222,14 +219,14 @@ def _doubling(weights: PublishedWeights) -> np.ndarray:
   return kernel.reshape(2, -1, kernel.shape[-1])
 
 
-def _transformer(config: MimiConfig, weights: PublishedWeights, name: str) -> dict[str, Any]:
+def _transformer(config: MimiConfig, weights: PublishedWeights, name: str) -> Params:
   return {
     f"block_{i}": _block(weights, f"{name}.layers.{i}")
     for i in range(config.transformer.num_layers)
   }
 
 
-def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
+def _block(weights: PublishedWeights, name: str) -> Params:
   def kernel(theirs: str) -> dict[str, np.ndarray]:
     return {"kernel": weights.take(f"{name}.{theirs}.weight").T}
 

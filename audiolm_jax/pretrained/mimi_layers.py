@@ -11,12 +11,11 @@ Source: Défossez and others, "Moshi: a speech-text foundation model for real-ti
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
@@ -35,7 +34,7 @@ UNIT_KERNEL = 3
 UNIT_SQUEEZE = 2
 HALVING = 2  # positions of the transformers per frame
 
-State = tuple[Any, ...]
+State = tuple[PyTree, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,6 @@ with Relative Position Representations", 2018 (arXiv 1803.02155).
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 
 from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Epsilon, Steps, Taps, Width
 from audiolm_jax.pretrained import kaldi_features
 from audiolm_jax.pretrained.weights import PublishedWeights
@@ -212,8 +212,8 @@ class CausalConvolution(nn.Module):
     )
     # Shifted slices fuse into one pass, unlike a grouped convolution.
     padded = jnp.pad(x, ((0, 0), (c.kernel_size - 1, 0), (0, 0)))
-    x = sum(padded[:, k : k + x.shape[1]] * kernel[k] for k in range(c.kernel_size))
-    x = nn.swish(_layer_norm(c, "depthwise_norm")(x))
+    taps = [padded[:, k : k + x.shape[1]] * kernel[k] for k in range(c.kernel_size)]
+    x = nn.swish(_layer_norm(c, "depthwise_norm")(sum(taps[1:], taps[0])))
     return nn.Dense(c.dim, use_bias=False, name="project")(x)
 
 
@@ -229,7 +229,7 @@ _FIXED = {
 }
 
 
-def read_config(published: Mapping[str, Any]) -> W2vBert2Config:
+def read_config(published: Json) -> W2vBert2Config:
   """Returns the shape in the `config.json` of a model in the transformers format.
 
   Raises:
@@ -269,9 +269,7 @@ def read_config(published: Mapping[str, Any]) -> W2vBert2Config:
     ) from None
 
 
-def convert_encoder(
-  config: W2vBert2Config, weights: PublishedWeights, layer: int
-) -> dict[str, Any]:
+def convert_encoder(config: W2vBert2Config, weights: PublishedWeights, layer: int) -> Params:
   """Returns parameters of `W2vBert2Encoder` from a model in the format of transformers.
 
   Args:
@@ -296,7 +294,7 @@ def convert_encoder(
   return params
 
 
-def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
+def _block(weights: PublishedWeights, name: str) -> Params:
   attention, convolution = f"{name}.self_attn", f"{name}.conv_module"
   return {
     "feed_forward_0": _feed_forward(weights, f"{name}.ffn1"),
@@ -320,7 +318,7 @@ def _block(weights: PublishedWeights, name: str) -> dict[str, Any]:
   }
 
 
-def _feed_forward(weights: PublishedWeights, name: str) -> dict[str, Any]:
+def _feed_forward(weights: PublishedWeights, name: str) -> Params:
   return {
     "norm": weights.norm(f"{name}_layer_norm"),
     "expand": weights.dense(f"{name}.intermediate_dense"),

@@ -5,15 +5,17 @@ Source: Seamless Communication, "Seamless", 2023 (arXiv 2312.05187), section 3.2
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.chunking import Sliced
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Vocabulary
 from audiolm_jax.pretrained.kaldi_features import standardized_log_mel
 from audiolm_jax.pretrained.layer_tokenizer import (
@@ -57,7 +59,9 @@ class W2vBert2Tokenizer(LayerTokenizer):
   def inputs_per_step(self) -> int:
     return self.config.steps_per_token
 
-  def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "steps bands"]:
+  def inputs_of(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Float[np.ndarray, "steps bands"]:
     """Returns log-mel features of a clip, half the size of its waveform; at least one step."""
     c = self.config.encoder
     waveform = np.asarray(waveform, np.float32)
@@ -75,7 +79,7 @@ class W2vBert2Tokenizer(LayerTokenizer):
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(
   config: W2vBert2TokenizerConfig,
-  params: Mapping[str, Any],
+  params: Params,
   padded: Float[Array, "batch size bands"],
   ends: Int[Array, "batch"],
 ) -> Encoded:
@@ -83,12 +87,12 @@ def _encode(
   valid = jnp.minimum(ends, padded.shape[1])
   encoder = W2vBert2Encoder(config.encoder, config.layer)
   with jax.default_matmul_precision("float32"):  # as in the published model
-    features = encoder.apply({"params": params["encoder"]}, padded, valid)
+    features = modules.apply(encoder, params["encoder"], padded, valid)
     return encoded(features, valid, params, config.steps_per_token)
 
 
 def convert(
-  published: Mapping[str, Any],
+  published: Json,
   weights: PublishedWeights,
   *,
   layer: int,

@@ -4,14 +4,16 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from audiolm_jax.core import plain_json, shapes
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io import hub
 
 _FILE = "model.safetensors"
@@ -27,7 +29,7 @@ _NORMALIZED = (
 class Published(NamedTuple):
   """A published model: its `config.json`, its tensors, the SHA-256 of its file and its folder."""
 
-  config: dict[str, Any]
+  config: JsonDict
   weights: "PublishedWeights"
   sha256: str
   folder: Path
@@ -102,7 +104,7 @@ class PublishedWeights:
       )
 
   @staticmethod
-  def check_shapes(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+  def check_shapes(params: Params, expected: Params) -> None:
     """Raises a `ConfigError` if the shape of a parameter differs from that of the configuration."""
     found = shapes.flat(shapes.of_arrays(params))
     for name, wanted in shapes.flat(expected).items():

@@ -19,8 +19,9 @@ from audiolm_jax.sampling.semantic_targets import CollapsedRepeats, KeptRepeats
 from audiolm_jax.sampling.windowed import WindowedTargets
 from audiolm_jax.sampling.windows import Window
 
-Ids = Int[np.ndarray, "tokens"]
-Codes = Int[np.ndarray, "frames quantizers"]
+# The names are free, because rows differ in length.
+Ids = Int[np.ndarray, "_"]
+Codes = Int[np.ndarray, "_ _"]
 
 
 class AutoregressiveSampler:

@@ -9,16 +9,18 @@ Shorter prompts are padded on the left, so that one scalar cursor serves the bat
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Key
+from jaxtyping import Int, Key, PyTree
 
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
 from audiolm_jax.lm.attention import KeyValues
 from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.lm.tokens import BOS, PAD
 from audiolm_jax.lm.transformer import unstack_layers
 from audiolm_jax.sampling.logits import SamplingOptions
@@ -75,12 +77,11 @@ class StageSampler:
   """
 
   def __init__(self, stage: Stage, *, dtype: str | None = None, cache_bytes: int = CACHE_BYTES):
-    if dtype is None:
-      dtype = "float32" if jax.default_backend() == "cpu" else stage.config.dtype
-    config = dataclasses.replace(stage.config.shape(), dtype=dtype)
-    self.spec = stage.spec
-    self.program = program_of(stage.spec, config)
-    self.params = _ready(unstack_layers(stage.params), dtype)
+    own = "float32" if jax.default_backend() == "cpu" else stage.config.dtype
+    config = dataclasses.replace(stage.config.shape(), dtype=own if dtype is None else dtype)
+    self.spec = cast(AutoregressiveSpec, stage.spec)
+    self.program = program_of(self.spec, config)
+    self.params = _ready(unstack_layers(stage.params), config.dtype)
     self._cache_bytes = cache_bytes
 
   def sample(
@@ -236,7 +237,7 @@ class StageSampler:
     """Returns arrays of the cache's shape that use no memory."""
     c = self.program.config
     shape = batch, c.kv_heads, capacity, c.head_size
-    nothing = np.broadcast_to(np.zeros((), jnp.dtype(c.dtype)), shape)
+    nothing = cast(Array, np.broadcast_to(np.zeros((), jnp.dtype(c.dtype)), shape))
     return (KeyValues(nothing, nothing),) * c.num_layers
 
   def _bucket(self, length: int) -> int:
@@ -339,13 +340,13 @@ def _row_bucket(rows: int) -> int:
   return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
 
 
-def stored_dtype(path: tuple[Any, ...], ndim: int, dtype: str) -> Any:
+def stored_dtype(path: jax.tree_util.KeyPath, ndim: int, dtype: str) -> np.dtype:
   """Returns the dtype of a parameter in sampling, for a computation in `dtype`."""
   is_table = any(getattr(entry, "key", None) == "relative_bias" for entry in path)
   return jnp.dtype("float32" if ndim <= 1 or is_table else dtype)
 
 
-def _ready(params: Any, dtype: str) -> Any:
+def _ready(params: Params, dtype: str) -> PyTree:
   """Moves parameters to the device, with matrices in the dtype of the computation."""
 
   def ready(path, value):

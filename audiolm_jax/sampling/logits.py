@@ -69,7 +69,7 @@ def only(
 
 
 def keep_top_k(
-  logits: Float[Array, "batch vocab"], k: Int[Array, ""] | int
+  logits: Float[Array, "batch vocab"], k: Int[Array | np.int32, ""] | int
 ) -> Float[Array, "batch vocab"]:
   """Sets all logits of a row but the k largest to -inf; keeps ties with the k-th."""
   largest_first = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
@@ -78,7 +78,7 @@ def keep_top_k(
 
 
 def keep_top_p(
-  logits: Float[Array, "batch vocab"], p: Float[Array, ""] | float
+  logits: Float[Array, "batch vocab"], p: Float[Array | np.float32, ""] | float
 ) -> Float[Array, "batch vocab"]:
   """Keeps the smallest set of largest logits with probabilities that sum to p; others are -inf.
 

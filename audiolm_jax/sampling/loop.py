@@ -9,15 +9,16 @@ neither on the other rows nor on the padding nor on the frequency of progress re
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Int, Key
+from jaxtyping import Int, Key, PyTree
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.attention import MASKED, KeyValues, cached_attention
 from audiolm_jax.lm.config import TransformerConfig
@@ -92,7 +93,7 @@ class LoopInputs:
   keys: Key[Array, "batch"]
   controls: Controls
   frame: Int[Array | np.ndarray, "batch"]
-  arrays: tuple[Any, ...]
+  arrays: tuple[PyTree, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -120,7 +121,7 @@ class LoopState:
 
 def _prefill_fn(
   program: Program,
-  params: Any,
+  params: Params,
   tokens: Int[Array, "batch length"],
   frame_ids: Int[Array, "batch length"],
   lengths: Int[Array, "batch"],
@@ -133,8 +134,8 @@ def _prefill_fn(
   if length == 0:
     zeros = jnp.zeros((batch, c.kv_heads, capacity, c.head_size), c.dtype)
     return tuple(KeyValues(zeros, zeros + 0) for _ in range(c.num_layers))
-  _, cache = program.model.apply(
-    {"params": params}, tokens, frame_ids, length - lengths, method="prefill"
+  _, cache = modules.apply(
+    program.model, params, tokens, frame_ids, length - lengths, method="prefill"
   )
 
   def place(x):
@@ -144,18 +145,18 @@ def _prefill_fn(
   return jax.tree.map(place, cache)
 
 
-def _repeated_fn(tree: Any, rows: Int[Array | np.ndarray, "batch"]) -> Any:
+def _repeated_fn(tree: PyTree, rows: Int[Array | np.ndarray, "batch"]) -> PyTree:
   """Returns rows of each array."""
   return jax.tree.map(lambda x: x[rows], tree)
 
 
 def _decode_fn(
-  program: Program, params: Any, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
+  program: Program, params: Params, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
 ) -> LoopState:
   """Draws tokens until there are `stop` of them."""
   capacity = state.cache[0].keys.shape[2]
-  model, variables = program.model, {"params": params}
-  bias = model.apply(variables, capacity + SEGMENT, method="distance_bias")[0]
+  model = program.model
+  bias = modules.apply(model, params, capacity + SEGMENT, method="distance_bias")[0]
 
   def draw_segment(state: LoopState) -> LoopState:
     count = jnp.minimum(SEGMENT, stop - state.step)
@@ -184,15 +185,16 @@ def _decode_fn(
 
       step = state.step + index
       frame_id = _frame_id(program, inputs.first_frame, step)
-      hidden, recent = model.apply(
-        variables,
+      hidden, recent = modules.apply(
+        model,
+        params,
         token,
         frame_id,
         position - inputs.padding,
         [attend_with(old, new) for old, new in zip(state.cache, recent, strict=True)],
         method="decode_step",
       )
-      chosen = _choose(program, variables, inputs, hidden, codes, step)
+      chosen = _choose(program, params, inputs, hidden, codes, step)
       forced = lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False)
       chosen = jnp.where(forced >= 0, forced, chosen)
       drawn = lax.dynamic_update_index_in_dim(drawn, chosen, step, axis=1)
@@ -218,10 +220,10 @@ repeated = StoredProgram(_repeated_fn)
 decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
 
 
-def _choose(program: Program, variables, inputs: LoopInputs, hidden, codes, step):
+def _choose(program: Program, params: Params, inputs: LoopInputs, hidden, codes, step):
   """Draws one legal id per row."""
   start, size = _legal(program, step)
-  logits = program.model.apply(variables, hidden, start, size, method="range_logits")
+  logits = modules.apply(program.model, params, hidden, start, size, method="range_logits")
   if program.processors:
     frame, level = step // program.per_frame, step % program.per_frame
     shown = lax.dynamic_slice_in_dim(codes, frame, program.history + 1, axis=1)
@@ -248,7 +250,9 @@ def _noted(program: Program, codes, chosen, step):
   return lax.dynamic_update_slice(codes, code, (0, frame, level))
 
 
-def _frame_id(program: Program, first_frame: Int[Array, "batch"], step: Int[Array, ""]):
+def _frame_id(
+  program: Program, first_frame: Int[Array | np.ndarray, "batch"], step: Int[Array, ""]
+):
   """Returns the frame ids of the tokens to draw."""
   rows = program.config.num_frame_embeddings
   if not rows:

@@ -8,10 +8,10 @@ reads their values from its argument only.
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.sampling.logits import only
@@ -41,13 +41,13 @@ class Processor(abc.ABC):
     """Number of earlier frames that the processor reads."""
     return 0
 
-  def arrays(self) -> Any:
+  def arrays(self) -> PyTree:
     """Returns a pytree of arrays that `__call__` receives."""
     return ()
 
   @abc.abstractmethod
   def __call__(
-    self, logits: Float[Array, "batch size"], context: Context, arrays: Any
+    self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
     """Returns the changed logits, one per code."""
 
@@ -68,7 +68,7 @@ class RunLimit(Processor):
     return self.limit
 
   def __call__(
-    self, logits: Float[Array, "batch size"], context: Context, arrays: Any
+    self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
     """Masks the last token if its run has reached the limit."""
     del arrays
@@ -80,7 +80,7 @@ class RunLimit(Processor):
 
 def apply(
   processors: Sequence[Processor],
-  arrays: Sequence[Any],
+  arrays: Sequence[PyTree],
   logits: Float[Array, "batch size"],
   context: Context,
 ) -> Float[Array, "batch size"]:

@@ -11,8 +11,9 @@ import abc
 import collections
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 from jaxtyping import Key
 
 from audiolm_jax.core.arrays import Array
@@ -24,7 +25,10 @@ from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.windows import Window, steps_of_frames, steps_until
 
 Progress = Callable[[str, int, int], None]
-Tokens = Any  # np.ndarray [steps] or [steps, levels]
+Tokens = np.ndarray  # np.ndarray [steps] or [steps, levels]
+
+
+Piece = TypeVar("Piece")
 
 
 class Clip(NamedTuple):
@@ -79,7 +83,7 @@ class Call:
     progress = self._progress
     return None if progress is None else lambda done, total: progress(stage, done, total)
 
-  def timed(self, stage: str, pieces: Iterator[Any]) -> Iterator[Any]:
+  def timed(self, stage: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Yields the pieces and adds their time to the timing of the stage."""
     while True:
       started = time.perf_counter()

@@ -4,9 +4,9 @@ A module is imported when a stage of its kind is trained, loaded or sampled.
 """
 
 import importlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm.stage import Stage, StageSpec
 
@@ -31,7 +31,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def spec_class(values: Mapping[str, Any]) -> type[StageSpec]:
+def spec_class(values: Json) -> type[StageSpec]:
   """Returns the class of a stored spec; old specs without a kind are autoregressive."""
   return _imported(_kind(values.get("kind", "autoregressive")).spec)
 

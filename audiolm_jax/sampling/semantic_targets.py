@@ -13,9 +13,9 @@ from audiolm_jax.sampling.decoder import Prompt
 from audiolm_jax.sampling.pull import Call, Targets, Tokens
 from audiolm_jax.sampling.windows import Window, steps_of_frames, steps_until
 
-Semantic = Int[np.ndarray, "steps"]
+Semantic = Int[np.ndarray, "_"]  # a free name, because rows differ in length
 # Maps prompts by row, a number of tokens and an index to ids by row.
-Draw = Callable[[Mapping[int, Prompt], int, int], Mapping[int, Int[np.ndarray, "tokens"]]]
+Draw = Callable[[Mapping[int, Prompt], int, int], Mapping[int, Int[np.ndarray, "_"]]]
 
 # The rate of collapsed tokens of a prompt is limited to these multiples of the corpus mean.
 RATE_FACTORS = (0.5, 1.5)

@@ -1,16 +1,17 @@
 """The base class of tokenizers: semantic tokens of clips of any length."""
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from audiolm_jax.chunking import ChunkedModel, Sizes, clips_of, rows_of, run
+from audiolm_jax.chunking import ChunkedModel, Sizes, Sliced, clips_of, rows_of, run
 from audiolm_jax.core import forks
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.spec import SemanticSpec
 
 
@@ -31,7 +32,7 @@ class ChunkedTokenizer(abc.ABC):
   # Inputs before and after a chunk that `encode_chunks` also receives.
   margins: tuple[int, int] = (0, 0)
 
-  def __init__(self, config: Any, params: Mapping[str, Any]):
+  def __init__(self, config: Any, params: Params):
     """Moves the parameters to the device.
 
     Args:
@@ -66,12 +67,14 @@ class ChunkedTokenizer(abc.ABC):
     """Elements of `inputs_of` per token."""
     return self.spec.hop_length
 
-  def inputs_of(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "inputs ..."]:
+  def inputs_of(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Float[np.ndarray, "inputs ..."] | Sliced:
     """Returns the array to cut into chunks: the waveform, or features of the whole clip."""
     return waveform
 
   @property
-  def token_params(self) -> dict[str, Any]:
+  def token_params(self) -> Params:
     """The parameters that determine the tokens: all of them."""
     return self.params
 
@@ -92,13 +95,15 @@ class ChunkedTokenizer(abc.ABC):
     """
     return self._rows(self.id_model, np.asarray(waveform), lengths)
 
-  def tokenize_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "steps"]:
+  def tokenize_long(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Int[np.ndarray, "steps"]:
     """Returns the ids of one long clip in memory bounded by a chunk; equal to `tokenize`."""
-    return self._run(self.id_model, [np.asarray(waveform)], 1)[0]
+    return self._run(self.id_model, [waveform], 1)[0]
 
   def tokenize_clips(
-    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
-  ) -> list[Int[np.ndarray, "steps"]]:
+    self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
+  ) -> list[Int[np.ndarray, "_"]]:
     """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
     return self._run(self.id_model, waveforms, batch_size)
 
@@ -136,7 +141,7 @@ class ChunkedTokenizer(abc.ABC):
     )
 
   def _run(
-    self, model: ChunkedModel, waveforms: Sequence[np.ndarray], batch_size: int
+    self, model: ChunkedModel, waveforms: Sequence[np.ndarray | Sliced], batch_size: int
   ) -> list[np.ndarray]:
     inputs = [self.inputs_of(waveform) for waveform in waveforms]
     return run(model, inputs, batch_size, [self.num_steps(len(w)) for w in waveforms])

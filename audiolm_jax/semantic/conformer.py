@@ -1,7 +1,6 @@
 """The encoder: from log-mel frames at 100 Hz to Conformer features at 25 Hz, finite context."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,9 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from audiolm_jax.chunking import Reach
-from audiolm_jax.core import products, shapes
+from audiolm_jax.core import modules, products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import DepthOrNone, DType, Share, Steps, Taps, Width
 from audiolm_jax.semantic.features import LogMelConfig
 
@@ -233,15 +233,15 @@ class StridedConv(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "batch t f c"]) -> Float[Array, "batch t2 f2 channels"]:
     size = x.shape[-1]
-    kernel = self.param(
+    kernel = modules.param(
+      self,
       "kernel",
-      nn.with_logical_partitioning(nn.initializers.he_normal(), ("conv_in", "channels")),
+      nn.initializers.he_normal(),
+      ("conv_in", "channels"),
       (9 * size, self.channels),
     )
-    bias = self.param(
-      "bias",
-      nn.with_logical_partitioning(nn.initializers.zeros_init(), ("channels",)),
-      (self.channels,),
+    bias = modules.param(
+      self, "bias", nn.initializers.zeros_init(), ("channels",), (self.channels,)
     )
     time, frequency = x.shape[1] // 2, x.shape[2] // 2
     x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
@@ -280,7 +280,8 @@ class ConformerStack(nn.Module):
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast, nn.broadcast),
+        # Flax declares integers.
+        in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
         length=self.depth,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
@@ -356,9 +357,11 @@ class LocalAttention(nn.Module):
       return nn.with_logical_constraint(y, ("batch", "heads", "length", "kv"))
 
     query, key, value = project("query") * size**-0.5, project("key"), project("value")
-    relative = self.param(
+    relative = modules.param(
+      self,
       "relative_keys",
-      nn.with_logical_partitioning(nn.initializers.normal(size**-0.5), ("relpos_buckets", "kv")),
+      nn.initializers.normal(size**-0.5),
+      ("relpos_buckets", "kv"),
       (left + right + 1, size),
     )
     by_offset = jnp.einsum("bhqd,wd->bhqw", query, relative.astype(query.dtype))
@@ -396,19 +399,19 @@ class ConvolutionModule(nn.Module):
     x = layer_norm(config.dtype, name="norm")(x)
     x = nn.glu(dense(2 * config.dim, ("embed", "mlp"), config.dtype, name="expand")(x))
     x = x * valid[..., None].astype(x.dtype)
-    kernel = self.param(
+    kernel = modules.param(
+      self,
       "depthwise",
-      nn.with_logical_partitioning(
-        nn.initializers.normal(config.kernel_size**-0.5), ("kernel", "mlp")
-      ),
+      nn.initializers.normal(config.kernel_size**-0.5),
+      ("kernel", "mlp"),
       (config.kernel_size, config.dim),
     ).astype(x.dtype)
     # Shifted slices fuse into one pass, unlike a grouped convolution, above all in the backward
     # pass.
     reach = config.kernel_size // 2
     padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
-    x = sum(padded[:, k : k + x.shape[1]] * kernel[k] for k in range(config.kernel_size))
-    x = nn.swish(layer_norm(config.dtype, name="depthwise_norm")(x))
+    taps = [padded[:, k : k + x.shape[1]] * kernel[k] for k in range(config.kernel_size)]
+    x = nn.swish(layer_norm(config.dtype, name="depthwise_norm")(sum(taps[1:], taps[0])))
     return dense(config.dim, ("mlp", "embed"), config.dtype, name="project")(x)
 
 
@@ -450,7 +453,7 @@ def valid_steps(
   return jnp.arange(num_steps)[None, :] < steps[:, None]
 
 
-def truncate_params(params: dict[str, Any], config: ConformerConfig, layer: int) -> dict[str, Any]:
+def truncate_params(params: Params, config: ConformerConfig, layer: int) -> Params:
   """Returns the parameters of `config.truncated(layer)` from those of `config` (plain arrays)."""
   kept = {"subsampling": params["subsampling"]}
   for index, depth in enumerate(config.truncated(layer).stacks):

@@ -336,7 +336,7 @@ def _plus_plus(
   def distance_to(point: Array) -> Array:
     return jnp.maximum(square - 2.0 * frames @ point + point @ point, 0.0)
 
-  def draw(index: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+  def draw(index: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
     centroids, nearest = carry
     log_odds = jnp.log(nearest + 1e-12)
     point = frames[jax.random.categorical(jax.random.fold_in(key, index), log_odds)]

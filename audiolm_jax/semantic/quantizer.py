@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.semantic.conformer import dense
 
@@ -68,9 +69,11 @@ class GumbelQuantizer(nn.Module):
       name="scores",
     )(x)
     scores = scores.reshape(*x.shape[:2], groups, size)
-    codebook = self.param(
+    codebook = modules.param(
+      self,
       "codebook",
-      nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, "codebook", "latent")),
+      nn.initializers.normal(1.0),
+      (None, "codebook", "latent"),
       (groups, size, self.dim // groups),
     )
     ids = jnp.argmax(scores, axis=-1)

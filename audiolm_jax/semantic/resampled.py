@@ -1,13 +1,14 @@
 """A semantic tokenizer for a codec with another sample rate."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from audiolm_jax.chunking import Sliced
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.spec import SemanticSpec
 
@@ -39,12 +40,12 @@ class ResampledTokenizer:
     self.spec = SemanticSpec(sample_rate, hop_length, own.spec.num_clusters)
 
   @property
-  def params(self) -> dict[str, Any]:
+  def params(self) -> Params:
     """The parameters of the tokenizer."""
     return self.own.params
 
   @property
-  def token_params(self) -> dict[str, Any]:
+  def token_params(self) -> Params:
     """The parameters that determine the tokens."""
     return self.own.token_params
 
@@ -61,13 +62,15 @@ class ResampledTokenizer:
     """
     return self.own.tokenize(*self._rows(waveform, lengths))
 
-  def tokenize_long(self, waveform: Float[np.ndarray, "samples"]) -> Int[np.ndarray, "steps"]:
+  def tokenize_long(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Int[np.ndarray, "steps"]:
     """Returns the ids of one long clip; equal to `tokenize`."""
     return self.own.tokenize_long(self._resampled(waveform))
 
   def tokenize_clips(
-    self, waveforms: Sequence[Float[np.ndarray, "samples"]], batch_size: int
-  ) -> list[Int[np.ndarray, "steps"]]:
+    self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
+  ) -> list[Int[np.ndarray, "_"]]:
     """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
     return self.own.tokenize_clips([self._resampled(w) for w in waveforms], batch_size)
 
@@ -98,7 +101,9 @@ class ResampledTokenizer:
       row[: len(resampled)] = resampled
     return rows, -(-ends // self.spec.hop_length) * hop
 
-  def _resampled(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "resampled"]:
+  def _resampled(
+    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  ) -> Float[np.ndarray, "resampled"]:
     # Imported here because most bundles have one rate and need no resampler.
     from audiolm_jax.io import audio
 

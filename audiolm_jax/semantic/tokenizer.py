@@ -1,17 +1,16 @@
 """Maps waveform to semantic tokens: truncated encoder, whitening, nearest centroid."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import Reach
-from audiolm_jax.core import shapes
+from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import DepthOrNone, Steps, Vocabulary
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
@@ -94,7 +93,7 @@ class SemanticTokenizer(ChunkedTokenizer):
 
 def _encode_fn(
   config: SemanticTokenizerConfig,
-  params: Mapping[str, Any],
+  params: Params,
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
 ) -> Encoded:
@@ -104,7 +103,7 @@ def _encode_fn(
   log_mel = normalised_log_mel(power_spectrum(padded, encoder.features), encoder.features)
   inside = jnp.arange(log_mel.shape[1] // FRAMES_PER_STEP)[None] < valid[:, None]
   model = ConformerEncoder(encoder)
-  features = model.apply({"params": params["encoder"]}, log_mel, inside)
+  features = modules.apply(model, params["encoder"], log_mel, inside)
   features = (features.astype(jnp.float32) - params["mean"]) / params["scale"]
   # In the same program as the encoder, so that batching does not change the order of near ties.
   return Encoded(features, nearest_centroid(features, params["centroids"]))

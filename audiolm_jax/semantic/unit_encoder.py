@@ -5,19 +5,17 @@ It is trained to name the sound of each frame by labels that do not depend on th
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from audiolm_jax.chunking import Reach
-from audiolm_jax.core import shapes
+from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Steps, Taps, Vocabulary, Width
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
@@ -129,14 +127,9 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
     dim = x.shape[-1]
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(nn.initializers.normal(0.2), ("kernel", "embed")),
-      (self.kernel_size, dim),
-    )
-    scale = self.param(
-      "scale", nn.with_logical_partitioning(nn.initializers.constant(0.3), ("embed",)), (dim,)
-    )
+    shape, axes = (self.kernel_size, dim), ("kernel", "embed")
+    kernel = modules.param(self, "kernel", nn.initializers.normal(0.2), axes, shape)
+    scale = modules.param(self, "scale", nn.initializers.constant(0.3), ("embed",), (dim,))
     # A sum of shifted products, since depthwise convolutions and their gradients are slow on CPUs.
     taps = _neighbours(x, self.kernel_size // 2, self.dilation)
     h: Array = sum((tap * kernel[i] for i, tap in enumerate(taps)), jnp.zeros_like(x))
@@ -200,7 +193,7 @@ class UnitTokenizer(ChunkedTokenizer):
 
   @classmethod
   def unclustered(
-    cls, encoder: UnitEncoderConfig, params: Mapping[str, Any], chunk_steps: int = 512
+    cls, encoder: UnitEncoderConfig, params: Params, chunk_steps: int = 512
   ) -> "UnitTokenizer":
     """Returns a tokenizer with one cluster and no whitening.
 
@@ -235,7 +228,7 @@ class UnitTokenizer(ChunkedTokenizer):
 
 def _encode_fn(
   config: UnitTokenizerConfig,
-  params: Mapping[str, Any],
+  params: Params,
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
 ) -> Encoded:
@@ -244,8 +237,7 @@ def _encode_fn(
   log_mel = normalised_log_mel(power_spectrum(padded, encoder.features), encoder.features)
   batch, frames, _ = log_mel.shape
   inside = jnp.arange(frames) < -(-ends[:, None] // encoder.features.hop_length)
-  features = UnitEncoder(encoder).apply({"params": params["encoder"]}, log_mel, inside)
-  assert isinstance(features, jax.Array)
+  features = modules.apply(UnitEncoder(encoder), params["encoder"], log_mel, inside)
   steps = features.reshape(batch, frames // encoder.frames_per_step, encoder.frames_per_step, -1)
   # The last step of a clip may have fewer frames.
   count = inside.reshape(steps.shape[:3]).sum(2)[..., None]

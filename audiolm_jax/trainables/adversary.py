@@ -3,17 +3,20 @@
 Source: SoundStream, sections III-D and III-E.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float, Key
+from jaxtyping import Float, Key, PyTree
 
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from audiolm_jax.training.train_state import apply_updates
 
 
 class DiscriminatorUpdate(NamedTuple):
@@ -32,8 +35,8 @@ class DiscriminatorUpdate(NamedTuple):
   gradients: Float[Array, "2 batch samples"]
   loss: Float[Array, ""]
   gradient_norm: Float[Array, ""]
-  params: Any
-  optimizer: Any
+  params: Params
+  optimizer: PyTree
 
 
 class Adversary:
@@ -43,15 +46,17 @@ class Adversary:
     self._discriminators = Discriminators(config)
     self._optimizer = make_optimizer(optimizer)
 
-  def init(self, rng: Key[Array, ""], waveform: Float[Array, "batch samples"]) -> tuple[Any, Any]:
+  def init(
+    self, rng: Key[Array, ""], waveform: Float[Array, "batch samples"]
+  ) -> tuple[Params, PyTree]:
     """Returns new parameters, which carry their logical axes, and the optimizer's state."""
     params = self._discriminators.init(rng, waveform)["params"]
     return params, self._optimizer.init(params)
 
   def update(
     self,
-    params: Any,
-    optimizer: Any,
+    params: Params,
+    optimizer: PyTree,
     waveform: Float[Array, "batch samples"],
     generated: Float[Array, "batch samples"],
     active: bool,
@@ -96,11 +101,10 @@ class Adversary:
       gradients,
       loss,
       optax.tree.norm(gradient),
-      optax.apply_updates(params, updates),
+      apply_updates(params, updates),
       optimizer,
     )
 
-  def _apply(self, params: Any, waveform: Array) -> tuple[list[Array], list[list[Array]]]:
+  def _apply(self, params: Params, waveform: Array) -> tuple[list[Array], list[list[Array]]]:
     """Returns the logits and the layers' outputs of each discriminator."""
-    outputs: Any = self._discriminators.apply({"params": params}, waveform)
-    return outputs
+    return modules.apply(self._discriminators, params, waveform)

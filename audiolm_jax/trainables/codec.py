@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Float, Key
+from jaxtyping import Float, Key, PyTree
 
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
@@ -41,11 +41,12 @@ from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core import configs
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.trainables.adversary import Adversary
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
-from audiolm_jax.training.train_state import apply_if_finite, update_ema
+from audiolm_jax.training.train_state import apply_if_finite, apply_updates, update_ema
 from audiolm_jax.training.trainable import Trainable
 
 
@@ -131,13 +132,13 @@ class CodecState:
   """
 
   step: jax.Array
-  generator: Any
-  generator_ema: Any
+  generator: PyTree
+  generator_ema: PyTree
   quantizer: QuantizerState
   codebooks_ema: jax.Array
-  discriminators: Any
-  generator_opt: Any
-  discriminator_opt: Any
+  discriminators: PyTree
+  generator_opt: PyTree
+  discriminator_opt: PyTree
   recent: jax.Array
   gradient_norms: jax.Array
 
@@ -218,7 +219,7 @@ class CodecTrainable(Trainable[CodecState]):
     quantizing = state.step >= self.config.quantizer_start_step
 
     def decode(
-      decoder: Any, latents: Array
+      decoder: Params, latents: Array
     ) -> tuple[tuple[Array, Array], tuple[QuantizerState, dict[str, Array]]]:
       quantized, commitment, quantizer, statistics = self._quantize(
         old.quantizer, latents, levels, restart_key
@@ -302,12 +303,12 @@ class CodecTrainable(Trainable[CodecState]):
       restart_share=self.config.restart_share,
     )
 
-  def _with_generator(self, state: CodecState, gradient: Any, codes_fixed: bool) -> CodecState:
+  def _with_generator(self, state: CodecState, gradient: PyTree, codes_fixed: bool) -> CodecState:
     """Returns the state with updated encoder and decoder and their averages."""
     updates, optimizer = self._generator_optimizer.update(
       gradient, state.generator_opt, state.generator
     )
-    generator = optax.apply_updates(state.generator, updates)
+    generator = apply_updates(state.generator, updates)
     averages = update_ema(state.generator_ema, generator, state.step, self.config.ema_decay)
     if codes_fixed:
       averages["encoder"] = state.generator_ema["encoder"]
@@ -333,7 +334,7 @@ class CodecTrainable(Trainable[CodecState]):
       codebooks_ema=jnp.where(learns, averages, state.codebooks_ema),
     )
 
-  def component_params(self, component: Any, what: str) -> dict[str, Any]:
+  def component_params(self, component: Any, what: str) -> Params:
     """Returns the parameters of a codec with this configuration; see the base class."""
     if type(component.config) is not type(self.config.model):
       raise ConfigError(
@@ -343,7 +344,7 @@ class CodecTrainable(Trainable[CodecState]):
     configs.check_equal(component.config, self.config.model, what)
     return component.params
 
-  def with_params(self, state: CodecState, params: Any) -> CodecState:
+  def with_params(self, state: CodecState, params: Params) -> CodecState:
     """Returns a new state that starts from the parameters of an inference codec."""
     c = self.config
     generator = {name: params[name] for name in ("encoder", "decoder")}
@@ -444,7 +445,7 @@ class CodecTrainable(Trainable[CodecState]):
     latents = jnp.where(_has_codebooks(state), quantized, latents)
     return self._model.decode_latents(state.generator_ema["decoder"], latents)
 
-  def inference_params(self, state: CodecState) -> dict[str, Any]:
+  def inference_params(self, state: CodecState) -> Params:
     """Returns the parameters of an inference codec: averaged encoder, decoder and codebooks."""
     return {
       "encoder": state.generator_ema["encoder"],

@@ -1,7 +1,6 @@
 """Training of a detector, which classifies clips as real or synthetic."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -10,17 +9,17 @@ import numpy as np
 import optax
 from jaxtyping import Float, Key
 
-from audiolm_jax.core import configs
+from audiolm_jax.core import configs, modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
+from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
+from audiolm_jax.training.metrics import Metrics
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import TrainState, new_train_state
 from audiolm_jax.training.trainable import Trainable
-
-Batch = Mapping[str, Any]
-Metrics = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,25 +104,25 @@ class DetectorTrainable(Trainable[TrainState]):
     rows, samples = batch["waveform"].shape
     return 3 * rows * self.config.classifier.forward_flops(samples)
 
-  def inference_params(self, state: TrainState) -> dict[str, Any]:
+  def inference_params(self, state: TrainState) -> Params:
     """Returns the parameters of the detector, averaged if the run has an average."""
     return nn.unbox(state.averaged_params)
 
-  def component_params(self, component: Any, what: str) -> dict[str, Any]:
+  def component_params(self, component: Any, what: str) -> Params:
     """Returns the parameters of a detector with this configuration; see the base class."""
     configs.check_equal(component.config, self.config.classifier, what)
     return dict(component.params)
 
-  def with_params(self, state: TrainState, params: Any) -> TrainState:
+  def with_params(self, state: TrainState, params: Params) -> TrainState:
     """Returns a new state that starts from these parameters."""
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
 
   def _loss(
-    self, params: Any, batch: Batch, rng: Key[Array, ""] | None
+    self, params: Params, batch: Batch, rng: Key[Array, ""] | None
   ) -> tuple[Float[Array, ""], Metrics]:
     del rng  # the loss is deterministic
     labels = batch["label"]
-    logits = cast(Array, self.model.apply({"params": params}, batch["waveform"]))
+    logits = cast(Array, modules.apply(self.model, params, batch["waveform"]))
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import CheckpointError
 from audiolm_jax.core.keys import new_key
 from audiolm_jax.training import partitioning
@@ -31,7 +32,7 @@ def home_of(component: str) -> tuple[str, str, str] | None:
 
 def load_inference_params(
   model_dir: str | os.PathLike[str], step: int | None = None
-) -> tuple[str, Any, dict[str, Any]]:
+) -> tuple[str, Any, JsonDict]:
   """Reads the inference parameters of a run.
 
   Args:

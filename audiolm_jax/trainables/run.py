@@ -6,6 +6,7 @@ from typing import Any
 
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.trainables.tensorboard import summary_writer
 from audiolm_jax.training import trainer
 from audiolm_jax.training.trainable import Trainable
@@ -48,7 +49,7 @@ def train(
   )
 
 
-def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Any:
+def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Params:
   """Returns the parameters of the bundle's component with the model's name.
 
   Raises:

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from audiolm_jax.bundles.folder import tokenizer_classes, type_name
 from audiolm_jax.bundles.tensors import encode_tensors, load_tensors
 from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.errors import AudioError, DataError, UserError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.data.manifest import Clip, SkipLog, read_clip
 from audiolm_jax.io.files import atomic_write
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
@@ -65,7 +66,7 @@ def cluster_features(
 
 
 def unclustered_tokenizer(
-  config: W2vBertConfig, params: dict[str, Any], layer: int, chunk_steps: int
+  config: W2vBertConfig, params: Params, layer: int, chunk_steps: int
 ) -> SemanticTokenizer:
   """Returns a tokenizer with one cluster and no whitening, from an encoder truncated at a layer.
 

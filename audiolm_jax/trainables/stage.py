@@ -1,23 +1,23 @@
 """Training of one stage of any kind."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Float, Key
+from jaxtyping import Key
 
 from audiolm_jax.core import configs
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json
+from audiolm_jax.core.modules import Params
 from audiolm_jax.lm.config import TransformerConfig
-from audiolm_jax.lm.stage import StageSpec
+from audiolm_jax.lm.stage import ModelConfig, StageSpec
 from audiolm_jax.sampling import registry
+from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
+from audiolm_jax.training.metrics import Metrics
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import TrainState, new_train_state
 from audiolm_jax.training.trainable import Trainable
-
-Batch = Mapping[str, Any]
-Metrics = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StageTrainingConfig:
   """
 
   spec: StageSpec
-  transformer: Any = TransformerConfig()
+  transformer: ModelConfig = TransformerConfig()
   optimizer: OptimizerConfig = OptimizerConfig(
     name="adam", learning_rate=5e-4, schedule="rsqrt", warmup_steps=4000, b2=0.98, clip_norm=1.0
   )
@@ -46,7 +46,7 @@ class StageTrainingConfig:
     self.spec.check_config(self.transformer)
 
   @classmethod
-  def field_types(cls, values: Mapping[str, Any]) -> dict[str, type]:
+  def field_types(cls, values: Json) -> dict[str, type]:
     """Returns the types of the fields that depend on the stage's kind, for `configs.from_dict`."""
     spec = registry.spec_class(values["spec"])
     return {"spec": spec, "transformer": spec.config_class()}
@@ -102,11 +102,11 @@ class StageTrainable(Trainable[TrainState]):
     del step  # all steps cost the same
     return self.config.spec.flops_per_step(self.config.transformer, batch)
 
-  def inference_params(self, state: TrainState) -> dict[str, Any]:
+  def inference_params(self, state: TrainState) -> Params:
     """Returns the parameters for sampling: the averaged ones if they exist."""
     return self.config.spec.inference_params(state.averaged_params)
 
-  def component_params(self, component: Any, what: str) -> dict[str, Any]:
+  def component_params(self, component: Any, what: str) -> Params:
     """Returns the parameters of a stage with this configuration; see the base class."""
     spec = self.config.spec
     configs.check_equal(component.spec, spec, what)
@@ -114,7 +114,7 @@ class StageTrainable(Trainable[TrainState]):
     configs.check_equal(found, wanted, what)
     return component.params
 
-  def with_params(self, state: TrainState, params: Any) -> TrainState:
+  def with_params(self, state: TrainState, params: Params) -> TrainState:
     """Returns a new state that starts from the inference parameters of a stage."""
     params = self.config.spec.training_params(self.config.transformer, params)
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)

@@ -7,14 +7,14 @@ compare, and cluster, the features of an encoder that an earlier round has train
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.data.frame_labels import FrameLabels
 from audiolm_jax.data.manifest import Clip, read_clip
 from audiolm_jax.semantic.features import LogMelConfig, log_mel
@@ -97,7 +97,7 @@ def cepstral_features(front_end: LogMelConfig) -> FrameFeatures:
   return FrameFeatures(of, with_context, "euclidean", front_end)
 
 
-def encoder_features(encoder: UnitEncoderConfig, params: Mapping[str, Any]) -> FrameFeatures:
+def encoder_features(encoder: UnitEncoderConfig, params: Params) -> FrameFeatures:
   """Returns the features of a trained encoder."""
   frames = dataclasses.replace(encoder, frames_per_step=1)
   tokenizer = UnitTokenizer.unclustered(frames, params)

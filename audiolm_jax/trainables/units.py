@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Key
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.data.frame_labels import NO_LABEL
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.conformer import dense
@@ -24,11 +26,10 @@ from audiolm_jax.semantic.losses import masked_mean, span_mask
 from audiolm_jax.semantic.unit_encoder import UnitEncoder, UnitEncoderConfig, UnitTokenizer
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
+from audiolm_jax.training.metrics import Metrics
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import TrainState, new_train_state
 from audiolm_jax.training.trainable import Trainable
-
-Metrics = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ class UnitTrainable(Trainable[TrainState]):
     _, metrics = self._loss(state.averaged_params, batch, None)
     return metrics
 
-  def inference_params(self, state: TrainState) -> dict[str, Any]:
+  def inference_params(self, state: TrainState) -> Params:
     """Returns the parameters of the encoder and of the head; a tokenizer needs "encoder"."""
     return nn.unbox(state.averaged_params)
 
@@ -155,7 +156,7 @@ class UnitTrainable(Trainable[TrainState]):
     return augmented_log_mel(key, power, features, self.config.augment), inside
 
   def _loss(
-    self, params: Any, batch: Batch, rng: Key[Array, ""] | None
+    self, params: Params, batch: Batch, rng: Key[Array, ""] | None
   ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the loss and metrics; without a key, nothing is perturbed or masked."""
     config = self.config
@@ -165,7 +166,7 @@ class UnitTrainable(Trainable[TrainState]):
     if mask_key is not None and config.mask_probability:
       masked = span_mask(mask_key, inside, config.mask_probability, config.mask_span)
       log_mel = jnp.where(masked[..., None], 0.0, log_mel)
-    logits: Any = self.model.apply({"params": params}, log_mel, inside)
+    logits = modules.apply(self.model, params, log_mel, inside)
     labels: Int[Array, "batch frames"] = jnp.asarray(batch["frame_label"])
     known = labels != NO_LABEL
     chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
@@ -179,7 +180,7 @@ class UnitTrainable(Trainable[TrainState]):
 
 
 def unclustered_tokenizer(
-  config: UnitTrainingConfig, params: dict[str, Any], chunk_steps: int
+  config: UnitTrainingConfig, params: Params, chunk_steps: int
 ) -> UnitTokenizer:
   """Returns a tokenizer with one cluster and no whitening from the parameters of a run."""
   return UnitTokenizer.unclustered(config.encoder, params["encoder"], chunk_steps)

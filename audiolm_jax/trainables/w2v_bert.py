@@ -5,7 +5,7 @@ Source: Chung et al. 2021 (w2v-BERT); Baevski et al. 2020 (wav2vec 2.0) for the 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.keys import new_key
+from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.conformer import (
   FRAMES_PER_STEP,
@@ -35,11 +37,10 @@ from audiolm_jax.semantic.losses import (
 from audiolm_jax.semantic.quantizer import GumbelQuantizer
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
+from audiolm_jax.training.metrics import Metrics
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import TrainState, new_train_state
 from audiolm_jax.training.trainable import Trainable
-
-Metrics = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +271,7 @@ class SemanticTrainable(Trainable[TrainState]):
       f"{self.config.codebook_size} entries); raise diversity_weight or lower the learning rate"
     ]
 
-  def inference_params(self, state: TrainState) -> dict[str, Any]:
+  def inference_params(self, state: TrainState) -> Params:
     """Returns the parameters of the whole model; a tokenizer needs those of "encoder"."""
     return nn.unbox(state.averaged_params)
 
@@ -290,7 +291,7 @@ class SemanticTrainable(Trainable[TrainState]):
     return jnp.concatenate(views), jnp.concatenate([valid, valid])
 
   def _loss(
-    self, params: Any, batch: Batch, rng: Key[Array, ""], temperature: Float[Array, ""] | None
+    self, params: Params, batch: Batch, rng: Key[Array, ""], temperature: Float[Array, ""] | None
   ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the loss and metrics; `temperature` is None in evaluation."""
     config = self.config
@@ -307,8 +308,9 @@ class SemanticTrainable(Trainable[TrainState]):
     masked = span_mask(keys["mask"], valid, config.mask_probability, config.mask_span)
     output = cast(
       W2vBertOutput,
-      self.model.apply(
-        {"params": params},
+      modules.apply(
+        self.model,
+        params,
         features,
         valid,
         masked,

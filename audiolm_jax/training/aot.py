@@ -3,10 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.training import accelerators, tpu_topologies
 from audiolm_jax.training.hlo import Array, Collective, HloProgram
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
@@ -115,7 +115,7 @@ class StepReport:
         )
     return sentences
 
-  def as_dict(self) -> dict[str, Any]:
+  def as_dict(self) -> JsonDict:
     """Returns the report as JSON values."""
     names = ("topology", "chips", "arguments", "temporaries", "memory", "memory_share")
     names += ("compile_seconds", "cycles", "collective_bytes")
@@ -177,7 +177,9 @@ def compile_step(
       raise
     raise tpu_topologies.OutOfMemoryError(topology, error) from error
   memory = step.memory_analysis()
-  hlo = HloProgram(step.as_text())
+  text = step.as_text()
+  assert memory is not None and text is not None  # compilers of TPUs return both
+  hlo = HloProgram(text)
   lengths = {shape.shape[1] for shape in batch.values() if len(shape.shape) > 1}
   arrays = [Array(_short(x.dtype), x.shape) for x in jax.tree.leaves(program.abstract_state)]
   return StepReport(
@@ -207,7 +209,7 @@ def _squares(arrays: set[Array], lengths: set[int]) -> tuple[Array, ...]:
   return tuple(sorted(found, key=str))
 
 
-def _short(dtype: Any) -> str:
+def _short(dtype: object) -> str:
   return {"float32": "f32", "bfloat16": "bf16", "int32": "s32", "bool": "pred"}.get(
     str(dtype), str(dtype)
   )

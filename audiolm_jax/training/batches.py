@@ -5,6 +5,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from audiolm_jax.core.configs import JsonDict
+
 Batch = Mapping[str, Any]
 
 
@@ -14,11 +16,11 @@ class Batches(Protocol):
 
   def __next__(self) -> Batch: ...
 
-  def get_state(self) -> dict[str, Any]:
+  def get_state(self) -> JsonDict:
     """Returns the position, as JSON values."""
     ...
 
-  def set_state(self, state: dict[str, Any]) -> None:
+  def set_state(self, state: JsonDict) -> None:
     """Moves to a position that `get_state` returned."""
     ...
 
@@ -53,11 +55,11 @@ class Prefetched:
     self._state = state
     return batch
 
-  def get_state(self) -> dict[str, Any]:
+  def get_state(self) -> JsonDict:
     """Returns the position after the last batch that was returned."""
     return self._state
 
-  def set_state(self, state: dict[str, Any]) -> None:
+  def set_state(self, state: JsonDict) -> None:
     """Moves to a position that `get_state` returned and discards prefetched batches."""
     self.close()
     self._batches.set_state(state)

@@ -23,9 +23,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 
 from audiolm_jax.core import configs
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import CheckpointError, ConfigError
+from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.trainable import Trainable
 
 PREFIX = "checkpoint"
@@ -66,8 +69,8 @@ class Restored(NamedTuple):
   """
 
   step: int
-  state: Any
-  progress: dict[str, Any]
+  state: PyTree
+  progress: JsonDict
   damaged: dict[int, str]
 
 
@@ -99,7 +102,7 @@ class Checkpoints:
       ),
     )
 
-  def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
+  def save(self, step: int, state: PyTree, progress: Json) -> None:
     """Starts to write `checkpoint_<step>` atomically.
 
     The arrays are copied first, so the caller may donate them afterwards.
@@ -136,7 +139,7 @@ class Checkpoints:
     """Returns the saved steps, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def restore(self, abstract: Any, step: int | None = None) -> Restored | None:
+  def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
     """Restores a checkpoint; returns None if the folder has none.
 
     Args:
@@ -221,9 +224,7 @@ class Checkpoints:
     )
 
 
-def describe_model(
-  trainable: Trainable[Any], batch: Mapping[str, Any], random_seed: int
-) -> dict[str, Any]:
+def describe_model(trainable: Trainable[Any], batch: Batch, random_seed: int) -> JsonDict:
   """Returns the content of `model.json`: component, configuration, seed and shapes of a batch."""
   return {
     "component": trainable.component,
@@ -237,7 +238,7 @@ def describe_model(
 
 
 def check_same_model(
-  model_dir: str | os.PathLike[str], description: Mapping[str, Any], config_type: type
+  model_dir: str | os.PathLike[str], description: Json, config_type: type
 ) -> None:
   """Checks that the checkpoints in a folder have this model configuration.
 
@@ -265,7 +266,7 @@ def check_same_model(
     )
 
 
-def read_model_json(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
+def read_model_json(model_dir: str | os.PathLike[str]) -> JsonDict:
   """Returns the content of `model.json`.
 
   Raises:
@@ -316,10 +317,12 @@ def _changed_file(folder: Path) -> str:
   return next((name for name in sorted(written) if written[name] != found.get(name)), "")
 
 
-def _without_tensorstore(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+def _without_tensorstore(
+  hook: "Callable[[sys.UnraisableHookArgs], object]",
+) -> "Callable[[sys.UnraisableHookArgs], None]":
   """Returns `hook` without the errors of TensorStore's threads after a failed save."""
 
-  def filtered(unraisable: Any) -> None:
+  def filtered(unraisable: "sys.UnraisableHookArgs") -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
       hook(unraisable)
 
@@ -339,7 +342,7 @@ def _remove_all(folder: Path, pattern: str) -> None:
     time.sleep(0.05)
 
 
-def _copied(state: Any) -> Any:
+def _copied(state: PyTree) -> PyTree:
   if jax.default_backend() != "cpu":
     return state
   return jax.tree.map(lambda x: x.copy(), state)

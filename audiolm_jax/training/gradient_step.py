@@ -1,12 +1,12 @@
 """The training step of models with one loss and one optimizer."""
 
-from typing import Any
-
+import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Key
 
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.training.microbatches import Batch, LossFunction, loss_and_gradients
+from audiolm_jax.training.batches import Batch
+from audiolm_jax.training.microbatches import LossFunction, loss_and_gradients
 from audiolm_jax.training.train_state import TrainState, apply_gradients, apply_if_finite
 
 
@@ -35,6 +35,6 @@ def gradient_step(
   """
   value, metrics, gradients = loss_and_gradients(loss, state.params, batch, rng, microbatches)
   updated = apply_gradients(state, gradients, optimizer, ema_decay=ema_decay)
-  gradient_norm: Any = optax.tree.norm(gradients)
+  gradient_norm = jnp.asarray(optax.tree.norm(gradients))
   state, skipped = apply_if_finite(state, updated, value, gradient_norm)
   return state, metrics | {"gradient_norm": gradient_norm, "skipped": skipped}

@@ -1,7 +1,7 @@
 """Means of metrics over many steps, and audio and images for TensorBoard."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json, JsonDict
 
 Metrics = Mapping[str, Float[Array, ""]]
 Scalar = jax.Array | np.ndarray | np.float32
@@ -46,7 +47,7 @@ class Accumulator(NamedTuple):
   skipped_in_a_row: Scalar
 
 
-def empty(names: Any) -> Accumulator:
+def empty(names: Iterable[str]) -> Accumulator:
   """Returns an accumulator for the metrics called `names`."""
   zeros = {name: np.zeros((), np.float32) for name in sorted(names) if name != WEIGHT}
   return Accumulator(zeros, dict(zeros), np.zeros((), np.float32))
@@ -77,7 +78,7 @@ def means(total: Accumulator) -> dict[str, float]:
   return result
 
 
-def to_json(total: Accumulator) -> dict[str, Any]:
+def to_json(total: Accumulator) -> JsonDict:
   """Returns the accumulator as JSON values; `from_json` restores the exact float32 numbers."""
   host = jax.device_get(total)
   return {
@@ -87,7 +88,7 @@ def to_json(total: Accumulator) -> dict[str, Any]:
   }
 
 
-def from_json(values: Mapping[str, Any], names: Any) -> Accumulator:
+def from_json(values: Json, names: Iterable[str]) -> Accumulator:
   """Returns the accumulator that `to_json` wrote, for the metrics called `names`.
 
   Metrics absent from `values` start at zero, and removed metrics are dropped, so that a run can be

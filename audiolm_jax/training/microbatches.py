@@ -1,26 +1,26 @@
 """Gradients of a batch that is too large for the device, computed in parts."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Float, Key, PyTree
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
+from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import WEIGHT, Metrics
 from audiolm_jax.training.partitioning import BATCH_AXES
 
-Batch = Mapping[str, Any]
-LossFunction = Callable[[Any, Batch, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
+LossFunction = Callable[[PyTree, Batch, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 
 
 def loss_and_gradients(
-  loss: LossFunction, params: Any, batch: Batch, rng: Key[Array, ""], microbatches: int
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], Any]:
+  loss: LossFunction, params: Params, batch: Batch, rng: Key[Array, ""], microbatches: int
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], PyTree]:
   """Returns the loss of a batch, its metrics and gradients, as means over `microbatches` parts.
 
   The metric "weight" is the weight of a part, so a mean over tokens remains the mean over all
@@ -46,13 +46,13 @@ def loss_and_gradients(
   parts = {name: _split(value, microbatches) for name, value in batch.items()}
   keys = jax.random.split(rng, microbatches)
 
-  def weighted(part: Batch, key: Key[Array, ""]) -> tuple[Array, Any]:
+  def weighted(part: Batch, key: Key[Array, ""]) -> tuple[Array, PyTree]:
     (value, metrics), gradients = gradient(params, part, key)
     weight = metrics[WEIGHT]
     averaged = {name: metric for name, metric in metrics.items() if name != WEIGHT}
     return weight, jax.tree.map(lambda x: weight * x, (value, averaged, gradients))
 
-  def add(total: Any, part: Any) -> tuple[Any, None]:
+  def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
     return jax.tree.map(jnp.add, total, weighted(*part)), None
 
   first = jax.tree.map(lambda x: x[0], (parts, keys))

@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from jaxtyping import Float, Int
+from jax.tree_util import KeyPath
+from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 
 # Usual RMS of an AdamW update, to which Muon's updates are scaled (arXiv 2502.16982, eq. 4).
 _ADAM_UPDATE_RMS = 0.2
@@ -117,7 +119,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     parts.append(
       optax.contrib.muon(
         -1.0,
-        muon_weight_dimension_numbers=kernel_matrices,
+        muon_weight_dimension_numbers=cast(Any, kernel_matrices),
         consistent_rms=_ADAM_UPDATE_RMS,
         adam_b1=config.b1,
         adam_b2=config.b2,
@@ -137,24 +139,24 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   return optax.chain(*parts)
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: Params) -> PyTree:
   """Returns True for the parameters that weight decay applies to: all but biases and scales."""
 
-  def decays(path: tuple[Any, ...], value: Any) -> bool:
+  def decays(path: KeyPath, value: jax.Array) -> bool:
     names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
     return value.ndim >= 2 and not (names and names[-1] in ("bias", "scale"))
 
   return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def kernel_matrices(params: Any) -> Any:
+def kernel_matrices(params: Params) -> PyTree:
   """Returns the input and output axes of each kernel as a matrix; None for other parameters.
 
   The last axis of a kernel is its output axis and the others are input axes, except that the
   projections to heads have one input axis. Kernels stacked under "layers" are a matrix per layer.
   """
 
-  def matrix(path: tuple[Any, ...], value: Any) -> optax.contrib.MuonDimensionNumbers | None:
+  def matrix(path: KeyPath, value: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
     names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
     if names[-1:] != ["kernel"]:
       return None

@@ -12,6 +12,7 @@ import numpy as np
 from flax.core import meta
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from audiolm_jax.core.errors import ConfigError
 
@@ -122,14 +123,14 @@ class Partitioner:
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
       yield
 
-  def state_shardings(self, boxed: Any) -> Any:
+  def state_shardings(self, boxed: PyTree) -> PyTree:
     """Returns a NamedSharding for each array of `boxed`, an abstract tree with logical axis names.
 
     An array without names, or with names for another number of axes (a factored moment), is
     replicated. An axis that is not divisible by its mesh axes is not split.
     """
 
-    def sharding(entry: Any) -> Any:
+    def sharding(entry: PyTree) -> PyTree:
       if not _is_box(entry):
         return self.replicated
       if not jax.tree.leaves(entry.value):  # the optimizer has no state for this parameter
@@ -180,16 +181,16 @@ class Partitioner:
     }
 
 
-def unbox(tree: Any) -> Any:
+def unbox(tree: PyTree) -> PyTree:
   """Returns `tree` with plain arrays instead of those boxed with axis names."""
   return jax.tree.map(lambda x: x.value if _is_box(x) else x, tree, is_leaf=_is_box)
 
 
-def _is_box(entry: Any) -> bool:
+def _is_box(entry: object) -> bool:
   return isinstance(entry, meta.AxisMetadata)
 
 
-def describe(abstract: Any, shardings: Any) -> str:
+def describe(abstract: PyTree, shardings: PyTree) -> str:
   """Returns a line per array with path, dtype, shape and mesh axes, and a line with the total."""
   leaves = jax.tree_util.tree_leaves_with_path(abstract)
   rows = [

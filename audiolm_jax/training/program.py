@@ -3,17 +3,19 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import jax
 import numpy as np
 from jax import export
-from jaxtyping import Float, Key
+from jax.stages import Compiled, Wrapped
+from jaxtyping import Float, Key, PyTree
 
 from audiolm_jax.core import products
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.keys import new_key
+from audiolm_jax.core.modules import Params
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Accumulator, Audio, Image
@@ -22,6 +24,9 @@ from audiolm_jax.training.trainable import Trainable
 
 # Step s draws from fold_in(key, s); initialisation uses a number that no step reaches.
 _INIT_STREAM = np.uint32(0xFFFFFFFF)
+
+
+Parts = tuple[Hashable, ...]
 
 
 class Program:
@@ -64,7 +69,7 @@ class Program:
       _, train_metrics = jax.eval_shape(train_step, self.abstract_state, self._abstract_batch, rng)
       self._train_names = list(train_metrics)
       self.metric_names = set(train_metrics) - {metrics_lib.SKIPPED, metrics_lib.WEIGHT}
-    self._steps: dict[tuple[Any, ...], Any] = {}
+    self._steps: dict[Parts, Compiled] = {}
     self.compile_seconds = 0.0
     # device_put reaches only the devices of this process.
     self._replicate = jax.jit(lambda tree: tree, out_shardings=partitioner.replicated)
@@ -75,10 +80,10 @@ class Program:
       donate_argnums=(1,),  # the running sums are replaced
     )
 
-    self._evaluations: dict[Any, tuple[Callable[..., Any], list[str]]] = {}
+    self._evaluations: dict[Parts, tuple[Compiled, list[str]]] = {}
     self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
 
-  def compiled(self, step: int) -> Any:
+  def compiled(self, step: int) -> Compiled:
     """Returns the compiled program of training step `step`."""
     parts = self._parts(step)
     if parts not in self._steps:
@@ -92,10 +97,12 @@ class Program:
     """Returns whether the program of training step `step` is already compiled."""
     return self._parts(step) in self._steps
 
-  def _parts(self, step: int) -> tuple[Any, ...]:
+  def _parts(self, step: int) -> Parts:
     return self._model.parts(step)
 
-  def _call_train_step(self, parts: tuple[Any, ...], state: Any, batch: Batch, rng: Any) -> Any:
+  def _call_train_step(
+    self, parts: Parts, state: PyTree, batch: Batch, rng: Key[Array, ""]
+  ) -> PyTree:
     with products.precision(self._precision):
       return self._model.train_step(state, batch, rng, *parts)
 
@@ -108,11 +115,11 @@ class Program:
       jitted, arguments = self._jitted_step(self._parts(step))
       return export.export(jitted, platforms=platforms)(*arguments)
 
-  def _compile_step(self, parts: tuple[Any, ...]) -> Any:
+  def _compile_step(self, parts: Parts) -> Compiled:
     jitted, arguments = self._jitted_step(parts)
     return jitted.lower(*arguments).compile()
 
-  def _jitted_step(self, parts: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+  def _jitted_step(self, parts: Parts) -> tuple[Wrapped, tuple[PyTree, ...]]:
     """Returns the step as a jitted function, and its abstract arguments."""
     p = self._partitioner
     key = jax.eval_shape(new_key, 0)
@@ -141,7 +148,7 @@ class Program:
     """Returns the amounts in the batches of all processes, estimated from that of this process."""
     return {n: v * jax.process_count() for n, v in self._model.amounts(batch).items()}
 
-  def init(self, key: Key[Array, ""], batch: Batch, params: Any = None) -> Any:
+  def init(self, key: Key[Array, ""], batch: Batch, params: Params | None = None) -> PyTree:
     """Returns a new state on its devices, with `params` if given."""
 
     def make(key, batch, params):
@@ -152,7 +159,7 @@ class Program:
       make = jax.jit(make, out_shardings=self._shardings)
       return make(key, self._partitioner.put_batch(batch), params)
 
-  def put(self, tree: Any) -> Any:
+  def put(self, tree: PyTree) -> PyTree:
     """Replicates `tree`, which is the same in every process, on all devices."""
     return self._replicate(tree)
 
@@ -160,13 +167,13 @@ class Program:
     """Returns running sums of the training metrics, initialised with zero."""
     return self.put(metrics_lib.empty(self._train_names))
 
-  def restored_metrics(self, values: Mapping[str, Any]) -> Accumulator:
+  def restored_metrics(self, values: Json) -> Accumulator:
     """Returns running sums that `metrics.to_json` wrote, possibly in another version."""
     return self.put(metrics_lib.from_json(values, self._train_names))
 
   def step(
-    self, step: int, state: Any, total: Accumulator, batch: Batch, key: Key[Array, ""]
-  ) -> tuple[Any, Accumulator, Float[Array, ""]]:
+    self, step: int, state: PyTree, total: Accumulator, batch: Batch, key: Key[Array, ""]
+  ) -> tuple[PyTree, Accumulator, Float[Array, ""]]:
     """Runs a training step.
 
     Args:
@@ -183,7 +190,7 @@ class Program:
     with jax.transfer_guard("disallow"):
       return compiled(state, total, on_devices, key)
 
-  def evaluate(self, state: Any, batches: list[Batch]) -> dict[str, float]:
+  def evaluate(self, state: PyTree, batches: list[Batch]) -> dict[str, float]:
     """Returns the mean metrics over `batches`, weighted by the metric "weight"."""
     total = None
     for batch in batches:
@@ -194,7 +201,7 @@ class Program:
         total = evaluate(state, total, on_devices)
     return metrics_lib.means(total) if total is not None else {}
 
-  def _compiled_evaluation(self, batch: Batch) -> tuple[Callable[..., Any], list[str]]:
+  def _compiled_evaluation(self, batch: Batch) -> tuple[Compiled, list[str]]:
     shapes = tuple(sorted((name, np.shape(value)) for name, value in batch.items()))
     if shapes not in self._evaluations:
       self._partitioner.check_batch(batch)
@@ -207,7 +214,7 @@ class Program:
         self._evaluations[shapes] = lowered.compile(), names
     return self._evaluations[shapes]
 
-  def summaries(self, state: Any, batch: Batch) -> dict[str, Audio | Image]:
+  def summaries(self, state: PyTree, batch: Batch) -> dict[str, Audio | Image]:
     """Returns the trainable's audio and images of a batch; empty if it has none."""
     with self._partitioner.context():
       found = jax.device_get(self._summarise(state, self._partitioner.put_batch(batch)))

@@ -6,12 +6,11 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.products import Precision
 from audiolm_jax.core.version import __version__
@@ -40,7 +39,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_run_files(
-  folder: Path, *, model: Mapping[str, Any], arrays: str, precision: Precision, config_text: str
+  folder: Path, *, model: Json, arrays: str, precision: Precision, config_text: str
 ) -> None:
   """Writes `model.json`, `model-info.txt`, `versions.json` and `config.gin` in the first process.
 
@@ -79,7 +78,7 @@ def recorded_precision(folder: Path) -> Precision | None:
     return None
 
 
-def versions() -> dict[str, Any]:
+def versions() -> JsonDict:
   """Returns the versions of packages and Python, the devices, git commit and command line."""
   found = {"audiolm_jax": __version__}
   for name in _PACKAGES:
@@ -96,7 +95,7 @@ def versions() -> dict[str, Any]:
   }
 
 
-def _git_state(repo: Path) -> dict[str, Any]:
+def _git_state(repo: Path) -> JsonDict:
   """Returns the commit of the code and whether tracked files differ from it; None if unknown."""
   unknown = {"git_commit": None, "git_dirty": None}
   found = _git(repo, "rev-parse", "--show-toplevel", "HEAD")

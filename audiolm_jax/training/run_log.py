@@ -8,12 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.training.metrics import Audio, Image, spectrogram_image
 
 METRICS_FILE = "metrics.jsonl"
@@ -69,8 +70,8 @@ class RunLog:
     self._interactive = sys.stderr.isatty()
     self._bar: tqdm | None = None
     self._unwritten: set[str] = set()
-    self.rows: list[dict[str, Any]] = []
-    self.warnings: list[dict[str, Any]] = []
+    self.rows: list[JsonDict] = []
+    self.warnings: list[JsonDict] = []
     self._writers: dict[str, SummaryWriter] = {}
     self._writers = self._open(summary_writer) if summary_writer and self._writes else {}
 
@@ -93,7 +94,7 @@ class RunLog:
       again = f" ({times} times so far)" if times > 1 else ""
       self.info(f"step {step}: {text}{again}")
 
-  def rows_of(self, split: str) -> list[dict[str, Any]]:
+  def rows_of(self, split: str) -> list[JsonDict]:
     """Returns the rows of the split "train" or "eval"."""
     return [row for row in self.rows if row["split"] == split]
 
@@ -149,7 +150,7 @@ class RunLog:
       with self._to_tensorboard():
         self._show(self._writers["eval"], step, summaries)
 
-  def _show(self, writer: Any, step: int, summaries: Mapping[str, Audio | Image]) -> None:
+  def _show(self, writer: SummaryWriter, step: int, summaries: Mapping[str, Audio | Image]) -> None:
     for name, value in summaries.items():
       if isinstance(value, Audio):
         samples = np.asarray(value.samples[:_CLIPS], np.float32)
@@ -227,7 +228,7 @@ def _shown(metrics: Mapping[str, float]) -> str:
   return "  ".join(f"{n} {metrics[n]:.4g}" for n in names[:_SHOWN])
 
 
-def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
+def _rows_until(path: Path, step: int) -> list[JsonDict]:
   """Returns the rows up to `step` and truncates the file after them.
 
   Truncating needs no space, so it succeeds on a full disk.

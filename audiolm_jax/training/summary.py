@@ -5,15 +5,15 @@ import datetime
 import re
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.training.run_log import warning_kind
 from audiolm_jax.training.throughput import TIMINGS
 
 SUMMARY_FILE = "summary.txt"
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Json]
 
 _MOST_WARNINGS = 12
 
@@ -54,7 +54,7 @@ class Ending:
   checkpoints: Sequence[int]
   rollbacks: Sequence[int]
   left_out: Sequence[str]
-  versions: Mapping[str, Any]
+  versions: Json
 
 
 def in_one_line(ending: Ending, rows: Rows) -> str:
@@ -160,7 +160,7 @@ def _table(title: str, rows: Rows) -> str:
 
 def _warnings(warnings: Rows) -> str:
   """Returns one line for each kind of warning, with its latest text."""
-  kinds: dict[str, list[Mapping[str, Any]]] = {}
+  kinds: dict[str, list[Json]] = {}
   for warning in warnings:
     kinds.setdefault(warning_kind(warning["text"]), []).append(warning)
   if not kinds:
@@ -175,7 +175,7 @@ def _warnings(warnings: Rows) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _made_with(versions: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _made_with(versions: Json) -> list[tuple[str, str]]:
   packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items())
   commit = versions["git_commit"] or "unknown"
   if versions["git_dirty"]:
@@ -201,7 +201,7 @@ def _of(rows: Rows, split: str) -> Rows:
   return [row for row in rows if row["split"] == split]
 
 
-def _without_levels(row: Mapping[str, Any]) -> dict[str, Any]:
+def _without_levels(row: Json) -> JsonDict:
   """Returns the row without metrics of single quantizer levels, so that the page stays short."""
   return {name: value for name, value in row.items() if not re.search(r"_\d+$", name)}
 

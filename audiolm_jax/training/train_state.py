@@ -1,15 +1,16 @@
 """The state of a run between steps, and updates that skip non-finite gradients."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
 
 State = TypeVar("State")
 
@@ -26,18 +27,18 @@ class TrainState:
   """
 
   step: Int[Array, ""]
-  params: Any
-  opt_state: Any
-  ema_params: Any = None
+  params: Params
+  opt_state: PyTree
+  ema_params: PyTree = None
 
   @property
-  def averaged_params(self) -> Any:
+  def averaged_params(self) -> PyTree:
     """The parameters for evaluation and inference: the running average if there is one."""
     return self.params if self.ema_params is None else self.ema_params
 
 
 def new_train_state(
-  params: Any, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
+  params: Params, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
 ) -> TrainState:
   """Returns the state before the first step.
 
@@ -56,21 +57,26 @@ def new_train_state(
 
 def apply_gradients(
   state: TrainState,
-  grads: Any,
+  grads: PyTree,
   optimizer: optax.GradientTransformation,
   *,
   ema_decay: float = 0.0,
 ) -> TrainState:
   """Returns the state after one update with `grads`."""
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  params = apply_updates(state.params, updates)
   ema_params = state.ema_params
   if ema_params is not None:
     ema_params = update_ema(ema_params, params, state.step, ema_decay)
   return TrainState(state.step + 1, params, opt_state, ema_params)
 
 
-def update_ema(ema: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:
+def apply_updates(params: Params, updates: PyTree) -> Params:
+  """Returns the parameters plus the updates of an optimizer."""
+  return cast(Params, optax.apply_updates(params, updates))
+
+
+def update_ema(ema: PyTree, params: Params, step: Int[Array, ""], decay: float) -> PyTree:
   """Returns the running average `ema` after an update with `params`.
 
   The decay at `step` is the smaller of `decay` and (1 + step) / (10 + step), so that the average of

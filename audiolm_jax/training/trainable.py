@@ -1,18 +1,18 @@
 """The interface between the trainer and the models that it trains."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
-from jaxtyping import Float, Key
+from jaxtyping import Key
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.training.batches import Batch
-from audiolm_jax.training.metrics import Audio, Image
+from audiolm_jax.training.metrics import Audio, Image, Metrics
 
 State = TypeVar("State")
-Metrics = Mapping[str, Float[Array, ""]]
 
 
 class Trainable(abc.ABC, Generic[State]):
@@ -53,10 +53,10 @@ class Trainable(abc.ABC, Generic[State]):
     """Returns scalar metrics, including "weight", the weight of this batch in their mean."""
 
   @abc.abstractmethod
-  def inference_params(self, state: State) -> dict[str, Any]:
+  def inference_params(self, state: State) -> Params:
     """Returns a nested dict of the arrays that inference needs."""
 
-  def parts(self, step: int) -> tuple[Any, ...]:
+  def parts(self, step: int) -> tuple[Hashable, ...]:
     """Returns hashable values that select the parts of the model that training step `step` uses.
 
     One program is compiled for each distinct value.
@@ -64,7 +64,7 @@ class Trainable(abc.ABC, Generic[State]):
     del step
     return ()
 
-  def component_params(self, component: Any, what: str) -> Any:
+  def component_params(self, component: Any, what: str) -> Params:
     """Returns the parameters of a trained component, as `inference_params` returns them.
 
     Args:
@@ -79,7 +79,7 @@ class Trainable(abc.ABC, Generic[State]):
       "for inference"
     )
 
-  def with_params(self, state: State, params: Any) -> State:
+  def with_params(self, state: State, params: Params) -> State:
     """Returns a new state that starts from the parameters that `component_params` returned."""
     raise NotImplementedError
 

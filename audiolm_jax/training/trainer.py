@@ -8,9 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import os
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,24 +16,27 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.core.keys import new_key
+from audiolm_jax.core.modules import Params
 from audiolm_jax.core.products import Precision, fastest_precision
 from audiolm_jax.io import files
 from audiolm_jax.training import anomalies, run_folder, run_lock, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
-from audiolm_jax.training.batches import Batches, Prefetched
+from audiolm_jax.training.batches import Batch, Batches, Prefetched
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Program
 from audiolm_jax.training.run_log import RunLog, SummaryWriterFactory
+from audiolm_jax.training.stop_signal import StopSignal
 from audiolm_jax.training.throughput import Throughput
 from audiolm_jax.training.trainable import Trainable
 
 Dataset = Callable[[], Batches]
-InitialParams = Callable[[], Any]
+InitialParams = Callable[[], Params]
 
 # The value of `products` that selects the precision of the resumed run, or the fastest one.
 AUTO = "auto"
@@ -157,41 +158,6 @@ def _finished(run: "_Run") -> TrainResult:
   return result
 
 
-class StopSignal:
-  """A context in which SIGTERM and the first Ctrl-C request that the run saves and ends."""
-
-  def __init__(self) -> None:
-    self._name = ""
-    self._before: dict[int, Any] = {}
-
-  def __enter__(self) -> "StopSignal":
-    if threading.current_thread() is not threading.main_thread():
-      return self
-    # With several processes, JAX handles the SIGTERM of any of them and notifies all.
-    several = jax.process_count() > 1
-    for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
-      self._before[number] = signal.signal(number, self._forward if several else self._record)
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def requested(self, step: int) -> str:
-    """Returns the cause of a request to end, or ""; all processes agree on the step."""
-    if jax.process_count() > 1:
-      return "preemption notice" if multihost_utils.reached_preemption_sync_point(step) else ""
-    return self._name
-
-  def _record(self, number: int, frame: Any) -> None:
-    self._name = signal.Signals(number).name
-    signal.signal(number, self._before[number])  # a second signal takes effect immediately
-
-  def _forward(self, number: int, frame: Any) -> None:
-    signal.raise_signal(signal.SIGTERM)
-    signal.signal(number, self._before[number])
-
-
 class _Run:
   """The resources and the loop of one call of `train`."""
 
@@ -213,6 +179,9 @@ class _Run:
     if not (config.eval_period and config.eval_steps):
       eval_dataset = None
     iterator = train_dataset()
+    # Before anything is compiled, because it fails if a corpus has no held-out clips.
+    self.eval_iterator = eval_dataset() if eval_dataset else None
+    self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     start = iterator.get_state()
     batch = _first(iterator)
     iterator.set_state(start)
@@ -244,8 +213,6 @@ class _Run:
     self.data = Prefetched(iterator)
     self._closers.callback(self.data.close)
     self._compile()
-    self.eval_iterator = eval_dataset() if eval_dataset else None
-    self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     self.skip_reports: dict[str, str] = {}
     self.empty_shares: list[float] = []
     self._log_skipped()
@@ -291,7 +258,7 @@ class _Run:
       iterator.set_state(restored.progress["data"])
       self.log.info(f"{self.model.component}: resuming from checkpoint_{self.step}")
 
-  def _fresh_state(self) -> Any:
+  def _fresh_state(self) -> PyTree:
     """Returns a new state, with the initial parameters if they are given."""
     params = None
     if self.initial_params is not None:
@@ -403,8 +370,7 @@ class _Run:
 
   def _evaluate(self) -> dict[str, float]:
     iterator = self.eval_iterator
-    if iterator is None:
-      return {}
+    assert iterator is not None  # no evaluation is due without held-out data
     iterator.set_state(self.eval_start)
     batches = []
     for _ in range(self.config.eval_steps):
@@ -534,7 +500,7 @@ class _Run:
       self.checkpoints.close()
 
 
-def _first(iterator: Iterator[Any] | Batches, step: int = 0) -> Any:
+def _first(iterator: Iterator[Batch] | Batches, step: int = 0) -> Batch:
   try:
     return next(iterator)
   except StopIteration:

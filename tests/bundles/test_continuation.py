@@ -77,6 +77,11 @@ def test_settings_of_another_type_or_range_are_refused(miniature_bundle, setting
     miniature_bundle.continue_audio(CLIP, RATE, **({"duration": 1.0} | settings))
 
 
+def test_a_silent_clip_of_a_batch_is_named(miniature_bundle):
+  with pytest.raises(AudioError, match=r"clip \[1\] is silent"):
+    miniature_bundle.encode(np.stack([CLIP, CLIP * 0]), RATE)
+
+
 def test_a_stream_takes_one_prompt(miniature_bundle):
   with pytest.raises(UserError, match="not a list of 2; continue_audio takes several"):
     miniature_bundle.stream([CLIP, CLIP], RATE, duration=1.0)

@@ -21,6 +21,10 @@ CONFIG = SoundStreamConfig(
   encoder_channels=2, decoder_channels=2, latent_dim=8, num_quantizers=3, codebook_size=16
 )
 FRAME_RATE = FrameRateConfig(
+  encoder_short_dim=6,
+  encoder_short_layers=1,
+  decoder_short_dim=10,
+  decoder_short_layers=1,
   encoder_dim=8,
   encoder_layers=2,
   decoder_dim=12,

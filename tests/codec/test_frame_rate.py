@@ -1,5 +1,7 @@
 """The layers of the frame-rate codec."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,15 +35,16 @@ def test_the_defaults_are_six_kilobits_and_forty_milliseconds():
     config.init_params, jax.random.split(jax.random.key(0)), np.ones((1, 640))
   )
   sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
-  assert sizes == {"encoder": 1_769_792, "decoder": 7_643_266}
+  assert sizes == {"encoder": 1_848_224, "decoder": 5_602_211}
 
 
 @pytest.mark.parametrize(
   ("changed", "words"),
   [
-    ({"encoder_window": 500}, "encoder_window 500 is not a multiple of hop_length 320"),
+    ({"encoder_window": 500}, "encoder_window 500 is not a multiple of short_hop 80"),
     ({"decoder_window": 1000}, "decoder_window 1000"),
-    ({"lookahead_frames": 4}, "lookahead_frames 4 is not in 0..3"),
+    ({"hop_length": 300}, "hop_length 300 is not a multiple of short_hop 80"),
+    ({"window_lead": 5}, "window_lead 5 is not in 0..4, the short frames of lookahead_frames"),
   ],
 )
 def test_windows_that_do_not_fit_are_refused(changed, words):
@@ -59,11 +62,9 @@ def test_no_latent_depends_on_later_samples(params):
   assert np.abs(after[:, 5] - before[:, 5]).max() > 1e-3
 
 
-@pytest.mark.parametrize("lookahead", [0, 1, 3])
-def test_samples_depend_on_as_many_later_frames_as_stated(lookahead):
-  config = configs.from_dict(
-    FrameRateConfig, configs.to_dict(FRAME_RATE) | {"lookahead_frames": lookahead}
-  )
+@pytest.mark.parametrize(("lead", "lookahead"), [(0, 0), (0, 1), (3, 1), (4, 1), (5, 2)])
+def test_samples_depend_on_as_many_later_short_frames_as_stated(lead, lookahead):
+  config = dataclasses.replace(FRAME_RATE, window_lead=lead, lookahead_frames=lookahead)
   keys = jax.random.split(jax.random.key(0))
   params = meta.unbox(config.init_params(keys, chirp(3200)[None]))["decoder"]
   latents = np.random.default_rng(0).normal(size=(1, 10, 8)).astype(np.float32)
@@ -73,7 +74,7 @@ def test_samples_depend_on_as_many_later_frames_as_stated(lookahead):
   difference = np.abs(decode(params, latents) - decode(params, changed))[0]
   first = np.flatnonzero(difference > 1e-6)[0]
   # A Hann window begins with a zero.
-  assert first - (6 - lookahead) * 320 in range(1, 8)
+  assert first - (6 * 320 - lead * 80) in range(1, 8)
 
 
 def test_frames_past_the_end_write_nothing(params):
@@ -85,22 +86,25 @@ def test_frames_past_the_end_write_nothing(params):
   changed = latents.copy()
   changed[1, 4:] = 7.0
   np.testing.assert_array_equal(run(changed, np.array([9, 4])), together)
-  assert np.abs(together[1, 4 * 320 : 5 * 320]).max() > 0  # what frame 3 wrote ahead
-  assert not np.any(together[1, 7 * 320 :])
+  # The first 320 samples precede the clip. The window of the last short frame of frame 3 begins
+  # one short frame before it.
+  last = 320 + 4 * 320 + 80 * 2
+  assert np.abs(together[1, last - 80 : last]).max() > 0
+  assert not np.any(together[1, last:])
 
 
 def test_a_window_of_constant_magnitude_is_the_transform_of_its_spectrum(params):
   # With a constant spectrum in every frame, the overlapping windows add up to a steady waveform.
   frozen = jax.tree.map(jnp.zeros_like, params["decoder"])
   bins = FRAME_RATE.decoder_window // 2 + 1
-  log_magnitude = np.full(bins, -60.0, np.float32)
-  log_magnitude[8] = 1 + np.log(100.0)  # 8 periods in a window: 100 Hz
-  frozen["output"]["bias"] = jnp.concatenate([log_magnitude, np.zeros(bins, np.float32)])
+  head = np.zeros((3, bins), np.float32)
+  head[0] = 1 + np.log(50.0)
+  head[1, 8] = 2.0  # 8 periods in a window of 320 samples: 400 Hz
+  frozen["output"]["bias"] = jnp.asarray(head.reshape(-1))
   waveform = FRAME_RATE.decode_latents(frozen, np.zeros((1, 12, 8), np.float32))[0]
-  middle = waveform[4 * 320 : 8 * 320]
   time = np.arange(4 * 320, 8 * 320)
-  tone = 2 * 100 / 1280 * np.cos(2 * np.pi * 8 * (time + 320) / 1280)
-  np.testing.assert_allclose(middle, tone, atol=1e-5)
+  tone = 2 * 100 / 320 * np.cos(2 * np.pi * 8 * time / 320)
+  np.testing.assert_allclose(waveform[4 * 320 : 8 * 320], tone, atol=1e-5)
 
 
 def test_its_training_configuration_survives_json():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,27 @@ def test_spectral_loss_is_least_for_the_target_itself():
   quieter = spectral_loss(target, 0.5 * target, CONFIG)
   noise = 0.1 * jax.random.normal(jax.random.key(0), target.shape)
   assert float(same) < 1e-3 < float(quieter) < float(spectral_loss(target, noise, CONFIG))
+
+
+def test_a_linear_weight_gives_weight_to_loud_bins():
+  target = chirp(16_384)[None]
+  time = np.arange(target.shape[1]) / 16_000
+  loud = 0.5 * np.sin(2 * np.pi * 500 * time)[None]
+  quiet = 1e-3 * np.sin(2 * np.pi * 6_000 * time)[None]
+  sound = (loud + quiet + 1e-5 * target).astype(np.float32)
+  relative = dataclasses.replace(CONFIG, linear_weight=4.0)
+  even = dataclasses.replace(CONFIG, linear_weight=0.0)
+
+  def ratio(config):
+    change_loud = spectral_loss(sound, (0.8 * loud + quiet + 1e-5 * target), config)
+    change_quiet = spectral_loss(sound, (loud + 0.2 * quiet + 1e-5 * target), config)
+    return float(change_loud / change_quiet)
+
+  assert ratio(relative) > 2 * ratio(even)
+  assert float(spectral_loss(sound, sound, relative)) < 1e-6
+  doubled = spectral_loss(2 * sound, 2 * (0.8 * loud + quiet + 1e-5 * target), relative)
+  once = spectral_loss(sound, 0.8 * loud + quiet + 1e-5 * target, relative)
+  np.testing.assert_allclose(doubled, once, rtol=0.05)  # independent of the level, but for floors
 
 
 def test_spectral_loss_of_silence_has_a_finite_gradient():

@@ -42,6 +42,16 @@ def test_a_missing_module_of_this_project_keeps_its_traceback():
     importing("audiolm_jax.no_such_module")
 
 
+def test_standard_input_as_a_file_is_refused_by_its_name(capsys):
+  def main(argv):
+    raise AssertionError(argv)
+
+  main.takes_arguments = True
+  assert exit_code(main, ["detect", "-"]) == 2
+  message = "error: - is standard input, which is not read; give the name of a file\n"
+  assert capsys.readouterr().err == message
+
+
 def test_a_home_folder_in_a_flag_is_expanded(tmp_path):
   program = (
     "from absl import flags\n"
@@ -77,3 +87,19 @@ def test_a_reader_that_ends_early_ends_the_command_without_a_message(lines):
   )
   assert done.stderr == "" and done.stdout == "x" * 99 + "\n"
   assert done.returncode == 141
+
+
+def test_names_and_messages_that_the_locale_cannot_encode_are_escaped():
+  program = (
+    "from audiolm_jax.core.command_line import run_cli\n"
+    "run_cli(lambda _: print('caf\\udce9.wav', 'gr\\u00fc\\u00df'))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=REPO,
+    env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.strip() == r"caf\udce9.wav gr\xfc\xdf", done.stderr
+  assert done.returncode == 0

@@ -65,7 +65,15 @@ def assert_same(config, found, *arguments, beside=()):
   "config",
   [
     SoundStreamConfig(encoder_channels=2, decoder_channels=3, latent_dim=8, strides=(2, 3)),
-    FrameRateConfig(encoder_dim=8, decoder_dim=12, encoder_layers=1, decoder_layers=2),
+    FrameRateConfig(
+      encoder_dim=8,
+      encoder_layers=1,
+      encoder_short_dim=4,
+      decoder_dim=12,
+      decoder_layers=2,
+      decoder_short_dim=6,
+      decoder_short_layers=1,
+    ),
   ],
   ids=lambda config: type(config).__name__,
 )

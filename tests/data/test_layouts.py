@@ -74,7 +74,9 @@ def test_a_layout_can_be_named_and_one_that_does_not_fit_is_refused(tmp_path):
   assert set(_described(tmp_path, "folder")) == {"wavs/a.wav", "train/b.wav"}
   with pytest.raises(DataError, match="does not have the layout maestro"):
     manifest.list_clips(tmp_path, layout="maestro")
-  with pytest.raises(DataError, match="the layouts are maestro, ljspeech, librispeech, folder"):
+  with pytest.raises(
+    DataError, match="the layouts are maestro, ljspeech, librispeech, vctk, folder"
+  ):
     manifest.list_clips(tmp_path, layout="libri")
 
 
@@ -94,3 +96,94 @@ def test_folders_and_manifests_in_a_bucket_are_read_like_those_on_disk(corpus, t
   for one, other in zip(there, here, strict=True):
     waveforms = [manifest.read_clip(clip, 16_000) for clip in (one, other)]
     np.testing.assert_array_equal(*waveforms)
+
+
+@pytest.mark.parametrize("above", ["", "LibriSpeech/", "corpora/english/LibriSpeech/"])
+def test_a_stray_file_does_not_move_held_out_clips_to_train(tmp_path, above, caplog):
+  parts = ["train-clean-100/19/198", "dev-clean/84/2", "test-clean/61/7"]
+  _make(tmp_path, [f"{above}{part}/x.flac" for part in parts])
+  before = _described(tmp_path)
+  _make(tmp_path, [f"{above}stray.flac"])
+  assert _described(tmp_path) == before
+  assert {split for split, _ in before.values()} == {"train", "valid", "test"}
+  (record,) = caplog.records
+  assert "1 audio files are left out, such as" in record.getMessage()
+  assert "stray.flac (not part of the layout librispeech)" in record.getMessage()
+  corpus = manifest.read_corpus(tmp_path)
+  assert corpus.layout == "librispeech" and list(corpus.left_out) == [f"{above}stray.flac"]
+
+
+def test_a_corpus_among_more_other_files_is_refused_unless_a_layout_is_named(tmp_path):
+  _make(tmp_path, ["dev-clean/84/2/x.flac", *(f"own/{i}.wav" for i in range(3))])
+  with pytest.raises(DataError, match=r"3 of 4 audio files outside of a corpus .* librispeech"):
+    manifest.list_clips(tmp_path)
+  assert len(_described(tmp_path, "folder")) == 4
+  assert _described(tmp_path, "librispeech") == {"dev-clean/84/2/x.flac": ("valid", "84")}
+
+
+def test_folders_of_numbers_alone_are_not_librispeech(tmp_path):
+  _make(tmp_path, ["12/session/a.wav", "12/session/b.wav", "music/c.wav"])
+  assert manifest.read_corpus(tmp_path).layout == "folder"
+  assert {speaker for _, speaker in _described(tmp_path).values()} == {None}
+
+
+def test_corpora_are_found_in_a_folder_below(tmp_path):
+  _make(tmp_path / "music", ["maestro/2004/a.wav", "maestro/2006/b.wav", "maestro/2006/c.wav"])
+  (tmp_path / "music/maestro/maestro-v3.0.0.csv").write_text(MAESTRO)
+  assert [split for split, _ in _described(tmp_path / "music").values()] == [
+    "train",
+    "valid",
+    "test",
+  ]
+  (tmp_path / "music/v2").mkdir()
+  (tmp_path / "music/v2/maestro-v2.0.0.csv").write_text(MAESTRO)
+  with pytest.raises(DataError, match=r"several copies of MAESTRO \(maestro/, v2/\)"):
+    manifest.list_clips(tmp_path / "music")
+  _make(tmp_path / "speech", ["LJSpeech-1.1/metadata.csv", "LJSpeech-1.1/wavs/a.wav"])
+  assert _described(tmp_path / "speech") == {"LJSpeech-1.1/wavs/a.wav": ("train", "ljspeech")}
+  _make(tmp_path / "speech", ["other/metadata.csv", "other/wavs/a.wav"])
+  assert manifest.read_corpus(tmp_path / "speech").layout == "folder"
+
+
+def test_the_microphones_of_one_recording_are_in_one_split(tmp_path):
+  names = [
+    f"wav48_silence_trimmed/p{speaker}/p{speaker}_{number:03d}_mic{microphone}.flac"
+    for speaker in (225, 226)
+    for number in range(20)
+    for microphone in (1, 2)
+  ]
+  _make(tmp_path, names)
+  described = _described(tmp_path, valid_fraction=0.3)
+  assert manifest.read_corpus(tmp_path).layout == "vctk"
+  assert {speaker for _, speaker in described.values()} == {"p225", "p226"}
+  splits = [described[name][0] for name in sorted(names)]
+  assert splits[::2] == splits[1::2] and 2 < splits.count("valid") < 50
+  # A recording is in the split that its first file has alone.
+  for name in names[1::2]:
+    (tmp_path / name).unlink()
+  alone = _described(tmp_path, valid_fraction=0.3)
+  assert alone == {name: described[name] for name in alone}
+
+
+def test_copies_in_two_formats_are_in_one_split(tmp_path):
+  _make(tmp_path, [f"{i}.{kind}" for i in range(30) for kind in ("wav", "flac")])
+  described = _described(tmp_path, valid_fraction=0.3)
+  for i in range(30):
+    assert described[f"{i}.wav"] == described[f"{i}.flac"]
+  assert {split for split, _ in described.values()} == {"train", "valid"}
+
+
+def test_links_to_folders_and_files_add_no_copies(tmp_path):
+  _make(tmp_path, [f"deep/{i}.wav" for i in range(3)])
+  before = [clip.id for clip in manifest.list_clips(tmp_path)]
+  (tmp_path / "deep/up").symlink_to(tmp_path)
+  (tmp_path / "again").symlink_to(tmp_path / "deep")
+  (tmp_path / "deep/0.flac").symlink_to(tmp_path / "deep/0.wav")
+  (tmp_path / "deep/._0.wav").write_bytes(b"no sound")
+  (tmp_path / "deep/self.txt").symlink_to("self.txt")
+  clips = manifest.list_clips(tmp_path)
+  assert [clip.id for clip in clips] == ["deep/0.flac", *before[1:]]
+  outside = tmp_path.parent / "outside"
+  _make(outside, ["b.wav"])
+  (tmp_path / "linked").symlink_to(outside)
+  assert "linked/b.wav" in {clip.id for clip in manifest.list_clips(tmp_path)}

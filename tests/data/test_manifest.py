@@ -1,6 +1,7 @@
 """Folders, manifests, splits, skipped clips."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -126,3 +127,58 @@ def test_missing_file_is_an_audio_error(tmp_path):
 def test_rows_are_json_objects_so_that_unknown_keys_do_no_harm(tmp_path):
   (tmp_path / "m.jsonl").write_text(json.dumps({"path": "a.wav", "sex": "F", "licence": "CC0"}))
   assert manifest.list_clips(tmp_path / "m.jsonl")[0].split == "train"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lines_end_with_a_line_feed_only_in_every_encoding(tmp_path, encoding):
+  names = ["a\u2028b.wav", "c\x85d.wav", "e\x0bf.wav", "gr\u00fc\u00df.wav"]
+  rows = [json.dumps({"path": name, "split": "Validation"}, ensure_ascii=False) for name in names]
+  (tmp_path / "m.jsonl").write_bytes("\r\n".join([*rows, ""]).encode(encoding))
+  clips = manifest.list_clips(tmp_path / "m.jsonl")
+  assert sorted(clip.id for clip in clips) == sorted(names)
+  assert {clip.split for clip in clips} == {"valid"}
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [
+    (b"RIFF\x24\xfa\0\0WAVEfmt ", r"m\.jsonl is not text, but a WAV file; give a text file"),
+    (b"\x1f\x8b\x08\0", r"a gzip file \(unpack it with gunzip\)"),
+    (b"\xfa\xfb\xfc\xfd", "bytes that begin with fa fb fc fd"),
+    (b"path,split\na.wav,train\n", r"line 1: .* the line begins with 'path,split'"),
+    (b'{"audio_filepath": "a.wav", "duration": 1}', r"its fields are audio_filepath, duration"),
+    (b'[{"path": "a.wav"}]', r"it is list, .* a row is \{\"path\""),
+    (b'{"path": ["a.wav"]}', "path is list"),
+    (b'{"path": ""}', "path is ''"),
+    (b'{"path": "a\\u0000.wav"}', "path is "),
+    (b'{"path": "a.wav", "seconds": 1e999}', "seconds is inf"),
+    (b'{"path": "a.wav", "seconds": -1}', "seconds is -1"),
+    (b'{"path": "a.wav", "split": true}', "split is bool"),
+    (b"[" * 100_000, "RecursionError"),
+    (b'{"path": "a.wav", "seconds": ' + b"9" * 5_000 + b"}", "line 1"),
+    (b'{"path": "a.wav"}\n{"path": "./a.wav"}', "line 2: ./a.wav is listed twice"),
+  ],
+)
+def test_other_files_are_refused_with_what_they_are(tmp_path, content, words):
+  (tmp_path / "m.jsonl").write_bytes(content)
+  with pytest.raises(DataError, match=words) as caught:
+    manifest.list_clips(tmp_path / "m.jsonl")
+  assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_file_names_that_are_not_text_are_listed_and_read(tmp_path):
+  name = os.fsdecode(b"caf\xe9.wav")
+  _write(tmp_path / "b.wav")
+  (tmp_path / name).write_bytes((tmp_path / "b.wav").read_bytes())
+  clips = manifest.list_clips(tmp_path)
+  assert {clip.id for clip in clips} == {name, "b.wav"}
+  assert {clip.split for clip in clips} == {"train", "valid"}
+  for clip in clips:
+    assert len(manifest.read_clip(clip, 16_000)) == 1_600
+
+
+def test_a_name_that_no_file_can_have_is_an_unreadable_clip(tmp_path):
+  (tmp_path / "m.jsonl").write_text('{"path": "a\\ud800.wav"}')
+  (clip,) = manifest.list_clips(tmp_path / "m.jsonl")
+  with pytest.raises(AudioError, match="does not exist"):
+    manifest.read_clip(clip, 16_000)

@@ -265,6 +265,8 @@ def test_batches_resume_exactly(use_cached, cached):
     _assert_equal(next(resumed), batch)
   with pytest.raises(DataError, match="RANDOM_SEED 5"):
     resumed.set_state({"seed": 5, "batches": 0})
+  with pytest.raises(DataError, match="position is of another corpus"):
+    resumed.set_state(first.get_state() | {"corpus": 1})
 
 
 def test_waveform_batches_have_the_agreed_features(registered):

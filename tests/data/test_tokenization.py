@@ -1,6 +1,7 @@
 """Audio to token stores through a bundle's tokenizers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import soundfile
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import audio_shards, manifest, token_store, tokenization
+from audiolm_jax.io import audio
 
 
 def _tokenize(bundle, source, folder, **settings):
@@ -34,7 +36,7 @@ def test_stored_tokens_are_the_bundles_tokens_of_the_whole_files(
 
 
 def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_path, monkeypatch):
-  real = audio_shards.read_clip
+  real = audio_shards.open_clip
   seen = []
 
   def dies_at_the_sixth(clip, sample_rate):
@@ -43,19 +45,57 @@ def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_pa
     seen.append(clip.id)
     return real(clip, sample_rate)
 
-  monkeypatch.setattr(audio_shards, "read_clip", dies_at_the_sixth)
+  monkeypatch.setattr(audio_shards, "open_clip", dies_at_the_sixth)
   with pytest.raises(KeyboardInterrupt):
     _tokenize(miniature_bundle, corpus, tmp_path, num_workers=1)
   assert len(token_store.TokenStore(tmp_path, allow_incomplete=True)) == 4
   done_before = set(seen[:4])
   seen.clear()
   monkeypatch.setattr(
-    audio_shards, "read_clip", lambda clip, rate: seen.append(clip.id) or real(clip, rate)
+    audio_shards, "open_clip", lambda clip, rate: seen.append(clip.id) or real(clip, rate)
   )
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.clips == {"train": 5, "valid": 2}
   assert len(seen) == 3 and not done_before & set(seen)
   seen.clear()
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.complete and not seen
+
+
+def test_long_clips_are_tokenized_in_slices_with_the_same_result(
+  miniature_bundle, corpus, monkeypatch
+):
+  shard = audio_shards.ClipShard(tuple(manifest.list_clips(corpus)))
+  expected = tokenization.tokenize_shard(miniature_bundle, shard)
+  monkeypatch.setattr(manifest, "_LONG_SECONDS", 0.5)
+  opened = [type(clip.waveform) for clip in shard.read(16_000, 2)]
+  assert opened.count(audio.SlicedAudio) == 6 and opened.count(np.ndarray) == 1
+  found = tokenization.tokenize_shard(miniature_bundle, shard)
+  for one, other in zip(found.clips, expected.clips, strict=True):
+    assert (one.id, one.seconds) == (other.id, other.seconds)
+    for key in one.streams:
+      np.testing.assert_array_equal(one.streams[key], other.streams[key])
+
+
+def test_clips_that_changed_after_they_were_tokenized_are_refused(
+  miniature_bundle, corpus, tmp_path
+):
+  sound = Path(manifest.list_clips(corpus)[0].path).read_bytes()
+  source, store = tmp_path / "sound", tmp_path / "store"
+  source.mkdir()
+  for name in ("a.wav", "b.wav"):
+    (source / name).write_bytes(sound)
+  (tmp_path / "m.jsonl").write_text('{"path": "sound/a.wav"}\n{"path": "sound/b.wav"}')
+  for given in (source, tmp_path / "m.jsonl"):
+    _tokenize(miniature_bundle, given, store / given.name)
+    (source / "b.wav").write_bytes(sound + bytes(100))
+    with pytest.raises(
+      DataError, match=r"1 clips of .* have changed .* such as (sound/)?b\.wav \("
+    ):
+      _tokenize(miniature_bundle, given, store / given.name)
+    (source / "b.wav").write_bytes(sound)
+    assert _tokenize(miniature_bundle, given, store / given.name).info.complete
+  (source / "b.wav").unlink()
+  with pytest.raises(DataError, match=r"1 clips of .* not in the corpus any more, such as b\.wav"):
+    _tokenize(miniature_bundle, source, store / source.name)
 
 
 @pytest.mark.parametrize(("batch_size", "long_seconds"), [(1, 60.0), (2, 60.0), (4, 1.0)])

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -100,6 +101,36 @@ def test_only_the_beginning_is_read_when_asked(tmp_path):
   assert len(audio.load_audio(tmp_path / "a.wav", 8_000, seconds=1.5)) == 12_000
 
 
+def test_slices_of_a_file_equal_the_whole_file(tmp_path):
+  rng = np.random.default_rng(0)
+  soundfile.write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, (400_000, 2)), 44_100)
+  whole = audio.load_audio(tmp_path / "a.flac", RATE)
+  sliced = audio.SlicedAudio(tmp_path / "a.flac", RATE)
+  assert len(sliced) == len(whole) and sliced.shape == whole.shape
+  for first, last in [(0, 10), (5, 100_000), (90_000, 100_010), (99_000, 10**9), (0, 7), (9, 9)]:
+    np.testing.assert_array_equal(sliced[first:last], whole[first:last])
+  np.testing.assert_array_equal(np.asarray(sliced), whole)
+  assert 0 < sliced.resampled_peak == np.abs(whole).max()
+  other = audio.SlicedAudio(tmp_path / "a.flac", RATE)
+  soundfile.write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, 1_000), 44_100)
+  with pytest.raises(AudioError, match="changed while it was read"):
+    other[:]
+
+
+def test_an_hour_is_sliced_in_bounded_memory(tmp_path):
+  with soundfile.SoundFile(tmp_path / "long.flac", "w", 1_000, 1, subtype="PCM_16") as file:
+    file.write(np.zeros(3_600_000, np.int16))
+  tracemalloc.start()
+  sliced = audio.SlicedAudio(tmp_path / "long.flac", RATE)
+  assert len(sliced) == 3_600 * RATE and sliced.peak == 0
+  assert not sliced[:RATE].any() and len(sliced[50 * RATE : 51 * RATE]) == RATE
+  _, most = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert most < 100e6  # of 230 MB
+  with pytest.raises(AudioError, match=r"long\.flac is silent \(its peak is 0\.0e\+00,"):
+    audio.check_peak(sliced.peak, "long.flac")
+
+
 def test_missing_folder_empty_and_foreign_files_are_refused(tmp_path):
   (tmp_path / "empty.wav").touch()
   (tmp_path / "text.wav").write_text("not sound at all, " * 100)
@@ -119,6 +150,8 @@ def test_missing_folder_empty_and_foreign_files_are_refused(tmp_path):
     assert name == "." or name in str(caught.value)
   with pytest.raises(AudioError, match="not a regular file"):
     audio.read_audio("/dev/null")
+  with pytest.raises(AudioError, match="- is standard input, which is not read"):
+    audio.read_audio("-")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -164,6 +197,13 @@ def test_nan_and_infinite_samples_are_refused(tmp_path, bad):
   with pytest.raises(AudioError, match="NaN or infinite"):
     audio.write_audio(tmp_path / "b.wav", samples, RATE)
   assert not (tmp_path / "b.wav").exists()
+
+
+def test_samples_whose_sum_overflows_are_refused_without_a_warning(tmp_path):
+  samples = np.full((100, 2), 3e38, np.float32)
+  soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+  with pytest.raises(AudioError, match="NaN or infinite"):
+    audio.read_audio(tmp_path / "a.wav")
 
 
 def test_overshoot_is_clipped_and_another_scale_is_refused(tmp_path):

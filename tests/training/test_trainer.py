@@ -9,11 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import soundfile
 import toy_trainable as toy
 from helpers_training import curve
 
 from audiolm_jax.core import products
 from audiolm_jax.core.errors import CheckpointError, ConfigError, DataError, UserError
+from audiolm_jax.data import datasets
 from audiolm_jax.trainables import registry
 from audiolm_jax.training import trainer
 from tests.conftest import forced_devices
@@ -213,6 +215,16 @@ def test_evaluation_uses_the_same_weighted_batches_each_time(tmp_path):
   data, params, model = toy.ToyData(end=3), params_of(tmp_path), toy.ToyTrainable(frozen)
   expected = np.mean([float(model._loss(params, next(data), 0.0)) for _ in range(3)])
   np.testing.assert_allclose(result.eval_metrics["loss"], expected, rtol=1e-5)
+
+
+def test_a_corpus_without_held_out_clips_is_refused_before_anything_is_compiled(tmp_path):
+  soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
+  manifest = tmp_path / "m.jsonl"
+  manifest.write_text('{"path": "a.wav", "split": "train"}')
+  held_out = datasets.InMemoryAudio(str(manifest), crop_seconds=0.5, split="valid", batch_size=2)
+  with pytest.raises(DataError, match=r"no clip has the split 'valid'; .* EVAL_PERIOD=0 trains"):
+    toy.run(tmp_path / "run", eval_dataset=held_out, eval_period=1)
+  assert not (tmp_path / "run" / "log.txt").exists()
 
 
 def test_the_files_of_a_run_folder(uninterrupted):

@@ -20,11 +20,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.evaluation import degradations
 from audiolm_jax.io import audio, files
@@ -78,7 +79,7 @@ def write_test(
   sample_rate: int,
   *,
   key_path: str | os.PathLike[str] | None = None,
-  facts: dict[str, Any] | None = None,
+  facts: JsonDict | None = None,
 ) -> Path:
   """Writes the page and its sounds into a folder, and the key outside of it.
 
@@ -109,7 +110,7 @@ def write_test(
   except OSError as error:
     raise UserError(f"cannot create {folder}: {error.strerror}") from error
 
-  def put(sound: Sound) -> dict[str, Any]:
+  def put(sound: Sound) -> JsonDict:
     file = f"audio/{secrets.token_hex(8)}.wav"
     audio.write_audio(folder / file, sound.waveform, sample_rate)
     seconds = len(sound.waveform) / sample_rate
@@ -120,7 +121,7 @@ def write_test(
   for trial in _RANDOM.sample(list(trials), len(trials)):
     trial_id = secrets.token_hex(8)
     sounds = _RANDOM.sample(list(trial.sounds), len(trial.sounds))
-    entry: dict[str, Any] = {"id": trial_id, "sounds": [put(sound) for sound in sounds]}
+    entry: JsonDict = {"id": trial_id, "sounds": [put(sound) for sound in sounds]}
     if trial.reference is not None:
       entry["reference"] = put(trial.reference)
     shown.append(entry)

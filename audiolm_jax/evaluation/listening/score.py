@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from audiolm_jax.core import configs, plain_json
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.evaluation.listening.build import HIDDEN_REFERENCE, Kind
 from audiolm_jax.evaluation.metric import Metric
@@ -39,7 +40,7 @@ class Answers:
   """
 
   listener: str
-  by_trial: Mapping[str, Any]
+  by_trial: Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Score:
   sentences: list[str]
 
 
-def read_key(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_key(path: str | os.PathLike[str]) -> JsonDict:
   """Reads the key of a test.
 
   Raises:
@@ -77,7 +78,7 @@ def read_key(path: str | os.PathLike[str]) -> dict[str, Any]:
   return key
 
 
-def read_answers(paths: Sequence[str | os.PathLike[str]], key: Mapping[str, Any]) -> list[Answers]:
+def read_answers(paths: Sequence[str | os.PathLike[str]], key: Json) -> list[Answers]:
   """Reads the answers that listeners downloaded; of a listener's files the last one counts.
 
   Raises:
@@ -107,7 +108,7 @@ def read_answers(paths: Sequence[str | os.PathLike[str]], key: Mapping[str, Any]
   return list(found.values())
 
 
-def score(key: Mapping[str, Any], answers: Sequence[Answers]) -> Score:
+def score(key: Json, answers: Sequence[Answers]) -> Score:
   """Returns the result of a test of any kind."""
   kind = Kind(key["kind"])
   if kind is Kind.MUSHRA:
@@ -144,7 +145,7 @@ def answers_for_margin(margin: float = _MARGIN) -> int:
   return math.ceil(0.25 * (stats.norm.ppf(0.975) / margin) ** 2)
 
 
-def _shares(key: Mapping[str, Any], answers: Sequence[Answers], kind: Kind) -> Score:
+def _shares(key: Json, answers: Sequence[Answers], kind: Kind) -> Score:
   """Returns the share of right answers, or of answers for the first of two systems."""
   trials = key["trials"]
   if kind is Kind.PREFERENCE:
@@ -197,7 +198,7 @@ def _sentences(share: Estimate, p: float) -> list[str]:
   return sentences
 
 
-def _mushra(key: Mapping[str, Any], answers: Sequence[Answers]) -> Score:
+def _mushra(key: Json, answers: Sequence[Answers]) -> Score:
   ratings = [
     (a.listener, trial, key["trials"][trial]["truth"][int(i)], float(value))
     for a in answers

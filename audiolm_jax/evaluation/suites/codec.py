@@ -3,12 +3,12 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.interface import Codec
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data.manifest import clips_of_split, list_clips
 from audiolm_jax.evaluation import codec as reconstruction
@@ -176,7 +176,7 @@ def codec_suite(
   ]
   others = {_levels(count) for count in levels if count not in (base, every)}
   rows += _rows_by_source([row for row in averages if row.of not in others], clips)
-  details: dict[str, Any] = {"report": report, "clips": [clip.id for clip in clips]}
+  details: JsonDict = {"report": report, "clips": [clip.id for clip in clips]}
   if measures.recognizer is not None:
     details["recognizer"] = measures.recognizer.name
     details["words"] = {

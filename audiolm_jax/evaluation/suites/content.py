@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Row, SuiteResult
 from audiolm_jax.evaluation.statistics import exact
-from audiolm_jax.io import audio
+from audiolm_jax.io import audio, storage
 
 Loaded = TypeVar("Loaded")
 
@@ -124,13 +124,18 @@ def reader_of(folder: str, load: Callable[[str], Loaded]) -> Callable[[str], Loa
   Returns:
     A function of the file's name without suffix; it raises DataError if there is no such file.
   """
-  paths = {p.stem: p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES}
+  names = [PurePosixPath(entry.name) for entry in storage.list_files(folder)]
+  paths = {
+    name.stem: storage.join(folder, str(name))
+    for name in names
+    if name.suffix.lower() in AUDIO_SUFFIXES
+  }
 
   def read(file: str) -> Loaded:
     if file not in paths:
       raise DataError(
         f"the items name {file}, and {folder} has no such file ({' '.join(AUDIO_SUFFIXES)})"
       )
-    return load(str(paths[file]))
+    return load(paths[file])
 
   return read

@@ -4,13 +4,13 @@ diversity, words and quality."""
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.interface import Codec
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation import continuation as sound
 from audiolm_jax.evaluation import diversity, frechet, generation, plots, speech
@@ -293,7 +293,7 @@ def _voice_rows(
   rate: int,
   cut: int,
   seed: int,
-) -> tuple[list[Row], dict[str, Any]]:
+) -> tuple[list[Row], JsonDict]:
   """Identifies the speaker of continuations among the prompt's speaker and nine others.
 
   A speaker is enrolled with the last piece of real speech of a clip. The piece between it and the
