@@ -1,5 +1,6 @@
 """Rejects requests from other sites and requests that are too large, before Gradio reads them."""
 
+import contextlib
 import ipaddress
 import json
 import socket
@@ -108,14 +109,14 @@ class Guard:
 
     async def watched(message: Message) -> None:
       nonlocal began
-      began = True
-      await send(message)
+      if taken <= most or began:  # the application's own answer to the error is replaced
+        began = True
+        await send(message)
 
-    try:
+    with contextlib.suppress(_TooLargeError):
       await self._app(scope, counted, watched)
-    except _TooLargeError:
-      if not began:
-        await _reject(send, 413, too_large)
+    if taken > most and not began:
+      await _reject(send, 413, too_large)
 
 
 class _TooLargeError(Exception):

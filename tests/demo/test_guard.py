@@ -1,6 +1,7 @@
 """Requests that other sites send, and requests that are too large."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -9,14 +10,15 @@ from audiolm_jax.demo.guard import MOST_BODY_BYTES, Guard, HostNames, is_local
 
 def served(
   host, *, origin=None, method="POST", path="/queue/join", chunks=(b"{}",), length=None,
-  listening="127.0.0.1", allowed=(),
+  listening="127.0.0.1", allowed=(), catches=False,
 ):  # fmt: skip
   """The status of a request, and the bytes that the application received."""
   received, sent = [], []
 
   async def app(scope, receive, send):
-    for _ in chunks:
-      received.append((await receive())["body"])
+    with contextlib.suppress(Exception) if catches else contextlib.nullcontext():
+      for _ in chunks:
+        received.append((await receive())["body"])
     await send({"type": "http.response.start", "status": 200, "headers": []})
 
   async def request():
@@ -92,6 +94,11 @@ def test_a_body_without_a_stated_length_is_refused_once_it_is_too_long():
   status, received = served("localhost", chunks=[b"x" * 400_000] * 750)
   assert status == 413 and received <= MOST_BODY_BYTES
   assert served("localhost", path="/upload", chunks=[b"x" * 400_000] * 10) == (200, 4_000_000)
+
+
+def test_an_application_that_answers_the_error_itself_is_overruled():
+  status, _ = served("localhost", chunks=[b"x" * 400_000] * 9, catches=True)
+  assert status == 413
 
 
 def test_hosts_that_only_this_machine_reaches():
