@@ -44,8 +44,8 @@ flags.DEFINE_integer(
   "seed", 0, "Seed of the choice of recordings and of sampling.", 0, flag_values=FLAGS
 )
 flags.DEFINE_string(
-  "key", None, "Key of the test: for score, and the file to write if build shall not write it next "
-  "to --output_dir.",
+  "key", None, "Key of the test, which build writes and score reads; default of build: next to "
+  "--output_dir.",
   flag_values=FLAGS,
 )  # fmt: skip
 

@@ -119,7 +119,7 @@ def continue_audio(
   def rehearse(rehearsal: Cascade, clips: list[Clip], options: CascadeOptions) -> None:
     rehearsal.sample(clips, num_samples=num_samples, options=options)
 
-  request = _request(bundle, waveform, sample_rate, settings, rehearse)
+  request = _request(bundle, waveform, sample_rate, settings, rehearse, progress)
   timings = {} if waveform is None else {"encode": time.perf_counter() - start}
   sampled = bundle.cascade.sample(
     request.clips,
@@ -180,7 +180,7 @@ def stream(
   def rehearse(rehearsal: Cascade, clips: list[Clip], options: CascadeOptions) -> None:
     collections.deque(rehearsal.stream(clips[0], options=options), maxlen=0)
 
-  request = _request(bundle, waveform, sample_rate, settings, rehearse, most_axes=1)
+  request = _request(bundle, waveform, sample_rate, settings, rehearse, progress, most_axes=1)
   codes = bundle.cascade.stream(
     request.clips[0], seed=request.seed, options=request.options, progress=progress
   )
@@ -252,6 +252,7 @@ def _request(
   sample_rate: int | None,
   settings: Settings,
   rehearse: _Rehearse,
+  progress: Progress | None,
   most_axes: int = 2,
 ) -> _Request:
   """Checks the settings and encodes the prompts, while programs load or compile."""
@@ -262,6 +263,8 @@ def _request(
   prompt_audio = arguments.member(
     PromptAudio, settings.get("prompt_audio", PromptAudio.CODEC), "prompt_audio"
   )
+  if progress is not None and not callable(progress):
+    raise UserError(f"progress is {shown(progress)}; give a function of stage, done and total")
   seed = arguments.whole(settings.get("seed", 0), "seed", ranges.SEEDS)
   duration, prompt_seconds = _check_seconds(mode, settings, bundle.sample_rate)
   _check_stages(bundle, mode)
@@ -378,22 +381,22 @@ def _prepared_prompts(
       samples, rate, channel_axis=channel_axis, seconds=seconds, most_axes=axes, name=name
     )
 
-  is_list = _is_list(waveform)
-  if is_list and most_axes == 1:
-    raise UserError(
-      f"stream takes one prompt, not a list of {len(waveform)}; continue_audio takes several"
-    )
-  if is_list:
-    rows = [check(samples, 1, f"prompt [{i}] of the list") for i, samples in enumerate(waveform)]
+  place = "the prompt"
+  if _is_list(waveform):
+    place, is_batch = "prompt [{}] of the list", False
+    if most_axes == 1:
+      raise UserError(
+        f"stream takes one prompt, not a list of {len(waveform)}; continue_audio takes several"
+      )
+    rows = [check(samples, 1, place.format(i)) for i, samples in enumerate(waveform)]
   else:
-    rows = check(waveform, most_axes, "the prompt")
-  is_batch = not is_list and np.ndim(rows) == 2
-  prompts = []
-  for i, row in enumerate(rows if is_list or is_batch else [rows]):
-    name = f"prompt [{i}] of the {'list' if is_list else 'batch'}"
-    prompt = audio.resample(row, rate, bundle.sample_rate)
-    check_prompt(prompt, bundle.sample_rate, name if is_list or is_batch else "the prompt")
-    prompts.append(prompt)
+    given = check(waveform, most_axes, place)
+    is_batch = given.ndim == 2
+    place = "prompt [{}] of the batch" if is_batch else place
+    rows = list(np.atleast_2d(given))
+  prompts = [audio.resample(row, rate, bundle.sample_rate) for row in rows]
+  for i, prompt in enumerate(prompts):
+    check_prompt(prompt, bundle.sample_rate, place.format(i))
   return prompts, is_batch
 
 

@@ -18,7 +18,7 @@ from audiolm_jax.core.ranges import Range
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
-def whole(value: Any, name: str, limits: Range) -> int:
+def whole(value: object, name: str, limits: Range) -> int:
   """Returns a whole number of any type, such as 3, 3.0 or np.int64(3), as an int.
 
   Raises:
@@ -32,7 +32,7 @@ def whole(value: Any, name: str, limits: Range) -> int:
   return found
 
 
-def number(value: Any, name: str, limits: Range, also: str = "") -> float:
+def number(value: object, name: str, limits: Range, also: str = "") -> float:
   """Returns a finite number of any type as a float.
 
   Args:
@@ -51,7 +51,7 @@ def number(value: Any, name: str, limits: Range, also: str = "") -> float:
   return float(found)
 
 
-def array(value: Any, name: str, wanted: str) -> np.ndarray:
+def array(value: object, name: str, wanted: str) -> np.ndarray:
   """Returns an array of numbers for anything that NumPy can convert to one.
 
   Args:
@@ -71,7 +71,7 @@ def array(value: Any, name: str, wanted: str) -> np.ndarray:
   return found
 
 
-def path(value: Any, name: str, wanted: str) -> str:
+def path(value: object, name: str, wanted: str) -> str:
   """Returns the path that a text or a path-like object names.
 
   Raises:
@@ -82,7 +82,7 @@ def path(value: Any, name: str, wanted: str) -> str:
   return os.fsdecode(value)
 
 
-def names(value: Any, name: str, wanted: str) -> tuple[str, ...]:
+def names(value: object, name: str, wanted: str) -> tuple[str, ...]:
   """Returns the texts of a collection that is not itself a text.
 
   Raises:
@@ -94,7 +94,7 @@ def names(value: Any, name: str, wanted: str) -> tuple[str, ...]:
   return tuple(value)
 
 
-def member(kind: type[Choice], value: Any, name: str) -> Choice:
+def member(kind: type[Choice], value: object, name: str) -> Choice:
   """Returns the member of an enumeration that has a value.
 
   Raises:
@@ -112,11 +112,10 @@ def shorten(text: object) -> str:
   return line if len(line) <= 100 else f"{line[:97]}..."
 
 
-def _scalar(value: Any) -> int | float | None:
+def _scalar(value: object) -> int | float | None:
   """Returns a Python number; None if the value is no single number, or is not finite."""
   if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0:
     value = value.item()
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  if not is_number or (isinstance(value, float) and not math.isfinite(value)):
+  if isinstance(value, bool) or not isinstance(value, int | float):
     return None
-  return value
+  return value if isinstance(value, int) or math.isfinite(value) else None

@@ -69,6 +69,7 @@ def test_a_bad_clip_among_several_is_named(miniature_bundle, waveform, words):
     ({"duration": "3"}, "duration is '3'; give a number from 0 to 3_600"),
     ({"duration": 1e-9}, r"duration is 1e-09 s, shorter than one sample \(6.25e-05 s\)"),
     ({"duration": 1e-9, "mode": "resynthesis"}, "shorter than a prompt may be"),
+    ({"progress": 5}, "progress is 5; give a function"),
     ({"mode": []}, r"mode \[\] is not one of continuation, unconditional"),
   ],
 )
@@ -89,15 +90,15 @@ def test_a_stream_takes_one_prompt(miniature_bundle):
     miniature_bundle.stream(np.stack([CLIP, CLIP]), RATE, duration=1.0)
 
 
-def test_channels_and_a_rate_of_another_type_give_the_tokens_of_the_mean(miniature_bundle):
-  mono = miniature_bundle.encode(CLIP, RATE)
-  stereo = miniature_bundle.encode(STEREO, float(RATE), channel_axis=-1)
-  np.testing.assert_array_equal(stereo.semantic, mono.semantic)
-  np.testing.assert_array_equal(stereo.codes, mono.codes)
-  settings = {"duration": 0.2, "prompt_seconds": 0.5, "mode": "continuation"}
-  mono = miniature_bundle.continue_audio(CLIP, RATE, **settings)
-  stereo = miniature_bundle.continue_audio([STEREO], RATE, channel_axis=-1, **settings)
-  np.testing.assert_array_equal(stereo[0].waveform, mono.waveform)
+@pytest.mark.parametrize("method", ["encode", "continue_audio", "stream"])
+def test_each_method_averages_channels_along_the_given_axis(miniature_bundle, method):
+  settings = {} if method == "encode" else {"duration": 1.0}
+  for waveform, axis in [(STEREO * [1, -1], -1), ((STEREO * [1, -1]).T, 0)]:
+    with pytest.raises(AudioError, match="is silent"):
+      getattr(miniature_bundle, method)(waveform, float(RATE), channel_axis=axis, **settings)
+  with pytest.raises(AudioError, match=r"prompt \[1\] of the list is silent"):
+    clips = [STEREO, STEREO * [1, -1]]
+    miniature_bundle.continue_audio(clips, RATE, channel_axis=-1, duration=1.0)
 
 
 def test_codes_that_are_no_array_are_refused(miniature_bundle):
