@@ -7,7 +7,7 @@ import enum
 import math
 import os
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
