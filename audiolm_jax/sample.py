@@ -3,6 +3,8 @@
   python -m audiolm_jax.sample --prompt in.wav --output out.wav
   python -m audiolm_jax.sample --output out.wav --mode unconditional --num_samples 4
   python -m audiolm_jax.sample --prompt in.wav --output out.wav --mode resynthesis
+  python -m audiolm_jax.sample --prompt content.wav --voice voice.wav --output out.wav \
+    --mode resynthesis
 
 With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
 """
@@ -11,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audiolm_jax.core import arguments, compilation_cache, ranges
 from audiolm_jax.core.command_line import flags, run_cli
@@ -29,8 +31,24 @@ if TYPE_CHECKING:
 FLAGS = flags.FlagValues()
 
 
-# What `--temperature STAGE=VALUE` and so on take.
-_OPTIONS: dict[str, type] = {"temperature": float, "top_k": int, "top_p": float}
+def _passes(value: str) -> tuple[int, ...]:
+  return () if value == "point" else tuple(map(int, value.split("/")))
+
+
+class _Option(NamedTuple):
+  """How an option is read, and its values in words."""
+
+  read: Callable[[str], Any]
+  values: str
+
+
+_OPTIONS = {
+  "temperature": _Option(float, "float"),
+  "top_k": _Option(int, "int"),
+  "top_p": _Option(float, "float"),
+  "guidance": _Option(float, "float, of a parallel stage"),
+  "passes": _Option(_passes, "passes of each level of a parallel stage, as 16/4/1, or point"),
+}
 
 
 def _define_flags() -> None:
@@ -41,9 +59,13 @@ def _define_flags() -> None:
     flags.DEFINE_enum(name, default, choices, text, flag_values=FLAGS)
 
   define("string", "prompt", None, "The audio file to continue.")
+  define("string", "voice", None, "In resynthesis, an audio file of the voice to use.")
   define("string", "output", None, "The audio file to write: .wav, .flac, .ogg, .mp3 or .aiff.")
   define("string", "bundle", "speech_tiny", "Name or folder of the bundle to sample with.")
-  define("float", "prompt_seconds", 3.0, "Seconds of the prompt that are used, from its beginning.")
+  define(
+    "float", "prompt_seconds", 3.0,
+    "Seconds of the prompt that are used, from its beginning. In resynthesis, of the voice.",
+  )  # fmt: skip
   define(
     "float", "duration", None,
     "Seconds of new audio; default: 7. In resynthesis, seconds of the prompt; default: all.",
@@ -59,8 +81,8 @@ def _define_flags() -> None:
     define("float", f"temperature_{stage}", None, text)
     define("integer", f"top_k_{stage}", None, "Draw among the k likeliest tokens; 0 for all.")
     define("float", f"top_p_{stage}", None, "Draw among the likeliest tokens whose sum reaches p.")
-  for option, kind in _OPTIONS.items():
-    text = f"STAGE=VALUE,...: the same option by the names of stages; {kind.__name__}."
+  for option, (_, values) in _OPTIONS.items():
+    text = f"STAGE=VALUE,...: an option by the names of stages; {values}."
     define("list", option, [], text)
   choose(
     "prompt_audio", "codec",
@@ -83,10 +105,12 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax import bundles
 
   bundle = bundles.load_bundle(FLAGS.bundle)
-  waveform = None if FLAGS.prompt is None else _load_prompt(bundle)
+  seconds = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
+  waveform = None if FLAGS.prompt is None else _load(FLAGS.prompt, seconds, bundle)
   result = bundle.continue_audio(
     waveform,
     bundle.sample_rate,
+    voice=None if FLAGS.voice is None else _load(FLAGS.voice, "prompt_seconds", bundle),
     duration=_duration(),
     seed=FLAGS.seed,
     prompt_seconds=FLAGS.prompt_seconds,
@@ -97,6 +121,8 @@ def main(argv: Sequence[str]) -> None:
     temperature=_by_stage("temperature", bundle.stages),
     top_k=_by_stage("top_k", bundle.stages),
     top_p=_by_stage("top_p", bundle.stages),
+    passes=_by_stage("passes", bundle.stages),
+    guidance=_by_stage("guidance", bundle.stages),
   )
   _write(bundle, result)
   _report(bundle, result, time.perf_counter() - started)
@@ -112,7 +138,7 @@ def _by_stage(option: str, stages: Iterable[str]) -> dict[str, Any]:
   for entry in FLAGS[option].value or ():
     stage, _, value = entry.partition("=")
     try:
-      found[stage] = _OPTIONS[option](value)
+      found[stage] = _OPTIONS[option].read(value)
     except ValueError:
       raise UserError(f"--{option} {entry!r} is not STAGE=VALUE, such as coarse=1") from None
   return found
@@ -126,6 +152,8 @@ def _check_flags() -> None:
     raise UserError("--mode unconditional takes no --prompt; omit one of them")
   if FLAGS.mode != "unconditional" and FLAGS.prompt is None:
     raise UserError(f"--prompt is required for {FLAGS.mode}; --mode unconditional needs no prompt")
+  if FLAGS.voice is not None and FLAGS.mode != "resynthesis":
+    raise UserError("--voice is for --mode resynthesis; omit it, or set the mode")
   arguments.whole(FLAGS.num_samples, "--num_samples", ranges.SAMPLES_PER_PROMPT)
   arguments.whole(FLAGS.seed, "--seed", ranges.SEEDS)
   if FLAGS.plot is not None:
@@ -133,12 +161,13 @@ def _check_flags() -> None:
       raise UserError(f"--plot {FLAGS.plot} must end in .png")
     plotting.check_can_plot()
   audio.check_output_format(FLAGS.output)
+  inputs = [path for path in (FLAGS.prompt, FLAGS.voice) if path is not None]
   for index in range(FLAGS.num_samples):
     for path in (FLAGS.output, _tokens_path(), FLAGS.plot):
       if path is not None:
-        files.check_writable(_numbered(path, index), [FLAGS.prompt] if FLAGS.prompt else ())
-  if FLAGS.prompt is not None:
-    audio.check_readable(FLAGS.prompt)
+        files.check_writable(_numbered(path, index), inputs)
+  for path in inputs:
+    audio.check_readable(path)
 
 
 def _duration() -> float | None:
@@ -147,15 +176,15 @@ def _duration() -> float | None:
   return FLAGS.duration
 
 
-def _load_prompt(bundle: "Bundle") -> "np.ndarray":
+def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":
+  """Returns the beginning of a file, with the seconds that the flag `limit` states."""
   from audiolm_jax.bundles import continuation
 
-  name = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
-  seconds = FLAGS[name].value
+  seconds = FLAGS[limit].value
   if seconds is not None:
-    seconds = arguments.number(seconds, f"--{name}", continuation.PROMPT_SECONDS)
-  waveform = audio.load_audio(FLAGS.prompt, bundle.sample_rate, seconds=seconds)
-  continuation.check_prompt(waveform, bundle.sample_rate, FLAGS.prompt)
+    seconds = arguments.number(seconds, f"--{limit}", continuation.PROMPT_SECONDS)
+  waveform = audio.load_audio(path, bundle.sample_rate, seconds=seconds)
+  continuation.check_prompt(waveform, bundle.sample_rate, path)
   return waveform
 
 

@@ -31,7 +31,7 @@ from audiolm_jax.pretrained import dac, encodec, hubert, mimi, w2v_bert_2
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.layer_tokenizer import windows_of_30_seconds
 from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBert2TokenizerConfig
-from audiolm_jax.sampling import decoder, loop
+from audiolm_jax.sampling import decoder, loop, parallel_decoder
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.semantic.conformer import ConformerEncoder
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
@@ -44,7 +44,12 @@ Lower = Callable[[Platforms], export.Exported]
 GIN = Path(__file__).parents[1] / "gin_configs"
 # What is trained at the size that the papers describe.
 TRAINED = sorted(path.stem for size in ("base", "xl") for path in GIN.glob(f"*_{size}.gin"))
-STAGES = [name for name in TRAINED if "_stage_" in name or name.startswith("acoustic_only_")]
+PARALLEL = "parallel_stage_base"
+STAGES = [
+  name
+  for name in TRAINED
+  if name != PARALLEL and ("_stage_" in name or name.startswith("acoustic_only_"))
+]
 # Clips and sequences side by side.
 ROWS = 4
 
@@ -237,6 +242,57 @@ def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
   )
 
 
+def parallel_pass(
+  function: Callable[..., Any], *, guided: bool, arguments: Callable[..., Any], platforms: Platforms
+) -> export.Exported:
+  """One program of a pass of the parallel stage, over a whole window."""
+  config = settings(PARALLEL)["model"].config
+  spec, shape = config.spec, config.transformer.shape()
+  layers = dataclasses.replace(shape.transformer, dtype="bfloat16")
+  shape = dataclasses.replace(shape, transformer=layers)
+  codes = array(ROWS, spec.crop_frames, spec.num_quantizers, dtype=np.int32)
+  init = functools.partial(spec.init, shape)
+  params = meta.unbox(jax.eval_shape(init, jax.random.key(0), {"codes": codes}))
+  rows = ROWS * (1 + guided)
+  return export_function(
+    functools.partial(function, spec, shape),
+    params,
+    *arguments(codes, rows, layers.embed_dim),
+    platforms=platforms,
+  )
+
+
+def parallel_encode(platforms: Platforms) -> export.Exported:
+  """The layers, with and without semantic tokens."""
+
+  def arguments(codes, rows, embed_dim):
+    del embed_dim
+    return codes, array(rows, codes.shape[1], dtype=np.int32), array(ROWS, dtype=np.int32)
+
+  return parallel_pass(
+    parallel_decoder.encode, guided=True, arguments=arguments, platforms=platforms
+  )
+
+
+def parallel_choose(platforms: Platforms) -> export.Exported:
+  """The draws of a level, with all that may restrict what is drawn."""
+  controls = SamplingOptions(temperature=0.8, top_k=50, top_p=0.9).controls
+  number, row = array(dtype=np.int32), array(ROWS, dtype=np.int32)
+  factor = array()
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
+
+  def arguments(codes, rows, embed_dim):
+    hidden = array(rows, codes.shape[1], embed_dim, dtype="bfloat16")
+    settings = parallel_decoder.Pass(
+      number, number, factor, factor, factor, jax.eval_shape(lambda: controls)
+    )
+    return hidden, codes, parallel_decoder.Rows(keys, row, row, row), settings
+
+  return parallel_pass(
+    parallel_decoder.choose, guided=True, arguments=arguments, platforms=platforms
+  )
+
+
 def detect(platforms: Platforms) -> export.Exported:
   """Windows of a second through the detector."""
   program = training_program("detector_base")
@@ -265,6 +321,8 @@ def _programs() -> dict[str, Lower]:
     found[f"{name} prefill"] = part(prefill, name)
     found[f"{name} repeated prompt"] = part(repeat_prompt, name)
     found[f"{name} decoding loop"] = part(decoding_loop, name)
+  found[f"{PARALLEL} pass"] = parallel_encode
+  found[f"{PARALLEL} draws of a pass"] = parallel_choose
   found["detector_base detect"] = detect
   found["semantic_encoder_xl tokenize"] = tokenize_by_w2v_bert
   for name, kind, shapes in (

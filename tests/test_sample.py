@@ -163,7 +163,7 @@ def test_nothing_is_compiled_for_another_length_once_warm(miniature_bundle):
 def test_invalid_streams_are_refused_immediately(miniature_bundle):
   for prompt, settings, words in [
     (np.stack([melody(1.0)] * 2), {"duration": 1}, "give one clip"),
-    ([melody(1.0)], {"duration": 1}, "takes one prompt"),
+    ([melody(1.0)], {"duration": 1}, "give one clip"),
     (melody(1.0), {}, "needs a duration"),
     (melody(1.0), {"duration": 1, "seed": -1}, "seed is -1"),
     (np.zeros(RATE, np.float32), {"duration": 1}, "silent"),
@@ -219,6 +219,17 @@ def test_resynthesis_keeps_the_semantic_tokens(miniature_bundle):
   assert not np.array_equal(result.tokens.codes, tokens.codes)
   short = made(miniature_bundle, prompt, mode="resynthesis", duration=0.5)
   assert short.waveform.shape == (8_000,)
+
+
+def test_resynthesis_after_a_voice_returns_the_content_only(miniature_bundle):
+  prompt, voice = melody(1.03), melody(0.9, seed=3)
+  settings = {"mode": "resynthesis", "duration": None, "voice": voice, "prompt_seconds": 0.8}
+  result = made(miniature_bundle, prompt, **settings)
+  assert result.waveform.shape == prompt.shape and result.prompt_samples == 0
+  tokens = miniature_bundle.encode(voice[:12_800], RATE)
+  np.testing.assert_array_equal(result.tokens.codes[:40], tokens.codes)
+  decoded = miniature_bundle.decode(result.tokens.codes)[12_800:]
+  np.testing.assert_allclose(result.waveform, decoded[: len(prompt)], atol=1e-6)
 
 
 def test_time_and_progress_are_reported_for_each_stage(miniature_bundle):

@@ -46,6 +46,7 @@ def test_every_model_has_a_base_and_a_tiny_file():
     for s in ("base", "tiny")
   }
   expected |= {f"semantic_encoder_{size}" for size in ("xl", "small", "tiny")}
+  expected |= {f"parallel_stage_{size}" for size in ("base", "small", "tiny")}
   assert expected | {"codec_piano", "coarse_stage_piano"} <= set(RUNNABLE)
 
 

@@ -5,18 +5,18 @@ import dataclasses
 import enum
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import BundleError, UserError
-from audiolm_jax.core.streams import CODES, SEMANTIC
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
@@ -26,6 +26,7 @@ LEAST_PROMPT_SECONDS = 0.4
 LONGEST_SECONDS = 3_600
 PROMPT_SECONDS = ranges.Range(LEAST_PROMPT_SECONDS, 1_000_000)
 _DURATIONS = ranges.Range(0, LONGEST_SECONDS)
+_PER_STAGE = ("temperature", "top_k", "top_p", "passes", "guidance")
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,25 +82,35 @@ class Settings(TypedDict, total=False):
     seed: random seed, default 0. The same seed gives the same audio, and no sample depends on
       another one.
     prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for all of it.
-      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled.
+      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled. In
+      resynthesis, the seconds of the voice to use.
+    voice: in resynthesis, a recording of the voice to use, [samples] at the rate of the prompt; the
+      default is a voice that the model draws. Its tokens precede those of the result.
     mode: see `Mode`; default continuation.
     prompt_audio: the prompt's part of a continuation, see `PromptAudio`; default codec.
     temperature: per stage; 0 takes the most likely token. The default is the bundle's, else the
       paper's 0.6, 0.8 and 0.6 for the semantic, coarse and fine stages, else 1.
     top_k: per stage; sample from the k most likely tokens; 0 (default) for all.
     top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
-    channel_axis: of each prompt, the axis of its channels, which are averaged, such as -1 for the
-      [samples, channels] that soundfile returns; None (default) for one channel.
+    passes: per parallel stage; passes of each level, 1 for levels without a number; () for the
+      codes nearest to the predicted points, in one pass. The default is the stage's.
+    guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
+      1 for no guidance. The default is the stage's.
+    channel_axis: of each prompt and of the voice, the axis of the channels, which are averaged,
+      such as -1 for the [samples, channels] that soundfile returns; None (default) for one channel.
   """
 
   duration: float | None
   seed: int
   prompt_seconds: float | None
+  voice: Float[np.ndarray, "samples"] | None
   mode: Mode | str
   prompt_audio: PromptAudio | str
   temperature: Mapping[str, float]
   top_k: Mapping[str, int]
   top_p: Mapping[str, float]
+  passes: Mapping[str, Sequence[int]]
+  guidance: Mapping[str, float]
   channel_axis: int | None
 
 
@@ -265,7 +276,12 @@ def _request(
   )
   if progress is not None and not callable(progress):
     raise UserError(f"progress is {shown(progress)}; give a function of stage, done and total")
-  seed = arguments.whole(settings.get("seed", 0), "seed", ranges.SEEDS)
+  seed, voice = (
+    arguments.whole(settings.get("seed", 0), "seed", ranges.SEEDS),
+    settings.get("voice"),
+  )
+  if voice is not None and mode is not Mode.RESYNTHESIS:
+    raise UserError(f"{mode.value} mode takes no voice; give it in resynthesis mode")
   duration, prompt_seconds = _check_seconds(mode, settings, bundle.sample_rate)
   _check_stages(bundle, mode)
   options = _options(bundle, settings)
@@ -279,22 +295,36 @@ def _request(
     return _Request(clips, [_Output(new, new)], seed, options)
   if waveform is None or sample_rate is None:
     raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
+  step = math.lcm(bundle.semantic.spec.hop_length, hop)
+
+  def whole_steps(prompt: np.ndarray) -> np.ndarray:
+    return prompt[: len(prompt) // step * step]
+
+  def prepared(
+    given: Any, seconds: float | None, axes: int, name: str
+  ) -> tuple[list[np.ndarray], bool]:
+    axis = settings.get("channel_axis")
+    return _prepared_prompts(bundle, given, sample_rate, seconds, axis, axes, name)
+
+  speaker = np.zeros(0, np.float32)
+  if voice is not None:
+    (speaker,), _ = prepared(voice, prompt_seconds, 1, "the voice")
+    speaker = whole_steps(speaker)
+  given = _expected_clip(bundle, speaker, 0).prompt
   seconds = duration if mode is Mode.RESYNTHESIS else prompt_seconds
-  prompts, is_batch = _prepared_prompts(
-    bundle, waveform, sample_rate, seconds, settings.get("channel_axis"), most_axes
-  )
+  prompts, is_batch = prepared(waveform, seconds, most_axes, "the prompt")
   wholes, expected, outputs = [], [], []
   for prompt in prompts:
     if mode is Mode.RESYNTHESIS:
       frames = -(-len(prompt) // hop)
       # The last codec frame may span more semantic tokens than the audio does.
       wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
-      clip = _expected_clip(bundle, wholes[-1], frames)
-      expected.append(Clip(frames, given={SEMANTIC: clip.prompt[SEMANTIC]}))
-      outputs.append(_Output(len(prompt), len(prompt)))
+      content = _expected_clip(bundle, wholes[-1], frames)
+      expected.append(_resynthesized(given, content.prompt[SEMANTIC], frames))
+      total = len(speaker) + len(prompt)
+      outputs.append(_Output(total, len(prompt), hidden=len(speaker)))
     else:
-      step = math.lcm(bundle.semantic.spec.hop_length, hop)
-      wholes.append(prompt[: len(prompt) // step * step])
+      wholes.append(whole_steps(prompt))
       expected.append(_expected_clip(bundle, wholes[-1], -(-(len(prompt) + new) // hop)))
       original = prompt if prompt_audio is PromptAudio.ORIGINAL else None
       hidden = len(prompt) if prompt_audio is PromptAudio.NONE else 0
@@ -302,14 +332,32 @@ def _request(
   _make_ready(bundle, expected, options, rehearse)
   resynthesis = mode is Mode.RESYNTHESIS
   clips = []
+  if len(speaker):
+    given = {
+      SEMANTIC: bundle.semantic.tokenize_long(speaker),
+      CODES: bundle.codec.encode_long(speaker),
+    }
   for clip, whole in zip(expected, wholes, strict=True):
     semantic = bundle.semantic.tokenize_long(whole)
     if resynthesis:
-      clips.append(Clip(clip.num_frames, given={SEMANTIC: semantic}))
+      clips.append(_resynthesized(given, semantic, len(whole) // hop))
     else:
       prompt = {SEMANTIC: semantic, CODES: bundle.codec.encode_long(whole)}
       clips.append(Clip(clip.num_frames, prompt))
   return _Request(clips, outputs, seed, options, is_batch)
+
+
+def _resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
+  """Returns a clip of given semantic tokens, after the tokens of a voice.
+
+  Args:
+    voice: semantic tokens and codes of the voice; no steps for none.
+    content: semantic tokens of the content.
+    frames: frames of the content.
+  """
+  semantic = np.concatenate([voice[SEMANTIC], content])
+  total = len(voice[CODES]) + frames
+  return Clip(total, prompt={CODES: voice[CODES]}, given={SEMANTIC: semantic})
 
 
 def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
@@ -337,7 +385,7 @@ def _make_ready(
 
 
 def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
-  given = {name: settings.get(name, {}) for name in ("temperature", "top_k", "top_p")}
+  given = {name: settings.get(name, {}) for name in _PER_STAGE}
   for option, values in given.items():
     if not isinstance(values, Mapping):
       example = f'{{"{next(iter(bundle.stages))}": {shown(values)}}}'
@@ -349,11 +397,16 @@ def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
         names = ", ".join(bundle.stages)
         raise UserError(f"{option} of {shown(name)}; the stages of {bundle.name} are {names}")
   temperature = temperatures_of(bundle) | dict(given["temperature"])
-  top_k, top_p = given["top_k"], given["top_p"]
   options = {}
   for name in bundle.stages:
     try:
-      options[name] = SamplingOptions(temperature[name], top_k.get(name, 0), top_p.get(name, 1.0))
+      options[name] = SamplingOptions(
+        temperature[name],
+        given["top_k"].get(name, 0),
+        given["top_p"].get(name, 1.0),
+        passes=given["passes"].get(name),
+        guidance=given["guidance"].get(name),
+      )
     except UserError as error:
       raise UserError(f"{name}: {error}") from error
   return CascadeOptions(options)
@@ -372,8 +425,12 @@ def _prepared_prompts(
   seconds: float | None,
   channel_axis: int | None,
   most_axes: int,
+  name: str,
 ) -> tuple[list[Float[np.ndarray, "samples"]], bool]:
-  """Returns the first `seconds` of each prompt at the bundle's rate, and whether it is a batch."""
+  """Returns the first `seconds` of each prompt at the bundle's rate, and whether it is a batch.
+
+  Messages call the prompts `name`.
+  """
   rate = waveforms.check_rate(sample_rate)
 
   def check(samples: Any, axes: int, name: str) -> Float[np.ndarray, "*batch samples"]:
@@ -381,22 +438,19 @@ def _prepared_prompts(
       samples, rate, channel_axis=channel_axis, seconds=seconds, most_axes=axes, name=name
     )
 
-  place = "the prompt"
   if _is_list(waveform):
-    place, is_batch = "prompt [{}] of the list", False
     if most_axes == 1:
-      raise UserError(
-        f"stream takes one prompt, not a list of {len(waveform)}; continue_audio takes several"
-      )
-    rows = [check(samples, 1, place.format(i)) for i, samples in enumerate(waveform)]
+      raise UserError(f"{name} is a list of {len(waveform)}; give one clip, an array [samples]")
+    name, is_batch = "prompt [{}] of the list", False
+    rows = [check(samples, 1, name.format(i)) for i, samples in enumerate(waveform)]
   else:
-    given = check(waveform, most_axes, place)
+    given = check(waveform, most_axes, name)
     is_batch = given.ndim == 2
-    place = "prompt [{}] of the batch" if is_batch else place
+    name = "prompt [{}] of the batch" if is_batch else name
     rows = list(np.atleast_2d(given))
   prompts = [audio.resample(row, rate, bundle.sample_rate) for row in rows]
   for i, prompt in enumerate(prompts):
-    check_prompt(prompt, bundle.sample_rate, place.format(i))
+    check_prompt(prompt, bundle.sample_rate, name.format(i))
   return prompts, is_batch
 
 

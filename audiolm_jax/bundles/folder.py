@@ -24,7 +24,7 @@ from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import differences
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stage import CODEBOOKS, Stage, StageSpec
 from audiolm_jax.sampling import registry
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 
@@ -295,7 +295,10 @@ def describe(name: str, manifest: Mapping[str, Any]) -> Part:
   spec = configs.from_dict(spec_class, entry["spec"])
   config = configs.from_dict(spec_class.config_class(), entry["config"])
   spec.check_config(config)
-  return Part(config, spec, "", spec.parameter_shapes(config), expected_hash)
+  shapes = spec.parameter_shapes(config)
+  if spec.uses_codebooks(config):
+    del shapes[CODEBOOKS]  # the codec's file contains them
+  return Part(config, spec, "", shapes, expected_hash)
 
 
 def load_part(folder: Path, name: str, part: Part) -> dict[str, Any]:
@@ -329,7 +332,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     codec=codec,
     semantic=semantic,
     stages={
-      name: _load_stage(folder, name, manifest)
+      name: _load_stage(folder, name, manifest, codec)
       for name in names
       if wanted is None or name in wanted
     },
@@ -384,6 +387,23 @@ def _check_fit(bundle: Bundle) -> None:
             f"{bundle.name}: the {name} stage was trained with {difference}; train it on tokens of "
             "these tokenizers"
           )
+    if stage.spec.uses_codebooks(stage.config):
+      own = _codebooks_of(
+        bundle.codec, stage.spec, stage.config, f"{bundle.name}: the {name} stage"
+      )
+      if tensors.hash_params(own) != tensors.hash_params({CODEBOOKS: stage.params[CODEBOOKS]}):
+        raise BundleError(
+          f"{bundle.name}: the {name} stage was trained with the codebooks of another codec; train "
+          "it with BUNDLE set to these tokenizers"
+        )
+
+
+def _codebooks_of(codec: Any, spec: StageSpec, config: Any, what: str) -> dict[str, Any]:
+  """Returns the codebooks of a codec as a parameter of a stage."""
+  try:
+    return {CODEBOOKS: spec.codebooks(config, codec.codebooks)}
+  except ConfigError as error:
+    raise BundleError(f"{what} does not fit the codec: {error}") from error
 
 
 def _load_tokenizer(folder: Path, name: str, manifest: Mapping[str, Any]) -> Any:
@@ -391,11 +411,20 @@ def _load_tokenizer(folder: Path, name: str, manifest: Mapping[str, Any]) -> Any
   return tokenizer_classes(name, part.kind)[1](part.config, load_part(folder, name, part))
 
 
-def _load_stage(folder: Path, name: str, manifest: Mapping[str, Any]) -> Stage:
+def _load_stage(folder: Path, name: str, manifest: Mapping[str, Any], codec: Any) -> Stage:
   part = describe(f"{name}_stage", manifest)
   if part.spec.name != name:
     raise BundleError(f"{folder}: the {name} stage has the spec of {part.spec.name!r}")
-  return Stage(part.spec, part.config, load_part(folder, f"{name}_stage", part))
+  params = load_part(folder, f"{name}_stage", part)
+  if part.spec.uses_codebooks(part.config):
+    own = _codebooks_of(codec, part.spec, part.config, f"{folder}: the {name} stage")
+    if tensors.hash_params(own) != manifest["components"][f"{name}_stage"]["codebooks"]:
+      raise BundleError(
+        f"{folder}: the {name} stage was trained with other codebooks than its codec has; copy or "
+        "export it again"
+      )
+    params |= own
+  return Stage(part.spec, part.config, params)
 
 
 def _load_detector(folder: Path, manifest: Mapping[str, Any]) -> Detector | None:
@@ -440,14 +469,19 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     tokenizers["codec"], tokenizer_at(tokenizers["semantic"], bundle.codec.spec.sample_rate)
   )
   for name, stage in bundle.stages.items():
-    params = tensors.as_stored(stage.params, storage)
-    content = tensors.encode_tensors(stage.params, storage)
+    own, codebooks = dict(stage.params), {}
+    if stage.spec.uses_codebooks(stage.config):
+      # The codec's file contains them, in a format that preserves them.
+      codebooks = {"codebooks": tensors.hash_params({CODEBOOKS: own.pop(CODEBOOKS)})}
+    params = tensors.as_stored(own, storage)
+    content = tensors.encode_tensors(own, storage)
     _write_bytes(folder / f"{name}_stage.safetensors", content)
     components[f"{name}_stage"] = {
       "spec": configs.to_dict(stage.spec),
       "config": configs.to_dict(stage.config),
       "token_hash": tokens,
       "hash": tensors.hash_params(params),
+      **codebooks,
     }
   if bundle.detector is not None:
     params = tensors.as_stored(bundle.detector.params, storage)

@@ -17,6 +17,10 @@ from audiolm_jax.core.modules import Params
 from audiolm_jax.core.shapes import Shapes, of_arrays
 from audiolm_jax.core.streams import Record, Stream, by_key, differences
 
+# The parameter that holds the codebooks of the codec, in stages that use them. Training does not
+# change it.
+CODEBOOKS = "codebooks"
+
 Example = dict[str, np.ndarray]
 Batch = Mapping[str, Any]
 
@@ -122,6 +126,27 @@ class StageSpec(abc.ABC):
   def shape_of(self, config: ModelConfig) -> ModelConfig:
     """Returns the part of the configuration that determines the shapes of the parameters."""
     return config
+
+  def uses_codebooks(self, config: Any) -> bool:
+    """Returns whether the parameters contain the codec's codebooks, under the name CODEBOOKS.
+
+    Training copies them from the codec that made the tokens; a bundle stores them once, with its
+    codec.
+    """
+    del config
+    return False
+
+  def codebooks(self, config: Any, codebooks: Any) -> np.ndarray:
+    """Returns the levels of a codec's codebooks that the parameters contain.
+
+    Args:
+      config: shape of the model.
+      codebooks: [levels, size, dim] of the codec.
+
+    Raises:
+      ConfigError: their shape is not that of the stage's codes.
+    """
+    raise NotImplementedError
 
   @abc.abstractmethod
   def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:

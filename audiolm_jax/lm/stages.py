@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Params
@@ -301,8 +301,8 @@ class StageSequence(NamedTuple):
 
 def stage_sequence(
   spec: AutoregressiveSpec,
-  semantic: Int[np.ndarray, "steps"] | None = None,
-  codes: Int[np.ndarray, "frames quantizers"] | None = None,
+  semantic: Integer[np.ndarray, "steps"] | None = None,
+  codes: Integer[np.ndarray, "frames quantizers"] | None = None,
 ) -> StageSequence:
   """Returns the tokens of one crop in the order in which the stage reads them.
 
@@ -340,8 +340,8 @@ def stage_sequence(
 
 def stage_features(
   spec: AutoregressiveSpec,
-  semantic: Int[np.ndarray, "steps"] | None = None,
-  codes: Int[np.ndarray, "frames quantizers"] | None = None,
+  semantic: Integer[np.ndarray, "steps"] | None = None,
+  codes: Integer[np.ndarray, "frames quantizers"] | None = None,
 ) -> Example:
   """Returns one crop as features of the decoder, padded to `spec.max_length`.
 
@@ -480,7 +480,7 @@ def _acoustic_part(
   return spec.layout.flatten_codes(codes, first_quantizer), frames, weight
 
 
-def collapsed_rate(semantic: Int[np.ndarray, "steps"], semantic_rate: float) -> float:
+def collapsed_rate(semantic: Integer[np.ndarray, "steps"], semantic_rate: float) -> float:
   """Returns the tokens per second of `semantic` without its repeats."""
   if len(semantic) == 0:
     return math.nan

@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from audiolm_jax.core.errors import ConfigError
 
@@ -121,7 +121,7 @@ class TokenLayout:
     return (start + quantizers * self.codebook_size).astype(np.int32)
 
 
-def collapse_repeats(tokens: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "kept"]:
+def collapse_repeats(tokens: Integer[np.ndarray, "steps"]) -> Integer[np.ndarray, "kept"]:
   """Returns the tokens without those that equal the token before them.
 
   Source: AudioLM, section III-C: consecutive repeats of semantic tokens are removed.
@@ -129,7 +129,9 @@ def collapse_repeats(tokens: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "kept"
   return cut_runs(tokens, 1)
 
 
-def cut_runs(tokens: Int[np.ndarray, "steps"], longest: int | None) -> Int[np.ndarray, "kept"]:
+def cut_runs(
+  tokens: Integer[np.ndarray, "steps"], longest: int | None
+) -> Integer[np.ndarray, "kept"]:
   """Returns the tokens with runs cut to their first `longest` tokens; None cuts nothing."""
   tokens = np.asarray(tokens)
   if longest is None:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, Key
 
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.streams import SEMANTIC
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.stages import AutoregressiveSpec, Source, stage_sequence
@@ -40,8 +41,15 @@ class AutoregressiveSampler:
     prompts: Sequence[Tokens],
     semantic_rate: float | None,
   ) -> Targets:
-    """Returns targets that depend on what the stage reads and predicts."""
+    """Returns targets that depend on what the stage reads and predicts.
+
+    Raises:
+      UserError: the options have settings of parallel stages.
+    """
     spec = self.spec
+    options = call.options(spec.name)
+    if options.passes is not None or options.guidance is not None:
+      raise UserError(f"the {spec.name} stage has neither passes nor guidance; omit these options")
     if spec.predicts_semantic:
 
       def draw(prompts: Mapping[int, Prompt], num_tokens: int, index: int) -> Mapping[int, Ids]:

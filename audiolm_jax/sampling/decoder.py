@@ -220,7 +220,7 @@ class StageSampler:
       known.setdefault(np.stack([p.tokens, p.frame_ids]).tobytes(), len(known)) for p in prompts
     ]
     rows = [sources.index(source) for source in range(len(known))]
-    rows += [0] * (_row_bucket(len(rows)) - len(rows))
+    rows += [0] * (row_bucket(len(rows)) - len(rows))
     length = self._bucket(longest) if longest else 0
     tokens = np.full((len(rows), length), PAD, np.int32)
     frame_ids = np.zeros_like(tokens)
@@ -313,7 +313,7 @@ def _filled(
   prompts: Sequence[Prompt], keys: Key[Array, "rows"]
 ) -> tuple[Sequence[Prompt], Key[Array, "filled"]]:
   """Pads rows with copies of the first to a bucket of sizes, so that few are compiled."""
-  missing = _row_bucket(len(prompts)) - len(prompts)
+  missing = row_bucket(len(prompts)) - len(prompts)
   rows = [*range(len(prompts)), *[0] * missing]
   return [prompts[row] for row in rows], _rows_of(keys, rows)
 
@@ -327,14 +327,14 @@ def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chose
 
 def _is_repeated(sources: Int[np.ndarray, "batch"]) -> bool:
   """Returns whether prompts share a row, or are in another order than their rows."""
-  return sources.tolist() != [*range(_row_bucket(int(sources.max()) + 1))]
+  return sources.tolist() != [*range(row_bucket(int(sources.max()) + 1))]
 
 
 def _whole_segments(num_tokens: int) -> int:
   return -(-num_tokens // SEGMENT) * SEGMENT
 
 
-def _row_bucket(rows: int) -> int:
+def row_bucket(rows: int) -> int:
   """Returns the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
   power = 1 << max(0, (rows - 1).bit_length())
   return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power

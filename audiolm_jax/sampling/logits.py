@@ -10,13 +10,16 @@ from jaxtyping import Bool, Float, Int, Key
 
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
   from audiolm_jax.sampling.processors import Processor
 
 
-_TEMPERATURES = ranges.Range(0, 1e6)  # of float32, a higher one is as good as that
+_TEMPERATURES = ranges.Range(0, 1_000_000)  # of float32, a higher one is as good as that
+_GUIDANCE = ranges.Range(0, 1_000_000)
+_PASSES = ranges.Range(0, 4_096)
 _TOP_K = ranges.Range(0, 2**24)  # 0 for all; no vocabulary is larger
 
 
@@ -30,18 +33,32 @@ class SamplingOptions:
     top_p: draws among the most likely tokens whose probabilities sum to p; 1 for all. Applied after
       the temperature and top-k.
     processors: applied to the logits before that, one after another.
+    passes: for a parallel stage, the number of passes of each level, as in `FillingConfig`; () for
+      the codes nearest to the predicted points, in one pass; None for the stage's default.
+    guidance: for a parallel stage, see `FillingConfig`; None for the stage's default.
   """
 
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
   processors: "tuple[Processor, ...]" = ()
+  passes: tuple[int, ...] | None = None
+  guidance: float | None = None
 
   def __post_init__(self):
     arguments.number(self.temperature, "temperature", _TEMPERATURES)
     object.__setattr__(self, "top_k", arguments.whole(self.top_k, "top_k", _TOP_K))
     if not arguments.number(self.top_p, "top_p", ranges.Range(0, 1)):
       raise UserError("top_p is 0, so no token could be drawn; set 1 for all tokens")
+    if self.guidance is not None:
+      arguments.number(self.guidance, "guidance", _GUIDANCE)
+    if self.passes is not None:
+      if not isinstance(self.passes, list | tuple):
+        raise UserError(
+          f"passes is {shown(self.passes)}; give the passes of each level, such as (8, 1)"
+        )
+      passes = tuple(arguments.whole(value, "a number of passes", _PASSES) for value in self.passes)
+      object.__setattr__(self, "passes", passes)
 
   @property
   def controls(self) -> "Controls":

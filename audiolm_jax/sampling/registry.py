@@ -28,6 +28,10 @@ KINDS: dict[str, Kind] = {
     "audiolm_jax.lm.stages:AutoregressiveSpec",
     "audiolm_jax.sampling.autoregressive:AutoregressiveSampler",
   ),
+  "parallel": Kind(
+    "audiolm_jax.lm.parallel:ParallelSpec",
+    "audiolm_jax.sampling.parallel:ParallelSampler",
+  ),
 }
 
 

@@ -30,7 +30,7 @@ class WindowedTargets(Targets):
     self.rows = [np.asarray(prompt)[:, : self.stream.end_level] for prompt in prompts]
     self.rate = self.stream.rate
     self.crop = self.stream.steps(spec.crop_length)
-    self._overlap = min(self.stream.steps(call.overlap_seconds), self.crop * 3 // 4)
+    self._overlap = min(self.stream.steps(self.overlap_seconds), self.crop * 3 // 4)
     self._drawing = self._draw_all()
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
@@ -45,6 +45,11 @@ class WindowedTargets(Targets):
       if next(self._drawing, self) is self:
         return
       yield
+
+  @property
+  def overlap_seconds(self) -> float:
+    """Seconds of existing frames that a window contains, limited to 3/4 of the crop."""
+    return self.call.overlap_seconds
 
   @property
   def align(self) -> int:

@@ -2,11 +2,16 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.data import token_store
+from audiolm_jax.data.datasets import InMemoryTokens
+from audiolm_jax.lm.stage import CODEBOOKS
+from audiolm_jax.trainables.stage import StageTrainable
 from audiolm_jax.trainables.tensorboard import summary_writer
 from audiolm_jax.training import trainer
 from audiolm_jax.training.trainable import Trainable
@@ -20,6 +25,7 @@ def train(
   train_dataset: Dataset,
   eval_dataset: Dataset | None = None,
   initial_bundle: str | os.PathLike[str] | None = None,
+  tokenizers: str | os.PathLike[str] | None = None,
   config_text: str = "",
 ) -> TrainResult:
   """Trains a model, with TensorBoard files and optionally from the parameters of a bundle.
@@ -31,10 +37,14 @@ def train(
     eval_dataset: see `trainer.train`.
     initial_bundle: name or folder of a bundle; a new run starts from its component of the same name
       instead of random parameters.
+    tokenizers: name or folder of the bundle whose codec made the codes; required for a new run of a
+      stage that uses the codebooks, without `initial_bundle`.
     config_text: the resolved gin configuration.
   Raises:
-    BundleError: `initial_bundle` cannot be read.
-    ConfigError: `initial_bundle` has no such component.
+    BundleError: a bundle cannot be read.
+    ConfigError: `initial_bundle` has no such component, or `tokenizers` is required or has another
+      codec.
+    DataError: the token store that is read is not of `tokenizers`.
     UserError: see `trainer.train`.
   """
   return trainer.train(
@@ -42,9 +52,7 @@ def train(
     model=model,
     train_dataset=train_dataset,
     eval_dataset=eval_dataset,
-    initial_params=None
-    if initial_bundle is None
-    else lambda: bundled_params(model, initial_bundle),
+    initial_params=_initial_params(model, train_dataset, initial_bundle, tokenizers),
     summary_writer=summary_writer,
   )
 
@@ -61,3 +69,49 @@ def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Param
   if component is None:
     raise ConfigError(f"{bundle.name} has no component {model.component!r}; choose another bundle")
   return model.component_params(component, f"the {model.component} of {bundle.name}")
+
+
+def codebooks_of(
+  model: StageTrainable, name: str | os.PathLike[str], dataset: Dataset
+) -> dict[str, Any]:
+  """Returns the codebooks of the bundle's codec as parameters of the stage that is trained.
+
+  Args:
+    model: the trainable of the stage.
+    name: name or folder of the bundle.
+    dataset: the training data; a token store is compared with the bundle.
+
+  Raises:
+    BundleError: the bundle cannot be read.
+    ConfigError: its codec has codes or vectors of another kind than the stage.
+    DataError: other tokenizers made the tokens.
+  """
+  bundle = load_bundle(name, stages=())
+  if isinstance(dataset, InMemoryTokens):
+    info = token_store.read_info(dataset.folder)
+    token_store.check_hash(info, bundle.token_hash, dataset.folder)
+  spec, shape = model.config.spec, model.config.transformer
+  try:
+    return {CODEBOOKS: spec.codebooks(shape, bundle.codec.codebooks)}
+  except ConfigError as error:
+    raise ConfigError(f"the codec of {bundle.name}: {error}") from error
+
+
+def _initial_params(
+  model: Trainable[Any],
+  dataset: Dataset,
+  initial_bundle: str | os.PathLike[str] | None,
+  tokenizers: str | os.PathLike[str] | None,
+) -> Callable[[], Any] | None:
+  if initial_bundle is not None:
+    return lambda: bundled_params(model, initial_bundle)
+  if not isinstance(model, StageTrainable):
+    return None
+  if not model.config.spec.uses_codebooks(model.config.transformer):
+    return None
+  if tokenizers is None:
+    raise ConfigError(
+      f"the {model.component} uses the codec's codebooks; set BUNDLE, the bundle whose tokenizers "
+      "made the tokens"
+    )
+  return lambda: codebooks_of(model, tokenizers, dataset)

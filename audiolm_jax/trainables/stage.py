@@ -115,6 +115,13 @@ class StageTrainable(Trainable[TrainState]):
     return component.params
 
   def with_params(self, state: TrainState, params: Params) -> TrainState:
-    """Returns a new state that starts from the inference parameters of a stage."""
+    """Returns a new state that starts from the inference parameters of a stage.
+
+    Args:
+      state: provides the parameters that are absent from `params`.
+      params: all parameters, or the codebooks alone.
+    """
     params = self.config.spec.training_params(self.config.transformer, params)
-    return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
+    return new_train_state(
+      dict(state.params) | dict(params), self._optimizer, ema_decay=self.config.ema_decay
+    )

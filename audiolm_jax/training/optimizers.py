@@ -140,11 +140,14 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def decay_mask(params: Params) -> PyTree:
-  """Returns True for the parameters that weight decay applies to: all but biases and scales."""
+  """Returns True for the parameters that weight decay applies to.
+
+  These are all but biases, scales, and codebooks, which training does not change.
+  """
 
   def decays(path: KeyPath, value: jax.Array) -> bool:
     names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-    return value.ndim >= 2 and not (names and names[-1] in ("bias", "scale"))
+    return value.ndim >= 2 and not (names and names[-1] in ("bias", "scale", "codebooks"))
 
   return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -22,6 +22,17 @@ STYLE = """
 WINDOWS = ((0, 3, 10), (7, 10, 17), (10, 17, 20))
 
 
+# Known levels of each frame of the picture, after three passes of level 1 and one of each other.
+PASSES = (
+  ("before", (4, 4, 4, 0, 0, 0, 0, 0, 0, 0)),
+  ("level 1, pass 1 of 3", (4, 4, 4, 1, 0, 0, 0, 0, 0, 0)),
+  ("level 1, pass 2 of 3", (4, 4, 4, 1, 1, 0, 0, 1, 0, 1)),
+  ("level 1, pass 3 of 3", (4, 4, 4, 1, 1, 1, 1, 1, 1, 1)),
+  ("level 2, 1 pass", (4, 4, 4, 2, 2, 2, 2, 2, 2, 2)),
+  ("level 3, 1 pass", (4, 4, 4, 3, 3, 3, 3, 3, 3, 3)),
+)
+
+
 def box(x: float, y: float, width: float, height: float, kind: str, *lines: str) -> str:
   """A rectangle with lines of text in its middle, the second and later ones small."""
   first = y + height / 2 + 5 - 9 * (len(lines) - 1)
@@ -159,7 +170,41 @@ def bundle() -> str:
   return picture("The files of a bundle", 810, 384, parts)
 
 
-PICTURES = {"tokens": tokens, "stages": stages, "windows": windows, "bundle": bundle}
+def entry(x: float, y: float, kind: str) -> str:
+  """A code of one frame and level; "none" is an outline."""
+  look = 'fill="none" stroke="#94a4af"' if kind == "none" else f'class="{kind}"'
+  return f'<rect {look} x="{x}" y="{y}" width="21" height="17" rx="2"/>'
+
+
+def passes() -> str:
+  """Ten frames of four levels before and after each pass: what is known, drawn and masked."""
+  parts = []
+  for number, (title, depths) in enumerate(PASSES):
+    left, top = 16 + 264 * (number % 3), 20 + 136 * (number // 3)
+    parts.append(words(left, top + 12, title))
+    before = PASSES[number - 1][1] if number else depths
+    for frame, depth in enumerate(depths):
+      for level in range(4):
+        kind = "wave" if frame < 3 else "none"
+        if frame >= 3 and level < depth:
+          kind = "fine" if level < before[frame] else "coarse"
+        x, y = left + 24 * frame, top + 24 + 20 * level
+        parts.append(entry(x, y, kind))
+  legend = (("wave", "prompt"), ("coarse", "drawn in this pass"), ("fine", "known"))
+  for number, (kind, text) in enumerate((*legend, ("none", "masked"))):
+    x = 16 + 190 * number
+    parts.append(entry(x, 296, kind))
+    parts.append(words(x + 30, 309, text))
+  return picture("The masks before and after each pass of a parallel stage", 810, 328, parts)
+
+
+PICTURES = {
+  "passes": passes,
+  "tokens": tokens,
+  "stages": stages,
+  "windows": windows,
+  "bundle": bundle,
+}
 
 
 def main() -> None:

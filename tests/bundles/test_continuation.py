@@ -84,7 +84,7 @@ def test_a_silent_clip_of_a_batch_is_named(miniature_bundle):
 
 
 def test_a_stream_takes_one_prompt(miniature_bundle):
-  with pytest.raises(UserError, match="not a list of 2; continue_audio takes several"):
+  with pytest.raises(UserError, match="the prompt is a list of 2; give one clip"):
     miniature_bundle.stream([CLIP, CLIP], RATE, duration=1.0)
   with pytest.raises(AudioError, match=r"shape \(2, 16000\); give one clip"):
     miniature_bundle.stream(np.stack([CLIP, CLIP]), RATE, duration=1.0)

@@ -154,7 +154,7 @@ def test_lines_end_with_a_line_feed_only_in_every_encoding(tmp_path, encoding):
     (b'{"path": "a.wav", "seconds": 1e999}', "seconds is inf"),
     (b'{"path": "a.wav", "seconds": -1}', "seconds is -1"),
     (b'{"path": "a.wav", "split": true}', "split is bool"),
-    (b"[" * 100_000, "RecursionError"),
+    (b"[" * 100_000, "nested too deeply"),
     (b'{"path": "a.wav", "seconds": ' + b"9" * 5_000 + b"}", "line 1"),
     (b'{"path": "a.wav"}\n{"path": "./a.wav"}', "line 2: ./a.wav is listed twice"),
   ],
@@ -177,8 +177,7 @@ def test_file_names_that_are_not_text_are_listed_and_read(tmp_path):
     assert len(manifest.read_clip(clip, 16_000)) == 1_600
 
 
-def test_a_name_that_no_file_can_have_is_an_unreadable_clip(tmp_path):
+def test_a_name_that_no_file_can_have_is_refused(tmp_path):
   (tmp_path / "m.jsonl").write_text('{"path": "a\\ud800.wav"}')
-  (clip,) = manifest.list_clips(tmp_path / "m.jsonl")
-  with pytest.raises(AudioError, match="does not exist"):
-    manifest.read_clip(clip, 16_000)
+  with pytest.raises(DataError, match="half of a surrogate pair"):
+    manifest.list_clips(tmp_path / "m.jsonl")

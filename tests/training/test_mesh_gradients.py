@@ -21,6 +21,7 @@ MESHES = {
   "coarse_stage": ALL_MESHES,
   "fine_stage": ALL_MESHES,
   "detector": ALL_MESHES,
+  "parallel_stage": ("2x2x2",),
   # A coarse stage with its layers in one loop. Without `fsdp`: if it gathers parameters in such a
   # loop, XLA's collectives between forced host devices can deadlock.
   "stacked": ("8x1x1", "4x1x2"),
@@ -46,6 +47,8 @@ def make(component, mesh):
     return semantic_encoder(optimizer)
   if component == "detector":
     return detector(optimizer)
+  if component == "parallel_stage":
+    return parallel_stage(optimizer)
   return stage(component, optimizer, parts=2 if mesh != "1x1x1" else 1)
 
 
@@ -94,6 +97,24 @@ def stage(component, optimizer, parts):
   return StageTrainable(training), random_batch(spec, rows=ROWS)
 
 
+def parallel_stage(optimizer):
+  from helpers_parallel import CONFIG, CROP, SPEC, parallel_batch
+
+  from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
+
+  training = StageTrainingConfig(SPEC, CONFIG, optimizer)
+  return StageTrainable(training), parallel_batch(*[CROP, CROP - 3] * (ROWS // 2))
+
+
+def constants(component):
+  """Returns the parameters that a new state needs and training does not change."""
+  if component != "parallel_stage":
+    return None
+  from helpers_parallel import BOOKS
+
+  return {"codebooks": BOOKS}
+
+
 def learned(state):
   """Returns the parameters in a state of any model."""
   if hasattr(state, "params"):
@@ -123,7 +144,7 @@ def train(component, mesh):
   if sizes[2] == 1 and "decoder_input_tokens" in batch:
     check_no_attention_matrix_is_exchanged(program, batch["decoder_input_tokens"].shape[1])
   key = program.put(jax.random.key(0))
-  state = program.init(key, batch)
+  state = program.init(key, batch, constants(component))
   before, logged = jax.device_get(learned(state)), []
   for _ in range(2):
     state, totals, _ = program.step(int(state.step), state, program.empty_metrics(), batch, key)

@@ -17,6 +17,7 @@ BASE = [
   "semantic_stage_base",
   "coarse_stage_base",
   "fine_stage_base",
+  "parallel_stage_base",
   "detector_base",
 ]
 

@@ -1,0 +1,328 @@
+"""The parallel stage: all levels of the codes from semantic tokens, by filling in masked codes.
+
+semantic  z1    z1    z2    z2    z3    z3        one per frame, repeats kept
+level 1   y     y     y     .     y     .         y: known; the first frames are a prompt
+level 2   y     y     .     .     .     .         .: masked
+          └─prompt──┘
+"""
+
+import dataclasses
+import enum
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
+from audiolm_jax.lm.config import Positions, TransformerConfig
+from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
+
+# A masked code, and the semantic token of a frame without one.
+UNKNOWN = -1
+
+
+class Heads(enum.StrEnum):
+  """The output layers of the levels: with the codec's vectors, or a linear layer per level."""
+
+  GEOMETRY = "geometry"
+  PLAIN = "plain"
+
+
+class Targets(enum.StrEnum):
+  """Masked entries with a loss, if one level is partly masked: all, or those of that level."""
+
+  HIDDEN = "hidden"
+  LEVEL = "level"
+
+
+# Before the configurations, because their defaults are made when the module is imported.
+def _member(kind: Any, value: Any, name: str) -> Any:
+  try:
+    return kind(value)
+  except ValueError:
+    raise ConfigError(f"{name} {value!r} is not one of {', '.join(kind)}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskingConfig:
+  """What training hides.
+
+  The share of masked entries is cos(u pi / 2), with u uniform in (0, 1).
+
+  Attributes:
+    one_level_share: share of examples in which one random level is masked at that share and all
+      finer levels are masked completely; in the others each entry is masked by itself.
+    targets: see `Targets`.
+    prompt_share: share of examples that begin with a prompt, which is not masked.
+    longest_prompt: length of the longest prompt, as a share of the example.
+    semantic_dropout: share of examples without semantic tokens, for guidance.
+
+  Source: SoundStorm (arXiv 2305.09636), section 3.2; OmniVoice (arXiv 2604.00688) for independent
+    entries.
+  """
+
+  one_level_share: float = 0.5
+  targets: Targets | str = Targets.HIDDEN
+  prompt_share: float = 0.8
+  longest_prompt: float = 0.5
+  semantic_dropout: float = 0.1
+
+  def __post_init__(self):
+    object.__setattr__(self, "targets", _member(Targets, self.targets, "targets"))
+    for name in ("one_level_share", "prompt_share", "longest_prompt", "semantic_dropout"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ConfigError(f"{name} {getattr(self, name)} is a share; set it between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class FillingConfig:
+  """The defaults of sampling.
+
+  Attributes:
+    passes: number of passes of each level; levels without a number have 1. A level with 0 passes
+      is drawn from the output of the pass before it.
+    guidance: factor of the difference between the logits with and without semantic tokens; 1 for no
+      guidance.
+    choice_noise: scale of the Gumbel noise that is added to the confidences of the first pass of a
+      level; it decreases to 0 in the last one.
+    overlap_seconds: seconds of existing audio that a window contains; None for that of the call. A
+      shorter overlap takes less time per second of audio.
+
+  Source: MaskGIT (arXiv 2202.04200), section 3.2; SoundStorm (arXiv 2305.09636), section 3.3.
+  """
+
+  passes: tuple[int, ...] = (16,)
+  guidance: float = 1.0
+  choice_noise: float = 1.0
+  overlap_seconds: float | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, "passes", tuple(self.passes))
+    if not self.passes or self.passes[0] < 1 or min(self.passes) < 0:
+      raise ConfigError(f"passes {self.passes}: the first level needs at least 1, the others 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+  """Shape of a parallel stage's model, its training and the defaults of its sampling.
+
+  Attributes:
+    transformer: shape of the layers, with rotary positions. The default has 0.35 B parameters.
+    kernel_size: frames that the depthwise convolution of each layer covers.
+    heads: see `Heads`.
+    latent_dim: dimension of the codec's vectors.
+    level_weights: weight of each level in the loss; levels without a number have weight 1.
+    point_weight: weight of the squared error of the predicted point.
+    masking: see `MaskingConfig`.
+    filling: see `FillingConfig`.
+  """
+
+  transformer: TransformerConfig = TransformerConfig(num_layers=26, positions=Positions.ROTARY)
+  kernel_size: int = 5
+  heads: Heads | str = Heads.GEOMETRY
+  latent_dim: int = 64
+  level_weights: tuple[float, ...] = ()
+  point_weight: float = 0.5
+  masking: MaskingConfig = MaskingConfig()
+  filling: FillingConfig = FillingConfig()
+
+  def __post_init__(self):
+    object.__setattr__(self, "heads", _member(Heads, self.heads, "heads"))
+    object.__setattr__(self, "level_weights", tuple(self.level_weights))
+    if self.transformer.positions is not Positions.ROTARY or self.transformer.num_frame_embeddings:
+      raise ConfigError("a parallel stage needs rotary positions and no frame embeddings")
+    if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+      raise ConfigError(f"kernel_size {self.kernel_size} must be odd")
+
+  def shape(self) -> "ParallelConfig":
+    """Returns the configuration without settings of the computation, of training and sampling."""
+    return ParallelConfig(
+      transformer=self.transformer.shape(),
+      kernel_size=self.kernel_size,
+      heads=self.heads,
+      latent_dim=self.latent_dim,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelSpec(StageSpec):
+  """A stage that predicts all levels of the codes, given the semantic tokens of the same time.
+
+  Attributes:
+    num_quantizers: levels of the codes.
+    crop_seconds: length of a training example, and the longest window in sampling.
+    semantic_rate: semantic tokens per second, with repeats.
+    frame_rate: acoustic frames per second.
+    num_clusters: semantic vocabulary.
+    codebook_size: codes per quantizer.
+
+  Source: SoundStorm (arXiv 2305.09636).
+  """
+
+  num_quantizers: int = 12
+  crop_seconds: float = 30.0
+  semantic_rate: float = 25.0
+  frame_rate: float = 50.0
+  num_clusters: int = 1024
+  codebook_size: int = 1024
+  kind: str = dataclasses.field(default="parallel", kw_only=True)
+
+  weight_feature = "weights"
+
+  @property
+  def reads(self) -> tuple[Stream, ...]:
+    """Semantic tokens with their repeats."""
+    return (Stream(SEMANTIC, self.num_clusters, self.semantic_rate),)
+
+  @property
+  def writes(self) -> Stream:
+    """The codes at all levels."""
+    return Stream(CODES, self.codebook_size, self.frame_rate, self.num_quantizers)
+
+  @property
+  def crop_length(self) -> float:
+    """Seconds of a training example."""
+    return self.crop_seconds
+
+  @property
+  def crop_frames(self) -> int:
+    """Acoustic frames in one crop."""
+    return self.writes.steps(self.crop_seconds)
+
+  def features(self) -> dict[str, Feature]:
+    """Returns the features: semantic tokens and codes by frame, and weights, 0 on padding."""
+    return {
+      "semantic": Feature((self.crop_frames,)),
+      "codes": Feature((self.crop_frames, self.num_quantizers)),
+      "weights": Feature((self.crop_frames,), np.float32),
+    }
+
+  def example(self, record: Record) -> Example:
+    """Returns one crop, padded at its end."""
+    (stream,) = self.reads
+    semantic, codes = (s.of(record, f"the {self.name} stage") for s in (stream, self.writes))
+    if len(codes) > self.crop_frames:
+      raise DataError(
+        f"a {self.name} example of {len(codes)} frames exceeds the stage's {self.crop_frames}; "
+        f"crop it to {self.crop_seconds:g} s"
+      )
+    space = (0, self.crop_frames - len(codes))
+    return {
+      "semantic": np.pad(self.by_frame(semantic, len(codes)), space),
+      "codes": np.pad(codes, (space, (0, 0))).astype(np.int32),
+      "weights": np.pad(np.ones(len(codes), np.float32), space),
+    }
+
+  def by_frame(
+    self, semantic: Int[np.ndarray, "steps"], frames: int, start: int = 0
+  ) -> Int[np.ndarray, "frames"]:
+    """Returns the semantic token of the time of each frame.
+
+    Args:
+      semantic: tokens that cover the frames, of which the first covers frame `start`.
+      frames: number of frames.
+      start: the first frame, counted from the beginning of the clip.
+    """
+    ratio = self.semantic_rate / self.frame_rate
+    steps = np.floor((start + np.arange(frames)) * ratio + 1e-6).astype(np.int64)
+    steps -= int(np.floor(start * ratio + 1e-6))
+    # The last frame of a clip can begin after its last whole token.
+    return np.asarray(semantic, np.int32)[np.minimum(steps, len(semantic) - 1)]
+
+  @classmethod
+  def config_class(cls) -> type:
+    """Returns the dataclass of the model."""
+    return ParallelConfig
+
+  def check_config(self, config: Any) -> None:
+    """Raises a `ConfigError` if the configuration has numbers for more levels than the codes."""
+    for name, values in (
+      ("level_weights", config.level_weights),
+      ("passes", config.filling.passes),
+    ):
+      if len(values) > self.num_quantizers:
+        raise ConfigError(f"{name} has {len(values)} numbers for {self.num_quantizers} levels")
+
+  def shape_of(self, config: Any) -> Any:
+    """Returns the shape of the model."""
+    return config.shape()
+
+  def uses_codebooks(self, config: Any) -> bool:
+    """Returns whether the heads use the codec's vectors."""
+    return config.heads is Heads.GEOMETRY
+
+  def codebooks(self, config: Any, codebooks: Any) -> np.ndarray:
+    """Returns the codebooks of the stage's levels."""
+    found = np.asarray(codebooks, np.float32)[: self.num_quantizers]
+    wanted = (self.num_quantizers, self.codebook_size, config.latent_dim)
+    if found.shape != wanted:
+      raise ConfigError(
+        f"codebooks of shape {found.shape}, and the {self.name} stage needs {wanted} (levels, "
+        "codes, latent_dim)"
+      )
+    return found
+
+  def init(self, config: Any, rng: Any, batch: Batch) -> Any:
+    """Returns new parameters; the codebooks are not numbers until they are replaced."""
+    import jax.numpy as jnp
+
+    rows, levels = len(batch["codes"]), self.num_quantizers
+    codes, row = jnp.zeros((rows, 8, levels), jnp.int32), jnp.zeros((rows, 8), jnp.int32)
+    return self.model(config).init(rng, codes, row, jnp.ones((rows, 8), bool))["params"]
+
+  def loss(
+    self, config: Any, params: Any, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
+  ) -> tuple[Any, dict[str, Any]]:
+    """Returns `parallel_loss.parallel_loss`."""
+    from audiolm_jax.lm.parallel_loss import parallel_loss
+
+    return parallel_loss(self, config, params, batch, rng=rng, z_loss=z_loss)
+
+  def inference_params(self, params: Any) -> dict[str, Any]:
+    """Returns the parameters with unstacked layers."""
+    from audiolm_jax.lm.transformer import unstack_layers
+
+    return unstack_layers(params)
+
+  def training_params(self, config: Any, params: Any) -> Any:
+    """Returns the parameters with stacked layers if the configuration scans over them."""
+    from audiolm_jax.lm.transformer import stack_layers
+
+    return stack_layers(params) if config.transformer.scan_layers else params
+
+  def amounts(self, batch: Batch) -> dict[str, float]:
+    """Returns the numbers of codes and of seconds of audio of a batch, without padding."""
+    frames = float(np.count_nonzero(batch["weights"]))
+    return {"tokens": frames * self.num_quantizers, "audio_seconds": frames / self.frame_rate}
+
+  def flops_per_step(self, config: Any, batch: Batch) -> float:
+    """Returns the operations of one update; the backward pass takes twice the forward pass."""
+    rows, frames = batch["weights"].shape
+    return 3 * rows * self.forward_flops(config, frames, self.num_quantizers)
+
+  def forward_flops(self, config: Any, frames: int, levels: int) -> float:
+    """Returns the operations of one pass over one row with the heads of `levels` levels."""
+    c, z = config.transformer, config.latent_dim
+    # `TransformerConfig.forward_flops` counts the keys up to each query.
+    later_keys = frames * (frames - 1) / 2
+    body = c.forward_flops(frames) + 4.0 * c.num_layers * later_keys * c.num_heads * c.head_size
+    convolution = 2.0 * c.num_layers * frames * config.kernel_size * c.embed_dim
+    head = c.embed_dim * self.codebook_size
+    if config.heads is Heads.GEOMETRY:
+      head += c.embed_dim * z + z * self.codebook_size
+      body += 2.0 * frames * c.embed_dim * z
+    return body + convolution + 2.0 * frames * levels * head
+
+  def model(self, config: Any, deterministic: bool = True) -> Any:
+    """Returns the model of this number of levels and vocabularies."""
+    from audiolm_jax.lm.parallel_model import ParallelModel
+
+    return ParallelModel(
+      config, self.num_quantizers, self.codebook_size, self.num_clusters, deterministic
+    )
+
+
+def parallel_stage(**overrides: Any) -> ParallelSpec:
+  """Returns the stage that replaces the paper's coarse and fine stages."""
+  return ParallelSpec(**({"name": "parallel"} | overrides))

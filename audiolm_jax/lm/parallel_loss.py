@@ -1,0 +1,143 @@
+"""The loss of the parallel stage: masks, and the prediction of the codes that they hide."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Key
+
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.lm.parallel import UNKNOWN, Heads, MaskingConfig, ParallelSpec, Targets
+from audiolm_jax.lm.stage import Batch
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Masks(NamedTuple):
+  """What one batch hides.
+
+  Attributes:
+    hidden: the masked entries.
+    targets: those with a loss.
+    without_semantic: rows whose semantic tokens are hidden.
+  """
+
+  hidden: Bool[Array, "batch frames levels"]
+  targets: Bool[Array, "batch frames levels"]
+  without_semantic: Bool[Array, "batch"]
+
+
+def draw_masks(
+  config: MaskingConfig, key: Key[Array, ""], valid: Bool[Array, "batch frames"], levels: int
+) -> Masks:
+  """Returns random masks; frames of a prompt and padding are never hidden."""
+  rows, frames = valid.shape
+  keys = jax.random.split(key, 7)
+
+  def uniform(index: int, *shape: int) -> Float[Array, "rows ..."]:
+    return jax.random.uniform(keys[index], (rows, *shape))
+
+  share = jnp.cos(uniform(0, 1, 1) * (jnp.pi / 2))
+  entries = uniform(1, frames, levels) < share
+  chosen = jax.random.randint(keys[2], (rows, 1, 1), 0, levels)
+  level = jnp.arange(levels)
+  by_level = ((level == chosen) & entries) | (level > chosen)
+  is_one_level = uniform(3, 1, 1) < config.one_level_share
+  has_prompt = uniform(4) < config.prompt_share
+  lengths = valid.sum(1)
+  prompt = jnp.floor(uniform(5) * (config.longest_prompt * lengths + 1))
+  prompt = jnp.where(has_prompt, prompt, 0.0)
+  free = valid & (jnp.arange(frames) >= prompt[:, None])
+  hidden = jnp.where(is_one_level, by_level, entries) & free[..., None]
+  targets = hidden
+  if config.targets is Targets.LEVEL:
+    targets = hidden & (~is_one_level | (level == chosen))
+  return Masks(hidden, targets, uniform(6) < config.semantic_dropout)
+
+
+def parallel_loss(
+  spec: ParallelSpec,
+  config: Any,
+  params: Any,
+  batch: Batch,
+  *,
+  rng: Key[Array, ""] | None = None,
+  z_loss: float = 0.0,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Returns the mean over levels of the cross-entropy of hidden codes, and the error of the point.
+
+  Within a frame, the heads of a level are given the codes of the coarser levels, hidden or not.
+
+  Args:
+    spec: the stage.
+    config: shape of its model.
+    params: the model's parameters.
+    batch: features of the stage.
+    rng: key of masks and dropout; None for the masks of evaluation, which are the same for each
+      batch, with all semantic tokens.
+    z_loss: weight of the squared log-partition function.
+
+  Returns:
+    The loss, and metrics: `loss` (nats per code, mean over levels by their weights), `accuracy`,
+    `weight` (number of hidden codes with a loss), `loss_quantizer_<q>` by level, NaN if it has no
+    such code, and `point_error` (mean squared error of the predicted point over the variance of the
+    latents, on frames with hidden codes).
+  """
+  masks_key, dropout_key = jax.random.split(jax.random.key(0) if rng is None else rng)
+  codes, valid = batch["codes"], batch["weights"] > 0
+  levels = spec.num_quantizers
+  masks = draw_masks(config.masking, masks_key, valid, levels)
+  semantic = batch["semantic"]
+  if rng is not None:
+    semantic = jnp.where(masks.without_semantic[:, None], UNKNOWN, semantic)
+  has_dropout = rng is not None and config.transformer.dropout_rate > 0
+  model = spec.model(config, deterministic=not has_dropout)
+
+  def apply(method: str, *arguments: Any) -> Any:
+    rngs = {"dropout": dropout_key} if has_dropout and method == "hidden" else None
+    return model.apply({"params": params}, *arguments, method=method, rngs=rngs)
+
+  shown = jnp.where(masks.hidden, UNKNOWN, codes)
+  hidden, vectors = apply("hidden", shown, semantic, valid), apply("vectors", codes)
+  by_level = []
+  for level in range(levels):
+    logits = apply("level_logits", hidden, vectors, codes, level)
+    by_level.append(_of_level(logits, codes[..., level], masks.targets[..., level]))
+  nats, hits, squares, counts = (jnp.stack(values) for values in zip(*by_level, strict=True))
+
+  weights = jnp.array([*config.level_weights, *[1.0] * levels][:levels]) * (counts > 0)
+  total, per_level = jnp.maximum(weights.sum(), 1e-6), jnp.maximum(counts, 1.0)
+  loss = (weights * nats / per_level).sum() / total
+  metrics = {
+    "loss": loss,
+    "accuracy": hits.sum() / jnp.maximum(counts.sum(), 1.0),
+    "weight": counts.sum(),
+  }
+  for level in range(levels):
+    mean = nats[level] / per_level[level]
+    metrics[f"loss_quantizer_{level}"] = jnp.where(counts[level] > 0, mean, jnp.nan)
+  if z_loss:
+    loss = loss + z_loss * (weights * squares / per_level).sum() / total
+  if config.heads is Heads.GEOMETRY:
+    point, asked = apply("predicted_point", hidden), masks.hidden.any(-1)
+    error = jnp.square(point - vectors.sum(-2)).mean(-1)
+    error = (error * asked).sum() / jnp.maximum(asked.sum(), 1)
+    metrics["point_error"] = error
+    loss = loss + config.point_weight * error
+  return loss, metrics
+
+
+def _of_level(
+  logits: Float[Array, "batch frames size"],
+  codes: Int[Array, "batch frames"],
+  targets: Bool[Array, "batch frames"],
+) -> tuple[Array, Array, Array, Array]:
+  """Returns sums over the targets: nats, hits, squared log-partitions and their number."""
+  partition = jax.nn.logsumexp(logits, axis=-1)
+  # A sum over all codes, because on CPUs the gradient of a lookup takes longer.
+  is_code = jnp.arange(logits.shape[-1]) == codes[..., None]
+  of_code = jnp.where(is_code, logits, 0.0).sum(-1)
+  weights = targets.astype(jnp.float32)
+  hits = of_code >= logits.max(-1)
+  nats = (weights * (partition - of_code)).sum()
+  return nats, (weights * hits).sum(), (weights * jnp.square(partition)).sum(), weights.sum()

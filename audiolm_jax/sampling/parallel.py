@@ -1,0 +1,131 @@
+"""Sampling of the parallel stage: windows whose codes are filled in level by level."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Key
+
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.streams import SEMANTIC
+from audiolm_jax.lm.parallel import ParallelSpec
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.sampling.parallel_decoder import Gap, ParallelDecoder, Progress
+from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
+from audiolm_jax.sampling.windowed import WindowedTargets
+from audiolm_jax.sampling.windows import Window
+
+Codes = Int[np.ndarray, "frames levels"]
+
+
+class ParallelSampler:
+  """Samples from a parallel stage; see `pull.Sampler`."""
+
+  spec: ParallelSpec
+
+  def __init__(self, stage: Stage):
+    self.decoder: Any = ParallelDecoder(stage)
+    self.spec = self.decoder.spec
+
+  def targets(
+    self,
+    call: Call,
+    reads: Mapping[str, Track],
+    prompts: Sequence[Tokens],
+    semantic_rate: float | None,
+  ) -> Targets:
+    """Returns windows of codes; the tokens of a window are returned together.
+
+    Raises:
+      UserError: the options have processors, which read tokens in the order of time, or the points
+        of a model without points.
+    """
+    del semantic_rate
+    options = call.options(self.spec.name)
+    if options.processors:
+      raise UserError(f"the {self.spec.name} stage takes no processors: it has no order of tokens")
+    if options.passes == () and not self.spec.uses_codebooks(self.decoder.config):
+      raise UserError(f"the {self.spec.name} stage has plain heads, which predict no points")
+    return FilledWindows(self, call, reads, prompts)
+
+  def rehearsed(self) -> "ParallelSampler":
+    """Returns a sampler whose decoder draws at random."""
+    other = copy.copy(self)
+    other.decoder = RehearsedParallelDecoder(self.decoder)
+    return other
+
+
+class FilledWindows(WindowedTargets):
+  """All levels of the codes, given semantic tokens with their repeats."""
+
+  spec: ParallelSpec
+
+  def __init__(
+    self,
+    sampler: ParallelSampler,
+    call: Call,
+    reads: Mapping[str, Track],
+    prompts: Sequence[Codes],
+  ):
+    self._sampler = sampler
+    super().__init__(sampler.spec, call, reads, prompts)
+
+  @property
+  def overlap_seconds(self) -> float:
+    """That of the stage if it has one, else that of the call."""
+    own = self._sampler.decoder.filling.overlap_seconds
+    return self.call.overlap_seconds if own is None else own
+
+  def draw(
+    self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
+  ) -> Iterator[Mapping[int, Codes]]:
+    """Draws the windows of all rows in one batch."""
+    del index  # the random numbers depend on positions in the clip
+    call, name = self.call, self.spec.name
+    gaps = [
+      Gap(
+        self.spec.by_frame(sources[SEMANTIC][row], end - start, start),
+        self.rows[row][start:known],
+        start,
+      )
+      for row, (start, known, end) in windows.items()
+    ]
+    keys = call.keys(name, 0, [(call.samples[row],) for row in windows])
+
+    def pieces() -> Iterator[Mapping[int, Codes]]:
+      filled = self._sampler.decoder.fill(
+        gaps, keys, call.options(name), progress=call.report(name)
+      )
+      yield {
+        row: codes[len(gap.known) :] for row, gap, codes in zip(windows, gaps, filled, strict=True)
+      }
+
+    return call.timed(name, pieces())
+
+
+class RehearsedParallelDecoder:
+  """Replaces a decoder: prepares the programs that it would run and draws at random."""
+
+  def __init__(self, decoder: ParallelDecoder):
+    self._decoder = decoder
+    self.config, self.filling = decoder.config, decoder.filling
+    self._random = np.random.default_rng(0)
+
+  def fill(
+    self,
+    gaps: Sequence[Gap],
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+    *,
+    progress: Progress | None = None,
+  ) -> list[Codes]:
+    """Returns random codes after the known ones."""
+    del progress
+    self._decoder.prepare(gaps, keys, options)
+    spec = self._decoder.spec
+    shapes = [(len(gap.semantic) - len(gap.known), spec.num_quantizers) for gap in gaps]
+    drawn = [self._random.integers(spec.codebook_size, size=s, dtype=np.int32) for s in shapes]
+    return [np.concatenate([gap.known, new]) for gap, new in zip(gaps, drawn, strict=True)]

@@ -1,0 +1,384 @@
+"""Fills in the codes of windows, level by level, the most confident entries of a pass first.
+
+    pass 1        pass 2        pass 3        level 2, 1 pass
+    y y . . .     y y . 3 .     y y 7 3 .     y y 7 3 5       level 1; y: known, .: masked
+    y y . . .     y y . . .     y y . . .     y y . . .       level 2
+
+Two programs make a pass: `encode` runs the layers, `choose` draws the masked codes of one level and
+masks the least confident ones again. The level, the pass and all settings are arguments, so the
+number of programs depends neither on the levels nor on the passes.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int, Key
+
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io.stored_program import StoredProgram
+from audiolm_jax.lm.parallel import UNKNOWN, ParallelConfig, ParallelSpec
+from audiolm_jax.lm.stage import CODEBOOKS, Stage
+from audiolm_jax.sampling.decoder import row_bucket
+from audiolm_jax.sampling.logits import Controls, SamplingOptions, keep_top_k, keep_top_p
+from audiolm_jax.sampling.loop import repeated
+
+# Number of lengths of windows, for each of which programs are compiled.
+BUCKETS = 4
+# Bytes of attention weights per batch; further rows are sampled in turns.
+ATTENTION_BYTES = 2**29
+# More than the number of passes of a level.
+_PASSES = 4096
+
+Progress = Callable[[int, int], None]
+
+
+class Gap(NamedTuple):
+  """A window of one row.
+
+  Attributes:
+    semantic: the semantic token of each frame.
+    known: codes of the first frames, which do not change.
+    start: the first frame, counted from the beginning of the clip.
+  """
+
+  semantic: Int[np.ndarray, "frames"]
+  known: Int[np.ndarray, "known levels"]
+  start: int = 0
+
+
+class Rows(NamedTuple):
+  """The windows of a batch as arrays.
+
+  Attributes:
+    keys: random key of each row.
+    starts: first frame of each window in its clip.
+    known: number of known frames.
+    lengths: number of frames.
+  """
+
+  keys: Key[Array, "rows"]
+  starts: Int[Array, "rows"]
+  known: Int[Array, "rows"]
+  lengths: Int[Array, "rows"]
+
+
+class Pass(NamedTuple):
+  """The settings of a pass.
+
+  Attributes:
+    level: the level to draw.
+    number: number of the pass within its level.
+    masked: share of the new frames that are masked after the pass.
+    choice_noise: scale of the Gumbel noise of the confidences.
+    guidance: see `FillingConfig`.
+    controls: settings of the draw.
+  """
+
+  level: Int[Array | np.int32, ""]
+  number: Int[Array | np.int32, ""]
+  masked: Float[Array | np.float32, ""]
+  choice_noise: Float[Array | np.float32, ""]
+  guidance: Float[Array | np.float32, ""]
+  controls: Controls
+
+
+class ParallelDecoder:
+  """Draws codes from a parallel stage whose parameters are cast and on the device.
+
+  Args:
+    stage: spec, config and parameters.
+    dtype: dtype of the computation; by default float32 on CPU, else that of the config.
+  """
+
+  def __init__(self, stage: Stage, *, dtype: str | None = None):
+    config: ParallelConfig = stage.config
+    if dtype is None:
+      dtype = "float32" if jax.default_backend() == "cpu" else config.transformer.dtype
+    shape = config.shape()
+    layers = dataclasses.replace(shape.transformer, dtype=dtype)
+    self.spec: ParallelSpec = stage.spec
+    self.filling = config.filling
+    self.config = dataclasses.replace(shape, transformer=layers)
+    self.params = _ready(stage.spec.inference_params(stage.params), dtype)
+
+  def fill(
+    self,
+    gaps: Sequence[Gap],
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+    *,
+    progress: Progress | None = None,
+  ) -> list[Int[np.ndarray, "frames levels"]]:
+    """Returns the codes of each window, the known ones first.
+
+    Args:
+      gaps: one window per row.
+      keys: one random key per row; with the position of a frame in its clip it determines the
+        random numbers of the frame.
+      options: settings of sampling.
+      progress: called with drawn and total codes per row, summed over turns.
+    """
+    options = options or SamplingOptions()
+    longest = max(len(gap.semantic) for gap in gaps)
+    per_turn = self._per_turn(longest)
+    turns = range(0, len(gaps), per_turn)
+    total = len(turns) * longest * self.spec.num_quantizers
+    results = []
+    for turn, start in enumerate(turns):
+      part = [*range(start, min(start + per_turn, len(gaps)))]
+
+      def report(levels: int, turn: int = turn) -> None:
+        if progress is not None:
+          progress(longest * (turn * self.spec.num_quantizers + levels), total)
+
+      results += self._filled([gaps[i] for i in part], _rows_of(keys, part), options, report)
+    return results
+
+  def prepare(
+    self, gaps: Sequence[Gap], keys: Key[Array, "rows"], options: SamplingOptions | None = None
+  ) -> None:
+    """Starts to load or compile the programs of `fill` in the background; draws nothing.
+
+    Args:
+      gaps: windows of the same lengths as those of `fill`.
+      keys: as of `fill`.
+      options: as of `fill`.
+    """
+    options = options or SamplingOptions()
+    first = [*range(min(len(gaps), self._per_turn(max(len(gap.semantic) for gap in gaps))))]
+    codes, semantic, rows = self._arrays([gaps[i] for i in first], _rows_of(keys, first))
+    inputs = self._inputs(semantic, options)
+    encode.prepare(self.spec, self.config, self.params, codes, inputs, rows.lengths)
+    layers = self.config.transformer
+    hidden = np.broadcast_to(
+      np.zeros((), jnp.dtype(layers.dtype)), (*inputs.shape, layers.embed_dim)
+    )
+    if options.passes == ():
+      choose_point.prepare(self.spec, self.config, self.params, hidden, codes, rows)
+    else:
+      settings = self._pass(options, 0, 0, 1)
+      choose.prepare(self.spec, self.config, self.params, hidden, codes, rows, settings)
+
+  def _filled(
+    self,
+    gaps: Sequence[Gap],
+    keys: Key[Array, "rows"],
+    options: SamplingOptions,
+    report: Callable[[int], None],
+  ) -> list[Int[np.ndarray, "frames levels"]]:
+    codes, semantic, rows = self._arrays(gaps, keys)
+    inputs = self._inputs(semantic, options)
+    fixed = self.spec, self.config, self.params
+    report(0)
+    if options.passes == ():
+      hidden = encode(*fixed, codes, inputs, rows.lengths)
+      codes = choose_point(*fixed, hidden, codes, rows)
+    else:
+      hidden = None
+      for level, count in enumerate(self.passes(options)):
+        for number in range(max(count, 1)):
+          if hidden is None or count:
+            hidden = encode(*fixed, codes, inputs, rows.lengths)
+          settings = self._pass(options, level, number, max(count, 1))
+          codes = choose(*fixed, hidden, codes, rows, settings)
+        report(level + 1)
+    found = np.asarray(codes)
+    return [found[row, : len(gap.semantic)] for row, gap in enumerate(gaps)]
+
+  def passes(self, options: SamplingOptions) -> tuple[int, ...]:
+    """Returns the number of passes of each level.
+
+    Raises:
+      UserError: the options have numbers for more levels than the stage, or none for the first.
+    """
+    levels = self.spec.num_quantizers
+    passes = self.filling.passes if options.passes is None else options.passes
+    if len(passes) > levels or passes[0] < 1 or not 0 <= min(passes) <= max(passes) < _PASSES:
+      raise UserError(
+        f"passes {'/'.join(map(str, passes))} of the {self.spec.name} stage: give at most {levels} "
+        f"numbers below {_PASSES}, at least 1 for the first level"
+      )
+    return (*passes, *[1] * levels)[:levels]
+
+  def _pass(self, options: SamplingOptions, level: int, number: int, count: int) -> Pass:
+    done = (number + 1) / count
+    return Pass(
+      np.int32(level),
+      np.int32(number),
+      np.float32(math.cos(math.pi / 2 * done) if done < 1 else 0.0),
+      np.float32(self.filling.choice_noise * (1 - done)),
+      np.float32(self._guidance(options)),
+      options.controls,
+    )
+
+  def _guidance(self, options: SamplingOptions) -> float:
+    return self.filling.guidance if options.guidance is None else options.guidance
+
+  def _inputs(
+    self, semantic: Int[np.ndarray, "rows frames"], options: SamplingOptions
+  ) -> Int[np.ndarray, "inputs frames"]:
+    """Returns the semantic tokens of the model's rows; with guidance each row also has none."""
+    if self._guidance(options) == 1 or options.passes == ():
+      return semantic
+    return np.concatenate([semantic, np.full_like(semantic, UNKNOWN)])
+
+  def _arrays(
+    self, gaps: Sequence[Gap], keys: Key[Array, "rows"]
+  ) -> tuple[Int[np.ndarray, "rows frames levels"], Int[np.ndarray, "rows frames"], Rows]:
+    """Returns codes, semantic tokens and rows, padded to buckets by copies of the first row."""
+    order = [*range(len(gaps)), *[0] * (row_bucket(len(gaps)) - len(gaps))]
+    padded = [gaps[row] for row in order]
+    unit = -(-self.spec.crop_frames // BUCKETS)
+    frames = -(-max(len(gap.semantic) for gap in gaps) // unit) * unit
+    codes = np.full((len(order), frames, self.spec.num_quantizers), UNKNOWN, np.int32)
+    semantic = np.full(codes.shape[:2], UNKNOWN, np.int32)
+    for row, gap in enumerate(padded):
+      codes[row, : len(gap.known)] = gap.known
+      semantic[row, : len(gap.semantic)] = gap.semantic
+    numbers = [(gap.start, len(gap.known), len(gap.semantic)) for gap in padded]
+    starts, known, lengths = np.array(numbers, np.int32).T
+    return codes, semantic, Rows(_rows_of(keys, order), starts, known, lengths)
+
+  def _per_turn(self, frames: int) -> int:
+    """Returns the largest number of rows whose attention weights fit in `ATTENTION_BYTES`."""
+    return max(1, ATTENTION_BYTES // (8 * self.config.transformer.num_heads * frames**2))
+
+
+@functools.partial(StoredProgram, static_argnums=(0, 1))
+def encode(
+  spec: ParallelSpec,
+  config: ParallelConfig,
+  params: Mapping[str, Any],
+  codes: Int[Array, "rows frames levels"],
+  semantic: Int[Array, "inputs frames"],
+  lengths: Int[Array, "rows"],
+) -> Float[Array, "inputs frames embed"]:
+  """Returns the output of the layers, for the rows once or, with guidance, twice."""
+  times = semantic.shape[0] // codes.shape[0]
+  valid = jnp.tile(_frames(codes) < lengths[:, None], (times, 1))
+  inputs = jnp.tile(codes, (times, 1, 1)), semantic, valid
+  return spec.model(config).apply({"params": params}, *inputs, method="hidden")
+
+
+@functools.partial(StoredProgram, static_argnums=(0, 1))
+def choose(
+  spec: ParallelSpec,
+  config: ParallelConfig,
+  params: Mapping[str, Any],
+  hidden: Float[Array, "inputs frames embed"],
+  codes: Int[Array, "rows frames levels"],
+  rows: Rows,
+  settings: Pass,
+) -> Int[Array, "rows frames levels"]:
+  """Draws the masked codes of a level, and masks the least confident of them again."""
+  count, frames, _ = codes.shape
+  model, times = spec.model(config), hidden.shape[0] // count
+  seen = jnp.tile(codes, (times, 1, 1))
+  vectors = model.apply({"params": params}, seen, method="vectors")
+  logits = model.apply(
+    {"params": params}, hidden, vectors, seen, settings.level, method="level_logits"
+  )
+  if times == 2:
+    without = logits[count:]
+    logits = without + settings.guidance * (logits[:count] - without)
+  flat = logits.reshape(count * frames, -1)
+  uniform = _uniform(rows, frames, settings).reshape(count * frames, 2)
+  drawn, confidence = _drawn(flat, uniform[:, 0], settings.controls)
+  noise = -jnp.log(-jnp.log(jnp.clip(uniform[:, 1], 1e-7, 1 - 1e-7)))
+  greedy = settings.controls.temperature == 0
+  confidence += jnp.where(greedy, 0.0, settings.choice_noise) * noise
+
+  current = codes[..., settings.level]
+  unknown = (current == UNKNOWN) & _is_new(codes, rows)
+  confidence = jnp.where(unknown, confidence.reshape(count, frames), jnp.inf)
+  rank = jnp.argsort(jnp.argsort(confidence, axis=1), axis=1)
+  masked = jnp.floor(settings.masked * (rows.lengths - rows.known)).astype(jnp.int32)
+  kept = unknown & (rank >= masked[:, None])
+  return codes.at[..., settings.level].set(jnp.where(kept, drawn.reshape(count, frames), current))
+
+
+@functools.partial(StoredProgram, static_argnums=(0, 1))
+def choose_point(
+  spec: ParallelSpec,
+  config: ParallelConfig,
+  params: Mapping[str, Any],
+  hidden: Float[Array, "rows frames embed"],
+  codes: Int[Array, "rows frames levels"],
+  rows: Rows,
+) -> Int[Array, "rows frames levels"]:
+  """Returns the codes nearest to the predicted points, for all levels at once."""
+  variables, model = {"params": params}, spec.model(config)
+  point = model.apply(variables, hidden, method="predicted_point")
+  nearest = model.apply(variables, point, method="nearest_codes")
+  return jnp.where(_is_new(codes, rows)[..., None], nearest, codes)
+
+
+def _frames(codes: Int[Array, "rows frames levels"]) -> Int[Array, "frames"]:
+  return jnp.arange(codes.shape[1])
+
+
+def _is_new(codes: Int[Array, "rows frames levels"], rows: Rows) -> Bool[Array, "rows frames"]:
+  frame = _frames(codes)
+  return (frame >= rows.known[:, None]) & (frame < rows.lengths[:, None])
+
+
+def _uniform(rows: Rows, frames: int, settings: Pass) -> Float[Array, "rows frames 2"]:
+  """Returns random numbers that depend on the row's key, the frame in its clip and the pass."""
+  draw = settings.level * _PASSES + settings.number
+
+  def of_frame(key, frame):
+    return jax.random.uniform(jax.random.fold_in(key, frame), (2,))
+
+  def of_row(key, start):
+    key = jax.random.fold_in(key, draw)
+    return jax.vmap(of_frame, (None, 0))(key, start + jnp.arange(frames))
+
+  return jax.vmap(of_row)(rows.keys, rows.starts)
+
+
+def _drawn(
+  logits: Float[Array, "entries size"], uniform: Float[Array, "entries"], controls: Controls
+) -> tuple[Int[Array, "entries"], Float[Array, "entries"]]:
+  """Returns a code per entry by inverting the distribution function, and its log-probability.
+
+  One random number per entry is drawn, and not one per code, which would take longer than the
+  output layer.
+  """
+  scaled = logits / jnp.maximum(controls.temperature, 1e-6)
+  if controls.top_k is not None:
+    scaled = keep_top_k(scaled, controls.top_k)
+  if controls.top_p is not None:
+    scaled = keep_top_p(scaled, controls.top_p)
+  greedy = controls.temperature == 0
+  scaled = jnp.where(greedy, logits, scaled)
+  log_probabilities = jax.nn.log_softmax(scaled)
+  below = jnp.cumsum(jnp.exp(log_probabilities), axis=-1)
+  found = jnp.sum(below <= uniform[:, None] * below[:, -1:], axis=-1)
+  found = jnp.minimum(found, logits.shape[-1] - 1)
+  drawn = jnp.where(greedy, jnp.argmax(logits, axis=-1), found).astype(jnp.int32)
+  return drawn, jnp.take_along_axis(log_probabilities, drawn[:, None], axis=-1)[:, 0]
+
+
+def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chosen"]:
+  """Returns rows of the keys; runs no program if those are all rows."""
+  if [*rows] == [*range(len(keys))]:
+    return keys
+  return repeated(keys, np.array(rows, np.int32))
+
+
+def _ready(params: Mapping[str, Any], dtype: str) -> Any:
+  """Moves parameters to the device, with matrices in the dtype of the computation."""
+
+  def ready(path, value):
+    # Rounded codebooks would not be those of the codec.
+    is_exact = value.ndim <= 1 or path[-1].key == CODEBOOKS
+    return np.asarray(value).astype("float32" if is_exact else jnp.dtype(dtype), copy=False)
+
+  return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))
