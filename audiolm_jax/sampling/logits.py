@@ -17,7 +17,7 @@ if TYPE_CHECKING:
   from audiolm_jax.sampling.processors import Processor
 
 
-_TEMPERATURES = ranges.Range(0, 1_000_000)  # of float32, a higher one is as good as that
+_TEMPERATURES = ranges.Range(0, 1_000_000)  # a higher one draws from all tokens alike
 _GUIDANCE = ranges.Range(0, 1_000_000)
 _PASSES = ranges.Range(0, 4_096)
 _TOP_K = ranges.Range(0, 2**24)  # 0 for all; no vocabulary is larger
