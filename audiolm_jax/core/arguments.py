@@ -7,7 +7,7 @@ import enum
 import math
 import os
 from collections.abc import Collection, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def path(value: object, name: str, wanted: str) -> str:
   return os.fsdecode(value)
 
 
-def names(value: object, name: str, wanted: str) -> tuple[str, ...]:
+def names(value: Any, name: str, wanted: str) -> tuple[str, ...]:
   """Returns the texts of a collection that is not itself a text.
 
   Raises:
