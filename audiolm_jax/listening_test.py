@@ -6,7 +6,7 @@
 
 The page works from disk, on a phone and on any web host; at its end, listeners download their
 answers and send them to you. `page.key.json`, next to the folder, has the origin of each clip: do
-not upload it. Kinds of test (`--kind`):
+not upload it (`--key` writes it elsewhere). Kinds of test (`--kind`):
 
   real_or_synthetic  is the sound after the first 3 s a recording? (the paper: 51.2 % of 1000 right)
   preference         is the continuation of --bundle better than that of --other_bundle? (83.3 % of
@@ -40,8 +40,14 @@ flags.DEFINE_string("output_dir", None, "Folder of the page, to create.", flag_v
 flags.DEFINE_integer("num_trials", 20, "Maximum number of trials.", 1, flag_values=FLAGS)
 flags.DEFINE_float("prompt_seconds", 3.0, "Length of a prompt.", 0.5, flag_values=FLAGS)
 flags.DEFINE_float("duration", 7.0, "Length of a continuation, seconds.", 0.5, flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Seed of the choices and of sampling.", 0, flag_values=FLAGS)
-flags.DEFINE_string("key", None, "Key of the test, for score.", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "seed", 0, "Seed of the choice of recordings and of sampling.", 0, flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "key", None, "Key of the test, which build writes and score reads; default of build: next to "
+  "--output_dir.",
+  flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:
@@ -77,7 +83,7 @@ def _build() -> None:
   settings = {name: FLAGS[name].value for name in FLAGS}
   facts = settings | {"version": __version__, "token_hash": bundle.token_hash}
   key = build.write_test(
-    FLAGS.output_dir, kind, trials, bundle.sample_rate, seed=FLAGS.seed, facts=facts
+    FLAGS.output_dir, kind, trials, bundle.sample_rate, key_path=FLAGS.key, facts=facts
   )
   print(f"{FLAGS.output_dir}/index.html: {len(trials)} trials; {key} has the origin of each clip")
 
@@ -128,7 +134,6 @@ def _real_or_synthetic(bundle, names, recordings):
     [pair.codec for pair in pairs],
     [pair.continuations[0] for pair in pairs],
     bundle.sample_rate,
-    FLAGS.seed,
   )
 
 

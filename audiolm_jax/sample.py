@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from audiolm_jax.core import compilation_cache
+from audiolm_jax.core import arguments, compilation_cache, ranges
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, plotting, provenance, token_file
@@ -154,8 +154,8 @@ def _check_flags() -> None:
     raise UserError(f"--prompt is required for {FLAGS.mode}; --mode unconditional needs no prompt")
   if FLAGS.voice is not None and FLAGS.mode != "resynthesis":
     raise UserError("--voice is for --mode resynthesis; omit it, or set the mode")
-  if FLAGS.num_samples < 1:
-    raise UserError(f"--num_samples {FLAGS.num_samples} must be 1 or more")
+  arguments.whole(FLAGS.num_samples, "--num_samples", ranges.SAMPLES_PER_PROMPT)
+  arguments.whole(FLAGS.seed, "--seed", ranges.SEEDS)
   if FLAGS.plot is not None:
     if Path(FLAGS.plot).suffix.lower() != ".png":
       raise UserError(f"--plot {FLAGS.plot} must end in .png")
@@ -181,8 +181,8 @@ def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":
   from audiolm_jax.bundles import continuation
 
   seconds = FLAGS[limit].value
-  if seconds is not None and not 0 < seconds < float("inf"):
-    raise UserError(f"--{limit} {seconds:g} must be positive")
+  if seconds is not None:
+    seconds = arguments.number(seconds, f"--{limit}", continuation.PROMPT_SECONDS)
   waveform = audio.load_audio(path, bundle.sample_rate, seconds=seconds)
   continuation.check_prompt(waveform, bundle.sample_rate, path)
   return waveform

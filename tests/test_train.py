@@ -192,7 +192,11 @@ def test_arguments_of_gin_become_bindings():
     (["codec_tiny"], [*REQUIRED, "train.evaluation_period = 5"], "evaluation_period"),
     (["codec_tiny"], [*REQUIRED, "soundstream.SoundStream.strides = 5"], "SoundStream"),
     (["codec_tiny"], ["MODEL_DIR = runs/x"], "text is quoted twice"),
-    (["codec_tiny"], [*REQUIRED, "TRAIN_STEPS = 50"], "decay_steps above warmup_steps"),
+    (
+      ["codec_tiny"],
+      [*REQUIRED, "TRAIN_STEPS = 50"],
+      "TRAIN_STEPS), within its warm-up of 100 steps",
+    ),
   ],
 )
 def test_a_mistake_is_one_line(files, bindings, message):

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int, Num
 
 from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
-from audiolm_jax.core import configs
+from audiolm_jax.core import arguments, configs
 from audiolm_jax.core.configs import Json
-from audiolm_jax.core.errors import AudioError, DataError
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.io import audio
+from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
@@ -92,12 +92,20 @@ class Bundle:
       retokenize=retokenizer(self.codec, self.semantic),
     )
 
-  def encode(self, waveform: Num[np.ndarray, "*batch samples"], sample_rate: int) -> Encoded:
+  def encode(
+    self,
+    waveform: Num[np.ndarray, "*batch samples"],
+    sample_rate: int,
+    *,
+    channel_axis: int | None = None,
+  ) -> Encoded:
     """Encodes a waveform of any length in bounded memory.
 
     Args:
       waveform: one clip or a batch; floats in [-1, 1], or integers over their whole range.
       sample_rate: Hz.
+      channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
+        that soundfile returns; None for one channel.
 
     Returns:
       `ceil(samples / hop_length)` semantic tokens and frames of codes, where samples are at the
@@ -107,10 +115,13 @@ class Bundle:
       AudioError: the waveform is empty, not finite, silent or shorter than a semantic token, or the
         sample rate is out of range.
     """
-    waveform = at_bundle_rate(self, waveform, sample_rate)
+    sample_rate = waveforms.check_rate(sample_rate)
+    waveform = waveforms.check(waveform, sample_rate, channel_axis=channel_axis)
+    waveform = audio.resample(waveform, sample_rate, self.sample_rate)
     hop_seconds = 1 / self.semantic.spec.frame_rate
     audio.check_length(waveform.shape[-1], self.sample_rate, hop_seconds, "the waveform")
-    audio.check_not_silent(waveform, "the waveform")
+    for i, row in enumerate(np.atleast_2d(waveform)):
+      audio.check_not_silent(row, "the waveform" if waveform.ndim == 1 else f"clip [{i}]")
     if waveform.ndim == 1:
       semantic, codes = self.semantic.tokenize_long(waveform), self.codec.encode_long(waveform)
     else:
@@ -131,13 +142,14 @@ class Bundle:
     Raises:
       DataError: the shape or the values do not fit this bundle's codec.
     """
-    codes = np.asarray(codes)
+    wanted = "integers [frames, quantizers], with a batch axis before it for several clips"
+    try:
+      codes = arguments.array(codes, "codes", wanted)
+    except UserError as error:
+      raise DataError(str(error)) from error
     spec = self.codec.spec
     if codes.ndim not in (2, 3) or not codes.size or codes.dtype.kind not in "iu":
-      raise DataError(
-        f"codes are {codes.dtype} of shape {codes.shape}; give integers [frames, quantizers], "
-        "with a batch axis before it for several clips"
-      )
+      raise DataError(f"codes are {codes.dtype} of shape {codes.shape}; give {wanted}")
     if codes.shape[-1] > spec.num_quantizers:
       raise DataError(f"codes have {codes.shape[-1]} levels, the codec has {spec.num_quantizers}")
     if codes.min() < 0 or codes.max() >= spec.codebook_size:
@@ -184,7 +196,8 @@ class Bundle:
       waveform: the prompt: one clip, a batch of clips, or a list of clips of any lengths, which are
         sampled together; None in unconditional mode.
       sample_rate: of the prompt, in Hz.
-      num_samples: samples for each prompt. The prompt is processed once for all of them.
+      num_samples: samples for each prompt, at most 10,000. The prompt is processed once for all of
+        them.
       progress: called with a stage's name, the tokens sampled so far and their total.
       **settings: see `Settings`.
 
@@ -232,18 +245,6 @@ class Bundle:
     from audiolm_jax.bundles import continuation
 
     return continuation.stream(self, waveform, sample_rate, progress=progress, **settings)
-
-
-def at_bundle_rate(
-  bundle: Bundle, waveform: Num[np.ndarray, "*batch samples"], sample_rate: int
-) -> Float[np.ndarray, "*batch samples"]:
-  """Converts a waveform of any number type and rate to float32 at the bundle's rate."""
-  waveform = audio.as_waveform(waveform)
-  if waveform.ndim not in (1, 2):
-    raise AudioError(
-      f"the waveform has shape {waveform.shape}; give [samples], or [batch, samples]"
-    )
-  return audio.resample(waveform, sample_rate, bundle.sample_rate)
 
 
 def token_hash(codec: Any, semantic: Any) -> str:

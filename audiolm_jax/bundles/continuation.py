@@ -6,25 +6,29 @@ import enum
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
 from audiolm_jax.bundles.audio_stream import AudioStream
-from audiolm_jax.bundles.bundle import Bundle, at_bundle_rate
-from audiolm_jax.core.errors import AudioError, BundleError, UserError
+from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.core import arguments, ranges
+from audiolm_jax.core.configs import shown
+from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record
-from audiolm_jax.io import audio
+from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 from audiolm_jax.sampling.logits import SamplingOptions
 
 LEAST_PROMPT_SECONDS = 0.4
-LONGEST_SECONDS = 3600.0
+LONGEST_SECONDS = 3_600
+PROMPT_SECONDS = ranges.Range(LEAST_PROMPT_SECONDS, 1_000_000)
+_DURATIONS = ranges.Range(0, LONGEST_SECONDS)
+_PER_STAGE = ("temperature", "top_k", "top_p", "passes", "guidance")
 
 Progress = Callable[[str, int, int], None]
-Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 class Mode(enum.StrEnum):
@@ -92,6 +96,8 @@ class Settings(TypedDict, total=False):
       codes nearest to the predicted points, in one pass. The default is the stage's.
     guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
       1 for no guidance. The default is the stage's.
+    channel_axis: of each prompt and of the voice, the axis of the channels, which are averaged,
+      such as -1 for the [samples, channels] that soundfile returns; None (default) for one channel.
   """
 
   duration: float | None
@@ -105,6 +111,7 @@ class Settings(TypedDict, total=False):
   top_p: Mapping[str, float]
   passes: Mapping[str, Sequence[int]]
   guidance: Mapping[str, float]
+  channel_axis: int | None
 
 
 def continue_audio(
@@ -117,14 +124,13 @@ def continue_audio(
   **settings: Unpack[Settings],
 ) -> Continuation | list[Continuation]:
   """Implements `Bundle.continue_audio`."""
-  if num_samples < 1:
-    raise UserError(f"num_samples {num_samples} must be 1 or more")
+  num_samples = arguments.whole(num_samples, "num_samples", ranges.SAMPLES_PER_PROMPT)
   start = time.perf_counter()
 
   def rehearse(rehearsal: Cascade, clips: list[Clip], options: CascadeOptions) -> None:
     rehearsal.sample(clips, num_samples=num_samples, options=options)
 
-  request = _request(bundle, waveform, sample_rate, settings, rehearse)
+  request = _request(bundle, waveform, sample_rate, settings, rehearse, progress)
   timings = {} if waveform is None else {"encode": time.perf_counter() - start}
   sampled = bundle.cascade.sample(
     request.clips,
@@ -169,8 +175,7 @@ def continue_audio(
   count = len(request.clips)
   if _is_list(waveform):
     return [result(prompt, prompt + 1, ()) for prompt in range(count)]
-  batch = waveform is not None and np.ndim(waveform) == 2
-  return result(0, count, (count,) if batch else ())
+  return result(0, count, (count,) if request.is_batch else ())
 
 
 def stream(
@@ -182,13 +187,11 @@ def stream(
   **settings: Unpack[Settings],
 ) -> AudioStream:
   """Implements `Bundle.stream`."""
-  if waveform is not None and (_is_list(waveform) or np.ndim(waveform) > 1):
-    raise UserError("stream takes one prompt, [samples]; continue_audio takes several")
 
   def rehearse(rehearsal: Cascade, clips: list[Clip], options: CascadeOptions) -> None:
     collections.deque(rehearsal.stream(clips[0], options=options), maxlen=0)
 
-  request = _request(bundle, waveform, sample_rate, settings, rehearse)
+  request = _request(bundle, waveform, sample_rate, settings, rehearse, progress, most_axes=1)
   codes = bundle.cascade.stream(
     request.clips[0], seed=request.seed, options=request.options, progress=progress
   )
@@ -242,30 +245,44 @@ _Rehearse = Callable[[Cascade, list[Clip], CascadeOptions], None]
 
 
 class _Request(NamedTuple):
-  """A checked request whose prompts are encoded, with one clip and one output for each prompt."""
+  """A checked request whose prompts are encoded, with one clip and one output for each prompt.
+
+  The prompts are a batch if they were given as one array.
+  """
 
   clips: list[Clip]
   outputs: list[_Output]
   seed: int
   options: CascadeOptions
+  is_batch: bool = False
 
 
 def _request(
-  bundle: Bundle, waveform: Any, sample_rate: int | None, settings: Settings, rehearse: _Rehearse
+  bundle: Bundle,
+  waveform: Any,
+  sample_rate: int | None,
+  settings: Settings,
+  rehearse: _Rehearse,
+  progress: Progress | None,
+  most_axes: int = 2,
 ) -> _Request:
   """Checks the settings and encodes the prompts, while programs load or compile."""
   unknown = sorted(set(settings) - set(Settings.__annotations__))
   if unknown:
     raise TypeError(f"unknown settings: {', '.join(unknown)}")
-  mode = _member(Mode, settings.get("mode", Mode.CONTINUATION), "mode")
-  prompt_audio = _member(
+  mode = arguments.member(Mode, settings.get("mode", Mode.CONTINUATION), "mode")
+  prompt_audio = arguments.member(
     PromptAudio, settings.get("prompt_audio", PromptAudio.CODEC), "prompt_audio"
   )
-  duration, prompt_seconds = settings.get("duration"), settings.get("prompt_seconds", 3.0)
-  seed, voice = settings.get("seed", 0), settings.get("voice")
+  if progress is not None and not callable(progress):
+    raise UserError(f"progress is {shown(progress)}; give a function of stage, done and total")
+  seed, voice = (
+    arguments.whole(settings.get("seed", 0), "seed", ranges.SEEDS),
+    settings.get("voice"),
+  )
   if voice is not None and mode is not Mode.RESYNTHESIS:
     raise UserError(f"{mode.value} mode takes no voice; give it in resynthesis mode")
-  _check_numbers(mode, duration, prompt_seconds, seed)
+  duration, prompt_seconds = _check_seconds(mode, settings, bundle.sample_rate)
   _check_stages(bundle, mode)
   options = _options(bundle, settings)
   hop = bundle.codec.spec.hop_length
@@ -283,17 +300,22 @@ def _request(
   def whole_steps(prompt: np.ndarray) -> np.ndarray:
     return prompt[: len(prompt) // step * step]
 
+  def prepared(
+    given: Any, seconds: float | None, axes: int, name: str
+  ) -> tuple[list[np.ndarray], bool]:
+    axis = settings.get("channel_axis")
+    return _prepared_prompts(bundle, given, sample_rate, seconds, axis, axes, name)
+
   speaker = np.zeros(0, np.float32)
   if voice is not None:
-    if np.ndim(voice) != 1:
-      raise AudioError(f"the voice has shape {np.shape(voice)}; give [samples]")
-    speaker = _prepared_prompt(bundle, voice, sample_rate, prompt_seconds, "the voice")
+    (speaker,), _ = prepared(voice, prompt_seconds, 1, "the voice")
     speaker = whole_steps(speaker)
   given = _expected_clip(bundle, speaker, 0).prompt
+  seconds = duration if mode is Mode.RESYNTHESIS else prompt_seconds
+  prompts, is_batch = prepared(waveform, seconds, most_axes, "the prompt")
   wholes, expected, outputs = [], [], []
-  for prompt in waveform if _is_list(waveform) or np.ndim(waveform) == 2 else [waveform]:
+  for prompt in prompts:
     if mode is Mode.RESYNTHESIS:
-      prompt = _prepared_prompt(bundle, prompt, sample_rate, duration, "the prompt")
       frames = -(-len(prompt) // hop)
       # The last codec frame may span more semantic tokens than the audio does.
       wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
@@ -302,7 +324,6 @@ def _request(
       total = len(speaker) + len(prompt)
       outputs.append(_Output(total, len(prompt), hidden=len(speaker)))
     else:
-      prompt = _prepared_prompt(bundle, prompt, sample_rate, prompt_seconds, "the prompt")
       wholes.append(whole_steps(prompt))
       expected.append(_expected_clip(bundle, wholes[-1], -(-(len(prompt) + new) // hop)))
       original = prompt if prompt_audio is PromptAudio.ORIGINAL else None
@@ -323,7 +344,7 @@ def _request(
     else:
       prompt = {SEMANTIC: semantic, CODES: bundle.codec.encode_long(whole)}
       clips.append(Clip(clip.num_frames, prompt))
-  return _Request(clips, outputs, seed, options)
+  return _Request(clips, outputs, seed, options, is_batch)
 
 
 def _resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
@@ -364,66 +385,95 @@ def _make_ready(
 
 
 def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
-  top_k, top_p = settings.get("top_k", {}), settings.get("top_p", {})
-  passes, guidance = settings.get("passes", {}), settings.get("guidance", {})
-  temperature = temperatures_of(bundle) | dict(settings.get("temperature", {}))
-  for name in [*temperature, *top_k, *top_p, *passes, *guidance]:
-    if name not in bundle.stages:
-      names = ", ".join(bundle.stages)
-      raise UserError(f"sampling options for {name!r}; the stages of {bundle.name} are {names}")
-  return CascadeOptions(
-    {
-      name: SamplingOptions(
-        temperature[name],
-        top_k.get(name, 0),
-        top_p.get(name, 1.0),
-        passes=tuple(passes[name]) if name in passes else None,
-        guidance=guidance.get(name),
+  given = {name: settings.get(name, {}) for name in _PER_STAGE}
+  for option, values in given.items():
+    if not isinstance(values, Mapping):
+      example = f'{{"{next(iter(bundle.stages))}": {shown(values)}}}'
+      raise UserError(
+        f"{option} is {shown(values)}; give a value for each stage, such as {example}"
       )
-      for name in bundle.stages
-    }
-  )
+    for name in values:
+      if name not in bundle.stages:
+        names = ", ".join(bundle.stages)
+        raise UserError(f"{option} of {shown(name)}; the stages of {bundle.name} are {names}")
+  temperature = temperatures_of(bundle) | dict(given["temperature"])
+  options = {}
+  for name in bundle.stages:
+    try:
+      options[name] = SamplingOptions(
+        temperature[name],
+        given["top_k"].get(name, 0),
+        given["top_p"].get(name, 1.0),
+        passes=given["passes"].get(name),
+        guidance=given["guidance"].get(name),
+      )
+    except UserError as error:
+      raise UserError(f"{name}: {error}") from error
+  return CascadeOptions(options)
 
 
 def _is_list(waveform: Any) -> bool:
   """Returns whether the prompts are a list of arrays, which may differ in length."""
-  return isinstance(waveform, list | tuple) and np.ndim(next(iter(waveform), 0)) > 0
+  first = next(iter(waveform), 0.0) if isinstance(waveform, list | tuple) else 0.0
+  return not isinstance(first, int | float | np.generic)
 
 
-def _prepared_prompt(
-  bundle: Bundle, waveform: Any, sample_rate: int, seconds: float | None, name: str
-) -> Float[np.ndarray, "samples"]:
-  """Returns the first `seconds` of a prompt, called `name` in messages, at the bundle's rate."""
-  waveform = np.asarray(waveform)
-  if waveform.ndim != 1:
-    raise AudioError(
-      f"a prompt has shape {waveform.shape}; give [samples], [batch, samples], or a list of them"
+def _prepared_prompts(
+  bundle: Bundle,
+  waveform: Any,
+  sample_rate: int,
+  seconds: float | None,
+  channel_axis: int | None,
+  most_axes: int,
+  name: str,
+) -> tuple[list[Float[np.ndarray, "samples"]], bool]:
+  """Returns the first `seconds` of each prompt at the bundle's rate, and whether it is a batch.
+
+  Messages call the prompts `name`.
+  """
+  rate = waveforms.check_rate(sample_rate)
+
+  def check(samples: Any, axes: int, name: str) -> Float[np.ndarray, "*batch samples"]:
+    return waveforms.check(
+      samples, rate, channel_axis=channel_axis, seconds=seconds, most_axes=axes, name=name
     )
-  if seconds is not None:
-    waveform = waveform[: max(1, round(seconds * sample_rate))]
-  prompt = at_bundle_rate(bundle, waveform, sample_rate)
-  check_prompt(prompt, bundle.sample_rate, name)
-  return prompt
+
+  if _is_list(waveform):
+    if most_axes == 1:
+      raise UserError(f"{name} is a list of {len(waveform)}; give one clip, an array [samples]")
+    name, is_batch = "prompt [{}] of the list", False
+    rows = [check(samples, 1, name.format(i)) for i, samples in enumerate(waveform)]
+  else:
+    given = check(waveform, most_axes, name)
+    is_batch = given.ndim == 2
+    name = "prompt [{}] of the batch" if is_batch else name
+    rows = list(np.atleast_2d(given))
+  prompts = [audio.resample(row, rate, bundle.sample_rate) for row in rows]
+  for i, prompt in enumerate(prompts):
+    check_prompt(prompt, bundle.sample_rate, name.format(i))
+  return prompts, is_batch
 
 
-def _member(kind: type[Choice], value: str, name: str) -> Choice:
-  try:
-    return kind(value)
-  except ValueError:
-    raise UserError(f"{name} {value!r} is not one of {', '.join(kind)}") from None
-
-
-def _check_numbers(
-  mode: Mode, duration: float | None, prompt_seconds: float | None, seed: int
-) -> None:
+def _check_seconds(
+  mode: Mode, settings: Settings, sample_rate: int
+) -> tuple[float | None, float | None]:
+  """Returns the checked duration and seconds of the prompt."""
+  duration, prompt_seconds = settings.get("duration"), settings.get("prompt_seconds", 3.0)
   if duration is None and mode is not Mode.RESYNTHESIS:
     raise UserError(f"{mode.value} mode needs a duration: the seconds of new audio")
-  if duration is not None and not 0 < duration <= LONGEST_SECONDS:
-    raise UserError(f"duration {duration:g} is not in (0, {LONGEST_SECONDS:g}] seconds")
-  if prompt_seconds is not None and not prompt_seconds > 0:
-    raise UserError(f"prompt_seconds {prompt_seconds:g} must be more than 0")
-  if not 0 <= seed < 2**32:
-    raise UserError(f"seed {seed} is not in 0..{2**32 - 1}")
+  if duration is not None:
+    duration = arguments.number(duration, "duration", _DURATIONS)
+    least = LEAST_PROMPT_SECONDS if mode is Mode.RESYNTHESIS else 1 / sample_rate
+    if duration < least:
+      what = "a prompt may be" if mode is Mode.RESYNTHESIS else "one sample"
+      raise UserError(
+        f"duration is {duration:g} s, shorter than {what} ({least:g} s); give more seconds"
+      )
+  if prompt_seconds is not None:
+    prompt_seconds = arguments.number(
+      prompt_seconds, "prompt_seconds", PROMPT_SECONDS, "None for the whole prompt"
+    )
+  return duration, prompt_seconds
 
 
 def _check_stages(bundle: Bundle, mode: Mode) -> None:

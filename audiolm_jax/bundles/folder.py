@@ -15,9 +15,9 @@ from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
-from audiolm_jax.core import configs, plain_json
+from audiolm_jax.core import arguments, configs, plain_json
 from audiolm_jax.core.configs import JsonDict
-from audiolm_jax.core.errors import BundleError, ConfigError
+from audiolm_jax.core.errors import BundleError, ConfigError, UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Rate, SampleRate, Temperature
 from audiolm_jax.core.shapes import Shapes
@@ -121,6 +121,8 @@ def load_bundle(
       tokens of other tokenizers.
   """
   folder = find_folder(name_or_dir)
+  if stages is not None:
+    stages = arguments.names(stages, "stages", 'names of stages, such as ("semantic", "coarse")')
   manifest = read_manifest(folder)
   try:
     return _assemble(folder, migration.migrate(folder, manifest), stages)
@@ -151,13 +153,17 @@ def save_bundle(
   Raises:
     BundleError: the folder contains something else or cannot be written, or a weight is out of
       range.
+    UserError: an argument has another type.
   """
-  folder = Path(folder)
+  if not isinstance(bundle, Bundle):
+    raise BundleError(f"the bundle to save is {configs.shown(bundle)}; give a Bundle")
+  folder = Path(arguments.path(folder, "folder", "the folder to write"))
+  storage = arguments.member(Storage, storage, "storage")
   _check_fit(bundle)
   _check_temperatures(bundle.name, bundle.temperatures, bundle.stages)
   check_replaceable(folder)
   with replaced(folder) as temporary:
-    _write(bundle, temporary, Storage(storage))
+    _write(bundle, temporary, storage)
   return folder
 
 
@@ -167,16 +173,24 @@ def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
   Raises:
     BundleError: the bundle does not exist.
   """
+  name_or_dir = _path(name_or_dir)
   shipped = list_bundles()
-  if str(name_or_dir) in shipped:
-    return _SHIPPED / str(name_or_dir)
+  if name_or_dir in shipped:
+    return _SHIPPED / name_or_dir
   folder = Path(name_or_dir)
   if not folder.is_dir():
     known = f"the shipped bundles are {', '.join(shipped)}" if shipped else "no bundle is shipped"
-    raise BundleError(f"no bundle {str(name_or_dir)!r}: it is not a folder, and {known}")
+    raise BundleError(f"no bundle {name_or_dir!r}: it is not a folder, and {known}")
   if not (folder / MANIFEST).is_file():
     raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}")
   return folder
+
+
+def _path(given: object) -> str:
+  try:
+    return arguments.path(given, "the bundle", "the name or the folder of one bundle")
+  except UserError as error:
+    raise BundleError(str(error)) from error
 
 
 def read_manifest(folder: Path) -> JsonDict:

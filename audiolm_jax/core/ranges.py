@@ -22,7 +22,11 @@ class Range:
     return f"{self.least:,} to {self.largest:,}".replace(",", "_")
 
 
-SampleRate = Annotated[int, Range(1_000, 768_000)]
+SAMPLE_RATES = Range(1_000, 768_000)
+SampleRate = Annotated[int, SAMPLE_RATES]
+# Arguments of sampling.
+SEEDS = Range(0, 2**32 - 1)
+SAMPLES_PER_PROMPT = Range(1, 10_000)
 # Layers, stacks or levels.
 Depth = Annotated[int, Range(1, 1_024)]
 DepthOrNone = Annotated[int, Range(0, 1_024)]

@@ -3,11 +3,14 @@
   python -m audiolm_jax.demo
   python -m audiolm_jax.demo --bundle my_bundle --bundle speech_tiny --host 0.0.0.0 --port 8080
 
-Ctrl-C ends the server and removes all uploaded and created files.
+Ctrl-C ends the server and removes all uploaded and created files; the next start removes those of a
+server that was killed. The page has no password: with --host 0.0.0.0 or --share, everybody who
+reaches it can use it.
 """
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +51,11 @@ flags.DEFINE_integer(
   "max_queue", 16, "Most waiting requests; further ones are rejected.", 1, flag_values=FLAGS
 )
 flags.DEFINE_integer("concurrency", 1, "Requests that run at a time.", 1, flag_values=FLAGS)
+flags.DEFINE_multi_string(
+  "allowed_host", [],
+  "Further name under which browsers reach the server, such as a proxy's; repeat for several.",
+  flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_bool(
   "share", False, "Make the page public through Gradio's tunnel, for at most a week.",
   flag_values=FLAGS,
@@ -63,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
   plotting.check_can_plot()
   compilation_cache.enable()
   from audiolm_jax import bundles
-  from audiolm_jax.demo import server
+  from audiolm_jax.demo import guard, server
   from audiolm_jax.demo.requests import Limits
 
   loaded = {}
@@ -91,6 +99,13 @@ def main(argv: Sequence[str]) -> None:
   settings: dict[str, Any] = {
     name: FLAGS[name].value for name in ("host", "port", "concurrency", "max_queue", "share")
   }
+  settings["allowed_hosts"] = FLAGS.allowed_host
+  if FLAGS.share or not guard.is_local(FLAGS.host):
+    print(
+      "warning: the page has no password; everybody who reaches it can use it. Use --host "
+      "127.0.0.1 for this machine alone, or put a proxy with a password before it.",
+      file=sys.stderr,
+    )
   with server.running(loaded, limits, **settings) as running:
     print(f"open {running.public_url or running.url}; Ctrl-C ends it", flush=True)
     stop.wait()

@@ -1,13 +1,14 @@
 """Requests to the demo, checked against its limits."""
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
-from audiolm_jax.core.configs import Json
+from audiolm_jax.core import arguments
+from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.ranges import Range
 
 HOTTEST = 2.0
 TEMPERATURE = "temperature_"  # before the name of a stage
@@ -75,13 +76,11 @@ def checked(asked: Json, bundles: Collection[str], limits: Limits) -> Request:
   Raises:
     UserError: a value is missing, not a number, or beyond a limit.
   """
-  if asked["bundle"] not in bundles:
-    raise UserError(f"bundle {asked['bundle']!r} is not one of {', '.join(bundles)}")
-  if asked["mode"] not in list(Mode):
-    raise UserError(f"mode {asked['mode']!r} is not one of {', '.join(Mode)}")
-  mode = Mode(asked["mode"])
+  if asked["bundle"] not in list(bundles):
+    raise UserError(f"bundle {shown(asked['bundle'])} is not one of {', '.join(bundles)}")
+  mode = arguments.member(Mode, asked["mode"], "mode")
   takes_prompt = mode is not Mode.UNCONDITIONAL
-  if takes_prompt and not asked["prompt"]:
+  if takes_prompt and not (asked["prompt"] and isinstance(asked["prompt"], str)):
     raise UserError(f"{mode} needs a prompt: record one, upload a file, or pick an example")
   return Request(
     bundle=asked["bundle"],
@@ -96,17 +95,22 @@ def checked(asked: Json, bundles: Collection[str], limits: Limits) -> Request:
       for name in asked
       if name.startswith(TEMPERATURE)
     },
-    seed=int(_between(asked, "seed", 0, 2**32 - limits.max_samples)),
-    num_samples=int(_between(asked, "num_samples", 1, limits.max_samples)),
+    seed=_whole(asked, "seed", 0, 2**32 - limits.max_samples),
+    num_samples=_whole(asked, "num_samples", 1, limits.max_samples),
   )
 
 
 def _between(asked: Json, name: str, least: float, most: float) -> float:
-  words = name.replace("_", " ")
+  return arguments.number(_parsed(asked[name]), name.replace("_", " "), Range(least, most))
+
+
+def _whole(asked: Json, name: str, least: int, most: int) -> int:
+  return arguments.whole(_parsed(asked[name]), name.replace("_", " "), Range(least, most))
+
+
+def _parsed(value: object) -> object:
+  """Returns a number that a browser sent as text; other values as they are."""
   try:
-    value = float(asked[name])
-  except (TypeError, ValueError):
-    raise UserError(f"{words} {asked[name]!r} is not a number; use {least:g} to {most:g}") from None
-  if not (math.isfinite(value) and least <= value <= most):
-    raise UserError(f"{words} {value:g} is out of range; use {least:g} to {most:g}")
-  return value
+    return float(value) if isinstance(value, str) else value
+  except ValueError:
+    return value

@@ -2,15 +2,15 @@
 
 import contextlib
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from audiolm_jax.bundles import Bundle
-from audiolm_jax.demo import library, page, routes
+from audiolm_jax.demo import folders, guard, library, page, routes
 from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import Limits
 
@@ -44,6 +44,7 @@ def running(
   concurrency: int = 1,
   max_queue: int = 16,
   share: bool = False,
+  allowed_hosts: Collection[str] = (),
 ) -> Iterator[Server]:
   """Serves the page until the block ends, and then removes all of its files.
 
@@ -55,13 +56,16 @@ def running(
     concurrency: number of requests that run at a time.
     max_queue: number of requests that can wait; further ones are rejected.
     share: whether Gradio's tunnel makes the page public.
+    allowed_hosts: names under which browsers reach the server besides its own, such as a proxy's.
 
   Raises:
     UserError: Gradio is not installed.
   """
-  with tempfile.TemporaryDirectory(prefix="audiolm_jax_demo_") as folder, _uploads_in(folder):
+  with folders.temporary() as folder, _uploads_in(folder):
     gr = library.load("gradio")  # reads the folder of its files from the environment at import
-    sounds = Path(folder) / "sounds"
+    middleware = library.load("starlette.middleware").Middleware
+    names = guard.HostNames(host, allowed_hosts)
+    sounds = folder / "sounds"
     sounds.mkdir()
     jobs = Jobs(sounds)
     blocks = page.build(bundles, limits, jobs, concurrency)
@@ -73,7 +77,12 @@ def running(
       prevent_thread_lock=True,
       quiet=True,
       max_file_size=limits.max_upload_bytes,
-      app_kwargs={"routes": routes.routes(jobs)},
+      app_kwargs={
+        "routes": routes.routes(jobs),
+        "middleware": [
+          middleware(guard.Guard, names=names, max_upload_bytes=limits.max_upload_bytes)
+        ],
+      },
       state_session_capacity=1000,
       run_history=False,
       enable_monitoring=False,
@@ -84,8 +93,10 @@ def running(
       css=page.CSS,
       head=page.HEAD,
     )
+    if public_url is not None:
+      names.add(urlsplit(public_url).hostname or "")
     ended = threading.Event()
-    sweeper = threading.Thread(target=_sweep, args=(jobs, Path(folder), ended), daemon=True)
+    sweeper = threading.Thread(target=_sweep, args=(jobs, folder, ended), daemon=True)
     sweeper.start()
     try:
       yield Server(url, public_url, jobs)
@@ -122,11 +133,11 @@ def remove_old(
 
 
 @contextlib.contextmanager
-def _uploads_in(folder: str) -> Iterator[None]:
+def _uploads_in(folder: Path) -> Iterator[None]:
   """Makes Gradio store its files below `folder`."""
   name = "GRADIO_TEMP_DIR"
   before = os.environ.get(name)
-  os.environ[name] = os.path.join(folder, "uploads")
+  os.environ[name] = str(folder / "uploads")
   try:
     yield
   finally:

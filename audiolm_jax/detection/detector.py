@@ -19,7 +19,7 @@ from audiolm_jax.core.errors import AudioError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
 from audiolm_jax.detection.windows import BATCH, WINDOW_SECONDS, Window, in_batches, windows
-from audiolm_jax.io import audio
+from audiolm_jax.io import audio, waveforms
 
 
 class Detection(NamedTuple):
@@ -52,7 +52,12 @@ class Detector:
     return self.config.features.sample_rate
 
   def detect(
-    self, waveform: Float[np.ndarray, "samples"], sample_rate: int, name: str = "the waveform"
+    self,
+    waveform: Float[np.ndarray, "samples"],
+    sample_rate: int,
+    name: str = "the waveform",
+    *,
+    channel_axis: int | None = None,
   ) -> Detection:
     """Returns the probability that a waveform is synthetic.
 
@@ -61,10 +66,16 @@ class Detector:
         reflection.
       sample_rate: Hz; the waveform is resampled if needed.
       name: of the audio, for messages.
+      channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
+        that soundfile returns; None for one channel.
     Raises:
-      AudioError: the waveform is too short or silent.
+      AudioError: the waveform is too short or silent, or has another layout.
     """
-    waveform = audio.resample(audio.as_waveform(waveform, name), sample_rate, self.sample_rate)
+    sample_rate = waveforms.check_rate(sample_rate)
+    waveform = waveforms.check(
+      waveform, sample_rate, channel_axis=channel_axis, most_axes=1, name=name
+    )
+    waveform = audio.resample(waveform, sample_rate, self.sample_rate)
     return self.detect_blocks([waveform], name)
 
   def detect_blocks(

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 
-from audiolm_jax.core import configs, plain_json
+from audiolm_jax.core import arguments, configs, plain_json
 from audiolm_jax.core.version import __version__
 from audiolm_jax.io import audio
 
@@ -53,7 +53,9 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
 
   Raises:
     AudioError: the file is not an audio file.
+    UserError: the path is not a path.
   """
+  path = arguments.path(path, "path", "the name of an audio file")
   for tags in audio.read_tags(path):
     comment = tags.get("comment", "")
     if comment.startswith(_PREFIX):

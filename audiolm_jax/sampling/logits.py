@@ -8,11 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
+from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
   from audiolm_jax.sampling.processors import Processor
+
+
+_TEMPERATURES = ranges.Range(0, 1_000_000)  # a higher one draws from all tokens alike
+_GUIDANCE = ranges.Range(0, 1_000_000)
+_PASSES = ranges.Range(0, 4_096)
+_TOP_K = ranges.Range(0, 2**24)  # 0 for all; no vocabulary is larger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +46,19 @@ class SamplingOptions:
   guidance: float | None = None
 
   def __post_init__(self):
-    if not 0 <= self.temperature < float("inf"):
-      raise UserError(f"temperature {self.temperature} is not usable; set it to 0 or more")
-    if self.top_k < 0:
-      raise UserError(f"top_k {self.top_k} is negative; set 0 for all tokens, or 1 and more")
-    if not 0 < self.top_p <= 1:
-      raise UserError(f"top_p {self.top_p} is not in (0, 1]; set 1 for all tokens")
-    if self.guidance is not None and not 0 <= self.guidance < float("inf"):
-      raise UserError(f"guidance {self.guidance} is not usable; set 1 for none, or more")
+    arguments.number(self.temperature, "temperature", _TEMPERATURES)
+    object.__setattr__(self, "top_k", arguments.whole(self.top_k, "top_k", _TOP_K))
+    if not arguments.number(self.top_p, "top_p", ranges.Range(0, 1)):
+      raise UserError("top_p is 0, so no token could be drawn; set 1 for all tokens")
+    if self.guidance is not None:
+      arguments.number(self.guidance, "guidance", _GUIDANCE)
+    if self.passes is not None:
+      if not isinstance(self.passes, list | tuple):
+        raise UserError(
+          f"passes is {shown(self.passes)}; give the passes of each level, such as (8, 1)"
+        )
+      passes = tuple(arguments.whole(value, "a number of passes", _PASSES) for value in self.passes)
+      object.__setattr__(self, "passes", passes)
 
   @property
   def controls(self) -> "Controls":

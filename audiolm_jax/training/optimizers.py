@@ -79,8 +79,9 @@ class OptimizerConfig:
       )
     if {"cosine_decay", "linear_decay"} & set(factors) and self.decay_steps <= self.warmup_steps:
       raise ConfigError(
-        f"schedule {self.schedule!r} needs decay_steps above warmup_steps "
-        f"({self.warmup_steps}), not {self.decay_steps}"
+        f"schedule {self.schedule!r} ends after {self.decay_steps} steps (decay_steps, in gin "
+        f"usually TRAIN_STEPS), within its warm-up of {self.warmup_steps} steps (warmup_steps, "
+        "WARMUP_STEPS); train for more steps or set a shorter warm-up"
       )
 
 

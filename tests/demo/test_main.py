@@ -60,10 +60,16 @@ def test_every_flag_of_the_server_reaches_it(run_cli, demo_bundle, tmp_path, mon
   monkeypatch.setattr(server, "warm_up", lambda bundles, limits: None)
   monkeypatch.setattr(program.signal, "signal", lambda number, handler: None)
   folder = save_bundle(demo_bundle, tmp_path / "whole")
-  arguments = ("--port", 7999, "--max_queue", 3, "--concurrency", 2, "--max_duration", 9, "--share")
+  arguments = ("--port", 7999, "--max_queue", 3, "--concurrency", 2, "--max_duration", 9)
+  arguments += ("--host=0.0.0.0", "--allowed_host=demo.example.org")
   done = run_cli("demo.__main__", "--bundle", folder, *arguments)
   assert "it would serve now" in done.err
   assert asked == {
-    "host": "127.0.0.1", "port": 7999, "concurrency": 2, "max_queue": 3, "share": True,
-    "bundles": ["miniature"], "max_duration": 9.0,
+    "host": "0.0.0.0", "port": 7999, "concurrency": 2, "max_queue": 3, "share": False,
+    "allowed_hosts": ["demo.example.org"], "bundles": ["miniature"], "max_duration": 9.0,
   }  # fmt: skip
+  assert "warning: the page has no password; everybody who reaches it can use it." in done.err
+  done = run_cli("demo.__main__", "--bundle", folder)
+  assert "it would serve now" in done.err and "password" not in done.err
+  done = run_cli("demo.__main__", "--bundle", folder, "--share")
+  assert "the page has no password" in done.err

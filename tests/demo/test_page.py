@@ -1,8 +1,11 @@
 """The page in a real browser, on a real server: sound before the end, Stop, the verdict, errors."""
 
+import contextlib
+import http.client
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -145,6 +148,30 @@ def test_a_file_that_is_too_large_is_refused(there):
   with pytest.raises(urllib.error.HTTPError) as refused:
     urllib.request.urlopen(asked)
   assert refused.value.code == 413
+
+
+@pytest.mark.parametrize(
+  "headers, size, status",
+  [
+    ({}, 2, 422),  # not what the queue expects, but it is read
+    ({"Host": "evil.example"}, 2, 403),
+    ({"Origin": "https://evil.example"}, 2, 403),
+    ({}, 3_000_000, 413),
+    ({"Transfer-Encoding": "chunked"}, 3_000_000, 413),
+  ],
+)
+def test_requests_of_other_sites_and_large_bodies_are_refused(there, headers, size, status):
+  body = b'"' + b"x" * size + b'"'
+  chunks = (body[i : i + 100_000] for i in range(0, len(body), 100_000))
+  connection = http.client.HTTPConnection(urllib.parse.urlsplit(there.url).netloc, timeout=30)
+  chunked = "Transfer-Encoding" in headers
+  sent = {"Content-Type": "application/json"} | headers
+  with contextlib.closing(connection):
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before its end
+      connection.request(
+        "POST", "/gradio_api/queue/join", chunks if chunked else body, sent, encode_chunked=chunked
+      )
+    assert connection.getresponse().status == status
 
 
 def test_sound_of_nobody_is_not_found(there):

@@ -6,6 +6,8 @@ import soxr
 
 from audiolm_jax import bundles
 from audiolm_jax.core.errors import AudioError
+from audiolm_jax.detection.classifier import ClassifierConfig
+from audiolm_jax.detection.detector import Detector
 from tests.conftest import melody, noise
 
 RATE = 16_000
@@ -70,3 +72,18 @@ def test_a_bundle_keeps_its_detector(miniature_bundle, detector, tmp_path):
   assert loaded.token_hash == miniature_bundle.token_hash
   bare = bundles.load_bundle(bundles.save_bundle(miniature_bundle, tmp_path / "without"))
   assert bare.detector is None
+
+
+def test_waveforms_in_another_layout_are_refused_with_what_to_do():
+  untrained = Detector(ClassifierConfig(), {})
+  stereo = np.stack([melody(1.0)] * 2, axis=1)
+  for waveform, rate, words in [
+    (stereo, RATE, r"the waveform has shape \(16000, 2\); give one clip, .* channel_axis=-1"),
+    (stereo.T, RATE, r"the waveform has shape \(2, 16000\); give one clip"),
+    (stereo[:, 0], "16000", "sample_rate is '16000'"),
+    ("a.wav", RATE, "is the name 'a.wav'"),
+  ]:
+    with pytest.raises(AudioError, match=words):
+      untrained.detect(waveform, rate)
+  with pytest.raises(AudioError, match="is silent"):  # the mean of opposite channels
+    untrained.detect(stereo * [1, -1], RATE, channel_axis=-1)

@@ -60,11 +60,11 @@ def test_a_row_is_drawn_alike_in_any_company():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"temperature": -1.0}, "temperature -1.0"),
-    ({"temperature": float("nan")}, "temperature nan"),
-    ({"top_k": -1}, "top_k -1"),
-    ({"top_p": 0.0}, "top_p 0.0"),
-    ({"top_p": 1.5}, "top_p 1.5"),
+    ({"temperature": -1.0}, "temperature is -1.0"),
+    ({"temperature": float("nan")}, "temperature is nan"),
+    ({"top_k": -1}, "top_k is -1"),
+    ({"top_p": 0.0}, "top_p is 0"),
+    ({"top_p": 1.5}, "top_p is 1.5"),
   ],
 )
 def test_unusable_options_are_refused(values, message):

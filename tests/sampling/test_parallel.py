@@ -196,5 +196,5 @@ def test_settings_that_do_not_fit_the_kind_are_refused(stage):
   plain = Stage(SPEC, dataclasses.replace(CONFIG, heads="plain"), stage.params)
   with pytest.raises(UserError, match="plain heads, which predict no points"):
     Cascade({"parallel": plain}).sample([clip_of(9, 0)], options=options_of(passes=()))
-  with pytest.raises(UserError, match="guidance -1"):
+  with pytest.raises(UserError, match="guidance is -1"):
     SamplingOptions(guidance=-1)

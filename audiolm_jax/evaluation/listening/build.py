@@ -1,7 +1,8 @@
 """Builds a listening test: a page, its sounds, and a key with the origin of each sound.
 
-The page works from disk and from any web host and does not contain the key. There are three kinds
-of test:
+The page works from disk and from any web host and does not contain the key. The names of the
+sounds, their order and the choice of the real clips come from the system's source of randomness,
+because a seed could be guessed. There are three kinds of test:
 
 - real_or_synthetic: is the sound after the first seconds real? Real clips pass through the codec
   too, and each prompt is used once. Source: AudioLM, where 51.2 % of 1000 answers were right.
@@ -13,10 +14,9 @@ of test:
 
 import dataclasses
 import enum
-import hashlib
 import json
 import os
-import random
+import secrets
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -30,6 +30,7 @@ from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.evaluation import degradations
 from audiolm_jax.io import audio, files
 
+_RANDOM = secrets.SystemRandom()
 _ANCHOR_RATE = 7_000  # Hz; has 3.5 kHz, the low anchor of the standard
 HIDDEN_REFERENCE, ANCHOR = "reference", "anchor"
 
@@ -77,22 +78,22 @@ def write_test(
   trials: Sequence[Trial],
   sample_rate: int,
   *,
-  seed: int = 0,
+  key_path: str | os.PathLike[str] | None = None,
   facts: JsonDict | None = None,
 ) -> Path:
-  """Writes the page and its sounds into a folder, and the key next to the folder.
+  """Writes the page and its sounds into a folder, and the key outside of it.
 
   Args:
     output_dir: folder of the page, which must be empty or not exist.
     kind: kind of the test.
     trials: the questions.
     sample_rate: Hz, of the sounds.
-    seed: seed of the file names and of the order of trials and sounds.
+    key_path: file of the key; default: `<output_dir>.key.json`, next to the folder.
     facts: bundles, seeds and versions, for the key.
   Returns:
-    The path of the key, `<output_dir>.key.json`. Do not publish it.
+    The path of the key, which only its owner can read. Do not publish it.
   Raises:
-    UserError: the folder is not empty or cannot be created.
+    UserError: the folder is not empty or cannot be created, or the key would be in it.
     DataError: there are no trials.
   """
   folder = Path(output_dir).absolute()
@@ -100,34 +101,33 @@ def write_test(
     raise UserError(f"{folder} is not empty; give another folder")
   if not trials:
     raise DataError("there are no trials; give prompts")
-  key_path = folder.with_name(folder.name + ".key.json")
+  key_path = Path(key_path or folder.with_name(folder.name + ".key.json")).absolute()
+  if key_path.resolve().is_relative_to(folder.resolve()):
+    raise UserError(f"the key {key_path} would be published with {folder}; choose another folder")
   files.check_writable(key_path)
-  draw = random.Random(seed)
-  content_hash = hashlib.sha256(kind.value.encode())
   try:
     (folder / "audio").mkdir(parents=True)
   except OSError as error:
     raise UserError(f"cannot create {folder}: {error.strerror}") from error
 
   def put(sound: Sound) -> JsonDict:
-    file = f"audio/{draw.getrandbits(48):012x}.wav"
+    file = f"audio/{secrets.token_hex(8)}.wav"
     audio.write_audio(folder / file, sound.waveform, sample_rate)
-    content_hash.update((folder / file).read_bytes())
     seconds = len(sound.waveform) / sample_rate
     return {"file": file, "seconds": seconds, "known": sound.known_seconds}
 
   shown, key = [], {}
-  for trial in trials:
-    trial_id = f"{draw.getrandbits(48):012x}"
-    sounds = draw.sample(list(trial.sounds), len(trial.sounds))
+  # The sounds are written in a random order too, which the dates of their files show.
+  for trial in _RANDOM.sample(list(trials), len(trials)):
+    trial_id = secrets.token_hex(8)
+    sounds = _RANDOM.sample(list(trial.sounds), len(trial.sounds))
     entry: JsonDict = {"id": trial_id, "sounds": [put(sound) for sound in sounds]}
     if trial.reference is not None:
       entry["reference"] = put(trial.reference)
     shown.append(entry)
     key[trial_id] = {"source": trial.source, "truth": [sound.truth for sound in sounds]}
-  draw.shuffle(shown)
   # Browsers store the progress of all pages on disk together, by this name.
-  name = content_hash.hexdigest()[:16]
+  name = secrets.token_hex(8)
   content = {"id": name, "kind": kind.value, "trials": shown}
   template = (
     resources.files("audiolm_jax.evaluation.listening")
@@ -139,6 +139,7 @@ def write_test(
   with files.atomic_write(folder / "index.html") as file:
     file.write(template.replace("TEST_AS_JSON", text).encode())
   with files.atomic_write(key_path) as file:
+    os.chmod(file.name, 0o600)
     made = {"test": name, "kind": kind.value, "facts": facts or {}, "trials": key}
     file.write((json.dumps(made, indent=1) + "\n").encode())
   return key_path
@@ -150,7 +151,6 @@ def real_or_synthetic(
   real: Sequence[Float[np.ndarray, "samples"]],
   synthetic: Sequence[Float[np.ndarray, "samples"]],
   sample_rate: int,
-  seed: int = 0,
 ) -> list[Trial]:
   """Returns trials of half of the prompts with the real and half with a synthetic continuation.
 
@@ -160,10 +160,8 @@ def real_or_synthetic(
     real: real continuations through the codec.
     synthetic: sampled continuations of the same length.
     sample_rate: Hz.
-    seed: seed of the choice.
   """
-  order = list(range(len(prompts)))
-  random.Random(seed).shuffle(order)
+  order = _RANDOM.sample(range(len(prompts)), len(prompts))
   trials = []
   for place, index in enumerate(order):
     truth = "real" if place % 2 else "synthetic"

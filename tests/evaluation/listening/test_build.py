@@ -1,4 +1,5 @@
 import json
+import random
 import re
 
 import numpy as np
@@ -25,7 +26,7 @@ def page_of(folder):
 
 def test_half_of_the_clips_are_real_and_no_prompt_is_used_twice(tmp_path):
   names = [f"clip {i}" for i in range(8)]
-  trials = build.real_or_synthetic(names, sounds(8), sounds(8), sounds(8, first=20), RATE, seed=3)
+  trials = build.real_or_synthetic(names, sounds(8), sounds(8), sounds(8, first=20), RATE)
   assert sorted(trial.source for trial in trials) == names
   truths = [trial.sounds[0].truth for trial in trials]
   assert truths.count("real") == truths.count("synthetic") == 4
@@ -40,7 +41,7 @@ def test_the_truth_is_in_the_key_and_not_in_the_page(tmp_path):
   trials = build.preference(
     ["</script>1", "2"], {"mine": sounds(2), "theirs": sounds(2, 0.5, 9)}, 0.1
   )
-  key_path = build.write_test(tmp_path / "page", build.Kind.PREFERENCE, trials, RATE, seed=1)
+  key_path = build.write_test(tmp_path / "page", build.Kind.PREFERENCE, trials, RATE)
   text, shown = page_of(tmp_path / "page")
   assert key_path == tmp_path / "page.key.json"
   assert "mine" not in text and "theirs" not in text and "TEST_AS_JSON" not in text
@@ -117,9 +118,35 @@ def test_wrong_commands_are_refused(run_cli, tmp_path):
   assert done.code == 2 and "--other_bundle and --kind preference" in done.err
 
 
-def test_tests_with_different_sounds_have_different_names(tmp_path):
-  for i, first in enumerate((0, 0, 5)):
-    trials = build.preference(["1"], {"a": sounds(1, 0.5, first), "b": sounds(1, 0.5, 9)}, 0.1)
-    build.write_test(tmp_path / str(i), build.Kind.PREFERENCE, trials, RATE)
-  names = [page_of(tmp_path / str(i))[1]["id"] for i in range(3)]
-  assert names[0] == names[1] != names[2]
+def test_nothing_in_a_page_can_be_computed(tmp_path):
+  """A page that was built again from the same clips has other names and another order."""
+  names = [f"clip {i}" for i in range(12)]
+  clips = sounds(12, 0.05), sounds(12, 0.05), sounds(12, 0.05, first=20)
+  seen, real = [], set()
+  for i in range(2):
+    trials = build.real_or_synthetic(names, *clips, RATE)
+    real.add(tuple(t.source for t in trials if t.sounds[0].truth == "real"))
+    key_path = build.write_test(tmp_path / str(i), build.Kind.REAL_OR_SYNTHETIC, trials, RATE)
+    assert key_path.stat().st_mode & 0o077 == 0
+    _, shown = page_of(tmp_path / str(i))
+    seen.append(shown["id"])
+    seen += [
+      *(t["id"] for t in shown["trials"]),
+      *(t["sounds"][0]["file"] for t in shown["trials"]),
+    ]
+  assert len(real) == 2
+  assert len(set(seen)) == 2 * (1 + 12 + 12)
+  for seed in range(3):
+    guess = random.Random(seed)
+    guesses = {f"{guess.getrandbits(48):012x}" for _ in range(100)}
+    assert not any(entry.removeprefix("audio/")[:12] in guesses for entry in seen)
+
+
+def test_the_key_can_be_elsewhere_but_not_in_the_page(tmp_path):
+  trials = build.mushra(["1"], sounds(1), {}, RATE)
+  folder, kind = tmp_path / "page", build.Kind.MUSHRA
+  with pytest.raises(UserError, match="would be published with"):
+    build.write_test(folder, kind, trials, RATE, key_path=folder / "key.json")
+  assert not folder.exists()
+  assert build.write_test(folder, kind, trials, RATE, key_path=tmp_path / "key.json").is_file()
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["key.json", "page"]

@@ -1,0 +1,108 @@
+"""Checks the waveforms that callers give, in any layout, and averages their channels."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.core import arguments, ranges
+from audiolm_jax.core.configs import shown
+from audiolm_jax.core.errors import AudioError, UserError
+from audiolm_jax.io import audio
+
+# No recording has more channels, and no clip is as short.
+_MOST_CHANNELS = 64
+_LAYOUT = "an array [samples], or [batch, samples] for several clips of one length"
+
+
+def check_rate(sample_rate: Any, name: str = "sample_rate") -> int:
+  """Returns a sample rate of any number type as an int.
+
+  Raises:
+    AudioError: it is not a whole number of Hz in the supported range.
+  """
+  try:
+    return arguments.whole(sample_rate, name, ranges.SAMPLE_RATES)
+  except UserError as error:
+    raise AudioError(f"{error}, in Hz") from error
+
+
+def check(
+  samples: Any,
+  sample_rate: int,
+  *,
+  channel_axis: int | None = None,
+  seconds: float | None = None,
+  most_axes: int = 2,
+  name: str = "the waveform",
+) -> Float[np.ndarray, "*batch samples"]:
+  """Returns the waveform that a caller gives, as floats of one channel.
+
+  Args:
+    samples: floats in [-1, 1] or integers that use the whole range of their type: [samples] or
+      [batch, samples], and with `channel_axis` one axis more.
+    sample_rate: Hz, checked.
+    channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
+      of soundfile; None if the samples are of one channel.
+    seconds: use at most this much from the beginning; None for all.
+    most_axes: 2, or 1 if one clip is wanted.
+    name: of the waveform, for messages.
+  Returns:
+    Floats in [-1, 1] as [samples] or [batch, samples].
+  Raises:
+    AudioError: the samples are not numbers, empty, not finite, on another scale, or in another
+      layout.
+  """
+  wanted = _LAYOUT if most_axes == 2 else "one clip, an array [samples]"
+  if isinstance(samples, str | bytes) or hasattr(samples, "__fspath__"):
+    raise AudioError(f"{name} is the name {shown(samples)}; read the file and give its samples")
+  try:
+    found = arguments.array(samples, name, wanted)
+  except UserError as error:
+    raise AudioError(str(error)) from error
+  if channel_axis is not None:
+    found = _channels_last(found, channel_axis, name)
+  axes = found.ndim - (channel_axis is not None)
+  if not 1 <= axes <= most_axes:
+    raise AudioError(f"{name} has shape {np.shape(samples)}; give {wanted}{_hint(found)}")
+  if channel_axis is None and _has_channels(found):
+    raise AudioError(
+      f"{name} has shape {found.shape}, that is {found.shape[0]} clips of {found.shape[1]} "
+      f"samples{_hint(found)}"
+    )
+  if not found.size:
+    raise AudioError(f"{name} has shape {found.shape} and holds no samples; give {wanted}")
+  if seconds is not None:
+    time = found.ndim - 1 - (channel_axis is not None)
+    count = max(1, round(seconds * sample_rate))
+    found = found[(*[slice(None)] * time, slice(count))]
+  waveform = audio.as_waveform(found, name)
+  return waveform if channel_axis is None else waveform.mean(axis=-1, dtype=np.float32)
+
+
+def _channels_last(found: np.ndarray, channel_axis: Any, name: str) -> np.ndarray:
+  axis = arguments.whole(
+    channel_axis, "channel_axis", ranges.Range(-max(1, found.ndim), max(0, found.ndim - 1))
+  )
+  if found.ndim < 2:
+    raise AudioError(
+      f"{name} has shape {found.shape} and no axis of channels; leave out channel_axis"
+    )
+  found = np.moveaxis(found, axis, -1)
+  if not 1 <= found.shape[-1] <= _MOST_CHANNELS:
+    raise AudioError(
+      f"axis {axis} of {name} has {found.shape[-1]} entries, which cannot be channels; set "
+      "channel_axis to the axis of the channels (-1 for [samples, channels])"
+    )
+  return found
+
+
+def _has_channels(found: np.ndarray) -> bool:
+  """Returns whether the last axis of two can only be channels."""
+  return found.ndim == 2 and 1 <= found.shape[1] <= _MOST_CHANNELS < found.shape[0]
+
+
+def _hint(found: np.ndarray) -> str:
+  if not _has_channels(found):
+    return ""
+  return "; if these are channels, pass channel_axis=-1 to average them"
