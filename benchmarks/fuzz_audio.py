@@ -20,14 +20,18 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from absl import app, flags, logging
+from absl import flags, logging
 
+from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import AudioError
 from audiolm_jax.io import audio, containers, provenance
 
-_SECONDS = flags.DEFINE_float("seconds", 600.0, "Length of the run.")
-_MOST_SECONDS = flags.DEFINE_float("most_seconds", 10.0, "Longest time for one file.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the mutations.")
+FLAGS = flags.FlagValues()
+_SECONDS = flags.DEFINE_float("seconds", 600.0, "Length of the run.", flag_values=FLAGS)
+_MOST_SECONDS = flags.DEFINE_float(
+  "most_seconds", 10.0, "Longest time for one file.", flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the mutations.", flag_values=FLAGS)
 
 FORMATS = {
   "wav": ("WAV", "PCM_16"),
@@ -143,4 +147,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  run_cli(main, FLAGS)

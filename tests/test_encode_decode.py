@@ -69,9 +69,9 @@ def test_fewer_levels_can_be_decoded(miniature_bundle):
     (np.full(RATE, np.nan), "NaN"),
     (np.zeros(RATE), "the waveform is silent"),
     ((melody(1.0) * 32_768).astype(np.int64), "the waveform is silent"),
-    (np.zeros((1, 2, RATE)), r"give \[samples\]"),
+    (np.zeros((1, 2, RATE)), r"give an array \[samples\]"),
     (np.ones(100), r"0\.01 s long; at least 0\.04 s"),
-    (np.array(["a"]), "give floats"),
+    (np.array(["a"]), r"give an array \[samples\]"),
   ],
 )
 def test_invalid_waveforms_are_refused(miniature_bundle, waveform, words):

@@ -7,13 +7,14 @@ import enum
 import math
 import os
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.ranges import Range
+
+if TYPE_CHECKING:
+  import numpy as np
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
@@ -51,7 +52,7 @@ def number(value: object, name: str, limits: Range, also: str = "") -> float:
   return float(found)
 
 
-def array(value: object, name: str, wanted: str) -> np.ndarray:
+def array(value: object, name: str, wanted: str) -> "np.ndarray":
   """Returns an array of numbers for anything that NumPy can convert to one.
 
   Args:
@@ -61,6 +62,8 @@ def array(value: object, name: str, wanted: str) -> np.ndarray:
   Raises:
     UserError: the value is something else, or nested lists of unequal lengths.
   """
+  import numpy as np
+
   try:
     found = np.asarray(value)
   except Exception as error:  # the types differ between the libraries whose arrays are given
@@ -114,7 +117,9 @@ def shorten(text: object) -> str:
 
 def _scalar(value: object) -> int | float | None:
   """Returns a Python number; None if the value is no single number, or is not finite."""
-  if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0:
+  import numpy as np  # absent where a command only prints what is missing
+
+  if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
     value = value.item()
   if isinstance(value, bool) or not isinstance(value, int | float):
     return None

@@ -59,7 +59,7 @@ class HubertTokenizer(LayerTokenizer):
     return 0, self.config.encoder.frame_length - self.config.encoder.hop_length
 
   def encode_chunks(
-    self, inputs: Float[np.ndarray, "batch padded"], ends: Int[np.ndarray, "batch"]
+    self, inputs: Float[Array, "batch padded"], ends: Int[Array, "batch"]
   ) -> Encoded:
     return _encode(self.config, self.params, inputs, ends)
 

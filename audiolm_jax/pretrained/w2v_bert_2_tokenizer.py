@@ -71,7 +71,7 @@ class W2vBert2Tokenizer(LayerTokenizer):
     return log_mel[: steps * FRAMES_PER_STEP].reshape(steps, -1)
 
   def encode_chunks(
-    self, inputs: Float[np.ndarray, "batch size bands"], ends: Int[np.ndarray, "batch"]
+    self, inputs: Float[Array, "batch size bands"], ends: Int[Array, "batch"]
   ) -> Encoded:
     return _encode(self.config, self.params, inputs, ends)
 

@@ -53,7 +53,7 @@ class ChunkedTokenizer(abc.ABC):
 
   @abc.abstractmethod
   def encode_chunks(
-    self, inputs: Float[np.ndarray, "batch inputs ..."], ends: Int[np.ndarray, "batch"]
+    self, inputs: Float[Array, "batch inputs ..."], ends: Int[Array, "batch"]
   ) -> Encoded:
     """Returns the features and ids of every step of chunks of one size, row by row.
 

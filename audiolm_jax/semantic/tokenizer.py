@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import Reach
@@ -86,7 +85,7 @@ class SemanticTokenizer(ChunkedTokenizer):
     return margin, margin
 
   def encode_chunks(
-    self, inputs: Float[np.ndarray, "batch padded"], ends: Int[np.ndarray, "batch"]
+    self, inputs: Float[Array, "batch padded"], ends: Int[Array, "batch"]
   ) -> Encoded:
     return _encode(self.config, self.params, inputs, ends)
 

@@ -221,7 +221,7 @@ class UnitTokenizer(ChunkedTokenizer):
     return margin, margin
 
   def encode_chunks(
-    self, inputs: Float[np.ndarray, "batch padded"], ends: Int[np.ndarray, "batch"]
+    self, inputs: Float[Array, "batch padded"], ends: Int[Array, "batch"]
   ) -> Encoded:
     return _encode(self.config, self.params, inputs, ends)
 

@@ -103,7 +103,13 @@ def test_intact_parts_that_do_not_fit_together_are_damage(run_cli, saved):
   [
     (lambda m: m.update(format_version=4), "format version 4, this program reads 1 to 3"),
     (lambda m: m.pop("components"), "names no components"),
-    (lambda m: (m.update(format_version=1), m.pop("token_hash")), "lacks or misnames 'token_hash'"),
+    (
+      lambda m: (
+        m.update(format_version=1, stages=[stage["name"] for stage in m["stages"]]),
+        m.pop("token_hash"),
+      ),
+      "lacks or misnames 'token_hash'",
+    ),
   ],
 )
 def test_a_description_that_cannot_be_used_is_damage_in_one_line(run_cli, saved, change, words):

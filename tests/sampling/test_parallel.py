@@ -94,8 +94,12 @@ def test_the_passes_and_the_programs_are_counted(stage, monkeypatch):
   programs = encode._cache_size(), choose._cache_size()
   assert (passes((3, 0, 0)), passes((1,)), passes((5, 4, 0))) == (3, 3, 9)
   assert (encode._cache_size(), choose._cache_size()) == programs
-  for wrong in ((0, 1), (1, 1, 1, 1), (1, -1)):
-    with pytest.raises(UserError, match="give at most 3 numbers"):
+  for wrong, words in (
+    ((0, 1), "give at most 3 numbers"),
+    ((1, 1, 1, 1), "give at most 3 numbers"),
+    ((1, -1), "a number of passes is -1"),
+  ):
+    with pytest.raises(UserError, match=words):
       passes(wrong)
 
 
