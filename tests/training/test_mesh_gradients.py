@@ -28,6 +28,8 @@ MESHES = {
   # The same stage with its batch in two parts, compared with the whole batch at once.
   "microbatches": ("8x1x1", "4x1x2"),
 }
+# The coarse stage has the layers of the other two stages.
+SLOW = ("codec", "semantic_encoder", "semantic_stage", "fine_stage")
 # Relative to the largest gradient. The codec's losses have kinks; if rounding moves a sample across
 # one, its contribution to the gradient changes its sign.
 TOLERANCE = {"codec": 1e-2}
@@ -178,7 +180,7 @@ def compare(component):
 
 @pytest.mark.parametrize(
   "component",
-  [pytest.param(name, marks=[pytest.mark.slow] * (name == "codec")) for name in MESHES],
+  [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MESHES],
 )
 def test_losses_and_gradients_on_every_mesh_are_those_of_one_device(component):
   here = Path(__file__)

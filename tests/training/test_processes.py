@@ -64,7 +64,13 @@ def losses(folder):
   return [(row["split"], row["step"], row["loss"]) for row in rows]
 
 
-@pytest.mark.parametrize("stage", ["semantic_stage", "coarse_stage", "fine_stage"])
+@pytest.mark.parametrize(
+  "stage",
+  [
+    "coarse_stage",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("semantic_stage", "fine_stage")),
+  ],
+)
 def test_two_processes_learn_what_one_does(stage, tokens, tmp_path):
   one = start(command(stage, tokens, tmp_path / "one", 20), tmp_path / "one.log")
   assert one.wait(300) == 0, (tmp_path / "one.log").read_text()
