@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _own() -> ChunkedTokenizer:
   """Returns the encoder of a run as a tokenizer without clusters."""
-  from audiolm_jax.trainables import units
+  from audiolm_jax.semantic.unit_encoder import UnitTokenizer
   from audiolm_jax.trainables.registry import load_inference_params
 
   encoder_dir = _given("encoder_dir")
@@ -86,7 +86,7 @@ def _own() -> ChunkedTokenizer:
   if component == "units":
     if FLAGS.layer is not None:
       raise ConfigError("--layer is for w2v-BERT; units are clusters of the last block")
-    return units.unclustered_tokenizer(config, params, FLAGS.chunk_steps)
+    return UnitTokenizer.unclustered(config.encoder, params["encoder"], FLAGS.chunk_steps)
   if component != "semantic":
     raise ConfigError(f"{encoder_dir} is a run of {component!r}, not of a semantic encoder")
   layer = config.default_layer if FLAGS.layer is None else FLAGS.layer

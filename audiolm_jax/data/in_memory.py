@@ -218,8 +218,14 @@ class InMemoryWaveforms(InMemoryBatches):
     clip_id, window = self._items[item]
     if self._num_epochs is None:
       return self.example(clip_id, seed)
-    pcm = self._pcm[clip_id][window * self._crop : (window + 1) * self._crop]
-    return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed))
+    return self._at(clip_id, window * self._crop, seed)
+
+  def _at(
+    self, clip_id: str, start: int, seed: Seed, gain_db: tuple[float, float] | None = None
+  ) -> Example:
+    """Returns the crop of a clip that starts at a sample; the seed is that of the gain."""
+    pcm = self._pcm[clip_id][start : start + self._crop]
+    return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, gain_db))
 
   def _chosen(self, clips: list[manifest.Clip]) -> list[manifest.Clip]:
     """Returns the clips of the split that are used: all of them."""
@@ -266,13 +272,7 @@ class InMemoryLabelledFrames(InMemoryWaveforms):
     hop = self._frame_labels.hop_length
     length = len(self._pcm[clip_id])
     first = examples.crop_start(length // hop, self._crop // hop, seed)
-    return self._from_frame(clip_id, first, seed, self._gain_db)
-
-  def _example(self, item: int, seed: Seed) -> Example:
-    clip_id, window = self._items[item]
-    if self._num_epochs is None:
-      return self.example(clip_id, seed)
-    return self._from_frame(clip_id, window * self._crop // self._frame_labels.hop_length, seed)
+    return self._at(clip_id, first * hop, seed, self._gain_db)
 
   def _chosen(self, clips: list[manifest.Clip]) -> list[manifest.Clip]:
     """Returns the clips with labels."""
@@ -284,13 +284,11 @@ class InMemoryLabelledFrames(InMemoryWaveforms):
       )
     return chosen
 
-  def _from_frame(
-    self, clip_id: str, first: int, seed: Seed, gain_db: tuple[float, float] | None = None
+  def _at(
+    self, clip_id: str, start: int, seed: Seed, gain_db: tuple[float, float] | None = None
   ) -> Example:
-    hop = self._frame_labels.hop_length
-    pcm = self._pcm[clip_id][first * hop : first * hop + self._crop]
-    example = examples.waveform_example(pcm, self._crop, seed, gain_db)
-    example["frame_label"] = self._frame_labels.crop(clip_id, first, self._crop // hop)
+    example, hop = super()._at(clip_id, start, seed, gain_db), self._frame_labels.hop_length
+    example["frame_label"] = self._frame_labels.crop(clip_id, start // hop, self._crop // hop)
     return example
 
 

@@ -1,7 +1,7 @@
 """The layers of the transformer: attention and feed-forward, for training and decoding."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.lm.attention import KeyValues, causal_attention, rotate
-from audiolm_jax.lm.config import FeedForward, Positions, TransformerConfig
+from audiolm_jax.lm.config import FeedForward, Positions, Remat, TransformerConfig
 from audiolm_jax.lm.layers import Projection, RMSNorm
 
 # Maps queries and the new keys and values to the output and the updated cache.
@@ -29,6 +29,42 @@ class AttentionContext(NamedTuple):
   biases: tuple[Float[Array, "shards heads _ _"], ...]
   positions: Int[Array, "#batch length"]
   key_mask: Bool[Array, "batch length"] | None
+
+
+def layer_stack(block: type[nn.Module], config: TransformerConfig, *arguments: Any) -> Any:
+  """Returns the layers of a model, for `run_layers`; called in its `setup`.
+
+  The attribute they are assigned to names their parameters: "layers" if `config.scan_layers`, with
+  a stacked parameter for all layers, else "layers_0", ...
+
+  Args:
+    block: maps an input and a context to an output and a second value.
+    config: has the number of layers, and whether to scan over them and to recompute them.
+    *arguments: of `block`.
+  """
+  if config.remat is not Remat.NONE:
+    policies = jax.checkpoint_policies
+    policy = policies.dots_with_no_batch_dims_saveable if config.remat is Remat.MINIMAL else None
+    block = nn.remat(block, policy=policy, prevent_cse=not config.scan_layers)
+  if not config.scan_layers:
+    return [block(*arguments) for _ in range(config.num_layers)]
+  return nn.scan(
+    block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # Flax declares integers
+    length=config.num_layers,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )(*arguments)
+
+
+def run_layers(
+  layers: Any, x: Float[Array, "batch length embed"], context: AttentionContext
+) -> Float[Array, "batch length embed"]:
+  """Returns the output of the last of the layers that `layer_stack` returned."""
+  for layer in [layers] if isinstance(layers, nn.Module) else layers:
+    x, _ = layer(x, context)
+  return x
 
 
 class SelfAttention(nn.Module):

@@ -11,7 +11,7 @@ is absent where a coarser code is unknown, and from plain heads. Vectors are div
 deviation of the latents, so that no scale of the codec enters the parameters.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,14 @@ from jaxtyping import Bool, Float, Int
 
 from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.lm.blocks import AttentionContext, Mlp, SelfAttention, dropout_of
-from audiolm_jax.lm.config import Remat
+from audiolm_jax.lm.blocks import (
+  AttentionContext,
+  Mlp,
+  SelfAttention,
+  dropout_of,
+  layer_stack,
+  run_layers,
+)
 from audiolm_jax.lm.layers import Projection, RMSNorm
 from audiolm_jax.lm.parallel import UNKNOWN, Heads, ParallelConfig
 from audiolm_jax.lm.stage import CODEBOOKS
@@ -89,17 +95,7 @@ class ParallelModel(nn.Module):
       self.log_beta = modules.param(
         self, "log_beta", lambda *_: betas, ("quantizers",), (levels,), jnp.float32
       )
-    if c.scan_layers:
-      self.layers = nn.scan(
-        _rematerialised(c),
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # Flax declares integers
-        length=c.num_layers,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-      )(config, self.deterministic)
-    else:
-      self.layers = [_rematerialised(c)(config, self.deterministic) for _ in range(c.num_layers)]
+    self.layers: Any = layer_stack(ParallelBlock, c, config, self.deterministic)
     self.final_norm = RMSNorm(jnp.dtype(c.dtype))
     self.dropout = dropout_of(c, self.deterministic)
 
@@ -143,12 +139,7 @@ class ParallelModel(nn.Module):
     # One block of queries that all keys precede: attention in both directions.
     everywhere = jnp.zeros((1, 1, length, length), jnp.float32)
     context = AttentionContext((everywhere,), jnp.arange(length)[None], valid)
-    if c.scan_layers:
-      x, _ = cast(ParallelBlock, self.layers)(x, context)
-    else:
-      for layer in cast(list[ParallelBlock], self.layers):
-        x, _ = layer(x, context)
-    return self.final_norm(x)
+    return self.final_norm(run_layers(self.layers, x, context))
 
   def vectors(
     self, codes: Int[Array, "batch frames levels"]
@@ -256,14 +247,6 @@ class ParallelBlock(nn.Module):
     x = jnp.pad(x, ((0, 0), (size // 2, size // 2), (0, 0)))
     taps = self.taps.astype(x.dtype)
     return sum((x[:, i : i + length] * taps[i] for i in range(1, size)), x[:, :length] * taps[0])
-
-
-def _rematerialised(config: Any) -> type[nn.Module]:
-  if config.remat is Remat.NONE:
-    return ParallelBlock
-  policies = jax.checkpoint_policies
-  policy = policies.dots_with_no_batch_dims_saveable if config.remat is Remat.MINIMAL else None
-  return nn.remat(ParallelBlock, policy=policy, prevent_cse=not config.scan_layers)
 
 
 def _float32_product(

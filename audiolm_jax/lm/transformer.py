@@ -17,8 +17,15 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.lm.attention import PREFILL_BLOCK, KeyValues, RelativeBias, bias_blocks
-from audiolm_jax.lm.blocks import Attend, AttentionContext, Block, dropout_of
-from audiolm_jax.lm.config import Positions, Remat, TransformerConfig
+from audiolm_jax.lm.blocks import (
+  Attend,
+  AttentionContext,
+  Block,
+  dropout_of,
+  layer_stack,
+  run_layers,
+)
+from audiolm_jax.lm.config import Positions, TransformerConfig
 from audiolm_jax.lm.layers import RMSNorm
 
 __all__ = ["Transformer", "TransformerConfig", "stack_layers", "unstack_layers"]
@@ -48,17 +55,7 @@ class Transformer(nn.Module):
     if c.positions is Positions.T5_RELATIVE:
       self.relative_bias = RelativeBias(c.num_heads, c.num_buckets, c.max_distance)
     # The names of attributes are those of parameters: "layers" if stacked, else "layers_0", ...
-    if c.scan_layers:
-      self.layers: Any = nn.scan(
-        _rematerialised(c),
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # Flax declares integers
-        length=c.num_layers,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-      )(c, self.deterministic)
-    else:
-      self.layers = [_rematerialised(c)(c, self.deterministic) for _ in range(c.num_layers)]
+    self.layers: Any = layer_stack(Block, c, c, self.deterministic)
     self.final_norm = RMSNorm(jnp.dtype(c.dtype))
     self.head = modules.param(self, "head", normal, ("vocab", "embed"), *table)
     self.dropout = dropout_of(c, self.deterministic)
@@ -89,12 +86,7 @@ class Transformer(nn.Module):
     positions = jnp.arange(tokens.shape[1])[None]
     bias = self.distance_bias(tokens.shape[1], len(tokens))
     context = AttentionContext(bias_blocks(bias), positions, None)
-    if self.config.scan_layers:
-      x, _ = self.layers(x, context)
-    else:
-      for layer in self.layers:
-        x, _ = layer(x, context)
-    return self.final_norm(x)
+    return self.final_norm(run_layers(self.layers, x, context))
 
   def prefill(
     self,
@@ -214,14 +206,6 @@ def stack_layers(params: Params) -> Params:
     return dict(params)
   rest = {name: value for name, value in params.items() if name not in names}
   return rest | {"layers": jax.tree.map(lambda *a: jnp.stack(a), *(params[n] for n in names))}
-
-
-def _rematerialised(config: TransformerConfig) -> type[nn.Module]:
-  if config.remat is Remat.NONE:
-    return Block
-  policies = jax.checkpoint_policies
-  policy = policies.dots_with_no_batch_dims_saveable if config.remat is Remat.MINIMAL else None
-  return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
 
 
 def _scores(hidden: Float[Array, "*batch embed"], head: Float[Array, "vocab embed"]):

@@ -28,11 +28,10 @@ from audiolm_jax.pretrained.layer_tokenizer import (
   LayerTokenizerConfig,
   centroids_of,
   encoded,
-  unwhitened,
   windows_of_30_seconds,
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
-from audiolm_jax.semantic.chunked_tokenizer import Encoded
+from audiolm_jax.semantic.chunked_tokenizer import Encoded, unwhitened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ class HubertTokenizer(LayerTokenizer):
     return 0, self.config.encoder.frame_length - self.config.encoder.hop_length
 
   def encode_chunks(
-    self, inputs: Float[Array, "batch padded"], ends: Int[Array, "batch"]
+    self, inputs: Float[np.ndarray | Array, "batch padded"], ends: Int[np.ndarray | Array, "batch"]
   ) -> Encoded:
     return _encode(self.config, self.params, inputs, ends)
 

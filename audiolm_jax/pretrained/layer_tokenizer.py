@@ -134,14 +134,3 @@ def centroids_of(
       "use those of this model"
     )
   return centroids
-
-
-def unwhitened(encoder: Params, centroids: Float[np.ndarray, "clusters dim"]) -> Params:
-  """Returns parameters of a tokenizer whose centroids are of features without whitening."""
-  dim = centroids.shape[1]
-  return {
-    "encoder": encoder,
-    "mean": np.zeros(dim, np.float32),
-    "scale": np.ones(dim, np.float32),
-    "centroids": centroids,
-  }

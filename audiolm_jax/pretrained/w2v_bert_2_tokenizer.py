@@ -23,7 +23,6 @@ from audiolm_jax.pretrained.layer_tokenizer import (
   LayerTokenizerConfig,
   centroids_of,
   encoded,
-  unwhitened,
   windows_of_30_seconds,
 )
 from audiolm_jax.pretrained.w2v_bert_2 import (
@@ -34,7 +33,7 @@ from audiolm_jax.pretrained.w2v_bert_2 import (
   read_config,
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
-from audiolm_jax.semantic.chunked_tokenizer import Encoded
+from audiolm_jax.semantic.chunked_tokenizer import Encoded, unwhitened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,9 @@ class W2vBert2Tokenizer(LayerTokenizer):
     return log_mel[: steps * FRAMES_PER_STEP].reshape(steps, -1)
 
   def encode_chunks(
-    self, inputs: Float[Array, "batch size bands"], ends: Int[Array, "batch"]
+    self,
+    inputs: Float[np.ndarray | Array, "batch size bands"],
+    ends: Int[np.ndarray | Array, "batch"],
   ) -> Encoded:
     return _encode(self.config, self.params, inputs, ends)
 

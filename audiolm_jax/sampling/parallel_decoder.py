@@ -12,7 +12,7 @@ number of programs depends neither on the levels nor on the passes.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.parallel import UNKNOWN, ParallelConfig, ParallelSpec
 from audiolm_jax.lm.stage import CODEBOOKS, Stage
@@ -255,7 +257,7 @@ class ParallelDecoder:
 def encode(
   spec: ParallelSpec,
   config: ParallelConfig,
-  params: Mapping[str, Any],
+  params: Params,
   codes: Int[Array, "rows frames levels"],
   semantic: Int[Array, "inputs frames"],
   lengths: Int[Array, "rows"],
@@ -264,14 +266,14 @@ def encode(
   times = semantic.shape[0] // codes.shape[0]
   valid = jnp.tile(_frames(codes) < lengths[:, None], (times, 1))
   inputs = jnp.tile(codes, (times, 1, 1)), semantic, valid
-  return spec.model(config).apply({"params": params}, *inputs, method="hidden")
+  return modules.apply(spec.model(config), params, *inputs, method="hidden")
 
 
 @functools.partial(StoredProgram, static_argnums=(0, 1))
 def choose(
   spec: ParallelSpec,
   config: ParallelConfig,
-  params: Mapping[str, Any],
+  params: Params,
   hidden: Float[Array, "inputs frames embed"],
   codes: Int[Array, "rows frames levels"],
   rows: Rows,
@@ -281,9 +283,9 @@ def choose(
   count, frames, _ = codes.shape
   model, times = spec.model(config), hidden.shape[0] // count
   seen = jnp.tile(codes, (times, 1, 1))
-  vectors = model.apply({"params": params}, seen, method="vectors")
-  logits = model.apply(
-    {"params": params}, hidden, vectors, seen, settings.level, method="level_logits"
+  vectors = modules.apply(model, params, seen, method="vectors")
+  logits = modules.apply(
+    model, params, hidden, vectors, seen, settings.level, method="level_logits"
   )
   if times == 2:
     without = logits[count:]
@@ -308,15 +310,15 @@ def choose(
 def choose_point(
   spec: ParallelSpec,
   config: ParallelConfig,
-  params: Mapping[str, Any],
+  params: Params,
   hidden: Float[Array, "rows frames embed"],
   codes: Int[Array, "rows frames levels"],
   rows: Rows,
 ) -> Int[Array, "rows frames levels"]:
   """Returns the codes nearest to the predicted points, for all levels at once."""
-  variables, model = {"params": params}, spec.model(config)
-  point = model.apply(variables, hidden, method="predicted_point")
-  nearest = model.apply(variables, point, method="nearest_codes")
+  model = spec.model(config)
+  point = modules.apply(model, params, hidden, method="predicted_point")
+  nearest = modules.apply(model, params, point, method="nearest_codes")
   return jnp.where(_is_new(codes, rows)[..., None], nearest, codes)
 
 
@@ -373,7 +375,7 @@ def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chose
   return repeated(keys, np.array(rows, np.int32))
 
 
-def _ready(params: Mapping[str, Any], dtype: str) -> Any:
+def _ready(params: Params, dtype: str) -> Any:
   """Moves parameters to the device, with matrices in the dtype of the computation."""
 
   def ready(path, value):

@@ -53,7 +53,9 @@ class ChunkedTokenizer(abc.ABC):
 
   @abc.abstractmethod
   def encode_chunks(
-    self, inputs: Float[Array, "batch inputs ..."], ends: Int[Array, "batch"]
+    self,
+    inputs: Float[np.ndarray | Array, "batch inputs ..."],
+    ends: Int[np.ndarray | Array, "batch"],
   ) -> Encoded:
     """Returns the features and ids of every step of chunks of one size, row by row.
 
@@ -151,3 +153,14 @@ class ChunkedTokenizer(abc.ABC):
   ) -> np.ndarray:
     results = self._run(model, clips_of(waveform, lengths), 1)
     return rows_of(results, model.nothing, self.num_steps(waveform.shape[1]))
+
+
+def unwhitened(encoder: Params, centroids: Float[np.ndarray, "clusters dim"]) -> Params:
+  """Returns parameters of a tokenizer whose centroids are of features without whitening."""
+  dim = centroids.shape[1]
+  return {
+    "encoder": encoder,
+    "mean": np.zeros(dim, np.float32),
+    "scale": np.ones(dim, np.float32),
+    "centroids": centroids,
+  }

@@ -3,30 +3,31 @@
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import Reach
 from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import DepthOrNone, Steps, Vocabulary
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
+from audiolm_jax.semantic.chunked_tokenizer import Encoded
 from audiolm_jax.semantic.conformer import (
   FRAMES_PER_STEP,
   ConformerConfig,
   ConformerEncoder,
 )
 from audiolm_jax.semantic.features import normalised_log_mel, power_spectrum
-from audiolm_jax.semantic.kmeans import nearest_centroid
-from audiolm_jax.semantic.spec import SemanticSpec
-
-_SMALLEST_WINDOW = 64
+from audiolm_jax.semantic.log_mel_tokenizer import (
+  LogMelTokenizer,
+  LogMelTokenizerConfig,
+  whitened,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class SemanticTokenizerConfig:
+class SemanticTokenizerConfig(LogMelTokenizerConfig):
   """Shape of the tokenizer; the defaults are AudioLM's.
 
   Those are w2v-BERT XL, layer 7 of its masked-prediction module, and 1024 clusters.
@@ -45,8 +46,7 @@ class SemanticTokenizerConfig:
 
   def __post_init__(self) -> None:
     self.encoder.truncated(self.layer)
-    if self.chunk_steps < 1:
-      raise ConfigError(f"chunk_steps {self.chunk_steps} is less than 1")
+    super().__post_init__()
 
   def parameter_shapes(self) -> shapes.Shapes:
     """Returns the shapes of the parameters of the tokenizer."""
@@ -58,34 +58,14 @@ class SemanticTokenizerConfig:
     """Steps before and after a step that its token depends on."""
     return self.encoder.receptive_field(self.layer)
 
-  @property
-  def window_steps(self) -> int:
-    """Steps of the largest chunk, context included."""
-    field = self.receptive_field
-    return field.left + self.chunk_steps + field.right
 
-  def size_for(self, num_steps: int) -> int:
-    """Returns the next power of two, so that few programs are compiled."""
-    return max(_SMALLEST_WINDOW, 1 << (num_steps - 1).bit_length())
-
-
-class SemanticTokenizer(ChunkedTokenizer):
-  """Tokens of a w2v-BERT; every chunk contains the receptive field of the tokens it keeps."""
+class SemanticTokenizer(LogMelTokenizer):
+  """Tokens of a w2v-BERT."""
 
   config: SemanticTokenizerConfig
 
-  @property
-  def spec(self) -> SemanticSpec:
-    encoder = self.config.encoder
-    return SemanticSpec(encoder.features.sample_rate, encoder.hop_length, self.config.num_clusters)
-
-  @property
-  def margins(self) -> tuple[int, int]:
-    margin = self.config.encoder.features.margin
-    return margin, margin
-
   def encode_chunks(
-    self, inputs: Float[Array, "batch padded"], ends: Int[Array, "batch"]
+    self, inputs: Float[np.ndarray | Array, "batch padded"], ends: Int[np.ndarray | Array, "batch"]
   ) -> Encoded:
     return _encode(self.config, self.params, inputs, ends)
 
@@ -103,9 +83,7 @@ def _encode_fn(
   inside = jnp.arange(log_mel.shape[1] // FRAMES_PER_STEP)[None] < valid[:, None]
   model = ConformerEncoder(encoder)
   features = modules.apply(model, params["encoder"], log_mel, inside)
-  features = (features.astype(jnp.float32) - params["mean"]) / params["scale"]
-  # In the same program as the encoder, so that batching does not change the order of near ties.
-  return Encoded(features, nearest_centroid(features, params["centroids"]))
+  return whitened(features.astype(jnp.float32), params)
 
 
 _encode = StoredProgram(_encode_fn, static_argnums=(0,))

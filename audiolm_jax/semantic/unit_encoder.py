@@ -18,13 +18,15 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Steps, Taps, Vocabulary, Width
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
+from audiolm_jax.semantic.chunked_tokenizer import Encoded, unwhitened
 from audiolm_jax.semantic.conformer import dense, layer_norm
 from audiolm_jax.semantic.features import LogMelConfig, normalised_log_mel, power_spectrum
-from audiolm_jax.semantic.kmeans import nearest_centroid
-from audiolm_jax.semantic.spec import SemanticSpec
+from audiolm_jax.semantic.log_mel_tokenizer import (
+  LogMelTokenizer,
+  LogMelTokenizerConfig,
+  whitened,
+)
 
-_SMALLEST_WINDOW = 64
 # Frames before and after a frame that the first layer reads with it.
 _NEIGHBOURS = 1
 
@@ -149,7 +151,7 @@ def _neighbours(
 
 
 @dataclasses.dataclass(frozen=True)
-class UnitTokenizerConfig:
+class UnitTokenizerConfig(LogMelTokenizerConfig):
   """Shape of the tokenizer.
 
   Attributes:
@@ -162,10 +164,6 @@ class UnitTokenizerConfig:
   num_clusters: Vocabulary = 128
   chunk_steps: Steps = 512
 
-  def __post_init__(self) -> None:
-    if self.chunk_steps < 1:
-      raise ConfigError(f"chunk_steps {self.chunk_steps} is less than 1")
-
   def parameter_shapes(self) -> shapes.Shapes:
     """Returns the shapes of the parameters of the tokenizer."""
     encoder = self.encoder
@@ -176,17 +174,8 @@ class UnitTokenizerConfig:
     """Steps before and after a step that its token depends on."""
     return self.encoder.receptive_field
 
-  @property
-  def window_steps(self) -> int:
-    """Steps of the largest chunk, context included."""
-    return self.receptive_field.left + self.chunk_steps + self.receptive_field.right
 
-  def size_for(self, num_steps: int) -> int:
-    """Returns the next power of two, so that few programs are compiled."""
-    return max(_SMALLEST_WINDOW, 1 << (num_steps - 1).bit_length())
-
-
-class UnitTokenizer(ChunkedTokenizer):
+class UnitTokenizer(LogMelTokenizer):
   """Clusters of the features of a `UnitEncoder`, averaged over the frames of a token."""
 
   config: UnitTokenizerConfig
@@ -202,26 +191,11 @@ class UnitTokenizer(ChunkedTokenizer):
       params: its parameters.
       chunk_steps: tokens per window of a long file.
     """
-    plain = {
-      "encoder": params,
-      "mean": np.zeros(encoder.dim, np.float32),
-      "scale": np.ones(encoder.dim, np.float32),
-      "centroids": np.zeros((1, encoder.dim), np.float32),
-    }
-    return cls(UnitTokenizerConfig(encoder, 1, chunk_steps), plain)
-
-  @property
-  def spec(self) -> SemanticSpec:
-    encoder = self.config.encoder
-    return SemanticSpec(encoder.features.sample_rate, encoder.hop_length, self.config.num_clusters)
-
-  @property
-  def margins(self) -> tuple[int, int]:
-    margin = self.config.encoder.features.margin
-    return margin, margin
+    centroids = np.zeros((1, encoder.dim), np.float32)
+    return cls(UnitTokenizerConfig(encoder, 1, chunk_steps), unwhitened(params, centroids))
 
   def encode_chunks(
-    self, inputs: Float[Array, "batch padded"], ends: Int[Array, "batch"]
+    self, inputs: Float[np.ndarray | Array, "batch padded"], ends: Int[np.ndarray | Array, "batch"]
   ) -> Encoded:
     return _encode(self.config, self.params, inputs, ends)
 
@@ -242,9 +216,7 @@ def _encode_fn(
   # The last step of a clip may have fewer frames.
   count = inside.reshape(steps.shape[:3]).sum(2)[..., None]
   kept = (steps * inside.reshape(*steps.shape[:3], 1)).sum(2)
-  steps = (kept / jnp.maximum(count, 1) - params["mean"]) / params["scale"]
-  # In the same program as the encoder, so that batching does not change the order of near ties.
-  return Encoded(steps, nearest_centroid(steps, params["centroids"]))
+  return whitened(kept / jnp.maximum(count, 1), params)
 
 
 _encode = StoredProgram(_encode_fn, static_argnums=(0,))

@@ -18,7 +18,7 @@ from audiolm_jax.core.errors import AudioError, DataError, UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.data.manifest import Clip, SkipLog, read_clip
 from audiolm_jax.io.files import atomic_write
-from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, unwhitened
 from audiolm_jax.semantic.conformer import truncate_params
 from audiolm_jax.semantic.kmeans import KMeansReport, fit_kmeans
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
@@ -76,15 +76,10 @@ def unclustered_tokenizer(
     layer: encoder block, counted from 1 through both stacks.
     chunk_steps: tokens per window of a long file.
   """
-  dim = config.encoder.dim
-  plain = {
-    "encoder": truncate_params(params["encoder"], config.encoder, layer),
-    "mean": np.zeros(dim, np.float32),
-    "scale": np.ones(dim, np.float32),
-    "centroids": np.zeros((1, dim), np.float32),
-  }
+  encoder = truncate_params(params["encoder"], config.encoder, layer)
+  centroids = np.zeros((1, config.encoder.dim), np.float32)
   settings = SemanticTokenizerConfig(config.encoder, layer, 1, chunk_steps)
-  return SemanticTokenizer(settings, plain)
+  return SemanticTokenizer(settings, unwhitened(encoder, centroids))
 
 
 def save_tokenizer(

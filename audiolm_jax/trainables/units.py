@@ -22,8 +22,8 @@ from audiolm_jax.data.frame_labels import NO_LABEL
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.conformer import dense
 from audiolm_jax.semantic.features import normalised_log_mel, pad_waveform, power_spectrum
-from audiolm_jax.semantic.losses import masked_mean, span_mask
-from audiolm_jax.semantic.unit_encoder import UnitEncoder, UnitEncoderConfig, UnitTokenizer
+from audiolm_jax.semantic.losses import prediction_loss, span_mask
+from audiolm_jax.semantic.unit_encoder import UnitEncoder, UnitEncoderConfig
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.metrics import Metrics
@@ -169,18 +169,10 @@ class UnitTrainable(Trainable[TrainState]):
     logits = modules.apply(self.model, params, log_mel, inside)
     labels: Int[Array, "batch frames"] = jnp.asarray(batch["frame_label"])
     known = labels != NO_LABEL
-    chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-    loss = masked_mean(jax.nn.logsumexp(logits, axis=-1) - chosen, known)
-    accuracy = masked_mean((jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32), known)
+    # The labels are the ids of one group.
+    loss, accuracy = prediction_loss(logits[:, :, None], labels[..., None], known)
     return loss, {
       "loss": loss,
       "accuracy": accuracy,
       "weight": known.sum().astype(jnp.float32),
     }
-
-
-def unclustered_tokenizer(
-  config: UnitTrainingConfig, params: Params, chunk_steps: int
-) -> UnitTokenizer:
-  """Returns a tokenizer with one cluster and no whitening from the parameters of a run."""
-  return UnitTokenizer.unclustered(config.encoder, params["encoder"], chunk_steps)

@@ -1,4 +1,4 @@
-"""What callers can give to the methods of a bundle, and what they are told about the rest."""
+"""Valid arguments of the methods of a bundle, and the errors for invalid ones."""
 
 import numpy as np
 import pytest

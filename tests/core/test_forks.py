@@ -1,4 +1,4 @@
-"""A forked child of a process that uses JAX is told so instead of waiting for ever."""
+"""A forked child of a process that uses JAX raises an error instead of waiting without end."""
 
 import os
 import select
