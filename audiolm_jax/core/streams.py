@@ -100,6 +100,10 @@ class Stream:
     return self.key if self.levels else f"{self.key} tokens"
 
 
+# The words of a clip: one Unicode code point per character, so that no vocabulary enters a store.
+TEXT = Stream("text", 0x110000, role=Role.SOURCE)
+
+
 def by_key(streams: Iterable[Stream]) -> dict[str, Stream]:
   """Each key's stream, with all levels that any of them means."""
   found: dict[str, Stream] = {}

@@ -59,9 +59,15 @@ def layer_stack(block: type[nn.Module], config: TransformerConfig, *arguments: A
 
 
 def run_layers(
-  layers: Any, x: Float[Array, "batch length embed"], context: AttentionContext
+  layers: Any, x: Float[Array, "batch length embed"], context: PyTree
 ) -> Float[Array, "batch length embed"]:
-  """Returns the output of the last of the layers that `layer_stack` returned."""
+  """Returns the output of the last of the layers that `layer_stack` returned.
+
+  Args:
+    layers: the layers.
+    x: input of the first one.
+    context: what all layers share, such as an `AttentionContext`.
+  """
   for layer in [layers] if isinstance(layers, nn.Module) else layers:
     x, _ = layer(x, context)
   return x

@@ -83,6 +83,11 @@ class StageSpec(abc.ABC):
   def features(self) -> dict[str, Feature]:
     """Returns the shape and dtype of the arrays of one example."""
 
+  def refusal(self, record: Record) -> str:
+    """Returns why a clip cannot be an example, such as its length; "" if it can be one."""
+    del record
+    return ""
+
   @abc.abstractmethod
   def example(self, record: Record) -> Example:
     """Returns the arrays of `features` for one crop.
@@ -126,6 +131,15 @@ class StageSpec(abc.ABC):
   def shape_of(self, config: ModelConfig) -> ModelConfig:
     """Returns the part of the configuration that determines the shapes of the parameters."""
     return config
+
+  def is_frozen(self, config: ModelConfig) -> bool:
+    """Returns whether training leaves some parameters as they are."""
+    del config
+    return False
+
+  def accepts_params_of(self, other: "StageSpec") -> bool:
+    """Returns whether a stage with another spec has parameters that this stage can start from."""
+    return self == other
 
   def uses_codebooks(self, config: Any) -> bool:
     """Returns whether the parameters contain the codec's codebooks, under the name CODEBOOKS.

@@ -56,10 +56,13 @@ class CascadeResult(NamedTuple):
     streams: by key, the tokens of the prompt and the sampled ones per row: those of the last stage,
       at all its levels, and those that it read, without repeats if the stages collapse them.
     timings: seconds by stage, and of "retokenize" if it was needed.
+    scores: by stage, the mean log-probability of the drawn tokens of each row, of conditioned
+      stages.
   """
 
   streams: dict[str, tuple[Tokens, ...]]
   timings: dict[str, float]
+  scores: Mapping[str, np.ndarray] = {}
 
   @property
   def semantic(self) -> tuple[Tokens, ...]:
@@ -231,7 +234,7 @@ class Cascade:
       seconds=[s for s in seconds for _ in range(num_samples)],
       # The key of a row depends on the sample's number only, so a batch of prompts gives the same
       # tokens as the prompts one by one.
-      samples=list(range(num_samples)) * len(clips),
+      samples=[clip.first_sample + i for clip in clips for i in range(num_samples)],
       seed=seed,
       options=options.of,
       overlap_seconds=options.overlap_seconds,
@@ -314,7 +317,7 @@ class Cascade:
       for key, track in tracks.items()
       if track.stream.role is Role.TARGET
     }
-    return CascadeResult(streams, dict(call.timings))
+    return CascadeResult(streams, dict(call.timings), call.scores)
 
   def _checked(self, clip: Clip, needed: Sequence[StageSpec]) -> dict[str, Tokens]:
     """Returns the first tokens of a clip in each stream, or all tokens of given streams."""
@@ -348,7 +351,9 @@ class Cascade:
       tokens = np.zeros((0, stream.end_level) if stream.levels else 0, np.int32)
     tokens = np.asarray(tokens, np.int32)
     covered = clip.num_frames if is_given else known
-    if stream.rate is None or self.made.rate is None or covered is None:
+    if stream.role is Role.SOURCE or stream.rate is None:
+      return tokens  # it has its own time, or none
+    if self.made.rate is None or covered is None:
       return tokens
     steps = steps_of_frames(0, covered, self.made.rate, stream.rate).stop
     if len(tokens) < steps:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Key
 
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.core.streams import Record, Stream
+from audiolm_jax.core.streams import Record, Role, Stream
 from audiolm_jax.lm.stage import Stage, StageSpec
 from audiolm_jax.lm.tokens import collapse_repeats
 from audiolm_jax.sampling.keys import draw_keys
@@ -38,11 +38,13 @@ class Clip(NamedTuple):
     num_frames: frames of the whole clip in the resulting stream; None if a stage ends it.
     prompt: first tokens of streams that stages write, by key; semantic tokens with their repeats.
     given: whole streams by key, which replace the stages that would write them.
+    first_sample: number of the clip's first sample, on which its random numbers depend.
   """
 
   num_frames: int | None
   prompt: Record = {}
   given: Record = {}
+  first_sample: int = 0
 
 
 class Call:
@@ -55,6 +57,8 @@ class Call:
     overlap_seconds: see `CascadeOptions`.
     options: maps a stage's name to its options.
     timings: seconds by stage.
+    scores: by stage, the mean log-probability of the drawn tokens of each row, of stages that
+      compute it.
   """
 
   def __init__(
@@ -72,6 +76,7 @@ class Call:
     self.overlap_seconds = overlap_seconds
     self.options = options
     self.timings: dict[str, float] = collections.defaultdict(float)
+    self.scores: dict[str, np.ndarray] = {}
     self._seed, self._progress = seed, progress
 
   def keys(self, stage: str, index: int, folds: Sequence[tuple[int, ...]]) -> Key[Array, "rows"]:
@@ -164,7 +169,9 @@ class Given(Track):
     yield from ()
 
   def end(self, row: int) -> float | None:
-    return None if self.stream.rate is None else len(self.rows[row]) / self.stream.rate
+    # A source has its own time.
+    rate = None if self.stream.role is Role.SOURCE else self.stream.rate
+    return None if rate is None else len(self.rows[row]) / rate
 
   def tokens(self) -> list[Tokens]:
     return [collapse_repeats(row) if self._collapse else row for row in self.rows]

@@ -32,6 +32,10 @@ KINDS: dict[str, Kind] = {
     "audiolm_jax.lm.parallel:ParallelSpec",
     "audiolm_jax.sampling.parallel:ParallelSampler",
   ),
+  "conditioned": Kind(
+    "audiolm_jax.lm.conditioned:ConditionedSpec",
+    "audiolm_jax.sampling.conditioned:ConditionedSampler",
+  ),
 }
 
 

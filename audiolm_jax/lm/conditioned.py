@@ -1,0 +1,349 @@
+"""The conditioned stage: semantic tokens and an end token, given a source.
+
+    source    text, as characters     ──encoder──▶ hidden states of the whole source
+    targets   z_1 z_2 ... z_n END     ──decoder──▶ each token, from the source and earlier tokens
+
+The end token lets the model determine the length. Without a source ("nothing"), the stage is
+pretrained: it restores semantic tokens from those that a random deletion leaves.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Integer
+
+from audiolm_jax.core.errors import ConfigError, DataError
+from audiolm_jax.core.modules import Params
+from audiolm_jax.core.ranges import Depth, Rate, Seconds, Share, Steps, StreamSize, Vocabulary
+from audiolm_jax.core.shapes import Shapes
+from audiolm_jax.core.streams import SEMANTIC, TEXT, Record, Role, Stream
+from audiolm_jax.lm import text
+from audiolm_jax.lm.config import Positions, TransformerConfig
+from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, StageSpec
+from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD, TokenLayout
+
+_MOST_CHARACTERS = 4_096
+# The table of the source has a multiple of this number of rows, so that devices can share it.
+_ROWS = 8
+
+
+class Source(enum.StrEnum):
+  """What the stage reads: text, semantic tokens of another recording, or nothing (pretraining)."""
+
+  TEXT = "text"
+  SEMANTIC = "semantic"
+  NOTHING = "nothing"
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionedConfig:
+  """Shape of a conditioned stage's model and the settings of its training.
+
+  Attributes:
+    transformer: shape of the layers, with rotary positions; its `num_layers` are the decoder's.
+    encoder_layers: layers of the encoder.
+    label_smoothing: share of the target probability that all tokens share equally.
+    deleted_share: share of semantic tokens that pretraining deletes.
+    trained_encoder_layers: number of lowest encoder layers that training updates, together with the
+      embedding of the source; all other parameters remain those of the start. None to update all.
+
+  Source: SPEAR-TTS (arXiv 2302.03540), section 4.
+  """
+
+  transformer: TransformerConfig = TransformerConfig(num_layers=24, positions=Positions.ROTARY)
+  encoder_layers: Depth = 24
+  label_smoothing: Share = 0.1
+  deleted_share: Share = 0.6
+  trained_encoder_layers: Depth | None = None
+
+  def __post_init__(self):
+    if self.transformer.positions is not Positions.ROTARY or self.transformer.num_frame_embeddings:
+      raise ConfigError("a conditioned stage needs rotary positions and no frame embeddings")
+    if (self.trained_encoder_layers or 0) > self.encoder_layers:
+      raise ConfigError(
+        f"trained_encoder_layers {self.trained_encoder_layers} exceeds the "
+        f"{self.encoder_layers} layers of the encoder"
+      )
+    if not 0 < self.deleted_share < 1:
+      raise ConfigError(f"deleted_share {self.deleted_share} must be between 0 and 1")
+
+  def shape(self) -> "ConditionedConfig":
+    """Returns the configuration without settings of the computation and of training."""
+    return ConditionedConfig(self.transformer.shape(), self.encoder_layers)
+
+  @property
+  def encoder(self) -> TransformerConfig:
+    """The shape of the encoder's layers."""
+    return dataclasses.replace(self.transformer, num_layers=self.encoder_layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionedSpec(StageSpec):
+  """A stage that predicts semantic tokens until an end token, given a source.
+
+  The vocabulary of the encoder contains the characters and the semantic tokens, so that the same
+  parameters continue from pretraining to text.
+
+  Attributes:
+    source: see `Source`; a string becomes a `Source`.
+    longest_seconds: length of the longest clip, in training and in sampling.
+    longest_source: tokens of the longest source, characters or semantic tokens.
+    semantic_rate: semantic tokens per second, with repeats.
+    num_clusters: semantic vocabulary.
+    source_rate: semantic tokens per second of a semantic source; None for those of the targets.
+    source_clusters: its vocabulary; None for that of the targets.
+    characters: the characters that the stage knows, each once.
+    language: of the text, for `text.normalized`.
+
+  Source: SPEAR-TTS (arXiv 2302.03540), section 3.
+  """
+
+  source: Source | str = Source.TEXT
+  longest_seconds: Seconds = 20.0
+  longest_source: Steps = 400
+  semantic_rate: Rate = 25.0
+  num_clusters: Vocabulary = 1024
+  source_rate: Rate | None = None
+  source_clusters: StreamSize | None = None
+  characters: str = text.CHARACTERS
+  language: str = text.ENGLISH
+  kind: str = dataclasses.field(default="conditioned", kw_only=True)
+
+  def __post_init__(self):
+    try:
+      object.__setattr__(self, "source", Source(self.source))
+    except ValueError:
+      choices = ", ".join(Source)
+      raise ConfigError(f"stage source {self.source!r} is not one of {choices}") from None
+    twice = len(set(self.characters)) < len(self.characters)
+    if twice or not 0 < len(self.characters) <= _MOST_CHARACTERS:
+      raise ConfigError(
+        f"stage {self.name!r} has {len(self.characters)} characters; give 1 to {_MOST_CHARACTERS}, "
+        "each once"
+      )
+    if self.longest_source < 2 or self.max_steps < 1:
+      raise ConfigError(f"stage {self.name!r} has no room for a source and a target")
+
+  @property
+  def reads(self) -> tuple[Stream, ...]:
+    """The text, the semantic tokens of another recording, or nothing."""
+    if self.source is Source.TEXT:
+      return (TEXT,)
+    if self.source is Source.NOTHING:
+      return ()
+    size = self.num_clusters if self.source_clusters is None else self.source_clusters
+    return (Stream(SEMANTIC, size, self.source_rate or self.semantic_rate, role=Role.SOURCE),)
+
+  @property
+  def writes(self) -> Stream:
+    """Semantic tokens with their repeats."""
+    return Stream(SEMANTIC, self.num_clusters, self.semantic_rate)
+
+  @property
+  def max_steps(self) -> int:
+    """Semantic tokens of the longest clip."""
+    return round(self.longest_seconds * self.semantic_rate)
+
+  @property
+  def source_length(self) -> int:
+    """Length of a padded source, its end token included."""
+    return (self.max_steps if self.source is Source.NOTHING else self.longest_source) + 1
+
+  @property
+  def layout(self) -> TokenLayout:
+    """The vocabulary of the decoder."""
+    return TokenLayout(self.num_clusters, 0)
+
+  @property
+  def source_size(self) -> int:
+    """Rows of the table of the source: reserved ids, characters and semantic tokens."""
+    clusters = max(self.num_clusters, self.source_clusters or 0)
+    return -(-(NUM_RESERVED + len(self.characters) + clusters) // _ROWS) * _ROWS
+
+  @property
+  def first_source_cluster(self) -> int:
+    """The id of semantic token 0 in a source."""
+    return NUM_RESERVED + len(self.characters)
+
+  def features(self) -> dict[str, Feature]:
+    """Returns the features: the source, and the shifted targets, the targets and their weights."""
+    row = Feature((self.max_steps + 1,))
+    found = {
+      "decoder_input_tokens": row,
+      "decoder_target_tokens": row,
+      "decoder_loss_weights": Feature(row.shape, np.float32),
+    }
+    if self.source is not Source.NOTHING:
+      found["source_tokens"] = Feature((self.source_length,))
+    return found
+
+  def refusal(self, record: Record) -> str:
+    """Returns why a clip cannot be an example: its length, or its text."""
+    semantic = record.get(SEMANTIC)
+    if semantic is not None and len(semantic) > self.max_steps:
+      return f"longer than {self.longest_seconds:g} s"
+    if semantic is not None and len(semantic) == 0:
+      return "no semantic tokens"
+    try:
+      for stream in self.reads:
+        tokens = record.get(stream.key)
+        if tokens is None or len(tokens) == 0:
+          return f"no {stream.words}"
+        self.source_ids(tokens)
+    except DataError as error:
+      return str(error)
+    return ""
+
+  def example(self, record: Record) -> Example:
+    """Returns one clip, padded at its end."""
+    semantic = self.writes.of(record, f"the {self.name} stage")
+    reason = self.refusal(record)
+    if reason:
+      raise DataError(f"a clip is no example of the {self.name} stage: {reason}")
+    targets = np.append(self.layout.semantic_to_ids(semantic), EOS).astype(np.int32)
+    space = (0, self.max_steps + 1 - len(targets))
+    example = {
+      "decoder_input_tokens": np.pad(
+        np.append(BOS, targets[:-1]).astype(np.int32), space, constant_values=PAD
+      ),
+      "decoder_target_tokens": np.pad(targets, space, constant_values=PAD),
+      "decoder_loss_weights": np.pad(np.ones(len(targets), np.float32), space),
+    }
+    for stream in self.reads:
+      source = self.source_ids(stream.of(record, f"the {self.name} stage"))
+      example["source_tokens"] = np.pad(source, (0, self.source_length - len(source)))
+    return example
+
+  def source_ids(self, tokens: Any) -> Int[np.ndarray, "length"]:
+    """Returns the ids of a source: of a text by its code points, or of semantic tokens.
+
+    Raises:
+      DataError: the source is empty or too long, or has characters that the stage does not know.
+    """
+    if self.source is Source.TEXT:
+      words = text.normalized(text.of_code_points(tokens), self.language)
+      found = NUM_RESERVED + text.places(words, self.characters)
+    else:
+      found = self.first_source_cluster + np.asarray(tokens, np.int32)
+    if len(found) == 0:
+      raise DataError("the source is empty")
+    if len(found) > self.longest_source:
+      raise DataError(
+        f"the source has {len(found)} tokens, the {self.name} stage reads up to "
+        f"{self.longest_source}; shorten it"
+      )
+    return np.append(found, EOS).astype(np.int32)
+
+  @classmethod
+  def config_class(cls) -> type:
+    """Returns the dataclass of the model."""
+    return ConditionedConfig
+
+  def shape_of(self, config: ModelConfig) -> ModelConfig:
+    """Returns the shape of the model."""
+    return config.shape()
+
+  def is_frozen(self, config: ModelConfig) -> bool:
+    """Returns whether training leaves some parameters as they are."""
+    return config.trained_encoder_layers is not None
+
+  def accepts_params_of(self, other: StageSpec) -> bool:
+    """Returns whether another stage has the same parameters, whatever its source."""
+    return isinstance(other, ConditionedSpec) and all(
+      getattr(self, name) == getattr(other, name)
+      for name in ("name", "num_clusters", "semantic_rate", "characters", "source_size")
+    )
+
+  def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:
+    """Returns new parameters."""
+    import jax.numpy as jnp
+
+    row = jnp.ones((len(batch["decoder_input_tokens"]), 8), jnp.int32)
+    return self.model(config).init(rng, row, row)["params"]
+
+  def parameter_shapes(self, config: Any) -> Shapes:
+    """Returns the shapes of the parameters of the model."""
+    vocab, dim = self.layout.vocab_size, config.transformer.embed_dim
+
+    def stack(layers: TransformerConfig, cross: bool) -> Shapes:
+      shapes = layers.parameter_shapes(vocab)
+      found = {n: s for n, s in shapes.items() if n.startswith("layers_") or n == "final_norm"}
+      if cross:
+        for name, layer in found.items():
+          if isinstance(layer, Mapping) and name != "final_norm":
+            found[name] = {
+              **layer,
+              "cross_norm": layer["attention_norm"],
+              "cross": layer["attention"],
+            }
+      return found
+
+    return {
+      "source_embedding": (self.source_size, dim),
+      "embedding": (vocab, dim),
+      "encoder": stack(config.encoder, cross=False),
+      "decoder": stack(config.transformer, cross=True),
+      "head": (vocab, dim),
+    }
+
+  def loss(
+    self, config: ModelConfig, params: Params, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
+  ) -> tuple[Any, Mapping[str, Any]]:
+    """Returns `conditioned_loss.conditioned_loss`."""
+    from audiolm_jax.lm.conditioned_loss import conditioned_loss
+
+    return conditioned_loss(self, config, params, batch, rng=rng, z_loss=z_loss)
+
+  def inference_params(self, params: Params) -> Params:
+    """Returns the parameters with unstacked layers."""
+    from audiolm_jax.lm.transformer import unstack_layers
+
+    stacks = {name: unstack_layers(params[name]) for name in ("encoder", "decoder")}
+    return dict(params) | stacks
+
+  def training_params(self, config: ModelConfig, params: Params) -> Params:
+    """Returns the parameters with stacked layers if the configuration scans over them."""
+    from audiolm_jax.lm.transformer import stack_layers
+
+    if not config.transformer.scan_layers:
+      return params
+    return dict(params) | {name: stack_layers(params[name]) for name in ("encoder", "decoder")}
+
+  def flops_per_step(self, config: ModelConfig, batch: Batch) -> float:
+    """Returns the operations of one update; the backward pass takes twice the forward pass."""
+    c, (rows, targets) = config.transformer, batch["decoder_target_tokens"].shape
+    sources, inner = self.source_length, c.num_heads * c.head_size
+    # `TransformerConfig.forward_flops` counts the keys up to each query.
+    both_ways = 2.0 * config.encoder_layers * sources * (sources - 1) * inner
+    projections = 4.0 * c.embed_dim * (targets * inner + sources * c.kv_heads * c.head_size)
+    cross = c.num_layers * (projections + 4.0 * targets * sources * inner)
+    output = 2.0 * targets * (self.num_clusters + 1) * c.embed_dim
+    encoder = config.encoder.forward_flops(sources) + both_ways
+    return 3 * rows * (encoder + c.forward_flops(targets) + cross + output)
+
+  def model(self, config: ModelConfig, deterministic: bool = True) -> Any:
+    """Returns the model over the vocabularies of the stage."""
+    from audiolm_jax.lm.conditioned_model import ConditionedModel
+
+    return ConditionedModel(
+      config, self.source_size, self.num_clusters, self.layout.vocab_size, deterministic
+    )
+
+
+def at_rate(
+  semantic: Integer[np.ndarray, "steps"], rate: float
+) -> Integer[np.ndarray, "new_steps"]:
+  """Returns semantic tokens that take 1 / rate of the time, by repeating or dropping tokens."""
+  count = max(1, math.floor(len(semantic) / rate + 0.5))
+  middles = (np.arange(count) + 0.5) * (len(semantic) / count)
+  return np.asarray(semantic)[middles.astype(np.int64)]
+
+
+def text_stage(**overrides: Any) -> ConditionedSpec:
+  """Returns the stage that text to speech puts before the acoustic stages."""
+  defaults: dict[str, Any] = {"name": "text"}
+  return ConditionedSpec(**(defaults | overrides))

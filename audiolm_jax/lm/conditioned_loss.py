@@ -1,0 +1,117 @@
+"""The loss of the conditioned stage: next-token prediction, also from what a deletion leaves."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int, Key
+
+from audiolm_jax.core import modules
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
+from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec, Source
+from audiolm_jax.lm.stage import Batch
+from audiolm_jax.lm.tokens import EOS, NUM_RESERVED, PAD
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def conditioned_loss(
+  spec: ConditionedSpec,
+  config: ConditionedConfig,
+  params: Params,
+  batch: Batch,
+  *,
+  rng: Key[Array, ""] | None = None,
+  z_loss: float = 0.0,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Returns the mean cross-entropy of semantic tokens and end tokens, with label smoothing.
+
+  Args:
+    spec: the stage.
+    config: shape of its model.
+    params: the model's parameters.
+    batch: features of the stage.
+    rng: key of deletion and dropout; None for the deletion of evaluation, which is the same for
+      each batch, without dropout.
+    z_loss: weight of the squared log-partition function.
+
+  Returns:
+    The loss, and metrics without smoothing and z-loss: `loss` (nats per token), `accuracy`,
+    `weight` (number of targets) and `loss_end` (nats per end token).
+  """
+  deletion, dropout = jax.random.split(jax.random.key(0) if rng is None else rng)
+  targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+  if spec.source is Source.NOTHING:
+    source = deleted(spec, targets, deletion, config.deleted_share)
+  else:
+    source = batch["source_tokens"]
+  has_dropout = rng is not None and config.transformer.dropout_rate > 0
+  logits = modules.apply(
+    spec.model(config, deterministic=not has_dropout),
+    frozen(config, params),
+    source,
+    batch["decoder_input_tokens"],
+    rngs={"dropout": dropout} if has_dropout else None,
+  )
+  classes = jnp.where(targets == EOS, spec.num_clusters, targets - NUM_RESERVED)
+  partition = jax.nn.logsumexp(logits, axis=-1)
+  # A sum over all classes, because on CPUs the gradient of a lookup takes longer.
+  is_class = jnp.arange(logits.shape[-1]) == classes[..., None]
+  of_class = jnp.where(is_class, logits, 0.0).sum(-1)
+  nats = partition - of_class
+  total = jnp.maximum(weights.sum(), 1e-6)
+  ends = weights * (targets == EOS)
+  metrics = {
+    "loss": (weights * nats).sum() / total,
+    "accuracy": (weights * (of_class >= logits.max(-1))).sum() / total,
+    "weight": weights.sum(),
+    "loss_end": (ends * nats).sum() / jnp.maximum(ends.sum(), 1e-6),
+  }
+  share = config.label_smoothing
+  smoothed = (1 - share) * nats + share * (partition - logits.mean(-1))
+  loss = (weights * (smoothed + z_loss * jnp.square(partition))).sum() / total
+  return loss, metrics
+
+
+def deleted(
+  spec: ConditionedSpec, targets: Int[Array, "batch length"], key: Key[Array, ""], share: float
+) -> Int[Array, "batch length"]:
+  """Returns the semantic tokens that a random deletion leaves, as a source with an end token.
+
+  Args:
+    spec: the stage.
+    targets: semantic tokens and an end token, as ids of the decoder.
+    key: random key.
+    share: probability of the deletion of each token.
+  """
+  is_semantic = targets >= NUM_RESERVED
+  kept = is_semantic & (jax.random.uniform(key, targets.shape) >= share)
+  ids = jnp.where(kept, targets - NUM_RESERVED + spec.first_source_cluster, PAD)
+  # Stable, so that the kept tokens move to the left in their order.
+  order = jnp.argsort(~kept, axis=1, stable=True)
+  moved = jnp.take_along_axis(ids, order, axis=1)
+  return jnp.where(jnp.arange(targets.shape[1]) == kept.sum(1, keepdims=True), EOS, moved)
+
+
+def frozen(config: ConditionedConfig, params: Params) -> Params:
+  """Returns the parameters, of which those that are not trained have no gradient."""
+  count = config.trained_encoder_layers
+  if count is None:
+    return params
+
+  def stopped(tree: Any) -> Any:
+    return jax.tree.map(jax.lax.stop_gradient, tree)
+
+  def above(stacked: Array) -> Array:
+    return jnp.concatenate([stacked[:count], jax.lax.stop_gradient(stacked[count:])])
+
+  lower = {f"layers_{index}" for index in range(count)}
+  encoder = {
+    name: tree if name in lower
+    else jax.tree.map(above, tree) if name == "layers"
+    else stopped(tree)
+    for name, tree in params["encoder"].items()
+  }  # fmt: skip
+  trained = {"source_embedding": params["source_embedding"], "encoder": encoder}
+  return {name: trained.get(name, stopped(tree)) for name, tree in params.items()}

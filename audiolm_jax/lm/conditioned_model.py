@@ -1,0 +1,252 @@
+"""The model of the conditioned stage: an encoder in both directions and a causal decoder.
+
+Training (`hidden`) and decoding (`encode`, `decode_step`) share one set of modules.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, PyTree
+
+from audiolm_jax.core import modules
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, bias_blocks, cached_attention
+from audiolm_jax.lm.blocks import (
+  Attend,
+  AttentionContext,
+  Block,
+  Mlp,
+  SelfAttention,
+  dropout_of,
+  layer_stack,
+  run_layers,
+)
+from audiolm_jax.lm.conditioned import ConditionedConfig
+from audiolm_jax.lm.config import TransformerConfig
+from audiolm_jax.lm.layers import Projection, RMSNorm
+from audiolm_jax.lm.tokens import EOS, NUM_RESERVED, PAD
+
+
+class DecoderContext(NamedTuple):
+  """What all layers of the decoder share in training.
+
+  Attributes:
+    own: of the attention to earlier targets.
+    memory: output of the encoder.
+    valid: False on padding of the source.
+  """
+
+  own: AttentionContext
+  memory: Float[Array, "batch source embed"]
+  valid: Bool[Array, "batch source"]
+
+
+class ConditionedModel(nn.Module):
+  """Predicts semantic tokens and an end token from a source.
+
+  Attributes:
+    config: shape and options.
+    source_size: number of ids of sources.
+    num_clusters: semantic vocabulary.
+    vocab_size: number of ids of the decoder.
+    deterministic: False enables dropout (requires the random stream "dropout").
+  """
+
+  config: ConditionedConfig
+  source_size: int
+  num_clusters: int
+  vocab_size: int
+  deterministic: bool = True
+
+  def setup(self):
+    c, axes = self.config.transformer, ("vocab", "embed")
+    normal = nn.initializers.normal(0.02)
+    table, source = ((rows, c.embed_dim) for rows in (self.vocab_size, self.source_size))
+    self.source_embedding = modules.param(
+      self, "source_embedding", normal, axes, source, jnp.float32
+    )
+    self.embedding = modules.param(self, "embedding", normal, axes, table, jnp.float32)
+    self.encoder = _Stack(self.config.encoder, Block, self.deterministic)
+    self.decoder = _Stack(c, DecoderBlock, self.deterministic)
+    self.head = modules.param(self, "head", normal, axes, table, jnp.float32)
+    self.dropout = dropout_of(c, self.deterministic)
+
+  def __call__(
+    self, source: Int[Array, "batch source"], tokens: Int[Array, "batch length"]
+  ) -> Float[Array, "batch length classes"]:
+    """Returns float32 logits of the token after each input: semantic tokens, last the end."""
+    valid = source != PAD
+    memory = self.encode(source)
+    x = self._embed(self.embedding, tokens)
+    length = tokens.shape[1]
+    own = AttentionContext(
+      bias_blocks(jnp.zeros((1, 1, length), jnp.float32)), jnp.arange(length)[None], None
+    )
+    return self.logits(self.decoder(x, DecoderContext(own, memory, valid)))
+
+  def encode(self, source: Int[Array, "batch source"]) -> Float[Array, "batch source embed"]:
+    """Returns the output of the encoder; it is arbitrary on padding, which affects nothing else."""
+    length = source.shape[1]
+    # One block of queries that all keys precede: attention in both directions.
+    everywhere = jnp.zeros((1, 1, length, length), jnp.float32)
+    context = AttentionContext((everywhere,), jnp.arange(length)[None], source != PAD)
+    return self.encoder(self._embed(self.source_embedding, source), context)
+
+  def source_caches(self, source: Int[Array, "batch source"]) -> tuple[Cache, ...]:
+    """Returns the keys and values of the source in each layer; requires unstacked layers."""
+    memory = self.encode(source)
+    return tuple(layer.cross.key_values(memory).cached for layer in self.decoder.layers)
+
+  def decode_step(
+    self,
+    token: Int[Array, "batch"],
+    position: Int[Array, "batch"],
+    attends: Sequence[Attend],
+    sources: Sequence[Cache],
+    source_bias: Float[Array, "batch 1 source"],
+  ) -> tuple[Float[Array, "batch classes"], tuple[PyTree, ...]]:
+    """Reads one token per row; requires unstacked layers.
+
+    Args:
+      token: ids of the decoder.
+      position: number of tokens before them.
+      attends: functions `(query, key_values) -> (output, cache)`, one per layer.
+      sources: `source_caches`.
+      source_bias: 0 on the source and `MASKED` on its padding.
+
+    Returns:
+      The logits of the next token, and the caches.
+    """
+    x = self._embed(self.embedding, token[:, None])
+    caches = []
+    for layer, attend, source in zip(self.decoder.layers, attends, sources, strict=True):
+      x, cache = layer.decode_step(x, position[:, None], attend, source, source_bias)
+      caches.append(cache)
+    return self.logits(self.decoder.final_norm(x))[:, 0], tuple(caches)
+
+  def logits(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length _"]:
+    """Returns float32 logits of the semantic tokens and, last, of the end token."""
+    clusters = self.head[NUM_RESERVED : NUM_RESERVED + self.num_clusters]
+    rows = jnp.concatenate([clusters, self.head[EOS : EOS + 1]]).astype(hidden.dtype)
+    logits = jnp.einsum("ble,ce->blc", hidden, rows, preferred_element_type=jnp.float32)
+    return nn.with_logical_constraint(logits, ("batch", "length", None))
+
+  def _embed(self, table: Array, tokens: Int[Array, "batch length"]):
+    rows = nn.with_logical_constraint(table.astype(self.config.transformer.dtype), ("vocab", None))
+    x = nn.with_logical_constraint(rows[tokens], ("batch", "length", "embed"))
+    return self.dropout(x)
+
+
+class _Stack(nn.Module):
+  """Layers and a norm of their output."""
+
+  config: TransformerConfig
+  block: type[nn.Module]
+  deterministic: bool
+
+  def setup(self):
+    self.layers: Any = layer_stack(self.block, self.config, self.config, self.deterministic)
+    self.final_norm = RMSNorm(jnp.dtype(self.config.dtype))
+
+  def __call__(self, x: Float[Array, "batch length embed"], context: Any):
+    return self.final_norm(run_layers(self.layers, x, context))
+
+
+class CrossAttention(nn.Module):
+  """Attention from targets to the source, without positions."""
+
+  config: TransformerConfig
+
+  def setup(self):
+    c = self.config
+    dtype, axes = jnp.dtype(c.dtype), ("embed", "heads", "kv")
+    key = (c.embed_dim, c.kv_heads, c.head_size)
+    self.query = Projection((c.embed_dim, c.num_heads, c.head_size), axes, dtype)
+    self.key = Projection(key, axes, dtype)
+    self.value = Projection(key, axes, dtype)
+    self.output = Projection(
+      (c.num_heads, c.head_size, c.embed_dim),
+      ("heads", "kv", "embed"),
+      dtype,
+      num_inputs=2,
+      scale=(2 * c.num_layers) ** -0.5,
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, "batch length embed"],
+    memory: Float[Array, "batch source embed"],
+    valid: Bool[Array, "batch source"],
+  ) -> Float[Array, "batch length embed"]:
+    """Returns the attention of all targets."""
+    query, (keys, values) = self._query(x), self.key_values(memory)
+    logits = jnp.einsum("bqhgd,bhkd->bhgqk", query, keys, preferred_element_type=jnp.float32)
+    logits = jnp.where(valid[:, None, None, None], logits * self.config.head_size**-0.5, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
+    return self._combine(jnp.einsum("bhgqk,bhkd->bqhgd", weights, values))
+
+  def key_values(self, memory: Float[Array, "batch source embed"]) -> KeyValues:
+    """Returns the keys and values of the source."""
+    kv_heads = "heads" if self.config.kv_heads == self.config.num_heads else None
+    names = ("batch", "length", kv_heads, "kv")
+    key, value = (
+      nn.with_logical_constraint(project(memory), names) for project in (self.key, self.value)
+    )
+    return KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
+  def decode_step(
+    self,
+    x: Float[Array, "batch 1 embed"],
+    source: Cache,
+    bias: Float[Array, "batch 1 source"],
+  ) -> Float[Array, "batch 1 embed"]:
+    """Returns the attention of one target."""
+    return self._combine(cached_attention(self._query(x), [(source, bias)]))
+
+  def _query(self, x: Array):
+    c = self.config
+    query = nn.with_logical_constraint(self.query(x), ("batch", "length", "heads", "kv"))
+    return query.reshape(*x.shape[:2], c.kv_heads, c.num_heads // c.kv_heads, c.head_size)
+
+  def _combine(self, output: Array):
+    c = self.config
+    output = output.reshape(*output.shape[:2], c.num_heads, c.head_size)
+    return self.output(nn.with_logical_constraint(output, ("batch", "length", "heads", "kv")))
+
+
+class DecoderBlock(nn.Module):
+  """One pre-norm layer: attention to targets, attention to the source, feed-forward."""
+
+  config: TransformerConfig
+  deterministic: bool = True
+
+  def setup(self):
+    c = self.config
+    dtype = jnp.dtype(c.dtype)
+    self.attention_norm, self.attention = RMSNorm(dtype), SelfAttention(c)
+    self.cross_norm, self.cross = RMSNorm(dtype), CrossAttention(c)
+    self.mlp_norm, self.mlp = RMSNorm(dtype), Mlp(c, self.deterministic)
+    self.dropout = dropout_of(c, self.deterministic)
+
+  def __call__(
+    self, x: Float[Array, "batch length embed"], context: DecoderContext
+  ) -> tuple[Float[Array, "batch length embed"], None]:
+    """Returns the output in training, and None, as scans over layers expect a second value."""
+    added, _ = self.attention.prefill(self.attention_norm(x), context.own)
+    x = x + self.dropout(added)
+    x = x + self.dropout(self.cross(self.cross_norm(x), context.memory, context.valid))
+    return self._feed_forward(x), None
+
+  def decode_step(self, x: Float[Array, "batch 1 embed"], position, attend, source, bias):
+    """Returns the output for one token, and the cache."""
+    added, cache = self.attention.decode_step(self.attention_norm(x), position, attend)
+    x = x + added
+    x = x + self.cross.decode_step(self.cross_norm(x), source, bias)
+    return self._feed_forward(x), cache
+
+  def _feed_forward(self, x):
+    x = x + self.dropout(self.mlp(self.mlp_norm(x)))
+    return nn.with_logical_constraint(x, ("batch", "length", "embed"))

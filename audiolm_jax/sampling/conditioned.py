@@ -1,0 +1,161 @@
+"""Sampling of the conditioned stage: semantic tokens until the end token."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from audiolm_jax.core.errors import ConfigError, DataError, UserError
+from audiolm_jax.lm.conditioned import ConditionedSpec, Source
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.sampling.conditioned_decoder import ConditionedDecoder, Drawing
+from audiolm_jax.sampling.loop import SEGMENT, repeated
+from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
+from audiolm_jax.sampling.windows import steps_until
+
+Semantic = Int[np.ndarray, "_"]  # a free name, because rows differ in length
+
+
+class ConditionedSampler:
+  """Samples from a conditioned stage; see `pull.Sampler`."""
+
+  spec: ConditionedSpec
+
+  def __init__(self, stage: Stage):
+    self.decoder = ConditionedDecoder(stage)
+    self.spec = self.decoder.spec
+
+  def targets(
+    self,
+    call: Call,
+    reads: Mapping[str, Track],
+    prompts: Sequence[Tokens],
+    semantic_rate: float | None,
+  ) -> Targets:
+    """Returns the semantic tokens of each row.
+
+    Raises:
+      ConfigError: the stage was pretrained only.
+      UserError: the options have settings of parallel stages.
+    """
+    del semantic_rate
+    options = call.options(self.spec.name)
+    if options.passes is not None or options.guidance is not None:
+      raise UserError(
+        f"the {self.spec.name} stage has neither passes nor guidance; omit these options"
+      )
+    if self.spec.source is Source.NOTHING:
+      raise ConfigError(
+        f"the {self.spec.name} stage is pretrained without a source; train it on pairs first"
+      )
+    return UntilEnd(self, call, reads, prompts)
+
+  def rehearsed(self) -> None:
+    """Returns None: the number of tokens is not known in advance."""
+    return
+
+
+class _Group(NamedTuple):
+  """Rows that one drawing contains."""
+
+  rows: range
+  drawing: Drawing
+
+
+class UntilEnd(Targets):
+  """Semantic tokens until the end token, the limit of the stage or the end of the clip.
+
+  The mean log-probability of the drawn tokens of each row is a score of the call.
+  """
+
+  spec: ConditionedSpec
+
+  def __init__(
+    self,
+    sampler: ConditionedSampler,
+    call: Call,
+    reads: Mapping[str, Track],
+    prompts: Sequence[Semantic],
+  ):
+    super().__init__(sampler.spec, call, reads, [np.asarray(p, np.int32) for p in prompts])
+    self.may_end = True
+    self._decoder = sampler.decoder
+    self._ended = [False] * len(prompts)
+    rate, longest = self.spec.semantic_rate, self.spec.max_steps
+    self._limits = [
+      longest if seconds is None else min(longest, steps_until(seconds, rate))
+      for seconds in call.seconds
+    ]
+    for prompt, limit in zip(prompts, self._limits, strict=True):
+      if len(prompt) >= limit:
+        raise DataError(
+          f"a prompt of {len(prompt)} semantic tokens leaves no room in the {limit} tokens of the "
+          f"{self.spec.name} stage; shorten it"
+        )
+    self._groups: list[_Group] | None = None
+
+  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
+    """Draws up to the given times; in pieces, a segment at a time."""
+    for _ in self.call.timed(self.spec.name, self._pieces(until)):
+      yield
+
+  def end(self, row: int) -> float | None:
+    """Returns the time of the end token; None if it is not drawn yet."""
+    own = len(self.rows[row]) / self.spec.semantic_rate if self._ended[row] else None
+    return min((end for end in (super().end(row), own) if end is not None), default=None)
+
+  def _pieces(self, until: Mapping[int, float]) -> Iterator[bool]:
+    """Yields True after each draw."""
+    for group in self._drawings():
+      while missing := [row for row in until if row in group.rows and self._is_short(row, until)]:
+        wanted = max(self._wanted(row, until) for row in missing)
+        pieces = group.drawing.step + SEGMENT if self.call.in_pieces else wanted
+        self._draw(group, -(-pieces // SEGMENT) * SEGMENT)
+        yield True
+
+  def _is_short(self, row: int, until: Mapping[int, float]) -> bool:
+    return not self._ended[row] and len(self.rows[row]) < self._wanted(row, until)
+
+  def _wanted(self, row: int, until: Mapping[int, float]) -> int:
+    seconds = min(until[row], self.spec.longest_seconds + 1)
+    return min(steps_until(seconds, self.spec.semantic_rate), self._limits[row])
+
+  def _drawings(self) -> list[_Group]:
+    """Returns the drawings, and encodes the sources at the first call."""
+    if self._groups is None:
+      (track,) = self.reads.values()
+      rows = range(len(self.rows))
+      for _ in track.extend(dict.fromkeys(rows, float("inf"))):
+        pass
+      sources = [self.spec.source_ids(source) for source in track.rows]
+      keys = self.call.keys(self.spec.name, 0, [(sample,) for sample in self.call.samples])
+      options = self.call.options(self.spec.name)
+      size = self._decoder.rows_per_drawing(max(self._limits))
+      parts = [range(i, min(i + size, len(rows))) for i in range(0, len(rows), size)]
+      self._groups = []
+      for part in parts:
+        own = slice(part.start, part.stop)
+        drawing = self._decoder.begin(
+          sources[own],
+          self.prompts[own],
+          self._limits[own],
+          keys if len(parts) == 1 else repeated(keys, np.array(part, np.int32)),
+          options,
+        )
+        self._groups.append(_Group(part, drawing))
+    return self._groups
+
+  def _draw(self, group: _Group, stop: int) -> None:
+    """Draws a group up to a step and notes tokens, ends and scores."""
+    found = group.drawing.draw(stop)
+    scores = self.call.scores.setdefault(self.spec.name, np.zeros(len(self.rows), np.float32))
+    for row, drawn in zip(group.rows, found, strict=True):
+      if len(drawn.tokens) >= len(self.prompts[row]):
+        self.rows[row] = drawn.tokens
+      self._ended[row], scores[row] = drawn.ended, drawn.score
+    report = self.call.report(self.spec.name)
+    if report is not None:
+      most = max(self._limits)
+      done = max(len(self.rows[row]) for row in group.rows)
+      report(most if all(self._ended[row] for row in group.rows) else done, most)

@@ -1,0 +1,367 @@
+"""Decoding of the conditioned stage: an encoder pass, then a loop with key/value caches.
+
+    source   t h e SP e n d END     encoded once; keys and values of the source in each layer
+    targets  BOS z1 z2 z3 ... END   one loop for all rows, which may end at different steps
+
+As in `loop`, new keys are written to a small cache that is copied into the large one once per
+segment. The key of each position is folded from that of its row, so the tokens of a row do not
+depend on the other rows, on padding, or on the number of calls.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Bool, Float, Int, Key, PyTree
+
+from audiolm_jax.core import modules
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
+from audiolm_jax.io.stored_program import StoredProgram
+from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, cached_attention
+from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD
+from audiolm_jax.sampling.decoder import BUCKETS, CACHE_BYTES, row_bucket, stored_dtype
+from audiolm_jax.sampling.logits import Controls, SamplingOptions, draw, only
+from audiolm_jax.sampling.loop import SEGMENT, repeated
+from audiolm_jax.sampling.processors import Context, Processor, apply
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The static arguments of the compiled functions; hashable.
+
+  Attributes:
+    spec: the stage.
+    config: shape of its model.
+    processors: processors of the logits, applied one after another.
+  """
+
+  spec: ConditionedSpec
+  config: ConditionedConfig
+  processors: tuple[Processor, ...] = ()
+
+  @property
+  def end(self) -> int:
+    """The class of the end token; those below are semantic tokens."""
+    return self.spec.num_clusters
+
+  @property
+  def history(self) -> int:
+    """Number of earlier tokens that processors receive."""
+    return max((p.history for p in self.processors), default=0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LoopInputs:
+  """The values that are constant during the loop.
+
+  Attributes:
+    sources: per layer, keys and values of the source.
+    source_bias: 0 on the source, `MASKED` on its padding.
+    forced: int32 [batch, steps], tokens that replace drawn ones, -1 elsewhere.
+    limits: int32 [batch], number of tokens after which each row ends without an end token.
+    keys: [batch], random key of each row.
+    controls: scalars such as the temperature.
+    arrays: the arrays of each processor.
+  """
+
+  sources: tuple[Cache, ...]
+  source_bias: Float[Array, "batch 1 source"]
+  forced: Int[Array | np.ndarray, "batch steps"]
+  limits: Int[Array | np.ndarray, "batch"]
+  keys: Key[Array, "batch"]
+  controls: Controls
+  arrays: tuple[PyTree, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LoopState:
+  """The values that change during the loop; donated from call to call.
+
+  Attributes:
+    step: int32 scalar, tokens drawn so far.
+    token: int32 [batch], the id of the newest token, which the model has not read yet.
+    cache: per layer, keys and values of the targets.
+    drawn: int32 [batch, steps], classes, -1 from `step` on.
+    recent: int32 [batch, history], the last drawn classes, -1 before the first.
+    ended: bool [batch], whether the end token was drawn, or the limit reached.
+    score: float32 [batch], log-probability of the drawn tokens, the first end token included.
+  """
+
+  step: Int[Array | np.int32, ""]
+  token: Int[Array | np.ndarray, "batch"]
+  cache: tuple[Cache, ...]
+  drawn: Int[Array | np.ndarray, "batch steps"]
+  recent: Int[Array | np.ndarray, "batch history"]
+  ended: Bool[Array | np.ndarray, "batch"]
+  score: Float[Array | np.ndarray, "batch"]
+
+
+class _Encoded(NamedTuple):
+  """The keys and values of the sources, the mask of their padding, and caches of no targets."""
+
+  sources: tuple[Cache, ...]
+  bias: Float[Array, "batch 1 source"]
+  empty: tuple[Cache, ...]
+
+
+def _encode_fn(
+  program: Program,
+  params: Params,
+  source: Int[Array | np.ndarray, "batch source"],
+  capacity: int,
+) -> _Encoded:
+  """Encodes the sources, and returns caches for `capacity` targets."""
+  c = program.config.transformer
+  sources = _apply(program, params, jnp.asarray(source), method="source_caches")
+  shape = len(source), c.kv_heads, capacity, c.head_size
+  empty = tuple(
+    KeyValues(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype)).cached for _ in sources
+  )
+  return _Encoded(sources, jnp.where(source == PAD, MASKED, 0.0)[:, None], empty)
+
+
+def _decode_fn(
+  program: Program, params: Params, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
+) -> LoopState:
+  """Draws tokens until there are `stop` of them, or all rows have ended."""
+  capacity = state.cache[0].length
+
+  def draw_segment(state: LoopState) -> LoopState:
+    begin = state.step
+    held = jnp.where(jnp.arange(capacity) < begin, 0.0, MASKED)[None, None]
+
+    def draw_one(carry: tuple[LoopState, tuple[Cache, ...]]):
+      state, recent = carry
+      index = state.step - begin
+      written_bias = jnp.where(jnp.arange(SEGMENT) <= index, 0.0, MASKED)[None, None]
+
+      def attend_with(old: Cache, new: Cache):
+        def attend(query, key_values: KeyValues):
+          written = new.write(key_values.cached, index)
+          # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
+          written = lax.optimization_barrier(written)
+          return cached_attention(query, [(old, held), (written, written_bias)]), written
+
+        return attend
+
+      logits, recent = _apply(
+        program,
+        params,
+        state.token,
+        jnp.broadcast_to(state.step, state.token.shape),
+        [attend_with(old, new) for old, new in zip(state.cache, recent, strict=True)],
+        inputs.sources,
+        inputs.source_bias,
+        method="decode_step",
+      )
+      return _chosen(program, inputs, state, logits), recent
+
+    def is_open(carry: tuple[LoopState, tuple[Cache, ...]]):
+      now = carry[0]
+      return (now.step < jnp.minimum(stop, begin + SEGMENT)) & ~now.ended.all()
+
+    empty = tuple(
+      layer.map(lambda x, axis: jnp.zeros_like(lax.slice_in_dim(x, 0, SEGMENT, axis=axis)))
+      for layer in state.cache
+    )
+    after, recent = lax.while_loop(is_open, draw_one, (state, empty))
+    cache = tuple(old.write(new, begin) for old, new in zip(state.cache, recent, strict=True))
+    return dataclasses.replace(after, cache=cache)
+
+  return lax.while_loop(lambda s: (s.step < stop) & ~s.ended.all(), draw_segment, state)
+
+
+def _chosen(
+  program: Program,
+  inputs: LoopInputs,
+  state: LoopState,
+  logits: Float[Array, "batch classes"],
+) -> LoopState:
+  """Returns the state after one token per row."""
+  step = state.step
+  # A clip without any token would have no audio.
+  is_end = jnp.arange(logits.shape[1]) == program.end
+  logits = only(logits, ~is_end | (step > 0))
+  scores = jax.nn.log_softmax(logits, axis=-1)
+  if program.processors:
+    unknown = jnp.full_like(state.recent[:, :1], -1)
+    shown = jnp.concatenate([state.recent, unknown], axis=1)[..., None]
+    context = Context(jnp.broadcast_to(step, state.token.shape), 0, shown)
+    logits = apply(program.processors, inputs.arrays, logits, context)
+  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
+  forced = lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False)
+  chosen = jnp.where(forced >= 0, forced, draw(logits, keys, inputs.controls))
+  gained = jnp.take_along_axis(scores, chosen[:, None], axis=1)[:, 0]
+  counts = (forced < 0) & ~state.ended
+  return LoopState(
+    step=step + 1,
+    token=jnp.where(chosen == program.end, EOS, chosen + NUM_RESERVED),
+    cache=state.cache,
+    drawn=lax.dynamic_update_index_in_dim(state.drawn, chosen, step, axis=1),
+    recent=jnp.concatenate([state.recent, chosen[:, None]], axis=1)[:, 1:],
+    ended=state.ended | (chosen == program.end) | (step + 1 >= inputs.limits),
+    score=state.score + jnp.where(counts, gained, 0.0),
+  )
+
+
+# Compiled once per program, number of rows and bucket of lengths. The state is donated because its
+# cache uses most of the memory.
+encode = StoredProgram(_encode_fn, static_argnums=(0, 3))
+decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
+
+
+class Drawn(NamedTuple):
+  """What a `Drawing` has drawn of one row.
+
+  Attributes:
+    tokens: semantic tokens, those of the prompt first.
+    ended: whether the end token followed, or the limit is reached.
+    score: mean log-probability of the drawn tokens, the end token included, at temperature 1 and
+      without processors; 0 before the first.
+  """
+
+  tokens: Int[np.ndarray, "_"]
+  ended: bool
+  score: float
+
+
+class ConditionedDecoder:
+  """Draws from a stage whose parameters are unstacked, cast and on the device.
+
+  Args:
+    stage: spec, config and parameters.
+    cache_bytes: bytes of key/value cache per batch.
+  """
+
+  def __init__(self, stage: Stage, *, cache_bytes: int = CACHE_BYTES):
+    self.spec = cast(ConditionedSpec, stage.spec)
+    own = "float32" if jax.default_backend() == "cpu" else stage.config.transformer.dtype
+    shape = stage.config.shape()
+    transformer = dataclasses.replace(shape.transformer, dtype=own)
+    self.config = dataclasses.replace(shape, transformer=transformer)
+    self.params = _ready(self.spec.inference_params(stage.params), own)
+    self._cache_bytes = cache_bytes
+
+  def rows_per_drawing(self, steps: int) -> int:
+    """Returns the number of rows whose caches fit into memory."""
+    positions = _capacity(steps) + self.spec.source_length
+    per_row = positions * self.config.transformer.cache_bytes_per_token
+    return max(1, self._cache_bytes // per_row)
+
+  def begin(
+    self,
+    sources: Sequence[Int[np.ndarray, "_"]],
+    prompts: Sequence[Int[np.ndarray, "_"]],
+    limits: Sequence[int],
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None = None,
+  ) -> "Drawing":
+    """Encodes sources and returns the rows, of which nothing is drawn yet.
+
+    Args:
+      sources: ids of each source, from `ConditionedSpec.source_ids`.
+      prompts: semantic tokens with which each row begins.
+      limits: number of tokens after which each row ends.
+      keys: one random key per row.
+      options: settings of sampling.
+    """
+    return Drawing(self, sources, prompts, limits, keys, options or SamplingOptions())
+
+
+class Drawing:
+  """Rows that are drawn together; see `ConditionedDecoder.begin`."""
+
+  def __init__(
+    self,
+    decoder: ConditionedDecoder,
+    sources: Sequence[Int[np.ndarray, "_"]],
+    prompts: Sequence[Int[np.ndarray, "_"]],
+    limits: Sequence[int],
+    keys: Key[Array, "rows"],
+    options: SamplingOptions,
+  ):
+    spec, count = decoder.spec, len(sources)
+    # Rows are padded with copies of the first, so that few numbers of rows are compiled.
+    rows = [*range(count), *[0] * (row_bucket(count) - count)]
+    self._count, self._limits = count, limits
+    self._prompts = [len(prompt) for prompt in prompts]
+    self._params = decoder.params
+    self._program = Program(spec, decoder.config, options.processors)
+    unit = -(-spec.source_length // (8 * BUCKETS)) * 8
+    length = -(-max(map(len, sources)) // unit) * unit
+    source = np.full((len(rows), length), PAD, np.int32)
+    capacity = _capacity(max(limits))
+    forced = np.full((len(rows), capacity), -1, np.int32)
+    for row, of in enumerate(rows):
+      source[row, : len(sources[of])] = sources[of]
+      forced[row, : len(prompts[of])] = prompts[of]
+    encoded = encode(self._program, self._params, source, capacity)
+    self._inputs = LoopInputs(
+      sources=encoded.sources,
+      source_bias=encoded.bias,
+      forced=forced,
+      limits=np.array([limits[of] for of in rows], np.int32),
+      keys=keys if len(rows) == count else repeated(keys, np.array(rows, np.int32)),
+      controls=options.controls,
+      arrays=tuple(p.arrays() for p in options.processors),
+    )
+    self._state = LoopState(
+      step=np.int32(0),
+      token=np.full(len(rows), BOS, np.int32),
+      cache=encoded.empty,
+      drawn=np.full((len(rows), capacity), -1, np.int32),
+      recent=np.full((len(rows), self._program.history), -1, np.int32),
+      ended=np.zeros(len(rows), bool),
+      score=np.zeros(len(rows), np.float32),
+    )
+
+  @property
+  def step(self) -> int:
+    """The number of tokens drawn so far."""
+    return int(self._state.step)
+
+  def draw(self, steps: int) -> list[Drawn]:
+    """Draws until there are `steps` tokens per row, or all rows have ended; returns all so far."""
+    stop = np.int32(min(steps, max(self._limits)))
+    self._state = decode(self._program, self._params, self._inputs, self._state, stop)
+    step = self.step
+    # Copies, because the state is donated to the next call.
+    drawn, scores = np.array(self._state.drawn)[:, :step], np.array(self._state.score)
+    found = []
+    for row in range(self._count):
+      tokens = drawn[row, : self._limits[row]]
+      ends = np.flatnonzero(tokens == self._program.end)
+      ended = len(ends) > 0
+      tokens = tokens[: ends[0]] if ended else tokens
+      counted = max(1, len(tokens) + ended - self._prompts[row])
+      ended = ended or len(tokens) == self._limits[row]
+      found.append(Drawn(tokens, ended, float(scores[row]) / counted))
+    return found
+
+
+def _apply(program: Program, params: Params, *arguments: Any, method: str) -> Any:
+  return modules.apply(program.spec.model(program.config), params, *arguments, method=method)
+
+
+def _capacity(steps: int) -> int:
+  """Returns the positions of the cache: whole segments, each of which is written at once."""
+  return -(-steps // SEGMENT) * SEGMENT
+
+
+def _ready(params: Params, dtype: str) -> PyTree:
+  """Moves parameters to the device, with matrices in the dtype of the computation."""
+
+  def ready(path, value):
+    # By NumPy, since jnp would compile a small program for every shape.
+    return np.asarray(value).astype(stored_dtype(path, value.ndim, dtype), copy=False)
+
+  return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))
