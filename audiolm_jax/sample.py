@@ -1,17 +1,18 @@
-"""Continues a recording, or generates audio without a prompt.
+"""Continues a recording, speaks a text, or generates audio without a prompt.
 
   python -m audiolm_jax.sample --prompt in.wav --output out.wav
   python -m audiolm_jax.sample --output out.wav --mode unconditional --num_samples 4
   python -m audiolm_jax.sample --prompt in.wav --output out.wav --mode resynthesis
   python -m audiolm_jax.sample --prompt content.wav --voice voice.wav --output out.wav \
     --mode resynthesis
+  python -m audiolm_jax.sample --text "Good morning." --voice voice.wav --output out.wav
 
 With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
   import numpy as np
 
   from audiolm_jax.bundles import Bundle
-  from audiolm_jax.bundles.continuation import Continuation
 
 FLAGS = flags.FlagValues()
 
@@ -59,12 +59,20 @@ def _define_flags() -> None:
     flags.DEFINE_enum(name, default, choices, text, flag_values=FLAGS)
 
   define("string", "prompt", None, "The audio file to continue.")
-  define("string", "voice", None, "In resynthesis, an audio file of the voice to use.")
+  define("string", "text", None, "A text to speak, instead of a prompt.")
+  define(
+    "string", "voice", None, "With --text or in resynthesis, an audio file of the voice to use."
+  )
+  define("float", "rate", 1.0, "With --text, the speaking rate; 1.25 takes 1 / 1.25 of the time.")
+  define(
+    "integer", "candidates", 1,
+    "With --text, the likeliest of this number of semantic token rows per sentence is used.",
+  )  # fmt: skip
   define("string", "output", None, "The audio file to write: .wav, .flac, .ogg, .mp3 or .aiff.")
   define("string", "bundle", "speech_tiny", "Name or folder of the bundle to sample with.")
   define(
     "float", "prompt_seconds", 3.0,
-    "Seconds of the prompt that are used, from its beginning. In resynthesis, of the voice.",
+    "Seconds of the prompt that are used, from its beginning. With --voice, of the voice.",
   )  # fmt: skip
   define(
     "float", "duration", None,
@@ -105,6 +113,9 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax import bundles
 
   bundle = bundles.load_bundle(FLAGS.bundle)
+  if FLAGS.text is not None:
+    _speak(bundle, started)
+    return
   seconds = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
   waveform = None if FLAGS.prompt is None else _load(FLAGS.prompt, seconds, bundle)
   result = bundle.continue_audio(
@@ -118,14 +129,44 @@ def main(argv: Sequence[str]) -> None:
     mode=FLAGS.mode,
     prompt_audio=FLAGS.prompt_audio,
     progress=_progress_bar() if sys.stderr.isatty() else None,
-    temperature=_by_stage("temperature", bundle.stages),
-    top_k=_by_stage("top_k", bundle.stages),
-    top_p=_by_stage("top_p", bundle.stages),
-    passes=_by_stage("passes", bundle.stages),
-    guidance=_by_stage("guidance", bundle.stages),
+    **_options(bundle),
   )
-  _write(bundle, result)
-  _report(bundle, result, time.perf_counter() - started)
+  rows = result.waveform.reshape(-1, result.waveform.shape[-1])
+  for index, waveform in enumerate(rows):
+    one = FLAGS.num_samples == 1
+    streams = result.tokens.streams
+    made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
+    _write(bundle, index, waveform, made, result.prompt_samples)
+  _report(bundle, result.timings, result.new_seconds, time.perf_counter() - started)
+
+
+def _speak(bundle: "Bundle", started: float) -> None:
+  """Speaks the text, writes the files and prints the duration of each stage."""
+  results = bundle.speak(
+    FLAGS.text,
+    voice=None if FLAGS.voice is None else _load(FLAGS.voice, "prompt_seconds", bundle),
+    sample_rate=bundle.sample_rate,
+    prompt_seconds=FLAGS.prompt_seconds,
+    seed=FLAGS.seed,
+    rate=FLAGS.rate,
+    candidates=FLAGS.candidates,
+    num_samples=FLAGS.num_samples,
+    progress=_progress_bar() if sys.stderr.isatty() else None,
+    **_options(bundle),
+  )
+  results = results if isinstance(results, list) else [results]
+  timings: dict[str, float] = {}
+  for index, result in enumerate(results):
+    _write(bundle, index, result.waveform, result.tokens.streams, 0)
+    for name, seconds in result.timings.items():
+      timings[name] = timings.get(name, 0.0) + seconds
+  made = sum(result.new_seconds for result in results)
+  _report(bundle, timings, made, time.perf_counter() - started)
+
+
+def _options(bundle: "Bundle") -> dict[str, Any]:
+  """Returns the options of the stages, by option and stage."""
+  return {option: _by_stage(option, bundle.stages) for option in _OPTIONS}
 
 
 def _by_stage(option: str, stages: Iterable[str]) -> dict[str, Any]:
@@ -148,12 +189,16 @@ def _check_flags() -> None:
   """Raises errors that can be detected before anything slow starts."""
   if not FLAGS.output:
     raise UserError("--output is required: the audio file to write")
-  if FLAGS.mode == "unconditional" and FLAGS.prompt is not None:
+  if FLAGS.text is not None:
+    _check_speech()
+  elif FLAGS.rate != 1.0 or FLAGS.candidates != 1:
+    raise UserError("--rate and --candidates are for --text; omit them, or give a text")
+  elif FLAGS.mode == "unconditional" and FLAGS.prompt is not None:
     raise UserError("--mode unconditional takes no --prompt; omit one of them")
-  if FLAGS.mode != "unconditional" and FLAGS.prompt is None:
+  elif FLAGS.mode != "unconditional" and FLAGS.prompt is None:
     raise UserError(f"--prompt is required for {FLAGS.mode}; --mode unconditional needs no prompt")
-  if FLAGS.voice is not None and FLAGS.mode != "resynthesis":
-    raise UserError("--voice is for --mode resynthesis; omit it, or set the mode")
+  elif FLAGS.voice is not None and FLAGS.mode != "resynthesis":
+    raise UserError("--voice is for --text and --mode resynthesis; omit it, or set the mode")
   arguments.whole(FLAGS.num_samples, "--num_samples", ranges.SAMPLES_PER_PROMPT)
   arguments.whole(FLAGS.seed, "--seed", ranges.SEEDS)
   if FLAGS.plot is not None:
@@ -168,6 +213,12 @@ def _check_flags() -> None:
         files.check_writable(_numbered(path, index), inputs)
   for path in inputs:
     audio.check_readable(path)
+
+
+def _check_speech() -> None:
+  for name in ("prompt", "mode", "duration", "prompt_audio"):
+    if FLAGS[name].present:
+      raise UserError(f"--text takes no --{name}; omit one of them")
 
 
 def _duration() -> float | None:
@@ -188,48 +239,52 @@ def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":
   return waveform
 
 
-def _write(bundle: "Bundle", result: "Continuation") -> None:
-  rows = result.waveform.reshape(-1, result.waveform.shape[-1])
-  for index, waveform in enumerate(rows):
-    path = _numbered(FLAGS.output, index)
-    audio.write_audio(path, waveform, result.sample_rate, _tags(bundle, result, index))
-    print(f"{path}: {len(waveform) / result.sample_rate:.2f} s")
-    tokens_path = _tokens_path()
-    if tokens_path is not None:
-      one = FLAGS.num_samples == 1
-      streams = result.tokens.streams
-      made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
-      from audiolm_jax.bundles import token_files
+def _write(
+  bundle: "Bundle",
+  index: int,
+  waveform: "np.ndarray",
+  streams: Mapping[str, "np.ndarray"],
+  prompt_samples: int,
+) -> None:
+  """Writes the files of one sample.
 
-      tokens = token_files.of_sample(bundle, made)
-      token_file.save_tokens(_numbered(tokens_path, index), tokens)
-    if FLAGS.plot is not None:
-      shown = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
-      plotting.plot_continuation(_numbered(FLAGS.plot, index), waveform, result.sample_rate, shown)
-
-
-def _tags(bundle: "Bundle", result: "Continuation", index: int) -> dict[str, str]:
-  """Returns the provenance of one sample as tags of its file."""
-  prompt = 0 if FLAGS.prompt_audio == "none" else result.prompt_samples
-  return provenance.Provenance(
+  Args:
+    bundle: the bundle that made it.
+    index: of the sample.
+    waveform: its audio.
+    streams: its tokens.
+    prompt_samples: number of samples of the waveform that are the prompt.
+  """
+  prompt = 0 if FLAGS.prompt_audio == "none" else prompt_samples
+  tags = provenance.Provenance(
     bundle=bundle.name,
     token_hash=bundle.token_hash,
-    mode=FLAGS.mode,
+    mode=FLAGS.mode if FLAGS.text is None else "speech",
     seed=FLAGS.seed,
     sample=index,
-    prompt_seconds=prompt / result.sample_rate,
+    prompt_seconds=prompt / bundle.sample_rate,
     prompt_audio=FLAGS.prompt_audio,
   ).tags()
+  path = _numbered(FLAGS.output, index)
+  audio.write_audio(path, waveform, bundle.sample_rate, tags)
+  print(f"{path}: {len(waveform) / bundle.sample_rate:.2f} s")
+  tokens_path = _tokens_path()
+  if tokens_path is not None:
+    from audiolm_jax.bundles import token_files
+
+    tokens = token_files.of_sample(bundle, streams)
+    token_file.save_tokens(_numbered(tokens_path, index), tokens)
+  if FLAGS.plot is not None:
+    plotting.plot_continuation(_numbered(FLAGS.plot, index), waveform, bundle.sample_rate, prompt)
 
 
-def _report(bundle: "Bundle", result: "Continuation", wall: float) -> None:
+def _report(bundle: "Bundle", timings: dict[str, float], made: float, wall: float) -> None:
   asked = _by_stage("temperature", bundle.stages)
   for stage, value in bundle.temperatures.items():
     if stage not in asked:
       print(f"{stage} temperature {value:g}, the default of {bundle.name}")
-  parts = [f"{name} {seconds:.2f} s" for name, seconds in result.timings.items()]
-  spent = sum(result.timings.values())
-  made = result.new_seconds
+  parts = [f"{name} {seconds:.2f} s" for name, seconds in timings.items()]
+  spent = sum(timings.values())
   print(
     f"{', '.join(parts)}: {made:.2f} s of audio in {spent:.2f} s, "
     f"real-time factor {spent / made:.2f}; {wall:.1f} s in total"

@@ -3,7 +3,8 @@
 #
 #   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset smoke|tiny|piano_tiny|small|base]
 #                          [--canonical_speaker NAME] [--name NAME] [--work_dir DIR]
-#                          [--tokenizers BUNDLE] [--override STEP:FLAG]... [--acoustic_only] [--dry_run]
+#                          [--tokenizers BUNDLE] [--override STEP:FLAG]... [--acoustic_only] [--text]
+#                          [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  folder of the new bundle; the default of --name is its last part
@@ -21,12 +22,15 @@
 # --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; can be repeated
 # --acoustic_only   the paper's ablation: a coarse stage without semantic tokens, and no semantic
 #             stage; with the --work_dir of the complete system, only this stage is trained
+# --text      also train a text stage, for text to speech; AUDIO_DIR is then a manifest with the field
+#             text, LJSpeech or LibriSpeech
 # --dry_run   print the commands without running them
 #
 # Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle; with
 # small, parallel_stage in place of coarse_stage and fine_stage; with --canonical_speaker, labels units
 # labels_2 units_2 in place of semantic; with --acoustic_only, acoustic_only in place of the first two
-# stages and acoustic_only_bundle at the end.
+# stages and acoustic_only_bundle at the end; with --text, text_stage and text_bundle at the end, also
+# with the --work_dir of a complete system.
 # Rerun the same command to resume a stopped run: it skips finished steps, and resumes training from
 # the last checkpoint and tokenizing after the last shard. To repeat a step, remove its marker
 # WORK_DIR/done/STEP (and those of the steps after it). PYTHON selects the interpreter.
@@ -47,6 +51,7 @@ name=
 work_dir=
 dry_run=
 acoustic_only=
+text=
 canonical_speaker=
 tokenizers=
 overrides=()
@@ -76,6 +81,10 @@ while (($#)); do
       acoustic_only=yes
       shift
       ;;
+    --text)
+      text=yes
+      shift
+      ;;
     -h | --help)
       usage
       exit 0
@@ -89,6 +98,7 @@ while (($#)); do
 done
 ((${#positional[@]} == 2)) || fail "give AUDIO_DIR and BUNDLE_DIR; see --help"
 
+text_stage_band="held-out loss below the semantic stage's"
 acoustic_only_band="held-out loss above the coarse stage's, if semantic tokens are informative"
 case $preset in
   smoke | tiny | piano_tiny)
@@ -138,6 +148,8 @@ esac
 
 [[ $acoustic == cascade || -z $acoustic_only ]] ||
   fail "--acoustic_only needs a preset with a coarse stage, not $preset"
+[[ -z $text || -z $acoustic_only ]] ||
+  fail "--text needs stages that read semantic tokens, so not --acoustic_only"
 [[ -z $canonical_speaker || ($preset == small && -z $tokenizers) ]] ||
   fail "--canonical_speaker is for --preset small without --tokenizers"
 
@@ -146,7 +158,7 @@ if [[ $preset == smoke ]]; then
   brief=(codec:--gin.TRAIN_STEPS=100 codec:--gin.QUANTIZER_START_STEP=25
     codec:--gin.CODES_FIXED_STEP=None
     codec:--gin.generator/optimizers.OptimizerConfig.warmup_steps=20)
-  for step in codec semantic semantic_stage coarse_stage acoustic_only fine_stage; do
+  for step in codec semantic semantic_stage coarse_stage acoustic_only fine_stage text_stage; do
     brief+=("$step:--gin.LOG_PERIOD=20" "$step:--gin.EVAL_PERIOD=50" "$step:--gin.EVAL_STEPS=2"
       "$step:--gin.CHECKPOINT_PERIOD=50")
     [[ $step == codec ]] || brief+=("$step:--gin.TRAIN_STEPS=50" "$step:--gin.WARMUP_STEPS=10")
@@ -175,7 +187,8 @@ fi
 [[ -z $canonical_speaker || -f $audio ]] ||
   fail "--canonical_speaker needs a .jsonl manifest with texts as AUDIO_DIR, not the folder $audio"
 step_names=(codec semantic labels units labels_2 units_2 kmeans tokenizers tokens semantic_stage
-  coarse_stage acoustic_only fine_stage parallel_stage bundle acoustic_only_bundle)
+  coarse_stage acoustic_only fine_stage parallel_stage text_stage bundle acoustic_only_bundle
+  text_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
   [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
     fail "--override $override is not STEP:--FLAG with STEP one of ${step_names[*]}"
@@ -339,6 +352,16 @@ if [[ $acoustic == cascade ]] && ((${#fine_settings[@]})); then
   train fine_stage "trains the fine stage" "$fine_stage_band" \
     "fine_stage_$size" "${tokens[@]}" "${fine_settings[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
   stages+=(--stage_dir=fine="$work/fine_stage")
+fi
+if [[ -n $text ]]; then
+  bundle_step=text_bundle
+  mapfile -t text_settings < <(
+    printf '%s\n' "${settings_of_tokens[@]}" | grep -E 'NUM_CLUSTERS|SEMANTIC_RATE'
+  )
+  train text_stage "trains the text stage" "$text_stage_band" "text_stage_$size" \
+    --gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'" \
+    "${text_settings[@]}"
+  stages+=(--stage_dir=text="$work/text_stage")
 fi
 step "$bundle_step" "exports the complete bundle" "a line with its parts and its size" \
   "$python" -m audiolm_jax.export_bundle --bundle="$tokenizers" \

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -27,6 +27,7 @@ from audiolm_jax.semantic.resampled import ResampledTokenizer
 if TYPE_CHECKING:
   from audiolm_jax.bundles.audio_stream import AudioStream
   from audiolm_jax.bundles.continuation import Continuation, Progress, Settings
+  from audiolm_jax.bundles.speech import SpeechSettings
   from audiolm_jax.sampling.cascade import Cascade
 
 
@@ -84,14 +85,27 @@ class Bundle:
 
   @functools.cached_property
   def cascade(self) -> "Cascade":
-    """The stages, combined for sampling."""
+    """The stages, combined for sampling.
+
+    If several write semantic tokens, those that read a text or another recording are left out.
+    """
     from audiolm_jax.sampling.cascade import Cascade, retokenizer
+    from audiolm_jax.sampling.order import one_per_stream
 
     return Cascade(
-      self.stages,
+      one_per_stream(self.stages),
       semantic_rate=self.semantic_rate,
       retokenize=retokenizer(self.codec, self.semantic),
     )
+
+  @functools.cached_property
+  def text_cascade(self) -> "Cascade":
+    """The stage that makes semantic tokens of a text, alone."""
+    from audiolm_jax.bundles.speech import text_stage
+    from audiolm_jax.sampling.cascade import Cascade
+
+    name = text_stage(self).name
+    return Cascade({name: self.stages[name]})
 
   def encode(
     self,
@@ -246,6 +260,83 @@ class Bundle:
     from audiolm_jax.bundles import continuation
 
     return continuation.stream(self, waveform, sample_rate, progress=progress, **settings)
+
+  @overload
+  def speak(
+    self,
+    text: str,
+    *,
+    num_samples: Literal[1] = 1,
+    progress: "Progress | None" = None,
+    **settings: "Unpack[SpeechSettings]",
+  ) -> "Continuation": ...
+  @overload
+  def speak(
+    self,
+    text: str,
+    *,
+    num_samples: int,
+    progress: "Progress | None" = None,
+    **settings: "Unpack[SpeechSettings]",
+  ) -> "Continuation | list[Continuation]": ...
+  def speak(
+    self,
+    text: str,
+    *,
+    num_samples: int = 1,
+    progress: "Progress | None" = None,
+    **settings: "Unpack[SpeechSettings]",
+  ) -> "Continuation | list[Continuation]":
+    """Speaks a text, in a drawn voice or in that of a recording.
+
+    Numbers, dates and amounts of money are spoken as words, for which num2words must be installed.
+    A long text is split into sentences, and the voice remains the same.
+
+    Args:
+      text: the text, of at most 100,000 characters.
+      num_samples: number of samples, at most 10,000.
+      progress: called with a stage's name, the tokens sampled so far and their total.
+      **settings: see `speech.SpeechSettings`.
+
+    Returns:
+      The audio and its tokens, those of the voice first; a list of them for several samples, which
+      can differ in length.
+
+    Raises:
+      BundleError: the bundle has no text stage.
+      UserError: the text is empty or has unknown characters, the voice is too short or silent, or a
+        setting is out of range.
+    """
+    from audiolm_jax.bundles import speech
+
+    return speech.speak(self, text, num_samples=num_samples, progress=progress, **settings)
+
+  def stream_speech(
+    self,
+    text: str,
+    *,
+    progress: "Progress | None" = None,
+    **settings: "Unpack[SpeechSettings]",
+  ) -> "AudioStream":
+    """Yields the waveform that `speak` returns, in pieces, while its codes are sampled.
+
+    The semantic tokens of the whole text are sampled before the first piece.
+
+    Args:
+      text: the text.
+      progress: as of `speak`. An exception that it raises ends the sampling.
+      **settings: see `speech.SpeechSettings`.
+
+    Returns:
+      An iterator over pieces [samples]. It has the total length from the start and the tokens at
+      its end.
+
+    Raises:
+      UserError: as in `speak`, before the first piece.
+    """
+    from audiolm_jax.bundles import speech
+
+    return speech.stream_speech(self, text, progress=progress, **settings)
 
 
 def token_hash(codec: Any, semantic: Any) -> str:

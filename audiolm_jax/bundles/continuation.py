@@ -16,7 +16,7 @@ from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import BundleError, UserError
-from audiolm_jax.core.streams import CODES, SEMANTIC, Record
+from audiolm_jax.core.streams import CODES, SEMANTIC, TEXT, Record
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
@@ -212,7 +212,7 @@ def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Output:
+class Output:
   """The parts of one decoded clip that are returned.
 
   Attributes:
@@ -251,7 +251,7 @@ class _Request(NamedTuple):
   """
 
   clips: list[Clip]
-  outputs: list[_Output]
+  outputs: list[Output]
   seed: int
   options: CascadeOptions
   is_batch: bool = False
@@ -284,7 +284,7 @@ def _request(
     raise UserError(f"{mode.value} mode takes no voice; give it in resynthesis mode")
   duration, prompt_seconds = _check_seconds(mode, settings, bundle.sample_rate)
   _check_stages(bundle, mode)
-  options = _options(bundle, settings)
+  options = options_of(bundle, settings)
   hop = bundle.codec.spec.hop_length
   new = round((duration or 0.0) * bundle.sample_rate)
   if mode is Mode.UNCONDITIONAL:
@@ -292,7 +292,7 @@ def _request(
       raise UserError("unconditional mode takes no prompt; pass None as the waveform")
     clips = [Clip(-(-new // hop))]
     _make_ready(bundle, clips, options, rehearse)
-    return _Request(clips, [_Output(new, new)], seed, options)
+    return _Request(clips, [Output(new, new)], seed, options)
   if waveform is None or sample_rate is None:
     raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
   step = math.lcm(bundle.semantic.spec.hop_length, hop)
@@ -304,7 +304,7 @@ def _request(
     given: Any, seconds: float | None, axes: int, name: str
   ) -> tuple[list[np.ndarray], bool]:
     axis = settings.get("channel_axis")
-    return _prepared_prompts(bundle, given, sample_rate, seconds, axis, axes, name)
+    return prepared_prompts(bundle, given, sample_rate, seconds, axis, axes, name)
 
   speaker = np.zeros(0, np.float32)
   if voice is not None:
@@ -320,15 +320,15 @@ def _request(
       # The last codec frame may span more semantic tokens than the audio does.
       wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
       content = _expected_clip(bundle, wholes[-1], frames)
-      expected.append(_resynthesized(given, content.prompt[SEMANTIC], frames))
+      expected.append(resynthesized(given, content.prompt[SEMANTIC], frames))
       total = len(speaker) + len(prompt)
-      outputs.append(_Output(total, len(prompt), hidden=len(speaker)))
+      outputs.append(Output(total, len(prompt), hidden=len(speaker)))
     else:
       wholes.append(whole_steps(prompt))
       expected.append(_expected_clip(bundle, wholes[-1], -(-(len(prompt) + new) // hop)))
       original = prompt if prompt_audio is PromptAudio.ORIGINAL else None
       hidden = len(prompt) if prompt_audio is PromptAudio.NONE else 0
-      outputs.append(_Output(len(prompt) + new, new, original, hidden))
+      outputs.append(Output(len(prompt) + new, new, original, hidden))
   _make_ready(bundle, expected, options, rehearse)
   resynthesis = mode is Mode.RESYNTHESIS
   clips = []
@@ -340,14 +340,14 @@ def _request(
   for clip, whole in zip(expected, wholes, strict=True):
     semantic = bundle.semantic.tokenize_long(whole)
     if resynthesis:
-      clips.append(_resynthesized(given, semantic, len(whole) // hop))
+      clips.append(resynthesized(given, semantic, len(whole) // hop))
     else:
       prompt = {SEMANTIC: semantic, CODES: bundle.codec.encode_long(whole)}
       clips.append(Clip(clip.num_frames, prompt))
   return _Request(clips, outputs, seed, options, is_batch)
 
 
-def _resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
+def resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
   """Returns a clip of given semantic tokens, after the tokens of a voice.
 
   Args:
@@ -384,7 +384,12 @@ def _make_ready(
       bundle.codec.prepare_decode(frames)
 
 
-def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
+def options_of(bundle: Bundle, settings: Mapping[str, Any]) -> CascadeOptions:
+  """Returns the settings of sampling by stage.
+
+  Raises:
+    UserError: a value is out of range, or the bundle has no such stage.
+  """
   given = {name: settings.get(name, {}) for name in _PER_STAGE}
   for option, values in given.items():
     if not isinstance(values, Mapping):
@@ -418,7 +423,7 @@ def _is_list(waveform: Any) -> bool:
   return not isinstance(first, int | float | np.generic)
 
 
-def _prepared_prompts(
+def prepared_prompts(
   bundle: Bundle,
   waveform: Any,
   sample_rate: int,
@@ -488,4 +493,5 @@ def _check_stages(bundle: Bundle, mode: Mode) -> None:
   elif bundle.cascade.missing():
     names = ", ".join(sorted(bundle.cascade.missing()))
     can = "; it can resynthesize only" if names == SEMANTIC else ""
+    can = "; it can speak a text, or resynthesize" if names == TEXT.key else can
     raise BundleError(f"the bundle {bundle.name} has no {names} stage{can}")

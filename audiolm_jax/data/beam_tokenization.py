@@ -174,7 +174,7 @@ def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
       if token_shards.shard_name(shard.key) not in existing:
         yield shard
     return
-  clips = manifest.list_clips(job.source or "", job.valid_fraction, job.layout)
+  clips = manifest.list_clips(job.source or "", job.valid_fraction, job.layout, texts=True)
   missing = tokenization.missing_clips(writer, clips)
   yield from audio_shards.shards_of_clips(
     missing, job.clips_per_shard, tokenization.SECONDS_PER_SHARD

@@ -16,7 +16,7 @@ from jaxtyping import Int16
 
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.core.streams import Record
-from audiolm_jax.data import examples, manifest, token_store
+from audiolm_jax.data import examples, manifest, token_shards, token_store
 from audiolm_jax.data.examples import Example, Seed
 from audiolm_jax.data.frame_labels import FrameLabels
 from audiolm_jax.lm.stage import StageSpec
@@ -310,8 +310,8 @@ class InMemoryTokens(InMemoryBatches):
     shard: index of this process, and the number of processes.
 
   Raises:
-    DataError: the store or split is missing, the tokens are of other tokenizers, or a rate or
-      vocabulary size differs from the stage's.
+    DataError: the store or split is missing, the tokens are of other tokenizers, a rate or
+      vocabulary size differs from the stage's, or no clip can be used.
   """
 
   def __init__(
@@ -331,7 +331,14 @@ class InMemoryTokens(InMemoryBatches):
     token_store.check_stage(spec, store.info)
     self.info = store.info
     self._spec = spec
-    self._clips = {clip.id: clip for clip in store.clips(split)}
+    clips = store.clips(split)
+    self.skipped = manifest.SkipLog(len(clips), 1.0)
+    self._clips = {clip.id: clip for clip in clips if self._is_usable(clip)}
+    if not self._clips:
+      raise DataError(
+        f"no clip of {os.fspath(folder)} can be used for the {spec.name} stage: "
+        f"{self.skipped.report()}"
+      )
     self._items: list[str] | list[Record]
     if num_epochs is None:
       self._items = [
@@ -353,6 +360,16 @@ class InMemoryTokens(InMemoryBatches):
   def clip_ids(self) -> list[str]:
     """The ids of the clips of the split."""
     return list(self._clips)
+
+  def skip_report(self) -> str:
+    """Returns a one-line summary of the clips that the stage cannot use; "" if none."""
+    return self.skipped.report() if self.skipped.skipped else ""
+
+  def _is_usable(self, clip: token_shards.TokenClip) -> bool:
+    reason = self._spec.refusal(clip.streams)
+    if reason:
+      self.skipped.skip(clip.id, reason)
+    return not reason
 
   def example(self, clip_id: str, seed: Seed) -> Example:
     """Returns the random crop of one clip for a seed."""

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.io import storage
 
 SPLIT_FOLDERS = {
@@ -96,6 +96,38 @@ def describe(
   if files is None:
     raise DataError(f"{folder} does not have the layout {layout}; give no layout, or 'folder'")
   return Found(layout, files, [one for one in audio if one not in files])
+
+
+def read_texts(folder: str, layout: str, names: Sequence[str]) -> dict[str, str]:
+  """Returns the texts that a corpus contains, by the path of each clip without its suffix.
+
+  Args:
+    folder: path or URL.
+    layout: one of `LAYOUTS`; those other than LJSpeech and LibriSpeech have no texts.
+    names: paths of all files below the folder.
+
+  Raises:
+    DataError: a file of texts cannot be read.
+  """
+  found = {}
+  for name in names:
+    above, _, file = name.rpartition("/")
+    above = f"{above}/" if above else ""
+    try:
+      if layout == "ljspeech" and file == "metadata.csv":
+        for line in storage.read_lines(storage.join(folder, name)):
+          clip, *versions = line.rstrip("\r\n").split("|")
+          if versions:  # as written, and with numbers as words
+            found[f"{above}wavs/{clip}"] = versions[-1]
+      elif layout == "librispeech" and file.endswith(".trans.txt"):
+        for line in storage.read_lines(storage.join(folder, name)):
+          clip, _, words = line.strip().partition(" ")
+          found[above + clip] = words
+    except (OSError, UserError) as error:
+      raise DataError(
+        f"the texts in {storage.join(folder, name)} cannot be read: {error}"
+      ) from error
+  return found
 
 
 def _check_majority(folder: str, found: Found, total: int) -> None:

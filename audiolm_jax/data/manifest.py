@@ -44,7 +44,7 @@ class Clip:
     seconds: duration from the manifest; None if unknown.
     label: class of the audio from the manifest; None if unknown.
     size: of the file in bytes; None if unknown.
-    text: the spoken words, from the manifest; None if unknown.
+    text: the spoken words, from the manifest or the layout; None if unknown.
   """
 
   id: str
@@ -116,10 +116,14 @@ class Corpus(NamedTuple):
 
 
 def list_clips(
-  source: str | os.PathLike[str], valid_fraction: float = 0.05, layout: str | None = None
+  source: str | os.PathLike[str],
+  valid_fraction: float = 0.05,
+  layout: str | None = None,
+  *,
+  texts: bool = False,
 ) -> list[Clip]:
   """Returns the clips of a folder or of a manifest, sorted by id; see `read_corpus`."""
-  corpus = read_corpus(source, valid_fraction, layout)
+  corpus = read_corpus(source, valid_fraction, layout, texts=texts)
   if corpus.left_out:
     name, reason = next(iter(corpus.left_out.items()))
     _logger.warning(
@@ -130,7 +134,11 @@ def list_clips(
 
 
 def read_corpus(
-  source: str | os.PathLike[str], valid_fraction: float = 0.05, layout: str | None = None
+  source: str | os.PathLike[str],
+  valid_fraction: float = 0.05,
+  layout: str | None = None,
+  *,
+  texts: bool = False,
 ) -> Corpus:
   """Returns the clips of a folder or of a manifest.
 
@@ -145,6 +153,8 @@ def read_corpus(
     source: path or URL of a folder or manifest.
     valid_fraction: validation share of a corpus without splits.
     layout: of a folder, one of `layouts.LAYOUTS`; None to detect it.
+    texts: whether to read the texts of a folder, for which many files can be read; those of a
+      manifest are always read.
 
   Raises:
     DataError: the source is missing, empty or not a manifest, has another layout, has a row
@@ -154,7 +164,7 @@ def read_corpus(
   if source.startswith("tfds:"):
     raise DataError(f"{source} can be read through SeqIO only; name one of its tasks")
   if storage.is_folder(source):
-    corpus = _corpus_of_folder(source, layout)
+    corpus = _corpus_of_folder(source, layout, texts)
     kinds = " ".join(AUDIO_SUFFIXES)
     if not corpus.clips:
       raise DataError(f"{source} has no audio files ({kinds}); name another folder or a manifest")
@@ -230,7 +240,7 @@ def read_clip_pcm16(clip: Clip, sample_rate: int) -> Int16[np.ndarray, " samples
   return np.concatenate([examples.to_pcm16(block) for block in blocks])
 
 
-def _corpus_of_folder(folder: str, layout: str | None) -> Corpus:
+def _corpus_of_folder(folder: str, layout: str | None, texts: bool) -> Corpus:
   entries, copies = storage.list_files_and_copies(folder)
   sizes = dict(entries)
   kinds = AUDIO_SUFFIXES + _UNDECODABLE_SUFFIXES
@@ -239,9 +249,17 @@ def _corpus_of_folder(folder: str, layout: str | None) -> Corpus:
   audio = [name for name in audio if name not in copies]
   found = layouts.describe(folder, list(sizes), audio, layout)
   left_out |= {name: f"not part of the layout {found.layout}" for name in found.left_out}
+  spoken = layouts.read_texts(folder, found.layout, list(sizes)) if texts else {}
   clips = [
     # A file that a corpus lists and the folder lacks is a clip too, and is counted as skipped.
-    Clip(name, storage.join(folder, name), split, speaker, size=sizes.get(name))
+    Clip(
+      name,
+      storage.join(folder, name),
+      split,
+      speaker,
+      size=sizes.get(name),
+      text=spoken.get(name.rpartition(".")[0]),
+    )
     for name, (split, speaker) in found.files.items()
   ]
   return Corpus(clips, found.layout, left_out)

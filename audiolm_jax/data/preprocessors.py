@@ -138,6 +138,20 @@ def crop_waveforms(
   return _with_seeds(convert)(dataset)
 
 
+def only_usable(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
+  """Leaves out the clips that cannot be examples of a stage."""
+  keys = list(spec.streams)
+
+  def usable(*tokens: np.ndarray) -> np.ndarray:
+    return np.asarray(not spec.refusal(dict(zip(keys, tokens, strict=True))))
+
+  def is_usable(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    found = tf.numpy_function(usable, [example[key] for key in keys], tf.bool)
+    return tf.ensure_shape(found, [])
+
+  return dataset.filter(is_usable)
+
+
 def repeat_by_length(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
   """Repeats each clip once per crop length, so that all seconds of a corpus have equal weight."""
   keys = list(spec.streams)

@@ -276,6 +276,7 @@ def _register_stages(
         *precache,
         seqio.CacheDatasetPlaceholder(),
         check,
+        functools.partial(preprocessors.only_usable, spec=spec),
         functools.partial(preprocessors.repeat_by_length, spec=spec),
         functools.partial(preprocessors.stage_examples, spec=spec),
       ],

@@ -149,8 +149,9 @@ class TokenStoreDataSource(seqio.DataSource):
   def __init__(self, folder: str | os.PathLike[str], token_hash: str | None = None):
     self._store = token_store.TokenStore(folder, token_hash)
     self.info = self._store.info
-    first = next(iter(self._store.clips()))
-    self.ranks = {key: tokens.ndim for key, tokens in first.streams.items()}
+    self.ranks = {
+      key: tokens.ndim for clip in self._store.clips() for key, tokens in clip.streams.items()
+    }
     super().__init__(splits=sorted(self.info.clips), num_input_examples=self.info.clips)
 
   @property
@@ -177,12 +178,16 @@ class TokenStoreDataSource(seqio.DataSource):
     """Returns the clips of one split, or of one shard of it."""
     clips = _of_shard(self._store.clips(split), shard_info)
 
+    # Clips of a shard without texts have no such stream.
+    empty = {key: np.zeros(0, np.int32) for key, rank in self.ranks.items() if rank == 1}
+
     def rows() -> Iterator[Mapping[str, Any]]:
       for clip in clips:
         yield {
           "id": _bytes(clip.id),
           "speaker": _bytes(clip.speaker or ""),
           "token_hash": self.info.token_hash,
+          **empty,
           **{key: tokens.astype(np.int32) for key, tokens in clip.streams.items()},
         }
 

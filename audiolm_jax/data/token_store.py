@@ -18,7 +18,14 @@ from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.ranges import Hours, Total
-from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, by_key, of_tokenizers
+from audiolm_jax.core.streams import (
+  CODES,
+  SEMANTIC,
+  TEXT,
+  Stream,
+  by_key,
+  of_tokenizers,
+)
 from audiolm_jax.data import token_shards
 from audiolm_jax.data.token_shards import StoredShard, TokenClip
 from audiolm_jax.io import storage
@@ -227,6 +234,8 @@ class TokenStoreWriter:
     info = self.info
     info.clips[clip.split] = info.clips.get(clip.split, 0) + 1
     info.hours[clip.split] = info.hours.get(clip.split, 0.0) + clip.seconds / 3600
+    if TEXT.key in counts:
+      info.streams.setdefault(TEXT.key, TEXT)
     for key, count in counts.items():
       info.tokens[key] = info.tokens.get(key, 0) + count
     info.speakers = len(self._speakers)

@@ -5,6 +5,7 @@ module needs no Beam, shows a progress bar, and stops at the first shard with to
 clips.
 """
 
+import dataclasses
 import os
 import sys
 import time
@@ -18,10 +19,11 @@ import tqdm
 
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
+from audiolm_jax.core.streams import CODES, SEMANTIC, TEXT, Stream, of_tokenizers
 from audiolm_jax.data import manifest, token_shards, token_store
 from audiolm_jax.data.audio_shards import DecodedClip, FailedClip, Shard, shards_of_clips
 from audiolm_jax.data.manifest import Clip
+from audiolm_jax.lm import text as texts
 
 SECONDS_PER_SHARD = 1800.0
 _SECONDS_TOGETHER = 300.0  # of audio in memory at a time, besides the clips that are being read
@@ -83,7 +85,7 @@ def tokenize_corpus(
       tokenizers.
   """
   began = time.monotonic()
-  clips = manifest.list_clips(source, valid_fraction, layout)
+  clips = manifest.list_clips(source, valid_fraction, layout, texts=True)
   skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
   writer = open_writer(tokenizers, output_dir, clips_per_shard)
   missing = missing_clips(writer, clips)
@@ -205,7 +207,7 @@ def tokenize_shard(
       if enough and len(waiting) >= num_workers:
         tokenize(pool)
     tokenize(pool)
-  return ShardTokens([clips[clip_id] for clip_id in order], skipped)
+  return ShardTokens(_with_texts([clips[clip_id] for clip_id in order]), skipped)
 
 
 def tokenize_clip(tokenizers: Any, clip: Clip) -> token_shards.TokenClip:
@@ -216,6 +218,14 @@ def tokenize_clip(tokenizers: Any, clip: Clip) -> token_shards.TokenClip:
   """
   waveform = manifest.read_clip(clip, tokenizers.codec.spec.sample_rate)
   return _tokenize_decoded(tokenizers, [DecodedClip(clip, waveform)], 1)[0]
+
+
+def _with_texts(clips: list[token_shards.TokenClip]) -> list[token_shards.TokenClip]:
+  """Returns the clips of a shard, with empty texts for those without one if any has a text."""
+  if not any(TEXT.key in clip.streams for clip in clips):
+    return clips
+  empty = {TEXT.key: texts.code_points("")}
+  return [dataclasses.replace(clip, streams=empty | dict(clip.streams)) for clip in clips]
 
 
 def _tokenize_decoded(
@@ -243,7 +253,11 @@ def _tokenize_decoded(
     tokens.append(
       token_shards.TokenClip(
         id=clip.id,
-        streams={SEMANTIC: np.asarray(pair[0]), CODES: np.asarray(pair[1])},
+        streams={
+          SEMANTIC: np.asarray(pair[0]),
+          CODES: np.asarray(pair[1]),
+          **({TEXT.key: texts.code_points(clip.text)} if clip.text else {}),
+        },
         split=clip.split,
         speaker=clip.speaker,
         seconds=len(waveform) / sample_rate,

@@ -43,6 +43,7 @@ OPTIONAL = {
     "PESQ, Lyra, Whisper and DNSMOS in eval",
   ),
   "plot": ("matplotlib", "plots"),
+  "text": ("num2words", "numbers in texts to speak"),
   "notebooks": ("jupyterlab matplotlib", "the notebooks"),
   "demo": ("gradio matplotlib", "the live demo"),
   "hub": ("huggingface_hub", "bundles push and pull"),

@@ -24,7 +24,7 @@ class Provenance:
   Attributes:
     bundle: name of the bundle.
     token_hash: hash of the bundle's tokenizers, which distinguishes bundles of the same name.
-    mode: "continuation", "unconditional" or "resynthesis".
+    mode: "continuation", "unconditional", "resynthesis" or "speech".
     seed: the random seed.
     sample: index of the sample among those of this seed, from 0.
     prompt_seconds: length of the prompt at the beginning of the file.

@@ -4,6 +4,7 @@ Texts are stored as written, as Unicode code points; a stage normalises them whe
 training and in sampling alike.
 """
 
+import importlib
 import re
 import unicodedata
 
@@ -197,14 +198,14 @@ def _number(match: re.Match[str], language: str) -> str:
 
 def _words(number: float, language: str = ENGLISH, to: str = "cardinal") -> str:
   try:
-    import num2words
+    num2words = importlib.import_module("num2words").num2words
   except ModuleNotFoundError as error:
     raise UserError(
       f"the text has the number {number}, which needs num2words ({error}); install it with pip "
       'install "audiolm_jax[text]", or write numbers as words'
     ) from error
   try:
-    words = num2words.num2words(number, lang=language, to=to)
+    words = num2words(number, lang=language, to=to)
   except (NotImplementedError, OverflowError) as error:
     raise UserError(
       f"the number {number} cannot be written in {language!r} ({error}); write it as words"

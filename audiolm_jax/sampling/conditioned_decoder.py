@@ -136,12 +136,12 @@ def _decode_fn(
   capacity = state.cache[0].length
 
   def draw_segment(state: LoopState) -> LoopState:
-    begin = state.step
+    begin = jnp.asarray(state.step)
     held = jnp.where(jnp.arange(capacity) < begin, 0.0, MASKED)[None, None]
 
     def draw_one(carry: tuple[LoopState, tuple[Cache, ...]]):
       state, recent = carry
-      index = state.step - begin
+      index = jnp.asarray(state.step) - begin
       written_bias = jnp.where(jnp.arange(SEGMENT) <= index, 0.0, MASKED)[None, None]
 
       def attend_with(old: Cache, new: Cache):

@@ -10,7 +10,8 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.data import token_store
 from audiolm_jax.data.datasets import InMemoryTokens
-from audiolm_jax.lm.stage import CODEBOOKS
+from audiolm_jax.lm.stage import CODEBOOKS, Stage
+from audiolm_jax.trainables.registry import load_inference_params
 from audiolm_jax.trainables.stage import StageTrainable
 from audiolm_jax.trainables.tensorboard import summary_writer
 from audiolm_jax.training import trainer
@@ -25,6 +26,7 @@ def train(
   train_dataset: Dataset,
   eval_dataset: Dataset | None = None,
   initial_bundle: str | os.PathLike[str] | None = None,
+  initial_run: str | os.PathLike[str] | None = None,
   tokenizers: str | os.PathLike[str] | None = None,
   config_text: str = "",
 ) -> TrainResult:
@@ -37,13 +39,16 @@ def train(
     eval_dataset: see `trainer.train`.
     initial_bundle: name or folder of a bundle; a new run starts from its component of the same name
       instead of random parameters.
+    initial_run: folder of the run of a stage; a new run starts from its parameters, such as those
+      of pretraining.
     tokenizers: name or folder of the bundle whose codec made the codes; required for a new run of a
       stage that uses the codebooks, without `initial_bundle`.
     config_text: the resolved gin configuration.
   Raises:
     BundleError: a bundle cannot be read.
-    ConfigError: `initial_bundle` has no such component, or `tokenizers` is required or has another
-      codec.
+    CheckpointError: `initial_run` cannot be read.
+    ConfigError: `initial_bundle` or `initial_run` has no such component, or `tokenizers` is
+      required or has another codec.
     DataError: the token store that is read is not of `tokenizers`.
     UserError: see `trainer.train`.
   """
@@ -52,7 +57,7 @@ def train(
     model=model,
     train_dataset=train_dataset,
     eval_dataset=eval_dataset,
-    initial_params=_initial_params(model, train_dataset, initial_bundle, tokenizers),
+    initial_params=_initial_params(model, train_dataset, initial_bundle, initial_run, tokenizers),
     summary_writer=summary_writer,
   )
 
@@ -69,6 +74,20 @@ def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Param
   if component is None:
     raise ConfigError(f"{bundle.name} has no component {model.component!r}; choose another bundle")
   return model.component_params(component, f"the {model.component} of {bundle.name}")
+
+
+def params_of_run(model: Trainable[Any], model_dir: str | os.PathLike[str]) -> Params:
+  """Returns the parameters of the newest checkpoint of a stage's run.
+
+  Raises:
+    CheckpointError: the folder is not that of a run, or has no checkpoint.
+    ConfigError: the run trains another component, or a stage with another configuration.
+  """
+  component, config, params = load_inference_params(model_dir)
+  if component != model.component or not isinstance(model, StageTrainable):
+    raise ConfigError(f"{model_dir} is a run of {component!r}, this one trains {model.component!r}")
+  stage = Stage(config.spec, config.transformer, params)
+  return model.component_params(stage, f"the stage of {model_dir}")
 
 
 def codebooks_of(
@@ -101,8 +120,13 @@ def _initial_params(
   model: Trainable[Any],
   dataset: Dataset,
   initial_bundle: str | os.PathLike[str] | None,
+  initial_run: str | os.PathLike[str] | None,
   tokenizers: str | os.PathLike[str] | None,
 ) -> Callable[[], Any] | None:
+  if initial_bundle is not None and initial_run is not None:
+    raise ConfigError("INITIAL_BUNDLE and INITIAL_RUN are both set; choose one of them")
+  if initial_run is not None:
+    return lambda: params_of_run(model, initial_run)
   if initial_bundle is not None:
     return lambda: bundled_params(model, initial_bundle)
   if not isinstance(model, StageTrainable):

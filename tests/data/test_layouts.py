@@ -58,6 +58,23 @@ C,Waltz,test,2006,2006/c.midi,2006/c.wav,1.0
 """
 
 
+def test_the_texts_of_ljspeech_and_librispeech_are_those_of_their_clips(tmp_path):
+  lj, libri = tmp_path / "lj", tmp_path / "libri"
+  _make(lj, ["metadata.csv", "wavs/LJ001-0001.wav", "wavs/LJ001-0002.wav", "wavs/LJ001-0003.wav"])
+  (lj / "metadata.csv").write_text("LJ001-0001|In 2|In two\nLJ001-0002|So|\n")
+  folder = "train-clean-100/19/198/"
+  _make(libri, [f"{folder}19-198-{i:04d}.flac" for i in range(2)])
+  (libri / f"{folder}19-198.trans.txt").write_text("19-198-0001 GOOD MORNING\n")
+  found = [
+    [clip.text for clip in manifest.list_clips(source, texts=True)] for source in (lj, libri)
+  ]
+  assert found == [["In two", "", None], [None, "GOOD MORNING"]]
+  assert {clip.text for clip in manifest.list_clips(lj)} == {None}
+  (lj / "metadata.csv").write_bytes(b"\x00|x")
+  with pytest.raises(DataError, match=r"the texts in .*metadata\.csv cannot be read"):
+    manifest.list_clips(lj, texts=True)
+
+
 def test_maestro_has_the_splits_of_its_table_and_misses_what_is_not_there(tmp_path):
   _make(tmp_path, ["2004/a.wav", "2006/b.wav", "2006/not_listed.wav"])
   (tmp_path / "maestro-v3.0.0.csv").write_text(MAESTRO)

@@ -8,8 +8,10 @@ import pytest
 import soundfile
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import TEXT
 from audiolm_jax.data import audio_shards, manifest, token_store, tokenization
 from audiolm_jax.io import audio
+from audiolm_jax.lm import text
 
 
 def _tokenize(bundle, source, folder, **settings):
@@ -58,6 +60,24 @@ def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_pa
   assert len(seen) == 3 and not done_before & set(seen)
   seen.clear()
   assert _tokenize(miniature_bundle, corpus, tmp_path).info.complete and not seen
+
+
+def test_texts_are_stored_as_written_if_a_corpus_has_any(miniature_bundle, corpus, tmp_path):
+  sound = Path(manifest.list_clips(corpus)[0].path)
+  rows = [
+    {"path": f"{name}.wav", "split": "train"} | ({"text": words} if words else {})
+    for name, words in (("a", "In 2."), ("b", ""), ("c", ""), ("d", ""))
+  ]
+  for row in rows:
+    (tmp_path / row["path"]).write_bytes(sound.read_bytes())
+  (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  done = _tokenize(miniature_bundle, tmp_path / "m.jsonl", tmp_path / "store")
+  assert done.info.streams[TEXT.key] == TEXT and done.info.tokens[TEXT.key] == 5
+  clips = token_store.TokenStore(tmp_path / "store").clips()
+  # The two clips of the other shard have no such stream.
+  assert [TEXT.key in clip.streams for clip in clips].count(True) == 2
+  words = [text.of_code_points(clip.streams.get(TEXT.key, ())) for clip in clips]
+  assert words == ["In 2.", "", "", ""]
 
 
 def test_long_clips_are_tokenized_in_slices_with_the_same_result(

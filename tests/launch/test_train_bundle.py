@@ -55,6 +55,21 @@ def test_small_trains_a_parallel_stage_in_place_of_two(tmp_path):
   assert _configs_exist(lines) == 8
 
 
+def test_a_text_stage_is_added_at_the_end(tmp_path):
+  done = run(tmp_path, tmp_path / "bundle", "--preset", "small", "--text", "--dry_run")
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  steps = [*STEPS[:6], "parallel_stage", "text_stage", "text_bundle"]
+  assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == steps
+  text, bundle = lines[-3], lines[-1]
+  assert "text_stage_small.gin" in text and "bundle.work/tokens" in text
+  assert "--gin.NUM_CLUSTERS=128" in text and "BUNDLE" not in text
+  assert f"--stage_dir=text={tmp_path}/bundle.work/text_stage" in bundle
+  assert _configs_exist(lines) == 10
+  done = run(tmp_path, tmp_path / "bundle", "--text", "--acoustic_only", "--dry_run")
+  assert done.returncode == 2 and "so not --acoustic_only" in done.stderr
+
+
 def test_a_canonical_speaker_selects_units_of_two_rounds(tmp_path):
   manifest = tmp_path / "clips.jsonl"
   manifest.touch()

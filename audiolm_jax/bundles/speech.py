@@ -1,0 +1,246 @@
+"""Speaks a text: text to semantic tokens, then the acoustic stages as in resynthesis."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.bundles.audio_stream import AudioStream
+from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.bundles.continuation import (
+  PROMPT_SECONDS,
+  Continuation,
+  Output,
+  Progress,
+  options_of,
+  prepared_prompts,
+  resynthesized,
+)
+from audiolm_jax.core import arguments, ranges
+from audiolm_jax.core.configs import shown
+from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.core.streams import CODES, SEMANTIC, TEXT
+from audiolm_jax.io.encoded import Encoded
+from audiolm_jax.lm import text as texts
+from audiolm_jax.lm.conditioned import ConditionedSpec, at_rate
+from audiolm_jax.sampling.cascade import CascadeOptions, Clip
+
+RATES = ranges.Range(0.25, 4.0)
+CANDIDATES = ranges.Range(1, 1_000)
+LONGEST_TEXT = 100_000  # characters
+
+
+class SpeechSettings(TypedDict, total=False):
+  """The keyword arguments of `Bundle.speak` and `Bundle.stream_speech`.
+
+  Attributes:
+    voice: a recording of the voice to use, [samples]; the default is a voice that the model draws.
+    sample_rate: of the voice, in Hz.
+    prompt_seconds: seconds of the voice to use, from its beginning; default 3, None for all of it.
+    seed: random seed, default 0. The same seed gives the same audio.
+    rate: speaking rate, default 1; 1.25 takes 1 / 1.25 of the time. Semantic tokens are repeated or
+      dropped.
+    candidates: number of times that the semantic tokens of each sentence are sampled, default 1;
+      those with the highest mean log-probability per token, end token included, are used.
+    temperature: as in `continuation.Settings`, also for the stage that reads the text.
+    top_k: as in `continuation.Settings`.
+    top_p: as in `continuation.Settings`.
+    passes: as in `continuation.Settings`.
+    guidance: as in `continuation.Settings`.
+    channel_axis: of the voice, the axis of the channels, which are averaged; None (default) for one
+      channel.
+  """
+
+  voice: Float[np.ndarray, "samples"] | None
+  sample_rate: int | None
+  prompt_seconds: float | None
+  seed: int
+  rate: float
+  candidates: int
+  temperature: Any
+  top_k: Any
+  top_p: Any
+  passes: Any
+  guidance: Any
+  channel_axis: int | None
+
+
+def speak(
+  bundle: Bundle,
+  text: str,
+  *,
+  num_samples: int = 1,
+  progress: Progress | None = None,
+  **settings: Unpack[SpeechSettings],
+) -> Continuation | list[Continuation]:
+  """Implements `Bundle.speak`."""
+  num_samples = arguments.whole(num_samples, "num_samples", ranges.SAMPLES_PER_PROMPT)
+  request = _request(bundle, text, num_samples, settings, progress)
+  made = []
+  for clip, output in zip(request.clips, request.outputs, strict=True):
+    sampled = bundle.cascade.sample(
+      [clip], seed=request.seed, options=request.options, progress=progress
+    )
+    start = time.perf_counter()
+    (codes,) = sampled.codes
+    waveform = output.cut(np.asarray(bundle.codec.decode(codes[None]))[0], 0)
+    timings = sampled.timings | {"decode": time.perf_counter() - start}
+    made.append(
+      Continuation(
+        waveform=waveform,
+        sample_rate=bundle.sample_rate,
+        tokens=Encoded({key: rows[0] for key, rows in sampled.streams.items()}),
+        prompt_samples=0,
+        new_seconds=len(waveform) / bundle.sample_rate,
+        # What all samples share counts for the first one.
+        timings=(request.timings if not made else {}) | timings,
+      )
+    )
+  return made[0] if num_samples == 1 else made
+
+
+def stream_speech(
+  bundle: Bundle,
+  text: str,
+  *,
+  progress: Progress | None = None,
+  **settings: Unpack[SpeechSettings],
+) -> AudioStream:
+  """Implements `Bundle.stream_speech`."""
+  request = _request(bundle, text, 1, settings, progress)
+  (clip,), (output,) = request.clips, request.outputs
+  codes = bundle.cascade.stream(clip, seed=request.seed, options=request.options, progress=progress)
+  return AudioStream(bundle, codes, output.made, 0, output.cut)
+
+
+def text_stage(bundle: Bundle) -> ConditionedSpec:
+  """Returns the spec of the stage that reads text.
+
+  Raises:
+    BundleError: the bundle has none, or no acoustic stages that read semantic tokens.
+  """
+  found = [s.spec for s in bundle.stages.values() if TEXT.key in s.spec.streams]
+  if not found or not isinstance(found[0], ConditionedSpec):
+    raise BundleError(
+      f"the bundle {bundle.name} has no text stage; train one with "
+      "gin_configs/text_stage_small.gin and add it with export_bundle --stage_dir text=DIR"
+    )
+  can_make_audio = any(stage.spec.writes.key == CODES for stage in bundle.stages.values())
+  if not can_make_audio or not bundle.cascade.reads(SEMANTIC):
+    raise BundleError(
+      f"the bundle {bundle.name} has a text stage, but no acoustic stage that reads semantic tokens"
+    )
+  return found[0]
+
+
+class _Request(NamedTuple):
+  """A checked request whose semantic tokens are sampled, with one clip for each sample."""
+
+  clips: list[Clip]
+  outputs: list[Output]
+  seed: int
+  options: CascadeOptions
+  timings: dict[str, float]
+
+
+def _request(
+  bundle: Bundle,
+  text: str,
+  num_samples: int,
+  settings: SpeechSettings,
+  progress: Progress | None,
+) -> _Request:
+  unknown = sorted(set(settings) - set(SpeechSettings.__annotations__))
+  if unknown:
+    raise TypeError(f"unknown settings: {', '.join(unknown)}")
+  spec = text_stage(bundle)
+  parts = sentences_of(spec, text)
+  seed = arguments.whole(settings.get("seed", 0), "seed", ranges.SEEDS)
+  rate = arguments.number(settings.get("rate", 1.0), "rate", RATES)
+  candidates = arguments.whole(settings.get("candidates", 1), "candidates", CANDIDATES)
+  if progress is not None and not callable(progress):
+    raise UserError(f"progress is {shown(progress)}; give a function of stage, done and total")
+  options = options_of(bundle, settings)
+  start = time.perf_counter()
+  given = _voice(bundle, settings)
+  timings = {"encode": time.perf_counter() - start} if len(given[CODES]) else {}
+  sampled = bundle.text_cascade.sample(
+    [Clip(None, given={TEXT.key: texts.code_points(part)}) for part in parts],
+    seed=seed,
+    num_samples=num_samples * candidates,
+    options=options,
+    progress=progress,
+  )
+  timings |= sampled.timings
+  rows = best(sampled.semantic, sampled.scores[spec.name], candidates)
+  clips, outputs = [], []
+  codec = bundle.codec.spec
+  hidden = len(given[CODES]) * codec.hop_length
+  for sample in range(num_samples):
+    semantic = at_rate(np.concatenate(rows[sample::num_samples]), rate)
+    frames = _frames(bundle, len(semantic))
+    steps = -(-frames * codec.hop_length // bundle.semantic.spec.hop_length)
+    # The last codec frame may span more semantic tokens than the clip has.
+    semantic = np.pad(semantic, (0, max(0, steps - len(semantic))), mode="edge")
+    clips.append(resynthesized(given, semantic, frames)._replace(first_sample=sample))
+    made = frames * codec.hop_length
+    outputs.append(Output(hidden + made, made, hidden=hidden))
+  return _Request(clips, outputs, seed, options, timings)
+
+
+def sentences_of(spec: ConditionedSpec, text: object) -> list[str]:
+  """Returns the normalised sentences of a text.
+
+  Raises:
+    UserError: it is no text, is empty or too long, or has characters that the stage does not know.
+  """
+  if not isinstance(text, str):
+    raise UserError(f"the text is {shown(text)}; give a string")
+  if len(text) > LONGEST_TEXT:
+    raise UserError(f"the text has {len(text)} characters; give at most {LONGEST_TEXT}")
+  words = texts.normalized(text, spec.language)
+  parts = texts.sentences(words, spec.longest_source)
+  if not parts:
+    raise UserError(f"the text {shown(text)} has no words; give at least one")
+  for part in parts:
+    spec.source_ids(texts.code_points(part))
+  return parts
+
+
+def best(
+  rows: Sequence[Int[np.ndarray, "_"]], scores: Float[np.ndarray, "rows"], candidates: int
+) -> list[Int[np.ndarray, "_"]]:
+  """Returns, of each `candidates` consecutive rows, the one with the highest score."""
+  chosen = np.asarray(scores).reshape(-1, candidates).argmax(1)
+  return [rows[candidates * group + int(row)] for group, row in enumerate(chosen)]
+
+
+def _voice(bundle: Bundle, settings: SpeechSettings) -> dict[str, Any]:
+  """Returns the tokens of the voice, in whole steps; no tokens for none."""
+  voice, codec = settings.get("voice"), bundle.codec.spec
+  if voice is None:
+    empty = np.zeros((0, codec.num_quantizers), np.int32)
+    return {SEMANTIC: np.zeros(0, np.int32), CODES: empty}
+  sample_rate = settings.get("sample_rate")
+  if sample_rate is None:
+    raise UserError("the voice needs its sample_rate, in Hz")
+  seconds = settings.get("prompt_seconds", 3.0)
+  if seconds is not None:
+    seconds = arguments.number(
+      seconds, "prompt_seconds", PROMPT_SECONDS, "None for the whole recording"
+    )
+  axis = settings.get("channel_axis")
+  (speaker,), _ = prepared_prompts(bundle, voice, sample_rate, seconds, axis, 1, "the voice")
+  step = int(np.lcm(bundle.semantic.spec.hop_length, codec.hop_length))
+  speaker = speaker[: len(speaker) // step * step]
+  return {
+    SEMANTIC: bundle.semantic.tokenize_long(speaker),
+    CODES: bundle.codec.encode_long(speaker),
+  }
+
+
+def _frames(bundle: Bundle, steps: int) -> int:
+  """Returns the codec frames that cover semantic tokens."""
+  return -(-steps * bundle.semantic.spec.hop_length // bundle.codec.spec.hop_length)
