@@ -1,7 +1,8 @@
 """A semantic tokenizer for a codec with another sample rate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -9,15 +10,18 @@ from audiolm_jax.chunking import Sliced
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.sliced import SlicedBlocks
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.spec import SemanticSpec
+
+_BLOCK_SAMPLES = 1 << 20
 
 
 class ResampledTokenizer:
   """Resamples waveforms for a tokenizer of another sample rate.
 
-  Every clip, long ones too, is padded to a whole token and resampled as a whole, which takes 64 kB
-  of memory per second at the 16 kHz of the tokenizer.
+  Every clip is padded to a whole token. An array is resampled as a whole. A clip that is read in
+  slices is resampled in blocks.
   """
 
   def __init__(self, own: ChunkedTokenizer, sample_rate: int):
@@ -102,13 +106,24 @@ class ResampledTokenizer:
     return rows, -(-ends // self.spec.hop_length) * hop
 
   def _resampled(
-    self, waveform: Float[np.ndarray, "samples"] | Sliced
-  ) -> Float[np.ndarray, "resampled"]:
+    self, waveform: Float[np.ndarray | Array, "samples"] | Sliced
+  ) -> Float[np.ndarray, "resampled"] | Sliced:
     # Imported here because most bundles have one rate and need no resampler.
     from audiolm_jax.io import audio
 
-    waveform = np.pad(np.asarray(waveform), (0, -len(waveform) % self.spec.hop_length))
-    return audio.resample(waveform, self.spec.sample_rate, self.own.spec.sample_rate)
+    missing = -len(waveform) % self.spec.hop_length
+    rates = self.spec.sample_rate, self.own.spec.sample_rate
+    if isinstance(waveform, np.ndarray | jax.Array):
+      return audio.resample(np.pad(np.asarray(waveform), (0, missing)), *rates)
+    sliced: Sliced = waveform
+
+    def blocks() -> Iterator[np.ndarray]:
+      for start in range(0, len(sliced), _BLOCK_SAMPLES):
+        yield sliced[start : start + _BLOCK_SAMPLES]
+      yield np.zeros(missing, np.float32)
+
+    length = audio.resampled_length(len(waveform) + missing, *rates)
+    return SlicedBlocks(lambda: audio.resampled_blocks(blocks(), *rates), (length,))
 
 
 def own_tokenizer(tokenizer: ChunkedTokenizer | ResampledTokenizer) -> ChunkedTokenizer:
