@@ -70,13 +70,15 @@ class ResampledTokenizer:
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
     """Returns the ids of one long clip; equal to `tokenize`."""
-    return self.own.tokenize_long(self._resampled(waveform))
+    if isinstance(waveform, np.ndarray | jax.Array):
+      return self.own.tokenize_long(self._resampled_array(waveform))
+    return self.own.tokenize_long(self._resampled_blocks(waveform))
 
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
   ) -> list[Int[np.ndarray, "_"]]:
     """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
-    return self.own.tokenize_clips([self._resampled(w) for w in waveforms], batch_size)
+    return self.own.tokenize_clips([self._resampled_array(w) for w in waveforms], batch_size)
 
   def features(
     self,
@@ -101,25 +103,28 @@ class ResampledTokenizer:
     hop = self.own.spec.hop_length
     rows = np.zeros((batch, -(-samples // self.spec.hop_length) * hop), np.float32)
     for row, clip, end in zip(rows, waveform, ends, strict=True):
-      resampled = self._resampled(clip[:end])
+      resampled = self._resampled_array(clip[:end])
       row[: len(resampled)] = resampled
     return rows, -(-ends // self.spec.hop_length) * hop
 
-  def _resampled(
-    self, waveform: Float[np.ndarray | Array, "samples"] | Sliced
-  ) -> Float[np.ndarray, "resampled"] | Sliced:
+  def _resampled_array(
+    self, waveform: Float[np.ndarray | Array, "samples"]
+  ) -> Float[np.ndarray, "resampled"]:
     # Imported here because most bundles have one rate and need no resampler.
+    from audiolm_jax.io import audio
+
+    waveform = np.pad(np.asarray(waveform), (0, -len(waveform) % self.spec.hop_length))
+    return audio.resample(waveform, self.spec.sample_rate, self.own.spec.sample_rate)
+
+  def _resampled_blocks(self, waveform: Sliced) -> SlicedBlocks:
     from audiolm_jax.io import audio
 
     missing = -len(waveform) % self.spec.hop_length
     rates = self.spec.sample_rate, self.own.spec.sample_rate
-    if isinstance(waveform, np.ndarray | jax.Array):
-      return audio.resample(np.pad(np.asarray(waveform), (0, missing)), *rates)
-    sliced: Sliced = waveform
 
     def blocks() -> Iterator[np.ndarray]:
-      for start in range(0, len(sliced), _BLOCK_SAMPLES):
-        yield sliced[start : start + _BLOCK_SAMPLES]
+      for start in range(0, len(waveform), _BLOCK_SAMPLES):
+        yield waveform[start : start + _BLOCK_SAMPLES]
       yield np.zeros(missing, np.float32)
 
     length = audio.resampled_length(len(waveform) + missing, *rates)

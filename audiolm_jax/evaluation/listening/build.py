@@ -147,7 +147,7 @@ def write_test(
 
 
 def _dithered(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "samples"]:
-  """Returns the waveform with triangular noise of one step of 16 bits, which cannot be heard."""
+  """Returns the waveform with triangular noise of one step of 16 bits, which is inaudible."""
   noise = np.random.default_rng(secrets.randbits(128)).random((2, len(waveform)), np.float32)
   return np.asarray(waveform + (noise[0] - noise[1]) / 2**15, np.float32)
 
