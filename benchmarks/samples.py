@@ -33,11 +33,8 @@ def measure() -> dict[str, Any]:
 def text(found: dict[str, Any]) -> str:
   """Returns the result in Markdown."""
   one = found["seconds"]["1"]
-  rows = "\n".join(
-    f"| {count} | {seconds} | **{seconds / one:.1f}** |"
-    for count, seconds in found["seconds"].items()
-  )
+  rows = "\n".join(f"| {n} | {s} | **{s / one:.1f}** |" for n, s in found["seconds"].items())
   return (
-    f"Three seconds continued by seven with `{found['bundle']}`, warm, the samples side by side.\n\n"
-    f"| samples | s | times one |\n|---:|---:|---:|\n{rows}"
+    f"Three seconds continued by seven with `{found['bundle']}`, warm, the samples side by "
+    f"side.\n\n| samples | s | times one |\n|---:|---:|---:|\n{rows}"
   )
