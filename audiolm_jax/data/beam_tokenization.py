@@ -180,6 +180,7 @@ def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
         f"{other} in {job.output_dir} is not a part of {job.task}: its clips or --clips_per_shard "
         "have changed; restore them, or choose another --output_dir"
       )
+    writer.save()
     yield from (shard for name, shard in shards.items() if name not in existing)
     return
   clips = manifest.list_clips(job.source or "", job.valid_fraction, job.layout)

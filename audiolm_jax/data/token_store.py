@@ -88,6 +88,8 @@ class StoreInfo:
 class TokenStoreWriter:
   """Writes a new store, or resumes one with the same tokenizers.
 
+  An existing store does not change on disk before `save`, `flush` or `finish`.
+
   Args:
     folder: of the store; created if missing.
     token_hash: of the tokenizers.
@@ -116,7 +118,8 @@ class TokenStoreWriter:
     self._done: dict[str, TokenClip] = {}  # without tokens
     self._speakers: set[str] = set()
     self.info = StoreInfo(token_hash, by_key(streams))
-    if storage.exists(storage.join(self.folder, STORE_FILE)):
+    exists = storage.exists(storage.join(self.folder, STORE_FILE))
+    if exists:
       self.info = read_info(self.folder)
       check_hash(self.info, token_hash, self.folder)
       self.info.complete = False
@@ -125,7 +128,8 @@ class TokenStoreWriter:
         for clip in shard.clips:
           self._note(clip)
     self._take_up_shards()
-    self._write_info()
+    if not exists:
+      self._write_info()
 
   def __contains__(self, clip_id: str) -> bool:
     """Returns whether the clip is in the store or pending."""

@@ -131,7 +131,7 @@ def open_writer(
 
 
 def missing_clips(writer: token_store.TokenStoreWriter, clips: Sequence[Clip]) -> list[Clip]:
-  """Returns the clips that are not in a store.
+  """Returns the clips that are not in a store, and marks the store as unfinished.
 
   Raises:
     DataError: clips in the store were removed from the corpus, or their files changed.
@@ -141,6 +141,7 @@ def missing_clips(writer: token_store.TokenStoreWriter, clips: Sequence[Clip]) -
     {clip.id: manifest.size_of(clip) for clip in clips},
     lambda clip_id: manifest.content_of(by_id[clip_id]),
   )
+  writer.save()
   return [clip for clip in clips if clip.id not in writer]
 
 

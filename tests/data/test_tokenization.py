@@ -95,6 +95,7 @@ def test_clips_that_changed_after_they_were_tokenized_are_refused(
     (source / "b.wav").write_bytes(sound[:-2] + bytes([sound[-2] ^ 1, sound[-1]]))
     with pytest.raises(DataError, match=r"1 clips of .* as (sound/)?b\.wav \(other content\); re"):
       _tokenize(miniature_bundle, given, store / given.name)
+    assert token_store.read_info(store / given.name).complete  # a refusal changes nothing
     (source / "b.wav").write_bytes(sound)
     assert _tokenize(miniature_bundle, given, store / given.name).info.complete
   (source / "b.wav").unlink()
