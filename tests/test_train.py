@@ -1,6 +1,7 @@
 """The train command: gin files, macros and error messages."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from audiolm_jax import train
 from audiolm_jax.codec import frame_rate, soundstream
-from audiolm_jax.core import configs
+from audiolm_jax.core import configs, shapes
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.detection import classifier
@@ -83,6 +84,12 @@ def test_resolved_configurations_are_the_golden_ones(name):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(found)
   assert found == path.read_text(), "a default changed; rerun with UPDATE_GOLDEN=1 if intended"
+
+
+def test_the_small_text_stage_has_at_most_ten_million_parameters():
+  config = resolve("text_stage_small", bindings=REQUIRED)[0]["model"].config
+  sizes = shapes.flat(config.spec.parameter_shapes(config.transformer)).values()
+  assert 9e6 < sum(map(math.prod, sizes)) <= 10e6
 
 
 def test_the_written_configuration_resolves_to_the_same(tmp_path):

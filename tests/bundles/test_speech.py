@@ -14,7 +14,7 @@ from audiolm_jax.lm.stage import Stage
 from tests.conftest import melody
 
 RATE = 16_000
-TEXT = "It is five, stop. Now on to six! Yes. No, not now. Stop it. On and on."
+TEXT = "It is five, stop. Now on to six!"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def plain(bundle):
 
 def test_a_text_is_spoken_until_the_end_token(bundle, plain):
   semantic, codes = plain.tokens.semantic, plain.tokens.codes
-  assert len(codes) > 0 and len(plain.waveform) == len(codes) * 320
+  assert len(codes) > 32 and len(plain.waveform) == len(codes) * 320
   assert plain.sample_rate == RATE and plain.prompt_samples == 0
   assert plain.new_seconds == pytest.approx(len(plain.waveform) / RATE)
   assert {"text", "coarse", "decode"} <= set(plain.timings)
@@ -46,7 +46,7 @@ def test_a_text_is_spoken_until_the_end_token(bundle, plain):
 
 def test_the_sentences_of_a_long_text_are_those_that_are_spoken_alone(bundle):
   made = []
-  for text in ("It is five, stop.", "Now on to six!", "It is five, stop. Now on to six!"):
+  for text in ("It is five, stop.", "Now on to six!", TEXT):
     parts = speech.sentences_of(SPEC, text)
     sampled = bundle.text_cascade.sample(
       [speech.Clip(None, given={"source.text": speech.texts.code_points(p)}) for p in parts],
@@ -56,15 +56,14 @@ def test_the_sentences_of_a_long_text_are_those_that_are_spoken_alone(bundle):
   np.testing.assert_array_equal(made[2], np.concatenate(made[:2]))
 
 
-def test_the_codes_of_the_voice_precede_those_of_the_text_and_are_not_in_the_output(bundle):
+def test_the_codes_of_the_voice_precede_those_of_the_text_and_are_not_in_the_output(bundle, plain):
   voice = melody(1.5)
   made = bundle.speak(TEXT, voice=voice, sample_rate=RATE, prompt_seconds=0.8, seed=3)
   given = bundle.encode(voice[:12_800], RATE)
   np.testing.assert_array_equal(made.tokens.codes[:40], given.codes)
   assert len(made.waveform) == (len(made.tokens.codes) - 40) * 320
-  other = bundle.speak(TEXT, seed=3)
-  assert len(other.waveform) == len(made.waveform)
-  assert np.abs(other.waveform - made.waveform).max() > 1e-3
+  assert len(plain.waveform) == len(made.waveform)
+  assert np.abs(plain.waveform - made.waveform).max() > 1e-3
 
 
 @pytest.mark.parametrize("rate", [0.8, 1.25])
@@ -73,10 +72,10 @@ def test_the_rate_changes_the_duration_within_a_tenth(bundle, plain, rate):
   assert len(made.waveform) * rate == pytest.approx(len(plain.waveform), rel=0.1)
 
 
-def test_samples_do_not_depend_on_their_number(bundle, plain):
-  made = bundle.speak(TEXT, seed=3, num_samples=2)
-  np.testing.assert_array_equal(made[0].waveform, plain.waveform)
-  assert made[1].waveform.tobytes() != plain.waveform.tobytes()
+def test_samples_do_not_depend_on_their_number(bundle):
+  one, made = (bundle.speak("Stop it.", seed=3, num_samples=count) for count in (1, 2))
+  np.testing.assert_array_equal(made[0].waveform, one.waveform)
+  assert made[1].waveform.tobytes() != one.waveform.tobytes()
 
 
 def test_samples_of_given_tokens_differ_by_their_number(bundle):
@@ -93,9 +92,9 @@ def test_the_candidate_with_the_highest_score_is_used(bundle):
   assert [row[0] for row in chosen] == [1, 3]
   (part,) = speech.sentences_of(SPEC, "It is five.")
   clip = speech.Clip(None, given={"source.text": speech.texts.code_points(part)})
-  sampled = bundle.text_cascade.sample([clip], seed=7, num_samples=4)
+  sampled = bundle.text_cascade.sample([clip], seed=7, num_samples=2)
   best = sampled.semantic[int(sampled.scores["text"].argmax())]
-  made = bundle.speak("It is five.", seed=7, candidates=4)
+  made = bundle.speak("It is five.", seed=7, candidates=2)
   assert len(made.tokens.codes) == 2 * len(best)
 
 
