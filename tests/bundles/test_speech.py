@@ -60,7 +60,7 @@ def test_the_codes_of_the_voice_precede_those_of_the_text_and_are_not_in_the_out
   voice = melody(1.5)
   made = bundle.speak(TEXT, voice=voice, sample_rate=RATE, prompt_seconds=0.8, seed=3)
   given = bundle.encode(voice[:12_800], RATE)
-  np.testing.assert_array_equal(made.tokens.codes[:40], given.codes)
+  np.testing.assert_array_equal(made.tokens.codes[:40], given.codes[:, :2])
   assert len(made.waveform) == (len(made.tokens.codes) - 40) * 320
   assert len(plain.waveform) == len(made.waveform)
   assert np.abs(plain.waveform - made.waveform).max() > 1e-3
