@@ -72,7 +72,8 @@ def test_a_semantic_source_is_that_of_another_recording():
 @pytest.mark.parametrize(
   ("words", "steps", "reason"),
   [
-    ("", 3, "the text is empty"),
+    ("", 3, "no source.text tokens"),
+    (" ", 3, "the text is empty"),
     ("a\N{SECTION SIGN}b", 3, r"the text has '\\xa7', which the stage does not know"),
     ("a" * 25, 3, "the source has 25 tokens, the text stage reads up to 24"),
     ("ok", 101, "longer than 4 s"),
