@@ -89,6 +89,11 @@ def _define_flags() -> None:
     "The prompt in the output: decoded by the codec, its original samples, or omitted.",
     "codec", "original", "none",
   )  # fmt: skip
+  define(
+    "string", "watermark", None,
+    "Strength of the mark in the sampled codes, or off. Default: that of the bundle.",
+  )  # fmt: skip
+  define("string", "watermark_key", None, "Key file of the mark; default: the bundle's public key.")
   define("bool", "save_tokens", False, "Also write the tokens, to a .npz file next to --output.")
   define("string", "plot", None, "Also plot a spectrogram to this .png file; needs matplotlib.")
 
@@ -100,6 +105,7 @@ def main(argv: Sequence[str]) -> None:
   """Samples, writes the files and prints the duration of each stage."""
   del argv
   _check_flags()
+  strength, key = _watermark()
   started = time.perf_counter()
   compilation_cache.enable()
   from audiolm_jax import bundles
@@ -123,6 +129,8 @@ def main(argv: Sequence[str]) -> None:
     top_p=_by_stage("top_p", bundle.stages),
     passes=_by_stage("passes", bundle.stages),
     guidance=_by_stage("guidance", bundle.stages),
+    watermark=strength,
+    watermark_key=key,
   )
   _write(bundle, result)
   _report(bundle, result, time.perf_counter() - started)
@@ -176,6 +184,21 @@ def _duration() -> float | None:
   return FLAGS.duration
 
 
+def _watermark() -> tuple[float | str | None, bytes | None]:
+  """Returns the settings of the watermark; None for those of the bundle."""
+  value, key = FLAGS.watermark, None
+  if value not in (None, "off"):
+    try:
+      value = float(value)
+    except ValueError:
+      raise UserError(f"--watermark {value!r} is neither off nor a strength, such as 2") from None
+  if FLAGS.watermark_key is not None:
+    from audiolm_jax.detection.watermark import read_key
+
+    key = read_key(FLAGS.watermark_key)
+  return value, key
+
+
 def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":
   """Returns the beginning of a file, with the seconds that the flag `limit` states."""
   from audiolm_jax.bundles import continuation
@@ -219,6 +242,7 @@ def _tags(bundle: "Bundle", result: "Continuation", index: int) -> dict[str, str
     sample=index,
     prompt_seconds=prompt / result.sample_rate,
     prompt_audio=FLAGS.prompt_audio,
+    watermark=result.watermark,
   ).tags()
 
 

@@ -243,7 +243,11 @@ def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
 
 
 def parallel_pass(
-  function: Callable[..., Any], *, guided: bool, arguments: Callable[..., Any], platforms: Platforms
+  function: Callable[..., Any],
+  *static: Any,
+  guided: bool,
+  arguments: Callable[..., Any],
+  platforms: Platforms,
 ) -> export.Exported:
   """One program of a pass of the parallel stage, over a whole window."""
   config = settings(PARALLEL)["model"].config
@@ -255,7 +259,7 @@ def parallel_pass(
   params = meta.unbox(jax.eval_shape(init, jax.random.key(0), {"codes": codes}))
   rows = ROWS * (1 + guided)
   return export_function(
-    functools.partial(function, spec, shape),
+    functools.partial(function, spec, shape, *static),
     params,
     *arguments(codes, rows, layers.embed_dim),
     platforms=platforms,
@@ -289,7 +293,7 @@ def parallel_choose(platforms: Platforms) -> export.Exported:
     return hidden, codes, parallel_decoder.Rows(keys, row, row, row), settings
 
   return parallel_pass(
-    parallel_decoder.choose, guided=True, arguments=arguments, platforms=platforms
+    parallel_decoder.choose, (), guided=True, arguments=arguments, platforms=platforms
   )
 
 

@@ -15,9 +15,11 @@ from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import arguments, configs
 from audiolm_jax.core.configs import Json
-from audiolm_jax.core.errors import DataError, UserError
+from audiolm_jax.core.errors import BundleError, DataError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
+from audiolm_jax.detection.watermark import Watermark, private_key
+from audiolm_jax.detection.watermark_detector import WatermarkDetector
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.lm.stage import Stage
@@ -43,6 +45,7 @@ class Bundle:
     semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
     temperatures: of the stages whose best temperature is not the paper's.
     detector: distinguishes the bundle's samples from recordings; None if none was trained.
+    watermark: how sampled codes are marked; None if no communities were made.
     description: one sentence.
     metadata: training data, licence and metrics, as information for people only.
     model_card: the text of MODEL_CARD.md.
@@ -56,6 +59,7 @@ class Bundle:
   semantic_rate: float | None = None
   temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
   detector: Detector | None = None
+  watermark: Watermark | None = None
   description: str = ""
   metadata: Json = dataclasses.field(default_factory=dict)
   model_card: str = ""
@@ -91,6 +95,21 @@ class Bundle:
       semantic_rate=self.semantic_rate,
       retokenize=retokenizer(self.codec, self.semantic),
     )
+
+  def watermark_detector(self, key: bytes | None = None) -> WatermarkDetector:
+    """Returns the detector of the marks that sampling leaves in the codes.
+
+    Args:
+      key: the content of the key file that was used in sampling; None for the bundle's public key.
+
+    Raises:
+      BundleError: the bundle has no watermark.
+      UserError: the key is too short or too long.
+    """
+    if self.watermark is None:
+      raise BundleError(f"the bundle {self.name} has no watermark; make one with make_watermark")
+    words = self.watermark.key if key is None else private_key(key)
+    return WatermarkDetector(self.watermark, self.codec, words)
 
   def encode(
     self,

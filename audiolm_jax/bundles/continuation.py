@@ -17,10 +17,14 @@ from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record
+from audiolm_jax.detection.watermark import STRENGTHS, private_key
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
+from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.sampling.processors import Processor
+from audiolm_jax.sampling.watermark import green_list_of
 
 LEAST_PROMPT_SECONDS = 0.4
 LONGEST_SECONDS = 3_600
@@ -63,6 +67,7 @@ class Continuation:
     prompt_samples: number of samples of `waveform` that are the prompt.
     new_seconds: seconds of new audio in all clips together.
     timings: seconds spent in each step: "encode", the name of each stage, "decode".
+    watermark: strength of the mark in the sampled codes; 0 for none.
   """
 
   waveform: Float[np.ndarray, "*batch samples"]
@@ -71,6 +76,7 @@ class Continuation:
   prompt_samples: int
   new_seconds: float
   timings: dict[str, float]
+  watermark: float = 0.0
 
 
 class Settings(TypedDict, total=False):
@@ -94,6 +100,10 @@ class Settings(TypedDict, total=False):
     top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
     passes: per parallel stage; passes of each level, 1 for levels without a number; () for the
       codes nearest to the predicted points, in one pass. The default is the stage's.
+    watermark: strength of the mark in the sampled codes, which is added to the logits of green
+      codes; "off" or 0 for none. The default is the bundle's strength, or none if the bundle has no
+      watermark.
+    watermark_key: content of a key file, 16 to 4096 bytes; the default is the bundle's public key.
     guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
       1 for no guidance. The default is the stage's.
     channel_axis: of each prompt and of the voice, the axis of the channels, which are averaged,
@@ -111,6 +121,8 @@ class Settings(TypedDict, total=False):
   top_p: Mapping[str, float]
   passes: Mapping[str, Sequence[int]]
   guidance: Mapping[str, float]
+  watermark: float | str | None
+  watermark_key: bytes | None
   channel_axis: int | None
 
 
@@ -170,6 +182,7 @@ def continue_audio(
       prompt_samples=request.outputs[first].kept,
       new_seconds=len(made[rows]) * request.outputs[first].made / bundle.sample_rate,
       timings=timings,
+      watermark=request.watermark,
     )
 
   count = len(request.clips)
@@ -254,6 +267,7 @@ class _Request(NamedTuple):
   outputs: list[_Output]
   seed: int
   options: CascadeOptions
+  watermark: float
   is_batch: bool = False
 
 
@@ -284,7 +298,8 @@ def _request(
     raise UserError(f"{mode.value} mode takes no voice; give it in resynthesis mode")
   duration, prompt_seconds = _check_seconds(mode, settings, bundle.sample_rate)
   _check_stages(bundle, mode)
-  options = _options(bundle, settings)
+  strength = watermark_strength(bundle, settings.get("watermark"))
+  options = _options(bundle, settings, _processors(bundle, settings, strength))
   hop = bundle.codec.spec.hop_length
   new = round((duration or 0.0) * bundle.sample_rate)
   if mode is Mode.UNCONDITIONAL:
@@ -292,7 +307,7 @@ def _request(
       raise UserError("unconditional mode takes no prompt; pass None as the waveform")
     clips = [Clip(-(-new // hop))]
     _make_ready(bundle, clips, options, rehearse)
-    return _Request(clips, [_Output(new, new)], seed, options)
+    return _Request(clips, [_Output(new, new)], seed, options, strength)
   if waveform is None or sample_rate is None:
     raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
   step = math.lcm(bundle.semantic.spec.hop_length, hop)
@@ -344,7 +359,7 @@ def _request(
     else:
       prompt = {SEMANTIC: semantic, CODES: bundle.codec.encode_long(whole)}
       clips.append(Clip(clip.num_frames, prompt))
-  return _Request(clips, outputs, seed, options, is_batch)
+  return _Request(clips, outputs, seed, options, strength, is_batch)
 
 
 def _resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
@@ -384,7 +399,9 @@ def _make_ready(
       bundle.codec.prepare_decode(frames)
 
 
-def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
+def _options(
+  bundle: Bundle, settings: Settings, processors: tuple[Processor, ...]
+) -> CascadeOptions:
   given = {name: settings.get(name, {}) for name in _PER_STAGE}
   for option, values in given.items():
     if not isinstance(values, Mapping):
@@ -398,18 +415,57 @@ def _options(bundle: Bundle, settings: Settings) -> CascadeOptions:
         raise UserError(f"{option} of {shown(name)}; the stages of {bundle.name} are {names}")
   temperature = temperatures_of(bundle) | dict(given["temperature"])
   options = {}
-  for name in bundle.stages:
+  for name, stage in bundle.stages.items():
     try:
       options[name] = SamplingOptions(
         temperature[name],
         given["top_k"].get(name, 0),
         given["top_p"].get(name, 1.0),
+        processors if _is_marked(bundle, stage.spec) else (),
         passes=given["passes"].get(name),
         guidance=given["guidance"].get(name),
       )
     except UserError as error:
       raise UserError(f"{name}: {error}") from error
   return CascadeOptions(options)
+
+
+def watermark_strength(bundle: Bundle, value: object) -> float:
+  """Returns the strength that a setting of the watermark means; 0 for none.
+
+  Raises:
+    UserError: the value is neither a strength nor "off", or the bundle has no watermark.
+  """
+  if value is None:
+    return 0.0 if bundle.watermark is None else bundle.watermark.config.strength
+  if isinstance(value, str) and value == "off":
+    return 0.0
+  strength = arguments.number(value, "watermark", STRENGTHS, '"off"')
+  if strength and bundle.watermark is None:
+    raise UserError(
+      f"the bundle {bundle.name} has no watermark; make one with make_watermark, or set it to off"
+    )
+  return strength
+
+
+def _processors(bundle: Bundle, settings: Settings, strength: float) -> tuple[Processor, ...]:
+  """Returns the processor that marks codes, if there is a mark."""
+  key = settings.get("watermark_key")
+  words = None if key is None else private_key(key)
+  mark = bundle.watermark
+  if mark is None and words is not None:
+    raise UserError(f"the bundle {bundle.name} has no watermark, so it takes no watermark_key")
+  if mark is None or not strength:
+    return ()
+  return (green_list_of(mark, mark.key if words is None else words, strength),)
+
+
+def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
+  """Returns whether a stage samples levels that the watermark of the bundle marks."""
+  mark = bundle.watermark
+  return (
+    mark is not None and spec.writes.key == CODES and spec.writes.first_level < mark.config.levels
+  )
 
 
 def _is_list(waveform: Any) -> bool:

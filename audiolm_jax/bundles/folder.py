@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, get_type_hints
 
@@ -24,6 +24,7 @@ from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import differences
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.lm.stage import CODEBOOKS, Stage, StageSpec
 from audiolm_jax.sampling import registry
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
@@ -260,6 +261,7 @@ class Part(NamedTuple):
     kind: of a tokenizer; "" for other components.
     shapes: of its parameters.
     hash: of its parameters.
+    types: of its arrays in the file.
   """
 
   config: Any
@@ -267,6 +269,7 @@ class Part(NamedTuple):
   kind: str
   shapes: Shapes
   hash: str
+  types: Sequence[str] = tensors.FLOATS
 
 
 def describe(name: str, manifest: Mapping[str, Any]) -> Part:
@@ -288,6 +291,9 @@ def describe(name: str, manifest: Mapping[str, Any]) -> Part:
   if name == "detector":
     config = configs.from_dict(ClassifierConfig, entry["config"])
     return Part(config, None, "", config.parameter_shapes(), expected_hash)
+  if name == "watermark":
+    config = configs.from_dict(WatermarkConfig, entry["config"])
+    return Part(config, None, "", config.parameter_shapes(), expected_hash, ("U16",))
   kinds = {f"{stage['name']}_stage": stage["kind"] for stage in manifest["stages"]}
   if name not in kinds:
     raise BundleError(f"a component {name!r} that is no part of a bundle of this version")
@@ -308,7 +314,7 @@ def load_part(folder: Path, name: str, part: Part) -> dict[str, Any]:
     BundleError: its file is damaged, or is not the one that `bundle.json` describes.
   """
   path = folder / f"{name}.safetensors"
-  params = tensors.load_tensors(path, part.shapes)
+  params = tensors.load_tensors(path, part.shapes, part.types)
   found = tensors.hash_params(params)
   if found != part.hash:
     raise BundleError(
@@ -339,6 +345,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     semantic_rate=manifest["semantic_rate"],
     temperatures=manifest["temperatures"],
     detector=_load_detector(folder, manifest),
+    watermark=_load_watermark(folder, manifest),
     description=manifest["description"],
     metadata=manifest["metadata"],
     model_card=read_card(folder),
@@ -353,6 +360,11 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     raise BundleError(
       f"{folder}: bundle.json has token hash {manifest['token_hash']}, its tokenizers have "
       f"{bundle.token_hash}; copy or export it again"
+    )
+  if bundle.watermark is not None and components["watermark"]["token_hash"] != bundle.token_hash:
+    raise BundleError(
+      f"{folder}: its watermark was made for other codes than its codec produces; make it again "
+      "with make_watermark"
     )
   for name in names:
     trained_on = components[f"{name}_stage"]["token_hash"]
@@ -379,6 +391,13 @@ def _check_fit(bundle: Bundle) -> None:
       f"{bundle.name}: the codec runs at {codec.sample_rate} Hz, the semantic tokenizer at "
       f"{semantic.sample_rate} Hz; they must agree"
     )
+  if bundle.watermark is not None:
+    mark = bundle.watermark.config
+    if mark.levels > codec.num_quantizers or mark.codebook_size != codec.codebook_size:
+      raise BundleError(
+        f"{bundle.name}: the watermark has {mark.levels} levels of {mark.codebook_size} codes, the "
+        f"codec {codec.num_quantizers} of {codec.codebook_size}; make it again with make_watermark"
+      )
   for name, stage in bundle.stages.items():
     for key, stream in stage.spec.streams.items():
       if key in bundle.streams:
@@ -432,6 +451,14 @@ def _load_detector(folder: Path, manifest: Mapping[str, Any]) -> Detector | None
     return None
   part = describe("detector", manifest)
   return Detector(part.config, load_part(folder, "detector", part))
+
+
+def _load_watermark(folder: Path, manifest: Mapping[str, Any]) -> Watermark | None:
+  if "watermark" not in manifest["components"]:
+    return None
+  configs.checked(str, manifest["components"]["watermark"]["token_hash"], "a token hash")
+  part = describe("watermark", manifest)
+  return Watermark(part.config, load_part(folder, "watermark", part)["communities"])
 
 
 def read_card(folder: Path) -> str:
@@ -490,6 +517,14 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     components["detector"] = {
       "config": configs.to_dict(bundle.detector.config),
       "hash": tensors.hash_params(params),
+    }
+  if bundle.watermark is not None:
+    own = {"communities": bundle.watermark.communities}
+    _write_bytes(folder / "watermark.safetensors", tensors.encode_tensors(own))
+    components["watermark"] = {
+      "config": configs.to_dict(bundle.watermark.config),
+      "token_hash": tokens,
+      "hash": tensors.hash_params(own),
     }
   manifest = {
     "format_version": FORMAT_VERSION,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
@@ -30,6 +30,7 @@ from audiolm_jax.lm.stage import CODEBOOKS, Stage
 from audiolm_jax.sampling.decoder import row_bucket
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, keep_top_k, keep_top_p
 from audiolm_jax.sampling.loop import repeated
+from audiolm_jax.sampling.processors import Context, Processor, apply
 
 # Number of lengths of windows, for each of which programs are compiled.
 BUCKETS = 4
@@ -81,6 +82,7 @@ class Pass(NamedTuple):
     choice_noise: scale of the Gumbel noise of the confidences.
     guidance: see `FillingConfig`.
     controls: settings of the draw.
+    arrays: the arrays of each processor.
   """
 
   level: Int[Array | np.int32, ""]
@@ -89,6 +91,7 @@ class Pass(NamedTuple):
   choice_noise: Float[Array | np.float32, ""]
   guidance: Float[Array | np.float32, ""]
   controls: Controls
+  arrays: tuple[PyTree, ...] = ()
 
 
 class ParallelDecoder:
@@ -166,7 +169,8 @@ class ParallelDecoder:
       choose_point.prepare(self.spec, self.config, self.params, hidden, codes, rows)
     else:
       settings = self._pass(options, 0, 0, 1)
-      choose.prepare(self.spec, self.config, self.params, hidden, codes, rows, settings)
+      static = self.spec, self.config, options.processors
+      choose.prepare(*static, self.params, hidden, codes, rows, settings)
 
   def _filled(
     self,
@@ -178,6 +182,7 @@ class ParallelDecoder:
     codes, semantic, rows = self._arrays(gaps, keys)
     inputs = self._inputs(semantic, options)
     fixed = self.spec, self.config, self.params
+    static = self.spec, self.config, options.processors
     report(0)
     if options.passes == ():
       hidden = encode(*fixed, codes, inputs, rows.lengths)
@@ -189,7 +194,7 @@ class ParallelDecoder:
           if hidden is None or count:
             hidden = encode(*fixed, codes, inputs, rows.lengths)
           settings = self._pass(options, level, number, max(count, 1))
-          codes = choose(*fixed, hidden, codes, rows, settings)
+          codes = choose(*static, self.params, hidden, codes, rows, settings)
         report(level + 1)
     found = np.asarray(codes)
     return [found[row, : len(gap.semantic)] for row, gap in enumerate(gaps)]
@@ -218,6 +223,7 @@ class ParallelDecoder:
       np.float32(self.filling.choice_noise * (1 - done)),
       np.float32(self._guidance(options)),
       options.controls,
+      tuple(processor.arrays() for processor in options.processors),
     )
 
   def _guidance(self, options: SamplingOptions) -> float:
@@ -269,10 +275,11 @@ def encode(
   return modules.apply(spec.model(config), params, *inputs, method="hidden")
 
 
-@functools.partial(StoredProgram, static_argnums=(0, 1))
+@functools.partial(StoredProgram, static_argnums=(0, 1, 2))
 def choose(
   spec: ParallelSpec,
   config: ParallelConfig,
+  processors: tuple[Processor, ...],
   params: Params,
   hidden: Float[Array, "inputs frames embed"],
   codes: Int[Array, "rows frames levels"],
@@ -291,6 +298,10 @@ def choose(
     without = logits[count:]
     logits = without + settings.guidance * (logits[:count] - without)
   flat = logits.reshape(count * frames, -1)
+  if processors:
+    frame = (rows.starts[:, None] + _frames(codes)).reshape(-1)
+    context = Context(frame, settings.level, codes.reshape(count * frames, 1, -1))
+    flat = apply(processors, settings.arrays, flat, context)
   uniform = _uniform(rows, frames, settings).reshape(count * frames, 2)
   drawn, confidence = _drawn(flat, uniform[:, 0], settings.controls)
   noise = -jnp.log(-jnp.log(jnp.clip(uniform[:, 1], 1e-7, 1 - 1e-7)))

@@ -120,7 +120,7 @@ def test_a_pass_keeps_the_most_confident_codes_of_one_level(stage):
   codes[:, :2], codes[..., 0] = 1, 2
   rows = Rows(keys_of(1), *(np.array([n], np.int32) for n in (0, 2, 11)))
   found = np.asarray(
-    choose(SPEC, CONFIG, params | {"head": head}, hidden, codes, rows, pass_of(1, 0.7))
+    choose(SPEC, CONFIG, (), params | {"head": head}, hidden, codes, rows, pass_of(1, 0.7))
   )
   new = np.flatnonzero(found[0, 2:, 1] != UNKNOWN) + 2
   assert new.tolist() == certain  # 9 new frames, of which floor(0.7 * 9) = 6 stay masked
@@ -128,7 +128,7 @@ def test_a_pass_keeps_the_most_confident_codes_of_one_level(stage):
   np.testing.assert_array_equal(found[0, :2], codes[0, :2])
   np.testing.assert_array_equal(found[..., [0, 2]], codes[..., [0, 2]])
   last = np.asarray(
-    choose(SPEC, CONFIG, params | {"head": head}, hidden, found, rows, pass_of(1, 0.0))
+    choose(SPEC, CONFIG, (), params | {"head": head}, hidden, found, rows, pass_of(1, 0.0))
   )
   assert (last[0, :11, 1] != UNKNOWN).all() and last[0, 11, 1] == UNKNOWN
   np.testing.assert_array_equal(last[0, new, 1], found[0, new, 1])
@@ -149,7 +149,7 @@ def test_guidance_extrapolates_from_the_logits_without_semantic_tokens(stage):
   given, without = np.asarray(logits(hidden))
   rows = Rows(keys_of(1), *(np.array([n], np.int32) for n in (0, 0, CROP)))
   settings = pass_of(0, 0.0, guidance=2.5, temperature=0.0)
-  found = np.asarray(choose(SPEC, CONFIG, stage.params, hidden, codes, rows, settings))
+  found = np.asarray(choose(SPEC, CONFIG, (), stage.params, hidden, codes, rows, settings))
   expected = (without + 2.5 * (given - without)).argmax(-1)
   np.testing.assert_array_equal(found[0, :, 0], expected)
   assert (expected != given.argmax(-1)).any()
