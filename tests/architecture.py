@@ -46,6 +46,7 @@ _COMMANDS = (
   "fit_kmeans",
   "listening_test",
   "make_detection_corpus",
+  "make_watermark",
   "sample",
   "train",
 )

@@ -77,7 +77,7 @@ class Evidence:
     """Returns the result."""
     whole = self._least(0, self._frames) if self._whole is None else self._whole
     offsets, count = math.log10(self._offsets), len(self._windows)
-    seconds = math.ceil((self._frames + self._watermark.config.frames) / self._rate - 1e-6)
+    seconds = math.ceil((self._frames + self._context.shape[1]) / self._rate - 1e-6)
     if self._frames <= self._length:
       found = np.minimum(whole + offsets, 0.0)
       return Findings(found, np.tile(found, (seconds, 1)))
