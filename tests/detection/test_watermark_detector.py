@@ -1,49 +1,16 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.detection import watermark_detector
-from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, is_green
 from audiolm_jax.detection.watermark_detector import WatermarkDetector, offset_codes
 from tests.conftest import melody
-
-RATE, HOP, SIZE = 16_000, 320, 24
-TONES = 40 + 3 * np.arange(2 * SIZE)  # bins of a spectrum of two frames
-
-
-class ToneCodec:
-  """Codes a frame by the loudest of 24 low and of 24 high tones; needs no training."""
-
-  spec = CodecSpec(RATE, HOP, num_quantizers=2, codebook_size=SIZE)
-
-  def encode(self, waveform):
-    frames = waveform.reshape(len(waveform), -1, HOP)
-    spectrum = np.abs(np.fft.rfft(frames * np.hanning(HOP), 4 * HOP))[..., TONES]
-    return np.stack([spectrum[..., :SIZE].argmax(-1), spectrum[..., SIZE:].argmax(-1)], axis=-1)
-
-  def decode(self, codes):
-    time = np.arange(codes.shape[1] * HOP).reshape(-1, HOP)
-    tones = TONES[codes + np.array([0, SIZE])][..., None] / (4 * HOP)
-    return 0.2 * np.sin(2 * np.pi * tones * time[:, None]).sum(axis=2).reshape(len(codes), -1)
-
-  def stream_encoder(self, batch):
-    return type("Stream", (), {"push": lambda _, waveform: self.encode(waveform)})()
-
-
-MARK = Watermark(WatermarkConfig(2, SIZE, "ab" * 16), np.tile(np.arange(SIZE), (2, 1)))
+from tests.tone_codec import MARK, RATE, ToneCodec, marked_codes, sound_of
 
 
 @pytest.fixture(scope="module")
 def sound():
-  """Twelve seconds of codes, marked between seconds 4 and 8, as audio."""
-  rng = np.random.default_rng(0)
-  codes = rng.integers(0, SIZE, (600, 2))
-  for frame in range(200, 400):
-    for candidate in rng.integers(0, SIZE, (3, 2)):
-      trial = np.stack([codes[frame - 1], candidate])
-      green = is_green(MARK.key[None], MARK.entries(trial).ravel())[0]
-      codes[frame] = np.where(green, candidate, codes[frame])
-  return ToneCodec().decode(codes[None])[0].astype(np.float32)
+  """Twelve seconds, marked between seconds 4 and 8."""
+  return sound_of(marked_codes(600, 200, 400))
 
 
 @pytest.fixture(scope="module")
