@@ -22,7 +22,8 @@ Tokenizers with other tokens require a new bundle without the stages:
   python -m audiolm_jax.export_bundle --bundle speech_tiny --kmeans runs/kmeans --tokenizers_only \
     --output runs/tokenizers
 
-Last, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus).
+Last, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus). A
+watermark of the bundle (see make_watermark) is kept.
 """
 
 from collections.abc import Sequence
@@ -64,7 +65,10 @@ flags.DEFINE_list(
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool(
-  "tokenizers_only", False, "Leave out the stages and the detector of --bundle.", flag_values=FLAGS
+  "tokenizers_only",
+  False,
+  "Leave out stages, detector and watermark of --bundle.",
+  flag_values=FLAGS,
 )
 flags.DEFINE_bool("float16", False, "Short for --storage=float16.", flag_values=FLAGS)
 
@@ -104,12 +108,13 @@ def main(argv: Sequence[str]) -> None:
     semantic_rate=_semantic_rate(base),
     temperatures=_temperatures() or (base.temperatures if base else {}),
     detector=_detector() or (base.detector if base else None),
+    watermark=base.watermark if base else None,
   )
-  if base and bundle.stages and bundle.token_hash != base.token_hash:
+  if base and (bundle.stages or bundle.watermark) and bundle.token_hash != base.token_hash:
     raise UserError(
-      f"the stages use the tokens of {FLAGS.bundle}, and the new tokenizers produce others; train "
-      "a codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave out the "
-      "stages with --tokenizers_only"
+      f"stages and watermark use tokens of {FLAGS.bundle}, and the new tokenizers produce others; "
+      "train a codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave out the "
+      "former with --tokenizers_only"
     )
   if bundle.stages:
     _ = bundle.cascade  # rejects stages that do not fit together
@@ -119,6 +124,7 @@ def main(argv: Sequence[str]) -> None:
   size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
   kinds = ["codec", "semantic", *(f"{name}_stage" for name in bundle.stages)]
   kinds += ["detector"] if bundle.detector else []
+  kinds += ["watermark"] if bundle.watermark else []
   print(f"{folder}: {', '.join(kinds)}; {size:.1f} MB")
 
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax.bundles import load_bundle, tensors
+from audiolm_jax.bundles import load_bundle, save_bundle, tensors
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStoreWriter
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.semantic.kmeans import KMeansReport
 from audiolm_jax.trainables import registry, semantic_tokenizer
 from audiolm_jax.trainables.codec import CodecTrainingConfig
@@ -194,14 +195,20 @@ def test_what_cannot_be_exported_is_named(runs, run_cli):
   assert not (runs / "mine").exists()
 
 
-def test_a_detector_comes_last_and_stays(miniature_bundle, detector, runs, run_cli):
+def test_a_detector_comes_last_and_stays_as_a_watermark_does(
+  miniature_bundle, detector, runs, run_cli
+):
   assert export_tokenizers(run_cli, runs).code == 0
+  mark = Watermark(WatermarkConfig(2, 16, "0" * 32), np.tile(np.arange(16), (2, 1)))
+  marked = dataclasses.replace(load_bundle(runs / "tokenizers"), watermark=mark)
+  save_bundle(marked, runs / "tokenizers")
   arguments = ("export_bundle", "--bundle", runs / "tokenizers")
   done = run_cli(*arguments, "--detector_dir", "detector", "--output", runs / "with")
-  assert done.code == 0 and "codec, semantic, detector; " in done.out, done.err
+  assert done.code == 0 and "codec, semantic, detector, watermark; " in done.out, done.err
   again = run_cli("export_bundle", "--bundle", runs / "with", "--output", runs / "again")
   assert again.code == 0 and "detector" in again.out
   sound = melody(1.0)
+  assert load_bundle(runs / "again").watermark.config == mark.config
   found = load_bundle(runs / "again").detector
   assert found is not None and found.score([sound]) == pytest.approx(detector.score([sound]))
   wrong = run_cli(*arguments, "--detector_dir", "codec", "--output", runs / "wrong")

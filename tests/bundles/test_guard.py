@@ -13,6 +13,7 @@ import safetensors.numpy
 from audiolm_jax.bundles import folder, load_bundle, save_bundle
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.detection.classifier import ClassifierConfig
+from audiolm_jax.detection.watermark import WatermarkConfig
 from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.sampling import registry
 
@@ -179,6 +180,7 @@ def classes():
     for kind in kinds:
       yield folder.tokenizer_classes(name, kind)[0]
   yield ClassifierConfig
+  yield WatermarkConfig
   for kind in ("autoregressive",):
     spec = registry.spec_class({"kind": kind})
     yield from (spec, spec.config_class())
