@@ -113,8 +113,8 @@ def main(argv: Sequence[str]) -> None:
   if base and (bundle.stages or bundle.watermark) and bundle.token_hash != base.token_hash:
     raise UserError(
       f"stages and watermark use tokens of {FLAGS.bundle}, and the new tokenizers produce others; "
-      "train a codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave out the "
-      "former with --tokenizers_only"
+      "train a codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave stages "
+      "and watermark out with --tokenizers_only"
     )
   if bundle.stages:
     _ = bundle.cascade  # rejects stages that do not fit together

@@ -87,7 +87,9 @@ def main(argv: Sequence[str]) -> None:
   codebooks = np.asarray(bundle.codec.codebooks)
   found = np.stack(
     [
-      communities.communities_of(sum(of[level] for of in counts.values()), codebooks[level])
+      communities.communities_of(
+        np.sum([of[level] for of in counts.values()], axis=0), codebooks[level]
+      )
       for level in range(config.levels)
     ]
   )

@@ -44,7 +44,7 @@ def is_green(key: Sequence[Words], low: Words, high: Words) -> Words:
     low, high: of `counters`; at least one array has an axis.
   """
   zero = low * 0
-  return threefry(key, (low, high, zero, zero))[0] >> 31 == 1
+  return (threefry(key, (low, high, zero, zero))[0] >> 31).astype(bool)
 
 
 def threefry(key: Sequence[Words], counter: Sequence[Words]) -> tuple[Words, ...]:

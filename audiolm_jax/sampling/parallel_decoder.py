@@ -300,7 +300,7 @@ def choose(
   flat = logits.reshape(count * frames, -1)
   if processors:
     frame = (rows.starts[:, None] + _frames(codes)).reshape(-1)
-    context = Context(frame, settings.level, codes.reshape(count * frames, 1, -1))
+    context = Context(frame, jnp.asarray(settings.level), codes.reshape(count * frames, 1, -1))
     flat = apply(processors, settings.arrays, flat, context)
   uniform = _uniform(rows, frames, settings).reshape(count * frames, 2)
   drawn, confidence = _drawn(flat, uniform[:, 0], settings.controls)

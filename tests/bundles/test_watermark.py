@@ -84,7 +84,7 @@ def store(communities):
     (lambda folder: (folder / "watermark.safetensors").unlink(), "safetensors is missing"),
     (configure(key="ab"), "the key of a watermark is 'ab'"),
     (configure(frames=9), "frames is 9; it must be 0 to 4"),
-    (configure(strength=float("1e9")), "strength is 1000000000.0; it must be 0 to 100"),
+    (configure(strength=float("1e9")), "strength is 1000000000.0; it must be 0.0 to 100.0"),
     (configure(levels=2**40), "levels is 1099511627776; it must be 1 to 64"),
     (configure(entry={"token_hash": "0123"}), "was made for other codes"),
     (configure(entry={"token_hash": []}), r"token hash is \[\]"),
