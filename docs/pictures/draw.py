@@ -160,6 +160,7 @@ def bundle() -> str:
     ("coarse", "coarse_stage.safetensors", "levels 1 to 4; likewise"),
     ("fine", "fine_stage.safetensors", "levels 5 to 12; likewise; there may be none"),
     ("wave", "detector.safetensors", "tells its samples from recordings; there may be none"),
+    ("coarse", "watermark.safetensors", "communities of codes to mark; there may be none"),
     ("wave", "MODEL_CARD.md", "what it is for, what was measured, where it fails"),
   )
   parts = []
@@ -167,7 +168,7 @@ def bundle() -> str:
     y = 20 + 44 * number
     parts.append(box(20, y, 270, 36, kind, name))
     parts.append(words(306, y + 23, what))
-  return picture("The files of a bundle", 810, 384, parts)
+  return picture("The files of a bundle", 810, 428, parts)
 
 
 def entry(x: float, y: float, kind: str) -> str:

@@ -30,12 +30,14 @@ def make_pairs(count=4, seconds=3.0, loud=0.5, quiet=0.1):
 def test_the_suite_reports_each_condition():
   pairs = make_pairs()
   others = {"cousin": make_pairs(loud=0.2)}
-  result = detection.detection_suite(Loudness(), pairs, RATE, others)
+  marked = make_pairs(loud=0.2)
+  result = detection.detection_suite(Loudness(), pairs, RATE, others, marked=marked)
   values = {row.figure: row.estimate for row in result.rows}
   assert values["accuracy, 1 s"].value == 1.0 and values["accuracy, 1 s"].n == 4
   assert values["equal error rate, 1 s"].value == 0.0
   assert values["recordings without the codec classified as real, 1 s"].value == 1.0
   assert values["samples of another bundle classified as synthetic, cousin, 1 s"].value == 0.0
+  assert values["accuracy, 1 s, with the watermark"].value == 0.5
   assert {"accuracy, 0.5 s", "accuracy, 2 s", "accuracy, whole continuations"} <= set(values)
   assert "accuracy, 5 s" not in values  # nothing lasts so long
   assert values["accuracy, 1 s, MP3 at 24 kbit/s"].value > 0.9
