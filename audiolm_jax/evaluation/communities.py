@@ -34,7 +34,8 @@ class Survival(NamedTuple):
   Attributes:
     share: share of the codes whose community survives.
     chance: the share if the codes after encoding were independent of those before.
-    effective: the number of equally frequent communities that has the same sum of squared shares.
+    effective: the number of equally frequent communities that would have the sum of squared shares
+      of those before.
   """
 
   share: float
@@ -123,6 +124,7 @@ def communities_of(
   """
   check_installed()
   from scipy import sparse
+  from scipy.spatial import distance
   from sknetwork.clustering import Leiden  # pyright: ignore[reportMissingImports]
 
   seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
@@ -135,8 +137,8 @@ def communities_of(
     merit = max(kept.corrected, 0.0) ** 2 * (1 - kept.chance)
     if found.max() <= LARGEST_COMMUNITY and merit > best[0]:
       best = merit, found
-  distances = np.linalg.norm(codebook[:, None] - codebook[None, seen], axis=-1)
-  return best[1][distances.argmin(axis=1)].astype(np.int64)
+  nearest = distance.cdist(codebook, codebook[seen]).argmin(axis=1)
+  return best[1][nearest].astype(np.int64)
 
 
 def survival(
@@ -148,7 +150,7 @@ def survival(
   kept = counts[communities[:, None] == communities[None]].sum()
   shares = [np.bincount(communities, counts.sum(axis=axis)) / total for axis in (0, 1)]
   chance = float(shares[0] @ shares[1])
-  return Survival(float(kept / total), chance, 1 / float(shares[1] @ shares[1]))
+  return Survival(float(kept / total), chance, 1 / float(shares[0] @ shares[0]))
 
 
 def table(
