@@ -88,7 +88,9 @@ def main(argv: Sequence[str]) -> None:
   found = np.stack(
     [
       communities.communities_of(
-        np.sum([of[level] for of in counts.values()], axis=0), codebooks[level]
+        np.sum([of[level] for of in counts.confused.values()], axis=0),
+        counts.following[level],
+        codebooks[level],
       )
       for level in range(config.levels)
     ]
@@ -126,12 +128,12 @@ def _config(bundle: "Bundle") -> "WatermarkConfig":
 
 def _show(table: dict[str, list[dict[str, float]]]) -> None:
   """Prints a line for each channel and level."""
-  print(f"{'':20} level  survive  chance  corrected  effective communities")
+  print(f"{'':20} level  survive  chance  corrected  choice  effective communities")
   for name, rows in table.items():
     for level, row in enumerate(rows):
       print(
         f"{name:20} {level + 1:5}  {row['share']:7.3f}  {row['chance']:6.3f}  "
-        f"{row['corrected']:9.3f}  {row['effective']:9.1f}"
+        f"{row['corrected']:9.3f}  {row['choice']:6.3f}  {row['effective']:9.1f}"
       )
 
 

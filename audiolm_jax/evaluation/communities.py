@@ -21,11 +21,22 @@ MISSING = (
   "communities are found by scikit-network, an extra: pip install 'scikit-network>=0.33.5,<0.34'"
 )
 CLEAN = "clean"
-_RESOLUTIONS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_RESOLUTIONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 Channel = Callable[[Float[np.ndarray, "samples"]], Float[np.ndarray, "samples"]]
-# [levels, size, size], the number of codes of a row that became the code of a column.
-Confusions = Int[np.ndarray, "levels size size"]
+Table = Int[np.ndarray, "levels size size"]
+
+
+class Counts(NamedTuple):
+  """How often codes follow each other.
+
+  Attributes:
+    confused: by channel, how often a code (row) is another one (column) after encoding again.
+    following: how often a code (row) is followed by another one (column) in the next frame.
+  """
+
+  confused: dict[str, Table]
+  following: Table
 
 
 class Survival(NamedTuple):
@@ -75,7 +86,7 @@ def confusions(
   of_channels: Mapping[str, Channel],
   levels: int,
   seed: int = 0,
-) -> dict[str, Confusions]:
+) -> Counts:
   """Counts the codes before and after decoding, each channel and encoding.
 
   The second encoding begins up to half a step of the detector's offsets before or after a frame of
@@ -91,9 +102,12 @@ def confusions(
   size, hop = codec.spec.codebook_size, codec.spec.hop_length
   reach, rng = hop / OFFSETS / 2, np.random.default_rng(seed)
   counts = {name: np.zeros((levels, size, size), np.int64) for name in of_channels}
+  following = np.zeros((levels, size, size), np.int64)
   for clip in clips:
     before = codec.encode_long(clip)
     decoded = np.clip(codec.decode(before[None])[0], -1.0, 1.0)
+    for level in range(levels):
+      np.add.at(following[level], (before[:-1, level], before[1:, level]), 1)
     for name, channel in of_channels.items():
       shift = round(rng.uniform(-reach, reach))
       # A shift to the left begins within the frame before.
@@ -103,21 +117,25 @@ def confusions(
       for level in range(levels):
         pair = before[skipped : skipped + frames, level], after[:frames, level]
         np.add.at(counts[name][level], pair, 1)
-  return counts
+  return Counts(counts, following)
 
 
 def communities_of(
-  counts: Int[np.ndarray, "size size"], codebook: Float[np.ndarray, "size dim"]
+  counts: Int[np.ndarray, "size size"],
+  following: Int[np.ndarray, "size size"],
+  codebook: Float[np.ndarray, "size dim"],
 ) -> Int[np.ndarray, "size"]:
   """Returns the community of each code of one level.
 
   Leiden's method is run at several resolutions. The result is the one with the largest product of
-  the square of the corrected survival and 1 - chance, as a mark needs the community of a code and
-  of its context, and communities to choose from. Codes that do not occur have the community of the
-  nearest one in the codebook that does.
+  the square of the survival and the choice: a mark needs the community of a code and of its context,
+  and communities to choose from. The codes of silence and those of sound, for example, survive
+  almost always as two communities, but no sampler is free to choose between them. Codes that do not
+  occur have the community of the nearest one in the codebook that does.
 
   Args:
     counts: confusions of all channels.
+    following: see `Counts`.
     codebook: the vectors of the codes.
   Raises:
     UserError: scikit-network is not installed.
@@ -133,8 +151,7 @@ def communities_of(
   best: tuple[float, Any] = (-1.0, np.zeros(len(seen), np.int64))
   for resolution in _RESOLUTIONS:
     found = Leiden(resolution=resolution, random_state=0).fit_predict(graph)
-    kept = survival(among, found)
-    merit = max(kept.corrected, 0.0) ** 2 * (1 - kept.chance)
+    merit = survival(among, found).share ** 2 * choice(following[np.ix_(seen, seen)], found)
     if found.max() <= LARGEST_COMMUNITY and merit > best[0]:
       best = merit, found
   nearest = distance.cdist(codebook, codebook[seen]).argmin(axis=1)
@@ -153,12 +170,30 @@ def survival(
   return Survival(float(kept / total), chance, 1 / float(shares[0] @ shares[0]))
 
 
+def choice(following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]) -> float:
+  """Returns how often two codes after codes of one community have different communities.
+
+  0 if the community of a code follows from the one before it; then nothing can be marked. A model
+  knows more than one community, so its choice is smaller.
+  """
+  count = int(communities.max()) + 1
+  pairs = np.zeros((count, count))
+  np.add.at(pairs, (communities[:, None], communities[None]), following)
+  after = pairs.sum(axis=1)
+  # Pairs of different observations, so that few observations give no smaller value.
+  equal = (pairs * (pairs - 1)).sum(axis=1)
+  several = after > 1
+  shares = 1 - equal[several] / (after * (after - 1))[several]
+  return float(np.average(shares, weights=after[several])) if several.any() else 0.0
+
+
 def table(
-  counts: Mapping[str, Confusions], communities: Int[np.ndarray, "levels size"]
+  counts: Counts, communities: Int[np.ndarray, "levels size"]
 ) -> dict[str, list[dict[str, float]]]:
   """Returns the survival of each channel and level as plain numbers of three digits."""
   found: dict[str, list[dict[str, float]]] = {}
-  for name, of_levels in counts.items():
+  free = [choice(one, own) for one, own in zip(counts.following, communities, strict=True)]
+  for name, of_levels in counts.confused.items():
     kept = [survival(one, own) for one, own in zip(of_levels, communities, strict=True)]
     found[name] = [
       {
@@ -166,7 +201,8 @@ def table(
         "chance": round(one.chance, 3),
         "corrected": round(one.corrected, 3),
         "effective": round(one.effective, 1),
+        "choice": round(of_level, 3),
       }
-      for one in kept
+      for one, of_level in zip(kept, free, strict=True)
     ]
   return found

@@ -21,9 +21,33 @@ def test_codes_that_are_confused_form_a_community():
   counts[23] = counts[:, 23] = 0  # does not occur; its vector is that of code 5
   codebook = np.stack([np.arange(24.0), group], axis=1)
   codebook[23] = codebook[5] + 0.1
-  found = communities.communities_of(counts, codebook)
+  found = communities.communities_of(counts, np.ones((24, 24), int), codebook)
   expected = [*group[:23], group[5]]
   assert len(set(found)) == 4 and len(set(zip(found, expected, strict=True))) == 4
+
+
+def test_communities_that_a_sampler_cannot_choose_are_divided():
+  """Halves of the codes, such as those of silence, never follow each other but survive."""
+  pytest.importorskip("sknetwork")
+  quarter, half = np.arange(24) % 4, np.arange(24) % 2
+  equal = [group[:, None] == group for group in (quarter, half)]
+  counts = 30 * equal[0] + 29 * equal[1]
+  codebook = np.arange(24.0)[:, None]
+  everywhere = communities.communities_of(counts, np.full((24, 24), 50), codebook)
+  within = communities.communities_of(counts, 50 * equal[1], codebook)
+  assert len(set(everywhere)) < len(set(within))
+
+
+def test_choice_is_the_share_of_pairs_that_differ():
+  group = np.arange(24) % 4
+  assert communities.choice(np.full((24, 24), 100), group) == pytest.approx(0.75, abs=0.01)
+  assert communities.choice(100 * (group[:, None] == group), group) == 0.0
+  assert communities.choice(np.zeros((24, 24), int), group) == 0.0
+  # Few observations are not taken for certainty: two successors of each code, both equally likely.
+  rng = np.random.default_rng(0)
+  sparse = np.zeros((24, 24), int)
+  np.add.at(sparse, (np.repeat(np.arange(24), 2), rng.integers(0, 24, 48)), 1)
+  assert 0.6 < communities.choice(sparse, group) < 0.9
 
 
 def test_survival_has_its_chance_and_the_number_of_communities():
@@ -43,7 +67,8 @@ def test_confusions_compare_the_same_moments(miniature_bundle, monkeypatch):
   codec, clip = miniature_bundle.codec, melody(1.0)
   through = {"clean": lambda w: w, "silence": np.zeros_like}
   monkeypatch.setattr(communities, "OFFSETS", 10_000)
-  counts = communities.confusions(codec, [clip, clip], through, 3)
+  counts, following = communities.confusions(codec, [clip, clip], through, 3)
+  assert (following.sum(axis=(1, 2)) == 2 * 49).all()
   before = codec.encode_long(clip)
   after = codec.encode_long(codec.decode(before[None])[0].clip(-1, 1))
   for level in range(3):

@@ -26,6 +26,7 @@ from audiolm_jax.io import audio
 
 SURVIVAL = Metric("community_survival", "communities that survive, corrected for chance")
 EFFECTIVE = Metric("effective_communities", "effective number of communities")
+CHOICE = Metric("community_choice", "different communities after the same one")
 EVIDENCE = Metric("watermark_log_p", "median -log10 p of marked samples")
 SECONDS_NEEDED = Metric(
   "watermark_seconds", "median seconds until p < 1e-6", Better.LOWER, unit="s"
@@ -159,7 +160,7 @@ def _survival_rows(
   counts = communities.confusions(codec, recordings, of_channels, watermark.config.levels, seed)
   own = watermark.communities.astype(np.int64)
   rows = []
-  for name, of_levels in counts.items():
+  for name, of_levels in counts.confused.items():
     for level, one in enumerate(of_levels):
       kept = communities.survival(one, own[level])
       of = f"level {level + 1}, {name}"
@@ -167,7 +168,9 @@ def _survival_rows(
       note = f"without correction {kept.share:.2f}, by chance {kept.chance:.2f}"
       rows.append(Row(SURVIVAL, exact(kept.corrected, len(recordings)), of, floor, aim, note))
       if name == CLEAN:
-        rows.append(Row(EFFECTIVE, exact(kept.effective, len(recordings)), f"level {level + 1}"))
+        free = communities.choice(counts.following[level], own[level])
+        for metric, value in ((EFFECTIVE, kept.effective), (CHOICE, free)):
+          rows.append(Row(metric, exact(value, len(recordings)), f"level {level + 1}"))
   return rows
 
 

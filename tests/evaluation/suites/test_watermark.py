@@ -30,6 +30,7 @@ def test_survival_is_that_of_each_level_and_channel(rows):
     assert rows[f"{name}, level {level}, silence"].estimate.value == pytest.approx(0, abs=0.01)
     number = rows[f"effective number of communities, level {level}"].estimate.value
     assert 15 < number < 24
+    assert rows[f"different communities after the same one, level {level}"].estimate.value > 0.9
 
 
 def test_marks_are_found_clean_and_cropped_and_not_in_silence(rows, result):
