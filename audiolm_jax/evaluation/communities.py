@@ -128,7 +128,7 @@ def communities_of(
   """Returns the community of each code of one level.
 
   Leiden's method is run at several resolutions. The result is the one with the largest product of
-  the square of the survival and the choice: a mark needs the community of a code and of its context,
+  the square of the survival and the choice: a mark needs the communities of a code and its context,
   and communities to choose from. The codes of silence and those of sound, for example, survive
   almost always as two communities, but no sampler is free to choose between them. Codes that do not
   occur have the community of the nearest one in the codebook that does.
