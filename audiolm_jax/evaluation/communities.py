@@ -21,7 +21,7 @@ MISSING = (
   "communities are found by scikit-network, an extra: pip install 'scikit-network>=0.33.5,<0.34'"
 )
 CLEAN = "clean"
-_RESOLUTIONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_RESOLUTIONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 Channel = Callable[[Float[np.ndarray, "samples"]], Float[np.ndarray, "samples"]]
 Table = Int[np.ndarray, "levels size size"]

@@ -4,6 +4,7 @@ Source of the protocol: AudioLM, the detection of its own samples: pieces of one
 real as synthetic, the real ones through the codec, speakers unknown to the detector.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -39,13 +40,13 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   detector = bundle.detector
   if detector is None:
     return skipped(f"{bundle.name} has no detector")
-  lengths = {"prompt_seconds": options.prompt_seconds, "duration": options.duration}
+  config = CorpusConfig(prompt_seconds=options.prompt_seconds, duration=options.duration)
   pieces = pieces_to_continue(options, bundle.sample_rate, 1.0)
 
   def pairs_of(maker: Bundle, watermark: str | None = "off") -> list[Pair]:
-    config = CorpusConfig(**lengths, watermark=watermark)
+    own = dataclasses.replace(config, watermark=watermark)
     given = [audio.resample(p.waveform, bundle.sample_rate, maker.sample_rate) for p in pieces]
-    made = make_pairs(maker, given, config, options.seed)
+    made = make_pairs(maker, given, own, options.seed)
     rates = maker.sample_rate, detector.sample_rate
     return [Pair(*(audio.resample(sound, *rates) for sound in pair)) for pair in made]
 
