@@ -22,6 +22,7 @@ MISSING = (
 )
 CLEAN = "clean"
 _RESOLUTIONS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_CODES = 200
 
 Channel = Callable[[Float[np.ndarray, "samples"]], Float[np.ndarray, "samples"]]
 Table = Int[np.ndarray, "levels size size"]
@@ -128,10 +129,11 @@ def communities_of(
   """Returns the community of each code of one level.
 
   Leiden's method is run at several resolutions. The result is the one with the largest product of
-  the square of the survival and the choice: a mark needs the communities of a code and its context,
-  and communities to choose from. The codes of silence and those of sound, for example, survive
-  almost always as two communities, but no sampler is free to choose between them. Codes that do not
-  occur have the community of the nearest one in the codebook that does.
+  the square of the survival, the choice and the square root of the distinct share: a mark needs the
+  communities of a code and its context, communities to choose from, and pairs that do not repeat.
+  The codes of silence and those of sound, for example, survive almost always as two communities,
+  but no sampler is free to choose between them. Codes that do not occur have the community of the
+  nearest one in the codebook that does.
 
   Args:
     counts: confusions of all channels.
@@ -151,7 +153,8 @@ def communities_of(
   best: tuple[float, Any] = (-1.0, np.zeros(len(seen), np.int64))
   for resolution in _RESOLUTIONS:
     found = Leiden(resolution=resolution, random_state=0).fit_predict(graph)
-    merit = survival(among, found).share ** 2 * choice(following[np.ix_(seen, seen)], found)
+    after = following[np.ix_(seen, seen)]
+    merit = survival(among, found).share ** 2 * choice(after, found) * distinct(after, found) ** 0.5
     if found.max() <= LARGEST_COMMUNITY and merit > best[0]:
       best = merit, found
   nearest = distance.cdist(codebook, codebook[seen]).argmin(axis=1)
@@ -176,15 +179,35 @@ def choice(following: Int[np.ndarray, "size size"], communities: Int[np.ndarray,
   0 if the community of a code follows from the one before it; then nothing can be marked. A model
   knows more than one community, so its choice is smaller.
   """
-  count = int(communities.max()) + 1
-  pairs = np.zeros((count, count))
-  np.add.at(pairs, (communities[:, None], communities[None]), following)
+  pairs = _pairs(following, communities)
   after = pairs.sum(axis=1)
   # Pairs of different observations, so that few observations give no smaller value.
   equal = (pairs * (pairs - 1)).sum(axis=1)
   several = after > 1
   shares = 1 - equal[several] / (after * (after - 1))[several]
   return float(np.average(shares, weights=after[several])) if several.any() else 0.0
+
+
+def distinct(
+  following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]
+) -> float:
+  """Returns the share of 200 codes, 4 s at 50 Hz, whose community and context are the first such.
+
+  A detector counts the others as repeats.
+  """
+  pairs = _pairs(following, communities)
+  shares = pairs / max(pairs.sum(), 1)
+  return float((1 - (1 - shares) ** _CODES).sum() / _CODES)
+
+
+def _pairs(
+  following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]
+) -> Float[np.ndarray, "count count"]:
+  """Returns how often a community is followed by another one."""
+  count = int(communities.max()) + 1
+  pairs = np.zeros((count, count))
+  np.add.at(pairs, (communities[:, None], communities[None]), following)
+  return pairs
 
 
 def table(

@@ -33,9 +33,8 @@ def test_communities_that_a_sampler_cannot_choose_are_divided():
   equal = [group[:, None] == group for group in (quarter, half)]
   counts = 30 * equal[0] + 29 * equal[1]
   codebook = np.arange(24.0)[:, None]
-  everywhere = communities.communities_of(counts, np.full((24, 24), 50), codebook)
-  within = communities.communities_of(counts, 50 * equal[1], codebook)
-  assert len(set(everywhere)) < len(set(within))
+  found = communities.communities_of(counts, 50 * equal[1], codebook)
+  assert len(set(found)) == 4
 
 
 def test_choice_is_the_share_of_pairs_that_differ():
@@ -48,6 +47,14 @@ def test_choice_is_the_share_of_pairs_that_differ():
   sparse = np.zeros((24, 24), int)
   np.add.at(sparse, (np.repeat(np.arange(24), 2), rng.integers(0, 24, 48)), 1)
   assert 0.6 < communities.choice(sparse, group) < 0.9
+
+
+def test_pairs_of_few_communities_repeat():
+  group = np.arange(24) % 4
+  everywhere = np.full((24, 24), 100)
+  assert communities.distinct(everywhere, group) == pytest.approx(16 / 200, abs=1e-4)
+  alone = communities.distinct(everywhere, np.arange(24))
+  assert alone == pytest.approx(576 / 200 * (1 - (1 - 1 / 576) ** 200))
 
 
 def test_survival_has_its_chance_and_the_number_of_communities():
