@@ -128,7 +128,10 @@ def test_the_detectors_of_gin_and_python_have_the_same_shape(size, config):
 
 def test_the_piano_stages_of_gin_and_python_are_equal():
   settings, _ = resolve("coarse_stage_piano", bindings=REQUIRED)
-  assert settings["model"].config.spec == stages.piano_stages()["coarse"]
+  assert (
+    settings["model"].config.spec
+    == stages.paper_stages(num_quantizers=3, codebook_size=2**14)["coarse"]
+  )
 
 
 def test_macros_set_their_parameters():

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int
 
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.lm.attention import KeyValues, causal_attention, rotate
 from audiolm_jax.lm.config import FeedForward, Positions, Remat, TransformerConfig
 from audiolm_jax.lm.layers import Projection, RMSNorm

@@ -1,5 +1,8 @@
 """Draws tokens from logits: legal ids, temperature, top-k, top-p."""
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +15,7 @@ from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.plain_json import is_list
 
 if TYPE_CHECKING:
   from audiolm_jax.sampling.processors import Processor
@@ -53,7 +57,7 @@ class SamplingOptions:
     if self.guidance is not None:
       arguments.number(self.guidance, "guidance", _GUIDANCE)
     if self.passes is not None:
-      if not isinstance(self.passes, list | tuple):
+      if not is_list(self.passes):
         raise UserError(
           f"passes is {shown(self.passes)}; give the passes of each level, such as (8, 1)"
         )
@@ -117,6 +121,10 @@ def draw(
     scaled = keep_top_k(scaled, controls.top_k)
   if controls.top_p is not None:
     scaled = keep_top_p(scaled, controls.top_p)
-  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+
+  def gumbel(key: Key[Array, ""]) -> Float[Array, "vocab"]:
+    return jax.random.gumbel(key, logits.shape[1:])
+
+  noise = jax.vmap(gumbel)(keys)
   greedy = controls.temperature == 0
   return jnp.argmax(jnp.where(greedy, logits, scaled + noise), axis=-1).astype(jnp.int32)

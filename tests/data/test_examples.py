@@ -133,7 +133,7 @@ def test_windows_cover_the_clip_once_in_order():
 
 def test_every_crop_fits_its_stage():
   rng = np.random.default_rng(0)
-  for spec in stages.speech_stages().values():
+  for spec in stages.paper_stages().values():
     for i in range(20):
       steps = int(rng.integers(1, 1000))
       semantic = rng.integers(0, 1024, steps)

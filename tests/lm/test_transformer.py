@@ -41,7 +41,7 @@ def count(config: TransformerConfig, vocab_size: int) -> int:
   [("semantic", 153_126_400), ("coarse", 161_515_008), ("fine", 176_195_072)],
 )
 def test_the_papers_shape_has_the_stated_parameters(name, parameters):
-  vocab_size = stages.speech_stages()[name].layout.vocab_size
+  vocab_size = stages.paper_stages()[name].layout.vocab_size
   assert count(TransformerConfig(), vocab_size) == parameters
   # Without embedding and output layer: the layers, the position table, the final norm.
   body = parameters - 2 * 1024 * vocab_size

@@ -39,7 +39,7 @@ def counted(model, batch):
 @pytest.mark.parametrize("name", ["semantic", "coarse", "fine"])
 def test_flops_of_a_stage_equal_the_count_of_xla(name):
   seconds = {"semantic": 16.0, "coarse": 2.0, "fine": 1.0}[name]
-  spec = stages.speech_stages(num_clusters=256, codebook_size=256)[name]
+  spec = stages.paper_stages(num_clusters=256, codebook_size=256)[name]
   spec = dataclasses.replace(spec, crop_seconds=seconds)
   transformer = TransformerConfig(
     num_layers=2,

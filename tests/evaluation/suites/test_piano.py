@@ -103,7 +103,8 @@ def acoustic_only(miniature_bundle, tmp_path) -> Bundle:
   from audiolm_jax.lm.transformer import Transformer
 
   codec = miniature_bundle.codec.spec
-  spec = stages.acoustic_only_stage(
+  spec = stages.coarse_stage(
+    source=stages.Source.NONE,
     crop_seconds=2.0,
     num_target_quantizers=codec.num_quantizers,
     num_clusters=16,
