@@ -46,7 +46,7 @@ def test_no_package_has_two_ranges():
     if path.name.endswith(".lock.txt"):
       continue
     for line in requirements(path):
-      name, limits = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?(.*)", line).groups()
+      name, limits = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?(.*)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]: it is there
       if limits:
         ranges.setdefault(name, set()).add(limits)
   assert len(ranges) > 20
@@ -59,12 +59,12 @@ def test_a_lock_file_has_the_hashes_of_all_packages_and_those_of_the_requirement
   text = path.read_text().replace("\\\n", " ")
   for line in text.splitlines():
     if not line.startswith("#"):
-      name, version, hashes = re.fullmatch(r"([\w.-]+)==(\S+)((?: .*)?)", line).groups()
+      name, version, hashes = re.fullmatch(r"([\w.-]+)==(\S+)((?: .*)?)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]: it is there
       packages[re.sub(r"[-_.]+", "-", name).lower()] = version
       assert re.search(r" --hash=sha256:[0-9a-f]{64}\b", hashes), line
   base = "requirements.txt" if path.name.startswith("full") else "requirements/sample.txt"
   for line in requirements(REPOSITORY / base):
-    name = re.match(r"[\w.-]+", line)[0]
+    name = re.match(r"[\w.-]+", line)[0]  # pyright: ignore[reportOptionalSubscript]: it is there
     assert re.sub(r"[-_.]+", "-", name).lower() in packages, line
 
 

@@ -33,7 +33,9 @@ def counted(model, batch):
   parts = model.parts(0)
   step = jax.jit(lambda *arguments: model.train_step(*arguments, *parts))
   compiled = step.lower(state, batch, jax.random.key(0)).compile()
-  return compiled.cost_analysis()["flops"]
+  costs = compiled.cost_analysis()
+  assert costs is not None
+  return costs["flops"]
 
 
 @pytest.mark.parametrize("name", ["semantic", "coarse", "fine"])
