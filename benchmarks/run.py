@@ -26,6 +26,7 @@ FLAGS = flags.FlagValues()
 BENCHMARKS = {
   "decoding": "Decoding",
   "continuation": "Continuation",
+  "samples": "Several samples",
   "streaming": "Streaming",
   "codec": "Codec",
   "peers": "Peers",

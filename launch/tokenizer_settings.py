@@ -2,8 +2,9 @@
 
   python launch/tokenizer_settings.py --bundle=BUNDLE
 
-There is one flag per line: both rates, the number of clusters, the codebook size, and the number of
-levels of the fine stage, after four of the coarse stage and up to twelve in total, as in the paper.
+There is one flag per line: both rates, the number of clusters, the codebook size, the number of
+levels of a parallel stage, up to twelve as in the paper, and the number of levels of the fine
+stage, which are those after the four of the coarse stage.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,9 @@ def settings(bundle: Bundle) -> Iterator[str]:
   yield f"--gin.SEMANTIC_RATE={semantic.frame_rate}"
   yield f"--gin.FRAME_RATE={codec.frame_rate}"
   yield f"--gin.CODEBOOK_SIZE={codec.codebook_size}"
-  fine = min(codec.num_quantizers, MOST_LEVELS) - COARSE_LEVELS
+  levels = min(codec.num_quantizers, MOST_LEVELS)
+  yield f"--gin.NUM_QUANTIZERS={levels}"
+  fine = levels - COARSE_LEVELS
   if fine > 0:
     yield f"--gin.NUM_FINE_QUANTIZERS={fine}"
 

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # The complete recipe: trains a bundle on a folder of audio.
 #
-#   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset smoke|tiny|piano_tiny|base]
-#                          [--name NAME] [--work_dir DIR] [--tokenizers BUNDLE]
-#                          [--override STEP:FLAG]... [--acoustic_only] [--dry_run]
+#   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset smoke|tiny|piano_tiny|small|base]
+#                          [--canonical_speaker NAME] [--name NAME] [--work_dir DIR]
+#                          [--tokenizers BUNDLE] [--override STEP:FLAG]... [--acoustic_only] [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  folder of the new bundle; the default of --name is its last part
 # --preset    tiny: designed for two CPU cores in three hours, or one GPU in twenty minutes;
-#             piano_tiny: the same with semantic tokens that preserve pitch; base: the paper's sizes;
+#             piano_tiny: the same with semantic tokens that preserve pitch;
+#             small: designed for two CPU cores in a day, with the frame-rate codec and one parallel
+#             stage in place of the coarse and fine ones;
+#             base: the paper's sizes;
 #             smoke: tiny for a few minutes, which tests all steps but learns next to nothing
+# --canonical_speaker   with small: the speaker of AUDIO_DIR, a manifest with texts, who reads the texts
+#             of all others. The semantic tokens are then units of two rounds, instead of w2v-BERT's
 # --work_dir  folder for runs, tokens and logs; default BUNDLE_DIR.work
 # --tokenizers   folder of a bundle of tokenizers, such as those that `convert` writes; then only the
 #             stages are trained
@@ -19,7 +24,9 @@
 # --dry_run   print the commands without running them
 #
 # Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle; with
-# --acoustic_only, acoustic_only in place of the first two stages and acoustic_only_bundle at the end.
+# small, parallel_stage in place of coarse_stage and fine_stage; with --canonical_speaker, labels units
+# labels_2 units_2 in place of semantic; with --acoustic_only, acoustic_only in place of the first two
+# stages and acoustic_only_bundle at the end.
 # Rerun the same command to resume a stopped run: it skips finished steps, and resumes training from
 # the last checkpoint and tokenizing after the last shard. To repeat a step, remove its marker
 # WORK_DIR/done/STEP (and those of the steps after it). PYTHON selects the interpreter.
@@ -40,15 +47,17 @@ name=
 work_dir=
 dry_run=
 acoustic_only=
+canonical_speaker=
 tokenizers=
 overrides=()
 positional=()
 while (($#)); do
   case $1 in
-    --preset | --name | --work_dir | --tokenizers | --override)
+    --preset | --canonical_speaker | --name | --work_dir | --tokenizers | --override)
       (($# > 1)) || fail "$1 needs a value"
       case $1 in
         --preset) preset=$2 ;;
+        --canonical_speaker) canonical_speaker=$2 ;;
         --name) name=$2 ;;
         --work_dir) work_dir=$2 ;;
         --tokenizers) tokenizers=$2 ;;
@@ -84,6 +93,7 @@ acoustic_only_band="held-out loss above the coarse stage's, if semantic tokens a
 case $preset in
   smoke | tiny | piano_tiny)
     size=tiny
+    acoustic=cascade
     semantic_config=semantic_encoder_${preset/smoke/tiny}
     storage=int8
     num_clusters=64
@@ -95,8 +105,23 @@ case $preset in
     coarse_stage_band="held-out loss 4.2 to 5.3 nats per token"
     fine_stage_band="held-out loss 5.4 to 6.2 nats per token"
     ;;
+  small)
+    size=small
+    acoustic=parallel
+    semantic_config=semantic_encoder_tiny
+    storage=int8
+    num_clusters=128
+    layer=5
+    codec_band="held-out loss below 0.55, every perplexity above 500"
+    semantic_band="contrastive accuracy 0.1 to 0.6, codebook perplexity above 25"
+    units_band="held-out accuracy above 0.5"
+    kmeans_band="perplexity above 70 % of the clusters, none dead"
+    semantic_stage_band="held-out loss well below a bigram table's"
+    parallel_stage_band="held-out loss of level 1 below 5 nats per code"
+    ;;
   base)
     size=base
+    acoustic=cascade
     semantic_config=semantic_encoder_xl
     storage=float16
     num_clusters=1024
@@ -108,8 +133,13 @@ case $preset in
     coarse_stage_band=$semantic_stage_band
     fine_stage_band=$semantic_stage_band
     ;;
-  *) fail "--preset $preset is not one of smoke, tiny, piano_tiny, base" ;;
+  *) fail "--preset $preset is not one of smoke, tiny, piano_tiny, small, base" ;;
 esac
+
+[[ $acoustic == cascade || -z $acoustic_only ]] ||
+  fail "--acoustic_only needs a preset with a coarse stage, not $preset"
+[[ -z $canonical_speaker || ($preset == small && -z $tokenizers) ]] ||
+  fail "--canonical_speaker is for --preset small without --tokenizers"
 
 # smoke is tiny with fewer steps; the overrides of the caller come later and take precedence.
 if [[ $preset == smoke ]]; then
@@ -142,8 +172,10 @@ if [[ -f $audio ]]; then
 else
   corpus=(--audio_dir="$audio")
 fi
-step_names=(codec semantic kmeans tokenizers tokens
-  semantic_stage coarse_stage acoustic_only fine_stage bundle acoustic_only_bundle)
+[[ -z $canonical_speaker || -f $audio ]] ||
+  fail "--canonical_speaker needs a .jsonl manifest with texts as AUDIO_DIR, not the folder $audio"
+step_names=(codec semantic labels units labels_2 units_2 kmeans tokenizers tokens semantic_stage
+  coarse_stage acoustic_only fine_stage parallel_stage bundle acoustic_only_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
   [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
     fail "--override $override is not STEP:--FLAG with STEP one of ${step_names[*]}"
@@ -151,7 +183,7 @@ done
 
 if [[ -z $dry_run ]]; then
   mkdir -p "$work/done" "$work/log" 2>/dev/null || fail "cannot create the folder $work"
-  settings="$audio $preset${tokenizers:+ $tokenizers}"
+  settings="$audio $preset${canonical_speaker:+ $canonical_speaker}${tokenizers:+ $tokenizers}"
   if [[ -f $work/settings && $(<"$work/settings") != "$settings" ]]; then
     fail "$work was started with '$(<"$work/settings")', not '$settings'; give another --work_dir"
   fi
@@ -217,24 +249,49 @@ train() {
     --gin_file="gin_configs/$config.gin" "$@" --gin.MODEL_DIR="'$work/$step'"
 }
 
+# units ROUND [PREVIOUS]: labels the frames and trains a unit encoder; $encoder is then its folder.
+units() {
+  local suffix=${1/#1/} previous=()
+  suffix=${suffix:+_$suffix}
+  [[ $1 == 1 ]] || previous=(--encoder_dir="$encoder")
+  step "labels$suffix" "labels the frames by the canonical voice" "half of the frames in most clips" \
+    "$python" launch/make_unit_labels.py --audio_dir="$audio" \
+    --canonical_speaker="$canonical_speaker" ${previous[@]+"${previous[@]}"} --output="$work/labels$suffix.npz"
+  train "units$suffix" "trains a unit encoder" "$units_band" "units_$size" \
+    --gin_file=gin_configs/runs/labelled_frames_in_memory.gin --gin.AUDIO_DIR="'$audio'" \
+    --gin.FRAME_LABELS="'$work/labels$suffix.npz'"
+  encoder=$work/units$suffix
+}
+
 if [[ -z $tokenizers ]]; then
   train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
     "codec_$size" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
-  train semantic "trains the semantic encoder" "$semantic_band" \
-    "$semantic_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
+  if [[ -n $canonical_speaker ]]; then
+    units 1
+    units 2
+    layer_of_encoder=()
+  else
+    train semantic "trains the semantic encoder" "$semantic_band" \
+      "$semantic_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
+    encoder=$work/semantic
+    layer_of_encoder=(--layer="$layer")
+  fi
   step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
-    "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$work/semantic" "${corpus[@]}" \
-    --layer="$layer" --num_clusters="$num_clusters" --output="$work/kmeans"
+    "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$encoder" "${corpus[@]}" \
+    ${layer_of_encoder[@]+"${layer_of_encoder[@]}"} --num_clusters="$num_clusters" --output="$work/kmeans"
   step tokenizers "exports codec and semantic tokenizer as a bundle" "a line with its parts and its size" \
     "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
     --name="$name" --output="$work/tokenizers" --storage="$storage"
   tokenizers=$work/tokenizers
   settings_of_tokens=(--gin.NUM_CLUSTERS="$num_clusters")
+  parallel_settings=()
   fine_settings=(--gin.NUM_FINE_QUANTIZERS=8)
   frame_rate=
 else
   described=$("$python" launch/tokenizer_settings.py --bundle="$tokenizers")
-  mapfile -t settings_of_tokens < <(grep -v FINE <<<"$described")
+  mapfile -t settings_of_tokens < <(grep -v QUANTIZERS <<<"$described")
+  # Codecs of other projects have no codebooks in one common space.
+  parallel_settings=("$(grep gin.NUM_QUANTIZERS <<<"$described")" --gin.HEADS="'plain'")
   mapfile -t fine_settings < <(grep FINE <<<"$described" || true)
   frame_rate=$(sed -n 's/.*FRAME_RATE=//p' <<<"$described")
 fi
@@ -255,20 +312,30 @@ if [[ $size == tiny && -n $frame_rate ]]; then
   fine_frames=("$(frames 1)")
 fi
 
+bundle_step=bundle
+stages=()
 if [[ -z $acoustic_only ]]; then
-  bundle_step=bundle
   train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
     "semantic_stage_$size" "${tokens[@]}"
+  stages=(--stage_dir=semantic="$work/semantic_stage")
+fi
+if [[ $acoustic == parallel ]]; then
+  train parallel_stage "trains the parallel stage" "$parallel_stage_band" \
+    "parallel_stage_$size" "${tokens[@]}" --gin.BUNDLE="'$tokenizers'" \
+    ${parallel_settings[@]+"${parallel_settings[@]}"}
+  stages+=(--stage_dir=parallel="$work/parallel_stage")
+elif [[ -z $acoustic_only ]]; then
   train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
     "coarse_stage_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
-  stages=(--stage_dir=semantic="$work/semantic_stage" --stage_dir=coarse="$work/coarse_stage")
+  stages+=(--stage_dir=coarse="$work/coarse_stage")
 else
   bundle_step=acoustic_only_bundle
   train acoustic_only "trains a coarse stage without semantic tokens" "$acoustic_only_band" \
     "acoustic_only_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
   stages=(--stage_dir=coarse="$work/acoustic_only")
 fi
-if ((${#fine_settings[@]})); then # the codec has more levels than the coarse stage
+# Unless the coarse stage has all levels of the codec.
+if [[ $acoustic == cascade ]] && ((${#fine_settings[@]})); then
   train fine_stage "trains the fine stage" "$fine_stage_band" \
     "fine_stage_$size" "${tokens[@]}" "${fine_settings[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
   stages+=(--stage_dir=fine="$work/fine_stage")

@@ -23,7 +23,7 @@ from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.detection import detector
-from audiolm_jax.lm.attention import KeyValues
+from audiolm_jax.lm.attention import Cache
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.lm.transformer import Transformer
@@ -195,8 +195,11 @@ def sampling_shapes(name: str) -> tuple[loop.Program, Any, Any]:
   params = jax.tree_util.tree_map_with_path(
     lambda path, x: array(*x.shape, dtype=decoder.stored_dtype(path, x.ndim, shape.dtype)), params
   )
-  heads = (ROWS, program.config.kv_heads, spec.max_length, program.config.head_size)
-  layer = KeyValues(array(*heads, dtype=shape.dtype), array(*heads, dtype=shape.dtype))
+  heads, size = (ROWS, program.config.kv_heads), program.config.head_size
+  layer = Cache(
+    array(*heads, size, spec.max_length, dtype=shape.dtype),
+    array(*heads, spec.max_length, size, dtype=shape.dtype),
+  )
   return program, params, (layer,) * program.config.num_layers
 
 

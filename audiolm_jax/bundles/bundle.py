@@ -68,7 +68,8 @@ class Bundle:
 
   def component(self, name: str) -> Any:
     """Returns the component that training calls `name`, such as "codec"; None if there is none."""
-    tokenizers = {"codec": self.codec, "semantic": self.semantic, "detector": self.detector}
+    tokenizers = {"codec": self.codec, "semantic": self.semantic, "units": self.semantic}
+    tokenizers |= {"detector": self.detector}
     return (tokenizers | {f"{key}_stage": stage for key, stage in self.stages.items()}).get(name)
 
   @functools.cached_property

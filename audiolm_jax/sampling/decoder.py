@@ -21,7 +21,7 @@ from jaxtyping import Int, Key
 
 from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
-from audiolm_jax.lm.attention import KeyValues
+from audiolm_jax.lm.attention import Cache
 from audiolm_jax.lm.stage import CODEBOOKS, Stage
 from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.lm.tokens import BOS, PAD
@@ -251,12 +251,15 @@ class StageSampler:
     arguments = _ToRead(tokens, frame_ids, lengths, np.int32(longest))
     return arguments, np.array(sources, np.int32)
 
-  def _cache_shape(self, batch: int, capacity: int) -> tuple[KeyValues, ...]:
+  def _cache_shape(self, batch: int, capacity: int) -> tuple[Cache, ...]:
     """Returns arrays of the cache's shape that use no memory."""
     c = self.program.config
-    shape = batch, c.kv_heads, capacity, c.head_size
-    nothing = cast(Array, np.broadcast_to(np.zeros((), jnp.dtype(c.dtype)), shape))
-    return (KeyValues(nothing, nothing),) * c.num_layers
+
+    def nothing(*shape: int) -> Array:
+      return cast(Array, np.broadcast_to(np.zeros((), jnp.dtype(c.dtype)), shape))
+
+    keys = nothing(batch, c.kv_heads, c.head_size, capacity)
+    return (Cache(keys, nothing(batch, c.kv_heads, capacity, c.head_size)),) * c.num_layers
 
   def _bucket(self, length: int) -> int:
     """Returns `length` rounded up to a multiple of about 1 / BUCKETS of the longest sequence."""
@@ -279,7 +282,7 @@ def _loop(
   steps: int,
   keys: Key[Array, "batch"],
   options: SamplingOptions | None,
-  cache: tuple[KeyValues, ...],
+  cache: tuple[Cache, ...],
 ) -> tuple[LoopInputs, LoopState]:
   """Returns the arguments of `decode` after the prompts are read."""
   longest = max(len(p.tokens) for p in prompts)

@@ -24,7 +24,7 @@ from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.lm.attention import MASKED, KeyValues, cached_attention
+from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, cached_attention
 from audiolm_jax.lm.blocks import Attend
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
@@ -111,7 +111,7 @@ class LoopState:
     step: int32 scalar, tokens drawn so far.
     cursor: int32 scalar, positions of `cache` in use, padding included.
     token: int32 [batch], the newest token, which the model has not read yet.
-    cache: per layer, keys and values [batch, kv_heads, capacity, head_dim].
+    cache: per layer, keys and values of `capacity` positions.
     drawn: int32 [batch, steps], the drawn ids, PAD from `step` on.
     codes: int32 [batch, history + frames, levels], the frames before the first drawn one and the
       known codes of the others, -1 elsewhere; empty without processors.
@@ -120,13 +120,13 @@ class LoopState:
   step: Int[Array | np.int32, ""]
   cursor: Int[Array | np.int32, ""]
   token: Int[Array | np.ndarray, "batch"]
-  cache: tuple[KeyValues, ...]
+  cache: tuple[Cache, ...]
   drawn: Int[Array | np.ndarray, "batch steps"]
   codes: Int[Array | np.ndarray, "batch frames levels"]
 
 
 # The newest token, the part of the cache that is written, the drawn ids and the codes.
-_Carry = tuple[Array, tuple[KeyValues, ...], Array, Array]
+_Carry = tuple[Array, tuple[Cache, ...], Array, Array]
 
 
 def _prefill_fn(
@@ -137,22 +137,22 @@ def _prefill_fn(
   lengths: Int[Array, "batch"],
   longest: Int[Array, ""],
   capacity: int,
-) -> tuple[KeyValues, ...]:
+) -> tuple[Cache, ...]:
   """Returns the cache after the prompts, with the padding of the longest prompt removed."""
   batch, length = tokens.shape
   c = program.config
   if length == 0:
     zeros = jnp.zeros((batch, c.kv_heads, capacity, c.head_size), c.dtype)
-    return tuple(KeyValues(zeros, zeros + 0) for _ in range(c.num_layers))
-  _, cache = modules.apply(
+    return tuple(KeyValues(zeros, zeros + 0).cached for _ in range(c.num_layers))
+  _, layers = modules.apply(
     program.model, params, tokens, frame_ids, length - lengths, method="prefill"
   )
 
-  def place(x: Array) -> Array:
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, capacity), (0, 0)))
-    return lax.dynamic_slice_in_dim(x, length - longest, capacity, axis=2)
+  def place(x: Array, axis: int) -> Array:
+    x = jnp.pad(x, [(0, capacity if i == axis else 0) for i in range(x.ndim)])
+    return lax.dynamic_slice_in_dim(x, length - longest, capacity, axis=axis)
 
-  return jax.tree.map(place, cache)
+  return tuple(layer.cached.map(place) for layer in layers)
 
 
 def _repeated_fn(tree: PyTree, rows: Int[Array | np.ndarray, "batch"]) -> PyTree:
@@ -168,7 +168,7 @@ def _decode_fn(
   program: Program, params: Params, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
 ) -> LoopState:
   """Draws tokens until there are `stop` of them."""
-  capacity = state.cache[0].keys.shape[2]
+  capacity = state.cache[0].length
   model = program.model
   bias = modules.apply(model, params, capacity + SEGMENT, method="distance_bias")[0]
 
@@ -184,12 +184,9 @@ def _decode_fn(
       old_bias = _reversed_window(bias, position, capacity) + held
       new_bias = _reversed_window(bias[:, :SEGMENT], index, SEGMENT)[None]
 
-      def attend_with(old: KeyValues, new: KeyValues) -> Attend:
-        def write(buffer: Array, x: Array) -> Array:
-          return lax.dynamic_update_slice_in_dim(buffer, x, index, axis=2)
-
-        def attend(query: Array, key_values: KeyValues) -> tuple[Array, KeyValues]:
-          written = jax.tree.map(write, new, key_values)
+      def attend_with(old: Cache, new: Cache) -> Attend:
+        def attend(query: Array, key_values: KeyValues) -> tuple[Array, Cache]:
+          written = new.write(key_values.cached, index)
           # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
           written = lax.optimization_barrier(written)
           return cached_attention(query, [(old, old_bias), (written, new_bias)]), written
@@ -213,16 +210,16 @@ def _decode_fn(
       drawn = cast(Array, lax.dynamic_update_index_in_dim(drawn, chosen, step, axis=1))
       return chosen, recent, drawn, _noted(program, codes, chosen, step)
 
-    def empty(x: Array) -> Array:
-      return jnp.zeros_like(x[:, :, :SEGMENT])
+    def empty(x: Array, axis: int) -> Array:
+      return jnp.zeros_like(lax.slice_in_dim(x, 0, SEGMENT, axis=axis))
 
-    def extended(old: Array, new: Array) -> Array:
-      return lax.dynamic_update_slice_in_dim(old, new, state.cursor, axis=2)
-
-    begin = state.token, jax.tree.map(empty, state.cache), state.drawn, state.codes
+    empty_caches = tuple(layer.map(empty) for layer in state.cache)
+    begin = state.token, empty_caches, state.drawn, state.codes
     end = cast(_Carry, lax.fori_loop(0, count, draw_one, begin))
     token, recent, drawn, codes = end
-    cache = jax.tree.map(extended, state.cache, recent)
+    cache = tuple(
+      old.write(new, state.cursor) for old, new in zip(state.cache, recent, strict=True)
+    )
     return LoopState(state.step + count, state.cursor + count, token, cache, drawn, codes)
 
   return lax.while_loop(lambda s: s.step < stop, draw_segment, state)

@@ -465,3 +465,18 @@ def truncate_params(params: Params, config: ConformerConfig, layer: int) -> Para
     else:
       kept[f"stacks_{index}"] = {f"layer_{i}": stack[f"layer_{i}"] for i in range(depth)}
   return kept
+
+
+def with_first_blocks(params: Params, first: Params) -> Params:
+  """Returns `params` with the blocks that `truncate_params` kept in `first` (plain arrays)."""
+  replaced = dict(params) | {"subsampling": first["subsampling"]}
+  for name, stack in first.items():
+    if name == "subsampling":
+      continue
+    if stack.keys() == params[name].keys():  # one array for all blocks
+      replaced[name] = jax.tree.map(
+        lambda whole, start: jnp.concatenate([start, whole[len(start) :]]), params[name], stack
+      )
+    else:
+      replaced[name] = dict(params[name]) | dict(stack)
+  return replaced

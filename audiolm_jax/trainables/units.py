@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Key
 
-from audiolm_jax.core import modules
+from audiolm_jax.core import configs, modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
@@ -23,7 +23,7 @@ from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.conformer import dense
 from audiolm_jax.semantic.features import normalised_log_mel, pad_waveform, power_spectrum
 from audiolm_jax.semantic.losses import prediction_loss, span_mask
-from audiolm_jax.semantic.unit_encoder import UnitEncoder, UnitEncoderConfig
+from audiolm_jax.semantic.unit_encoder import UnitEncoder, UnitEncoderConfig, UnitTokenizer
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.metrics import Metrics
@@ -122,6 +122,19 @@ class UnitTrainable(Trainable[TrainState]):
     """Returns the loss and accuracy of the averaged parameters; "weight" counts frames."""
     _, metrics = self._loss(state.averaged_params, batch, None)
     return metrics
+
+  def component_params(self, component: Any, what: str) -> Params:
+    """Returns the parameters of the encoder of a tokenizer; see the base class."""
+    if not isinstance(component, UnitTokenizer):
+      raise ConfigError(f"{what} has no unit encoder; choose another bundle")
+    configs.check_equal(component.config.encoder, self.config.encoder, what)
+    return {"encoder": component.params["encoder"]}
+
+  def with_params(self, state: TrainState, params: Params) -> TrainState:
+    """Returns a new state whose encoder starts from `params`; its head is that of `state`."""
+    return new_train_state(
+      dict(state.params) | dict(params), self.optimizer, ema_decay=self.config.ema_decay
+    )
 
   def inference_params(self, state: TrainState) -> Params:
     """Returns the parameters of the encoder and of the head; a tokenizer needs "encoder"."""

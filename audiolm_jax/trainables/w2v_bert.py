@@ -5,7 +5,7 @@ Source: Chung et al. 2021 (w2v-BERT); Baevski et al. 2020 (wav2vec 2.0) for the 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
-from audiolm_jax.core import modules
+from audiolm_jax.core import configs, modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.keys import new_key
@@ -25,6 +25,7 @@ from audiolm_jax.semantic.conformer import (
   ConformerEncoder,
   dense,
   valid_steps,
+  with_first_blocks,
 )
 from audiolm_jax.semantic.features import normalised_log_mel, pad_waveform, power_spectrum
 from audiolm_jax.semantic.losses import (
@@ -35,6 +36,7 @@ from audiolm_jax.semantic.losses import (
   span_mask,
 )
 from audiolm_jax.semantic.quantizer import GumbelQuantizer
+from audiolm_jax.semantic.tokenizer import SemanticTokenizer
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.metrics import Metrics
@@ -270,6 +272,23 @@ class SemanticTrainable(Trainable[TrainState]):
       f"the codebook has collapsed (perplexity {metrics['codebook_perplexity']:.1f} of "
       f"{self.config.codebook_size} entries); raise diversity_weight or lower the learning rate"
     ]
+
+  def component_params(self, component: Any, what: str) -> Params:
+    """Returns the parameters of the encoder of a tokenizer; see the base class.
+
+    A tokenizer has the blocks up to its layer.
+    """
+    if not isinstance(component, SemanticTokenizer):
+      raise ConfigError(f"{what} has no w2v-BERT encoder; choose another bundle")
+    configs.check_equal(component.config.encoder, self.config.encoder, what)
+    return {"encoder": component.params["encoder"]}
+
+  def with_params(self, state: TrainState, params: Params) -> TrainState:
+    """Returns a new state whose first blocks start from `params`; the rest is that of `state`."""
+    encoder = with_first_blocks(state.params["encoder"], params["encoder"])
+    return new_train_state(
+      dict(state.params) | {"encoder": encoder}, self.optimizer, ema_decay=self.config.ema_decay
+    )
 
   def inference_params(self, state: TrainState) -> Params:
     """Returns the parameters of the whole model; a tokenizer needs those of "encoder"."""

@@ -1,5 +1,6 @@
 """The whole recipe for real: from a folder of sound to a bundle that continues one of its clips."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import soundfile
 
 from audiolm_jax import bundles
@@ -46,8 +48,8 @@ def overrides():
   yield from (f"{stage}:--gin.NUM_CLUSTERS=8" for stage in TRAINED[2:])
 
 
-def train_bundle(folder, *overrides, bundle="bundle", options=()):
-  command = ["bash", "launch/train_bundle.sh", str(folder / "sounds"), str(folder / bundle)]
+def train_bundle(folder, *overrides, bundle="bundle", audio="sounds", options=()):
+  command = ["bash", "launch/train_bundle.sh", str(folder / audio), str(folder / bundle)]
   command += options
   for override in overrides:
     command += ["--override", override]
@@ -61,6 +63,64 @@ def train_bundle(folder, *overrides, bundle="bundle", options=()):
   )
   assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
   return done.stdout
+
+
+SMALL = {
+  "codec": [
+    "CODEBOOK_SIZE=16",
+    "NUM_QUANTIZERS=3",
+    "frame_rate.FrameRateConfig.encoder_dim=16",
+    "frame_rate.FrameRateConfig.decoder_dim=16",
+    "frame_rate.FrameRateConfig.latent_dim=8",
+    "codec_training.CodecTrainingConfig.kmeans_vectors=64",
+    "QUANTIZER_START_STEP=2",
+    "WARMUP_STEPS=2",
+  ],
+  "units": [
+    "WARMUP_STEPS=2",
+    "unit_encoder.UnitEncoderConfig.dim=16",
+    "unit_encoder.UnitEncoderConfig.dilations=(1,2)",
+  ],
+  "semantic_stage": STAGE,
+  "parallel_stage": [*STAGE, "NUM_QUANTIZERS=3", "LATENT_DIM=8", "PASSES=(2,)"],
+}
+SMALL["units_2"] = SMALL["units"]
+
+
+def small_overrides():
+  for step, bindings in SMALL.items():
+    for binding in SHORT + bindings:
+      yield f"{step}:--gin.{binding}"
+    if step.endswith("_stage"):
+      yield f"{step}:--gin.NUM_CLUSTERS=8"
+  yield from ("kmeans:--num_clusters=8", "bundle:--storage=float32", "tokenizers:--storage=float32")
+
+
+@pytest.mark.slow
+def test_a_manifest_with_texts_becomes_a_bundle_with_units_and_a_parallel_stage(tmp_path):
+  rows = []
+  for i in range(6):
+    for speaker, seconds, gain in (("ada", 6.0, 1.0), ("bo", 5.0, 0.5)):
+      path = tmp_path / f"{speaker}{i}.wav"
+      sound = np.interp(np.linspace(0, 6, round(seconds * 16_000)), np.arange(96_000) / 16_000,
+                        gain * melody(6.0, seed=i))  # fmt: skip
+      soundfile.write(path, sound, 16_000)
+      split = "valid" if i == 5 else "train"
+      rows.append({"path": path.name, "speaker": speaker, "text": f"Tune {i}.", "split": split})
+  (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  options = ("--preset", "small", "--canonical_speaker", "ada")
+  out = train_bundle(tmp_path, *small_overrides(), audio="clips.jsonl", options=options)
+  assert out.count("   took ") == 11
+  assert "6 clips of the canonical voice" in out
+  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 11
+
+  bundle = bundles.load_bundle(tmp_path / "bundle")
+  assert list(bundle.stages) == ["semantic", "parallel"]
+  assert type(bundle.semantic).__name__ == "UnitTokenizer"
+  made = bundle.continue_audio(
+    melody(2.0, seed=9), 16_000, prompt_seconds=1.0, duration=0.5, temperatures={"semantic": 1.0}
+  )
+  assert made.waveform.shape == (24_000,) and np.abs(made.waveform).max() > 0
 
 
 # One test, so that the parallel workers make the bundle once.

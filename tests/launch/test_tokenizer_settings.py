@@ -63,6 +63,7 @@ def test_the_fine_stage_gets_the_levels_up_to_the_twelfth(levels, fine, tokenize
   assert told.pop("NUM_FINE_QUANTIZERS", None) == fine
   assert told == {
     "NUM_CLUSTERS": "12", "SEMANTIC_RATE": "50.0", "FRAME_RATE": "75.0", "CODEBOOK_SIZE": "2048",
+    "NUM_QUANTIZERS": str(min(levels, 12)),
   }  # fmt: skip
 
 
@@ -79,7 +80,8 @@ def test_the_gin_file_of_published_tokenizers_says_what_their_bundle_would(seman
   by_hand = ["MODEL_DIR = 'm'", "MIXTURE_OR_TASK_NAME = 't'"]
   for stage in ("semantic", "coarse", "fine"):
     file = f"gin_configs/{stage}_stage_base.gin"
-    known = [word for word in told if stage == "fine" or "FINE" not in word]
+    levels = ["NUM_FINE_QUANTIZERS"] if stage == "fine" else []
+    known = [w for w in told if "QUANTIZERS" not in w or w.split("=")[0] in levels]
     wanted, _ = train.resolve([file], by_hand + known)
     found, _ = train.resolve([file, f"gin_configs/tokenizers/dac_16khz_{semantic}.gin"], by_hand)
     assert found["model"].config.spec == wanted["model"].config.spec
@@ -93,6 +95,22 @@ def test_published_tokenizers_leave_the_stages_to_be_trained(tokenizers, tmp_pat
   assert steps == ["tokens", "semantic_stage", "coarse_stage", "bundle"]
   assert f"--bundle={tokenizers}" in lines[1] and "--gin.FRAME_RATE=400.0" in lines[5]
   assert "--gin.NUM_FRAME_EMBEDDINGS=1601" in lines[5] and "fine" not in lines[7]
+
+
+def test_the_parallel_stage_gets_all_levels_of_published_tokenizers(tokenizers, tmp_path):
+  options = ("--preset", "small", "--tokenizers", tokenizers, "--dry_run")
+  done = recipe(tmp_path, tmp_path / "mine", *options)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  steps = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
+  assert steps == ["tokens", "semantic_stage", "parallel_stage", "bundle"]
+  words = lines[5].replace("\\'", "'").split()
+  assert {"--gin.NUM_QUANTIZERS=4", "--gin.HEADS='plain'", "--gin.FRAME_RATE=400.0"} <= set(words)
+  assert not any("QUANTIZERS" in word for word in lines[3].split())
+  bindings = [w.removeprefix("--gin.") for w in words if w.startswith("--gin.")]
+  files = [w.removeprefix("--gin_file=") for w in words if w.startswith("--gin_file=")]
+  settings, _ = train.resolve(files, bindings)
+  assert settings["model"].config.spec.num_quantizers == 4
 
 
 def test_a_bundle_with_stages_is_refused(tmp_path):

@@ -39,10 +39,48 @@ def test_the_steps_come_in_order_with_files_that_exist(preset, tmp_path):
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
   assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == STEPS
-  configs = [word for line in lines for word in line.split() if word.startswith("--gin_file=")]
-  assert len(configs) == 10
-  assert all((REPO / word.removeprefix("--gin_file=")).is_file() for word in configs)
+  assert _configs_exist(lines) == 10
   assert not (tmp_path / "bundle.work").exists()
+
+
+def test_small_trains_a_parallel_stage_in_place_of_two(tmp_path):
+  done = run(tmp_path, tmp_path / "bundle", "--preset", "small", "--dry_run")
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  steps = [*STEPS[:6], "parallel_stage", "bundle"]
+  assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == steps
+  parallel, bundle = lines[-3], lines[-1]
+  assert "parallel_stage_small.gin" in parallel and "bundle.work/tokenizers" in parallel
+  assert "--stage_dir=parallel=" in bundle and "coarse" not in bundle
+  assert _configs_exist(lines) == 8
+
+
+def test_a_canonical_speaker_selects_units_of_two_rounds(tmp_path):
+  manifest = tmp_path / "clips.jsonl"
+  manifest.touch()
+  options = ("--preset", "small", "--canonical_speaker", "ada", "--dry_run")
+  done = run(manifest, tmp_path / "bundle", *options)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  names = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
+  units = ["labels", "units", "labels_2", "units_2"]
+  assert names == ["codec", *units, *STEPS[2:6], "parallel_stage", "bundle"]
+  commands = dict(zip(names, lines[1::2], strict=True))
+  work = tmp_path / "bundle.work"
+  assert "--encoder_dir" not in commands["labels"]
+  assert f"--encoder_dir={work}/units " in commands["labels_2"]
+  assert f"{work}/labels_2.npz" in commands["units_2"]
+  assert f"--encoder_dir={work}/units_2 " in commands["kmeans"]
+  assert "--layer" not in commands["kmeans"]
+  assert "--canonical_speaker=ada" in commands["labels_2"]
+  assert _configs_exist(lines) == 10
+
+
+def _configs_exist(lines):
+  """Returns the number of gin files in the commands, all of which exist."""
+  configs = [word for line in lines for word in line.split() if word.startswith("--gin_file=")]
+  assert all((REPO / word.removeprefix("--gin_file=")).is_file() for word in configs)
+  return len(configs)
 
 
 def test_the_ablation_trains_no_semantic_stage_and_keeps_the_rest(tmp_path):
@@ -114,7 +152,13 @@ def test_finished_steps_are_skipped_and_a_failed_one_ends_with_its_exit_code(tmp
   [
     ([], "give AUDIO_DIR and BUNDLE_DIR"),
     (["/nowhere/at/all", "b"], "AUDIO_DIR /nowhere/at/all does not exist"),
-    ([".", "b", "--preset", "huge"], "--preset huge is not one of smoke, tiny, piano_tiny, base"),
+    (
+      [".", "b", "--preset", "huge"],
+      "--preset huge is not one of smoke, tiny, piano_tiny, small, base",
+    ),
+    ([".", "b", "--preset", "small", "--acoustic_only"], "needs a preset with a coarse stage"),
+    ([".", "b", "--canonical_speaker", "ada"], "is for --preset small without --tokenizers"),
+    ([".", "b", "--preset", "small", "--canonical_speaker", "ada"], "needs a .jsonl manifest"),
     ([".", "b", "--override", "choir:--x=1"], "STEP:--FLAG"),
     ([".", "b", "--presets"], "unknown option --presets"),
     ([".", "b", "--preset"], "--preset needs a value"),

@@ -93,7 +93,7 @@ def test_keys_in_two_parts_are_attended_to_like_one():
   expected = causal_attention(query, key_values, bias_blocks(bias[None]), None)[:, -1:]
   by_key = jnp.flip(bias, axis=1)[None]
   parts = [
-    (KeyValues(*(a[:, :, s] for a in key_values)), by_key[:, :, s])
+    (KeyValues(*(a[:, :, s] for a in key_values)).cached, by_key[:, :, s])
     for s in (slice(0, 4), slice(4, 7))
   ]
   np.testing.assert_allclose(cached_attention(query[:, -1:], parts), expected, atol=1e-5)

@@ -33,6 +33,25 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
   assert kept(keep_top_p(LOGITS, 1e-6)) == [[False, True, False, False], [True] + [False] * 3]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_kept_logits_are_those_of_a_sorted_row(seed):
+  rng = np.random.default_rng(seed)
+  logits = rng.normal(0, 4, (3, 200)).astype(np.float32)
+  logits[0, :20] = logits[0, 20]  # ties
+  logits[1, ::3] = -np.inf
+  logits[2, :50] = np.array([0.0, -0.0] * 25)
+  largest_first = -np.sort(-logits, axis=-1)
+  for k in (1, 7, 150, 200):
+    expected = logits >= largest_first[:, k - 1 : k]
+    np.testing.assert_array_equal(keep_top_k(logits, k), np.where(expected, logits, -np.inf))
+  exponent = np.exp(largest_first.astype(np.float64) - largest_first[:, :1])
+  before = np.cumsum(exponent, axis=-1) - exponent
+  for p in (0.03, 0.51, 0.97):
+    threshold = np.where(before < p * exponent.sum(-1, keepdims=True), largest_first, np.inf)
+    expected = logits >= threshold.min(-1, keepdims=True)
+    np.testing.assert_array_equal(keep_top_p(logits, p), np.where(expected, logits, -np.inf))
+
+
 def test_draws_follow_the_softmax_at_the_temperature():
   np.testing.assert_allclose(shares(SamplingOptions()), [0.05, 0.5, 0.15, 0.3], atol=0.015)
   sharper = np.array([0.05, 0.5, 0.15, 0.3]) ** 2

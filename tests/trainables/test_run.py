@@ -11,13 +11,20 @@ from flax.core import meta
 
 from audiolm_jax.bundles import save_bundle
 from audiolm_jax.core.errors import BundleError, ConfigError
+from audiolm_jax.semantic.conformer import truncate_params
+from audiolm_jax.semantic.features import LogMelConfig
+from audiolm_jax.semantic.unit_encoder import UnitEncoderConfig, UnitTokenizer
 from audiolm_jax.trainables import run
 from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
+from audiolm_jax.trainables.semantic_tokenizer import unclustered_tokenizer
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
+from audiolm_jax.trainables.units import UnitTrainable, UnitTrainingConfig
+from audiolm_jax.trainables.w2v_bert import SemanticTrainable
 from audiolm_jax.training.checkpoints import Checkpoints
 from audiolm_jax.training.trainer import TrainConfig
 
 WAVEFORM = {"waveform": np.zeros((2, 3200), np.float32)}
+CLIPS = {"waveform": np.zeros((2, 12800), np.float32), "length": np.full(2, 12800, np.int32)}
 TOKENS = {"decoder_input_tokens": np.zeros((2, 8), np.int32)}
 
 
@@ -54,6 +61,54 @@ def test_a_state_starts_from_the_parameters_of_a_bundle(make, batch, miniature_b
   assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, fresh)
   assert int(state.step) == 0
   jax.tree.map(np.testing.assert_array_equal, trainable.inference_params(state), params)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_w2v_bert_starts_from_the_blocks_of_a_tokenizer(w2v_config, scan_layers):
+  encoder = dataclasses.replace(w2v_config.encoder, scan_layers=scan_layers)
+  model = SemanticTrainable(dataclasses.replace(w2v_config, encoder=encoder, ema_decay=0.9))
+  old, new = (meta.unbox(model.init(jax.random.key(seed), CLIPS)) for seed in (0, 1))
+  layer = sum(encoder.stacks) - 1
+  tokenizer = unclustered_tokenizer(model.config, old.params, layer, 64)
+  state = model.with_params(new, model.component_params(tokenizer, "a bundle"))
+
+  for params in (state.params, state.ema_params):
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, new.params)
+    found = truncate_params(params["encoder"], encoder, layer)
+    jax.tree.map(np.testing.assert_array_equal, found, tokenizer.params["encoder"])
+    jax.tree.map(
+      np.testing.assert_array_equal, _last_block(params, encoder), _last_block(new.params, encoder)
+    )
+    np.testing.assert_array_equal(params["mask_vector"], new.params["mask_vector"])
+
+
+def _last_block(params, encoder):
+  stack = params["encoder"][f"stacks_{len(encoder.stacks) - 1}"]
+  if encoder.scan_layers:
+    return jax.tree.map(lambda x: x[-1], stack)
+  return stack[f"layer_{encoder.stacks[-1] - 1}"]
+
+
+def test_a_unit_encoder_starts_from_that_of_a_tokenizer():
+  shape = UnitEncoderConfig(LogMelConfig(num_mels=16, hop_length=320), dim=16, dilations=(1,))
+  model = UnitTrainable(UnitTrainingConfig(shape, num_labels=5))
+  old, new = (meta.unbox(model.init(jax.random.key(seed), CLIPS)) for seed in (0, 1))
+  tokenizer = UnitTokenizer.unclustered(shape, old.params["encoder"])
+  state = model.with_params(new, model.component_params(tokenizer, "a bundle"))
+  jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], old.params["encoder"])
+  jax.tree.map(np.testing.assert_array_equal, state.params["head"], new.params["head"])
+
+
+def test_an_encoder_of_another_kind_or_shape_is_refused(miniature_bundle, w2v_config):
+  units = UnitTrainable(UnitTrainingConfig())
+  semantic = miniature_bundle.component("units")
+  with pytest.raises(ConfigError, match="a bundle has no unit encoder"):
+    units.component_params(semantic, "a bundle")
+  with pytest.raises(ConfigError, match=r"a bundle has another configuration: .*dim was"):
+    larger = dataclasses.replace(semantic.config.encoder, dim=2 * semantic.config.encoder.dim)
+    SemanticTrainable(dataclasses.replace(w2v_config, encoder=larger)).component_params(
+      semantic, "a bundle"
+    )
 
 
 def test_a_codec_that_starts_from_a_bundle_keeps_its_codebooks(miniature_bundle):

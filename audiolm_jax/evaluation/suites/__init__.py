@@ -24,6 +24,7 @@ def _suite(name: str, *needs: Need) -> Suite:
 SUITES = (
   _suite("codec", suite.CLIPS),
   _suite("semantic", suite.PROBES),
+  _suite("music_tokens", suite.CLIPS, suite.MUSIC),
   _suite("content", suite.ITEMS),
   _suite("tokens", suite.STAGES, suite.TRAINING_TOKENS),
   _suite("likelihood", suite.PAIRS, suite.STAGES),
