@@ -16,7 +16,7 @@ are replaced only with --overwrite.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.core.plain_json import is_list, is_mapping
@@ -28,6 +28,7 @@ flags.DEFINE_string(
 )
 
 
+@takes_arguments
 def main(argv: Sequence[str]) -> int | None:
   """Runs the command that the first argument names."""
   if len(argv) < 2:
@@ -39,9 +40,6 @@ def main(argv: Sequence[str]) -> int | None:
   if not usage.endswith("...]") and len(arguments) != len(usage.split()):
     raise UserError(f"give {usage} after {command}, not {len(arguments)} arguments")
   return run(*arguments)
-
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 
 def _list(*folders: str) -> None:

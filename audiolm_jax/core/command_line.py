@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 from audiolm_jax.core import allocator, environment
 from audiolm_jax.core.errors import UserError
@@ -31,7 +31,21 @@ except ModuleNotFoundError as error:  # most often the Python of another environ
 # As of a program that SIGPIPE ends.
 _BROKEN_PIPE = 141
 
-__all__ = ["exit_code", "flags", "run_cli"]
+__all__ = ["exit_code", "flags", "reports_environment", "run_cli", "takes_arguments"]
+
+Main = TypeVar("Main", bound=Callable[[Sequence[str]], int | None])
+
+
+def takes_arguments(main: Main) -> Main:
+  """Marks the main function of a command that has arguments besides its flags."""
+  vars(main)["takes_arguments"] = True
+  return main
+
+
+def reports_environment(main: Main) -> Main:
+  """Marks the main function of a command that runs in an environment that JAX cannot work in."""
+  vars(main)["reports_environment"] = True
+  return main
 
 
 def run_cli(

@@ -52,7 +52,7 @@ def layer_stack(block: type[nn.Module], config: TransformerConfig, *arguments: A
     block,
     variable_axes={"params": 0},
     split_rngs={"params": True, "dropout": True},
-    in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # Flax declares integers
+    in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]: Flax declares integers
     length=config.num_layers,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )(*arguments)

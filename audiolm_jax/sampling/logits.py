@@ -5,7 +5,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ def _keep(
   bits = lax.bitcast_convert_type(logits + 0.0, jnp.int32)  # one zero
   ordered = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
 
-  def halve(_, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+  def halve(_: Int[Array, ""], ends: tuple[Array, Array]) -> tuple[Array, Array]:
     low, high = ends
     middle = (low & high) + ((low ^ high) >> 1)  # the mean, rounded down, without overflow
     kept = is_kept(ordered > middle[:, None])
@@ -134,7 +134,7 @@ def _keep(
 
   limits = jnp.iinfo(jnp.int32)
   ends = tuple(jnp.full(logits.shape[0], end, jnp.int32) for end in (limits.min, limits.max))
-  threshold, _ = lax.fori_loop(0, 32, halve, ends)
+  threshold = cast(Array, lax.fori_loop(0, 32, halve, ends)[0])
   return jnp.where(ordered >= threshold[:, None], logits, -jnp.inf)
 
 
