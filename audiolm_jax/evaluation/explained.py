@@ -95,11 +95,11 @@ def explained_share(
   """
   residual, total = np.zeros(len(tokens)), np.zeros(len(tokens))
   for fold in np.unique(folds):
-    others = np.flatnonzero(folds != fold)
+    others = np.flatnonzero(folds != fold).tolist()
     known_tokens = np.concatenate([tokens[i] for i in others])
     known = np.concatenate([features[i] for i in others])
     means = _token_means(known_tokens, known, 1 + max(int(t.max(initial=0)) for t in tokens))
-    scored = np.flatnonzero(folds == fold)
+    scored = np.flatnonzero(folds == fold).tolist()
     middle = np.concatenate([features[i] for i in scored]).mean(axis=0)
     for i in scored:
       residual[i] = np.square(features[i] - means[tokens[i]]).sum()

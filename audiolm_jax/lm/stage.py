@@ -40,7 +40,7 @@ class Feature(NamedTuple):
   """Shape and dtype of one array of an example."""
 
   shape: tuple[int, ...]
-  dtype: type[np.generic] = np.int32
+  dtype: Any = np.int32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -217,9 +217,8 @@ def _decode_fn(
     begin = state.token, empty_caches, state.drawn, state.codes
     end = cast(_Carry, lax.fori_loop(0, count, draw_one, begin))
     token, recent, drawn, codes = end
-    cache = tuple(
-      old.write(new, state.cursor) for old, new in zip(state.cache, recent, strict=True)
-    )
+    start = cast(Array, state.cursor)
+    cache = tuple(old.write(new, start) for old, new in zip(state.cache, recent, strict=True))
     return LoopState(state.step + count, state.cursor + count, token, cache, drawn, codes)
 
   return lax.while_loop(lambda s: s.step < stop, draw_segment, state)
