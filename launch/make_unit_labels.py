@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
   for name in ("audio_dir", "canonical_speaker", "output"):
     if not FLAGS[name].value:
       raise ConfigError(f"--{name} is required")
-  check_writable(FLAGS.output)
+  check_writable(FLAGS.output, [FLAGS.audio_dir])
   compilation_cache.enable()
   labels, report = label_clips(
     list_clips(FLAGS.audio_dir),

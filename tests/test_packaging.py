@@ -3,9 +3,11 @@
 import re
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 
 REPOSITORY = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -53,6 +55,10 @@ def test_no_package_has_two_ranges():
   assert {name: found for name, found in ranges.items() if len(found) > 1} == {}
 
 
+def name_of(requirement):
+  return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("requirements/*.lock.txt")), ids=str)
 def test_a_lock_file_has_the_hashes_of_all_packages_and_those_of_the_requirements(path):
   packages = {}
@@ -60,12 +66,27 @@ def test_a_lock_file_has_the_hashes_of_all_packages_and_those_of_the_requirement
   for line in text.splitlines():
     if not line.startswith("#"):
       name, version, hashes = re.fullmatch(r"([\w.-]+)==(\S+)((?: .*)?)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]: it is there
-      packages[re.sub(r"[-_.]+", "-", name).lower()] = version
+      packages[name_of(name)] = version
       assert re.search(r" --hash=sha256:[0-9a-f]{64}\b", hashes), line
   base = "requirements.txt" if path.name.startswith("full") else "requirements/sample.txt"
   for line in requirements(REPOSITORY / base):
-    name = re.match(r"[\w.-]+", line)[0]  # pyright: ignore[reportOptionalSubscript]: it is there
-    assert re.sub(r"[-_.]+", "-", name).lower() in packages, line
+    assert name_of(line) in packages, line
+  # With --require-hashes, pip also refuses a dependency that is not listed.
+  for name in packages:
+    try:
+      needed = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+      continue
+    for line in needed:
+      limits, _, condition = line.partition(";")
+      if not condition or _holds(condition, path):
+        assert name_of(limits) in packages, f"{name} needs {line}"
+
+
+def _holds(condition, lock):
+  python = re.search(r"py3(\d+)", lock.name)[1]  # pyright: ignore[reportOptionalSubscript]: it is there
+  version = {"python_version": f"3.{python}", "python_full_version": f"3.{python}.0"}
+  return Marker(condition).evaluate(version | {"extra": ""})
 
 
 @pytest.mark.parametrize("name", ["train", "beam", "eval", "plot", "demo"])

@@ -1,10 +1,14 @@
 """Any bytes, any JSON and any small change of a valid file give an object or one line.
 
-The number of examples of each test is AUDIOLM_JAX_EXAMPLES, 50 by default:
+The number of examples of each of the four tests is AUDIOLM_JAX_EXAMPLES, 50 by default:
 
-  AUDIOLM_JAX_EXAMPLES=5000 pytest tests/test_untrusted.py
+  AUDIOLM_JAX_EXAMPLES=5000 pytest -n 0 tests/test_untrusted.py
+
+prints the progress. Every run has other examples, which --hypothesis-seed repeats, so that runs of
+500 examples or of one kind of file (-k bundle) are pieces of a long one.
 """
 
+import collections
 import json
 import os
 import resource
@@ -106,16 +110,22 @@ def changed_bytes(draw, content):
 
 
 def assert_object_or_one_line(read):
-  """Calls a reader, which returns or raises the project's own error within limits."""
+  """Calls a reader, which returns or raises the project's own error within limits.
+
+  Returns "read" or "refused", and the seconds that the reader took.
+  """
   before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+  outcome = "read"
   try:
     read()
   except UserError as error:
-    message = str(error)
+    outcome, message = "refused", str(error)
     assert message and "\n" not in message and len(message) < 2000
     message.encode("utf-8", "surrogateescape")
-  assert time.process_time() - started < SECONDS
+  seconds = time.process_time() - started
+  assert seconds < SECONDS
   assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES
+  return outcome, seconds
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +178,16 @@ def repacked(path, data):
 
 
 @pytest.mark.parametrize("kind", ["bundle", "store", "tokens", "rows"])
-def test_changed_files_give_an_object_or_one_line(folders, tmp_path_factory, kind):
+def test_changed_files_give_an_object_or_one_line(folders, tmp_path_factory, kind, capsys):
   folder = shutil.copytree(folders / kind, tmp_path_factory.mktemp("changed") / kind)
   read(folder)  # the first call imports modules
   names = sorted(path.name for path in folder.iterdir())
+  counts, slowest = collections.Counter(), 0.0
 
   @examples
   @given(st.data())
   def run(data):
+    nonlocal slowest
     path = folder / data.draw(st.sampled_from(names))
     content = path.read_bytes()
     is_json = path.suffix in (".json", ".jsonl")
@@ -187,8 +199,14 @@ def test_changed_files_give_an_object_or_one_line(folders, tmp_path_factory, kin
       changed = data.draw(changed_bytes(content))
     path.write_bytes(changed)
     try:
-      assert_object_or_one_line(lambda: read(folder))
+      outcome, seconds = assert_object_or_one_line(lambda: read(folder))
     finally:
       path.write_bytes(content)
+    counts[outcome] += 1
+    slowest = max(slowest, seconds)
+    if counts.total() % 250 == 0:
+      with capsys.disabled():
+        print(f"\n{kind}: {counts.total()} of {EXAMPLES}, {dict(counts)}, slowest {slowest:.2f} s")
 
   run()
+  assert len(counts) == 2, counts

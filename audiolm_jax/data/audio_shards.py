@@ -82,6 +82,7 @@ class TaskShard:
     split: of the source.
     index: of this part.
     count: number of parts.
+    corpus: identifies the clips of the split.
   """
 
   module: str
@@ -89,11 +90,13 @@ class TaskShard:
   split: str
   index: int
   count: int
+  corpus: tuple[int, int]
 
   @property
   def key(self) -> list[str]:
     """The description of the part, because its clips are unknown before it is read."""
-    return [self.task, self.split, str(self.index), str(self.count)]
+    numbers = self.index, self.count, *self.corpus
+    return [self.task, self.split, *map(str, numbers)]
 
   def read(self, sample_rate: int, ahead: int) -> Iterator[DecodedClip | FailedClip]:
     """Yields the clips of the part; `ahead` is ignored, since the source has its own buffers."""
@@ -147,8 +150,9 @@ def shards_of_task(
   source = task_source(module, task, sample_rate)
   for split in source.splits:
     count = -(-source.num_clips(split) // clips_per_shard)
+    corpus = tuple(source.fingerprint(split))
     for index in range(count):
-      yield TaskShard(module, task, split, index, count)
+      yield TaskShard(module, task, split, index, count, corpus)
 
 
 def task_source(module: str, task: str, sample_rate: int) -> Any:

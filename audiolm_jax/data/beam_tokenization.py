@@ -168,11 +168,20 @@ def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
   if job.task is not None:
     existing = token_shards.shard_files(job.output_dir)
     sample_rate = tokenizers.codec.spec.sample_rate
-    for shard in audio_shards.shards_of_task(
-      job.module or "", job.task, sample_rate, job.clips_per_shard
-    ):
-      if token_shards.shard_name(shard.key) not in existing:
-        yield shard
+    shards = {
+      token_shards.shard_name(shard.key): shard
+      for shard in audio_shards.shards_of_task(
+        job.module or "", job.task, sample_rate, job.clips_per_shard
+      )
+    }
+    other = next((name for name in existing if name not in shards), None)
+    if other is not None:
+      raise DataError(
+        f"{other} in {job.output_dir} is not a part of {job.task}: its clips or --clips_per_shard "
+        "have changed; restore them, or choose another --output_dir"
+      )
+    writer.save()
+    yield from (shard for name, shard in shards.items() if name not in existing)
     return
   clips = manifest.list_clips(job.source or "", job.valid_fraction, job.layout)
   missing = tokenization.missing_clips(writer, clips)

@@ -7,6 +7,7 @@ uninterrupted one. The same seed gives the same batches on every machine.
 import abc
 import enum
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,10 +17,12 @@ from jaxtyping import Int16
 
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.core.streams import Record
-from audiolm_jax.data import examples, manifest, token_store
+from audiolm_jax.data import examples, manifest, token_shards, token_store
 from audiolm_jax.data.examples import Example, Seed
 from audiolm_jax.data.frame_labels import FrameLabels
 from audiolm_jax.lm.stage import StageSpec
+
+_UNKNOWN = manifest.Fingerprint()
 
 
 class EpochUnit(enum.Enum):
@@ -47,7 +50,7 @@ class InMemoryBatches(abc.ABC):
     seed: int,
     num_epochs: int | None,
     shard: tuple[int, int] = (0, 1),
-    corpus: int = 0,
+    corpus: manifest.Fingerprint = _UNKNOWN,
   ):
     index, count = shard
     if batch_size < 1 or batch_size % count:
@@ -56,7 +59,7 @@ class InMemoryBatches(abc.ABC):
     self._num_items = num_items
     self._batch_size = batch_size
     self._num_epochs = num_epochs
-    self._corpus = corpus  # identifies the clips and their lengths
+    self._corpus = corpus
     self._seed, self._epoch, self._index = seed, 0, 0
     self._order: tuple[Seed, np.ndarray] | None = None
 
@@ -94,7 +97,7 @@ class InMemoryBatches(abc.ABC):
       "epoch": self._epoch,
       "index": self._index,
       "items": self._num_items,
-      "corpus": self._corpus,
+      **self._corpus._asdict(),
     }
 
   def set_state(self, state: dict[str, int]) -> None:
@@ -108,7 +111,7 @@ class InMemoryBatches(abc.ABC):
         f"the saved data position is in an epoch of {state['items']} crops, this corpus has "
         f"{self._num_items}; resume with the same corpus and crop length, or start a new run"
       )
-    manifest.check_fingerprint(state, self._corpus)
+    self._corpus.check(state)
     self._epoch, self._index = state["epoch"], state["index"]
 
   def skip_report(self) -> str:
@@ -197,7 +200,11 @@ class InMemoryWaveforms(InMemoryBatches):
     self._items = [
       (clip, i) for clip, count in zip(self._ids, counts, strict=True) for i in range(count)
     ]
-    corpus = manifest.fingerprint(zip(self._ids, lengths, strict=True))
+    content = manifest.content_hash([clip for clip in clips if clip.id in self._pcm])
+    corpus = manifest.Fingerprint(
+      manifest.hash_of(zip(self._ids, lengths, strict=True)),
+      manifest.hash_of([content, *self._label_numbers()]),
+    )
     super().__init__(len(self._items), batch_size, seed, num_epochs, shard, corpus)
 
   @property
@@ -230,6 +237,10 @@ class InMemoryWaveforms(InMemoryBatches):
   def _chosen(self, clips: list[manifest.Clip]) -> list[manifest.Clip]:
     """Returns the clips of the split that are used: all of them."""
     return clips
+
+  def _label_numbers(self) -> list[int]:
+    """Returns numbers that identify the labels of the clips."""
+    return [self._labels[clip_id] for clip_id in self._ids if self._labels]
 
   def _labelled(self, clip_id: str, example: Example) -> Example:
     if self._labels:
@@ -283,6 +294,11 @@ class InMemoryLabelledFrames(InMemoryWaveforms):
         "corpus that is trained on"
       )
     return chosen
+
+  def _label_numbers(self) -> list[int]:
+    """Returns numbers that identify the labels of the clips."""
+    rows = (self._frame_labels.clips[clip_id] for clip_id in self._ids)
+    return [zlib.crc32(np.ascontiguousarray(row, "<u4").data) for row in rows]
 
   def _at(
     self, clip_id: str, start: int, seed: Seed, gain_db: tuple[float, float] | None = None
@@ -346,7 +362,10 @@ class InMemoryTokens(InMemoryBatches):
         for window in examples.token_windows(spec, clip.streams)
       ]
     lengths = ([len(clip.streams[key]) for key in spec.streams] for clip in self._clips.values())
-    corpus = manifest.fingerprint(zip(self._clips, lengths, strict=True))
+    contents = (token_shards.checksum(clip, spec.streams) for clip in self._clips.values())
+    corpus = manifest.Fingerprint(
+      manifest.hash_of(zip(self._clips, lengths, strict=True)), manifest.hash_of(contents)
+    )
     super().__init__(len(self._items), batch_size, seed, num_epochs, shard, corpus)
 
   @property

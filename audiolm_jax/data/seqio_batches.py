@@ -12,7 +12,7 @@ from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import manifest
 from audiolm_jax.data.examples import Example
 from audiolm_jax.data.feature_converters import StageFeatureConverter, WaveformFeatureConverter
-from audiolm_jax.data.sources import AudioDataSource, TokenStoreDataSource
+from audiolm_jax.data.sources import AudioDataSource, TokenStoreDataSource, WaveformDataSource
 from audiolm_jax.lm.stage import StageSpec
 
 
@@ -75,10 +75,10 @@ class SeqioBatches:
     self._batch_size, self._split, self._spec = batch_size, split, spec
     self._sources = _sources_of(mixture_or_task_name)
     # Of cached tasks and other sources, the clips are unknown.
-    self._corpus = manifest.fingerprint(
-      source.fingerprint(split)
-      for source in self._sources
-      if isinstance(source, AudioDataSource | TokenStoreDataSource)
+    known = WaveformDataSource, TokenStoreDataSource
+    found = [source.fingerprint(split) for source in self._sources if isinstance(source, known)]
+    self._corpus = manifest.Fingerprint(
+      manifest.hash_of(one.corpus for one in found), manifest.hash_of(one.content for one in found)
     )
     self._iterator: Iterator[Example] | None = None
 
@@ -109,7 +109,7 @@ class SeqioBatches:
 
   def get_state(self) -> dict[str, int]:
     """Returns the position after the last returned batch."""
-    return {"seed": self._seed, "batches": self._batches, "corpus": self._corpus}
+    return {"seed": self._seed, "batches": self._batches, **self._corpus._asdict()}
 
   def skip_report(self) -> str:
     """Returns a summary per source of the clips that could not be read so far; "" if none."""
@@ -127,7 +127,7 @@ class SeqioBatches:
         f"the saved data position has RANDOM_SEED {state['seed']}, this run has {self._seed}; "
         "resume with the seed of the first run"
       )
-    manifest.check_fingerprint(state, self._corpus)
+    self._corpus.check(state)
     self._batches = state["batches"]
     self._iterator = None
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from audiolm_jax.core.errors import AudioError
-from audiolm_jax.data import manifest, token_store
+from audiolm_jax.data import manifest, token_shards, token_store
 from audiolm_jax.data.tensorflow_setup import keep_off_gpu
 
 keep_off_gpu()
@@ -34,6 +34,10 @@ class WaveformDataSource(seqio.DataSource):
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
     """Returns the reasons for the unreadable clips of a shard that was read, by clip id."""
     raise NotImplementedError
+
+  def fingerprint(self, split: str) -> manifest.Fingerprint:
+    """Returns what identifies the clips of a split, if it is known."""
+    return manifest.Fingerprint()
 
 
 class AudioDataSource(WaveformDataSource):
@@ -85,9 +89,11 @@ class AudioDataSource(WaveformDataSource):
     """Returns the number of clips of a split, including unreadable ones."""
     return len(self._clips[split])
 
-  def fingerprint(self, split: str) -> int:
-    """Returns a hash of the names and sizes of the clips of a split."""
-    return manifest.fingerprint((clip.id, clip.size) for clip in self._clips.get(split, ()))
+  def fingerprint(self, split: str) -> manifest.Fingerprint:
+    """Returns hashes of the names and sizes and of the content of the clips of a split."""
+    clips = self._clips.get(split, [])
+    names = manifest.hash_of((clip.id, clip.size) for clip in clips)
+    return manifest.Fingerprint(names, manifest.content_hash(clips))
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
     """Returns the reasons for the unreadable clips of a shard that was read, by clip id."""
@@ -158,9 +164,11 @@ class TokenStoreDataSource(seqio.DataSource):
     """Whether any number of shards is possible: True."""
     return True
 
-  def fingerprint(self, split: str) -> int:
-    """Returns a hash of the names and lengths of the clips of a split."""
-    return manifest.fingerprint((clip.id, clip.seconds) for clip in self._store.clips(split))
+  def fingerprint(self, split: str) -> manifest.Fingerprint:
+    """Returns hashes of the names and lengths and of the tokens of the clips of a split."""
+    clips = self._store.clips(split)
+    names = manifest.hash_of((clip.id, clip.seconds) for clip in clips)
+    return manifest.Fingerprint(names, manifest.hash_of(map(token_shards.checksum, clips)))
 
   def list_shards(self, split: str) -> Sequence[str]:
     """Returns the names of the shards, for `seqio_cache_tasks`."""

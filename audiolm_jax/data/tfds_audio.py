@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.data import manifest
 from audiolm_jax.data.layouts import SPLIT_FOLDERS
 from audiolm_jax.data.sources import WaveformDataSource
 from audiolm_jax.io import audio
@@ -76,6 +77,15 @@ class TfdsAudioDataSource(WaveformDataSource):
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
     """Returns an empty mapping, because TFDS decodes audio when it prepares a data set."""
     return {}
+
+  def fingerprint(self, split: str) -> manifest.Fingerprint:
+    """Returns hashes of the version, the parts and the stored bytes of a split."""
+    info = self._builder.info
+    parts = [part for part, _, _ in self._instructions.get(split, [])]
+    return manifest.Fingerprint(
+      manifest.hash_of([info.full_name, *self._instructions.get(split, [])]),
+      manifest.hash_of([info.splits[part].num_bytes for part in parts]),
+    )
 
   def get_dataset(
     self,

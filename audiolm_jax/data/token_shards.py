@@ -1,6 +1,7 @@
 """Token shards: the files of a token store, which are written atomically and never change.
 
-    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes, token hash, each stream
+    tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes and hashes of the files, token
+                               hash, each stream
 
 The name of a shard is a hash of its clips, so that creating it again writes the same file.
 """
@@ -12,6 +13,7 @@ import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
@@ -40,6 +42,7 @@ class TokenClip:
     speaker: None if unknown.
     seconds: duration of the audio.
     size: of the audio file in bytes; None if unknown.
+    content: hash of the audio file, see `storage.content_hash`; None if unknown.
   """
 
   id: str
@@ -48,6 +51,7 @@ class TokenClip:
   speaker: str | None = None
   seconds: float = 0.0
   size: int | None = None
+  content: str | None = None
 
 
 class StoredShard(NamedTuple):
@@ -62,6 +66,14 @@ class StoredShard(NamedTuple):
 def count_tokens(clip: TokenClip) -> dict[str, int]:
   """Returns the number of tokens of each stream of a clip, steps times levels."""
   return {key: tokens.size for key, tokens in clip.streams.items()}
+
+
+def checksum(clip: TokenClip, keys: Iterable[str] | None = None) -> int:
+  """Returns a checksum of the tokens of some streams of a clip; None for all streams."""
+  value = 0
+  for key in sorted(clip.streams) if keys is None else keys:
+    value = zlib.crc32(np.ascontiguousarray(clip.streams[key], "<u4").data, value)
+  return value
 
 
 def shard_name(key: Sequence[str]) -> str:
@@ -186,6 +198,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
     "speakers": np.array([clip.speaker or "" for clip in clips]),
     "seconds": np.array([clip.seconds for clip in clips], np.float64),
     "file_sizes": np.array([_NO_SIZE if c.size is None else c.size for c in clips], np.int64),
+    "contents": np.array([clip.content or "" for clip in clips]),
   }
   for key in keys:
     rows = [clip.streams[key] for clip in clips]
@@ -219,10 +232,13 @@ def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
   if seconds.dtype.kind != "f" or seconds.ndim != 1 or not np.isfinite(seconds).all():
     raise ValueError("the seconds of its clips are not numbers")
   streams: dict[str, list[np.ndarray]] = {}
-  # Earlier versions did not record the sizes of files.
+  # Earlier versions did not record the sizes and hashes of files.
   file_sizes = arrays["file_sizes"] if "file_sizes" in arrays else np.full(len(ids), _NO_SIZE)
   if file_sizes.dtype.kind != "i" or file_sizes.shape != (len(ids),):
     raise ValueError(f"the sizes of files are {file_sizes.dtype} of shape {file_sizes.shape}")
+  contents = arrays.texts("contents") if "contents" in arrays else [""] * len(ids)
+  if len(contents) != len(ids):
+    raise ValueError(f"there are {len(contents)} hashes of files for {len(ids)} clips")
   for column, key in enumerate(keys):
     stored, lengths = (f"stream:{key}", f"lengths:{key}") if listed else (key, f"{key}_lengths")
     if stored in arrays:
@@ -237,6 +253,7 @@ def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
       speakers[row] or None,
       float(seconds[row]),
       None if file_sizes[row] == _NO_SIZE else int(file_sizes[row]),
+      contents[row] or None,
     )
     for row in range(len(ids))
   ]

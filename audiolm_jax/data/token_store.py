@@ -10,7 +10,8 @@ run left.
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from audiolm_jax.lm.stage import StageSpec
 
 FORMAT_VERSION = 2
 STORE_FILE = "store.json"
+_COMPARED_AT_ONCE = 16  # files; hides the latency of buckets
 
 
 @dataclasses.dataclass
@@ -86,6 +88,8 @@ class StoreInfo:
 class TokenStoreWriter:
   """Writes a new store, or resumes one with the same tokenizers.
 
+  An existing store does not change on disk before `save`, `flush` or `finish`.
+
   Args:
     folder: of the store; created if missing.
     token_hash: of the tokenizers.
@@ -111,10 +115,11 @@ class TokenStoreWriter:
     self._clips_per_shard = clips_per_shard
     self._seconds_per_shard = seconds_per_shard
     self._pending: list[TokenClip] = []
-    self._done: dict[str, int | None] = {}
+    self._done: dict[str, TokenClip] = {}  # without tokens
     self._speakers: set[str] = set()
     self.info = StoreInfo(token_hash, by_key(streams))
-    if storage.exists(storage.join(self.folder, STORE_FILE)):
+    exists = storage.exists(storage.join(self.folder, STORE_FILE))
+    if exists:
       self.info = read_info(self.folder)
       check_hash(self.info, token_hash, self.folder)
       self.info.complete = False
@@ -123,33 +128,46 @@ class TokenStoreWriter:
         for clip in shard.clips:
           self._note(clip)
     self._take_up_shards()
-    self._write_info()
+    if not exists:
+      self._write_info()
 
   def __contains__(self, clip_id: str) -> bool:
     """Returns whether the clip is in the store or pending."""
     return clip_id in self._done
 
-  def check_sources(self, sizes: Mapping[str, int | None]) -> None:
+  def check_sources(
+    self, sizes: Mapping[str, int | None], content_of: Callable[[str], str | None]
+  ) -> None:
     """Compares the clips in the store with the files of the corpus.
 
     Args:
       sizes: of all files in bytes by clip id; None if unknown.
+      content_of: returns the hash of the file of a clip, given its id; None if it cannot be read.
 
     Raises:
-      DataError: a clip in the store is not in the corpus any more, or its file has another size.
+      DataError: a clip in the store is not in the corpus any more, or its file has another size or
+        other content.
     """
-    removed = [clip_id for clip_id in self._done if clip_id not in sizes]
-    changed = [
-      clip_id
-      for clip_id, size in self._done.items()
-      if size is not None and sizes.get(clip_id, size) not in (size, None)
-    ]
+    kept = [clip for clip in self._done.values() if clip.id in sizes]
+    changed = {
+      clip.id: f"{clip.size} bytes then, {size} now"
+      for clip in kept
+      if None not in (clip.size, size := sizes[clip.id]) and clip.size != size
+    }
+    hashed = [clip for clip in kept if clip.content is not None and clip.id not in changed]
+    with ThreadPoolExecutor(_COMPARED_AT_ONCE) as pool:
+      for clip, content in zip(hashed, pool.map(lambda c: content_of(c.id), hashed), strict=True):
+        if content is None:
+          changed[clip.id] = "cannot be read any more"
+        elif content != clip.content:
+          changed[clip.id] = "other content"
     if changed:
-      name = changed[0]
+      name, how = next(iter(changed.items()))
       raise DataError(
         f"{len(changed)} clips of {self.folder} have changed since they were tokenized, such as "
-        f"{name} ({self._done[name]} bytes then, {sizes[name]} now); choose another --output_dir"
+        f"{name} ({how}); restore them, or choose another --output_dir"
       )
+    removed = [clip_id for clip_id in self._done if clip_id not in sizes]
     if removed:
       raise DataError(
         f"{len(removed)} clips of {self.folder} are not in the corpus any more, such as "
@@ -219,7 +237,7 @@ class TokenStoreWriter:
         self._count(clip, counts)
 
   def _note(self, clip: TokenClip) -> None:
-    self._done[clip.id] = clip.size
+    self._done[clip.id] = dataclasses.replace(clip, streams={})
     if clip.speaker is not None:
       self._speakers.add(clip.speaker)
 

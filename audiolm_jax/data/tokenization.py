@@ -131,12 +131,17 @@ def open_writer(
 
 
 def missing_clips(writer: token_store.TokenStoreWriter, clips: Sequence[Clip]) -> list[Clip]:
-  """Returns the clips that are not in a store.
+  """Returns the clips that are not in a store, and marks the store as unfinished.
 
   Raises:
     DataError: clips in the store were removed from the corpus, or their files changed.
   """
-  writer.check_sources({clip.id: manifest.size_of(clip) for clip in clips})
+  by_id = {clip.id: clip for clip in clips}
+  writer.check_sources(
+    {clip.id: manifest.size_of(clip) for clip in clips},
+    lambda clip_id: manifest.content_of(by_id[clip_id]),
+  )
+  writer.save()
   return [clip for clip in clips if clip.id not in writer]
 
 
@@ -248,6 +253,7 @@ def _tokenize_decoded(
         speaker=clip.speaker,
         seconds=len(waveform) / sample_rate,
         size=manifest.size_of(clip),
+        content=manifest.content_of(clip),
       )
     )
   return tokens

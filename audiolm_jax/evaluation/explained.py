@@ -94,12 +94,12 @@ def explained_share(
     1 for a perfect prediction, 0 for one that is as good as the mean, below 0 for a worse one.
   """
   residual, total = np.zeros(len(tokens)), np.zeros(len(tokens))
+  size = 1 + max(int(of_piece.max(initial=0)) for of_piece in tokens)
   for fold in np.unique(folds):
-    others = np.flatnonzero(folds != fold).tolist()
+    others, scored = (np.flatnonzero(is_in).tolist() for is_in in (folds != fold, folds == fold))
     known_tokens = np.concatenate([tokens[i] for i in others])
     known = np.concatenate([features[i] for i in others])
-    means = _token_means(known_tokens, known, 1 + max(int(t.max(initial=0)) for t in tokens))
-    scored = np.flatnonzero(folds == fold).tolist()
+    means = _token_means(known_tokens, known, size)
     middle = np.concatenate([features[i] for i in scored]).mean(axis=0)
     for i in scored:
       residual[i] = np.square(features[i] - means[tokens[i]]).sum()

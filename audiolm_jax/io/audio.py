@@ -1,11 +1,9 @@
 """Reads, resamples, checks and writes audio files."""
 
-import collections
 import io
 import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile  # pyright: ignore[reportMissingTypeStubs]: its types are in the module
@@ -13,11 +11,9 @@ import soxr  # pyright: ignore[reportMissingTypeStubs]: its types are in the mod
 from jaxtyping import Float, Num
 
 from audiolm_jax.core.errors import AudioError
+from audiolm_jax.core.sliced import SlicedBlocks
 from audiolm_jax.io.audio_file import check_rate, checked, opened, peak_of
 from audiolm_jax.io.files import atomic_write
-
-if TYPE_CHECKING:
-  from numpy.typing import DTypeLike
 
 _WRITABLE = {
   ".wav": ("WAV", "PCM_16"),
@@ -62,7 +58,7 @@ def read_blocks(
   """
   with opened(path) as file:
     pending = np.zeros(0, np.float32)
-    for piece in _resampled(file.blocks(None), file.sample_rate, sample_rate):
+    for piece in resampled_blocks(file.blocks(None), file.sample_rate, sample_rate):
       pending = np.concatenate([pending, piece])
       while len(pending) > block_samples:
         yield pending[:block_samples]
@@ -86,7 +82,7 @@ def load_audio(
   with opened(path) as file:
     limit = None if seconds is None else max(1, round(seconds * file.sample_rate))
     waveform, filled = np.empty(0, np.float32), 0
-    for piece in _resampled(file.blocks(limit), file.sample_rate, sample_rate):
+    for piece in resampled_blocks(file.blocks(limit), file.sample_rate, sample_rate):
       if filled + len(piece) > len(waveform):
         # Doubling makes no copy of a long waveform, and pages that are not used take no memory.
         waveform.resize(max(2 * len(waveform), filled + len(piece)), refcheck=False)
@@ -96,7 +92,7 @@ def load_audio(
   return waveform
 
 
-class SlicedAudio:
+class SlicedAudio(SlicedBlocks):
   """An audio file of any length as one channel that is read in slices, in bounded memory.
 
   It replaces the array of `load_audio` where slices are taken in rising order, which may overlap.
@@ -121,42 +117,16 @@ class SlicedAudio:
       for block in file.blocks(None):
         samples += len(block)
         self.peak = max(self.peak, peak_of(block))
-      self.shape = (resampled_length(samples, file.sample_rate, sample_rate),)
-    self._restart()
-
-  def __len__(self) -> int:
-    return self.shape[0]
-
-  def __array__(self, dtype: "DTypeLike | None" = None, copy: bool | None = None) -> np.ndarray:
-    return self[:].astype(dtype or np.float32)
-
-  def __getitem__(self, part: slice) -> Float[np.ndarray, " part"]:
-    first, last, _ = part.indices(len(self))
-    if first < self._first:
-      self._restart()
-    while self._last < last:
-      piece = next(self._blocks, None)
-      if piece is None:
-        raise AudioError(f"{self._path} changed while it was read; run the command again")
-      self._kept.append(piece)
-      self._last += len(piece)
-      while len(self._kept) > 1 and self._first + len(self._kept[0]) <= first:
-        self._first += len(self._kept.popleft())
-    whole = np.concatenate([np.zeros(0, np.float32), *self._kept])
-    return whole[first - self._first : max(first, last) - self._first]
-
-  def _restart(self) -> None:
-    self._first = self._last = 0  # the section of the file that is in memory
-    self._kept: collections.deque[np.ndarray] = collections.deque()
-    self._blocks = self._read()
+      super().__init__(self._read, (resampled_length(samples, file.sample_rate, sample_rate),))
 
   def _read(self) -> Iterator[Float[np.ndarray, " block"]]:
     with opened(self._path) as file:
       blocks = file.blocks(None, warn=False)
-      for piece in _resampled(blocks, file.sample_rate, self._rate):
+      for piece in resampled_blocks(blocks, file.sample_rate, self._rate):
         if len(piece):
           self.resampled_peak = max(self.resampled_peak, peak_of(piece))
           yield piece
+    raise AudioError(f"{self._path} changed while it was read; run the command again")
 
 
 def resample(
@@ -180,6 +150,25 @@ def resample(
   length = resampled_length(samples, from_rate, to_rate)
   fitted = np.stack([fit_length(row, length) for row in rows])
   return np.clip(fitted, -1.0, 1.0).reshape(*waveform.shape[:-1], length)
+
+
+def resampled_blocks(
+  blocks: Iterator[Float[np.ndarray, " block"]], from_rate: int, to_rate: int
+) -> Iterator[Float[np.ndarray, " block"]]:
+  """Yields a waveform at another sample rate, as many samples as `resample` returns, in blocks."""
+  if from_rate == to_rate:
+    yield from blocks
+    return
+  stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality=_QUALITY)
+  consumed = produced = 0
+  for block in blocks:
+    consumed += len(block)
+    piece = stream.resample_chunk(block)
+    produced += len(piece)
+    yield np.clip(piece, -1.0, 1.0)
+  missing = resampled_length(consumed, from_rate, to_rate) - produced
+  tail = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+  yield np.clip(fit_length(tail, max(0, missing)), -1.0, 1.0)
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
@@ -300,24 +289,6 @@ def check_length(samples: int, sample_rate: int, least_seconds: float, name: str
     raise AudioError(
       f"{name} is {samples / sample_rate:.2f} s long; at least {least_seconds:.2f} s are needed"
     )
-
-
-def _resampled(
-  blocks: Iterator[Float[np.ndarray, " block"]], from_rate: int, to_rate: int
-) -> Iterator[Float[np.ndarray, " block"]]:
-  if from_rate == to_rate:
-    yield from blocks
-    return
-  stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality=_QUALITY)
-  consumed = produced = 0
-  for block in blocks:
-    consumed += len(block)
-    piece = stream.resample_chunk(block)
-    produced += len(piece)
-    yield np.clip(piece, -1.0, 1.0)
-  missing = resampled_length(consumed, from_rate, to_rate) - produced
-  tail = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-  yield np.clip(fit_length(tail, max(0, missing)), -1.0, 1.0)
 
 
 def fit_length(row: Float[np.ndarray, " samples"], length: int) -> Float[np.ndarray, " length"]:

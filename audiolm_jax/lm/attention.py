@@ -61,7 +61,7 @@ class Cache(NamedTuple):
     """Returns `function(array, axis)` of keys and of values with their axis of positions."""
     return Cache(function(self.keys, 3), function(self.values, 2))
 
-  def write(self, new: "Cache", start: Int[Array, ""]) -> "Cache":
+  def write(self, new: "Cache", start: Int[Array, ""] | np.int32) -> "Cache":
     """Returns the cache with the positions of `new` from `start` on."""
     update = lax.dynamic_update_slice_in_dim
     return Cache(

@@ -4,10 +4,13 @@ Source: the feature `fbank` of Kaldi (Povey et al., "The Kaldi Speech Recognitio
 """
 
 import functools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.chunking import Sliced
+from audiolm_jax.core.sliced import SlicedBlocks
 from audiolm_jax.dsp.mel import Sides, mel_filterbank
 
 SAMPLE_RATE = 16_000  # Hz
@@ -19,27 +22,49 @@ _PREEMPHASIS = 0.97
 _FULL_SCALE = 2.0**15  # Kaldi reads 16-bit integers
 _FLOOR = float(np.finfo(np.float32).eps)
 _EPSILON = 1e-7
-_BLOCK = 2048  # frames to compute at a time, which limits memory
+_BLOCK = 2048  # frames to compute at a time, which limits memory; even
 
 
 def standardized_log_mel(
-  waveform: Float[np.ndarray, "samples"], num_mels: int
-) -> Float[np.ndarray, "frames mels"]:
+  waveform: Float[np.ndarray, "samples"] | Sliced, num_mels: int, together: int = 1
+) -> Float[np.ndarray, "steps bands"] | SlicedBlocks:
   """Returns log-mel features with mean 0 and variance 1 of each band over the whole clip.
 
   Args:
-    waveform: samples in [-1, 1] at 16 kHz, at least two frames (560 samples).
+    waveform: samples in [-1, 1] at 16 kHz, at least two frames (560 samples). One that is read in
+      slices is read three times: for the mean, for the variance and for the features.
     num_mels: number of bands.
+    together: number of consecutive frames in a row of the result.
 
   Returns:
-    One frame of 400 samples per 160 samples; zeros for digital silence.
+    One frame of 400 samples per 160 samples; zeros for digital silence. Of a waveform that is read
+    in slices, an array that is computed in slices.
   """
-  features = log_mel(waveform, num_mels)
-  features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
-  squares = np.einsum("fm,fm->m", features, features, dtype=np.float64)
-  variance = squares / (len(features) - 1)
-  features *= (1 / np.sqrt(variance + _EPSILON)).astype(np.float32)
-  return features
+  count = _num_frames(waveform)
+  in_memory = [log_mel(waveform, num_mels)] if isinstance(waveform, np.ndarray) else None
+
+  def blocks() -> Iterable[Float[np.ndarray, "frames mels"]]:
+    return in_memory or _log_mel_blocks(waveform, num_mels)
+
+  mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks()) / count
+  mean = np.asarray(mean, np.float32)
+  squares = sum(
+    np.einsum("fm,fm->m", centred, centred, dtype=np.float64)
+    for centred in (block - mean for block in blocks())
+  )
+  scale = np.asarray(1 / np.sqrt(squares / (count - 1) + _EPSILON), np.float32)
+  rows = count // together
+
+  def standardized() -> Iterator[Float[np.ndarray, "steps bands"]]:
+    for block in blocks():
+      block -= mean
+      block *= scale
+      whole = len(block) // together
+      yield block[: whole * together].reshape(whole, together * num_mels)
+
+  if in_memory:
+    return next(standardized())
+  return SlicedBlocks(standardized, (rows, together * num_mels))
 
 
 def log_mel(
@@ -51,12 +76,27 @@ def log_mel(
     waveform: samples in [-1, 1] at 16 kHz, at least one frame (400 samples).
     num_mels: number of bands.
   """
-  frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW_LENGTH)[::HOP_LENGTH]
-  features = np.empty((len(frames), num_mels), np.float32)
-  for start in range(0, len(frames), _BLOCK):
-    block = slice(start, start + _BLOCK)
-    features[block] = _log_mel_of_frames(frames[block].astype(np.float64), num_mels)
+  features = np.empty((_num_frames(waveform), num_mels), np.float32)
+  done = 0
+  for block in _log_mel_blocks(waveform, num_mels):
+    features[done : done + len(block)] = block
+    done += len(block)
   return features
+
+
+def _num_frames(waveform: Float[np.ndarray, "samples"] | Sliced) -> int:
+  return (len(waveform) - WINDOW_LENGTH) // HOP_LENGTH + 1
+
+
+def _log_mel_blocks(
+  waveform: Float[np.ndarray, "samples"] | Sliced, num_mels: int
+) -> Iterator[Float[np.ndarray, "frames mels"]]:
+  count = _num_frames(waveform)
+  for start in range(0, count, _BLOCK):
+    last = min(start + _BLOCK, count) - 1
+    piece = waveform[start * HOP_LENGTH : last * HOP_LENGTH + WINDOW_LENGTH]
+    frames = np.lib.stride_tricks.sliding_window_view(piece, WINDOW_LENGTH)[::HOP_LENGTH]
+    yield _log_mel_of_frames(frames.astype(np.float64), num_mels).astype(np.float32)
 
 
 def _log_mel_of_frames(

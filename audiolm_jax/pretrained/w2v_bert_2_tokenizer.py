@@ -49,7 +49,8 @@ class W2vBert2Tokenizer(LayerTokenizer):
   """Tokens of a w2v-BERT 2.0, one per hop, rounded up.
 
   The model computes a step of 560 samples every 320, which gives one or two steps fewer than hops:
-  the token of the last step is repeated. Each mel band is normalized over the whole clip.
+  the token of the last step is repeated. Each mel band is normalized over the whole clip, so one
+  that is read in slices is read three times.
   """
 
   config: W2vBert2TokenizerConfig
@@ -60,14 +61,13 @@ class W2vBert2Tokenizer(LayerTokenizer):
 
   def inputs_of(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
-  ) -> Float[np.ndarray, "steps bands"]:
+  ) -> Float[np.ndarray, "steps bands"] | Sliced:
     """Returns log-mel features of a clip, half the size of its waveform; at least one step."""
     c = self.config.encoder
-    waveform = np.asarray(waveform, np.float32)
-    waveform = np.pad(waveform, (0, max(0, c.step_length - len(waveform))))
-    log_mel = standardized_log_mel(waveform, c.num_mels)
-    steps = len(log_mel) // FRAMES_PER_STEP
-    return log_mel[: steps * FRAMES_PER_STEP].reshape(steps, -1)
+    if isinstance(waveform, np.ndarray | jax.Array) or len(waveform) < c.step_length:
+      waveform = np.asarray(waveform, np.float32)
+      waveform = np.pad(waveform, (0, max(0, c.step_length - len(waveform))))
+    return standardized_log_mel(waveform, c.num_mels, FRAMES_PER_STEP)
 
   def encode_chunks(
     self,

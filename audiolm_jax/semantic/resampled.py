@@ -1,7 +1,8 @@
 """A semantic tokenizer for a codec with another sample rate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -9,15 +10,18 @@ from audiolm_jax.chunking import Sliced
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.sliced import SlicedBlocks
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.spec import SemanticSpec
+
+_BLOCK_SAMPLES = 1 << 20
 
 
 class ResampledTokenizer:
   """Resamples waveforms for a tokenizer of another sample rate.
 
-  Every clip, long ones too, is padded to a whole token and resampled as a whole, which takes 64 kB
-  of memory per second at the 16 kHz of the tokenizer.
+  Every clip is padded to a whole token. An array is resampled as a whole. A clip that is read in
+  slices is resampled in blocks.
   """
 
   def __init__(self, own: ChunkedTokenizer, sample_rate: int):
@@ -66,13 +70,15 @@ class ResampledTokenizer:
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
     """Returns the ids of one long clip; equal to `tokenize`."""
-    return self.own.tokenize_long(self._resampled(waveform))
+    if isinstance(waveform, np.ndarray | jax.Array):
+      return self.own.tokenize_long(self._resampled_array(waveform))
+    return self.own.tokenize_long(self._resampled_blocks(waveform))
 
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
   ) -> list[Int[np.ndarray, "_"]]:
     """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
-    return self.own.tokenize_clips([self._resampled(w) for w in waveforms], batch_size)
+    return self.own.tokenize_clips([self._resampled_array(w) for w in waveforms], batch_size)
 
   def features(
     self,
@@ -97,18 +103,32 @@ class ResampledTokenizer:
     hop = self.own.spec.hop_length
     rows = np.zeros((batch, -(-samples // self.spec.hop_length) * hop), np.float32)
     for row, clip, end in zip(rows, waveform, ends, strict=True):
-      resampled = self._resampled(clip[:end])
+      resampled = self._resampled_array(clip[:end])
       row[: len(resampled)] = resampled
     return rows, -(-ends // self.spec.hop_length) * hop
 
-  def _resampled(
-    self, waveform: Float[np.ndarray, "samples"] | Sliced
+  def _resampled_array(
+    self, waveform: Float[np.ndarray | Array, "samples"]
   ) -> Float[np.ndarray, "resampled"]:
     # Imported here because most bundles have one rate and need no resampler.
     from audiolm_jax.io import audio
 
     waveform = np.pad(np.asarray(waveform), (0, -len(waveform) % self.spec.hop_length))
     return audio.resample(waveform, self.spec.sample_rate, self.own.spec.sample_rate)
+
+  def _resampled_blocks(self, waveform: Sliced) -> SlicedBlocks:
+    from audiolm_jax.io import audio
+
+    missing = -len(waveform) % self.spec.hop_length
+    rates = self.spec.sample_rate, self.own.spec.sample_rate
+
+    def blocks() -> Iterator[np.ndarray]:
+      for start in range(0, len(waveform), _BLOCK_SAMPLES):
+        yield waveform[start : start + _BLOCK_SAMPLES]
+      yield np.zeros(missing, np.float32)
+
+    length = audio.resampled_length(len(waveform) + missing, *rates)
+    return SlicedBlocks(lambda: audio.resampled_blocks(blocks(), *rates), (length,))
 
 
 def own_tokenizer(tokenizer: ChunkedTokenizer | ResampledTokenizer) -> ChunkedTokenizer:

@@ -104,11 +104,16 @@ def make_corpus(
   Returns:
     Number of clips by split and kind, such as {"train codec": 200}.
   Raises:
-    DataError: no recording is long enough, or the folder contains a corpus with other settings.
+    DataError: no recording is long enough, or the folder contains a corpus with other settings or
+      of other recordings.
+    UserError: the manifest of the corpus would replace that of the recordings.
   """
   folder = Path(output_dir)
-  _check_settings(folder, bundle, config)
-  clips = _with_splits(manifest.list_clips(source), config.valid_share)
+  if folder.is_dir():
+    files.check_writable(folder / "manifest.jsonl", [source])
+  found = [clip for clip in manifest.list_clips(source) if not _is_in(folder, clip)]
+  _check_settings(folder, bundle, config, found)
+  clips = _with_splits(found, config.valid_share)
   rows = []
   bar = tqdm.tqdm(total=len(clips), unit="clip", disable=not progress, mininterval=1.0)
   with bar:
@@ -186,15 +191,28 @@ def _pairs_of_batch(
   return pairs
 
 
-def _check_settings(folder: Path, bundle: Bundle, config: CorpusConfig) -> None:
+def _is_in(folder: Path, clip: Clip) -> bool:
+  """Returns whether a clip is one that an earlier call generated in a folder of recordings."""
+  return Path(clip.path).absolute().is_relative_to(folder.absolute())
+
+
+def _check_settings(
+  folder: Path, bundle: Bundle, config: CorpusConfig, clips: Sequence[Clip]
+) -> None:
   """Writes the settings to the folder; raises `DataError` if it has a corpus with others."""
-  settings = dataclasses.asdict(config) | {"bundle": bundle.name, "token_hash": bundle.token_hash}
+  settings = dataclasses.asdict(config) | {
+    "bundle": bundle.name,
+    "token_hash": bundle.token_hash,
+    "recordings": [manifest.hash_of(clip.id for clip in clips), manifest.content_hash(clips)],
+  }
   path = folder / "corpus.json"
   try:
     folder.mkdir(parents=True, exist_ok=True)
     before = plain_json.parse(path.read_bytes()) if path.exists() else settings
     if not isinstance(before, dict):
       raise ValueError("its corpus.json is no JSON object")
+    # Earlier versions did not record the recordings.
+    before = {"recordings": settings["recordings"]} | before
   except (OSError, ValueError) as error:
     raise DataError(f"cannot use {folder}: {error}; choose another folder") from error
   if before != settings:

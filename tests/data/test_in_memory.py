@@ -11,7 +11,13 @@ import pytest
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import examples, manifest, token_shards, token_store
-from audiolm_jax.data.in_memory import EpochUnit, InMemoryTokens, InMemoryWaveforms
+from audiolm_jax.data.frame_labels import FrameLabels
+from audiolm_jax.data.in_memory import (
+  EpochUnit,
+  InMemoryLabelledFrames,
+  InMemoryTokens,
+  InMemoryWaveforms,
+)
 from audiolm_jax.io import storage
 from audiolm_jax.lm import stages
 
@@ -160,8 +166,65 @@ def test_position_of_another_corpus_is_refused(corpus, tmp_path):
   assert other.get_state()["items"] == reader.get_state()["items"]
   with pytest.raises(DataError, match="position is of another corpus"):
     other.set_state(reader.get_state())
-  old = {k: v for k, v in reader.get_state().items() if k != "corpus"}
+  old = {k: v for k, v in reader.get_state().items() if k not in ("corpus", "content")}
   other.set_state(old)
+
+
+def _copied(corpus, folder, change=None):
+  """The manifest of a copy of the corpus, in which the samples of one clip may be other ones."""
+  (folder / "clips").mkdir(parents=True)
+  for clip in manifest.list_clips(corpus):
+    (folder / clip.id).write_bytes(Path(clip.path).read_bytes())
+  if change is not None:
+    with (folder / change).open("r+b") as file:
+      file.seek(-2, 2)
+      file.write(b"\x01\x02")
+  (folder / corpus.name).write_text(corpus.read_text())
+  return folder / corpus.name
+
+
+def test_a_position_is_of_the_sound_and_the_labels_and_not_of_the_names_alone(corpus, tmp_path):
+  state = _waveforms(corpus).get_state()
+  _waveforms(_copied(corpus, tmp_path / "copy")).set_state(state)
+  other = _waveforms(_copied(corpus, tmp_path / "other", "clips/0.wav"))
+  with pytest.raises(DataError, match="its clips have other content; resume with the same"):
+    other.set_state(state)
+  rows = [json.loads(line) | {"label": "real"} for line in corpus.read_text().splitlines()]
+  readers = []
+  for label in ("real", "synthetic"):
+    rows[0]["label"] = label
+    corpus.with_suffix(f".{label}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    labels = ("real", "synthetic")
+    readers.append(_waveforms(corpus.with_suffix(f".{label}.jsonl"), labels=labels))
+  with pytest.raises(DataError, match="other content"):
+    readers[1].set_state(readers[0].get_state())
+
+
+def test_a_position_is_of_the_labels_of_frames(corpus):
+  clips = manifest.clips_of_split(manifest.list_clips(corpus), "train")
+  numbers = {clip.id: np.zeros(200, np.uint16) for clip in clips}
+  readers = []
+  for label in (0, 1):
+    numbers[clips[0].id] = np.full(200, label, np.uint16)
+    labels = FrameLabels(dict(numbers), 2, 400, 16_000)
+    readers.append(InMemoryLabelledFrames(corpus, labels, crop_seconds=0.5, batch_size=2))
+  readers[0].set_state(readers[0].get_state())
+  with pytest.raises(DataError, match="other content"):
+    readers[1].set_state(readers[0].get_state())
+
+
+def test_a_position_is_of_the_tokens_of_a_store(open_writer, random_clip, tmp_path):
+  readers = []
+  for token in (0, 1):
+    writer = open_writer(tmp_path / str(token))
+    clip = random_clip(0)
+    clip.streams["codes"][3, 1] = token
+    writer.add(clip)
+    writer.finish()
+    readers.append(InMemoryTokens(tmp_path / str(token), COARSE, batch_size=2))
+  readers[0].set_state(readers[0].get_state())
+  with pytest.raises(DataError, match="other content"):
+    readers[1].set_state(readers[0].get_state())
 
 
 def test_tokens_of_other_tokenizers_are_refused(stored_tokens):

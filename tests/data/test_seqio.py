@@ -269,6 +269,21 @@ def test_batches_resume_exactly(use_cached, cached):
     resumed.set_state(first.get_state() | {"corpus": 1})
 
 
+def test_a_position_of_a_task_is_of_the_content_of_its_clips(tmp_path):
+  found = []
+  for name, level in (("a", 0.1), ("b", 0.2)):
+    (tmp_path / name).mkdir()
+    for clip in range(2):
+      samples = np.full(1600, level)
+      soundfile.write(tmp_path / name / f"{clip}.wav", samples, RATE)
+    found.append(AudioDataSource(tmp_path / name).fingerprint("train"))
+    copy = shutil.copytree(tmp_path / name, tmp_path / f"copy of {name}")
+    assert AudioDataSource(copy).fingerprint("train") == found[-1]
+  assert found[0].corpus == found[1].corpus
+  with pytest.raises(DataError, match="its clips have other content"):
+    found[1].check(found[0]._asdict())
+
+
 def test_waveform_batches_have_the_agreed_features(registered):
   batch = next(SeqioBatches("small_waveform", {"waveform": 8000}, batch_size=4))
   assert batch["waveform"].shape == (4, 8000) and batch["waveform"].dtype == np.float32

@@ -1,5 +1,6 @@
 """TFDS data sets of audio, shown with two that are made here."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -130,6 +131,9 @@ def test_a_data_set_is_tokenized_by_its_task(data_dir, miniature_bundle, tmp_pat
     str(bundle), str(tmp_path / "store"), task="minispeech_waveform", module="json"
   )
   done = beam_tokenization.tokenize_corpus(job, "DirectRunner")
+  again = dataclasses.replace(job, clips_per_shard=2)
+  with pytest.raises(DataError, match=r"is not a part of minispeech_waveform: its clips or --cli"):
+    beam_tokenization.tokenize_corpus(again, "DirectRunner")
   assert done.info.clips == {"train": 5, "valid": 1, "test": 2} and done.info.speakers == 3
   stored = {c.id: c for c in token_store.TokenStore(tmp_path / "store").clips()}
   task = seqio.TaskRegistry.get("minispeech_tokens")

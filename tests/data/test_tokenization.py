@@ -91,11 +91,18 @@ def test_clips_that_changed_after_they_were_tokenized_are_refused(
       DataError, match=r"1 clips of .* have changed .* such as (sound/)?b\.wav \("
     ):
       _tokenize(miniature_bundle, given, store / given.name)
+    # The size remains.
+    (source / "b.wav").write_bytes(sound[:-2] + bytes([sound[-2] ^ 1, sound[-1]]))
+    with pytest.raises(DataError, match=r"1 clips of .* as (sound/)?b\.wav \(other content\); re"):
+      _tokenize(miniature_bundle, given, store / given.name)
+    assert token_store.read_info(store / given.name).complete  # a refusal changes nothing
     (source / "b.wav").write_bytes(sound)
     assert _tokenize(miniature_bundle, given, store / given.name).info.complete
   (source / "b.wav").unlink()
   with pytest.raises(DataError, match=r"1 clips of .* not in the corpus any more, such as b\.wav"):
     _tokenize(miniature_bundle, source, store / source.name)
+  with pytest.raises(DataError, match=r"such as sound/b\.wav \(cannot be read any more\)"):
+    _tokenize(miniature_bundle, tmp_path / "m.jsonl", store / "m.jsonl")
 
 
 @pytest.mark.parametrize(("batch_size", "long_seconds"), [(1, 60.0), (2, 60.0), (4, 1.0)])

@@ -1,5 +1,7 @@
 """URLs and local paths behave alike, tested with fsspec's file system in memory."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -84,3 +86,24 @@ def test_an_unknown_scheme_and_a_missing_package_are_reported_with_the_fix(monke
   monkeypatch.setattr("fsspec.core.url_to_fs", missing)
   with pytest.raises(UserError, match=r"cannot access s3://bucket/x: .*pip install s3fs"):
     storage.exists("s3://bucket/x")
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, (1 << 20) + 1, 5 << 20])
+def test_a_hash_is_of_the_size_and_the_content_and_the_same_for_a_copy_in_a_bucket(size, tmp_path):
+  content = np.random.default_rng(size).bytes(size)
+  url = f"memory://hashed/{size}"
+  for path in (tmp_path / "a", url):
+    with storage.write_whole(path) as file:
+      file.write(content)
+  found = storage.content_hash(tmp_path / "a")
+  assert found == storage.content_hash(url) and len(found) == 16
+  places = {0, size // 3 if size < 1 << 20 else 4 * (size // 15), size - 1} if size else set()
+  for place in places:
+    changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    (tmp_path / "a").write_bytes(changed)
+    assert storage.content_hash(tmp_path / "a") != found, place
+  (tmp_path / "a").write_bytes(content + b"0")
+  assert storage.content_hash(tmp_path / "a") != found
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(FileNotFoundError, match="is not a file"):
+    storage.content_hash(tmp_path / "pipe")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from audiolm_jax.core.sliced import SlicedBlocks
 from audiolm_jax.pretrained import kaldi_features
 from audiolm_jax.pretrained.kaldi_features import log_mel, standardized_log_mel
 from tests.conftest import noise
@@ -48,6 +49,28 @@ def test_long_clips_in_blocks_give_the_features_of_each_part(monkeypatch):
   monkeypatch.setattr(kaldi_features, "_BLOCK", 7)
   np.testing.assert_array_equal(log_mel(clip, 80), whole)
   np.testing.assert_array_equal(log_mel(clip[160 * 5 :], 80), whole[5:])
+
+
+def test_features_of_a_clip_that_is_read_in_slices_equal_those_of_the_whole(monkeypatch):
+  monkeypatch.setattr(kaldi_features, "_BLOCK", 8)
+  clip = noise(0.6)
+  clip[len(clip) // 2 :] /= 10
+  asked = []
+
+  class Slices(SlicedBlocks):
+    def __getitem__(self, part):
+      asked.append(part.stop - part.start)
+      return super().__getitem__(part)
+
+  sliced = Slices(lambda: np.array_split(clip, 9), clip.shape)
+  found = standardized_log_mel(sliced, 80, together=2)
+  whole = standardized_log_mel(clip, 80, together=2)
+  assert found.shape == whole.shape == (29, 160)
+  parts = [found[start : start + 6] for start in range(0, 29, 5)]
+  for start, part in zip(range(0, 29, 5), parts, strict=True):
+    np.testing.assert_allclose(part, whole[start : start + 6], rtol=0, atol=1e-5)
+  np.testing.assert_array_equal(whole.reshape(58, 80), standardized_log_mel(clip, 80)[:58])
+  assert max(asked) == 7 * 160 + 400
 
 
 def test_silence_is_zero():

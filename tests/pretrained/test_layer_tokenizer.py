@@ -8,7 +8,8 @@ import pytest
 
 from audiolm_jax.chunking import plan
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.pretrained import hubert_tokenizer, w2v_bert_2_tokenizer
+from audiolm_jax.core.sliced import SlicedBlocks
+from audiolm_jax.pretrained import hubert_tokenizer, kaldi_features, w2v_bert_2_tokenizer
 from audiolm_jax.pretrained.weights import read_published
 from tests.pretrained.conftest import (
   GOLDEN,
@@ -73,6 +74,18 @@ def test_a_token_of_two_steps_stands_for_their_mean_at_half_the_rate(kind):
   assert len(list(plan(halved.id_model, halved.num_steps(len(long[0]))))) > 1
   for found, single in zip(halved.tokenize_clips(long, 2), long, strict=True):
     np.testing.assert_array_equal(found, halved.tokenize_long(single))
+
+
+def test_a_long_clip_is_read_in_slices_with_the_tokens_of_the_whole(kind, monkeypatch):
+  monkeypatch.setattr(kaldi_features, "_BLOCK", 32)
+  windowed, clip = windowed_like(kind.tokenizer), noise(320 * 130 + 9)
+  slices = SlicedBlocks(lambda: np.array_split(clip, 20), clip.shape)
+
+  def read_as_a_whole(self, dtype=None, copy=None):
+    raise AssertionError("the whole clip is in memory")
+
+  monkeypatch.setattr(SlicedBlocks, "__array__", read_as_a_whole)
+  np.testing.assert_array_equal(windowed.tokenize_long(slices), windowed.tokenize_long(clip))
 
 
 def test_clips_of_unequal_lengths_side_by_side_equal_each_alone(kind):

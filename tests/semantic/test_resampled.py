@@ -3,6 +3,7 @@ import pytest
 
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.sliced import SlicedBlocks
 from audiolm_jax.io import audio
 from audiolm_jax.semantic.resampled import ResampledTokenizer, tokenizer_at
 from tests.conftest import melody
@@ -33,6 +34,20 @@ def test_tokens_are_those_of_the_resampled_clip_at_the_same_rate_per_second(
   expected = tokenizer.tokenize_long(audio.resample(whole, 24_000, 16_000))
   assert len(expected) == 42 and len(np.unique(expected)) > 5
   np.testing.assert_array_equal(resampled.tokenize_long(clip), expected)
+
+
+def test_a_clip_that_is_read_in_slices_is_resampled_in_blocks(resampled, clip, monkeypatch):
+  monkeypatch.setattr("audiolm_jax.semantic.resampled._BLOCK_SAMPLES", 3_000)
+  asked = []
+
+  class Slices(SlicedBlocks):
+    def __getitem__(self, part):
+      asked.append(part.stop - part.start)
+      return super().__getitem__(part)
+
+  sliced = Slices(lambda: np.array_split(clip, 7), clip.shape)
+  np.testing.assert_array_equal(resampled.tokenize_long(sliced), resampled.tokenize_long(clip))
+  assert set(asked) == {3_000}
 
 
 @pytest.mark.parametrize(("samples", "steps"), [(0, 0), (1, 1), (960, 1), (961, 2), (24_000, 25)])

@@ -1,11 +1,14 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from audiolm_jax import bundles
-from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.errors import DataError, UserError
+from audiolm_jax.data import manifest
 from audiolm_jax.io import provenance
 from audiolm_jax.trainables import detection_corpus as corpus
 from audiolm_jax.trainables.detection_corpus import CorpusConfig
@@ -107,6 +110,37 @@ def test_a_folder_with_other_settings_is_refused(made, miniature_bundle, recordi
       CorpusConfig(prompt_seconds=0.6, duration=1.5, valid_share=0.4, batch_size=2, seed=1),
       progress=False,
     )
+
+
+def test_a_corpus_of_other_recordings_and_one_that_replaces_their_manifest_are_refused(
+  made, miniature_bundle, recordings, tmp_path
+):
+  folder = made[0]
+  other = tmp_path / "other"
+  for clip in manifest.list_clips(recordings):
+    (other / clip.id).parent.mkdir(parents=True, exist_ok=True)
+    (other / clip.id).write_bytes(Path(clip.path).read_bytes() + b"0")
+  with pytest.raises(DataError, match=r"with other settings \(recordings\)"):
+    corpus.make_corpus(miniature_bundle, other, folder, CONFIG, progress=False)
+  before = (folder / "manifest.jsonl").read_bytes()
+  with pytest.raises(UserError, match=r"would replace the input file .*manifest\.jsonl"):
+    corpus.make_corpus(miniature_bundle, folder / "manifest.jsonl", folder, CONFIG, progress=False)
+  assert (folder / "manifest.jsonl").read_bytes() == before
+
+
+def test_generated_clips_in_the_folder_of_the_recordings_are_no_recordings(
+  made, miniature_bundle, recordings, tmp_path
+):
+  shutil.copytree(recordings.parent, tmp_path / "all")
+  shutil.copytree(made[0], tmp_path / "all" / "corpus")
+  (tmp_path / "all" / "corpus" / "corpus.json").unlink()
+  source, folder = tmp_path / "all", tmp_path / "all" / "corpus"
+  with pytest.raises(DataError, match=r"has no recording of 31 s or more"):
+    config = CorpusConfig(prompt_seconds=30.0)
+    corpus.make_corpus(miniature_bundle, source, folder, config, progress=False)
+  stored = json.loads((folder / "corpus.json").read_text())["recordings"]
+  names = sorted(path.name for path in recordings.parent.glob("*.wav"))
+  assert stored[0] == manifest.hash_of(names)
 
 
 def test_recordings_that_are_all_too_short_are_refused(miniature_bundle, recordings, tmp_path):

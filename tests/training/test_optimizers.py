@@ -51,17 +51,20 @@ def test_decay_ends_at_the_final_fraction(name):
 
 
 @pytest.mark.parametrize(
-  "fields",
+  ("fields", "message"),
   [
-    {"name": "adamx"},
-    {"schedule": "constant * square"},
-    {"schedule": "rsqrt"},
-    {"schedule": "cosine", "warmup_steps": 10, "decay_steps": 5},
-    {"warmup_steps": 10},
+    ({"name": "adamx"}, "'adamx' is not one of"),
+    ({"schedule": "constant * square"}, "square"),
+    ({"schedule": "rsqrt"}, "needs warmup_steps of at least 1"),
+    (
+      {"schedule": "cosine", "warmup_steps": 10, "decay_steps": 5},
+      r"ends after 5 steps \(decay_steps, in gin usually TRAIN_STEPS\), within its warm-up of 10",
+    ),
+    ({"warmup_steps": 10}, "has no effect"),
   ],
 )
-def test_an_inconsistent_configuration_is_refused(fields):
-  with pytest.raises(ConfigError):
+def test_an_inconsistent_configuration_is_refused(fields, message):
+  with pytest.raises(ConfigError, match=message):
     OptimizerConfig(**fields)
 
 

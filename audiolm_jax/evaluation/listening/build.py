@@ -2,7 +2,8 @@
 
 The page works from disk and from any web host and does not contain the key. The names of the
 sounds, their order and the choice of the real clips come from the system's source of randomness,
-because a seed could be guessed. There are three kinds of test:
+because a seed could be guessed. Every sound has its own dither: without it, the hidden reference
+would be a copy of the open one. There are three kinds of test:
 
 - real_or_synthetic: is the sound after the first seconds real? Real clips pass through the codec
   too, and each prompt is used once. Source: AudioLM, where 51.2 % of 1000 answers were right.
@@ -112,7 +113,7 @@ def write_test(
 
   def put(sound: Sound) -> JsonDict:
     file = f"audio/{secrets.token_hex(8)}.wav"
-    audio.write_audio(folder / file, sound.waveform, sample_rate)
+    audio.write_audio(folder / file, _dithered(sound.waveform), sample_rate)
     seconds = len(sound.waveform) / sample_rate
     return {"file": file, "seconds": seconds, "known": sound.known_seconds}
 
@@ -143,6 +144,12 @@ def write_test(
     made = {"test": name, "kind": kind.value, "facts": facts or {}, "trials": key}
     file.write((json.dumps(made, indent=1) + "\n").encode())
   return key_path
+
+
+def _dithered(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "samples"]:
+  """Returns the waveform with triangular noise of one step of 16 bits, which is inaudible."""
+  noise = np.random.default_rng(secrets.randbits(128)).random((2, len(waveform)), np.float32)
+  return np.asarray(waveform + (noise[0] - noise[1]) / 2**15, np.float32)
 
 
 def real_or_synthetic(

@@ -142,6 +142,23 @@ def test_nothing_in_a_page_can_be_computed(tmp_path):
     assert not any(entry.removeprefix("audio/")[:12] in guesses for entry in seen)
 
 
+def test_the_hidden_reference_is_no_copy_of_the_open_one_and_no_sound_lacks_dither(tmp_path):
+  original = np.concatenate([melody(0.5), np.zeros(RATE // 2, np.float32)])
+  trials = build.mushra(["1"], [original], {"codec": [0.5 * original]}, RATE)
+  build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE)
+  (shown,) = page_of(tmp_path / "page")[1]["trials"]
+  paths = [tmp_path / "page" / s["file"] for s in (shown["reference"], *shown["sounds"])]
+  assert len({path.read_bytes() for path in paths}) == 4
+  opened, *others = [soundfile.read(path, dtype="int16")[0].astype(int) for path in paths]
+  furthest = sorted(np.abs(opened - other).max() for other in others)
+  assert 0 < furthest[0] <= 3 < furthest[1]
+  hidden = min(others, key=lambda other: np.abs(opened - other).max())
+  assert np.mean(hidden != opened) > 0.4
+  # In digital silence, too, one sound is like another: a few steps of 16 bits.
+  for sound in (opened, *others):
+    assert 0.4 < sound[-RATE // 4 :].std() < 1.0
+
+
 def test_the_key_can_be_elsewhere_but_not_in_the_page(tmp_path):
   trials = build.mushra(["1"], sounds(1), {}, RATE)
   folder, kind = tmp_path / "page", build.Kind.MUSHRA
