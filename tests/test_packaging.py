@@ -56,7 +56,7 @@ def test_no_package_has_two_ranges():
 
 
 def name_of(requirement):
-  return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+  return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()  # pyright: ignore[reportOptionalSubscript]: it is there
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("requirements/*.lock.txt")), ids=str)

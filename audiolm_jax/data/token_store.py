@@ -156,7 +156,7 @@ class TokenStoreWriter:
     }
     hashed = [clip for clip in kept if clip.content is not None and clip.id not in changed]
     with ThreadPoolExecutor(_COMPARED_AT_ONCE) as pool:
-      for clip, content in zip(hashed, pool.map(lambda c: content_of(c.id), hashed), strict=True):
+      for clip, content in zip(hashed, pool.map(content_of, [c.id for c in hashed]), strict=True):
         if content is None:
           changed[clip.id] = "cannot be read any more"
         elif content != clip.content:

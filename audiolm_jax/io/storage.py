@@ -110,7 +110,7 @@ def content_hash(path: PathLike) -> str:
       raise FileNotFoundError(f"{path} is not a file")
     with open(path, "rb") as file:
       size = os.fstat(file.fileno()).st_size
-      parts = []
+      parts: list[bytes] = []
       for start, end in _hashed_parts(size):
         file.seek(start)
         parts.append(file.read(end - start))
