@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import AudioError, BundleError, UserError
 from audiolm_jax.io import audio, provenance, storage
@@ -61,6 +61,7 @@ class _Detectors(NamedTuple):
   classifier: Any
 
 
+@takes_arguments
 def main(argv: Sequence[str]) -> int:
   """Examines each file and prints the results; returns the exit code."""
   if len(argv) < 2:
@@ -83,9 +84,6 @@ def main(argv: Sequence[str]) -> int:
   if unreadable:
     raise UserError(f"{unreadable} of {len(paths)} files cannot be read; see the lines above")
   return int(any(_is_synthetic(entry) for entry in found))
-
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 
 def _files(given: Sequence[str]) -> list[str]:

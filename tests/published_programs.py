@@ -62,8 +62,8 @@ def settings(name: str) -> dict[str, Any]:
   return found
 
 
-def array(*shape: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
-  """Shape and type of an array."""
+def array(*shape: int, dtype: Any = np.float32) -> Any:
+  """Shape and type of an array, which stand for the array."""
   return jax.ShapeDtypeStruct(shape, dtype)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.bundles import load_bundle, save_bundle, tensors
+from audiolm_jax.core.modules import Params
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStoreWriter
 from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
@@ -22,7 +23,7 @@ from tests.conftest import melody
 def runs(miniature_bundle, detector_run, detector, tmp_path, monkeypatch):
   """Stands in for finished training runs; what they have learned is the miniature bundle."""
 
-  learned = {
+  learned: dict[str, tuple[str, object, Params]] = {
     "codec": (
       "codec",
       CodecTrainingConfig(model=miniature_bundle.codec.config),
@@ -143,14 +144,14 @@ def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
   write_store(runs, tokenizers.token_hash)
   assert export_stages(run_cli, runs, "--temperatures", "coarse=1").code == 0
   before = load_bundle(runs / "mine")
-  config = CodecTrainingConfig(model=before.codec.config)
+  config = CodecTrainingConfig(model=before.codec.config)  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
 
   def learn(**parts):
-    params = dict(before.codec.params) | parts
+    params = dict(before.codec.params) | parts  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
     learned = lambda folder, step=None: ("codec", config, params)  # noqa: E731
     monkeypatch.setattr(registry, "load_inference_params", learned)
 
-  decoder = jax.tree.map(lambda x: 1.1 * x, before.codec.params["decoder"])
+  decoder = jax.tree.map(lambda x: 1.1 * x, before.codec.params["decoder"])  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
   learn(decoder=decoder)
   again = ("--bundle", runs / "mine", "--codec_dir", "decoder", "--output", runs / "mine")
   done = run_cli("export_bundle", *again, "--storage=int8")
@@ -159,11 +160,12 @@ def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
   assert after.token_hash == before.token_hash and list(after.stages) == list(before.stages)
   assert (after.semantic_rate, after.temperatures) == (before.semantic_rate, {"coarse": 1.0})
   for old, new in zip(
-    *(jax.tree.leaves(p) for p in (decoder, after.codec.params["decoder"])), strict=True
+    *(jax.tree.leaves(p) for p in (decoder, after.codec.params["decoder"])),  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
+    strict=True,
   ):
     np.testing.assert_allclose(new, old, atol=0.02 * np.abs(old).max())
 
-  learn(codebooks=before.codec.params["codebooks"] + 1)
+  learn(codebooks=before.codec.params["codebooks"] + 1)  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
   done = run_cli("export_bundle", *again)
   assert done.code == 2 and "the new tokenizers produce others" in done.err, done.err
   assert load_bundle(runs / "mine").token_hash == before.token_hash

@@ -150,7 +150,7 @@ def test_nothing_is_compiled_for_another_length_once_warm(miniature_bundle):
   settings = {"duration": 1.5, "prompt_seconds": None}
   for length in (8_000, 18_000, 28_000, 38_000, 48_000):
     made(miniature_bundle, melody(3.0)[:length], **settings)
-  jax.monitoring.register_event_duration_secs_listener(listen)
+  jax.monitoring.register_event_duration_secs_listener(listen)  # pyright: ignore[reportArgumentType]: JAX names the arguments
   try:
     for length in lengths:
       made(miniature_bundle, melody(3.0)[:length], **settings)
@@ -158,7 +158,7 @@ def test_nothing_is_compiled_for_another_length_once_warm(miniature_bundle):
     jax.jit(lambda x: x + len(lengths))(1.0)
     assert len(compiled) == 1  # the listener works
   finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
+    jax.monitoring.unregister_event_duration_listener(listen)  # pyright: ignore[reportArgumentType]: JAX names the arguments
 
 
 def test_invalid_streams_are_refused_immediately(miniature_bundle):

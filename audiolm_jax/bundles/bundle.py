@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Num
 from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import arguments, configs
-from audiolm_jax.core.configs import Json
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import BundleError, DataError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
@@ -55,13 +55,13 @@ class Bundle:
   name: str
   codec: Codec
   semantic: ChunkedTokenizer | ResampledTokenizer
-  stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
+  stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict[str, Stage])
   semantic_rate: float | None = None
-  temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
   detector: Detector | None = None
   watermark: Watermark | None = None
   description: str = ""
-  metadata: Json = dataclasses.field(default_factory=dict)
+  metadata: Json = dataclasses.field(default_factory=JsonDict)
   model_card: str = ""
   path: Path | None = None
 
@@ -267,7 +267,7 @@ class Bundle:
     return continuation.stream(self, waveform, sample_rate, progress=progress, **settings)
 
 
-def token_hash(codec: Any, semantic: Any) -> str:
+def token_hash(codec: Codec, semantic: ChunkedTokenizer | ResampledTokenizer) -> str:
   """Returns a hash of everything that determines tokens: weights and specs.
 
   The hash excludes the codec's decoder, so tokens and stages remain valid when the decoder is

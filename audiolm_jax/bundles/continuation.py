@@ -6,16 +6,18 @@ import enum
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, TypeGuard, Unpack
 
 import numpy as np
 from jaxtyping import Float, Int, Num
+from numpy.typing import ArrayLike
 
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.core import arguments, ranges
-from audiolm_jax.core.configs import shown
+from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.core.plain_json import is_list, is_mapping
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record
 from audiolm_jax.detection.watermark import STRENGTHS, private_key
 from audiolm_jax.io import audio, waveforms
@@ -128,7 +130,7 @@ class Settings(TypedDict, total=False):
 
 def continue_audio(
   bundle: Bundle,
-  waveform: Any = None,
+  waveform: ArrayLike | None = None,
   sample_rate: int | None = None,
   *,
   num_samples: int = 1,
@@ -166,7 +168,7 @@ def continue_audio(
     axes += (num_samples,) if num_samples > 1 else ()
     waveforms = np.stack(made[rows])
 
-    def shaped(tokens: Any, levels: int) -> Any:
+    def shaped(tokens: Sequence[np.ndarray], levels: int) -> np.ndarray | Sequence[np.ndarray]:
       if levels:
         codes = np.stack(tokens)
         return codes.reshape(*axes, *codes.shape[1:])
@@ -273,7 +275,7 @@ class _Request(NamedTuple):
 
 def _request(
   bundle: Bundle,
-  waveform: Any,
+  waveform: ArrayLike | None,
   sample_rate: int | None,
   settings: Settings,
   rehearse: _Rehearse,
@@ -316,7 +318,7 @@ def _request(
     return prompt[: len(prompt) // step * step]
 
   def prepared(
-    given: Any, seconds: float | None, axes: int, name: str
+    given: ArrayLike, seconds: float | None, axes: int, name: str
   ) -> tuple[list[np.ndarray], bool]:
     axis = settings.get("channel_axis")
     return _prepared_prompts(bundle, given, sample_rate, seconds, axis, axes, name)
@@ -328,7 +330,9 @@ def _request(
   given = _expected_clip(bundle, speaker, 0).prompt
   seconds = duration if mode is Mode.RESYNTHESIS else prompt_seconds
   prompts, is_batch = prepared(waveform, seconds, most_axes, "the prompt")
-  wholes, expected, outputs = [], [], []
+  wholes: list[np.ndarray] = []
+  expected: list[Clip] = []
+  outputs: list[_Output] = []
   for prompt in prompts:
     if mode is Mode.RESYNTHESIS:
       frames = -(-len(prompt) // hop)
@@ -346,7 +350,7 @@ def _request(
       outputs.append(_Output(len(prompt) + new, new, original, hidden))
   _make_ready(bundle, expected, options, rehearse)
   resynthesis = mode is Mode.RESYNTHESIS
-  clips = []
+  clips: list[Clip] = []
   if len(speaker):
     given = {
       SEMANTIC: bundle.semantic.tokenize_long(speaker),
@@ -402,9 +406,9 @@ def _make_ready(
 def _options(
   bundle: Bundle, settings: Settings, processors: tuple[Processor, ...]
 ) -> CascadeOptions:
-  given = {name: settings.get(name, {}) for name in _PER_STAGE}
+  given: dict[str, Json] = {name: settings.get(name, {}) for name in _PER_STAGE}
   for option, values in given.items():
-    if not isinstance(values, Mapping):
+    if not is_mapping(values):
       example = f'{{"{next(iter(bundle.stages))}": {shown(values)}}}'
       raise UserError(
         f"{option} is {shown(values)}; give a value for each stage, such as {example}"
@@ -414,7 +418,7 @@ def _options(
         names = ", ".join(bundle.stages)
         raise UserError(f"{option} of {shown(name)}; the stages of {bundle.name} are {names}")
   temperature = temperatures_of(bundle) | dict(given["temperature"])
-  options = {}
+  options: dict[str, SamplingOptions] = {}
   for name, stage in bundle.stages.items():
     try:
       options[name] = SamplingOptions(
@@ -468,15 +472,15 @@ def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
   )
 
 
-def _is_list(waveform: Any) -> bool:
+def _is_list(waveform: object) -> TypeGuard[Sequence[ArrayLike]]:
   """Returns whether the prompts are a list of arrays, which may differ in length."""
-  first = next(iter(waveform), 0.0) if isinstance(waveform, list | tuple) else 0.0
+  first = next(iter(waveform), 0.0) if is_list(waveform) else 0.0
   return not isinstance(first, int | float | np.generic)
 
 
 def _prepared_prompts(
   bundle: Bundle,
-  waveform: Any,
+  waveform: ArrayLike,
   sample_rate: int,
   seconds: float | None,
   channel_axis: int | None,
@@ -489,7 +493,7 @@ def _prepared_prompts(
   """
   rate = waveforms.check_rate(sample_rate)
 
-  def check(samples: Any, axes: int, name: str) -> Float[np.ndarray, "*batch samples"]:
+  def check(samples: ArrayLike, axes: int, name: str) -> Float[np.ndarray, "*batch samples"]:
     return waveforms.check(
       samples, rate, channel_axis=channel_axis, seconds=seconds, most_axes=axes, name=name
     )

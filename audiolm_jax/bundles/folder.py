@@ -7,16 +7,19 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, get_type_hints
+from typing import Any, NamedTuple, TypedDict, cast, get_type_hints
+
+import numpy as np
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
+from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import arguments, configs, plain_json
-from audiolm_jax.core.configs import JsonDict
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import BundleError, ConfigError, UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Rate, SampleRate, Temperature
@@ -25,8 +28,9 @@ from audiolm_jax.core.streams import differences
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
-from audiolm_jax.lm.stage import CODEBOOKS, Stage, StageSpec
+from audiolm_jax.lm.stage import CODEBOOKS, ModelConfig, Stage, StageSpec
 from audiolm_jax.sampling import registry
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 
 MANIFEST = "bundle.json"
@@ -85,11 +89,11 @@ class _Fields(TypedDict):
   semantic_rate: Rate | None
   temperatures: Mapping[str, Temperature]
   stages: tuple[str | Mapping[str, str], ...]
-  components: Mapping[str, Mapping[str, Any]]
-  metadata: Mapping[str, Any]
+  components: Mapping[str, Json]
+  metadata: Json
 
 
-def codec_of(config: Any, params: Params) -> Any:
+def codec_of(config: object, params: Params) -> Codec:
   """Returns the `Codec` of this configuration and these parameters.
 
   Raises:
@@ -156,7 +160,7 @@ def save_bundle(
       range.
     UserError: an argument has another type.
   """
-  if not isinstance(bundle, Bundle):
+  if not isinstance(cast(object, bundle), Bundle):
     raise BundleError(f"the bundle to save is {configs.shown(bundle)}; give a Bundle")
   folder = Path(arguments.path(folder, "folder", "the folder to write"))
   storage = arguments.member(Storage, storage, "storage")
@@ -205,11 +209,12 @@ def read_manifest(folder: Path) -> JsonDict:
   """
   path = folder / MANIFEST
   try:
-    manifest = plain_json.parse(_read_limited(path, _LARGEST_MANIFEST))
+    found = plain_json.parse(_read_limited(path, _LARGEST_MANIFEST))
   except (OSError, ValueError) as error:
     raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
-  if not isinstance(manifest, dict):
+  if not isinstance(found, dict):
     raise BundleError(f"{path} does not describe a bundle; copy or export it again")
+  manifest = cast(JsonDict, found)
   try:
     _check_fields(manifest)
   except ConfigError as error:
@@ -217,7 +222,7 @@ def read_manifest(folder: Path) -> JsonDict:
   return manifest
 
 
-def _check_fields(manifest: Mapping[str, Any]) -> None:
+def _check_fields(manifest: Json) -> None:
   """Raises `ConfigError` for fields of other types, and names that several stages have."""
   for field, hint in get_type_hints(_Fields, include_extras=True).items():
     if field in manifest:
@@ -272,7 +277,7 @@ class Part(NamedTuple):
   types: Sequence[str] = tensors.FLOATS
 
 
-def describe(name: str, manifest: Mapping[str, Any]) -> Part:
+def describe(name: str, manifest: Json) -> Part:
   """Returns what a manifest of the current format states about a component.
 
   Raises:
@@ -324,7 +329,7 @@ def load_part(folder: Path, name: str, part: Part) -> dict[str, Any]:
   return params
 
 
-def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | None) -> Bundle:
+def _assemble(folder: Path, manifest: JsonDict, wanted: Collection[str] | None) -> Bundle:
   components = manifest["components"]
   codec = _load_tokenizer(folder, "codec", manifest)
   semantic = tokenizer_at(_load_tokenizer(folder, "semantic", manifest), codec.spec.sample_rate)
@@ -417,7 +422,9 @@ def _check_fit(bundle: Bundle) -> None:
         )
 
 
-def _codebooks_of(codec: Any, spec: StageSpec, config: Any, what: str) -> dict[str, Any]:
+def _codebooks_of(
+  codec: Codec, spec: StageSpec, config: ModelConfig, what: str
+) -> dict[str, np.ndarray]:
   """Returns the codebooks of a codec as a parameter of a stage."""
   try:
     return {CODEBOOKS: spec.codebooks(config, codec.codebooks)}
@@ -425,12 +432,12 @@ def _codebooks_of(codec: Any, spec: StageSpec, config: Any, what: str) -> dict[s
     raise BundleError(f"{what} does not fit the codec: {error}") from error
 
 
-def _load_tokenizer(folder: Path, name: str, manifest: Mapping[str, Any]) -> Any:
+def _load_tokenizer(folder: Path, name: str, manifest: Json) -> Any:
   part = describe(name, manifest)
   return tokenizer_classes(name, part.kind)[1](part.config, load_part(folder, name, part))
 
 
-def _load_stage(folder: Path, name: str, manifest: Mapping[str, Any], codec: Any) -> Stage:
+def _load_stage(folder: Path, name: str, manifest: Json, codec: Codec) -> Stage:
   part = describe(f"{name}_stage", manifest)
   if part.spec.name != name:
     raise BundleError(f"{folder}: the {name} stage has the spec of {part.spec.name!r}")
@@ -446,7 +453,7 @@ def _load_stage(folder: Path, name: str, manifest: Mapping[str, Any], codec: Any
   return Stage(part.spec, part.config, params)
 
 
-def _load_detector(folder: Path, manifest: Mapping[str, Any]) -> Detector | None:
+def _load_detector(folder: Path, manifest: Json) -> Detector | None:
   if "detector" not in manifest["components"]:
     return None
   part = describe("detector", manifest)
@@ -556,7 +563,9 @@ def _check_readable(name: str, content: str) -> None:
     raise BundleError(f"{configs.shown(name)} cannot be written as a bundle: {error}") from error
 
 
-def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:
+def _tokenizer_storage(
+  tokenizer: Codec | ChunkedTokenizer, storage: Storage, has_stages: bool
+) -> Storage:
   """Returns the narrowest format from `storage` up that preserves the tokens of all stages."""
   if not has_stages:
     return storage
@@ -570,7 +579,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
     file.write(content)
 
 
-def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
+def tokenizer_classes(name: str, kind: str) -> tuple[type[Any], type[Any]]:
   """Returns the configuration class and the class of a kind of tokenizer.
 
   Args:
@@ -578,7 +587,7 @@ def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
     kind: a type from `bundle.json`, such as "soundstream".
   """
 
-  def imported(home: str) -> type:
+  def imported(home: str) -> type[Any]:
     module, _, attribute = home.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -586,7 +595,7 @@ def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
   return config_class, tokenizer_class
 
 
-def type_name(name: str, tokenizer: Any) -> str:
+def type_name(name: str, tokenizer: object) -> str:
   """Returns the name of a tokenizer's kind in `bundle.json`.
 
   Args:
@@ -603,7 +612,7 @@ def type_name(name: str, tokenizer: Any) -> str:
   raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")
 
 
-def _home(kind: type) -> str:
+def _home(kind: type[object]) -> str:
   return f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -618,7 +627,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def replaced(folder: Path) -> Generator[Path]:
   """Yields a new folder that replaces `folder` when the block ends without an error.
 
   Raises:

@@ -6,15 +6,17 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from audiolm_jax.core import plain_json, shapes
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.plain_json import is_mapping
 
 _LEAST_FLOAT16_SCALE = 2.0**-14  # smaller float16 values are subnormal and less precise
 _BLOCK = 64
@@ -40,16 +42,16 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
   """Returns nested parameters as a flat, sorted dictionary whose keys are joined with "/"."""
   flat: dict[str, np.ndarray] = {}
 
-  def walk(node: Params, prefix: str) -> None:
+  def walk(node: Mapping[object, Any], prefix: str) -> None:
     for key, value in node.items():
       if not isinstance(key, str) or "/" in key:
         raise BundleError(f"parameter key {prefix}{key!r} cannot be stored; use text without '/'")
-      if isinstance(value, Mapping):
+      if is_mapping(value):
         walk(value, f"{prefix}{key}/")
       else:
         flat[prefix + key] = _full_width(np.asarray(value))
 
-  walk(params, "")
+  walk(cast(Mapping[object, Any], params), "")
   return dict(sorted(flat.items()))
 
 
@@ -113,7 +115,7 @@ def load_tensors(
   """
   _check_header(path, read_header(path), shapes.flat(expected), types)
   try:
-    flat = safetensors.numpy.load_file(path)
+    flat = safetensors.numpy.load_file(path)  # pyright: ignore[reportUnknownMemberType]: PathLike of any
   except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
     reason = " ".join(str(error).split())[:300]
     raise BundleError(f"{path} is damaged ({reason}); copy or export it again") from error
@@ -162,7 +164,7 @@ def count_weights(header: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
   return sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(_SCALE))
 
 
-def _described(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+def _described(entry: Json) -> tuple[str, tuple[int, ...]]:
   kind, shape = entry["dtype"], entry["shape"]
   if not isinstance(kind, str) or any(type(n) is not int or n < 0 for n in shape):
     raise ValueError(f"an array of type {kind!r} and shape {shape!r}")
@@ -209,7 +211,7 @@ def _pack(params: Params, storage: Storage) -> dict[str, np.ndarray]:
 
 
 def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  flat = {}
+  flat: dict[str, np.ndarray] = {}
   for name in sorted(packed):
     if name.endswith(_SCALE):
       continue

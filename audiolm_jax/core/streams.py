@@ -117,7 +117,7 @@ def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
     codec: its spec in plain form; empty for none.
     semantic: the same of the semantic tokenizer.
   """
-  made = []
+  made: list[Stream] = []
   if semantic:
     rate = semantic["sample_rate"] / semantic["hop_length"]
     made.append(Stream(SEMANTIC, semantic["num_clusters"], rate))
@@ -129,7 +129,7 @@ def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
 
 def differences(wanted: Stream, there: Stream) -> list[str]:
   """How an existing stream differs from one that is read or written, in words."""
-  found = []
+  found: list[str] = []
   for field, what in (("rate", "rate"), ("size", "vocabulary")):
     a, b = getattr(wanted, field), getattr(there, field)
     if a != b:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Key
@@ -27,8 +26,9 @@ class ParallelSampler:
   spec: ParallelSpec
 
   def __init__(self, stage: Stage):
-    self.decoder: Any = ParallelDecoder(stage)
-    self.spec = self.decoder.spec
+    decoder = ParallelDecoder(stage)
+    self.decoder: ParallelDecoder | RehearsedParallelDecoder = decoder
+    self.spec = decoder.spec
 
   def targets(
     self,
@@ -61,6 +61,7 @@ class ParallelSampler:
 
   def rehearsed(self) -> "ParallelSampler":
     """Returns a sampler whose decoder draws at random."""
+    assert isinstance(self.decoder, ParallelDecoder)
     other = copy.copy(self)
     other.decoder = RehearsedParallelDecoder(self.decoder)
     return other

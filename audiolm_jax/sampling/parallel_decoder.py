@@ -9,11 +9,14 @@ masks the least confident ones again. The level, the pass and all settings are a
 number of programs depends neither on the levels nor on the passes.
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +29,9 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.parallel import UNKNOWN, ParallelConfig, ParallelSpec
-from audiolm_jax.lm.stage import CODEBOOKS, Stage
-from audiolm_jax.sampling.decoder import row_bucket
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.sampling.decoder import ready, row_bucket, rows_of
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, keep_top_k, keep_top_p
-from audiolm_jax.sampling.loop import repeated
 from audiolm_jax.sampling.processors import Context, Processor, apply
 
 # Number of lengths of windows, for each of which programs are compiled.
@@ -111,7 +113,7 @@ class ParallelDecoder:
     self.spec = cast(ParallelSpec, stage.spec)
     self.filling = config.filling
     self.config = dataclasses.replace(shape, transformer=layers)
-    self.params = _ready(stage.spec.inference_params(stage.params), dtype)
+    self.params = ready(stage.spec.inference_params(stage.params), dtype)
 
   def fill(
     self,
@@ -135,7 +137,7 @@ class ParallelDecoder:
     per_turn = self._per_turn(longest)
     turns = range(0, len(gaps), per_turn)
     total = len(turns) * longest * self.spec.num_quantizers
-    results = []
+    results: list[Int[np.ndarray, "frames levels"]] = []
     for turn, start in enumerate(turns):
       part = [*range(start, min(start + per_turn, len(gaps)))]
 
@@ -143,7 +145,7 @@ class ParallelDecoder:
         if progress is not None:
           progress(longest * (turn * self.spec.num_quantizers + levels), total)
 
-      results += self._filled([gaps[i] for i in part], _rows_of(keys, part), options, report)
+      results += self._filled([gaps[i] for i in part], rows_of(keys, part), options, report)
     return results
 
   def prepare(
@@ -158,7 +160,7 @@ class ParallelDecoder:
     """
     options = options or SamplingOptions()
     first = [*range(min(len(gaps), self._per_turn(max(len(gap.semantic) for gap in gaps))))]
-    codes, semantic, rows = self._arrays([gaps[i] for i in first], _rows_of(keys, first))
+    codes, semantic, rows = self._arrays([gaps[i] for i in first], rows_of(keys, first))
     inputs = self._inputs(semantic, options)
     encode.prepare(self.spec, self.config, self.params, codes, inputs, rows.lengths)
     layers = self.config.transformer
@@ -252,14 +254,14 @@ class ParallelDecoder:
       semantic[row, : len(gap.semantic)] = gap.semantic
     numbers = [(gap.start, len(gap.known), len(gap.semantic)) for gap in padded]
     starts, known, lengths = np.array(numbers, np.int32).T
-    return codes, semantic, Rows(_rows_of(keys, order), starts, known, lengths)
+    return codes, semantic, Rows(rows_of(keys, order), starts, known, lengths)
 
   def _per_turn(self, frames: int) -> int:
     """Returns the largest number of rows whose attention weights fit in `ATTENTION_BYTES`."""
     return max(1, ATTENTION_BYTES // (8 * self.config.transformer.num_heads * frames**2))
 
 
-@functools.partial(StoredProgram, static_argnums=(0, 1))
+@functools.partial(StoredProgram[Array], static_argnums=(0, 1))
 def encode(
   spec: ParallelSpec,
   config: ParallelConfig,
@@ -275,7 +277,7 @@ def encode(
   return modules.apply(spec.model(config), params, *inputs, method="hidden")
 
 
-@functools.partial(StoredProgram, static_argnums=(0, 1, 2))
+@functools.partial(StoredProgram[Array], static_argnums=(0, 1, 2))
 def choose(
   spec: ParallelSpec,
   config: ParallelConfig,
@@ -317,7 +319,7 @@ def choose(
   return codes.at[..., settings.level].set(jnp.where(kept, drawn.reshape(count, frames), current))
 
 
-@functools.partial(StoredProgram, static_argnums=(0, 1))
+@functools.partial(StoredProgram[Array], static_argnums=(0, 1))
 def choose_point(
   spec: ParallelSpec,
   config: ParallelConfig,
@@ -346,10 +348,10 @@ def _uniform(rows: Rows, frames: int, settings: Pass) -> Float[Array, "rows fram
   """Returns random numbers that depend on the row's key, the frame in its clip and the pass."""
   draw = settings.level * _PASSES + settings.number
 
-  def of_frame(key, frame):
+  def of_frame(key: Key[Array, ""], frame: Int[Array, ""]) -> Float[Array, "2"]:
     return jax.random.uniform(jax.random.fold_in(key, frame), (2,))
 
-  def of_row(key, start):
+  def of_row(key: Key[Array, ""], start: Int[Array, ""]) -> Float[Array, "frames 2"]:
     key = jax.random.fold_in(key, draw)
     return jax.vmap(of_frame, (None, 0))(key, start + jnp.arange(frames))
 
@@ -377,21 +379,3 @@ def _drawn(
   found = jnp.minimum(found, logits.shape[-1] - 1)
   drawn = jnp.where(greedy, jnp.argmax(logits, axis=-1), found).astype(jnp.int32)
   return drawn, jnp.take_along_axis(log_probabilities, drawn[:, None], axis=-1)[:, 0]
-
-
-def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chosen"]:
-  """Returns rows of the keys; runs no program if those are all rows."""
-  if [*rows] == [*range(len(keys))]:
-    return keys
-  return repeated(keys, np.array(rows, np.int32))
-
-
-def _ready(params: Params, dtype: str) -> Any:
-  """Moves parameters to the device, with matrices in the dtype of the computation."""
-
-  def ready(path, value):
-    # Rounded codebooks would not be those of the codec.
-    is_exact = value.ndim <= 1 or path[-1].key == CODEBOOKS
-    return np.asarray(value).astype("float32" if is_exact else jnp.dtype(dtype), copy=False)
-
-  return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))

@@ -212,7 +212,8 @@ def test_every_configuration_computes_its_shapes_without_a_network():
 def test_a_bundle_that_could_not_be_read_again_is_not_written(valid, tmp_path):
   bundle = load_bundle(valid)
   codec = type(bundle.codec)(
-    dataclasses.replace(bundle.codec.config, dilations=(1, 3, 10**6)), bundle.codec.params
+    dataclasses.replace(bundle.codec.config, dilations=(1, 3, 10**6)),  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]: this bundle's codec has it
+    bundle.codec.params,  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
   )
   for changed, words in (
     (dataclasses.replace(bundle, name="\x1b"), "use at most 256 printable characters"),
