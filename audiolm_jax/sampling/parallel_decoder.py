@@ -21,10 +21,10 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key, PyTree
+from jaxtyping import Bool, Float, Int, Key
 
 from audiolm_jax.core import modules
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram

@@ -4,15 +4,17 @@ The context of a code is fixed before it is sampled, so the mark is the same in 
 streams.
 """
 
+# jax.numpy has incomplete annotations.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree, UInt32
+from jaxtyping import Float, UInt32
 
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.detection import green_list
 from audiolm_jax.detection.green_list import ABSENT
 from audiolm_jax.detection.watermark import Watermark
@@ -54,11 +56,12 @@ class GreenList(Processor):
     self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
     """Adds the bias."""
-    communities, key, strength = jax.tree.map(jnp.asarray, arrays)
+    communities, key, strength = (jnp.asarray(array) for array in arrays)
     levels = len(communities)
     is_marked = jnp.asarray(context.level) < levels
     level = jnp.minimum(context.level, levels - 1)
-    known, entries = jnp.full(len(logits), is_marked), []
+    known = jnp.full(len(logits), is_marked)
+    entries: list[Array] = []
     # In the order of `Watermark.entries`.
     for lag in range(1, self.frames + 1):
       code = jnp.take(context.codes[:, -1 - lag], level, axis=1)
