@@ -210,7 +210,8 @@ def test_a_detector_comes_last_and_stays_as_a_watermark_does(
   again = run_cli("export_bundle", "--bundle", runs / "with", "--output", runs / "again")
   assert again.code == 0 and "detector" in again.out
   sound = melody(1.0)
-  assert load_bundle(runs / "again").watermark.config == mark.config
+  kept = load_bundle(runs / "again").watermark
+  assert kept is not None and kept.config == mark.config
   found = load_bundle(runs / "again").detector
   assert found is not None and found.score([sound]) == pytest.approx(detector.score([sound]))
   wrong = run_cli(*arguments, "--detector_dir", "codec", "--output", runs / "wrong")

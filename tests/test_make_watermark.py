@@ -30,6 +30,7 @@ def test_the_bundle_has_communities_a_key_and_the_survival_of_each_level(
   assert done.code == 0, done.err
   assert "effective communities" in done.out and "noise at 20 dB" in done.out
   made = load_bundle(tmp_path / "new")
+  assert made.watermark is not None
   config = made.watermark.config
   assert (config.levels, config.frames, config.coarser, config.strength) == (2, 1, 0, 2.0)
   assert len(set(made.metadata["watermark"])) == 5
@@ -39,7 +40,7 @@ def test_the_bundle_has_communities_a_key_and_the_survival_of_each_level(
   again = run_cli("make_watermark", *given, f"--output={tmp_path / 'again'}", "--levels=2")
   assert again.code == 0
   other = load_bundle(tmp_path / "again").watermark
-  assert other.config == config
+  assert other is not None and other.config == config
   np.testing.assert_array_equal(other.communities, made.watermark.communities)
 
 

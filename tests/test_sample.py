@@ -408,7 +408,8 @@ def test_the_provenance_has_the_strength_of_the_mark(miniature_bundle, prompt, t
   ):
     done = run_cli("sample", *arguments, *more)
     assert done.code == 0, done.err
-    assert read_provenance(tmp_path / "out.wav").watermark == strength
+    found = read_provenance(tmp_path / "out.wav")
+    assert found is not None and found.watermark == strength
   for more, words in (
     (("--watermark", "on"), "neither off nor a strength"),
     (("--watermark", "200"), "watermark is 200.0; give a number from 0 to 100"),

@@ -39,9 +39,10 @@ def valid(tmp_path_factory):
 
 
 def test_a_bundle_keeps_its_watermark(valid, tmp_path):
-  again = load_bundle(save_bundle(load_bundle(valid), tmp_path / "again", storage="int8"))
-  assert again.watermark.config == MARK.config
-  np.testing.assert_array_equal(again.watermark.communities, MARK.communities)
+  folder = save_bundle(load_bundle(valid), tmp_path / "again", storage="int8")
+  again = load_bundle(folder).watermark
+  assert again is not None and again.config == MARK.config
+  np.testing.assert_array_equal(again.communities, MARK.communities)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from audiolm_jax.detection import watermark_detector
 from audiolm_jax.detection.watermark_detector import WatermarkDetector, offset_codes
 from tests.conftest import melody
-from tests.tone_codec import MARK, RATE, ToneCodec, marked_codes, sound_of
+from tests.tone_codec import CODEC, MARK, RATE, marked_codes, sound_of
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def sound():
 
 @pytest.fixture(scope="module")
 def detector():
-  return WatermarkDetector(MARK, ToneCodec(), MARK.key)
+  return WatermarkDetector(MARK, CODEC, MARK.key)
 
 
 @pytest.mark.parametrize("cut", [0, 137, 313])
@@ -27,7 +27,7 @@ def test_a_mark_is_found_after_a_cut_at_any_sample(detector, sound, cut):
 
 
 def test_another_key_and_another_sound_give_no_evidence(detector, sound):
-  assert WatermarkDetector(MARK, ToneCodec(), MARK.key + 1).detect(sound, RATE).p_value > 0.01
+  assert WatermarkDetector(MARK, CODEC, MARK.key + 1).detect(sound, RATE).p_value > 0.01
   assert detector.detect(melody(5.0), RATE).p_value > 0.01
   assert detector.detect(sound[:100], RATE) == (0.0, [])
 

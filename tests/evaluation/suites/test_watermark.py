@@ -6,7 +6,7 @@ from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.suites import watermark
 from audiolm_jax.evaluation.suites.watermark import Continuations, watermark_suite
 from tests.conftest import melody
-from tests.tone_codec import MARK, RATE, ToneCodec, marked_codes, sound_of
+from tests.tone_codec import CODEC, MARK, RATE, marked_codes, sound_of
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def result():
   marked = [sound_of(marked_codes(200, 1, 200, seed)) for seed in (3, 4, 5)]
   made = Continuations(marked, recordings, 2.0, 1.6)
   channels = {"clean": lambda w: w, "silence": np.zeros_like}
-  return watermark_suite(MARK, ToneCodec(), recordings, made, channels)
+  return watermark_suite(MARK, CODEC, recordings, made, channels)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def test_unmarked_sounds_have_no_more_false_positives_than_nominal(rows):
 def test_a_bundle_without_a_watermark_is_skipped(miniature_bundle, tmp_path):
   options = Options("miniature", str(tmp_path), str(tmp_path))
   assert not suite.WATERMARK.is_met(miniature_bundle, options)
-  assert "has no watermark" in watermark.run(miniature_bundle, options).skip_reason
+  assert "has no watermark" in str(watermark.run(miniature_bundle, options).skip_reason)
 
 
 def test_a_clip_at_each_offset_is_encoded_once():
-  codes = watermark.codes_of(ToneCodec(), melody(1.0))
+  codes = watermark.codes_of(CODEC, melody(1.0))
   assert codes.shape == (16, (RATE - 300) // 320, 2)
