@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -94,6 +94,7 @@ flags.DEFINE_integer(
 )
 
 
+@takes_arguments
 def main(argv: Sequence[str]) -> None:
   """Tokenizes a corpus and reports, or reports on an existing store."""
   if len(argv) > 1:
@@ -115,9 +116,6 @@ def main(argv: Sequence[str]) -> None:
     f"{done.seconds_of_audio / 3600:.2f} h tokenized in {done.seconds:.0f} s "
     f"({done.seconds_of_audio / done.seconds:.0f}x real time) in {FLAGS.output_dir}"
   )
-
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 
 def _tokenize() -> Any:

@@ -6,7 +6,7 @@ python -m audiolm_jax.decode tokens.npz --output out.wav
 from collections.abc import Sequence
 
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio, files, token_file
 
@@ -23,6 +23,7 @@ flags.DEFINE_integer(
 )
 
 
+@takes_arguments
 def main(argv: Sequence[str]) -> None:
   """Decodes a file of tokens."""
   if len(argv) != 2:
@@ -58,8 +59,6 @@ def main(argv: Sequence[str]) -> None:
   audio.write_audio(FLAGS.output, waveform, bundle.sample_rate)
   print(f"{len(waveform) / bundle.sample_rate:.2f} s in {FLAGS.output}")
 
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
   run_cli(main, FLAGS)

@@ -1,31 +1,36 @@
 """Detects audio that a bundle generated.
 
-A detector is trained on samples of its own bundle. It is not reliable for other models, and
-compression, noise or editing can remove the traces that it detects: a low probability does not
-prove that a recording is genuine, and a high one does not prove that it is synthetic. The bundle's
-model card lists its error rates.
-
   python -m audiolm_jax.detect a.wav b.mp3 recordings/
   python -m audiolm_jax.detect --json a.wav
 
-A file with metadata of `sample`, which marks its files as generated, counts as synthetic too.
+For each file this prints the metadata of `sample`, the p-value of the bundle's watermark and the
+probability of its classifier, as far as the bundle has them. Each can find its own bundle only. A
+file that one of them finds counts as synthetic. Compression, noise or editing can remove all three,
+so no result proves that a recording is genuine. The bundle's model card lists the error rates.
+
 Folders are searched recursively. Exit codes: 0 no file is synthetic, 1 at least one file is, 2 a
 file could not be read, or another error that you can fix.
 """
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import AudioError, BundleError, UserError
 from audiolm_jax.io import audio, provenance, storage
 
 _BLOCK_SECONDS = 60
 _SECONDS_IN_LINE = 10
+_LIMITS = (
+  "metadata: any program can remove or change them.",
+  "watermark: p is the probability of such a match in audio without this mark, for this file alone "
+  "and all searched offsets. Processing can remove a mark, and other models have none.",
+  "classifier: trained on samples of this bundle; the model card has its error rates.",
+)
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -39,35 +44,46 @@ flags.DEFINE_float(
   "threshold", 0.5, "Lowest probability at which a file counts as synthetic.", 0.0, 1.0,
   flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_float(
+  "watermark_threshold", 1e-6, "Highest p-value at which a file counts as synthetic.", 0.0, 1.0,
+  flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string(
+  "watermark_key", None, "Key file of the mark; default: the bundle's public key.",
+  flag_values=FLAGS,
+)  # fmt: skip
 
 
+class _Detectors(NamedTuple):
+  """The detectors of a bundle that exist."""
+
+  watermark: Any
+  classifier: Any
+
+
+@takes_arguments
 def main(argv: Sequence[str]) -> int:
-  """Runs the detector on each file and prints the results; returns the exit code."""
+  """Examines each file and prints the results; returns the exit code."""
   if len(argv) < 2:
     raise UserError("give audio files or folders: detect FILE...")
   paths = _files(argv[1:])
   compilation_cache.enable()
   from audiolm_jax import bundles
 
-  detector = bundles.load_bundle(FLAGS.bundle, stages=()).detector
-  if detector is None:
-    raise BundleError(
-      f"the bundle {FLAGS.bundle} has no detector; train one on data of make_detection_corpus"
-    )
+  detectors = _detectors(bundles.load_bundle(FLAGS.bundle, stages=()))
   found = []
   for path in paths:
-    found.append(_detect(detector, path))
+    found.append(_detect(detectors, path))
     if not FLAGS.json:
       _show(found[-1])
   if FLAGS.json:
     print(json.dumps(found, indent=1))
+  else:
+    print("\n".join(_LIMITS))
   unreadable = sum("error" in entry for entry in found)
   if unreadable:
     raise UserError(f"{unreadable} of {len(paths)} files cannot be read; see the lines above")
   return int(any(_is_synthetic(entry) for entry in found))
-
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 
 def _files(given: Sequence[str]) -> list[str]:
@@ -86,41 +102,91 @@ def _files(given: Sequence[str]) -> list[str]:
   return paths
 
 
-def _detect(detector: Any, path: str) -> JsonDict:
-  """Returns the probabilities of a file and its provenance, or the error that prevents this."""
-  rate = detector.sample_rate
+def _detectors(bundle: Any) -> _Detectors:
+  key = None
+  if FLAGS.watermark_key is not None:
+    from audiolm_jax.detection.watermark import read_key
+
+    key = read_key(FLAGS.watermark_key)
+  if bundle.watermark is None and (key is not None or bundle.detector is None):
+    lacks = "watermark" if key is not None else "watermark and no detector"
+    raise BundleError(
+      f"the bundle {bundle.name} has no {lacks}; make them with make_watermark and "
+      "make_detection_corpus"
+    )
+  mark = None if bundle.watermark is None else bundle.watermark_detector(key)
+  return _Detectors(mark, bundle.detector)
+
+
+def _detect(detectors: _Detectors, path: str) -> JsonDict:
+  """Returns what is found in a file, or the error that prevents this."""
+
+  def blocks(rate: int) -> Iterator[Any]:
+    return audio.read_blocks(path, sample_rate=rate, block_samples=_BLOCK_SECONDS * rate)
+
+  mark, classifier = detectors
   try:
     made = provenance.read_provenance(path)
-    blocks = audio.read_blocks(path, sample_rate=rate, block_samples=_BLOCK_SECONDS * rate)
-    detection = detector.detect_blocks(blocks, path)
+    found: JsonDict = {
+      "file": path,
+      "provenance": None if made is None else {"bundle": made.bundle, "seed": made.seed},
+      "watermark_p_value": None,
+      "watermark_per_second": None,
+      "probability_synthetic": None,
+      "per_second": None,
+    }
+    if classifier is not None:
+      detection = classifier.detect_blocks(blocks(classifier.sample_rate), path)
+      found["probability_synthetic"] = round(detection.probability_synthetic, 4)
+      found["per_second"] = [None if p is None else round(p, 4) for p in detection.per_second]
+    if mark is not None:
+      marked = mark.detect_blocks(blocks(mark.sample_rate))
+      found["watermark_p_value"] = _rounded(marked.p_value)
+      found["watermark_per_second"] = [_rounded(p) for p in marked.per_second]
   except AudioError as error:
     return {"file": path, "error": str(error)}
-  return {
-    "file": path,
-    "probability_synthetic": round(detection.probability_synthetic, 4),
-    "per_second": [None if p is None else round(p, 4) for p in detection.per_second],
-    "provenance": None if made is None else {"bundle": made.bundle, "seed": made.seed},
-  }
+  return found
+
+
+def _rounded(p_value: float) -> float:
+  return float(f"{p_value:.2e}")
 
 
 def _is_synthetic(entry: JsonDict) -> bool:
-  return entry["provenance"] is not None or entry["probability_synthetic"] >= FLAGS.threshold
+  p_value, probability = entry["watermark_p_value"], entry["probability_synthetic"]
+  return (
+    entry["provenance"] is not None
+    or (p_value is not None and p_value <= FLAGS.watermark_threshold)
+    or (probability is not None and probability >= FLAGS.threshold)
+  )
 
 
 def _show(entry: JsonDict) -> None:
-  """Prints a line for the file and one for every ten seconds."""
+  """Prints a line for the file, one for each kind of evidence, and one for every ten seconds."""
   if "error" in entry:
     print(f"error: {entry['error']}", file=sys.stderr)
     return
-  verdict = "synthetic" if _is_synthetic(entry) else "real"
+  print(f"{entry['file']}: {'synthetic' if _is_synthetic(entry) else 'nothing found'}")
   made = entry["provenance"]
-  source = f"; marked as generated by {made['bundle']}, seed {made['seed']}" if made else ""
-  print(f"{entry['file']}: {entry['probability_synthetic']:.3f} {verdict}{source}")
-  seconds = entry["per_second"]
+  source = f"generated by {made['bundle']}, seed {made['seed']}" if made else "none"
+  print(f"  metadata: {source}")
+  if entry["watermark_p_value"] is None:
+    print("  watermark: the bundle has none")
+  else:
+    print(f"  watermark: p = {entry['watermark_p_value']:.1e}")
+    _show_seconds(entry["watermark_per_second"], "{:.0e}")
+  if entry["probability_synthetic"] is None:
+    print("  classifier: the bundle has none")
+  else:
+    print(f"  classifier: {entry['probability_synthetic']:.3f}")
+    _show_seconds(entry["per_second"], "{:.3f}")
+
+
+def _show_seconds(seconds: Sequence[float | None], form: str) -> None:
   for first in range(0, len(seconds), _SECONDS_IN_LINE):
     values = seconds[first : first + _SECONDS_IN_LINE]
-    shown = " ".join("   - " if p is None else f"{p:.3f}" for p in values)
-    print(f"  {first // 60}:{first % 60:02d}  {shown}")
+    shown = " ".join("-".center(5) if p is None else form.format(p) for p in values)
+    print(f"    {first // 60}:{first % 60:02d}  {shown}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, reports_environment, run_cli
 
 if TYPE_CHECKING:
   from audiolm_jax.diagnosis.checks import Check
@@ -26,6 +26,7 @@ flags.DEFINE_string(
 flags.DEFINE_bool("json", False, "Print one object, with a list of checks.", flag_values=FLAGS)
 
 
+@reports_environment
 def main(argv: Sequence[str]) -> int:
   """Runs and prints all checks; returns the exit code."""
   del argv
@@ -43,9 +44,6 @@ def main(argv: Sequence[str]) -> int:
   else:
     print("\nsampling works" if works else "\nsampling does not work: fix what is broken above")
   return 0 if works else 1
-
-
-main.reports_environment = True  # type: ignore[attr-defined]
 
 
 def _show(check: "Check") -> None:

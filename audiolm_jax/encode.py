@@ -6,7 +6,7 @@ python -m audiolm_jax.encode speech.wav --output tokens.npz
 from collections.abc import Sequence
 
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.io import audio, files, token_file
@@ -19,6 +19,7 @@ flags.DEFINE_string(
 )
 
 
+@takes_arguments
 def main(argv: Sequence[str]) -> None:
   """Encodes an audio file of any length."""
   if len(argv) != 2:
@@ -47,8 +48,6 @@ def main(argv: Sequence[str]) -> None:
     f"{encoded.codes.shape[0]} frames of {encoded.codes.shape[1]} codes in {FLAGS.output}"
   )
 
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
   run_cli(main, FLAGS)

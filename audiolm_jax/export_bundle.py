@@ -22,17 +22,27 @@ Tokenizers with other tokens require a new bundle without the stages:
   python -m audiolm_jax.export_bundle --bundle speech_tiny --kmeans runs/kmeans --tokenizers_only \
     --output runs/tokenizers
 
-Last, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus).
+Last, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus). A
+watermark of the bundle (see make_watermark) is kept.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audiolm_jax.core import plain_json
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import DataError, UserError
+
+if TYPE_CHECKING:
+  from audiolm_jax.bundles import Bundle
+  from audiolm_jax.codec.interface import Codec
+  from audiolm_jax.core.modules import Params
+  from audiolm_jax.detection.detector import Detector
+  from audiolm_jax.lm.stage import Stage
+  from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
+  from audiolm_jax.semantic.resampled import ResampledTokenizer
 
 FLAGS = flags.FlagValues()
 
@@ -64,7 +74,10 @@ flags.DEFINE_list(
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool(
-  "tokenizers_only", False, "Leave out the stages and the detector of --bundle.", flag_values=FLAGS
+  "tokenizers_only",
+  False,
+  "Leave out stages, detector and watermark of --bundle.",
+  flag_values=FLAGS,
 )
 flags.DEFINE_bool("float16", False, "Short for --storage=float16.", flag_values=FLAGS)
 
@@ -104,12 +117,13 @@ def main(argv: Sequence[str]) -> None:
     semantic_rate=_semantic_rate(base),
     temperatures=_temperatures() or (base.temperatures if base else {}),
     detector=_detector() or (base.detector if base else None),
+    watermark=base.watermark if base else None,
   )
-  if base and bundle.stages and bundle.token_hash != base.token_hash:
+  if base and (bundle.stages or bundle.watermark) and bundle.token_hash != base.token_hash:
     raise UserError(
-      f"the stages use the tokens of {FLAGS.bundle}, and the new tokenizers produce others; train "
-      "a codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave out the "
-      "stages with --tokenizers_only"
+      f"stages and watermark use tokens of {FLAGS.bundle}, and the new tokenizers produce others; "
+      "train a codec with INITIAL_BUNDLE and CODES_FIXED_STEP=0 to keep its codes, or leave stages "
+      "and watermark out with --tokenizers_only"
     )
   if bundle.stages:
     _ = bundle.cascade  # rejects stages that do not fit together
@@ -119,10 +133,13 @@ def main(argv: Sequence[str]) -> None:
   size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
   kinds = ["codec", "semantic", *(f"{name}_stage" for name in bundle.stages)]
   kinds += ["detector"] if bundle.detector else []
+  kinds += ["watermark"] if bundle.watermark else []
   print(f"{folder}: {', '.join(kinds)}; {size:.1f} MB")
 
 
-def _tokenizers(base: Any) -> tuple[Any, Any]:
+def _tokenizers(
+  base: "Bundle | None",
+) -> "tuple[Codec, ChunkedTokenizer | ResampledTokenizer]":
   """Returns the given codec and semantic tokenizer, else those of `base`."""
   if not base and not (FLAGS.codec_dir and FLAGS.kmeans):
     raise UserError("--codec_dir and --kmeans are needed, or --bundle to provide a missing one")
@@ -142,14 +159,14 @@ def _tokenizers(base: Any) -> tuple[Any, Any]:
   return codec, tokenizer_at(semantic, codec.spec.sample_rate)
 
 
-def _stage(name: str, model_dir: str) -> Any:
+def _stage(name: str, model_dir: str) -> "Stage":
   from audiolm_jax.lm.stage import Stage
 
   config, params = _trained(f"{name}_stage", model_dir)
   return Stage(config.spec, config.transformer, params)
 
 
-def _detector() -> Any:
+def _detector() -> "Detector | None":
   if not FLAGS.detector_dir:
     return None
   from audiolm_jax.detection.detector import Detector
@@ -158,7 +175,7 @@ def _detector() -> Any:
   return Detector(config.classifier, params)
 
 
-def _trained(component: str, model_dir: str) -> tuple[Any, Any]:
+def _trained(component: str, model_dir: str) -> "tuple[Any, Params]":
   from audiolm_jax.trainables.registry import load_inference_params
 
   found, config, params = load_inference_params(model_dir)
@@ -167,9 +184,9 @@ def _trained(component: str, model_dir: str) -> tuple[Any, Any]:
   return config, params
 
 
-def _semantic_rate(base: Any) -> float | None:
+def _semantic_rate(base: "Bundle | None") -> float | None:
   """Returns the collapsed semantic tokens per second of the training split; None without stages."""
-  if not FLAGS.token_store:
+  if not FLAGS.token_store or base is None:
     return base.semantic_rate if base else None
   from audiolm_jax.core.streams import SEMANTIC
   from audiolm_jax.data.token_store import TokenStore
@@ -187,7 +204,7 @@ def _semantic_rate(base: Any) -> float | None:
 
 
 def _model_dirs() -> dict[str, str]:
-  found = {}
+  found: dict[str, str] = {}
   for entry in FLAGS.stage_dir:
     name, _, folder = entry.partition("=")
     if not name or not folder:
@@ -199,7 +216,7 @@ def _model_dirs() -> dict[str, str]:
 
 
 def _temperatures() -> dict[str, float]:
-  found = {}
+  found: dict[str, float] = {}
   for entry in FLAGS.temperatures:
     stage, _, value = entry.partition("=")
     try:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.io import audio
 
@@ -50,6 +50,7 @@ flags.DEFINE_string(
 )  # fmt: skip
 
 
+@takes_arguments
 def main(argv: Sequence[str]) -> None:
   """Builds a test, or scores its answers."""
   command, arguments = (argv[1], argv[2:]) if len(argv) > 1 else ("", [])
@@ -59,9 +60,6 @@ def main(argv: Sequence[str]) -> None:
     _score(arguments)
   else:
     raise UserError("the command is build, or score and the files of answers; see --help")
-
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 
 def _build() -> None:

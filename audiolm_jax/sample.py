@@ -97,6 +97,11 @@ def _define_flags() -> None:
     "The prompt in the output: decoded by the codec, its original samples, or omitted.",
     "codec", "original", "none",
   )  # fmt: skip
+  define(
+    "string", "watermark", None,
+    "Strength of the mark in the sampled codes, or off. Default: that of the bundle.",
+  )  # fmt: skip
+  define("string", "watermark_key", None, "Key file of the mark; default: the bundle's public key.")
   define("bool", "save_tokens", False, "Also write the tokens, to a .npz file next to --output.")
   define("string", "plot", None, "Also plot a spectrogram to this .png file; needs matplotlib.")
 
@@ -108,13 +113,14 @@ def main(argv: Sequence[str]) -> None:
   """Samples, writes the files and prints the duration of each stage."""
   del argv
   _check_flags()
+  strength, key = _watermark()
   started = time.perf_counter()
   compilation_cache.enable()
   from audiolm_jax import bundles
 
   bundle = bundles.load_bundle(FLAGS.bundle)
   if FLAGS.text is not None:
-    _speak(bundle, started)
+    _speak(bundle, strength, key, started)
     return
   seconds = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
   waveform = None if FLAGS.prompt is None else _load(FLAGS.prompt, seconds, bundle)
@@ -130,17 +136,21 @@ def main(argv: Sequence[str]) -> None:
     prompt_audio=FLAGS.prompt_audio,
     progress=_progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
+    watermark=strength,
+    watermark_key=key,
   )
   rows = result.waveform.reshape(-1, result.waveform.shape[-1])
   for index, waveform in enumerate(rows):
     one = FLAGS.num_samples == 1
     streams = result.tokens.streams
     made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
-    _write(bundle, index, waveform, made, result.prompt_samples)
+    _write(bundle, index, waveform, made, result.prompt_samples, result.watermark)
   _report(bundle, result.timings, result.new_seconds, time.perf_counter() - started)
 
 
-def _speak(bundle: "Bundle", started: float) -> None:
+def _speak(
+  bundle: "Bundle", strength: float | str | None, key: bytes | None, started: float
+) -> None:
   """Speaks the text, writes the files and prints the duration of each stage."""
   results = bundle.speak(
     FLAGS.text,
@@ -153,11 +163,13 @@ def _speak(bundle: "Bundle", started: float) -> None:
     num_samples=FLAGS.num_samples,
     progress=_progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
+    watermark=strength,
+    watermark_key=key,
   )
   results = results if isinstance(results, list) else [results]
   timings: dict[str, float] = {}
   for index, result in enumerate(results):
-    _write(bundle, index, result.waveform, result.tokens.streams, 0)
+    _write(bundle, index, result.waveform, result.tokens.streams, 0, result.watermark)
     for name, seconds in result.timings.items():
       timings[name] = timings.get(name, 0.0) + seconds
   made = sum(result.new_seconds for result in results)
@@ -227,6 +239,21 @@ def _duration() -> float | None:
   return FLAGS.duration
 
 
+def _watermark() -> tuple[float | str | None, bytes | None]:
+  """Returns the settings of the watermark; None for those of the bundle."""
+  value, key = FLAGS.watermark, None
+  if value not in (None, "off"):
+    try:
+      value = float(value)
+    except ValueError:
+      raise UserError(f"--watermark {value!r} is neither off nor a strength, such as 2") from None
+  if FLAGS.watermark_key is not None:
+    from audiolm_jax.detection.watermark import read_key
+
+    key = read_key(FLAGS.watermark_key)
+  return value, key
+
+
 def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":
   """Returns the beginning of a file, with the seconds that the flag `limit` states."""
   from audiolm_jax.bundles import continuation
@@ -245,6 +272,7 @@ def _write(
   waveform: "np.ndarray",
   streams: Mapping[str, "np.ndarray"],
   prompt_samples: int,
+  watermark: float,
 ) -> None:
   """Writes the files of one sample.
 
@@ -254,6 +282,7 @@ def _write(
     waveform: its audio.
     streams: its tokens.
     prompt_samples: number of samples of the waveform that are the prompt.
+    watermark: strength of the mark in its codes.
   """
   prompt = 0 if FLAGS.prompt_audio == "none" else prompt_samples
   tags = provenance.Provenance(
@@ -264,6 +293,7 @@ def _write(
     sample=index,
     prompt_seconds=prompt / bundle.sample_rate,
     prompt_audio=FLAGS.prompt_audio,
+    watermark=watermark,
   ).tags()
   path = _numbered(FLAGS.output, index)
   audio.write_audio(path, waveform, bundle.sample_rate, tags)

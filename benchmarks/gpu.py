@@ -50,7 +50,7 @@ def measure() -> dict[str, Any]:
   found["matmul_tflops"] = round(rate / 1e12)
   trained = TransformerConfig(dtype="bfloat16", scan_layers=True, remat=Remat.MINIMAL)
   found["training"] = [
-    training_row(spec, trained, _LARGEST_BATCH, rate) for spec in stages.speech_stages().values()
+    training_row(spec, trained, _LARGEST_BATCH, rate) for spec in stages.paper_stages().values()
   ]
   return found
 

@@ -47,7 +47,7 @@ def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> SoundS
 def bundle_of(name: str, stage_config: TransformerConfig, codec: SoundStreamCodec) -> Bundle:
   """Returns the paper's stages in one shape, with the semantic tokenizer of `speech_tiny`."""
   base = bundles.load_bundle("speech_tiny", stages=())
-  specs = stages.speech_stages(
+  specs = stages.paper_stages(
     num_clusters=base.semantic.spec.num_clusters, codebook_size=codec.spec.codebook_size
   )
   return dataclasses.replace(

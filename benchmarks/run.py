@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.command_line import run_cli, takes_arguments
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
 from benchmarks import machine
@@ -37,6 +37,7 @@ _NAMED = ("peers", "gpu")
 FOLDER = Path(__file__).parent
 
 
+@takes_arguments
 def main(argv: Sequence[str]) -> None:
   """Runs the benchmarks in sequence, and writes the results after each one."""
   names = argv[1:] or [name for name in BENCHMARKS if name not in _NAMED]
@@ -83,9 +84,6 @@ def _where(found: dict[str, Any]) -> str:
     f"GFLOP/s, load {facts['load']} before; Python {facts['python']}, {packages}; commit "
     f"{(facts['commit'] or 'unknown')[:7]}.</sub>"
   )
-
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

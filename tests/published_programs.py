@@ -62,8 +62,8 @@ def settings(name: str) -> dict[str, Any]:
   return found
 
 
-def array(*shape: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
-  """Shape and type of an array."""
+def array(*shape: int, dtype: Any = np.float32) -> Any:
+  """Shape and type of an array, which stand for the array."""
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
@@ -246,7 +246,11 @@ def decoding_loop(name: str, platforms: Platforms) -> export.Exported:
 
 
 def parallel_pass(
-  function: Callable[..., Any], *, guided: bool, arguments: Callable[..., Any], platforms: Platforms
+  function: Callable[..., Any],
+  *static: Any,
+  guided: bool,
+  arguments: Callable[..., Any],
+  platforms: Platforms,
 ) -> export.Exported:
   """One program of a pass of the parallel stage, over a whole window."""
   config = settings(PARALLEL)["model"].config
@@ -258,7 +262,7 @@ def parallel_pass(
   params = meta.unbox(jax.eval_shape(init, jax.random.key(0), {"codes": codes}))
   rows = ROWS * (1 + guided)
   return export_function(
-    functools.partial(function, spec, shape),
+    functools.partial(function, spec, shape, *static),
     params,
     *arguments(codes, rows, layers.embed_dim),
     platforms=platforms,
@@ -292,7 +296,7 @@ def parallel_choose(platforms: Platforms) -> export.Exported:
     return hidden, codes, parallel_decoder.Rows(keys, row, row, row), settings
 
   return parallel_pass(
-    parallel_decoder.choose, guided=True, arguments=arguments, platforms=platforms
+    parallel_decoder.choose, (), guided=True, arguments=arguments, platforms=platforms
   )
 
 

@@ -20,7 +20,7 @@ def melody():
     t = np.arange(round(seconds * RATE)) / RATE
     notes = base * 2 ** (rng.integers(0, 8, int(seconds * 4) + 1) / 12)
     phase = 2 * np.pi * np.cumsum(notes[(t * 4).astype(int)]) / RATE
-    return (0.2 * sum(np.sin(k * phase) / k for k in range(1, 9))).astype(np.float32)
+    return (0.2 * sum(np.sin(k * phase) / k for k in range(1, 9))).astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]: a sum of arrays
 
   return make
 

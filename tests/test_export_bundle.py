@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax.bundles import load_bundle, tensors
+from audiolm_jax.bundles import load_bundle, save_bundle, tensors
+from audiolm_jax.core.modules import Params
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStoreWriter
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.semantic.kmeans import KMeansReport
 from audiolm_jax.trainables import registry, semantic_tokenizer
 from audiolm_jax.trainables.codec import CodecTrainingConfig
@@ -21,7 +23,7 @@ from tests.conftest import melody
 def runs(miniature_bundle, detector_run, detector, tmp_path, monkeypatch):
   """Stands in for finished training runs; what they have learned is the miniature bundle."""
 
-  learned = {
+  learned: dict[str, tuple[str, object, Params]] = {
     "codec": (
       "codec",
       CodecTrainingConfig(model=miniature_bundle.codec.config),
@@ -142,14 +144,14 @@ def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
   write_store(runs, tokenizers.token_hash)
   assert export_stages(run_cli, runs, "--temperatures", "coarse=1").code == 0
   before = load_bundle(runs / "mine")
-  config = CodecTrainingConfig(model=before.codec.config)
+  config = CodecTrainingConfig(model=before.codec.config)  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
 
   def learn(**parts):
-    params = dict(before.codec.params) | parts
+    params = dict(before.codec.params) | parts  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
     learned = lambda folder, step=None: ("codec", config, params)  # noqa: E731
     monkeypatch.setattr(registry, "load_inference_params", learned)
 
-  decoder = jax.tree.map(lambda x: 1.1 * x, before.codec.params["decoder"])
+  decoder = jax.tree.map(lambda x: 1.1 * x, before.codec.params["decoder"])  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
   learn(decoder=decoder)
   again = ("--bundle", runs / "mine", "--codec_dir", "decoder", "--output", runs / "mine")
   done = run_cli("export_bundle", *again, "--storage=int8")
@@ -158,11 +160,12 @@ def test_a_decoder_that_was_trained_on_replaces_that_of_a_bundle(
   assert after.token_hash == before.token_hash and list(after.stages) == list(before.stages)
   assert (after.semantic_rate, after.temperatures) == (before.semantic_rate, {"coarse": 1.0})
   for old, new in zip(
-    *(jax.tree.leaves(p) for p in (decoder, after.codec.params["decoder"])), strict=True
+    *(jax.tree.leaves(p) for p in (decoder, after.codec.params["decoder"])),  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
+    strict=True,
   ):
     np.testing.assert_allclose(new, old, atol=0.02 * np.abs(old).max())
 
-  learn(codebooks=before.codec.params["codebooks"] + 1)
+  learn(codebooks=before.codec.params["codebooks"] + 1)  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
   done = run_cli("export_bundle", *again)
   assert done.code == 2 and "the new tokenizers produce others" in done.err, done.err
   assert load_bundle(runs / "mine").token_hash == before.token_hash
@@ -194,14 +197,21 @@ def test_what_cannot_be_exported_is_named(runs, run_cli):
   assert not (runs / "mine").exists()
 
 
-def test_a_detector_comes_last_and_stays(miniature_bundle, detector, runs, run_cli):
+def test_a_detector_comes_last_and_stays_as_a_watermark_does(
+  miniature_bundle, detector, runs, run_cli
+):
   assert export_tokenizers(run_cli, runs).code == 0
+  mark = Watermark(WatermarkConfig(2, 16, "0" * 32), np.tile(np.arange(16), (2, 1)))
+  marked = dataclasses.replace(load_bundle(runs / "tokenizers"), watermark=mark)
+  save_bundle(marked, runs / "tokenizers")
   arguments = ("export_bundle", "--bundle", runs / "tokenizers")
   done = run_cli(*arguments, "--detector_dir", "detector", "--output", runs / "with")
-  assert done.code == 0 and "codec, semantic, detector; " in done.out, done.err
+  assert done.code == 0 and "codec, semantic, detector, watermark; " in done.out, done.err
   again = run_cli("export_bundle", "--bundle", runs / "with", "--output", runs / "again")
   assert again.code == 0 and "detector" in again.out
   sound = melody(1.0)
+  kept = load_bundle(runs / "again").watermark
+  assert kept is not None and kept.config == mark.config
   found = load_bundle(runs / "again").detector
   assert found is not None and found.score([sound]) == pytest.approx(detector.score([sound]))
   wrong = run_cli(*arguments, "--detector_dir", "codec", "--output", runs / "wrong")

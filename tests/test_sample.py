@@ -12,6 +12,7 @@ import soundfile
 from audiolm_jax import sample
 from audiolm_jax.bundles import continuation, save_bundle
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.io import audio, token_file
 from audiolm_jax.io.provenance import Provenance, read_provenance
 from audiolm_jax.lm.tokens import collapse_repeats
@@ -149,7 +150,7 @@ def test_nothing_is_compiled_for_another_length_once_warm(miniature_bundle):
   settings = {"duration": 1.5, "prompt_seconds": None}
   for length in (8_000, 18_000, 28_000, 38_000, 48_000):
     made(miniature_bundle, melody(3.0)[:length], **settings)
-  jax.monitoring.register_event_duration_secs_listener(listen)
+  jax.monitoring.register_event_duration_secs_listener(listen)  # pyright: ignore[reportArgumentType]: JAX names the arguments
   try:
     for length in lengths:
       made(miniature_bundle, melody(3.0)[:length], **settings)
@@ -157,7 +158,7 @@ def test_nothing_is_compiled_for_another_length_once_warm(miniature_bundle):
     jax.jit(lambda x: x + len(lengths))(1.0)
     assert len(compiled) == 1  # the listener works
   finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
+    jax.monitoring.unregister_event_duration_listener(listen)  # pyright: ignore[reportArgumentType]: JAX names the arguments
 
 
 def test_invalid_streams_are_refused_immediately(miniature_bundle):
@@ -392,6 +393,30 @@ def test_the_provenance_has_the_prompt(miniature_bundle, folder, prompt, tmp_pat
     assert found == Provenance(
       "miniature", miniature_bundle.token_hash, "continuation", 4, 0, seconds, kept
     )
+
+
+def test_the_provenance_has_the_strength_of_the_mark(miniature_bundle, prompt, tmp_path, run_cli):
+  mark = Watermark(WatermarkConfig(2, 16, "0" * 32, strength=3.0), np.tile(np.arange(16), (2, 1)))
+  folder = save_bundle(dataclasses.replace(miniature_bundle, watermark=mark), tmp_path / "marked")
+  (tmp_path / "key").write_bytes(b"0123456789abcdef")
+  arguments = ["--prompt", prompt, "--output", tmp_path / "out.wav", "--bundle", folder]
+  arguments += ["--prompt_seconds", 1, "--duration", 0.5]
+  for more, strength in (
+    ((), 3.0),
+    (("--watermark", "4", "--watermark_key", tmp_path / "key"), 4.0),
+    (("--watermark", "off"), 0.0),
+  ):
+    done = run_cli("sample", *arguments, *more)
+    assert done.code == 0, done.err
+    found = read_provenance(tmp_path / "out.wav")
+    assert found is not None and found.watermark == strength
+  for more, words in (
+    (("--watermark", "on"), "neither off nor a strength"),
+    (("--watermark", "200"), "watermark is 200.0; give a number from 0 to 100"),
+    (("--watermark_key", tmp_path / "none"), "is not a file"),
+  ):
+    done = run_cli("sample", *arguments, *more)
+    assert done.code == 2 and words in done.err
 
 
 def test_errors_are_one_line_and_write_no_file(folder, prompt, tmp_path, run_cli):

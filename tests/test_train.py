@@ -60,7 +60,7 @@ def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
   batch = settings["train_dataset"].batch_shapes()
   boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
   assert unbox(boxed).step.shape == ()
-  module, trainable, config = registry.home_of(model.component)
+  module, trainable, config = registry.home_of(model.component)  # pyright: ignore[reportGeneralTypeIssues]: it is there
   assert type(model).__name__ == trainable and type(model.config).__name__ == config
   assert type(model).__module__ == module
   plain = json.loads(json.dumps(configs.to_dict(model.config)))
@@ -137,7 +137,10 @@ def test_the_detectors_of_gin_and_python_have_the_same_shape(size, config):
 
 def test_the_piano_stages_of_gin_and_python_are_equal():
   settings, _ = resolve("coarse_stage_piano", bindings=REQUIRED)
-  assert settings["model"].config.spec == stages.piano_stages()["coarse"]
+  assert (
+    settings["model"].config.spec
+    == stages.paper_stages(num_quantizers=3, codebook_size=2**14)["coarse"]
+  )
 
 
 def test_macros_set_their_parameters():

@@ -9,6 +9,7 @@ prints the progress. Every run has other examples, which --hypothesis-seed repea
 """
 
 import collections
+import dataclasses
 import json
 import os
 import resource
@@ -28,6 +29,7 @@ from audiolm_jax.bundles import load_bundle, save_bundle
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.streams import Stream
 from audiolm_jax.data import manifest, token_shards, token_store
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.io import token_file
 
 EXAMPLES = int(os.environ.get("AUDIOLM_JAX_EXAMPLES", "50"))
@@ -36,7 +38,7 @@ examples = settings(
   deadline=None,
   database=None,
   derandomize=EXAMPLES == 50,
-  suppress_health_check=list(HealthCheck),
+  suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]: a class of checks
 )
 SECONDS, BYTES = 2.0, 1 << 30
 
@@ -133,7 +135,8 @@ def folders(tmp_path_factory):
   """A bundle, a token file, a token store and a manifest, each in a folder that tests change."""
   folder = tmp_path_factory.mktemp("valid")
   golden = Path(__file__).parent / "golden" / "formats" / "bundle_2"
-  save_bundle(load_bundle(golden), folder / "bundle")
+  mark = Watermark(WatermarkConfig(2, 16, "0" * 32), np.tile(np.arange(16), (2, 1)))
+  save_bundle(dataclasses.replace(load_bundle(golden), watermark=mark), folder / "bundle")
   streams = {"semantic": Stream("semantic", 16, 25.0), "codes": Stream("codes", 16, 50.0, 4)}
   rng = np.random.default_rng(0)
   tokens = {"semantic": rng.integers(0, 16, 25), "codes": rng.integers(0, 16, (50, 4))}

@@ -35,7 +35,7 @@ def interpreter(version):
   if f"{sys.version_info[0]}.{sys.version_info[1]}" == version:
     return sys.executable
   candidates = [shutil.which(f"python{version}")]
-  candidates += Path.home().glob(f".pyenv/versions/{version}.*/bin/python")
+  candidates += Path.home().glob(f".pyenv/versions/{version}.*/bin/python")  # pyright: ignore[reportOperatorIssue]: paths serve
   ask = "import sys; print('%d.%d' % sys.version_info[:2])"
   for candidate in filter(None, candidates):
     done = subprocess.run([str(candidate), "-c", ask], capture_output=True, text=True)

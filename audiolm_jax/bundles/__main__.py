@@ -15,10 +15,11 @@ are replaced only with --overwrite.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.core.plain_json import is_list, is_mapping
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_bool("overwrite", False, "push, pull: replace an existing bundle.", flag_values=FLAGS)
@@ -27,6 +28,7 @@ flags.DEFINE_string(
 )
 
 
+@takes_arguments
 def main(argv: Sequence[str]) -> int | None:
   """Runs the command that the first argument names."""
   if len(argv) < 2:
@@ -38,9 +40,6 @@ def main(argv: Sequence[str]) -> int | None:
   if not usage.endswith("...]") and len(arguments) != len(usage.split()):
     raise UserError(f"give {usage} after {command}, not {len(arguments)} arguments")
   return run(*arguments)
-
-
-main.takes_arguments = True  # type: ignore[attr-defined]
 
 
 def _list(*folders: str) -> None:
@@ -79,16 +78,17 @@ def _info(name: str) -> None:
 
   folder = find_folder(name)
   manifest = read_manifest(folder)
-  metadata = manifest.get("metadata") or {}
+  metadata: Json = manifest.get("metadata") or {}
   print(f"{manifest.get('name')}: {manifest.get('description')}\n")
-  for title, value in (
+  lines: tuple[tuple[str, object], ...] = (
     ("folder", folder),
     ("format", manifest.get("format_version")),
     ("size", f"{inspection.folder_size(folder) / 1e6:.1f} MB"),
     ("sample rate", f"{manifest.get('sample_rate')} Hz"),
     ("token hash", manifest.get("token_hash")),
     ("licence", metadata.get("licence") or "not stated"),
-  ):
+  )
+  for title, value in lines:
     print(f"{title:<12} {_text(value)}")
   print("\nparts")
   for part in inspection.list_parts(folder):
@@ -103,20 +103,20 @@ def _info(name: str) -> None:
     print(f"\n{_head(read_card(folder))}\n\nmore in {card}")
 
 
-def _data_lines(data: Any) -> list[str]:
+def _data_lines(data: object) -> list[str]:
   """Returns a line for each set of training data; metadata may have any form."""
-  if not isinstance(data, list) or not data:
+  if not is_list(data) or not data:
     return [_text(data) if data else "not stated"]
   return [
     f"{_text(entry.get('hours', '?'))} h  {_text(entry.get('name'))}; "
     f"{_text(entry.get('licence', 'no licence stated'))}"
-    if isinstance(entry, dict)
+    if is_mapping(entry)
     else _text(entry)
     for entry in data
   ]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
   """Returns a value of a bundle as one line without control characters."""
   return "".join(c for c in " ".join(str(value).split()) if c.isprintable())
 

@@ -14,10 +14,12 @@ from jaxtyping import Float, Int, Num
 from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import arguments, configs
-from audiolm_jax.core.configs import Json
-from audiolm_jax.core.errors import DataError, UserError
+from audiolm_jax.core.configs import Json, JsonDict
+from audiolm_jax.core.errors import BundleError, DataError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
+from audiolm_jax.detection.watermark import Watermark, private_key
+from audiolm_jax.detection.watermark_detector import WatermarkDetector
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.lm.stage import Stage
@@ -44,6 +46,7 @@ class Bundle:
     semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
     temperatures: of the stages whose best temperature is not the paper's.
     detector: distinguishes the bundle's samples from recordings; None if none was trained.
+    watermark: how sampled codes are marked; None if no communities were made.
     description: one sentence.
     metadata: training data, licence and metrics, as information for people only.
     model_card: the text of MODEL_CARD.md.
@@ -53,12 +56,13 @@ class Bundle:
   name: str
   codec: Codec
   semantic: ChunkedTokenizer | ResampledTokenizer
-  stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
+  stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict[str, Stage])
   semantic_rate: float | None = None
-  temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
   detector: Detector | None = None
+  watermark: Watermark | None = None
   description: str = ""
-  metadata: Json = dataclasses.field(default_factory=dict)
+  metadata: Json = dataclasses.field(default_factory=JsonDict)
   model_card: str = ""
   path: Path | None = None
 
@@ -106,6 +110,21 @@ class Bundle:
 
     name = text_stage(self).name
     return Cascade({name: self.stages[name]})
+
+  def watermark_detector(self, key: bytes | None = None) -> WatermarkDetector:
+    """Returns the detector of the marks that sampling leaves in the codes.
+
+    Args:
+      key: the content of the key file that was used in sampling; None for the bundle's public key.
+
+    Raises:
+      BundleError: the bundle has no watermark.
+      UserError: the key is too short or too long.
+    """
+    if self.watermark is None:
+      raise BundleError(f"the bundle {self.name} has no watermark; make one with make_watermark")
+    words = self.watermark.key if key is None else private_key(key)
+    return WatermarkDetector(self.watermark, self.codec, words)
 
   def encode(
     self,
@@ -339,7 +358,7 @@ class Bundle:
     return speech.stream_speech(self, text, progress=progress, **settings)
 
 
-def token_hash(codec: Any, semantic: Any) -> str:
+def token_hash(codec: Codec, semantic: ChunkedTokenizer | ResampledTokenizer) -> str:
   """Returns a hash of everything that determines tokens: weights and specs.
 
   The hash excludes the codec's decoder, so tokens and stages remain valid when the decoder is

@@ -6,21 +6,27 @@ import enum
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, TypeGuard, Unpack
 
 import numpy as np
 from jaxtyping import Float, Int, Num
+from numpy.typing import ArrayLike
 
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.core import arguments, ranges
-from audiolm_jax.core.configs import shown
+from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.core.plain_json import is_list, is_mapping
 from audiolm_jax.core.streams import CODES, SEMANTIC, TEXT, Record
+from audiolm_jax.detection.watermark import STRENGTHS, private_key
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
+from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.sampling.processors import Processor
+from audiolm_jax.sampling.watermark import green_list_of
 
 LEAST_PROMPT_SECONDS = 0.4
 LONGEST_SECONDS = 3_600
@@ -63,6 +69,7 @@ class Continuation:
     prompt_samples: number of samples of `waveform` that are the prompt.
     new_seconds: seconds of new audio in all clips together.
     timings: seconds spent in each step: "encode", the name of each stage, "decode".
+    watermark: strength of the mark in the sampled codes; 0 for none.
   """
 
   waveform: Float[np.ndarray, "*batch samples"]
@@ -71,6 +78,7 @@ class Continuation:
   prompt_samples: int
   new_seconds: float
   timings: dict[str, float]
+  watermark: float = 0.0
 
 
 class Settings(TypedDict, total=False):
@@ -94,6 +102,10 @@ class Settings(TypedDict, total=False):
     top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
     passes: per parallel stage; passes of each level, 1 for levels without a number; () for the
       codes nearest to the predicted points, in one pass. The default is the stage's.
+    watermark: strength of the mark in the sampled codes, which is added to the logits of green
+      codes; "off" or 0 for none. The default is the bundle's strength, or none if the bundle has no
+      watermark.
+    watermark_key: content of a key file, 16 to 4096 bytes; the default is the bundle's public key.
     guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
       1 for no guidance. The default is the stage's.
     channel_axis: of each prompt and of the voice, the axis of the channels, which are averaged,
@@ -111,12 +123,14 @@ class Settings(TypedDict, total=False):
   top_p: Mapping[str, float]
   passes: Mapping[str, Sequence[int]]
   guidance: Mapping[str, float]
+  watermark: float | str | None
+  watermark_key: bytes | None
   channel_axis: int | None
 
 
 def continue_audio(
   bundle: Bundle,
-  waveform: Any = None,
+  waveform: ArrayLike | None = None,
   sample_rate: int | None = None,
   *,
   num_samples: int = 1,
@@ -154,7 +168,7 @@ def continue_audio(
     axes += (num_samples,) if num_samples > 1 else ()
     waveforms = np.stack(made[rows])
 
-    def shaped(tokens: Any, levels: int) -> Any:
+    def shaped(tokens: Sequence[np.ndarray], levels: int) -> np.ndarray | Sequence[np.ndarray]:
       if levels:
         codes = np.stack(tokens)
         return codes.reshape(*axes, *codes.shape[1:])
@@ -170,6 +184,7 @@ def continue_audio(
       prompt_samples=request.outputs[first].kept,
       new_seconds=len(made[rows]) * request.outputs[first].made / bundle.sample_rate,
       timings=timings,
+      watermark=request.watermark,
     )
 
   count = len(request.clips)
@@ -254,12 +269,13 @@ class _Request(NamedTuple):
   outputs: list[Output]
   seed: int
   options: CascadeOptions
+  watermark: float
   is_batch: bool = False
 
 
 def _request(
   bundle: Bundle,
-  waveform: Any,
+  waveform: ArrayLike | None,
   sample_rate: int | None,
   settings: Settings,
   rehearse: _Rehearse,
@@ -284,7 +300,8 @@ def _request(
     raise UserError(f"{mode.value} mode takes no voice; give it in resynthesis mode")
   duration, prompt_seconds = _check_seconds(mode, settings, bundle.sample_rate)
   _check_stages(bundle, mode)
-  options = options_of(bundle, settings)
+  strength = watermark_strength(bundle, settings.get("watermark"))
+  options = options_of(bundle, settings, strength)
   hop = bundle.codec.spec.hop_length
   new = round((duration or 0.0) * bundle.sample_rate)
   if mode is Mode.UNCONDITIONAL:
@@ -292,7 +309,7 @@ def _request(
       raise UserError("unconditional mode takes no prompt; pass None as the waveform")
     clips = [Clip(-(-new // hop))]
     _make_ready(bundle, clips, options, rehearse)
-    return _Request(clips, [Output(new, new)], seed, options)
+    return _Request(clips, [Output(new, new)], seed, options, strength)
   if waveform is None or sample_rate is None:
     raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
   step = math.lcm(bundle.semantic.spec.hop_length, hop)
@@ -301,7 +318,7 @@ def _request(
     return prompt[: len(prompt) // step * step]
 
   def prepared(
-    given: Any, seconds: float | None, axes: int, name: str
+    given: ArrayLike, seconds: float | None, axes: int, name: str
   ) -> tuple[list[np.ndarray], bool]:
     axis = settings.get("channel_axis")
     return prepared_prompts(bundle, given, sample_rate, seconds, axis, axes, name)
@@ -313,7 +330,9 @@ def _request(
   given = _expected_clip(bundle, speaker, 0).prompt
   seconds = duration if mode is Mode.RESYNTHESIS else prompt_seconds
   prompts, is_batch = prepared(waveform, seconds, most_axes, "the prompt")
-  wholes, expected, outputs = [], [], []
+  wholes: list[np.ndarray] = []
+  expected: list[Clip] = []
+  outputs: list[Output] = []
   for prompt in prompts:
     if mode is Mode.RESYNTHESIS:
       frames = -(-len(prompt) // hop)
@@ -331,7 +350,7 @@ def _request(
       outputs.append(Output(len(prompt) + new, new, original, hidden))
   _make_ready(bundle, expected, options, rehearse)
   resynthesis = mode is Mode.RESYNTHESIS
-  clips = []
+  clips: list[Clip] = []
   if len(speaker):
     given = {
       SEMANTIC: bundle.semantic.tokenize_long(speaker),
@@ -344,7 +363,7 @@ def _request(
     else:
       prompt = {SEMANTIC: semantic, CODES: bundle.codec.encode_long(whole)}
       clips.append(Clip(clip.num_frames, prompt))
-  return _Request(clips, outputs, seed, options, is_batch)
+  return _Request(clips, outputs, seed, options, strength, is_batch)
 
 
 def resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
@@ -384,15 +403,21 @@ def _make_ready(
       bundle.codec.prepare_decode(frames)
 
 
-def options_of(bundle: Bundle, settings: Mapping[str, Any]) -> CascadeOptions:
+def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> CascadeOptions:
   """Returns the settings of sampling by stage.
 
+  Args:
+    bundle: the bundle to sample with.
+    settings: its values by stage, and the key of the watermark.
+    strength: of the watermark, from `watermark_strength`.
+
   Raises:
-    UserError: a value is out of range, or the bundle has no such stage.
+    UserError: a value is out of range, or the bundle has no such stage or no watermark.
   """
-  given = {name: settings.get(name, {}) for name in _PER_STAGE}
+  processors = _processors(bundle, settings, strength)
+  given: dict[str, Json] = {name: settings.get(name, {}) for name in _PER_STAGE}
   for option, values in given.items():
-    if not isinstance(values, Mapping):
+    if not is_mapping(values):
       example = f'{{"{next(iter(bundle.stages))}": {shown(values)}}}'
       raise UserError(
         f"{option} is {shown(values)}; give a value for each stage, such as {example}"
@@ -402,13 +427,14 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any]) -> CascadeOptions:
         names = ", ".join(bundle.stages)
         raise UserError(f"{option} of {shown(name)}; the stages of {bundle.name} are {names}")
   temperature = temperatures_of(bundle) | dict(given["temperature"])
-  options = {}
-  for name in bundle.stages:
+  options: dict[str, SamplingOptions] = {}
+  for name, stage in bundle.stages.items():
     try:
       options[name] = SamplingOptions(
         temperature[name],
         given["top_k"].get(name, 0),
         given["top_p"].get(name, 1.0),
+        processors if _is_marked(bundle, stage.spec) else (),
         passes=given["passes"].get(name),
         guidance=given["guidance"].get(name),
       )
@@ -417,15 +443,55 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any]) -> CascadeOptions:
   return CascadeOptions(options)
 
 
-def _is_list(waveform: Any) -> bool:
+def watermark_strength(bundle: Bundle, value: object) -> float:
+  """Returns the strength that a setting of the watermark means; 0 for none.
+
+  Raises:
+    UserError: the value is neither a strength nor "off", or the bundle has no watermark.
+  """
+  if value is None:
+    return 0.0 if bundle.watermark is None else bundle.watermark.config.strength
+  if isinstance(value, str) and value == "off":
+    return 0.0
+  strength = arguments.number(value, "watermark", STRENGTHS, '"off"')
+  if strength and bundle.watermark is None:
+    raise UserError(
+      f"the bundle {bundle.name} has no watermark; make one with make_watermark, or set it to off"
+    )
+  return strength
+
+
+def _processors(
+  bundle: Bundle, settings: Mapping[str, Any], strength: float
+) -> tuple[Processor, ...]:
+  """Returns the processor that marks codes, if there is a mark."""
+  key = settings.get("watermark_key")
+  words = None if key is None else private_key(key)
+  mark = bundle.watermark
+  if mark is None and words is not None:
+    raise UserError(f"the bundle {bundle.name} has no watermark, so it takes no watermark_key")
+  if mark is None or not strength:
+    return ()
+  return (green_list_of(mark, mark.key if words is None else words, strength),)
+
+
+def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
+  """Returns whether a stage samples levels that the watermark of the bundle marks."""
+  mark = bundle.watermark
+  return (
+    mark is not None and spec.writes.key == CODES and spec.writes.first_level < mark.config.levels
+  )
+
+
+def _is_list(waveform: object) -> TypeGuard[Sequence[ArrayLike]]:
   """Returns whether the prompts are a list of arrays, which may differ in length."""
-  first = next(iter(waveform), 0.0) if isinstance(waveform, list | tuple) else 0.0
+  first = next(iter(waveform), 0.0) if is_list(waveform) else 0.0
   return not isinstance(first, int | float | np.generic)
 
 
 def prepared_prompts(
   bundle: Bundle,
-  waveform: Any,
+  waveform: ArrayLike,
   sample_rate: int,
   seconds: float | None,
   channel_axis: int | None,
@@ -438,7 +504,7 @@ def prepared_prompts(
   """
   rate = waveforms.check_rate(sample_rate)
 
-  def check(samples: Any, axes: int, name: str) -> Float[np.ndarray, "*batch samples"]:
+  def check(samples: ArrayLike, axes: int, name: str) -> Float[np.ndarray, "*batch samples"]:
     return waveforms.check(
       samples, rate, channel_axis=channel_axis, seconds=seconds, most_axes=axes, name=name
     )

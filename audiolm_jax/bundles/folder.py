@@ -7,16 +7,19 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, get_type_hints
+from typing import Any, NamedTuple, TypedDict, cast, get_type_hints
+
+import numpy as np
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
+from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import arguments, configs, plain_json
-from audiolm_jax.core.configs import JsonDict
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import BundleError, ConfigError, UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Rate, SampleRate, Temperature
@@ -24,8 +27,10 @@ from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import differences
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.lm.stage import CODEBOOKS, Stage, StageSpec
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
+from audiolm_jax.lm.stage import CODEBOOKS, ModelConfig, Stage, StageSpec
 from audiolm_jax.sampling import registry
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
 
 MANIFEST = "bundle.json"
@@ -84,11 +89,11 @@ class _Fields(TypedDict):
   semantic_rate: Rate | None
   temperatures: Mapping[str, Temperature]
   stages: tuple[str | Mapping[str, str], ...]
-  components: Mapping[str, Mapping[str, Any]]
-  metadata: Mapping[str, Any]
+  components: Mapping[str, Json]
+  metadata: Json
 
 
-def codec_of(config: Any, params: Params) -> Any:
+def codec_of(config: object, params: Params) -> Codec:
   """Returns the `Codec` of this configuration and these parameters.
 
   Raises:
@@ -155,7 +160,7 @@ def save_bundle(
       range.
     UserError: an argument has another type.
   """
-  if not isinstance(bundle, Bundle):
+  if not isinstance(cast(object, bundle), Bundle):
     raise BundleError(f"the bundle to save is {configs.shown(bundle)}; give a Bundle")
   folder = Path(arguments.path(folder, "folder", "the folder to write"))
   storage = arguments.member(Storage, storage, "storage")
@@ -204,11 +209,12 @@ def read_manifest(folder: Path) -> JsonDict:
   """
   path = folder / MANIFEST
   try:
-    manifest = plain_json.parse(_read_limited(path, _LARGEST_MANIFEST))
+    found = plain_json.parse(_read_limited(path, _LARGEST_MANIFEST))
   except (OSError, ValueError) as error:
     raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
-  if not isinstance(manifest, dict):
+  if not isinstance(found, dict):
     raise BundleError(f"{path} does not describe a bundle; copy or export it again")
+  manifest = cast(JsonDict, found)
   try:
     _check_fields(manifest)
   except ConfigError as error:
@@ -216,7 +222,7 @@ def read_manifest(folder: Path) -> JsonDict:
   return manifest
 
 
-def _check_fields(manifest: Mapping[str, Any]) -> None:
+def _check_fields(manifest: Json) -> None:
   """Raises `ConfigError` for fields of other types, and names that several stages have."""
   for field, hint in get_type_hints(_Fields, include_extras=True).items():
     if field in manifest:
@@ -260,6 +266,7 @@ class Part(NamedTuple):
     kind: of a tokenizer; "" for other components.
     shapes: of its parameters.
     hash: of its parameters.
+    types: of its arrays in the file.
   """
 
   config: Any
@@ -267,9 +274,10 @@ class Part(NamedTuple):
   kind: str
   shapes: Shapes
   hash: str
+  types: Sequence[str] = tensors.FLOATS
 
 
-def describe(name: str, manifest: Mapping[str, Any]) -> Part:
+def describe(name: str, manifest: Json) -> Part:
   """Returns what a manifest of the current format states about a component.
 
   Raises:
@@ -288,6 +296,9 @@ def describe(name: str, manifest: Mapping[str, Any]) -> Part:
   if name == "detector":
     config = configs.from_dict(ClassifierConfig, entry["config"])
     return Part(config, None, "", config.parameter_shapes(), expected_hash)
+  if name == "watermark":
+    config = configs.from_dict(WatermarkConfig, entry["config"])
+    return Part(config, None, "", config.parameter_shapes(), expected_hash, ("U16",))
   kinds = {f"{stage['name']}_stage": stage["kind"] for stage in manifest["stages"]}
   if name not in kinds:
     raise BundleError(f"a component {name!r} that is no part of a bundle of this version")
@@ -308,7 +319,7 @@ def load_part(folder: Path, name: str, part: Part) -> dict[str, Any]:
     BundleError: its file is damaged, or is not the one that `bundle.json` describes.
   """
   path = folder / f"{name}.safetensors"
-  params = tensors.load_tensors(path, part.shapes)
+  params = tensors.load_tensors(path, part.shapes, part.types)
   found = tensors.hash_params(params)
   if found != part.hash:
     raise BundleError(
@@ -318,7 +329,7 @@ def load_part(folder: Path, name: str, part: Part) -> dict[str, Any]:
   return params
 
 
-def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | None) -> Bundle:
+def _assemble(folder: Path, manifest: JsonDict, wanted: Collection[str] | None) -> Bundle:
   components = manifest["components"]
   codec = _load_tokenizer(folder, "codec", manifest)
   semantic = tokenizer_at(_load_tokenizer(folder, "semantic", manifest), codec.spec.sample_rate)
@@ -339,6 +350,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     semantic_rate=manifest["semantic_rate"],
     temperatures=manifest["temperatures"],
     detector=_load_detector(folder, manifest),
+    watermark=_load_watermark(folder, manifest),
     description=manifest["description"],
     metadata=manifest["metadata"],
     model_card=read_card(folder),
@@ -353,6 +365,11 @@ def _assemble(folder: Path, manifest: dict[str, Any], wanted: Collection[str] | 
     raise BundleError(
       f"{folder}: bundle.json has token hash {manifest['token_hash']}, its tokenizers have "
       f"{bundle.token_hash}; copy or export it again"
+    )
+  if bundle.watermark is not None and components["watermark"]["token_hash"] != bundle.token_hash:
+    raise BundleError(
+      f"{folder}: its watermark was made for other codes than its codec produces; make it again "
+      "with make_watermark"
     )
   for name in names:
     trained_on = components[f"{name}_stage"]["token_hash"]
@@ -379,6 +396,13 @@ def _check_fit(bundle: Bundle) -> None:
       f"{bundle.name}: the codec runs at {codec.sample_rate} Hz, the semantic tokenizer at "
       f"{semantic.sample_rate} Hz; they must agree"
     )
+  if bundle.watermark is not None:
+    mark = bundle.watermark.config
+    if mark.levels > codec.num_quantizers or mark.codebook_size != codec.codebook_size:
+      raise BundleError(
+        f"{bundle.name}: the watermark has {mark.levels} levels of {mark.codebook_size} codes, the "
+        f"codec {codec.num_quantizers} of {codec.codebook_size}; make it again with make_watermark"
+      )
   for name, stage in bundle.stages.items():
     for key, stream in stage.spec.streams.items():
       if key in bundle.streams:
@@ -398,7 +422,9 @@ def _check_fit(bundle: Bundle) -> None:
         )
 
 
-def _codebooks_of(codec: Any, spec: StageSpec, config: Any, what: str) -> dict[str, Any]:
+def _codebooks_of(
+  codec: Codec, spec: StageSpec, config: ModelConfig, what: str
+) -> dict[str, np.ndarray]:
   """Returns the codebooks of a codec as a parameter of a stage."""
   try:
     return {CODEBOOKS: spec.codebooks(config, codec.codebooks)}
@@ -406,12 +432,12 @@ def _codebooks_of(codec: Any, spec: StageSpec, config: Any, what: str) -> dict[s
     raise BundleError(f"{what} does not fit the codec: {error}") from error
 
 
-def _load_tokenizer(folder: Path, name: str, manifest: Mapping[str, Any]) -> Any:
+def _load_tokenizer(folder: Path, name: str, manifest: Json) -> Any:
   part = describe(name, manifest)
   return tokenizer_classes(name, part.kind)[1](part.config, load_part(folder, name, part))
 
 
-def _load_stage(folder: Path, name: str, manifest: Mapping[str, Any], codec: Any) -> Stage:
+def _load_stage(folder: Path, name: str, manifest: Json, codec: Codec) -> Stage:
   part = describe(f"{name}_stage", manifest)
   if part.spec.name != name:
     raise BundleError(f"{folder}: the {name} stage has the spec of {part.spec.name!r}")
@@ -427,11 +453,19 @@ def _load_stage(folder: Path, name: str, manifest: Mapping[str, Any], codec: Any
   return Stage(part.spec, part.config, params)
 
 
-def _load_detector(folder: Path, manifest: Mapping[str, Any]) -> Detector | None:
+def _load_detector(folder: Path, manifest: Json) -> Detector | None:
   if "detector" not in manifest["components"]:
     return None
   part = describe("detector", manifest)
   return Detector(part.config, load_part(folder, "detector", part))
+
+
+def _load_watermark(folder: Path, manifest: Mapping[str, Any]) -> Watermark | None:
+  if "watermark" not in manifest["components"]:
+    return None
+  configs.checked(str, manifest["components"]["watermark"]["token_hash"], "a token hash")
+  part = describe("watermark", manifest)
+  return Watermark(part.config, load_part(folder, "watermark", part)["communities"])
 
 
 def read_card(folder: Path) -> str:
@@ -491,6 +525,14 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
       "config": configs.to_dict(bundle.detector.config),
       "hash": tensors.hash_params(params),
     }
+  if bundle.watermark is not None:
+    own = {"communities": bundle.watermark.communities}
+    _write_bytes(folder / "watermark.safetensors", tensors.encode_tensors(own))
+    components["watermark"] = {
+      "config": configs.to_dict(bundle.watermark.config),
+      "token_hash": tokens,
+      "hash": tensors.hash_params(own),
+    }
   manifest = {
     "format_version": FORMAT_VERSION,
     "name": bundle.name,
@@ -521,7 +563,9 @@ def _check_readable(name: str, content: str) -> None:
     raise BundleError(f"{configs.shown(name)} cannot be written as a bundle: {error}") from error
 
 
-def _tokenizer_storage(tokenizer: Any, storage: Storage, has_stages: bool) -> Storage:
+def _tokenizer_storage(
+  tokenizer: Codec | ChunkedTokenizer, storage: Storage, has_stages: bool
+) -> Storage:
   """Returns the narrowest format from `storage` up that preserves the tokens of all stages."""
   if not has_stages:
     return storage
@@ -535,7 +579,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
     file.write(content)
 
 
-def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
+def tokenizer_classes(name: str, kind: str) -> tuple[type[Any], type[Any]]:
   """Returns the configuration class and the class of a kind of tokenizer.
 
   Args:
@@ -543,7 +587,7 @@ def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
     kind: a type from `bundle.json`, such as "soundstream".
   """
 
-  def imported(home: str) -> type:
+  def imported(home: str) -> type[Any]:
     module, _, attribute = home.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -551,7 +595,7 @@ def tokenizer_classes(name: str, kind: str) -> tuple[type, type]:
   return config_class, tokenizer_class
 
 
-def type_name(name: str, tokenizer: Any) -> str:
+def type_name(name: str, tokenizer: object) -> str:
   """Returns the name of a tokenizer's kind in `bundle.json`.
 
   Args:
@@ -568,7 +612,7 @@ def type_name(name: str, tokenizer: Any) -> str:
   raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")
 
 
-def _home(kind: type) -> str:
+def _home(kind: type[object]) -> str:
   return f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -583,7 +627,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def replaced(folder: Path) -> Generator[Path]:
   """Yields a new folder that replaces `folder` when the block ends without an error.
 
   Raises:

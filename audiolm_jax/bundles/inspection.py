@@ -32,7 +32,7 @@ def list_parts(folder: Path) -> list[Part]:
   Raises:
     BundleError: `bundle.json` cannot be read or lists no components.
   """
-  found = []
+  found: list[Part] = []
   for name, entry in _components(folder, read_manifest(folder)).items():
     path = folder / f"{name}.safetensors"
     kind = configs.shown(entry["type"]).strip("'") if "type" in entry else ""
@@ -54,7 +54,7 @@ def find_damage(folder: Path) -> list[str]:
     return [str(error)]
   except (KeyError, ConfigError):
     return _load_error(folder)  # describes the error
-  wrong = []
+  wrong: list[str] = []
   for name in components:
     try:
       load_part(folder, name, describe(name, manifest))

@@ -12,15 +12,16 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from audiolm_jax.bundles import tensors
 from audiolm_jax.bundles.bundle import token_hash
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.core import configs
-from audiolm_jax.core.configs import JsonDict
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import BundleError
+from audiolm_jax.core.modules import Params
+from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
 FORMAT_VERSION = 3
@@ -51,7 +52,7 @@ def migrate(folder: Path, manifest: JsonDict) -> JsonDict:
   return manifest
 
 
-def _check_stages(folder: Path, manifest: Mapping[str, Any], kind: type) -> None:
+def _check_stages(folder: Path, manifest: Json, kind: type) -> None:
   """Raises `BundleError` if a stage is not described as in the manifest's version."""
   for stage in manifest["stages"]:
     if not isinstance(stage, kind):
@@ -61,18 +62,16 @@ def _check_stages(folder: Path, manifest: Mapping[str, Any], kind: type) -> None
       )
 
 
-def _from_1(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def _from_1(folder: Path, manifest: JsonDict) -> JsonDict:
   components = manifest["components"]
-  classes = {
-    "codec": (SoundStreamConfig, SoundStreamCodec),
-    "semantic": (SemanticTokenizerConfig, SemanticTokenizer),
-  }
-  tokenizers = {}
-  for name, (config_class, tokenizer_class) in classes.items():
-    config = configs.from_dict(config_class, components[name]["config"])
-    params = tensors.load_tensors(folder / f"{name}.safetensors", config.parameter_shapes())
-    tokenizers[name] = tokenizer_class(config, params)
-  codec, semantic = tokenizers["codec"], tokenizers["semantic"]
+
+  def params(name: str, shapes: Shapes) -> Params:
+    return tensors.load_tensors(folder / f"{name}.safetensors", shapes)
+
+  config = configs.from_dict(SoundStreamConfig, components["codec"]["config"])
+  codec = SoundStreamCodec(config, params("codec", config.parameter_shapes()))
+  config = configs.from_dict(SemanticTokenizerConfig, components["semantic"]["config"])
+  semantic = SemanticTokenizer(config, params("semantic", config.parameter_shapes()))
   old = _token_hash_1(codec, semantic)
   if old != manifest["token_hash"]:
     raise BundleError(

@@ -17,6 +17,7 @@ from audiolm_jax.bundles.continuation import (
   options_of,
   prepared_prompts,
   resynthesized,
+  watermark_strength,
 )
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import shown
@@ -49,6 +50,8 @@ class SpeechSettings(TypedDict, total=False):
     top_p: as in `continuation.Settings`.
     passes: as in `continuation.Settings`.
     guidance: as in `continuation.Settings`.
+    watermark: as in `continuation.Settings`.
+    watermark_key: as in `continuation.Settings`.
     channel_axis: of the voice, the axis of the channels, which are averaged; None (default) for one
       channel.
   """
@@ -64,6 +67,8 @@ class SpeechSettings(TypedDict, total=False):
   top_p: Any
   passes: Any
   guidance: Any
+  watermark: float | str | None
+  watermark_key: bytes | None
   channel_axis: int | None
 
 
@@ -78,7 +83,7 @@ def speak(
   """Implements `Bundle.speak`."""
   num_samples = arguments.whole(num_samples, "num_samples", ranges.SAMPLES_PER_PROMPT)
   request = _request(bundle, text, num_samples, settings, progress)
-  made = []
+  made: list[Continuation] = []
   for clip, output in zip(request.clips, request.outputs, strict=True):
     sampled = bundle.cascade.sample(
       [clip], seed=request.seed, options=request.options, progress=progress
@@ -95,6 +100,7 @@ def speak(
         prompt_samples=0,
         new_seconds=len(waveform) / bundle.sample_rate,
         # What all samples share counts for the first one.
+        watermark=request.watermark,
         timings=(request.timings if not made else {}) | timings,
       )
     )
@@ -143,6 +149,7 @@ class _Request(NamedTuple):
   seed: int
   options: CascadeOptions
   timings: dict[str, float]
+  watermark: float
 
 
 def _request(
@@ -162,7 +169,8 @@ def _request(
   candidates = arguments.whole(settings.get("candidates", 1), "candidates", CANDIDATES)
   if progress is not None and not callable(progress):
     raise UserError(f"progress is {shown(progress)}; give a function of stage, done and total")
-  options = options_of(bundle, settings)
+  strength = watermark_strength(bundle, settings.get("watermark"))
+  options = options_of(bundle, settings, strength)
   start = time.perf_counter()
   given = _voice(bundle, settings)
   timings = {"encode": time.perf_counter() - start} if len(given[CODES]) else {}
@@ -175,7 +183,8 @@ def _request(
   )
   timings |= sampled.timings
   rows = best(sampled.semantic, sampled.scores[spec.name], candidates)
-  clips, outputs = [], []
+  clips: list[Clip] = []
+  outputs: list[Output] = []
   codec = bundle.codec.spec
   hidden = len(given[CODES]) * codec.hop_length
   for sample in range(num_samples):
@@ -187,7 +196,7 @@ def _request(
     clips.append(resynthesized(given, semantic, frames)._replace(first_sample=sample))
     made = frames * codec.hop_length
     outputs.append(Output(hidden + made, made, hidden=hidden))
-  return _Request(clips, outputs, seed, options, timings)
+  return _Request(clips, outputs, seed, options, timings, strength)
 
 
 def sentences_of(spec: ConditionedSpec, text: object) -> list[str]:

@@ -4,24 +4,26 @@ import enum
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from audiolm_jax.core import plain_json, shapes
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.core.modules import Params
+from audiolm_jax.core.plain_json import is_mapping
 
 _LEAST_FLOAT16_SCALE = 2.0**-14  # smaller float16 values are subnormal and less precise
 _BLOCK = 64
 _LEAST_INT8 = 1024  # weights; int8 saves no space in smaller arrays
 _SCALE = ":scale"
 _LARGEST_HEADER, _LARGEST_FILE = 1 << 24, 1 << 36  # bytes
-_FLOATS, _INT8 = ("F32", "F16", "BF16"), "I8"
+FLOATS, _INT8 = ("F32", "F16", "BF16"), "I8"
 
 
 class Storage(enum.StrEnum):
@@ -40,16 +42,16 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
   """Returns nested parameters as a flat, sorted dictionary whose keys are joined with "/"."""
   flat: dict[str, np.ndarray] = {}
 
-  def walk(node: Params, prefix: str) -> None:
+  def walk(node: Mapping[object, Any], prefix: str) -> None:
     for key, value in node.items():
       if not isinstance(key, str) or "/" in key:
         raise BundleError(f"parameter key {prefix}{key!r} cannot be stored; use text without '/'")
-      if isinstance(value, Mapping):
+      if is_mapping(value):
         walk(value, f"{prefix}{key}/")
       else:
         flat[prefix + key] = _full_width(np.asarray(value))
 
-  walk(params, "")
+  walk(cast(Mapping[object, Any], params), "")
   return dict(sorted(flat.items()))
 
 
@@ -97,20 +99,23 @@ def encode_tensors(params: Params, storage: Storage = Storage.FLOAT32) -> bytes:
   return safetensors.numpy.save({key: np.asarray(v, order="C") for key, v in flat.items()})
 
 
-def load_tensors(path: Path, expected: shapes.Shapes) -> dict[str, Any]:
-  """Returns the nested parameters of a safetensors file as float32.
+def load_tensors(
+  path: Path, expected: shapes.Shapes, types: Sequence[str] = FLOATS
+) -> dict[str, Any]:
+  """Returns the nested parameters of a safetensors file; floats of any width as float32.
 
   Args:
     path: the file.
     expected: the shapes of all parameters; the header of the file is compared with them before any
       array is read.
+    types: accepted types of arrays, beside floats that are stored as INT8.
 
   Raises:
     BundleError: the file is missing or damaged, has other parameters, or a weight is not finite.
   """
-  _check_header(path, read_header(path), shapes.flat(expected))
+  _check_header(path, read_header(path), shapes.flat(expected), types)
   try:
-    flat = safetensors.numpy.load_file(path)
+    flat = safetensors.numpy.load_file(path)  # pyright: ignore[reportUnknownMemberType]: PathLike of any
   except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
     reason = " ".join(str(error).split())[:300]
     raise BundleError(f"{path} is damaged ({reason}); copy or export it again") from error
@@ -121,7 +126,7 @@ def load_tensors(path: Path, expected: shapes.Shapes) -> dict[str, Any]:
 
 
 def _is_finite(value: np.ndarray) -> bool:
-  if value.dtype.kind == "i":
+  if value.dtype.kind in "iu":
     return True
   if value.dtype == np.float16:  # all bits of the exponent are set if it is not finite
     return not ((value.view(np.uint16) & 0x7C00) == 0x7C00).any()
@@ -159,7 +164,7 @@ def count_weights(header: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
   return sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(_SCALE))
 
 
-def _described(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+def _described(entry: Json) -> tuple[str, tuple[int, ...]]:
   kind, shape = entry["dtype"], entry["shape"]
   if not isinstance(kind, str) or any(type(n) is not int or n < 0 for n in shape):
     raise ValueError(f"an array of type {kind!r} and shape {shape!r}")
@@ -170,6 +175,7 @@ def _check_header(
   path: Path,
   header: Mapping[str, tuple[str, tuple[int, ...]]],
   expected: Mapping[str, tuple[int, ...]],
+  types: Sequence[str],
 ) -> None:
   """Raises `BundleError` if names, shapes or types differ from those of the parameters."""
   fix = "export the bundle again"
@@ -185,10 +191,10 @@ def _check_header(
     scale = header.get(name + _SCALE)
     if scale and scale[1] != (-(-math.prod(shape) // _BLOCK),):
       raise BundleError(f"{path} has scales of shape {scale[1]} for {name} of {shape}; {fix}")
-    if kind not in _FLOATS and not (kind == _INT8 and scale):
-      raise BundleError(f"{path} has {name} of type {kind}; it must be one of {_FLOATS}; {fix}")
+    if kind not in types and not (kind == _INT8 and scale):
+      raise BundleError(f"{path} has {name} of type {kind}; it must be one of {types}; {fix}")
   for name, (kind, _) in header.items():
-    if name.removesuffix(_SCALE) not in expected or (name.endswith(_SCALE) and kind not in _FLOATS):
+    if name.removesuffix(_SCALE) not in expected or (name.endswith(_SCALE) and kind not in FLOATS):
       raise BundleError(f"{path} has {name!r}, which its configuration does not name; {fix}")
 
 
@@ -205,7 +211,7 @@ def _pack(params: Params, storage: Storage) -> dict[str, np.ndarray]:
 
 
 def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  flat = {}
+  flat: dict[str, np.ndarray] = {}
   for name in sorted(packed):
     if name.endswith(_SCALE):
       continue

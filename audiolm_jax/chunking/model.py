@@ -15,7 +15,7 @@ from audiolm_jax.core.errors import ConfigError
 # A chunk of a stream may have any number of frames up to this one.
 _AT_ONCE = 8
 
-Step = Callable[[np.ndarray, np.ndarray, PyTree], tuple[Array, PyTree]]
+Step = Callable[[np.ndarray, np.ndarray, PyTree], tuple[Array | np.ndarray, PyTree]]
 
 
 C = TypeVar("C")

@@ -7,7 +7,7 @@ import enum
 import math
 import os
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar, cast
 
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import UserError
@@ -80,19 +80,18 @@ def path(value: object, name: str, wanted: str) -> str:
   Raises:
     UserError: the value is something else, or empty.
   """
-  if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+  if not _is_path(value) or not os.fspath(value):
     raise UserError(f"{name} is {shown(value)}; give {wanted}")
   return os.fsdecode(value)
 
 
-def names(value: Any, name: str, wanted: str) -> tuple[str, ...]:
+def names(value: object, name: str, wanted: str) -> tuple[str, ...]:
   """Returns the texts of a collection that is not itself a text.
 
   Raises:
     UserError: the value is something else.
   """
-  is_collection = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
-  if not is_collection or not all(isinstance(item, str) for item in value):
+  if not _are_texts(value):
     raise UserError(f"{name} is {shown(value)}; give {wanted}")
   return tuple(value)
 
@@ -115,12 +114,21 @@ def shorten(text: object) -> str:
   return line if len(line) <= 100 else f"{line[:97]}..."
 
 
+def _is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
+  return isinstance(value, str | os.PathLike)
+
+
+def _are_texts(value: object) -> TypeGuard[Collection[str]]:
+  is_collection = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+  return is_collection and all(isinstance(item, str) for item in cast(Collection[object], value))
+
+
 def _scalar(value: object) -> int | float | None:
   """Returns a Python number; None if the value is no single number, or is not finite."""
   import numpy as np  # absent where a command only prints what is missing
 
   if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
-    value = value.item()
+    value = cast(object, value.item())
   if isinstance(value, bool) or not isinstance(value, int | float):
     return None
   return value if isinstance(value, int) or math.isfinite(value) else None

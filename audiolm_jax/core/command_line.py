@@ -1,12 +1,15 @@
 """Flags, exit codes and one-line error messages, shared by all commands."""
 
+# The annotations of absl leave out the types of values, and sys.stdout may be any text file.
+# pyright: reportUnknownMemberType=false
+
 import contextlib
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar, cast
 
 from audiolm_jax.core import allocator, environment
 from audiolm_jax.core.errors import UserError
@@ -28,7 +31,21 @@ except ModuleNotFoundError as error:  # most often the Python of another environ
 # As of a program that SIGPIPE ends.
 _BROKEN_PIPE = 141
 
-__all__ = ["exit_code", "flags", "run_cli"]
+__all__ = ["exit_code", "flags", "reports_environment", "run_cli", "takes_arguments"]
+
+Main = TypeVar("Main", bound=Callable[[Sequence[str]], int | None])
+
+
+def takes_arguments(main: Main) -> Main:
+  """Marks the main function of a command that has arguments besides its flags."""
+  vars(main)["takes_arguments"] = True
+  return main
+
+
+def reports_environment(main: Main) -> Main:
+  """Marks the main function of a command that runs in an environment that JAX cannot work in."""
+  vars(main)["reports_environment"] = True
+  return main
 
 
 def run_cli(
@@ -120,13 +137,13 @@ def _print_any_name() -> None:
 def _expand_home(flag_values: flags.FlagValues) -> None:
   """Expands `~/` at the start of flag values, because shells do not expand it in `--flag=~/x`."""
 
-  def expanded(value: object) -> Any:
+  def expanded(value: object) -> object:
     if isinstance(value, list):
-      return [expanded(item) for item in value]
+      return [expanded(item) for item in cast("list[object]", value)]
     if isinstance(value, str) and (value == "~" or value.startswith("~/")):
       return os.path.expanduser(value)
     return value
 
   for name in flag_values:
-    flag = flag_values[name]
+    flag = cast("flags.Flag[object]", flag_values[name])
     flag.value = expanded(flag.value)

@@ -1,5 +1,8 @@
 """Keeps compiled programs on disk, so that a command's second run starts fast."""
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import contextlib
 import functools
 import hashlib

@@ -6,17 +6,21 @@ import enum
 import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.plain_json import is_list, is_mapping
 from audiolm_jax.core.ranges import Range
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 # The values of a JSON object, to read and to change.
 Json = Mapping[str, Any]
 JsonDict = dict[str, Any]
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 # Limits of values without a declared range.
 _LARGEST_INTEGER = 2**53
@@ -24,12 +28,12 @@ _LONGEST_TEXT = 4_096
 _LONGEST_TUPLE = 256
 
 
-def to_dict(config: Any) -> JsonDict:
+def to_dict(config: "DataclassInstance") -> JsonDict:
   """Returns a configuration dataclass as JSON values, including nested dataclasses and enums."""
   return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
-def from_dict(cls: type[T], values: Json) -> T:
+def from_dict(cls: type[T], values: object) -> T:
   """Returns the instance of `cls` that `to_dict` converted to `values`.
 
   Where the types of some fields depend on the values of others, the class has a method
@@ -39,9 +43,10 @@ def from_dict(cls: type[T], values: Json) -> T:
     ConfigError: `cls` lacks a field of `values`, a required field is missing, or a value has
       another type or lies outside of the range that its field declares.
   """
-  if not isinstance(values, Mapping):
+  if not is_mapping(values):
     raise ConfigError(f"{cls.__name__} is {shown(values)}; it must be a JSON object")
-  fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
+  values = cast(Json, values)
+  fields = {f.name: f for f in dataclasses.fields(cls)}
   unknown = sorted(set(values) - set(fields))
   if unknown:
     raise ConfigError(
@@ -56,8 +61,8 @@ def from_dict(cls: type[T], values: Json) -> T:
   if missing:
     raise ConfigError(f"{cls.__name__} lacks the required field {missing[0]!r}; add it")
   hints = typing.get_type_hints(cls, include_extras=True)
-  if hasattr(cls, "field_types"):
-    hints |= typing.cast(Any, cls).field_types(values)
+  if field_types := getattr(cls, "field_types", None):
+    hints |= field_types(values)
   given = {k: checked(hints[k], v, f"{cls.__name__}.{k}") for k, v in values.items()}
   try:
     return cls(**given)
@@ -65,7 +70,7 @@ def from_dict(cls: type[T], values: Json) -> T:
     raise ConfigError(f"the values of {cls.__name__} do not fit each other: {error}") from error
 
 
-def checked(hint: Any, value: Any, name: str) -> Any:
+def checked(hint: object, value: Any, name: str) -> Any:
   """Returns a JSON value as an instance of a type.
 
   Args:
@@ -97,26 +102,27 @@ def checked(hint: Any, value: Any, name: str) -> Any:
     return value
   if dataclasses.is_dataclass(hint):
     return from_dict(hint, value)
+  hint = cast("type[object]", hint)
   if issubclass(hint, enum.Enum):
     return hint(_one_of([item.value for item in hint], value, name))
   return _scalar(hint, value, name)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
   """Returns a value for a message, in one short line."""
   text = repr(value)
   text = text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
   return " ".join(text.split())
 
 
-def _one_of(choices: Any, value: Any, name: str) -> Any:
+def _one_of(choices: Sequence[object], value: object, name: str) -> object:
   if any(type(value) is type(choice) and value == choice for choice in choices):
     return value
   raise ConfigError(f"{name} is {shown(value)}; it must be one of {', '.join(map(str, choices))}")
 
 
-def _tuple(arguments: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
-  if not isinstance(value, list | tuple) or len(value) > _LONGEST_TUPLE:
+def _tuple(arguments: tuple[object, ...], value: object, name: str) -> tuple[object, ...]:
+  if not is_list(value) or len(value) > _LONGEST_TUPLE:
     raise ConfigError(f"{name} is {shown(value)}; it must be a list of up to {_LONGEST_TUPLE}")
   if not arguments:
     return tuple(value)
@@ -128,14 +134,14 @@ def _tuple(arguments: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]
   )
 
 
-def _mapping(arguments: tuple[Any, ...], value: Any, name: str) -> dict[Any, Any]:
-  if not isinstance(value, Mapping):
+def _mapping(arguments: tuple[object, ...], value: object, name: str) -> dict[object, object]:
+  if not is_mapping(value):
     raise ConfigError(f"{name} is {shown(value)}; it must be a JSON object")
-  item = arguments[1] if arguments else Any
+  item = arguments[1] if arguments else None  # a hint that is no type is not checked
   return {key: checked(item, v, f"{name}[{shown(key)}]") for key, v in value.items()}
 
 
-def _scalar(hint: type, value: Any, name: str) -> Any:
+def _scalar(hint: type[object], value: object, name: str) -> object:
   """Checks a number, a truth value or a text; a whole number is also a float."""
   if hint is float and type(value) is int:
     hint = int
@@ -151,7 +157,7 @@ def _scalar(hint: type, value: Any, name: str) -> Any:
   return value
 
 
-def check_equal(found: object, wanted: object, what: str) -> None:
+def check_equal(found: "DataclassInstance", wanted: "DataclassInstance", what: str) -> None:
   """Raises a `ConfigError` that names the fields in which two configurations differ."""
   differing = differences(to_dict(found), to_dict(wanted))
   if differing:
@@ -174,29 +180,31 @@ def differences(old: object, new: object) -> list[str]:
 
 
 def _flat(values: object, prefix: str = "") -> JsonDict:
-  if isinstance(values, Mapping):
+  if is_mapping(values):
     parts = [_flat(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in values.items()]
     return {name: value for part in parts for name, value in part.items()}
   return {prefix: values}
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return to_dict(value)
   if isinstance(value, enum.Enum):
     return value.value
-  if isinstance(value, (tuple, list)):
+  if is_list(value):
     return [_plain(v) for v in value]
-  if isinstance(value, Mapping):
+  if is_mapping(value):
     return {str(k): _plain(v) for k, v in value.items()}
   return value
 
 
-def _alternative(choices: list[Any], value: Any, name: str) -> Any:
+def _alternative(choices: Sequence[object], value: object, name: str) -> object:
   """Returns the value as the first alternative that accepts it; a mapping by its fields."""
-  if isinstance(value, Mapping):
-    for choice in filter(dataclasses.is_dataclass, choices):
-      if set(value) <= {f.name for f in dataclasses.fields(choice)}:
+  if is_mapping(value):
+    for choice in choices:
+      if dataclasses.is_dataclass(choice) and set(value) <= {
+        f.name for f in dataclasses.fields(choice)
+      }:
         return checked(choice, value, name)
   for choice in choices[:-1]:
     try:

@@ -47,7 +47,7 @@ def check() -> None:
   import jax
 
   try:
-    jax.devices()
+    jax.devices()  # pyright: ignore[reportUnknownMemberType]: JAX leaves out its types
   except Exception as error:  # the exception types differ between backends
     reason = " ".join(str(error).split()) or "JAX finds no such device"
     raise SettingError(

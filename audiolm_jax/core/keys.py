@@ -1,6 +1,6 @@
 """Random keys of one implementation, so that a seed gives the same results in every environment."""
 
-from typing import Any, cast
+from typing import cast
 
 import jax
 import numpy as np
@@ -13,4 +13,4 @@ _IMPLEMENTATION = "threefry2x32"
 
 def new_key(seed: int | Int[Array | np.ndarray | np.uint32, ""]) -> Key[Array, ""]:
   """Returns the key of a seed; JAX_DEFAULT_PRNG_IMPL does not affect it."""
-  return jax.random.key(cast(Any, seed), impl=_IMPLEMENTATION)
+  return jax.random.key(cast(int, seed), impl=_IMPLEMENTATION)

@@ -1,7 +1,8 @@
 """Reads JSON that anybody may have written: of limited size and depth, and valid text."""
 
 import json
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 # More than any file of this package has; a deeper value would exhaust Python's stack in places.
 _DEEPEST = 64
@@ -35,16 +36,26 @@ def parse(content: str | bytes, most_bytes: int = 1 << 28) -> Any:
   return value
 
 
-def _check(value: Any, with_texts: bool) -> None:
+def is_list(value: object) -> TypeGuard[Sequence[object]]:
+  """Returns whether a value is a list or a tuple."""
+  return isinstance(value, list | tuple)
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+  """Returns whether a value is a mapping, as a JSON object is."""
+  return isinstance(value, Mapping)
+
+
+def _check(value: object, with_texts: bool) -> None:
   """Raises `ValueError` for a value that is too deep or has text that cannot be written."""
   level = [value]
   for _ in range(_DEEPEST):
-    following: list[Any] = []
+    following: list[object] = []
     for item in level:
-      if isinstance(item, dict):
+      if is_mapping(item):
         following += item.values()
         following += item.keys() if with_texts else ()
-      elif isinstance(item, list):
+      elif is_list(item):
         following += item
       elif with_texts and isinstance(item, str):
         _check_text(item)

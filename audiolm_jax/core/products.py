@@ -6,14 +6,18 @@ traced within it. Only training steps use it; encoding, sampling and evaluation 
 so tokens do not depend on the machine.
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import contextlib
 import enum
 import functools
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +45,7 @@ _TRANSPOSE_BLOCK = 16
 
 
 @contextlib.contextmanager
-def precision(value: Precision | str) -> Iterator[None]:
+def precision(value: Precision | str) -> Generator[None]:
   """Selects the precision of the products that this thread traces within the context."""
   with _PRECISION(Precision(value)):
     yield
@@ -49,7 +53,7 @@ def precision(value: Precision | str) -> Iterator[None]:
 
 def current_precision() -> Precision:
   """Returns the precision of products that are traced now."""
-  return _PRECISION.value
+  return Precision(_PRECISION.value)
 
 
 def fastest_precision() -> Precision:
@@ -81,7 +85,7 @@ def matmul(
     An array of the operands' type. Under BFLOAT16 the gradients of float32 operands are computed
     from bfloat16 operands and are float32 too.
   """
-  return _rounded_matmul(x, kernel) if rounds(x, kernel) else x @ kernel
+  return cast(Array, _rounded_matmul(x, kernel)) if rounds(x, kernel) else x @ kernel
 
 
 def dot_general(
@@ -114,7 +118,7 @@ def dot_general(
     raise ValueError(f"dot_general in bfloat16 cannot contract {dimension_numbers}")
   inputs = math.prod(kernel.shape[:count])
   rows, outputs = x.shape[: x.ndim - count], kernel.shape[count:]
-  product = _rounded_matmul(x.reshape(*rows, inputs), kernel.reshape(inputs, -1))
+  product = cast(Array, _rounded_matmul(x.reshape(*rows, inputs), kernel.reshape(inputs, -1)))
   return product.reshape(*rows, *outputs)
 
 
@@ -137,14 +141,15 @@ def _rounded_matmul(x: Array, kernel: Array) -> Array:
   return _rounded_forward(x, kernel)[0]
 
 
-def _rounded_forward(x: Array, kernel: Array):
+def _rounded_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
   # XLA:CPU cannot run a bfloat16 product into which it has folded a transpose of an operand or of
   # the result; the barriers here and below prevent the folding.
+  rounded: tuple[Array, Array]
   rounded = lax.optimization_barrier((x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)))
   return lax.optimization_barrier(_dot(*rounded, x.ndim - 1, 0)), rounded
 
 
-def _rounded_backward(residuals, gradient: Array):
+def _rounded_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
   x, kernel = residuals
   gradient = lax.optimization_barrier(gradient.astype(jnp.bfloat16))
   x_gradient = lax.optimization_barrier(_dot(gradient, kernel, gradient.ndim - 1, 1))

@@ -6,26 +6,29 @@ compared with these shapes before their arrays are read.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from audiolm_jax.core.modules import Params
+
+# By name, the shape of an array or the nested `Shapes` of a module.
 Shapes = dict[str, Any]
 
 
-def flat(shapes: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, ...]]:
+def flat(shapes: Mapping[str, object], prefix: str = "") -> dict[str, tuple[int, ...]]:
   """Returns the shapes by name; the names of nested ones are joined with "/"."""
   found: dict[str, tuple[int, ...]] = {}
   for name, value in shapes.items():
     if isinstance(value, Mapping):
-      found |= flat(value, f"{prefix}{name}/")
+      found |= flat(cast(Mapping[str, object], value), f"{prefix}{name}/")
     else:
-      found[prefix + name] = tuple(value)
+      found[prefix + name] = tuple(cast("tuple[int, ...]", value))
   return found
 
 
-def of_arrays(params: Mapping[str, Any]) -> Shapes:
+def of_arrays(params: Params) -> Shapes:
   """Returns the shapes of nested arrays, or of anything with a `shape`."""
   return {
-    name: of_arrays(value) if isinstance(value, Mapping) else tuple(value.shape)
+    name: of_arrays(cast(Params, value)) if isinstance(value, Mapping) else tuple(value.shape)
     for name, value in params.items()
   }
 

@@ -1,7 +1,7 @@
-"""Named streams of tokens, and records of them: what stages read and write.
+"""Named streams of tokens, which stages read and write, and records of streams.
 
-A record holds the tokens of one clip by the keys of their streams. A stream of the clip itself goes
-by its name; one that accompanies it as a source or as a prompt has its role before the name:
+A record maps the keys of streams to the tokens of one clip. The key of a stream of the clip itself
+is its name. The key of a source or a prompt is its role and its name:
 
     {"semantic": [steps], "codes": [frames, levels], "source.text": [characters]}
 """
@@ -16,14 +16,17 @@ from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.ranges import DepthOrNone, Rate, StreamSize
 
-# What the tokenizers of a bundle make.
+# Names of the streams that the tokenizers of a bundle write.
 SEMANTIC, CODES = "semantic", "codes"
 
 Record = Mapping[str, np.ndarray]
 
 
 class Role(enum.StrEnum):
-  """What a stream is to the clip: the clip itself, what it follows from, or what it resembles."""
+  """The relation of a stream to the clip that a stage predicts.
+
+  TARGET is the clip itself, SOURCE determines its content, and PROMPT determines its voice.
+  """
 
   TARGET = "target"
   SOURCE = "source"
@@ -32,15 +35,16 @@ class Role(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """A row of tokens, or of frames of tokens.
+  """The description of a sequence of tokens [steps] or [steps, levels].
 
   Attributes:
     name: such as "semantic" or "codes".
-    size: tokens lie in [0, size), at every level.
-    rate: steps per second; None for a stream without a place in time, such as text.
-    levels: tokens per step; 0 for a stream that is [steps] and not [steps, levels].
-    first_level: of those that are meant; a stage may write what comes after the levels it reads.
-    role: see `Role`.
+    size: vocabulary; the tokens of each level are in [0, size).
+    rate: steps per second; None for a stream without positions in time, such as text.
+    levels: number of levels; 0 for a stream of shape [steps].
+    first_level: the first of these levels; above 0 for a stage that predicts the levels after those
+      that it reads.
+    role: the relation to the clip.
   """
 
   name: str
@@ -57,25 +61,27 @@ class Stream:
 
   @property
   def key(self) -> str:
-    """Where a record holds it."""
+    """The key of the stream in a record."""
     return self.name if self.role is Role.TARGET else f"{self.role.value}.{self.name}"
 
   @property
   def end_level(self) -> int:
-    """One more than the last level that is meant."""
+    """The level after the last one."""
     return self.first_level + self.levels
 
   def steps(self, seconds: float) -> int:
-    """Steps of a timed stream in a stretch of time, rounded."""
+    """Returns the number of steps in a duration, rounded; 0 for a stream without a rate."""
     return round(seconds * (self.rate or 0.0))
 
   def of(self, record: Record, reader: str) -> np.ndarray:
-    """The stream's tokens in a record, from level 0 to the last that is meant.
+    """Returns the tokens of the stream in a record, from level 0 to its last level.
 
     Args:
-      reader: what needs them, for the error message.
+      record: the record.
+      reader: name of the reader in error messages.
+
     Raises:
-      DataError: they are missing, have too few levels, or lie outside the vocabulary.
+      DataError: the tokens are missing, have too few levels, or are outside the vocabulary.
     """
     tokens = record.get(self.key)
     if tokens is None:
@@ -96,7 +102,7 @@ class Stream:
 
   @property
   def words(self) -> str:
-    """For messages."""
+    """The name of the tokens in messages."""
     return self.key if self.levels else f"{self.key} tokens"
 
 
@@ -105,7 +111,7 @@ TEXT = Stream("text", 0x110000, role=Role.SOURCE)
 
 
 def by_key(streams: Iterable[Stream]) -> dict[str, Stream]:
-  """Each key's stream, with all levels that any of them means."""
+  """Returns streams by key; streams with the same key become one with the levels of all."""
   found: dict[str, Stream] = {}
   for stream in streams:
     other = found.get(stream.key, stream)
@@ -115,29 +121,36 @@ def by_key(streams: Iterable[Stream]) -> dict[str, Stream]:
 
 
 def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
-  """The streams that a codec and a semantic tokenizer make, by key.
+  """Returns the streams that a codec and a semantic tokenizer write, by key.
 
   Args:
-    codec: its spec in plain form; empty for none.
-    semantic: the same of the semantic tokenizer.
+    codec: the codec's spec as JSON values; empty for no codec.
+    semantic: the spec of the semantic tokenizer as JSON values; empty for none.
   """
-  made = []
+  streams: list[Stream] = []
   if semantic:
     rate = semantic["sample_rate"] / semantic["hop_length"]
-    made.append(Stream(SEMANTIC, semantic["num_clusters"], rate))
+    streams.append(Stream(SEMANTIC, semantic["num_clusters"], rate))
   if codec:
     rate, levels = codec["sample_rate"] / codec["hop_length"], codec["num_quantizers"]
-    made.append(Stream(CODES, codec["codebook_size"], rate, levels))
-  return by_key(made)
+    streams.append(Stream(CODES, codec["codebook_size"], rate, levels))
+  return by_key(streams)
 
 
-def differences(wanted: Stream, there: Stream) -> list[str]:
-  """How an existing stream differs from one that is read or written, in words."""
-  found = []
-  for field, what in (("rate", "rate"), ("size", "vocabulary")):
-    a, b = getattr(wanted, field), getattr(there, field)
+def differences(expected: Stream, found: Stream) -> list[str]:
+  """Returns a phrase for each difference between the stream of a stage and that of tokens.
+
+  Args:
+    expected: the stream that a stage reads or writes.
+    found: the stream of the tokens, which may have more levels.
+  """
+  phrases: list[str] = []
+  for field, name in (("rate", "rate"), ("size", "vocabulary")):
+    a, b = getattr(expected, field), getattr(found, field)
     if a != b:
-      found.append(f"a {what} of {a} in {wanted.key}, its tokens have {b}")
-  if wanted.end_level > there.end_level:
-    found.append(f"{wanted.end_level} levels of {wanted.key}, its tokens have {there.end_level}")
-  return found
+      phrases.append(f"a {name} of {a} in {expected.key}, its tokens have {b}")
+  if expected.end_level > found.end_level:
+    phrases.append(
+      f"{expected.end_level} levels of {expected.key}, its tokens have {found.end_level}"
+    )
+  return phrases

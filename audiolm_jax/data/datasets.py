@@ -3,6 +3,9 @@
 Batch sizes are over all processes; each process creates its own rows.
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import importlib
 from collections.abc import Mapping

@@ -46,7 +46,7 @@ def save_frame_labels(path: str | os.PathLike[str], labels: FrameLabels) -> None
     for field in ("num_labels", "hop_length", "sample_rate")
   }
   with atomic_write(path) as file:
-    np.savez_compressed(file, **arrays, **numbers)  # pyright: ignore[reportArgumentType]
+    np.savez_compressed(file, **arrays, **numbers)  # pyright: ignore[reportArgumentType]: names of arrays
 
 
 def load_frame_labels(path: str | os.PathLike[str]) -> FrameLabels:

@@ -11,12 +11,13 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float, Int16
 
 from audiolm_jax.core import plain_json
+from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.data import examples, layouts
 from audiolm_jax.io import audio, storage
@@ -235,7 +236,8 @@ def open_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"] | a
   Raises:
     AudioError: as in `read_clip`.
   """
-  pieces, left = [], _LONG_SECONDS * sample_rate
+  pieces: list[np.ndarray] = []
+  left = _LONG_SECONDS * sample_rate
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   with contextlib.closing(blocks):
     for block in blocks:
@@ -299,9 +301,10 @@ def _clips_of_manifest(manifest: str) -> list[Clip]:
 
 def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
   try:
-    row = plain_json.parse(line, _LONGEST_ROW)
-    if not isinstance(row, dict):
-      raise ValueError(f"it is {type(row).__name__}")
+    found = plain_json.parse(line, _LONGEST_ROW)
+    if not isinstance(found, dict):
+      raise ValueError(f"it is {type(found).__name__}")
+    row = cast(JsonDict, found)
     if "path" not in row:
       raise ValueError(f"its fields are {', '.join(map(str, row)) or 'none'}")
     seconds = row.get("seconds")

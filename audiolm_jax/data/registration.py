@@ -237,7 +237,7 @@ def _register_waveforms(
   segment = SEGMENT_SECONDS * source.sample_rate
   task = seqio.TaskRegistry.add(
     f"{name}_waveform",
-    source=source,  # pyright: ignore[reportArgumentType] (seqio 0.0.20: wrong protocol)
+    source=source,  # pyright: ignore[reportArgumentType]: seqio 0.0.20 has another protocol
     preprocessors=[
       functools.partial(preprocessors.split_long, segment_samples=segment),
       preprocessors.to_pcm16,
@@ -262,7 +262,7 @@ def _register_stages(
   )
   tokens = seqio.TaskRegistry.add(
     f"{name}_tokens",
-    source=source,  # pyright: ignore[reportArgumentType] (seqio 0.0.20: wrong protocol)
+    source=source,  # pyright: ignore[reportArgumentType]: seqio 0.0.20 has another protocol
     preprocessors=[*precache, seqio.CacheDatasetPlaceholder(), check],
     output_features={key: _feature(Feature((0,) * rank)) for key, rank in ranks.items()},
   )

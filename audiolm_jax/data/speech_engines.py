@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import soxr
+import soxr  # pyright: ignore[reportMissingTypeStubs]: its types are in the module
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import AudioError, UserError
@@ -96,7 +96,7 @@ def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[Vo
   Raises:
     UserError: an engine is unknown.
   """
-  voices = []
+  voices: list[Voice] = []
   for name in names:
     engine, _, voice = name.strip().partition(":")
     if engine not in engines:

@@ -55,14 +55,14 @@ class StoreInfo:
   """
 
   token_hash: str
-  streams: dict[str, Stream] = dataclasses.field(default_factory=dict)
+  streams: dict[str, Stream] = dataclasses.field(default_factory=dict[str, Stream])
   complete: bool = False
-  clips: dict[str, Total] = dataclasses.field(default_factory=dict)
-  hours: dict[str, Hours] = dataclasses.field(default_factory=dict)
-  tokens: dict[str, Total] = dataclasses.field(default_factory=dict)
+  clips: dict[str, Total] = dataclasses.field(default_factory=dict[str, Total])
+  hours: dict[str, Hours] = dataclasses.field(default_factory=dict[str, Hours])
+  tokens: dict[str, Total] = dataclasses.field(default_factory=dict[str, Total])
   speakers: Total = 0
-  shards: dict[str, Total] = dataclasses.field(default_factory=dict)
-  skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+  shards: dict[str, Total] = dataclasses.field(default_factory=dict[str, Total])
+  skipped: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
   format_version: int = FORMAT_VERSION
 
   def report(self, bytes_of_shards: int | None = None) -> str:
@@ -163,7 +163,7 @@ class TokenStoreWriter:
     }
     hashed = [clip for clip in kept if clip.content is not None and clip.id not in changed]
     with ThreadPoolExecutor(_COMPARED_AT_ONCE) as pool:
-      for clip, content in zip(hashed, pool.map(lambda c: content_of(c.id), hashed), strict=True):
+      for clip, content in zip(hashed, pool.map(content_of, [c.id for c in hashed]), strict=True):
         if content is None:
           changed[clip.id] = "cannot be read any more"
         elif content != clip.content:

@@ -108,6 +108,7 @@ def _write(
     sample=0,
     prompt_seconds=stream.prompt_samples / stream.sample_rate,
     prompt_audio=PromptAudio.CODEC.value,
+    watermark=continuation.watermark_strength(bundle, None),
   )
   rate, end = stream.sample_rate, stream.prompt_samples
   audio.write_audio(folder / SOUND.format(number + 1), waveform, rate, record.tags())

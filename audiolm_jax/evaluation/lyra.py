@@ -80,6 +80,6 @@ def _read_model(path: str) -> bytes:
 
 
 def _interpreter(model: bytes) -> Any:
-  from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
+  from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]: an optional package
 
   return Interpreter(model_content=model, num_threads=1)

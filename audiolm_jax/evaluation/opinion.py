@@ -47,7 +47,7 @@ class Dnsmos:
 
   def __init__(self):
     try:
-      from speechmos import dnsmos  # pyright: ignore[reportMissingImports]
+      from speechmos import dnsmos  # pyright: ignore[reportMissingImports]: an optional package
     except ImportError as error:
       raise UserError(DNSMOS_MISSING) from error
     self._run: Any = dnsmos.run

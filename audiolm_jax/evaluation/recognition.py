@@ -46,7 +46,7 @@ class PocketSphinx:
 
   def __init__(self):
     try:
-      from pocketsphinx import Decoder  # pyright: ignore[reportMissingImports]
+      from pocketsphinx import Decoder  # pyright: ignore[reportMissingImports]: an optional package
     except ImportError as error:
       raise UserError("pocketsphinx is not installed; pip install pocketsphinx") from error
     self.name = f"pocketsphinx {metadata.version('pocketsphinx')}, its US English model"
@@ -81,8 +81,8 @@ class Whisper:
 
   def __init__(self, model: str, language: str = "en"):
     try:
-      import faster_whisper  # pyright: ignore[reportMissingImports]
-      from whisper_normalizer import basic, english  # pyright: ignore[reportMissingImports]
+      import faster_whisper  # pyright: ignore[reportMissingImports]: an optional package
+      from whisper_normalizer import basic, english  # pyright: ignore[reportMissingImports]: an optional package
     except ImportError as error:
       raise UserError(f"--asr_model {model}: {WHISPER_MISSING}") from error
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it logs every clip

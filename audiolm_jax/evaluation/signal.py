@@ -138,7 +138,7 @@ def pesq_wb(
   """
   if not pesq_installed():
     raise UserError(PESQ_MISSING)
-  import pesq  # pyright: ignore[reportMissingImports]
+  import pesq  # pyright: ignore[reportMissingImports]: an optional package
   import soxr
 
   _check_pair(reference, estimate)

@@ -1,8 +1,12 @@
 """Plots the spectrogram of a continuation, with a line at the end of the prompt."""
 
+# The annotations of matplotlib leave out the types of keyword arguments.
+# pyright: reportUnknownMemberType=false
+
+import importlib.util
 import io
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -36,12 +40,10 @@ def spectrogram_db(
 
 def check_can_plot() -> None:
   """Raises `UserError` if matplotlib is not installed."""
-  try:
-    import matplotlib  # noqa: F401
-  except ImportError as error:
+  if importlib.util.find_spec("matplotlib") is None:
     raise UserError(
       "plots need matplotlib, which the light install omits: pip install 'matplotlib<4'"
-    ) from error
+    )
 
 
 def draw_spectrogram(
@@ -73,10 +75,17 @@ def draw_spectrogram(
   if 0 < prompt_samples < len(waveform):
     end = prompt_samples / sample_rate
     axes.axvline(end, color="white", linestyle="--", linewidth=1.5)
-    style: dict[str, Any] = {"color": "white", "fontsize": 10, "verticalalignment": "top"}
     top = sample_rate / 2000 * 0.96
-    axes.text(end - 0.01 * seconds, top, "prompt", horizontalalignment="right", **style)
-    axes.text(end + 0.01 * seconds, top, "continuation", horizontalalignment="left", **style)
+    for side, text, alignment in ((-1, "prompt", "right"), (1, "continuation", "left")):
+      axes.text(
+        end + side * 0.01 * seconds,
+        top,
+        text,
+        color="white",
+        fontsize=10,
+        verticalalignment="top",
+        horizontalalignment=alignment,
+      )
 
 
 def plot_continuation(

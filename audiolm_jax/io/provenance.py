@@ -30,6 +30,7 @@ class Provenance:
     prompt_seconds: length of the prompt at the beginning of the file.
     prompt_audio: "codec" if the prompt was encoded and decoded by the codec, "original" if it is
       the recording.
+    watermark: strength of the mark in the sampled codes; 0 for none.
     version: version of this package.
   """
 
@@ -40,6 +41,7 @@ class Provenance:
   sample: int
   prompt_seconds: float
   prompt_audio: str
+  watermark: float = 0.0
   version: str = __version__
 
   def tags(self) -> dict[str, str]:

@@ -10,9 +10,9 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
@@ -110,7 +110,7 @@ def content_hash(path: PathLike) -> str:
       raise FileNotFoundError(f"{path} is not a file")
     with open(path, "rb") as file:
       size = os.fstat(file.fileno()).st_size
-      parts = []
+      parts: list[bytes] = []
       for start, end in _hashed_parts(size):
         file.seek(start)
         parts.append(file.read(end - start))
@@ -162,7 +162,7 @@ def _kind(content: bytes) -> str:
 
 
 @contextlib.contextmanager
-def write_whole(path: PathLike) -> Iterator[BinaryIO]:
+def write_whole(path: PathLike) -> Generator[BinaryIO]:
   """Opens a binary file that gets its name when the block ends without an error.
 
   Raises:
@@ -218,7 +218,8 @@ def list_files_and_copies(folder: PathLike) -> tuple[list[Entry], dict[str, str]
       entries = [Entry(n.removeprefix(root), int(i["size"] or 0)) for n, i in found.items()]
     return sorted(e for e in entries if not any(p.startswith(".") for p in e.name.split("/"))), {}
   first: dict[tuple[int, int], str] = {}
-  entries, copies = [], {}
+  entries: list[Entry] = []
+  copies: dict[str, str] = {}
   for entry, identity in sorted(_walk(folder)):
     entries.append(entry)
     same = first.setdefault(identity, entry.name)
@@ -287,12 +288,13 @@ def fetched_folder(folder: str, target: PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _filesystem(url: PathLike) -> Iterator[tuple[Any, str]]:
+def _filesystem(url: PathLike) -> Generator[tuple[Any, str]]:
   """Yields the file system of a URL and the path in it; converts its errors to `UserError`."""
   try:
-    from fsspec.core import url_to_fs
+    import fsspec.core  # pyright: ignore[reportMissingTypeStubs]: it has no annotations
 
-    filesystem, inner = url_to_fs(os.fspath(url))
+    found = fsspec.core.url_to_fs(os.fspath(url))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]: the same
+    filesystem, inner = cast("tuple[Any, str]", found)
   except ImportError as error:
     raise UserError(
       f"cannot access {url}: {error}; gs:// needs `pip install gcsfs`, s3:// `pip install s3fs`"

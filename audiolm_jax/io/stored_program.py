@@ -5,6 +5,9 @@ the result. The key of a stored program is its inputs instead: source code, argu
 A process that needs no new program therefore traces nothing.
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import collections
 import contextlib
 import functools
@@ -18,18 +21,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import jax
 import numpy as np
 from jax import core
 from jax.stages import Compiled, Wrapped
-from jaxtyping import PyTree
 
 from audiolm_jax.core import compilation_cache, forks
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
 
+Result = TypeVar("Result")
 # Static arguments, structure of the others, and the shape and type of each array.
 _Key = tuple[object, ...]
 
@@ -38,7 +41,7 @@ _PACKAGE = Path(__file__).parents[1]
 _NOT_IN_PROGRAMS = ("cache", "log", "dump", "traceback")
 
 
-class StoredProgram:
+class StoredProgram(Generic[Result]):
   """A function under `jax.jit` whose compiled programs are also stored on disk.
 
   Nothing is stored if the compilation cache is off, on an accelerator, if an argument is committed
@@ -52,7 +55,7 @@ class StoredProgram:
 
   def __init__(
     self,
-    function: Callable[..., PyTree],
+    function: Callable[..., Result],
     *,
     static_argnums: Sequence[int] = (),
     donate_argnums: Sequence[int] = (),
@@ -64,10 +67,10 @@ class StoredProgram:
     self._ready: dict[_Key, Future[Compiled]] = {}
     self._lock = threading.Lock()
 
-  def __call__(self, *args: PyTree) -> PyTree:
+  def __call__(self, *args: object) -> Result:
     forks.check()
     if not is_on() or not _is_storable(args):
-      return self._jitted(*args)
+      return cast(Result, self._jitted(*args))
     key = self._key(args)
     with self._lock:
       waiting = self._ready.get(key)
@@ -82,7 +85,7 @@ class StoredProgram:
       self._make(future, key, args)
     return future.result()(*self._dynamic(args))
 
-  def prepare(self, *args: PyTree) -> None:
+  def prepare(self, *args: object) -> None:
     """Starts to load or compile, in the background, the program that a call with `args` needs.
 
     Args:
@@ -108,12 +111,13 @@ class StoredProgram:
     # `lower` and the other attributes of a jitted function.
     return getattr(self._jitted, name)
 
-  def _key(self, args: Sequence[PyTree]) -> _Key:
+  def _key(self, args: Sequence[object]) -> _Key:
     statics = tuple(args[i] for i in self._static)
-    leaves, tree = jax.tree.flatten(self._dynamic(args))
+    flat = cast("tuple[list[jax.Array], object]", jax.tree.flatten(self._dynamic(args)))
+    leaves, tree = flat
     return statics, tree, tuple(map(_signature, leaves))
 
-  def _make(self, future: "Future[Compiled]", key: _Key, args: Sequence[PyTree]) -> None:
+  def _make(self, future: "Future[Compiled]", key: _Key, args: Sequence[object]) -> None:
     try:
       future.set_result(self._load_or_compile(key, args))
     except BaseException as error:  # the future raises it in the thread that calls the program
@@ -121,17 +125,18 @@ class StoredProgram:
         del self._ready[key]
       future.set_exception(error)
 
-  def _load_or_compile(self, key: _Key, args: Sequence[PyTree]) -> Compiled:
+  def _load_or_compile(self, key: _Key, args: Sequence[object]) -> Compiled:
     statics, tree, signatures = key
     name = f"{self._function.__module__}.{self._function.__qualname__}"
     facts = (name, self._static, self._donated, statics, str(tree), signatures, _environment())
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     folder = compilation_cache.cache_folder()
-    path = folder / "programs" / f"{name}-{digest}"  # type: ignore[operator]
+    assert folder is not None  # `is_on` was true
+    path = folder / "programs" / f"{name}-{digest}"
     return _load(path) or self._compile(path, args)
 
-  def _compile(self, path: Path, args: Sequence[PyTree]) -> Compiled:
-    def function(*args: PyTree) -> PyTree:
+  def _compile(self, path: Path, args: Sequence[object]) -> Compiled:
+    def function(*args: object) -> Result:
       return self._function(*args)
 
     # A unique name, so that JAX compiles: a program from its own cache cannot be serialized again.
@@ -148,10 +153,10 @@ class StoredProgram:
         file.write(hashlib.sha256(content).digest() + content)
     return compiled
 
-  def _dynamic(self, args: Sequence[PyTree]) -> tuple[PyTree, ...]:
+  def _dynamic(self, args: Sequence[object]) -> tuple[object, ...]:
     return tuple(x for i, x in enumerate(args) if i not in self._static)
 
-  def _jit(self, function: Callable[..., PyTree]) -> Wrapped:
+  def _jit(self, function: Callable[..., Result]) -> Wrapped:
     return jax.jit(function, static_argnums=self._static, donate_argnums=self._donated)
 
 
@@ -178,20 +183,21 @@ def is_on() -> bool:
   )
 
 
-def _is_storable(args: Sequence[PyTree]) -> bool:
+def _is_storable(args: Sequence[object]) -> bool:
   return not any(
     isinstance(x, core.Tracer) or (isinstance(x, jax.Array) and x.committed)
     for x in jax.tree.leaves(args)
   )
 
 
-def _signature(leaf: PyTree) -> tuple[object, ...]:
+def _signature(leaf: jax.Array | np.ndarray) -> tuple[object, ...]:
   return tuple(np.shape(leaf)), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))
 
 
-def _shape(leaf: PyTree) -> PyTree:
+def _shape(leaf: object) -> object:
   """Returns the shape and type of a leaf, so that no array is kept alive during compilation."""
   if isinstance(leaf, jax.Array | np.ndarray | np.generic):
+    leaf = cast("jax.Array | np.ndarray", leaf)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
   return leaf
 
@@ -229,13 +235,13 @@ _COMPILING = threading.Lock()
 
 def _environment() -> tuple[object, ...]:
   """Returns the settings, devices and versions that a compiled program depends on."""
-  config = jax.config
-  settings = [
-    (name, getattr(config, name, value))
-    for name, value in sorted(config.values.items())
+  config, defaults = jax.config, cast("dict[str, object]", jax.config.values)
+  settings: list[tuple[str, object]] = [
+    (name, getattr(config, name, default))
+    for name, default in sorted(defaults.items())
     if not any(part in name for part in _NOT_IN_PROGRAMS)
   ]
-  devices = [(d.platform, d.device_kind, d.id) for d in jax.devices()]
+  devices = [f"{d.platform} {d.device_kind} {d.id}" for d in jax.devices()]  # pyright: ignore[reportUnknownVariableType]: JAX leaves it out
   return settings, devices, os.environ.get("XLA_FLAGS"), _versions()
 
 

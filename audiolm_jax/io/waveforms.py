@@ -1,9 +1,8 @@
 """Checks the waveforms that callers give, in any layout, and averages their channels."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import shown
@@ -15,7 +14,7 @@ _MOST_CHANNELS = 64
 _LAYOUT = "an array [samples], or [batch, samples] for several clips of one length"
 
 
-def check_rate(sample_rate: Any, name: str = "sample_rate") -> int:
+def check_rate(sample_rate: object, name: str = "sample_rate") -> int:
   """Returns a sample rate of any number type as an int.
 
   Raises:
@@ -28,7 +27,7 @@ def check_rate(sample_rate: Any, name: str = "sample_rate") -> int:
 
 
 def check(
-  samples: Any,
+  samples: ArrayLike,
   sample_rate: int,
   *,
   channel_axis: int | None = None,
@@ -80,7 +79,7 @@ def check(
   return waveform if channel_axis is None else waveform.mean(axis=-1, dtype=np.float32)
 
 
-def _channels_last(found: np.ndarray, channel_axis: Any, name: str) -> np.ndarray:
+def _channels_last(found: np.ndarray, channel_axis: object, name: str) -> np.ndarray:
   axis = arguments.whole(
     channel_axis, "channel_axis", ranges.Range(-max(1, found.ndim), max(0, found.ndim - 1))
   )

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int
 
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.lm.attention import KeyValues, causal_attention, rotate
 from audiolm_jax.lm.config import FeedForward, Positions, Remat, TransformerConfig
 from audiolm_jax.lm.layers import Projection, RMSNorm
@@ -52,7 +52,7 @@ def layer_stack(block: type[nn.Module], config: TransformerConfig, *arguments: A
     block,
     variable_axes={"params": 0},
     split_rngs={"params": True, "dropout": True},
-    in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # Flax declares integers
+    in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]: Flax declares integers
     length=config.num_layers,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )(*arguments)

@@ -6,18 +6,23 @@ level 2   y     y     .     .     .     .         .: masked
           └─prompt──┘
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Params, RandomKey
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.lm.config import Positions, TransformerConfig
-from audiolm_jax.lm.stage import Batch, Example, Feature, StageSpec
+from audiolm_jax.lm.stage import Batch, Example, Feature, Scalar, StageSpec
+
+Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 # A masked code, and the semantic token of a frame without one.
 UNKNOWN = -1
@@ -38,7 +43,7 @@ class Targets(enum.StrEnum):
 
 
 # Before the configurations, because their defaults are made when the module is imported.
-def _member(kind: Any, value: Any, name: str) -> Any:
+def _member(kind: type[Choice], value: str, name: str) -> Choice:
   try:
     return kind(value)
   except ValueError:
@@ -232,11 +237,11 @@ class ParallelSpec(StageSpec):
     return np.asarray(semantic, np.int32)[np.minimum(steps, len(semantic) - 1)]
 
   @classmethod
-  def config_class(cls) -> type:
+  def config_class(cls) -> type[ParallelConfig]:
     """Returns the dataclass of the model."""
     return ParallelConfig
 
-  def check_config(self, config: Any) -> None:
+  def check_config(self, config: ParallelConfig) -> None:
     """Raises a `ConfigError` if the configuration has numbers for more levels than the codes."""
     for name, values in (
       ("level_weights", config.level_weights),
@@ -245,15 +250,15 @@ class ParallelSpec(StageSpec):
       if len(values) > self.num_quantizers:
         raise ConfigError(f"{name} has {len(values)} numbers for {self.num_quantizers} levels")
 
-  def shape_of(self, config: Any) -> Any:
+  def shape_of(self, config: ParallelConfig) -> ParallelConfig:
     """Returns the shape of the model."""
     return config.shape()
 
-  def uses_codebooks(self, config: Any) -> bool:
+  def uses_codebooks(self, config: ParallelConfig) -> bool:
     """Returns whether the heads use the codec's vectors."""
     return config.heads is Heads.GEOMETRY
 
-  def codebooks(self, config: Any, codebooks: Any) -> np.ndarray:
+  def codebooks(self, config: ParallelConfig, codebooks: object) -> np.ndarray:
     """Returns the codebooks of the stage's levels."""
     found = np.asarray(codebooks, np.float32)[: self.num_quantizers]
     wanted = (self.num_quantizers, self.codebook_size, config.latent_dim)
@@ -264,7 +269,7 @@ class ParallelSpec(StageSpec):
       )
     return found
 
-  def init(self, config: Any, rng: Any, batch: Batch) -> Any:
+  def init(self, config: ParallelConfig, rng: RandomKey, batch: Batch) -> Params:
     """Returns new parameters; the codebooks are not numbers until they are replaced."""
     import jax.numpy as jnp
 
@@ -273,8 +278,14 @@ class ParallelSpec(StageSpec):
     return self.model(config).init(rng, codes, row, jnp.ones((rows, 8), bool))["params"]
 
   def loss(
-    self, config: Any, params: Any, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
-  ) -> tuple[Any, dict[str, Any]]:
+    self,
+    config: ParallelConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    rng: RandomKey | None = None,
+    z_loss: float = 0.0,
+  ) -> tuple[Scalar, dict[str, Scalar]]:
     """Returns `parallel_loss.parallel_loss`."""
     from audiolm_jax.lm.parallel_loss import parallel_loss
 
@@ -286,7 +297,7 @@ class ParallelSpec(StageSpec):
 
     return unstack_layers(params)
 
-  def training_params(self, config: Any, params: Any) -> Any:
+  def training_params(self, config: ParallelConfig, params: Params) -> Params:
     """Returns the parameters with stacked layers if the configuration scans over them."""
     from audiolm_jax.lm.transformer import stack_layers
 
@@ -297,12 +308,12 @@ class ParallelSpec(StageSpec):
     frames = float(np.count_nonzero(batch["weights"]))
     return {"tokens": frames * self.num_quantizers, "audio_seconds": frames / self.frame_rate}
 
-  def flops_per_step(self, config: Any, batch: Batch) -> float:
+  def flops_per_step(self, config: ParallelConfig, batch: Batch) -> float:
     """Returns the operations of one update; the backward pass takes twice the forward pass."""
     rows, frames = batch["weights"].shape
     return 3 * rows * self.forward_flops(config, frames, self.num_quantizers)
 
-  def forward_flops(self, config: Any, frames: int, levels: int) -> float:
+  def forward_flops(self, config: ParallelConfig, frames: int, levels: int) -> float:
     """Returns the operations of one pass over one row with the heads of `levels` levels."""
     c, z = config.transformer, config.latent_dim
     # `TransformerConfig.forward_flops` counts the keys up to each query.
@@ -315,7 +326,7 @@ class ParallelSpec(StageSpec):
       body += 2.0 * frames * c.embed_dim * z
     return body + convolution + 2.0 * frames * levels * head
 
-  def model(self, config: Any, deterministic: bool = True) -> Any:
+  def model(self, config: ParallelConfig, deterministic: bool = True) -> Any:
     """Returns the model of this number of levels and vocabularies."""
     from audiolm_jax.lm.parallel_model import ParallelModel
 
@@ -324,7 +335,6 @@ class ParallelSpec(StageSpec):
     )
 
 
-def parallel_stage(**overrides: Any) -> ParallelSpec:
+def parallel_stage(**overrides: object) -> ParallelSpec:
   """Returns the stage that replaces the paper's coarse and fine stages."""
-  defaults: dict[str, Any] = {"name": "parallel"}
-  return ParallelSpec(**(defaults | overrides))
+  return dataclasses.replace(ParallelSpec("parallel"), **overrides)

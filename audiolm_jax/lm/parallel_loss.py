@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.lm.parallel import UNKNOWN, Heads, MaskingConfig, ParallelSpec, Targets
+from audiolm_jax.core.modules import Params
+from audiolm_jax.lm.parallel import (
+  UNKNOWN,
+  Heads,
+  MaskingConfig,
+  ParallelConfig,
+  ParallelSpec,
+  Targets,
+)
 from audiolm_jax.lm.stage import Batch
 
 Metrics = dict[str, Float[Array, ""]]
@@ -57,8 +65,8 @@ def draw_masks(
 
 def parallel_loss(
   spec: ParallelSpec,
-  config: Any,
-  params: Any,
+  config: ParallelConfig,
+  params: Params,
   batch: Batch,
   *,
   rng: Key[Array, ""] | None = None,
@@ -93,13 +101,13 @@ def parallel_loss(
   has_dropout = rng is not None and config.transformer.dropout_rate > 0
   model = spec.model(config, deterministic=not has_dropout)
 
-  def apply(method: str, *arguments: Any) -> Any:
+  def apply(method: str, *arguments: object) -> Any:
     rngs = {"dropout": dropout_key} if has_dropout and method == "hidden" else None
     return model.apply({"params": params}, *arguments, method=method, rngs=rngs)
 
   shown = jnp.where(masks.hidden, UNKNOWN, codes)
   hidden, vectors = apply("hidden", shown, semantic, valid), apply("vectors", codes)
-  by_level = []
+  by_level: list[tuple[Array, Array, Array, Array]] = []
   for level in range(levels):
     logits = apply("level_logits", hidden, vectors, codes, level)
     by_level.append(_of_level(logits, codes[..., level], masks.targets[..., level]))

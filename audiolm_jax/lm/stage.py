@@ -8,18 +8,25 @@ lists the kinds.
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Params, RandomKey
 from audiolm_jax.core.shapes import Shapes, of_arrays
 from audiolm_jax.core.streams import Record, Stream, by_key, differences
 
 # The parameter that holds the codebooks of the codec, in stages that use them. Training does not
 # change it.
 CODEBOOKS = "codebooks"
+
+if TYPE_CHECKING:
+  import jax
+
+  Scalar = jax.Array
+else:
+  Scalar = object  # only `loss` needs JAX
 
 Example = dict[str, np.ndarray]
 Batch = Mapping[str, Any]
@@ -121,7 +128,7 @@ class StageSpec(abc.ABC):
 
   @classmethod
   @abc.abstractmethod
-  def config_class(cls) -> type:
+  def config_class(cls) -> type[ModelConfig]:
     """Returns the dataclass of the shape of the model."""
 
   def check_config(self, config: ModelConfig) -> None:
@@ -141,7 +148,7 @@ class StageSpec(abc.ABC):
     """Returns whether a stage with another spec has parameters that this stage can start from."""
     return self == other
 
-  def uses_codebooks(self, config: Any) -> bool:
+  def uses_codebooks(self, config: ModelConfig) -> bool:
     """Returns whether the parameters contain the codec's codebooks, under the name CODEBOOKS.
 
     Training copies them from the codec that made the tokens; a bundle stores them once, with its
@@ -150,7 +157,7 @@ class StageSpec(abc.ABC):
     del config
     return False
 
-  def codebooks(self, config: Any, codebooks: Any) -> np.ndarray:
+  def codebooks(self, config: ModelConfig, codebooks: object) -> np.ndarray:
     """Returns the levels of a codec's codebooks that the parameters contain.
 
     Args:
@@ -163,10 +170,10 @@ class StageSpec(abc.ABC):
     raise NotImplementedError
 
   @abc.abstractmethod
-  def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:
+  def init(self, config: ModelConfig, rng: RandomKey, batch: Batch) -> Params:
     """Returns new parameters, boxed with their logical axes."""
 
-  def parameter_shapes(self, config: Any) -> Shapes:
+  def parameter_shapes(self, config: ModelConfig) -> Shapes:
     """Returns the shapes of the parameters of sampling.
 
     This default traces the model, which takes a second or more; a kind whose bundles load
@@ -186,12 +193,18 @@ class StageSpec(abc.ABC):
       rng = new_key(0)
       return self.inference_params(meta.unbox(self.init(config, rng, batch)))
 
-    return of_arrays(jax.eval_shape(params, batch))
+    return of_arrays(jax.eval_shape(params, batch))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
 
   @abc.abstractmethod
   def loss(
-    self, config: ModelConfig, params: Params, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
-  ) -> tuple[Any, Mapping[str, Any]]:
+    self,
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    rng: RandomKey | None = None,
+    z_loss: float = 0.0,
+  ) -> tuple[Scalar, Mapping[str, Scalar]]:
     """Returns the loss of a batch, and metrics with `loss` and `weight`, the number of targets.
 
     Args:

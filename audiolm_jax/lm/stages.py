@@ -8,6 +8,9 @@ The sequences are as follows; the input is the sequence shifted right by a begin
     fine       y_1^1 .. y_1^Q' y_2^1 ... SEPARATOR y_1^(Q'+1) .. y_1^Q y_2^(Q'+1) ...
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import enum
 import math
@@ -18,11 +21,11 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Params, RandomKey
 from audiolm_jax.core.ranges import DepthOrNone, Rate, Seconds, Steps, StreamSize, Vocabulary
 from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
-from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, StageSpec
+from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, Scalar, StageSpec
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
 # Temperatures of the paper's stages. Source: AudioLM, section IV-B.
@@ -131,7 +134,7 @@ class AutoregressiveSpec(StageSpec):
     return stage_features(self, record.get(SEMANTIC), record.get(CODES))
 
   @classmethod
-  def config_class(cls) -> type:
+  def config_class(cls) -> type[ModelConfig]:
     """Returns the dataclass of the transformer."""
     from audiolm_jax.lm.config import TransformerConfig
 
@@ -150,7 +153,7 @@ class AutoregressiveSpec(StageSpec):
     """Returns the shape of the transformer."""
     return config.shape()
 
-  def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:
+  def init(self, config: ModelConfig, rng: RandomKey, batch: Batch) -> Params:
     """Returns new parameters of the transformer."""
     import jax.numpy as jnp
 
@@ -158,13 +161,19 @@ class AutoregressiveSpec(StageSpec):
     tokens = jnp.zeros((len(batch["decoder_input_tokens"]), 8), jnp.int32)
     return self.model(config).init(rng, tokens, tokens)["params"]
 
-  def parameter_shapes(self, config: Any) -> Shapes:
+  def parameter_shapes(self, config: ModelConfig) -> Shapes:
     """Returns the shapes of the parameters of the transformer."""
     return config.parameter_shapes(self.layout.vocab_size)
 
   def loss(
-    self, config: ModelConfig, params: Params, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
-  ) -> tuple[Any, Mapping[str, Any]]:
+    self,
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    rng: RandomKey | None = None,
+    z_loss: float = 0.0,
+  ) -> tuple[Scalar, Mapping[str, Scalar]]:
     """Returns `loss.stage_loss`."""
     from audiolm_jax.lm.loss import stage_loss
 
@@ -385,68 +394,39 @@ def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) ->
   return (1 + np.floor(steps * (spec.frame_rate / spec.semantic_rate))).astype(np.int32)
 
 
-def semantic_stage(**overrides: Any) -> AutoregressiveSpec:
+def semantic_stage(**overrides: object) -> AutoregressiveSpec:
   """Returns the paper's first stage: semantic tokens from semantic tokens, 30 s crops."""
-  defaults: dict[str, Any] = {"name": "semantic", "source": Source.NONE, "crop_seconds": 30.0}
-  return AutoregressiveSpec(**(defaults | overrides))
+  spec = AutoregressiveSpec("semantic", Source.NONE, crop_seconds=30.0)
+  return dataclasses.replace(spec, **overrides)
 
 
-def coarse_stage(**overrides: Any) -> AutoregressiveSpec:
+def coarse_stage(**overrides: object) -> AutoregressiveSpec:
   """Returns the paper's second stage: 4 acoustic levels from semantic tokens, 10 s crops."""
-  defaults: dict[str, Any] = {
-    "name": "coarse",
-    "source": Source.SEMANTIC,
-    "num_target_quantizers": 4,
-    "crop_seconds": 10.0,
-  }
-  return AutoregressiveSpec(**(defaults | overrides))
+  spec = AutoregressiveSpec("coarse", Source.SEMANTIC, num_target_quantizers=4, crop_seconds=10.0)
+  return dataclasses.replace(spec, **overrides)
 
 
-def fine_stage(**overrides: Any) -> AutoregressiveSpec:
+def fine_stage(**overrides: object) -> AutoregressiveSpec:
   """Returns the paper's third stage: acoustic levels 5 to 12 from the first 4, 3 s chunks."""
-  defaults: dict[str, Any] = {
-    "name": "fine",
-    "source": Source.COARSE,
-    "num_source_quantizers": 4,
-    "num_target_quantizers": 8,
-    "crop_seconds": 3.0,
-  }
-  return AutoregressiveSpec(**(defaults | overrides))
-
-
-def acoustic_only_stage(**overrides: Any) -> AutoregressiveSpec:
-  """Returns the stage of the paper's ablation: coarse levels without semantic tokens."""
-  return coarse_stage(**({"source": Source.NONE} | overrides))
-
-
-def speech_stages(**overrides: Any) -> dict[str, AutoregressiveSpec]:
-  """Returns the three stages of the paper's speech system; `overrides` apply to all of them."""
-  return {
-    "semantic": semantic_stage(**overrides),
-    "coarse": coarse_stage(**overrides),
-    "fine": fine_stage(**overrides),
-  }
-
-
-def piano_stages(**overrides: Any) -> dict[str, AutoregressiveSpec]:
-  """Returns the paper's piano stages: the coarse one predicts all 3 levels of 2^14 codes."""
-  overrides = {"codebook_size": 2**14} | overrides
-  return {
-    "semantic": semantic_stage(**overrides),
-    "coarse": coarse_stage(**({"num_target_quantizers": 3} | overrides)),
-  }
+  spec = AutoregressiveSpec(
+    "fine", Source.COARSE, num_source_quantizers=4, num_target_quantizers=8, crop_seconds=3.0
+  )
+  return dataclasses.replace(spec, **overrides)
 
 
 def paper_stages(
   *,
-  semantic_rate: float,
-  num_clusters: int,
-  frame_rate: float,
-  num_quantizers: int,
-  codebook_size: int,
+  semantic_rate: float = 25.0,
+  num_clusters: int = 1024,
+  frame_rate: float = 50.0,
+  num_quantizers: int = 12,
+  codebook_size: int = 1024,
   num_coarse: int = 4,
 ) -> dict[str, AutoregressiveSpec]:
-  """Returns the paper's stages for given tokenizers; the fine stage only if it has levels."""
+  """Returns the paper's stages for given tokenizers; the fine stage only if it has levels.
+
+  The defaults are those of the paper's speech system; its piano system has 3 levels of 2^14 codes.
+  """
   numbers = {
     "semantic_rate": semantic_rate,
     "num_clusters": num_clusters,
@@ -467,7 +447,9 @@ def paper_stages(
   return specs
 
 
-def _semantic_part(spec: AutoregressiveSpec, semantic) -> tuple[np.ndarray, np.ndarray, float]:
+def _semantic_part(
+  spec: AutoregressiveSpec, semantic: Integer[np.ndarray, "steps"]
+) -> tuple[np.ndarray, np.ndarray, float]:
   semantic = cut_runs(semantic, spec.run_limit)
   frames = semantic_frame_ids(spec, 0, len(semantic))
   return spec.layout.semantic_to_ids(semantic), frames, float(spec.predicts_semantic)

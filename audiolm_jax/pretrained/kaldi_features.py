@@ -5,6 +5,7 @@ Source: the feature `fbank` of Kaldi (Povey et al., "The Kaldi Speech Recognitio
 
 import functools
 from collections.abc import Iterable, Iterator
+from typing import overload
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +26,12 @@ _EPSILON = 1e-7
 _BLOCK = 2048  # frames to compute at a time, which limits memory; even
 
 
+@overload
+def standardized_log_mel(
+  waveform: Float[np.ndarray, "samples"], num_mels: int, together: int = 1
+) -> Float[np.ndarray, "steps bands"]: ...
+@overload
+def standardized_log_mel(waveform: Sliced, num_mels: int, together: int = 1) -> SlicedBlocks: ...
 def standardized_log_mel(
   waveform: Float[np.ndarray, "samples"] | Sliced, num_mels: int, together: int = 1
 ) -> Float[np.ndarray, "steps bands"] | SlicedBlocks:

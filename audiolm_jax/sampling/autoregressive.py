@@ -3,7 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Key
@@ -31,8 +31,9 @@ class AutoregressiveSampler:
   spec: AutoregressiveSpec
 
   def __init__(self, stage: Stage):
-    self.decoder: Any = StageSampler(stage)
-    self.spec = self.decoder.spec
+    decoder = StageSampler(stage)
+    self.decoder: StageSampler | RehearsedDecoder = decoder
+    self.spec = decoder.spec
 
   def targets(
     self,
@@ -67,6 +68,7 @@ class AutoregressiveSampler:
 
   def rehearsed(self) -> "AutoregressiveSampler":
     """Returns a sampler whose decoder draws at random."""
+    assert isinstance(self.decoder, StageSampler)
     other = copy.copy(self)
     other.decoder = RehearsedDecoder(self.decoder)
     return other
@@ -136,7 +138,8 @@ class WindowedCodes(WindowedTargets):
     """Draws the windows of all rows in one batch."""
     spec, levels = self.spec, self.spec.num_target_quantizers
     before = {row: self.rows[row] for row in windows}
-    prompts, new = [], {}
+    prompts: list[Prompt] = []
+    new: dict[int, int] = {}
     for row, (start, known, end) in windows.items():
       semantic = sources[SEMANTIC][row] if SEMANTIC in sources else None
       given = stage_sequence(spec, semantic, before[row][start:known])
@@ -149,7 +152,7 @@ class WindowedCodes(WindowedTargets):
       self._sampler, self.call, prompts, count, index, folds, self.call.in_pieces
     )
     for drawn in pieces:
-      codes = {}
+      codes: dict[int, Codes] = {}
       for row, ids in zip(windows, drawn, strict=True):
         frames = min(len(ids) // levels, new[row])
         codes[row] = spec.layout.unflatten_ids(ids[: frames * levels], levels)
@@ -228,7 +231,8 @@ class ChunkedCodes(Targets):
     spec, size = self.spec, self.spec.crop_frames
     levels, first = spec.num_target_quantizers, spec.first_target_quantizer
     self._pull(chunks)
-    prompts, folds = [], []
+    prompts: list[Prompt] = []
+    folds: list[tuple[int, int]] = []
     for row, start, end in chunks:
       source = self._source.rows[row]
       nothing = np.zeros((end - start, levels), np.int32)

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,11 @@ from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.order import feeds, in_order, overlap
 from audiolm_jax.sampling.pull import Call, Clip, Given, Progress, Sampler, Targets, Tokens, Track
 from audiolm_jax.sampling.windows import steps_of_frames
+
+if TYPE_CHECKING:
+  from audiolm_jax.codec.interface import Codec
+  from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
+  from audiolm_jax.semantic.resampled import ResampledTokenizer
 
 __all__ = ["Cascade", "CascadeOptions", "CascadeResult", "Clip", "retokenizer"]
 
@@ -41,7 +46,9 @@ class CascadeOptions:
       stage's crop.
   """
 
-  stages: Mapping[str, SamplingOptions] = dataclasses.field(default_factory=dict)
+  stages: Mapping[str, SamplingOptions] = dataclasses.field(
+    default_factory=dict[str, SamplingOptions]
+  )
   overlap_seconds: float = 3.0
 
   def of(self, name: str) -> SamplingOptions:
@@ -321,7 +328,8 @@ class Cascade:
 
   def _checked(self, clip: Clip, needed: Sequence[StageSpec]) -> dict[str, Tokens]:
     """Returns the first tokens of a clip in each stream, or all tokens of given streams."""
-    made, found = self.made, {}
+    made = self.made
+    found: dict[str, Tokens] = {}
     prompt = clip.prompt.get(made.key)
     if prompt is None:
       prompt = np.zeros((0, made.levels) if made.levels else 0, np.int32)
@@ -363,13 +371,8 @@ class Cascade:
     return tokens[:steps]
 
 
-def retokenizer(codec: Any, tokenizer: Any) -> Retokenize:
-  """Returns a function from codes to semantic tokens, by way of the waveform.
-
-  Args:
-    codec: has `spec.sample_rate` and `decode`.
-    tokenizer: has `spec.sample_rate` and `tokenize`.
-  """
+def retokenizer(codec: "Codec", tokenizer: "ChunkedTokenizer | ResampledTokenizer") -> Retokenize:
+  """Returns a function from codes to semantic tokens, by way of the waveform."""
 
   def retokenize(codes: Tokens) -> Tokens:
     waveform = codec.decode(codes[None])

@@ -10,7 +10,8 @@ from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.lm.conditioned import ConditionedSpec, Source
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.sampling.conditioned_decoder import ConditionedDecoder, Drawing
-from audiolm_jax.sampling.loop import SEGMENT, repeated
+from audiolm_jax.sampling.decoder import rows_of
+from audiolm_jax.sampling.loop import SEGMENT
 from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
 from audiolm_jax.sampling.windows import steps_until
 
@@ -140,7 +141,7 @@ class UntilEnd(Targets):
           sources[own],
           self.prompts[own],
           self._limits[own],
-          keys if len(parts) == 1 else repeated(keys, np.array(part, np.int32)),
+          rows_of(keys, part),
           options,
         )
         self._groups.append(_Group(part, drawing))

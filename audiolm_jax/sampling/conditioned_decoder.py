@@ -8,6 +8,9 @@ segment. The key of each position is folded from that of its row, so the tokens 
 depend on the other rows, on padding, or on the number of calls.
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -16,19 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Bool, Float, Int, Key, PyTree
+from jaxtyping import Bool, Float, Int, Key
 
 from audiolm_jax.core import modules
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, cached_attention
+from audiolm_jax.lm.blocks import Attend
 from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD
-from audiolm_jax.sampling.decoder import BUCKETS, CACHE_BYTES, row_bucket, stored_dtype
+from audiolm_jax.sampling.decoder import BUCKETS, CACHE_BYTES, ready, row_bucket, rows_of
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, draw, only
-from audiolm_jax.sampling.loop import SEGMENT, repeated
+from audiolm_jax.sampling.loop import SEGMENT
 from audiolm_jax.sampling.processors import Context, Processor, apply
 
 
@@ -144,8 +148,8 @@ def _decode_fn(
       index = jnp.asarray(state.step) - begin
       written_bias = jnp.where(jnp.arange(SEGMENT) <= index, 0.0, MASKED)[None, None]
 
-      def attend_with(old: Cache, new: Cache):
-        def attend(query, key_values: KeyValues):
+      def attend_with(old: Cache, new: Cache) -> Attend:
+        def attend(query: Array, key_values: KeyValues) -> tuple[Array, Cache]:
           written = new.write(key_values.cached, index)
           # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
           written = lax.optimization_barrier(written)
@@ -198,7 +202,7 @@ def _chosen(
     context = Context(jnp.broadcast_to(step, state.token.shape), 0, shown)
     logits = apply(program.processors, inputs.arrays, logits, context)
   keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
-  forced = lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False)
+  forced: Array = lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False)
   chosen = jnp.where(forced >= 0, forced, draw(logits, keys, inputs.controls))
   gained = jnp.take_along_axis(scores, chosen[:, None], axis=1)[:, 0]
   counts = (forced < 0) & ~state.ended
@@ -248,7 +252,7 @@ class ConditionedDecoder:
     shape = stage.config.shape()
     transformer = dataclasses.replace(shape.transformer, dtype=own)
     self.config = dataclasses.replace(shape, transformer=transformer)
-    self.params = _ready(self.spec.inference_params(stage.params), own)
+    self.params = ready(self.spec.inference_params(stage.params), own)
     self._cache_bytes = cache_bytes
 
   def rows_per_drawing(self, steps: int) -> int:
@@ -310,7 +314,7 @@ class Drawing:
       source_bias=encoded.bias,
       forced=forced,
       limits=np.array([limits[of] for of in rows], np.int32),
-      keys=keys if len(rows) == count else repeated(keys, np.array(rows, np.int32)),
+      keys=rows_of(keys, rows),
       controls=options.controls,
       arrays=tuple(p.arrays() for p in options.processors),
     )
@@ -336,7 +340,7 @@ class Drawing:
     step = self.step
     # Copies, because the state is donated to the next call.
     drawn, scores = np.array(self._state.drawn)[:, :step], np.array(self._state.score)
-    found = []
+    found: list[Drawn] = []
     for row in range(self._count):
       tokens = drawn[row, : self._limits[row]]
       ends = np.flatnonzero(tokens == self._program.end)
@@ -355,13 +359,3 @@ def _apply(program: Program, params: Params, *arguments: Any, method: str) -> An
 def _capacity(steps: int) -> int:
   """Returns the positions of the cache: whole segments, each of which is written at once."""
   return -(-steps // SEGMENT) * SEGMENT
-
-
-def _ready(params: Params, dtype: str) -> PyTree:
-  """Moves parameters to the device, with matrices in the dtype of the computation."""
-
-  def ready(path, value):
-    # By NumPy, since jnp would compile a small program for every shape.
-    return np.asarray(value).astype(stored_dtype(path, value.ndim, dtype), copy=False)
-
-  return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))

@@ -7,6 +7,9 @@ Shorter prompts are padded on the left, so that one scalar cursor serves the bat
                            ^ cursor
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
@@ -14,12 +17,12 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Key, PyTree
+from jaxtyping import Int, Key
 
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
 from audiolm_jax.lm.attention import Cache
-from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.stage import CODEBOOKS, Stage
 from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.lm.tokens import BOS, PAD
 from audiolm_jax.lm.transformer import unstack_layers
@@ -39,6 +42,8 @@ from audiolm_jax.sampling.loop import (
 _REPORT = 4 * SEGMENT
 # Number of buckets of lengths per stage, for each of which programs are compiled.
 BUCKETS = 4
+# Tables that keep float32: rounded codebooks would not be those of the codec.
+_EXACT = ("relative_bias", CODEBOOKS)
 # Bytes of key/value cache per batch; further rows are sampled in turns.
 CACHE_BYTES = 2**30
 
@@ -81,7 +86,7 @@ class StageSampler:
     config = dataclasses.replace(stage.config.shape(), dtype=own if dtype is None else dtype)
     self.spec = cast(AutoregressiveSpec, stage.spec)
     self.program = program_of(self.spec, config)
-    self.params = _ready(unstack_layers(stage.params), config.dtype)
+    self.params = ready(unstack_layers(stage.params), config.dtype)
     self._cache_bytes = cache_bytes
 
   def sample(
@@ -114,12 +119,12 @@ class StageSampler:
     starts = range(0, rows, per_turn)
     if progress is not None:
       progress(0, len(starts) * num_tokens)
-    results = []
+    results: list[np.ndarray] = []
     for turn, start in enumerate(starts):
       part = slice(start, start + per_turn)
-      pieces = []
+      pieces: list[np.ndarray] = []
       for piece in self._pieces(
-        prompts[part], num_tokens, _rows_of(keys, [*range(rows)[part]]), options, capacity, _REPORT
+        prompts[part], num_tokens, rows_of(keys, [*range(rows)[part]]), options, capacity, _REPORT
       ):
         pieces.append(piece)
         if progress is not None:
@@ -158,7 +163,7 @@ class StageSampler:
       return
     capacity = self._capacity(prompts, num_tokens)
     first = prompts[: self._per_turn(capacity)]
-    prompts, keys = _filled(first, _rows_of(keys, range(len(first))))
+    prompts, keys = _filled(first, rows_of(keys, range(len(first))))
     arguments, sources = self._to_read(prompts)
     prefill.prepare(self.program, self.params, *arguments, capacity)
     if _is_repeated(sources):
@@ -183,7 +188,13 @@ class StageSampler:
     return self._bucket(max(len(p.tokens) for p in prompts) + _whole_segments(num_tokens))
 
   def _pieces(
-    self, prompts, num_tokens, keys, options, capacity, every
+    self,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    keys: Key[Array, "rows"],
+    options: SamplingOptions | None,
+    capacity: int,
+    every: int,
   ) -> Iterator[Int[np.ndarray, "rows piece"]]:
     """Yields the tokens of one batch, `every` at a time, as they are drawn."""
     count = len(prompts)
@@ -202,7 +213,14 @@ class StageSampler:
     steps = _whole_segments(num_tokens) if num_tokens > SEGMENT else SEGMENT
     return capacity if steps > capacity else self._bucket(steps)
 
-  def _begin(self, prompts, steps, keys, options, capacity) -> tuple[LoopInputs, LoopState]:
+  def _begin(
+    self,
+    prompts: Sequence[Prompt],
+    steps: int,
+    keys: Key[Array, "batch"],
+    options: SamplingOptions | None,
+    capacity: int,
+  ) -> tuple[LoopInputs, LoopState]:
     arguments, sources = self._to_read(prompts)
     cache = prefill(self.program, self.params, *arguments, capacity)
     if _is_repeated(sources):
@@ -318,10 +336,10 @@ def _filled(
   """Pads rows with copies of the first to a bucket of sizes, so that few are compiled."""
   missing = row_bucket(len(prompts)) - len(prompts)
   rows = [*range(len(prompts)), *[0] * missing]
-  return [prompts[row] for row in rows], _rows_of(keys, rows)
+  return [prompts[row] for row in rows], rows_of(keys, rows)
 
 
-def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chosen"]:
+def rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chosen"]:
   """Returns rows of the keys; runs no program if those are all rows."""
   if [*rows] == [*range(len(keys))]:
     return keys
@@ -343,17 +361,17 @@ def row_bucket(rows: int) -> int:
   return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
 
 
-def stored_dtype(path: jax.tree_util.KeyPath, ndim: int, dtype: str) -> np.dtype:
+def stored_dtype(path: tuple[object, ...], ndim: int, dtype: str) -> np.dtype:
   """Returns the dtype of a parameter in sampling, for a computation in `dtype`."""
-  is_table = any(getattr(entry, "key", None) == "relative_bias" for entry in path)
+  is_table = any(getattr(entry, "key", None) in _EXACT for entry in path)
   return jnp.dtype("float32" if ndim <= 1 or is_table else dtype)
 
 
-def _ready(params: Params, dtype: str) -> PyTree:
+def ready(params: Params, dtype: str) -> PyTree:
   """Moves parameters to the device, with matrices in the dtype of the computation."""
 
-  def ready(path, value):
+  def with_dtype(path: tuple[object, ...], value: Array) -> np.ndarray:
     # By NumPy, since jnp would compile a small program for every shape.
     return np.asarray(value).astype(stored_dtype(path, value.ndim, dtype), copy=False)
 
-  return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))
+  return jax.device_put(jax.tree_util.tree_map_with_path(with_dtype, params))

@@ -1,5 +1,8 @@
 """Random keys: one per row and draw, so that rows do not depend on each other."""
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -41,7 +44,11 @@ def _row_keys_fn(
 ) -> Key[Array, "rows"]:
   """Returns the key of each row: the seed's key, into which the row's numbers are folded."""
   key = new_key(seed)
-  return jax.vmap(lambda row: functools.reduce(jax.random.fold_in, row, key))(numbers)
+
+  def of_row(row: UInt32[Array | np.ndarray, "count"]) -> Key[Array, ""]:
+    return functools.reduce(jax.random.fold_in, row, key)
+
+  return jax.vmap(of_row)(numbers)
 
 
 _row_keys = StoredProgram(_row_keys_fn)

@@ -1,8 +1,11 @@
 """Draws tokens from logits: legal ids, temperature, top-k, top-p."""
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.plain_json import is_list
 
 if TYPE_CHECKING:
   from audiolm_jax.sampling.processors import Processor
@@ -55,7 +59,7 @@ class SamplingOptions:
     if self.guidance is not None:
       arguments.number(self.guidance, "guidance", _GUIDANCE)
     if self.passes is not None:
-      if not isinstance(self.passes, list | tuple):
+      if not is_list(self.passes):
         raise UserError(
           f"passes is {shown(self.passes)}; give the passes of each level, such as (8, 1)"
         )
@@ -122,7 +126,7 @@ def _keep(
   bits = lax.bitcast_convert_type(logits + 0.0, jnp.int32)  # one zero
   ordered = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
 
-  def halve(_, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+  def halve(_: Int[Array, ""], ends: tuple[Array, Array]) -> tuple[Array, Array]:
     low, high = ends
     middle = (low & high) + ((low ^ high) >> 1)  # the mean, rounded down, without overflow
     kept = is_kept(ordered > middle[:, None])
@@ -130,7 +134,7 @@ def _keep(
 
   limits = jnp.iinfo(jnp.int32)
   ends = tuple(jnp.full(logits.shape[0], end, jnp.int32) for end in (limits.min, limits.max))
-  threshold, _ = lax.fori_loop(0, 32, halve, ends)
+  threshold = cast(Array, lax.fori_loop(0, 32, halve, ends)[0])
   return jnp.where(ordered >= threshold[:, None], logits, -jnp.inf)
 
 
@@ -143,6 +147,10 @@ def draw(
     scaled = keep_top_k(scaled, controls.top_k)
   if controls.top_p is not None:
     scaled = keep_top_p(scaled, controls.top_p)
-  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+
+  def gumbel(key: Key[Array, ""]) -> Float[Array, "vocab"]:
+    return jax.random.gumbel(key, logits.shape[1:])
+
+  noise = jax.vmap(gumbel)(keys)
   greedy = controls.temperature == 0
   return jnp.argmax(jnp.where(greedy, logits, scaled + noise), axis=-1).astype(jnp.int32)

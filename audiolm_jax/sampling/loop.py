@@ -8,21 +8,27 @@ Every row has its own key, from which the key of each position is folded: the to
 neither on the other rows nor on the padding nor on the frequency of progress reports.
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Int, Key, PyTree
+from jaxtyping import Float, Int, Key
 
 from audiolm_jax.core import modules
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, cached_attention
+from audiolm_jax.lm.blocks import Attend
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
+from audiolm_jax.lm.tokens import IdRange
 from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.sampling.logits import Controls, draw
 from audiolm_jax.sampling.processors import Context, Processor, RunLimit, apply
@@ -119,6 +125,10 @@ class LoopState:
   codes: Int[Array | np.ndarray, "batch frames levels"]
 
 
+# The newest token, the part of the cache that is written, the drawn ids and the codes.
+_Carry = tuple[Array, tuple[Cache, ...], Array, Array]
+
+
 def _prefill_fn(
   program: Program,
   params: Params,
@@ -147,7 +157,11 @@ def _prefill_fn(
 
 def _repeated_fn(tree: PyTree, rows: Int[Array | np.ndarray, "batch"]) -> PyTree:
   """Returns rows of each array."""
-  return jax.tree.map(lambda x: x[rows], tree)
+
+  def chosen(x: Array) -> Array:
+    return x[rows]
+
+  return jax.tree.map(chosen, tree)
 
 
 def _decode_fn(
@@ -164,14 +178,14 @@ def _decode_fn(
     held = (key_index >= inputs.padding[:, None]) & (key_index < state.cursor)
     held = jnp.where(held, 0.0, MASKED)[:, None, :]
 
-    def draw_one(index, carry):
+    def draw_one(index: Int[Array, ""], carry: _Carry) -> _Carry:
       token, recent, drawn, codes = carry
       position = state.cursor + index
       old_bias = _reversed_window(bias, position, capacity) + held
       new_bias = _reversed_window(bias[:, :SEGMENT], index, SEGMENT)[None]
 
-      def attend_with(old: Cache, new: Cache):
-        def attend(query, key_values: KeyValues):
+      def attend_with(old: Cache, new: Cache) -> Attend:
+        def attend(query: Array, key_values: KeyValues) -> tuple[Array, Cache]:
           written = new.write(key_values.cached, index)
           # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
           written = lax.optimization_barrier(written)
@@ -191,20 +205,20 @@ def _decode_fn(
         method="decode_step",
       )
       chosen = _choose(program, params, inputs, hidden, codes, step)
-      forced = lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False)
+      forced = cast(Array, lax.dynamic_index_in_dim(inputs.forced, step, 1, keepdims=False))
       chosen = jnp.where(forced >= 0, forced, chosen)
-      drawn = lax.dynamic_update_index_in_dim(drawn, chosen, step, axis=1)
+      drawn = cast(Array, lax.dynamic_update_index_in_dim(drawn, chosen, step, axis=1))
       return chosen, recent, drawn, _noted(program, codes, chosen, step)
 
-    empty = tuple(
-      layer.map(lambda x, axis: jnp.zeros_like(lax.slice_in_dim(x, 0, SEGMENT, axis=axis)))
-      for layer in state.cache
-    )
-    begin = state.token, empty, state.drawn, state.codes
-    token, recent, drawn, codes = lax.fori_loop(0, count, draw_one, begin)
-    cache = tuple(
-      old.write(new, state.cursor) for old, new in zip(state.cache, recent, strict=True)
-    )
+    def empty(x: Array, axis: int) -> Array:
+      return jnp.zeros_like(lax.slice_in_dim(x, 0, SEGMENT, axis=axis))
+
+    empty_caches = tuple(layer.map(empty) for layer in state.cache)
+    begin = state.token, empty_caches, state.drawn, state.codes
+    end = cast(_Carry, lax.fori_loop(0, count, draw_one, begin))
+    token, recent, drawn, codes = end
+    start = cast(Array, state.cursor)
+    cache = tuple(old.write(new, start) for old, new in zip(state.cache, recent, strict=True))
     return LoopState(state.step + count, state.cursor + count, token, cache, drawn, codes)
 
   return lax.while_loop(lambda s: s.step < stop, draw_segment, state)
@@ -217,7 +231,14 @@ repeated = StoredProgram(_repeated_fn)
 decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
 
 
-def _choose(program: Program, params: Params, inputs: LoopInputs, hidden, codes, step):
+def _choose(
+  program: Program,
+  params: Params,
+  inputs: LoopInputs,
+  hidden: Float[Array, "batch embed"],
+  codes: Int[Array, "batch frames levels"],
+  step: Int[Array, ""],
+) -> Int[Array, "batch"]:
   """Draws one legal id per row."""
   start, size = _legal(program, step)
   logits = modules.apply(program.model, params, hidden, start, size, method="range_logits")
@@ -231,13 +252,18 @@ def _choose(program: Program, params: Params, inputs: LoopInputs, hidden, codes,
   return start + draw(logits, keys, inputs.controls)
 
 
-def _legal(program: Program, step):
+def _legal(program: Program, step: Int[Array, ""]) -> IdRange:
   """Returns the first legal id of a step and the number of legal ids."""
   spec = program.spec
   return spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
 
 
-def _noted(program: Program, codes, chosen, step):
+def _noted(
+  program: Program,
+  codes: Int[Array, "batch frames levels"],
+  chosen: Int[Array, "batch"],
+  step: Int[Array, ""],
+) -> Int[Array, "batch frames levels"]:
   """Returns the codes with those drawn at a step."""
   if not program.processors:
     return codes
@@ -249,7 +275,7 @@ def _noted(program: Program, codes, chosen, step):
 
 def _frame_id(
   program: Program, first_frame: Int[Array | np.ndarray, "batch"], step: Int[Array, ""]
-):
+) -> Int[Array, "batch"] | None:
   """Returns the frame ids of the tokens to draw."""
   rows = program.config.num_frame_embeddings
   if not rows:
@@ -260,7 +286,9 @@ def _frame_id(
   return jnp.minimum(first_frame + step // program.per_frame, rows - 1)
 
 
-def _reversed_window(bias, position, length: int):
+def _reversed_window(
+  bias: Float[Array, "heads distances"], position: Int[Array, ""], length: int
+) -> Float[Array, "heads length"]:
   """Returns bias and causal mask of keys 0 .. length - 1 for a query at `position`.
 
   With bias b by distance, position 1 and length 4:   b1 b0 -- --

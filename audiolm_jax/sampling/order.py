@@ -13,7 +13,8 @@ def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
   Raises:
     ConfigError: stages depend on each other.
   """
-  waiting, ordered = dict(stages), {}
+  waiting = dict(stages)
+  ordered: dict[str, Stage] = {}
   while waiting:
     ready = [
       name

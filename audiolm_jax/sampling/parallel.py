@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Key
@@ -27,8 +26,9 @@ class ParallelSampler:
   spec: ParallelSpec
 
   def __init__(self, stage: Stage):
-    self.decoder: Any = ParallelDecoder(stage)
-    self.spec = self.decoder.spec
+    decoder = ParallelDecoder(stage)
+    self.decoder: ParallelDecoder | RehearsedParallelDecoder = decoder
+    self.spec = decoder.spec
 
   def targets(
     self,
@@ -40,19 +40,28 @@ class ParallelSampler:
     """Returns windows of codes; the tokens of a window are returned together.
 
     Raises:
-      UserError: the options have processors, which read tokens in the order of time, or the points
-        of a model without points.
+      UserError: the options have processors that read earlier frames, which may not be drawn yet,
+        or points with processors or of a model without points.
     """
     del semantic_rate
     options = call.options(self.spec.name)
-    if options.processors:
-      raise UserError(f"the {self.spec.name} stage takes no processors: it has no order of tokens")
+    if any(processor.history for processor in options.processors):
+      raise UserError(
+        f"the {self.spec.name} stage takes no processors that read earlier frames: it has no order "
+        "of frames"
+      )
+    if options.passes == () and options.processors:
+      raise UserError(
+        f"the {self.spec.name} stage draws nothing at points, so processors and watermarks have no "
+        "effect; set passes, or the watermark to off"
+      )
     if options.passes == () and not self.spec.uses_codebooks(self.decoder.config):
       raise UserError(f"the {self.spec.name} stage has plain heads, which predict no points")
     return FilledWindows(self, call, reads, prompts)
 
   def rehearsed(self) -> "ParallelSampler":
     """Returns a sampler whose decoder draws at random."""
+    assert isinstance(self.decoder, ParallelDecoder)
     other = copy.copy(self)
     other.decoder = RehearsedParallelDecoder(self.decoder)
     return other

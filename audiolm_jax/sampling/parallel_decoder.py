@@ -9,11 +9,14 @@ masks the least confident ones again. The level, the pass and all settings are a
 number of programs depends neither on the levels nor on the passes.
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +24,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
 from audiolm_jax.core import modules
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.parallel import UNKNOWN, ParallelConfig, ParallelSpec
-from audiolm_jax.lm.stage import CODEBOOKS, Stage
-from audiolm_jax.sampling.decoder import row_bucket
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.sampling.decoder import ready, row_bucket, rows_of
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, keep_top_k, keep_top_p
-from audiolm_jax.sampling.loop import repeated
+from audiolm_jax.sampling.processors import Context, Processor, apply
 
 # Number of lengths of windows, for each of which programs are compiled.
 BUCKETS = 4
@@ -81,6 +84,7 @@ class Pass(NamedTuple):
     choice_noise: scale of the Gumbel noise of the confidences.
     guidance: see `FillingConfig`.
     controls: settings of the draw.
+    arrays: the arrays of each processor.
   """
 
   level: Int[Array | np.int32, ""]
@@ -89,6 +93,7 @@ class Pass(NamedTuple):
   choice_noise: Float[Array | np.float32, ""]
   guidance: Float[Array | np.float32, ""]
   controls: Controls
+  arrays: tuple[PyTree, ...] = ()
 
 
 class ParallelDecoder:
@@ -108,7 +113,7 @@ class ParallelDecoder:
     self.spec = cast(ParallelSpec, stage.spec)
     self.filling = config.filling
     self.config = dataclasses.replace(shape, transformer=layers)
-    self.params = _ready(stage.spec.inference_params(stage.params), dtype)
+    self.params = ready(stage.spec.inference_params(stage.params), dtype)
 
   def fill(
     self,
@@ -132,7 +137,7 @@ class ParallelDecoder:
     per_turn = self._per_turn(longest)
     turns = range(0, len(gaps), per_turn)
     total = len(turns) * longest * self.spec.num_quantizers
-    results = []
+    results: list[Int[np.ndarray, "frames levels"]] = []
     for turn, start in enumerate(turns):
       part = [*range(start, min(start + per_turn, len(gaps)))]
 
@@ -140,7 +145,7 @@ class ParallelDecoder:
         if progress is not None:
           progress(longest * (turn * self.spec.num_quantizers + levels), total)
 
-      results += self._filled([gaps[i] for i in part], _rows_of(keys, part), options, report)
+      results += self._filled([gaps[i] for i in part], rows_of(keys, part), options, report)
     return results
 
   def prepare(
@@ -155,7 +160,7 @@ class ParallelDecoder:
     """
     options = options or SamplingOptions()
     first = [*range(min(len(gaps), self._per_turn(max(len(gap.semantic) for gap in gaps))))]
-    codes, semantic, rows = self._arrays([gaps[i] for i in first], _rows_of(keys, first))
+    codes, semantic, rows = self._arrays([gaps[i] for i in first], rows_of(keys, first))
     inputs = self._inputs(semantic, options)
     encode.prepare(self.spec, self.config, self.params, codes, inputs, rows.lengths)
     layers = self.config.transformer
@@ -166,7 +171,8 @@ class ParallelDecoder:
       choose_point.prepare(self.spec, self.config, self.params, hidden, codes, rows)
     else:
       settings = self._pass(options, 0, 0, 1)
-      choose.prepare(self.spec, self.config, self.params, hidden, codes, rows, settings)
+      static = self.spec, self.config, options.processors
+      choose.prepare(*static, self.params, hidden, codes, rows, settings)
 
   def _filled(
     self,
@@ -178,6 +184,7 @@ class ParallelDecoder:
     codes, semantic, rows = self._arrays(gaps, keys)
     inputs = self._inputs(semantic, options)
     fixed = self.spec, self.config, self.params
+    static = self.spec, self.config, options.processors
     report(0)
     if options.passes == ():
       hidden = encode(*fixed, codes, inputs, rows.lengths)
@@ -189,7 +196,7 @@ class ParallelDecoder:
           if hidden is None or count:
             hidden = encode(*fixed, codes, inputs, rows.lengths)
           settings = self._pass(options, level, number, max(count, 1))
-          codes = choose(*fixed, hidden, codes, rows, settings)
+          codes = choose(*static, self.params, hidden, codes, rows, settings)
         report(level + 1)
     found = np.asarray(codes)
     return [found[row, : len(gap.semantic)] for row, gap in enumerate(gaps)]
@@ -218,6 +225,7 @@ class ParallelDecoder:
       np.float32(self.filling.choice_noise * (1 - done)),
       np.float32(self._guidance(options)),
       options.controls,
+      tuple(processor.arrays() for processor in options.processors),
     )
 
   def _guidance(self, options: SamplingOptions) -> float:
@@ -246,14 +254,14 @@ class ParallelDecoder:
       semantic[row, : len(gap.semantic)] = gap.semantic
     numbers = [(gap.start, len(gap.known), len(gap.semantic)) for gap in padded]
     starts, known, lengths = np.array(numbers, np.int32).T
-    return codes, semantic, Rows(_rows_of(keys, order), starts, known, lengths)
+    return codes, semantic, Rows(rows_of(keys, order), starts, known, lengths)
 
   def _per_turn(self, frames: int) -> int:
     """Returns the largest number of rows whose attention weights fit in `ATTENTION_BYTES`."""
     return max(1, ATTENTION_BYTES // (8 * self.config.transformer.num_heads * frames**2))
 
 
-@functools.partial(StoredProgram, static_argnums=(0, 1))
+@functools.partial(StoredProgram[Array], static_argnums=(0, 1))
 def encode(
   spec: ParallelSpec,
   config: ParallelConfig,
@@ -269,10 +277,11 @@ def encode(
   return modules.apply(spec.model(config), params, *inputs, method="hidden")
 
 
-@functools.partial(StoredProgram, static_argnums=(0, 1))
+@functools.partial(StoredProgram[Array], static_argnums=(0, 1, 2))
 def choose(
   spec: ParallelSpec,
   config: ParallelConfig,
+  processors: tuple[Processor, ...],
   params: Params,
   hidden: Float[Array, "inputs frames embed"],
   codes: Int[Array, "rows frames levels"],
@@ -291,6 +300,10 @@ def choose(
     without = logits[count:]
     logits = without + settings.guidance * (logits[:count] - without)
   flat = logits.reshape(count * frames, -1)
+  if processors:
+    frame = (rows.starts[:, None] + _frames(codes)).reshape(-1)
+    context = Context(frame, jnp.asarray(settings.level), codes.reshape(count * frames, 1, -1))
+    flat = apply(processors, settings.arrays, flat, context)
   uniform = _uniform(rows, frames, settings).reshape(count * frames, 2)
   drawn, confidence = _drawn(flat, uniform[:, 0], settings.controls)
   noise = -jnp.log(-jnp.log(jnp.clip(uniform[:, 1], 1e-7, 1 - 1e-7)))
@@ -306,7 +319,7 @@ def choose(
   return codes.at[..., settings.level].set(jnp.where(kept, drawn.reshape(count, frames), current))
 
 
-@functools.partial(StoredProgram, static_argnums=(0, 1))
+@functools.partial(StoredProgram[Array], static_argnums=(0, 1))
 def choose_point(
   spec: ParallelSpec,
   config: ParallelConfig,
@@ -335,10 +348,10 @@ def _uniform(rows: Rows, frames: int, settings: Pass) -> Float[Array, "rows fram
   """Returns random numbers that depend on the row's key, the frame in its clip and the pass."""
   draw = settings.level * _PASSES + settings.number
 
-  def of_frame(key, frame):
+  def of_frame(key: Key[Array, ""], frame: Int[Array, ""]) -> Float[Array, "2"]:
     return jax.random.uniform(jax.random.fold_in(key, frame), (2,))
 
-  def of_row(key, start):
+  def of_row(key: Key[Array, ""], start: Int[Array, ""]) -> Float[Array, "frames 2"]:
     key = jax.random.fold_in(key, draw)
     return jax.vmap(of_frame, (None, 0))(key, start + jnp.arange(frames))
 
@@ -366,21 +379,3 @@ def _drawn(
   found = jnp.minimum(found, logits.shape[-1] - 1)
   drawn = jnp.where(greedy, jnp.argmax(logits, axis=-1), found).astype(jnp.int32)
   return drawn, jnp.take_along_axis(log_probabilities, drawn[:, None], axis=-1)[:, 0]
-
-
-def _rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chosen"]:
-  """Returns rows of the keys; runs no program if those are all rows."""
-  if [*rows] == [*range(len(keys))]:
-    return keys
-  return repeated(keys, np.array(rows, np.int32))
-
-
-def _ready(params: Params, dtype: str) -> Any:
-  """Moves parameters to the device, with matrices in the dtype of the computation."""
-
-  def ready(path, value):
-    # Rounded codebooks would not be those of the codec.
-    is_exact = value.ndim <= 1 or path[-1].key == CODEBOOKS
-    return np.asarray(value).astype("float32" if is_exact else jnp.dtype(dtype), copy=False)
-
-  return jax.device_put(jax.tree_util.tree_map_with_path(ready, params))

@@ -5,15 +5,19 @@ change without a compilation are its `arrays`; such fields have `compare=False`,
 reads their values from its argument only.
 """
 
+# The annotations of JAX leave out some types.
+# pyright: reportUnknownMemberType=false
+
 import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Float, Int, PyTree
+import numpy as np
+from jaxtyping import Float, Int
 
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.sampling.logits import only
 
 
@@ -27,7 +31,7 @@ class Context(NamedTuple):
       whether from a prompt, from a source or drawn; -1 elsewhere.
   """
 
-  frame: Int[Array, "batch"]
+  frame: Int[Array | np.ndarray, "batch"]
   level: Int[Array, ""] | int
   codes: Int[Array, "batch frames levels"]
 

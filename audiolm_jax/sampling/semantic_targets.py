@@ -42,7 +42,7 @@ class SemanticTargets(Targets, abc.ABC):
     """Samples tokens of each row, given as much history as a training example contains."""
     if not counts:
       return {}
-    prompts = {}
+    prompts: dict[int, Prompt] = {}
     for row, count in counts.items():
       history = cut_runs(self.rows[row], self.spec.run_limit)
       # The length includes new tokens; the history has at least half an example.
@@ -64,7 +64,7 @@ class KeptRepeats(SemanticTargets):
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
     """Samples once for all rows that are too short."""
-    counts = {}
+    counts: dict[int, int] = {}
     longest = self.spec.crop_steps
     for row, seconds in until.items():
       known, total = len(self.rows[row]), self.total(row)
@@ -133,7 +133,8 @@ class CollapsedRepeats(SemanticTargets):
     self, windows: Mapping[int, Window], frame_rate: float, index: int
   ) -> dict[int, Semantic]:
     """Returns the tokens of the overlap, retokenized, and new ones for the rest of the window."""
-    counts, prefixes = {}, {}
+    counts: dict[int, int] = {}
+    prefixes: dict[int, Semantic] = {}
     for row, window in windows.items():
       given = steps_of_frames(window.start, window.known, frame_rate, self.rate)
       if given.stop > len(self.rows[row]):

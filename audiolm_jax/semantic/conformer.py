@@ -281,7 +281,7 @@ class ConformerStack(nn.Module):
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         # Flax declares integers.
-        in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+        in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]: Flax declares integers
         length=self.depth,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )

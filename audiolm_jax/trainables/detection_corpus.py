@@ -44,6 +44,8 @@ class CorpusConfig:
     max_pieces: largest number of pieces in each split; None for all.
     batch_size: number of prompts that are continued together.
     seed: seed of the choice of pieces and of sampling.
+    watermark: strength of the mark in the continuations, as in `Settings`; off by default, so that
+      a detector learns the work of the stages and not the mark.
   """
 
   prompt_seconds: float = 3.0
@@ -53,6 +55,7 @@ class CorpusConfig:
   max_pieces: int | None = None
   batch_size: int = 8
   seed: int = 0
+  watermark: float | str | None = "off"
 
 
 class Pair(NamedTuple):
@@ -173,6 +176,7 @@ def _pairs_of_batch(
     prompt_seconds=None,
     prompt_audio=PromptAudio.NONE,
     seed=seed,
+    watermark=config.watermark,
   )
   pairs = []
   for waveform, result in zip(recordings, made, strict=True):
@@ -211,8 +215,8 @@ def _check_settings(
     before = plain_json.parse(path.read_bytes()) if path.exists() else settings
     if not isinstance(before, dict):
       raise ValueError("its corpus.json is no JSON object")
-    # Earlier versions did not record the recordings.
-    before = {"recordings": settings["recordings"]} | before
+    # Earlier versions did not record the recordings and had no watermark.
+    before = {"recordings": settings["recordings"], "watermark": "off"} | before
   except (OSError, ValueError) as error:
     raise DataError(f"cannot use {folder}: {error}; choose another folder") from error
   if before != settings:

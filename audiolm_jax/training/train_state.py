@@ -102,5 +102,5 @@ def apply_if_finite(
   """
   finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
   kept = optax.tree.where(finite, new, old)
-  kept = dataclasses.replace(kept, step=new.step)  # type: ignore[type-var,attr-defined]
+  kept = dataclasses.replace(kept, step=new.step)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]: any dataclass with a step
   return kept, 1.0 - finite.astype(jnp.float32)

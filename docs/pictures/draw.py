@@ -160,6 +160,7 @@ def bundle() -> str:
     ("coarse", "coarse_stage.safetensors", "levels 1 to 4; likewise"),
     ("fine", "fine_stage.safetensors", "levels 5 to 12; likewise; there may be none"),
     ("wave", "detector.safetensors", "tells its samples from recordings; there may be none"),
+    ("coarse", "watermark.safetensors", "communities of codes to mark; there may be none"),
     ("wave", "MODEL_CARD.md", "what it is for, what was measured, where it fails"),
   )
   parts = []
@@ -167,7 +168,7 @@ def bundle() -> str:
     y = 20 + 44 * number
     parts.append(box(20, y, 270, 36, kind, name))
     parts.append(words(306, y + 23, what))
-  return picture("The files of a bundle", 810, 384, parts)
+  return picture("The files of a bundle", 810, 428, parts)
 
 
 def entry(x: float, y: float, kind: str) -> str:
@@ -198,7 +199,35 @@ def passes() -> str:
   return picture("The masks before and after each pass of a parallel stage", 810, 328, parts)
 
 
+# The level-1 communities of the picture's frames, and whether each of eight is green after each.
+COMMUNITIES = (3, 6, 1, 4, 2)
+GREEN = ("ABBABAAB", "BABBAABA", "AABABBBA", "BBAAABAB", "ABABBABA")
+
+
+def watermark() -> str:
+  """Frames of codes; after each community, another half of the communities is green."""
+  parts = [words(16, 44, "community of"), words(16, 61, "the frame before")]
+  for number, community in enumerate(COMMUNITIES):
+    x = 160 + 130 * number
+    parts.append(box(x, 28, 96, 36, "wave", str(community)))
+    parts.append(arrow((x + 48, 64), (x + 48, 96)))
+    green = {i for i, letter in enumerate(GREEN[number]) if letter == "A"}
+    for index in range(8):
+      kind = "coarse" if index in green else "semantic"
+      left, top = x + 48 * (index % 2), 100 + 26 * (index // 2)
+      parts.append(box(left, top, 46, 22, kind, str(index)))
+    if number:
+      parts.append(arrow((x - 78 + 44, 46), (x - 4, 46)))
+  parts += [words(16, 126, "communities of"), words(16, 143, "the next code")]
+  parts.append(box(160, 222, 46, 22, "coarse", ""))
+  parts.append(words(214, 238, "green: its codes are sampled more often"))
+  parts.append(box(500, 222, 46, 22, "semantic", ""))
+  parts.append(words(554, 238, "the others"))
+  return picture("Another half of the communities is green after each community", 810, 262, parts)
+
+
 PICTURES = {
+  "watermark": watermark,
   "passes": passes,
   "tokens": tokens,
   "stages": stages,

@@ -66,7 +66,7 @@ def test_saving_what_was_loaded_gives_the_same_files(saved, tmp_path):
 def test_float16_keeps_the_tokenizers_that_stages_were_trained_on(miniature_bundle, tmp_path):
   loaded = load_bundle(save_bundle(miniature_bundle, tmp_path / "a", storage="float16"))
   assert loaded.token_hash == miniature_bundle.token_hash
-  assert_same_params(loaded.codec.params, miniature_bundle.codec.params)
+  assert_same_params(loaded.codec.params, miniature_bundle.codec.params)  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
   stage = loaded.stages["coarse"]
   assert tensors.survives(stage.params, Storage.FLOAT16)
   assert not tensors.survives(miniature_bundle.stages["coarse"].params, Storage.FLOAT16)
@@ -92,7 +92,7 @@ def test_narrow_tokenizers_with_hardly_used_weights_load_again(miniature_bundle,
   codec = type(miniature_bundle.codec)(miniature_bundle.codec.config, faded)
   bundle = dataclasses.replace(miniature_bundle, codec=codec, stages={})
   loaded = load_bundle(save_bundle(bundle, tmp_path / "faded", storage="int8"))
-  assert tensors.survives(loaded.codec.params, Storage.INT8)
+  assert tensors.survives(loaded.codec.params, Storage.INT8)  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
 
 
 def test_int8_stages_keep_their_tokens_and_stay_as_they_are(miniature_bundle, tmp_path):

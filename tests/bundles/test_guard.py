@@ -13,6 +13,7 @@ import safetensors.numpy
 from audiolm_jax.bundles import folder, load_bundle, save_bundle
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.detection.classifier import ClassifierConfig
+from audiolm_jax.detection.watermark import WatermarkConfig
 from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.sampling import registry
 
@@ -179,6 +180,7 @@ def classes():
     for kind in kinds:
       yield folder.tokenizer_classes(name, kind)[0]
   yield ClassifierConfig
+  yield WatermarkConfig
   for kind in ("autoregressive",):
     spec = registry.spec_class({"kind": kind})
     yield from (spec, spec.config_class())
@@ -210,7 +212,8 @@ def test_every_configuration_computes_its_shapes_without_a_network():
 def test_a_bundle_that_could_not_be_read_again_is_not_written(valid, tmp_path):
   bundle = load_bundle(valid)
   codec = type(bundle.codec)(
-    dataclasses.replace(bundle.codec.config, dilations=(1, 3, 10**6)), bundle.codec.params
+    dataclasses.replace(bundle.codec.config, dilations=(1, 3, 10**6)),  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]: this bundle's codec has it
+    bundle.codec.params,  # pyright: ignore[reportAttributeAccessIssue]: this bundle's codec has it
   )
   for changed, words in (
     (dataclasses.replace(bundle, name="\x1b"), "use at most 256 printable characters"),

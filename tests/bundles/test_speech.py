@@ -9,6 +9,7 @@ from helpers_conditioned import CONFIG, SPEC, conditioned_params
 
 from audiolm_jax.bundles import load_bundle, save_bundle, speech
 from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.io import provenance
 from audiolm_jax.lm.stage import Stage
 from tests.conftest import melody
@@ -104,6 +105,17 @@ def test_a_stream_yields_what_speak_returns(bundle, plain):
   assert len(pieces) > 1 and stream.samples == len(plain.waveform)
   np.testing.assert_allclose(np.concatenate(pieces), plain.waveform, atol=1e-5)
   np.testing.assert_array_equal(stream.tokens.codes, plain.tokens.codes)
+
+
+def test_a_watermark_marks_spoken_codes_by_default(bundle, plain):
+  config = WatermarkConfig(2, 16, "0" * 32, strength=8.0)
+  mark = Watermark(config, np.tile(np.arange(16), (2, 1)))
+  marked = dataclasses.replace(bundle, watermark=mark)
+  found = marked.speak(TEXT, seed=3)
+  assert found.watermark == 8.0 and plain.watermark == 0.0
+  assert found.tokens.codes.tobytes() != plain.tokens.codes.tobytes()
+  off = marked.speak(TEXT, seed=3, watermark="off")
+  np.testing.assert_array_equal(off.tokens.codes, plain.tokens.codes)
 
 
 def test_a_text_stage_does_not_change_continuations(bundle):

@@ -1,5 +1,6 @@
 """Models that are arithmetic, each with a function that gives its results for a whole clip."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ class Toy(NamedTuple):
   """A model; what it makes of a clip alone; and the shapes of the chunks that it received."""
 
   model: ChunkedModel
-  expected: object
+  expected: Callable[[np.ndarray], np.ndarray]
   calls: list
 
 
@@ -33,7 +34,7 @@ def neighbours(largest: int = 16) -> Toy:
 
   def expected(clip):
     means = np.pad(clip, (0, -len(clip) % UNIT)).reshape(-1, UNIT).mean(axis=-1)
-    return np.repeat(sums(means[None])[0], 2)
+    return np.repeat(sums(means[None])[0], 2)  # pyright: ignore[reportIndexIssue]: a sum of arrays
 
   nothing = np.zeros(0, np.float32)
   sizes = Sizes.in_steps(largest, 4)

@@ -71,7 +71,7 @@ def frame_rate_codec() -> FrameRateCodec:
   """The same of a frame-rate codec."""
   waveform = chirp(32_000)[None]
   keys = jax.random.split(jax.random.key(0))
-  params = meta.unbox(FRAME_RATE.init_params(keys, waveform))
-  latents = FRAME_RATE.encode_latents(params["encoder"], waveform)
+  params = meta.unbox(FRAME_RATE.init_params(keys, waveform))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
+  latents = FRAME_RATE.encode_latents(params["encoder"], waveform)  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   quantizer = kmeans_start(latents.reshape(-1, 8), 3, 16, jax.random.key(2))
   return FrameRateCodec(FRAME_RATE, params | {"codebooks": quantizer.codebooks})

@@ -5,6 +5,7 @@ import pytest
 from flax.core import meta
 
 from audiolm_jax.codec.causal import CausalConv, ResidualUnit, StridedConv, TransposedConv
+from audiolm_jax.core import modules
 
 CHANNELS = 3
 
@@ -16,7 +17,7 @@ def noise(*shape: int) -> np.ndarray:
 def run(layer, x, state):
   params = meta.unbox(layer.init(jax.random.key(0), x, state))["params"]
   params = jax.tree.map(lambda p: jnp.asarray(noise(*p.shape)), params)  # biases are not 0 either
-  return params, *layer.apply({"params": params}, x, state)
+  return params, *modules.apply(layer, params, x, state)
 
 
 @pytest.mark.parametrize("dilation", [1, 3])
@@ -75,7 +76,7 @@ def test_untrained_layers_keep_what_passes_through_them():
 def test_two_pieces_are_the_whole(layer, context):
   x, zeros = noise(2, 24, CHANNELS), np.zeros((2, *context), np.float32)
   params, whole, last = run(layer, x, zeros)
-  first, state = layer.apply({"params": params}, x[:, :8], zeros)
-  second, state = layer.apply({"params": params}, x[:, 8:], state)
+  first, state = modules.apply(layer, params, x[:, :8], zeros)
+  second, state = modules.apply(layer, params, x[:, 8:], state)
   np.testing.assert_allclose(np.concatenate([first, second], 1), whole, atol=1e-5)
   np.testing.assert_allclose(state, last, atol=1e-5)

@@ -33,7 +33,7 @@ def test_the_spectrogram_judge_gives_one_logit_per_eight_frames():
   logits, features = _judge(SMALL)
   frames = 16_000 // 256 - 3
   assert logits[3].shape == (1, -(-frames // 8))
-  assert features[3][-1].shape[2] == 8
+  assert features[3][-1].shape[2] == 8  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]: Flax declares a union
 
 
 def test_paper_channels_are_capped_at_1024():

@@ -24,7 +24,7 @@ from .conftest import FRAME_RATE, chirp
 def params():
   waveform = chirp(3200)[None]
   keys = jax.random.split(jax.random.key(0))
-  return meta.unbox(FRAME_RATE.init_params(keys, waveform))
+  return meta.unbox(FRAME_RATE.init_params(keys, waveform))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
 
 
 def test_the_defaults_are_six_kilobits_and_forty_milliseconds():
@@ -66,7 +66,7 @@ def test_no_latent_depends_on_later_samples(params):
 def test_samples_depend_on_as_many_later_short_frames_as_stated(lead, lookahead):
   config = dataclasses.replace(FRAME_RATE, window_lead=lead, lookahead_frames=lookahead)
   keys = jax.random.split(jax.random.key(0))
-  params = meta.unbox(config.init_params(keys, chirp(3200)[None]))["decoder"]
+  params = meta.unbox(config.init_params(keys, chirp(3200)[None]))["decoder"]  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   latents = np.random.default_rng(0).normal(size=(1, 10, 8)).astype(np.float32)
   changed = latents.copy()
   changed[:, 6:] *= -1
@@ -101,7 +101,7 @@ def test_a_window_of_constant_magnitude_is_the_transform_of_its_spectrum(params)
   head[0] = 1 + np.log(50.0)
   head[1, 8] = 2.0  # 8 periods in a window of 320 samples: 400 Hz
   frozen["output"]["bias"] = jnp.asarray(head.reshape(-1))
-  waveform = FRAME_RATE.decode_latents(frozen, np.zeros((1, 12, 8), np.float32))[0]
+  waveform = FRAME_RATE.decode_latents(frozen, np.zeros((1, 12, 8), np.float32))[0]  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   time = np.arange(4 * 320, 8 * 320)
   tone = 2 * 100 / 320 * np.cos(2 * np.pi * 8 * time / 320)
   np.testing.assert_allclose(waveform[4 * 320 : 8 * 320], tone, atol=1e-5)

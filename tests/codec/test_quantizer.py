@@ -119,7 +119,7 @@ def test_moving_average_codebooks_converge_to_the_cluster_means():
 def test_a_dead_code_is_restarted_at_a_vector_of_the_batch():
   _, x = _clusters(vectors=64)
   state = kmeans_start(x, 1, 8, jax.random.key(0))
-  far = state.replace(
+  far = state.replace(  # pyright: ignore[reportAttributeAccessIssue]: flax.struct adds it
     codebooks=state.codebooks.at[0, 3].set(1e3), counts=state.counts.at[0, 3].set(0.0)
   )
   _, _, new, aux = _train(x[None], far, restart_share=0.1)
@@ -130,6 +130,6 @@ def test_a_dead_code_is_restarted_at_a_vector_of_the_batch():
 def test_perplexity_of_even_use_is_the_codebook_size():
   book = jnp.eye(8)[None]
   x = jnp.tile(jnp.eye(8), (4, 1))[None]
-  state = kmeans_start(x[0], 1, 8, jax.random.key(0)).replace(codebooks=book)
+  state = kmeans_start(x[0], 1, 8, jax.random.key(0)).replace(codebooks=book)  # pyright: ignore[reportAttributeAccessIssue]: flax.struct adds it
   _, _, _, aux = _train(x, state)
   np.testing.assert_allclose(aux["perplexity"][0], 8.0, rtol=0.05)

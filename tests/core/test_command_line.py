@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from audiolm_jax.core.command_line import exit_code
+from audiolm_jax.core.command_line import exit_code, takes_arguments
 
 REPO = Path(__file__).parents[2]
 
@@ -43,10 +43,10 @@ def test_a_missing_module_of_this_project_keeps_its_traceback():
 
 
 def test_standard_input_as_a_file_is_refused_by_its_name(capsys):
+  @takes_arguments
   def main(argv):
     raise AssertionError(argv)
 
-  main.takes_arguments = True
   assert exit_code(main, ["detect", "-"]) == 2
   message = "error: - is standard input, which is not read; give the name of a file\n"
   assert capsys.readouterr().err == message

@@ -21,7 +21,7 @@ class Scale(nn.Module):
 
 def test_a_parameter_has_its_logical_axes_and_is_a_plain_array_in_the_module():
   params = Scale().init(jax.random.key(0), np.ones(2, np.float32))["params"]
-  assert params["scale"].names == ("embed",)
+  assert params["scale"].names == ("embed",)  # pyright: ignore[reportAttributeAccessIssue]: Flax declares a union
   assert meta.unbox(params)["scale"].tolist() == [3.0, 3.0]
 
 

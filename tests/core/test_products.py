@@ -25,7 +25,7 @@ def _value_and_gradients(x, kernel, weights):
 
 def test_float32_is_the_default_and_exact():
   x, kernel = _operands((2, 5), 7, 3)
-  np.testing.assert_allclose(matmul(x, kernel), x @ kernel, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(matmul(x, kernel), x @ kernel, rtol=1e-5, atol=1e-5)  # pyright: ignore[reportArgumentType]: NumPy arrays serve
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_bfloat16_rounds_operands_and_nothing_else(rows, inputs, outputs):
   weights = np.asarray(
     jnp.asarray(np.random.default_rng(1).normal(size=(*rows, outputs)), jnp.bfloat16), np.float32
   )
-  wanted = _value_and_gradients(*exact, weights)
+  wanted = _value_and_gradients(*exact, weights)  # pyright: ignore[reportCallIssue]: the length of the tuple is not known
   with precision(Precision.BFLOAT16):
     found = jax.jit(_value_and_gradients)(*exact, weights)
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
@@ -51,7 +51,7 @@ def test_bfloat16_rounds_operands_and_nothing_else(rows, inputs, outputs):
 def test_bfloat16_differs_from_float32_by_its_rounding():
   x, kernel = _operands((20,), 64, 16)
   with precision("bfloat16"):
-    rounded = matmul(x, kernel)
+    rounded = matmul(x, kernel)  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   difference = np.abs(rounded - x @ kernel)
   assert 1e-4 < np.max(difference) < 0.2
 
@@ -83,12 +83,14 @@ def test_dot_general_over_several_axes_is_that_of_jax_on_rounded_operands():
   kernel = kernel.reshape(6, 3, 7)[None].repeat(2, 0)
   axes = (((2, 3), (0, 1)), ((), ()))
   wanted = jax.lax.dot_general(
-    *(a.astype(jnp.bfloat16) for a in (x, kernel)), axes, preferred_element_type=jnp.float32
+    *(a.astype(jnp.bfloat16) for a in (x, kernel)),
+    axes,  # pyright: ignore[reportCallIssue]: the length of the tuple is not known
+    preferred_element_type=jnp.float32,
   )
   with precision("bfloat16"):
-    found = products.dot_general(x, kernel, axes)
+    found = products.dot_general(x, kernel, axes)  # pyright: ignore[reportArgumentType]: NumPy arrays serve
     with pytest.raises(ValueError, match="cannot contract"):
-      products.dot_general(x, kernel, (((3,), (1,)), ((2,), (0,))))
+      products.dot_general(x, kernel, (((3,), (1,)), ((2,), (0,))))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 

@@ -99,7 +99,7 @@ def test_source_bundle_and_store_may_be_urls(bundle_dir, corpus, local_store):
       with storage.write_whole(f"memory://beam/{name}/{path.relative_to(folder)}") as file:
         file.write(path.read_bytes())
   urls = [f"memory://beam/{name}" for name in ("bundle", "store", "corpus/manifest.jsonl")]
-  assert _run(Job(*urls, clips_per_shard=2)).info.complete
+  assert _run(Job(*urls, clips_per_shard=2)).info.complete  # pyright: ignore[reportArgumentType]: two paths
   _assert_same_tokens("memory://beam/store", local_store)
 
 

@@ -65,7 +65,7 @@ def test_gain_and_crop_of_one_seed_are_independent():
 def test_pcm16_is_exact_for_16_bit_samples():
   pcm = np.array([-32768, -1, 0, 1, 32767], np.int16)
   np.testing.assert_array_equal(examples.to_pcm16(examples.from_pcm16(pcm)), pcm)
-  assert examples.to_pcm16(np.float32([1.0, -1.0])).tolist() == [32767, -32768]
+  assert examples.to_pcm16(np.float32([1.0, -1.0])).tolist() == [32767, -32768]  # pyright: ignore[reportArgumentType]: it is an array
 
 
 def test_segments_cover_the_clip_and_are_neither_long_nor_short():
@@ -133,7 +133,7 @@ def test_windows_cover_the_clip_once_in_order():
 
 def test_every_crop_fits_its_stage():
   rng = np.random.default_rng(0)
-  for spec in stages.speech_stages().values():
+  for spec in stages.paper_stages().values():
     for i in range(20):
       steps = int(rng.integers(1, 1000))
       semantic = rng.integers(0, 1024, steps)

@@ -112,7 +112,7 @@ def test_folders_and_manifests_in_a_bucket_are_read_like_those_on_disk(corpus, t
   assert [(c.id, c.split, c.speaker) for c in there] == [(c.id, c.split, c.speaker) for c in here]
   for one, other in zip(there, here, strict=True):
     waveforms = [manifest.read_clip(clip, 16_000) for clip in (one, other)]
-    np.testing.assert_array_equal(*waveforms)
+    np.testing.assert_array_equal(*waveforms)  # pyright: ignore[reportArgumentType]: two arrays
 
 
 @pytest.mark.parametrize("above", ["", "LibriSpeech/", "corpora/english/LibriSpeech/"])

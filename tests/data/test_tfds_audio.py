@@ -83,12 +83,12 @@ def test_splits_are_joined_and_clips_have_their_names_speakers_and_samples(data_
   source = TfdsAudioDataSource("tfds:miniature_speech")
   assert set(source.splits) == {"train", "valid", "test"}
   assert [source.num_clips(split) for split in ("train", "valid", "test")] == [5, 1, 2]
-  found = {e["id"].decode(): e for e in _examples(source, "train")}
+  found = {e["id"].decode(): e for e in _examples(source, "train")}  # pyright: ignore[reportAttributeAccessIssue]: TensorFlow gives bytes
   assert len(found) == 5
   for split in ("train_clean100", "train_other500"):
     for i in range(COUNTS[split]):
       example = found[f"miniature_speech/{split}/utterance{i}"]
-      assert example["speaker"].decode() == str(10 + i)
+      assert example["speaker"].decode() == str(10 + i)  # pyright: ignore[reportAttributeAccessIssue]: TensorFlow gives bytes
       expected = (_samples(split, i) / 32768).astype(np.float32)
       np.testing.assert_array_equal(example["waveform"], expected)
 

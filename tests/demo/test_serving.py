@@ -130,9 +130,9 @@ def test_a_stop_takes_effect_before_there_is_any_new_sound(demo_bundle, jobs, as
 
 def test_a_page_that_is_left_ends_its_job(demo_bundle, jobs, ask):
   steps = serve(ask(duration=20.0), "me", {"miniature": demo_bundle}, Limits(), jobs)
-  next(steps), next(steps)
+  next(steps), next(steps)  # pyright: ignore[reportUnusedExpression]: for its effect
   assert jobs.num_active == 1
-  steps.close()
+  steps.close()  # pyright: ignore[reportAttributeAccessIssue]: it is a generator
   assert jobs.num_active == 0
 
 

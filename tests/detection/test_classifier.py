@@ -27,9 +27,9 @@ def test_logits_of_any_length_do_not_depend_on_the_batch(dtype, samples):
   model = Classifier(config)
   params = meta.unbox(jax.jit(model.init)(jax.random.key(0), sounds))
   together = model.apply(params, sounds)
-  assert together.shape == (3, 5) and together.dtype == jnp.float32
-  alone = np.concatenate([model.apply(params, sound[None]) for sound in sounds])
-  np.testing.assert_allclose(together, alone, atol=1e-5 if dtype == "float32" else 0.1)
+  assert together.shape == (3, 5) and together.dtype == jnp.float32  # pyright: ignore[reportAttributeAccessIssue]: Flax declares a union
+  alone = np.concatenate([model.apply(params, sound[None]) for sound in sounds])  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
+  np.testing.assert_allclose(together, alone, atol=1e-5 if dtype == "float32" else 0.1)  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
   assert np.abs(together[0] - together[1]).max() > 1e-3
 
 

@@ -80,9 +80,9 @@ class FrameCodec:
 def test_codes_are_kept_where_they_are_encoded_again_in_the_same_frames():
   # Half a frame later each mean is that of two neighbours: 0.25, then 0.50 twice, then 0.53.
   codes = np.array([[5, 0], [5, 0], [5, 0], [5, 6]])
-  kept = evaluation.kept_codes(FrameCodec(), codes, 16)
+  kept = evaluation.kept_codes(FrameCodec(), codes, 16)  # pyright: ignore[reportArgumentType]: a double
   np.testing.assert_array_equal(kept, [[1, 1], [3 / 4, 2 / 4]])
-  np.testing.assert_array_equal(evaluation.kept_codes(FrameCodec(), codes, 14)[0], [3 / 4, 3 / 4])
+  np.testing.assert_array_equal(evaluation.kept_codes(FrameCodec(), codes, 14)[0], [3 / 4, 3 / 4])  # pyright: ignore[reportArgumentType]: a double
 
 
 def test_each_decoded_clip_is_passed_on_with_its_number_of_levels(pulse_codec):

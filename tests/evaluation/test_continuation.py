@@ -8,7 +8,7 @@ RATE = 16_000
 
 def voice(frequency: float, seconds: float, level: float = 0.1) -> np.ndarray:
   t = np.arange(round(seconds * RATE)) / RATE
-  return (level * sum(np.sin(2 * np.pi * k * frequency * t) / k for k in range(1, 9))).astype(
+  return (level * sum(np.sin(2 * np.pi * k * frequency * t) / k for k in range(1, 9))).astype(  # pyright: ignore[reportAttributeAccessIssue]: a sum of arrays
     np.float32
   )
 

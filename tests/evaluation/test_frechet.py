@@ -78,7 +78,7 @@ def test_distance_of_covariances_that_share_no_axes_is_by_the_root_of_their_prod
   rng = np.random.default_rng(2)
   one, other = (rng.standard_normal((80, DIM)) @ rng.standard_normal((DIM, DIM)) for _ in range(2))
   a, b = np.cov(one.T), np.cov(other.T)
-  root = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).real.sum()
+  root = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).real.sum()  # pyright: ignore[reportAttributeAccessIssue]: NumPy leaves the type out
   expected = np.square(one.mean(0) - other.mean(0)).sum() + np.trace(a + b) - 2 * root
   assert frechet.frechet_distance(one, other) == pytest.approx(expected, abs=1e-5)
 

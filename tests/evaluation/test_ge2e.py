@@ -50,7 +50,7 @@ def test_the_network_is_three_lstm_layers_a_dense_one_and_a_length_of_1(weights)
     ):
       gates |= {f"i{name}": {"kernel": i.T}, f"h{name}": {"kernel": h.T, "bias": b}}
     expected = nn.RNN(nn.OptimizedLSTMCell(DIM)).apply({"params": {"cell": gates}}, expected)
-  expected = jax.nn.relu(expected[:, -1] @ weights["linear.weight"].T + weights["linear.bias"])
+  expected = jax.nn.relu(expected[:, -1] @ weights["linear.weight"].T + weights["linear.bias"])  # pyright: ignore[reportArgumentType, reportCallIssue]: it is an array
   expected /= jnp.linalg.norm(expected, axis=-1, keepdims=True)
   np.testing.assert_allclose(ge2e._embed_pieces(weights, mel), expected, atol=1e-5)
 
@@ -114,8 +114,8 @@ def torch_names(monkeypatch):
     utils.__name__,
     "_rebuild_tensor_v2",
   )
-  utils._rebuild_tensor_v2 = _rebuild_tensor_v2
-  torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+  utils._rebuild_tensor_v2 = _rebuild_tensor_v2  # pyright: ignore[reportAttributeAccessIssue]: the module is a double
+  torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})  # pyright: ignore[reportAttributeAccessIssue]: the module is a double
   monkeypatch.setitem(sys.modules, "torch", torch)
   monkeypatch.setitem(sys.modules, "torch._utils", utils)
 

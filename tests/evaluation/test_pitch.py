@@ -8,7 +8,7 @@ RATE = 16_000
 
 def harmonics(frequency: float, seconds: float = 1.0) -> np.ndarray:
   t = np.arange(round(seconds * RATE)) / RATE
-  return (0.1 * sum(np.sin(2 * np.pi * k * frequency * t) / k for k in range(1, 12))).astype(
+  return (0.1 * sum(np.sin(2 * np.pi * k * frequency * t) / k for k in range(1, 12))).astype(  # pyright: ignore[reportAttributeAccessIssue]: a sum of arrays
     np.float32
   )
 

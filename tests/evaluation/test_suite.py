@@ -28,7 +28,7 @@ def test_a_suite_without_what_it_needs_is_skipped_with_the_reasons(options):
   def run(bundle, options):
     raise AssertionError("a suite without what it needs must not run")
 
-  result = suite.Suite("new", (suite.MUSIC, suite.CLIPS, suite.ITEMS), run).measure(None, options)
+  result = suite.Suite("new", (suite.MUSIC, suite.CLIPS, suite.ITEMS), run).measure(None, options)  # pyright: ignore[reportArgumentType]: the suite reads no bundle
   assert result.rows == []
   assert result.skip_reason == "it needs music (--domain=music) and ABX items (--items)"
 
@@ -36,7 +36,7 @@ def test_a_suite_without_what_it_needs_is_skipped_with_the_reasons(options):
 def test_a_suite_with_what_it_needs_runs(options):
   ran = report.SuiteResult([], {"ran": True})
   needs = (suite.CLIPS, suite.SPEAKERS, suite.SPEECH)
-  assert suite.Suite("new", needs, lambda bundle, options: ran).measure(None, options) is ran
+  assert suite.Suite("new", needs, lambda bundle, options: ran).measure(None, options) is ran  # pyright: ignore[reportArgumentType]: the suite reads no bundle
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_resampling_a_batch_equals_resampling_its_rows():
 @pytest.mark.parametrize("seconds", [0.01, 1.0, 7.3])
 def test_joined_blocks_equal_the_whole_file(tmp_path, rate, seconds):
   rng = np.random.default_rng(0)
-  soundfile.write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, round(seconds * rate)), rate)
+  soundfile.write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, round(seconds * rate)), rate)  # pyright: ignore[reportArgumentType]: NumPy leaves the type out
   whole = audio.resample(*audio.read_audio(tmp_path / "a.flac"), RATE)
   blocks = list(audio.read_blocks(tmp_path / "a.flac", sample_rate=RATE, block_samples=16_000))
   assert all(len(b) == 16_000 for b in blocks[:-1]) and 0 < len(blocks[-1]) <= 16_000

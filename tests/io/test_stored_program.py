@@ -43,11 +43,11 @@ def drawn_line(program, slope=2.0, length=3):
 def cache(tmp_path, monkeypatch):
   """Enables the cache and yields the folder of programs."""
   monkeypatch.setenv("AUDIOLM_JAX_CACHE", str(tmp_path))
-  before = jax.config.jax_compilation_cache_dir
+  before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]: JAX adds it
   folder = compilation_cache.cache_folder()
   jax.config.update("jax_compilation_cache_dir", str(folder))
   traced.clear()
-  yield folder / "programs"
+  yield folder / "programs"  # pyright: ignore[reportOptionalOperand]: it is there
   jax.config.update("jax_compilation_cache_dir", before)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import Stream
 from audiolm_jax.lm.stage import Feature, StageSpec
@@ -97,8 +98,8 @@ class MaskedSpec(StageSpec):
     hidden = jax.random.uniform(where, codes.shape[:2]) < 0.6
     levels = jnp.arange(self.num_quantizers)
     masked = (levels > level[..., None]) | ((levels == level[..., None]) & hidden[..., None])
-    logits = self.model(config).apply(
-      {"params": params}, batch["semantic"], jnp.where(masked, self.codebook_size, codes)
+    logits = modules.apply(
+      self.model(config), params, batch["semantic"], jnp.where(masked, self.codebook_size, codes)
     )
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), codes[..., None], axis=-1)[..., 0]
     scored = weights[..., None] * (masked & (levels == level[..., None]))
@@ -137,6 +138,8 @@ class MaskedSampler:
 
 
 class PaintedWindows(WindowedTargets):
+  spec: MaskedSpec
+
   def __init__(self, stage, call, reads, prompts):
     super().__init__(stage.spec, call, reads, prompts)
     self._stage = stage

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import Role, Stream
 from audiolm_jax.lm.stage import Feature, StageSpec
@@ -85,11 +86,11 @@ class TextSpec(StageSpec):
     return self.model(config).init(rng, text, tokens)["params"]
 
   def loss(self, config, params, batch, *, rng=None, z_loss=0.0):
-    logits = self.model(config).apply(
-      {"params": params}, batch["text"], batch["decoder_input_tokens"]
-    )
+    logits = modules.apply(self.model(config), params, batch["text"], batch["decoder_input_tokens"])
     nats = -jnp.take_along_axis(
-      jax.nn.log_softmax(logits), batch["decoder_target_tokens"][..., None], axis=-1
+      jax.nn.log_softmax(logits),
+      batch["decoder_target_tokens"][..., None],
+      axis=-1,
     )[..., 0]
     weights = batch["decoder_loss_weights"]
     loss = (weights * nats).sum() / jnp.maximum(weights.sum(), 1e-6)
@@ -130,6 +131,8 @@ class TextSampler:
 class UntilEnd(Targets):
   """Tokens one by one, until the end token or the time that is asked for."""
 
+  spec: TextSpec
+
   may_end = True
 
   def __init__(self, stage, call, reads, prompts):
@@ -141,7 +144,8 @@ class UntilEnd(Targets):
 
   def extend(self, until, index=0):
     wanted = {
-      row: steps_until(min(seconds, 1e6), self.stream.rate) for row, seconds in until.items()
+      row: steps_until(min(seconds, 1e6), self.stream.rate)  # pyright: ignore[reportArgumentType]: it is there
+      for row, seconds in until.items()
     }
     drawn = 0
     while short := [r for r in until if not self._ended[r] and len(self.rows[r]) < wanted[r]]:
@@ -153,7 +157,7 @@ class UntilEnd(Targets):
     yield
 
   def end(self, row):
-    ends = [super().end(row), len(self.rows[row]) / self.stream.rate if self._ended[row] else None]
+    ends = [super().end(row), len(self.rows[row]) / self.stream.rate if self._ended[row] else None]  # pyright: ignore[reportOperatorIssue]: it is there
     return min((end for end in ends if end is not None), default=None)
 
   def _draw(self, row):
@@ -169,7 +173,7 @@ class UntilEnd(Targets):
       known = self.rows[row][max(0, step - history) :]
       codes[0, history - len(known) : history, 0] = known
       arrays = [p.arrays() for p in options.processors]
-      logits = apply(options.processors, arrays, logits, Context(np.array([step]), 0, codes))
+      logits = apply(options.processors, arrays, logits, Context(np.array([step]), 0, codes))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
     key = jax.random.fold_in(self._keys[row], step)
     (drawn,) = np.asarray(draw(logits, key[None], options.controls))
     self._ended[row] = drawn == spec.end_token

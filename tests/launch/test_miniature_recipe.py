@@ -118,7 +118,7 @@ def test_a_manifest_with_texts_becomes_a_bundle_with_units_and_a_parallel_stage(
   assert list(bundle.stages) == ["semantic", "parallel"]
   assert type(bundle.semantic).__name__ == "UnitTokenizer"
   made = bundle.continue_audio(
-    melody(2.0, seed=9), 16_000, prompt_seconds=1.0, duration=0.5, temperatures={"semantic": 1.0}
+    melody(2.0, seed=9), 16_000, prompt_seconds=1.0, duration=0.5, temperature={"semantic": 1.0}
   )
   assert made.waveform.shape == (24_000,) and np.abs(made.waveform).max() > 0
 
@@ -154,7 +154,7 @@ def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli)
   )
   ablation = bundles.load_bundle(tmp_path / "ablation")
   assert list(ablation.stages) == ["coarse", "fine"]
-  assert not ablation.stages["coarse"].spec.uses_semantic
+  assert not ablation.stages["coarse"].spec.uses_semantic  # pyright: ignore[reportAttributeAccessIssue]: this kind of stage has it
   tune = melody(2.0, seed=9)
   made = ablation.continue_audio(tune, 16_000, prompt_seconds=1.0, duration=0.5)
   assert made.waveform.shape == (24_000,) and np.abs(made.waveform).max() > 0

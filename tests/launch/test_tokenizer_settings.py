@@ -159,7 +159,7 @@ def test_stages_are_trained_on_tokens_of_published_models_and_continue_sound(
   assert done.returncode == 0, done.stdout + done.stderr
   bundle = load_bundle(tmp_path / "mine")
   assert list(bundle.stages) == ["semantic", "coarse"]
-  assert bundle.stages["coarse"].spec.frame_rate == codec.spec.frame_rate
+  assert bundle.stages["coarse"].spec.frame_rate == codec.spec.frame_rate  # pyright: ignore[reportAttributeAccessIssue]: this kind of stage has it
   made = bundle.continue_audio(melody(0.6), 16_000, duration=0.4, seed=1)
   assert len(made.waveform) == pytest.approx(rate, abs=codec.spec.hop_length)
   assert made.tokens.codes.shape == (codec.spec.frame_rate, 4)

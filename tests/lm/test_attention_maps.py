@@ -41,11 +41,11 @@ def test_values_summed_by_the_maps_are_what_each_layer_adds(changes):
   )
   for layer in range(config.num_layers):
     attention = kept["intermediates"][f"layers_{layer}"]["attention"]
-    value = np.repeat(attention["value"]["__call__"][0][0], 4 // config.kv_heads, axis=1)
+    value = np.repeat(attention["value"]["__call__"][0][0], 4 // config.kv_heads, axis=1)  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
     summed = np.einsum("hqk,khd->qhd", maps[layer], value)
     kernel = params[f"layers_{layer}"]["attention"]["output"]["kernel"]
     added = jnp.einsum("qhd,hde->qe", summed, kernel)
-    np.testing.assert_allclose(added, attention["output"]["__call__"][0][0], atol=1e-5)
+    np.testing.assert_allclose(added, attention["output"]["__call__"][0][0], atol=1e-5)  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
 
 
 def test_a_position_takes_all_from_the_past_and_nothing_from_the_future():

@@ -15,7 +15,7 @@ def test_projection_contracts_its_input_axes():
   variables = meta.unbox(layer.init(jax.random.key(1), x))
   kernel = variables["params"]["kernel"]
   expected = np.einsum("bthk,hke->bte", x, kernel)
-  np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+  np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 9])
@@ -41,8 +41,8 @@ def test_projection_sums_in_float32():
   layer = Projection((4096, 1), ("embed", "mlp"), jnp.bfloat16)
   variables = {"params": {"kernel": jnp.ones((4096, 1))}}
   y = layer.apply(variables, jnp.ones((1, 4096)))
-  assert y.dtype == jnp.bfloat16
-  assert float(y[0, 0]) == 4096.0
+  assert y.dtype == jnp.bfloat16  # pyright: ignore[reportAttributeAccessIssue]: Flax declares a union
+  assert float(y[0, 0]) == 4096.0  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
 
 
 def test_norm_ignores_the_size_of_its_input():
@@ -50,13 +50,13 @@ def test_norm_ignores_the_size_of_its_input():
   x = jax.random.normal(jax.random.key(0), (3, 16))
   variables = meta.unbox(layer.init(jax.random.key(1), x))
   y = layer.apply(variables, x)
-  np.testing.assert_allclose(jnp.mean(jnp.square(y), -1), 1.0, rtol=1e-4)
-  np.testing.assert_allclose(layer.apply(variables, 1000.0 * x), y, rtol=1e-4)
+  np.testing.assert_allclose(jnp.mean(jnp.square(y), -1), 1.0, rtol=1e-4)  # pyright: ignore[reportArgumentType]: Flax declares a union
+  np.testing.assert_allclose(layer.apply(variables, 1000.0 * x), y, rtol=1e-4)  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
 
 
 def test_norm_sums_in_float32():
   """In bfloat16 the sum of 4096 squares would stop growing long before its end."""
   layer = RMSNorm(jnp.bfloat16)
   y = layer.apply({"params": {"scale": jnp.full(4096, 0.5)}}, jnp.ones((1, 4096), jnp.bfloat16))
-  assert y.dtype == jnp.bfloat16
-  np.testing.assert_allclose(y.astype(jnp.float32), 0.5, rtol=1e-2)
+  assert y.dtype == jnp.bfloat16  # pyright: ignore[reportAttributeAccessIssue]: Flax declares a union
+  np.testing.assert_allclose(y.astype(jnp.float32), 0.5, rtol=1e-2)  # pyright: ignore[reportAttributeAccessIssue]: Flax declares a union

@@ -11,21 +11,21 @@ from audiolm_jax.lm.tokens import BOS, SEPARATOR
 
 
 def test_padded_lengths_are_the_papers():
-  speech = stages.speech_stages()
+  speech = stages.paper_stages()
   lengths = {name: spec.max_length for name, spec in speech.items()}
   assert lengths == {"semantic": 750, "coarse": 250 + 1 + 2000, "fine": 600 + 1 + 1200}
 
 
 def test_piano_predicts_all_three_levels_in_the_coarse_stage():
-  piano = stages.piano_stages()
+  piano = stages.paper_stages(num_quantizers=3, codebook_size=2**14)
   assert set(piano) == {"semantic", "coarse"}
   assert piano["coarse"].num_target_quantizers == 3
   assert piano["coarse"].layout.vocab_size == 4 + 1024 + 3 * 2**14
   assert piano["coarse"].max_length == 250 + 1 + 1500
 
 
-def test_acoustic_only_stage_has_no_source_and_no_separator():
-  spec = stages.acoustic_only_stage()
+def test_a_coarse_stage_without_a_source_has_no_separator():
+  spec = stages.coarse_stage(source=stages.Source.NONE)
   assert spec.max_length == 2000
   sequence = stages.stage_sequence(spec, None, np.zeros((3, 4), np.int32))
   assert SEPARATOR not in sequence.tokens

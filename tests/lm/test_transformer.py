@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers_lm import CONFIG, SPECS, random_params
 
-from audiolm_jax.core import configs
+from audiolm_jax.core import configs, modules
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.config import FeedForward, Positions, Remat, TransformerConfig
@@ -41,7 +41,7 @@ def count(config: TransformerConfig, vocab_size: int) -> int:
   [("semantic", 153_126_400), ("coarse", 161_515_008), ("fine", 176_195_072)],
 )
 def test_the_papers_shape_has_the_stated_parameters(name, parameters):
-  vocab_size = stages.speech_stages()[name].layout.vocab_size
+  vocab_size = stages.paper_stages()[name].layout.vocab_size
   assert count(TransformerConfig(), vocab_size) == parameters
   # Without embedding and output layer: the layers, the position table, the final norm.
   body = parameters - 2 * 1024 * vocab_size
@@ -89,7 +89,7 @@ def value_and_grads(config: TransformerConfig, params):
   spec, tokens, frame_ids = inputs()
   model = Transformer(config, spec.layout.vocab_size)
   return jax.jit(
-    jax.value_and_grad(lambda p: jnp.sin(model.apply({"params": p}, tokens, frame_ids)).sum())
+    jax.value_and_grad(lambda p: jnp.sin(modules.apply(model, p, tokens, frame_ids)).sum())
   )(params)
 
 
@@ -174,7 +174,7 @@ def test_dropout_needs_its_switch_and_changes_the_output():
   spec, tokens, _ = inputs()
   params = random_params(CONFIG, spec)
   model = Transformer(CONFIG, spec.layout.vocab_size, deterministic=False)
-  apply = jax.jit(lambda key: model.apply({"params": params}, tokens, rngs={"dropout": key}))
+  apply = jax.jit(lambda key: modules.apply(model, params, tokens, rngs={"dropout": key}))
   outputs = [apply(jax.random.key(i)) for i in range(2)]
   assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
 

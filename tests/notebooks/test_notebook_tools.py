@@ -17,8 +17,8 @@ PATH = Path(__file__).parents[2] / "notebooks" / "notebook_tools.py"
 @pytest.fixture(scope="module")
 def tools():
   spec = importlib.util.spec_from_file_location("notebook_tools", PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]: it is there
+  spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]: it is there
   return module
 
 

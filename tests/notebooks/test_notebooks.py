@@ -26,8 +26,8 @@ FOLDER = CHECKOUT / "notebooks"
 def tool(name):
   """A module of notebooks/, which is no package."""
   spec = importlib.util.spec_from_file_location(f"notebooks_{name}", FOLDER / f"{name}.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]: it is there
+  spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]: it is there
   return module
 
 
@@ -107,7 +107,7 @@ def tagged(notebook, tag):
 
 
 def assigned(source):
-  return {node.targets[0].id for node in ast.parse(source).body if isinstance(node, ast.Assign)}
+  return {node.targets[0].id for node in ast.parse(source).body if isinstance(node, ast.Assign)}  # pyright: ignore[reportAttributeAccessIssue]: they assign names
 
 
 def outputs(notebook):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]: of a separate environment
 from safetensors.torch import save_file
-from transformers import DacConfig, DacModel
+from transformers import DacConfig, DacModel  # pyright: ignore[reportMissingImports]: of a separate environment
 
 from audiolm_jax.pretrained.reference import reference_of
 
@@ -67,12 +67,12 @@ def padded_input(clip: np.ndarray, hop: int) -> torch.Tensor:
 
 def encode(model: DacModel, clip: np.ndarray) -> np.ndarray:
   """Codes [frames, quantizers]."""
-  return reference_of(model).encode(clip)
+  return reference_of(model).encode(clip)  # pyright: ignore[reportAttributeAccessIssue]: a codec has it
 
 
 def decode(model: DacModel, codes: np.ndarray) -> np.ndarray:
   """Waveform [samples]."""
-  return reference_of(model).decode(codes)
+  return reference_of(model).decode(codes)  # pyright: ignore[reportAttributeAccessIssue]: a codec has it
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def write_golden() -> None:
   )
   config = {"model_type": "dac", "sampling_rate": 16_000, **SHAPE}
   (GOLDEN / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-  np.savez_compressed(GOLDEN / "expected.npz", **found)
+  np.savez_compressed(GOLDEN / "expected.npz", **found)  # pyright: ignore[reportArgumentType]: names of arrays
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]: of a separate environment
 from safetensors.torch import save_file
-from transformers import EncodecConfig, EncodecModel
+from transformers import EncodecConfig, EncodecModel  # pyright: ignore[reportMissingImports]: of a separate environment
 
 from audiolm_jax.pretrained.reference import reference_of
 from tests.pretrained.dac_reference import sound
@@ -60,12 +60,12 @@ def _spread_codes(model: EncodecModel, generator: torch.Generator) -> None:
 
 def encode(model: EncodecModel, clip: np.ndarray) -> np.ndarray:
   """Codes [frames, quantizers] of one clip as it is, at all levels."""
-  return reference_of(model).encode(clip)
+  return reference_of(model).encode(clip)  # pyright: ignore[reportAttributeAccessIssue]: a codec has it
 
 
 def decode(model: EncodecModel, codes: np.ndarray) -> np.ndarray:
   """Waveform [samples]."""
-  return reference_of(model).decode(codes)
+  return reference_of(model).decode(codes)  # pyright: ignore[reportAttributeAccessIssue]: a codec has it
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def write_golden() -> None:
   )
   config = {"model_type": "encodec", "sampling_rate": 24_000, **SHAPE}
   (GOLDEN / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-  np.savez_compressed(GOLDEN / "expected.npz", **found)
+  np.savez_compressed(GOLDEN / "expected.npz", **found)  # pyright: ignore[reportArgumentType]: names of arrays
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]: of a separate environment
 from safetensors.torch import save_file
-from transformers import HubertConfig, HubertModel
+from transformers import HubertConfig, HubertModel  # pyright: ignore[reportMissingImports]: of a separate environment
 
 from audiolm_jax.pretrained.reference import reference_of
 from tests.pretrained.dac_reference import sound
@@ -55,7 +55,7 @@ def random_hubert(seed: int, **shape: Any) -> HubertModel:
 
 def features(model: HubertModel, clip: np.ndarray) -> list[np.ndarray]:
   """What each layer makes of one clip, [frames, dim]; index 0 is what goes into the first."""
-  return reference_of(model).features(clip)
+  return reference_of(model).features(clip)  # pyright: ignore[reportAttributeAccessIssue]: an encoder has it
 
 
 def write_golden() -> None:
@@ -74,7 +74,7 @@ def write_golden() -> None:
     config = model.config.to_dict()
     kept = {k: config[k] for k in ("model_type", *SMALL, *kind, *_FIXED)}
     (GOLDEN / folder / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
-    np.savez_compressed(GOLDEN / folder / "expected.npz", **found)
+    np.savez_compressed(GOLDEN / folder / "expected.npz", **found)  # pyright: ignore[reportArgumentType]: names of arrays
 
 
 _FIXED = (

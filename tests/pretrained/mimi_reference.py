@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import MimiConfig, MimiModel
+import torch  # pyright: ignore[reportMissingImports]: of a separate environment
+from transformers import MimiConfig, MimiModel  # pyright: ignore[reportMissingImports]: of a separate environment
 
 from audiolm_jax.pretrained.reference import reference_of
 from tests.pretrained.dac_reference import sound
@@ -82,12 +82,12 @@ def _spread_codes(model: MimiModel, generator: torch.Generator) -> None:
 
 def encode(model: MimiModel, clip: np.ndarray) -> np.ndarray:
   """Codes [frames, quantizers] of one clip as it is, at all levels."""
-  return reference_of(model).encode(clip)
+  return reference_of(model).encode(clip)  # pyright: ignore[reportAttributeAccessIssue]: a codec has it
 
 
 def decode(model: MimiModel, codes: np.ndarray) -> np.ndarray:
   """Waveform [samples]."""
-  return reference_of(model).decode(codes)
+  return reference_of(model).decode(codes)  # pyright: ignore[reportAttributeAccessIssue]: a codec has it
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def write_golden() -> None:
   kept |= {"rope_theta": kept.pop("rope_parameters")["rope_theta"]}
   kept |= {"frame_rate": kept["sampling_rate"] / model.config.frame_size}
   (GOLDEN / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
-  np.savez_compressed(GOLDEN / "expected.npz", **found)
+  np.savez_compressed(GOLDEN / "expected.npz", **found)  # pyright: ignore[reportArgumentType]: names of arrays
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_what_holds_no_centroids_is_named(tmp_path):
     ("nan", {"centroids": np.full((2, 2), np.nan)}, "NaN or beyond"),
     ("vast", {"centroids": np.full((2, 2), 1e300)}, "NaN or beyond"),
   ):
-    np.savez(tmp_path / f"{name}.npz", **arrays)
+    np.savez(tmp_path / f"{name}.npz", **arrays)  # pyright: ignore[reportArgumentType]: names of arrays
     with pytest.raises(UserError, match=words) as caught:
       read_centroids(tmp_path / f"{name}.npz")
     assert "\n" not in str(caught.value)

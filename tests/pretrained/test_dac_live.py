@@ -88,7 +88,7 @@ def test_padding_changes_the_reference_and_not_ours(tmp_path):
 
 
 def test_weight_normalized_files_of_both_kinds_are_read(tmp_path):
-  import torch
+  import torch  # pyright: ignore[reportMissingImports]: of a separate environment
 
   model = reference.random_dac(3, **SMALL, downsampling_ratios=[2, 4])
   plain = ours_of(model, tmp_path / "plain")

@@ -29,9 +29,9 @@ def assert_equal(model, folder):
     published.config, published.weights, layer=model.config.num_hidden_layers
   )
   clips = [reference.sound(samples, i) for i, samples in enumerate(LENGTHS)]
-  heard = [tokenizer.clip_input(clip) for clip in clips]
-  ends = [len(steps) for steps in heard]
-  rows = np.stack([np.pad(steps, ((0, max(ends) - len(steps)), (0, 0))) for steps in heard])
+  inputs = [np.asarray(tokenizer.inputs_of(clip)) for clip in clips]
+  ends = [len(steps) for steps in inputs]
+  rows = np.stack([np.pad(steps, ((0, max(ends) - len(steps)), (0, 0))) for steps in inputs])
   config = tokenizer.config.encoder
   encoder = w2v_bert_2.W2vBert2Encoder(config, config.num_layers)
   found = layers_of(encoder, {"params": tokenizer.params["encoder"]}, rows, ends)

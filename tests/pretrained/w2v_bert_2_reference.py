@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]: of a separate environment
 from safetensors.torch import save_file
-from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
+from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel  # pyright: ignore[reportMissingImports]: of a separate environment
 
 from tests.pretrained.dac_reference import sound
 
@@ -82,7 +82,7 @@ def write_golden() -> None:
   config = model.config.to_dict()
   kept = {k: config[k] for k in ("model_type", *SMALL, *_FIXED)}
   (FOLDER / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
-  np.savez_compressed(FOLDER / "expected.npz", **found)
+  np.savez_compressed(FOLDER / "expected.npz", **found)  # pyright: ignore[reportArgumentType]: names of arrays
 
 
 _FIXED = (

@@ -270,7 +270,7 @@ def test_retokenizer_goes_by_way_of_the_waveform():
     tokenize=lambda waveform: np.round(waveform[:, ::4] * 10).astype(np.int32),
   )
   codes = np.arange(8).reshape(4, 2)
-  np.testing.assert_array_equal(retokenizer(codec, tokenizer)(codes), [0, 4])
+  np.testing.assert_array_equal(retokenizer(codec, tokenizer)(codes), [0, 4])  # pyright: ignore[reportArgumentType]: a double
 
 
 def test_prompts_that_do_not_fit_are_refused_in_words(cascade):

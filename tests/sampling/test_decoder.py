@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from helpers_lm import CONFIG, SPECS, random_clip, random_params
 
 from audiolm_jax.lm.config import Positions, TransformerConfig
 from audiolm_jax.lm.stage import Stage
-from audiolm_jax.lm.stages import stage_sequence
+from audiolm_jax.lm.stages import AutoregressiveSpec, stage_sequence
 from audiolm_jax.lm.tokens import BOS
 from audiolm_jax.lm.transformer import Transformer, stack_layers
 from audiolm_jax.sampling import decoder, loop
@@ -48,7 +49,7 @@ def keys(rows: int):
 
 def teacher_forced(stage: Stage, prompt: Prompt, drawn) -> np.ndarray:
   """Logits over the legal ids at each drawn token, from one pass over the whole sequence."""
-  spec = stage.spec
+  spec = cast(AutoregressiveSpec, stage.spec)
   drawn_ids = np.asarray(drawn)
   frames = np.zeros(len(drawn_ids), np.int32)
   if spec.num_target_quantizers:
@@ -60,7 +61,9 @@ def teacher_forced(stage: Stage, prompt: Prompt, drawn) -> np.ndarray:
   legal = []
   for step in range(len(drawn_ids)):
     start, size = spec.layout.legal_range(
-      step, spec.first_target_quantizer, spec.num_target_quantizers
+      step,
+      spec.first_target_quantizer,
+      spec.num_target_quantizers,
     )
     legal.append(np.asarray(logits[len(prompt.tokens) + step, start : start + size]))
   return np.stack(legal)
@@ -112,10 +115,12 @@ def test_drawn_ids_are_legal(name):
   drawn = StageSampler(model).sample(
     [prompt(model.spec, 0.4, seed=s) for s in range(3)], 40, keys(3)
   )
-  spec = model.spec
+  spec = cast(AutoregressiveSpec, model.spec)
   for step, ids in enumerate(drawn.T):
     start, size = spec.layout.legal_range(
-      step, spec.first_target_quantizer, spec.num_target_quantizers
+      step,
+      spec.first_target_quantizer,
+      spec.num_target_quantizers,
     )
     assert ((ids >= start) & (ids < start + size)).all()
 
@@ -124,15 +129,16 @@ def test_drawn_ids_are_legal(name):
 def test_a_seed_draws_what_a_plain_loop_over_the_whole_sequence_draws(name):
   """Neither cache nor compiled loop: every token from one pass over all that is there."""
   model, count = stage(name), 20
+  spec = cast(AutoregressiveSpec, model.spec)
   given, options = prompt(model.spec, 0.4), SamplingOptions(temperature=0.9, top_k=5)
   key, tokens = keys(1)[0], []
   for step in range(count):
     logits = teacher_forced(model, given, [*tokens, 0])[step]
-    start, size = model.spec.layout.legal_range(
-      step, model.spec.first_target_quantizer, model.spec.num_target_quantizers
+    start, size = spec.layout.legal_range(
+      step, spec.first_target_quantizer, spec.num_target_quantizers
     )
     newest = tokens[-1] if tokens else given.tokens[-1]
-    if model.spec.run_limit and model.spec.predicts_semantic:
+    if spec.run_limit and spec.predicts_semantic:
       logits[newest - start] = -np.inf  # repeats are collapsed
     drawn = draw(logits[None], jax.random.fold_in(key, step)[None], options.controls)
     tokens.append(start + int(drawn[0]))
@@ -151,7 +157,9 @@ def test_collapsed_semantic_tokens_never_repeat():
 
 def test_no_run_of_a_token_is_longer_than_the_limit():
   model = stage("semantic")
-  spec = dataclasses.replace(model.spec, collapse_repeats=False, longest_run=3)
+  spec = dataclasses.replace(
+    cast(AutoregressiveSpec, model.spec), collapse_repeats=False, longest_run=3
+  )
   model = dataclasses.replace(model, spec=spec)
   ends = np.array([5, 9, 9], np.int32), np.array([5, 9, 9, 9], np.int32)
   given = [
@@ -237,7 +245,7 @@ def test_forced_ids_replace_draws_and_are_read():
   given = prompt(model.spec, 0.2)
   sampler = StageSampler(model)
   free = sampler.sample([given], 24, keys(1))[0]
-  layout = model.spec.layout
+  layout = cast(AutoregressiveSpec, model.spec).layout
   other = layout.unflatten_ids(free[:6], 3, 2)
   forced = layout.flatten_codes((other + 1) % 9, 2)
   drawn = sampler.sample([given._replace(forced=forced)], 24, keys(1))[0]

@@ -43,13 +43,13 @@ def test_the_kept_logits_are_those_of_a_sorted_row(seed):
   largest_first = -np.sort(-logits, axis=-1)
   for k in (1, 7, 150, 200):
     expected = logits >= largest_first[:, k - 1 : k]
-    np.testing.assert_array_equal(keep_top_k(logits, k), np.where(expected, logits, -np.inf))
+    np.testing.assert_array_equal(keep_top_k(logits, k), np.where(expected, logits, -np.inf))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   exponent = np.exp(largest_first.astype(np.float64) - largest_first[:, :1])
   before = np.cumsum(exponent, axis=-1) - exponent
   for p in (0.03, 0.51, 0.97):
     threshold = np.where(before < p * exponent.sum(-1, keepdims=True), largest_first, np.inf)
     expected = logits >= threshold.min(-1, keepdims=True)
-    np.testing.assert_array_equal(keep_top_p(logits, p), np.where(expected, logits, -np.inf))
+    np.testing.assert_array_equal(keep_top_p(logits, p), np.where(expected, logits, -np.inf))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
 
 
 def test_draws_follow_the_softmax_at_the_temperature():

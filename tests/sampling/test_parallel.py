@@ -118,9 +118,9 @@ def test_a_pass_keeps_the_most_confident_codes_of_one_level(stage):
   hidden[0, certain, 0] = 50.0
   codes = np.full((1, CROP, LEVELS), UNKNOWN, np.int32)
   codes[:, :2], codes[..., 0] = 1, 2
-  rows = Rows(keys_of(1), *(np.array([n], np.int32) for n in (0, 2, 11)))
+  rows = Rows(keys_of(1), *(np.array([n], np.int32) for n in (0, 2, 11)))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   found = np.asarray(
-    choose(SPEC, CONFIG, params | {"head": head}, hidden, codes, rows, pass_of(1, 0.7))
+    choose(SPEC, CONFIG, (), params | {"head": head}, hidden, codes, rows, pass_of(1, 0.7))
   )
   new = np.flatnonzero(found[0, 2:, 1] != UNKNOWN) + 2
   assert new.tolist() == certain  # 9 new frames, of which floor(0.7 * 9) = 6 stay masked
@@ -128,7 +128,7 @@ def test_a_pass_keeps_the_most_confident_codes_of_one_level(stage):
   np.testing.assert_array_equal(found[0, :2], codes[0, :2])
   np.testing.assert_array_equal(found[..., [0, 2]], codes[..., [0, 2]])
   last = np.asarray(
-    choose(SPEC, CONFIG, params | {"head": head}, hidden, found, rows, pass_of(1, 0.0))
+    choose(SPEC, CONFIG, (), params | {"head": head}, hidden, found, rows, pass_of(1, 0.0))
   )
   assert (last[0, :11, 1] != UNKNOWN).all() and last[0, 11, 1] == UNKNOWN
   np.testing.assert_array_equal(last[0, new, 1], found[0, new, 1])
@@ -147,9 +147,9 @@ def test_guidance_extrapolates_from_the_logits_without_semantic_tokens(stage):
     return model.apply(variables, hidden, vectors, twice, 0, method="level_logits")
 
   given, without = np.asarray(logits(hidden))
-  rows = Rows(keys_of(1), *(np.array([n], np.int32) for n in (0, 0, CROP)))
+  rows = Rows(keys_of(1), *(np.array([n], np.int32) for n in (0, 0, CROP)))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   settings = pass_of(0, 0.0, guidance=2.5, temperature=0.0)
-  found = np.asarray(choose(SPEC, CONFIG, stage.params, hidden, codes, rows, settings))
+  found = np.asarray(choose(SPEC, CONFIG, (), stage.params, hidden, codes, rows, settings))
   expected = (without + 2.5 * (given - without)).argmax(-1)
   np.testing.assert_array_equal(found[0, :, 0], expected)
   assert (expected != given.argmax(-1)).any()
@@ -189,10 +189,10 @@ def test_codes_are_drawn_with_their_probabilities():
   probabilities = np.array([0.1, 0.0, 0.6, 0.3])
   logits = np.log(np.maximum(probabilities, 1e-30)).astype(np.float32)
   uniform = (np.arange(1000, dtype=np.float32) + 0.5) / 1000
-  drawn, confidence = _drawn(np.tile(logits, (1000, 1)), uniform, SamplingOptions(1.0).controls)
+  drawn, confidence = _drawn(np.tile(logits, (1000, 1)), uniform, SamplingOptions(1.0).controls)  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   np.testing.assert_array_equal(np.bincount(drawn, minlength=4), [100, 0, 600, 300])
   np.testing.assert_allclose(np.exp(confidence), probabilities[np.asarray(drawn)], rtol=1e-5)
-  drawn, _ = _drawn(np.tile(logits, (1000, 1)), uniform, SamplingOptions(1.0, top_k=2).controls)
+  drawn, _ = _drawn(np.tile(logits, (1000, 1)), uniform, SamplingOptions(1.0, top_k=2).controls)  # pyright: ignore[reportArgumentType]: NumPy arrays serve
   np.testing.assert_allclose(np.bincount(drawn, minlength=4), [0, 0, 667, 333], atol=1)
 
 

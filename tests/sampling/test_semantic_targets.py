@@ -48,7 +48,7 @@ def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60, **
   reader = types.SimpleNamespace(
     spec=SPECS["coarse"], stream=SPECS["coarse"].writes, rows=[np.zeros((20, 2), np.int32)]
   )
-  made.is_read_by(reader, retokenize)
+  made.is_read_by(reader, retokenize)  # pyright: ignore[reportArgumentType]: a double
   return made
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from audiolm_jax.core import modules
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.conformer import (
   ConformerConfig,
@@ -30,7 +31,7 @@ def make(config, seed=0):
 
 def test_four_frames_become_one_step_of_the_right_width(encoder_config):
   model, params, features, valid = make(encoder_config)
-  y = model.apply({"params": params}, features, valid)
+  y = modules.apply(model, params, features, valid)
   assert y.shape == (2, STEPS, encoder_config.dim)
   assert np.isfinite(y).all()
 
@@ -38,9 +39,9 @@ def test_four_frames_become_one_step_of_the_right_width(encoder_config):
 def test_padded_equals_unpadded(encoder_config):
   model, params, features, _ = make(encoder_config)
   short = 23
-  alone = model.apply({"params": params}, features[:, : 4 * short], jnp.ones((2, short), bool))
+  alone = modules.apply(model, params, features[:, : 4 * short], jnp.ones((2, short), bool))
   valid = jnp.broadcast_to(jnp.arange(STEPS) < short, (2, STEPS))
-  padded = model.apply({"params": params}, features, valid)
+  padded = modules.apply(model, params, features, valid)
   np.testing.assert_allclose(padded[:, :short], alone, atol=1e-5)
 
 
@@ -52,7 +53,7 @@ def test_a_step_sees_its_receptive_field_and_nothing_else(encoder_config, layer)
   at = 25
 
   def depends_on(frames):
-    return jnp.abs(model.apply({"params": params}, frames, valid)[0, at]).sum()
+    return jnp.abs(modules.apply(model, params, frames, valid)[0, at]).sum()
 
   gradient = jnp.abs(jax.grad(depends_on)(features))[0].sum(-1).reshape(STEPS, 4).sum(-1)
   seen = np.flatnonzero(np.asarray(gradient) > 0)
@@ -72,8 +73,8 @@ def test_scanned_layers_equal_separate_layers(encoder_config):
   for name, depth in (("stacks_0", 1), ("stacks_1", 2)):
     layers = params[name]["layers"]
     separate[name] = {f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], layers) for i in range(depth)}
-  expected = ConformerEncoder(encoder_config).apply({"params": separate}, features, valid)
-  actual = scanned.apply({"params": params}, features, valid)
+  expected = modules.apply(ConformerEncoder(encoder_config), separate, features, valid)
+  actual = modules.apply(scanned, params, features, valid)
   np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
@@ -88,19 +89,19 @@ def test_truncated_parameters_give_the_layer_of_the_whole_model(encoder_config, 
     first = jax.tree.map(lambda x: x[:1], stack) if scan_layers else {"layer_0": stack["layer_0"]}
     return x, first
 
-  x, first = model.apply({"params": params}, features, valid, method=by_hand)
+  x, first = modules.apply(model, params, features, valid, method=by_hand)
   assert config.truncated(2).stacks == (1, 1)
   kept = truncate_params(params, config, 2)
   assert jax.tree.structure(kept["stacks_1"]) == jax.tree.structure(first)
-  y = ConformerEncoder(config.truncated(2)).apply({"params": kept}, features, valid)
+  y = modules.apply(ConformerEncoder(config.truncated(2)), kept, features, valid)
   shallow = ConformerEncoder(config.truncated(1)).apply(
     {"params": truncate_params(params, config, 1)}, features, valid
   )
-  np.testing.assert_allclose(shallow, x, atol=1e-6)
+  np.testing.assert_allclose(shallow, x, atol=1e-6)  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
   again = ConformerEncoder(config.truncated(2)).apply(
     {"params": {**kept, "stacks_1": first}}, features, valid
   )
-  np.testing.assert_allclose(y, again, atol=1e-6)
+  np.testing.assert_allclose(y, again, atol=1e-6)  # pyright: ignore[reportArgumentType, reportCallIssue]: Flax declares a union
 
 
 def test_every_parameter_has_an_axis_name_per_dimension(encoder_config):
@@ -119,17 +120,17 @@ def test_every_parameter_has_an_axis_name_per_dimension(encoder_config):
 
 def test_dropout_needs_its_key_and_changes_the_features(encoder_config):
   model, params, features, valid = make(dataclasses.replace(encoder_config, dropout_rate=0.5))
-  clean = model.apply({"params": params}, features, valid)
+  clean = modules.apply(model, params, features, valid)
   rngs = {"dropout": jax.random.key(0)}
-  noisy = model.apply({"params": params}, features, valid, False, rngs=rngs)
+  noisy = modules.apply(model, params, features, valid, False, rngs=rngs)
   assert jnp.abs(clean - noisy).max() > 1e-2
 
 
 def test_bfloat16_encoder_stays_near_float32(encoder_config):
   model, params, features, valid = make(encoder_config)
   half = ConformerEncoder(dataclasses.replace(encoder_config, dtype="bfloat16"))
-  expected = model.apply({"params": params}, features, valid)
-  actual = half.apply({"params": params}, features, valid)
+  expected = modules.apply(model, params, features, valid)
+  actual = modules.apply(half, params, features, valid)
   assert actual.dtype == jnp.bfloat16
   assert jnp.abs(actual.astype(jnp.float32) - expected).mean() < 0.05
 
@@ -157,7 +158,7 @@ def test_strided_convolution_equals_the_library_convolution():
     ((1, 0), (1, 0)),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
-  np.testing.assert_allclose(module.apply({"params": params}, x), expected, atol=1e-5)
+  np.testing.assert_allclose(modules.apply(module, params, x), expected, atol=1e-5)
 
 
 def test_impossible_configurations_are_refused():

@@ -19,7 +19,7 @@ CONFIG = LogMelConfig()
   ("samples", "frames"), [(1, 4), (639, 4), (640, 4), (641, 8), (16_000, 100)]
 )
 def test_every_begun_40_ms_gives_four_frames(samples, frames):
-  assert log_mel(np.zeros((2, samples), np.float32), CONFIG).shape == (2, frames, 80)
+  assert log_mel(np.zeros((2, samples), np.float32), CONFIG).shape == (2, frames, 80)  # pyright: ignore[reportArgumentType]: NumPy arrays serve
 
 
 def test_chunks_with_their_margins_give_the_frames_of_the_whole(speechlike):
@@ -71,7 +71,7 @@ def test_every_mel_band_hears_something():
 
 
 def test_silence_is_finite():
-  assert np.isfinite(log_mel(np.zeros((1, 1000), np.float32), CONFIG)).all()
+  assert np.isfinite(log_mel(np.zeros((1, 1000), np.float32), CONFIG)).all()  # pyright: ignore[reportArgumentType]: NumPy arrays serve
 
 
 def test_a_window_shorter_than_the_hop_is_refused():

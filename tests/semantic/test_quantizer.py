@@ -1,5 +1,7 @@
 """The codebook of w2v-BERT's targets."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from flax.core import meta
 
 from audiolm_jax.semantic.quantizer import GumbelQuantizer
 
-MODEL = GumbelQuantizer(num_groups=2, codebook_size=8, dim=6)
+MODEL: Any = GumbelQuantizer(num_groups=2, codebook_size=8, dim=6)
 VALID = jnp.ones((3, 10), bool)
 
 

@@ -5,6 +5,7 @@ from flax.core import meta
 
 from audiolm_jax.codec import losses
 from audiolm_jax.codec.discriminators import DiscriminatorConfig, Discriminators
+from audiolm_jax.core import modules
 from audiolm_jax.trainables.adversary import Adversary
 from audiolm_jax.training.optimizers import OptimizerConfig
 
@@ -30,10 +31,10 @@ def test_an_update_returns_the_gradient_of_each_loss_at_the_waveform():
   adversary, (params, optimizer) = new_adversary()
   found = update(adversary)(params, optimizer, REAL, MADE)
   discriminators = Discriminators(CONFIG)
-  _, real_layers = discriminators.apply({"params": params}, REAL)
+  _, real_layers = modules.apply(discriminators, params, REAL)
 
   def losses_of(generated):
-    logits, layers = discriminators.apply({"params": params}, generated)
+    logits, layers = modules.apply(discriminators, params, generated)
     return jnp.stack(
       [losses.hinge_generator_loss(logits), losses.feature_matching_loss(real_layers, layers)]
     )
@@ -41,7 +42,7 @@ def test_an_update_returns_the_gradient_of_each_loss_at_the_waveform():
   np.testing.assert_allclose(found.values, losses_of(MADE), rtol=1e-4)
   expected = jax.jacrev(losses_of)(MADE)
   scale = jnp.abs(expected).max()
-  np.testing.assert_allclose(found.gradients, expected, atol=1e-4 * scale)
+  np.testing.assert_allclose(found.gradients, expected, atol=1e-4 * scale)  # pyright: ignore[reportArgumentType, reportCallIssue]: trees of arrays
 
 
 def test_the_discriminators_learn_to_separate_two_fixed_batches():

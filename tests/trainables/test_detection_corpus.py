@@ -82,7 +82,7 @@ def test_the_real_class_is_decoded_by_the_codec(made, miniature_bundle, recordin
 def test_continuations_differ_and_have_provenance(made, miniature_bundle):
   folder, _, rows = made
   first, second = [r for r in rows if r["kind"] == "continuation"][:2]
-  assert not np.array_equal(*(soundfile.read(folder / r["path"])[0] for r in (first, second)))
+  assert not np.array_equal(*(soundfile.read(folder / r["path"])[0] for r in (first, second)))  # pyright: ignore[reportArgumentType]: two arrays
   found = provenance.read_provenance(folder / second["path"])
   assert found is not None and (found.bundle, found.sample) == (miniature_bundle.name, 1)
   real = next(r for r in rows if r["kind"] == "codec")
@@ -169,7 +169,7 @@ def test_a_detector_trains_on_the_corpus_of_the_command(
   dataset = datasets.InMemoryAudio(
     str(tmp_path / "corpus" / "manifest.jsonl"), 1.0, batch_size=8, labels=corpus.LABELS
   )
-  batch = next(iter(dataset()))
+  batch = next(iter(dataset()))  # pyright: ignore[reportArgumentType, reportCallIssue]: it can be iterated
   assert {name: x.shape for name, x in dataset.batch_shapes().items()} == {
     name: x.shape for name, x in batch.items()
   }

@@ -33,13 +33,15 @@ def counted(model, batch):
   parts = model.parts(0)
   step = jax.jit(lambda *arguments: model.train_step(*arguments, *parts))
   compiled = step.lower(state, batch, jax.random.key(0)).compile()
-  return compiled.cost_analysis()["flops"]
+  costs = compiled.cost_analysis()
+  assert costs is not None
+  return costs["flops"]
 
 
 @pytest.mark.parametrize("name", ["semantic", "coarse", "fine"])
 def test_flops_of_a_stage_equal_the_count_of_xla(name):
   seconds = {"semantic": 16.0, "coarse": 2.0, "fine": 1.0}[name]
-  spec = stages.speech_stages(num_clusters=256, codebook_size=256)[name]
+  spec = stages.paper_stages(num_clusters=256, codebook_size=256)[name]
   spec = dataclasses.replace(spec, crop_seconds=seconds)
   transformer = TransformerConfig(
     num_layers=2,

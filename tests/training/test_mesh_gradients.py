@@ -141,7 +141,7 @@ def train(component, mesh):
 
   model, batch = make(component, mesh)
   sizes = tuple(int(n) for n in mesh.split("x"))
-  partitioner = Partitioner(PartitioningConfig(*sizes), devices=jax.devices()[: np.prod(sizes)])
+  partitioner = Partitioner(PartitioningConfig(*sizes), devices=jax.devices()[: np.prod(sizes)])  # pyright: ignore[reportArgumentType]: three sizes
   program = Program(model, partitioner, batch)
   if sizes[2] == 1 and "decoder_input_tokens" in batch:
     check_no_attention_matrix_is_exchanged(program, batch["decoder_input_tokens"].shape[1])

@@ -76,7 +76,7 @@ def compare(kind):
   def compiled(mesh):
     sizes = [int(n) for n in mesh.split("x")]
     devices = jax.devices()[: np.prod(sizes)]
-    return Program(model, Partitioner(PartitioningConfig(*sizes), devices), batch)
+    return Program(model, Partitioner(PartitioningConfig(*sizes), devices), batch)  # pyright: ignore[reportArgumentType]: three sizes
 
   def train(program, state):
     logged, key = [], program.put(jax.random.key(0))
@@ -93,7 +93,7 @@ def compare(kind):
   _, expected = train(program, state)
   for mesh in MESHES:
     program = compiled(mesh)
-    state = checkpoints.restore(program.abstract_state).state
+    state = checkpoints.restore(program.abstract_state).state  # pyright: ignore[reportOptionalMemberAccess]: it is there
     for array, wanted in zip(
       jax.tree.leaves(state), jax.tree.leaves(program.abstract_state), strict=True
     ):

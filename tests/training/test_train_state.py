@@ -39,7 +39,7 @@ def test_a_non_finite_update_changes_only_the_step(bad, where):
   kept, skipped = train_state.apply_if_finite(old, new, loss, optax.tree.norm(grads))
   assert skipped == 1.0
   assert kept.step == 1
-  jax.tree.map(np.testing.assert_array_equal, kept.replace(step=old.step), old)
+  jax.tree.map(np.testing.assert_array_equal, kept.replace(step=old.step), old)  # pyright: ignore[reportAttributeAccessIssue]: flax.struct adds it
 
 
 def test_a_finite_update_is_applied():

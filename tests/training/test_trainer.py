@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -175,7 +176,7 @@ def test_consecutive_bad_batches_roll_back_to_the_last_checkpoint(tmp_path):
 
 
 def test_a_rolled_back_run_resumes_to_the_same_bits(tmp_path):
-  data = {"bad": range(7, 13)}
+  data: dict[str, Any] = {"bad": range(7, 13)}
   once = tmp_path / "once"
   toy.run(once, train_dataset=lambda: toy.ToyData(**data), max_skipped_steps=4)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from audiolm_jax.core import products
+from audiolm_jax.core import modules, products
 from audiolm_jax.trainables import registry
 from audiolm_jax.training import train_state, trainer
 from audiolm_jax.training.metrics import Audio
@@ -38,7 +39,7 @@ class TwoLayers(nn.Module):
     init = nn.initializers.lecun_normal()
     x = nn.with_logical_constraint(x, ("batch", "embed"))
     into = nn.with_logical_partitioning(init, ("embed", "mlp"))
-    rounding = {"dot_general": products.dot_general}
+    rounding: dict[str, Any] = {"dot_general": products.dot_general}
     x = jnp.tanh(nn.Dense(self.mlp, kernel_init=into, name="wi", **rounding)(x))
     x = nn.with_logical_constraint(x, ("batch", "mlp"))
     out = nn.with_logical_partitioning(init, ("mlp", "embed"))
@@ -59,7 +60,7 @@ class ToyTrainable(Trainable):
 
   def _loss(self, params, batch, noise):
     x = batch["x"] + noise
-    return jnp.mean((self.module.apply({"params": params}, x)[:, 0] - batch["y"]) ** 2)
+    return jnp.mean((modules.apply(self.module, params, x)[:, 0] - batch["y"]) ** 2)
 
   def train_step(self, state, batch, rng):
     noise = self.config.noise * jax.random.normal(rng, batch["x"].shape)
@@ -118,7 +119,7 @@ registry.COMPONENTS["toy"] = (__name__, "ToyTrainable", "ToyConfig")
 
 def run(model_dir, **settings):
   """Trains a few steps; fields of `TrainConfig` and keywords of `train` replace the defaults."""
-  settings = (
+  given: dict[str, Any] = (
     dict(
       total_steps=24,
       log_period=3,
@@ -130,14 +131,14 @@ def run(model_dir, **settings):
     | settings
   )
   fields = {field.name for field in dataclasses.fields(trainer.TrainConfig)}
-  config = trainer.TrainConfig(model_dir, **{k: v for k, v in settings.items() if k in fields})
-  return trainer.train(config, **{k: v for k, v in settings.items() if k not in fields})
+  config = trainer.TrainConfig(model_dir, **{k: v for k, v in given.items() if k in fields})
+  return trainer.train(config, **{k: v for k, v in given.items() if k not in fields})
 
 
 def main() -> None:
   """Runs `toy_trainable.py DIR STEPS` on the devices and the mesh of TOY_MESH."""
   mesh = [int(n) for n in os.environ.get("TOY_MESH", "1x1x1").split("x")]
-  run(sys.argv[1], total_steps=int(sys.argv[2]), partitioning=PartitioningConfig(*mesh))
+  run(sys.argv[1], total_steps=int(sys.argv[2]), partitioning=PartitioningConfig(*mesh))  # pyright: ignore[reportArgumentType]: three sizes
 
 
 if __name__ == "__main__":

@@ -33,5 +33,6 @@ SUITES = (
   _suite("piano", suite.CLIPS, suite.STAGES, suite.MUSIC),
   _suite("speaker", suite.SPEAKERS, suite.STAGES, suite.SPEECH),
   _suite("detection", suite.CLIPS, suite.STAGES, suite.DETECTOR),
+  _suite("watermark", suite.CLIPS, suite.STAGES, suite.WATERMARK),
   _suite("cost", suite.CLIPS, suite.STAGES),
 )

@@ -4,6 +4,7 @@ Source of the protocol: AudioLM, the detection of its own samples: pieces of one
 real as synthetic, the real ones through the codec, speakers unknown to the detector.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -42,9 +43,10 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   config = CorpusConfig(prompt_seconds=options.prompt_seconds, duration=options.duration)
   pieces = pieces_to_continue(options, bundle.sample_rate, 1.0)
 
-  def pairs_of(maker: Bundle) -> list[Pair]:
+  def pairs_of(maker: Bundle, watermark: str | None = "off") -> list[Pair]:
+    own = dataclasses.replace(config, watermark=watermark)
     given = [audio.resample(p.waveform, bundle.sample_rate, maker.sample_rate) for p in pieces]
-    made = make_pairs(maker, given, config, options.seed)
+    made = make_pairs(maker, given, own, options.seed)
     rates = maker.sample_rate, detector.sample_rate
     return [Pair(*(audio.resample(sound, *rates) for sound in pair)) for pair in made]
 
@@ -54,6 +56,7 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
     pairs_of(bundle),
     detector.sample_rate,
     {maker.name: pairs_of(maker) for maker in others},
+    marked=[] if bundle.watermark is None else pairs_of(bundle, None),
   )
 
 
@@ -62,6 +65,8 @@ def detection_suite(
   pairs: Sequence[Pair],
   sample_rate: int,
   other: Mapping[str, Sequence[Pair]] | None = None,
+  *,
+  marked: Sequence[Pair] = (),
 ) -> SuiteResult:
   """Measures accuracy, equal error rate and ROC on pieces of 1 s, and accuracy in other conditions.
 
@@ -72,6 +77,7 @@ def detection_suite(
     pairs: real and synthetic continuations, of speakers that the detector was not trained on.
     sample_rate: Hz, the detector's.
     other: continuations of the same prompts by other bundles, by the name of the bundle.
+    marked: continuations of the same prompts with the watermark of the bundle.
   Raises:
     DataError: no continuation is 1 s long.
   """
@@ -99,6 +105,9 @@ def detection_suite(
   for name, degrade in _degradations(sample_rate).items():
     degraded = [[[degrade(p) for p in pieces] for pieces in group] for group in (real, synthetic)]
     rows.append(Row(ACCURACY, Scores.of(detector, *degraded).accuracy(), f"1 s, {name}"))
+  if marked:
+    with_mark = Scores.of(detector, *_both(marked, 1.0, sample_rate))
+    rows.append(Row(ACCURACY, with_mark.accuracy(), "1 s, with the watermark"))
   for name, made in (other or {}).items():
     found = Scores.of(detector, *_both(made, 1.0, sample_rate)).share_right(synthetic=True)
     rows.append(Row(OTHERS_FOUND, found, f"{name}, 1 s"))

@@ -21,7 +21,7 @@ def sounds(count, seconds=0.5, first=0):
 
 def page_of(folder):
   text = (folder / "index.html").read_text()
-  return text, json.loads(re.search(r'type="application/json">(.*?)</script>', text, re.S)[1])
+  return text, json.loads(re.findall(r'type="application/json">(.*?)</script>', text, re.S)[0])
 
 
 def test_half_of_the_clips_are_real_and_no_prompt_is_used_twice(tmp_path):

@@ -68,7 +68,7 @@ def test_continuation_suite_distinguishes_a_faithful_continuer_from_one_that_cha
 def test_continuation_suite_needs_a_clip_longer_than_the_prompt(pulse_codec):
   clips = [EvalClip("short", np.ones(RATE, np.float32))]
   with pytest.raises(ValueError, match="no clip is longer"):
-    continuation.continuation_suite(pulse_codec, len, lambda *_: None, clips, Domain.MUSIC)
+    continuation.continuation_suite(pulse_codec, len, lambda *_: None, clips, Domain.MUSIC)  # pyright: ignore[reportArgumentType]: they are not called
 
 
 @pytest.fixture(scope="module")

@@ -30,12 +30,20 @@ def make_pairs(count=4, seconds=3.0, loud=0.5, quiet=0.1):
 def test_the_suite_reports_each_condition():
   pairs = make_pairs()
   others = {"cousin": make_pairs(loud=0.2)}
-  result = detection.detection_suite(Loudness(), pairs, RATE, others)
+  marked = make_pairs(loud=0.2)
+  result = detection.detection_suite(
+    Loudness(),  # pyright: ignore[reportArgumentType]: a double
+    pairs,
+    RATE,
+    others,
+    marked=marked,
+  )
   values = {row.figure: row.estimate for row in result.rows}
   assert values["accuracy, 1 s"].value == 1.0 and values["accuracy, 1 s"].n == 4
   assert values["equal error rate, 1 s"].value == 0.0
   assert values["recordings without the codec classified as real, 1 s"].value == 1.0
   assert values["samples of another bundle classified as synthetic, cousin, 1 s"].value == 0.0
+  assert values["accuracy, 1 s, with the watermark"].value == 0.5
   assert {"accuracy, 0.5 s", "accuracy, 2 s", "accuracy, whole continuations"} <= set(values)
   assert "accuracy, 5 s" not in values  # nothing lasts so long
   assert values["accuracy, 1 s, MP3 at 24 kbit/s"].value > 0.9
@@ -48,10 +56,10 @@ def test_a_detector_that_guesses_has_chance_accuracy_within_a_wide_interval():
     def score(self, pieces):
       return np.random.default_rng(0).standard_normal(len(pieces))
 
-  row = detection.detection_suite(Guess(), make_pairs(8), RATE).rows[0]
+  row = detection.detection_suite(Guess(), make_pairs(8), RATE).rows[0]  # pyright: ignore[reportArgumentType]: a double
   assert row.estimate.low < 0.5 < row.estimate.high and row.verdict == "short"
 
 
 def test_pairs_that_are_too_short_are_refused():
   with pytest.raises(DataError, match="no recording is a second longer"):
-    detection.detection_suite(Loudness(), make_pairs(seconds=0.9), RATE)
+    detection.detection_suite(Loudness(), make_pairs(seconds=0.9), RATE)  # pyright: ignore[reportArgumentType]: a double

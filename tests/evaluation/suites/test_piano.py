@@ -47,7 +47,7 @@ def result(pieces, play):
     return TimedContinuation(play(list(notes), 3.0), 0.1)
 
   continuers = {"continuation": faithful, "other continuation": careless}
-  return piano.piano_suite(PulseCodec(), continuers, pieces, prompt_seconds=3.0)
+  return piano.piano_suite(PulseCodec(), continuers, pieces, prompt_seconds=3.0)  # pyright: ignore[reportArgumentType]: a double
 
 
 def test_a_faithful_continuer_agrees_like_the_real_continuation(result):
@@ -103,7 +103,8 @@ def acoustic_only(miniature_bundle, tmp_path) -> Bundle:
   from audiolm_jax.lm.transformer import Transformer
 
   codec = miniature_bundle.codec.spec
-  spec = stages.acoustic_only_stage(
+  spec = stages.coarse_stage(
+    source=stages.Source.NONE,
     crop_seconds=2.0,
     num_target_quantizers=codec.num_quantizers,
     num_clusters=16,

@@ -1,0 +1,68 @@
+"""The keyed green list of a watermark: which communities of codes a sampler prefers.
+
+Whether a community is green depends on a key, its level and the communities before it, by one call
+of a block cipher. The functions use operators that NumPy and JAX compute equally, so sampling and
+detection have the same list.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+# A community has 10 bits in a counter, and the largest value marks an entry that a level lacks.
+LARGEST_COMMUNITY, ABSENT = 1022, 1023
+MOST_CONTEXT = 4
+_BITS = 10
+_PARITY = 0x1BD11BDA
+_ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
+
+Words = TypeVar("Words", np.ndarray, jax.Array)
+
+
+def counters(level: Words, context: Sequence[Words], community: Words) -> tuple[Words, Words]:
+  """Returns the two words that identify a community, its level and its context.
+
+  Args:
+    level: uint32, below 4096.
+    context: at most `MOST_CONTEXT` arrays of uint32 communities, or `ABSENT`.
+    community: uint32 communities.
+  """
+  entries = [community, *context]
+  entries += [community * 0 + ABSENT] * (1 + MOST_CONTEXT - len(entries))
+  low = entries[0] | (entries[1] << _BITS) | (entries[2] << 2 * _BITS)
+  high = entries[3] | (entries[4] << _BITS) | (level << 2 * _BITS)
+  return low, high
+
+
+def is_green(key: Sequence[Words], low: Words, high: Words) -> Words:
+  """Returns whether communities are green: half of them, independently of each other.
+
+  Args:
+    key: four uint32 words.
+    low, high: of `counters`; at least one array has an axis.
+  """
+  zero = low * 0
+  return (threefry(key, (low, high, zero, zero))[0] >> 31).astype(bool)
+
+
+def threefry(key: Sequence[Words], counter: Sequence[Words]) -> tuple[Words, ...]:
+  """Returns Threefry-4x32 with 20 rounds, a pseudo-random function of four words.
+
+  Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+  """
+  keys = [*key, key[0] ^ key[1] ^ key[2] ^ key[3] ^ _PARITY]
+  x = [word + part for word, part in zip(counter, keys, strict=False)]
+  for number in range(20):
+    first, second = _ROTATIONS[number % 8]
+    # Odd rounds mix the first word with the last one.
+    a, b = (1, 3) if number % 2 == 0 else (3, 1)
+    for target, source, distance in ((0, a, first), (2, b, second)):
+      x[target] = x[target] + x[source]
+      x[source] = ((x[source] << distance) | (x[source] >> (32 - distance))) ^ x[target]
+    if number % 4 == 3:
+      step = number // 4 + 1
+      x = [word + keys[(step + i) % 5] for i, word in enumerate(x)]
+      x[3] = x[3] + step
+  return tuple(x)

@@ -1,0 +1,164 @@
+"""A watermark: communities of codes that decoding and encoding confuses, and how to mark them."""
+
+import dataclasses
+import hashlib
+import os
+import re
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt32, UInt64
+
+from audiolm_jax.core import arguments, shapes
+from audiolm_jax.core.configs import shown
+from audiolm_jax.core.errors import ConfigError, UserError
+from audiolm_jax.core.ranges import Range, Vocabulary
+from audiolm_jax.detection import green_list
+from audiolm_jax.detection.green_list import ABSENT, LARGEST_COMMUNITY, MOST_CONTEXT
+
+STRENGTHS = Range(0, 100)
+_LEVELS = Range(1, 64)
+_ENTRIES = Range(0, MOST_CONTEXT)
+_KEY = re.compile(r"[0-9a-f]{32}")
+_LEAST_KEY, _LARGEST_KEY = 16, 4_096  # bytes of a key file
+
+
+@dataclasses.dataclass(frozen=True)
+class WatermarkConfig:
+  """How a bundle marks its codes.
+
+  The context of a code consists of codes that are fixed before it is sampled.
+
+  Attributes:
+    levels: number of marked levels, from the first one on.
+    codebook_size: codes per level.
+    key: 32 hexadecimal digits, the public default key.
+    strength: added to the logits of green codes, before the temperature, by default.
+    frames: earlier frames in the context, at the code's own level; 0 for parallel stages.
+    coarser: levels of the same frame in the context, the coarsest first, as far as they are coarser
+      than the code's own.
+
+  Source: Kirchenbauer et al. (arXiv 2301.10226), and "Hidden in Plain Tokens" (arXiv 2605.25967)
+    for communities.
+  """
+
+  levels: Annotated[int, _LEVELS]
+  codebook_size: Vocabulary
+  key: str
+  strength: Annotated[float, STRENGTHS] = 2.0
+  frames: Annotated[int, _ENTRIES] = 1
+  coarser: Annotated[int, _ENTRIES] = 0
+
+  def __post_init__(self):
+    if not _KEY.fullmatch(self.key):
+      raise ConfigError(f"the key of a watermark is {shown(self.key)}; give 32 hexadecimal digits")
+    if self.frames + self.coarser > MOST_CONTEXT:
+      raise ConfigError(
+        f"the context of a watermark has {self.frames} frames and {self.coarser} levels; give at "
+        f"most {MOST_CONTEXT} together"
+      )
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shape of the communities."""
+    return {"communities": (self.levels, self.codebook_size)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Watermark:
+  """The watermark of a bundle.
+
+  Attributes:
+    config: how codes are marked.
+    communities: the community of each code by level.
+
+  Raises:
+    ConfigError: the communities have another shape or range.
+  """
+
+  config: WatermarkConfig
+  communities: Int[np.ndarray, "levels size"]
+
+  def __post_init__(self):
+    found, wanted = np.asarray(self.communities), self.config.parameter_shapes()["communities"]
+    if found.shape != wanted or found.dtype.kind not in "iu":
+      raise ConfigError(
+        f"communities are {found.dtype} of shape {found.shape}; integers of {wanted} are needed"
+      )
+    if not 0 <= int(found.min()) <= int(found.max()) <= LARGEST_COMMUNITY:
+      raise ConfigError(
+        f"communities are in {found.min()}..{found.max()}; the range is 0..{LARGEST_COMMUNITY}"
+      )
+    object.__setattr__(self, "communities", found.astype(np.uint16))
+
+  @property
+  def key(self) -> UInt32[np.ndarray, "4"]:
+    """The default key."""
+    return key_words(bytes.fromhex(self.config.key))
+
+  def entries(self, codes: Shaped[np.ndarray, "frames quantizers"]) -> UInt64[np.ndarray, "_ l"]:
+    """Returns a number for each marked code, equal for equal communities, contexts and levels.
+
+    Args:
+      codes: codes of consecutive frames, with all marked levels.
+    Returns:
+      Numbers [frames - config.frames, levels]: the first frames have no context.
+    """
+    c = self.config
+    levels = np.arange(c.levels)
+    communities = self.communities[levels, codes[:, : c.levels]].astype(np.uint32)
+    own, count = communities[c.frames :], max(0, len(codes) - c.frames)
+    # In this order, `sampling.watermark` has the same context.
+    context = [communities[c.frames - lag :][:count] for lag in range(1, c.frames + 1)]
+    for level in range(c.coarser):
+      coarser = own[:, [min(level, c.levels - 1)]]
+      context.append(np.where(levels > level, coarser, np.uint32(ABSENT)))
+    low, high = green_list.counters(levels.astype(np.uint32), context, own)
+    return low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
+
+
+def is_green(
+  keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
+) -> Shaped[np.ndarray, "keys entries"]:
+  """Returns whether each of `Watermark.entries` is green under each key."""
+  low = (entries & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+  high = (entries >> np.uint64(32)).astype(np.uint32)
+  return green_list.is_green([keys[:, [i]] for i in range(4)], low, high)
+
+
+def key_words(key: bytes) -> UInt32[np.ndarray, "4"]:
+  """Returns the four words of a key of 16 bytes."""
+  return np.frombuffer(key, "<u4").astype(np.uint32)
+
+
+def private_key(content: object) -> UInt32[np.ndarray, "4"]:
+  """Returns the key that any content of 16 to 4096 bytes defines: the start of its SHA-256.
+
+  Raises:
+    UserError: the content is something else.
+  """
+  if not isinstance(content, bytes) or not _LEAST_KEY <= len(content) <= _LARGEST_KEY:
+    given = f"{len(content)} bytes" if isinstance(content, bytes) else shown(content)
+    raise UserError(f"watermark_key is {given}; give {_LEAST_KEY} to {_LARGEST_KEY} random bytes")
+  return key_words(hashlib.sha256(content).digest()[:16])
+
+
+def read_key(path: str | os.PathLike[str]) -> bytes:
+  """Returns the content of a key file.
+
+  Raises:
+    UserError: the file cannot be read, or does not have 16 to 4096 bytes.
+  """
+  path = arguments.path(path, "watermark_key", "the name of a file")
+  try:
+    if not os.path.isfile(path):
+      raise UserError(f"{path} is not a file; give a file of random bytes as --watermark_key")
+    with open(path, "rb") as file:
+      content = file.read(_LARGEST_KEY + 1)
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror}") from error
+  if not _LEAST_KEY <= len(content) <= _LARGEST_KEY:
+    raise UserError(
+      f"{path} is no key: it does not have {_LEAST_KEY} to {_LARGEST_KEY} bytes; make one with "
+      f"head -c 32 /dev/urandom > {path}"
+    )
+  return content

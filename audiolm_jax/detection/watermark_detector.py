@@ -1,0 +1,140 @@
+"""Finds the watermark of a bundle in audio, by encoding it.
+
+A low p-value means that audio without this mark almost never matches the key so well. A high one
+proves nothing: strong processing, or encoding by a codec, can remove a mark, and other generators
+have none.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt32
+
+from audiolm_jax.codec.interface import Codec
+from audiolm_jax.detection.evidence import Evidence, Findings
+from audiolm_jax.detection.watermark import Watermark
+from audiolm_jax.io import audio, waveforms
+
+OFFSETS = 16  # per frame; a cut can be anywhere, and codes change with a shift of 1/16 of a frame
+_PIECE_FRAMES = 64
+
+
+class WatermarkDetection(NamedTuple):
+  """The result of detection for one clip.
+
+  Attributes:
+    log10_p_value: log10 of the p-value of the clip, corrected for all offsets and windows.
+    per_second: p-value of the 4 s around each second, corrected for offsets only.
+  """
+
+  log10_p_value: float
+  per_second: list[float]
+
+  @property
+  def p_value(self) -> float:
+    """The probability of so good a match, or a better one, in audio without this mark."""
+    return 10.0**self.log10_p_value
+
+
+@dataclasses.dataclass(frozen=True)
+class WatermarkDetector:
+  """Searches the marks that a bundle leaves in its codes.
+
+  Attributes:
+    watermark: the watermark of the bundle.
+    codec: the codec of the bundle.
+    key: the key of the green list.
+  """
+
+  watermark: Watermark
+  codec: Codec
+  key: UInt32[np.ndarray, "4"]
+
+  @property
+  def sample_rate(self) -> int:
+    """The sample rate of the codec in Hz."""
+    return self.codec.spec.sample_rate
+
+  def detect(
+    self,
+    waveform: Float[np.ndarray, "samples"],
+    sample_rate: int,
+    name: str = "the waveform",
+    *,
+    channel_axis: int | None = None,
+  ) -> WatermarkDetection:
+    """Returns the p-value of a waveform.
+
+    Args:
+      waveform: in [-1, 1].
+      sample_rate: Hz; the waveform is resampled if needed.
+      name: of the audio, for messages.
+      channel_axis: axis of the channels, which are averaged; None for one channel.
+    Raises:
+      AudioError: the waveform has another layout.
+    """
+    sample_rate = waveforms.check_rate(sample_rate)
+    waveform = waveforms.check(
+      waveform, sample_rate, channel_axis=channel_axis, most_axes=1, name=name
+    )
+    return self.detect_blocks([audio.resample(waveform, sample_rate, self.sample_rate)])
+
+  def detect_blocks(self, blocks: Iterable[Float[np.ndarray, "block"]]) -> WatermarkDetection:
+    """Detects in blocks of any length at the detector's sample rate, in bounded memory."""
+    found = find(self.watermark, self.key[None], self.codec, blocks)
+    per_second = [float(10.0**value) for value in found.per_second[:, 0]]
+    return WatermarkDetection(float(found.log10_p[0]), per_second)
+
+
+def find(
+  watermark: Watermark,
+  keys: UInt32[np.ndarray, "keys 4"],
+  codec: Codec,
+  blocks: Iterable[Float[np.ndarray, "block"]],
+) -> Findings:
+  """Returns the evidence for each key in blocks at the codec's sample rate."""
+  spec = codec.spec
+  evidence = Evidence(watermark, keys, spec.frame_rate, len(_offsets(spec.hop_length)))
+  for codes in offset_codes(codec, blocks):
+    evidence.push(codes)
+  return evidence.finish()
+
+
+def offset_codes(
+  codec: Codec, blocks: Iterable[Float[np.ndarray, "block"]]
+) -> Iterator[Int[np.ndarray, "offsets frames quantizers"]]:
+  """Yields the codes of audio from several first samples on, without partial frames."""
+  hop = codec.spec.hop_length
+  offsets, piece = _offsets(hop), _PIECE_FRAMES * hop
+  stream = codec.stream_encoder(len(offsets))
+  kept = np.zeros(0, np.float32)
+  received = encoded = 0
+
+  def pushed() -> Int[np.ndarray, "offsets frames quantizers"]:
+    nonlocal kept
+    codes = np.asarray(stream.push(np.stack([kept[o : o + piece] for o in offsets])))
+    kept = kept[piece:]
+    return codes
+
+  for block in blocks:
+    received += len(block)
+    kept = np.concatenate([kept, block])
+    while len(kept) >= piece + hop:
+      codes = pushed()
+      encoded += codes.shape[1]
+      yield codes
+  frames = max(0, received - offsets[-1]) // hop
+  # Pieces of equal length need few programs. The frames of the zeros are dropped.
+  while encoded < frames:
+    kept = np.pad(kept, (0, max(0, piece + hop - len(kept))))
+    codes = pushed()[:, : frames - encoded]
+    encoded += codes.shape[1]
+    yield codes
+
+
+def _offsets(hop: int) -> list[int]:
+  """Returns the first samples, which divide a frame into `OFFSETS` parts, or fewer."""
+  count = min(OFFSETS, hop)
+  return [round(i * hop / count) for i in range(count)]

@@ -1,0 +1,231 @@
+"""Communities of codes that decoding and encoding confuses, and how many codes keep theirs.
+
+A clip is encoded, decoded, changed by a channel and encoded again. Codes that are often confused
+form a community, which then survives more often than a code.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from audiolm_jax.codec.interface import Codec
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.detection.green_list import LARGEST_COMMUNITY
+from audiolm_jax.detection.watermark_detector import OFFSETS
+from audiolm_jax.evaluation import degradations
+
+MISSING = (
+  "communities are found by scikit-network, an extra: pip install 'scikit-network>=0.33.5,<0.34'"
+)
+CLEAN = "clean"
+_RESOLUTIONS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_CODES = 200
+
+Channel = Callable[[Float[np.ndarray, "samples"]], Float[np.ndarray, "samples"]]
+Table = Int[np.ndarray, "levels size size"]
+
+
+class Counts(NamedTuple):
+  """How often codes follow each other.
+
+  Attributes:
+    confused: by channel, how often a code (row) is another one (column) after encoding again.
+    following: how often a code (row) is followed by another one (column) in the next frame.
+  """
+
+  confused: dict[str, Table]
+  following: Table
+
+
+class Survival(NamedTuple):
+  """How many codes of a level keep their community.
+
+  Attributes:
+    share: share of the codes whose community survives.
+    chance: the share if the codes after encoding were independent of those before.
+    effective: the number of equally frequent communities that would have the sum of squared shares
+      of those before.
+  """
+
+  share: float
+  chance: float
+  effective: float
+
+  @property
+  def corrected(self) -> float:
+    """The share, 0 at chance and 1 if all survive; 0 if there is one community."""
+    return (self.share - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
+
+
+def check_installed() -> None:
+  """Raises `UserError` if scikit-network is not installed."""
+  if importlib.util.find_spec("sknetwork") is None:
+    raise UserError(MISSING)
+
+
+def channels(sample_rate: int) -> dict[str, Channel]:
+  """Returns what recordings pass through, by name; the bit rates are those at 16 and 24 kHz."""
+
+  def compressed(codec: str, level: float) -> Channel:
+    return lambda waveform: degradations.compress(waveform, sample_rate, codec, level)[0]
+
+  return {
+    CLEAN: lambda waveform: waveform,
+    "MP3 at 64 kbit/s": compressed("mp3", 0.63),
+    "Opus at 24 kbit/s": compressed("opus", 0.93),
+    "through 8 kHz": lambda w: degradations.narrow(w, sample_rate, 8_000),
+    "noise at 20 dB": lambda w: degradations.add_noise(w, 20.0, len(w)),
+  }
+
+
+def confusions(
+  codec: Codec,
+  clips: Iterable[Float[np.ndarray, "samples"]],
+  of_channels: Mapping[str, Channel],
+  levels: int,
+  seed: int = 0,
+) -> Counts:
+  """Counts the codes before and after decoding, each channel and encoding.
+
+  The second encoding begins up to half a step of the detector's offsets before or after a frame of
+  the first, as it does if a detector has found the best offset.
+
+  Args:
+    codec: the codec.
+    clips: clips at the codec's sample rate.
+    of_channels: channels by name.
+    levels: number of levels.
+    seed: seed of the offsets.
+  """
+  size, hop = codec.spec.codebook_size, codec.spec.hop_length
+  reach, rng = hop / OFFSETS / 2, np.random.default_rng(seed)
+  counts = {name: np.zeros((levels, size, size), np.int64) for name in of_channels}
+  following = np.zeros((levels, size, size), np.int64)
+  for clip in clips:
+    before = codec.encode_long(clip)
+    decoded = np.clip(codec.decode(before[None])[0], -1.0, 1.0)
+    for level in range(levels):
+      np.add.at(following[level], (before[:-1, level], before[1:, level]), 1)
+    for name, channel in of_channels.items():
+      shift = round(rng.uniform(-reach, reach))
+      # A shift to the left begins within the frame before.
+      first, skipped = (shift, 0) if shift >= 0 else (hop + shift, 1)
+      after = codec.encode_long(channel(decoded)[first:])[:, :levels]
+      frames = min(len(before) - skipped, len(after)) - 1  # the last one may be partial
+      for level in range(levels):
+        pair = before[skipped : skipped + frames, level], after[:frames, level]
+        np.add.at(counts[name][level], pair, 1)
+  return Counts(counts, following)
+
+
+def communities_of(
+  counts: Int[np.ndarray, "size size"],
+  following: Int[np.ndarray, "size size"],
+  codebook: Float[np.ndarray, "size dim"],
+) -> Int[np.ndarray, "size"]:
+  """Returns the community of each code of one level.
+
+  Leiden's method is run at several resolutions. The result is the one with the largest product of
+  the square of the survival, the choice and the square root of the distinct share: a mark needs the
+  communities of a code and its context, communities to choose from, and pairs that do not repeat.
+  The codes of silence and those of sound, for example, survive almost always as two communities,
+  but no sampler is free to choose between them. Codes that do not occur have the community of the
+  nearest one in the codebook that does.
+
+  Args:
+    counts: confusions of all channels.
+    following: see `Counts`.
+    codebook: the vectors of the codes.
+  Raises:
+    UserError: scikit-network is not installed.
+  """
+  check_installed()
+  from scipy import sparse
+  from scipy.spatial import distance
+  from sknetwork.clustering import Leiden  # pyright: ignore[reportMissingImports]
+
+  seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+  among = counts[np.ix_(seen, seen)].astype(np.float64)
+  graph = sparse.csr_matrix(among + among.T)
+  best: tuple[float, Any] = (-1.0, np.zeros(len(seen), np.int64))
+  for resolution in _RESOLUTIONS:
+    found = Leiden(resolution=resolution, random_state=0).fit_predict(graph)
+    after = following[np.ix_(seen, seen)]
+    merit = survival(among, found).share ** 2 * choice(after, found) * distinct(after, found) ** 0.5
+    if found.max() <= LARGEST_COMMUNITY and merit > best[0]:
+      best = merit, found
+  nearest = distance.cdist(codebook, codebook[seen]).argmin(axis=1)
+  return best[1][nearest].astype(np.int64)
+
+
+def survival(
+  counts: Float[np.ndarray, "size size"] | Int[np.ndarray, "size size"],
+  communities: Int[np.ndarray, "size"],
+) -> Survival:
+  """Returns how many of the counted codes keep their community."""
+  total = counts.sum()
+  kept = counts[communities[:, None] == communities[None]].sum()
+  shares = [np.bincount(communities, counts.sum(axis=axis)) / total for axis in (0, 1)]
+  chance = float(shares[0] @ shares[1])
+  return Survival(float(kept / total), chance, 1 / float(shares[0] @ shares[0]))
+
+
+def choice(following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]) -> float:
+  """Returns how often two codes after codes of one community have different communities.
+
+  0 if the community of a code follows from the one before it; then nothing can be marked. A model
+  knows more than one community, so its choice is smaller.
+  """
+  pairs = _pairs(following, communities)
+  after = pairs.sum(axis=1)
+  # Pairs of different observations, so that few observations give no smaller value.
+  equal = (pairs * (pairs - 1)).sum(axis=1)
+  several = after > 1
+  shares = 1 - equal[several] / (after * (after - 1))[several]
+  return float(np.average(shares, weights=after[several])) if several.any() else 0.0
+
+
+def distinct(
+  following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]
+) -> float:
+  """Returns the share of 200 codes, 4 s at 50 Hz, whose community and context are the first such.
+
+  A detector counts the others as repeats.
+  """
+  pairs = _pairs(following, communities)
+  shares = pairs / max(pairs.sum(), 1)
+  return float((1 - (1 - shares) ** _CODES).sum() / _CODES)
+
+
+def _pairs(
+  following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]
+) -> Float[np.ndarray, "count count"]:
+  """Returns how often a community is followed by another one."""
+  count = int(communities.max()) + 1
+  pairs = np.zeros((count, count))
+  np.add.at(pairs, (communities[:, None], communities[None]), following)
+  return pairs
+
+
+def table(
+  counts: Counts, communities: Int[np.ndarray, "levels size"]
+) -> dict[str, list[dict[str, float]]]:
+  """Returns the survival of each channel and level as plain numbers of three digits."""
+  found: dict[str, list[dict[str, float]]] = {}
+  free = [choice(one, own) for one, own in zip(counts.following, communities, strict=True)]
+  for name, of_levels in counts.confused.items():
+    kept = [survival(one, own) for one, own in zip(of_levels, communities, strict=True)]
+    found[name] = [
+      {
+        "share": round(one.share, 3),
+        "chance": round(one.chance, 3),
+        "corrected": round(one.corrected, 3),
+        "effective": round(one.effective, 1),
+        "choice": round(of_level, 3),
+      }
+      for one, of_level in zip(kept, free, strict=True)
+    ]
+  return found

@@ -1,0 +1,238 @@
+"""The watermark of a bundle: codes that survive, p-values after channels, and false positives."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import soxr
+from jaxtyping import Float, Int, UInt32
+
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.codec.interface import Codec
+from audiolm_jax.core.configs import JsonDict
+from audiolm_jax.detection.evidence import Evidence
+from audiolm_jax.detection.watermark import Watermark
+from audiolm_jax.detection.watermark_detector import offset_codes
+from audiolm_jax.evaluation import communities, lyra, speech
+from audiolm_jax.evaluation.clips import new_pieces, pieces_to_continue
+from audiolm_jax.evaluation.communities import CLEAN, Channel
+from audiolm_jax.evaluation.metric import Better, Metric
+from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.report import Row, SuiteResult, skipped
+from audiolm_jax.evaluation.statistics import bootstrap_estimate, exact, mean_estimate, undefined
+from audiolm_jax.io import audio
+
+SURVIVAL = Metric("community_survival", "communities that survive, corrected for chance")
+EFFECTIVE = Metric("effective_communities", "effective number of communities")
+CHOICE = Metric("community_choice", "different communities after the same one")
+EVIDENCE = Metric("watermark_log_p", "median -log10 p of marked samples")
+SECONDS_NEEDED = Metric(
+  "watermark_seconds", "median seconds until p < 1e-6", Better.LOWER, unit="s"
+)
+FALSE_POSITIVES = Metric("watermark_false_positives", "share below 1e-3", Better.LOWER)
+RARE_FALSE_POSITIVES = Metric("watermark_rare_false_positives", "share below 1e-6", Better.LOWER)
+TIME_RATIO = Metric("watermark_time", "time of sampling with the mark over without", Better.LOWER)
+
+_RANDOM_KEYS = 200
+_BATCH = 8
+_CROP = 2_345  # samples
+
+Sounds = Sequence[Float[np.ndarray, "_"]]
+
+
+class Continuations(NamedTuple):
+  """New sound after the same prompts, and the seconds that sampling took."""
+
+  marked: Sounds
+  unmarked: Sounds
+  marked_seconds: float
+  unmarked_seconds: float
+
+
+def run(bundle: Bundle, options: Options) -> SuiteResult:
+  """Measures recordings, and continuations with and without the mark."""
+  mark = bundle.watermark
+  if mark is None:
+    return skipped(f"{bundle.name} has no watermark")
+  recordings = [
+    piece.waveform for piece in new_pieces(options, bundle.sample_rate, options.max_clips, 1.0)
+  ]
+  of_channels = communities.channels(bundle.sample_rate)
+  if options.lyra_dir:
+    of_channels["Lyra v2 at 6 kbit/s"] = _lyra(options.lyra_dir, bundle.sample_rate)
+  made = _continuations(bundle, options)
+  result = watermark_suite(mark, bundle.codec, recordings, made, of_channels, options.seed)
+  measures = speech.find_measures(options)
+  if measures:
+    sounds = {"with the mark": made.marked, "without": made.unmarked}
+    described = measures.describe_all(sounds, bundle.sample_rate)
+    result.rows.extend(speech.opinion_rows(described))
+  return result
+
+
+def watermark_suite(
+  watermark: Watermark,
+  codec: Codec,
+  recordings: Sounds,
+  made: Continuations,
+  of_channels: Mapping[str, Channel],
+  seed: int = 0,
+) -> SuiteResult:
+  """Measures survival, evidence, false positives and time.
+
+  Args:
+    watermark: the watermark, with the default key.
+    codec: the codec of the bundle.
+    recordings: clips at the codec's sample rate.
+    made: continuations with and without the mark, at the codec's sample rate.
+    of_channels: what sounds pass through, by name, `CLEAN` among them.
+    seed: seed of the offsets and of random keys.
+  """
+  rows = _survival_rows(watermark, codec, recordings, of_channels, seed)
+  details: JsonDict = {"log10_p": {}}
+  key = watermark.key[None]
+  for name, channel in (dict(of_channels) | _edits(codec)).items():
+    found = [codes_of(codec, channel(waveform)) for waveform in made.marked]
+    values = np.array([-_log10_p(watermark, key, codes, codec)[0] for codes in found])
+    details["log10_p"][name] = -values
+    median = bootstrap_estimate(_median_of(values), len(values), reflected=False)
+    floor, aim = (6.0, 20.0) if name == CLEAN else (None, None)
+    rows.append(Row(EVIDENCE, median, name, floor, aim))
+    if name in of_channels:
+      seconds = np.array([_seconds_needed(watermark, key, codes, codec) for codes in found])
+      rows.append(_seconds_row(seconds, name))
+  keys = np.random.default_rng(seed).integers(0, 2**32, (_RANDOM_KEYS, 4), dtype=np.uint32)
+  through = [np.clip(codec.decode(codec.encode_long(w)[None])[0], -1.0, 1.0) for w in recordings]
+  kinds = {"recordings": recordings, "through the codec": through, "unmarked": made.unmarked}
+  for name, sounds in kinds.items():
+    every = np.concatenate([key, keys])
+    log_p = np.array([_log10_p(watermark, every, codes_of(codec, w), codec) for w in sounds])
+    rows.append(Row(FALSE_POSITIVES, mean_estimate(log_p[:, 0] < -3), f"{name}, default key"))
+    of = f"{name}, {_RANDOM_KEYS} random keys"
+    rows.append(Row(FALSE_POSITIVES, mean_estimate((log_p[:, 1:] < -3).mean(axis=1)), of))
+    rows.append(Row(RARE_FALSE_POSITIVES, mean_estimate((log_p[:, 1:] < -6).mean(axis=1)), of))
+  ratio = made.marked_seconds / made.unmarked_seconds
+  rows.append(Row(TIME_RATIO, exact(ratio), floor=1.02))
+  return SuiteResult(rows, details)
+
+
+def codes_of(
+  codec: Codec, waveform: Float[np.ndarray, "samples"]
+) -> Int[np.ndarray, "offsets frames quantizers"]:
+  """Returns the codes of a clip at all offsets that a detector searches."""
+  return np.concatenate([*offset_codes(codec, [waveform])], axis=1)
+
+
+def _continuations(bundle: Bundle, options: Options) -> Continuations:
+  """Continues prompts with and without the mark, in turns, in batches."""
+  cut = round(options.prompt_seconds * bundle.sample_rate)
+  prompts = [p.waveform[:cut] for p in pieces_to_continue(options, bundle.sample_rate, 0.0)]
+  sounds: dict[str, list[np.ndarray]] = {"on": [], "off": []}
+  seconds = dict.fromkeys(sounds, 0.0)
+  for first in range(0, len(prompts), _BATCH):
+    for kind, value in (("on", None), ("off", "off")):
+      started = time.monotonic()
+      results = bundle.continue_audio(
+        prompts[first : first + _BATCH],
+        bundle.sample_rate,
+        duration=options.duration,
+        prompt_seconds=None,
+        prompt_audio="none",
+        seed=options.seed,
+        watermark=value,
+      )
+      # The first batch compiles.
+      if first or len(prompts) <= _BATCH:
+        seconds[kind] += time.monotonic() - started
+      sounds[kind] += [result.waveform for result in results]
+  return Continuations(sounds["on"], sounds["off"], seconds["on"], seconds["off"])
+
+
+def _survival_rows(
+  watermark: Watermark,
+  codec: Codec,
+  recordings: Sounds,
+  of_channels: Mapping[str, Channel],
+  seed: int,
+) -> list[Row]:
+  counts = communities.confusions(codec, recordings, of_channels, watermark.config.levels, seed)
+  own = watermark.communities.astype(np.int64)
+  rows = []
+  for name, of_levels in counts.confused.items():
+    for level, one in enumerate(of_levels):
+      kept = communities.survival(one, own[level])
+      of = f"level {level + 1}, {name}"
+      floor, aim = (0.6, 0.85) if name == CLEAN else (0.55, 0.75)
+      note = f"without correction {kept.share:.2f}, by chance {kept.chance:.2f}"
+      rows.append(Row(SURVIVAL, exact(kept.corrected, len(recordings)), of, floor, aim, note))
+      if name == CLEAN:
+        free = communities.choice(counts.following[level], own[level])
+        for metric, value in ((EFFECTIVE, kept.effective), (CHOICE, free)):
+          rows.append(Row(metric, exact(value, len(recordings)), f"level {level + 1}"))
+  return rows
+
+
+def _edits(codec: Codec) -> dict[str, Channel]:
+  """Returns edits of marked sounds, and encoding by the bundle's own codec at fewer levels."""
+  rate, levels = codec.spec.sample_rate, max(1, codec.spec.num_quantizers // 2)
+
+  def halves(waveform: np.ndarray) -> np.ndarray:
+    half = rate // 2
+    return np.concatenate([waveform[i : i + half] for i in range(0, len(waveform), 2 * half)])
+
+  def encoded(waveform: np.ndarray) -> np.ndarray:
+    return codec.decode(codec.encode_long(waveform)[None, :, :levels])[0].clip(-1.0, 1.0)
+
+  return {
+    "cropped": lambda waveform: waveform[_CROP:],
+    "0.5 s of each second": halves,
+    "speed 1.05": lambda waveform: soxr.resample(waveform, 1.05 * rate, rate),
+    f"the same codec, {levels} levels": encoded,
+  }
+
+
+def _lyra(folder: str, sample_rate: int) -> Channel:
+  (codec,) = [found for found in lyra.lyra_codecs(folder) if found.name.endswith("at 6 kbit/s")]
+  rates = sample_rate, codec.sample_rate
+
+  def through(waveform: np.ndarray) -> np.ndarray:
+    decoded, _ = codec.through(audio.resample(waveform, *rates))
+    return audio.fit_length(audio.resample(decoded, *rates[::-1]), len(waveform))
+
+  return through
+
+
+def _log10_p(
+  watermark: Watermark,
+  keys: UInt32[np.ndarray, "keys 4"],
+  codes: Int[np.ndarray, "offsets frames quantizers"],
+  codec: Codec,
+) -> Float[np.ndarray, "keys"]:
+  evidence = Evidence(watermark, keys, codec.spec.frame_rate, len(codes))
+  evidence.push(codes)
+  return evidence.finish().log10_p
+
+
+def _seconds_needed(
+  watermark: Watermark, key: UInt32[np.ndarray, "1 4"], codes: np.ndarray, codec: Codec
+) -> float:
+  """Returns the first whole second up to which p is below 1e-6; infinity if there is none."""
+  rate = codec.spec.frame_rate
+  for second in range(1, math.floor(codes.shape[1] / rate) + 1):
+    if _log10_p(watermark, key, codes[:, : round(second * rate)], codec)[0] < -6:
+      return float(second)
+  return math.inf
+
+
+def _seconds_row(seconds: Float[np.ndarray, "clips"], of: str) -> Row:
+  reached = int(np.isfinite(seconds).sum())
+  note = f"reached by {reached} of {len(seconds)}"
+  value = float(np.median(seconds)) if len(seconds) else math.inf
+  estimate = exact(value, len(seconds)) if math.isfinite(value) else undefined(len(seconds))
+  return Row(SECONDS_NEEDED, estimate, of, note=note)
+
+
+def _median_of(values: Float[np.ndarray, "clips"]):
+  return lambda rows: float(np.median(values[rows]))

@@ -1,0 +1,200 @@
+"""MPEG audio (MP3): frames with a header each, and tags before, between and after them.
+
+The first frame may be silent and give the number of frames (a "Xing" frame).
+"""
+
+import dataclasses
+import re
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from audiolm_jax.core.errors import AudioError
+from audiolm_jax.io.pieces import AS_IS, NO_LENGTH, TOO_SHORT, Part, Reader, joined
+
+_MPEG_SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]")
+
+
+class _Header(NamedTuple):
+  """The header of a frame: what is the same in all frames of a stream, and the frame's size."""
+
+  kind: tuple[int, int, bool]  # version, layer, one channel
+  rate: int
+  samples: int
+  length: int
+  side_bytes: int  # of the side information, which a Xing frame has before its text
+
+
+_MPEG_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+_BITRATES = {
+  (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+  (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+  (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+  (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+  (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+  (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}  # kbit/s by generation and layer, from the index 1
+
+
+def mpeg_header(head: bytes) -> _Header | None:
+  """Returns the header at the beginning of `head`, or None if it is none that can be read."""
+  if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+    return None
+  version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+  bitrate, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
+  if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+    return None
+  generation, single = 1 if version == 3 else 2, head[3] >> 6 == 3
+  hertz = _MPEG_RATES[version][rate]
+  bits = 1000 * _BITRATES[generation, layer][bitrate - 1]
+  samples = 384 if layer == 1 else 576 if layer == 3 and generation == 2 else 1152
+  slot = 4 if layer == 1 else 1
+  length = (samples // 8 // slot * bits // hertz + padding) * slot
+  side = {(1, False): 32, (1, True): 17, (2, False): 17, (2, True): 9}[generation, single]
+  return _Header((version, layer, single), hertz, samples, length, side)
+
+
+@dataclasses.dataclass
+class _MpegStream:
+  """The frames of one stream.
+
+  Attributes:
+    head: the four bytes at the start of the first frame.
+    header: their meaning.
+    stated: number of frames that a Xing frame gives, 0 if it gives none; None without such a frame.
+    frames: number of frames, without the Xing frame.
+    ranges: the sections of the file that the frames fill, with the Xing frame.
+  """
+
+  head: bytes
+  header: _Header
+  stated: int | None
+  frames: int = 0
+  ranges: list[tuple[int, int]] = dataclasses.field(default_factory=list[tuple[int, int]])
+
+  def add(self, position: int, length: int) -> None:
+    if self.ranges and self.ranges[-1][1] == position:
+      self.ranges[-1] = (self.ranges[-1][0], position + length)
+    else:
+      self.ranges.append((position, position + length))
+
+
+def mpeg_parts(reader: Reader, start: int, name: str, estimate: Callable[[], int]) -> list[Part]:
+  """Returns the streams that start at a position; see `containers.parts_of`."""
+  streams, skipped = _mpeg_streams(reader, start)
+  note = f"{skipped} bytes between its frames are not sound" if skipped else ""
+  if len(streams) == 1:
+    (stream,) = streams
+    missing = stream.frames * stream.header.samples - estimate()
+    if (stream.stated or 0) >= stream.frames or -stream.header.rate // 10 <= missing <= 0:
+      return [Part(note=note)]
+  parts = [_mpeg_part(stream, name) for stream in streams if stream.frames]
+  if not parts:
+    return AS_IS  # not MPEG audio
+  return joined([parts[0]._replace(note=note or parts[0].note), *parts[1:]])
+
+
+def _mpeg_part(stream: _MpegStream, name: str) -> Part:
+  stated = stream.stated or 0
+  if stated >= stream.frames:
+    return Part(tuple(stream.ranges))
+  layer = stream.header.kind[1]
+  if layer != 3:
+    raise AudioError(
+      f"{name} is MPEG audio of layer {layer} with a varying bit rate or joined files; convert it: "
+      "ffmpeg -i INPUT output.wav"
+    )
+  ranges = stream.ranges
+  if stream.stated is not None:  # drops its own Xing frame
+    ranges = [(ranges[0][0] + stream.header.length, ranges[0][1]), *ranges[1:]]
+  note = TOO_SHORT if stated else NO_LENGTH
+  return Part((_xing_frame(stream), *ranges), None, note)
+
+
+def _mpeg_streams(reader: Reader, start: int) -> tuple[list[_MpegStream], int]:
+  """Returns the streams, and the number of bytes between frames that are not tags."""
+  streams: list[_MpegStream] = []
+  position, junk, skipped, in_step, after_tag = start, 0, 0, False, True
+  while position < reader.size:
+    head = reader.at(position, 4)
+    header = mpeg_header(head)
+    if header is not None and (in_step or _is_followed(reader, position, header)):
+      if position + header.length > reader.size:
+        break  # the last frame is incomplete
+      skipped, junk, in_step = skipped + (junk if streams else 0), 0, True
+      stated = _xing_frames(reader.at(position, header.side_bytes + 16), header)
+      last = streams[-1].header if streams else header
+      if after_tag or stated is not None or (last.kind, last.rate) != (header.kind, header.rate):
+        streams.append(_MpegStream(head, header, stated))
+        after_tag = False
+      streams[-1].frames += stated is None
+      streams[-1].add(position, header.length)
+      position += header.length
+      continue
+    in_step, end = False, _end_of_tag(reader, position)
+    after_tag = after_tag or (end > position and head.startswith(b"ID3"))
+    if end == position:
+      end = reader.find(_MPEG_SYNC, position + 1)
+      end = reader.size if end < 0 else end
+      junk += end - position
+    position = end
+  return streams, skipped
+
+
+def _is_followed(reader: Reader, position: int, header: _Header) -> bool:
+  """Returns whether the end of the file, a tag or another frame follows a frame."""
+  end = position + header.length
+  after = mpeg_header(reader.at(end, 4))
+  if after is not None:
+    return (after.kind, after.rate) == (header.kind, header.rate)
+  return end == reader.size or _end_of_tag(reader, end) > end
+
+
+def _xing_frames(frame: bytes, header: _Header) -> int | None:
+  """Returns the number of frames that a Xing frame gives, 0 if it gives none, None if it is none.
+
+  Args:
+    frame: the beginning of a frame.
+    header: of the frame.
+  """
+  text = frame[4 + header.side_bytes :]
+  if header.kind[1] != 3 or text[:4] not in (b"Xing", b"Info"):
+    return None
+  return int.from_bytes(text[8:12], "big") if len(text) >= 12 and text[7] & 1 else 0
+
+
+def _xing_frame(stream: _MpegStream) -> bytes:
+  """Returns a Xing frame with the number of frames of a stream."""
+  _, flags, rate, mode = stream.head
+  bitrate = 9 if stream.header.kind[0] == 3 else 8  # long enough for the text
+  head = bytes([0xFF, flags | 1, bitrate << 4 | rate & 0x0C, mode])
+  header = mpeg_header(head)
+  assert header is not None
+  text = b"Xing" + struct.pack(">II", 1, stream.frames)
+  return (head + bytes(header.side_bytes) + text).ljust(header.length, b"\0")
+
+
+def _end_of_tag(reader: Reader, position: int) -> int:
+  """Returns the position after a tag, or `position` if none starts there."""
+  head = reader.at(position, 16)
+  if head.startswith(b"ID3"):
+    return end_of_id3(reader, position)
+  if head.startswith(b"TAG") and position + 128 <= reader.size:
+    return position + 128
+  if head.startswith(b"APETAGEX") and len(head) == 16:
+    end = position + 32 + int.from_bytes(head[12:16], "little")
+    return end if end <= reader.size else position + 32  # the second tag is the end of the first
+  return position
+
+
+def end_of_id3(reader: Reader, position: int) -> int:
+  """Returns the position after the ID3v2 tags at a position."""
+  while True:
+    head = reader.at(position, 10)
+    if len(head) < 10 or not head.startswith(b"ID3") or max(head[6:10]) > 127:
+      return position
+    size = sum(byte << 7 * (3 - index) for index, byte in enumerate(head[6:10]))
+    end = position + 10 + size + (10 if head[5] & 0x10 else 0)
+    if end > reader.size:
+      return position
+    position = end

@@ -1,0 +1,141 @@
+"""Adds a watermark to a bundle: which codes are confused by decoding and encoding.
+
+  python -m audiolm_jax.make_watermark --bundle=my_bundle --data=RECORDINGS --output=my_bundle
+
+Recordings of the split `train` are encoded, decoded, passed through channels such as MP3 and noise,
+and encoded again. Codes that are often confused form communities (needs scikit-network). Prints how
+many codes of each level keep their community, and writes the bundle with the communities and a
+public key, which marks new samples by default. docs/concepts/watermark.md explains the figures.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from audiolm_jax.core import arguments, compilation_cache
+from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.errors import DataError, UserError
+from audiolm_jax.core.ranges import Range
+
+if TYPE_CHECKING:
+  from audiolm_jax.bundles import Bundle
+  from audiolm_jax.detection.watermark import WatermarkConfig
+
+FLAGS = flags.FlagValues()
+for _name, _text in {
+  "bundle": "Name or folder of the bundle.",
+  "data": "Folder or manifest of recordings.",
+  "output": "The folder to write. An existing bundle is replaced.",
+}.items():
+  flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
+for _name, _number, _text in (
+  ("levels", 4, "Number of marked levels."),
+  ("max_clips", 300, "Maximum number of pieces of recordings."),
+  ("seed", 0, "Seed of the choice of pieces, of the offsets and of the key."),
+):
+  flags.DEFINE_integer(_name, _number, _text, flag_values=FLAGS)
+for _name, _text in {
+  "frames": "Earlier frames in the context of a code; default 1, or 0 with a parallel stage.",
+  "coarser": "Coarser levels in the context; default 0, or 1 with a parallel stage.",
+}.items():
+  flags.DEFINE_integer(_name, None, _text, flag_values=FLAGS)
+flags.DEFINE_float("strength", 2.0, "Default bias of green codes.", flag_values=FLAGS)
+flags.DEFINE_float("piece_seconds", 8.0, "Length of the pieces.", 1.0, flag_values=FLAGS)
+flags.DEFINE_string("split", "train", "Split of the recordings to use.", flag_values=FLAGS)
+flags.DEFINE_enum(
+  "storage", "float32", ["float32", "float16", "int8"], "Number format of the weights.",
+  flag_values=FLAGS,
+)  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+  """Finds the communities, prints their survival and writes the bundle."""
+  del argv
+  for name in ("bundle", "data", "output"):
+    if not FLAGS[name].value:
+      raise UserError(f"--{name} is needed; see --help")
+  compilation_cache.enable()
+  import dataclasses
+
+  import numpy as np
+
+  from audiolm_jax.bundles import load_bundle, save_bundle
+  from audiolm_jax.detection.watermark import Watermark
+  from audiolm_jax.evaluation import communities
+  from audiolm_jax.evaluation.clips import load_pieces
+
+  communities.check_installed()
+  bundle = load_bundle(FLAGS.bundle)
+  config = _config(bundle)
+  pieces = load_pieces(
+    FLAGS.data,
+    FLAGS.split,
+    bundle.sample_rate,
+    max_clips=arguments.whole(FLAGS.max_clips, "--max_clips", Range(1, 1_000_000)),
+    piece_seconds=FLAGS.piece_seconds,
+    seed=FLAGS.seed,
+  )
+  if not pieces:
+    raise DataError(f"{FLAGS.data} has no {FLAGS.split} clip of 1 s")
+  counts = communities.confusions(
+    bundle.codec,
+    [piece.waveform for piece in pieces],
+    communities.channels(bundle.sample_rate),
+    config.levels,
+    FLAGS.seed,
+  )
+  codebooks = np.asarray(bundle.codec.codebooks)
+  found = np.stack(
+    [
+      communities.communities_of(
+        np.sum([of[level] for of in counts.confused.values()], axis=0),
+        counts.following[level],
+        codebooks[level],
+      )
+      for level in range(config.levels)
+    ]
+  )
+  table = communities.table(counts, found)
+  _show(table)
+  metadata = {**bundle.metadata, "watermark": table}
+  marked = dataclasses.replace(bundle, watermark=Watermark(config, found), metadata=metadata)
+  print(f"wrote {save_bundle(marked, FLAGS.output, storage=FLAGS.storage)}")
+
+
+def _config(bundle: "Bundle") -> "WatermarkConfig":
+  from audiolm_jax.detection.watermark import STRENGTHS, WatermarkConfig
+  from audiolm_jax.lm.parallel import ParallelSpec
+
+  spec = bundle.codec.spec
+  parallel = any(isinstance(stage.spec, ParallelSpec) for stage in bundle.stages.values())
+  frames, coarser = (
+    default if FLAGS[name].value is None else FLAGS[name].value
+    for name, default in (("frames", int(not parallel)), ("coarser", int(parallel)))
+  )
+  if parallel and frames:
+    raise UserError("--frames: a parallel stage has no earlier frames; set it to 0")
+  entries = Range(0, 4)
+  seed = f"{bundle.token_hash} {FLAGS.seed}"
+  return WatermarkConfig(
+    levels=arguments.whole(FLAGS.levels, "--levels", Range(1, spec.num_quantizers)),
+    codebook_size=spec.codebook_size,
+    key=hashlib.sha256(seed.encode()).hexdigest()[:32],
+    strength=arguments.number(FLAGS.strength, "--strength", STRENGTHS),
+    frames=arguments.whole(frames, "--frames", entries),
+    coarser=arguments.whole(coarser, "--coarser", entries),
+  )
+
+
+def _show(table: dict[str, list[dict[str, float]]]) -> None:
+  """Prints a line for each channel and level."""
+  print(f"{'':20} level  survive  chance  corrected  choice  effective communities")
+  for name, rows in table.items():
+    for level, row in enumerate(rows):
+      print(
+        f"{name:20} {level + 1:5}  {row['share']:7.3f}  {row['chance']:6.3f}  "
+        f"{row['corrected']:9.3f}  {row['choice']:6.3f}  {row['effective']:9.1f}"
+      )
+
+
+if __name__ == "__main__":
+  run_cli(main, FLAGS)

@@ -1,0 +1,107 @@
+import math
+
+import numpy as np
+import pytest
+
+from audiolm_jax.detection import evidence
+from audiolm_jax.detection.evidence import Evidence, log10_p, log10_tails
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, is_green
+
+RATE, SIZE = 10.0, 16
+MARK = Watermark(WatermarkConfig(2, SIZE, "0" * 32, frames=1), np.tile(np.arange(SIZE), (2, 1)))
+
+
+def test_tails_are_the_exact_ones():
+  for total in (0, 1, 9, 60):
+    exact = [sum(math.comb(total, j) for j in range(k, total + 1)) for k in range(total + 1)]
+    expected = [math.log10(n) - total * math.log10(2) for n in exact]
+    np.testing.assert_allclose(log10_tails(total), expected, atol=1e-12)
+  assert log10_tails(5_000)[-1] == pytest.approx(-5_000 * math.log10(2))
+
+
+def keys_of(count, seed=0):
+  return np.random.default_rng(seed).integers(0, 2**32, (count, 4), dtype=np.uint32)
+
+
+def repetitive_codes(frames, offsets, seed=0):
+  """Codes with long repeats and a few frequent values, which differ little between offsets."""
+  rng = np.random.default_rng(seed)
+  values = rng.choice(SIZE, size=(frames, 2), p=rng.dirichlet(np.full(SIZE, 0.2)))
+  codes = np.repeat(values, rng.integers(1, 8, frames), axis=0)[:frames]
+  other = rng.integers(0, SIZE, (offsets, frames, 2))
+  return np.where(rng.random(other.shape) < 0.2, other, codes)
+
+
+def find(codes, keys, piece=37):
+  found = Evidence(MARK, keys, RATE, len(codes))
+  for start in range(0, codes.shape[1], piece):
+    found.push(codes[:, start : start + piece])
+  return found.finish()
+
+
+@pytest.mark.parametrize("frames", [30, 300])
+def test_p_values_of_repetitive_codes_are_not_below_their_nominal_rate(frames):
+  keys = keys_of(400)
+  p = np.concatenate(
+    [10 ** find(repetitive_codes(frames, 2, seed), keys).log10_p for seed in range(4)]
+  )
+  for nominal in (0.2, 0.05, 0.005):
+    error = math.sqrt(nominal / len(p)) * 4
+    assert (p <= nominal).mean() <= nominal + error
+  assert p.min() < 0.1  # codes and keys differ in their evidence
+
+
+def test_repeats_count_once():
+  codes = repetitive_codes(200, 1)[0]
+  entries = MARK.entries(codes).ravel()
+  green = is_green(keys_of(20), entries)
+  np.testing.assert_array_equal(
+    log10_p(entries, green), log10_p(np.tile(entries, 3), np.tile(green, (1, 3)))
+  )
+  assert log10_p(entries, green).min() > log10_tails(len(entries))[green.sum(axis=1).max()]
+
+
+def marked_codes(frames, key, seed=0):
+  """Codes of which each is the first green one of four that are drawn."""
+  rng = np.random.default_rng(seed)
+  codes = np.zeros((frames, 2), int)
+  for frame in range(1, frames):
+    for candidate in rng.integers(0, SIZE, (4, 2)):
+      trial = np.stack([codes[frame - 1], candidate])
+      green = is_green(key[None], MARK.entries(trial).ravel())[0]
+      codes[frame] = np.where(green | (codes[frame] == 0), candidate, codes[frame])
+  return codes
+
+
+def test_a_mark_is_found_at_one_offset_in_any_pieces_and_in_its_seconds_only():
+  key = keys_of(2)
+  codes = np.random.default_rng(1).integers(0, SIZE, (4, 400, 2))
+  codes[2, 150:350] = marked_codes(200, key[0])
+  found = find(codes, key)
+  assert found.log10_p[0] < -6 < -2 < found.log10_p[1]
+  assert found.per_second.shape == (40, 2)
+  assert found.per_second[20:30, 0].max() < -3 < found.per_second[:10, 0].min()
+  for piece in (1, 400):
+    other = find(codes, key, piece)
+    np.testing.assert_allclose(other.log10_p, found.log10_p)
+    np.testing.assert_allclose(other.per_second, found.per_second)
+
+
+def test_long_clips_need_bounded_memory_and_keep_their_windows(monkeypatch):
+  key = keys_of(1)
+  codes = np.random.default_rng(1).integers(0, SIZE, (2, 600, 2))
+  codes[1, 400:500] = marked_codes(100, key[0])
+  whole = find(codes, key)
+  monkeypatch.setattr(evidence, "WHOLE_SECONDS", 15.0)
+  found = Evidence(MARK, key, RATE, 2)
+  kept = []
+  for start in range(0, 600, 25):
+    found.push(codes[:, start : start + 25])
+    kept.append(found._entries.shape[1])
+  assert max(kept) < 200 and max(kept[8:]) < 80
+  np.testing.assert_allclose(found.finish().per_second, whole.per_second)
+
+
+def test_a_clip_without_a_frame_of_context_has_no_evidence():
+  found = find(np.zeros((3, 1, 2), int), keys_of(2))
+  np.testing.assert_array_equal(found.log10_p, 0.0)
