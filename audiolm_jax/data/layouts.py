@@ -109,7 +109,7 @@ def read_texts(folder: str, layout: str, names: Sequence[str]) -> dict[str, str]
   Raises:
     DataError: a file of texts cannot be read.
   """
-  found = {}
+  found: dict[str, str] = {}
   for name in names:
     above, _, file = name.rpartition("/")
     above = f"{above}/" if above else ""

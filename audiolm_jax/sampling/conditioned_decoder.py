@@ -202,7 +202,7 @@ def _chosen(
     context = Context(jnp.broadcast_to(step, state.token.shape), 0, shown)
     logits = apply(program.processors, inputs.arrays, logits, context)
   keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
-  forced: Array = lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False)
+  forced = cast(Array, lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False))
   chosen = jnp.where(forced >= 0, forced, draw(logits, keys, inputs.controls))
   gained = jnp.take_along_axis(scores, chosen[:, None], axis=1)[:, 0]
   counts = (forced < 0) & ~state.ended
@@ -210,7 +210,7 @@ def _chosen(
     step=step + 1,
     token=jnp.where(chosen == program.end, EOS, chosen + NUM_RESERVED),
     cache=state.cache,
-    drawn=lax.dynamic_update_index_in_dim(state.drawn, chosen, step, axis=1),
+    drawn=cast(Array, lax.dynamic_update_index_in_dim(state.drawn, chosen, step, axis=1)),
     recent=jnp.concatenate([state.recent, chosen[:, None]], axis=1)[:, 1:],
     ended=state.ended | (chosen == program.end) | (step + 1 >= inputs.limits),
     score=state.score + jnp.where(counts, gained, 0.0),

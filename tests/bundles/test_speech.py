@@ -187,6 +187,7 @@ def test_the_command_speaks_and_states_how(saved, plain, tmp_path, run_cli):
                  "--save_tokens", "--num_samples=2")  # fmt: skip
   assert done.code == 0, done.err
   found = provenance.read_provenance(tmp_path / "out_1.wav")
+  assert found is not None
   assert (found.mode, found.seed, found.sample, found.prompt_seconds) == ("speech", 3, 0, 0.0)
   with np.load(tmp_path / "out_1.npz") as tokens:
     np.testing.assert_array_equal(tokens["stream:codes"], plain.tokens.codes)

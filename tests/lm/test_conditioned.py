@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers_conditioned import CLUSTERS, CONFIG, PAIRS, SPEC, conditioned_batch, conditioned_params
@@ -151,7 +152,7 @@ def test_the_deletion_keeps_the_order_and_about_its_share():
   made = spec.example({"semantic": np.arange(299)})
   assert "source_tokens" not in made and not spec.reads
   targets = np.stack([made["decoder_target_tokens"]] * 4)
-  source = np.asarray(deleted(spec, targets, jax.random.key(0), 0.6))
+  source = np.asarray(deleted(spec, jnp.asarray(targets), jax.random.key(0), 0.6))
   assert source.shape[1] == spec.source_length
   for row in source:
     end = row.tolist().index(EOS)
