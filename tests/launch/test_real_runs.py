@@ -54,7 +54,7 @@ def test_two_processes_of_this_machine_train_and_say_who_speaks(tokens, tmp_path
   assert any("2 cpu device(s)" in line for line in lines)
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_ends_one_process_of_this_machine_ends_all(killed, tokens, tmp_path):
   log = tmp_path / "log"
   run = start("local.sh", "--processes=2", *flags(tokens, tmp_path / "run", 100_000), log=log)
@@ -89,7 +89,10 @@ def children(process):
           if int(parent) == process and "audiolm_jax.train" in command]  # fmt: skip
 
 
-@pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("COMPLETING", False)])
+@pytest.mark.parametrize(
+  ("state", "requeued"),
+  [("RUNNING", True), pytest.param("COMPLETING", False, marks=pytest.mark.slow)],
+)
 def test_a_slurm_job_near_its_limit_saves_and_queues_again(state, requeued, tokens, tmp_path):
   fakes = make_fakes(tmp_path / "bin", "scontrol")
   (fakes / "srun").write_text(SRUN.format(python=sys.executable))

@@ -91,6 +91,7 @@ def test_training_continues_on_a_full_disk_and_saves_when_there_is_space(disk, t
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_on_a_full_disk_resumes_from_its_last_checkpoint(disk, tmp_path):
   corpus = runs.make_corpus(tmp_path / "corpus")
   arguments = {

@@ -184,7 +184,9 @@ def test_a_seqio_pipeline_resumes_at_its_position(corpus, tmp_path):
   assert progress["data"] == {"seed": 0, "batches": 40}
 
 
-@pytest.mark.parametrize("kind", ["coarse_stage", "bfloat16_stage"])
+@pytest.mark.parametrize(
+  "kind", ["coarse_stage", pytest.param("bfloat16_stage", marks=pytest.mark.slow)]
+)
 def test_an_evaluation_lost_by_a_kill_is_repeated(kind, corpus, whole, tmp_path):
   model_dir, log = tmp_path / "run", tmp_path / "log"
   shutil.copytree(whole(kind), model_dir)

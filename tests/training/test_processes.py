@@ -104,7 +104,9 @@ def test_a_killed_process_ends_the_job_which_resumes_from_its_checkpoint(tokens,
   assert f"resuming from checkpoint_{newest}" in (tmp_path / "2.log").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_one_process_makes_all_save_and_end(number, tokens, tmp_path):
   arguments = command("semantic_stage", tokens, tmp_path / "run", 100_000)
   both, logs = start_pair(arguments, tmp_path)
