@@ -31,7 +31,7 @@ from audiolm_jax.pretrained import dac, encodec, hubert, mimi, w2v_bert_2
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.layer_tokenizer import windows_of_30_seconds
 from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBert2TokenizerConfig
-from audiolm_jax.sampling import decoder, loop, parallel_decoder
+from audiolm_jax.sampling import conditioned_decoder, decoder, loop, parallel_decoder
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.semantic.conformer import ConformerEncoder
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
@@ -45,10 +45,11 @@ GIN = Path(__file__).parents[1] / "gin_configs"
 # What is trained at the size that the papers describe.
 TRAINED = sorted(path.stem for size in ("base", "xl") for path in GIN.glob(f"*_{size}.gin"))
 PARALLEL = "parallel_stage_base"
+TEXT = "text_stage_base"
 STAGES = [
   name
   for name in TRAINED
-  if name != PARALLEL and ("_stage_" in name or name.startswith("acoustic_only_"))
+  if name not in (PARALLEL, TEXT) and ("_stage_" in name or name.startswith("acoustic_only_"))
 ]
 # Clips and sequences side by side.
 ROWS = 4
@@ -300,6 +301,68 @@ def parallel_choose(platforms: Platforms) -> export.Exported:
   )
 
 
+@functools.cache
+def text_shapes() -> tuple[conditioned_decoder.Program, Any, Any]:
+  """The text stage's program, and the shapes of its parameters and of encoded texts."""
+  config = settings(TEXT)["model"].config
+  spec, shape = config.spec, config.transformer.shape()
+  layers = dataclasses.replace(shape.transformer, dtype="bfloat16")
+  program = conditioned_decoder.Program(spec, dataclasses.replace(shape, transformer=layers))
+  batch = {
+    name: array(ROWS, *feature.shape, dtype=feature.dtype)
+    for name, feature in spec.features().items()
+  }
+  init = functools.partial(spec.init, program.config)
+  params = meta.unbox(jax.eval_shape(init, jax.random.key(0), batch))
+  params = jax.eval_shape(spec.inference_params, params)
+  source = array(ROWS, spec.source_length, dtype=np.int32)
+  encode = functools.partial(conditioned_decoder.encode, program)
+  encoded = jax.eval_shape(lambda p, s: encode(p, s, spec.max_steps), params, source)
+  return program, params, encoded
+
+
+def text_encode(platforms: Platforms) -> export.Exported:
+  """The encoder, and the keys and values of the source."""
+  program, params, _ = text_shapes()
+  spec = program.spec
+  return export_function(
+    lambda params, source: conditioned_decoder.encode(program, params, source, spec.max_steps),
+    params,
+    array(ROWS, spec.source_length, dtype=np.int32),
+    platforms=platforms,
+  )
+
+
+def text_decode(platforms: Platforms) -> export.Exported:
+  """The loop that draws semantic tokens."""
+  program, params, encoded = text_shapes()
+  steps, row = program.spec.max_steps, array(ROWS, dtype=np.int32)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
+  controls = jax.eval_shape(lambda: SamplingOptions(temperature=0.8, top_k=50, top_p=0.9).controls)
+  table = array(ROWS, steps, dtype=np.int32)
+  inputs = conditioned_decoder.LoopInputs(
+    encoded.sources, encoded.bias, table, row, keys, controls, ()
+  )
+  number = array(dtype=np.int32)
+  state = conditioned_decoder.LoopState(
+    number,
+    row,
+    encoded.empty,
+    table,
+    array(ROWS, 0, dtype=np.int32),
+    array(ROWS, dtype=bool),
+    array(ROWS),
+  )
+  return export_function(
+    functools.partial(conditioned_decoder.decode, program),
+    params,
+    inputs,
+    state,
+    number,
+    platforms=platforms,
+  )
+
+
 def detect(platforms: Platforms) -> export.Exported:
   """Windows of a second through the detector."""
   program = training_program("detector_base")
@@ -330,6 +393,8 @@ def _programs() -> dict[str, Lower]:
     found[f"{name} decoding loop"] = part(decoding_loop, name)
   found[f"{PARALLEL} pass"] = parallel_encode
   found[f"{PARALLEL} draws of a pass"] = parallel_choose
+  found[f"{TEXT} encode"] = text_encode
+  found[f"{TEXT} decoding loop"] = text_decode
   found["detector_base detect"] = detect
   found["semantic_encoder_xl tokenize"] = tokenize_by_w2v_bert
   for name, kind, shapes in (
