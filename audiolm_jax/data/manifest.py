@@ -29,6 +29,7 @@ AUDIO_SUFFIXES = (
 _UNDECODABLE_SUFFIXES = (".m4a", ".aac", ".wma")
 _BLOCK_SAMPLES = 1 << 20
 _LONGEST_ROW = 1 << 20  # bytes
+_LONGEST_IN_MESSAGE = 200  # characters
 _LONG_SECONDS = 600
 _MOST_HASHED, _READ_AT_ONCE = 256, 16  # files
 _MICROPHONE = re.compile(r"[._-]mic[._-]?\d+$", re.IGNORECASE)
@@ -294,9 +295,16 @@ def _clips_of_manifest(manifest: str) -> list[Clip]:
     clip = _clip_of_row(line, manifest, number)
     file = os.path.normpath(clip.path)
     if file in clips:
-      raise DataError(f"{manifest}, line {number}: {clip.id} is listed twice; remove one row")
+      raise DataError(
+        f"{manifest}, line {number}: {_shortened(clip.id)} is listed twice; remove one row"
+      )
     clips[file] = clip
   return list(clips.values())
+
+
+def _shortened(text: str) -> str:
+  """Returns a text for a message."""
+  return text if len(text) <= _LONGEST_IN_MESSAGE else f"{text[:_LONGEST_IN_MESSAGE]}..."
 
 
 def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
@@ -323,8 +331,8 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
   except (ValueError, TypeError, OverflowError, RecursionError) as error:
     reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     raise DataError(
-      f"{manifest}, line {number}: not a JSON object with a path ({reason}, the line begins with "
-      f'{line[:40]!r}); a row is {{"path": ...}} with, if known, split, speaker, seconds and label'
+      f"{manifest}, line {number}: not a JSON object with a path ({_shortened(reason)}, the line "
+      f'begins with {line[:40]!r}); a row is {{"path": ...}} with, if known, split, speaker, seconds and label'
     ) from error
 
 

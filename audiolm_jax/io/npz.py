@@ -8,6 +8,7 @@ file has as many bytes as its shape needs.
 import math
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -72,6 +73,10 @@ class Arrays(Mapping[str, np.ndarray]):
     if filled != len(content):
       raise ValueError(f"{name} has {filled} of {len(content)} bytes")
     array = np.frombuffer(content, dtype, offset=start)
+    if dtype.kind == "U" and array.size and dtype.itemsize:
+      points = np.frombuffer(content, np.dtype("u4").newbyteorder(dtype.byteorder), offset=start)
+      if points.max() > sys.maxunicode:
+        raise ValueError(f"{name} has a text with the invalid character {int(points.max()):#x}")
     return array.reshape(shape, order="F" if fortran else "C")
 
   def __iter__(self) -> Iterator[str]:

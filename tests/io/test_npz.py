@@ -71,6 +71,15 @@ def test_what_an_array_declares_is_checked_before_it_is_read(file, words):
   assert "\n" not in str(caught.value)
 
 
+def test_a_text_with_characters_that_do_not_exist_is_refused():
+  for descr, order in (("<U2", "little"), (">U2", "big")):
+    points = (ord("a"), 0x11_0000)
+    data = b"".join(point.to_bytes(4, order) for point in points)
+    arrays = npz.Arrays(zipped(text=header("()", descr, data)))
+    with pytest.raises(ValueError, match="invalid character 0x110000"):
+      arrays.text("text")
+
+
 def test_one_flipped_byte_is_found():
   content = bytearray(stored(a=np.random.default_rng(0).integers(0, 9, 4000)).getvalue())
   content[len(content) // 2] ^= 0x10
