@@ -332,8 +332,8 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
     reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     raise DataError(
       f"{manifest}, line {number}: not a JSON object with a path ({_shortened(reason)}, the line "
-      f'begins with {line[:40]!r}); a row is {{"path": ...}} with, if known, split, speaker, seconds '
-      "and label"
+      f'begins with {line[:40]!r}); a row is {{"path": ...}} with, if known, split, speaker, '
+      "seconds and label"
     ) from error
 
 
