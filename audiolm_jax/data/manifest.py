@@ -303,7 +303,8 @@ def _clips_of_manifest(manifest: str) -> list[Clip]:
 
 
 def _shortened(text: str) -> str:
-  """Returns a text for a message."""
+  """Returns a text in one line for a message."""
+  text = " ".join(text.split())
   return text if len(text) <= _LONGEST_IN_MESSAGE else f"{text[:_LONGEST_IN_MESSAGE]}..."
 
 

@@ -139,9 +139,13 @@ class Arrays(Mapping[str, np.ndarray]):
     found = _HEADER.fullmatch(header)
     if not found:
       raise ValueError(f"{name} is not an array of numbers or texts")
-    dtype = np.dtype(found[1].decode())
-    if dtype.kind not in _KINDS:
-      raise ValueError(f"{name} has the type {dtype}")
+    code = found[1].decode()
+    try:
+      dtype = np.dtype(code) if code.lstrip("<|>=")[0] in _KINDS else None
+    except TypeError:  # a width that the kind does not have
+      dtype = None
+    if dtype is None:
+      raise ValueError(f"{name} has the type {code}")
     shape = tuple(int(n) for n in found[3].replace(b",", b" ").split())
     begin = (12 if wide else 10) + length
     needed = begin + math.prod(shape) * dtype.itemsize

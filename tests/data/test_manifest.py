@@ -157,6 +157,7 @@ def test_lines_end_with_a_line_feed_only_in_every_encoding(tmp_path, encoding):
     (b"[" * 100_000, "nested too deeply"),
     (b'{"path": "a.wav", "seconds": ' + b"9" * 5_000 + b"}", "line 1"),
     (b'{"path": "a.wav"}\n{"path": "./a.wav"}', "line 2: ./a.wav is listed twice"),
+    (b'{"\\n": 1}', "its fields are, the line begins"),
     (b'{"' + 5000 * b"x" + b'": 1}', r"fields are x{185}\.\.\., the line begins"),
   ],
 )
