@@ -68,7 +68,7 @@ def train_bundle(folder, *overrides, bundle="bundle", audio="sounds", options=()
 SMALL = {
   "codec": [
     "CODEBOOK_SIZE=16",
-    "NUM_QUANTIZERS=3",
+    "NUM_QUANTIZERS=4",
     "frame_rate.FrameRateConfig.encoder_dim=16",
     "frame_rate.FrameRateConfig.decoder_dim=16",
     "frame_rate.FrameRateConfig.latent_dim=8",
@@ -81,8 +81,14 @@ SMALL = {
     "unit_encoder.UnitEncoderConfig.dim=16",
     "unit_encoder.UnitEncoderConfig.dilations=(1,2)",
   ],
-  "semantic_stage": STAGE,
-  "parallel_stage": [*STAGE, "NUM_QUANTIZERS=3", "LATENT_DIM=8", "PASSES=(2,)"],
+  "semantic_stage": [*STAGE, "transformer.TransformerConfig.num_heads=2"],
+  "parallel_stage": [
+    *STAGE,
+    "transformer.TransformerConfig.num_heads=2",
+    "NUM_QUANTIZERS=4",
+    "LATENT_DIM=8",
+    "PASSES=(2,)",
+  ],
 }
 SMALL["units_2"] = SMALL["units"]
 
