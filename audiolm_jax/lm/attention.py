@@ -61,6 +61,10 @@ class Cache(NamedTuple):
     """Returns `function(array, axis)` of keys and of values with their axis of positions."""
     return Cache(function(self.keys, 3), function(self.values, 2))
 
+  def empty(self, length: int) -> "Cache":
+    """Returns a cache of zeros with `length` positions, which may not exceed its own."""
+    return self.map(lambda x, axis: jnp.zeros_like(lax.slice_in_dim(x, 0, length, axis=axis)))
+
   def write(self, new: "Cache", start: Int[Array, ""] | np.int32) -> "Cache":
     """Returns the cache with the positions of `new` from `start` on."""
     update = lax.dynamic_update_slice_in_dim
@@ -208,6 +212,27 @@ def cached_attention(
     for w, (kv, _) in zip(jnp.split(weights, splits, axis=-1), parts, strict=True)
   ]
   return sum(outputs[1:], outputs[0])[:, None]
+
+
+def attend_and_write(
+  query: Float[Array, "batch 1 kv_heads group head_dim"],
+  key_values: KeyValues,
+  old: tuple[Cache, Float[Array, "_ _ _"]],
+  recent: tuple[Cache, Float[Array, "_ _ _"]],
+  index: Int[Array, ""],
+) -> tuple[Float[Array, "batch 1 kv_heads group head_dim"], Cache]:
+  """Returns the attention of one query, and the recent part with its keys and values.
+
+  Args:
+    query: queries, by group of the heads that share a key.
+    key_values: of the query's own position.
+    old: the part of the cache that is only read, and the bias of its keys.
+    recent: the part that is written, and the bias of its keys.
+    index: position in the recent part.
+  """
+  # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
+  written = lax.optimization_barrier(recent[0].write(key_values.cached, index))
+  return cached_attention(query, [old, (written, recent[1])]), written
 
 
 def rotate(

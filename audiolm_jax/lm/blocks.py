@@ -73,8 +73,8 @@ def run_layers(
   return x
 
 
-class SelfAttention(nn.Module):
-  """Grouped-query self-attention."""
+class Attention(nn.Module):
+  """The projections of grouped-query attention, without the attention itself."""
 
   config: TransformerConfig
 
@@ -94,6 +94,38 @@ class SelfAttention(nn.Module):
       num_inputs=2,
       scale=_residual_scale(c),
     )
+
+  def _by_group(
+    self, query: Float[Array, "batch length heads head_dim"]
+  ) -> Float[Array, "batch length kv_heads group head_dim"]:
+    """Returns queries by group of the heads that share a key."""
+    c = self.config
+    query = nn.with_logical_constraint(query, ("batch", "length", "heads", "kv"))
+    return query.reshape(*query.shape[:2], c.kv_heads, c.num_heads // c.kv_heads, c.head_size)
+
+  def _by_head(
+    self,
+    key: Float[Array, "batch length kv_heads head_dim"],
+    value: Float[Array, "batch length kv_heads head_dim"],
+  ) -> KeyValues:
+    """Returns keys and values with the heads before the length."""
+    # If there are fewer key/value heads, their number may not divide over devices: no sharding.
+    kv_heads = "heads" if self.config.kv_heads == self.config.num_heads else None
+    names = ("batch", "length", kv_heads, "kv")
+    key, value = (nn.with_logical_constraint(x, names) for x in (key, value))
+    return KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
+  def _combine(
+    self, output: Float[Array, "batch length kv_heads group head_dim"]
+  ) -> Float[Array, "batch length embed"]:
+    """Returns the output projection of the attention of all heads."""
+    c = self.config
+    output = output.reshape(*output.shape[:2], c.num_heads, c.head_size)
+    return self.output(nn.with_logical_constraint(output, ("batch", "length", "heads", "kv")))
+
+
+class SelfAttention(Attention):
+  """Grouped-query self-attention."""
 
   def prefill(
     self, x: Float[Array, "batch length embed"], context: AttentionContext
@@ -126,18 +158,7 @@ class SelfAttention(nn.Module):
     if c.positions is Positions.ROTARY:
       query = rotate(query, positions, c.rotary_base)
       key = rotate(key, positions, c.rotary_base)
-    # If there are fewer key/value heads, their number may not divide over devices: no sharding.
-    kv_heads = "heads" if c.kv_heads == c.num_heads else None
-    query = nn.with_logical_constraint(query, ("batch", "length", "heads", "kv"))
-    key = nn.with_logical_constraint(key, ("batch", "length", kv_heads, "kv"))
-    value = nn.with_logical_constraint(value, ("batch", "length", kv_heads, "kv"))
-    query = query.reshape(*query.shape[:2], c.kv_heads, c.num_heads // c.kv_heads, c.head_size)
-    return query, KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
-
-  def _combine(self, output):
-    c = self.config
-    output = output.reshape(*output.shape[:2], c.num_heads, c.head_size)
-    return self.output(nn.with_logical_constraint(output, ("batch", "length", "heads", "kv")))
+    return self._by_group(query), self._by_head(key, value)
 
 
 class Mlp(nn.Module):

@@ -16,6 +16,7 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, bias_blocks, cached_attention
 from audiolm_jax.lm.blocks import (
   Attend,
+  Attention,
   AttentionContext,
   Block,
   Mlp,
@@ -26,7 +27,7 @@ from audiolm_jax.lm.blocks import (
 )
 from audiolm_jax.lm.conditioned import ConditionedConfig
 from audiolm_jax.lm.config import TransformerConfig
-from audiolm_jax.lm.layers import Projection, RMSNorm
+from audiolm_jax.lm.layers import RMSNorm
 from audiolm_jax.lm.tokens import EOS, NUM_RESERVED, PAD
 
 
@@ -155,25 +156,8 @@ class _Stack(nn.Module):
     return self.final_norm(run_layers(self.layers, x, context))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Attention):
   """Attention from targets to the source, without positions."""
-
-  config: TransformerConfig
-
-  def setup(self):
-    c = self.config
-    dtype, axes = jnp.dtype(c.dtype), ("embed", "heads", "kv")
-    key = (c.embed_dim, c.kv_heads, c.head_size)
-    self.query = Projection((c.embed_dim, c.num_heads, c.head_size), axes, dtype)
-    self.key = Projection(key, axes, dtype)
-    self.value = Projection(key, axes, dtype)
-    self.output = Projection(
-      (c.num_heads, c.head_size, c.embed_dim),
-      ("heads", "kv", "embed"),
-      dtype,
-      num_inputs=2,
-      scale=(2 * c.num_layers) ** -0.5,
-    )
 
   def __call__(
     self,
@@ -182,7 +166,7 @@ class CrossAttention(nn.Module):
     valid: Bool[Array, "batch source"],
   ) -> Float[Array, "batch length embed"]:
     """Returns the attention of all targets."""
-    query, (keys, values) = self._query(x), self.key_values(memory)
+    query, (keys, values) = self._by_group(self.query(x)), self.key_values(memory)
     logits = jnp.einsum("bqhgd,bhkd->bhgqk", query, keys, preferred_element_type=jnp.float32)
     logits = jnp.where(valid[:, None, None, None], logits * self.config.head_size**-0.5, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
@@ -190,12 +174,7 @@ class CrossAttention(nn.Module):
 
   def key_values(self, memory: Float[Array, "batch source embed"]) -> KeyValues:
     """Returns the keys and values of the source."""
-    kv_heads = "heads" if self.config.kv_heads == self.config.num_heads else None
-    names = ("batch", "length", kv_heads, "kv")
-    key, value = (
-      nn.with_logical_constraint(project(memory), names) for project in (self.key, self.value)
-    )
-    return KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
+    return self._by_head(self.key(memory), self.value(memory))
 
   def decode_step(
     self,
@@ -204,17 +183,7 @@ class CrossAttention(nn.Module):
     bias: Float[Array, "batch 1 source"],
   ) -> Float[Array, "batch 1 embed"]:
     """Returns the attention of one target."""
-    return self._combine(cached_attention(self._query(x), [(source, bias)]))
-
-  def _query(self, x: Array):
-    c = self.config
-    query = nn.with_logical_constraint(self.query(x), ("batch", "length", "heads", "kv"))
-    return query.reshape(*x.shape[:2], c.kv_heads, c.num_heads // c.kv_heads, c.head_size)
-
-  def _combine(self, output: Array):
-    c = self.config
-    output = output.reshape(*output.shape[:2], c.num_heads, c.head_size)
-    return self.output(nn.with_logical_constraint(output, ("batch", "length", "heads", "kv")))
+    return self._combine(cached_attention(self._by_group(self.query(x)), [(source, bias)]))
 
 
 class DecoderBlock(nn.Module):

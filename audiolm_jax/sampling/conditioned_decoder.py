@@ -25,7 +25,7 @@ from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, cached_attention
+from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, attend_and_write
 from audiolm_jax.lm.blocks import Attend
 from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec
 from audiolm_jax.lm.stage import Stage
@@ -150,10 +150,7 @@ def _decode_fn(
 
       def attend_with(old: Cache, new: Cache) -> Attend:
         def attend(query: Array, key_values: KeyValues) -> tuple[Array, Cache]:
-          written = new.write(key_values.cached, index)
-          # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
-          written = lax.optimization_barrier(written)
-          return cached_attention(query, [(old, held), (written, written_bias)]), written
+          return attend_and_write(query, key_values, (old, held), (new, written_bias), index)
 
         return attend
 
@@ -173,10 +170,7 @@ def _decode_fn(
       now = carry[0]
       return (now.step < jnp.minimum(stop, begin + SEGMENT)) & ~now.ended.all()
 
-    empty = tuple(
-      layer.map(lambda x, axis: jnp.zeros_like(lax.slice_in_dim(x, 0, SEGMENT, axis=axis)))
-      for layer in state.cache
-    )
+    empty = tuple(layer.empty(SEGMENT) for layer in state.cache)
     after, recent = lax.while_loop(is_open, draw_one, (state, empty))
     cache = tuple(old.write(new, begin) for old, new in zip(state.cache, recent, strict=True))
     return dataclasses.replace(after, cache=cache)

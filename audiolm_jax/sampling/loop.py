@@ -24,7 +24,7 @@ from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, cached_attention
+from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, attend_and_write
 from audiolm_jax.lm.blocks import Attend
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
@@ -186,10 +186,7 @@ def _decode_fn(
 
       def attend_with(old: Cache, new: Cache) -> Attend:
         def attend(query: Array, key_values: KeyValues) -> tuple[Array, Cache]:
-          written = new.write(key_values.cached, index)
-          # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
-          written = lax.optimization_barrier(written)
-          return cached_attention(query, [(old, old_bias), (written, new_bias)]), written
+          return attend_and_write(query, key_values, (old, old_bias), (new, new_bias), index)
 
         return attend
 
@@ -210,11 +207,8 @@ def _decode_fn(
       drawn = cast(Array, lax.dynamic_update_index_in_dim(drawn, chosen, step, axis=1))
       return chosen, recent, drawn, _noted(program, codes, chosen, step)
 
-    def empty(x: Array, axis: int) -> Array:
-      return jnp.zeros_like(lax.slice_in_dim(x, 0, SEGMENT, axis=axis))
-
-    empty_caches = tuple(layer.map(empty) for layer in state.cache)
-    begin = state.token, empty_caches, state.drawn, state.codes
+    empty = tuple(layer.empty(SEGMENT) for layer in state.cache)
+    begin = state.token, empty, state.drawn, state.codes
     end = cast(_Carry, lax.fori_loop(0, count, draw_one, begin))
     token, recent, drawn, codes = end
     start = cast(Array, state.cursor)

@@ -1,8 +1,6 @@
 """A text stage goes the whole way: pairs, training, export, and speech with the right tokens."""
 
 import dataclasses
-import os
-import signal
 
 import jax
 import numpy as np
@@ -26,6 +24,7 @@ from audiolm_jax.trainables.registry import load_inference_params
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training import trainer
 from audiolm_jax.training.optimizers import OptimizerConfig
+from tests.kinds.stopping import stopped_at
 
 SPEC = text_stage(num_clusters=16, longest_seconds=1.0, longest_source=16)
 PRETRAINING = dataclasses.replace(SPEC, source="nothing")
@@ -70,21 +69,6 @@ def trainable(spec=SPEC, config=CONFIG, optimizer=ADAM):
 def train(store, folder, steps, spec=SPEC, stop_at=None):
   data = InMemoryTokens(store, spec, batch_size=4)
 
-  def stopped():
-    batches = data()
-    plain, taken = type(batches).__next__, 0
-
-    class Stopping(type(batches)):
-      def __next__(self):
-        nonlocal taken
-        taken += 1
-        if taken == stop_at:
-          os.kill(os.getpid(), signal.SIGTERM)
-        return plain(self)
-
-    batches.__class__ = Stopping
-    return batches
-
   config = trainer.TrainConfig(
     folder, total_steps=steps, log_period=40, eval_period=steps, products="float32",
     tensorboard=False,
@@ -92,7 +76,7 @@ def train(store, folder, steps, spec=SPEC, stop_at=None):
   return trainer.train(
     config,
     model=trainable(spec),
-    train_dataset=data if stop_at is None else stopped,
+    train_dataset=data if stop_at is None else stopped_at(data, stop_at),
     eval_dataset=dataclasses.replace(data, split="valid", num_epochs=1),
   )
 

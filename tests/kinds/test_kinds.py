@@ -1,8 +1,6 @@
 """Kinds of stages that the library does not know go the whole way that its own go."""
 
 import dataclasses
-import os
-import signal
 
 import jax
 import numpy as np
@@ -21,6 +19,7 @@ from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training import trainer
 from audiolm_jax.training.optimizers import OptimizerConfig
 from tests.kinds.masked import MaskedConfig, MaskedSpec
+from tests.kinds.stopping import stopped_at
 from tests.kinds.text_to_semantic import TextConfig, TextSpec
 
 SPECS = {"reader": TextSpec("reader"), "painter": MaskedSpec("painter")}
@@ -73,22 +72,6 @@ def train(name, store, folder, steps, stop_at=None):
   )
   data = InMemoryTokens(store, SPECS[name], batch_size=8)
 
-  def stopped():
-    batches = data()
-    taken = 0
-    plain = type(batches).__next__
-
-    class Stopping(type(batches)):
-      def __next__(self):
-        nonlocal taken
-        taken += 1
-        if taken == stop_at:
-          os.kill(os.getpid(), signal.SIGTERM)
-        return plain(self)
-
-    batches.__class__ = Stopping
-    return batches
-
   config = trainer.TrainConfig(
     folder, total_steps=steps, log_period=10, eval_period=steps, products="float32",
     tensorboard=False,
@@ -96,7 +79,7 @@ def train(name, store, folder, steps, stop_at=None):
   return trainer.train(
     config,
     model=model,
-    train_dataset=data if stop_at is None else stopped,
+    train_dataset=data if stop_at is None else stopped_at(data, stop_at),
     eval_dataset=dataclasses.replace(data, split="valid", num_epochs=1),
   )
 
