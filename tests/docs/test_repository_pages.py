@@ -1,3 +1,5 @@
+import os
+import re
 import runpy
 from pathlib import Path
 
@@ -30,3 +32,20 @@ def test_links_within_the_site_and_to_the_web_stay():
 
 def test_every_file_that_is_shown_is_there():
   assert all((ROOT / source).is_file() for source in HOOK["PAGES"].values())
+
+
+def test_every_link_to_a_file_leads_to_a_page_of_the_site():
+  pages = HOOK["PAGES"]
+  sources = {page: source for page, source in pages.items() if source.endswith(".md")}
+  for path in (ROOT / "docs").rglob("*.md"):
+    page = path.relative_to(ROOT / "docs").as_posix()
+    sources[page] = f"docs/{page}"
+  assert len(sources) > 40
+  lost = []
+  for page, source in sources.items():
+    text = with_site_links((ROOT / source).read_text(encoding="utf-8"), page, source)
+    for match in HOOK["_LINK"].finditer(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+      target = os.path.normpath(Path(page).parent / match[2])
+      if target not in pages and not (ROOT / "docs" / target).exists():
+        lost.append(f"{source}: {match[2]}")
+  assert not lost
