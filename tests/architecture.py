@@ -50,6 +50,7 @@ _COMMANDS = (
   "make_watermark",
   "sample",
   "train",
+  "transcribe",
 )
 
 

@@ -45,11 +45,12 @@ GIN = Path(__file__).parents[1] / "gin_configs"
 # What is trained at the size that the papers describe.
 TRAINED = sorted(path.stem for size in ("base", "xl") for path in GIN.glob(f"*_{size}.gin"))
 PARALLEL = "parallel_stage_base"
-TEXT = "text_stage_base"
+CONDITIONED = ("text_stage_base", "transcript_stage_base")
 STAGES = [
   name
   for name in TRAINED
-  if name not in (PARALLEL, TEXT) and ("_stage_" in name or name.startswith("acoustic_only_"))
+  if name not in (PARALLEL, *CONDITIONED)
+  and ("_stage_" in name or name.startswith("acoustic_only_"))
 ]
 # Clips and sequences side by side.
 ROWS = 4
@@ -302,9 +303,9 @@ def parallel_choose(platforms: Platforms) -> export.Exported:
 
 
 @functools.cache
-def text_shapes() -> tuple[conditioned_decoder.Program, Any, Any]:
-  """The text stage's program, and the shapes of its parameters and of encoded texts."""
-  config = settings(TEXT)["model"].config
+def conditioned_shapes(name: str) -> tuple[conditioned_decoder.Program, Any, Any]:
+  """The program of a conditioned stage, and the shapes of its parameters and encoded sources."""
+  config = settings(name)["model"].config
   spec, shape = config.spec, config.transformer.shape()
   layers = dataclasses.replace(shape.transformer, dtype="bfloat16")
   program = conditioned_decoder.Program(spec, dataclasses.replace(shape, transformer=layers))
@@ -321,9 +322,9 @@ def text_shapes() -> tuple[conditioned_decoder.Program, Any, Any]:
   return program, params, encoded
 
 
-def text_encode(platforms: Platforms) -> export.Exported:
+def conditioned_encode(name: str, platforms: Platforms) -> export.Exported:
   """The encoder, and the keys and values of the source."""
-  program, params, _ = text_shapes()
+  program, params, _ = conditioned_shapes(name)
   spec = program.spec
   return export_function(
     lambda params, source: conditioned_decoder.encode(program, params, source, spec.max_steps),
@@ -333,9 +334,9 @@ def text_encode(platforms: Platforms) -> export.Exported:
   )
 
 
-def text_decode(platforms: Platforms) -> export.Exported:
-  """The loop that draws semantic tokens."""
-  program, params, encoded = text_shapes()
+def conditioned_decode(name: str, platforms: Platforms) -> export.Exported:
+  """The loop that draws targets."""
+  program, params, encoded = conditioned_shapes(name)
   steps, row = program.spec.max_steps, array(ROWS, dtype=np.int32)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
   controls = jax.eval_shape(lambda: SamplingOptions(temperature=0.8, top_k=50, top_p=0.9).controls)
@@ -393,8 +394,9 @@ def _programs() -> dict[str, Lower]:
     found[f"{name} decoding loop"] = part(decoding_loop, name)
   found[f"{PARALLEL} pass"] = parallel_encode
   found[f"{PARALLEL} draws of a pass"] = parallel_choose
-  found[f"{TEXT} encode"] = text_encode
-  found[f"{TEXT} decoding loop"] = text_decode
+  for name in CONDITIONED:
+    found[f"{name} encode"] = part(conditioned_encode, name)
+    found[f"{name} decoding loop"] = part(conditioned_decode, name)
   found["detector_base detect"] = detect
   found["semantic_encoder_xl tokenize"] = tokenize_by_w2v_bert
   for name, kind, shapes in (

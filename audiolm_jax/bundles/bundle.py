@@ -16,7 +16,7 @@ from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import arguments, configs
 from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import BundleError, DataError, UserError
-from audiolm_jax.core.streams import CODES, SEMANTIC, Stream, of_tokenizers
+from audiolm_jax.core.streams import CODES, SEMANTIC, TRANSCRIPT, Stream, of_tokenizers
 from audiolm_jax.detection.detector import Detector
 from audiolm_jax.detection.watermark import Watermark, private_key
 from audiolm_jax.detection.watermark_detector import WatermarkDetector
@@ -97,7 +97,7 @@ class Bundle:
     from audiolm_jax.sampling.order import one_per_stream
 
     return Cascade(
-      one_per_stream(self.stages),
+      one_per_stream(audio_stages(self.stages)),
       semantic_rate=self.semantic_rate,
       retokenize=retokenizer(self.codec, self.semantic),
     )
@@ -109,6 +109,15 @@ class Bundle:
     from audiolm_jax.sampling.cascade import Cascade
 
     name = text_stage(self).name
+    return Cascade({name: self.stages[name]})
+
+  @functools.cached_property
+  def transcript_cascade(self) -> "Cascade":
+    """The stage that recognizes the text of semantic tokens, alone."""
+    from audiolm_jax.bundles.transcription import transcript_stage
+    from audiolm_jax.sampling.cascade import Cascade
+
+    name = transcript_stage(self).name
     return Cascade({name: self.stages[name]})
 
   def watermark_detector(self, key: bytes | None = None) -> WatermarkDetector:
@@ -356,6 +365,49 @@ class Bundle:
     from audiolm_jax.bundles import speech
 
     return speech.stream_speech(self, text, progress=progress, **settings)
+
+  def transcribe(
+    self,
+    waveform: Num[np.ndarray, "samples"],
+    sample_rate: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    channel_axis: int | None = None,
+  ) -> str:
+    """Recognizes the words of a recording.
+
+    A recording longer than the clips of training is cut at quiet moments.
+
+    Args:
+      waveform: one clip; floats in [-1, 1], or integers over their whole range.
+      sample_rate: Hz.
+      temperature: of sampling; 0 selects the likeliest character.
+      seed: random seed; has no effect at the temperature 0.
+      channel_axis: axis of the channels, which are averaged; None for one channel.
+
+    Returns:
+      The text in lower case, with numbers as words, as the stage has learned it.
+
+    Raises:
+      BundleError: the bundle has no transcript stage.
+      UserError: the recording is too short or silent, or a setting is out of range.
+    """
+    from audiolm_jax.bundles import transcription
+
+    return transcription.transcribe(
+      self,
+      waveform,
+      sample_rate,
+      temperature=temperature,
+      seed=seed,
+      channel_axis=channel_axis,
+    )
+
+
+def audio_stages(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+  """Returns the stages that make audio: all but one that recognizes speech."""
+  return {name: stage for name, stage in stages.items() if stage.spec.writes != TRANSCRIPT}
 
 
 def token_hash(codec: Codec, semantic: ChunkedTokenizer | ResampledTokenizer) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Num
 from numpy.typing import ArrayLike
 
 from audiolm_jax.bundles.audio_stream import AudioStream
-from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.bundles.bundle import Bundle, audio_stages
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import BundleError, UserError
@@ -215,9 +215,13 @@ def stream(
 
 
 def temperatures_of(bundle: Bundle) -> dict[str, float]:
-  """Returns the default temperature of each stage: that of the bundle, else the general one."""
-  defaults = {name: CascadeOptions().of(name).temperature for name in bundle.stages}
-  return defaults | dict(bundle.temperatures)
+  """Returns the default temperature of each stage that makes audio.
+
+  It is that of the bundle, else the general one.
+  """
+  names = audio_stages(bundle.stages)
+  defaults = {name: CascadeOptions().of(name).temperature for name in names}
+  return defaults | {n: t for n, t in bundle.temperatures.items() if n in names}
 
 
 def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name: str) -> None:

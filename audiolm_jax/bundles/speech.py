@@ -127,7 +127,7 @@ def text_stage(bundle: Bundle) -> ConditionedSpec:
   Raises:
     BundleError: the bundle has none, or no acoustic stages that read semantic tokens.
   """
-  found = [s.spec for s in bundle.stages.values() if TEXT.key in s.spec.streams]
+  found = [s.spec for s in bundle.stages.values() if TEXT in s.spec.reads]
   if not found or not isinstance(found[0], ConditionedSpec):
     raise BundleError(
       f"the bundle {bundle.name} has no text stage; train one with "

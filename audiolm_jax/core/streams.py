@@ -108,6 +108,8 @@ class Stream:
 
 # The words of a clip: one Unicode code point per character, so that no vocabulary enters a store.
 TEXT = Stream("text", 0x110000, role=Role.SOURCE)
+# The words that a stage recognizes; another key, so that no stage that reads a text follows it.
+TRANSCRIPT = Stream("text", 0x110000)
 
 
 def by_key(streams: Iterable[Stream]) -> dict[str, Stream]:

@@ -1,10 +1,12 @@
-"""The conditioned stage: semantic tokens and an end token, given a source.
+"""The conditioned stage: semantic tokens and an end token, given a source; or the reverse.
 
     source    text, as characters     ──encoder──▶ hidden states of the whole source
     targets   z_1 z_2 ... z_n END     ──decoder──▶ each token, from the source and earlier tokens
 
-The end token lets the model determine the length. Without a source ("nothing"), the stage is
-pretrained: it restores semantic tokens from those that a random deletion leaves.
+The end token lets the model determine the length. With the target "text", the stage recognizes
+speech: its source are the semantic tokens of a clip, and its targets are the characters. Without a
+source ("nothing"), the stage is pretrained: it restores semantic tokens from those that a random
+deletion leaves.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Rate, Seconds, Share, Steps, StreamSize, Vocabulary
 from audiolm_jax.core.shapes import Shapes
-from audiolm_jax.core.streams import SEMANTIC, TEXT, Record, Role, Stream
+from audiolm_jax.core.streams import SEMANTIC, TEXT, TRANSCRIPT, Record, Role, Stream, by_key
 from audiolm_jax.lm import text
 from audiolm_jax.lm.config import Positions, TransformerConfig
 from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, StageSpec
@@ -37,6 +39,13 @@ class Source(enum.StrEnum):
   TEXT = "text"
   SEMANTIC = "semantic"
   NOTHING = "nothing"
+
+
+class Target(enum.StrEnum):
+  """What the stage predicts: semantic tokens, or the text of a clip from its semantic tokens."""
+
+  SEMANTIC = "semantic"
+  TEXT = "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +92,7 @@ class ConditionedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ConditionedSpec(StageSpec):
-  """A stage that predicts semantic tokens until an end token, given a source.
+  """A stage that predicts semantic tokens or characters until an end token, given a source.
 
   The vocabulary of the encoder contains the characters and the semantic tokens, so that the same
   parameters continue from pretraining to text.
@@ -91,13 +100,16 @@ class ConditionedSpec(StageSpec):
   Attributes:
     source: see `Source`; a string becomes a `Source`.
     longest_seconds: length of the longest clip, in training and in sampling.
-    longest_source: tokens of the longest source, characters or semantic tokens.
+    longest_source: tokens of the longest source, characters or semantic tokens; not used by a stage
+      with the target "text", whose sources are clips.
     semantic_rate: semantic tokens per second, with repeats.
     num_clusters: semantic vocabulary.
     source_rate: semantic tokens per second of a semantic source; None for those of the targets.
     source_clusters: its vocabulary; None for that of the targets.
     characters: the characters that the stage knows, each once.
     language: of the text, for `text.normalized`.
+    target: see `Target`; a string becomes a `Target`.
+    longest_text: characters of the longest text that a stage with the target "text" predicts.
 
   Source: SPEAR-TTS (arXiv 2302.03540), section 3.
   """
@@ -111,14 +123,25 @@ class ConditionedSpec(StageSpec):
   source_clusters: StreamSize | None = None
   characters: str = text.CHARACTERS
   language: str = text.ENGLISH
+  target: Target | str = Target.SEMANTIC
+  longest_text: Steps = 400
   kind: str = dataclasses.field(default="conditioned", kw_only=True)
 
   def __post_init__(self):
-    try:
-      object.__setattr__(self, "source", Source(self.source))
-    except ValueError:
-      choices = ", ".join(Source)
-      raise ConfigError(f"stage source {self.source!r} is not one of {choices}") from None
+    for name, choices in (("source", Source), ("target", Target)):
+      value = getattr(self, name)
+      try:
+        object.__setattr__(self, name, choices(value))
+      except ValueError:
+        known = ", ".join(choices)
+        raise ConfigError(f"stage {name} {value!r} is not one of {known}") from None
+    if self.is_transcript and (
+      self.source is not Source.SEMANTIC or self.source_rate or self.source_clusters
+    ):
+      raise ConfigError(
+        f'stage {self.name!r} has the target "text", for which the source must be "semantic", '
+        "without source_rate and source_clusters"
+      )
     twice = len(set(self.characters)) < len(self.characters)
     if twice or not 0 < len(self.characters) <= _MOST_CHARACTERS:
       raise ConfigError(
@@ -127,6 +150,11 @@ class ConditionedSpec(StageSpec):
       )
     if self.longest_source < 2 or self.max_steps < 1:
       raise ConfigError(f"stage {self.name!r} has no room for a source and a target")
+
+  @property
+  def is_transcript(self) -> bool:
+    """Whether the stage recognizes speech: its targets are characters."""
+    return self.target is Target.TEXT
 
   @property
   def reads(self) -> tuple[Stream, ...]:
@@ -140,23 +168,48 @@ class ConditionedSpec(StageSpec):
 
   @property
   def writes(self) -> Stream:
-    """Semantic tokens with their repeats."""
+    """Semantic tokens with their repeats, or the code points of a text."""
+    return TRANSCRIPT if self.is_transcript else self._semantic
+
+  @property
+  def streams(self) -> dict[str, Stream]:
+    """By key, all streams of an example; both directions learn from the same pairs."""
+    return by_key([*self._sources, TEXT if self.is_transcript else self.writes])
+
+  @property
+  def _semantic(self) -> Stream:
     return Stream(SEMANTIC, self.num_clusters, self.semantic_rate)
 
   @property
-  def max_steps(self) -> int:
+  def _sources(self) -> tuple[Stream, ...]:
+    """The sources of an example: of a transcript, the semantic tokens of the clip itself."""
+    return (self._semantic,) if self.is_transcript else self.reads
+
+  @property
+  def clip_steps(self) -> int:
     """Semantic tokens of the longest clip."""
     return round(self.longest_seconds * self.semantic_rate)
 
   @property
+  def max_steps(self) -> int:
+    """Most targets without the end token: those of the longest clip, or of the longest text."""
+    return self.longest_text if self.is_transcript else self.clip_steps
+
+  @property
   def source_length(self) -> int:
     """Length of a padded source, its end token included."""
-    return (self.max_steps if self.source is Source.NOTHING else self.longest_source) + 1
+    is_clip = self.source is Source.NOTHING or self.is_transcript
+    return (self.clip_steps if is_clip else self.longest_source) + 1
+
+  @property
+  def target_size(self) -> int:
+    """Number of different targets, without the end token."""
+    return len(self.characters) if self.is_transcript else self.num_clusters
 
   @property
   def layout(self) -> TokenLayout:
     """The vocabulary of the decoder."""
-    return TokenLayout(self.num_clusters, 0)
+    return TokenLayout(self.target_size, 0)
 
   @property
   def source_size(self) -> int:
@@ -184,27 +237,33 @@ class ConditionedSpec(StageSpec):
   def refusal(self, record: Record) -> str:
     """Returns why a clip cannot be an example: its length, or its text."""
     semantic = record.get(SEMANTIC)
-    if semantic is not None and len(semantic) > self.max_steps:
+    if semantic is not None and len(semantic) > self.clip_steps:
       return f"longer than {self.longest_seconds:g} s"
     if semantic is not None and len(semantic) == 0:
       return "no semantic tokens"
     try:
-      for stream in self.reads:
+      for stream in self._sources:
         tokens = record.get(stream.key)
         if tokens is None or len(tokens) == 0:
           return f"no {stream.words}"
         self.source_ids(tokens)
+      if self.is_transcript:
+        words = record.get(TEXT.key)
+        if words is None or len(words) == 0:
+          return f"no {TEXT.words}"
+        self.target_classes(words)
     except DataError as error:
       return str(error)
     return ""
 
   def example(self, record: Record) -> Example:
     """Returns one clip, padded at its end."""
-    semantic = self.writes.of(record, f"the {self.name} stage")
+    reader = f"the {self.name} stage"
+    predicted = (TEXT if self.is_transcript else self.writes).of(record, reader)
     reason = self.refusal(record)
     if reason:
-      raise DataError(f"a clip is no example of the {self.name} stage: {reason}")
-    targets = np.append(self.layout.semantic_to_ids(semantic), EOS).astype(np.int32)
+      raise DataError(f"a clip is no example of {reader}: {reason}")
+    targets = np.append(NUM_RESERVED + self.target_classes(predicted), EOS).astype(np.int32)
     space = (0, self.max_steps + 1 - len(targets))
     example = {
       "decoder_input_tokens": np.pad(
@@ -213,8 +272,8 @@ class ConditionedSpec(StageSpec):
       "decoder_target_tokens": np.pad(targets, space, constant_values=PAD),
       "decoder_loss_weights": np.pad(np.ones(len(targets), np.float32), space),
     }
-    for stream in self.reads:
-      source = self.source_ids(stream.of(record, f"the {self.name} stage"))
+    for stream in self._sources:
+      source = self.source_ids(stream.of(record, reader))
       example["source_tokens"] = np.pad(source, (0, self.source_length - len(source)))
     return example
 
@@ -231,12 +290,35 @@ class ConditionedSpec(StageSpec):
       found = self.first_source_cluster + np.asarray(tokens, np.int32)
     if len(found) == 0:
       raise DataError("the source is empty")
-    if len(found) > self.longest_source:
+    if len(found) >= self.source_length:
       raise DataError(
         f"the source has {len(found)} tokens, the {self.name} stage reads up to "
-        f"{self.longest_source}; shorten it"
+        f"{self.source_length - 1}; shorten it"
       )
     return np.append(found, EOS).astype(np.int32)
+
+  def target_classes(self, tokens: Any) -> Int[np.ndarray, "length"]:
+    """Returns the classes of targets: semantic tokens, or places of the characters of a text.
+
+    Raises:
+      DataError: the text is too long, or has characters that the stage does not know.
+    """
+    if not self.is_transcript:
+      return np.asarray(tokens, np.int32)
+    words = text.normalized(text.of_code_points(tokens), self.language)
+    found = text.places(words, self.characters)
+    if len(found) > self.longest_text:
+      raise DataError(
+        f"the text has {len(found)} characters, the {self.name} stage predicts up to "
+        f"{self.longest_text}; shorten it"
+      )
+    return found
+
+  def target_tokens(self, classes: Int[np.ndarray, "length"]) -> Int[np.ndarray, "length"]:
+    """Returns the tokens of `writes` that classes stand for."""
+    if not self.is_transcript:
+      return classes
+    return text.code_points("".join(self.characters[place] for place in classes))
 
   @classmethod
   def config_class(cls) -> type:
@@ -253,9 +335,9 @@ class ConditionedSpec(StageSpec):
 
   def accepts_params_of(self, other: StageSpec) -> bool:
     """Returns whether another stage has the same parameters, whatever its source."""
+    fields = ("name", "num_clusters", "semantic_rate", "characters", "source_size", "target")
     return isinstance(other, ConditionedSpec) and all(
-      getattr(self, name) == getattr(other, name)
-      for name in ("name", "num_clusters", "semantic_rate", "characters", "source_size")
+      getattr(self, name) == getattr(other, name) for name in fields
     )
 
   def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:
@@ -321,7 +403,7 @@ class ConditionedSpec(StageSpec):
     both_ways = 2.0 * config.encoder_layers * sources * (sources - 1) * inner
     projections = 4.0 * c.embed_dim * (targets * inner + sources * c.kv_heads * c.head_size)
     cross = c.num_layers * (projections + 4.0 * targets * sources * inner)
-    output = 2.0 * targets * (self.num_clusters + 1) * c.embed_dim
+    output = 2.0 * targets * (self.target_size + 1) * c.embed_dim
     encoder = config.encoder.forward_flops(sources) + both_ways
     return 3 * rows * (encoder + c.forward_flops(targets) + cross + output)
 
@@ -330,7 +412,7 @@ class ConditionedSpec(StageSpec):
     from audiolm_jax.lm.conditioned_model import ConditionedModel
 
     return ConditionedModel(
-      config, self.source_size, self.num_clusters, self.layout.vocab_size, deterministic
+      config, self.source_size, self.target_size, self.layout.vocab_size, deterministic
     )
 
 
@@ -347,3 +429,9 @@ def text_stage(**overrides: Any) -> ConditionedSpec:
   """Returns the stage that text to speech puts before the acoustic stages."""
   defaults: dict[str, Any] = {"name": "text"}
   return ConditionedSpec(**(defaults | overrides))
+
+
+def transcript_stage(**overrides: Any) -> ConditionedSpec:
+  """Returns the stage that recognizes speech: the text stage with source and target exchanged."""
+  defaults: dict[str, Any] = {"name": "transcript", "source": Source.SEMANTIC}
+  return ConditionedSpec(**(defaults | {"target": Target.TEXT} | overrides))

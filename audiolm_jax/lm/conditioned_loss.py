@@ -25,7 +25,7 @@ def conditioned_loss(
   rng: Key[Array, ""] | None = None,
   z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns the mean cross-entropy of semantic tokens and end tokens, with label smoothing.
+  """Returns the mean cross-entropy of targets and end tokens, with label smoothing.
 
   Args:
     spec: the stage.
@@ -54,7 +54,7 @@ def conditioned_loss(
     batch["decoder_input_tokens"],
     rngs={"dropout": dropout} if has_dropout else None,
   )
-  classes = jnp.where(targets == EOS, spec.num_clusters, targets - NUM_RESERVED)
+  classes = jnp.where(targets == EOS, spec.target_size, targets - NUM_RESERVED)
   partition = jax.nn.logsumexp(logits, axis=-1)
   # A sum over all classes, because on CPUs the gradient of a lookup takes longer.
   is_class = jnp.arange(logits.shape[-1]) == classes[..., None]

@@ -51,14 +51,14 @@ class ConditionedModel(nn.Module):
   Attributes:
     config: shape and options.
     source_size: number of ids of sources.
-    num_clusters: semantic vocabulary.
+    target_size: number of different targets, without the end token.
     vocab_size: number of ids of the decoder.
     deterministic: False enables dropout (requires the random stream "dropout").
   """
 
   config: ConditionedConfig
   source_size: int
-  num_clusters: int
+  target_size: int
   vocab_size: int
   deterministic: bool = True
 
@@ -78,7 +78,7 @@ class ConditionedModel(nn.Module):
   def __call__(
     self, source: Int[Array, "batch source"], tokens: Int[Array, "batch length"]
   ) -> Float[Array, "batch length classes"]:
-    """Returns float32 logits of the token after each input: semantic tokens, last the end."""
+    """Returns float32 logits of the token after each input; the last one is the end token's."""
     valid = source != PAD
     memory = self.encode(source)
     x = self._embed(self.embedding, tokens)
@@ -129,9 +129,9 @@ class ConditionedModel(nn.Module):
     return self.logits(self.decoder.final_norm(x))[:, 0], tuple(caches)
 
   def logits(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length _"]:
-    """Returns float32 logits of the semantic tokens and, last, of the end token."""
-    clusters = self.head[NUM_RESERVED : NUM_RESERVED + self.num_clusters]
-    rows = jnp.concatenate([clusters, self.head[EOS : EOS + 1]]).astype(hidden.dtype)
+    """Returns float32 logits of the targets and, last, of the end token."""
+    targets = self.head[NUM_RESERVED : NUM_RESERVED + self.target_size]
+    rows = jnp.concatenate([targets, self.head[EOS : EOS + 1]]).astype(hidden.dtype)
     logits = jnp.einsum("ble,ce->blc", hidden, rows, preferred_element_type=jnp.float32)
     return nn.with_logical_constraint(logits, ("batch", "length", None))
 

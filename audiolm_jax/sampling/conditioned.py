@@ -1,4 +1,4 @@
-"""Sampling of the conditioned stage: semantic tokens until the end token."""
+"""Sampling of the conditioned stage: semantic tokens or characters until the end token."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from audiolm_jax.sampling.loop import SEGMENT
 from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
 from audiolm_jax.sampling.windows import steps_until
 
-Semantic = Int[np.ndarray, "_"]  # a free name, because rows differ in length
+Drawable = Int[np.ndarray, "_"]  # a free name, because rows differ in length
 
 
 class ConditionedSampler:
@@ -34,7 +34,7 @@ class ConditionedSampler:
     prompts: Sequence[Tokens],
     semantic_rate: float | None,
   ) -> Targets:
-    """Returns the semantic tokens of each row.
+    """Returns the semantic tokens or the text of each row.
 
     Raises:
       ConfigError: the stage was pretrained only.
@@ -65,7 +65,9 @@ class _Group(NamedTuple):
 
 
 class UntilEnd(Targets):
-  """Semantic tokens until the end token, the limit of the stage or the end of the clip.
+  """Tokens until the end token, the limit of the stage or the end of the clip.
+
+  A text has no time, so only the end token and the limit end it.
 
   The mean log-probability of the drawn tokens of each row is a score of the call.
   """
@@ -77,22 +79,21 @@ class UntilEnd(Targets):
     sampler: ConditionedSampler,
     call: Call,
     reads: Mapping[str, Track],
-    prompts: Sequence[Semantic],
+    prompts: Sequence[Drawable],
   ):
     super().__init__(sampler.spec, call, reads, [np.asarray(p, np.int32) for p in prompts])
     self.may_end = True
     self._decoder = sampler.decoder
     self._ended = [False] * len(prompts)
-    rate, longest = self.spec.semantic_rate, self.spec.max_steps
+    longest = self.spec.max_steps
     self._limits = [
-      longest if seconds is None else min(longest, steps_until(seconds, rate))
-      for seconds in call.seconds
+      longest if seconds is None else min(longest, self._steps(seconds)) for seconds in call.seconds
     ]
     for prompt, limit in zip(prompts, self._limits, strict=True):
       if len(prompt) >= limit:
         raise DataError(
-          f"a prompt of {len(prompt)} semantic tokens leaves no room in the {limit} tokens of the "
-          f"{self.spec.name} stage; shorten it"
+          f"a prompt of {len(prompt)} {self.stream.words} leaves no room in the {limit} tokens of "
+          f"the {self.spec.name} stage; shorten it"
         )
     self._groups: list[_Group] | None = None
 
@@ -103,7 +104,8 @@ class UntilEnd(Targets):
 
   def end(self, row: int) -> float | None:
     """Returns the time of the end token; None if it is not drawn yet."""
-    own = len(self.rows[row]) / self.spec.semantic_rate if self._ended[row] else None
+    rate = self.stream.rate
+    own = len(self.rows[row]) / rate if rate and self._ended[row] else None
     return min((end for end in (super().end(row), own) if end is not None), default=None)
 
   def _pieces(self, until: Mapping[int, float]) -> Iterator[bool]:
@@ -119,8 +121,14 @@ class UntilEnd(Targets):
     return not self._ended[row] and len(self.rows[row]) < self._wanted(row, until)
 
   def _wanted(self, row: int, until: Mapping[int, float]) -> int:
-    seconds = min(until[row], self.spec.longest_seconds + 1)
-    return min(steps_until(seconds, self.spec.semantic_rate), self._limits[row])
+    return min(self._steps(until[row]), self._limits[row])
+
+  def _steps(self, seconds: float) -> int:
+    """Returns the steps until a time, or those of the longest row if that is less."""
+    rate, longest = self.stream.rate, self.spec.max_steps
+    if rate is None or seconds > self.spec.longest_seconds:
+      return longest
+    return min(longest, steps_until(seconds, rate))
 
   def _drawings(self) -> list[_Group]:
     """Returns the drawings, and encodes the sources at the first call."""
@@ -130,6 +138,7 @@ class UntilEnd(Targets):
       for _ in track.extend(dict.fromkeys(rows, float("inf"))):
         pass
       sources = [self.spec.source_ids(source) for source in track.rows]
+      prompts = [self._classes(prompt) for prompt in self.prompts]
       keys = self.call.keys(self.spec.name, 0, [(sample,) for sample in self.call.samples])
       options = self.call.options(self.spec.name)
       size = self._decoder.rows_per_drawing(max(self._limits))
@@ -139,7 +148,7 @@ class UntilEnd(Targets):
         own = slice(part.start, part.stop)
         drawing = self._decoder.begin(
           sources[own],
-          self.prompts[own],
+          prompts[own],
           self._limits[own],
           rows_of(keys, part),
           options,
@@ -147,13 +156,16 @@ class UntilEnd(Targets):
         self._groups.append(_Group(part, drawing))
     return self._groups
 
+  def _classes(self, prompt: Drawable) -> Drawable:
+    return self.spec.target_classes(prompt) if len(prompt) else prompt
+
   def _draw(self, group: _Group, stop: int) -> None:
     """Draws a group up to a step and notes tokens, ends and scores."""
     found = group.drawing.draw(stop)
     scores = self.call.scores.setdefault(self.spec.name, np.zeros(len(self.rows), np.float32))
     for row, drawn in zip(group.rows, found, strict=True):
       if len(drawn.tokens) >= len(self.prompts[row]):
-        self.rows[row] = drawn.tokens
+        self.rows[row] = self.spec.target_tokens(drawn.tokens)
       self._ended[row], scores[row] = drawn.ended, drawn.score
     report = self.call.report(self.spec.name)
     if report is not None:

@@ -52,8 +52,8 @@ class Program:
 
   @property
   def end(self) -> int:
-    """The class of the end token; those below are semantic tokens."""
-    return self.spec.num_clusters
+    """The class of the end token; those below are targets."""
+    return self.spec.target_size
 
   @property
   def history(self) -> int:
@@ -221,7 +221,7 @@ class Drawn(NamedTuple):
   """What a `Drawing` has drawn of one row.
 
   Attributes:
-    tokens: semantic tokens, those of the prompt first.
+    tokens: classes of targets, such as semantic tokens; those of the prompt first.
     ended: whether the end token followed, or the limit is reached.
     score: mean log-probability of the drawn tokens, the end token included, at temperature 1 and
       without processors; 0 before the first.
@@ -267,7 +267,7 @@ class ConditionedDecoder:
 
     Args:
       sources: ids of each source, from `ConditionedSpec.source_ids`.
-      prompts: semantic tokens with which each row begins.
+      prompts: classes of targets with which each row begins.
       limits: number of tokens after which each row ends.
       keys: one random key per row.
       options: settings of sampling.

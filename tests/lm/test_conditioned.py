@@ -12,7 +12,13 @@ from helpers_conditioned import CLUSTERS, CONFIG, PAIRS, SPEC, conditioned_batch
 from audiolm_jax.core import shapes
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.lm import text
-from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec, at_rate, text_stage
+from audiolm_jax.lm.conditioned import (
+  ConditionedConfig,
+  ConditionedSpec,
+  at_rate,
+  text_stage,
+  transcript_stage,
+)
 from audiolm_jax.lm.conditioned_loss import conditioned_loss, deleted, frozen
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.tokens import BOS, EOS, PAD
@@ -225,3 +231,61 @@ def test_specs_are_stored_as_plain_values():
   assert configs.from_dict(ConditionedConfig, configs.to_dict(CONFIG)) == CONFIG
   with pytest.raises(ConfigError, match="encoder_layers"):
     configs.from_dict(ConditionedConfig, configs.to_dict(CONFIG) | {"encoder_layers": 10**6})
+
+
+TRANSCRIPT = transcript_stage(num_clusters=CLUSTERS, longest_seconds=4.0, longest_text=24)
+
+
+def test_a_transcript_reads_the_semantic_tokens_and_predicts_the_characters_of_the_same_clip():
+  record = {"source.text": text.code_points("It."), "semantic": np.array([7, 7, 2])}
+  made = TRANSCRIPT.example(record)
+  first = TRANSCRIPT.first_source_cluster
+  assert made["source_tokens"][:5].tolist() == [first + 7, first + 7, first + 2, EOS, PAD]
+  places = [4 + text.CHARACTERS.index(character) for character in "it."]
+  assert made["decoder_target_tokens"][:5].tolist() == [*places, EOS, PAD]
+  assert made["decoder_input_tokens"][:5].tolist() == [BOS, *places, PAD]
+  for name, feature in TRANSCRIPT.features().items():
+    assert made[name].shape == feature.shape and made[name].dtype == feature.dtype
+  assert TRANSCRIPT.streams.keys() == SPEC.streams.keys() == record.keys()
+  assert [s.key for s in TRANSCRIPT.reads] == ["source.semantic"]
+  assert TRANSCRIPT.writes.key == "text"
+  classes = TRANSCRIPT.target_classes(record["source.text"])
+  assert text.of_code_points(TRANSCRIPT.target_tokens(classes)) == "it."
+
+
+@pytest.mark.parametrize(
+  ("words", "steps", "reason"),
+  [
+    ("", 3, "no source.text tokens"),
+    ("a" * 25, 3, "the text has 25 characters, the transcript stage predicts up to 24"),
+    ("a\N{SECTION SIGN}b", 3, "which the stage does not know"),
+    ("ok", 101, "longer than 4 s"),
+    ("ok", 0, "no semantic tokens"),
+  ],
+)
+def test_clips_that_a_transcript_cannot_learn_from_are_refused(words, steps, reason):
+  record = {"source.text": text.code_points(words), "semantic": np.zeros(steps, np.int32)}
+  assert reason in TRANSCRIPT.refusal(record)
+  with pytest.raises(DataError, match=reason):
+    TRANSCRIPT.example(record)
+
+
+def test_the_model_of_a_transcript_has_one_output_per_character():
+  batch = conditioned_batch(*PAIRS, spec=TRANSCRIPT)
+  params = conditioned_params(spec=TRANSCRIPT)
+  assert shapes.of_arrays(params) == TRANSCRIPT.parameter_shapes(CONFIG)
+  assert len(params["head"]) == 4 + len(text.CHARACTERS)
+  loss, metrics = loss_of(TRANSCRIPT, CONFIG, params, batch)
+  assert np.isfinite(loss) and metrics["weight"] == 3 + 11
+  assert not TRANSCRIPT.accepts_params_of(dataclasses.replace(SPEC, name="transcript"))
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [{"source": "text"}, {"source": "nothing"}, {"source_rate": 50.0}, {"source_clusters": 9}],
+)
+def test_a_transcript_needs_the_semantic_tokens_of_the_clip(wrong):
+  with pytest.raises(ConfigError, match='the source must be "semantic"'):
+    dataclasses.replace(TRANSCRIPT, **wrong)
+  with pytest.raises(ConfigError, match="stage target 'song' is not one of semantic, text"):
+    dataclasses.replace(TRANSCRIPT, target="song")

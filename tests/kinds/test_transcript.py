@@ -1,0 +1,95 @@
+"""A transcript stage learns a small domain from pairs and reads its held-out sentences back."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from audiolm_jax.core.streams import SEMANTIC, TEXT, TRANSCRIPT
+from audiolm_jax.data import in_memory
+from audiolm_jax.data.datasets import InMemoryTokens
+from audiolm_jax.data.token_shards import TokenClip
+from audiolm_jax.data.token_store import TokenStoreWriter
+from audiolm_jax.lm import text
+from audiolm_jax.lm.conditioned import ConditionedConfig, text_stage, transcript_stage
+from audiolm_jax.lm.config import Positions, TransformerConfig
+from audiolm_jax.lm.stage import Stage
+from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
+from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.trainables.registry import load_inference_params
+from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
+from audiolm_jax.training import trainer
+from audiolm_jax.training.optimizers import OptimizerConfig
+
+SPEC = transcript_stage(num_clusters=16, longest_seconds=1.0, longest_text=16)
+CONFIG = ConditionedConfig(
+  TransformerConfig(
+    num_layers=1, embed_dim=32, num_heads=2, mlp_dim=64, positions=Positions.ROTARY,
+    dropout_rate=0.0,
+  ),
+  encoder_layers=1,
+  label_smoothing=0.0,
+)  # fmt: skip
+STEPS = 350
+RNG = np.random.default_rng(0)
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+UNITS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+HELD_OUT = [(TENS[i], UNITS[(i + 2) % 8]) for i in range(8)]
+
+
+def spoken(tens, unit):
+  """Semantic tokens of a number: those of each word take one to four steps."""
+  words = [TENS.index(tens), 8 + UNITS.index(unit)]
+  return np.repeat(words, RNG.integers(1, 5, 2))
+
+
+@pytest.fixture(scope="module")
+def store(miniature_bundle, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("tokens")
+  streams = miniature_bundle.streams.values()
+  writer = TokenStoreWriter(folder, miniature_bundle.token_hash, streams=streams)
+  pairs = [(tens, unit) for tens in TENS for unit in UNITS]
+  for index, (tens, unit) in enumerate(pairs * 4):
+    split = "valid" if (tens, unit) in HELD_OUT else "train"
+    semantic = spoken(tens, unit)
+    record = {
+      SEMANTIC: semantic,
+      "codes": np.zeros((2 * len(semantic), 4), np.int32),
+      TEXT.key: text.code_points(f"{tens.capitalize()} {unit}"),
+    }
+    writer.add(TokenClip(f"{split}{index}", record, split, seconds=len(semantic) / 25))
+  writer.finish()
+  return str(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+  data = InMemoryTokens(store, SPEC, batch_size=16)
+  adam = OptimizerConfig(name="adam", learning_rate=1e-2)
+  config = trainer.TrainConfig(
+    str(tmp_path_factory.mktemp("run") / "transcript"), total_steps=STEPS, log_period=STEPS,
+    eval_period=STEPS, products="float32", tensorboard=False,
+  )  # fmt: skip
+  trainer.train(
+    config,
+    model=StageTrainable(StageTrainingConfig(SPEC, CONFIG, adam)),
+    train_dataset=data,
+    eval_dataset=dataclasses.replace(data, split="valid", num_epochs=1),
+  )
+  component, found, params = load_inference_params(config.model_dir)
+  assert component == "transcript_stage"
+  return Stage(found.spec, found.transformer, params)
+
+
+def test_sentences_that_were_never_trained_are_read_back(trained):
+  clips = [Clip(None, given={"source.semantic": spoken(*words)}) for words in HELD_OUT]
+  options = CascadeOptions({"transcript": SamplingOptions(0.0)})
+  made = Cascade({"transcript": trained}).sample(clips, options=options)
+  found = [text.of_code_points(row) for row in made.streams[TRANSCRIPT.key]]
+  assert found == [" ".join(words) for words in HELD_OUT]
+
+
+def test_both_directions_learn_from_the_same_clips(store):
+  stages = (SPEC, text_stage(num_clusters=16, longest_seconds=1.0, longest_source=16))
+  ids = [in_memory.InMemoryTokens(store, spec, batch_size=4).clip_ids for spec in stages]
+  assert ids[0] == ids[1] and len(ids[0]) == 224
