@@ -239,7 +239,7 @@ def _load_watermark(folder: Path, manifest: Mapping[str, Any]) -> Watermark | No
 def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
   components: JsonDict = {}
 
-  def add(name: str, params: Params, width: Storage, **fields: Json) -> Params:
+  def add(name: str, params: Params, width: Storage, **fields: object) -> Params:
     """Writes a component and returns its parameters as they are stored."""
     stored = tensors.as_stored(params, width)
     _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, width))
