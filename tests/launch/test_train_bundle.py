@@ -55,6 +55,16 @@ def test_small_trains_a_parallel_stage_in_place_of_two(tmp_path):
   assert _configs_exist(lines) == 8
 
 
+def test_small_can_train_the_cascade_of_the_paper(tmp_path):
+  options = ("--preset", "small", "--acoustic", "cascade", "--dry_run")
+  done = run(tmp_path, tmp_path / "bundle", *options)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == STEPS
+  assert "coarse_stage_small.gin" in lines[-5] and "fine_stage_small.gin" in lines[-3]
+  assert _configs_exist(lines) == 10
+
+
 def test_a_text_stage_is_added_at_the_end(tmp_path):
   done = run(tmp_path, tmp_path / "bundle", "--preset", "small", "--text", "--dry_run")
   assert done.returncode == 0, done.stderr
@@ -172,6 +182,7 @@ def test_finished_steps_are_skipped_and_a_failed_one_ends_with_its_exit_code(tmp
       "--preset huge is not one of smoke, tiny, piano_tiny, small, base",
     ),
     ([".", "b", "--preset", "small", "--acoustic_only"], "needs a preset with a coarse stage"),
+    ([".", "b", "--acoustic", "parallel"], "--acoustic parallel is not one of cascade, which"),
     ([".", "b", "--canonical_speaker", "ada"], "is for --preset small without --tokenizers"),
     ([".", "b", "--preset", "small", "--canonical_speaker", "ada"], "needs a .jsonl manifest"),
     ([".", "b", "--override", "choir:--x=1"], "STEP:--FLAG"),
