@@ -56,7 +56,8 @@ class AlignmentReport:
     return (
       f"{self.hours:.2f} h with labels: {self.canonical_kept} of {self.canonical} clips of the "
       f"canonical voice, {self.aligned} of other voices; {self.dropped} dropped for their "
-      f"alignment, {self.unread} without a canonical reading; costs {low:.3f} / {median:.3f} / {high:.3f} (10, 50, 90 %)"
+      f"alignment, {self.unread} without a canonical reading; "
+      f"costs {low:.3f} / {median:.3f} / {high:.3f} (10, 50, 90 %)"
     )
 
 
