@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from audiolm_jax.bundles import continuation
+from audiolm_jax.bundles.settings import check_prompt
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.data.manifest import AUDIO_SUFFIXES
 from audiolm_jax.io import audio
 
 # The voice that the model draws, if the folder has no recording of this name.
 DEFAULT = "default"
 SECONDS = 3.0  # of each recording
-_EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 
 
 class Voice(NamedTuple):
@@ -45,14 +45,14 @@ def read_voices(folder: Path) -> dict[str, Voice]:
     raise UserError(f"--voices {folder} is not a folder; give one with a recording of each voice")
   found: dict[str, Voice] = {}
   for path in sorted(folder.iterdir()):
-    if path.suffix.lower() not in _EXTENSIONS or path.name.startswith(".") or path.is_dir():
+    if not path.name.lower().endswith(AUDIO_SUFFIXES) or path.name.startswith(".") or path.is_dir():
       continue
     if path.resolve().parent != folder.resolve():
       raise UserError(f"{path} is a link to a file of another folder; copy that file into {folder}")
     if path.stem in found:
       raise UserError(f"{folder} has several recordings named {path.stem}; rename all but one")
     waveform, rate = audio.read_audio(path, seconds=SECONDS)
-    continuation.check_prompt(waveform, rate, str(path))
+    check_prompt(waveform, rate, str(path))
     found[path.stem] = Voice(waveform, rate)
   if not found:
     raise UserError(
