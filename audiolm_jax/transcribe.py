@@ -35,14 +35,14 @@ def main(argv: Sequence[str]) -> None:
     audio.check_readable(path)
   compilation_cache.enable()
   from audiolm_jax import bundles
-  from audiolm_jax.bundles import continuation, transcription
+  from audiolm_jax.bundles import settings, transcription
 
   bundle = bundles.load_bundle(FLAGS.bundle)
   transcription.transcript_stage(bundle)
   found: list[dict[str, str]] = []
   for path in paths:
     waveform = audio.load_audio(path, bundle.sample_rate)
-    continuation.check_prompt(waveform, bundle.sample_rate, path)
+    settings.check_prompt(waveform, bundle.sample_rate, path)
     words = bundle.transcribe(
       waveform, bundle.sample_rate, temperature=FLAGS.temperature, seed=FLAGS.seed
     )

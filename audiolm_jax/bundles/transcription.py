@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from audiolm_jax.bundles.bundle import Bundle
-from audiolm_jax.bundles.continuation import prepared_prompts
+from audiolm_jax.bundles.settings import prepared_prompts
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.core.streams import TRANSCRIPT

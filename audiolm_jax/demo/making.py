@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from audiolm_jax.bundles import Bundle, continuation, token_files
+from audiolm_jax.bundles import Bundle, token_files
 from audiolm_jax.bundles.audio_stream import AudioStream
-from audiolm_jax.bundles.continuation import PromptAudio
+from audiolm_jax.bundles.settings import PromptAudio, check_prompt, watermark_strength
 from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.demo.jobs import Job, Sample
 from audiolm_jax.demo.requests import Request
@@ -110,7 +110,7 @@ def _read_prompt(bundle: Bundle, request: Request) -> np.ndarray:
     waveform = audio.load_audio(path, bundle.sample_rate, seconds=request.used_prompt_seconds)
   except UserError as error:
     raise AudioError(str(error).replace(str(path), path.name)) from error
-  continuation.check_prompt(waveform, bundle.sample_rate, path.name)
+  check_prompt(waveform, bundle.sample_rate, path.name)
   return waveform
 
 
@@ -157,5 +157,5 @@ def _record(bundle: Bundle, mode: str, seed: int, prompt_seconds: float) -> prov
     sample=0,
     prompt_seconds=prompt_seconds,
     prompt_audio=PromptAudio.CODEC.value,
-    watermark=continuation.watermark_strength(bundle, None),
+    watermark=watermark_strength(bundle, None),
   )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from audiolm_jax.bundles import continuation
+from audiolm_jax.bundles.settings import check_prompt
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data.manifest import AUDIO_SUFFIXES
 from audiolm_jax.io import audio
@@ -52,7 +52,7 @@ def read_voices(folder: Path) -> dict[str, Voice]:
     if path.stem in found:
       raise UserError(f"{folder} has several recordings named {path.stem}; rename all but one")
     waveform, rate = audio.read_audio(path, seconds=SECONDS)
-    continuation.check_prompt(waveform, rate, str(path))
+    check_prompt(waveform, rate, str(path))
     found[path.stem] = Voice(waveform, rate)
   if not found:
     raise UserError(

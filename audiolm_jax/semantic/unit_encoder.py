@@ -115,7 +115,7 @@ class UnitEncoder(nn.Module):
     x = _neighbours(log_mel * keep, _NEIGHBOURS, 1)
     x = dense(c.dim, ("conv_in", "embed"), "float32", name="input")(jnp.concatenate(x, axis=-1))
     for i, dilation in enumerate(c.dilations):
-      x = _Block(c.kernel_size, dilation, c.expansion, name=f"block_{i}")(x * keep)
+      x = _Block(c.kernel_size, dilation, c.expansion, name=f"block_{i}")(x, keep)
     return layer_norm("float32", name="norm")(x)
 
 
@@ -127,13 +127,18 @@ class _Block(nn.Module):
   expansion: int
 
   @nn.compact
-  def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
+  def __call__(
+    self, x: Float[Array, "batch frames dim"], keep: Bool[Array, "batch frames 1"]
+  ) -> Float[Array, "batch frames dim"]:
+    """Returns the output for every frame; frames that are not to keep influence no other one."""
     dim = x.shape[-1]
     shape, axes = (self.kernel_size, dim), ("kernel", "embed")
     kernel = modules.param(self, "kernel", nn.initializers.normal(0.2), axes, shape)
     scale = modules.param(self, "scale", nn.initializers.constant(0.3), ("embed",), (dim,))
     # A sum of shifted products, since depthwise convolutions and their gradients are slow on CPUs.
-    taps = _neighbours(x, self.kernel_size // 2, self.dilation)
+    # Only the input of the convolution is masked, since the other layers do not mix frames. Masking
+    # the sum below too would make the backward pass on CPUs take 2.5 times as long.
+    taps = _neighbours(x * keep, self.kernel_size // 2, self.dilation)
     h: Array = sum((tap * kernel[i] for i, tap in enumerate(taps)), jnp.zeros_like(x))
     h = layer_norm("float32", name="norm")(h)
     h = dense(self.expansion * dim, ("embed", "mlp"), "float32", name="wide")(h)

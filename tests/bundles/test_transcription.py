@@ -9,7 +9,7 @@ import soundfile
 from helpers_conditioned import CONFIG, SPEC, conditioned_params
 
 from audiolm_jax.bundles import load_bundle, save_bundle, transcription
-from audiolm_jax.bundles.continuation import temperatures_of
+from audiolm_jax.bundles.settings import temperatures_of
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.lm import text
 from audiolm_jax.lm.conditioned import transcript_stage
