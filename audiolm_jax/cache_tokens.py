@@ -5,8 +5,9 @@
   python -m audiolm_jax.cache_tokens info runs/tokens
 
 Rerun the same command to resume a killed run; finished shards are kept. A store whose clips were
-replaced or removed is refused; --replace_changed tokenizes them again or drops them. Sources, stores and bundles
-may be in buckets: gs://... with gcsfs installed, s3://... with s3fs.
+replaced or removed is refused; --replace_changed tokenizes them again or drops them.
+
+Sources, stores and bundles may be in buckets: gs://... with gcsfs installed, s3://... with s3fs.
 
 Without --runner, this process does all the work. With it, Apache Beam distributes the shards over
 workers, each of which loads the bundle once. Common values of --beam_options:

@@ -93,7 +93,7 @@ def test_changed_clips_are_tokenized_again_if_asked_for(bundle_dir, corpus, loca
   before = _run(job)
   assert (before.changed, before.removed) == (0, 0)
   changed.write_bytes(original)
-  with pytest.raises(DataError, match="1 clips of .* have changed"):
+  with pytest.raises(DataError, match=r"1 clips of .* have changed"):
     _run(job)
   done = beam_tokenization.tokenize_corpus(job, "DirectRunner", replace_changed=True)
   assert (done.changed, done.removed) == (1, 0)

@@ -142,8 +142,8 @@ def test_changed_clips_are_tokenized_again_and_removed_ones_dropped_if_asked_for
   (source / "c.wav").unlink()
   with pytest.raises(
     DataError,
-    match=r"^2 clips of .* changed .*, and 1 clips of .* not in the corpus any more, such as c\.wav; "
-    r"restore them, choose another --output_dir, or give --replace_changed, which .*",
+    match=r"^2 clips of .* changed .*, and 1 clips of .* not in the corpus any more, such as "
+    r"c\.wav; restore them, choose another --output_dir, or give --replace_changed, which .*",
   ):
     _tokenize(miniature_bundle, source, store)
   kept = {p: p.stat().st_mtime_ns for p in store.glob("tokens-*.npz")}
