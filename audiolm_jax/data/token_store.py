@@ -384,7 +384,11 @@ class TokenStore:
     chosen = [clip for clip in self._clips if split in (None, clip.split)]
     if not chosen:
       known = ", ".join(sorted(self.info.clips)) or "none"
-      raise DataError(f"{self.folder} has no clip of the split {split!r}; its splits are {known}")
+      raise DataError(
+        f"{self.folder} has no clip of the split {split!r}; its splits are {known}: give some "
+        "clips this split and run cache_tokens into another folder; EVAL_PERIOD=0 trains without "
+        "evaluation"
+      )
     return sorted(chosen, key=lambda clip: clip.id)
 
 
