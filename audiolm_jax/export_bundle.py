@@ -146,7 +146,7 @@ def _tokenizers(
   codec: Any = base.codec if base else None
   semantic: Any = base.semantic if base else None
   if FLAGS.codec_dir:
-    from audiolm_jax.bundles.folder import codec_of
+    from audiolm_jax.bundles.components import codec_of
 
     config, params = _trained("codec", FLAGS.codec_dir)
     codec = codec_of(config.model, params)

@@ -256,13 +256,13 @@ def _watermark() -> tuple[float | str | None, bytes | None]:
 
 def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":
   """Returns the beginning of a file, with the seconds that the flag `limit` states."""
-  from audiolm_jax.bundles import continuation
+  from audiolm_jax.bundles.settings import PROMPT_SECONDS, check_prompt
 
   seconds = FLAGS[limit].value
   if seconds is not None:
-    seconds = arguments.number(seconds, f"--{limit}", continuation.PROMPT_SECONDS)
+    seconds = arguments.number(seconds, f"--{limit}", PROMPT_SECONDS)
   waveform = audio.load_audio(path, bundle.sample_rate, seconds=seconds)
-  continuation.check_prompt(waveform, bundle.sample_rate, path)
+  check_prompt(waveform, bundle.sample_rate, path)
   return waveform
 
 

@@ -40,6 +40,9 @@ flags.DEFINE_string("encoder_dir", None, "MODEL_DIR of an earlier round; cepstra
 flags.DEFINE_integer("num_labels", 200, "Number of clusters.", 2)
 flags.DEFINE_integer("seed", 0, "Seed of the clustering.")
 flags.DEFINE_float("kept_share", 0.9, "Share of the aligned clips that get labels.", 0.01, 1.0)
+flags.DEFINE_float(
+  "canonical_share", 0.25, "Most of the labelled frames that are of the canonical voice.", 0.0, 1.0
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
     num_labels=FLAGS.num_labels,
     seed=FLAGS.seed,
     kept_share=FLAGS.kept_share,
+    canonical_share=FLAGS.canonical_share,
   )
   save_frame_labels(FLAGS.output, labels)
   print(report)

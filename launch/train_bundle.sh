@@ -2,7 +2,8 @@
 # The complete recipe: trains a bundle on a folder of audio.
 #
 #   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset smoke|tiny|piano_tiny|small|base]
-#                          [--canonical_speaker NAME] [--name NAME] [--work_dir DIR]
+#                          [--canonical_speaker NAME] [--codec frame_rate|soundstream]
+#                          [--acoustic parallel|cascade] [--name NAME] [--work_dir DIR]
 #                          [--tokenizers BUNDLE] [--override STEP:FLAG]... [--acoustic_only] [--text]
 #                          [--dry_run]
 #
@@ -16,6 +17,9 @@
 #             smoke: tiny for a few minutes, which tests all steps but learns next to nothing
 # --canonical_speaker   with small: the speaker of AUDIO_DIR, a manifest with texts, who reads the texts
 #             of all others. The semantic tokens are then units of two rounds, instead of w2v-BERT's
+# --codec     with small: frame_rate (default), or soundstream, the codec of tiny
+# --acoustic  with small: parallel (default), or cascade, which trains a coarse and a fine stage with
+#             together as many parameters instead of the parallel stage
 # --work_dir  folder for runs, tokens and logs; default BUNDLE_DIR.work
 # --tokenizers   folder of a bundle of tokenizers, such as those that `convert` writes; then only the
 #             stages are trained
@@ -53,16 +57,20 @@ dry_run=
 acoustic_only=
 text=
 canonical_speaker=
+acoustic=
+codec=
 tokenizers=
 overrides=()
 positional=()
 while (($#)); do
   case $1 in
-    --preset | --canonical_speaker | --name | --work_dir | --tokenizers | --override)
+    --preset | --canonical_speaker | --acoustic | --codec | --name | --work_dir | --tokenizers | --override)
       (($# > 1)) || fail "$1 needs a value"
       case $1 in
         --preset) preset=$2 ;;
         --canonical_speaker) canonical_speaker=$2 ;;
+        --acoustic) acoustic=$2 ;;
+        --codec) codec=$2 ;;
         --name) name=$2 ;;
         --work_dir) work_dir=$2 ;;
         --tokenizers) tokenizers=$2 ;;
@@ -70,7 +78,7 @@ while (($#)); do
       esac
       shift 2
       ;;
-    --preset=* | --name=* | --work_dir=* | --tokenizers=* | --override=*)
+    --preset=* | --canonical_speaker=* | --acoustic=* | --codec=* | --name=* | --work_dir=* | --tokenizers=* | --override=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
       ;;
     --dry_run)
@@ -103,7 +111,7 @@ acoustic_only_band="held-out loss above the coarse stage's, if semantic tokens a
 case $preset in
   smoke | tiny | piano_tiny)
     size=tiny
-    acoustic=cascade
+    acoustics=cascade
     semantic_config=semantic_encoder_${preset/smoke/tiny}
     storage=int8
     num_clusters=64
@@ -117,7 +125,8 @@ case $preset in
     ;;
   small)
     size=small
-    acoustic=parallel
+    acoustics="parallel cascade"
+    codecs="frame_rate soundstream"
     semantic_config=semantic_encoder_tiny
     storage=int8
     num_clusters=128
@@ -128,10 +137,12 @@ case $preset in
     kmeans_band="perplexity above 70 % of the clusters, none dead"
     semantic_stage_band="held-out loss well below a bigram table's"
     parallel_stage_band="held-out loss of level 1 below 5 nats per code"
+    coarse_stage_band=$semantic_stage_band
+    fine_stage_band=$semantic_stage_band
     ;;
   base)
     size=base
-    acoustic=cascade
+    acoustics=cascade
     semantic_config=semantic_encoder_xl
     storage=float16
     num_clusters=1024
@@ -146,7 +157,22 @@ case $preset in
   *) fail "--preset $preset is not one of smoke, tiny, piano_tiny, small, base" ;;
 esac
 
-[[ $acoustic == cascade || -z $acoustic_only ]] ||
+acoustic=${acoustic:-${acoustics%% *}}
+[[ " $acoustics " == *" $acoustic "* ]] ||
+  fail "--acoustic $acoustic is not one of ${acoustics// /, }, which --preset $preset has"
+codecs=${codecs:-soundstream}
+[[ -z $codec || -z $tokenizers ]] || fail "--codec and --tokenizers exclude each other"
+codec=${codec:-${codecs%% *}}
+[[ " $codecs " == *" $codec "* ]] ||
+  fail "--codec $codec is not one of ${codecs// /, }, which --preset $preset has"
+codec_config=codec_$size
+latent_settings=()
+if [[ $size/$codec == small/soundstream ]]; then
+  codec_config=codec_tiny
+  latent_settings=(--gin.LATENT_DIM=128)
+  codec_band="held-out loss 0.6 to 0.95, every perplexity above 300"
+fi
+[[ $size != small || -z $acoustic_only ]] ||
   fail "--acoustic_only needs a preset with a coarse stage, not $preset"
 [[ -z $text || -z $acoustic_only ]] ||
   fail "--text needs stages that read semantic tokens, so not --acoustic_only"
@@ -197,6 +223,8 @@ done
 if [[ -z $dry_run ]]; then
   mkdir -p "$work/done" "$work/log" 2>/dev/null || fail "cannot create the folder $work"
   settings="$audio $preset${canonical_speaker:+ $canonical_speaker}${tokenizers:+ $tokenizers}"
+  [[ $codec == "${codecs%% *}" ]] || settings+=" $codec"
+  [[ $acoustic == "${acoustics%% *}" ]] || settings+=" $acoustic"
   if [[ -f $work/settings && $(<"$work/settings") != "$settings" ]]; then
     fail "$work was started with '$(<"$work/settings")', not '$settings'; give another --work_dir"
   fi
@@ -278,7 +306,7 @@ units() {
 
 if [[ -z $tokenizers ]]; then
   train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
-    "codec_$size" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
+    "$codec_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
   if [[ -n $canonical_speaker ]]; then
     units 1
     units 2
@@ -297,7 +325,7 @@ if [[ -z $tokenizers ]]; then
     --name="$name" --output="$work/tokenizers" --storage="$storage"
   tokenizers=$work/tokenizers
   settings_of_tokens=(--gin.NUM_CLUSTERS="$num_clusters")
-  parallel_settings=()
+  parallel_settings=(${latent_settings[@]+"${latent_settings[@]}"})
   fine_settings=(--gin.NUM_FINE_QUANTIZERS=8)
   frame_rate=
 else

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["AUDIOLM_JAX_AMX"] = "off"  # the same products on every machine
+# Tests compile more than they compute: without LLVM's optimizations they need a quarter less time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault(
   "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "audiolm_jax_test_cache")
 )
@@ -64,6 +66,7 @@ def forced_devices(count: int) -> dict[str, str]:
   thread may come late.
   """
   flags = (
+    os.environ["XLA_FLAGS"],
     f"--xla_force_host_platform_device_count={count}",
     "--xla_cpu_collective_call_terminate_timeout_seconds=400",
   )

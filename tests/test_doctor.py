@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from audiolm_jax.bundles import folder, save_bundle
+from audiolm_jax.bundles import manifest, save_bundle
 from audiolm_jax.diagnosis import checks as diagnosis
 from audiolm_jax.diagnosis.checks import Status
 
@@ -22,7 +22,7 @@ def bundle(miniature_bundle, tmp_path, monkeypatch):
   saved = save_bundle(miniature_bundle, tmp_path / "mini")
   damaged = save_bundle(miniature_bundle, tmp_path / "worn")
   (damaged / "codec.safetensors").write_bytes(b"")
-  monkeypatch.setattr(folder, "_SHIPPED", tmp_path)
+  monkeypatch.setattr(manifest, "_SHIPPED", tmp_path)
   return saved
 
 

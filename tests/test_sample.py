@@ -11,6 +11,7 @@ import soundfile
 
 from audiolm_jax import sample
 from audiolm_jax.bundles import continuation, save_bundle
+from audiolm_jax.bundles.settings import temperatures_of
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.io import audio, token_file
@@ -68,7 +69,7 @@ def test_the_temperatures_of_a_bundle_are_its_defaults(miniature_bundle):
   np.testing.assert_array_equal(
     made(warm, melody(1.0), temperature={"coarse": 0.8}).tokens.codes, paper
   )
-  assert continuation.temperatures_of(warm) == {"semantic": 0.6, "coarse": 1.5, "fine": 0.6}
+  assert temperatures_of(warm) == {"semantic": 0.6, "coarse": 1.5, "fine": 0.6}
 
 
 def test_equal_seeds_have_equal_results_and_other_seeds_differ(miniature_bundle):

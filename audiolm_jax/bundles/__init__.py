@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from audiolm_jax.bundles.bundle import Bundle, token_hash
-from audiolm_jax.bundles.folder import list_bundles, load_bundle, save_bundle
+from audiolm_jax.bundles.folder import load_bundle, save_bundle
+from audiolm_jax.bundles.manifest import list_bundles
 
 if TYPE_CHECKING:
   from audiolm_jax.bundles.audio_stream import AudioStream

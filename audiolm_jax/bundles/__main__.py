@@ -43,15 +43,14 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def _list(*folders: str) -> None:
-  from audiolm_jax.bundles import folder as bundles
-  from audiolm_jax.bundles import inspection
+  from audiolm_jax.bundles import inspection, manifest
 
-  found = {name: bundles.find_folder(name) for name in bundles.list_bundles()}
+  found = {name: manifest.find_folder(name) for name in manifest.list_bundles()}
   for given in folders:
     path = Path(given)
     if not path.is_dir():
       raise BundleError(f"{path} is not a folder; give folders that contain bundles, or none")
-    inside = (*path.glob(bundles.MANIFEST), *path.glob(f"*/{bundles.MANIFEST}"))
+    inside = (*path.glob(manifest.MANIFEST), *path.glob(f"*/{manifest.MANIFEST}"))
     found |= {str(p.parent): p.parent for p in sorted(inside)}
   width = max(map(len, found), default=0)
   for name, path in found.items():
@@ -60,7 +59,7 @@ def _list(*folders: str) -> None:
 
 
 def _summary(path: Path) -> str:
-  from audiolm_jax.bundles.folder import read_manifest
+  from audiolm_jax.bundles.manifest import read_manifest
 
   try:
     manifest = read_manifest(path)
@@ -74,7 +73,7 @@ def _summary(path: Path) -> str:
 
 def _info(name: str) -> None:
   from audiolm_jax.bundles import inspection
-  from audiolm_jax.bundles.folder import CARD, find_folder, read_card, read_manifest
+  from audiolm_jax.bundles.manifest import CARD, find_folder, read_card, read_manifest
 
   folder = find_folder(name)
   manifest = read_manifest(folder)
@@ -129,7 +128,7 @@ def _head(card: str) -> str:
 
 def _verify(name: str) -> int:
   from audiolm_jax.bundles import inspection
-  from audiolm_jax.bundles.folder import find_folder, read_manifest
+  from audiolm_jax.bundles.manifest import find_folder, read_manifest
   from audiolm_jax.bundles.migration import FORMAT_VERSION
 
   folder = find_folder(name)
@@ -146,7 +145,7 @@ def _verify(name: str) -> int:
 
 def _push(name: str, repository: str) -> None:
   from audiolm_jax.bundles import hub
-  from audiolm_jax.bundles.folder import find_folder
+  from audiolm_jax.bundles.manifest import find_folder
 
   print(f"pushed: {hub.push_bundle(find_folder(name), repository, overwrite=FLAGS.overwrite)}")
 

@@ -28,7 +28,8 @@ from audiolm_jax.semantic.resampled import ResampledTokenizer
 
 if TYPE_CHECKING:
   from audiolm_jax.bundles.audio_stream import AudioStream
-  from audiolm_jax.bundles.continuation import Continuation, Progress, Settings
+  from audiolm_jax.bundles.continuation import Continuation, Progress
+  from audiolm_jax.bundles.settings import Settings
   from audiolm_jax.bundles.speech import SpeechSettings
   from audiolm_jax.sampling.cascade import Cascade
 

@@ -1,115 +1,40 @@
-"""Saves and loads bundles: `bundle.json`, one safetensors file per part, `MODEL_CARD.md`."""
+"""Saves and loads bundles: `bundle.json`, one safetensors file per component, `MODEL_CARD.md`."""
 
 import contextlib
-import importlib
 import json
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast, get_type_hints
+from typing import Any, cast
 
 import numpy as np
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.bundle import Bundle, token_hash
+from audiolm_jax.bundles.components import describe, load_part, tokenizer_classes, type_name
+from audiolm_jax.bundles.manifest import (
+  CARD,
+  MANIFEST,
+  check_fields,
+  find_folder,
+  read_card,
+  read_manifest,
+)
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import arguments, configs, plain_json
 from audiolm_jax.core.configs import Json, JsonDict
-from audiolm_jax.core.errors import BundleError, ConfigError, UserError
+from audiolm_jax.core.errors import BundleError, ConfigError
 from audiolm_jax.core.modules import Params
-from audiolm_jax.core.ranges import Rate, SampleRate, Temperature
-from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import differences
-from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
+from audiolm_jax.detection.watermark import Watermark
 from audiolm_jax.lm.stage import CODEBOOKS, ModelConfig, Stage, StageSpec
-from audiolm_jax.sampling import registry
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.resampled import own_tokenizer, tokenizer_at
-
-MANIFEST = "bundle.json"
-CARD = "MODEL_CARD.md"
-# Configuration and class of each kind. A module is imported only when a bundle needs it.
-_CODEC, _SEMANTIC, _PRETRAINED = (f"audiolm_jax.{p}" for p in ("codec", "semantic", "pretrained"))
-_TOKENIZERS = {
-  "codec": {
-    "soundstream": (
-      f"{_CODEC}.soundstream:SoundStreamConfig",
-      f"{_CODEC}.soundstream_codec:SoundStreamCodec",
-    ),
-    "frame_rate": (
-      f"{_CODEC}.frame_rate:FrameRateConfig",
-      f"{_CODEC}.frame_rate_codec:FrameRateCodec",
-    ),
-    "dac": (f"{_PRETRAINED}.dac:DacConfig", f"{_PRETRAINED}.dac:DacCodec"),
-    "encodec": (
-      f"{_PRETRAINED}.encodec_layers:EncodecConfig",
-      f"{_PRETRAINED}.encodec:EncodecCodec",
-    ),
-    "mimi": (f"{_PRETRAINED}.mimi_layers:MimiConfig", f"{_PRETRAINED}.mimi:MimiCodec"),
-  },
-  "semantic": {
-    "w2v_bert": (
-      f"{_SEMANTIC}.tokenizer:SemanticTokenizerConfig",
-      f"{_SEMANTIC}.tokenizer:SemanticTokenizer",
-    ),
-    "units": (
-      f"{_SEMANTIC}.unit_encoder:UnitTokenizerConfig",
-      f"{_SEMANTIC}.unit_encoder:UnitTokenizer",
-    ),
-    "hubert": (
-      f"{_PRETRAINED}.hubert_tokenizer:HubertTokenizerConfig",
-      f"{_PRETRAINED}.hubert_tokenizer:HubertTokenizer",
-    ),
-    "w2v_bert_2": (
-      f"{_PRETRAINED}.w2v_bert_2_tokenizer:W2vBert2TokenizerConfig",
-      f"{_PRETRAINED}.w2v_bert_2_tokenizer:W2vBert2Tokenizer",
-    ),
-  },
-}
-_SHIPPED = Path(__file__).parent
-_LARGEST_MANIFEST, _LARGEST_CARD = 1 << 24, 1 << 20  # bytes
-# A name of a stage or component is a part of the name of a file.
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-class _Fields(TypedDict):
-  """The fields of `bundle.json` of any version; the version itself is checked by `migration`."""
-
-  name: str
-  description: str
-  sample_rate: SampleRate
-  token_hash: str
-  semantic_rate: Rate | None
-  temperatures: Mapping[str, Temperature]
-  stages: tuple[str | Mapping[str, str], ...]
-  components: Mapping[str, Json]
-  metadata: Json
-
-
-def codec_of(config: object, params: Params) -> Codec:
-  """Returns the `Codec` of this configuration and these parameters.
-
-  Raises:
-    BundleError: no codec that a bundle can contain has this configuration.
-  """
-  own = _home(type(config))
-  for kind, (home, _) in _TOKENIZERS["codec"].items():
-    if own == home:
-      _, codec_class = tokenizer_classes("codec", kind)
-      return codec_class(config, params)
-  raise BundleError(f"no codec that a bundle can contain has a {type(config).__name__}")
-
-
-def list_bundles() -> list[str]:
-  """Returns the names of the bundles that ship with the package."""
-  return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{MANIFEST}"))
 
 
 def load_bundle(
@@ -170,163 +95,6 @@ def save_bundle(
   with replaced(folder) as temporary:
     _write(bundle, temporary, storage)
   return folder
-
-
-def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
-  """Returns the folder of a shipped bundle by its name, or the given folder of a bundle.
-
-  Raises:
-    BundleError: the bundle does not exist.
-  """
-  name_or_dir = _path(name_or_dir)
-  shipped = list_bundles()
-  if name_or_dir in shipped:
-    return _SHIPPED / name_or_dir
-  folder = Path(name_or_dir)
-  if not folder.is_dir():
-    known = f"the shipped bundles are {', '.join(shipped)}" if shipped else "no bundle is shipped"
-    raise BundleError(f"no bundle {name_or_dir!r}: it is not a folder, and {known}")
-  if not (folder / MANIFEST).is_file():
-    raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}")
-  return folder
-
-
-def _path(given: object) -> str:
-  try:
-    return arguments.path(given, "the bundle", "the name or the folder of one bundle")
-  except UserError as error:
-    raise BundleError(str(error)) from error
-
-
-def read_manifest(folder: Path) -> JsonDict:
-  """Returns the content of `bundle.json`, of any format version.
-
-  The fields have the types that all code may expect, names of stages and components are plain, and
-  name and description have no control characters.
-
-  Raises:
-    BundleError: the file cannot be read, is not a JSON object, or a field is invalid.
-  """
-  path = folder / MANIFEST
-  try:
-    found = plain_json.parse(_read_limited(path, _LARGEST_MANIFEST))
-  except (OSError, ValueError) as error:
-    raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
-  if not isinstance(found, dict):
-    raise BundleError(f"{path} does not describe a bundle; copy or export it again")
-  manifest = cast(JsonDict, found)
-  try:
-    _check_fields(manifest)
-  except ConfigError as error:
-    raise BundleError(f"{path}: {error}; export the bundle again") from error
-  return manifest
-
-
-def _check_fields(manifest: Json) -> None:
-  """Raises `ConfigError` for fields of other types, and names that several stages have."""
-  for field, hint in get_type_hints(_Fields, include_extras=True).items():
-    if field in manifest:
-      configs.checked(hint, manifest[field], field)
-  stages = [
-    stage if isinstance(stage, str) else stage.get("name", "")
-    for stage in manifest.get("stages", ())
-  ]
-  for name in (*stages, *manifest.get("components", ())):
-    if not _PLAIN_NAME.fullmatch(name):
-      raise ConfigError(
-        f"a stage or component is called {configs.shown(name)}; use letters, digits, - and _"
-      )
-  if len(set(stages)) < len(stages):
-    raise ConfigError(f"several stages have the same name: {', '.join(stages)}")
-  for field, longest in (("name", 256), ("description", 4096), ("token_hash", 64)):
-    text = manifest.get(field, "")
-    if not " ".join(text.split()).isprintable() or len(text) > longest:
-      raise ConfigError(
-        f"{field} is {configs.shown(text)}; use at most {longest} printable characters"
-      )
-
-
-def _read_limited(path: Path, most_bytes: int) -> bytes:
-  """Returns the content of a regular file; raises `OSError` or `ValueError`."""
-  if not path.is_file():
-    raise ValueError("it is not a regular file")
-  with open(path, "rb") as file:
-    content = file.read(most_bytes + 1)
-  if len(content) > most_bytes:
-    raise ValueError(f"it has more than {most_bytes} bytes")
-  return content
-
-
-class Part(NamedTuple):
-  """A component as `bundle.json` describes it.
-
-  Attributes:
-    config: its configuration.
-    spec: of a stage; None for other components.
-    kind: of a tokenizer; "" for other components.
-    shapes: of its parameters.
-    hash: of its parameters.
-    types: of its arrays in the file.
-  """
-
-  config: Any
-  spec: Any
-  kind: str
-  shapes: Shapes
-  hash: str
-  types: Sequence[str] = tensors.FLOATS
-
-
-def describe(name: str, manifest: Json) -> Part:
-  """Returns what a manifest of the current format states about a component.
-
-  Raises:
-    BundleError: the component is of an unknown type.
-    ConfigError: its configuration is not valid.
-    KeyError: the manifest lacks a field.
-  """
-  entry = manifest["components"][name]
-  expected_hash = configs.checked(str, entry["hash"], f"the hash of {name}")
-  if name in _TOKENIZERS:
-    known, kind = _TOKENIZERS[name], configs.checked(str, entry["type"], f"the type of {name}")
-    if kind not in known:
-      raise BundleError(f"{name} of unknown type {configs.shown(kind)}; known: {', '.join(known)}")
-    config = configs.from_dict(tokenizer_classes(name, kind)[0], entry["config"])
-    return Part(config, None, kind, config.parameter_shapes(), expected_hash)
-  if name == "detector":
-    config = configs.from_dict(ClassifierConfig, entry["config"])
-    return Part(config, None, "", config.parameter_shapes(), expected_hash)
-  if name == "watermark":
-    config = configs.from_dict(WatermarkConfig, entry["config"])
-    return Part(config, None, "", config.parameter_shapes(), expected_hash, ("U16",))
-  kinds = {f"{stage['name']}_stage": stage["kind"] for stage in manifest["stages"]}
-  if name not in kinds:
-    raise BundleError(f"a component {name!r} that is no part of a bundle of this version")
-  spec_class = registry.spec_class({"kind": kinds[name]})
-  spec = configs.from_dict(spec_class, entry["spec"])
-  config = configs.from_dict(spec_class.config_class(), entry["config"])
-  spec.check_config(config)
-  shapes = spec.parameter_shapes(config)
-  if spec.uses_codebooks(config):
-    del shapes[CODEBOOKS]  # the codec's file contains them
-  return Part(config, spec, "", shapes, expected_hash)
-
-
-def load_part(folder: Path, name: str, part: Part) -> dict[str, Any]:
-  """Returns the parameters of a component.
-
-  Raises:
-    BundleError: its file is damaged, or is not the one that `bundle.json` describes.
-  """
-  path = folder / f"{name}.safetensors"
-  params = tensors.load_tensors(path, part.shapes, part.types)
-  found = tensors.hash_params(params)
-  if found != part.hash:
-    raise BundleError(
-      f"{path} does not hold the weights that bundle.json was written with "
-      f"(hash {found}, there {part.hash}); copy it again"
-    )
-  return params
 
 
 def _assemble(folder: Path, manifest: JsonDict, wanted: Collection[str] | None) -> Bundle:
@@ -468,71 +236,46 @@ def _load_watermark(folder: Path, manifest: Mapping[str, Any]) -> Watermark | No
   return Watermark(part.config, load_part(folder, "watermark", part)["communities"])
 
 
-def read_card(folder: Path) -> str:
-  """Returns the text of MODEL_CARD.md; "" if there is none.
-
-  Raises:
-    BundleError: the file cannot be read.
-  """
-  path = folder / CARD
-  if not path.exists():
-    return ""
-  try:
-    return _read_limited(path, _LARGEST_CARD).decode("utf-8", errors="replace")
-  except (OSError, ValueError) as error:
-    raise BundleError(f"{path} cannot be read ({error}); copy or export it again") from error
-
-
 def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
   components: JsonDict = {}
+
+  def add(name: str, params: Params, width: Storage, **fields: object) -> Params:
+    """Writes a component and returns its parameters as they are stored."""
+    stored = tensors.as_stored(params, width)
+    _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, width))
+    components[name] = {**fields, "hash": tensors.hash_params(stored)}
+    return stored
+
   tokenizers: dict[str, Any] = {}
   # The wrapper that resamples for the codec is not stored; loading adds it again.
   parts: dict[str, Any] = {"codec": bundle.codec, "semantic": own_tokenizer(bundle.semantic)}
   for name, tokenizer in parts.items():
     width = _tokenizer_storage(tokenizer, storage, bool(bundle.stages))
-    params = tensors.as_stored(tokenizer.params, width)
-    content = tensors.encode_tensors(tokenizer.params, width)
-    _write_bytes(folder / f"{name}.safetensors", content)
-    tokenizers[name] = type(tokenizer)(tokenizer.config, params)
-    components[name] = {
-      "type": type_name(name, tokenizer),
-      "config": configs.to_dict(tokenizer.config),
-      "hash": tensors.hash_params(params),
-    }
+    config = configs.to_dict(tokenizer.config)
+    kind = type_name(name, tokenizer)
+    stored = add(name, tokenizer.params, width, type=kind, config=config)
+    tokenizers[name] = type(tokenizer)(tokenizer.config, stored)
   tokens = token_hash(
     tokenizers["codec"], tokenizer_at(tokenizers["semantic"], bundle.codec.spec.sample_rate)
   )
   for name, stage in bundle.stages.items():
-    own, codebooks = dict(stage.params), {}
-    if stage.spec.uses_codebooks(stage.config):
-      # The codec's file contains them, in a format that preserves them.
-      codebooks = {"codebooks": tensors.hash_params({CODEBOOKS: own.pop(CODEBOOKS)})}
-    params = tensors.as_stored(own, storage)
-    content = tensors.encode_tensors(own, storage)
-    _write_bytes(folder / f"{name}_stage.safetensors", content)
-    components[f"{name}_stage"] = {
+    own = dict(stage.params)
+    fields: JsonDict = {
       "spec": configs.to_dict(stage.spec),
       "config": configs.to_dict(stage.config),
       "token_hash": tokens,
-      "hash": tensors.hash_params(params),
-      **codebooks,
     }
+    if stage.spec.uses_codebooks(stage.config):
+      # The codec's file contains them, in a format that preserves them.
+      fields["codebooks"] = tensors.hash_params({CODEBOOKS: own.pop(CODEBOOKS)})
+    add(f"{name}_stage", own, storage, **fields)
   if bundle.detector is not None:
-    params = tensors.as_stored(bundle.detector.params, storage)
-    content = tensors.encode_tensors(bundle.detector.params, storage)
-    _write_bytes(folder / "detector.safetensors", content)
-    components["detector"] = {
-      "config": configs.to_dict(bundle.detector.config),
-      "hash": tensors.hash_params(params),
-    }
+    config = configs.to_dict(bundle.detector.config)
+    add("detector", bundle.detector.params, storage, config=config)
   if bundle.watermark is not None:
-    own = {"communities": bundle.watermark.communities}
-    _write_bytes(folder / "watermark.safetensors", tensors.encode_tensors(own))
-    components["watermark"] = {
-      "config": configs.to_dict(bundle.watermark.config),
-      "token_hash": tokens,
-      "hash": tensors.hash_params(own),
-    }
+    config = configs.to_dict(bundle.watermark.config)
+    communities = {"communities": bundle.watermark.communities}
+    add("watermark", communities, Storage.FLOAT32, config=config, token_hash=tokens)
   manifest = {
     "format_version": FORMAT_VERSION,
     "name": bundle.name,
@@ -556,7 +299,7 @@ def _check_readable(name: str, content: str) -> None:
   """Raises `BundleError` if loading would refuse the fields or a configuration of a manifest."""
   try:
     manifest = plain_json.parse(content)
-    _check_fields(manifest)
+    check_fields(manifest)
     for component in manifest["components"]:
       describe(component, manifest)
   except ValueError as error:
@@ -577,43 +320,6 @@ def _tokenizer_storage(
 def _write_bytes(path: Path, content: bytes) -> None:
   with open(path, "xb") as file:
     file.write(content)
-
-
-def tokenizer_classes(name: str, kind: str) -> tuple[type[Any], type[Any]]:
-  """Returns the configuration class and the class of a kind of tokenizer.
-
-  Args:
-    name: "codec" or "semantic".
-    kind: a type from `bundle.json`, such as "soundstream".
-  """
-
-  def imported(home: str) -> type[Any]:
-    module, _, attribute = home.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-  config_class, tokenizer_class = map(imported, _TOKENIZERS[name][kind])
-  return config_class, tokenizer_class
-
-
-def type_name(name: str, tokenizer: object) -> str:
-  """Returns the name of a tokenizer's kind in `bundle.json`.
-
-  Args:
-    name: "codec" or "semantic".
-    tokenizer: the tokenizer.
-
-  Raises:
-    BundleError: a bundle cannot contain this kind of tokenizer.
-  """
-  own = _home(type(tokenizer))
-  for kind, (_, home) in _TOKENIZERS[name].items():
-    if own == home:
-      return kind
-  raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")
-
-
-def _home(kind: type[object]) -> str:
-  return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def check_replaceable(folder: Path) -> None:

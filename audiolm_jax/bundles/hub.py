@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from audiolm_jax.bundles import inspection
-from audiolm_jax.bundles.folder import CARD, MANIFEST, check_replaceable, replaced
+from audiolm_jax.bundles.folder import check_replaceable, replaced
+from audiolm_jax.bundles.manifest import CARD, MANIFEST
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.io import hub
 

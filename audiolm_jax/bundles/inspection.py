@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from audiolm_jax.bundles import migration, tensors
-from audiolm_jax.bundles.folder import describe, load_bundle, load_part, read_manifest
+from audiolm_jax.bundles.components import describe, load_part
+from audiolm_jax.bundles.folder import load_bundle
+from audiolm_jax.bundles.manifest import read_manifest
 from audiolm_jax.core import configs
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError, ConfigError

@@ -9,14 +9,11 @@ from jaxtyping import Float, Int
 
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle
-from audiolm_jax.bundles.continuation import (
+from audiolm_jax.bundles.continuation import Continuation, Output, Progress, resynthesized
+from audiolm_jax.bundles.settings import (
   PROMPT_SECONDS,
-  Continuation,
-  Output,
-  Progress,
   options_of,
   prepared_prompts,
-  resynthesized,
   watermark_strength,
 )
 from audiolm_jax.core import arguments, ranges
@@ -45,13 +42,13 @@ class SpeechSettings(TypedDict, total=False):
       dropped.
     candidates: number of times that the semantic tokens of each sentence are sampled, default 1;
       those with the highest mean log-probability per token, end token included, are used.
-    temperature: as in `continuation.Settings`, also for the stage that reads the text.
-    top_k: as in `continuation.Settings`.
-    top_p: as in `continuation.Settings`.
-    passes: as in `continuation.Settings`.
-    guidance: as in `continuation.Settings`.
-    watermark: as in `continuation.Settings`.
-    watermark_key: as in `continuation.Settings`.
+    temperature: as in `settings.Settings`, also for the stage that reads the text.
+    top_k: as in `settings.Settings`.
+    top_p: as in `settings.Settings`.
+    passes: as in `settings.Settings`.
+    guidance: as in `settings.Settings`.
+    watermark: as in `settings.Settings`.
+    watermark_key: as in `settings.Settings`.
     channel_axis: of the voice, the axis of the channels, which are averaged; None (default) for one
       channel.
   """

@@ -15,11 +15,12 @@ from jaxtyping import Float, Int16
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import Record
+from audiolm_jax.lm.parallel import ParallelSpec
 from audiolm_jax.lm.stage import Example, StageSpec
 
 Seed = tuple[int, int]
 
-_CROP, _GAIN = 0, 1  # separate streams of random numbers
+_CROP, _GAIN, _PAIR = 0, 1, 2  # separate streams of random numbers
 
 
 class WaveformCrop(NamedTuple):
@@ -150,8 +151,30 @@ def waveform_example(
 
 
 def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
-  """Returns the model features of one random crop for a stage."""
+  """Returns the model features of one random crop for a stage, or of a pair of windows."""
+  if isinstance(spec, ParallelSpec):
+    random = generator(seed, _PAIR)
+    if random.uniform() < spec.pair_share:
+      return _pair(spec, record, random)
   return spec.example(crop_tokens(spec, record, seed))
+
+
+def _pair(spec: ParallelSpec, record: Record, random: np.random.Generator) -> Example:
+  """Returns an example of two windows of a clip that do not overlap.
+
+  The prompt has at most half the length of the example; it can be before or after the target.
+  """
+  grid = _Grid.of(spec)
+  cells = grid.whole_cells(record)
+  size = min(cells, grid.crop_cells)
+  prompt = int(random.integers(0, size // 2 + 1))
+  lengths = (prompt, size - prompt)
+  is_first = bool(random.integers(2))
+  earlier, later = lengths if is_first else lengths[::-1]
+  begin = int(random.integers(0, cells - size + 1))
+  end = int(random.integers(begin, cells - size + 1)) + earlier
+  windows = grid.cut(record, begin, earlier), grid.cut(record, end, later)
+  return spec.example_of_pair(*(windows if is_first else windows[::-1]))
 
 
 def stack(examples: Sequence[Example]) -> Example:
@@ -200,8 +223,8 @@ class _Grid(NamedTuple):
         )
     return min((len(record[key]) // count for key, count in self.steps.items()), default=1)
 
-  def cut(self, record: Record, start: int) -> Record:
-    end = start + self.crop_cells
+  def cut(self, record: Record, start: int, cells: int | None = None) -> Record:
+    end = start + (self.crop_cells if cells is None else cells)
     return {
       key: record[key][start * self.steps[key] : end * self.steps[key]]
       if key in self.steps

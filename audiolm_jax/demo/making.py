@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from audiolm_jax.bundles import Bundle, continuation, token_files
+from audiolm_jax.bundles import Bundle, token_files
 from audiolm_jax.bundles.audio_stream import AudioStream
-from audiolm_jax.bundles.continuation import PromptAudio
+from audiolm_jax.bundles.settings import PromptAudio, check_prompt, watermark_strength
 from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.demo.jobs import Job, Sample
 from audiolm_jax.demo.requests import Request
@@ -88,7 +88,7 @@ def _read_prompt(bundle: Bundle, request: Request) -> np.ndarray:
     waveform = audio.load_audio(path, bundle.sample_rate, seconds=request.used_prompt_seconds)
   except UserError as error:
     raise AudioError(str(error).replace(str(path), path.name)) from error
-  continuation.check_prompt(waveform, bundle.sample_rate, path.name)
+  check_prompt(waveform, bundle.sample_rate, path.name)
   return waveform
 
 
@@ -108,7 +108,7 @@ def _write(
     sample=0,
     prompt_seconds=stream.prompt_samples / stream.sample_rate,
     prompt_audio=PromptAudio.CODEC.value,
-    watermark=continuation.watermark_strength(bundle, None),
+    watermark=watermark_strength(bundle, None),
   )
   rate, end = stream.sample_rate, stream.prompt_samples
   audio.write_audio(folder / SOUND.format(number + 1), waveform, rate, record.tags())

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from audiolm_jax.bundles import Bundle, continuation
-from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.bundles.settings import LEAST_PROMPT_SECONDS, Mode, temperatures_of
 from audiolm_jax.demo import cards, library
 from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import HOTTEST, TEMPERATURE, Limits
@@ -161,7 +161,7 @@ def _updates(gr: Any, shown: Shown, count: int) -> list[Any]:
 
 def _temperatures(bundle: Bundle, stages: Sequence[str]) -> list[dict[str, Any]]:
   """Returns the value and the visibility of the temperature slider of each stage."""
-  values = continuation.temperatures_of(bundle)
+  values = temperatures_of(bundle)
   return [{"value": values.get(name, 1.0), "visible": name in values} for name in stages]
 
 

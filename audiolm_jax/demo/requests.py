@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from audiolm_jax.bundles.continuation import LEAST_PROMPT_SECONDS, Mode
+from audiolm_jax.bundles.settings import LEAST_PROMPT_SECONDS, Mode
 from audiolm_jax.core import arguments
 from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import UserError

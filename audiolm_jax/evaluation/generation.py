@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.io import audio
+from audiolm_jax.io.encoded import Encoded
 
 MAX_SOUNDS = 10  # continuations of one suite on the page
 
@@ -21,10 +22,12 @@ class TimedContinuation:
   Attributes:
     waveform: the new samples, without the prompt.
     seconds_taken: wall time of sampling.
+    tokens: of the prompt and the continuation; None if it was not made of tokens.
   """
 
   waveform: Float[np.ndarray, " samples"]
   seconds_taken: float
+  tokens: Encoded | None = None
 
 
 # Receives a prompt and a seed.
@@ -49,7 +52,8 @@ def continuer(bundle: Bundle, duration: float, sample_rate: int) -> ContinueFn:
     )
     seconds = time.monotonic() - started
     made = np.asarray(result.waveform).reshape(-1)[-new_samples:]
-    return TimedContinuation(audio.resample(made, bundle.sample_rate, sample_rate), seconds)
+    made = audio.resample(made, bundle.sample_rate, sample_rate)
+    return TimedContinuation(made, seconds, result.tokens)
 
   return continue_prompt
 

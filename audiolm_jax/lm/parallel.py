@@ -162,6 +162,8 @@ class ParallelSpec(StageSpec):
     frame_rate: acoustic frames per second.
     num_clusters: semantic vocabulary.
     codebook_size: codes per quantizer.
+    pair_share: share of the training examples that are pairs: a window of the recording is the
+      prompt of another window, as the voice in resynthesis is.
 
   Source: SoundStorm (arXiv 2305.09636).
   """
@@ -172,9 +174,14 @@ class ParallelSpec(StageSpec):
   frame_rate: float = 50.0
   num_clusters: int = 1024
   codebook_size: int = 1024
+  pair_share: float = 0.0
   kind: str = dataclasses.field(default="parallel", kw_only=True)
 
   weight_feature = "weights"
+
+  def __post_init__(self):
+    if not 0 <= self.pair_share <= 1:
+      raise ConfigError(f"pair_share {self.pair_share} is a share; set it between 0 and 1")
 
   @property
   def reads(self) -> tuple[Stream, ...]:
@@ -197,15 +204,28 @@ class ParallelSpec(StageSpec):
     return self.writes.steps(self.crop_seconds)
 
   def features(self) -> dict[str, Feature]:
-    """Returns the features: semantic tokens and codes by frame, and weights, 0 on padding."""
+    """Returns the features by frame.
+
+    These are semantic tokens, codes, weights, which are 0 on padding, and whether the frame belongs
+    to the first window of a pair.
+    """
     return {
       "semantic": Feature((self.crop_frames,)),
       "codes": Feature((self.crop_frames, self.num_quantizers)),
       "weights": Feature((self.crop_frames,), np.float32),
+      "is_prompt": Feature((self.crop_frames,)),
     }
 
   def example(self, record: Record) -> Example:
     """Returns one crop, padded at its end."""
+    return self._example(record, 0)
+
+  def example_of_pair(self, prompt: Record, target: Record) -> Example:
+    """Returns one crop of a prompt and another window of the same recording after it."""
+    joined = {key: np.concatenate([prompt[key], target[key]]) for key in self.streams}
+    return self._example(joined, len(prompt[CODES]))
+
+  def _example(self, record: Record, prompt: int) -> Example:
     (stream,) = self.reads
     semantic, codes = (s.of(record, f"the {self.name} stage") for s in (stream, self.writes))
     if len(codes) > self.crop_frames:
@@ -218,6 +238,7 @@ class ParallelSpec(StageSpec):
       "semantic": np.pad(self.by_frame(semantic, len(codes)), space),
       "codes": np.pad(codes, (space, (0, 0))).astype(np.int32),
       "weights": np.pad(np.ones(len(codes), np.float32), space),
+      "is_prompt": (np.arange(self.crop_frames) < prompt).astype(np.int32),
     }
 
   def by_frame(

@@ -36,9 +36,21 @@ class Masks(NamedTuple):
 
 
 def draw_masks(
-  config: MaskingConfig, key: Key[Array, ""], valid: Bool[Array, "batch frames"], levels: int
+  config: MaskingConfig,
+  key: Key[Array, ""],
+  valid: Bool[Array, "batch frames"],
+  given: Bool[Array, "batch frames"],
+  levels: int,
 ) -> Masks:
-  """Returns random masks; frames of a prompt and padding are never hidden."""
+  """Returns random masks; frames of a prompt and padding are never hidden.
+
+  Args:
+    config: what training hides.
+    key: of the masks.
+    valid: frames that are not padding.
+    given: frames of the prompts of pairs; a row without any has a prompt of random length.
+    levels: of the codes.
+  """
   rows, frames = valid.shape
   keys = jax.random.split(key, 7)
 
@@ -55,7 +67,8 @@ def draw_masks(
   lengths = valid.sum(1)
   prompt = jnp.floor(uniform(5) * (config.longest_prompt * lengths + 1))
   prompt = jnp.where(has_prompt, prompt, 0.0)
-  free = valid & (jnp.arange(frames) >= prompt[:, None])
+  begins = jnp.arange(frames) < prompt[:, None]
+  free = valid & ~jnp.where(given.any(1, keepdims=True), given, begins)
   hidden = jnp.where(is_one_level, by_level, entries) & free[..., None]
   targets = hidden
   if config.targets is Targets.LEVEL:
@@ -94,7 +107,7 @@ def parallel_loss(
   masks_key, dropout_key = jax.random.split(jax.random.key(0) if rng is None else rng)
   codes, valid = batch["codes"], batch["weights"] > 0
   levels = spec.num_quantizers
-  masks = draw_masks(config.masking, masks_key, valid, levels)
+  masks = draw_masks(config.masking, masks_key, valid, batch["is_prompt"] > 0, levels)
   semantic = batch["semantic"]
   if rng is not None:
     semantic = jnp.where(masks.without_semantic[:, None], UNKNOWN, semantic)

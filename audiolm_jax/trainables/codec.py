@@ -14,9 +14,8 @@ Source: SoundStream, section III; EnCodec, section 3.4 for the balance.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +42,13 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.trainables.adversary import Adversary
+from audiolm_jax.trainables.codec_state import (
+  CodecState,
+  has_codebooks,
+  remember,
+  with_averaged_encoder,
+)
+from audiolm_jax.trainables.gradient_balance import WaveformLosses, balance_gradients
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -114,35 +120,6 @@ class CodecTrainingConfig:
     return shares | {"adversarial": self.adversarial_share, "feature": self.feature_share}
 
 
-@flax.struct.dataclass
-class CodecState:
-  """The state of a codec training run between steps.
-
-  Attributes:
-    step: number of consumed batches; skipped updates count.
-    generator: {"encoder", "decoder"} parameters.
-    generator_ema: moving average of `generator`.
-    quantizer: codebooks and their statistics.
-    codebooks_ema: moving average of the codebooks with the same decay as `generator_ema`.
-    discriminators: parameters of the discriminators.
-    generator_opt: state of the generator's optimizer.
-    discriminator_opt: state of the discriminators' optimizer.
-    recent: [kmeans_vectors, latent], the most recent latents.
-    gradient_norms: [losses], moving averages of each loss's gradient norm at the waveform.
-  """
-
-  step: jax.Array
-  generator: PyTree
-  generator_ema: PyTree
-  quantizer: QuantizerState
-  codebooks_ema: jax.Array
-  discriminators: PyTree
-  generator_opt: PyTree
-  discriminator_opt: PyTree
-  recent: jax.Array
-  gradient_norms: jax.Array
-
-
 class CodecTrainable(Trainable[CodecState]):
   """The trainable codec; a batch is {"waveform": [batch, samples]}."""
 
@@ -208,7 +185,7 @@ class CodecTrainable(Trainable[CodecState]):
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     level_key, restart_key, kmeans_key = jax.random.split(rng, 3)
     levels = self._draw_levels(level_key, waveform.shape[0])
-    old = _with_averaged_encoder(state) if codes_fixed else state
+    old = with_averaged_encoder(state) if codes_fixed else state
     latents, to_encoder = jax.vjp(
       lambda encoder: self._model.encode_latents(encoder, waveform), old.generator["encoder"]
     )
@@ -259,7 +236,7 @@ class CodecTrainable(Trainable[CodecState]):
       step=state.step + 1,
       discriminators=update.params,
       discriminator_opt=update.optimizer,
-      recent=jnp.where(quantizing, old.recent, _remember(old.recent, latents)),
+      recent=jnp.where(quantizing, old.recent, remember(old.recent, latents)),
       gradient_norms=gradient_norms,
     )
     # The sums are not finite if any loss or gradient is not.
@@ -281,14 +258,14 @@ class CodecTrainable(Trainable[CodecState]):
     c = self.config
 
     def start(s: CodecState) -> CodecState:
-      recent = _remember(s.recent, latents) if c.quantizer_start_step else latents
+      recent = remember(s.recent, latents) if c.quantizer_start_step else latents
       quantizer = kmeans_start(
         recent.reshape(-1, c.model.latent_dim), c.model.num_quantizers, c.model.codebook_size, rng
       )
       return dataclasses.replace(s, quantizer=quantizer, codebooks_ema=quantizer.codebooks)
 
     # The step number alone does not suffice, because the update at that step may be skipped.
-    first = (state.step >= c.quantizer_start_step) & ~_has_codebooks(state)
+    first = (state.step >= c.quantizer_start_step) & ~has_codebooks(state)
     return lax.cond(first, start, lambda s: s, state)
 
   def _quantize(
@@ -442,7 +419,7 @@ class CodecTrainable(Trainable[CodecState]):
     latents = self._model.encode_latents(state.generator_ema["encoder"], waveform)
     codes = residual_quantize(latents, state.codebooks_ema)
     quantized = dequantize(codes, state.codebooks_ema)
-    latents = jnp.where(_has_codebooks(state), quantized, latents)
+    latents = jnp.where(has_codebooks(state), quantized, latents)
     return self._model.decode_latents(state.generator_ema["decoder"], latents)
 
   def inference_params(self, state: CodecState) -> Params:
@@ -460,7 +437,7 @@ class CodecTrainable(Trainable[CodecState]):
     dropped = jax.random.uniform(choose, (batch,)) < self.config.quantizer_dropout
     return jnp.where(dropped, drawn, all_levels)
 
-  def _waveform_losses(self, waveform: Array, generated: Array) -> "WaveformLosses":
+  def _waveform_losses(self, waveform: Array, generated: Array) -> WaveformLosses:
     """Returns the reconstruction losses with their gradients at the generated waveform."""
     losses_of = [_waveform_loss, self._spectral_loss]
     if self.config.complex_share:
@@ -476,34 +453,6 @@ class CodecTrainable(Trainable[CodecState]):
 
   def _spectral_loss(self, waveform: Array, generated: Array) -> Array:
     return losses.spectral_loss(waveform, generated, self.config.spectral)
-
-
-class WaveformLosses(NamedTuple):
-  """Losses of a generated waveform and their gradients with respect to it."""
-
-  values: Float[Array, "losses"]
-  gradients: Float[Array, "losses batch samples"]
-
-
-def balance_gradients(
-  gradients: Float[Array, "losses batch samples"],
-  averages: Float[Array, "losses"],
-  shares: Float[Array, "losses"],
-) -> tuple[Float[Array, "batch samples"], Float[Array, "losses"]]:
-  """Sums the gradients of losses after scaling the norm of each to its share.
-
-  Args:
-    gradients: of each loss with respect to the waveform.
-    averages: moving averages of their norms; 0 before the first step.
-    shares: the norm that each gradient is scaled to.
-  Returns:
-    The sum, and the updated averages.
-  Source: EnCodec, section 3.4.
-  """
-  norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2)))
-  averages = jnp.where(averages > 0, 0.99 * averages + 0.01 * norms, norms)
-  scale = jnp.where(averages > 0, shares / (averages + 1e-12), 0.0)
-  return jnp.einsum("l,lbs->bs", scale, gradients), averages
 
 
 def _codebook_metrics(statistics: dict[str, Array]) -> dict[str, Array]:
@@ -522,20 +471,3 @@ def _waveform_loss(waveform: Array, generated: Array) -> Array:
 def _whole_frames(waveform: Array, hop_length: int) -> Array:
   samples = waveform.shape[1] // hop_length * hop_length
   return jnp.asarray(waveform[:, :samples], jnp.float32)
-
-
-def _with_averaged_encoder(state: CodecState) -> CodecState:
-  return dataclasses.replace(
-    state,
-    generator={**state.generator, "encoder": state.generator_ema["encoder"]},
-  )
-
-
-def _has_codebooks(state: CodecState) -> Array:
-  return jnp.any(state.quantizer.counts > 0)
-
-
-def _remember(recent: Array, latents: Array) -> Array:
-  """Inserts new latents at the front and drops the oldest ones."""
-  new = lax.stop_gradient(latents).reshape(-1, latents.shape[-1])[: recent.shape[0]]
-  return jnp.concatenate([new, recent[: recent.shape[0] - new.shape[0]]])

@@ -18,7 +18,7 @@ import tqdm
 from jaxtyping import Float
 
 from audiolm_jax.bundles import Bundle
-from audiolm_jax.bundles.continuation import Mode, PromptAudio
+from audiolm_jax.bundles.settings import Mode, PromptAudio
 from audiolm_jax.core import plain_json
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.data import manifest

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from audiolm_jax.bundles.folder import tokenizer_classes, type_name
+from audiolm_jax.bundles.components import tokenizer_classes, type_name
 from audiolm_jax.bundles.tensors import encode_tensors, load_tensors
 from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.errors import AudioError, DataError, UserError

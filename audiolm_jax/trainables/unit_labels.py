@@ -35,6 +35,7 @@ class AlignmentReport:
 
   Attributes:
     canonical: clips of the canonical voice.
+    canonical_kept: those that have labels.
     aligned: clips of other voices that have labels.
     dropped: clips of other voices whose alignment cost too much.
     unread: clips of other voices without a canonical reading of their text.
@@ -43,6 +44,7 @@ class AlignmentReport:
   """
 
   canonical: int
+  canonical_kept: int
   aligned: int
   dropped: int
   unread: int
@@ -52,9 +54,10 @@ class AlignmentReport:
   def __str__(self) -> str:
     low, median, high = self.costs
     return (
-      f"{self.hours:.2f} h with labels: {self.canonical} clips of the canonical voice, "
-      f"{self.aligned} of other voices; {self.dropped} dropped for their alignment, {self.unread} "
-      f"without a canonical reading; costs {low:.3f} / {median:.3f} / {high:.3f} (10, 50, 90 %)"
+      f"{self.hours:.2f} h with labels: {self.canonical_kept} of {self.canonical} clips of the "
+      f"canonical voice, {self.aligned} of other voices; {self.dropped} dropped for their "
+      f"alignment, {self.unread} without a canonical reading; "
+      f"costs {low:.3f} / {median:.3f} / {high:.3f} (10, 50, 90 %)"
     )
 
 
@@ -114,6 +117,7 @@ def label_clips(
   num_labels: int = 200,
   seed: int = 0,
   kept_share: float = 0.9,
+  canonical_share: float = 0.25,
   log: Callable[[str], None] = print,
 ) -> tuple[FrameLabels, AlignmentReport]:
   """Labels the frames of a corpus.
@@ -125,6 +129,9 @@ def label_clips(
     num_labels: number of clusters.
     seed: of the clustering.
     kept_share: share of the aligned clips, those of the lowest cost, that get labels.
+    canonical_share: share of the labelled frames that may be of the canonical voice. Its labels are
+      easy to learn, so an encoder learns little from more of them; the others of its clips are only
+      clustered. At 1 all of its clips get labels.
     log: receives one line of progress from time to time.
   Raises:
     DataError: there are no clips of the canonical voice, or it reads none of the other texts.
@@ -167,11 +174,13 @@ def label_clips(
   costs = np.array([cost for cost, _ in candidates.values()])
   limit = np.quantile(costs, kept_share)
   kept = {name: found for name, (cost, found) in candidates.items() if cost <= limit}
-  result = FrameLabels(labels | kept, num_labels, features.front_end.hop_length, rate)
+  chosen = _shortened(labels, sum(len(x) for x in kept.values()), canonical_share, seed)
+  result = FrameLabels(chosen | kept, num_labels, features.front_end.hop_length, rate)
   seconds = sum(map(len, result.clips.values())) * result.hop_length / rate
   low, median, high = np.percentile(costs, [10, 50, 90])
   report = AlignmentReport(
     len(canonical),
+    len(chosen),
     len(kept),
     len(others) - unread - len(kept),
     unread,
@@ -188,6 +197,17 @@ def _labels(features: Features, fitted: KMeans) -> Int[np.ndarray, " frames"]:
   """Returns the nearest centroid of each frame."""
   x, c = (features - fitted.mean) / fitted.scale, fitted.centroids
   return np.argmin((c * c).sum(1) - 2 * x @ c.T, axis=1)
+
+
+def _shortened(
+  labels: dict[str, Int[np.ndarray, " frames"]], other_frames: int, share: float, seed: int
+) -> dict[str, Int[np.ndarray, " frames"]]:
+  """Returns a random selection of clips with at most a share of all labelled frames."""
+  if share >= 1:
+    return labels
+  names = np.random.default_rng(seed).permutation(list(labels))
+  ends = np.cumsum([len(labels[name]) for name in names])
+  return {str(name): labels[name] for name in names[ends <= other_frames * share / (1 - share)]}
 
 
 def _words(text: str) -> str:

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from audiolm_jax.core import configs
 from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import CheckpointError, ConfigError
 from audiolm_jax.training.batches import Batch
+from audiolm_jax.training.processes import agreed
 from audiolm_jax.training.trainable import Trainable
 
 PREFIX = "checkpoint"
@@ -297,10 +297,8 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _check_hashes(folder: Path) -> None:
   """Raises `CheckpointError` if a file of a checkpoint is not the one that was written."""
   wrong = _changed_file(folder) if jax.process_index() == 0 else ""
-  if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(bool(wrong)):
-    wrong = wrong or "a file"
-  if wrong:
-    raise CheckpointError(f"{wrong} is not the file that was written")
+  if agreed(bool(wrong)):
+    raise CheckpointError(f"{wrong or 'a file'} is not the file that was written")
 
 
 def _changed_file(folder: Path) -> str:

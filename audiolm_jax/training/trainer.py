@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.core.keys import new_key
 from audiolm_jax.core.modules import Params
-from audiolm_jax.core.products import Precision, fastest_precision
+from audiolm_jax.core.products import Precision
 from audiolm_jax.io import files
-from audiolm_jax.training import anomalies, run_folder, run_lock, summary
+from audiolm_jax.training import anomalies, precision, run_folder, run_lock, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
 from audiolm_jax.training.batches import Batch, Batches, Prefetched
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
+from audiolm_jax.training.processes import agreed
 from audiolm_jax.training.program import Program
 from audiolm_jax.training.run_log import RunLog, SummaryWriterFactory
 from audiolm_jax.training.stop_signal import StopSignal
@@ -38,10 +38,6 @@ from audiolm_jax.training.trainable import Trainable
 Dataset = Callable[[], Batches]
 InitialParams = Callable[[], Params]
 
-# The value of `products` that selects the precision of the resumed run, or the fastest one.
-AUTO = "auto"
-# Indexed by whether bfloat16 products are faster.
-_PRECISIONS = (Precision.FLOAT32, Precision.BFLOAT16)
 _STATUS_LAG = 2
 _MAX_ROLLBACKS = 3
 
@@ -97,7 +93,7 @@ class TrainConfig:
   random_seed: int = 0
   checkpoint: CheckpointConfig = CheckpointConfig()
   partitioning: PartitioningConfig = PartitioningConfig()
-  products: str = AUTO
+  products: str = precision.AUTO
   max_skipped_steps: int = 10
   tensorboard: bool = True
   config_text: str = ""
@@ -105,7 +101,7 @@ class TrainConfig:
   def __post_init__(self) -> None:
     if self.total_steps < 1 or self.log_period < 1 or self.checkpoint.period < 1:
       raise ConfigError("total_steps, log_period and the checkpoint period must be at least 1")
-    choices = (AUTO, *Precision)
+    choices = (precision.AUTO, *Precision)
     if self.products not in choices:
       raise ConfigError(f"products {self.products!r} is not one of {', '.join(choices)}")
 
@@ -198,7 +194,9 @@ class _Run:
     )
     self._closers.callback(self.log.close)
     self.log.info(f"{model.component}: {jax.device_count()} {jax.default_backend()} device(s)")
-    self.precision = self._chosen_precision()
+    resumed = self.checkpoints.latest_step() is not None
+    self.precision, why = precision.choose(config.products, model_dir, resumed)
+    self.log.info(f"{model.component}: matrix products in {self.precision} ({why})")
     self.program = Program(model, Partitioner(config.partitioning), batch, self.precision)
     run_folder.write_run_files(
       model_dir,
@@ -216,30 +214,6 @@ class _Run:
     self.skip_reports: dict[str, str] = {}
     self.empty_shares: list[float] = []
     self._log_skipped()
-
-  def _chosen_precision(self) -> Precision:
-    """Returns the configured precision; for "auto" that of the run, or the faster one if new."""
-    setting, resumed = self.config.products, self.checkpoints.latest_step() is not None
-    before = run_folder.recorded_precision(self.model_dir) if resumed else None
-    # All hosts must run the same program, but their processors may differ.
-    fastest = _PRECISIONS[_agreed(fastest_precision() is Precision.BFLOAT16)]
-    if setting != AUTO:
-      chosen, why = Precision(setting), "as configured"
-      if before and before is not chosen:
-        why += f"; {before} until this checkpoint"
-    elif not resumed:
-      chosen, why = fastest, "the faster precision on this machine"
-    elif before:
-      chosen, why = before, "as before"
-      if before is not fastest:
-        why += f"; {fastest} is faster on this machine, --gin.PRODUCTS=\"'{fastest}'\" selects it"
-    else:
-      raise ConfigError(
-        f"{self.model_dir / run_folder.VERSIONS_FILE} does not contain the precision of this run's "
-        f"products; set PRODUCTS to {Precision.FLOAT32} or {Precision.BFLOAT16}"
-      )
-    self.log.info(f"{self.model.component}: matrix products in {chosen} ({why})")
-    return chosen
 
   def _begin(self, iterator: Batches) -> None:
     """Initialises the state and the data position, or restores both from the last checkpoint."""
@@ -366,7 +340,7 @@ class _Run:
     """Returns whether the run was saved at this step but ended before its evaluation."""
     if self.step == 0 or not self._evaluation_is_due():
       return False
-    return not _agreed(self.log.has_evaluation(self.step))
+    return not agreed(self.log.has_evaluation(self.step))
 
   def _evaluate(self) -> dict[str, float]:
     iterator = self.eval_iterator
@@ -454,7 +428,7 @@ class _Run:
   def _minutes_passed(self, last_save: float) -> bool:
     minutes = self.config.checkpoint.period_minutes
     passed = bool(minutes) and time.monotonic() - last_save > 60 * minutes
-    return _agreed(passed)
+    return agreed(passed)
 
   def sum_up(self, how: str) -> None:
     """Writes summary.txt and logs one line of it.
@@ -507,13 +481,6 @@ def _first(iterator: Iterator[Batch] | Batches, step: int = 0) -> Batch:
     raise DataError(
       f"the training data ended at step {step}; repeat the data or lower TRAIN_STEPS"
     ) from None
-
-
-def _agreed(local: bool) -> bool:
-  """Returns the value of process 0 in every process."""
-  if jax.process_count() == 1:
-    return local
-  return bool(multihost_utils.broadcast_one_to_all(local))
 
 
 def _read(status: jax.Array) -> int:

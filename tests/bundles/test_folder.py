@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax.bundles import folder, list_bundles, load_bundle, save_bundle, tensors
+from audiolm_jax.bundles import folder, list_bundles, load_bundle, manifest, save_bundle, tensors
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.core.errors import BundleError
 
@@ -154,7 +154,7 @@ def test_unknown_names_list_the_shipped_bundles(tmp_path, monkeypatch, saved):
   (tmp_path / "empty").mkdir()
   with pytest.raises(BundleError, match=r"not a bundle: it has no bundle\.json"):
     load_bundle(tmp_path / "empty")
-  monkeypatch.setattr(folder, "_SHIPPED", tmp_path)
+  monkeypatch.setattr(manifest, "_SHIPPED", tmp_path)
   assert list_bundles() == ["mini"]
   assert load_bundle("mini").name == "miniature"
   with pytest.raises(BundleError, match="the shipped bundles are mini"):

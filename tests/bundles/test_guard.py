@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from audiolm_jax.bundles import folder, load_bundle, save_bundle
+from audiolm_jax.bundles import components, load_bundle, save_bundle
 from audiolm_jax.core.errors import BundleError
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.detection.watermark import WatermarkConfig
@@ -176,9 +176,9 @@ def test_verify_and_info_report_a_bundle_that_declares_too_much(saved, run_cli):
 
 def classes():
   """The configurations that a bundle can contain."""
-  for name, kinds in folder._TOKENIZERS.items():
+  for name, kinds in components.TOKENIZERS.items():
     for kind in kinds:
-      yield folder.tokenizer_classes(name, kind)[0]
+      yield components.tokenizer_classes(name, kind)[0]
   yield ClassifierConfig
   yield WatermarkConfig
   for kind in ("autoregressive",):

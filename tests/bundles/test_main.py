@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from audiolm_jax.bundles import folder, inspection, list_bundles, save_bundle
+from audiolm_jax.bundles import inspection, list_bundles, manifest, save_bundle
 
 COMMAND = "bundles.__main__"
 
@@ -29,7 +29,7 @@ def test_list_names_the_bundles_that_ship_with_their_sizes(run_cli):
   lines = done.out.splitlines()
   assert [line.split()[0] for line in lines] == list_bundles()
   for line in lines:
-    path = folder.find_folder(line.split()[0])
+    path = manifest.find_folder(line.split()[0])
     size = sum(p.stat().st_size for p in path.iterdir()) / 1e6
     assert f" {size:.1f} MB  16000 Hz, stages semantic, coarse" in line
 

@@ -8,6 +8,7 @@ import pytest
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import examples
 from audiolm_jax.lm import stages
+from audiolm_jax.lm.parallel import parallel_stage
 
 
 def _tokens(steps, odd=0, quantizers=12):
@@ -94,6 +95,37 @@ def test_rates_without_a_whole_ratio_meet_on_a_common_grid():
   crop = examples.crop_tokens(spec, {"semantic": semantic, "codes": codes}, (0, 5))
   assert crop["semantic"][0] % 4 == 0 and crop["codes"][0, 0] * 4 == crop["semantic"][0] * 3
   assert len(crop["semantic"]) == 48 and len(crop["codes"]) == 36
+
+
+@pytest.mark.parametrize("steps", [200, 50, 20, 1])
+def test_a_pair_is_two_windows_that_do_not_overlap(steps):
+  spec = parallel_stage(crop_seconds=2.0, pair_share=1.0)
+  semantic, codes = _tokens(steps)
+  prompts, orders = set(), set()
+  for i in range(60):
+    example = examples.stage_example(spec, {"semantic": semantic, "codes": codes}, (3, i))
+    frames = int(example["weights"].sum())
+    prompt = int(example["is_prompt"].sum())
+    assert frames == min(100, 2 * steps) and 0 <= prompt <= frames // 2
+    found, times = example["codes"][:frames, 0], example["semantic"][:frames]
+    np.testing.assert_array_equal(found // 2, times)
+    assert len(np.unique(found)) == frames
+    for window in (found[:prompt], found[prompt:]):
+      np.testing.assert_array_equal(np.diff(window), 1)
+    prompts.add(prompt)
+    if prompt:
+      orders.add(bool(found[0] < found[prompt]))
+  if steps >= 20:
+    assert len(prompts) > 5 and orders == {True, False}
+
+
+def test_pairs_are_as_frequent_as_configured():
+  semantic, codes = _tokens(200)
+  record = {"semantic": semantic, "codes": codes}
+  for share in (0.0, 0.3):
+    spec = parallel_stage(crop_seconds=2.0, pair_share=share)
+    made = [examples.stage_example(spec, record, (3, i)) for i in range(200)]
+    assert abs(np.mean([example["is_prompt"].any() for example in made]) - share) < 0.1
 
 
 def test_clip_shorter_than_the_crop_is_kept_whole():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from audiolm_jax.bundles.continuation import Mode
+from audiolm_jax.bundles.settings import Mode
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo.requests import Limits, checked
 

@@ -55,6 +55,25 @@ def test_small_trains_a_parallel_stage_in_place_of_two(tmp_path):
   assert _configs_exist(lines) == 8
 
 
+def test_small_can_train_the_cascade_of_the_paper(tmp_path):
+  options = ("--preset", "small", "--acoustic", "cascade", "--dry_run")
+  done = run(tmp_path, tmp_path / "bundle", *options)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == STEPS
+  assert "coarse_stage_small.gin" in lines[-5] and "fine_stage_small.gin" in lines[-3]
+  assert _configs_exist(lines) == 10
+
+
+def test_small_can_train_soundstream(tmp_path):
+  options = ("--preset", "small", "--codec", "soundstream", "--dry_run")
+  done = run(tmp_path, tmp_path / "bundle", *options)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert "codec_tiny.gin" in lines[1] and "--gin.LATENT_DIM=128" in lines[-3]
+  assert _configs_exist(lines) == 8
+
+
 def test_a_text_stage_is_added_at_the_end(tmp_path):
   done = run(tmp_path, tmp_path / "bundle", "--preset", "small", "--text", "--dry_run")
   assert done.returncode == 0, done.stderr
@@ -172,6 +191,8 @@ def test_finished_steps_are_skipped_and_a_failed_one_ends_with_its_exit_code(tmp
       "--preset huge is not one of smoke, tiny, piano_tiny, small, base",
     ),
     ([".", "b", "--preset", "small", "--acoustic_only"], "needs a preset with a coarse stage"),
+    ([".", "b", "--acoustic", "parallel"], "--acoustic parallel is not one of cascade, which"),
+    ([".", "b", "--codec", "frame_rate"], "--codec frame_rate is not one of soundstream, which"),
     ([".", "b", "--canonical_speaker", "ada"], "is for --preset small without --tokenizers"),
     ([".", "b", "--preset", "small", "--canonical_speaker", "ada"], "needs a .jsonl manifest"),
     ([".", "b", "--override", "choir:--x=1"], "STEP:--FLAG"),
@@ -192,3 +213,12 @@ def test_a_work_folder_of_another_corpus_is_refused(tmp_path):
   (work / "settings").write_text("/other/corpus tiny\n")
   done = run(tmp_path, tmp_path / "bundle")
   assert done.returncode == 2 and "was started with '/other/corpus tiny'" in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--codec", "soundstream"), ("--acoustic", "cascade")])
+def test_a_work_folder_with_another_codec_or_stage_is_refused(tmp_path, option):
+  work = tmp_path / "bundle.work"
+  (work / "done").mkdir(parents=True)
+  (work / "settings").write_text(f"{tmp_path} small\n")
+  done = run(tmp_path, tmp_path / "bundle", "--preset", "small", *option)
+  assert done.returncode == 2 and f"not '{tmp_path} small {option[1]}'" in done.stderr

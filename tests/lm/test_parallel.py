@@ -43,7 +43,7 @@ def apply(method, config, params, *inputs):
   return SPEC.model(config).apply({"params": params}, *inputs, method=method)
 
 
-masks_of = jax.jit(draw_masks, static_argnums=(0, 3))
+masks_of = jax.jit(draw_masks, static_argnums=(0, 4))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -135,7 +135,8 @@ def test_masks_hide_neither_prompts_nor_padding_and_finer_levels_whole():
   lengths = np.array([40] * 64 + [25] * 64)
   valid = np.arange(40) < lengths[:, None]
   config = MaskingConfig(one_level_share=1.0, targets=Targets.LEVEL, prompt_share=1.0)
-  masks = masks_of(config, jax.random.key(1), valid, 4)
+  no_pair = np.zeros_like(valid)
+  masks = masks_of(config, jax.random.key(1), valid, no_pair, 4)
   hidden, targets = np.asarray(masks.hidden), np.asarray(masks.targets)
   assert not hidden[~valid].any() and (targets <= hidden).all()
   levels, prompts = [], []
@@ -151,7 +152,7 @@ def test_masks_hide_neither_prompts_nor_padding_and_finer_levels_whole():
   assert 0.4 < max(prompts) <= 0.5 and np.unique(prompts).size > 10
 
   independent = dataclasses.replace(config, one_level_share=0.0, prompt_share=0.0)
-  masks = masks_of(independent, jax.random.key(1), valid, 4)
+  masks = masks_of(independent, jax.random.key(1), valid, no_pair, 4)
   shares = np.asarray(masks.hidden).sum((1, 2)) / (4 * lengths)
   np.testing.assert_allclose(shares.mean(), 2 / np.pi, atol=0.05)
   assert np.asarray(masks.hidden[..., 0] & ~masks.hidden[..., 3]).any()
@@ -159,12 +160,26 @@ def test_masks_hide_neither_prompts_nor_padding_and_finer_levels_whole():
   assert 0.02 < np.mean(masks.without_semantic) < 0.25
 
 
+def test_the_prompt_of_a_pair_is_what_masks_leave(params):
+  window = {"semantic": np.arange(3), "codes": np.tile(np.arange(6)[:, None], LEVELS)}
+  one = {"semantic": window["semantic"][:1], "codes": window["codes"][:2]}
+  example = SPEC.example_of_pair(one, window)
+  np.testing.assert_array_equal(example["is_prompt"], [1] * 2 + [0] * 10)
+  np.testing.assert_array_equal(example["codes"][:, 0], [0, 1, *range(6), 0, 0, 0, 0])
+  np.testing.assert_array_equal(example["semantic"][:8], [0, 0, 0, 0, 1, 1, 2, 2])
+  rows = {name: np.stack([value] * 64) for name, value in example.items()}
+  given, valid = rows["is_prompt"] > 0, rows["weights"] > 0
+  masking = dataclasses.replace(CONFIG.masking, prompt_share=1.0, longest_prompt=1.0)
+  hidden = np.asarray(masks_of(masking, jax.random.key(2), valid, given, LEVELS).hidden)
+  assert not hidden[:, :2].any() and hidden[:, 2:8].any((0, 2)).all() and not hidden[:, 8:].any()
+
+
 def test_the_loss_is_the_cross_entropy_of_hidden_codes_by_level(params):
   batch = parallel_batch(12, 9, 5)
   rng = jax.random.key(3)
   loss, metrics = loss_of(CONFIG, params, batch, rng)
   valid = batch["weights"] > 0
-  masks = masks_of(CONFIG.masking, jax.random.split(rng)[0], valid, LEVELS)
+  masks = masks_of(CONFIG.masking, jax.random.split(rng)[0], valid, np.zeros_like(valid), LEVELS)
   semantic = np.where(masks.without_semantic[:, None], UNKNOWN, batch["semantic"])
   shown = np.where(masks.hidden, UNKNOWN, batch["codes"])
   hidden = apply("hidden", CONFIG, params, shown, semantic, valid)

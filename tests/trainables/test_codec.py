@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from audiolm_jax.bundles.folder import codec_of
+from audiolm_jax.bundles.components import codec_of
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.losses import SpectralLossConfig
 from audiolm_jax.codec.soundstream_codec import SoundStreamCodec

@@ -90,17 +90,40 @@ def test_another_voice_gets_the_labels_of_the_canonical_one(corpus):
   folder, phones = corpus
   clips = list_clips(folder / "manifest.jsonl")
   labels, report = label_clips(
-    clips, "canonical", cepstral_features(FRONT_END), num_labels=12, kept_share=1.0
+    clips,
+    "canonical",
+    cepstral_features(FRONT_END),
+    num_labels=12,
+    kept_share=1.0,
+    canonical_share=1.0,
   )
-  assert report.canonical == 9 and report.aligned == 8 and report.unread == 0
+  assert (
+    report.canonical == report.canonical_kept == 9 and report.aligned == 8 and report.unread == 0
+  )
   assert {n: len(x) for n, x in labels.clips.items()} == {n: len(p) for n, p in phones.items()}
   assert agreement(labels, phones, "canonical") > 0.85
   assert agreement(labels, phones, "other") > 0.8
 
   few, report = label_clips(
-    clips, "canonical", cepstral_features(FRONT_END), num_labels=12, kept_share=0.5
+    clips,
+    "canonical",
+    cepstral_features(FRONT_END),
+    num_labels=12,
+    kept_share=0.5,
+    canonical_share=1.0,
   )
   assert report.dropped == 4 and len(few.clips) == 9 + 4
+  fewer, report = label_clips(
+    clips, "canonical", cepstral_features(FRONT_END), num_labels=12, kept_share=1.0,
+    canonical_share=0.3,
+  )  # fmt: skip
+  frames = {
+    speaker: sum(len(x) for name, x in fewer.clips.items() if name.startswith(speaker))
+    for speaker in SPELLED
+  }
+  assert 0.2 < frames["canonical"] / sum(frames.values()) <= 0.3
+  assert report.aligned == 8 and 0 < report.canonical_kept < 9
+  assert all(np.array_equal(x, labels.clips[name]) for name, x in fewer.clips.items())
   with pytest.raises(DataError, match="no clip is of the speaker 'nobody'; there are canonical"):
     label_clips(clips, "nobody", cepstral_features(FRONT_END))
   alone = [clip for clip in clips if clip.speaker == "canonical" or clip.id == "other_0.wav"]
@@ -114,7 +137,9 @@ def test_an_encoder_learns_the_labels_and_its_clusters_are_phones(corpus, tmp_pa
   source = str(folder / "manifest.jsonl")
   clips = list_clips(source)
   first = cepstral_features(FRONT_END)
-  labels, _ = label_clips(clips, "canonical", first, num_labels=12, kept_share=1.0)
+  labels, _ = label_clips(
+    clips, "canonical", first, num_labels=12, kept_share=1.0, canonical_share=1.0
+  )
   save_frame_labels(tmp_path / "labels.npz", labels)
   encoder = UnitEncoderConfig(FRONT_END, dim=24, dilations=(1, 1), kernel_size=5)
   optimizer = OptimizerConfig(name="adamw", learning_rate=5e-3, schedule="constant")

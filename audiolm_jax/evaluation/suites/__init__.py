@@ -30,6 +30,7 @@ SUITES = (
   _suite("likelihood", suite.PAIRS, suite.STAGES),
   _suite("continuation", suite.CLIPS, suite.STAGES),
   _suite("resynthesis", suite.CLIPS, suite.STAGES, suite.SPEECH),
+  _suite("voice", suite.CLIPS, suite.STAGES, suite.SPEECH),
   _suite("piano", suite.CLIPS, suite.STAGES, suite.MUSIC),
   _suite("speaker", suite.SPEAKERS, suite.STAGES, suite.SPEECH),
   _suite("detection", suite.CLIPS, suite.STAGES, suite.DETECTOR),

@@ -12,11 +12,15 @@ from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.streams import CODES, SEMANTIC
+from audiolm_jax.data.token_shards import TokenClip
+from audiolm_jax.data.token_store import TokenStore
 from audiolm_jax.evaluation import continuation as sound
 from audiolm_jax.evaluation import diversity, frechet, generation, plots, speech
 from audiolm_jax.evaluation import tokens as token_metrics
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces, pieces_to_continue
 from audiolm_jax.evaluation.codec import through_codec
+from audiolm_jax.evaluation.copying import Copies
 from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.recognition import normalised_words
@@ -45,6 +49,8 @@ SILENT = Metric("silent_share", "share with sound in less than 5 % of the time",
 SEMANTIC_LOOPS = Metric("semantic_loops", "semantic tokens in loops", Better.LOWER)
 SEMANTIC_RUN = Metric("semantic_run", "longest run of a semantic token", Better.LOWER)
 CODE_LOOPS = Metric("code_loops", "codes of the first level in loops", Better.LOWER)
+SEMANTIC_COPIES = Metric("semantic_copies", "seconds of semantic tokens copied", Better.LOWER)
+CODE_COPIES = Metric("code_copies", "seconds of codes of the first level copied", Better.LOWER)
 FAD = Metric("fad_log_mel", "FAD (log-mel statistics)", Better.LOWER)
 TOKEN_DISTANCE = Metric("token_diversity", "semantic token distance")
 SOUND_DISTANCE = Metric("sound_diversity", "sound distance (log-mel statistics)")
@@ -95,6 +101,7 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
     speaker_model=model,
     measures=speech.find_measures(options),
     draw=generation.drawer(bundle, options.duration, options.samples_per_prompt),
+    training=_training_tokens(bundle, options),
     seed=options.seed,
   )
   made, names = result.details.pop("continuations"), result.details["clips"]
@@ -125,6 +132,7 @@ def continuation_suite(
   speaker_model: SpeakerModel | None = None,
   measures: speech.SpeechMeasures = speech.NO_MEASURES,
   draw: generation.DrawFn | None = None,
+  training: Sequence[TokenClip] = (),
   seed: int = 0,
 ) -> SuiteResult:
   """Continues the beginning of every clip and compares with the real continuation.
@@ -142,6 +150,7 @@ def continuation_suite(
     speaker_model: adds the figures of the voice.
     measures: adds words, quality, and the figures of the voice by GE2E.
     draw: samples several continuations of a prompt; adds the figures of diversity.
+    training: tokens that the stages were trained on, for the figures of copying.
     seed: seed of sampling.
   Raises:
     DataError: no clip is long enough, or there are too few speakers.
@@ -167,6 +176,7 @@ def continuation_suite(
   rows += _sound_rows(prompts, made, real, rate, domain)
   rows += _token_rows(codec, tokenize, made, "continuation")
   rows += _token_rows(codec, tokenize, real, "real")
+  rows += _copy_rows(codec, tokenize, clips, results, training, cut)
   rows += _distance_rows(made, real, recorded, rate, seed)
   if draw is not None:
     chosen = range(min(_DIVERSE_PROMPTS, len(clips)))
@@ -222,6 +232,65 @@ def _speech_rows(
       paces = [count * rate / len(part) for count, part in zip(words, of_kind, strict=True)]
       rows.append(row_of(PACE, paces, kind, note=recognizer.name))
   return rows + measures.missing_rows()
+
+
+def _training_tokens(bundle: Bundle, options: Options) -> Sequence[TokenClip]:
+  if not options.token_store:
+    return ()
+  return TokenStore(options.token_store, bundle.token_hash).clips("train")
+
+
+def _copy_rows(
+  codec: Codec,
+  tokenize: Tokenize,
+  clips: Sequence[EvalClip],
+  results: Sequence[generation.TimedContinuation],
+  training: Sequence[TokenClip],
+  cut: int,
+) -> list[Row]:
+  """Returns the share of stretches of a second that are also in the prompt or in the training set.
+
+  Semantic tokens are compared without repeats; a second has as many of them as in the recordings on
+  average.
+  """
+  spec = codec.spec
+  new: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"continuation": [], "real": []}
+  prompts: list[tuple[np.ndarray, np.ndarray]] = []
+  seconds = 0.0
+  for clip, result in zip(clips, results, strict=True):
+    if result.tokens is None:
+      continue
+    recording = clip.waveform[: cut + len(result.waveform)]
+    semantic = collapse_repeats(np.asarray(tokenize(clip.waveform[:cut])))
+    codes = np.asarray(codec.encode_long(recording))[:, 0]
+    steps, frames = len(semantic), cut // spec.hop_length
+    prompts.append((semantic, codes[:frames]))
+    for kind, (of_kind, levels) in {
+      "continuation": (result.tokens.semantic, np.asarray(result.tokens.codes)[:, 0]),
+      "real": (tokenize(recording), codes),
+    }.items():
+      new[kind].append((collapse_repeats(np.asarray(of_kind))[steps:], levels[frames:]))
+    seconds += (len(recording) - cut) / spec.sample_rate
+  if not prompts:
+    return []
+  second = round(sum(len(semantic) for semantic, _ in new["real"]) / seconds)
+  lengths = max(1, second), round(spec.sample_rate / spec.hop_length)
+  learned = [
+    Copies(lengths[0], [collapse_repeats(clip.streams[SEMANTIC]) for clip in training]),
+    Copies(lengths[1], [clip.streams[CODES][:, 0] for clip in training]),
+  ]
+  where = f"in the prompt or in {len(training)} training clips" if training else "in the prompt"
+  rows: list[Row] = []
+  for index, metric in enumerate((SEMANTIC_COPIES, CODE_COPIES)):
+    of_prompts = [Copies(lengths[index], [prompt[index]]) for prompt in prompts]
+    note = f"{where}; stretches of {lengths[index]} tokens"
+    for kind, parts in new.items():
+      counts = [
+        learned[index].count(part[index], also=of_prompt)
+        for part, of_prompt in zip(parts, of_prompts, strict=True)
+      ]
+      rows.append(row_of(metric, np.array(counts), kind, note=note))
+  return rows
 
 
 def _distance_rows(

@@ -3,12 +3,15 @@ import dataclasses
 import numpy as np
 import pytest
 
+from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.clips import EvalClip
 from audiolm_jax.evaluation.generation import TimedContinuation
 from audiolm_jax.evaluation.opinion import Opinion
 from audiolm_jax.evaluation.options import Domain
 from audiolm_jax.evaluation.speech import BY_WHISPER, SpeechMeasures
 from audiolm_jax.evaluation.suites import continuation
+from audiolm_jax.io.encoded import Encoded
 
 RATE = 16_000
 PEOPLE = [(95 + 22 * i, 500 + 230 * (3 * i % 7)) for i in range(7)]
@@ -203,3 +206,61 @@ def test_words_and_quality_are_measured_for_continuations_and_real_ones(pulse_co
   assert "prompt's speaker found by GE2E, among 4, real continuation" in rows
   assert rows["word error rate by Whisper"].note == "no model"
   assert result.details["speaker by GE2E"]["clips"] == 4
+
+
+class LevelCodec:
+  """Codes the loudness of each 20 ms."""
+
+  spec = CodecSpec(sample_rate=RATE, hop_length=320, num_quantizers=1, codebook_size=4096)
+
+  def encode_long(self, waveform):
+    frames = waveform[: len(waveform) // 320 * 320].reshape(-1, 320)
+    return (4000 * np.sqrt((frames**2).mean(-1)) * 2).astype(np.int32)[:, None]
+
+  def encode(self, waveform):
+    return np.stack([self.encode_long(row) for row in waveform])
+
+  def decode(self, codes):
+    return np.repeat(codes[..., 0] / 8000, 320, axis=-1).astype(np.float32)
+
+
+def test_copies_of_the_prompt_and_of_the_training_set_are_counted(voice):
+  codec = LevelCodec()
+  clips = [EvalClip(str(i), voice(100 + 20 * i, 700, seed=i, seconds=6)) for i in range(2)]
+  learned = voice(200, 900, seed=7, seconds=6)
+
+  def tokenize(waveform):
+    return codec.encode_long(waveform)[::2, 0] // 40
+
+  def continuer(source):
+    def continue_prompt(prompt, seed):
+      whole = np.concatenate([prompt, source(prompt)])
+      streams = {"semantic": tokenize(whole), "codes": codec.encode_long(whole)}
+      return TimedContinuation(whole[len(prompt) :], 1.0, Encoded(streams))
+
+    return continue_prompt
+
+  training = [
+    TokenClip("0", {"semantic": tokenize(learned), "codes": codec.encode_long(learned)}, "train")
+  ]
+  found = {}
+  for name, source, known in (
+    ("truth", lambda prompt: rest_of(clips, prompt), training),
+    ("prompt", lambda prompt: prompt, ()),
+    ("learned", lambda prompt: learned[:48_000], training),
+    ("learned, unknown", lambda prompt: learned[:48_000], ()),
+  ):
+    result = continuation.continuation_suite(
+      codec, tokenize, continuer(source), clips, Domain.MUSIC, training=known
+    )  # pyright: ignore[reportArgumentType]: it has what the suite uses
+    rows = {row.figure: row for row in result.rows if "copied" in row.figure}
+    assert len(rows) == 4
+    found[name] = [row.estimate.value for row in rows.values()]
+    note = rows["seconds of codes of the first level copied, real"].note
+    assert (
+      note == f"in the prompt{' or in 1 training clips' if known else ''}; stretches of 50 tokens"
+    )
+  # Semantic tokens and codes, each of the continuation and of the real one.
+  assert found["truth"] == found["learned, unknown"] == [0, 0, 0, 0]
+  for name in ("prompt", "learned"):
+    assert min(found[name][0], found[name][2]) > 0.9 and found[name][1] == found[name][3] == 0

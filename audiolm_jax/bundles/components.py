@@ -1,0 +1,180 @@
+"""The components of a bundle: codec, semantic tokenizer, stages, detector and watermark."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from audiolm_jax.bundles import tensors
+from audiolm_jax.codec.interface import Codec
+from audiolm_jax.core import configs
+from audiolm_jax.core.configs import Json
+from audiolm_jax.core.errors import BundleError
+from audiolm_jax.core.modules import Params
+from audiolm_jax.core.shapes import Shapes
+from audiolm_jax.detection.classifier import ClassifierConfig
+from audiolm_jax.detection.watermark import WatermarkConfig
+from audiolm_jax.lm.stage import CODEBOOKS
+from audiolm_jax.sampling import registry
+
+# Configuration and class of each kind. A module is imported only when a bundle needs it.
+_CODEC, _SEMANTIC, _PRETRAINED = (f"audiolm_jax.{p}" for p in ("codec", "semantic", "pretrained"))
+TOKENIZERS = {
+  "codec": {
+    "soundstream": (
+      f"{_CODEC}.soundstream:SoundStreamConfig",
+      f"{_CODEC}.soundstream_codec:SoundStreamCodec",
+    ),
+    "frame_rate": (
+      f"{_CODEC}.frame_rate:FrameRateConfig",
+      f"{_CODEC}.frame_rate_codec:FrameRateCodec",
+    ),
+    "dac": (f"{_PRETRAINED}.dac:DacConfig", f"{_PRETRAINED}.dac:DacCodec"),
+    "encodec": (
+      f"{_PRETRAINED}.encodec_layers:EncodecConfig",
+      f"{_PRETRAINED}.encodec:EncodecCodec",
+    ),
+    "mimi": (f"{_PRETRAINED}.mimi_layers:MimiConfig", f"{_PRETRAINED}.mimi:MimiCodec"),
+  },
+  "semantic": {
+    "w2v_bert": (
+      f"{_SEMANTIC}.tokenizer:SemanticTokenizerConfig",
+      f"{_SEMANTIC}.tokenizer:SemanticTokenizer",
+    ),
+    "units": (
+      f"{_SEMANTIC}.unit_encoder:UnitTokenizerConfig",
+      f"{_SEMANTIC}.unit_encoder:UnitTokenizer",
+    ),
+    "hubert": (
+      f"{_PRETRAINED}.hubert_tokenizer:HubertTokenizerConfig",
+      f"{_PRETRAINED}.hubert_tokenizer:HubertTokenizer",
+    ),
+    "w2v_bert_2": (
+      f"{_PRETRAINED}.w2v_bert_2_tokenizer:W2vBert2TokenizerConfig",
+      f"{_PRETRAINED}.w2v_bert_2_tokenizer:W2vBert2Tokenizer",
+    ),
+  },
+}
+
+
+class Component(NamedTuple):
+  """A component as `bundle.json` describes it.
+
+  Attributes:
+    config: its configuration.
+    spec: of a stage; None for other components.
+    kind: of a tokenizer; "" for other components.
+    shapes: of its parameters.
+    hash: of its parameters.
+    types: of its arrays in the file.
+  """
+
+  config: Any
+  spec: Any
+  kind: str
+  shapes: Shapes
+  hash: str
+  types: Sequence[str] = tensors.FLOATS
+
+
+def describe(name: str, manifest: Json) -> Component:
+  """Returns what a manifest of the current format states about a component.
+
+  Raises:
+    BundleError: the component is of an unknown type.
+    ConfigError: its configuration is not valid.
+    KeyError: the manifest lacks a field.
+  """
+  entry = manifest["components"][name]
+  expected_hash = configs.checked(str, entry["hash"], f"the hash of {name}")
+  if name in TOKENIZERS:
+    known, kind = TOKENIZERS[name], configs.checked(str, entry["type"], f"the type of {name}")
+    if kind not in known:
+      raise BundleError(f"{name} of unknown type {configs.shown(kind)}; known: {', '.join(known)}")
+    config = configs.from_dict(tokenizer_classes(name, kind)[0], entry["config"])
+    return Component(config, None, kind, config.parameter_shapes(), expected_hash)
+  if name == "detector":
+    config = configs.from_dict(ClassifierConfig, entry["config"])
+    return Component(config, None, "", config.parameter_shapes(), expected_hash)
+  if name == "watermark":
+    config = configs.from_dict(WatermarkConfig, entry["config"])
+    return Component(config, None, "", config.parameter_shapes(), expected_hash, ("U16",))
+  kinds = {f"{stage['name']}_stage": stage["kind"] for stage in manifest["stages"]}
+  if name not in kinds:
+    raise BundleError(f"a component {name!r} that is no part of a bundle of this version")
+  spec_class = registry.spec_class({"kind": kinds[name]})
+  spec = configs.from_dict(spec_class, entry["spec"])
+  config = configs.from_dict(spec_class.config_class(), entry["config"])
+  spec.check_config(config)
+  shapes = spec.parameter_shapes(config)
+  if spec.uses_codebooks(config):
+    del shapes[CODEBOOKS]  # the codec's file contains them
+  return Component(config, spec, "", shapes, expected_hash)
+
+
+def load_part(folder: Path, name: str, component: Component) -> dict[str, Any]:
+  """Returns the parameters of a component.
+
+  Raises:
+    BundleError: its file is damaged, or is not the one that `bundle.json` describes.
+  """
+  path = folder / f"{name}.safetensors"
+  params = tensors.load_tensors(path, component.shapes, component.types)
+  found = tensors.hash_params(params)
+  if found != component.hash:
+    raise BundleError(
+      f"{path} does not hold the weights that bundle.json was written with "
+      f"(hash {found}, there {component.hash}); copy it again"
+    )
+  return params
+
+
+def tokenizer_classes(name: str, kind: str) -> tuple[type[Any], type[Any]]:
+  """Returns the configuration class and the class of a kind of tokenizer.
+
+  Args:
+    name: "codec" or "semantic".
+    kind: a type from `bundle.json`, such as "soundstream".
+  """
+
+  def imported(home: str) -> type[Any]:
+    module, _, attribute = home.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+  config_class, tokenizer_class = map(imported, TOKENIZERS[name][kind])
+  return config_class, tokenizer_class
+
+
+def type_name(name: str, tokenizer: object) -> str:
+  """Returns the name of a tokenizer's kind in `bundle.json`.
+
+  Args:
+    name: "codec" or "semantic".
+    tokenizer: the tokenizer.
+
+  Raises:
+    BundleError: a bundle cannot contain this kind of tokenizer.
+  """
+  own = _home(type(tokenizer))
+  for kind, (_, home) in TOKENIZERS[name].items():
+    if own == home:
+      return kind
+  raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")
+
+
+def codec_of(config: object, params: Params) -> Codec:
+  """Returns the `Codec` of this configuration and these parameters.
+
+  Raises:
+    BundleError: no codec that a bundle can contain has this configuration.
+  """
+  own = _home(type(config))
+  for kind, (home, _) in TOKENIZERS["codec"].items():
+    if own == home:
+      _, codec_class = tokenizer_classes("codec", kind)
+      return codec_class(config, params)
+  raise BundleError(f"no codec that a bundle can contain has a {type(config).__name__}")
+
+
+def _home(kind: type[object]) -> str:
+  return f"{kind.__module__}:{kind.__qualname__}"

@@ -1,0 +1,251 @@
+"""The settings of sampling with a bundle, and the checks of settings and prompts."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, TypeGuard
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from audiolm_jax.bundles.bundle import Bundle
+from audiolm_jax.core import arguments, ranges
+from audiolm_jax.core.configs import Json, shown
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.plain_json import is_list, is_mapping
+from audiolm_jax.core.streams import CODES
+from audiolm_jax.detection.watermark import STRENGTHS, private_key
+from audiolm_jax.io import audio, waveforms
+from audiolm_jax.lm.stage import StageSpec
+from audiolm_jax.sampling.cascade import CascadeOptions
+from audiolm_jax.sampling.logits import SamplingOptions
+from audiolm_jax.sampling.processors import Processor
+from audiolm_jax.sampling.watermark import green_list_of
+
+LEAST_PROMPT_SECONDS = 0.4
+LONGEST_SECONDS = 3_600
+PROMPT_SECONDS = ranges.Range(LEAST_PROMPT_SECONDS, 1_000_000)
+_DURATIONS = ranges.Range(0, LONGEST_SECONDS)
+_PER_STAGE = ("temperature", "top_k", "top_p", "passes", "guidance")
+
+
+class Mode(enum.StrEnum):
+  """What the sampled audio is conditioned on.
+
+  Source: AudioLM, section IV-B.
+  """
+
+  CONTINUATION = "continuation"
+  UNCONDITIONAL = "unconditional"
+  RESYNTHESIS = "resynthesis"
+
+
+class PromptAudio(enum.StrEnum):
+  """The prompt in the output: decoded from its tokens, its original samples, or omitted."""
+
+  CODEC = "codec"
+  ORIGINAL = "original"
+  NONE = "none"
+
+
+class Settings(TypedDict, total=False):
+  """The keyword arguments of `Bundle.continue_audio` and `Bundle.stream`.
+
+  Attributes:
+    duration: seconds of new audio, required. In resynthesis, the seconds of the prompt to use;
+      None (the default there) uses all of it.
+    seed: random seed, default 0. The same seed gives the same audio, and no sample depends on
+      another one.
+    prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for all of it.
+      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled. In
+      resynthesis, the seconds of the voice to use.
+    voice: in resynthesis, a recording of the voice to use, [samples] at the rate of the prompt; the
+      default is a voice that the model draws. Its tokens precede those of the result.
+    mode: see `Mode`; default continuation.
+    prompt_audio: the prompt's part of a continuation, see `PromptAudio`; default codec.
+    temperature: per stage; 0 takes the most likely token. The default is the bundle's, else the
+      paper's 0.6, 0.8 and 0.6 for the semantic, coarse and fine stages, else 1.
+    top_k: per stage; sample from the k most likely tokens; 0 (default) for all.
+    top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
+    passes: per parallel stage; passes of each level, 1 for levels without a number; () for the
+      codes nearest to the predicted points, in one pass. The default is the stage's.
+    watermark: strength of the mark in the sampled codes, which is added to the logits of green
+      codes; "off" or 0 for none. The default is the bundle's strength, or none if the bundle has no
+      watermark.
+    watermark_key: content of a key file, 16 to 4096 bytes; the default is the bundle's public key.
+    guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
+      1 for no guidance. The default is the stage's.
+    channel_axis: of each prompt and of the voice, the axis of the channels, which are averaged,
+      such as -1 for the [samples, channels] that soundfile returns; None (default) for one channel.
+  """
+
+  duration: float | None
+  seed: int
+  prompt_seconds: float | None
+  voice: Float[np.ndarray, "samples"] | None
+  mode: Mode | str
+  prompt_audio: PromptAudio | str
+  temperature: Mapping[str, float]
+  top_k: Mapping[str, int]
+  top_p: Mapping[str, float]
+  passes: Mapping[str, Sequence[int]]
+  guidance: Mapping[str, float]
+  watermark: float | str | None
+  watermark_key: bytes | None
+  channel_axis: int | None
+
+
+def temperatures_of(bundle: Bundle) -> dict[str, float]:
+  """Returns the default temperature of each stage: that of the bundle, else the general one."""
+  defaults = {name: CascadeOptions().of(name).temperature for name in bundle.stages}
+  return defaults | dict(bundle.temperatures)
+
+
+def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> CascadeOptions:
+  """Returns the settings of sampling by stage.
+
+  Args:
+    bundle: the bundle to sample with.
+    settings: its values by stage, and the key of the watermark.
+    strength: of the watermark, from `watermark_strength`.
+
+  Raises:
+    UserError: a value is out of range, or the bundle has no such stage or no watermark.
+  """
+  processors = _processors(bundle, settings, strength)
+  given: dict[str, Json] = {name: settings.get(name, {}) for name in _PER_STAGE}
+  for option, values in given.items():
+    if not is_mapping(values):
+      example = f'{{"{next(iter(bundle.stages))}": {shown(values)}}}'
+      raise UserError(
+        f"{option} is {shown(values)}; give a value for each stage, such as {example}"
+      )
+    for name in values:
+      if name not in bundle.stages:
+        names = ", ".join(bundle.stages)
+        raise UserError(f"{option} of {shown(name)}; the stages of {bundle.name} are {names}")
+  temperature = temperatures_of(bundle) | dict(given["temperature"])
+  options: dict[str, SamplingOptions] = {}
+  for name, stage in bundle.stages.items():
+    try:
+      options[name] = SamplingOptions(
+        temperature[name],
+        given["top_k"].get(name, 0),
+        given["top_p"].get(name, 1.0),
+        processors if _is_marked(bundle, stage.spec) else (),
+        passes=given["passes"].get(name),
+        guidance=given["guidance"].get(name),
+      )
+    except UserError as error:
+      raise UserError(f"{name}: {error}") from error
+  return CascadeOptions(options)
+
+
+def watermark_strength(bundle: Bundle, value: object) -> float:
+  """Returns the strength that a setting of the watermark means; 0 for none.
+
+  Raises:
+    UserError: the value is neither a strength nor "off", or the bundle has no watermark.
+  """
+  if value is None:
+    return 0.0 if bundle.watermark is None else bundle.watermark.config.strength
+  if isinstance(value, str) and value == "off":
+    return 0.0
+  strength = arguments.number(value, "watermark", STRENGTHS, '"off"')
+  if strength and bundle.watermark is None:
+    raise UserError(
+      f"the bundle {bundle.name} has no watermark; make one with make_watermark, or set it to off"
+    )
+  return strength
+
+
+def _processors(
+  bundle: Bundle, settings: Mapping[str, Any], strength: float
+) -> tuple[Processor, ...]:
+  """Returns the processor that marks codes, if there is a mark."""
+  key = settings.get("watermark_key")
+  words = None if key is None else private_key(key)
+  mark = bundle.watermark
+  if mark is None and words is not None:
+    raise UserError(f"the bundle {bundle.name} has no watermark, so it takes no watermark_key")
+  if mark is None or not strength:
+    return ()
+  return (green_list_of(mark, mark.key if words is None else words, strength),)
+
+
+def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
+  """Returns whether a stage samples levels that the watermark of the bundle marks."""
+  mark = bundle.watermark
+  return (
+    mark is not None and spec.writes.key == CODES and spec.writes.first_level < mark.config.levels
+  )
+
+
+def check_seconds(
+  mode: Mode, settings: Settings, sample_rate: int
+) -> tuple[float | None, float | None]:
+  """Returns the checked duration and seconds of the prompt."""
+  duration, prompt_seconds = settings.get("duration"), settings.get("prompt_seconds", 3.0)
+  if duration is None and mode is not Mode.RESYNTHESIS:
+    raise UserError(f"{mode.value} mode needs a duration: the seconds of new audio")
+  if duration is not None:
+    duration = arguments.number(duration, "duration", _DURATIONS)
+    least = LEAST_PROMPT_SECONDS if mode is Mode.RESYNTHESIS else 1 / sample_rate
+    if duration < least:
+      what = "a prompt may be" if mode is Mode.RESYNTHESIS else "one sample"
+      raise UserError(
+        f"duration is {duration:g} s, shorter than {what} ({least:g} s); give more seconds"
+      )
+  if prompt_seconds is not None:
+    prompt_seconds = arguments.number(
+      prompt_seconds, "prompt_seconds", PROMPT_SECONDS, "None for the whole prompt"
+    )
+  return duration, prompt_seconds
+
+
+def prepared_prompts(
+  bundle: Bundle,
+  waveform: ArrayLike,
+  sample_rate: int,
+  seconds: float | None,
+  channel_axis: int | None,
+  most_axes: int,
+  name: str,
+) -> tuple[list[Float[np.ndarray, "samples"]], bool]:
+  """Returns the first `seconds` of each prompt at the bundle's rate, and whether it is a batch.
+
+  Messages call the prompts `name`.
+  """
+  rate = waveforms.check_rate(sample_rate)
+
+  def check(samples: ArrayLike, axes: int, name: str) -> Float[np.ndarray, "*batch samples"]:
+    return waveforms.check(
+      samples, rate, channel_axis=channel_axis, seconds=seconds, most_axes=axes, name=name
+    )
+
+  if is_list_of_prompts(waveform):
+    if most_axes == 1:
+      raise UserError(f"{name} is a list of {len(waveform)}; give one clip, an array [samples]")
+    name, is_batch = "prompt [{}] of the list", False
+    rows = [check(samples, 1, name.format(i)) for i, samples in enumerate(waveform)]
+  else:
+    given = check(waveform, most_axes, name)
+    is_batch = given.ndim == 2
+    name = "prompt [{}] of the batch" if is_batch else name
+    rows = list(np.atleast_2d(given))
+  prompts = [audio.resample(row, rate, bundle.sample_rate) for row in rows]
+  for i, prompt in enumerate(prompts):
+    check_prompt(prompt, bundle.sample_rate, name.format(i))
+  return prompts, is_batch
+
+
+def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name: str) -> None:
+  """Raises `AudioError` if a prompt is too short or silent."""
+  audio.check_length(waveform.shape[-1], rate, LEAST_PROMPT_SECONDS, name)
+  audio.check_not_silent(waveform, name)
+
+
+def is_list_of_prompts(waveform: object) -> TypeGuard[Sequence[ArrayLike]]:
+  """Returns whether the prompts are a list of arrays, which may differ in length."""
+  first = next(iter(waveform), 0.0) if is_list(waveform) else 0.0
+  return not isinstance(first, int | float | np.generic)

@@ -1,0 +1,146 @@
+"""Resynthesis in a given voice: the words of true semantic tokens, and whose voice is found.
+
+The first seconds of a recording are the voice of its own rest, and of the rest of a recording by
+another speaker.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.codec.interface import Codec
+from audiolm_jax.evaluation import recognition, speech
+from audiolm_jax.evaluation.clips import EvalClip, pieces_to_continue
+from audiolm_jax.evaluation.codec import through_codec
+from audiolm_jax.evaluation.metric import Metric
+from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.report import Row, SuiteResult, row_of, skipped
+from audiolm_jax.evaluation.suites.resynthesis import CHARACTER_CHANGES
+
+CODEC = "codec"
+OWN = "resynthesis in its own voice"
+OTHER = "resynthesis in another voice"
+NEARER = Metric(
+  "voice_nearer_than_content", "voice nearer to the given one than to the content's by GE2E"
+)
+_LEAST_SECONDS = 2.0  # of content after the voice
+
+# Receives the content, the voice and a seed.
+Resynthesize = Callable[
+  [Float[np.ndarray, " samples"], Float[np.ndarray, " samples"], int],
+  Float[np.ndarray, " samples"],
+]
+
+
+def run(bundle: Bundle, options: Options) -> SuiteResult:
+  """Resynthesizes the rest of clips of the split `valid` after `prompt_seconds` of a voice."""
+  measures = speech.find_measures(options)
+  if not measures:
+    return skipped("it needs --asr_model, or the packages of requirements/evaluation.txt")
+  rate = bundle.sample_rate
+  cut = round(options.prompt_seconds * rate)
+  pieces = pieces_to_continue(options, rate, _LEAST_SECONDS)
+  clips = [piece for piece in pieces if np.any(piece.waveform[cut:])]
+
+  def resynthesize(content: np.ndarray, voice: np.ndarray, seed: int) -> np.ndarray:
+    made = bundle.continue_audio(
+      content, rate, mode="resynthesis", voice=voice, prompt_seconds=None, seed=seed
+    )
+    return np.asarray(made.waveform)
+
+  return voice_suite(bundle.codec, resynthesize, clips, cut, measures, options.seed)
+
+
+def voice_suite(
+  codec: Codec,
+  resynthesize: Resynthesize,
+  clips: Sequence[EvalClip],
+  cut: int,
+  measures: speech.SpeechMeasures,
+  seed: int = 0,
+) -> SuiteResult:
+  """Measures words against those of the recording, quality, and voices.
+
+  Args:
+    codec: the bundle's codec.
+    resynthesize: samples the acoustic tokens of a content in a voice.
+    clips: clips longer than the voice.
+    cut: samples of a clip that are the voice.
+    measures: the available networks.
+    seed: of sampling.
+  """
+  rate = codec.spec.sample_rate
+  voices, contents = [c.waveform[:cut] for c in clips], [c.waveform[cut:] for c in clips]
+  speakers = [clip.speaker or clip.id for clip in clips]
+  others = _others(speakers)
+  own = enumerate(zip(contents, voices, strict=True))
+  made = {
+    CODEC: [through_codec(codec, content) for content in contents],
+    OWN: [resynthesize(content, voice, seed + i) for i, (content, voice) in own],
+  }
+  if others:
+    made[OTHER] = [resynthesize(contents[i], voices[j], seed + i) for i, j in others]
+  recordings = [measures.describe(content, rate) for content in contents]
+  described = measures.describe_all(made, rate)
+  rows = _word_rows(measures, described, recordings, [content for content, _ in others])
+  rows += speech.opinion_rows({**described, speech.RECORDING: recordings})
+  of_itself = {kind: described[kind] for kind in (CODEC, OWN)}
+  rows += speech.speaker_rows(of_itself, recordings, speakers)
+  rows += _transfer_rows(described.get(OTHER, ()), recordings, others)
+  return SuiteResult(rows + measures.missing_rows(), {"clips": [clip.id for clip in clips]})
+
+
+def _others(speakers: Sequence[str]) -> list[tuple[int, int]]:
+  """Returns pairs of each clip and the next one by another speaker, if there are several."""
+  count, pairs = len(speakers), []
+  for i in range(count):
+    later = [j % count for j in range(i + 1, i + count)]
+    pairs += [(i, j) for j in later if speakers[j] != speakers[i]][:1]
+  return pairs
+
+
+def _word_rows(
+  measures: speech.SpeechMeasures,
+  described: dict[str, list[speech.Description]],
+  recordings: Sequence[speech.Description],
+  transferred: Sequence[int],
+) -> list[Row]:
+  recognizer = measures.recognizer
+  if recognizer is None:
+    return []
+  words = [one.words for one in recordings]
+  rows: list[Row] = []
+  for metric, count in (
+    (speech.WORD_CHANGES, recognition.word_errors),
+    (CHARACTER_CHANGES, recognition.character_errors),
+  ):
+    of_itself = {kind: described[kind] for kind in (CODEC, OWN)}
+    rows += speech.word_rows(metric, recognizer, of_itself, words, count)
+    if transferred:
+      references = [words[i] for i in transferred]
+      of_others = {OTHER: described[OTHER]}
+      rows += speech.word_rows(metric, recognizer, of_others, references, count)
+  return rows
+
+
+def _transfer_rows(
+  found: Sequence[speech.Description],
+  recordings: Sequence[speech.Description],
+  pairs: Sequence[tuple[int, int]],
+) -> list[Row]:
+  """Returns how often the voice is nearer to the given one than to that of the content.
+
+  Args:
+    found: descriptions of the resynthesized clips.
+    recordings: descriptions of all recordings.
+    pairs: the recordings of the content and of the voice of each resynthesized clip.
+  """
+  hits: list[float] = []
+  for one, (content, voice) in zip(found, pairs, strict=True):
+    given, own = recordings[voice].voice, recordings[content].voice
+    if one.voice is None or given is None or own is None:
+      return []
+    hits.append(float(np.dot(one.voice, given) > np.dot(one.voice, own)))
+  return [row_of(NEARER, hits)] if hits else []

@@ -1,0 +1,36 @@
+"""Balances the gradients of several losses at the generated waveform."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from audiolm_jax.core.arrays import Array
+
+
+class WaveformLosses(NamedTuple):
+  """Losses of a generated waveform and their gradients with respect to it."""
+
+  values: Float[Array, "losses"]
+  gradients: Float[Array, "losses batch samples"]
+
+
+def balance_gradients(
+  gradients: Float[Array, "losses batch samples"],
+  averages: Float[Array, "losses"],
+  shares: Float[Array, "losses"],
+) -> tuple[Float[Array, "batch samples"], Float[Array, "losses"]]:
+  """Sums the gradients of losses after scaling the norm of each to its share.
+
+  Args:
+    gradients: of each loss with respect to the waveform.
+    averages: moving averages of their norms; 0 before the first step.
+    shares: the norm that each gradient is scaled to.
+  Returns:
+    The sum, and the updated averages.
+  Source: EnCodec, section 3.4.
+  """
+  norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2)))
+  averages = jnp.where(averages > 0, 0.99 * averages + 0.01 * norms, norms)
+  scale = jnp.where(averages > 0, shares / (averages + 1e-12), 0.0)
+  return jnp.einsum("l,lbs->bs", scale, gradients), averages
