@@ -3,7 +3,7 @@
   python -m benchmarks.demo_load
 
 Takes two to five minutes on two cores. Starts a server process; the clients send the same request
-at the same moment through Gradio's queue, and read their audio while it is sampled. Needs
+at the same moment through Gradio, and read their audio while it is sampled. Needs
 requirements/extras/demo.txt.
 """
 
@@ -137,9 +137,10 @@ def _visit(client: Any, barrier: threading.Barrier) -> Visit:
   start = time.perf_counter()
   try:
     for outputs in _outputs(there.submit(*asked, api_name="/make")):
-      visit.began = visit.began or time.perf_counter() - start
       texts = [str(output) for output in outputs]
       visit.status = re.sub("<[^>]*>", "", texts[0])
+      if not visit.status.startswith("Waiting"):
+        visit.began = visit.began or time.perf_counter() - start
       live = _LIVE.search(" ".join(texts))
       if live and listener is None:
         listener = threading.Thread(target=_listen, args=(live[1], visit, start))

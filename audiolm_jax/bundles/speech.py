@@ -138,6 +138,15 @@ def text_stage(bundle: Bundle) -> ConditionedSpec:
   return found[0]
 
 
+def can_speak(bundle: Bundle) -> bool:
+  """Returns whether a bundle can speak texts."""
+  try:
+    text_stage(bundle)
+  except BundleError:
+    return False
+  return True
+
+
 class _Request(NamedTuple):
   """A checked request whose semantic tokens are sampled, with one clip for each sample."""
 

@@ -1,4 +1,4 @@
-"""Serves a page that continues audio, plays it while it is sampled, and classifies it.
+"""Serves a page that continues audio and speaks texts, and speech for programs.
 
   python -m audiolm_jax.demo
   python -m audiolm_jax.demo --bundle my_bundle --bundle speech_tiny --host 0.0.0.0 --port 8080
@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from audiolm_jax.core import compilation_cache
@@ -43,6 +44,12 @@ flags.DEFINE_integer("max_samples", 4, "Most samples per request.", 1, 4, flag_v
 flags.DEFINE_float(
   "max_upload_mb", 20.0, "Largest size of an uploaded file.", 0.1, 2000.0, flag_values=FLAGS
 )
+flags.DEFINE_integer("max_characters", 500, "Longest text to speak.", 1, 100_000, flag_values=FLAGS)
+flags.DEFINE_string(
+  "voices", None,
+  "A folder with a recording of each voice that programs can name, such as anna.wav.",
+  flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_float(
   "timeout", 180.0, "Seconds after which a request is aborted.", 1.0,
   flag_values=FLAGS,
@@ -71,8 +78,10 @@ def main(argv: Sequence[str]) -> None:
   plotting.check_can_plot()
   compilation_cache.enable()
   from audiolm_jax import bundles
-  from audiolm_jax.demo import guard, server
+  from audiolm_jax.bundles import speech
+  from audiolm_jax.demo import guard, server, voices
   from audiolm_jax.demo.requests import Limits
+  from audiolm_jax.demo.speech_api import PATH
 
   loaded = {}
   shipped = sorted(bundles.list_bundles(), key=lambda name: name != "speech_tiny")
@@ -89,8 +98,15 @@ def main(argv: Sequence[str]) -> None:
     max_duration=FLAGS.max_duration,
     max_samples=FLAGS.max_samples,
     max_upload_bytes=round(FLAGS.max_upload_mb * 1e6),
+    max_characters=FLAGS.max_characters,
     timeout=FLAGS.timeout,
   )
+  can_speak = any(map(speech.can_speak, loaded.values()))
+  known = voices.DRAWN
+  if FLAGS.voices is not None:
+    if not can_speak:
+      raise UserError(f"--voices {FLAGS.voices}: no bundle has a text stage; omit it")
+    known = voices.read_voices(Path(FLAGS.voices))
   print("compiling, so that the first request does not wait ...", flush=True)
   server.warm_up(loaded, limits)
   stop = threading.Event()
@@ -99,7 +115,7 @@ def main(argv: Sequence[str]) -> None:
   settings: dict[str, Any] = {
     name: FLAGS[name].value for name in ("host", "port", "concurrency", "max_queue", "share")
   }
-  settings["allowed_hosts"] = FLAGS.allowed_host
+  settings |= {"allowed_hosts": FLAGS.allowed_host, "voices": known}
   if FLAGS.share or not guard.is_local(FLAGS.host):
     print(
       "warning: the page has no password; everybody who reaches it can use it. Use --host "
@@ -107,7 +123,10 @@ def main(argv: Sequence[str]) -> None:
       file=sys.stderr,
     )
   with server.running(loaded, limits, **settings) as running:
-    print(f"open {running.public_url or running.url}; Ctrl-C ends it", flush=True)
+    url = running.public_url or running.url
+    if can_speak:
+      print(f"programs: POST {url.rstrip('/')}{PATH}; voices: {', '.join(known)}")
+    print(f"open {url}; Ctrl-C ends it", flush=True)
     stop.wait()
 
 

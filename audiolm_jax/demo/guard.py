@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from audiolm_jax.demo.api_errors import API, error_json
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -79,14 +81,16 @@ class Guard:
     host, origin = headers.get("host", ""), headers.get("origin")
     if not self._names.allows(host):
       await _reject(
-        send, 403, f"{host[:100]!r} is no name of this server; pass it as --allowed_host"
+        scope, send, 403, f"{host[:100]!r} is no name of this server; pass it as --allowed_host"
       )
     elif (
       origin is not None
       and scope["method"] not in _SAFE_METHODS
       and not self._names.allows_origin(origin, host)
     ):
-      await _reject(send, 403, f"pages of {origin[:100]!r} may not send requests to this server")
+      await _reject(
+        scope, send, 403, f"pages of {origin[:100]!r} may not send requests to this server"
+      )
     else:
       await self._limited(scope, receive, send, headers.get("content-length", ""))
 
@@ -95,7 +99,7 @@ class Guard:
     most = self._max_upload_bytes + _FORM_BYTES if is_upload else MOST_BODY_BYTES
     too_large = f"the request has more than {most} bytes; send a smaller one"
     if length.isdecimal() and (len(length) > 18 or int(length) > most):
-      await _reject(send, 413, too_large)
+      await _reject(scope, send, 413, too_large)
       return
     taken, began = 0, False
 
@@ -116,7 +120,7 @@ class Guard:
     with contextlib.suppress(_TooLargeError):
       await self._app(scope, counted, watched)
     if taken > most and not began:
-      await _reject(send, 413, too_large)
+      await _reject(scope, send, 413, too_large)
 
 
 class _TooLargeError(Exception):
@@ -151,8 +155,10 @@ def _name_of(place: str) -> str:
     return ""
 
 
-async def _reject(send: Send, status: int, reason: str) -> None:
-  body = json.dumps({"error": reason, "detail": reason}).encode()
+async def _reject(scope: Message, send: Send, status: int, reason: str) -> None:
+  is_api = scope["path"].startswith(API)
+  found = error_json(status, reason) if is_api else {"error": reason, "detail": reason}
+  body = json.dumps(found).encode()
   headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
   headers.append((b"content-length", str(len(body)).encode()))
   await send({"type": "http.response.start", "status": status, "headers": headers})

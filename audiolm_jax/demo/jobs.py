@@ -1,6 +1,7 @@
 """Running and recent requests with their audio, in bounded memory and disk space."""
 
 import dataclasses
+import math
 import secrets
 import shutil
 import threading
@@ -14,6 +15,10 @@ from audiolm_jax.core.errors import UserError
 
 class StoppedError(Exception):
   """Raised when the client cancels the job."""
+
+
+class LateError(UserError):
+  """Raised when the job takes too long."""
 
 
 class Sample:
@@ -47,23 +52,23 @@ class Sample:
 
 @dataclasses.dataclass
 class Job:
-  """A running or ended request.
+  """A waiting, running or ended request.
 
   Attributes:
     owner: the browser session that sent the request.
     folder: contains the files of the samples.
-    deadline: time of `time.monotonic` at which the job is aborted.
-    timeout: seconds from the start of the job to its deadline.
+    timeout: seconds after the start of its computation at which the job is aborted.
     samples: the samples that were started.
-    ended: time of `time.monotonic` at which the job ended; None while it runs.
+    deadline: time of `time.monotonic` at which the job is aborted; infinite while it waits.
+    ended: time of `time.monotonic` at which the job ended; None before.
     stopped: set when the job must end.
   """
 
   owner: str
   folder: Path
-  deadline: float
   timeout: float
   samples: list[Sample] = dataclasses.field(default_factory=list)
+  deadline: float = math.inf
   ended: float | None = None
   stopped: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -72,17 +77,21 @@ class Job:
     """The random name, which gives access to the audio and cannot be guessed."""
     return self.folder.name
 
+  def start(self) -> None:
+    """Begins the time that the computation may take."""
+    self.deadline = time.monotonic() + self.timeout
+
   def check(self, *_: object) -> None:
     """Raises an error if the job must end. Can be used as a progress callback.
 
     Raises:
       StoppedError: the client pressed Stop or disconnected.
-      UserError: the job takes too long.
+      LateError: the job takes too long.
     """
     if self.stopped.is_set():
       raise StoppedError
     if time.monotonic() > self.deadline:
-      raise UserError(
+      raise LateError(
         f"this took longer than {self.timeout:g} s; request less audio, or try again later"
       )
 
@@ -108,7 +117,7 @@ class Jobs:
     self.tidy()
     folder = self._folder / secrets.token_urlsafe(16)
     folder.mkdir()
-    job = Job(owner, folder, time.monotonic() + timeout, timeout)
+    job = Job(owner, folder, timeout)
     with self._lock:
       self._jobs[job.name] = job
     return job
@@ -117,6 +126,13 @@ class Jobs:
     """Marks a job as ended."""
     job.stopped.set()
     job.ended = time.monotonic()
+
+  def remove(self, job: Job) -> None:
+    """Ends a job and removes its files."""
+    self.end(job)
+    with self._lock:
+      self._jobs.pop(job.name, None)
+    shutil.rmtree(job.folder, ignore_errors=True)
 
   def stop(self, owner: str) -> None:
     """Requests the end of the jobs of a session."""
@@ -144,7 +160,7 @@ class Jobs:
 
   @property
   def num_active(self) -> int:
-    """The number of running jobs."""
+    """The number of waiting and running jobs."""
     return sum(job.ended is None for job in self._listed())
 
   def tidy(self) -> None:
@@ -155,10 +171,9 @@ class Jobs:
     oldest = time.monotonic() - self._keep_seconds
     for place, (at, name) in enumerate(ended):
       if place >= self._keep or at < oldest:
-        with self._lock:
-          job = self._jobs.pop(name, None)
+        job = self.find(name)
         if job is not None:
-          shutil.rmtree(job.folder, ignore_errors=True)
+          self.remove(job)
 
   def _listed(self) -> list[Job]:
     with self._lock:

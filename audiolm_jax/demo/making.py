@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,23 +36,14 @@ def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
   Sample i equals the output of `audiolm_jax.sample` with the seed plus i.
 
   Raises:
-    UserError: the prompt cannot be used, or the request takes too long.
+    UserError: the prompt or the text cannot be used, or the request takes too long.
     StoppedError: the job was stopped.
   """
   prompt = None if request.prompt is None else _read_prompt(bundle, request)
   for number in range(request.num_samples):
     job.check()
     seed = request.seed + number
-    stream = bundle.stream(
-      prompt,
-      bundle.sample_rate,
-      progress=job.check,
-      duration=request.duration,
-      prompt_seconds=request.prompt_seconds,
-      mode=request.mode,
-      seed=seed,
-      temperature={n: t for n, t in request.temperatures.items() if n in bundle.stages},
-    )
+    stream = _stream(bundle, dataclasses.replace(request, seed=seed), prompt, job)
     sample = Sample(stream.sample_rate, stream.samples)
     job.samples.append(sample)
     yield Step(number, None)
@@ -67,6 +58,37 @@ def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
     verdict = classify(bundle, waveform)
     sample.is_complete = True
     yield Step(number, verdict)
+
+
+def speech(
+  bundle: Bundle, text: str, job: Job, *, longest_seconds: float, **settings: Any
+) -> AudioStream:
+  """Returns the audio of a spoken text, whose codes are sampled while it is read.
+
+  Args:
+    bundle: a bundle with a text stage.
+    text: the text.
+    job: can end the sampling.
+    longest_seconds: longest duration.
+    **settings: see `speech.SpeechSettings`.
+
+  Raises:
+    UserError: the text or the voice cannot be used, or the speech takes longer.
+    StoppedError: the job was stopped.
+  """
+  stream = bundle.stream_speech(text, progress=job.check, **settings)
+  seconds = stream.samples / stream.sample_rate
+  if seconds > longest_seconds:
+    raise UserError(
+      f"the speech would take {seconds:.1f} s, and {longest_seconds:g} s are allowed; shorten the "
+      "text"
+    )
+  return stream
+
+
+def speech_record(bundle: Bundle, seed: int) -> provenance.Provenance:
+  """Returns what the file of a spoken text states about itself."""
+  return _record(bundle, "speech", seed, 0.0)
 
 
 def classify(bundle: Bundle, waveform: np.ndarray) -> str:
@@ -92,6 +114,20 @@ def _read_prompt(bundle: Bundle, request: Request) -> np.ndarray:
   return waveform
 
 
+def _stream(bundle: Bundle, request: Request, prompt: np.ndarray | None, job: Job) -> AudioStream:
+  settings: dict[str, Any] = {
+    "prompt_seconds": request.prompt_seconds,
+    "seed": request.seed,
+    "temperature": {n: t for n, t in request.temperatures.items() if n in bundle.stages},
+  }
+  rate = bundle.sample_rate
+  if request.mode is None:
+    settings |= {"voice": prompt, "sample_rate": rate, "longest_seconds": request.duration}
+    return speech(bundle, request.text, job, **settings)
+  settings |= {"mode": request.mode, "duration": request.duration}
+  return bundle.stream(prompt, rate, progress=job.check, **settings)
+
+
 def _write(
   bundle: Bundle,
   request: Request,
@@ -100,19 +136,26 @@ def _write(
   waveform: np.ndarray,
   stream: AudioStream,
 ) -> None:
-  record = provenance.Provenance(
-    bundle=bundle.name,
-    token_hash=bundle.token_hash,
-    mode=request.mode.value,
-    seed=request.seed,
-    sample=0,
-    prompt_seconds=stream.prompt_samples / stream.sample_rate,
-    prompt_audio=PromptAudio.CODEC.value,
-    watermark=watermark_strength(bundle, None),
-  )
   rate, end = stream.sample_rate, stream.prompt_samples
+  if request.mode is None:
+    record = speech_record(bundle, request.seed)
+  else:
+    record = _record(bundle, request.mode.value, request.seed, end / rate)
   audio.write_audio(folder / SOUND.format(number + 1), waveform, rate, record.tags())
   if stream.tokens is not None:
     tokens = token_files.of_sample(bundle, stream.tokens.streams)
     token_file.save_tokens(folder / TOKENS.format(number + 1), tokens)
   plotting.plot_continuation(folder / PICTURE.format(number + 1), waveform, rate, end)
+
+
+def _record(bundle: Bundle, mode: str, seed: int, prompt_seconds: float) -> provenance.Provenance:
+  return provenance.Provenance(
+    bundle=bundle.name,
+    token_hash=bundle.token_hash,
+    mode=mode,
+    seed=seed,
+    sample=0,
+    prompt_seconds=prompt_seconds,
+    prompt_audio=PromptAudio.CODEC.value,
+    watermark=watermark_strength(bundle, None),
+  )

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from audiolm_jax.bundles import Bundle
+from audiolm_jax.bundles import Bundle, speech
 from audiolm_jax.bundles.settings import LEAST_PROMPT_SECONDS, Mode, temperatures_of
 from audiolm_jax.demo import cards, library
 from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import HOTTEST, TEMPERATURE, Limits
 from audiolm_jax.demo.serving import Shown, serve
+from audiolm_jax.demo.turns import Turns
 
 _HERE = Path(__file__).parent
 _REPOSITORY = _HERE.parents[1]
@@ -20,8 +21,12 @@ HEAD = f"<script>{(_HERE / 'player.js').read_text(encoding='utf-8')}</script>"
 _INTRODUCTION = """# audiolm_jax
 
 Continues a few seconds of audio. The models learned from audio alone, with no text and no score."""
-_NOTICE = """**The audio that this page creates is synthetic.** Every file states this in its \
-metadata. Use only voices of people who agreed, and inform every listener that it is synthetic."""
+_SPEAKING_INTRODUCTION = """# audiolm_jax
+
+Continues a few seconds of audio, or speaks a text in the voice of a recording."""
+_NOTICE = """**The audio that this page creates is synthetic, and imitates the voice of the \
+prompt.** Every file states in its metadata that it is synthetic. Use only voices of people who \
+agreed to the imitation and to its words, and inform every listener that it is synthetic."""
 _RULES = """Ask the speaker for permission; inform listeners that the audio is synthetic; keep \
 the metadata in the file; deceive nobody. `docs/responsible-use.md` in the project's repository \
 has the full text."""
@@ -32,14 +37,14 @@ def examples() -> list[str]:
   return [str(path) for path in sorted(_REPOSITORY.glob("examples/*.flac"))]
 
 
-def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency: int) -> Any:
+def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turns) -> Any:
   """Returns the page as Gradio's `Blocks`.
 
   Args:
     bundles: by the names that the page shows.
     limits: of one request.
     jobs: stores the results.
-    concurrency: number of requests that run at a time.
+    turns: the queue of all requests.
 
   Raises:
     UserError: Gradio is not installed.
@@ -50,7 +55,8 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
   names = ["mode", "bundle", "prompt", "duration", "prompt_seconds"]
   names += [*(f"{TEMPERATURE}{name}" for name in stages), "seed", "num_samples"]
   with gr.Blocks(title="audiolm_jax", analytics_enabled=False) as blocks:
-    gr.Markdown(_INTRODUCTION)
+    speaks = any(map(speech.can_speak, bundles.values()))
+    gr.Markdown(_SPEAKING_INTRODUCTION if speaks else _INTRODUCTION)
     gr.Markdown(_NOTICE, elem_id="notice")
     with gr.Row():
       with gr.Column(scale=2, min_width=320):
@@ -59,6 +65,15 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
           prompt = gr.Audio(
             sources=["upload", "microphone"], type="filepath", label="Prompt", elem_id="prompt"
           )
+        with gr.Column(visible=speech.can_speak(bundles[first])) as speech_group:
+          text = gr.Textbox(
+            label="Speak a text in this voice",
+            info="Without a prompt, the model draws a voice.",
+            lines=3,
+            max_length=limits.max_characters,
+            elem_id="text",
+          )
+          speak_button = gr.Button("Speak", variant="primary", elem_id="speak")
         bundle = gr.Dropdown(list(bundles), value=first, label="Bundle", elem_id="bundle")
         if examples():
           gr.Examples(
@@ -99,46 +114,61 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, concurrency
 
     def make(request: Any, *given: Any) -> Iterator[list[Any]]:
       asked = dict(zip(names, given, strict=True))
-      for shown in serve(asked, str(request.session_hash), bundles, limits, jobs):
+      for shown in serve(asked, str(request.session_hash), bundles, limits, jobs, turns):
+        yield _updates(gr, shown, limits.max_samples)
+
+    def speak(request: Any, *given: Any) -> Iterator[list[Any]]:
+      asked = dict(zip([*names, "text"], given, strict=True))
+      for shown in serve(asked, str(request.session_hash), bundles, limits, jobs, turns):
         yield _updates(gr, shown, limits.max_samples)
 
     def stop(request: Any) -> None:
       jobs.stop(str(request.session_hash))
       jobs.wait(str(request.session_hash), _STOP_SECONDS)
 
-    for function in (make, stop):
+    for function in (make, speak, stop):
       function.__annotations__["request"] = gr.Request  # makes Gradio pass the request
-    making = make_button.click(
-      make,
-      [mode, bundle, prompt, duration, prompt_seconds, *temperatures, seed, num_samples],
-      [status, *columns, *players, *details],
-      concurrency_limit=concurrency,
-      show_progress="minimal",
-      show_progress_on=status,
-      api_name="make",
-    )
+    settings = [mode, bundle, prompt, duration, prompt_seconds, *temperatures, seed, num_samples]
+    shown = {
+      "outputs": [status, *columns, *players, *details],
+      "concurrency_limit": None,  # requests wait in `turns`
+      "show_progress": "minimal",
+      "show_progress_on": status,
+    }
+    making = make_button.click(make, settings, api_name="make", **shown)
+    speaking = speak_button.click(speak, [*settings, text], api_name="speak", **shown)
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Shown in a second step, after the last status of the request itself.
-    stop_button.click(stop, None, None, cancels=making, **quick).then(
+    stop_button.click(stop, None, None, cancels=[making, speaking], **quick).then(
       lambda: cards.message("Stopped."), None, status, **quick
     )
     mode.change(
-      lambda mode: [
+      lambda mode, name: [
         gr.update(visible=mode != Mode.UNCONDITIONAL),
-        gr.update(visible=mode == Mode.CONTINUATION),
+        gr.update(visible=_takes_seconds(mode, bundles[name])),
         gr.update(label="Seconds of the prompt" if mode == Mode.RESYNTHESIS else "New seconds"),
       ],
-      mode,
+      [mode, bundle],
       [prompt_group, prompt_seconds, duration],
       **quick,
     )
     bundle.change(
-      lambda name: [gr.update(**changes) for changes in _temperatures(bundles[name], stages)],
-      bundle,
-      temperatures,
+      lambda mode, name: [
+        gr.update(visible=speech.can_speak(bundles[name])),
+        gr.update(visible=_takes_seconds(mode, bundles[name])),
+        *(gr.update(**changes) for changes in _temperatures(bundles[name], stages)),
+      ],
+      [mode, bundle],
+      [speech_group, prompt_seconds, *temperatures],
       **quick,
     )
   return blocks
+
+
+def _takes_seconds(mode: str, bundle: Bundle) -> bool:
+  """Returns whether a request can use the beginning of the prompt, of a length to choose."""
+  is_voice = mode == Mode.RESYNTHESIS and speech.can_speak(bundle)
+  return mode == Mode.CONTINUATION or is_voice
 
 
 def _bundle_for(example: str, bundles: Mapping[str, Bundle]) -> str:

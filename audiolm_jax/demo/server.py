@@ -10,14 +10,19 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from audiolm_jax.bundles import Bundle
-from audiolm_jax.demo import folders, guard, library, page, routes
+from audiolm_jax.bundles import speech as speaking
+from audiolm_jax.demo import folders, guard, library, page, routes, speech_api
 from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.turns import Turns
+from audiolm_jax.demo.voices import DRAWN, Voice
 
 _SWEEP_SECONDS = 20.0
 _LAST_SECONDS = 10.0
 _UPLOADS_SECONDS = 1800.0
 _UPLOADS_BYTES = 1_000_000_000
+_LEAST_THREADS = 40
+_FIRST_CHARACTERS = 8
 
 
 class Server(NamedTuple):
@@ -27,11 +32,13 @@ class Server(NamedTuple):
     url: of the page, on this machine.
     public_url: through Gradio's tunnel; None without `share`.
     jobs: the jobs of the server.
+    turns: the queue of their requests.
   """
 
   url: str
   public_url: str | None
   jobs: Jobs
+  turns: Turns
 
 
 @contextlib.contextmanager
@@ -45,6 +52,7 @@ def running(
   max_queue: int = 16,
   share: bool = False,
   allowed_hosts: Collection[str] = (),
+  voices: Mapping[str, Voice] = DRAWN,
 ) -> Iterator[Server]:
   """Serves the page until the block ends, and then removes all of its files.
 
@@ -57,6 +65,7 @@ def running(
     max_queue: number of requests that can wait; further ones are rejected.
     share: whether Gradio's tunnel makes the page public.
     allowed_hosts: names under which browsers reach the server besides its own, such as a proxy's.
+    voices: by the names that programs give.
 
   Raises:
     UserError: Gradio is not installed.
@@ -68,8 +77,9 @@ def running(
     sounds = folder / "sounds"
     sounds.mkdir()
     jobs = Jobs(sounds)
-    blocks = page.build(bundles, limits, jobs, concurrency)
-    blocks.queue(max_size=max_queue, default_concurrency_limit=concurrency, api_open=False)
+    turns = Turns(concurrency, max_queue)
+    blocks = page.build(bundles, limits, jobs, turns)
+    blocks.queue(api_open=False)
     _, url, public_url = blocks.launch(
       server_name=host,
       server_port=port,
@@ -77,8 +87,12 @@ def running(
       prevent_thread_lock=True,
       quiet=True,
       max_file_size=limits.max_upload_bytes,
+      max_threads=max(_LEAST_THREADS, concurrency + max_queue),  # requests wait in threads
       app_kwargs={
-        "routes": routes.routes(jobs),
+        "routes": [
+          *routes.routes(jobs),
+          speech_api.route(bundles, voices, limits, jobs, turns),
+        ],
         "middleware": [
           middleware(guard.Guard, names=names, max_upload_bytes=limits.max_upload_bytes)
         ],
@@ -99,7 +113,7 @@ def running(
     sweeper = threading.Thread(target=_sweep, args=(jobs, folder, ended), daemon=True)
     sweeper.start()
     try:
-      yield Server(url, public_url, jobs)
+      yield Server(url, public_url, jobs, turns)
     finally:
       jobs.stop_all()
       _wait(jobs)
@@ -169,5 +183,10 @@ def warm_up(bundles: Mapping[str, Bundle], limits: Limits) -> None:
     noise = np.random.default_rng(0).normal(0.0, 0.1, 3 * bundle.sample_rate)
     settings: Any = {"duration": min(7.0, limits.max_duration)}
     waveform = np.concatenate(list(bundle.stream(noise, bundle.sample_rate, **settings)))
+    if speaking.can_speak(bundle):
+      letters = filter(str.isalpha, speaking.text_stage(bundle).characters)
+      words = "".join(letters)[:_FIRST_CHARACTERS]
+      for _ in bundle.stream_speech(words, voice=noise, sample_rate=bundle.sample_rate):
+        pass
     if bundle.detector is not None:
       bundle.detector.detect(waveform, bundle.sample_rate)

@@ -11,7 +11,9 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import cards, making, requests
 from audiolm_jax.demo.jobs import Job, Jobs, StoppedError
 from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.turns import Turn, Turns
 
+_WAIT_SECONDS = 0.5  # between two looks at the queue; Stop takes effect after one
 _UNEXPECTED = "Something went wrong; the error is in the log. Try again, or request less audio."
 
 
@@ -32,9 +34,14 @@ class Shown(NamedTuple):
 
 
 def serve(
-  asked: Json, owner: str, bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs
+  asked: Json,
+  owner: str,
+  bundles: Mapping[str, Bundle],
+  limits: Limits,
+  jobs: Jobs,
+  turns: Turns,
 ) -> Iterator[Shown]:
-  """Yields the updates of the page while a request runs; errors become messages.
+  """Yields the updates of the page while a request waits and runs; errors become messages.
 
   Args:
     asked: see `requests.checked`.
@@ -42,14 +49,17 @@ def serve(
     bundles: by the names that the page shows.
     limits: of one request.
     jobs: stores the results.
+    turns: the queue of all requests.
   """
   job = None
   try:
     request = requests.checked(asked, bundles, limits)
-    job = jobs.begin(owner, limits.timeout)
-    nothing = dict.fromkeys(range(limits.max_samples), "")
-    yield Shown(cards.message("Making …"), request.num_samples, nothing, nothing)
-    yield from _steps(bundles[request.bundle], request, job)
+    with turns.joined() as turn:
+      job = jobs.begin(owner, limits.timeout)
+      yield from _waits(turn, job)
+      nothing = dict.fromkeys(range(limits.max_samples), "")
+      yield Shown(cards.message("Making …"), request.num_samples, nothing, nothing)
+      yield from _steps(bundles[request.bundle], request, job)
   except StoppedError:
     yield Shown(cards.message("Stopped."))
   except UserError as error:
@@ -60,6 +70,15 @@ def serve(
   finally:
     if job is not None:
       jobs.end(job)
+
+
+def _waits(turn: Turn, job: Job) -> Iterator[Shown]:
+  """Yields the place in the queue until the job has started."""
+  while ahead := turn.ahead:
+    job.check()
+    yield Shown(cards.message(f"Waiting; place {ahead} in the queue."))
+    time.sleep(_WAIT_SECONDS)
+  job.start()
 
 
 def _steps(bundle: Bundle, request: requests.Request, job: Job) -> Iterator[Shown]:

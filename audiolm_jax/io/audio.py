@@ -236,6 +236,12 @@ def check_output_format(path: str | os.PathLike[str]) -> tuple[str, str]:
   return _WRITABLE[extension]
 
 
+def can_write(extension: str) -> bool:
+  """Returns whether `write_audio` supports an extension, such as ".mp3", on this machine."""
+  container, _ = _WRITABLE.get(extension, ("", ""))
+  return container in soundfile.available_formats()
+
+
 def as_waveform(
   samples: Num[np.ndarray, "*batch samples"], name: str = "the waveform"
 ) -> Float[np.ndarray, "*batch samples"]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 
 import pytest
 
@@ -13,6 +14,15 @@ def served(
   listening="127.0.0.1", allowed=(), catches=False,
 ):  # fmt: skip
   """The status of a request, and the bytes that the application received."""
+  sent, received = answered(
+    host, origin=origin, method=method, path=path, chunks=chunks, length=length,
+    listening=listening, allowed=allowed, catches=catches,
+  )  # fmt: skip
+  return sent[0]["status"], received
+
+
+def answered(host, *, origin, method, path, chunks, length, listening, allowed, catches):
+  """The messages of an answer, and the bytes that the application received."""
   received, sent = [], []
 
   async def app(scope, receive, send):
@@ -38,7 +48,7 @@ def served(
     await guard(scope, receive, send)
 
   asyncio.run(request())
-  return sent[0]["status"], sum(map(len, received))
+  return sent, sum(map(len, received))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +70,19 @@ def served(
 def test_only_the_names_of_the_server_are_served(host, listening, status):
   found, received = served(host, listening=listening)
   assert found == status and (received > 0) == (status == 200)
+
+
+@pytest.mark.parametrize(
+  ("host", "length", "status"), [("evil.example", "2", 403), ("localhost", "3000000", 413)]
+)
+def test_programs_receive_errors_in_their_form(host, length, status):
+  (start, body), _ = answered(
+    host, origin=None, method="POST", path="/v1/audio/speech", chunks=[b"{}"], length=length,
+    listening="127.0.0.1", allowed=(), catches=False,
+  )  # fmt: skip
+  error = json.loads(body["body"])["error"]
+  assert start["status"] == status and error["type"] == "invalid_request_error"
+  assert error["message"] and (error["param"], error["code"]) == (None, None)
 
 
 def test_names_of_a_proxy_can_be_allowed():

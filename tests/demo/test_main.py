@@ -1,6 +1,7 @@
 """The command line of the demo, as far as it goes without serving."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 
@@ -35,16 +36,20 @@ def test_bundles_that_cannot_be_served_are_named(run_cli, miniature_bundle, tmp_
   pytest.importorskip("gradio")
   pytest.importorskip("matplotlib")
   bare = save_bundle(dataclasses.replace(miniature_bundle, stages={}), tmp_path / "bare")
+  silent = save_bundle(miniature_bundle, tmp_path / "silent")
   for arguments, words in [
     (("--bundle", "opera"), "no bundle 'opera'"),
     (("--bundle", bare), "the bundle miniature has no stages to sample with"),
     (("--concurrency", 0), "concurrency"),
+    (("--bundle", silent, "--voices", tmp_path), "no bundle has a text stage; omit it"),
   ]:
     done = run_cli("demo.__main__", *arguments)
     assert done.code == 2 and words in done.err, done.err
 
 
-def test_every_flag_of_the_server_reaches_it(run_cli, demo_bundle, tmp_path, monkeypatch):
+def test_every_flag_of_the_server_reaches_it(
+  run_cli, speaking_bundle, prompt, tmp_path, monkeypatch
+):
   pytest.importorskip("gradio")
   pytest.importorskip("matplotlib")
   from audiolm_jax.demo import __main__ as program
@@ -53,20 +58,25 @@ def test_every_flag_of_the_server_reaches_it(run_cli, demo_bundle, tmp_path, mon
   asked = {}
 
   def running(bundles, limits, **settings):
-    asked.update(settings, bundles=list(bundles), max_duration=limits.max_duration)
+    asked.update(settings, bundles=list(bundles), voices=list(settings["voices"]))
+    asked.update(max_duration=limits.max_duration, max_characters=limits.max_characters)
     raise UserError("it would serve now")
 
   monkeypatch.setattr(server, "running", running)
   monkeypatch.setattr(server, "warm_up", lambda bundles, limits: None)
   monkeypatch.setattr(program.signal, "signal", lambda number, handler: None)
-  folder = save_bundle(demo_bundle, tmp_path / "whole")
+  folder = save_bundle(speaking_bundle, tmp_path / "whole")
+  (tmp_path / "voices").mkdir()
+  shutil.copy(prompt, tmp_path / "voices" / "anna.wav")
   arguments = ("--port", 7999, "--max_queue", 3, "--concurrency", 2, "--max_duration", 9)
-  arguments += ("--host=0.0.0.0", "--allowed_host=demo.example.org")
+  arguments += ("--host=0.0.0.0", "--allowed_host=demo.example.org", "--max_characters=90")
+  arguments += ("--voices", tmp_path / "voices")
   done = run_cli("demo.__main__", "--bundle", folder, *arguments)
   assert "it would serve now" in done.err
   assert asked == {
     "host": "0.0.0.0", "port": 7999, "concurrency": 2, "max_queue": 3, "share": False,
-    "allowed_hosts": ["demo.example.org"], "bundles": ["miniature"], "max_duration": 9.0,
+    "allowed_hosts": ["demo.example.org"], "bundles": ["speaking"], "max_duration": 9.0,
+    "max_characters": 90, "voices": ["default", "anna"],
   }  # fmt: skip
   assert "warning: the page has no password; everybody who reaches it can use it." in done.err
   done = run_cli("demo.__main__", "--bundle", folder)

@@ -11,7 +11,6 @@ import urllib.request
 import pytest
 
 from tests import chromium
-from tests.conftest import melody
 
 pytest.importorskip("gradio")
 pytest.importorskip("matplotlib")
@@ -20,22 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 NO_BROWSER = pytest.mark.skipif(chromium.PATH is None, reason="no Chromium is installed")
 RECEIVED = "document.querySelector('streamed-sound')?.received"
 STATUS = "document.querySelector('#status').innerText"
-
-
-@pytest.fixture(scope="module")
-def there(demo_bundle, tmp_path_factory):
-  import soundfile
-
-  from audiolm_jax.demo import page, server
-  from audiolm_jax.demo.requests import Limits
-
-  folder = tmp_path_factory.mktemp("examples")
-  soundfile.write(folder / "tune.flac", melody(1.5), 16_000)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(page, "examples", lambda: [str(folder / "tune.flac")])
-    limits = Limits(max_upload_bytes=100_000)
-    with server.running({"miniature": demo_bundle}, limits) as there:
-      yield there
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +162,42 @@ def test_sound_of_nobody_is_not_found(there):
     with pytest.raises(urllib.error.HTTPError) as refused:
       urllib.request.urlopen(there.url + path)
     assert refused.value.code == 404
+
+
+def test_the_text_box_is_shown_for_bundles_that_speak(demo_bundle, speaking_bundle, tmp_path):
+  from audiolm_jax.demo import page
+  from audiolm_jax.demo.jobs import Jobs
+  from audiolm_jax.demo.requests import Limits
+  from audiolm_jax.demo.turns import Turns
+
+  shown = []
+  for bundle in (speaking_bundle, demo_bundle):
+    limits = Limits(max_characters=70)
+    config = page.build({"one": bundle}, limits, Jobs(tmp_path), Turns(1, 1)).get_config_file()
+    parts = {part["id"]: part["props"] for part in config["components"]}
+    (text,) = (number for number, props in parts.items() if props.get("elem_id") == "text")
+    assert parts[text]["max_length"] == 70
+    above = [parts[part] for part in _path(config["layout"], text) if part in parts]
+    is_visible = all(props.get("visible", True) for props in above)
+    shown.append((is_visible, "of audio, or speaks a text" in str(parts)))
+    assert "agreed to the imitation and to its words" in str(parts)
+  assert shown == [(True, True), (False, False)]
+
+
+def _path(layout, wanted):
+  """The ids of a part of a page and of those that contain it; empty if it is elsewhere."""
+  if layout["id"] == wanted:
+    return [wanted]
+  below = next(filter(None, (_path(c, wanted) for c in layout.get("children") or [])), [])
+  return [*below, layout["id"]] if below else []
+
+
+def test_a_text_is_spoken_by_the_page(there, prompt):
+  client = pytest.importorskip("gradio_client")
+  visitor = client.Client(there.url, verbose=False, analytics_enabled=False)
+  voice = client.handle_file(str(prompt))
+  asked = ["continuation", "speaking", voice, 1.0, 0.8, *[0.7] * 4, 3, 1]
+  *_, last = visitor.submit(*asked, "It is five.", api_name="/speak")
+  assert "Made 1 sample" in last[0], last[0]
+  *_, last = visitor.submit(*asked, "a" * 101, api_name="/speak")
+  assert "the text has 101 characters, and 100 are allowed" in last[0]

@@ -48,3 +48,24 @@ def test_a_mode_takes_of_the_prompt_what_it_needs(ask):
 def test_a_value_beyond_a_limit_is_reported_with_the_limit(ask, change, words):
   with pytest.raises(UserError, match=words):
     checked(ask(**change), ["miniature"], Limits(max_duration=20.0))
+
+
+def test_a_text_is_spoken_in_the_voice_of_the_prompt_or_in_a_drawn_one(ask, prompt):
+  for change, voice in (({}, prompt), ({"prompt": None}, None), ({"mode": "unconditional"}, None)):
+    request = checked(ask(text="Stop.", **change), ["miniature"], Limits(max_duration=20.0))
+    assert (request.mode, request.text, request.prompt) == (None, "Stop.", voice)
+    assert (request.duration, request.used_prompt_seconds) == (20.0, 1.0)
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("", "there is no text to speak; write at least one word"),
+    (" \n", "there is no text to speak"),
+    (None, "there is no text to speak"),
+    ("a" * 101, "the text has 101 characters, and 100 are allowed; shorten it"),
+  ],
+)
+def test_a_text_beyond_its_limits_is_reported(ask, text, words):
+  with pytest.raises(UserError, match=words):
+    checked(ask(text=text), ["miniature"], Limits(max_characters=100))

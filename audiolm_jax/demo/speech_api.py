@@ -1,0 +1,218 @@
+"""`POST /v1/audio/speech`: speech for programs, in the form that clients of speech servers use."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from audiolm_jax.bundles import Bundle, speech
+from audiolm_jax.core import arguments, plain_json
+from audiolm_jax.core.configs import JsonDict, shown
+from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.demo import library, making, requests
+from audiolm_jax.demo.api_errors import API, error_json
+from audiolm_jax.demo.jobs import Job, Jobs, LateError, StoppedError
+from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.turns import BusyError, Turns
+from audiolm_jax.demo.voices import Voice
+from audiolm_jax.io import audio
+
+PATH = f"{API}audio/speech"
+MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
+_REQUIRED = ("model", "input", "voice")
+_FIELDS = (*_REQUIRED, "response_format", "speed")
+_POLL_SECONDS = 0.05
+
+
+class ApiError(Exception):
+  """Raised for a request that is answered with an error.
+
+  Args:
+    status: of the answer.
+    message: the error and how to fix it.
+    param: the field that is wrong.
+    code: the error as one word.
+  """
+
+  def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
+    super().__init__(message)
+    self.status, self.json = status, error_json(status, message, param, code)
+
+
+class Order(NamedTuple):
+  """A checked request.
+
+  Attributes:
+    bundle: the bundle that speaks.
+    text: the text.
+    voice: the voice.
+    form: a key of `MEDIA_TYPES`.
+    speed: speaking rate.
+  """
+
+  bundle: Bundle
+  text: str
+  voice: Voice
+  form: str
+  speed: float
+
+
+def checked(
+  body: bytes, bundles: Mapping[str, Bundle], voices: Mapping[str, Voice], limits: Limits
+) -> Order:
+  """Returns the request that a body states.
+
+  Args:
+    body: JSON with `model`, the name of a bundle; `input`, the text; `voice`, the name of a voice;
+      and optionally `response_format` (default mp3) and `speed` (default 1).
+    bundles: by name.
+    voices: by name.
+    limits: of one request.
+
+  Raises:
+    ApiError: the body is no such JSON, or a value is unknown or out of range.
+  """
+  asked = _fields(body)
+  name = asked["model"]
+  if name not in list(bundles):
+    raise ApiError(404, f"no model {shown(name)}; use {_any_of(bundles)}", "model", "not_found")
+  bundle = bundles[name]
+  try:
+    spec = speech.text_stage(bundle)
+  except BundleError as error:
+    raise ApiError(400, str(error), "model", "cannot_speak") from error
+  try:
+    text = requests.checked_text(asked["input"], limits)
+    speech.sentences_of(spec, text)
+  except UserError as error:
+    raise ApiError(400, str(error), "input", "invalid_value") from error
+  voice = asked["voice"]
+  if voice not in list(voices):
+    raise ApiError(404, f"no voice {shown(voice)}; use {_any_of(voices)}", "voice", "not_found")
+  form = asked.get("response_format", "mp3")
+  if form not in list(MEDIA_TYPES):
+    message = f"response_format {shown(form)} is not one of {', '.join(MEDIA_TYPES)}"
+    raise ApiError(400, message, "response_format", "invalid_value")
+  if not audio.can_write(f".{form}"):
+    message = f"the server's libsndfile cannot write {form}; use wav or flac"
+    raise ApiError(400, message, "response_format", "invalid_value")
+  try:
+    speed = arguments.number(asked.get("speed", 1.0), "speed", speech.RATES)
+  except UserError as error:
+    raise ApiError(400, str(error), "speed", "invalid_value") from error
+  return Order(bundle, text, voices[voice], form, speed)
+
+
+def route(
+  bundles: Mapping[str, Bundle],
+  voices: Mapping[str, Voice],
+  limits: Limits,
+  jobs: Jobs,
+  turns: Turns,
+) -> Any:
+  """Returns the Starlette route.
+
+  Args:
+    bundles: by the names that requests give as `model`.
+    voices: by the names that requests give as `voice`.
+    limits: of one request.
+    jobs: the jobs of the server.
+    turns: the queue of all requests.
+  """
+  responses, routing = library.load("starlette.responses"), library.load("starlette.routing")
+
+  async def answer(request: Any) -> Any:
+    body = await request.body()
+    try:
+      order = checked(body, bundles, voices, limits)
+      content = await _spoken(request, order, limits, jobs, turns)
+    except ApiError as error:
+      return responses.JSONResponse(error.json, error.status)
+    return responses.Response(content, media_type=MEDIA_TYPES[order.form])
+
+  return routing.Route(PATH, answer, methods=["POST"])
+
+
+def _fields(body: bytes) -> JsonDict:
+  """Returns the fields of a body, of any type."""
+  try:
+    found = plain_json.parse(body)
+  except ValueError as error:
+    raise ApiError(400, f"the body cannot be read: {error}", code="invalid_json") from error
+  if not isinstance(found, dict):
+    raise ApiError(400, f"the body is {shown(found)}; send a JSON object", code="invalid_json")
+  asked = cast(JsonDict, found)
+  for name in _REQUIRED:
+    if name not in asked:
+      raise ApiError(400, f"{name} is missing; add it", name, "missing_required_parameter")
+  for name in asked:
+    if name not in _FIELDS:
+      message = f"unknown field {shown(name)}; the fields are {', '.join(_FIELDS)}"
+      raise ApiError(400, message, arguments.shorten(name), "unknown_parameter")
+  return asked
+
+
+def _any_of(names: Mapping[str, object]) -> str:
+  return f"one of {', '.join(names)}" if len(names) > 1 else next(iter(names))
+
+
+async def _spoken(request: Any, order: Order, limits: Limits, jobs: Jobs, turns: Turns) -> bytes:
+  """Returns the file of a request, after it has waited for its turn."""
+  try:
+    with turns.joined() as turn:
+      job = jobs.begin(secrets.token_hex(8), limits.timeout)
+      try:
+        while turn.ahead:
+          await asyncio.sleep(_POLL_SECONDS)
+          await _stop_if_left(request, job)
+          job.check()
+        job.start()
+        work = asyncio.ensure_future(asyncio.to_thread(_file, order, limits, job))
+        while not work.done():
+          await asyncio.wait([work], timeout=_POLL_SECONDS)
+          await _stop_if_left(request, job)
+        return work.result()
+      finally:
+        jobs.remove(job)
+  except BusyError as error:
+    raise ApiError(429, str(error), code="queue_full") from error
+  except LateError as error:
+    raise ApiError(503, str(error), code="timeout") from error
+  except StoppedError as error:
+    raise ApiError(503, "the request was stopped", code="stopped") from error
+  except UserError as error:
+    raise ApiError(400, str(error), "input", "invalid_value") from error
+  except Exception as error:  # one failed request must not end the server
+    logging.exception("a request failed")
+    message = "something went wrong; the error is in the log of the server"
+    raise ApiError(500, message, code="internal_error") from error
+
+
+async def _stop_if_left(request: Any, job: Job) -> None:
+  """Ends the job of a client that has disconnected."""
+  if await request.is_disconnected():
+    job.stopped.set()
+
+
+def _file(order: Order, limits: Limits, job: Job) -> bytes:
+  """Speaks a text and returns the content of its file."""
+  stream = making.speech(
+    order.bundle,
+    order.text,
+    job,
+    longest_seconds=limits.max_duration,
+    voice=order.voice.waveform,
+    sample_rate=order.voice.sample_rate,
+    rate=order.speed,
+  )
+  pieces: list[np.ndarray] = []
+  for piece in stream:
+    job.check()
+    pieces.append(piece)
+  path = job.folder / f"speech.{order.form}"
+  tags = making.speech_record(order.bundle, 0).tags()
+  audio.write_audio(path, np.concatenate(pieces), stream.sample_rate, tags)
+  return path.read_bytes()
