@@ -4,8 +4,10 @@
     --output_dir runs/tokens
   python -m audiolm_jax.cache_tokens info runs/tokens
 
-Rerun the same command to resume a killed run; finished shards are kept. Sources, stores and bundles
-may be in buckets: gs://... with gcsfs installed, s3://... with s3fs.
+Rerun the same command to resume a killed run; finished shards are kept. A store whose clips were
+replaced or removed is refused; --replace_changed tokenizes them again or drops them.
+
+Sources, stores and bundles may be in buckets: gs://... with gcsfs installed, s3://... with s3fs.
 
 Without --runner, this process does all the work. With it, Apache Beam distributes the shards over
 workers, each of which loads the bundle once. Common values of --beam_options:
@@ -92,6 +94,12 @@ flags.DEFINE_integer(
   lower_bound=1,
   flag_values=FLAGS,
 )
+flags.DEFINE_bool(
+  "replace_changed",
+  False,
+  "Tokenize clips again whose files changed, and drop removed clips, instead of an error.",
+  flag_values=FLAGS,
+)
 
 
 @takes_arguments
@@ -112,6 +120,10 @@ def main(argv: Sequence[str]) -> None:
   compilation_cache.enable()
   done = _tokenize_with_beam() if FLAGS.runner else _tokenize()
   print(done.info.report())
+  if done.changed:
+    print(f"{done.changed} clips changed and were tokenized again")
+  if done.removed:
+    print(f"{done.removed} clips are not in the corpus any more and were dropped")
   print(
     f"{done.seconds_of_audio / 3600:.2f} h tokenized in {done.seconds:.0f} s "
     f"({done.seconds_of_audio / done.seconds:.0f}x real time) in {FLAGS.output_dir}"
@@ -131,6 +143,7 @@ def _tokenize() -> Any:
     bundle,
     FLAGS.audio_dir or FLAGS.manifest,
     FLAGS.output_dir,
+    replace_changed=FLAGS.replace_changed,
     **_settings(),
   )
 
@@ -148,7 +161,9 @@ def _tokenize_with_beam() -> Any:
     module=FLAGS.module,
     **_settings(),
   )
-  return beam_tokenization.tokenize_corpus(job, FLAGS.runner, FLAGS.beam_options)
+  return beam_tokenization.tokenize_corpus(
+    job, FLAGS.runner, FLAGS.beam_options, replace_changed=FLAGS.replace_changed
+  )
 
 
 def _settings() -> dict[str, Any]:

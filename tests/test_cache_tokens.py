@@ -33,9 +33,19 @@ def test_the_command_writes_a_store_and_reports_on_it(miniature_bundle, tmp_path
   info = _run("info", tmp_path / "store")
   assert info.returncode == 0, info.stderr
   assert "MB per hour of audio" in info.stdout and "bad.wav: " in info.stdout
+  soundfile.write(tmp_path / "audio" / "0.wav", np.sin(np.arange(8000) / 5), 16_000)
+  (tmp_path / "audio" / "1.wav").unlink()
+  changed = _run(*arguments)
+  assert changed.returncode == 2
+  last = changed.stderr.strip().splitlines()[-1]
+  assert last.startswith("error: 1 clips of") and "give --replace_changed" in last
+  replaced = _run(*arguments, "--max_skipped_fraction=0.4", "--replace_changed")
+  assert replaced.returncode == 0, replaced.stderr
+  assert "\n1 clips changed and were tokenized again\n" in replaced.stdout
+  assert "\n1 clips are not in the corpus any more and were dropped\n" in replaced.stdout
   strict = _run(*arguments[:-2])
   assert strict.returncode == 2
-  assert strict.stderr.strip().splitlines()[-1].startswith("error: 1 of 4 clips skipped: bad.wav")
+  assert strict.stderr.strip().splitlines()[-1].startswith("error: 1 of 3 clips skipped: bad.wav")
   assert "Traceback" not in strict.stderr
 
 

@@ -1,5 +1,6 @@
 """The train command: gin files, macros and error messages."""
 
+import getpass
 import json
 import math
 import os
@@ -13,13 +14,14 @@ import pytest
 
 from audiolm_jax import train
 from audiolm_jax.codec import frame_rate, soundstream
-from audiolm_jax.core import configs, shapes
+from audiolm_jax.core import command_line, configs, shapes
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.detection import classifier
 from audiolm_jax.lm import stages
 from audiolm_jax.trainables import registry
 from audiolm_jax.trainables.codec import CodecTrainingConfig
+from audiolm_jax.training import run_lock
 from audiolm_jax.training.partitioning import unbox
 
 REPO = Path(__file__).parents[1]
@@ -253,14 +255,14 @@ def test_invalid_flags_of_multiprocess_runs_are_one_line(arguments, message, tmp
   assert message in done.stderr
 
 
-def write_random_tokens(folder):
+def write_random_tokens(folder, splits=("valid", *["train"] * 5)):
   rng = np.random.default_rng(0)
   writer = token_store.TokenStoreWriter(folder, "hash")
-  for i in range(6):
+  for i, split in enumerate(splits):
     clip = token_shards.TokenClip(
       id=str(i),
       streams={"semantic": rng.integers(0, 16, 80)},
-      split="valid" if i == 0 else "train",
+      split=split,
       seconds=3.2,
     )
     writer.add(clip)
@@ -296,6 +298,38 @@ def test_the_command_trains_a_stage_from_a_token_store_and_resumes(tmp_path):
   component, config, params = registry.load_inference_params(tmp_path / "run")
   assert component == "semantic_stage" and config.spec.num_clusters == 16
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_a_folder_in_use_and_a_corpus_without_held_out_clips_are_refused_before_compilation(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setenv("AUDIOLM_JAX_CACHE", "off")
+  write_random_tokens(tmp_path / "tokens", ["train"] * 2)
+  arguments = [
+    "--gin_file=gin_configs/semantic_stage_tiny.gin",
+    "--gin_file=gin_configs/runs/tokens_in_memory.gin",
+    f"--gin.TOKENS_DIR='{tmp_path / 'tokens'}'",
+    f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
+    "--gin.NUM_CLUSTERS=16",
+  ]
+
+  def refused():
+    assert command_line.exit_code(train.main, ["train"]) == 2
+    printed = capsys.readouterr().err
+    assert "compil" not in printed and not (tmp_path / "run" / "metrics.jsonl").exists()
+    return printed.splitlines()[-1]
+
+  try:
+    train.FLAGS(["train", *train.rewrite_gin_arguments(arguments)])
+    (tmp_path / "run").mkdir()
+    with run_lock.held(tmp_path / "run"):
+      assert f"in use by a run of {getpass.getuser()}" in refused()
+    line = refused()
+    assert line.startswith("error: ") and "has no clip of the split 'valid'; its splits are" in line
+    assert "EVAL_PERIOD=0 trains without evaluation" in line
+  finally:
+    for name in train.FLAGS:
+      train.FLAGS[name].unparse()
 
 
 def test_help_needs_neither_jax_nor_gin():

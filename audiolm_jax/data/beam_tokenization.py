@@ -61,20 +61,30 @@ class Job:
   num_workers: int = 2
 
 
-def tokenize_corpus(job: Job, runner: str, beam_options: str = "") -> tokenization.Tokenized:
+def tokenize_corpus(
+  job: Job, runner: str, beam_options: str = "", *, replace_changed: bool = False
+) -> tokenization.Tokenized:
   """Runs a job and waits for its end.
 
   Args:
     job: the job to run.
     runner: name of a Beam runner.
     beam_options: options of the runner, as on a command line.
+    replace_changed: see `tokenization.tokenize_corpus`; the clips are dropped before the run.
 
   Raises:
     DataError: the corpus has no clips or too many unreadable ones, the store is of other
-      tokenizers, or the run failed.
+      tokenizers or of files that have changed, or the run failed.
+    UserError: `replace_changed` is given for a task, whose clips cannot be compared one by one.
   """
+  if replace_changed and job.task is not None:
+    raise UserError("--replace_changed cannot be used with --task; choose another --output_dir")
   began = time.monotonic()
   tokenizers = _load(job.bundle)
+  dropped = token_store.Outdated({}, [])
+  if replace_changed:
+    writer = tokenization.open_writer(tokenizers, job.output_dir)
+    dropped = tokenization.missing_clips(writer, _clips(job), replace_changed=True).dropped
   before = sum(tokenization.open_writer(tokenizers, job.output_dir).info.hours.values())
   next(_missing_shards(job, tokenizers), None)  # reports errors of the source before the run
   # Given by name, DirectRunner would first try to download another engine.
@@ -86,7 +96,8 @@ def tokenize_corpus(job: Job, runner: str, beam_options: str = "") -> tokenizati
   if not info.complete:
     raise DataError(f"{job.output_dir} is unfinished: {runner} returned before its pipeline ended")
   seconds = 3600 * (sum(info.hours.values()) - before)
-  return tokenization.Tokenized(info, seconds, time.monotonic() - began)
+  counts = tokenization.count_dropped(dropped, info)
+  return tokenization.Tokenized(info, seconds, time.monotonic() - began, *counts)
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
@@ -183,11 +194,14 @@ def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
     writer.save()
     yield from (shard for name, shard in shards.items() if name not in existing)
     return
-  clips = manifest.list_clips(job.source or "", job.valid_fraction, job.layout, texts=True)
-  missing = tokenization.missing_clips(writer, clips)
+  missing = tokenization.missing_clips(writer, _clips(job)).clips
   yield from audio_shards.shards_of_clips(
     missing, job.clips_per_shard, tokenization.SECONDS_PER_SHARD
   )
+
+
+def _clips(job: Job) -> list[manifest.Clip]:
+  return manifest.list_clips(job.source or "", job.valid_fraction, job.layout, texts=True)
 
 
 def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:

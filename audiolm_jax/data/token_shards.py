@@ -1,9 +1,10 @@
-"""Token shards: the files of a token store, which are written atomically and never change.
+"""Token shards: the files of a token store, which are written atomically.
 
     tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes and hashes of the files, token
                                hash, each stream
 
-The name of a shard is a hash of its clips, so that creating it again writes the same file.
+The name of a shard is a hash of the clips it is created with, so that creating it again writes the
+same file. Clips that changed later are removed from it, and it keeps its name.
 """
 
 import dataclasses

@@ -10,8 +10,9 @@ run left.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -92,10 +93,46 @@ class StoreInfo:
     return [f"{bytes_of_shards / 1e6:.2f} MB in shards, {per_hour:.2f} MB per hour of audio"]
 
 
+class Outdated(NamedTuple):
+  """The clips of a store that do not fit the corpus any more.
+
+  Attributes:
+    changed: what changed, by the ids of clips whose files are others now.
+    removed: ids of clips that are not in the corpus.
+  """
+
+  changed: dict[str, str]
+  removed: list[str]
+
+  def check(self, folder: str | os.PathLike[str]) -> None:
+    """Raises `DataError` if there are any.
+
+    Args:
+      folder: of the store.
+    """
+    found: list[str] = []
+    if self.changed:
+      name, how = next(iter(self.changed.items()))
+      found.append(
+        f"{len(self.changed)} clips of {folder} have changed since they were tokenized, such as "
+        f"{name} ({how})"
+      )
+    if self.removed:
+      found.append(
+        f"{len(self.removed)} clips of {folder} are not in the corpus any more, such as "
+        f"{self.removed[0]}"
+      )
+    if found:
+      raise DataError(
+        f"{', and '.join(found)}; restore them, choose another --output_dir, or give "
+        "--replace_changed, which tokenizes changed clips again and drops removed ones"
+      )
+
+
 class TokenStoreWriter:
   """Writes a new store, or resumes one with the same tokenizers.
 
-  An existing store does not change on disk before `save`, `flush` or `finish`.
+  An existing store does not change on disk before `save`, `flush`, `drop` or `finish`.
 
   Args:
     folder: of the store; created if missing.
@@ -123,6 +160,7 @@ class TokenStoreWriter:
     self._seconds_per_shard = seconds_per_shard
     self._pending: list[TokenClip] = []
     self._done: dict[str, TokenClip] = {}  # without tokens
+    self._shard_of: dict[str, str] = {}  # by clip id, of the clips that are not pending
     self._speakers: set[str] = set()
     self.info = StoreInfo(token_hash, by_key(streams))
     exists = storage.exists(storage.join(self.folder, STORE_FILE))
@@ -134,6 +172,7 @@ class TokenStoreWriter:
       for shard in _listed_shards(self.folder, self.info, tokens=False):
         for clip in shard.clips:
           self._note(clip)
+          self._shard_of[clip.id] = shard.name
     self._take_up_shards()
     if not exists:
       self._write_info()
@@ -142,18 +181,18 @@ class TokenStoreWriter:
     """Returns whether the clip is in the store or pending."""
     return clip_id in self._done
 
-  def check_sources(
+  def find_outdated(
     self, sizes: Mapping[str, int | None], content_of: Callable[[str], str | None]
-  ) -> None:
+  ) -> Outdated:
     """Compares the clips in the store with the files of the corpus.
 
     Args:
       sizes: of all files in bytes by clip id; None if unknown.
       content_of: returns the hash of the file of a clip, given its id; None if it cannot be read.
 
-    Raises:
-      DataError: a clip in the store is not in the corpus any more, or its file has another size or
-        other content.
+    Returns:
+      The clips whose files have another size or other content, and those that are not in the
+      corpus.
     """
     kept = [clip for clip in self._done.values() if clip.id in sizes]
     changed = {
@@ -168,18 +207,41 @@ class TokenStoreWriter:
           changed[clip.id] = "cannot be read any more"
         elif content != clip.content:
           changed[clip.id] = "other content"
-    if changed:
-      name, how = next(iter(changed.items()))
-      raise DataError(
-        f"{len(changed)} clips of {self.folder} have changed since they were tokenized, such as "
-        f"{name} ({how}); restore them, or choose another --output_dir"
-      )
-    removed = [clip_id for clip_id in self._done if clip_id not in sizes]
-    if removed:
-      raise DataError(
-        f"{len(removed)} clips of {self.folder} are not in the corpus any more, such as "
-        f"{removed[0]}; restore them, or choose another --output_dir"
-      )
+    return Outdated(changed, [clip_id for clip_id in self._done if clip_id not in sizes])
+
+  def drop(self, clip_ids: Collection[str]) -> None:
+    """Removes clips from the store, which is unfinished afterwards. Other shards do not change.
+
+    `store.json` lists the shards of these clips only after they are rewritten, so that the store is
+    valid if the process is killed: the next writer adds the shards as they are then.
+
+    Raises:
+      DataError: a shard of these clips is damaged.
+      UserError: a shard cannot be rewritten.
+    """
+    self.flush()
+    dropped = {clip_id for clip_id in clip_ids if clip_id in self._done}
+    names = sorted({self._shard_of[clip_id] for clip_id in dropped})
+    if not names:
+      return
+    # All shards are read once before the first change, so that a damaged one changes nothing.
+    for shard in token_shards.read_shards(self.folder, names, tokens=False):
+      del self.info.shards[shard.name]
+      for clip, counts in zip(shard.clips, shard.counts, strict=True):
+        self._count(clip, counts, -1)
+        del self._done[clip.id], self._shard_of[clip.id]
+    self._speakers = {clip.speaker for clip in self._done.values() if clip.speaker is not None}
+    self.info.speakers = len(self._speakers)
+    self._write_info()
+    for name in names:
+      [shard] = token_shards.read_shards(self.folder, [name])
+      kept = [clip for clip in shard.clips if clip.id not in dropped]
+      if kept:
+        token_shards.write_shard(self.folder, kept, self.info.token_hash, name)
+        self._add_shard(name, kept, map(token_shards.count_tokens, kept))
+      else:
+        storage.remove_file(storage.join(self.folder, name))
+    self._write_info()
 
   def add(self, clip: TokenClip) -> None:
     """Adds one clip, and writes a shard if enough clips are pending.
@@ -205,9 +267,7 @@ class TokenStoreWriter:
     if not self._pending:
       return
     name = token_shards.write_shard(self.folder, self._pending, self.info.token_hash)
-    self.info.shards[name] = len(self._pending)
-    for clip in self._pending:
-      self._count(clip, token_shards.count_tokens(clip))
+    self._add_shard(name, self._pending, map(token_shards.count_tokens, self._pending))
     self._pending = []
     self._write_info()
 
@@ -238,24 +298,35 @@ class TokenStoreWriter:
           f"{twice} is in {shard.name} of {self.folder} and in another shard; two runs wrote at "
           f"the same time or the data changed: remove {shard.name} and run cache_tokens again"
         )
-      self.info.shards[shard.name] = len(shard.clips)
-      for clip, counts in zip(shard.clips, shard.counts, strict=True):
-        self._note(clip)
-        self._count(clip, counts)
+      self._add_shard(shard.name, shard.clips, shard.counts)
+
+  def _add_shard(
+    self, name: str, clips: Sequence[TokenClip], counts: Iterable[Mapping[str, int]]
+  ) -> None:
+    """Lists a shard that was written in the description of the store."""
+    self.info.shards[name] = len(clips)
+    for clip, tokens in zip(clips, counts, strict=True):
+      self._note(clip)
+      self._shard_of[clip.id] = name
+      self._count(clip, tokens)
 
   def _note(self, clip: TokenClip) -> None:
     self._done[clip.id] = dataclasses.replace(clip, streams={})
     if clip.speaker is not None:
       self._speakers.add(clip.speaker)
 
-  def _count(self, clip: TokenClip, counts: Mapping[str, int]) -> None:
-    info = self.info
-    info.clips[clip.split] = info.clips.get(clip.split, 0) + 1
-    info.hours[clip.split] = info.hours.get(clip.split, 0.0) + clip.seconds / 3600
+  def _count(self, clip: TokenClip, counts: Mapping[str, int], sign: int = 1) -> None:
+    """Adds a clip to the totals of the store, or with the sign -1 subtracts it."""
+    info, split = self.info, clip.split
+    info.clips[split] = info.clips.get(split, 0) + sign
+    # A difference of hours can be less than 0 by its rounding error.
+    info.hours[split] = max(0.0, info.hours.get(split, 0.0) + sign * clip.seconds / 3600)
+    if not info.clips[split]:
+      del info.clips[split], info.hours[split]
     if TEXT.key in counts:
       info.streams.setdefault(TEXT.key, TEXT)
     for key, count in counts.items():
-      info.tokens[key] = info.tokens.get(key, 0) + count
+      info.tokens[key] = info.tokens.get(key, 0) + sign * count
     info.speakers = len(self._speakers)
 
   def _write_info(self) -> None:
@@ -313,7 +384,11 @@ class TokenStore:
     chosen = [clip for clip in self._clips if split in (None, clip.split)]
     if not chosen:
       known = ", ".join(sorted(self.info.clips)) or "none"
-      raise DataError(f"{self.folder} has no clip of the split {split!r}; its splits are {known}")
+      raise DataError(
+        f"{self.folder} has no clip of the split {split!r}; its splits are {known}: give some "
+        "clips this split and run cache_tokens into another folder; EVAL_PERIOD=0 trains without "
+        "evaluation"
+      )
     return sorted(chosen, key=lambda clip: clip.id)
 
 

@@ -37,11 +37,22 @@ class Tokenized(NamedTuple):
     info: of the whole store.
     seconds_of_audio: seconds of audio that this call tokenized.
     seconds: duration of the call.
+    changed: number of clips that were tokenized again, because their files had changed.
+    removed: number of clips that were dropped, because they were not in the corpus any more.
   """
 
   info: token_store.StoreInfo
   seconds_of_audio: float
   seconds: float
+  changed: int = 0
+  removed: int = 0
+
+
+class Missing(NamedTuple):
+  """The clips of a corpus that are not in a store, and those that were dropped from it."""
+
+  clips: list[Clip]
+  dropped: token_store.Outdated
 
 
 class ShardTokens(NamedTuple):
@@ -62,6 +73,7 @@ def tokenize_corpus(
   clips_per_shard: int = 128,
   batch_size: int | None = None,
   num_workers: int = 2,
+  replace_changed: bool = False,
   progress: bool = True,
 ) -> Tokenized:
   """Tokenizes the clips of a folder or manifest that are not yet in the store at `output_dir`.
@@ -78,17 +90,19 @@ def tokenize_corpus(
     batch_size: clips of similar length per batch; None for 1 on a CPU, where larger batches are
       not faster, and 8 elsewhere.
     num_workers: number of batches tokenized in parallel, and of files read ahead.
+    replace_changed: whether to tokenize clips again whose files changed, and to drop clips that
+      are not in the corpus any more; otherwise both are refused.
     progress: whether to show a progress bar.
 
   Raises:
     DataError: the corpus has no clips or too many unreadable ones, or the store is of other
-      tokenizers.
+      tokenizers or of files that have changed.
   """
   began = time.monotonic()
   clips = manifest.list_clips(source, valid_fraction, layout, texts=True)
   skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
   writer = open_writer(tokenizers, output_dir, clips_per_shard)
-  missing = missing_clips(writer, clips)
+  missing, dropped = missing_clips(writer, clips, replace_changed=replace_changed)
   done = 0.0
   bar = tqdm.tqdm(
     total=len(clips),
@@ -116,7 +130,8 @@ def tokenize_corpus(
         writer.skip(clip_id, reason)
         skipped.skip(clip_id, reason)
   check_skipped(writer.info, max_skipped_fraction)
-  return Tokenized(writer.finish(), done, time.monotonic() - began)
+  info = writer.finish()
+  return Tokenized(info, done, time.monotonic() - began, *count_dropped(dropped, info))
 
 
 def open_writer(
@@ -132,19 +147,36 @@ def open_writer(
   )
 
 
-def missing_clips(writer: token_store.TokenStoreWriter, clips: Sequence[Clip]) -> list[Clip]:
+def missing_clips(
+  writer: token_store.TokenStoreWriter, clips: Sequence[Clip], *, replace_changed: bool = False
+) -> Missing:
   """Returns the clips that are not in a store, and marks the store as unfinished.
 
+  Args:
+    writer: of the store.
+    clips: the whole corpus.
+    replace_changed: whether to drop clips from the store that were removed from the corpus or
+      whose files changed.
+
   Raises:
-    DataError: clips in the store were removed from the corpus, or their files changed.
+    DataError: there are such clips, and `replace_changed` is False.
   """
   by_id = {clip.id: clip for clip in clips}
-  writer.check_sources(
+  outdated = writer.find_outdated(
     {clip.id: manifest.size_of(clip) for clip in clips},
     lambda clip_id: manifest.content_of(by_id[clip_id]),
   )
+  if replace_changed:
+    writer.drop([*outdated.changed, *outdated.removed])
+  else:
+    outdated.check(writer.folder)
   writer.save()
-  return [clip for clip in clips if clip.id not in writer]
+  return Missing([clip for clip in clips if clip.id not in writer], outdated)
+
+
+def count_dropped(dropped: token_store.Outdated, info: token_store.StoreInfo) -> tuple[int, int]:
+  """Returns the numbers of changed clips that were tokenized again and of removed clips."""
+  return sum(clip_id not in info.skipped for clip_id in dropped.changed), len(dropped.removed)
 
 
 def streams_of(tokenizers: Any) -> dict[str, Stream]:

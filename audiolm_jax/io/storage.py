@@ -184,6 +184,22 @@ def write_whole(path: PathLike) -> Generator[BinaryIO]:
       raise UserError(f"cannot write {path}: {error}; choose another place") from error
 
 
+def remove_file(path: PathLike) -> None:
+  """Removes a file.
+
+  Raises:
+    UserError: the file is missing or cannot be removed.
+  """
+  try:
+    if not is_url(path):
+      os.unlink(path)
+      return
+    with _filesystem(path) as (filesystem, inner):
+      filesystem.rm_file(inner)
+  except OSError as error:
+    raise UserError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
 def make_folder(path: PathLike) -> None:
   """Creates a folder and its parents, in stores that have folders.
 

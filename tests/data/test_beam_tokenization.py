@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ pytest.importorskip("seqio")
 
 from audiolm_jax import bundles
 from audiolm_jax.core.errors import DataError, UserError
-from audiolm_jax.data import beam_tokenization, token_store, tokenization
+from audiolm_jax.data import beam_tokenization, manifest, token_store, tokenization
 from audiolm_jax.data.beam_tokenization import Job
 from audiolm_jax.io import storage
 
@@ -82,6 +83,24 @@ def test_what_is_finished_is_not_done_again_and_what_is_lost_is(
   assert _run(job).seconds_of_audio == 0
 
 
+def test_changed_clips_are_tokenized_again_if_asked_for(bundle_dir, corpus, local_store, tmp_path):
+  sounds = tmp_path / "sounds"
+  shutil.copytree(corpus.parent, sounds)
+  job = Job(bundle_dir, str(tmp_path / "store"), str(sounds / corpus.name), clips_per_shard=2)
+  changed = Path(manifest.list_clips(sounds / corpus.name)[1].path)
+  original = changed.read_bytes()
+  soundfile.write(changed, np.sin(np.arange(16_000) / 9), 16_000)
+  before = _run(job)
+  assert (before.changed, before.removed) == (0, 0)
+  changed.write_bytes(original)
+  with pytest.raises(DataError, match=r"1 clips of .* have changed"):
+    _run(job)
+  done = beam_tokenization.tokenize_corpus(job, "DirectRunner", replace_changed=True)
+  assert (done.changed, done.removed) == (1, 0)
+  assert 0 < done.seconds_of_audio < 0.3 * 14
+  _assert_same_tokens(tmp_path / "store", local_store)
+
+
 def test_the_bundle_is_loaded_once_for_all_shards_of_a_process(
   bundle_dir, corpus, tmp_path, monkeypatch
 ):
@@ -126,6 +145,10 @@ def test_a_source_or_store_that_cannot_be_used_is_refused_before_anything_runs(
     _run(Job(bundle_dir, str(tmp_path), source=str(tmp_path / "nowhere")))
   with pytest.raises(DataError, match="other tokenizers"):
     _run(Job(bundle_dir, str(stored_tokens), source=str(corpus)))
+  with pytest.raises(UserError, match="--replace_changed cannot be used with --task"):
+    beam_tokenization.tokenize_corpus(
+      Job(bundle_dir, str(tmp_path), task="t", module="m"), "DirectRunner", replace_changed=True
+    )
   with pytest.raises(UserError, match=r"many.*cannot be used: .*direct_num_workers"):
     _run(Job(bundle_dir, str(tmp_path), source=str(corpus)), "--direct_num_workers=many")
 

@@ -9,6 +9,7 @@ import pytest
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import token_shards, token_store
+from audiolm_jax.io import storage
 
 
 def test_clips_come_back_as_they_were(stored_tokens, random_clip):
@@ -110,6 +111,90 @@ def test_a_clip_in_two_shards_is_refused_with_the_one_to_remove(tmp_path, open_w
     DataError, match=r"clip0 is in tokens-.*two runs wrote at the same time .*: remove"
   ):
     open_writer(tmp_path)
+
+
+def test_dropped_clips_are_removed_from_their_shards_alone(tmp_path, open_writer, random_clip):
+  writer = open_writer(tmp_path)
+  for i in range(10):  # three shards, of clips 0 to 3, 4 to 7, 8 and 9
+    writer.add(random_clip(i))
+  writer.finish()
+  first, second, third = (tmp_path / name for name in writer.info.shards)
+  before = second.read_bytes(), second.stat().st_mtime_ns
+  writer = open_writer(tmp_path)
+  writer.add(random_clip(10))  # pending
+  writer.drop(["clip1", "clip8", "clip9", "another"])
+  assert (second.read_bytes(), second.stat().st_mtime_ns) == before
+  assert first.exists() and not third.exists()
+  assert [i for i in range(11) if f"clip{i}" in writer] == [0, 2, 3, 4, 5, 6, 7, 10]
+  with pytest.raises(DataError, match="unfinished"):
+    token_store.TokenStore(tmp_path)
+  found = open_writer(tmp_path).finish()
+  fresh = open_writer(tmp_path / "fresh")
+  for i in (0, 2, 3, 4, 5, 6, 7, 10):
+    fresh.add(random_clip(i))
+  _assert_same_store(found, tmp_path, fresh.finish(), tmp_path / "fresh")
+
+
+def test_a_run_that_is_killed_while_it_drops_clips_leaves_a_valid_store(
+  tmp_path, open_writer, random_clip, monkeypatch
+):
+  fresh = open_writer(tmp_path / "fresh")
+  for i in range(6):
+    fresh.add(random_clip(i))
+  expected = fresh.finish()
+  write_whole, remove_file = storage.write_whole, storage.remove_file
+
+  def is_killed(folder, step):
+    """Returns whether dropping clips 0, 4 and 5 is killed at a step, or ends before it."""
+    left = iter(range(step))
+
+    def counted(real):
+      def call(path):
+        if next(left, None) is None:
+          raise KeyboardInterrupt
+        return real(path)
+
+      return call
+
+    with monkeypatch.context() as patch:
+      patch.setattr(storage, "write_whole", counted(write_whole))
+      patch.setattr(storage, "remove_file", counted(remove_file))
+      try:
+        open_writer(folder).drop(["clip0", "clip4", "clip5"])
+      except KeyboardInterrupt:
+        return True
+    return False
+
+  killed = []
+  for step in range(5):
+    folder = tmp_path / str(step)
+    writer = open_writer(folder)
+    for i in (0, 1, 2, 3):
+      writer.add(random_clip(i))
+    for i in (4, 5):
+      writer.add(dataclasses.replace(random_clip(i + 10), id=f"clip{i}"))  # the old sound
+    writer.finish()
+    killed.append(is_killed(folder, step))
+    resumed = open_writer(folder)
+    stored = {i for i in range(6) if f"clip{i}" in resumed}
+    assert {1, 2, 3} <= stored and (killed[-1] or stored == {1, 2, 3})
+    resumed.drop([f"clip{i}" for i in (0, 4, 5)])
+    for i in (0, 4, 5):
+      resumed.add(random_clip(i))
+    _assert_same_store(resumed.finish(), folder, expected, tmp_path / "fresh")
+  # The steps are the description, a shard, the removed shard, and the description.
+  assert killed == [True] * 4 + [False]
+
+
+def _assert_same_store(info, folder, expected, other):
+  for name in ("clips", "tokens", "speakers", "skipped", "complete"):
+    assert getattr(info, name) == getattr(expected, name), name
+  assert info.hours == pytest.approx(expected.hours)
+  pairs = zip(*(token_store.TokenStore(f).clips() for f in (folder, other)), strict=True)
+  for one, two in pairs:
+    assert (one.id, one.split, one.speaker) == (two.id, two.split, two.speaker)
+    for key in two.streams:
+      np.testing.assert_array_equal(one.streams[key], two.streams[key])
 
 
 def test_a_store_in_a_bucket_is_like_one_on_disk(stored_tokens, open_writer, random_clip):

@@ -126,6 +126,44 @@ def test_clips_that_changed_after_they_were_tokenized_are_refused(
     _tokenize(miniature_bundle, tmp_path / "m.jsonl", store / "m.jsonl")
 
 
+def test_changed_clips_are_tokenized_again_and_removed_ones_dropped_if_asked_for(
+  miniature_bundle, corpus, tmp_path
+):
+  source, store = tmp_path / "sound", tmp_path / "store"
+  source.mkdir()
+  sounds = [Path(clip.path).read_bytes() for clip in manifest.list_clips(corpus)[:3]]
+  for name, sound in zip("abcdef", [*sounds, *sounds], strict=True):
+    (source / f"{name}.wav").write_bytes(sound)
+  settings = {"replace_changed": True, "valid_fraction": 0.3, "max_skipped_fraction": 0.3}
+  first = _tokenize(miniature_bundle, source, store, **settings)
+  assert (first.changed, first.removed) == (0, 0)
+  (source / "a.wav").write_bytes(sounds[1])
+  (source / "b.wav").write_bytes(b"no sound")
+  (source / "c.wav").unlink()
+  with pytest.raises(
+    DataError,
+    match=r"^2 clips of .* changed .*, and 1 clips of .* not in the corpus any more, such as "
+    r"c\.wav; restore them, choose another --output_dir, or give --replace_changed, which .*",
+  ):
+    _tokenize(miniature_bundle, source, store)
+  kept = {p: p.stat().st_mtime_ns for p in store.glob("tokens-*.npz")}
+  done = _tokenize(miniature_bundle, source, store, **settings)
+  assert (done.changed, done.removed) == (1, 1) and list(done.info.skipped) == ["b.wav"]
+  assert done.seconds_of_audio == pytest.approx(
+    sum(c.seconds for c in token_store.TokenStore(store).clips() if c.id == "a.wav")
+  )
+  assert sum(p.exists() and p.stat().st_mtime_ns == t for p, t in kept.items()) >= 1
+  fresh = _tokenize(miniature_bundle, source, tmp_path / "fresh", **settings)
+  assert (done.info.clips, done.info.tokens) == (fresh.info.clips, fresh.info.tokens)
+  pairs = [token_store.TokenStore(folder).clips() for folder in (store, tmp_path / "fresh")]
+  for one, other in zip(*pairs, strict=True):
+    assert (one.id, one.split, one.content) == (other.id, other.split, other.content)
+    for key in other.streams:
+      np.testing.assert_array_equal(one.streams[key], other.streams[key])
+  again = _tokenize(miniature_bundle, source, store, **settings)
+  assert (again.changed, again.removed, again.seconds_of_audio) == (0, 0, 0.0)
+
+
 @pytest.mark.parametrize(("batch_size", "long_seconds"), [(1, 60.0), (2, 60.0), (4, 1.0)])
 def test_tokens_of_a_shard_equal_those_of_each_clip_alone(
   miniature_bundle, corpus, monkeypatch, batch_size, long_seconds

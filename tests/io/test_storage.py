@@ -37,6 +37,15 @@ def test_written_files_are_listed_and_hidden_files_are_skipped(place):
     storage.read_bytes(storage.join(place, "c.wav"))
 
 
+def test_a_removed_file_is_missing(place):
+  path = storage.join(place, "a.txt")
+  _write(path, b"1")
+  storage.remove_file(path)
+  assert not storage.exists(path)
+  with pytest.raises(UserError, match=r"cannot remove .*a\.txt"):
+    storage.remove_file(path)
+
+
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(place):
   path = storage.join(place, "file")
   _write(path, b"old")
