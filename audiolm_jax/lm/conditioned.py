@@ -433,5 +433,9 @@ def text_stage(**overrides: Any) -> ConditionedSpec:
 
 def transcript_stage(**overrides: Any) -> ConditionedSpec:
   """Returns the stage that recognizes speech: the text stage with source and target exchanged."""
-  defaults: dict[str, Any] = {"name": "transcript", "source": Source.SEMANTIC}
-  return ConditionedSpec(**(defaults | {"target": Target.TEXT} | overrides))
+  defaults: dict[str, Any] = {
+    "name": "transcript",
+    "source": Source.SEMANTIC,
+    "target": Target.TEXT,
+  }
+  return ConditionedSpec(**(defaults | overrides))
