@@ -121,7 +121,8 @@ def _start(folder: str) -> subprocess.Popen:
 
 def _crowd(client: Any, count: int | None = None) -> list[Visit]:
   """Runs clients that start together; by default as many as the flag sets."""
-  count = count or FLAGS.clients
+  count = FLAGS.clients if count is None else count
+  assert count is not None  # the flag has a default
   barrier = threading.Barrier(count)
   with concurrent.futures.ThreadPoolExecutor(count) as pool:
     visits = [pool.submit(_visit, client, barrier) for _ in range(count)]

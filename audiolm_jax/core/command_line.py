@@ -75,6 +75,8 @@ def run_cli(
     except flags.Error as error:
       print(f"error: {' '.join(str(error).split())}; see --help", file=sys.stderr)
       sys.exit(2)
+    except SystemExit:  # absl ends with 1 after it has printed the help
+      sys.exit(0)
     if flag_values is not None:
       flag_values.mark_as_parsed()
       _expand_home(flag_values)

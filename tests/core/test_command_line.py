@@ -27,6 +27,13 @@ def test_a_python_without_the_packages_prints_how_to_install_them(program):
   assert "pip install -r requirements/sample.txt" in done.stderr
 
 
+def test_help_is_a_success():
+  done = subprocess.run(
+    [sys.executable, "-m", "audiolm_jax.decode", "--help"], cwd=REPO, capture_output=True, text=True
+  )
+  assert done.returncode == 0 and "--bundle" in done.stdout and not done.stderr
+
+
 def importing(module):
   """Runs a command that imports `module`."""
   return exit_code(lambda _: importlib.import_module(module) and None, ["command"])

@@ -251,8 +251,13 @@ def test_copies_of_the_prompt_and_of_the_training_set_are_counted(voice):
     ("learned, unknown", lambda prompt: learned[:48_000], ()),
   ):
     result = continuation.continuation_suite(
-      codec, tokenize, continuer(source), clips, Domain.MUSIC, training=known
-    )  # pyright: ignore[reportArgumentType]: it has what the suite uses
+      codec,  # pyright: ignore[reportArgumentType]: it has what the suite uses
+      tokenize,
+      continuer(source),
+      clips,
+      Domain.MUSIC,
+      training=known,
+    )
     rows = {row.figure: row for row in result.rows if "copied" in row.figure}
     assert len(rows) == 4
     found[name] = [row.estimate.value for row in rows.values()]

@@ -41,8 +41,10 @@ def careless(content, voice, seed):
   return np.abs(content)
 
 
-def figures(codec, resynthesize, clips=CLIPS, **missing):
-  measures = SpeechMeasures(**({"recognizer": Listener(), "speaker": Listener()} | missing))
+HEARD = SpeechMeasures(recognizer=Listener(), speaker=Listener())
+
+
+def figures(codec, resynthesize, clips=CLIPS, measures=HEARD):
   result = voice_suite(codec, resynthesize, clips, 100, measures, seed=0)
   return {row.figure: row for row in result.rows}
 
@@ -67,7 +69,6 @@ def test_lost_words_and_the_voice_of_the_content_are_found_too(pulse_codec):
 def test_one_speaker_and_missing_networks_have_fewer_rows(pulse_codec):
   rows = figures(pulse_codec, faithful, CLIPS[:2])
   assert NEARER.title not in rows and not any("another voice" in figure for figure in rows)
-  rows = figures(
-    pulse_codec, faithful, recognizer=None, speaker=None, missing={BY_WHISPER: "no model"}
-  )
+  none = SpeechMeasures(missing={BY_WHISPER: "no model"})
+  rows = figures(pulse_codec, faithful, measures=none)
   assert [row.note for row in rows.values()] == ["no model"]
