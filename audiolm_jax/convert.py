@@ -6,8 +6,9 @@ r"""Converts published weights to a bundle of tokenizers.
   python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --verify
 
 --input is a folder with config.json and model.safetensors from the model's page on the Hugging Face
-hub, or its id there, which needs huggingface_hub. The model replaces one tokenizer; the other one
-is that of --bundle, whose stages and detector need other tokens and are omitted. A semantic encoder
+hub, or its id there, which needs huggingface_hub. For lyra_v2 it is the folder with the three
+TFLite files, whose reader is the extra lyra. The model replaces one tokenizer; the other one is
+that of --bundle, whose stages and detector need other tokens and are omitted. A semantic encoder
 needs --layer and --kmeans, the centroids whose indices are its tokens; fit_kmeans computes new
 ones. If codec and semantic tokenizer have different sample rates, the semantic tokenizer resamples
 its input. Use the result as --bundle of encode, decode, cache_tokens and export_bundle.
@@ -15,7 +16,7 @@ docs/pretrained.md lists the models.
 
 --verify writes nothing: it checks whether the file is the published one, and whether its codes,
 audio or features equal those of transformers, which must be installed
-(requirements/pretrained.txt).
+(requirements/pretrained.txt); of lyra_v2 it checks the files alone.
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,6 @@ def main(argv: Sequence[str]) -> None:
       raise UserError(f"--{name} is required; see --help")
   from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
   from audiolm_jax.pretrained import registry
-  from audiolm_jax.pretrained.weights import read_published
   from audiolm_jax.semantic.resampled import tokenizer_at
 
   model = registry.find_model(str(FLAGS["from"].value))
@@ -67,8 +67,7 @@ def main(argv: Sequence[str]) -> None:
     return
   settings = _settings(model)
   base = load_bundle(FLAGS.bundle, stages=())
-  source = FLAGS.input or model.hub_id
-  published = read_published(source)
+  published = model.read(FLAGS.input or model.hub_id)
   parts = {"codec": base.codec, "semantic": base.semantic}
   parts[model.component] = registry.convert(model, published, **settings)
   parts["semantic"] = tokenizer_at(parts["semantic"], parts["codec"].spec.sample_rate)
@@ -104,11 +103,10 @@ def main(argv: Sequence[str]) -> None:
 
 def _verify(model: Any) -> None:
   from audiolm_jax.pretrained.verify import verify
-  from audiolm_jax.pretrained.weights import read_published
 
   if model.component == "semantic" and FLAGS.layer is None:
     raise UserError(f"{model.name} needs --layer, whose features are compared")
-  for sentence in verify(model, read_published(FLAGS.input or model.hub_id), FLAGS.layer):
+  for sentence in verify(model, model.read(FLAGS.input or model.hub_id), FLAGS.layer):
     print(sentence)
 
 

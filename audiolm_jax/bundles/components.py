@@ -35,6 +35,7 @@ TOKENIZERS = {
       f"{_PRETRAINED}.encodec:EncodecCodec",
     ),
     "mimi": (f"{_PRETRAINED}.mimi_layers:MimiConfig", f"{_PRETRAINED}.mimi:MimiCodec"),
+    "lyra": (f"{_PRETRAINED}.lyra_layers:LyraConfig", f"{_PRETRAINED}.lyra:LyraCodec"),
   },
   "semantic": {
     "w2v_bert": (

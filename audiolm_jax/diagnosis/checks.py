@@ -46,6 +46,7 @@ OPTIONAL = {
   "text": ("num2words", "numbers in texts to speak"),
   "notebooks": ("jupyterlab matplotlib", "the notebooks"),
   "demo": ("gradio matplotlib", "the live demo"),
+  "lyra": ("tflite", "convert --from lyra_v2"),
   "hub": ("huggingface_hub", "bundles push and pull"),
   "gcs": ("gcsfs", "files at gs://"),
   "s3": ("s3fs", "files at s3://"),

@@ -10,10 +10,11 @@ from audiolm_jax.pretrained import (
   dac,
   encodec,
   hubert_tokenizer,
+  lyra,
   mimi,
   w2v_bert_2_tokenizer,
 )
-from audiolm_jax.pretrained.weights import Published
+from audiolm_jax.pretrained.weights import Published, read_published
 
 
 class Terms(enum.StrEnum):
@@ -32,13 +33,15 @@ class PublishedModel:
   Attributes:
     name: value of `--from`.
     component: the part of a bundle to convert it to, "codec" or "semantic".
-    hub_id: id on the Hugging Face hub.
+    hub_id: id on the Hugging Face hub, or address of the page to download it from.
     licence: SPDX identifier of the licence of the weights; NOASSERTION if none was found.
     terms: requirements of that licence.
     credit: authors, for the model card.
-    convert: maps its `config.json` and its tensors to the component; for a semantic tokenizer,
+    convert: maps its configuration and its tensors to the component; for a semantic tokenizer,
       `layer` and `centroids` too.
     sha256: hash of the file of the weights; None if no file was available.
+    read: reads its files.
+    in_transformers: whether transformers can run it, for a comparison.
   """
 
   name: str
@@ -49,6 +52,8 @@ class PublishedModel:
   credit: str
   convert: Callable[..., Any]
   sha256: str | None = None
+  read: Callable[[str], Published] = read_published
+  in_transformers: bool = True
 
 
 _MODELS = (
@@ -79,6 +84,18 @@ _MODELS = (
     terms=Terms.ATTRIBUTION,
     credit="Mimi, 24 kHz, by Kyutai (arXiv 2410.00037)",
     convert=mimi.convert,
+  ),
+  PublishedModel(
+    name="lyra_v2",
+    component="codec",
+    hub_id="github.com/google/lyra",
+    licence="Apache-2.0",
+    terms=Terms.ATTRIBUTION,
+    credit="Lyra v2, 16 kHz, by Google (SoundStream, arXiv 2107.03312)",
+    convert=lyra.convert,
+    sha256="e3ad94e72f4b5b3fb931d52dcf37380fcf8008e7e98f423b34f1ca575c2b3058",
+    read=lyra.read_files,
+    in_transformers=False,
   ),
   PublishedModel(
     name="hubert_base",

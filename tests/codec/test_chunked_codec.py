@@ -10,7 +10,12 @@ from audiolm_jax.chunking import Sizes, run
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.io.stored_program import StoredProgram
 from tests.codec.conftest import chirp
-from tests.pretrained.conftest import miniature_dac, miniature_encodec, miniature_mimi
+from tests.pretrained.conftest import (
+  miniature_dac,
+  miniature_encodec,
+  miniature_lyra,
+  miniature_mimi,
+)
 from tests.pretrained.equality import assert_batched_equals_single, assert_streamed_equals_whole
 
 
@@ -22,7 +27,9 @@ class Case(NamedTuple):
   first_samples: int
 
 
-@pytest.fixture(scope="module", params=["soundstream", "frame_rate", "dac", "encodec", "mimi"])
+@pytest.fixture(
+  scope="module", params=["soundstream", "frame_rate", "dac", "encodec", "mimi", "lyra"]
+)
 def case(request) -> Case:
   if request.param == "soundstream":
     return Case(request.getfixturevalue("codec"), 1, 1)
@@ -33,7 +40,7 @@ def case(request) -> Case:
     return Case(codec, codec.config.encoder_reach.right + 1, codec.config.decoder_reach.right + 1)
   if request.param == "encodec":
     return Case(miniature_encodec(), 7, 7)
-  return Case(miniature_mimi(), 1, 1)
+  return Case(miniature_mimi() if request.param == "mimi" else miniature_lyra(), 1, 1)
 
 
 def clip_of(codec, frames, seed=0):

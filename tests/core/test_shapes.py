@@ -13,7 +13,7 @@ from audiolm_jax.core import shapes
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.transformer import Transformer
-from audiolm_jax.pretrained import dac, encodec_layers, hubert, mimi_layers, w2v_bert_2
+from audiolm_jax.pretrained import dac, encodec_layers, hubert, lyra_layers, mimi_layers, w2v_bert_2
 from audiolm_jax.pretrained.mimi_transformer import MimiTransformerConfig
 from audiolm_jax.semantic.conformer import ConformerConfig, ConformerEncoder
 from audiolm_jax.semantic.features import LogMelConfig
@@ -45,7 +45,9 @@ def published_codec(module, config, *latents):
   if hasattr(module, "encoder_state"):
     for given, state in zip(inputs, (module.encoder_state, module.decoder_state), strict=True):
       given.append(jax.eval_shape(lambda make=state: make(config, 1)))
-  if module is mimi_layers:
+  if module is lyra_layers:
+    del inputs[0][1]
+  if module in (mimi_layers, lyra_layers):
     del inputs[1][1]
   networks = (module.Encoder(config), module.Decoder(config))
   return shapes.flat(
@@ -97,6 +99,9 @@ def test_published_codecs_have_the_shapes_of_their_configurations():
   )
   found = published_codec(mimi_layers, m, 2, m.codebook_dim)
   assert_same(m, found, beside=("codebooks",))
+  y = lyra_layers.LyraConfig(channels=4, strides=(2, 3, 2), latent_dim=8)
+  found = published_codec(lyra_layers, y, y.latent_dim)
+  assert_same(y, found, beside=("codebooks",))
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["layers", "scanned"])

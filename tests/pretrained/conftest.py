@@ -12,10 +12,12 @@ from audiolm_jax.pretrained import (
   encodec,
   hubert,
   hubert_tokenizer,
+  lyra,
   mimi,
   w2v_bert_2,
   w2v_bert_2_tokenizer,
 )
+from audiolm_jax.pretrained.lyra_layers import LyraConfig
 from audiolm_jax.pretrained.weights import read_published
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "pretrained"
@@ -37,6 +39,22 @@ def miniature_mimi() -> mimi.MimiCodec:
   """One semantic and three acoustic levels of 16 entries, 600 frames per second."""
   published = read_published(GOLDEN / "mimi")
   return mimi.convert(published.config, published.weights)
+
+
+def miniature_lyra() -> lyra.LyraCodec:
+  """Six levels of 16 entries, 400 frames per second, blocks of one and of two groups."""
+  config = LyraConfig(
+    channels=4, strides=(4, 5, 2), latent_dim=8, num_quantizers=6, codebook_size=16
+  )
+  rng = np.random.default_rng(0)
+
+  def drawn(shape):
+    fan_in = max(1, np.prod(shape[:-1]))
+    return (rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
+
+  params = jax.tree.map(drawn, config.parameter_shapes(), is_leaf=lambda x: isinstance(x, tuple))
+  params["codebooks"] = 4 * params["codebooks"] / 1.5 ** np.arange(6)[:, None, None]
+  return lyra.LyraCodec(config, jax.tree.map(np.float32, params))
 
 
 def centroids_of(folder: str) -> np.ndarray:

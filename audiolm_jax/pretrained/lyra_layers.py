@@ -1,0 +1,292 @@
+"""The networks of Lyra v2, a small causal SoundStream for speech: convolutions in groups.
+
+Every layer is padded with zeros before the start of a clip, and none depends on later inputs.
+
+Source: Zeghidour, Luebs, Omran, Skoglund and Tagliasacchi, "SoundStream: An End-to-End Neural Audio
+Codec", 2021 (arXiv 2107.03312); sizes and groups are those of the published files.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Float, PyTree
+
+from audiolm_jax.codec.causal import Streamed
+from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core import shapes
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
+
+DILATIONS = (1, 3, 9)
+SLOPE = 0.3  # of the leaky ReLU below zero
+_UNIT_KERNEL = 3
+_LATENT_KERNEL = 3
+# Kernels of strided layers, in strides: of the one next to the waveform, and of the others.
+_OUTER_OVERLAP = 4
+_OVERLAP = 2
+
+State = tuple[PyTree, ...]
+
+_init = nn.initializers.lecun_normal()
+
+
+@dataclasses.dataclass(frozen=True)
+class LyraConfig:
+  """Shape of a Lyra; the defaults are those of Lyra v2 (50 Hz, 9.2 kbit/s).
+
+  Attributes:
+    sample_rate: Hz.
+    channels: channels after the first stride; each further stride doubles them. A block with `n`
+      times as many has `n` groups.
+    strides: down-sampling factors of the encoder, the first directly on the waveform; their product
+      is the hop length.
+    latent_dim: dimension of the latents that are quantized.
+    num_quantizers: residual levels.
+    codebook_size: entries per level.
+  """
+
+  sample_rate: SampleRate = 16_000
+  channels: Width = 64
+  strides: tuple[Taps, ...] = (16, 5, 2, 2)
+  latent_dim: Width = 64
+  num_quantizers: Depth = 46
+  codebook_size: Vocabulary = 16
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per frame."""
+    return math.prod(self.strides)
+
+  @property
+  def spec(self) -> CodecSpec:
+    """The numbers that describe the tokens."""
+    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
+
+  @property
+  def blocks(self) -> tuple[tuple[int, int, int], ...]:
+    """Channels, groups and stride of the blocks of the encoder; a stride doubles the channels."""
+    return tuple((self.channels * 2**i, 2**i, stride) for i, stride in enumerate(self.strides[1:]))
+
+  @property
+  def inner(self) -> tuple[int, int]:
+    """Channels and groups of the layers next to the latents."""
+    return self.channels * 2 ** len(self.blocks), max(1, 2 ** (len(self.blocks) - 1))
+
+  def parameter_shapes(self) -> shapes.Shapes:
+    """Returns the shapes of the parameters of the codec."""
+    latent, outer, first = self.latent_dim, self.channels, _OUTER_OVERLAP * self.strides[0]
+    inner, groups = self.inner
+    encoder = {
+      "input": shapes.convolution(first, 1, outer),
+      "output": shapes.convolution(_LATENT_KERNEL, inner // groups, latent),
+    }
+    decoder = {
+      "input": shapes.convolution(_LATENT_KERNEL, latent // groups, inner),
+      "output": {"kernel": (outer, first, 1), "bias": (1,)},
+    }
+    for i, (channels, groups, stride) in enumerate(self.blocks):
+      unit = {
+        "dilated": {"kernel": (_UNIT_KERNEL, channels)},
+        "dense": shapes.convolution(1, channels, channels),
+        "grouped": shapes.convolution(1, channels // groups, channels),
+      }
+      units = {f"block_{i}_unit_{j}": unit for j in range(len(DILATIONS))}
+      taps, doubled = _OVERLAP * stride, 2 * channels
+      down = shapes.convolution(taps, channels // groups, doubled)
+      up = {"kernel": (doubled // groups, taps, channels), "bias": (channels,)}
+      encoder |= units | {f"block_{i}_down": down}
+      decoder |= units | {f"block_{i}_up": up}
+    codebooks = (self.num_quantizers, self.codebook_size, latent)
+    return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
+
+
+class Encoder(nn.Module):
+  """Maps waveform to latents."""
+
+  config: LyraConfig
+
+  @nn.compact
+  def __call__(
+    self, waveform: Float[Array, "batch samples"], state: State
+  ) -> tuple[Float[Array, "batch frames latent"], State]:
+    c = self.config
+    run = Streamed(state)
+    first = GroupedConv(c.channels, _OUTER_OVERLAP * c.strides[0], c.strides[0], name="input")
+    x = run(first, waveform[..., None])
+    for i, (channels, groups, stride) in enumerate(c.blocks):
+      for j, dilation in enumerate(DILATIONS):
+        x = run(Unit(dilation, groups, name=f"block_{i}_unit_{j}"), x)
+      down = GroupedConv(2 * channels, _OVERLAP * stride, stride, groups, name=f"block_{i}_down")
+      x = run(down, _activated(x))
+    output = GroupedConv(c.latent_dim, _LATENT_KERNEL, groups=c.inner[1], name="output")
+    return run(output, _activated(x)), run.state
+
+
+class Decoder(nn.Module):
+  """Maps latents to waveform with the layers of the encoder in reverse."""
+
+  config: LyraConfig
+
+  @nn.compact
+  def __call__(
+    self, latents: Float[Array, "batch frames latent"], state: State
+  ) -> tuple[Float[Array, "batch samples"], State]:
+    c = self.config
+    run = Streamed(state)
+    inner, inner_groups = c.inner
+    x = run(GroupedConv(inner, _LATENT_KERNEL, groups=inner_groups, name="input"), latents)
+    for i, (channels, groups, stride) in reversed(tuple(enumerate(c.blocks))):
+      up = GroupedTransposedConv(channels, stride, _OVERLAP, groups, name=f"block_{i}_up")
+      x = run(up, _activated(x))
+      for j, dilation in enumerate(DILATIONS):
+        x = run(Unit(dilation, groups, name=f"block_{i}_unit_{j}"), x)
+    output = GroupedTransposedConv(1, c.strides[0], _OUTER_OVERLAP, name="output")
+    return run(output, _activated(x))[..., 0], run.state
+
+
+def encoder_state(config: LyraConfig, batch: int) -> State:
+  """Returns the state of `Encoder` at the start of a clip."""
+  shapes = [((_OUTER_OVERLAP - 1) * config.strides[0], 1)]
+  for channels, _, stride in config.blocks:
+    shapes += [*_unit_contexts(channels), ((_OVERLAP - 1) * stride, channels)]
+  shapes += [(_LATENT_KERNEL - 1, config.inner[0])]
+  return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
+
+
+def decoder_state(config: LyraConfig, batch: int) -> State:
+  """Returns the state of `Decoder` at the start of a clip."""
+  shapes = [(_LATENT_KERNEL - 1, config.latent_dim)]
+  for channels, _, stride in reversed(config.blocks):
+    shapes += [(_OVERLAP - 1, stride, channels), *_unit_contexts(channels)]
+  shapes += [(_OUTER_OVERLAP - 1, config.strides[0], 1)]
+  return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
+
+
+def _unit_contexts(channels: int) -> list[tuple[int, ...]]:
+  return [((_UNIT_KERNEL - 1) * dilation, channels) for dilation in DILATIONS]
+
+
+def _activated(x: jax.Array) -> jax.Array:
+  return nn.leaky_relu(x, SLOPE)
+
+
+class GroupedConv(nn.Module):
+  """Causal convolution in which each group of outputs depends on one group of inputs.
+
+  It is a matrix product over the inputs under the kernel. The number of inputs must be a multiple
+  of `stride`.
+
+  State: the last `kernel_size - stride` inputs.
+
+  Attributes:
+    features: channels of the output.
+    kernel_size: number of inputs per output, a multiple of `stride`.
+    stride: inputs between two outputs.
+    groups: equal parts of the channels.
+  """
+
+  features: int
+  kernel_size: int
+  stride: int = 1
+  groups: int = 1
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context channels"]
+  ) -> tuple[Float[Array, "batch frames features"], Float[Array, "batch context channels"]]:
+    batch, time, channels = x.shape
+    frames, taps, each = time // self.stride, self.kernel_size, channels // self.groups
+    kernel = self.param("kernel", _init, (taps, each, self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    padded = jnp.concatenate([state, x], axis=1)
+    blocks = padded.reshape(batch, -1, self.stride, channels)
+    shifted = [blocks[:, i : i + frames] for i in range(taps // self.stride)]
+    under_kernel = jnp.concatenate(shifted, axis=2).reshape(batch, frames, taps, self.groups, each)
+    y = jnp.einsum(
+      "bftgi,tigo->bfgo", under_kernel, kernel.reshape(taps, each, self.groups, -1)
+    ).reshape(batch, frames, self.features)
+    return y + bias, padded[:, time:]
+
+
+class GroupedTransposedConv(nn.Module):
+  """Up-sampling by `stride`: every input adds to `overlap` blocks of outputs, from its own on.
+
+  State: the sums of the contributions so far to the next `overlap - 1` blocks.
+
+  Attributes:
+    features: channels of the output.
+    stride: outputs per input.
+    overlap: length of the kernel in strides.
+    groups: equal parts of the channels.
+  """
+
+  features: int
+  stride: int
+  overlap: int
+  groups: int = 1
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch frames channels"],
+    state: Float[Array, "batch following stride features"],
+  ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch following stride features"]]:
+    batch, frames, channels = x.shape
+    taps, each = self.overlap * self.stride, channels // self.groups
+    kernel = self.param("kernel", _init, (each, taps, self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    written = jnp.einsum(
+      "bfgi,itgo->bftgo",
+      x.reshape(batch, frames, self.groups, each),
+      kernel.reshape(each, taps, self.groups, -1),
+    ).reshape(batch, frames, self.overlap, self.stride, self.features)
+    total = jnp.pad(state, ((0, 0), (0, frames), (0, 0), (0, 0)))
+    for i in range(self.overlap):
+      following = self.overlap - 1 - i
+      total += jnp.pad(written[:, :, i], ((0, 0), (i, following), (0, 0), (0, 0)))
+    y = total[:, :frames].reshape(batch, frames * self.stride, self.features)
+    return y + bias, total[:, frames:]
+
+
+class Unit(nn.Module):
+  """Depthwise dilated, dense and grouped pointwise convolution, added to the input.
+
+  State: the last inputs of the depthwise convolution.
+  """
+
+  dilation: int
+  groups: int
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context channels"]
+  ) -> tuple[Float[Array, "batch time channels"], Float[Array, "batch context channels"]]:
+    channels, at_once = x.shape[-1], x[:, :0]
+    h, state = DepthwiseConv(self.dilation, name="dilated")(_activated(x), state)
+    h, _ = GroupedConv(channels, 1, name="dense")(h, at_once)
+    h, _ = GroupedConv(channels, 1, groups=self.groups, name="grouped")(_activated(h), at_once)
+    return x + h, state
+
+
+class DepthwiseConv(nn.Module):
+  """Causal dilated convolution of each channel by itself, without a bias.
+
+  State: the last `2 * dilation` inputs.
+  """
+
+  dilation: int
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch time channels"], state: Float[Array, "batch context channels"]
+  ) -> tuple[Float[Array, "batch time channels"], Float[Array, "batch context channels"]]:
+    time, channels = x.shape[1:]
+    kernel = self.param("kernel", _init, (_UNIT_KERNEL, channels))
+    padded = jnp.concatenate([state, x], axis=1)
+    y = jnp.zeros_like(x)
+    for tap in range(_UNIT_KERNEL):
+      y += kernel[tap] * padded[:, tap * self.dilation : tap * self.dilation + time]
+    return y, padded[:, time:]

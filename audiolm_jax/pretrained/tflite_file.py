@@ -1,0 +1,112 @@
+"""Reads the weights of convolutions and quantizers from TFLite files, without TensorFlow.
+
+The package tflite, an optional extra, contains the schema of the format.
+"""
+
+import importlib
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from audiolm_jax.core.errors import DataError, UserError
+
+
+class Operation(NamedTuple):
+  """An operation of a graph.
+
+  Attributes:
+    kind: its name in the schema, such as "CONV_2D".
+    constants: its inputs that are stored in the file, None for others; int8 and int32 ones with
+      scales as float32.
+    options: by name, its settings that `_OPTIONS` lists.
+  """
+
+  kind: str
+  constants: list[np.ndarray | None]
+  options: dict[str, float]
+
+
+# Classes of the options of operations, and which of their fields are read.
+_OPTIONS = {
+  "CONV_2D": ("Conv2DOptions", ("Padding", "StrideH", "DilationHFactor")),
+  "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", ("Padding", "StrideH", "DilationHFactor")),
+  "TRANSPOSE_CONV": ("TransposeConvOptions", ("Padding", "StrideH")),
+  "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
+}
+_TYPES = {
+  "FLOAT32": np.dtype("<f4"),
+  "INT32": np.dtype("<i4"),
+  "INT8": np.dtype("i1"),
+}
+
+
+def read_operations(name: str, content: bytes) -> dict[str, list[Operation]]:
+  """Returns the operations of every graph of a file in the order of their execution.
+
+  Args:
+    name: name of the file, for messages.
+    content: its bytes.
+
+  Raises:
+    UserError: package tflite is not installed.
+    DataError: the file is not a TFLite file, or is damaged.
+  """
+  try:
+    schema: Any = importlib.import_module("tflite")
+  except ImportError as error:
+    raise UserError(
+      f"package {error.name}, which reads {name}, is not installed: "
+      "pip install -r requirements/extras/lyra.txt"
+    ) from None
+  try:
+    if not schema.Model.ModelBufferHasIdentifier(content, 0):
+      raise ValueError("another format")
+    model = schema.Model.GetRootAs(content, 0)
+    graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
+    return {graph.Name().decode(): _operations(schema, model, graph) for graph in graphs}
+  except (struct.error, ValueError, TypeError, AttributeError, LookupError) as error:
+    raise DataError(f"{name} is not a TFLite file or is damaged; download it again") from error
+
+
+def _operations(schema: Any, model: Any, graph: Any) -> list[Operation]:
+  kinds = {code: kind for kind, code in vars(schema.BuiltinOperator).items() if kind.isupper()}
+  found = []
+  for i in range(graph.OperatorsLength()):
+    operator = graph.Operators(i)
+    code = model.OperatorCodes(operator.OpcodeIndex())
+    kind = kinds[code.BuiltinCode()]
+    inputs = [operator.Inputs(j) for j in range(operator.InputsLength())]
+    constants = [_constant(schema, model, graph.Tensors(j)) if j >= 0 else None for j in inputs]
+    found.append(Operation(kind, constants, _options(schema, kind, operator)))
+  return found
+
+
+def _options(schema: Any, kind: str, operator: Any) -> dict[str, float]:
+  if kind not in _OPTIONS:
+    return {}
+  class_name, fields = _OPTIONS[kind]
+  table, options = operator.BuiltinOptions(), getattr(schema, class_name)()
+  options.Init(table.Bytes, table.Pos)
+  return {field: getattr(options, field)() for field in fields}
+
+
+def _constant(schema: Any, model: Any, tensor: Any) -> np.ndarray | None:
+  """Returns the value of a tensor as float32 if it is stored in the file."""
+  buffer = model.Buffers(tensor.Buffer())
+  kinds = {code: kind for kind, code in vars(schema.TensorType).items() if kind.isupper()}
+  kind = kinds[tensor.Type()]
+  if not buffer.DataLength() or kind not in _TYPES:
+    return None
+  shape = [tensor.Shape(i) for i in range(tensor.ShapeLength())]
+  stored = buffer.DataAsNumpy().tobytes()
+  value = np.frombuffer(stored, _TYPES[kind]).reshape(shape)
+  quantization = tensor.Quantization()
+  if quantization is None or not quantization.ScaleLength():
+    return value
+  along = [1] * len(shape)
+  if quantization.ScaleLength() > 1:
+    along[quantization.QuantizedDimension()] = -1
+  scale = quantization.ScaleAsNumpy().reshape(along)
+  zero = quantization.ZeroPointAsNumpy().reshape(along)
+  return ((value.astype(np.float64) - zero) * scale).astype(np.float32)
