@@ -45,6 +45,7 @@ _COMMANDS = (
   "eval",
   "export_bundle",
   "fit_kmeans",
+  "fit_quantizer",
   "listening_test",
   "make_detection_corpus",
   "make_watermark",

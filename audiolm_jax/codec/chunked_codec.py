@@ -22,6 +22,7 @@ from audiolm_jax.chunking import (
 )
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.core import forks
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 
@@ -55,6 +56,17 @@ class ChunkedCodec(abc.ABC):
     """Maps codes to waveform; zeros follow the end of a clip."""
 
   @property
+  def latent_encoder(self) -> ChunkedModel:
+    """Maps waveform to the latents whose residuals the codebooks quantize, chunked as `encoder`.
+
+    Raises:
+      ConfigError: the quantizer of this codec is of another kind.
+    """
+    raise ConfigError(
+      f"a {type(self).__name__} does not quantize its latents by residual codebooks alone"
+    )
+
+  @property
   def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
     """The vectors of the codes, one table per level; a frame is the sum of its vectors."""
     return self.params["codebooks"]
@@ -83,6 +95,14 @@ class ChunkedCodec(abc.ABC):
     codes = np.zeros((0, self.spec.num_quantizers), np.int32)
     hop = self.spec.hop_length
     return self._model(program, self.token_params, codes, sizes, state, unit=hop, **reach)
+
+  def latent_encoder_of(
+    self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
+  ) -> ChunkedModel:
+    """Returns the model of a program like that of `encoder_of` whose results are latents."""
+    latents = np.zeros((0, self.config.latent_dim), np.float32)
+    hop = self.spec.hop_length
+    return self._model(program, self.token_params, latents, sizes, state, unit=hop, **reach)
 
   def decoder_of(
     self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int

@@ -37,6 +37,10 @@ class FrameRateCodec(ChunkedCodec):
     return self.encoder_of(encode_chunk, _SIZES, encoder_state)
 
   @property
+  def latent_encoder(self) -> ChunkedModel:
+    return self.latent_encoder_of(latents_chunk, _SIZES, encoder_state)
+
+  @property
   def decoder(self) -> ChunkedModel:
     return self.decoder_of(decode_chunk, _SIZES, decoder_state, right=self.config.lookahead_frames)
 
@@ -48,6 +52,15 @@ def encode_chunk(
   del ends  # no frame depends on later samples
   latents, state = modules.apply(Encoder(config), params["encoder"], waveform, state)
   return residual_quantize(latents, params["codebooks"]), state
+
+
+@functools.partial(StoredProgram, static_argnums=(0,))
+def latents_chunk(
+  config: FrameRateConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
+) -> tuple[jax.Array, State]:
+  """Returns the latents that `encode_chunk` quantizes and the next state of the encoder."""
+  del ends  # no frame depends on later samples
+  return modules.apply(Encoder(config), params["encoder"], waveform, state)
 
 
 @functools.partial(StoredProgram, static_argnums=(0,))

@@ -68,6 +68,11 @@ class EncodecCodec(ChunkedCodec):
     return self.encoder_of(encode_chunk, _SIZES, encoder_state, first=self.config.first_frames)
 
   @property
+  def latent_encoder(self) -> ChunkedModel:
+    first = self.config.first_frames
+    return self.latent_encoder_of(latents_chunk, _SIZES, encoder_state, first=first)
+
+  @property
   def decoder(self) -> ChunkedModel:
     return self.decoder_of(decode_chunk, _SIZES, decoder_state, first=self.config.first_frames)
 
@@ -78,6 +83,14 @@ def encode_chunk(
 ) -> tuple[jax.Array, State]:
   latents, state = modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
   return residual_quantize(latents, params["codebooks"]), state
+
+
+@functools.partial(StoredProgram, static_argnums=(0,))
+def latents_chunk(
+  config: EncodecConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
+) -> tuple[jax.Array, State]:
+  """Returns the latents that `encode_chunk` quantizes and the next state of the encoder."""
+  return modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
 
 
 @functools.partial(StoredProgram, static_argnums=(0,))

@@ -92,7 +92,33 @@ def fit_kmeans(
 
   Source: AudioLM, section III-B (mean 0 and variance 1 per dimension before k-means).
   """
-  frames = _collect(features, max_frames, np.random.default_rng(seed))
+  frames = sample_frames(features, max_frames, seed)
+  mean, scale = whitening(frames)
+  fitted = fit_centroids(
+    (frames - mean) / scale,
+    num_clusters,
+    seed,
+    batch_size=batch_size,
+    online_passes=online_passes,
+    refining_passes=refining_passes,
+  )
+  return fitted._replace(mean=mean, scale=scale)
+
+
+def fit_centroids(
+  frames: Float[np.ndarray, "frames dim"],
+  num_clusters: int,
+  seed: int = 0,
+  *,
+  batch_size: int = 8192,
+  online_passes: int = 4,
+  refining_passes: int = 12,
+) -> KMeans:
+  """Clusters frames as `fit_kmeans` does, without whitening: mean 0 and scale 1.
+
+  Raises:
+    DataError: there are fewer frames than clusters, or a frame is not finite.
+  """
   if len(frames) < num_clusters:
     raise DataError(
       f"{len(frames)} frames are too few for {num_clusters} clusters; use more audio or fewer "
@@ -100,17 +126,29 @@ def fit_kmeans(
     )
   if not np.isfinite(frames).all():
     raise DataError("some features are NaN or infinite; the encoder's training has diverged")
-  mean, scale = whitening(frames)
-  frames = (frames - mean) / scale
+  dim = frames.shape[1]
   return _fit(
     frames,
-    (mean, scale),
+    (np.zeros(dim, np.float32), np.ones(dim, np.float32)),
     num_clusters,
     seed,
     min(batch_size, len(frames)),
     online_passes,
     refining_passes,
   )
+
+
+def sample_frames(
+  features: Float[np.ndarray, "frames dim"] | Iterable[Float[np.ndarray, "_ dim"]],
+  max_frames: int,
+  seed: int = 0,
+) -> Float[np.ndarray, "_ dim"]:
+  """Returns all frames of the pieces, or a uniform sample of `max_frames` of them.
+
+  Raises:
+    DataError: there are no pieces.
+  """
+  return _collect(features, max_frames, np.random.default_rng(seed))
 
 
 def whitening(

@@ -1,0 +1,83 @@
+"""Fits the codebooks of a residual quantizer to the latents of a codec that is already trained."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.chunking import run
+from audiolm_jax.codec.chunked_codec import ChunkedCodec
+from audiolm_jax.core.errors import AudioError
+from audiolm_jax.data.manifest import Clip, SkipLog, open_clip
+from audiolm_jax.semantic.kmeans import (
+  KMeansReport,
+  fit_centroids,
+  nearest_centroid,
+  sample_frames,
+)
+
+C = TypeVar("C", bound=ChunkedCodec)
+
+_BATCH = 8192
+
+
+def fit_codebooks(
+  codec: C,
+  clips: Sequence[Clip],
+  *,
+  num_quantizers: int,
+  codebook_size: int,
+  seed: int = 0,
+  max_frames: int = 500_000,
+  max_skipped_fraction: float = 0.01,
+) -> tuple[C, list[KMeansReport]]:
+  """Clusters the latents of clips, and at each further level the residuals of the levels before it.
+
+  The latents are not whitened, so that the distortion is that which the decoder receives.
+
+  Args:
+    codec: the codec; its codebooks are not used.
+    clips: the audio.
+    num_quantizers: residual levels.
+    codebook_size: entries per level.
+    seed: seed of the sample of the frames and of the clustering.
+    max_frames: if there are more frames, a uniform sample of this size is used.
+    max_skipped_fraction: share of clips that may be unreadable.
+
+  Returns:
+    The same encoder and decoder with the new codebooks, and the statistics of each level.
+
+  Raises:
+    ConfigError: the quantizer of the codec is of another kind.
+    DataError: too many clips cannot be read, or there are fewer frames than entries.
+  """
+  residual = sample_frames(_latents(codec, clips, max_skipped_fraction), max_frames, seed)
+  codebooks, reports = [], []
+  for level in range(num_quantizers):
+    fitted = fit_centroids(residual, codebook_size, seed + level)
+    codebooks.append(fitted.centroids)
+    reports.append(fitted.report)
+    for start in range(0, len(residual), _BATCH):
+      batch = residual[start : start + _BATCH]
+      batch -= fitted.centroids[np.asarray(nearest_centroid(batch, fitted.centroids))]
+  config = dataclasses.replace(
+    codec.config, num_quantizers=num_quantizers, codebook_size=codebook_size
+  )
+  return type(codec)(config, codec.params | {"codebooks": np.stack(codebooks)}), reports
+
+
+def _latents(
+  codec: ChunkedCodec, clips: Sequence[Clip], max_skipped_fraction: float
+) -> Iterator[Float[np.ndarray, "frames latent"]]:
+  model, log = codec.latent_encoder, SkipLog(len(clips), max_skipped_fraction)
+  for clip in clips:
+    try:
+      (latents,) = run(model, [open_clip(clip, codec.spec.sample_rate)], 1)
+    except AudioError as error:
+      log.skip(clip.id, str(error))
+      continue
+    yield latents
+  if log.skipped:
+    print(log.report())
