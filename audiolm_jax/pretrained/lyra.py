@@ -1,7 +1,8 @@
 """Lyra v2, Google's causal codec for speech, behind the `Codec` protocol, and its weights.
 
 The published files compute a part of the layers in int8. Here all layers compute in float32 with
-the same weights, so latents and waveforms differ from those of the files by the rounding of int8.
+the same weights and the same limits, so latents and waveforms differ from those of the files by the
+rounding of int8.
 
 Source: github.com/google/lyra; Zeghidour, Luebs, Omran, Skoglund and Tagliasacchi, "SoundStream: An
 End-to-End Neural Audio Codec", 2021 (arXiv 2107.03312).
@@ -25,6 +26,7 @@ from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.lyra_layers import (
   DILATIONS,
+  NO_LIMITS,
   SLOPE,
   Decoder,
   Encoder,
@@ -150,14 +152,36 @@ def _settings(operations: list[Operation], kind: str, name: str) -> list[float]:
 
 
 def _layers(name: str, operations: list[Operation]) -> dict[str, np.ndarray]:
-  """Returns the kernel and the bias of each convolution of a graph."""
+  """Returns kernel, bias and limits of each convolution of a graph, and limits of the sums."""
   found: dict[str, np.ndarray] = {}
+  # The first operation that reads a tensor.
+  readers = {index: x for x in reversed(operations) for index in x.inputs}
   for i, layer in enumerate(x for x in operations if x.kind in _CONVOLUTIONS):
     # The first constant of a transposed convolution is the shape of its output, its third input
     # that of the layer.
     bias = layer.constants[3 if layer.kind == "TRANSPOSE_CONV" else 2]
     found |= {f"{name}.{i}.weight": layer.constants[1], f"{name}.{i}.bias": bias}
+    if layer.kind == "TRANSPOSE_CONV":
+      continue
+    found[f"{name}.{i}.limits"] = _limits(layer, readers)
+    reader = readers.get(layer.output)
+    if reader is not None and reader.kind == "DEQUANTIZE":
+      reader = readers.get(reader.output)
+    if reader is not None and reader.kind == "ADD":
+      found[f"{name}.{i}.sum_limits"] = _limits(reader, readers)
   return found
+
+
+def _limits(operation: Operation, readers: dict[int, Operation]) -> np.ndarray:
+  """Returns the least and the largest output: those of int8, or of float32 where it is not used."""
+  limits, reader = operation.limits, readers.get(operation.output)
+  if limits is None and reader is not None and reader.kind == "QUANTIZE":
+    limits = reader.limits
+  elif limits is None and reader is not None and reader.kind == "LEAKY_RELU":
+    after = readers.get(reader.output)
+    if after is not None and after.kind == "QUANTIZE":
+      limits = after.limits[0] / SLOPE, after.limits[1]
+  return np.array(limits or NO_LIMITS, np.float32)
 
 
 def _tables(operations: list[Operation]) -> list[np.ndarray]:
@@ -231,8 +255,9 @@ class _Layers:
     return self._weights.take(f"{name}.weight")[:, :, 0], self._weights.take(f"{name}.bias")
 
   def convolution(self) -> Params:
+    limits = self._weights.take(f"{self._name}.{self._next}.limits")
     kernel, bias = self._take()
-    return {"kernel": kernel.transpose(1, 2, 0), "bias": bias}
+    return {"kernel": kernel.transpose(1, 2, 0), "bias": bias, "limits": limits}
 
   def transposed(self, groups: int) -> Params:
     """Returns the next layers, one for each group, as one."""
@@ -250,8 +275,10 @@ class _Layers:
     self._next += 1
     if np.any(bias):
       raise DataError(f"{name}.bias is not zero; the file is of another model")
+    limits = self._weights.take(f"{name}.limits")
     return {
-      "dilated": {"kernel": kernel.reshape(-1, kernel.shape[-1])},
+      "dilated": {"kernel": kernel.reshape(-1, kernel.shape[-1]), "limits": limits},
       "dense": self.convolution(),
       "grouped": self.convolution(),
+      "limits": self._weights.take(f"{self._name}.{self._next - 1}.sum_limits"),
     }

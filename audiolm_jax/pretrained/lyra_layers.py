@@ -1,6 +1,8 @@
 """The networks of Lyra v2, a small causal SoundStream for speech: convolutions in groups.
 
-Every layer is padded with zeros before the start of a clip, and none depends on later inputs.
+Every layer is padded with zeros before the start of a clip, and none depends on later inputs. The
+outputs of layers that the published files compute in int8 are limited to the range of its values,
+which loud clips exceed.
 
 Source: Zeghidour, Luebs, Omran, Skoglund and Tagliasacchi, "SoundStream: An End-to-End Neural Audio
 Codec", 2021 (arXiv 2107.03312); sizes and groups are those of the published files.
@@ -11,6 +13,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, PyTree
 
@@ -22,6 +25,8 @@ from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 
 DILATIONS = (1, 3, 9)
 SLOPE = 0.3  # of the leaky ReLU below zero
+# The limits of an output that is not int8.
+NO_LIMITS = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
 _UNIT_KERNEL = 3
 _LATENT_KERNEL = 3
 # Kernels of strided layers, in strides: of the one next to the waveform, and of the others.
@@ -80,27 +85,32 @@ class LyraConfig:
     latent, outer, first = self.latent_dim, self.channels, _OUTER_OVERLAP * self.strides[0]
     inner, groups = self.inner
     encoder = {
-      "input": shapes.convolution(first, 1, outer),
-      "output": shapes.convolution(_LATENT_KERNEL, inner // groups, latent),
+      "input": _limited_convolution(first, 1, outer),
+      "output": _limited_convolution(_LATENT_KERNEL, inner // groups, latent),
     }
     decoder = {
-      "input": shapes.convolution(_LATENT_KERNEL, latent // groups, inner),
+      "input": _limited_convolution(_LATENT_KERNEL, latent // groups, inner),
       "output": {"kernel": (outer, first, 1), "bias": (1,)},
     }
     for i, (channels, groups, stride) in enumerate(self.blocks):
       unit = {
-        "dilated": {"kernel": (_UNIT_KERNEL, channels)},
-        "dense": shapes.convolution(1, channels, channels),
-        "grouped": shapes.convolution(1, channels // groups, channels),
+        "dilated": {"kernel": (_UNIT_KERNEL, channels), "limits": (2,)},
+        "dense": _limited_convolution(1, channels, channels),
+        "grouped": _limited_convolution(1, channels // groups, channels),
+        "limits": (2,),
       }
       units = {f"block_{i}_unit_{j}": unit for j in range(len(DILATIONS))}
       taps, doubled = _OVERLAP * stride, 2 * channels
-      down = shapes.convolution(taps, channels // groups, doubled)
+      down = _limited_convolution(taps, channels // groups, doubled)
       up = {"kernel": (doubled // groups, taps, channels), "bias": (channels,)}
       encoder |= units | {f"block_{i}_down": down}
       decoder |= units | {f"block_{i}_up": up}
     codebooks = (self.num_quantizers, self.codebook_size, latent)
     return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
+
+
+def _limited_convolution(taps: int, inputs: int, outputs: int) -> shapes.Shapes:
+  return shapes.convolution(taps, inputs, outputs) | {"limits": (2,)}
 
 
 class Encoder(nn.Module):
@@ -173,6 +183,11 @@ def _activated(x: jax.Array) -> jax.Array:
   return nn.leaky_relu(x, SLOPE)
 
 
+def _limited(module: nn.Module, x: jax.Array) -> jax.Array:
+  limits = module.param("limits", lambda _, shape: jnp.array(NO_LIMITS).reshape(shape), (2,))
+  return jnp.clip(x, limits[0], limits[1])
+
+
 class GroupedConv(nn.Module):
   """Causal convolution in which each group of outputs depends on one group of inputs.
 
@@ -208,7 +223,7 @@ class GroupedConv(nn.Module):
     y = jnp.einsum(
       "bftgi,tigo->bfgo", under_kernel, kernel.reshape(taps, each, self.groups, -1)
     ).reshape(batch, frames, self.features)
-    return y + bias, padded[:, time:]
+    return _limited(self, y + bias), padded[:, time:]
 
 
 class GroupedTransposedConv(nn.Module):
@@ -268,7 +283,7 @@ class Unit(nn.Module):
     h, state = DepthwiseConv(self.dilation, name="dilated")(_activated(x), state)
     h, _ = GroupedConv(channels, 1, name="dense")(h, at_once)
     h, _ = GroupedConv(channels, 1, groups=self.groups, name="grouped")(_activated(h), at_once)
-    return x + h, state
+    return _limited(self, x + h), state
 
 
 class DepthwiseConv(nn.Module):
@@ -289,4 +304,4 @@ class DepthwiseConv(nn.Module):
     y = jnp.zeros_like(x)
     for tap in range(_UNIT_KERNEL):
       y += kernel[tap] * padded[:, tap * self.dilation : tap * self.dilation + time]
-    return y, padded[:, time:]
+    return _limited(self, y), padded[:, time:]

@@ -20,11 +20,17 @@ class Operation(NamedTuple):
     constants: its inputs that are stored in the file, None for others; int8 and int32 ones with
       scales as float32.
     options: by name, its settings that `_OPTIONS` lists.
+    inputs: indices of its inputs among the tensors of the graph.
+    output: index of its first output; None if it has none.
+    limits: the least and the largest value of that output if it is int8, else None.
   """
 
   kind: str
   constants: list[np.ndarray | None]
   options: dict[str, float]
+  inputs: list[int]
+  output: int | None
+  limits: tuple[float, float] | None
 
 
 # Classes of the options of operations, and which of their fields are read.
@@ -78,8 +84,19 @@ def _operations(schema: Any, model: Any, graph: Any) -> list[Operation]:
     kind = kinds[code.BuiltinCode()]
     inputs = [operator.Inputs(j) for j in range(operator.InputsLength())]
     constants = [_constant(schema, model, graph.Tensors(j)) if j >= 0 else None for j in inputs]
-    found.append(Operation(kind, constants, _options(schema, kind, operator)))
+    output = operator.Outputs(0) if operator.OutputsLength() else None
+    limits = None if output is None else _limits(graph.Tensors(output))
+    options = _options(schema, kind, operator)
+    found.append(Operation(kind, constants, options, inputs, output, limits))
   return found
+
+
+def _limits(tensor: Any) -> tuple[float, float] | None:
+  quantization = tensor.Quantization()
+  if quantization is None or not quantization.ScaleLength():
+    return None
+  scale, zero, of_int8 = quantization.Scale(0), quantization.ZeroPoint(0), np.iinfo(np.int8)
+  return scale * (of_int8.min - zero), scale * (of_int8.max - zero)
 
 
 def _options(schema: Any, kind: str, operator: Any) -> dict[str, float]:

@@ -49,12 +49,14 @@ def miniature_lyra() -> lyra.LyraCodec:
   rng = np.random.default_rng(0)
 
   def drawn(shape):
+    if shape == (2,):
+      return np.array([-2.0, 2.5], np.float32)  # limits
     fan_in = max(1, np.prod(shape[:-1]))
     return (rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
 
   params = jax.tree.map(drawn, config.parameter_shapes(), is_leaf=lambda x: isinstance(x, tuple))
-  params["codebooks"] = 4 * params["codebooks"] / 1.5 ** np.arange(6)[:, None, None]
-  return lyra.LyraCodec(config, jax.tree.map(np.float32, params))
+  sizes = (4 / 1.5 ** np.arange(6)).astype(np.float32)
+  return lyra.LyraCodec(config, params | {"codebooks": params["codebooks"] * sizes[:, None, None]})
 
 
 def centroids_of(folder: str) -> np.ndarray:

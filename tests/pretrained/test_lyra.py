@@ -14,6 +14,7 @@ from audiolm_jax.core import shapes
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.pretrained import lyra, registry
 from audiolm_jax.pretrained.lyra_layers import (
+  NO_LIMITS,
   Decoder,
   DepthwiseConv,
   Encoder,
@@ -39,19 +40,26 @@ needs_lyra = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def codec():
-  """The miniature, with pointwise weights that int8 represents and biases that are 0 there."""
-  codec = miniature_lyra()
+  """The miniature, with dense weights that int8 represents, and limits that a file can have."""
+  codec, limits = miniature_lyra(), importlib.import_module("tests.pretrained.lyra_files").LIMITS
+  special = {
+    "encoder/input/limits": NO_LIMITS,
+    "decoder/input/limits": (limits[0] / 0.3, limits[1]),
+  }
 
-  def rounded(path, value):
-    names = [key.key for key in path]
-    if "dense" not in names:
-      return np.asarray(value)
-    if names[-1] == "bias":
+  def representable(path, value):
+    name, value = "/".join(key.key for key in path), np.asarray(value)
+    if name.endswith("limits"):
+      return np.array(special.get(name, limits), np.float32)
+    if "dense" not in name:
+      return value
+    if name.endswith("bias"):
       return np.zeros_like(value)
     scale = np.abs(value).max(axis=(0, 1)) / 127
     return np.float32(np.round(value / scale) * scale)
 
-  return lyra.LyraCodec(codec.config, jax.tree_util.tree_map_with_path(rounded, codec.params))
+  params = jax.tree_util.tree_map_with_path(representable, dict(codec.params))
+  return lyra.LyraCodec(codec.config, params)
 
 
 @pytest.fixture
@@ -59,6 +67,9 @@ def folder(codec, tmp_path):
   """The three files of the miniature."""
   importlib.import_module("tests.pretrained.lyra_files").write_lyra(tmp_path, codec)
   return tmp_path
+
+
+LIMITS = np.array([-2.0, 1.5], np.float32)
 
 
 def noise(*shape):
@@ -75,14 +86,15 @@ def test_a_group_of_outputs_reads_the_taps_of_its_group_of_inputs(taps, stride, 
   x, state = noise(2, 4 * stride, 4), noise(2, taps - stride, 4)
   kernel, bias = noise(taps, 4 // groups, 6), noise(6)
   layer = GroupedConv(6, taps, stride, groups)
-  found, after = run(layer, {"kernel": kernel, "bias": bias}, x, state)
+  found, after = run(layer, {"kernel": kernel, "bias": bias, "limits": LIMITS}, x, state)
   padded = np.concatenate([state, x], axis=1)
   expected = np.tile(bias, (2, 4, 1))
   for frame, tap, output in np.ndindex(4, taps, 6):
     first = output // (6 // groups) * (4 // groups)
     inputs = padded[:, frame * stride + tap, first : first + 4 // groups]
     expected[:, frame, output] += inputs @ kernel[tap, :, output]
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  np.testing.assert_allclose(found, expected.clip(*LIMITS), atol=1e-5)
+  assert expected.max() > LIMITS[1]
   np.testing.assert_array_equal(after, padded[:, 4 * stride :])
 
 
@@ -104,10 +116,10 @@ def test_a_transposed_convolution_adds_every_input_to_its_block_and_the_next(ove
 
 def test_a_depthwise_convolution_reads_each_channel_at_its_dilation():
   x, state, kernel = noise(2, 7, 4), noise(2, 6, 4), noise(3, 4)
-  found, after = run(DepthwiseConv(3), {"kernel": kernel}, x, state)
+  found, after = run(DepthwiseConv(3), {"kernel": kernel, "limits": LIMITS}, x, state)
   padded = np.concatenate([state, x], axis=1)
   expected = sum(kernel[tap] * padded[:, 3 * tap : 3 * tap + 7] for tap in range(3))
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  np.testing.assert_allclose(found, expected.clip(*LIMITS), atol=1e-5)
   np.testing.assert_array_equal(after, padded[:, 7:])
 
 
@@ -115,7 +127,10 @@ def test_the_defaults_are_lyra_v2():
   config, count = LyraConfig(), shapes.flat(LyraConfig().parameter_shapes())
   assert (config.spec.frame_rate, config.spec.bits_per_second) == (50.0, 9200.0)
   # Those of the files without the biases of depthwise layers, which are zeros.
-  halves = [sum(np.prod(v) for k, v in count.items() if k.startswith(h)) for h in ("enc", "dec")]
+  halves = [
+    sum(np.prod(v) for k, v in count.items() if k.startswith(h) and "limits" not in k)
+    for h in ("enc", "dec")
+  ]
   assert halves == [660_352 - 3 * 448, 660_289 - 3 * 448]
 
 
