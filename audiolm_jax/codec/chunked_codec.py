@@ -63,7 +63,8 @@ class ChunkedCodec(abc.ABC):
       ConfigError: the quantizer of this codec is of another kind.
     """
     raise ConfigError(
-      f"a {type(self).__name__} does not quantize its latents by residual codebooks alone"
+      f"a {type(self).__name__} does not quantize its latents by residual codebooks alone; use a "
+      "codec that does"
     )
 
   @property

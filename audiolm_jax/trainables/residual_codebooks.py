@@ -21,6 +21,8 @@ from audiolm_jax.semantic.kmeans import (
 C = TypeVar("C", bound=ChunkedCodec)
 
 _BATCH = 8192
+# Further passes change the sum of all levels little.
+_REFINING_PASSES = 5
 
 
 def fit_codebooks(
@@ -56,7 +58,7 @@ def fit_codebooks(
   residual = sample_frames(_latents(codec, clips, max_skipped_fraction), max_frames, seed)
   codebooks, reports = [], []
   for level in range(num_quantizers):
-    fitted = fit_centroids(residual, codebook_size, seed + level)
+    fitted = fit_centroids(residual, codebook_size, seed + level, refining_passes=_REFINING_PASSES)
     codebooks.append(fitted.centroids)
     reports.append(fitted.report)
     for start in range(0, len(residual), _BATCH):

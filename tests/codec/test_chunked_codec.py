@@ -3,12 +3,17 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
 from audiolm_jax.chunking import Sizes, run
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
+from audiolm_jax.codec.quantizer import residual_quantize
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.io.stored_program import StoredProgram
+from audiolm_jax.pretrained.dac import DacCodec
+from audiolm_jax.pretrained.mimi import MimiCodec
 from tests.codec.conftest import chirp
 from tests.pretrained.conftest import (
   miniature_dac,
@@ -86,6 +91,17 @@ def test_many_chunks_equal_one(case):
   np.testing.assert_array_equal(found, codes)
   (found,) = run(dataclasses.replace(decoder, sizes=few), [codes], 1)
   np.testing.assert_allclose(found, case.codec.decode(codes[None])[0], atol=1e-5)
+
+
+def test_codes_are_those_of_the_latents(case):
+  codec, clip = case.codec, clip_of(case.codec, 9)
+  if isinstance(codec, DacCodec | MimiCodec):
+    with pytest.raises(ConfigError, match="does not quantize its latents"):
+      _ = codec.latent_encoder
+    return
+  (latents,) = run(codec.latent_encoder, [clip], 1)
+  codes = jax.jit(residual_quantize)(latents, codec.codebooks)
+  np.testing.assert_array_equal(codes, codec.encode_long(clip))
 
 
 def test_nothing_is_encoded_to_nothing_and_decoded_to_nothing(case):
