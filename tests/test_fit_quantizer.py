@@ -1,6 +1,9 @@
 """From a bundle and recordings to the same codec with other codebooks."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -41,7 +44,7 @@ def test_only_codebooks_change_and_each_level_reduces_the_distortion(bundle_of, 
   assert "3 levels of 8 entries, fitted to 560 frames" in done.out and "3.6 kbit/s" in done.out
   bundle = load_bundle(folder / "fitted")
   assert bundle.metadata["pretrained"] == 1 and bundle.metadata["codebooks"]["frames"] == 560
-  codec = bundle.codec
+  codec: Any = bundle.codec
   assert (codec.spec.num_quantizers, codec.spec.codebook_size) == (3, 8)
   for half in ("encoder", "decoder"):
     jax.tree.map(np.testing.assert_array_equal, codec.params[half], given.params[half])
@@ -50,7 +53,11 @@ def test_only_codebooks_change_and_each_level_reduces_the_distortion(bundle_of, 
   latents = np.concatenate(run(codec.latent_encoder, clips, 2))
   codes = np.concatenate(codec.encode(np.stack(clips)))
   distortions = [
-    np.mean(np.sum(np.square(latents - dequantize(codes[:, :levels], codec.codebooks)), axis=-1))
+    np.mean(
+      np.sum(
+        np.square(latents - dequantize(jnp.asarray(codes[:, :levels]), codec.codebooks)), axis=-1
+      )
+    )
     for levels in (1, 2, 3)
   ]
   printed = [float(line.split()[-1]) for line in done.out.splitlines() if "distortion" in line]

@@ -126,7 +126,7 @@ def read_files(source: str | os.PathLike[str]) -> Published:
     encoder, tables, decoder = graphs[0]["main"], _tables(graphs[1]["encode"]), graphs[2]["main"]
     tensors = _layers(_ENCODER, encoder) | _layers(_DECODER, decoder)
     convolutions = [x for x in encoder if x.kind in _CONVOLUTIONS]
-    first, last = convolutions[0].constants[1], convolutions[-1].constants[1]
+    first, last = convolutions[0].constant(1), convolutions[-1].constant(1)
     config = {
       "model_type": "lyra_v2",
       "channels": first.shape[0],
@@ -137,7 +137,7 @@ def read_files(source: str | os.PathLike[str]) -> Published:
       "dilations": _settings(encoder + decoder, "DEPTHWISE_CONV_2D", "DilationHFactor"),
       "slopes": _settings(encoder + decoder, "LEAKY_RELU", "Alpha"),
     }
-  except (LookupError, AttributeError) as error:
+  except LookupError as error:
     raise DataError(
       f"the files in {folder} are of another model; use those in lyra/model_coeffs of "
       "github.com/google/lyra"
@@ -157,10 +157,9 @@ def _layers(name: str, operations: list[Operation]) -> dict[str, np.ndarray]:
   # The first operation that reads a tensor.
   readers = {index: x for x in reversed(operations) for index in x.inputs}
   for i, layer in enumerate(x for x in operations if x.kind in _CONVOLUTIONS):
-    # The first constant of a transposed convolution is the shape of its output, its third input
-    # that of the layer.
-    bias = layer.constants[3 if layer.kind == "TRANSPOSE_CONV" else 2]
-    found |= {f"{name}.{i}.weight": layer.constants[1], f"{name}.{i}.bias": bias}
+    # The first input of a transposed convolution is the shape of its output, the third its input.
+    bias = layer.constant(3 if layer.kind == "TRANSPOSE_CONV" else 2)
+    found |= {f"{name}.{i}.weight": layer.constant(1), f"{name}.{i}.bias": bias}
     if layer.kind == "TRANSPOSE_CONV":
       continue
     found[f"{name}.{i}.limits"] = _limits(layer, readers)
@@ -173,20 +172,20 @@ def _layers(name: str, operations: list[Operation]) -> dict[str, np.ndarray]:
 
 
 def _limits(operation: Operation, readers: dict[int, Operation]) -> np.ndarray:
-  """Returns the least and the largest output: those of int8, or of float32 where it is not used."""
+  """Returns the least and the largest output: those of int8, or `NO_LIMITS` if it is float32."""
   limits, reader = operation.limits, readers.get(operation.output)
   if limits is None and reader is not None and reader.kind == "QUANTIZE":
     limits = reader.limits
   elif limits is None and reader is not None and reader.kind == "LEAKY_RELU":
     after = readers.get(reader.output)
-    if after is not None and after.kind == "QUANTIZE":
+    if after is not None and after.kind == "QUANTIZE" and after.limits is not None:
       limits = after.limits[0] / SLOPE, after.limits[1]
   return np.array(limits or NO_LIMITS, np.float32)
 
 
 def _tables(operations: list[Operation]) -> list[np.ndarray]:
   """Returns the codebooks in the order in which the levels are searched."""
-  return [x.constants[1] for x in operations if x.kind == "SQUARED_DIFFERENCE"]
+  return [x.constant(1) for x in operations if x.kind == "SQUARED_DIFFERENCE"]
 
 
 def read_config(published: Json) -> LyraConfig:

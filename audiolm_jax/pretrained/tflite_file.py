@@ -21,7 +21,7 @@ class Operation(NamedTuple):
       scales as float32.
     options: by name, its settings that `_OPTIONS` lists.
     inputs: indices of its inputs among the tensors of the graph.
-    output: index of its first output; None if it has none.
+    output: index of its first output; -1 if it has none.
     limits: the least and the largest value of that output if it is int8, else None.
   """
 
@@ -29,8 +29,15 @@ class Operation(NamedTuple):
   constants: list[np.ndarray | None]
   options: dict[str, float]
   inputs: list[int]
-  output: int | None
+  output: int
   limits: tuple[float, float] | None
+
+  def constant(self, index: int) -> np.ndarray:
+    """Returns an input that is stored in the file; raises an `IndexError` if it is not."""
+    value = self.constants[index]
+    if value is None:
+      raise IndexError(f"input {index} of {self.kind} is not stored")
+    return value
 
 
 # Classes of the options of operations, and which of their fields are read.
@@ -84,8 +91,8 @@ def _operations(schema: Any, model: Any, graph: Any) -> list[Operation]:
     kind = kinds[code.BuiltinCode()]
     inputs = [operator.Inputs(j) for j in range(operator.InputsLength())]
     constants = [_constant(schema, model, graph.Tensors(j)) if j >= 0 else None for j in inputs]
-    output = operator.Outputs(0) if operator.OutputsLength() else None
-    limits = None if output is None else _limits(graph.Tensors(output))
+    output = operator.Outputs(0) if operator.OutputsLength() else -1
+    limits = _limits(graph.Tensors(output)) if output >= 0 else None
     options = _options(schema, kind, operator)
     found.append(Operation(kind, constants, options, inputs, output, limits))
   return found

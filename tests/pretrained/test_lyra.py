@@ -118,7 +118,7 @@ def test_a_depthwise_convolution_reads_each_channel_at_its_dilation():
   x, state, kernel = noise(2, 7, 4), noise(2, 6, 4), noise(3, 4)
   found, after = run(DepthwiseConv(3), {"kernel": kernel, "limits": LIMITS}, x, state)
   padded = np.concatenate([state, x], axis=1)
-  expected = sum(kernel[tap] * padded[:, 3 * tap : 3 * tap + 7] for tap in range(3))
+  expected = np.sum([kernel[k] * padded[:, 3 * k : 3 * k + 7] for k in range(3)], axis=0)
   np.testing.assert_allclose(found, expected.clip(*LIMITS), atol=1e-5)
   np.testing.assert_array_equal(after, padded[:, 7:])
 
