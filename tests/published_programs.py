@@ -27,7 +27,7 @@ from audiolm_jax.lm.attention import Cache
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.lm.transformer import Transformer
-from audiolm_jax.pretrained import dac, encodec, hubert, mimi, w2v_bert_2
+from audiolm_jax.pretrained import dac, encodec, hubert, lyra, mimi, w2v_bert_2
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.layer_tokenizer import windows_of_30_seconds
 from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer, W2vBert2TokenizerConfig
@@ -409,6 +409,7 @@ def _programs() -> dict[str, Lower]:
       part(published_shapes, encodec.EncodecConfig()),
     ),
     ("mimi", mimi.MimiCodec, part(published_shapes, mimi.MimiConfig())),
+    ("lyra_v2", lyra.LyraCodec, part(published_shapes, lyra.LyraConfig())),
   ):
     found[f"{name} encode"] = part(codec_chunk, "encoder", kind, shapes)
     found[f"{name} decode"] = part(codec_chunk, "decoder", kind, shapes)

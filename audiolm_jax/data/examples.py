@@ -15,7 +15,6 @@ from jaxtyping import Float, Int16
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import Record
-from audiolm_jax.lm.parallel import ParallelSpec
 from audiolm_jax.lm.stage import Example, StageSpec
 
 Seed = tuple[int, int]
@@ -152,14 +151,14 @@ def waveform_example(
 
 def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
   """Returns the model features of one random crop for a stage, or of a pair of windows."""
-  if isinstance(spec, ParallelSpec):
+  if spec.paired_share:
     random = generator(seed, _PAIR)
-    if random.uniform() < spec.pair_share:
+    if random.uniform() < spec.paired_share:
       return _pair(spec, record, random)
   return spec.example(crop_tokens(spec, record, seed))
 
 
-def _pair(spec: ParallelSpec, record: Record, random: np.random.Generator) -> Example:
+def _pair(spec: StageSpec, record: Record, random: np.random.Generator) -> Example:
   """Returns an example of two windows of a clip that do not overlap.
 
   The prompt has at most half the length of the example; it can be before or after the target.

@@ -106,6 +106,18 @@ class StageSpec(abc.ABC):
       DataError: a stream is missing, its values are out of range, or the crop is too long.
     """
 
+  @property
+  def paired_share(self) -> float:
+    """Share of the training examples that `example_of_pair` makes."""
+    return 0.0
+
+  def example_of_pair(self, prompt: Record, target: Record) -> Example:
+    """Returns the arrays of `features` for two windows of one clip, of which the first is a prompt.
+
+    Only for stages with a `paired_share`.
+    """
+    raise NotImplementedError(f"the {self.name} stage has no examples of pairs")
+
   def filler(self, example: Example) -> Example:
     """Returns a copy of an example with zero weight."""
     return {**example, self.weight_feature: np.zeros_like(example[self.weight_feature])}
