@@ -108,10 +108,11 @@ done
 
 text_stage_band="held-out loss below the semantic stage's"
 acoustic_only_band="held-out loss above the coarse stage's, if semantic tokens are informative"
+acoustics=cascade
+codecs=soundstream
 case $preset in
   smoke | tiny | piano_tiny)
     size=tiny
-    acoustics=cascade
     semantic_config=semantic_encoder_${preset/smoke/tiny}
     storage=int8
     num_clusters=64
@@ -142,7 +143,6 @@ case $preset in
     ;;
   base)
     size=base
-    acoustics=cascade
     semantic_config=semantic_encoder_xl
     storage=float16
     num_clusters=1024
@@ -160,7 +160,6 @@ esac
 acoustic=${acoustic:-${acoustics%% *}}
 [[ " $acoustics " == *" $acoustic "* ]] ||
   fail "--acoustic $acoustic is not one of ${acoustics// /, }, which --preset $preset has"
-codecs=${codecs:-soundstream}
 [[ -z $codec || -z $tokenizers ]] || fail "--codec and --tokenizers exclude each other"
 codec=${codec:-${codecs%% *}}
 [[ " $codecs " == *" $codec "* ]] ||

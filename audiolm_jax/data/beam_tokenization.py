@@ -26,6 +26,7 @@ from apache_beam.utils.shared import Shared
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.data import audio_shards, manifest, token_shards, token_store, tokenization
+from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.io import storage
 
 
@@ -81,7 +82,7 @@ def tokenize_corpus(
     raise UserError("--replace_changed cannot be used with --task; choose another --output_dir")
   began = time.monotonic()
   tokenizers = _load(job.bundle)
-  dropped = token_store.Outdated({}, [])
+  dropped = Outdated({}, [])
   if replace_changed:
     writer = tokenization.open_writer(tokenizers, job.output_dir)
     dropped = tokenization.missing_clips(writer, _clips(job), replace_changed=True).dropped

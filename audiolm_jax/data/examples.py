@@ -151,9 +151,9 @@ def waveform_example(
 
 def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
   """Returns the model features of one random crop for a stage, or of a pair of windows."""
-  if spec.paired_share:
+  if spec.pair_share:
     random = generator(seed, _PAIR)
-    if random.uniform() < spec.paired_share:
+    if random.uniform() < spec.pair_share:
       return _pair(spec, record, random)
   return spec.example(crop_tokens(spec, record, seed))
 

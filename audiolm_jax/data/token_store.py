@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from audiolm_jax.core.streams import (
   of_tokenizers,
 )
 from audiolm_jax.data import token_shards
+from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.data.token_shards import StoredShard, TokenClip
 from audiolm_jax.io import storage
 from audiolm_jax.lm.stage import StageSpec
@@ -91,42 +91,6 @@ class StoreInfo:
       return []
     per_hour = bytes_of_shards / hours / 1e6
     return [f"{bytes_of_shards / 1e6:.2f} MB in shards, {per_hour:.2f} MB per hour of audio"]
-
-
-class Outdated(NamedTuple):
-  """The clips of a store that do not fit the corpus any more.
-
-  Attributes:
-    changed: what changed, by the ids of clips whose files are others now.
-    removed: ids of clips that are not in the corpus.
-  """
-
-  changed: dict[str, str]
-  removed: list[str]
-
-  def check(self, folder: str | os.PathLike[str]) -> None:
-    """Raises `DataError` if there are any.
-
-    Args:
-      folder: of the store.
-    """
-    found: list[str] = []
-    if self.changed:
-      name, how = next(iter(self.changed.items()))
-      found.append(
-        f"{len(self.changed)} clips of {folder} have changed since they were tokenized, such as "
-        f"{name} ({how})"
-      )
-    if self.removed:
-      found.append(
-        f"{len(self.removed)} clips of {folder} are not in the corpus any more, such as "
-        f"{self.removed[0]}"
-      )
-    if found:
-      raise DataError(
-        f"{', and '.join(found)}; restore them, choose another --output_dir, or give "
-        "--replace_changed, which tokenizes changed clips again and drops removed ones"
-      )
 
 
 class TokenStoreWriter:

@@ -23,6 +23,7 @@ from audiolm_jax.core.streams import CODES, SEMANTIC, TEXT, Stream, of_tokenizer
 from audiolm_jax.data import manifest, token_shards, token_store
 from audiolm_jax.data.audio_shards import DecodedClip, FailedClip, Shard, shards_of_clips
 from audiolm_jax.data.manifest import Clip
+from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.lm import text as texts
 
 SECONDS_PER_SHARD = 1800.0
@@ -52,7 +53,7 @@ class Missing(NamedTuple):
   """The clips of a corpus that are not in a store, and those that were dropped from it."""
 
   clips: list[Clip]
-  dropped: token_store.Outdated
+  dropped: Outdated
 
 
 class ShardTokens(NamedTuple):
@@ -174,7 +175,7 @@ def missing_clips(
   return Missing([clip for clip in clips if clip.id not in writer], outdated)
 
 
-def count_dropped(dropped: token_store.Outdated, info: token_store.StoreInfo) -> tuple[int, int]:
+def count_dropped(dropped: Outdated, info: token_store.StoreInfo) -> tuple[int, int]:
   """Returns the numbers of changed clips that were tokenized again and of removed clips."""
   return sum(clip_id not in info.skipped for clip_id in dropped.changed), len(dropped.removed)
 

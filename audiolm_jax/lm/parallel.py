@@ -220,11 +220,6 @@ class ParallelSpec(StageSpec):
     """Returns one crop, padded at its end."""
     return self._example(record, 0)
 
-  @property
-  def paired_share(self) -> float:
-    """Share of the training examples that `example_of_pair` makes."""
-    return self.pair_share
-
   def example_of_pair(self, prompt: Record, target: Record) -> Example:
     """Returns one crop of a prompt and another window of the same recording after it."""
     joined = {key: np.concatenate([prompt[key], target[key]]) for key in self.streams}

@@ -60,6 +60,8 @@ class StageSpec(abc.ABC):
 
   # The feature of an example that weights its targets; it is 0 in rows that pad a batch.
   weight_feature: ClassVar[str] = "decoder_loss_weights"
+  # Share of the training examples that `example_of_pair` makes; a field of stages with pairs.
+  pair_share = 0.0
 
   @property
   @abc.abstractmethod
@@ -106,15 +108,10 @@ class StageSpec(abc.ABC):
       DataError: a stream is missing, its values are out of range, or the crop is too long.
     """
 
-  @property
-  def paired_share(self) -> float:
-    """Share of the training examples that `example_of_pair` makes."""
-    return 0.0
-
   def example_of_pair(self, prompt: Record, target: Record) -> Example:
     """Returns the arrays of `features` for two windows of one clip, of which the first is a prompt.
 
-    Only for stages with a `paired_share`.
+    Only for stages with a `pair_share`.
     """
     raise NotImplementedError(f"the {self.name} stage has no examples of pairs")
 

@@ -126,16 +126,38 @@ def fit_centroids(
     )
   if not np.isfinite(frames).all():
     raise DataError("some features are NaN or infinite; the encoder's training has diverged")
-  dim = frames.shape[1]
-  return _fit(
-    frames,
-    (np.zeros(dim, np.float32), np.ones(dim, np.float32)),
-    num_clusters,
-    seed,
-    min(batch_size, len(frames)),
-    online_passes,
-    refining_passes,
+  dim, batch_size = frames.shape[1], min(batch_size, len(frames))
+  rng = np.random.default_rng(seed + 1)
+  num_seeds = min(len(frames), _FRAMES_PER_SEED * num_clusters)
+  sample = frames[rng.choice(len(frames), num_seeds, replace=False)]
+  centroids = _plus_plus(jnp.asarray(sample), new_key(seed), num_clusters)
+  # Decaying sums over about one pass: running means of the frames of the last pass.
+  keep = 1.0 - batch_size / (len(frames) + batch_size)
+  counts = jnp.zeros(num_clusters)
+  inertia = []
+  for index in range(online_passes + refining_passes):
+    shuffled = frames[rng.permutation(len(frames))]
+    if index < online_passes:
+      done = _pass(shuffled, centroids, counts, batch_size, keep)
+    else:
+      done = _pass(shuffled, centroids, jnp.zeros(num_clusters), batch_size, None)
+    inertia.append(done.inertia)
+    centroids, counts = done.centroids, done.counts
+    if index < online_passes + refining_passes - 2:  # the last passes only refine
+      centroids, counts = _revive(done, rng)
+  final = _pass(frames, centroids, jnp.zeros(num_clusters), batch_size, None)
+  result = np.asarray(centroids)
+  share = final.used[final.used > 0] / final.used.sum()
+  report = KMeansReport(
+    num_frames=len(frames),
+    num_clusters=num_clusters,
+    inertia=(*inertia, final.inertia),
+    usage=tuple(int(n) for n in final.used),
+    dead=int((final.used == 0).sum()),
+    duplicate=count_duplicates(result),
+    perplexity=float(np.exp(-(share * np.log(share)).sum())),
   )
+  return KMeans(np.zeros(dim, np.float32), np.ones(dim, np.float32), result, report)
 
 
 def sample_frames(
@@ -148,7 +170,22 @@ def sample_frames(
   Raises:
     DataError: there are no pieces.
   """
-  return _collect(features, max_frames, np.random.default_rng(seed))
+  rng = np.random.default_rng(seed)
+  pieces = [features] if isinstance(features, np.ndarray) else features
+  kept, ranks, held = [], [], 0
+  for piece in pieces:
+    piece = np.asarray(piece, np.float32)
+    kept.append(piece)
+    ranks.append(rng.random(len(piece)))
+    held += len(piece)
+    if held > 2 * max_frames:
+      kept, ranks = _lowest(kept, ranks, max_frames)
+      held = max_frames
+  if not kept:
+    raise DataError("there are no features to cluster; provide audio files")
+  if held > max_frames:
+    kept, ranks = _lowest(kept, ranks, max_frames)
+  return np.concatenate(kept)
 
 
 def whitening(
@@ -199,75 +236,13 @@ def count_duplicates(centroids: Float[np.ndarray, "clusters dim"]) -> int:
   return int((np.tril(distance < limit, -1)).any(axis=1).sum())
 
 
-def _collect(
-  features: np.ndarray | Iterable[np.ndarray], max_frames: int, rng: np.random.Generator
-) -> np.ndarray:
-  """Returns all frames or a uniform sample, the frames of the lowest random ranks."""
-  pieces = [features] if isinstance(features, np.ndarray) else features
-  kept, ranks, held = [], [], 0
-  for piece in pieces:
-    piece = np.asarray(piece, np.float32)
-    kept.append(piece)
-    ranks.append(rng.random(len(piece)))
-    held += len(piece)
-    if held > 2 * max_frames:
-      kept, ranks = _lowest(kept, ranks, max_frames)
-      held = max_frames
-  if not kept:
-    raise DataError("there are no features to cluster; provide audio files")
-  if held > max_frames:
-    kept, ranks = _lowest(kept, ranks, max_frames)
-  return np.concatenate(kept)
-
-
 def _lowest(
   kept: list[np.ndarray], ranks: list[np.ndarray], count: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+  """Returns the frames of the lowest random ranks, which are a uniform sample, and these ranks."""
   frames, rank = np.concatenate(kept), np.concatenate(ranks)
   chosen = np.sort(np.argpartition(rank, count - 1)[:count])
   return [frames[chosen]], [rank[chosen]]
-
-
-def _fit(
-  frames: np.ndarray,
-  whitened_by: tuple[np.ndarray, np.ndarray],
-  num_clusters: int,
-  seed: int,
-  batch_size: int,
-  online_passes: int,
-  refining_passes: int,
-) -> KMeans:
-  rng = np.random.default_rng(seed + 1)
-  num_seeds = min(len(frames), _FRAMES_PER_SEED * num_clusters)
-  sample = frames[rng.choice(len(frames), num_seeds, replace=False)]
-  centroids = _plus_plus(jnp.asarray(sample), new_key(seed), num_clusters)
-  # Decaying sums over about one pass: running means of the frames of the last pass.
-  keep = 1.0 - batch_size / (len(frames) + batch_size)
-  counts = jnp.zeros(num_clusters)
-  inertia = []
-  for index in range(online_passes + refining_passes):
-    shuffled = frames[rng.permutation(len(frames))]
-    if index < online_passes:
-      done = _pass(shuffled, centroids, counts, batch_size, keep)
-    else:
-      done = _pass(shuffled, centroids, jnp.zeros(num_clusters), batch_size, None)
-    inertia.append(done.inertia)
-    centroids, counts = done.centroids, done.counts
-    if index < online_passes + refining_passes - 2:  # the last passes only refine
-      centroids, counts = _revive(done, rng)
-  final = _pass(frames, centroids, jnp.zeros(num_clusters), batch_size, None)
-  result = np.asarray(centroids)
-  share = final.used[final.used > 0] / final.used.sum()
-  report = KMeansReport(
-    num_frames=len(frames),
-    num_clusters=num_clusters,
-    inertia=(*inertia, final.inertia),
-    usage=tuple(int(n) for n in final.used),
-    dead=int((final.used == 0).sum()),
-    duplicate=count_duplicates(result),
-    perplexity=float(np.exp(-(share * np.log(share)).sum())),
-  )
-  return KMeans(*whitened_by, result, report)
 
 
 class _Pass(NamedTuple):

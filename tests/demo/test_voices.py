@@ -1,4 +1,4 @@
-"""Voices come from the files of one folder and from nowhere else."""
+"""Voices are read from the files of one folder only."""
 
 import shutil
 

@@ -10,8 +10,8 @@ RATE = 16_000
 WORDS = {1: "yes", -1: "no"}
 
 
-class Listener:
-  name = "listener"
+class FakeNetworks:
+  name = "fake"
 
   def transcribe(self, waveform, sample_rate):
     assert sample_rate == RATE
@@ -41,10 +41,10 @@ def careless(content, voice, seed):
   return np.abs(content)
 
 
-HEARD = SpeechMeasures(recognizer=Listener(), speaker=Listener())
+NETWORKS = SpeechMeasures(recognizer=FakeNetworks(), speaker=FakeNetworks())
 
 
-def figures(codec, resynthesize, clips=CLIPS, measures=HEARD):
+def figures(codec, resynthesize, clips=CLIPS, measures=NETWORKS):
   result = voice_suite(codec, resynthesize, clips, 100, measures, seed=0)
   return {row.figure: row for row in result.rows}
 
