@@ -16,7 +16,7 @@
 #             base: the paper's sizes;
 #             smoke: tiny for a few minutes, which tests all steps but learns next to nothing
 # --canonical_speaker   with small: the speaker of AUDIO_DIR, a manifest with texts, who reads the texts
-#             of all others. The semantic tokens are then units of two rounds, instead of w2v-BERT's
+#             of all others. The semantic tokens are then units of three rounds, instead of w2v-BERT's
 # --codec     with small: frame_rate (default), or soundstream, the codec of tiny
 # --acoustic  with small: parallel (default), or cascade, which trains a coarse and a fine stage with
 #             together as many parameters instead of the parallel stage
@@ -32,9 +32,9 @@
 #
 # Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle; with
 # small, parallel_stage in place of coarse_stage and fine_stage; with --canonical_speaker, labels units
-# labels_2 units_2 in place of semantic; with --acoustic_only, acoustic_only in place of the first two
-# stages and acoustic_only_bundle at the end; with --text, text_stage and text_bundle at the end, also
-# with the --work_dir of a complete system.
+# labels_2 units_2 labels_3 units_3 in place of semantic; with --acoustic_only, acoustic_only in place
+# of the first two stages and acoustic_only_bundle at the end; with --text, text_stage and text_bundle
+# at the end, also with the --work_dir of a complete system.
 # Rerun the same command to resume a stopped run: it skips finished steps, and resumes training from
 # the last checkpoint and tokenizing after the last shard. To repeat a step, remove its marker
 # WORK_DIR/done/STEP (and those of the steps after it). PYTHON selects the interpreter.
@@ -211,8 +211,8 @@ else
 fi
 [[ -z $canonical_speaker || -f $audio ]] ||
   fail "--canonical_speaker needs a .jsonl manifest with texts as AUDIO_DIR, not the folder $audio"
-step_names=(codec semantic labels units labels_2 units_2 kmeans tokenizers tokens semantic_stage
-  coarse_stage acoustic_only fine_stage parallel_stage text_stage bundle acoustic_only_bundle
+step_names=(codec semantic labels units labels_2 units_2 labels_3 units_3 kmeans tokenizers tokens
+  semantic_stage coarse_stage acoustic_only fine_stage parallel_stage text_stage bundle acoustic_only_bundle
   text_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
   [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
@@ -289,17 +289,22 @@ train() {
     --gin_file="gin_configs/$config.gin" "$@" --gin.MODEL_DIR="'$work/$step'"
 }
 
-# units ROUND [PREVIOUS]: labels the frames and trains a unit encoder; $encoder is then its folder.
+# units ROUND STEPS RATE: labels the frames, from the second round on by the encoder of the round
+# before, and trains this encoder further; $encoder is then its folder.
 units() {
-  local suffix=${1/#1/} previous=()
+  local suffix=${1/#1/} previous=() start=()
   suffix=${suffix:+_$suffix}
-  [[ $1 == 1 ]] || previous=(--encoder_dir="$encoder")
+  if [[ $1 != 1 ]]; then
+    previous=(--encoder_dir="$encoder")
+    start=(--gin.INITIAL_RUN="'$encoder'")
+  fi
   step "labels$suffix" "labels the frames by the canonical voice" "half of the frames in most clips" \
     "$python" launch/make_unit_labels.py --audio_dir="$audio" \
     --canonical_speaker="$canonical_speaker" ${previous[@]+"${previous[@]}"} --output="$work/labels$suffix.npz"
   train "units$suffix" "trains a unit encoder" "$units_band" "units_$size" \
     --gin_file=gin_configs/runs/labelled_frames_in_memory.gin --gin.AUDIO_DIR="'$audio'" \
-    --gin.FRAME_LABELS="'$work/labels$suffix.npz'"
+    --gin.FRAME_LABELS="'$work/labels$suffix.npz'" ${start[@]+"${start[@]}"} \
+    --gin.TRAIN_STEPS="$2" --gin.LEARNING_RATE="$3"
   encoder=$work/units$suffix
 }
 
@@ -307,8 +312,9 @@ if [[ -z $tokenizers ]]; then
   train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
     "$codec_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
   if [[ -n $canonical_speaker ]]; then
-    units 1
-    units 2
+    units 1 1400 1.5e-3
+    units 2 1400 1.2e-3
+    units 3 900 1.0e-3
     layer_of_encoder=()
   else
     train semantic "trains the semantic encoder" "$semantic_band" \
