@@ -88,7 +88,8 @@ def tokenize_corpus(
   if replace_changed:
     writer = tokenization.open_writer(tokenizers, job.output_dir, job.streams)
     dropped = tokenization.missing_clips(writer, _clips(job), replace_changed=True).dropped
-  before = sum(tokenization.open_writer(tokenizers, job.output_dir, job.streams).info.hours.values())
+  begun = tokenization.open_writer(tokenizers, job.output_dir, job.streams).info
+  before = sum(begun.hours.values())
   next(_missing_shards(job, tokenizers), None)  # reports errors of the source before the run
   # Given by name, DirectRunner would first try to download another engine.
   engine = FnApiRunner() if runner == "DirectRunner" else runner
