@@ -88,6 +88,11 @@ class FilledWindows(WindowedTargets):
     own = self._sampler.decoder.filling.overlap_seconds
     return self.call.overlap_seconds if own is None else own
 
+  def longest_new(self, index: int) -> float | None:
+    """Returns the seconds of `SamplingOptions.lookahead`, doubled in each window."""
+    lookahead = self.call.options(self.spec.name).lookahead
+    return None if lookahead is None else min(lookahead * 2.0**index, self.spec.crop_seconds)
+
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Codes]]:

@@ -57,6 +57,10 @@ class WindowedTargets(Targets):
     rates = [track.stream.rate for track in self.reads.values()]
     return max([1, *(round(self.rate / rate) for rate in rates if rate)])
 
+  def longest_new(self, index: int) -> float | None:
+    """Returns the limit of the seconds of new audio in a window; None for the crop's."""
+    del index
+
   @abc.abstractmethod
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
@@ -92,4 +96,8 @@ class WindowedTargets(Targets):
     total = self.total(row)
     if total is not None and known >= total:
       return None
+    longest = self.longest_new(index)
+    if longest is not None:
+      end = known + -(-self.stream.steps(longest) // self.align) * self.align
+      total = end if total is None else min(total, end)
     return next_window(known, total, self.crop, self._overlap, self.align)

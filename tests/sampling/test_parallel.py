@@ -68,6 +68,17 @@ def test_a_stream_yields_the_codes_of_a_sample_window_by_window(cascade):
   assert reports[:2] == [("parallel", 0, 36), ("parallel", 12, 36)]
 
 
+def test_a_first_window_can_be_short_and_the_next_ones_twice_as_long(cascade):
+  clip = clip_of(25, 4, seed=1)
+  options = options_of(lookahead=2 / SPEC.frame_rate)
+  pieces = [*cascade.stream(clip, seed=3, options=options)]
+  assert [len(piece) for piece in pieces] == [4, 2, 4, 6, 6, 3]
+  whole = cascade.sample([clip], seed=3, options=options).codes[0]
+  np.testing.assert_array_equal(np.concatenate(pieces), whole)
+  together = cascade.sample([clip, clip_of(9, 0, seed=2)], seed=3, options=options).codes
+  np.testing.assert_array_equal(together[0], whole)
+
+
 def test_a_stage_can_have_its_own_overlap(stage):
   filling = dataclasses.replace(CONFIG.filling, overlap_seconds=0.04)
   own = Stage(SPEC, dataclasses.replace(CONFIG, filling=filling), stage.params)
@@ -202,3 +213,5 @@ def test_settings_that_do_not_fit_the_kind_are_refused(stage):
     Cascade({"parallel": plain}).sample([clip_of(9, 0)], options=options_of(passes=()))
   with pytest.raises(UserError, match="guidance is -1"):
     SamplingOptions(guidance=-1)
+  with pytest.raises(UserError, match="lookahead is 0, so no window"):
+    SamplingOptions(lookahead=0)
