@@ -286,10 +286,8 @@ def tokenize_shard(
         count(1, 0.0)
         continue
       waiting.append(decoded)
-      samples = sum(
-        len(part) for d in waiting for part in (d.waveform, d.source) if part is not None
-      )
-      enough = samples >= _SECONDS_TOGETHER * sample_rate
+      read = [part for one in waiting for part in (one.waveform, one.source) if part is not None]
+      enough = sum(map(len, read)) >= _SECONDS_TOGETHER * sample_rate
       if enough and len(waiting) >= num_workers:
         tokenize(pool)
     tokenize(pool)
