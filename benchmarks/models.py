@@ -10,7 +10,7 @@ from flax.core import meta
 from audiolm_jax import bundles
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec import soundstream
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.core import products
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.config import TransformerConfig
@@ -18,6 +18,9 @@ from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.stages import StageSpec
 from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.training.partitioning import unbox
+
+# What gin files leave open, for models that are not trained.
+UNSET = ("MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'task'")
 
 
 def random_stage(spec: StageSpec, config: TransformerConfig, seed: int = 0) -> Stage:
@@ -28,23 +31,16 @@ def random_stage(spec: StageSpec, config: TransformerConfig, seed: int = 0) -> S
   return Stage(spec, config, meta.unbox(params))
 
 
-def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> SoundStreamCodec:
+def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> ResidualCodec:
   """Returns a codec with random weights."""
   keys = jax.random.split(jax.random.key(seed), 3)
   waveform = np.zeros((1, 4 * config.hop_length), np.float32)
-  latents = np.zeros((1, 4, config.latent_dim), np.float32)
-  encoder, decoder = soundstream.Encoder(config), soundstream.Decoder(config)
-  start, end = soundstream.encoder_state(config, 1), soundstream.decoder_state(config, 1)
   shape = (config.num_quantizers, config.codebook_size, config.latent_dim)
-  params = {
-    "encoder": jax.jit(encoder.init)(keys[0], waveform, start)["params"],
-    "decoder": jax.jit(decoder.init)(keys[1], latents, end)["params"],
-    "codebooks": jax.random.normal(keys[2], shape),
-  }
-  return SoundStreamCodec(config, meta.unbox(params))
+  params = meta.unbox(jax.jit(config.init_params)(keys[:2], waveform))
+  return ResidualCodec(config, params | {"codebooks": jax.random.normal(keys[2], shape)})
 
 
-def bundle_of(name: str, stage_config: TransformerConfig, codec: SoundStreamCodec) -> Bundle:
+def bundle_of(name: str, stage_config: TransformerConfig, codec: ResidualCodec) -> Bundle:
   """Returns the paper's stages in one shape, with the semantic tokenizer of `speech_tiny`."""
   base = bundles.load_bundle("speech_tiny", stages=())
   specs = stages.paper_stages(
@@ -66,11 +62,20 @@ def toy_bundle() -> Bundle:
   return bundle_of("toy", dataclasses.replace(shape, dropout_rate=0.0), codec)
 
 
+def constant_batch(dataset: Any) -> dict[str, np.ndarray]:
+  """Returns a batch of the first token, or of samples of 1, in which everything has a loss."""
+  shapes = dataset.batch_shapes()
+  return {
+    name: np.full(value.shape, np.issubdtype(value.dtype, np.floating), value.dtype)
+    for name, value in shapes.items()
+  }
+
+
 class TrainingStep:
   """A compiled training step and its state, with the precision that the trainer chooses here."""
 
   def __init__(self, model: Any, batch: dict[str, np.ndarray]):
-    self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
+    self.state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
     self._batch = jax.device_put(batch)
     parts = model.parts(0)
 
@@ -82,5 +87,5 @@ class TrainingStep:
 
   def step(self) -> None:
     """Runs one update, and returns when it is complete."""
-    self._state, metrics = self._step(self._state, self._batch, jax.random.key(0))
+    self.state, metrics = self._step(self.state, self._batch, jax.random.key(0))
     jax.block_until_ready(metrics)

@@ -76,9 +76,7 @@ class SamplingOptions:
   def check_sequential(self, name: str) -> None:
     """Raises `UserError` if there are settings of parallel stages, which stage `name` is not."""
     if any(value is not None for value in (self.passes, self.guidance, self.lookahead)):
-      raise UserError(
-        f"the {name} stage takes no passes, guidance or lookahead; omit them"
-      )
+      raise UserError(f"the {name} stage takes no passes, guidance or lookahead; omit them")
 
   @property
   def controls(self) -> "Controls":

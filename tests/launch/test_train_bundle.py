@@ -131,6 +131,26 @@ def test_a_canonical_speaker_selects_units_of_three_rounds(tmp_path):
   assert _configs_exist(lines) == 12
 
 
+def test_the_semantic_stage_can_have_a_larger_corpus(tmp_path):
+  more = tmp_path / "more.jsonl"
+  options = ("--semantic_audio", str(more), "--dry_run")
+  done = run(tmp_path, tmp_path / "bundle", *options)
+  assert done.returncode == 2 and "more.jsonl does not exist" in done.stderr
+  more.touch()
+  done = run(tmp_path, tmp_path / "bundle", *options)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  names = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
+  assert names == [*STEPS[:5], "semantic_tokens", *STEPS[5:]]
+  commands = dict(zip(names, lines[1::2], strict=True))
+  work = tmp_path / "bundle.work"
+  assert f"--manifest={more} --streams=semantic" in commands["semantic_tokens"]
+  assert f"{work}/semantic_tokens" in commands["semantic_stage"]
+  assert f"{work}/semantic_tokens" not in commands["coarse_stage"]
+  done = run(tmp_path, tmp_path / "bundle", *options, "--acoustic_only")
+  assert done.returncode == 2 and "no semantic stage for --semantic_audio" in done.stderr
+
+
 def _configs_exist(lines):
   """Returns the number of gin files in the commands, all of which exist."""
   configs = [word for line in lines for word in line.split() if word.startswith("--gin_file=")]

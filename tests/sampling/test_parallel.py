@@ -86,6 +86,36 @@ def test_a_stage_can_have_its_own_overlap(stage):
   assert [len(piece) for piece in stream] == [4, 10, 8]
 
 
+def test_windows_without_the_prompt_begin_with_its_voice(stage, monkeypatch):
+  filling = dataclasses.replace(CONFIG.filling, overlap_seconds=0.06, voice_seconds=0.08)
+  cascade = Cascade(
+    {"parallel": Stage(SPEC, dataclasses.replace(CONFIG, filling=filling), stage.params)}
+  )
+  fill, gaps = parallel_decoder.ParallelDecoder.fill, []
+
+  def noted(self, given, *arguments, **settings):
+    gaps.extend(given)
+    return fill(self, given, *arguments, **settings)
+
+  monkeypatch.setattr(parallel_decoder.ParallelDecoder, "fill", noted)
+  clip, other = clip_of(24, 5, seed=1), clip_of(17, 0, seed=2)
+  (codes,) = cascade.sample([clip], options=options_of()).codes
+  # Frames 0 to 11; then four frames of the voice, at most three known ones and up to five new ones.
+  assert [(gap.start, len(gap.known), len(gap.semantic)) for gap in gaps] == [
+    (0, 5, 12), (4, 8, 12), (8, 8, 12), (12, 8, 12),
+  ]  # fmt: skip
+  semantic = np.repeat(clip.given["semantic"], 2)
+  for gap in gaps[1:]:
+    begin = gap.start + 4
+    np.testing.assert_array_equal(gap.known, codes[[*range(4), *range(begin, begin + 4)]])
+    np.testing.assert_array_equal(gap.semantic, semantic[[*range(4), *range(begin, begin + 8)]])
+  pieces = [*cascade.stream(clip, options=options_of())]
+  np.testing.assert_array_equal(np.concatenate(pieces), codes)
+  together = cascade.sample([clip, other], options=options_of()).codes
+  np.testing.assert_array_equal(together[0], codes)
+  np.testing.assert_array_equal(together[1], cascade.sample([other], options=options_of()).codes[0])
+
+
 def test_the_passes_and_the_programs_are_counted(stage, monkeypatch):
   """Levels with 0 passes use the output of the pass before; no setting compiles a program."""
   decoder = parallel_decoder.ParallelDecoder(stage)
