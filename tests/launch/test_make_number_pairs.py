@@ -1,6 +1,7 @@
 """Pairs of recordings of values: their rows, splits and voices, and runs that are resumed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def make_pairs(folder, *arguments):
       *(f"--engine_command={command}", "--valid_pairs=2", "--jobs=2", *arguments),
     ],
     cwd=REPO,
+    env=os.environ | {"PYTHONPATH": str(REPO)},
     capture_output=True,
     text=True,
     check=False,
@@ -82,7 +84,6 @@ def test_each_pair_is_a_translation_with_its_source(tmp_path):
   [
     (("--spanish_voices=tone:400",), "--english_voices is needed"),
     ((*VOICES, "--valid_english_voices=tone:200,tone:300"), "holds out all of --english_voices"),
-    (("--english_voices=none:x", "--spanish_voices=tone:400"), "'none:x' is not an engine"),
     (("--english_voices=tone:200", "--spanish_voices=tone:666", "--pairs=3"), "no such voice"),
   ],
 )
