@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
       raise UserError(f"--{name} is needed; see --help")
   engines = dict(speech_engines.ENGINES) | dict(map(_engine_of_flag, FLAGS.engine_command))
   english, spanish, held_out = (
-    speech_engines.parse_voices(FLAGS[name].value, engines)
+    speech_engines.parse_voices(FLAGS[name].value or [], engines)
     for name in ("english_voices", "spanish_voices", "valid_english_voices")
   )
   english = [voice for voice in english if voice not in held_out]
