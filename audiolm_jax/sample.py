@@ -102,6 +102,10 @@ def _define_flags() -> None:
     "Strength of the mark in the sampled codes, or off. Default: that of the bundle.",
   )  # fmt: skip
   define("string", "watermark_key", None, "Key file of the mark; default: the bundle's public key.")
+  define(
+    "string", "watermark_payload", None,
+    "2 or 8 hexadecimal digits that the mark carries; detect reads them from some seconds.",
+  )  # fmt: skip
   define("bool", "save_tokens", False, "Also write the tokens, to a .npz file next to --output.")
   define("string", "plot", None, "Also plot a spectrogram to this .png file; needs matplotlib.")
 
@@ -113,14 +117,14 @@ def main(argv: Sequence[str]) -> None:
   """Samples, writes the files and prints the duration of each stage."""
   del argv
   _check_flags()
-  strength, key = _watermark()
+  mark = _watermark()
   started = time.perf_counter()
   compilation_cache.enable()
   from audiolm_jax import bundles
 
   bundle = bundles.load_bundle(FLAGS.bundle)
   if FLAGS.text is not None:
-    _speak(bundle, strength, key, started)
+    _speak(bundle, mark, started)
     return
   seconds = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
   waveform = None if FLAGS.prompt is None else _load(FLAGS.prompt, seconds, bundle)
@@ -136,8 +140,7 @@ def main(argv: Sequence[str]) -> None:
     prompt_audio=FLAGS.prompt_audio,
     progress=_progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
-    watermark=strength,
-    watermark_key=key,
+    **mark,
   )
   rows = result.waveform.reshape(-1, result.waveform.shape[-1])
   for index, waveform in enumerate(rows):
@@ -148,9 +151,7 @@ def main(argv: Sequence[str]) -> None:
   _report(bundle, result.timings, result.new_seconds, time.perf_counter() - started)
 
 
-def _speak(
-  bundle: "Bundle", strength: float | str | None, key: bytes | None, started: float
-) -> None:
+def _speak(bundle: "Bundle", mark: dict[str, Any], started: float) -> None:
   """Speaks the text, writes the files and prints the duration of each stage."""
   results = bundle.speak(
     FLAGS.text,
@@ -163,8 +164,7 @@ def _speak(
     num_samples=FLAGS.num_samples,
     progress=_progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
-    watermark=strength,
-    watermark_key=key,
+    **mark,
   )
   results = results if isinstance(results, list) else [results]
   timings: dict[str, float] = {}
@@ -239,9 +239,9 @@ def _duration() -> float | None:
   return FLAGS.duration
 
 
-def _watermark() -> tuple[float | str | None, bytes | None]:
+def _watermark() -> dict[str, Any]:
   """Returns the settings of the watermark; None for those of the bundle."""
-  value, key = FLAGS.watermark, None
+  value, key, payload = FLAGS.watermark, None, None
   if value not in (None, "off"):
     try:
       value = float(value)
@@ -251,7 +251,11 @@ def _watermark() -> tuple[float | str | None, bytes | None]:
     from audiolm_jax.detection.watermark import read_key
 
     key = read_key(FLAGS.watermark_key)
-  return value, key
+  if FLAGS.watermark_payload is not None:
+    from audiolm_jax.detection.watermark import payload_of_hex
+
+    payload = payload_of_hex(FLAGS.watermark_payload)
+  return {"watermark": value, "watermark_key": key, "watermark_payload": payload}
 
 
 def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":

@@ -404,7 +404,7 @@ def test_the_provenance_has_the_strength_of_the_mark(miniature_bundle, prompt, t
   arguments += ["--prompt_seconds", 1, "--duration", 0.5]
   for more, strength in (
     ((), 3.0),
-    (("--watermark", "4", "--watermark_key", tmp_path / "key"), 4.0),
+    (("--watermark", "4", "--watermark_key", tmp_path / "key", "--watermark_payload=c3"), 4.0),
     (("--watermark", "off"), 0.0),
   ):
     done = run_cli("sample", *arguments, *more)
@@ -415,6 +415,8 @@ def test_the_provenance_has_the_strength_of_the_mark(miniature_bundle, prompt, t
     (("--watermark", "on"), "neither off nor a strength"),
     (("--watermark", "200"), "watermark is 200.0; give a number from 0 to 100"),
     (("--watermark_key", tmp_path / "none"), "is not a file"),
+    (("--watermark_payload", "c3c3"), "'c3c3' is no payload; give 2 or 8 hexadecimal digits"),
+    (("--watermark_payload", "c3", "--watermark", "off"), "needs a watermark, and it is off"),
   ):
     done = run_cli("sample", *arguments, *more)
     assert done.code == 2 and words in done.err

@@ -49,6 +49,7 @@ class SpeechSettings(TypedDict, total=False):
     guidance: as in `settings.Settings`.
     watermark: as in `settings.Settings`.
     watermark_key: as in `settings.Settings`.
+    watermark_payload: as in `settings.Settings`.
     channel_axis: of the voice, the axis of the channels, which are averaged; None (default) for one
       channel.
   """
@@ -66,6 +67,7 @@ class SpeechSettings(TypedDict, total=False):
   guidance: Any
   watermark: float | str | None
   watermark_key: bytes | None
+  watermark_payload: bytes | None
   channel_axis: int | None
 
 
