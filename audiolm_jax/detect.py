@@ -29,8 +29,8 @@ _BLOCK_SECONDS = 60
 _SECONDS_IN_LINE = 10
 _LIMITS = (
   "metadata: any program can remove or change them.",
-  "watermark: p is the probability of such a match in audio without this mark, for this file alone, "
-  "all searched offsets and payloads. Processing can remove a mark, and other models have none.",
+  "watermark: p is the probability of such a match in audio without this mark, for this file alone "
+  "and all searched offsets and payloads. Processing can remove a mark; other models have none.",
   "classifier: trained on samples of this bundle; the model card has its error rates.",
 )
 
