@@ -422,6 +422,32 @@ def test_the_provenance_has_the_strength_of_the_mark(miniature_bundle, prompt, t
     assert done.code == 2 and words in done.err
 
 
+def test_a_certificate_signs_the_file(folder, prompt, tmp_path, run_cli):
+  c2pa = pytest.importorskip("c2pa", reason="needs the extra c2pa")
+  from tests.io.certificates import write_chain
+
+  chain, key, _ = write_chain(tmp_path)
+  given = [f"--c2pa_certificate={chain}", f"--c2pa_private_key={key}"]
+  arguments = ["--prompt", prompt, "--bundle", folder, "--duration=0.5", "--prompt_seconds=1"]
+  path = tmp_path / "out.mp3"
+  for kept, source in (
+    ("none", "trainedAlgorithmicMedia"),
+    ("codec", "compositeWithTrainedAlgorithmicMedia"),
+  ):
+    done = run_cli("sample", *arguments, "--output", path, f"--prompt_audio={kept}", *given)
+    assert done.code == 0, done.err
+    with c2pa.Reader(str(path)) as reader:
+      assert reader.get_validation_state() == "Valid" and f"/{source}" in reader.json()
+    assert read_provenance(path) is not None
+  for more, words in (
+    (("--output", path, given[0]), "are needed together"),
+    (("--output", tmp_path / "out.ogg", *given), "cannot sign"),
+    (("--output", path, given[0], f"--c2pa_private_key={chain}"), "is no private key"),
+  ):
+    done = run_cli("sample", *arguments, *more)
+    assert done.code == 2 and words in done.err
+
+
 def test_errors_are_one_line_and_write_no_file(folder, prompt, tmp_path, run_cli):
   soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
   soundfile.write(tmp_path / "short.wav", melody(0.31), RATE)

@@ -42,6 +42,8 @@ OPTIONAL = {
     "pesq ai-edge-litert faster-whisper whisper-normalizer speechmos onnxruntime",
     "PESQ, Lyra, Whisper and DNSMOS in eval",
   ),
+  "watermark": ("scikit-network", "make_watermark"),
+  "c2pa": ("c2pa-python", "sample --c2pa_certificate"),
   "plot": ("matplotlib", "plots"),
   "text": ("num2words", "numbers in texts to speak"),
   "notebooks": ("jupyterlab matplotlib", "the notebooks"),
