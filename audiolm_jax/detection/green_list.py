@@ -7,7 +7,7 @@ compute equally, so sampling and detection have the same list.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -70,7 +70,7 @@ def is_green(
     payload: the payload, uint32.
   """
   words = words_of(key, low, high)
-  word = words[0] * 0
+  word: Any = words[0] * 0
   for count, of_count in zip(PAYLOAD_BITS, words, strict=True):
     word = word | (of_count * (bits == count))
   position = word & (bits - (bits > 0))

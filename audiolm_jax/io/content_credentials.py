@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
+import soundfile  # pyright: ignore[reportMissingTypeStubs]: its types are in the module
 
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.version import __version__

@@ -1,6 +1,7 @@
 """Signed files, verified by the reader of the library, which knows nothing of this package."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_files_that_cannot_sign_are_refused_in_one_line(c2pa, tmp_path):
     (lambda: file_of(b"text"), key, "do not sign"),
     (chain, lambda: file_of(key_content(ec.generate_private_key(ec.SECP256K1()))), "C2PA has RSA"),
   ):
-    given = [one() if callable(one) else one for one in (certificate, private)]
+    given: list[Any] = [one() if callable(one) else one for one in (certificate, private)]
     with pytest.raises(UserError, match=words) as caught:
       read_credentials(*given)
     assert "\n" not in str(caught.value)
