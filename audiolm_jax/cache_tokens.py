@@ -62,6 +62,13 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "output_dir", None, "Folder of the token store, new or unfinished.", flag_values=FLAGS
 )
+flags.DEFINE_enum(
+  "streams",
+  "all",
+  ["all", "semantic", "codes"],
+  "Tokens to store; a semantic stage needs no codes, which take most of the time.",
+  flag_values=FLAGS,
+)
 flags.DEFINE_string(
   "runner", None, "Runner of Apache Beam, such as DirectRunner.", flag_values=FLAGS
 )
@@ -169,7 +176,8 @@ def _tokenize_with_beam() -> Any:
 def _settings() -> dict[str, Any]:
   names = ("layout", "valid_fraction", "max_skipped_fraction")
   names += ("clips_per_shard", "batch_size", "num_workers")
-  return {name: FLAGS[name].value for name in names}
+  settings = {name: FLAGS[name].value for name in names}
+  return settings | ({} if FLAGS.streams == "all" else {"streams": (FLAGS.streams,)})
 
 
 def _info(arguments: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ result as --bundle of encode, decode, cache_tokens and export_bundle.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
@@ -44,18 +43,21 @@ def main(argv: Sequence[str]) -> None:
     if not FLAGS[name].value:
       raise UserError(f"--{name} is required; see --help")
   from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
-  from audiolm_jax.codec.chunked_codec import ChunkedCodec
+  from audiolm_jax.codec.residual_codec import ResidualCodec
   from audiolm_jax.core import compilation_cache
   from audiolm_jax.data.manifest import clips_of_split, list_clips
   from audiolm_jax.trainables.residual_codebooks import fit_codebooks
 
   compilation_cache.enable()
   base = load_bundle(FLAGS.bundle, stages=())
-  codec: Any = base.codec
-  assert isinstance(codec, ChunkedCodec)  # as every codec of a bundle
+  if not isinstance(base.codec, ResidualCodec):
+    raise UserError(
+      f"a {type(base.codec).__name__} does not quantize its latents by residual codebooks alone; "
+      "use a codec that does"
+    )
   clips = clips_of_split(list_clips(FLAGS.data), FLAGS.split)
   codec, reports = fit_codebooks(
-    codec,
+    base.codec,
     clips,
     num_quantizers=FLAGS.num_quantizers,
     codebook_size=FLAGS.codebook_size,

@@ -10,7 +10,7 @@ from flax.core import meta
 from audiolm_jax import bundles
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec import soundstream
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.core import products
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.config import TransformerConfig
@@ -28,23 +28,16 @@ def random_stage(spec: StageSpec, config: TransformerConfig, seed: int = 0) -> S
   return Stage(spec, config, meta.unbox(params))
 
 
-def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> SoundStreamCodec:
+def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> ResidualCodec:
   """Returns a codec with random weights."""
   keys = jax.random.split(jax.random.key(seed), 3)
   waveform = np.zeros((1, 4 * config.hop_length), np.float32)
-  latents = np.zeros((1, 4, config.latent_dim), np.float32)
-  encoder, decoder = soundstream.Encoder(config), soundstream.Decoder(config)
-  start, end = soundstream.encoder_state(config, 1), soundstream.decoder_state(config, 1)
   shape = (config.num_quantizers, config.codebook_size, config.latent_dim)
-  params = {
-    "encoder": jax.jit(encoder.init)(keys[0], waveform, start)["params"],
-    "decoder": jax.jit(decoder.init)(keys[1], latents, end)["params"],
-    "codebooks": jax.random.normal(keys[2], shape),
-  }
-  return SoundStreamCodec(config, meta.unbox(params))
+  params = meta.unbox(jax.jit(config.init_params)(keys[:2], waveform))
+  return ResidualCodec(config, params | {"codebooks": jax.random.normal(keys[2], shape)})
 
 
-def bundle_of(name: str, stage_config: TransformerConfig, codec: SoundStreamCodec) -> Bundle:
+def bundle_of(name: str, stage_config: TransformerConfig, codec: ResidualCodec) -> Bundle:
   """Returns the paper's stages in one shape, with the semantic tokenizer of `speech_tiny`."""
   base = bundles.load_bundle("speech_tiny", stages=())
   specs = stages.paper_stages(

@@ -28,6 +28,7 @@ BENCHMARKS = {
   "continuation": "Continuation",
   "samples": "Several samples",
   "streaming": "Streaming",
+  "acoustic": "Acoustic stages",
   "codec": "Codec",
   "peers": "Peers",
   "gpu": "GPU",

@@ -156,12 +156,13 @@ def miniature_bundle():
   Codebooks and centroids are fitted to a melody, so that tokens follow what is heard.
   """
   import jax
+  import jax.numpy as jnp
   from flax.core import meta
 
   from audiolm_jax.bundles import Bundle
   from audiolm_jax.codec import soundstream
   from audiolm_jax.codec.quantizer import kmeans_start
-  from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+  from audiolm_jax.codec.residual_codec import ResidualCodec
   from audiolm_jax.lm import stages
   from audiolm_jax.lm.config import TransformerConfig
   from audiolm_jax.lm.stage import Stage
@@ -170,20 +171,16 @@ def miniature_bundle():
   from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 
   keys = iter(jax.random.split(jax.random.key(0), 8))
-  waveform = melody(4.0)[None]
+  waveform = jnp.asarray(melody(4.0)[None])
 
   c = soundstream.SoundStreamConfig(
     encoder_channels=2, decoder_channels=2, latent_dim=8, num_quantizers=4, codebook_size=16
   )
-  start = soundstream.encoder_state(c, 1)
-  encoder = meta.unbox(jax.jit(soundstream.Encoder(c).init)(next(keys), waveform, start))
-  latents, _ = soundstream.Encoder(c).apply(encoder, waveform, start)
-  decoder = jax.jit(soundstream.Decoder(c).init)(
-    next(keys), latents, soundstream.decoder_state(c, 1)
-  )
+  params = jax.jit(c.init_params)(jnp.stack([next(keys), next(keys)]), waveform)
+  params = meta.unbox(params)
+  latents = c.encode_latents(params["encoder"], waveform)
   books = kmeans_start(latents.reshape(-1, c.latent_dim), 4, 16, next(keys)).codebooks
-  params = {"encoder": encoder["params"], "decoder": meta.unbox(decoder)["params"]}
-  codec = SoundStreamCodec(c, params | {"codebooks": books})
+  codec = ResidualCodec(c, params | {"codebooks": books})
 
   conformer = miniature_conformer()
   s = SemanticTokenizerConfig(encoder=conformer, layer=1, num_clusters=16, chunk_steps=32)

@@ -19,9 +19,8 @@ from audiolm_jax import train
 from audiolm_jax.chunking import ChunkedModel
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.frame_rate import FrameRateConfig
-from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.codec.soundstream import SoundStreamConfig
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.detection import detector
 from audiolm_jax.lm.attention import Cache
 from audiolm_jax.lm.config import TransformerConfig
@@ -400,16 +399,16 @@ def _programs() -> dict[str, Lower]:
   found["detector_base detect"] = detect
   found["semantic_encoder_xl tokenize"] = tokenize_by_w2v_bert
   for name, kind, shapes in (
-    ("codec_base", SoundStreamCodec, soundstream_shapes),
-    ("codec_small", FrameRateCodec, frame_rate_shapes),
+    ("codec_base", ResidualCodec, soundstream_shapes),
+    ("codec_small", ResidualCodec, frame_rate_shapes),
     ("dac_16khz", dac.DacCodec, part(published_shapes, dac.DacConfig())),
     (
       "encodec_24khz",
-      encodec.EncodecCodec,
+      ResidualCodec,
       part(published_shapes, encodec.EncodecConfig()),
     ),
     ("mimi", mimi.MimiCodec, part(published_shapes, mimi.MimiConfig())),
-    ("lyra_v2", lyra.LyraCodec, part(published_shapes, lyra.LyraConfig())),
+    ("lyra_v2", ResidualCodec, part(published_shapes, lyra.LyraConfig())),
   ):
     found[f"{name} encode"] = part(codec_chunk, "encoder", kind, shapes)
     found[f"{name} decode"] = part(codec_chunk, "decoder", kind, shapes)

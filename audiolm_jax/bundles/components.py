@@ -19,23 +19,15 @@ from audiolm_jax.sampling import registry
 
 # Configuration and class of each kind. A module is imported only when a bundle needs it.
 _CODEC, _SEMANTIC, _PRETRAINED = (f"audiolm_jax.{p}" for p in ("codec", "semantic", "pretrained"))
+_RESIDUAL = f"{_CODEC}.residual_codec:ResidualCodec"
 TOKENIZERS = {
   "codec": {
-    "soundstream": (
-      f"{_CODEC}.soundstream:SoundStreamConfig",
-      f"{_CODEC}.soundstream_codec:SoundStreamCodec",
-    ),
-    "frame_rate": (
-      f"{_CODEC}.frame_rate:FrameRateConfig",
-      f"{_CODEC}.frame_rate_codec:FrameRateCodec",
-    ),
+    "soundstream": (f"{_CODEC}.soundstream:SoundStreamConfig", _RESIDUAL),
+    "frame_rate": (f"{_CODEC}.frame_rate:FrameRateConfig", _RESIDUAL),
     "dac": (f"{_PRETRAINED}.dac:DacConfig", f"{_PRETRAINED}.dac:DacCodec"),
-    "encodec": (
-      f"{_PRETRAINED}.encodec_layers:EncodecConfig",
-      f"{_PRETRAINED}.encodec:EncodecCodec",
-    ),
+    "encodec": (f"{_PRETRAINED}.encodec_layers:EncodecConfig", _RESIDUAL),
     "mimi": (f"{_PRETRAINED}.mimi_layers:MimiConfig", f"{_PRETRAINED}.mimi:MimiCodec"),
-    "lyra": (f"{_PRETRAINED}.lyra_layers:LyraConfig", f"{_PRETRAINED}.lyra:LyraCodec"),
+    "lyra": (f"{_PRETRAINED}.lyra_layers:LyraConfig", _RESIDUAL),
   },
   "semantic": {
     "w2v_bert": (
@@ -146,7 +138,7 @@ def tokenizer_classes(name: str, kind: str) -> tuple[type[Any], type[Any]]:
   return config_class, tokenizer_class
 
 
-def type_name(name: str, tokenizer: object) -> str:
+def type_name(name: str, tokenizer: Any) -> str:
   """Returns the name of a tokenizer's kind in `bundle.json`.
 
   Args:
@@ -156,9 +148,9 @@ def type_name(name: str, tokenizer: object) -> str:
   Raises:
     BundleError: a bundle cannot contain this kind of tokenizer.
   """
-  own = _home(type(tokenizer))
-  for kind, (_, home) in TOKENIZERS[name].items():
-    if own == home:
+  own = (_home(type(tokenizer.config)), _home(type(tokenizer)))
+  for kind, homes in TOKENIZERS[name].items():
+    if own == homes:
       return kind
   raise BundleError(f"a {type(tokenizer).__name__} cannot be stored as the {name} of a bundle")
 

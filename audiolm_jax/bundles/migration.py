@@ -15,8 +15,8 @@ from pathlib import Path
 
 from audiolm_jax.bundles import tensors
 from audiolm_jax.bundles.bundle import token_hash
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.codec.soundstream import SoundStreamConfig
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
 from audiolm_jax.core import configs
 from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import BundleError
@@ -69,7 +69,7 @@ def _from_1(folder: Path, manifest: JsonDict) -> JsonDict:
     return tensors.load_tensors(folder / f"{name}.safetensors", shapes)
 
   config = configs.from_dict(SoundStreamConfig, components["codec"]["config"])
-  codec = SoundStreamCodec(config, params("codec", config.parameter_shapes()))
+  codec = ResidualCodec(config, params("codec", config.parameter_shapes()))
   config = configs.from_dict(SemanticTokenizerConfig, components["semantic"]["config"])
   semantic = SemanticTokenizer(config, params("semantic", config.parameter_shapes()))
   old = _token_hash_1(codec, semantic)
@@ -99,7 +99,7 @@ def _from_2(folder: Path, manifest: JsonDict) -> JsonDict:
   return manifest | {"stages": stages, "temperatures": temperatures, "format_version": 3}
 
 
-def _token_hash_1(codec: SoundStreamCodec, semantic: SemanticTokenizer) -> str:
+def _token_hash_1(codec: ResidualCodec, semantic: SemanticTokenizer) -> str:
   parts = [
     (tensors.hash_params(tokenizer.params), configs.to_dict(tokenizer.spec))
     for tokenizer in (codec, semantic)

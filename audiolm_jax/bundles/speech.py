@@ -47,6 +47,7 @@ class SpeechSettings(TypedDict, total=False):
     top_p: as in `settings.Settings`.
     passes: as in `settings.Settings`.
     guidance: as in `settings.Settings`.
+    lookahead: as in `settings.Settings`.
     watermark: as in `settings.Settings`.
     watermark_key: as in `settings.Settings`.
     watermark_payload: as in `settings.Settings`.
@@ -65,6 +66,7 @@ class SpeechSettings(TypedDict, total=False):
   top_p: Any
   passes: Any
   guidance: Any
+  lookahead: Any
   watermark: float | str | None
   watermark_key: bytes | None
   watermark_payload: bytes | None

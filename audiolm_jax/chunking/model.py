@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,9 +16,6 @@ from audiolm_jax.core.errors import ConfigError
 _AT_ONCE = 8
 
 Step = Callable[[np.ndarray, np.ndarray, PyTree], tuple[Array | np.ndarray, PyTree]]
-
-
-C = TypeVar("C")
 
 
 @runtime_checkable
@@ -180,10 +177,10 @@ class ChunkedModel:
     return chunk
 
 
-def zero_state(make: Callable[[C, int], PyTree], config: C, batch: int) -> PyTree:
-  """Returns a state of zeros with the shapes of `make(config, batch)`.
+def zero_state(make: Callable[[int], PyTree], batch: int) -> PyTree:
+  """Returns a state of zeros with the shapes of `make(batch)`.
 
   Unlike a call of `make`, this compiles no program for each of the arrays.
   """
-  shapes = jax.eval_shape(functools.partial(make, config, batch))
+  shapes = jax.eval_shape(functools.partial(make, batch))
   return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))

@@ -22,6 +22,9 @@ from audiolm_jax.codec.convolution import convolve
 from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
 
+# The parts of a state, one for each layer.
+State = tuple[PyTree, ...]
+
 _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
@@ -50,7 +53,7 @@ class Streamed:
     return x
 
   @property
-  def state(self) -> tuple[PyTree, ...]:
+  def state(self) -> State:
     """The new states of the layers that ran."""
     return tuple(self._after)
 

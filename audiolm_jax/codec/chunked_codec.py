@@ -22,12 +22,11 @@ from audiolm_jax.chunking import (
 )
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.core import forks
-from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 
-# Maps a configuration and a number of clips to arrays of the shapes of their state.
-MakeState = Callable[[Any, int], PyTree]
+# Maps a number of clips to arrays of the shapes of their state.
+MakeState = Callable[[int], PyTree]
 
 
 class ChunkedCodec(abc.ABC):
@@ -56,18 +55,6 @@ class ChunkedCodec(abc.ABC):
     """Maps codes to waveform; zeros follow the end of a clip."""
 
   @property
-  def latent_encoder(self) -> ChunkedModel:
-    """Maps waveform to the latents whose residuals the codebooks quantize, chunked as `encoder`.
-
-    Raises:
-      ConfigError: the quantizer of this codec is of another kind.
-    """
-    raise ConfigError(
-      f"a {type(self).__name__} does not quantize its latents by residual codebooks alone; use a "
-      "codec that does"
-    )
-
-  @property
   def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
     """The vectors of the codes, one table per level; a frame is the sum of its vectors."""
     return self.params["codebooks"]
@@ -89,21 +76,13 @@ class ChunkedCodec(abc.ABC):
     Args:
       program: the program.
       sizes: numbers of frames that a chunk may have.
-      state: maps a config and a number of clips to arrays of the shapes that the program carries
-        from chunk to chunk; they are 0 at the start of a clip.
+      state: maps a number of clips to arrays of the shapes that the program carries from chunk to
+        chunk; they are 0 at the start of a clip.
       reach: `left`, `right` and `first` of the model.
     """
     codes = np.zeros((0, self.spec.num_quantizers), np.int32)
     hop = self.spec.hop_length
     return self._model(program, self.token_params, codes, sizes, state, unit=hop, **reach)
-
-  def latent_encoder_of(
-    self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
-  ) -> ChunkedModel:
-    """Returns the model of a program like that of `encoder_of` whose results are latents."""
-    latents = np.zeros((0, self.config.latent_dim), np.float32)
-    hop = self.spec.hop_length
-    return self._model(program, self.token_params, latents, sizes, state, unit=hop, **reach)
 
   def decoder_of(
     self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
@@ -188,7 +167,7 @@ class ChunkedCodec(abc.ABC):
       functools.partial(program, self.config, params),
       nothing,
       sizes,
-      state and functools.partial(zero_state, state, self.config),
+      state and functools.partial(zero_state, state),
       prepare=functools.partial(program.prepare, self.config, params),
       **declared,
     )

@@ -12,23 +12,22 @@ compressed spectrum as input is common in speech enhancement.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Int
 
-from audiolm_jax.codec.causal import Streamed
-from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.chunking import Sizes
+from audiolm_jax.codec.causal import State, Streamed
+from audiolm_jax.codec.residual_codec import ResidualConfig
 from audiolm_jax.core import modules, products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, SampleRate, Samples, Steps, Taps, Vocabulary, Width
 from audiolm_jax.dsp.stft import stft
-
-State = tuple[jax.Array, ...]
 
 # A magnitude m is compressed to m**0.4, similar to perceived loudness; the floor keeps the gradient
 # finite.
@@ -39,7 +38,7 @@ _MAX_LOG_SCALE = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameRateConfig:
+class FrameRateConfig(ResidualConfig):
   """Shape of the codec; the defaults are 6 kbit/s at 50 frames per second.
 
   Attributes:
@@ -91,6 +90,8 @@ class FrameRateConfig:
   latent_dim: Width = 64
   num_quantizers: Depth = 12
   codebook_size: Vocabulary = 1024
+  # 5 s at 50 frames per second.
+  chunk_sizes: ClassVar[Sizes] = Sizes.in_steps(250, 25)
 
   def __post_init__(self) -> None:
     for name in ("hop_length", "encoder_window", "decoder_window"):
@@ -121,25 +122,6 @@ class FrameRateConfig:
     The output is `lookahead_frames` late.
     """
     return self.lookahead_frames * self.short_frames - self.window_lead
-
-  @property
-  def spec(self) -> CodecSpec:
-    """The numbers that describe the tokens."""
-    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
-
-  @property
-  def latency_samples(self) -> int:
-    """Samples to read before the first one can be written: the frame and its look-ahead."""
-    return (1 + self.lookahead_frames) * self.hop_length
-
-  def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
-    """Returns new parameters of encoder and decoder, one key each, with logical axes."""
-    batch, frames = waveform.shape[0], waveform.shape[1] // self.hop_length
-    latents = jnp.zeros((batch, frames, self.latent_dim))
-    ends = jnp.full(batch, frames)
-    encoder = Encoder(self).init(keys[0], waveform, encoder_state(self, batch))
-    decoder = Decoder(self).init(keys[1], latents, ends, decoder_state(self, batch))
-    return {"encoder": encoder["params"], "decoder": decoder["params"]}
 
   def parameter_shapes(self) -> shapes.Shapes:
     """Returns the shapes of the parameters of the codec."""
@@ -175,22 +157,27 @@ class FrameRateConfig:
     }
     return {f"{name}_{i}": block for i in range(layers)}
 
-  def encode_latents(
-    self, params: Params, waveform: Float[Array, "batch samples"]
-  ) -> Float[Array, "batch frames latent"]:
-    """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
-    return modules.apply(Encoder(self), params, waveform, encoder_state(self, len(waveform)))[0]
+  @property
+  def encoder(self) -> "Encoder":
+    return Encoder(self)
 
-  def decode_latents(
-    self, params: Params, latents: Float[Array, "batch frames latent"]
-  ) -> Float[Array, "batch samples"]:
-    """Returns the waveforms of whole clips; `params` are the decoder's."""
-    batch, frames, _ = latents.shape
-    latents = jnp.pad(latents, ((0, 0), (0, self.lookahead_frames), (0, 0)))
-    ends = jnp.full(batch, frames)
-    state = decoder_state(self, batch)
-    waveform, _ = modules.apply(Decoder(self), params, latents, ends, state)
-    return waveform[:, self.lookahead_frames * self.hop_length :]
+  @property
+  def decoder(self) -> "Decoder":
+    return Decoder(self)
+
+  def encoder_state(self, batch: int) -> State:
+    past = jnp.zeros((batch, self.encoder_window - self.short_hop))
+    short = self._contexts(batch, self.encoder_short_dim, self.encoder_short_layers)
+    return (past, *short, *self._contexts(batch, self.encoder_dim, self.encoder_layers))
+
+  def decoder_state(self, batch: int) -> State:
+    frame = self._contexts(batch, self.decoder_dim, self.decoder_layers)
+    short = self._contexts(batch, self.decoder_short_dim, self.decoder_short_layers)
+    written = jnp.zeros((batch, self.delay + self.overlap - 1, self.short_hop))
+    return (*frame, *short, written)
+
+  def _contexts(self, batch: int, dim: int, layers: int) -> list[jax.Array]:
+    return [jnp.zeros((batch, self.kernel_size - 1, dim)) for _ in range(layers)]
 
   def encoder_flops(self, samples: int) -> float:
     """Returns the operations of the encoder's matrix products for a clip of whole frames."""
@@ -215,27 +202,6 @@ class FrameRateConfig:
     return layers * 2 * self.expansion * dim**2
 
 
-def encoder_state(config: FrameRateConfig, batch: int) -> State:
-  """Returns the initial state of `Encoder`, zeros: samples before a clip, inputs of blocks."""
-  c = config
-  past = jnp.zeros((batch, c.encoder_window - c.short_hop))
-  short = _contexts(c, batch, c.encoder_short_dim, c.encoder_short_layers)
-  return (past, *short, *_contexts(c, batch, c.encoder_dim, c.encoder_layers))
-
-
-def decoder_state(config: FrameRateConfig, batch: int) -> State:
-  """Returns the initial state of `Decoder`, zeros: inputs of blocks, sums of later short frames."""
-  c = config
-  frame = _contexts(c, batch, c.decoder_dim, c.decoder_layers)
-  short = _contexts(c, batch, c.decoder_short_dim, c.decoder_short_layers)
-  written = jnp.zeros((batch, c.delay + c.overlap - 1, c.short_hop))
-  return (*frame, *short, written)
-
-
-def _contexts(config: FrameRateConfig, batch: int, dim: int, layers: int) -> list[jax.Array]:
-  return [jnp.zeros((batch, config.kernel_size - 1, dim)) for _ in range(layers)]
-
-
 class Encoder(nn.Module):
   """Maps waveform to latents."""
 
@@ -243,8 +209,9 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, waveform: Float[Array, "batch samples"], state: State
+    self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch frames latent"], State]:
+    del ends  # no frame depends on later samples
     c = self.config
     past, *contexts = state
     padded = jnp.concatenate([past, waveform], axis=1)

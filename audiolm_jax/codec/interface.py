@@ -1,14 +1,13 @@
 """The protocols of codecs, on which all code outside of this package depends."""
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, Key, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from audiolm_jax.chunking import Sliced
-from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
 
 
@@ -37,41 +36,6 @@ class CodecSpec:
   def bits_per_second(self) -> float:
     """Bit rate of all levels in bit/s, without entropy coding."""
     return self.frame_rate * self.num_quantizers * float(np.log2(self.codebook_size))
-
-
-@runtime_checkable
-class Autoencoder(Protocol):
-  """A codec as its training uses it: a frozen dataclass that initializes and runs the model."""
-
-  sample_rate: int
-  hop_length: Any  # int; Any because it may be a property that depends on other fields
-  latent_dim: int
-  num_quantizers: int
-  codebook_size: int
-
-  def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
-    """Returns new parameters {"encoder", "decoder"}, one key each, with logical axes."""
-    ...
-
-  def encode_latents(
-    self, params: Params, waveform: Float[Array, "batch samples"]
-  ) -> Float[Array, "batch frames latent"]:
-    """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
-    ...
-
-  def decode_latents(
-    self, params: Params, latents: Float[Array, "batch frames latent"]
-  ) -> Float[Array, "batch samples"]:
-    """Returns the waveforms of whole clips; `params` are the decoder's."""
-    ...
-
-  def encoder_flops(self, samples: int) -> float:
-    """Returns the floating-point operations of the encoder for a clip of whole frames."""
-    ...
-
-  def decoder_flops(self, samples: int) -> float:
-    """Returns the floating-point operations of the decoder for a clip of whole frames."""
-    ...
 
 
 @runtime_checkable

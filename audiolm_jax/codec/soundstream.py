@@ -4,32 +4,31 @@ Source: SoundStream, section III-A and III-B.
 """
 
 import dataclasses
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int
 
+from audiolm_jax.chunking import Sizes
 from audiolm_jax.codec.causal import (
   CausalConv,
   ResidualUnit,
+  State,
   Streamed,
   StridedConv,
   TransposedConv,
   elu,
 )
-from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.core import modules, shapes
+from audiolm_jax.codec.residual_codec import ResidualConfig
+from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
-
-State = tuple[jax.Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class SoundStreamConfig:
+class SoundStreamConfig(ResidualConfig):
   """Shape of a SoundStream; the defaults are those of AudioLM's speech codec (6 kbit/s).
 
   Attributes:
@@ -53,29 +52,13 @@ class SoundStreamConfig:
   latent_dim: Width = 512
   num_quantizers: Depth = 12
   codebook_size: Vocabulary = 1024
+  # 5 s at 50 frames per second, and the end of a clip in pieces of 1 s.
+  chunk_sizes: ClassVar[Sizes] = Sizes.of_two(250, 50)
 
   @property
   def hop_length(self) -> int:
     """Samples per frame."""
     return int(np.prod(self.strides))
-
-  @property
-  def spec(self) -> CodecSpec:
-    """The numbers that describe the tokens."""
-    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
-
-  @property
-  def latency_samples(self) -> int:
-    """Samples to read before the first one can be written: one frame, no look-ahead."""
-    return self.hop_length
-
-  def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
-    """Returns new parameters of encoder and decoder, one key each, with logical axes."""
-    batch, frames = waveform.shape[0], -(-waveform.shape[1] // self.hop_length)
-    latents = jnp.zeros((batch, frames, self.latent_dim))
-    encoder = Encoder(self).init(keys[0], waveform, encoder_state(self, batch))
-    decoder = Decoder(self).init(keys[1], latents, decoder_state(self, batch))
-    return {"encoder": encoder["params"], "decoder": decoder["params"]}
 
   def parameter_shapes(self) -> shapes.Shapes:
     """Returns the shapes of the parameters of the codec."""
@@ -103,17 +86,34 @@ class SoundStreamConfig:
     }
     return {f"block_{block}_unit_{j}": unit for j in range(len(self.dilations))}
 
-  def encode_latents(
-    self, params: Params, waveform: Float[Array, "batch samples"]
-  ) -> Float[Array, "batch frames latent"]:
-    """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
-    return modules.apply(Encoder(self), params, waveform, encoder_state(self, len(waveform)))[0]
+  @property
+  def encoder(self) -> "Encoder":
+    return Encoder(self)
 
-  def decode_latents(
-    self, params: Params, latents: Float[Array, "batch frames latent"]
-  ) -> Float[Array, "batch samples"]:
-    """Returns the waveforms of whole clips; `params` are the decoder's."""
-    return modules.apply(Decoder(self), params, latents, decoder_state(self, len(latents)))[0]
+  @property
+  def decoder(self) -> "Decoder":
+    return Decoder(self)
+
+  def encoder_state(self, batch: int) -> State:
+    channels = self.encoder_channels
+    shapes = [(self.kernel_size - 1, 1)]
+    for stride in self.strides:
+      shapes += [*self._unit_contexts(channels), (stride, channels)]
+      channels *= 2
+    shapes += [(2, channels)]
+    return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
+
+  def decoder_state(self, batch: int) -> State:
+    channels = self.decoder_channels * 2 ** len(self.strides)
+    shapes = [(self.kernel_size - 1, self.latent_dim)]
+    for stride in reversed(self.strides):
+      channels //= 2
+      shapes += [(stride, channels), *self._unit_contexts(channels)]
+    shapes += [(self.kernel_size - 1, channels)]
+    return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
+
+  def _unit_contexts(self, channels: int) -> list[tuple[int, int]]:
+    return [((self.kernel_size - 1) * dilation, channels) for dilation in self.dilations]
 
   def encoder_flops(self, samples: int) -> float:
     """Returns the floating-point operations of the encoder for a clip of whole frames."""
@@ -139,30 +139,6 @@ class SoundStreamConfig:
     return 2.0 * (products + time * self.kernel_size * channels)
 
 
-def encoder_state(config: SoundStreamConfig, batch: int) -> State:
-  """Returns the initial state of `Encoder`, zeros: silence before the first sample."""
-  channels = config.encoder_channels
-  shapes = [(config.kernel_size - 1, 1)]
-  for stride in config.strides:
-    shapes += [((config.kernel_size - 1) * d, channels) for d in config.dilations]
-    shapes += [(stride, channels)]
-    channels *= 2
-  shapes += [(2, channels)]
-  return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
-
-
-def decoder_state(config: SoundStreamConfig, batch: int) -> State:
-  """Returns the initial state of `Decoder`, zeros."""
-  channels = config.decoder_channels * 2 ** len(config.strides)
-  shapes = [(config.kernel_size - 1, config.latent_dim)]
-  for stride in reversed(config.strides):
-    channels //= 2
-    shapes += [(stride, channels)]
-    shapes += [((config.kernel_size - 1) * d, channels) for d in config.dilations]
-  shapes += [(config.kernel_size - 1, channels)]
-  return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
-
-
 class Encoder(nn.Module):
   """Maps waveform to latents: convolution, one block per stride, convolution of kernel 3."""
 
@@ -170,8 +146,9 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, waveform: Float[Array, "batch samples"], state: State
+    self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch frames latent"], State]:
+    del ends  # no frame depends on later samples
     c = self.config
     run = Streamed(state)
     channels = c.encoder_channels
@@ -192,8 +169,9 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, latents: Float[Array, "batch frames latent"], state: State
+    self, latents: Float[Array, "batch frames latent"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch samples"], State]:
+    del ends  # no sample depends on later latents
     c = self.config
     run = Streamed(state)
     channels = c.decoder_channels * 2 ** len(c.strides)

@@ -40,6 +40,7 @@ class Job:
     source: folder or manifest, see `manifest.list_clips`; None if `task` is given.
     task: name of a SeqIO task whose source is tokenized.
     module: module that registers the task on import.
+    streams: see `tokenization.tokenize_corpus`.
     layout: of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest share of unreadable clips with which the store is complete.
@@ -54,6 +55,7 @@ class Job:
   source: str | None = None
   task: str | None = None
   module: str | None = None
+  streams: tuple[str, ...] = tokenization.TOKENIZED
   layout: str | None = None
   valid_fraction: float = 0.05
   max_skipped_fraction: float = 0.01
@@ -75,7 +77,7 @@ def tokenize_corpus(
 
   Raises:
     DataError: the corpus has no clips or too many unreadable ones, the store is of other
-      tokenizers or of files that have changed, or the run failed.
+      tokenizers, other streams or files that have changed, or the run failed.
     UserError: `replace_changed` is given for a task, whose clips cannot be compared one by one.
   """
   if replace_changed and job.task is not None:
@@ -84,9 +86,10 @@ def tokenize_corpus(
   tokenizers = _load(job.bundle)
   dropped = Outdated({}, [])
   if replace_changed:
-    writer = tokenization.open_writer(tokenizers, job.output_dir)
+    writer = tokenization.open_writer(tokenizers, job.output_dir, job.streams)
     dropped = tokenization.missing_clips(writer, _clips(job), replace_changed=True).dropped
-  before = sum(tokenization.open_writer(tokenizers, job.output_dir).info.hours.values())
+  begun = tokenization.open_writer(tokenizers, job.output_dir, job.streams).info
+  before = sum(begun.hours.values())
   next(_missing_shards(job, tokenizers), None)  # reports errors of the source before the run
   # Given by name, DirectRunner would first try to download another engine.
   engine = FnApiRunner() if runner == "DirectRunner" else runner
@@ -140,6 +143,7 @@ class _TokenizeShard(beam.DoFn):
     tokens = tokenization.tokenize_shard(
       self._tokenizers,
       element,
+      streams=self._job.streams,
       batch_size=self._job.batch_size,
       num_workers=self._job.num_workers,
       count=self._count,
@@ -176,7 +180,7 @@ class _Finish(beam.DoFn):
 
 
 def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
-  writer = tokenization.open_writer(tokenizers, job.output_dir)
+  writer = tokenization.open_writer(tokenizers, job.output_dir, job.streams)
   if job.task is not None:
     existing = token_shards.shard_files(job.output_dir)
     sample_rate = tokenizers.codec.spec.sample_rate

@@ -39,8 +39,8 @@ OPTIONAL = {
   "beam": ("apache-beam", "cache_tokens --runner"),
   "eval": ("pystoi librosa pocketsphinx matplotlib", "some measures of eval"),
   "measures": (
-    "pesq ai-edge-litert faster-whisper whisper-normalizer speechmos onnxruntime av",
-    "PESQ, Lyra, Whisper, DNSMOS and AAC in eval",
+    "pesq ai-edge-litert faster-whisper whisper-normalizer speechmos onnxruntime av pyspellchecker",
+    "PESQ, Lyra, Whisper, DNSMOS, AAC and dictionaries in eval",
   ),
   "watermark": ("scikit-network", "make_watermark"),
   "c2pa": ("c2pa-python", "sample --c2pa_certificate"),

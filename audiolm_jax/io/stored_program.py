@@ -10,6 +10,7 @@ A process that needs no new program therefore traces nothing.
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -45,7 +46,8 @@ class StoredProgram(Generic[Result]):
   """A function under `jax.jit` whose compiled programs are also stored on disk.
 
   Nothing is stored if the compilation cache is off, on an accelerator, if an argument is committed
-  to a device, or inside another traced function.
+  to a device, if a static argument has a class of another package, whose source code is not part of
+  the key, or inside another traced function.
 
   Args:
     function: the function to compile; it reads only its arguments and constants of this package.
@@ -185,9 +187,18 @@ def is_on() -> bool:
 
 def _is_storable(args: Sequence[object]) -> bool:
   return not any(
-    isinstance(x, core.Tracer) or (isinstance(x, jax.Array) and x.committed)
+    isinstance(x, core.Tracer) or (isinstance(x, jax.Array) and x.committed) or _is_foreign(x)
     for x in jax.tree.leaves(args)
   )
+
+
+def _is_foreign(x: object) -> bool:
+  """Returns whether a dataclass or one that it contains is defined outside of this package."""
+  if not dataclasses.is_dataclass(x):
+    return False
+  fields = [getattr(x, field.name) for field in dataclasses.fields(x)]
+  own = type(x).__module__.startswith(f"{_PACKAGE.name}.")
+  return not own or any(map(_is_foreign, jax.tree.leaves(fields)))
 
 
 def _signature(leaf: jax.Array | np.ndarray) -> tuple[object, ...]:

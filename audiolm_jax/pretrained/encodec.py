@@ -4,36 +4,23 @@ Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compress
 2210.13438).
 """
 
-import functools
 import math
 
-import jax
 import numpy as np
 
-from audiolm_jax.chunking import ChunkedModel, Sizes
-from audiolm_jax.codec.chunked_codec import ChunkedCodec
-from audiolm_jax.codec.quantizer import dequantize, residual_quantize
-from audiolm_jax.core import modules
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
-from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.encodec_layers import (
   KERNEL,
   LSTM_LAYERS,
   UNIT_KERNEL,
   UNIT_SQUEEZE,
-  Decoder,
   EncodecConfig,
-  Encoder,
-  State,
-  decoder_state,
-  encoder_state,
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
 
-# 10 s at the published rate.
-_SIZES = Sizes.in_steps(750, 75)
 # Required values of fields of config.json, if present, for which these layers are correct.
 _FIXED = {
   "audio_channels": 1,
@@ -51,54 +38,6 @@ _FIXED = {
   "residual_kernel_size": UNIT_KERNEL,
   "compress": UNIT_SQUEEZE,
 }
-
-
-class EncodecCodec(ChunkedCodec):
-  """Encodes and decodes in chunks of frames and carries a state from chunk to chunk.
-
-  A partial last frame of a clip is padded by reflection in each layer, as in the published model.
-  Streams wait for the first frames, which depend on each other by reflection. `params` is
-  {"encoder", "decoder", "codebooks" [quantizers, size, latent]}.
-  """
-
-  config: EncodecConfig
-
-  @property
-  def encoder(self) -> ChunkedModel:
-    return self.encoder_of(encode_chunk, _SIZES, encoder_state, first=self.config.first_frames)
-
-  @property
-  def latent_encoder(self) -> ChunkedModel:
-    first = self.config.first_frames
-    return self.latent_encoder_of(latents_chunk, _SIZES, encoder_state, first=first)
-
-  @property
-  def decoder(self) -> ChunkedModel:
-    return self.decoder_of(decode_chunk, _SIZES, decoder_state, first=self.config.first_frames)
-
-
-@functools.partial(StoredProgram, static_argnums=(0,))
-def encode_chunk(
-  config: EncodecConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
-) -> tuple[jax.Array, State]:
-  latents, state = modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
-  return residual_quantize(latents, params["codebooks"]), state
-
-
-@functools.partial(StoredProgram, static_argnums=(0,))
-def latents_chunk(
-  config: EncodecConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
-) -> tuple[jax.Array, State]:
-  """Returns the latents that `encode_chunk` quantizes and the next state of the encoder."""
-  return modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
-
-
-@functools.partial(StoredProgram, static_argnums=(0,))
-def decode_chunk(
-  config: EncodecConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
-) -> tuple[jax.Array, State]:
-  latents = dequantize(codes, params["codebooks"])
-  return modules.apply(Decoder(config), params["decoder"], latents, ends, state)
 
 
 def read_config(published: Json) -> EncodecConfig:
@@ -142,7 +81,7 @@ def read_config(published: Json) -> EncodecConfig:
   return config
 
 
-def convert(published: Json, weights: PublishedWeights) -> EncodecCodec:
+def convert(published: Json, weights: PublishedWeights) -> ResidualCodec:
   """Returns the codec of a published EnCodec in the format of transformers, with all levels.
 
   Args:
@@ -175,7 +114,7 @@ def convert(published: Json, weights: PublishedWeights) -> EncodecCodec:
   weights.check_all_used()
   params = {"encoder": encoder, "decoder": decoder, "codebooks": np.stack(codebooks)}
   weights.check_shapes(params, config.parameter_shapes())
-  return EncodecCodec(config, params)
+  return ResidualCodec(config, params)
 
 
 def _unit(weights: PublishedWeights, name: str, index: int) -> Params:

@@ -11,15 +11,17 @@ Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compress
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int
 
-from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
-from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.chunking import Sizes
+from audiolm_jax.codec.causal import CausalConv, State, Streamed, StridedConv, TransposedConv, elu
+from audiolm_jax.codec.residual_codec import ResidualConfig
 from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
@@ -29,11 +31,9 @@ UNIT_KERNEL = 3
 UNIT_SQUEEZE = 2
 LSTM_LAYERS = 2
 
-State = tuple[PyTree, ...]
-
 
 @dataclasses.dataclass(frozen=True)
-class EncodecConfig:
+class EncodecConfig(ResidualConfig):
   """Shape of a causal EnCodec; the defaults are those of the 24 kHz model (75 Hz, 24 kbit/s).
 
   Attributes:
@@ -51,16 +51,13 @@ class EncodecConfig:
   latent_dim: Width = 128
   num_quantizers: Depth = 32
   codebook_size: Vocabulary = 1024
+  # 10 s at the published rate.
+  chunk_sizes: ClassVar[Sizes] = Sizes.in_steps(750, 75)
 
   @property
   def hop_length(self) -> int:
     """Samples per frame."""
     return math.prod(self.strides)
-
-  @property
-  def spec(self) -> CodecSpec:
-    """The numbers that describe the tokens."""
-    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
   def parameter_shapes(self) -> shapes.Shapes:
     """Returns the shapes of the parameters of the codec."""
@@ -95,6 +92,32 @@ class EncodecConfig:
       needed += [-(-UNIT_KERNEL // hop), -(-(stride + 1) // hop)]
       hop //= stride
     return max(needed)
+
+  @property
+  def encoder(self) -> "Encoder":
+    return Encoder(self)
+
+  @property
+  def decoder(self) -> "Decoder":
+    return Decoder(self)
+
+  def encoder_state(self, batch: int) -> State:
+    channels = self.channels
+    shapes = [(batch, KERNEL - 1, 1)]
+    for stride in self.strides:
+      shapes += [(batch, UNIT_KERNEL - 1, channels), (batch, stride, channels)]
+      channels *= 2
+    shapes += [(2, LSTM_LAYERS, batch, channels), (batch, KERNEL - 1, channels)]
+    return (jnp.zeros((), bool), *map(jnp.zeros, shapes))
+
+  def decoder_state(self, batch: int) -> State:
+    channels = self.channels * 2 ** len(self.strides)
+    shapes = [(batch, KERNEL - 1, self.latent_dim), (2, LSTM_LAYERS, batch, channels)]
+    for stride in reversed(self.strides):
+      channels //= 2
+      shapes += [(batch, stride, channels), (batch, UNIT_KERNEL - 1, channels)]
+    shapes += [(batch, KERNEL - 1, channels)]
+    return (jnp.zeros((), bool), *map(jnp.zeros, shapes))
 
 
 def _unit_shapes(block: int, channels: int) -> shapes.Shapes:
@@ -161,28 +184,6 @@ class Decoder(nn.Module):
       x = run.unit(f"block_{i}_unit", x, ends)
     x = run.mirrored(CausalConv(1, KERNEL, name="output"), elu(x), ends)
     return x[..., 0], run.state
-
-
-def encoder_state(config: EncodecConfig, batch: int) -> State:
-  """Returns the state of `Encoder` at the start of a clip."""
-  channels = config.channels
-  shapes = [(batch, KERNEL - 1, 1)]
-  for stride in config.strides:
-    shapes += [(batch, UNIT_KERNEL - 1, channels), (batch, stride, channels)]
-    channels *= 2
-  shapes += [(2, LSTM_LAYERS, batch, channels), (batch, KERNEL - 1, channels)]
-  return (jnp.zeros((), bool), *map(jnp.zeros, shapes))
-
-
-def decoder_state(config: EncodecConfig, batch: int) -> State:
-  """Returns the state of `Decoder` at the start of a clip."""
-  channels = config.channels * 2 ** len(config.strides)
-  shapes = [(batch, KERNEL - 1, config.latent_dim), (2, LSTM_LAYERS, batch, channels)]
-  for stride in reversed(config.strides):
-    channels //= 2
-    shapes += [(batch, stride, channels), (batch, UNIT_KERNEL - 1, channels)]
-  shapes += [(batch, KERNEL - 1, channels)]
-  return (jnp.zeros((), bool), *map(jnp.zeros, shapes))
 
 
 class Lstm(nn.Module):

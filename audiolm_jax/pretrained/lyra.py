@@ -8,32 +8,21 @@ Source: github.com/google/lyra; Zeghidour, Luebs, Omran, Skoglund and Tagliasacc
 End-to-End Neural Audio Codec", 2021 (arXiv 2107.03312).
 """
 
-import functools
 import hashlib
 import os
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from audiolm_jax.chunking import ChunkedModel, Sizes
-from audiolm_jax.codec.chunked_codec import ChunkedCodec
-from audiolm_jax.codec.quantizer import dequantize, residual_quantize
-from audiolm_jax.core import modules
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.core.modules import Params
-from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.pretrained.lyra_layers import (
   DILATIONS,
   NO_LIMITS,
   SLOPE,
-  Decoder,
-  Encoder,
   LyraConfig,
-  State,
-  decoder_state,
-  encoder_state,
 )
 from audiolm_jax.pretrained.tflite_file import Operation, read_operations
 from audiolm_jax.pretrained.weights import Published, PublishedWeights
@@ -42,58 +31,7 @@ _ENCODER, _QUANTIZER, _DECODER = "soundstream_encoder", "quantizer", "lyragan"
 # In the order in which their bytes are hashed.
 FILES = tuple(f"{name}.tflite" for name in (_ENCODER, _QUANTIZER, _DECODER))
 
-# 10 s at the published rate.
-_SIZES = Sizes.in_steps(500, 50)
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
-
-
-class LyraCodec(ChunkedCodec):
-  """Encodes and decodes in chunks of frames and carries a state from chunk to chunk.
-
-  Codes and samples depend on no later frame. `params` is {"encoder", "decoder", "codebooks"
-  [quantizers, size, latent]}.
-  """
-
-  config: LyraConfig
-
-  @property
-  def encoder(self) -> ChunkedModel:
-    return self.encoder_of(encode_chunk, _SIZES, encoder_state)
-
-  @property
-  def latent_encoder(self) -> ChunkedModel:
-    return self.latent_encoder_of(latents_chunk, _SIZES, encoder_state)
-
-  @property
-  def decoder(self) -> ChunkedModel:
-    return self.decoder_of(decode_chunk, _SIZES, decoder_state)
-
-
-@functools.partial(StoredProgram, static_argnums=(0,))
-def encode_chunk(
-  config: LyraConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
-) -> tuple[jax.Array, State]:
-  del ends  # no frame depends on later samples
-  latents, state = modules.apply(Encoder(config), params["encoder"], waveform, state)
-  return residual_quantize(latents, params["codebooks"]), state
-
-
-@functools.partial(StoredProgram, static_argnums=(0,))
-def latents_chunk(
-  config: LyraConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
-) -> tuple[jax.Array, State]:
-  """Returns the latents that `encode_chunk` quantizes and the next state of the encoder."""
-  del ends  # no frame depends on later samples
-  return modules.apply(Encoder(config), params["encoder"], waveform, state)
-
-
-@functools.partial(StoredProgram, static_argnums=(0,))
-def decode_chunk(
-  config: LyraConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
-) -> tuple[jax.Array, State]:
-  del ends  # no sample depends on later codes
-  latents = dequantize(codes, params["codebooks"])
-  return modules.apply(Decoder(config), params["decoder"], latents, state)
 
 
 def read_files(source: str | os.PathLike[str]) -> Published:
@@ -209,7 +147,7 @@ def read_config(published: Json) -> LyraConfig:
   )
 
 
-def convert(published: Json, weights: PublishedWeights) -> LyraCodec:
+def convert(published: Json, weights: PublishedWeights) -> ResidualCodec:
   """Returns the codec of the published files with all levels.
 
   Args:
@@ -238,7 +176,7 @@ def convert(published: Json, weights: PublishedWeights) -> LyraCodec:
   codebooks = np.concatenate(books).reshape(-1, *books[0].shape[-2:])
   params = {"encoder": encoding, "decoder": decoding, "codebooks": codebooks}
   weights.check_shapes(params, config.parameter_shapes())
-  return LyraCodec(config, params)
+  return ResidualCodec(config, params)
 
 
 class _Layers:

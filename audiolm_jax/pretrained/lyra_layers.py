@@ -10,15 +10,17 @@ Codec", 2021 (arXiv 2107.03312); sizes and groups are those of the published fil
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int
 
-from audiolm_jax.codec.causal import Streamed
-from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.chunking import Sizes
+from audiolm_jax.codec.causal import State, Streamed
+from audiolm_jax.codec.residual_codec import ResidualConfig
 from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
@@ -33,13 +35,11 @@ _LATENT_KERNEL = 3
 _OUTER_OVERLAP = 4
 _OVERLAP = 2
 
-State = tuple[PyTree, ...]
-
 _init = nn.initializers.lecun_normal()
 
 
 @dataclasses.dataclass(frozen=True)
-class LyraConfig:
+class LyraConfig(ResidualConfig):
   """Shape of a Lyra; the defaults are those of Lyra v2 (50 Hz, 9.2 kbit/s).
 
   Attributes:
@@ -59,16 +59,13 @@ class LyraConfig:
   latent_dim: Width = 64
   num_quantizers: Depth = 46
   codebook_size: Vocabulary = 16
+  # 10 s at the published rate.
+  chunk_sizes: ClassVar[Sizes] = Sizes.in_steps(500, 50)
 
   @property
   def hop_length(self) -> int:
     """Samples per frame."""
     return math.prod(self.strides)
-
-  @property
-  def spec(self) -> CodecSpec:
-    """The numbers that describe the tokens."""
-    return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
   @property
   def blocks(self) -> tuple[tuple[int, int, int], ...]:
@@ -108,6 +105,32 @@ class LyraConfig:
     codebooks = (self.num_quantizers, self.codebook_size, latent)
     return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
 
+  @property
+  def encoder(self) -> "Encoder":
+    return Encoder(self)
+
+  @property
+  def decoder(self) -> "Decoder":
+    return Decoder(self)
+
+  def encoder_state(self, batch: int) -> State:
+    shapes = [((_OUTER_OVERLAP - 1) * self.strides[0], 1)]
+    for channels, _, stride in self.blocks:
+      shapes += [*_unit_contexts(channels), ((_OVERLAP - 1) * stride, channels)]
+    shapes += [(_LATENT_KERNEL - 1, self.inner[0])]
+    return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
+
+  def decoder_state(self, batch: int) -> State:
+    shapes = [(_LATENT_KERNEL - 1, self.latent_dim)]
+    for channels, _, stride in reversed(self.blocks):
+      shapes += [(_OVERLAP - 1, stride, channels), *_unit_contexts(channels)]
+    shapes += [(_OUTER_OVERLAP - 1, self.strides[0], 1)]
+    return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
+
+
+def _unit_contexts(channels: int) -> list[tuple[int, ...]]:
+  return [((_UNIT_KERNEL - 1) * dilation, channels) for dilation in DILATIONS]
+
 
 def _limited_convolution(taps: int, inputs: int, outputs: int) -> shapes.Shapes:
   return shapes.convolution(taps, inputs, outputs) | {"limits": (2,)}
@@ -120,8 +143,9 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, waveform: Float[Array, "batch samples"], state: State
+    self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch frames latent"], State]:
+    del ends  # no frame depends on later samples
     c = self.config
     run = Streamed(state)
     first = GroupedConv(c.channels, _OUTER_OVERLAP * c.strides[0], c.strides[0], name="input")
@@ -142,8 +166,9 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, latents: Float[Array, "batch frames latent"], state: State
+    self, latents: Float[Array, "batch frames latent"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch samples"], State]:
+    del ends  # no sample depends on later latents
     c = self.config
     run = Streamed(state)
     inner, inner_groups = c.inner
@@ -155,28 +180,6 @@ class Decoder(nn.Module):
         x = run(Unit(dilation, groups, name=f"block_{i}_unit_{j}"), x)
     output = GroupedTransposedConv(1, c.strides[0], _OUTER_OVERLAP, name="output")
     return run(output, _activated(x))[..., 0], run.state
-
-
-def encoder_state(config: LyraConfig, batch: int) -> State:
-  """Returns the state of `Encoder` at the start of a clip."""
-  shapes = [((_OUTER_OVERLAP - 1) * config.strides[0], 1)]
-  for channels, _, stride in config.blocks:
-    shapes += [*_unit_contexts(channels), ((_OVERLAP - 1) * stride, channels)]
-  shapes += [(_LATENT_KERNEL - 1, config.inner[0])]
-  return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
-
-
-def decoder_state(config: LyraConfig, batch: int) -> State:
-  """Returns the state of `Decoder` at the start of a clip."""
-  shapes = [(_LATENT_KERNEL - 1, config.latent_dim)]
-  for channels, _, stride in reversed(config.blocks):
-    shapes += [(_OVERLAP - 1, stride, channels), *_unit_contexts(channels)]
-  shapes += [(_OUTER_OVERLAP - 1, config.strides[0], 1)]
-  return tuple(jnp.zeros((batch, *shape)) for shape in shapes)
-
-
-def _unit_contexts(channels: int) -> list[tuple[int, ...]]:
-  return [((_UNIT_KERNEL - 1) * dilation, channels) for dilation in DILATIONS]
 
 
 def _activated(x: jax.Array) -> jax.Array:

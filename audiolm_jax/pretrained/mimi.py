@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.chunking import ChunkedModel, Sizes
+from audiolm_jax.codec.causal import State
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
 from audiolm_jax.core import modules
@@ -27,9 +28,6 @@ from audiolm_jax.pretrained.mimi_layers import (
   Decoder,
   Encoder,
   MimiConfig,
-  State,
-  decoder_state,
-  encoder_state,
 )
 from audiolm_jax.pretrained.mimi_transformer import MimiTransformerConfig
 from audiolm_jax.pretrained.weights import PublishedWeights
@@ -75,11 +73,11 @@ class MimiCodec(ChunkedCodec):
 
   @property
   def encoder(self) -> ChunkedModel:
-    return self.encoder_of(encode_chunk, _SIZES, encoder_state)
+    return self.encoder_of(encode_chunk, _SIZES, self.config.encoder_state)
 
   @property
   def decoder(self) -> ChunkedModel:
-    return self.decoder_of(decode_chunk, _SIZES, decoder_state)
+    return self.decoder_of(decode_chunk, _SIZES, self.config.decoder_state)
 
 
 @functools.partial(StoredProgram, static_argnums=(0,))

@@ -15,9 +15,9 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Int
 
-from audiolm_jax.codec.causal import CausalConv, Streamed, StridedConv, TransposedConv, elu
+from audiolm_jax.codec.causal import CausalConv, State, Streamed, StridedConv, TransposedConv, elu
 from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
@@ -33,8 +33,6 @@ LAST_KERNEL = 3
 UNIT_KERNEL = 3
 UNIT_SQUEEZE = 2
 HALVING = 2  # positions of the transformers per frame
-
-State = tuple[PyTree, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +100,30 @@ class MimiConfig:
     codebooks = (self.num_quantizers, self.codebook_size, few)
     return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
 
+  def encoder_state(self, batch: int) -> State:
+    """Returns the state of `Encoder` at the start of a clip."""
+    channels, dim = self.channels, self.transformer.dim
+    shapes = [(KERNEL - 1, 1)]
+    for stride in self.strides:
+      shapes += [(UNIT_KERNEL - 1, channels), (stride, channels)]
+      channels *= 2
+    shapes += [(LAST_KERNEL - 1, channels)]
+    halving = (jnp.zeros((), bool), jnp.zeros((batch, HALVING, dim)))
+    convolutions = [jnp.zeros((batch, *shape)) for shape in shapes]
+    return (*convolutions, transformer_state(self.transformer, batch), halving)
+
+  def decoder_state(self, batch: int) -> State:
+    """Returns the state of `Decoder` at the start of a clip."""
+    channels, dim = self.channels * 2 ** len(self.strides), self.transformer.dim
+    shapes = [(KERNEL - 1, dim)]
+    for stride in reversed(self.strides):
+      channels //= 2
+      shapes += [(stride, channels), (UNIT_KERNEL - 1, channels)]
+    shapes += [(LAST_KERNEL - 1, channels)]
+    doubling = jnp.zeros((batch, HALVING, dim))
+    convolutions = [jnp.zeros((batch, *shape)) for shape in shapes]
+    return (doubling, transformer_state(self.transformer, batch), *convolutions)
+
 
 def _unit_shapes(channels: int) -> shapes.Shapes:
   squeezed = channels // UNIT_SQUEEZE
@@ -160,32 +182,6 @@ class Decoder(nn.Module):
       x = run(Unit(name=f"block_{i}_unit"), x)
     x = run(CausalConv(1, LAST_KERNEL, name="output"), elu(x))
     return x[..., 0], run.state
-
-
-def encoder_state(config: MimiConfig, batch: int) -> State:
-  """Returns the state of `Encoder` at the start of a clip."""
-  channels, dim = config.channels, config.transformer.dim
-  shapes = [(KERNEL - 1, 1)]
-  for stride in config.strides:
-    shapes += [(UNIT_KERNEL - 1, channels), (stride, channels)]
-    channels *= 2
-  shapes += [(LAST_KERNEL - 1, channels)]
-  halving = (jnp.zeros((), bool), jnp.zeros((batch, HALVING, dim)))
-  convolutions = [jnp.zeros((batch, *shape)) for shape in shapes]
-  return (*convolutions, transformer_state(config.transformer, batch), halving)
-
-
-def decoder_state(config: MimiConfig, batch: int) -> State:
-  """Returns the state of `Decoder` at the start of a clip."""
-  channels, dim = config.channels * 2 ** len(config.strides), config.transformer.dim
-  shapes = [(KERNEL - 1, dim)]
-  for stride in reversed(config.strides):
-    channels //= 2
-    shapes += [(stride, channels), (UNIT_KERNEL - 1, channels)]
-  shapes += [(LAST_KERNEL - 1, channels)]
-  doubling = jnp.zeros((batch, HALVING, dim))
-  convolutions = [jnp.zeros((batch, *shape)) for shape in shapes]
-  return (doubling, transformer_state(config.transformer, batch), *convolutions)
 
 
 class Unit(nn.Module):

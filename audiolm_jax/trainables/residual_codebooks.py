@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.chunking import run
-from audiolm_jax.codec.chunked_codec import ChunkedCodec
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.core.errors import AudioError
 from audiolm_jax.data.manifest import Clip, SkipLog, open_clip
 from audiolm_jax.semantic.kmeans import (
@@ -18,15 +17,13 @@ from audiolm_jax.semantic.kmeans import (
   sample_frames,
 )
 
-C = TypeVar("C", bound=ChunkedCodec)
-
 _BATCH = 8192
 # Further passes change the sum of all levels little.
 _REFINING_PASSES = 5
 
 
 def fit_codebooks(
-  codec: C,
+  codec: ResidualCodec,
   clips: Sequence[Clip],
   *,
   num_quantizers: int,
@@ -34,7 +31,7 @@ def fit_codebooks(
   seed: int = 0,
   max_frames: int = 500_000,
   max_skipped_fraction: float = 0.01,
-) -> tuple[C, list[KMeansReport]]:
+) -> tuple[ResidualCodec, list[KMeansReport]]:
   """Clusters the latents of clips, and at each further level the residuals of the levels before it.
 
   The latents are not whitened, so that the distortion is that which the decoder receives.
@@ -52,7 +49,6 @@ def fit_codebooks(
     The same encoder and decoder with the new codebooks, and the statistics of each level.
 
   Raises:
-    ConfigError: the quantizer of the codec is of another kind.
     DataError: too many clips cannot be read, or there are fewer frames than entries.
   """
   residual = sample_frames(_latents(codec, clips, max_skipped_fraction), max_frames, seed)
@@ -67,11 +63,11 @@ def fit_codebooks(
   config = dataclasses.replace(
     codec.config, num_quantizers=num_quantizers, codebook_size=codebook_size
   )
-  return type(codec)(config, codec.params | {"codebooks": np.stack(codebooks)}), reports
+  return ResidualCodec(config, codec.params | {"codebooks": np.stack(codebooks)}), reports
 
 
 def _latents(
-  codec: ChunkedCodec, clips: Sequence[Clip], max_skipped_fraction: float
+  codec: ResidualCodec, clips: Sequence[Clip], max_skipped_fraction: float
 ) -> Iterator[Float[np.ndarray, "frames latent"]]:
   model, log = codec.latent_encoder, SkipLog(len(clips), max_skipped_fraction)
   for clip in clips:

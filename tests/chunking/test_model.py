@@ -16,10 +16,10 @@ def test_the_example_of_the_package_gives_what_it_says():
 
 
 def test_an_initial_state_is_zero_in_every_array():
-  def make(size, batch):
-    return jnp.ones((), bool), {"past": jnp.ones((batch, size))}
+  def make(batch):
+    return jnp.ones((), bool), {"past": jnp.ones((batch, 3))}
 
-  started, rest = zero_state(make, 3, 2)
+  started, rest = zero_state(make, 2)
   assert started.dtype == bool and not started
   np.testing.assert_array_equal(rest["past"], np.zeros((2, 3)))
 

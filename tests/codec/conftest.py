@@ -1,21 +1,15 @@
 """A miniature codec and audio for it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
 
 from audiolm_jax.codec.frame_rate import FrameRateConfig
-from audiolm_jax.codec.frame_rate_codec import FrameRateCodec
 from audiolm_jax.codec.quantizer import kmeans_start
-from audiolm_jax.codec.soundstream import (
-  Decoder,
-  Encoder,
-  SoundStreamConfig,
-  decoder_state,
-  encoder_state,
-)
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.codec.residual_codec import ResidualCodec, ResidualConfig
+from audiolm_jax.codec.soundstream import SoundStreamConfig
 
 CONFIG = SoundStreamConfig(
   encoder_channels=2, decoder_channels=2, latent_dim=8, num_quantizers=3, codebook_size=16
@@ -43,35 +37,24 @@ def chirp(samples: int, seed: int = 0) -> np.ndarray:
   return (tone + 0.02 * rng.standard_normal(samples)).astype(np.float32)
 
 
-@pytest.fixture(scope="session")
-def codec() -> SoundStreamCodec:
+def fitted(config: ResidualConfig, *seeds: int) -> ResidualCodec:
   """A codec with random weights and codebooks fitted to its own latents."""
-  waveform = chirp(32_000)[None]
-  zeros = encoder_state(CONFIG, 1)
-  encoder = meta.unbox(jax.jit(Encoder(CONFIG).init)(jax.random.key(0), waveform, zeros))
-  latents, _ = Encoder(CONFIG).apply(encoder, waveform, zeros)
-  decoder = meta.unbox(
-    jax.jit(Decoder(CONFIG).init)(jax.random.key(1), latents, decoder_state(CONFIG, 1))
-  )
-  quantizer = kmeans_start(
-    latents.reshape(-1, 8), CONFIG.num_quantizers, CONFIG.codebook_size, jax.random.key(2)
-  )
-  return SoundStreamCodec(
-    CONFIG,
-    {
-      "encoder": encoder["params"],
-      "decoder": decoder["params"],
-      "codebooks": quantizer.codebooks,
-    },
-  )
+  waveform = jnp.asarray(chirp(32_000)[None])
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+  params = meta.unbox(jax.jit(config.init_params)(keys, waveform))
+  latents = config.encode_latents(params["encoder"], waveform)
+  sizes = (config.num_quantizers, config.codebook_size)
+  quantizer = kmeans_start(latents.reshape(-1, config.latent_dim), *sizes, jax.random.key(2))
+  return ResidualCodec(config, params | {"codebooks": quantizer.codebooks})
 
 
 @pytest.fixture(scope="session")
-def frame_rate_codec() -> FrameRateCodec:
-  """The same of a frame-rate codec."""
-  waveform = chirp(32_000)[None]
-  keys = jax.random.split(jax.random.key(0))
-  params = meta.unbox(FRAME_RATE.init_params(keys, waveform))  # pyright: ignore[reportArgumentType]: NumPy arrays serve
-  latents = FRAME_RATE.encode_latents(params["encoder"], waveform)  # pyright: ignore[reportArgumentType]: NumPy arrays serve
-  quantizer = kmeans_start(latents.reshape(-1, 8), 3, 16, jax.random.key(2))
-  return FrameRateCodec(FRAME_RATE, params | {"codebooks": quantizer.codebooks})
+def codec() -> ResidualCodec:
+  """A miniature SoundStream."""
+  return fitted(CONFIG, 0, 1)
+
+
+@pytest.fixture(scope="session")
+def frame_rate_codec() -> ResidualCodec:
+  """A miniature frame-rate codec."""
+  return fitted(FRAME_RATE, 0, 1)

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from audiolm_jax.codec.frame_rate import (
-  Decoder,
-  FrameRateConfig,
-  decoder_state,
-)
+from audiolm_jax.codec.frame_rate import Decoder, FrameRateConfig
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.trainables.codec import CodecTrainingConfig
@@ -80,7 +76,7 @@ def test_samples_depend_on_as_many_later_short_frames_as_stated(lead, lookahead)
 def test_frames_past_the_end_write_nothing(params):
   rng = np.random.default_rng(0)
   latents = rng.normal(size=(2, 9, 8)).astype(np.float32)
-  decoder, zeros = Decoder(FRAME_RATE), decoder_state(FRAME_RATE, 2)
+  decoder, zeros = Decoder(FRAME_RATE), FRAME_RATE.decoder_state(2)
   run = jax.jit(lambda x, ends: decoder.apply({"params": params["decoder"]}, x, ends, zeros)[0])
   together = run(latents, np.array([9, 4]))
   changed = latents.copy()

@@ -3,13 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
-from audiolm_jax.codec.soundstream import (
-  Decoder,
-  Encoder,
-  SoundStreamConfig,
-  decoder_state,
-  encoder_state,
-)
+from audiolm_jax.codec.soundstream import SoundStreamConfig
 
 from .conftest import CONFIG, chirp
 
@@ -25,14 +19,9 @@ PIANO = SoundStreamConfig(num_quantizers=3, codebook_size=2**14)
 
 def _abstract(config: SoundStreamConfig):
   waveform = jax.ShapeDtypeStruct((2, 16_000), jnp.float32)
-  encoder = jax.eval_shape(
-    lambda w: Encoder(config).init(jax.random.key(0), w, encoder_state(config, 2)), waveform
-  )
-  latents = jax.ShapeDtypeStruct((2, 50, config.latent_dim), jnp.float32)
-  decoder = jax.eval_shape(
-    lambda z: Decoder(config).init(jax.random.key(0), z, decoder_state(config, 2)), latents
-  )
-  return encoder, decoder
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
+  params = jax.eval_shape(config.init_params, keys, waveform)
+  return params["encoder"], params["decoder"]
 
 
 def test_paper_codec_has_fifty_frames_per_second_at_six_kilobits():
@@ -63,9 +52,7 @@ def test_a_frame_does_not_see_the_samples_after_it(codec):
   waveform = chirp(3200)[None]
   changed = waveform.copy()
   changed[:, 1600:] = 0.3
-  zeros = encoder_state(CONFIG, 1)
-  encode = lambda w: Encoder(CONFIG).apply({"params": codec.params["encoder"]}, w, zeros)[0]  # noqa: E731
-  before, after = encode(waveform), encode(changed)
+  before, after = (CONFIG.encode_latents(codec.params["encoder"], w) for w in (waveform, changed))
   np.testing.assert_array_equal(before[:, :5], after[:, :5])
   assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
 
@@ -73,8 +60,6 @@ def test_a_frame_does_not_see_the_samples_after_it(codec):
 def test_a_sample_does_not_hear_the_frames_after_it(codec):
   latents = jax.random.normal(jax.random.key(0), (1, 10, 8))
   changed = latents.at[:, 6:].set(1.0)
-  zeros = decoder_state(CONFIG, 1)
-  decode = lambda z: Decoder(CONFIG).apply({"params": codec.params["decoder"]}, z, zeros)[0]  # noqa: E731
-  before, after = decode(latents), decode(changed)
+  before, after = (CONFIG.decode_latents(codec.params["decoder"], z) for z in (latents, changed))
   np.testing.assert_array_equal(before[:, : 6 * 320], after[:, : 6 * 320])
   assert np.abs(before[:, 6 * 320 :] - after[:, 6 * 320 :]).max() > 1e-4

@@ -19,6 +19,15 @@ from tests.conftest import melody
 @dataclasses.dataclass(frozen=True)
 class Slope:
   value: float
+  beside: tuple[object, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+  pass
+
+
+Slope.__module__ = stored_program.__name__  # as a configuration of the package
 
 
 traced = []
@@ -114,6 +123,14 @@ def test_traced_and_committed_arguments_go_to_jit(cache):
   assert jax.jit(lambda y: program(Slope(2.0), x, y))(np.ones(2)).tolist() == [3.0, 3.0]
   committed = jax.device_put(np.ones(2, np.float32), jax.devices()[0])
   assert program(Slope(2.0), x, committed).tolist() == [3.0, 3.0]
+  assert not cache.exists()
+
+
+@pytest.mark.parametrize("static", [Foreign(), Slope(2.0, (Foreign(),))])
+def test_classes_of_other_packages_go_to_jit(cache, static):
+  program = StoredProgram(lambda static, x: x + 1, static_argnums=(0,))
+  program.prepare(static, np.ones(2, np.float32))
+  assert program(static, np.ones(2, np.float32)).tolist() == [2.0, 2.0]
   assert not cache.exists()
 
 

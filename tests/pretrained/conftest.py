@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.pretrained import (
   dac,
   encodec,
   hubert,
   hubert_tokenizer,
-  lyra,
   mimi,
   w2v_bert_2,
   w2v_bert_2_tokenizer,
@@ -29,7 +29,7 @@ def miniature_dac() -> dac.DacCodec:
   return dac.convert(published.config, published.weights)
 
 
-def miniature_encodec() -> encodec.EncodecCodec:
+def miniature_encodec() -> ResidualCodec:
   """Four levels of 16 entries, 600 frames per second."""
   published = read_published(GOLDEN / "encodec")
   return encodec.convert(published.config, published.weights)
@@ -41,7 +41,7 @@ def miniature_mimi() -> mimi.MimiCodec:
   return mimi.convert(published.config, published.weights)
 
 
-def miniature_lyra() -> lyra.LyraCodec:
+def miniature_lyra() -> ResidualCodec:
   """Six levels of 16 entries, 400 frames per second, blocks of one and of two groups."""
   config = LyraConfig(
     channels=4, strides=(4, 5, 2), latent_dim=8, num_quantizers=6, codebook_size=16
@@ -56,7 +56,7 @@ def miniature_lyra() -> lyra.LyraCodec:
 
   params = jax.tree.map(drawn, config.parameter_shapes(), is_leaf=lambda x: isinstance(x, tuple))
   sizes = (4 / 1.5 ** np.arange(6)).astype(np.float32)
-  return lyra.LyraCodec(config, params | {"codebooks": params["codebooks"] * sizes[:, None, None]})
+  return ResidualCodec(config, params | {"codebooks": params["codebooks"] * sizes[:, None, None]})
 
 
 def centroids_of(folder: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import flatbuffers  # pyright: ignore[reportMissingImports]: of an optional pack
 import numpy as np
 import tflite  # pyright: ignore[reportMissingImports]: an optional package
 
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.pretrained import lyra
 from audiolm_jax.pretrained.lyra_layers import DILATIONS, SLOPE
 
@@ -157,7 +158,7 @@ def _operator(b: Any, node: Node, code: int, indices: list[int], output: int) ->
   return schema.OperatorEnd(b)
 
 
-def write_lyra(folder: Path, codec: lyra.LyraCodec) -> None:
+def write_lyra(folder: Path, codec: ResidualCodec) -> None:
   """Writes the files of a codec with the operations of the published ones that are read.
 
   The first layer of the encoder has no limits, that of the decoder has them after its activation,

@@ -9,7 +9,7 @@ from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.lm.stages import coarse_stage
 from audiolm_jax.pretrained import mimi, registry
-from audiolm_jax.pretrained.mimi_layers import Encoder, MimiConfig, encoder_state
+from audiolm_jax.pretrained.mimi_layers import Encoder, MimiConfig
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from audiolm_jax.sampling.windows import steps_of_frames
 from tests.pretrained.conftest import GOLDEN, miniature_mimi
@@ -47,7 +47,7 @@ def halves_of(codec):
   apply = jax.jit(Encoder(codec.config).apply)
 
   def run(clip):
-    ends, state = np.array([len(clip)], np.int32), encoder_state(codec.config, 1)
+    ends, state = np.array([len(clip)], np.int32), codec.config.encoder_state(1)
     waveform = np.pad(clip, (0, 2400 - len(clip)))[None]
     halves, _ = apply({"params": codec.params["encoder"]}, waveform, ends, state)
     return np.asarray(halves)[0, : -(-len(clip) // codec.spec.hop_length)]

@@ -3,12 +3,12 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
 
-from audiolm_jax.codec import soundstream
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.transformer import Transformer
@@ -21,14 +21,8 @@ def slow_bundle(miniature_bundle):
   key = jax.random.key(0)
   c = dataclasses.replace(miniature_bundle.codec.config, strides=(4, 5, 8, 8))
   waveform = np.zeros((1, 2 * 1280), np.float32)
-  encoder = jax.jit(soundstream.Encoder(c).init)(key, waveform, soundstream.encoder_state(c, 1))
-  latents = np.zeros((1, 2, c.latent_dim), np.float32)
-  decoder = jax.jit(soundstream.Decoder(c).init)(key, latents, soundstream.decoder_state(c, 1))
-  params = {
-    "encoder": meta.unbox(encoder)["params"],
-    "decoder": meta.unbox(decoder)["params"],
-    "codebooks": jax.random.normal(key, (c.num_quantizers, c.codebook_size, c.latent_dim)),
-  }
+  params = meta.unbox(jax.jit(c.init_params)(jnp.stack([key, key]), waveform))
+  books = jax.random.normal(key, (c.num_quantizers, c.codebook_size, c.latent_dim))
   spec = stages.coarse_stage(
     num_target_quantizers=2, num_clusters=16, codebook_size=16, crop_seconds=1.6, frame_rate=12.5
   )
@@ -37,7 +31,7 @@ def slow_bundle(miniature_bundle):
   init = meta.unbox(jax.jit(Transformer(config, spec.layout.vocab_size).init)(key, tokens))
   return dataclasses.replace(
     miniature_bundle,
-    codec=SoundStreamCodec(c, params),
+    codec=ResidualCodec(c, params | {"codebooks": books}),
     stages={"coarse": Stage(spec, config, init["params"])},
     detector=None,
   )

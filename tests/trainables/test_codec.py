@@ -9,7 +9,7 @@ from flax.core import meta
 from audiolm_jax.bundles.components import codec_of
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.losses import SpectralLossConfig
-from audiolm_jax.codec.soundstream_codec import SoundStreamCodec
+from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.trainables.codec import CodecTrainable, CodecTrainingConfig
@@ -153,7 +153,7 @@ def test_fixed_codes_stay_while_the_decoder_learns(run):
     *(jax.tree.leaves_with_path(p["decoder"]) for p in (before, after)), strict=True
   ):
     assert _moved(old, new), jax.tree_util.keystr(path)
-  old, new = (SoundStreamCodec(CONFIG, p).encode(BATCH["waveform"]) for p in (before, after))
+  old, new = (ResidualCodec(CONFIG, p).encode(BATCH["waveform"]) for p in (before, after))
   np.testing.assert_array_equal(old, new)
 
 
@@ -171,7 +171,7 @@ def test_one_batch_is_overfitted(run):
 
 def test_exported_codec_reconstructs_what_training_reconstructs(run):
   trainable, _, states, _ = run
-  codec = SoundStreamCodec(CONFIG, trainable.inference_params(states[6]))
+  codec = ResidualCodec(CONFIG, trainable.inference_params(states[6]))
   np.testing.assert_allclose(
     codec.decode(codec.encode(BATCH["waveform"])),
     jax.jit(trainable.reconstruct)(states[6], BATCH["waveform"]),

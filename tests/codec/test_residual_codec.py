@@ -1,16 +1,18 @@
+"""What residual codecs add; what they share with other codecs is in test_chunked_codec."""
+
+import itertools
+
 import numpy as np
 
 from audiolm_jax.codec.quantizer import residual_quantize
-from audiolm_jax.codec.soundstream import Encoder, encoder_state
 
 from .conftest import CONFIG, chirp
 
 
 def test_long_clip_codes_equal_whole_clip_codes(codec):
   waveform = chirp(2 * 250 * 320 + 777)
-  zeros = encoder_state(CONFIG, 1)
   padded = np.pad(waveform, (0, -len(waveform) % 320))[None]
-  latents, _ = Encoder(CONFIG).apply({"params": codec.params["encoder"]}, padded, zeros)
+  latents = CONFIG.encode_latents(codec.params["encoder"], padded)
   whole = residual_quantize(latents, codec.params["codebooks"])[0]
   np.testing.assert_array_equal(codec.encode_long(waveform), whole)
 
@@ -27,3 +29,13 @@ def test_fewer_levels_decode_to_another_waveform_of_the_same_length(codec):
   coarse, full = codec.decode(codes[..., :1]), codec.decode(codes)
   assert coarse.shape == full.shape == (1, 3200)
   assert np.abs(coarse - full).max() > 1e-4
+
+
+def test_streamed_audio_comes_one_frame_later_with_a_frame_of_lookahead(frame_rate_codec):
+  codes = frame_rate_codec.encode(chirp(9600)[None])
+  stream = frame_rate_codec.stream_decoder()
+  edges = [0, 1, 2, 7, 7, 20, 30]
+  pieces = [stream.push(codes[:, a:b]) for a, b in itertools.pairwise(edges)]
+  assert [p.shape[1] // 320 for p in pieces] == [0, 1, 5, 0, 13, 10]
+  pieces.append(stream.flush())
+  np.testing.assert_allclose(np.concatenate(pieces, 1), frame_rate_codec.decode(codes), atol=1e-5)
