@@ -69,6 +69,13 @@ flags.DEFINE_enum(
   "Tokens to store; a semantic stage needs no codes, which take most of the time.",
   flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+  "search_width",
+  1,
+  "Sequences of codes kept per frame by the codec; 8 encodes more accurately and takes longer.",
+  lower_bound=1,
+  flag_values=FLAGS,
+)
 flags.DEFINE_string(
   "runner", None, "Runner of Apache Beam, such as DirectRunner.", flag_values=FLAGS
 )
@@ -147,7 +154,7 @@ def _tokenize() -> Any:
   with tempfile.TemporaryDirectory() as folder:
     bundle = bundles.load_bundle(storage.fetched_folder(FLAGS.bundle, folder), stages=())
   return tokenization.tokenize_corpus(
-    bundle,
+    bundle.searching(FLAGS.search_width),
     FLAGS.audio_dir or FLAGS.manifest,
     FLAGS.output_dir,
     replace_changed=FLAGS.replace_changed,
@@ -166,6 +173,7 @@ def _tokenize_with_beam() -> Any:
     source=FLAGS.audio_dir or FLAGS.manifest,
     task=FLAGS.task,
     module=FLAGS.module,
+    search_width=FLAGS.search_width,
     **_settings(),
   )
   return beam_tokenization.tokenize_corpus(

@@ -17,13 +17,12 @@ from audiolm_jax.lm.stage import CODEBOOKS, Stage
 from audiolm_jax.sampling.cascade import Cascade
 from audiolm_jax.sampling.pull import Clip
 from audiolm_jax.training.partitioning import unbox
-from benchmarks.models import TrainingStep
+from benchmarks.models import UNSET, TrainingStep, constant_batch
 
 _KINDS = {
   "coarse + fine": ("coarse_stage_small", "fine_stage_small"),
   "parallel": ("parallel_stage_small",),
 }
-_UNSET = ("MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'task'")
 _PROMPT_SECONDS, _NEW_SECONDS = 3.0, 10.0
 _CLIPS = (1, 8)
 _REPEATS = 3
@@ -35,9 +34,9 @@ def measure() -> dict[str, Any]:
   found: dict[str, Any] = {}
   calls: dict[tuple[str, str], Callable[[], object]] = {}
   for kind, names in _KINDS.items():
-    settings = [train.resolve([f"gin_configs/{name}.gin"], _UNSET)[0] for name in names]
+    settings = [train.resolve([f"gin_configs/{name}.gin"], UNSET)[0] for name in names]
     models = [one["model"] for one in settings]
-    batches = [_batch(one["train_dataset"]) for one in settings]
+    batches = [constant_batch(one["train_dataset"]) for one in settings]
     stages = {
       model.config.spec.name: _random_stage(model, batch)
       for model, batch in zip(models, batches, strict=True)
@@ -85,15 +84,6 @@ after a prompt of {_PROMPT_SECONDS:g} s, given semantic tokens; without codec an
 | training, s of audio a second |
 |---|---:|---:|---:|---:|
 {body}"""
-
-
-def _batch(dataset: Any) -> dict[str, np.ndarray]:
-  """Returns a batch of the first token, in which each token has a loss."""
-  shapes = dataset.batch_shapes()
-  return {
-    name: np.full(value.shape, np.issubdtype(value.dtype, np.floating), value.dtype)
-    for name, value in shapes.items()
-  }
 
 
 def _random_stage(model: Any, batch: dict[str, np.ndarray]) -> Stage:

@@ -29,6 +29,7 @@ BENCHMARKS = {
   "samples": "Several samples",
   "streaming": "Streaming",
   "acoustic": "Acoustic stages",
+  "training": "Training",
   "codec": "Codec",
   "peers": "Peers",
   "gpu": "GPU",

@@ -40,6 +40,7 @@ class Job:
     source: folder or manifest, see `manifest.list_clips`; None if `task` is given.
     task: name of a SeqIO task whose source is tokenized.
     module: module that registers the task on import.
+    search_width: see `Bundle.searching`.
     streams: see `tokenization.tokenize_corpus`.
     layout: of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
@@ -55,6 +56,7 @@ class Job:
   source: str | None = None
   task: str | None = None
   module: str | None = None
+  search_width: int = 1
   streams: tuple[str, ...] = tokenization.TOKENIZED
   layout: str | None = None
   valid_fraction: float = 0.05
@@ -83,7 +85,7 @@ def tokenize_corpus(
   if replace_changed and job.task is not None:
     raise UserError("--replace_changed cannot be used with --task; choose another --output_dir")
   began = time.monotonic()
-  tokenizers = _load(job.bundle)
+  tokenizers = _load(job)
   dropped = Outdated({}, [])
   if replace_changed:
     writer = tokenization.open_writer(tokenizers, job.output_dir, job.streams)
@@ -125,7 +127,7 @@ class _ListShards(beam.DoFn):
     self._once = once
 
   def process(self, element: Job) -> Iterator[audio_shards.Shard]:
-    yield from _missing_shards(element, _loaded_once(self._once, element.bundle))
+    yield from _missing_shards(element, _loaded_once(self._once, element))
 
 
 class _TokenizeShard(beam.DoFn):
@@ -137,7 +139,7 @@ class _TokenizeShard(beam.DoFn):
     self._seconds = Metrics.counter("cache_tokens", "seconds_of_audio")
 
   def setup(self) -> None:
-    self._tokenizers = _loaded_once(self._once, self._job.bundle)
+    self._tokenizers = _loaded_once(self._once, self._job)
 
   def process(self, element: audio_shards.Shard) -> Iterator[dict[str, str]]:
     tokens = tokenization.tokenize_shard(
@@ -213,17 +215,18 @@ def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:
   return {key: value for one in dictionaries for key, value in one.items()}
 
 
-def _loaded_once(once: Shared, bundle: str) -> Any:
-  """Returns the bundle, which each process loads only once."""
-  return once.acquire(lambda: _load(bundle), tag=bundle)
+def _loaded_once(once: Shared, job: Job) -> Any:
+  """Returns the bundle of a job, which each process loads only once."""
+  return once.acquire(lambda: _load(job), tag=f"{job.bundle}, {job.search_width}")
 
 
-def _load(bundle: str) -> Any:
+def _load(job: Job) -> Any:
   compilation_cache.enable()
   from audiolm_jax import bundles
 
   with tempfile.TemporaryDirectory() as folder:
-    return bundles.load_bundle(storage.fetched_folder(bundle, folder), stages=())
+    bundle = bundles.load_bundle(storage.fetched_folder(job.bundle, folder), stages=())
+  return bundle.searching(job.search_width)
 
 
 def _options(beam_options: str) -> PipelineOptions:
