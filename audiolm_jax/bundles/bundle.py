@@ -260,7 +260,7 @@ class Bundle:
 
   def stream(
     self,
-    waveform: Num[np.ndarray, "samples"] | None = None,
+    waveform: Num[np.ndarray, "*channels samples"] | None = None,
     sample_rate: int | None = None,
     *,
     progress: "Progress | None" = None,
@@ -369,7 +369,7 @@ class Bundle:
 
   def transcribe(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     temperature: float = 0.0,
