@@ -62,6 +62,20 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "output_dir", None, "Folder of the token store, new or unfinished.", flag_values=FLAGS
 )
+flags.DEFINE_enum(
+  "streams",
+  "all",
+  ["all", "semantic", "codes"],
+  "Tokens to store; a semantic stage needs no codes, which take most of the time.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "search_width",
+  1,
+  "Sequences of codes kept per frame by the codec; 8 encodes more accurately and takes longer.",
+  lower_bound=1,
+  flag_values=FLAGS,
+)
 flags.DEFINE_string(
   "runner", None, "Runner of Apache Beam, such as DirectRunner.", flag_values=FLAGS
 )
@@ -140,7 +154,7 @@ def _tokenize() -> Any:
   with tempfile.TemporaryDirectory() as folder:
     bundle = bundles.load_bundle(storage.fetched_folder(FLAGS.bundle, folder), stages=())
   return tokenization.tokenize_corpus(
-    bundle,
+    bundle.searching(FLAGS.search_width),
     FLAGS.audio_dir or FLAGS.manifest,
     FLAGS.output_dir,
     replace_changed=FLAGS.replace_changed,
@@ -159,6 +173,7 @@ def _tokenize_with_beam() -> Any:
     source=FLAGS.audio_dir or FLAGS.manifest,
     task=FLAGS.task,
     module=FLAGS.module,
+    search_width=FLAGS.search_width,
     **_settings(),
   )
   return beam_tokenization.tokenize_corpus(
@@ -169,7 +184,8 @@ def _tokenize_with_beam() -> Any:
 def _settings() -> dict[str, Any]:
   names = ("layout", "valid_fraction", "max_skipped_fraction")
   names += ("clips_per_shard", "batch_size", "num_workers")
-  return {name: FLAGS[name].value for name in names}
+  settings = {name: FLAGS[name].value for name in names}
+  return settings | ({} if FLAGS.streams == "all" else {"streams": (FLAGS.streams,)})
 
 
 def _info(arguments: Sequence[str]) -> None:

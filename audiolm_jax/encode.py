@@ -17,6 +17,13 @@ flags.DEFINE_string("output", None, "The .npz file to write.", flag_values=FLAGS
 flags.DEFINE_string(
   "bundle", "speech_tiny", "Name or folder of the bundle to encode with.", flag_values=FLAGS
 )
+flags.DEFINE_integer(
+  "search_width",
+  1,
+  "Sequences of codes kept per frame by the codec; 8 encodes more accurately and takes longer.",
+  lower_bound=1,
+  flag_values=FLAGS,
+)
 
 
 @takes_arguments
@@ -32,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax import bundles
   from audiolm_jax.bundles import token_files
 
-  bundle = bundles.load_bundle(FLAGS.bundle, stages=())
+  bundle = bundles.load_bundle(FLAGS.bundle, stages=()).searching(FLAGS.search_width)
   recording = audio.SlicedAudio(argv[1], bundle.sample_rate)
   audio.check_length(
     len(recording), bundle.sample_rate, 1 / bundle.semantic.spec.frame_rate, argv[1]

@@ -47,6 +47,7 @@ _OPTIONS = {
   "top_k": _Option(int, "int"),
   "top_p": _Option(float, "float"),
   "guidance": _Option(float, "float, of a parallel stage"),
+  "lookahead": _Option(float, "seconds of new audio in the first window of a parallel stage"),
   "passes": _Option(_passes, "passes of each level of a parallel stage, as 16/4/1, or point"),
 }
 

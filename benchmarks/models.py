@@ -19,6 +19,9 @@ from audiolm_jax.lm.stages import StageSpec
 from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.training.partitioning import unbox
 
+# What gin files leave open, for models that are not trained.
+UNSET = ("MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'task'")
+
 
 def random_stage(spec: StageSpec, config: TransformerConfig, seed: int = 0) -> Stage:
   """Returns a stage with random weights."""
@@ -59,11 +62,20 @@ def toy_bundle() -> Bundle:
   return bundle_of("toy", dataclasses.replace(shape, dropout_rate=0.0), codec)
 
 
+def constant_batch(dataset: Any) -> dict[str, np.ndarray]:
+  """Returns a batch of the first token, or of samples of 1, in which everything has a loss."""
+  shapes = dataset.batch_shapes()
+  return {
+    name: np.full(value.shape, np.issubdtype(value.dtype, np.floating), value.dtype)
+    for name, value in shapes.items()
+  }
+
+
 class TrainingStep:
   """A compiled training step and its state, with the precision that the trainer chooses here."""
 
   def __init__(self, model: Any, batch: dict[str, np.ndarray]):
-    self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
+    self.state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
     self._batch = jax.device_put(batch)
     parts = model.parts(0)
 
@@ -75,5 +87,5 @@ class TrainingStep:
 
   def step(self) -> None:
     """Runs one update, and returns when it is complete."""
-    self._state, metrics = self._step(self._state, self._batch, jax.random.key(0))
+    self.state, metrics = self._step(self.state, self._batch, jax.random.key(0))
     jax.block_until_ready(metrics)

@@ -28,6 +28,8 @@ BENCHMARKS = {
   "continuation": "Continuation",
   "samples": "Several samples",
   "streaming": "Streaming",
+  "acoustic": "Acoustic stages",
+  "training": "Training",
   "codec": "Codec",
   "peers": "Peers",
   "gpu": "GPU",

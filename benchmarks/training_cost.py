@@ -15,6 +15,7 @@ from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.trainables.codec import CodecTrainable
 from audiolm_jax.training.accelerators import PEAK_FLOPS
+from benchmarks.models import UNSET
 
 FLAGS = flags.FlagValues()
 
@@ -34,7 +35,6 @@ MODELS = (
   "coarse_stage_base",
   "fine_stage_base",
 )
-_UNSET = ("MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'task'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def page() -> str:
 
 def need(name: str) -> Need:
   """Returns the demand of `gin_configs/<name>.gin`."""
-  settings, _ = train.resolve([f"gin_configs/{name}.gin"], _UNSET)
+  settings, _ = train.resolve([f"gin_configs/{name}.gin"], UNSET)
   model, dataset = settings["model"], settings["train_dataset"]
   steps = settings["config"].total_steps
   rows, batch = dataset.batch_size, dataset.batch_shapes()

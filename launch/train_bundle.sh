@@ -4,8 +4,8 @@
 #   launch/train_bundle.sh AUDIO_DIR BUNDLE_DIR [--preset smoke|tiny|piano_tiny|small|base]
 #                          [--canonical_speaker NAME] [--codec frame_rate|soundstream]
 #                          [--acoustic parallel|cascade] [--name NAME] [--work_dir DIR]
-#                          [--tokenizers BUNDLE] [--override STEP:FLAG]... [--acoustic_only] [--text]
-#                          [--dry_run]
+#                          [--semantic_audio AUDIO_DIR] [--tokenizers BUNDLE]
+#                          [--override STEP:FLAG]... [--acoustic_only] [--text] [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  folder of the new bundle; the default of --name is its last part
@@ -16,11 +16,13 @@
 #             base: the paper's sizes;
 #             smoke: tiny for a few minutes, which tests all steps but learns next to nothing
 # --canonical_speaker   with small: the speaker of AUDIO_DIR, a manifest with texts, who reads the texts
-#             of all others. The semantic tokens are then units of two rounds, instead of w2v-BERT's
+#             of all others. The semantic tokens are then units of three rounds, instead of w2v-BERT's
 # --codec     with small: frame_rate (default), or soundstream, the codec of tiny
 # --acoustic  with small: parallel (default), or cascade, which trains a coarse and a fine stage with
 #             together as many parameters instead of the parallel stage
 # --work_dir  folder for runs, tokens and logs; default BUNDLE_DIR.work
+# --semantic_audio   a larger folder or manifest of audio for the semantic stage alone, which needs
+#             neither clear sound nor many voices but much speech; default AUDIO_DIR
 # --tokenizers   folder of a bundle of tokenizers, such as those that `convert` writes; then only the
 #             stages are trained
 # --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; can be repeated
@@ -32,9 +34,10 @@
 #
 # Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle; with
 # small, parallel_stage in place of coarse_stage and fine_stage; with --canonical_speaker, labels units
-# labels_2 units_2 in place of semantic; with --acoustic_only, acoustic_only in place of the first two
-# stages and acoustic_only_bundle at the end; with --text, text_stage and text_bundle at the end, also
-# with the --work_dir of a complete system.
+# labels_2 units_2 labels_3 units_3 in place of semantic; with --semantic_audio, semantic_tokens before
+# semantic_stage; with --acoustic_only, acoustic_only in place of the first two stages and
+# acoustic_only_bundle at the end; with --text, text_stage and text_bundle at the end, also with the
+# --work_dir of a complete system.
 # Rerun the same command to resume a stopped run: it skips finished steps, and resumes training from
 # the last checkpoint and tokenizing after the last shard. To repeat a step, remove its marker
 # WORK_DIR/done/STEP (and those of the steps after it). PYTHON selects the interpreter.
@@ -60,11 +63,12 @@ canonical_speaker=
 acoustic=
 codec=
 tokenizers=
+semantic_audio=
 overrides=()
 positional=()
 while (($#)); do
   case $1 in
-    --preset | --canonical_speaker | --acoustic | --codec | --name | --work_dir | --tokenizers | --override)
+    --preset | --canonical_speaker | --acoustic | --codec | --name | --work_dir | --semantic_audio | --tokenizers | --override)
       (($# > 1)) || fail "$1 needs a value"
       case $1 in
         --preset) preset=$2 ;;
@@ -73,12 +77,13 @@ while (($#)); do
         --codec) codec=$2 ;;
         --name) name=$2 ;;
         --work_dir) work_dir=$2 ;;
+        --semantic_audio) semantic_audio=$2 ;;
         --tokenizers) tokenizers=$2 ;;
         --override) overrides+=("$2") ;;
       esac
       shift 2
       ;;
-    --preset=* | --canonical_speaker=* | --acoustic=* | --codec=* | --name=* | --work_dir=* | --tokenizers=* | --override=*)
+    --preset=* | --canonical_speaker=* | --acoustic=* | --codec=* | --name=* | --work_dir=* | --semantic_audio=* | --tokenizers=* | --override=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
       ;;
     --dry_run)
@@ -209,10 +214,18 @@ if [[ -f $audio ]]; then
 else
   corpus=(--audio_dir="$audio")
 fi
+[[ -z $semantic_audio || -e $semantic_audio ]] || fail "--semantic_audio $semantic_audio does not exist"
+[[ -z $semantic_audio || -z $acoustic_only ]] || fail "--acoustic_only has no semantic stage for --semantic_audio"
+[[ -z $semantic_audio ]] || semantic_audio=$(realpath "$semantic_audio")
+if [[ -f $semantic_audio ]]; then
+  semantic_corpus=(--manifest="$semantic_audio")
+else
+  semantic_corpus=(--audio_dir="$semantic_audio")
+fi
 [[ -z $canonical_speaker || -f $audio ]] ||
   fail "--canonical_speaker needs a .jsonl manifest with texts as AUDIO_DIR, not the folder $audio"
-step_names=(codec semantic labels units labels_2 units_2 kmeans tokenizers tokens semantic_stage
-  coarse_stage acoustic_only fine_stage parallel_stage text_stage bundle acoustic_only_bundle
+step_names=(codec semantic labels units labels_2 units_2 labels_3 units_3 kmeans tokenizers tokens
+  semantic_tokens semantic_stage coarse_stage acoustic_only fine_stage parallel_stage text_stage bundle acoustic_only_bundle
   text_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
   [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
@@ -224,6 +237,7 @@ if [[ -z $dry_run ]]; then
   settings="$audio $preset${canonical_speaker:+ $canonical_speaker}${tokenizers:+ $tokenizers}"
   [[ $codec == "${codecs%% *}" ]] || settings+=" $codec"
   [[ $acoustic == "${acoustics%% *}" ]] || settings+=" $acoustic"
+  [[ -z $semantic_audio ]] || settings+=" $semantic_audio"
   if [[ -f $work/settings && $(<"$work/settings") != "$settings" ]]; then
     fail "$work was started with '$(<"$work/settings")', not '$settings'; give another --work_dir"
   fi
@@ -289,17 +303,22 @@ train() {
     --gin_file="gin_configs/$config.gin" "$@" --gin.MODEL_DIR="'$work/$step'"
 }
 
-# units ROUND [PREVIOUS]: labels the frames and trains a unit encoder; $encoder is then its folder.
+# units ROUND STEPS RATE: labels the frames, from the second round on by the encoder of the round
+# before, and trains this encoder further; $encoder is then its folder.
 units() {
-  local suffix=${1/#1/} previous=()
+  local suffix=${1/#1/} previous=() start=()
   suffix=${suffix:+_$suffix}
-  [[ $1 == 1 ]] || previous=(--encoder_dir="$encoder")
+  if [[ $1 != 1 ]]; then
+    previous=(--encoder_dir="$encoder")
+    start=(--gin.INITIAL_RUN="'$encoder'")
+  fi
   step "labels$suffix" "labels the frames by the canonical voice" "half of the frames in most clips" \
     "$python" launch/make_unit_labels.py --audio_dir="$audio" \
     --canonical_speaker="$canonical_speaker" ${previous[@]+"${previous[@]}"} --output="$work/labels$suffix.npz"
   train "units$suffix" "trains a unit encoder" "$units_band" "units_$size" \
     --gin_file=gin_configs/runs/labelled_frames_in_memory.gin --gin.AUDIO_DIR="'$audio'" \
-    --gin.FRAME_LABELS="'$work/labels$suffix.npz'"
+    --gin.FRAME_LABELS="'$work/labels$suffix.npz'" ${start[@]+"${start[@]}"} \
+    --gin.TRAIN_STEPS="$2" --gin.LEARNING_RATE="$3"
   encoder=$work/units$suffix
 }
 
@@ -307,8 +326,9 @@ if [[ -z $tokenizers ]]; then
   train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
     "$codec_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
   if [[ -n $canonical_speaker ]]; then
-    units 1
-    units 2
+    units 1 1400 1.5e-3
+    units 2 1400 1.2e-3
+    units 3 900 1.0e-3
     layer_of_encoder=()
   else
     train semantic "trains the semantic encoder" "$semantic_band" \
@@ -355,8 +375,17 @@ fi
 bundle_step=bundle
 stages=()
 if [[ -z $acoustic_only ]]; then
+  semantic_tokens=("${tokens[@]}")
+  if [[ -n $semantic_audio ]]; then
+    step semantic_tokens "tokenizes the corpus of the semantic stage" \
+      "no more than 1 % of the clips skipped" "$python" -m audiolm_jax.cache_tokens \
+      --bundle="$tokenizers" "${semantic_corpus[@]}" --streams=semantic \
+      --output_dir="$work/semantic_tokens"
+    semantic_tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin
+      --gin.TOKENS_DIR="'$work/semantic_tokens'" "${settings_of_tokens[@]}")
+  fi
   train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
-    "semantic_stage_$size" "${tokens[@]}"
+    "semantic_stage_$size" "${semantic_tokens[@]}"
   stages=(--stage_dir=semantic="$work/semantic_stage")
 fi
 if [[ $acoustic == parallel ]]; then

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from audiolm_jax.bundles import save_bundle, token_files
-from audiolm_jax.core.errors import AudioError, DataError
+from audiolm_jax.core.errors import AudioError, DataError, UserError
 from audiolm_jax.io import audio, token_file
 from tests.conftest import melody
 
@@ -31,6 +31,17 @@ def test_an_incomplete_hop_has_a_token(miniature_bundle):
   encoded = miniature_bundle.encode(melody(1.03), RATE)
   assert encoded.semantic.shape == (26,) and encoded.codes.shape == (52, 4)
   assert encoded.semantic.dtype == encoded.codes.dtype == np.int32
+
+
+def test_a_beam_search_is_an_option(miniature_bundle, folder, wav, tmp_path, run_cli):
+  wide = miniature_bundle.searching(4)
+  expected = wide.encode(melody(2.0), RATE).codes
+  assert np.any(expected != miniature_bundle.encode(melody(2.0), RATE).codes)
+  assert wide.token_hash == miniature_bundle.token_hash
+  run_cli("encode", wav, "--bundle", folder, "--output", tmp_path / "t.npz", "--search_width=4")
+  np.testing.assert_array_equal(token_file.load_tokens(tmp_path / "t.npz").codes, expected)
+  with pytest.raises(UserError, match="search_width is 0"):
+    miniature_bundle.searching(0)
 
 
 def test_a_batch_encodes_and_decodes_as_its_rows(miniature_bundle):

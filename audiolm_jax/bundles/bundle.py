@@ -13,7 +13,8 @@ from jaxtyping import Float, Int, Num
 
 from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
-from audiolm_jax.core import arguments, configs
+from audiolm_jax.codec.residual_codec import ResidualCodec
+from audiolm_jax.core import arguments, configs, ranges
 from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import BundleError, DataError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, TRANSCRIPT, Stream, of_tokenizers
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
   from audiolm_jax.bundles.settings import Settings
   from audiolm_jax.bundles.speech import SpeechSettings
   from audiolm_jax.sampling.cascade import Cascade
+
+
+_SEARCH_WIDTHS = ranges.Range(1, 256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,25 @@ class Bundle:
     tokenizers = {"codec": self.codec, "semantic": self.semantic, "units": self.semantic}
     tokenizers |= {"detector": self.detector}
     return (tokenizers | {f"{key}_stage": stage for key, stage in self.stages.items()}).get(name)
+
+  def searching(self, width: int) -> "Bundle":
+    """Returns the bundle with a beam search in the encoding of its codec.
+
+    The codes of a frame then describe it more accurately, and encoding takes longer. Tokens of
+    different widths can be mixed.
+
+    Args:
+      width: sequences of codes that are kept per frame; 1 for none but the nearest.
+
+    Raises:
+      UserError: the width is out of range, or the codec has no beam search.
+    """
+    width = arguments.whole(width, "search_width", _SEARCH_WIDTHS)
+    if width == 1:
+      return self
+    if not isinstance(self.codec, ResidualCodec):
+      raise UserError(f"the codec of {self.name} has no beam search; use search_width 1")
+    return dataclasses.replace(self, codec=self.codec.searching(width))
 
   @functools.cached_property
   def streams(self) -> dict[str, Stream]:

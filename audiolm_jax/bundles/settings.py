@@ -26,7 +26,7 @@ LEAST_PROMPT_SECONDS = 0.4
 LONGEST_SECONDS = 3_600
 PROMPT_SECONDS = ranges.Range(LEAST_PROMPT_SECONDS, 1_000_000)
 _DURATIONS = ranges.Range(0, LONGEST_SECONDS)
-_PER_STAGE = ("temperature", "top_k", "top_p", "passes", "guidance")
+_PER_STAGE = ("temperature", "top_k", "top_p", "passes", "guidance", "lookahead")
 
 
 class Mode(enum.StrEnum):
@@ -69,6 +69,9 @@ class Settings(TypedDict, total=False):
     top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
     passes: per parallel stage; passes of each level, 1 for levels without a number; () for the
       codes nearest to the predicted points, in one pass. The default is the stage's.
+    lookahead: per parallel stage; seconds of new audio that its first window has. The further
+      windows have twice as many as the one before, up to the default, which is that of a whole
+      window. A stream then returns its first sound earlier, and takes a few windows more.
     watermark: strength of the mark in the sampled codes, which is added to the logits of green
       codes; "off" or 0 for none. The default is the bundle's strength, or none if the bundle has no
       watermark.
@@ -90,6 +93,7 @@ class Settings(TypedDict, total=False):
   top_p: Mapping[str, float]
   passes: Mapping[str, Sequence[int]]
   guidance: Mapping[str, float]
+  lookahead: Mapping[str, float]
   watermark: float | str | None
   watermark_key: bytes | None
   channel_axis: int | None
@@ -139,6 +143,7 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> 
         processors if _is_marked(bundle, stage.spec) else (),
         passes=given["passes"].get(name),
         guidance=given["guidance"].get(name),
+        lookahead=given["lookahead"].get(name),
       )
     except UserError as error:
       raise UserError(f"{name}: {error}") from error

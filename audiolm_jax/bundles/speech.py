@@ -47,6 +47,7 @@ class SpeechSettings(TypedDict, total=False):
     top_p: as in `settings.Settings`.
     passes: as in `settings.Settings`.
     guidance: as in `settings.Settings`.
+    lookahead: as in `settings.Settings`.
     watermark: as in `settings.Settings`.
     watermark_key: as in `settings.Settings`.
     channel_axis: of the voice, the axis of the channels, which are averaged; None (default) for one
@@ -64,6 +65,7 @@ class SpeechSettings(TypedDict, total=False):
   top_p: Any
   passes: Any
   guidance: Any
+  lookahead: Any
   watermark: float | str | None
   watermark_key: bytes | None
   channel_axis: int | None

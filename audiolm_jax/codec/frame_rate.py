@@ -64,6 +64,7 @@ class FrameRateConfig(ResidualConfig):
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
+    search_width: see `ResidualConfig`.
 
   Raises:
     ConfigError: a hop or window is not a multiple of the short hop, or the look-ahead does not
@@ -90,6 +91,7 @@ class FrameRateConfig(ResidualConfig):
   latent_dim: Width = 64
   num_quantizers: Depth = 12
   codebook_size: Vocabulary = 1024
+  search_width: Depth = 1
   # 5 s at 50 frames per second.
   chunk_sizes: ClassVar[Sizes] = Sizes.in_steps(250, 25)
 

@@ -76,6 +76,52 @@ def residual_quantize(
   return jnp.moveaxis(codes, 0, -1)
 
 
+def beam_quantize(
+  x: Float[Array, "*batch dim"], codebooks: Float[Array, "quantizers size dim"], width: int
+) -> Int[Array, "*batch quantizers"]:
+  """Returns the codes whose sum is nearest among those that a beam search finds.
+
+  After each level the search keeps the `width` sequences of codes with the smallest residuals, of
+  all extensions of those that it kept before. `residual_quantize` keeps one. The first k codes are
+  therefore not those of a search with k levels, but close to them.
+
+  Args:
+    x: vectors to quantize.
+    codebooks: one table per level.
+    width: number of sequences to keep.
+  """
+  levels, size, dim = codebooks.shape
+  flat = x.reshape(-1, dim)
+  kept = (len(flat), width)
+  norms = jnp.sum(jnp.square(codebooks), -1)
+  # Copies of the vector itself, of which only the first one can be extended.
+  is_first = jnp.arange(width) == 0
+  start = (
+    jnp.broadcast_to(flat[:, None], (*kept, dim)),
+    jnp.zeros((*kept, levels), jnp.int32),
+    jnp.broadcast_to(jnp.where(is_first, 0.0, jnp.inf), kept),
+  )
+
+  def extend(carry, inputs):
+    residuals, codes, unused = carry
+    codebook, norm, level = inputs
+    errors = jnp.sum(jnp.square(residuals), -1) + unused
+    distance = errors[..., None] + norm - 2 * jnp.einsum("...d,nd->...n", residuals, codebook)
+    _, chosen = lax.top_k(-distance.reshape(len(flat), -1), width)
+    parents, code = chosen // size, chosen % size
+    residuals, codes, unused = jax.tree.map(
+      lambda of_kept: jnp.take_along_axis(
+        of_kept, parents.reshape(kept + (1,) * (of_kept.ndim - 2)), axis=1
+      ),
+      (residuals, codes, unused),
+    )
+    return (residuals - codebook[code], codes.at[..., level].set(code), unused), None
+
+  (_, codes, _), _ = lax.scan(extend, start, (codebooks, norms, jnp.arange(levels)))
+  # The kept sequences are sorted by their residuals.
+  return codes[:, 0].reshape(*x.shape[:-1], levels)
+
+
 def quantizer_flops(frames: int, num_quantizers: int, codebook_size: int, dim: int) -> float:
   """Returns the floating-point operations of the search for the codes of one clip."""
   return 2.0 * frames * num_quantizers * codebook_size * dim

@@ -15,7 +15,7 @@ from audiolm_jax.chunking import ChunkedModel, Sizes
 from audiolm_jax.codec.causal import State
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.interface import CodecSpec
-from audiolm_jax.codec.quantizer import dequantize, residual_quantize
+from audiolm_jax.codec.quantizer import beam_quantize, dequantize, residual_quantize
 from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
@@ -31,6 +31,8 @@ class ResidualConfig(abc.ABC):
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
+    search_width: sequences of codes that encoding keeps per frame, see `beam_quantize`; 1 for the
+      nearest entry of each level.
     first_frames: minimum number of frames of the first chunk of a clip.
     lookahead_frames: number of later frames that contribute to the samples of a frame.
     chunk_sizes: the numbers of frames that a chunk may have.
@@ -41,6 +43,7 @@ class ResidualConfig(abc.ABC):
   latent_dim: int
   num_quantizers: int
   codebook_size: int
+  search_width: int = 1
   first_frames: int = 1
   lookahead_frames: int = 0
   chunk_sizes: ClassVar[Sizes]
@@ -150,6 +153,11 @@ class ResidualCodec(ChunkedCodec):
 
   config: ResidualConfig
 
+  def searching(self, width: int) -> "ResidualCodec":
+    """Returns the codec with a beam search of this width in encoding; the codes remain its own."""
+    config: Any = self.config
+    return type(self)(dataclasses.replace(config, search_width=width), self.params)
+
   @property
   def encoder(self) -> ChunkedModel:
     return self._encoder_of(encode_chunk)
@@ -177,7 +185,9 @@ def encode_chunk(
 ) -> tuple[jax.Array, State]:
   """Returns the codes of whole frames of samples and the next state of the encoder."""
   latents, state = config.encode_chunk(params["encoder"], waveform, ends, state)
-  return residual_quantize(latents, params["codebooks"]), state
+  if config.search_width == 1:
+    return residual_quantize(latents, params["codebooks"]), state
+  return beam_quantize(latents, params["codebooks"], config.search_width), state
 
 
 @functools.partial(StoredProgram, static_argnums=(0,))

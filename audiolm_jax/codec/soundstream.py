@@ -41,6 +41,7 @@ class SoundStreamConfig(ResidualConfig):
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
+    search_width: see `ResidualConfig`.
   """
 
   sample_rate: SampleRate = 16_000
@@ -52,6 +53,7 @@ class SoundStreamConfig(ResidualConfig):
   latent_dim: Width = 512
   num_quantizers: Depth = 12
   codebook_size: Vocabulary = 1024
+  search_width: Depth = 1
   # 5 s at 50 frames per second, and the end of a clip in pieces of 1 s.
   chunk_sizes: ClassVar[Sizes] = Sizes.of_two(250, 50)
 

@@ -40,6 +40,8 @@ class Job:
     source: folder or manifest, see `manifest.list_clips`; None if `task` is given.
     task: name of a SeqIO task whose source is tokenized.
     module: module that registers the task on import.
+    search_width: see `Bundle.searching`.
+    streams: see `tokenization.tokenize_corpus`.
     layout: of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest share of unreadable clips with which the store is complete.
@@ -54,6 +56,8 @@ class Job:
   source: str | None = None
   task: str | None = None
   module: str | None = None
+  search_width: int = 1
+  streams: tuple[str, ...] = tokenization.TOKENIZED
   layout: str | None = None
   valid_fraction: float = 0.05
   max_skipped_fraction: float = 0.01
@@ -75,18 +79,19 @@ def tokenize_corpus(
 
   Raises:
     DataError: the corpus has no clips or too many unreadable ones, the store is of other
-      tokenizers or of files that have changed, or the run failed.
+      tokenizers, other streams or files that have changed, or the run failed.
     UserError: `replace_changed` is given for a task, whose clips cannot be compared one by one.
   """
   if replace_changed and job.task is not None:
     raise UserError("--replace_changed cannot be used with --task; choose another --output_dir")
   began = time.monotonic()
-  tokenizers = _load(job.bundle)
+  tokenizers = _load(job)
   dropped = Outdated({}, [])
   if replace_changed:
-    writer = tokenization.open_writer(tokenizers, job.output_dir)
+    writer = tokenization.open_writer(tokenizers, job.output_dir, job.streams)
     dropped = tokenization.missing_clips(writer, _clips(job), replace_changed=True).dropped
-  before = sum(tokenization.open_writer(tokenizers, job.output_dir).info.hours.values())
+  begun = tokenization.open_writer(tokenizers, job.output_dir, job.streams).info
+  before = sum(begun.hours.values())
   next(_missing_shards(job, tokenizers), None)  # reports errors of the source before the run
   # Given by name, DirectRunner would first try to download another engine.
   engine = FnApiRunner() if runner == "DirectRunner" else runner
@@ -122,7 +127,7 @@ class _ListShards(beam.DoFn):
     self._once = once
 
   def process(self, element: Job) -> Iterator[audio_shards.Shard]:
-    yield from _missing_shards(element, _loaded_once(self._once, element.bundle))
+    yield from _missing_shards(element, _loaded_once(self._once, element))
 
 
 class _TokenizeShard(beam.DoFn):
@@ -134,12 +139,13 @@ class _TokenizeShard(beam.DoFn):
     self._seconds = Metrics.counter("cache_tokens", "seconds_of_audio")
 
   def setup(self) -> None:
-    self._tokenizers = _loaded_once(self._once, self._job.bundle)
+    self._tokenizers = _loaded_once(self._once, self._job)
 
   def process(self, element: audio_shards.Shard) -> Iterator[dict[str, str]]:
     tokens = tokenization.tokenize_shard(
       self._tokenizers,
       element,
+      streams=self._job.streams,
       batch_size=self._job.batch_size,
       num_workers=self._job.num_workers,
       count=self._count,
@@ -176,7 +182,7 @@ class _Finish(beam.DoFn):
 
 
 def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
-  writer = tokenization.open_writer(tokenizers, job.output_dir)
+  writer = tokenization.open_writer(tokenizers, job.output_dir, job.streams)
   if job.task is not None:
     existing = token_shards.shard_files(job.output_dir)
     sample_rate = tokenizers.codec.spec.sample_rate
@@ -209,17 +215,18 @@ def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:
   return {key: value for one in dictionaries for key, value in one.items()}
 
 
-def _loaded_once(once: Shared, bundle: str) -> Any:
-  """Returns the bundle, which each process loads only once."""
-  return once.acquire(lambda: _load(bundle), tag=bundle)
+def _loaded_once(once: Shared, job: Job) -> Any:
+  """Returns the bundle of a job, which each process loads only once."""
+  return once.acquire(lambda: _load(job), tag=f"{job.bundle}, {job.search_width}")
 
 
-def _load(bundle: str) -> Any:
+def _load(job: Job) -> Any:
   compilation_cache.enable()
   from audiolm_jax import bundles
 
   with tempfile.TemporaryDirectory() as folder:
-    return bundles.load_bundle(storage.fetched_folder(bundle, folder), stages=())
+    bundle = bundles.load_bundle(storage.fetched_folder(job.bundle, folder), stages=())
+  return bundle.searching(job.search_width)
 
 
 def _options(beam_options: str) -> PipelineOptions:

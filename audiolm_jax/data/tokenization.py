@@ -6,10 +6,11 @@ clips.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.lm import text as texts
 
 SECONDS_PER_SHARD = 1800.0
+TOKENIZED = (SEMANTIC, CODES)  # keys of the streams that tokenizers produce
 _SECONDS_TOGETHER = 300.0  # of audio in memory at a time, besides the clips that are being read
 _LONG_SECONDS = 60.0  # longer clips are not batched, which would only use more memory
 
@@ -68,6 +70,7 @@ def tokenize_corpus(
   source: str | os.PathLike[str],
   output_dir: str | os.PathLike[str],
   *,
+  streams: Collection[str] = TOKENIZED,
   layout: str | None = None,
   valid_fraction: float = 0.05,
   max_skipped_fraction: float = 0.01,
@@ -83,6 +86,8 @@ def tokenize_corpus(
     tokenizers: a bundle, or anything with its `codec`, `semantic` and `token_hash`.
     source: folder or manifest, see `manifest.list_clips`.
     output_dir: folder of the store; an unfinished one of the same tokenizers is resumed.
+    streams: keys of the streams to store, some or all of `TOKENIZED`. Codes take most of the time
+      and of the storage, and a semantic stage does not read them.
     layout: of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest accepted share of unreadable clips.
@@ -97,12 +102,12 @@ def tokenize_corpus(
 
   Raises:
     DataError: the corpus has no clips or too many unreadable ones, or the store is of other
-      tokenizers or of files that have changed.
+      tokenizers, other streams or files that have changed.
   """
   began = time.monotonic()
   clips = manifest.list_clips(source, valid_fraction, layout, texts=True)
   skipped = manifest.SkipLog(len(clips), max_skipped_fraction)
-  writer = open_writer(tokenizers, output_dir, clips_per_shard)
+  writer = open_writer(tokenizers, output_dir, streams, clips_per_shard)
   missing, dropped = missing_clips(writer, clips, replace_changed=replace_changed)
   done = 0.0
   bar = tqdm.tqdm(
@@ -122,7 +127,12 @@ def tokenize_corpus(
   with bar:
     for shard in shards_of_clips(missing, clips_per_shard, SECONDS_PER_SHARD):
       tokens = tokenize_shard(
-        tokenizers, shard, batch_size=batch_size, num_workers=num_workers, count=count
+        tokenizers,
+        shard,
+        streams=streams,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        count=count,
       )
       for clip in tokens.clips:
         writer.add(clip)
@@ -136,16 +146,40 @@ def tokenize_corpus(
 
 
 def open_writer(
-  tokenizers: Any, output_dir: str | os.PathLike[str], clips_per_shard: int = 128
+  tokenizers: Any,
+  output_dir: str | os.PathLike[str],
+  streams: Collection[str] = TOKENIZED,
+  clips_per_shard: int = 128,
 ) -> token_store.TokenStoreWriter:
-  """Returns a writer that creates or resumes the store of these tokenizers."""
-  return token_store.TokenStoreWriter(
+  """Returns a writer that creates or resumes the store of these tokenizers.
+
+  Args:
+    tokenizers: as in `tokenize_corpus`.
+    output_dir: folder of the store.
+    streams: keys of the streams of the store.
+    clips_per_shard: see `tokenize_corpus`.
+
+  Raises:
+    DataError: the store is of other tokenizers or has other streams.
+  """
+  writer = token_store.TokenStoreWriter(
     output_dir,
     tokenizers.token_hash,
-    streams=streams_of(tokenizers).values(),
+    streams=[stream for key, stream in streams_of(tokenizers).items() if key in streams],
     clips_per_shard=clips_per_shard,
     seconds_per_shard=SECONDS_PER_SHARD,
   )
+  stored = {key for key in writer.info.streams if key in TOKENIZED}
+  if stored != set(streams):
+    raise DataError(
+      f"the tokens in {writer.folder} are {_joined(stored)}, not {_joined(streams)}; "
+      "choose another --output_dir"
+    )
+  return writer
+
+
+def _joined(keys: Collection[str]) -> str:
+  return " and ".join(sorted(keys))
 
 
 def missing_clips(
@@ -200,6 +234,7 @@ def tokenize_shard(
   tokenizers: Any,
   shard: Shard,
   *,
+  streams: Collection[str] = TOKENIZED,
   batch_size: int | None = None,
   num_workers: int = 2,
   count: Callable[[int, float], None] = lambda clips, seconds: None,
@@ -212,6 +247,7 @@ def tokenize_shard(
   Args:
     tokenizers: as in `tokenize_corpus`.
     shard: the clips to tokenize.
+    streams: keys of the streams to compute, see `tokenize_corpus`.
     batch_size: clips of similar length per batch; None for 1 on a CPU, where larger batches are
       not faster, and 8 elsewhere.
     num_workers: number of batches tokenized in parallel, and of files read ahead.
@@ -228,7 +264,8 @@ def tokenize_shard(
     alike = sorted(waiting, key=lambda decoded: len(decoded.waveform))
     size = max(rows, -(-len(alike) // (4 * num_workers)))
     parts = [alike[i : i + size] for i in range(0, len(alike), size)]
-    for tokens in pool.map(lambda part: _tokenize_decoded(tokenizers, part, rows), parts[::-1]):
+    compute = functools.partial(_tokenize_decoded, tokenizers, batch_size=rows, streams=streams)
+    for tokens in pool.map(compute, parts[::-1]):
       clips.update((clip.id, clip) for clip in tokens)
       count(len(tokens), sum(clip.seconds for clip in tokens))
     order.extend(decoded.clip.id for decoded in waiting)
@@ -267,40 +304,67 @@ def _with_texts(clips: list[token_shards.TokenClip]) -> list[token_shards.TokenC
 
 
 def _tokenize_decoded(
-  tokenizers: Any, decoded: Sequence[DecodedClip], batch_size: int
+  tokenizers: Any,
+  decoded: Sequence[DecodedClip],
+  batch_size: int,
+  streams: Collection[str] = TOKENIZED,
 ) -> list[token_shards.TokenClip]:
   sample_rate = tokenizers.codec.spec.sample_rate
-  short = [d for d in decoded if len(d.waveform) <= _LONG_SECONDS * sample_rate]
-  semantic, codes = tokenizers.semantic, tokenizers.codec
-  of_short = {}
-  # Codecs and encoders whose results depend on padding do not have these methods.
-  if batch_size > 1 and hasattr(semantic, "tokenize_clips") and hasattr(codes, "encode_clips"):
-    waveforms = [waveform for _, waveform in short]
-    pairs = zip(
-      semantic.tokenize_clips(waveforms, batch_size),
-      codes.encode_clips(waveforms, batch_size),
-      strict=True,
+  waveforms = [waveform for _, waveform in decoded]
+  tokens: dict[str, Sequence[np.ndarray]] = {}
+  if SEMANTIC in streams:
+    tokens[SEMANTIC] = _in_batches(
+      waveforms,
+      tokenizers.semantic.tokenize_long,
+      getattr(tokenizers.semantic, "tokenize_clips", None),
+      batch_size,
+      sample_rate,
     )
-    of_short = {d.clip.id: pair for d, pair in zip(short, pairs, strict=True)}
-  tokens = []
-  for clip, waveform in decoded:
-    pair = of_short.get(clip.id) or (
-      semantic.tokenize_long(waveform),
-      codes.encode_long(waveform),
+  if CODES in streams:
+    tokens[CODES] = _in_batches(
+      waveforms,
+      tokenizers.codec.encode_long,
+      getattr(tokenizers.codec, "encode_clips", None),
+      batch_size,
+      sample_rate,
     )
-    tokens.append(
-      token_shards.TokenClip(
-        id=clip.id,
-        streams={
-          SEMANTIC: np.asarray(pair[0]),
-          CODES: np.asarray(pair[1]),
-          **({TEXT.key: texts.code_points(clip.text)} if clip.text else {}),
-        },
-        split=clip.split,
-        speaker=clip.speaker,
-        seconds=len(waveform) / sample_rate,
-        size=manifest.size_of(clip),
-        content=manifest.content_of(clip),
-      )
+  return [
+    token_shards.TokenClip(
+      id=clip.id,
+      streams={
+        **{key: of_clips[row] for key, of_clips in tokens.items()},
+        **({TEXT.key: texts.code_points(clip.text)} if clip.text else {}),
+      },
+      split=clip.split,
+      speaker=clip.speaker,
+      seconds=len(waveform) / sample_rate,
+      size=manifest.size_of(clip),
+      content=manifest.content_of(clip),
     )
-  return tokens
+    for row, (clip, waveform) in enumerate(decoded)
+  ]
+
+
+def _in_batches(
+  waveforms: Sequence[np.ndarray],
+  alone: Callable[[np.ndarray], Any],
+  together: Callable[[Sequence[np.ndarray], int], Sequence[Any]] | None,
+  batch_size: int,
+  sample_rate: int,
+) -> list[np.ndarray]:
+  """Returns the tokens of each waveform; batches those that are short, if the tokenizer can.
+
+  Args:
+    waveforms: at `sample_rate`, of any lengths.
+    alone: tokenizes one waveform.
+    together: tokenizes waveforms in batches of a size; None for codecs and encoders whose results
+      depend on padding.
+    batch_size: waveforms per batch.
+    sample_rate: in Hz.
+  """
+  short: list[int] = []
+  if batch_size > 1 and together is not None:
+    short = [i for i, w in enumerate(waveforms) if len(w) <= _LONG_SECONDS * sample_rate]
+  batched = together([waveforms[i] for i in short], batch_size) if short and together else []
+  tokens = dict(zip(short, batched, strict=True))
+  return [np.asarray(tokens[i] if i in tokens else alone(w)) for i, w in enumerate(waveforms)]

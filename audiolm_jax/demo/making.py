@@ -14,8 +14,10 @@ from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.demo.jobs import Job, Sample
 from audiolm_jax.demo.requests import Request
 from audiolm_jax.io import audio, plotting, provenance, token_file
+from audiolm_jax.lm.parallel import ParallelSpec
 
 SOUND, TOKENS, PICTURE = "sample_{}.wav", "sample_{}.npz", "sample_{}.png"
+_LOOKAHEAD = 0.5  # seconds of new audio in the first window of a parallel stage
 
 
 class Step(NamedTuple):
@@ -33,7 +35,8 @@ class Step(NamedTuple):
 def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
   """Creates the samples of a request one after the other, and adds their audio to `job`.
 
-  Sample i equals the output of `audiolm_jax.sample` with the seed plus i.
+  Sample i equals the output of `audiolm_jax.sample` with the seed plus i, and for a parallel stage
+  with the same lookahead.
 
   Raises:
     UserError: the prompt or the text cannot be used, or the request takes too long.
@@ -119,6 +122,9 @@ def _stream(bundle: Bundle, request: Request, prompt: np.ndarray | None, job: Jo
     "prompt_seconds": request.prompt_seconds,
     "seed": request.seed,
     "temperature": {n: t for n, t in request.temperatures.items() if n in bundle.stages},
+    "lookahead": {
+      n: _LOOKAHEAD for n, s in bundle.stages.items() if isinstance(s.spec, ParallelSpec)
+    },
   }
   rate = bundle.sample_rate
   if request.mode is None:

@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.bundles import Bundle
+from audiolm_jax.bundles.continuation import resynthesized
+from audiolm_jax.bundles.settings import options_of
+from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded
 
@@ -30,6 +33,11 @@ class TimedContinuation:
   tokens: Encoded | None = None
 
 
+# Receives a prompt, the recording after it, and a seed.
+ShuffleFn = Callable[
+  [Float[np.ndarray, " samples"], Float[np.ndarray, " samples"], int],
+  Float[np.ndarray, " samples"],
+]
 # Receives a prompt and a seed.
 ContinueFn = Callable[[Float[np.ndarray, " samples"], int], TimedContinuation]
 DrawFn = Callable[[Float[np.ndarray, " samples"], int], Float[np.ndarray, "draws samples"]]
@@ -56,6 +64,37 @@ def continuer(bundle: Bundle, duration: float, sample_rate: int) -> ContinueFn:
     return TimedContinuation(made, seconds, result.tokens)
 
   return continue_prompt
+
+
+def shuffler(bundle: Bundle) -> ShuffleFn | None:
+  """Returns a function that samples the sound of shuffled semantic tokens; None without them.
+
+  The acoustic stages continue a prompt with the semantic tokens of the recording after it in random
+  order, the repeats of a token in one piece. The result has the voice, the sounds and the pace of
+  the recording, but no words.
+  """
+  if not bundle.cascade.reads(SEMANTIC):
+    return None
+  hop = bundle.codec.spec.hop_length
+  step = int(np.lcm(bundle.semantic.spec.hop_length, hop))
+
+  def shuffle(
+    prompt: Float[np.ndarray, " samples"], rest: Float[np.ndarray, " samples"], seed: int
+  ) -> Float[np.ndarray, " samples"]:
+    prompt, rest = (part[: len(part) // step * step] for part in (prompt, rest))
+    tokens = bundle.semantic.tokenize_long(rest)
+    runs = np.split(tokens, np.flatnonzero(np.diff(tokens)) + 1)
+    order = np.random.default_rng(seed).permutation(len(runs))
+    voice = {
+      SEMANTIC: bundle.semantic.tokenize_long(prompt),
+      CODES: bundle.codec.encode_long(prompt),
+    }
+    clip = resynthesized(voice, np.concatenate([runs[i] for i in order]), len(rest) // hop)
+    options = options_of(bundle, {}, 0.0)
+    (codes,) = bundle.cascade.sample([clip], seed=seed, options=options).codes
+    return np.asarray(bundle.codec.decode(codes[None]))[0][len(prompt) :]
+
+  return shuffle
 
 
 def drawer(bundle: Bundle, duration: float, count: int) -> DrawFn:

@@ -35,6 +35,9 @@ class Options:
   asr_model: str | None = _setting(
     "Whisper model: folder (CTranslate2), size such as base.en, or hub name.", None
   )
+  second_asr_model: str | None = _setting(
+    "Another Whisper model, whose words of continuations are compared with the first one's.", None
+  )
   asr_language: str = _setting("Language of the speech.", "en")
   other_bundle: str | None = _setting(
     "Bundle whose samples are detected, and whose piano is compared.", None

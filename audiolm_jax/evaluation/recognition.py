@@ -1,8 +1,10 @@
 """Speech recognizers, and the errors of what they recognize."""
 
 import logging
+import math
 import os
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,6 +18,18 @@ from audiolm_jax.io import audio, hub
 WHISPER_MISSING = "Whisper needs an extra: pip install -r requirements/evaluation.txt"
 
 _RATE = 16_000
+
+
+class Phrase(NamedTuple):
+  """A part of a transcript.
+
+  Attributes:
+    text: its words, with the spaces around them.
+    probability: geometric mean of the probabilities of its tokens.
+  """
+
+  text: str
+  probability: float
 
 
 @runtime_checkable
@@ -34,6 +48,15 @@ class Recognizer(Protocol):
 
   def normalise(self, text: str) -> str:
     """Returns the text with one spelling of numbers and abbreviations, so that words compare."""
+    ...
+
+
+@runtime_checkable
+class PhraseRecognizer(Recognizer, Protocol):
+  """A recognizer that also returns how probable its words are."""
+
+  def phrases(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> list[Phrase]:
+    """Returns the phrases of a clip, whose texts are its transcript."""
     ...
 
 
@@ -103,13 +126,17 @@ class Whisper:
 
   def transcribe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> str:
     """Returns the words of a clip by beam search without sampling."""
+    return text_of(self.phrases(waveform, sample_rate))
+
+  def phrases(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> list[Phrase]:
+    """Returns the phrases of a clip by beam search without sampling."""
     segments, _ = self._model.transcribe(
       audio.resample(waveform, sample_rate, _RATE).astype(np.float32),
       language=self._language,
       temperature=0.0,
       condition_on_previous_text=False,
     )
-    return "".join(segment.text for segment in segments).strip()
+    return [Phrase(segment.text, math.exp(segment.avg_logprob)) for segment in segments]
 
   def normalise(self, text: str) -> str:
     """Returns the text with one spelling of numbers, abbreviations and British words."""
@@ -126,6 +153,11 @@ class ErrorCount(NamedTuple):
 
   errors: int
   length: int
+
+
+def text_of(phrases: Sequence[Phrase]) -> str:
+  """Returns the transcript that phrases are parts of."""
+  return "".join(phrase.text for phrase in phrases).strip()
 
 
 def normalised_words(text: str) -> list[str]:

@@ -13,7 +13,15 @@ from audiolm_jax.evaluation.ge2e import load_ge2e
 from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.opinion import Dnsmos, Opinion, OpinionModel
 from audiolm_jax.evaluation.options import Domain, Options
-from audiolm_jax.evaluation.recognition import ErrorCount, Recognizer, Whisper, word_errors
+from audiolm_jax.evaluation.recognition import (
+  ErrorCount,
+  Phrase,
+  PhraseRecognizer,
+  Recognizer,
+  Whisper,
+  text_of,
+  word_errors,
+)
 from audiolm_jax.evaluation.report import Row, row_of
 from audiolm_jax.evaluation.speaker import SpeakerEncoder
 from audiolm_jax.evaluation.statistics import undefined
@@ -43,11 +51,13 @@ class Description:
     words: recognized words.
     opinion: predicted quality.
     voice: speaker embedding, a unit vector.
+    phrases: parts of the recognized words, from a recognizer that returns their probabilities.
   """
 
   words: str | None = None
   opinion: Opinion | None = None
   voice: Float[np.ndarray, " dim"] | None = None
+  phrases: Sequence[Phrase] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +82,17 @@ class SpeechMeasures:
   def describe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Description:
     """Returns what the networks find in a clip."""
     given = (waveform, sample_rate)
+    words = phrases = None
+    if isinstance(self.recognizer, PhraseRecognizer):
+      phrases = self.recognizer.phrases(*given)
+      words = text_of(phrases)
+    elif self.recognizer is not None:
+      words = self.recognizer.transcribe(*given)
     return Description(
-      None if self.recognizer is None else self.recognizer.transcribe(*given),
+      words,
       None if self.opinion is None else self.opinion.rate(*given),
       None if self.speaker is None else self.speaker.embed(*given),
+      phrases,
     )
 
   def describe_all(

@@ -94,6 +94,9 @@ class FillingConfig:
       level; it decreases to 0 in the last one.
     overlap_seconds: seconds of existing audio that a window contains; None for that of the call. A
       shorter overlap takes less time per second of audio.
+    voice_seconds: seconds of the beginning of the prompt that precede each window from which it has
+      disappeared, so that the voice does not drift. The model should be trained on pairs
+      (`pair_share`), whose prompts are not adjacent to the audio after them.
 
   Source: MaskGIT (arXiv 2202.04200), section 3.2; SoundStorm (arXiv 2305.09636), section 3.3.
   """
@@ -102,6 +105,7 @@ class FillingConfig:
   guidance: float = 1.0
   choice_noise: float = 1.0
   overlap_seconds: float | None = None
+  voice_seconds: float = 0.0
 
   def __post_init__(self):
     object.__setattr__(self, "passes", tuple(self.passes))

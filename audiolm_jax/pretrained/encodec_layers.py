@@ -43,6 +43,7 @@ class EncodecConfig(ResidualConfig):
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
+    search_width: see `ResidualConfig`.
   """
 
   sample_rate: SampleRate = 24_000
@@ -51,6 +52,7 @@ class EncodecConfig(ResidualConfig):
   latent_dim: Width = 128
   num_quantizers: Depth = 32
   codebook_size: Vocabulary = 1024
+  search_width: Depth = 1
   # 10 s at the published rate.
   chunk_sizes: ClassVar[Sizes] = Sizes.in_steps(750, 75)
 

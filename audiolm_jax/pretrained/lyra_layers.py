@@ -51,6 +51,7 @@ class LyraConfig(ResidualConfig):
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
+    search_width: see `ResidualConfig`.
   """
 
   sample_rate: SampleRate = 16_000
@@ -59,6 +60,7 @@ class LyraConfig(ResidualConfig):
   latent_dim: Width = 64
   num_quantizers: Depth = 46
   codebook_size: Vocabulary = 16
+  search_width: Depth = 1
   # 10 s at the published rate.
   chunk_sizes: ClassVar[Sizes] = Sizes.in_steps(500, 50)
 

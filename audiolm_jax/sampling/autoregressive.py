@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Int, Key
 
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.streams import SEMANTIC
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.stages import AutoregressiveSpec, Source, stage_sequence
@@ -49,8 +48,7 @@ class AutoregressiveSampler:
     """
     spec = self.spec
     options = call.options(spec.name)
-    if options.passes is not None or options.guidance is not None:
-      raise UserError(f"the {spec.name} stage has neither passes nor guidance; omit these options")
+    options.check_sequential(spec.name)
     if spec.predicts_semantic:
 
       def draw(prompts: Mapping[int, Prompt], num_tokens: int, index: int) -> Mapping[int, Ids]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from audiolm_jax.core.errors import ConfigError, DataError, UserError
+from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.lm.conditioned import ConditionedSpec, Source
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.sampling.conditioned_decoder import ConditionedDecoder, Drawing
@@ -41,11 +41,7 @@ class ConditionedSampler:
       UserError: the options have settings of parallel stages.
     """
     del semantic_rate
-    options = call.options(self.spec.name)
-    if options.passes is not None or options.guidance is not None:
-      raise UserError(
-        f"the {self.spec.name} stage has neither passes nor guidance; omit these options"
-      )
+    call.options(self.spec.name).check_sequential(self.spec.name)
     if self.spec.source is Source.NOTHING:
       raise ConfigError(
         f"the {self.spec.name} stage is pretrained without a source; train it on pairs first"

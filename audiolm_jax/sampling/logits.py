@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _TEMPERATURES = ranges.Range(0, 1_000_000)  # a higher one draws from all tokens alike
 _GUIDANCE = ranges.Range(0, 1_000_000)
 _PASSES = ranges.Range(0, 4_096)
+_LOOKAHEAD = ranges.Range(0, 3_600)  # seconds
 _TOP_K = ranges.Range(0, 2**24)  # 0 for all; no vocabulary is larger
 
 
@@ -42,6 +43,9 @@ class SamplingOptions:
     passes: for a parallel stage, the number of passes of each level, as in `FillingConfig`; () for
       the codes nearest to the predicted points, in one pass; None for the stage's default.
     guidance: for a parallel stage, see `FillingConfig`; None for the stage's default.
+    lookahead: for a parallel stage, the seconds of new audio in the first window; each further
+      window has twice as many as the one before, up to the length of the stage's windows. None for
+      this length from the first window on.
   """
 
   temperature: float = 1.0
@@ -50,6 +54,7 @@ class SamplingOptions:
   processors: "tuple[Processor, ...]" = ()
   passes: tuple[int, ...] | None = None
   guidance: float | None = None
+  lookahead: float | None = None
 
   def __post_init__(self):
     arguments.number(self.temperature, "temperature", _TEMPERATURES)
@@ -58,6 +63,8 @@ class SamplingOptions:
       raise UserError("top_p is 0, so no token could be drawn; set 1 for all tokens")
     if self.guidance is not None:
       arguments.number(self.guidance, "guidance", _GUIDANCE)
+    if self.lookahead is not None and not arguments.number(self.lookahead, "lookahead", _LOOKAHEAD):
+      raise UserError("lookahead is 0, so no window would have new audio; give more seconds")
     if self.passes is not None:
       if not is_list(self.passes):
         raise UserError(
@@ -65,6 +72,11 @@ class SamplingOptions:
         )
       passes = tuple(arguments.whole(value, "a number of passes", _PASSES) for value in self.passes)
       object.__setattr__(self, "passes", passes)
+
+  def check_sequential(self, name: str) -> None:
+    """Raises `UserError` if there are settings of parallel stages, which stage `name` is not."""
+    if any(value is not None for value in (self.passes, self.guidance, self.lookahead)):
+      raise UserError(f"the {name} stage takes no passes, guidance or lookahead; omit them")
 
   @property
   def controls(self) -> "Controls":

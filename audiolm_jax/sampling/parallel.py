@@ -15,7 +15,7 @@ from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.parallel_decoder import Gap, ParallelDecoder, Progress
 from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
 from audiolm_jax.sampling.windowed import WindowedTargets
-from audiolm_jax.sampling.windows import Window
+from audiolm_jax.sampling.windows import Window, next_window
 
 Codes = Int[np.ndarray, "_ _"]  # free names, because rows differ in length
 
@@ -88,20 +88,32 @@ class FilledWindows(WindowedTargets):
     own = self._sampler.decoder.filling.overlap_seconds
     return self.call.overlap_seconds if own is None else own
 
+  def longest_new(self, index: int) -> float | None:
+    """Returns the seconds of `SamplingOptions.lookahead`, doubled in each window."""
+    lookahead = self.call.options(self.spec.name).lookahead
+    return None if lookahead is None else min(lookahead * 2.0**index, self.spec.crop_seconds)
+
+  def next_window(self, row: int, known: int, total: int | None) -> Window:
+    """Returns a window that begins with the clip, or leaves room for the voice before it."""
+    whole = super().next_window(row, known, total)
+    voice = self._voice_frames(row)
+    if not voice or not whole.start:
+      return whole
+    crop = self.crop - voice
+    overlap = min(self.overlap, crop * 3 // 4)
+    window = next_window(known, total, crop, overlap, self.align)
+    if window.start >= voice or known >= self.crop:
+      return window
+    end = self.crop if total is None else min(total, self.crop)
+    return Window(voice, known, end)
+
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Codes]]:
     """Draws the windows of all rows in one batch."""
     del index  # the random numbers depend on positions in the clip
     call, name = self.call, self.spec.name
-    gaps = [
-      Gap(
-        self.spec.by_frame(sources[SEMANTIC][row], end - start, start),
-        self.rows[row][start:known],
-        start,
-      )
-      for row, (start, known, end) in windows.items()
-    ]
+    gaps = [self._gap(row, window, sources[SEMANTIC][row]) for row, window in windows.items()]
     keys = call.keys(name, 0, [(call.samples[row],) for row in windows])
 
     def pieces() -> Iterator[Mapping[int, Codes]]:
@@ -113,6 +125,28 @@ class FilledWindows(WindowedTargets):
       }
 
     return call.timed(name, pieces())
+
+  def _gap(self, row: int, window: Window, semantic: Tokens) -> Gap:
+    """Returns a window as the decoder fills it, which begins with the clip or with the voice."""
+    start, known, end = window
+    tokens, codes = self.spec.by_frame(semantic, end - start, start), self.rows[row][start:known]
+    voice = self._voice_frames(row)
+    if not voice or start < voice:
+      return Gap(tokens, codes, start)
+    spoken = self.reads[SEMANTIC].windows({row: Window(0, voice, voice)}, self.rate, 0)[row]
+    before = self.spec.by_frame(spoken, voice, 0)
+    # The random numbers of a frame depend on its position in the clip.
+    return Gap(
+      np.concatenate([before, tokens]),
+      np.concatenate([self.rows[row][:voice], codes]),
+      start - voice,
+    )
+
+  def _voice_frames(self, row: int) -> int:
+    """Returns the frames of the prompt that precede later windows, at most half of a crop."""
+    wanted = self.stream.steps(self._sampler.decoder.filling.voice_seconds)
+    frames = min(wanted, len(self.prompts[row]), self.crop // 2)
+    return frames // self.align * self.align
 
 
 class RehearsedParallelDecoder:

@@ -30,7 +30,7 @@ class WindowedTargets(Targets):
     self.rows = [np.asarray(prompt)[:, : self.stream.end_level] for prompt in prompts]
     self.rate = self.stream.rate
     self.crop = self.stream.steps(spec.crop_length)
-    self._overlap = min(self.stream.steps(self.overlap_seconds), self.crop * 3 // 4)
+    self.overlap = min(self.stream.steps(self.overlap_seconds), self.crop * 3 // 4)
     self._drawing = self._draw_all()
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
@@ -56,6 +56,10 @@ class WindowedTargets(Targets):
     """Windows begin at multiples of this number of frames, where steps of the sources begin."""
     rates = [track.stream.rate for track in self.reads.values()]
     return max([1, *(round(self.rate / rate) for rate in rates if rate)])
+
+  def longest_new(self, index: int) -> float | None:
+    """Returns the limit of the seconds of new audio in a window; None for the crop's."""
+    del index
 
   @abc.abstractmethod
   def draw(
@@ -85,11 +89,20 @@ class WindowedTargets(Targets):
     known = len(self.rows[row])
     if self.may_end:
       # Up to the end of the window, the sources determine whether the row ends.
-      end = next_window(known, self.total(row), self.crop, self._overlap, self.align).end
+      end = self.next_window(row, known, self.total(row)).end
       for track in self.reads.values():
         for _ in track.extend({row: end / self.rate}, index):
           pass
     total = self.total(row)
     if total is not None and known >= total:
       return None
-    return next_window(known, total, self.crop, self._overlap, self.align)
+    longest = self.longest_new(index)
+    if longest is not None:
+      end = known + -(-self.stream.steps(longest) // self.align) * self.align
+      total = end if total is None else min(total, end)
+    return self.next_window(row, known, total)
+
+  def next_window(self, row: int, known: int, total: int | None) -> Window:
+    """Returns the window of a row after `known` frames of `total`, see `windows.next_window`."""
+    del row
+    return next_window(known, total, self.crop, self.overlap, self.align)

@@ -10,7 +10,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.data import token_store
 from audiolm_jax.data.datasets import InMemoryTokens
-from audiolm_jax.lm.stage import CODEBOOKS, Stage
+from audiolm_jax.lm.stage import CODEBOOKS
 from audiolm_jax.trainables.registry import load_inference_params
 from audiolm_jax.trainables.stage import StageTrainable
 from audiolm_jax.trainables.tensorboard import summary_writer
@@ -39,8 +39,8 @@ def train(
     eval_dataset: see `trainer.train`.
     initial_bundle: name or folder of a bundle; a new run starts from its component of the same name
       instead of random parameters.
-    initial_run: folder of the run of a stage; a new run starts from its parameters, such as those
-      of pretraining.
+    initial_run: folder of a run of the same component; a new run starts from its parameters, such
+      as those of pretraining.
     tokenizers: name or folder of the bundle whose codec made the codes; required for a new run of a
       stage that uses the codebooks, without `initial_bundle`.
     config_text: the resolved gin configuration.
@@ -77,17 +77,16 @@ def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Param
 
 
 def params_of_run(model: Trainable[Any], model_dir: str | os.PathLike[str]) -> Params:
-  """Returns the parameters of the newest checkpoint of a stage's run.
+  """Returns the parameters of the newest checkpoint of another run.
 
   Raises:
     CheckpointError: the folder is not that of a run, or has no checkpoint.
-    ConfigError: the run trains another component, or a stage with another configuration.
+    ConfigError: the run trains another component, or one with another configuration.
   """
   component, config, params = load_inference_params(model_dir)
-  if component != model.component or not isinstance(model, StageTrainable):
+  if component != model.component:
     raise ConfigError(f"{model_dir} is a run of {component!r}, this one trains {model.component!r}")
-  stage = Stage(config.spec, config.transformer, params)
-  return model.component_params(stage, f"the stage of {model_dir}")
+  return model.run_params(config, params, f"the run {model_dir}")
 
 
 def codebooks_of(

@@ -11,7 +11,7 @@ from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.lm.config import TransformerConfig
-from audiolm_jax.lm.stage import ModelConfig, StageSpec
+from audiolm_jax.lm.stage import ModelConfig, Stage, StageSpec
 from audiolm_jax.sampling import registry
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
@@ -120,6 +120,10 @@ class StageTrainable(Trainable[TrainState]):
     found, wanted = (spec.shape_of(c) for c in (component.config, self.config.transformer))
     configs.check_equal(found, wanted, what)
     return component.params
+
+  def run_params(self, config: StageTrainingConfig, params: Params, what: str) -> Params:
+    """Returns the parameters of a run of a stage with this configuration; see the base class."""
+    return self.component_params(Stage(config.spec, config.transformer, params), what)
 
   def with_params(self, state: TrainState, params: Params) -> TrainState:
     """Returns a new state that starts from the inference parameters of a stage.

@@ -130,6 +130,14 @@ class UnitTrainable(Trainable[TrainState]):
     configs.check_equal(component.config.encoder, self.config.encoder, what)
     return {"encoder": component.params["encoder"]}
 
+  def run_params(self, config: UnitTrainingConfig, params: Params, what: str) -> Params:
+    """Returns the parameters of the encoder of another run; see the base class.
+
+    The head is not among them: the labels of another round have another order.
+    """
+    configs.check_equal(config.encoder, self.config.encoder, what)
+    return {"encoder": params["encoder"]}
+
   def with_params(self, state: TrainState, params: Params) -> TrainState:
     """Returns a new state whose encoder starts from `params`; its head is that of `state`."""
     return new_train_state(

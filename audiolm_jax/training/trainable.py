@@ -79,8 +79,22 @@ class Trainable(abc.ABC, Generic[State]):
       "for inference"
     )
 
+  def run_params(self, config: Any, params: Params, what: str) -> Params:
+    """Returns the parameters of another run, as `with_params` takes them.
+
+    Args:
+      config: the configuration of that run, of the same class as this one's.
+      params: its inference parameters.
+      what: its name in messages.
+
+    Raises:
+      ConfigError: its configuration differs from this one, or training cannot start from it.
+    """
+    del config, params
+    raise ConfigError(f"training of {self.component} cannot start from {what}; use INITIAL_BUNDLE")
+
   def with_params(self, state: State, params: Params) -> State:
-    """Returns a new state that starts from the parameters that `component_params` returned."""
+    """Returns a new state that starts from what `component_params` or `run_params` returned."""
     raise NotImplementedError
 
   def summaries(self, state: State, batch: Batch) -> dict[str, Audio | Image]:

@@ -162,7 +162,7 @@ def test_a_bundle_with_an_implausible_text_stage_is_refused(saved, tmp_path):
     (TEXT, {"voice": melody(1.0)}, "the voice needs its sample_rate, in Hz"),
     (TEXT, {"voice": melody(0.2), "sample_rate": RATE}, "the voice is 0.20 s long"),
     (TEXT, {"temperature": {"txt": 1.0}}, "temperature of 'txt'; the stages of miniature are"),
-    (TEXT, {"guidance": {"text": 2.0}}, "neither passes nor guidance"),
+    (TEXT, {"guidance": {"text": 2.0}}, "no passes, guidance or lookahead"),
     (TEXT, {"progress": 3}, "progress is 3"),
   ],
 )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from audiolm_jax.codec.quantizer import (
+  beam_quantize,
   dequantize,
   kmeans_start,
   nearest,
@@ -32,6 +33,26 @@ def test_nearest_is_the_brute_force_nearest():
   book = jax.random.normal(jax.random.key(1), (20, 6))
   brute = np.argmin(np.linalg.norm(np.asarray(x)[:, None] - np.asarray(book), axis=-1), axis=-1)
   np.testing.assert_array_equal(nearest(x, book), brute)
+
+
+def test_a_beam_search_keeps_the_best_sequences():
+  x = jax.random.normal(jax.random.key(0), (3, 20, 4))
+  books = jax.random.normal(jax.random.key(1), (3, 5, 4)) / jnp.array([1, 2, 4])[:, None, None]
+
+  def errors(codes):
+    return np.linalg.norm(np.asarray(dequantize(codes, books) - x), axis=-1)
+
+  greedy = residual_quantize(x, books)
+  np.testing.assert_array_equal(beam_quantize(x, books, 1), greedy)
+  every = jnp.array(list(itertools.product(range(5), repeat=3)))
+  sums = dequantize(every, books)
+  best = every[jnp.argmin(jnp.linalg.norm(x[..., None, :] - sums, axis=-1), axis=-1)]
+  # 25 sequences of two levels are all, so that nothing is lost.
+  np.testing.assert_array_equal(beam_quantize(x, books, 25), best)
+  few = errors(beam_quantize(x, books, 4))
+  assert errors(best).mean() <= few.mean() < errors(greedy).mean()
+  # More sequences than one level has entries.
+  assert errors(beam_quantize(x, books, 7)).mean() <= few.mean() + 1e-6
 
 
 def test_the_first_codes_do_not_depend_on_later_levels():

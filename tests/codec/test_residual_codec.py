@@ -18,6 +18,30 @@ def test_long_clip_codes_equal_whole_clip_codes(codec):
   np.testing.assert_array_equal(codec.encode_long(waveform), whole)
 
 
+def test_a_beam_search_encodes_more_accurately_in_every_way_of_encoding(codec):
+  waveform = chirp(16_000 + 100)
+  wide = codec.searching(6)
+  assert wide.config.search_width == 6 and wide.searching(1).config == codec.config
+  codes = wide.encode_long(waveform)
+  target = np.concatenate([np.asarray(x) for x in _latents(codec, waveform)])
+
+  def error(found):
+    vectors = sum(codec.params["codebooks"][i][found[:, i]] for i in range(found.shape[1]))
+    return np.linalg.norm(np.asarray(vectors) - target, axis=-1).mean()
+
+  assert error(codes) < error(codec.encode_long(waveform))
+  np.testing.assert_array_equal(wide.encode(waveform[None])[0], codes)
+  stream = wide.stream_encoder()
+  pieces = [stream.push(waveform[None, a:b]) for a, b in ((0, 5_000), (5_000, 16_100))]
+  pieces.append(stream.flush())
+  np.testing.assert_array_equal(np.concatenate(pieces, 1)[0], codes)
+
+
+def _latents(codec, waveform):
+  padded = np.pad(waveform, (0, -len(waveform) % 320))[None]
+  return CONFIG.encode_latents(codec.params["encoder"], padded)
+
+
 def test_a_partial_last_frame_is_zero_padded(codec):
   waveform = chirp(1000)[None]
   codes = codec.encode(waveform)

@@ -37,6 +37,32 @@ def test_stored_tokens_are_the_bundles_tokens_of_the_whole_files(
     assert (clip.split, clip.speaker) == (source.split, source.speaker)
 
 
+@pytest.mark.parametrize(("key", "unused"), [("semantic", "codec"), ("codes", "semantic")])
+def test_a_store_can_have_one_of_the_two_streams(
+  miniature_bundle, corpus, tmp_path, monkeypatch, key, unused
+):
+  complete = _tokenize(miniature_bundle, corpus, tmp_path / "all").info
+  for name in ("encode_long", "encode_clips", "tokenize_long", "tokenize_clips"):
+    part = getattr(miniature_bundle, unused)
+    if hasattr(part, name):
+      monkeypatch.setattr(part, name, lambda *_: pytest.fail(f"the {unused} is used"))
+  for batch_size in (1, 3):
+    folder = tmp_path / str(batch_size)
+    done = _tokenize(miniature_bundle, corpus, folder, streams=(key,), batch_size=batch_size)
+    assert done.info.streams == {key: complete.streams[key]}
+    assert done.info.tokens == {key: complete.tokens[key]}
+    pairs = zip(
+      token_store.TokenStore(folder).clips(),
+      token_store.TokenStore(tmp_path / "all").clips(),
+      strict=True,
+    )
+    for clip, other in pairs:
+      assert list(clip.streams) == [key]
+      np.testing.assert_array_equal(clip.streams[key], other.streams[key])
+    with pytest.raises(DataError, match=f"are {key}, not codes and semantic; choose another"):
+      _tokenize(miniature_bundle, corpus, folder)
+
+
 def test_a_second_run_does_only_what_is_missing(miniature_bundle, corpus, tmp_path, monkeypatch):
   real = audio_shards.open_clip
   seen = []

@@ -90,7 +90,7 @@ SMALL = {
     "PASSES=(2,)",
   ],
 }
-SMALL["units_2"] = SMALL["units"]
+SMALL["units_2"] = SMALL["units_3"] = SMALL["units"]
 
 
 def small_overrides():
@@ -116,9 +116,9 @@ def test_a_manifest_with_texts_becomes_a_bundle_with_units_and_a_parallel_stage(
   (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   options = ("--preset", "small", "--canonical_speaker", "ada")
   out = train_bundle(tmp_path, *small_overrides(), audio="clips.jsonl", options=options)
-  assert out.count("   took ") == 11
+  assert out.count("   took ") == 13
   assert "6 clips of the canonical voice" in out
-  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 11
+  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 13
 
   bundle = bundles.load_bundle(tmp_path / "bundle")
   assert list(bundle.stages) == ["semantic", "parallel"]

@@ -89,7 +89,7 @@ def test_a_text_stage_is_added_at_the_end(tmp_path):
   assert done.returncode == 2 and "so not --acoustic_only" in done.stderr
 
 
-def test_a_canonical_speaker_selects_units_of_two_rounds(tmp_path):
+def test_a_canonical_speaker_selects_units_of_three_rounds(tmp_path):
   manifest = tmp_path / "clips.jsonl"
   manifest.touch()
   options = ("--preset", "small", "--canonical_speaker", "ada", "--dry_run")
@@ -97,17 +97,39 @@ def test_a_canonical_speaker_selects_units_of_two_rounds(tmp_path):
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
   names = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
-  units = ["labels", "units", "labels_2", "units_2"]
+  units = ["labels", "units", "labels_2", "units_2", "labels_3", "units_3"]
   assert names == ["codec", *units, *STEPS[2:6], "parallel_stage", "bundle"]
   commands = dict(zip(names, lines[1::2], strict=True))
   work = tmp_path / "bundle.work"
   assert "--encoder_dir" not in commands["labels"]
   assert f"--encoder_dir={work}/units " in commands["labels_2"]
   assert f"{work}/labels_2.npz" in commands["units_2"]
-  assert f"--encoder_dir={work}/units_2 " in commands["kmeans"]
+  assert "INITIAL_RUN" not in commands["units"]
+  assert f"INITIAL_RUN=\\'{work}/units_2\\'" in commands["units_3"]
+  assert f"--encoder_dir={work}/units_3 " in commands["kmeans"]
   assert "--layer" not in commands["kmeans"]
   assert "--canonical_speaker=ada" in commands["labels_2"]
-  assert _configs_exist(lines) == 10
+  assert _configs_exist(lines) == 12
+
+
+def test_the_semantic_stage_can_have_a_larger_corpus(tmp_path):
+  more = tmp_path / "more.jsonl"
+  options = ("--semantic_audio", str(more), "--dry_run")
+  done = run(tmp_path, tmp_path / "bundle", *options)
+  assert done.returncode == 2 and "more.jsonl does not exist" in done.stderr
+  more.touch()
+  done = run(tmp_path, tmp_path / "bundle", *options)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  names = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
+  assert names == [*STEPS[:5], "semantic_tokens", *STEPS[5:]]
+  commands = dict(zip(names, lines[1::2], strict=True))
+  work = tmp_path / "bundle.work"
+  assert f"--manifest={more} --streams=semantic" in commands["semantic_tokens"]
+  assert f"{work}/semantic_tokens" in commands["semantic_stage"]
+  assert f"{work}/semantic_tokens" not in commands["coarse_stage"]
+  done = run(tmp_path, tmp_path / "bundle", *options, "--acoustic_only")
+  assert done.returncode == 2 and "no semantic stage for --semantic_audio" in done.stderr
 
 
 def _configs_exist(lines):

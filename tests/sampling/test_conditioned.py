@@ -165,7 +165,7 @@ def test_a_semantic_source_is_given_as_tokens():
 
 
 def test_requests_that_cannot_work_are_refused(stage, cascade):
-  with pytest.raises(UserError, match="neither passes nor guidance"):
+  with pytest.raises(UserError, match="no passes, guidance or lookahead"):
     cascade.sample(clips("on"), options=CascadeOptions({"text": SamplingOptions(guidance=2.0)}))
   with pytest.raises(DataError, match="the text is empty"):
     cascade.sample(clips(" "))

@@ -68,11 +68,52 @@ def test_a_stream_yields_the_codes_of_a_sample_window_by_window(cascade):
   assert reports[:2] == [("parallel", 0, 36), ("parallel", 12, 36)]
 
 
+def test_a_first_window_can_be_short_and_the_next_ones_twice_as_long(cascade):
+  clip = clip_of(25, 4, seed=1)
+  options = options_of(lookahead=2 / SPEC.frame_rate)
+  pieces = [*cascade.stream(clip, seed=3, options=options)]
+  assert [len(piece) for piece in pieces] == [4, 2, 4, 6, 6, 3]
+  whole = cascade.sample([clip], seed=3, options=options).codes[0]
+  np.testing.assert_array_equal(np.concatenate(pieces), whole)
+  together = cascade.sample([clip, clip_of(9, 0, seed=2)], seed=3, options=options).codes
+  np.testing.assert_array_equal(together[0], whole)
+
+
 def test_a_stage_can_have_its_own_overlap(stage):
   filling = dataclasses.replace(CONFIG.filling, overlap_seconds=0.04)
   own = Stage(SPEC, dataclasses.replace(CONFIG, filling=filling), stage.params)
   stream = Cascade({"parallel": own}).stream(clip_of(22, 4, seed=1), options=options_of())
   assert [len(piece) for piece in stream] == [4, 10, 8]
+
+
+def test_windows_without_the_prompt_begin_with_its_voice(stage, monkeypatch):
+  filling = dataclasses.replace(CONFIG.filling, overlap_seconds=0.06, voice_seconds=0.08)
+  cascade = Cascade(
+    {"parallel": Stage(SPEC, dataclasses.replace(CONFIG, filling=filling), stage.params)}
+  )
+  fill, gaps = parallel_decoder.ParallelDecoder.fill, []
+
+  def noted(self, given, *arguments, **settings):
+    gaps.extend(given)
+    return fill(self, given, *arguments, **settings)
+
+  monkeypatch.setattr(parallel_decoder.ParallelDecoder, "fill", noted)
+  clip, other = clip_of(24, 5, seed=1), clip_of(17, 0, seed=2)
+  (codes,) = cascade.sample([clip], options=options_of()).codes
+  # Frames 0 to 11; then four frames of the voice, at most three known ones and up to five new ones.
+  assert [(gap.start, len(gap.known), len(gap.semantic)) for gap in gaps] == [
+    (0, 5, 12), (4, 8, 12), (8, 8, 12), (12, 8, 12),
+  ]  # fmt: skip
+  semantic = np.repeat(clip.given["semantic"], 2)
+  for gap in gaps[1:]:
+    begin = gap.start + 4
+    np.testing.assert_array_equal(gap.known, codes[[*range(4), *range(begin, begin + 4)]])
+    np.testing.assert_array_equal(gap.semantic, semantic[[*range(4), *range(begin, begin + 8)]])
+  pieces = [*cascade.stream(clip, options=options_of())]
+  np.testing.assert_array_equal(np.concatenate(pieces), codes)
+  together = cascade.sample([clip, other], options=options_of()).codes
+  np.testing.assert_array_equal(together[0], codes)
+  np.testing.assert_array_equal(together[1], cascade.sample([other], options=options_of()).codes[0])
 
 
 def test_the_passes_and_the_programs_are_counted(stage, monkeypatch):
@@ -202,3 +243,5 @@ def test_settings_that_do_not_fit_the_kind_are_refused(stage):
     Cascade({"parallel": plain}).sample([clip_of(9, 0)], options=options_of(passes=()))
   with pytest.raises(UserError, match="guidance is -1"):
     SamplingOptions(guidance=-1)
+  with pytest.raises(UserError, match="lookahead is 0, so no window"):
+    SamplingOptions(lookahead=0)

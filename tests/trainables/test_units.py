@@ -80,3 +80,17 @@ def test_training_perturbs_and_masks_and_lowers_the_loss(batch):
 def test_impossible_settings_are_rejected(changes):
   with pytest.raises(ConfigError, match=next(iter(changes))):
     dataclasses.replace(CONFIG, **changes)
+
+
+def test_a_later_round_starts_from_the_encoder_but_not_from_the_head(batch):
+  trainable, state = start(batch)
+  trained = trainable.inference_params(trainable.train_step(state, batch, jax.random.key(3))[0])
+  more_labels = dataclasses.replace(CONFIG, num_labels=7)
+  later, new = start(batch, more_labels)
+  begun = later.with_params(new, later.run_params(CONFIG, trained, "the run a"))
+  found = later.inference_params(begun)
+  jax.tree.map(np.testing.assert_array_equal, found["encoder"], trained["encoder"])
+  jax.tree.map(np.testing.assert_array_equal, found["head"], nn.unbox(new.params)["head"])
+  narrow = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.encoder, dim=8))
+  with pytest.raises(ConfigError, match=r"the run a.*dim was 16, is 8"):
+    start(batch, narrow)[0].run_params(CONFIG, trained, "the run a")

@@ -3,7 +3,7 @@ diversity, words and quality."""
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,14 @@ from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStore
 from audiolm_jax.evaluation import continuation as sound
-from audiolm_jax.evaluation import diversity, frechet, generation, plots, speech
+from audiolm_jax.evaluation import (
+  diversity,
+  frechet,
+  generation,
+  intelligibility,
+  plots,
+  speech,
+)
 from audiolm_jax.evaluation import tokens as token_metrics
 from audiolm_jax.evaluation.clips import EvalClip, load_pieces, pieces_to_continue
 from audiolm_jax.evaluation.codec import through_codec
@@ -70,6 +77,7 @@ VOICES = {  # by the encoder: whether the prompt's speaker is found, cosine with
   ),
 }
 
+SHUFFLED = "shuffled units of the real one"
 NUM_CANDIDATES = 10
 _LEAST_VOICE_SECONDS = 2.0  # of real speech after the prompt, for each of two pieces
 _DIVERSE_PROMPTS = 8  # prompts of which several samples are drawn
@@ -99,7 +107,11 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
     options.domain,
     prompt_seconds=options.prompt_seconds,
     speaker_model=model,
-    measures=speech.find_measures(options),
+    measures=(measures := speech.find_measures(options)),
+    checks=(
+      intelligibility.find_checks(options) if measures.recognizer else intelligibility.NO_CHECKS
+    ),
+    shuffle=generation.shuffler(bundle),
     draw=generation.drawer(bundle, options.duration, options.samples_per_prompt),
     training=_training_tokens(bundle, options),
     seed=options.seed,
@@ -131,6 +143,8 @@ def continuation_suite(
   prompt_seconds: float = 3.0,
   speaker_model: SpeakerModel | None = None,
   measures: speech.SpeechMeasures = speech.NO_MEASURES,
+  checks: intelligibility.WordChecks = intelligibility.NO_CHECKS,
+  shuffle: generation.ShuffleFn | None = None,
   draw: generation.DrawFn | None = None,
   training: Sequence[TokenClip] = (),
   seed: int = 0,
@@ -149,6 +163,8 @@ def continuation_suite(
     prompt_seconds: length of a prompt.
     speaker_model: adds the figures of the voice.
     measures: adds words, quality, and the figures of the voice by GE2E.
+    checks: with a recognizer among the measures, adds whether there are words.
+    shuffle: samples the sound of shuffled semantic tokens, to compare its words with.
     draw: samples several continuations of a prompt; adds the figures of diversity.
     training: tokens that the stages were trained on, for the figures of copying.
     seed: seed of sampling.
@@ -182,7 +198,18 @@ def continuation_suite(
     chosen = range(min(_DIVERSE_PROMPTS, len(clips)))
     drawn = [draw(clips[i].waveform[:cut], seed + i) for i in chosen]
     rows += _diversity_rows(tokenize, drawn, [real[i] for i in chosen], rate)
-  rows += _speech_rows(measures, codec, made, real, recorded)
+  parts = {"continuation": made, "real": real}
+  described = measures.describe_all({**parts, "recording": recorded}, rate)
+  rows += _speech_rows(measures, codec, parts, described)
+  if measures.recognizer is not None:
+    if shuffle is not None:
+      parts[SHUFFLED] = [
+        shuffle(clip.waveform[:cut], rest, seed + index)
+        for index, (clip, rest) in enumerate(zip(clips, recorded, strict=True))
+      ]
+      words_only = speech.SpeechMeasures(recognizer=measures.recognizer)
+      described |= words_only.describe_all({SHUFFLED: parts[SHUFFLED]}, rate)
+    rows += intelligibility.check_rows(checks, measures.recognizer, parts, described, rate)
   rows.append(_speed_row(results, rate))
   details |= {
     "clips": [clip.id for clip in clips],
@@ -208,9 +235,8 @@ def _speed_row(results: Sequence[generation.TimedContinuation], rate: int) -> Ro
 def _speech_rows(
   measures: speech.SpeechMeasures,
   codec: Codec,
-  made: Sequence[np.ndarray],
-  real: Sequence[np.ndarray],
-  recorded: Sequence[np.ndarray],
+  parts: Mapping[str, Sequence[np.ndarray]],
+  described: Mapping[str, Sequence[speech.Description]],
 ) -> list[Row]:
   """Returns the quality and the clarity of words.
 
@@ -218,8 +244,6 @@ def _speech_rows(
   that a recognizer guesses in speech without words do not.
   """
   rate = codec.spec.sample_rate
-  parts = {"continuation": made, "real": real}
-  described = measures.describe_all({**parts, "recording": recorded}, rate)
   rows = speech.opinion_rows(described)
   recognizer = measures.recognizer
   if recognizer is not None:

@@ -7,6 +7,7 @@ from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.clips import EvalClip
 from audiolm_jax.evaluation.generation import TimedContinuation
+from audiolm_jax.evaluation.intelligibility import DISAGREEMENT, WordChecks
 from audiolm_jax.evaluation.opinion import Opinion
 from audiolm_jax.evaluation.options import Domain
 from audiolm_jax.evaluation.speech import BY_WHISPER, SpeechMeasures
@@ -206,6 +207,28 @@ def test_words_and_quality_are_measured_for_continuations_and_real_ones(pulse_co
   assert "prompt's speaker found by GE2E, among 4, real continuation" in rows
   assert rows["word error rate by Whisper"].note == "no model"
   assert result.details["speaker by GE2E"]["clips"] == 4
+
+
+def test_words_are_compared_with_those_of_shuffled_units(pulse_codec, many_clips):
+  def real(prompt, seed):
+    return TimedContinuation(rest_of(clips, prompt), 1.0)
+
+  def shuffle(prompt, rest, seed):
+    given.append((len(prompt), len(rest), seed))
+    return np.zeros_like(rest)
+
+  given: list[tuple[int, int, int]] = []
+  clips = [dataclasses.replace(c, waveform=np.tile(c.waveform, 2)) for c in many_clips[:2]]
+  result = continuation.continuation_suite(
+    pulse_codec, syllables, real, clips, Domain.SPEECH, prompt_seconds=1.0, seed=5,
+    measures=SpeechMeasures(Syllables()), checks=WordChecks(second=Syllables()), shuffle=shuffle,
+  )  # fmt: skip
+  rows = by_figure(result)
+  kinds = ("continuation", "real", continuation.SHUFFLED)
+  assert all(f"{DISAGREEMENT.title}, {kind}" in rows for kind in kinds)
+  assert rows[f"{DISAGREEMENT.title}, real"].estimate.value == 0
+  rest = len(clips[0].waveform) - RATE
+  assert given == [(RATE, rest, 5), (RATE, rest, 6)]
 
 
 class LevelCodec:
