@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
@@ -52,7 +52,7 @@ class SamplingOptions:
   top_k: int = 0
   top_p: float = 1.0
   processors: "tuple[Processor, ...]" = ()
-  passes: tuple[int, ...] | None = None
+  passes: Sequence[int] | None = None
   guidance: float | None = None
   lookahead: float | None = None
 
