@@ -151,6 +151,7 @@ def test_sampling_is_marked_by_default_and_off_gives_the_unmarked_codes(marked, 
     assert log10_p(codes, key) > -2
 
 
+@pytest.mark.usefixtures("types_not_checked")
 def test_settings_that_do_not_fit_are_refused(marked, miniature_bundle):
   for bundle, settings, words in (
     (miniature_bundle, {"watermark": 2.0}, "miniature has no watermark; make one"),
