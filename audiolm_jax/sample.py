@@ -1,4 +1,4 @@
-"""Continues a recording, speaks a text, or generates audio without a prompt.
+"""Continues a recording, speaks a text or the content of a recording, or generates audio.
 
   python -m audiolm_jax.sample --prompt in.wav --output out.wav
   python -m audiolm_jax.sample --output out.wav --mode unconditional --num_samples 4
@@ -6,6 +6,7 @@
   python -m audiolm_jax.sample --prompt content.wav --voice voice.wav --output out.wav \
     --mode resynthesis
   python -m audiolm_jax.sample --text "Good morning." --voice voice.wav --output out.wav
+  python -m audiolm_jax.sample --source source.wav --voice voice.wav --output out.wav
 
 With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
 """
@@ -54,6 +55,10 @@ _OPTIONS = {
 }
 
 
+# Modes in the provenance of what is spoken, by the flag that states it.
+_MODES = {"text": "speech", "source": "speech_to_speech"}
+
+
 def _define_flags() -> None:
   def define(kind: str, name: str, default: Any, text: str) -> None:
     getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS)
@@ -64,12 +69,22 @@ def _define_flags() -> None:
   define("string", "prompt", None, "The audio file to continue.")
   define("string", "text", None, "A text to speak, instead of a prompt.")
   define(
-    "string", "voice", None, "With --text or in resynthesis, an audio file of the voice to use."
-  )
-  define("float", "rate", 1.0, "With --text, the speaking rate; 1.25 takes 1 / 1.25 of the time.")
+    "string", "source", None,
+    "An audio file for speech to speech, instead of a prompt; its content is spoken, such as in "
+    "translation.",
+  )  # fmt: skip
+  define(
+    "string", "voice", None,
+    "With --text, --source or in resynthesis, an audio file of the voice to use.",
+  )  # fmt: skip
+  define(
+    "float", "rate", 1.0,
+    "With --text or --source, the speaking rate; 1.25 takes 1 / 1.25 of the time.",
+  )  # fmt: skip
   define(
     "integer", "candidates", 1,
-    "With --text, the likeliest of this number of semantic token rows per sentence is used.",
+    "With --text or --source, the likeliest of this number of semantic token rows per sentence or "
+    "piece is used.",
   )  # fmt: skip
   define("string", "output", None, "The audio file to write: .wav, .flac, .ogg, .mp3 or .aiff.")
   define("string", "bundle", "speech_tiny", "Name or folder of the bundle to sample with.")
@@ -131,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax import bundles
 
   bundle = bundles.load_bundle(FLAGS.bundle)
-  if FLAGS.text is not None:
+  if _spoken_flag() is not None:
     _speak(bundle, mark, credentials, started)
     return
   seconds = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
@@ -162,20 +177,23 @@ def main(argv: Sequence[str]) -> None:
 def _speak(
   bundle: "Bundle", mark: dict[str, Any], credentials: Credentials | None, started: float
 ) -> None:
-  """Speaks the text, writes the files and prints the duration of each stage."""
-  results = bundle.speak(
-    FLAGS.text,
-    voice=None if FLAGS.voice is None else _load(FLAGS.voice, "prompt_seconds", bundle),
-    sample_rate=bundle.sample_rate,
-    prompt_seconds=FLAGS.prompt_seconds,
-    seed=FLAGS.seed,
-    rate=FLAGS.rate,
-    candidates=FLAGS.candidates,
-    num_samples=FLAGS.num_samples,
-    progress=_progress_bar() if sys.stderr.isatty() else None,
+  """Speaks the text or the source, writes the files and prints the duration of each stage."""
+  settings: Any = {
+    "voice": None if FLAGS.voice is None else _load(FLAGS.voice, "prompt_seconds", bundle),
+    "prompt_seconds": FLAGS.prompt_seconds,
+    "seed": FLAGS.seed,
+    "rate": FLAGS.rate,
+    "candidates": FLAGS.candidates,
+    "num_samples": FLAGS.num_samples,
+    "progress": _progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
     **mark,
-  )
+  }
+  if FLAGS.text is not None:
+    results = bundle.speak(FLAGS.text, sample_rate=bundle.sample_rate, **settings)
+  else:
+    source = _load(FLAGS.source, None, bundle)
+    results = bundle.speak_from(source, bundle.sample_rate, **settings)
   results = results if isinstance(results, list) else [results]
   timings: dict[str, float] = {}
   for index, result in enumerate(results):
@@ -212,16 +230,19 @@ def _check_flags() -> None:
   """Raises errors that can be detected before anything slow starts."""
   if not FLAGS.output:
     raise UserError("--output is required: the audio file to write")
-  if FLAGS.text is not None:
-    _check_speech()
+  spoken = _spoken_flag()
+  if spoken is not None:
+    _check_speech(spoken)
   elif FLAGS.rate != 1.0 or FLAGS.candidates != 1:
-    raise UserError("--rate and --candidates are for --text; omit them, or give a text")
+    raise UserError("--rate and --candidates are for --text and --source; omit them")
   elif FLAGS.mode == "unconditional" and FLAGS.prompt is not None:
     raise UserError("--mode unconditional takes no --prompt; omit one of them")
   elif FLAGS.mode != "unconditional" and FLAGS.prompt is None:
     raise UserError(f"--prompt is required for {FLAGS.mode}; --mode unconditional needs no prompt")
   elif FLAGS.voice is not None and FLAGS.mode != "resynthesis":
-    raise UserError("--voice is for --text and --mode resynthesis; omit it, or set the mode")
+    raise UserError(
+      "--voice is for --text, --source and --mode resynthesis; omit it, or set the mode"
+    )
   arguments.whole(FLAGS.num_samples, "--num_samples", ranges.SAMPLES_PER_PROMPT)
   arguments.whole(FLAGS.seed, "--seed", ranges.SEEDS)
   if FLAGS.plot is not None:
@@ -229,7 +250,7 @@ def _check_flags() -> None:
       raise UserError(f"--plot {FLAGS.plot} must end in .png")
     plotting.check_can_plot()
   audio.check_output_format(FLAGS.output)
-  inputs = [path for path in (FLAGS.prompt, FLAGS.voice) if path is not None]
+  inputs = [path for path in (FLAGS.prompt, FLAGS.source, FLAGS.voice) if path is not None]
   for index in range(FLAGS.num_samples):
     for path in (FLAGS.output, _tokens_path(), FLAGS.plot):
       if path is not None:
@@ -238,10 +259,15 @@ def _check_flags() -> None:
     audio.check_readable(path)
 
 
-def _check_speech() -> None:
-  for name in ("prompt", "mode", "duration", "prompt_audio"):
-    if FLAGS[name].present:
-      raise UserError(f"--text takes no --{name}; omit one of them")
+def _spoken_flag() -> str | None:
+  """Returns the flag that states what to speak; None if a prompt or nothing is continued."""
+  return next((name for name in _MODES if FLAGS[name].value is not None), None)
+
+
+def _check_speech(spoken: str) -> None:
+  for name in ("source", "prompt", "mode", "duration", "prompt_audio"):
+    if name != spoken and FLAGS[name].present:
+      raise UserError(f"--{spoken} takes no --{name}; omit one of them")
 
 
 def _duration() -> float | None:
@@ -280,11 +306,11 @@ def _credentials() -> Credentials | None:
   return content_credentials.read_credentials(*given)
 
 
-def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":
-  """Returns the beginning of a file, with the seconds that the flag `limit` states."""
+def _load(path: str, limit: str | None, bundle: "Bundle") -> "np.ndarray":
+  """Returns the beginning of a file, of the seconds that the flag `limit` states; None for all."""
   from audiolm_jax.bundles.settings import PROMPT_SECONDS, check_prompt
 
-  seconds = FLAGS[limit].value
+  seconds = None if limit is None else FLAGS[limit].value
   if seconds is not None:
     seconds = arguments.number(seconds, f"--{limit}", PROMPT_SECONDS)
   waveform = audio.load_audio(path, bundle.sample_rate, seconds=seconds)
@@ -316,7 +342,7 @@ def _write(
   tags = provenance.Provenance(
     bundle=bundle.name,
     token_hash=bundle.token_hash,
-    mode=FLAGS.mode if FLAGS.text is None else "speech",
+    mode=_MODES.get(_spoken_flag() or "", FLAGS.mode),
     seed=FLAGS.seed,
     sample=index,
     prompt_seconds=prompt / bundle.sample_rate,
