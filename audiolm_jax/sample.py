@@ -339,10 +339,11 @@ def _write(
     credentials: what signs its C2PA manifest, if anything does.
   """
   prompt = 0 if FLAGS.prompt_audio == "none" else prompt_samples
+  spoken = _spoken_flag()
   tags = provenance.Provenance(
     bundle=bundle.name,
     token_hash=bundle.token_hash,
-    mode=_MODES.get(_spoken_flag() or "", FLAGS.mode),
+    mode=FLAGS.mode if spoken is None else _MODES[spoken],
     seed=FLAGS.seed,
     sample=index,
     prompt_seconds=prompt / bundle.sample_rate,

@@ -29,7 +29,13 @@ from audiolm_jax.core.streams import (
   of_tokenizers,
 )
 from audiolm_jax.data import manifest, token_shards, token_store
-from audiolm_jax.data.audio_shards import DecodedClip, FailedClip, Shard, shards_of_clips
+from audiolm_jax.data.audio_shards import (
+  DecodedClip,
+  FailedClip,
+  Shard,
+  Waveform,
+  shards_of_clips,
+)
 from audiolm_jax.data.manifest import Clip
 from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.lm import text as texts
@@ -370,9 +376,9 @@ def _tokenize_decoded(
 
 
 def _in_batches(
-  waveforms: Sequence[np.ndarray],
-  alone: Callable[[np.ndarray], Any],
-  together: Callable[[Sequence[np.ndarray], int], Sequence[Any]] | None,
+  waveforms: Sequence[Waveform],
+  alone: Callable[[Any], Any],
+  together: Callable[[Sequence[Any], int], Sequence[Any]] | None,
   batch_size: int,
   sample_rate: int,
 ) -> list[np.ndarray]:
