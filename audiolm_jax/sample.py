@@ -11,6 +11,7 @@
 With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from audiolm_jax.core import arguments, compilation_cache, ranges
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
-from audiolm_jax.io import audio, files, plotting, provenance, token_file
+from audiolm_jax.io import audio, content_credentials, files, plotting, provenance, token_file
+from audiolm_jax.io.content_credentials import Credentials
 from audiolm_jax.io.storage import PathLike
 from audiolm_jax.lm.stages import PAPER_TEMPERATURES
 
@@ -118,6 +120,15 @@ def _define_flags() -> None:
     "Strength of the mark in the sampled codes, or off. Default: that of the bundle.",
   )  # fmt: skip
   define("string", "watermark_key", None, "Key file of the mark; default: the bundle's public key.")
+  define(
+    "string", "watermark_payload", None,
+    "2 or 8 hexadecimal digits that the mark carries; detect reads them from some seconds.",
+  )  # fmt: skip
+  define(
+    "string", "c2pa_certificate", None,
+    "PEM file of a certificate chain: sign a C2PA manifest in .wav, .mp3 or .flac files.",
+  )  # fmt: skip
+  define("string", "c2pa_private_key", None, "PEM file of the certificate's private key.")
   define("bool", "save_tokens", False, "Also write the tokens, to a .npz file next to --output.")
   define("string", "plot", None, "Also plot a spectrogram to this .png file; needs matplotlib.")
 
@@ -129,14 +140,14 @@ def main(argv: Sequence[str]) -> None:
   """Samples, writes the files and prints the duration of each stage."""
   del argv
   _check_flags()
-  strength, key = _watermark()
+  mark, credentials = _watermark(), _credentials()
   started = time.perf_counter()
   compilation_cache.enable()
   from audiolm_jax import bundles
 
   bundle = bundles.load_bundle(FLAGS.bundle)
   if _spoken_flag() is not None:
-    _speak(bundle, strength, key, started)
+    _speak(bundle, mark, credentials, started)
     return
   seconds = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
   waveform = None if FLAGS.prompt is None else _load(FLAGS.prompt, seconds, bundle)
@@ -152,20 +163,19 @@ def main(argv: Sequence[str]) -> None:
     prompt_audio=FLAGS.prompt_audio,
     progress=_progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
-    watermark=strength,
-    watermark_key=key,
+    **mark,
   )
   rows = result.waveform.reshape(-1, result.waveform.shape[-1])
   for index, waveform in enumerate(rows):
     one = FLAGS.num_samples == 1
     streams = result.tokens.streams
     made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
-    _write(bundle, index, waveform, made, result.prompt_samples, result.watermark)
+    _write(bundle, index, waveform, made, result.prompt_samples, result.watermark, credentials)
   _report(bundle, result.timings, result.new_seconds, time.perf_counter() - started)
 
 
 def _speak(
-  bundle: "Bundle", strength: float | str | None, key: bytes | None, started: float
+  bundle: "Bundle", mark: dict[str, Any], credentials: Credentials | None, started: float
 ) -> None:
   """Speaks the text or the source, writes the files and prints the duration of each stage."""
   settings: Any = {
@@ -177,8 +187,7 @@ def _speak(
     "num_samples": FLAGS.num_samples,
     "progress": _progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
-    "watermark": strength,
-    "watermark_key": key,
+    **mark,
   }
   if FLAGS.text is not None:
     results = bundle.speak(FLAGS.text, sample_rate=bundle.sample_rate, **settings)
@@ -188,7 +197,8 @@ def _speak(
   results = results if isinstance(results, list) else [results]
   timings: dict[str, float] = {}
   for index, result in enumerate(results):
-    _write(bundle, index, result.waveform, result.tokens.streams, 0, result.watermark)
+    streams = result.tokens.streams
+    _write(bundle, index, result.waveform, streams, 0, result.watermark, credentials)
     for name, seconds in result.timings.items():
       timings[name] = timings.get(name, 0.0) + seconds
   made = sum(result.new_seconds for result in results)
@@ -266,9 +276,9 @@ def _duration() -> float | None:
   return FLAGS.duration
 
 
-def _watermark() -> tuple[float | str | None, bytes | None]:
+def _watermark() -> dict[str, Any]:
   """Returns the settings of the watermark; None for those of the bundle."""
-  value, key = FLAGS.watermark, None
+  value, key, payload = FLAGS.watermark, None, None
   if value not in (None, "off"):
     try:
       value = float(value)
@@ -278,7 +288,22 @@ def _watermark() -> tuple[float | str | None, bytes | None]:
     from audiolm_jax.detection.watermark import read_key
 
     key = read_key(FLAGS.watermark_key)
-  return value, key
+  if FLAGS.watermark_payload is not None:
+    from audiolm_jax.detection.watermark import payload_of_hex
+
+    payload = payload_of_hex(FLAGS.watermark_payload)
+  return {"watermark": value, "watermark_key": key, "watermark_payload": payload}
+
+
+def _credentials() -> Credentials | None:
+  """Returns what signs manifests, or None if no certificate is given."""
+  given = FLAGS.c2pa_certificate, FLAGS.c2pa_private_key
+  if given == (None, None):
+    return None
+  if None in given:
+    raise UserError("--c2pa_certificate and --c2pa_private_key are needed together; give both")
+  content_credentials.check_format(FLAGS.output)
+  return content_credentials.read_credentials(*given)
 
 
 def _load(path: str, limit: str | None, bundle: "Bundle") -> "np.ndarray":
@@ -300,6 +325,7 @@ def _write(
   streams: Mapping[str, "np.ndarray"],
   prompt_samples: int,
   watermark: float,
+  credentials: Credentials | None,
 ) -> None:
   """Writes the files of one sample.
 
@@ -310,6 +336,7 @@ def _write(
     streams: its tokens.
     prompt_samples: number of samples of the waveform that are the prompt.
     watermark: strength of the mark in its codes.
+    credentials: what signs its C2PA manifest, if anything does.
   """
   prompt = 0 if FLAGS.prompt_audio == "none" else prompt_samples
   spoken = _spoken_flag()
@@ -324,7 +351,12 @@ def _write(
     watermark=watermark,
   ).tags()
   path = _numbered(FLAGS.output, index)
-  audio.write_audio(path, waveform, bundle.sample_rate, tags)
+  sign = None
+  if credentials is not None:
+    sign = functools.partial(
+      content_credentials.sign, path=path, credentials=credentials, prompt=prompt > 0
+    )
+  audio.write_audio(path, waveform, bundle.sample_rate, tags, sign)
   print(f"{path}: {len(waveform) / bundle.sample_rate:.2f} s")
   tokens_path = _tokens_path()
   if tokens_path is not None:

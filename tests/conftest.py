@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -40,6 +41,14 @@ def forgotten_programs():
 
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def types_not_checked():
+  """Lets a test give values of other types than a signature states, whose errors it reads."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def melody(seconds: float, seed: int = 0) -> np.ndarray:

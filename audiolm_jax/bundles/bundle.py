@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Integer, Num
 
 from audiolm_jax.bundles.tensors import hash_params
 from audiolm_jax.codec.interface import Codec
@@ -202,7 +202,7 @@ class Bundle:
     return Encoded({SEMANTIC: semantic, CODES: codes})
 
   def decode(
-    self, codes: Int[np.ndarray, "*batch frames quantizers"]
+    self, codes: Integer[np.ndarray, "*batch frames quantizers"]
   ) -> Float[np.ndarray, "*batch samples"]:
     """Decodes acoustic codes to `frames * hop_length` samples at the bundle's rate.
 
@@ -289,7 +289,7 @@ class Bundle:
 
   def stream(
     self,
-    waveform: Num[np.ndarray, "samples"] | None = None,
+    waveform: Num[np.ndarray, "*channels samples"] | None = None,
     sample_rate: int | None = None,
     *,
     progress: "Progress | None" = None,
@@ -481,7 +481,7 @@ class Bundle:
 
   def transcribe(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     temperature: float = 0.0,

@@ -148,7 +148,7 @@ def type_name(name: str, tokenizer: Any) -> str:
   Raises:
     BundleError: a bundle cannot contain this kind of tokenizer.
   """
-  own = (_home(type(tokenizer.config)), _home(type(tokenizer)))
+  own = (_home(tokenizer.config), _home(tokenizer))
   for kind, homes in TOKENIZERS[name].items():
     if own == homes:
       return kind
@@ -161,7 +161,7 @@ def codec_of(config: object, params: Params) -> Codec:
   Raises:
     BundleError: no codec that a bundle can contain has this configuration.
   """
-  own = _home(type(config))
+  own = _home(config)
   for kind, (home, _) in TOKENIZERS["codec"].items():
     if own == home:
       _, codec_class = tokenizer_classes("codec", kind)
@@ -169,5 +169,7 @@ def codec_of(config: object, params: Params) -> Codec:
   raise BundleError(f"no codec that a bundle can contain has a {type(config).__name__}")
 
 
-def _home(kind: type[object]) -> str:
+def _home(value: object) -> str:
+  """Returns where the class of a value is defined, as in `TOKENIZERS`."""
+  kind = type(value)
   return f"{kind.__module__}:{kind.__qualname__}"

@@ -125,7 +125,7 @@ def continue_audio(
 
 def stream(
   bundle: Bundle,
-  waveform: Num[np.ndarray, "samples"] | None = None,
+  waveform: Num[np.ndarray, "*channels samples"] | None = None,
   sample_rate: int | None = None,
   *,
   progress: Progress | None = None,

@@ -53,6 +53,7 @@ class VoiceSettings(TypedDict, total=False):
     lookahead: as in `settings.Settings`.
     watermark: as in `settings.Settings`.
     watermark_key: as in `settings.Settings`.
+    watermark_payload: as in `settings.Settings`.
     channel_axis: of the recordings, the axis of the channels, which are averaged; None (default)
       for one channel.
   """
@@ -70,6 +71,7 @@ class VoiceSettings(TypedDict, total=False):
   lookahead: Any
   watermark: float | str | None
   watermark_key: bytes | None
+  watermark_payload: bytes | None
   channel_axis: int | None
 
 

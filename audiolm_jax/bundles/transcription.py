@@ -17,7 +17,7 @@ from audiolm_jax.sampling.logits import SamplingOptions
 
 def transcribe(
   bundle: Bundle,
-  waveform: Num[np.ndarray, "samples"],
+  waveform: Num[np.ndarray, "*channels samples"],
   sample_rate: int,
   *,
   temperature: float,

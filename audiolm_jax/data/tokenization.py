@@ -29,10 +29,15 @@ from audiolm_jax.core.streams import (
   of_tokenizers,
 )
 from audiolm_jax.data import manifest, token_shards, token_store
-from audiolm_jax.data.audio_shards import DecodedClip, FailedClip, Shard, shards_of_clips
+from audiolm_jax.data.audio_shards import (
+  DecodedClip,
+  FailedClip,
+  Shard,
+  Waveform,
+  shards_of_clips,
+)
 from audiolm_jax.data.manifest import Clip
 from audiolm_jax.data.outdated_clips import Outdated
-from audiolm_jax.io.audio import SlicedAudio
 from audiolm_jax.lm import text as texts
 
 SECONDS_PER_SHARD = 1800.0
@@ -371,7 +376,7 @@ def _tokenize_decoded(
 
 
 def _in_batches(
-  waveforms: Sequence[np.ndarray | SlicedAudio],
+  waveforms: Sequence[Waveform],
   alone: Callable[[Any], Any],
   together: Callable[[Sequence[Any], int], Sequence[Any]] | None,
   batch_size: int,

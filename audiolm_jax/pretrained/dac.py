@@ -28,7 +28,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.pretrained.weights import PublishedWeights
+from audiolm_jax.pretrained.weights import PublishedWeights, fields_of
 
 _DILATIONS = (1, 3, 9)
 _KERNEL = 7
@@ -343,11 +343,7 @@ def read_config(published: Json) -> DacConfig:
   Raises:
     ConfigError: the model is of another kind, or a field is missing.
   """
-  if published.get("model_type") != "dac":
-    raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, expected 'dac'"
-    )
-  try:
+  with fields_of(published, "dac"):
     return DacConfig(
       sample_rate=published["sampling_rate"],
       encoder_channels=published["encoder_hidden_size"],
@@ -357,10 +353,6 @@ def read_config(published: Json) -> DacConfig:
       codebook_size=published["codebook_size"],
       codebook_dim=published["codebook_dim"],
     )
-  except KeyError as error:
-    raise ConfigError(
-      f"config.json lacks {error}; use the file published with the weights"
-    ) from None
 
 
 def convert(published: Json, weights: PublishedWeights) -> DacCodec:

@@ -19,7 +19,7 @@ from audiolm_jax.pretrained.encodec_layers import (
   UNIT_SQUEEZE,
   EncodecConfig,
 )
-from audiolm_jax.pretrained.weights import PublishedWeights
+from audiolm_jax.pretrained.weights import PublishedWeights, fields_of
 
 # Required values of fields of config.json, if present, for which these layers are correct.
 _FIXED = {
@@ -46,17 +46,7 @@ def read_config(published: Json) -> EncodecConfig:
   Raises:
     ConfigError: the model is of another kind, a field is missing, or it is not causal and mono.
   """
-  if published.get("model_type") != "encodec":
-    raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, expected 'encodec'"
-    )
-  for name, wanted in _FIXED.items():
-    if published.get(name, wanted) != wanted:
-      raise ConfigError(
-        f"config.json has {name} {published[name]!r}, and only {wanted!r} can be converted; "
-        "use facebook/encodec_24khz"
-      )
-  try:
+  with fields_of(published, "encodec", _FIXED, "facebook/encodec_24khz"):
     rate, size = published["sampling_rate"], published["codebook_size"]
     strides = tuple(reversed(published["upsampling_ratios"]))
     latent_dim, bits = published["hidden_size"], math.ceil(math.log2(size))
@@ -69,10 +59,6 @@ def read_config(published: Json) -> EncodecConfig:
       num_quantizers=int(1000 * published["target_bandwidths"][-1] // (frame_rate * bits)),
       codebook_size=size,
     )
-  except KeyError as error:
-    raise ConfigError(
-      f"config.json lacks {error}; use the file published with the weights"
-    ) from None
   if published.get("codebook_dim") not in (None, latent_dim):
     raise ConfigError(
       f"config.json has codebook_dim {published['codebook_dim']} and hidden_size {latent_dim}; "

@@ -21,7 +21,7 @@ from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Epsilon, SampleRate, Taps, Width
-from audiolm_jax.pretrained.weights import PublishedWeights
+from audiolm_jax.pretrained.weights import PublishedWeights, fields_of
 
 _NORM_EPSILON = 1e-5  # of the convolutions' norms, regardless of config.json
 
@@ -283,25 +283,21 @@ def read_config(published: Json) -> HubertConfig:
   Raises:
     ConfigError: the model is of another kind, a field is missing, or a value is not supported.
   """
-  if published.get("model_type") != "hubert":
-    raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, expected 'hubert'"
-    )
-  for name, known in (
-    ("feat_extract_norm", ("group", "layer")),
-    ("feat_extract_activation", ("gelu",)),
-    ("hidden_act", ("gelu",)),
-    ("feat_proj_layer_norm", (True, None)),
-    ("conv_pos_batch_norm", (False, None)),
-    ("adapter_attn_dim", (None,)),
-  ):
-    if published.get(name) not in known:
-      raise ConfigError(
-        f"config.json has {name} {published.get(name)!r}; HuBERT requires {known[0]!r}"
-        if len(known) == 1 or known[1] is None
-        else f"config.json has {name} {published.get(name)!r}, which must be 'group' or 'layer'"
-      )
-  try:
+  with fields_of(published, "hubert"):
+    for name, known in (
+      ("feat_extract_norm", ("group", "layer")),
+      ("feat_extract_activation", ("gelu",)),
+      ("hidden_act", ("gelu",)),
+      ("feat_proj_layer_norm", (True, None)),
+      ("conv_pos_batch_norm", (False, None)),
+      ("adapter_attn_dim", (None,)),
+    ):
+      if published.get(name) not in known:
+        raise ConfigError(
+          f"config.json has {name} {published.get(name)!r}; HuBERT requires {known[0]!r}"
+          if len(known) == 1 or known[1] is None
+          else f"config.json has {name} {published.get(name)!r}, which must be 'group' or 'layer'"
+        )
     return HubertConfig(
       channels=tuple(published["conv_dim"]),
       kernels=tuple(published["conv_kernel"]),
@@ -316,10 +312,6 @@ def read_config(published: Json) -> HubertConfig:
       position_groups=published["num_conv_pos_embedding_groups"],
       norm_epsilon=published["layer_norm_eps"],
     )
-  except KeyError as error:
-    raise ConfigError(
-      f"config.json lacks {error}; use the file published with the weights"
-    ) from None
 
 
 def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int) -> Params:

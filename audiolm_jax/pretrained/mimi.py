@@ -30,7 +30,7 @@ from audiolm_jax.pretrained.mimi_layers import (
   MimiConfig,
 )
 from audiolm_jax.pretrained.mimi_transformer import MimiTransformerConfig
-from audiolm_jax.pretrained.weights import PublishedWeights
+from audiolm_jax.pretrained.weights import PublishedWeights, fields_of
 
 # 4 s at the published rate.
 _SIZES = Sizes.in_steps(50, 5)
@@ -109,12 +109,8 @@ def read_config(published: Json) -> MimiConfig:
   Raises:
     ConfigError: the model is of another kind, a field is missing, or a value is not supported.
   """
-  if published.get("model_type") != "mimi":
-    raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, expected 'mimi'"
-    )
   rotary = published.get("rope_parameters") or {}
-  try:
+  with fields_of(published, "mimi"):
     transformer = MimiTransformerConfig(
       dim=published["hidden_size"],
       num_layers=published["num_hidden_layers"],
@@ -134,10 +130,6 @@ def read_config(published: Json) -> MimiConfig:
       codebook_size=published["codebook_size"],
       codebook_dim=published["codebook_dim"],
     )
-  except KeyError as error:
-    raise ConfigError(
-      f"config.json lacks {error}; use the file published with the weights"
-    ) from None
   wanted = _FIXED | {
     "num_key_value_heads": transformer.num_heads,
     "head_dim": transformer.dim // transformer.num_heads,

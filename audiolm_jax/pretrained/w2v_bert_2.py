@@ -20,7 +20,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Epsilon, Steps, Taps, Width
 from audiolm_jax.pretrained import kaldi_features
-from audiolm_jax.pretrained.weights import PublishedWeights
+from audiolm_jax.pretrained.weights import PublishedWeights, fields_of
 from audiolm_jax.semantic.conformer import band_to_square
 
 FRAMES_PER_STEP = 2
@@ -235,17 +235,7 @@ def read_config(published: Json) -> W2vBert2Config:
   Raises:
     ConfigError: the model is of another kind, a field is missing, or a value is not supported.
   """
-  if published.get("model_type") != "wav2vec2-bert":
-    raise ConfigError(
-      f"config.json is of a model of type {published.get('model_type')!r}, expected 'wav2vec2-bert'"
-    )
-  for name, wanted in _FIXED.items():
-    if published.get(name, wanted) != wanted:
-      raise ConfigError(
-        f"config.json has {name} {published[name]!r}, and only {wanted!r} can be converted; use "
-        "facebook/w2v-bert-2.0"
-      )
-  try:
+  with fields_of(published, "wav2vec2-bert", _FIXED, "facebook/w2v-bert-2.0"):
     num_mels, odd = divmod(published["feature_projection_input_dim"], FRAMES_PER_STEP)
     if odd:
       raise ConfigError(
@@ -263,10 +253,6 @@ def read_config(published: Json) -> W2vBert2Config:
       right_positions=published["right_max_position_embeddings"],
       norm_epsilon=published["layer_norm_eps"],
     )
-  except KeyError as error:
-    raise ConfigError(
-      f"config.json lacks {error}; use the file published with the weights"
-    ) from None
 
 
 def convert_encoder(config: W2vBert2Config, weights: PublishedWeights, layer: int) -> Params:

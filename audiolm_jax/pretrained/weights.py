@@ -1,8 +1,9 @@
 """Published weights: safetensors with PyTorch's names and layouts."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from audiolm_jax.core import plain_json, shapes
-from audiolm_jax.core.configs import JsonDict
+from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io import hub
@@ -33,6 +34,39 @@ class Published(NamedTuple):
   weights: "PublishedWeights"
   sha256: str
   folder: Path
+
+
+@contextlib.contextmanager
+def fields_of(
+  published: Json, model_type: str, fixed: Mapping[str, object] = {}, model: str = ""
+) -> Iterator[None]:
+  """Runs a block that reads the fields of a `config.json`, in the transformers format.
+
+  Args:
+    published: the content of the file.
+    model_type: the required type.
+    fixed: required values of fields, if present.
+    model: id of the model that has these values.
+
+  Raises:
+    ConfigError: the model is of another type, a field has another value, or the block reads a field
+      that is missing.
+  """
+  found = published.get("model_type")
+  if found != model_type:
+    raise ConfigError(f"config.json is of a model of type {found!r}, expected {model_type!r}")
+  for name, wanted in fixed.items():
+    if published.get(name, wanted) != wanted:
+      raise ConfigError(
+        f"config.json has {name} {published[name]!r}, and only {wanted!r} can be converted; "
+        f"use {model}"
+      )
+  try:
+    yield
+  except KeyError as error:
+    raise ConfigError(
+      f"config.json lacks {error}; use the file published with the weights"
+    ) from None
 
 
 class PublishedWeights:

@@ -13,7 +13,7 @@ depend on the other rows, on padding, or on the number of calls.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,7 @@ class Program:
     return max((p.history for p in self.processors), default=0)
 
 
+@no_type_check  # trees of shapes have this structure too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopInputs:
@@ -85,6 +86,7 @@ class LoopInputs:
   arrays: tuple[PyTree, ...]
 
 
+@no_type_check  # trees of shapes have this structure too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopState:

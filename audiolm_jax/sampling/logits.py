@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
@@ -52,7 +52,7 @@ class SamplingOptions:
   top_k: int = 0
   top_p: float = 1.0
   processors: "tuple[Processor, ...]" = ()
-  passes: tuple[int, ...] | None = None
+  passes: Sequence[int] | None = None
   guidance: float | None = None
   lookahead: float | None = None
 
@@ -150,15 +150,23 @@ def _keep(
   return jnp.where(ordered >= threshold[:, None], logits, -jnp.inf)
 
 
-def draw(
-  logits: Float[Array, "batch vocab"], keys: Key[Array, "batch"], controls: Controls
-) -> Int[Array, "batch"]:
-  """Returns one index per row, drawn with its own key, so that rows are independent."""
+def controlled(
+  logits: Float[Array, "batch vocab"], controls: Controls
+) -> Float[Array, "batch vocab"]:
+  """Divides logits by the temperature and applies top-k and top-p."""
   scaled = logits / jnp.maximum(controls.temperature, 1e-6)
   if controls.top_k is not None:
     scaled = keep_top_k(scaled, controls.top_k)
   if controls.top_p is not None:
     scaled = keep_top_p(scaled, controls.top_p)
+  return scaled
+
+
+def draw(
+  logits: Float[Array, "batch vocab"], keys: Key[Array, "batch"], controls: Controls
+) -> Int[Array, "batch"]:
+  """Returns one index per row, drawn with its own key, so that rows are independent."""
+  scaled = controlled(logits, controls)
 
   def gumbel(key: Key[Array, ""]) -> Float[Array, "vocab"]:
     return jax.random.gumbel(key, logits.shape[1:])

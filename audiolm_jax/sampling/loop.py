@@ -12,7 +12,7 @@ neither on the other rows nor on the padding nor on the frequency of progress re
 # pyright: reportUnknownMemberType=false
 
 import dataclasses
-from typing import cast
+from typing import cast, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,7 @@ def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> Program:
   return Program(spec, config, () if limit is None else (RunLimit(limit),))
 
 
+@no_type_check  # trees of shapes have this structure too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopInputs:
@@ -102,6 +103,7 @@ class LoopInputs:
   arrays: tuple[PyTree, ...]
 
 
+@no_type_check  # trees of shapes have this structure too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopState:

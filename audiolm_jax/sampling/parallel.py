@@ -17,7 +17,7 @@ from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
 from audiolm_jax.sampling.windowed import WindowedTargets
 from audiolm_jax.sampling.windows import Window, next_window
 
-Codes = Int[np.ndarray, "frames levels"]
+Codes = Int[np.ndarray, "_ _"]  # free names, because rows differ in length
 
 
 class ParallelSampler:

@@ -31,7 +31,7 @@ from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.lm.parallel import UNKNOWN, ParallelConfig, ParallelSpec
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.sampling.decoder import ready, row_bucket, rows_of
-from audiolm_jax.sampling.logits import Controls, SamplingOptions, keep_top_k, keep_top_p
+from audiolm_jax.sampling.logits import Controls, SamplingOptions, controlled
 from audiolm_jax.sampling.processors import Context, Processor, apply
 
 # Number of lengths of windows, for each of which programs are compiled.
@@ -122,7 +122,7 @@ class ParallelDecoder:
     options: SamplingOptions | None = None,
     *,
     progress: Progress | None = None,
-  ) -> list[Int[np.ndarray, "frames levels"]]:
+  ) -> list[Int[np.ndarray, "_ levels"]]:
     """Returns the codes of each window, the known ones first.
 
     Args:
@@ -137,7 +137,7 @@ class ParallelDecoder:
     per_turn = self._per_turn(longest)
     turns = range(0, len(gaps), per_turn)
     total = len(turns) * longest * self.spec.num_quantizers
-    results: list[Int[np.ndarray, "frames levels"]] = []
+    results: list[Int[np.ndarray, "_ levels"]] = []
     for turn, start in enumerate(turns):
       part = [*range(start, min(start + per_turn, len(gaps)))]
 
@@ -180,7 +180,7 @@ class ParallelDecoder:
     keys: Key[Array, "rows"],
     options: SamplingOptions,
     report: Callable[[int], None],
-  ) -> list[Int[np.ndarray, "frames levels"]]:
+  ) -> list[Int[np.ndarray, "_ levels"]]:
     codes, semantic, rows = self._arrays(gaps, keys)
     inputs = self._inputs(semantic, options)
     fixed = self.spec, self.config, self.params
@@ -366,13 +366,8 @@ def _drawn(
   One random number per entry is drawn, and not one per code, which would take longer than the
   output layer.
   """
-  scaled = logits / jnp.maximum(controls.temperature, 1e-6)
-  if controls.top_k is not None:
-    scaled = keep_top_k(scaled, controls.top_k)
-  if controls.top_p is not None:
-    scaled = keep_top_p(scaled, controls.top_p)
   greedy = controls.temperature == 0
-  scaled = jnp.where(greedy, logits, scaled)
+  scaled = jnp.where(greedy, logits, controlled(logits, controls))
   log_probabilities = jax.nn.log_softmax(scaled)
   below = jnp.cumsum(jnp.exp(log_probabilities), axis=-1)
   found = jnp.sum(below <= uniform[:, None] * below[:, -1:], axis=-1)

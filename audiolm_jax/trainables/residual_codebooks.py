@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -60,9 +61,8 @@ def fit_codebooks(
     for start in range(0, len(residual), _BATCH):
       batch = residual[start : start + _BATCH]
       batch -= fitted.centroids[np.asarray(nearest_centroid(batch, fitted.centroids))]
-  config = dataclasses.replace(
-    codec.config, num_quantizers=num_quantizers, codebook_size=codebook_size
-  )
+  given: Any = codec.config  # a dataclass
+  config = dataclasses.replace(given, num_quantizers=num_quantizers, codebook_size=codebook_size)
   return ResidualCodec(config, codec.params | {"codebooks": np.stack(codebooks)}), reports
 
 

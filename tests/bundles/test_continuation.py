@@ -8,6 +8,8 @@ from audiolm_jax.core.errors import AudioError, BundleError, UserError
 from audiolm_jax.io import provenance
 from tests.conftest import melody
 
+pytestmark = pytest.mark.usefixtures("types_not_checked")
+
 RATE = 16_000
 CLIP = melody(1.0)
 STEREO = np.stack([CLIP, CLIP], axis=1)

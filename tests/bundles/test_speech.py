@@ -221,6 +221,7 @@ def test_a_bundle_with_an_implausible_text_stage_is_refused(saved, tmp_path):
       load_bundle(folder)
 
 
+@pytest.mark.usefixtures("types_not_checked")
 @pytest.mark.parametrize(
   ("text", "settings", "message"),
   [

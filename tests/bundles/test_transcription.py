@@ -65,6 +65,7 @@ def test_the_stage_changes_neither_speech_nor_continuations(bundle, miniature_bu
   assert [*bundle.text_cascade._samplers] == ["text"]
 
 
+@pytest.mark.usefixtures("types_not_checked")
 @pytest.mark.parametrize(
   ("waveform", "settings", "message"),
   [

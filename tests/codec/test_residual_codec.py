@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 
 from audiolm_jax.codec.quantizer import residual_quantize
@@ -12,7 +13,7 @@ from .conftest import CONFIG, chirp
 def test_long_clip_codes_equal_whole_clip_codes(codec):
   waveform = chirp(2 * 250 * 320 + 777)
   padded = np.pad(waveform, (0, -len(waveform) % 320))[None]
-  latents = CONFIG.encode_latents(codec.params["encoder"], padded)
+  latents = CONFIG.encode_latents(codec.params["encoder"], jnp.asarray(padded))
   whole = residual_quantize(latents, codec.params["codebooks"])[0]
   np.testing.assert_array_equal(codec.encode_long(waveform), whole)
 
@@ -38,7 +39,7 @@ def test_a_beam_search_encodes_more_accurately_in_every_way_of_encoding(codec):
 
 def _latents(codec, waveform):
   padded = np.pad(waveform, (0, -len(waveform) % 320))[None]
-  return CONFIG.encode_latents(codec.params["encoder"], padded)
+  return CONFIG.encode_latents(codec.params["encoder"], jnp.asarray(padded))
 
 
 def test_a_partial_last_frame_is_zero_padded(codec):

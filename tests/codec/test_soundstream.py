@@ -52,7 +52,9 @@ def test_a_frame_does_not_see_the_samples_after_it(codec):
   waveform = chirp(3200)[None]
   changed = waveform.copy()
   changed[:, 1600:] = 0.3
-  before, after = (CONFIG.encode_latents(codec.params["encoder"], w) for w in (waveform, changed))
+  before, after = (
+    CONFIG.encode_latents(codec.params["encoder"], jnp.asarray(w)) for w in (waveform, changed)
+  )
   np.testing.assert_array_equal(before[:, :5], after[:, :5])
   assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
 

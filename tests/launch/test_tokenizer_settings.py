@@ -11,7 +11,8 @@ import soundfile
 
 from audiolm_jax import train
 from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
-from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.codec.residual_codec import ResidualCodec
+from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.pretrained.dac import DacCodec, DacConfig
 from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
 from audiolm_jax.pretrained.w2v_bert_2_tokenizer import (
@@ -46,19 +47,14 @@ def recipe(audio, bundle, *more):
   )
 
 
-class Codec:
-  def __init__(self, **fields):
-    self.spec = CodecSpec(**fields)
-
-
 @pytest.mark.parametrize(
   ("levels", "fine"),
   [(4, None), (8, "4"), (12, "8"), (32, "8")],
 )
 def test_the_fine_stage_gets_the_levels_up_to_the_twelfth(levels, fine, tokenizers, load_script):
   script = load_script("tokenizer_settings")
-  codec = Codec(sample_rate=24_000, hop_length=320, num_quantizers=levels, codebook_size=2048)
-  bundle = dataclasses.replace(load_bundle(tokenizers), codec=codec)
+  config = SoundStreamConfig(sample_rate=24_000, num_quantizers=levels, codebook_size=2048)
+  bundle = dataclasses.replace(load_bundle(tokenizers), codec=ResidualCodec(config, {}))
   told = dict(flag.removeprefix("--gin.").split("=") for flag in script.settings(bundle))
   assert told.pop("NUM_FINE_QUANTIZERS", None) == fine
   assert told == {

@@ -1,7 +1,6 @@
 """Semantic tokens that a stage samples, window by window of its reader."""
 
 import dataclasses
-import types
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from helpers_lm import SPECS
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.streams import Stream
 from audiolm_jax.sampling.logits import SamplingOptions
-from audiolm_jax.sampling.pull import Call, Given
+from audiolm_jax.sampling.pull import Call, Given, Targets
 from audiolm_jax.sampling.semantic_targets import CollapsedRepeats, KeptRepeats
 from audiolm_jax.sampling.windows import Window
 
@@ -31,6 +30,13 @@ class Recorder:
     return dict.fromkeys(prompts, np.asarray(ids))
 
 
+class Reader(Targets):
+  """Codes that never grow."""
+
+  def extend(self, until, index=0):
+    yield from ()
+
+
 def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60, **changes):
   spec = dataclasses.replace(SPECS["semantic"], collapse_repeats=collapse, **changes)
   call = Call(
@@ -45,10 +51,7 @@ def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60, **
   if not collapse:
     return KeptRepeats(spec, call, list(prompts), draw)
   made = CollapsedRepeats(spec, call, list(prompts), draw, 4.0)
-  reader = types.SimpleNamespace(
-    spec=SPECS["coarse"], stream=SPECS["coarse"].writes, rows=[np.zeros((20, 2), np.int32)]
-  )
-  made.is_read_by(reader, retokenize)  # pyright: ignore[reportArgumentType]: a double
+  made.is_read_by(Reader(SPECS["coarse"], call, {}, [np.zeros((20, 2), np.int32)]), retokenize)
   return made
 
 
