@@ -399,7 +399,7 @@ class Bundle:
   @overload
   def speak_from(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     num_samples: Literal[1] = 1,
@@ -409,7 +409,7 @@ class Bundle:
   @overload
   def speak_from(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     num_samples: int,
@@ -418,7 +418,7 @@ class Bundle:
   ) -> "Continuation | list[Continuation]": ...
   def speak_from(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     num_samples: int = 1,
@@ -452,7 +452,7 @@ class Bundle:
 
   def stream_speech_from(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     progress: "Progress | None" = None,
