@@ -3,16 +3,18 @@
   python -m audiolm_jax.detect a.wav b.mp3 recordings/
   python -m audiolm_jax.detect --json a.wav
 
-For each file this prints the metadata of `sample`, the p-value of the bundle's watermark and the
-probability of its classifier, as far as the bundle has them. Each can find its own bundle only. A
-file that one of them finds counts as synthetic. Compression, noise or editing can remove all three,
-so no result proves that a recording is genuine. The bundle's model card lists the error rates.
+For each file this prints the metadata of `sample`, the p-value of the bundle's watermark with its
+payload, and the probability of its classifier, as far as the bundle has them. Each can find its own
+bundle only. A file that one of them finds counts as synthetic. Compression, noise or editing can
+remove all three, so no result proves that a recording is genuine. The bundle's model card lists the
+error rates.
 
 Folders are searched recursively. Exit codes: 0 no file is synthetic, 1 at least one file is, 2 a
 file could not be read, or another error that you can fix.
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -28,7 +30,7 @@ _SECONDS_IN_LINE = 10
 _LIMITS = (
   "metadata: any program can remove or change them.",
   "watermark: p is the probability of such a match in audio without this mark, for this file alone "
-  "and all searched offsets. Processing can remove a mark, and other models have none.",
+  "and all searched offsets and payloads. Processing can remove a mark; other models have none.",
   "classifier: trained on samples of this bundle; the model card has its error rates.",
 )
 
@@ -132,6 +134,8 @@ def _detect(detectors: _Detectors, path: str) -> JsonDict:
       "provenance": None if made is None else {"bundle": made.bundle, "seed": made.seed},
       "watermark_p_value": None,
       "watermark_per_second": None,
+      "watermark_payload": None,
+      "watermark_payload_confidence": None,
       "probability_synthetic": None,
       "per_second": None,
     }
@@ -143,6 +147,11 @@ def _detect(detectors: _Detectors, path: str) -> JsonDict:
       marked = mark.detect_blocks(blocks(mark.sample_rate))
       found["watermark_p_value"] = _rounded(marked.p_value)
       found["watermark_per_second"] = [_rounded(p) for p in marked.per_second]
+      # Without a mark, a payload is random.
+      if marked.payload is not None and marked.p_value <= FLAGS.watermark_threshold:
+        found["watermark_payload"] = marked.payload.content.hex()
+        confidence = [round(value, 4) for value in marked.payload.confidence]
+        found["watermark_payload_confidence"] = confidence
   except AudioError as error:
     return {"file": path, "error": str(error)}
   return found
@@ -174,6 +183,9 @@ def _show(entry: JsonDict) -> None:
     print("  watermark: the bundle has none")
   else:
     print(f"  watermark: p = {entry['watermark_p_value']:.1e}")
+    if entry["watermark_payload"] is not None:
+      sure = math.prod(entry["watermark_payload_confidence"])
+      print(f"  payload: {entry['watermark_payload']}, right with probability {sure:.3f}")
     _show_seconds(entry["watermark_per_second"], "{:.0e}")
   if entry["probability_synthetic"] is None:
     print("  classifier: the bundle has none")

@@ -1,4 +1,4 @@
-"""Continues a recording, speaks a text, or generates audio without a prompt.
+"""Continues a recording, speaks a text or the content of a recording, or generates audio.
 
   python -m audiolm_jax.sample --prompt in.wav --output out.wav
   python -m audiolm_jax.sample --output out.wav --mode unconditional --num_samples 4
@@ -6,10 +6,12 @@
   python -m audiolm_jax.sample --prompt content.wav --voice voice.wav --output out.wav \
     --mode resynthesis
   python -m audiolm_jax.sample --text "Good morning." --voice voice.wav --output out.wav
+  python -m audiolm_jax.sample --source source.wav --voice voice.wav --output out.wav
 
 With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from audiolm_jax.core import arguments, compilation_cache, ranges
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
-from audiolm_jax.io import audio, files, plotting, provenance, token_file
+from audiolm_jax.io import audio, content_credentials, files, plotting, provenance, token_file
+from audiolm_jax.io.content_credentials import Credentials
 from audiolm_jax.io.storage import PathLike
 from audiolm_jax.lm.stages import PAPER_TEMPERATURES
 
@@ -52,6 +55,10 @@ _OPTIONS = {
 }
 
 
+# Modes in the provenance of what is spoken, by the flag that states it.
+_MODES = {"text": "speech", "source": "speech_to_speech"}
+
+
 def _define_flags() -> None:
   def define(kind: str, name: str, default: Any, text: str) -> None:
     getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS)
@@ -62,12 +69,22 @@ def _define_flags() -> None:
   define("string", "prompt", None, "The audio file to continue.")
   define("string", "text", None, "A text to speak, instead of a prompt.")
   define(
-    "string", "voice", None, "With --text or in resynthesis, an audio file of the voice to use."
-  )
-  define("float", "rate", 1.0, "With --text, the speaking rate; 1.25 takes 1 / 1.25 of the time.")
+    "string", "source", None,
+    "An audio file for speech to speech, instead of a prompt; its content is spoken, such as in "
+    "translation.",
+  )  # fmt: skip
+  define(
+    "string", "voice", None,
+    "With --text, --source or in resynthesis, an audio file of the voice to use.",
+  )  # fmt: skip
+  define(
+    "float", "rate", 1.0,
+    "With --text or --source, the speaking rate; 1.25 takes 1 / 1.25 of the time.",
+  )  # fmt: skip
   define(
     "integer", "candidates", 1,
-    "With --text, the likeliest of this number of semantic token rows per sentence is used.",
+    "With --text or --source, the likeliest of this number of semantic token rows per sentence or "
+    "piece is used.",
   )  # fmt: skip
   define("string", "output", None, "The audio file to write: .wav, .flac, .ogg, .mp3 or .aiff.")
   define("string", "bundle", "speech_tiny", "Name or folder of the bundle to sample with.")
@@ -103,6 +120,15 @@ def _define_flags() -> None:
     "Strength of the mark in the sampled codes, or off. Default: that of the bundle.",
   )  # fmt: skip
   define("string", "watermark_key", None, "Key file of the mark; default: the bundle's public key.")
+  define(
+    "string", "watermark_payload", None,
+    "2 or 8 hexadecimal digits that the mark carries; detect reads them from some seconds.",
+  )  # fmt: skip
+  define(
+    "string", "c2pa_certificate", None,
+    "PEM file of a certificate chain: sign a C2PA manifest in .wav, .mp3 or .flac files.",
+  )  # fmt: skip
+  define("string", "c2pa_private_key", None, "PEM file of the certificate's private key.")
   define("bool", "save_tokens", False, "Also write the tokens, to a .npz file next to --output.")
   define("string", "plot", None, "Also plot a spectrogram to this .png file; needs matplotlib.")
 
@@ -114,14 +140,14 @@ def main(argv: Sequence[str]) -> None:
   """Samples, writes the files and prints the duration of each stage."""
   del argv
   _check_flags()
-  strength, key = _watermark()
+  mark, credentials = _watermark(), _credentials()
   started = time.perf_counter()
   compilation_cache.enable()
   from audiolm_jax import bundles
 
   bundle = bundles.load_bundle(FLAGS.bundle)
-  if FLAGS.text is not None:
-    _speak(bundle, strength, key, started)
+  if _spoken_flag() is not None:
+    _speak(bundle, mark, credentials, started)
     return
   seconds = "duration" if FLAGS.mode == "resynthesis" else "prompt_seconds"
   waveform = None if FLAGS.prompt is None else _load(FLAGS.prompt, seconds, bundle)
@@ -137,40 +163,42 @@ def main(argv: Sequence[str]) -> None:
     prompt_audio=FLAGS.prompt_audio,
     progress=_progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
-    watermark=strength,
-    watermark_key=key,
+    **mark,
   )
   rows = result.waveform.reshape(-1, result.waveform.shape[-1])
   for index, waveform in enumerate(rows):
     one = FLAGS.num_samples == 1
     streams = result.tokens.streams
     made = {key: tokens if one else tokens[index] for key, tokens in streams.items()}
-    _write(bundle, index, waveform, made, result.prompt_samples, result.watermark)
+    _write(bundle, index, waveform, made, result.prompt_samples, result.watermark, credentials)
   _report(bundle, result.timings, result.new_seconds, time.perf_counter() - started)
 
 
 def _speak(
-  bundle: "Bundle", strength: float | str | None, key: bytes | None, started: float
+  bundle: "Bundle", mark: dict[str, Any], credentials: Credentials | None, started: float
 ) -> None:
-  """Speaks the text, writes the files and prints the duration of each stage."""
-  results = bundle.speak(
-    FLAGS.text,
-    voice=None if FLAGS.voice is None else _load(FLAGS.voice, "prompt_seconds", bundle),
-    sample_rate=bundle.sample_rate,
-    prompt_seconds=FLAGS.prompt_seconds,
-    seed=FLAGS.seed,
-    rate=FLAGS.rate,
-    candidates=FLAGS.candidates,
-    num_samples=FLAGS.num_samples,
-    progress=_progress_bar() if sys.stderr.isatty() else None,
+  """Speaks the text or the source, writes the files and prints the duration of each stage."""
+  settings: Any = {
+    "voice": None if FLAGS.voice is None else _load(FLAGS.voice, "prompt_seconds", bundle),
+    "prompt_seconds": FLAGS.prompt_seconds,
+    "seed": FLAGS.seed,
+    "rate": FLAGS.rate,
+    "candidates": FLAGS.candidates,
+    "num_samples": FLAGS.num_samples,
+    "progress": _progress_bar() if sys.stderr.isatty() else None,
     **_options(bundle),
-    watermark=strength,
-    watermark_key=key,
-  )
+    **mark,
+  }
+  if FLAGS.text is not None:
+    results = bundle.speak(FLAGS.text, sample_rate=bundle.sample_rate, **settings)
+  else:
+    source = _load(FLAGS.source, None, bundle)
+    results = bundle.speak_from(source, bundle.sample_rate, **settings)
   results = results if isinstance(results, list) else [results]
   timings: dict[str, float] = {}
   for index, result in enumerate(results):
-    _write(bundle, index, result.waveform, result.tokens.streams, 0, result.watermark)
+    streams = result.tokens.streams
+    _write(bundle, index, result.waveform, streams, 0, result.watermark, credentials)
     for name, seconds in result.timings.items():
       timings[name] = timings.get(name, 0.0) + seconds
   made = sum(result.new_seconds for result in results)
@@ -202,16 +230,19 @@ def _check_flags() -> None:
   """Raises errors that can be detected before anything slow starts."""
   if not FLAGS.output:
     raise UserError("--output is required: the audio file to write")
-  if FLAGS.text is not None:
-    _check_speech()
+  spoken = _spoken_flag()
+  if spoken is not None:
+    _check_speech(spoken)
   elif FLAGS.rate != 1.0 or FLAGS.candidates != 1:
-    raise UserError("--rate and --candidates are for --text; omit them, or give a text")
+    raise UserError("--rate and --candidates are for --text and --source; omit them")
   elif FLAGS.mode == "unconditional" and FLAGS.prompt is not None:
     raise UserError("--mode unconditional takes no --prompt; omit one of them")
   elif FLAGS.mode != "unconditional" and FLAGS.prompt is None:
     raise UserError(f"--prompt is required for {FLAGS.mode}; --mode unconditional needs no prompt")
   elif FLAGS.voice is not None and FLAGS.mode != "resynthesis":
-    raise UserError("--voice is for --text and --mode resynthesis; omit it, or set the mode")
+    raise UserError(
+      "--voice is for --text, --source and --mode resynthesis; omit it, or set the mode"
+    )
   arguments.whole(FLAGS.num_samples, "--num_samples", ranges.SAMPLES_PER_PROMPT)
   arguments.whole(FLAGS.seed, "--seed", ranges.SEEDS)
   if FLAGS.plot is not None:
@@ -219,7 +250,7 @@ def _check_flags() -> None:
       raise UserError(f"--plot {FLAGS.plot} must end in .png")
     plotting.check_can_plot()
   audio.check_output_format(FLAGS.output)
-  inputs = [path for path in (FLAGS.prompt, FLAGS.voice) if path is not None]
+  inputs = [path for path in (FLAGS.prompt, FLAGS.source, FLAGS.voice) if path is not None]
   for index in range(FLAGS.num_samples):
     for path in (FLAGS.output, _tokens_path(), FLAGS.plot):
       if path is not None:
@@ -228,10 +259,15 @@ def _check_flags() -> None:
     audio.check_readable(path)
 
 
-def _check_speech() -> None:
-  for name in ("prompt", "mode", "duration", "prompt_audio"):
-    if FLAGS[name].present:
-      raise UserError(f"--text takes no --{name}; omit one of them")
+def _spoken_flag() -> str | None:
+  """Returns the flag that states what to speak; None if a prompt or nothing is continued."""
+  return next((name for name in _MODES if FLAGS[name].value is not None), None)
+
+
+def _check_speech(spoken: str) -> None:
+  for name in ("source", "prompt", "mode", "duration", "prompt_audio"):
+    if name != spoken and FLAGS[name].present:
+      raise UserError(f"--{spoken} takes no --{name}; omit one of them")
 
 
 def _duration() -> float | None:
@@ -240,9 +276,9 @@ def _duration() -> float | None:
   return FLAGS.duration
 
 
-def _watermark() -> tuple[float | str | None, bytes | None]:
+def _watermark() -> dict[str, Any]:
   """Returns the settings of the watermark; None for those of the bundle."""
-  value, key = FLAGS.watermark, None
+  value, key, payload = FLAGS.watermark, None, None
   if value not in (None, "off"):
     try:
       value = float(value)
@@ -252,14 +288,29 @@ def _watermark() -> tuple[float | str | None, bytes | None]:
     from audiolm_jax.detection.watermark import read_key
 
     key = read_key(FLAGS.watermark_key)
-  return value, key
+  if FLAGS.watermark_payload is not None:
+    from audiolm_jax.detection.watermark import payload_of_hex
+
+    payload = payload_of_hex(FLAGS.watermark_payload)
+  return {"watermark": value, "watermark_key": key, "watermark_payload": payload}
 
 
-def _load(path: str, limit: str, bundle: "Bundle") -> "np.ndarray":
-  """Returns the beginning of a file, with the seconds that the flag `limit` states."""
+def _credentials() -> Credentials | None:
+  """Returns what signs manifests, or None if no certificate is given."""
+  given = FLAGS.c2pa_certificate, FLAGS.c2pa_private_key
+  if given == (None, None):
+    return None
+  if None in given:
+    raise UserError("--c2pa_certificate and --c2pa_private_key are needed together; give both")
+  content_credentials.check_format(FLAGS.output)
+  return content_credentials.read_credentials(*given)
+
+
+def _load(path: str, limit: str | None, bundle: "Bundle") -> "np.ndarray":
+  """Returns the beginning of a file, of the seconds that the flag `limit` states; None for all."""
   from audiolm_jax.bundles.settings import PROMPT_SECONDS, check_prompt
 
-  seconds = FLAGS[limit].value
+  seconds = None if limit is None else FLAGS[limit].value
   if seconds is not None:
     seconds = arguments.number(seconds, f"--{limit}", PROMPT_SECONDS)
   waveform = audio.load_audio(path, bundle.sample_rate, seconds=seconds)
@@ -274,6 +325,7 @@ def _write(
   streams: Mapping[str, "np.ndarray"],
   prompt_samples: int,
   watermark: float,
+  credentials: Credentials | None,
 ) -> None:
   """Writes the files of one sample.
 
@@ -284,12 +336,14 @@ def _write(
     streams: its tokens.
     prompt_samples: number of samples of the waveform that are the prompt.
     watermark: strength of the mark in its codes.
+    credentials: what signs its C2PA manifest, if anything does.
   """
   prompt = 0 if FLAGS.prompt_audio == "none" else prompt_samples
+  spoken = _spoken_flag()
   tags = provenance.Provenance(
     bundle=bundle.name,
     token_hash=bundle.token_hash,
-    mode=FLAGS.mode if FLAGS.text is None else "speech",
+    mode=FLAGS.mode if spoken is None else _MODES[spoken],
     seed=FLAGS.seed,
     sample=index,
     prompt_seconds=prompt / bundle.sample_rate,
@@ -297,7 +351,12 @@ def _write(
     watermark=watermark,
   ).tags()
   path = _numbered(FLAGS.output, index)
-  audio.write_audio(path, waveform, bundle.sample_rate, tags)
+  sign = None
+  if credentials is not None:
+    sign = functools.partial(
+      content_credentials.sign, path=path, credentials=credentials, prompt=prompt > 0
+    )
+  audio.write_audio(path, waveform, bundle.sample_rate, tags, sign)
   print(f"{path}: {len(waveform) / bundle.sample_rate:.2f} s")
   tokens_path = _tokens_path()
   if tokens_path is not None:

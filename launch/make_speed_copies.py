@@ -59,6 +59,9 @@ def main(argv: Sequence[str]) -> None:
   if not any(row.get("split") for row in rows):
     sys.exit(f"error: {source} has no splits; add them, so that held-out clips are not copied")
   rows = [row for row in rows if row.get("split", "train") == "train"]
+  for row in rows:
+    if row.get("source_path"):
+      row["source_path"] = str((source.parent / row["source_path"]).absolute())
   jobs = [
     (
       row,

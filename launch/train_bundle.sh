@@ -5,7 +5,7 @@
 #                          [--canonical_speaker NAME] [--codec frame_rate|soundstream]
 #                          [--acoustic parallel|cascade] [--name NAME] [--work_dir DIR]
 #                          [--semantic_audio AUDIO_DIR] [--tokenizers BUNDLE]
-#                          [--override STEP:FLAG]... [--acoustic_only] [--text] [--dry_run]
+#                          [--override STEP:FLAG]... [--acoustic_only] [--text] [--pairs] [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
 # BUNDLE_DIR  folder of the new bundle; the default of --name is its last part
@@ -30,14 +30,17 @@
 #             stage; with the --work_dir of the complete system, only this stage is trained
 # --text      also train a text stage, for text to speech; AUDIO_DIR is then a manifest with the field
 #             text, LJSpeech or LibriSpeech
+# --pairs     also train a speech stage, for speech to speech; AUDIO_DIR is then a manifest in which
+#             clips have the field source_path
 # --dry_run   print the commands without running them
 #
 # Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle; with
 # small, parallel_stage in place of coarse_stage and fine_stage; with --canonical_speaker, labels units
 # labels_2 units_2 labels_3 units_3 in place of semantic; with --semantic_audio, semantic_tokens before
 # semantic_stage; with --acoustic_only, acoustic_only in place of the first two stages and
-# acoustic_only_bundle at the end; with --text, text_stage and text_bundle at the end, also with the
-# --work_dir of a complete system.
+# acoustic_only_bundle at the end; with --text, text_stage and text_bundle at the end, with --pairs,
+# speech_stage and pairs_bundle, with both, text_pairs_bundle; also with the --work_dir of a complete
+# system.
 # Rerun the same command to resume a stopped run: it skips finished steps, and resumes training from
 # the last checkpoint and tokenizing after the last shard. To repeat a step, remove its marker
 # WORK_DIR/done/STEP (and those of the steps after it). PYTHON selects the interpreter.
@@ -59,6 +62,7 @@ work_dir=
 dry_run=
 acoustic_only=
 text=
+pairs=
 canonical_speaker=
 acoustic=
 codec=
@@ -98,6 +102,10 @@ while (($#)); do
       text=yes
       shift
       ;;
+    --pairs)
+      pairs=yes
+      shift
+      ;;
     -h | --help)
       usage
       exit 0
@@ -112,6 +120,7 @@ done
 ((${#positional[@]} == 2)) || fail "give AUDIO_DIR and BUNDLE_DIR; see --help"
 
 text_stage_band="held-out loss below the semantic stage's"
+speech_stage_band=$text_stage_band
 acoustic_only_band="held-out loss above the coarse stage's, if semantic tokens are informative"
 acoustics=cascade
 codecs=soundstream
@@ -180,6 +189,8 @@ fi
   fail "--acoustic_only needs a preset with a coarse stage, not $preset"
 [[ -z $text || -z $acoustic_only ]] ||
   fail "--text needs stages that read semantic tokens, so not --acoustic_only"
+[[ -z $pairs || -z $acoustic_only ]] ||
+  fail "--pairs needs stages that read semantic tokens, so not --acoustic_only"
 [[ -z $canonical_speaker || ($preset == small && -z $tokenizers) ]] ||
   fail "--canonical_speaker is for --preset small without --tokenizers"
 
@@ -188,7 +199,8 @@ if [[ $preset == smoke ]]; then
   brief=(codec:--gin.TRAIN_STEPS=100 codec:--gin.QUANTIZER_START_STEP=25
     codec:--gin.CODES_FIXED_STEP=None
     codec:--gin.generator/optimizers.OptimizerConfig.warmup_steps=20)
-  for step in codec semantic semantic_stage coarse_stage acoustic_only fine_stage text_stage; do
+  for step in codec semantic semantic_stage coarse_stage acoustic_only fine_stage text_stage \
+    speech_stage; do
     brief+=("$step:--gin.LOG_PERIOD=20" "$step:--gin.EVAL_PERIOD=50" "$step:--gin.EVAL_STEPS=2"
       "$step:--gin.CHECKPOINT_PERIOD=50")
     [[ $step == codec ]] || brief+=("$step:--gin.TRAIN_STEPS=50" "$step:--gin.WARMUP_STEPS=10")
@@ -224,9 +236,11 @@ else
 fi
 [[ -z $canonical_speaker || -f $audio ]] ||
   fail "--canonical_speaker needs a .jsonl manifest with texts as AUDIO_DIR, not the folder $audio"
+[[ -z $pairs || -f $audio ]] ||
+  fail "--pairs needs a .jsonl manifest with source_path as AUDIO_DIR, not the folder $audio"
 step_names=(codec semantic labels units labels_2 units_2 labels_3 units_3 kmeans tokenizers tokens
-  semantic_tokens semantic_stage coarse_stage acoustic_only fine_stage parallel_stage text_stage bundle acoustic_only_bundle
-  text_bundle)
+  semantic_tokens semantic_stage coarse_stage acoustic_only fine_stage parallel_stage text_stage
+  speech_stage bundle acoustic_only_bundle text_bundle pairs_bundle text_pairs_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
   [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
     fail "--override $override is not STEP:--FLAG with STEP one of ${step_names[*]}"
@@ -409,15 +423,27 @@ if [[ $acoustic == cascade ]] && ((${#fine_settings[@]})); then
     "fine_stage_$size" "${tokens[@]}" "${fine_settings[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
   stages+=(--stage_dir=fine="$work/fine_stage")
 fi
-if [[ -n $text ]]; then
-  bundle_step=text_bundle
-  mapfile -t text_settings < <(
+
+# conditioned NAME EXPECTED: trains a stage with a source and adds it to the bundle.
+conditioned() {
+  local name=$1 expected=$2 semantic_settings
+  mapfile -t semantic_settings < <(
     printf '%s\n' "${settings_of_tokens[@]}" | grep -E 'NUM_CLUSTERS|SEMANTIC_RATE'
   )
-  train text_stage "trains the text stage" "$text_stage_band" "text_stage_$size" \
+  train "${name}_stage" "trains the $name stage" "$expected" "${name}_stage_$size" \
     --gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'" \
-    "${text_settings[@]}"
-  stages+=(--stage_dir=text="$work/text_stage")
+    "${semantic_settings[@]}"
+  stages+=(--stage_dir="$name=$work/${name}_stage")
+}
+
+if [[ -n $text ]]; then
+  conditioned text "$text_stage_band"
+fi
+if [[ -n $pairs ]]; then
+  conditioned speech "$speech_stage_band"
+fi
+if [[ -n $text$pairs ]]; then
+  bundle_step=${text:+text_}${pairs:+pairs_}bundle
 fi
 step "$bundle_step" "exports the complete bundle" "a line with its parts and its size" \
   "$python" -m audiolm_jax.export_bundle --bundle="$tokenizers" \

@@ -42,7 +42,11 @@ Lower = Callable[[Platforms], export.Exported]
 
 GIN = Path(__file__).parents[1] / "gin_configs"
 # What is trained at the size that the papers describe.
-TRAINED = sorted(path.stem for size in ("base", "xl") for path in GIN.glob(f"*_{size}.gin"))
+# The programs of the speech stage are those of the text stage for sources of another length.
+TRAINED = sorted(
+  {path.stem for size in ("base", "xl") for path in GIN.glob(f"*_{size}.gin")}
+  - {"speech_stage_base"}
+)
 PARALLEL = "parallel_stage_base"
 CONDITIONED = ("text_stage_base", "transcript_stage_base")
 STAGES = [

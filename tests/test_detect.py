@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from audiolm_jax import bundles
-from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, private_key
+from audiolm_jax.detection.watermark_detector import find, payload_of
 from audiolm_jax.io import audio
 from audiolm_jax.io.provenance import Provenance
 from tests.conftest import melody, noise
@@ -141,8 +142,8 @@ def test_the_watermark_is_examined_with_any_key_in_order_and_alone(
   arguments = ["--json", f"--watermark_key={tmp_path / 'key'}"]
   (entry,) = json.loads(run_cli("detect", f"--bundle={folder}", *arguments, path).out)
   assert list(entry) == [
-    "file", "provenance", "watermark_p_value", "watermark_per_second",
-    "probability_synthetic", "per_second",
+    "file", "provenance", "watermark_p_value", "watermark_per_second", "watermark_payload",
+    "watermark_payload_confidence", "probability_synthetic", "per_second",
   ]  # fmt: skip
   waveform = audio.load_audio(path, RATE)
   expected = both.watermark_detector(b"0123456789abcdef").detect(waveform, RATE)
@@ -151,3 +152,28 @@ def test_the_watermark_is_examined_with_any_key_in_order_and_alone(
   done = run_cli("detect", f"--bundle={alone}", "--watermark_threshold=1", path)
   assert done.code == 1 and done.out.startswith(f"{path}: synthetic")
   assert "watermark: p = " in done.out and "classifier: the bundle has none" in done.out
+
+
+def test_the_payload_of_a_mark_is_reported_where_its_p_value_is_low(
+  run_cli, miniature_bundle, tmp_path
+):
+  mark = Watermark(WatermarkConfig(2, 16, "0" * 32), np.tile(np.arange(16), (2, 1)))
+  marked = dataclasses.replace(miniature_bundle, watermark=mark, stages={})
+  folder = bundles.save_bundle(marked, tmp_path / "marked")
+  audio.write_audio(tmp_path / "a.wav", melody(3.0), RATE)
+  waveform = audio.load_audio(tmp_path / "a.wav", RATE)
+  # Of many keys, some match a payload of the unmarked sound by chance.
+  contents = [f"{number:016}".encode() for number in range(60)]
+  keys = np.stack([private_key(content) for content in contents])
+  best = find(mark, keys, marked.codec, [waveform]).best
+  payloads = [payload_of(best, number) for number in range(len(keys))]
+  number, expected = next((i, found) for i, found in enumerate(payloads) if found)
+  (tmp_path / "key").write_bytes(contents[number])
+  arguments = [f"--bundle={folder}", f"--watermark_key={tmp_path / 'key'}", tmp_path / "a.wav"]
+  (entry,) = json.loads(run_cli("detect", "--json", "--watermark_threshold=1", *arguments).out)
+  assert entry["watermark_payload"] == expected.content.hex()
+  assert entry["watermark_payload_confidence"] == pytest.approx(expected.confidence, abs=1e-4)
+  shown = run_cli("detect", "--watermark_threshold=1", *arguments).out
+  assert f"  payload: {expected.content.hex()}, right with probability 0." in shown
+  (entry,) = json.loads(run_cli("detect", "--json", *arguments).out)
+  assert entry["watermark_payload"] is entry["watermark_payload_confidence"] is None

@@ -405,7 +405,7 @@ def test_the_provenance_has_the_strength_of_the_mark(miniature_bundle, prompt, t
   arguments += ["--prompt_seconds", 1, "--duration", 0.5]
   for more, strength in (
     ((), 3.0),
-    (("--watermark", "4", "--watermark_key", tmp_path / "key"), 4.0),
+    (("--watermark", "4", "--watermark_key", tmp_path / "key", "--watermark_payload=c3"), 4.0),
     (("--watermark", "off"), 0.0),
   ):
     done = run_cli("sample", *arguments, *more)
@@ -416,6 +416,34 @@ def test_the_provenance_has_the_strength_of_the_mark(miniature_bundle, prompt, t
     (("--watermark", "on"), "neither off nor a strength"),
     (("--watermark", "200"), "watermark is 200.0; give a number from 0 to 100"),
     (("--watermark_key", tmp_path / "none"), "is not a file"),
+    (("--watermark_payload", "c3c3"), "'c3c3' is no payload; give 2 or 8 hexadecimal digits"),
+    (("--watermark_payload", "c3", "--watermark", "off"), "needs a watermark, and it is off"),
+  ):
+    done = run_cli("sample", *arguments, *more)
+    assert done.code == 2 and words in done.err
+
+
+def test_a_certificate_signs_the_file(folder, prompt, tmp_path, run_cli):
+  c2pa = pytest.importorskip("c2pa", reason="needs the extra c2pa")
+  from tests.io.certificates import write_chain
+
+  chain, key, _ = write_chain(tmp_path)
+  given = [f"--c2pa_certificate={chain}", f"--c2pa_private_key={key}"]
+  arguments = ["--prompt", prompt, "--bundle", folder, "--duration=0.5", "--prompt_seconds=1"]
+  path = tmp_path / "out.mp3"
+  for kept, source in (
+    ("none", "trainedAlgorithmicMedia"),
+    ("codec", "compositeWithTrainedAlgorithmicMedia"),
+  ):
+    done = run_cli("sample", *arguments, "--output", path, f"--prompt_audio={kept}", *given)
+    assert done.code == 0, done.err
+    with c2pa.Reader(str(path)) as reader:
+      assert reader.get_validation_state() == "Valid" and f"/{source}" in reader.json()
+    assert read_provenance(path) is not None
+  for more, words in (
+    (("--output", path, given[0]), "are needed together"),
+    (("--output", tmp_path / "out.ogg", *given), "cannot sign"),
+    (("--output", path, given[0], f"--c2pa_private_key={chain}"), "is no private key"),
   ):
     done = run_cli("sample", *arguments, *more)
     assert done.code == 2 and words in done.err

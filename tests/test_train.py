@@ -50,7 +50,9 @@ def test_every_model_has_a_base_and_a_tiny_file():
   }
   expected |= {f"semantic_encoder_{size}" for size in ("xl", "small", "tiny")}
   expected |= {f"parallel_stage_{size}" for size in ("base", "small", "tiny")}
-  expected |= {f"{x}_stage_{s}" for x in ("text", "transcript") for s in ("base", "small", "tiny")}
+  expected |= {
+    f"{x}_stage_{s}" for x in ("text", "speech", "transcript") for s in ("base", "small", "tiny")
+  }
   expected |= {"codec_small", "units_small", "semantic_stage_small"}
   assert expected | {"codec_piano", "coarse_stage_piano"} <= set(RUNNABLE)
 

@@ -47,14 +47,16 @@ class _Stream:
 MARK = Watermark(WatermarkConfig(2, SIZE, "ab" * 16), np.tile(np.arange(SIZE), (2, 1)))
 
 
-def marked_codes(frames: int, start: int, end: int, seed: int = 0) -> np.ndarray:
+def marked_codes(
+  frames: int, start: int, end: int, seed: int = 0, payload: bytes = b""
+) -> np.ndarray:
   """Random codes; between two frames each is the last green one of three, if there is one."""
   rng = np.random.default_rng(seed)
   codes = rng.integers(0, SIZE, (frames, 2))
   for frame in range(start, end):
     for candidate in rng.integers(0, SIZE, (3, 2)):
       trial = np.stack([codes[frame - 1], candidate])
-      green = is_green(MARK.key[None], MARK.entries(trial).ravel())[0]
+      green = is_green(MARK.key[None], MARK.entries(trial).ravel(), payload)[0]
       codes[frame] = np.where(green, candidate, codes[frame])
   return codes
 

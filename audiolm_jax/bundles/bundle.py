@@ -23,6 +23,7 @@ from audiolm_jax.detection.watermark import Watermark, private_key
 from audiolm_jax.detection.watermark_detector import WatermarkDetector
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
+from audiolm_jax.lm.conditioned import ConditionedSpec
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.resampled import ResampledTokenizer
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
   from audiolm_jax.bundles.audio_stream import AudioStream
   from audiolm_jax.bundles.continuation import Continuation, Progress
   from audiolm_jax.bundles.settings import Settings
-  from audiolm_jax.bundles.speech import SpeechSettings
+  from audiolm_jax.bundles.speech import SpeechSettings, VoiceSettings
   from audiolm_jax.sampling.cascade import Cascade
 
 
@@ -114,15 +115,11 @@ class Bundle:
 
   @functools.cached_property
   def cascade(self) -> "Cascade":
-    """The stages, combined for sampling.
-
-    If several write semantic tokens, those that read a text or another recording are left out.
-    """
+    """The stages, combined for sampling; conditioned stages have cascades of their own."""
     from audiolm_jax.sampling.cascade import Cascade, retokenizer
-    from audiolm_jax.sampling.order import one_per_stream
 
     return Cascade(
-      one_per_stream(audio_stages(self.stages)),
+      {n: s for n, s in self.stages.items() if not isinstance(s.spec, ConditionedSpec)},
       semantic_rate=self.semantic_rate,
       retokenize=retokenizer(self.codec, self.semantic),
     )
@@ -134,6 +131,15 @@ class Bundle:
     from audiolm_jax.sampling.cascade import Cascade
 
     name = text_stage(self).name
+    return Cascade({name: self.stages[name]})
+
+  @functools.cached_property
+  def speech_cascade(self) -> "Cascade":
+    """The stage that makes semantic tokens of those of another recording, alone."""
+    from audiolm_jax.bundles.speech import speech_stage
+    from audiolm_jax.sampling.cascade import Cascade
+
+    name = speech_stage(self).name
     return Cascade({name: self.stages[name]})
 
   @functools.cached_property
@@ -390,6 +396,89 @@ class Bundle:
     from audiolm_jax.bundles import speech
 
     return speech.stream_speech(self, text, progress=progress, **settings)
+
+  @overload
+  def speak_from(
+    self,
+    waveform: Num[np.ndarray, "samples"],
+    sample_rate: int,
+    *,
+    num_samples: Literal[1] = 1,
+    progress: "Progress | None" = None,
+    **settings: "Unpack[VoiceSettings]",
+  ) -> "Continuation": ...
+  @overload
+  def speak_from(
+    self,
+    waveform: Num[np.ndarray, "samples"],
+    sample_rate: int,
+    *,
+    num_samples: int,
+    progress: "Progress | None" = None,
+    **settings: "Unpack[VoiceSettings]",
+  ) -> "Continuation | list[Continuation]": ...
+  def speak_from(
+    self,
+    waveform: Num[np.ndarray, "samples"],
+    sample_rate: int,
+    *,
+    num_samples: int = 1,
+    progress: "Progress | None" = None,
+    **settings: "Unpack[VoiceSettings]",
+  ) -> "Continuation | list[Continuation]":
+    """Speaks the content of a recording as the pairs of training do, such as in translation.
+
+    A recording longer than the longest source of the stage is cut at quiet moments into pieces,
+    each of which is spoken alone; the voice remains the same.
+
+    Args:
+      waveform: the source, one clip; floats in [-1, 1], or integers over their whole range.
+      sample_rate: of the source and of the voice, in Hz.
+      num_samples: number of samples, at most 10,000.
+      progress: called with a stage's name, the tokens sampled so far and their total.
+      **settings: see `speech.VoiceSettings`.
+
+    Returns:
+      The audio and its tokens, as of `speak`.
+
+    Raises:
+      BundleError: the bundle has no speech stage.
+      UserError: the source or the voice is too short or silent, or a setting is out of range.
+    """
+    from audiolm_jax.bundles import speech
+
+    return speech.speak_from(
+      self, waveform, sample_rate, num_samples=num_samples, progress=progress, **settings
+    )
+
+  def stream_speech_from(
+    self,
+    waveform: Num[np.ndarray, "samples"],
+    sample_rate: int,
+    *,
+    progress: "Progress | None" = None,
+    **settings: "Unpack[VoiceSettings]",
+  ) -> "AudioStream":
+    """Yields the waveform that `speak_from` returns, in pieces, while its codes are sampled.
+
+    The semantic tokens of the whole result are sampled before the first piece.
+
+    Args:
+      waveform: the source, as of `speak_from`.
+      sample_rate: of the source and of the voice, in Hz.
+      progress: as of `speak`. An exception that it raises ends the sampling.
+      **settings: see `speech.VoiceSettings`.
+
+    Returns:
+      An iterator over pieces [samples]. It has the total length from the start and the tokens at
+      its end.
+
+    Raises:
+      UserError: as in `speak_from`, before the first piece.
+    """
+    from audiolm_jax.bundles import speech
+
+    return speech.stream_speech_from(self, waveform, sample_rate, progress=progress, **settings)
 
   def transcribe(
     self,

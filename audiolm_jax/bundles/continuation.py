@@ -26,7 +26,7 @@ from audiolm_jax.bundles.settings import (
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import BundleError, UserError
-from audiolm_jax.core.streams import CODES, SEMANTIC, TEXT, Record
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 
@@ -332,6 +332,9 @@ def _check_stages(bundle: Bundle, mode: Mode) -> None:
       raise BundleError(f"the bundle {bundle.name} has no semantic tokens to keep in resynthesis")
   elif bundle.cascade.missing():
     names = ", ".join(sorted(bundle.cascade.missing()))
-    can = "; it can resynthesize only" if names == SEMANTIC else ""
-    can = "; it can speak a text, or resynthesize" if names == TEXT.key else can
+    can = ""
+    if names == SEMANTIC:
+      # Conditioned stages, which are not in the cascade.
+      speaks = any(stage.spec.writes.key == SEMANTIC for stage in bundle.stages.values())
+      can = f"; it can {'speak or resynthesize' if speaks else 'resynthesize only'}"
     raise BundleError(f"the bundle {bundle.name} has no {names} stage{can}")

@@ -14,7 +14,7 @@ from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.plain_json import is_list, is_mapping
 from audiolm_jax.core.streams import CODES
-from audiolm_jax.detection.watermark import STRENGTHS, private_key
+from audiolm_jax.detection.watermark import STRENGTHS, payload_words, private_key
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.sampling.cascade import CascadeOptions
@@ -76,6 +76,7 @@ class Settings(TypedDict, total=False):
       codes; "off" or 0 for none. The default is the bundle's strength, or none if the bundle has no
       watermark.
     watermark_key: content of a key file, 16 to 4096 bytes; the default is the bundle's public key.
+    watermark_payload: one byte or four that the mark carries; the default is none.
     guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
       1 for no guidance. The default is the stage's.
     channel_axis: of each prompt and of the voice, the axis of the channels, which are averaged,
@@ -96,6 +97,7 @@ class Settings(TypedDict, total=False):
   lookahead: Mapping[str, float]
   watermark: float | str | None
   watermark_key: bytes | None
+  watermark_payload: bytes | None
   channel_axis: int | None
 
 
@@ -114,7 +116,7 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> 
 
   Args:
     bundle: the bundle to sample with.
-    settings: its values by stage, and the key of the watermark.
+    settings: its values by stage, and the key and payload of the watermark.
     strength: of the watermark, from `watermark_strength`.
 
   Raises:
@@ -174,12 +176,17 @@ def _processors(
   """Returns the processor that marks codes, if there is a mark."""
   key = settings.get("watermark_key")
   words = None if key is None else private_key(key)
+  payload = settings.get("watermark_payload")
   mark = bundle.watermark
   if mark is None and words is not None:
     raise UserError(f"the bundle {bundle.name} has no watermark, so it takes no watermark_key")
+  if payload is not None:
+    payload_words(payload)
+    if payload and not strength:
+      raise UserError("watermark_payload needs a watermark, and it is off; omit one of them")
   if mark is None or not strength:
     return ()
-  return (green_list_of(mark, mark.key if words is None else words, strength),)
+  return (green_list_of(mark, mark.key if words is None else words, strength, payload or b""),)
 
 
 def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:

@@ -1,12 +1,14 @@
-"""Speaks a text: text to semantic tokens, then the acoustic stages as in resynthesis."""
+"""Speaks a text or the content of a recording: semantic tokens, then audio as in resynthesis."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
+from numpy.typing import ArrayLike
 
+from audiolm_jax.bundles import pauses
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle
 from audiolm_jax.bundles.continuation import Continuation, Output, Progress, resynthesized
@@ -19,30 +21,31 @@ from audiolm_jax.bundles.settings import (
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import BundleError, UserError
-from audiolm_jax.core.streams import CODES, SEMANTIC, TEXT
+from audiolm_jax.core.streams import CODES, SEMANTIC, differences
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.lm import text as texts
-from audiolm_jax.lm.conditioned import ConditionedSpec, at_rate
-from audiolm_jax.sampling.cascade import CascadeOptions, Clip
+from audiolm_jax.lm.conditioned import ConditionedSpec, Source, at_rate
+from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 
 RATES = ranges.Range(0.25, 4.0)
 CANDIDATES = ranges.Range(1, 1_000)
 LONGEST_TEXT = 100_000  # characters
 
 
-class SpeechSettings(TypedDict, total=False):
-  """The keyword arguments of `Bundle.speak` and `Bundle.stream_speech`.
+class VoiceSettings(TypedDict, total=False):
+  """The keyword arguments of `Bundle.speak_from` and `Bundle.stream_speech_from`.
 
   Attributes:
     voice: a recording of the voice to use, [samples]; the default is a voice that the model draws.
-    sample_rate: of the voice, in Hz.
+      In `speak_from`, it has the sample rate of the source.
     prompt_seconds: seconds of the voice to use, from its beginning; default 3, None for all of it.
     seed: random seed, default 0. The same seed gives the same audio.
     rate: speaking rate, default 1; 1.25 takes 1 / 1.25 of the time. Semantic tokens are repeated or
       dropped.
-    candidates: number of times that the semantic tokens of each sentence are sampled, default 1;
-      those with the highest mean log-probability per token, end token included, are used.
-    temperature: as in `settings.Settings`, also for the stage that reads the text.
+    candidates: number of times that the semantic tokens of each sentence or piece are sampled,
+      default 1; those with the highest mean log-probability per token, end token included, are
+      used.
+    temperature: as in `settings.Settings`, also for the stage that reads the source.
     top_k: as in `settings.Settings`.
     top_p: as in `settings.Settings`.
     passes: as in `settings.Settings`.
@@ -50,12 +53,12 @@ class SpeechSettings(TypedDict, total=False):
     lookahead: as in `settings.Settings`.
     watermark: as in `settings.Settings`.
     watermark_key: as in `settings.Settings`.
-    channel_axis: of the voice, the axis of the channels, which are averaged; None (default) for one
-      channel.
+    watermark_payload: as in `settings.Settings`.
+    channel_axis: of the recordings, the axis of the channels, which are averaged; None (default)
+      for one channel.
   """
 
   voice: Float[np.ndarray, "samples"] | None
-  sample_rate: int | None
   prompt_seconds: float | None
   seed: int
   rate: float
@@ -68,7 +71,18 @@ class SpeechSettings(TypedDict, total=False):
   lookahead: Any
   watermark: float | str | None
   watermark_key: bytes | None
+  watermark_payload: bytes | None
   channel_axis: int | None
+
+
+class SpeechSettings(VoiceSettings, total=False):
+  """The keyword arguments of `Bundle.speak` and `Bundle.stream_speech`.
+
+  Attributes:
+    sample_rate: of the voice, in Hz.
+  """
+
+  sample_rate: int | None
 
 
 def speak(
@@ -80,30 +94,9 @@ def speak(
   **settings: Unpack[SpeechSettings],
 ) -> Continuation | list[Continuation]:
   """Implements `Bundle.speak`."""
-  num_samples = arguments.whole(num_samples, "num_samples", ranges.SAMPLES_PER_PROMPT)
-  request = _request(bundle, text, num_samples, settings, progress)
-  made: list[Continuation] = []
-  for clip, output in zip(request.clips, request.outputs, strict=True):
-    sampled = bundle.cascade.sample(
-      [clip], seed=request.seed, options=request.options, progress=progress
-    )
-    start = time.perf_counter()
-    (codes,) = sampled.codes
-    waveform = output.cut(np.asarray(bundle.codec.decode(codes[None]))[0], 0)
-    timings = sampled.timings | {"decode": time.perf_counter() - start}
-    made.append(
-      Continuation(
-        waveform=waveform,
-        sample_rate=bundle.sample_rate,
-        tokens=Encoded({key: rows[0] for key, rows in sampled.streams.items()}),
-        prompt_samples=0,
-        new_seconds=len(waveform) / bundle.sample_rate,
-        # What all samples share counts for the first one.
-        watermark=request.watermark,
-        timings=(request.timings if not made else {}) | timings,
-      )
-    )
-  return made[0] if num_samples == 1 else made
+  given = _given(SpeechSettings, settings)
+  request = _request(bundle, _of_text(bundle, text), given, num_samples, progress)
+  return _spoken(bundle, request, progress)
 
 
 def stream_speech(
@@ -114,10 +107,37 @@ def stream_speech(
   **settings: Unpack[SpeechSettings],
 ) -> AudioStream:
   """Implements `Bundle.stream_speech`."""
-  request = _request(bundle, text, 1, settings, progress)
-  (clip,), (output,) = request.clips, request.outputs
-  codes = bundle.cascade.stream(clip, seed=request.seed, options=request.options, progress=progress)
-  return AudioStream(bundle, codes, output.made, 0, output.cut)
+  given = _given(SpeechSettings, settings)
+  return _streamed(bundle, _request(bundle, _of_text(bundle, text), given, 1, progress), progress)
+
+
+def speak_from(
+  bundle: Bundle,
+  waveform: Num[np.ndarray, "samples"],
+  sample_rate: int,
+  *,
+  num_samples: int = 1,
+  progress: Progress | None = None,
+  **settings: Unpack[VoiceSettings],
+) -> Continuation | list[Continuation]:
+  """Implements `Bundle.speak_from`."""
+  given = _given(VoiceSettings, settings) | {"sample_rate": sample_rate}
+  source = _of_recording(bundle, waveform, given)
+  return _spoken(bundle, _request(bundle, source, given, num_samples, progress), progress)
+
+
+def stream_speech_from(
+  bundle: Bundle,
+  waveform: Num[np.ndarray, "samples"],
+  sample_rate: int,
+  *,
+  progress: Progress | None = None,
+  **settings: Unpack[VoiceSettings],
+) -> AudioStream:
+  """Implements `Bundle.stream_speech_from`."""
+  given = _given(VoiceSettings, settings) | {"sample_rate": sample_rate}
+  source = _of_recording(bundle, waveform, given)
+  return _streamed(bundle, _request(bundle, source, given, 1, progress), progress)
 
 
 def text_stage(bundle: Bundle) -> ConditionedSpec:
@@ -126,16 +146,50 @@ def text_stage(bundle: Bundle) -> ConditionedSpec:
   Raises:
     BundleError: the bundle has none, or no acoustic stages that read semantic tokens.
   """
-  found = [s.spec for s in bundle.stages.values() if TEXT in s.spec.reads]
-  if not found or not isinstance(found[0], ConditionedSpec):
+  return _stage(bundle, "text", Source.TEXT)
+
+
+def speech_stage(bundle: Bundle) -> ConditionedSpec:
+  """Returns the spec of the stage that reads the semantic tokens of another recording.
+
+  Raises:
+    BundleError: the bundle has none, its sources are tokens of another tokenizer than the bundle's,
+      or there are no acoustic stages that read semantic tokens.
+  """
+  spec = _stage(bundle, "speech", Source.SEMANTIC)
+  (source,) = spec.reads
+  for difference in differences(source, bundle.streams[SEMANTIC]):
     raise BundleError(
-      f"the bundle {bundle.name} has no text stage; train one with "
-      "gin_configs/text_stage_small.gin and add it with export_bundle --stage_dir text=DIR"
+      f"the {spec.name} stage of the bundle {bundle.name} has {difference}; train a stage whose "
+      "sources are tokens of the bundle's own tokenizer"
+    )
+  return spec
+
+
+def _stage(bundle: Bundle, name: str, source: Source) -> ConditionedSpec:
+  """Returns the spec of the stage that makes semantic tokens of a source.
+
+  Args:
+    bundle: the bundle.
+    name: of such a stage in messages, in the names of gin files and by default.
+    source: what it reads.
+  """
+  specs = (stage.spec for stage in bundle.stages.values())
+  found = [
+    spec
+    for spec in specs
+    if isinstance(spec, ConditionedSpec) and spec.source is source and not spec.is_transcript
+  ]
+  if not found:
+    raise BundleError(
+      f"the bundle {bundle.name} has no {name} stage; train one with "
+      f"gin_configs/{name}_stage_small.gin and add it with export_bundle --stage_dir {name}=DIR"
     )
   can_make_audio = any(stage.spec.writes.key == CODES for stage in bundle.stages.values())
   if not can_make_audio or not bundle.cascade.reads(SEMANTIC):
     raise BundleError(
-      f"the bundle {bundle.name} has a text stage, but no acoustic stage that reads semantic tokens"
+      f"the bundle {bundle.name} has a {name} stage, but no acoustic stage that reads semantic "
+      "tokens"
     )
   return found[0]
 
@@ -149,6 +203,40 @@ def can_speak(bundle: Bundle) -> bool:
   return True
 
 
+class _Source(NamedTuple):
+  """What a conditioned stage reads.
+
+  Attributes:
+    spec: of the stage.
+    cascade: of this stage alone.
+    parts: returns the tokens of each sentence or piece.
+  """
+
+  spec: ConditionedSpec
+  cascade: Cascade
+  parts: Callable[[], list[Int[np.ndarray, "_"]]]
+
+
+def _of_text(bundle: Bundle, text: object) -> _Source:
+  """Returns the sentences of a text as a source."""
+  spec = text_stage(bundle)
+  parts = [texts.code_points(part) for part in sentences_of(spec, text)]
+  return _Source(spec, bundle.text_cascade, lambda: parts)
+
+
+def _of_recording(bundle: Bundle, waveform: ArrayLike, settings: Mapping[str, Any]) -> _Source:
+  """Returns the semantic tokens of a recording as a source, in pieces that the stage can read."""
+  spec = speech_stage(bundle)
+
+  def parts() -> list[Int[np.ndarray, "_"]]:
+    rate, axis = settings["sample_rate"], settings.get("channel_axis")
+    (samples,), _ = prepared_prompts(bundle, waveform, rate, None, axis, 1, "the source")
+    semantic = bundle.semantic.tokenize_long(samples)
+    return pauses.pieces(samples, semantic, spec.longest_source)
+
+  return _Source(spec, bundle.speech_cascade, parts)
+
+
 class _Request(NamedTuple):
   """A checked request whose semantic tokens are sampled, with one clip for each sample."""
 
@@ -160,18 +248,22 @@ class _Request(NamedTuple):
   watermark: float
 
 
-def _request(
-  bundle: Bundle,
-  text: str,
-  num_samples: int,
-  settings: SpeechSettings,
-  progress: Progress | None,
-) -> _Request:
-  unknown = sorted(set(settings) - set(SpeechSettings.__annotations__))
+def _given(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the settings; raises `TypeError` for a name that their type does not have."""
+  unknown = sorted(set(settings) - kind.__optional_keys__)
   if unknown:
     raise TypeError(f"unknown settings: {', '.join(unknown)}")
-  spec = text_stage(bundle)
-  parts = sentences_of(spec, text)
+  return dict(settings)
+
+
+def _request(
+  bundle: Bundle,
+  source: _Source,
+  settings: Mapping[str, Any],
+  num_samples: int,
+  progress: Progress | None,
+) -> _Request:
+  num_samples = arguments.whole(num_samples, "num_samples", ranges.SAMPLES_PER_PROMPT)
   seed = arguments.whole(settings.get("seed", 0), "seed", ranges.SEEDS)
   rate = arguments.number(settings.get("rate", 1.0), "rate", RATES)
   candidates = arguments.whole(settings.get("candidates", 1), "candidates", CANDIDATES)
@@ -180,10 +272,14 @@ def _request(
   strength = watermark_strength(bundle, settings.get("watermark"))
   options = options_of(bundle, settings, strength)
   start = time.perf_counter()
+  parts = source.parts()
   given = _voice(bundle, settings)
-  timings = {"encode": time.perf_counter() - start} if len(given[CODES]) else {}
-  sampled = bundle.text_cascade.sample(
-    [Clip(None, given={TEXT.key: texts.code_points(part)}) for part in parts],
+  spec = source.spec
+  is_encoded = spec.source is Source.SEMANTIC or len(given[CODES]) > 0
+  timings = {"encode": time.perf_counter() - start} if is_encoded else {}
+  (stream,) = spec.reads
+  sampled = source.cascade.sample(
+    [Clip(None, given={stream.key: part}) for part in parts],
     seed=seed,
     num_samples=num_samples * candidates,
     options=options,
@@ -205,6 +301,41 @@ def _request(
     made = frames * codec.hop_length
     outputs.append(Output(hidden + made, made, hidden=hidden))
   return _Request(clips, outputs, seed, options, timings, strength)
+
+
+def _spoken(
+  bundle: Bundle, request: _Request, progress: Progress | None
+) -> Continuation | list[Continuation]:
+  """Returns the audio of each sample."""
+  made: list[Continuation] = []
+  for clip, output in zip(request.clips, request.outputs, strict=True):
+    sampled = bundle.cascade.sample(
+      [clip], seed=request.seed, options=request.options, progress=progress
+    )
+    start = time.perf_counter()
+    (codes,) = sampled.codes
+    waveform = output.cut(np.asarray(bundle.codec.decode(codes[None]))[0], 0)
+    timings = sampled.timings | {"decode": time.perf_counter() - start}
+    made.append(
+      Continuation(
+        waveform=waveform,
+        sample_rate=bundle.sample_rate,
+        tokens=Encoded({key: rows[0] for key, rows in sampled.streams.items()}),
+        prompt_samples=0,
+        new_seconds=len(waveform) / bundle.sample_rate,
+        # What all samples share counts for the first one.
+        watermark=request.watermark,
+        timings=(request.timings if not made else {}) | timings,
+      )
+    )
+  return made[0] if len(made) == 1 else made
+
+
+def _streamed(bundle: Bundle, request: _Request, progress: Progress | None) -> AudioStream:
+  """Returns the audio of the only sample in pieces."""
+  (clip,), (output,) = request.clips, request.outputs
+  codes = bundle.cascade.stream(clip, seed=request.seed, options=request.options, progress=progress)
+  return AudioStream(bundle, codes, output.made, 0, output.cut)
 
 
 def sentences_of(spec: ConditionedSpec, text: object) -> list[str]:
@@ -234,7 +365,7 @@ def best(
   return [rows[candidates * group + int(row)] for group, row in enumerate(chosen)]
 
 
-def _voice(bundle: Bundle, settings: SpeechSettings) -> dict[str, Any]:
+def _voice(bundle: Bundle, settings: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the tokens of the voice, in whole steps; no tokens for none."""
   voice, codec = settings.get("voice"), bundle.codec.spec
   if voice is None:

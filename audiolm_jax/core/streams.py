@@ -106,6 +106,8 @@ class Stream:
     return self.key if self.levels else f"{self.key} tokens"
 
 
+# The key of the semantic tokens of the recording that a clip is a rendering of.
+SOURCE_SEMANTIC = f"{Role.SOURCE.value}.{SEMANTIC}"
 # The words of a clip: one Unicode code point per character, so that no vocabulary enters a store.
 TEXT = Stream("text", 0x110000, role=Role.SOURCE)
 # The words that a stage recognizes; another key, so that no stage that reads a text follows it.
@@ -137,6 +139,21 @@ def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
     rate, levels = codec["sample_rate"] / codec["hop_length"], codec["num_quantizers"]
     streams.append(Stream(CODES, codec["codebook_size"], rate, levels))
   return by_key(streams)
+
+
+def of_pairs(streams: Mapping[str, Stream]) -> dict[str, Stream]:
+  """Returns the streams that clips of pairs have besides those of the tokenizers, by key.
+
+  Args:
+    streams: of the tokenizers, by key.
+
+  Returns:
+    The text, and with semantic tokens those of the source.
+  """
+  found = [TEXT]
+  if SEMANTIC in streams:
+    found.append(dataclasses.replace(streams[SEMANTIC], role=Role.SOURCE))
+  return by_key(found)
 
 
 def differences(expected: Stream, found: Stream) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import AudioError, DataError
-from audiolm_jax.data.manifest import Clip, open_clip
+from audiolm_jax.data.manifest import Clip, open_clip, source_of
 from audiolm_jax.io.audio import SlicedAudio
 
 T = TypeVar("T")
@@ -20,11 +20,21 @@ R = TypeVar("R")
 _BYTES_PER_SECOND = 32_000  # 16-bit samples at 16 kHz, for files of unknown length
 
 
+Waveform = Float[np.ndarray, " samples"] | SlicedAudio
+
+
 class DecodedClip(NamedTuple):
-  """A clip and its waveform, float32 [samples], in slices if it is long."""
+  """A clip and its waveform, float32 [samples], in slices if it is long.
+
+  Attributes:
+    clip: the clip.
+    waveform: its waveform.
+    source: the waveform of its source; None if there is none, or if it was not read.
+  """
 
   clip: Clip
-  waveform: Float[np.ndarray, " samples"] | SlicedAudio
+  waveform: Waveform
+  source: Waveform | None = None
 
 
 class FailedClip(NamedTuple):
@@ -43,8 +53,16 @@ class Shard(Protocol):
     """The strings from which `token_shards.shard_name` derives the file name."""
     ...
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[DecodedClip | FailedClip]:
-    """Yields each clip at `sample_rate` Hz, with at most `ahead` further clips in memory."""
+  def read(
+    self, sample_rate: int, ahead: int, *, sources: bool = True
+  ) -> Iterator[DecodedClip | FailedClip]:
+    """Yields each clip at `sample_rate` Hz, with at most `ahead` further clips in memory.
+
+    Args:
+      sample_rate: Hz.
+      ahead: number of further clips.
+      sources: whether to read also the sources of clips.
+    """
     ...
 
 
@@ -59,14 +77,22 @@ class ClipShard:
     """The sorted ids of the clips."""
     return sorted(clip.id for clip in self.clips)
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[DecodedClip | FailedClip]:
+  def read(
+    self, sample_rate: int, ahead: int, *, sources: bool = True
+  ) -> Iterator[DecodedClip | FailedClip]:
     """Yields each clip, while up to `ahead` files are read in parallel."""
 
     def read(clip: Clip) -> DecodedClip | FailedClip:
+      source = source_of(clip) if sources else None
+      what = ""
       try:
-        return DecodedClip(clip, open_clip(clip, sample_rate))
+        waveform = open_clip(clip, sample_rate)
+        if source is None:
+          return DecodedClip(clip, waveform)
+        what = "its source: "
+        return DecodedClip(clip, waveform, open_clip(source, sample_rate))
       except AudioError as error:
-        return FailedClip(clip, str(error))
+        return FailedClip(clip, f"{what}{error}")
 
     with ThreadPoolExecutor(max(1, ahead)) as pool:
       yield from _in_order(pool, read, self.clips, ahead)
@@ -98,9 +124,14 @@ class TaskShard:
     numbers = self.index, self.count, *self.corpus
     return [self.task, self.split, *map(str, numbers)]
 
-  def read(self, sample_rate: int, ahead: int) -> Iterator[DecodedClip | FailedClip]:
-    """Yields the clips of the part; `ahead` is ignored, since the source has its own buffers."""
-    del ahead
+  def read(
+    self, sample_rate: int, ahead: int, *, sources: bool = True
+  ) -> Iterator[DecodedClip | FailedClip]:
+    """Yields the clips of the part, which are no pairs.
+
+    `ahead` is ignored, since the data source has its own buffers.
+    """
+    del ahead, sources
     import seqio
 
     from audiolm_jax.data.seqio_batches import unwrapped_errors

@@ -49,6 +49,8 @@ class Clip:
     label: class of the audio from the manifest; None if unknown.
     size: of the file in bytes; None if unknown.
     text: the spoken words, from the manifest or the layout; None if unknown.
+    source_path: path or URL of the recording that the clip is a rendering of, from the manifest;
+      None if there is none.
   """
 
   id: str
@@ -59,6 +61,7 @@ class Clip:
   label: str | None = None
   size: int | None = None
   text: str | None = None
+  source_path: str | None = None
 
 
 class SkipLog:
@@ -148,10 +151,10 @@ def read_corpus(
 
   A folder is searched recursively; hidden files are ignored. Its layout defines splits and
   speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or
-  absolute) and optionally `split`, `speaker`, `seconds`, `label` and `text`. If no clip has a
-  split, about `valid_fraction` of the recordings, selected by a hash of the id, become `valid`: at
-  least one of two or more. Files of one recording, such as those of two microphones, are in the
-  same split.
+  absolute) and optionally `split`, `speaker`, `seconds`, `label`, `text` and `source_path`. If no
+  clip has a split, about `valid_fraction` of the recordings, selected by a hash of the id, become
+  `valid`: at least one of two or more. Files of one recording, such as those of two microphones,
+  are in the same split.
 
   Args:
     source: path or URL of a folder or manifest.
@@ -212,13 +215,27 @@ def size_of(clip: Clip) -> int | None:
 
 
 def content_of(clip: Clip) -> str | None:
-  """Returns the hash of a clip's file, see `storage.content_hash`; None if it cannot be read."""
+  """Returns the hash of a clip's file, see `storage.content_hash`; None if it cannot be read.
+
+  That of a clip with a source is a hash of both files.
+  """
   if not clip.path:
     return None
   try:
-    return storage.content_hash(clip.path)
+    content = storage.content_hash(clip.path)
+    if clip.source_path is None:
+      return content
+    both = f"{content} {storage.content_hash(clip.source_path)}"
+    return hashlib.sha256(both.encode()).hexdigest()[: len(content)]
   except (OSError, ValueError, UserError):
     return None
+
+
+def source_of(clip: Clip) -> Clip | None:
+  """Returns the recording that a clip is a rendering of, as a clip; None if there is none."""
+  if clip.source_path is None:
+    return None
+  return Clip(f"the source of {clip.id}", clip.source_path, clip.split)
 
 
 def read_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"]:
@@ -320,21 +337,23 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
     if seconds is not None and not 0 <= float(seconds) < math.inf:
       raise ValueError(f"seconds is {seconds}")
     path, split = _text(row, "path") or "", _text(row, "split") or ""
+    source, folder = _text(row, "source_path"), storage.parent(manifest)
     return Clip(
       id=path,
-      path=storage.join(storage.parent(manifest), path),
+      path=storage.join(folder, path),
       split=layouts.SPLIT_NAMES.get(split.lower(), split),
       speaker=_text(row, "speaker"),
       label=_text(row, "label"),
       seconds=None if seconds is None else float(seconds),
       text=_text(row, "text"),
+      source_path=None if source is None else storage.join(folder, source),
     )
   except (ValueError, TypeError, OverflowError, RecursionError) as error:
     reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     raise DataError(
       f"{manifest}, line {number}: not a JSON object with a path ({_shortened(reason)}, the line "
       f'begins with {line[:40]!r}); a row is {{"path": ...}} with, if known, split, speaker, '
-      "seconds and label"
+      "seconds, label, text and source_path"
     ) from error
 
 
@@ -345,8 +364,9 @@ def _text(row: Mapping[str, Any], field: str) -> str | None:
     return None
   if isinstance(value, bool) or not isinstance(value, (str, int, float)):
     raise ValueError(f"{field} is {type(value).__name__}")
-  if field == "path" and not (isinstance(value, str) and value and "\0" not in value):
-    raise ValueError(f"path is {value!r}")
+  is_path = field in ("path", "source_path")
+  if is_path and not (isinstance(value, str) and value and "\0" not in value):
+    raise ValueError(f"{field} is {value!r}")
   return str(value)
 
 

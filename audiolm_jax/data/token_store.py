@@ -22,9 +22,9 @@ from audiolm_jax.core.ranges import Hours, Total
 from audiolm_jax.core.streams import (
   CODES,
   SEMANTIC,
-  TEXT,
   Stream,
   by_key,
+  of_pairs,
   of_tokenizers,
 )
 from audiolm_jax.data import token_shards
@@ -287,8 +287,9 @@ class TokenStoreWriter:
     info.hours[split] = max(0.0, info.hours.get(split, 0.0) + sign * clip.seconds / 3600)
     if not info.clips[split]:
       del info.clips[split], info.hours[split]
-    if TEXT.key in counts:
-      info.streams.setdefault(TEXT.key, TEXT)
+    for key, stream in of_pairs(info.streams).items():
+      if key in counts:
+        info.streams.setdefault(key, stream)
     for key, count in counts.items():
       info.tokens[key] = info.tokens.get(key, 0) + sign * count
     info.speakers = len(self._speakers)

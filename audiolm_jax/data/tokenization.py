@@ -20,9 +20,22 @@ import tqdm
 
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.core.streams import CODES, SEMANTIC, TEXT, Stream, of_tokenizers
+from audiolm_jax.core.streams import (
+  CODES,
+  SEMANTIC,
+  SOURCE_SEMANTIC,
+  TEXT,
+  Stream,
+  of_tokenizers,
+)
 from audiolm_jax.data import manifest, token_shards, token_store
-from audiolm_jax.data.audio_shards import DecodedClip, FailedClip, Shard, shards_of_clips
+from audiolm_jax.data.audio_shards import (
+  DecodedClip,
+  FailedClip,
+  Shard,
+  Waveform,
+  shards_of_clips,
+)
 from audiolm_jax.data.manifest import Clip
 from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.lm import text as texts
@@ -87,7 +100,8 @@ def tokenize_corpus(
     source: folder or manifest, see `manifest.list_clips`.
     output_dir: folder of the store; an unfinished one of the same tokenizers is resumed.
     streams: keys of the streams to store, some or all of `TOKENIZED`. Codes take most of the time
-      and of the storage, and a semantic stage does not read them.
+      and of the storage, and a semantic stage does not read them. The semantic tokens of the
+      sources of clips are stored with those of the clips.
     layout: of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest accepted share of unreadable clips.
@@ -272,34 +286,45 @@ def tokenize_shard(
     waiting.clear()
 
   with ThreadPoolExecutor(num_workers) as pool:
-    for decoded in shard.read(sample_rate, num_workers):
+    for decoded in shard.read(sample_rate, num_workers, sources=SEMANTIC in streams):
       if isinstance(decoded, FailedClip):
         skipped[decoded.clip.id] = decoded.reason
         count(1, 0.0)
         continue
       waiting.append(decoded)
-      enough = sum(len(d.waveform) for d in waiting) >= _SECONDS_TOGETHER * sample_rate
+      read = [part for one in waiting for part in (one.waveform, one.source) if part is not None]
+      enough = sum(map(len, read)) >= _SECONDS_TOGETHER * sample_rate
       if enough and len(waiting) >= num_workers:
         tokenize(pool)
     tokenize(pool)
-  return ShardTokens(_with_texts([clips[clip_id] for clip_id in order]), skipped)
+  return ShardTokens(_completed([clips[clip_id] for clip_id in order]), skipped)
 
 
 def tokenize_clip(tokenizers: Any, clip: Clip) -> token_shards.TokenClip:
-  """Returns the tokens of one whole file, in memory proportional to its waveform.
+  """Returns the tokens of one whole file, in memory proportional to its waveform and its source's.
 
   Raises:
-    AudioError: the file cannot be read.
+    AudioError: a file cannot be read.
   """
-  waveform = manifest.read_clip(clip, tokenizers.codec.spec.sample_rate)
-  return _tokenize_decoded(tokenizers, [DecodedClip(clip, waveform)], 1)[0]
+  rate, source = tokenizers.codec.spec.sample_rate, manifest.source_of(clip)
+  decoded = DecodedClip(
+    clip,
+    manifest.read_clip(clip, rate),
+    None if source is None else manifest.read_clip(source, rate),
+  )
+  return _tokenize_decoded(tokenizers, [decoded], 1)[0]
 
 
-def _with_texts(clips: list[token_shards.TokenClip]) -> list[token_shards.TokenClip]:
-  """Returns the clips of a shard, with empty texts for those without one if any has a text."""
-  if not any(TEXT.key in clip.streams for clip in clips):
-    return clips
-  empty = {TEXT.key: texts.code_points("")}
+def _completed(clips: list[token_shards.TokenClip]) -> list[token_shards.TokenClip]:
+  """Returns the clips of a shard, all with the same streams.
+
+  If any clip has a text or a source, those without one have an empty one.
+  """
+  empty = {
+    key: np.zeros(0, np.int32)
+    for key in (TEXT.key, SOURCE_SEMANTIC)
+    if any(key in clip.streams for clip in clips)
+  }
   return [dataclasses.replace(clip, streams=empty | dict(clip.streams)) for clip in clips]
 
 
@@ -310,16 +335,20 @@ def _tokenize_decoded(
   streams: Collection[str] = TOKENIZED,
 ) -> list[token_shards.TokenClip]:
   sample_rate = tokenizers.codec.spec.sample_rate
-  waveforms = [waveform for _, waveform in decoded]
+  waveforms = [one.waveform for one in decoded]
   tokens: dict[str, Sequence[np.ndarray]] = {}
+  sources: dict[str, np.ndarray] = {}  # by clip id
   if SEMANTIC in streams:
-    tokens[SEMANTIC] = _in_batches(
-      waveforms,
+    pairs = {one.clip.id: one.source for one in decoded if one.source is not None}
+    found = _in_batches(
+      [*waveforms, *pairs.values()],
       tokenizers.semantic.tokenize_long,
       getattr(tokenizers.semantic, "tokenize_clips", None),
       batch_size,
       sample_rate,
     )
+    tokens[SEMANTIC] = found[: len(waveforms)]
+    sources = dict(zip(pairs, found[len(waveforms) :], strict=True))
   if CODES in streams:
     tokens[CODES] = _in_batches(
       waveforms,
@@ -334,6 +363,7 @@ def _tokenize_decoded(
       streams={
         **{key: of_clips[row] for key, of_clips in tokens.items()},
         **({TEXT.key: texts.code_points(clip.text)} if clip.text else {}),
+        **({SOURCE_SEMANTIC: sources[clip.id]} if clip.id in sources else {}),
       },
       split=clip.split,
       speaker=clip.speaker,
@@ -341,14 +371,14 @@ def _tokenize_decoded(
       size=manifest.size_of(clip),
       content=manifest.content_of(clip),
     )
-    for row, (clip, waveform) in enumerate(decoded)
+    for row, (clip, waveform, _) in enumerate(decoded)
   ]
 
 
 def _in_batches(
-  waveforms: Sequence[np.ndarray],
-  alone: Callable[[np.ndarray], Any],
-  together: Callable[[Sequence[np.ndarray], int], Sequence[Any]] | None,
+  waveforms: Sequence[Waveform],
+  alone: Callable[[Any], Any],
+  together: Callable[[Sequence[Any], int], Sequence[Any]] | None,
   batch_size: int,
   sample_rate: int,
 ) -> list[np.ndarray]:

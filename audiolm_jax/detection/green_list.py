@@ -1,12 +1,13 @@
 """The keyed green list of a watermark: which communities of codes a sampler prefers.
 
 Whether a community is green depends on a key, its level and the communities before it, by one call
-of a block cipher. The functions use operators that NumPy and JAX compute equally, so sampling and
-detection have the same list.
+of a block cipher. With a payload, it also depends on one bit of the payload, whose position follows
+from the same call: the bit inverts the choice. The functions use operators that NumPy and JAX
+compute equally, so sampling and detection have the same list.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +15,9 @@ import numpy as np
 # A community has 10 bits in a counter, and the largest value marks an entry that a level lacks.
 LARGEST_COMMUNITY, ABSENT = 1022, 1023
 MOST_CONTEXT = 4
+# Bits of a payload, powers of two. Each has a word of the cipher, so the lists are independent.
+PAYLOAD_BITS = (0, 8, 32)
+NO_PAYLOAD = np.uint32(0)
 _BITS = 10
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
@@ -36,15 +40,41 @@ def counters(level: Words, context: Sequence[Words], community: Words) -> tuple[
   return low, high
 
 
-def is_green(key: Sequence[Words], low: Words, high: Words) -> Words:
-  """Returns whether communities are green: half of them, independently of each other.
+def words_of(key: Sequence[Words], low: Words, high: Words) -> tuple[Words, ...]:
+  """Returns a word for each of `PAYLOAD_BITS`.
+
+  The highest bit is set if a community is green where the payload has a zero. The lowest bits are
+  the position in the payload.
 
   Args:
     key: four uint32 words.
     low, high: of `counters`; at least one array has an axis.
   """
   zero = low * 0
-  return (threefry(key, (low, high, zero, zero))[0] >> 31).astype(bool)
+  return threefry(key, (low, high, zero, zero))[: len(PAYLOAD_BITS)]
+
+
+def is_green(
+  key: Sequence[Words],
+  low: Words,
+  high: Words,
+  bits: Words | np.uint32 = NO_PAYLOAD,
+  payload: Words | np.uint32 = NO_PAYLOAD,
+) -> Words:
+  """Returns whether communities are green: half of them, independently of each other.
+
+  Args:
+    key: four uint32 words.
+    low, high: of `counters`; at least one array has an axis.
+    bits: one of `PAYLOAD_BITS`, uint32.
+    payload: the payload, uint32.
+  """
+  words = words_of(key, low, high)
+  word: Any = words[0] * 0
+  for count, of_count in zip(PAYLOAD_BITS, words, strict=True):
+    word = word | (of_count * (bits == count))
+  position = word & (bits - (bits > 0))
+  return ((word >> 31) ^ ((payload >> position) & 1)).astype(bool)
 
 
 def threefry(key: Sequence[Words], counter: Sequence[Words]) -> tuple[Words, ...]:

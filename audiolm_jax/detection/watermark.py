@@ -7,19 +7,26 @@ import re
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt32, UInt64
+from jaxtyping import Int, Shaped, UInt8, UInt32, UInt64
 
 from audiolm_jax.core import arguments, shapes
 from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import ConfigError, UserError
 from audiolm_jax.core.ranges import Range, Vocabulary
 from audiolm_jax.detection import green_list
-from audiolm_jax.detection.green_list import ABSENT, LARGEST_COMMUNITY, MOST_CONTEXT
+from audiolm_jax.detection.green_list import (
+  ABSENT,
+  LARGEST_COMMUNITY,
+  MOST_CONTEXT,
+  PAYLOAD_BITS,
+)
 
 STRENGTHS = Range(0, 100)
+GREEN = 128  # in `marks_of`, beside a position below 32
 _LEVELS = Range(1, 64)
 _ENTRIES = Range(0, MOST_CONTEXT)
 _KEY = re.compile(r"[0-9a-f]{32}")
+_PAYLOAD = re.compile(r"[0-9a-fA-F]{2}|[0-9a-fA-F]{8}")
 _LEAST_KEY, _LARGEST_KEY = 16, 4_096  # bytes of a key file
 
 
@@ -117,12 +124,44 @@ class Watermark:
 
 
 def is_green(
-  keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
+  keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"], payload: bytes = b""
 ) -> Shaped[np.ndarray, "keys entries"]:
   """Returns whether each of `Watermark.entries` is green under each key."""
+  return green_list.is_green(*_cipher_input(keys, entries), *payload_words(payload))
+
+
+def marks_of(
+  keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
+) -> UInt8[np.ndarray, "kinds keys entries"]:
+  """Returns what detection needs to know of entries under each key, for each of `PAYLOAD_BITS`.
+
+  Returns:
+    `GREEN` for entries that are green where the payload has a zero, plus their position in it.
+  """
+  words = np.stack(green_list.words_of(*_cipher_input(keys, entries)))
+  return ((words >> 31) * GREEN | words & (max(PAYLOAD_BITS) - 1)).astype(np.uint8)
+
+
+def _cipher_input(
+  keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
   low = (entries & np.uint64(0xFFFFFFFF)).astype(np.uint32)
   high = (entries >> np.uint64(32)).astype(np.uint32)
-  return green_list.is_green([keys[:, [i]] for i in range(4)], low, high)
+  return [keys[:, [i]] for i in range(4)], low, high
+
+
+def payload_words(payload: object) -> UInt32[np.ndarray, "2"]:
+  """Returns the number of bits and the value of a payload, for `green_list.is_green`.
+
+  Args:
+    payload: one byte or four; b"" for none.
+  Raises:
+    UserError: the payload is something else.
+  """
+  if not isinstance(payload, bytes) or 8 * len(payload) not in PAYLOAD_BITS:
+    given = f"{len(payload)} bytes" if isinstance(payload, bytes) else shown(payload)
+    raise UserError(f"watermark_payload is {given}; give 1 or 4 bytes")
+  return np.array([8 * len(payload), int.from_bytes(payload, "big")], np.uint32)
 
 
 def key_words(key: bytes) -> UInt32[np.ndarray, "4"]:
@@ -140,6 +179,19 @@ def private_key(content: object) -> UInt32[np.ndarray, "4"]:
     given = f"{len(content)} bytes" if isinstance(content, bytes) else shown(content)
     raise UserError(f"watermark_key is {given}; give {_LEAST_KEY} to {_LARGEST_KEY} random bytes")
   return key_words(hashlib.sha256(content).digest()[:16])
+
+
+def payload_of_hex(digits: str) -> bytes:
+  """Returns the payload that 2 or 8 hexadecimal digits write.
+
+  Raises:
+    UserError: the digits are something else.
+  """
+  if not _PAYLOAD.fullmatch(digits):
+    raise UserError(
+      f"--watermark_payload {digits!r} is no payload; give 2 or 8 hexadecimal digits, such as c3"
+    )
+  return bytes.fromhex(digits)
 
 
 def read_key(path: str | os.PathLike[str]) -> bytes:

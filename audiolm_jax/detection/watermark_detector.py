@@ -6,6 +6,7 @@ have none.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt32
 
 from audiolm_jax.codec.interface import Codec
-from audiolm_jax.detection.evidence import Evidence, Findings
+from audiolm_jax.detection.evidence import LEVEL_SHARES, Evidence, Findings, Match
+from audiolm_jax.detection.green_list import PAYLOAD_BITS
 from audiolm_jax.detection.watermark import Watermark
 from audiolm_jax.io import audio, waveforms
 
@@ -21,16 +23,33 @@ OFFSETS = 16  # per frame; a cut can be anywhere, and codes change with a shift 
 _PIECE_FRAMES = 64
 
 
+class Payload(NamedTuple):
+  """The payload of a mark.
+
+  Attributes:
+    content: one byte or four.
+    confidence: for each bit, the first one of the first byte first, the estimated probability that
+      it is right, 0.5 to 1.
+  """
+
+  content: bytes
+  confidence: list[float]
+
+
 class WatermarkDetection(NamedTuple):
   """The result of detection for one clip.
 
   Attributes:
-    log10_p_value: log10 of the p-value of the clip, corrected for all offsets and windows.
-    per_second: p-value of the 4 s around each second, corrected for offsets only.
+    log10_p_value: log10 of the p-value of the clip, corrected for all offsets, windows and
+      payloads.
+    per_second: p-value of the 4 s around each second, corrected for offsets and payloads only.
+    payload: the payload with the best match; None if the mark without a payload matches better. It
+      is random unless the p-value is low.
   """
 
   log10_p_value: float
   per_second: list[float]
+  payload: Payload | None
 
   @property
   def p_value(self) -> float:
@@ -85,7 +104,21 @@ class WatermarkDetector:
     """Detects in blocks of any length at the detector's sample rate, in bounded memory."""
     found = find(self.watermark, self.key[None], self.codec, blocks)
     per_second = [float(10.0**value) for value in found.per_second[:, 0]]
-    return WatermarkDetection(float(found.log10_p[0]), per_second)
+    return WatermarkDetection(float(found.log10_p[0]), per_second, payload_of(found.best))
+
+
+def payload_of(best: Match, key: int = 0) -> Payload | None:
+  """Returns the payload with the best match for a key, None if none matches best."""
+  kind = int((best.log10_p[:, key] - np.log10(LEVEL_SHARES)).argmin())
+  bits, entries = PAYLOAD_BITS[kind], int(best.entries[kind, key])
+  if not bits or not entries:
+    return None
+  votes = best.votes[kind, key, :bits][::-1]
+  content = int("".join("01"[int(vote > 0)] for vote in votes), 2).to_bytes(bits // 8, "big")
+  # Each entry votes for the right value with the probability that is estimated from all of them.
+  right = (entries + int(np.abs(votes).sum()) + 1) / 2
+  odds = np.abs(votes) * math.log(right / (entries + 1 - right))
+  return Payload(content, [float(value) for value in 1 / (1 + np.exp(-odds))])
 
 
 def find(

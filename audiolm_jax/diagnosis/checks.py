@@ -39,9 +39,11 @@ OPTIONAL = {
   "beam": ("apache-beam", "cache_tokens --runner"),
   "eval": ("pystoi librosa pocketsphinx matplotlib", "some measures of eval"),
   "measures": (
-    "pesq ai-edge-litert faster-whisper whisper-normalizer speechmos onnxruntime",
-    "PESQ, Lyra, Whisper and DNSMOS in eval",
+    "pesq ai-edge-litert faster-whisper whisper-normalizer speechmos onnxruntime av pyspellchecker",
+    "PESQ, Lyra, Whisper, DNSMOS, AAC and dictionaries in eval",
   ),
+  "watermark": ("scikit-network", "make_watermark"),
+  "c2pa": ("c2pa-python", "sample --c2pa_certificate"),
   "plot": ("matplotlib", "plots"),
   "text": ("num2words", "numbers in texts to speak"),
   "notebooks": ("jupyterlab matplotlib", "the notebooks"),

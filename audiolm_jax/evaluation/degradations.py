@@ -1,6 +1,8 @@
-"""Degradations of recordings: compression, noise, a narrow channel."""
+"""Degradations of recordings: compression, noise, music, a narrow channel."""
 
+import importlib.util
 import io
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -9,6 +11,10 @@ from jaxtyping import Float
 
 from audiolm_jax.io import audio
 
+AAC_MISSING = "AAC needs an extra: pip install -r requirements/evaluation.txt"
+_AAC_DELAY = 1_024  # samples of silence that the encoder adds at the start
+# Of the music: notes per second, overtones and the range in MIDI numbers.
+_NOTES, _OVERTONES, _LOWEST, _HIGHEST = 6.0, 8, 45, 81
 _FORMATS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
 
 
@@ -56,6 +62,59 @@ def decode(encoded: bytes, sample_rate: int, num_samples: int) -> Float[np.ndarr
   if rate != sample_rate:
     decoded = soxr.resample(decoded, rate, sample_rate)
   return audio.fit_length(decoded, num_samples)
+
+
+def aac_installed() -> bool:
+  """Returns whether package av is installed, which has an encoder of AAC."""
+  return importlib.util.find_spec("av") is not None
+
+
+def aac(
+  waveform: Float[np.ndarray, "samples"], sample_rate: int, bits_per_second: int
+) -> Float[np.ndarray, "samples"]:
+  """Encodes and decodes a waveform with AAC-LC; needs package av."""
+  import av  # pyright: ignore[reportMissingImports]: an optional package
+
+  encoded = io.BytesIO()
+  with av.open(encoded, "w", format="adts") as file:
+    stream: Any = file.add_stream("aac", rate=sample_rate, layout="mono")
+    stream.bit_rate = bits_per_second
+    samples = np.asarray(waveform, np.float32)[None]
+    frame: Any = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    frame.sample_rate = sample_rate
+    for part in (frame, None):
+      file.mux(stream.encode(part))
+  encoded.seek(0)
+  with av.open(encoded) as file:
+    parts = [part.to_ndarray()[0] for part in file.decode(audio=0)]
+  return audio.fit_length(np.concatenate(parts)[_AAC_DELAY:], len(waveform))
+
+
+def add_music(
+  waveform: Float[np.ndarray, "samples"], sample_rate: int, snr_db: float, seed: int
+) -> Float[np.ndarray, "samples"]:
+  """Adds synthetic piano music; `snr_db` as in `add_noise`."""
+  music = piano(len(waveform), sample_rate, seed)
+  level = np.sqrt(np.mean(np.square(waveform)) / np.mean(np.square(music)))
+  return np.clip(waveform + level * 10.0 ** (-snr_db / 20) * music, -1.0, 1.0).astype(np.float32)
+
+
+def piano(samples: int, sample_rate: int, seed: int) -> Float[np.ndarray, "samples"]:
+  """Returns random notes of a scale with decaying overtones, like a piano; the first at once."""
+  rng = np.random.default_rng(seed)
+  scale = np.array(
+    [note for note in range(_LOWEST, _HIGHEST) if note % 12 in (0, 2, 4, 5, 7, 9, 11)]
+  )
+  music, start = np.zeros(samples), 0
+  while start < samples:
+    pitch = 440.0 * 2.0 ** ((rng.choice(scale) - 69) / 12)
+    time = np.arange(samples - start) / sample_rate
+    for number in range(1, _OVERTONES + 1):
+      if number * pitch < sample_rate / 2:
+        decay = np.exp(-(1 + number) * time)
+        music[start:] += decay * np.sin(2 * np.pi * number * pitch * time) / number
+    start += max(1, round(rng.exponential(sample_rate / _NOTES)))
+  return music.astype(np.float32)
 
 
 def add_noise(

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +181,7 @@ def write_audio(
   waveform: Float[np.ndarray, " samples"],
   sample_rate: int,
   tags: Mapping[str, str] | None = None,
+  sign: Callable[[bytes], bytes] | None = None,
 ) -> None:
   """Writes one channel atomically, in the format that the extension selects.
 
@@ -190,6 +191,7 @@ def write_audio(
     sample_rate: Hz.
     tags: metadata such as "title", "comment" and "software", named like the attributes of
       `soundfile.SoundFile`.
+    sign: returns the content to write for the encoded content of the file.
   Raises:
     AudioError: the extension is not supported, or samples are not finite.
     UserError: the file cannot be written.
@@ -210,8 +212,9 @@ def write_audio(
     for name, text in (tags or {}).items():
       setattr(file, name, text)
     file.write(np.clip(waveform, -1.0, 1.0))
+  content = encoded.getvalue() if sign is None else sign(encoded.getvalue())
   with atomic_write(path) as file:
-    file.write(encoded.getbuffer())
+    file.write(content)
 
 
 def read_tags(path: str | os.PathLike[str]) -> list[dict[str, str]]:

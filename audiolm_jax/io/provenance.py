@@ -24,7 +24,8 @@ class Provenance:
   Attributes:
     bundle: name of the bundle.
     token_hash: hash of the bundle's tokenizers, which distinguishes bundles of the same name.
-    mode: "continuation", "unconditional", "resynthesis" or "speech".
+    mode: "continuation", "unconditional", "resynthesis", "speech" of a text, or "speech_to_speech"
+      of another recording.
     seed: the random seed.
     sample: index of the sample among those of this seed, from 0.
     prompt_seconds: length of the prompt at the beginning of the file.

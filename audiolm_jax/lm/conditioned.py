@@ -431,6 +431,12 @@ def text_stage(**overrides: Any) -> ConditionedSpec:
   return ConditionedSpec(**(defaults | overrides))
 
 
+def speech_stage(**overrides: Any) -> ConditionedSpec:
+  """Returns the stage of speech to speech: the text stage with another recording as its source."""
+  defaults: dict[str, Any] = {"name": "speech", "source": Source.SEMANTIC}
+  return ConditionedSpec(**(defaults | overrides))
+
+
 def transcript_stage(**overrides: Any) -> ConditionedSpec:
   """Returns the stage that recognizes speech: the text stage with source and target exchanged."""
   defaults: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.core.streams import Role, Stream
+from audiolm_jax.core.streams import Stream
 from audiolm_jax.lm.stage import Stage, StageSpec
 
 
@@ -25,23 +25,6 @@ def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
       raise ConfigError(f"the stages {', '.join(waiting)} read what each other write")
     ordered[ready[0]] = waiting.pop(ready[0])
   return ordered
-
-
-def one_per_stream(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-  """Returns the stages that can sample together, if several write the same stream.
-
-  Of these, those that read a source, such as a text, are left out; if all do, all but the first.
-  """
-
-  def has_source(spec: StageSpec) -> bool:
-    return any(stream.role is Role.SOURCE for stream in spec.reads)
-
-  chosen = [stage.spec for stage in stages.values() if not has_source(stage.spec)]
-  for stage in stages.values():
-    writes = stage.spec.writes
-    if has_source(stage.spec) and not any(overlap(writes, spec.writes) for spec in chosen):
-      chosen.append(stage.spec)
-  return {name: stage for name, stage in stages.items() if stage.spec in chosen}
 
 
 def feeds(writer: StageSpec, reader: StageSpec) -> bool:

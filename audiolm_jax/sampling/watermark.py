@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt32
 from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.detection import green_list
 from audiolm_jax.detection.green_list import ABSENT
-from audiolm_jax.detection.watermark import Watermark
+from audiolm_jax.detection.watermark import Watermark, payload_words
 from audiolm_jax.sampling.processors import Context, Processor
 
 
@@ -34,6 +34,7 @@ class GreenList(Processor):
     communities: [levels, size], the community of each code.
     key: four uint32 words.
     strength: the bias.
+    payload: two uint32 words, of `payload_words`.
   """
 
   frames: int
@@ -42,6 +43,7 @@ class GreenList(Processor):
   communities: Any = dataclasses.field(compare=False, repr=False)
   key: Any = dataclasses.field(compare=False, repr=False)
   strength: Any = dataclasses.field(compare=False, repr=False)
+  payload: Any = dataclasses.field(compare=False, repr=False)
 
   @property
   def history(self) -> int:
@@ -49,14 +51,14 @@ class GreenList(Processor):
     return self.frames
 
   def arrays(self) -> PyTree:
-    """Returns communities, key and strength."""
-    return self.communities, self.key, self.strength
+    """Returns communities, key, strength and payload."""
+    return self.communities, self.key, self.strength, self.payload
 
   def __call__(
     self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
     """Adds the bias."""
-    communities, key, strength = (jnp.asarray(array) for array in arrays)
+    communities, key, strength, payload = (jnp.asarray(array) for array in arrays)
     levels = len(communities)
     is_marked = jnp.asarray(context.level) < levels
     level = jnp.minimum(context.level, levels - 1)
@@ -78,18 +80,22 @@ class GreenList(Processor):
     low, high = green_list.counters(
       level.astype(jnp.uint32), [entry[:, None] for entry in entries], own
     )
-    green = jnp.broadcast_to(green_list.is_green(list(key), low, high), (len(logits), self.count))
+    green = green_list.is_green(list(key), low, high, payload[0], payload[1])
+    green = jnp.broadcast_to(green, (len(logits), self.count))
     bias = jnp.take(green, communities[level], axis=1) & known[:, None]
     return logits + strength * bias
 
 
-def green_list_of(watermark: Watermark, key: UInt32[np.ndarray, "4"], strength: float) -> GreenList:
+def green_list_of(
+  watermark: Watermark, key: UInt32[np.ndarray, "4"], strength: float, payload: bytes = b""
+) -> GreenList:
   """Returns the processor that marks codes.
 
   Args:
     watermark: the watermark of the bundle.
     key: of the green list.
     strength: the bias of green codes.
+    payload: one byte or four; b"" for none.
   """
   communities = np.asarray(watermark.communities)
   return GreenList(
@@ -99,4 +105,5 @@ def green_list_of(watermark: Watermark, key: UInt32[np.ndarray, "4"], strength: 
     communities.astype(np.uint32),
     key,
     np.float32(strength),
+    payload_words(payload),
   )

@@ -5,17 +5,25 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from helpers_conditioned import CONFIG, SPEC, conditioned_params
 
 from audiolm_jax.bundles import load_bundle, save_bundle, speech
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.io import provenance
+from audiolm_jax.lm.conditioned import speech_stage
 from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.tokens import collapse_repeats
 from tests.conftest import melody
 
 RATE = 16_000
 TEXT = "It is five, stop. Now on to six!"
+# Pieces of a source have 0.48 s to 0.96 s.
+SPEECH = speech_stage(num_clusters=16, longest_seconds=4.0, longest_source=24)
+SOURCE = melody(0.9, seed=4)
+GAP = np.zeros(640, np.float32)
+LONG = np.concatenate([melody(0.6, seed=4), GAP, melody(0.72, seed=5), GAP, melody(0.4)])
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +31,7 @@ def bundle(miniature_bundle):
   # Without the fine stage, whose programs take as long to compile as the others together.
   stages = {name: miniature_bundle.stages[name] for name in ("semantic", "coarse")}
   stages["text"] = Stage(SPEC, CONFIG, conditioned_params())
+  stages["speech"] = Stage(SPEECH, CONFIG, conditioned_params(spec=SPEECH, seed=1))
   return dataclasses.replace(miniature_bundle, stages=stages)
 
 
@@ -34,6 +43,19 @@ def saved(bundle, tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(bundle):
   return bundle.speak(TEXT, seed=3)
+
+
+@pytest.fixture(scope="module")
+def translated(bundle):
+  return bundle.speak_from(SOURCE, RATE, seed=3)
+
+
+def predicted(bundle, source, seed=3):
+  """What the speech stage makes of a source that it reads as a whole."""
+  semantic = bundle.semantic.tokenize_long(source)
+  clip = speech.Clip(None, given={"source.semantic": semantic})
+  (found,) = bundle.speech_cascade.sample([clip], seed=seed).semantic
+  return found
 
 
 def test_a_text_is_spoken_until_the_end_token(bundle, plain):
@@ -107,6 +129,50 @@ def test_a_stream_yields_what_speak_returns(bundle, plain):
   np.testing.assert_array_equal(stream.tokens.codes, plain.tokens.codes)
 
 
+def test_a_recording_is_spoken_as_the_speech_stage_predicts(bundle, translated):
+  wanted = predicted(bundle, SOURCE)
+  assert len(wanted) > 4
+  np.testing.assert_array_equal(translated.tokens.semantic, collapse_repeats(wanted))
+  assert len(translated.tokens.codes) == 2 * len(wanted)
+  assert len(translated.waveform) == len(wanted) * 640 and translated.prompt_samples == 0
+  assert {"encode", "speech", "coarse", "decode"} <= set(translated.timings)
+  assert "text" not in translated.timings
+  stereo = (np.stack([SOURCE] * 2, axis=1) * 32_767).astype(np.int16)
+  same = bundle.speak_from(stereo, RATE, seed=3, channel_axis=1)
+  np.testing.assert_array_equal(same.tokens.codes, translated.tokens.codes)
+
+
+def test_a_long_recording_is_spoken_in_pieces_that_end_where_it_is_quiet(bundle):
+  semantic = bundle.semantic.tokenize_long(LONG)
+  assert len(semantic) == 45
+  parts = [semantic[:15], semantic[15:34], semantic[34:]]
+  wanted = bundle.speech_cascade.sample(
+    [speech.Clip(None, given={"source.semantic": part}) for part in parts], seed=3
+  )
+  made = bundle.speak_from(LONG, RATE, seed=3)
+  whole = collapse_repeats(np.concatenate(wanted.semantic))
+  np.testing.assert_array_equal(made.tokens.semantic, whole)
+
+
+def test_a_recording_is_spoken_in_a_voice_at_a_rate_by_candidates(bundle, translated):
+  voice = melody(1.5)
+  made = bundle.speak_from(SOURCE, RATE, voice=voice, prompt_seconds=0.8, seed=3, rate=0.5)
+  given = bundle.encode(voice[:12_800], RATE)
+  np.testing.assert_array_equal(made.tokens.codes[:40], given.codes[:, :2])
+  assert len(made.waveform) == 2 * len(translated.waveform)
+  one, two = bundle.speak_from(SOURCE, RATE, seed=3, num_samples=2, candidates=2)
+  assert one.waveform.tobytes() != two.waveform.tobytes()
+  assert "encode" in one.timings and "encode" not in two.timings
+
+
+def test_a_stream_of_a_recording_yields_what_speak_from_returns(bundle):
+  whole = bundle.speak_from(LONG, RATE, seed=3)
+  stream = bundle.stream_speech_from(LONG, RATE, seed=3)
+  pieces = [*stream]
+  assert len(pieces) > 1 and stream.samples == len(whole.waveform)
+  np.testing.assert_allclose(np.concatenate(pieces), whole.waveform, atol=1e-5)
+
+
 def test_a_watermark_marks_spoken_codes_by_default(bundle, plain):
   config = WatermarkConfig(2, 16, "0" * 32, strength=8.0)
   mark = Watermark(config, np.tile(np.arange(16), (2, 1)))
@@ -118,7 +184,7 @@ def test_a_watermark_marks_spoken_codes_by_default(bundle, plain):
   np.testing.assert_array_equal(off.tokens.codes, plain.tokens.codes)
 
 
-def test_a_text_stage_does_not_change_continuations(bundle):
+def test_stages_with_a_source_do_not_change_continuations(bundle):
   settings = {"duration": 0.6, "seed": 1}
   names = ("semantic", "coarse")
   silent = dataclasses.replace(bundle, stages={name: bundle.stages[name] for name in names})
@@ -127,9 +193,18 @@ def test_a_text_stage_does_not_change_continuations(bundle):
   np.testing.assert_array_equal(found.waveform, wanted.waveform)
 
 
+def test_a_bundle_without_a_semantic_stage_speaks_but_does_not_continue(bundle, translated):
+  stages = {name: bundle.stages[name] for name in ("coarse", "speech")}
+  translator = dataclasses.replace(bundle, stages=stages)
+  made = translator.speak_from(SOURCE, RATE, seed=3)
+  np.testing.assert_array_equal(made.tokens.codes, translated.tokens.codes)
+  with pytest.raises(BundleError, match="has no semantic stage; it can speak or resynthesize"):
+    translator.continue_audio(SOURCE, RATE, duration=1.0)
+
+
 def test_a_loaded_bundle_speaks_the_same(saved, plain):
   loaded = load_bundle(saved)
-  assert loaded.stages["text"].spec == SPEC
+  assert loaded.stages["text"].spec == SPEC and loaded.stages["speech"].spec == SPEECH
   np.testing.assert_array_equal(loaded.speak(TEXT, seed=3).waveform, plain.waveform)
 
 
@@ -172,6 +247,41 @@ def test_bad_requests_are_one_line(bundle, text, settings, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("source", "settings", "message"),
+  [
+    (melody(0.2), {}, "the source is 0.20 s long"),
+    (np.zeros(RATE), {}, "the source is silent"),
+    (np.stack([SOURCE] * 2), {}, "the source"),
+    (SOURCE, {"rate": 0.0}, "rate"),
+    (SOURCE, {"num_samples": 0}, "num_samples"),
+    (SOURCE, {"voice": melody(0.2)}, "the voice is 0.20 s long"),
+    (SOURCE, {"temperature": {"spech": 1.0}}, "temperature of 'spech'; the stages of miniature"),
+  ],
+)
+def test_bad_requests_with_a_recording_are_one_line(bundle, source, settings, message):
+  with pytest.raises(UserError, match=message) as error:
+    bundle.speak_from(source, RATE, **settings)
+  assert "\n" not in str(error.value)
+
+
+def test_bundles_without_a_fitting_speech_stage_are_named(bundle, miniature_bundle):
+  with pytest.raises(
+    BundleError, match=r"miniature has no speech stage; .*speech_stage_small\.gin .* speech=DIR"
+  ):
+    miniature_bundle.speak_from(SOURCE, RATE)
+  only = dataclasses.replace(bundle, stages={"speech": bundle.stages["speech"]})
+  with pytest.raises(BundleError, match="has a speech stage, but no acoustic stage that reads"):
+    only.speak_from(SOURCE, RATE)
+  spec = dataclasses.replace(SPEECH, source_rate=50.0)
+  other = Stage(spec, CONFIG, bundle.stages["speech"].params)
+  foreign = dataclasses.replace(bundle, stages=bundle.stages | {"speech": other})
+  with pytest.raises(BundleError, match=r"a rate of 50\.0 in source\.semantic, its tokens have 25"):
+    foreign.speak_from(SOURCE, RATE)
+  with pytest.raises(TypeError, match="unknown settings: mode"):
+    bundle.speak_from(SOURCE, RATE, mode="continuation")
+
+
 def test_bundles_without_the_stages_are_named(bundle, miniature_bundle):
   with pytest.raises(BundleError, match="the bundle miniature has no text stage; train one with"):
     miniature_bundle.speak(TEXT)
@@ -195,13 +305,31 @@ def test_the_command_speaks_and_states_how(saved, plain, tmp_path, run_cli):
   assert (tmp_path / "out_2.wav").exists() and "real-time factor" in done.out
 
 
+def test_the_command_speaks_a_recording_and_states_how(saved, translated, tmp_path, run_cli):
+  source, out = tmp_path / "source.wav", tmp_path / "out.wav"
+  soundfile.write(source, SOURCE, RATE, subtype="FLOAT")
+  done = run_cli("sample", "--source", source, f"--output={out}", f"--bundle={saved}", "--seed=3",
+                 "--save_tokens")  # fmt: skip
+  assert done.code == 0, done.err
+  found = provenance.read_provenance(out)
+  assert found is not None
+  assert (found.mode, found.seed, found.prompt_seconds) == ("speech_to_speech", 3, 0.0)
+  with np.load(tmp_path / "out.npz") as tokens:
+    np.testing.assert_array_equal(tokens["stream:codes"], translated.tokens.codes)
+  done = run_cli("sample", "--source", source, f"--output={source}", f"--bundle={saved}")
+  assert done.code == 2 and "source.wav" in done.err
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    (("--source=a.wav", "--prompt=a.wav"), "--source takes no --prompt; omit one of them"),
+    (("--source=a.wav", "--text=hi"), "--text takes no --source; omit one of them"),
+    (("--source=none.wav",), "none.wav"),
     (("--text=hi", "--prompt=a.wav"), "--text takes no --prompt; omit one of them"),
     (("--text=hi", "--mode=continuation"), "--text takes no --mode"),
     (("--text=hi", "--duration=3"), "--text takes no --duration"),
-    (("--prompt=a.wav", "--rate=1.2"), "--rate and --candidates are for --text"),
+    (("--prompt=a.wav", "--rate=1.2"), "--rate and --candidates are for --text and --source"),
     (("--text=", ), "has no words"),
     (("--text=hi", "--voice=none.wav"), "none.wav"),
   ],

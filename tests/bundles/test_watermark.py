@@ -12,6 +12,7 @@ from audiolm_jax.bundles import load_bundle, save_bundle
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.detection.evidence import Evidence
 from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, private_key
+from audiolm_jax.detection.watermark_detector import payload_of
 from tests.conftest import melody
 
 RATE, KEY = 16_000, "000102030405060708090a0b0c0d0e0f"
@@ -116,10 +117,14 @@ def test_communities_out_of_range_or_of_another_codec_are_refused(valid, tmp_pat
   assert "\n" not in str(caught.value)
 
 
-def log10_p(codes, key):
+def find(codes, key):
   found = Evidence(MARK, key[None], 50.0, 1)
   found.push(codes[None])
-  return found.finish().log10_p[0]
+  return found.finish()
+
+
+def log10_p(codes, key):
+  return find(codes, key).log10_p[0]
 
 
 def test_sampling_is_marked_by_default_and_off_gives_the_unmarked_codes(marked, miniature_bundle):
@@ -135,12 +140,13 @@ def test_sampling_is_marked_by_default_and_off_gives_the_unmarked_codes(marked, 
   assert len(np.concatenate([*stream])) == len(found.waveform)
   np.testing.assert_array_equal(stream.tokens.codes, found.tokens.codes)
   secret = private_key(b"0123456789abcdef")
-  other = marked.continue_audio(
-    prompt, RATE, watermark=9.0, watermark_key=b"0123456789abcdef", **settings
-  )
+  hidden = {"watermark_key": b"0123456789abcdef", "watermark_payload": b"\x9c"}
+  other = marked.continue_audio(prompt, RATE, watermark=9.0, **hidden, **settings)
   assert (found.watermark, other.watermark, plain.watermark) == (8.0, 9.0, 0.0)
   new = [result.tokens.codes[50:] for result in (found, plain, other)]
   assert log10_p(new[0], MARK.key) < -4 and log10_p(new[2], secret) < -4
+  payload = payload_of(find(new[2], secret).best)
+  assert payload is not None and payload.content == b"\x9c"
   for codes, key in ((new[1], MARK.key), (new[1], secret), (new[0], secret), (new[2], MARK.key)):
     assert log10_p(codes, key) > -2
 
@@ -152,6 +158,9 @@ def test_settings_that_do_not_fit_are_refused(marked, miniature_bundle):
     (miniature_bundle, {"watermark_key": b"0" * 16}, "so it takes no watermark_key"),
     (marked, {"watermark": "on"}, "watermark is 'on'; give a number from 0 to 100, or \"off\""),
     (marked, {"watermark": -1}, "watermark is -1"),
+    (marked, {"watermark_payload": 195}, "watermark_payload is 195; give 1 or 4 bytes"),
+    (marked, {"watermark_payload": b"1", "watermark": "off"}, "needs a watermark, and it is off"),
+    (miniature_bundle, {"watermark_payload": b"1"}, "needs a watermark, and it is off"),
     (marked, {"watermark_key": "secret"}, "watermark_key is 'secret'; give 16 to 4096"),
   ):
     with pytest.raises(UserError, match=words):

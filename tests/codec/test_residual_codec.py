@@ -39,7 +39,7 @@ def test_a_beam_search_encodes_more_accurately_in_every_way_of_encoding(codec):
 
 def _latents(codec, waveform):
   padded = np.pad(waveform, (0, -len(waveform) % 320))[None]
-  return CONFIG.encode_latents(codec.params["encoder"], padded)
+  return CONFIG.encode_latents(codec.params["encoder"], jnp.asarray(padded))
 
 
 def test_a_partial_last_frame_is_zero_padded(codec):

@@ -18,6 +18,7 @@ pytest.importorskip("seqio")
 
 from audiolm_jax import bundles
 from audiolm_jax.core.errors import DataError, UserError
+from audiolm_jax.core.streams import SOURCE_SEMANTIC
 from audiolm_jax.data import beam_tokenization, manifest, token_store, tokenization
 from audiolm_jax.data.beam_tokenization import Job
 from audiolm_jax.io import storage
@@ -81,6 +82,23 @@ def test_what_is_finished_is_not_done_again_and_what_is_lost_is(
   assert 0 < again.seconds_of_audio < 0.3 * 28
   _assert_same_tokens(tmp_path, local_store)
   assert _run(job).seconds_of_audio == 0
+
+
+def test_beam_stores_the_tokens_of_sources(miniature_bundle, bundle_dir, corpus, tmp_path):
+  names = [clip.path for clip in manifest.list_clips(corpus)[:3]]
+  rows = [{"path": names[0], "source_path": names[2]}, {"path": names[1]}]
+  source = tmp_path / "pairs.jsonl"
+  source.write_text("".join(json.dumps(row | {"split": "train"}) + "\n" for row in rows))
+  done = _run(Job(bundle_dir, str(tmp_path / "beam"), source=str(source), streams=("semantic",)))
+  tokenization.tokenize_corpus(
+    miniature_bundle, source, tmp_path / "here", streams=("semantic",), progress=False
+  )
+  assert done.info.streams == token_store.read_info(tmp_path / "here").streams
+  stores = [token_store.TokenStore(tmp_path / name).clips() for name in ("beam", "here")]
+  for one, other in zip(*stores, strict=True):
+    for key in ("semantic", SOURCE_SEMANTIC):
+      np.testing.assert_array_equal(one.streams[key], other.streams[key])
+  assert [len(clip.streams[SOURCE_SEMANTIC]) > 0 for clip in stores[0]] == [True, False]
 
 
 def test_changed_clips_are_tokenized_again_if_asked_for(bundle_dir, corpus, local_store, tmp_path):

@@ -153,6 +153,8 @@ def test_lines_end_with_a_line_feed_only_in_every_encoding(tmp_path, encoding):
     (b'{"path": "a\\u0000.wav"}', "path is "),
     (b'{"path": "a.wav", "seconds": 1e999}', "seconds is inf"),
     (b'{"path": "a.wav", "seconds": -1}', "seconds is -1"),
+    (b'{"path": "a.wav", "source_path": ""}', "source_path is ''"),
+    (b'{"path": "a.wav", "source_path": 5}', "source_path is 5"),
     (b'{"path": "a.wav", "split": true}', "split is bool"),
     (b"[" * 100_000, "nested too deeply"),
     (b'{"path": "a.wav", "seconds": ' + b"9" * 5_000 + b"}", "line 1"),

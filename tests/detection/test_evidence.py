@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from audiolm_jax.detection import evidence
-from audiolm_jax.detection.evidence import Evidence, log10_p, log10_tails
-from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, is_green
+from audiolm_jax.detection.evidence import Evidence, log10_tails, match
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, is_green, marks_of
 
 RATE, SIZE = 10.0, 16
 MARK = Watermark(WatermarkConfig(2, SIZE, "0" * 32, frames=1), np.tile(np.arange(SIZE), (2, 1)))
@@ -42,23 +42,41 @@ def find(codes, keys, piece=37):
 @pytest.mark.parametrize("frames", [30, 300])
 def test_p_values_of_repetitive_codes_are_not_below_their_nominal_rate(frames):
   keys = keys_of(400)
-  p = np.concatenate(
-    [10 ** find(repetitive_codes(frames, 2, seed), keys).log10_p for seed in range(4)]
-  )
-  for nominal in (0.2, 0.05, 0.005):
-    error = math.sqrt(nominal / len(p)) * 4
-    assert (p <= nominal).mean() <= nominal + error
-  assert p.min() < 0.1  # codes and keys differ in their evidence
+  found = [find(repetitive_codes(frames, 2, seed), keys) for seed in range(4)]
+  together = np.concatenate([one.log10_p for one in found])
+  of_bits = np.concatenate([one.best.log10_p for one in found], axis=1)
+  for log10_p in (together, *of_bits):
+    p = 10**log10_p
+    for nominal in (0.2, 0.05, 0.005):
+      error = math.sqrt(nominal / len(p)) * 4
+      assert (p <= nominal).mean() <= nominal + error
+  assert together.min() < -1  # codes and keys differ in their evidence
 
 
 def test_repeats_count_once():
-  codes = repetitive_codes(200, 1)[0]
-  entries = MARK.entries(codes).ravel()
+  entries = MARK.entries(repetitive_codes(200, 1)[0]).ravel()
+  marks = marks_of(keys_of(20), entries)
+  found, again = match(entries, marks), match(np.tile(entries, 3), np.tile(marks, 3))
+  for one, other in zip(found, again, strict=True):
+    np.testing.assert_array_equal(one, other)
   green = is_green(keys_of(20), entries)
-  np.testing.assert_array_equal(
-    log10_p(entries, green), log10_p(np.tile(entries, 3), np.tile(green, (1, 3)))
-  )
-  assert log10_p(entries, green).min() > log10_tails(len(entries))[green.sum(axis=1).max()]
+  assert found.log10_p[0].min() > log10_tails(len(entries))[green.sum(axis=1).max()]
+
+
+def test_votes_of_each_bit_are_those_of_inverted_lists():
+  keys, entries = keys_of(2), np.unique(MARK.entries(repetitive_codes(300, 1)[0]))
+  found = match(entries, marks_of(keys, entries))
+  for kind, bits in ((1, 8), (2, 32)):
+    for position in range(bits):
+      # A single bit inverts the entries of its position, all of which vote for one of its values.
+      with_bit = is_green(keys, entries, (1 << position).to_bytes(bits // 8, "big"))
+      without = is_green(keys, entries, bytes(bits // 8))
+      votes = with_bit.sum(axis=1) - without.sum(axis=1)
+      np.testing.assert_array_equal(found.votes[kind, :, position], votes)
+    green = (len(entries) + np.abs(found.votes[kind]).sum(axis=1)) // 2
+    expected = np.minimum(log10_tails(len(entries))[green] + bits * math.log10(2), 0)
+    np.testing.assert_allclose(found.log10_p[kind], expected)
+  assert not found.votes[0].any() and not found.votes[1, :, 8:].any()
 
 
 def marked_codes(frames, key, seed=0):

@@ -31,6 +31,30 @@ def test_half_of_the_entries_are_green_and_keys_are_independent():
   assert abs(one.mean() - 0.5) < 0.05 and abs((one == other).mean() - 0.5) < 0.05
 
 
+def test_payloads_of_each_length_have_lists_of_their_own_and_bits_invert_them():
+  mark = Watermark(CONFIG, np.tile(np.arange(8), (3, 1)))
+  entries = np.unique(mark.entries(np.random.default_rng(0).integers(0, 8, (4_000, 3))))
+  key = mark.key[None]
+  lists = [watermark.is_green(key, entries, bytes(size))[0] for size in (0, 1, 4)]
+  for one, other in ((0, 1), (0, 2), (1, 2)):
+    assert abs((lists[one] == lists[other]).mean() - 0.5) < 0.05
+  assert (watermark.is_green(key, entries, b"\xff")[0] == ~lists[1]).all()
+  some = watermark.is_green(key, entries, b"\x05\0\0\0")[0] != lists[2]
+  assert abs(some.mean() - 2 / 32) < 0.02
+
+
+def test_a_payload_is_one_byte_or_four():
+  assert watermark.payload_words(b"").tolist() == [0, 0]
+  assert watermark.payload_words(b"\1\0\0\2").tolist() == [32, 2**24 + 2]
+  for payload, words in ((b"12", "is 2 bytes; give 1 or 4"), ("c3", "is 'c3'; give 1 or 4 bytes")):
+    with pytest.raises(UserError, match=f"watermark_payload {words}"):
+      watermark.payload_words(payload)
+  assert watermark.payload_of_hex("C3") == b"\xc3"
+  for digits in ("c", "c3c3", "zz", "0x", "c3\n"):
+    with pytest.raises(UserError, match="2 or 8 hexadecimal digits"):
+      watermark.payload_of_hex(digits)
+
+
 @pytest.mark.parametrize(
   ("fields", "words"),
   [

@@ -35,3 +35,26 @@ def test_a_narrow_channel_removes_high_frequencies():
   np.testing.assert_allclose(narrow[inside], low[inside], atol=1e-2)
   wide = degradations.narrow(low + high, RATE, 44_100)
   np.testing.assert_allclose(wide[inside], (low + high)[inside], atol=1e-2)
+
+
+def test_aac_has_no_delay_and_removes_little_at_64_kbits():
+  pytest.importorskip("av", reason="needs the extra measures")
+  sound = melody(2.0)[:31_777]
+  decoded = degradations.aac(sound, RATE, 64_000)
+  assert decoded.shape == sound.shape
+  inside = slice(2_000, -2_000)
+  error = np.mean((decoded - sound)[inside] ** 2) / np.mean(sound[inside] ** 2)
+  assert 1e-6 < error < 1e-2
+
+
+def test_music_has_the_requested_ratio_and_the_notes_of_a_scale():
+  sound = 0.2 * melody(4.0)
+  mixed = degradations.add_music(sound, RATE, 10.0, seed=1)
+  ratio = 10 * np.log10(np.mean(sound**2) / np.mean((mixed - sound) ** 2))
+  assert mixed.dtype == np.float32 and ratio == pytest.approx(10.0, abs=0.1)
+  music = degradations.piano(4 * RATE, RATE, seed=1)
+  spectrum = np.abs(np.fft.rfft(music))
+  loudest = 69 + 12 * np.log2(np.argsort(spectrum)[-5:] / 4 / 440.0)
+  np.testing.assert_allclose(loudest, np.round(loudest), atol=0.1)
+  assert {int(note) % 12 for note in np.round(loudest)} <= {0, 2, 4, 5, 7, 9, 11}
+  assert (degradations.piano(4 * RATE, RATE, seed=2) != music).any()

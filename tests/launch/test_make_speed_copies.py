@@ -26,7 +26,10 @@ def corpus(tmp_path):
   soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone], axis=1), 48000)
   soundfile.write(tmp_path / "other.wav", tone, 48000)
   rows = [
-    {"path": "tone.wav", "split": "train", "speaker": "anna", "licence": "CC0"},
+    {
+      **{"path": "tone.wav", "split": "train", "speaker": "anna", "licence": "CC0"},
+      "source_path": "other.wav",
+    },
     {"path": "other.wav", "split": "valid", "speaker": "bert"},
   ]
   path = tmp_path / "manifest.jsonl"
@@ -44,6 +47,7 @@ def test_copies_are_shorter_and_higher_voices_of_the_training_clips(corpus, tmp_
     row = rows[name]
     waveform, rate = soundfile.read(row["path"])
     assert (rate, row["split"], row["licence"]) == (16000, "train", "CC0")
+    assert row["source_path"] == str(corpus.with_name("other.wav"))
     assert len(waveform) == pytest.approx(16000 / speed, abs=2)
     assert row["seconds"] == pytest.approx(1 / speed, abs=1e-3)
     assert strongest_frequency(waveform, rate) == pytest.approx(440 * speed, abs=2)

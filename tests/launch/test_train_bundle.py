@@ -89,6 +89,25 @@ def test_a_text_stage_is_added_at_the_end(tmp_path):
   assert done.returncode == 2 and "so not --acoustic_only" in done.stderr
 
 
+def test_stages_with_a_source_are_added_at_the_end(tmp_path):
+  manifest = tmp_path / "clips.jsonl"
+  manifest.touch()
+  for options, added, last in (
+    (("--pairs",), ["speech"], "pairs_bundle"),
+    (("--pairs", "--text"), ["text", "speech"], "text_pairs_bundle"),
+  ):
+    done = run(manifest, tmp_path / "bundle", "--preset", "small", *options, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    steps = [*STEPS[:6], "parallel_stage", *(f"{name}_stage" for name in added), last]
+    assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == steps
+    assert "speech_stage_small.gin" in lines[-3] and "--gin.NUM_CLUSTERS=128" in lines[-3]
+    assert f"MODEL_DIR=\\'{tmp_path}/bundle.work/speech_stage" in lines[-3]
+    for name in added:
+      assert f"--stage_dir={name}={tmp_path}/bundle.work/{name}_stage" in lines[-1]
+    assert _configs_exist(lines) == 8 + 2 * len(added)
+
+
 def test_a_canonical_speaker_selects_units_of_three_rounds(tmp_path):
   manifest = tmp_path / "clips.jsonl"
   manifest.touch()
@@ -217,6 +236,8 @@ def test_finished_steps_are_skipped_and_a_failed_one_ends_with_its_exit_code(tmp
     ([".", "b", "--codec", "frame_rate"], "--codec frame_rate is not one of soundstream, which"),
     ([".", "b", "--canonical_speaker", "ada"], "is for --preset small without --tokenizers"),
     ([".", "b", "--preset", "small", "--canonical_speaker", "ada"], "needs a .jsonl manifest"),
+    ([".", "b", "--pairs"], "--pairs needs a .jsonl manifest with source_path as AUDIO_DIR"),
+    ([".", "b", "--pairs", "--acoustic_only"], "so not --acoustic_only"),
     ([".", "b", "--override", "choir:--x=1"], "STEP:--FLAG"),
     ([".", "b", "--presets"], "unknown option --presets"),
     ([".", "b", "--preset"], "--preset needs a value"),

@@ -21,10 +21,12 @@ CONFIG = ConditionedConfig(
 
 
 def conditioned_batch(*pairs: tuple[str, list[int]], spec=SPEC):
-  """Returns a batch of texts and their semantic tokens."""
+  """Returns a batch of texts, their semantic tokens and those of a source, the same reversed."""
   made = [
-    spec.example({"source.text": text.code_points(words), "semantic": np.array(tokens, np.int32)})
+    spec.example({"source.text": text.code_points(words), "semantic": semantic, **source})
     for words, tokens in pairs
+    for semantic in [np.array(tokens, np.int32)]
+    for source in [{"source.semantic": semantic[::-1]}]
   ]
   return {name: np.stack([example[name] for example in made]) for name in made[0]}
 

@@ -164,7 +164,7 @@ def write_lyra(folder: Path, codec: ResidualCodec) -> None:
   The first layer of the encoder has no limits, that of the decoder has them after its activation,
   and all others are int8, with `LIMITS`. The weights of the dense layers are int8.
   """
-  config = codec.config
+  config: Any = codec.config
   encoder, decoder, quantizer = Graph(), Graph(), Graph()
 
   def convolution(graph, x, layer, stride=1, is_int8=True, dense=False):

@@ -50,14 +50,14 @@ def clip(total, frames, seed):
 CLIPS = [clip(33, 7, 1), clip(26, 0, 2)]
 
 
-def options(kind, strength, key=None):
+def options(kind, strength, key=None, payload=b""):
   mark, names = KINDS[kind]
-  processor = green_list_of(mark, mark.key if key is None else key, strength)
+  processor = green_list_of(mark, mark.key if key is None else key, strength, payload)
   chosen = SamplingOptions(processors=(processor,))
   return CascadeOptions(dict.fromkeys(names, chosen), overlap_seconds=0.12)
 
 
-def green_share(mark, codes, known, key):
+def green_share(mark, codes, known, key, payload=b""):
   """The share of green codes among the new ones of which a green one can be sampled."""
   found, possible = [], []
   first = mark.config.frames
@@ -70,21 +70,23 @@ def green_share(mark, codes, known, key):
         mark.entries(np.concatenate([codes[t - first : t], changed[t : t + 1]]))[0, level]
         for t in range(max(first, known), len(codes))
       ]
-      possible.append(is_green(key[None], np.array(rows))[0])
+      possible.append(is_green(key[None], np.array(rows), payload)[0])
   possible = np.array(possible).reshape(-1, LEVELS, len(codes) - max(first, known)).any(axis=0)
-  found = is_green(key[None], mark.entries(codes)[max(0, known - first) :].ravel())[0]
+  found = is_green(key[None], mark.entries(codes)[max(0, known - first) :].ravel(), payload)[0]
   return found.reshape(-1, LEVELS)[possible.T].mean()
 
 
+@pytest.mark.parametrize("payload", [b"", b"\xa5", b"\xa5\0\x3c\xff"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_strong_mark_samples_green_codes_as_numpy_finds_them(cascades, kind):
+def test_a_strong_mark_samples_green_codes_as_numpy_finds_them(cascades, kind, payload):
   mark, names = KINDS[kind]
   key = np.arange(4, dtype=np.uint32)
-  made = cascades[names].sample(CLIPS, seed=3, options=options(kind, 1e4, key)).codes
+  made = cascades[names].sample(CLIPS, seed=3, options=options(kind, 1e4, key, payload)).codes
   for given, codes in zip(CLIPS, made, strict=True):
     known = len(given.prompt["codes"])
-    assert green_share(mark, codes, known, key) == 1.0
-    assert green_share(mark, codes, known, mark.key) < 0.8
+    assert green_share(mark, codes, known, key, payload) == 1.0
+    assert green_share(mark, codes, known, mark.key, payload) < 0.8
+    assert green_share(mark, codes, known, key, b"\x5a") < 0.8
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,14 +94,15 @@ def test_a_mark_is_the_same_batched_alone_and_streamed(cascades, kind):
   cascade = cascades[KINDS[kind][1]]
   cascade.sample(CLIPS, options=options(kind, 1.0, np.full(4, 7, np.uint32)))
   programs = loop.decode._cache_size(), parallel_decoder.choose._cache_size()
-  together = cascade.sample(CLIPS, seed=3, options=options(kind, 2.0)).codes
-  # Neither the key nor the strength is part of a program.
+  marked = options(kind, 2.0, payload=b"\xa5")
+  together = cascade.sample(CLIPS, seed=3, options=marked).codes
+  # None of key, strength and payload is part of a program.
   assert (loop.decode._cache_size(), parallel_decoder.choose._cache_size()) == programs
   plain = cascade.sample(CLIPS, seed=3, options=CascadeOptions(overlap_seconds=0.12)).codes
   for given, codes, without in zip(CLIPS, together, plain, strict=True):
-    (alone,) = cascade.sample([given], seed=3, options=options(kind, 2.0)).codes
+    (alone,) = cascade.sample([given], seed=3, options=marked).codes
     np.testing.assert_array_equal(alone, codes)
-    pieces = [*cascade.stream(given, seed=3, options=options(kind, 2.0))]
+    pieces = [*cascade.stream(given, seed=3, options=marked)]
     np.testing.assert_array_equal(np.concatenate(pieces), codes)
     assert (codes[:, :LEVELS] != without[:, :LEVELS]).any()
 

@@ -1,4 +1,5 @@
-"""The watermark of a bundle: codes that survive, p-values after channels, and false positives."""
+"""The watermark of a bundle: codes that survive, p-values after channels, payloads, quality, and
+false positives."""
 
 import math
 import time
@@ -12,14 +13,15 @@ from jaxtyping import Float, Int, UInt32
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core.configs import JsonDict
-from audiolm_jax.detection.evidence import Evidence
+from audiolm_jax.detection.evidence import Evidence, Findings
 from audiolm_jax.detection.watermark import Watermark
-from audiolm_jax.detection.watermark_detector import offset_codes
-from audiolm_jax.evaluation import communities, lyra, speech
+from audiolm_jax.detection.watermark_detector import offset_codes, payload_of
+from audiolm_jax.evaluation import communities, degradations, lyra, speech
 from audiolm_jax.evaluation.clips import new_pieces, pieces_to_continue
 from audiolm_jax.evaluation.communities import CLEAN, Channel
 from audiolm_jax.evaluation.metric import Better, Metric
 from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.paired_quality import paired_rows
 from audiolm_jax.evaluation.report import Row, SuiteResult, skipped
 from audiolm_jax.evaluation.statistics import bootstrap_estimate, exact, mean_estimate, undefined
 from audiolm_jax.io import audio
@@ -33,11 +35,14 @@ SECONDS_NEEDED = Metric(
 )
 FALSE_POSITIVES = Metric("watermark_false_positives", "share below 1e-3", Better.LOWER)
 RARE_FALSE_POSITIVES = Metric("watermark_rare_false_positives", "share below 1e-6", Better.LOWER)
+PAYLOADS = Metric("watermark_payload", "payloads that are read exactly")
 TIME_RATIO = Metric("watermark_time", "time of sampling with the mark over without", Better.LOWER)
 
 _RANDOM_KEYS = 200
 _BATCH = 8
 _CROP = 2_345  # samples
+_PAYLOAD_SECONDS = {1: 8.0, 4: 30.0}  # by the bytes of a payload
+_AAC = "AAC at 64 kbit/s"
 
 Sounds = Sequence[Float[np.ndarray, "_"]]
 
@@ -51,6 +56,13 @@ class Continuations(NamedTuple):
   unmarked_seconds: float
 
 
+class Carrier(NamedTuple):
+  """A sound whose mark carries a payload."""
+
+  payload: bytes
+  waveform: Float[np.ndarray, "samples"]
+
+
 def run(bundle: Bundle, options: Options) -> SuiteResult:
   """Measures recordings, and continuations with and without the mark."""
   mark = bundle.watermark
@@ -59,16 +71,31 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   recordings = [
     piece.waveform for piece in new_pieces(options, bundle.sample_rate, options.max_clips, 1.0)
   ]
-  of_channels = communities.channels(bundle.sample_rate)
+  rate, rows = bundle.sample_rate, []
+  of_channels = communities.channels(rate)
+  if degradations.aac_installed():
+    of_channels[_AAC] = lambda waveform: degradations.aac(waveform, rate, 64_000)
+  else:
+    rows.append(Row(EVIDENCE, undefined(), _AAC, note=f"skipped: {degradations.AAC_MISSING}"))
   if options.lyra_dir:
-    of_channels["Lyra v2 at 6 kbit/s"] = _lyra(options.lyra_dir, bundle.sample_rate)
-  made = _continuations(bundle, options)
-  result = watermark_suite(mark, bundle.codec, recordings, made, of_channels, options.seed)
+    of_channels["Lyra v2 at 6 kbit/s"] = _lyra(options.lyra_dir, rate)
+  pieces = pieces_to_continue(options, rate, 0.0)
+  prompts = [piece.waveform[: round(options.prompt_seconds * rate)] for piece in pieces]
+  made = _continuations(bundle, prompts, options)
+  carriers = [
+    carrier
+    for size, seconds in _PAYLOAD_SECONDS.items()
+    for carrier in _carriers(bundle, prompts, size, seconds, options.seed)
+  ]
+  result = watermark_suite(
+    mark, bundle.codec, recordings, made, of_channels, carriers, options.seed
+  )
+  result.rows.extend(rows)
   measures = speech.find_measures(options)
   if measures:
     sounds = {"with the mark": made.marked, "without": made.unmarked}
-    described = measures.describe_all(sounds, bundle.sample_rate)
-    result.rows.extend(speech.opinion_rows(described))
+    speakers = [piece.speaker or piece.id for piece in pieces]
+    result.rows.extend(paired_rows(measures, bundle.codec, sounds, prompts, speakers))
   return result
 
 
@@ -78,9 +105,10 @@ def watermark_suite(
   recordings: Sounds,
   made: Continuations,
   of_channels: Mapping[str, Channel],
+  carriers: Sequence[Carrier] = (),
   seed: int = 0,
 ) -> SuiteResult:
-  """Measures survival, evidence, false positives and time.
+  """Measures survival, evidence, payloads, false positives and time.
 
   Args:
     watermark: the watermark, with the default key.
@@ -88,6 +116,7 @@ def watermark_suite(
     recordings: clips at the codec's sample rate.
     made: continuations with and without the mark, at the codec's sample rate.
     of_channels: what sounds pass through, by name, `CLEAN` among them.
+    carriers: continuations whose mark has a payload, at the codec's sample rate.
     seed: seed of the offsets and of random keys.
   """
   rows = _survival_rows(watermark, codec, recordings, of_channels, seed)
@@ -103,6 +132,7 @@ def watermark_suite(
     if name in of_channels:
       seconds = np.array([_seconds_needed(watermark, key, codes, codec) for codes in found])
       rows.append(_seconds_row(seconds, name))
+  rows += _payload_rows(watermark, codec, carriers, of_channels)
   keys = np.random.default_rng(seed).integers(0, 2**32, (_RANDOM_KEYS, 4), dtype=np.uint32)
   through = [np.clip(codec.decode(codec.encode_long(w)[None])[0], -1.0, 1.0) for w in recordings]
   kinds = {"recordings": recordings, "through the codec": through, "unmarked": made.unmarked}
@@ -125,10 +155,8 @@ def codes_of(
   return np.concatenate([*offset_codes(codec, [waveform])], axis=1)
 
 
-def _continuations(bundle: Bundle, options: Options) -> Continuations:
+def _continuations(bundle: Bundle, prompts: Sounds, options: Options) -> Continuations:
   """Continues prompts with and without the mark, in turns, in batches."""
-  cut = round(options.prompt_seconds * bundle.sample_rate)
-  prompts = [p.waveform[:cut] for p in pieces_to_continue(options, bundle.sample_rate, 0.0)]
   sounds: dict[str, list[np.ndarray]] = {"on": [], "off": []}
   seconds = dict.fromkeys(sounds, 0.0)
   for first in range(0, len(prompts), _BATCH):
@@ -148,6 +176,52 @@ def _continuations(bundle: Bundle, options: Options) -> Continuations:
         seconds[kind] += time.monotonic() - started
       sounds[kind] += [result.waveform for result in results]
   return Continuations(sounds["on"], sounds["off"], seconds["on"], seconds["off"])
+
+
+def _carriers(
+  bundle: Bundle, prompts: Sounds, size: int, seconds: float, seed: int
+) -> list[Carrier]:
+  """Continues prompts with a random payload for each batch."""
+  rng, carriers = np.random.default_rng(seed), []
+  for first in range(0, len(prompts), _BATCH):
+    payload = rng.bytes(size)
+    results = bundle.continue_audio(
+      prompts[first : first + _BATCH],
+      bundle.sample_rate,
+      duration=seconds,
+      prompt_seconds=None,
+      prompt_audio="none",
+      seed=seed,
+      watermark_payload=payload,
+    )
+    carriers += [Carrier(payload, result.waveform) for result in results]
+  return carriers
+
+
+def _payload_rows(
+  watermark: Watermark,
+  codec: Codec,
+  carriers: Sequence[Carrier],
+  of_channels: Mapping[str, Channel],
+) -> list[Row]:
+  """Returns how many payloads of each length are read exactly after each channel."""
+  rows, key = [], watermark.key[None]
+  for size in sorted({len(carrier.payload) for carrier in carriers}):
+    of_size = [carrier for carrier in carriers if len(carrier.payload) == size]
+    seconds = len(of_size[0].waveform) / codec.spec.sample_rate
+    for name, channel in of_channels.items():
+      read = [
+        payload_of(_findings(watermark, key, codes_of(codec, channel(one.waveform)), codec).best)
+        for one in of_size
+      ]
+      exactly = [
+        float(found is not None and found.content == one.payload)
+        for found, one in zip(read, of_size, strict=True)
+      ]
+      of = f"{8 * size} bits from {seconds:g} s, {name}"
+      floor = 0.95 if name == CLEAN else None
+      rows.append(Row(PAYLOADS, mean_estimate(exactly), of, floor))
+  return rows
 
 
 def _survival_rows(
@@ -188,6 +262,7 @@ def _edits(codec: Codec) -> dict[str, Channel]:
   return {
     "cropped": lambda waveform: waveform[_CROP:],
     "0.5 s of each second": halves,
+    "music at 10 dB below": lambda w: degradations.add_music(w, rate, 10.0, len(w)),
     "speed 1.05": lambda waveform: soxr.resample(waveform, 1.05 * rate, rate),
     f"the same codec, {levels} levels": encoded,
   }
@@ -210,9 +285,18 @@ def _log10_p(
   codes: Int[np.ndarray, "offsets frames quantizers"],
   codec: Codec,
 ) -> Float[np.ndarray, "keys"]:
+  return _findings(watermark, keys, codes, codec).log10_p
+
+
+def _findings(
+  watermark: Watermark,
+  keys: UInt32[np.ndarray, "keys 4"],
+  codes: Int[np.ndarray, "offsets frames quantizers"],
+  codec: Codec,
+) -> Findings:
   evidence = Evidence(watermark, keys, codec.spec.frame_rate, len(codes))
   evidence.push(codes)
-  return evidence.finish().log10_p
+  return evidence.finish()
 
 
 def _seconds_needed(
