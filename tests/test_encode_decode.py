@@ -73,7 +73,6 @@ def test_fewer_levels_can_be_decoded(miniature_bundle):
   assert one.shape == all_levels.shape == (8_000,) and not np.array_equal(one, all_levels)
 
 
-@pytest.mark.usefixtures("types_not_checked")
 @pytest.mark.parametrize(
   "waveform, words",
   [
@@ -91,7 +90,6 @@ def test_invalid_waveforms_are_refused(miniature_bundle, waveform, words):
     miniature_bundle.encode(waveform, RATE)
 
 
-@pytest.mark.usefixtures("types_not_checked")
 @pytest.mark.parametrize(
   "codes, words",
   [

@@ -162,6 +162,7 @@ def test_nothing_is_compiled_for_another_length_once_warm(miniature_bundle):
     jax.monitoring.unregister_event_duration_listener(listen)  # pyright: ignore[reportArgumentType]: JAX names the arguments
 
 
+@pytest.mark.usefixtures("types_not_checked")
 def test_invalid_streams_are_refused_immediately(miniature_bundle):
   for prompt, settings, words in [
     (np.stack([melody(1.0)] * 2), {"duration": 1}, "give one clip"),

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, no_type_check, overload
 
 import numpy as np
 from jaxtyping import Float, Integer, Num
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _SEARCH_WIDTHS = ranges.Range(1, 256)
 
 
+@no_type_check  # methods check what users give; the check of a protocol reads all properties
 @dataclasses.dataclass(frozen=True)
 class Bundle:
   """A codec, a semantic tokenizer and the stages that were trained on their tokens.
@@ -399,7 +400,7 @@ class Bundle:
   @overload
   def speak_from(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     num_samples: Literal[1] = 1,
@@ -409,7 +410,7 @@ class Bundle:
   @overload
   def speak_from(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     num_samples: int,
@@ -418,7 +419,7 @@ class Bundle:
   ) -> "Continuation | list[Continuation]": ...
   def speak_from(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     num_samples: int = 1,
@@ -452,7 +453,7 @@ class Bundle:
 
   def stream_speech_from(
     self,
-    waveform: Num[np.ndarray, "samples"],
+    waveform: Num[np.ndarray, "*channels samples"],
     sample_rate: int,
     *,
     progress: "Progress | None" = None,

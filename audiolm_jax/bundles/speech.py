@@ -113,7 +113,7 @@ def stream_speech(
 
 def speak_from(
   bundle: Bundle,
-  waveform: Num[np.ndarray, "samples"],
+  waveform: Num[np.ndarray, "*channels samples"],
   sample_rate: int,
   *,
   num_samples: int = 1,
@@ -128,7 +128,7 @@ def speak_from(
 
 def stream_speech_from(
   bundle: Bundle,
-  waveform: Num[np.ndarray, "samples"],
+  waveform: Num[np.ndarray, "*channels samples"],
   sample_rate: int,
   *,
   progress: Progress | None = None,

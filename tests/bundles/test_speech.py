@@ -247,6 +247,7 @@ def test_bad_requests_are_one_line(bundle, text, settings, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("types_not_checked")
 @pytest.mark.parametrize(
   ("source", "settings", "message"),
   [

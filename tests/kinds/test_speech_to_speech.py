@@ -91,8 +91,8 @@ def store(tokenizers, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bundle(miniature_bundle, store, tmp_path_factory):
-  """The miniature bundle with tones as semantic tokens and a trained speech stage."""
+def stages(miniature_bundle, store, tmp_path_factory):
+  """The coarse stage of the miniature bundle and a trained speech stage."""
   data = InMemoryTokens(store, SPEC, batch_size=16)
   adam = OptimizerConfig(name="adam", learning_rate=3e-3)
   config = trainer.TrainConfig(
@@ -107,10 +107,15 @@ def bundle(miniature_bundle, store, tmp_path_factory):
   )
   component, found, params = load_inference_params(config.model_dir)
   assert component == "speech_stage"
-  stages = {
+  return {
     "coarse": miniature_bundle.stages["coarse"],
     "speech": Stage(found.spec, found.transformer, params),
   }
+
+
+@pytest.fixture
+def bundle(miniature_bundle, stages, types_not_checked):
+  """The miniature bundle with tones as semantic tokens and a trained speech stage."""
   return dataclasses.replace(miniature_bundle, semantic=ToneTokenizer(), stages=stages)
 
 
