@@ -149,4 +149,6 @@ def test_the_command_takes_a_voice_and_passes(folder, bundle, run_cli, tmp_path)
   )
   np.testing.assert_allclose(found, expected.waveform, atol=1e-4)
   refused = run_cli("sample", *arguments)
-  assert refused.code == 2 and "--voice is for --text and --mode resynthesis" in refused.err
+  assert (
+    refused.code == 2 and "--voice is for --text, --source and --mode resynthesis" in refused.err
+  )
