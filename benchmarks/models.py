@@ -75,7 +75,7 @@ class TrainingStep:
   """A compiled training step and its state, with the precision that the trainer chooses here."""
 
   def __init__(self, model: Any, batch: dict[str, np.ndarray]):
-    self.state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
+    self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
     self._batch = jax.device_put(batch)
     parts = model.parts(0)
 
@@ -87,5 +87,5 @@ class TrainingStep:
 
   def step(self) -> None:
     """Runs one update, and returns when it is complete."""
-    self.state, metrics = self._step(self.state, self._batch, jax.random.key(0))
+    self._state, metrics = self._step(self._state, self._batch, jax.random.key(0))
     jax.block_until_ready(metrics)

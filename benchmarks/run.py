@@ -29,7 +29,6 @@ BENCHMARKS = {
   "samples": "Several samples",
   "streaming": "Streaming",
   "acoustic": "Acoustic stages",
-  "training": "Training",
   "codec": "Codec",
   "peers": "Peers",
   "gpu": "GPU",
