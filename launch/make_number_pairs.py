@@ -16,7 +16,6 @@ finished one.
 """
 
 import itertools
-import json
 import random
 import re
 import zlib
@@ -31,11 +30,10 @@ from absl import flags
 
 from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import UserError
-from audiolm_jax.data import manifest, speech_engines, spoken_values
+from audiolm_jax.data import manifest, speech_engines, spoken_values, synthetic_corpora
 from audiolm_jax.data.speech_engines import Engine, SpeechError, Voice
 from audiolm_jax.data.spoken_values import Value
 from audiolm_jax.io import audio
-from audiolm_jax.io.files import atomic_write
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder to create or to extend.")
@@ -101,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
     ),
   ]
   folder = Path(FLAGS.output_dir)
-  _write_settings(folder)
+  synthetic_corpora.begin(folder, _settings())
   failed = manifest.SkipLog(len(pairs), FLAGS.max_failed_fraction)
 
   def make(pair: Pair) -> list[dict[str, Any]]:
@@ -116,8 +114,7 @@ def main(argv: Sequence[str]) -> None:
       rows = [row for made in pool.map(make, pairs) for row in made]
     finally:
       pool.shutdown(cancel_futures=True)
-  with atomic_write(folder / "manifest.jsonl") as file:
-    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+  synthetic_corpora.write_manifest(folder, rows)
   hours = sum(row["seconds"] for row in rows) / 3600
   print(f"wrote {folder / 'manifest.jsonl'}: {len(rows) // 2} pairs, {hours:.2f} h of audio")
   if failed.skipped:
@@ -189,29 +186,11 @@ def _engine_of_flag(flag: str) -> tuple[str, Engine]:
   return name, Engine(command, licence=FLAGS.voice_licence)
 
 
-def _write_settings(folder: Path) -> None:
-  """Writes the settings that determine the clips; raises `UserError` if `folder` has others."""
+def _settings() -> dict[str, Any]:
+  """Returns the settings that determine the clips."""
   names = ("english_voices", "spanish_voices", "valid_english_voices", "engine_command")
   names += ("valid_fraction", "tempo_spread", "seed")
-  settings = {name: FLAGS[name].value for name in names}
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"cannot create the folder {folder}: {error.strerror or error}") from error
-  path = folder / "settings.json"
-  if path.exists():
-    before = json.loads(path.read_text())
-    other = [name for name in settings if settings[name] != before.get(name)]
-    if other:
-      raise UserError(
-        f"{folder} was created with other settings: --{', --'.join(other)}; give the same ones, or "
-        "another --output_dir"
-      )
-  elif (folder / "manifest.jsonl").exists():
-    raise UserError(f"{folder} has the manifest of another corpus; give another --output_dir")
-  else:
-    with atomic_write(path) as file:
-      file.write(json.dumps(settings, indent=2).encode())
+  return {name: FLAGS[name].value for name in names}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ a stopped run: finished clips are kept, and the corpus equals that of an uninter
 import concurrent.futures
 import hashlib
 import itertools
-import json
 import random
 import re
 import sys
@@ -44,10 +43,9 @@ from jaxtyping import Float
 
 from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import UserError
-from audiolm_jax.data import speech_engines
+from audiolm_jax.data import speech_engines, synthetic_corpora
 from audiolm_jax.data.speech_engines import Engine, SpeechError, Voice
 from audiolm_jax.io import audio
-from audiolm_jax.io.files import atomic_write, check_writable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("text", None, "Text file, one sentence per line.")
@@ -124,7 +122,8 @@ def main(argv: Sequence[str]) -> None:
   if not train:
     raise UserError(f"all sentences of {FLAGS.text} are held out; add others to train on")
   folder = Path(FLAGS.output_dir)
-  _write_settings(folder, [*voices, *valid_voices], engines, [train, valid])
+  settings = _settings([*voices, *valid_voices], engines, [train, valid])
+  synthetic_corpora.begin(folder, settings)
 
   probes = _probes(valid)
   valid = [sentence for sentence in valid if sentence not in probes]
@@ -142,8 +141,7 @@ def main(argv: Sequence[str]) -> None:
         rows += write_clips(folder, clips, 3600 * hours[split], engines, pool, failures)
     finally:
       pool.shutdown(cancel_futures=True)
-  with atomic_write(folder / "manifest.jsonl") as file:
-    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+  synthetic_corpora.write_manifest(folder, rows)
   print(f"wrote {folder / 'manifest.jsonl'}; {failures.count} of {failures.tried} clips failed")
 
 
@@ -271,7 +269,7 @@ def write_clips(
       except SpeechError as error:
         failures.add(clip, error)
         continue
-      _make_folder(path.parent)
+      synthetic_corpora.make_folder(path.parent)
       audio.write_audio(path, waveform, SAMPLE_RATE)
     rows.append(_row(clip, soundfile.info(path).frames / SAMPLE_RATE, engines))
     seconds += rows[-1]["seconds"]
@@ -335,40 +333,16 @@ def _speeds() -> list[float]:
   return speeds
 
 
-def _write_settings(
-  folder: Path,
-  voices: list[Voice],
-  engines: Mapping[str, Engine],
-  sentences: list[list[Passage]],
-) -> None:
-  """Writes the settings that determine the clips; raises `UserError` if `folder` has others."""
+def _settings(
+  voices: list[Voice], engines: Mapping[str, Engine], sentences: list[list[Passage]]
+) -> dict[str, Any]:
+  """Returns the settings that determine the clips."""
   names = ("max_sentences", "voices_per_sentence", "probe_sentences", "speeds", "tempo_spread")
-  settings = {name: FLAGS[name].value for name in (*names, "seed", "voices", "valid_voices")}
-  settings["engine_command"] = {v.engine: engines[v.engine].command for v in voices}
-  settings["text"] = hashlib.sha256(repr(sentences).encode()).hexdigest()
-  _make_folder(folder)
-  check_writable(folder / "manifest.jsonl")
-  path = folder / "settings.json"
-  if path.exists():
-    before = json.loads(path.read_text())
-    other = [name for name in settings if settings[name] != before.get(name)]
-    if other:
-      raise UserError(
-        f"{folder} was created with other settings: --{', --'.join(other)}; give the same ones, or "
-        "another --output_dir"
-      )
-  elif (folder / "manifest.jsonl").exists():
-    raise UserError(f"{folder} has the manifest of another corpus; give another --output_dir")
-  else:
-    with atomic_write(path) as file:
-      file.write(json.dumps(settings, indent=2).encode())
-
-
-def _make_folder(folder: Path) -> None:
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"cannot create the folder {folder}: {error.strerror or error}") from error
+  return {
+    **{name: FLAGS[name].value for name in (*names, "seed", "voices", "valid_voices")},
+    "engine_command": {v.engine: engines[v.engine].command for v in voices},
+    "text": hashlib.sha256(repr(sentences).encode()).hexdigest(),
+  }
 
 
 def _probes(valid: list[Passage]) -> list[Passage]:

@@ -1,0 +1,54 @@
+"""Folders of synthesized corpora: the settings that made the clips, and the manifest."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.io.files import atomic_write, check_writable
+
+MANIFEST = "manifest.jsonl"
+_SETTINGS = "settings.json"
+
+
+def begin(folder: Path, settings: Mapping[str, Any]) -> None:
+  """Creates the folder of a corpus, or resumes one with the same settings.
+
+  Args:
+    folder: of the corpus.
+    settings: everything that determines its clips, by the names of flags, as JSON values.
+
+  Raises:
+    UserError: the folder cannot be written, or contains a corpus with other settings.
+  """
+  make_folder(folder)
+  check_writable(folder / MANIFEST)
+  path = folder / _SETTINGS
+  if path.exists():
+    before = json.loads(path.read_text())
+    other = [name for name in settings if settings[name] != before.get(name)]
+    if other:
+      raise UserError(
+        f"{folder} was created with other settings: --{', --'.join(other)}; give the same ones, or "
+        "another --output_dir"
+      )
+  elif (folder / MANIFEST).exists():
+    raise UserError(f"{folder} has the manifest of another corpus; give another --output_dir")
+  else:
+    with atomic_write(path) as file:
+      file.write(json.dumps(settings, indent=2).encode())
+
+
+def write_manifest(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """Writes the manifest of a corpus, one row per clip, atomically."""
+  with atomic_write(folder / MANIFEST) as file:
+    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def make_folder(folder: Path) -> None:
+  """Creates a folder and its parents; raises `UserError` if it cannot be created."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot create the folder {folder}: {error.strerror or error}") from error
