@@ -1,5 +1,6 @@
 """Rejects requests from other sites and requests that are too large, before Gradio reads them."""
 
+import asyncio
 import contextlib
 import ipaddress
 import json
@@ -19,6 +20,9 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 MOST_BODY_BYTES = 1_000_000
 # What a form adds to an uploaded file.
 _FORM_BYTES = 100_000
+# A larger body of at most this size is read before the answer, for at most this time.
+_READ_BYTES = 8_000_000
+_READ_SECONDS = 5.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -99,6 +103,8 @@ class Guard:
     most = self._max_upload_bytes + _FORM_BYTES if is_upload else MOST_BODY_BYTES
     too_large = f"the request has more than {most} bytes; send a smaller one"
     if length.isdecimal() and (len(length) > 18 or int(length) > most):
+      if len(length) <= 18 and int(length) <= _READ_BYTES:
+        await _read_body(receive)
       await _reject(scope, send, 413, too_large)
       return
     taken, began = 0, False
@@ -153,6 +159,18 @@ def _name_of(place: str) -> str:
     return urlsplit(f"//{place}").hostname or ""
   except ValueError:  # half of the brackets of an IPv6 address
     return ""
+
+
+async def _read_body(receive: Receive) -> None:
+  """Reads a body and drops it.
+
+  A client sends its body before it reads the answer. If the connection were closed before that, it
+  could find the connection reset instead of the answer.
+  """
+  with contextlib.suppress(TimeoutError):
+    async with asyncio.timeout(_READ_SECONDS):
+      while (await receive()).get("more_body"):
+        pass
 
 
 async def _reject(scope: Message, send: Send, status: int, reason: str) -> None:

@@ -14,7 +14,7 @@ def served(
   listening="127.0.0.1", allowed=(), catches=False,
 ):  # fmt: skip
   """The status of a request, and the bytes that the application received."""
-  sent, received = answered(
+  sent, received, _ = answered(
     host, origin=origin, method=method, path=path, chunks=chunks, length=length,
     listening=listening, allowed=allowed, catches=catches,
   )  # fmt: skip
@@ -22,8 +22,8 @@ def served(
 
 
 def answered(host, *, origin, method, path, chunks, length, listening, allowed, catches):
-  """The messages of an answer, and the bytes that the application received."""
-  received, sent = [], []
+  """The messages of an answer, the bytes that the application received, and those not read."""
+  received, sent, pending = [], [], [*chunks]
 
   async def app(scope, receive, send):
     with contextlib.suppress(Exception) if catches else contextlib.nullcontext():
@@ -32,10 +32,10 @@ def answered(host, *, origin, method, path, chunks, length, listening, allowed, 
     await send({"type": "http.response.start", "status": 200, "headers": []})
 
   async def request():
-    pending = iter(chunks)
-
     async def receive():
-      return {"type": "http.request", "body": next(pending), "more_body": True}
+      if not pending:
+        return {"type": "http.disconnect"}
+      return {"type": "http.request", "body": pending.pop(0), "more_body": bool(pending)}
 
     async def send(message):
       sent.append(message)
@@ -48,7 +48,7 @@ def answered(host, *, origin, method, path, chunks, length, listening, allowed, 
     await guard(scope, receive, send)
 
   asyncio.run(request())
-  return sent, sum(map(len, received))
+  return sent, sum(map(len, received)), sum(map(len, pending))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_only_the_names_of_the_server_are_served(host, listening, status):
   ("host", "length", "status"), [("evil.example", "2", 403), ("localhost", "3000000", 413)]
 )
 def test_programs_receive_errors_in_their_form(host, length, status):
-  (start, body), _ = answered(
+  (start, body), *_ = answered(
     host, origin=None, method="POST", path="/v1/audio/speech", chunks=[b"{}"], length=length,
     listening="127.0.0.1", allowed=(), catches=False,
   )  # fmt: skip
@@ -111,6 +111,16 @@ def test_a_body_is_refused_by_its_stated_length_before_it_is_read():
   assert served("localhost", length="9" * 5_000) == (413, 0)
   assert served("localhost", path="/upload", length="5000001") == (200, 2)
   assert served("localhost", path="/upload", length="300000000") == (413, 0)
+
+
+@pytest.mark.parametrize(("length", "left"), [("3000000", 0), ("9000000", 3_000_000)])
+def test_a_client_that_sends_a_little_too_much_can_read_the_answer(length, left):
+  """A connection that is closed with unread bytes is reset, and the answer is lost."""
+  sent, received, unread = answered(
+    "localhost", origin=None, method="POST", path="/v1/audio/speech", chunks=[b"x" * 10**6] * 3,
+    length=length, listening="127.0.0.1", allowed=(), catches=False,
+  )  # fmt: skip
+  assert (sent[0]["status"], received, unread) == (413, 0, left)
 
 
 def test_a_body_without_a_stated_length_is_refused_once_it_is_too_long():
