@@ -12,27 +12,13 @@ import soundfile
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import SEMANTIC, SOURCE_SEMANTIC
 from audiolm_jax.data import in_memory, tokenization
-from audiolm_jax.data.datasets import InMemoryTokens
-from audiolm_jax.lm.conditioned import ConditionedConfig, speech_stage
-from audiolm_jax.lm.config import Positions, TransformerConfig
-from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.conditioned import speech_stage
 from audiolm_jax.lm.tokens import collapse_repeats
 from audiolm_jax.semantic.spec import SemanticSpec
-from audiolm_jax.trainables.registry import load_inference_params
-from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
-from audiolm_jax.training import trainer
-from audiolm_jax.training.optimizers import OptimizerConfig
+from tests.kinds.learning import trained_stage
 
 RATE, HOP, TONES = 16_000, 640, 16
 SPEC = speech_stage(num_clusters=TONES, longest_seconds=1.0, longest_source=16)
-CONFIG = ConditionedConfig(
-  TransformerConfig(
-    num_layers=1, embed_dim=64, num_heads=2, mlp_dim=128, positions=Positions.ROTARY,
-    dropout_rate=0.0,
-  ),
-  encoder_layers=1,
-  label_smoothing=0.0,
-)  # fmt: skip
 STEPS = 220
 RNG = np.random.default_rng(0)
 # Three words, each one of four tones; the other language has other tones and the reverse order.
@@ -93,24 +79,8 @@ def store(tokenizers, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stages(miniature_bundle, store, tmp_path_factory):
   """The coarse stage of the miniature bundle and a trained speech stage."""
-  data = InMemoryTokens(store, SPEC, batch_size=16)
-  adam = OptimizerConfig(name="adam", learning_rate=3e-3)
-  config = trainer.TrainConfig(
-    str(tmp_path_factory.mktemp("run") / "speech"), total_steps=STEPS, log_period=STEPS,
-    eval_period=STEPS, products="float32", tensorboard=False,
-  )  # fmt: skip
-  trainer.train(
-    config,
-    model=StageTrainable(StageTrainingConfig(SPEC, CONFIG, adam)),
-    train_dataset=data,
-    eval_dataset=dataclasses.replace(data, split="valid", num_epochs=1),
-  )
-  component, found, params = load_inference_params(config.model_dir)
-  assert component == "speech_stage"
-  return {
-    "coarse": miniature_bundle.stages["coarse"],
-    "speech": Stage(found.spec, found.transformer, params),
-  }
+  speech = trained_stage(SPEC, store, str(tmp_path_factory.mktemp("run") / "speech"), STEPS)
+  return {"coarse": miniature_bundle.stages["coarse"], "speech": speech}
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A transcript stage learns a small domain from pairs and reads its held-out sentences back."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -8,29 +7,15 @@ import pytest
 
 from audiolm_jax.core.streams import SEMANTIC, TEXT, TRANSCRIPT
 from audiolm_jax.data import in_memory
-from audiolm_jax.data.datasets import InMemoryTokens
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.data.token_store import TokenStoreWriter
 from audiolm_jax.lm import text
-from audiolm_jax.lm.conditioned import ConditionedConfig, text_stage, transcript_stage
-from audiolm_jax.lm.config import Positions, TransformerConfig
-from audiolm_jax.lm.stage import Stage
+from audiolm_jax.lm.conditioned import text_stage, transcript_stage
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 from audiolm_jax.sampling.logits import SamplingOptions
-from audiolm_jax.trainables.registry import load_inference_params
-from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
-from audiolm_jax.training import trainer
-from audiolm_jax.training.optimizers import OptimizerConfig
+from tests.kinds.learning import trained_stage
 
 SPEC = transcript_stage(num_clusters=16, longest_seconds=1.0, longest_text=16)
-CONFIG = ConditionedConfig(
-  TransformerConfig(
-    num_layers=1, embed_dim=64, num_heads=2, mlp_dim=128, positions=Positions.ROTARY,
-    dropout_rate=0.0,
-  ),
-  encoder_layers=1,
-  label_smoothing=0.0,
-)  # fmt: skip
 STEPS = 300
 RNG = np.random.default_rng(0)
 WORDS = (
@@ -72,21 +57,7 @@ def store(miniature_bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
-  data = InMemoryTokens(store, SPEC, batch_size=16)
-  adam = OptimizerConfig(name="adam", learning_rate=3e-3)
-  config = trainer.TrainConfig(
-    str(tmp_path_factory.mktemp("run") / "transcript"), total_steps=STEPS, log_period=STEPS,
-    eval_period=STEPS, products="float32", tensorboard=False,
-  )  # fmt: skip
-  trainer.train(
-    config,
-    model=StageTrainable(StageTrainingConfig(SPEC, CONFIG, adam)),
-    train_dataset=data,
-    eval_dataset=dataclasses.replace(data, split="valid", num_epochs=1),
-  )
-  component, found, params = load_inference_params(config.model_dir)
-  assert component == "transcript_stage"
-  return Stage(found.spec, found.transformer, params)
+  return trained_stage(SPEC, store, str(tmp_path_factory.mktemp("run") / "transcript"), STEPS)
 
 
 def test_sentences_that_were_never_trained_are_read_back(trained):
