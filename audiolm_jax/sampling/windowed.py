@@ -89,14 +89,18 @@ class WindowedTargets(Targets):
     known = len(self.rows[row])
     if self.may_end:
       # Up to the end of the window, the sources determine whether the row ends.
-      end = self.next_window(row, known, self.total(row)).end
+      end = self._limited_window(row, known, index).end
       for track in self.reads.values():
         for _ in track.extend({row: end / self.rate}, index):
           pass
     total = self.total(row)
     if total is not None and known >= total:
       return None
-    longest = self.longest_new(index)
+    return self._limited_window(row, known, index)
+
+  def _limited_window(self, row: int, known: int, index: int) -> Window:
+    """Returns the window after `known` frames, with at most `longest_new` seconds of new audio."""
+    total, longest = self.total(row), self.longest_new(index)
     if longest is not None:
       end = known + -(-self.stream.steps(longest) // self.align) * self.align
       total = end if total is None else min(total, end)
