@@ -230,10 +230,6 @@ def _request(
     return _Request(clips, [Output(new, new)], seed, options, strength)
   if waveform is None or sample_rate is None:
     raise UserError(f"{mode.value} mode needs a prompt: a waveform and its sample rate")
-  step = math.lcm(bundle.semantic.spec.hop_length, hop)
-
-  def whole_steps(prompt: np.ndarray) -> np.ndarray:
-    return prompt[: len(prompt) // step * step]
 
   def prepared(
     given: ArrayLike, seconds: float | None, axes: int, name: str
@@ -244,7 +240,7 @@ def _request(
   speaker = np.zeros(0, np.float32)
   if voice is not None:
     (speaker,), _ = prepared(voice, prompt_seconds, 1, "the voice")
-    speaker = whole_steps(speaker)
+    speaker = whole_steps(bundle, speaker)
   given = _expected_clip(bundle, speaker, 0).prompt
   seconds = duration if mode is Mode.RESYNTHESIS else prompt_seconds
   prompts, is_batch = prepared(waveform, seconds, most_axes, "the prompt")
@@ -261,7 +257,7 @@ def _request(
       total = len(speaker) + len(prompt)
       outputs.append(Output(total, len(prompt), hidden=len(speaker)))
     else:
-      wholes.append(whole_steps(prompt))
+      wholes.append(whole_steps(bundle, prompt))
       expected.append(_expected_clip(bundle, wholes[-1], -(-(len(prompt) + new) // hop)))
       original = prompt if prompt_audio is PromptAudio.ORIGINAL else None
       hidden = len(prompt) if prompt_audio is PromptAudio.NONE else 0
@@ -270,18 +266,30 @@ def _request(
   resynthesis = mode is Mode.RESYNTHESIS
   clips: list[Clip] = []
   if len(speaker):
-    given = {
-      SEMANTIC: bundle.semantic.tokenize_long(speaker),
-      CODES: bundle.codec.encode_long(speaker),
-    }
+    given = tokens_of(bundle, speaker)
   for clip, whole in zip(expected, wholes, strict=True):
-    semantic = bundle.semantic.tokenize_long(whole)
     if resynthesis:
+      semantic = bundle.semantic.tokenize_long(whole)
       clips.append(resynthesized(given, semantic, len(whole) // hop))
     else:
-      prompt = {SEMANTIC: semantic, CODES: bundle.codec.encode_long(whole)}
-      clips.append(Clip(clip.num_frames, prompt))
+      clips.append(Clip(clip.num_frames, tokens_of(bundle, whole)))
   return _Request(clips, outputs, seed, options, strength, is_batch)
+
+
+def whole_steps(
+  bundle: Bundle, waveform: Float[np.ndarray, "samples"]
+) -> Float[np.ndarray, "whole"]:
+  """Returns the beginning of a waveform that whole semantic steps and whole frames cover."""
+  step = math.lcm(bundle.semantic.spec.hop_length, bundle.codec.spec.hop_length)
+  return waveform[: len(waveform) // step * step]
+
+
+def tokens_of(bundle: Bundle, waveform: Float[np.ndarray, "samples"]) -> dict[str, np.ndarray]:
+  """Returns the semantic tokens and the codes of a waveform, by the keys of their streams."""
+  return {
+    SEMANTIC: np.asarray(bundle.semantic.tokenize_long(waveform)),
+    CODES: np.asarray(bundle.codec.encode_long(waveform)),
+  }
 
 
 def resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:

@@ -11,7 +11,14 @@ from numpy.typing import ArrayLike
 from audiolm_jax.bundles import pauses
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.bundle import Bundle
-from audiolm_jax.bundles.continuation import Continuation, Output, Progress, resynthesized
+from audiolm_jax.bundles.continuation import (
+  Continuation,
+  Output,
+  Progress,
+  resynthesized,
+  tokens_of,
+  whole_steps,
+)
 from audiolm_jax.bundles.settings import (
   PROMPT_SECONDS,
   options_of,
@@ -381,12 +388,7 @@ def _voice(bundle: Bundle, settings: Mapping[str, Any]) -> dict[str, Any]:
     )
   axis = settings.get("channel_axis")
   (speaker,), _ = prepared_prompts(bundle, voice, sample_rate, seconds, axis, 1, "the voice")
-  step = int(np.lcm(bundle.semantic.spec.hop_length, codec.hop_length))
-  speaker = speaker[: len(speaker) // step * step]
-  return {
-    SEMANTIC: bundle.semantic.tokenize_long(speaker),
-    CODES: bundle.codec.encode_long(speaker),
-  }
+  return tokens_of(bundle, whole_steps(bundle, speaker))
 
 
 def _frames(bundle: Bundle, steps: int) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.bundles import Bundle
-from audiolm_jax.bundles.continuation import resynthesized
+from audiolm_jax.bundles.continuation import resynthesized, tokens_of, whole_steps
 from audiolm_jax.bundles.settings import options_of
-from audiolm_jax.core.streams import CODES, SEMANTIC
+from audiolm_jax.core.streams import SEMANTIC
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded
 
@@ -76,20 +76,16 @@ def shuffler(bundle: Bundle) -> ShuffleFn | None:
   if not bundle.cascade.reads(SEMANTIC):
     return None
   hop = bundle.codec.spec.hop_length
-  step = int(np.lcm(bundle.semantic.spec.hop_length, hop))
 
   def shuffle(
     prompt: Float[np.ndarray, " samples"], rest: Float[np.ndarray, " samples"], seed: int
   ) -> Float[np.ndarray, " samples"]:
-    prompt, rest = (part[: len(part) // step * step] for part in (prompt, rest))
+    prompt, rest = (whole_steps(bundle, part) for part in (prompt, rest))
     tokens = bundle.semantic.tokenize_long(rest)
     runs = np.split(tokens, np.flatnonzero(np.diff(tokens)) + 1)
     order = np.random.default_rng(seed).permutation(len(runs))
-    voice = {
-      SEMANTIC: bundle.semantic.tokenize_long(prompt),
-      CODES: bundle.codec.encode_long(prompt),
-    }
-    clip = resynthesized(voice, np.concatenate([runs[i] for i in order]), len(rest) // hop)
+    shuffled = np.concatenate([runs[i] for i in order])
+    clip = resynthesized(tokens_of(bundle, prompt), shuffled, len(rest) // hop)
     options = options_of(bundle, {}, 0.0)
     (codes,) = bundle.cascade.sample([clip], seed=seed, options=options).codes
     return np.asarray(bundle.codec.decode(codes[None]))[0][len(prompt) :]
