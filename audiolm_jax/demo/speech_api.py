@@ -1,9 +1,11 @@
 """`POST /v1/audio/speech`: speech for programs, in the form that clients of speech servers use."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,16 +16,24 @@ from audiolm_jax.core.configs import JsonDict, shown
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.demo import library, making, requests
 from audiolm_jax.demo.api_errors import API, error_json
+from audiolm_jax.demo.guard import Send
 from audiolm_jax.demo.jobs import Job, Jobs, LateError, StoppedError
 from audiolm_jax.demo.requests import Limits
 from audiolm_jax.demo.turns import BusyError, Turns
 from audiolm_jax.demo.voices import Voice
-from audiolm_jax.io import audio
+from audiolm_jax.io import audio, streamed_file
 
 PATH = f"{API}audio/speech"
-MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
+PCM_RATE = 24_000  # Hz, which clients of speech servers expect of samples without a header
+MEDIA_TYPES = {
+  "wav": "audio/wav",
+  "flac": "audio/flac",
+  "mp3": "audio/mpeg",
+  streamed_file.PCM: "audio/pcm",
+}
 _REQUIRED = ("model", "input", "voice")
-_FIELDS = (*_REQUIRED, "response_format", "speed")
+_FIELDS = (*_REQUIRED, "response_format", "speed", "stream_format")
+_STREAM_FORMAT = "audio"
 _POLL_SECONDS = 0.05
 
 
@@ -67,7 +77,8 @@ def checked(
 
   Args:
     body: JSON with `model`, the name of a bundle; `input`, the text; `voice`, the name of a voice;
-      and optionally `response_format` (default mp3) and `speed` (default 1).
+      and optionally `response_format` (default mp3), `speed` (default 1) and `stream_format`, which
+      has one value.
     bundles: by name.
     voices: by name.
     limits: of one request.
@@ -96,9 +107,13 @@ def checked(
   if form not in list(MEDIA_TYPES):
     message = f"response_format {shown(form)} is not one of {', '.join(MEDIA_TYPES)}"
     raise ApiError(400, message, "response_format", "invalid_value")
-  if not audio.can_write(f".{form}"):
+  if form != streamed_file.PCM and not audio.can_write(f".{form}"):
     message = f"the server's libsndfile cannot write {form}; use wav or flac"
     raise ApiError(400, message, "response_format", "invalid_value")
+  stream_format = asked.get("stream_format", _STREAM_FORMAT)
+  if stream_format != _STREAM_FORMAT:
+    message = f"stream_format {shown(stream_format)} is not available; use {_STREAM_FORMAT}"
+    raise ApiError(400, message, "stream_format", "invalid_value")
   try:
     speed = arguments.number(asked.get("speed", 1.0), "speed", speech.RATES)
   except UserError as error:
@@ -128,10 +143,16 @@ def route(
     body = await request.body()
     try:
       order = checked(body, bundles, voices, limits)
-      content = await _spoken(request, order, limits, jobs, turns)
     except ApiError as error:
       return responses.JSONResponse(error.json, error.status)
-    return responses.Response(content, media_type=MEDIA_TYPES[order.form])
+
+    async def respond(scope: Any, receive: Any, send: Send) -> None:
+      try:
+        await _send_speech(request, order, limits, jobs, turns, send)
+      except ApiError as error:
+        await responses.JSONResponse(error.json, error.status)(scope, receive, send)
+
+    return respond
 
   return routing.Route(PATH, answer, methods=["POST"])
 
@@ -159,30 +180,51 @@ def _any_of(names: Mapping[str, object]) -> str:
   return f"one of {', '.join(names)}" if len(names) > 1 else next(iter(names))
 
 
-async def _spoken(request: Any, order: Order, limits: Limits, jobs: Jobs, turns: Turns) -> bytes:
-  """Returns the file of a request, after it has waited for its turn."""
+async def _send_speech(
+  request: Any, order: Order, limits: Limits, jobs: Jobs, turns: Turns, send: Send
+) -> None:
+  """Sends the answer to a request while it is made, after it has waited for its turn.
+
+  The next piece is made when the client has taken the last one. If an error occurs after the first
+  piece, the answer is left incomplete, so that the server closes the connection.
+
+  Raises:
+    ApiError: an error before the first piece.
+  """
+  has_begun = False
   try:
-    with turns.joined() as turn:
-      job = jobs.begin(secrets.token_hex(8), limits.timeout)
-      try:
-        while turn.ahead:
-          await asyncio.sleep(_POLL_SECONDS)
-          await _stop_if_left(request, job)
-          job.check()
-        job.start()
-        work = asyncio.ensure_future(asyncio.to_thread(_file, order, limits, job))
-        while not work.done():
-          await asyncio.wait([work], timeout=_POLL_SECONDS)
-          await _stop_if_left(request, job)
-        return work.result()
-      finally:
-        jobs.remove(job)
+    with _api_errors():
+      async with _started(request, limits, jobs, turns) as job:
+        pieces = _content(order, limits, job)
+        while piece := await _in_thread(request, job, lambda: next(pieces, b"")):
+          if not has_begun:
+            kind = MEDIA_TYPES[order.form].encode()
+            headers = [(b"content-type", kind), (b"cache-control", b"no-store")]
+            start = {"type": "http.response.start", "status": 200, "headers": headers}
+            await _in_time(send(start), job)
+            has_begun = True
+          body = {"type": "http.response.body", "body": piece, "more_body": True}
+          await _in_time(send(body), job)
+  except ApiError as error:
+    if not has_begun:
+      raise
+    logging.warning("an answer with speech was cut off: %s", error)
+    return
+  await send({"type": "http.response.body", "body": b""})
+
+
+@contextlib.contextmanager
+def _api_errors() -> Iterator[None]:
+  """Turns the errors of a request into those of its answer."""
+  try:
+    yield
   except BusyError as error:
     raise ApiError(429, str(error), code="queue_full") from error
   except LateError as error:
     raise ApiError(503, str(error), code="timeout") from error
   except StoppedError as error:
-    raise ApiError(503, "the request was stopped", code="stopped") from error
+    message = "the client disconnected, or the server ends"
+    raise ApiError(503, message, code="stopped") from error
   except UserError as error:
     raise ApiError(400, str(error), "input", "invalid_value") from error
   except Exception as error:  # one failed request must not end the server
@@ -191,14 +233,48 @@ async def _spoken(request: Any, order: Order, limits: Limits, jobs: Jobs, turns:
     raise ApiError(500, message, code="internal_error") from error
 
 
+@contextlib.asynccontextmanager
+async def _started(request: Any, limits: Limits, jobs: Jobs, turns: Turns) -> AsyncIterator[Job]:
+  """Gives a job whose turn has come, and ends it with the block."""
+  with turns.joined() as turn:
+    job = jobs.begin(secrets.token_hex(8), limits.timeout)
+    try:
+      while turn.ahead:
+        await asyncio.sleep(_POLL_SECONDS)
+        await _stop_if_left(request, job)
+        job.check()
+      job.start()
+      yield job
+    finally:
+      jobs.remove(job)
+
+
+async def _in_thread(request: Any, job: Job, function: Callable[[], bytes]) -> bytes:
+  """Returns what a function returns, and stops the job if the client disconnects."""
+  work = asyncio.ensure_future(asyncio.to_thread(function))
+  while not work.done():
+    await asyncio.wait([work], timeout=_POLL_SECONDS)
+    await _stop_if_left(request, job)
+  return work.result()
+
+
+async def _in_time(sending: Awaitable[None], job: Job) -> None:
+  """Sends a message; raises `LateError` if the client does not take it before the deadline."""
+  try:
+    async with asyncio.timeout(max(0.0, job.deadline - time.monotonic())):
+      await sending
+  except TimeoutError as error:
+    raise LateError(f"the client did not read the answer within {job.timeout:g} s") from error
+
+
 async def _stop_if_left(request: Any, job: Job) -> None:
   """Ends the job of a client that has disconnected."""
   if await request.is_disconnected():
     job.stopped.set()
 
 
-def _file(order: Order, limits: Limits, job: Job) -> bytes:
-  """Speaks a text and returns the content of its file."""
+def _content(order: Order, limits: Limits, job: Job) -> Iterator[bytes]:
+  """Yields the content of the file of a request while the text is spoken."""
   stream = making.speech(
     order.bundle,
     order.text,
@@ -208,11 +284,15 @@ def _file(order: Order, limits: Limits, job: Job) -> bytes:
     sample_rate=order.voice.sample_rate,
     rate=order.speed,
   )
-  pieces: list[np.ndarray] = []
-  for piece in stream:
-    job.check()
-    pieces.append(piece)
-  path = job.folder / f"speech.{order.form}"
+
+  def checked_pieces() -> Iterator[np.ndarray]:
+    for piece in stream:
+      job.check()
+      yield piece
+
+  pieces, rate, samples = checked_pieces(), stream.sample_rate, stream.samples
+  if order.form == streamed_file.PCM:
+    pieces = audio.resampled_blocks(pieces, rate, PCM_RATE)
+    rate, samples = PCM_RATE, audio.resampled_length(samples, rate, PCM_RATE)
   tags = making.speech_record(order.bundle, 0).tags()
-  audio.write_audio(path, np.concatenate(pieces), stream.sample_rate, tags)
-  return path.read_bytes()
+  yield from streamed_file.content(pieces, order.form, sample_rate=rate, samples=samples, tags=tags)

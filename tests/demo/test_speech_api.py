@@ -1,5 +1,6 @@
 """Speech for programs: a plain HTTP client, a real server, and every error as JSON."""
 
+import asyncio
 import contextlib
 import http.client
 import io
@@ -15,13 +16,17 @@ import soundfile
 from audiolm_jax import read_provenance
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import speech_api
+from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.turns import Turns
 from audiolm_jax.demo.voices import DRAWN, Voice
+from audiolm_jax.io import audio
 from tests.conftest import melody
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio's own
 TEXT = "It is five."
 ASKED = {"model": "speaking", "input": TEXT, "voice": "anna"}
+LONG = {"input": 30 * f"{TEXT} ", "speed": 0.25}
 VOICE = Voice(melody(1.5).astype(np.float32), 16_000)
 
 
@@ -53,13 +58,21 @@ def test_a_program_receives_what_the_bundle_speaks(there, speaking_bundle, tmp_p
 
 
 @pytest.mark.parametrize(
-  ("form", "kind", "start"),
-  [("flac", "audio/flac", b"fLaC"), (None, "audio/mpeg", (b"ID3", b"\xff\xfb", b"\xff\xf3"))],
+  ("form", "kind", "start"), [("flac", "audio/flac", b"fLaC"), (None, "audio/mpeg", b"ID3")]
 )
 def test_the_form_of_the_answer_is_chosen(there, form, kind, start):
-  asked = ASKED | {"voice": "default"} | ({"response_format": form} if form else {})
+  asked = ASKED | {"voice": "default", "stream_format": "audio"}
+  asked |= {"response_format": form} if form else {}
   status, found, content = post(there, asked)
   assert (status, found) == (200, kind) and content.startswith(start)
+
+
+def test_samples_without_a_header_have_the_rate_that_clients_expect(there, speaking_bundle):
+  status, kind, content = post(there, ASKED | {"response_format": "pcm", "speed": 0.5})
+  stream = speaking_bundle.stream_speech(TEXT, voice=VOICE.waveform, sample_rate=16_000, rate=0.5)
+  expected = audio.resample(np.concatenate([*stream]), 16_000, 24_000)
+  assert (status, kind) == (200, "audio/pcm")
+  np.testing.assert_allclose(np.frombuffer(content, "<i2") / 32_768, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +92,13 @@ def test_the_form_of_the_answer_is_chosen(there, form, kind, start):
     ({"input": "a" * 101}, 400, "input", "101 characters, and 100 are allowed"),
     ({"input": "\N{SNOWMAN}"}, 400, "input", "has no words"),
     ({"input": "\N{SNOWMAN} a"}, 400, "input", "which the stage does not know"),
-    ({"response_format": "pcm"}, 400, "response_format", "'pcm' is not one of wav, flac, mp3"),
+    ({"response_format": "aac"}, 400, "response_format", "'aac' is not one of wav, flac, mp3, pcm"),
+    (
+      {"stream_format": "sse"},
+      400,
+      "stream_format",
+      "stream_format 'sse' is not available; use audio",
+    ),
     ({"speed": 0}, 400, "speed", "speed is 0; give a number from 0.25 to 4"),
     ({"speed": "fast"}, 400, "speed", "speed is 'fast'"),
   ],
@@ -163,6 +182,128 @@ def test_programs_wait_in_the_queue_and_a_full_one_refuses(there):
   for thread in threads:
     thread.join(120)
   assert [status for status, *_ in answers] == [200, 200]
+
+
+class Client:
+  """A client without a network.
+
+  Args:
+    patience: number of pieces that it reads.
+    stays: whether it keeps the connection without reading after that.
+  """
+
+  def __init__(self, patience=1_000, stays=False):
+    self.patience, self.stays = patience, stays
+    self.messages, self.pieces = [], []
+    self.left = asyncio.Event()
+
+  async def receive(self):
+    if not self.messages:
+      self.messages.append("asked")
+      return {
+        "type": "http.request",
+        "body": json.dumps(ASKED | {"response_format": "wav"} | LONG).encode(),
+      }
+    await self.left.wait()
+    return {"type": "http.disconnect"}
+
+  async def send(self, message):
+    if len(self.pieces) == self.patience and self.stays:
+      await asyncio.Event().wait()
+    self.messages.append(message)
+    self.pieces += filter(None, [message.get("body")])
+    if len(self.pieces) == self.patience and not self.stays:
+      self.left.set()
+
+  def ask(self, bundle, folder, timeout=180.0):
+    """Sends a request for some seconds of speech; returns what it has received."""
+    jobs, turns = Jobs(folder), Turns(1, 1)
+    route = speech_api.route(
+      {"speaking": bundle}, {"anna": VOICE}, Limits(timeout=timeout), jobs, turns
+    )
+    scope = {"type": "http", "method": "POST", "path": speech_api.PATH, "headers": []}
+    asyncio.run(route.app(scope, self.receive, self.send))
+    assert jobs.num_active == 0 and not [*folder.iterdir()]
+    with turns.joined() as turn:
+      assert turn.ahead == 0
+    return self.messages[1:]
+
+
+@pytest.fixture
+def made(speaking_bundle, monkeypatch):
+  """The lengths of the pieces of speech that were made."""
+  lengths, stream_speech = [], type(speaking_bundle).stream_speech
+
+  class Counted:
+    def __init__(self, *settings, **named):
+      self.stream = stream_speech(*settings, **named)
+      self.sample_rate, self.samples = self.stream.sample_rate, self.stream.samples
+
+    def __iter__(self):
+      for piece in self.stream:
+        lengths.append(len(piece))
+        yield piece
+
+  monkeypatch.setattr(type(speaking_bundle), "stream_speech", lambda *a, **b: Counted(*a, **b))
+  return lengths
+
+
+def is_complete(messages):
+  return messages[-1]["type"] == "http.response.body" and not messages[-1].get("more_body")
+
+
+def test_sound_is_sent_while_it_is_made(speaking_bundle, made, tmp_path):
+  client, num_made = Client(), []
+
+  async def send(message):
+    num_made.append(len(made))
+    await Client.send(client, message)
+
+  client.send = send
+  messages = client.ask(speaking_bundle, tmp_path)
+  assert messages[0]["status"] == 200 and is_complete(messages) and len(made) > 4
+  # Of the start, the header, each piece when the next one is not made yet, and the end.
+  assert num_made == [0, 0, *range(1, len(made) + 1), len(made)]
+  assert len(b"".join(client.pieces)) > 2 * sum(made)
+
+
+def test_a_client_that_leaves_during_the_answer_ends_its_request(
+  speaking_bundle, made, tmp_path, caplog
+):
+  messages = Client(patience=2).ask(speaking_bundle, tmp_path)
+  assert not is_complete(messages) and len(made) <= 2
+  assert "was cut off: the client disconnected" in caplog.text
+
+
+class Silence:
+  """Speech that is made without computation, up to an error."""
+
+  sample_rate, samples = 16_000, 16_000
+
+  def __iter__(self):
+    yield np.zeros(4_000, np.float32)
+    yield np.zeros(4_000, np.float32)
+    raise RuntimeError("the key is 1234")
+
+
+def test_a_client_that_does_not_read_is_cut_off_after_the_timeout(
+  speaking_bundle, monkeypatch, tmp_path, caplog
+):
+  monkeypatch.setattr(type(speaking_bundle), "stream_speech", lambda *_, **__: Silence())
+  messages = Client(patience=2, stays=True).ask(speaking_bundle, tmp_path, timeout=1.0)
+  assert messages[0]["status"] == 200 and not is_complete(messages)
+  assert "cut off: the client did not read the answer within 1 s" in caplog.text
+
+
+def test_an_error_during_the_answer_closes_the_connection(
+  there, speaking_bundle, monkeypatch, caplog
+):
+  monkeypatch.setattr(type(speaking_bundle), "stream_speech", lambda *_, **__: Silence())
+  with pytest.raises(http.client.IncompleteRead) as cut:
+    post(there, ASKED | {"response_format": "wav"})
+  assert cut.value.partial.startswith(b"RIFF") and len(cut.value.partial) > 16_000
+  assert b"1234" not in cut.value.partial
+  assert "the key is 1234" in caplog.text and "was cut off: something went wrong" in caplog.text
 
 
 def test_a_client_that_leaves_ends_its_request(there):

@@ -1,0 +1,128 @@
+"""The content of an audio file while its samples are made, in bounded memory."""
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile  # pyright: ignore[reportMissingTypeStubs]: its types are in the module
+from jaxtyping import Float
+
+from audiolm_jax.core.errors import AudioError
+from audiolm_jax.io import audio
+
+if TYPE_CHECKING:
+  from _typeshed import ReadableBuffer
+
+PCM = "pcm"  # samples without a header
+FORMATS = ("wav", "flac", "mp3", PCM)
+# A player takes the duration of a file with a variable bit rate from its first frame, which is
+# complete only at the end.
+_MP3: Mapping[str, Any] = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+# The bytes of a FLAC file that have the number of samples in their lower 36 bits.
+_FLAC_LENGTH = slice(21, 26)
+
+
+def content(
+  blocks: Iterator[Float[np.ndarray, "_"]],
+  form: str,
+  *,
+  sample_rate: int,
+  samples: int,
+  tags: Mapping[str, str],
+) -> Iterator[bytes]:
+  """Yields the content of a file of one channel in pieces, none of them empty.
+
+  A WAV file equals that of `audio.write_audio`. What an encoder adds to the beginning of a file at
+  its end is missing in others: the checksum of FLAC, and in MP3 the delay of the encoder, so that
+  0.1 s of silence precede the audio.
+
+  Args:
+    blocks: samples; values outside [-1, 1] are clipped.
+    form: one of `FORMATS`.
+    sample_rate: Hz.
+    samples: number of samples of all blocks together.
+    tags: as for `audio.write_audio`; PCM has none.
+
+  Raises:
+    AudioError: the blocks have another number of samples.
+  """
+  if form == "wav":
+    yield _wav_header(sample_rate, samples, tags)
+  sink = _Sink()
+  with _opened(sink, PCM if form == "wav" else form, sample_rate, tags) as file:
+    is_first = True
+    for block in _counted(blocks, samples):
+      file.write(np.clip(block, -1.0, 1.0))
+      if not (piece := sink.take()):
+        continue
+      if is_first and form == "flac":
+        bits = int.from_bytes(piece[_FLAC_LENGTH]) | samples
+        piece[_FLAC_LENGTH] = bits.to_bytes(5)
+      is_first = False
+      yield bytes(piece)
+  if piece := sink.take():
+    yield bytes(piece)
+
+
+def _counted(blocks: Iterator[np.ndarray], samples: int) -> Iterator[np.ndarray]:
+  """Yields the blocks; raises `AudioError` at the end if they have another number of samples."""
+  found = 0
+  for block in blocks:
+    found += len(block)
+    yield block
+  if found != samples:
+    raise AudioError(f"the audio has {found} samples, and {samples} were announced")
+
+
+def _wav_header(sample_rate: int, samples: int, tags: Mapping[str, str]) -> bytes:
+  """Returns the part of a WAV file before its samples."""
+  empty = io.BytesIO()
+  _opened(empty, "wav", sample_rate, tags).close()
+  header = bytearray(empty.getvalue())
+  size = 2 * samples
+  header[4:8] = (len(header) - 8 + size).to_bytes(4, "little")
+  header[-4:] = size.to_bytes(4, "little")
+  return bytes(header)
+
+
+def _opened(
+  target: Any, form: str, sample_rate: int, tags: Mapping[str, str]
+) -> soundfile.SoundFile:
+  """Returns a file to write samples to, with its tags."""
+  if form == PCM:
+    return soundfile.SoundFile(target, "w", sample_rate, 1, "PCM_16", format="RAW", endian="LITTLE")
+  container, subtype = audio.check_output_format(f"audio.{form}")
+  settings = _MP3 if form == "mp3" else {}
+  file = soundfile.SoundFile(target, "w", sample_rate, 1, subtype, format=container, **settings)
+  for name, text in tags.items():
+    setattr(file, name, text)
+  return file
+
+
+class _Sink(io.RawIOBase):
+  """A file that an encoder writes, without its later changes of what was written before."""
+
+  def __init__(self):
+    self._new = bytearray()
+    self._position = self._size = 0
+
+  def take(self) -> bytearray:
+    """Returns what was appended since the last call."""
+    new, self._new = self._new, bytearray()
+    return new
+
+  def write(self, data: "ReadableBuffer", /) -> int:
+    """Appends data; drops data that would replace older data."""
+    data = memoryview(data)
+    if self._position == self._size:
+      self._new += data
+      self._size += len(data)
+    self._position += len(data)
+    return len(data)
+
+  def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+    """Moves the position and returns it."""
+    start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+    self._position = start + offset
+    return self._position
