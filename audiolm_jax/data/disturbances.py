@@ -1,0 +1,79 @@
+"""Disturbs recordings of speech: whispered, faster, in noise."""
+
+import numpy as np
+from jaxtyping import Float
+from scipy import signal
+
+Rng = np.random.Generator
+_ORDER = 18  # of linear prediction: the formants of speech up to 8 kHz
+_WINDOW, _HOP = 512, 128  # samples at 16 kHz: 32 and 8 ms
+_FLOOR = 1e-12  # of the power in a bin, which is noise of -95 dB
+_LOWEST = 60.0  # Hz; lower noise would add to the power without being audible
+
+
+def whispered(waveform: Float[np.ndarray, "samples"], rng: Rng) -> Float[np.ndarray, "samples"]:
+  """Returns speech whose voice is replaced by noise with the same spectral envelope and level.
+
+  Args:
+    waveform: speech at 16 kHz.
+    rng: draws the noise.
+  """
+  speech, noise = (
+    signal.stft(x, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[2]
+    for x in (waveform, rng.standard_normal(len(waveform)).astype(np.float32))
+  )
+  power = np.abs(speech) ** 2 + _FLOOR
+  shaped = noise * _envelopes(power)
+  shaped *= np.sqrt(power.sum(0) / (np.abs(shaped) ** 2).sum(0))
+  _, found = signal.istft(shaped, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)
+  return found[: len(waveform)].astype(np.float32)
+
+
+def fast(waveform: Float[np.ndarray, "samples"], factor: float) -> Float[np.ndarray, "fewer"]:
+  """Returns speech that takes 1 / `factor` of the time, with the same pitch."""
+  import librosa
+
+  stretched = librosa.effects.time_stretch(waveform, rate=factor, n_fft=_WINDOW, hop_length=_HOP)
+  return stretched.astype(np.float32)
+
+
+def noisy(
+  waveform: Float[np.ndarray, "samples"], noise: Float[np.ndarray, "samples"], snr: float
+) -> Float[np.ndarray, "samples"]:
+  """Returns speech with noise, quieter if the sum were beyond full scale.
+
+  Args:
+    waveform: the speech.
+    noise: at any level.
+    snr: ratio of the powers of the speech and of the noise, in dB.
+  """
+  power = np.mean(np.square(noise, dtype=np.float64))
+  level = np.sqrt(np.mean(np.square(waveform, dtype=np.float64)) / power / 10 ** (snr / 10))
+  mixed = waveform + level * noise
+  return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
+
+
+def coloured_noise(samples: int, slope: float, rng: Rng) -> Float[np.ndarray, "samples"]:
+  """Returns noise at 16 kHz whose power falls with the frequency to the power of `slope`.
+
+  Args:
+    samples: number of samples.
+    slope: 0 for white, 1 for pink, 2 for brown noise.
+    rng: draws the noise.
+  """
+  spectrum = np.fft.rfft(rng.standard_normal(samples))
+  frequency = np.fft.rfftfreq(samples, 1 / 16_000)
+  gain = np.where(frequency < _LOWEST, 0.0, np.maximum(frequency, _LOWEST) ** (-slope / 2))
+  return np.fft.irfft(spectrum * gain, samples).astype(np.float32)
+
+
+def _envelopes(power: Float[np.ndarray, "bins frames"]) -> Float[np.ndarray, "bins frames"]:
+  """Returns the magnitude of the all-pole filter of each frame, up to a factor."""
+  correlation = np.fft.irfft(power, axis=0)[: _ORDER + 1].T
+  lags = np.abs(np.subtract.outer(np.arange(_ORDER), np.arange(_ORDER)))
+  matrices = correlation[:, lags]
+  # A small share of white noise keeps the filter stable in frames of few harmonics.
+  matrices += 1e-4 * correlation[:, :1, None] * np.eye(_ORDER)
+  predictors = np.linalg.solve(matrices, correlation[:, 1:, None])[..., 0]
+  filters = np.concatenate([np.ones((len(predictors), 1)), -predictors], axis=1)
+  return 1 / np.abs(np.fft.rfft(filters, _WINDOW, axis=1)).T
