@@ -10,7 +10,7 @@ is a symbolic link to the recording and whose `source_path` is the disturbed spe
 describes it.
 
 The disturbances depend on --seed, the path of the recording in its manifest and the kind only.
-Rerun the same command to resume a stopped run, or to add recordings that the source lists since.
+Rerun the same command to resume a stopped run or to add new recordings of the source.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ flags.DEFINE_integer("jobs", 1, "Threads; the result does not depend on their nu
 SAMPLE_RATE = 16_000
 LEAST_SECONDS = 0.1
 NOISE_SECONDS = 120.0  # of a recording of noise that are used
-DETERMINING = ("source", "kinds", "noise", "speeds", "snr", "valid_fraction", "seed")
+DETERMINING = ("source", "noise", "speeds", "snr", "valid_fraction", "seed")
 
 
 class Settings(NamedTuple):
@@ -76,8 +76,7 @@ def main(argv: Sequence[str]) -> None:
   for name in ("source", "output_dir"):
     if not FLAGS[name].value:
       raise UserError(f"--{name} is needed; see --help")
-  if not FLAGS.kinds or not set(FLAGS.kinds) <= set(KINDS):
-    raise UserError(f"--kinds={','.join(FLAGS.kinds)} must name some of {', '.join(KINDS)}")
+  kinds = kinds_of(FLAGS.kinds)
   if storage.is_url(FLAGS.source):
     raise UserError(f"--source={FLAGS.source} must be on this machine, because pairs link to it")
   noises = manifest.list_clips(FLAGS.noise) if FLAGS.noise else []
@@ -92,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
   folder = Path(FLAGS.output_dir)
   synthetic_corpora.begin(folder, {name: FLAGS[name].value for name in DETERMINING})
   failed = manifest.SkipLog(len(clips), FLAGS.max_failed_fraction)
-  rows = make_pairs(folder, clips, FLAGS.kinds, settings, failed, FLAGS.jobs)
+  rows = make_pairs(folder, clips, kinds, settings, failed, FLAGS.jobs)
   synthetic_corpora.write_manifest(folder, rows)
   hours = sum(row["seconds"] for row in rows) / 3600
   print(f"wrote {folder / 'manifest.jsonl'}: {len(rows)} pairs, {hours:.2f} h of clean speech")
@@ -207,6 +206,13 @@ def _background(
   section = np.resize(np.roll(waveform, -start), samples)
   audio.check_not_silent(section, f"a section of {noise.id}")
   return section
+
+
+def kinds_of(given: Sequence[str]) -> list[str]:
+  """Returns the checked kinds of a flag."""
+  if not given or not set(given) <= set(KINDS):
+    raise UserError(f"--kinds={','.join(given)} must name some of {', '.join(KINDS)}")
+  return list(given)
 
 
 def range_of(name: str, given: Sequence[str], least: float, most: float) -> tuple[float, float]:
