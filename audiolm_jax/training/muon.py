@@ -58,7 +58,9 @@ def matrix_axes(path: KeyPath, value: jax.Array) -> MatrixAxes | None:
 
 
 def muon(*, b1: float, b2: float) -> optax.GradientTransformation:
-  """Returns updates of kernels by Muon and of all other parameters by Adam with the momentum of Nesterov.
+  """Returns updates of kernels by Muon, and of all other parameters by Adam.
+
+  Both use the momentum of Nesterov.
 
   Args:
     b1: decay of Adam's first moment.
