@@ -148,7 +148,7 @@ def _scale_by_muon() -> optax.GradientTransformation:
     directions = jax.tree_util.tree_map_with_path(direction, momentum, updates)
     return directions, optax.contrib.MuonState(count, cast(Any, momentum), state.ns_coeffs)
 
-  return optax.GradientTransformation(init, cast(Any, update))
+  return optax.GradientTransformation(cast(Any, init), cast(Any, update))
 
 
 def _by_matrix(kernel: Float[Array, "..."], axes: MatrixAxes) -> Float[Array, "..."]:
