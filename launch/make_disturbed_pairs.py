@@ -139,11 +139,12 @@ def make_pair(folder: Path, clip: Clip, kind: str, settings: Settings) -> dict[s
   disturbance: dict[str, Any] = {"kind": kind}
   if kind == "fast":
     disturbance["factor"] = round(rng.uniform(*settings.speeds), 3)
-  noise = None
+  noise, slope = None, 0.0
   if kind == "noisy":
     disturbance["snr_db"] = round(rng.uniform(*settings.snr), 2)
     noise = _noise_of(clip, settings.noises, rng)
-    disturbance["noise"] = noise.id if noise else round(rng.uniform(0.0, 2.0), 2)
+    slope = round(rng.uniform(0.0, 2.0), 2)
+    disturbance["noise"] = noise.id if noise else slope
   # Paths of different folders, and those outside the folder of the manifest, become names in one.
   name = f"{Path(clip.id).stem}_{hashlib.sha256(clip.id.encode()).hexdigest()[:12]}"
   source = folder / kind / f"{name}.flac"
@@ -159,7 +160,7 @@ def make_pair(folder: Path, clip: Clip, kind: str, settings: Settings) -> dict[s
         if noise:
           background = _background(noise, len(waveform), rng)
         else:
-          background = disturbances.coloured_noise(len(waveform), disturbance["noise"], rng)
+          background = disturbances.coloured_noise(len(waveform), slope, rng)
         disturbed = disturbances.noisy(waveform, background, disturbance["snr_db"])
     for path in (source, target):
       synthetic_corpora.make_folder(path.parent)
@@ -194,7 +195,7 @@ def _noise_of(clip: Clip, noises: Sequence[Clip], rng: np.random.Generator) -> C
   """Returns the noise of a recording: a held-out one for a held-out recording, if there is one."""
   own = [noise for noise in noises if (noise.split == "train") == (clip.split == "train")]
   own = own or noises
-  return own[rng.integers(len(own))] if own else None
+  return own[int(rng.integers(len(own)))] if own else None
 
 
 def _background(

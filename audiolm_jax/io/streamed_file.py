@@ -1,7 +1,7 @@
 """The content of an audio file while its samples are made, in bounded memory."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ FORMATS = ("wav", "flac", "mp3", PCM)
 # A player takes the duration of a file with a variable bit rate from its first frame, which is
 # complete only at the end.
 _MP3: Mapping[str, Any] = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+_NOTHING: Mapping[str, Any] = {}
 # The bytes of a FLAC file that have the number of samples in their lower 36 bits.
 _FLAC_LENGTH = slice(21, 26)
 
@@ -30,7 +31,7 @@ def content(
   sample_rate: int,
   samples: int,
   tags: Mapping[str, str],
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
   """Yields the content of a file of one channel in pieces, none of them empty.
 
   A WAV file equals that of `audio.write_audio`. What an encoder adds to the beginning of a file at
@@ -93,7 +94,7 @@ def _opened(
   if form == PCM:
     return soundfile.SoundFile(target, "w", sample_rate, 1, "PCM_16", format="RAW", endian="LITTLE")
   container, subtype = audio.check_output_format(f"audio.{form}")
-  settings = _MP3 if form == "mp3" else {}
+  settings = _MP3 if form == "mp3" else _NOTHING
   file = soundfile.SoundFile(target, "w", sample_rate, 1, subtype, format=container, **settings)
   for name, text in tags.items():
     setattr(file, name, text)
@@ -105,7 +106,8 @@ class _Sink(io.RawIOBase):
 
   def __init__(self):
     self._new = bytearray()
-    self._position = self._size = 0
+    self._position = 0
+    self._size = 0
 
   def take(self) -> bytearray:
     """Returns what was appended since the last call."""

@@ -14,7 +14,7 @@ def vowel():
   pulses = np.zeros(RATE)
   pulses[:: RATE // 120] = 1.0
   time = np.arange(800) / RATE
-  formants = sum(np.exp(-300 * time) * np.cos(2 * np.pi * f * time) for f in (700, 1_800))
+  formants = np.exp(-300 * time) * np.cos(2 * np.pi * np.outer((700, 1_800), time)).sum(0)
   return (0.1 * np.convolve(pulses, formants)[:RATE]).astype(np.float32)
 
 
