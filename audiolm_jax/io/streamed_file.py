@@ -106,8 +106,8 @@ class _Sink(io.RawIOBase):
 
   def __init__(self):
     self._new = bytearray()
-    self._position = 0
-    self._size = 0
+    self._position: int = 0
+    self._size: int = 0
 
   def take(self) -> bytearray:
     """Returns what was appended since the last call."""
