@@ -44,6 +44,7 @@ _COMMANDS = (
   "encode",
   "eval",
   "export_bundle",
+  "export_outputs",
   "fit_kmeans",
   "fit_quantizer",
   "listening_test",

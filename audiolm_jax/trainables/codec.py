@@ -313,13 +313,24 @@ class CodecTrainable(Trainable[CodecState]):
 
   def component_params(self, component: Any, what: str) -> Params:
     """Returns the parameters of a codec with this configuration; see the base class."""
-    if type(component.config) is not type(self.config.model):
-      raise ConfigError(
-        f"{what} has a {type(component.config).__name__}, but the run trains a "
-        f"{type(self.config.model).__name__}; choose another bundle"
-      )
-    configs.check_equal(component.config, self.config.model, what)
+    self._check_model(component.config, what)
     return component.params
+
+  def run_params(self, config: CodecTrainingConfig, params: Params, what: str) -> Params:
+    """Returns the parameters of a run of a codec with this configuration; see the base class.
+
+    The discriminators and the averages of the codebooks are not among them.
+    """
+    self._check_model(config.model, what)
+    return params
+
+  def _check_model(self, model: Any, what: str) -> None:
+    if type(model) is not type(self.config.model):
+      raise ConfigError(
+        f"{what} has a {type(model).__name__}, but the run trains a "
+        f"{type(self.config.model).__name__}; choose another one"
+      )
+    configs.check_equal(model, self.config.model, what)
 
   def with_params(self, state: CodecState, params: Params) -> CodecState:
     """Returns a new state that starts from the parameters of an inference codec."""

@@ -113,6 +113,11 @@ class DetectorTrainable(Trainable[TrainState]):
     configs.check_equal(component.config, self.config.classifier, what)
     return dict(component.params)
 
+  def run_params(self, config: DetectorTrainingConfig, params: Params, what: str) -> Params:
+    """Returns the parameters of a run of a detector with this configuration; see the base class."""
+    configs.check_equal(config.classifier, self.config.classifier, what)
+    return params
+
   def with_params(self, state: TrainState, params: Params) -> TrainState:
     """Returns a new state that starts from these parameters."""
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)

@@ -283,11 +283,20 @@ class SemanticTrainable(Trainable[TrainState]):
     configs.check_equal(component.config.encoder, self.config.encoder, what)
     return {"encoder": component.params["encoder"]}
 
+  def run_params(self, config: W2vBertConfig, params: Params, what: str) -> Params:
+    """Returns the parameters of a run with this encoder and quantizer; see the base class."""
+    shape = ("encoder", "num_groups", "codebook_size", "code_dim")
+    wanted = dataclasses.replace(config, **{name: getattr(self.config, name) for name in shape})
+    configs.check_equal(config, wanted, what)
+    return params
+
   def with_params(self, state: TrainState, params: Params) -> TrainState:
-    """Returns a new state whose first blocks start from `params`; the rest is that of `state`."""
+    """Returns a new state that starts from `params`; what they do not have is that of `state`."""
     encoder = with_first_blocks(state.params["encoder"], params["encoder"])
     return new_train_state(
-      dict(state.params) | {"encoder": encoder}, self.optimizer, ema_decay=self.config.ema_decay
+      dict(state.params) | dict(params) | {"encoder": encoder},
+      self.optimizer,
+      ema_decay=self.config.ema_decay,
     )
 
   def inference_params(self, state: TrainState) -> Params:

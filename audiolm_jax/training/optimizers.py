@@ -2,21 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 from jax.tree_util import KeyPath
 from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
-
-# Usual RMS of an AdamW update, to which Muon's updates are scaled (arXiv 2502.16982, eq. 4).
-_ADAM_UPDATE_RMS = 0.2
+from audiolm_jax.training.muon import muon
 
 Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
 
@@ -50,8 +47,6 @@ class OptimizerConfig:
   "muon" updates every kernel by its orthogonalised momentum, scaled to the size of an Adam update
   so that learning rates for Adam remain suitable, and all other parameters by Adam with `b1` and
   `b2`.
-
-  Source: Muon is Scalable for LLM Training (arXiv 2502.16982), section 2.
   """
 
   name: str = "adamw"
@@ -115,16 +110,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   if config.name in ("adam", "adamw"):
     parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
   elif config.name == "muon":
-    # Rate -1, because the schedule and its sign are applied at the end, for every optimizer.
-    parts.append(
-      optax.contrib.muon(
-        -1.0,
-        muon_weight_dimension_numbers=cast(Any, kernel_matrices),
-        consistent_rms=_ADAM_UPDATE_RMS,
-        adam_b1=config.b1,
-        adam_b2=config.b2,
-      )
-    )
+    parts.append(muon(b1=config.b1, b2=config.b2))
   elif config.name == "adafactor":
     parts.append(optax.scale_by_factored_rms())
     parts.append(optax.clip_by_block_rms(1.0))
@@ -150,28 +136,6 @@ def decay_mask(params: Params) -> PyTree:
     return value.ndim >= 2 and not (names and names[-1] in ("bias", "scale", "codebooks"))
 
   return jax.tree_util.tree_map_with_path(decays, params)
-
-
-def kernel_matrices(params: Params) -> PyTree:
-  """Returns the input and output axes of each kernel as a matrix; None for other parameters.
-
-  The last axis of a kernel is its output axis and the others are input axes, except that the
-  projections to heads have one input axis. Kernels stacked under "layers" are a matrix per layer.
-  """
-
-  def matrix(path: KeyPath, value: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-    names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-    if names[-1:] != ["kernel"]:
-      return None
-    first = 1 if "layers" in names else 0
-    outputs_begin = value.ndim - 1
-    if {"query", "key", "value"} & set(names):
-      outputs_begin = first + 1
-    return optax.contrib.MuonDimensionNumbers(
-      tuple(range(first, outputs_begin)), tuple(range(outputs_begin, value.ndim))
-    )
-
-  return jax.tree_util.tree_map_with_path(matrix, params)
 
 
 def _factors(schedule: str) -> tuple[str, ...]:

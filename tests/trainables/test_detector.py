@@ -79,6 +79,9 @@ def test_a_run_starts_from_the_detector_of_a_bundle(miniature_bundle, detector, 
   other = dataclasses.replace(detector, config=ClassifierConfig())
   with pytest.raises(ConfigError, match="channels"):
     trainable.component_params(other, "the detector")
+  assert trainable.run_params(trainable.config, params, "the run a") is params
+  with pytest.raises(ConfigError, match="channels"):
+    trainable.run_params(DetectorTrainingConfig(), params, "the run a")
 
 
 def test_configurations_survive_json_and_have_two_classes():

@@ -10,6 +10,7 @@ import toy_trainable as toy
 from flax.core import meta
 
 from audiolm_jax.bundles import save_bundle
+from audiolm_jax.codec.frame_rate import FrameRateConfig
 from audiolm_jax.core.errors import BundleError, ConfigError
 from audiolm_jax.semantic.conformer import truncate_params
 from audiolm_jax.semantic.features import LogMelConfig
@@ -61,6 +62,29 @@ def test_a_state_starts_from_the_parameters_of_a_bundle(make, batch, miniature_b
   assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, fresh)
   assert int(state.step) == 0
   jax.tree.map(np.testing.assert_array_equal, trainable.inference_params(state), params)
+
+
+def test_a_codec_starts_from_a_run_of_the_same_shape(miniature_bundle):
+  trainable, params = codec_trainable(miniature_bundle), miniature_bundle.codec.params
+  assert trainable.run_params(trainable.config, params, "the run a") is params
+  with pytest.raises(ConfigError, match=r"the run a has another configuration: .*channels"):
+    wider = codec_trainable(miniature_bundle, decoder_channels=4)
+    wider.run_params(trainable.config, params, "the run a")
+  with pytest.raises(ConfigError, match="the run a has a SoundStreamConfig, but the run trains a"):
+    CodecTrainable(CodecTrainingConfig(model=FrameRateConfig())).run_params(
+      trainable.config, params, "the run a"
+    )
+
+
+def test_w2v_bert_starts_from_the_whole_of_another_run(w2v_config):
+  model = SemanticTrainable(w2v_config)
+  old, new = (meta.unbox(model.init(jax.random.key(seed), CLIPS)) for seed in (0, 1))
+  params = model.inference_params(old)
+  state = model.with_params(new, model.run_params(w2v_config, params, "the run a"))
+  jax.tree.map(np.testing.assert_array_equal, state.params, old.params)
+  larger = dataclasses.replace(w2v_config, codebook_size=2 * w2v_config.codebook_size)
+  with pytest.raises(ConfigError, match="codebook_size"):
+    SemanticTrainable(larger).run_params(w2v_config, params, "the run a")
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])

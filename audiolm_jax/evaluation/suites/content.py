@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.quantizer import dequantize
@@ -72,29 +72,18 @@ def content_suite(
     coarse_levels: number of levels to measure in addition to all levels.
     seed: seed of the choice of triples.
   """
-  semantic, codec = bundle.semantic, bundle.codec
-  levels = sorted({min(coarse_levels, codec.spec.num_quantizers), codec.spec.num_quantizers})
-  codes_of = {f"acoustic codes, {count} levels": count for count in levels}
-  rates = {_SEMANTIC: semantic.spec.frame_rate} | dict.fromkeys(codes_of, codec.spec.frame_rate)
-  centroids = np.asarray(semantic.params["centroids"])
-  inside: dict[str, list[tuple[PhoneItem, np.ndarray]]] = {name: [] for name in rates}
+  inside: dict[str, list[tuple[PhoneItem, np.ndarray]]] = {}
   labelled: dict[str, tuple[list[int], list[str]]] = {}
   by_file: dict[str, list[PhoneItem]] = {}
   for item in items:
     by_file.setdefault(item.file, []).append(item)
   for file, of_file in by_file.items():
-    waveform = read(file)
-    tokens = np.asarray(semantic.tokenize_long(waveform))
-    codes = np.asarray(codec.encode_long(waveform))
-    features = {_SEMANTIC: centroids[tokens]}
-    for name, count in codes_of.items():
-      embedded = dequantize(jnp.asarray(codes[:, :count]), jnp.asarray(codec.codebooks))
-      features[name] = np.asarray(embedded)
+    tokens, features = features_of(bundle, read(file), coarse_levels)
     labels: tuple[list[int], list[str]] = ([], [])
     for item in of_file:
-      for name, frames in features.items():
-        inside[name].append((item, frames_of(item, frames, rates[name])))
-      found = frames_of(item, tokens[:, None], rates[_SEMANTIC])[:, 0]
+      for name, (frames, rate) in features.items():
+        inside.setdefault(name, []).append((item, frames_of(item, frames, rate)))
+      found = frames_of(item, tokens[:, None], bundle.semantic.spec.frame_rate)[:, 0]
       labels[0].extend(int(token) for token in found)
       labels[1].extend([item.phone] * len(found))
     labelled[file] = labels
@@ -113,6 +102,42 @@ def content_suite(
     Row(PHONE_PURITY, exact(phones.phone_purity, len(labelled))),
   ]
   return SuiteResult(rows, {"abx": reports, "phones": phones, "items": len(items)})
+
+
+class Features(NamedTuple):
+  """The vectors of the tokens of a recording.
+
+  Attributes:
+    frames: one vector for each token or frame of codes.
+    frame_rate: frames per second.
+  """
+
+  frames: Float[np.ndarray, "frames dim"]
+  frame_rate: float
+
+
+def features_of(
+  bundle: Bundle, waveform: Float[np.ndarray, "samples"], coarse_levels: int = 4
+) -> tuple[Int[np.ndarray, "steps"], dict[str, Features]]:
+  """Returns the semantic tokens of a recording, and what ABX compares, by name.
+
+  Args:
+    bundle: its semantic tokens have their centroids as vectors, its codes the sums of their
+      codebook entries.
+    waveform: samples at the bundle's rate.
+    coarse_levels: number of levels in addition to all levels.
+  """
+  semantic, codec = bundle.semantic, bundle.codec
+  tokens = np.asarray(semantic.tokenize_long(waveform))
+  codes = np.asarray(codec.encode_long(waveform))
+  centroids = np.asarray(semantic.params["centroids"])
+  found = {_SEMANTIC: Features(centroids[tokens], semantic.spec.frame_rate)}
+  every = codec.spec.num_quantizers
+  for count in sorted({min(coarse_levels, every), every}):
+    vectors = dequantize(jnp.asarray(codes[:, :count]), jnp.asarray(codec.codebooks))
+    name = f"acoustic codes, {count} levels"
+    found[name] = Features(np.asarray(vectors), codec.spec.frame_rate)
+  return tokens, found
 
 
 def reader_of(folder: str, load: Callable[[str], Loaded]) -> Callable[[str], Loaded]:

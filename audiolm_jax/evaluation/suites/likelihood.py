@@ -1,21 +1,20 @@
 """How often a stage assigns the higher likelihood to the right sound of a pair."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.evaluation.likelihood import StageScorer, autoregressive, crops, stage_scorer
+from audiolm_jax.evaluation.likelihood import autoregressive, crops, stage_scorer
 from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.pairs import SoundPair, read_pairs
 from audiolm_jax.evaluation.report import Row, SuiteResult, row_of
 from audiolm_jax.evaluation.suites.tokens import encode_clip
 from audiolm_jax.io import audio
-from audiolm_jax.lm.stages import AutoregressiveSpec
 
 ACCURACY_BY_MEAN = Metric("pair_accuracy_mean", "accuracy by the mean over tokens")
 ACCURACY_BY_SUM = Metric("pair_accuracy_sum", "accuracy by the sum over tokens")
@@ -49,6 +48,9 @@ class Likelihood:
     return self.total / self.tokens
 
 
+SoundScorer = Callable[[Float[np.ndarray, "samples"]], dict[str, Likelihood]]
+
+
 def likelihood_suite(
   bundle: Bundle,
   pairs: Sequence[SoundPair],
@@ -68,45 +70,53 @@ def likelihood_suite(
   Raises:
     DataError: the bundle has no such stage, or a sound is too short for one.
   """
-  for name in stages or ():
-    if name not in bundle.stages:
-      raise DataError(f"{bundle.name} has no {name} stage; it has {', '.join(bundle.stages)}")
-  chosen = {name: bundle.stages[name] for name in stages or bundle.stages}
-  scorers = {name: (autoregressive(stage), stage_scorer(stage)) for name, stage in chosen.items()}
+  chosen = tuple(stages or bundle.stages)
+  score = sound_scorer(bundle, chosen)
   scores: list[dict[str, tuple[Likelihood, Likelihood]]] = []
   for pair in pairs:
-    good, bad = (_likelihoods(bundle, scorers, read(path)) for path in (pair.good, pair.bad))
+    good, bad = (score(read(path)) for path in (pair.good, pair.bad))
     scores.append({name: (good[name], bad[name]) for name in chosen})
   rows = []
   for name in chosen:
-    found = [score[name] for score in scores]
+    found = [of_pair[name] for of_pair in scores]
     means = [_win(good.mean, bad.mean) for good, bad in found]
     sums = [_win(good.total, bad.total) for good, bad in found]
     rows += _rows(ACCURACY_BY_MEAN, name, pairs, means)
     rows += _rows(ACCURACY_BY_SUM, name, pairs, sums)
   details = [
-    {"pair": pair._asdict(), "scores": score} for pair, score in zip(pairs, scores, strict=True)
+    {"pair": pair._asdict(), "scores": found} for pair, found in zip(pairs, scores, strict=True)
   ]
   return SuiteResult(rows, {"pairs": details})
 
 
-def _likelihoods(
-  bundle: Bundle,
-  scorers: Mapping[str, tuple[AutoregressiveSpec, StageScorer]],
-  waveform: Float[np.ndarray, "samples"],
-) -> dict[str, Likelihood]:
-  """Returns the likelihood of a sound by each stage."""
-  clip = encode_clip(bundle, waveform)
-  found = {}
-  for name, (spec, score) in scorers.items():
-    nats = [score(*crop)[0] for crop in crops(spec, clip, least_seconds=0.0)]
-    if not nats:
-      raise DataError(
-        f"a sound of {len(waveform)} samples is too short for the {name} stage, which has no token "
-        "to score; remove the pair"
-      )
-    found[name] = Likelihood(-float(sum(n.sum() for n in nats)), sum(len(n) for n in nats))
-  return found
+def sound_scorer(bundle: Bundle, stages: Sequence[str]) -> SoundScorer:
+  """Returns a function that scores a waveform at the bundle's rate by each of some stages.
+
+  It raises DataError for a sound that is too short for a stage.
+
+  Raises:
+    DataError: the bundle has no such stage, or a stage has no likelihoods.
+  """
+  for name in stages:
+    if name not in bundle.stages:
+      raise DataError(f"{bundle.name} has no {name} stage; it has {', '.join(bundle.stages)}")
+  chosen = {name: bundle.stages[name] for name in stages}
+  scorers = {name: (autoregressive(stage), stage_scorer(stage)) for name, stage in chosen.items()}
+
+  def score(waveform: Float[np.ndarray, "samples"]) -> dict[str, Likelihood]:
+    clip = encode_clip(bundle, waveform)
+    found = {}
+    for name, (spec, nats_of) in scorers.items():
+      nats = [nats_of(*crop)[0] for crop in crops(spec, clip, least_seconds=0.0)]
+      if not nats:
+        raise DataError(
+          f"a sound of {len(waveform)} samples is too short for the {name} stage, which has no "
+          "token to score; remove the pair"
+        )
+      found[name] = Likelihood(-float(sum(n.sum() for n in nats)), sum(len(n) for n in nats))
+    return found
+
+  return score
 
 
 def _win(good: float, bad: float) -> float:

@@ -16,7 +16,7 @@ def test_scores_are_those_of_teacher_forcing_crop_by_crop(miniature_bundle):
     name: (stage.spec, likelihood.stage_scorer(stage))
     for name, stage in miniature_bundle.stages.items()
   }
-  found = suite._likelihoods(miniature_bundle, scorers, sound)
+  found = suite.sound_scorer(miniature_bundle, list(scorers))(sound)
   clip = TokenClip(
     "",
     {

@@ -1,0 +1,1 @@
+"""What a bundle makes of recordings, in files that other evaluation tools read."""

@@ -1,0 +1,164 @@
+"""Muon: the momentum of every kernel is made orthogonal before it becomes an update.
+
+Source: K. Jordan et al., Muon (kellerjordan.github.io/posts/muon), for the iteration and its
+coefficients; Muon is Scalable for LLM Training (arXiv 2502.16982), section 2, for the scale of the
+updates.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+from jax.tree_util import KeyPath
+from jaxtyping import Float, PyTree
+
+from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.modules import Params
+
+# Factors of x, x^3 and x^5 in a step of the iteration on singular values x.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+_MOMENTUM = 0.95
+_EPSILON = 1e-8
+# Usual RMS of an AdamW update, to which updates are scaled (arXiv 2502.16982, eq. 4).
+_ADAM_UPDATE_RMS = 0.2
+# Ratio of the sides of a matrix from which the Gram matrix alone is iterated. A step then takes
+# four products of square matrices instead of one and two products with the whole matrix.
+_GRAM_RATIO = 1.5
+
+
+class MatrixAxes(NamedTuple):
+  """How a kernel is read as a matrix.
+
+  Attributes:
+    inputs: first input axis; the axes before it are those of stacked matrices.
+    outputs: first output axis.
+  """
+
+  inputs: int
+  outputs: int
+
+
+def matrix_axes(path: KeyPath, value: jax.Array) -> MatrixAxes | None:
+  """Returns the axes of a kernel as a matrix, or None for any other parameter.
+
+  The last axis of a kernel is its output axis and the others are input axes, except that the
+  projections to heads have one input axis. Kernels under "layers" are stacked, one per layer.
+  """
+  names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+  if names[-1:] != ["kernel"]:
+    return None
+  inputs = 1 if "layers" in names else 0
+  to_heads = {"query", "key", "value"} & set(names)
+  return MatrixAxes(inputs, inputs + 1 if to_heads else value.ndim - 1)
+
+
+def muon(*, b1: float, b2: float) -> optax.GradientTransformation:
+  """Returns updates of kernels by Muon, and of all other parameters by Adam.
+
+  Both use the momentum of Nesterov.
+
+  Args:
+    b1: decay of Adam's first moment.
+    b2: decay of Adam's second moment.
+
+  Returns:
+    A transformation to be scaled by a learning rate. Its state has the structure of
+    `optax.contrib.muon`, which computes the same updates with about twice the operations.
+  """
+
+  def labels(params: Params) -> PyTree:
+    return jax.tree_util.tree_map_with_path(
+      lambda path, value: "muon" if matrix_axes(path, value) else "adam", params
+    )
+
+  transforms: Any = {
+    "muon": optax.chain(_scale_by_muon(), *[optax.identity()] * 3),
+    "adam": optax.chain(optax.scale_by_adam(b1=b1, b2=b2, nesterov=True), *[optax.identity()] * 2),
+  }
+  return optax.partition(transforms, cast(Any, labels))
+
+
+def orthogonalized(matrix: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
+  """Returns a matrix of the same singular vectors whose singular values are near 1.
+
+  All but very small singular values end between 0.7 and 1.2. The iteration multiplies the matrix by
+  polynomials of its Gram matrix. If the sides are unequal, it computes the product of these
+  polynomials first, which needs fewer operations. Its small factors grow in every step, so these
+  products need float32.
+  """
+  matrix = matrix / (jnp.linalg.norm(matrix) + _EPSILON)
+  first, third, fifth = _COEFFICIENTS
+  wide = matrix.shape[0] <= matrix.shape[1]
+  short, long = sorted(matrix.shape)
+  use_gram = long >= _GRAM_RATIO * short
+  dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST if use_gram else None)
+
+  def gram(x: Array) -> Array:
+    return dot(x, x.T) if wide else dot(x.T, x)
+
+  def factor(squares: Array) -> Array:
+    return first * jnp.eye(short) + third * squares + fifth * dot(squares, squares)
+
+  def times(x: Array, square: Array) -> Array:
+    return dot(square, x) if wide else dot(x, square)
+
+  if not use_gram:
+    for _ in range(_STEPS):
+      matrix = times(matrix, factor(gram(matrix)))
+    return matrix
+  squares = gram(matrix)
+  step = product = factor(squares)
+  for _ in range(_STEPS - 1):
+    # All of these are polynomials of the same symmetric matrix, so their order does not matter.
+    squares = dot(dot(squares, step), step)
+    step = factor(squares)
+    product = dot(step, product)
+  return times(matrix, product)
+
+
+def _scale_by_muon() -> optax.GradientTransformation:
+  """Returns updates by Muon of a tree that holds kernels only."""
+
+  def init(params: Params) -> optax.contrib.MuonState:
+    momentum = jax.tree.map(jnp.zeros_like, params)
+    return optax.contrib.MuonState(
+      jnp.zeros([], jnp.int32), cast(Any, momentum), jnp.asarray(_COEFFICIENTS)
+    )
+
+  def update(
+    updates: PyTree, state: optax.contrib.MuonState, params: Params | None = None
+  ) -> tuple[PyTree, optax.contrib.MuonState]:
+    del params
+    count = jnp.asarray(state.count) + 1
+    momentum = jax.tree.map(lambda m, g: _MOMENTUM * m + (1 - _MOMENTUM) * g, state.mu, updates)
+    # Nesterov's momentum, both parts divided by the sum of their weights so far.
+    next_sum, this_sum = 1 - _MOMENTUM ** (count + 1), 1 - _MOMENTUM**count
+
+    def direction(path: KeyPath, m: Array, g: Array) -> Array:
+      mixed = _MOMENTUM * m / next_sum + (1 - _MOMENTUM) * g / this_sum
+      axes = matrix_axes(path, g)
+      assert axes is not None, path  # other parameters are Adam's
+      return _by_matrix(mixed, axes)
+
+    directions = jax.tree_util.tree_map_with_path(direction, momentum, updates)
+    return directions, optax.contrib.MuonState(count, cast(Any, momentum), state.ns_coeffs)
+
+  return optax.GradientTransformation(cast(Any, init), cast(Any, update))
+
+
+def _by_matrix(kernel: Float[Array, "..."], axes: MatrixAxes) -> Float[Array, "..."]:
+  """Returns the orthogonalized matrices of a kernel, scaled to the size of an AdamW update."""
+  shape = kernel.shape
+  inputs = math.prod(shape[axes.inputs : axes.outputs])
+  outputs = math.prod(shape[axes.outputs :])
+  matrices = kernel.reshape(*shape[: axes.inputs], inputs, outputs)
+  orthogonalize = orthogonalized
+  for _ in range(axes.inputs):
+    orthogonalize = jax.vmap(orthogonalize)
+  scale = _ADAM_UPDATE_RMS * max(inputs, outputs) ** 0.5
+  return (scale * orthogonalize(matrices)).reshape(shape)
