@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers_lm import CONFIG, SPECS, random_params
@@ -133,7 +134,7 @@ def drawn(codes, level, keys, random_keys, logits, options=SamplingOptions()):  
   shown = np.full((1, processor.history + 1, LEVELS), -1, np.int32)
   codes = codes[-shown.shape[1] :]
   shown[0, -len(codes) :] = codes
-  context = Context(np.zeros(1, np.int32), level, shown)
+  context = Context(np.zeros(1, np.int32), level, jnp.asarray(shown))
 
   def draw(key, random_key):
     arrays = (processor.arrays()[0], key)
@@ -146,7 +147,7 @@ def drawn(codes, level, keys, random_keys, logits, options=SamplingOptions()):  
 
 def test_the_distribution_of_a_code_averaged_over_keys_is_that_without_a_mark():
   codes = np.array([[3, 1], [4, 1], [5, -1]])
-  logits = np.random.default_rng(1).normal(0, 1.5, (1, 12)).astype(np.float32)
+  logits = jnp.asarray(np.random.default_rng(1).normal(0, 1.5, (1, 12)), jnp.float32)
   options = SamplingOptions(temperature=0.8, top_k=9, top_p=0.9)
   keys = np.random.default_rng(2).integers(0, 2**32, (40_000, 4), dtype=np.uint32)
   expected = np.asarray(jax.nn.softmax(controlled(logits, options.controls)))[0]
