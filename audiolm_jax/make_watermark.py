@@ -35,11 +35,19 @@ for _name, _number, _text in (
 ):
   flags.DEFINE_integer(_name, _number, _text, flag_values=FLAGS)
 for _name, _text in {
-  "frames": "Earlier frames in the context of a code; default 1, or 0 with a parallel stage.",
+  "frames": "Earlier frames in the context; default 1, 2 for gumbel, 0 with a parallel stage.",
   "coarser": "Coarser levels in the context; default 0, or 1 with a parallel stage.",
 }.items():
   flags.DEFINE_integer(_name, None, _text, flag_values=FLAGS)
-flags.DEFINE_float("strength", 2.0, "Default bias of green codes.", flag_values=FLAGS)
+flags.DEFINE_enum(
+  "kind", "green_list", ["green_list", "gumbel"],
+  "A bias of green communities, or noise of the key that keeps the distribution of the codes.",
+  flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_float(
+  "strength", None, "Default bias of green codes; default 2, and 1 for gumbel, which has none.",
+  flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_float("piece_seconds", 8.0, "Length of the pieces.", 1.0, flag_values=FLAGS)
 flags.DEFINE_string("split", "train", "Split of the recordings to use.", flag_values=FLAGS)
 flags.DEFINE_enum(
@@ -103,26 +111,35 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _config(bundle: "Bundle") -> "WatermarkConfig":
-  from audiolm_jax.detection.watermark import STRENGTHS, WatermarkConfig
+  from audiolm_jax.detection.watermark import STRENGTHS, Kind, WatermarkConfig
   from audiolm_jax.lm.parallel import ParallelSpec
 
   spec = bundle.codec.spec
   parallel = any(isinstance(stage.spec, ParallelSpec) for stage in bundle.stages.values())
+  kind = Kind(FLAGS.kind)
+  is_gumbel = kind is Kind.GUMBEL
+  if parallel and is_gumbel:
+    raise UserError(
+      "--kind=gumbel: a parallel stage does not sample its codes in the order of time; set it to "
+      "green_list"
+    )
   frames, coarser = (
     default if FLAGS[name].value is None else FLAGS[name].value
-    for name, default in (("frames", int(not parallel)), ("coarser", int(parallel)))
+    for name, default in (("frames", 0 if parallel else 1 + is_gumbel), ("coarser", int(parallel)))
   )
   if parallel and frames:
     raise UserError("--frames: a parallel stage has no earlier frames; set it to 0")
   entries = Range(0, 4)
+  strength = (1.0 if is_gumbel else 2.0) if FLAGS.strength is None else FLAGS.strength
   seed = f"{bundle.token_hash} {FLAGS.seed}"
   return WatermarkConfig(
     levels=arguments.whole(FLAGS.levels, "--levels", Range(1, spec.num_quantizers)),
     codebook_size=spec.codebook_size,
     key=hashlib.sha256(seed.encode()).hexdigest()[:32],
-    strength=arguments.number(FLAGS.strength, "--strength", STRENGTHS),
+    strength=arguments.number(strength, "--strength", STRENGTHS),
     frames=arguments.whole(frames, "--frames", entries),
     coarser=arguments.whole(coarser, "--coarser", entries),
+    kind=kind,
   )
 
 

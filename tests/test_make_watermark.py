@@ -1,10 +1,13 @@
 """The command `make_watermark`."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
 
 from audiolm_jax.bundles import load_bundle, save_bundle
+from audiolm_jax.detection.watermark import Kind
 from tests.conftest import melody
 
 RATE = 16_000
@@ -37,10 +40,11 @@ def test_the_bundle_has_communities_a_key_and_the_survival_of_each_level(
   assert made.token_hash == miniature_bundle.token_hash and set(made.stages) == {
     "semantic", "coarse", "fine",
   }  # fmt: skip
-  again = run_cli("make_watermark", *given, f"--output={tmp_path / 'again'}", "--levels=2")
-  assert again.code == 0
+  flags = f"--output={tmp_path / 'again'}", "--levels=2", "--kind=gumbel"
+  assert run_cli("make_watermark", *given, *flags).code == 0
   other = load_bundle(tmp_path / "again").watermark
-  assert other is not None and other.config == config
+  gumbel = dataclasses.replace(config, kind=Kind.GUMBEL, frames=2, strength=1.0)
+  assert other is not None and other.config == gumbel
   np.testing.assert_array_equal(other.communities, made.watermark.communities)
 
 
@@ -55,6 +59,7 @@ def test_wrong_flags_are_refused_before_anything_is_encoded(paths, run_cli, tmp_
     ([*given, "--levels=5"], "--levels is 5; give a whole number from 1 to 4"),
     ([*given, "--frames=4", "--coarser=1"], "at most 4 together"),
     ([*given, "--strength=-1"], "--strength is -1.0"),
+    ([*given, "--kind=gumbel", "--strength=2"], "it has none, set it to 1"),
     ([*given, "--split=test"], "test"),
   ):
     done = run_cli("make_watermark", *arguments)

@@ -11,16 +11,17 @@ from numpy.typing import ArrayLike
 from audiolm_jax.bundles.bundle import Bundle, audio_stages
 from audiolm_jax.core import arguments, ranges
 from audiolm_jax.core.configs import Json, shown
-from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.errors import ConfigError, UserError
 from audiolm_jax.core.plain_json import is_list, is_mapping
 from audiolm_jax.core.streams import CODES
-from audiolm_jax.detection.watermark import STRENGTHS, payload_words, private_key
+from audiolm_jax.detection.watermark import STRENGTHS, Kind, payload_words, private_key
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.lm.stage import StageSpec
+from audiolm_jax.lm.stages import AutoregressiveSpec, Source
 from audiolm_jax.sampling.cascade import CascadeOptions
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.processors import Processor
-from audiolm_jax.sampling.watermark import green_list_of
+from audiolm_jax.sampling.watermark import mark_of
 
 LEAST_PROMPT_SECONDS = 0.4
 LONGEST_SECONDS = 3_600
@@ -74,7 +75,7 @@ class Settings(TypedDict, total=False):
       window. A stream then returns its first sound earlier, and takes a few windows more.
     watermark: strength of the mark in the sampled codes, which is added to the logits of green
       codes; "off" or 0 for none. The default is the bundle's strength, or none if the bundle has no
-      watermark.
+      watermark. A gumbel watermark has the strength 1 only.
     watermark_key: content of a key file, 16 to 4096 bytes; the default is the bundle's public key.
     watermark_payload: one byte or four that the mark carries; the default is none.
     guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
@@ -135,6 +136,8 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> 
         names = ", ".join(bundle.stages)
         raise UserError(f"{option} of {shown(name)}; the stages of {bundle.name} are {names}")
   temperature = temperatures_of(bundle) | dict(given["temperature"])
+  if processors:
+    _check_stages_can_carry_mark(bundle, temperature)
   options: dict[str, SamplingOptions] = {}
   for name, stage in bundle.stages.items():
     try:
@@ -186,7 +189,7 @@ def _processors(
       raise UserError("watermark_payload needs a watermark, and it is off; omit one of them")
   if mark is None or not strength:
     return ()
-  return (green_list_of(mark, mark.key if words is None else words, strength, payload or b""),)
+  return (mark_of(mark, mark.key if words is None else words, strength, payload or b""),)
 
 
 def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
@@ -195,6 +198,28 @@ def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
   return (
     mark is not None and spec.writes.key == CODES and spec.writes.first_level < mark.config.levels
   )
+
+
+def _check_stages_can_carry_mark(bundle: Bundle, temperature: Mapping[str, Any]) -> None:
+  """Raises an error if a stage samples marked levels in a way that a gumbel watermark forbids."""
+  mark = bundle.watermark
+  if mark is None or mark.config.kind is not Kind.GUMBEL:
+    return
+  for name, stage in bundle.stages.items():
+    spec = stage.spec
+    if not _is_marked(bundle, spec):
+      continue
+    if not isinstance(spec, AutoregressiveSpec) or spec.source is Source.COARSE:
+      raise ConfigError(
+        f"the {name} stage cannot carry a gumbel watermark, because it does not sample its codes "
+        "in the order of time; set watermark to off, or make one of fewer levels or a green list "
+        "with make_watermark"
+      )
+    if temperature.get(name) == 0:
+      raise UserError(
+        f"the {name} stage draws nothing at temperature 0, so a gumbel watermark has no effect; "
+        "set another temperature, or watermark to off"
+      )
 
 
 def check_seconds(

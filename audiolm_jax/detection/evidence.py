@@ -10,6 +10,9 @@ With a payload, each bit takes the value with more green communities. The p-valu
 number of green ones times the number of payloads. The exact distribution gives p-values that are
 smaller by a factor of 1.1 (8 bits) or 20 (32 bits) at 1e-6, and of 1.0 or 2 at 1e-20, which is less
 than a payload of that length needs to be read.
+
+A distortion-free watermark has no payloads, and each community of a level and context has a score.
+Without a mark the sum of the scores has a gamma distribution.
 """
 
 import functools
@@ -20,14 +23,19 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt32, UInt64
 
 from audiolm_jax.detection.green_list import PAYLOAD_BITS
-from audiolm_jax.detection.watermark import GREEN, Watermark, marks_of
+from audiolm_jax.detection.watermark import GREEN, Kind, Watermark, marks_of, scores_of
 
 WINDOW_SECONDS = 4.0
 # Longest beginning that is tested as a whole; windows cover the rest of a long clip.
 WHOLE_SECONDS = 600.0
 
 
-LEVEL_SHARES = np.array([0.5, 0.25, 0.25])  # of `PAYLOAD_BITS`
+_LEVEL_SHARES = {1: np.array([1.0]), 3: np.array([0.5, 0.25, 0.25])}
+
+
+def level_shares(kinds: int) -> Float[np.ndarray, "kinds"]:
+  """Returns the shares of the level of the test for each of the first of `PAYLOAD_BITS`."""
+  return _LEVEL_SHARES[kinds]
 
 
 class Findings(NamedTuple):
@@ -37,7 +45,7 @@ class Findings(NamedTuple):
     log10_p: of the clip by key, corrected for all offsets, windows and payloads.
     per_second: log10 of the p-value of the window around each second, corrected for offsets and
       payloads only.
-    best: the best offset and window for each of `PAYLOAD_BITS`, with p-values that are corrected
+    best: the best offset and window for each number of bits, with p-values that are corrected
       except for the choice of the number of bits.
   """
 
@@ -47,7 +55,7 @@ class Findings(NamedTuple):
 
 
 class Match(NamedTuple):
-  """How well entries match keys, for each of `PAYLOAD_BITS`.
+  """How well entries match keys, for each of `PAYLOAD_BITS`, or for 0 bits only.
 
   Attributes:
     log10_p: log10 of the p-value, corrected for the search over payloads.
@@ -66,7 +74,8 @@ class Match(NamedTuple):
 
   def of_any_payload(self) -> Float[np.ndarray, "keys"]:
     """Returns the least p-value of all numbers of bits, corrected for this choice."""
-    return np.minimum((self.log10_p - np.log10(LEVEL_SHARES)[:, None]).min(axis=0), 0.0)
+    shares = np.log10(level_shares(len(self.log10_p)))[:, None]
+    return np.minimum((self.log10_p - shares).min(axis=0), 0.0)
 
   def or_better(self, other: "Match") -> "Match":
     """Returns the better match for each number of bits and key."""
@@ -96,7 +105,11 @@ class Evidence:
     self._context = np.zeros((offsets, 0, levels), np.int32)
     # Of the beginning, or of all frames from the start of the next window on.
     self._entries = np.zeros((offsets, 0, levels), np.uint64)
-    self._marks = np.zeros((len(PAYLOAD_BITS), len(keys), offsets, 0, levels), np.uint8)
+    if watermark.config.kind is Kind.GUMBEL:
+      kinds, dtype, self._marks_of, self._match = 1, np.float32, scores_of, match_scores
+    else:
+      kinds, dtype, self._marks_of, self._match = len(PAYLOAD_BITS), np.uint8, marks_of, match
+    self._marks = np.zeros((kinds, len(keys), offsets, 0, levels), dtype)
     self._frames, self._dropped = 0, 0
     self._whole: Match | None = None
     self._best_window: Match | None = None
@@ -107,7 +120,7 @@ class Evidence:
     codes = np.concatenate([self._context, codes[..., : self._watermark.config.levels]], axis=1)
     self._context = codes[:, max(0, codes.shape[1] - self._watermark.config.frames) :]
     new = np.stack([self._watermark.entries(row) for row in codes])
-    marks = marks_of(self._keys, new.reshape(-1))
+    marks = self._marks_of(self._keys, new.reshape(-1))
     self._frames += new.shape[1]
     self._entries = np.concatenate([self._entries, new], axis=1)
     marks = marks.reshape(*marks.shape[:2], *new.shape)
@@ -150,7 +163,7 @@ class Evidence:
     """Returns the best match of all offsets, for some frames, corrected for the offsets."""
     part = slice(start - self._dropped, end - self._dropped)
     matches = (
-      match(self._entries[row, part].ravel(), self._marks[:, :, row, part])
+      self._match(self._entries[row, part].ravel(), self._marks[:, :, row, part])
       for row in range(self._offsets)
     )
     return functools.reduce(Match.or_better, matches).corrected(self._offsets)
@@ -187,7 +200,39 @@ def match(
 @functools.lru_cache(maxsize=256)
 def log10_tails(total: int) -> Float[np.ndarray, "counts"]:
   """Returns log10 P(X >= k) for k from 0 to `total`, of a binomial X with probability 1/2."""
-  factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1.0, total + 1)))])
+  factorials = _log_factorials(total + 1)
   density = factorials[-1] - factorials - factorials[::-1] - total * math.log(2)
   tails = np.logaddexp.accumulate(density[::-1])[::-1]
   return np.minimum(tails / math.log(10), 0.0)
+
+
+def match_scores(
+  entries: UInt64[np.ndarray, "entries"], scores: Float[np.ndarray, "1 keys *entries"]
+) -> Match:
+  """Returns how well entries match, each counted once.
+
+  Args:
+    entries: of `Watermark.entries`.
+    scores: of `scores_of`.
+  """
+  _, first = np.unique(entries, return_index=True)
+  keys, count = scores.shape[1], len(first)
+  sums = scores.reshape(keys, -1)[:, first].sum(axis=1, dtype=np.float64)
+  log10_p = np.array([[log10_gamma_tail(count, float(value)) for value in sums]])
+  votes = np.zeros((1, keys, max(PAYLOAD_BITS)), np.int64)
+  return Match(log10_p, np.full((1, keys), count), votes)
+
+
+def log10_gamma_tail(count: int, value: float) -> float:
+  """Returns log10 P(X >= value) of the sum X of exponential variables with mean 1."""
+  if not count or value <= 0:
+    return 0.0
+  # At most count - 1 events of a Poisson process occur before the value.
+  terms = np.arange(count) * math.log(value) - _log_factorials(count)
+  return min(0.0, float(np.logaddexp.reduce(terms) - value) / math.log(10))
+
+
+@functools.lru_cache(maxsize=256)
+def _log_factorials(count: int) -> Float[np.ndarray, "count"]:
+  """Returns log k! for k from 0 to `count` - 1."""
+  return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1.0, count)))])

@@ -4,6 +4,8 @@ Whether a community is green depends on a key, its level and the communities bef
 of a block cipher. With a payload, it also depends on one bit of the payload, whose position follows
 from the same call: the bit inverts the choice. The functions use operators that NumPy and JAX
 compute equally, so sampling and detection have the same list.
+
+The same call also gives the random number of a community under a distortion-free watermark.
 """
 
 from collections.abc import Sequence
@@ -52,6 +54,18 @@ def words_of(key: Sequence[Words], low: Words, high: Words) -> tuple[Words, ...]
   """
   zero = low * 0
   return threefry(key, (low, high, zero, zero))[: len(PAYLOAD_BITS)]
+
+
+def uniform(key: Sequence[Words], low: Words, high: Words) -> Words:
+  """Returns a float32 in (0, 1) for each community, small for those that are preferred.
+
+  Args:
+    key: four uint32 words.
+    low, high: of `counters`; at least one array has an axis.
+  """
+  zero = low * 0
+  word = threefry(key, (low, high, zero, zero))[-1]
+  return ((word.astype(np.float32) + 0.5) * 2.0**-32).clip(0, 1 - 2.0**-24)
 
 
 def is_green(

@@ -1,13 +1,14 @@
 """A watermark: communities of codes that decoding and encoding confuses, and how to mark them."""
 
 import dataclasses
+import enum
 import hashlib
 import os
 import re
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8, UInt32, UInt64
+from jaxtyping import Float32, Int, Shaped, UInt8, UInt32, UInt64
 
 from audiolm_jax.core import arguments, shapes
 from audiolm_jax.core.configs import shown
@@ -30,6 +31,13 @@ _PAYLOAD = re.compile(r"[0-9a-fA-F]{2}|[0-9a-fA-F]{8}")
 _LEAST_KEY, _LARGEST_KEY = 16, 4_096  # bytes of a key file
 
 
+class Kind(enum.StrEnum):
+  """How codes are marked: by a bias of green communities, or by the noise of the draw."""
+
+  GREEN_LIST = "green_list"
+  GUMBEL = "gumbel"
+
+
 @dataclasses.dataclass(frozen=True)
 class WatermarkConfig:
   """How a bundle marks its codes.
@@ -40,13 +48,15 @@ class WatermarkConfig:
     levels: number of marked levels, from the first one on.
     codebook_size: codes per level.
     key: 32 hexadecimal digits, the public default key.
-    strength: added to the logits of green codes, before the temperature, by default.
+    strength: added to the logits of green codes, before the temperature, by default; 1 for
+      `Kind.GUMBEL`, which is on or off.
     frames: earlier frames in the context, at the code's own level; 0 for parallel stages.
     coarser: levels of the same frame in the context, the coarsest first, as far as they are coarser
       than the code's own.
+    kind: see `Kind`.
 
-  Source: Kirchenbauer et al. (arXiv 2301.10226), and "Hidden in Plain Tokens" (arXiv 2605.25967)
-    for communities.
+  Source: Kirchenbauer et al. (arXiv 2301.10226), "Hidden in Plain Tokens" (arXiv 2605.25967) for
+    communities, and Aaronson (2022) for the noise.
   """
 
   levels: Annotated[int, _LEVELS]
@@ -55,6 +65,7 @@ class WatermarkConfig:
   strength: Annotated[float, STRENGTHS] = 2.0
   frames: Annotated[int, _ENTRIES] = 1
   coarser: Annotated[int, _ENTRIES] = 0
+  kind: Kind = Kind.GREEN_LIST
 
   def __post_init__(self):
     if not _KEY.fullmatch(self.key):
@@ -63,6 +74,15 @@ class WatermarkConfig:
       raise ConfigError(
         f"the context of a watermark has {self.frames} frames and {self.coarser} levels; give at "
         f"most {MOST_CONTEXT} together"
+      )
+    if self.kind is Kind.GUMBEL and not self.frames:
+      raise ConfigError(
+        "a gumbel watermark without earlier frames in its context would have the same noise in "
+        "each frame; set frames to 1 or more"
+      )
+    if self.kind is Kind.GUMBEL and self.strength != 1:
+      raise ConfigError(
+        f"the strength of a gumbel watermark is {self.strength:g}; it has none, set it to 1"
       )
 
   def parameter_shapes(self) -> shapes.Shapes:
@@ -140,6 +160,17 @@ def marks_of(
   """
   words = np.stack(green_list.words_of(*_cipher_input(keys, entries)))
   return ((words >> 31) * GREEN | words & (max(PAYLOAD_BITS) - 1)).astype(np.uint8)
+
+
+def scores_of(
+  keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
+) -> Float32[np.ndarray, "1 keys entries"]:
+  """Returns the score of entries under each key, of `Kind.GUMBEL`.
+
+  Without a mark the scores of different entries are independent and exponentially distributed with
+  mean 1. Codes that are drawn with the noise of the key have larger ones.
+  """
+  return -np.log(green_list.uniform(*_cipher_input(keys, entries)))[None]
 
 
 def _cipher_input(

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt32
 
 from audiolm_jax.codec.interface import Codec
-from audiolm_jax.detection.evidence import LEVEL_SHARES, Evidence, Findings, Match
+from audiolm_jax.detection.evidence import Evidence, Findings, Match, level_shares
 from audiolm_jax.detection.green_list import PAYLOAD_BITS
 from audiolm_jax.detection.watermark import Watermark
 from audiolm_jax.io import audio, waveforms
@@ -109,7 +109,7 @@ class WatermarkDetector:
 
 def payload_of(best: Match, key: int = 0) -> Payload | None:
   """Returns the payload with the best match for a key, None if none matches best."""
-  kind = int((best.log10_p[:, key] - np.log10(LEVEL_SHARES)).argmin())
+  kind = int((best.log10_p[:, key] - np.log10(level_shares(len(best.log10_p)))).argmin())
   bits, entries = PAYLOAD_BITS[kind], int(best.entries[kind, key])
   if not bits or not entries:
     return None

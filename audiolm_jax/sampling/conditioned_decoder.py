@@ -33,7 +33,7 @@ from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD
 from audiolm_jax.sampling.decoder import BUCKETS, CACHE_BYTES, ready, row_bucket, rows_of
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, draw, only
 from audiolm_jax.sampling.loop import SEGMENT
-from audiolm_jax.sampling.processors import Context, Processor, apply
+from audiolm_jax.sampling.processors import Context, Processor, draw_processed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,14 +192,17 @@ def _chosen(
   is_end = jnp.arange(logits.shape[1]) == program.end
   logits = only(logits, ~is_end | (step > 0))
   scores = jax.nn.log_softmax(logits, axis=-1)
+  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
   if program.processors:
     unknown = jnp.full_like(state.recent[:, :1], -1)
     shown = jnp.concatenate([state.recent, unknown], axis=1)[..., None]
     context = Context(jnp.broadcast_to(step, state.token.shape), 0, shown)
-    logits = apply(program.processors, inputs.arrays, logits, context)
-  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
+    processors = program.processors, inputs.arrays
+    drawn = draw_processed(*processors, logits, context, keys, inputs.controls)
+  else:
+    drawn = draw(logits, keys, inputs.controls)
   forced = cast(Array, lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False))
-  chosen = jnp.where(forced >= 0, forced, draw(logits, keys, inputs.controls))
+  chosen = jnp.where(forced >= 0, forced, drawn)
   gained = jnp.take_along_axis(scores, chosen[:, None], axis=1)[:, 0]
   counts = (forced < 0) & ~state.ended
   return LoopState(

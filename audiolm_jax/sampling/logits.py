@@ -163,10 +163,22 @@ def controlled(
 
 
 def draw(
-  logits: Float[Array, "batch vocab"], keys: Key[Array, "batch"], controls: Controls
+  logits: Float[Array, "batch vocab"],
+  keys: Key[Array, "batch"],
+  controls: Controls,
+  last: Callable[[Float[Array, "batch vocab"]], Float[Array, "batch vocab"]] | None = None,
 ) -> Int[Array, "batch"]:
-  """Returns one index per row, drawn with its own key, so that rows are independent."""
+  """Returns one index per row, drawn with its own key, so that rows are independent.
+
+  Args:
+    logits: of each row.
+    keys: of each row.
+    controls: temperature, top-k and top-p.
+    last: changes the logits after that.
+  """
   scaled = controlled(logits, controls)
+  if last is not None:
+    scaled = last(scaled)
 
   def gumbel(key: Key[Array, ""]) -> Float[Array, "vocab"]:
     return jax.random.gumbel(key, logits.shape[1:])

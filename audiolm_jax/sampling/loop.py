@@ -31,7 +31,7 @@ from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.lm.tokens import IdRange
 from audiolm_jax.lm.transformer import Transformer
 from audiolm_jax.sampling.logits import Controls, draw
-from audiolm_jax.sampling.processors import Context, Processor, RunLimit, apply
+from audiolm_jax.sampling.processors import Context, Processor, RunLimit, draw_processed
 
 # Tokens drawn between two writes to the large cache.
 SEGMENT = 64
@@ -238,14 +238,14 @@ def _choose(
   """Draws one legal id per row."""
   start, size = _legal(program, step)
   logits = modules.apply(program.model, params, hidden, start, size, method="range_logits")
-  if program.processors:
-    frame, level = step // program.per_frame, step % program.per_frame
-    shown = lax.dynamic_slice_in_dim(codes, frame, program.history + 1, axis=1)
-    level = level + program.spec.first_target_quantizer
-    context = Context(inputs.frame + frame, level, shown)
-    logits = apply(program.processors, inputs.arrays, logits, context)
   keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
-  return start + draw(logits, keys, inputs.controls)
+  if not program.processors:
+    return start + draw(logits, keys, inputs.controls)
+  frame, level = step // program.per_frame, step % program.per_frame
+  shown = lax.dynamic_slice_in_dim(codes, frame, program.history + 1, axis=1)
+  context = Context(inputs.frame + frame, level + program.spec.first_target_quantizer, shown)
+  processors = program.processors, inputs.arrays
+  return start + draw_processed(*processors, logits, context, keys, inputs.controls)
 
 
 def _legal(program: Program, step: Int[Array, ""]) -> IdRange:

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Key
 
 from audiolm_jax.core.arrays import Array, PyTree
-from audiolm_jax.sampling.logits import only
+from audiolm_jax.sampling.logits import Controls, draw, only
 
 
 class Context(NamedTuple):
@@ -48,6 +48,11 @@ class Processor(abc.ABC):
   def arrays(self) -> PyTree:
     """Returns a pytree of arrays that `__call__` receives."""
     return ()
+
+  @property
+  def is_last(self) -> bool:
+    """Whether it changes the logits after temperature, top-k and top-p, instead of before."""
+    return False
 
   @abc.abstractmethod
   def __call__(
@@ -87,9 +92,37 @@ def apply(
   arrays: Sequence[PyTree],
   logits: Float[Array, "batch size"],
   context: Context,
+  are_last: bool = False,
 ) -> Float[Array, "batch size"]:
-  """Returns the logits after all processors, each of which receives the frames that it reads."""
+  """Returns the logits after all processors, each of which receives the frames that it reads.
+
+  Args:
+    processors: the processors.
+    arrays: the arrays of each.
+    logits: before, or after temperature, top-k and top-p.
+    context: the position of the tokens.
+    are_last: whether to apply those that are last, or the others.
+  """
   for processor, values in zip(processors, arrays, strict=True):
+    if processor.is_last != are_last:
+      continue
     shown = context.codes[:, context.codes.shape[1] - 1 - processor.history :]
     logits = processor(logits, context._replace(codes=shown), values)
   return logits
+
+
+def draw_processed(
+  processors: Sequence[Processor],
+  arrays: Sequence[PyTree],
+  logits: Float[Array, "batch size"],
+  context: Context,
+  keys: Key[Array, "batch"],
+  controls: Controls,
+) -> Int[Array, "batch"]:
+  """Returns one index per row, drawn as by `draw` with all processors."""
+  logits = apply(processors, arrays, logits, context)
+
+  def last(scaled: Float[Array, "batch size"]) -> Float[Array, "batch size"]:
+    return apply(processors, arrays, scaled, context, are_last=True)
+
+  return draw(logits, keys, controls, last)

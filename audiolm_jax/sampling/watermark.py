@@ -1,4 +1,4 @@
-"""Marks sampled codes: a processor that prefers codes of green communities.
+"""Marks sampled codes: processors that prefer codes of some communities.
 
 The context of a code is fixed before it is sampled, so the mark is the same in batches, windows and
 streams.
@@ -10,15 +10,22 @@ streams.
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt32
+from jaxtyping import Bool, Float, Int, UInt32
 
 from audiolm_jax.core.arrays import Array, PyTree
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.detection import green_list
 from audiolm_jax.detection.green_list import ABSENT
-from audiolm_jax.detection.watermark import Watermark, payload_words
+from audiolm_jax.detection.watermark import Kind, Watermark, payload_words
+from audiolm_jax.sampling.logits import only
 from audiolm_jax.sampling.processors import Context, Processor
+
+# Frames before a context is marked again, 4 s at 50 Hz. Equal contexts have equal noise, and sounds
+# would repeat themselves.
+FRESH_FRAMES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,48 +69,128 @@ class GreenList(Processor):
     levels = len(communities)
     is_marked = jnp.asarray(context.level) < levels
     level = jnp.minimum(context.level, levels - 1)
-    known = jnp.full(len(logits), is_marked)
-    entries: list[Array] = []
-    # In the order of `Watermark.entries`.
-    for lag in range(1, self.frames + 1):
-      code = jnp.take(context.codes[:, -1 - lag], level, axis=1)
-      entries.append(communities[level, code])
-      known &= code >= 0
-    for coarser in range(self.coarser):
-      is_coarser = level > coarser
-      # A level without coarser ones has no such entry, whatever is read here.
-      code = context.codes[:, -1, min(coarser, context.codes.shape[2] - 1)]
-      found = communities[min(coarser, levels - 1), code]
-      entries.append(jnp.where(is_coarser, found, np.uint32(ABSENT)))
-      known &= (code >= 0) | ~is_coarser
+    entries, known = _contexts(context.codes, level, communities, self.frames, self.coarser)
     own = jnp.arange(self.count, dtype=jnp.uint32)
-    low, high = green_list.counters(
-      level.astype(jnp.uint32), [entry[:, None] for entry in entries], own
-    )
+    low, high = green_list.counters(level.astype(jnp.uint32), entries, own)
     green = green_list.is_green(list(key), low, high, payload[0], payload[1])
     green = jnp.broadcast_to(green, (len(logits), self.count))
-    bias = jnp.take(green, communities[level], axis=1) & known[:, None]
+    bias = jnp.take(green, communities[level], axis=1) & known & is_marked
     return logits + strength * bias
 
 
-def green_list_of(
+@dataclasses.dataclass(frozen=True)
+class Gumbel(Processor):
+  """Draws the community of a code with noise of the key, and leaves one community of logits.
+
+  The community is the argmax of log P + noise with Gumbel distribution, where P is the sum of the
+  probabilities of its codes, so averaged over keys each code has its own probability. Contexts that
+  occurred in the last `FRESH_FRAMES` frames, unknown ones and other levels are not marked.
+
+  Attributes:
+    frames: earlier frames in the context.
+    coarser: coarser levels of the same frame in the context.
+    count: number of communities of a level, at most.
+    communities: [levels, size], the community of each code.
+    key: four uint32 words.
+
+  Source: Aaronson, Watermarking of large language models (2022).
+  """
+
+  frames: int
+  coarser: int
+  count: int
+  communities: Any = dataclasses.field(compare=False, repr=False)
+  key: Any = dataclasses.field(compare=False, repr=False)
+
+  @property
+  def history(self) -> int:
+    """The number of earlier frames in the contexts that must differ."""
+    return FRESH_FRAMES + self.frames
+
+  @property
+  def is_last(self) -> bool:
+    """True: P has temperature, top-k and top-p."""
+    return True
+
+  def arrays(self) -> PyTree:
+    """Returns communities and key."""
+    return self.communities, self.key
+
+  def __call__(
+    self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
+  ) -> Float[Array, "batch size"]:
+    """Sets the logits of all but one community to -inf."""
+    communities, key = (jnp.asarray(array) for array in arrays)
+    is_marked = jnp.asarray(context.level) < len(communities)
+    level = jnp.minimum(context.level, len(communities) - 1)
+    number, own = level.astype(jnp.uint32), communities[level]
+    entries, known = _contexts(context.codes, level, communities, self.frames, self.coarser)
+    low, high = green_list.counters(number, entries, jnp.zeros((1, 1), jnp.uint32))
+    repeated = known & (low == low[:, -1:]) & (high == high[:, -1:])
+    fresh = is_marked & known[:, -1] & ~repeated[:, :-1].any(axis=1)
+    every = jnp.arange(self.count, dtype=jnp.uint32)
+    counters = green_list.counters(number, [entry[:, -1:] for entry in entries], every)
+    exponential = -jnp.log1p(-green_list.uniform(list(key), *counters))
+    of_codes = jax.nn.softmax(logits, axis=-1).T
+    of_communities = jax.ops.segment_sum(of_codes, own, num_segments=self.count).T
+    chosen = jnp.argmin(exponential / of_communities, axis=1)
+    return only(logits, (own == chosen[:, None]) | ~fresh[:, None])
+
+
+def _contexts(
+  codes: Int[Array, "batch shown levels"],
+  level: Int[Array, ""],
+  communities: UInt32[Array, "marked size"],
+  frames: int,
+  coarser: int,
+) -> tuple[list[UInt32[Array, "batch count"]], Bool[Array, "batch count"]]:
+  """Returns the context of all shown frames but the first ones, and whether it is known.
+
+  Args:
+    codes: consecutive frames.
+    level: the level whose context is returned.
+    communities: the community of each code.
+    frames: earlier frames in the context.
+    coarser: coarser levels of the same frame in the context.
+  """
+  count = codes.shape[1] - frames
+  known = jnp.ones((len(codes), count), bool)
+  entries: list[Array] = []
+  # In the order of `Watermark.entries`.
+  for lag in range(1, frames + 1):
+    code = jnp.take(codes[:, frames - lag :][:, :count], level, axis=2)
+    entries.append(communities[level, code])
+    known &= code >= 0
+  for number in range(coarser):
+    is_coarser = level > number
+    # A level without coarser ones has no such entry, whatever is read here.
+    code = codes[:, frames:, min(number, codes.shape[2] - 1)]
+    found = communities[min(number, len(communities) - 1), code]
+    entries.append(jnp.where(is_coarser, found, np.uint32(ABSENT)))
+    known &= (code >= 0) | ~is_coarser
+  return entries, known
+
+
+def mark_of(
   watermark: Watermark, key: UInt32[np.ndarray, "4"], strength: float, payload: bytes = b""
-) -> GreenList:
+) -> Processor:
   """Returns the processor that marks codes.
 
   Args:
     watermark: the watermark of the bundle.
-    key: of the green list.
+    key: the key.
     strength: the bias of green codes.
     payload: one byte or four; b"" for none.
+  Raises:
+    UserError: a payload or another strength is given for a watermark that has none.
   """
-  communities = np.asarray(watermark.communities)
-  return GreenList(
-    watermark.config.frames,
-    watermark.config.coarser,
-    1 + int(communities.max()),
-    communities.astype(np.uint32),
-    key,
-    np.float32(strength),
-    payload_words(payload),
-  )
+  communities, config = np.asarray(watermark.communities), watermark.config
+  of_codes = communities.astype(np.uint32)
+  shape = config.frames, config.coarser, 1 + int(communities.max())
+  if config.kind is Kind.GREEN_LIST:
+    return GreenList(*shape, of_codes, key, np.float32(strength), payload_words(payload))
+  if payload:
+    raise UserError("a gumbel watermark carries no payload; omit watermark_payload")
+  if strength != 1:
+    raise UserError(f"watermark is {strength:g}; a gumbel watermark is 1 or off")
+  return Gumbel(*shape, of_codes, key)

@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers_parallel import CONFIG as PARALLEL_CONFIG
+from helpers_parallel import SPEC as PARALLEL
+from helpers_parallel import parallel_params
 
 from audiolm_jax.bundles import load_bundle, save_bundle
-from audiolm_jax.core.errors import BundleError, UserError
+from audiolm_jax.bundles.settings import options_of, watermark_strength
+from audiolm_jax.core.errors import BundleError, ConfigError, UserError
 from audiolm_jax.detection.evidence import Evidence
-from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, private_key
+from audiolm_jax.detection.watermark import Kind, Watermark, WatermarkConfig, private_key
 from audiolm_jax.detection.watermark_detector import payload_of
+from audiolm_jax.lm.stage import Stage
 from tests.conftest import melody
 
 RATE, KEY = 16_000, "000102030405060708090a0b0c0d0e0f"
@@ -20,6 +25,10 @@ LEVELS, SIZE = 2, 16
 COMMUNITIES = np.random.default_rng(0).permutation(np.tile(np.arange(SIZE), LEVELS))
 MARK = Watermark(
   WatermarkConfig(LEVELS, SIZE, KEY, strength=8.0), COMMUNITIES.reshape(LEVELS, SIZE)
+)
+
+GUMBEL = Watermark(
+  WatermarkConfig(LEVELS, SIZE, KEY, strength=1.0, frames=2, kind=Kind.GUMBEL), MARK.communities
 )
 
 
@@ -117,8 +126,8 @@ def test_communities_out_of_range_or_of_another_codec_are_refused(valid, tmp_pat
   assert "\n" not in str(caught.value)
 
 
-def find(codes, key):
-  found = Evidence(MARK, key[None], 50.0, 1)
+def find(codes, key, mark=MARK):
+  found = Evidence(mark, key[None], 50.0, 1)
   found.push(codes[None])
   return found.finish()
 
@@ -149,6 +158,40 @@ def test_sampling_is_marked_by_default_and_off_gives_the_unmarked_codes(marked, 
   assert payload is not None and payload.content == b"\x9c"
   for codes, key in ((new[1], MARK.key), (new[1], secret), (new[0], secret), (new[2], MARK.key)):
     assert log10_p(codes, key) > -2
+
+
+def test_a_gumbel_mark_is_found_in_different_samples_of_a_prompt(miniature_bundle):
+  bundle = dataclasses.replace(miniature_bundle, watermark=GUMBEL)
+  settings = {"duration": 1.2, "temperature": dict.fromkeys(bundle.stages, 1.0)}
+  made = bundle.continue_audio(melody(1.0), RATE, num_samples=2, **settings)
+  codes = made.tokens.codes
+  assert (codes[0] != codes[1]).any() and made.watermark == 1.0
+  for one in codes:
+    assert find(one[50:], GUMBEL.key, GUMBEL).log10_p[0] < -4
+    assert find(one[50:], GUMBEL.key + 1, GUMBEL).log10_p[0] > -2
+  assert payload_of(find(codes[0][50:], GUMBEL.key, GUMBEL).best) is None
+
+
+def test_what_a_gumbel_mark_cannot_do_is_refused(miniature_bundle):
+  bundle = dataclasses.replace(miniature_bundle, watermark=GUMBEL)
+  every = WatermarkConfig(4, SIZE, KEY, strength=1.0, kind=Kind.GUMBEL)
+  deeper = dataclasses.replace(
+    bundle, watermark=Watermark(every, np.tile(GUMBEL.communities, (2, 1)))
+  )
+  parallel = dataclasses.replace(
+    bundle, stages={"parallel": Stage(PARALLEL, PARALLEL_CONFIG, parallel_params())}
+  )
+  for given, settings, error, words in (
+    (bundle, {"watermark_payload": b"1"}, UserError, "carries no payload; omit"),
+    (bundle, {"watermark": 2.0}, UserError, "watermark is 2; a gumbel watermark is 1 or off"),
+    (bundle, {"temperature": {"coarse": 0.0}}, UserError, "coarse stage draws nothing at temp"),
+    (deeper, {}, ConfigError, "the fine stage cannot carry a gumbel watermark"),
+    (parallel, {}, ConfigError, "the parallel stage cannot carry a gumbel watermark"),
+  ):
+    with pytest.raises(error, match=words):
+      options_of(given, settings, watermark_strength(given, settings.get("watermark")))
+    off = options_of(given, {"temperature": settings.get("temperature", {})}, 0.0)
+    assert all(not options.processors for options in off.stages.values())
 
 
 @pytest.mark.usefixtures("types_not_checked")

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from audiolm_jax.detection import evidence
-from audiolm_jax.detection.evidence import Evidence, log10_tails, match
-from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, is_green, marks_of
+from audiolm_jax.detection.evidence import Evidence, log10_gamma_tail, log10_tails, match
+from audiolm_jax.detection.watermark import Kind, Watermark, WatermarkConfig, is_green, marks_of
 
 RATE, SIZE = 10.0, 16
 MARK = Watermark(WatermarkConfig(2, SIZE, "0" * 32, frames=1), np.tile(np.arange(SIZE), (2, 1)))
+
+GUMBEL = Watermark(
+  WatermarkConfig(2, SIZE, "0" * 32, strength=1.0, frames=1, kind=Kind.GUMBEL), MARK.communities
+)
 
 
 def test_tails_are_the_exact_ones():
@@ -17,6 +21,14 @@ def test_tails_are_the_exact_ones():
     expected = [math.log10(n) - total * math.log10(2) for n in exact]
     np.testing.assert_allclose(log10_tails(total), expected, atol=1e-12)
   assert log10_tails(5_000)[-1] == pytest.approx(-5_000 * math.log10(2))
+
+
+def test_tails_of_sums_of_scores_are_the_exact_ones():
+  for count, value in ((1, 0.5), (3, 7.0), (40, 90.0)):
+    exact = sum(value**k / math.factorial(k) for k in range(count)) * math.exp(-value)
+    assert log10_gamma_tail(count, value) == pytest.approx(math.log10(exact))
+  assert log10_gamma_tail(0, 0.0) == log10_gamma_tail(9, 0.0) == 0.0
+  assert log10_gamma_tail(1, 5_000.0) == pytest.approx(-5_000 / math.log(10))
 
 
 def keys_of(count, seed=0):
@@ -32,17 +44,18 @@ def repetitive_codes(frames, offsets, seed=0):
   return np.where(rng.random(other.shape) < 0.2, other, codes)
 
 
-def find(codes, keys, piece=37):
-  found = Evidence(MARK, keys, RATE, len(codes))
+def find(codes, keys, piece=37, mark=MARK):
+  found = Evidence(mark, keys, RATE, len(codes))
   for start in range(0, codes.shape[1], piece):
     found.push(codes[:, start : start + piece])
   return found.finish()
 
 
+@pytest.mark.parametrize("mark", [MARK, GUMBEL], ids=["green_list", "gumbel"])
 @pytest.mark.parametrize("frames", [30, 300])
-def test_p_values_of_repetitive_codes_are_not_below_their_nominal_rate(frames):
+def test_p_values_of_repetitive_codes_are_not_below_their_nominal_rate(frames, mark):
   keys = keys_of(400)
-  found = [find(repetitive_codes(frames, 2, seed), keys) for seed in range(4)]
+  found = [find(repetitive_codes(frames, 2, seed), keys, mark=mark) for seed in range(4)]
   together = np.concatenate([one.log10_p for one in found])
   of_bits = np.concatenate([one.best.log10_p for one in found], axis=1)
   for log10_p in (together, *of_bits):

@@ -5,7 +5,7 @@ import pytest
 
 from audiolm_jax.core.errors import ConfigError, UserError
 from audiolm_jax.detection import watermark
-from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
+from audiolm_jax.detection.watermark import Kind, Watermark, WatermarkConfig
 
 KEY = "000102030405060708090a0b0c0d0e0f"
 CONFIG = WatermarkConfig(3, 8, KEY, frames=1, coarser=1)
@@ -61,6 +61,8 @@ def test_a_payload_is_one_byte_or_four():
     ({"key": "00"}, "key of a watermark is '00'"),
     ({"key": KEY.upper()}, "give 32 hexadecimal digits"),
     ({"frames": 3, "coarser": 2}, "at most 4 together"),
+    ({"kind": Kind.GUMBEL, "strength": 1.0, "frames": 0}, "set frames to 1 or more"),
+    ({"kind": Kind.GUMBEL}, "strength of a gumbel watermark is 2; it has none, set it to 1"),
   ],
 )
 def test_configurations_that_no_mark_has_are_refused(fields, words):
