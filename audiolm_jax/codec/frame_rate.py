@@ -1,10 +1,12 @@
-"""A causal codec whose layers run at 50 and 200 frames per second, between two Fourier transforms.
+"""A causal codec whose layers run at the frame rate, between two Fourier transforms.
 
-The encoder reads the compressed complex spectra of short frames, a quarter of a frame of codes
-each. The decoder predicts a complex spectrum for each short frame, and an inverse transform with
-overlapping windows computes the samples. A few narrow blocks run at the rate of the short frames,
-which resolve the pulses of a voice; most blocks run at the rate of the codes. No layer runs at the
-sample rate, so the computation consists of few, large matrix products.
+The encoder reads the compressed complex spectra of frames. The decoder predicts a complex spectrum
+for each frame, and an inverse transform with overlapping windows computes the samples. No layer
+runs at the sample rate, so the computation consists of few, large matrix products. With a
+`short_hop` below the hop, a few narrow blocks at each end run at the rate of the short frames.
+
+The encoder depends on no later samples. The decoder waits for `lookahead_frames` later frames, so
+that every window is predicted after the frames that it spans, and can use the codes that follow.
 
 Source: Vocos (arXiv 2306.00814) for the inverse transform as the last layer of a decoder, ConvNeXt
 (arXiv 2201.03545) for the blocks, APNet (arXiv 2305.07952) for a phase from two linear outputs; a
@@ -73,19 +75,19 @@ class FrameRateConfig(ResidualConfig):
 
   sample_rate: SampleRate = 16_000
   hop_length: Samples = 320
-  short_hop: Samples = 80
-  encoder_window: Samples = 320
-  decoder_window: Samples = 320
-  window_lead: Steps = 1
-  lookahead_frames: Steps = 1
-  encoder_short_dim: Width = 96
-  encoder_short_layers: Depth = 2
+  short_hop: Samples = 320
+  encoder_window: Samples = 640
+  decoder_window: Samples = 1280
+  window_lead: Steps = 3
+  lookahead_frames: Steps = 3
+  encoder_short_dim: Width = 256
+  encoder_short_layers: Depth = 1
   encoder_dim: Width = 256
-  encoder_layers: Depth = 4
+  encoder_layers: Depth = 3
   decoder_dim: Width = 320
-  decoder_layers: Depth = 8
-  decoder_short_dim: Width = 128
-  decoder_short_layers: Depth = 4
+  decoder_layers: Depth = 7
+  decoder_short_dim: Width = 320
+  decoder_short_layers: Depth = 1
   expansion: Taps = 3
   kernel_size: Taps = 7
   latent_dim: Width = 64

@@ -14,7 +14,13 @@ from audiolm_jax.codec.soundstream import SoundStreamConfig
 CONFIG = SoundStreamConfig(
   encoder_channels=2, decoder_channels=2, latent_dim=8, num_quantizers=3, codebook_size=16
 )
+# Four short frames per frame, which the defaults do not have.
 FRAME_RATE = FrameRateConfig(
+  short_hop=80,
+  encoder_window=320,
+  decoder_window=320,
+  window_lead=1,
+  lookahead_frames=1,
   encoder_short_dim=6,
   encoder_short_layers=1,
   decoder_short_dim=10,
