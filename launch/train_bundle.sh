@@ -146,7 +146,7 @@ case $preset in
     storage=int8
     num_clusters=128
     layer=5
-    codec_band="held-out loss below 0.55, every perplexity above 500"
+    codec_band="held-out loss below 0.55, every perplexity above 400"
     semantic_band="contrastive accuracy 0.1 to 0.6, codebook perplexity above 25"
     units_band="held-out accuracy above 0.5"
     kmeans_band="perplexity above 70 % of the clusters, none dead"
