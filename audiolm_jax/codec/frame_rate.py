@@ -5,8 +5,8 @@ for each frame, and an inverse transform with overlapping windows computes the s
 runs at the sample rate, so the computation consists of few, large matrix products. With a
 `short_hop` below the hop, a few narrow blocks at each end run at the rate of the short frames.
 
-The encoder depends on no later samples. The decoder waits for `lookahead_frames` later frames, so
-that every window is predicted after the frames that it spans, and can use the codes that follow.
+The encoder depends on no later samples. The decoder waits for `lookahead_frames` later frames. With
+the default `window_lead`, every window is predicted after all frames that it spans.
 
 Source: Vocos (arXiv 2306.00814) for the inverse transform as the last layer of a decoder, ConvNeXt
 (arXiv 2201.03545) for the blocks, APNet (arXiv 2305.07952) for a phase from two linear outputs; a

@@ -160,16 +160,15 @@ def _orthogonalized_tree(kernels: Params) -> Params:
   for index, (path, kernel) in enumerate(found):
     matrices.append(_matrices_of(path, kernel))
     stacks.setdefault(matrices[-1].shape[1:], []).append(index)
-  results: dict[int, Array] = {}
+  results = [kernel for _, kernel in found]
   for (inputs, outputs), members in stacks.items():
     scale = _ADAM_UPDATE_RMS * max(inputs, outputs) ** 0.5
     stack = jnp.concatenate([matrices[index] for index in members])
     made = scale * jax.vmap(orthogonalized)(stack)
-    ends = np.cumsum([len(matrices[index]) for index in members])[:-1]
-    parts = jnp.split(made, ends) if len(members) > 1 else [made]
-    for index, part in zip(members, parts, strict=True):
-      results[index] = part.reshape(found[index][1].shape)
-  return jax.tree.unflatten(structure, [results[index] for index in range(len(found))])
+    ends = np.cumsum([len(matrices[index]) for index in members])
+    for index, part in zip(members, jnp.split(made, ends[:-1]), strict=True):
+      results[index] = part.reshape(results[index].shape)
+  return jax.tree.unflatten(structure, results)
 
 
 def _matrices_of(path: KeyPath, kernel: Float[Array, "..."]) -> Float[Array, "matrices in out"]:

@@ -19,12 +19,14 @@ def test_updates_and_state_equal_those_of_optax():
     "conv": {"kernel": jnp.zeros((3, 4, 6)), "bias": jnp.zeros(6)},
     "query": {"kernel": jnp.zeros((8, 2, 4))},
     "layers": {"output": {"kernel": jnp.zeros((3, 8, 24))}},
+    "output": {"kernel": jnp.zeros((8, 24))},  # a matrix of the same shape as those of the layers
     "table": jnp.zeros((5, 4)),
   }
   numbers = {
     "conv": {"kernel": _NUMBERS((0, 1), (2,)), "bias": None},
     "query": {"kernel": _NUMBERS((0,), (1, 2))},
     "layers": {"output": {"kernel": _NUMBERS((1,), (2,))}},
+    "output": {"kernel": _NUMBERS((0,), (1,))},
     "table": None,
   }
   ours = muon(b1=0.8, b2=0.99)
