@@ -26,6 +26,7 @@ Last, add a detector of the bundle's samples with --detector_dir (see make_detec
 watermark of the bundle (see make_watermark) is kept.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,10 +74,16 @@ flags.DEFINE_list(
   "STAGE=VALUE,...: default temperatures of stages, instead of the paper's.",
   flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_string(
+  "filling", None,
+  "Settings of the sampling of the parallel stage as JSON, instead of those of its training run: "
+  'fields of FillingConfig, such as {"passes": [8, 1], "temperatures": [1, 0]}.',
+  flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_bool(
   "tokenizers_only",
   False,
-  "Leave out stages, detector and watermark of --bundle.",
+  "Leave out stages, detector and watermark of --bundle, with its description, metadata and card.",
   flag_values=FLAGS,
 )
 flags.DEFINE_bool("float16", False, "Short for --storage=float16.", flag_values=FLAGS)
@@ -106,6 +113,8 @@ def main(argv: Sequence[str]) -> None:
   codec, semantic = _tokenizers(base)
   stages = dict(base.stages) if base else {}
   stages |= {name: _stage(name, folder) for name, folder in model_dirs.items()}
+  if FLAGS.filling:
+    stages = _with_filling(stages)
   bundle = Bundle(
     name=FLAGS.name or Path(FLAGS.output).resolve().name,
     codec=codec,
@@ -164,6 +173,23 @@ def _stage(name: str, model_dir: str) -> "Stage":
 
   config, params = _trained(f"{name}_stage", model_dir)
   return Stage(config.spec, config.transformer, params)
+
+
+def _with_filling(stages: "dict[str, Stage]") -> "dict[str, Stage]":
+  """Returns the stages, the parallel ones with the settings of --filling."""
+  from audiolm_jax.core import configs
+  from audiolm_jax.lm.parallel import FillingConfig, ParallelConfig
+
+  values = _json_object(FLAGS.filling, "--filling")
+  parallel = {n: s for n, s in stages.items() if isinstance(s.config, ParallelConfig)}
+  if not parallel:
+    raise UserError("--filling sets the sampling of a parallel stage, and the bundle has none")
+  for name, stage in parallel.items():
+    settings = configs.to_dict(stage.config.filling) | values
+    config = dataclasses.replace(stage.config, filling=configs.from_dict(FillingConfig, settings))
+    stage.spec.check_config(config)
+    parallel[name] = dataclasses.replace(stage, config=config)
+  return stages | parallel
 
 
 def _detector() -> "Detector | None":
@@ -229,13 +255,17 @@ def _temperatures() -> dict[str, float]:
 def _read_metadata() -> JsonDict:
   if not FLAGS.metadata:
     return {}
+  return _json_object(_read_text(FLAGS.metadata), FLAGS.metadata)
+
+
+def _json_object(text: str, name: str) -> JsonDict:
   try:
-    metadata = plain_json.parse(_read_text(FLAGS.metadata))
+    values = plain_json.parse(text)
   except ValueError as error:
-    raise UserError(f"{FLAGS.metadata} is not JSON ({error})") from error
-  if not isinstance(metadata, dict):
-    raise UserError(f"{FLAGS.metadata} must hold one JSON object")
-  return metadata
+    raise UserError(f"{name} is not JSON ({error})") from error
+  if not isinstance(values, dict):
+    raise UserError(f"{name} must hold one JSON object")
+  return values
 
 
 def _read_text(path: str) -> str:

@@ -190,6 +190,7 @@ def test_what_cannot_be_exported_is_named(runs, run_cli):
     ((*tokenizers, "--model_card", runs / "no.md"), "cannot read"),
     ((*tokenizers, "--temperatures", "coarse"), "'coarse' is not STAGE=VALUE"),
     (("--codec_dir", "codec", "--kmeans", runs / "none"), "run fit_kmeans"),
+    ((*tokenizers, "--filling", "{}"), "the bundle has none"),
   ]:
     done = run_cli("export_bundle", *arguments, "--output", runs / "mine")
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err

@@ -122,6 +122,16 @@ def dot_general(
   return product.reshape(*rows, *outputs)
 
 
+def batched_matmul(
+  x: Float[Array, "*batch rows inputs"], y: Float[Array, "*batch inputs columns"]
+) -> Float[Array, "*batch rows columns"]:
+  """Returns the products of stacked matrices in the current precision.
+
+  Neither operand needs to be a kernel; see `matmul` for gradients.
+  """
+  return cast(Array, _rounded_batched(x, y)) if rounds(x, y) else x @ y
+
+
 def rounds(x: Array, kernel: Array) -> bool:
   """Returns whether a product of `x` and `kernel` that is traced now rounds them.
 
@@ -165,6 +175,43 @@ def _rounded_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[
 
 
 _rounded_matmul.defvjp(_rounded_forward, _rounded_backward)
+
+
+def _stacked_dot(x: Array, y: Array) -> Array:
+  axes, batch = ((x.ndim - 1,), (y.ndim - 2,)), tuple(range(x.ndim - 2))
+  product = lax.dot_general(x, y, (axes, (batch, batch)), preferred_element_type=jnp.float32)
+  return lax.optimization_barrier(product)
+
+
+@jax.custom_vjp
+def _rounded_batched(x: Array, y: Array) -> Array:
+  return _rounded_batched_forward(x, y)[0]
+
+
+def _rounded_batched_forward(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+  rounded: tuple[Array, Array]
+  rounded = lax.optimization_barrier((x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)))
+  return _stacked_dot(*rounded), rounded
+
+
+def _rounded_batched_backward(
+  residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+  def transposed(matrices: Array) -> Array:
+    return lax.optimization_barrier(matrices.swapaxes(-1, -2))
+
+  x, y = residuals
+  gradient = lax.optimization_barrier(gradient.astype(jnp.bfloat16))
+  x_gradient = _stacked_dot(gradient, transposed(y))
+  # The smaller of the two operands is transposed.
+  if x.size <= gradient.size:
+    y_gradient = _stacked_dot(transposed(x), gradient)
+  else:
+    y_gradient = _stacked_dot(transposed(gradient), x).swapaxes(-1, -2)
+  return x_gradient, y_gradient
+
+
+_rounded_batched.defvjp(_rounded_batched_forward, _rounded_batched_backward)
 
 
 def _transposed(x: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
-from audiolm_jax.core import modules
+from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
 
 # Added to the logits of masked keys. It is finite, so that a row without any unmasked key (padding
@@ -173,19 +173,40 @@ def causal_attention(
   for bias in biases:
     shards, (count, end) = bias.shape[0], bias.shape[2:]
     of_each = jnp.repeat(_grouped(bias, groups), batch // shards, axis=0)
-    logits = jnp.einsum(
-      "bqhgd,bhkd->bhgqk",
-      query[:, start:end],
-      key_values.keys[:, :, :end],
-      preferred_element_type=jnp.float32,
-    )
+    logits = scores(query[:, start:end], key_values.keys[:, :, :end])
     logits = logits * query.shape[-1] ** -0.5 + of_each
     if key_mask is not None:
       logits = jnp.where(key_mask[:, None, None, None, :end], logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
-    outputs.append(jnp.einsum("bhgqk,bhkd->bqhgd", weights, key_values.values[:, :, :end]))
+    outputs.append(weighted_sums(weights, key_values.values[:, :, :end]))
     start += count
   return jnp.concatenate(outputs, axis=1)
+
+
+def scores(
+  query: Float[Array, "batch count kv_heads group head_dim"],
+  keys: Float[Array, "batch kv_heads keys head_dim"],
+) -> Float[Array, "batch kv_heads group count keys"]:
+  """Returns the float32 products of queries and keys."""
+  if not products.rounds(query, keys):
+    return jnp.einsum("bqhgd,bhkd->bhgqk", query, keys, preferred_element_type=jnp.float32)
+  batch, count, heads, groups, dim = query.shape
+  rows = query.transpose(0, 2, 3, 1, 4).reshape(batch, heads, groups * count, dim)
+  found = products.batched_matmul(rows, keys.swapaxes(2, 3))
+  return found.reshape(batch, heads, groups, count, -1)
+
+
+def weighted_sums(
+  weights: Float[Array, "batch kv_heads group count keys"],
+  values: Float[Array, "batch kv_heads keys head_dim"],
+) -> Float[Array, "batch count kv_heads group head_dim"]:
+  """Returns the sums of the values by their weights."""
+  if not products.rounds(weights, values):
+    return jnp.einsum("bhgqk,bhkd->bqhgd", weights, values)
+  batch, heads, groups, count, keys = weights.shape
+  rows = weights.reshape(batch, heads, groups * count, keys)
+  sums = products.batched_matmul(rows, values).reshape(batch, heads, groups, count, -1)
+  return sums.transpose(0, 3, 1, 2, 4)
 
 
 def cached_attention(

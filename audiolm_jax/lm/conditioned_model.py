@@ -13,7 +13,15 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, bias_blocks, cached_attention
+from audiolm_jax.lm.attention import (
+  MASKED,
+  Cache,
+  KeyValues,
+  bias_blocks,
+  cached_attention,
+  scores,
+  weighted_sums,
+)
 from audiolm_jax.lm.blocks import (
   Attend,
   Attention,
@@ -167,10 +175,10 @@ class CrossAttention(Attention):
   ) -> Float[Array, "batch length embed"]:
     """Returns the attention of all targets."""
     query, (keys, values) = self._by_group(self.query(x)), self.key_values(memory)
-    logits = jnp.einsum("bqhgd,bhkd->bhgqk", query, keys, preferred_element_type=jnp.float32)
+    logits = scores(query, keys)
     logits = jnp.where(valid[:, None, None, None], logits * self.config.head_size**-0.5, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
-    return self._combine(jnp.einsum("bhgqk,bhkd->bqhgd", weights, values))
+    return self._combine(weighted_sums(weights, values))
 
   def key_values(self, memory: Float[Array, "batch source embed"]) -> KeyValues:
     """Returns the keys and values of the source."""

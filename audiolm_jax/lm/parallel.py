@@ -11,6 +11,7 @@ level 2   y     y     .     .     .     .         .: masked
 
 import dataclasses
 import enum
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -88,6 +89,8 @@ class FillingConfig:
   Attributes:
     passes: number of passes of each level; levels without a number have 1. A level with 0 passes
       is drawn from the output of the pass before it.
+    temperatures: factor of the temperature at each level; levels without a number have the last
+      one. With (1, 0) the finer levels are not drawn but the most likely codes.
     guidance: factor of the difference between the logits with and without semantic tokens; 1 for no
       guidance.
     choice_noise: scale of the Gumbel noise that is added to the confidences of the first pass of a
@@ -102,6 +105,7 @@ class FillingConfig:
   """
 
   passes: tuple[int, ...] = (16,)
+  temperatures: tuple[float, ...] = (1.0,)
   guidance: float = 1.0
   choice_noise: float = 1.0
   overlap_seconds: float | None = None
@@ -111,6 +115,13 @@ class FillingConfig:
     object.__setattr__(self, "passes", tuple(self.passes))
     if not self.passes or self.passes[0] < 1 or min(self.passes) < 0:
       raise ConfigError(f"passes {self.passes}: the first level needs at least 1, the others 0")
+    object.__setattr__(self, "temperatures", tuple(self.temperatures))
+    if not self.temperatures or not all(0 <= factor < math.inf for factor in self.temperatures):
+      raise ConfigError(f"temperatures {self.temperatures}: give one or more factors from 0 on")
+
+  def temperature(self, level: int) -> float:
+    """Returns the factor of the temperature at a level."""
+    return self.temperatures[min(level, len(self.temperatures) - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +282,7 @@ class ParallelSpec(StageSpec):
     for name, values in (
       ("level_weights", config.level_weights),
       ("passes", config.filling.passes),
+      ("temperatures", config.filling.temperatures),
     ):
       if len(values) > self.num_quantizers:
         raise ConfigError(f"{name} has {len(values)} numbers for {self.num_quantizers} levels")

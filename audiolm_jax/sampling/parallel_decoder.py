@@ -218,13 +218,14 @@ class ParallelDecoder:
 
   def _pass(self, options: SamplingOptions, level: int, number: int, count: int) -> Pass:
     done = (number + 1) / count
+    temperature = options.temperature * self.filling.temperature(level)
     return Pass(
       np.int32(level),
       np.int32(number),
       np.float32(math.cos(math.pi / 2 * done) if done < 1 else 0.0),
       np.float32(self.filling.choice_noise * (1 - done)),
       np.float32(self._guidance(options)),
-      options.controls,
+      options.controls._replace(temperature=np.float32(temperature)),
       tuple(processor.arrays() for processor in options.processors),
     )
 

@@ -48,6 +48,31 @@ def test_bfloat16_rounds_operands_and_nothing_else(rows, inputs, outputs):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+  ("rows", "inputs", "columns"), [(33, 16, 40), (40, 33, 16), (16, 40, 33), (1, 8, 5)]
+)
+def test_stacked_matrices_have_the_same_products_in_both_precisions(rows, inputs, columns):
+  rng = np.random.default_rng(0)
+  shapes = ((2, 3, rows, inputs), (2, 3, inputs, columns), (2, 3, rows, columns))
+  x, y, weights = (
+    np.asarray(jnp.asarray(rng.normal(size=shape), jnp.bfloat16), np.float32) for shape in shapes
+  )
+
+  def value_and_gradients(x, y):
+    def loss(x, y):
+      result = products.batched_matmul(x, y)
+      return jnp.sum(result * weights), result
+
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(x, y)
+
+  wanted = value_and_gradients(x, y)
+  with precision("bfloat16"):
+    found = jax.jit(value_and_gradients)(x, y)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    assert a.dtype == jnp.float32
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
 def test_bfloat16_differs_from_float32_by_its_rounding():
   x, kernel = _operands((20,), 64, 16)
   with precision("bfloat16"):

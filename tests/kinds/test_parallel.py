@@ -113,6 +113,25 @@ def test_a_bundle_stores_the_codebooks_once(folder, bundle, trained, tmp_path):
     save_bundle(dataclasses.replace(bundle, stages={"parallel": wrong}), tmp_path / "wrong")
 
 
+def test_the_settings_of_sampling_can_be_replaced_in_an_export(bundle, folder, run_cli, tmp_path):
+  base = (f"--bundle={folder}", f"--output={tmp_path / 'tuned'}")
+  done = run_cli("export_bundle", *base, '--filling={"passes": [4, 1], "temperatures": [0.9, 0]}')
+  assert done.code == 0, done.err
+  tuned = load_bundle(tmp_path / "tuned").stages["parallel"].config
+  before = bundle.stages["parallel"].config
+  filling = dataclasses.replace(before.filling, passes=(4, 1), temperatures=(0.9, 0.0))
+  assert tuned == dataclasses.replace(before, filling=filling)
+  for values, words in (
+    ("[8]", "--filling must hold one JSON object"),
+    ('{"steps": 3}', "FillingConfig has no field 'steps'"),
+    ('{"passes": [0]}', "the first level needs at least 1"),
+    ('{"passes": [4, 1, 1, 1, 1]}', "passes has 5 numbers for 4 levels"),
+    ('{"temperatures": [-1]}', "give one or more factors from 0 on"),
+  ):
+    done = run_cli("export_bundle", *base, f"--filling={values}")
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+
+
 def test_resynthesis_has_the_voice_as_a_prompt_and_the_length_of_the_content(bundle):
   content, voice = melody(1.3, seed=1)[:20_001], melody(1.0, seed=2)
   result = bundle.continue_audio(

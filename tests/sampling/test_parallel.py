@@ -86,6 +86,24 @@ def test_a_stage_can_have_its_own_overlap(stage):
   assert [len(piece) for piece in stream] == [4, 10, 8]
 
 
+def test_levels_can_have_temperatures_of_their_own(stage):
+  gaps = [Gap(np.zeros(CROP, np.int32), np.zeros((2, LEVELS), np.int32))]
+
+  def filled(temperature: float, *factors: float):
+    filling = dataclasses.replace(CONFIG.filling, temperatures=factors)
+    own = Stage(SPEC, dataclasses.replace(CONFIG, filling=filling), stage.params)
+    decoder = parallel_decoder.ParallelDecoder(own)
+    return decoder.fill(gaps, keys_of(1), SamplingOptions(temperature))[0]
+
+  greedy, drawn = filled(0, 1), filled(0.8, 1)
+  np.testing.assert_array_equal(filled(0.8, 0), greedy)
+  np.testing.assert_array_equal(filled(0.4, 2), drawn)
+  first, finer = filled(0.8, 0, 1), filled(0.8, 1, 0)
+  np.testing.assert_array_equal(first[:, 0], greedy[:, 0])
+  np.testing.assert_array_equal(finer[:, 0], drawn[:, 0])
+  assert (first[:, 1:] != greedy[:, 1:]).any() and (finer[:, 1:] != drawn[:, 1:]).any()
+
+
 def test_windows_without_the_prompt_begin_with_its_voice(stage, monkeypatch):
   filling = dataclasses.replace(CONFIG.filling, overlap_seconds=0.06, voice_seconds=0.08)
   cascade = Cascade(
