@@ -72,15 +72,26 @@ def constant_batch(dataset: Any) -> dict[str, np.ndarray]:
 
 
 class TrainingStep:
-  """A compiled training step and its state, with the precision that the trainer chooses here."""
+  """A compiled training step and its state.
 
-  def __init__(self, model: Any, batch: dict[str, np.ndarray]):
+  Args:
+    model: the trainable.
+    batch: what it is trained on.
+    precision: of its products; None for the one that the trainer chooses on this machine.
+  """
+
+  def __init__(
+    self,
+    model: Any,
+    batch: dict[str, np.ndarray],
+    precision: products.Precision | None = None,
+  ):
     self._state = unbox(jax.jit(model.init)(jax.random.key(0), batch))
     self._batch = jax.device_put(batch)
     parts = model.parts(0)
 
     def step(*given: Any) -> Any:
-      with products.precision(products.fastest_precision()):
+      with products.precision(precision or products.fastest_precision()):
         return model.train_step(*given, *parts)
 
     self._step = jax.jit(step, donate_argnums=0)

@@ -30,6 +30,7 @@ BENCHMARKS = {
   "streaming": "Streaming",
   "acoustic": "Acoustic stages",
   "codec": "Codec",
+  "precision": "Precision of training",
   "peers": "Peers",
   "gpu": "GPU",
 }

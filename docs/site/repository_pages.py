@@ -13,7 +13,7 @@ from typing import Any
 PAGES = {
   "repository/speech_tiny.md": "audiolm_jax/bundles/speech_tiny/MODEL_CARD.md",
   "repository/piano_tiny.md": "audiolm_jax/bundles/piano_tiny/MODEL_CARD.md",
-  "repository/tokenizers_small.md": "examples/tokenizers_small/MODEL_CARD.md",
+  "repository/speech_small.md": "examples/speech_small/MODEL_CARD.md",
   "repository/launch.md": "launch/README.md",
   "repository/cost.md": "launch/cost.md",
   "repository/benchmarks.md": "benchmarks/README.md",

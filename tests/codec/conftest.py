@@ -34,6 +34,19 @@ FRAME_RATE = FrameRateConfig(
   codebook_size=16,
 )
 
+# The default rates and windows.
+SINGLE_RATE = FrameRateConfig(
+  encoder_short_dim=8,
+  encoder_dim=8,
+  encoder_layers=1,
+  decoder_dim=12,
+  decoder_layers=2,
+  decoder_short_dim=12,
+  latent_dim=8,
+  num_quantizers=3,
+  codebook_size=16,
+)
+
 
 def chirp(samples: int, seed: int = 0) -> np.ndarray:
   """A gliding tone with a little noise, float32 [samples]."""
@@ -62,5 +75,11 @@ def codec() -> ResidualCodec:
 
 @pytest.fixture(scope="session")
 def frame_rate_codec() -> ResidualCodec:
-  """A miniature frame-rate codec."""
+  """A miniature frame-rate codec with short frames."""
   return fitted(FRAME_RATE, 0, 1)
+
+
+@pytest.fixture(scope="session")
+def single_rate_codec() -> ResidualCodec:
+  """A miniature frame-rate codec without short frames."""
+  return fitted(SINGLE_RATE, 0, 1)

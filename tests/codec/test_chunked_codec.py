@@ -31,13 +31,16 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(
-  scope="module", params=["soundstream", "frame_rate", "dac", "encodec", "mimi", "lyra"]
+  scope="module",
+  params=["soundstream", "frame_rate", "single_rate", "dac", "encodec", "mimi", "lyra"],
 )
 def case(request) -> Case:
   if request.param == "soundstream":
     return Case(request.getfixturevalue("codec"), 1, 1)
   if request.param == "frame_rate":
     return Case(request.getfixturevalue("frame_rate_codec"), 1, 2)
+  if request.param == "single_rate":
+    return Case(request.getfixturevalue("single_rate_codec"), 1, 4)
   if request.param == "dac":
     codec = miniature_dac()
     return Case(codec, codec.config.encoder_reach.right + 1, codec.config.decoder_reach.right + 1)
@@ -81,7 +84,7 @@ def test_rows_and_clips_of_unequal_lengths_equal_single_clips(case):
 
 def test_many_chunks_equal_one(case):
   encoder, decoder = case.codec.encoder, case.codec.decoder
-  size = max(2, encoder.first) if encoder.carried else 64
+  size = max(2, encoder.first, decoder.right + 1) if encoder.carried else 64
   clip, few = clip_of(case.codec, 9 if encoder.carried else 150), Sizes.in_steps(size, size)
   codes = case.codec.encode_long(clip)
   assert len(np.unique(codes)) > 5

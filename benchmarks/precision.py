@@ -1,0 +1,49 @@
+"""Compares training steps with products in float32 and in bfloat16.
+
+The models of the `small` recipe. Their states are random, on which no time depends.
+"""
+
+import time
+from typing import Any
+
+from audiolm_jax import train
+from audiolm_jax.core.products import Precision
+from benchmarks.models import UNSET, TrainingStep, constant_batch
+
+_NAMES = ("codec_small", "semantic_encoder_small", "semantic_stage_small", "parallel_stage_small")
+_REPEATS = 5
+
+
+def measure() -> dict[str, Any]:
+  """Measures both precisions of each model in turns, after a step of each that compiles."""
+  found: dict[str, Any] = {}
+  for name in _NAMES:
+    settings, _ = train.resolve([f"gin_configs/{name}.gin"], UNSET)
+    batch = constant_batch(settings["train_dataset"])
+    steps = {one: TrainingStep(settings["model"], batch, one) for one in Precision}
+    for step in steps.values():
+      step.step()
+    turns = [{one: _seconds(step) for one, step in steps.items()} for _ in range(_REPEATS)]
+    found[name] = {one: sorted(turn[one] for turn in turns)[_REPEATS // 2] for one in Precision}
+  return found
+
+
+def text(found: dict[str, Any]) -> str:
+  """Returns the result in Markdown."""
+  rows = [
+    f"| `{name}` | {r['float32']:.2f} | {r['bfloat16']:.2f} | {r['float32'] / r['bfloat16']:.2f} |"
+    for name, r in found.items()
+  ]
+  body = "\n".join(rows)
+  return f"""Seconds of a training step of `gin_configs/NAME.gin`, at its batch size, with the \
+operands of its products in float32 and in bfloat16.
+
+| model | float32 | bfloat16 | float32 / bfloat16 |
+|---|---:|---:|---:|
+{body}"""
+
+
+def _seconds(step: TrainingStep) -> float:
+  began = time.perf_counter()
+  step.step()
+  return time.perf_counter() - began
