@@ -1,6 +1,6 @@
 """Compares training steps with products in float32 and in bfloat16.
 
-The models of the `small` recipe. Their states are random, on which no time depends.
+The stages of the `small` recipe. Their states are random, on which no time depends.
 """
 
 import time
@@ -10,7 +10,7 @@ from audiolm_jax import train
 from audiolm_jax.core.products import Precision
 from benchmarks.models import UNSET, TrainingStep, constant_batch
 
-_NAMES = ("codec_small", "semantic_encoder_small", "semantic_stage_small", "parallel_stage_small")
+_NAMES = ("semantic_stage_small", "parallel_stage_small")
 _REPEATS = 5
 
 
