@@ -4,7 +4,6 @@ The models of `gin_configs/*_stage_small.gin` with random weights, on which no t
 """
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from audiolm_jax.lm.stage import CODEBOOKS, Stage
 from audiolm_jax.sampling.cascade import Cascade
 from audiolm_jax.sampling.pull import Clip
 from audiolm_jax.training.partitioning import unbox
+from benchmarks import machine
 from benchmarks.models import UNSET, TrainingStep, constant_batch
 
 _KINDS = {
@@ -56,12 +56,8 @@ def measure() -> dict[str, Any]:
       calls[kind, f"sample {count}"] = functools.partial(cascade.sample, clips)
     for name, step in zip(names, steps, strict=True):
       calls[kind, f"train {name}"] = step.step
-  for call in calls.values():
-    call()
-  turns = [{key: _seconds(call) for key, call in calls.items()} for _ in range(_REPEATS)]
-  for kind, what in calls:
-    taken = sorted(turn[kind, what] for turn in turns)[_REPEATS // 2]
-    found[kind][what] = round(taken, 3)
+  for (kind, what), seconds in machine.medians_in_turns(calls, _REPEATS).items():
+    found[kind][what] = round(seconds, 3)
   return found
 
 
@@ -113,9 +109,3 @@ def _clip(codebook_size: int, num_clusters: int) -> Clip:
       SEMANTIC: random.integers(num_clusters, size=round(seconds * _SEMANTIC_RATE), dtype=np.int32)
     },
   )
-
-
-def _seconds(call: Callable[[], object]) -> float:
-  began = time.perf_counter()
-  call()
-  return time.perf_counter() - began

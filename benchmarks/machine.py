@@ -3,13 +3,15 @@
 import os
 import platform
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from audiolm_jax.training.run_folder import versions
+
+Key = TypeVar("Key", bound=Hashable)
 
 _READ_BYTES = 2**30
 _SIDE = 2048
@@ -56,13 +58,22 @@ def fastest(run: Callable[[], Any], repeats: int = 5) -> float:
 
 def times(run: Callable[[], Any], repeats: int) -> list[float]:
   """Returns the seconds of each run, after one that compiles."""
+  _seconds(run)
+  return [_seconds(run) for _ in range(repeats)]
+
+
+def medians_in_turns(runs: Mapping[Key, Callable[[], Any]], repeats: int) -> dict[Key, float]:
+  """Returns the median seconds of each run, in turns, after one of each that compiles."""
+  for run in runs.values():
+    _seconds(run)
+  turns = [{key: _seconds(run) for key, run in runs.items()} for _ in range(repeats)]
+  return {key: sorted(turn[key] for turn in turns)[repeats // 2] for key in runs}
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+  began = time.perf_counter()
   jax.block_until_ready(run())
-  found = []
-  for _ in range(repeats):
-    began = time.perf_counter()
-    jax.block_until_ready(run())
-    found.append(time.perf_counter() - began)
-  return found
+  return time.perf_counter() - began
 
 
 def processor() -> str:

@@ -3,11 +3,11 @@
 The stages of the `small` recipe. Their states are random, on which no time depends.
 """
 
-import time
 from typing import Any
 
 from audiolm_jax import train
 from audiolm_jax.core.products import Precision
+from benchmarks import machine
 from benchmarks.models import UNSET, TrainingStep, constant_batch
 
 _NAMES = ("semantic_stage_small", "parallel_stage_small")
@@ -21,10 +21,8 @@ def measure() -> dict[str, Any]:
     settings, _ = train.resolve([f"gin_configs/{name}.gin"], UNSET)
     batch = constant_batch(settings["train_dataset"])
     steps = {one: TrainingStep(settings["model"], batch, one) for one in Precision}
-    for step in steps.values():
-      step.step()
-    turns = [{one: _seconds(step) for one, step in steps.items()} for _ in range(_REPEATS)]
-    found[name] = {one: sorted(turn[one] for turn in turns)[_REPEATS // 2] for one in Precision}
+    runs = {one: step.step for one, step in steps.items()}
+    found[name] = machine.medians_in_turns(runs, _REPEATS)
   return found
 
 
@@ -41,9 +39,3 @@ operands of its products in float32 and in bfloat16.
 | model | float32 | bfloat16 | float32 / bfloat16 |
 |---|---:|---:|---:|
 {body}"""
-
-
-def _seconds(step: TrainingStep) -> float:
-  began = time.perf_counter()
-  step.step()
-  return time.perf_counter() - began

@@ -1,9 +1,10 @@
 """Measures several samples of one prompt against one sample, with the bundle that ships."""
 
-import time
+import functools
 from typing import Any
 
 from audiolm_jax import bundles
+from benchmarks import machine
 from benchmarks.continuation import prompt
 
 _RATE = 16_000
@@ -16,17 +17,14 @@ def measure() -> dict[str, Any]:
   """Measures seconds by number of samples, in turns, after a call of each that compiles."""
   bundle = bundles.load_bundle("speech_tiny")
 
-  def seconds(count: int) -> float:
-    began = time.perf_counter()
-    bundle.continue_audio(prompt(), _RATE, num_samples=count, duration=_NEW_SECONDS, seed=0)
-    return time.perf_counter() - began
+  def sample(count: int) -> object:
+    return bundle.continue_audio(prompt(), _RATE, num_samples=count, duration=_NEW_SECONDS, seed=0)
 
-  for count in _COUNTS:
-    seconds(count)
-  turns = [{count: seconds(count) for count in _COUNTS} for _ in range(_REPEATS)]
+  runs = {str(count): functools.partial(sample, count) for count in _COUNTS}
+  medians = machine.medians_in_turns(runs, _REPEATS)
   return {
     "bundle": bundle.name,
-    "seconds": {str(c): round(sorted(turn[c] for turn in turns)[1], 2) for c in _COUNTS},
+    "seconds": {count: round(seconds, 2) for count, seconds in medians.items()},
   }
 
 

@@ -146,16 +146,19 @@ def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
   return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
+def _rounded_operands(x: Array, y: Array) -> tuple[Array, Array]:
+  # XLA:CPU cannot run a bfloat16 product into which it has folded a transpose of an operand or of
+  # the result; the barriers here and below prevent the folding.
+  return lax.optimization_barrier((x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)))
+
+
 @jax.custom_vjp
 def _rounded_matmul(x: Array, kernel: Array) -> Array:
   return _rounded_forward(x, kernel)[0]
 
 
 def _rounded_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-  # XLA:CPU cannot run a bfloat16 product into which it has folded a transpose of an operand or of
-  # the result; the barriers here and below prevent the folding.
-  rounded: tuple[Array, Array]
-  rounded = lax.optimization_barrier((x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)))
+  rounded = _rounded_operands(x, kernel)
   return lax.optimization_barrier(_dot(*rounded, x.ndim - 1, 0)), rounded
 
 
@@ -189,8 +192,7 @@ def _rounded_batched(x: Array, y: Array) -> Array:
 
 
 def _rounded_batched_forward(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-  rounded: tuple[Array, Array]
-  rounded = lax.optimization_barrier((x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)))
+  rounded = _rounded_operands(x, y)
   return _stacked_dot(*rounded), rounded
 
 
