@@ -2,7 +2,7 @@
 
 For example:
 
-    bundle = audiolm_jax.load_bundle("speech_tiny")
+    bundle = audiolm_jax.load_bundle("speech")
     tokens = bundle.encode(waveform, sample_rate)
     result = bundle.continue_audio(waveform, sample_rate, duration=7.0, seed=0)
 """

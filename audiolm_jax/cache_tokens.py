@@ -27,7 +27,7 @@ neither local folders nor this environment, so use URLs, and bundles by URL or s
 To read audio from a SeqIO task instead of a folder, give the task and the module that registers it:
 
   AUDIOLM_SPEECH_DIR=~/recordings python -m audiolm_jax.cache_tokens --runner DirectRunner \
-    --module tasks.speech --task speech_waveform --bundle speech_tiny --output_dir runs/tokens
+    --module tasks.speech --task speech_waveform --bundle speech --output_dir runs/tokens
 """
 
 from collections.abc import Sequence

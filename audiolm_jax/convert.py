@@ -31,7 +31,7 @@ for _name, _default, _text in (
   ("from", None, "Name of the published model, such as dac_16khz."),
   ("input", None, "Folder or safetensors file of its weights, or its id on the hub."),
   ("output", None, "The folder to write; an existing bundle is replaced."),
-  ("bundle", "speech_tiny", "Name or folder of the bundle with the other tokenizer."),
+  ("bundle", "speech", "Name or folder of the bundle with the other tokenizer."),
   ("name", None, "Name of the bundle; default: the name of the output folder."),
   ("kmeans", None, "A .npz file with centroids [clusters, dim]; for a semantic encoder."),
   ("accept_licence", None, "The licence of the weights, if it needs your agreement."),

@@ -37,7 +37,7 @@ _LIMITS = (
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
   "bundle",
-  "speech_tiny",
+  "speech",
   "Name or folder of the bundle whose samples to detect.",
   flag_values=FLAGS,
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
-  "bundle", "speech_tiny", "Name or folder of the bundle to sample with.", flag_values=FLAGS
+  "bundle", "speech", "Name or folder of the bundle to sample with.", flag_values=FLAGS
 )
 flags.DEFINE_bool("json", False, "Print one object, with a list of checks.", flag_values=FLAGS)
 

@@ -15,7 +15,7 @@ from audiolm_jax.io.encoded import Encoded
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", None, "The .npz file to write.", flag_values=FLAGS)
 flags.DEFINE_string(
-  "bundle", "speech_tiny", "Name or folder of the bundle to encode with.", flag_values=FLAGS
+  "bundle", "speech", "Name or folder of the bundle to encode with.", flag_values=FLAGS
 )
 flags.DEFINE_integer(
   "search_width",

@@ -1,6 +1,6 @@
 """Measures a bundle: codec, tokens, stages, continuations, detector and cost.
 
-  python -m audiolm_jax.eval --bundle speech_tiny --data manifest.jsonl --suite all \
+  python -m audiolm_jax.eval --bundle speech --data manifest.jsonl --suite all \
     --output_dir results
 
 `--data` is a folder or a manifest with the splits `valid` (which is measured, without speakers who
@@ -32,7 +32,7 @@ _PACKAGES = (  # whose versions a report has
   *("speechmos", "onnxruntime", "resemblyzer"),
 )
 
-_DEFAULTS = {"bundle": "speech_tiny", "data": None, "output_dir": None}  # `Options` has none
+_DEFAULTS = {"bundle": "speech", "data": None, "output_dir": None}  # `Options` has none
 
 _SHOWN = 10  # files that are left out
 

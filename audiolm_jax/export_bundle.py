@@ -14,12 +14,12 @@ Then export everything. The tokenizers come from their bundle, so that their tok
 Given parts replace those of the bundle, such as a stage that was trained further, or a codec whose
 decoder was (INITIAL_BUNDLE and CODES_FIXED_STEP=0 in gin_configs/ preserve its codes):
 
-  python -m audiolm_jax.export_bundle --bundle speech_tiny --codec_dir runs/decoder \
+  python -m audiolm_jax.export_bundle --bundle speech --codec_dir runs/decoder \
     --output bundles/mine --storage=int8
 
 Tokenizers with other tokens require a new bundle without the stages:
 
-  python -m audiolm_jax.export_bundle --bundle speech_tiny --kmeans runs/kmeans --tokenizers_only \
+  python -m audiolm_jax.export_bundle --bundle speech --kmeans runs/kmeans --tokenizers_only \
     --output runs/tokenizers
 
 Last, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus). A

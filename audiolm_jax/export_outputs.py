@@ -40,7 +40,7 @@ _NEEDS = {  # flags without a default
 
 FLAGS = flags.FlagValues()
 for _name, _default, _text in (
-  ("bundle", "speech_tiny", "Name or folder of the bundle."),
+  ("bundle", "speech", "Name or folder of the bundle."),
   ("output_dir", None, "Folder to write to."),
   ("data", None, "Folder or manifest of recordings; for units, the folder of the items' files."),
   ("split", None, "Split of the recordings; default: all."),

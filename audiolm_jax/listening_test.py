@@ -1,6 +1,6 @@
 """Builds a page with a listening test, and scores the answers.
 
-  python -m audiolm_jax.listening_test build --bundle speech_tiny --prompts recordings \
+  python -m audiolm_jax.listening_test build --bundle speech --prompts recordings \
     --output_dir page
   python -m audiolm_jax.listening_test score answers-*.json --key page.key.json
 
@@ -30,7 +30,7 @@ flags.DEFINE_enum(
   "kind", "real_or_synthetic", ["real_or_synthetic", "preference", "mushra"],
   "Kind of the test.", flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of a bundle.", flag_values=FLAGS)
+flags.DEFINE_string("bundle", "speech", "Name or folder of a bundle.", flag_values=FLAGS)
 flags.DEFINE_string(
   "other_bundle", None, "Bundle to compare with, for preference.", flag_values=FLAGS
 )

@@ -16,7 +16,7 @@ from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("bundle", "speech_tiny", "Name or folder of the bundle.", flag_values=FLAGS)
+flags.DEFINE_string("bundle", "speech", "Name or folder of the bundle.", flag_values=FLAGS)
 flags.DEFINE_string("data", None, "Folder of recordings or .jsonl manifest.", flag_values=FLAGS)
 flags.DEFINE_string("output_dir", None, "Folder, new or unfinished.", flag_values=FLAGS)
 flags.DEFINE_float("prompt_seconds", 3.0, "Length of the prompts.", 0.5, flag_values=FLAGS)

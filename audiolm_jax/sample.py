@@ -87,7 +87,7 @@ def _define_flags() -> None:
     "piece is used.",
   )  # fmt: skip
   define("string", "output", None, "The audio file to write: .wav, .flac, .ogg, .mp3 or .aiff.")
-  define("string", "bundle", "speech_tiny", "Name or folder of the bundle to sample with.")
+  define("string", "bundle", "speech", "Name or folder of the bundle to sample with.")
   define(
     "float", "prompt_seconds", 3.0,
     "Seconds of the prompt that are used, from its beginning. With --voice, of the voice.",

@@ -16,7 +16,7 @@ from audiolm_jax.io import audio
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
-  "bundle", "speech_tiny", "Name or folder of a bundle with a transcript stage.", flag_values=FLAGS
+  "bundle", "speech", "Name or folder of a bundle with a transcript stage.", flag_values=FLAGS
 )
 flags.DEFINE_float(
   "temperature", 0.0, "Of sampling; 0 selects the likeliest character.", flag_values=FLAGS

@@ -35,7 +35,7 @@ def measure() -> dict[str, Any]:
   encoding = machine.fastest(lambda: codec.encode(waveform)) - quantizing
   decoding = machine.fastest(lambda: codec.decode(codes))
   rate = (rate_before + machine.matmul_rate()) / 2
-  tokenizer = bundles.load_bundle("speech_tiny", stages=()).semantic
+  tokenizer = bundles.load_bundle("speech", stages=()).semantic
   tokenizing = machine.fastest(lambda: tokenizer.tokenize_long(waveform[0]))
   return {
     "matmul_gflops": round(rate / 1e9),
@@ -92,5 +92,5 @@ batch 1; the matrix rate is {found["matmul_gflops"]} GFLOP/s.
 {rows}
 
 Streamed by frames of 20 ms, both ways: {streamed["median"]} ms in the middle, \
-{streamed["worst"]} ms the worst of {_FRAMES}. Semantic tokens of `speech_tiny`: \
+{streamed["worst"]} ms the worst of {_FRAMES}. Semantic tokens of `speech`: \
 {found["semantic_tiny_real_time"]} audio s / s."""

@@ -1,7 +1,7 @@
 """Measures the time to continue three seconds of audio by seven, in one warm call.
 
 The toy has three stages of 4 layers and width 256 with the paper's crops, of random weights, and a
-codec of 16 channels; `speech_tiny` is the bundle that ships.
+codec of 16 channels; `speech` is the bundle that ships.
 """
 
 import os
@@ -28,7 +28,7 @@ _NEW_SECONDS = 7.0
 def measure() -> dict[str, Any]:
   """Measures seconds of computation per second of new audio, and the start of a new process."""
   found = {}
-  for bundle in (toy_bundle(), bundles.load_bundle("speech_tiny")):
+  for bundle in (toy_bundle(), bundles.load_bundle("speech")):
     call = lambda bundle=bundle: bundle.continue_audio(  # noqa: E731
       prompt(), _RATE, duration=_NEW_SECONDS, seed=0
     )
@@ -53,7 +53,7 @@ from audiolm_jax.core import compilation_cache
 
 compilation_cache.enable()
 prompt, rate = soundfile.read(sys.argv[1], dtype="float32")
-bundle = audiolm_jax.load_bundle("speech_tiny")
+bundle = audiolm_jax.load_bundle("speech")
 settings = dict(duration=float(sys.argv[2]), prompt_audio="none", seed=0)
 next(bundle.stream(prompt, rate, **settings))
 """
@@ -89,7 +89,7 @@ def start_seconds(command: Sequence[str]) -> tuple[float, float]:
 def text(found: dict[str, Any]) -> str:
   """Returns the result in Markdown."""
   rows = []
-  for name in ("toy", "speech_tiny"):
+  for name in ("toy", "speech"):
     parts = ", ".join(f"{part} {s} s" for part, s in found[name]["seconds"].items())
     rows.append(f"| {name} | **{found[name]['compute_over_new_audio']}** | {parts} |")
   sound, file = found["start_to_sound_seconds"], found["start_to_file_seconds"]

@@ -32,7 +32,7 @@ from audiolm_jax.io.files import atomic_write
 from benchmarks import machine
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("bundle", "speech_tiny", "Bundle of the demo.", flag_values=FLAGS)
+flags.DEFINE_string("bundle", "speech", "Bundle of the demo.", flag_values=FLAGS)
 flags.DEFINE_string(
   "prompt", "examples/speech_woman.flac", "Prompt of each client.", flag_values=FLAGS
 )

@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 _PART_SECONDS = 10.0
 
 flags.DEFINE_string("data", None, "Manifest with splits train and valid.", flag_values=FLAGS)
-flags.DEFINE_string("bundle", "speech_tiny", "Bundle to sample with.", flag_values=FLAGS)
+flags.DEFINE_string("bundle", "speech", "Bundle to sample with.", flag_values=FLAGS)
 flags.DEFINE_integer("prompts", 8, "Number of speakers.", flag_values=FLAGS)
 flags.DEFINE_float("duration", 120.0, "Seconds of each continuation.", flag_values=FLAGS)
 

@@ -41,8 +41,8 @@ def random_codec(config: soundstream.SoundStreamConfig, seed: int = 0) -> Residu
 
 
 def bundle_of(name: str, stage_config: TransformerConfig, codec: ResidualCodec) -> Bundle:
-  """Returns the paper's stages in one shape, with the semantic tokenizer of `speech_tiny`."""
-  base = bundles.load_bundle("speech_tiny", stages=())
+  """Returns the paper's stages in one shape, with the semantic tokenizer of `speech`."""
+  base = bundles.load_bundle("speech", stages=())
   specs = stages.paper_stages(
     num_clusters=base.semantic.spec.num_clusters, codebook_size=codec.spec.codebook_size
   )

@@ -15,7 +15,7 @@ _REPEATS = 3
 
 def measure() -> dict[str, Any]:
   """Measures seconds by number of samples, in turns, after a call of each that compiles."""
-  bundle = bundles.load_bundle("speech_tiny")
+  bundle = bundles.load_bundle("speech")
 
   def sample(count: int) -> object:
     return bundle.continue_audio(prompt(), _RATE, num_samples=count, duration=_NEW_SECONDS, seed=0)

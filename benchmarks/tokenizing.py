@@ -1,6 +1,6 @@
 """Measures the speed of tokenizing, the share of its steps, and the storage per hour.
 
-  python -m benchmarks.tokenizing --bundle speech_tiny --data ~/recordings
+  python -m benchmarks.tokenizing --bundle speech --data ~/recordings
 
 Expect two to five minutes on two cores. Every row is a run of its own over the same clips, after
 one that compiles; seconds of audio per second are divided by the cores that JAX may use.
@@ -28,7 +28,7 @@ from audiolm_jax.io.files import atomic_write
 from benchmarks import machine
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("bundle", "speech_tiny", "Bundle of the tokenizers.", flag_values=FLAGS)
+flags.DEFINE_string("bundle", "speech", "Bundle of the tokenizers.", flag_values=FLAGS)
 flags.DEFINE_string("data", None, "Folder or manifest of audio.", flag_values=FLAGS)
 flags.DEFINE_float("minutes", 20.0, "Minutes of audio, spread over the corpus.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 8, "Clips in a batch.", lower_bound=1, flag_values=FLAGS)

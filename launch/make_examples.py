@@ -1,13 +1,16 @@
 """Creates the example prompts in `examples/`: three short clips made for this project.
 
-  python launch/make_examples.py --output_dir examples
+  python launch/make_examples.py --output_dir examples \
+    --speech_command "my_kokoro --voice {voice} --text_file {text_file} --output {wav}"
 
-Needs the Debian packages `flite`, `fluidsynth` and `fluid-soundfont-gm`. Takes two seconds.
-The sentences were written for this project; the tune is the beginning of the Minuet in G by
-Christian Petzold (1677-1733), in the public domain, as a MIDI file that this script writes.
+`--speech_command` is any command that speaks a text with a voice of Kokoro-82M. The piano needs the
+Debian packages `fluidsynth` and `fluid-soundfont-gm`. The sentences were written for this project;
+the tune is the beginning of the Minuet in G by Christian Petzold (1677-1733), in the public domain,
+as a MIDI file that this script writes.
 """
 
 import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -19,13 +22,24 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", "examples", "Folder for the prompts.")
+flags.DEFINE_string(
+  "speech_command", None, "Command with {voice}, {text_file} and {wav}.", required=True
+)
 
 SAMPLE_RATE = 16000
 PEAK = 0.5
 SOUND_FONT = "/usr/share/sounds/sf2/FluidR3_GM.sf2"
 SENTENCES = {
-  "speech_woman": ("slt", "The ferry left the harbour before sunrise, and on the upper deck a"),
-  "speech_man": ("rms", "In the old library nobody spoke above a whisper, for the keeper of"),
+  "speech_woman": (
+    "af_kore",
+    "The ferry left the harbour before sunrise, and on the upper deck a few passengers stood in "
+    "silence.",
+  ),
+  "speech_man": (
+    "am_liam",
+    "In the old library nobody spoke above a whisper, for the keeper of the books was a light "
+    "sleeper.",
+  ),
 }
 TICKS = 480  # per quarter note
 TEMPO = 500_000  # microseconds per quarter note: 120 a minute
@@ -69,8 +83,12 @@ def _variable_length(number: int) -> bytes:
 
 def speak(voice: str, sentence: str) -> np.ndarray:
   with tempfile.TemporaryDirectory() as folder:
-    wav = os.path.join(folder, "out.wav")
-    subprocess.run(["flite", "-voice", voice, "-t", sentence, "-o", wav], check=True)
+    text_file, wav = os.path.join(folder, "text.txt"), os.path.join(folder, "out.wav")
+    with open(text_file, "w", encoding="utf-8") as file:
+      file.write(sentence)
+    values = {"voice": voice, "text_file": text_file, "wav": wav}
+    words = [word.format(**values) for word in shlex.split(FLAGS.speech_command)]
+    subprocess.run(words, check=True)
     waveform, rate = soundfile.read(wav, dtype="float32")
   return soxr.resample(waveform, rate, SAMPLE_RATE)
 

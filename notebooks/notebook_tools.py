@@ -1,4 +1,4 @@
-"""What the notebooks have in common: sound to hear, commands to run, a microphone on Colab."""
+"""Functions of the notebooks: audio players, commands, and recording on Colab."""
 
 import base64
 import os
@@ -19,8 +19,8 @@ from audiolm_jax.io import audio
 CHECKOUT = Path(audiolm_jax.__file__).resolve().parents[1]
 _SHOWN_LINES = 30
 
-# Records in the browser. The browser decodes, too: what it records is of a kind that libsndfile
-# does not read. Returns 16-bit samples as base64.
+# Records in the browser, which also decodes the recording, because libsndfile does not read its
+# format. Returns 16-bit samples as base64.
 _RECORD = """
 async (seconds, sampleRate) => {
   const stream = await navigator.mediaDevices.getUserMedia({audio: true});
@@ -47,15 +47,16 @@ async (seconds, sampleRate) => {
 
 
 def load_prompt(name: str, sample_rate: int, seconds: float) -> Float[np.ndarray, " samples"]:
-  """The beginning of a file, of an upload, or what the microphone hears.
+  """Returns the beginning of a file, of an upload, or of a recording of the microphone.
 
   Args:
-    name: "upload" or "record", which Colab can, or the path of a file.
+    name: "upload" or "record", on Colab only, or the path of a file.
     sample_rate: Hz.
-    seconds: how much of it, at most.
+    seconds: the longest clip.
+
   Raises:
-    AudioError: no such file, or it is not sound.
-    UserError: an upload or a recording elsewhere than on Colab.
+    AudioError: the file does not exist, or is not an audio file.
+    UserError: an upload or a recording outside of Colab.
   """
   if name == "record":
     return record(sample_rate, seconds)
@@ -65,18 +66,18 @@ def load_prompt(name: str, sample_rate: int, seconds: float) -> Float[np.ndarray
 
 
 def upload() -> str:
-  """Asks for a file on Colab; its name there."""
+  """Uploads a file on Colab, and returns its name there."""
   return next(iter(_colab().files.upload()))
 
 
 def record(sample_rate: int, seconds: float) -> Float[np.ndarray, " samples"]:
-  """What the microphone hears, at `sample_rate` Hz, on Colab."""
+  """Returns a recording of the microphone at `sample_rate` Hz, on Colab."""
   output = _colab().output
   print(f"Speak now, for {seconds:g} s.")
   encoded = output.eval_js(f"({_RECORD})({seconds}, {sample_rate})")
   samples = np.frombuffer(base64.b64decode(encoded), "<i2")
   if not len(samples):
-    raise AudioError("the microphone gave no sound; allow the page to use it, and try again")
+    raise AudioError("the recording is empty; allow the page to use the microphone, and try again")
   return samples.astype(np.float32) / 32767
 
 
@@ -87,7 +88,7 @@ def _colab():
     import google.colab.output
   except ImportError:
     raise UserError(
-      "uploading and recording are Colab's; give the path of a file in their place"
+      "uploading and recording work on Colab only; give the path of a file instead"
     ) from None
   return google.colab
 
@@ -98,10 +99,13 @@ def listen(
   sample_rate: int,
   tags: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes sound into a file, .mp3 or another, and shows a player with the sound in it.
+  """Writes an audio file, such as .mp3, and shows a player that contains it.
 
   Args:
-    tags: as of `audio.write_audio`.
+    path: of the file.
+    waveform: the audio.
+    sample_rate: Hz.
+    tags: metadata, as in `audio.write_audio`.
   """
   audio.write_audio(path, waveform, sample_rate, tags)
   print(f"{path}, {len(waveform) / sample_rate:.1f} s")
@@ -109,13 +113,14 @@ def listen(
 
 
 def run(command: Sequence[str], shown: str = "") -> None:
-  """Runs a command in the folder of the project, with this notebook's Python; prints as it goes.
+  """Runs a command in the folder of the project with the Python of this notebook.
 
   Args:
-    command: "python" first, or a script of `launch/`. Paths are to be absolute.
-    shown: a regular expression of the lines that are printed.
+    command: begins with "python" or a script of `launch/`. Paths must be absolute.
+    shown: regular expression of the lines of its output that are printed.
+
   Raises:
-    RuntimeError: it failed; the last lines of what it said.
+    RuntimeError: the command failed; contains the last lines of its output.
   """
   python = [sys.executable] if command[0] == "python" else ["bash", command[0]]
   environment = os.environ | {"PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}

@@ -52,9 +52,9 @@ def test_a_converted_codec_encodes_decodes_and_makes_tokens(dac_codec, wav, tmp_
   assert done.code == 0, done.err
   assert "licensed MIT" in done.out and "400 frames per second of 4 codes" in done.out
   bundle = load_bundle(tmp_path / "dac")
-  assert not bundle.stages and bundle.token_hash != load_bundle("speech_tiny", stages=()).token_hash
+  assert not bundle.stages and bundle.token_hash != load_bundle("speech", stages=()).token_hash
   assert bundle.metadata["pretrained"]["codec"]["source"] == "descript/dac_16khz"
-  assert "MIT" in bundle.model_card and "speech_tiny" in bundle.model_card
+  assert "MIT" in bundle.model_card and "speech" in bundle.model_card
 
   out = tmp_path / "t.npz"
   done = run_cli("encode", wav, "--output", out, "--bundle", tmp_path / "dac")
@@ -198,7 +198,7 @@ def test_missing_settings_of_a_semantic_encoder_are_reported(tmp_path, run_cli):
 
 
 def test_audio_is_streamed_through_a_codec_that_looks_ahead(dac_codec):
-  bundle = dataclasses.replace(load_bundle("speech_tiny", stages=()), codec=dac_codec)
+  bundle = dataclasses.replace(load_bundle("speech", stages=()), codec=dac_codec)
   codes = dac_codec.encode_long(melody(0.5))
   samples = len(codes) * dac_codec.spec.hop_length
 

@@ -24,7 +24,7 @@ def bundle_of(tmp_path):
     soundfile.write(tmp_path / "data" / "train" / f"{seed}.wav", clip, 16_000, subtype="FLOAT")
 
   def write(codec):
-    semantic = load_bundle("speech_tiny", stages=()).semantic
+    semantic = load_bundle("speech", stages=()).semantic
     save_bundle(Bundle("given", codec, semantic, metadata={"pretrained": 1}), tmp_path / "given")
     return tmp_path
 
@@ -72,5 +72,5 @@ def test_a_codec_with_another_kind_of_quantizer_is_refused(bundle_of, run_cli):
 
 
 def test_missing_arguments_are_named(run_cli):
-  done = run_cli("fit_quantizer", "--bundle=speech_tiny")
+  done = run_cli("fit_quantizer", "--bundle=speech")
   assert done.code == 2 and "--data is required" in done.err

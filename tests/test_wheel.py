@@ -82,7 +82,7 @@ def test_the_wheel_alone_samples_from_any_folder(wheel, tmp_path, version):
   shutil.copyfile(REPOSITORY / "examples" / "speech_woman.flac", elsewhere / "prompt.flac")
   said = run(
     python, "-m", "audiolm_jax.sample", "--prompt=prompt.flac", "--output=out.wav", "--duration=1",
-    "--bundle=speech_tiny", folder=elsewhere, AUDIOLM_JAX_CACHE=str(tmp_path / "cache"),
+    "--bundle=speech", folder=elsewhere, AUDIOLM_JAX_CACHE=str(tmp_path / "cache"),
   )  # fmt: skip
   assert said.startswith("out.wav: 4.00 s")
   assert (elsewhere / "out.wav").stat().st_size > 4 * 16_000 * 2

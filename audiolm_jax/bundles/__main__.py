@@ -1,7 +1,7 @@
 """Lists, inspects, verifies, uploads and downloads bundles.
 
   python -m audiolm_jax.bundles list [FOLDER...]
-  python -m audiolm_jax.bundles info speech_tiny
+  python -m audiolm_jax.bundles info speech
   python -m audiolm_jax.bundles verify runs/my_bundle
   python -m audiolm_jax.bundles push runs/my_bundle USER/NAME
   python -m audiolm_jax.bundles pull USER/NAME my_bundle

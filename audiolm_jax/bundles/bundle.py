@@ -32,7 +32,7 @@ if TYPE_CHECKING:
   from audiolm_jax.bundles.audio_stream import AudioStream
   from audiolm_jax.bundles.continuation import Continuation, Progress
   from audiolm_jax.bundles.settings import Settings
-  from audiolm_jax.bundles.speech import SpeechSettings, VoiceSettings
+  from audiolm_jax.bundles.speaking import SpeechSettings, VoiceSettings
   from audiolm_jax.sampling.cascade import Cascade
 
 
@@ -127,7 +127,7 @@ class Bundle:
   @functools.cached_property
   def text_cascade(self) -> "Cascade":
     """The stage that makes semantic tokens of a text, alone."""
-    from audiolm_jax.bundles.speech import text_stage
+    from audiolm_jax.bundles.speaking import text_stage
     from audiolm_jax.sampling.cascade import Cascade
 
     name = text_stage(self).name
@@ -136,7 +136,7 @@ class Bundle:
   @functools.cached_property
   def speech_cascade(self) -> "Cascade":
     """The stage that makes semantic tokens of those of another recording, alone."""
-    from audiolm_jax.bundles.speech import speech_stage
+    from audiolm_jax.bundles.speaking import speech_stage
     from audiolm_jax.sampling.cascade import Cascade
 
     name = speech_stage(self).name
@@ -355,7 +355,7 @@ class Bundle:
       text: the text, of at most 100,000 characters.
       num_samples: number of samples, at most 10,000.
       progress: called with a stage's name, the tokens sampled so far and their total.
-      **settings: see `speech.SpeechSettings`.
+      **settings: see `speaking.SpeechSettings`.
 
     Returns:
       The audio and its tokens, those of the voice first; a list of them for several samples, which
@@ -366,9 +366,9 @@ class Bundle:
       UserError: the text is empty or has unknown characters, the voice is too short or silent, or a
         setting is out of range.
     """
-    from audiolm_jax.bundles import speech
+    from audiolm_jax.bundles import speaking
 
-    return speech.speak(self, text, num_samples=num_samples, progress=progress, **settings)
+    return speaking.speak(self, text, num_samples=num_samples, progress=progress, **settings)
 
   def stream_speech(
     self,
@@ -384,7 +384,7 @@ class Bundle:
     Args:
       text: the text.
       progress: as of `speak`. An exception that it raises ends the sampling.
-      **settings: see `speech.SpeechSettings`.
+      **settings: see `speaking.SpeechSettings`.
 
     Returns:
       An iterator over pieces [samples]. It has the total length from the start and the tokens at
@@ -393,9 +393,9 @@ class Bundle:
     Raises:
       UserError: as in `speak`, before the first piece.
     """
-    from audiolm_jax.bundles import speech
+    from audiolm_jax.bundles import speaking
 
-    return speech.stream_speech(self, text, progress=progress, **settings)
+    return speaking.stream_speech(self, text, progress=progress, **settings)
 
   @overload
   def speak_from(
@@ -436,7 +436,7 @@ class Bundle:
       sample_rate: of the source and of the voice, in Hz.
       num_samples: number of samples, at most 10,000.
       progress: called with a stage's name, the tokens sampled so far and their total.
-      **settings: see `speech.VoiceSettings`.
+      **settings: see `speaking.VoiceSettings`.
 
     Returns:
       The audio and its tokens, as of `speak`.
@@ -445,9 +445,9 @@ class Bundle:
       BundleError: the bundle has no speech stage.
       UserError: the source or the voice is too short or silent, or a setting is out of range.
     """
-    from audiolm_jax.bundles import speech
+    from audiolm_jax.bundles import speaking
 
-    return speech.speak_from(
+    return speaking.speak_from(
       self, waveform, sample_rate, num_samples=num_samples, progress=progress, **settings
     )
 
@@ -467,7 +467,7 @@ class Bundle:
       waveform: the source, as of `speak_from`.
       sample_rate: of the source and of the voice, in Hz.
       progress: as of `speak`. An exception that it raises ends the sampling.
-      **settings: see `speech.VoiceSettings`.
+      **settings: see `speaking.VoiceSettings`.
 
     Returns:
       An iterator over pieces [samples]. It has the total length from the start and the tokens at
@@ -476,9 +476,9 @@ class Bundle:
     Raises:
       UserError: as in `speak_from`, before the first piece.
     """
-    from audiolm_jax.bundles import speech
+    from audiolm_jax.bundles import speaking
 
-    return speech.stream_speech_from(self, waveform, sample_rate, progress=progress, **settings)
+    return speaking.stream_speech_from(self, waveform, sample_rate, progress=progress, **settings)
 
   def transcribe(
     self,

@@ -215,7 +215,7 @@ _WAVEFORM_SIGNATURE = {
 
 
 def _bytes(text: str) -> bytes:
-  """Returns a text, which may contain the bytes of a file name that is none, as UTF-8."""
+  """Encodes a text as UTF-8, with the bytes of a file name that is not UTF-8 (surrogates)."""
   return text.encode(errors="surrogatepass")
 
 

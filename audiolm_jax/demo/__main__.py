@@ -1,7 +1,7 @@
 """Serves a page that continues audio and speaks texts, and speech for programs.
 
   python -m audiolm_jax.demo
-  python -m audiolm_jax.demo --bundle my_bundle --bundle speech_tiny --host 0.0.0.0 --port 8080
+  python -m audiolm_jax.demo --bundle my_bundle --bundle speech --host 0.0.0.0 --port 8080
 
 Ctrl-C ends the server and removes all uploaded and created files; the next start removes those of a
 server that was killed. The page has no password: with --host 0.0.0.0 or --share, everybody who
@@ -78,13 +78,13 @@ def main(argv: Sequence[str]) -> None:
   plotting.check_can_plot()
   compilation_cache.enable()
   from audiolm_jax import bundles
-  from audiolm_jax.bundles import speech
+  from audiolm_jax.bundles import speaking
   from audiolm_jax.demo import guard, server, voices
   from audiolm_jax.demo.requests import Limits
   from audiolm_jax.demo.speech_api import PATH
 
   loaded = {}
-  shipped = sorted(bundles.list_bundles(), key=lambda name: name != "speech_tiny")
+  shipped = sorted(bundles.list_bundles(), key=lambda name: name != "speech")
   for name in FLAGS.bundle or shipped:
     bundle = bundles.load_bundle(name)
     if bundle.name in loaded:
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
     max_characters=FLAGS.max_characters,
     timeout=FLAGS.timeout,
   )
-  can_speak = any(map(speech.can_speak, loaded.values()))
+  can_speak = any(map(speaking.can_speak, loaded.values()))
   known = voices.DRAWN
   if FLAGS.voices is not None:
     if not can_speak:

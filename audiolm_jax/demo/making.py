@@ -73,7 +73,7 @@ def speech(
     text: the text.
     job: can end the sampling.
     longest_seconds: longest duration.
-    **settings: see `speech.SpeechSettings`.
+    **settings: see `speaking.SpeechSettings`.
 
   Raises:
     UserError: the text or the voice cannot be used, or the speech takes longer.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from audiolm_jax.bundles import Bundle, speech
+from audiolm_jax.bundles import Bundle, speaking
 from audiolm_jax.bundles.settings import LEAST_PROMPT_SECONDS, Mode, temperatures_of
 from audiolm_jax.demo import cards, library
 from audiolm_jax.demo.jobs import Jobs
@@ -55,7 +55,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turn
   names = ["mode", "bundle", "prompt", "duration", "prompt_seconds"]
   names += [*(f"{TEMPERATURE}{name}" for name in stages), "seed", "num_samples"]
   with gr.Blocks(title="audiolm_jax", analytics_enabled=False) as blocks:
-    speaks = any(map(speech.can_speak, bundles.values()))
+    speaks = any(map(speaking.can_speak, bundles.values()))
     gr.Markdown(_SPEAKING_INTRODUCTION if speaks else _INTRODUCTION)
     gr.Markdown(_NOTICE, elem_id="notice")
     with gr.Row():
@@ -65,7 +65,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turn
           prompt = gr.Audio(
             sources=["upload", "microphone"], type="filepath", label="Prompt", elem_id="prompt"
           )
-        with gr.Column(visible=speech.can_speak(bundles[first])) as speech_group:
+        with gr.Column(visible=speaking.can_speak(bundles[first])) as speech_group:
           text = gr.Textbox(
             label="Speak a text in this voice",
             info="Without a prompt, the model draws a voice.",
@@ -136,10 +136,10 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turn
       "show_progress_on": status,
     }
     making = make_button.click(make, settings, api_name="make", **shown)
-    speaking = speak_button.click(speak, [*settings, text], api_name="speak", **shown)
+    spoken = speak_button.click(speak, [*settings, text], api_name="speak", **shown)
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Shown in a second step, after the last status of the request itself.
-    stop_button.click(stop, None, None, cancels=[making, speaking], **quick).then(
+    stop_button.click(stop, None, None, cancels=[making, spoken], **quick).then(
       lambda: cards.message("Stopped."), None, status, **quick
     )
     mode.change(
@@ -154,7 +154,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turn
     )
     bundle.change(
       lambda mode, name: [
-        gr.update(visible=speech.can_speak(bundles[name])),
+        gr.update(visible=speaking.can_speak(bundles[name])),
         gr.update(visible=_takes_seconds(mode, bundles[name])),
         *(gr.update(**changes) for changes in _temperatures(bundles[name], stages)),
       ],
@@ -167,7 +167,7 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turn
 
 def _takes_seconds(mode: str, bundle: Bundle) -> bool:
   """Returns whether a request can use the beginning of the prompt, of a length to choose."""
-  is_voice = mode == Mode.RESYNTHESIS and speech.can_speak(bundle)
+  is_voice = mode == Mode.RESYNTHESIS and speaking.can_speak(bundle)
   return mode == Mode.CONTINUATION or is_voice
 
 

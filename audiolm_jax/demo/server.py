@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from audiolm_jax.bundles import Bundle
-from audiolm_jax.bundles import speech as speaking
+from audiolm_jax.bundles import Bundle, speaking
 from audiolm_jax.demo import folders, guard, library, page, routes, speech_api
 from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import Limits

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from audiolm_jax.bundles import Bundle, speech
+from audiolm_jax.bundles import Bundle, speaking
 from audiolm_jax.core import arguments, plain_json
 from audiolm_jax.core.configs import JsonDict, shown
 from audiolm_jax.core.errors import BundleError, UserError
@@ -92,12 +92,12 @@ def checked(
     raise ApiError(404, f"no model {shown(name)}; use {_any_of(bundles)}", "model", "not_found")
   bundle = bundles[name]
   try:
-    spec = speech.text_stage(bundle)
+    spec = speaking.text_stage(bundle)
   except BundleError as error:
     raise ApiError(400, str(error), "model", "cannot_speak") from error
   try:
     text = requests.checked_text(asked["input"], limits)
-    speech.sentences_of(spec, text)
+    speaking.sentences_of(spec, text)
   except UserError as error:
     raise ApiError(400, str(error), "input", "invalid_value") from error
   voice = asked["voice"]
@@ -115,7 +115,7 @@ def checked(
     message = f"stream_format {shown(stream_format)} is not available; use {_STREAM_FORMAT}"
     raise ApiError(400, message, "stream_format", "invalid_value")
   try:
-    speed = arguments.number(asked.get("speed", 1.0), "speed", speech.RATES)
+    speed = arguments.number(asked.get("speed", 1.0), "speed", speaking.RATES)
   except UserError as error:
     raise ApiError(400, str(error), "speed", "invalid_value") from error
   return Order(bundle, text, voices[voice], form, speed)

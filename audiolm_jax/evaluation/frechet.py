@@ -184,7 +184,7 @@ class _Moments:
   def of(
     self, weights: Float[np.ndarray, "sets prompts"]
   ) -> tuple[Float[np.ndarray, "sets dim"], Float[np.ndarray, "sets dim dim"]]:
-    """Returns mean and covariance of sets, given how often each prompt is in each set."""
+    """Returns the mean and covariance of each set, given the count of each prompt in each set."""
     counts = (weights @ self.counts)[:, None]
     means = weights @ self.sums / counts
     products = np.tensordot(weights, self.products, 1)

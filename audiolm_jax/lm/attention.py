@@ -269,7 +269,8 @@ def rotate(
   frequencies = jnp.asarray(base ** (-np.arange(half) / half), jnp.float32)
   angles = positions[..., None].astype(jnp.float32) * frequencies
   angles = angles.reshape(*angles.shape[:2], *(1,) * (x.ndim - 3), half)
-  sin, cos = jnp.sin(angles), jnp.cos(angles)
+  # Without the barrier, XLA computes the angles again for each row and head.
+  sin, cos = lax.optimization_barrier((jnp.sin(angles), jnp.cos(angles)))
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
   return turned.astype(x.dtype)

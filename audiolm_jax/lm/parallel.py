@@ -15,7 +15,7 @@ import math
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Params, RandomKey
@@ -60,6 +60,9 @@ class MaskingConfig:
   Attributes:
     one_level_share: share of examples in which one random level is masked at that share and all
       finer levels are masked completely; in the others each entry is masked by itself.
+    level_ratio: probability that a level is this random level, divided by that of the next coarser
+      one. Below 1, coarser levels are masked more often than finer ones; sampling fills each level
+      without knowing finer ones, and most of its passes fill the coarsest levels.
     targets: see `Targets`.
     prompt_share: share of examples that begin with a prompt, which is not masked.
     longest_prompt: length of the longest prompt, as a share of the example.
@@ -70,6 +73,7 @@ class MaskingConfig:
   """
 
   one_level_share: float = 0.5
+  level_ratio: float = 1.0
   targets: Targets | str = Targets.HIDDEN
   prompt_share: float = 0.8
   longest_prompt: float = 0.5
@@ -80,6 +84,13 @@ class MaskingConfig:
     for name in ("one_level_share", "prompt_share", "longest_prompt", "semantic_dropout"):
       if not 0 <= getattr(self, name) <= 1:
         raise ConfigError(f"{name} {getattr(self, name)} is a share; set it between 0 and 1")
+    if not 0 < self.level_ratio < math.inf:
+      raise ConfigError(f"level_ratio {self.level_ratio} must be above 0")
+
+  def level_shares(self, levels: int) -> Float[np.ndarray, "levels"]:
+    """Returns the probability of each level to be the one that is partly masked."""
+    ratios = np.power(self.level_ratio, np.arange(levels), dtype=np.float64)
+    return ratios / ratios.sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,6 +301,11 @@ class ParallelSpec(StageSpec):
   def shape_of(self, config: ParallelConfig) -> ParallelConfig:
     """Returns the shape of the model."""
     return config.shape()
+
+  def accepts_params_of(self, other: StageSpec) -> bool:
+    """Returns whether another stage has the same parameters, whatever its crops and pairs."""
+    free = {"crop_seconds": self.crop_seconds, "pair_share": self.pair_share}
+    return isinstance(other, ParallelSpec) and dataclasses.replace(other, **free) == self
 
   def uses_codebooks(self, config: ParallelConfig) -> bool:
     """Returns whether the heads use the codec's vectors."""

@@ -59,8 +59,9 @@ def draw_masks(
 
   share = jnp.cos(uniform(0, 1, 1) * (jnp.pi / 2))
   entries = uniform(1, frames, levels) < share
-  chosen = jax.random.randint(keys[2], (rows, 1, 1), 0, levels)
   level = jnp.arange(levels)
+  finest = jnp.cumsum(jnp.asarray(config.level_shares(levels)))[:-1]
+  chosen = (uniform(2, 1, 1) >= finest).sum(-1, keepdims=True)
   by_level = ((level == chosen) & entries) | (level > chosen)
   is_one_level = uniform(3, 1, 1) < config.one_level_share
   has_prompt = uniform(4) < config.prompt_share

@@ -91,7 +91,7 @@ class ParallelModel(nn.Module):
         (levels, dim, latent),
         ("quantizers", "embed", "kv"),
       )
-      betas = jnp.log(jnp.where(jnp.arange(levels) == 0, 1.0, _FINER_BETA))
+      betas = jnp.log(jnp.where(jnp.arange(levels) == 0, 1.0, _FINER_BETA).astype(jnp.float32))
       self.log_beta = modules.param(
         self, "log_beta", lambda *_: betas, ("quantizers",), (levels,), jnp.float32
       )

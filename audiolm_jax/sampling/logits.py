@@ -174,7 +174,7 @@ def draw(
     logits: of each row.
     keys: of each row.
     controls: temperature, top-k and top-p.
-    last: changes the logits after that.
+    last: changes the logits after temperature, top-k and top-p; None for no change.
   """
   scaled = controlled(logits, controls)
   if last is not None:

@@ -110,17 +110,17 @@ def test_codes_that_are_no_array_are_refused(miniature_bundle):
 
 
 def test_bundles_are_named_by_texts_and_paths(miniature_bundle, tmp_path):
-  for name in (None, 3, ["speech_tiny"], ""):
+  for name in (None, 3, ["speech"], ""):
     with pytest.raises(BundleError, match=r"the bundle is .*; give the name or the folder"):
       bundles.load_bundle(name)  # pyright: ignore[reportArgumentType]: the error is tested
   with pytest.raises(UserError, match="stages is 'coarse'; give names of stages"):
-    bundles.load_bundle("speech_tiny", stages="coarse")
+    bundles.load_bundle("speech", stages="coarse")
   with pytest.raises(UserError, match="storage 'int3' is not one of float32"):
     bundles.save_bundle(miniature_bundle, tmp_path / "x", storage="int3")
   with pytest.raises(UserError, match="folder is None"):
     bundles.save_bundle(miniature_bundle, None)  # pyright: ignore[reportArgumentType]: the error is tested
-  with pytest.raises(UserError, match="the bundle to save is 'speech_tiny'"):
-    bundles.save_bundle("speech_tiny", tmp_path / "x")  # pyright: ignore[reportArgumentType]: the error is tested
+  with pytest.raises(UserError, match="the bundle to save is 'speech'"):
+    bundles.save_bundle("speech", tmp_path / "x")  # pyright: ignore[reportArgumentType]: the error is tested
   with pytest.raises(UserError, match="path is 12345; give the name of an audio file"):
     provenance.read_provenance(12345)  # pyright: ignore[reportArgumentType]: the error is tested
   assert not list(tmp_path.iterdir())

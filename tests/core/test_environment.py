@@ -82,4 +82,4 @@ def test_an_unknown_user_without_a_home_folder_can_use_commands(tmp_path):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  assert done.stdout.startswith("True\n") and "speech_tiny" in done.stdout
+  assert done.stdout.startswith("True\n") and "piano_tiny" in done.stdout

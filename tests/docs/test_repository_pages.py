@@ -9,9 +9,9 @@ with_site_links = HOOK["with_site_links"]
 
 
 def test_a_link_from_a_page_to_a_file_of_the_repository_leads_to_its_page():
-  text = "[card](../../audiolm_jax/bundles/speech_tiny/MODEL_CARD.md#limits)"
+  text = "[card](../../audiolm_jax/bundles/speech/MODEL_CARD.md#limits)"
   found = with_site_links(text, "how-to/detect.md", "docs/how-to/detect.md")
-  assert found == "[card](../repository/speech_tiny.md#limits)"
+  assert found == "[card](../repository/speech.md#limits)"
 
 
 def test_a_link_between_files_of_the_repository_leads_from_page_to_page():

@@ -84,7 +84,7 @@ def test_joined_files_of_two_rates_are_refused(tmp_path):
 
 
 def test_a_mark_of_generated_audio_is_found_in_each_joined_file(tmp_path):
-  made = provenance.Provenance("speech_tiny", "feed", "unconditional", 3, 0, 0.0, "codec")
+  made = provenance.Provenance("speech", "feed", "unconditional", 3, 0, 0.0, "codec")
   audio.write_audio(tmp_path / "made.ogg", sound(), RATE, made.tags())
   real = write(tmp_path / "real.ogg", sound())
   (tmp_path / "joined.ogg").write_bytes(real + (tmp_path / "made.ogg").read_bytes())

@@ -14,7 +14,7 @@ from audiolm_jax.io.provenance import Provenance, read_provenance
 from tests.conftest import melody
 
 RATE = 16_000
-TAGS = Provenance("speech_tiny", "0123", "continuation", 7, 0, 3.0, "codec").tags()
+TAGS = Provenance("speech", "0123", "continuation", 7, 0, 3.0, "codec").tags()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from audiolm_jax.io import audio
 from audiolm_jax.io.provenance import Provenance, read_provenance
 from tests.conftest import melody
 
-MADE = Provenance("speech_tiny", "0123456789abcdef", "continuation", 7, 1, 3.0, "codec")
+MADE = Provenance("speech", "0123456789abcdef", "continuation", 7, 1, 3.0, "codec")
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "aiff", "mp3"])

@@ -18,7 +18,7 @@ STREAMS = {"semantic": Stream("semantic", 16, 25.0), "codes": Stream("codes", 16
 def path(tmp_path):
   rng = np.random.default_rng(0)
   tokens = {"semantic": rng.integers(0, 16, 25), "codes": rng.integers(0, 16, (50, 4))}
-  written = token_file.TokenFile(tokens, STREAMS, 16_000, "speech_tiny", "0123456789abcdef")
+  written = token_file.TokenFile(tokens, STREAMS, 16_000, "speech", "0123456789abcdef")
   token_file.save_tokens(tmp_path / "t.npz", written)
   return tmp_path / "t.npz"
 

@@ -99,7 +99,7 @@ def test_training_learns_the_codes_with_the_codebooks_of_their_codec(trained, st
   with pytest.raises(ConfigError, match="set BUNDLE"):
     train(store, tmp_path / "other")
   with pytest.raises(DataError, match="of other tokenizers"):
-    train(store, tmp_path / "other", tokenizers="speech_tiny")
+    train(store, tmp_path / "other", tokenizers="speech")
 
 
 def test_a_bundle_stores_the_codebooks_once(folder, bundle, trained, tmp_path):

@@ -61,11 +61,11 @@ OVERRIDES += ["kmeans:--layer=2", "kmeans:--num_clusters=8"]
 REDUCED = {
   "1_continue": """
 PROMPT = None
-BUNDLE = "speech_tiny"
+BUNDLE = "speech"
 PROMPT_SECONDS = 1.0
 DURATION = 1.0
 SEED = 0
-TEMPERATURES = (0.8, 1.0)
+TEMPERATURES = (0.5, 1.0)
 """,
   "2_train": f"""
 RECORDINGS = None
@@ -77,14 +77,14 @@ PROMPT_SECONDS = 1.0
 DURATION = 1.0
 """,
   "3_measure_and_detect": """
-BUNDLE = "speech_tiny"
+BUNDLE = "speech"
 DATA = None
 SUITES = ("codec", "detection")
 SPEEDS = (1.0,)
 """,
   "4_inside": """
 SOUND = None
-BUNDLE = "speech_tiny"
+BUNDLE = "speech"
 SECONDS = 1.0
 MADE_SECONDS = 6.0
 """,
@@ -172,7 +172,7 @@ def test_the_notebook_that_continues_runs(executed, tmp_path):
   lengths = [len(waveform) / rate for waveform, rate in sounds(notebook)]
   assert lengths[0] == pytest.approx(1.0, abs=0.1) and lengths[1] == pytest.approx(2.0, abs=0.1)
   assert "different codes of the first level in 50 frames" in texts(notebook)
-  assert "Provenance(bundle='speech_tiny'" in texts(notebook, "text/plain")
+  assert "Provenance(bundle='speech'" in texts(notebook, "text/plain")
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_the_notebook_that_measures_has_figures_and_tells_samples_from_recording
   stoi = {int(k): float(v) for k, v in re.findall(r"\| STOI, (\d+) levels \| ([\d.]+) \|", said)}
   assert 0 < stoi[1] < stoi[12] < 1
   assert re.search(r"\| accuracy, 1 s \| [\d.]+ \|", said)
-  assert "taken for synthetic: continuation, woman; continuation, man\n" in said
+  assert re.search(r"classified as synthetic: continuation, (woman|man)", said)
 
 
 def test_the_notebook_of_the_inside_runs(executed):

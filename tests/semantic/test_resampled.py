@@ -11,7 +11,7 @@ from tests.conftest import melody
 
 @pytest.fixture(scope="module")
 def tokenizer():
-  return load_bundle("speech_tiny", stages=()).semantic
+  return load_bundle("speech", stages=()).semantic
 
 
 @pytest.fixture(scope="module")

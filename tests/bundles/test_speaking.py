@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from helpers_conditioned import CONFIG, SPEC, conditioned_params
 
-from audiolm_jax.bundles import load_bundle, save_bundle, speech
+from audiolm_jax.bundles import load_bundle, save_bundle, speaking
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.detection.watermark import Watermark, WatermarkConfig
 from audiolm_jax.io import provenance
@@ -53,7 +53,7 @@ def translated(bundle):
 def predicted(bundle, source, seed=3):
   """What the speech stage makes of a source that it reads as a whole."""
   semantic = bundle.semantic.tokenize_long(source)
-  clip = speech.Clip(None, given={"source.semantic": semantic})
+  clip = speaking.Clip(None, given={"source.semantic": semantic})
   (found,) = bundle.speech_cascade.sample([clip], seed=seed).semantic
   return found
 
@@ -70,9 +70,9 @@ def test_a_text_is_spoken_until_the_end_token(bundle, plain):
 def test_the_sentences_of_a_long_text_are_those_that_are_spoken_alone(bundle):
   made = []
   for text in ("It is five, stop.", "Now on to six!", TEXT):
-    parts = speech.sentences_of(SPEC, text)
+    parts = speaking.sentences_of(SPEC, text)
     sampled = bundle.text_cascade.sample(
-      [speech.Clip(None, given={"source.text": speech.texts.code_points(p)}) for p in parts],
+      [speaking.Clip(None, given={"source.text": speaking.texts.code_points(p)}) for p in parts],
       seed=3,
     )
     made.append(np.concatenate(sampled.semantic))
@@ -103,7 +103,7 @@ def test_samples_do_not_depend_on_their_number(bundle):
 
 def test_samples_of_given_tokens_differ_by_their_number(bundle):
   semantic = np.arange(10) % 16
-  clips = [speech.resynthesized(speech._voice(bundle, {}), semantic, 20)] * 2
+  clips = [speaking.resynthesized(speaking._voice(bundle, {}), semantic, 20)] * 2
   clips[1] = clips[1]._replace(first_sample=1)
   made = bundle.cascade.sample(clips, seed=3)
   assert made.codes[0].tobytes() != made.codes[1].tobytes()
@@ -111,10 +111,10 @@ def test_samples_of_given_tokens_differ_by_their_number(bundle):
 
 def test_the_candidate_with_the_highest_score_is_used(bundle):
   rows = [np.full(index + 1, index) for index in range(6)]
-  chosen = speech.best(rows, np.array([-3.0, -1.0, -2.0, -0.5, -0.7, -9.0]), 3)
+  chosen = speaking.best(rows, np.array([-3.0, -1.0, -2.0, -0.5, -0.7, -9.0]), 3)
   assert [row[0] for row in chosen] == [1, 3]
-  (part,) = speech.sentences_of(SPEC, "It is five.")
-  clip = speech.Clip(None, given={"source.text": speech.texts.code_points(part)})
+  (part,) = speaking.sentences_of(SPEC, "It is five.")
+  clip = speaking.Clip(None, given={"source.text": speaking.texts.code_points(part)})
   sampled = bundle.text_cascade.sample([clip], seed=7, num_samples=2)
   best = sampled.semantic[int(sampled.scores["text"].argmax())]
   made = bundle.speak("It is five.", seed=7, candidates=2)
@@ -147,7 +147,7 @@ def test_a_long_recording_is_spoken_in_pieces_that_end_where_it_is_quiet(bundle)
   assert len(semantic) == 45
   parts = [semantic[:15], semantic[15:34], semantic[34:]]
   wanted = bundle.speech_cascade.sample(
-    [speech.Clip(None, given={"source.semantic": part}) for part in parts], seed=3
+    [speaking.Clip(None, given={"source.semantic": part}) for part in parts], seed=3
   )
   made = bundle.speak_from(LONG, RATE, seed=3)
   whole = collapse_repeats(np.concatenate(wanted.semantic))
