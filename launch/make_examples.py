@@ -10,7 +10,6 @@ as a MIDI file that this script writes.
 """
 
 import os
-import shlex
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ import numpy as np
 import soundfile
 import soxr
 from absl import app, flags
+
+from audiolm_jax.data import speech_engines
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", "examples", "Folder for the prompts.")
@@ -82,14 +83,8 @@ def _variable_length(number: int) -> bytes:
 
 
 def speak(voice: str, sentence: str) -> np.ndarray:
-  with tempfile.TemporaryDirectory() as folder:
-    text_file, wav = os.path.join(folder, "text.txt"), os.path.join(folder, "out.wav")
-    with open(text_file, "w", encoding="utf-8") as file:
-      file.write(sentence)
-    values = {"voice": voice, "text_file": text_file, "wav": wav}
-    words = [word.format(**values) for word in shlex.split(FLAGS.speech_command)]
-    subprocess.run(words, check=True)
-    waveform, rate = soundfile.read(wav, dtype="float32")
+  engine = speech_engines.Engine(FLAGS.speech_command)
+  waveform, rate = speech_engines.speak("speech_command", engine, voice, sentence)
   return soxr.resample(waveform, rate, SAMPLE_RATE)
 
 
