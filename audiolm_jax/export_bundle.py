@@ -11,8 +11,9 @@ Then export everything. The tokenizers come from their bundle, so that their tok
     --stage_dir semantic=runs/semantic_stage --stage_dir coarse=runs/coarse_stage \
     --stage_dir fine=runs/fine_stage --name mine --output bundles/mine --storage=int8
 
-Given parts replace those of the bundle, such as a stage that was trained further, or a codec whose
-decoder was (INITIAL_BUNDLE and CODES_FIXED_STEP=0 in gin_configs/ preserve its codes):
+Given parts replace those of the bundle, such as a stage that was trained further (a parallel stage
+samples with the settings of the one it replaces), or a codec whose decoder was (INITIAL_BUNDLE and
+CODES_FIXED_STEP=0 in gin_configs/ preserve its codes):
 
   python -m audiolm_jax.export_bundle --bundle speech --codec_dir runs/decoder \
     --output bundles/mine --storage=int8
@@ -76,7 +77,8 @@ flags.DEFINE_list(
 )  # fmt: skip
 flags.DEFINE_string(
   "filling", None,
-  "Settings of the sampling of the parallel stage as JSON, instead of those of its training run: "
+  "Settings of the sampling of the parallel stage as JSON, instead of those of the stage in "
+  "--bundle, or of its training run: "
   'fields of FillingConfig, such as {"passes": [8, 1], "temperatures": [1, 0]}.',
   flag_values=FLAGS,
 )  # fmt: skip
@@ -112,9 +114,8 @@ def main(argv: Sequence[str]) -> None:
     base = Bundle(base.name, base.codec, base.semantic)
   codec, semantic = _tokenizers(base)
   stages = dict(base.stages) if base else {}
-  stages |= {name: _stage(name, folder) for name, folder in model_dirs.items()}
-  if FLAGS.filling:
-    stages = _with_filling(stages)
+  trained = {name: _stage(name, folder) for name, folder in model_dirs.items()}
+  stages = _with_filling(stages | _with_sampling_of(stages, trained))
   bundle = Bundle(
     name=FLAGS.name or Path(FLAGS.output).resolve().name,
     codec=codec,
@@ -175,11 +176,29 @@ def _stage(name: str, model_dir: str) -> "Stage":
   return Stage(config.spec, config.transformer, params)
 
 
+def _with_sampling_of(
+  replaced: "dict[str, Stage]", trained: "dict[str, Stage]"
+) -> "dict[str, Stage]":
+  """Returns the trained stages, parallel ones with the sampling settings of those they replace."""
+  from audiolm_jax.lm.parallel import ParallelConfig
+
+  found = dict(trained)
+  for name, stage in trained.items():
+    old = replaced[name].config if name in replaced else None
+    if isinstance(old, ParallelConfig) and isinstance(stage.config, ParallelConfig):
+      config = dataclasses.replace(stage.config, filling=old.filling)
+      stage.spec.check_config(config)
+      found[name] = dataclasses.replace(stage, config=config)
+  return found
+
+
 def _with_filling(stages: "dict[str, Stage]") -> "dict[str, Stage]":
   """Returns the stages, the parallel ones with the settings of --filling."""
   from audiolm_jax.core import configs
   from audiolm_jax.lm.parallel import FillingConfig, ParallelConfig
 
+  if not FLAGS.filling:
+    return stages
   values = _json_object(FLAGS.filling, "--filling")
   parallel = {n: s for n, s in stages.items() if isinstance(s.config, ParallelConfig)}
   if not parallel:

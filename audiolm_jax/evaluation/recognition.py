@@ -177,6 +177,28 @@ def character_errors(reference: str, recognized: str) -> ErrorCount:
   return _errors(*(list(" ".join(normalised_words(text))) for text in (reference, recognized)))
 
 
+def unaligned_end(reference: str, recognized: str) -> tuple[int, int]:
+  """Returns the words after the last aligned ones, in the reference and in what is recognized.
+
+  The alignment has the fewest errors and, among such, pairs the latest words; words of a pair may
+  differ.
+  """
+  a, b = normalised_words(reference), normalised_words(recognized)
+  # By number of words of both: errors, and the words after the last pair.
+  above = [(j, (0, j)) for j in range(len(b) + 1)]
+  for i, word in enumerate(a, start=1):
+    row = [(i, (i, 0))]
+    for j, other in enumerate(b, start=1):
+      paired = (above[j - 1][0] + (word != other), (0, 0))
+      errors, (missing, added) = above[j]
+      deleted = (errors + 1, (missing + 1, added))
+      errors, (missing, added) = row[-1]
+      inserted = (errors + 1, (missing, added + 1))
+      row.append(min(paired, deleted, inserted, key=lambda found: (found[0], sum(found[1]))))
+    above = row
+  return above[-1][1]
+
+
 def _errors(reference: list[str], recognized: list[str]) -> ErrorCount:
   numbers = {unit: number for number, unit in enumerate({*reference, *recognized})}
   one, other = (np.array([numbers[u] for u in units], int) for units in (reference, recognized))

@@ -258,7 +258,7 @@ def attend_and_write(
 
 def rotate(
   x: Float[Array, "batch length *heads head_dim"],
-  positions: Int[Array, "#batch length"],
+  positions: Int[Array, "#batch length"] | Float[Array, "#batch length"],
   base: float,
 ) -> Float[Array, "batch length *heads head_dim"]:
   """Applies rotary position embedding: rotates each pair (i, i + head_dim / 2) by its own angle.

@@ -20,7 +20,16 @@ from jaxtyping import Int, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Params
-from audiolm_jax.core.ranges import Depth, Rate, Seconds, Share, Steps, StreamSize, Vocabulary
+from audiolm_jax.core.ranges import (
+  Depth,
+  Rate,
+  Scale,
+  Seconds,
+  Share,
+  Steps,
+  StreamSize,
+  Vocabulary,
+)
 from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import SEMANTIC, TEXT, TRANSCRIPT, Record, Role, Stream, by_key
 from audiolm_jax.lm import text
@@ -55,6 +64,8 @@ class ConditionedConfig:
   Attributes:
     transformer: shape of the layers, with rotary positions; its `num_layers` are the decoder's.
     encoder_layers: layers of the encoder.
+    targets_per_source: mean number of targets per token of the source, such as 1.6 semantic tokens
+      per character. The positions of the source in cross-attention are multiples of it.
     label_smoothing: share of the target probability that all tokens share equally.
     deleted_share: share of semantic tokens that pretraining deletes.
     trained_encoder_layers: number of lowest encoder layers that training updates, together with the
@@ -65,6 +76,7 @@ class ConditionedConfig:
 
   transformer: TransformerConfig = TransformerConfig(num_layers=24, positions=Positions.ROTARY)
   encoder_layers: Depth = 24
+  targets_per_source: Scale = 1.0
   label_smoothing: Share = 0.1
   deleted_share: Share = 0.6
   trained_encoder_layers: Depth | None = None
@@ -82,7 +94,7 @@ class ConditionedConfig:
 
   def shape(self) -> "ConditionedConfig":
     """Returns the configuration without settings of the computation and of training."""
-    return ConditionedConfig(self.transformer.shape(), self.encoder_layers)
+    return ConditionedConfig(self.transformer.shape(), self.encoder_layers, self.targets_per_source)
 
   @property
   def encoder(self) -> TransformerConfig:

@@ -19,6 +19,7 @@ from audiolm_jax.lm.attention import (
   KeyValues,
   bias_blocks,
   cached_attention,
+  rotate,
   scores,
   weighted_sums,
 )
@@ -45,11 +46,13 @@ class DecoderContext(NamedTuple):
   Attributes:
     own: of the attention to earlier targets.
     memory: output of the encoder.
+    places: positions of the source, in targets.
     valid: False on padding of the source.
   """
 
   own: AttentionContext
   memory: Float[Array, "batch source embed"]
+  places: Float[Array, "1 source"]
   valid: Bool[Array, "batch source"]
 
 
@@ -94,7 +97,7 @@ class ConditionedModel(nn.Module):
     own = AttentionContext(
       bias_blocks(jnp.zeros((1, 1, length), jnp.float32)), jnp.arange(length)[None], None
     )
-    return self.logits(self.decoder(x, DecoderContext(own, memory, valid)))
+    return self.logits(self.decoder(x, DecoderContext(own, memory, self._places(memory), valid)))
 
   def encode(self, source: Int[Array, "batch source"]) -> Float[Array, "batch source embed"]:
     """Returns the output of the encoder; it is arbitrary on padding, which affects nothing else."""
@@ -107,7 +110,8 @@ class ConditionedModel(nn.Module):
   def source_caches(self, source: Int[Array, "batch source"]) -> tuple[Cache, ...]:
     """Returns the keys and values of the source in each layer; requires unstacked layers."""
     memory = self.encode(source)
-    return tuple(layer.cross.key_values(memory).cached for layer in self.decoder.layers)
+    places = self._places(memory)
+    return tuple(layer.cross.key_values(memory, places).cached for layer in self.decoder.layers)
 
   def decode_step(
     self,
@@ -143,6 +147,10 @@ class ConditionedModel(nn.Module):
     logits = jnp.einsum("ble,ce->blc", hidden, rows, preferred_element_type=jnp.float32)
     return nn.with_logical_constraint(logits, ("batch", "length", None))
 
+  def _places(self, memory: Float[Array, "batch source embed"]) -> Float[Array, "1 source"]:
+    """Returns the positions of the source in units of targets, at their mean rate."""
+    return (jnp.arange(memory.shape[1]) * self.config.targets_per_source)[None]
+
   def _embed(self, table: Array, tokens: Int[Array, "batch length"]):
     rows = nn.with_logical_constraint(table.astype(self.config.transformer.dtype), ("vocab", None))
     x = nn.with_logical_constraint(rows[tokens], ("batch", "length", "embed"))
@@ -165,33 +173,46 @@ class _Stack(nn.Module):
 
 
 class CrossAttention(Attention):
-  """Attention from targets to the source, without positions."""
+  """Attention from targets to the source.
+
+  The positions of the source are stretched to those of the targets, so that rotary embeddings give
+  the distance from where a target is expected in the source.
+  """
 
   def __call__(
     self,
     x: Float[Array, "batch length embed"],
+    positions: Int[Array, "1 length"],
     memory: Float[Array, "batch source embed"],
+    places: Float[Array, "1 source"],
     valid: Bool[Array, "batch source"],
   ) -> Float[Array, "batch length embed"]:
     """Returns the attention of all targets."""
-    query, (keys, values) = self._by_group(self.query(x)), self.key_values(memory)
+    query, (keys, values) = self._query(x, positions), self.key_values(memory, places)
     logits = scores(query, keys)
     logits = jnp.where(valid[:, None, None, None], logits * self.config.head_size**-0.5, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
     return self._combine(weighted_sums(weights, values))
 
-  def key_values(self, memory: Float[Array, "batch source embed"]) -> KeyValues:
+  def key_values(
+    self, memory: Float[Array, "batch source embed"], places: Float[Array, "1 source"]
+  ) -> KeyValues:
     """Returns the keys and values of the source."""
-    return self._by_head(self.key(memory), self.value(memory))
+    keys = rotate(self.key(memory), places, self.config.rotary_base)
+    return self._by_head(keys, self.value(memory))
 
   def decode_step(
     self,
     x: Float[Array, "batch 1 embed"],
+    position: Int[Array, "batch 1"],
     source: Cache,
     bias: Float[Array, "batch 1 source"],
   ) -> Float[Array, "batch 1 embed"]:
     """Returns the attention of one target."""
-    return self._combine(cached_attention(self._by_group(self.query(x)), [(source, bias)]))
+    return self._combine(cached_attention(self._query(x, position), [(source, bias)]))
+
+  def _query(self, x: Float[Array, "batch length embed"], positions: Int[Array, "#batch length"]):
+    return self._by_group(rotate(self.query(x), positions, self.config.rotary_base))
 
 
 class DecoderBlock(nn.Module):
@@ -214,14 +235,16 @@ class DecoderBlock(nn.Module):
     """Returns the output in training, and None, as scans over layers expect a second value."""
     added, _ = self.attention.prefill(self.attention_norm(x), context.own)
     x = x + self.dropout(added)
-    x = x + self.dropout(self.cross(self.cross_norm(x), context.memory, context.valid))
+    positions, memory = context.own.positions, context.memory
+    cross = self.cross(self.cross_norm(x), positions, memory, context.places, context.valid)
+    x = x + self.dropout(cross)
     return self._feed_forward(x), None
 
   def decode_step(self, x: Float[Array, "batch 1 embed"], position, attend, source, bias):
     """Returns the output for one token, and the cache."""
     added, cache = self.attention.decode_step(self.attention_norm(x), position, attend)
     x = x + added
-    x = x + self.cross.decode_step(self.cross_norm(x), source, bias)
+    x = x + self.cross.decode_step(self.cross_norm(x), position, source, bias)
     return self._feed_forward(x), cache
 
   def _feed_forward(self, x):

@@ -19,6 +19,7 @@ from jaxtyping import Float, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Params, RandomKey
+from audiolm_jax.core.ranges import DepthOrNone
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.lm.config import Positions, TransformerConfig
 from audiolm_jax.lm.stage import Batch, Example, Feature, Scalar, StageSpec
@@ -104,6 +105,8 @@ class FillingConfig:
       one. With (1, 0) the finer levels are not drawn but the most likely codes.
     guidance: factor of the difference between the logits with and without semantic tokens; 1 for no
       guidance.
+    guided_levels: number of coarsest levels whose passes have guidance, which doubles their time;
+      None for all.
     choice_noise: scale of the Gumbel noise that is added to the confidences of the first pass of a
       level; it decreases to 0 in the last one.
     overlap_seconds: seconds of existing audio that a window contains; None for that of the call. A
@@ -118,6 +121,7 @@ class FillingConfig:
   passes: tuple[int, ...] = (16,)
   temperatures: tuple[float, ...] = (1.0,)
   guidance: float = 1.0
+  guided_levels: DepthOrNone | None = None
   choice_noise: float = 1.0
   overlap_seconds: float | None = None
   voice_seconds: float = 0.0

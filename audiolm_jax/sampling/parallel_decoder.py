@@ -161,18 +161,20 @@ class ParallelDecoder:
     options = options or SamplingOptions()
     first = [*range(min(len(gaps), self._per_turn(max(len(gap.semantic) for gap in gaps))))]
     codes, semantic, rows = self._arrays([gaps[i] for i in first], rows_of(keys, first))
-    inputs = self._inputs(semantic, options)
-    encode.prepare(self.spec, self.config, self.params, codes, inputs, rows.lengths)
     layers = self.config.transformer
-    hidden = np.broadcast_to(
-      np.zeros((), jnp.dtype(layers.dtype)), (*inputs.shape, layers.embed_dim)
-    )
-    if options.passes == ():
-      choose_point.prepare(self.spec, self.config, self.params, hidden, codes, rows)
-    else:
-      settings = self._pass(options, 0, 0, 1)
-      static = self.spec, self.config, options.processors
-      choose.prepare(*static, self.params, hidden, codes, rows, settings)
+    zero = np.zeros((), jnp.dtype(layers.dtype))
+    # The level of the first pass of each number of rows.
+    levels = {self._is_guided(level, options): level for level in reversed(self._own(options))}
+    for level in sorted(levels.values()):
+      inputs = self._inputs(semantic, level, options)
+      encode.prepare(self.spec, self.config, self.params, codes, inputs, rows.lengths)
+      hidden = np.broadcast_to(zero, (*inputs.shape, layers.embed_dim))
+      if options.passes == ():
+        choose_point.prepare(self.spec, self.config, self.params, hidden, codes, rows)
+      else:
+        settings = self._pass(options, level, 0, 1)
+        static = self.spec, self.config, options.processors
+        choose.prepare(*static, self.params, hidden, codes, rows, settings)
 
   def _filled(
     self,
@@ -182,16 +184,16 @@ class ParallelDecoder:
     report: Callable[[int], None],
   ) -> list[Int[np.ndarray, "_ levels"]]:
     codes, semantic, rows = self._arrays(gaps, keys)
-    inputs = self._inputs(semantic, options)
     fixed = self.spec, self.config, self.params
     static = self.spec, self.config, options.processors
     report(0)
     if options.passes == ():
-      hidden = encode(*fixed, codes, inputs, rows.lengths)
+      hidden = encode(*fixed, codes, semantic, rows.lengths)
       codes = choose_point(*fixed, hidden, codes, rows)
     else:
       hidden = None
       for level, count in enumerate(self.passes(options)):
+        inputs = self._inputs(semantic, level, options)
         for number in range(max(count, 1)):
           if hidden is None or count:
             hidden = encode(*fixed, codes, inputs, rows.lengths)
@@ -232,11 +234,22 @@ class ParallelDecoder:
   def _guidance(self, options: SamplingOptions) -> float:
     return self.filling.guidance if options.guidance is None else options.guidance
 
+  def _own(self, options: SamplingOptions) -> list[int]:
+    """Returns the levels that have passes of their own."""
+    if options.passes == ():
+      return [0]
+    return [level for level, count in enumerate(self.passes(options)) if count]
+
+  def _is_guided(self, level: int, options: SamplingOptions) -> bool:
+    guided = self.filling.guided_levels
+    is_within = guided is None or level < guided
+    return self._guidance(options) != 1 and options.passes != () and is_within
+
   def _inputs(
-    self, semantic: Int[np.ndarray, "rows frames"], options: SamplingOptions
+    self, semantic: Int[np.ndarray, "rows frames"], level: int, options: SamplingOptions
   ) -> Int[np.ndarray, "inputs frames"]:
     """Returns the semantic tokens of the model's rows; with guidance each row also has none."""
-    if self._guidance(options) == 1 or options.passes == ():
+    if not self._is_guided(level, options):
       return semantic
     return np.concatenate([semantic, np.full_like(semantic, UNKNOWN)])
 

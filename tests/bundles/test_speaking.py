@@ -31,7 +31,7 @@ def bundle(miniature_bundle):
   # Without the fine stage, whose programs take as long to compile as the others together.
   stages = {name: miniature_bundle.stages[name] for name in ("semantic", "coarse")}
   stages["text"] = Stage(SPEC, CONFIG, conditioned_params())
-  stages["speech"] = Stage(SPEECH, CONFIG, conditioned_params(spec=SPEECH, seed=1))
+  stages["speech"] = Stage(SPEECH, CONFIG, conditioned_params(spec=SPEECH, seed=2))
   return dataclasses.replace(miniature_bundle, stages=stages)
 
 

@@ -113,7 +113,9 @@ def test_a_bundle_stores_the_codebooks_once(folder, bundle, trained, tmp_path):
     save_bundle(dataclasses.replace(bundle, stages={"parallel": wrong}), tmp_path / "wrong")
 
 
-def test_the_settings_of_sampling_can_be_replaced_in_an_export(bundle, folder, run_cli, tmp_path):
+def test_the_settings_of_sampling_can_be_replaced_in_an_export(
+  bundle, folder, store, trained, run_cli, tmp_path
+):
   base = (f"--bundle={folder}", f"--output={tmp_path / 'tuned'}")
   done = run_cli("export_bundle", *base, '--filling={"passes": [4, 1], "temperatures": [0.9, 0]}')
   assert done.code == 0, done.err
@@ -121,6 +123,11 @@ def test_the_settings_of_sampling_can_be_replaced_in_an_export(bundle, folder, r
   before = bundle.stages["parallel"].config
   filling = dataclasses.replace(before.filling, passes=(4, 1), temperatures=(0.9, 0.0))
   assert tuned == dataclasses.replace(before, filling=filling)
+  further = (f"--bundle={tmp_path / 'tuned'}", f"--output={tmp_path / 'further'}")
+  stage = (f"--token_store={store}", f"--stage_dir=parallel={trained[0]}")
+  done = run_cli("export_bundle", *further, *stage)
+  assert done.code == 0, done.err
+  assert load_bundle(tmp_path / "further").stages["parallel"].config.filling == filling
   for values, words in (
     ("[8]", "--filling must hold one JSON object"),
     ('{"steps": 3}', "FillingConfig has no field 'steps'"),

@@ -103,11 +103,11 @@ def test_the_number_of_rows_in_memory_is_limited(stage):
 
 
 def test_a_stream_has_the_tokens_of_a_sample_in_pieces():
-  # With these parameters the clip has the longest length.
+  # With these parameters and this seed the clip has the longest length.
   cascade = Cascade({"text": Stage(SPEC, CONFIG, conditioned_params(seed=1))})
   (clip,) = clips(TEXTS[1])
-  whole, reports = cascade.sample([clip], seed=4), []
-  pieces = [*cascade.stream(clip, seed=4, progress=lambda *report: reports.append(report))]
+  whole, reports = cascade.sample([clip], seed=5), []
+  pieces = [*cascade.stream(clip, seed=5, progress=lambda *report: reports.append(report))]
   np.testing.assert_array_equal(np.concatenate(pieces), whole.semantic[0])
   assert [len(piece) for piece in pieces] == [64, 36] and reports[-1] == ("text", 100, 100)
 
@@ -115,8 +115,8 @@ def test_a_stream_has_the_tokens_of_a_sample_in_pieces():
 def test_a_length_ends_a_row_before_its_end_token_without_a_change():
   cascade = Cascade({"text": Stage(SPEC, CONFIG, conditioned_params(seed=1))})
   clip = clips(TEXTS[1])[0]
-  whole = cascade.sample([clip], seed=4).semantic[0]
-  short = cascade.sample([clip._replace(num_frames=70)], seed=4).semantic[0]
+  whole = cascade.sample([clip], seed=5).semantic[0]
+  short = cascade.sample([clip._replace(num_frames=70)], seed=5).semantic[0]
   np.testing.assert_array_equal(short, whole[:70])
   assert len(short) == 70 < len(whole)
 

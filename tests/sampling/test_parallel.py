@@ -224,6 +224,20 @@ def test_guidance_changes_the_codes(cascade):
   assert (plain != guided).any()
 
 
+def test_guidance_of_the_coarsest_levels_leaves_the_others_as_they_are(stage):
+  def codes_of(guided_levels, guidance):
+    filling = dataclasses.replace(CONFIG.filling, guided_levels=guided_levels)
+    own = Cascade({"parallel": Stage(SPEC, dataclasses.replace(CONFIG, filling=filling), params)})
+    options = options_of(temperature=0.0, guidance=guidance, passes=(2, 1, 0))
+    return own.sample([clip_of(9, 0, seed=2)], options=options).codes[0]
+
+  params = stage.params
+  whole, first, none, plain = (codes_of(*a) for a in ((None, 4), (1, 4), (0, 4), (None, 1)))
+  np.testing.assert_array_equal(none, plain)
+  np.testing.assert_array_equal(first[:, 0], whole[:, 0])
+  assert (first != whole).any() and (first[:, 0] != plain[:, 0]).any()
+
+
 def test_points_are_quantized_in_one_pass(cascade, stage):
   clip = clip_of(9, 2, seed=2)
   found = cascade.sample([clip], options=options_of(passes=())).codes[0]

@@ -1,0 +1,138 @@
+"""Text to speech in a given voice: its words, its end, its quality, and whose voice is found.
+
+Each text of a recording is spoken in the voice of another speaker. Resynthesis of that recording in
+the same voice, from its true semantic tokens, has the errors of the acoustic stages alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from audiolm_jax.bundles import Bundle
+from audiolm_jax.data.manifest import clips_of_split, list_clips
+from audiolm_jax.evaluation import recognition, speech
+from audiolm_jax.evaluation.clips import EvalClip, load_pieces
+from audiolm_jax.evaluation.metric import Metric
+from audiolm_jax.evaluation.options import Options
+from audiolm_jax.evaluation.report import Row, SuiteResult, row_of, skipped
+from audiolm_jax.evaluation.suites.resynthesis import CHARACTER_ERRORS
+from audiolm_jax.evaluation.suites.voice import pairs_of_speakers
+from audiolm_jax.evaluation.transcripts import texts_of
+
+SPOKEN = "text to speech"
+RESYNTHESIZED = "resynthesis"
+ENDS = Metric("speech_ends_with_text", "the speech ends where the text ends")
+# Words at the end that may be missing or follow: the recognizer can split or join a word.
+_WORDS_AT_END = 1
+
+
+class Speakers(NamedTuple):
+  """The two ways to speak in a voice; each receives a voice and a seed last.
+
+  Attributes:
+    speak: returns the speech of a text.
+    resynthesize: returns the resynthesis of a recording.
+  """
+
+  speak: Callable[[str, Float[np.ndarray, " voice"], int], Float[np.ndarray, " samples"]]
+  resynthesize: Callable[
+    [Float[np.ndarray, " content"], Float[np.ndarray, " voice"], int], Float[np.ndarray, " samples"]
+  ]
+
+
+def run(bundle: Bundle, options: Options) -> SuiteResult:
+  """Speaks the texts of the split `valid` in the first `prompt_seconds` of other speakers."""
+  measures = speech.find_measures(options)
+  if not measures:
+    return skipped("it needs --asr_model, or the packages of requirements/evaluation.txt")
+  rate = bundle.sample_rate
+  listed = clips_of_split(list_clips(options.data), "valid")
+  texts = texts_of(listed, options.data)
+  if not texts:
+    return skipped(f"it needs texts: no valid clip of {options.data} has one")
+  clips = load_pieces(
+    options.data,
+    "valid",
+    rate,
+    max_clips=options.max_continuations,
+    least_seconds=options.prompt_seconds,
+    ids=texts,
+    texts=texts,
+    seed=options.seed,
+  )
+
+  def speak(text: str, voice: np.ndarray, seed: int) -> np.ndarray:
+    made = bundle.speak(text, voice=voice, sample_rate=rate, prompt_seconds=None, seed=seed)
+    return np.asarray(made.waveform)
+
+  def resynthesize(content: np.ndarray, voice: np.ndarray, seed: int) -> np.ndarray:
+    made = bundle.continue_audio(
+      content, rate, mode="resynthesis", voice=voice, prompt_seconds=None, seed=seed
+    )
+    return np.asarray(made.waveform)
+
+  cut = round(options.prompt_seconds * rate)
+  return speaking_suite(Speakers(speak, resynthesize), clips, cut, rate, measures, options.seed)
+
+
+def speaking_suite(
+  speakers: Speakers,
+  clips: Sequence[EvalClip],
+  cut: int,
+  sample_rate: int,
+  measures: speech.SpeechMeasures,
+  seed: int = 0,
+) -> SuiteResult:
+  """Measures words against the texts, ends, quality and voices.
+
+  Args:
+    speakers: the two ways to speak.
+    clips: clips with texts, of at least two speakers.
+    cut: samples of a clip that are the voice.
+    sample_rate: Hz.
+    measures: the available networks.
+    seed: of sampling.
+  """
+  names = [clip.speaker or clip.id for clip in clips]
+  pairs = pairs_of_speakers(names)
+  if not pairs:
+    return skipped("it needs texts of two speakers")
+  made: dict[str, list[np.ndarray]] = {SPOKEN: [], RESYNTHESIZED: []}
+  for i, j in pairs:
+    voice = clips[j].waveform[:cut]
+    made[SPOKEN].append(speakers.speak(str(clips[i].text), voice, seed + i))
+    made[RESYNTHESIZED].append(speakers.resynthesize(clips[i].waveform, voice, seed + i))
+  recordings = [measures.describe(clip.waveform, sample_rate) for clip in clips]
+  described = measures.describe_all(made, sample_rate)
+  every = {**described, speech.RECORDING: [recordings[i] for i, _ in pairs]}
+  rows: list[Row] = []
+  details: dict[str, object] = {"clips": [clips[i].id for i, _ in pairs]}
+  if measures.recognizer is not None:
+    recognizer, texts = measures.recognizer, [clips[i].text for i, _ in pairs]
+    for metric, count in (
+      (CHARACTER_ERRORS, recognition.character_errors),
+      (speech.WORD_ERRORS, recognition.word_errors),
+    ):
+      rows += speech.word_rows(metric, recognizer, every, texts, count)
+    for kind, found in every.items():
+      ends = [
+        _ends_with(recognizer.normalise(str(text)), recognizer.normalise(str(one.words)))
+        for text, one in zip(texts, found, strict=True)
+      ]
+      rows.append(row_of(ENDS, ends, kind, note=recognizer.name))
+    details |= {
+      "texts": texts,
+      "recognized": {kind: [one.words for one in found] for kind, found in every.items()},
+    }
+  rows += speech.opinion_rows(every)
+  voices = [names[j] for _, j in pairs]
+  rows += speech.speaker_rows(described, [recordings[j] for _, j in pairs], voices)
+  return SuiteResult(rows + measures.missing_rows(), details)
+
+
+def _ends_with(text: str, recognized: str) -> float:
+  """Returns 1 if the last words of both texts are aligned, else 0."""
+  missing, added = recognition.unaligned_end(text, recognized)
+  return float(max(missing, added) <= _WORDS_AT_END)
