@@ -1,10 +1,11 @@
 """Text to speech in a given voice: its words, its end, its quality, and whose voice is found.
 
-Each text of a recording is spoken in the voice of another speaker. Resynthesis of that recording in
-the same voice, from its true semantic tokens, has the errors of the acoustic stages alone.
+Each text of a recording is spoken in the voice of another speaker: of the clips without texts, if
+there are any. Resynthesis of that recording in the same voice, from its true semantic tokens, has
+the errors of the acoustic stages alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,6 @@ from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Row, SuiteResult, row_of, skipped
 from audiolm_jax.evaluation.suites.resynthesis import CHARACTER_ERRORS
-from audiolm_jax.evaluation.suites.voice import pairs_of_speakers
 from audiolm_jax.evaluation.transcripts import texts_of
 
 SPOKEN = "text to speech"
@@ -52,16 +52,22 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   texts = texts_of(listed, options.data)
   if not texts:
     return skipped(f"it needs texts: no valid clip of {options.data} has one")
-  clips = load_pieces(
-    options.data,
-    "valid",
-    rate,
-    max_clips=options.max_continuations,
-    least_seconds=options.prompt_seconds,
-    ids=texts,
-    texts=texts,
-    seed=options.seed,
-  )
+
+  def load(ids: Collection[str], least_seconds: float) -> list[EvalClip]:
+    return load_pieces(
+      options.data,
+      "valid",
+      rate,
+      max_clips=options.max_continuations,
+      least_seconds=least_seconds,
+      ids=ids,
+      texts=texts,
+      seed=options.seed,
+    )
+
+  clips = load(texts, 0.1)
+  without = {clip.id for clip in listed} - set(texts)
+  voices = load(without or texts, options.prompt_seconds)
 
   def speak(text: str, voice: np.ndarray, seed: int) -> np.ndarray:
     made = bundle.speak(text, voice=voice, sample_rate=rate, prompt_seconds=None, seed=seed)
@@ -74,12 +80,14 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
     return np.asarray(made.waveform)
 
   cut = round(options.prompt_seconds * rate)
-  return speaking_suite(Speakers(speak, resynthesize), clips, cut, rate, measures, options.seed)
+  both = Speakers(speak, resynthesize)
+  return speaking_suite(both, clips, voices, cut, rate, measures, options.seed)
 
 
 def speaking_suite(
   speakers: Speakers,
   clips: Sequence[EvalClip],
+  voices: Sequence[EvalClip],
   cut: int,
   sample_rate: int,
   measures: speech.SpeechMeasures,
@@ -89,24 +97,25 @@ def speaking_suite(
 
   Args:
     speakers: the two ways to speak.
-    clips: clips with texts, of at least two speakers.
-    cut: samples of a clip that are the voice.
+    clips: clips with texts.
+    voices: clips of speakers, among whom each text has one that is not its own.
+    cut: samples of a clip of `voices` that are the voice.
     sample_rate: Hz.
     measures: the available networks.
     seed: of sampling.
   """
-  names = [clip.speaker or clip.id for clip in clips]
-  pairs = pairs_of_speakers(names)
+  names = [clip.speaker or clip.id for clip in voices]
+  pairs = list(_pairs([clip.speaker or clip.id for clip in clips], names))
   if not pairs:
-    return skipped("it needs texts of two speakers")
+    return skipped("it needs a speaker whose voice is not that of the texts")
   made: dict[str, list[np.ndarray]] = {SPOKEN: [], RESYNTHESIZED: []}
   for i, j in pairs:
-    voice = clips[j].waveform[:cut]
+    voice = voices[j].waveform[:cut]
     made[SPOKEN].append(speakers.speak(str(clips[i].text), voice, seed + i))
     made[RESYNTHESIZED].append(speakers.resynthesize(clips[i].waveform, voice, seed + i))
-  recordings = [measures.describe(clip.waveform, sample_rate) for clip in clips]
   described = measures.describe_all(made, sample_rate)
-  every = {**described, speech.RECORDING: [recordings[i] for i, _ in pairs]}
+  recordings = [measures.describe(clips[i].waveform, sample_rate) for i, _ in pairs]
+  every = {**described, speech.RECORDING: recordings}
   rows: list[Row] = []
   details: dict[str, object] = {"clips": [clips[i].id for i, _ in pairs]}
   if measures.recognizer is not None:
@@ -127,9 +136,22 @@ def speaking_suite(
       "recognized": {kind: [one.words for one in found] for kind, found in every.items()},
     }
   rows += speech.opinion_rows(every)
-  voices = [names[j] for _, j in pairs]
-  rows += speech.speaker_rows(described, [recordings[j] for _, j in pairs], voices)
+  known = {j: measures.describe(voices[j].waveform, sample_rate) for j in {j for _, j in pairs}}
+  given = [names[j] for _, j in pairs]
+  rows += speech.speaker_rows(described, [known[j] for _, j in pairs], given)
   return SuiteResult(rows + measures.missing_rows(), details)
+
+
+def _pairs(texts: Sequence[str], voices: Sequence[str]) -> Iterator[tuple[int, int]]:
+  """Yields the index of each text and that of its voice, by another speaker, in turns."""
+  following = 0
+  for index, speaker in enumerate(texts):
+    for later in range(len(voices)):
+      chosen = (following + later) % len(voices)
+      if voices[chosen] != speaker:
+        yield index, chosen
+        following = chosen + 1
+        break
 
 
 def _ends_with(text: str, recognized: str) -> float:

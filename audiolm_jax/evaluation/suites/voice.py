@@ -74,7 +74,7 @@ def voice_suite(
   rate = codec.spec.sample_rate
   voices, contents = [c.waveform[:cut] for c in clips], [c.waveform[cut:] for c in clips]
   speakers = [clip.speaker or clip.id for clip in clips]
-  others = pairs_of_speakers(speakers)
+  others = _others(speakers)
   own = enumerate(zip(contents, voices, strict=True))
   made = {
     CODEC: [through_codec(codec, content) for content in contents],
@@ -92,7 +92,7 @@ def voice_suite(
   return SuiteResult(rows + measures.missing_rows(), {"clips": [clip.id for clip in clips]})
 
 
-def pairs_of_speakers(speakers: Sequence[str]) -> list[tuple[int, int]]:
+def _others(speakers: Sequence[str]) -> list[tuple[int, int]]:
   """Returns pairs of each clip and the next one by another speaker, if there are several."""
   count, pairs = len(speakers), []
   for i in range(count):

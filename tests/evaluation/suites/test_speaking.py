@@ -49,8 +49,8 @@ def copied(content, voice, seed):
   return content / content.min() * voice.min()
 
 
-def figures(speak, clips=CLIPS):
-  result = speaking_suite(Speakers(speak, copied), clips, CUT, RATE, NETWORKS)
+def figures(speak, voices=CLIPS):
+  result = speaking_suite(Speakers(speak, copied), CLIPS, voices, CUT, RATE, NETWORKS)
   return result, {row.figure: row.estimate.value for row in result.rows}
 
 
@@ -74,9 +74,14 @@ def test_a_speaker_that_stops_early_in_its_own_voice_is_found():
   assert found[f"{nearest}, text to speech"] < 1
 
 
-def test_one_speaker_is_not_enough():
-  result, found = figures(None, CLIPS[:2])
-  assert not found and "two speakers" in str(result.skip_reason)
+def test_texts_are_spoken_in_the_voices_of_other_speakers_only():
+  others = [clip("c", 3 / 8, "one one one one"), clip("a", 1 / 8, "one one one one")]
+  given = []
+  result, _ = figures(lambda text, voice, seed: given.append(voice) or spoken(text, 3 / 8), others)
+  assert [voice.min() for voice in given] == [3 / 8, 3 / 8, 1 / 8]
+  assert result.details["clips"] == [clip.id for clip in CLIPS]
+  result, found = figures(None, [])
+  assert not found and "not that of the texts" in str(result.skip_reason)
 
 
 @pytest.mark.parametrize(
