@@ -31,11 +31,14 @@ To read audio from a SeqIO task instead of a folder, give the task and the modul
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.errors import UserError
+
+if TYPE_CHECKING:  # imports JAX
+  from audiolm_jax.data.tokenization import Tokenized
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -144,7 +147,7 @@ def main(argv: Sequence[str]) -> None:
   )
 
 
-def _tokenize() -> Any:
+def _tokenize() -> "Tokenized":
   import tempfile
 
   from audiolm_jax import bundles
@@ -162,7 +165,7 @@ def _tokenize() -> Any:
   )
 
 
-def _tokenize_with_beam() -> Any:
+def _tokenize_with_beam() -> "Tokenized":
   try:
     from audiolm_jax.data import beam_tokenization
   except ModuleNotFoundError as error:

@@ -21,10 +21,13 @@ audio or features equal those of transformers, which must be installed
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from audiolm_jax.core.command_line import flags, run_cli
 from audiolm_jax.core.errors import UserError
+
+if TYPE_CHECKING:  # imports JAX
+  from audiolm_jax.pretrained.registry import PublishedModel
 
 FLAGS = flags.FlagValues()
 for _name, _default, _text in (
@@ -101,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
   )
 
 
-def _verify(model: Any) -> None:
+def _verify(model: "PublishedModel") -> None:
   from audiolm_jax.pretrained.verify import verify
 
   if model.component == "semantic" and FLAGS.layer is None:
@@ -110,7 +113,7 @@ def _verify(model: Any) -> None:
     print(sentence)
 
 
-def _settings(model: Any) -> dict[str, Any]:
+def _settings(model: "PublishedModel") -> dict[str, object]:
   """Returns the settings that the model needs in addition to its weights."""
   given = [name for name in ("layer", "kmeans") if FLAGS[name].value is not None]
   if model.component != "semantic":

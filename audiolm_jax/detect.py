@@ -17,13 +17,20 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import AudioError, BundleError, UserError
 from audiolm_jax.io import audio, provenance, storage
+
+if TYPE_CHECKING:  # bundles import JAX
+  import numpy as np
+
+  from audiolm_jax.bundles import Bundle
+  from audiolm_jax.detection.detector import Detector
+  from audiolm_jax.detection.watermark_detector import WatermarkDetector
 
 _BLOCK_SECONDS = 60
 _SECONDS_IN_LINE = 10
@@ -59,8 +66,8 @@ flags.DEFINE_string(
 class _Detectors(NamedTuple):
   """The detectors of a bundle that exist."""
 
-  watermark: Any
-  classifier: Any
+  watermark: "WatermarkDetector | None"
+  classifier: "Detector | None"
 
 
 @takes_arguments
@@ -104,7 +111,7 @@ def _files(given: Sequence[str]) -> list[str]:
   return paths
 
 
-def _detectors(bundle: Any) -> _Detectors:
+def _detectors(bundle: "Bundle") -> _Detectors:
   key = None
   if FLAGS.watermark_key is not None:
     from audiolm_jax.detection.watermark import read_key
@@ -123,7 +130,7 @@ def _detectors(bundle: Any) -> _Detectors:
 def _detect(detectors: _Detectors, path: str) -> JsonDict:
   """Returns what is found in a file, or the error that prevents this."""
 
-  def blocks(rate: int) -> Iterator[Any]:
+  def blocks(rate: int) -> Iterator["np.ndarray"]:
     return audio.read_blocks(path, sample_rate=rate, block_samples=_BLOCK_SECONDS * rate)
 
   mark, classifier = detectors

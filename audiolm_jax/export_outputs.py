@@ -19,7 +19,7 @@ docs/how-we-compare.md has the command lines of the tools.
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
@@ -28,7 +28,10 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.io import audio
 
 if TYPE_CHECKING:  # bundles import JAX
+  import numpy as np
+
   from audiolm_jax.bundles import Bundle
+  from audiolm_jax.evaluation.exports.sounds import Render
 
 _NEEDS = {  # flags without a default
   "units": ("items", "data"),
@@ -90,7 +93,7 @@ def _export(kind: str, bundle: "Bundle") -> JsonDict:
 
   output_dir = FLAGS.output_dir
 
-  def load(path: str) -> Any:
+  def load(path: str) -> "np.ndarray":
     return audio.load_audio(path, bundle.sample_rate)
 
   if kind == "units":
@@ -122,7 +125,7 @@ def _check_outside(output_dir: str, data: str) -> None:
     raise UserError(f"--output_dir={output_dir} is in the folder {data}; choose another one")
 
 
-def _codec(bundle: "Bundle") -> Any:
+def _codec(bundle: "Bundle") -> "Render":
   from audiolm_jax.evaluation.codec import through_codec
 
   levels, every = FLAGS.num_quantizers, bundle.codec.spec.num_quantizers
@@ -131,8 +134,8 @@ def _codec(bundle: "Bundle") -> Any:
   return lambda waveform, index: through_codec(bundle.codec, waveform, levels)
 
 
-def _resynthesis(bundle: "Bundle") -> Any:
-  def render(waveform: Any, index: int) -> Any:
+def _resynthesis(bundle: "Bundle") -> "Render":
+  def render(waveform: "np.ndarray", index: int) -> "np.ndarray":
     made = bundle.continue_audio(
       waveform, bundle.sample_rate, mode="resynthesis", seed=FLAGS.seed + index
     )

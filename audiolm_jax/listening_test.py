@@ -16,7 +16,7 @@ not upload it (`--key` writes it elsewhere). Kinds of test (`--kind`):
 
 import glob
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.io import audio
+
+if TYPE_CHECKING:  # imports JAX
+  from audiolm_jax.trainables.detection_corpus import Pair
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
@@ -112,7 +115,7 @@ def _recordings(sample_rate: int) -> tuple[list[str], list[np.ndarray]]:
   return names, recordings
 
 
-def _pairs(bundle, recordings) -> list[Any]:
+def _pairs(bundle, recordings) -> "list[Pair]":
   """Returns each prompt with the real continuation and one sampled continuation."""
   from audiolm_jax.trainables.detection_corpus import CorpusConfig, make_pairs
 

@@ -35,10 +35,16 @@ for _name, _number, _text in (
 ):
   flags.DEFINE_integer(_name, _number, _text, flag_values=FLAGS)
 for _name, _text in {
-  "frames": "Earlier frames in the context; default 1, 2 for gumbel, 0 with a parallel stage.",
-  "coarser": "Coarser levels in the context; default 0, or 1 with a parallel stage.",
+  "period": "Frames after which positions, the context, repeat; default 100, 0 (none) for gumbel.",
+  "frames": "Earlier frames in the context instead; default 0, and 2 for gumbel.",
+  "coarser": "Coarser levels in the context instead; default 0.",
 }.items():
   flags.DEFINE_integer(_name, None, _text, flag_values=FLAGS)
+flags.DEFINE_list(
+  "weights", None,
+  "Weights of the levels in detection, the others have 1; default 3, and none without a period.",
+  flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_enum(
   "kind", "green_list", ["green_list", "gumbel"],
   "A bias of green communities, or noise of the key that keeps the distribution of the codes.",
@@ -99,6 +105,7 @@ def main(argv: Sequence[str]) -> None:
         np.sum([of[level] for of in counts.confused.values()], axis=0),
         counts.following[level],
         codebooks[level],
+        config.period,
       )
       for level in range(config.levels)
     ]
@@ -111,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _config(bundle: "Bundle") -> "WatermarkConfig":
-  from audiolm_jax.detection.watermark import STRENGTHS, Kind, WatermarkConfig
+  from audiolm_jax.detection.watermark import PERIOD, PERIODS, STRENGTHS, Kind, WatermarkConfig
   from audiolm_jax.lm.parallel import ParallelSpec
 
   spec = bundle.codec.spec
@@ -125,8 +132,10 @@ def _config(bundle: "Bundle") -> "WatermarkConfig":
     )
   frames, coarser = (
     default if FLAGS[name].value is None else FLAGS[name].value
-    for name, default in (("frames", 0 if parallel else 1 + is_gumbel), ("coarser", int(parallel)))
+    for name, default in (("frames", 2 * is_gumbel), ("coarser", 0))
   )
+  default = 0 if is_gumbel or frames or coarser else PERIOD
+  period = default if FLAGS.period is None else FLAGS.period
   if parallel and frames:
     raise UserError("--frames: a parallel stage has no earlier frames; set it to 0")
   entries = Range(0, 4)
@@ -140,7 +149,20 @@ def _config(bundle: "Bundle") -> "WatermarkConfig":
     frames=arguments.whole(frames, "--frames", entries),
     coarser=arguments.whole(coarser, "--coarser", entries),
     kind=kind,
+    period=arguments.whole(period, "--period", PERIODS),
+    weights=_weights(period),
   )
+
+
+def _weights(period: int) -> tuple[int, ...]:
+  if FLAGS.weights is None:
+    return (3,) if period else ()
+  try:
+    return tuple(int(weight) for weight in FLAGS.weights)
+  except ValueError:
+    raise UserError(
+      f"--weights {','.join(FLAGS.weights)} is not a list of whole numbers, such as 3,1"
+    ) from None
 
 
 def _show(table: dict[str, list[dict[str, float]]]) -> None:

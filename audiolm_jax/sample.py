@@ -41,7 +41,7 @@ def _passes(value: str) -> tuple[int, ...]:
 class _Option(NamedTuple):
   """How an option is read, and its values in words."""
 
-  read: Callable[[str], Any]
+  read: Callable[[str], float | tuple[int, ...]]
   values: str
 
 
@@ -60,7 +60,7 @@ _MODES = {"text": "speech", "source": "speech_to_speech"}
 
 
 def _define_flags() -> None:
-  def define(kind: str, name: str, default: Any, text: str) -> None:
+  def define(kind: str, name: str, default: object, text: str) -> None:
     getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS)
 
   def choose(name: str, default: str, text: str, *choices: str) -> None:

@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from absl import logging
@@ -142,7 +143,7 @@ def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
   return rewritten
 
 
-def _missing(gin: Any, configurable: Any) -> list[str]:
+def _missing(gin: ModuleType, configurable: Callable[..., object]) -> list[str]:
   """Returns required macros and parameters of `configurable` that are not set, nearest first."""
   missing: list[str] = []
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
 CHECKOUT = FOLDER.parent
-NAMES = ("1_continue", "2_train", "3_measure_and_detect", "4_inside")
+NAMES = ("1_continue", "2_train", "3_measure_and_detect", "4_inside", "5_speak")
 SECONDS = 1800  # longest time of a cell
 COLOURS = 256
 _METADATA = {

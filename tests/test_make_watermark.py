@@ -35,7 +35,7 @@ def test_the_bundle_has_communities_a_key_and_the_survival_of_each_level(
   made = load_bundle(tmp_path / "new")
   assert made.watermark is not None
   config = made.watermark.config
-  assert (config.levels, config.frames, config.coarser, config.strength) == (2, 1, 0, 2.0)
+  assert (config.levels, config.period, config.frames, config.strength) == (2, 100, 0, 2.0)
   assert len(set(made.metadata["watermark"])) == 5
   assert made.token_hash == miniature_bundle.token_hash and set(made.stages) == {
     "semantic", "coarse", "fine",
@@ -43,9 +43,17 @@ def test_the_bundle_has_communities_a_key_and_the_survival_of_each_level(
   flags = f"--output={tmp_path / 'again'}", "--levels=2", "--kind=gumbel"
   assert run_cli("make_watermark", *given, *flags).code == 0
   other = load_bundle(tmp_path / "again").watermark
-  gumbel = dataclasses.replace(config, kind=Kind.GUMBEL, frames=2, strength=1.0)
+  gumbel = dataclasses.replace(
+    config, kind=Kind.GUMBEL, frames=2, strength=1.0, period=0, weights=()
+  )
   assert other is not None and other.config == gumbel
-  np.testing.assert_array_equal(other.communities, made.watermark.communities)
+  flags = f"--output={tmp_path / 'third'}", "--levels=2", "--frames=1"
+  assert run_cli("make_watermark", *given, *flags).code == 0
+  third = load_bundle(tmp_path / "third").watermark
+  assert third is not None and third.config == dataclasses.replace(
+    config, frames=1, period=0, weights=()
+  )
+  np.testing.assert_array_equal(other.communities, third.communities)
 
 
 def test_wrong_flags_are_refused_before_anything_is_encoded(paths, run_cli, tmp_path, monkeypatch):
@@ -59,6 +67,8 @@ def test_wrong_flags_are_refused_before_anything_is_encoded(paths, run_cli, tmp_
     ([*given, "--levels=5"], "--levels is 5; give a whole number from 1 to 4"),
     ([*given, "--frames=4", "--coarser=1"], "at most 4 together"),
     ([*given, "--strength=-1"], "--strength is -1.0"),
+    ([*given, "--weights=3,x"], "--weights 3,x is not a list of whole numbers"),
+    ([*given, "--weights=3", "--period=0"], "and a period"),
     ([*given, "--kind=gumbel", "--strength=2"], "it has none, set it to 1"),
     ([*given, "--split=test"], "test"),
   ):

@@ -1,6 +1,6 @@
 """Trained systems as folders that are ready to run. The package contains the shipped bundles."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audiolm_jax.bundles.bundle import Bundle, token_hash
 from audiolm_jax.bundles.folder import load_bundle, save_bundle
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
   """Imports the sampling code on first use, which programs that only encode do not need."""
   if name == "AudioStream":
     from audiolm_jax.bundles.audio_stream import AudioStream

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, no_type_check, overload
+from typing import TYPE_CHECKING, Literal, Unpack, no_type_check, overload
 
 import numpy as np
 from jaxtyping import Float, Integer, Num
@@ -78,7 +78,9 @@ class Bundle:
     """The sample rate in Hz of the codec and of all returned waveforms."""
     return self.codec.spec.sample_rate
 
-  def component(self, name: str) -> Any:
+  def component(
+    self, name: str
+  ) -> Codec | ChunkedTokenizer | ResampledTokenizer | Detector | Stage | None:
     """Returns the component that training calls `name`, such as "codec"; None if there is none."""
     tokenizers = {"codec": self.codec, "semantic": self.semantic, "units": self.semantic}
     tokenizers |= {"detector": self.detector}
@@ -257,7 +259,7 @@ class Bundle:
   ) -> "list[Continuation]": ...
   def continue_audio(
     self,
-    waveform: Any = None,
+    waveform: Num[np.ndarray, "*batch samples"] | Sequence[np.ndarray] | None = None,
     sample_rate: int | None = None,
     *,
     num_samples: int = 1,

@@ -105,7 +105,7 @@ def describe(name: str, manifest: Json) -> Component:
   return Component(config, spec, "", shapes, expected_hash)
 
 
-def load_part(folder: Path, name: str, component: Component) -> dict[str, Any]:
+def load_part(folder: Path, name: str, component: Component) -> Params:
   """Returns the parameters of a component.
 
   Raises:

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -217,7 +217,7 @@ def _load_stage(folder: Path, name: str, manifest: Json, codec: Codec) -> Stage:
         f"{folder}: the {name} stage was trained with other codebooks than its codec has; copy or "
         "export it again"
       )
-    params |= own
+    params = {**params, **own}
   return Stage(part.spec, part.config, params)
 
 
@@ -228,7 +228,7 @@ def _load_detector(folder: Path, manifest: Json) -> Detector | None:
   return Detector(part.config, load_part(folder, "detector", part))
 
 
-def _load_watermark(folder: Path, manifest: Mapping[str, Any]) -> Watermark | None:
+def _load_watermark(folder: Path, manifest: Json) -> Watermark | None:
   if "watermark" not in manifest["components"]:
     return None
   configs.checked(str, manifest["components"]["watermark"]["token_hash"], "a token hash")

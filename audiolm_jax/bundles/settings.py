@@ -200,7 +200,7 @@ def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
   )
 
 
-def _check_stages_can_carry_mark(bundle: Bundle, temperature: Mapping[str, Any]) -> None:
+def _check_stages_can_carry_mark(bundle: Bundle, temperature: Mapping[str, object]) -> None:
   """Raises an error if a stage samples marked levels in a way that a gumbel watermark forbids."""
   mark = bundle.watermark
   if mark is None or mark.config.kind is not Kind.GUMBEL:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -70,12 +70,12 @@ class VoiceSettings(TypedDict, total=False):
   seed: int
   rate: float
   candidates: int
-  temperature: Any
-  top_k: Any
-  top_p: Any
-  passes: Any
-  guidance: Any
-  lookahead: Any
+  temperature: Mapping[str, float]
+  top_k: Mapping[str, int]
+  top_p: Mapping[str, float]
+  passes: Mapping[str, Sequence[int]]
+  guidance: Mapping[str, float]
+  lookahead: Mapping[str, float]
   watermark: float | str | None
   watermark_key: bytes | None
   watermark_payload: bytes | None
@@ -101,8 +101,8 @@ def speak(
   **settings: Unpack[SpeechSettings],
 ) -> Continuation | list[Continuation]:
   """Implements `Bundle.speak`."""
-  given = _given(SpeechSettings, settings)
-  request = _request(bundle, _of_text(bundle, text), given, num_samples, progress)
+  _check_names(settings, SpeechSettings.__optional_keys__)
+  request = _request(bundle, _of_text(bundle, text), settings, num_samples, progress)
   return _spoken(bundle, request, progress)
 
 
@@ -114,8 +114,9 @@ def stream_speech(
   **settings: Unpack[SpeechSettings],
 ) -> AudioStream:
   """Implements `Bundle.stream_speech`."""
-  given = _given(SpeechSettings, settings)
-  return _streamed(bundle, _request(bundle, _of_text(bundle, text), given, 1, progress), progress)
+  _check_names(settings, SpeechSettings.__optional_keys__)
+  request = _request(bundle, _of_text(bundle, text), settings, 1, progress)
+  return _streamed(bundle, request, progress)
 
 
 def speak_from(
@@ -128,8 +129,9 @@ def speak_from(
   **settings: Unpack[VoiceSettings],
 ) -> Continuation | list[Continuation]:
   """Implements `Bundle.speak_from`."""
-  given = _given(VoiceSettings, settings) | {"sample_rate": sample_rate}
-  source = _of_recording(bundle, waveform, given)
+  _check_names(settings, VoiceSettings.__optional_keys__)
+  source = _of_recording(bundle, waveform, sample_rate, settings.get("channel_axis"))
+  given: SpeechSettings = {**settings, "sample_rate": sample_rate}
   return _spoken(bundle, _request(bundle, source, given, num_samples, progress), progress)
 
 
@@ -142,8 +144,9 @@ def stream_speech_from(
   **settings: Unpack[VoiceSettings],
 ) -> AudioStream:
   """Implements `Bundle.stream_speech_from`."""
-  given = _given(VoiceSettings, settings) | {"sample_rate": sample_rate}
-  source = _of_recording(bundle, waveform, given)
+  _check_names(settings, VoiceSettings.__optional_keys__)
+  source = _of_recording(bundle, waveform, sample_rate, settings.get("channel_axis"))
+  given: SpeechSettings = {**settings, "sample_rate": sample_rate}
   return _streamed(bundle, _request(bundle, source, given, 1, progress), progress)
 
 
@@ -231,13 +234,16 @@ def _of_text(bundle: Bundle, text: object) -> _Source:
   return _Source(spec, bundle.text_cascade, lambda: parts)
 
 
-def _of_recording(bundle: Bundle, waveform: ArrayLike, settings: Mapping[str, Any]) -> _Source:
+def _of_recording(
+  bundle: Bundle, waveform: ArrayLike, sample_rate: int, channel_axis: int | None
+) -> _Source:
   """Returns the semantic tokens of a recording as a source, in pieces that the stage can read."""
   spec = speech_stage(bundle)
 
   def parts() -> list[Int[np.ndarray, "_"]]:
-    rate, axis = settings["sample_rate"], settings.get("channel_axis")
-    (samples,), _ = prepared_prompts(bundle, waveform, rate, None, axis, 1, "the source")
+    (samples,), _ = prepared_prompts(
+      bundle, waveform, sample_rate, None, channel_axis, 1, "the source"
+    )
     semantic = bundle.semantic.tokenize_long(samples)
     return pauses.pieces(samples, semantic, spec.longest_source)
 
@@ -255,18 +261,17 @@ class _Request(NamedTuple):
   watermark: float
 
 
-def _given(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the settings; raises `TypeError` for a name that their type does not have."""
-  unknown = sorted(set(settings) - kind.__optional_keys__)
+def _check_names(settings: VoiceSettings, known: frozenset[str]) -> None:
+  """Raises `TypeError` for a setting that is not known."""
+  unknown = sorted(set(settings) - known)
   if unknown:
     raise TypeError(f"unknown settings: {', '.join(unknown)}")
-  return dict(settings)
 
 
 def _request(
   bundle: Bundle,
   source: _Source,
-  settings: Mapping[str, Any],
+  settings: SpeechSettings,
   num_samples: int,
   progress: Progress | None,
 ) -> _Request:
@@ -372,7 +377,7 @@ def best(
   return [rows[candidates * group + int(row)] for group, row in enumerate(chosen)]
 
 
-def _voice(bundle: Bundle, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _voice(bundle: Bundle, settings: SpeechSettings) -> dict[str, np.ndarray]:
   """Returns the tokens of the voice, in whole steps; no tokens for none."""
   voice, codec = settings.get("voice"), bundle.codec.spec
   if voice is None:

@@ -42,7 +42,7 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
   """Returns nested parameters as a flat, sorted dictionary whose keys are joined with "/"."""
   flat: dict[str, np.ndarray] = {}
 
-  def walk(node: Mapping[object, Any], prefix: str) -> None:
+  def walk(node: Mapping[object, object], prefix: str) -> None:
     for key, value in node.items():
       if not isinstance(key, str) or "/" in key:
         raise BundleError(f"parameter key {prefix}{key!r} cannot be stored; use text without '/'")
@@ -51,11 +51,11 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
       else:
         flat[prefix + key] = _full_width(np.asarray(value))
 
-  walk(cast(Mapping[object, Any], params), "")
+  walk(cast(Mapping[object, object], params), "")
   return dict(sorted(flat.items()))
 
 
-def unflatten_params(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def unflatten_params(flat: Mapping[str, np.ndarray]) -> Params:
   """Returns the nested parameters that `flatten_params` flattened."""
   params: dict[str, Any] = {}
   for name, value in flat.items():
@@ -76,7 +76,7 @@ def hash_params(params: Params) -> str:
   return digest.hexdigest()[:16]
 
 
-def as_stored(params: Params, storage: Storage) -> dict[str, Any]:
+def as_stored(params: Params, storage: Storage) -> Params:
   """Returns the parameters as they are read from a file written with `storage`.
 
   Raises:
@@ -99,9 +99,7 @@ def encode_tensors(params: Params, storage: Storage = Storage.FLOAT32) -> bytes:
   return safetensors.numpy.save({key: np.asarray(v, order="C") for key, v in flat.items()})
 
 
-def load_tensors(
-  path: Path, expected: shapes.Shapes, types: Sequence[str] = FLOATS
-) -> dict[str, Any]:
+def load_tensors(path: Path, expected: shapes.Shapes, types: Sequence[str] = FLOATS) -> Params:
   """Returns the nested parameters of a safetensors file; floats of any width as float32.
 
   Args:
@@ -210,7 +208,7 @@ def _pack(params: Params, storage: Storage) -> dict[str, np.ndarray]:
   return packed
 
 
-def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _unpack(packed: Mapping[str, np.ndarray]) -> Params:
   flat: dict[str, np.ndarray] = {}
   for name in sorted(packed):
     if name.endswith(_SCALE):

@@ -2,10 +2,10 @@
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
+from numpy.typing import DTypeLike
 
 
 class SlicedBlocks:
@@ -28,7 +28,7 @@ class SlicedBlocks:
   def __len__(self) -> int:
     return self.shape[0]
 
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+  def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
     return self[:].astype(dtype or np.float32)
 
   def __getitem__(self, part: slice) -> Shaped[np.ndarray, "part ..."]:

@@ -5,7 +5,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +13,9 @@ from jaxtyping import Float
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.data.manifest import Clip, open_clip, source_of
 from audiolm_jax.io.audio import SlicedAudio
+
+if TYPE_CHECKING:
+  from audiolm_jax.data.sources import WaveformDataSource
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -181,12 +184,13 @@ def shards_of_task(
   source = task_source(module, task, sample_rate)
   for split in source.splits:
     count = -(-source.num_clips(split) // clips_per_shard)
-    corpus = tuple(source.fingerprint(split))
+    found = source.fingerprint(split)
+    corpus = found.corpus, found.content
     for index in range(count):
       yield TaskShard(module, task, split, index, count, corpus)
 
 
-def task_source(module: str, task: str, sample_rate: int) -> Any:
+def task_source(module: str, task: str, sample_rate: int) -> "WaveformDataSource":
   """Returns the source of a SeqIO task.
 
   Raises:
@@ -205,7 +209,7 @@ def task_source(module: str, task: str, sample_rate: int) -> Any:
   if task not in seqio.TaskRegistry.names():
     known = ", ".join(sorted(seqio.TaskRegistry.names())) or "none"
     raise DataError(f"{module} registers no task {task!r}; registered are: {known}")
-  source: Any = seqio.TaskRegistry.get(task).source
+  source = seqio.TaskRegistry.get(task).source
   if not isinstance(source, sources.WaveformDataSource):
     raise DataError(
       f"the source of {task} is a {type(source).__name__}, which has no waveforms; name a task of "

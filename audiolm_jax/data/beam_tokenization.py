@@ -15,7 +15,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -28,6 +28,9 @@ from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.data import audio_shards, manifest, token_shards, token_store, tokenization
 from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.io import storage
+
+if TYPE_CHECKING:
+  from audiolm_jax.bundles.bundle import Bundle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +184,7 @@ class _Finish(beam.DoFn):
       writer.finish()
 
 
-def _missing_shards(job: Job, tokenizers: Any) -> Iterator[audio_shards.Shard]:
+def _missing_shards(job: Job, tokenizers: "Bundle") -> Iterator[audio_shards.Shard]:
   writer = tokenization.open_writer(tokenizers, job.output_dir, job.streams)
   if job.task is not None:
     existing = token_shards.shard_files(job.output_dir)
@@ -215,12 +218,12 @@ def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:
   return {key: value for one in dictionaries for key, value in one.items()}
 
 
-def _loaded_once(once: Shared, job: Job) -> Any:
+def _loaded_once(once: Shared, job: Job) -> "Bundle":
   """Returns the bundle of a job, which each process loads only once."""
   return once.acquire(lambda: _load(job), tag=f"{job.bundle}, {job.search_width}")
 
 
-def _load(job: Job) -> Any:
+def _load(job: Job) -> "Bundle":
   compilation_cache.enable()
   from audiolm_jax import bundles
 

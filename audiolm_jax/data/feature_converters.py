@@ -6,9 +6,11 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from audiolm_jax.lm.stage import Feature, StageSpec
+from audiolm_jax.lm.stage import StageSpec
 
 FeatureSpec = seqio.FeatureConverter.FeatureSpec
+# Lengths of features in the form of SeqIO: a number for one axis, a tuple for several.
+Lengths = Mapping[str, int | tuple[int, ...]]
 
 
 class StageFeatureConverter(seqio.FeatureConverter):
@@ -26,16 +28,17 @@ class StageFeatureConverter(seqio.FeatureConverter):
     super().__init__(pack=False)
 
   @classmethod
-  def lengths(cls, spec: StageSpec) -> dict[str, Any]:
+  def lengths(cls, spec: StageSpec) -> dict[str, Any]:  # SeqIO declares numbers only
     """Returns the `task_feature_lengths` of the stage's examples."""
-    return {name: _lengths(feature) for name, feature in spec.features().items()}
+    shapes = {name: feature.shape for name, feature in spec.features().items()}
+    return {name: shape[0] if len(shape) == 1 else shape or 1 for name, shape in shapes.items()}
 
-  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, Any]) -> dict[str, Any]:
+  def get_model_feature_lengths(self, task_feature_lengths: Lengths) -> Lengths:
     """Returns the lengths of the task's features."""
     return dict(task_feature_lengths)
 
   def _convert_features(
-    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, Any]
+    self, ds: tf.data.Dataset, task_feature_lengths: Lengths
   ) -> tf.data.Dataset:
     del task_feature_lengths
     return ds.map(lambda example: {name: example[name] for name in self.MODEL_FEATURES})
@@ -69,11 +72,6 @@ class WaveformFeatureConverter(seqio.FeatureConverter):
       }
 
     return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _lengths(feature: Feature) -> Any:
-  """Returns lengths in the form of SeqIO: a number for one axis, a tuple for several."""
-  return feature.shape[0] if len(feature.shape) == 1 else feature.shape or 1
 
 
 def _pad(values: tf.Tensor, length: int, value: float) -> tf.Tensor:

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float, Int16
@@ -357,7 +357,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
     ) from error
 
 
-def _text(row: Mapping[str, Any], field: str) -> str | None:
+def _text(row: Mapping[str, object], field: str) -> str | None:
   """Returns a field of a row as text, which may also be a number; None if it is missing."""
   value = row.get(field)
   if value is None:
@@ -423,7 +423,7 @@ class Fingerprint(NamedTuple):
         )
 
 
-def hash_of(values: Iterable[Any]) -> int:
+def hash_of(values: Iterable[object]) -> int:
   """Returns a hash of JSON values, which a checkpoint can hold."""
   return int(unit_hash(json.dumps(list(values))) * 2**53)
 

@@ -5,35 +5,25 @@ Random ones follow it and receive seeds from SeqIO.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data import examples
 from audiolm_jax.lm.stage import StageSpec
 
+if TYPE_CHECKING:
+  from audiolm_jax.bundles.bundle import Bundle
+
+Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
+
 _ABOUT = ("id", "speaker", "token_hash")  # features of a clip besides its tokens
 
 
-@runtime_checkable
-class Tokenizers(Protocol):
-  """A codec and a semantic tokenizer, such as a bundle."""
-
-  @property
-  def token_hash(self) -> str: ...
-
-  @property
-  def codec(self) -> Codec: ...
-
-  @property
-  def semantic(self) -> Any: ...
-
-
-def tokenize(dataset: tf.data.Dataset, tokenizers: Tokenizers) -> tf.data.Dataset:
+def tokenize(dataset: tf.data.Dataset, tokenizers: "Bundle") -> tf.data.Dataset:
   """Replaces `waveform` by the streams of the whole clip and adds `token_hash`."""
   num_quantizers = tokenizers.codec.spec.num_quantizers
 
@@ -130,7 +120,7 @@ def crop_waveforms(
     example = examples.waveform_example(samples, size, (int(first), int(second)), gain_db)
     return example["waveform"][: example["length"]]
 
-  def convert(example: Mapping[str, tf.Tensor], seed: Any) -> Mapping[str, tf.Tensor]:
+  def convert(example: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Mapping[str, tf.Tensor]:
     example = dict(example)
     waveform = tf.numpy_function(crop, [example.pop("pcm"), seed[0], seed[1]], tf.float32)
     return {**example, "waveform": tf.ensure_shape(waveform, [None]), "seed": tf.stack(seed)}
@@ -174,12 +164,12 @@ def stage_examples(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset
   """
   keys, features = list(spec.streams), spec.features()
 
-  def make(first: Any, second: Any, *tokens: np.ndarray) -> list[np.ndarray]:
+  def make(first: np.ndarray, second: np.ndarray, *tokens: np.ndarray) -> list[np.ndarray]:
     record = dict(zip(keys, tokens, strict=True))
     made = examples.stage_example(spec, record, (int(first), int(second)))
     return [made[name] for name in features]
 
-  def convert(example: Mapping[str, tf.Tensor], seed: Any) -> Mapping[str, tf.Tensor]:
+  def convert(example: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Mapping[str, tf.Tensor]:
     inputs = [seed[0], seed[1], *(example[key] for key in keys)]
     made = tf.numpy_function(make, inputs, [tf.as_dtype(f.dtype) for f in features.values()])
     return {
@@ -194,9 +184,10 @@ def stage_examples(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset
   return _with_seeds(convert)(dataset)
 
 
-def _with_seeds(convert: Callable[..., Any]) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-  mapped: Any = seqio.map_over_dataset(convert, num_seeds=1)
-  return mapped
+def _with_seeds(
+  convert: Callable[[Mapping[str, tf.Tensor], tf.Tensor], Mapping[str, tf.Tensor]],
+) -> Preprocessor:
+  return cast(Preprocessor, seqio.map_over_dataset(convert, num_seeds=1))
 
 
 def _pcm16_bytes(waveform: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import seqio
 import tensorflow as tf
@@ -23,11 +23,13 @@ import tensorflow as tf
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import CODES, SEMANTIC, Stream
 from audiolm_jax.data import preprocessors, sources, token_store
-from audiolm_jax.data.preprocessors import Tokenizers
 from audiolm_jax.data.tokenization import streams_of
 from audiolm_jax.io import storage
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.stage import Feature, StageSpec
+
+if TYPE_CHECKING:
+  from audiolm_jax.bundles.bundle import Bundle
 
 SEGMENT_SECONDS = 30  # longer clips are cut for the waveform task
 
@@ -43,7 +45,7 @@ _registered: dict[str, _Corpus] = {}
 def register_audio_tasks(
   name: str,
   source: str | os.PathLike[str],
-  bundle: str | os.PathLike[str] | Tokenizers | None = None,
+  bundle: "str | os.PathLike[str] | Bundle | None" = None,
   *,
   stage_specs: Mapping[str, StageSpec] | None = None,
   gain_db: tuple[float, float] | None = None,
@@ -253,7 +255,7 @@ def _register_stages(
   name: str,
   source: seqio.DataSource,
   specs: Mapping[str, StageSpec],
-  precache: Sequence[Any],
+  precache: Sequence[Callable[..., tf.data.Dataset]],
   token_hash: str,
   ranks: Mapping[str, int],
 ) -> list[str]:
@@ -287,7 +289,7 @@ def _register_stages(
   return names
 
 
-def _feature(feature: Feature) -> Any:
+def _feature(feature: Feature) -> seqio.utils.Feature:
   dtype, rank = tf.as_dtype(feature.dtype), len(feature.shape)
   if dtype.is_floating:
     return seqio.ContinuousFeature(dtype=dtype, rank=rank)
@@ -316,7 +318,7 @@ def _audio_source(
   )
 
 
-def _load(bundle: Any) -> Tokenizers | None:
+def _load(bundle: "str | os.PathLike[str] | Bundle | None") -> "Bundle | None":
   if not isinstance(bundle, str | os.PathLike):
     return bundle
   written = Path(bundle, "bundle.json")
@@ -324,12 +326,11 @@ def _load(bundle: Any) -> Tokenizers | None:
 
 
 @functools.lru_cache(maxsize=2)
-def _load_bundle(name_or_dir: str, written: float | None) -> Tokenizers:
+def _load_bundle(name_or_dir: str, written: float | None) -> "Bundle":
   del written  # part of the cache key, so that a new export is loaded again
   from audiolm_jax import bundles
 
-  bundle: Any = bundles.load_bundle(name_or_dir, stages=())
-  return bundle
+  return bundles.load_bundle(name_or_dir, stages=())
 
 
 def _checked_stages(

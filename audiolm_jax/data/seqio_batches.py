@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import seqio
@@ -158,7 +157,7 @@ class unwrapped_errors:
       ) from None
 
 
-def _sources_of(name: str) -> list[Any]:
+def _sources_of(name: str) -> list[seqio.DataSource]:
   found = seqio.get_mixture_or_task(name)
   tasks = found.tasks if isinstance(found, seqio.Mixture) else [found]
   return [task.source for task in tasks]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import seqio
@@ -12,6 +12,8 @@ from absl import logging
 from audiolm_jax.core.errors import AudioError
 from audiolm_jax.data import manifest, token_shards, token_store
 from audiolm_jax.data.tensorflow_setup import keep_off_gpu
+
+T = TypeVar("T")
 
 keep_off_gpu()
 
@@ -189,7 +191,7 @@ class TokenStoreDataSource(seqio.DataSource):
     # Clips of a shard without texts have no such stream.
     empty = {key: np.zeros(0, np.int32) for key, rank in self.ranks.items() if rank == 1}
 
-    def rows() -> Iterator[Mapping[str, Any]]:
+    def rows() -> Iterator[Mapping[str, object]]:
       for clip in clips:
         yield {
           "id": _bytes(clip.id),
@@ -224,5 +226,5 @@ def _shard_names(split: str, num_clips: int, max_shards: int) -> list[str]:
   return [f"{split}-{i:05d}-of-{count:05d}" for i in range(count)]
 
 
-def _of_shard(clips: Sequence[Any], shard_info: seqio.ShardInfo | None) -> Sequence[Any]:
+def _of_shard(clips: Sequence[T], shard_info: seqio.ShardInfo | None) -> Sequence[T]:
   return clips if shard_info is None else clips[shard_info.index :: shard_info.num_shards]

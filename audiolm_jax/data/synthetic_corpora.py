@@ -1,10 +1,10 @@
 """Folders of synthesized corpora: the settings that made the clips, and the manifest."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write, check_writable
 
@@ -12,7 +12,7 @@ MANIFEST = "manifest.jsonl"
 _SETTINGS = "settings.json"
 
 
-def begin(folder: Path, settings: Mapping[str, Any]) -> None:
+def begin(folder: Path, settings: Json) -> None:
   """Creates the folder of a corpus, or resumes one with the same settings.
 
   Args:
@@ -40,7 +40,7 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
       file.write(json.dumps(settings, indent=2).encode())
 
 
-def write_manifest(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_manifest(folder: Path, rows: Iterable[Json]) -> None:
   """Writes the manifest of a corpus, one row per clip, atomically."""
   with atomic_write(folder / MANIFEST) as file:
     file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

@@ -123,7 +123,9 @@ class TfdsAudioDataSource(WaveformDataSource):
         found.append((part, low, high))
     return found
 
-  def _row(self, part: str, number: Any, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  def _row(
+    self, part: str, number: tf.Tensor, example: Mapping[str, tf.Tensor]
+  ) -> dict[str, tf.Tensor]:
     waveform = tf.numpy_function(self._waveform, [example[self._audio]], tf.float32)
     own = tf.strings.as_string(number) if self._id is None else _text(example[self._id])
     speaker = tf.constant("") if self._speaker is None else _text(example[self._speaker])

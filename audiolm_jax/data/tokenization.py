@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -39,6 +39,9 @@ from audiolm_jax.data.audio_shards import (
 from audiolm_jax.data.manifest import Clip
 from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.lm import text as texts
+
+if TYPE_CHECKING:
+  from audiolm_jax.bundles.bundle import Bundle
 
 SECONDS_PER_SHARD = 1800.0
 TOKENIZED = (SEMANTIC, CODES)  # keys of the streams that tokenizers produce
@@ -79,7 +82,7 @@ class ShardTokens(NamedTuple):
 
 
 def tokenize_corpus(
-  tokenizers: Any,
+  tokenizers: "Bundle",
   source: str | os.PathLike[str],
   output_dir: str | os.PathLike[str],
   *,
@@ -96,7 +99,7 @@ def tokenize_corpus(
   """Tokenizes the clips of a folder or manifest that are not yet in the store at `output_dir`.
 
   Args:
-    tokenizers: a bundle, or anything with its `codec`, `semantic` and `token_hash`.
+    tokenizers: the bundle whose `codec` and `semantic` make the tokens.
     source: folder or manifest, see `manifest.list_clips`.
     output_dir: folder of the store; an unfinished one of the same tokenizers is resumed.
     streams: keys of the streams to store, some or all of `TOKENIZED`. Codes take most of the time
@@ -160,7 +163,7 @@ def tokenize_corpus(
 
 
 def open_writer(
-  tokenizers: Any,
+  tokenizers: "Bundle",
   output_dir: str | os.PathLike[str],
   streams: Collection[str] = TOKENIZED,
   clips_per_shard: int = 128,
@@ -228,7 +231,7 @@ def count_dropped(dropped: Outdated, info: token_store.StoreInfo) -> tuple[int, 
   return sum(clip_id not in info.skipped for clip_id in dropped.changed), len(dropped.removed)
 
 
-def streams_of(tokenizers: Any) -> dict[str, Stream]:
+def streams_of(tokenizers: "Bundle") -> dict[str, Stream]:
   """Returns the streams that a bundle's tokenizers produce, by key."""
   return of_tokenizers(
     *(configs.to_dict(part.spec) for part in (tokenizers.codec, tokenizers.semantic))
@@ -245,7 +248,7 @@ def check_skipped(info: token_store.StoreInfo, max_skipped_fraction: float) -> N
 
 
 def tokenize_shard(
-  tokenizers: Any,
+  tokenizers: "Bundle",
   shard: Shard,
   *,
   streams: Collection[str] = TOKENIZED,
@@ -300,7 +303,7 @@ def tokenize_shard(
   return ShardTokens(_completed([clips[clip_id] for clip_id in order]), skipped)
 
 
-def tokenize_clip(tokenizers: Any, clip: Clip) -> token_shards.TokenClip:
+def tokenize_clip(tokenizers: "Bundle", clip: Clip) -> token_shards.TokenClip:
   """Returns the tokens of one whole file, in memory proportional to its waveform and its source's.
 
   Raises:
@@ -329,7 +332,7 @@ def _completed(clips: list[token_shards.TokenClip]) -> list[token_shards.TokenCl
 
 
 def _tokenize_decoded(
-  tokenizers: Any,
+  tokenizers: "Bundle",
   decoded: Sequence[DecodedClip],
   batch_size: int,
   streams: Collection[str] = TOKENIZED,
@@ -377,8 +380,8 @@ def _tokenize_decoded(
 
 def _in_batches(
   waveforms: Sequence[Waveform],
-  alone: Callable[[Any], Any],
-  together: Callable[[Sequence[Any], int], Sequence[Any]] | None,
+  alone: Callable[[Waveform], np.ndarray],
+  together: Callable[[Sequence[Waveform], int], Sequence[np.ndarray]] | None,
   batch_size: int,
   sample_rate: int,
 ) -> list[np.ndarray]:

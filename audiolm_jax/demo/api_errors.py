@@ -1,13 +1,13 @@
 """The JSON of errors that programs receive."""
 
-from typing import Any
+from audiolm_jax.core.configs import JsonDict
 
 API = "/v1/"  # the beginning of the paths of programs
 
 
 def error_json(
   status: int, message: str, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
+) -> JsonDict:
   """Returns the body of an answer with an error.
 
   Args:

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from audiolm_jax.bundles import Bundle, token_files
 from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.bundles.settings import PromptAudio, check_prompt, watermark_strength
+from audiolm_jax.bundles.speaking import SpeechSettings
 from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.demo.jobs import Job, Sample
 from audiolm_jax.demo.requests import Request
@@ -64,7 +65,7 @@ def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
 
 
 def speech(
-  bundle: Bundle, text: str, job: Job, *, longest_seconds: float, **settings: Any
+  bundle: Bundle, text: str, job: Job, *, longest_seconds: float, **settings: Unpack[SpeechSettings]
 ) -> AudioStream:
   """Returns the audio of a spoken text, whose codes are sampled while it is read.
 

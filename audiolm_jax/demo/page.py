@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from audiolm_jax.bundles import Bundle, speaking
 from audiolm_jax.bundles.settings import LEAST_PROMPT_SECONDS, Mode, temperatures_of
@@ -12,6 +13,9 @@ from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import HOTTEST, TEMPERATURE, Limits
 from audiolm_jax.demo.serving import Shown, serve
 from audiolm_jax.demo.turns import Turns
+
+if TYPE_CHECKING:  # an optional package
+  import gradio
 
 _HERE = Path(__file__).parent
 _REPOSITORY = _HERE.parents[1]
@@ -37,7 +41,9 @@ def examples() -> list[str]:
   return [str(path) for path in sorted(_REPOSITORY.glob("examples/*.flac"))]
 
 
-def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turns) -> Any:
+def build(
+  bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turns
+) -> "gradio.Blocks":
   """Returns the page as Gradio's `Blocks`.
 
   Args:
@@ -112,17 +118,17 @@ def build(bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turn
     with gr.Accordion("Responsible use", open=False):
       gr.Markdown(_responsible_use())
 
-    def make(request: Any, *given: Any) -> Iterator[list[Any]]:
+    def make(request: "gradio.Request", *given: object) -> Iterator[list[object]]:
       asked = dict(zip(names, given, strict=True))
       for shown in serve(asked, str(request.session_hash), bundles, limits, jobs, turns):
         yield _updates(gr, shown, limits.max_samples)
 
-    def speak(request: Any, *given: Any) -> Iterator[list[Any]]:
+    def speak(request: "gradio.Request", *given: object) -> Iterator[list[object]]:
       asked = dict(zip([*names, "text"], given, strict=True))
       for shown in serve(asked, str(request.session_hash), bundles, limits, jobs, turns):
         yield _updates(gr, shown, limits.max_samples)
 
-    def stop(request: Any) -> None:
+    def stop(request: "gradio.Request") -> None:
       jobs.stop(str(request.session_hash))
       jobs.wait(str(request.session_hash), _STOP_SECONDS)
 
@@ -177,7 +183,7 @@ def _bundle_for(example: str, bundles: Mapping[str, Bundle]) -> str:
   return next((name for name in bundles if name.startswith(kind)), next(iter(bundles)))
 
 
-def _updates(gr: Any, shown: Shown, count: int) -> list[Any]:
+def _updates(gr: ModuleType, shown: Shown, count: int) -> list[object]:
   """Returns the values of the page's outputs, in their order."""
   numbers = range(count)
   columns = [
@@ -189,7 +195,7 @@ def _updates(gr: Any, shown: Shown, count: int) -> list[Any]:
   return [shown.status, *columns, *players, *details]
 
 
-def _temperatures(bundle: Bundle, stages: Sequence[str]) -> list[dict[str, Any]]:
+def _temperatures(bundle: Bundle, stages: Sequence[str]) -> list[dict[str, object]]:
   """Returns the value and the visibility of the temperature slider of each stage."""
   values = temperatures_of(bundle)
   return [{"value": values.get(name, 1.0), "visible": name in values} for name in stages]

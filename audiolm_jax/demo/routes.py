@@ -3,10 +3,15 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from audiolm_jax.demo import library
 from audiolm_jax.demo.jobs import Job, Jobs, Sample
+
+if TYPE_CHECKING:  # an optional package
+  from starlette.requests import Request
+  from starlette.responses import Response
+  from starlette.routing import Route
 
 _PATH = "/sound"
 _POLL_SECONDS = 0.05
@@ -23,11 +28,11 @@ def file_url(job: Job, name: str) -> str:
   return f".{_PATH}/made/{job.name}/{name}"
 
 
-def routes(jobs: Jobs) -> list[Any]:
+def routes(jobs: Jobs) -> "list[Route]":
   """Returns the Starlette routes of the audio streams and the files."""
   responses, routing = library.load("starlette.responses"), library.load("starlette.routing")
 
-  async def live(request: Any) -> Any:
+  async def live(request: "Request") -> "Response":
     job = jobs.find(request.path_params["job"])
     number = request.path_params["number"]
     if job is None or number >= len(job.samples):
@@ -42,7 +47,7 @@ def routes(jobs: Jobs) -> list[Any]:
       _pieces(job, sample), media_type="application/octet-stream", headers=headers
     )
 
-  async def made(request: Any) -> Any:
+  async def made(request: "Request") -> "Response":
     job, name = jobs.find(request.path_params["job"]), request.path_params["file"]
     if job is None or not _FILE.fullmatch(name) or not (job.folder / name).is_file():
       return responses.PlainTextResponse("this file has been removed", 404)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from audiolm_jax.bundles import Bundle, speaking
@@ -180,8 +180,9 @@ def warm_up(bundles: Mapping[str, Bundle], limits: Limits) -> None:
 
   for bundle in bundles.values():
     noise = np.random.default_rng(0).normal(0.0, 0.1, 3 * bundle.sample_rate)
-    settings: Any = {"duration": min(7.0, limits.max_duration)}
-    waveform = np.concatenate(list(bundle.stream(noise, bundle.sample_rate, **settings)))
+    seconds = min(7.0, limits.max_duration)
+    stream = bundle.stream(noise, bundle.sample_rate, duration=seconds)
+    waveform = np.concatenate(list(stream))
     if speaking.can_speak(bundle):
       letters = filter(str.isalpha, speaking.text_stage(bundle).characters)
       words = "".join(letters)[:_FIRST_CHARACTERS]

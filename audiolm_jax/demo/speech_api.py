@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -16,12 +16,16 @@ from audiolm_jax.core.configs import JsonDict, shown
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.demo import library, making, requests
 from audiolm_jax.demo.api_errors import API, error_json
-from audiolm_jax.demo.guard import Send
+from audiolm_jax.demo.guard import App, Message, Receive, Send
 from audiolm_jax.demo.jobs import Job, Jobs, LateError, StoppedError
 from audiolm_jax.demo.requests import Limits
 from audiolm_jax.demo.turns import BusyError, Turns
 from audiolm_jax.demo.voices import Voice
 from audiolm_jax.io import audio, streamed_file
+
+if TYPE_CHECKING:  # an optional package
+  from starlette.requests import Request
+  from starlette.routing import Route
 
 PATH = f"{API}audio/speech"
 PCM_RATE = 24_000  # Hz, which clients of speech servers expect of samples without a header
@@ -127,7 +131,7 @@ def route(
   limits: Limits,
   jobs: Jobs,
   turns: Turns,
-) -> Any:
+) -> "Route":
   """Returns the Starlette route.
 
   Args:
@@ -139,14 +143,14 @@ def route(
   """
   responses, routing = library.load("starlette.responses"), library.load("starlette.routing")
 
-  async def answer(request: Any) -> Any:
+  async def answer(request: "Request") -> App:
     body = await request.body()
     try:
       order = checked(body, bundles, voices, limits)
     except ApiError as error:
       return responses.JSONResponse(error.json, error.status)
 
-    async def respond(scope: Any, receive: Any, send: Send) -> None:
+    async def respond(scope: Message, receive: Receive, send: Send) -> None:
       try:
         await _send_speech(request, order, limits, jobs, turns, send)
       except ApiError as error:
@@ -181,7 +185,7 @@ def _any_of(names: Mapping[str, object]) -> str:
 
 
 async def _send_speech(
-  request: Any, order: Order, limits: Limits, jobs: Jobs, turns: Turns, send: Send
+  request: "Request", order: Order, limits: Limits, jobs: Jobs, turns: Turns, send: Send
 ) -> None:
   """Sends the answer to a request while it is made, after it has waited for its turn.
 
@@ -234,7 +238,9 @@ def _api_errors() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _started(request: Any, limits: Limits, jobs: Jobs, turns: Turns) -> AsyncIterator[Job]:
+async def _started(
+  request: "Request", limits: Limits, jobs: Jobs, turns: Turns
+) -> AsyncIterator[Job]:
   """Gives a job whose turn has come, and ends it with the block."""
   with turns.joined() as turn:
     job = jobs.begin(secrets.token_hex(8), limits.timeout)
@@ -249,7 +255,7 @@ async def _started(request: Any, limits: Limits, jobs: Jobs, turns: Turns) -> As
       jobs.remove(job)
 
 
-async def _in_thread(request: Any, job: Job, function: Callable[[], bytes]) -> bytes:
+async def _in_thread(request: "Request", job: Job, function: Callable[[], bytes]) -> bytes:
   """Returns what a function returns, and stops the job if the client disconnects."""
   work = asyncio.ensure_future(asyncio.to_thread(function))
   while not work.done():
@@ -267,7 +273,7 @@ async def _in_time(sending: Awaitable[None], job: Job) -> None:
     raise LateError(f"the client did not read the answer within {job.timeout:g} s") from error
 
 
-async def _stop_if_left(request: Any, job: Job) -> None:
+async def _stop_if_left(request: "Request", job: Job) -> None:
   """Ends the job of a client that has disconnected."""
   if await request.is_disconnected():
     job.stopped.set()

@@ -2,9 +2,10 @@
 
 Without a mark, each community of a level and context is green with probability 1/2, whatever the
 audio is. Each counts once, however often it occurs, so the number of green ones has a binomial
-distribution. The search over offsets, windows and payloads is corrected by the Bonferroni
-inequality: half of the level of the test is for marks without a payload, the other half for
-payloads of each length equally.
+distribution. With weights of the levels, it is a sum of weighted binomial variables. The search
+over offsets, first positions, windows and payloads is corrected by the Bonferroni inequality: half
+of the level of the test is for marks without a payload, the other half for payloads of each length
+equally.
 
 With a payload, each bit takes the value with more green communities. The p-value is that of this
 number of green ones times the number of payloads. The exact distribution gives p-values that are
@@ -20,10 +21,15 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8, UInt32, UInt64
+from jaxtyping import Float, Int, UInt8, UInt16, UInt32, UInt64
 
 from audiolm_jax.detection.green_list import PAYLOAD_BITS
 from audiolm_jax.detection.watermark import GREEN, Kind, Watermark, marks_of, scores_of
+
+# The least logarithm of a p-value before the correction for the search.
+LEAST_LOG10 = -300.0
+# Keys that are tested together, which limits the memory.
+_KEYS_TOGETHER = 64
 
 WINDOW_SECONDS = 4.0
 # Longest beginning that is tested as a whole; windows cover the rest of a long clip.
@@ -59,9 +65,9 @@ class Match(NamedTuple):
 
   Attributes:
     log10_p: log10 of the p-value, corrected for the search over payloads.
-    entries: the number of different entries.
-    votes: for each bit of the longest payload, how many more entries have it set than not; 0 for
-      the bits that a payload does not have.
+    entries: the number of different entries, or the sum of their weights.
+    votes: for each bit of the longest payload, how many more entries have it set than not, each
+      with its weight; 0 for the bits that a payload does not have.
   """
 
   log10_p: Float[np.ndarray, "kinds keys"]
@@ -100,47 +106,29 @@ class Evidence:
   def __init__(
     self, watermark: Watermark, keys: UInt32[np.ndarray, "keys 4"], frame_rate: float, offsets: int
   ):
-    self._watermark, self._keys, self._rate, self._offsets = watermark, keys, frame_rate, offsets
-    levels = watermark.config.levels
-    self._context = np.zeros((offsets, 0, levels), np.int32)
-    # Of the beginning, or of all frames from the start of the next window on.
-    self._entries = np.zeros((offsets, 0, levels), np.uint64)
-    if watermark.config.kind is Kind.GUMBEL:
-      kinds, dtype, self._marks_of, self._match = 1, np.float32, scores_of, match_scores
-    else:
-      kinds, dtype, self._marks_of, self._match = len(PAYLOAD_BITS), np.uint8, marks_of, match
-    self._marks = np.zeros((kinds, len(keys), offsets, 0, levels), dtype)
-    self._frames, self._dropped = 0, 0
+    trials = _PositionTrials if watermark.config.period else _CodeTrials
+    self._trials, self._rate, self._frames = trials(watermark, keys, offsets), frame_rate, 0
     self._whole: Match | None = None
     self._best_window: Match | None = None
     self._windows: list[Float[np.ndarray, "keys"]] = []
 
   def push(self, codes: Int[np.ndarray, "offsets frames quantizers"]) -> None:
     """Adds the codes of further frames."""
-    codes = np.concatenate([self._context, codes[..., : self._watermark.config.levels]], axis=1)
-    self._context = codes[:, max(0, codes.shape[1] - self._watermark.config.frames) :]
-    new = np.stack([self._watermark.entries(row) for row in codes])
-    marks = self._marks_of(self._keys, new.reshape(-1))
-    self._frames += new.shape[1]
-    self._entries = np.concatenate([self._entries, new], axis=1)
-    marks = marks.reshape(*marks.shape[:2], *new.shape)
-    self._marks = np.concatenate([self._marks, marks], axis=3)
+    self._frames += self._trials.push(codes)
     while self._start(len(self._windows)) + self._length <= self._frames:
       start = self._start(len(self._windows))
-      window = self._best(start, start + self._length)
+      window = self._trials.best(start, start + self._length)
       self._windows.append(window.of_any_payload())
       self._best_window = window.or_better(self._best_window or window)
     if self._whole is None and self._frames > WHOLE_SECONDS * self._rate:
-      self._whole = self._best(0, self._frames)
+      self._whole = self._trials.best(0, self._frames)
     if self._whole is not None:
-      dropped = self._start(len(self._windows)) - self._dropped
-      self._entries, self._marks = self._entries[:, dropped:], self._marks[..., dropped:, :]
-      self._dropped += dropped
+      self._trials.drop(self._start(len(self._windows)))
 
   def finish(self) -> Findings:
     """Returns the result."""
-    whole = self._best(0, self._frames) if self._whole is None else self._whole
-    count, seconds = len(self._windows), (self._frames + self._context.shape[1]) / self._rate
+    whole = self._trials.best(0, self._frames) if self._whole is None else self._whole
+    count, seconds = len(self._windows), (self._frames + self._trials.waiting) / self._rate
     seconds = math.ceil(seconds - 1e-6)
     if self._best_window is None or self._frames <= self._length:
       found = whole.of_any_payload()
@@ -159,7 +147,52 @@ class Evidence:
     """Returns the first frame of a window; one begins in each second."""
     return round(window * self._rate)
 
-  def _best(self, start: int, end: int) -> Match:
+
+class _CodeTrials:
+  """The marks of one clip at several offsets, if the context consists of codes.
+
+  Args:
+    watermark: the watermark to find.
+    keys: keys of the green list.
+    offsets: number of offsets.
+  """
+
+  def __init__(self, watermark: Watermark, keys: UInt32[np.ndarray, "keys 4"], offsets: int):
+    self._watermark, self._keys, self._offsets = watermark, keys, offsets
+    levels = watermark.config.levels
+    self._context = np.zeros((offsets, 0, levels), np.int32)
+    # Of the beginning, or of all frames that were not dropped.
+    self._entries = np.zeros((offsets, 0, levels), np.uint64)
+    if watermark.config.kind is Kind.GUMBEL:
+      kinds, dtype, self._marks_of, self._match = 1, np.float32, scores_of, match_scores
+    else:
+      kinds, dtype, self._marks_of, self._match = len(PAYLOAD_BITS), np.uint8, marks_of, match
+    self._marks = np.zeros((kinds, len(keys), offsets, 0, levels), dtype)
+    self._dropped = 0
+
+  @property
+  def waiting(self) -> int:
+    """Number of frames that are only the context of others."""
+    return self._context.shape[1]
+
+  def push(self, codes: Int[np.ndarray, "offsets frames quantizers"]) -> int:
+    """Adds codes, and returns the number of frames whose context is known."""
+    codes = np.concatenate([self._context, codes[..., : self._watermark.config.levels]], axis=1)
+    self._context = codes[:, max(0, codes.shape[1] - self._watermark.config.frames) :]
+    new = np.stack([self._watermark.entries(row) for row in codes])
+    marks = self._marks_of(self._keys, new.reshape(-1))
+    self._entries = np.concatenate([self._entries, new], axis=1)
+    marks = marks.reshape(*marks.shape[:2], *new.shape)
+    self._marks = np.concatenate([self._marks, marks], axis=3)
+    return new.shape[1]
+
+  def drop(self, end: int) -> None:
+    """Forgets the frames before `end`."""
+    count = end - self._dropped
+    self._entries, self._marks = self._entries[:, count:], self._marks[..., count:, :]
+    self._dropped = end
+
+  def best(self, start: int, end: int) -> Match:
     """Returns the best match of all offsets, for some frames, corrected for the offsets."""
     part = slice(start - self._dropped, end - self._dropped)
     matches = (
@@ -167,6 +200,76 @@ class Evidence:
       for row in range(self._offsets)
     )
     return functools.reduce(Match.or_better, matches).corrected(self._offsets)
+
+
+class _PositionTrials:
+  """The communities of one clip at several offsets, if the context is the position in time.
+
+  The first frame can have any position, so each is tried, which the p-values pay for.
+
+  Args:
+    watermark: the watermark to find.
+    keys: keys of the green list.
+    offsets: number of offsets.
+  """
+
+  waiting = 0
+
+  def __init__(self, watermark: Watermark, keys: UInt32[np.ndarray, "keys 4"], offsets: int):
+    self._communities, self._period = watermark.communities, watermark.config.period
+    self._weights = watermark.config.weights_of_levels()
+    self._found = np.zeros((offsets, 0, watermark.config.levels), np.uint16)
+    entries = watermark.entries_by_position()
+    self._count = entries.shape[2]
+    self._marks = marks_of(keys, entries.ravel())
+    self._dropped = 0
+
+  def push(self, codes: Int[np.ndarray, "offsets frames quantizers"]) -> int:
+    """Adds codes, and returns the number of frames."""
+    levels = np.arange(len(self._communities))
+    new = self._communities[levels, codes[..., : len(levels)]]
+    self._found = np.concatenate([self._found, new], axis=1)
+    return new.shape[1]
+
+  def drop(self, end: int) -> None:
+    """Forgets the frames before `end`."""
+    self._found = self._found[:, end - self._dropped :]
+    self._dropped = end
+
+  def best(self, start: int, end: int) -> Match:
+    """Returns the best match of all offsets and first positions, corrected for both."""
+    matches = (
+      self._of_offset(row[start - self._dropped : end - self._dropped], start)
+      for row in self._found
+    )
+    return functools.reduce(Match.or_better, matches).corrected(len(self._found) * self._period)
+
+  def _of_offset(self, found: UInt16[np.ndarray, "frames levels"], start: int) -> Match:
+    """Returns the best match of all first positions."""
+    levels = found.shape[1]
+    positions = (start + np.arange(len(found))) % self._period
+    cells = (positions[:, None] * levels + np.arange(levels)) * self._count + found
+    cells = np.unique(cells)
+    weights = self._weights[cells // self._count % levels]
+    shifts = np.arange(self._period)[:, None] * (levels * self._count)
+    shifted = (cells + shifts) % (self._period * levels * self._count)
+    parts = [
+      _least(tally(marks[..., shifted], weights))
+      for marks in np.split(
+        self._marks, range(_KEYS_TOGETHER, self._marks.shape[1], _KEYS_TOGETHER), 1
+      )
+    ]
+    return Match(*(np.concatenate(of_parts, axis=1) for of_parts in zip(*parts, strict=True)))
+
+
+def _least(match: Match) -> Match:
+  """Returns, of several matches of each key, the one with the least p-value."""
+  best = match.log10_p.argmin(axis=2, keepdims=True)
+  return Match(
+    np.take_along_axis(match.log10_p, best, 2)[..., 0],
+    np.take_along_axis(match.entries, best, 2)[..., 0],
+    np.take_along_axis(match.votes, best[..., None], 2)[..., 0, :],
+  )
 
 
 def match(
@@ -179,31 +282,55 @@ def match(
     marks: of `marks_of`.
   """
   _, first = np.unique(entries, return_index=True)
-  kinds, keys = marks.shape[:2]
-  marks = marks.reshape(kinds, keys, -1)[..., first]
-  signs = np.where(marks & GREEN, -1, 1)
-  log10_p = np.zeros((kinds, keys))
-  votes = np.zeros((kinds, keys, max(PAYLOAD_BITS)), np.int64)
+  return tally(marks.reshape(*marks.shape[:2], -1)[..., first], np.ones(len(first), np.int64))
+
+
+def tally(
+  marks: UInt8[np.ndarray, "kinds *keys entries"], weights: Int[np.ndarray, "entries"]
+) -> Match:
+  """Returns how well different entries match, for keys with any number of axes.
+
+  Args:
+    marks: of `marks_of`.
+    weights: weight of each entry.
+  """
+  (*shape, count), bits_of_longest = marks.shape[1:], max(PAYLOAD_BITS)
+  rows, total = math.prod(shape), int(weights.sum())
+  tails = log10_tails(tuple((int(w), int((weights == w).sum())) for w in np.unique(weights)))
+  signs = np.where(marks & GREEN, -weights, weights)
+  log10_p = np.zeros((len(marks), *shape))
+  votes = np.zeros((len(marks), *shape, bits_of_longest), np.int64)
   for kind, bits in enumerate(PAYLOAD_BITS):
     if bits:
-      cells = np.arange(keys)[:, None] * bits + (marks[kind] & (bits - 1))
-      summed = np.bincount(cells.ravel(), signs[kind].ravel(), keys * bits)
-      votes[kind, :, :bits] = summed.reshape(keys, bits)
-      surplus = np.abs(votes[kind]).sum(axis=1)
+      positions = (marks[kind] & (bits - 1)).reshape(rows, count)
+      cells = np.arange(rows)[:, None] * bits + positions
+      summed = np.bincount(cells.ravel(), signs[kind].ravel(), rows * bits)
+      votes[kind, ..., :bits] = summed.reshape(*shape, bits)
+      surplus = np.abs(votes[kind]).sum(axis=-1)
     else:
-      surplus = -signs[kind].sum(axis=1)
-    tails = log10_tails(len(first))[(len(first) + surplus) // 2]
-    log10_p[kind] = np.minimum(tails + bits * math.log10(2), 0.0)
-  return Match(log10_p, np.full((kinds, keys), len(first)), votes)
+      surplus = -signs[kind].sum(axis=-1)
+    log10_p[kind] = np.minimum(tails[(total + surplus) // 2] + bits * math.log10(2), 0.0)
+  return Match(log10_p, np.full(log10_p.shape, total), votes)
 
 
 @functools.lru_cache(maxsize=256)
-def log10_tails(total: int) -> Float[np.ndarray, "counts"]:
-  """Returns log10 P(X >= k) for k from 0 to `total`, of a binomial X with probability 1/2."""
-  factorials = _log_factorials(total + 1)
-  density = factorials[-1] - factorials - factorials[::-1] - total * math.log(2)
-  tails = np.logaddexp.accumulate(density[::-1])[::-1]
-  return np.minimum(tails / math.log(10), 0.0)
+def log10_tails(parts: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "values"]:
+  """Returns log10 P(X >= k) for each k from 0 to the largest X, not below `LEAST_LOG10`.
+
+  X is the sum of independent variables that are 0 or their weight with probability 1/2.
+
+  Args:
+    parts: pairs of a weight and the number of variables with this weight.
+  """
+  density = np.ones(1)
+  for weight, count in parts:
+    factorials = _log_factorials(count + 1)
+    logs = factorials[-1] - factorials - factorials[::-1] - count * math.log(2)
+    of_part = np.zeros(weight * count + 1)
+    of_part[::weight] = np.exp(logs)
+    density = np.convolve(density, of_part)
+  tails = np.maximum(np.cumsum(density[::-1])[::-1], 10.0**LEAST_LOG10)
+  return np.minimum(np.log10(tails), 0.0)
 
 
 def match_scores(

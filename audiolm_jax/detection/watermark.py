@@ -5,6 +5,7 @@ import enum
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -23,9 +24,13 @@ from audiolm_jax.detection.green_list import (
 )
 
 STRENGTHS = Range(0, 100)
+PERIODS = Range(0, LARGEST_COMMUNITY)
+# Default period: two seconds at 50 Hz. A longer one has more tests and fewer repeats.
+PERIOD = 100
 GREEN = 128  # in `marks_of`, beside a position below 32
 _LEVELS = Range(1, 64)
 _ENTRIES = Range(0, MOST_CONTEXT)
+_WEIGHTS = Range(1, 100)
 _KEY = re.compile(r"[0-9a-f]{32}")
 _PAYLOAD = re.compile(r"[0-9a-fA-F]{2}|[0-9a-fA-F]{8}")
 _LEAST_KEY, _LARGEST_KEY = 16, 4_096  # bytes of a key file
@@ -42,7 +47,8 @@ class Kind(enum.StrEnum):
 class WatermarkConfig:
   """How a bundle marks its codes.
 
-  The context of a code consists of codes that are fixed before it is sampled.
+  The context of a code is its position in time, or consists of codes that are fixed before it is
+  sampled.
 
   Attributes:
     levels: number of marked levels, from the first one on.
@@ -54,6 +60,10 @@ class WatermarkConfig:
     coarser: levels of the same frame in the context, the coarsest first, as far as they are coarser
       than the code's own.
     kind: see `Kind`.
+    weights: weight of each level in detection, with a period; levels without a number have 1. The
+      codes of the first level survive best.
+    period: number of frames after which the position of a code, its context, repeats; 0 for a
+      context of codes. It survives whatever the codes become, but the detector must search it.
 
   Source: Kirchenbauer et al. (arXiv 2301.10226), "Hidden in Plain Tokens" (arXiv 2605.25967) for
     communities, and Aaronson (2022) for the noise.
@@ -66,6 +76,8 @@ class WatermarkConfig:
   frames: Annotated[int, _ENTRIES] = 1
   coarser: Annotated[int, _ENTRIES] = 0
   kind: Kind = Kind.GREEN_LIST
+  period: Annotated[int, PERIODS] = 0
+  weights: tuple[Annotated[int, _WEIGHTS], ...] = ()
 
   def __post_init__(self):
     if not _KEY.fullmatch(self.key):
@@ -74,6 +86,17 @@ class WatermarkConfig:
       raise ConfigError(
         f"the context of a watermark has {self.frames} frames and {self.coarser} levels; give at "
         f"most {MOST_CONTEXT} together"
+      )
+    if self.period and (self.frames or self.coarser or self.kind is Kind.GUMBEL):
+      raise ConfigError(
+        f"the period of a watermark is {self.period}; with a period, frames and coarser must be 0 "
+        "and the kind green_list"
+      )
+    object.__setattr__(self, "weights", tuple(self.weights))
+    if self.weights and not (self.period and len(self.weights) <= self.levels):
+      raise ConfigError(
+        f"a watermark of {self.levels} levels with the period {self.period} has "
+        f"{len(self.weights)} weights; give at most one for each level, and a period"
       )
     if self.kind is Kind.GUMBEL and not self.frames:
       raise ConfigError(
@@ -84,6 +107,10 @@ class WatermarkConfig:
       raise ConfigError(
         f"the strength of a gumbel watermark is {self.strength:g}; it has none, set it to 1"
       )
+
+  def weights_of_levels(self) -> Int[np.ndarray, "levels"]:
+    """Returns the weight of each level in detection."""
+    return np.array([*self.weights, *[1] * (self.levels - len(self.weights))], np.int64)
 
   def parameter_shapes(self) -> shapes.Shapes:
     """Returns the shape of the communities."""
@@ -122,11 +149,14 @@ class Watermark:
     """The default key."""
     return key_words(bytes.fromhex(self.config.key))
 
-  def entries(self, codes: Shaped[np.ndarray, "frames quantizers"]) -> UInt64[np.ndarray, "_ l"]:
+  def entries(
+    self, codes: Shaped[np.ndarray, "frames quantizers"], start: int = 0
+  ) -> UInt64[np.ndarray, "_ l"]:
     """Returns a number for each marked code, equal for equal communities, contexts and levels.
 
     Args:
       codes: codes of consecutive frames, with all marked levels.
+      start: position of the first frame.
     Returns:
       Numbers [frames - config.frames, levels]: the first frames have no context.
     """
@@ -139,8 +169,28 @@ class Watermark:
     for level in range(c.coarser):
       coarser = own[:, [min(level, c.levels - 1)]]
       context.append(np.where(levels > level, coarser, np.uint32(ABSENT)))
-    low, high = green_list.counters(levels.astype(np.uint32), context, own)
-    return low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
+    if c.period:
+      positions = (start + np.arange(count)) % c.period
+      context.append(np.repeat(positions[:, None], c.levels, axis=1).astype(np.uint32))
+    return _numbers(levels.astype(np.uint32), context, own)
+
+  def entries_by_position(self) -> UInt64[np.ndarray, "positions levels communities"]:
+    """Returns the entries of all communities at all positions of the period."""
+    c = self.config
+    axes = np.arange(c.period), np.arange(c.levels), np.arange(1 + int(self.communities.max()))
+    positions, levels, communities = (
+      axis.astype(np.uint32) for axis in np.meshgrid(*axes, indexing="ij")
+    )
+    return _numbers(levels, [positions], communities)
+
+
+def _numbers(
+  levels: UInt32[np.ndarray, "..."],
+  context: Sequence[UInt32[np.ndarray, "..."]],
+  communities: UInt32[np.ndarray, "..."],
+) -> UInt64[np.ndarray, "..."]:
+  low, high = green_list.counters(levels, context, communities)
+  return low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
 
 
 def is_green(

@@ -6,7 +6,7 @@ form a community, which then survives more often than a code.
 
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -125,12 +125,14 @@ def communities_of(
   counts: Int[np.ndarray, "size size"],
   following: Int[np.ndarray, "size size"],
   codebook: Float[np.ndarray, "size dim"],
+  period: int = 0,
 ) -> Int[np.ndarray, "size"]:
   """Returns the community of each code of one level.
 
   Leiden's method is run at several resolutions. The result is the one with the largest product of
-  the square of the survival, the choice and the square root of the distinct share: a mark needs the
-  communities of a code and its context, communities to choose from, and pairs that do not repeat.
+  the survival, the choice and the square root of the distinct share: a mark needs communities that
+  survive, communities to choose from, and pairs of community and context that do not repeat. A
+  context of codes must survive too, so then the survival counts twice.
   The codes of silence and those of sound, for example, survive almost always as two communities,
   but no sampler is free to choose between them. Codes that do not occur have the community of the
   nearest one in the codebook that does.
@@ -139,10 +141,12 @@ def communities_of(
     counts: confusions of all channels.
     following: see `Counts`.
     codebook: the vectors of the codes.
+    period: see `WatermarkConfig`.
   Raises:
     UserError: scikit-network is not installed.
   """
   check_installed()
+  power = 1 if period else 2
   from scipy import sparse
   from scipy.spatial import distance
   from sknetwork.clustering import Leiden  # pyright: ignore[reportMissingImports]
@@ -150,11 +154,12 @@ def communities_of(
   seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
   among = counts[np.ix_(seen, seen)].astype(np.float64)
   graph = sparse.csr_matrix(among + among.T)
-  best: tuple[float, Any] = (-1.0, np.zeros(len(seen), np.int64))
+  best: tuple[float, np.ndarray] = (-1.0, np.zeros(len(seen), np.int64))
   for resolution in _RESOLUTIONS:
     found = Leiden(resolution=resolution, random_state=0).fit_predict(graph)
     after = following[np.ix_(seen, seen)]
-    merit = survival(among, found).share ** 2 * choice(after, found) * distinct(after, found) ** 0.5
+    merit = survival(among, found).share ** power * choice(after, found)
+    merit *= distinct(after, found, period) ** 0.5
     if found.max() <= LARGEST_COMMUNITY and merit > best[0]:
       best = merit, found
   nearest = distance.cdist(codebook, codebook[seen]).argmin(axis=1)
@@ -189,7 +194,7 @@ def choice(following: Int[np.ndarray, "size size"], communities: Int[np.ndarray,
 
 
 def distinct(
-  following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]
+  following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"], period: int = 0
 ) -> float:
   """Returns the share of 200 codes, 4 s at 50 Hz, whose community and context are the first such.
 
@@ -197,6 +202,10 @@ def distinct(
   """
   pairs = _pairs(following, communities)
   shares = pairs / max(pairs.sum(), 1)
+  if period:
+    # Each position occurs equally often, with any community.
+    each = _CODES / period
+    return float((1 - (1 - shares.sum(axis=0)) ** each).sum() / each)
   return float((1 - (1 - shares) ** _CODES).sum() / _CODES)
 
 

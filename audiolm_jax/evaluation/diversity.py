@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from audiolm_jax.evaluation.statistics import Estimate, defined_mean, mean_estimate
+
+Sample = TypeVar("Sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Diversity:
   between: Estimate
 
 
-def diversity(samples: Sequence[Sequence[Any]], distance: Callable[[Any, Any], float]) -> Diversity:
+def diversity(
+  samples: Sequence[Sequence[Sample]], distance: Callable[[Sample, Sample], float]
+) -> Diversity:
   """Compares all pairs of samples.
 
   Args:

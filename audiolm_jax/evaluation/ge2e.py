@@ -121,8 +121,8 @@ class _Unpickler(pickle.Unpickler):
   def __init__(self, file: BinaryIO):
     super().__init__(file)
 
-  def find_class(self, module: str, name: str) -> Any:
-    known: dict[tuple[str, str], Callable[..., Any] | str] = {
+  def find_class(self, module: str, name: str) -> Callable[..., object] | str:
+    known: dict[tuple[str, str], Callable[..., object] | str] = {
       ("collections", "OrderedDict"): OrderedDict,
       ("torch._utils", "_rebuild_tensor_v2"): _tensor,
       ("torch", "FloatStorage"): "float",
@@ -135,7 +135,7 @@ class _Unpickler(pickle.Unpickler):
     return pid[2]  # the key of the storage, after "storage" and its type
 
 
-def _with_data(value: Any, data: Mapping[str, np.ndarray]) -> Any:
+def _with_data(value: object, data: Mapping[str, np.ndarray]) -> object:
   if isinstance(value, _Tensor):
     flat = data[value.storage]
     last = sum((n - 1) * s for n, s in zip(value.shape, value.strides, strict=True))

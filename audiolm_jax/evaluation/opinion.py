@@ -1,7 +1,8 @@
 """The quality of speech that listeners would report, predicted by a network without a reference."""
 
 import warnings
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -50,7 +51,7 @@ class Dnsmos:
       from speechmos import dnsmos  # pyright: ignore[reportMissingImports]: an optional package
     except ImportError as error:
       raise UserError(DNSMOS_MISSING) from error
-    self._run: Any = dnsmos.run
+    self._run: Callable[[np.ndarray, int], Mapping[str, float]] = dnsmos.run
 
   def rate(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Opinion:
     """Returns means over windows of 9 s, one each second; a shorter clip is repeated."""

@@ -12,7 +12,7 @@ class Domain(enum.StrEnum):
   MUSIC = "music"
 
 
-def _setting(text: str, default: Any = dataclasses.MISSING, least: float | None = None) -> Any:
+def _setting(text: str, default: object = dataclasses.MISSING, least: float | None = None) -> Any:
   """Returns a field with its description and its minimum."""
   return dataclasses.field(default=default, metadata={"help": text, "least": least})
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.report import SuiteResult, skipped
@@ -10,7 +10,7 @@ from audiolm_jax.evaluation.report import SuiteResult, skipped
 if TYPE_CHECKING:  # bundles import JAX, which the registry of suites does without
   from audiolm_jax.bundles import Bundle
 else:
-  Bundle = Any
+  Bundle = object
 
 
 @dataclasses.dataclass(frozen=True)

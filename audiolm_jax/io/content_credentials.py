@@ -63,7 +63,7 @@ def read_credentials(
     raise UserError(MISSING)
   chain, content = _read(certificate), _read(private_key)
   # A dependency of c2pa-python, whose annotations are not needed here.
-  serialization: Any = importlib.import_module("cryptography.hazmat.primitives.serialization")
+  serialization = importlib.import_module("cryptography.hazmat.primitives.serialization")
   try:
     key = serialization.load_pem_private_key(content, password=None)
   except (ValueError, TypeError) as error:
@@ -99,7 +99,7 @@ def sign(
     UserError: the manifest cannot be signed.
   """
   check_format(path)
-  c2pa: Any = importlib.import_module("c2pa")
+  c2pa = importlib.import_module("c2pa")
   name = Path(path).name
   created = {
     "action": "c2pa.created",

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Params, RandomKey
 from audiolm_jax.core.ranges import (
   Depth,
   Rate,
@@ -34,7 +34,7 @@ from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import SEMANTIC, TEXT, TRANSCRIPT, Record, Role, Stream, by_key
 from audiolm_jax.lm import text
 from audiolm_jax.lm.config import Positions, TransformerConfig
-from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, StageSpec
+from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, Scalar, StageSpec
 from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD, TokenLayout
 
 _MOST_CHARACTERS = 4_096
@@ -289,7 +289,7 @@ class ConditionedSpec(StageSpec):
       example["source_tokens"] = np.pad(source, (0, self.source_length - len(source)))
     return example
 
-  def source_ids(self, tokens: Any) -> Int[np.ndarray, "length"]:
+  def source_ids(self, tokens: np.ndarray) -> Int[np.ndarray, "length"]:
     """Returns the ids of a source: of a text by its code points, or of semantic tokens.
 
     Raises:
@@ -309,7 +309,7 @@ class ConditionedSpec(StageSpec):
       )
     return np.append(found, EOS).astype(np.int32)
 
-  def target_classes(self, tokens: Any) -> Int[np.ndarray, "length"]:
+  def target_classes(self, tokens: np.ndarray) -> Int[np.ndarray, "length"]:
     """Returns the classes of targets: semantic tokens, or places of the characters of a text.
 
     Raises:
@@ -352,14 +352,14 @@ class ConditionedSpec(StageSpec):
       getattr(self, name) == getattr(other, name) for name in fields
     )
 
-  def init(self, config: ModelConfig, rng: Any, batch: Batch) -> Params:
+  def init(self, config: ModelConfig, rng: RandomKey, batch: Batch) -> Params:
     """Returns new parameters."""
     import jax.numpy as jnp
 
     row = jnp.ones((len(batch["decoder_input_tokens"]), 8), jnp.int32)
     return self.model(config).init(rng, row, row)["params"]
 
-  def parameter_shapes(self, config: Any) -> Shapes:
+  def parameter_shapes(self, config: ModelConfig) -> Shapes:
     """Returns the shapes of the parameters of the model."""
     vocab, dim = self.layout.vocab_size, config.transformer.embed_dim
 
@@ -385,8 +385,14 @@ class ConditionedSpec(StageSpec):
     }
 
   def loss(
-    self, config: ModelConfig, params: Params, batch: Batch, *, rng: Any = None, z_loss: float = 0.0
-  ) -> tuple[Any, Mapping[str, Any]]:
+    self,
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    rng: RandomKey | None = None,
+    z_loss: float = 0.0,
+  ) -> tuple[Scalar, Mapping[str, Scalar]]:
     """Returns `conditioned_loss.conditioned_loss`."""
     from audiolm_jax.lm.conditioned_loss import conditioned_loss
 
@@ -437,23 +443,17 @@ def at_rate(
   return np.asarray(semantic)[middles.astype(np.int64)]
 
 
-def text_stage(**overrides: Any) -> ConditionedSpec:
+def text_stage(**overrides: object) -> ConditionedSpec:
   """Returns the stage that text to speech puts before the acoustic stages."""
-  defaults: dict[str, Any] = {"name": "text"}
-  return ConditionedSpec(**(defaults | overrides))
+  return dataclasses.replace(ConditionedSpec("text"), **overrides)
 
 
-def speech_stage(**overrides: Any) -> ConditionedSpec:
+def speech_stage(**overrides: object) -> ConditionedSpec:
   """Returns the stage of speech to speech: the text stage with another recording as its source."""
-  defaults: dict[str, Any] = {"name": "speech", "source": Source.SEMANTIC}
-  return ConditionedSpec(**(defaults | overrides))
+  return dataclasses.replace(ConditionedSpec("speech", Source.SEMANTIC), **overrides)
 
 
-def transcript_stage(**overrides: Any) -> ConditionedSpec:
+def transcript_stage(**overrides: object) -> ConditionedSpec:
   """Returns the stage that recognizes speech: the text stage with source and target exchanged."""
-  defaults: dict[str, Any] = {
-    "name": "transcript",
-    "source": Source.SEMANTIC,
-    "target": Target.TEXT,
-  }
-  return ConditionedSpec(**(defaults | overrides))
+  spec = ConditionedSpec("transcript", Source.SEMANTIC, target=Target.TEXT)
+  return dataclasses.replace(spec, **overrides)

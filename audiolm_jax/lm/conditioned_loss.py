@@ -1,13 +1,11 @@
 """The loss of the conditioned stage: next-token prediction, also from what a deletion leaves."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key
 
 from audiolm_jax.core import modules
-from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
 from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec, Source
 from audiolm_jax.lm.stage import Batch
@@ -100,7 +98,7 @@ def frozen(config: ConditionedConfig, params: Params) -> Params:
   if count is None:
     return params
 
-  def stopped(tree: Any) -> Any:
+  def stopped(tree: PyTree) -> PyTree:
     return jax.tree.map(jax.lax.stop_gradient, tree)
 
   def above(stacked: Array) -> Array:

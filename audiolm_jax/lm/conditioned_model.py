@@ -4,7 +4,7 @@ Training (`hidden`) and decoding (`encode`, `decode_step`) share one set of modu
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -165,10 +165,10 @@ class _Stack(nn.Module):
   deterministic: bool
 
   def setup(self):
-    self.layers: Any = layer_stack(self.block, self.config, self.config, self.deterministic)
+    self.layers = layer_stack(self.block, self.config, self.config, self.deterministic)
     self.final_norm = RMSNorm(jnp.dtype(self.config.dtype))
 
-  def __call__(self, x: Float[Array, "batch length embed"], context: Any):
+  def __call__(self, x: Float[Array, "batch length embed"], context: PyTree):
     return self.final_norm(run_layers(self.layers, x, context))
 
 

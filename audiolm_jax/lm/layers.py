@@ -1,11 +1,11 @@
 """Layers without positions: the matrix product and the norm."""
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from audiolm_jax.core import modules, products
@@ -25,7 +25,7 @@ class Projection(nn.Module):
 
   shape: tuple[int, ...]
   axes: tuple[str, ...]
-  dtype: Any
+  dtype: DTypeLike
   num_inputs: int = 1
   scale: float = 1.0
 
@@ -46,7 +46,7 @@ class RMSNorm(nn.Module):
   Source: arXiv 1910.07467.
   """
 
-  dtype: Any
+  dtype: DTypeLike
   epsilon: float = 1e-6
 
   @nn.compact

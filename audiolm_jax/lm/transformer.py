@@ -5,7 +5,6 @@ set of modules, so that the three stay consistent.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -55,7 +54,7 @@ class Transformer(nn.Module):
     if c.positions is Positions.T5_RELATIVE:
       self.relative_bias = RelativeBias(c.num_heads, c.num_buckets, c.max_distance)
     # The names of attributes are those of parameters: "layers" if stacked, else "layers_0", ...
-    self.layers: Any = layer_stack(Block, c, c, self.deterministic)
+    self.layers = layer_stack(Block, c, c, self.deterministic)
     self.final_norm = RMSNorm(jnp.dtype(c.dtype))
     self.head = modules.param(self, "head", normal, ("vocab", "embed"), *table)
     self.dropout = dropout_of(c, self.deterministic)

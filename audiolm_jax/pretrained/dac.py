@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -391,7 +390,7 @@ def convert(published: Json, weights: PublishedWeights) -> DacCodec:
 
 
 def _block(weights: PublishedWeights, name: str, index: int) -> Params:
-  block: dict[str, Any] = {f"block_{index}_snake": _snake(weights, f"{name}.snake1")}
+  block: dict[str, Params] = {f"block_{index}_snake": _snake(weights, f"{name}.snake1")}
   for j in range(len(_DILATIONS)):
     unit = f"{name}.res_unit{j + 1}"
     block[f"block_{index}_unit_{j}"] = {

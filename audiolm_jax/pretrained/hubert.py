@@ -7,7 +7,6 @@ Representation Learning by Masked Prediction of Hidden Units", 2021 (arXiv 2106.
 import dataclasses
 import enum
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -326,7 +325,7 @@ def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int)
     ConfigError: a tensor has another shape.
     DataError: a tensor is missing or unused.
   """
-  params: dict[str, Any] = {
+  params: dict[str, Params] = {
     "front": _front(config, weights),
     "projection_norm": weights.norm("feature_projection.layer_norm"),
     "projection": weights.dense("feature_projection.projection"),
@@ -345,7 +344,7 @@ def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int)
 
 
 def _front(config: HubertConfig, weights: PublishedWeights) -> Params:
-  front: dict[str, Any] = {}
+  front: dict[str, Params] = {}
   for i, channels in enumerate(config.channels):
     name = f"feature_extractor.conv_layers.{i}"
     biased = f"{name}.conv.bias" in weights.tensors

@@ -4,12 +4,15 @@ import dataclasses
 import importlib
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from audiolm_jax.core.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ def load_reference(folder: str | os.PathLike[str]) -> CodecReference | EncoderRe
     UserError: transformers or PyTorch is not installed, or the folder contains no supported model.
   """
   try:
-    transformers: Any = importlib.import_module("transformers")
+    transformers = importlib.import_module("transformers")
     importlib.import_module("torch")
   except ModuleNotFoundError as error:
     raise UserError(
@@ -113,7 +116,7 @@ def _mimi(model: Any) -> CodecReference:
 
 
 def _hubert(model: Any) -> EncoderReference:
-  transformers: Any = importlib.import_module("transformers")
+  transformers = importlib.import_module("transformers")
   # The large model was trained on clips of mean 0 and variance 1, the base model on others.
   extractor = transformers.Wav2Vec2FeatureExtractor(
     do_normalize=model.config.feat_extract_norm == "layer"
@@ -127,7 +130,7 @@ def _hubert(model: Any) -> EncoderReference:
 
 
 def _w2v_bert_2(model: Any) -> EncoderReference:
-  transformers: Any = importlib.import_module("transformers")
+  transformers = importlib.import_module("transformers")
   extractor = transformers.SeamlessM4TFeatureExtractor()
 
   def features(clip: np.ndarray) -> list[np.ndarray]:
@@ -150,7 +153,7 @@ _REFERENCES: dict[str, Callable[[Any], CodecReference | EncoderReference]] = {
 
 def _row(values: np.ndarray) -> Any:
   """Returns a tensor [1, 1, ...]."""
-  torch: Any = importlib.import_module("torch")
+  torch = importlib.import_module("torch")
   return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
 
@@ -163,6 +166,6 @@ def _codes(tensor: Any) -> np.ndarray:
   return _array(tensor.T).astype(np.int32)
 
 
-def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
-  torch: Any = importlib.import_module("torch")
+def _without_gradients(function: Callable[P, R]) -> Callable[P, R]:
+  torch = importlib.import_module("torch")
   return torch.no_grad()(function)

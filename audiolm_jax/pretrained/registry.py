@@ -167,7 +167,7 @@ def check_terms(model: PublishedModel, accepted: str | None) -> str:
   return notice
 
 
-def convert(model: PublishedModel, published: Published, **settings: Any) -> Any:
+def convert(model: PublishedModel, published: Published, **settings: object) -> Any:
   """Returns the component of a published model.
 
   Args:

@@ -5,6 +5,7 @@ The package tflite, an optional extra, contains the schema of the format.
 
 import importlib
 import struct
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def read_operations(name: str, content: bytes) -> dict[str, list[Operation]]:
     DataError: the file is not a TFLite file, or is damaged.
   """
   try:
-    schema: Any = importlib.import_module("tflite")
+    schema = importlib.import_module("tflite")
   except ImportError as error:
     raise UserError(
       f"package {error.name}, which reads {name}, is not installed: "
@@ -82,7 +83,7 @@ def read_operations(name: str, content: bytes) -> dict[str, list[Operation]]:
     raise DataError(f"{name} is not a TFLite file or is damaged; download it again") from error
 
 
-def _operations(schema: Any, model: Any, graph: Any) -> list[Operation]:
+def _operations(schema: ModuleType, model: Any, graph: Any) -> list[Operation]:
   kinds = {code: kind for kind, code in vars(schema.BuiltinOperator).items() if kind.isupper()}
   found = []
   for i in range(graph.OperatorsLength()):
@@ -106,7 +107,7 @@ def _limits(tensor: Any) -> tuple[float, float] | None:
   return scale * (of_int8.min - zero), scale * (of_int8.max - zero)
 
 
-def _options(schema: Any, kind: str, operator: Any) -> dict[str, float]:
+def _options(schema: ModuleType, kind: str, operator: Any) -> dict[str, float]:
   if kind not in _OPTIONS:
     return {}
   class_name, fields = _OPTIONS[kind]
@@ -115,7 +116,7 @@ def _options(schema: Any, kind: str, operator: Any) -> dict[str, float]:
   return {field: getattr(options, field)() for field in fields}
 
 
-def _constant(schema: Any, model: Any, tensor: Any) -> np.ndarray | None:
+def _constant(schema: ModuleType, model: Any, tensor: Any) -> np.ndarray | None:
   """Returns the value of a tensor as float32 if it is stored in the file."""
   buffer = model.Buffers(tensor.Buffer())
   kinds = {code: kind for kind, code in vars(schema.TensorType).items() if kind.isupper()}

@@ -1,11 +1,11 @@
 """Checks that published weights give the same results here as in transformers."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.pretrained import registry
 from audiolm_jax.pretrained.reference import CodecReference, load_reference
@@ -61,7 +61,7 @@ def sound_of_the_check(sample_rate: int) -> Float[np.ndarray, "samples"]:
   return (0.2 * swell * (np.sum(harmonics, axis=0) + breath)).astype(np.float32)
 
 
-def _compare_codec(codec: Any, reference: CodecReference, clip: np.ndarray) -> Iterator[str]:
+def _compare_codec(codec: Codec, reference: CodecReference, clip: np.ndarray) -> Iterator[str]:
   ours, theirs = codec.encode(clip[None])[0], reference.encode(clip)
   if ours.shape != theirs.shape:
     raise DataError(f"codes have shape {ours.shape} here and {theirs.shape} in transformers")

@@ -351,7 +351,7 @@ class Drawing:
     return found
 
 
-def _apply(program: Program, params: Params, *arguments: Any, method: str) -> Any:
+def _apply(program: Program, params: Params, *arguments: object, method: str) -> Any:
   return modules.apply(program.spec.model(program.config), params, *arguments, method=method)
 
 

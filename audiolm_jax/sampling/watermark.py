@@ -8,7 +8,6 @@ streams.
 # pyright: reportUnknownMemberType=false
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,15 +41,17 @@ class GreenList(Processor):
     key: four uint32 words.
     strength: the bias.
     payload: two uint32 words, of `payload_words`.
+    period: frames after which the position in the context repeats; 0 for none.
   """
 
   frames: int
   coarser: int
   count: int
-  communities: Any = dataclasses.field(compare=False, repr=False)
-  key: Any = dataclasses.field(compare=False, repr=False)
-  strength: Any = dataclasses.field(compare=False, repr=False)
-  payload: Any = dataclasses.field(compare=False, repr=False)
+  communities: UInt32[np.ndarray, "levels size"] = dataclasses.field(compare=False, repr=False)
+  key: UInt32[np.ndarray, "4"] = dataclasses.field(compare=False, repr=False)
+  strength: np.float32 = dataclasses.field(compare=False, repr=False)
+  payload: UInt32[np.ndarray, "2"] = dataclasses.field(compare=False, repr=False)
+  period: int = 0
 
   @property
   def history(self) -> int:
@@ -70,6 +71,8 @@ class GreenList(Processor):
     is_marked = jnp.asarray(context.level) < levels
     level = jnp.minimum(context.level, levels - 1)
     entries, known = _contexts(context.codes, level, communities, self.frames, self.coarser)
+    if self.period:
+      entries.append((jnp.asarray(context.frame) % self.period).astype(jnp.uint32)[:, None])
     own = jnp.arange(self.count, dtype=jnp.uint32)
     low, high = green_list.counters(level.astype(jnp.uint32), entries, own)
     green = green_list.is_green(list(key), low, high, payload[0], payload[1])
@@ -99,8 +102,8 @@ class Gumbel(Processor):
   frames: int
   coarser: int
   count: int
-  communities: Any = dataclasses.field(compare=False, repr=False)
-  key: Any = dataclasses.field(compare=False, repr=False)
+  communities: UInt32[np.ndarray, "levels size"] = dataclasses.field(compare=False, repr=False)
+  key: UInt32[np.ndarray, "4"] = dataclasses.field(compare=False, repr=False)
 
   @property
   def history(self) -> int:
@@ -188,7 +191,8 @@ def mark_of(
   of_codes = communities.astype(np.uint32)
   shape = config.frames, config.coarser, 1 + int(communities.max())
   if config.kind is Kind.GREEN_LIST:
-    return GreenList(*shape, of_codes, key, np.float32(strength), payload_words(payload))
+    settings = key, np.float32(strength), payload_words(payload)
+    return GreenList(*shape, of_codes, *settings, config.period)
   if payload:
     raise UserError("a gumbel watermark carries no payload; omit watermark_payload")
   if strength != 1:

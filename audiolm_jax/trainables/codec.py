@@ -14,7 +14,7 @@ Source: SoundStream, section III; EnCodec, section 3.4 for the balance.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jax import lax
 from jaxtyping import Float, Key, PyTree
 
 from audiolm_jax.codec import losses
+from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
 from audiolm_jax.codec.frame_rate import FrameRateConfig
 from audiolm_jax.codec.quantizer import (
@@ -54,6 +55,9 @@ from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import apply_if_finite, apply_updates, update_ema
 from audiolm_jax.training.trainable import Trainable
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +315,7 @@ class CodecTrainable(Trainable[CodecState]):
       codebooks_ema=jnp.where(learns, averages, state.codebooks_ema),
     )
 
-  def component_params(self, component: Any, what: str) -> Params:
+  def component_params(self, component: ChunkedCodec, what: str) -> Params:
     """Returns the parameters of a codec with this configuration; see the base class."""
     self._check_model(component.config, what)
     return component.params
@@ -324,7 +328,7 @@ class CodecTrainable(Trainable[CodecState]):
     self._check_model(config.model, what)
     return params
 
-  def _check_model(self, model: Any, what: str) -> None:
+  def _check_model(self, model: "DataclassInstance", what: str) -> None:
     if type(model) is not type(self.config.model):
       raise ConfigError(
         f"{what} has a {type(model).__name__}, but the run trains a "

@@ -1,7 +1,7 @@
 """Training of a detector, which classifies clips as real or synthetic."""
 
 import dataclasses
-from typing import Any, cast
+from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
+from audiolm_jax.detection.detector import Detector
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.metrics import Metrics
@@ -108,7 +109,7 @@ class DetectorTrainable(Trainable[TrainState]):
     """Returns the parameters of the detector, averaged if the run has an average."""
     return nn.unbox(state.averaged_params)
 
-  def component_params(self, component: Any, what: str) -> Params:
+  def component_params(self, component: Detector, what: str) -> Params:
     """Returns the parameters of a detector with this configuration; see the base class."""
     configs.check_equal(component.config, self.config.classifier, what)
     return dict(component.params)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
-from typing import Any
 
 from audiolm_jax.bundles import load_bundle
 from audiolm_jax.core.errors import ConfigError
@@ -15,13 +13,13 @@ from audiolm_jax.trainables.registry import load_inference_params
 from audiolm_jax.trainables.stage import StageTrainable
 from audiolm_jax.trainables.tensorboard import summary_writer
 from audiolm_jax.training import trainer
-from audiolm_jax.training.trainable import Trainable
-from audiolm_jax.training.trainer import Dataset, TrainConfig, TrainResult
+from audiolm_jax.training.trainable import AnyTrainable
+from audiolm_jax.training.trainer import Dataset, InitialParams, TrainConfig, TrainResult
 
 
 def train(
   *,
-  model: Trainable[Any],
+  model: AnyTrainable,
   config: TrainConfig,
   train_dataset: Dataset,
   eval_dataset: Dataset | None = None,
@@ -62,7 +60,7 @@ def train(
   )
 
 
-def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Params:
+def bundled_params(model: AnyTrainable, name: str | os.PathLike[str]) -> Params:
   """Returns the parameters of the bundle's component with the model's name.
 
   Raises:
@@ -76,7 +74,7 @@ def bundled_params(model: Trainable[Any], name: str | os.PathLike[str]) -> Param
   return model.component_params(component, f"the {model.component} of {bundle.name}")
 
 
-def params_of_run(model: Trainable[Any], model_dir: str | os.PathLike[str]) -> Params:
+def params_of_run(model: AnyTrainable, model_dir: str | os.PathLike[str]) -> Params:
   """Returns the parameters of the newest checkpoint of another run.
 
   Raises:
@@ -89,9 +87,7 @@ def params_of_run(model: Trainable[Any], model_dir: str | os.PathLike[str]) -> P
   return model.run_params(config, params, f"the run {model_dir}")
 
 
-def codebooks_of(
-  model: StageTrainable, name: str | os.PathLike[str], dataset: Dataset
-) -> dict[str, Any]:
+def codebooks_of(model: StageTrainable, name: str | os.PathLike[str], dataset: Dataset) -> Params:
   """Returns the codebooks of the bundle's codec as parameters of the stage that is trained.
 
   Args:
@@ -116,12 +112,12 @@ def codebooks_of(
 
 
 def _initial_params(
-  model: Trainable[Any],
+  model: AnyTrainable,
   dataset: Dataset,
   initial_bundle: str | os.PathLike[str] | None,
   initial_run: str | os.PathLike[str] | None,
   tokenizers: str | os.PathLike[str] | None,
-) -> Callable[[], Any] | None:
+) -> InitialParams | None:
   if initial_bundle is not None and initial_run is not None:
     raise ConfigError("INITIAL_BUNDLE and INITIAL_RUN are both set; choose one of them")
   if initial_run is not None:

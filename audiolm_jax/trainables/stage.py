@@ -1,7 +1,6 @@
 """Training of one stage of any kind."""
 
 import dataclasses
-from typing import Any
 
 from jaxtyping import Key
 
@@ -112,7 +111,7 @@ class StageTrainable(Trainable[TrainState]):
     """Returns the parameters for sampling: the averaged ones if they exist."""
     return self.config.spec.inference_params(state.averaged_params)
 
-  def component_params(self, component: Any, what: str) -> Params:
+  def component_params(self, component: Stage, what: str) -> Params:
     """Returns the parameters of a stage with this configuration; see the base class."""
     spec = self.config.spec
     if not spec.accepts_params_of(component.spec):

@@ -6,7 +6,7 @@ aligns with it (`trainables/unit_labels.py`).
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Hashable
 
 import flax.linen as nn
 import jax
@@ -111,7 +111,7 @@ class UnitTrainable(Trainable[TrainState]):
     return new_train_state(params, self.optimizer, ema_decay=self.config.ema_decay)
 
   def train_step(
-    self, state: TrainState, batch: Batch, rng: Key[Array, ""], *parts: Any
+    self, state: TrainState, batch: Batch, rng: Key[Array, ""], *parts: Hashable
   ) -> tuple[TrainState, Metrics]:
     """Updates the parameters; skips an update that is not finite."""
     return gradient_step(
@@ -123,7 +123,7 @@ class UnitTrainable(Trainable[TrainState]):
     _, metrics = self._loss(state.averaged_params, batch, None)
     return metrics
 
-  def component_params(self, component: Any, what: str) -> Params:
+  def component_params(self, component: object, what: str) -> Params:
     """Returns the parameters of the encoder of a tokenizer; see the base class."""
     if not isinstance(component, UnitTokenizer):
       raise ConfigError(f"{what} has no unit encoder; choose another bundle")

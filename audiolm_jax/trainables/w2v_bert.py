@@ -5,7 +5,7 @@ Source: Chung et al. 2021 (w2v-BERT); Baevski et al. 2020 (wav2vec 2.0) for the 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -273,7 +273,7 @@ class SemanticTrainable(Trainable[TrainState]):
       f"{self.config.codebook_size} entries); raise diversity_weight or lower the learning rate"
     ]
 
-  def component_params(self, component: Any, what: str) -> Params:
+  def component_params(self, component: object, what: str) -> Params:
     """Returns the parameters of the encoder of a tokenizer; see the base class.
 
     A tokenizer has the blocks up to its layer.

@@ -6,9 +6,10 @@ the usual start of a run.
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+
+from audiolm_jax.training.batches import Batch
 
 Row = Mapping[str, float]
 
@@ -34,7 +35,7 @@ def of_evaluation(training: Sequence[Row], held_out: Sequence[Row]) -> list[str]
   return [sentence] if sentence else []
 
 
-def empty_share(batch: Mapping[str, Any], amounts: Mapping[str, float]) -> float:
+def empty_share(batch: Batch, amounts: Mapping[str, float]) -> float:
   """Returns about the share of a batch from which nothing can be learned: padding and silence.
 
   Args:

@@ -29,7 +29,7 @@ from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import CheckpointError, ConfigError
 from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.processes import agreed
-from audiolm_jax.training.trainable import Trainable
+from audiolm_jax.training.trainable import AnyTrainable
 
 PREFIX = "checkpoint"
 MODEL_FILE = "model.json"
@@ -224,7 +224,7 @@ class Checkpoints:
     )
 
 
-def describe_model(trainable: Trainable[Any], batch: Batch, random_seed: int) -> JsonDict:
+def describe_model(trainable: AnyTrainable, batch: Batch, random_seed: int) -> JsonDict:
   """Returns the content of `model.json`: component, configuration, seed and shapes of a batch."""
   return {
     "component": trainable.component,

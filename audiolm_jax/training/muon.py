@@ -7,7 +7,8 @@ updates.
 
 import functools
 import math
-from typing import Any, NamedTuple, cast
+from collections.abc import Hashable
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -77,11 +78,11 @@ def muon(*, b1: float, b2: float) -> optax.GradientTransformation:
       lambda path, value: "muon" if matrix_axes(path, value) else "adam", params
     )
 
-  transforms: Any = {
+  transforms: dict[Hashable, optax.GradientTransformation] = {
     "muon": optax.chain(_scale_by_muon(), *[optax.identity()] * 3),
     "adam": optax.chain(optax.scale_by_adam(b1=b1, b2=b2, nesterov=True), *[optax.identity()] * 2),
   }
-  return optax.partition(transforms, cast(Any, labels))
+  return optax.partition(transforms, labels)
 
 
 def orthogonalized(matrix: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
@@ -127,9 +128,7 @@ def _scale_by_muon() -> optax.GradientTransformation:
 
   def init(params: Params) -> optax.contrib.MuonState:
     momentum = jax.tree.map(jnp.zeros_like, params)
-    return optax.contrib.MuonState(
-      jnp.zeros([], jnp.int32), cast(Any, momentum), jnp.asarray(_COEFFICIENTS)
-    )
+    return optax.contrib.MuonState(jnp.zeros([], jnp.int32), momentum, jnp.asarray(_COEFFICIENTS))
 
   def update(
     updates: PyTree, state: optax.contrib.MuonState, params: Params | None = None
@@ -144,9 +143,11 @@ def _scale_by_muon() -> optax.GradientTransformation:
       return _MOMENTUM * m / next_sum + (1 - _MOMENTUM) * g / this_sum
 
     directions = _orthogonalized_tree(jax.tree.map(mixed, momentum, updates))
-    return directions, optax.contrib.MuonState(count, cast(Any, momentum), state.ns_coeffs)
+    return directions, optax.contrib.MuonState(count, momentum, state.ns_coeffs)
 
-  return optax.GradientTransformation(cast(Any, init), cast(Any, update))
+  return optax.GradientTransformation(
+    cast(optax.TransformInitFn, init), cast(optax.TransformUpdateFn, update)
+  )
 
 
 def _orthogonalized_tree(kernels: Params) -> Params:

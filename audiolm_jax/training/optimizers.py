@@ -2,20 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import KeyPath
-from jaxtyping import Float, Int, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Float, PyTree
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.training.muon import muon
 
-Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
+Schedule = Callable[[ArrayLike], Float[Array, ""]]
 
 OPTIMIZERS = ("adamw", "adam", "adafactor", "muon", "sgd")
 SHORT_SCHEDULES = {
@@ -89,7 +89,7 @@ def make_schedule(config: OptimizerConfig) -> Schedule:
   """
   factors = _factors(config.schedule)
 
-  def schedule(count: Int[Array, ""] | int) -> Float[Array, ""]:
+  def schedule(count: ArrayLike) -> Float[Array, ""]:
     step = jnp.asarray(count, jnp.float32)
     rate = jnp.ones((), jnp.float32)
     for factor in factors:
@@ -120,8 +120,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     parts.append(optax.trace(decay=config.b1))
   if config.weight_decay:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
-  schedule: Any = make_schedule(config)  # optax also has one for integer steps only
-  parts.append(optax.scale_by_learning_rate(schedule))
+  parts.append(optax.scale_by_learning_rate(make_schedule(config)))
   return optax.chain(*parts)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -68,7 +67,7 @@ def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
   )
 
 
-def make_mesh(config: PartitioningConfig, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(config: PartitioningConfig, devices: Sequence[object] | None = None) -> Mesh:
   """Returns a mesh with the axes data, fsdp and model.
 
   Args:
@@ -109,7 +108,7 @@ class Partitioner:
   """A mesh with its axis rules, and the shardings that follow from them."""
 
   def __init__(
-    self, config: PartitioningConfig | None = None, devices: Sequence[Any] | None = None
+    self, config: PartitioningConfig | None = None, devices: Sequence[object] | None = None
   ):
     config = config or PartitioningConfig()
     self.mesh = make_mesh(config, devices)

@@ -2,11 +2,13 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignal:
@@ -14,7 +16,7 @@ class StopSignal:
 
   def __init__(self) -> None:
     self._name = ""
-    self._before: dict[int, Any] = {}
+    self._before: dict[int, Handler] = {}
 
   def __enter__(self) -> "StopSignal":
     if threading.current_thread() is not threading.main_thread():

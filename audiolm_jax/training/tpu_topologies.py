@@ -7,7 +7,7 @@ but it cannot run them.
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import jax
 
@@ -15,6 +15,13 @@ from audiolm_jax.core.errors import ConfigError, UserError
 
 # Generations whose chips have two cores that act as one device.
 _MEGACORE = ("v4", "v5p")
+
+
+class Device(Protocol):
+  """A device of JAX, which has no public type for it."""
+
+  @property
+  def device_kind(self) -> str: ...
 
 
 class OutOfMemoryError(UserError):
@@ -31,7 +38,7 @@ class OutOfMemoryError(UserError):
     )
 
 
-def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
+def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Device]:
   """Returns the devices of a slice, or of several slices connected by the data centre's network.
 
   Args:
@@ -52,7 +59,9 @@ def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
   from jax.experimental import topologies
 
   generation = topology.partition(":")[0]
-  options: dict[str, Any] = {"chip_config_name": "megacore"} if generation in _MEGACORE else {}
+  options: dict[str, str | int] = (
+    {"chip_config_name": "megacore"} if generation in _MEGACORE else {}
+  )
   if num_slices > 1:
     options["num_slices"] = num_slices
   try:

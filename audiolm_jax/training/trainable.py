@@ -35,7 +35,7 @@ class Trainable(abc.ABC, Generic[State]):
 
   @abc.abstractmethod
   def train_step(
-    self, state: State, batch: Batch, rng: Key[Array, ""], *parts: Any
+    self, state: State, batch: Batch, rng: Key[Array, ""], *parts: Hashable
   ) -> tuple[State, Metrics]:
     """Returns the next state and scalar metrics.
 
@@ -121,3 +121,7 @@ class Trainable(abc.ABC, Generic[State]):
     """
     del batch, step
     return 0.0
+
+
+# For code that does not read the state.
+AnyTrainable = Trainable[Any]

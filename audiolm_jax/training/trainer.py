@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -33,7 +32,7 @@ from audiolm_jax.training.program import Program
 from audiolm_jax.training.run_log import RunLog, SummaryWriterFactory
 from audiolm_jax.training.stop_signal import StopSignal
 from audiolm_jax.training.throughput import Throughput
-from audiolm_jax.training.trainable import Trainable
+from audiolm_jax.training.trainable import AnyTrainable
 
 Dataset = Callable[[], Batches]
 InitialParams = Callable[[], Params]
@@ -109,7 +108,7 @@ class TrainConfig:
 def train(
   config: TrainConfig,
   *,
-  model: Trainable[Any],
+  model: AnyTrainable,
   train_dataset: Dataset,
   eval_dataset: Dataset | None = None,
   initial_params: InitialParams | None = None,
@@ -160,7 +159,7 @@ class _Run:
   def __init__(
     self,
     config: TrainConfig,
-    model: Trainable[Any],
+    model: AnyTrainable,
     train_dataset: Dataset,
     eval_dataset: Dataset | None,
     initial_params: InitialParams | None,

@@ -35,6 +35,7 @@ PAGES = {
   "repository/2_train.ipynb": "notebooks/2_train.ipynb",
   "repository/3_measure_and_detect.ipynb": "notebooks/3_measure_and_detect.ipynb",
   "repository/4_inside.ipynb": "notebooks/4_inside.ipynb",
+  "repository/5_speak.ipynb": "notebooks/5_speak.ipynb",
   "repository/piano.flac": "examples/piano.flac",
   "repository/speech_woman.flac": "examples/speech_woman.flac",
 }

@@ -177,7 +177,7 @@ def test_the_text_box_is_shown_for_bundles_that_speak(demo_bundle, speaking_bund
     parts = {part["id"]: part["props"] for part in config["components"]}
     (text,) = (number for number, props in parts.items() if props.get("elem_id") == "text")
     assert parts[text]["max_length"] == 70
-    above = [parts[part] for part in _path(config["layout"], text) if part in parts]
+    above = [parts[part] for part in _path(config.get("layout"), text) if part in parts]
     is_visible = all(props.get("visible", True) for props in above)
     shown.append((is_visible, "of audio, or speaks a text" in str(parts)))
     assert "agreed to the imitation and to its words" in str(parts)

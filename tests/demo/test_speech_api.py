@@ -222,7 +222,11 @@ class Client:
       {"speaking": bundle}, {"anna": VOICE}, Limits(timeout=timeout), jobs, turns
     )
     scope = {"type": "http", "method": "POST", "path": speech_api.PATH, "headers": []}
-    asyncio.run(route.app(scope, self.receive, self.send))
+
+    async def answer():
+      await route.app(scope, self.receive, self.send)
+
+    asyncio.run(answer())
     assert jobs.num_active == 0 and not [*folder.iterdir()]
     with turns.joined() as turn:
       assert turn.ahead == 0

@@ -14,13 +14,21 @@ GUMBEL = Watermark(
   WatermarkConfig(2, SIZE, "0" * 32, strength=1.0, frames=1, kind=Kind.GUMBEL), MARK.communities
 )
 
+POSITION = Watermark(
+  WatermarkConfig(2, SIZE, "0" * 32, frames=0, period=7, weights=(3,)), MARK.communities
+)
+
 
 def test_tails_are_the_exact_ones():
   for total in (0, 1, 9, 60):
+    parts = ((1, total),)
     exact = [sum(math.comb(total, j) for j in range(k, total + 1)) for k in range(total + 1)]
     expected = [math.log10(n) - total * math.log10(2) for n in exact]
-    np.testing.assert_allclose(log10_tails(total), expected, atol=1e-12)
-  assert log10_tails(5_000)[-1] == pytest.approx(-5_000 * math.log10(2))
+    np.testing.assert_allclose(log10_tails(parts), expected, atol=1e-12)
+  assert log10_tails(((1, 5_000),))[-1] == evidence.LEAST_LOG10
+  sums = [a + b + 3 * c for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+  expected = [np.log10(np.mean([x >= k for x in sums])) for k in range(6)]
+  np.testing.assert_allclose(log10_tails(((1, 2), (3, 1))), expected, atol=1e-12)
 
 
 def test_tails_of_sums_of_scores_are_the_exact_ones():
@@ -51,7 +59,7 @@ def find(codes, keys, piece=37, mark=MARK):
   return found.finish()
 
 
-@pytest.mark.parametrize("mark", [MARK, GUMBEL], ids=["green_list", "gumbel"])
+@pytest.mark.parametrize("mark", [MARK, GUMBEL, POSITION], ids=["codes", "gumbel", "position"])
 @pytest.mark.parametrize("frames", [30, 300])
 def test_p_values_of_repetitive_codes_are_not_below_their_nominal_rate(frames, mark):
   keys = keys_of(400)
@@ -73,7 +81,7 @@ def test_repeats_count_once():
   for one, other in zip(found, again, strict=True):
     np.testing.assert_array_equal(one, other)
   green = is_green(keys_of(20), entries)
-  assert found.log10_p[0].min() > log10_tails(len(entries))[green.sum(axis=1).max()]
+  assert found.log10_p[0].min() > log10_tails(((1, len(entries)),))[green.sum(axis=1).max()]
 
 
 def test_votes_of_each_bit_are_those_of_inverted_lists():
@@ -87,7 +95,7 @@ def test_votes_of_each_bit_are_those_of_inverted_lists():
       votes = with_bit.sum(axis=1) - without.sum(axis=1)
       np.testing.assert_array_equal(found.votes[kind, :, position], votes)
     green = (len(entries) + np.abs(found.votes[kind]).sum(axis=1)) // 2
-    expected = np.minimum(log10_tails(len(entries))[green] + bits * math.log10(2), 0)
+    expected = np.minimum(log10_tails(((1, len(entries)),))[green] + bits * math.log10(2), 0)
     np.testing.assert_allclose(found.log10_p[kind], expected)
   assert not found.votes[0].any() and not found.votes[1, :, 8:].any()
 
@@ -118,6 +126,27 @@ def test_a_mark_is_found_at_one_offset_in_any_pieces_and_in_its_seconds_only():
     np.testing.assert_allclose(other.per_second, found.per_second)
 
 
+@pytest.mark.parametrize("keys_together", [1, 64])
+def test_a_mark_by_position_is_found_from_any_first_frame_on(keys_together, monkeypatch):
+  monkeypatch.setattr(evidence, "_KEYS_TOGETHER", keys_together)
+  keys, rng = keys_of(3), np.random.default_rng(1)
+  codes = rng.integers(0, SIZE, (4, 400, 2))
+  drawn = rng.integers(0, SIZE, (4, 400, 2))
+  entries = np.stack([POSITION.entries(row) for row in drawn])
+  green = is_green(keys[1:2], entries.ravel())[0].reshape(entries.shape)
+  chosen = np.take_along_axis(drawn, green.argmax(axis=0)[None], axis=0)[0]
+  codes[2, 150:350] = chosen[153:353]
+  found = find(codes, keys, mark=POSITION)
+  assert found.log10_p[1] < -8 < -2 < min(found.log10_p[0], found.log10_p[2])
+  assert found.per_second[20:30, 1].max() < -3 < found.per_second[:10, 1].min()
+  for piece in (1, 400):
+    other = find(codes, keys, piece, POSITION)
+    np.testing.assert_allclose(other.log10_p, found.log10_p)
+    np.testing.assert_allclose(other.per_second, found.per_second)
+  monkeypatch.setattr(evidence, "WHOLE_SECONDS", 15.0)
+  np.testing.assert_allclose(find(codes, keys, 25, POSITION).per_second, found.per_second)
+
+
 def test_long_clips_need_bounded_memory_and_keep_their_windows(monkeypatch):
   key = keys_of(1)
   codes = np.random.default_rng(1).integers(0, SIZE, (2, 600, 2))
@@ -128,7 +157,7 @@ def test_long_clips_need_bounded_memory_and_keep_their_windows(monkeypatch):
   kept = []
   for start in range(0, 600, 25):
     found.push(codes[:, start : start + 25])
-    kept.append(found._entries.shape[1])
+    kept.append(found._trials._entries.shape[1])  # pyright: ignore[reportAttributeAccessIssue]: codes are its context
   assert max(kept) < 200 and max(kept[8:]) < 80
   np.testing.assert_allclose(found.finish().per_second, whole.per_second)
 

@@ -24,6 +24,18 @@ def test_entries_are_equal_for_equal_communities_contexts_and_levels_only():
   assert found.shape == (399, 3) and len(known) == len(set(known.values())) > 100
 
 
+def test_entries_by_position_are_those_of_codes_and_repeat_after_the_period():
+  config = WatermarkConfig(3, 8, KEY, frames=0, period=5)
+  mark = Watermark(config, np.tile(np.arange(8), (3, 1)))
+  codes = np.random.default_rng(0).integers(0, 8, (40, 4))
+  table = mark.entries_by_position()
+  assert table.shape == (5, 3, 8) and len(np.unique(table)) == table.size
+  positions = np.arange(3, 43)[:, None] % 5
+  np.testing.assert_array_equal(
+    mark.entries(codes, start=3), table[positions, np.arange(3), codes[:, :3]]
+  )
+
+
 def test_half_of_the_entries_are_green_and_keys_are_independent():
   mark = Watermark(CONFIG, np.tile(np.arange(8), (3, 1)))
   entries = np.unique(mark.entries(np.random.default_rng(0).integers(0, 8, (2_000, 3))))
@@ -61,6 +73,12 @@ def test_a_payload_is_one_byte_or_four():
     ({"key": "00"}, "key of a watermark is '00'"),
     ({"key": KEY.upper()}, "give 32 hexadecimal digits"),
     ({"frames": 3, "coarser": 2}, "at most 4 together"),
+    ({"weights": (2,)}, "has 1 weights; give at most one for each level, and a period"),
+    ({"period": 9}, "period of a watermark is 9; with a period, frames and coarser must be 0"),
+    (
+      {"period": 9, "frames": 0, "coarser": 0, "kind": Kind.GUMBEL, "strength": 1.0},
+      "and the kind green_list",
+    ),
     ({"kind": Kind.GUMBEL, "strength": 1.0, "frames": 0}, "set frames to 1 or more"),
     ({"kind": Kind.GUMBEL}, "strength of a gumbel watermark is 2; it has none, set it to 1"),
   ],

@@ -88,12 +88,21 @@ BUNDLE = "speech"
 SECONDS = 1.0
 MADE_SECONDS = 6.0
 """,
+  "5_speak": """
+TEXT = "Good morning."
+VOICE = None
+BUNDLE = "speech"
+PROMPT_SECONDS = 1.0
+SEED = 0
+RATES = (1.25,)
+""",
 }
 LEAST = {  # sounds and pictures that a reader gets
   "1_continue": (8, 6),
   "2_train": (4, 4),
   "3_measure_and_detect": (2, 3),
   "4_inside": (7, 8),
+  "5_speak": (5, 2),
 }
 
 
@@ -199,6 +208,13 @@ def test_the_notebook_of_the_inside_runs(executed):
   assert "25 semantic tokens, (50, 12) acoustic codes" in said
   kept = {k: int(v) for k, v in re.findall(r"^  (\w[\w ]+\w) +\d+ +(\d+)$", said, re.MULTILINE)}
   assert kept["through the codec"] > 50 > 10 > kept["by chance"]
+
+
+def test_the_notebook_that_speaks_runs(executed):
+  said = texts(executed("5_speak"))
+  (seconds,) = re.findall(r"^13 characters, ([\d.]+) s$", said, re.MULTILINE)
+  (fast,) = re.findall(r"^  rate 1.25: ([\d.]+) s$", said, re.MULTILINE)
+  assert 1.0 < float(fast) < float(seconds)
 
 
 @pytest.mark.parametrize("name", RUN.NAMES)

@@ -34,6 +34,8 @@ def watermark(size, **context):
 KINDS = {
   "autoregressive": (watermark(9, frames=1, coarser=1), ("coarse",)),
   "parallel": (watermark(16, frames=0, coarser=2), ("parallel",)),
+  "autoregressive, position": (watermark(9, frames=0, period=5), ("coarse",)),
+  "parallel, position": (watermark(16, frames=0, period=5), ("parallel",)),
 }
 GUMBEL = watermark(12, strength=1.0, frames=2, coarser=1, kind=Kind.GUMBEL)
 ALL_KINDS = KINDS | {
@@ -77,7 +79,7 @@ def green_share(mark, codes, known, key, payload=b""):
       changed[:, level] = code
       # The context stays that of the codes; only the code itself is another one.
       rows = [
-        mark.entries(np.concatenate([codes[t - first : t], changed[t : t + 1]]))[0, level]
+        mark.entries(np.concatenate([codes[t - first : t], changed[t : t + 1]]), t)[0, level]
         for t in range(max(first, known), len(codes))
       ]
       possible.append(is_green(key[None], np.array(rows), payload)[0])

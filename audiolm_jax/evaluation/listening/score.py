@@ -66,7 +66,7 @@ def read_key(path: str | os.PathLike[str]) -> JsonDict:
   if not isinstance(key, dict) or not {"test", "kind", "trials"} <= set(key):
     raise DataError(f"{path} is no key of a listening test; give the .key.json that build wrote")
   try:
-    for field, hint in (("test", str), ("kind", Kind), ("trials", Mapping[str, Mapping[str, Any]])):
+    for field, hint in (("test", str), ("kind", Kind), ("trials", Mapping[str, Json])):
       configs.checked(hint, key[field], field)
     for trial, facts in key["trials"].items():
       _check_truth(Kind(key["kind"]), facts.get("truth"), f"the truth of {trial}")
@@ -268,7 +268,7 @@ def _resampled(metric: Metric, of: str, table: Sequence[tuple[str, str, float]])
   return Row(metric, widest, of)
 
 
-def _check_truth(kind: Kind, truth: Any, name: str) -> None:
+def _check_truth(kind: Kind, truth: object, name: str) -> None:
   """Raises `ConfigError` if the origins of a trial's sounds are not those of its kind."""
   given = configs.checked(tuple[str, ...], truth, name)
   known = kind is not Kind.REAL_OR_SYNTHETIC or set(given) <= {"real", "synthetic"}
@@ -276,7 +276,7 @@ def _check_truth(kind: Kind, truth: Any, name: str) -> None:
     raise ConfigError(f"{name} is {configs.shown(truth)}")
 
 
-def _fits(key: Mapping[str, Any], trial: str, answer: Any) -> bool:
+def _fits(key: Json, trial: str, answer: object) -> bool:
   truth = key["trials"][trial]["truth"]
   kind = Kind(key["kind"])
   if kind is Kind.REAL_OR_SYNTHETIC:
