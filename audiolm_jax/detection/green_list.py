@@ -21,6 +21,8 @@ MOST_CONTEXT = 4
 PAYLOAD_BITS = (0, 8, 32)
 NO_PAYLOAD = np.uint32(0)
 _BITS = 10
+# The bit of the first counter that inverts the list.
+_INVERTED = 31
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
 
@@ -42,6 +44,21 @@ def counters(level: Words, context: Sequence[Words], community: Words) -> tuple[
   return low, high
 
 
+def counters_at(position: Words, level: Words, community: Words) -> tuple[Words, Words]:
+  """Returns the two words that identify a community and its level at a position.
+
+  A community that is green at an even position is not green at the next one, and the reverse, so
+  frequent communities of unmarked audio are green as often as not with every key.
+
+  Args:
+    position: uint32, below 2047.
+    level: uint32, below 4096.
+    community: uint32 communities.
+  """
+  low, high = counters(level, [position >> 1], community)
+  return low | ((position & 1) << _INVERTED), high
+
+
 def words_of(key: Sequence[Words], low: Words, high: Words) -> tuple[Words, ...]:
   """Returns a word for each of `PAYLOAD_BITS`.
 
@@ -52,8 +69,9 @@ def words_of(key: Sequence[Words], low: Words, high: Words) -> tuple[Words, ...]
     key: four uint32 words.
     low, high: of `counters`; at least one array has an axis.
   """
-  zero = low * 0
-  return threefry(key, (low, high, zero, zero))[: len(PAYLOAD_BITS)]
+  zero, inverted = low * 0, low >> _INVERTED
+  words = threefry(key, (low ^ (inverted << _INVERTED), high, zero, zero))
+  return tuple(word ^ (inverted << 31) for word in words[: len(PAYLOAD_BITS)])
 
 
 def uniform(key: Sequence[Words], low: Words, high: Words) -> Words:

@@ -5,7 +5,6 @@ import enum
 import hashlib
 import os
 import re
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -169,10 +168,11 @@ class Watermark:
     for level in range(c.coarser):
       coarser = own[:, [min(level, c.levels - 1)]]
       context.append(np.where(levels > level, coarser, np.uint32(ABSENT)))
+    numbers = levels.astype(np.uint32)
     if c.period:
-      positions = (start + np.arange(count)) % c.period
-      context.append(np.repeat(positions[:, None], c.levels, axis=1).astype(np.uint32))
-    return _numbers(levels.astype(np.uint32), context, own)
+      positions = ((start + np.arange(count)) % c.period).astype(np.uint32)[:, None]
+      return _joined(*green_list.counters_at(positions, numbers, own))
+    return _joined(*green_list.counters(numbers, context, own))
 
   def entries_by_position(self) -> UInt64[np.ndarray, "positions levels communities"]:
     """Returns the entries of all communities at all positions of the period."""
@@ -181,15 +181,12 @@ class Watermark:
     positions, levels, communities = (
       axis.astype(np.uint32) for axis in np.meshgrid(*axes, indexing="ij")
     )
-    return _numbers(levels, [positions], communities)
+    return _joined(*green_list.counters_at(positions, levels, communities))
 
 
-def _numbers(
-  levels: UInt32[np.ndarray, "..."],
-  context: Sequence[UInt32[np.ndarray, "..."]],
-  communities: UInt32[np.ndarray, "..."],
+def _joined(
+  low: UInt32[np.ndarray, "..."], high: UInt32[np.ndarray, "..."]
 ) -> UInt64[np.ndarray, "..."]:
-  low, high = green_list.counters(levels, context, communities)
   return low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
 
 

@@ -70,11 +70,12 @@ class GreenList(Processor):
     levels = len(communities)
     is_marked = jnp.asarray(context.level) < levels
     level = jnp.minimum(context.level, levels - 1)
+    own, number = jnp.arange(self.count, dtype=jnp.uint32), level.astype(jnp.uint32)
     entries, known = _contexts(context.codes, level, communities, self.frames, self.coarser)
+    low, high = green_list.counters(number, entries, own)
     if self.period:
-      entries.append((jnp.asarray(context.frame) % self.period).astype(jnp.uint32)[:, None])
-    own = jnp.arange(self.count, dtype=jnp.uint32)
-    low, high = green_list.counters(level.astype(jnp.uint32), entries, own)
+      position = (jnp.asarray(context.frame) % self.period).astype(jnp.uint32)[:, None]
+      low, high = green_list.counters_at(position, number, own)
     green = green_list.is_green(list(key), low, high, payload[0], payload[1])
     green = jnp.broadcast_to(green, (len(logits), self.count))
     bias = jnp.take(green, communities[level], axis=1) & known & is_marked

@@ -6,8 +6,8 @@ from audiolm_jax.bundles import list_bundles, load_bundle
 from audiolm_jax.io import audio
 
 SHIPPED = list_bundles()
-STAGES = {"speech": ["semantic", "parallel"], "piano_tiny": ["semantic", "coarse"]}
-MEGABYTES = {"speech": 33, "piano_tiny": 20}
+STAGES = {"speech": ["semantic", "text", "parallel"], "piano_tiny": ["semantic", "coarse"]}
+MEGABYTES = {"speech": 43, "piano_tiny": 20}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

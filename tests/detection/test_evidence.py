@@ -71,7 +71,7 @@ def test_p_values_of_repetitive_codes_are_not_below_their_nominal_rate(frames, m
     for nominal in (0.2, 0.05, 0.005):
       error = math.sqrt(nominal / len(p)) * 4
       assert (p <= nominal).mean() <= nominal + error
-  assert together.min() < -1  # codes and keys differ in their evidence
+  assert together.min() < -0.5  # codes and keys differ in their evidence
 
 
 def test_repeats_count_once():
