@@ -42,6 +42,7 @@ if TYPE_CHECKING:
   from audiolm_jax.codec.interface import Codec
   from audiolm_jax.core.modules import Params
   from audiolm_jax.detection.detector import Detector
+  from audiolm_jax.lm.parallel import FillingConfig
   from audiolm_jax.lm.stage import Stage
   from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
   from audiolm_jax.semantic.resampled import ResampledTokenizer
@@ -186,9 +187,7 @@ def _with_sampling_of(
   for name, stage in trained.items():
     old = replaced[name].config if name in replaced else None
     if isinstance(old, ParallelConfig) and isinstance(stage.config, ParallelConfig):
-      config = dataclasses.replace(stage.config, filling=old.filling)
-      stage.spec.check_config(config)
-      found[name] = dataclasses.replace(stage, config=config)
+      found[name] = _filled_by(stage, old.filling)
   return found
 
 
@@ -205,10 +204,15 @@ def _with_filling(stages: "dict[str, Stage]") -> "dict[str, Stage]":
     raise UserError("--filling sets the sampling of a parallel stage, and the bundle has none")
   for name, stage in parallel.items():
     settings = configs.to_dict(stage.config.filling) | values
-    config = dataclasses.replace(stage.config, filling=configs.from_dict(FillingConfig, settings))
-    stage.spec.check_config(config)
-    parallel[name] = dataclasses.replace(stage, config=config)
+    parallel[name] = _filled_by(stage, configs.from_dict(FillingConfig, settings))
   return stages | parallel
+
+
+def _filled_by(stage: "Stage", filling: "FillingConfig") -> "Stage":
+  """Returns a parallel stage with other settings of sampling."""
+  config = dataclasses.replace(stage.config, filling=filling)
+  stage.spec.check_config(config)
+  return dataclasses.replace(stage, config=config)
 
 
 def _detector() -> "Detector | None":

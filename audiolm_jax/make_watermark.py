@@ -130,12 +130,10 @@ def _config(bundle: "Bundle") -> "WatermarkConfig":
       "--kind=gumbel: a parallel stage does not sample its codes in the order of time; set it to "
       "green_list"
     )
-  frames, coarser = (
-    default if FLAGS[name].value is None else FLAGS[name].value
-    for name, default in (("frames", 2 * is_gumbel), ("coarser", 0))
-  )
-  default = 0 if is_gumbel or frames or coarser else PERIOD
-  period = default if FLAGS.period is None else FLAGS.period
+  frames = 2 * is_gumbel if FLAGS.frames is None else FLAGS.frames
+  coarser, period = FLAGS.coarser or 0, FLAGS.period
+  if period is None:
+    period = 0 if is_gumbel or frames or coarser else PERIOD
   if parallel and frames:
     raise UserError("--frames: a parallel stage has no earlier frames; set it to 0")
   entries = Range(0, 4)

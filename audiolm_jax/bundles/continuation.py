@@ -17,6 +17,7 @@ from audiolm_jax.bundles.settings import (
   Mode,
   PromptAudio,
   Settings,
+  check_names,
   check_seconds,
   is_list_of_prompts,
   options_of,
@@ -201,9 +202,7 @@ def _request(
   most_axes: int = 2,
 ) -> _Request:
   """Checks the settings and encodes the prompts, while programs load or compile."""
-  unknown = sorted(set(settings) - set(Settings.__annotations__))
-  if unknown:
-    raise TypeError(f"unknown settings: {', '.join(unknown)}")
+  check_names(settings, Settings.__optional_keys__)
   mode = arguments.member(Mode, settings.get("mode", Mode.CONTINUATION), "mode")
   prompt_audio = arguments.member(
     PromptAudio, settings.get("prompt_audio", PromptAudio.CODEC), "prompt_audio"

@@ -49,21 +49,10 @@ class PromptAudio(enum.StrEnum):
   NONE = "none"
 
 
-class Settings(TypedDict, total=False):
-  """The keyword arguments of `Bundle.continue_audio` and `Bundle.stream`.
+class SamplingSettings(TypedDict, total=False):
+  """The keyword arguments that select how stages sample, whatever they continue or speak.
 
   Attributes:
-    duration: seconds of new audio, required. In resynthesis, the seconds of the prompt to use;
-      None (the default there) uses all of it.
-    seed: random seed, default 0. The same seed gives the same audio, and no sample depends on
-      another one.
-    prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for all of it.
-      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled. In
-      resynthesis, the seconds of the voice to use.
-    voice: in resynthesis, a recording of the voice to use, [samples] at the rate of the prompt; the
-      default is a voice that the model draws. Its tokens precede those of the result.
-    mode: see `Mode`; default continuation.
-    prompt_audio: the prompt's part of a continuation, see `PromptAudio`; default codec.
     temperature: per stage; 0 takes the most likely token. The default is the bundle's, else the
       paper's 0.6, 0.8 and 0.6 for the semantic, coarse and fine stages, else 1.
     top_k: per stage; sample from the k most likely tokens; 0 (default) for all.
@@ -80,6 +69,36 @@ class Settings(TypedDict, total=False):
     watermark_payload: one byte or four that the mark carries; the default is none.
     guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
       1 for no guidance. The default is the stage's.
+  """
+
+  temperature: Mapping[str, float]
+  top_k: Mapping[str, int]
+  top_p: Mapping[str, float]
+  passes: Mapping[str, Sequence[int]]
+  guidance: Mapping[str, float]
+  lookahead: Mapping[str, float]
+  watermark: float | str | None
+  watermark_key: bytes | None
+  watermark_payload: bytes | None
+
+
+class Settings(SamplingSettings, total=False):
+  """The keyword arguments of `Bundle.continue_audio` and `Bundle.stream`.
+
+  Those of `SamplingSettings` belong to them.
+
+  Attributes:
+    duration: seconds of new audio, required. In resynthesis, the seconds of the prompt to use;
+      None (the default there) uses all of it.
+    seed: random seed, default 0. The same seed gives the same audio, and no sample depends on
+      another one.
+    prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for all of it.
+      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled. In
+      resynthesis, the seconds of the voice to use.
+    voice: in resynthesis, a recording of the voice to use, [samples] at the rate of the prompt; the
+      default is a voice that the model draws. Its tokens precede those of the result.
+    mode: see `Mode`; default continuation.
+    prompt_audio: the prompt's part of a continuation, see `PromptAudio`; default codec.
     channel_axis: of each prompt and of the voice, the axis of the channels, which are averaged,
       such as -1 for the [samples, channels] that soundfile returns; None (default) for one channel.
   """
@@ -90,16 +109,14 @@ class Settings(TypedDict, total=False):
   voice: Float[np.ndarray, "samples"] | None
   mode: Mode | str
   prompt_audio: PromptAudio | str
-  temperature: Mapping[str, float]
-  top_k: Mapping[str, int]
-  top_p: Mapping[str, float]
-  passes: Mapping[str, Sequence[int]]
-  guidance: Mapping[str, float]
-  lookahead: Mapping[str, float]
-  watermark: float | str | None
-  watermark_key: bytes | None
-  watermark_payload: bytes | None
   channel_axis: int | None
+
+
+def check_names(settings: SamplingSettings, known: frozenset[str]) -> None:
+  """Raises `TypeError` for a setting that is not known."""
+  unknown = sorted(set(settings) - known)
+  if unknown:
+    raise TypeError(f"unknown settings: {', '.join(unknown)}")
 
 
 def temperatures_of(bundle: Bundle) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Speaks a text or the content of a recording: semantic tokens, then audio as in resynthesis."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Unpack
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -21,6 +21,8 @@ from audiolm_jax.bundles.continuation import (
 )
 from audiolm_jax.bundles.settings import (
   PROMPT_SECONDS,
+  SamplingSettings,
+  check_names,
   options_of,
   prepared_prompts,
   watermark_strength,
@@ -39,8 +41,10 @@ CANDIDATES = ranges.Range(1, 1_000)
 LONGEST_TEXT = 100_000  # characters
 
 
-class VoiceSettings(TypedDict, total=False):
+class VoiceSettings(SamplingSettings, total=False):
   """The keyword arguments of `Bundle.speak_from` and `Bundle.stream_speech_from`.
+
+  Those of `settings.SamplingSettings` belong to them; the stage that reads the source has them too.
 
   Attributes:
     voice: a recording of the voice to use, [samples]; the default is a voice that the model draws.
@@ -52,15 +56,6 @@ class VoiceSettings(TypedDict, total=False):
     candidates: number of times that the semantic tokens of each sentence or piece are sampled,
       default 1; those with the highest mean log-probability per token, end token included, are
       used.
-    temperature: as in `settings.Settings`, also for the stage that reads the source.
-    top_k: as in `settings.Settings`.
-    top_p: as in `settings.Settings`.
-    passes: as in `settings.Settings`.
-    guidance: as in `settings.Settings`.
-    lookahead: as in `settings.Settings`.
-    watermark: as in `settings.Settings`.
-    watermark_key: as in `settings.Settings`.
-    watermark_payload: as in `settings.Settings`.
     channel_axis: of the recordings, the axis of the channels, which are averaged; None (default)
       for one channel.
   """
@@ -70,15 +65,6 @@ class VoiceSettings(TypedDict, total=False):
   seed: int
   rate: float
   candidates: int
-  temperature: Mapping[str, float]
-  top_k: Mapping[str, int]
-  top_p: Mapping[str, float]
-  passes: Mapping[str, Sequence[int]]
-  guidance: Mapping[str, float]
-  lookahead: Mapping[str, float]
-  watermark: float | str | None
-  watermark_key: bytes | None
-  watermark_payload: bytes | None
   channel_axis: int | None
 
 
@@ -101,7 +87,7 @@ def speak(
   **settings: Unpack[SpeechSettings],
 ) -> Continuation | list[Continuation]:
   """Implements `Bundle.speak`."""
-  _check_names(settings, SpeechSettings.__optional_keys__)
+  check_names(settings, SpeechSettings.__optional_keys__)
   request = _request(bundle, _of_text(bundle, text), settings, num_samples, progress)
   return _spoken(bundle, request, progress)
 
@@ -114,7 +100,7 @@ def stream_speech(
   **settings: Unpack[SpeechSettings],
 ) -> AudioStream:
   """Implements `Bundle.stream_speech`."""
-  _check_names(settings, SpeechSettings.__optional_keys__)
+  check_names(settings, SpeechSettings.__optional_keys__)
   request = _request(bundle, _of_text(bundle, text), settings, 1, progress)
   return _streamed(bundle, request, progress)
 
@@ -129,7 +115,7 @@ def speak_from(
   **settings: Unpack[VoiceSettings],
 ) -> Continuation | list[Continuation]:
   """Implements `Bundle.speak_from`."""
-  _check_names(settings, VoiceSettings.__optional_keys__)
+  check_names(settings, VoiceSettings.__optional_keys__)
   source = _of_recording(bundle, waveform, sample_rate, settings.get("channel_axis"))
   given: SpeechSettings = {**settings, "sample_rate": sample_rate}
   return _spoken(bundle, _request(bundle, source, given, num_samples, progress), progress)
@@ -144,7 +130,7 @@ def stream_speech_from(
   **settings: Unpack[VoiceSettings],
 ) -> AudioStream:
   """Implements `Bundle.stream_speech_from`."""
-  _check_names(settings, VoiceSettings.__optional_keys__)
+  check_names(settings, VoiceSettings.__optional_keys__)
   source = _of_recording(bundle, waveform, sample_rate, settings.get("channel_axis"))
   given: SpeechSettings = {**settings, "sample_rate": sample_rate}
   return _streamed(bundle, _request(bundle, source, given, 1, progress), progress)
@@ -259,13 +245,6 @@ class _Request(NamedTuple):
   options: CascadeOptions
   timings: dict[str, float]
   watermark: float
-
-
-def _check_names(settings: VoiceSettings, known: frozenset[str]) -> None:
-  """Raises `TypeError` for a setting that is not known."""
-  unknown = sorted(set(settings) - known)
-  if unknown:
-    raise TypeError(f"unknown settings: {', '.join(unknown)}")
 
 
 def _request(

@@ -26,8 +26,6 @@ from jaxtyping import Float, Int, UInt8, UInt16, UInt32, UInt64
 from audiolm_jax.detection.green_list import PAYLOAD_BITS
 from audiolm_jax.detection.watermark import GREEN, Kind, Watermark, marks_of, scores_of
 
-# The least logarithm of a p-value before the correction for the search.
-LEAST_LOG10 = -300.0
 # Keys that are tested together, which limits the memory.
 _KEYS_TOGETHER = 64
 
@@ -315,22 +313,26 @@ def tally(
 
 @functools.lru_cache(maxsize=256)
 def log10_tails(parts: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "values"]:
-  """Returns log10 P(X >= k) for each k from 0 to the largest X, not below `LEAST_LOG10`.
+  """Returns log10 P(X >= k) for each k from 0 to the largest X.
 
   X is the sum of independent variables that are 0 or their weight with probability 1/2.
 
   Args:
     parts: pairs of a weight and the number of variables with this weight.
   """
-  density = np.ones(1)
+  density = np.zeros(1)  # logarithms, because p-values of long clips are below the least float
   for weight, count in parts:
     factorials = _log_factorials(count + 1)
-    logs = factorials[-1] - factorials - factorials[::-1] - count * math.log(2)
-    of_part = np.zeros(weight * count + 1)
-    of_part[::weight] = np.exp(logs)
-    density = np.convolve(density, of_part)
-  tails = np.maximum(np.cumsum(density[::-1])[::-1], 10.0**LEAST_LOG10)
-  return np.minimum(np.log10(tails), 0.0)
+    of_part = factorials[-1] - factorials - factorials[::-1] - count * math.log(2)
+    before, density = density, np.full(len(density) + weight * count, -np.inf)
+    if len(before) == 1:
+      density[::weight] = of_part
+      continue
+    for number, value in enumerate(of_part):
+      part = slice(weight * number, weight * number + len(before))
+      density[part] = np.logaddexp(density[part], before + value)
+  tails = np.logaddexp.accumulate(density[::-1])[::-1]
+  return np.minimum(tails / math.log(10), 0.0)
 
 
 def match_scores(

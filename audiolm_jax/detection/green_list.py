@@ -51,7 +51,7 @@ def counters_at(position: Words, level: Words, community: Words) -> tuple[Words,
   frequent communities of unmarked audio are green as often as not with every key.
 
   Args:
-    position: uint32, below 2047.
+    position: uint32, below 2046.
     level: uint32, below 4096.
     community: uint32 communities.
   """

@@ -72,10 +72,11 @@ class GreenList(Processor):
     level = jnp.minimum(context.level, levels - 1)
     own, number = jnp.arange(self.count, dtype=jnp.uint32), level.astype(jnp.uint32)
     entries, known = _contexts(context.codes, level, communities, self.frames, self.coarser)
-    low, high = green_list.counters(number, entries, own)
     if self.period:
       position = (jnp.asarray(context.frame) % self.period).astype(jnp.uint32)[:, None]
       low, high = green_list.counters_at(position, number, own)
+    else:
+      low, high = green_list.counters(number, entries, own)
     green = green_list.is_green(list(key), low, high, payload[0], payload[1])
     green = jnp.broadcast_to(green, (len(logits), self.count))
     bias = jnp.take(green, communities[level], axis=1) & known & is_marked

@@ -25,7 +25,8 @@ def test_tails_are_the_exact_ones():
     exact = [sum(math.comb(total, j) for j in range(k, total + 1)) for k in range(total + 1)]
     expected = [math.log10(n) - total * math.log10(2) for n in exact]
     np.testing.assert_allclose(log10_tails(parts), expected, atol=1e-12)
-  assert log10_tails(((1, 5_000),))[-1] == evidence.LEAST_LOG10
+  assert log10_tails(((1, 5_000),))[-1] == pytest.approx(-5_000 * math.log10(2))
+  assert log10_tails(((1, 2_000), (3, 1_000)))[-1] == pytest.approx(-3_000 * math.log10(2))
   sums = [a + b + 3 * c for a in (0, 1) for b in (0, 1) for c in (0, 1)]
   expected = [np.log10(np.mean([x >= k for x in sums])) for k in range(6)]
   np.testing.assert_allclose(log10_tails(((1, 2), (3, 1))), expected, atol=1e-12)

@@ -5,6 +5,7 @@ there are any. Resynthesis of that recording in the same voice, from its true se
 the errors of the acoustic stages alone.
 """
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Row, SuiteResult, row_of, skipped
 from audiolm_jax.evaluation.suites.resynthesis import CHARACTER_ERRORS
+from audiolm_jax.evaluation.suites.voice import Resynthesize, resynthesizer
 from audiolm_jax.evaluation.transcripts import texts_of
 
 SPOKEN = "text to speech"
@@ -37,9 +39,7 @@ class Speakers(NamedTuple):
   """
 
   speak: Callable[[str, Float[np.ndarray, " voice"], int], Float[np.ndarray, " samples"]]
-  resynthesize: Callable[
-    [Float[np.ndarray, " content"], Float[np.ndarray, " voice"], int], Float[np.ndarray, " samples"]
-  ]
+  resynthesize: Resynthesize
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
@@ -73,14 +73,8 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
     made = bundle.speak(text, voice=voice, sample_rate=rate, prompt_seconds=None, seed=seed)
     return np.asarray(made.waveform)
 
-  def resynthesize(content: np.ndarray, voice: np.ndarray, seed: int) -> np.ndarray:
-    made = bundle.continue_audio(
-      content, rate, mode="resynthesis", voice=voice, prompt_seconds=None, seed=seed
-    )
-    return np.asarray(made.waveform)
-
   cut = round(options.prompt_seconds * rate)
-  both = Speakers(speak, resynthesize)
+  both = Speakers(speak, resynthesizer(bundle))
   return speaking_suite(both, clips, voices, cut, rate, measures, options.seed)
 
 
@@ -136,7 +130,8 @@ def speaking_suite(
       "recognized": {kind: [one.words for one in found] for kind, found in every.items()},
     }
   rows += speech.opinion_rows(every)
-  known = {j: measures.describe(voices[j].waveform, sample_rate) for j in {j for _, j in pairs}}
+  by_voice = dataclasses.replace(measures, recognizer=None, opinion=None)
+  known = {j: by_voice.describe(voices[j].waveform, sample_rate) for j in {j for _, j in pairs}}
   given = [names[j] for _, j in pairs]
   rows += speech.speaker_rows(described, [known[j] for _, j in pairs], given)
   return SuiteResult(rows + measures.missing_rows(), details)

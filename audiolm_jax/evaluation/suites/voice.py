@@ -44,13 +44,19 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   pieces = pieces_to_continue(options, rate, _LEAST_SECONDS)
   clips = [piece for piece in pieces if np.any(piece.waveform[cut:])]
 
+  return voice_suite(bundle.codec, resynthesizer(bundle), clips, cut, measures, options.seed)
+
+
+def resynthesizer(bundle: Bundle) -> Resynthesize:
+  """Returns the resynthesis by a bundle in a voice at its sample rate, all of which is used."""
+
   def resynthesize(content: np.ndarray, voice: np.ndarray, seed: int) -> np.ndarray:
     made = bundle.continue_audio(
-      content, rate, mode="resynthesis", voice=voice, prompt_seconds=None, seed=seed
+      content, bundle.sample_rate, mode="resynthesis", voice=voice, prompt_seconds=None, seed=seed
     )
     return np.asarray(made.waveform)
 
-  return voice_suite(bundle.codec, resynthesize, clips, cut, measures, options.seed)
+  return resynthesize
 
 
 def voice_suite(
