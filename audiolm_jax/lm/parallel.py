@@ -148,6 +148,10 @@ class ParallelConfig:
     kernel_size: frames that the depthwise convolution of each layer covers.
     heads: see `Heads`.
     latent_dim: dimension of the codec's vectors.
+    embedded_levels: number of coarsest levels with an embedding table and a linear output layer;
+      None for all. The others use the codec's vectors alone, so they need heads with its geometry
+      and few parameters. A level whose coarser codes are not all known then has equal
+      probabilities.
     level_weights: weight of each level in the loss; levels without a number have weight 1.
     point_weight: weight of the squared error of the predicted point.
     masking: see `MaskingConfig`.
@@ -158,6 +162,7 @@ class ParallelConfig:
   kernel_size: int = 5
   heads: Heads | str = Heads.GEOMETRY
   latent_dim: int = 64
+  embedded_levels: DepthOrNone | None = None
   level_weights: tuple[float, ...] = ()
   point_weight: float = 0.5
   masking: MaskingConfig = MaskingConfig()
@@ -170,6 +175,15 @@ class ParallelConfig:
       raise ConfigError("a parallel stage needs rotary positions and no frame embeddings")
     if self.kernel_size < 1 or self.kernel_size % 2 == 0:
       raise ConfigError(f"kernel_size {self.kernel_size} must be odd")
+    if self.embedded_levels is not None:
+      if self.heads is not Heads.GEOMETRY:
+        raise ConfigError("embedded_levels needs heads with the codec's geometry")
+      if self.embedded_levels < 1:
+        raise ConfigError(f"embedded_levels {self.embedded_levels} must be at least 1")
+
+  def num_embedded(self, levels: int) -> int:
+    """Returns the number of levels, of all levels, with an embedding and a linear output layer."""
+    return levels if self.embedded_levels is None else min(self.embedded_levels, levels)
 
   def shape(self) -> "ParallelConfig":
     """Returns the configuration without settings of the computation, of training and sampling."""
@@ -178,6 +192,7 @@ class ParallelConfig:
       kernel_size=self.kernel_size,
       heads=self.heads,
       latent_dim=self.latent_dim,
+      embedded_levels=self.embedded_levels,
     )
 
 
@@ -377,11 +392,11 @@ class ParallelSpec(StageSpec):
     later_keys = frames * (frames - 1) / 2
     body = c.forward_flops(frames) + 4.0 * c.num_layers * later_keys * c.num_heads * c.head_size
     convolution = 2.0 * c.num_layers * frames * config.kernel_size * c.embed_dim
-    head = c.embed_dim * self.codebook_size
+    heads = float(config.num_embedded(levels) * c.embed_dim * self.codebook_size)
     if config.heads is Heads.GEOMETRY:
-      head += c.embed_dim * z + z * self.codebook_size
+      heads += levels * (c.embed_dim * z + z * self.codebook_size)
       body += 2.0 * frames * c.embed_dim * z
-    return body + convolution + 2.0 * frames * levels * head
+    return body + convolution + 2.0 * frames * heads
 
   def model(self, config: ParallelConfig, deterministic: bool = True) -> Any:
     """Returns the model of this number of levels and vocabularies."""

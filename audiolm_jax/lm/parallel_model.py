@@ -7,8 +7,9 @@
                         r = P h + P_q h - the codec's vectors of the coarser codes
 
 The second term of the output is the log-likelihood of r under a Gaussian around the vector c_k. It
-is absent where a coarser code is unknown, and from plain heads. Vectors are divided by the standard
-deviation of the latents, so that no scale of the codec enters the parameters.
+is absent where a coarser code is unknown, and from plain heads. Levels from `embedded_levels` on have
+the second term alone, and no embeddings. Vectors are divided by the standard deviation of the
+latents, so that no scale of the codec enters the parameters.
 """
 
 from typing import Any
@@ -61,13 +62,14 @@ class ParallelModel(nn.Module):
   def setup(self):
     c, config = self.config.transformer, self.config
     levels, size, dim = self.num_quantizers, self.codebook_size, c.embed_dim
+    embedded = config.num_embedded(levels)
 
     def table(name, scale, shape, axes):
       normal = nn.initializers.normal(scale)
       return modules.param(self, name, normal, axes, shape, jnp.float32)
 
     self.code_embedding = table(
-      "code_embedding", 0.02, (levels, size, dim), ("quantizers", "vocab", "embed")
+      "code_embedding", 0.02, (embedded, size, dim), ("quantizers", "vocab", "embed")
     )
     self.mask_embedding = table("mask_embedding", 0.02, (levels, dim), ("quantizers", "embed"))
     self.semantic_embedding = table(
@@ -75,7 +77,7 @@ class ParallelModel(nn.Module):
     )
     self.no_semantic = table("no_semantic", 0.02, (1, dim), (None, "embed"))
     self.head = table(
-      "head", _HEAD_SCALE * dim**-0.5, (levels, dim, size), ("quantizers", "embed", "vocab")
+      "head", _HEAD_SCALE * dim**-0.5, (embedded, dim, size), ("quantizers", "embed", "vocab")
     )
     if config.heads is Heads.GEOMETRY:
       latent = config.latent_dim
@@ -129,7 +131,9 @@ class ParallelModel(nn.Module):
     x = jnp.where((semantic != UNKNOWN)[..., None], x, self.no_semantic[0].astype(c.dtype))
     for level in range(self.num_quantizers):
       of_level = codes[..., level]
-      known = self._rows(self.code_embedding[level], "vocab")[jnp.maximum(of_level, 0)]
+      known = jnp.zeros((), c.dtype)
+      if level < len(self.code_embedding):
+        known = self._rows(self.code_embedding[level], "vocab")[jnp.maximum(of_level, 0)]
       masked = self.mask_embedding[level].astype(c.dtype)
       x = x + jnp.where((of_level != UNKNOWN)[..., None], known, masked)
     if self.config.heads is Heads.GEOMETRY:
@@ -176,7 +180,7 @@ class ParallelModel(nn.Module):
         of `hidden` did not contain them.
       level: the level; it may be traced.
     """
-    logits = _float32_product(hidden, self.head[level])
+    logits = self._linear_logits(hidden, level)
     if self.config.heads is Heads.GEOMETRY:
       if isinstance(level, int):
         coarser, unknown = vectors[..., :level, :], codes[..., :level] == UNKNOWN
@@ -190,6 +194,17 @@ class ParallelModel(nn.Module):
       near = products.matmul(rest * beta, book.T) - beta / 2 * jnp.square(book).sum(-1)
       logits = logits + jnp.where(unknown.any(-1, keepdims=True), 0.0, near)
     return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+
+  def _linear_logits(
+    self, hidden: Float[Array, "batch frames embed"], level: int | Int[Array, ""]
+  ) -> Float[Array, "batch frames size"]:
+    embedded = len(self.head)
+    if isinstance(level, int):
+      if level < embedded:
+        return _float32_product(hidden, self.head[level])
+      return jnp.zeros((*hidden.shape[:2], self.codebook_size), jnp.float32)
+    logits = _float32_product(hidden, self.head[jnp.minimum(level, embedded - 1)])
+    return jnp.where(level < embedded, logits, 0.0)
 
   def nearest_codes(
     self, point: Float[Array, "batch frames latent"]
