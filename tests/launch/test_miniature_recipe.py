@@ -23,6 +23,12 @@ SMALLER = {
     *MINIATURE_CODEC,
     "QUANTIZER_START_STEP=2",
     "ADVERSARIAL_START_STEP=4",
+    # Two blocks of one layer and small discriminators compile fast.
+    "soundstream.SoundStreamConfig.strides=(16,20)",
+    "soundstream.SoundStreamConfig.dilations=(1,)",
+    "discriminators.DiscriminatorConfig.stft_channels=2",
+    "discriminators.DiscriminatorConfig.stft_windows=(256,)",
+    "generator/optimizers.OptimizerConfig.name='adam'",
     "generator/optimizers.OptimizerConfig.warmup_steps=2",
   ],
   "semantic": [
