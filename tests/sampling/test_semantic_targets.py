@@ -34,7 +34,7 @@ class Reader(Targets):
   """Codes that never grow."""
 
   def extend(self, until, index=0):
-    yield from ()
+    return False
 
 
 def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60, **changes):
@@ -45,12 +45,12 @@ def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60, **
     seed=0,
     options=lambda name: SamplingOptions(),
     overlap_seconds=0.6,
-    in_pieces=False,
     progress=None,
   )
-  if not collapse:
-    return KeptRepeats(spec, call, list(prompts), draw)
-  made = CollapsedRepeats(spec, call, list(prompts), draw, 4.0)
+  if collapse:
+    made = CollapsedRepeats(spec, call, list(prompts), draw, 4.0)
+  else:
+    made = KeptRepeats(spec, call, list(prompts), draw)
   made.is_read_by(Reader(SPECS["coarse"], call, {}, [np.zeros((20, 2), np.int32)]), retokenize)
   return made
 
@@ -135,4 +135,4 @@ def test_collapsed_tokens_of_a_second_window_need_a_tokenizer():
 
 def test_collapsed_tokens_cannot_be_extended_to_a_time():
   with pytest.raises(ConfigError, match="only a stage that is sampled in windows can read it"):
-    list(source(Recorder(), collapse=True).extend({0: 2.0}))
+    source(Recorder(), collapse=True).extend({0: 2.0})
