@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.lm.conditioned import ConditionedSpec, Source
+from audiolm_jax.lm.conditioned import ConditionedSource, ConditionedSpec
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.sampling.conditioned_decoder import ConditionedDecoder, Drawing
 from audiolm_jax.sampling.decoder import rows_of
@@ -42,7 +42,7 @@ class ConditionedSampler:
     """
     del semantic_rate
     call.options(self.spec.name).check_sequential(self.spec.name)
-    if self.spec.source is Source.NOTHING:
+    if self.spec.source is ConditionedSource.NOTHING:
       raise ConfigError(
         f"the {self.spec.name} stage is pretrained without a source; train it on pairs first"
       )

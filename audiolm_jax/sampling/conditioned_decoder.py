@@ -37,7 +37,7 @@ from audiolm_jax.sampling.processors import Context, Processor, draw_processed
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class ConditionedProgram:
   """The static arguments of the compiled functions; hashable.
 
   Attributes:
@@ -64,7 +64,7 @@ class Program:
 @no_type_check  # trees of shapes have this structure too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoopInputs:
+class ConditionedInputs:
   """The values that are constant during the loop.
 
   Attributes:
@@ -89,7 +89,7 @@ class LoopInputs:
 @no_type_check  # trees of shapes have this structure too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoopState:
+class ConditionedState:
   """The values that change during the loop; donated from call to call.
 
   Attributes:
@@ -120,7 +120,7 @@ class _Encoded(NamedTuple):
 
 
 def _encode_fn(
-  program: Program,
+  program: ConditionedProgram,
   params: Params,
   source: Int[Array | np.ndarray, "batch source"],
   capacity: int,
@@ -136,16 +136,20 @@ def _encode_fn(
 
 
 def _decode_fn(
-  program: Program, params: Params, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
-) -> LoopState:
+  program: ConditionedProgram,
+  params: Params,
+  inputs: ConditionedInputs,
+  state: ConditionedState,
+  stop: Int[Array, ""],
+) -> ConditionedState:
   """Draws tokens until there are `stop` of them, or all rows have ended."""
   capacity = state.cache[0].length
 
-  def draw_segment(state: LoopState) -> LoopState:
+  def draw_segment(state: ConditionedState) -> ConditionedState:
     begin = jnp.asarray(state.step)
     held = jnp.where(jnp.arange(capacity) < begin, 0.0, MASKED)[None, None]
 
-    def draw_one(carry: tuple[LoopState, tuple[Cache, ...]]):
+    def draw_one(carry: tuple[ConditionedState, tuple[Cache, ...]]):
       state, recent = carry
       index = jnp.asarray(state.step) - begin
       written_bias = jnp.where(jnp.arange(SEGMENT) <= index, 0.0, MASKED)[None, None]
@@ -168,7 +172,7 @@ def _decode_fn(
       )
       return _chosen(program, inputs, state, logits), recent
 
-    def is_open(carry: tuple[LoopState, tuple[Cache, ...]]):
+    def is_open(carry: tuple[ConditionedState, tuple[Cache, ...]]):
       now = carry[0]
       return (now.step < jnp.minimum(stop, begin + SEGMENT)) & ~now.ended.all()
 
@@ -181,11 +185,11 @@ def _decode_fn(
 
 
 def _chosen(
-  program: Program,
-  inputs: LoopInputs,
-  state: LoopState,
+  program: ConditionedProgram,
+  inputs: ConditionedInputs,
+  state: ConditionedState,
   logits: Float[Array, "batch classes"],
-) -> LoopState:
+) -> ConditionedState:
   """Returns the state after one token per row."""
   step = state.step
   # A clip without any token would have no audio.
@@ -205,7 +209,7 @@ def _chosen(
   chosen = jnp.where(forced >= 0, forced, drawn)
   gained = jnp.take_along_axis(scores, chosen[:, None], axis=1)[:, 0]
   counts = (forced < 0) & ~state.ended
-  return LoopState(
+  return ConditionedState(
     step=step + 1,
     token=jnp.where(chosen == program.end, EOS, chosen + NUM_RESERVED),
     cache=state.cache,
@@ -298,7 +302,7 @@ class Drawing:
     self._count, self._limits = count, limits
     self._prompts = [len(prompt) for prompt in prompts]
     self._params = decoder.params
-    self._program = Program(spec, decoder.config, options.processors)
+    self._program = ConditionedProgram(spec, decoder.config, options.processors)
     unit = -(-spec.source_length // (8 * BUCKETS)) * 8
     length = -(-max(map(len, sources)) // unit) * unit
     source = np.full((len(rows), length), PAD, np.int32)
@@ -308,7 +312,7 @@ class Drawing:
       source[row, : len(sources[of])] = sources[of]
       forced[row, : len(prompts[of])] = prompts[of]
     encoded = encode(self._program, self._params, source, capacity)
-    self._inputs = LoopInputs(
+    self._inputs = ConditionedInputs(
       sources=encoded.sources,
       source_bias=encoded.bias,
       forced=forced,
@@ -317,7 +321,7 @@ class Drawing:
       controls=options.controls,
       arrays=tuple(p.arrays() for p in options.processors),
     )
-    self._state = LoopState(
+    self._state = ConditionedState(
       step=np.int32(0),
       token=np.full(len(rows), BOS, np.int32),
       cache=encoded.empty,
@@ -351,7 +355,7 @@ class Drawing:
     return found
 
 
-def _apply(program: Program, params: Params, *arguments: object, method: str) -> Any:
+def _apply(program: ConditionedProgram, params: Params, *arguments: object, method: str) -> Any:
   return modules.apply(program.spec.model(program.config), params, *arguments, method=method)
 
 

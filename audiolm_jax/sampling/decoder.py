@@ -29,9 +29,9 @@ from audiolm_jax.lm.transformer import unstack_layers
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.loop import (
   SEGMENT,
+  AutoregressiveProgram,
   LoopInputs,
   LoopState,
-  Program,
   decode,
   prefill,
   program_of,
@@ -183,7 +183,7 @@ class StageSampler:
     inputs, state = _loop(program, prompts, steps, keys, options, cache)
     decode.prepare(program, self.params, inputs, state, np.int32(num_tokens))
 
-  def _program(self, options: SamplingOptions | None) -> Program:
+  def _program(self, options: SamplingOptions | None) -> AutoregressiveProgram:
     """Returns the program with the processors of the options."""
     added = options.processors if options else ()
     if not added:
@@ -285,7 +285,7 @@ class _ToRead(NamedTuple):
 
 
 def _loop(
-  program: Program,
+  program: AutoregressiveProgram,
   prompts: Sequence[Prompt],
   steps: int,
   keys: Key[Array, "batch"],

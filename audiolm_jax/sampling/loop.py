@@ -38,7 +38,7 @@ SEGMENT = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class AutoregressiveProgram:
   """The static arguments of a compiled loop; hashable.
 
   Attributes:
@@ -72,10 +72,10 @@ class Program:
     return max((p.history for p in self.processors), default=0)
 
 
-def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> Program:
+def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> AutoregressiveProgram:
   """Returns the program of a stage, with a processor if the stage limits runs."""
   limit = spec.run_limit if spec.predicts_semantic else None
-  return Program(spec, config, () if limit is None else (RunLimit(limit),))
+  return AutoregressiveProgram(spec, config, () if limit is None else (RunLimit(limit),))
 
 
 @no_type_check  # trees of shapes have this structure too
@@ -132,7 +132,7 @@ _Carry = tuple[Array, tuple[Cache, ...], Array, Array]
 
 
 def _prefill_fn(
-  program: Program,
+  program: AutoregressiveProgram,
   params: Params,
   tokens: Int[Array, "batch length"],
   frame_ids: Int[Array, "batch length"],
@@ -167,7 +167,11 @@ def _repeated_fn(tree: PyTree, rows: Int[Array | np.ndarray, "batch"]) -> PyTree
 
 
 def _decode_fn(
-  program: Program, params: Params, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
+  program: AutoregressiveProgram,
+  params: Params,
+  inputs: LoopInputs,
+  state: LoopState,
+  stop: Int[Array, ""],
 ) -> LoopState:
   """Draws tokens until there are `stop` of them."""
   capacity = state.cache[0].length
@@ -228,7 +232,7 @@ decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
 
 
 def _choose(
-  program: Program,
+  program: AutoregressiveProgram,
   params: Params,
   inputs: LoopInputs,
   hidden: Float[Array, "batch embed"],
@@ -248,14 +252,14 @@ def _choose(
   return start + draw_processed(*processors, logits, context, keys, inputs.controls)
 
 
-def _legal(program: Program, step: Int[Array, ""]) -> IdRange:
+def _legal(program: AutoregressiveProgram, step: Int[Array, ""]) -> IdRange:
   """Returns the first legal id of a step and the number of legal ids."""
   spec = program.spec
   return spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
 
 
 def _noted(
-  program: Program,
+  program: AutoregressiveProgram,
   codes: Int[Array, "batch frames levels"],
   chosen: Int[Array, "batch"],
   step: Int[Array, ""],
@@ -270,7 +274,9 @@ def _noted(
 
 
 def _frame_id(
-  program: Program, first_frame: Int[Array | np.ndarray, "batch"], step: Int[Array, ""]
+  program: AutoregressiveProgram,
+  first_frame: Int[Array | np.ndarray, "batch"],
+  step: Int[Array, ""],
 ) -> Int[Array, "batch"] | None:
   """Returns the frame ids of the tokens to draw."""
   rows = program.config.num_frame_embeddings
