@@ -31,9 +31,9 @@ from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD
 from audiolm_jax.sampling.decoder import BUCKETS, CACHE_BYTES, ready, row_bucket, rows_of
-from audiolm_jax.sampling.logits import Controls, SamplingOptions, draw, only
+from audiolm_jax.sampling.logits import Controls, SamplingOptions
 from audiolm_jax.sampling.loop import SEGMENT
-from audiolm_jax.sampling.processors import Context, Processor, draw_processed
+from audiolm_jax.sampling.processors import Context, LegalIds, Processor, draw_legal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,17 +194,14 @@ def _chosen(
   step = state.step
   # A clip without any token would have no audio.
   is_end = jnp.arange(logits.shape[1]) == program.end
-  logits = only(logits, ~is_end | (step > 0))
-  scores = jax.nn.log_softmax(logits, axis=-1)
-  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
+  legal = LegalIds(0, logits.shape[1], ~is_end | (step > 0))
+  scores = jax.nn.log_softmax(legal.masked(logits), axis=-1)
+  context = None
   if program.processors:
     unknown = jnp.full_like(state.recent[:, :1], -1)
     shown = jnp.concatenate([state.recent, unknown], axis=1)[..., None]
     context = Context(jnp.broadcast_to(step, state.token.shape), 0, shown)
-    processors = program.processors, inputs.arrays
-    drawn = draw_processed(*processors, logits, context, keys, inputs.controls)
-  else:
-    drawn = draw(logits, keys, inputs.controls)
+  drawn = draw_legal(legal, logits, step, inputs, program.processors, context)
   forced = cast(Array, lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False))
   chosen = jnp.where(forced >= 0, forced, drawn)
   gained = jnp.take_along_axis(scores, chosen[:, None], axis=1)[:, 0]

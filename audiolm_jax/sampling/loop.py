@@ -28,10 +28,9 @@ from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, attend_and_write
 from audiolm_jax.lm.blocks import Attend
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
-from audiolm_jax.lm.tokens import IdRange
 from audiolm_jax.lm.transformer import Transformer
-from audiolm_jax.sampling.logits import Controls, draw
-from audiolm_jax.sampling.processors import Context, Processor, RunLimit, draw_processed
+from audiolm_jax.sampling.logits import Controls
+from audiolm_jax.sampling.processors import Context, LegalIds, Processor, RunLimit, draw_legal
 
 # Tokens drawn between two writes to the large cache.
 SEGMENT = 64
@@ -240,22 +239,23 @@ def _choose(
   step: Int[Array, ""],
 ) -> Int[Array, "batch"]:
   """Draws one legal id per row."""
-  start, size = _legal(program, step)
-  logits = modules.apply(program.model, params, hidden, start, size, method="range_logits")
-  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
-  if not program.processors:
-    return start + draw(logits, keys, inputs.controls)
-  frame, level = step // program.per_frame, step % program.per_frame
-  shown = lax.dynamic_slice_in_dim(codes, frame, program.history + 1, axis=1)
-  context = Context(inputs.frame + frame, level + program.spec.first_target_quantizer, shown)
-  processors = program.processors, inputs.arrays
-  return start + draw_processed(*processors, logits, context, keys, inputs.controls)
+  legal = _legal(program, step)
+  logits = modules.apply(
+    program.model, params, hidden, legal.start, legal.size, method="range_logits"
+  )
+  context = None
+  if program.processors:
+    frame, level = step // program.per_frame, step % program.per_frame
+    shown = lax.dynamic_slice_in_dim(codes, frame, program.history + 1, axis=1)
+    context = Context(inputs.frame + frame, level + program.spec.first_target_quantizer, shown)
+  return draw_legal(legal, logits, step, inputs, program.processors, context)
 
 
-def _legal(program: AutoregressiveProgram, step: Int[Array, ""]) -> IdRange:
-  """Returns the first legal id of a step and the number of legal ids."""
+def _legal(program: AutoregressiveProgram, step: Int[Array, ""]) -> LegalIds:
+  """Returns the ids of the stream or level that the step draws, all of which are legal."""
   spec = program.spec
-  return spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
+  found = spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
+  return LegalIds(*found)
 
 
 def _noted(
@@ -267,7 +267,7 @@ def _noted(
   """Returns the codes with those drawn at a step."""
   if not program.processors:
     return codes
-  code = (chosen - _legal(program, step)[0])[:, None, None]
+  code = (chosen - _legal(program, step).start)[:, None, None]
   frame = program.history + step // program.per_frame
   level = program.spec.first_target_quantizer + step % program.per_frame
   return lax.dynamic_update_slice(codes, code, (0, frame, level))
