@@ -109,8 +109,9 @@ class StageSampler:
     Returns:
       Ids of the stage's layout that are legal at their positions.
     """
-    pieces = self.stream(prompts, num_tokens, keys, options, progress=progress)
-    *_, drawn = [], *pieces
+    drawn: list[Int[np.ndarray, "_"]] = []
+    for so_far in self.stream(prompts, num_tokens, keys, options, progress=progress):
+      drawn = so_far
     return np.array(drawn, np.int32).reshape(len(prompts), num_tokens)
 
   def stream(

@@ -85,6 +85,16 @@ def test_kept_repeats_are_drawn_as_far_ahead_as_an_example_reaches():
   assert sampled.tokens()[0].tolist() == [1, 1, 2, 2, 3] + 25 * [6]
 
 
+def test_a_call_samples_a_piece_until_the_time_is_reached():
+  sampled = source(Recorder(), collapse=False)
+  assert sampled.extend({0: 2.0})
+  assert len(sampled.rows[0]) == 20
+  assert not sampled.extend({0: 2.0}) and not sampled.extend({0: 4.0})
+  assert sampled.extend({0: 4.1})
+  given = Given(Stream("semantic", 11, 5.0), [PROMPT], collapse=False)
+  assert not given.extend({0: 2.0})
+
+
 def test_kept_repeats_end_with_the_clip():
   draw = Recorder()
   sampled = source(draw, collapse=False, num_frames=14)
