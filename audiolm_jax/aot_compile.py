@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
   settings, _ = train.resolve(
     FLAGS.gin_file, [*_UNUSED, *FLAGS.gin_bindings], FLAGS.gin_search_paths
   )
-  limits = aot.Limits(FLAGS.memory_share, FLAGS.compile_seconds, FLAGS.cycle_ratio)
+  limits = aot.StepLimits(FLAGS.memory_share, FLAGS.compile_seconds, FLAGS.cycle_ratio)
   first, passed = None, []
   for topology in FLAGS.topology:
     dataset = settings["train_dataset"]

@@ -170,7 +170,7 @@ def _tokenize_with_beam() -> "Tokenized":
     from audiolm_jax.data import beam_tokenization
   except ModuleNotFoundError as error:
     raise UserError(f"--runner needs Apache Beam ({error}): pip install apache-beam") from error
-  job = beam_tokenization.Job(
+  job = beam_tokenization.TokenizationJob(
     bundle=FLAGS.bundle,
     output_dir=FLAGS.output_dir,
     source=FLAGS.audio_dir or FLAGS.manifest,

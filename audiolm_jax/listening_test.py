@@ -76,7 +76,7 @@ def _build() -> None:
   from audiolm_jax.core.version import __version__
   from audiolm_jax.evaluation.listening import build
 
-  kind = build.Kind(FLAGS.kind)
+  kind = build.ListeningTestKind(FLAGS.kind)
   bundle = bundles.load_bundle(FLAGS.bundle)
   names, recordings = _recordings(bundle.sample_rate)
   make = {"preference": _preference, "mushra": _mushra}.get(kind, _real_or_synthetic)

@@ -118,13 +118,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _config(bundle: "Bundle") -> "WatermarkConfig":
-  from audiolm_jax.detection.watermark import PERIOD, PERIODS, STRENGTHS, Kind, WatermarkConfig
+  from audiolm_jax.detection.watermark import (
+    PERIOD,
+    PERIODS,
+    STRENGTHS,
+    WatermarkConfig,
+    WatermarkKind,
+  )
   from audiolm_jax.lm.parallel import ParallelSpec
 
   spec = bundle.codec.spec
   parallel = any(isinstance(stage.spec, ParallelSpec) for stage in bundle.stages.values())
-  kind = Kind(FLAGS.kind)
-  is_gumbel = kind is Kind.GUMBEL
+  kind = WatermarkKind(FLAGS.kind)
+  is_gumbel = kind is WatermarkKind.GUMBEL
   if parallel and is_gumbel:
     raise UserError(
       "--kind=gumbel: a parallel stage does not sample its codes in the order of time; set it to "

@@ -23,7 +23,7 @@ from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import audio_shards, manifest, token_shards, tokenization
-from audiolm_jax.data.manifest import Clip
+from audiolm_jax.data.manifest import AudioClip
 from audiolm_jax.io.files import atomic_write
 from benchmarks import machine
 
@@ -69,10 +69,10 @@ def main(argv: Sequence[str]) -> None:
     file.write(text.encode())
 
 
-def _chosen(clips: Sequence[Clip], sample_rate: int, seconds: float) -> list[Clip]:
+def _chosen(clips: Sequence[AudioClip], sample_rate: int, seconds: float) -> list[AudioClip]:
   """Returns clips spread over the corpus, of about `seconds` in total."""
   order = np.random.default_rng(0).permutation(len(clips))
-  chosen: list[Clip] = []
+  chosen: list[AudioClip] = []
   total = 0.0
   for index in order:
     if total >= seconds:
@@ -82,11 +82,11 @@ def _chosen(clips: Sequence[Clip], sample_rate: int, seconds: float) -> list[Cli
   return chosen
 
 
-def _all(bundle: Any, clips: Sequence[Clip]) -> tokenization.ShardTokens:
+def _all(bundle: Any, clips: Sequence[AudioClip]) -> tokenization.ShardTokens:
   return tokenization.tokenize_shard(bundle, audio_shards.ClipShard(tuple(clips)))
 
 
-def _megabytes_per_hour(bundle: Any, clips: Sequence[Clip], audio_length: float) -> float:
+def _megabytes_per_hour(bundle: Any, clips: Sequence[AudioClip], audio_length: float) -> float:
   with tempfile.TemporaryDirectory() as folder:
     token_shards.write_shard(folder, _all(bundle, clips).clips, bundle.token_hash)
     return sum(token_shards.shard_files(folder).values()) / audio_length * 3600 / 1e6

@@ -16,7 +16,7 @@ import numpy as np
 from audiolm_jax import train
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
 from audiolm_jax.training.partitioning import Partitioner, unbox
-from audiolm_jax.training.program import Program
+from audiolm_jax.training.program import TrainingProgram
 from audiolm_jax.training.run_folder import versions
 
 RESULTS = Path(__file__).parent / "results" / "training_memory.md"
@@ -93,7 +93,7 @@ def measure(config: StageTrainingConfig) -> dict[str, float]:
   batch["decoder_loss_weights"] = np.ones(shape, np.float32)
   model = StageTrainable(config)
   state = unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
-  program = Program(model, Partitioner(devices=jax.devices()[:1]), batch)
+  program = TrainingProgram(model, Partitioner(devices=jax.devices()[:1]), batch)
   memory = program.compiled(0).memory_analysis()
   return {
     "parameters": _gigabytes(state.params),

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.data import disturbances, manifest, synthetic_corpora
-from audiolm_jax.data.manifest import Clip
+from audiolm_jax.data.manifest import AudioClip
 from audiolm_jax.io import audio, storage
 
 KINDS = ("whispered", "fast", "noisy")
@@ -65,7 +65,7 @@ class Settings(NamedTuple):
 
   speeds: tuple[float, float] = (1.3, 1.8)
   snr: tuple[float, float] = (5.0, 15.0)
-  noises: Sequence[Clip] = ()
+  noises: Sequence[AudioClip] = ()
   seed: int = 0
   longest_seconds: float = 60.0
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
 
 def make_pairs(
   folder: Path,
-  clips: Sequence[Clip],
+  clips: Sequence[AudioClip],
   kinds: Sequence[str],
   settings: Settings,
   failed: manifest.SkipLog,
@@ -109,7 +109,7 @@ def make_pairs(
 ) -> list[dict[str, Any]]:
   """Writes the missing files of all pairs and returns their rows; counts unusable recordings."""
 
-  def make(clip: Clip) -> list[dict[str, Any]]:
+  def make(clip: AudioClip) -> list[dict[str, Any]]:
     try:
       return [make_pair(folder, clip, kind, settings) for kind in kinds]
     except (AudioError, soundfile.SoundFileError) as error:
@@ -123,7 +123,7 @@ def make_pairs(
       pool.shutdown(cancel_futures=True)
 
 
-def make_pair(folder: Path, clip: Clip, kind: str, settings: Settings) -> dict[str, Any]:
+def make_pair(folder: Path, clip: AudioClip, kind: str, settings: Settings) -> dict[str, Any]:
   """Writes the missing files of a pair and returns its row.
 
   Args:
@@ -181,7 +181,7 @@ def make_pair(folder: Path, clip: Clip, kind: str, settings: Settings) -> dict[s
   }
 
 
-def _speech(clip: Clip, longest: float) -> Float[np.ndarray, "samples"]:
+def _speech(clip: AudioClip, longest: float) -> Float[np.ndarray, "samples"]:
   """Returns a recording; raises `AudioError` if it cannot be used."""
   waveform = audio.load_audio(clip.path, SAMPLE_RATE, seconds=longest + 1)
   if len(waveform) > longest * SAMPLE_RATE:
@@ -191,7 +191,9 @@ def _speech(clip: Clip, longest: float) -> Float[np.ndarray, "samples"]:
   return waveform
 
 
-def _noise_of(clip: Clip, noises: Sequence[Clip], rng: np.random.Generator) -> Clip | None:
+def _noise_of(
+  clip: AudioClip, noises: Sequence[AudioClip], rng: np.random.Generator
+) -> AudioClip | None:
   """Returns the noise of a recording: a held-out one for a held-out recording, if there is one."""
   own = [noise for noise in noises if (noise.split == "train") == (clip.split == "train")]
   own = own or noises
@@ -199,7 +201,7 @@ def _noise_of(clip: Clip, noises: Sequence[Clip], rng: np.random.Generator) -> C
 
 
 def _background(
-  noise: Clip, samples: int, rng: np.random.Generator
+  noise: AudioClip, samples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "samples"]:
   """Returns a section of noise from its beginning or later, repeated if it is too short."""
   waveform = audio.load_audio(noise.path, SAMPLE_RATE, seconds=NOISE_SECONDS)

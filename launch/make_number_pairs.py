@@ -31,7 +31,7 @@ from absl import flags
 from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import manifest, speech_engines, spoken_values, synthetic_corpora
-from audiolm_jax.data.speech_engines import Engine, SpeechError, Voice
+from audiolm_jax.data.speech_engines import Engine, EngineVoice, SpeechError
 from audiolm_jax.data.spoken_values import Value
 from audiolm_jax.io import audio
 
@@ -59,7 +59,7 @@ class Utterance:
 
   path: str
   text: str
-  voice: Voice
+  voice: EngineVoice
   tempo: float
 
 
@@ -122,7 +122,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def plan(
-  split: str, values: Sequence[Value], english: Sequence[Voice], spanish: Sequence[Voice]
+  split: str,
+  values: Sequence[Value],
+  english: Sequence[EngineVoice],
+  spanish: Sequence[EngineVoice],
 ) -> Iterator[Pair]:
   """Yields pairs without end, all values in each round, in the same order in every run."""
   rng = random.Random(f"{FLAGS.seed} {split}")

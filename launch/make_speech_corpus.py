@@ -44,7 +44,7 @@ from jaxtyping import Float
 from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import speech_engines, synthetic_corpora
-from audiolm_jax.data.speech_engines import Engine, SpeechError, Voice
+from audiolm_jax.data.speech_engines import Engine, EngineVoice, SpeechError
 from audiolm_jax.io import audio
 
 FLAGS = flags.FLAGS
@@ -82,12 +82,12 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Clip:
+class SpokenPassage:
   """A clip to synthesize; `speed` scales pitch, formants and tempo of the output of the engine."""
 
   split: str
   round: int
-  voice: Voice
+  voice: EngineVoice
   passage: Passage
   speed: float = 1.0
   tempo: float = 1.0
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
   valid = [sentence for sentence in valid if sentence not in probes]
   all_voices = [*valid_voices, *voices]
   plans = {
-    "probe": (Clip("probe", 0, voice, text) for text in probes for voice in all_voices),
+    "probe": (SpokenPassage("probe", 0, voice, text) for text in probes for voice in all_voices),
     "valid": plan("valid", passages(valid), valid_voices or voices, speeds, range(1)),
     "train": plan("train", passages(train), voices, speeds, itertools.count()),
   }
@@ -205,17 +205,17 @@ def passages(sentences: list[Passage]) -> list[Passage]:
 def plan(
   split: str,
   texts: list[Passage],
-  voices: list[Voice],
+  voices: list[EngineVoice],
   speeds: Sequence[float],
   rounds: Iterable[int],
-) -> Iterator[Clip]:
+) -> Iterator[SpokenPassage]:
   """Yields the clips of a split in order, all texts in each round."""
   rng = random.Random(f"{FLAGS.seed} {split}")
   for number in rounds:
     for text in rng.sample(texts, len(texts)):
       for voice in rng.sample(voices, min(FLAGS.voices_per_sentence, len(voices))):
         tempo = round(rng.uniform(1 - FLAGS.tempo_spread, 1 + FLAGS.tempo_spread), 3)
-        yield Clip(split, number, voice, text, rng.choice(speeds), tempo)
+        yield SpokenPassage(split, number, voice, text, rng.choice(speeds), tempo)
 
 
 class Failures:
@@ -224,7 +224,7 @@ class Failures:
   def __init__(self):
     self.tried = self.count = 0
 
-  def add(self, clip: Clip, error: SpeechError) -> None:
+  def add(self, clip: SpokenPassage, error: SpeechError) -> None:
     """Counts and reports a failed clip.
 
     Raises:
@@ -242,7 +242,7 @@ class Failures:
 
 def write_clips(
   folder: Path,
-  clips: Iterator[Clip],
+  clips: Iterator[SpokenPassage],
   limit: float,
   engines: Mapping[str, Engine],
   pool: Executor,
@@ -251,7 +251,7 @@ def write_clips(
   """Writes clips of at least `limit` seconds in total; returns their rows in the planned order."""
   rows: list[dict[str, Any]] = []
   seconds = 0.0
-  pending: deque[tuple[Clip, Future | None]] = deque()
+  pending: deque[tuple[SpokenPassage, Future | None]] = deque()
   while seconds < limit:
     # Commands run ahead, but files are written in the planned order and only as needed, so that
     # the corpus depends neither on --jobs nor on interruptions.
@@ -283,7 +283,7 @@ def write_clips(
   return rows
 
 
-def speak(clip: Clip, engines: Mapping[str, Engine]) -> Float[np.ndarray, " samples"]:
+def speak(clip: SpokenPassage, engines: Mapping[str, Engine]) -> Float[np.ndarray, " samples"]:
   """Synthesizes the waveform of a clip.
 
   Raises:
@@ -305,7 +305,7 @@ def _engine_of_flag(flag: str) -> tuple[str, Engine]:
 
 
 def _check_voices(
-  voices: list[Voice], valid_voices: list[Voice], engines: Mapping[str, Engine]
+  voices: list[EngineVoice], valid_voices: list[EngineVoice], engines: Mapping[str, Engine]
 ) -> None:
   if not voices:
     raise UserError("--valid_voices holds out all of --voices; name others to train on")
@@ -334,7 +334,7 @@ def _speeds() -> list[float]:
 
 
 def _settings(
-  voices: list[Voice], engines: Mapping[str, Engine], sentences: list[list[Passage]]
+  voices: list[EngineVoice], engines: Mapping[str, Engine], sentences: list[list[Passage]]
 ) -> dict[str, Any]:
   """Returns the settings that determine the clips."""
   names = ("max_sentences", "voices_per_sentence", "probe_sentences", "speeds", "tempo_spread")
@@ -350,7 +350,7 @@ def _probes(valid: list[Passage]) -> list[Passage]:
   return random.Random(FLAGS.seed).sample(plain, min(FLAGS.probe_sentences, len(plain)))
 
 
-def _row(clip: Clip, seconds: float, engines: Mapping[str, Engine]) -> dict[str, Any]:
+def _row(clip: SpokenPassage, seconds: float, engines: Mapping[str, Engine]) -> dict[str, Any]:
   voice = clip.voice
   return {
     "path": clip.path,

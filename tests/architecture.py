@@ -137,6 +137,16 @@ def loaded_by(module: str) -> set[str]:
   return found
 
 
+def public_classes() -> dict[str, list[str]]:
+  """Returns the modules that define each public class of the package."""
+  found: dict[str, list[str]] = {}
+  for module, path in modules().items():
+    for node in ast.parse(path.read_text()).body:
+      if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+        found.setdefault(node.name, []).append(module)
+  return found
+
+
 def code_lines(path: Path) -> int:
   """Counts the lines of a file without blank lines, comments and docstrings."""
   source = path.read_text()

@@ -35,7 +35,7 @@ from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.semantic.conformer import ConformerEncoder
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 from audiolm_jax.training.partitioning import Partitioner
-from audiolm_jax.training.program import Program
+from audiolm_jax.training.program import TrainingProgram
 
 Platforms = Sequence[str]
 Lower = Callable[[Platforms], export.Exported]
@@ -78,12 +78,14 @@ def export_function(function: Callable[..., Any], *arguments: Any, platforms: Pl
 
 
 @functools.cache
-def training_program(name: str, **changes: Any) -> Program:
+def training_program(name: str, **changes: Any) -> TrainingProgram:
   """The training program of a gin file, with changes to the trainable's configuration."""
   found = settings(name)
   config = dataclasses.replace(found["model"].config, **changes)
   partitioner = Partitioner(found["config"].partitioning, jax.devices()[:1])
-  return Program(type(found["model"])(config), partitioner, found["train_dataset"].batch_shapes())
+  return TrainingProgram(
+    type(found["model"])(config), partitioner, found["train_dataset"].batch_shapes()
+  )
 
 
 def training_step(name: str, step: int, platforms: Platforms, **changes: Any) -> export.Exported:
@@ -188,7 +190,7 @@ def codec_chunk(
 
 
 @functools.cache
-def sampling_shapes(name: str) -> tuple[loop.Program, Any, Any]:
+def sampling_shapes(name: str) -> tuple[loop.AutoregressiveProgram, Any, Any]:
   """A stage's program, and the shapes of its parameters and of its cache for a whole sequence."""
   config = settings(name)["model"].config
   spec: AutoregressiveSpec = config.spec
@@ -306,12 +308,14 @@ def parallel_choose(platforms: Platforms) -> export.Exported:
 
 
 @functools.cache
-def conditioned_shapes(name: str) -> tuple[conditioned_decoder.Program, Any, Any]:
+def conditioned_shapes(name: str) -> tuple[conditioned_decoder.ConditionedProgram, Any, Any]:
   """The program of a conditioned stage, and the shapes of its parameters and encoded sources."""
   config = settings(name)["model"].config
   spec, shape = config.spec, config.transformer.shape()
   layers = dataclasses.replace(shape.transformer, dtype="bfloat16")
-  program = conditioned_decoder.Program(spec, dataclasses.replace(shape, transformer=layers))
+  program = conditioned_decoder.ConditionedProgram(
+    spec, dataclasses.replace(shape, transformer=layers)
+  )
   batch = {
     name: array(ROWS, *feature.shape, dtype=feature.dtype)
     for name, feature in spec.features().items()
@@ -344,11 +348,11 @@ def conditioned_decode(name: str, platforms: Platforms) -> export.Exported:
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
   controls = jax.eval_shape(lambda: SamplingOptions(temperature=0.8, top_k=50, top_p=0.9).controls)
   table = array(ROWS, steps, dtype=np.int32)
-  inputs = conditioned_decoder.LoopInputs(
+  inputs = conditioned_decoder.ConditionedInputs(
     encoded.sources, encoded.bias, table, row, keys, controls, ()
   )
   number = array(dtype=np.int32)
-  state = conditioned_decoder.LoopState(
+  state = conditioned_decoder.ConditionedState(
     number,
     row,
     encoded.empty,
@@ -385,7 +389,8 @@ def _programs() -> dict[str, Lower]:
   for name in TRAINED:
     if name != "codec_base":
       found[f"{name} training step"] = part(training_step, name, 0)
-  # Discriminators from the second step on, so that one `Program` has steps with and without them.
+  # Discriminators from the second step on, so that one `TrainingProgram` has steps with and
+  # without them.
   later = part(training_step, "codec_base", adversarial_start_step=1)
   found["codec_base training step without discriminators"] = part(later, 0)
   found["codec_base training step"] = part(later, 1)

@@ -36,6 +36,14 @@ def test_the_commands_alone_stand_directly_in_the_package():
   assert architecture.top_level_modules() == {*architecture._COMMANDS, "__init__"}
 
 
+def test_no_two_public_classes_have_the_same_name():
+  found = architecture.public_classes()
+  # In `data.datasets` settings that gin files name; they create the batches of `data.in_memory`.
+  assert found["InMemoryTokens"] == ["audiolm_jax.data.datasets"]
+  assert len(found) > 300
+  assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
 def test_training_a_stage_loads_no_other_model():
   loaded = architecture.loaded_by("audiolm_jax.trainables.stage")
   # It names the kinds of stages, and imports one when it is asked for.

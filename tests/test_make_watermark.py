@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from audiolm_jax.bundles import load_bundle, save_bundle
-from audiolm_jax.detection.watermark import Kind
+from audiolm_jax.detection.watermark import WatermarkKind
 from tests.conftest import melody
 
 RATE = 16_000
@@ -44,7 +44,7 @@ def test_the_bundle_has_communities_a_key_and_the_survival_of_each_level(
   assert run_cli("make_watermark", *given, *flags).code == 0
   other = load_bundle(tmp_path / "again").watermark
   gumbel = dataclasses.replace(
-    config, kind=Kind.GUMBEL, frames=2, strength=1.0, period=0, weights=()
+    config, kind=WatermarkKind.GUMBEL, frames=2, strength=1.0, period=0, weights=()
   )
   assert other is not None and other.config == gumbel
   flags = f"--output={tmp_path / 'third'}", "--levels=2", "--frames=1"

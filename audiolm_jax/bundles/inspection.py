@@ -12,7 +12,7 @@ from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError, ConfigError
 
 
-class Part(NamedTuple):
+class ComponentInfo(NamedTuple):
   """A component of a bundle.
 
   Attributes:
@@ -28,18 +28,18 @@ class Part(NamedTuple):
   parameters: int | None
 
 
-def list_parts(folder: Path) -> list[Part]:
+def list_parts(folder: Path) -> list[ComponentInfo]:
   """Returns the components listed in `bundle.json`, described by the headers of their files.
 
   Raises:
     BundleError: `bundle.json` cannot be read or lists no components.
   """
-  found: list[Part] = []
+  found: list[ComponentInfo] = []
   for name, entry in _components(folder, read_manifest(folder)).items():
     path = folder / f"{name}.safetensors"
     kind = configs.shown(entry["type"]).strip("'") if "type" in entry else ""
     size = path.stat().st_size if path.is_file() else None
-    found.append(Part(name, kind, size, _count_parameters(path)))
+    found.append(ComponentInfo(name, kind, size, _count_parameters(path)))
   return found
 
 

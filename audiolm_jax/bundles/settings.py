@@ -14,7 +14,7 @@ from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import ConfigError, UserError
 from audiolm_jax.core.plain_json import is_list, is_mapping
 from audiolm_jax.core.streams import CODES
-from audiolm_jax.detection.watermark import STRENGTHS, Kind, payload_words, private_key
+from audiolm_jax.detection.watermark import STRENGTHS, WatermarkKind, payload_words, private_key
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.lm.stage import StageSpec
 from audiolm_jax.lm.stages import AutoregressiveSpec, Source
@@ -220,7 +220,7 @@ def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
 def _check_stages_can_carry_mark(bundle: Bundle, temperature: Mapping[str, object]) -> None:
   """Raises an error if a stage samples marked levels in a way that a gumbel watermark forbids."""
   mark = bundle.watermark
-  if mark is None or mark.config.kind is not Kind.GUMBEL:
+  if mark is None or mark.config.kind is not WatermarkKind.GUMBEL:
     return
   for name, stage in bundle.stages.items():
     spec = stage.spec

@@ -33,7 +33,7 @@ from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.core.streams import CODES, SEMANTIC, differences
 from audiolm_jax.io.encoded import Encoded
 from audiolm_jax.lm import text as texts
-from audiolm_jax.lm.conditioned import ConditionedSpec, Source, at_rate
+from audiolm_jax.lm.conditioned import ConditionedSource, ConditionedSpec, at_rate
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 
 RATES = ranges.Range(0.25, 4.0)
@@ -142,7 +142,7 @@ def text_stage(bundle: Bundle) -> ConditionedSpec:
   Raises:
     BundleError: the bundle has none, or no acoustic stages that read semantic tokens.
   """
-  return _stage(bundle, "text", Source.TEXT)
+  return _stage(bundle, "text", ConditionedSource.TEXT)
 
 
 def speech_stage(bundle: Bundle) -> ConditionedSpec:
@@ -152,7 +152,7 @@ def speech_stage(bundle: Bundle) -> ConditionedSpec:
     BundleError: the bundle has none, its sources are tokens of another tokenizer than the bundle's,
       or there are no acoustic stages that read semantic tokens.
   """
-  spec = _stage(bundle, "speech", Source.SEMANTIC)
+  spec = _stage(bundle, "speech", ConditionedSource.SEMANTIC)
   (source,) = spec.reads
   for difference in differences(source, bundle.streams[SEMANTIC]):
     raise BundleError(
@@ -162,7 +162,7 @@ def speech_stage(bundle: Bundle) -> ConditionedSpec:
   return spec
 
 
-def _stage(bundle: Bundle, name: str, source: Source) -> ConditionedSpec:
+def _stage(bundle: Bundle, name: str, source: ConditionedSource) -> ConditionedSpec:
   """Returns the spec of the stage that makes semantic tokens of a source.
 
   Args:
@@ -266,7 +266,7 @@ def _request(
   parts = source.parts()
   given = _voice(bundle, settings)
   spec = source.spec
-  is_encoded = spec.source is Source.SEMANTIC or len(given[CODES]) > 0
+  is_encoded = spec.source is ConditionedSource.SEMANTIC or len(given[CODES]) > 0
   timings = {"encode": time.perf_counter() - start} if is_encoded else {}
   (stream,) = spec.reads
   sampled = source.cascade.sample(

@@ -17,7 +17,7 @@ Three things use the declaration:
 
 - `plan` cuts a clip into chunks and selects the results of each chunk to keep.
 - `run` maps clips of unequal lengths, in bounded memory and several at a time.
-- `Stream` maps inputs as they are pushed and returns each result once it is final.
+- `ChunkStream` maps inputs as they are pushed and returns each result once it is final.
 
 All three return the results that the model computes for each clip alone in one chunk, except for
 rounding: matrix products of other shapes round differently.
@@ -37,7 +37,7 @@ Chunk(start=0, size=4, keep_from=0, keep_to=3, done=3)
 Chunk(start=2, size=4, keep_from=1, keep_to=3, done=5)
 >>> [row.tolist() for row in run(model, [np.arange(5), np.ones(2)], batch_size=2)]
 [[1.0, 3.0, 6.0, 9.0, 7.0], [2.0, 2.0]]
->>> stream = Stream(model)
+>>> stream = ChunkStream(model)
 >>> stream.push(np.arange(3)[None]).tolist(), stream.push(np.arange(3, 5)[None]).tolist()
 ([[1.0, 3.0]], [[6.0, 9.0]])
 >>> stream.flush().tolist()
@@ -47,15 +47,15 @@ Chunk(start=2, size=4, keep_from=1, keep_to=3, done=5)
 from audiolm_jax.chunking.model import ChunkedModel, Reach, Sizes, Sliced, zero_state
 from audiolm_jax.chunking.plan import Chunk, plan
 from audiolm_jax.chunking.run import clips_of, rows_of, run
-from audiolm_jax.chunking.stream import Stream
+from audiolm_jax.chunking.stream import ChunkStream
 
 __all__ = [
   "Chunk",
+  "ChunkStream",
   "ChunkedModel",
   "Reach",
   "Sizes",
   "Sliced",
-  "Stream",
   "clips_of",
   "plan",
   "rows_of",

@@ -7,7 +7,7 @@ from audiolm_jax.chunking.model import ChunkedModel
 from audiolm_jax.chunking.plan import plan
 
 
-class Stream:
+class ChunkStream:
   """Maps pieces of clips of equal length to results.
 
   If the model carries a state, a chunk contains only the inputs received so far, and chunks still

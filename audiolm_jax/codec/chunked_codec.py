@@ -11,9 +11,9 @@ from jaxtyping import Float, Int, PyTree
 
 from audiolm_jax.chunking import (
   ChunkedModel,
+  ChunkStream,
   Sizes,
   Sliced,
-  Stream,
   clips_of,
   plan,
   rows_of,
@@ -146,13 +146,13 @@ class ChunkedCodec(abc.ABC):
     """
     return run(self.encoder, waveforms, batch_size)
 
-  def stream_encoder(self, batch: int = 1) -> Stream:
+  def stream_encoder(self, batch: int = 1) -> ChunkStream:
     """Starts a stream that maps pieces of waveform to the codes of the completed frames."""
-    return Stream(self.encoder, batch)
+    return ChunkStream(self.encoder, batch)
 
-  def stream_decoder(self, batch: int = 1) -> Stream:
+  def stream_decoder(self, batch: int = 1) -> ChunkStream:
     """Starts a stream that maps codes to samples once later codes cannot change them."""
-    return Stream(self.decoder, batch)
+    return ChunkStream(self.decoder, batch)
 
   def _model(
     self,

@@ -162,12 +162,12 @@ class FrameRateConfig(ResidualConfig):
     return {f"{name}_{i}": block for i in range(layers)}
 
   @property
-  def encoder(self) -> "Encoder":
-    return Encoder(self)
+  def encoder(self) -> "FrameRateEncoder":
+    return FrameRateEncoder(self)
 
   @property
-  def decoder(self) -> "Decoder":
-    return Decoder(self)
+  def decoder(self) -> "FrameRateDecoder":
+    return FrameRateDecoder(self)
 
   def encoder_state(self, batch: int) -> State:
     past = jnp.zeros((batch, self.encoder_window - self.short_hop))
@@ -206,7 +206,7 @@ class FrameRateConfig(ResidualConfig):
     return layers * 2 * self.expansion * dim**2
 
 
-class Encoder(nn.Module):
+class FrameRateEncoder(nn.Module):
   """Maps waveform to latents."""
 
   config: FrameRateConfig
@@ -222,16 +222,16 @@ class Encoder(nn.Module):
     run = Streamed(contexts)
     x = Dense(c.encoder_short_dim, name="input")(_compressed_spectrum(padded, c))
     for layer in range(c.encoder_short_layers):
-      x = run(Block(c.kernel_size, c.expansion, name=f"short_block_{layer}"), x)
+      x = run(ConvNeXtBlock(c.kernel_size, c.expansion, name=f"short_block_{layer}"), x)
     x = x.reshape(len(x), -1, c.short_frames * c.encoder_short_dim)
     x = Dense(c.encoder_dim, name="merge")(x)
     for layer in range(c.encoder_layers):
-      x = run(Block(c.kernel_size, c.expansion, name=f"block_{layer}"), x)
+      x = run(ConvNeXtBlock(c.kernel_size, c.expansion, name=f"block_{layer}"), x)
     latents = Dense(c.latent_dim, name="output")(LayerNorm(name="norm")(x))
     return latents, (padded[:, padded.shape[1] - past.shape[1] :], *run.state)
 
 
-class Decoder(nn.Module):
+class FrameRateDecoder(nn.Module):
   """Maps latents to waveform, `lookahead_frames` later: the first samples precede the clip."""
 
   config: FrameRateConfig
@@ -249,11 +249,11 @@ class Decoder(nn.Module):
     run = Streamed(contexts)
     x = Dense(c.decoder_dim, name="input")(latents)
     for layer in range(c.decoder_layers):
-      x = run(Block(c.kernel_size, c.expansion, name=f"block_{layer}"), x)
+      x = run(ConvNeXtBlock(c.kernel_size, c.expansion, name=f"block_{layer}"), x)
     x = Dense(c.short_frames * c.decoder_short_dim, name="split")(x)
     x = x.reshape(len(x), -1, c.decoder_short_dim)
     for layer in range(c.decoder_short_layers):
-      x = run(Block(c.kernel_size, c.expansion, name=f"short_block_{layer}"), x)
+      x = run(ConvNeXtBlock(c.kernel_size, c.expansion, name=f"short_block_{layer}"), x)
     bins = c.decoder_window // 2 + 1
     head = Dense(3 * bins, scale=0.5, name="output")(LayerNorm(name="norm")(x))
     windows = _windows_of(head.reshape(*head.shape[:2], 3, bins), c.decoder_window)
@@ -263,7 +263,7 @@ class Decoder(nn.Module):
     return samples, (*run.state, written)
 
 
-class Block(nn.Module):
+class ConvNeXtBlock(nn.Module):
   """ConvNeXt block: depthwise causal convolution, norm, two pointwise layers, added to the input.
 
   State: the last `kernel_size - 1` inputs.

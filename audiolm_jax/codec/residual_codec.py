@@ -75,11 +75,6 @@ class ResidualConfig(abc.ABC):
     """The numbers that describe the tokens."""
     return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
-  @property
-  def latency_samples(self) -> int:
-    """Samples to read before the first one can be written."""
-    return max(self.first_frames, 1 + self.lookahead_frames) * self.hop_length
-
   def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
     """Returns new parameters {"encoder", "decoder"}, one key each, with logical axes."""
     batch, samples = waveform.shape

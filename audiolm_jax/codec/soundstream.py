@@ -89,12 +89,12 @@ class SoundStreamConfig(ResidualConfig):
     return {f"block_{block}_unit_{j}": unit for j in range(len(self.dilations))}
 
   @property
-  def encoder(self) -> "Encoder":
-    return Encoder(self)
+  def encoder(self) -> "SoundStreamEncoder":
+    return SoundStreamEncoder(self)
 
   @property
-  def decoder(self) -> "Decoder":
-    return Decoder(self)
+  def decoder(self) -> "SoundStreamDecoder":
+    return SoundStreamDecoder(self)
 
   def encoder_state(self, batch: int) -> State:
     channels = self.encoder_channels
@@ -141,7 +141,7 @@ class SoundStreamConfig(ResidualConfig):
     return 2.0 * (products + time * self.kernel_size * channels)
 
 
-class Encoder(nn.Module):
+class SoundStreamEncoder(nn.Module):
   """Maps waveform to latents: convolution, one block per stride, convolution of kernel 3."""
 
   config: SoundStreamConfig
@@ -164,7 +164,7 @@ class Encoder(nn.Module):
     return x, run.state
 
 
-class Decoder(nn.Module):
+class SoundStreamDecoder(nn.Module):
   """Maps latents to waveform with the layers of the encoder in reverse."""
 
   config: SoundStreamConfig

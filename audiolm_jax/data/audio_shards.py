@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import AudioError, DataError
-from audiolm_jax.data.manifest import Clip, open_clip, source_of
+from audiolm_jax.data.manifest import AudioClip, open_clip, source_of
 from audiolm_jax.io.audio import SlicedAudio
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class DecodedClip(NamedTuple):
     source: the waveform of its source; None if there is none, or if it was not read.
   """
 
-  clip: Clip
+  clip: AudioClip
   waveform: Waveform
   source: Waveform | None = None
 
@@ -43,7 +43,7 @@ class DecodedClip(NamedTuple):
 class FailedClip(NamedTuple):
   """A clip that cannot be read, and the reason."""
 
-  clip: Clip
+  clip: AudioClip
   reason: str
 
 
@@ -73,7 +73,7 @@ class Shard(Protocol):
 class ClipShard:
   """A shard of files of a folder or manifest."""
 
-  clips: tuple[Clip, ...]
+  clips: tuple[AudioClip, ...]
 
   @property
   def key(self) -> list[str]:
@@ -85,7 +85,7 @@ class ClipShard:
   ) -> Iterator[DecodedClip | FailedClip]:
     """Yields each clip, while up to `ahead` files are read in parallel."""
 
-    def read(clip: Clip) -> DecodedClip | FailedClip:
+    def read(clip: AudioClip) -> DecodedClip | FailedClip:
       source = source_of(clip) if sources else None
       what = ""
       try:
@@ -145,21 +145,21 @@ class TaskShard:
       dataset = source.get_dataset(self.split, shuffle=False, shard_info=part)
       for example in dataset.as_numpy_iterator():
         speaker = example["speaker"].decode(errors="surrogatepass") or None
-        clip = Clip(example["id"].decode(errors="surrogatepass"), "", self.split, speaker)
+        clip = AudioClip(example["id"].decode(errors="surrogatepass"), "", self.split, speaker)
         yield DecodedClip(clip, example["waveform"])
     for clip_id, reason in source.skipped_in(self.split, part).items():
-      yield FailedClip(Clip(clip_id, "", self.split), reason)
+      yield FailedClip(AudioClip(clip_id, "", self.split), reason)
 
 
 def shards_of_clips(
-  clips: Iterable[Clip], clips_per_shard: int, seconds_per_shard: float
+  clips: Iterable[AudioClip], clips_per_shard: int, seconds_per_shard: float
 ) -> Iterator[ClipShard]:
   """Yields consecutive clips as shards, each full when it reaches either limit.
 
   The length of a file without a known duration is estimated from its size, as 16-bit samples at
   16 kHz.
   """
-  waiting: list[Clip] = []
+  waiting: list[AudioClip] = []
   seconds = 0.0
   for clip in clips:
     waiting.append(clip)

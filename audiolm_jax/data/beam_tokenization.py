@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class TokenizationJob:
   """The settings of a run, which every worker receives.
 
   Attributes:
@@ -70,7 +70,7 @@ class Job:
 
 
 def tokenize_corpus(
-  job: Job, runner: str, beam_options: str = "", *, replace_changed: bool = False
+  job: TokenizationJob, runner: str, beam_options: str = "", *, replace_changed: bool = False
 ) -> tokenization.Tokenized:
   """Runs a job and waits for its end.
 
@@ -109,12 +109,12 @@ def tokenize_corpus(
   return tokenization.Tokenized(info, seconds, time.monotonic() - began, *counts)
 
 
-def build(pipeline: beam.Pipeline, job: Job) -> None:
+def build(pipeline: beam.Pipeline, job: TokenizationJob) -> None:
   """Adds the steps of a job to a pipeline."""
   once = Shared()
   skipped = (
     pipeline
-    | "Job" >> beam.Create([job])
+    | "TokenizationJob" >> beam.Create([job])
     | "MissingShards" >> beam.ParDo(_ListShards(once))
     | "SpreadOut" >> beam.Reshuffle()
     | "Tokenize" >> beam.ParDo(_TokenizeShard(once, job))
@@ -129,14 +129,14 @@ class _ListShards(beam.DoFn):
   def __init__(self, once: Shared):
     self._once = once
 
-  def process(self, element: Job) -> Iterator[audio_shards.Shard]:
+  def process(self, element: TokenizationJob) -> Iterator[audio_shards.Shard]:
     yield from _missing_shards(element, _loaded_once(self._once, element))
 
 
 class _TokenizeShard(beam.DoFn):
   """Writes the file of a shard and emits the reasons for skipped clips, by clip id."""
 
-  def __init__(self, once: Shared, job: Job):
+  def __init__(self, once: Shared, job: TokenizationJob):
     self._once, self._job = once, job
     self._clips = Metrics.counter("cache_tokens", "clips")
     self._seconds = Metrics.counter("cache_tokens", "seconds_of_audio")
@@ -168,7 +168,7 @@ class _TokenizeShard(beam.DoFn):
 class _Finish(beam.DoFn):
   """Lists all shards in `store.json` and marks the store as complete, if it is."""
 
-  def __init__(self, job: Job):
+  def __init__(self, job: TokenizationJob):
     self._job = job
 
   def process(self, element: Mapping[str, str]) -> None:
@@ -184,7 +184,7 @@ class _Finish(beam.DoFn):
       writer.finish()
 
 
-def _missing_shards(job: Job, tokenizers: "Bundle") -> Iterator[audio_shards.Shard]:
+def _missing_shards(job: TokenizationJob, tokenizers: "Bundle") -> Iterator[audio_shards.Shard]:
   writer = tokenization.open_writer(tokenizers, job.output_dir, job.streams)
   if job.task is not None:
     existing = token_shards.shard_files(job.output_dir)
@@ -210,7 +210,7 @@ def _missing_shards(job: Job, tokenizers: "Bundle") -> Iterator[audio_shards.Sha
   )
 
 
-def _clips(job: Job) -> list[manifest.Clip]:
+def _clips(job: TokenizationJob) -> list[manifest.AudioClip]:
   return manifest.list_clips(job.source or "", job.valid_fraction, job.layout, texts=True)
 
 
@@ -218,12 +218,12 @@ def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:
   return {key: value for one in dictionaries for key, value in one.items()}
 
 
-def _loaded_once(once: Shared, job: Job) -> "Bundle":
+def _loaded_once(once: Shared, job: TokenizationJob) -> "Bundle":
   """Returns the bundle of a job, which each process loads only once."""
   return once.acquire(lambda: _load(job), tag=f"{job.bundle}, {job.search_width}")
 
 
-def _load(job: Job) -> "Bundle":
+def _load(job: TokenizationJob) -> "Bundle":
   compilation_cache.enable()
   from audiolm_jax import bundles
 

@@ -177,7 +177,7 @@ class InMemoryLabelledFrames:
 
   def __call__(self) -> Batches:
     """Returns the batches of this process."""
-    return in_memory.InMemoryLabelledFrames(
+    return in_memory.InMemoryFrameLabelBatches(
       self.source,
       load_frame_labels(self.frame_labels),
       self.split,
@@ -219,7 +219,7 @@ class InMemoryTokens:
 
   def __call__(self) -> Batches:
     """Returns the batches of this process."""
-    return in_memory.InMemoryTokens(
+    return in_memory.InMemoryTokenBatches(
       self.folder,
       self.spec,
       self.split,

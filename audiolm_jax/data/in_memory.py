@@ -71,11 +71,6 @@ class InMemoryBatches(abc.ABC):
     """Returns the row that fills the last evaluation batch, made from a repeated example."""
     return example
 
-  @property
-  def batches_per_epoch(self) -> int:
-    """The number of batches that contain every item once, including a partly filled one."""
-    return -(-self._num_items // self._batch_size)
-
   def __iter__(self) -> Iterator[Example]:
     return self
 
@@ -234,7 +229,7 @@ class InMemoryWaveforms(InMemoryBatches):
     pcm = self._pcm[clip_id][start : start + self._crop]
     return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, gain_db))
 
-  def _chosen(self, clips: list[manifest.Clip]) -> list[manifest.Clip]:
+  def _chosen(self, clips: list[manifest.AudioClip]) -> list[manifest.AudioClip]:
     """Returns the clips of the split that are used: all of them."""
     return clips
 
@@ -248,7 +243,7 @@ class InMemoryWaveforms(InMemoryBatches):
     return example
 
 
-class InMemoryLabelledFrames(InMemoryWaveforms):
+class InMemoryFrameLabelBatches(InMemoryWaveforms):
   """Batches of random crops of the clips whose frames have labels.
 
   A batch also contains "frame_label": int32 [batch, frames]. Crops start at frames.
@@ -285,7 +280,7 @@ class InMemoryLabelledFrames(InMemoryWaveforms):
     first = examples.crop_start(length // hop, self._crop // hop, seed)
     return self._at(clip_id, first * hop, seed, self._gain_db)
 
-  def _chosen(self, clips: list[manifest.Clip]) -> list[manifest.Clip]:
+  def _chosen(self, clips: list[manifest.AudioClip]) -> list[manifest.AudioClip]:
     """Returns the clips with labels."""
     chosen = [clip for clip in clips if clip.id in self._frame_labels.clips]
     if not chosen:
@@ -308,7 +303,7 @@ class InMemoryLabelledFrames(InMemoryWaveforms):
     return example
 
 
-class InMemoryTokens(InMemoryBatches):
+class InMemoryTokenBatches(InMemoryBatches):
   """Batches of random crops of a token store for one language-model stage.
 
   A batch contains the features of the stage with a leading batch axis.
@@ -409,11 +404,11 @@ def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:
 
 
 def _decode(
-  clips: Sequence[manifest.Clip], sample_rate: int, skipped: manifest.SkipLog, num_threads: int
+  clips: Sequence[manifest.AudioClip], sample_rate: int, skipped: manifest.SkipLog, num_threads: int
 ) -> dict[str, Int16[np.ndarray, " samples"]]:
   """Returns the samples of every readable clip by its id, in the order of `clips`."""
 
-  def read(clip: manifest.Clip) -> np.ndarray | None:
+  def read(clip: manifest.AudioClip) -> np.ndarray | None:
     try:
       return manifest.read_clip_pcm16(clip, sample_rate)
     except AudioError as error:
@@ -432,7 +427,7 @@ def _decode(
   return pcm
 
 
-def _numbered(clips: Sequence[manifest.Clip], labels: tuple[str, ...]) -> dict[str, int]:
+def _numbered(clips: Sequence[manifest.AudioClip], labels: tuple[str, ...]) -> dict[str, int]:
   """Returns the number of each clip's label, by clip id; empty without labels."""
   for clip in clips:
     if labels and clip.label not in labels:

@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class AudioClip:
   """One audio file.
 
   Attributes:
@@ -117,7 +117,7 @@ class Corpus(NamedTuple):
     left_out: the reasons for audio files of the folder that are no clips, by path.
   """
 
-  clips: list[Clip]
+  clips: list[AudioClip]
   layout: str
   left_out: dict[str, str]
 
@@ -128,7 +128,7 @@ def list_clips(
   layout: str | None = None,
   *,
   texts: bool = False,
-) -> list[Clip]:
+) -> list[AudioClip]:
   """Returns the clips of a folder or of a manifest, sorted by id; see `read_corpus`."""
   corpus = read_corpus(source, valid_fraction, layout, texts=texts)
   if corpus.left_out:
@@ -188,7 +188,7 @@ def read_corpus(
   return corpus._replace(clips=sorted(clips, key=lambda clip: clip.id))
 
 
-def clips_of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
+def clips_of_split(clips: Sequence[AudioClip], split: str) -> list[AudioClip]:
   """Returns the clips of one split.
 
   Raises:
@@ -204,7 +204,7 @@ def clips_of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
   return chosen
 
 
-def size_of(clip: Clip) -> int | None:
+def size_of(clip: AudioClip) -> int | None:
   """Returns the size of a clip's file in bytes, also if `clip.size` is None; None if unknown."""
   if clip.size is not None or not clip.path or storage.is_url(clip.path):
     return clip.size
@@ -214,7 +214,7 @@ def size_of(clip: Clip) -> int | None:
     return None
 
 
-def content_of(clip: Clip) -> str | None:
+def content_of(clip: AudioClip) -> str | None:
   """Returns the hash of a clip's file, see `storage.content_hash`; None if it cannot be read.
 
   That of a clip with a source is a hash of both files.
@@ -231,14 +231,14 @@ def content_of(clip: Clip) -> str | None:
     return None
 
 
-def source_of(clip: Clip) -> Clip | None:
+def source_of(clip: AudioClip) -> AudioClip | None:
   """Returns the recording that a clip is a rendering of, as a clip; None if there is none."""
   if clip.source_path is None:
     return None
-  return Clip(f"the source of {clip.id}", clip.source_path, clip.split)
+  return AudioClip(f"the source of {clip.id}", clip.source_path, clip.split)
 
 
-def read_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"]:
+def read_clip(clip: AudioClip, sample_rate: int) -> Float[np.ndarray, " samples"]:
   """Returns a clip as mono float32 samples at `sample_rate` Hz.
 
   Raises:
@@ -248,7 +248,9 @@ def read_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"]:
   return np.concatenate(list(blocks))
 
 
-def open_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
+def open_clip(
+  clip: AudioClip, sample_rate: int
+) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
   """Returns `read_clip` of a clip of up to ten minutes, and slices of the file of a longer one.
 
   Raises:
@@ -266,7 +268,7 @@ def open_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"] | a
   return np.concatenate(pieces)
 
 
-def read_clip_pcm16(clip: Clip, sample_rate: int) -> Int16[np.ndarray, " samples"]:
+def read_clip_pcm16(clip: AudioClip, sample_rate: int) -> Int16[np.ndarray, " samples"]:
   """Returns a clip like `read_clip`, but as 16-bit samples; see `examples.from_pcm16`."""
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate([examples.to_pcm16(block) for block in blocks])
@@ -284,7 +286,7 @@ def _corpus_of_folder(folder: str, layout: str | None, texts: bool) -> Corpus:
   spoken = layouts.read_texts(folder, found.layout, list(sizes)) if texts else {}
   clips = [
     # A file that a corpus lists and the folder lacks is a clip too, and is counted as skipped.
-    Clip(
+    AudioClip(
       name,
       storage.join(folder, name),
       split,
@@ -297,8 +299,8 @@ def _corpus_of_folder(folder: str, layout: str | None, texts: bool) -> Corpus:
   return Corpus(clips, found.layout, left_out)
 
 
-def _clips_of_manifest(manifest: str) -> list[Clip]:
-  clips: dict[str, Clip] = {}
+def _clips_of_manifest(manifest: str) -> list[AudioClip]:
+  clips: dict[str, AudioClip] = {}
   try:
     lines = storage.read_lines(manifest)
   except OSError as error:
@@ -325,7 +327,7 @@ def _shortened(text: str) -> str:
   return text if len(text) <= _LONGEST_IN_MESSAGE else f"{text[:_LONGEST_IN_MESSAGE]}..."
 
 
-def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
+def _clip_of_row(line: str, manifest: str, number: int) -> AudioClip:
   try:
     found = plain_json.parse(line, _LONGEST_ROW)
     if not isinstance(found, dict):
@@ -338,7 +340,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> Clip:
       raise ValueError(f"seconds is {seconds}")
     path, split = _text(row, "path") or "", _text(row, "split") or ""
     source, folder = _text(row, "source_path"), storage.parent(manifest)
-    return Clip(
+    return AudioClip(
       id=path,
       path=storage.join(folder, path),
       split=layouts.SPLIT_NAMES.get(split.lower(), split),
@@ -370,9 +372,9 @@ def _text(row: Mapping[str, object], field: str) -> str | None:
   return str(value)
 
 
-def _split_by_hash(clips: Iterable[Clip], valid_fraction: float) -> list[Clip]:
+def _split_by_hash(clips: Iterable[AudioClip], valid_fraction: float) -> list[AudioClip]:
   # A hash of the id, not a shuffle, so that adding files does not move files between splits.
-  recordings: dict[str, list[Clip]] = {}
+  recordings: dict[str, list[AudioClip]] = {}
   for clip in sorted(clips, key=lambda clip: clip.id):
     recordings.setdefault(_recording(clip.id), []).append(clip)
   ranked = sorted(recordings.values(), key=lambda clips: unit_hash(clips[0].id))
@@ -428,7 +430,7 @@ def hash_of(values: Iterable[object]) -> int:
   return int(unit_hash(json.dumps(list(values))) * 2**53)
 
 
-def content_hash(clips: Sequence[Clip]) -> int:
+def content_hash(clips: Sequence[AudioClip]) -> int:
   """Returns a hash of the files of clips, of at most 256 evenly spaced ones.
 
   That is enough to detect another corpus. A corpus of any size is compared in seconds.
@@ -438,5 +440,5 @@ def content_hash(clips: Sequence[Clip]) -> int:
     return hash_of(pool.map(content_of, chosen))
 
 
-def _with_split(clip: Clip, split: str) -> Clip:
+def _with_split(clip: AudioClip, split: str) -> AudioClip:
   return dataclasses.replace(clip, split=split)

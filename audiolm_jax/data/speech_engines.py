@@ -45,7 +45,7 @@ class Engine:
 
 
 @dataclasses.dataclass(frozen=True)
-class Voice:
+class EngineVoice:
   """One voice of an engine."""
 
   engine: str
@@ -90,13 +90,13 @@ ENGINES: Mapping[str, Engine] = {
 }
 
 
-def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[Voice]:
+def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[EngineVoice]:
   """Returns the voices of a list of ENGINE:VOICE or ENGINE, without duplicates.
 
   Raises:
     UserError: an engine is unknown.
   """
-  voices: list[Voice] = []
+  voices: list[EngineVoice] = []
   for name in names:
     engine, _, voice = name.strip().partition(":")
     if engine not in engines:
@@ -104,7 +104,7 @@ def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[Vo
         f"{name!r} is not an engine; the engines are {', '.join(engines)}, and --engine_command "
         "adds others"
       )
-    voices += [Voice(engine, v) for v in ([voice] if voice else engines[engine].voices)]
+    voices += [EngineVoice(engine, v) for v in ([voice] if voice else engines[engine].voices)]
   return list(dict.fromkeys(voices))
 
 

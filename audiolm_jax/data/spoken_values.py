@@ -49,7 +49,7 @@ _ES_MONTHS = (
 )
 
 
-class Kind(enum.StrEnum):
+class ValueKind(enum.StrEnum):
   """What a value is."""
 
   NUMBER = "number"
@@ -67,14 +67,14 @@ class Value:
     second: the day of the month, or the minute; 0 for a number.
   """
 
-  kind: Kind
+  kind: ValueKind
   first: int
   second: int = 0
 
   def __post_init__(self):
-    if self.kind is Kind.NUMBER:
+    if self.kind is ValueKind.NUMBER:
       fits = 0 <= self.first <= _LARGEST and self.second == 0
-    elif self.kind is Kind.DATE:
+    elif self.kind is ValueKind.DATE:
       fits = 1 <= self.first <= 12 and 1 <= self.second <= _DAYS[self.first - 1]
     else:
       fits = 0 <= self.first < 24 and 0 <= self.second < 60
@@ -84,7 +84,7 @@ class Value:
   @property
   def id(self) -> str:
     """A name that files can have."""
-    if self.kind is Kind.NUMBER:
+    if self.kind is ValueKind.NUMBER:
       return f"number-{self.first:04d}"
     return f"{self.kind}-{self.first:02d}-{self.second:02d}"
 
@@ -95,24 +95,26 @@ class Value:
       fraction: about this share is held out, the same values for the same share on every machine.
         Numbers below 100 are not.
     """
-    is_short = self.kind is Kind.NUMBER and self.first < _LEAST_HELD_OUT
+    is_short = self.kind is ValueKind.NUMBER and self.first < _LEAST_HELD_OUT
     return not is_short and unit_hash(self.id) < fraction
 
 
 def values() -> list[Value]:
   """Returns all values of the domain."""
   return [
-    *(Value(Kind.NUMBER, number) for number in range(_LARGEST + 1)),
-    *(Value(Kind.DATE, m + 1, day + 1) for m, count in enumerate(_DAYS) for day in range(count)),
-    *(Value(Kind.TIME, hour, minute) for hour in range(24) for minute in range(60)),
+    *(Value(ValueKind.NUMBER, number) for number in range(_LARGEST + 1)),
+    *(
+      Value(ValueKind.DATE, m + 1, day + 1) for m, count in enumerate(_DAYS) for day in range(count)
+    ),
+    *(Value(ValueKind.TIME, hour, minute) for hour in range(24) for minute in range(60)),
   ]
 
 
 def english(value: Value) -> str:
   """Returns a value in English words, such as "seven oh five p.m."."""
-  if value.kind is Kind.NUMBER:
+  if value.kind is ValueKind.NUMBER:
     return _english_number(value.first)
-  if value.kind is Kind.DATE:
+  if value.kind is ValueKind.DATE:
     return f"{_EN_MONTHS[value.first - 1]} {_english_ordinal(value.second)}"
   minute = _english_number(value.second)
   words = [_english_number(value.first % 12 or 12)]
@@ -123,9 +125,9 @@ def english(value: Value) -> str:
 
 def spanish(value: Value) -> str:
   """Returns a value in Spanish words, such as "las siete y cinco de la tarde"."""
-  if value.kind is Kind.NUMBER:
+  if value.kind is ValueKind.NUMBER:
     return _spanish_number(value.first)
-  if value.kind is Kind.DATE:
+  if value.kind is ValueKind.DATE:
     day = "primero" if value.second == 1 else _spanish_number(value.second)
     return f"el {day} de {_ES_MONTHS[value.first - 1]}"
   hour = value.first % 12 or 12
@@ -254,7 +256,7 @@ def _follows(size: int, last: int) -> bool:
 
 def _read_number(words: list[str]) -> Value | None:
   number = _number(words)
-  return None if number is None or number > _LARGEST else Value(Kind.NUMBER, number)
+  return None if number is None or number > _LARGEST else Value(ValueKind.NUMBER, number)
 
 
 def _read_date(words: list[str]) -> Value | None:
@@ -263,7 +265,7 @@ def _read_date(words: list[str]) -> Value | None:
     return None
   day = [word for word in words[:-1] if word not in ("el", "dia", "de")]
   number = 1 if day in (["primero"], ["primer"]) else _number(day)
-  return None if number is None else Value(Kind.DATE, _MONTHS[words[-1]], number)
+  return None if number is None else Value(ValueKind.DATE, _MONTHS[words[-1]], number)
 
 
 def _read_time(words: list[str]) -> Value | None:
@@ -288,7 +290,7 @@ def _read_time(words: list[str]) -> Value | None:
   if hour is None or minute is None or before is None or max(minute, before) > 59:
     return None
   moment = 60 * _hour_of_day(hour, part) + minute - before
-  return Value(Kind.TIME, *divmod(moment % (24 * 60), 60)) if moment < 24 * 60 else None
+  return Value(ValueKind.TIME, *divmod(moment % (24 * 60), 60)) if moment < 24 * 60 else None
 
 
 def _stated(words: list[str]) -> list[str]:

@@ -36,7 +36,7 @@ from audiolm_jax.data.audio_shards import (
   Waveform,
   shards_of_clips,
 )
-from audiolm_jax.data.manifest import Clip
+from audiolm_jax.data.manifest import AudioClip
 from audiolm_jax.data.outdated_clips import Outdated
 from audiolm_jax.lm import text as texts
 
@@ -70,7 +70,7 @@ class Tokenized(NamedTuple):
 class Missing(NamedTuple):
   """The clips of a corpus that are not in a store, and those that were dropped from it."""
 
-  clips: list[Clip]
+  clips: list[AudioClip]
   dropped: Outdated
 
 
@@ -200,7 +200,7 @@ def _joined(keys: Collection[str]) -> str:
 
 
 def missing_clips(
-  writer: token_store.TokenStoreWriter, clips: Sequence[Clip], *, replace_changed: bool = False
+  writer: token_store.TokenStoreWriter, clips: Sequence[AudioClip], *, replace_changed: bool = False
 ) -> Missing:
   """Returns the clips that are not in a store, and marks the store as unfinished.
 
@@ -258,7 +258,7 @@ def tokenize_shard(
 ) -> ShardTokens:
   """Returns the tokens of each clip of a shard.
 
-  They equal those of `tokenize_clip`, except for ties within rounding errors. Memory is bounded by
+  They equal those of each clip alone, except for ties within rounding errors. Memory is bounded by
   five minutes of short clips or `num_workers` long clips, and the same amount read ahead.
 
   Args:
@@ -301,21 +301,6 @@ def tokenize_shard(
         tokenize(pool)
     tokenize(pool)
   return ShardTokens(_completed([clips[clip_id] for clip_id in order]), skipped)
-
-
-def tokenize_clip(tokenizers: "Bundle", clip: Clip) -> token_shards.TokenClip:
-  """Returns the tokens of one whole file, in memory proportional to its waveform and its source's.
-
-  Raises:
-    AudioError: a file cannot be read.
-  """
-  rate, source = tokenizers.codec.spec.sample_rate, manifest.source_of(clip)
-  decoded = DecodedClip(
-    clip,
-    manifest.read_clip(clip, rate),
-    None if source is None else manifest.read_clip(source, rate),
-  )
-  return _tokenize_decoded(tokenizers, [decoded], 1)[0]
 
 
 def _completed(clips: list[token_shards.TokenClip]) -> list[token_shards.TokenClip]:

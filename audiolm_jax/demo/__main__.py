@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
   from audiolm_jax import bundles
   from audiolm_jax.bundles import speaking
   from audiolm_jax.demo import guard, server, voices
-  from audiolm_jax.demo.requests import Limits
+  from audiolm_jax.demo.requests import RequestLimits
   from audiolm_jax.demo.speech_api import PATH
 
   loaded = {}
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     loaded[bundle.name] = bundle
   if not loaded:
     raise UserError("no bundle ships with this installation; name one with --bundle")
-  limits = Limits(
+  limits = RequestLimits(
     max_duration=FLAGS.max_duration,
     max_samples=FLAGS.max_samples,
     max_upload_bytes=round(FLAGS.max_upload_mb * 1e6),

@@ -10,7 +10,7 @@ from audiolm_jax.bundles import Bundle, speaking
 from audiolm_jax.bundles.settings import LEAST_PROMPT_SECONDS, Mode, temperatures_of
 from audiolm_jax.demo import cards, library
 from audiolm_jax.demo.jobs import Jobs
-from audiolm_jax.demo.requests import HOTTEST, TEMPERATURE, Limits
+from audiolm_jax.demo.requests import HOTTEST, TEMPERATURE, RequestLimits
 from audiolm_jax.demo.serving import Shown, serve
 from audiolm_jax.demo.turns import Turns
 
@@ -42,7 +42,7 @@ def examples() -> list[str]:
 
 
 def build(
-  bundles: Mapping[str, Bundle], limits: Limits, jobs: Jobs, turns: Turns
+  bundles: Mapping[str, Bundle], limits: RequestLimits, jobs: Jobs, turns: Turns
 ) -> "gradio.Blocks":
   """Returns the page as Gradio's `Blocks`.
 

@@ -16,7 +16,7 @@ _LEAST_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class RequestLimits:
   """The limits of one request.
 
   Attributes:
@@ -69,7 +69,7 @@ class Request:
     return self.duration if self.mode is Mode.RESYNTHESIS else self.prompt_seconds
 
 
-def checked(asked: Json, bundles: Collection[str], limits: Limits) -> Request:
+def checked(asked: Json, bundles: Collection[str], limits: RequestLimits) -> Request:
   """Returns the request for the values of a page.
 
   Args:
@@ -111,7 +111,7 @@ def checked(asked: Json, bundles: Collection[str], limits: Limits) -> Request:
   )
 
 
-def checked_text(value: object, limits: Limits) -> str:
+def checked_text(value: object, limits: RequestLimits) -> str:
   """Returns a text to speak.
 
   Raises:

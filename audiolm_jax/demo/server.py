@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from audiolm_jax.bundles import Bundle, speaking
 from audiolm_jax.demo import folders, guard, library, page, routes, speech_api
 from audiolm_jax.demo.jobs import Jobs
-from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.requests import RequestLimits
 from audiolm_jax.demo.turns import Turns
 from audiolm_jax.demo.voices import DRAWN, Voice
 
@@ -43,7 +43,7 @@ class Server(NamedTuple):
 @contextlib.contextmanager
 def running(
   bundles: Mapping[str, Bundle],
-  limits: Limits,
+  limits: RequestLimits,
   *,
   host: str = "127.0.0.1",
   port: int | None = None,
@@ -174,7 +174,7 @@ def _sweep(jobs: Jobs, folder: Path, ended: threading.Event) -> None:
     remove_old(uploads, keep=examples, keep_seconds=_UPLOADS_SECONDS, keep_bytes=_UPLOADS_BYTES)
 
 
-def warm_up(bundles: Mapping[str, Bundle], limits: Limits) -> None:
+def warm_up(bundles: Mapping[str, Bundle], limits: RequestLimits) -> None:
   """Compiles the programs for the default settings of the page, with noise as the prompt."""
   import numpy as np
 

@@ -10,7 +10,7 @@ from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import cards, making, requests
 from audiolm_jax.demo.jobs import Job, Jobs, StoppedError
-from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.requests import RequestLimits
 from audiolm_jax.demo.turns import Turn, Turns
 
 _WAIT_SECONDS = 0.5  # between two looks at the queue; Stop takes effect after one
@@ -37,7 +37,7 @@ def serve(
   asked: Json,
   owner: str,
   bundles: Mapping[str, Bundle],
-  limits: Limits,
+  limits: RequestLimits,
   jobs: Jobs,
   turns: Turns,
 ) -> Iterator[Shown]:

@@ -18,7 +18,7 @@ from audiolm_jax.demo import library, making, requests
 from audiolm_jax.demo.api_errors import API, error_json
 from audiolm_jax.demo.guard import App, Message, Receive, Send
 from audiolm_jax.demo.jobs import Job, Jobs, LateError, StoppedError
-from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.requests import RequestLimits
 from audiolm_jax.demo.turns import BusyError, Turns
 from audiolm_jax.demo.voices import Voice
 from audiolm_jax.io import audio, streamed_file
@@ -75,7 +75,7 @@ class Order(NamedTuple):
 
 
 def checked(
-  body: bytes, bundles: Mapping[str, Bundle], voices: Mapping[str, Voice], limits: Limits
+  body: bytes, bundles: Mapping[str, Bundle], voices: Mapping[str, Voice], limits: RequestLimits
 ) -> Order:
   """Returns the request that a body states.
 
@@ -128,7 +128,7 @@ def checked(
 def route(
   bundles: Mapping[str, Bundle],
   voices: Mapping[str, Voice],
-  limits: Limits,
+  limits: RequestLimits,
   jobs: Jobs,
   turns: Turns,
 ) -> "Route":
@@ -185,7 +185,7 @@ def _any_of(names: Mapping[str, object]) -> str:
 
 
 async def _send_speech(
-  request: "Request", order: Order, limits: Limits, jobs: Jobs, turns: Turns, send: Send
+  request: "Request", order: Order, limits: RequestLimits, jobs: Jobs, turns: Turns, send: Send
 ) -> None:
   """Sends the answer to a request while it is made, after it has waited for its turn.
 
@@ -239,7 +239,7 @@ def _api_errors() -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def _started(
-  request: "Request", limits: Limits, jobs: Jobs, turns: Turns
+  request: "Request", limits: RequestLimits, jobs: Jobs, turns: Turns
 ) -> AsyncIterator[Job]:
   """Gives a job whose turn has come, and ends it with the block."""
   with turns.joined() as turn:
@@ -279,7 +279,7 @@ async def _stop_if_left(request: "Request", job: Job) -> None:
     job.stopped.set()
 
 
-def _content(order: Order, limits: Limits, job: Job) -> Iterator[bytes]:
+def _content(order: Order, limits: RequestLimits, job: Job) -> Iterator[bytes]:
   """Yields the content of the file of a request while the text is spoken."""
   stream = making.speech(
     order.bundle,

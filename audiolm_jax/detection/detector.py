@@ -18,7 +18,7 @@ from audiolm_jax.core import forks, modules
 from audiolm_jax.core.errors import AudioError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
-from audiolm_jax.detection.windows import BATCH, WINDOW_SECONDS, Window, in_batches, windows
+from audiolm_jax.detection.windows import BATCH, WINDOW_SECONDS, WaveformWindow, in_batches, windows
 from audiolm_jax.io import audio, waveforms
 
 
@@ -82,7 +82,7 @@ class Detector:
     self, blocks: Iterable[Float[np.ndarray, "block"]], name: str = "the waveform"
   ) -> Detection:
     """Detects in blocks of any length at the detector's sample rate, in bounded memory."""
-    batch: list[Window] = []
+    batch: list[WaveformWindow] = []
     starts: list[int] = []
     odds: list[float] = []  # NaN for silent windows
 

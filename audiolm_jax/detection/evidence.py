@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt16, UInt32, UInt64
 
 from audiolm_jax.detection.green_list import PAYLOAD_BITS
-from audiolm_jax.detection.watermark import GREEN, Kind, Watermark, marks_of, scores_of
+from audiolm_jax.detection.watermark import GREEN, Watermark, WatermarkKind, marks_of, scores_of
 
 # Keys that are tested together, which limits the memory.
 _KEYS_TOGETHER = 64
@@ -161,7 +161,7 @@ class _CodeTrials:
     self._context = np.zeros((offsets, 0, levels), np.int32)
     # Of the beginning, or of all frames that were not dropped.
     self._entries = np.zeros((offsets, 0, levels), np.uint64)
-    if watermark.config.kind is Kind.GUMBEL:
+    if watermark.config.kind is WatermarkKind.GUMBEL:
       kinds, dtype, self._marks_of, self._match = 1, np.float32, scores_of, match_scores
     else:
       kinds, dtype, self._marks_of, self._match = len(PAYLOAD_BITS), np.uint8, marks_of, match

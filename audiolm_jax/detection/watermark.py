@@ -35,7 +35,7 @@ _PAYLOAD = re.compile(r"[0-9a-fA-F]{2}|[0-9a-fA-F]{8}")
 _LEAST_KEY, _LARGEST_KEY = 16, 4_096  # bytes of a key file
 
 
-class Kind(enum.StrEnum):
+class WatermarkKind(enum.StrEnum):
   """How codes are marked: by a bias of green communities, or by the noise of the draw."""
 
   GREEN_LIST = "green_list"
@@ -54,11 +54,11 @@ class WatermarkConfig:
     codebook_size: codes per level.
     key: 32 hexadecimal digits, the public default key.
     strength: added to the logits of green codes, before the temperature, by default; 1 for
-      `Kind.GUMBEL`, which is on or off.
+      `WatermarkKind.GUMBEL`, which is on or off.
     frames: earlier frames in the context, at the code's own level; 0 for parallel stages.
     coarser: levels of the same frame in the context, the coarsest first, as far as they are coarser
       than the code's own.
-    kind: see `Kind`.
+    kind: see `WatermarkKind`.
     weights: weight of each level in detection, with a period; levels without a number have 1. The
       codes of the first level survive best.
     period: number of frames after which the position of a code, its context, repeats; 0 for a
@@ -74,7 +74,7 @@ class WatermarkConfig:
   strength: Annotated[float, STRENGTHS] = 2.0
   frames: Annotated[int, _ENTRIES] = 1
   coarser: Annotated[int, _ENTRIES] = 0
-  kind: Kind = Kind.GREEN_LIST
+  kind: WatermarkKind = WatermarkKind.GREEN_LIST
   period: Annotated[int, PERIODS] = 0
   weights: tuple[Annotated[int, _WEIGHTS], ...] = ()
 
@@ -86,7 +86,7 @@ class WatermarkConfig:
         f"the context of a watermark has {self.frames} frames and {self.coarser} levels; give at "
         f"most {MOST_CONTEXT} together"
       )
-    if self.period and (self.frames or self.coarser or self.kind is Kind.GUMBEL):
+    if self.period and (self.frames or self.coarser or self.kind is WatermarkKind.GUMBEL):
       raise ConfigError(
         f"the period of a watermark is {self.period}; with a period, frames and coarser must be 0 "
         "and the kind green_list"
@@ -97,12 +97,12 @@ class WatermarkConfig:
         f"a watermark of {self.levels} levels with the period {self.period} has "
         f"{len(self.weights)} weights; give at most one for each level, and a period"
       )
-    if self.kind is Kind.GUMBEL and not self.frames:
+    if self.kind is WatermarkKind.GUMBEL and not self.frames:
       raise ConfigError(
         "a gumbel watermark without earlier frames in its context would have the same noise in "
         "each frame; set frames to 1 or more"
       )
-    if self.kind is Kind.GUMBEL and self.strength != 1:
+    if self.kind is WatermarkKind.GUMBEL and self.strength != 1:
       raise ConfigError(
         f"the strength of a gumbel watermark is {self.strength:g}; it has none, set it to 1"
       )
@@ -212,7 +212,7 @@ def marks_of(
 def scores_of(
   keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
 ) -> Float32[np.ndarray, "1 keys entries"]:
-  """Returns the score of entries under each key, of `Kind.GUMBEL`.
+  """Returns the score of entries under each key, of `WatermarkKind.GUMBEL`.
 
   Without a mark the scores of different entries are independent and exponentially distributed with
   mean 1. Codes that are drawn with the noise of the key have larger ones.

@@ -16,7 +16,7 @@ BATCH = 32
 _SILENT = 1e-3  # a window with a lower peak (-60 dB) is ignored
 
 
-class Window(NamedTuple):
+class WaveformWindow(NamedTuple):
   """One window: its number, its first sample and its waveform."""
 
   number: int
@@ -29,7 +29,9 @@ class Window(NamedTuple):
     return bool(np.max(np.abs(self.waveform)) < _SILENT)
 
 
-def windows(blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str) -> Iterator[Window]:
+def windows(
+  blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str
+) -> Iterator[WaveformWindow]:
   """Yields a window at every hop and one that ends with the audio.
 
   Audio shorter than a window is padded with its reflection to one window.
@@ -49,16 +51,16 @@ def windows(blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str) 
     end = start + len(kept)
     while following + window <= end:
       first = following - start
-      yield Window(following // hop, following, kept[first : first + window])
+      yield WaveformWindow(following // hop, following, kept[first : first + window])
       following += hop
     dropped = max(0, min(following, end - window) - start)
     kept, start = kept[dropped:], start + dropped
   end = start + len(kept)
   if end < window:
     audio.check_length(end, rate, LEAST_SECONDS, name)
-    yield Window(0, 0, np.pad(kept, (0, window - end), mode="symmetric"))
+    yield WaveformWindow(0, 0, np.pad(kept, (0, window - end), mode="symmetric"))
   elif following - hop + window < end:
-    yield Window(following // hop, end - window, kept[-window:])
+    yield WaveformWindow(following // hop, end - window, kept[-window:])
 
 
 def in_batches(

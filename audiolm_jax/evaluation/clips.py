@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import AudioError, DataError
-from audiolm_jax.data.manifest import Clip, clips_of_split, list_clips, read_clip
+from audiolm_jax.data.manifest import AudioClip, clips_of_split, list_clips, read_clip
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.transcripts import read_field
 from audiolm_jax.io import audio
@@ -181,7 +181,7 @@ def _cut(
   return [(start, waveform[start : start + length]) for start in range(0, len(waveform), length)]
 
 
-def _spread(clips: Sequence[Clip], keys: Sequence[str]) -> list[Clip]:
+def _spread(clips: Sequence[AudioClip], keys: Sequence[str]) -> list[AudioClip]:
   """Returns one clip of each key, then a second one of each, and so on."""
   seen: dict[str, int] = {}
   ranked = []

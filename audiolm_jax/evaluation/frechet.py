@@ -55,7 +55,7 @@ def embed(
   count = max(0, (len(waveform) - _FRAMES * _HOP) // (_STEP * _HOP) + 1)
   if not count:
     return np.zeros((0, DIM))
-  mel = signal.log_mel(waveform, _RATE, _WINDOW, _HOP, _MEL_BINS).astype(np.float64)
+  mel = signal.mel_decibels(waveform, _RATE, _WINDOW, _HOP, _MEL_BINS).astype(np.float64)
   cepstra = mel @ signal.cosine_transform(_MEL_BINS)
   frames = np.lib.stride_tricks.sliding_window_view(cepstra, _FRAMES, axis=0)
   cepstra = frames[: count * _STEP : _STEP]  # [windows, cepstra, frames]

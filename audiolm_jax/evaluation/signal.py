@@ -36,13 +36,13 @@ def log_mel_distance(
   _check_pair(reference, estimate)
   distances = []
   for window, bins in zip(MEL_WINDOWS, MEL_BINS, strict=True):
-    one = log_mel(reference, sample_rate, window, window // 4, bins)
-    other = log_mel(estimate, sample_rate, window, window // 4, bins)
+    one = mel_decibels(reference, sample_rate, window, window // 4, bins)
+    other = mel_decibels(estimate, sample_rate, window, window // 4, bins)
     distances.append(np.abs(one - other).mean())
   return float(np.mean(distances))
 
 
-def log_mel(
+def mel_decibels(
   waveform: Float[np.ndarray, " samples"],
   sample_rate: int,
   window_length: int,

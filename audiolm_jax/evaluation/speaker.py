@@ -120,7 +120,7 @@ def voice_features(
   share (3).
   """
   window, hop = round(0.032 * sample_rate), round(0.01 * sample_rate)
-  mel = signal.log_mel(waveform, sample_rate, window, hop, _MEL_BINS)
+  mel = signal.mel_decibels(waveform, sample_rate, window, hop, _MEL_BINS)
   level = mel.max(axis=-1)
   active = level > np.quantile(level, 0.95) + _ACTIVE_DB
   mel = np.maximum(mel, mel.max() - 70.0)

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from audiolm_jax.core import plain_json
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.data.manifest import Clip
+from audiolm_jax.data.manifest import AudioClip
 from audiolm_jax.io import storage
 
 
@@ -31,7 +31,7 @@ def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
   return found
 
 
-def texts_of(clips: Iterable[Clip], source: str | os.PathLike[str]) -> dict[str, str]:
+def texts_of(clips: Iterable[AudioClip], source: str | os.PathLike[str]) -> dict[str, str]:
   """Returns the transcripts of those clips of a folder or manifest that have one, by clip id."""
   transcripts = read_transcripts(source)
   found = {

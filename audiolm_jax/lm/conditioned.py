@@ -42,7 +42,7 @@ _MOST_CHARACTERS = 4_096
 _ROWS = 8
 
 
-class Source(enum.StrEnum):
+class ConditionedSource(enum.StrEnum):
   """What the stage reads: text, semantic tokens of another recording, or nothing (pretraining)."""
 
   TEXT = "text"
@@ -110,7 +110,7 @@ class ConditionedSpec(StageSpec):
   parameters continue from pretraining to text.
 
   Attributes:
-    source: see `Source`; a string becomes a `Source`.
+    source: see `ConditionedSource`; a string becomes a `ConditionedSource`.
     longest_seconds: length of the longest clip, in training and in sampling.
     longest_source: tokens of the longest source, characters or semantic tokens; not used by a stage
       with the target "text", whose sources are clips.
@@ -126,7 +126,7 @@ class ConditionedSpec(StageSpec):
   Source: SPEAR-TTS (arXiv 2302.03540), section 3.
   """
 
-  source: Source | str = Source.TEXT
+  source: ConditionedSource | str = ConditionedSource.TEXT
   longest_seconds: Seconds = 20.0
   longest_source: Steps = 400
   semantic_rate: Rate = 25.0
@@ -140,7 +140,7 @@ class ConditionedSpec(StageSpec):
   kind: str = dataclasses.field(default="conditioned", kw_only=True)
 
   def __post_init__(self):
-    for name, choices in (("source", Source), ("target", Target)):
+    for name, choices in (("source", ConditionedSource), ("target", Target)):
       value = getattr(self, name)
       try:
         object.__setattr__(self, name, choices(value))
@@ -148,7 +148,7 @@ class ConditionedSpec(StageSpec):
         known = ", ".join(choices)
         raise ConfigError(f"stage {name} {value!r} is not one of {known}") from None
     if self.is_transcript and (
-      self.source is not Source.SEMANTIC or self.source_rate or self.source_clusters
+      self.source is not ConditionedSource.SEMANTIC or self.source_rate or self.source_clusters
     ):
       raise ConfigError(
         f'stage {self.name!r} has the target "text", for which the source must be "semantic", '
@@ -171,9 +171,9 @@ class ConditionedSpec(StageSpec):
   @property
   def reads(self) -> tuple[Stream, ...]:
     """The text, the semantic tokens of another recording, or nothing."""
-    if self.source is Source.TEXT:
+    if self.source is ConditionedSource.TEXT:
       return (TEXT,)
-    if self.source is Source.NOTHING:
+    if self.source is ConditionedSource.NOTHING:
       return ()
     size = self.num_clusters if self.source_clusters is None else self.source_clusters
     return (Stream(SEMANTIC, size, self.source_rate or self.semantic_rate, role=Role.SOURCE),)
@@ -210,7 +210,7 @@ class ConditionedSpec(StageSpec):
   @property
   def source_length(self) -> int:
     """Length of a padded source, its end token included."""
-    is_clip = self.source is Source.NOTHING or self.is_transcript
+    is_clip = self.source is ConditionedSource.NOTHING or self.is_transcript
     return (self.clip_steps if is_clip else self.longest_source) + 1
 
   @property
@@ -242,7 +242,7 @@ class ConditionedSpec(StageSpec):
       "decoder_target_tokens": row,
       "decoder_loss_weights": Feature(row.shape, np.float32),
     }
-    if self.source is not Source.NOTHING:
+    if self.source is not ConditionedSource.NOTHING:
       found["source_tokens"] = Feature((self.source_length,))
     return found
 
@@ -295,7 +295,7 @@ class ConditionedSpec(StageSpec):
     Raises:
       DataError: the source is empty or too long, or has characters that the stage does not know.
     """
-    if self.source is Source.TEXT:
+    if self.source is ConditionedSource.TEXT:
       words = text.normalized(text.of_code_points(tokens), self.language)
       found = NUM_RESERVED + text.places(words, self.characters)
     else:
@@ -352,12 +352,12 @@ class ConditionedSpec(StageSpec):
       getattr(self, name) == getattr(other, name) for name in fields
     )
 
-  def init(self, config: ModelConfig, rng: RandomKey, batch: Batch) -> Params:
+  def init(self, config: ModelConfig, key: RandomKey, batch: Batch) -> Params:
     """Returns new parameters."""
     import jax.numpy as jnp
 
     row = jnp.ones((len(batch["decoder_input_tokens"]), 8), jnp.int32)
-    return self.model(config).init(rng, row, row)["params"]
+    return self.model(config).init(key, row, row)["params"]
 
   def parameter_shapes(self, config: ModelConfig) -> Shapes:
     """Returns the shapes of the parameters of the model."""
@@ -390,13 +390,13 @@ class ConditionedSpec(StageSpec):
     params: Params,
     batch: Batch,
     *,
-    rng: RandomKey | None = None,
+    key: RandomKey | None = None,
     z_loss: float = 0.0,
   ) -> tuple[Scalar, Mapping[str, Scalar]]:
     """Returns `conditioned_loss.conditioned_loss`."""
     from audiolm_jax.lm.conditioned_loss import conditioned_loss
 
-    return conditioned_loss(self, config, params, batch, rng=rng, z_loss=z_loss)
+    return conditioned_loss(self, config, params, batch, key=key, z_loss=z_loss)
 
   def inference_params(self, params: Params) -> Params:
     """Returns the parameters with unstacked layers."""
@@ -450,10 +450,10 @@ def text_stage(**overrides: object) -> ConditionedSpec:
 
 def speech_stage(**overrides: object) -> ConditionedSpec:
   """Returns the stage of speech to speech: the text stage with another recording as its source."""
-  return dataclasses.replace(ConditionedSpec("speech", Source.SEMANTIC), **overrides)
+  return dataclasses.replace(ConditionedSpec("speech", ConditionedSource.SEMANTIC), **overrides)
 
 
 def transcript_stage(**overrides: object) -> ConditionedSpec:
   """Returns the stage that recognizes speech: the text stage with source and target exchanged."""
-  spec = ConditionedSpec("transcript", Source.SEMANTIC, target=Target.TEXT)
+  spec = ConditionedSpec("transcript", ConditionedSource.SEMANTIC, target=Target.TEXT)
   return dataclasses.replace(spec, **overrides)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int, Key
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.modules import Params
-from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec, Source
+from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSource, ConditionedSpec
 from audiolm_jax.lm.stage import Batch
 from audiolm_jax.lm.tokens import EOS, NUM_RESERVED, PAD
 
@@ -20,7 +20,7 @@ def conditioned_loss(
   params: Params,
   batch: Batch,
   *,
-  rng: Key[Array, ""] | None = None,
+  key: Key[Array, ""] | None = None,
   z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Returns the mean cross-entropy of targets and end tokens, with label smoothing.
@@ -30,7 +30,7 @@ def conditioned_loss(
     config: shape of its model.
     params: the model's parameters.
     batch: features of the stage.
-    rng: key of deletion and dropout; None for the deletion of evaluation, which is the same for
+    key: key of deletion and dropout; None for the deletion of evaluation, which is the same for
       each batch, without dropout.
     z_loss: weight of the squared log-partition function.
 
@@ -38,13 +38,13 @@ def conditioned_loss(
     The loss, and metrics without smoothing and z-loss: `loss` (nats per token), `accuracy`,
     `weight` (number of targets) and `loss_end` (nats per end token).
   """
-  deletion, dropout = jax.random.split(jax.random.key(0) if rng is None else rng)
+  deletion, dropout = jax.random.split(jax.random.key(0) if key is None else key)
   targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-  if spec.source is Source.NOTHING:
+  if spec.source is ConditionedSource.NOTHING:
     source = deleted(spec, targets, deletion, config.deleted_share)
   else:
     source = batch["source_tokens"]
-  has_dropout = rng is not None and config.transformer.dropout_rate > 0
+  has_dropout = key is not None and config.transformer.dropout_rate > 0
   logits = modules.apply(
     spec.model(config, deterministic=not has_dropout),
     frozen(config, params),

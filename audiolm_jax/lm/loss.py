@@ -22,7 +22,7 @@ def stage_loss(
   batch: Batch,
   *,
   z_loss: float = 0.0,
-  dropout_rng: Key[Array, ""] | None = None,
+  dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Returns the mean cross-entropy over target tokens, each among the legal ids of its position.
 
@@ -35,14 +35,14 @@ def stage_loss(
     params: parameters of the transformer.
     batch: features of `stages.stage_features`.
     z_loss: weight of the squared log-partition function.
-    dropout_rng: key of dropout; None disables it.
+    dropout_key: key of dropout; None disables it.
 
   Returns:
     The loss in nats per target token (with z-loss), and metrics: `loss` (without z-loss),
     `accuracy`, `weight` (number of target tokens) and, for acoustic targets, `loss_quantizer_<q>`
     by level.
   """
-  rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+  rngs = None if dropout_key is None else {"dropout": dropout_key}
   frame_ids = batch["decoder_frame_ids"] if model.config.num_frame_embeddings else None
   hidden = modules.apply(
     model, params, batch["decoder_input_tokens"], frame_ids, method="hidden", rngs=rngs

@@ -37,7 +37,7 @@ class Heads(enum.StrEnum):
   PLAIN = "plain"
 
 
-class Targets(enum.StrEnum):
+class LossTargets(enum.StrEnum):
   """Masked entries with a loss, if one level is partly masked: all, or those of that level."""
 
   HIDDEN = "hidden"
@@ -64,7 +64,7 @@ class MaskingConfig:
     level_ratio: probability that a level is this random level, divided by that of the next coarser
       one. Below 1, coarser levels are masked more often than finer ones; sampling fills each level
       without knowing finer ones, and most of its passes fill the coarsest levels.
-    targets: see `Targets`.
+    targets: see `LossTargets`.
     prompt_share: share of examples that begin with a prompt, which is not masked.
     longest_prompt: length of the longest prompt, as a share of the example.
     semantic_dropout: share of examples without semantic tokens, for guidance.
@@ -75,13 +75,13 @@ class MaskingConfig:
 
   one_level_share: float = 0.5
   level_ratio: float = 1.0
-  targets: Targets | str = Targets.HIDDEN
+  targets: LossTargets | str = LossTargets.HIDDEN
   prompt_share: float = 0.8
   longest_prompt: float = 0.5
   semantic_dropout: float = 0.1
 
   def __post_init__(self):
-    object.__setattr__(self, "targets", _member(Targets, self.targets, "targets"))
+    object.__setattr__(self, "targets", _member(LossTargets, self.targets, "targets"))
     for name in ("one_level_share", "prompt_share", "longest_prompt", "semantic_dropout"):
       if not 0 <= getattr(self, name) <= 1:
         raise ConfigError(f"{name} {getattr(self, name)} is a share; set it between 0 and 1")
@@ -341,13 +341,13 @@ class ParallelSpec(StageSpec):
       )
     return found
 
-  def init(self, config: ParallelConfig, rng: RandomKey, batch: Batch) -> Params:
+  def init(self, config: ParallelConfig, key: RandomKey, batch: Batch) -> Params:
     """Returns new parameters; the codebooks are not numbers until they are replaced."""
     import jax.numpy as jnp
 
     rows, levels = len(batch["codes"]), self.num_quantizers
     codes, row = jnp.zeros((rows, 8, levels), jnp.int32), jnp.zeros((rows, 8), jnp.int32)
-    return self.model(config).init(rng, codes, row, jnp.ones((rows, 8), bool))["params"]
+    return self.model(config).init(key, codes, row, jnp.ones((rows, 8), bool))["params"]
 
   def loss(
     self,
@@ -355,13 +355,13 @@ class ParallelSpec(StageSpec):
     params: Params,
     batch: Batch,
     *,
-    rng: RandomKey | None = None,
+    key: RandomKey | None = None,
     z_loss: float = 0.0,
   ) -> tuple[Scalar, dict[str, Scalar]]:
     """Returns `parallel_loss.parallel_loss`."""
     from audiolm_jax.lm.parallel_loss import parallel_loss
 
-    return parallel_loss(self, config, params, batch, rng=rng, z_loss=z_loss)
+    return parallel_loss(self, config, params, batch, key=key, z_loss=z_loss)
 
   def inference_params(self, params: Params) -> Params:
     """Returns the parameters with unstacked layers."""

@@ -11,10 +11,10 @@ from audiolm_jax.core.modules import Params
 from audiolm_jax.lm.parallel import (
   UNKNOWN,
   Heads,
+  LossTargets,
   MaskingConfig,
   ParallelConfig,
   ParallelSpec,
-  Targets,
 )
 from audiolm_jax.lm.stage import Batch
 
@@ -72,7 +72,7 @@ def draw_masks(
   free = valid & ~jnp.where(given.any(1, keepdims=True), given, begins)
   hidden = jnp.where(is_one_level, by_level, entries) & free[..., None]
   targets = hidden
-  if config.targets is Targets.LEVEL:
+  if config.targets is LossTargets.LEVEL:
     targets = hidden & (~is_one_level | (level == chosen))
   return Masks(hidden, targets, uniform(6) < config.semantic_dropout)
 
@@ -83,7 +83,7 @@ def parallel_loss(
   params: Params,
   batch: Batch,
   *,
-  rng: Key[Array, ""] | None = None,
+  key: Key[Array, ""] | None = None,
   z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Returns the mean over levels of the cross-entropy of hidden codes, and the error of the point.
@@ -95,7 +95,7 @@ def parallel_loss(
     config: shape of its model.
     params: the model's parameters.
     batch: features of the stage.
-    rng: key of masks and dropout; None for the masks of evaluation, which are the same for each
+    key: key of masks and dropout; None for the masks of evaluation, which are the same for each
       batch, with all semantic tokens.
     z_loss: weight of the squared log-partition function.
 
@@ -105,14 +105,14 @@ def parallel_loss(
     such code, and `point_error` (mean squared error of the predicted point over the variance of the
     latents, on frames with hidden codes).
   """
-  masks_key, dropout_key = jax.random.split(jax.random.key(0) if rng is None else rng)
+  masks_key, dropout_key = jax.random.split(jax.random.key(0) if key is None else key)
   codes, valid = batch["codes"], batch["weights"] > 0
   levels = spec.num_quantizers
   masks = draw_masks(config.masking, masks_key, valid, batch["is_prompt"] > 0, levels)
   semantic = batch["semantic"]
-  if rng is not None:
+  if key is not None:
     semantic = jnp.where(masks.without_semantic[:, None], UNKNOWN, semantic)
-  has_dropout = rng is not None and config.transformer.dropout_rate > 0
+  has_dropout = key is not None and config.transformer.dropout_rate > 0
   model = spec.model(config, deterministic=not has_dropout)
 
   def apply(method: str, *arguments: object) -> Any:

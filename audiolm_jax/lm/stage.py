@@ -179,7 +179,7 @@ class StageSpec(abc.ABC):
     raise NotImplementedError
 
   @abc.abstractmethod
-  def init(self, config: ModelConfig, rng: RandomKey, batch: Batch) -> Params:
+  def init(self, config: ModelConfig, key: RandomKey, batch: Batch) -> Params:
     """Returns new parameters, boxed with their logical axes."""
 
   def parameter_shapes(self, config: ModelConfig) -> Shapes:
@@ -199,8 +199,8 @@ class StageSpec(abc.ABC):
     }
 
     def params(batch: Batch) -> Params:
-      rng = new_key(0)
-      return self.inference_params(meta.unbox(self.init(config, rng, batch)))
+      key = new_key(0)
+      return self.inference_params(meta.unbox(self.init(config, key, batch)))
 
     return of_arrays(jax.eval_shape(params, batch))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
 
@@ -211,7 +211,7 @@ class StageSpec(abc.ABC):
     params: Params,
     batch: Batch,
     *,
-    rng: RandomKey | None = None,
+    key: RandomKey | None = None,
     z_loss: float = 0.0,
   ) -> tuple[Scalar, Mapping[str, Scalar]]:
     """Returns the loss of a batch, and metrics with `loss` and `weight`, the number of targets.
@@ -220,7 +220,7 @@ class StageSpec(abc.ABC):
       config: shape of the model.
       params: its parameters.
       batch: arrays of `features`.
-      rng: random key of dropout and masks; None for evaluation, which is deterministic.
+      key: random key of dropout and masks; None for evaluation, which is deterministic.
       z_loss: weight of the squared log-partition function.
     """
 

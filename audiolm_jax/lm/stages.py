@@ -153,13 +153,13 @@ class AutoregressiveSpec(StageSpec):
     """Returns the shape of the transformer."""
     return config.shape()
 
-  def init(self, config: ModelConfig, rng: RandomKey, batch: Batch) -> Params:
+  def init(self, config: ModelConfig, key: RandomKey, batch: Batch) -> Params:
     """Returns new parameters of the transformer."""
     import jax.numpy as jnp
 
     # No parameter depends on the length; a short row initializes fast.
     tokens = jnp.zeros((len(batch["decoder_input_tokens"]), 8), jnp.int32)
-    return self.model(config).init(rng, tokens, tokens)["params"]
+    return self.model(config).init(key, tokens, tokens)["params"]
 
   def parameter_shapes(self, config: ModelConfig) -> Shapes:
     """Returns the shapes of the parameters of the transformer."""
@@ -171,14 +171,14 @@ class AutoregressiveSpec(StageSpec):
     params: Params,
     batch: Batch,
     *,
-    rng: RandomKey | None = None,
+    key: RandomKey | None = None,
     z_loss: float = 0.0,
   ) -> tuple[Scalar, Mapping[str, Scalar]]:
     """Returns `loss.stage_loss`."""
     from audiolm_jax.lm.loss import stage_loss
 
-    model = self.model(config, deterministic=rng is None or config.dropout_rate == 0)
-    return stage_loss(self, model, params, batch, z_loss=z_loss, dropout_rng=rng)
+    model = self.model(config, deterministic=key is None or config.dropout_rate == 0)
+    return stage_loss(self, model, params, batch, z_loss=z_loss, dropout_key=key)
 
   def inference_params(self, params: Params) -> Params:
     """Returns the parameters with unstacked layers."""

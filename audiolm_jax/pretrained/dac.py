@@ -166,7 +166,7 @@ class Snake(nn.Module):
     return x + jnp.square(jnp.sin(alpha * x)) / (alpha + 1e-9)
 
 
-class ResidualUnit(nn.Module):
+class SnakeResidualUnit(nn.Module):
   """Snake, dilated convolution of kernel 7, snake, pointwise convolution, added to the input."""
 
   dilation: int
@@ -179,7 +179,7 @@ class ResidualUnit(nn.Module):
     return x + h
 
 
-class Encoder(nn.Module):
+class DacEncoder(nn.Module):
   """Maps waveform to latents; before and after a row, the input of every layer is zero."""
 
   config: DacConfig
@@ -195,7 +195,7 @@ class Encoder(nn.Module):
     x = _until(ends, _centred(CausalConv(channels, _KERNEL, name="input"), x))
     for i, stride in enumerate(c.strides):
       for j, dilation in enumerate(_DILATIONS):
-        x = _until(ends, ResidualUnit(dilation, name=f"block_{i}_unit_{j}")(x))
+        x = _until(ends, SnakeResidualUnit(dilation, name=f"block_{i}_unit_{j}")(x))
       channels, ends = 2 * channels, ends // stride
       down = StridedConv(channels, stride, name=f"block_{i}_down")
       x = _earlier(down, Snake(name=f"block_{i}_snake")(x), stride, stride - _cut(stride))
@@ -204,7 +204,7 @@ class Encoder(nn.Module):
     return _centred(output, Snake(name="snake")(x))
 
 
-class Decoder(nn.Module):
+class DacDecoder(nn.Module):
   """Maps latents to waveform, zero after the end of a row.
 
   An odd stride gives `stride * length - 1` samples, as padding of half its kernel, rounded up,
@@ -227,7 +227,7 @@ class Decoder(nn.Module):
       up = TransposedConv(channels, stride, name=f"block_{i}_up")
       x = _until(ends, _upsampled(up, Snake(name=f"block_{i}_snake")(x)))
       for j, dilation in enumerate(_DILATIONS):
-        x = _until(ends, ResidualUnit(dilation, name=f"block_{i}_unit_{j}")(x))
+        x = _until(ends, SnakeResidualUnit(dilation, name=f"block_{i}_unit_{j}")(x))
     x = _centred(CausalConv(1, _KERNEL, name="output"), Snake(name="snake")(x))
     return jnp.tanh(_until(ends, x))[..., 0]
 
@@ -300,7 +300,7 @@ def _unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
 class DacCodec(ChunkedCodec):
   """DAC as a codec. It is not causal, so a stream has a delay.
 
-  The last 8 samples of a clip are zeros, see `Decoder`.
+  The last 8 samples of a clip are zeros, see `DacDecoder`.
   """
 
   config: DacConfig
@@ -324,7 +324,7 @@ def encode_chunk(
   config: DacConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: None
 ) -> tuple[jax.Array, None]:
   ends = -(-ends // config.hop_length) * config.hop_length
-  latents = modules.apply(Encoder(config), params["encoder"], waveform, ends)
+  latents = modules.apply(DacEncoder(config), params["encoder"], waveform, ends)
   return quantize(latents, params["quantizer"])[0], state
 
 
@@ -333,7 +333,7 @@ def decode_chunk(
   config: DacConfig, params: Params, codes: jax.Array, ends: jax.Array, state: None
 ) -> tuple[jax.Array, None]:
   latents = dequantize(codes, params["quantizer"])
-  return modules.apply(Decoder(config), params["decoder"], latents, ends), state
+  return modules.apply(DacDecoder(config), params["decoder"], latents, ends), state
 
 
 def read_config(published: Json) -> DacConfig:

@@ -96,12 +96,12 @@ class EncodecConfig(ResidualConfig):
     return max(needed)
 
   @property
-  def encoder(self) -> "Encoder":
-    return Encoder(self)
+  def encoder(self) -> "EncodecEncoder":
+    return EncodecEncoder(self)
 
   @property
-  def decoder(self) -> "Decoder":
-    return Decoder(self)
+  def decoder(self) -> "EncodecDecoder":
+    return EncodecDecoder(self)
 
   def encoder_state(self, batch: int) -> State:
     channels = self.channels
@@ -141,7 +141,7 @@ def _lstm_shapes(features: int) -> shapes.Shapes:
   }
 
 
-class Encoder(nn.Module):
+class EncodecEncoder(nn.Module):
   """Maps waveform to latents."""
 
   config: EncodecConfig
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
     return x, run.state
 
 
-class Decoder(nn.Module):
+class EncodecDecoder(nn.Module):
   """Maps latents to waveform with the layers of the encoder in reverse."""
 
   config: EncodecConfig

@@ -157,7 +157,7 @@ class HubertEncoder(nn.Module):
     if c.block_norm is BlockNorm.POST:
       x = _layer_norm(c, "norm")(x)
     for i in range(self.layer):
-      x = Block(c, name=f"block_{i}")(x, inside)
+      x = HubertBlock(c, name=f"block_{i}")(x, inside)
     return x
 
 
@@ -201,7 +201,7 @@ class ClipNorm(nn.Module):
     return _standardized_over_time(x, ends, _NORM_EPSILON) * scale + bias
 
 
-class Block(nn.Module):
+class HubertBlock(nn.Module):
   """Self-attention over a whole clip, and two dense layers."""
 
   config: HubertConfig
@@ -211,7 +211,7 @@ class Block(nn.Module):
     self, x: Float[Array, "batch frames dim"], inside: Bool[Array, "batch frames"]
   ) -> Float[Array, "batch frames dim"]:
     c = self.config
-    attention = Attention(c, name="attention")
+    attention = HubertAttention(c, name="attention")
     attention_norm = _layer_norm(c, "attention_norm")
     feed_forward_norm = _layer_norm(c, "feed_forward_norm")
     if c.block_norm is BlockNorm.PRE:
@@ -226,7 +226,7 @@ class Block(nn.Module):
     return nn.Dense(c.dim, name="feed_forward_out")(x)
 
 
-class Attention(nn.Module):
+class HubertAttention(nn.Module):
   """Self-attention of every frame to all frames of its clip."""
 
   config: HubertConfig

@@ -31,7 +31,7 @@ from audiolm_jax.pretrained.layer_tokenizer import (
   windows_of_30_seconds,
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
-from audiolm_jax.semantic.chunked_tokenizer import Encoded, unwhitened
+from audiolm_jax.semantic.chunked_tokenizer import TokenizedFeatures, unwhitened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class HubertTokenizer(LayerTokenizer):
 
   def encode_chunks(
     self, inputs: Float[np.ndarray | Array, "batch padded"], ends: Int[np.ndarray | Array, "batch"]
-  ) -> Encoded:
+  ) -> TokenizedFeatures:
     return _encode(self.config, self.params, inputs, ends)
 
 
@@ -69,7 +69,7 @@ def _encode(
   params: Params,
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
-) -> Encoded:
+) -> TokenizedFeatures:
   """Encodes chunks of waveform with `ends` samples each; repeats the last whole frame."""
   valid = jnp.clip(ends, config.encoder.frame_length, padded.shape[1])
   with jax.default_matmul_precision("float32"):  # as for the published tokens

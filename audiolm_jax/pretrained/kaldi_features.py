@@ -48,7 +48,7 @@ def standardized_log_mel(
     in slices, an array that is computed in slices.
   """
   count = _num_frames(waveform)
-  in_memory = [log_mel(waveform, num_mels)] if isinstance(waveform, np.ndarray) else None
+  in_memory = [kaldi_log_mel(waveform, num_mels)] if isinstance(waveform, np.ndarray) else None
 
   def blocks() -> Iterable[Float[np.ndarray, "frames mels"]]:
     return in_memory or _log_mel_blocks(waveform, num_mels)
@@ -74,7 +74,7 @@ def standardized_log_mel(
   return SlicedBlocks(standardized, (rows, together * num_mels))
 
 
-def log_mel(
+def kaldi_log_mel(
   waveform: Float[np.ndarray, "samples"], num_mels: int
 ) -> Float[np.ndarray, "frames mels"]:
   """Returns natural logarithms of the power in mel bands, without dither.

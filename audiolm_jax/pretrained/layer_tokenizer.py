@@ -13,7 +13,7 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Steps, Taps, Vocabulary
-from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, TokenizedFeatures
 from audiolm_jax.semantic.kmeans import nearest_of_close_centroids
 from audiolm_jax.semantic.spec import SemanticSpec
 
@@ -101,7 +101,7 @@ def encoded(
   count: Int[Array, "batch"],
   params: Params,
   steps_per_token: int,
-) -> Encoded:
+) -> TokenizedFeatures:
   """Returns whitened features and ids; the last of a row's `count` steps is repeated."""
   held = jnp.minimum(jnp.arange(features.shape[1])[None], count[:, None] - 1)
   features = jnp.take_along_axis(features, held[..., None], axis=1)
@@ -111,7 +111,7 @@ def encoded(
   # Distances do not depend on the origin; with this one, float32 is most precise.
   origin = params["centroids"].mean(axis=0)
   ids = nearest_of_close_centroids(features - origin, params["centroids"] - origin)
-  return Encoded(features, ids)
+  return TokenizedFeatures(features, ids)
 
 
 def centroids_of(

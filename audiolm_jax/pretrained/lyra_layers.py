@@ -108,12 +108,12 @@ class LyraConfig(ResidualConfig):
     return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
 
   @property
-  def encoder(self) -> "Encoder":
-    return Encoder(self)
+  def encoder(self) -> "LyraEncoder":
+    return LyraEncoder(self)
 
   @property
-  def decoder(self) -> "Decoder":
-    return Decoder(self)
+  def decoder(self) -> "LyraDecoder":
+    return LyraDecoder(self)
 
   def encoder_state(self, batch: int) -> State:
     shapes = [((_OUTER_OVERLAP - 1) * self.strides[0], 1)]
@@ -138,7 +138,7 @@ def _limited_convolution(taps: int, inputs: int, outputs: int) -> shapes.Shapes:
   return shapes.convolution(taps, inputs, outputs) | {"limits": (2,)}
 
 
-class Encoder(nn.Module):
+class LyraEncoder(nn.Module):
   """Maps waveform to latents."""
 
   config: LyraConfig
@@ -154,14 +154,14 @@ class Encoder(nn.Module):
     x = run(first, waveform[..., None])
     for i, (channels, groups, stride) in enumerate(c.blocks):
       for j, dilation in enumerate(DILATIONS):
-        x = run(Unit(dilation, groups, name=f"block_{i}_unit_{j}"), x)
+        x = run(LyraResidualUnit(dilation, groups, name=f"block_{i}_unit_{j}"), x)
       down = GroupedConv(2 * channels, _OVERLAP * stride, stride, groups, name=f"block_{i}_down")
       x = run(down, _activated(x))
     output = GroupedConv(c.latent_dim, _LATENT_KERNEL, groups=c.inner[1], name="output")
     return run(output, _activated(x)), run.state
 
 
-class Decoder(nn.Module):
+class LyraDecoder(nn.Module):
   """Maps latents to waveform with the layers of the encoder in reverse."""
 
   config: LyraConfig
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
       up = GroupedTransposedConv(channels, stride, _OVERLAP, groups, name=f"block_{i}_up")
       x = run(up, _activated(x))
       for j, dilation in enumerate(DILATIONS):
-        x = run(Unit(dilation, groups, name=f"block_{i}_unit_{j}"), x)
+        x = run(LyraResidualUnit(dilation, groups, name=f"block_{i}_unit_{j}"), x)
     output = GroupedTransposedConv(1, c.strides[0], _OUTER_OVERLAP, name="output")
     return run(output, _activated(x))[..., 0], run.state
 
@@ -271,7 +271,7 @@ class GroupedTransposedConv(nn.Module):
     return y + bias, total[:, frames:]
 
 
-class Unit(nn.Module):
+class LyraResidualUnit(nn.Module):
   """Depthwise dilated, dense and grouped pointwise convolution, added to the input.
 
   State: the last inputs of the depthwise convolution.

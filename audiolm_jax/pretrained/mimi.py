@@ -25,9 +25,9 @@ from audiolm_jax.pretrained.mimi_layers import (
   LAST_KERNEL,
   UNIT_KERNEL,
   UNIT_SQUEEZE,
-  Decoder,
-  Encoder,
   MimiConfig,
+  MimiDecoder,
+  MimiEncoder,
 )
 from audiolm_jax.pretrained.mimi_transformer import MimiTransformerConfig
 from audiolm_jax.pretrained.weights import PublishedWeights, fields_of
@@ -84,7 +84,7 @@ class MimiCodec(ChunkedCodec):
 def encode_chunk(
   config: MimiConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
-  halves, state = modules.apply(Encoder(config), params["encoder"], waveform, ends, state)
+  halves, state = modules.apply(MimiEncoder(config), params["encoder"], waveform, ends, state)
   books, count = params["codebooks"], config.num_semantic_quantizers
   semantic = residual_quantize(halves[:, :, 0], books[:count])
   acoustic = residual_quantize(halves[:, :, 1], books[count:])
@@ -100,7 +100,7 @@ def decode_chunk(
   semantic = dequantize(codes[..., :count], books[:count])
   acoustic = dequantize(codes[..., count:], books[count:])
   sums = jnp.stack([semantic, acoustic], axis=2)
-  return modules.apply(Decoder(config), params["decoder"], sums, state)
+  return modules.apply(MimiDecoder(config), params["decoder"], sums, state)
 
 
 def read_config(published: Json) -> MimiConfig:

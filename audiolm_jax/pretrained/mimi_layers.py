@@ -23,8 +23,8 @@ from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 from audiolm_jax.pretrained.mimi_transformer import (
+  MimiTransformer,
   MimiTransformerConfig,
-  Transformer,
   transformer_state,
 )
 
@@ -101,7 +101,7 @@ class MimiConfig:
     return {"encoder": encoder, "decoder": decoder, "codebooks": codebooks}
 
   def encoder_state(self, batch: int) -> State:
-    """Returns the state of `Encoder` at the start of a clip."""
+    """Returns the state of `MimiEncoder` at the start of a clip."""
     channels, dim = self.channels, self.transformer.dim
     shapes = [(KERNEL - 1, 1)]
     for stride in self.strides:
@@ -113,7 +113,7 @@ class MimiConfig:
     return (*convolutions, transformer_state(self.transformer, batch), halving)
 
   def decoder_state(self, batch: int) -> State:
-    """Returns the state of `Decoder` at the start of a clip."""
+    """Returns the state of `MimiDecoder` at the start of a clip."""
     channels, dim = self.channels * 2 ** len(self.strides), self.transformer.dim
     shapes = [(KERNEL - 1, dim)]
     for stride in reversed(self.strides):
@@ -133,7 +133,7 @@ def _unit_shapes(channels: int) -> shapes.Shapes:
   }
 
 
-class Encoder(nn.Module):
+class MimiEncoder(nn.Module):
   """Maps waveform to the inputs of the quantizers of both halves."""
 
   config: MimiConfig
@@ -149,18 +149,18 @@ class Encoder(nn.Module):
     x = run(CausalConv(channels, KERNEL, name="input"), waveform[..., None])
     for i, stride in enumerate(c.strides):
       channels *= 2
-      x = run(Unit(name=f"block_{i}_unit"), x)
+      x = run(MimiResidualUnit(name=f"block_{i}_unit"), x)
       x = jnp.where((jnp.arange(x.shape[1]) < ends[:, None])[..., None], elu(x), 0.0)
       x = run(StridedConv(channels, stride, name=f"block_{i}_down"), x)
       ends = -(-ends // stride)
     x = run(CausalConv(c.transformer.dim, LAST_KERNEL, name="output"), elu(x))
-    x = run(Transformer(c.transformer, name="transformer"), x)
+    x = run(MimiTransformer(c.transformer, name="transformer"), x)
     x = run(Halving(name="halving"), _held(x, ends))
     halves = [_projection(c.codebook_dim, half)(x) for half in ("semantic", "acoustic")]
     return jnp.stack(halves, axis=2), run.state
 
 
-class Decoder(nn.Module):
+class MimiDecoder(nn.Module):
   """Maps the sums of both halves' entries to waveform, with the encoder's layers in reverse."""
 
   config: MimiConfig
@@ -174,17 +174,17 @@ class Decoder(nn.Module):
     channels = c.channels * 2 ** len(c.strides)
     semantic, acoustic = (_projection(c.transformer.dim, h) for h in ("semantic", "acoustic"))
     x = run(Doubling(name="doubling"), semantic(sums[:, :, 0]) + acoustic(sums[:, :, 1]))
-    x = run(Transformer(c.transformer, name="transformer"), x)
+    x = run(MimiTransformer(c.transformer, name="transformer"), x)
     x = run(CausalConv(channels, KERNEL, name="input"), x)
     for i, stride in enumerate(reversed(c.strides)):
       channels //= 2
       x = run(TransposedConv(channels, stride, name=f"block_{i}_up"), elu(x))
-      x = run(Unit(name=f"block_{i}_unit"), x)
+      x = run(MimiResidualUnit(name=f"block_{i}_unit"), x)
     x = run(CausalConv(1, LAST_KERNEL, name="output"), elu(x))
     return x[..., 0], run.state
 
 
-class Unit(nn.Module):
+class MimiResidualUnit(nn.Module):
   """ELU, convolution to fewer channels, ELU and back; added to the input.
 
   State: the state of the first convolution.

@@ -45,7 +45,7 @@ class MimiTransformerConfig:
   norm_epsilon: Epsilon = 1e-5
 
   def parameter_shapes(self) -> shapes.Shapes:
-    """Returns the shapes of the parameters of `Transformer`."""
+    """Returns the shapes of the parameters of `MimiTransformer`."""
     dim, wide = self.dim, self.feed_forward_dim
     names = ("query", "key", "value", "output")
     block = {
@@ -75,14 +75,14 @@ class Past(NamedTuple):
 
 
 def transformer_state(config: MimiTransformerConfig, batch: int) -> Past:
-  """Returns the state of `Transformer` at the start of a clip."""
+  """Returns the state of `MimiTransformer` at the start of a clip."""
   c = config
   shape = (batch, c.window - 1, c.num_heads, c.dim // c.num_heads)
   past = tuple(jnp.zeros(shape) for _ in range(c.num_layers))
   return Past(jnp.zeros((), jnp.int32), past, past)
 
 
-class Transformer(nn.Module):
+class MimiTransformer(nn.Module):
   """Blocks of attention to the past window and of dense layers, without a final norm."""
 
   config: MimiTransformerConfig
@@ -94,7 +94,7 @@ class Transformer(nn.Module):
     c = self.config
     keys, values = [], []
     for i in range(c.num_layers):
-      block = Block(c, name=f"block_{i}")
+      block = MimiBlock(c, name=f"block_{i}")
       x, last_keys, last_values = block(x, state.seen, state.keys[i], state.values[i])
       keys.append(last_keys)
       values.append(last_values)
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
     return x, Past(seen, tuple(keys), tuple(values))
 
 
-class Block(nn.Module):
+class MimiBlock(nn.Module):
   """Normalized attention and normalized dense layers, both scaled and added to their input."""
 
   config: MimiTransformerConfig
@@ -120,7 +120,7 @@ class Block(nn.Module):
     Float[Array, "batch past heads head_dim"],
   ]:
     c = self.config
-    attended, keys, values = Attention(c, name="attention")(
+    attended, keys, values = MimiAttention(c, name="attention")(
       self._norm("attention_norm")(x), seen, keys, values
     )
     x = x + self._scale("attention_scale") * attended
@@ -138,7 +138,7 @@ class Block(nn.Module):
     return self.param(name, nn.initializers.constant(0.01), (self.config.dim,))
 
 
-class Attention(nn.Module):
+class MimiAttention(nn.Module):
   """Self-attention of every position to itself and to earlier ones within the window."""
 
   config: MimiTransformerConfig

@@ -125,11 +125,11 @@ class W2vBert2Encoder(nn.Module):
     inside = jnp.arange(log_mel.shape[1])[None] < ends[:, None]
     x = nn.Dense(c.dim, name="projection")(_layer_norm(c, "projection_norm")(log_mel))
     for i in range(self.layer):
-      x = Block(c, name=f"block_{i}")(x, inside)
+      x = W2vBert2Block(c, name=f"block_{i}")(x, inside)
     return x
 
 
-class Block(nn.Module):
+class W2vBert2Block(nn.Module):
   """Half feed-forward, attention, convolution, half feed-forward, norm."""
 
   config: W2vBert2Config
@@ -139,14 +139,14 @@ class Block(nn.Module):
     self, x: Float[Array, "batch steps dim"], inside: Bool[Array, "batch steps"]
   ) -> Float[Array, "batch steps dim"]:
     c = self.config
-    x = x + 0.5 * FeedForward(c, name="feed_forward_0")(x)
-    x = x + Attention(c, name="attention")(x, inside)
+    x = x + 0.5 * W2vBert2FeedForward(c, name="feed_forward_0")(x)
+    x = x + W2vBert2Attention(c, name="attention")(x, inside)
     x = x + CausalConvolution(c, name="convolution")(x)
-    x = x + 0.5 * FeedForward(c, name="feed_forward_1")(x)
+    x = x + 0.5 * W2vBert2FeedForward(c, name="feed_forward_1")(x)
     return _layer_norm(c, "norm")(x)
 
 
-class FeedForward(nn.Module):
+class W2vBert2FeedForward(nn.Module):
   """Norm, expand, swish, contract."""
 
   config: W2vBert2Config
@@ -158,7 +158,7 @@ class FeedForward(nn.Module):
     return nn.Dense(c.dim, name="contract")(x)
 
 
-class Attention(nn.Module):
+class W2vBert2Attention(nn.Module):
   """Self-attention of every step to all steps of its clip, with relative keys for distances."""
 
   config: W2vBert2Config

@@ -33,7 +33,7 @@ from audiolm_jax.pretrained.w2v_bert_2 import (
   read_config,
 )
 from audiolm_jax.pretrained.weights import PublishedWeights
-from audiolm_jax.semantic.chunked_tokenizer import Encoded, unwhitened
+from audiolm_jax.semantic.chunked_tokenizer import TokenizedFeatures, unwhitened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class W2vBert2Tokenizer(LayerTokenizer):
     self,
     inputs: Float[np.ndarray | Array, "batch size bands"],
     ends: Int[np.ndarray | Array, "batch"],
-  ) -> Encoded:
+  ) -> TokenizedFeatures:
     return _encode(self.config, self.params, inputs, ends)
 
 
@@ -83,7 +83,7 @@ def _encode(
   params: Params,
   padded: Float[Array, "batch size bands"],
   ends: Int[Array, "batch"],
-) -> Encoded:
+) -> TokenizedFeatures:
   """Encodes chunks of log-mel features with `ends` steps each; repeats the last step."""
   valid = jnp.minimum(ends, padded.shape[1])
   encoder = W2vBert2Encoder(config.encoder, config.layer)

@@ -1,7 +1,6 @@
 """Sampling of autoregressive stages: semantic tokens, codes in windows and codes in chunks."""
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -52,10 +51,10 @@ class AutoregressiveSampler:
     if spec.predicts_semantic:
 
       def draw(prompts: Mapping[int, Prompt], num_tokens: int, index: int) -> Mapping[int, Ids]:
-        rows = list(prompts)
-        folds = [(call.samples[row],) for row in rows]
-        (drawn,) = drawn_tokens(self, call, list(prompts.values()), num_tokens, index, folds, False)
-        return dict(zip(rows, drawn, strict=True))
+        folds = [(call.samples[row],) for row in prompts]
+        pieces = drawn_tokens(self, call, list(prompts.values()), num_tokens, index, folds)
+        *_, drawn = call.timed_pieces(spec.name, pieces)
+        return dict(zip(prompts, drawn, strict=True))
 
       if spec.collapse_repeats:
         return CollapsedRepeats(spec, call, prompts, draw, semantic_rate)
@@ -79,9 +78,8 @@ def drawn_tokens(
   num_tokens: int,
   index: int,
   folds: Sequence[tuple[int, ...]],
-  in_pieces: bool,
-) -> Iterator[Int[np.ndarray, "rows tokens"]]:
-  """Yields the tokens drawn after each prompt, once or as they grow.
+) -> Iterator[list[Ids]]:
+  """Yields all tokens drawn so far after each prompt, a segment at a time.
 
   Args:
     sampler: the sampler of the stage.
@@ -90,24 +88,10 @@ def drawn_tokens(
     num_tokens: tokens to draw per row.
     index: distinguishes the draws of a stage.
     folds: one tuple per row, see `Call.keys`.
-    in_pieces: whether to yield all tokens so far whenever there are new ones.
   """
   name = sampler.spec.name
-  asked = list(prompts), num_tokens, call.keys(name, index, folds), call.options(name)
-  report = call.report(name)
-
-  def pieces() -> Iterator[Int[np.ndarray, "rows tokens"]]:
-    if not in_pieces:
-      yield sampler.decoder.sample(*asked, progress=report)
-      return
-    drawn = np.zeros((len(prompts), 0), np.int32)
-    for piece in sampler.decoder.stream(*asked):
-      drawn = np.concatenate([drawn, piece], axis=1)
-      if report:
-        report(drawn.shape[1], num_tokens)
-      yield drawn
-
-  return call.timed(name, pieces())
+  keys, options = call.keys(name, index, folds), call.options(name)
+  return sampler.decoder.stream(prompts, num_tokens, keys, options, progress=call.report(name))
 
 
 class WindowedCodes(WindowedTargets):
@@ -146,10 +130,7 @@ class WindowedCodes(WindowedTargets):
       new[row] = end - known
     count = levels * max(new.values())
     folds = [(self.call.samples[row],) for row in windows]
-    pieces = drawn_tokens(
-      self._sampler, self.call, prompts, count, index, folds, self.call.in_pieces
-    )
-    for drawn in pieces:
+    for drawn in drawn_tokens(self._sampler, self.call, prompts, count, index, folds):
       codes: dict[int, Codes] = {}
       for row, ids in zip(windows, drawn, strict=True):
         frames = min(len(ids) // levels, new[row])
@@ -169,7 +150,7 @@ class ChunkedCodes(Targets):
   """Further levels of frames with known first levels, in chunks that do not depend on each other.
 
   Chunks begin at multiples of the stage's crop, the first one at the chunk in which the prompt
-  ends. All requested chunks form one batch; in pieces they are drawn one by one.
+  ends. All chunks up to the requested times form one batch.
   """
 
   spec: AutoregressiveSpec
@@ -190,18 +171,20 @@ class ChunkedCodes(Targets):
       len(prompt) // self.spec.crop_frames * self.spec.crop_frames for prompt in prompts
     ]
     self.rows = [prompt[:start] for prompt, start in zip(prompts, self._next, strict=True)]
-    self._drawing: Iterator[None] = iter(())
+    self._drawing: Iterator[dict[int, Codes]] = iter(())
 
-  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Draws the chunks up to the given times."""
-    while True:
-      for _ in self._drawing:
-        yield
-      asked = (chunk for row, seconds in until.items() for chunk in self._chunks(row, seconds))
-      chunks = list(itertools.islice(asked, 1 if self.call.in_pieces else None))
+  def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
+    """Draws the next piece of the chunks up to the given times."""
+    extended = next(self._drawing, None)
+    if extended is None:
+      chunks = [chunk for row, seconds in until.items() for chunk in self._chunks(row, seconds)]
       if not chunks:
-        return
+        return False
       self._drawing = self._draw(chunks)
+      extended = next(self._drawing)
+    for row, codes in extended.items():
+      self.rows[row] = codes
+    return True
 
   def _chunks(self, row: int, seconds: float) -> Iterator[FrameSpan]:
     size = self.spec.crop_frames
@@ -221,11 +204,10 @@ class ChunkedCodes(Targets):
     until: dict[int, float] = {}
     for row, _, end in chunks:
       until[row] = max(until.get(row, 0.0), end / self.rate)
-    for _ in self._source.extend(until):
-      pass
+    self._source.extend_to(until)
 
-  def _draw(self, chunks: Sequence[FrameSpan]) -> Iterator[None]:
-    """Draws the levels of each chunk; frames of the prompt keep theirs."""
+  def _draw(self, chunks: Sequence[FrameSpan]) -> Iterator[dict[int, Codes]]:
+    """Yields rows with the drawn levels of each chunk; frames of the prompt keep theirs."""
     spec, size = self.spec, self.spec.crop_frames
     levels, first = spec.num_target_quantizers, spec.first_target_quantizer
     self._pull(chunks)
@@ -250,20 +232,17 @@ class ChunkedCodes(Targets):
       folds.append((self.call.samples[row], start // size))
     count = levels * max(chunk.end - chunk.start for chunk in chunks)
     before = {chunk.row: self.rows[chunk.row] for chunk in chunks}
-    for drawn in drawn_tokens(
-      self._sampler, self.call, prompts, count, 0, folds, self.call.in_pieces
-    ):
+    for row, start, _ in chunks:
+      self._next[row] = max(self._next[row], start + size)
+    pieces = drawn_tokens(self._sampler, self.call, prompts, count, 0, folds)
+    for drawn in self.call.timed_pieces(spec.name, pieces):
       made = {row: [rows] for row, rows in before.items()}
       for (row, start, end), ids in zip(chunks, drawn, strict=True):
         frames = min(len(ids) // levels, end - start)
         fine = spec.layout.unflatten_ids(ids[: frames * levels], levels, first)
         source = self._source.rows[row][start : start + frames]
         made[row].append(np.concatenate([source, fine], axis=1))
-      for row, parts in made.items():
-        self.rows[row] = np.concatenate(parts)
-      for row, start, _ in chunks:
-        self._next[row] = max(self._next[row], start + size)
-      yield
+      yield {row: np.concatenate(parts) for row, parts in made.items()}
 
   def _known(self, row: int, frames: int) -> Codes:
     """Returns the codes of the first frames that no other chunk draws: sources and prompt."""
@@ -281,7 +260,7 @@ class RehearsedDecoder:
     self._decoder = decoder
     self._random = np.random.default_rng(0)
 
-  def sample(
+  def stream(
     self,
     prompts: Sequence[Prompt],
     num_tokens: int,
@@ -289,8 +268,8 @@ class RehearsedDecoder:
     options: SamplingOptions | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
-  ) -> Int[np.ndarray, "rows num_tokens"]:
-    """Returns random legal ids."""
+  ) -> Iterator[list[Ids]]:
+    """Yields random legal ids in one piece."""
     del progress
     self._decoder.prepare(prompts, num_tokens, keys, options)
     spec = self._decoder.spec
@@ -298,14 +277,4 @@ class RehearsedDecoder:
     starts, size = spec.layout.legal_range(
       steps, spec.first_target_quantizer, spec.num_target_quantizers
     )
-    return starts + self._random.integers(size, size=(len(prompts), num_tokens), dtype=np.int32)
-
-  def stream(
-    self,
-    prompts: Sequence[Prompt],
-    num_tokens: int,
-    keys: Key[Array, "rows"],
-    options: SamplingOptions | None = None,
-  ) -> Iterator[Int[np.ndarray, "rows num_tokens"]]:
-    """Yields the ids of `sample` in one piece."""
-    yield self.sample(prompts, num_tokens, keys, options)
+    yield [*starts + self._random.integers(size, size=(len(prompts), num_tokens), dtype=np.int32)]

@@ -8,7 +8,6 @@ tokenized again ("retokenized") before the next window.
 import copy
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -179,9 +178,10 @@ class Cascade:
       DataError: prompts do not fit the stages, or the clip is not longer than its prompt.
       ConfigError: required tokens are neither written by a stage nor given by the clips.
     """
-    call = self._call(clips, seed, num_samples, options, progress, in_pieces=False)
+    call = self._call(clips, seed, num_samples, options, progress)
     tracks = self._tracks(clips, num_samples, call)
-    return _drained(self._pieces(tracks, call))
+    tracks[self.made.key].extend_to(dict.fromkeys(range(len(call.samples)), float("inf")))
+    return _result(tracks, call)
 
   def stream(
     self,
@@ -202,9 +202,8 @@ class Cascade:
     Returns:
       A generator of tokens that returns the result of `sample`.
     """
-    call = self._call([clip], seed, 1, options, progress, in_pieces=True)
-    tracks = self._tracks([clip], 1, call)
-    return self._pieces(tracks, call)
+    call = self._call([clip], seed, 1, options, progress)
+    return self._pieces(self._tracks([clip], 1, call), call)
 
   def rehearsal(self) -> "Cascade | None":
     """Returns a cascade that draws at random and starts to load or compile the needed programs.
@@ -231,8 +230,6 @@ class Cascade:
     num_samples: int,
     options: CascadeOptions | None,
     progress: Progress | None,
-    *,
-    in_pieces: bool,
   ) -> Call:
     options = options or CascadeOptions()
     rate = self.made.rate or 1.0
@@ -245,7 +242,6 @@ class Cascade:
       seed=seed,
       options=options.of,
       overlap_seconds=options.overlap_seconds,
-      in_pieces=in_pieces,
       progress=progress,
     )
 
@@ -297,34 +293,30 @@ class Cascade:
       return None
 
     def timed(codes: Tokens) -> Tokens:
-      started = time.perf_counter()
-      tokens = retokenize(codes)
-      call.timings["retokenize"] += time.perf_counter() - started
-      return tokens
+      return call.timed("retokenize", lambda: retokenize(codes))
 
     return timed
 
   def _pieces(
     self, tracks: Mapping[str, Track], call: Call
   ) -> Generator[Tokens, None, CascadeResult]:
-    """Extends the last stage to the end and yields the new tokens of the first row."""
+    """Extends the only row of the last stage frame by frame and yields its new tokens."""
     last = tracks[self.made.key]
     prompt = last.prompts[0] if isinstance(last, Targets) else last.rows[0]
     sent = len(prompt)
     if sent:
       yield prompt
-    everything = dict.fromkeys(range(len(call.samples)), float("inf"))
-    for _ in last.extend(everything):
+    rate = self.made.rate
+    until = float("inf")
+    while True:
+      if rate is not None:
+        until = (len(last.rows[0]) + 1) / rate
+      if not last.extend({0: until}):
+        return _result(tracks, call)
       codes = last.rows[0]
       if len(codes) > sent:
         yield codes[sent:]
         sent = len(codes)
-    streams = {
-      key: tuple(track.tokens())
-      for key, track in tracks.items()
-      if track.stream.role is Role.TARGET
-    }
-    return CascadeResult(streams, dict(call.timings), call.scores)
 
   def _checked(self, clip: Clip, needed: Sequence[StageSpec]) -> dict[str, Tokens]:
     """Returns the first tokens of a clip in each stream, or all tokens of given streams."""
@@ -387,12 +379,11 @@ def retokenizer(codec: "Codec", tokenizer: "ChunkedTokenizer | ResampledTokenize
   return retokenize
 
 
-def _drained(pieces: Generator[Tokens, None, CascadeResult]) -> CascadeResult:
-  while True:
-    try:
-      next(pieces)
-    except StopIteration as end:
-      return end.value
+def _result(tracks: Mapping[str, Track], call: Call) -> CascadeResult:
+  streams = {
+    key: tuple(track.tokens()) for key, track in tracks.items() if track.stream.role is Role.TARGET
+  }
+  return CascadeResult(streams, dict(call.timings), call.scores)
 
 
 def _needed(specs: Sequence[StageSpec], last: StageSpec) -> list[StageSpec]:

@@ -1,13 +1,13 @@
 """Sampling of the conditioned stage: semantic tokens or characters until the end token."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.lm.conditioned import ConditionedSpec, Source
+from audiolm_jax.lm.conditioned import ConditionedSource, ConditionedSpec
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.sampling.conditioned_decoder import ConditionedDecoder, Drawing
 from audiolm_jax.sampling.decoder import rows_of
@@ -42,7 +42,7 @@ class ConditionedSampler:
     """
     del semantic_rate
     call.options(self.spec.name).check_sequential(self.spec.name)
-    if self.spec.source is Source.NOTHING:
+    if self.spec.source is ConditionedSource.NOTHING:
       raise ConfigError(
         f"the {self.spec.name} stage is pretrained without a source; train it on pairs first"
       )
@@ -93,10 +93,9 @@ class UntilEnd(Targets):
         )
     self._groups: list[_Group] | None = None
 
-  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Draws up to the given times; in pieces, a segment at a time."""
-    for _ in self.call.timed(self.spec.name, self._pieces(until)):
-      yield
+  def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
+    """Draws a segment of rows that are too short."""
+    return self.call.timed(self.spec.name, lambda: self._extend(until))
 
   def end(self, row: int) -> float | None:
     """Returns the time of the end token; None if it is not drawn yet."""
@@ -104,20 +103,16 @@ class UntilEnd(Targets):
     own = len(self.rows[row]) / rate if rate and self._ended[row] else None
     return min((end for end in (super().end(row), own) if end is not None), default=None)
 
-  def _pieces(self, until: Mapping[int, float]) -> Iterator[bool]:
-    """Yields True after each draw."""
+  def _extend(self, until: Mapping[int, float]) -> bool:
     for group in self._drawings():
-      while missing := [row for row in until if row in group.rows and self._is_short(row, until)]:
-        wanted = max(self._wanted(row, until) for row in missing)
-        pieces = group.drawing.step + SEGMENT if self.call.in_pieces else wanted
-        self._draw(group, -(-pieces // SEGMENT) * SEGMENT)
-        yield True
+      if any(row in group.rows and self._is_short(row, until[row]) for row in until):
+        self._draw(group, group.drawing.step // SEGMENT * SEGMENT + SEGMENT)
+        return True
+    return False
 
-  def _is_short(self, row: int, until: Mapping[int, float]) -> bool:
-    return not self._ended[row] and len(self.rows[row]) < self._wanted(row, until)
-
-  def _wanted(self, row: int, until: Mapping[int, float]) -> int:
-    return min(self._steps(until[row]), self._limits[row])
+  def _is_short(self, row: int, seconds: float) -> bool:
+    wanted = min(self._steps(seconds), self._limits[row])
+    return not self._ended[row] and len(self.rows[row]) < wanted
 
   def _steps(self, seconds: float) -> int:
     """Returns the steps until a time, or those of the longest row if that is less."""
@@ -131,8 +126,7 @@ class UntilEnd(Targets):
     if self._groups is None:
       (track,) = self.reads.values()
       rows = range(len(self.rows))
-      for _ in track.extend(dict.fromkeys(rows, float("inf"))):
-        pass
+      track.extend_to(dict.fromkeys(rows, float("inf")))
       sources = [self.spec.source_ids(source) for source in track.rows]
       prompts = [self._classes(prompt) for prompt in self.prompts]
       keys = self.call.keys(self.spec.name, 0, [(sample,) for sample in self.call.samples])

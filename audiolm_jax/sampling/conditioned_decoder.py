@@ -31,13 +31,13 @@ from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSpec
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD
 from audiolm_jax.sampling.decoder import BUCKETS, CACHE_BYTES, ready, row_bucket, rows_of
-from audiolm_jax.sampling.logits import Controls, SamplingOptions, draw, only
+from audiolm_jax.sampling.logits import Controls, SamplingOptions
 from audiolm_jax.sampling.loop import SEGMENT
-from audiolm_jax.sampling.processors import Context, Processor, draw_processed
+from audiolm_jax.sampling.processors import Context, LegalIds, Processor, draw_legal
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class ConditionedProgram:
   """The static arguments of the compiled functions; hashable.
 
   Attributes:
@@ -64,7 +64,7 @@ class Program:
 @no_type_check  # trees of shapes have this structure too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoopInputs:
+class ConditionedInputs:
   """The values that are constant during the loop.
 
   Attributes:
@@ -89,7 +89,7 @@ class LoopInputs:
 @no_type_check  # trees of shapes have this structure too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoopState:
+class ConditionedState:
   """The values that change during the loop; donated from call to call.
 
   Attributes:
@@ -120,7 +120,7 @@ class _Encoded(NamedTuple):
 
 
 def _encode_fn(
-  program: Program,
+  program: ConditionedProgram,
   params: Params,
   source: Int[Array | np.ndarray, "batch source"],
   capacity: int,
@@ -136,16 +136,20 @@ def _encode_fn(
 
 
 def _decode_fn(
-  program: Program, params: Params, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
-) -> LoopState:
+  program: ConditionedProgram,
+  params: Params,
+  inputs: ConditionedInputs,
+  state: ConditionedState,
+  stop: Int[Array, ""],
+) -> ConditionedState:
   """Draws tokens until there are `stop` of them, or all rows have ended."""
   capacity = state.cache[0].length
 
-  def draw_segment(state: LoopState) -> LoopState:
+  def draw_segment(state: ConditionedState) -> ConditionedState:
     begin = jnp.asarray(state.step)
     held = jnp.where(jnp.arange(capacity) < begin, 0.0, MASKED)[None, None]
 
-    def draw_one(carry: tuple[LoopState, tuple[Cache, ...]]):
+    def draw_one(carry: tuple[ConditionedState, tuple[Cache, ...]]):
       state, recent = carry
       index = jnp.asarray(state.step) - begin
       written_bias = jnp.where(jnp.arange(SEGMENT) <= index, 0.0, MASKED)[None, None]
@@ -168,7 +172,7 @@ def _decode_fn(
       )
       return _chosen(program, inputs, state, logits), recent
 
-    def is_open(carry: tuple[LoopState, tuple[Cache, ...]]):
+    def is_open(carry: tuple[ConditionedState, tuple[Cache, ...]]):
       now = carry[0]
       return (now.step < jnp.minimum(stop, begin + SEGMENT)) & ~now.ended.all()
 
@@ -181,31 +185,28 @@ def _decode_fn(
 
 
 def _chosen(
-  program: Program,
-  inputs: LoopInputs,
-  state: LoopState,
+  program: ConditionedProgram,
+  inputs: ConditionedInputs,
+  state: ConditionedState,
   logits: Float[Array, "batch classes"],
-) -> LoopState:
+) -> ConditionedState:
   """Returns the state after one token per row."""
   step = state.step
   # A clip without any token would have no audio.
   is_end = jnp.arange(logits.shape[1]) == program.end
-  logits = only(logits, ~is_end | (step > 0))
-  scores = jax.nn.log_softmax(logits, axis=-1)
-  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
+  legal = LegalIds(0, logits.shape[1], ~is_end | (step > 0))
+  scores = jax.nn.log_softmax(legal.masked(logits), axis=-1)
+  context = None
   if program.processors:
     unknown = jnp.full_like(state.recent[:, :1], -1)
     shown = jnp.concatenate([state.recent, unknown], axis=1)[..., None]
     context = Context(jnp.broadcast_to(step, state.token.shape), 0, shown)
-    processors = program.processors, inputs.arrays
-    drawn = draw_processed(*processors, logits, context, keys, inputs.controls)
-  else:
-    drawn = draw(logits, keys, inputs.controls)
+  drawn = draw_legal(legal, logits, step, inputs, program.processors, context)
   forced = cast(Array, lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False))
   chosen = jnp.where(forced >= 0, forced, drawn)
   gained = jnp.take_along_axis(scores, chosen[:, None], axis=1)[:, 0]
   counts = (forced < 0) & ~state.ended
-  return LoopState(
+  return ConditionedState(
     step=step + 1,
     token=jnp.where(chosen == program.end, EOS, chosen + NUM_RESERVED),
     cache=state.cache,
@@ -298,7 +299,7 @@ class Drawing:
     self._count, self._limits = count, limits
     self._prompts = [len(prompt) for prompt in prompts]
     self._params = decoder.params
-    self._program = Program(spec, decoder.config, options.processors)
+    self._program = ConditionedProgram(spec, decoder.config, options.processors)
     unit = -(-spec.source_length // (8 * BUCKETS)) * 8
     length = -(-max(map(len, sources)) // unit) * unit
     source = np.full((len(rows), length), PAD, np.int32)
@@ -308,7 +309,7 @@ class Drawing:
       source[row, : len(sources[of])] = sources[of]
       forced[row, : len(prompts[of])] = prompts[of]
     encoded = encode(self._program, self._params, source, capacity)
-    self._inputs = LoopInputs(
+    self._inputs = ConditionedInputs(
       sources=encoded.sources,
       source_bias=encoded.bias,
       forced=forced,
@@ -317,7 +318,7 @@ class Drawing:
       controls=options.controls,
       arrays=tuple(p.arrays() for p in options.processors),
     )
-    self._state = LoopState(
+    self._state = ConditionedState(
       step=np.int32(0),
       token=np.full(len(rows), BOS, np.int32),
       cache=encoded.empty,
@@ -351,7 +352,7 @@ class Drawing:
     return found
 
 
-def _apply(program: Program, params: Params, *arguments: object, method: str) -> Any:
+def _apply(program: ConditionedProgram, params: Params, *arguments: object, method: str) -> Any:
   return modules.apply(program.spec.model(program.config), params, *arguments, method=method)
 
 

@@ -29,17 +29,15 @@ from audiolm_jax.lm.transformer import unstack_layers
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.loop import (
   SEGMENT,
+  AutoregressiveProgram,
   LoopInputs,
   LoopState,
-  Program,
   decode,
   prefill,
   program_of,
   repeated,
 )
 
-# Tokens drawn between two reports of progress.
-_REPORT = 4 * SEGMENT
 # Number of buckets of lengths per stage, for each of which programs are compiled.
 BUCKETS = 4
 # Tables that keep float32: rounded codebooks would not be those of the codec.
@@ -105,33 +103,16 @@ class StageSampler:
       num_tokens: tokens to draw per row.
       keys: one random key per prompt.
       options: settings of sampling.
-      progress: called with drawn and total tokens, summed over turns: at the start, and about every
-        two hundred tokens.
+      progress: called with drawn and total tokens, summed over turns: at the start, and every
+        `SEGMENT` tokens.
 
     Returns:
       Ids of the stage's layout that are legal at their positions.
     """
-    rows = len(prompts)
-    if rows == 0 or num_tokens == 0:
-      return np.zeros((rows, num_tokens), np.int32)
-    capacity = self._capacity(prompts, num_tokens)
-    per_turn = self._per_turn(capacity)
-    starts = range(0, rows, per_turn)
-    if progress is not None:
-      progress(0, len(starts) * num_tokens)
-    results: list[np.ndarray] = []
-    for turn, start in enumerate(starts):
-      part = slice(start, start + per_turn)
-      pieces: list[np.ndarray] = []
-      for piece in self._pieces(
-        prompts[part], num_tokens, rows_of(keys, [*range(rows)[part]]), options, capacity, _REPORT
-      ):
-        pieces.append(piece)
-        if progress is not None:
-          done = turn * num_tokens + sum(piece.shape[1] for piece in pieces)
-          progress(done, len(starts) * num_tokens)
-      results.append(np.concatenate(pieces, axis=1))
-    return np.concatenate(results)
+    drawn: list[Int[np.ndarray, "_"]] = []
+    for so_far in self.stream(prompts, num_tokens, keys, options, progress=progress):
+      drawn = so_far
+    return np.array(drawn, np.int32).reshape(len(prompts), num_tokens)
 
   def stream(
     self,
@@ -139,10 +120,39 @@ class StageSampler:
     num_tokens: int,
     keys: Key[Array, "rows"],
     options: SamplingOptions | None = None,
-  ) -> Iterator[Int[np.ndarray, "rows segment"]]:
-    """Yields the tokens of `sample`, `SEGMENT` at a time; all rows in one batch of any size."""
+    *,
+    progress: Progress | None = None,
+  ) -> Iterator[list[Int[np.ndarray, "_"]]]:
+    """Yields the tokens of each row so far, a segment at a time.
+
+    Rows whose cache does not fit into `cache_bytes` are sampled in turns; those of later turns have
+    no tokens before.
+
+    Args:
+      prompts: as of `sample`.
+      num_tokens: as of `sample`.
+      keys: as of `sample`.
+      options: as of `sample`.
+      progress: as of `sample`.
+    """
+    if not prompts or num_tokens == 0:
+      return
     capacity = self._capacity(prompts, num_tokens)
-    return self._pieces(prompts, num_tokens, keys, options, capacity, SEGMENT)
+    per_turn = self._per_turn(capacity)
+    starts = range(0, len(prompts), per_turn)
+    total = len(starts) * num_tokens
+    if progress is not None:
+      progress(0, total)
+    drawn: list[np.ndarray] = [np.zeros(0, np.int32)] * len(prompts)
+    for turn, start in enumerate(starts):
+      rows = range(len(prompts))[start : start + per_turn]
+      part = slice(rows.start, rows.stop)
+      own = prompts[part], num_tokens, rows_of(keys, rows), options
+      for tokens in self._pieces(*own, capacity):
+        drawn[part] = tokens
+        if progress is not None:
+          progress(turn * num_tokens + len(tokens[0]), total)
+        yield [*drawn]
 
   def prepare(
     self,
@@ -174,7 +184,7 @@ class StageSampler:
     inputs, state = _loop(program, prompts, steps, keys, options, cache)
     decode.prepare(program, self.params, inputs, state, np.int32(num_tokens))
 
-  def _program(self, options: SamplingOptions | None) -> Program:
+  def _program(self, options: SamplingOptions | None) -> AutoregressiveProgram:
     """Returns the program with the processors of the options."""
     added = options.processors if options else ()
     if not added:
@@ -194,19 +204,18 @@ class StageSampler:
     keys: Key[Array, "rows"],
     options: SamplingOptions | None,
     capacity: int,
-    every: int,
-  ) -> Iterator[Int[np.ndarray, "rows piece"]]:
-    """Yields the tokens of one batch, `every` at a time, as they are drawn."""
+  ) -> Iterator[Int[np.ndarray, "rows drawn"]]:
+    """Yields all tokens so far of one batch, `SEGMENT` more at a time."""
     count = len(prompts)
     prompts, keys = _filled(prompts, keys)
     steps = self._steps(num_tokens, capacity)
     inputs, state = self._begin(prompts, steps, keys, options, capacity)
     program = self._program(options)
-    for start in range(0, num_tokens, every):
-      stop = min(start + every, num_tokens)
+    for start in range(0, num_tokens, SEGMENT):
+      stop = min(start + SEGMENT, num_tokens)
       state = decode(program, self.params, inputs, state, np.int32(stop))
       # A copy, because the state is donated to the next call.
-      yield np.array(state.drawn)[:count, start:stop]
+      yield np.array(state.drawn)[:count, :stop]
 
   def _steps(self, num_tokens: int, capacity: int) -> int:
     """Returns the capacity of the loop's state in tokens."""
@@ -277,7 +286,7 @@ class _ToRead(NamedTuple):
 
 
 def _loop(
-  program: Program,
+  program: AutoregressiveProgram,
   prompts: Sequence[Prompt],
   steps: int,
   keys: Key[Array, "batch"],

@@ -28,17 +28,16 @@ from audiolm_jax.lm.attention import MASKED, Cache, KeyValues, attend_and_write
 from audiolm_jax.lm.blocks import Attend
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
-from audiolm_jax.lm.tokens import IdRange
 from audiolm_jax.lm.transformer import Transformer
-from audiolm_jax.sampling.logits import Controls, draw
-from audiolm_jax.sampling.processors import Context, Processor, RunLimit, draw_processed
+from audiolm_jax.sampling.logits import Controls
+from audiolm_jax.sampling.processors import Context, LegalIds, Processor, RunLimit, draw_legal
 
 # Tokens drawn between two writes to the large cache.
 SEGMENT = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class AutoregressiveProgram:
   """The static arguments of a compiled loop; hashable.
 
   Attributes:
@@ -72,10 +71,10 @@ class Program:
     return max((p.history for p in self.processors), default=0)
 
 
-def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> Program:
+def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> AutoregressiveProgram:
   """Returns the program of a stage, with a processor if the stage limits runs."""
   limit = spec.run_limit if spec.predicts_semantic else None
-  return Program(spec, config, () if limit is None else (RunLimit(limit),))
+  return AutoregressiveProgram(spec, config, () if limit is None else (RunLimit(limit),))
 
 
 @no_type_check  # trees of shapes have this structure too
@@ -132,7 +131,7 @@ _Carry = tuple[Array, tuple[Cache, ...], Array, Array]
 
 
 def _prefill_fn(
-  program: Program,
+  program: AutoregressiveProgram,
   params: Params,
   tokens: Int[Array, "batch length"],
   frame_ids: Int[Array, "batch length"],
@@ -167,7 +166,11 @@ def _repeated_fn(tree: PyTree, rows: Int[Array | np.ndarray, "batch"]) -> PyTree
 
 
 def _decode_fn(
-  program: Program, params: Params, inputs: LoopInputs, state: LoopState, stop: Int[Array, ""]
+  program: AutoregressiveProgram,
+  params: Params,
+  inputs: LoopInputs,
+  state: LoopState,
+  stop: Int[Array, ""],
 ) -> LoopState:
   """Draws tokens until there are `stop` of them."""
   capacity = state.cache[0].length
@@ -228,7 +231,7 @@ decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
 
 
 def _choose(
-  program: Program,
+  program: AutoregressiveProgram,
   params: Params,
   inputs: LoopInputs,
   hidden: Float[Array, "batch embed"],
@@ -236,26 +239,27 @@ def _choose(
   step: Int[Array, ""],
 ) -> Int[Array, "batch"]:
   """Draws one legal id per row."""
-  start, size = _legal(program, step)
-  logits = modules.apply(program.model, params, hidden, start, size, method="range_logits")
-  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
-  if not program.processors:
-    return start + draw(logits, keys, inputs.controls)
-  frame, level = step // program.per_frame, step % program.per_frame
-  shown = lax.dynamic_slice_in_dim(codes, frame, program.history + 1, axis=1)
-  context = Context(inputs.frame + frame, level + program.spec.first_target_quantizer, shown)
-  processors = program.processors, inputs.arrays
-  return start + draw_processed(*processors, logits, context, keys, inputs.controls)
+  legal = _legal(program, step)
+  logits = modules.apply(
+    program.model, params, hidden, legal.start, legal.size, method="range_logits"
+  )
+  context = None
+  if program.processors:
+    frame, level = step // program.per_frame, step % program.per_frame
+    shown = lax.dynamic_slice_in_dim(codes, frame, program.history + 1, axis=1)
+    context = Context(inputs.frame + frame, level + program.spec.first_target_quantizer, shown)
+  return draw_legal(legal, logits, step, inputs, program.processors, context)
 
 
-def _legal(program: Program, step: Int[Array, ""]) -> IdRange:
-  """Returns the first legal id of a step and the number of legal ids."""
+def _legal(program: AutoregressiveProgram, step: Int[Array, ""]) -> LegalIds:
+  """Returns the ids of the stream or level that the step draws, all of which are legal."""
   spec = program.spec
-  return spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
+  found = spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
+  return LegalIds(*found)
 
 
 def _noted(
-  program: Program,
+  program: AutoregressiveProgram,
   codes: Int[Array, "batch frames levels"],
   chosen: Int[Array, "batch"],
   step: Int[Array, ""],
@@ -263,14 +267,16 @@ def _noted(
   """Returns the codes with those drawn at a step."""
   if not program.processors:
     return codes
-  code = (chosen - _legal(program, step)[0])[:, None, None]
+  code = (chosen - _legal(program, step).start)[:, None, None]
   frame = program.history + step // program.per_frame
   level = program.spec.first_target_quantizer + step % program.per_frame
   return lax.dynamic_update_slice(codes, code, (0, frame, level))
 
 
 def _frame_id(
-  program: Program, first_frame: Int[Array | np.ndarray, "batch"], step: Int[Array, ""]
+  program: AutoregressiveProgram,
+  first_frame: Int[Array | np.ndarray, "batch"],
+  step: Int[Array, ""],
 ) -> Int[Array, "batch"] | None:
   """Returns the frame ids of the tokens to draw."""
   rows = program.config.num_frame_embeddings

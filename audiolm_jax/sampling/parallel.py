@@ -116,15 +116,10 @@ class FilledWindows(WindowedTargets):
     gaps = [self._gap(row, window, sources[SEMANTIC][row]) for row, window in windows.items()]
     keys = call.keys(name, 0, [(call.samples[row],) for row in windows])
 
-    def pieces() -> Iterator[Mapping[int, Codes]]:
-      filled = self._sampler.decoder.fill(
-        gaps, keys, call.options(name), progress=call.report(name)
-      )
-      yield {
-        row: codes[len(gap.known) :] for row, gap, codes in zip(windows, gaps, filled, strict=True)
-      }
-
-    return call.timed(name, pieces())
+    filled = self._sampler.decoder.fill(gaps, keys, call.options(name), progress=call.report(name))
+    yield {
+      row: codes[len(gap.known) :] for row, gap, codes in zip(windows, gaps, filled, strict=True)
+    }
 
   def _gap(self, row: int, window: Window, semantic: Tokens) -> Gap:
     """Returns a window as the decoder fills it, which begins with the clip or with the voice."""

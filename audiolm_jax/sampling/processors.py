@@ -11,11 +11,12 @@ reads their values from its argument only.
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.sampling.logits import Controls, draw, only
@@ -34,6 +35,35 @@ class Context(NamedTuple):
   frame: Int[Array | np.ndarray, "batch"]
   level: Int[Array, ""] | int
   codes: Int[Array, "batch frames levels"]
+
+
+class LegalIds(NamedTuple):
+  """The ids that may be drawn at a step.
+
+  Attributes:
+    start: first id of the slice of the vocabulary whose logits are computed.
+    size: number of ids in the slice.
+    mask: whether each id of the slice is legal; None if all are.
+  """
+
+  start: Int[Array, ""] | int
+  size: int
+  mask: Bool[Array, "size"] | None = None
+
+  def masked(self, logits: Float[Array, "batch size"]) -> Float[Array, "batch size"]:
+    """Sets the logits of ids that are not legal to -inf."""
+    return logits if self.mask is None else only(logits, self.mask)
+
+
+class DrawInputs(Protocol):
+  """The inputs of a loop that its draws use: a key per row, settings, arrays of each processor."""
+
+  @property
+  def keys(self) -> Key[Array, "batch"]: ...
+  @property
+  def controls(self) -> Controls: ...
+  @property
+  def arrays(self) -> tuple[PyTree, ...]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,3 +156,29 @@ def draw_processed(
     return apply(processors, arrays, scaled, context, are_last=True)
 
   return draw(logits, keys, controls, last)
+
+
+def draw_legal(
+  legal: LegalIds,
+  logits: Float[Array, "batch size"],
+  step: Int[Array, ""],
+  inputs: DrawInputs,
+  processors: Sequence[Processor],
+  context: Context | None,
+) -> Int[Array, "batch"]:
+  """Draws one legal id per row.
+
+  Args:
+    legal: the legal ids.
+    logits: those of the slice.
+    step: number of the token, which is folded into the key of each row.
+    inputs: keys, settings and arrays.
+    processors: processors of the logits.
+    context: the position of the tokens; None without processors.
+  """
+  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
+  logits = legal.masked(logits)
+  if context is None:
+    return legal.start + draw(logits, keys, inputs.controls)
+  settings = keys, inputs.controls
+  return legal.start + draw_processed(processors, inputs.arrays, logits, context, *settings)

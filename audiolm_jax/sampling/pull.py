@@ -3,6 +3,10 @@
     text ──▶ semantic ──▶ coarse ──▶ fine          a track extends those that it
          ◀── until 2 s ◀── until 2 s ◀── pull      reads; times are in seconds
 
+A call of `extend` samples one piece: a segment of tokens, a window or chunks. A stream requests one
+frame after another, a sample all of them, so that chunks are sampled in one batch; both have the
+same tokens.
+
 A track whose tokens have no position in time derives it from the codes of its reader before it
 continues.
 """
@@ -27,7 +31,7 @@ from audiolm_jax.sampling.windows import Window, steps_of_frames, steps_until
 Progress = Callable[[str, int, int], None]
 Tokens = np.ndarray  # np.ndarray [steps] or [steps, levels]
 
-
+Result = TypeVar("Result")
 Piece = TypeVar("Piece")
 
 
@@ -53,7 +57,6 @@ class Call:
   Attributes:
     seconds: length of the clip of each row; None if a stage ends it.
     samples: sample number of each row.
-    in_pieces: whether tokens are returned while they are drawn; then there is one row.
     overlap_seconds: see `CascadeOptions`.
     options: maps a stage's name to its options.
     timings: seconds by stage.
@@ -69,10 +72,9 @@ class Call:
     seed: int,
     options: Callable[[str], SamplingOptions],
     overlap_seconds: float,
-    in_pieces: bool,
     progress: Progress | None,
   ):
-    self.seconds, self.samples, self.in_pieces = seconds, samples, in_pieces
+    self.seconds, self.samples = seconds, samples
     self.overlap_seconds = overlap_seconds
     self.options = options
     self.timings: dict[str, float] = collections.defaultdict(float)
@@ -88,14 +90,16 @@ class Call:
     progress = self._progress
     return None if progress is None else lambda done, total: progress(stage, done, total)
 
-  def timed(self, stage: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
+  def timed(self, stage: str, function: Callable[[], Result]) -> Result:
+    """Calls a function and adds its time to the timing of the stage."""
+    started = time.perf_counter()
+    result = function()
+    self.timings[stage] += time.perf_counter() - started
+    return result
+
+  def timed_pieces(self, stage: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Yields the pieces and adds their time to the timing of the stage."""
-    while True:
-      started = time.perf_counter()
-      piece = next(pieces, None)
-      self.timings[stage] += time.perf_counter() - started
-      if piece is None:
-        return
+    while (piece := self.timed(stage, lambda: next(pieces, None))) is not None:
       yield piece
 
 
@@ -113,13 +117,21 @@ class Track(abc.ABC):
   may_end = False
 
   @abc.abstractmethod
-  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Extends the rows up to a time, or to their end; yields whenever there are new tokens.
+  def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
+    """Samples the next piece of rows that do not reach a time yet.
 
     Args:
       until: seconds by row.
       index: index of the reader's window, which distinguishes draws.
+
+    Returns:
+      Whether a piece was sampled; False if all rows reach their times or have ended.
     """
+
+  def extend_to(self, until: Mapping[int, float], index: int = 0) -> None:
+    """Extends the rows up to a time, or to their end; see `extend`."""
+    while self.extend(until, index):
+      pass
 
   def end(self, row: int) -> float | None:
     """Returns the time in seconds at which a row ends; None if it is not known yet."""
@@ -138,11 +150,9 @@ class Track(abc.ABC):
     """
     rate = self.stream.rate
     if rate is None:
-      for _ in self.extend(dict.fromkeys(windows, float("inf")), index):
-        pass
+      self.extend_to(dict.fromkeys(windows, float("inf")), index)
       return {row: self.rows[row] for row in windows}
-    for _ in self.extend({row: window.end / frame_rate for row, window in windows.items()}, index):
-      pass
+    self.extend_to({row: window.end / frame_rate for row, window in windows.items()}, index)
     return {
       row: self.rows[row][steps_of_frames(window.start, window.end, frame_rate, rate)]
       for row, window in windows.items()
@@ -165,8 +175,9 @@ class Given(Track):
   def __init__(self, stream: Stream, rows: list[Tokens], collapse: bool):
     self.stream, self.rows, self._collapse = stream, rows, collapse
 
-  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    yield from ()
+  def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
+    del until, index
+    return False
 
   def end(self, row: int) -> float | None:
     # A source has its own time.

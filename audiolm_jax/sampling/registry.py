@@ -11,7 +11,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm.stage import Stage, StageSpec
 
 
-class Kind(NamedTuple):
+class StageKind(NamedTuple):
   """Locations of the classes of a kind, as "module:class".
 
   Attributes:
@@ -23,16 +23,16 @@ class Kind(NamedTuple):
   sampler: str
 
 
-KINDS: dict[str, Kind] = {
-  "autoregressive": Kind(
+KINDS: dict[str, StageKind] = {
+  "autoregressive": StageKind(
     "audiolm_jax.lm.stages:AutoregressiveSpec",
     "audiolm_jax.sampling.autoregressive:AutoregressiveSampler",
   ),
-  "parallel": Kind(
+  "parallel": StageKind(
     "audiolm_jax.lm.parallel:ParallelSpec",
     "audiolm_jax.sampling.parallel:ParallelSampler",
   ),
-  "conditioned": Kind(
+  "conditioned": StageKind(
     "audiolm_jax.lm.conditioned:ConditionedSpec",
     "audiolm_jax.sampling.conditioned:ConditionedSampler",
   ),
@@ -49,7 +49,7 @@ def sampler_of(stage: Stage) -> Any:
   return _imported(_kind(stage.spec.kind).sampler)(stage)
 
 
-def _kind(name: str) -> Kind:
+def _kind(name: str) -> StageKind:
   if name not in KINDS:
     raise ConfigError(f"no stage is of the kind {name!r}; the kinds are {', '.join(KINDS)}")
   return KINDS[name]

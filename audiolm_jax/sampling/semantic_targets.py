@@ -1,7 +1,7 @@
 """Semantic tokens that a stage samples, with or without their repeats."""
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -60,24 +60,34 @@ class SemanticTargets(Targets, abc.ABC):
 
 
 class KeptRepeats(SemanticTargets):
-  """Tokens with positions in time; samples as many ahead as a training example contains."""
+  """Tokens with positions in time; samples as many ahead as a training example contains.
 
-  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
+  Tokens that no stage reads are sampled at once.
+  """
+
+  _is_read = False
+
+  def is_read_by(self, reader: Targets, retokenize: Callable[[Tokens], Tokens] | None) -> None:
+    """Notes that a stage reads the tokens."""
+    del reader, retokenize
+    self._is_read = True
+
+  def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
     """Samples once for all rows that are too short."""
     counts: dict[int, int] = {}
     longest = self.spec.crop_steps
     for row, seconds in until.items():
       known, total = len(self.rows[row]), self.total(row)
       assert total is not None  # the cascade refuses clips without a length
-      wanted = min(steps_until(seconds, self.rate), total) if seconds < float("inf") else total
+      is_timed = self._is_read and seconds < float("inf")
+      wanted = min(steps_until(seconds, self.rate), total) if is_timed else total
       if wanted > known:
         count = max(wanted - known, longest - min(known, longest // 2))
         counts[row] = min(count, total - known)
     new = self.sample(counts, index)
     for row, tokens in new.items():
       self.rows[row] = np.concatenate([self.rows[row], tokens])
-    if new:
-      yield
+    return bool(new)
 
   def token_rate(self, row: int) -> float:
     """Returns the rate of the steps."""
@@ -122,7 +132,7 @@ class CollapsedRepeats(SemanticTargets):
     if self._reader is None:
       self._reader, self._retokenize = reader, retokenize
 
-  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
+  def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
     """Raises an error: without a window of the reader, the number of tokens is unknown."""
     raise ConfigError(
       f"the {self.spec.name} stage collapses repeats, so only a stage that is sampled in windows "

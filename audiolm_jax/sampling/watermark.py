@@ -18,7 +18,7 @@ from audiolm_jax.core.arrays import Array, PyTree
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.detection import green_list
 from audiolm_jax.detection.green_list import ABSENT
-from audiolm_jax.detection.watermark import Kind, Watermark, payload_words
+from audiolm_jax.detection.watermark import Watermark, WatermarkKind, payload_words
 from audiolm_jax.sampling.logits import only
 from audiolm_jax.sampling.processors import Context, Processor
 
@@ -192,7 +192,7 @@ def mark_of(
   communities, config = np.asarray(watermark.communities), watermark.config
   of_codes = communities.astype(np.uint32)
   shape = config.frames, config.coarser, 1 + int(communities.max())
-  if config.kind is Kind.GREEN_LIST:
+  if config.kind is WatermarkKind.GREEN_LIST:
     settings = key, np.float32(strength), payload_words(payload)
     return GreenList(*shape, of_codes, *settings, config.period)
   if payload:

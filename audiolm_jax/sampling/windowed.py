@@ -33,18 +33,22 @@ class WindowedTargets(Targets):
     self.overlap = min(self.stream.steps(self.overlap_seconds), self.crop * 3 // 4)
     self._drawing = self._draw_all()
 
-  def extend(self, until: Mapping[int, float], index: int = 0) -> Iterator[None]:
-    """Draws one window after another up to the given times."""
+  def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
+    """Draws the next piece of a window, of all rows together."""
 
     def is_short(row: int) -> bool:
       total = self.total(row)
       wanted = float("inf") if until[row] == float("inf") else steps_until(until[row], self.rate)
       return len(self.rows[row]) < (wanted if total is None else min(wanted, total))
 
-    while any(is_short(row) for row in until):
-      if next(self._drawing, self) is self:
-        return
-      yield
+    if not any(is_short(row) for row in until):
+      return False
+    extended = next(self._drawing, None)
+    if extended is None:
+      return False
+    for row, tokens in extended.items():
+      self.rows[row] = tokens
+    return True
 
   @property
   def overlap_seconds(self) -> float:
@@ -73,15 +77,15 @@ class WindowedTargets(Targets):
       index: index of the window.
     """
 
-  def _draw_all(self) -> Iterator[None]:
+  def _draw_all(self) -> Iterator[dict[int, Tokens]]:
+    """Yields the rows that have new tokens, window by window."""
     index, rows = 0, range(len(self.rows))
     while windows := {row: window for row in rows if (window := self._window(row, index))}:
       sources = {key: track.windows(windows, self.rate, index) for key, track in self.reads.items()}
       before = {row: self.rows[row] for row in windows}
-      for drawn in self.draw(windows, sources, index):
-        for row, new in drawn.items():
-          self.rows[row] = np.concatenate([before[row], new])
-        yield
+      pieces = iter(self.draw(windows, sources, index))
+      for drawn in self.call.timed_pieces(self.spec.name, pieces):
+        yield {row: np.concatenate([before[row], new]) for row, new in drawn.items()}
       index += 1
 
   def _window(self, row: int, index: int) -> Window | None:
@@ -91,8 +95,7 @@ class WindowedTargets(Targets):
       # Up to the end of the window, the sources determine whether the row ends.
       end = self._limited_window(row, known, index).end
       for track in self.reads.values():
-        for _ in track.extend({row: end / self.rate}, index):
-          pass
+        track.extend_to({row: end / self.rate}, index)
     total = self.total(row)
     if total is not None and known >= total:
       return None

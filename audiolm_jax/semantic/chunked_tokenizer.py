@@ -15,7 +15,7 @@ from audiolm_jax.core.modules import Params
 from audiolm_jax.semantic.spec import SemanticSpec
 
 
-class Encoded(NamedTuple):
+class TokenizedFeatures(NamedTuple):
   """Whitened features and the ids of their nearest centroids."""
 
   features: Float[Array, "... dim"]
@@ -56,7 +56,7 @@ class ChunkedTokenizer(abc.ABC):
     self,
     inputs: Float[np.ndarray | Array, "batch inputs ..."],
     ends: Int[np.ndarray | Array, "batch"],
-  ) -> Encoded:
+  ) -> TokenizedFeatures:
     """Returns the features and ids of every step of chunks of one size, row by row.
 
     Args:

@@ -210,7 +210,7 @@ class Subsampling(nn.Module):
     mask = jnp.repeat(valid, FRAMES_PER_STEP, axis=1)
     x = (features * mask[..., None]).astype(dtype)[..., None]
     for index in (0, 1):
-      x = StridedConv(config.subsample_channels, config.dtype, name=f"conv_{index}")(x)
+      x = StridedConv2d(config.subsample_channels, config.dtype, name=f"conv_{index}")(x)
       x = nn.relu(x)
       mask = mask[:, ::2]
       x = x * mask[..., None, None].astype(dtype)
@@ -219,7 +219,7 @@ class Subsampling(nn.Module):
     return layer_norm(config.dtype, name="norm")(x)
 
 
-class StridedConv(nn.Module):
+class StridedConv2d(nn.Module):
   """A 3 x 3 convolution of stride 2 x 2 over [batch, time, frequency, channels].
 
   Output i reads inputs 2i - 1 to 2i + 1 of time and frequency, and thus nothing after the two
@@ -307,14 +307,14 @@ class ConformerBlock(nn.Module):
     config = self.config
     drop = _dropout(config, deterministic)
     x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
-    x = x + 0.5 * drop(FeedForward(config, name="feed_forward_0")(x, deterministic))
+    x = x + 0.5 * drop(ConformerFeedForward(config, name="feed_forward_0")(x, deterministic))
     x = x + drop(LocalAttention(config, name="attention")(x, valid, deterministic))
     x = x + drop(ConvolutionModule(config, name="convolution")(x, valid))
-    x = x + 0.5 * drop(FeedForward(config, name="feed_forward_1")(x, deterministic))
+    x = x + 0.5 * drop(ConformerFeedForward(config, name="feed_forward_1")(x, deterministic))
     return layer_norm(config.dtype, name="norm")(x), None
 
 
-class FeedForward(nn.Module):
+class ConformerFeedForward(nn.Module):
   """Norm, expand, swish, contract."""
 
   config: ConformerConfig

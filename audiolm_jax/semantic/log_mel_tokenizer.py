@@ -9,7 +9,7 @@ from audiolm_jax.chunking import Reach
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
-from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, Encoded
+from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, TokenizedFeatures
 from audiolm_jax.semantic.kmeans import nearest_centroid
 from audiolm_jax.semantic.spec import SemanticSpec
 
@@ -65,10 +65,10 @@ class LogMelTokenizer(ChunkedTokenizer):
     return margin, margin
 
 
-def whitened(features: Float[Array, "batch steps dim"], params: Params) -> Encoded:
+def whitened(features: Float[Array, "batch steps dim"], params: Params) -> TokenizedFeatures:
   """Returns the whitened features and their ids, within the program that computes the features.
 
   A separate program could resolve near ties in another order, depending on the batch.
   """
   features = (features - params["mean"]) / params["scale"]
-  return Encoded(features, nearest_centroid(features, params["centroids"]))
+  return TokenizedFeatures(features, nearest_centroid(features, params["centroids"]))

@@ -12,7 +12,7 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import DepthOrNone, Steps, Vocabulary
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.semantic.chunked_tokenizer import Encoded
+from audiolm_jax.semantic.chunked_tokenizer import TokenizedFeatures
 from audiolm_jax.semantic.conformer import (
   FRAMES_PER_STEP,
   ConformerConfig,
@@ -66,7 +66,7 @@ class SemanticTokenizer(LogMelTokenizer):
 
   def encode_chunks(
     self, inputs: Float[np.ndarray | Array, "batch padded"], ends: Int[np.ndarray | Array, "batch"]
-  ) -> Encoded:
+  ) -> TokenizedFeatures:
     return _encode(self.config, self.params, inputs, ends)
 
 
@@ -75,7 +75,7 @@ def _encode_fn(
   params: Params,
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
-) -> Encoded:
+) -> TokenizedFeatures:
   """Encodes chunks of waveform with their margins; masks steps that begin at `ends` or later."""
   valid = -(-ends // config.encoder.hop_length)
   encoder = config.encoder.truncated(config.layer)

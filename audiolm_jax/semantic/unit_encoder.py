@@ -18,7 +18,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Steps, Taps, Vocabulary, Width
 from audiolm_jax.io.stored_program import StoredProgram
-from audiolm_jax.semantic.chunked_tokenizer import Encoded, unwhitened
+from audiolm_jax.semantic.chunked_tokenizer import TokenizedFeatures, unwhitened
 from audiolm_jax.semantic.conformer import dense, layer_norm
 from audiolm_jax.semantic.features import LogMelConfig, normalised_log_mel, power_spectrum
 from audiolm_jax.semantic.log_mel_tokenizer import (
@@ -201,7 +201,7 @@ class UnitTokenizer(LogMelTokenizer):
 
   def encode_chunks(
     self, inputs: Float[np.ndarray | Array, "batch padded"], ends: Int[np.ndarray | Array, "batch"]
-  ) -> Encoded:
+  ) -> TokenizedFeatures:
     return _encode(self.config, self.params, inputs, ends)
 
 
@@ -210,7 +210,7 @@ def _encode_fn(
   params: Params,
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
-) -> Encoded:
+) -> TokenizedFeatures:
   """Encodes chunks of waveform with their margins; masks frames that begin at `ends` or later."""
   encoder = config.encoder
   log_mel = normalised_log_mel(power_spectrum(padded, encoder.features), encoder.features)

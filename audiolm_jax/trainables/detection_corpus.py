@@ -22,7 +22,7 @@ from audiolm_jax.bundles.settings import Mode, PromptAudio
 from audiolm_jax.core import plain_json
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.data import manifest
-from audiolm_jax.data.manifest import Clip
+from audiolm_jax.data.manifest import AudioClip
 from audiolm_jax.io import audio, files
 from audiolm_jax.io.provenance import Provenance
 
@@ -78,7 +78,7 @@ class _Piece(NamedTuple):
   """A prompt and its real continuation, from one recording."""
 
   name: str
-  clip: Clip
+  clip: AudioClip
   split: str
   waveform: Float[np.ndarray, "samples"]
 
@@ -195,13 +195,13 @@ def _pairs_of_batch(
   return pairs
 
 
-def _is_in(folder: Path, clip: Clip) -> bool:
+def _is_in(folder: Path, clip: AudioClip) -> bool:
   """Returns whether a clip is one that an earlier call generated in a folder of recordings."""
   return Path(clip.path).absolute().is_relative_to(folder.absolute())
 
 
 def _check_settings(
-  folder: Path, bundle: Bundle, config: CorpusConfig, clips: Sequence[Clip]
+  folder: Path, bundle: Bundle, config: CorpusConfig, clips: Sequence[AudioClip]
 ) -> None:
   """Writes the settings to the folder; raises `DataError` if it has a corpus with others."""
   settings = dataclasses.asdict(config) | {
@@ -228,7 +228,7 @@ def _check_settings(
     file.write((json.dumps(settings, indent=2) + "\n").encode())
 
 
-def _with_splits(clips: Iterable[Clip], valid_share: float) -> list[Clip]:
+def _with_splits(clips: Iterable[AudioClip], valid_share: float) -> list[AudioClip]:
   clips = list(clips)
   known = {clip.speaker for clip in clips if clip.split == "train" and clip.speaker is not None}
   kept = []
@@ -242,7 +242,7 @@ def _with_splits(clips: Iterable[Clip], valid_share: float) -> list[Clip]:
 
 
 def _pieces(
-  clips: list[Clip], sample_rate: int, config: CorpusConfig, bar: tqdm.tqdm
+  clips: list[AudioClip], sample_rate: int, config: CorpusConfig, bar: tqdm.tqdm
 ) -> Iterator[_Piece]:
   """Yields pieces whose prompts are not silent, in a random order of clips."""
   length = round((config.prompt_seconds + config.duration) * sample_rate)

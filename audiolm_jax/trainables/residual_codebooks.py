@@ -10,7 +10,7 @@ from jaxtyping import Float
 from audiolm_jax.chunking import run
 from audiolm_jax.codec.residual_codec import ResidualCodec
 from audiolm_jax.core.errors import AudioError
-from audiolm_jax.data.manifest import Clip, SkipLog, open_clip
+from audiolm_jax.data.manifest import AudioClip, SkipLog, open_clip
 from audiolm_jax.semantic.kmeans import (
   KMeansReport,
   fit_centroids,
@@ -25,7 +25,7 @@ _REFINING_PASSES = 5
 
 def fit_codebooks(
   codec: ResidualCodec,
-  clips: Sequence[Clip],
+  clips: Sequence[AudioClip],
   *,
   num_quantizers: int,
   codebook_size: int,
@@ -67,7 +67,7 @@ def fit_codebooks(
 
 
 def _latents(
-  codec: ResidualCodec, clips: Sequence[Clip], max_skipped_fraction: float
+  codec: ResidualCodec, clips: Sequence[AudioClip], max_skipped_fraction: float
 ) -> Iterator[Float[np.ndarray, "frames latent"]]:
   model, log = codec.latent_encoder, SkipLog(len(clips), max_skipped_fraction)
   for clip in clips:

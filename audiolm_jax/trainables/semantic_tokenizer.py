@@ -16,7 +16,7 @@ from audiolm_jax.bundles.tensors import encode_tensors, load_tensors
 from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.errors import AudioError, DataError, UserError
 from audiolm_jax.core.modules import Params
-from audiolm_jax.data.manifest import Clip, SkipLog, read_clip
+from audiolm_jax.data.manifest import AudioClip, SkipLog, read_clip
 from audiolm_jax.io.files import atomic_write
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, unwhitened
 from audiolm_jax.semantic.conformer import truncate_params
@@ -32,7 +32,7 @@ REPORT_FILE = "report.json"
 
 def cluster_features(
   tokenizer: Tokenizer,
-  clips: Sequence[Clip],
+  clips: Sequence[AudioClip],
   *,
   num_clusters: int,
   seed: int = 0,
@@ -124,7 +124,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> ChunkedTokenizer:
 
 
 def _features(
-  tokenizer: ChunkedTokenizer, clips: Sequence[Clip], max_skipped_fraction: float
+  tokenizer: ChunkedTokenizer, clips: Sequence[AudioClip], max_skipped_fraction: float
 ) -> Iterator[Float[np.ndarray, "steps dim"]]:
   log = SkipLog(len(clips), max_skipped_fraction)
   for clip in clips:

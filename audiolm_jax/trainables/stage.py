@@ -81,7 +81,7 @@ class StageTrainable(Trainable[TrainState]):
     c = self.config
 
     def loss_fn(params, batch, rng):
-      return c.spec.loss(c.transformer, params, batch, rng=rng, z_loss=c.z_loss)
+      return c.spec.loss(c.transformer, params, batch, key=rng, z_loss=c.z_loss)
 
     return gradient_step(
       loss_fn,

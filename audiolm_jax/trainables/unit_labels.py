@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.data.frame_labels import FrameLabels
-from audiolm_jax.data.manifest import Clip, read_clip
+from audiolm_jax.data.manifest import AudioClip, read_clip
 from audiolm_jax.semantic.features import LogMelConfig, log_mel
 from audiolm_jax.semantic.kmeans import KMeans, fit_kmeans
 from audiolm_jax.semantic.unit_encoder import UnitEncoderConfig, UnitTokenizer
@@ -110,7 +110,7 @@ def encoder_features(encoder: UnitEncoderConfig, params: Params) -> FrameFeature
 
 
 def label_clips(
-  clips: Sequence[Clip],
+  clips: Sequence[AudioClip],
   canonical_speaker: str,
   features: FrameFeatures,
   *,

@@ -10,7 +10,7 @@ from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.training import accelerators, tpu_topologies
 from audiolm_jax.training.hlo import Array, Collective, HloProgram
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
-from audiolm_jax.training.program import Program, Trainable
+from audiolm_jax.training.program import Trainable, TrainingProgram
 
 # A late step, at which every part of a model is trained.
 _LATE = 2**31 - 1
@@ -19,7 +19,7 @@ _SHORT = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class StepLimits:
   """Upper limits for a training step.
 
   Attributes:
@@ -79,7 +79,7 @@ class StepReport:
     """Bytes that a chip exchanges in a step."""
     return sum(collective.num_bytes for collective in self.collectives)
 
-  def passed_limits(self, limits: Limits, first: "StepReport | None" = None) -> list[str]:
+  def passed_limits(self, limits: StepLimits, first: "StepReport | None" = None) -> list[str]:
     """Returns a sentence for each limit that the step exceeds.
 
     Args:
@@ -170,7 +170,7 @@ def compile_step(
   devices = tpu_topologies.tpu_devices(topology, num_slices)
   partitioner = Partitioner(partitioning, devices)
   try:
-    program = Program(model, partitioner, batch)
+    program = TrainingProgram(model, partitioner, batch)
     step = program.compiled(_LATE)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):

@@ -29,7 +29,7 @@ _INIT_STREAM = np.uint32(0xFFFFFFFF)
 Parts = tuple[Hashable, ...]
 
 
-class Program:
+class TrainingProgram:
   """The compiled functions of one trainable on one mesh.
 
   Args:

@@ -46,7 +46,7 @@ def write_run_files(
   Args:
     folder: the run folder.
     model: see `checkpoints.describe_model`.
-    arrays: see `Program.description`.
+    arrays: see `TrainingProgram.description`.
     precision: of matrix products in training.
     config_text: the resolved gin configuration; `config.gin` is not written if it is empty.
   """

@@ -28,7 +28,7 @@ from audiolm_jax.training.batches import Batch, Batches, Prefetched
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.processes import agreed
-from audiolm_jax.training.program import Program
+from audiolm_jax.training.program import TrainingProgram
 from audiolm_jax.training.run_log import RunLog, SummaryWriterFactory
 from audiolm_jax.training.stop_signal import StopSignal
 from audiolm_jax.training.throughput import Throughput
@@ -196,7 +196,7 @@ class _Run:
     resumed = self.checkpoints.latest_step() is not None
     self.precision, why = precision.choose(config.products, model_dir, resumed)
     self.log.info(f"{model.component}: matrix products in {self.precision} ({why})")
-    self.program = Program(model, Partitioner(config.partitioning), batch, self.precision)
+    self.program = TrainingProgram(model, Partitioner(config.partitioning), batch, self.precision)
     run_folder.write_run_files(
       model_dir,
       model=description,

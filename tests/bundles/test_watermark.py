@@ -15,7 +15,7 @@ from audiolm_jax.bundles import load_bundle, save_bundle
 from audiolm_jax.bundles.settings import options_of, watermark_strength
 from audiolm_jax.core.errors import BundleError, ConfigError, UserError
 from audiolm_jax.detection.evidence import Evidence
-from audiolm_jax.detection.watermark import Kind, Watermark, WatermarkConfig, private_key
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, WatermarkKind, private_key
 from audiolm_jax.detection.watermark_detector import payload_of
 from audiolm_jax.lm.stage import Stage
 from tests.conftest import melody
@@ -28,7 +28,8 @@ MARK = Watermark(
 )
 
 GUMBEL = Watermark(
-  WatermarkConfig(LEVELS, SIZE, KEY, strength=1.0, frames=2, kind=Kind.GUMBEL), MARK.communities
+  WatermarkConfig(LEVELS, SIZE, KEY, strength=1.0, frames=2, kind=WatermarkKind.GUMBEL),
+  MARK.communities,
 )
 
 
@@ -174,7 +175,7 @@ def test_a_gumbel_mark_is_found_in_different_samples_of_a_prompt(miniature_bundl
 
 def test_what_a_gumbel_mark_cannot_do_is_refused(miniature_bundle):
   bundle = dataclasses.replace(miniature_bundle, watermark=GUMBEL)
-  every = WatermarkConfig(4, SIZE, KEY, strength=1.0, kind=Kind.GUMBEL)
+  every = WatermarkConfig(4, SIZE, KEY, strength=1.0, kind=WatermarkKind.GUMBEL)
   deeper = dataclasses.replace(
     bundle, watermark=Watermark(every, np.tile(GUMBEL.communities, (2, 1)))
   )

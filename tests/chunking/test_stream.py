@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.chunking import Stream
+from audiolm_jax.chunking import ChunkStream
 from tests.chunking.toys import TOYS, UNIT, clip, margined, neighbours, running_sum
 
 
@@ -21,14 +21,14 @@ def streamed(stream, rows, pieces):
 def test_streamed_equals_whole_whatever_the_pieces(make, pieces, inputs):
   toy = make()
   rows = np.stack([clip(inputs, seed) for seed in range(2)])
-  found = streamed(Stream(toy.model, 2), rows, pieces)
+  found = streamed(ChunkStream(toy.model, 2), rows, pieces)
   expected = np.stack([toy.expected(row)[: found.shape[1]] for row in rows])
   assert found.shape[1] == len(toy.expected(rows[0])) if inputs else found.shape[1] == 0
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_stream_waits_for_what_a_frame_depends_on_and_keeps_no_more():
-  stream = Stream(neighbours().model)
+  stream = ChunkStream(neighbours().model)
   rows = clip(100 * UNIT)[None]
   assert stream.push(rows[:, : 2 * UNIT]).shape == (1, 0)
   assert stream.push(rows[:, 2 * UNIT : 3 * UNIT]).shape == (1, 2)
@@ -38,14 +38,14 @@ def test_a_stream_waits_for_what_a_frame_depends_on_and_keeps_no_more():
 
 
 def test_a_stream_with_margins_waits_for_them_too():
-  stream = Stream(margined().model)
+  stream = ChunkStream(margined().model)
   assert stream.push(np.ones((1, 2 * UNIT))).shape == (1, 0)
   assert stream.push(np.ones((1, 1))).shape == (1, 1)
 
 
 def test_chunks_of_a_carried_state_are_of_what_is_there_in_few_sizes():
   toy = running_sum()
-  stream = Stream(toy.model)
+  stream = ChunkStream(toy.model)
   for frames in (45, 31, 5):
     stream.push(clip(frames * UNIT)[None])
   assert [size for _, size in toy.calls] == [16, 16, 8, 5, 16, 8, 7, 5]
@@ -54,16 +54,16 @@ def test_chunks_of_a_carried_state_are_of_what_is_there_in_few_sizes():
 
 def test_the_first_chunk_has_the_frames_that_it_needs():
   toy = running_sum(first=7)
-  stream = Stream(toy.model)
+  stream = ChunkStream(toy.model)
   assert stream.push(clip(6 * UNIT)[None]).shape[1] == 0
   assert stream.push(clip(UNIT)[None]).shape[1] == 6
   stream.push(clip(UNIT)[None])
   assert toy.calls == [(1, 7), (1, 1)]
-  short = Stream(toy.model)
+  short = ChunkStream(toy.model)
   short.push(clip(2 * UNIT)[None])
   np.testing.assert_allclose(short.flush()[0], toy.expected(clip(2 * UNIT)), rtol=1e-6)
   assert toy.calls[-1] == (1, 7)
 
 
 def test_nothing_pushed_gives_nothing():
-  assert Stream(running_sum().model, 3).flush().shape == (3, 0, 2)
+  assert ChunkStream(running_sum().model, 3).flush().shape == (3, 0, 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from audiolm_jax.codec.frame_rate import Decoder, FrameRateConfig
+from audiolm_jax.codec.frame_rate import FrameRateConfig, FrameRateDecoder
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.trainables.codec import CodecTrainingConfig
@@ -26,7 +26,7 @@ def params():
 def test_the_defaults_are_six_kilobits_and_eighty_milliseconds():
   config = FrameRateConfig()
   assert config.spec.bits_per_second == 6000
-  assert config.latency_samples == 0.08 * config.sample_rate
+  assert (1 + config.lookahead_frames) * config.hop_length == 0.08 * config.sample_rate
   shapes = jax.eval_shape(
     config.init_params, jax.random.split(jax.random.key(0)), np.ones((1, 640))
   )
@@ -76,7 +76,7 @@ def test_samples_depend_on_as_many_later_short_frames_as_stated(lead, lookahead)
 def test_frames_past_the_end_write_nothing(params):
   rng = np.random.default_rng(0)
   latents = rng.normal(size=(2, 9, 8)).astype(np.float32)
-  decoder, zeros = Decoder(FRAME_RATE), FRAME_RATE.decoder_state(2)
+  decoder, zeros = FrameRateDecoder(FRAME_RATE), FRAME_RATE.decoder_state(2)
   run = jax.jit(lambda x, ends: decoder.apply({"params": params["decoder"]}, x, ends, zeros)[0])
   together = run(latents, np.array([9, 4]))
   changed = latents.copy()

@@ -20,7 +20,7 @@ from audiolm_jax import bundles
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.core.streams import SOURCE_SEMANTIC
 from audiolm_jax.data import beam_tokenization, manifest, token_store, tokenization
-from audiolm_jax.data.beam_tokenization import Job
+from audiolm_jax.data.beam_tokenization import TokenizationJob
 from audiolm_jax.io import storage
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,9 @@ def _assert_same_tokens(first, second):
 
 
 def test_beam_makes_the_store_that_is_made_here(bundle_dir, corpus, local_store, tmp_path):
-  job = Job(bundle_dir, str(tmp_path), source=str(corpus), clips_per_shard=2, batch_size=2)
+  job = TokenizationJob(
+    bundle_dir, str(tmp_path), source=str(corpus), clips_per_shard=2, batch_size=2
+  )
   done = _run(job)
   expected = token_store.read_info(local_store)
   assert done.info.complete and done.info.clips == expected.clips == {"train": 5, "valid": 2}
@@ -70,7 +72,7 @@ def test_beam_makes_the_store_that_is_made_here(bundle_dir, corpus, local_store,
 def test_what_is_finished_is_not_done_again_and_what_is_lost_is(
   bundle_dir, corpus, local_store, tmp_path
 ):
-  job = Job(bundle_dir, str(tmp_path), source=str(corpus), clips_per_shard=2)
+  job = TokenizationJob(bundle_dir, str(tmp_path), source=str(corpus), clips_per_shard=2)
   _run(job)
   lost, *kept = sorted(tmp_path.glob("tokens-*.npz"))
   (tmp_path / "store.json").unlink()  # as where a pipeline was killed before its end
@@ -89,7 +91,9 @@ def test_beam_stores_the_tokens_of_sources(miniature_bundle, bundle_dir, corpus,
   rows = [{"path": names[0], "source_path": names[2]}, {"path": names[1]}]
   source = tmp_path / "pairs.jsonl"
   source.write_text("".join(json.dumps(row | {"split": "train"}) + "\n" for row in rows))
-  done = _run(Job(bundle_dir, str(tmp_path / "beam"), source=str(source), streams=("semantic",)))
+  done = _run(
+    TokenizationJob(bundle_dir, str(tmp_path / "beam"), source=str(source), streams=("semantic",))
+  )
   tokenization.tokenize_corpus(
     miniature_bundle, source, tmp_path / "here", streams=("semantic",), progress=False
   )
@@ -104,7 +108,9 @@ def test_beam_stores_the_tokens_of_sources(miniature_bundle, bundle_dir, corpus,
 def test_changed_clips_are_tokenized_again_if_asked_for(bundle_dir, corpus, local_store, tmp_path):
   sounds = tmp_path / "sounds"
   shutil.copytree(corpus.parent, sounds)
-  job = Job(bundle_dir, str(tmp_path / "store"), str(sounds / corpus.name), clips_per_shard=2)
+  job = TokenizationJob(
+    bundle_dir, str(tmp_path / "store"), str(sounds / corpus.name), clips_per_shard=2
+  )
   changed = Path(manifest.list_clips(sounds / corpus.name)[1].path)
   original = changed.read_bytes()
   soundfile.write(changed, np.sin(np.arange(16_000) / 9), 16_000)
@@ -125,7 +131,7 @@ def test_the_bundle_is_loaded_once_for_all_shards_of_a_process(
   loaded = []
   load = beam_tokenization._load
   monkeypatch.setattr(beam_tokenization, "_load", lambda name: loaded.append(name) or load(name))
-  _run(Job(bundle_dir, str(tmp_path), source=str(corpus), clips_per_shard=1))
+  _run(TokenizationJob(bundle_dir, str(tmp_path), source=str(corpus), clips_per_shard=1))
   assert len(token_store.read_info(tmp_path).shards) == 7
   assert len(loaded) == 2  # by the one who starts it, and by the worker
 
@@ -136,7 +142,7 @@ def test_source_bundle_and_store_may_be_urls(bundle_dir, corpus, local_store):
       with storage.write_whole(f"memory://beam/{name}/{path.relative_to(folder)}") as file:
         file.write(path.read_bytes())
   urls = [f"memory://beam/{name}" for name in ("bundle", "store", "corpus/manifest.jsonl")]
-  assert _run(Job(*urls, clips_per_shard=2)).info.complete  # pyright: ignore[reportArgumentType]: two paths
+  assert _run(TokenizationJob(*urls, clips_per_shard=2)).info.complete  # pyright: ignore[reportArgumentType]: two paths
   _assert_same_tokens("memory://beam/store", local_store)
 
 
@@ -147,11 +153,11 @@ def test_unreadable_clips_are_reported_and_leave_the_store_unfinished_past_the_s
   for i in range(3):
     soundfile.write(tmp_path / "audio" / f"{i}.wav", np.full(4000, 0.1 * i + 0.1), 16_000)
   (tmp_path / "audio" / "bad.wav").write_bytes(b"not audio")
-  job = Job(bundle_dir, str(tmp_path / "store"), source=str(tmp_path / "audio"))
+  job = TokenizationJob(bundle_dir, str(tmp_path / "store"), source=str(tmp_path / "audio"))
   with pytest.raises(DataError, match=r"1 of 4 clips skipped: bad.wav"):
     _run(job)
   assert not token_store.read_info(tmp_path / "store").complete
-  done = _run(Job(**{**job.__dict__, "max_skipped_fraction": 0.25}))
+  done = _run(TokenizationJob(**{**job.__dict__, "max_skipped_fraction": 0.25}))
   assert done.info.complete and list(done.info.skipped) == ["bad.wav"]
   assert sum(done.info.clips.values()) == 3
 
@@ -160,15 +166,19 @@ def test_a_source_or_store_that_cannot_be_used_is_refused_before_anything_runs(
   bundle_dir, corpus, stored_tokens, tmp_path
 ):
   with pytest.raises(DataError, match="does not exist"):
-    _run(Job(bundle_dir, str(tmp_path), source=str(tmp_path / "nowhere")))
+    _run(TokenizationJob(bundle_dir, str(tmp_path), source=str(tmp_path / "nowhere")))
   with pytest.raises(DataError, match="other tokenizers"):
-    _run(Job(bundle_dir, str(stored_tokens), source=str(corpus)))
+    _run(TokenizationJob(bundle_dir, str(stored_tokens), source=str(corpus)))
   with pytest.raises(UserError, match="--replace_changed cannot be used with --task"):
     beam_tokenization.tokenize_corpus(
-      Job(bundle_dir, str(tmp_path), task="t", module="m"), "DirectRunner", replace_changed=True
+      TokenizationJob(bundle_dir, str(tmp_path), task="t", module="m"),
+      "DirectRunner",
+      replace_changed=True,
     )
   with pytest.raises(UserError, match=r"many.*cannot be used: .*direct_num_workers"):
-    _run(Job(bundle_dir, str(tmp_path), source=str(corpus)), "--direct_num_workers=many")
+    _run(
+      TokenizationJob(bundle_dir, str(tmp_path), source=str(corpus)), "--direct_num_workers=many"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from audiolm_jax.data.frame_labels import (
   load_frame_labels,
   save_frame_labels,
 )
-from audiolm_jax.data.in_memory import InMemoryLabelledFrames
+from audiolm_jax.data.in_memory import InMemoryFrameLabelBatches
 
 HOP = 320
 
@@ -55,7 +55,7 @@ def test_damaged_files_and_labels_out_of_range_are_rejected(tmp_path, counted):
 @pytest.mark.parametrize("num_epochs", [None, 1])
 def test_labels_are_those_of_the_samples_of_the_crop(counted, num_epochs):
   manifest, labels = counted
-  reader = InMemoryLabelledFrames(
+  reader = InMemoryFrameLabelBatches(
     manifest, labels, crop_seconds=1.0, batch_size=2, num_epochs=num_epochs
   )
   starts = set()
@@ -72,9 +72,9 @@ def test_labels_are_those_of_the_samples_of_the_crop(counted, num_epochs):
 def test_clips_without_labels_are_left_out(counted):
   manifest, labels = counted
   some = FrameLabels({"b.wav": labels.clips["b.wav"]}, 100, HOP, 16_000)
-  reader = InMemoryLabelledFrames(manifest, some, crop_seconds=1.0, batch_size=2)
+  reader = InMemoryFrameLabelBatches(manifest, some, crop_seconds=1.0, batch_size=2)
   assert reader.clip_ids == ["b.wav"]
   with pytest.raises(DataError, match="none of the 1 clips of the split 'valid' has labels"):
-    InMemoryLabelledFrames(manifest, some, "valid", crop_seconds=1.0, batch_size=2)
+    InMemoryFrameLabelBatches(manifest, some, "valid", crop_seconds=1.0, batch_size=2)
   with pytest.raises(DataError, match="not a multiple of a frame"):
-    InMemoryLabelledFrames(manifest, labels, crop_seconds=0.5001, batch_size=2)
+    InMemoryFrameLabelBatches(manifest, labels, crop_seconds=0.5001, batch_size=2)

@@ -14,8 +14,8 @@ from audiolm_jax.data import examples, manifest, token_shards, token_store
 from audiolm_jax.data.frame_labels import FrameLabels
 from audiolm_jax.data.in_memory import (
   EpochUnit,
-  InMemoryLabelledFrames,
-  InMemoryTokens,
+  InMemoryFrameLabelBatches,
+  InMemoryTokenBatches,
   InMemoryWaveforms,
 )
 from audiolm_jax.io import storage
@@ -50,7 +50,7 @@ def test_resumed_batches_equal_uninterrupted_ones(kind, num_epochs, corpus, stor
   def reader():
     if kind == "waveforms":
       return _waveforms(corpus, num_epochs=num_epochs)
-    return InMemoryTokens(stored_tokens, COARSE, batch_size=4, seed=1, num_epochs=num_epochs)
+    return InMemoryTokenBatches(stored_tokens, COARSE, batch_size=4, seed=1, num_epochs=num_epochs)
 
   whole = reader()
   expected = [next(whole) for _ in range(8)]
@@ -75,7 +75,7 @@ def _drawn(reader, count):
 
 def test_every_epoch_has_a_new_order_and_no_crop_seed_comes_twice(stored_tokens):
   def reader(seed):
-    return InMemoryTokens(stored_tokens, COARSE, batch_size=5, seed=seed)
+    return InMemoryTokenBatches(stored_tokens, COARSE, batch_size=5, seed=seed)
 
   drawn = _drawn(reader(0), 9)  # three epochs of 15
   epochs = [[clip for clip, _ in drawn[i : i + 15]] for i in (0, 15, 30)]
@@ -86,13 +86,13 @@ def test_every_epoch_has_a_new_order_and_no_crop_seed_comes_twice(stored_tokens)
 
 
 def test_an_epoch_of_clips_has_each_clip_once(stored_tokens):
-  reader = InMemoryTokens(stored_tokens, COARSE, batch_size=5, epoch_unit=EpochUnit.CLIP)
+  reader = InMemoryTokenBatches(stored_tokens, COARSE, batch_size=5, epoch_unit=EpochUnit.CLIP)
   assert len(reader.clip_ids) == 5
   assert sorted(clip for clip, _ in _drawn(reader, 1)) == reader.clip_ids
 
 
 def test_an_epoch_of_crop_lengths_has_long_clips_more_often(stored_tokens):
-  reader = InMemoryTokens(stored_tokens, COARSE, batch_size=15)
+  reader = InMemoryTokenBatches(stored_tokens, COARSE, batch_size=15)
   seen = [clip for clip, _ in _drawn(reader, 1)]
   assert {name: seen.count(name) for name in set(seen)} == {f"clip{i}": i + 1 for i in range(5)}
   assert {"epoch": 1, "index": 0, "items": 15}.items() <= reader.get_state().items()
@@ -101,7 +101,7 @@ def test_an_epoch_of_crop_lengths_has_long_clips_more_often(stored_tokens):
 def test_an_evaluation_round_holds_every_sample_once(corpus):
   reader = _waveforms(corpus, split="valid", num_epochs=1, batch_size=1)
   rows = [batch["waveform"][0, : batch["length"][0]] for batch in reader]
-  assert len(rows) == reader.batches_per_epoch
+  assert len(rows) == reader.get_state()["items"]
   clips = manifest.clips_of_split(manifest.list_clips(corpus), "valid")
   joined = np.concatenate([manifest.read_clip(clip, 16_000) for clip in clips])
   np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.sort(joined))
@@ -109,7 +109,7 @@ def test_an_evaluation_round_holds_every_sample_once(corpus):
 
 def test_an_evaluation_round_counts_every_target_once(stored_tokens):
   spec = stages.coarse_stage(num_target_quantizers=3, crop_seconds=1.0, **NUMBERS)
-  reader = InMemoryTokens(stored_tokens, spec, batch_size=4, num_epochs=1)
+  reader = InMemoryTokenBatches(stored_tokens, spec, batch_size=4, num_epochs=1)
   batches = list(reader)
   assert all(batch["decoder_loss_weights"].shape == (4, spec.max_length) for batch in batches)
   clips = token_store.TokenStore(stored_tokens).clips("train")
@@ -125,7 +125,7 @@ def test_an_evaluation_round_counts_every_target_once(stored_tokens):
 def test_evaluation_rounds_repeat_the_same_batches(corpus):
   reader = _waveforms(corpus, split="valid", num_epochs=2, batch_size=3)
   batches = list(reader)
-  half = reader.batches_per_epoch
+  half = -(-reader.get_state()["items"] // 3)
   assert len(batches) == 2 * half
   for first, second in zip(batches[:half], batches[half:], strict=True):
     _assert_equal(first, second)
@@ -138,7 +138,7 @@ def test_example_is_the_pure_function_of_clip_and_seed(corpus, stored_tokens):
   np.testing.assert_array_equal(waves.example(clip.id, (5, 6))["waveform"], expected.waveform)
   tokens = token_store.TokenStore(stored_tokens).clips("train")[4]
   _assert_equal(
-    InMemoryTokens(stored_tokens, COARSE, batch_size=1).example(tokens.id, (5, 6)),
+    InMemoryTokenBatches(stored_tokens, COARSE, batch_size=1).example(tokens.id, (5, 6)),
     examples.stage_example(COARSE, tokens.streams, (5, 6)),
   )
 
@@ -207,7 +207,7 @@ def test_a_position_is_of_the_labels_of_frames(corpus):
   for label in (0, 1):
     numbers[clips[0].id] = np.full(200, label, np.uint16)
     labels = FrameLabels(dict(numbers), 2, 400, 16_000)
-    readers.append(InMemoryLabelledFrames(corpus, labels, crop_seconds=0.5, batch_size=2))
+    readers.append(InMemoryFrameLabelBatches(corpus, labels, crop_seconds=0.5, batch_size=2))
   readers[0].set_state(readers[0].get_state())
   with pytest.raises(DataError, match="other content"):
     readers[1].set_state(readers[0].get_state())
@@ -221,7 +221,7 @@ def test_a_position_is_of_the_tokens_of_a_store(open_writer, random_clip, tmp_pa
     clip.streams["codes"][3, 1] = token
     writer.add(clip)
     writer.finish()
-    readers.append(InMemoryTokens(tmp_path / str(token), COARSE, batch_size=2))
+    readers.append(InMemoryTokenBatches(tmp_path / str(token), COARSE, batch_size=2))
   readers[0].set_state(readers[0].get_state())
   with pytest.raises(DataError, match="other content"):
     readers[1].set_state(readers[0].get_state())
@@ -229,7 +229,7 @@ def test_a_position_is_of_the_tokens_of_a_store(open_writer, random_clip, tmp_pa
 
 def test_tokens_of_other_tokenizers_are_refused(stored_tokens):
   with pytest.raises(DataError, match="other tokenizers"):
-    InMemoryTokens(stored_tokens, COARSE, batch_size=1, token_hash="hash-b")
+    InMemoryTokenBatches(stored_tokens, COARSE, batch_size=1, token_hash="hash-b")
 
 
 @pytest.mark.parametrize("num_epochs", [None, 1])
@@ -238,12 +238,13 @@ def test_processes_make_the_rows_of_the_batches_that_one_would(
   stored_tokens, num_epochs, processes
 ):
   def reader(index, count):
-    return InMemoryTokens(
+    return InMemoryTokenBatches(
       stored_tokens, COARSE, batch_size=8, seed=1, num_epochs=num_epochs, shard=(index, count)
     )
 
   whole, parts = reader(0, 1), [reader(i, processes) for i in range(processes)]
-  batches = whole.batches_per_epoch + (num_epochs is None)  # past an epoch's end where there is one
+  per_epoch = -(-whole.get_state()["items"] // 8)
+  batches = per_epoch + (num_epochs is None)  # past an epoch's end where there is one
   for _ in range(batches):
     rows = [next(part) for part in parts]
     joined = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
@@ -257,26 +258,28 @@ def test_long_runs_of_a_semantic_token_are_cut_for_the_semantic_stage(open_write
   tokens = np.array([1, 1, 2, 2, 2, 2, 2, 1, 3, 3, 3, 3], np.int32)
   writer.add(token_shards.TokenClip("a", {"semantic": tokens}, "train", None, 0.48))
   writer.finish()
-  features = next(InMemoryTokens(tmp_path, dataclasses.replace(spec, longest_run=3), batch_size=1))
+  features = next(
+    InMemoryTokenBatches(tmp_path, dataclasses.replace(spec, longest_run=3), batch_size=1)
+  )
   count = int(features["decoder_loss_weights"].sum())
   cut = [1, 1, 2, 2, 2, 1, 3, 3, 3]
   expected = stages.stage_features(spec, np.array(cut, np.int32), None)
   assert count == len(cut)
   _assert_equal(features, {name: value[None] for name, value in expected.items()})
-  whole = next(InMemoryTokens(tmp_path, spec, batch_size=1))
+  whole = next(InMemoryTokenBatches(tmp_path, spec, batch_size=1))
   assert int(whole["decoder_loss_weights"].sum()) == len(tokens)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(stored_tokens):
   with pytest.raises(DataError, match="batch_size is 5; it must be a positive multiple of 2"):
-    InMemoryTokens(stored_tokens, COARSE, batch_size=5, shard=(0, 2))
+    InMemoryTokenBatches(stored_tokens, COARSE, batch_size=5, shard=(0, 2))
 
 
 def test_a_stage_with_other_numbers_than_its_tokens_is_refused(stored_tokens):
   with pytest.raises(DataError, match=r"semantic stage has a vocabulary of 1024 .* have 10"):
-    InMemoryTokens(stored_tokens, stages.semantic_stage(), batch_size=1)
+    InMemoryTokenBatches(stored_tokens, stages.semantic_stage(), batch_size=1)
   with pytest.raises(DataError, match=r"vocabulary of 1024 in codes, .* have 8"):
-    InMemoryTokens(stored_tokens, stages.coarse_stage(num_clusters=10), batch_size=1)
+    InMemoryTokenBatches(stored_tokens, stages.coarse_stage(num_clusters=10), batch_size=1)
 
 
 def _with_bad_rows(corpus, folder, good, bad):
@@ -321,7 +324,7 @@ def test_readers_of_a_bucket_give_what_readers_of_the_disk_give(corpus, stored_t
     next(_waveforms("memory://readers/corpus/manifest.jsonl")), next(_waveforms(corpus))
   )
   there, here = (
-    InMemoryTokens(place, COARSE, batch_size=4, token_hash="hash-a")
+    InMemoryTokenBatches(place, COARSE, batch_size=4, token_hash="hash-a")
     for place in ("memory://readers/tokens", stored_tokens)
   )
   _assert_equal(next(there), next(here))

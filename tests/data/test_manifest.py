@@ -112,7 +112,7 @@ def test_skipping_past_the_share_stops_with_the_reasons():
 
 def test_any_rate_and_channels_are_read_as_mono_at_the_asked_rate(tmp_path):
   _write(tmp_path / "a.wav", rate=44_100, samples=44_100, channels=2)
-  clip = manifest.Clip("a.wav", str(tmp_path / "a.wav"))
+  clip = manifest.AudioClip("a.wav", str(tmp_path / "a.wav"))
   waveform = manifest.read_clip(clip, 16_000)
   assert waveform.dtype == np.float32 and waveform.shape == (16_000,)
   np.testing.assert_allclose(waveform[1000:-1000], 0.25, atol=1e-3)
@@ -121,7 +121,7 @@ def test_any_rate_and_channels_are_read_as_mono_at_the_asked_rate(tmp_path):
 
 def test_missing_file_is_an_audio_error(tmp_path):
   with pytest.raises(AudioError):
-    manifest.read_clip(manifest.Clip("x.wav", str(tmp_path / "x.wav")), 16_000)
+    manifest.read_clip(manifest.AudioClip("x.wav", str(tmp_path / "x.wav")), 16_000)
 
 
 def test_rows_are_json_objects_so_that_unknown_keys_do_no_harm(tmp_path):

@@ -15,7 +15,7 @@ from audiolm_jax.codec.interface import CodecSpec  # noqa: E402
 from audiolm_jax.core.errors import DataError  # noqa: E402
 from audiolm_jax.data import examples, manifest, registration, token_shards, token_store  # noqa: E402
 from audiolm_jax.data.feature_converters import StageFeatureConverter  # noqa: E402
-from audiolm_jax.data.in_memory import InMemoryTokens, InMemoryWaveforms  # noqa: E402
+from audiolm_jax.data.in_memory import InMemoryTokenBatches, InMemoryWaveforms  # noqa: E402
 from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
 from audiolm_jax.data.sources import AudioDataSource, TokenStoreDataSource  # noqa: E402
 from audiolm_jax.lm import stages  # noqa: E402
@@ -204,7 +204,7 @@ def test_in_memory_reader_and_seqio_give_the_same_features_for_the_same_seeds(
     )
   writer.finish()
   spec = SPECS[kind]
-  reader = InMemoryTokens(tmp_path, spec, batch_size=1, token_hash="hash-a")
+  reader = InMemoryTokenBatches(tmp_path, spec, batch_size=1, token_hash="hash-a")
   task = seqio.get_mixture_or_task(f"small_{kind}_stage")
   dataset = task.get_dataset(None, split="train", shuffle=False, seed=1, num_epochs=3)
   lengths = StageFeatureConverter.lengths(spec)

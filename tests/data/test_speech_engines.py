@@ -6,7 +6,7 @@ import pytest
 
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import speech_engines
-from audiolm_jax.data.speech_engines import Engine, SpeechError, Voice
+from audiolm_jax.data.speech_engines import Engine, EngineVoice, SpeechError
 
 # A second of sound at 8 kHz, and beside this file how it was called.
 PROGRAM = """
@@ -77,7 +77,12 @@ def test_a_command_that_cannot_run_is_refused(command, reason):
 def test_an_engine_stands_for_its_voices_and_a_voice_is_named_once():
   engines = {"a": Engine("a", ("x", "y")), "b": Engine("b")}
   voices = speech_engines.parse_voices(["a:y", "b", "a", "a:z:1"], engines)
-  assert voices == [Voice("a", "y"), Voice("b", ""), Voice("a", "x"), Voice("a", "z:1")]
+  assert voices == [
+    EngineVoice("a", "y"),
+    EngineVoice("b", ""),
+    EngineVoice("a", "x"),
+    EngineVoice("a", "z:1"),
+  ]
   assert [voice.name for voice in voices] == ["a-y", "b", "a-x", "a-z:1"]
   with pytest.raises(UserError, match="'c:x' is not an engine; the engines are a, b"):
     speech_engines.parse_voices(["a", "c:x"], engines)

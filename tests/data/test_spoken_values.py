@@ -6,14 +6,14 @@ import pytest
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.data import spoken_values
-from audiolm_jax.data.spoken_values import Kind, Value, english, of_spanish, spanish
+from audiolm_jax.data.spoken_values import Value, ValueKind, english, of_spanish, spanish
 
 VALUES = spoken_values.values()
 
 
 def test_the_domain_is_complete_and_each_value_has_its_own_words_and_name():
-  counts = {kind: sum(value.kind is kind for value in VALUES) for kind in Kind}
-  assert counts == {Kind.NUMBER: 10_000, Kind.DATE: 366, Kind.TIME: 1_440}
+  counts = {kind: sum(value.kind is kind for value in VALUES) for kind in ValueKind}
+  assert counts == {ValueKind.NUMBER: 10_000, ValueKind.DATE: 366, ValueKind.TIME: 1_440}
   for words in (english, spanish, lambda value: value.id):
     assert len({words(value) for value in VALUES}) == len(VALUES)
   assert all(re.fullmatch(r"[A-Za-z. -]+", english(value)) for value in VALUES)
@@ -23,24 +23,28 @@ def test_the_domain_is_complete_and_each_value_has_its_own_words_and_name():
 @pytest.mark.parametrize(
   ("value", "in_english", "in_spanish"),
   [
-    (Value(Kind.NUMBER, 0), "zero", "cero"),
-    (Value(Kind.NUMBER, 31), "thirty-one", "treinta y uno"),
-    (Value(Kind.NUMBER, 100), "one hundred", "cien"),
-    (Value(Kind.NUMBER, 1_101), "one thousand one hundred one", "mil ciento uno"),
+    (Value(ValueKind.NUMBER, 0), "zero", "cero"),
+    (Value(ValueKind.NUMBER, 31), "thirty-one", "treinta y uno"),
+    (Value(ValueKind.NUMBER, 100), "one hundred", "cien"),
+    (Value(ValueKind.NUMBER, 1_101), "one thousand one hundred one", "mil ciento uno"),
     (
-      Value(Kind.NUMBER, 9_526),
+      Value(ValueKind.NUMBER, 9_526),
       "nine thousand five hundred twenty-six",
       "nueve mil quinientos veintiséis",
     ),
-    (Value(Kind.DATE, 1, 1), "January first", "el primero de enero"),
-    (Value(Kind.DATE, 2, 29), "February twenty-ninth", "el veintinueve de febrero"),
-    (Value(Kind.DATE, 8, 12), "August twelfth", "el doce de agosto"),
-    (Value(Kind.DATE, 12, 30), "December thirtieth", "el treinta de diciembre"),
-    (Value(Kind.TIME, 0, 0), "twelve a.m.", "las doce de la noche"),
-    (Value(Kind.TIME, 1, 1), "one oh one a.m.", "la una y uno de la mañana"),
-    (Value(Kind.TIME, 12, 52), "twelve fifty-two p.m.", "las doce y cincuenta y dos del mediodía"),
-    (Value(Kind.TIME, 19, 5), "seven oh five p.m.", "las siete y cinco de la tarde"),
-    (Value(Kind.TIME, 23, 30), "eleven thirty p.m.", "las once y treinta de la noche"),
+    (Value(ValueKind.DATE, 1, 1), "January first", "el primero de enero"),
+    (Value(ValueKind.DATE, 2, 29), "February twenty-ninth", "el veintinueve de febrero"),
+    (Value(ValueKind.DATE, 8, 12), "August twelfth", "el doce de agosto"),
+    (Value(ValueKind.DATE, 12, 30), "December thirtieth", "el treinta de diciembre"),
+    (Value(ValueKind.TIME, 0, 0), "twelve a.m.", "las doce de la noche"),
+    (Value(ValueKind.TIME, 1, 1), "one oh one a.m.", "la una y uno de la mañana"),
+    (
+      Value(ValueKind.TIME, 12, 52),
+      "twelve fifty-two p.m.",
+      "las doce y cincuenta y dos del mediodía",
+    ),
+    (Value(ValueKind.TIME, 19, 5), "seven oh five p.m.", "las siete y cinco de la tarde"),
+    (Value(ValueKind.TIME, 23, 30), "eleven thirty p.m.", "las once y treinta de la noche"),
   ],
 )  # fmt: skip
 def test_words_of_both_languages(value, in_english, in_spanish):
@@ -50,9 +54,9 @@ def test_words_of_both_languages(value, in_english, in_spanish):
 def digits(value: Value) -> list[str]:
   """A value as recognizers write it."""
   first, second = value.first, value.second
-  if value.kind is Kind.NUMBER:
+  if value.kind is ValueKind.NUMBER:
     return [f"{first}.", *(f"{first:,}".replace(",", mark) for mark in ",. ")]
-  if value.kind is Kind.DATE:
+  if value.kind is ValueKind.DATE:
     month = spanish(value).split()[-1]
     return [f"El {second} de {month}.", f"{second}º de {month.capitalize()}"]
   part = " ".join(spanish(value).split()[-3 if value.first != 12 else -2 :])
@@ -80,19 +84,19 @@ def test_values_are_read_back_from_transcripts_in_digits():
   ("transcript", "value"),
   [
     ("Siete menos cuarto de la tarde: las siete menos cuarto", None),
-    ("las siete menos cuarto de la tarde", Value(Kind.TIME, 18, 45)),
-    ("un cuarto para las ocho de la noche", Value(Kind.TIME, 19, 45)),
-    ("las doce menos diez de la noche", Value(Kind.TIME, 23, 50)),
-    ("Son las tres y media de la tarde.", Value(Kind.TIME, 15, 30)),
-    ("la una y cuarto", Value(Kind.TIME, 1, 15)),
-    ("las siete en punto de la mañana", Value(Kind.TIME, 7, 0)),
-    ("las veintiuna y cinco", Value(Kind.TIME, 21, 5)),
-    ("las siete cero cinco de la tarde", Value(Kind.TIME, 19, 5)),
-    ("Las 705 de la mañana", Value(Kind.TIME, 7, 5)),
-    ("el uno de enero", Value(Kind.DATE, 1, 1)),
-    ("1ero de setiembre", Value(Kind.DATE, 9, 1)),
-    ("4 mil 321", Value(Kind.NUMBER, 4_321)),
-    ("doscientas veintiún", Value(Kind.NUMBER, 221)),
+    ("las siete menos cuarto de la tarde", Value(ValueKind.TIME, 18, 45)),
+    ("un cuarto para las ocho de la noche", Value(ValueKind.TIME, 19, 45)),
+    ("las doce menos diez de la noche", Value(ValueKind.TIME, 23, 50)),
+    ("Son las tres y media de la tarde.", Value(ValueKind.TIME, 15, 30)),
+    ("la una y cuarto", Value(ValueKind.TIME, 1, 15)),
+    ("las siete en punto de la mañana", Value(ValueKind.TIME, 7, 0)),
+    ("las veintiuna y cinco", Value(ValueKind.TIME, 21, 5)),
+    ("las siete cero cinco de la tarde", Value(ValueKind.TIME, 19, 5)),
+    ("Las 705 de la mañana", Value(ValueKind.TIME, 7, 5)),
+    ("el uno de enero", Value(ValueKind.DATE, 1, 1)),
+    ("1ero de setiembre", Value(ValueKind.DATE, 9, 1)),
+    ("4 mil 321", Value(ValueKind.NUMBER, 4_321)),
+    ("doscientas veintiún", Value(ValueKind.NUMBER, 221)),
   ],
 )
 def test_other_ways_to_state_a_value_are_known(transcript, value):
@@ -114,13 +118,13 @@ def test_what_is_no_value_is_not_read_as_one(transcript):
 @pytest.mark.parametrize("parts", [("number", 10_000), ("date", 2, 30), ("time", 24, 0)])
 def test_values_outside_the_domain_are_refused(parts):
   with pytest.raises(DataError, match=f"there is no {parts[0]}"):
-    Value(Kind(parts[0]), *parts[1:])
+    Value(ValueKind(parts[0]), *parts[1:])
 
 
 def test_the_words_of_held_out_values_occur_in_others():
   held_out = [value for value in VALUES if value.is_held_out(0.05)]
   assert 0.04 * len(VALUES) < len(held_out) < 0.06 * len(VALUES)
-  assert {value.kind for value in held_out} == set(Kind)
+  assert {value.kind for value in held_out} == set(ValueKind)
   rest = [value for value in VALUES if not value.is_held_out(0.05)]
   for words in (english, spanish):
     known = {word for value in rest for word in words(value).split()}

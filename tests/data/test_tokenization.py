@@ -19,6 +19,13 @@ def _tokenize(bundle, source, folder, **settings):
   return tokenization.tokenize_corpus(bundle, source, folder, **settings)
 
 
+def _tokenize_alone(bundle, clip):
+  (found,) = tokenization.tokenize_shard(
+    bundle, audio_shards.ClipShard((clip,)), batch_size=1
+  ).clips
+  return found
+
+
 def test_stored_tokens_are_the_bundles_tokens_of_the_whole_files(
   miniature_bundle, corpus, tmp_path
 ):
@@ -130,14 +137,14 @@ def test_the_tokens_of_a_source_are_stored_beside_those_of_its_clip(miniature_bu
   assert stream.role is Role.SOURCE and (stream.rate, stream.size) == (25.0, 16)
   by_id = {clip.id: clip for clip in token_store.TokenStore(folder).clips()}
   for name, source in (("a.wav", "said/a.wav"), ("d.wav", "b.wav")):
-    waveform = manifest.read_clip(manifest.Clip("", str(pairs.parent / source)), 16_000)
+    waveform = manifest.read_clip(manifest.AudioClip("", str(pairs.parent / source)), 16_000)
     expected = miniature_bundle.semantic.tokenize_long(waveform)
     np.testing.assert_array_equal(by_id[name].streams[SOURCE_SEMANTIC], expected)
     assert len(expected) != len(by_id[name].streams["semantic"])
   # The other clips of the first shard have an empty source; the second shard has sources only.
   assert len(by_id["b.wav"].streams[SOURCE_SEMANTIC]) == 0
   (clip,) = (clip for clip in manifest.list_clips(pairs) if clip.id == "d.wav")
-  alone = tokenization.tokenize_clip(miniature_bundle, clip)
+  alone = _tokenize_alone(miniature_bundle, clip)
   np.testing.assert_array_equal(alone.streams[SOURCE_SEMANTIC], expected)
 
 
@@ -266,7 +273,7 @@ def test_tokens_of_a_shard_equal_those_of_each_clip_alone(
   assert len(counted) > 1 and sum(count for count, _ in counted) == 7
   assert sum(seconds for _, seconds in counted) == pytest.approx(0.3 * 28, abs=1e-3)
   for clip, found in zip(clips, tokens.clips, strict=True):
-    alone = tokenization.tokenize_clip(miniature_bundle, clip)
+    alone = _tokenize_alone(miniature_bundle, clip)
     np.testing.assert_array_equal(found.streams["codes"], alone.streams["codes"])
     np.testing.assert_array_equal(found.streams["semantic"], alone.streams["semantic"])
     assert (found.id, found.split, found.speaker) == (clip.id, clip.split, clip.speaker)
@@ -275,7 +282,7 @@ def test_tokens_of_a_shard_equal_those_of_each_clip_alone(
 
 def test_hour_long_files_make_shards_of_their_own():
   def clip(i, **length):
-    return manifest.Clip(f"{i}", f"{i}.wav", **length)
+    return manifest.AudioClip(f"{i}", f"{i}.wav", **length)
 
   clips = [clip(0, seconds=10.0), clip(1, seconds=3600.0), clip(2, size=3600 * 32_000), clip(3)]
   found = audio_shards.shards_of_clips([*clips, clip(4), clip(5)], 2, 1800.0)

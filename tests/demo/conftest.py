@@ -39,14 +39,14 @@ def there(demo_bundle, speaking_bundle, tmp_path_factory):
   """A running server of two bundles with two voices."""
   pytest.importorskip("gradio")
   from audiolm_jax.demo import page, server
-  from audiolm_jax.demo.requests import Limits
+  from audiolm_jax.demo.requests import RequestLimits
   from audiolm_jax.demo.voices import DRAWN, Voice
 
   folder = tmp_path_factory.mktemp("examples")
   soundfile.write(folder / "tune.flac", melody(1.5), RATE)
   bundles = {"miniature": demo_bundle, "speaking": speaking_bundle}
   voices = {**DRAWN, "anna": Voice(melody(1.5).astype(np.float32), RATE)}
-  limits = Limits(max_upload_bytes=100_000, max_characters=100)
+  limits = RequestLimits(max_upload_bytes=100_000, max_characters=100)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(page, "examples", lambda: [str(folder / "tune.flac")])
     with server.running(bundles, limits, max_queue=2, voices=voices) as there:

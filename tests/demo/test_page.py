@@ -167,12 +167,12 @@ def test_sound_of_nobody_is_not_found(there):
 def test_the_text_box_is_shown_for_bundles_that_speak(demo_bundle, speaking_bundle, tmp_path):
   from audiolm_jax.demo import page
   from audiolm_jax.demo.jobs import Jobs
-  from audiolm_jax.demo.requests import Limits
+  from audiolm_jax.demo.requests import RequestLimits
   from audiolm_jax.demo.turns import Turns
 
   shown = []
   for bundle in (speaking_bundle, demo_bundle):
-    limits = Limits(max_characters=70)
+    limits = RequestLimits(max_characters=70)
     config = page.build({"one": bundle}, limits, Jobs(tmp_path), Turns(1, 1)).get_config_file()
     parts = {part["id"]: part["props"] for part in config["components"]}
     (text,) = (number for number, props in parts.items() if props.get("elem_id") == "text")

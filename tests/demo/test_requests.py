@@ -4,20 +4,20 @@ import pytest
 
 from audiolm_jax.bundles.settings import Mode
 from audiolm_jax.core.errors import UserError
-from audiolm_jax.demo.requests import Limits, checked
+from audiolm_jax.demo.requests import RequestLimits, checked
 
 
 def test_values_of_a_page_become_a_request(ask, prompt):
-  request = checked(ask(num_samples=2.0, seed="5"), ["miniature"], Limits())
+  request = checked(ask(num_samples=2.0, seed="5"), ["miniature"], RequestLimits())
   assert (request.mode, request.prompt) == (Mode.CONTINUATION, prompt)
   assert (request.num_samples, request.seed, request.used_prompt_seconds) == (2, 5, 1.0)
   assert request.temperatures == {"semantic": 0.6, "coarse": 0.8, "fine": 0.6}
 
 
 def test_a_mode_takes_of_the_prompt_what_it_needs(ask):
-  unconditional = checked(ask(mode="unconditional"), ["miniature"], Limits())
+  unconditional = checked(ask(mode="unconditional"), ["miniature"], RequestLimits())
   assert unconditional.prompt is None
-  resynthesis = checked(ask(mode="resynthesis", duration=4.0), ["miniature"], Limits())
+  resynthesis = checked(ask(mode="resynthesis", duration=4.0), ["miniature"], RequestLimits())
   assert resynthesis.used_prompt_seconds == 4.0
 
 
@@ -47,12 +47,12 @@ def test_a_mode_takes_of_the_prompt_what_it_needs(ask):
 )
 def test_a_value_beyond_a_limit_is_reported_with_the_limit(ask, change, words):
   with pytest.raises(UserError, match=words):
-    checked(ask(**change), ["miniature"], Limits(max_duration=20.0))
+    checked(ask(**change), ["miniature"], RequestLimits(max_duration=20.0))
 
 
 def test_a_text_is_spoken_in_the_voice_of_the_prompt_or_in_a_drawn_one(ask, prompt):
   for change, voice in (({}, prompt), ({"prompt": None}, None), ({"mode": "unconditional"}, None)):
-    request = checked(ask(text="Stop.", **change), ["miniature"], Limits(max_duration=20.0))
+    request = checked(ask(text="Stop.", **change), ["miniature"], RequestLimits(max_duration=20.0))
     assert (request.mode, request.text, request.prompt) == (None, "Stop.", voice)
     assert (request.duration, request.used_prompt_seconds) == (20.0, 1.0)
 
@@ -68,4 +68,4 @@ def test_a_text_is_spoken_in_the_voice_of_the_prompt_or_in_a_drawn_one(ask, prom
 )
 def test_a_text_beyond_its_limits_is_reported(ask, text, words):
   with pytest.raises(UserError, match=words):
-    checked(ask(text=text), ["miniature"], Limits(max_characters=100))
+    checked(ask(text=text), ["miniature"], RequestLimits(max_characters=100))

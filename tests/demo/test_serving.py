@@ -9,7 +9,7 @@ import soundfile
 
 from audiolm_jax import read_provenance
 from audiolm_jax.demo.jobs import Jobs
-from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.requests import RequestLimits
 from audiolm_jax.demo.serving import serve
 from audiolm_jax.demo.turns import Turns
 from audiolm_jax.io import audio, token_file
@@ -28,7 +28,7 @@ def text(shown):
 
 
 def run(asked, bundle, jobs, **limits):
-  return list(serve(asked, "me", {"miniature": bundle}, Limits(**limits), jobs, Turns(1, 1)))
+  return list(serve(asked, "me", {"miniature": bundle}, RequestLimits(**limits), jobs, Turns(1, 1)))
 
 
 def test_samples_are_those_of_the_command_with_the_seeds_one_after_another(
@@ -61,7 +61,7 @@ def test_samples_are_those_of_the_command_with_the_seeds_one_after_another(
 
 
 def test_audio_is_available_before_the_request_has_ended(demo_bundle, jobs, ask, tmp_path):
-  steps = serve(ask(), "me", {"miniature": demo_bundle}, Limits(), jobs, Turns(1, 1))
+  steps = serve(ask(), "me", {"miniature": demo_bundle}, RequestLimits(), jobs, Turns(1, 1))
   seconds = []
   for _ in steps:
     job = jobs.find(next(tmp_path.iterdir()).name)
@@ -112,7 +112,9 @@ def test_what_nobody_foresaw_is_logged_and_not_shown(demo_bundle, jobs, ask, mon
 
 
 def test_a_stop_ends_the_making_between_two_pieces(demo_bundle, jobs, ask):
-  steps = serve(ask(duration=20.0), "me", {"miniature": demo_bundle}, Limits(), jobs, Turns(1, 1))
+  steps = serve(
+    ask(duration=20.0), "me", {"miniature": demo_bundle}, RequestLimits(), jobs, Turns(1, 1)
+  )
   shown = [next(steps), next(steps)]
   threading.Timer(0.2, jobs.stop, ["me"]).start()
   shown += list(steps)
@@ -121,7 +123,9 @@ def test_a_stop_ends_the_making_between_two_pieces(demo_bundle, jobs, ask):
 
 
 def test_a_stop_takes_effect_before_there_is_any_new_sound(demo_bundle, jobs, ask, tmp_path):
-  steps = serve(ask(duration=20.0), "me", {"miniature": demo_bundle}, Limits(), jobs, Turns(1, 1))
+  steps = serve(
+    ask(duration=20.0), "me", {"miniature": demo_bundle}, RequestLimits(), jobs, Turns(1, 1)
+  )
   shown = [next(steps), next(steps), next(steps)]  # as far as the prompt
   jobs.stop("me")
   assert text(list(steps)[-1]) == "Stopped."
@@ -130,7 +134,9 @@ def test_a_stop_takes_effect_before_there_is_any_new_sound(demo_bundle, jobs, as
 
 
 def test_a_page_that_is_left_ends_its_job(demo_bundle, jobs, ask):
-  steps = serve(ask(duration=20.0), "me", {"miniature": demo_bundle}, Limits(), jobs, Turns(1, 1))
+  steps = serve(
+    ask(duration=20.0), "me", {"miniature": demo_bundle}, RequestLimits(), jobs, Turns(1, 1)
+  )
   next(steps), next(steps)  # pyright: ignore[reportUnusedExpression]: for its effect
   assert jobs.num_active == 1
   steps.close()  # pyright: ignore[reportAttributeAccessIssue]: it is a generator
@@ -145,9 +151,9 @@ def test_a_request_past_its_time_is_given_up_in_a_line(demo_bundle, jobs, ask):
 def test_a_request_shows_its_place_until_its_turn(demo_bundle, jobs, ask):
   turns = Turns(1, 1)
   with turns.joined():
-    steps = serve(ask(), "me", {"miniature": demo_bundle}, Limits(timeout=60.0), jobs, turns)
+    steps = serve(ask(), "me", {"miniature": demo_bundle}, RequestLimits(timeout=60.0), jobs, turns)
     assert text(next(steps)) == "Waiting; place 1 in the queue."
-    refused = [*serve(ask(), "you", {"miniature": demo_bundle}, Limits(), jobs, turns)]
+    refused = [*serve(ask(), "you", {"miniature": demo_bundle}, RequestLimits(), jobs, turns)]
     assert "1 requests already wait" in text(refused[-1])
   assert text(next(steps)) == "Making …"
   steps.close()  # pyright: ignore[reportAttributeAccessIssue]: it is a generator
@@ -157,7 +163,9 @@ def test_a_request_shows_its_place_until_its_turn(demo_bundle, jobs, ask):
 
 def test_a_text_is_spoken_as_by_the_command(speaking_bundle, jobs, ask, prompt, tmp_path):
   asked = ask(bundle="speaking", text="It is five.", temperature_text=0.7)
-  shown = list(serve(asked, "me", {"speaking": speaking_bundle}, Limits(), jobs, Turns(1, 1)))
+  shown = list(
+    serve(asked, "me", {"speaking": speaking_bundle}, RequestLimits(), jobs, Turns(1, 1))
+  )
   assert text(shown[-1]).startswith("Made 1 sample in ")
   (folder,) = tmp_path.iterdir()
   made, rate = audio.read_audio(folder / "sample_1.wav")
@@ -173,6 +181,6 @@ def test_a_text_is_spoken_as_by_the_command(speaking_bundle, jobs, ask, prompt, 
 
 def test_speech_beyond_the_longest_duration_is_a_message(speaking_bundle, jobs, ask):
   asked = ask(bundle="speaking", text="It is five.")
-  limits = Limits(max_duration=0.05)
+  limits = RequestLimits(max_duration=0.05)
   shown = list(serve(asked, "me", {"speaking": speaking_bundle}, limits, jobs, Turns(1, 1)))
   assert re.search(r"would take \d+\.\d s, and 0\.05 s are allowed; shorten", text(shown[-1]))

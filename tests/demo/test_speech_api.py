@@ -17,7 +17,7 @@ from audiolm_jax import read_provenance
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import speech_api
 from audiolm_jax.demo.jobs import Jobs
-from audiolm_jax.demo.requests import Limits
+from audiolm_jax.demo.requests import RequestLimits
 from audiolm_jax.demo.turns import Turns
 from audiolm_jax.demo.voices import DRAWN, Voice
 from audiolm_jax.io import audio
@@ -108,7 +108,7 @@ def test_a_bad_request_is_reported_with_its_field(
 ):
   bundles = {"miniature": demo_bundle, "speaking": speaking_bundle}
   body = change if isinstance(change, bytes) else json.dumps(ASKED | change).encode()
-  limits = Limits(max_characters=100)
+  limits = RequestLimits(max_characters=100)
   with pytest.raises(speech_api.ApiError) as refused:
     speech_api.checked(body, bundles, {**DRAWN, "anna": VOICE}, limits)
   error = refused.value.json["error"]
@@ -120,7 +120,7 @@ def test_a_format_that_the_machine_cannot_write_is_reported(speaking_bundle, mon
   monkeypatch.setattr(soundfile, "available_formats", lambda: {"WAV": ""})
   with pytest.raises(speech_api.ApiError, match="cannot write mp3; use wav or flac"):
     speech_api.checked(
-      json.dumps(ASKED).encode(), {"speaking": speaking_bundle}, {"anna": VOICE}, Limits()
+      json.dumps(ASKED).encode(), {"speaking": speaking_bundle}, {"anna": VOICE}, RequestLimits()
     )
 
 
@@ -219,7 +219,7 @@ class Client:
     """Sends a request for some seconds of speech; returns what it has received."""
     jobs, turns = Jobs(folder), Turns(1, 1)
     route = speech_api.route(
-      {"speaking": bundle}, {"anna": VOICE}, Limits(timeout=timeout), jobs, turns
+      {"speaking": bundle}, {"anna": VOICE}, RequestLimits(timeout=timeout), jobs, turns
     )
     scope = {"type": "http", "method": "POST", "path": speech_api.PATH, "headers": []}
 

@@ -5,13 +5,20 @@ import pytest
 
 from audiolm_jax.detection import evidence
 from audiolm_jax.detection.evidence import Evidence, log10_gamma_tail, log10_tails, match
-from audiolm_jax.detection.watermark import Kind, Watermark, WatermarkConfig, is_green, marks_of
+from audiolm_jax.detection.watermark import (
+  Watermark,
+  WatermarkConfig,
+  WatermarkKind,
+  is_green,
+  marks_of,
+)
 
 RATE, SIZE = 10.0, 16
 MARK = Watermark(WatermarkConfig(2, SIZE, "0" * 32, frames=1), np.tile(np.arange(SIZE), (2, 1)))
 
 GUMBEL = Watermark(
-  WatermarkConfig(2, SIZE, "0" * 32, strength=1.0, frames=1, kind=Kind.GUMBEL), MARK.communities
+  WatermarkConfig(2, SIZE, "0" * 32, strength=1.0, frames=1, kind=WatermarkKind.GUMBEL),
+  MARK.communities,
 )
 
 POSITION = Watermark(

@@ -5,7 +5,7 @@ import pytest
 
 from audiolm_jax.core.errors import ConfigError, UserError
 from audiolm_jax.detection import watermark
-from audiolm_jax.detection.watermark import Kind, Watermark, WatermarkConfig
+from audiolm_jax.detection.watermark import Watermark, WatermarkConfig, WatermarkKind
 
 KEY = "000102030405060708090a0b0c0d0e0f"
 CONFIG = WatermarkConfig(3, 8, KEY, frames=1, coarser=1)
@@ -76,11 +76,14 @@ def test_a_payload_is_one_byte_or_four():
     ({"weights": (2,)}, "has 1 weights; give at most one for each level, and a period"),
     ({"period": 9}, "period of a watermark is 9; with a period, frames and coarser must be 0"),
     (
-      {"period": 9, "frames": 0, "coarser": 0, "kind": Kind.GUMBEL, "strength": 1.0},
+      {"period": 9, "frames": 0, "coarser": 0, "kind": WatermarkKind.GUMBEL, "strength": 1.0},
       "and the kind green_list",
     ),
-    ({"kind": Kind.GUMBEL, "strength": 1.0, "frames": 0}, "set frames to 1 or more"),
-    ({"kind": Kind.GUMBEL}, "strength of a gumbel watermark is 2; it has none, set it to 1"),
+    ({"kind": WatermarkKind.GUMBEL, "strength": 1.0, "frames": 0}, "set frames to 1 or more"),
+    (
+      {"kind": WatermarkKind.GUMBEL},
+      "strength of a gumbel watermark is 2; it has none, set it to 1",
+    ),
   ],
 )
 def test_configurations_that_no_mark_has_are_refused(fields, words):

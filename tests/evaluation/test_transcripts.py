@@ -1,6 +1,6 @@
 import json
 
-from audiolm_jax.data.manifest import Clip
+from audiolm_jax.data.manifest import AudioClip
 from audiolm_jax.evaluation.transcripts import read_field, read_transcripts, texts_of
 
 
@@ -25,5 +25,5 @@ def test_texts_of_librispeech_and_ljspeech_come_from_their_own_files(tmp_path):
 
 def test_texts_are_found_by_the_id_of_a_clip_or_its_name_without_suffix(tmp_path):
   (tmp_path / "metadata.csv").write_text("a|one|one\nb|two|two\n")
-  clips = [Clip("wavs/a.wav", "a"), Clip("c.wav", "c")]
+  clips = [AudioClip("wavs/a.wav", "a"), AudioClip("c.wav", "c")]
   assert texts_of(clips, tmp_path) == {"wavs/a.wav": "one"}

@@ -86,14 +86,14 @@ class MaskedSpec(StageSpec):
   def model(self, config):
     return Painter(config.dim, self.num_clusters + 1, self.codebook_size, self.num_quantizers)
 
-  def init(self, config, rng, batch):
+  def init(self, config, key, batch):
     semantic, codes = (jnp.zeros(batch[n].shape, jnp.int32) for n in ("semantic", "codes"))
-    return self.model(config).init(rng, semantic, codes)["params"]
+    return self.model(config).init(key, semantic, codes)["params"]
 
-  def loss(self, config, params, batch, *, rng=None, z_loss=0.0):
+  def loss(self, config, params, batch, *, key=None, z_loss=0.0):
     """One level of each row is predicted where it is masked; those above it are masked whole."""
     codes, weights = batch["codes"], batch["weights"]
-    which, where = jax.random.split(jax.random.key(0) if rng is None else rng)
+    which, where = jax.random.split(jax.random.key(0) if key is None else key)
     level = jax.random.randint(which, codes.shape[:1], 0, self.num_quantizers)[:, None]
     hidden = jax.random.uniform(where, codes.shape[:2]) < 0.6
     levels = jnp.arange(self.num_quantizers)

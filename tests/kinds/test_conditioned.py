@@ -135,15 +135,17 @@ def test_a_stopped_run_has_the_parameters_of_one_that_was_not(store, trained, tm
 
 
 def test_clips_without_texts_and_long_ones_are_left_out_and_reported(store):
-  data = in_memory.InMemoryTokens(store, SPEC, batch_size=2)
+  data = in_memory.InMemoryTokenBatches(store, SPEC, batch_size=2)
   assert data.clip_ids == [f"train{index}" for index in range(4)]
   report = data.skip_report()
   assert "2 of 6 clips skipped" in report
   assert "train4 (no source.text tokens)" in report and "train5 (longer than 1 s)" in report
-  assert len(in_memory.InMemoryTokens(store, PRETRAINING, batch_size=2).clip_ids) == 5
+  assert len(in_memory.InMemoryTokenBatches(store, PRETRAINING, batch_size=2).clip_ids) == 5
   assert read_info(store).streams[TEXT.key] == TEXT
   with pytest.raises(DataError, match=r"no clip of .* can be used for the text stage: 6 of 6"):
-    in_memory.InMemoryTokens(store, dataclasses.replace(SPEC, longest_seconds=0.1), batch_size=2)
+    in_memory.InMemoryTokenBatches(
+      store, dataclasses.replace(SPEC, longest_seconds=0.1), batch_size=2
+    )
 
 
 def test_seqio_tasks_make_the_examples_that_the_stage_builds(store):
@@ -153,7 +155,7 @@ def test_seqio_tasks_make_the_examples_that_the_stage_builds(store):
   from audiolm_jax.data import registration
 
   registration.register_audio_tasks("pairs", store, stage_specs={"text": SPEC})
-  reader = in_memory.InMemoryTokens(store, SPEC, "valid", batch_size=1)
+  reader = in_memory.InMemoryTokenBatches(store, SPEC, "valid", batch_size=1)
   task = seqio.get_mixture_or_task("pairs_text_stage")
   found = list(task.get_dataset(None, split="valid", shuffle=False, seed=1).as_numpy_iterator())
   assert [example["id"].decode() for example in found] == reader.clip_ids

@@ -35,7 +35,7 @@ def kinds():
       ("masked", "masked", "Masked"),
     ):
       home = f"tests.kinds.{module}:{name}"
-      patch.setitem(registry.KINDS, kind, registry.Kind(f"{home}Spec", f"{home}Sampler"))
+      patch.setitem(registry.KINDS, kind, registry.StageKind(f"{home}Spec", f"{home}Sampler"))
     yield
 
 
@@ -131,7 +131,7 @@ def test_seqio_tasks_make_the_examples_that_the_stages_build(store):
 
   registration.register_audio_tasks("kinds", store, stage_specs=SPECS)
   for name, spec in SPECS.items():
-    reader = in_memory.InMemoryTokens(store, spec, "valid", batch_size=1)
+    reader = in_memory.InMemoryTokenBatches(store, spec, "valid", batch_size=1)
     task = seqio.get_mixture_or_task(f"kinds_{name}_stage")
     found = list(task.get_dataset(None, split="valid", shuffle=False, seed=1).as_numpy_iterator())
     assert found

@@ -98,15 +98,15 @@ def test_recordings_that_were_never_trained_are_translated(bundle):
 
 
 def test_clips_without_a_source_are_left_out_and_reported(store):
-  data = in_memory.InMemoryTokens(store, SPEC, batch_size=2)
+  data = in_memory.InMemoryTokenBatches(store, SPEC, batch_size=2)
   assert len(data.clip_ids) == 2 * (len(SENTENCES) - len(HELD_OUT))
   assert "alone.wav (no source.semantic tokens)" in data.skip_report()
   short = dataclasses.replace(SPEC, longest_source=13)
-  report = in_memory.InMemoryTokens(store, short, batch_size=2).skip_report()
+  report = in_memory.InMemoryTokenBatches(store, short, batch_size=2).skip_report()
   assert "the source has" in report and "reads up to 13; shorten it" in report
   other = dataclasses.replace(SPEC, source_rate=50.0)
   with pytest.raises(DataError, match=r"a rate of 50\.0 in source\.semantic, its tokens have 25"):
-    in_memory.InMemoryTokens(store, other, batch_size=2)
+    in_memory.InMemoryTokenBatches(store, other, batch_size=2)
 
 
 def test_seqio_tasks_make_the_examples_that_the_stage_builds(store):
@@ -116,7 +116,7 @@ def test_seqio_tasks_make_the_examples_that_the_stage_builds(store):
   from audiolm_jax.data import registration
 
   registration.register_audio_tasks("translations", store, stage_specs={"speech": SPEC})
-  reader = in_memory.InMemoryTokens(store, SPEC, "valid", batch_size=1)
+  reader = in_memory.InMemoryTokenBatches(store, SPEC, "valid", batch_size=1)
   task = seqio.get_mixture_or_task("translations_speech_stage")
   found = list(task.get_dataset(None, split="valid", shuffle=False, seed=1).as_numpy_iterator())
   assert [example["id"].decode() for example in found] == reader.clip_ids
@@ -128,5 +128,5 @@ def test_seqio_tasks_make_the_examples_that_the_stage_builds(store):
 
 
 def test_the_source_is_a_stream_of_the_store(store):
-  streams = in_memory.InMemoryTokens(store, SPEC, batch_size=2).info.streams
+  streams = in_memory.InMemoryTokenBatches(store, SPEC, batch_size=2).info.streams
   assert set(streams) == {SEMANTIC, SOURCE_SEMANTIC}

@@ -71,5 +71,5 @@ def test_sentences_that_were_never_trained_are_read_back(trained):
 
 def test_both_directions_learn_from_the_same_clips(store):
   stages = (SPEC, text_stage(num_clusters=16, longest_seconds=1.0, longest_source=16))
-  ids = [in_memory.InMemoryTokens(store, spec, batch_size=4).clip_ids for spec in stages]
+  ids = [in_memory.InMemoryTokenBatches(store, spec, batch_size=4).clip_ids for spec in stages]
   assert ids[0] == ids[1] and len(ids[0]) == 230

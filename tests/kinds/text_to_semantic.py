@@ -81,11 +81,11 @@ class TextSpec(StageSpec):
   def model(self, config):
     return EncoderDecoder(config.dim, self.num_characters + 1, self.num_clusters + 2)
 
-  def init(self, config, rng, batch):
+  def init(self, config, key, batch):
     text, tokens = (jnp.zeros(batch[n].shape, jnp.int32) for n in ("text", "decoder_input_tokens"))
-    return self.model(config).init(rng, text, tokens)["params"]
+    return self.model(config).init(key, text, tokens)["params"]
 
-  def loss(self, config, params, batch, *, rng=None, z_loss=0.0):
+  def loss(self, config, params, batch, *, key=None, z_loss=0.0):
     logits = modules.apply(self.model(config), params, batch["text"], batch["decoder_input_tokens"])
     nats = -jnp.take_along_axis(
       jax.nn.log_softmax(logits),

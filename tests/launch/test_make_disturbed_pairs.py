@@ -52,7 +52,7 @@ def noises(tmp_path):
   for number, split in enumerate(("train", "train", "valid")):
     path = tmp_path / f"noise{number}.wav"
     soundfile.write(path, 0.1 * rng.standard_normal(3_200), RATE)
-    found.append(manifest.Clip(path.name, str(path), split))
+    found.append(manifest.AudioClip(path.name, str(path), split))
   return found
 
 

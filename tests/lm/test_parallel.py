@@ -22,9 +22,9 @@ from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.parallel import (
   UNKNOWN,
+  LossTargets,
   MaskingConfig,
   ParallelConfig,
-  Targets,
   parallel_stage,
 )
 from audiolm_jax.lm.parallel_loss import draw_masks, parallel_loss
@@ -50,7 +50,7 @@ masks_of = jax.jit(draw_masks, static_argnums=(0, 4))
 
 @functools.partial(jax.jit, static_argnums=0)
 def loss_of(config, params, batch, rng):
-  return parallel_loss(SPEC, config, params, batch, rng=rng)
+  return parallel_loss(SPEC, config, params, batch, key=rng)
 
 
 def logits_of(config, params, codes, semantic, valid):
@@ -158,7 +158,7 @@ def test_the_nearest_codes_are_those_of_the_quantizer(params):
 def test_masks_hide_neither_prompts_nor_padding_and_finer_levels_whole():
   lengths = np.array([40] * 64 + [25] * 64)
   valid = np.arange(40) < lengths[:, None]
-  config = MaskingConfig(one_level_share=1.0, targets=Targets.LEVEL, prompt_share=1.0)
+  config = MaskingConfig(one_level_share=1.0, targets=LossTargets.LEVEL, prompt_share=1.0)
   no_pair = np.zeros_like(valid)
   masks = masks_of(config, jax.random.key(1), valid, no_pair, 4)
   hidden, targets = np.asarray(masks.hidden), np.asarray(masks.targets)
@@ -259,7 +259,7 @@ def test_products_of_training_are_rounded_and_codebooks_have_no_gradient(params)
   rng = jax.random.key(0)
 
   def gradients(params, batch):
-    return jax.grad(lambda p: parallel_loss(SPEC, CONFIG, p, batch, rng=rng)[0])(params)
+    return jax.grad(lambda p: parallel_loss(SPEC, CONFIG, p, batch, key=rng)[0])(params)
 
   compiled = jax.jit(gradients)
   assert_bfloat16_products_hardly_turn(compiled, params, batch, cosine=0.99)

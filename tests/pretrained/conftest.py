@@ -107,7 +107,7 @@ def layers_of(encoder, params, rows, ends) -> dict[int, np.ndarray]:
   """
 
   def of_block(module, _):
-    return isinstance(module, hubert.Block | w2v_bert_2.Block)
+    return isinstance(module, hubert.HubertBlock | w2v_bert_2.W2vBert2Block)
 
   @jax.jit
   def run(params, rows, ends):  # weights that are not arguments would be compiled in
@@ -125,7 +125,7 @@ def nearest(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 def latents_of(codec: dac.DacCodec, clip: np.ndarray) -> np.ndarray:
   """The encoder's output [1, frames, latent] for a whole clip at once, whole frames."""
-  apply = jax.jit(dac.Encoder(codec.config).apply)
+  apply = jax.jit(dac.DacEncoder(codec.config).apply)
   return np.asarray(apply({"params": codec.params["encoder"]}, clip[None], np.array([len(clip)])))
 
 

@@ -55,7 +55,7 @@ def test_a_clip_longer_than_a_window_equals_the_whole_model(dac_codec, dac_expec
   codes, _ = jax.jit(dac.quantize)(latents_of(dac_codec, clip), quantizer)
   np.testing.assert_array_equal(dac_codec.encode_long(clip), np.asarray(codes)[0])
   latents = jax.jit(dac.dequantize)(codes, quantizer)
-  decode = jax.jit(dac.Decoder(dac_codec.config).apply)
+  decode = jax.jit(dac.DacDecoder(dac_codec.config).apply)
   sound = decode({"params": dac_codec.params["decoder"]}, latents, np.array([700]))
   np.testing.assert_allclose(dac_codec.decode(codes), sound, rtol=0, atol=1e-5)
 

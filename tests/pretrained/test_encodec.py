@@ -8,7 +8,7 @@ import pytest
 from audiolm_jax.codec.quantizer import dequantize, residual_quantize
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.pretrained import encodec
-from audiolm_jax.pretrained.encodec_layers import EncodecConfig, Encoder
+from audiolm_jax.pretrained.encodec_layers import EncodecConfig, EncodecEncoder
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from tests.pretrained.conftest import GOLDEN, miniature_encodec
 from tests.pretrained.equality import (
@@ -40,7 +40,7 @@ def clips(expected):
 
 def latents_of(codec, clip, padded=2000):
   """The encoder's output [frames, latent] for a whole clip at once."""
-  apply = jax.jit(Encoder(codec.config).apply)
+  apply = jax.jit(EncodecEncoder(codec.config).apply)
   ends, state = np.array([len(clip)], np.int32), codec.config.encoder_state(1)
   waveform = np.pad(clip, (0, padded - len(clip)))[None]
   latents, _ = apply({"params": codec.params["encoder"]}, waveform, ends, state)

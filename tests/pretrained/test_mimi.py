@@ -9,7 +9,7 @@ from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.lm.stages import coarse_stage
 from audiolm_jax.pretrained import mimi, registry
-from audiolm_jax.pretrained.mimi_layers import Encoder, MimiConfig
+from audiolm_jax.pretrained.mimi_layers import MimiConfig, MimiEncoder
 from audiolm_jax.pretrained.weights import PublishedWeights, read_published
 from audiolm_jax.sampling.windows import steps_of_frames
 from tests.pretrained.conftest import GOLDEN, miniature_mimi
@@ -44,7 +44,7 @@ def clips(expected):
 @pytest.fixture(scope="module")
 def halves_of(codec):
   """A function: what each half quantizes [frames, 2, dim], of a whole clip at once."""
-  apply = jax.jit(Encoder(codec.config).apply)
+  apply = jax.jit(MimiEncoder(codec.config).apply)
 
   def run(clip):
     ends, state = np.array([len(clip)], np.int32), codec.config.encoder_state(1)

@@ -228,6 +228,16 @@ def test_a_stream_draws_no_further_than_it_is_heard(cascade, monkeypatch):
   assert windows == [0, 1, 2, 3, 4]
 
 
+def test_streamed_semantic_tokens_that_no_stage_reads_are_those_of_a_sample():
+  spec = dataclasses.replace(SPECS["semantic"], collapse_repeats=False)
+  alone = Cascade({"semantic": Stage(spec, CONFIG, random_params(CONFIG, spec))})
+  given = Clip(3 * spec.crop_steps)  # windows of an example would sample other tokens
+  (whole,) = alone.sample([given], seed=2).semantic
+  pieces = list(alone.stream(given, seed=2))
+  assert len(whole) == given.num_frames
+  np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
 @pytest.fixture(scope="module")
 def acoustic_only():
   parts = stages("fine")

@@ -34,7 +34,7 @@ class Reader(Targets):
   """Codes that never grow."""
 
   def extend(self, until, index=0):
-    yield from ()
+    return False
 
 
 def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60, **changes):
@@ -45,12 +45,12 @@ def source(draw, collapse, retokenize=None, prompts=(PROMPT,), num_frames=60, **
     seed=0,
     options=lambda name: SamplingOptions(),
     overlap_seconds=0.6,
-    in_pieces=False,
     progress=None,
   )
-  if not collapse:
-    return KeptRepeats(spec, call, list(prompts), draw)
-  made = CollapsedRepeats(spec, call, list(prompts), draw, 4.0)
+  if collapse:
+    made = CollapsedRepeats(spec, call, list(prompts), draw, 4.0)
+  else:
+    made = KeptRepeats(spec, call, list(prompts), draw)
   made.is_read_by(Reader(SPECS["coarse"], call, {}, [np.zeros((20, 2), np.int32)]), retokenize)
   return made
 
@@ -83,6 +83,16 @@ def test_kept_repeats_are_drawn_as_far_ahead_as_an_example_reaches():
   prompts, count, index = draw.asked[1]
   assert (len(prompts[0]), count, index) == (10, 10, 2)  # half an example of history, half of new
   assert sampled.tokens()[0].tolist() == [1, 1, 2, 2, 3] + 25 * [6]
+
+
+def test_a_call_samples_a_piece_until_the_time_is_reached():
+  sampled = source(Recorder(), collapse=False)
+  assert sampled.extend({0: 2.0})
+  assert len(sampled.rows[0]) == 20
+  assert not sampled.extend({0: 2.0}) and not sampled.extend({0: 4.0})
+  assert sampled.extend({0: 4.1})
+  given = Given(Stream("semantic", 11, 5.0), [PROMPT], collapse=False)
+  assert not given.extend({0: 2.0})
 
 
 def test_kept_repeats_end_with_the_clip():
@@ -135,4 +145,4 @@ def test_collapsed_tokens_of_a_second_window_need_a_tokenizer():
 
 def test_collapsed_tokens_cannot_be_extended_to_a_time():
   with pytest.raises(ConfigError, match="only a stage that is sampled in windows can read it"):
-    list(source(Recorder(), collapse=True).extend({0: 2.0}))
+    source(Recorder(), collapse=True).extend({0: 2.0})

@@ -12,7 +12,13 @@ from helpers_parallel import SPEC as PARALLEL
 from helpers_parallel import parallel_params
 
 from audiolm_jax.core.errors import UserError
-from audiolm_jax.detection.watermark import Kind, Watermark, WatermarkConfig, is_green, scores_of
+from audiolm_jax.detection.watermark import (
+  Watermark,
+  WatermarkConfig,
+  WatermarkKind,
+  is_green,
+  scores_of,
+)
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.sampling import loop, parallel_decoder
 from audiolm_jax.sampling import watermark as sampling_watermark
@@ -37,9 +43,9 @@ KINDS = {
   "autoregressive, position": (watermark(9, frames=0, period=5), ("coarse",)),
   "parallel, position": (watermark(16, frames=0, period=5), ("parallel",)),
 }
-GUMBEL = watermark(12, strength=1.0, frames=2, coarser=1, kind=Kind.GUMBEL)
+GUMBEL = watermark(12, strength=1.0, frames=2, coarser=1, kind=WatermarkKind.GUMBEL)
 ALL_KINDS = KINDS | {
-  "gumbel": (watermark(9, strength=1.0, frames=1, kind=Kind.GUMBEL), ("coarse",)),
+  "gumbel": (watermark(9, strength=1.0, frames=1, kind=WatermarkKind.GUMBEL), ("coarse",)),
 }
 
 

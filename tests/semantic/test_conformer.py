@@ -11,7 +11,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.conformer import (
   ConformerConfig,
   ConformerEncoder,
-  StridedConv,
+  StridedConv2d,
   band_to_square,
   truncate_params,
 )
@@ -149,7 +149,7 @@ def test_band_lands_on_its_diagonals():
 
 def test_strided_convolution_equals_the_library_convolution():
   x = jax.random.normal(jax.random.key(0), (2, 12, 8, 3))
-  module = StridedConv(5, "float32")
+  module = StridedConv2d(5, "float32")
   params = nn.unbox(module.init(jax.random.key(1), x))["params"]
   expected = jax.lax.conv_general_dilated(
     x,

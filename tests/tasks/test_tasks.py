@@ -15,7 +15,7 @@ seqio = pytest.importorskip("seqio")
 from audiolm_jax import bundles  # noqa: E402
 from audiolm_jax.core.errors import DataError  # noqa: E402
 from audiolm_jax.data import token_store, tokenization  # noqa: E402
-from audiolm_jax.data.in_memory import InMemoryTokens  # noqa: E402
+from audiolm_jax.data.in_memory import InMemoryTokenBatches  # noqa: E402
 from audiolm_jax.data.seqio_batches import SeqioBatches  # noqa: E402
 from audiolm_jax.lm import stages  # noqa: E402
 from tests.conftest import MINIATURE_CODEC  # noqa: E402
@@ -119,7 +119,7 @@ def test_tokens_of_a_task_equal_those_of_a_token_store(
   specs = stages.paper_stages(
     semantic_rate=25.0, num_clusters=16, frame_rate=50.0, num_quantizers=4, codebook_size=16
   )
-  reader = InMemoryTokens(
+  reader = InMemoryTokenBatches(
     tmp_path, specs["coarse"], batch_size=1, token_hash=miniature_bundle.token_hash
   )
   task = seqio.get_mixture_or_task("speech_coarse_stage")

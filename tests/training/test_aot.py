@@ -44,7 +44,7 @@ REPORT = aot.StepReport(
 
 
 def test_a_step_within_its_limits_passes_none():
-  assert REPORT.passed_limits(aot.Limits(compile_seconds=90), REPORT) == []
+  assert REPORT.passed_limits(aot.StepLimits(compile_seconds=90), REPORT) == []
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_step_within_its_limits_passes_none():
 )
 def test_each_exceeded_limit_is_reported(changes, words):
   report = dataclasses.replace(REPORT, topology="v5e:16x16", **changes)
-  passed = report.passed_limits(aot.Limits(compile_seconds=90), REPORT)
+  passed = report.passed_limits(aot.StepLimits(compile_seconds=90), REPORT)
   assert len(passed) == 1 and re.search(words, passed[0]), passed
 
 
@@ -80,7 +80,7 @@ def reports():
 @needs_libtpu
 def test_a_miniature_stage_keeps_the_limits_on_a_slice_of_four_chips(reports):
   for report in reports.values():
-    assert report.passed_limits(aot.Limits()) == []
+    assert report.passed_limits(aot.StepLimits()) == []
     assert report.chips == 4 and report.memory == 16 << 30
     assert report.cycles > 0 and 0 < report.arguments < 16 << 20
     assert "all-reduce" in report.text() and "v5e:2x2" in report.text()

@@ -137,12 +137,12 @@ def train(component, mesh):
   """Returns the sum of the gradients of two steps for each parameter, and their metrics."""
   from audiolm_jax.training import metrics as metrics_lib
   from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
-  from audiolm_jax.training.program import Program
+  from audiolm_jax.training.program import TrainingProgram
 
   model, batch = make(component, mesh)
   sizes = tuple(int(n) for n in mesh.split("x"))
   partitioner = Partitioner(PartitioningConfig(*sizes), devices=jax.devices()[: np.prod(sizes)])  # pyright: ignore[reportArgumentType]: three sizes
-  program = Program(model, partitioner, batch)
+  program = TrainingProgram(model, partitioner, batch)
   if sizes[2] == 1 and "decoder_input_tokens" in batch:
     check_no_attention_matrix_is_exchanged(program, batch["decoder_input_tokens"].shape[1])
   key = program.put(jax.random.key(0))

@@ -68,7 +68,7 @@ def compare(kind):
   from audiolm_jax.training import metrics as metrics_lib
   from audiolm_jax.training.checkpoints import Checkpoints
   from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
-  from audiolm_jax.training.program import Program
+  from audiolm_jax.training.program import TrainingProgram
 
   model, batch = {"codec": codec, "coarse_stage": coarse_stage}[kind]()
   checkpoints = Checkpoints(tempfile.mkdtemp())
@@ -76,7 +76,7 @@ def compare(kind):
   def compiled(mesh):
     sizes = [int(n) for n in mesh.split("x")]
     devices = jax.devices()[: np.prod(sizes)]
-    return Program(model, Partitioner(PartitioningConfig(*sizes), devices), batch)  # pyright: ignore[reportArgumentType]: three sizes
+    return TrainingProgram(model, Partitioner(PartitioningConfig(*sizes), devices), batch)  # pyright: ignore[reportArgumentType]: three sizes
 
   def train(program, state):
     logged, key = [], program.put(jax.random.key(0))

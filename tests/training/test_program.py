@@ -5,18 +5,18 @@ import numpy as np
 import toy_trainable as toy
 
 from audiolm_jax.training.partitioning import Partitioner
-from audiolm_jax.training.program import Program
+from audiolm_jax.training.program import TrainingProgram
 
 BATCH = {"x": np.zeros((4, 8), np.float32), "y": np.zeros(4, np.float32)}
 
 
-def counted(monkeypatch) -> tuple[Program, list[int]]:
+def counted(monkeypatch) -> tuple[TrainingProgram, list[int]]:
   traced = []
   original = toy.ToyTrainable.train_step
   monkeypatch.setattr(
     toy.ToyTrainable, "train_step", lambda *args: traced.append(1) or original(*args)
   )
-  return Program(toy.ToyTrainable(), Partitioner(devices=jax.devices()[:1]), BATCH), traced
+  return TrainingProgram(toy.ToyTrainable(), Partitioner(devices=jax.devices()[:1]), BATCH), traced
 
 
 def test_a_training_step_is_traced_once_to_be_compiled(monkeypatch):

@@ -36,7 +36,7 @@ _ANCHOR_RATE = 7_000  # Hz; has 3.5 kHz, the low anchor of the standard
 HIDDEN_REFERENCE, ANCHOR = "reference", "anchor"
 
 
-class Kind(enum.StrEnum):
+class ListeningTestKind(enum.StrEnum):
   """The kind of a test."""
 
   REAL_OR_SYNTHETIC = "real_or_synthetic"
@@ -75,7 +75,7 @@ class Trial:
 
 def write_test(
   output_dir: str | os.PathLike[str],
-  kind: Kind,
+  kind: ListeningTestKind,
   trials: Sequence[Trial],
   sample_rate: int,
   *,

@@ -14,7 +14,7 @@ from scipy import stats
 from audiolm_jax.core import configs, plain_json
 from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.evaluation.listening.build import HIDDEN_REFERENCE, Kind
+from audiolm_jax.evaluation.listening.build import HIDDEN_REFERENCE, ListeningTestKind
 from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.report import Row
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, exact
@@ -66,12 +66,12 @@ def read_key(path: str | os.PathLike[str]) -> JsonDict:
   if not isinstance(key, dict) or not {"test", "kind", "trials"} <= set(key):
     raise DataError(f"{path} is no key of a listening test; give the .key.json that build wrote")
   try:
-    for field, hint in (("test", str), ("kind", Kind), ("trials", Mapping[str, Json])):
+    for field, hint in (("test", str), ("kind", ListeningTestKind), ("trials", Mapping[str, Json])):
       configs.checked(hint, key[field], field)
     for trial, facts in key["trials"].items():
-      _check_truth(Kind(key["kind"]), facts.get("truth"), f"the truth of {trial}")
+      _check_truth(ListeningTestKind(key["kind"]), facts.get("truth"), f"the truth of {trial}")
     names = {name for facts in key["trials"].values() for name in facts["truth"]}
-    if key["kind"] == Kind.PREFERENCE and len(names) != 2:
+    if key["kind"] == ListeningTestKind.PREFERENCE and len(names) != 2:
       raise ConfigError(f"{len(names)} systems are compared; there must be two")
   except ConfigError as error:
     raise DataError(f"{path}: {error}; give the .key.json that build wrote") from error
@@ -110,8 +110,8 @@ def read_answers(paths: Sequence[str | os.PathLike[str]], key: Json) -> list[Ans
 
 def score(key: Json, answers: Sequence[Answers]) -> Score:
   """Returns the result of a test of any kind."""
-  kind = Kind(key["kind"])
-  if kind is Kind.MUSHRA:
+  kind = ListeningTestKind(key["kind"])
+  if kind is ListeningTestKind.MUSHRA:
     return _mushra(key, answers)
   return _shares(key, answers, kind)
 
@@ -145,10 +145,10 @@ def answers_for_margin(margin: float = _MARGIN) -> int:
   return math.ceil(0.25 * (stats.norm.ppf(0.975) / margin) ** 2)
 
 
-def _shares(key: Json, answers: Sequence[Answers], kind: Kind) -> Score:
+def _shares(key: Json, answers: Sequence[Answers], kind: ListeningTestKind) -> Score:
   """Returns the share of right answers, or of answers for the first of two systems."""
   trials = key["trials"]
-  if kind is Kind.PREFERENCE:
+  if kind is ListeningTestKind.PREFERENCE:
     names = sorted({name for trial in trials.values() for name in trial["truth"]})
     metric, of, wanted = PREFERRED, f"{names[0]} to {names[1]}", names[0]
   else:
@@ -156,13 +156,15 @@ def _shares(key: Json, answers: Sequence[Answers], kind: Kind) -> Score:
 
   def hit(trial: str, answer: str) -> float:
     truth = trials[trial]["truth"]
-    return float(truth[int(answer)] == wanted if kind is Kind.PREFERENCE else truth[0] == answer)
+    return float(
+      truth[int(answer)] == wanted if kind is ListeningTestKind.PREFERENCE else truth[0] == answer
+    )
 
   table = [(a.listener, trial, hit(trial, x)) for a in answers for trial, x in a.by_trial.items()]
   hits = [h for _, _, h in table]
   share = _wilson_row(metric, of, hits)
   rows = [share, _resampled(metric, f"{of}, resampled over listeners and trials", table)]
-  if kind is Kind.REAL_OR_SYNTHETIC:
+  if kind is ListeningTestKind.REAL_OR_SYNTHETIC:
     for truth in names:
       of_kind = [h for _, trial, h in table if trials[trial]["truth"][0] == truth]
       rows += [_wilson_row(RIGHT, f"{truth} clips", of_kind)] if of_kind else []
@@ -268,20 +270,20 @@ def _resampled(metric: Metric, of: str, table: Sequence[tuple[str, str, float]])
   return Row(metric, widest, of)
 
 
-def _check_truth(kind: Kind, truth: object, name: str) -> None:
+def _check_truth(kind: ListeningTestKind, truth: object, name: str) -> None:
   """Raises `ConfigError` if the origins of a trial's sounds are not those of its kind."""
   given = configs.checked(tuple[str, ...], truth, name)
-  known = kind is not Kind.REAL_OR_SYNTHETIC or set(given) <= {"real", "synthetic"}
+  known = kind is not ListeningTestKind.REAL_OR_SYNTHETIC or set(given) <= {"real", "synthetic"}
   if not given or not known:
     raise ConfigError(f"{name} is {configs.shown(truth)}")
 
 
 def _fits(key: Json, trial: str, answer: object) -> bool:
   truth = key["trials"][trial]["truth"]
-  kind = Kind(key["kind"])
-  if kind is Kind.REAL_OR_SYNTHETIC:
+  kind = ListeningTestKind(key["kind"])
+  if kind is ListeningTestKind.REAL_OR_SYNTHETIC:
     return answer in ("real", "synthetic")
-  if kind is Kind.PREFERENCE:
+  if kind is ListeningTestKind.PREFERENCE:
     return answer in [str(i) for i in range(len(truth))]
   return isinstance(answer, dict) and all(
     name in [str(i) for i in range(len(truth))]

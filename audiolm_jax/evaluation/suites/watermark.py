@@ -14,7 +14,7 @@ from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.detection.evidence import Evidence, Findings
-from audiolm_jax.detection.watermark import Kind, Watermark
+from audiolm_jax.detection.watermark import Watermark, WatermarkKind
 from audiolm_jax.detection.watermark_detector import offset_codes, payload_of
 from audiolm_jax.evaluation import communities, degradations, lyra, speech
 from audiolm_jax.evaluation.clips import new_pieces, pieces_to_continue
@@ -85,7 +85,7 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   carriers = [
     carrier
     for size, seconds in _PAYLOAD_SECONDS.items()
-    if mark.config.kind is Kind.GREEN_LIST  # the only one with payloads
+    if mark.config.kind is WatermarkKind.GREEN_LIST  # the only one with payloads
     for carrier in _carriers(bundle, prompts, size, seconds, options.seed)
   ]
   result = watermark_suite(

@@ -41,7 +41,7 @@ def test_the_truth_is_in_the_key_and_not_in_the_page(tmp_path):
   trials = build.preference(
     ["</script>1", "2"], {"mine": sounds(2), "theirs": sounds(2, 0.5, 9)}, 0.1
   )
-  key_path = build.write_test(tmp_path / "page", build.Kind.PREFERENCE, trials, RATE)
+  key_path = build.write_test(tmp_path / "page", build.ListeningTestKind.PREFERENCE, trials, RATE)
   text, shown = page_of(tmp_path / "page")
   assert key_path == tmp_path / "page.key.json"
   assert "mine" not in text and "theirs" not in text and "TEST_AS_JSON" not in text
@@ -62,7 +62,7 @@ def test_the_truth_is_in_the_key_and_not_in_the_page(tmp_path):
 
 def test_pages_refer_to_nothing_outside(tmp_path):
   trials = build.mushra(["1"], sounds(1), {"codec": sounds(1)}, RATE)
-  build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE)
+  build.write_test(tmp_path / "page", build.ListeningTestKind.MUSHRA, trials, RATE)
   text, shown = page_of(tmp_path / "page")
   assert not re.search(r"https?://", text)
   assert len(shown["trials"][0]["sounds"]) == 3 and shown["trials"][0]["reference"]
@@ -81,9 +81,9 @@ def test_folders_in_use_and_tests_without_trials_are_refused(tmp_path):
   (tmp_path / "page" / "mine.txt").write_text("x")
   trials = build.mushra(["1"], sounds(1), {}, RATE)
   with pytest.raises(UserError, match="is not empty"):
-    build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE)
+    build.write_test(tmp_path / "page", build.ListeningTestKind.MUSHRA, trials, RATE)
   with pytest.raises(DataError, match="no trials"):
-    build.write_test(tmp_path / "other", build.Kind.MUSHRA, [], RATE)
+    build.write_test(tmp_path / "other", build.ListeningTestKind.MUSHRA, [], RATE)
 
 
 @pytest.mark.parametrize("kind", ["real_or_synthetic", "preference", "mushra"])
@@ -126,7 +126,9 @@ def test_nothing_in_a_page_can_be_computed(tmp_path):
   for i in range(2):
     trials = build.real_or_synthetic(names, *clips, RATE)
     real.add(tuple(t.source for t in trials if t.sounds[0].truth == "real"))
-    key_path = build.write_test(tmp_path / str(i), build.Kind.REAL_OR_SYNTHETIC, trials, RATE)
+    key_path = build.write_test(
+      tmp_path / str(i), build.ListeningTestKind.REAL_OR_SYNTHETIC, trials, RATE
+    )
     assert key_path.stat().st_mode & 0o077 == 0
     _, shown = page_of(tmp_path / str(i))
     seen.append(shown["id"])
@@ -145,7 +147,7 @@ def test_nothing_in_a_page_can_be_computed(tmp_path):
 def test_the_hidden_reference_is_no_copy_of_the_open_one_and_no_sound_lacks_dither(tmp_path):
   original = np.concatenate([melody(0.5), np.zeros(RATE // 2, np.float32)])
   trials = build.mushra(["1"], [original], {"codec": [0.5 * original]}, RATE)
-  build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE)
+  build.write_test(tmp_path / "page", build.ListeningTestKind.MUSHRA, trials, RATE)
   (shown,) = page_of(tmp_path / "page")[1]["trials"]
   paths = [tmp_path / "page" / s["file"] for s in (shown["reference"], *shown["sounds"])]
   assert len({path.read_bytes() for path in paths}) == 4
@@ -161,7 +163,7 @@ def test_the_hidden_reference_is_no_copy_of_the_open_one_and_no_sound_lacks_dith
 
 def test_the_key_can_be_elsewhere_but_not_in_the_page(tmp_path):
   trials = build.mushra(["1"], sounds(1), {}, RATE)
-  folder, kind = tmp_path / "page", build.Kind.MUSHRA
+  folder, kind = tmp_path / "page", build.ListeningTestKind.MUSHRA
   with pytest.raises(UserError, match="would be published with"):
     build.write_test(folder, kind, trials, RATE, key_path=folder / "key.json")
   assert not folder.exists()

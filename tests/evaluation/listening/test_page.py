@@ -30,7 +30,7 @@ def test_real_or_synthetic_by_mouse_with_a_reload_between(browser, tmp_path):
     ["a", "b", "c"], tones(3, 0.4), tones(3, 0.8), tones(3, 0.8), RATE
   )
   key = score.read_key(
-    build.write_test(tmp_path / "page", build.Kind.REAL_OR_SYNTHETIC, trials, RATE)
+    build.write_test(tmp_path / "page", build.ListeningTestKind.REAL_OR_SYNTHETIC, trials, RATE)
   )
   browser.download_to(tmp_path)
   browser.open(f"file://{tmp_path / 'page' / 'index.html'}")
@@ -69,7 +69,9 @@ def test_real_or_synthetic_by_mouse_with_a_reload_between(browser, tmp_path):
 def test_preference_by_keyboard_alone(browser, tmp_path):
   systems = {"one": tones(1, 0.6), "two": tones(2, 0.6)[1:]}
   trials = build.preference(["a"], systems, 0.2)
-  key = score.read_key(build.write_test(tmp_path / "page", build.Kind.PREFERENCE, trials, RATE))
+  key = score.read_key(
+    build.write_test(tmp_path / "page", build.ListeningTestKind.PREFERENCE, trials, RATE)
+  )
   browser.open(f"file://{tmp_path / 'page' / 'index.html'}")
   tab, enter = ("Tab", 9, ""), ("Enter", 13, "\r")
   browser.press(*tab)
@@ -97,7 +99,9 @@ def test_preference_by_keyboard_alone(browser, tmp_path):
 def test_mushra_records_a_rating_for_each_version(browser, tmp_path):
   original = tones(1, 0.5)
   trials = build.mushra(["a"], original, {"codec": [0.9 * original[0]]}, RATE)
-  key = score.read_key(build.write_test(tmp_path / "page", build.Kind.MUSHRA, trials, RATE))
+  key = score.read_key(
+    build.write_test(tmp_path / "page", build.ListeningTestKind.MUSHRA, trials, RATE)
+  )
   browser.open(f"file://{tmp_path / 'page' / 'index.html'}")
   browser.click("#begin")
   browser.wait("players.length === 4")  # the reference and three versions
@@ -118,7 +122,7 @@ def test_mushra_records_a_rating_for_each_version(browser, tmp_path):
 
 def test_every_button_has_a_name_and_text_has_contrast(browser, tmp_path):
   trials = build.real_or_synthetic(["a"], tones(1, 0.3), tones(1, 0.3), tones(1, 0.3), RATE)
-  build.write_test(tmp_path / "page", build.Kind.REAL_OR_SYNTHETIC, trials, RATE)
+  build.write_test(tmp_path / "page", build.ListeningTestKind.REAL_OR_SYNTHETIC, trials, RATE)
   browser.open(f"file://{tmp_path / 'page' / 'index.html'}")
   browser.click("#begin")
   names = browser.run("[...document.querySelectorAll('button')].map(b => b.textContent.trim())")
