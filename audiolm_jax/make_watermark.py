@@ -119,10 +119,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _config(bundle: "Bundle") -> "WatermarkConfig":
   from audiolm_jax.detection.watermark import PERIOD, PERIODS, STRENGTHS, Kind, WatermarkConfig
-  from audiolm_jax.lm.parallel import ParallelSpec
 
   spec = bundle.codec.spec
-  parallel = any(isinstance(stage.spec, ParallelSpec) for stage in bundle.stages.values())
+  parallel = any(stage.spec.samples_windows for stage in bundle.stages.values())
   kind = Kind(FLAGS.kind)
   is_gumbel = kind is Kind.GUMBEL
   if parallel and is_gumbel:
