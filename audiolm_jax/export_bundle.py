@@ -42,8 +42,7 @@ if TYPE_CHECKING:
   from audiolm_jax.codec.interface import Codec
   from audiolm_jax.core.modules import Params
   from audiolm_jax.detection.detector import Detector
-  from audiolm_jax.lm.parallel import FillingConfig
-  from audiolm_jax.lm.stage import Stage
+  from audiolm_jax.lm.stage import SamplingSettings, Stage
   from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
   from audiolm_jax.semantic.resampled import ResampledTokenizer
 
@@ -180,38 +179,40 @@ def _stage(name: str, model_dir: str) -> "Stage":
 def _with_sampling_of(
   replaced: "dict[str, Stage]", trained: "dict[str, Stage]"
 ) -> "dict[str, Stage]":
-  """Returns the trained stages, parallel ones with the sampling settings of those they replace."""
-  from audiolm_jax.lm.parallel import ParallelConfig
-
+  """Returns the trained stages with the sampling settings of those of their kind they replace."""
   found = dict(trained)
   for name, stage in trained.items():
-    old = replaced[name].config if name in replaced else None
-    if isinstance(old, ParallelConfig) and isinstance(stage.config, ParallelConfig):
-      found[name] = _filled_by(stage, old.filling)
+    old = _sampling_settings(replaced[name]) if name in replaced else None
+    if old is not None and type(old) is type(_sampling_settings(stage)):
+      found[name] = _with_settings(stage, old)
   return found
 
 
 def _with_filling(stages: "dict[str, Stage]") -> "dict[str, Stage]":
-  """Returns the stages, the parallel ones with the settings of --filling."""
+  """Returns the stages, those that have sampling settings with the ones of --filling."""
   from audiolm_jax.core import configs
-  from audiolm_jax.lm.parallel import FillingConfig, ParallelConfig
 
   if not FLAGS.filling:
     return stages
   values = _json_object(FLAGS.filling, "--filling")
-  parallel = {n: s for n, s in stages.items() if isinstance(s.config, ParallelConfig)}
-  if not parallel:
+  found = {n: (s, of) for n, s in stages.items() if (of := _sampling_settings(s)) is not None}
+  if not found:
     raise UserError("--filling sets the sampling of a parallel stage, and the bundle has none")
-  for name, stage in parallel.items():
-    settings = configs.to_dict(stage.config.filling) | values
-    parallel[name] = _filled_by(stage, configs.from_dict(FillingConfig, settings))
-  return stages | parallel
+  return stages | {
+    name: _with_settings(
+      stage, configs.from_dict(type(settings), configs.to_dict(settings) | values)
+    )
+    for name, (stage, settings) in found.items()
+  }
 
 
-def _filled_by(stage: "Stage", filling: "FillingConfig") -> "Stage":
-  """Returns a parallel stage with other settings of sampling."""
-  config = dataclasses.replace(stage.config, filling=filling)
-  stage.spec.check_config(config)
+def _sampling_settings(stage: "Stage") -> "SamplingSettings | None":
+  return stage.spec.sampling_settings(stage.config)
+
+
+def _with_settings(stage: "Stage", settings: "SamplingSettings") -> "Stage":
+  """Returns a stage with other settings of sampling."""
+  config = stage.spec.with_sampling_settings(stage.config, settings)
   return dataclasses.replace(stage, config=config)
 
 

@@ -125,10 +125,9 @@ def _config(bundle: "Bundle") -> "WatermarkConfig":
     WatermarkConfig,
     WatermarkKind,
   )
-  from audiolm_jax.lm.parallel import ParallelSpec
 
   spec = bundle.codec.spec
-  parallel = any(isinstance(stage.spec, ParallelSpec) for stage in bundle.stages.values())
+  parallel = any(stage.spec.samples_windows for stage in bundle.stages.values())
   kind = WatermarkKind(FLAGS.kind)
   is_gumbel = kind is WatermarkKind.GUMBEL
   if parallel and is_gumbel:

@@ -168,17 +168,96 @@ def code_lines(path: Path) -> int:
 
 
 def files_that_name_stages() -> list[str]:
-  """Returns the files with "semantic", "coarse" or "fine" as a name of a stage in their code."""
-  found = []
-  for name, path in modules().items():
-    strings = [
-      node.value
+  """Returns the modules whose code names one of the stages "semantic", "coarse" and "fine".
+
+  "coarse" and "fine" name nothing else. "semantic" is also a stream and a component of a bundle, so
+  it counts only where the code around it speaks of stages; see `names_stage`.
+  """
+  return [name for name, path in modules().items() if names_stage(path.read_text())]
+
+
+def names_stage(source: str) -> bool:
+  """Returns whether code names a stage.
+
+  A literal "coarse" or "fine" does, and so do names with "_stage" after them or "temperature_"
+  before them. A literal "semantic" or the constant SEMANTIC does if it is looked up in, compared
+  with, passed or assigned to something whose name contains "stage" or "spec".
+  """
+  of_stages = re.compile(r"(semantic|coarse|fine)_stage|temperature_(semantic|coarse|fine)")
+  for node in ast.walk(ast.parse(source)):
+    text = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(text, str) and (text in ("coarse", "fine") or of_stages.fullmatch(text)):
+      return True
+    owners, values = _owners_and_values(node)
+    if any(map(_is_semantic, values)) and any(map(_speaks_of_stages, owners)):
+      return True
+  return False
+
+
+def _owners_and_values(node: ast.AST) -> tuple[list[ast.AST], list[ast.AST]]:
+  """Returns what values are looked up in, compared with, passed or assigned to, and the values."""
+  match node:
+    case ast.Subscript():
+      return [node.value], [node.slice]
+    case ast.Call():
+      return [node.func], [*node.args, *(keyword.value for keyword in node.keywords)]
+    case ast.Compare():
+      sides = [node.left, *node.comparators]
+      return sides, sides
+    case ast.Assign():
+      return list(node.targets), _entries(node.value)
+    case ast.AnnAssign() if node.value is not None:
+      return [node.target], _entries(node.value)
+    case ast.For() | ast.comprehension():
+      return [node.target], _entries(node.iter)
+    case _:
+      return [], []
+
+
+def _entries(value: ast.AST) -> list[ast.AST]:
+  """Returns a value, and the keys or entries of a display."""
+  keys = [key for key in value.keys if key is not None] if isinstance(value, ast.Dict) else []
+  entries = value.elts if isinstance(value, ast.Tuple | ast.List | ast.Set) else []
+  return [value, *keys, *entries]
+
+
+def _is_semantic(node: ast.AST) -> bool:
+  if isinstance(node, ast.Name):
+    return node.id == "SEMANTIC"
+  return isinstance(node, ast.Constant) and node.value == "semantic"
+
+
+def _speaks_of_stages(node: ast.AST) -> bool:
+  """Returns whether the name of an expression, or of the owner of its method, is of stages."""
+  if isinstance(node, ast.Call):
+    node = node.func
+  if isinstance(node, ast.Attribute) and node.attr in ("get", "index", "keys", "name", "pop"):
+    node = node.value
+  name = getattr(node, "attr", getattr(node, "id", ""))
+  # SemanticSpec describes a tokenizer.
+  return bool(re.search("stage|spec", name, re.I)) and name != "SemanticSpec"
+
+
+def files_that_test_kinds() -> list[str]:
+  """Returns the modules outside of lm and sampling that test for a concrete kind of stage."""
+  kinds = {"AutoregressiveSpec", "ParallelSpec", "ConditionedSpec"}
+  return [
+    name
+    for name, path in modules().items()
+    if room(name) not in ("lm", "sampling")
+    and any(
+      isinstance(node, ast.Call)
+      and isinstance(node.func, ast.Name)
+      and node.func.id == "isinstance"
+      and kinds & {x.id for x in ast.walk(node.args[1]) if isinstance(x, ast.Name)}
       for node in ast.walk(ast.parse(path.read_text()))
-      if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    ]
-    if any(value in ("coarse", "fine") for value in strings):
-      found.append(name)
-  return found
+    )
+  ]
+
+
+def classes(path: Path) -> int:
+  """Counts the classes of a file."""
+  return sum(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(path.read_text())))
 
 
 def _count(pattern: str) -> int:
@@ -194,6 +273,10 @@ def figures() -> Iterator[tuple[str, object]]:
   yield "loaded to train a stage: code lines", sum(code_lines(known[name]) for name in loaded)
   yield "modules directly in the package", len(top_level_modules())
   yield "files that name a stage", len(files_that_name_stages())
+  yield "files that test for a kind of stage", len(files_that_test_kinds())
+  chunking = [path for name, path in known.items() if room(name) == "chunking"]
+  yield "chunking: classes", sum(map(classes, chunking))
+  yield "chunking: code lines", sum(map(code_lines, chunking))
   yield (
     "code lines without evaluation and demo",
     sum(code_lines(p) for n, p in known.items() if room(n) not in ("evaluation", "demo")),
@@ -201,11 +284,16 @@ def figures() -> Iterator[tuple[str, object]]:
   yield "code lines in all", sum(map(code_lines, known.values()))
   yield "uses of Any", _count(r"\bAny\b")
   pyright = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["pyright"]
+  rules = [rule for rule, value in pyright.items() if value in (False, "none")]
+  yield "rules of types that are off everywhere", len(rules)
+  yield "files with a rule of types off", _count(r"(?m)^# pyright: \w+=(?:false|none)$")
   strict = [REPOSITORY / path for path in pyright["strict"]]
+  checked = [path for path in known.values() if any(path.is_relative_to(s) for s in strict)]
   yield (
-    "code lines with strict types",
-    sum(code_lines(p) for p in known.values() if any(p.is_relative_to(s) for s in strict)),
+    "files with strict types",
+    f"{len(checked)} of {len(known)}, {len(checked) / len(known):.0%}",
   )
+  yield "code lines with strict types", sum(map(code_lines, checked))
   yield "ignored errors of types", _count(r"type: ignore|pyright: ignore")
   yield "words of the README", len((REPOSITORY / "README.md").read_text().split())
 

@@ -50,3 +50,36 @@ def test_training_a_stage_loads_no_other_model():
   loaded.discard("audiolm_jax.sampling.registry")
   rooms = {architecture.room(name) for name in loaded}
   assert rooms <= {"commands", "core", "io", "lm", "lm.tokens", "training", "trainables"}
+
+
+def test_at_most_five_files_name_a_stage():
+  assert len(architecture.files_that_name_stages()) <= 5
+
+
+@pytest.mark.parametrize(
+  ("code", "expected"),
+  [
+    ('x = bundle.stages["semantic"]', True),
+    ('x = stages.get("semantic")', True),
+    ('x = "semantic" in bundle.stages', True),
+    ('x = spec.name == "semantic"', True),
+    ('x = AutoregressiveSpec("semantic", Source.NONE)', True),
+    ('stage_names = ["semantic", "acoustic"]', True),
+    ('for stage in ("semantic", "acoustic"): pass', True),
+    ('component = "semantic_stage"', True),
+    ('flag = "temperature_coarse"', True),
+    ('x = names["fine"]', True),
+    ("x = bundle.stages[SEMANTIC]", True),
+    ('x = stage.streams["semantic"]', False),
+    ('component = "semantic"', False),
+    ('x = components.get("semantic")', False),
+    ('x = stages["parallel"]', False),
+    ('x = "a semantic and a coarse stage"', False),
+  ],
+)
+def test_a_name_of_a_stage_is_told_from_a_stream_and_a_component(code, expected):
+  assert architecture.names_stage(code) is expected
+
+
+def test_no_rule_of_types_is_off_without_need():
+  assert dict(architecture.figures())["rules of types that are off everywhere"] <= 1

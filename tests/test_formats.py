@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,9 +18,14 @@ from audiolm_jax.io import token_file
 from audiolm_jax.lm import stages
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
+from audiolm_jax.trainables.codec import CodecTrainable
+from audiolm_jax.trainables.detector import DetectorTrainable
 from audiolm_jax.trainables.registry import load_inference_params
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig
+from audiolm_jax.trainables.w2v_bert import SemanticTrainable
 from audiolm_jax.training import trainer
+from audiolm_jax.training.checkpoints import Checkpoints, check_same_model, describe_model
+from audiolm_jax.training.partitioning import unbox
 
 GOLDEN = Path(__file__).parent / "golden" / "formats"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
@@ -132,3 +139,44 @@ def test_a_run_of_before_goes_on_from_its_checkpoint_on_the_same_batches(tmp_pat
   )
   result = trainer.train(config, model=model, train_dataset=data)
   assert result.finished and result.step == 3
+
+
+def _waveform(samples):
+  return np.random.default_rng(0).uniform(-0.3, 0.3, (2, samples)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ("component", "model_class", "samples", "more"),
+  [
+    ("codec", CodecTrainable, 3200, {}),
+    ("semantic", SemanticTrainable, 16_000, {"length": [16_000, 12_000]}),
+    ("detector", DetectorTrainable, 8000, {"length": [8000, 7000], "label": [0, 1]}),
+  ],
+)
+def test_a_checkpoint_of_before_has_its_parameters_and_gives_the_losses_that_it_gave(
+  tmp_path, component, model_class, samples, more
+):
+  # Each run has two steps of a miniature on the same batch, with keys 0 and 1.
+  with tarfile.open(GOLDEN / "runs.tar.xz") as archive:
+    archive.extractall(tmp_path, filter="data")
+  folder, expected = tmp_path / f"run_{component}", EXPECTED["runs"][component]
+  found, config, params = load_inference_params(folder)
+  assert found == component and hash_params(params) == expected["params_at_2"]
+  model, batch = model_class(config), {"waveform": _waveform(samples)}
+  batch |= {name: np.array(values, np.int32) for name, values in more.items()}
+  check_same_model(folder, describe_model(model, batch, 0), type(config))
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+    unbox(jax.eval_shape(model.init, jax.random.key(0), batch)),
+  )
+  checkpoints = Checkpoints(folder, keep=None)
+  restored = checkpoints.restore(abstract)
+  checkpoints.close()
+  assert restored is not None and restored.step == 2
+  parts = model.parts(2)
+  step = jax.jit(model.train_step, static_argnums=tuple(range(3, 3 + len(parts))))
+  state, metrics = step(restored.state, batch, jax.random.key(2), *parts)
+  assert state.step == 3 and set(metrics) >= set(expected["metrics_of_step_3"])
+  for name, value in expected["metrics_of_step_3"].items():
+    assert float(metrics[name]) == pytest.approx(value, rel=1e-4, abs=1e-5), name

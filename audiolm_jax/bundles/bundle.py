@@ -23,7 +23,6 @@ from audiolm_jax.detection.watermark import Watermark, private_key
 from audiolm_jax.detection.watermark_detector import WatermarkDetector
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.io.encoded import Encoded
-from audiolm_jax.lm.conditioned import ConditionedSpec
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.semantic.resampled import ResampledTokenizer
@@ -117,11 +116,11 @@ class Bundle:
 
   @functools.cached_property
   def cascade(self) -> "Cascade":
-    """The stages, combined for sampling; conditioned stages have cascades of their own."""
+    """The stages that continue audio, combined for sampling."""
     from audiolm_jax.sampling.cascade import Cascade, retokenizer
 
     return Cascade(
-      {n: s for n, s in self.stages.items() if not isinstance(s.spec, ConditionedSpec)},
+      {n: s for n, s in self.stages.items() if s.spec.continues_audio},
       semantic_rate=self.semantic_rate,
       retokenize=retokenizer(self.codec, self.semantic),
     )

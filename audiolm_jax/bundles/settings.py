@@ -17,7 +17,6 @@ from audiolm_jax.core.streams import CODES
 from audiolm_jax.detection.watermark import STRENGTHS, WatermarkKind, payload_words, private_key
 from audiolm_jax.io import audio, waveforms
 from audiolm_jax.lm.stage import StageSpec
-from audiolm_jax.lm.stages import AutoregressiveSpec, Source
 from audiolm_jax.sampling.cascade import CascadeOptions
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.processors import Processor
@@ -226,7 +225,7 @@ def _check_stages_can_carry_mark(bundle: Bundle, temperature: Mapping[str, objec
     spec = stage.spec
     if not _is_marked(bundle, spec):
       continue
-    if not isinstance(spec, AutoregressiveSpec) or spec.source is Source.COARSE:
+    if not spec.samples_in_time_order:
       raise ConfigError(
         f"the {name} stage cannot carry a gumbel watermark, because it does not sample its codes "
         "in the order of time; set watermark to off, or make one of fewer levels or a green list "

@@ -1,6 +1,7 @@
 """The protocols of codecs, on which all code outside of this package depends."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -93,3 +94,14 @@ class Codec(Protocol):
   def stream_encoder(self, batch: int = 1) -> CodecStream: ...
 
   def stream_decoder(self, batch: int = 1) -> CodecStream: ...
+
+
+@runtime_checkable
+class EncodesClips(Protocol):
+  """A codec that encodes clips of any lengths in batches; other codecs encode them one by one."""
+
+  def encode_clips(
+    self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
+  ) -> list[Int[np.ndarray, "_ q"]]:
+    """Returns the codes of each clip."""
+    ...

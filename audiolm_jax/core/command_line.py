@@ -1,8 +1,5 @@
 """Flags, exit codes and one-line error messages, shared by all commands."""
 
-# The annotations of absl leave out the types of values, and sys.stdout may be any text file.
-# pyright: reportUnknownMemberType=false
-
 import contextlib
 import io
 import logging
@@ -69,7 +66,7 @@ def run_cli(
     if flag_values is not None:
       flags.FLAGS.append_flag_values(flag_values)
       for name in flag_values:
-        flags.FLAGS.register_flag_by_module(sys.argv[0], flag_values[name])
+        flags.FLAGS.register_flag_by_module(sys.argv[0], flag_values[name])  # pyright: ignore[reportUnknownMemberType]: absl leaves out the type of the value
     try:
       arguments = flags.FLAGS(argv)
     except flags.Error as error:
@@ -133,7 +130,7 @@ def _print_any_name() -> None:
   File names need not be text, and the encoding of the locale may lack characters of a message.
   """
   if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportUnknownMemberType]: it may be any text file
 
 
 def _expand_home(flag_values: flags.FlagValues) -> None:

@@ -1,8 +1,5 @@
 """Keeps compiled programs on disk, so that a command's second run starts fast."""
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import contextlib
 import functools
 import hashlib
@@ -54,9 +51,9 @@ def enable() -> None:
   with contextlib.suppress(OSError):  # without a writable home folder, only time is lost
     if not _make_private(folder):
       return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_compilation_cache_dir", str(folder))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
 
 
 def _make_private(folder: Path) -> bool:
@@ -99,7 +96,7 @@ def _check_chosen(folder: Path) -> None:
     "executed, so compiled programs are not stored; choose a folder that only you can write to",
     stacklevel=3,
   )
-  jax.config.update("jax_enable_compilation_cache", False)
+  jax.config.update("jax_enable_compilation_cache", False)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
 
 
 def _user_cache() -> Path:

@@ -1,5 +1,6 @@
 """Converts frozen dataclasses to plain JSON values and back, and checks the values on the way."""
 
+import abc
 import collections.abc
 import dataclasses
 import enum
@@ -28,6 +29,15 @@ _LONGEST_TEXT = 4_096
 _LONGEST_TUPLE = 256
 
 
+class DependentTypes(abc.ABC):
+  """A configuration with fields whose types depend on the values of other fields."""
+
+  @classmethod
+  @abc.abstractmethod
+  def field_types(cls, values: Json) -> Mapping[str, type]:
+    """Returns the types of these fields by name, given the JSON values of all fields."""
+
+
 def to_dict(config: "DataclassInstance") -> JsonDict:
   """Returns a configuration dataclass as JSON values, including nested dataclasses and enums."""
   return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
@@ -36,8 +46,7 @@ def to_dict(config: "DataclassInstance") -> JsonDict:
 def from_dict(cls: type[T], values: object) -> T:
   """Returns the instance of `cls` that `to_dict` converted to `values`.
 
-  Where the types of some fields depend on the values of others, the class has a method
-  `field_types(values)` that gives them by name.
+  A class with fields whose types depend on the values of others is a `DependentTypes`.
 
   Raises:
     ConfigError: `cls` lacks a field of `values`, a required field is missing, or a value has
@@ -61,8 +70,8 @@ def from_dict(cls: type[T], values: object) -> T:
   if missing:
     raise ConfigError(f"{cls.__name__} lacks the required field {missing[0]!r}; add it")
   hints = typing.get_type_hints(cls, include_extras=True)
-  if field_types := getattr(cls, "field_types", None):
-    hints |= field_types(values)
+  if issubclass(cls, DependentTypes):
+    hints |= cls.field_types(values)
   given = {k: checked(hints[k], v, f"{cls.__name__}.{k}") for k, v in values.items()}
   try:
     return cls(**given)

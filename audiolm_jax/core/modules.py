@@ -1,21 +1,26 @@
-"""Parameters of Flax modules, and calls of modules with them."""
-
-# The annotations of Flax leave out some types.
-# pyright: reportUnknownMemberType=false
+"""Parameters and batches of models, and calls of Flax modules with parameters."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
   import jax
+  import numpy as np
   from flax import linen as nn
 
   RandomKey = jax.Array
+  BatchArray = jax.Array | np.ndarray
+  BatchShape = BatchArray | jax.ShapeDtypeStruct
 else:
-  RandomKey = object  # specifications of stages name it, and need no JAX
+  # Specifications of stages name them, and need no JAX.
+  RandomKey = BatchArray = BatchShape = object
 
 # A tree of parameters: dicts by the names of modules, whose leaves are arrays.
 Params = Mapping[str, Any]
+# By name, arrays whose first axis counts examples: NumPy arrays until they are on the devices.
+Batch = Mapping[str, BatchArray]
+# A batch, or the shapes of its arrays.
+ShapedBatch = Mapping[str, BatchShape]
 
 
 def apply(module: "nn.Module", params: Params, *arguments: object, **options: Any) -> Any:
@@ -23,7 +28,7 @@ def apply(module: "nn.Module", params: Params, *arguments: object, **options: An
 
   Flax declares the result as a union with variables, which a caller would have to exclude.
   """
-  return module.apply({"params": params}, *arguments, **options)
+  return module.apply({"params": params}, *arguments, **options)  # pyright: ignore[reportUnknownMemberType]: Flax leaves out types
 
 
 def param(
@@ -41,4 +46,4 @@ def param(
   from flax import linen as nn
 
   boxed = nn.with_logical_partitioning(init, axes)
-  return cast("jax.Array", module.param(name, boxed, *shape_and_dtype))
+  return cast("jax.Array", module.param(name, boxed, *shape_and_dtype))  # pyright: ignore[reportUnknownMemberType]: Flax leaves out types

@@ -6,7 +6,7 @@ traced within it. Only training steps use it; encoding, sampling and evaluation 
 so tokens do not depend on the machine.
 """
 
-# The annotations of JAX leave out some types.
+# JAX and jax.numpy leave out the types of some parameters, such as `device` and `operand`.
 # pyright: reportUnknownMemberType=false
 
 import contextlib

@@ -3,9 +3,6 @@
 Batch sizes are over all processes; each process creates its own rows.
 """
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import dataclasses
 import importlib
 from collections.abc import Mapping
@@ -78,7 +75,7 @@ class SeqioDataset:
       self.task_feature_lengths,
       spec=self.spec,
       split=self.split,
-      batch_size=self.batch_size // jax.process_count(),
+      batch_size=self.batch_size // jax.process_count(),  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
       seed=self.seed,
       use_cached=self.use_cached,
       shuffle=self.shuffle,
@@ -247,8 +244,7 @@ def _examples(rows: int, spec: StageSpec) -> BatchShapes:
 
 def _shard_here(batch_size: int) -> tuple[int, int]:
   """Returns the index of this process and the number of processes."""
-  if batch_size % jax.process_count():
-    raise ConfigError(
-      f"BATCH_SIZE {batch_size} cannot be split over {jax.process_count()} processes"
-    )
-  return jax.process_index(), jax.process_count()
+  index, count = jax.process_index(), jax.process_count()  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
+  if batch_size % count:
+    raise ConfigError(f"BATCH_SIZE {batch_size} cannot be split over {count} processes")
+  return index, count

@@ -1,8 +1,10 @@
 """Disturbs recordings of speech: whispered, faster, in noise."""
 
+from typing import Any
+
 import numpy as np
-from jaxtyping import Float
-from scipy import signal
+from jaxtyping import Complex, Float
+from scipy import signal  # pyright: ignore[reportMissingTypeStubs]: it has no annotations
 
 Rng = np.random.Generator
 _ORDER = 18  # of linear prediction: the formants of speech up to 8 kHz
@@ -18,15 +20,12 @@ def whispered(waveform: Float[np.ndarray, "samples"], rng: Rng) -> Float[np.ndar
     waveform: speech at 16 kHz.
     rng: draws the noise.
   """
-  speech, noise = (
-    signal.stft(x, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[2]
-    for x in (waveform, rng.standard_normal(len(waveform)).astype(np.float32))
-  )
+  speech = _spectrum(waveform)
+  noise = _spectrum(rng.standard_normal(len(waveform)).astype(np.float32))
   power = np.abs(speech) ** 2 + _FLOOR
   shaped = noise * _envelopes(power)
   shaped *= np.sqrt(power.sum(0) / (np.abs(shaped) ** 2).sum(0))
-  _, found = signal.istft(shaped, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)
-  return found[: len(waveform)].astype(np.float32)
+  return _waveform(shaped)[: len(waveform)]
 
 
 def fast(waveform: Float[np.ndarray, "samples"], factor: float) -> Float[np.ndarray, "fewer"]:
@@ -65,6 +64,16 @@ def coloured_noise(samples: int, slope: float, rng: Rng) -> Float[np.ndarray, "s
   frequency = np.fft.rfftfreq(samples, 1 / 16_000)
   gain = np.where(frequency < _LOWEST, 0.0, np.maximum(frequency, _LOWEST) ** (-slope / 2))
   return np.fft.irfft(spectrum * gain, samples).astype(np.float32)
+
+
+def _spectrum(waveform: Float[np.ndarray, "samples"]) -> Complex[np.ndarray, "bins frames"]:
+  found: Any = signal.stft(waveform, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[2]  # pyright: ignore[reportUnknownMemberType]: it has no annotations
+  return found
+
+
+def _waveform(spectrum: Complex[np.ndarray, "bins frames"]) -> Float[np.ndarray, "samples"]:
+  found: Any = signal.istft(spectrum, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[1]  # pyright: ignore[reportUnknownMemberType]: it has no annotations
+  return found.astype(np.float32)
 
 
 def _envelopes(power: Float[np.ndarray, "bins frames"]) -> Float[np.ndarray, "bins frames"]:

@@ -299,7 +299,7 @@ def _stated(words: list[str]) -> list[str]:
 
 
 def _minutes(words: list[str]) -> int | None:
-  known = {("cuarto",): 15, ("un", "cuarto"): 15, ("media",): 30}
+  known: dict[tuple[str, ...], int] = {("cuarto",): 15, ("un", "cuarto"): 15, ("media",): 30}
   if tuple(words) in known:
     return known[tuple(words)]
   if len(words) == 2 and words[0] in ("0", "cero"):  # `siete cero cinco`

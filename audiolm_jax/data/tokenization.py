@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import tqdm
 
+from audiolm_jax.codec.interface import EncodesClips
 from audiolm_jax.core import configs
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import (
@@ -322,7 +323,8 @@ def _tokenize_decoded(
   batch_size: int,
   streams: Collection[str] = TOKENIZED,
 ) -> list[token_shards.TokenClip]:
-  sample_rate = tokenizers.codec.spec.sample_rate
+  codec = tokenizers.codec
+  sample_rate = codec.spec.sample_rate
   waveforms = [one.waveform for one in decoded]
   tokens: dict[str, Sequence[np.ndarray]] = {}
   sources: dict[str, np.ndarray] = {}  # by clip id
@@ -331,7 +333,7 @@ def _tokenize_decoded(
     found = _in_batches(
       [*waveforms, *pairs.values()],
       tokenizers.semantic.tokenize_long,
-      getattr(tokenizers.semantic, "tokenize_clips", None),
+      tokenizers.semantic.tokenize_clips,
       batch_size,
       sample_rate,
     )
@@ -340,8 +342,8 @@ def _tokenize_decoded(
   if CODES in streams:
     tokens[CODES] = _in_batches(
       waveforms,
-      tokenizers.codec.encode_long,
-      getattr(tokenizers.codec, "encode_clips", None),
+      codec.encode_long,
+      codec.encode_clips if isinstance(codec, EncodesClips) else None,
       batch_size,
       sample_rate,
     )
@@ -366,7 +368,7 @@ def _tokenize_decoded(
 def _in_batches(
   waveforms: Sequence[Waveform],
   alone: Callable[[Waveform], np.ndarray],
-  together: Callable[[Sequence[Waveform], int], Sequence[np.ndarray]] | None,
+  together: Callable[[Sequence[np.ndarray], int], Sequence[np.ndarray]] | None,
   batch_size: int,
   sample_rate: int,
 ) -> list[np.ndarray]:
@@ -375,14 +377,15 @@ def _in_batches(
   Args:
     waveforms: at `sample_rate`, of any lengths.
     alone: tokenizes one waveform.
-    together: tokenizes waveforms in batches of a size; None for codecs and encoders whose results
-      depend on padding.
+    together: tokenizes waveforms in batches of a size; None for codecs without batches.
     batch_size: waveforms per batch.
     sample_rate: in Hz.
   """
   short: list[int] = []
   if batch_size > 1 and together is not None:
     short = [i for i, w in enumerate(waveforms) if len(w) <= _LONG_SECONDS * sample_rate]
-  batched = together([waveforms[i] for i in short], batch_size) if short and together else []
+  batched: Sequence[np.ndarray] = []
+  if short and together:
+    batched = together([np.asarray(waveforms[i]) for i in short], batch_size)
   tokens = dict(zip(short, batched, strict=True))
   return [np.asarray(tokens[i] if i in tokens else alone(w)) for i, w in enumerate(waveforms)]

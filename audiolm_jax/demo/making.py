@@ -15,7 +15,6 @@ from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.demo.jobs import Job, Sample
 from audiolm_jax.demo.requests import Request
 from audiolm_jax.io import audio, plotting, provenance, token_file
-from audiolm_jax.lm.parallel import ParallelSpec
 
 SOUND, TOKENS, PICTURE = "sample_{}.wav", "sample_{}.npz", "sample_{}.png"
 _LOOKAHEAD = 0.5  # seconds of new audio in the first window of a parallel stage
@@ -123,9 +122,7 @@ def _stream(bundle: Bundle, request: Request, prompt: np.ndarray | None, job: Jo
     "prompt_seconds": request.prompt_seconds,
     "seed": request.seed,
     "temperature": {n: t for n, t in request.temperatures.items() if n in bundle.stages},
-    "lookahead": {
-      n: _LOOKAHEAD for n, s in bundle.stages.items() if isinstance(s.spec, ParallelSpec)
-    },
+    "lookahead": {n: _LOOKAHEAD for n, s in bundle.stages.items() if s.spec.samples_windows},
   }
   rate = bundle.sample_rate
   if request.mode is None:

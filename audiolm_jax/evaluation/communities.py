@@ -149,7 +149,7 @@ def communities_of(
   power = 1 if period else 2
   from scipy import sparse
   from scipy.spatial import distance
-  from sknetwork.clustering import Leiden  # pyright: ignore[reportMissingImports]
+  from sknetwork.clustering import Leiden  # pyright: ignore[reportMissingImports]: an optional package
 
   seen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
   among = counts[np.ix_(seen, seen)].astype(np.float64)

@@ -1,8 +1,5 @@
 """Plots the spectrogram of a continuation, with a line at the end of the prompt."""
 
-# The annotations of matplotlib leave out the types of keyword arguments.
-# pyright: reportUnknownMemberType=false
-
 import importlib.util
 import io
 import os
@@ -62,7 +59,7 @@ def draw_spectrogram(
       beginning or the end of the waveform.
   """
   seconds = len(waveform) / sample_rate
-  axes.imshow(
+  axes.imshow(  # pyright: ignore[reportUnknownMemberType]: matplotlib leaves out types
     spectrogram_db(waveform, sample_rate),
     origin="lower",
     aspect="auto",
@@ -74,10 +71,10 @@ def draw_spectrogram(
   axes.set(xlabel="seconds", ylabel="kHz")
   if 0 < prompt_samples < len(waveform):
     end = prompt_samples / sample_rate
-    axes.axvline(end, color="white", linestyle="--", linewidth=1.5)
+    axes.axvline(end, color="white", linestyle="--", linewidth=1.5)  # pyright: ignore[reportUnknownMemberType]: matplotlib leaves out types
     top = sample_rate / 2000 * 0.96
     for side, text, alignment in ((-1, "prompt", "right"), (1, "continuation", "left")):
-      axes.text(
+      axes.text(  # pyright: ignore[reportUnknownMemberType]: matplotlib leaves out types
         end + side * 0.01 * seconds,
         top,
         text,
@@ -107,6 +104,6 @@ def plot_continuation(
   FigureCanvasAgg(figure)
   draw_spectrogram(figure.add_subplot(), waveform, sample_rate, prompt_samples)
   encoded = io.BytesIO()
-  figure.savefig(encoded, format="png")
+  figure.savefig(encoded, format="png")  # pyright: ignore[reportUnknownMemberType]: matplotlib leaves out types
   with atomic_write(path) as file:
     file.write(encoded.getbuffer())

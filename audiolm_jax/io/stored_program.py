@@ -5,9 +5,6 @@ the result. The key of a stored program is its inputs instead: source code, argu
 A process that needs no new program therefore traces nothing.
 """
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import collections
 import contextlib
 import dataclasses
@@ -115,7 +112,7 @@ class StoredProgram(Generic[Result]):
 
   def _key(self, args: Sequence[object]) -> _Key:
     statics = tuple(args[i] for i in self._static)
-    flat = cast("tuple[list[jax.Array], object]", jax.tree.flatten(self._dynamic(args)))
+    flat = cast("tuple[list[jax.Array], object]", jax.tree.flatten(self._dynamic(args)))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
     leaves, tree = flat
     return statics, tree, tuple(map(_signature, leaves))
 
@@ -143,9 +140,9 @@ class StoredProgram(Generic[Result]):
 
     # A unique name, so that JAX compiles: a program from its own cache cannot be serialized again.
     function.__name__ = f"{self._function.__name__}_{secrets.token_hex(8)}"
-    lowered = self._jit(function).lower(*args)
+    lowered = self._jit(function).lower(*args)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
     with _COMPILING:
-      compiled = lowered.compile()
+      compiled = lowered.compile()  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
     from jax.experimental import serialize_executable
 
     content = pickle.dumps(serialize_executable.serialize(compiled))
@@ -159,7 +156,7 @@ class StoredProgram(Generic[Result]):
     return tuple(x for i, x in enumerate(args) if i not in self._static)
 
   def _jit(self, function: Callable[..., Result]) -> Wrapped:
-    return jax.jit(function, static_argnums=self._static, donate_argnums=self._donated)
+    return jax.jit(function, static_argnums=self._static, donate_argnums=self._donated)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
 
 
 def _load(path: Path) -> Compiled | None:
@@ -170,7 +167,7 @@ def _load(path: Path) -> Compiled | None:
     content = path.read_bytes()
     if hashlib.sha256(content[32:]).digest() != content[:32]:
       return None
-    return serialize_executable.deserialize_and_load(*pickle.loads(content[32:]))
+    return serialize_executable.deserialize_and_load(*pickle.loads(content[32:]))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
   except Exception:  # unpickling can raise any exception
     return None
 
@@ -246,13 +243,13 @@ _COMPILING = threading.Lock()
 
 def _environment() -> tuple[object, ...]:
   """Returns the settings, devices and versions that a compiled program depends on."""
-  config, defaults = jax.config, cast("dict[str, object]", jax.config.values)
+  config, defaults = jax.config, cast("dict[str, object]", jax.config.values)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
   settings: list[tuple[str, object]] = [
     (name, getattr(config, name, default))
     for name, default in sorted(defaults.items())
     if not any(part in name for part in _NOT_IN_PROGRAMS)
   ]
-  devices = [f"{d.platform} {d.device_kind} {d.id}" for d in jax.devices()]  # pyright: ignore[reportUnknownVariableType]: JAX leaves it out
+  devices = [f"{d.platform} {d.device_kind} {d.id}" for d in jax.devices()]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]: JAX leaves out types
   return settings, devices, os.environ.get("XLA_FLAGS"), _versions()
 
 

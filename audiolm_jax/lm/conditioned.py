@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.core.modules import Params, RandomKey
+from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.ranges import (
   Depth,
   Rate,
@@ -34,7 +34,7 @@ from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import SEMANTIC, TEXT, TRANSCRIPT, Record, Role, Stream, by_key
 from audiolm_jax.lm import text
 from audiolm_jax.lm.config import Positions, TransformerConfig
-from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, Scalar, StageSpec
+from audiolm_jax.lm.stage import Example, Feature, ModelConfig, Scalar, StageSpec
 from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD, TokenLayout
 
 _MOST_CHARACTERS = 4_096
@@ -138,6 +138,8 @@ class ConditionedSpec(StageSpec):
   target: Target | str = Target.SEMANTIC
   longest_text: Steps = 400
   kind: str = dataclasses.field(default="conditioned", kw_only=True)
+
+  continues_audio = False
 
   def __post_init__(self):
     for name, choices in (("source", ConditionedSource), ("target", Target)):
@@ -356,7 +358,7 @@ class ConditionedSpec(StageSpec):
     """Returns new parameters."""
     import jax.numpy as jnp
 
-    row = jnp.ones((len(batch["decoder_input_tokens"]), 8), jnp.int32)
+    row = jnp.ones((len(batch["decoder_input_tokens"]), 8), jnp.int32)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
     return self.model(config).init(key, row, row)["params"]
 
   def parameter_shapes(self, config: ModelConfig) -> Shapes:
@@ -413,7 +415,7 @@ class ConditionedSpec(StageSpec):
       return params
     return dict(params) | {name: stack_layers(params[name]) for name in ("encoder", "decoder")}
 
-  def flops_per_step(self, config: ModelConfig, batch: Batch) -> float:
+  def flops_per_step(self, config: ModelConfig, batch: ShapedBatch) -> float:
     """Returns the operations of one update; the backward pass takes twice the forward pass."""
     c, (rows, targets) = config.transformer, batch["decoder_target_tokens"].shape
     sources, inner = self.source_length, c.num_heads * c.head_size

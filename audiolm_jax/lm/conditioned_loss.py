@@ -6,9 +6,8 @@ from jaxtyping import Float, Int, Key
 
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array, PyTree
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params
 from audiolm_jax.lm.conditioned import ConditionedConfig, ConditionedSource, ConditionedSpec
-from audiolm_jax.lm.stage import Batch
 from audiolm_jax.lm.tokens import EOS, NUM_RESERVED, PAD
 
 Metrics = dict[str, Float[Array, ""]]
@@ -39,7 +38,8 @@ def conditioned_loss(
     `weight` (number of targets) and `loss_end` (nats per end token).
   """
   deletion, dropout = jax.random.split(jax.random.key(0) if key is None else key)
-  targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+  targets = jnp.asarray(batch["decoder_target_tokens"])
+  weights = batch["decoder_loss_weights"]
   if spec.source is ConditionedSource.NOTHING:
     source = deleted(spec, targets, deletion, config.deleted_share)
   else:

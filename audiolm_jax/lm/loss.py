@@ -6,8 +6,7 @@ from jaxtyping import Float, Int, Key
 
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.core.modules import Params
-from audiolm_jax.lm.stage import Batch
+from audiolm_jax.core.modules import Batch, Params
 from audiolm_jax.lm.stages import AutoregressiveSpec, Source
 from audiolm_jax.lm.tokens import SEPARATOR
 from audiolm_jax.lm.transformer import Transformer
@@ -48,9 +47,12 @@ def stage_loss(
     model, params, batch["decoder_input_tokens"], frame_ids, method="hidden", rngs=rngs
   )
   per_frame = max(spec.num_target_quantizers, 1)
+  labels, weights = map(
+    jnp.asarray, (batch["decoder_target_tokens"], batch["decoder_loss_weights"])
+  )
   hidden, labels, weights = (
     x.reshape(x.shape[0], -1, per_frame, *x.shape[2:])
-    for x in _targets(spec, hidden, batch["decoder_target_tokens"], batch["decoder_loss_weights"])
+    for x in _targets(spec, hidden, labels, weights)
   )
   first = spec.layout.legal_range(0, spec.first_target_quantizer, spec.num_target_quantizers)
   logits = modules.apply(model, params, hidden, *first, method="codebook_logits")

@@ -6,9 +6,6 @@ level 2   y     y     .     .     .     .         .: masked
           └─prompt──┘
 """
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import dataclasses
 import enum
 import math
@@ -18,11 +15,17 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.core.modules import Params, RandomKey
+from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.ranges import DepthOrNone
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
 from audiolm_jax.lm.config import Positions, TransformerConfig
-from audiolm_jax.lm.stage import Batch, Example, Feature, Scalar, StageSpec
+from audiolm_jax.lm.stage import (
+  Example,
+  Feature,
+  SamplingSettings,
+  Scalar,
+  StageSpec,
+)
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
@@ -223,6 +226,7 @@ class ParallelSpec(StageSpec):
   kind: str = dataclasses.field(default="parallel", kw_only=True)
 
   weight_feature = "weights"
+  samples_windows = True
 
   def __post_init__(self):
     if not 0 <= self.pair_share <= 1:
@@ -321,6 +325,18 @@ class ParallelSpec(StageSpec):
     """Returns the shape of the model."""
     return config.shape()
 
+  def sampling_settings(self, config: ParallelConfig) -> FillingConfig:
+    """Returns the settings of the passes."""
+    return config.filling
+
+  def with_sampling_settings(
+    self, config: ParallelConfig, settings: SamplingSettings
+  ) -> ParallelConfig:
+    """Returns the configuration with other settings of the passes; see the base class."""
+    changed = dataclasses.replace(config, filling=settings)
+    self.check_config(changed)
+    return changed
+
   def accepts_params_of(self, other: StageSpec) -> bool:
     """Returns whether another stage has the same parameters, whatever its crops and pairs."""
     free = {"crop_seconds": self.crop_seconds, "pair_share": self.pair_share}
@@ -346,8 +362,8 @@ class ParallelSpec(StageSpec):
     import jax.numpy as jnp
 
     rows, levels = len(batch["codes"]), self.num_quantizers
-    codes, row = jnp.zeros((rows, 8, levels), jnp.int32), jnp.zeros((rows, 8), jnp.int32)
-    return self.model(config).init(key, codes, row, jnp.ones((rows, 8), bool))["params"]
+    codes, row = jnp.zeros((rows, 8, levels), jnp.int32), jnp.zeros((rows, 8), jnp.int32)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
+    return self.model(config).init(key, codes, row, jnp.ones((rows, 8), bool))["params"]  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
 
   def loss(
     self,
@@ -380,7 +396,7 @@ class ParallelSpec(StageSpec):
     frames = float(np.count_nonzero(batch["weights"]))
     return {"tokens": frames * self.num_quantizers, "audio_seconds": frames / self.frame_rate}
 
-  def flops_per_step(self, config: ParallelConfig, batch: Batch) -> float:
+  def flops_per_step(self, config: ParallelConfig, batch: ShapedBatch) -> float:
     """Returns the operations of one update; the backward pass takes twice the forward pass."""
     rows, frames = batch["weights"].shape
     return 3 * rows * self.forward_flops(config, frames, self.num_quantizers)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params
 from audiolm_jax.lm.parallel import (
   UNKNOWN,
   Heads,
@@ -16,7 +16,6 @@ from audiolm_jax.lm.parallel import (
   ParallelConfig,
   ParallelSpec,
 )
-from audiolm_jax.lm.stage import Batch
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -106,9 +105,10 @@ def parallel_loss(
     latents, on frames with hidden codes).
   """
   masks_key, dropout_key = jax.random.split(jax.random.key(0) if key is None else key)
-  codes, valid = batch["codes"], batch["weights"] > 0
+  codes, valid = jnp.asarray(batch["codes"]), jnp.asarray(batch["weights"]) > 0
+  given = jnp.asarray(batch["is_prompt"]) > 0
   levels = spec.num_quantizers
-  masks = draw_masks(config.masking, masks_key, valid, batch["is_prompt"] > 0, levels)
+  masks = draw_masks(config.masking, masks_key, valid, given, levels)
   semantic = batch["semantic"]
   if key is not None:
     semantic = jnp.where(masks.without_semantic[:, None], UNKNOWN, semantic)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.core.modules import Params, RandomKey
+from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.shapes import Shapes, of_arrays
 from audiolm_jax.core.streams import Record, Stream, by_key, differences
 
@@ -23,13 +23,15 @@ CODEBOOKS = "codebooks"
 
 if TYPE_CHECKING:
   import jax
+  from _typeshed import DataclassInstance
 
   Scalar = jax.Array
+  SamplingSettings = DataclassInstance
 else:
   Scalar = object  # only `loss` needs JAX
+  SamplingSettings = object
 
 Example = dict[str, np.ndarray]
-Batch = Mapping[str, Any]
 
 
 # The dataclass of the shape of a model, which depends on the kind of its stage.
@@ -60,6 +62,10 @@ class StageSpec(abc.ABC):
 
   # The feature of an example that weights its targets; it is 0 in rows that pad a batch.
   weight_feature: ClassVar[str] = "decoder_loss_weights"
+  # Whether the stage is in the cascade that continues audio; others have cascades of their own.
+  continues_audio: ClassVar[bool] = True
+  # Whether the frames of a window are sampled together, so that one may depend on later ones.
+  samples_windows: ClassVar[bool] = False
   # Share of the training examples that `example_of_pair` makes; a field of stages with pairs.
   pair_share = 0.0
 
@@ -77,6 +83,11 @@ class StageSpec(abc.ABC):
   def streams(self) -> dict[str, Stream]:
     """By key, all streams of an example."""
     return by_key([*self.reads, self.writes])
+
+  @property
+  def samples_in_time_order(self) -> bool:
+    """Whether each code is sampled after all codes of earlier frames."""
+    return False
 
   @property
   def collapsed(self) -> frozenset[str]:
@@ -147,6 +158,18 @@ class StageSpec(abc.ABC):
   def shape_of(self, config: ModelConfig) -> ModelConfig:
     """Returns the part of the configuration that determines the shapes of the parameters."""
     return config
+
+  def sampling_settings(self, config: ModelConfig) -> SamplingSettings | None:
+    """Returns the part of the configuration that only sampling uses; None if there is none."""
+    del config
+    return None
+
+  def with_sampling_settings(self, config: ModelConfig, settings: SamplingSettings) -> ModelConfig:
+    """Returns the configuration with other sampling settings, after checking them.
+
+    Only for stages whose `sampling_settings` are not None.
+    """
+    raise NotImplementedError(f"the {self.name} stage has no sampling settings")
 
   def is_frozen(self, config: ModelConfig) -> bool:
     """Returns whether training leaves some parameters as they are."""
@@ -237,7 +260,7 @@ class StageSpec(abc.ABC):
     """Returns the number of "tokens" of a batch, without padding."""
     return {"tokens": float(np.count_nonzero(batch[self.weight_feature]))}
 
-  def flops_per_step(self, config: ModelConfig, batch: Batch) -> float:
+  def flops_per_step(self, config: ModelConfig, batch: ShapedBatch) -> float:
     """Returns the operations of one update; 0 if the kind does not count them."""
     del config, batch
     return 0.0

@@ -8,9 +8,6 @@ The sequences are as follows; the input is the sequence shifted right by a begin
     fine       y_1^1 .. y_1^Q' y_2^1 ... SEPARATOR y_1^(Q'+1) .. y_1^Q y_2^(Q'+1) ...
 """
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import dataclasses
 import enum
 import math
@@ -21,11 +18,11 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from audiolm_jax.core.errors import ConfigError, DataError
-from audiolm_jax.core.modules import Params, RandomKey
+from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.ranges import DepthOrNone, Rate, Seconds, Steps, StreamSize, Vocabulary
 from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
-from audiolm_jax.lm.stage import Batch, Example, Feature, ModelConfig, Scalar, StageSpec
+from audiolm_jax.lm.stage import Example, Feature, ModelConfig, Scalar, StageSpec
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
 # Temperatures of the paper's stages. Source: AudioLM, section IV-B.
@@ -110,6 +107,11 @@ class AutoregressiveSpec(StageSpec):
     return self._codes(self.first_target_quantizer, self.num_target_quantizers)
 
   @property
+  def samples_in_time_order(self) -> bool:
+    """Whether the source has no codes of later frames."""
+    return self.source is not Source.COARSE
+
+  @property
   def collapsed(self) -> frozenset[str]:
     """The key of semantic tokens, if their repeats are dropped."""
     return frozenset({SEMANTIC} if self.uses_semantic and self.collapse_repeats else ())
@@ -158,7 +160,7 @@ class AutoregressiveSpec(StageSpec):
     import jax.numpy as jnp
 
     # No parameter depends on the length; a short row initializes fast.
-    tokens = jnp.zeros((len(batch["decoder_input_tokens"]), 8), jnp.int32)
+    tokens = jnp.zeros((len(batch["decoder_input_tokens"]), 8), jnp.int32)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
     return self.model(config).init(key, tokens, tokens)["params"]
 
   def parameter_shapes(self, config: ModelConfig) -> Shapes:
@@ -196,7 +198,7 @@ class AutoregressiveSpec(StageSpec):
     """Returns the number of tokens of a batch, source and target, without padding."""
     return {"tokens": float(np.count_nonzero(batch["decoder_target_tokens"] != PAD))}
 
-  def flops_per_step(self, config: ModelConfig, batch: Batch) -> float:
+  def flops_per_step(self, config: ModelConfig, batch: ShapedBatch) -> float:
     """Returns the operations of one update; the backward pass takes twice the forward pass."""
     rows, length = batch["decoder_target_tokens"].shape
     first = self.layout.legal_range(0, self.first_target_quantizer, self.num_target_quantizers)

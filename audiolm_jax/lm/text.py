@@ -100,7 +100,7 @@ def sentences(text: str, longest: int) -> list[str]:
     text: a text from `normalized`.
     longest: number of characters of the longest part.
   """
-  found = []
+  found: list[str] = []
   for sentence in _SENTENCE_END.split(text):
     while len(sentence) > longest:
       head = sentence[: longest + 1]
@@ -123,7 +123,8 @@ def places(text: str, characters: str) -> Integer[np.ndarray, "characters"]:
   if not text:
     raise DataError("the text is empty; give at least one word")
   place = {character: index for index, character in enumerate(characters)}
-  found, unknown = [], {}
+  found: list[int] = []
+  unknown: dict[str, None] = {}
   for character in text:
     if character not in place:
       plain = unicodedata.normalize("NFKD", character)[0]

@@ -8,7 +8,7 @@ segment. The key of each position is folded from that of its row, so the tokens 
 depend on the other rows, on padding, or on the number of calls.
 """
 
-# The annotations of JAX leave out some types.
+# jax.numpy leaves out the types of some parameters, such as `device`.
 # pyright: reportUnknownMemberType=false
 
 import dataclasses

@@ -7,9 +7,6 @@ Shorter prompts are padded on the left, so that one scalar cursor serves the bat
                            ^ cursor
 """
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
@@ -383,4 +380,4 @@ def ready(params: Params, dtype: str) -> PyTree:
     # By NumPy, since jnp would compile a small program for every shape.
     return np.asarray(value).astype(stored_dtype(path, value.ndim, dtype), copy=False)
 
-  return jax.device_put(jax.tree_util.tree_map_with_path(with_dtype, params))
+  return jax.device_put(jax.tree_util.tree_map_with_path(with_dtype, params))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types

@@ -1,8 +1,5 @@
 """Random keys: one per row and draw, so that rows do not depend on each other."""
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import functools
 import hashlib
 from collections.abc import Sequence

@@ -1,8 +1,5 @@
 """Draws tokens from logits: legal ids, temperature, top-k, top-p."""
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -145,8 +142,8 @@ def _keep(
     return jnp.where(kept, low, middle + 1), jnp.where(kept, middle, high)
 
   limits = jnp.iinfo(jnp.int32)
-  ends = tuple(jnp.full(logits.shape[0], end, jnp.int32) for end in (limits.min, limits.max))
-  threshold = cast(Array, lax.fori_loop(0, 32, halve, ends)[0])
+  ends = tuple(jnp.full(logits.shape[0], end, jnp.int32) for end in (limits.min, limits.max))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
+  threshold = cast(Array, lax.fori_loop(0, 32, halve, ends)[0])  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
   return jnp.where(ordered >= threshold[:, None], logits, -jnp.inf)
 
 

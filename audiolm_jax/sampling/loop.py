@@ -8,7 +8,7 @@ Every row has its own key, from which the key of each position is folded: the to
 neither on the other rows nor on the padding nor on the frequency of progress reports.
 """
 
-# The annotations of JAX leave out some types.
+# jax.numpy leaves out the types of some parameters, such as `device`.
 # pyright: reportUnknownMemberType=false
 
 import dataclasses

@@ -9,9 +9,6 @@ masks the least confident ones again. The level, the pass and all settings are a
 number of programs depends neither on the levels nor on the passes.
 """
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import dataclasses
 import functools
 import math
@@ -316,7 +313,7 @@ def choose(
   flat = logits.reshape(count * frames, -1)
   if processors:
     frame = (rows.starts[:, None] + _frames(codes)).reshape(-1)
-    context = Context(frame, jnp.asarray(settings.level), codes.reshape(count * frames, 1, -1))
+    context = Context(frame, jnp.asarray(settings.level), codes.reshape(count * frames, 1, -1))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
     flat = apply(processors, settings.arrays, flat, context)
   uniform = _uniform(rows, frames, settings).reshape(count * frames, 2)
   drawn, confidence = _drawn(flat, uniform[:, 0], settings.controls)
@@ -350,7 +347,7 @@ def choose_point(
 
 
 def _frames(codes: Int[Array, "rows frames levels"]) -> Int[Array, "frames"]:
-  return jnp.arange(codes.shape[1])
+  return jnp.arange(codes.shape[1])  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
 
 
 def _is_new(codes: Int[Array, "rows frames levels"], rows: Rows) -> Bool[Array, "rows frames"]:
@@ -367,7 +364,7 @@ def _uniform(rows: Rows, frames: int, settings: Pass) -> Float[Array, "rows fram
 
   def of_row(key: Key[Array, ""], start: Int[Array, ""]) -> Float[Array, "frames 2"]:
     key = jax.random.fold_in(key, draw)
-    return jax.vmap(of_frame, (None, 0))(key, start + jnp.arange(frames))
+    return jax.vmap(of_frame, (None, 0))(key, start + jnp.arange(frames))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
 
   return jax.vmap(of_row)(rows.keys, rows.starts)
 

@@ -5,9 +5,6 @@ change without a compilation are its `arrays`; such fields have `compare=False`,
 reads their values from its argument only.
 """
 
-# The annotations of JAX leave out some types.
-# pyright: reportUnknownMemberType=false
-
 import abc
 import dataclasses
 from collections.abc import Sequence
@@ -113,7 +110,7 @@ class RunLimit(Processor):
     del arrays
     run = context.codes[:, -1 - self.limit : -1, 0]
     at_limit = jnp.all(run == run[:, -1:], axis=1)
-    repeat = jnp.arange(logits.shape[1]) == run[:, -1:]
+    repeat = jnp.arange(logits.shape[1]) == run[:, -1:]  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
     return only(logits, ~(repeat & at_limit[:, None]))
 
 

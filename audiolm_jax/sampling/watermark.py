@@ -4,7 +4,7 @@ The context of a code is fixed before it is sampled, so the mark is the same in 
 streams.
 """
 
-# jax.numpy has incomplete annotations.
+# jax.numpy leaves out the types of some parameters, such as `device`.
 # pyright: reportUnknownMemberType=false
 
 import dataclasses

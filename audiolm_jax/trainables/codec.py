@@ -41,7 +41,7 @@ from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core import configs
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params, ShapedBatch
 from audiolm_jax.trainables.adversary import Adversary
 from audiolm_jax.trainables.codec_state import (
   CodecState,
@@ -50,7 +50,6 @@ from audiolm_jax.trainables.codec_state import (
   with_averaged_encoder,
 )
 from audiolm_jax.trainables.gradient_balance import WaveformLosses, balance_gradients
-from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Audio
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import apply_if_finite, apply_updates, update_ema
@@ -376,7 +375,7 @@ class CodecTrainable(Trainable[CodecState]):
     samples = np.sum(batch["length"]) if "length" in batch else np.size(batch["waveform"])
     return {"audio_seconds": float(samples) / self.config.model.sample_rate}
 
-  def flops_per_step(self, batch: Batch, step: int) -> float:
+  def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
     """Returns the operations of an update: encoder, decoder, quantizer and discriminators.
 
     The quantizer has no backward pass. The discriminators process the clip and its reconstruction
@@ -483,6 +482,6 @@ def _waveform_loss(waveform: Array, generated: Array) -> Array:
   return jnp.mean(jnp.abs(waveform - generated))
 
 
-def _whole_frames(waveform: Array, hop_length: int) -> Array:
+def _whole_frames(waveform: Array | np.ndarray, hop_length: int) -> Array:
   samples = waveform.shape[1] // hop_length * hop_length
   return jnp.asarray(waveform[:, :samples], jnp.float32)

@@ -12,10 +12,9 @@ from jaxtyping import Float, Key
 from audiolm_jax.core import configs, modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params, ShapedBatch
 from audiolm_jax.detection.classifier import Classifier, ClassifierConfig
 from audiolm_jax.detection.detector import Detector
-from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.metrics import Metrics
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -99,7 +98,7 @@ class DetectorTrainable(Trainable[TrainState]):
     rate = self.config.classifier.features.sample_rate
     return {"audio_seconds": float(np.sum(batch["length"])) / rate}
 
-  def flops_per_step(self, batch: Batch, step: int) -> float:
+  def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
     """Returns the operations of an update; a backward pass counts as two forward passes."""
     del step  # all steps are equal
     rows, samples = batch["waveform"].shape

@@ -8,11 +8,10 @@ from audiolm_jax.core import configs
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params, ShapedBatch
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stage import ModelConfig, Stage, StageSpec
 from audiolm_jax.sampling import registry
-from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.metrics import Metrics
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -21,7 +20,7 @@ from audiolm_jax.training.trainable import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
-class StageTrainingConfig:
+class StageTrainingConfig(configs.DependentTypes):
   """The configuration of a stage's training run.
 
   Attributes:
@@ -52,7 +51,7 @@ class StageTrainingConfig:
 
   @classmethod
   def field_types(cls, values: Json) -> dict[str, type]:
-    """Returns the types of the fields that depend on the stage's kind, for `configs.from_dict`."""
+    """Returns the types of the fields that depend on the stage's kind; see the base class."""
     spec = registry.spec_class(values["spec"])
     return {"spec": spec, "transformer": spec.config_class()}
 
@@ -102,7 +101,7 @@ class StageTrainable(Trainable[TrainState]):
     """Returns the numbers of tokens in a batch, without padding."""
     return self.config.spec.amounts(batch)
 
-  def flops_per_step(self, batch: Batch, step: int) -> float:
+  def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
     """Returns the floating-point operations of one update."""
     del step  # all steps cost the same
     return self.config.spec.flops_per_step(self.config.transformer, batch)

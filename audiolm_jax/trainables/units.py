@@ -17,14 +17,13 @@ from jaxtyping import Float, Int, Key
 from audiolm_jax.core import configs, modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params, ShapedBatch
 from audiolm_jax.data.frame_labels import NO_LABEL
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.conformer import dense
 from audiolm_jax.semantic.features import normalised_log_mel, pad_waveform, power_spectrum
 from audiolm_jax.semantic.losses import prediction_loss, span_mask
 from audiolm_jax.semantic.unit_encoder import UnitEncoder, UnitEncoderConfig, UnitTokenizer
-from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.metrics import Metrics
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -153,7 +152,7 @@ class UnitTrainable(Trainable[TrainState]):
     seconds = np.sum(batch["length"]) / self.config.encoder.features.sample_rate
     return {"audio_seconds": float(seconds)}
 
-  def flops_per_step(self, batch: Batch, step: int) -> float:
+  def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
     """Returns the operations of an update; the front end has no backward pass."""
     del step  # all steps are equal
     encoder = self.config.encoder
@@ -168,7 +167,7 @@ class UnitTrainable(Trainable[TrainState]):
   ) -> tuple[Float[Array, "batch frames mels"], Array]:
     """Returns log-mel, perturbed if there is a key, and which frames are inside of the clips."""
     features = self.config.encoder.features
-    waveform, length = batch["waveform"], jnp.asarray(batch["length"])
+    waveform, length = map(jnp.asarray, (batch["waveform"], batch["length"]))
     samples_inside = jnp.arange(waveform.shape[1]) < length[:, None]
     power = power_spectrum(pad_waveform(waveform * samples_inside, features, 1), features)
     inside = jnp.arange(power.shape[1]) < -(-length[:, None] // features.hop_length)

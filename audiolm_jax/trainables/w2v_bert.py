@@ -17,7 +17,7 @@ from audiolm_jax.core import configs, modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.keys import new_key
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params, ShapedBatch
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.conformer import (
   FRAMES_PER_STEP,
@@ -37,7 +37,6 @@ from audiolm_jax.semantic.losses import (
 )
 from audiolm_jax.semantic.quantizer import GumbelQuantizer
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer
-from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.metrics import Metrics
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -247,7 +246,7 @@ class SemanticTrainable(Trainable[TrainState]):
     seconds = np.sum(batch["length"]) / self.config.encoder.features.sample_rate
     return {"audio_seconds": float(seconds)}
 
-  def flops_per_step(self, batch: Batch, step: int) -> float:
+  def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
     """Returns the operations of an update: front end, encoder, quantizer, heads, similarities.
 
     The front end has no backward pass. The perturbations of `augment` are omitted.
@@ -308,7 +307,7 @@ class SemanticTrainable(Trainable[TrainState]):
   ) -> tuple[Float[Array, "views frames mels"], Bool[Array, "views steps"]]:
     """Returns features of two perturbed views, or of one clean view without key or `augment`."""
     encoder, augment = self.config.encoder, self.config.augment
-    waveform, length = batch["waveform"], batch["length"]
+    waveform, length = map(jnp.asarray, (batch["waveform"], batch["length"]))
     inside = jnp.arange(waveform.shape[1]) < length[:, None]
     padded = pad_waveform(waveform * inside, encoder.features)
     power = power_spectrum(padded, encoder.features)

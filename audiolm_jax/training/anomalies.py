@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from audiolm_jax.training.batches import Batch
+from audiolm_jax.core.modules import Batch
 
 Row = Mapping[str, float]
 

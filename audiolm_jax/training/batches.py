@@ -2,12 +2,10 @@
 
 import queue
 import threading
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from audiolm_jax.core.configs import JsonDict
-
-Batch = Mapping[str, Any]
+from audiolm_jax.core.modules import Batch
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ from jaxtyping import PyTree
 from audiolm_jax.core import configs
 from audiolm_jax.core.configs import Json, JsonDict
 from audiolm_jax.core.errors import CheckpointError, ConfigError
-from audiolm_jax.training.batches import Batch
+from audiolm_jax.core.modules import Batch
 from audiolm_jax.training.processes import agreed
 from audiolm_jax.training.trainable import AnyTrainable
 

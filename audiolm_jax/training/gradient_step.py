@@ -5,7 +5,7 @@ import optax
 from jaxtyping import Float, Key
 
 from audiolm_jax.core.arrays import Array
-from audiolm_jax.training.batches import Batch
+from audiolm_jax.core.modules import Batch
 from audiolm_jax.training.microbatches import LossFunction, loss_and_gradients
 from audiolm_jax.training.train_state import TrainState, apply_gradients, apply_if_finite
 

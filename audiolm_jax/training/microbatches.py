@@ -10,8 +10,7 @@ from jaxtyping import Float, Key, PyTree
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.core.modules import Params
-from audiolm_jax.training.batches import Batch
+from audiolm_jax.core.modules import Batch, Params
 from audiolm_jax.training.metrics import WEIGHT, Metrics
 from audiolm_jax.training.partitioning import BATCH_AXES
 
@@ -43,7 +42,7 @@ def loss_and_gradients(
   if microbatches == 1:
     (value, metrics), gradients = gradient(params, batch, rng)
     return value, dict(metrics), gradients
-  parts = {name: _split(value, microbatches) for name, value in batch.items()}
+  parts = {name: _split(jnp.asarray(value), microbatches) for name, value in batch.items()}
   keys = jax.random.split(rng, microbatches)
 
   def weighted(part: Batch, key: Key[Array, ""]) -> tuple[Array, PyTree]:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.modules import Batch, ShapedBatch
 
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -150,7 +151,7 @@ class Partitioner:
       axes.append(tuple(names) if divides else None)
     return NamedSharding(self.mesh, PartitionSpec(*axes))
 
-  def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
+  def check_batch(self, batch: ShapedBatch) -> None:
     """Raises `ConfigError` if the mesh cannot split a batch evenly."""
     shards = math.prod(self.mesh.shape[a] for a in BATCH_AXES)
     for name, value in batch.items():
@@ -161,7 +162,7 @@ class Partitioner:
           f"(mesh axes {' x '.join(BATCH_AXES)}); make BATCH_SIZE a multiple of {shards}"
         )
 
-  def abstract_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+  def abstract_batch(self, batch: ShapedBatch) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes and dtypes of `put_batch(batch)`: rows of all processes, JAX's dtypes."""
     rows = jax.process_count()
     local = jax.eval_shape(dict, batch)
@@ -172,7 +173,7 @@ class Partitioner:
       for name, x in local.items()
     }
 
-  def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  def put_batch(self, batch: Batch) -> dict[str, jax.Array]:
     """Puts this process's rows of a batch on its devices and returns global arrays."""
     return {
       name: jax.make_array_from_process_local_data(self.batch_sharding, np.asarray(value))

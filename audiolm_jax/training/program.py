@@ -15,9 +15,8 @@ from audiolm_jax.core import products
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.keys import new_key
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params, ShapedBatch
 from audiolm_jax.training import metrics as metrics_lib
-from audiolm_jax.training.batches import Batch
 from audiolm_jax.training.metrics import Accumulator, Audio, Image
 from audiolm_jax.training.partitioning import Partitioner, describe, unbox
 from audiolm_jax.training.trainable import Trainable
@@ -48,7 +47,7 @@ class TrainingProgram:
     self,
     model: Trainable,
     partitioner: Partitioner,
-    batch: Batch,
+    batch: ShapedBatch,
     precision: products.Precision = products.Precision.FLOAT32,
   ):
     self._model, self._partitioner, self._precision = model, partitioner, precision

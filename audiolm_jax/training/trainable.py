@@ -8,8 +8,7 @@ from jaxtyping import Key
 
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
-from audiolm_jax.core.modules import Params
-from audiolm_jax.training.batches import Batch
+from audiolm_jax.core.modules import Batch, Params, ShapedBatch
 from audiolm_jax.training.metrics import Audio, Image, Metrics
 
 State = TypeVar("State")
@@ -112,7 +111,7 @@ class Trainable(abc.ABC, Generic[State]):
     del batch
     return {}
 
-  def flops_per_step(self, batch: Batch, step: int) -> float:
+  def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
     """Returns the floating-point operations of training step `step`; 0 if unknown.
 
     Counts the matrix products and convolutions of the forward and backward passes, by formula from

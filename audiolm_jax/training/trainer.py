@@ -18,13 +18,13 @@ from jaxtyping import PyTree
 
 from audiolm_jax.core.errors import ConfigError, DataError, UserError
 from audiolm_jax.core.keys import new_key
-from audiolm_jax.core.modules import Params
+from audiolm_jax.core.modules import Batch, Params
 from audiolm_jax.core.products import Precision
 from audiolm_jax.io import files
 from audiolm_jax.training import anomalies, precision, run_folder, run_lock, summary
 from audiolm_jax.training import checkpoints as checkpoints_lib
 from audiolm_jax.training import metrics as metrics_lib
-from audiolm_jax.training.batches import Batch, Batches, Prefetched
+from audiolm_jax.training.batches import Batches, Prefetched
 from audiolm_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.processes import agreed

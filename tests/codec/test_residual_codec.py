@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from audiolm_jax.codec.quantizer import residual_quantize
+from audiolm_jax.codec.residual_codec import decode_chunk, encode_chunk
 
 from .conftest import CONFIG, chirp
 
@@ -16,6 +17,29 @@ def test_long_clip_codes_equal_whole_clip_codes(codec):
   latents = CONFIG.encode_latents(codec.params["encoder"], jnp.asarray(padded))
   whole = residual_quantize(latents, codec.params["codebooks"])[0]
   np.testing.assert_array_equal(codec.encode_long(waveform), whole)
+
+
+def test_clips_of_any_length_compile_two_sizes(codec):
+  lengths = [1, 320 * 30, 320 * 120 - 5, 320 * 249, 320 * 250, 320 * 601 + 7]
+  for program in (encode_chunk, decode_chunk):
+    program.clear_cache()
+  for samples in lengths:
+    codec.decode(codec.encode_long(chirp(samples))[None])
+  assert encode_chunk._cache_size() == decode_chunk._cache_size() == 2
+
+
+def test_rows_of_unequal_lengths_compile_two_sizes_for_whole_batches_and_for_single_clips(codec):
+  lengths = [320 * frames - 1 for frames in (40, 310, 1, 260, 100, 299, 17)]
+  clips = [chirp(samples, seed) for seed, samples in enumerate(lengths)]
+  for program in (encode_chunk, decode_chunk):
+    program.clear_cache()
+  for count in (7, 6, 5):
+    codec.encode_clips(clips[:count], 2)
+  assert encode_chunk._cache_size() <= 4
+  rows = np.zeros((3, 310, 3), np.int32)
+  for frames in ([310, 2, 70], [1, 90, 280], [250, 300, 60], [5, 40, 30]):
+    codec.decode(rows[:, : max(frames)], np.array(frames))
+  assert decode_chunk._cache_size() <= 2
 
 
 def test_a_beam_search_encodes_more_accurately_in_every_way_of_encoding(codec):

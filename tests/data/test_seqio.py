@@ -49,6 +49,9 @@ class LoudnessTokenizer:
   def tokenize_long(self, waveform):
     return _loudness(waveform, 640, 10, 3)
 
+  def tokenize_clips(self, waveforms, batch_size):
+    return [self.tokenize_long(waveform) for waveform in waveforms]
+
 
 def _loudness(waveform, hop, size, factor):
   padded = np.pad(waveform, (0, -len(waveform) % hop)).reshape(-1, hop)

@@ -35,6 +35,9 @@ class ToneTokenizer:
     frames = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
     return np.abs(np.fft.rfft(frames))[:, 10 : 10 + 4 * TONES : 4].argmax(1)
 
+  def tokenize_clips(self, waveforms, batch_size):
+    return [self.tokenize_long(waveform) for waveform in waveforms]
+
 
 def sound(tokens):
   time = np.arange(len(tokens) * HOP).reshape(-1, HOP)
