@@ -357,34 +357,25 @@ if [[ -z $tokenizers ]]; then
     "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
     --name="$name" --output="$work/tokenizers" --storage="$storage"
   tokenizers=$work/tokenizers
-  settings_of_tokens=(--gin.NUM_CLUSTERS="$num_clusters")
   parallel_settings=(${latent_settings[@]+"${latent_settings[@]}"})
-  fine_settings=(--gin.NUM_FINE_QUANTIZERS=8)
-  frame_rate=
+  has_fine_levels=yes
 else
-  described=$("$python" launch/tokenizer_settings.py --bundle="$tokenizers")
-  mapfile -t settings_of_tokens < <(grep -v QUANTIZERS <<<"$described")
+  "$python" -m audiolm_jax.bundles info "$tokenizers" >/dev/null
+  levels=$("$python" -c 'import sys
+from audiolm_jax.bundles import load_bundle
+bundle = load_bundle(sys.argv[1])
+print(0 if bundle.stages else bundle.codec.spec.num_quantizers)' "$tokenizers")
+  ((levels)) || fail "--tokenizers $tokenizers has stages, which new ones cannot be added to;" \
+    "give a bundle of its tokenizers only, exported with export_bundle --tokenizers_only"
   # Codecs of other projects have no codebooks in one common space.
-  parallel_settings=("$(grep gin.NUM_QUANTIZERS <<<"$described")" --gin.HEADS="'plain'")
-  mapfile -t fine_settings < <(grep FINE <<<"$described" || true)
-  frame_rate=$(sed -n 's/.*FRAME_RATE=//p' <<<"$described")
+  parallel_settings=(--gin.HEADS="'plain'")
+  has_fine_levels=
+  ((levels <= 4)) || has_fine_levels=yes # the coarse stage predicts four
 fi
 step tokens "tokenizes the corpus" "no more than 1 % of the clips skipped" \
   "$python" -m audiolm_jax.cache_tokens --bundle="$tokenizers" "${corpus[@]}" \
   --output_dir="$work/tokens"
-tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'"
-  "${settings_of_tokens[@]}")
-
-# frames SECONDS: the tiny stages have an embedding for every frame of a crop, and one more.
-frames() {
-  awk "BEGIN {print \"--gin.NUM_FRAME_EMBEDDINGS=\" int($1 * $frame_rate) + 1}"
-}
-coarse_frames=()
-fine_frames=()
-if [[ $size == tiny && -n $frame_rate ]]; then
-  coarse_frames=("$(frames 4)")
-  fine_frames=("$(frames 1)")
-fi
+tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'")
 
 bundle_step=bundle
 stages=()
@@ -396,7 +387,7 @@ if [[ -z $acoustic_only ]]; then
       --bundle="$tokenizers" "${semantic_corpus[@]}" --streams=semantic \
       --output_dir="$work/semantic_tokens"
     semantic_tokens=(--gin_file=gin_configs/runs/tokens_in_memory.gin
-      --gin.TOKENS_DIR="'$work/semantic_tokens'" "${settings_of_tokens[@]}")
+      --gin.TOKENS_DIR="'$work/semantic_tokens'" --gin.BUNDLE="'$tokenizers'")
   fi
   train semantic_stage "trains the semantic stage" "$semantic_stage_band" \
     "semantic_stage_$size" "${semantic_tokens[@]}"
@@ -409,31 +400,25 @@ if [[ $acoustic == parallel ]]; then
   stages+=(--stage_dir=parallel="$work/parallel_stage")
 elif [[ -z $acoustic_only ]]; then
   train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
-    "coarse_stage_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
+    "coarse_stage_$size" "${tokens[@]}"
   stages+=(--stage_dir=coarse="$work/coarse_stage")
 else
   bundle_step=acoustic_only_bundle
   train acoustic_only "trains a coarse stage without semantic tokens" "$acoustic_only_band" \
-    "acoustic_only_$size" "${tokens[@]}" ${coarse_frames[@]+"${coarse_frames[@]}"}
+    "acoustic_only_$size" "${tokens[@]}"
   stages=(--stage_dir=coarse="$work/acoustic_only")
 fi
 # Unless the coarse stage has all levels of the codec.
-if [[ $acoustic == cascade ]] && ((${#fine_settings[@]})); then
+if [[ $acoustic == cascade && -n $has_fine_levels ]]; then
   train fine_stage "trains the fine stage" "$fine_stage_band" \
-    "fine_stage_$size" "${tokens[@]}" "${fine_settings[@]}" ${fine_frames[@]+"${fine_frames[@]}"}
+    "fine_stage_$size" "${tokens[@]}"
   stages+=(--stage_dir=fine="$work/fine_stage")
 fi
 
 # conditioned NAME EXPECTED: trains a stage with a source and adds it to the bundle.
 conditioned() {
-  local name=$1 expected=$2 semantic_settings
-  mapfile -t semantic_settings < <(
-    printf '%s\n' "${settings_of_tokens[@]}" | grep -E 'NUM_CLUSTERS|SEMANTIC_RATE'
-  )
-  train "${name}_stage" "trains the $name stage" "$expected" "${name}_stage_$size" \
-    --gin_file=gin_configs/runs/tokens_in_memory.gin --gin.TOKENS_DIR="'$work/tokens'" \
-    "${semantic_settings[@]}"
-  stages+=(--stage_dir="$name=$work/${name}_stage")
+  train "${1}_stage" "trains the $1 stage" "$2" "${1}_stage_$size" "${tokens[@]}"
+  stages+=(--stage_dir="$1=$work/${1}_stage")
 }
 
 if [[ -n $text ]]; then

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from audiolm_jax import train
+from audiolm_jax.bundles import save_bundle
 from audiolm_jax.codec import frame_rate, soundstream
 from audiolm_jax.core import command_line, configs, shapes
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.streams import Role, Stream
 from audiolm_jax.data import token_shards, token_store
 from audiolm_jax.detection import classifier
-from audiolm_jax.lm import stages
+from audiolm_jax.lm import stages, text
 from audiolm_jax.trainables import registry
 from audiolm_jax.trainables.codec import CodecTrainingConfig
 from audiolm_jax.training import run_lock
@@ -175,14 +177,125 @@ def test_a_later_file_replaces_the_data():
   assert settings["eval_dataset"].num_epochs == 1
 
 
-def test_stages_read_their_own_spec_from_a_token_store():
-  settings, _ = resolve(
-    "fine_stage_tiny",
-    "runs/tokens_in_memory",
-    bindings=["MODEL_DIR = 'm'", "TOKENS_DIR = 't'", "CODEBOOK_SIZE = 256"],
-  )
-  assert settings["train_dataset"].spec == settings["model"].config.spec
-  assert settings["train_dataset"].spec.codebook_size == 256
+STREAMS = [
+  Stream("semantic", 8, 20.0),
+  Stream("codes", 12, 40.0, levels=6),
+  Stream("text", 0x110000, role=Role.SOURCE),
+  Stream("semantic", 8, 20.0, role=Role.SOURCE),
+]
+
+
+@pytest.fixture(scope="module")
+def described_tokens(tmp_path_factory):
+  """A store with texts and sources: 8 clusters of 20 Hz, 6 levels of 12 codes of 40 Hz."""
+  folder = tmp_path_factory.mktemp("described") / "tokens"
+  random = np.random.default_rng(0)
+  writer = token_store.TokenStoreWriter(folder, "hash", streams=STREAMS)
+  for i in range(6):
+    streams = {
+      "semantic": random.integers(0, 8, 60),
+      "codes": random.integers(0, 12, (120, 6)),
+      "source.text": text.code_points(f"tune {i}"),
+      "source.semantic": random.integers(0, 8, 40),
+    }
+    writer.add(token_shards.TokenClip(str(i), streams, split="train", seconds=3.0))
+  writer.finish()
+  return folder
+
+
+def on_tokens(name, folder, *bindings):
+  given = ["MODEL_DIR = 'm'", f"TOKENS_DIR = '{folder}'", "BATCH_SIZE = 2", *bindings]
+  return resolve(name, "runs/tokens_in_memory", bindings=given)[0]
+
+
+TOKEN_NUMBERS = {
+  "semantic_stage_tiny": {},
+  "coarse_stage_tiny": {"num_source_quantizers": 0, "num_target_quantizers": 4},
+  "coarse_stage_small": {"num_source_quantizers": 0, "num_target_quantizers": 4},
+  "acoustic_only_tiny": {"num_source_quantizers": 0, "num_target_quantizers": 4},
+  "fine_stage_tiny": {"num_source_quantizers": 4, "num_target_quantizers": 2},
+  "fine_stage_small": {"num_source_quantizers": 4, "num_target_quantizers": 2},
+  "parallel_stage_tiny": {"num_quantizers": 6},
+  "text_stage_tiny": {},
+  "speech_stage_tiny": {"source_rate": None, "source_clusters": None},
+  "transcript_stage_tiny": {},
+}
+
+
+@pytest.mark.parametrize("name", TOKEN_NUMBERS)
+def test_the_numbers_of_a_stage_follow_from_the_token_store(name, described_tokens):
+  settings = on_tokens(name, described_tokens)
+  model, dataset = settings["model"], settings["train_dataset"]
+  spec = model.config.spec
+  assert dataset.spec == settings["eval_dataset"].spec == spec
+  expected = TOKEN_NUMBERS[name] | {"num_clusters": 8, "semantic_rate": 20.0}
+  if hasattr(spec, "codebook_size"):
+    expected |= {"codebook_size": 12, "frame_rate": 40.0}
+  assert {field: getattr(spec, field) for field in expected} == expected
+  batch = next(dataset())
+  shapes_of_batch = {name: value.shape for name, value in batch.items()}
+  assert shapes_of_batch == {n: leaf.shape for n, leaf in dataset.batch_shapes().items()}
+  state = unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
+  _, metrics = jax.eval_shape(model.train_step, state, batch, jax.random.key(1))
+  assert metrics["loss"].shape == ()
+
+
+def test_stated_numbers_of_the_tokens_give_the_same_stages(described_tokens):
+  stated = ["NUM_CLUSTERS = 8", "SEMANTIC_RATE = 20.0", "CODEBOOK_SIZE = 12", "FRAME_RATE = 40.0"]
+  levels = {
+    "coarse_stage_tiny": ["NUM_COARSE_QUANTIZERS = 4", "NUM_FRAME_EMBEDDINGS = 161"],
+    "fine_stage_tiny": ["NUM_COARSE_QUANTIZERS = 4", "NUM_FINE_QUANTIZERS = 2"],
+    "parallel_stage_tiny": ["NUM_QUANTIZERS = 6"],
+    "semantic_stage_tiny": [],
+  }
+  for name, more in levels.items():
+    found = on_tokens(name, described_tokens)["model"].config
+    assert on_tokens(name, described_tokens, *stated, *more)["model"].config == found
+  fewer = on_tokens("parallel_stage_tiny", described_tokens, "NUM_QUANTIZERS = 4")
+  assert fewer["model"].config.spec.num_quantizers == 4
+
+
+@pytest.mark.parametrize(
+  ("name", "binding", "message"),
+  [
+    ("semantic_stage_tiny", "NUM_CLUSTERS = 9", "vocabulary of 9 in semantic, its tokens have 8"),
+    ("coarse_stage_tiny", "FRAME_RATE = 50.0", "rate of 50.0 in codes, its tokens have 40.0"),
+    ("fine_stage_tiny", "NUM_FINE_QUANTIZERS = 8", "12 levels of codes, its tokens have 6"),
+    ("parallel_stage_tiny", "CODEBOOK_SIZE = 16", "vocabulary of 16 in codes, its tokens have 12"),
+    ("text_stage_tiny", "SEMANTIC_RATE = 25.0", "rate of 25.0 in semantic, its tokens have 20.0"),
+    ("speech_stage_tiny", "NUM_CLUSTERS = 9", "vocabulary of 9 in source.semantic, its tokens"),
+    ("fine_stage_tiny", "NUM_COARSE_QUANTIZERS = 6", "after the first 6, its tokens have 6"),
+  ],
+)
+def test_a_number_that_is_not_that_of_the_tokens_is_refused(
+  name, binding, message, described_tokens
+):
+  with pytest.raises(ConfigError) as error:
+    on_tokens(name, described_tokens, binding)
+  assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_that_a_store_lacks_follow_from_the_bundle(miniature_bundle, tmp_path):
+  folder = save_bundle(miniature_bundle, tmp_path / "tokenizers")
+  bundle = f"BUNDLE = '{folder}'"
+  stated = "NUM_COARSE_QUANTIZERS = 3"
+  spec = resolve("fine_stage_tiny", bindings=[*REQUIRED, bundle, stated])[0]["model"].config.spec
+  assert (spec.codebook_size, spec.num_clusters) == (16, 16)
+  assert (spec.num_source_quantizers, spec.num_target_quantizers) == (3, 1)
+  store = tmp_path / "tokens"
+  for token_hash in (miniature_bundle.token_hash, "other"):
+    streams = [Stream("semantic", 16, 25.0)]
+    token_store.TokenStoreWriter(store / token_hash, token_hash, streams=streams).finish()
+  spec = on_tokens("semantic_stage_tiny", store / miniature_bundle.token_hash, bundle)
+  assert spec["model"].config.spec.codebook_size == 16
+  with pytest.raises(ConfigError, match="of other tokenizers"):
+    on_tokens("semantic_stage_tiny", store / "other", bundle)
+
+
+def test_without_tokens_a_stage_has_the_numbers_of_the_paper():
+  for name, spec in stages.paper_stages().items():
+    found = resolve(f"{name}_stage_base", bindings=REQUIRED)[0]["model"].config.spec
+    assert found == spec
 
 
 def test_arguments_of_gin_become_bindings():
@@ -259,11 +372,12 @@ def test_invalid_flags_of_multiprocess_runs_are_one_line(arguments, message, tmp
 
 def write_random_tokens(folder, splits=("valid", *["train"] * 5)):
   rng = np.random.default_rng(0)
-  writer = token_store.TokenStoreWriter(folder, "hash")
+  streams = [Stream("semantic", 8, 25.0)]
+  writer = token_store.TokenStoreWriter(folder, "hash", streams=streams)
   for i, split in enumerate(splits):
     clip = token_shards.TokenClip(
       id=str(i),
-      streams={"semantic": rng.integers(0, 16, 80)},
+      streams={"semantic": rng.integers(0, 8, 80)},
       split=split,
       seconds=3.2,
     )
@@ -278,7 +392,6 @@ def test_the_command_trains_a_stage_from_a_token_store_and_resumes(tmp_path):
     "--gin_file=gin_configs/runs/tokens_in_memory.gin",
     f"--gin.TOKENS_DIR='{tmp_path / 'tokens'}'",
     f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
-    "--gin.NUM_CLUSTERS=16",
     "--gin.BATCH_SIZE=2",
     "--gin.CROP_SECONDS=2.0",
     "--gin.LOG_PERIOD=2",
@@ -291,14 +404,14 @@ def test_the_command_trains_a_stage_from_a_token_store_and_resumes(tmp_path):
   first = run_cli(*arguments, "--gin.TRAIN_STEPS=4")
   assert first.returncode == 0, first.stderr
   assert "4/4" in first.stderr and "held-out" in first.stderr
-  second = run_cli(*arguments, "--gin.TRAIN_STEPS=6")
+  second = run_cli(*arguments, "--gin.TRAIN_STEPS=6", "--gin.NUM_CLUSTERS=8")
   assert second.returncode == 0, second.stderr
   assert "resuming from checkpoint_4" in second.stderr
   refused = run_cli(*arguments, "--gin.TRAIN_STEPS=6", "--gin.DROPOUT_RATE=0.2")
   assert refused.returncode == 2
   assert "config.transformer.dropout_rate was 0.1, is 0.2" in refused.stderr
   component, config, params = registry.load_inference_params(tmp_path / "run")
-  assert component == "semantic_stage" and config.spec.num_clusters == 16
+  assert component == "semantic_stage" and config.spec.num_clusters == 8
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
@@ -312,7 +425,6 @@ def test_a_folder_in_use_and_a_corpus_without_held_out_clips_are_refused_before_
     "--gin_file=gin_configs/runs/tokens_in_memory.gin",
     f"--gin.TOKENS_DIR='{tmp_path / 'tokens'}'",
     f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
-    "--gin.NUM_CLUSTERS=16",
   ]
 
   def refused():

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from audiolm_jax.bundles import tensors
 from audiolm_jax.codec.interface import Codec
+from audiolm_jax.codec.registry import CODECS
 from audiolm_jax.core import configs
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError
@@ -18,12 +19,11 @@ from audiolm_jax.lm.stage import CODEBOOKS
 from audiolm_jax.sampling import registry
 
 # Configuration and class of each kind. A module is imported only when a bundle needs it.
-_CODEC, _SEMANTIC, _PRETRAINED = (f"audiolm_jax.{p}" for p in ("codec", "semantic", "pretrained"))
-_RESIDUAL = f"{_CODEC}.residual_codec:ResidualCodec"
+_SEMANTIC, _PRETRAINED = "audiolm_jax.semantic", "audiolm_jax.pretrained"
+_RESIDUAL = "audiolm_jax.codec.residual_codec:ResidualCodec"
 TOKENIZERS = {
   "codec": {
-    "soundstream": (f"{_CODEC}.soundstream:SoundStreamConfig", _RESIDUAL),
-    "frame_rate": (f"{_CODEC}.frame_rate:FrameRateConfig", _RESIDUAL),
+    **{kind: (config, _RESIDUAL) for kind, config in CODECS.items()},
     "dac": (f"{_PRETRAINED}.dac:DacConfig", f"{_PRETRAINED}.dac:DacCodec"),
     "encodec": (f"{_PRETRAINED}.encodec_layers:EncodecConfig", _RESIDUAL),
     "mimi": (f"{_PRETRAINED}.mimi_layers:MimiConfig", f"{_PRETRAINED}.mimi:MimiCodec"),

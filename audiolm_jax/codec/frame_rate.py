@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 
 from audiolm_jax.chunking import Sizes
 from audiolm_jax.codec.causal import State, Streamed
-from audiolm_jax.codec.residual_codec import ResidualConfig
+from audiolm_jax.codec.residual_codec import TrainableConfig
 from audiolm_jax.core import modules, products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
@@ -40,7 +40,7 @@ _MAX_LOG_SCALE = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameRateConfig(ResidualConfig):
+class FrameRateConfig(TrainableConfig):
   """Shape of the codec; the defaults are 6 kbit/s at 50 frames per second.
 
   Attributes:

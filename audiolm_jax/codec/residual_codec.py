@@ -139,6 +139,21 @@ class ResidualConfig(abc.ABC):
     return waveform[:, self.lookahead_frames * self.hop_length :]
 
 
+class TrainableConfig(ResidualConfig):
+  """A configuration of a codec that this project trains; `registry.CODECS` lists its subclasses."""
+
+  # The subclasses are dataclasses.
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+  @abc.abstractmethod
+  def encoder_flops(self, samples: int) -> float:
+    """Returns the floating-point operations of the encoder for a clip of whole frames."""
+
+  @abc.abstractmethod
+  def decoder_flops(self, samples: int) -> float:
+    """Returns the floating-point operations of the decoder for a clip of whole frames."""
+
+
 class ResidualCodec(ChunkedCodec):
   """Runs the networks of its configuration in chunks and carries a state from chunk to chunk.
 

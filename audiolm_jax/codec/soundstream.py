@@ -21,14 +21,14 @@ from audiolm_jax.codec.causal import (
   TransposedConv,
   elu,
 )
-from audiolm_jax.codec.residual_codec import ResidualConfig
+from audiolm_jax.codec.residual_codec import TrainableConfig
 from audiolm_jax.core import shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 
 
 @dataclasses.dataclass(frozen=True)
-class SoundStreamConfig(ResidualConfig):
+class SoundStreamConfig(TrainableConfig):
   """Shape of a SoundStream; the defaults are those of AudioLM's speech codec (6 kbit/s).
 
   Attributes:

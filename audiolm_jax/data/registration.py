@@ -14,19 +14,18 @@ bundle's raises an error.
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import seqio
 import tensorflow as tf
 
 from audiolm_jax.core.errors import DataError
-from audiolm_jax.core.streams import CODES, SEMANTIC, Stream
-from audiolm_jax.data import preprocessors, sources, token_store
+from audiolm_jax.core.streams import CODES, Stream
+from audiolm_jax.data import preprocessors, sources
+from audiolm_jax.data.token_streams import is_token_store, load_tokenizers
 from audiolm_jax.data.tokenization import streams_of
-from audiolm_jax.io import storage
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.stage import Feature, StageSpec
+from audiolm_jax.lm.stage import Feature, StageSpec, vocabularies_and_rates
 
 if TYPE_CHECKING:
   from audiolm_jax.bundles.bundle import Bundle
@@ -84,7 +83,7 @@ def register_audio_tasks(
     if _registered[name].arguments == arguments:
       return _registered[name].names
     _forget(name)
-  if storage.exists(storage.join(source, token_store.STORE_FILE)):
+  if is_token_store(source):
     stored = sources.TokenStoreDataSource(source, token_hash)
     specs = _checked_stages(stage_specs, stored.info.streams)
     names = _register_stages(name, stored, specs, [], stored.info.token_hash, stored.ranks)
@@ -319,18 +318,7 @@ def _audio_source(
 
 
 def _load(bundle: "str | os.PathLike[str] | Bundle | None") -> "Bundle | None":
-  if not isinstance(bundle, str | os.PathLike):
-    return bundle
-  written = Path(bundle, "bundle.json")
-  return _load_bundle(str(bundle), written.stat().st_mtime if written.exists() else None)
-
-
-@functools.lru_cache(maxsize=2)
-def _load_bundle(name_or_dir: str, written: float | None) -> "Bundle":
-  del written  # part of the cache key, so that a new export is loaded again
-  from audiolm_jax import bundles
-
-  return bundles.load_bundle(name_or_dir, stages=())
+  return load_tokenizers(bundle) if isinstance(bundle, str | os.PathLike) else bundle
 
 
 def _checked_stages(
@@ -343,11 +331,5 @@ def _checked_stages(
 
 
 def _stages_for(streams: Mapping[str, Stream]) -> Mapping[str, StageSpec]:
-  semantic, codes = streams[SEMANTIC], streams[CODES]
-  return stages.paper_stages(
-    semantic_rate=semantic.rate or 0.0,
-    num_clusters=semantic.size,
-    frame_rate=codes.rate or 0.0,
-    num_quantizers=codes.levels,
-    codebook_size=codes.size,
-  )
+  levels = streams[CODES].levels
+  return stages.paper_stages(num_quantizers=levels, **vocabularies_and_rates(streams))

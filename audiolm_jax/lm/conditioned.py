@@ -31,10 +31,27 @@ from audiolm_jax.core.ranges import (
   Vocabulary,
 )
 from audiolm_jax.core.shapes import Shapes
-from audiolm_jax.core.streams import SEMANTIC, TEXT, TRANSCRIPT, Record, Role, Stream, by_key
+from audiolm_jax.core.streams import (
+  SEMANTIC,
+  SOURCE_SEMANTIC,
+  TEXT,
+  TRANSCRIPT,
+  Record,
+  Role,
+  Stream,
+  by_key,
+)
 from audiolm_jax.lm import text
 from audiolm_jax.lm.config import Positions, TransformerConfig
-from audiolm_jax.lm.stage import Example, Feature, ModelConfig, Scalar, StageSpec
+from audiolm_jax.lm.stage import (
+  Example,
+  Feature,
+  ModelConfig,
+  Scalar,
+  StageSpec,
+  configured,
+  vocabularies_and_rates,
+)
 from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD, TokenLayout
 
 _MOST_CHARACTERS = 4_096
@@ -248,6 +265,18 @@ class ConditionedSpec(StageSpec):
       found["source_tokens"] = Feature((self.source_length,))
     return found
 
+  def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
+    """Returns the vocabulary and rate of semantic tokens, and those of sources if they differ."""
+    semantic = {key: stream for key, stream in streams.items() if key == SEMANTIC}
+    found = vocabularies_and_rates(semantic)
+    if self.source is Source.SEMANTIC and not self.is_transcript and SOURCE_SEMANTIC in streams:
+      source, target = streams[SOURCE_SEMANTIC], streams.get(SEMANTIC)
+      if target is None or source.size != target.size:
+        found["source_clusters"] = source.size
+      if target is None or source.rate != target.rate:
+        found["source_rate"] = source.rate
+    return found
+
   def refusal(self, record: Record) -> str:
     """Returns why a clip cannot be an example: its length, or its text."""
     semantic = record.get(SEMANTIC)
@@ -445,17 +474,36 @@ def at_rate(
   return np.asarray(semantic)[middles.astype(np.int64)]
 
 
-def text_stage(**overrides: object) -> ConditionedSpec:
-  """Returns the stage that text to speech puts before the acoustic stages."""
-  return dataclasses.replace(ConditionedSpec("text"), **overrides)
+def text_stage(*, streams: Mapping[str, Stream] | None = None, **stated: object) -> ConditionedSpec:
+  """Returns the stage that text to speech puts before the acoustic stages.
+
+  Args:
+    streams: streams of the tokens by key, such as those of a token store; see `configured`.
+    **stated: values of other fields.
+  """
+  return configured(ConditionedSpec("text"), streams, stated)
 
 
-def speech_stage(**overrides: object) -> ConditionedSpec:
-  """Returns the stage of speech to speech: the text stage with another recording as its source."""
-  return dataclasses.replace(ConditionedSpec("speech", ConditionedSource.SEMANTIC), **overrides)
+def speech_stage(
+  *, streams: Mapping[str, Stream] | None = None, **stated: object
+) -> ConditionedSpec:
+  """Returns the stage of speech to speech: the text stage with another recording as its source.
+
+  Args:
+    streams: as of `text_stage`.
+    **stated: values of other fields.
+  """
+  return configured(ConditionedSpec("speech", ConditionedSource.SEMANTIC), streams, stated)
 
 
-def transcript_stage(**overrides: object) -> ConditionedSpec:
-  """Returns the stage that recognizes speech: the text stage with source and target exchanged."""
+def transcript_stage(
+  *, streams: Mapping[str, Stream] | None = None, **stated: object
+) -> ConditionedSpec:
+  """Returns the stage that recognizes speech: the text stage with source and target exchanged.
+
+  Args:
+    streams: as of `text_stage`.
+    **stated: values of other fields.
+  """
   spec = ConditionedSpec("transcript", ConditionedSource.SEMANTIC, target=Target.TEXT)
-  return dataclasses.replace(spec, **overrides)
+  return configured(spec, streams, stated)

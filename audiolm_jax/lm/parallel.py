@@ -9,6 +9,7 @@ level 2   y     y     .     .     .     .         .: masked
 import dataclasses
 import enum
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +26,8 @@ from audiolm_jax.lm.stage import (
   SamplingSettings,
   Scalar,
   StageSpec,
+  configured,
+  vocabularies_and_rates,
 )
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
@@ -252,6 +255,13 @@ class ParallelSpec(StageSpec):
     """Acoustic frames in one crop."""
     return self.writes.steps(self.crop_seconds)
 
+  def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
+    """Returns the vocabularies, rates and levels of tokens."""
+    found = vocabularies_and_rates(streams)
+    if CODES in streams:
+      found["num_quantizers"] = min(self.num_quantizers, streams[CODES].levels)
+    return found
+
   def features(self) -> dict[str, Feature]:
     """Returns the features by frame.
 
@@ -423,6 +433,14 @@ class ParallelSpec(StageSpec):
     )
 
 
-def parallel_stage(**overrides: object) -> ParallelSpec:
-  """Returns the stage that replaces the paper's coarse and fine stages."""
-  return dataclasses.replace(ParallelSpec("parallel"), **overrides)
+def parallel_stage(
+  *, streams: Mapping[str, Stream] | None = None, **stated: object
+) -> ParallelSpec:
+  """Returns the stage that replaces the paper's coarse and fine stages.
+
+  Args:
+    streams: streams of the tokens by key, such as those of a token store; see `configured`. The
+      stage predicts their first 12 levels, or all if there are fewer.
+    **stated: values of other fields.
+  """
+  return configured(ParallelSpec("parallel"), streams, stated)

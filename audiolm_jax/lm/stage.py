@@ -8,14 +8,14 @@ lists the kinds.
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.shapes import Shapes, of_arrays
-from audiolm_jax.core.streams import Record, Stream, by_key, differences
+from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream, by_key, differences
 
 # The parameter that holds the codebooks of the codec, in stages that use them. Training does not
 # change it.
@@ -50,7 +50,7 @@ class StageSpec(abc.ABC):
   """The streams, the examples and the model of a stage.
 
   The methods up to `check_streams` use NumPy only; `init` and those after it may import JAX when
-  they are called.
+  they are called. `configured` makes a spec with the numbers of given tokens.
 
   Attributes:
     name: name of the stage, unique in its bundle.
@@ -130,6 +130,18 @@ class StageSpec(abc.ABC):
     """Returns a copy of an example with zero weight."""
     return {**example, self.weight_feature: np.zeros_like(example[self.weight_feature])}
 
+  def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
+    """Returns the values of the fields that follow from tokens, such as vocabularies and rates.
+
+    Args:
+      streams: streams of the tokens by key; fields of absent streams are left out.
+
+    Raises:
+      DataError: the stage cannot be trained on such tokens.
+    """
+    del streams
+    return {}
+
   def check_streams(self, given: Mapping[str, Stream]) -> None:
     """Checks that tokens have the rates and vocabularies of the stage.
 
@@ -142,8 +154,8 @@ class StageSpec(abc.ABC):
     for key, stream in self.streams.items():
       for difference in differences(stream, given[key]) if key in given else ():
         raise DataError(
-          f"the {self.name} stage has {difference}; configure the stage for the tokenizers that "
-          "made the tokens"
+          f"the {self.name} stage has {difference}; leave out this setting, so that it follows "
+          "from the tokens, or use the tokenizers that it is for"
         )
 
   @classmethod
@@ -279,3 +291,47 @@ class Stage:
   spec: StageSpec
   config: ModelConfig
   params: Params
+
+
+Spec = TypeVar("Spec", bound=StageSpec)
+
+
+def configured(
+  default: Spec, streams: Mapping[str, Stream] | None, stated: Mapping[str, object]
+) -> Spec:
+  """Returns a stage with the stated values and the numbers of its tokens.
+
+  Args:
+    default: the stage for the tokens of the paper, whose values apply where nothing else is given.
+    streams: streams of the tokens by key, such as those of a token store; None if unknown.
+    stated: values of fields by name, which take precedence; None is the same as no value.
+
+  Raises:
+    DataError: a stated number differs from that of the tokens.
+  """
+  stated = {name: value for name, value in stated.items() if value is not None}
+  spec = dataclasses.replace(default, **stated)
+  if not streams:
+    return spec
+  spec = dataclasses.replace(spec, **spec.numbers_of(streams) | stated)
+  spec.check_streams(streams)
+  return spec
+
+
+def vocabularies_and_rates(streams: Mapping[str, Stream]) -> dict[str, Any]:
+  """Returns the numbers of semantic tokens and codes under the names that the specs have for them.
+
+  Args:
+    streams: streams of the tokens by key; the numbers of absent streams are left out.
+  """
+  found: dict[str, Any] = {}
+  for key, size, rate in (
+    (SEMANTIC, "num_clusters", "semantic_rate"),
+    (CODES, "codebook_size", "frame_rate"),
+  ):
+    stream = streams.get(key)
+    if stream is not None:
+      found[size] = stream.size
+      if stream.rate is not None:
+        found[rate] = stream.rate
+  return found

@@ -22,7 +22,15 @@ from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.ranges import DepthOrNone, Rate, Seconds, Steps, StreamSize, Vocabulary
 from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.core.streams import CODES, SEMANTIC, Record, Stream
-from audiolm_jax.lm.stage import Example, Feature, ModelConfig, Scalar, StageSpec
+from audiolm_jax.lm.stage import (
+  Example,
+  Feature,
+  ModelConfig,
+  Scalar,
+  StageSpec,
+  configured,
+  vocabularies_and_rates,
+)
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
 # Temperatures of the paper's stages. Source: AudioLM, section IV-B.
@@ -135,6 +143,20 @@ class AutoregressiveSpec(StageSpec):
     """Returns the example of `stage_features`."""
     return stage_features(self, record.get(SEMANTIC), record.get(CODES))
 
+  def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
+    """Returns the vocabularies and rates of tokens, and how many levels the stage predicts."""
+    found = vocabularies_and_rates(streams)
+    codes = streams.get(CODES)
+    if codes is not None and not self.predicts_semantic:
+      levels = codes.levels - self.first_target_quantizer
+      if levels < 1:
+        raise DataError(
+          f"the {self.name} stage predicts the levels of codes after the first "
+          f"{self.first_target_quantizer}, its tokens have {codes.levels}; leave this stage out"
+        )
+      found["num_target_quantizers"] = min(self.num_target_quantizers, levels)
+    return found
+
   @classmethod
   def config_class(cls) -> type[ModelConfig]:
     """Returns the dataclass of the transformer."""
@@ -144,7 +166,7 @@ class AutoregressiveSpec(StageSpec):
 
   def check_config(self, config: ModelConfig) -> None:
     """Raises a `ConfigError` if the table of frame embeddings is too small for a crop."""
-    rows, needed = config.num_frame_embeddings, self.max_frame_id + 1
+    rows, needed = config.num_frame_embeddings, num_frame_ids(self)
     if 0 < rows < needed:
       raise ConfigError(
         f"num_frame_embeddings {rows} is less than the {needed} frame ids of a "
@@ -396,24 +418,50 @@ def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) ->
   return (1 + np.floor(steps * (spec.frame_rate / spec.semantic_rate))).astype(np.int32)
 
 
-def semantic_stage(**overrides: object) -> AutoregressiveSpec:
-  """Returns the paper's first stage: semantic tokens from semantic tokens, 30 s crops."""
-  spec = AutoregressiveSpec("semantic", Source.NONE, crop_seconds=30.0)
-  return dataclasses.replace(spec, **overrides)
+def semantic_stage(
+  *, streams: Mapping[str, Stream] | None = None, **stated: object
+) -> AutoregressiveSpec:
+  """Returns the paper's first stage: semantic tokens from semantic tokens, 30 s crops.
+
+  Args:
+    streams: streams of the tokens by key, such as those of a token store; see `configured`.
+    **stated: values of other fields.
+  """
+  return configured(AutoregressiveSpec("semantic", Source.NONE, crop_seconds=30.0), streams, stated)
 
 
-def coarse_stage(**overrides: object) -> AutoregressiveSpec:
-  """Returns the paper's second stage: 4 acoustic levels from semantic tokens, 10 s crops."""
+def coarse_stage(
+  *, streams: Mapping[str, Stream] | None = None, **stated: object
+) -> AutoregressiveSpec:
+  """Returns the paper's second stage: 4 acoustic levels from semantic tokens, 10 s crops.
+
+  Args:
+    streams: as of `semantic_stage`; of codes with fewer levels, the stage predicts all.
+    **stated: values of other fields.
+  """
   spec = AutoregressiveSpec("coarse", Source.SEMANTIC, num_target_quantizers=4, crop_seconds=10.0)
-  return dataclasses.replace(spec, **overrides)
+  return configured(spec, streams, stated)
 
 
-def fine_stage(**overrides: object) -> AutoregressiveSpec:
-  """Returns the paper's third stage: acoustic levels 5 to 12 from the first 4, 3 s chunks."""
+def fine_stage(
+  *, streams: Mapping[str, Stream] | None = None, **stated: object
+) -> AutoregressiveSpec:
+  """Returns the paper's third stage: acoustic levels 5 to 12 from the first 4, 3 s chunks.
+
+  Args:
+    streams: as of `semantic_stage`; of codes with fewer levels, the stage predicts those after the
+      fourth.
+    **stated: values of other fields.
+  """
   spec = AutoregressiveSpec(
     "fine", Source.COARSE, num_source_quantizers=4, num_target_quantizers=8, crop_seconds=3.0
   )
-  return dataclasses.replace(spec, **overrides)
+  return configured(spec, streams, stated)
+
+
+def num_frame_ids(spec: AutoregressiveSpec) -> int:
+  """Returns the number of frame ids of a crop, the size of a table of frame embeddings."""
+  return spec.max_frame_id + 1
 
 
 def paper_stages(

@@ -23,10 +23,9 @@ import optax
 from jax import lax
 from jaxtyping import Float, Key, PyTree
 
-from audiolm_jax.codec import losses
+from audiolm_jax.codec import losses, registry
 from audiolm_jax.codec.chunked_codec import ChunkedCodec
 from audiolm_jax.codec.discriminators import DiscriminatorConfig
-from audiolm_jax.codec.frame_rate import FrameRateConfig
 from audiolm_jax.codec.quantizer import (
   QuantizerState,
   dequantize,
@@ -37,9 +36,11 @@ from audiolm_jax.codec.quantizer import (
   quantizer_of,
   residual_quantize,
 )
+from audiolm_jax.codec.residual_codec import TrainableConfig
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core import configs
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Batch, Params, ShapedBatch
 from audiolm_jax.trainables.adversary import Adversary
@@ -64,7 +65,7 @@ class CodecTrainingConfig:
   """Configuration of a codec training run.
 
   Attributes:
-    model: architecture and sizes of the codec.
+    model: architecture and sizes of the codec, a configuration of `codec.registry`.
     discriminators: sizes of the discriminators.
     spectral: scales of the mel loss.
     complex_spectral: scales of the complex-spectrum loss.
@@ -89,7 +90,7 @@ class CodecTrainingConfig:
     ema_decay: decay of the averaged parameters, which are exported.
   """
 
-  model: SoundStreamConfig | FrameRateConfig = SoundStreamConfig()
+  model: TrainableConfig = SoundStreamConfig()
   discriminators: DiscriminatorConfig = DiscriminatorConfig()
   spectral: losses.SpectralLossConfig = losses.SpectralLossConfig()
   complex_spectral: losses.ComplexLossConfig = losses.ComplexLossConfig()
@@ -113,6 +114,11 @@ class CodecTrainingConfig:
   restart_share: float = 0.1
   kmeans_vectors: int = 8192
   ema_decay: float = 0.999
+
+  @classmethod
+  def field_types(cls, values: Json) -> dict[str, type]:
+    """Returns the type of the codec's configuration, for `configs.from_dict`."""
+    return {"model": registry.config_class(values["model"])} if "model" in values else {}
 
   @property
   def shares(self) -> dict[str, float]:

@@ -38,7 +38,6 @@ SMALLER = {
 }
 STAGE = [
   "WARMUP_STEPS=2",
-  "CODEBOOK_SIZE=16",
   "trainer.TrainConfig.tensorboard=False",
   "transformer.TransformerConfig.num_layers=1",
   "transformer.TransformerConfig.embed_dim=16",
@@ -51,7 +50,6 @@ def overrides():
     for binding in SHORT + SMALLER.get(step, STAGE):
       yield f"{step}:--gin.{binding}"
   yield from ("kmeans:--layer=2", "kmeans:--num_clusters=8", "bundle:--storage=float32")
-  yield from (f"{stage}:--gin.NUM_CLUSTERS=8" for stage in TRAINED[2:])
 
 
 def train_bundle(folder, *overrides, bundle="bundle", audio="sounds", options=()):
@@ -91,7 +89,6 @@ SMALL = {
   "parallel_stage": [
     *STAGE,
     "transformer.TransformerConfig.num_heads=2",
-    "NUM_QUANTIZERS=4",
     "LATENT_DIM=8",
     "PASSES=(2,)",
   ],
@@ -103,8 +100,6 @@ def small_overrides():
   for step, bindings in SMALL.items():
     for binding in SHORT + bindings:
       yield f"{step}:--gin.{binding}"
-    if step.endswith("_stage"):
-      yield f"{step}:--gin.NUM_CLUSTERS=8"
   yield from ("kmeans:--num_clusters=8", "bundle:--storage=float32", "tokenizers:--storage=float32")
 
 

@@ -37,8 +37,6 @@ SHORT = ["BATCH_SIZE=2", "LOG_PERIOD=2", "EVAL_PERIOD=6", "EVAL_STEPS=1"]
 SMALL_STAGE = [
   *SHORT,
   "WARMUP_STEPS=2",
-  "CODEBOOK_SIZE=16",
-  "NUM_CLUSTERS=8",
   "trainer.TrainConfig.tensorboard=False",
   "transformer.TransformerConfig.num_layers=1",
   "transformer.TransformerConfig.embed_dim=16",

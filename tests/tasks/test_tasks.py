@@ -66,8 +66,6 @@ def environment(recordings, bundle_dir):
       "coarse_stage_tiny",
       [
         "BUNDLE='{bundle}'",
-        "NUM_CLUSTERS=16",
-        "CODEBOOK_SIZE=16",
         "NUM_COARSE_QUANTIZERS=2",
         "CROP_SECONDS=1.0",
         "WARMUP_STEPS=1",

@@ -1,4 +1,4 @@
-"""The recipe on published tokenizers: what it tells the stages, and all of it in miniature."""
+"""The recipe on published tokenizers: which stages it trains, and all of it in miniature."""
 
 import dataclasses
 import os
@@ -9,17 +9,14 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from audiolm_jax import train
 from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
-from audiolm_jax.codec.residual_codec import ResidualCodec
-from audiolm_jax.codec.soundstream import SoundStreamConfig
-from audiolm_jax.pretrained.dac import DacCodec, DacConfig
-from audiolm_jax.pretrained.hubert_tokenizer import HubertTokenizer, HubertTokenizerConfig
-from audiolm_jax.pretrained.w2v_bert_2_tokenizer import (
-  W2vBert2Tokenizer,
-  W2vBert2TokenizerConfig,
-)
+from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.core import configs
+from audiolm_jax.core.streams import of_tokenizers
+from audiolm_jax.lm import parallel, stages
+from audiolm_jax.pretrained.w2v_bert_2_tokenizer import W2vBert2Tokenizer
 from audiolm_jax.semantic.resampled import tokenizer_at
+from audiolm_jax.semantic.spec import SemanticSpec
 from tests.conftest import melody
 from tests.pretrained.conftest import (
   miniature_dac,
@@ -49,38 +46,18 @@ def recipe(audio, bundle, *more):
 
 @pytest.mark.parametrize(
   ("levels", "fine"),
-  [(4, None), (8, "4"), (12, "8"), (32, "8")],
+  [(8, 4), (12, 8), (32, 8)],
 )
-def test_the_fine_stage_gets_the_levels_up_to_the_twelfth(levels, fine, tokenizers, load_script):
-  script = load_script("tokenizer_settings")
-  config = SoundStreamConfig(sample_rate=24_000, num_quantizers=levels, codebook_size=2048)
-  bundle = dataclasses.replace(load_bundle(tokenizers), codec=ResidualCodec(config, {}))
-  told = dict(flag.removeprefix("--gin.").split("=") for flag in script.settings(bundle))
-  assert told.pop("NUM_FINE_QUANTIZERS", None) == fine
-  assert told == {
-    "NUM_CLUSTERS": "12", "SEMANTIC_RATE": "50.0", "FRAME_RATE": "75.0", "CODEBOOK_SIZE": "2048",
-    "NUM_QUANTIZERS": str(min(levels, 12)),
-  }  # fmt: skip
-
-
-@pytest.mark.parametrize("semantic", ["hubert_base", "w2v_bert_2"])
-def test_the_gin_file_of_published_tokenizers_says_what_their_bundle_would(semantic, load_script):
-  of_published_shape = {
-    "hubert_base": HubertTokenizer(HubertTokenizerConfig(), {}),
-    "w2v_bert_2": W2vBert2Tokenizer(W2vBert2TokenizerConfig(), {}),
-  }[semantic]
-  bundle = Bundle("published", DacCodec(DacConfig(), {}), of_published_shape)
-  told = [
-    flag.removeprefix("--gin.") for flag in load_script("tokenizer_settings").settings(bundle)
-  ]
-  by_hand = ["MODEL_DIR = 'm'", "MIXTURE_OR_TASK_NAME = 't'"]
-  for stage in ("semantic", "coarse", "fine"):
-    file = f"gin_configs/{stage}_stage_base.gin"
-    levels = ["NUM_FINE_QUANTIZERS"] if stage == "fine" else []
-    known = [w for w in told if "QUANTIZERS" not in w or w.split("=")[0] in levels]
-    wanted, _ = train.resolve([file], by_hand + known)
-    found, _ = train.resolve([file, f"gin_configs/tokenizers/dac_16khz_{semantic}.gin"], by_hand)
-    assert found["model"].config.spec == wanted["model"].config.spec
+def test_the_fine_stage_gets_the_levels_up_to_the_twelfth(levels, fine):
+  streams = of_tokenizers(
+    configs.to_dict(CodecSpec(24_000, 320, levels, 2048)),
+    configs.to_dict(SemanticSpec(16_000, 320, 12)),
+  )
+  coarse, last = (stage(streams=streams) for stage in (stages.coarse_stage, stages.fine_stage))
+  assert (coarse.num_target_quantizers, last.num_target_quantizers) == (4, fine)
+  assert (coarse.num_clusters, coarse.semantic_rate) == (12, 50.0)
+  assert (last.codebook_size, last.frame_rate) == (2048, 75.0)
+  assert parallel.parallel_stage(streams=streams).num_quantizers == min(levels, 12)
 
 
 def test_published_tokenizers_leave_the_stages_to_be_trained(tokenizers, tmp_path):
@@ -89,29 +66,25 @@ def test_published_tokenizers_leave_the_stages_to_be_trained(tokenizers, tmp_pat
   lines = done.stdout.splitlines()
   steps = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
   assert steps == ["tokens", "semantic_stage", "coarse_stage", "bundle"]
-  assert f"--bundle={tokenizers}" in lines[1] and "--gin.FRAME_RATE=400.0" in lines[5]
-  assert "--gin.NUM_FRAME_EMBEDDINGS=1601" in lines[5] and "fine" not in lines[7]
+  assert f"--bundle={tokenizers}" in lines[1] and "fine" not in lines[7]
 
 
-def test_the_parallel_stage_gets_all_levels_of_published_tokenizers(tokenizers, tmp_path):
+def test_a_parallel_stage_does_without_the_codebooks_of_published_tokenizers(tokenizers, tmp_path):
   options = ("--preset", "small", "--tokenizers", tokenizers, "--dry_run")
   done = recipe(tmp_path, tmp_path / "mine", *options)
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
   steps = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
   assert steps == ["tokens", "semantic_stage", "parallel_stage", "bundle"]
-  words = lines[5].replace("\\'", "'").split()
-  assert {"--gin.NUM_QUANTIZERS=4", "--gin.HEADS='plain'", "--gin.FRAME_RATE=400.0"} <= set(words)
-  assert not any("QUANTIZERS" in word for word in lines[3].split())
-  bindings = [w.removeprefix("--gin.") for w in words if w.startswith("--gin.")]
-  files = [w.removeprefix("--gin_file=") for w in words if w.startswith("--gin_file=")]
-  settings, _ = train.resolve(files, bindings)
-  assert settings["model"].config.spec.num_quantizers == 4
+  assert "--gin.HEADS='plain'" in lines[5].replace("\\'", "'").split()
 
 
 def test_a_bundle_with_stages_is_refused(tmp_path):
   done = recipe(tmp_path, tmp_path / "mine", "--tokenizers", "speech", "--dry_run")
   assert done.returncode == 2 and "speech has stages" in done.stderr
+  done = recipe(tmp_path, tmp_path / "mine", "--tokenizers", tmp_path / "none", "--dry_run")
+  assert done.returncode == 2 and done.stderr.startswith("error: ")
+  assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
 def halved_w2v_bert_2():

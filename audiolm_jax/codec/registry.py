@@ -1,0 +1,50 @@
+"""The codecs that this project trains: for each, its configuration in codec/.
+
+A module is imported when a codec of its kind is trained or loaded.
+"""
+
+import dataclasses
+import importlib
+from typing import TYPE_CHECKING
+
+from audiolm_jax.core.configs import Json, shown
+from audiolm_jax.core.errors import ConfigError
+
+if TYPE_CHECKING:
+  from audiolm_jax.codec.residual_codec import TrainableConfig
+
+# The configuration of each codec as "module:class", by its type in `bundle.json`.
+CODECS: dict[str, str] = {
+  "soundstream": "audiolm_jax.codec.soundstream:SoundStreamConfig",
+  "frame_rate": "audiolm_jax.codec.frame_rate:FrameRateConfig",
+}
+
+
+def config_class(values: Json) -> "type[TrainableConfig]":
+  """Returns the class of a stored configuration of a codec, which names no class.
+
+  Args:
+    values: the configuration as JSON values. Older ones lack some fields of their class.
+
+  Returns:
+    The class that has all these fields; if there are several, the one with the fewest others.
+
+  Raises:
+    ConfigError: no codec has these fields, or two codecs cannot be distinguished by them.
+  """
+  others: "dict[type[TrainableConfig], int]" = {}
+  for home in CODECS.values():
+    module, _, name = home.partition(":")
+    known: "type[TrainableConfig]" = getattr(importlib.import_module(module), name)
+    names = {field.name for field in dataclasses.fields(known)}
+    if names >= set(values):
+      others[known] = len(names)
+  fewest = [known for known, count in others.items() if count == min(others.values())]
+  if not fewest:
+    raise ConfigError(
+      f"no codec has the fields {shown(sorted(values))}; known: {', '.join(CODECS)}"
+    )
+  if len(fewest) > 1:
+    names = " and ".join(known.__name__ for known in fewest)
+    raise ConfigError(f"the codecs {names} have the same fields; give each a field of its own")
+  return fewest[0]
