@@ -12,6 +12,9 @@ import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from tests.shapes import UNCHECKED
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "audiolm_jax"
@@ -171,6 +174,50 @@ def files_that_name_stages() -> list[str]:
   return found
 
 
+def _pyproject() -> dict[str, Any]:
+  return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+
+
+def checked_packages() -> list[str]:
+  """Returns the packages in which the tests check the types and shapes of signatures."""
+  options = _pyproject()["pytest"]["ini_options"]["addopts"]
+  [packages] = [x for x in options if x.startswith("--jaxtyping-packages=")]
+  return packages.partition("=")[2].split(",")[:-1]  # the last one is the check
+
+
+def is_checked(module: str) -> bool:
+  """Returns whether the tests check the signatures of a module."""
+  return module not in UNCHECKED and any(
+    f"{module}.".startswith(f"{package}.") for package in checked_packages()
+  )
+
+
+def shapes(module: str) -> list[bool]:
+  """Returns for each annotated shape of a module whether the tests check the code around it.
+
+  Functions and classes with the decorator `no_type_check` are not checked.
+  """
+  tree = ast.parse(modules()[module].read_text())
+  names = {
+    alias.name
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ImportFrom) and node.module == "jaxtyping"
+    for alias in node.names
+  }
+  found = []
+
+  def visit(node: ast.AST, checked: bool) -> None:
+    decorators = getattr(node, "decorator_list", [])
+    checked = checked and "no_type_check" not in map(ast.unparse, decorators)
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) in names:
+      found.append(checked)
+    for child in ast.iter_child_nodes(node):
+      visit(child, checked)
+
+  visit(tree, is_checked(module))
+  return found
+
+
 def _count(pattern: str) -> int:
   return sum(len(re.findall(pattern, path.read_text())) for path in modules().values())
 
@@ -190,20 +237,22 @@ def figures() -> Iterator[tuple[str, object]]:
   )
   yield "code lines in all", sum(map(code_lines, known.values()))
   yield "uses of Any", _count(r"\bAny\b")
-  pyright = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["pyright"]
-  strict = [REPOSITORY / path for path in pyright["strict"]]
+  strict = [REPOSITORY / path for path in _pyproject()["pyright"]["strict"]]
   yield (
     "code lines with strict types",
     sum(code_lines(p) for p in known.values() if any(p.is_relative_to(s) for s in strict)),
   )
   yield "ignored errors of types", _count(r"type: ignore|pyright: ignore")
+  annotated = [checked for name in known for checked in shapes(name)]
+  yield "shapes in annotations", len(annotated)
+  yield "shapes in annotations that the tests check", sum(annotated)
   yield "words of the README", len((REPOSITORY / "README.md").read_text().split())
 
 
 def main() -> None:
   """Prints the table."""
   for name, value in figures():
-    print(f"{name:40} {value}")
+    print(f"{name:44} {value}")
 
 
 if __name__ == "__main__":
