@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.bundles import pauses
-from audiolm_jax.chunking import run
+from audiolm_jax.chunking.run import rows_of
 from audiolm_jax.codec import losses
 from audiolm_jax.core import products
 from audiolm_jax.data import examples
@@ -36,7 +36,7 @@ CALLS = [
   (products.matmul, (floats(2, 3), floats(4, 5)), "kernel"),  # 3 inputs
   (plotting.spectrogram_db, (floats(1, 4_000), 16_000), "waveform"),  # no batch
   (stft.stft, (floats(64), 16, 4), "waveform"),  # a batch
-  (run.rows_of, ([floats(2, 3)], floats(1, 3), 2), "nothing"),  # no frames
+  (rows_of, ([floats(2, 3)], floats(1, 3), 2), "nothing"),  # no frames
   (losses.spectral_loss, (floats(1, 64), floats(1, 65), losses.SpectralLossConfig()), "generated"),
   (features.log_mel, (np.zeros((1, 640), np.int16), features.LogMelConfig()), "waveform"),
   (attention.scores, (floats(1, 2, 1, 1, 8), floats(1, 1, 2, 4)), "keys"),  # 8 channels
