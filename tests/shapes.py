@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 
 _AUTOGRAPH = (
   "AutoGraph rewrites the functions that TensorFlow maps, and cannot rewrite checked ones"
@@ -21,7 +21,7 @@ UNCHECKED = {
 # As for type checkers, an int is also a float, and what `open` and `io` return is a binary file.
 _checked = beartype(
   conf=BeartypeConf(
-    is_pep484_tower=True, hint_overrides=BeartypeHintOverrides({BinaryIO: BinaryIO | io.IOBase})
+    is_pep484_tower=True, hint_overrides=FrozenDict({BinaryIO: BinaryIO | io.IOBase})
   )
 )
 
