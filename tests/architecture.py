@@ -12,6 +12,9 @@ import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from tests.shapes import UNCHECKED
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "audiolm_jax"
@@ -260,6 +263,50 @@ def classes(path: Path) -> int:
   return sum(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(path.read_text())))
 
 
+def _pyproject() -> dict[str, Any]:
+  return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+
+
+def checked_packages() -> list[str]:
+  """Returns the packages in which the tests check the types and shapes of signatures."""
+  options = _pyproject()["pytest"]["ini_options"]["addopts"]
+  [packages] = [x for x in options if x.startswith("--jaxtyping-packages=")]
+  return packages.partition("=")[2].split(",")[:-1]  # the last one is the check
+
+
+def is_checked(module: str) -> bool:
+  """Returns whether the tests check the signatures of a module."""
+  return module not in UNCHECKED and any(
+    f"{module}.".startswith(f"{package}.") for package in checked_packages()
+  )
+
+
+def shapes(module: str) -> list[bool]:
+  """Returns for each annotated shape of a module whether the tests check the code around it.
+
+  Functions and classes with the decorator `no_type_check` are not checked.
+  """
+  tree = ast.parse(modules()[module].read_text())
+  names = {
+    alias.name
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ImportFrom) and node.module == "jaxtyping"
+    for alias in node.names
+  }
+  found = []
+
+  def visit(node: ast.AST, checked: bool) -> None:
+    decorators = getattr(node, "decorator_list", [])
+    checked = checked and "no_type_check" not in map(ast.unparse, decorators)
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) in names:
+      found.append(checked)
+    for child in ast.iter_child_nodes(node):
+      visit(child, checked)
+
+  visit(tree, is_checked(module))
+  return found
+
+
 def _count(pattern: str) -> int:
   return sum(len(re.findall(pattern, path.read_text())) for path in modules().values())
 
@@ -283,7 +330,7 @@ def figures() -> Iterator[tuple[str, object]]:
   )
   yield "code lines in all", sum(map(code_lines, known.values()))
   yield "uses of Any", _count(r"\bAny\b")
-  pyright = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["pyright"]
+  pyright = _pyproject()["pyright"]
   rules = [rule for rule, value in pyright.items() if value in (False, "none")]
   yield "rules of types that are off everywhere", len(rules)
   yield "files with a rule of types off", _count(r"(?m)^# pyright: \w+=(?:false|none)$")
@@ -295,13 +342,16 @@ def figures() -> Iterator[tuple[str, object]]:
   )
   yield "code lines with strict types", sum(map(code_lines, checked))
   yield "ignored errors of types", _count(r"type: ignore|pyright: ignore")
+  annotated = [checked for name in known for checked in shapes(name)]
+  yield "shapes in annotations", len(annotated)
+  yield "shapes in annotations that the tests check", sum(annotated)
   yield "words of the README", len((REPOSITORY / "README.md").read_text().split())
 
 
 def main() -> None:
   """Prints the table."""
   for name, value in figures():
-    print(f"{name:40} {value}")
+    print(f"{name:44} {value}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -27,9 +28,11 @@ import jaxtyping
 import numpy as np
 import pytest
 
-import tests.shapes  # noqa: F401  # the import hook of jaxtyping only imports `tests`
+from tests import shapes
 
 MAPPINGS = 20_000
+
+sys.meta_path.insert(0, shapes.UncheckedFinder)  # before the import hook of jaxtyping
 
 
 @pytest.fixture(autouse=True, scope="module")

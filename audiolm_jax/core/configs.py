@@ -16,12 +16,14 @@ from audiolm_jax.core.ranges import Range
 
 if TYPE_CHECKING:
   from _typeshed import DataclassInstance
+else:
+  DataclassInstance = object  # a protocol, which only type checkers know
 
 # The values of a JSON object, to read and to change.
 Json = Mapping[str, Any]
 JsonDict = dict[str, Any]
 
-T = TypeVar("T", bound="DataclassInstance")
+T = TypeVar("T", bound=DataclassInstance)
 
 # Limits of values without a declared range.
 _LARGEST_INTEGER = 2**53
@@ -38,7 +40,7 @@ class DependentTypes(abc.ABC):
     """Returns the types of these fields by name, given the JSON values of all fields."""
 
 
-def to_dict(config: "DataclassInstance") -> JsonDict:
+def to_dict(config: DataclassInstance) -> JsonDict:
   """Returns a configuration dataclass as JSON values, including nested dataclasses and enums."""
   return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
@@ -166,7 +168,7 @@ def _scalar(hint: type[object], value: object, name: str) -> object:
   return value
 
 
-def check_equal(found: "DataclassInstance", wanted: "DataclassInstance", what: str) -> None:
+def check_equal(found: DataclassInstance, wanted: DataclassInstance, what: str) -> None:
   """Raises a `ConfigError` that names the fields in which two configurations differ."""
   differing = differences(to_dict(found), to_dict(wanted))
   if differing:

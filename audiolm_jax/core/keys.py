@@ -4,13 +4,13 @@ from typing import cast
 
 import jax
 import numpy as np
-from jaxtyping import Int, Key
+from jaxtyping import Integer, Key
 
 from audiolm_jax.core.arrays import Array
 
 _IMPLEMENTATION = "threefry2x32"
 
 
-def new_key(seed: int | Int[Array | np.ndarray | np.uint32, ""]) -> Key[Array, ""]:
+def new_key(seed: int | Integer[Array | np.ndarray | np.uint32, ""]) -> Key[Array, ""]:
   """Returns the key of a seed; JAX_DEFAULT_PRNG_IMPL does not affect it."""
   return jax.random.key(cast(int, seed), impl=_IMPLEMENTATION)

@@ -25,7 +25,7 @@ _CROP, _GAIN, _PAIR = 0, 1, 2  # separate streams of random numbers
 class WaveformCrop(NamedTuple):
   """A crop, and the number of its samples before the zero padding."""
 
-  waveform: Float[np.ndarray, " num_samples"]
+  waveform: Float[np.ndarray, " num_samples"] | Int16[np.ndarray, " num_samples"]
   length: int
 
 
@@ -46,7 +46,9 @@ def crop_start(length: int, crop: int, seed: Seed) -> int:
 
 
 def crop_waveform(
-  waveform: Float[np.ndarray, " samples"], num_samples: int, seed: Seed
+  waveform: Float[np.ndarray, " samples"] | Int16[np.ndarray, " samples"],
+  num_samples: int,
+  seed: Seed,
 ) -> WaveformCrop:
   """Returns a random crop of `num_samples`; a shorter clip is padded with zeros.
 

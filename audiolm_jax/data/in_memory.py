@@ -405,7 +405,7 @@ def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:
 
 def _decode(
   clips: Sequence[manifest.AudioClip], sample_rate: int, skipped: manifest.SkipLog, num_threads: int
-) -> dict[str, Int16[np.ndarray, " samples"]]:
+) -> dict[str, Int16[np.ndarray, "_"]]:
   """Returns the samples of every readable clip by its id, in the order of `clips`."""
 
   def read(clip: manifest.AudioClip) -> np.ndarray | None:

@@ -115,7 +115,7 @@ class Detector:
       per_second.append(_probability(selected) if len(selected) else None)
     return Detection(_probability(scores[audible]), per_second)
 
-  def score(self, pieces: Sequence[Float[np.ndarray, "samples"]]) -> Float[np.ndarray, "pieces"]:
+  def score(self, pieces: Sequence[Float[np.ndarray, "_"]]) -> Float[np.ndarray, "pieces"]:
     """Returns the log odds of synthetic to real for each piece, as means over its windows.
 
     Args:

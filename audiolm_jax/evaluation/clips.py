@@ -173,7 +173,7 @@ def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:
 
 def _cut(
   waveform: Float[np.ndarray, " samples"], sample_rate: int, seconds: float | None
-) -> list[tuple[int, Float[np.ndarray, " piece"]]]:
+) -> list[tuple[int, Float[np.ndarray, "_"]]]:
   """Returns pieces of a length with their start in samples."""
   if seconds is None:
     return [(0, waveform)]

@@ -56,7 +56,7 @@ class CodecReport:
 
 def evaluate_codec(
   codec: Codec,
-  clips: Sequence[Float[np.ndarray, " samples"]],
+  clips: Sequence[Float[np.ndarray, "_"]],
   levels: Sequence[int],
   *,
   speech: bool = True,

@@ -79,8 +79,8 @@ def music_frames(
 
 
 def explained_share(
-  tokens: Sequence[Int[np.ndarray, " steps"]],
-  features: Sequence[Float[np.ndarray, "steps dim"]],
+  tokens: Sequence[Int[np.ndarray, "_"]],
+  features: Sequence[Float[np.ndarray, "_ dim"]],
   folds: Int[np.ndarray, " pieces"],
 ) -> Estimate:
   """Returns the share of the variance of a feature that the tokens explain.

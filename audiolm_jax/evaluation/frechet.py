@@ -94,8 +94,8 @@ def frechet_distance(
 
 
 def frechet_estimate(
-  real: Sequence[Float[np.ndarray, "windows dim"]],
-  made: Sequence[Float[np.ndarray, "others dim"]],
+  real: Sequence[Float[np.ndarray, "_ dim"]],
+  made: Sequence[Float[np.ndarray, "_ dim"]],
   seed: int = 0,
 ) -> Estimate:
   """Returns the distance extrapolated to an infinite number of prompts, which may be below 0.
@@ -131,9 +131,7 @@ def frechet_estimate(
   return Estimate(value, spread.low, spread.high, len(pairs))
 
 
-def frechet_between_halves(
-  groups: Sequence[Float[np.ndarray, "windows dim"]], seed: int = 0
-) -> Estimate:
+def frechet_between_halves(groups: Sequence[Float[np.ndarray, "_ dim"]], seed: int = 0) -> Estimate:
   """Returns the distance between random halves of the prompts, to compare other distances with.
 
   Args:
@@ -175,7 +173,7 @@ def mean_distance(
 class _Moments:
   """Counts, sums and sums of products of the windows of each prompt, which add over prompts."""
 
-  def __init__(self, groups: Sequence[Float[np.ndarray, "windows dim"]]):
+  def __init__(self, groups: Sequence[Float[np.ndarray, "_ dim"]]):
     groups = [np.asarray(group, np.float64) for group in groups]
     self.counts = np.array([len(group) for group in groups], np.float64)
     self.sums = np.stack([group.sum(axis=0) for group in groups])

@@ -78,7 +78,7 @@ def shuffler(bundle: Bundle) -> ShuffleFn | None:
   hop = bundle.codec.spec.hop_length
 
   def shuffle(
-    prompt: Float[np.ndarray, " samples"], rest: Float[np.ndarray, " samples"], seed: int
+    prompt: Float[np.ndarray, " before"], rest: Float[np.ndarray, " after"], seed: int
   ) -> Float[np.ndarray, " samples"]:
     prompt, rest = (whole_steps(bundle, part) for part in (prompt, rest))
     tokens = bundle.semantic.tokenize_long(rest)
@@ -96,7 +96,7 @@ def shuffler(bundle: Bundle) -> ShuffleFn | None:
 def drawer(bundle: Bundle, duration: float, count: int) -> DrawFn:
   """Returns a function that samples `count` continuations of a prompt at the bundle's rate."""
 
-  def draw(prompt: Float[np.ndarray, " samples"], seed: int) -> Float[np.ndarray, "draws samples"]:
+  def draw(prompt: Float[np.ndarray, " before"], seed: int) -> Float[np.ndarray, "draws samples"]:
     result = bundle.continue_audio(
       prompt,
       bundle.sample_rate,

@@ -39,7 +39,7 @@ class OutsideCodec:
 
 def evaluate_outside(
   codec: OutsideCodec,
-  clips: Sequence[Float[np.ndarray, " samples"]],
+  clips: Sequence[Float[np.ndarray, "_"]],
   sample_rate: int,
   *,
   speech: bool,

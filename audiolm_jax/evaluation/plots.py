@@ -13,7 +13,7 @@ from audiolm_jax.io.files import atomic_write
 
 def save_spectrogram_grid(
   path: str | os.PathLike[str],
-  clips: Sequence[Float[np.ndarray, " samples"]],
+  clips: Sequence[Float[np.ndarray, "_"]],
   sample_rate: int,
   *,
   titles: Sequence[str] | None = None,

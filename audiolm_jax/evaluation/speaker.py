@@ -56,7 +56,7 @@ class SpeakerModel:
 
 
 def fit_speaker_model(
-  clips: Sequence[Float[np.ndarray, " samples"]],
+  clips: Sequence[Float[np.ndarray, "_"]],
   speakers: Sequence[str],
   sample_rate: int,
   *,
@@ -104,7 +104,7 @@ def fit_speaker_model(
 
 def segments(
   clip: Float[np.ndarray, " samples"], sample_rate: int
-) -> list[Float[np.ndarray, " piece"]]:
+) -> list[Float[np.ndarray, "_"]]:
   """Returns pieces of 3 s; a clip shorter than two pieces is one piece."""
   length = round(SEGMENT_SECONDS * sample_rate)
   return [clip[i : i + length] for i in range(0, max(1, len(clip) - length + 1), length)]

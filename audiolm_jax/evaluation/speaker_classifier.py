@@ -21,7 +21,7 @@ from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import new_train_state
 
-Waveform = Float[np.ndarray, "samples"]
+Waveform = Float[np.ndarray, "_"]  # a free name, because clips differ in length
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -45,7 +45,7 @@ def undefined(n: int = 0) -> Estimate:
   return exact(float("nan"), n)
 
 
-def mean_estimate(values: Sequence[float] | Float[np.ndarray, " n"], seed: int = 0) -> Estimate:
+def mean_estimate(values: Sequence[float] | Num[np.ndarray, " n"], seed: int = 0) -> Estimate:
   """Returns the mean of the finite values with a percentile bootstrap interval.
 
   Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3.
@@ -55,7 +55,7 @@ def mean_estimate(values: Sequence[float] | Float[np.ndarray, " n"], seed: int =
   return bootstrap_estimate(lambda rows: array[rows].mean(), len(array), seed, reflected=False)
 
 
-def defined_mean(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
+def defined_mean(values: Sequence[float] | Num[np.ndarray, " n"]) -> float:
   """Returns the mean of the finite values; NaN if there are none."""
   array = np.asarray(values, np.float64)
   array = array[np.isfinite(array)]

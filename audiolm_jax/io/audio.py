@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile  # pyright: ignore[reportMissingTypeStubs]: its types are in the module
 import soxr  # pyright: ignore[reportMissingTypeStubs]: its types are in the module
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 
 from audiolm_jax.core.errors import AudioError
 from audiolm_jax.core.sliced import SlicedBlocks
@@ -246,7 +246,7 @@ def can_write(extension: str) -> bool:
 
 
 def as_waveform(
-  samples: Num[np.ndarray, "*batch samples"], name: str = "the waveform"
+  samples: Shaped[np.ndarray, "*batch samples"], name: str = "the waveform"
 ) -> Float[np.ndarray, "*batch samples"]:
   """Converts samples of any number type to float32 in [-1, 1].
 

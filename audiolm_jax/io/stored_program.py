@@ -198,7 +198,7 @@ def _is_foreign(x: object) -> bool:
   return not own or any(map(_is_foreign, jax.tree.leaves(fields)))
 
 
-def _signature(leaf: jax.Array | np.ndarray) -> tuple[object, ...]:
+def _signature(leaf: jax.Array | np.ndarray | np.generic) -> tuple[object, ...]:
   return tuple(np.shape(leaf)), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))
 
 

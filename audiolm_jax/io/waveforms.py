@@ -1,5 +1,7 @@
 """Checks the waveforms that callers give, in any layout, and averages their channels."""
 
+from typing import SupportsIndex
+
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
@@ -30,7 +32,7 @@ def check(
   samples: ArrayLike,
   sample_rate: int,
   *,
-  channel_axis: int | None = None,
+  channel_axis: SupportsIndex | None = None,
   seconds: float | None = None,
   most_axes: int = 2,
   name: str = "the waveform",

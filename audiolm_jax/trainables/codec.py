@@ -58,6 +58,8 @@ from audiolm_jax.training.trainable import Trainable
 
 if TYPE_CHECKING:
   from _typeshed import DataclassInstance
+else:
+  DataclassInstance = object  # a protocol, which only type checkers know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +335,7 @@ class CodecTrainable(Trainable[CodecState]):
     self._check_model(config.model, what)
     return params
 
-  def _check_model(self, model: "DataclassInstance", what: str) -> None:
+  def _check_model(self, model: DataclassInstance, what: str) -> None:
     if type(model) is not type(self.config.model):
       raise ConfigError(
         f"{what} has a {type(model).__name__}, but the run trains a "

@@ -1,6 +1,7 @@
 """The state of a codec training run."""
 
 import dataclasses
+from typing import no_type_check
 
 import flax.struct
 import jax
@@ -12,6 +13,7 @@ from audiolm_jax.codec.quantizer import QuantizerState
 from audiolm_jax.core.arrays import Array
 
 
+@no_type_check  # trees of shapes have this structure too
 @flax.struct.dataclass
 class CodecState:
   """The state of a codec training run between steps.

@@ -137,7 +137,7 @@ def make_corpus(
 
 def make_pairs(
   bundle: Bundle,
-  recordings: Sequence[Float[np.ndarray, "samples"]],
+  recordings: Sequence[Float[np.ndarray, "_"]],
   config: CorpusConfig,
   seed: int,
 ) -> list[Pair]:
@@ -159,7 +159,7 @@ def make_pairs(
 
 def _pairs_of_batch(
   bundle: Bundle,
-  recordings: Sequence[Float[np.ndarray, "samples"]],
+  recordings: Sequence[Float[np.ndarray, "_"]],
   config: CorpusConfig,
   seed: int,
 ) -> list[Pair]:

@@ -92,7 +92,7 @@ def cepstral_features(front_end: LogMelConfig) -> FrameFeatures:
     cepstra = (cepstra - cepstra.mean(0)) / (cepstra.std(0) + 1e-3)
     return np.concatenate([cepstra, 2 * np.gradient(cepstra, axis=0)], axis=1).astype(np.float32)
 
-  def with_context(features: Features) -> Features:
+  def with_context(features: Features) -> Float[np.ndarray, "frames together"]:
     padded = np.pad(features, ((_CONTEXT, _CONTEXT), (0, 0)), mode="edge")
     starts = (0, _CONTEXT, 2 * _CONTEXT)
     return np.concatenate([padded[s : s + len(features)] for s in starts], axis=1)
@@ -153,7 +153,7 @@ def label_clips(
   labels = {name: _labels(features.clustered(x), fitted) for name, x in readings.items()}
 
   reading_of = {_words(clip.text): clip.id for clip in canonical if clip.text}
-  candidates: dict[str, tuple[float, Int[np.ndarray, " frames"]]] = {}
+  candidates: dict[str, tuple[float, Int[np.ndarray, "_"]]] = {}
   unread = 0
   for number, clip in enumerate(others):
     name = reading_of.get(_words(clip.text)) if clip.text else None
@@ -200,8 +200,8 @@ def _labels(features: Features, fitted: KMeans) -> Int[np.ndarray, " frames"]:
 
 
 def _shortened(
-  labels: dict[str, Int[np.ndarray, " frames"]], other_frames: int, share: float, seed: int
-) -> dict[str, Int[np.ndarray, " frames"]]:
+  labels: dict[str, Int[np.ndarray, "_"]], other_frames: int, share: float, seed: int
+) -> dict[str, Int[np.ndarray, "_"]]:
   """Returns a random selection of clips with at most a share of all labelled frames."""
   if share >= 1:
     return labels
@@ -217,7 +217,7 @@ def _words(text: str) -> str:
 
 
 def _align(
-  features: Features, reading: Features, metric: str
+  features: Features, reading: Float[np.ndarray, "others dim"], metric: str
 ) -> tuple[float, Int[np.ndarray, " frames"]] | None:
   """Returns the mean cost and, for each frame, the aligned frame of the reading.
 

@@ -7,7 +7,7 @@ but it cannot run them.
 import os
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
@@ -17,6 +17,7 @@ from audiolm_jax.core.errors import ConfigError, UserError
 _MEGACORE = ("v4", "v5p")
 
 
+@runtime_checkable
 class Device(Protocol):
   """A device of JAX, which has no public type for it."""
 

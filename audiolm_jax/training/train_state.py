@@ -1,7 +1,7 @@
 """The state of a run between steps, and updates that skip non-finite gradients."""
 
 import dataclasses
-from typing import TypeVar, cast
+from typing import TypeVar, cast, no_type_check
 
 import flax.struct
 import jax
@@ -15,6 +15,7 @@ from audiolm_jax.core.modules import Params
 State = TypeVar("State")
 
 
+@no_type_check  # trees of shapes have this structure too
 @flax.struct.dataclass
 class TrainState:
   """Parameters and the state of their optimizer.

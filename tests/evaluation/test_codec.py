@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.codec.interface import Codec, CodecSpec
 from audiolm_jax.evaluation import codec as evaluation
 from audiolm_jax.evaluation import signal
 from audiolm_jax.evaluation.codec import BITS_PER_SECOND, LOG_MEL, PESQ_WB, SI_SDR, STOI
@@ -63,10 +63,12 @@ def test_no_clips_and_impossible_levels_are_refused(pulse_codec):
     evaluation.evaluate_codec(pulse_codec, clips(), [3])
 
 
-class FrameCodec:
+class FrameCodec(Codec):
   """Codes the mean of each frame of four samples in two levels, and decodes to steps."""
 
   spec = CodecSpec(sample_rate=16_000, hop_length=4, num_quantizers=2, codebook_size=10)
+  token_params = {}
+  codebooks = np.zeros((2, 10, 1), np.float32)
 
   def encode_long(self, waveform):
     means = np.pad(waveform, (0, -len(waveform) % 4)).reshape(-1, 4).mean(axis=1)
@@ -80,9 +82,9 @@ class FrameCodec:
 def test_codes_are_kept_where_they_are_encoded_again_in_the_same_frames():
   # Half a frame later each mean is that of two neighbours: 0.25, then 0.50 twice, then 0.53.
   codes = np.array([[5, 0], [5, 0], [5, 0], [5, 6]])
-  kept = evaluation.kept_codes(FrameCodec(), codes, 16)  # pyright: ignore[reportArgumentType]: a double
+  kept = evaluation.kept_codes(FrameCodec(), codes, 16)
   np.testing.assert_array_equal(kept, [[1, 1], [3 / 4, 2 / 4]])
-  np.testing.assert_array_equal(evaluation.kept_codes(FrameCodec(), codes, 14)[0], [3 / 4, 3 / 4])  # pyright: ignore[reportArgumentType]: a double
+  np.testing.assert_array_equal(evaluation.kept_codes(FrameCodec(), codes, 14)[0], [3 / 4, 3 / 4])
 
 
 def test_each_decoded_clip_is_passed_on_with_its_number_of_levels(pulse_codec):

@@ -70,6 +70,7 @@ def test_integers_use_their_whole_range_before_channels_are_averaged():
     (CLIP > 0, {}, "holds bool"),
   ],
 )
+@pytest.mark.usefixtures("types_not_checked")
 def test_other_layouts_are_refused_with_what_to_do(samples, options, words):
   with pytest.raises(UserError, match=words):
     check(samples, **options)

@@ -19,7 +19,7 @@ def test_means_are_weighted_and_ignore_non_finite_values():
 def test_skipped_updates_are_counted_whatever_their_weight():
   total = metrics.empty(["skipped"])
   for weight, skipped in [(50.0, 1.0), (0.0, 1.0), (50.0, 0.0), (7.0, 1.0)]:
-    total = metrics.accumulate(total, {"weight": weight, "skipped": skipped})  # pyright: ignore[reportArgumentType]: numbers serve
+    total = metrics.accumulate(total, {"weight": weight, "skipped": skipped})
   assert metrics.means(total) == {"skipped_steps": 3.0}
 
 
@@ -27,21 +27,21 @@ def test_skipped_updates_are_counted_in_a_row():
   total = metrics.empty(["skipped"])
   seen = []
   for skipped in [1.0, 1.0, 0.0, 1.0]:
-    total = metrics.accumulate(total, {"skipped": skipped})  # pyright: ignore[reportArgumentType]: numbers serve
+    total = metrics.accumulate(total, {"skipped": skipped})
     seen.append(float(total.skipped_in_a_row))
   assert seen == [1, 2, 0, 1]
 
 
 def test_json_gives_the_same_bits_back():
-  total = metrics.accumulate(metrics.empty(["a", "b"]), {"a": jnp.float32(1 / 3), "b": jnp.pi})  # pyright: ignore[reportArgumentType]: numbers serve
+  total = metrics.accumulate(metrics.empty(["a", "b"]), {"a": jnp.float32(1 / 3), "b": jnp.pi})
   again = metrics.from_json(json.loads(json.dumps(metrics.to_json(total))), ["a", "b"])
   jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(total))
 
 
 def test_sums_of_another_version_are_kept_for_the_same_names():
-  total = metrics.accumulate(metrics.empty(["a", "gone"]), {"a": 2.0, "gone": 3.0})  # pyright: ignore[reportArgumentType]: numbers serve
+  total = metrics.accumulate(metrics.empty(["a", "gone"]), {"a": 2.0, "gone": 3.0})
   again = metrics.from_json(metrics.to_json(total), ["a", "new"])
-  again = metrics.accumulate(again, {"a": 4.0, "new": 5.0})  # pyright: ignore[reportArgumentType]: numbers serve
+  again = metrics.accumulate(again, {"a": 4.0, "new": 5.0})
   assert metrics.means(again) == {"a": 3.0, "new": 5.0}
 
 

@@ -154,9 +154,9 @@ def _dithered(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "samp
 
 def real_or_synthetic(
   sources: Sequence[str],
-  prompts: Sequence[Float[np.ndarray, "samples"]],
-  real: Sequence[Float[np.ndarray, "samples"]],
-  synthetic: Sequence[Float[np.ndarray, "samples"]],
+  prompts: Sequence[Float[np.ndarray, "_"]],
+  real: Sequence[Float[np.ndarray, "_"]],
+  synthetic: Sequence[Float[np.ndarray, "_"]],
   sample_rate: int,
 ) -> list[Trial]:
   """Returns trials of half of the prompts with the real and half with a synthetic continuation.
@@ -181,7 +181,7 @@ def real_or_synthetic(
 
 def preference(
   sources: Sequence[str],
-  systems: Mapping[str, Sequence[Float[np.ndarray, "samples"]]],
+  systems: Mapping[str, Sequence[Float[np.ndarray, "_"]]],
   known_seconds: float,
 ) -> list[Trial]:
   """Returns trials that compare two systems on each prompt.
@@ -199,8 +199,8 @@ def preference(
 
 def mushra(
   sources: Sequence[str],
-  originals: Sequence[Float[np.ndarray, "samples"]],
-  systems: Mapping[str, Sequence[Float[np.ndarray, "samples"]]],
+  originals: Sequence[Float[np.ndarray, "_"]],
+  systems: Mapping[str, Sequence[Float[np.ndarray, "_"]]],
   sample_rate: int,
 ) -> list[Trial]:
   """Returns trials that rate versions of each original, hidden reference and anchor among them.

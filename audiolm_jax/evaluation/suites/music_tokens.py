@@ -48,7 +48,7 @@ def music_tokens_suite(
   if len(names) < 2:
     raise DataError("the suite music_tokens needs pieces of two recordings; add recordings")
   folds = np.array([names.index(name) % min(_FOLDS, len(names)) for name in recordings])
-  tokens: list[Int[np.ndarray, " steps"]] = []
+  tokens: list[Int[np.ndarray, "_"]] = []
   frames: list[MusicFrames] = []
   for piece in pieces:
     of_piece = np.asarray(tokenize(piece.waveform))
@@ -68,8 +68,8 @@ def music_tokens_suite(
 
 
 def _clusters(
-  features: Sequence[Float[np.ndarray, "steps dim"]], num_clusters: int, seed: int
-) -> list[Int[np.ndarray, " steps"]]:
+  features: Sequence[Float[np.ndarray, "_ dim"]], num_clusters: int, seed: int
+) -> list[Int[np.ndarray, "_"]]:
   """Returns the cluster of each step of each piece."""
   fitted = fit_kmeans([f.astype(np.float32) for f in features], num_clusters, seed)
   return [

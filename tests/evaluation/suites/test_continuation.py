@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from audiolm_jax.codec.interface import CodecSpec
+from audiolm_jax.codec.interface import Codec, CodecSpec
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.clips import EvalClip
 from audiolm_jax.evaluation.generation import TimedContinuation
@@ -231,10 +231,12 @@ def test_words_are_compared_with_those_of_shuffled_units(pulse_codec, many_clips
   assert given == [(RATE, rest, 5), (RATE, rest, 6)]
 
 
-class LevelCodec:
+class LevelCodec(Codec):
   """Codes the loudness of each 20 ms."""
 
   spec = CodecSpec(sample_rate=RATE, hop_length=320, num_quantizers=1, codebook_size=4096)
+  token_params = {}
+  codebooks = np.zeros((1, 4096, 1), np.float32)
 
   def encode_long(self, waveform):
     frames = waveform[: len(waveform) // 320 * 320].reshape(-1, 320)
@@ -274,7 +276,7 @@ def test_copies_of_the_prompt_and_of_the_training_set_are_counted(voice):
     ("learned, unknown", lambda prompt: learned[:48_000], ()),
   ):
     result = continuation.continuation_suite(
-      codec,  # pyright: ignore[reportArgumentType]: it has what the suite uses
+      codec,
       tokenize,
       continuer(source),
       clips,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.detection.detector import Detector
 from audiolm_jax.evaluation.suites import detection
 from audiolm_jax.trainables.detection_corpus import Pair
 from tests.conftest import melody
@@ -9,8 +10,11 @@ from tests.conftest import melody
 RATE = 16_000
 
 
-class Loudness:
+class Loudness(Detector):
   """Classifies loud pieces as synthetic."""
+
+  def __init__(self):
+    pass
 
   def score(self, pieces):
     return np.array([np.log(np.abs(p).max() / 0.25) for p in pieces])
@@ -32,7 +36,7 @@ def test_the_suite_reports_each_condition():
   others = {"cousin": make_pairs(loud=0.2)}
   marked = make_pairs(loud=0.2)
   result = detection.detection_suite(
-    Loudness(),  # pyright: ignore[reportArgumentType]: a double
+    Loudness(),
     pairs,
     RATE,
     others,
@@ -52,14 +56,14 @@ def test_the_suite_reports_each_condition():
 
 
 def test_a_detector_that_guesses_has_chance_accuracy_within_a_wide_interval():
-  class Guess:
+  class Guess(Loudness):
     def score(self, pieces):
       return np.random.default_rng(0).standard_normal(len(pieces))
 
-  row = detection.detection_suite(Guess(), make_pairs(8), RATE).rows[0]  # pyright: ignore[reportArgumentType]: a double
+  row = detection.detection_suite(Guess(), make_pairs(8), RATE).rows[0]
   assert row.estimate.low < 0.5 < row.estimate.high and row.verdict == "short"
 
 
 def test_pairs_that_are_too_short_are_refused():
   with pytest.raises(DataError, match="no recording is a second longer"):
-    detection.detection_suite(Loudness(), make_pairs(seconds=0.9), RATE)  # pyright: ignore[reportArgumentType]: a double
+    detection.detection_suite(Loudness(), make_pairs(seconds=0.9), RATE)

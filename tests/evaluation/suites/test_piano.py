@@ -47,7 +47,7 @@ def result(pieces, play):
     return TimedContinuation(play(list(notes), 3.0), 0.1)
 
   continuers = {"continuation": faithful, "other continuation": careless}
-  return piano.piano_suite(PulseCodec(), continuers, pieces, prompt_seconds=3.0)  # pyright: ignore[reportArgumentType]: a double
+  return piano.piano_suite(PulseCodec(), continuers, pieces, prompt_seconds=3.0)
 
 
 def test_a_faithful_continuer_agrees_like_the_real_continuation(result):
