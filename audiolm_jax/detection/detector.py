@@ -68,6 +68,7 @@ class Detector:
       name: of the audio, for messages.
       channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
         that soundfile returns; None for one channel.
+
     Raises:
       AudioError: the waveform is too short or silent, or has another layout.
     """
@@ -120,6 +121,7 @@ class Detector:
 
     Args:
       pieces: at the detector's sample rate, 0.1 s or longer.
+
     Returns:
       Log odds; NaN for a silent piece.
     """

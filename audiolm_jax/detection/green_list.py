@@ -67,7 +67,8 @@ def words_of(key: Sequence[Words], low: Words, high: Words) -> tuple[Words, ...]
 
   Args:
     key: four uint32 words.
-    low, high: of `counters`; at least one array has an axis.
+    low: first word of `counters`.
+    high: second word of `counters`. At least one array has an axis.
   """
   zero, inverted = low * 0, low >> _INVERTED
   words = threefry(key, (low ^ (inverted << _INVERTED), high, zero, zero))
@@ -79,7 +80,8 @@ def uniform(key: Sequence[Words], low: Words, high: Words) -> Words:
 
   Args:
     key: four uint32 words.
-    low, high: of `counters`; at least one array has an axis.
+    low: first word of `counters`.
+    high: second word of `counters`. At least one array has an axis.
   """
   zero = low * 0
   word = threefry(key, (low, high, zero, zero))[-1]
@@ -97,7 +99,8 @@ def is_green(
 
   Args:
     key: four uint32 words.
-    low, high: of `counters`; at least one array has an axis.
+    low: first word of `counters`.
+    high: second word of `counters`. At least one array has an axis.
     bits: one of `PAYLOAD_BITS`, uint32.
     payload: the payload, uint32.
   """

@@ -64,7 +64,8 @@ class WatermarkConfig:
     period: number of frames after which the position of a code, its context, repeats; 0 for a
       context of codes. It survives whatever the codes become, but the detector must search it.
 
-  Source: Kirchenbauer et al. (arXiv 2301.10226), "Hidden in Plain Tokens" (arXiv 2605.25967) for
+  Source:
+    Kirchenbauer et al. (arXiv 2301.10226), "Hidden in Plain Tokens" (arXiv 2605.25967) for
     communities, and Aaronson (2022) for the noise.
   """
 
@@ -156,6 +157,7 @@ class Watermark:
     Args:
       codes: codes of consecutive frames, with all marked levels.
       start: position of the first frame.
+
     Returns:
       Numbers [frames - config.frames, levels]: the first frames have no context.
     """
@@ -233,6 +235,7 @@ def payload_words(payload: object) -> UInt32[np.ndarray, "2"]:
 
   Args:
     payload: one byte or four; b"" for none.
+
   Raises:
     UserError: the payload is something else.
   """

@@ -38,6 +38,7 @@ def windows(blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str) 
     blocks: the audio in blocks of any length.
     rate: sample rate in Hz.
     name: of the audio, for messages.
+
   Raises:
     AudioError: the audio is shorter than 0.1 s.
   """

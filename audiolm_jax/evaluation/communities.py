@@ -142,6 +142,7 @@ def communities_of(
     following: see `Counts`.
     codebook: the vectors of the codes.
     period: see `WatermarkConfig`.
+
   Raises:
     UserError: scikit-network is not installed.
   """

@@ -59,6 +59,7 @@ def sound_statistics(
       continuation; None for that of the waveform.
     lowest_pitch: Hz.
     highest_pitch: Hz.
+
   Raises:
     ValueError: the waveform is shorter than a frame of 20 ms.
   """

@@ -28,6 +28,7 @@ def compress(
     sample_rate: Hz.
     codec: "mp3" or "opus".
     level: compression level, from 0 for the highest bit rate of the codec to 1 for the lowest.
+
   Returns:
     The decoded waveform, and the bits per second of the file.
   """

@@ -98,6 +98,7 @@ class Whisper:
     model: folder in the format of CTranslate2, size such as `base.en`, or name on the Hugging Face
       hub.
     language: code of the language of the speech, such as `en`.
+
   Raises:
     UserError: a package is not installed, or the model cannot be loaded.
   """

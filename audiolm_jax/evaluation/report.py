@@ -95,7 +95,10 @@ def row_of(
     metric: what is measured.
     values: one value for each clip, NaN where the clip has none; or pairs of counts, of which the
       figure is the ratio of the sums.
-    of, floor, aim, note: attributes of `Row`.
+    of: see `Row`.
+    floor: see `Row`.
+    aim: see `Row`.
+    note: see `Row`.
   """
   array = np.asarray(values)
   array = array if array.ndim == 2 else array.astype(np.float64)

@@ -69,7 +69,8 @@ class MaskingConfig:
     longest_prompt: length of the longest prompt, as a share of the example.
     semantic_dropout: share of examples without semantic tokens, for guidance.
 
-  Source: SoundStorm (arXiv 2305.09636), section 3.2; OmniVoice (arXiv 2604.00688) for independent
+  Source:
+    SoundStorm (arXiv 2305.09636), section 3.2; OmniVoice (arXiv 2604.00688) for independent
     entries.
   """
 

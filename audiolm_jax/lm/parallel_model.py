@@ -7,8 +7,8 @@
                         r = P h + P_q h - the codec's vectors of the coarser codes
 
 The second term of the output is the log-likelihood of r under a Gaussian around the vector c_k. It
-is absent where a coarser code is unknown, and from plain heads. Levels from `embedded_levels` on have
-the second term alone, and no embeddings. Vectors are divided by the standard deviation of the
+is absent where a coarser code is unknown, and from plain heads. Levels from `embedded_levels` on
+have the second term alone, and no embeddings. Vectors are divided by the standard deviation of the
 latents, so that no scale of the codec enters the parameters.
 """
 

@@ -129,8 +129,10 @@ def answers_needed(share: float, against: float = 0.5, power: float = _POWER) ->
     share: expected share.
     against: share to distinguish it from.
     power: probability that the difference is found.
+
   Raises:
     ValueError: the shares are equal.
+
   Source: the normal approximation, as in Fleiss, Statistical Methods for Rates and Proportions.
   """
   if share == against:

@@ -65,8 +65,10 @@ def outside_codecs(
   Args:
     sample_rate: Hz, of the clips.
     lyra_dir: folder of Lyra's models, or None.
+
   Returns:
     The codecs, and by name why others are skipped, as the JSON file has it.
+
   Raises:
     UserError: `lyra_dir` is given and Lyra cannot run.
   """

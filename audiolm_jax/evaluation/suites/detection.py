@@ -78,6 +78,7 @@ def detection_suite(
     sample_rate: Hz, the detector's.
     other: continuations of the same prompts by other bundles, by the name of the bundle.
     marked: continuations of the same prompts with the watermark of the bundle.
+
   Raises:
     DataError: no continuation is 1 s long.
   """

@@ -40,6 +40,7 @@ def music_tokens_suite(
     spec: rates and number of the tokens.
     pieces: pieces of at least two recordings. Silent steps do not count.
     seed: seed of the clusters.
+
   Raises:
     DataError: there is only one recording, or there are fewer steps than clusters.
   """
