@@ -82,7 +82,7 @@ class Detector:
   def detect_blocks(
     self, blocks: Iterable[Float[np.ndarray, "block"]], name: str = "the waveform"
   ) -> Detection:
-    """Detects in blocks of any length at the detector's sample rate, in bounded memory."""
+    """Classifies a clip, given in blocks at the detector's sample rate, in bounded memory."""
     batch: list[Window] = []
     starts: list[int] = []
     odds: list[float] = []  # NaN for silent windows

@@ -47,8 +47,8 @@ def counters(level: Words, context: Sequence[Words], community: Words) -> tuple[
 def counters_at(position: Words, level: Words, community: Words) -> tuple[Words, Words]:
   """Returns the two words that identify a community and its level at a position.
 
-  A community that is green at an even position is not green at the next one, and the reverse, so
-  frequent communities of unmarked audio are green as often as not with every key.
+  A community that is green at an even position is not green at the next position, and vice versa.
+  Therefore a frequent community of unmarked audio is green half of the time with every key.
 
   Args:
     position: uint32, below 2046.

@@ -144,7 +144,7 @@ def mean_metrics(clips: Sequence[dict[Metric, float]]) -> dict[Metric, Estimate]
 def decode_clip(
   codec: Codec, codes: Int[np.ndarray, "frames q"], num_samples: int
 ) -> Float[np.ndarray, " samples"]:
-  """Returns the first `num_samples` samples that the codes of one clip decode to."""
+  """Decodes the codes of one clip and returns the first `num_samples` samples."""
   return np.asarray(codec.decode(codes[None]), np.float32)[0, :num_samples]
 
 

@@ -171,8 +171,8 @@ def onset_times(
 ) -> Float[np.ndarray, " onsets"]:
   """Returns the times at which notes or chords begin, in seconds.
 
-  An onset is a peak at least 0.1 dB above its surroundings in the mean over mel bands, independent
-  of the rest of the clip. Flickering noise has onsets too.
+  An onset is a peak of the mean rise of the mel bands, at least 0.1 dB above its surroundings. This
+  limit does not depend on the rest of the clip. Flickering noise has onsets too.
 
   Source: package librosa, peaks of the spectral flux.
   """

@@ -155,7 +155,7 @@ class Report:
 
   @property
   def rows(self) -> dict[str, list[Row]]:
-    """Figures by the name of the suite, of the suites that ran."""
+    """Figures of each suite that ran, by the name of the suite."""
     return {name: result.rows for name, result in self.results.items() if result.rows}
 
   def as_json(self) -> JsonDict:

@@ -449,11 +449,14 @@ def text_stage(**overrides: object) -> ConditionedSpec:
 
 
 def speech_stage(**overrides: object) -> ConditionedSpec:
-  """Returns the stage of speech to speech: the text stage with another recording as its source."""
+  """Returns a stage that translates speech.
+
+  It is like the text stage, but reads the tokens of another recording.
+  """
   return dataclasses.replace(ConditionedSpec("speech", Source.SEMANTIC), **overrides)
 
 
 def transcript_stage(**overrides: object) -> ConditionedSpec:
-  """Returns the stage that recognizes speech: the text stage with source and target exchanged."""
+  """Returns a stage that recognizes speech: a text stage with source and target exchanged."""
   spec = ConditionedSpec("transcript", Source.SEMANTIC, target=Target.TEXT)
   return dataclasses.replace(spec, **overrides)

@@ -50,7 +50,7 @@ class Sound(NamedTuple):
   Attributes:
     truth: origin of the clip: "real", "synthetic" or the name of a system.
     waveform: all samples, the known part included.
-    known_seconds: length of the beginning that the page declares a recording.
+    known_seconds: length of the beginning that the page shows as a recording.
   """
 
   truth: str

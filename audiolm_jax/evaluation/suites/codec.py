@@ -93,7 +93,7 @@ def outside_suite(
   measures: speech.SpeechMeasures = speech.NO_MEASURES,
   recordings: Sequence[speech.Description] = (),
 ) -> SuiteResult:
-  """Measures the reconstruction by outside codecs; arguments as of `codec_suite`."""
+  """Measures the reconstruction by outside codecs; for the arguments see `codec_suite`."""
   rows, details = [], {}
   for codec in codecs:
     found: list[speech.Description] = []
