@@ -1,4 +1,4 @@
-"""The recipe on published tokenizers: what it tells the stages, and all of it in miniature."""
+"""The recipe on published tokenizers: the settings of its stages, and a run in miniature."""
 
 import dataclasses
 import os
@@ -55,29 +55,29 @@ def test_the_fine_stage_gets_the_levels_up_to_the_twelfth(levels, fine, tokenize
   script = load_script("tokenizer_settings")
   config = SoundStreamConfig(sample_rate=24_000, num_quantizers=levels, codebook_size=2048)
   bundle = dataclasses.replace(load_bundle(tokenizers), codec=ResidualCodec(config, {}))
-  told = dict(flag.removeprefix("--gin.").split("=") for flag in script.settings(bundle))
-  assert told.pop("NUM_FINE_QUANTIZERS", None) == fine
-  assert told == {
+  settings = dict(flag.removeprefix("--gin.").split("=") for flag in script.settings(bundle))
+  assert settings.pop("NUM_FINE_QUANTIZERS", None) == fine
+  assert settings == {
     "NUM_CLUSTERS": "12", "SEMANTIC_RATE": "50.0", "FRAME_RATE": "75.0", "CODEBOOK_SIZE": "2048",
     "NUM_QUANTIZERS": str(min(levels, 12)),
   }  # fmt: skip
 
 
 @pytest.mark.parametrize("semantic", ["hubert_base", "w2v_bert_2"])
-def test_the_gin_file_of_published_tokenizers_says_what_their_bundle_would(semantic, load_script):
+def test_the_gin_file_of_published_tokenizers_has_their_settings(semantic, load_script):
   of_published_shape = {
     "hubert_base": HubertTokenizer(HubertTokenizerConfig(), {}),
     "w2v_bert_2": W2vBert2Tokenizer(W2vBert2TokenizerConfig(), {}),
   }[semantic]
   bundle = Bundle("published", DacCodec(DacConfig(), {}), of_published_shape)
-  told = [
+  settings = [
     flag.removeprefix("--gin.") for flag in load_script("tokenizer_settings").settings(bundle)
   ]
   by_hand = ["MODEL_DIR = 'm'", "MIXTURE_OR_TASK_NAME = 't'"]
   for stage in ("semantic", "coarse", "fine"):
     file = f"gin_configs/{stage}_stage_base.gin"
     levels = ["NUM_FINE_QUANTIZERS"] if stage == "fine" else []
-    known = [w for w in told if "QUANTIZERS" not in w or w.split("=")[0] in levels]
+    known = [w for w in settings if "QUANTIZERS" not in w or w.split("=")[0] in levels]
     wanted, _ = train.resolve([file], by_hand + known)
     found, _ = train.resolve([file, f"gin_configs/tokenizers/dac_16khz_{semantic}.gin"], by_hand)
     assert found["model"].config.spec == wanted["model"].config.spec
