@@ -35,8 +35,8 @@ def faults(docstring: str) -> list[tuple[int, str]]:
       section, text = heading[1], heading[2].strip()
       if number and lines[number - 1].strip():
         found.append((number, f"no empty line before {section}"))
-      if text and (section != "Source" or lines[number + 1 : number + 2] not in ([], [""])):
-        found.append((number, f"text of several lines starts below {section}, indented"))
+      if text and (section != "Source" or "".join(lines[number + 1 : number + 2]).startswith(" ")):
+        found.append((number, f"indented text of {section} starts in its own line"))
     elif section in _LISTS and _SEVERAL_NAMES.match(line):
       found.append((number, "several names in one entry"))
   return found
@@ -62,9 +62,10 @@ def test_docstrings_are_in_googles_format():
     ("Text.\n\n  one, two: in the text.\n\nReturns:\n  a, b: as they are.", []),
     (
       "Text.\n\nSource: a paper, which has a\n  long title.",
-      [(2, "text of several lines starts below Source, indented")],
+      [(2, "indented text of Source starts in its own line")],
     ),
     ("Text.\n\nSource:\n  A paper, which has a\n  long title.", []),
+    ("Text.\n\nSource: a paper, which has a\nlong title.", []),
   ],
 )
 def test_faults_are_found(docstring, found):
