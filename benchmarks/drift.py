@@ -130,8 +130,8 @@ def _page(rows: list[Part], real: Part, seconds: list[float], grown: float, coun
 
 `{FLAGS.bundle}`, prompts of 3 s of {count} speakers it was not trained on, means over \
 them; level beside the prompt's, voice as the cosine to the prompt's in a speaker embedding that \
-is independent of the models, entropy of the semantic tokens. The last row is what the speakers \
-went on to say, through the codec. Memory grew by {grown:.0f} MiB in all. `python -m \
+is independent of the models, entropy of the semantic tokens. The last row is the real \
+continuation of the speakers, through the codec. Memory grew by {grown:.0f} MiB in all. `python -m \
 benchmarks.drift --data MANIFEST` makes this page.
 
 | seconds | level, dB | sound | centroid, Hz | voice | entropy, bits | computed in, s |

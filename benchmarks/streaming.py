@@ -22,15 +22,15 @@ def _stream(bundle: Any) -> dict[str, float]:
   for _ in bundle.stream(continuation.prompt(), _RATE, **settings):
     pass
   began = time.perf_counter()
-  arrived, played = [], [0.0]
+  arrived, starts = [], [0.0]
   for piece in bundle.stream(continuation.prompt(), _RATE, **settings):
     arrived.append(time.perf_counter() - began)
-    played.append(played[-1] + len(piece) / bundle.sample_rate)
+    starts.append(starts[-1] + len(piece) / bundle.sample_rate)
   return {
     "first_sound_seconds": round(arrived[0], 2),
     # Playback that starts this late never waits for a piece.
     "start_without_pauses_seconds": round(
-      max(at - before for at, before in zip(arrived, played, strict=False)), 2
+      max(at - before for at, before in zip(arrived, starts, strict=False)), 2
     ),
     "compute_over_new_audio": round(arrived[-1] / _NEW_SECONDS, 3),
     "pieces": len(arrived),

@@ -75,8 +75,8 @@ def table(cells: dict[str, dict]) -> str:
     "",
     f"{SEQUENCES_PER_CHIP} sequences a chip; compiled on {os.cpu_count()} CPU cores without a TPU "
     f"by jax {_version('jax')} and libtpu {_version('libtpu')}. Memory is per chip. Cycles are the "
-    "compiler's estimate against that for v5e:4x4; between generations of chips they say nothing. "
-    "`python -m benchmarks.tpu_compile` makes this page.",
+    "compiler's estimate against that for v5e:4x4; do not compare them between generations of "
+    "chips. `python -m benchmarks.tpu_compile` makes this page.",
     "",
     "| model | slice | mesh | arguments, GiB | temporaries, GiB | of memory | compiled in, s | "
     "cycles | exchanged, MiB | largest exchanged | largest parameter |",

@@ -62,6 +62,7 @@ def execute(notebook: NotebookNode, folder: str | os.PathLike[str]) -> NotebookN
 
   Args:
     folder: where they run and leave their files.
+
   Raises:
     nbclient.exceptions.CellExecutionError: a cell has failed.
   """
@@ -84,6 +85,7 @@ def clean(notebook: NotebookNode, folder: str | os.PathLike[str]) -> NotebookNod
 
   Args:
     folder: where the cells ran.
+
   Raises:
     ValueError: a cell has warned; nothing is to be hidden.
   """

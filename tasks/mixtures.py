@@ -17,6 +17,7 @@ def register(
     task: kind of task, as in `speech.register`.
     speech_rate: weight of speech.
     piano_rate: weight of piano.
+
   Returns:
     The name of the mixture.
   """

@@ -50,7 +50,7 @@ class Chromium:
       while b"\0" not in self._waiting:
         piece = os.read(self._in, 1 << 16)
         if not piece:
-          raise RuntimeError("the browser is gone")
+          raise RuntimeError("the browser has ended")
         self._waiting += piece
       text, self._waiting = self._waiting.split(b"\0", 1)
       answer = json.loads(text)

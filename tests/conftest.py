@@ -76,7 +76,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def forced_devices(count: int) -> dict[str, str]:
-  """Environment of a process to which the CPU is so many devices.
+  """Returns the environment of a process in which the CPU is `count` devices.
 
   A collective blocks one of XLA's threads on each device. With hardly more threads than devices,
   collectives under way at the same time can wait for each other for ever; and on a busy machine a
@@ -170,7 +170,7 @@ def miniature_conformer():
 def miniature_bundle():
   """A whole system of random weights: 4 codec levels of 16, 16 clusters, 2 coarse + 2 fine levels.
 
-  Codebooks and centroids are fitted to a melody, so that tokens follow what is heard.
+  Codebooks and centroids are fitted to a melody, so that tokens follow the sound.
   """
   import jax
   import jax.numpy as jnp
@@ -266,11 +266,11 @@ def detector_run():
   }
   state = meta.unbox(jax.jit(trainable.init)(jax.random.key(0), batch))
   step = jax.jit(trainable.train_step)
-  said = []
+  logged = []
   for _ in range(40):
     state, metrics = step(state, batch, jax.random.key(1))
-    said.append(jax.device_get(metrics))
-  return DetectorRun(trainable, batch, state, said[0], said[-1])
+    logged.append(jax.device_get(metrics))
+  return DetectorRun(trainable, batch, state, logged[0], logged[-1])
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_check_prints_the_layout_and_what_does_not_match_it(run_cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "said"),
+  ("arguments", "message"),
   [
     (["--suite=codecs"], "no suite 'codecs'"),
     (["--suite=codec"], "--data is needed"),
@@ -183,11 +183,11 @@ def test_check_prints_the_layout_and_what_does_not_match_it(run_cli, tmp_path):
     (["--suite=codec", "--data=x", "--output_dir=OUT", "--bundle=nobody"], "no bundle 'nobody'"),
   ],
 )
-def test_errors_are_one_line(run_cli, bundle_folder, tmp_path, arguments, said):
+def test_errors_are_one_line(run_cli, bundle_folder, tmp_path, arguments, message):
   given = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
   done = run_cli("eval", f"--bundle={bundle_folder}", *given)
   assert done.code == 2
-  assert said in done.err
+  assert message in done.err
   assert len(done.err.strip().splitlines()) == 1
 
 

@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_tokens_that_it_gave(bundle, repeats):
   np.testing.assert_array_equal(made.codes[0], expected[f"{repeats}_resynthesis_codes"])
 
 
-def test_a_token_store_of_format_1_has_the_clips_it_had_and_goes_on(tmp_path):
+def test_a_token_store_of_format_1_has_its_clips_and_accepts_new_ones(tmp_path):
   shutil.copytree(GOLDEN / "store_1", tmp_path / "store")
   info = token_store.read_info(tmp_path / "store")
   assert (info.streams["semantic"].size, info.streams["semantic"].rate) == (16, 25.0)
@@ -120,7 +120,7 @@ def test_a_token_file_of_format_1_has_the_tokens_it_had():
   assert (found.bundle, found.token_hash) == ("miniature", EXPECTED["token_hash"])
 
 
-def test_a_run_of_before_goes_on_from_its_checkpoint_on_the_same_batches(tmp_path):
+def test_an_earlier_run_resumes_from_its_checkpoint_with_the_same_batches(tmp_path):
   shutil.copytree(GOLDEN / "run", tmp_path / "run")
   component, config, params = load_inference_params(tmp_path / "run")
   assert component == "coarse_stage" and hash_params(params) == EXPECTED["params_at_2"]

@@ -1,4 +1,4 @@
-"""What the package itself exports: each name is there, documented, and loads nothing too early."""
+"""What the package itself exports: each name exists, is documented, and loads nothing too early."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What pip is told about the package agrees with what is in the repository."""
+"""The metadata of the package agree with the files of the repository."""
 
 import re
 import subprocess
@@ -48,7 +48,7 @@ def test_no_package_has_two_ranges():
     if path.name.endswith(".lock.txt"):
       continue
     for line in requirements(path):
-      name, limits = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?(.*)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]: it is there
+      name, limits = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?(.*)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]: it is not None
       if limits:
         ranges.setdefault(name, set()).add(limits)
   assert len(ranges) > 20
@@ -56,7 +56,7 @@ def test_no_package_has_two_ranges():
 
 
 def name_of(requirement):
-  return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()  # pyright: ignore[reportOptionalSubscript]: it is there
+  return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()  # pyright: ignore[reportOptionalSubscript]: it is not None
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("requirements/*.lock.txt")), ids=str)
@@ -65,7 +65,7 @@ def test_a_lock_file_has_the_hashes_of_all_packages_and_those_of_the_requirement
   text = path.read_text().replace("\\\n", " ")
   for line in text.splitlines():
     if not line.startswith("#"):
-      name, version, hashes = re.fullmatch(r"([\w.-]+)==(\S+)((?: .*)?)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]: it is there
+      name, version, hashes = re.fullmatch(r"([\w.-]+)==(\S+)((?: .*)?)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]: it is not None
       packages[name_of(name)] = version
       assert re.search(r" --hash=sha256:[0-9a-f]{64}\b", hashes), line
   base = "requirements.txt" if path.name.startswith("full") else "requirements/sample.txt"
@@ -84,7 +84,7 @@ def test_a_lock_file_has_the_hashes_of_all_packages_and_those_of_the_requirement
 
 
 def _holds(condition, lock):
-  python = re.search(r"py3(\d+)", lock.name)[1]  # pyright: ignore[reportOptionalSubscript]: it is there
+  python = re.search(r"py3(\d+)", lock.name)[1]  # pyright: ignore[reportOptionalSubscript]: it is not None
   version = {"python_version": f"3.{python}", "python_full_version": f"3.{python}.0"}
   return Marker(condition).evaluate(version | {"extra": ""})
 

@@ -66,7 +66,7 @@ def test_a_runnable_file_resolves_and_its_model_initialises_abstractly(name):
   batch = settings["train_dataset"].batch_shapes()
   boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
   assert unbox(boxed).step.shape == ()
-  module, trainable, config = registry.home_of(model.component)  # pyright: ignore[reportGeneralTypeIssues]: it is there
+  module, trainable, config = registry.home_of(model.component)  # pyright: ignore[reportGeneralTypeIssues]: it is not None
   assert type(model).__name__ == trainable and type(model.config).__name__ == config
   assert type(model).__module__ == module
   plain = json.loads(json.dumps(configs.to_dict(model.config)))

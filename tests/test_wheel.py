@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def run(*command, folder, **environment):
-  """What a command says; `environment` replaces what could lead it to this checkout."""
+  """Returns the output of a command; `environment` hides this checkout from it."""
   kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
   done = subprocess.run(
     [str(part) for part in command], cwd=folder, env=kept | environment,
@@ -80,11 +80,11 @@ def test_the_wheel_alone_samples_from_any_folder(wheel, tmp_path, version):
   versions = run(python, "-c", ask, folder=elsewhere).split()
   assert versions == [audiolm_jax.__version__] * 2
   shutil.copyfile(REPOSITORY / "examples" / "speech_woman.flac", elsewhere / "prompt.flac")
-  said = run(
+  printed = run(
     python, "-m", "audiolm_jax.sample", "--prompt=prompt.flac", "--output=out.wav", "--duration=1",
     "--bundle=speech", folder=elsewhere, AUDIOLM_JAX_CACHE=str(tmp_path / "cache"),
   )  # fmt: skip
-  assert said.startswith("out.wav: 4.00 s")
+  assert printed.startswith("out.wav: 4.00 s")
   assert (elsewhere / "out.wav").stat().st_size > 4 * 16_000 * 2
   installed = run(python, "-m", "pip", "list", folder=elsewhere)
   assert not re.search(r"(?im)^(tensorflow|seqio|gin-config)\b", installed)
@@ -93,12 +93,12 @@ def test_the_wheel_alone_samples_from_any_folder(wheel, tmp_path, version):
 def test_the_wheel_has_the_configurations_where_train_looks_for_them(wheel, tmp_path):
   with zipfile.ZipFile(wheel) as archive:
     archive.extractall(tmp_path / "site")
-  said = run(
+  printed = run(
     sys.executable, "-m", "audiolm_jax.train", "--gin_file=gin_configs/codec_tiny.gin",
     "--gin_file=gin_configs/runs/audio_in_memory.gin", "--gin.AUDIO_DIR='recordings'",
     "--gin.MODEL_DIR='run'", "--dry_run", folder=tmp_path, PYTHONPATH=str(tmp_path / "site"),
   )  # fmt: skip
-  assert "TRAIN_STEPS = 10000" in said
+  assert "TRAIN_STEPS = 10000" in printed
   tasks = "import tasks, gin_configs; print(tasks.__file__)"
   found = run(sys.executable, "-c", tasks, folder=tmp_path, PYTHONPATH=str(tmp_path / "site"))
   assert found.startswith(str(tmp_path / "site"))

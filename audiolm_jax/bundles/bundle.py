@@ -127,7 +127,7 @@ class Bundle:
 
   @functools.cached_property
   def text_cascade(self) -> "Cascade":
-    """The stage that makes semantic tokens of a text, alone."""
+    """A cascade of the text stage alone, which samples the semantic tokens of a text."""
     from audiolm_jax.bundles.speaking import text_stage
     from audiolm_jax.sampling.cascade import Cascade
 
@@ -136,7 +136,7 @@ class Bundle:
 
   @functools.cached_property
   def speech_cascade(self) -> "Cascade":
-    """The stage that makes semantic tokens of those of another recording, alone."""
+    """A cascade of the speech stage alone, which translates semantic tokens of a recording."""
     from audiolm_jax.bundles.speaking import speech_stage
     from audiolm_jax.sampling.cascade import Cascade
 
@@ -145,7 +145,7 @@ class Bundle:
 
   @functools.cached_property
   def transcript_cascade(self) -> "Cascade":
-    """The stage that recognizes the text of semantic tokens, alone."""
+    """A cascade of the transcript stage alone, which recognizes the text of semantic tokens."""
     from audiolm_jax.bundles.transcription import transcript_stage
     from audiolm_jax.sampling.cascade import Cascade
 

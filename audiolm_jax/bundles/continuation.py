@@ -278,7 +278,7 @@ def _request(
 def whole_steps(
   bundle: Bundle, waveform: Float[np.ndarray, "samples"]
 ) -> Float[np.ndarray, "whole"]:
-  """Returns the beginning of a waveform that whole semantic steps and whole frames cover."""
+  """Returns the longest beginning of a waveform that has whole semantic steps and frames."""
   step = math.lcm(bundle.semantic.spec.hop_length, bundle.codec.spec.hop_length)
   return waveform[: len(waveform) // step * step]
 

@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> JsonDict:
 
 
 def check_fields(manifest: Json) -> None:
-  """Raises `ConfigError` for fields of other types, and names that several stages have."""
+  """Raises `ConfigError` if a field has a wrong type, or a name is not plain or not unique."""
   for field, hint in get_type_hints(_Fields, include_extras=True).items():
     if field in manifest:
       configs.checked(hint, manifest[field], field)

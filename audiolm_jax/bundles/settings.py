@@ -58,9 +58,9 @@ class SamplingSettings(TypedDict, total=False):
     top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
     passes: per parallel stage; passes of each level, 1 for levels without a number; () for the
       codes nearest to the predicted points, in one pass. The default is the stage's.
-    lookahead: per parallel stage; seconds of new audio that its first window has. The further
-      windows have twice as many as the one before, up to the default, which is that of a whole
-      window. A stream then returns its first sound earlier, and takes a few windows more.
+    lookahead: per parallel stage; seconds of new audio in its first window. Each further window
+      has twice as many as the previous one, up to the default, which is a whole window. With a
+      smaller value, a stream returns its first sound earlier and computes a few windows more.
     watermark: strength of the mark in the sampled codes, which is added to the logits of green
       codes; "off" or 0 for none. The default is the bundle's strength, or none if the bundle has no
       watermark. A gumbel watermark has the strength 1 only.
@@ -121,7 +121,7 @@ def check_names(settings: SamplingSettings, known: frozenset[str]) -> None:
 def temperatures_of(bundle: Bundle) -> dict[str, float]:
   """Returns the default temperature of each stage that makes audio.
 
-  It is that of the bundle, else the general one.
+  The temperatures of the bundle replace the defaults of `CascadeOptions`.
   """
   names = audio_stages(bundle.stages)
   defaults = {name: CascadeOptions().of(name).temperature for name in names}
@@ -271,7 +271,7 @@ def prepared_prompts(
 ) -> tuple[list[Float[np.ndarray, "samples"]], bool]:
   """Returns the first `seconds` of each prompt at the bundle's rate, and whether it is a batch.
 
-  Messages call the prompts `name`.
+  Error messages name the prompts by `name`.
   """
   rate = waveforms.check_rate(sample_rate)
 

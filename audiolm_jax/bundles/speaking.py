@@ -44,7 +44,8 @@ LONGEST_TEXT = 100_000  # characters
 class VoiceSettings(SamplingSettings, total=False):
   """The keyword arguments of `Bundle.speak_from` and `Bundle.stream_speech_from`.
 
-  Those of `settings.SamplingSettings` belong to them; the stage that reads the source has them too.
+  They include those of `settings.SamplingSettings`, which also apply to the stage that reads the
+  source.
 
   Attributes:
     voice: a recording of the voice to use, [samples]; the default is a voice that the model draws.

@@ -128,9 +128,10 @@ class StridedConv(nn.Module):
 
 
 class TransposedConv(nn.Module):
-  """Up-sampling by `stride`: every input adds to two blocks of outputs, its own and the next.
+  """Transposed convolution that up-samples by `stride`.
 
-  State: the part of the next block that the last input contributes.
+  Each input contributes to its own block of outputs and to the next block. State: the contribution
+  of the last input to the next block.
   """
 
   features: int

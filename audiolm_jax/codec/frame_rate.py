@@ -121,9 +121,9 @@ class FrameRateConfig(TrainableConfig):
 
   @property
   def delay(self) -> int:
-    """Number of short frames by which a window begins after its short frame in the output.
+    """Number of short frames from a short frame to the beginning of its window, in the output.
 
-    The output is `lookahead_frames` late.
+    The output is delayed by `lookahead_frames`.
     """
     return self.lookahead_frames * self.short_frames - self.window_lead
 

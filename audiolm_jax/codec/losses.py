@@ -133,7 +133,7 @@ def _compressed(spectrum: Array) -> Array:
 def hinge_discriminator_loss(
   real: list[Float[Array, "..."]], fake: list[Float[Array, "..."]]
 ) -> Float[Array, ""]:
-  """Returns the hinge loss of the discriminators, averaged over positions, then over them."""
+  """Returns the hinge loss of the discriminators, averaged over positions and then over them."""
   terms = [
     jnp.mean(jax.nn.relu(1.0 - r)) + jnp.mean(jax.nn.relu(1.0 + f))
     for r, f in zip(real, fake, strict=True)

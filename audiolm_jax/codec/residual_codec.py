@@ -174,7 +174,7 @@ class ResidualCodec(ChunkedCodec):
 
   @property
   def latent_encoder(self) -> ChunkedModel:
-    """Maps waveform to the latents whose residuals the codebooks quantize, chunked as `encoder`."""
+    """Maps a waveform to latents before quantization, in the same chunks as `encoder`."""
     nothing = np.zeros((0, self.config.latent_dim), np.float32)
     return dataclasses.replace(self._encoder_of(latents_chunk), nothing=nothing)
 

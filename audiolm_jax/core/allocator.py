@@ -50,6 +50,7 @@ def tune_allocator() -> str:
 
   Returns:
     The version of glibc.
+
   Raises:
     AllocatorError: the environment variable AUDIOLM_JAX_ALLOCATOR is "off", the user has configured
       malloc or loaded another allocator, or the C library is not glibc. Nothing is changed then.

@@ -41,6 +41,7 @@ def number(value: object, name: str, limits: Range, also: str = "") -> float:
     name: of the value, for messages.
     limits: the least and the largest accepted number.
     also: what else the caller accepts, for messages.
+
   Raises:
     UserError: the value is not a number or lies outside of its range.
   """
@@ -59,6 +60,7 @@ def array(value: object, name: str, wanted: str) -> "np.ndarray":
     value: an array, or nested lists of numbers.
     name: of the value, for messages.
     wanted: what the caller accepts, for messages.
+
   Raises:
     UserError: the value is something else, or nested lists of unequal lengths.
   """

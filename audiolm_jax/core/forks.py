@@ -1,4 +1,4 @@
-"""Detects a process that was forked from one that uses JAX, in which JAX would wait for ever."""
+"""Detects a process that was forked after JAX started, in which JAX would block forever."""
 
 import os
 
@@ -8,10 +8,13 @@ _user: list[int] = []  # the process that first used JAX
 
 
 def check() -> None:
-  """Records the process that uses JAX.
+  """Raises an error in a process that was forked after JAX started.
+
+  The first call records the process.
 
   Raises:
-    UserError: this process was forked from that one, whose threads it does not have.
+    UserError: the process was forked after JAX started; JAX's threads do not exist in a forked
+      process.
   """
   if not _user:
     _user.append(os.getpid())

@@ -103,6 +103,7 @@ def dot_general(
     dimension_numbers: see `lax.dot_general`.
     precision: see `lax.dot_general`; applies to float32 products.
     preferred_element_type: see `lax.dot_general`.
+
   Raises:
     ValueError: `dimension_numbers` name other axes, under BFLOAT16.
   """

@@ -39,11 +39,11 @@ def fast(waveform: Float[np.ndarray, "samples"], factor: float) -> Float[np.ndar
 def noisy(
   waveform: Float[np.ndarray, "samples"], noise: Float[np.ndarray, "samples"], snr: float
 ) -> Float[np.ndarray, "samples"]:
-  """Returns speech with noise, quieter if the sum were beyond full scale.
+  """Returns speech with added noise, scaled down if the sum exceeds full scale.
 
   Args:
     waveform: the speech.
-    noise: at any level.
+    noise: the noise, which is scaled to the ratio.
     snr: ratio of the powers of the speech and of the noise, in dB.
   """
   power = np.mean(np.square(noise, dtype=np.float64))

@@ -96,7 +96,7 @@ class InMemoryBatches(abc.ABC):
     }
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Restores a position of `get_state`; the seed does not change.
+    """Restores a position that `get_state` returned; the seed does not change.
 
     Raises:
       DataError: the position belongs to another corpus.

@@ -153,14 +153,14 @@ def read_corpus(
   speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or
   absolute) and optionally `split`, `speaker`, `seconds`, `label`, `text` and `source_path`. If no
   clip has a split, about `valid_fraction` of the recordings, selected by a hash of the id, become
-  `valid`: at least one of two or more. Files of one recording, such as those of two microphones,
-  are in the same split.
+  `valid`, at least one if there are two or more. Files of one recording, such as those of two
+  microphones, are in the same split.
 
   Args:
     source: path or URL of a folder or manifest.
     valid_fraction: validation share of a corpus without splits.
-    layout: of a folder, one of `layouts.LAYOUTS`; None to detect it.
-    texts: whether to read the texts of a folder, for which many files can be read; those of a
+    layout: layout of the folder, one of `layouts.LAYOUTS`; None to detect it.
+    texts: whether to read the texts of a folder, which can be in many files. The texts of a
       manifest are always read.
 
   Raises:
@@ -248,10 +248,8 @@ def read_clip(clip: AudioClip, sample_rate: int) -> Float[np.ndarray, " samples"
   return np.concatenate(list(blocks))
 
 
-def open_clip(
-  clip: AudioClip, sample_rate: int
-) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
-  """Returns `read_clip` of a clip of up to ten minutes, and slices of the file of a longer one.
+def open_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
+  """Returns the waveform of a clip of up to ten minutes; for a longer clip, slices of its file.
 
   Raises:
     AudioError: as in `read_clip`.
@@ -431,9 +429,9 @@ def hash_of(values: Iterable[object]) -> int:
 
 
 def content_hash(clips: Sequence[AudioClip]) -> int:
-  """Returns a hash of the files of clips, of at most 256 evenly spaced ones.
+  """Returns a hash of the files of at most 256 evenly spaced clips.
 
-  That is enough to detect another corpus. A corpus of any size is compared in seconds.
+  It differs for another corpus, and takes seconds for a corpus of any size.
   """
   chosen = clips[:: max(1, -(-len(clips) // _MOST_HASHED))]
   with ThreadPoolExecutor(_READ_AT_ONCE) as pool:

@@ -7,21 +7,24 @@ from audiolm_jax.core.errors import DataError
 
 
 class Outdated(NamedTuple):
-  """The clips of a store that do not fit the corpus any more.
+  """The clips of a token store whose files have changed or are no longer in the corpus.
 
   Attributes:
-    changed: what changed, by the ids of clips whose files are others now.
-    removed: ids of clips that are not in the corpus.
+    changed: description of the change, by clip id.
+    removed: ids of the clips that are no longer in the corpus.
   """
 
   changed: dict[str, str]
   removed: list[str]
 
   def check(self, folder: str | os.PathLike[str]) -> None:
-    """Raises `DataError` if there are any.
+    """Raises an error if the store has outdated clips.
 
     Args:
-      folder: of the store.
+      folder: folder of the store, for the message.
+
+    Raises:
+      DataError: a clip has changed or was removed.
     """
     found: list[str] = []
     if self.changed:

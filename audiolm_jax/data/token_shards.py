@@ -137,12 +137,12 @@ def read_shards(
   tokens: bool = True,
   skip_damaged: bool = False,
 ) -> Iterator[StoredShard]:
-  """Yields the named shards of a folder in order, while several are read in parallel.
+  """Yields the named shards of a token store in order; several shards are read in parallel.
 
   Args:
-    folder: of the token store.
-    names: of the shards.
-    tokens: whether to read the tokens; without them, a corpus of any size can be listed.
+    folder: folder of the token store.
+    names: file names of the shards.
+    tokens: whether to read the tokens; a corpus of any size can be listed without them.
     skip_damaged: whether to skip shards that cannot be read.
 
   Raises:
@@ -209,7 +209,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
 
 
 def check_regular(path: str) -> None:
-  """Raises `ValueError` for a local device or pipe, which a reader would wait for."""
+  """Raises `ValueError` if a local path is a device or a pipe, on which a read would block."""
   if not storage.is_url(path) and os.path.exists(path) and not os.path.isfile(path):
     raise ValueError("it is not a regular file")
 

@@ -26,7 +26,7 @@ class Turns:
 
   @contextlib.contextmanager
   def joined(self) -> Iterator["Turn"]:
-    """Gives the turn of a new request, which leaves the queue when the block ends.
+    """Adds a request and yields its turn; the request leaves the queue when the block ends.
 
     Raises:
       BusyError: too many requests wait.

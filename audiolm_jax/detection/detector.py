@@ -68,6 +68,7 @@ class Detector:
       name: of the audio, for messages.
       channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
         that soundfile returns; None for one channel.
+
     Raises:
       AudioError: the waveform is too short or silent, or has another layout.
     """
@@ -81,7 +82,7 @@ class Detector:
   def detect_blocks(
     self, blocks: Iterable[Float[np.ndarray, "block"]], name: str = "the waveform"
   ) -> Detection:
-    """Detects in blocks of any length at the detector's sample rate, in bounded memory."""
+    """Classifies a clip, given in blocks at the detector's sample rate, in bounded memory."""
     batch: list[WaveformWindow] = []
     starts: list[int] = []
     odds: list[float] = []  # NaN for silent windows
@@ -120,6 +121,7 @@ class Detector:
 
     Args:
       pieces: at the detector's sample rate, 0.1 s or longer.
+
     Returns:
       Log odds; NaN for a silent piece.
     """

@@ -77,7 +77,7 @@ class Match(NamedTuple):
     return self._replace(log10_p=np.minimum(self.log10_p + math.log10(tests), 0.0))
 
   def of_any_payload(self) -> Float[np.ndarray, "keys"]:
-    """Returns the least p-value of all numbers of bits, corrected for this choice."""
+    """Returns the smallest p-value over the payload sizes, corrected for this choice."""
     shares = np.log10(level_shares(len(self.log10_p)))[:, None]
     return np.minimum((self.log10_p - shares).min(axis=0), 0.0)
 

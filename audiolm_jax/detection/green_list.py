@@ -47,8 +47,8 @@ def counters(level: Words, context: Sequence[Words], community: Words) -> tuple[
 def counters_at(position: Words, level: Words, community: Words) -> tuple[Words, Words]:
   """Returns the two words that identify a community and its level at a position.
 
-  A community that is green at an even position is not green at the next one, and the reverse, so
-  frequent communities of unmarked audio are green as often as not with every key.
+  A community that is green at an even position is not green at the next position, and vice versa.
+  Therefore a frequent community of unmarked audio is green half of the time with every key.
 
   Args:
     position: uint32, below 2046.
@@ -67,7 +67,8 @@ def words_of(key: Sequence[Words], low: Words, high: Words) -> tuple[Words, ...]
 
   Args:
     key: four uint32 words.
-    low, high: of `counters`; at least one array has an axis.
+    low: first word of `counters`.
+    high: second word of `counters`. At least one array has an axis.
   """
   zero, inverted = low * 0, low >> _INVERTED
   words = threefry(key, (low ^ (inverted << _INVERTED), high, zero, zero))
@@ -79,7 +80,8 @@ def uniform(key: Sequence[Words], low: Words, high: Words) -> Words:
 
   Args:
     key: four uint32 words.
-    low, high: of `counters`; at least one array has an axis.
+    low: first word of `counters`.
+    high: second word of `counters`. At least one array has an axis.
   """
   zero = low * 0
   word = threefry(key, (low, high, zero, zero))[-1]
@@ -97,7 +99,8 @@ def is_green(
 
   Args:
     key: four uint32 words.
-    low, high: of `counters`; at least one array has an axis.
+    low: first word of `counters`.
+    high: second word of `counters`. At least one array has an axis.
     bits: one of `PAYLOAD_BITS`, uint32.
     payload: the payload, uint32.
   """

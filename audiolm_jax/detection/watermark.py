@@ -44,27 +44,30 @@ class WatermarkKind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class WatermarkConfig:
-  """How a bundle marks its codes.
+  """Settings of the watermark of a bundle.
 
-  The context of a code is its position in time, or consists of codes that are fixed before it is
-  sampled.
+  Each code has a context, which selects its green list. The context is either the position of the
+  code in time or codes that are sampled earlier.
 
   Attributes:
-    levels: number of marked levels, from the first one on.
+    levels: number of marked levels, starting with the coarsest one.
     codebook_size: codes per level.
     key: 32 hexadecimal digits, the public default key.
-    strength: added to the logits of green codes, before the temperature, by default; 1 for
-      `WatermarkKind.GUMBEL`, which is on or off.
-    frames: earlier frames in the context, at the code's own level; 0 for parallel stages.
-    coarser: levels of the same frame in the context, the coarsest first, as far as they are coarser
-      than the code's own.
+    strength: default of the number that is added to the logits of green codes before the
+      temperature; 1 for `WatermarkKind.GUMBEL`, which is on or off.
+    frames: number of earlier frames whose codes at the same level are in the context; 0 for
+      parallel stages.
+    coarser: number of coarser levels of the same frame that are in the context, starting with the
+      coarsest one.
     kind: see `WatermarkKind`.
     weights: weight of each level in detection, with a period; levels without a number have 1. The
       codes of the first level survive best.
-    period: number of frames after which the position of a code, its context, repeats; 0 for a
-      context of codes. It survives whatever the codes become, but the detector must search it.
+    period: number of frames after which positions repeat, if the context is the position; 0 if the
+      context consists of codes. Changed codes do not change a position, but the detector must
+      search for the offset.
 
-  Source: Kirchenbauer et al. (arXiv 2301.10226), "Hidden in Plain Tokens" (arXiv 2605.25967) for
+  Source:
+    Kirchenbauer et al. (arXiv 2301.10226), "Hidden in Plain Tokens" (arXiv 2605.25967) for
     communities, and Aaronson (2022) for the noise.
   """
 
@@ -156,6 +159,7 @@ class Watermark:
     Args:
       codes: codes of consecutive frames, with all marked levels.
       start: position of the first frame.
+
     Returns:
       Numbers [frames - config.frames, levels]: the first frames have no context.
     """
@@ -200,10 +204,10 @@ def is_green(
 def marks_of(
   keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
 ) -> UInt8[np.ndarray, "kinds keys entries"]:
-  """Returns what detection needs to know of entries under each key, for each of `PAYLOAD_BITS`.
+  """Returns one byte per entry and key, for each of `PAYLOAD_BITS`, from which detection counts.
 
   Returns:
-    `GREEN` for entries that are green where the payload has a zero, plus their position in it.
+    The position in the payload, plus `GREEN` if the entry is green for a zero at this position.
   """
   words = np.stack(green_list.words_of(*_cipher_input(keys, entries)))
   return ((words >> 31) * GREEN | words & (max(PAYLOAD_BITS) - 1)).astype(np.uint8)
@@ -233,6 +237,7 @@ def payload_words(payload: object) -> UInt32[np.ndarray, "2"]:
 
   Args:
     payload: one byte or four; b"" for none.
+
   Raises:
     UserError: the payload is something else.
   """
@@ -248,7 +253,7 @@ def key_words(key: bytes) -> UInt32[np.ndarray, "4"]:
 
 
 def private_key(content: object) -> UInt32[np.ndarray, "4"]:
-  """Returns the key that any content of 16 to 4096 bytes defines: the start of its SHA-256.
+  """Returns the key of a content of 16 to 4096 bytes: the first bytes of its SHA-256.
 
   Raises:
     UserError: the content is something else.

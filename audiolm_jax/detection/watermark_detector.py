@@ -91,6 +91,7 @@ class WatermarkDetector:
       sample_rate: Hz; the waveform is resampled if needed.
       name: of the audio, for messages.
       channel_axis: axis of the channels, which are averaged; None for one channel.
+
     Raises:
       AudioError: the waveform has another layout.
     """

@@ -40,6 +40,7 @@ def windows(
     blocks: the audio in blocks of any length.
     rate: sample rate in Hz.
     name: of the audio, for messages.
+
   Raises:
     AudioError: the audio is shorter than 0.1 s.
   """

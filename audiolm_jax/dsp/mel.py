@@ -31,6 +31,7 @@ def mel_filterbank(
     min_frequency: lower end of the first filter in Hz.
     max_frequency: upper end of the last filter in Hz; None for half the sample rate.
     sides: the scale on which the filters are triangles.
+
   Source: the mel scale of the Hidden Markov Model Toolkit, 1127 ln(1 + f / 700).
   """
   nyquist = sample_rate / 2

@@ -18,6 +18,7 @@ def stft(
     waveform: the signal.
     window: samples per frame, a multiple of `hop`.
     hop: samples from frame to frame.
+
   Returns:
     `samples // hop - window // hop + 1` frames of `window // 2 + 1` bins.
   """

@@ -97,6 +97,7 @@ def frames_of(
     item: onset and offset in seconds.
     features: frames of the item's file.
     frame_rate: frames per second.
+
   Returns:
     The frames whose middles are in the item; if there are none, the frame nearest to its middle.
   """
@@ -249,6 +250,7 @@ def phone_report(
 
   Args:
     labelled: by file, the token and the phone of each frame.
+
   Source: Hsu et al., "HuBERT", section IV-C.
   """
   phones = sorted({phone for _, found in labelled.values() for phone in found})

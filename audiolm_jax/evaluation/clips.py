@@ -63,6 +63,7 @@ def load_pieces(
     ids: ids of the clips to choose from; None for all.
     texts: transcripts by the id of the clip.
     seed: seed of the order.
+
   Raises:
     DataError: the split has no clips.
     AudioError: a file cannot be read.
@@ -111,6 +112,7 @@ def new_pieces(
     max_clips: maximum number of pieces.
     least_seconds: minimum length of a piece.
     texts: transcripts by the id of the clip.
+
   Raises:
     DataError: no clip is long enough.
   """
@@ -142,6 +144,7 @@ def pieces_to_continue(
     options: settings of the evaluation.
     sample_rate: Hz, of the pieces.
     seconds_after_prompt: minimum length of what follows the prompt.
+
   Raises:
     DataError: no clip is long enough, or all prompts are silent.
   """

@@ -70,6 +70,7 @@ def evaluate_codec(
     levels: numbers of levels, from low to high.
     speech: adds the metrics that are defined for speech only (STOI, PESQ-WB).
     on_decoded: receives, clip by clip, each number of levels and the clip decoded from these.
+
   Raises:
     ValueError: there are no clips, or the codec has no such number of levels.
   """
@@ -120,6 +121,7 @@ def reconstruction_metrics(
     estimate: the reconstruction.
     sample_rate: Hz, of both.
     speech: adds the metrics that are defined for speech only.
+
   Returns:
     `LOG_MEL` and `SI_SDR`; for speech also `STOI` and, if package pesq is installed, `PESQ_WB`.
   """
@@ -142,7 +144,7 @@ def mean_metrics(clips: Sequence[dict[Metric, float]]) -> dict[Metric, Estimate]
 def decode_clip(
   codec: Codec, codes: Int[np.ndarray, "frames q"], num_samples: int
 ) -> Float[np.ndarray, " samples"]:
-  """Returns the first `num_samples` samples that the codes of one clip decode to."""
+  """Decodes the codes of one clip and returns the first `num_samples` samples."""
   return np.asarray(codec.decode(codes[None]), np.float32)[0, :num_samples]
 
 
@@ -162,6 +164,7 @@ def kept_codes(
     codec: decodes the codes and encodes the result.
     codes: codes of one clip, all levels.
     num_samples: length of the clip.
+
   Returns:
     Row 0: from the decoded clip. Row 1: from the decoded clip delayed by half a frame, so that
     every frame of the encoder has a new position.

@@ -29,11 +29,12 @@ Table = Int[np.ndarray, "levels size size"]
 
 
 class Counts(NamedTuple):
-  """How often codes follow each other.
+  """Counts of pairs of codes.
 
   Attributes:
-    confused: by channel, how often a code (row) is another one (column) after encoding again.
-    following: how often a code (row) is followed by another one (column) in the next frame.
+    confused: by channel, counts of the code before (row) and after (column) the audio is decoded,
+      changed by the channel and encoded again.
+    following: counts of the code of a frame (row) and of the next frame (column).
   """
 
   confused: dict[str, Table]
@@ -41,13 +42,12 @@ class Counts(NamedTuple):
 
 
 class Survival(NamedTuple):
-  """How many codes of a level keep their community.
+  """Shares of the codes of a level that keep their community when audio is encoded again.
 
   Attributes:
-    share: share of the codes whose community survives.
-    chance: the share if the codes after encoding were independent of those before.
-    effective: the number of equally frequent communities that would have the sum of squared shares
-      of those before.
+    share: share of the codes that keep their community.
+    chance: expected share if the codes before and after were independent.
+    effective: effective number of communities before: 1 / sum of their squared shares.
   """
 
   share: float
@@ -142,6 +142,7 @@ def communities_of(
     following: see `Counts`.
     codebook: the vectors of the codes.
     period: see `WatermarkConfig`.
+
   Raises:
     UserError: scikit-network is not installed.
   """
@@ -196,9 +197,9 @@ def choice(following: Int[np.ndarray, "size size"], communities: Int[np.ndarray,
 def distinct(
   following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"], period: int = 0
 ) -> float:
-  """Returns the share of 200 codes, 4 s at 50 Hz, whose community and context are the first such.
+  """Returns the share of first occurrences of a community and its context in 200 codes.
 
-  A detector counts the others as repeats.
+  200 codes are 4 s at 50 Hz. A detector does not count repeats.
   """
   pairs = _pairs(following, communities)
   shares = pairs / max(pairs.sum(), 1)

@@ -55,10 +55,11 @@ def sound_statistics(
   Args:
     waveform: the samples.
     sample_rate: Hz.
-    loud_db: loud level that defines active frames, dB of full scale: the prompt's for a
-      continuation; None for that of the waveform.
+    loud_db: loud level in dB of full scale, from which the threshold of active frames follows; for
+      a continuation, that of its prompt. None for the level of the waveform.
     lowest_pitch: Hz.
     highest_pitch: Hz.
+
   Raises:
     ValueError: the waveform is shorter than a frame of 20 ms.
   """

@@ -28,6 +28,7 @@ def compress(
     sample_rate: Hz.
     codec: "mp3" or "opus".
     level: compression level, from 0 for the highest bit rate of the codec to 1 for the lowest.
+
   Returns:
     The decoded waveform, and the bits per second of the file.
   """
@@ -39,7 +40,7 @@ def compress(
 def encode(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, codec: str, level: float
 ) -> bytes:
-  """Returns the file that a lossy codec encodes a waveform to; arguments as of `compress`."""
+  """Encodes a waveform with a lossy codec and returns the file; see `compress`."""
   container, subtype = _FORMATS[codec]
   encoded = io.BytesIO()
   with soundfile.SoundFile(
@@ -57,7 +58,7 @@ def encode(
 
 
 def decode(encoded: bytes, sample_rate: int, num_samples: int) -> Float[np.ndarray, "num_samples"]:
-  """Returns the first samples of a file at `sample_rate` Hz, padded with zeros."""
+  """Decodes a file to `num_samples` samples at `sample_rate` Hz, cut or padded with zeros."""
   decoded, rate = soundfile.read(io.BytesIO(encoded), dtype="float32")
   if rate != sample_rate:
     decoded = soxr.resample(decoded, rate, sample_rate)

@@ -90,6 +90,7 @@ def explained_share(
     features: of the same steps.
     folds: of each piece. A feature is predicted by its means over pieces of the other folds; a
       token that they lack is predicted by the mean of all their steps.
+
   Returns:
     1 for a perfect prediction, 0 for one that is as good as the mean, below 0 for a worse one.
   """

@@ -48,6 +48,7 @@ def embed(
   Args:
     waveform: samples in [-1, 1]; frequencies above 8 kHz are removed.
     sample_rate: Hz.
+
   Returns:
     Embeddings; none for less than a second.
   """
@@ -82,8 +83,10 @@ def frechet_distance(
   Args:
     real: embeddings of one side.
     made: embeddings of the other side.
+
   Raises:
     ValueError: a side has fewer than two windows.
+
   Source: Dowson and Landau, The Fréchet distance between multivariate normal distributions, 1982.
   """
   if min(len(real), len(made)) < 2:
@@ -109,11 +112,14 @@ def frechet_estimate(
     real: windows of each prompt.
     made: windows of each prompt on the other side; both sides of a prompt are drawn together.
     seed: seed of subsets and resampling.
+
   Returns:
     The estimate; NaN if fewer than `LEAST_GROUPS` prompts have windows on both sides, or if half of
     these prompts have no more windows than dimensions.
-  Source: Chong and Forsyth, Effectively unbiased FID and Inception Score, 2020; for audio Gui et
-    al., Adapting Fréchet audio distance for generative music evaluation, 2024.
+
+  Source:
+    Chong and Forsyth, Effectively unbiased FID and Inception Score, 2020; for audio Gui et al.,
+    Adapting Fréchet audio distance for generative music evaluation, 2024.
   """
   pairs = [(r, m) for r, m in zip(real, made, strict=True) if len(r) and len(m)]
   if not _enough([r for r, _ in pairs]) or not _enough([m for _, m in pairs]):
@@ -137,6 +143,7 @@ def frechet_between_halves(groups: Sequence[Float[np.ndarray, "_ dim"]], seed: i
   Args:
     groups: windows of each prompt.
     seed: seed of splits and subsets.
+
   Returns:
     The mean over splits of the extrapolated distance, with the 2.5th and the 97.5th percentile; NaN
     if half of the prompts are too few. `n` is the number of prompts of one half.

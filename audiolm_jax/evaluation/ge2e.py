@@ -3,7 +3,8 @@
 The weights are a file of the package resemblyzer. The code of the package is not used, because it
 needs PyTorch and a voice detector that fails with current versions of setuptools.
 
-Source: Wan et al., Generalized end-to-end loss for speaker verification, 2018; the weights and the
+Source:
+  Wan et al., Generalized end-to-end loss for speaker verification, 2018; the weights and the
   spectrogram are those of Resemblyzer 0.1.4.
 """
 

@@ -126,6 +126,7 @@ def save_sounds(
     sounds: waveforms.
     captions: one for each sound, all different.
     sample_rate: Hz.
+
   Returns:
     File names by caption, for `SuiteResult.sounds`.
   """

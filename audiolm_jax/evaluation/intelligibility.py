@@ -29,7 +29,7 @@ DISAGREEMENT = Metric(
 
 @dataclasses.dataclass(frozen=True)
 class WordChecks:
-  """What the words of sampled speech are compared with.
+  """References for the words of sampled speech.
 
   Attributes:
     dictionary: the words of a language, or None.

@@ -65,6 +65,7 @@ def evaluate_stage(
     stage: the stage.
     train: clips that the stage was trained on.
     valid: clips that it was not trained on.
+
   Raises:
     DataError: no clip is long enough for a crop.
   """
@@ -121,6 +122,7 @@ def crops(
     spec: the stage, which sets the length of a crop.
     clip: the tokens.
     least_seconds: minimum length of the last crop.
+
   Raises:
     DataError: the clip lacks tokens that the stage needs.
   """

@@ -29,8 +29,10 @@ def lyra_codecs(folder: str | os.PathLike[str]) -> list[OutsideCodec]:
 
   Args:
     folder: folder with the models, `LYRA_FILES`.
+
   Raises:
     UserError: the package or a file is missing, or a file is not a model.
+
   Source: Lyra 1.3.2, github.com/google/lyra.
   """
   if not lyra_installed():

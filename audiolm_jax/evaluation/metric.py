@@ -13,7 +13,7 @@ class Better(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-  """A quantity that is measured, such as STOI; the key of its figures everywhere.
+  """A quantity that is measured, such as STOI.
 
   Attributes:
     key: identifier in JSON and CSV; unique among all metrics.

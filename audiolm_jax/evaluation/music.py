@@ -145,8 +145,9 @@ def mean_chroma(
 def key_scores(chroma: Float[np.ndarray, "12"]) -> Float[np.ndarray, "24"]:
   """Returns the score of each key, -1 to 1: C to B major, then C to B minor; 0 for a flat chroma.
 
-  Source: Krumhansl, Cognitive Foundations of Musical Pitch, 1990, chapter 4: the correlation with
-    the profile of each key.
+  Source:
+    Krumhansl, Cognitive Foundations of Musical Pitch, 1990, chapter 4: the correlation with the
+    profile of each key.
   """
   centred = chroma - chroma.mean()
   size = np.linalg.norm(centred)
@@ -170,8 +171,8 @@ def onset_times(
 ) -> Float[np.ndarray, " onsets"]:
   """Returns the times at which notes or chords begin, in seconds.
 
-  An onset is a peak at least 0.1 dB above its surroundings in the mean over mel bands, independent
-  of the rest of the clip. Flickering noise has onsets too.
+  An onset is a peak of the mean rise of the mel bands, at least 0.1 dB above its surroundings. This
+  limit does not depend on the rest of the clip. Flickering noise has onsets too.
 
   Source: package librosa, peaks of the spectral flux.
   """
@@ -207,8 +208,9 @@ def pulse_clarity(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> 
   This is the highest autocorrelation of the onset envelope at periods of 0.2 to 1.5 s and at most
   half the clip. Shorter clips have higher values by chance.
 
-  Source: Lartillot, Eerola, Toiviainen and Fornari, Multi-feature modeling of pulse clarity, 2008,
-    the maximum of the autocorrelation.
+  Source:
+    Lartillot, Eerola, Toiviainen and Fornari, Multi-feature modeling of pulse clarity, 2008, the
+    maximum of the autocorrelation.
   """
   window = np.hanning(round(_SMOOTH_SECONDS / _HOP_SECONDS) + 2)[1:-1]
   envelope = np.convolve(onset_envelope(waveform, sample_rate), window, mode="same")

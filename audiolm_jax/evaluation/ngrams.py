@@ -14,12 +14,14 @@ ADDED_COUNTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class TableLosses:
-  """Nats per target token of the tables, with the added count that is best on the held-out data.
+  """Losses of tables of token counts, in nats per target token.
+
+  The amount that smoothing adds to the counts is the best one on the held-out data.
 
   Attributes:
-    unigram: by the frequency of the token among the legal ids at its position.
-    bigram: by its frequency after the previous token, with a constant added to every count.
-    bigram_backoff: likewise with a multiple of the unigram added; the strongest baseline.
+    unigram: loss of the frequency of the token among the legal ids at its position.
+    bigram: loss of its frequency after the previous token, with a constant added to every count.
+    bigram_backoff: like `bigram`, with a multiple of the unigram added; the strongest baseline.
     uniform: log of the number of legal ids.
     num_targets: number of target tokens.
   """

@@ -43,6 +43,7 @@ class Dnsmos:
 
   Raises:
     UserError: the package is not installed.
+
   Source: Reddy, Gopal and Cutler, DNSMOS P.835, 2022.
   """
 

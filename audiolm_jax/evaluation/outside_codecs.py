@@ -53,6 +53,7 @@ def evaluate_outside(
     sample_rate: Hz.
     speech: adds the metrics that are defined for speech only.
     on_decoded: receives each decoded clip.
+
   Returns:
     The metrics of each clip, `BITS_PER_SECOND` among them.
   """

@@ -25,8 +25,10 @@ def pitch_track(
     lowest: lowest pitch in Hz.
     highest: highest pitch in Hz.
     voicing: minimum autocorrelation of a voiced frame at its pitch, 1 for a periodic signal.
-  Source: Boersma, Accurate short-term analysis of the fundamental frequency, 1993, without its
-    path search.
+
+  Source:
+    Boersma, Accurate short-term analysis of the fundamental frequency, 1993, without its path
+    search.
   """
   window_length = round(_PERIODS * sample_rate / lowest)
   hop = round(HOP_SECONDS * sample_rate)

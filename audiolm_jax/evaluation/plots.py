@@ -29,6 +29,7 @@ def save_spectrogram_grid(
     titles: title of each spectrogram, or None.
     prompt_seconds: length of the prompt; None for no line.
     columns: spectrograms side by side.
+
   Raises:
     UserError: matplotlib is not installed, or the file cannot be written.
   """

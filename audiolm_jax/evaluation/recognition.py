@@ -47,7 +47,7 @@ class Recognizer(Protocol):
     ...
 
   def normalise(self, text: str) -> str:
-    """Returns the text with one spelling of numbers and abbreviations, so that words compare."""
+    """Returns the text with one spelling of numbers and abbreviations, for comparison of words."""
     ...
 
 
@@ -90,14 +90,15 @@ class PocketSphinx:
 
 
 class Whisper:
-  """A Whisper model that faster-whisper runs with 8-bit weights on the CPU.
+  """A Whisper model, which faster-whisper runs with 8-bit weights.
 
-  Figures therefore do not depend on the machine.
+  It runs on the CPU, so that figures do not depend on the machine.
 
   Args:
     model: folder in the format of CTranslate2, size such as `base.en`, or name on the Hugging Face
       hub.
     language: code of the language of the speech, such as `en`.
+
   Raises:
     UserError: a package is not installed, or the model cannot be loaded.
   """

@@ -95,7 +95,10 @@ def row_of(
     metric: what is measured.
     values: one value for each clip, NaN where the clip has none; or pairs of counts, of which the
       figure is the ratio of the sums.
-    of, floor, aim, note: attributes of `Row`.
+    of: see `Row`.
+    floor: see `Row`.
+    aim: see `Row`.
+    note: see `Row`.
   """
   array = np.asarray(values)
   array = array if array.ndim == 2 else array.astype(np.float64)
@@ -152,7 +155,7 @@ class Report:
 
   @property
   def rows(self) -> dict[str, list[Row]]:
-    """Figures by the name of the suite, of the suites that ran."""
+    """Figures of each suite that ran, by the name of the suite."""
     return {name: result.rows for name, result in self.results.items() if result.rows}
 
   def as_json(self) -> JsonDict:

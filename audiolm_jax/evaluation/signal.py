@@ -27,10 +27,13 @@ def log_mel_distance(
     reference: the original.
     estimate: the reconstruction.
     sample_rate: Hz.
+
   Returns:
     Distance in dB.
+
   Raises:
     ValueError: the lengths differ.
+
   Source: the multi-scale spectral loss of SoundStream, section III-E, log term, as L1 in dB.
   """
   _check_pair(reference, estimate)
@@ -134,6 +137,7 @@ def pesq_wb(
 
   Raises:
     UserError: package pesq is not installed.
+
   Source: ITU-T P.862.2; package pesq.
   """
   if not pesq_installed():

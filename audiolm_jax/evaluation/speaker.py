@@ -71,8 +71,10 @@ def fit_speaker_model(
     sample_rate: Hz.
     dim: maximum number of directions; there is one less than speakers.
     shrinkage: weight of the diagonal in the within-speaker covariance, 0 to 1.
+
   Raises:
     DataError: there are fewer than two speakers, or too few pieces.
+
   Source: Fisher's discriminant; shrinkage as in Friedman, Regularized discriminant analysis, 1989.
   """
   features, labels = [], []
@@ -102,9 +104,7 @@ def fit_speaker_model(
   return SpeakerModel(mean, whitening @ kept)
 
 
-def segments(
-  clip: Float[np.ndarray, " samples"], sample_rate: int
-) -> list[Float[np.ndarray, "_"]]:
+def segments(clip: Float[np.ndarray, " samples"], sample_rate: int) -> list[Float[np.ndarray, "_"]]:
   """Returns pieces of 3 s; a clip shorter than two pieces is one piece."""
   length = round(SEGMENT_SECONDS * sample_rate)
   return [clip[i : i + length] for i in range(0, max(1, len(clip) - length + 1), length)]
@@ -162,6 +162,7 @@ def found_among_candidates(
     speakers: speaker of each clip.
     num_candidates: number of candidates, the right one included.
     rng: draws the other candidates, 20 times for each clip.
+
   Returns:
     For each clip, the share of the draws in which the right candidate was the nearest.
   """

@@ -68,6 +68,7 @@ def fit_speaker_classifier(
     batch_size: windows per step.
     learning_rate: peak learning rate.
     seed: seed of the parameters and of the batches.
+
   Raises:
     DataError: there are fewer than two speakers, or a speaker has no clip of one second.
   """

@@ -211,6 +211,7 @@ def speaker_rows(
     recordings: descriptions of the unprocessed clips.
     speakers: speaker of each clip.
     better: `LOWER` if the processing should remove the voice.
+
   Returns:
     Cosine with the clip's own recording and, if there are several speakers, how often the nearest
     recording is by the clip's speaker. Empty if there are no voices.

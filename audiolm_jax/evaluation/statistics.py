@@ -78,6 +78,7 @@ def bootstrap_estimate(
     reflected: the basic interval, which reflects the resampled values about the statistic and so
       corrects the bias of statistics such as entropy. False: the percentile interval, which stays
       within the bounds of the statistic, as a share requires.
+
   Source: Davison and Hinkley, Bootstrap Methods and their Application, sections 5.2 and 5.3.
   """
   if n == 0:

@@ -76,6 +76,7 @@ def triple_accuracy(readings: Sequence[Reading]) -> TripleReport:
 
   Args:
     readings: each sentence at most once by each voice.
+
   Raises:
     DataError: there is no triple.
   """

@@ -44,7 +44,9 @@ def transcribe(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Tra
   Args:
     waveform: piano music, tuned to A = 440 Hz.
     sample_rate: Hz.
-  Source: Lee and Seung, Algorithms for non-negative matrix factorization, 2001, the update for the
+
+  Source:
+    Lee and Seung, Algorithms for non-negative matrix factorization, 2001, the update for the
     divergence, with the dictionary held fixed; Raczynski, Ono and Sagayama, Multipitch analysis
     with harmonic nonnegative matrix approximation, 2007, for combs as a dictionary.
   """

@@ -47,6 +47,7 @@ def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:
   Args:
     source: a manifest, whose field `text` is read; or a folder, whose LibriSpeech (`*.trans.txt`)
       and LJSpeech (`metadata.csv`) files are read.
+
   Returns:
     Transcripts by clip id for a manifest, by file name without suffix for a folder.
   """

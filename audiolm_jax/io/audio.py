@@ -35,8 +35,10 @@ def read_audio(
   Args:
     path: a file of any common format, sample width and number of channels, which are averaged.
     seconds: read at most this much from the beginning; None for the whole file.
+
   Returns:
     Samples in [-1, 1] (louder ones are clipped), and the file's sample rate in Hz.
+
   Raises:
     AudioError: the file is missing, not audio, truncated or empty, or has NaN or infinite samples.
   """
@@ -76,6 +78,7 @@ def load_audio(
     path: the file.
     sample_rate: of the result, in Hz.
     seconds: read at most this much from the beginning; None for the whole file.
+
   Raises:
     AudioError: see `read_audio`.
   """
@@ -192,6 +195,7 @@ def write_audio(
     tags: metadata such as "title", "comment" and "software", named like the attributes of
       `soundfile.SoundFile`.
     sign: returns the content to write for the encoded content of the file.
+
   Raises:
     AudioError: the extension is not supported, or samples are not finite.
     UserError: the file cannot be written.
@@ -253,6 +257,7 @@ def as_waveform(
   Args:
     samples: floats in [-1, 1], or integers that use the whole range of their type.
     name: of the samples, for messages.
+
   Raises:
     AudioError: the samples are not numbers, empty, NaN, infinite, or floats on an integer scale.
   """

@@ -56,6 +56,7 @@ def read_credentials(
   Args:
     certificate: PEM file of the certificate and those that issued it.
     private_key: PEM file of its private key, without a password.
+
   Raises:
     UserError: c2pa-python is missing, or a file cannot be read or used.
   """
@@ -95,6 +96,7 @@ def sign(
     path: of the file; its name is the title, and its extension is the format.
     credentials: what signs.
     prompt: whether a part of the sound is a prompt, which was not generated.
+
   Raises:
     UserError: the manifest cannot be signed.
   """

@@ -226,7 +226,7 @@ def list_files(folder: PathLike) -> list[Entry]:
 
 
 def list_files_and_copies(folder: PathLike) -> tuple[list[Entry], dict[str, str]]:
-  """Returns `list_files`, and for each name that is a link to an earlier file that file's name."""
+  """Returns the entries of `list_files`, and a mapping from links to the names of earlier files."""
   if is_url(folder):
     with _filesystem(folder) as (filesystem, inner):
       found = filesystem.find(inner, detail=True)

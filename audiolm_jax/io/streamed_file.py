@@ -34,9 +34,9 @@ def content(
 ) -> Generator[bytes]:
   """Yields the content of a file of one channel in pieces, none of them empty.
 
-  A WAV file equals that of `audio.write_audio`. What an encoder adds to the beginning of a file at
-  its end is missing in others: the checksum of FLAC, and in MP3 the delay of the encoder, so that
-  0.1 s of silence precede the audio.
+  A WAV file equals that of `audio.write_audio`. Other formats lack the fields at the beginning of a
+  file that an encoder can write only at the end: the checksum of FLAC, and the encoder delay of
+  MP3, so 0.1 s of silence precede the audio of an MP3 file.
 
   Args:
     blocks: samples; values outside [-1, 1] are clipped.

@@ -48,8 +48,10 @@ def check(
     seconds: use at most this much from the beginning; None for all.
     most_axes: 2, or 1 if one clip is wanted.
     name: of the waveform, for messages.
+
   Returns:
     Floats in [-1, 1] as [samples] or [batch, samples].
+
   Raises:
     AudioError: the samples are not numbers, empty, not finite, on another scale, or in another
       layout.

@@ -108,11 +108,10 @@ class RelativeBias(nn.Module):
 def copy_per_shard(
   table: Float[Array, "heads buckets"], batch: int
 ) -> Float[Array, "shards heads buckets"]:
-  """Returns one copy of the table per shard of the batch; one copy without a mesh.
+  """Returns one copy of the table per shard of the batch, or one copy without a mesh.
 
-  With a single table, the gradient of each block of biases would be summed over the devices as
-  [heads, queries, keys]. The gradient of a copy stays on its device until it is as small as the
-  table.
+  Each device sums the gradient of its copy, so devices exchange gradients of the size of the table.
+  With a single table, they would exchange gradients of each block of biases [heads, queries, keys].
   """
   spec = nn.logical_to_mesh_axes(("batch",))
   split = spec[0] if spec else None

@@ -487,7 +487,9 @@ def text_stage(*, streams: Mapping[str, Stream] | None = None, **stated: object)
 def speech_stage(
   *, streams: Mapping[str, Stream] | None = None, **stated: object
 ) -> ConditionedSpec:
-  """Returns the stage of speech to speech: the text stage with another recording as its source.
+  """Returns a stage that translates speech.
+
+  It is like the text stage, but reads the tokens of another recording.
 
   Args:
     streams: as of `text_stage`.
@@ -499,7 +501,7 @@ def speech_stage(
 def transcript_stage(
   *, streams: Mapping[str, Stream] | None = None, **stated: object
 ) -> ConditionedSpec:
-  """Returns the stage that recognizes speech: the text stage with source and target exchanged.
+  """Returns a stage that recognizes speech: a text stage with source and target exchanged.
 
   Args:
     streams: as of `text_stage`.

@@ -60,22 +60,23 @@ def _member(kind: type[Choice], value: str, name: str) -> Choice:
 
 @dataclasses.dataclass(frozen=True)
 class MaskingConfig:
-  """What training hides.
+  """Settings of masking in training.
 
   The share of masked entries is cos(u pi / 2), with u uniform in (0, 1).
 
   Attributes:
-    one_level_share: share of examples in which one random level is masked at that share and all
-      finer levels are masked completely; in the others each entry is masked by itself.
-    level_ratio: probability that a level is this random level, divided by that of the next coarser
-      one. Below 1, coarser levels are masked more often than finer ones; sampling fills each level
-      without knowing finer ones, and most of its passes fill the coarsest levels.
+    one_level_share: share of examples in which one random level is partly masked and all finer
+      levels are fully masked; in the other examples, entries are masked independently.
+    level_ratio: ratio of the probabilities that a level and the next coarser level are the random
+      level. Below 1, coarser levels are chosen more often. This is like sampling, which knows no
+      finer levels while it fills a level, and spends most of its passes on the coarsest levels.
     targets: see `LossTargets`.
     prompt_share: share of examples that begin with a prompt, which is not masked.
     longest_prompt: length of the longest prompt, as a share of the example.
     semantic_dropout: share of examples without semantic tokens, for guidance.
 
-  Source: SoundStorm (arXiv 2305.09636), section 3.2; OmniVoice (arXiv 2604.00688) for independent
+  Source:
+    SoundStorm (arXiv 2305.09636), section 3.2; OmniVoice (arXiv 2604.00688) for independent
     entries.
   """
 
@@ -348,7 +349,10 @@ class ParallelSpec(StageSpec):
     return changed
 
   def accepts_params_of(self, other: StageSpec) -> bool:
-    """Returns whether another stage has the same parameters, whatever its crops and pairs."""
+    """Returns whether the parameters of the other stage fit this one.
+
+    Crop length and pair settings may differ.
+    """
     free = {"crop_seconds": self.crop_seconds, "pair_share": self.pair_share}
     return isinstance(other, ParallelSpec) and dataclasses.replace(other, **free) == self
 

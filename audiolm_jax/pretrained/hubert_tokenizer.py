@@ -44,10 +44,10 @@ class HubertTokenizerConfig(LayerTokenizerConfig):
 
 
 class HubertTokenizer(LayerTokenizer):
-  """Tokens of a HuBERT, one per hop, rounded up.
+  """Semantic tokenizer with a HuBERT model: one token per hop of 320 samples, rounded up.
 
-  The model computes a frame of 400 samples every 320, which gives one or two frames fewer than
-  hops: the token of the last frame is repeated.
+  The frames of the model are longer than a hop (400 samples), so a clip has one or two frames fewer
+  than hops. The token of the last frame is repeated for the missing ones.
   """
 
   config: HubertTokenizerConfig

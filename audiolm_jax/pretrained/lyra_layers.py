@@ -232,9 +232,10 @@ class GroupedConv(nn.Module):
 
 
 class GroupedTransposedConv(nn.Module):
-  """Up-sampling by `stride`: every input adds to `overlap` blocks of outputs, from its own on.
+  """Transposed convolution that up-samples by `stride`.
 
-  State: the sums of the contributions so far to the next `overlap - 1` blocks.
+  Each input contributes to its own output block and the next `overlap - 1` blocks. State: the sums
+  of the previous contributions to the next `overlap - 1` blocks.
 
   Attributes:
     features: channels of the output.

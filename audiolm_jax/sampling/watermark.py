@@ -186,6 +186,7 @@ def mark_of(
     key: the key.
     strength: the bias of green codes.
     payload: one byte or four; b"" for none.
+
   Raises:
     UserError: a payload or another strength is given for a watermark that has none.
   """

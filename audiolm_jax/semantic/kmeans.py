@@ -210,10 +210,10 @@ def nearest_centroid(
 def nearest_of_close_centroids(
   x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
 ) -> Int[Array, "..."]:
-  """Returns `nearest_centroid`, exact also where vectors are long relative to distances.
+  """Returns `nearest_centroid`, also exact if vectors are long relative to their distances.
 
-  Rounding may put the nearest candidates by products in the wrong order, so this returns the
-  candidate at the least sum of squared differences.
+  For such vectors, rounded products can have the wrong order. This takes the nearest candidates by
+  products, and returns the one with the smallest sum of squared differences.
   """
   _, candidates = jax.lax.top_k(_affinity(x, centroids), min(_CANDIDATES, len(centroids)))
   differences = x[..., None, :].astype(jnp.float32) - centroids.astype(jnp.float32)[candidates]

@@ -11,7 +11,7 @@ from audiolm_jax.core.arrays import Array
 def span_mask(
   key: PRNGKeyArray, valid: Bool[Array, "batch steps"], probability: float, span: int
 ) -> Bool[Array, "batch steps"]:
-  """Returns masked steps: valid steps begin a span with `probability`, at least one per row."""
+  """Returns a mask of spans; valid steps begin one with `probability`, rows have at least one."""
   start_key, forced_key = jax.random.split(key)
   starts = jax.random.bernoulli(start_key, probability, valid.shape) & valid
   draw = jnp.where(valid, jax.random.uniform(forced_key, valid.shape), -1.0)

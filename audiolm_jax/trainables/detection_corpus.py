@@ -104,8 +104,10 @@ def make_corpus(
     output_dir: folder of the corpus.
     config: how to make the corpus.
     progress: whether to show a progress bar.
+
   Returns:
     Number of clips by split and kind, such as {"train codec": 200}.
+
   Raises:
     DataError: no recording is long enough, or the folder contains a corpus with other settings or
       of other recordings.

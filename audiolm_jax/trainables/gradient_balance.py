@@ -26,8 +26,10 @@ def balance_gradients(
     gradients: of each loss with respect to the waveform.
     averages: moving averages of their norms; 0 before the first step.
     shares: the norm that each gradient is scaled to.
+
   Returns:
     The sum, and the updated averages.
+
   Source: EnCodec, section 3.4.
   """
   norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2)))

@@ -38,9 +38,11 @@ def load_inference_params(
   Args:
     model_dir: folder of the run.
     step: step of the checkpoint; by default the newest one that can be read.
+
   Returns:
     The component's name, its configuration, and its parameters as nested dicts of NumPy arrays,
     averaged if the run has an average.
+
   Raises:
     CheckpointError: the folder is not a run folder, the step is absent, or no checkpoint can be
       read.

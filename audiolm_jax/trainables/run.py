@@ -42,6 +42,7 @@ def train(
     tokenizers: name or folder of the bundle whose codec made the codes; required for a new run of a
       stage that uses the codebooks, without `initial_bundle`.
     config_text: the resolved gin configuration.
+
   Raises:
     BundleError: a bundle cannot be read.
     CheckpointError: `initial_run` cannot be read.

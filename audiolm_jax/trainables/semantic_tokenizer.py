@@ -48,8 +48,10 @@ def cluster_features(
     seed: seed of the clustering.
     max_frames: if there are more frames, a uniform sample of this size is used.
     max_skipped_fraction: share of clips that may be unreadable.
+
   Returns:
     The tokenizer with whitening and centroids, and statistics of the clustering.
+
   Raises:
     DataError: too many clips cannot be read, or there are fewer frames than clusters.
   """

@@ -133,6 +133,7 @@ def label_clips(
       easy to learn, so an encoder learns little from more of them; the others of its clips are only
       clustered. At 1 all of its clips get labels.
     log: receives one line of progress from time to time.
+
   Raises:
     DataError: there are no clips of the canonical voice, or it reads none of the other texts.
   """

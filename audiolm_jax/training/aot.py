@@ -162,6 +162,7 @@ def compile_step(
     partitioning: the mesh over the chips of the slice.
     topology: see `tpu_topologies.tpu_devices`.
     num_slices: see `tpu_topologies.tpu_devices`.
+
   Raises:
     ConfigError: the slice does not exist, or the batch or the mesh does not fit it.
     UserError: `libtpu` is not installed.

@@ -146,6 +146,7 @@ class Checkpoints:
       abstract: ShapeDtypeStructs with shardings. They determine the structure and the placement of
         the arrays, on any mesh.
       step: the checkpoint to restore; None for the newest one that can be read.
+
     Raises:
       CheckpointError: no checkpoint of `step`, or none at all, can be read.
     """

@@ -30,6 +30,7 @@ def gradient_step(
     optimizer: the optimizer of `state.opt_state`.
     microbatches: see `loss_and_gradients`.
     ema_decay: decay of the averaged parameters, if `state` has any.
+
   Returns:
     The next state, and the metrics of `loss` with "gradient_norm" and "skipped".
   """

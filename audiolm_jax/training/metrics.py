@@ -53,9 +53,7 @@ def empty(names: Iterable[str]) -> Accumulator:
   return Accumulator(zeros, dict(zeros), np.zeros((), np.float32))
 
 
-def accumulate(
-  total: Accumulator, metrics: Mapping[str, Float[Array, ""] | float]
-) -> Accumulator:
+def accumulate(total: Accumulator, metrics: Mapping[str, Float[Array, ""] | float]) -> Accumulator:
   """Returns `total` plus the metrics of one step; values that are not finite are ignored."""
   weight = jnp.asarray(metrics.get(WEIGHT, 1.0), jnp.float32)
   sums, weights = {}, {}

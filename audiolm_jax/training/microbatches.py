@@ -32,9 +32,11 @@ def loss_and_gradients(
     batch: arrays with a leading batch axis.
     rng: split among the parts; with one part it is passed on unchanged.
     microbatches: number of parts.
+
   Returns:
     Loss, metrics (weights summed, all others averaged) and gradients with the structure of
     `params`.
+
   Raises:
     ConfigError: the batch cannot be split into equal parts on every device.
   """

@@ -43,6 +43,7 @@ def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
 
   Args:
     additional_rules: placed before the standard ones.
+
   Source: names and semantics of T5X's `standard_logical_axis_rules`.
   """
   return (
@@ -74,6 +75,7 @@ def make_mesh(config: PartitioningConfig, devices: Sequence[object] | None = Non
   Args:
     config: sizes of the axes.
     devices: all devices by default.
+
   Raises:
     ConfigError: the product of the sizes is not the number of devices.
   """

@@ -181,6 +181,7 @@ class TrainingProgram:
       total: running sums of the metrics, donated.
       batch: this process's rows.
       key: the key of the run.
+
     Returns:
       The next state, the running sums, and the number of consecutive skipped updates.
     """

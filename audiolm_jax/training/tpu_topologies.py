@@ -45,6 +45,7 @@ def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Device]:
   Args:
     topology: generation and shape, for example "v5e:4x4" or "v4:8x8x4".
     num_slices: number of such slices.
+
   Raises:
     ConfigError: the slice does not exist.
     UserError: `libtpu` is not installed.

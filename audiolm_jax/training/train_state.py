@@ -98,6 +98,7 @@ def apply_if_finite(
     loss: the minimised loss.
     gradient_norm: global norm of the gradients before clipping; it is not finite if any gradient
       is not.
+
   Returns:
     The state, and 1.0 if the update was skipped, else 0.0.
   """

@@ -69,6 +69,7 @@ class Trainable(abc.ABC, Generic[State]):
     Args:
       component: for example the codec of a bundle.
       what: its name in messages.
+
     Raises:
       ConfigError: its configuration differs from this one, or training cannot start from it.
     """

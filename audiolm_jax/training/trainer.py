@@ -124,6 +124,7 @@ def train(
     initial_params: returns the inference parameters that a new run starts from instead of random
       ones; it is not called if there is a checkpoint.
     summary_writer: creates a writer of TensorBoard files for a folder; None for no such files.
+
   Raises:
     CheckpointError: the checkpoints have another configuration, or they are damaged.
     ConfigError: the model cannot start from `initial_params`.

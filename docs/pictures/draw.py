@@ -55,7 +55,7 @@ def arrow(*points: tuple[float, float]) -> str:
 
 
 def picture(title: str, width: int, height: int, parts: list[str]) -> str:
-  """The whole file; `title` is what a screen reader says."""
+  """The whole file; `title` is its text for screen readers."""
   head = (
     '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
     'orient="auto-start-reverse"><path class="head" d="M0,0 L8,4 L0,8 z"/></marker>'
@@ -159,7 +159,7 @@ def bundle() -> str:
     ),
     ("coarse", "coarse_stage.safetensors", "levels 1 to 4; likewise"),
     ("fine", "fine_stage.safetensors", "levels 5 to 12; likewise; there may be none"),
-    ("wave", "detector.safetensors", "tells its samples from recordings; there may be none"),
+    ("wave", "detector.safetensors", "detects samples of the bundle; optional"),
     ("coarse", "watermark.safetensors", "communities of codes to mark; there may be none"),
     ("wave", "MODEL_CARD.md", "what it is for, what was measured, where it fails"),
   )

@@ -66,6 +66,7 @@ def with_site_links(markdown: str, page: str, source: str) -> str:
     markdown: text of the page.
     page: path on the site.
     source: path in the repository.
+
   Returns:
     The text. Links to files that are not on the site are unchanged; the strict build reports them.
   """

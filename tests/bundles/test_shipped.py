@@ -19,7 +19,7 @@ def test_a_speech_and_a_piano_bundle_ship():
 def test_a_shipped_bundle_is_whole_and_small(name):
   bundle = load_bundle(name)  # checks every hash
   assert bundle.name == name and list(bundle.stages) == STAGES[name]
-  assert sum(p.stat().st_size for p in bundle.path.iterdir()) <= 1e6 * MEGABYTES[name]  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  assert sum(p.stat().st_size for p in bundle.path.iterdir()) <= 1e6 * MEGABYTES[name]  # pyright: ignore[reportOptionalMemberAccess]: it is not None
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -10,7 +10,7 @@ from audiolm_jax.core.errors import ConfigError
 from tests.chunking.toys import neighbours
 
 
-def test_the_example_of_the_package_gives_what_it_says():
+def test_the_example_of_the_package_gives_its_stated_result():
   found = doctest.testmod(chunking)
   assert found.attempted > 8 and not found.failed
 

@@ -58,7 +58,7 @@ def test_chunks_of_a_long_clip_are_alike_if_they_are_pooled_and_of_few_sizes_if_
   assert [chunk.size for chunk in plan(neighbours().model, 17)] == [16, 8]
 
 
-def test_a_part_of_a_clip_is_planned_by_what_is_there():
+def test_a_part_of_a_clip_is_planned_by_the_inputs_it_has():
   chunks = list(plan(neighbours().model, 20, done=10, until=18))
   assert [tuple(chunk) for chunk in chunks] == [(7, 16, 3, 11, 18)]
   assert not list(plan(neighbours().model, 2, until=0))

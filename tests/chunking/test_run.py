@@ -33,7 +33,7 @@ def test_pooled_chunks_go_together_whichever_clips_they_are_of():
   assert sorted(toy.calls) == [(1, 4), (1, 4), *[(1, 16)] * 3, (4, 16)]
 
 
-def test_frames_may_be_more_than_the_inputs_say():
+def test_there_may_be_more_frames_than_the_inputs_imply():
   toy = neighbours()
   (result,) = run(toy.model, [clip(4 * UNIT)], 1, [6])
   assert len(result) == 2 * 6

@@ -33,7 +33,7 @@ def test_a_stream_waits_for_what_a_frame_depends_on_and_keeps_no_more():
   assert stream.push(rows[:, : 2 * UNIT]).shape == (1, 0)
   assert stream.push(rows[:, 2 * UNIT : 3 * UNIT]).shape == (1, 2)
   assert stream.push(rows[:, 3 * UNIT :]).shape == (1, 2 * 97)
-  assert stream._kept.shape[1] == (3 + 2) * UNIT  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  assert stream._kept.shape[1] == (3 + 2) * UNIT  # pyright: ignore[reportOptionalMemberAccess]: it is not None
   assert stream.flush().shape == (1, 2 * 2)
 
 
@@ -43,13 +43,13 @@ def test_a_stream_with_margins_waits_for_them_too():
   assert stream.push(np.ones((1, 1))).shape == (1, 1)
 
 
-def test_chunks_of_a_carried_state_are_of_what_is_there_in_few_sizes():
+def test_chunks_of_a_carried_state_use_all_inputs_in_few_sizes():
   toy = running_sum()
   stream = ChunkStream(toy.model)
   for frames in (45, 31, 5):
     stream.push(clip(frames * UNIT)[None])
   assert [size for _, size in toy.calls] == [16, 16, 8, 5, 16, 8, 7, 5]
-  assert stream._kept.shape[1] == 0  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  assert stream._kept.shape[1] == 0  # pyright: ignore[reportOptionalMemberAccess]: it is not None
 
 
 def test_the_first_chunk_has_the_frames_that_it_needs():

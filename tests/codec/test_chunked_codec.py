@@ -50,7 +50,7 @@ def case(request) -> Case:
 
 
 def clip_of(codec, frames, seed=0):
-  """One sample less than so many frames, or a single one, whose codes are many."""
+  """Returns a sound that is one sample shorter than `frames` frames, at least one sample long."""
   samples = max(1, frames * codec.spec.hop_length - 1)
   return chirp(samples, seed) + np.random.default_rng(seed).uniform(-0.3, 0.3, samples).astype("f")
 

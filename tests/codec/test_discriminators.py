@@ -13,24 +13,24 @@ from .conftest import chirp
 SMALL = DiscriminatorConfig(wave_channels=2, wave_max_channels=8, stft_channels=2)
 
 
-def _judge(config, samples=16_000):
+def _discriminate(config, samples=16_000):
   waveform = jnp.asarray(chirp(samples))[None]
   model = Discriminators(config)
   return model.apply(meta.unbox(model.init(jax.random.key(0), waveform)), waveform)
 
 
-def test_the_paper_has_three_wave_judges_and_one_spectrogram_judge():
-  logits, features = _judge(SMALL)
+def test_the_paper_has_three_waveform_discriminators_and_one_of_the_stft():
+  logits, features = _discriminate(SMALL)
   assert len(logits) == len(features) == 4
 
 
-def test_the_wave_judges_down_sample_by_256_at_their_own_rate():
-  logits, _ = _judge(SMALL)
+def test_the_waveform_discriminators_down_sample_by_256_at_their_own_rate():
+  logits, _ = _discriminate(SMALL)
   assert [x.shape[1] for x in logits[:3]] == [-(-16_000 // (256 * s)) for s in (1, 2, 4)]
 
 
-def test_the_spectrogram_judge_gives_one_logit_per_eight_frames():
-  logits, features = _judge(SMALL)
+def test_the_stft_discriminator_gives_one_logit_per_eight_frames():
+  logits, features = _discriminate(SMALL)
   frames = 16_000 // 256 - 3
   assert logits[3].shape == (1, -(-frames // 8))
   assert features[3][-1].shape[2] == 8  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]: Flax declares a union
@@ -62,7 +62,7 @@ def test_a_grouped_convolution_is_that_of_flax(time):
   )
 
 
-def test_gradients_reach_the_waveform_from_every_judge():
+def test_gradients_reach_the_waveform_from_every_discriminate():
   waveform = jnp.asarray(chirp(8000))[None]
   model = Discriminators(SMALL)
   params = meta.unbox(model.init(jax.random.key(0), waveform))

@@ -59,7 +59,7 @@ def test_a_frame_does_not_see_the_samples_after_it(codec):
   assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
 
 
-def test_a_sample_does_not_hear_the_frames_after_it(codec):
+def test_a_sample_does_not_depend_on_later_frames(codec):
   latents = jax.random.normal(jax.random.key(0), (1, 10, 8))
   changed = latents.at[:, 6:].set(1.0)
   before, after = (CONFIG.decode_latents(codec.params["decoder"], z) for z in (latents, changed))

@@ -118,13 +118,13 @@ def test_texts_are_stored_as_written_if_a_corpus_has_any(miniature_bundle, corpu
 def pairs(corpus, tmp_path):
   """Manifest of four clips, two of which are renderings of a recording in another folder."""
   sounds = [Path(clip.path).read_bytes() for clip in manifest.list_clips(corpus)[2::2]]
-  for name, sound in zip(("a.wav", "b.wav", "said/a.wav"), sounds, strict=True):
+  for name, sound in zip(("a.wav", "b.wav", "source/a.wav"), sounds, strict=True):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(sound)
   for name in ("c.wav", "d.wav"):
     (tmp_path / name).write_bytes(sounds[0])
   rows = [{"path": f"{name}.wav", "split": "train"} for name in "abcd"]
-  rows[0]["source_path"] = "said/a.wav"
+  rows[0]["source_path"] = "source/a.wav"
   rows[3]["source_path"] = "b.wav"
   (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   return tmp_path / "pairs.jsonl"
@@ -136,7 +136,7 @@ def test_the_tokens_of_a_source_are_stored_beside_those_of_its_clip(miniature_bu
   stream = done.info.streams[SOURCE_SEMANTIC]
   assert stream.role is Role.SOURCE and (stream.rate, stream.size) == (25.0, 16)
   by_id = {clip.id: clip for clip in token_store.TokenStore(folder).clips()}
-  for name, source in (("a.wav", "said/a.wav"), ("d.wav", "b.wav")):
+  for name, source in (("a.wav", "source/a.wav"), ("d.wav", "b.wav")):
     waveform = manifest.read_clip(manifest.AudioClip("", str(pairs.parent / source)), 16_000)
     expected = miniature_bundle.semantic.tokenize_long(waveform)
     np.testing.assert_array_equal(by_id[name].streams[SOURCE_SEMANTIC], expected)
@@ -149,7 +149,7 @@ def test_the_tokens_of_a_source_are_stored_beside_those_of_its_clip(miniature_bu
 
 
 def test_a_store_of_codes_has_no_sources_and_reads_none(miniature_bundle, pairs):
-  pairs.with_name("said").joinpath("a.wav").write_bytes(b"not audio")
+  pairs.with_name("source").joinpath("a.wav").write_bytes(b"not audio")
   done = _tokenize(miniature_bundle, pairs, pairs.with_name("store"), streams=("codes",))
   assert set(done.info.streams) == {"codes"} and not done.info.skipped
 
@@ -157,18 +157,18 @@ def test_a_store_of_codes_has_no_sources_and_reads_none(miniature_bundle, pairs)
 def test_a_clip_without_a_readable_source_is_skipped_and_a_changed_source_is_refused(
   miniature_bundle, pairs
 ):
-  said, folder = pairs.with_name("said") / "a.wav", pairs.with_name("store")
-  sound = said.read_bytes()
-  said.write_bytes(b"not audio")
+  source, folder = pairs.with_name("source") / "a.wav", pairs.with_name("store")
+  sound = source.read_bytes()
+  source.write_bytes(b"not audio")
   done = _tokenize(miniature_bundle, pairs, folder, max_skipped_fraction=0.3)
   assert done.info.skipped["a.wav"].startswith("its source: ")
-  assert str(said) in done.info.skipped["a.wav"]
-  said.write_bytes(sound)
+  assert str(source) in done.info.skipped["a.wav"]
+  source.write_bytes(sound)
   assert not _tokenize(miniature_bundle, pairs, folder).info.skipped
-  said.write_bytes(sound[:-2] + bytes([sound[-2] ^ 1, sound[-1]]))
+  source.write_bytes(sound[:-2] + bytes([sound[-2] ^ 1, sound[-1]]))
   with pytest.raises(DataError, match=r"1 clips of .* have changed .* as a\.wav \(other content\)"):
     _tokenize(miniature_bundle, pairs, folder)
-  said.unlink()
+  source.unlink()
   with pytest.raises(DataError, match=r"a\.wav \(cannot be read any more\)"):
     _tokenize(miniature_bundle, pairs, folder)
 

@@ -28,7 +28,7 @@ def test_the_next_server_removes_the_files_of_a_killed_one_and_no_others(tmp_pat
     [sys.executable, "-c", SERVER],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
   ) as server:  # fmt: skip
-    killed = server.stdout.readline().strip()  # pyright: ignore[reportOptionalMemberAccess]: it is there
+    killed = server.stdout.readline().strip()  # pyright: ignore[reportOptionalMemberAccess]: it is not None
     with folders.temporary():
       assert os.path.exists(f"{killed}/upload.wav")
     server.send_signal(signal.SIGKILL)

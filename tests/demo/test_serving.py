@@ -118,7 +118,7 @@ def test_a_stop_ends_the_making_between_two_pieces(demo_bundle, jobs, ask):
   shown = [next(steps), next(steps)]
   threading.Timer(0.2, jobs.stop, ["me"]).start()
   shown += list(steps)
-  assert text(shown[-1]) == "Stopped."  # A job that is made to its end says "Done".
+  assert text(shown[-1]) == "Stopped."  # A completed job shows "Done".
   assert jobs.num_active == 0 and not any(s.details.get(0) for s in shown)
 
 

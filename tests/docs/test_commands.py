@@ -1,4 +1,4 @@
-"""What the pages tell a reader to type, held to what there is."""
+"""The commands, files and names in the documentation exist."""
 
 import ast
 import importlib
@@ -85,7 +85,7 @@ def test_every_gin_binding_of_a_page_is_one_that_the_configurations_set():
     assert there and all(part in GIN for part in owner), f"{page}: no configuration sets {name}"
 
 
-def test_every_file_that_a_page_names_in_the_repository_is_there():
+def test_every_file_that_a_page_names_in_the_repository_exists():
   names = r"(?:gin_configs|launch|requirements|examples|tests|tasks|audiolm_jax)/[\w/.-]*\w\.\w+"
   written_by_the_reader = {
     "audiolm_jax/evaluation/zero_crossings.py",
@@ -102,7 +102,7 @@ def python_blocks(page: Path) -> list[str]:
   return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def test_every_import_of_a_page_is_there():
+def test_every_import_of_a_page_exists():
   checked = 0
   for page in PAGES:
     for block in python_blocks(page):
@@ -119,7 +119,7 @@ def test_every_import_of_a_page_is_there():
   assert checked > 5
 
 
-def test_the_metric_of_the_page_is_what_its_test_says(monkeypatch):
+def test_the_metric_of_the_page_has_the_value_in_its_test(monkeypatch):
   metric, suite, check = python_blocks(ROOT / "docs/how-to/add-a-metric.md")
   module = types.ModuleType("audiolm_jax.evaluation.zero_crossings")
   exec(metric, module.__dict__)

@@ -1,4 +1,4 @@
-"""The page of the public interface lists what there is."""
+"""The page of the public interface lists all of it."""
 
 import importlib
 import re

@@ -30,7 +30,7 @@ def test_links_within_the_site_and_to_the_web_stay():
   assert with_site_links(text, "concepts/stages.md", "docs/concepts/stages.md") == text
 
 
-def test_every_file_that_is_shown_is_there():
+def test_every_file_that_is_shown_exists():
   assert all((ROOT / source).is_file() for source in HOOK["PAGES"].values())
 
 

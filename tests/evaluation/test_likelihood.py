@@ -79,7 +79,7 @@ def test_the_report_weighs_tokens_equally_and_compares_with_the_tables():
 
 def test_crops_are_aligned_and_a_short_rest_is_dropped():
   pieces = list(likelihood.crops(SPECS[1], make_clip(0, 2.6)))
-  assert [(len(s), len(c)) for s, c in pieces] == [(25, 50), (25, 50), (15, 30)]  # pyright: ignore[reportArgumentType]: it is there
+  assert [(len(s), len(c)) for s, c in pieces] == [(25, 50), (25, 50), (15, 30)]  # pyright: ignore[reportArgumentType]: it is not None
   assert len(list(likelihood.crops(SPECS[1], make_clip(0, 2.4)))) == 2
 
 

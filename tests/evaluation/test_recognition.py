@@ -52,11 +52,11 @@ def test_a_folder_without_a_whisper_model_is_named(tmp_path):
 @needs_whisper
 def test_whisper_finds_the_words_of_a_synthetic_voice_and_spells_numbers_in_one_way():
   recognizer = recognition.Whisper(str(WHISPER))
-  said = recognizer.transcribe(*soundfile.read(EXAMPLES / "speech_woman.flac", dtype="float32"))
+  found = recognizer.transcribe(*soundfile.read(EXAMPLES / "speech_woman.flac", dtype="float32"))
   text = "The ferry left the harbor before sunrise and on the upper deck a"  # the clip ends here
-  assert word_errors(recognizer.normalise(text), recognizer.normalise(said)).errors <= 2
+  assert word_errors(recognizer.normalise(text), recognizer.normalise(found)).errors <= 2
   phrases = recognizer.phrases(*soundfile.read(EXAMPLES / "speech_woman.flac", dtype="float32"))
-  assert recognition.text_of(phrases) == said and 0.5 < phrases[0].probability < 1
+  assert recognition.text_of(phrases) == found and 0.5 < phrases[0].probability < 1
   assert recognizer.normalise("Ten metres.") == recognizer.normalise("10 meters")
   assert recognizer.name.startswith(f"Whisper {WHISPER.name}, faster-whisper ")
 

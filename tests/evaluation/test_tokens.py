@@ -39,14 +39,14 @@ def test_token_distance_collapses_repeats_and_is_between_zero_and_one():
 
 
 def test_tokens_that_follow_the_sentence_have_all_triples_right_and_voices_none():
-  said = {"one": "abcdef", "two": "uvwxyz", "three": "mnopqr"}
-  by_content = [Reading(s, v, ids(text)) for s, text in said.items() for v in ("p", "q")]
+  sentences = {"one": "abcdef", "two": "uvwxyz", "three": "mnopqr"}
+  by_content = [Reading(s, v, ids(text)) for s, text in sentences.items() for v in ("p", "q")]
   report = tokens.triple_accuracy(by_content)
   assert report.accuracy.value == 1
   assert report.num_triples == 6 * 1 * 2
   assert (report.same_sentence, report.same_speaker) == (0, 1)
   assert report.by_speaker == {"p": 1, "q": 1}
-  by_voice = [Reading(s, v, ids(v * 3 + "z" + v)) for s in said for v in ("p", "q")]
+  by_voice = [Reading(s, v, ids(v * 3 + "z" + v)) for s in sentences for v in ("p", "q")]
   assert tokens.triple_accuracy(by_voice).accuracy.value == 0
 
 

@@ -130,7 +130,7 @@ def test_a_frame_count_that_is_too_small_hides_nothing(tmp_path, caplog):
 
 def test_bytes_between_the_frames_of_an_mp3_hide_nothing(tmp_path, caplog):
   content = without_xing(write(tmp_path / "a.mp3", sound(4.0), bitrate_mode="CONSTANT"))
-  length = mpeg.mpeg_header(content[:4]).length  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  length = mpeg.mpeg_header(content[:4]).length  # pyright: ignore[reportOptionalMemberAccess]: it is not None
   (tmp_path / "a.mp3").write_bytes(content[: 20 * length] + bytes(500) + content[20 * length :])
   assert seconds_of(tmp_path / "a.mp3") == pytest.approx(4.0, abs=0.15)
   assert "500 bytes between its frames are not sound" in caplog.records[0].getMessage()

@@ -56,7 +56,7 @@ def cache(tmp_path, monkeypatch):
   folder = compilation_cache.cache_folder()
   jax.config.update("jax_compilation_cache_dir", str(folder))
   traced.clear()
-  yield folder / "programs"  # pyright: ignore[reportOptionalOperand]: it is there
+  yield folder / "programs"  # pyright: ignore[reportOptionalOperand]: it is not None
   jax.config.update("jax_compilation_cache_dir", before)
 
 

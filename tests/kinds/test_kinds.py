@@ -205,7 +205,7 @@ def test_semantic_tokens_that_are_given_need_no_text(bundle):
   assert made.codes[0].shape == (30, 4)
 
 
-def test_what_is_missing_is_said(bundle, store):
+def test_errors_name_what_is_missing(bundle, store):
   with pytest.raises(ConfigError, match=r"read source\.text, which no stage writes"):
     bundle.cascade.sample([Clip(20)])
   other = dataclasses.replace(SPECS["reader"], num_characters=9)

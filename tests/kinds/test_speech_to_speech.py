@@ -44,7 +44,7 @@ def sound(tokens):
   return 0.3 * np.sin(2 * np.pi * (10 + 4 * np.asarray(tokens))[:, None] * time / HOP).ravel()
 
 
-def said(sentence):
+def recording_of(sentence):
   """A recording of a sentence, each word of which takes four or five steps."""
   return sound(np.repeat(sentence, RNG.integers(4, 6, len(sentence))))
 
@@ -70,7 +70,7 @@ def store(tokenizers, tmp_path_factory):
     split = "valid" if sentence in HELD_OUT else "train"
     row = {"path": f"{index}.wav", "source_path": f"said_{index}.wav", "split": split}
     soundfile.write(folder / row["path"], sound(translated(sentence)), RATE)
-    soundfile.write(folder / row["source_path"], said(sentence), RATE)
+    soundfile.write(folder / row["source_path"], recording_of(sentence), RATE)
     rows.append(row)
   (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   tokenization.tokenize_corpus(
@@ -94,7 +94,7 @@ def bundle(miniature_bundle, stages, types_not_checked):
 
 def test_recordings_that_were_never_trained_are_translated(bundle):
   for sentence in HELD_OUT:
-    made = bundle.speak_from(said(sentence), RATE, temperature={"speech": 0.0})
+    made = bundle.speak_from(recording_of(sentence), RATE, temperature={"speech": 0.0})
     wanted = translated(sentence)
     np.testing.assert_array_equal(made.tokens.semantic, collapse_repeats(wanted))
     assert len(made.waveform) == len(wanted) * HOP

@@ -144,7 +144,7 @@ class UntilEnd(Targets):
 
   def extend(self, until, index=0):
     wanted = {
-      row: steps_until(min(seconds, 1e6), self.stream.rate)  # pyright: ignore[reportArgumentType]: it is there
+      row: steps_until(min(seconds, 1e6), self.stream.rate)  # pyright: ignore[reportArgumentType]: it is not None
       for row, seconds in until.items()
     }
     drawn = 0
@@ -157,7 +157,7 @@ class UntilEnd(Targets):
     yield
 
   def end(self, row):
-    ends = [super().end(row), len(self.rows[row]) / self.stream.rate if self._ended[row] else None]  # pyright: ignore[reportOperatorIssue]: it is there
+    ends = [super().end(row), len(self.rows[row]) / self.stream.rate if self._ended[row] else None]  # pyright: ignore[reportOperatorIssue]: it is not None
     return min((end for end in ends if end is not None), default=None)
 
   def _draw(self, row):

@@ -16,8 +16,8 @@ def load_script():
   def load(name: str):
     before = set(flags.FLAGS)
     spec = importlib.util.spec_from_file_location(name, LAUNCH / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]: it is there
-    spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]: it is there
+    module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]: it is not None
+    spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]: it is not None
     for flag in set(flags.FLAGS) - before:
       delattr(flags.FLAGS, flag)
     return module

@@ -1,4 +1,4 @@
-"""The examples of launch/README.md: they run, and say what `audiolm_jax.train` understands."""
+"""The examples of launch/README.md: they run, with flags that `audiolm_jax.train` accepts."""
 
 import os
 import re
@@ -20,7 +20,7 @@ COMMANDS = [
 ]
 
 
-def test_the_examples_start_what_they_say(tmp_path):
+def test_the_examples_start_the_command_that_they_print(tmp_path):
   tools = ("python", "gcloud", "git", "docker", "kubectl", "sbatch")
   fakes = make_fakes(tmp_path / "bin", *tools)
   environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}

@@ -52,7 +52,7 @@ JOBSET = {
 
 
 def faults(value, schema, place="jobset"):
-  """Where `value` is not as the schema says."""
+  """Returns the places where `value` does not match the schema."""
   if isinstance(schema, list):
     if not isinstance(value, list) or not value:
       return [f"{place} is no list of something"]

@@ -118,7 +118,7 @@ def test_training_shares_neither_voices_nor_sentences_with_the_other_splits(made
   assert "Held" not in spoken and "number 27" in spoken and "Others, as they come." in spoken
   assert "Held out." in " ".join(texts["valid"]) and "New one." in " ".join(texts["valid"])
   assert not texts["valid"] & (texts["train"] | texts["probe"])
-  # The text is gone through again until the hours are full, which one clip may exceed.
+  # The text is read again until the hours are full, which one clip may exceed.
   assert 54.0 <= seconds["train"] < 54.0 + 4.0
 
 

@@ -68,7 +68,7 @@ def test_a_manifest_without_splits_is_refused(corpus, tmp_path):
   assert done.returncode == 1 and "has no splits" in done.stderr
 
 
-def test_copies_that_are_there_are_not_written_over(corpus, tmp_path):
+def test_existing_copies_are_not_overwritten(corpus, tmp_path):
   assert make_copies(corpus, tmp_path / "copies", "--speeds=1.1").returncode == 0
   done = make_copies(corpus, tmp_path / "copies", "--speeds=0.9")
   assert done.returncode == 1 and "already exists" in done.stderr

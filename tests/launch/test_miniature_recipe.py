@@ -136,9 +136,9 @@ def test_a_folder_of_sound_becomes_a_bundle_that_continues_it(tmp_path, run_cli)
     path = tmp_path / "sounds" / ("valid" if i == 4 else "train") / f"{i}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, melody(11.0, seed=i), 16_000)
-  said = train_bundle(tmp_path, *overrides())
-  assert said.count("   took ") == said.count("; expect ") == 9
-  assert "is ready after" in said
+  printed = train_bundle(tmp_path, *overrides())
+  assert printed.count("   took ") == printed.count("; expect ") == 9
+  assert "is ready after" in printed
 
   work = tmp_path / "bundle.work"
   for step in TRAINED:

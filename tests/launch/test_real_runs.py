@@ -44,7 +44,7 @@ def flags(*arguments):
   return ["--", *small_run.flags("semantic_stage", *arguments)]
 
 
-def test_two_processes_of_this_machine_train_and_say_who_speaks(tokens, tmp_path):
+def test_two_processes_of_this_machine_train_and_log_their_index(tokens, tmp_path):
   log = tmp_path / "log"
   run = start("local.sh", "--processes=2", *flags(tokens, tmp_path / "run", 3), log=log)
   assert run.wait(120) == 0, log.read_text()

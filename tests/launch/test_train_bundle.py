@@ -191,7 +191,7 @@ def test_the_interpreter_is_found_from_the_folder_of_the_caller(tmp_path):
   assert "called" in done.stdout and "after fixing the error" in done.stderr
 
 
-def test_an_interpreter_that_is_not_there_is_said_before_anything_is_made(tmp_path):
+def test_a_missing_interpreter_is_an_error_before_anything_is_written(tmp_path):
   done = run(tmp_path, tmp_path / "bundle", PYTHON="no/python")
   assert done.returncode == 2 and "no/python cannot be run; give the python of" in done.stderr
   assert not (tmp_path / "bundle.work").exists()

@@ -8,7 +8,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.lm.tokens import NUM_RESERVED, TokenLayout, collapse_repeats, cut_runs
 
 
-def test_ids_of_the_papers_layout_are_as_the_table_says():
+def test_ids_of_the_papers_layout_are_those_of_the_table():
   layout = TokenLayout()
   assert layout.vocab_size == 4 + 1024 + 12 * 1024
   assert layout.semantic_to_ids(np.array([0, 1023])).tolist() == [4, 1027]

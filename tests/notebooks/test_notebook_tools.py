@@ -17,8 +17,8 @@ PATH = Path(__file__).parents[2] / "notebooks" / "notebook_tools.py"
 @pytest.fixture(scope="module")
 def tools():
   spec = importlib.util.spec_from_file_location("notebook_tools", PATH)
-  module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]: it is there
-  spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]: it is not None
+  spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]: it is not None
   return module
 
 
@@ -39,7 +39,7 @@ def test_of_a_command_the_lines_asked_for_are_printed(tools, capfd):
   assert capfd.readouterr().out == "took 3 s\n"
 
 
-def test_a_command_that_fails_says_its_last_words(tools):
+def test_the_error_of_a_failed_command_has_its_last_lines(tools):
   with pytest.raises(RuntimeError, match="no such bundle here"):
     tools.run(["python", "-c", "raise SystemExit('no such bundle here')"], shown="nothing")
 

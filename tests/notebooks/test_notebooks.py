@@ -26,8 +26,8 @@ FOLDER = CHECKOUT / "notebooks"
 def tool(name):
   """A module of notebooks/, which is no package."""
   spec = importlib.util.spec_from_file_location(f"notebooks_{name}", FOLDER / f"{name}.py")
-  module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]: it is there
-  spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]: it is not None
+  spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]: it is not None
   return module
 
 
@@ -55,7 +55,7 @@ SMALL = {
 OVERRIDES = [f"{step}:--gin.{binding}" for step, all_of in SMALL.items() for binding in all_of]
 OVERRIDES += ["kmeans:--layer=2", "kmeans:--num_clusters=8"]
 
-# In place of what the cell of settings says.
+# Replaces the values in the cell of settings.
 REDUCED = {
   "1_continue": """
 PROMPT = None
@@ -145,13 +145,13 @@ def texts(notebook, kind="text/markdown"):
   return "\n".join(o.get("text", "") + o.get("data", {}).get(kind, "") for o in outputs(notebook))
 
 
-def check_what_is_heard_and_seen(notebook, name):
-  heard, seen = sounds(notebook), pictures(notebook)
-  assert len(heard) >= LEAST[name][0] and len(seen) >= LEAST[name][1]
-  for waveform, rate in heard:
+def check_sounds_and_pictures(notebook, name):
+  clips, images = sounds(notebook), pictures(notebook)
+  assert len(clips) >= LEAST[name][0] and len(images) >= LEAST[name][1]
+  for waveform, rate in clips:
     assert len(waveform) >= 0.9 * rate and np.isfinite(waveform).all()
     assert np.sqrt(np.mean(waveform**2)) > 1e-3
-  assert all(picture.std() > 5 for picture in seen)
+  assert all(picture.std() > 5 for picture in images)
   assert [o for o in outputs(notebook) if o.get("name") == "stderr"] == []
 
 
@@ -167,8 +167,8 @@ def executed(tmp_path):
     for cell in notebook.cells:
       cell.get("outputs", []).clear()
     RUN.execute(notebook, tmp_path)
-    assert not (tmp_path / "audiolm_jax_checkout").exists(), "installed what was there"
-    check_what_is_heard_and_seen(notebook, name)
+    assert not (tmp_path / "audiolm_jax_checkout").exists(), "installed a package that is installed"
+    check_sounds_and_pictures(notebook, name)
     return notebook
 
   return run
@@ -188,30 +188,30 @@ def test_the_notebook_that_trains_makes_a_bundle(executed, tmp_path):
   made = bundles.load_bundle(tmp_path / "my_bundle")
   assert list(made.stages) == ["semantic", "coarse", "fine"]
   assert made.codec.spec.codebook_size == 16
-  said = texts(notebook)
-  assert said.count("took ") == 9 and "NaN" not in said and "nan" not in said
+  shown = texts(notebook)
+  assert shown.count("took ") == 9 and "NaN" not in shown and "nan" not in shown
 
 
 @pytest.mark.slow
-def test_the_notebook_that_measures_has_figures_and_tells_samples_from_recordings(executed):
-  said = texts(executed("3_measure_and_detect"))
-  stoi = {int(k): float(v) for k, v in re.findall(r"\| STOI, (\d+) levels \| ([\d.]+) \|", said)}
+def test_the_notebook_that_measures_has_figures_and_classifies_samples_and_recordings(executed):
+  shown = texts(executed("3_measure_and_detect"))
+  stoi = {int(k): float(v) for k, v in re.findall(r"\| STOI, (\d+) levels \| ([\d.]+) \|", shown)}
   assert 0 < stoi[1] < stoi[12] < 1
-  assert re.search(r"\| accuracy, 1 s \| [\d.]+ \|", said)
-  assert re.search(r"classified as synthetic: continuation, (woman|man)", said)
+  assert re.search(r"\| accuracy, 1 s \| [\d.]+ \|", shown)
+  assert re.search(r"classified as synthetic: continuation, (woman|man)", shown)
 
 
 def test_the_notebook_of_the_inside_runs(executed):
-  said = texts(executed("4_inside"))
-  assert "25 semantic tokens, (50, 12) acoustic codes" in said
-  kept = {k: int(v) for k, v in re.findall(r"^  (\w[\w ]+\w) +\d+ +(\d+)$", said, re.MULTILINE)}
+  shown = texts(executed("4_inside"))
+  assert "25 semantic tokens, (50, 12) acoustic codes" in shown
+  kept = {k: int(v) for k, v in re.findall(r"^  (\w[\w ]+\w) +\d+ +(\d+)$", shown, re.MULTILINE)}
   assert kept["through the codec"] > 50 > 10 > kept["by chance"]
 
 
 def test_the_notebook_that_speaks_runs(executed):
-  said = texts(executed("5_speak"))
-  (seconds,) = re.findall(r"^13 characters, ([\d.]+) s$", said, re.MULTILINE)
-  (fast,) = re.findall(r"^  rate 1.25: ([\d.]+) s$", said, re.MULTILINE)
+  shown = texts(executed("5_speak"))
+  (seconds,) = re.findall(r"^13 characters, ([\d.]+) s$", shown, re.MULTILINE)
+  (fast,) = re.findall(r"^  rate 1.25: ([\d.]+) s$", shown, re.MULTILINE)
   assert 1.0 < float(fast) < float(seconds)
 
 
@@ -221,17 +221,17 @@ def test_a_stored_notebook_was_run_and_can_be_looked_at(name):
   assert (FOLDER / f"{name}.ipynb").stat().st_size < LARGEST
   counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
   assert counts == list(range(1, len(counts) + 1)), "run it: python notebooks/run.py"
-  check_what_is_heard_and_seen(notebook, name)
+  check_sounds_and_pictures(notebook, name)
 
 
 @pytest.mark.parametrize("name", RUN.NAMES)
-def test_a_stored_notebook_says_nothing_of_the_machine_that_ran_it(name):
+def test_a_stored_notebook_names_nothing_of_the_machine_that_ran_it(name):
   notebook = read(name)
   assert set(notebook.metadata) == {"kernelspec", "language_info"}
   assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
-  said = texts(notebook, "text/plain") + texts(notebook)
+  shown = texts(notebook, "text/plain") + texts(notebook)
   assert not re.search(
-    r"(?<!\w)/(tmp|root|home|data|work|usr|mnt|var)\b|[Ww]arning(?!s: none)", said
+    r"(?<!\w)/(tmp|root|home|data|work|usr|mnt|var)\b|[Ww]arning(?!s: none)", shown
   )
 
 

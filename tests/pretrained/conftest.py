@@ -102,7 +102,7 @@ def layers_of(encoder, params, rows, ends) -> dict[int, np.ndarray]:
   """What each block of an encoder makes of clips side by side, by its number from 1.
 
   Args:
-    rows: what a `HubertEncoder` or a `W2vBert2Encoder` hears.
+    rows: what a `HubertEncoder` or a `W2vBert2Encoder` reads.
     ends: how much of each row is the clip.
   """
 

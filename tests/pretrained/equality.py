@@ -95,7 +95,7 @@ def assert_batched_equals_single(codec: Any, clips: Sequence[np.ndarray], atol: 
 def assert_streamed_equals_whole(
   codec: Any, clip: np.ndarray, samples: Sequence[int], frames: Sequence[int], atol: float
 ) -> None:
-  """A clip in pieces of so many samples, its codes in pieces of so many frames; then the rest."""
+  """Streams a clip in pieces of `samples`, its codes in pieces of `frames`, and then the rest."""
   encoder = codec.stream_encoder()
   pieces = [encoder.push(piece[None]) for piece in _cut(clip, samples)]
   codes = np.concatenate([*pieces, encoder.flush()], axis=1)

@@ -66,8 +66,8 @@ def write_golden() -> None:
     found: dict[str, np.ndarray] = {}
     for i, clip in enumerate(clips):
       found[f"waveform_{i}"] = clip.astype(np.float16)
-      heard = found[f"waveform_{i}"].astype(np.float32)
-      found |= {f"layer_{n}_{i}": x for n, x in enumerate(features(model, heard))}
+      clip_in_float16 = found[f"waveform_{i}"].astype(np.float32)
+      found |= {f"layer_{n}_{i}": x for n, x in enumerate(features(model, clip_in_float16))}
     (GOLDEN / folder).mkdir(parents=True, exist_ok=True)
     tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, GOLDEN / folder / "model.safetensors")

@@ -85,7 +85,7 @@ def test_a_stream_waits_for_seven_frames_and_then_for_none(codec, clips):
   assert EncodecConfig().first_frames == 7
 
 
-def test_the_first_frame_hears_six_frames_ahead_and_the_rest_none(codec, clips):
+def test_the_first_frame_reads_six_frames_ahead_and_the_others_none(codec, clips):
   clip = clips[0].copy()
   before = latents_of(codec, clip)
   clip[7 * 40 :] *= -1

@@ -32,7 +32,7 @@ def test_features_of_every_layer_equal_the_reference_with_unequal_lengths(kind):
   expected = expected_of(kind)
   clips = [expected["waveform_0"], expected["waveform_1"]]
   ends = [len(clip) for clip in clips]
-  # Side by side, with rubbish behind the shorter clip: the reference heard each of them alone.
+  # In one batch, with noise after the shorter clip; the reference read each clip alone.
   rows = np.random.default_rng(0).uniform(-1, 1, (2, max(ends) + 900)).astype(np.float32)
   for row, clip in zip(rows, clips, strict=True):
     row[: len(clip)] = clip

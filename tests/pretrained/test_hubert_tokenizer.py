@@ -6,7 +6,7 @@ from audiolm_jax.chunking import plan
 from tests.pretrained.conftest import miniature_hubert, noise, windowed_like
 
 
-def test_each_chunk_of_a_long_clip_is_heard_as_a_clip():
+def test_each_chunk_of_a_long_clip_is_read_as_a_clip():
   tokenizer = miniature_hubert()
   windowed = windowed_like(tokenizer)
   clip = noise(320 * 120)

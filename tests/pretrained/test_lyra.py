@@ -1,4 +1,4 @@
-"""Lyra v2: its layers against those of XLA, its files, and the published ones if they are there."""
+"""Lyra v2: its layers against those of XLA, its files, and published ones if installed."""
 
 import importlib
 import importlib.util

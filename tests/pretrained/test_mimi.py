@@ -83,7 +83,7 @@ def test_blocks_with_a_window_of_attention_equal_the_clip_in_one_piece(codec, cl
   np.testing.assert_array_equal(codec.encode_long(clip), np.concatenate(whole, axis=-1))
 
 
-def test_no_frame_hears_a_later_one(halves_of, clips):
+def test_no_frame_depends_on_a_later_one(halves_of, clips):
   clip = clips[0].copy()
   before = halves_of(clip)
   clip[7 * 40 :] *= -1

@@ -1,4 +1,4 @@
-"""What `convert --verify` says of the miniatures, with transformers and without."""
+"""What `convert --verify` prints for the miniatures, with transformers and without."""
 
 import importlib
 import importlib.util
@@ -23,7 +23,7 @@ def test_the_sound_of_the_check_is_always_the_same_and_fills_the_range():
   np.testing.assert_array_equal(sound, sound_of_the_check(16_000))
 
 
-def test_file_and_shapes_are_told_before_the_reference_is_missed(run_cli):
+def test_file_and_shapes_are_printed_before_the_reference_is_missed(run_cli):
   arguments = ("--from", "encodec_24khz", "--input", GOLDEN / "encodec")
   done = run_cli("convert", "--verify", *arguments, "--accept_licence", "NOASSERTION")
   published = read_published(GOLDEN / "encodec")
@@ -67,9 +67,9 @@ def folder_of(tmp_path):
 )
 def test_equal_weights_are_verified_and_others_found_out(name, kind, layer, tensor, folder_of):
   published = read_published(folder_of(kind))
-  said = list(verify(find_model(name), published, layer))
-  assert len(said) == (4 if layer is None else 3)
-  assert all("within" in line or "frames" in line for line in said[2:])
+  printed = list(verify(find_model(name), published, layer))
+  assert len(printed) == (4 if layer is None else 3)
+  assert all("within" in line or "frames" in line for line in printed[2:])
 
   tensors = dict(published.weights.tensors)
   tensors[tensor] = tensors[tensor] + 0.5

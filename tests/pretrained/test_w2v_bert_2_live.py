@@ -54,14 +54,14 @@ def test_the_reference_side_by_side_needs_its_mask_to_give_what_it_gives_alone()
   alone = reference.features(model, clips[:1])[2][0]
   masked = reference.features(model, clips)[2][0, : len(alone)]
   assert relative_difference(masked, alone) < 1e-4
-  inputs = reference.heard(clips).input_features
+  inputs = reference.extracted(clips).input_features
   unmasked = model(inputs, output_hidden_states=True).hidden_states[2][0, : len(alone)]
   assert relative_difference(unmasked.detach().numpy(), alone) > 1e-2
 
 
-def test_the_reference_without_its_mask_hears_a_step_that_is_half_padding():
+def test_the_reference_without_its_mask_reads_a_step_that_is_half_padding():
   model = reference.random_w2v_bert_2(3, **reference.SMALL)
-  inputs = reference.heard([reference.sound(16_090, 0)])
+  inputs = reference.extracted([reference.sound(16_090, 0)])
   assert not inputs.attention_mask[0, -1] and inputs.attention_mask[0, :-1].all()
   masked, unmasked = (
     model(**given, output_hidden_states=True).hidden_states[2][0, :-1].detach().numpy()

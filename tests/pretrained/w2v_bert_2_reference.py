@@ -46,8 +46,8 @@ def random_w2v_bert_2(seed: int, **shape: Any) -> Wav2Vec2BertModel:
   return model
 
 
-def heard(clips: list[np.ndarray]) -> Any:
-  """What the model hears of clips at 16 kHz: `input_features` [batch, steps, bands] and a mask.
+def extracted(clips: list[np.ndarray]) -> Any:
+  """Returns the inputs for clips at 16 kHz: `input_features` [batch, steps, bands] and a mask.
 
   The feature extractor's own normalization, of each mel band over its clip.
   """
@@ -60,7 +60,7 @@ def features(model: Wav2Vec2BertModel, clips: list[np.ndarray]) -> list[np.ndarr
 
   Steps that are half padding are left out by the mask, and mean nothing.
   """
-  found = model(**heard(clips), output_hidden_states=True)
+  found = model(**extracted(clips), output_hidden_states=True)
   return [layer.numpy() for layer in found.hidden_states]
 
 
@@ -71,7 +71,7 @@ def write_golden() -> None:
   for i, samples in enumerate(LENGTHS):
     found[f"waveform_{i}"] = sound(samples, i).astype(np.float16)
     clip = found[f"waveform_{i}"].astype(np.float32)
-    inputs = heard([clip])
+    inputs = extracted([clip])
     steps = int(inputs.attention_mask.sum())
     found[f"log_mel_{i}"] = inputs.input_features[0, :steps].numpy()
     layers = features(model, [clip])

@@ -158,11 +158,11 @@ def test_each_level_is_read_by_the_next(cascade):
   assert (first[:, 2:] != second[:, 2:]).any()
 
 
-def test_long_clips_hear_what_they_made_before_going_on():
-  heard = []
+def test_each_window_of_a_long_clip_is_encoded_before_the_next_one():
+  encoded = []
 
   def retokenize(codes):
-    heard.append(codes)
+    encoded.append(codes)
     return frames_to_steps(codes)
 
   cascade = Cascade(stages("semantic", "coarse", "fine"), semantic_rate=4.0, retokenize=retokenize)
@@ -170,9 +170,9 @@ def test_long_clips_hear_what_they_made_before_going_on():
   result = sample(cascade, given)
   assert result.codes[0].shape == (70, 5)
   np.testing.assert_array_equal(result.codes[0][:8], given.prompt["codes"])
-  # Windows end at 22, 36, 50, 64, 70; each but the last is heard.
-  assert [len(h) for h in heard] == [20] * 4
-  np.testing.assert_array_equal(heard[2], result.codes[0][30:50, :2])
+  # Windows end at 22, 36, 50, 64, 70; each but the last is encoded.
+  assert [len(part) for part in encoded] == [20] * 4
+  np.testing.assert_array_equal(encoded[2], result.codes[0][30:50, :2])
   assert result.timings["retokenize"] > 0
 
 
@@ -214,7 +214,7 @@ def test_streamed_codes_are_those_of_the_whole_piece_by_piece(names, lengths):
     np.testing.assert_array_equal(pieces[0], whole[: lengths[0]])
 
 
-def test_a_stream_draws_no_further_than_it_is_heard(cascade, monkeypatch):
+def test_a_stream_draws_no_further_than_it_is_read(cascade, monkeypatch):
   """New sound begins with the first fine chunk, before the second window."""
   windows = []
   original = CollapsedRepeats.windows

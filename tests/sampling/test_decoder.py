@@ -127,7 +127,7 @@ def test_drawn_ids_are_legal(name):
 
 @pytest.mark.parametrize("name", SPECS)
 def test_a_seed_draws_what_a_plain_loop_over_the_whole_sequence_draws(name):
-  """Neither cache nor compiled loop: every token from one pass over all that is there."""
+  """Draws each token from one pass over all previous tokens, without cache and compiled loop."""
   model, count = stage(name), 20
   spec = cast(AutoregressiveSpec, model.spec)
   given, options = prompt(model.spec, 0.4), SamplingOptions(temperature=0.9, top_k=5)

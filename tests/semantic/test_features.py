@@ -65,7 +65,7 @@ def test_frame_is_centred_on_its_hop():
   np.testing.assert_allclose(energy[19], energy[21], rtol=1e-1)
 
 
-def test_every_mel_band_hears_something():
+def test_every_mel_band_has_energy():
   assert (mel_filters(CONFIG).sum(0) > 0).all()
   assert (mel_filters(LogMelConfig(num_mels=128, fft_length=400)).sum(0) > 0).all()
 

@@ -187,7 +187,7 @@ def test_a_run_needs_its_initial_bundle_only_at_the_start(miniature_bundle, tmp_
   train(Continuing(), bundle, folder, 1)
   begun = run.bundled_params(Continuing(), bundle)
   checkpoint = Checkpoints(folder)
-  state = checkpoint.restore(_abstract(Continuing())).state  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  state = checkpoint.restore(_abstract(Continuing())).state  # pyright: ignore[reportOptionalMemberAccess]: it is not None
   checkpoint.close()
   difference = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, begun)
   assert 0 < max(jax.tree.leaves(difference)) < 0.02  # one step with a rate of 0.01

@@ -72,7 +72,7 @@ def agreement(labels, phones, speaker):
   """The share of the frames of one voice whose label is that of their phone most often."""
   names = [name for name in labels.clips if name.startswith(speaker)]
   found = np.concatenate([labels.clips[name] for name in names])
-  said = np.array([letter for name in names for letter in phones[name]])
+  spoken = np.array([letter for name in names for letter in phones[name]])
   counts = {
     letter: np.bincount(
       np.concatenate(
@@ -83,7 +83,7 @@ def agreement(labels, phones, speaker):
     for letter in PHONES
   }
   best = {label: max(PHONES, key=lambda p: counts[p][label]) for label in range(labels.num_labels)}
-  return np.mean([best[int(label)] == letter for label, letter in zip(found, said, strict=True)])
+  return np.mean([best[int(label)] == letter for label, letter in zip(found, spoken, strict=True)])
 
 
 def test_another_voice_gets_the_labels_of_the_canonical_one(corpus):

@@ -164,7 +164,7 @@ def test_saved_arrays_do_not_change_when_the_caller_overwrites_them(tmp_path):
   saved.wait()
   abstract = {"w": jax.ShapeDtypeStruct((100_000,), "float32", sharding=state["w"].sharding)}
   restored = saved.restore(abstract)
-  np.testing.assert_array_equal(restored.state["w"], np.arange(100_000.0))  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  np.testing.assert_array_equal(restored.state["w"], np.arange(100_000.0))  # pyright: ignore[reportOptionalMemberAccess]: it is not None
   saved.close()
 
 

@@ -63,8 +63,8 @@ def test_a_failed_save_leaves_no_files_and_the_next_one_succeeds(disk):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
   )
   restored = saved.restore(abstract)
-  assert restored.step == 3 and not restored.damaged  # pyright: ignore[reportOptionalMemberAccess]: it is there
-  np.testing.assert_array_equal(restored.state["w"], state["w"])  # pyright: ignore[reportOptionalMemberAccess]: it is there
+  assert restored.step == 3 and not restored.damaged  # pyright: ignore[reportOptionalMemberAccess]: it is not None
+  np.testing.assert_array_equal(restored.state["w"], state["w"])  # pyright: ignore[reportOptionalMemberAccess]: it is not None
   saved.close()
 
 

@@ -82,7 +82,7 @@ def test_loops_of_a_compiled_program_are_counted():
     return jax.lax.scan(lambda c, _: (jnp.tanh(c @ c), None), x, length=7)[0]
 
   text = jax.jit(step).lower(jnp.ones((16, 16))).compile().as_text()
-  program = HloProgram(text)  # pyright: ignore[reportArgumentType]: it is there
+  program = HloProgram(text)  # pyright: ignore[reportArgumentType]: it is not None
   assert 7 in program._times.values()
   assert Array("f32", (16, 16)) in program.stored_arrays()
   assert program.collectives() == []

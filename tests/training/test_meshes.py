@@ -93,7 +93,7 @@ def compare(kind):
   _, expected = train(program, state)
   for mesh in MESHES:
     program = compiled(mesh)
-    state = checkpoints.restore(program.abstract_state).state  # pyright: ignore[reportOptionalMemberAccess]: it is there
+    state = checkpoints.restore(program.abstract_state).state  # pyright: ignore[reportOptionalMemberAccess]: it is not None
     for array, wanted in zip(
       jax.tree.leaves(state), jax.tree.leaves(program.abstract_state), strict=True
     ):

@@ -274,11 +274,11 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_warnings_of_the_trainable_reach_the_log(tmp_path):
-  class Talking(toy.ToyTrainable):
+  class WithWarnings(toy.ToyTrainable):
     def warnings(self, metrics):
       return [f"the loss is a number ({metrics['loss'] > 0})"]
 
-  toy.run(tmp_path, model=Talking(), total_steps=3)
+  toy.run(tmp_path, model=WithWarnings(), total_steps=3)
   assert "step 3: the loss is a number (True)" in (tmp_path / "log.txt").read_text()
 
 
@@ -305,7 +305,7 @@ def test_importing_the_trainer_needs_neither_gin_nor_seqio_nor_tensorflow():
 
 
 def test_summaries_are_of_the_same_clips_at_each_evaluation(tmp_path, monkeypatch):
-  class Hearing(toy.ToyTrainable):
+  class WithSounds(toy.ToyTrainable):
     def summaries(self, state, batch):
       return {"clip": toy.Audio(batch["x"])}
 
@@ -315,7 +315,7 @@ def test_summaries_are_of_the_same_clips_at_each_evaluation(tmp_path, monkeypatc
   )
   toy.run(
     tmp_path,
-    model=Hearing(),
+    model=WithSounds(),
     total_steps=6,
     eval_dataset=lambda: toy.ToyData(end=3),
     eval_period=2,
@@ -327,11 +327,11 @@ def test_summaries_are_of_the_same_clips_at_each_evaluation(tmp_path, monkeypatc
 
 
 def test_a_repeated_warning_is_printed_less_often_and_always_stored(tmp_path):
-  class Talking(toy.ToyTrainable):
+  class WithWarnings(toy.ToyTrainable):
     def warnings(self, metrics):
       return [f"the loss is {metrics['loss']:.3f}"]
 
-  toy.run(tmp_path, model=Talking(), total_steps=6, log_period=1)
+  toy.run(tmp_path, model=WithWarnings(), total_steps=6, log_period=1)
   lines = (tmp_path / "log.txt").read_text().splitlines()
   printed = [line for line in lines if "the loss is" in line]
   assert [line.split("step ")[1][0] for line in printed] == ["1", "2", "4"]
@@ -347,7 +347,7 @@ class SilentData(toy.ToyData):
     return batch | {"waveform": np.zeros((self.batch_size, 100), np.float32)}
 
 
-def test_the_summary_of_a_run_on_silence_says_so(tmp_path):
+def test_the_summary_of_a_run_on_silence_warns(tmp_path):
   toy.run(tmp_path, total_steps=6, train_dataset=SilentData)
   assert (
     "100% of the training data are silence or padding" in (tmp_path / "summary.txt").read_text()

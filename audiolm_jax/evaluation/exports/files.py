@@ -13,9 +13,11 @@ def names_of(ids: Sequence[str]) -> list[tuple[str, str]]:
 
   Args:
     ids: relative paths.
+
   Returns:
     The path without suffix and without parts that lead out of its folder, and the same without
     white space.
+
   Raises:
     DataError: two files would have the same key.
   """

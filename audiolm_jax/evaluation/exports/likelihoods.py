@@ -34,8 +34,10 @@ def export_likelihoods(
     pairs: the pairs.
     read: returns the waveform of a path at the bundle's rate.
     output_dir: an existing folder.
+
   Returns:
     The number of sounds, and the stages.
+
   Raises:
     DataError: no stage has likelihoods, or two sounds have the same name.
   """

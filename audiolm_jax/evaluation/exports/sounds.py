@@ -59,6 +59,7 @@ def list_recordings(source: str, split: str | None = None) -> list[Recording]:
   Args:
     source: folder or manifest.
     split: only the recordings of this split; None for all.
+
   Raises:
     DataError: there is no recording, or two of them have the same name.
     UserError: the recordings are not on this machine, where the other tools read them.
@@ -85,6 +86,7 @@ def export_rendered(
     kind: folder of the sounds, and name of their list and of the configuration.
     render: returns the sound to write for a recording.
     output_dir: an existing folder.
+
   Returns:
     The number of recordings.
   """
@@ -128,8 +130,10 @@ def export_continuations(
     prompt_seconds: length of a prompt.
     duration: length of a continuation in seconds.
     seed: of the first recording's continuation; the next one has the next seed.
+
   Returns:
     The numbers of continuations and of skipped recordings.
+
   Raises:
     DataError: every recording is skipped.
   """

@@ -39,8 +39,10 @@ def export_units(
     items: phones with file, time and speaker.
     read: returns the path and the waveform, at the bundle's rate, of an item's file.
     output_dir: an existing folder.
+
   Returns:
     The frequency that fastabx needs for the units and for each folder, and numbers of items.
+
   Raises:
     DataError: an item ends after the end of its file, or no item has a frame.
   """

@@ -50,7 +50,7 @@ class Sound(NamedTuple):
   Attributes:
     truth: origin of the clip: "real", "synthetic" or the name of a system.
     waveform: all samples, the known part included.
-    known_seconds: length of the beginning that the page declares a recording.
+    known_seconds: length of the beginning that the page shows as a recording.
   """
 
   truth: str
@@ -91,8 +91,10 @@ def write_test(
     sample_rate: Hz, of the sounds.
     key_path: file of the key; default: `<output_dir>.key.json`, next to the folder.
     facts: bundles, seeds and versions, for the key.
+
   Returns:
     The path of the key, which only its owner can read. Do not publish it.
+
   Raises:
     UserError: the folder is not empty or cannot be created, or the key would be in it.
     DataError: there are no trials.

@@ -117,20 +117,25 @@ def score(key: Json, answers: Sequence[Answers]) -> Score:
 
 
 def wilson_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-  """Returns the interval of a share. Source: Wilson, 1927."""
+  """Returns the confidence interval of a share.
+
+  Source: Wilson, 1927.
+  """
   interval = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
   return float(interval.low), float(interval.high)
 
 
 def answers_needed(share: float, against: float = 0.5, power: float = _POWER) -> int:
-  """Returns how many independent answers distinguish two shares, two-sided at 5 %.
+  """Returns the number of answers with which a two-sided test at 5 % distinguishes two shares.
 
   Args:
     share: expected share.
     against: share to distinguish it from.
     power: probability that the difference is found.
+
   Raises:
     ValueError: the shares are equal.
+
   Source: the normal approximation, as in Fleiss, Statistical Methods for Rates and Proportions.
   """
   if share == against:

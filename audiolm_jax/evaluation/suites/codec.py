@@ -65,8 +65,10 @@ def outside_codecs(
   Args:
     sample_rate: Hz, of the clips.
     lyra_dir: folder of Lyra's models, or None.
+
   Returns:
     The codecs, and by name why others are skipped, as the JSON file has it.
+
   Raises:
     UserError: `lyra_dir` is given and Lyra cannot run.
   """
@@ -91,7 +93,7 @@ def outside_suite(
   measures: speech.SpeechMeasures = speech.NO_MEASURES,
   recordings: Sequence[speech.Description] = (),
 ) -> SuiteResult:
-  """Measures the reconstruction by outside codecs; arguments as of `codec_suite`."""
+  """Measures the reconstruction by outside codecs; for the arguments see `codec_suite`."""
   rows, details = [], {}
   for codec in codecs:
     found: list[speech.Description] = []

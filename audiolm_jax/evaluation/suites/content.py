@@ -146,6 +146,7 @@ def reader_of(folder: str, load: Callable[[str], Loaded]) -> Callable[[str], Loa
   Args:
     folder: folder of the audio files.
     load: receives the path of a file.
+
   Returns:
     A function of the file's name without suffix; it raises DataError if there is no such file.
   """

@@ -168,6 +168,7 @@ def continuation_suite(
     draw: samples several continuations of a prompt; adds the figures of diversity.
     training: tokens that the stages were trained on, for the figures of copying.
     seed: seed of sampling.
+
   Raises:
     DataError: no clip is long enough, or there are too few speakers.
   """
@@ -401,6 +402,7 @@ def _voice_rows(
     rate: Hz.
     cut: length of a prompt in samples.
     seed: seed of the choice of candidates.
+
   Raises:
     DataError: fewer than two speakers have a clip that is long enough.
   """

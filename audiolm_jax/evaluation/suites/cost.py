@@ -78,6 +78,7 @@ def measure_command(command: Sequence[str], environment: Mapping[str, str]) -> C
   Args:
     command: program and arguments.
     environment: variables to add to those of this process.
+
   Raises:
     UserError: the command fails; the message has the last line of its output.
   """

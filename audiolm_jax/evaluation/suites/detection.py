@@ -36,7 +36,7 @@ _LENGTHS = (0.5, 2.0, 5.0)  # seconds
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Continues new prompts by the bundle and by the other bundle, if there is one."""
+  """Continues new prompts with the bundle and, if there is one, with the other bundle."""
   detector = bundle.detector
   if detector is None:
     return skipped(f"{bundle.name} has no detector")
@@ -78,6 +78,7 @@ def detection_suite(
     sample_rate: Hz, the detector's.
     other: continuations of the same prompts by other bundles, by the name of the bundle.
     marked: continuations of the same prompts with the watermark of the bundle.
+
   Raises:
     DataError: no continuation is 1 s long.
   """

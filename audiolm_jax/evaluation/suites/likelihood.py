@@ -67,6 +67,7 @@ def likelihood_suite(
     pairs: the pairs.
     read: returns the waveform of a path at the bundle's rate.
     stages: names of stages; None for all.
+
   Raises:
     DataError: the bundle has no such stage, or a sound is too short for one.
   """

@@ -33,13 +33,16 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 def music_tokens_suite(
   tokenize: Tokenize, spec: SemanticSpec, pieces: Sequence[EvalClip], seed: int = 0
 ) -> SuiteResult:
-  """Compares the tokens with as many clusters of the constant-Q frames of the same pieces.
+  """Compares the tokens with clusters of constant-Q frames of the same pieces.
+
+  The number of clusters is the number of semantic tokens.
 
   Args:
     tokenize: returns the semantic tokens of a waveform.
     spec: rates and number of the tokens.
     pieces: pieces of at least two recordings. Silent steps do not count.
     seed: seed of the clusters.
+
   Raises:
     DataError: there is only one recording, or there are fewer steps than clusters.
   """

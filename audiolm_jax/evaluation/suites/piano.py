@@ -49,7 +49,7 @@ Agreements = dict[Metric, Float[np.ndarray, " prompts"]]
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Continues new prompts by the bundle and by the other bundle, if there is one."""
+  """Continues new prompts with the bundle and, if there is one, with the other bundle."""
   rate = bundle.sample_rate
   # A piece is at least as long as what is compared.
   seconds = math.ceil(options.prompt_seconds + options.duration)

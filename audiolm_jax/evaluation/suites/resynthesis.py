@@ -72,7 +72,7 @@ def resynthesis_suite(
   """Measures error rates of each kind of sound and their differences, quality and voices.
 
   Args:
-    measures: with a recognizer for the error rates.
+    measures: the available networks; without a recognizer there are no error rates.
     clips: clips whose texts are the references of the error rates; if no clip has a text, the
       references are what is recognized in the recordings.
     sounds: by kind ("original", "codec", "resynthesis"), the clips.

@@ -34,7 +34,7 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 def semantic_suite(
   tokenize: Tokenize, probes: Sequence[EvalClip], num_clusters: int
 ) -> SuiteResult:
-  """Compares the tokens of one sentence by several voices, and of one voice.
+  """Compares distances between tokens of the same sentence and tokens of the same voice.
 
   Args:
     tokenize: returns the semantic tokens of a waveform.

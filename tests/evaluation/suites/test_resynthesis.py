@@ -105,7 +105,7 @@ def test_clips_with_text_are_resynthesised_and_others_skipped(
   assert result.details["texts"] == ["good morning"]
   assert {row.estimate.n for row in result.rows} == {1}
   monkeypatch.setattr(resynthesis, "find_spec", lambda name: None)
-  assert "pip install pocketsphinx" in resynthesis.run(miniature_bundle, options).skip_reason  # pyright: ignore[reportOperatorIssue]: it is there
+  assert "pip install pocketsphinx" in resynthesis.run(miniature_bundle, options).skip_reason  # pyright: ignore[reportOperatorIssue]: it is not None
 
 
 def test_without_texts_and_whisper_the_suite_is_skipped(miniature_bundle, tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_without_texts_and_whisper_the_suite_is_skipped(miniature_bundle, tmp_pa
   soundfile.write(tmp_path / "0.wav", melody(1.0), RATE)
   (tmp_path / "m.jsonl").write_text(json.dumps({"path": "0.wav", "split": "valid"}))
   options = Options("b", str(tmp_path / "m.jsonl"), str(tmp_path))
-  assert "no valid clip" in resynthesis.run(miniature_bundle, options).skip_reason  # pyright: ignore[reportOperatorIssue]: it is there
+  assert "no valid clip" in resynthesis.run(miniature_bundle, options).skip_reason  # pyright: ignore[reportOperatorIssue]: it is not None
   monkeypatch.setattr(
     speech, "find_measures", lambda options: SpeechMeasures(speaker=LevelReader())
   )

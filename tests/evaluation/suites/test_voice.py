@@ -37,7 +37,7 @@ def faithful(content, voice, seed):
 
 
 def careless(content, voice, seed):
-  """Keeps the voice of the content, and always says yes."""
+  """Keeps the voice of the content, and ignores the given voice."""
   return np.abs(content)
 
 
