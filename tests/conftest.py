@@ -13,10 +13,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["AUDIOLM_JAX_AMX"] = "off"  # the same products on every machine
 # Tests compile more than they compute: without LLVM's optimizations they need a quarter less time,
 # and without fusion emitters, a flag that jaxlib 0.10 has, compiling takes about half of the rest.
-_XLA_FLAGS = ["--xla_backend_optimization_level=0"]
-if metadata.version("jaxlib").startswith("0.10."):
-  _XLA_FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
-os.environ.setdefault("XLA_FLAGS", " ".join(_XLA_FLAGS))
+os.environ.setdefault(
+  "XLA_FLAGS",
+  "--xla_backend_optimization_level=0"
+  + " --xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10."),
+)
 os.environ.setdefault(
   "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "audiolm_jax_test_cache")
 )
