@@ -10,7 +10,7 @@ import io
 import re
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def names_stage(source: str) -> bool:
   return False
 
 
-def _owners_and_values(node: ast.AST) -> tuple[list[ast.AST], list[ast.AST]]:
+def _owners_and_values(node: ast.AST) -> tuple[Sequence[ast.AST], Sequence[ast.AST]]:
   """Returns what values are looked up in, compared with, passed or assigned to, and the values."""
   match node:
     case ast.Subscript():

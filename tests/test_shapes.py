@@ -42,7 +42,7 @@ CALLS = [
   (attention.scores, (floats(1, 2, 1, 1, 8), floats(1, 1, 2, 4)), "keys"),  # 8 channels
   (watermark.marks_of, (np.zeros((1, 3), np.uint32), np.zeros(5, np.uint64)), "keys"),  # 4 words
   (logits.only, (floats(2, 5), np.ones((2, 4), bool)), "legal"),  # 5 ids
-  (kaldi_features.log_mel, (np.zeros(4_000, np.int16), 8), "waveform"),
+  (kaldi_features.kaldi_log_mel, (np.zeros(4_000, np.int16), 8), "waveform"),
   (pauses.loudness, (floats(1, 640), 2), "waveform"),  # no batch
   (examples.from_pcm16, (floats(64),), "pcm"),
   (gradient_balance.balance_gradients, (floats(2, 1, 8), floats(3), floats(2)), "averages"),
@@ -96,7 +96,8 @@ def _function(module: str, source: str, name: str):
 
 def test_all_modules_are_checked_but_those_with_a_reason():
   """Loading through the hook replaces the loader of a module."""
-  loaders = {name: importlib.util.find_spec(name).loader for name in architecture.modules()}
+  specs = {name: importlib.util.find_spec(name) for name in architecture.modules()}
+  loaders = {name: spec and spec.loader for name, spec in specs.items()}
   missing = [
     name for name, loader in loaders.items() if not type(loader).__module__.startswith("jaxtyping.")
   ]

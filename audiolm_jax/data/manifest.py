@@ -248,7 +248,9 @@ def read_clip(clip: AudioClip, sample_rate: int) -> Float[np.ndarray, " samples"
   return np.concatenate(list(blocks))
 
 
-def open_clip(clip: Clip, sample_rate: int) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
+def open_clip(
+  clip: AudioClip, sample_rate: int
+) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
   """Returns the waveform of a clip of up to ten minutes; for a longer clip, slices of its file.
 
   Raises:

@@ -269,7 +269,11 @@ class ConditionedSpec(StageSpec):
     """Returns the vocabulary and rate of semantic tokens, and those of sources if they differ."""
     semantic = {key: stream for key, stream in streams.items() if key == SEMANTIC}
     found = vocabularies_and_rates(semantic)
-    if self.source is Source.SEMANTIC and not self.is_transcript and SOURCE_SEMANTIC in streams:
+    if (
+      self.source is ConditionedSource.SEMANTIC
+      and not self.is_transcript
+      and SOURCE_SEMANTIC in streams
+    ):
       source, target = streams[SOURCE_SEMANTIC], streams.get(SEMANTIC)
       if target is None or source.size != target.size:
         found["source_clusters"] = source.size

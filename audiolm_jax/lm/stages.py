@@ -477,7 +477,7 @@ def paper_stages(
 
   The defaults are those of the paper's speech system; its piano system has 3 levels of 2^14 codes.
   """
-  numbers = {
+  numbers: dict[str, Any] = {
     "semantic_rate": semantic_rate,
     "num_clusters": num_clusters,
     "frame_rate": frame_rate,

@@ -201,7 +201,7 @@ def _chosen(
     unknown = jnp.full_like(state.recent[:, :1], -1)
     shown = jnp.concatenate([state.recent, unknown], axis=1)[..., None]
     context = Context(jnp.broadcast_to(step, state.token.shape), 0, shown)
-  drawn = draw_legal(legal, logits, step, inputs, program.processors, context)
+  drawn = draw_legal(legal, logits, jnp.asarray(step), inputs, program.processors, context)
   forced = cast(Array, lax.dynamic_index_in_dim(inputs.forced, step, axis=1, keepdims=False))
   chosen = jnp.where(forced >= 0, forced, drawn)
   gained = jnp.take_along_axis(scores, chosen[:, None], axis=1)[:, 0]

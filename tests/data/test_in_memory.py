@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from audiolm_jax.data.in_memory import (
 from audiolm_jax.io import storage
 from audiolm_jax.lm import stages
 
-NUMBERS = {"num_clusters": 10, "codebook_size": 8}
+NUMBERS: dict[str, Any] = {"num_clusters": 10, "codebook_size": 8}
 COARSE = stages.coarse_stage(num_target_quantizers=2, crop_seconds=1.0, **NUMBERS)
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from audiolm_jax.lm import stages  # noqa: E402
 from audiolm_jax.semantic.spec import SemanticSpec  # noqa: E402
 
 RATE = 16_000
-NUMBERS = {"num_clusters": 10, "codebook_size": 8}
+NUMBERS: dict[str, Any] = {"num_clusters": 10, "codebook_size": 8}
 SPECS = {
   "semantic": stages.semantic_stage(crop_seconds=1.0, **NUMBERS),
   "coarse": stages.coarse_stage(num_target_quantizers=2, crop_seconds=0.6, **NUMBERS),

@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from audiolm_jax.codec.interface import Codec, CodecSpec
+from audiolm_jax.codec.interface import CodecSpec
 from audiolm_jax.detection.classifier import ClassifierConfig
 from audiolm_jax.evaluation.speaker_classifier import fit_speaker_classifier
 from audiolm_jax.semantic.features import LogMelConfig
+from tests.partial_codec import PartialCodec
 
 RATE = 16_000
 VOICES = {"low": (110.0, 500.0), "middle": (180.0, 1_200.0), "high": (260.0, 2_500.0)}
 
 
-class PulseCodec(Codec):
+class PulseCodec(PartialCodec):
   """Codes each sample by two levels of a uniform quantizer; `lengths` has the input shapes."""
 
   spec = CodecSpec(sample_rate=RATE, hop_length=1, num_quantizers=2, codebook_size=16)
-  token_params = {}
   codebooks = np.zeros((2, 16, 1), np.float32)
 
   def __init__(self):

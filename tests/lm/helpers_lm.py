@@ -1,5 +1,7 @@
 """Small stages and models for the tests of lm/ and sampling/."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,11 @@ from audiolm_jax.lm import stages
 from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.transformer import Transformer
 
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
   num_clusters=11, codebook_size=9, semantic_rate=5.0, frame_rate=10.0, collapse_repeats=True
 )
 SPECS = {
-  "semantic": stages.semantic_stage(**SMALL | {"crop_seconds": 4.0}),
+  "semantic": stages.semantic_stage(crop_seconds=4.0, **SMALL),
   "coarse": stages.coarse_stage(**SMALL | {"crop_seconds": 2.0, "num_target_quantizers": 2}),
   "fine": stages.fine_stage(
     **SMALL | {"crop_seconds": 1.0, "num_source_quantizers": 2, "num_target_quantizers": 3}
