@@ -67,8 +67,8 @@ def coloured_noise(samples: int, slope: float, rng: Rng) -> Float[np.ndarray, "s
 
 
 def _spectrum(waveform: Float[np.ndarray, "samples"]) -> Complex[np.ndarray, "bins frames"]:
-  found = signal.stft(waveform, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[2]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]: it has no annotations
-  return np.asarray(found)
+  transform: Any = signal.stft  # pyright: ignore[reportUnknownMemberType]: it has no annotations
+  return transform(waveform, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[2]
 
 
 def _waveform(spectrum: Complex[np.ndarray, "bins frames"]) -> Float[np.ndarray, "samples"]:
