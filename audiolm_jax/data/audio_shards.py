@@ -23,7 +23,8 @@ R = TypeVar("R")
 _BYTES_PER_SECOND = 32_000  # 16-bit samples at 16 kHz, for files of unknown length
 
 
-Waveform = Float[np.ndarray, " samples"] | SlicedAudio
+# A free name, because clips differ in length.
+Waveform = Float[np.ndarray, "_"] | SlicedAudio
 
 
 class DecodedClip(NamedTuple):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.io.files import atomic_write
@@ -27,12 +27,12 @@ class FrameLabels:
     sample_rate: Hz.
   """
 
-  clips: Mapping[str, Int[np.ndarray, " _"]]
+  clips: Mapping[str, Integer[np.ndarray, " _"]]
   num_labels: int
   hop_length: int
   sample_rate: int
 
-  def crop(self, clip_id: str, start: int, num_frames: int) -> Int[np.ndarray, " num_frames"]:
+  def crop(self, clip_id: str, start: int, num_frames: int) -> Integer[np.ndarray, " num_frames"]:
     """Returns the labels from frame `start` on; `NO_LABEL` after the end of the clip."""
     chosen = self.clips[clip_id][start : start + num_frames].astype(np.int32)
     return np.pad(chosen, (0, num_frames - len(chosen)), constant_values=NO_LABEL)

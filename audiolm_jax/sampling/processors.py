@@ -8,7 +8,7 @@ reads their values from its argument only.
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,7 @@ class LegalIds(NamedTuple):
     return logits if self.mask is None else only(logits, self.mask)
 
 
+@runtime_checkable
 class DrawInputs(Protocol):
   """The inputs of a loop that its draws use: a key per row, settings, arrays of each processor."""
 

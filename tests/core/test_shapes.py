@@ -38,14 +38,14 @@ def residual_codec(config):
   return shapes.flat(shapes.of_arrays(params))
 
 
-def other_codec(module, config, *latents):
+def other_codec(encoder, decoder, config, *latents):
   """Encoder and decoder of a codec whose networks read the ends of rows and perhaps a state."""
   ends = array(1, dtype=jnp.int32)
   inputs = [[array(1, 2 * config.hop_length), ends], [array(1, 2, *latents), ends]]
-  if module is mimi_layers:
+  if encoder is mimi_layers.MimiEncoder:
     inputs[0].append(jax.eval_shape(lambda: config.encoder_state(1)))
     inputs[1][1] = jax.eval_shape(lambda: config.decoder_state(1))
-  networks = (module.Encoder(config), module.Decoder(config))
+  networks = (encoder(config), decoder(config))
   return shapes.flat(
     {
       half: initialized(network.init, *given)
@@ -85,14 +85,15 @@ def test_a_residual_codec_has_the_shapes_of_its_configuration(config):
 
 def test_other_codecs_have_the_shapes_of_their_configurations():
   d = dac.DacConfig(encoder_channels=4, decoder_channels=16, strides=(2, 3), num_quantizers=2)
-  assert_same(d, other_codec(dac, d, d.latent_dim), beside=("quantizer",))
+  found = other_codec(dac.DacEncoder, dac.DacDecoder, d, d.latent_dim)
+  assert_same(d, found, beside=("quantizer",))
   m = mimi_layers.MimiConfig(
     channels=4,
     strides=(2, 3),
     transformer=MimiTransformerConfig(8, 2, 2, 16, window=4),
     codebook_dim=5,
   )
-  found = other_codec(mimi_layers, m, 2, m.codebook_dim)
+  found = other_codec(mimi_layers.MimiEncoder, mimi_layers.MimiDecoder, m, 2, m.codebook_dim)
   assert_same(m, found, beside=("codebooks",))
 
 

@@ -127,7 +127,7 @@ def test_a_data_set_is_tokenized_by_its_task(data_dir, miniature_bundle, tmp_pat
   beam_tokenization = pytest.importorskip("audiolm_jax.data.beam_tokenization")
   bundle = bundles.save_bundle(miniature_bundle, tmp_path / "bundle")
   registration.register_audio_tasks("minispeech", "tfds:miniature_speech", miniature_bundle)
-  job = beam_tokenization.Job(
+  job = beam_tokenization.TokenizationJob(
     str(bundle), str(tmp_path / "store"), task="minispeech_waveform", module="json"
   )
   done = beam_tokenization.tokenize_corpus(job, "DirectRunner")

@@ -135,7 +135,7 @@ def test_beam_makes_the_store_of_a_folder_from_its_task(
   task, environment, miniature_bundle, bundle_dir, recordings, tmp_path
 ):
   beam_tokenization = pytest.importorskip("audiolm_jax.data.beam_tokenization")
-  job = beam_tokenization.Job(
+  job = beam_tokenization.TokenizationJob(
     str(bundle_dir), str(tmp_path / "a"), task=task, module="tasks.speech", clips_per_shard=3
   )
   done = beam_tokenization.tokenize_corpus(job, "DirectRunner")
