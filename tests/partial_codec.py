@@ -11,7 +11,7 @@ class PartialCodec(Codec):
   # The properties of `Codec` are plain attributes here.
   spec: CodecSpec  # pyright: ignore[reportIncompatibleMethodOverride]: an attribute
   token_params = {}  # pyright: ignore[reportAssignmentType]: an attribute
-  codebooks: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]: an attribute
+  codebooks = np.zeros((1, 1, 1), np.float32)  # pyright: ignore[reportAssignmentType]: an attribute
 
   def encode(self, waveform) -> np.ndarray:
     return np.stack([self.encode_long(row) for row in waveform])

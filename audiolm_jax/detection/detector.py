@@ -8,7 +8,7 @@ prove that a clip is a recording, and a high one does not prove that it is synth
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, cast, no_type_check
 
 import jax
 import numpy as np
@@ -51,6 +51,7 @@ class Detector:
     """The sample rate of the network's input in Hz."""
     return self.config.features.sample_rate
 
+  @no_type_check  # it checks what users give
   def detect(
     self,
     waveform: Float[np.ndarray, "samples"],

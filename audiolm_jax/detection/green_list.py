@@ -59,7 +59,7 @@ def counters_at(position: Words, level: Words, community: Words) -> tuple[Words,
   return low | ((position & 1) << _INVERTED), high
 
 
-def words_of(key: Sequence[Words], low: Words, high: Words) -> tuple[Words, ...]:
+def words_of(key: Sequence[Words | np.uint32], low: Words, high: Words) -> tuple[Words, ...]:
   """Returns a word for each of `PAYLOAD_BITS`.
 
   The highest bit is set if a community is green where the payload has a zero. The lowest bits are
@@ -75,7 +75,7 @@ def words_of(key: Sequence[Words], low: Words, high: Words) -> tuple[Words, ...]
   return tuple(word ^ (inverted << 31) for word in words[: len(PAYLOAD_BITS)])
 
 
-def uniform(key: Sequence[Words], low: Words, high: Words) -> Words:
+def uniform(key: Sequence[Words | np.uint32], low: Words, high: Words) -> Words:
   """Returns a float32 in (0, 1) for each community, small for those that are preferred.
 
   Args:
@@ -89,7 +89,7 @@ def uniform(key: Sequence[Words], low: Words, high: Words) -> Words:
 
 
 def is_green(
-  key: Sequence[Words],
+  key: Sequence[Words | np.uint32],
   low: Words,
   high: Words,
   bits: Words | np.uint32 = NO_PAYLOAD,
@@ -112,7 +112,7 @@ def is_green(
   return ((word >> 31) ^ ((payload >> position) & 1)).astype(bool)
 
 
-def threefry(key: Sequence[Words], counter: Sequence[Words]) -> tuple[Words, ...]:
+def threefry(key: Sequence[Words | np.uint32], counter: Sequence[Words]) -> tuple[Words, ...]:
   """Returns Threefry-4x32 with 20 rounds, a pseudo-random function of four words.
 
   Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).

@@ -8,7 +8,7 @@ import re
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float32, Int, Shaped, UInt8, UInt32, UInt64
+from jaxtyping import Float32, Int, Num, Shaped, UInt8, UInt32, UInt64
 
 from audiolm_jax.core import arguments, shapes
 from audiolm_jax.core.configs import shown
@@ -132,7 +132,7 @@ class Watermark:
   """
 
   config: WatermarkConfig
-  communities: Int[np.ndarray, "levels size"]
+  communities: Num[np.ndarray, "levels size"]
 
   def __post_init__(self):
     found, wanted = np.asarray(self.communities), self.config.parameter_shapes()["communities"]

@@ -8,7 +8,7 @@ have none.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Float, Int, UInt32
@@ -76,6 +76,7 @@ class WatermarkDetector:
     """The sample rate of the codec in Hz."""
     return self.codec.spec.sample_rate
 
+  @no_type_check  # it checks what users give
   def detect(
     self,
     waveform: Float[np.ndarray, "samples"],

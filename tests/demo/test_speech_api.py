@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from audiolm_jax import read_provenance
+from audiolm_jax.bundles.audio_stream import AudioStream
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import speech_api
 from audiolm_jax.demo.jobs import Jobs
@@ -238,17 +239,19 @@ def made(speaking_bundle, monkeypatch):
   """The lengths of the pieces of speech that were made."""
   lengths, stream_speech = [], type(speaking_bundle).stream_speech
 
-  class Counted:
-    def __init__(self, *settings, **named):
-      self.stream = stream_speech(*settings, **named)
-      self.sample_rate, self.samples = self.stream.sample_rate, self.stream.samples
+  def counted(*settings, **named):
+    stream = stream_speech(*settings, **named)
+    pieces = stream._pieces
 
-    def __iter__(self):
-      for piece in self.stream:
+    def noted():
+      for piece in pieces:
         lengths.append(len(piece))
         yield piece
 
-  monkeypatch.setattr(type(speaking_bundle), "stream_speech", lambda *a, **b: Counted(*a, **b))
+    stream._pieces = noted()
+    return stream
+
+  monkeypatch.setattr(type(speaking_bundle), "stream_speech", counted)
   return lengths
 
 
@@ -279,15 +282,17 @@ def test_a_client_that_leaves_during_the_answer_ends_its_request(
   assert "was cut off: the client disconnected" in caplog.text
 
 
-class Silence:
+class Silence(AudioStream):
   """Speech that is made without computation, up to an error."""
 
-  sample_rate, samples = 16_000, 16_000
+  def __init__(self):
+    self.sample_rate = self.samples = 16_000
 
-  def __iter__(self):
-    yield np.zeros(4_000, np.float32)
-    yield np.zeros(4_000, np.float32)
-    raise RuntimeError("the key is 1234")
+  def __next__(self):
+    if self.samples < 8_000:
+      raise RuntimeError("the key is 1234")
+    self.samples -= 4_000
+    return np.zeros(4_000, np.float32)
 
 
 def test_a_client_that_does_not_read_is_cut_off_after_the_timeout(
