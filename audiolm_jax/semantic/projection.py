@@ -36,6 +36,8 @@ def fit_projection(
   count = 0
   sums: list[np.ndarray] = []
   for features, targets in pieces:
+    if not (np.isfinite(features).all() and np.isfinite(targets).all()):
+      raise DataError("some features are NaN or infinite; the encoder's training has diverged")
     x, y = features.astype(np.float64), targets.astype(np.float64)
     found = [x.sum(0), y.sum(0), x.T @ x, x.T @ y]
     sums = [old + new for old, new in zip(sums, found, strict=True)] if sums else found
@@ -46,8 +48,6 @@ def fit_projection(
   mean, target_mean = sums[0] / count, sums[1] / count
   covariance = sums[2] / count - np.outer(mean, mean)
   shared = sums[3] / count - np.outer(mean, target_mean)
-  if not (np.isfinite(covariance).all() and np.isfinite(shared).all()):
-    raise DataError("some features are NaN or infinite; the encoder's training has diverged")
   penalty = ridge * max(float(np.trace(covariance)) / dim, 1e-12)
   matrix = np.linalg.solve(covariance + penalty * np.eye(dim), shared)
   return Projection(mean.astype(np.float32), matrix.astype(np.float32))
