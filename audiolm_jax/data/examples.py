@@ -17,7 +17,7 @@ from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.streams import Record
 from audiolm_jax.lm.stage import Example, StageSpec
 
-Seed = tuple[int, int]
+Seed = tuple[int | np.int64, int | np.int64]
 
 _CROP, _GAIN, _PAIR = 0, 1, 2  # separate streams of random numbers
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.lines import read_lines
@@ -89,8 +89,8 @@ def read_items(path: str | os.PathLike[str]) -> list[PhoneItem]:
 
 
 def frames_of(
-  item: PhoneItem, features: Float[np.ndarray, "frames dim"], frame_rate: float
-) -> Float[np.ndarray, "inside dim"]:
+  item: PhoneItem, features: Num[np.ndarray, "frames dim"], frame_rate: float
+) -> Num[np.ndarray, "inside dim"]:
   """Returns the frames of an item.
 
   Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
@@ -184,7 +184,7 @@ def _score(
   params: Params,
   features: dict[str, Int[Array, " length"]],
   start: Int[Array, ""],
-) -> tuple[Float[Array, " targets"], Float[Array, " targets"]]:
+) -> tuple[Float[Array, " targets"], Bool[Array, " targets"]]:
   model = Transformer(config, spec.layout.vocab_size)
   tokens, frames = (features[f"decoder_{n}"][None] for n in ("input_tokens", "frame_ids"))
   frame_ids = frames if config.num_frame_embeddings else None

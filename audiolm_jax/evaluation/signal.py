@@ -83,9 +83,7 @@ def spectrogram(
   return np.abs(np.fft.rfft(frames * window, axis=-1)) * (2 / window.sum())
 
 
-def si_sdr(
-  reference: Float[np.ndarray, " samples"], estimate: Float[np.ndarray, " samples"]
-) -> float:
+def si_sdr(reference: Float[np.ndarray, "_"], estimate: Float[np.ndarray, "_"]) -> float:
   """Returns the scale-invariant signal-to-distortion ratio in dB; NaN for a silent reference.
 
   Source: Le Roux et al., SDR - half-baked or well done?, equation 5; means removed first.

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import SupportsFloat
 
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Int, Num, Shaped
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -45,7 +46,9 @@ def undefined(n: int = 0) -> Estimate:
   return exact(float("nan"), n)
 
 
-def mean_estimate(values: Sequence[float] | Num[np.ndarray, " n"], seed: int = 0) -> Estimate:
+def mean_estimate(
+  values: Sequence[SupportsFloat] | Shaped[np.ndarray, " n"], seed: int = 0
+) -> Estimate:
   """Returns the mean of the finite values with a percentile bootstrap interval.
 
   Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3.

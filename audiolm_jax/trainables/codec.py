@@ -63,7 +63,7 @@ else:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodecTrainingConfig:
+class CodecTrainingConfig(configs.DependentTypes):
   """Configuration of a codec training run.
 
   Attributes:

@@ -77,7 +77,7 @@ def apply_updates(params: Params, updates: PyTree) -> Params:
   return cast(Params, optax.apply_updates(params, updates))
 
 
-def update_ema(ema: PyTree, params: Params, step: Int[Array, ""], decay: float) -> PyTree:
+def update_ema(ema: PyTree, params: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
   """Returns the running average `ema` after an update with `params`.
 
   The decay at `step` is the smaller of `decay` and (1 + step) / (10 + step), so that the average of

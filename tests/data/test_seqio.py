@@ -216,7 +216,7 @@ def test_in_memory_reader_and_seqio_give_the_same_features_for_the_same_seeds(
   origins = _examples(dataset)
   assert len(features) == len(origins) >= 15
   for example, origin in zip(features, origins, strict=True):
-    expected = reader.example(origin["id"].decode(), tuple(map(int, origin["seed"])))
+    expected = reader.example(origin["id"].decode(), tuple(origin["seed"]))
     _assert_equal(example, expected)
     assert all(example[name].dtype == expected[name].dtype for name in expected)
 
@@ -226,7 +226,7 @@ def test_in_memory_reader_and_seqio_give_the_same_waveforms_for_the_same_seeds(r
   found = _task_examples("small_waveform", sequence_length={"waveform": 8000}, num_epochs=3)
   assert len(found) == 15
   for example in found:
-    expected = reader.example(example["id"].decode(), tuple(map(int, example["seed"])))
+    expected = reader.example(example["id"].decode(), tuple(example["seed"]))
     np.testing.assert_array_equal(example["waveform"], expected["waveform"][: expected["length"]])
 
 
@@ -375,7 +375,7 @@ def test_stages_read_the_cache_of_the_tokens_task(cached):
   for example in _task_examples("small_coarse_stage", use_cached=True):
     origin = reader[example["id"]]
     record = {name: origin[name] for name in ("semantic", "codes")}
-    seed = tuple(map(int, example["seed"]))
+    seed = tuple(example["seed"])
     expected = examples.stage_example(SPECS["coarse"], record, seed)
     for name, value in expected.items():
       np.testing.assert_array_equal(example[name], value)

@@ -6,7 +6,7 @@ from audiolm_jax.evaluation.tokens import Reading
 
 
 def ids(text: str) -> np.ndarray:
-  return np.array([ord(c) for c in text])
+  return np.array([ord(c) for c in text], np.int64)
 
 
 @pytest.mark.parametrize(

@@ -152,9 +152,9 @@ class UntilEnd(Targets):
       for row in short:
         self._draw(row)
       drawn += 1
-      if drawn % PIECE == 0:
-        yield
-    yield
+      if drawn == PIECE:
+        break
+    return drawn > 0
 
   def end(self, row):
     ends = [super().end(row), len(self.rows[row]) / self.stream.rate if self._ended[row] else None]  # pyright: ignore[reportOperatorIssue]: it is not None
