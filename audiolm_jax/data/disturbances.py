@@ -8,6 +8,7 @@ from scipy import signal  # pyright: ignore[reportMissingTypeStubs]: it has no a
 
 Rng = np.random.Generator
 _ORDER = 18  # of linear prediction: the formants of speech up to 8 kHz
+_signal: Any = signal  # its transforms have no annotations
 _WINDOW, _HOP = 512, 128  # samples at 16 kHz: 32 and 8 ms
 _FLOOR = 1e-12  # of the power in a bin, which is noise of -95 dB
 _LOWEST = 60.0  # Hz; lower noise would add to the power without being audible
@@ -67,13 +68,11 @@ def coloured_noise(samples: int, slope: float, rng: Rng) -> Float[np.ndarray, "s
 
 
 def _spectrum(waveform: Float[np.ndarray, "samples"]) -> Complex[np.ndarray, "bins frames"]:
-  transform: Any = signal.stft  # pyright: ignore[reportUnknownMemberType]: it has no annotations
-  return transform(waveform, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[2]
+  return _signal.stft(waveform, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[2]
 
 
 def _waveform(spectrum: Complex[np.ndarray, "bins frames"]) -> Float[np.ndarray, "samples"]:
-  found: Any = signal.istft(spectrum, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[1]  # pyright: ignore[reportUnknownMemberType]: it has no annotations
-  return found.astype(np.float32)
+  return _signal.istft(spectrum, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[1].astype(np.float32)
 
 
 def _envelopes(power: Float[np.ndarray, "bins frames"]) -> Float[np.ndarray, "bins frames"]:

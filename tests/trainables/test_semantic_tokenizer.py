@@ -3,6 +3,7 @@ import json
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -112,7 +113,7 @@ def test_units_are_clusters_of_features_projected_on_a_codec(
     encoder_dim=8, encoder_layers=1, encoder_short_dim=8, decoder_dim=8, decoder_layers=1,
     decoder_short_dim=8, latent_dim=4, num_quantizers=2, codebook_size=16,
   )  # fmt: skip
-  weights = nn.unbox(codec.init_params(jax.random.split(jax.random.key(1)), np.zeros((1, 640))))
+  weights = nn.unbox(codec.init_params(jax.random.split(jax.random.key(1)), jnp.zeros((1, 640))))
   weights["codebooks"] = np.random.default_rng(2).normal(size=(2, 16, 4)).astype(np.float32)
   (tmp_path / "audio").mkdir()
   rows = []
