@@ -198,6 +198,7 @@ def test_a_crop_shorter_than_an_analysis_window_is_refused(run):
 
 def test_codebooks_that_cannot_follow_the_latents_are_reported(run):
   trainable, _, _, metrics = run
+  metrics = [{name: float(value) for name, value in m.items()} for m in metrics]
   assert not any(trainable.warnings(m) for m in metrics)
   behind = metrics[-1] | {"commitment": 2 * metrics[-1]["latent_scale"] ** 2}
   assert "the codebooks cannot follow the latents" in trainable.warnings(behind)[0]

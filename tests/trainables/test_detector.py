@@ -73,7 +73,7 @@ def test_a_run_starts_from_the_detector_of_a_bundle(miniature_bundle, detector, 
   trainable = detector_run.trainable
   bundle = dataclasses.replace(miniature_bundle, detector=detector)
   params = trainable.component_params(bundle.component("detector"), "the detector")
-  state = trainable.with_params(None, params)
+  state = trainable.with_params(detector_run.state, params)
   assert state.step == 0
   jax.tree.map(np.testing.assert_array_equal, trainable.inference_params(state), params)
   other = dataclasses.replace(detector, config=ClassifierConfig())
