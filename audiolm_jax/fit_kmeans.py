@@ -29,7 +29,7 @@ from audiolm_jax.trainables.semantic_tokenizer import (
 )
 
 if TYPE_CHECKING:
-  from audiolm_jax.semantic.projection import Projection
+  from audiolm_jax.semantic.projection import FeatureProjection
 
 FLAGS = flags.FlagValues()
 for _name, _text in {
@@ -105,7 +105,7 @@ def _own() -> ChunkedTokenizer:
   return unclustered_tokenizer(config, params, layer, FLAGS.chunk_steps)
 
 
-def _projection(tokenizer: ChunkedTokenizer) -> "Projection | None":
+def _projection(tokenizer: ChunkedTokenizer) -> "FeatureProjection | None":
   """Returns the projection on the codec of --codec_bundle; None without the flag."""
   if bool(FLAGS.codec_bundle) != bool(FLAGS.speaker_manifest):
     raise ConfigError("--codec_bundle and --speaker_manifest go together")

@@ -77,7 +77,7 @@ def test_at_most_five_files_name_a_stage():
     ('x = "a semantic and a coarse stage"', False),
   ],
 )
-def test_a_name_of_a_stage_is_told_from_a_stream_and_a_component(code, expected):
+def test_a_name_of_a_stage_is_distinguished_from_a_stream_and_a_component(code, expected):
   assert architecture.names_stage(code) is expected
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from audiolm_jax.core.errors import DataError
 
 
-class Projection(NamedTuple):
+class FeatureProjection(NamedTuple):
   """Maps features to `(features - mean) @ matrix`."""
 
   mean: Float[np.ndarray, "dim"]
@@ -23,7 +23,7 @@ class Projection(NamedTuple):
 def fit_projection(
   pieces: Iterable[tuple[Float[np.ndarray, "_ dim"], Float[np.ndarray, "_ projected"]]],
   ridge: float = 0.01,
-) -> Projection:
+) -> FeatureProjection:
   """Fits the targets by ridge regression on the features, both without their means.
 
   Args:
@@ -50,4 +50,4 @@ def fit_projection(
   shared = sums[3] / count - np.outer(mean, target_mean)
   penalty = ridge * max(float(np.trace(covariance)) / dim, 1e-12)
   matrix = np.linalg.solve(covariance + penalty * np.eye(dim), shared)
-  return Projection(mean.astype(np.float32), matrix.astype(np.float32))
+  return FeatureProjection(mean.astype(np.float32), matrix.astype(np.float32))

@@ -22,7 +22,7 @@ from audiolm_jax.io.files import atomic_write
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, unwhitened
 from audiolm_jax.semantic.conformer import truncate_params
 from audiolm_jax.semantic.kmeans import KMeansReport, fit_centroids, fit_kmeans, sample_frames
-from audiolm_jax.semantic.projection import Projection, fit_projection
+from audiolm_jax.semantic.projection import FeatureProjection, fit_projection
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 from audiolm_jax.semantic.unit_encoder import UnitTokenizer
 from audiolm_jax.trainables.w2v_bert import W2vBertConfig
@@ -41,7 +41,7 @@ def cluster_features(
   seed: int = 0,
   max_frames: int = 2_000_000,
   max_skipped_fraction: float = 0.01,
-  projection: Projection | None = None,
+  projection: FeatureProjection | None = None,
 ) -> tuple[Tokenizer, KMeansReport]:
   """Clusters the features of clips.
 
@@ -81,7 +81,7 @@ def acoustic_projection(
   codec: Codec,
   clips: Sequence[AudioClip],
   max_skipped_fraction: float = 0.01,
-) -> Projection:
+) -> FeatureProjection:
   """Returns the projection of features on the vectors that a codec encodes at the same time.
 
   Args:
