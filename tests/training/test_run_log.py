@@ -25,7 +25,7 @@ def rows(folder):
 
 def test_metrics_are_one_object_a_line(log, tmp_path):
   log.begin(0)
-  log.train(2, {"loss": np.float32(0.5), "accuracy": 0.25, "steps_per_second": 4.0})
+  log.train(2, {"loss": 0.5, "accuracy": 0.25, "steps_per_second": 4.0})
   log.evaluation(2, {"loss": 1.5}, {})
   train, held_out = rows(tmp_path)
   expected = {"step": 2, "split": "train", "loss": 0.5, "accuracy": 0.25, "steps_per_second": 4.0}
