@@ -19,6 +19,7 @@ from benchmarks.models import random_stage
 _PROMPT = 60
 _TOKENS = 2176
 _CAPACITY = 2336  # tokens that the cache has room for then
+_INTERVAL = 256  # tokens
 
 
 def measure() -> dict[str, Any]:
@@ -62,11 +63,16 @@ def by_position(sampler: StageSampler, rows: int) -> list[dict[str, float]]:
   """Measures milliseconds per token by position, from a short prompt to the length of the stage."""
   _draw(sampler, rows, _TOKENS)
   marks: list[tuple[int, float]] = []
-  _draw(sampler, rows, _TOKENS, lambda done, _: marks.append((done, time.perf_counter())))
+
+  def mark(done: int, _: int) -> None:
+    # The first interval, up to the first mark, includes the prefill.
+    if done and (done % _INTERVAL == 0 or done == _TOKENS):
+      marks.append((done, time.perf_counter()))
+
+  _draw(sampler, rows, _TOKENS, mark)
   return [
     {"position": _PROMPT + (a + b) // 2, "ms": round(1e3 * (t1 - t0) / (b - a), 2)}
-    # The first interval includes the prefill.
-    for (a, t0), (b, t1) in itertools.pairwise(marks[1:])
+    for (a, t0), (b, t1) in itertools.pairwise(marks)
   ]
 
 
