@@ -1,6 +1,5 @@
 """The components of a bundle: codec, semantic tokenizer, stages, detector and watermark."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from audiolm_jax.codec.registry import CODECS
 from audiolm_jax.core import configs
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError
+from audiolm_jax.core.imports import imported
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.shapes import Shapes
 from audiolm_jax.detection.classifier import ClassifierConfig
@@ -129,11 +129,6 @@ def tokenizer_classes(name: str, kind: str) -> tuple[type[Any], type[Any]]:
     name: "codec" or "semantic".
     kind: a type from `bundle.json`, such as "soundstream".
   """
-
-  def imported(home: str) -> type[Any]:
-    module, _, attribute = home.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
   config_class, tokenizer_class = map(imported, TOKENIZERS[name][kind])
   return config_class, tokenizer_class
 

@@ -4,11 +4,11 @@ A module is imported when a codec of its kind is trained or loaded.
 """
 
 import dataclasses
-import importlib
 from typing import TYPE_CHECKING
 
 from audiolm_jax.core.configs import Json, shown
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.imports import imported
 
 if TYPE_CHECKING:
   from audiolm_jax.codec.residual_codec import TrainableConfig
@@ -34,8 +34,7 @@ def config_class(values: Json) -> "type[TrainableConfig]":
   """
   others: "dict[type[TrainableConfig], int]" = {}
   for home in CODECS.values():
-    module, _, name = home.partition(":")
-    known: "type[TrainableConfig]" = getattr(importlib.import_module(module), name)
+    known: "type[TrainableConfig]" = imported(home)
     names = {field.name for field in dataclasses.fields(known)}
     if names >= set(values):
       others[known] = len(names)

@@ -3,11 +3,11 @@
 A module is imported when a stage of its kind is trained, loaded or sampled.
 """
 
-import importlib
 from typing import Any, NamedTuple
 
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.imports import imported
 from audiolm_jax.lm.stage import Stage, StageSpec
 
 
@@ -41,20 +41,15 @@ KINDS: dict[str, StageKind] = {
 
 def spec_class(values: Json) -> type[StageSpec]:
   """Returns the class of a stored spec; old specs without a kind are autoregressive."""
-  return _imported(_kind(values.get("kind", "autoregressive")).spec)
+  return imported(_kind(values.get("kind", "autoregressive")).spec)
 
 
 def sampler_of(stage: Stage) -> Any:
   """Returns the sampler of a stage."""
-  return _imported(_kind(stage.spec.kind).sampler)(stage)
+  return imported(_kind(stage.spec.kind).sampler)(stage)
 
 
 def _kind(name: str) -> StageKind:
   if name not in KINDS:
     raise ConfigError(f"no stage is of the kind {name!r}; the kinds are {', '.join(KINDS)}")
   return KINDS[name]
-
-
-def _imported(home: str) -> Any:
-  module, _, attribute = home.partition(":")
-  return getattr(importlib.import_module(module), attribute)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.semantic.kmeans import check_finite
 
 
 class FeatureProjection(NamedTuple):
@@ -36,8 +37,8 @@ def fit_projection(
   count = 0
   sums: list[np.ndarray] = []
   for features, targets in pieces:
-    if not (np.isfinite(features).all() and np.isfinite(targets).all()):
-      raise DataError("some features are NaN or infinite; the encoder's training has diverged")
+    check_finite(features)
+    check_finite(targets)
     x, y = features.astype(np.float64), targets.astype(np.float64)
     found = [x.sum(0), y.sum(0), x.T @ x, x.T @ y]
     sums = [old + new for old, new in zip(sums, found, strict=True)] if sums else found
