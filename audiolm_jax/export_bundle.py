@@ -42,7 +42,7 @@ if TYPE_CHECKING:
   from audiolm_jax.codec.interface import Codec
   from audiolm_jax.core.modules import Params
   from audiolm_jax.detection.detector import Detector
-  from audiolm_jax.lm.stage import SamplingSettings, Stage
+  from audiolm_jax.lm.stage import Stage, StageSamplingSettings
   from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
   from audiolm_jax.semantic.resampled import ResampledTokenizer
 
@@ -206,11 +206,11 @@ def _with_filling(stages: "dict[str, Stage]") -> "dict[str, Stage]":
   }
 
 
-def _sampling_settings(stage: "Stage") -> "SamplingSettings | None":
+def _sampling_settings(stage: "Stage") -> "StageSamplingSettings | None":
   return stage.spec.sampling_settings(stage.config)
 
 
-def _with_settings(stage: "Stage", settings: "SamplingSettings") -> "Stage":
+def _with_settings(stage: "Stage", settings: "StageSamplingSettings") -> "Stage":
   """Returns a stage with other settings of sampling."""
   config = stage.spec.with_sampling_settings(stage.config, settings)
   return dataclasses.replace(stage, config=config)

@@ -23,8 +23,8 @@ from audiolm_jax.lm.config import Positions, TransformerConfig
 from audiolm_jax.lm.stage import (
   Example,
   Feature,
-  SamplingSettings,
   Scalar,
+  StageSamplingSettings,
   StageSpec,
   configured,
   vocabularies_and_rates,
@@ -341,7 +341,7 @@ class ParallelSpec(StageSpec):
     return config.filling
 
   def with_sampling_settings(
-    self, config: ParallelConfig, settings: SamplingSettings
+    self, config: ParallelConfig, settings: StageSamplingSettings
   ) -> ParallelConfig:
     """Returns the configuration with other settings of the passes; see the base class."""
     changed = dataclasses.replace(config, filling=settings)

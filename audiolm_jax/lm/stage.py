@@ -26,10 +26,10 @@ if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
   Scalar = jax.Array
-  SamplingSettings = DataclassInstance
+  StageSamplingSettings = DataclassInstance
 else:
   Scalar = object  # only `loss` needs JAX
-  SamplingSettings = object
+  StageSamplingSettings = object
 
 Example = dict[str, np.ndarray]
 
@@ -171,12 +171,14 @@ class StageSpec(abc.ABC):
     """Returns the part of the configuration that determines the shapes of the parameters."""
     return config
 
-  def sampling_settings(self, config: ModelConfig) -> SamplingSettings | None:
+  def sampling_settings(self, config: ModelConfig) -> StageSamplingSettings | None:
     """Returns the part of the configuration that only sampling uses; None if there is none."""
     del config
     return None
 
-  def with_sampling_settings(self, config: ModelConfig, settings: SamplingSettings) -> ModelConfig:
+  def with_sampling_settings(
+    self, config: ModelConfig, settings: StageSamplingSettings
+  ) -> ModelConfig:
     """Returns the configuration with other sampling settings, after checking them.
 
     Only for stages whose `sampling_settings` are not None.
