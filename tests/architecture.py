@@ -258,6 +258,29 @@ def files_that_test_kinds() -> list[str]:
   ]
 
 
+def lengths_in_containers(module: str) -> list[str]:
+  """Returns the shapes of items of containers in which a named axis is a length.
+
+  One item of a container, drawn at random, is checked: clips of unequal lengths would fail by
+  chance. A name that begins with an underscore binds nothing.
+  """
+  containers = ["Iterable", "Iterator", "Generator", "Sequence", "Mapping", "list", "dict"]
+  lengths = {"samples", "block", "piece", "frames", "steps", "inside", "prompt_samples", "length"}
+  tree = ast.parse(modules()[module].read_text())
+  return [
+    f"{module}: {text.value}"
+    for container in ast.walk(tree)
+    if isinstance(container, ast.Subscript)
+    and ast.unparse(container.value).rpartition(".")[2] in containers
+    for array in ast.walk(container.slice)
+    if isinstance(array, ast.Subscript) and isinstance(array.slice, ast.Tuple)
+    for text in array.slice.elts[1:]
+    if isinstance(text, ast.Constant)
+    and isinstance(text.value, str)
+    and lengths & set(text.value.split())
+  ]
+
+
 def classes(path: Path) -> int:
   """Counts the classes of a file."""
   return sum(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(path.read_text())))

@@ -106,6 +106,12 @@ def test_all_modules_are_checked_but_those_with_a_reason():
   assert all(architecture.shapes(name) == [] for name in missing)
 
 
+def test_lengths_in_containers_bind_nothing():
+  assert [
+    x for name in architecture.modules() for x in architecture.lengths_in_containers(name)
+  ] == []
+
+
 def test_each_part_that_is_not_checked_states_the_reason():
   for path in architecture.modules().values():
     assert not re.search(r"@no_type_check\s*$", path.read_text(), re.MULTILINE), path

@@ -12,7 +12,7 @@ from audiolm_jax.sampling.cascade import CascadeResult
 Cut = Callable[[np.ndarray, int], np.ndarray]
 
 
-class AudioStream(Iterator[Float[np.ndarray, "piece"]]):
+class AudioStream(Iterator[Float[np.ndarray, "_piece"]]):
   """An iterator over the pieces of a continuation.
 
   Args:
@@ -33,7 +33,7 @@ class AudioStream(Iterator[Float[np.ndarray, "piece"]]):
   def __init__(
     self,
     bundle: Bundle,
-    codes: Generator[Int[np.ndarray, "frames quantizers"], None, CascadeResult],
+    codes: Generator[Int[np.ndarray, "_frames quantizers"], None, CascadeResult],
     samples: int,
     prompt_samples: int,
     cut: Cut,
@@ -50,9 +50,9 @@ class AudioStream(Iterator[Float[np.ndarray, "piece"]]):
   def _decoded(
     self,
     bundle: Bundle,
-    codes: Generator[Int[np.ndarray, "frames quantizers"], None, CascadeResult],
+    codes: Generator[Int[np.ndarray, "_frames quantizers"], None, CascadeResult],
     cut: Cut,
-  ) -> Iterator[Float[np.ndarray, "piece"]]:
+  ) -> Iterator[Float[np.ndarray, "_piece"]]:
     decoder = bundle.codec.stream_decoder()
     decoded, result = 0, None
     while result is None:

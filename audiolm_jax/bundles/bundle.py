@@ -249,7 +249,7 @@ class Bundle:
   @overload
   def continue_audio(
     self,
-    waveform: Sequence[Num[np.ndarray, "samples"]],
+    waveform: Sequence[Num[np.ndarray, "_samples"]],
     sample_rate: int,
     *,
     num_samples: int = 1,

@@ -268,7 +268,7 @@ def prepared_prompts(
   channel_axis: int | None,
   most_axes: int,
   name: str,
-) -> tuple[list[Float[np.ndarray, "samples"]], bool]:
+) -> tuple[list[Float[np.ndarray, "_samples"]], bool]:
   """Returns the first `seconds` of each prompt at the bundle's rate, and whether it is a batch.
 
   Error messages name the prompts by `name`.

@@ -81,7 +81,7 @@ class Detector:
     return self.detect_blocks([waveform], name)
 
   def detect_blocks(
-    self, blocks: Iterable[Float[np.ndarray, "block"]], name: str = "the waveform"
+    self, blocks: Iterable[Float[np.ndarray, "_block"]], name: str = "the waveform"
   ) -> Detection:
     """Classifies a clip, given in blocks at the detector's sample rate, in bounded memory."""
     batch: list[WaveformWindow] = []

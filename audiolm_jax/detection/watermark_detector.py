@@ -102,7 +102,7 @@ class WatermarkDetector:
     )
     return self.detect_blocks([audio.resample(waveform, sample_rate, self.sample_rate)])
 
-  def detect_blocks(self, blocks: Iterable[Float[np.ndarray, "block"]]) -> WatermarkDetection:
+  def detect_blocks(self, blocks: Iterable[Float[np.ndarray, "_block"]]) -> WatermarkDetection:
     """Detects in blocks of any length at the detector's sample rate, in bounded memory."""
     found = find(self.watermark, self.key[None], self.codec, blocks)
     per_second = [float(10.0**value) for value in found.per_second[:, 0]]
@@ -127,7 +127,7 @@ def find(
   watermark: Watermark,
   keys: UInt32[np.ndarray, "keys 4"],
   codec: Codec,
-  blocks: Iterable[Float[np.ndarray, "block"]],
+  blocks: Iterable[Float[np.ndarray, "_block"]],
 ) -> Findings:
   """Returns the evidence for each key in blocks at the codec's sample rate."""
   spec = codec.spec
@@ -138,8 +138,8 @@ def find(
 
 
 def offset_codes(
-  codec: Codec, blocks: Iterable[Float[np.ndarray, "block"]]
-) -> Iterator[Int[np.ndarray, "offsets frames quantizers"]]:
+  codec: Codec, blocks: Iterable[Float[np.ndarray, "_block"]]
+) -> Iterator[Int[np.ndarray, "offsets _frames quantizers"]]:
   """Yields the codes of audio from several first samples on, without partial frames."""
   hop = codec.spec.hop_length
   offsets, piece = _offsets(hop), _PIECE_FRAMES * hop

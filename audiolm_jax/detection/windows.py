@@ -30,7 +30,7 @@ class WaveformWindow(NamedTuple):
 
 
 def windows(
-  blocks: Iterable[Float[np.ndarray, "block"]], rate: int, name: str
+  blocks: Iterable[Float[np.ndarray, "_block"]], rate: int, name: str
 ) -> Iterator[WaveformWindow]:
   """Yields a window at every hop and one that ends with the audio.
 

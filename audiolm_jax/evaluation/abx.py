@@ -137,7 +137,7 @@ def warped_distance(one: Float[np.ndarray, "m dim"], other: Float[np.ndarray, "n
 
 
 def abx(
-  items: Iterable[tuple[PhoneItem, Float[np.ndarray, "frames dim"]]], seed: int = 0
+  items: Iterable[tuple[PhoneItem, Float[np.ndarray, "_frames dim"]]], seed: int = 0
 ) -> AbxReport:
   """Returns the ABX error rates.
 

@@ -83,7 +83,7 @@ def channels(sample_rate: int) -> dict[str, Channel]:
 
 def confusions(
   codec: Codec,
-  clips: Iterable[Float[np.ndarray, "samples"]],
+  clips: Iterable[Float[np.ndarray, "_samples"]],
   of_channels: Mapping[str, Channel],
   levels: int,
   seed: int = 0,

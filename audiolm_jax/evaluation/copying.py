@@ -16,7 +16,7 @@ class Copies:
     known: sequences, of each of which all stretches are known. Their hashes of 64 bits are kept.
   """
 
-  def __init__(self, length: int, known: Iterable[Int[np.ndarray, " steps"]]):
+  def __init__(self, length: int, known: Iterable[Int[np.ndarray, "_steps"]]):
     self.length = length
     hashes = [self._hashes(tokens) for tokens in known]
     self._known = np.unique(np.concatenate(hashes)) if hashes else np.zeros(0, np.uint64)

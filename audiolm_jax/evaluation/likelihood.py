@@ -115,7 +115,7 @@ def evaluate_stage(
 
 def crops(
   spec: AutoregressiveSpec, clip: TokenClip, least_seconds: float = _LEAST_SECONDS
-) -> Iterator[tuple[Int[np.ndarray, " steps"] | None, Int[np.ndarray, "frames q"] | None]]:
+) -> Iterator[tuple[Int[np.ndarray, "_steps"] | None, Int[np.ndarray, "_frames q"] | None]]:
   """Yields consecutive crops of a clip as semantic tokens and codes, None for those not needed.
 
   Args:
@@ -182,7 +182,7 @@ def _score(
   config: TransformerConfig,
   spec: AutoregressiveSpec,
   params: Params,
-  features: dict[str, Int[Array, " length"]],
+  features: dict[str, Int[Array, "_length"]],
   start: Int[Array, ""],
 ) -> tuple[Float[Array, " targets"], Bool[Array, " targets"]]:
   model = Transformer(config, spec.layout.vocab_size)

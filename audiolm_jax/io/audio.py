@@ -50,7 +50,7 @@ def read_audio(
 
 def read_blocks(
   path: str | os.PathLike[str], *, sample_rate: int, block_samples: int
-) -> Generator[Float[np.ndarray, " block"], None, None]:
+) -> Generator[Float[np.ndarray, "_block"], None, None]:
   """Yields an audio file at `sample_rate` in blocks of `block_samples`, in bounded memory.
 
   Concatenated, the blocks equal `resample` of `read_audio`. Only the last block may be shorter.
@@ -122,7 +122,7 @@ class SlicedAudio(SlicedBlocks):
         self.peak = max(self.peak, peak_of(block))
       super().__init__(self._read, (resampled_length(samples, file.sample_rate, sample_rate),))
 
-  def _read(self) -> Iterator[Float[np.ndarray, " block"]]:
+  def _read(self) -> Iterator[Float[np.ndarray, "_block"]]:
     with opened(self._path) as file:
       blocks = file.blocks(None, warn=False)
       for piece in resampled_blocks(blocks, file.sample_rate, self._rate):
@@ -156,8 +156,8 @@ def resample(
 
 
 def resampled_blocks(
-  blocks: Iterator[Float[np.ndarray, " block"]], from_rate: int, to_rate: int
-) -> Iterator[Float[np.ndarray, " block"]]:
+  blocks: Iterator[Float[np.ndarray, "_block"]], from_rate: int, to_rate: int
+) -> Iterator[Float[np.ndarray, "_block"]]:
   """Yields a waveform at another sample rate, as many samples as `resample` returns, in blocks."""
   if from_rate == to_rate:
     yield from blocks

@@ -63,7 +63,7 @@ class AudioFile:
         found.append(sound.copy_metadata())
     return found
 
-  def blocks(self, limit: int | None, warn: bool = True) -> Iterator[Float[np.ndarray, " block"]]:
+  def blocks(self, limit: int | None, warn: bool = True) -> Iterator[Float[np.ndarray, "_block"]]:
     """Yields `limit` samples of one channel in checked blocks.
 
     Args:

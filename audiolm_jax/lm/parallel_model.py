@@ -106,7 +106,7 @@ class ParallelModel(nn.Module):
     codes: Int[Array, "batch frames levels"],
     semantic: Int[Array, "batch frames"],
     valid: Bool[Array, "batch frames"],
-  ) -> tuple[Float[Array, "batch frames size"], ...]:
+  ) -> tuple[Float[Array, "batch _frames size"], ...]:
     """Returns the logits of each level, given all known codes."""
     hidden, vectors = self.hidden(codes, semantic, valid), self.vectors(codes)
     return tuple(

@@ -50,7 +50,7 @@ def standardized_log_mel(
   count = _num_frames(waveform)
   in_memory = [kaldi_log_mel(waveform, num_mels)] if isinstance(waveform, np.ndarray) else None
 
-  def blocks() -> Iterable[Float[np.ndarray, "frames mels"]]:
+  def blocks() -> Iterable[Float[np.ndarray, "_frames mels"]]:
     return in_memory or _log_mel_blocks(waveform, num_mels)
 
   mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks()) / count
@@ -62,7 +62,7 @@ def standardized_log_mel(
   scale = np.asarray(1 / np.sqrt(squares / (count - 1) + _EPSILON), np.float32)
   rows = count // together
 
-  def standardized() -> Iterator[Float[np.ndarray, "steps bands"]]:
+  def standardized() -> Iterator[Float[np.ndarray, "_steps bands"]]:
     for block in blocks():
       block -= mean
       block *= scale
@@ -97,7 +97,7 @@ def _num_frames(waveform: Float[np.ndarray, "samples"] | Sliced) -> int:
 
 def _log_mel_blocks(
   waveform: Float[np.ndarray, "samples"] | Sliced, num_mels: int
-) -> Iterator[Float[np.ndarray, "frames mels"]]:
+) -> Iterator[Float[np.ndarray, "_frames mels"]]:
   count = _num_frames(waveform)
   for start in range(0, count, _BLOCK):
     last = min(start + _BLOCK, count) - 1

@@ -37,7 +37,7 @@ class EncoderReference:
       input of the first layer.
   """
 
-  features: Callable[[Float[np.ndarray, "samples"]], list[Float[np.ndarray, "frames dim"]]]
+  features: Callable[[Float[np.ndarray, "samples"]], list[Float[np.ndarray, "_frames dim"]]]
 
 
 def load_reference(folder: str | os.PathLike[str]) -> CodecReference | EncoderReference:

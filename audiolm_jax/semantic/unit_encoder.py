@@ -147,7 +147,7 @@ class _Block(nn.Module):
 
 def _neighbours(
   x: Float[Array, "batch frames dim"], count: int, distance: int
-) -> list[Float[Array, "batch frames dim"]]:
+) -> list[Float[Array, "batch _frames dim"]]:
   """Returns `x` moved by -count to count times `distance` frames, with zeros from outside."""
   frames = x.shape[1]
   padded = jnp.pad(x, ((0, 0), (count * distance, count * distance), (0, 0)))

@@ -68,7 +68,7 @@ def fit_codebooks(
 
 def _latents(
   codec: ResidualCodec, clips: Sequence[AudioClip], max_skipped_fraction: float
-) -> Iterator[Float[np.ndarray, "frames latent"]]:
+) -> Iterator[Float[np.ndarray, "_frames latent"]]:
   model, log = codec.latent_encoder, SkipLog(len(clips), max_skipped_fraction)
   for clip in clips:
     try:

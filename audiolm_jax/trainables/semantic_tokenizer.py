@@ -174,14 +174,14 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> ChunkedTokenizer:
 
 def _features(
   tokenizer: ChunkedTokenizer, clips: Sequence[AudioClip], max_skipped_fraction: float
-) -> Iterator[Float[np.ndarray, "steps dim"]]:
+) -> Iterator[Float[np.ndarray, "_steps dim"]]:
   for waveform in _waveforms(clips, tokenizer.spec.sample_rate, max_skipped_fraction):
     yield tokenizer.features(waveform[None])[0]
 
 
 def _waveforms(
   clips: Sequence[AudioClip], sample_rate: int, max_skipped_fraction: float
-) -> Iterator[Float[np.ndarray, "samples"]]:
+) -> Iterator[Float[np.ndarray, "_samples"]]:
   log = SkipLog(len(clips), max_skipped_fraction)
   for clip in clips:
     try:
