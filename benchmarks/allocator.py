@@ -183,12 +183,12 @@ def _training(
 
 
 def _tiny_stage() -> Callable[[], Any]:
-  shape = TransformerConfig(num_layers=4, embed_dim=256, num_heads=4, mlp_dim=1024)
+  shape = TransformerConfig(num_layers=4, dim=256, num_heads=4, mlp_dim=1024)
   return _training(8, stages.semantic_stage(num_clusters=64), shape)
 
 
 def _wide_stage() -> Callable[[], Any]:
-  shape = TransformerConfig(num_layers=6, embed_dim=512, num_heads=8, mlp_dim=2048)
+  shape = TransformerConfig(num_layers=6, dim=512, num_heads=8, mlp_dim=2048)
   return _training(8, stages.coarse_stage(), shape)
 
 

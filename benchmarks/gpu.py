@@ -11,8 +11,9 @@ import numpy as np
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.codec.soundstream import SoundStreamConfig
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.layers import Remat
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.config import Remat, TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stages import AutoregressiveSpec
 from audiolm_jax.sampling.decoder import StageSampler
 from audiolm_jax.trainables.stage import StageTrainable, StageTrainingConfig

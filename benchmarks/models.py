@@ -57,7 +57,7 @@ def bundle_of(name: str, stage_config: TransformerConfig, codec: ResidualCodec) 
 
 def toy_bundle() -> Bundle:
   """Returns stages of 4 layers and width 256 with the paper's crops, and a codec of 16 channels."""
-  shape = TransformerConfig(num_layers=4, embed_dim=256, num_heads=4, mlp_dim=1024)
+  shape = TransformerConfig(num_layers=4, dim=256, num_heads=4, mlp_dim=1024)
   codec = random_codec(soundstream.SoundStreamConfig(encoder_channels=16, decoder_channels=16))
   return bundle_of("toy", dataclasses.replace(shape, dropout_rate=0.0), codec)
 

@@ -50,12 +50,12 @@ def _decoding(torch_peers: Any) -> dict[str, Any]:
   ours = decoding.by_position(sampler, rows=1)
   eager = {}
   for name in ("float32", "bfloat16"):
-    shape = config.num_layers, config.embed_dim, config.num_heads, config.mlp_dim
+    shape = config.num_layers, config.dim, config.num_heads, config.mlp_dim
     peer = torch_peers.StaticCacheStage(*shape, _CAPACITY, getattr(torch_peers.torch, name))
     peer.seconds_per_token(2000, 4)
     eager[f"eager_{name}_ms"] = round(1e3 * peer.seconds_per_token(2000, 24), 1)
   positions = (100, 600, 1200, 2000)
-  peer = torch_peers.coarse_transformer(config.embed_dim, config.num_layers, config.num_heads)
+  peer = torch_peers.coarse_transformer(config.dim, config.num_layers, config.num_heads)
   theirs = torch_peers.decode_curve(peer, 250, positions)
   again = decoding.by_position(sampler, rows=1)
   ours = [point | {"ms": (point["ms"] + b["ms"]) / 2} for point, b in zip(ours, again, strict=True)]
@@ -74,7 +74,7 @@ def _decoding(torch_peers: Any) -> dict[str, Any]:
 def _stage_training(torch_peers: Any) -> dict[str, Any]:
   """Compares training of 6 layers of width 512 on 8 rows of 100 semantic and 400 coarse tokens."""
   rows, semantic, coarse = 8, 100, 400
-  shape = TransformerConfig(num_layers=6, embed_dim=512, num_heads=8, mlp_dim=2048)
+  shape = TransformerConfig(num_layers=6, dim=512, num_heads=8, mlp_dim=2048)
   config = StageTrainingConfig(stages.coarse_stage(), dataclasses.replace(shape, dropout_rate=0.0))
   length = semantic + 1 + coarse
   weights = np.concatenate([np.zeros(semantic + 1), np.ones(coarse)])

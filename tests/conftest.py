@@ -213,7 +213,7 @@ def miniature_bundle():
   whitened = (features - params["mean"]) / params["scale"]
   semantic = SemanticTokenizer(s, params | {"centroids": whitened[::6][:16]})
 
-  t = TransformerConfig(num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.0)
+  t = TransformerConfig(num_layers=1, dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.0)
   numbers: dict[str, Any] = {"num_clusters": 16, "codebook_size": 16}
   specs = [
     stages.semantic_stage(crop_seconds=4.0, **numbers),

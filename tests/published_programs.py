@@ -271,7 +271,7 @@ def parallel_pass(
   return export_function(
     functools.partial(function, spec, shape, *static),
     params,
-    *arguments(codes, rows, layers.embed_dim),
+    *arguments(codes, rows, layers.dim),
     platforms=platforms,
   )
 
@@ -279,8 +279,8 @@ def parallel_pass(
 def parallel_encode(platforms: Platforms) -> export.Exported:
   """The layers, with and without semantic tokens."""
 
-  def arguments(codes, rows, embed_dim):
-    del embed_dim
+  def arguments(codes, rows, dim):
+    del dim
     return codes, array(rows, codes.shape[1], dtype=np.int32), array(ROWS, dtype=np.int32)
 
   return parallel_pass(
@@ -295,8 +295,8 @@ def parallel_choose(platforms: Platforms) -> export.Exported:
   factor = array()
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
 
-  def arguments(codes, rows, embed_dim):
-    hidden = array(rows, codes.shape[1], embed_dim, dtype="bfloat16")
+  def arguments(codes, rows, dim):
+    hidden = array(rows, codes.shape[1], dim, dtype="bfloat16")
     settings = parallel_decoder.Pass(
       number, number, factor, factor, factor, jax.eval_shape(lambda: controls)
     )

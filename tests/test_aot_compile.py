@@ -14,7 +14,7 @@ HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 MINIATURE = [
   "--gin_file=gin_configs/semantic_stage_tiny.gin",
   "--gin.transformer.TransformerConfig.num_layers=1",
-  "--gin.transformer.TransformerConfig.embed_dim=16",
+  "--gin.transformer.TransformerConfig.dim=16",
   "--gin.transformer.TransformerConfig.mlp_dim=32",
   "--gin.transformer.TransformerConfig.num_heads=2",
 ]

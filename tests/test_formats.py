@@ -128,7 +128,7 @@ def test_an_earlier_run_resumes_from_its_checkpoint_with_the_same_batches(tmp_pa
   spec = stages.coarse_stage(
     crop_seconds=1.0, num_target_quantizers=2, num_clusters=16, codebook_size=16
   )
-  shape = TransformerConfig(num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8, dropout_rate=0.1)
+  shape = TransformerConfig(num_layers=1, dim=8, num_heads=2, mlp_dim=8, dropout_rate=0.1)
   model = StageTrainable(StageTrainingConfig(spec, shape, ema_decay=0.9))
   assert config == model.config
   data = InMemoryTokens(str(GOLDEN / "store_1"), spec, batch_size=2)

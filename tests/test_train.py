@@ -396,7 +396,7 @@ def test_the_command_trains_a_stage_from_a_token_store_and_resumes(tmp_path):
     "--gin.CROP_SECONDS=2.0",
     "--gin.LOG_PERIOD=2",
     "--gin.transformer.TransformerConfig.num_layers=1",
-    "--gin.transformer.TransformerConfig.embed_dim=16",
+    "--gin.transformer.TransformerConfig.dim=16",
     "--gin.transformer.TransformerConfig.mlp_dim=16",
     "--gin.optimizers.OptimizerConfig.decay_steps=200",
     "--gin.trainer.TrainConfig.tensorboard=False",

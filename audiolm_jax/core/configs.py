@@ -40,6 +40,15 @@ class DependentTypes(abc.ABC):
     """Returns the types of these fields by name, given the JSON values of all fields."""
 
 
+class Renewed(abc.ABC):
+  """A configuration of which earlier versions wrote other names or values of fields."""
+
+  @classmethod
+  @abc.abstractmethod
+  def renewed(cls, values: Json) -> Json:
+    """Returns the JSON values of this version for those of any version."""
+
+
 def to_dict(config: DataclassInstance) -> JsonDict:
   """Returns a configuration dataclass as JSON values, including nested dataclasses and enums."""
   return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
@@ -57,6 +66,8 @@ def from_dict(cls: type[T], values: object) -> T:
   if not is_mapping(values):
     raise ConfigError(f"{cls.__name__} is {shown(values)}; it must be a JSON object")
   values = cast(Json, values)
+  if issubclass(cls, Renewed):
+    values = cls.renewed(values)
   fields = {f.name: f for f in dataclasses.fields(cls)}
   unknown = sorted(set(values) - set(fields))
   if unknown:
@@ -79,6 +90,24 @@ def from_dict(cls: type[T], values: object) -> T:
     return cls(**given)
   except ArithmeticError as error:  # of values that are plausible one by one
     raise ConfigError(f"the values of {cls.__name__} do not fit each other: {error}") from error
+
+
+def set_members(config: DataclassInstance, **choices: type[enum.StrEnum]) -> None:
+  """Converts texts in a frozen configuration to members of enumerations, in `__post_init__`.
+
+  Args:
+    config: the configuration.
+    **choices: the enumeration of each field by name.
+
+  Raises:
+    ConfigError: a value is no member.
+  """
+  for name, enumeration in choices.items():
+    value = getattr(config, name)
+    try:
+      object.__setattr__(config, name, enumeration(value))
+    except ValueError:
+      raise ConfigError(f"{name} {value!r} is not one of {', '.join(enumeration)}") from None
 
 
 def checked(hint: object, value: Any, name: str) -> Any:

@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float, Int
 from audiolm_jax.core import modules
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import DataError
+from audiolm_jax.core.layers import Remat
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.streams import CODES, SEMANTIC
 from audiolm_jax.data.token_shards import TokenClip
 from audiolm_jax.evaluation.ngrams import NgramTable, TableLosses
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate
-from audiolm_jax.lm.config import Remat, TransformerConfig
+from audiolm_jax.lm.config import TransformerConfig
 from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.stages import AutoregressiveSpec, stage_features, stage_sequence
 from audiolm_jax.lm.transformer import Transformer, unstack_layers

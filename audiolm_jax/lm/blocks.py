@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from audiolm_jax.core.arrays import Array, PyTree
+from audiolm_jax.core.layers import recomputed, scanned
 from audiolm_jax.lm.attention import KeyValues, causal_attention, rotate
-from audiolm_jax.lm.config import FeedForward, Positions, Remat, TransformerConfig
+from audiolm_jax.lm.config import FeedForward, Positions, TransformerConfig
 from audiolm_jax.lm.layers import Projection, RMSNorm
 
 # Maps queries and the new keys and values to the output and the updated cache.
@@ -42,20 +43,10 @@ def layer_stack(block: type[nn.Module], config: TransformerConfig, *arguments: A
     config: has the number of layers, and whether to scan over them and to recompute them.
     *arguments: of `block`.
   """
-  if config.remat is not Remat.NONE:
-    policies = jax.checkpoint_policies
-    policy = policies.dots_with_no_batch_dims_saveable if config.remat is Remat.MINIMAL else None
-    block = nn.remat(block, policy=policy, prevent_cse=not config.scan_layers)
+  block = recomputed(block, config.remat, config.scan_layers)
   if not config.scan_layers:
     return [block(*arguments) for _ in range(config.num_layers)]
-  return nn.scan(
-    block,
-    variable_axes={"params": 0},
-    split_rngs={"params": True, "dropout": True},
-    in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]: Flax declares integers
-    length=config.num_layers,
-    metadata_params={nn.PARTITION_NAME: "layers"},
-  )(*arguments)
+  return scanned(block, config.num_layers, nn.broadcast)(*arguments)
 
 
 def run_layers(
@@ -81,14 +72,14 @@ class Attention(nn.Module):
   def setup(self):
     c = self.config
     dtype = jnp.dtype(c.dtype)
-    query = (c.embed_dim, c.num_heads, c.head_size)
-    key = (c.embed_dim, c.kv_heads, c.head_size)
+    query = (c.dim, c.num_heads, c.head_size)
+    key = (c.dim, c.kv_heads, c.head_size)
     axes = ("embed", "heads", "kv")
     self.query = Projection(query, axes, dtype)
     self.key = Projection(key, axes, dtype)
     self.value = Projection(key, axes, dtype)
     self.output = Projection(
-      (c.num_heads, c.head_size, c.embed_dim),
+      (c.num_heads, c.head_size, c.dim),
       ("heads", "kv", "embed"),
       dtype,
       num_inputs=2,
@@ -171,7 +162,7 @@ class Mlp(nn.Module):
   def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
     c = self.config
     dtype = jnp.dtype(c.dtype)
-    shape, axes = (c.embed_dim, c.mlp_dim), ("embed", "mlp")
+    shape, axes = (c.dim, c.mlp_dim), ("embed", "mlp")
     hidden = _ACTIVATIONS[FeedForward(c.feed_forward)](
       Projection(shape, axes, dtype, name="input")(x)
     )

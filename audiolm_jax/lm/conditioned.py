@@ -396,7 +396,7 @@ class ConditionedSpec(StageSpec):
 
   def parameter_shapes(self, config: ModelConfig) -> Shapes:
     """Returns the shapes of the parameters of the model."""
-    vocab, dim = self.layout.vocab_size, config.transformer.embed_dim
+    vocab, dim = self.layout.vocab_size, config.transformer.dim
 
     def stack(layers: TransformerConfig, cross: bool) -> Shapes:
       shapes = layers.parameter_shapes(vocab)
@@ -454,9 +454,9 @@ class ConditionedSpec(StageSpec):
     sources, inner = self.source_length, c.num_heads * c.head_size
     # `TransformerConfig.forward_flops` counts the keys up to each query.
     both_ways = 2.0 * config.encoder_layers * sources * (sources - 1) * inner
-    projections = 4.0 * c.embed_dim * (targets * inner + sources * c.kv_heads * c.head_size)
+    projections = 4.0 * c.dim * (targets * inner + sources * c.kv_heads * c.head_size)
     cross = c.num_layers * (projections + 4.0 * targets * sources * inner)
-    output = 2.0 * targets * (self.target_size + 1) * c.embed_dim
+    output = 2.0 * targets * (self.target_size + 1) * c.dim
     encoder = config.encoder.forward_flops(sources) + both_ways
     return 3 * rows * (encoder + c.forward_flops(targets) + cross + output)
 

@@ -76,7 +76,7 @@ class ConditionedModel(nn.Module):
   def setup(self):
     c, axes = self.config.transformer, ("vocab", "embed")
     normal = nn.initializers.normal(0.02)
-    table, source = ((rows, c.embed_dim) for rows in (self.vocab_size, self.source_size))
+    table, source = ((rows, c.dim) for rows in (self.vocab_size, self.source_size))
     self.source_embedding = modules.param(
       self, "source_embedding", normal, axes, source, jnp.float32
     )

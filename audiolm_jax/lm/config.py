@@ -5,8 +5,9 @@ import enum
 
 import jax.numpy as jnp
 
-from audiolm_jax.core import shapes
+from audiolm_jax.core import configs, shapes
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.layers import Remat
 from audiolm_jax.core.ranges import Depth, DType, RotaryBase, Rows, Share, Taps, Width, WidthOrNone
 
 
@@ -26,16 +27,8 @@ class FeedForward(enum.StrEnum):
   GATED_SILU = "gated_silu"
 
 
-class Remat(enum.StrEnum):
-  """Values that the backward pass recomputes: none, all but plain matrix products, or layers."""
-
-  NONE = "none"
-  MINIMAL = "minimal"
-  FULL = "full"
-
-
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(configs.Renewed):
   """Shape of a stage's transformer; the defaults are the paper's.
 
   Strings of `feed_forward`, `positions` and `remat` become members of their enumerations.
@@ -47,9 +40,9 @@ class TransformerConfig:
 
   Attributes:
     num_layers: number of layers.
-    embed_dim: width of the layers.
+    dim: width of the layers.
     num_heads: number of query heads.
-    head_dim: channels per head; 0 means embed_dim / num_heads.
+    head_dim: channels per head; 0 means dim / num_heads.
     num_kv_heads: number of key and value heads; 0 means num_heads.
     mlp_dim: width inside the feed-forward layers.
     feed_forward: activation, see `FeedForward`.
@@ -70,7 +63,7 @@ class TransformerConfig:
   """
 
   num_layers: Depth = 12
-  embed_dim: Width = 1024
+  dim: Width = 1024
   num_heads: Width = 16
   head_dim: WidthOrNone = 0
   num_kv_heads: WidthOrNone = 0
@@ -86,21 +79,16 @@ class TransformerConfig:
   remat: Remat | str = Remat.NONE
   dtype: DType = "float32"
 
+  @classmethod
+  def renewed(cls, values: configs.Json) -> configs.Json:
+    """Renames the field `embed_dim` of earlier versions to `dim`."""
+    return {("dim" if name == "embed_dim" else name): value for name, value in values.items()}
+
   def __post_init__(self):
-    for name, choices in (
-      ("feed_forward", FeedForward),
-      ("positions", Positions),
-      ("remat", Remat),
-    ):
-      try:
-        object.__setattr__(self, name, choices(getattr(self, name)))
-      except ValueError:
-        raise ConfigError(
-          f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}"
-        ) from None
-    if not self.head_dim and self.embed_dim % self.num_heads:
+    configs.set_members(self, feed_forward=FeedForward, positions=Positions, remat=Remat)
+    if not self.head_dim and self.dim % self.num_heads:
       raise ConfigError(
-        f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}; "
+        f"dim {self.dim} is not a multiple of num_heads {self.num_heads}; "
         "set head_dim or change one of them"
       )
     if self.num_heads % self.kv_heads:
@@ -121,7 +109,7 @@ class TransformerConfig:
 
   def parameter_shapes(self, vocab_size: int) -> shapes.Shapes:
     """Returns the shapes of the parameters of `Transformer`, with unstacked layers."""
-    dim, query, key = self.embed_dim, self.num_heads, self.kv_heads
+    dim, query, key = self.dim, self.num_heads, self.kv_heads
     gated = self.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU)
     layer = {
       "attention_norm": {"scale": (dim,)},
@@ -153,7 +141,7 @@ class TransformerConfig:
   @property
   def head_size(self) -> int:
     """Channels per head."""
-    return self.head_dim or self.embed_dim // self.num_heads
+    return self.head_dim or self.dim // self.num_heads
 
   @property
   def kv_heads(self) -> int:
@@ -172,9 +160,9 @@ class TransformerConfig:
     For attention it counts the pairs of a query and an unmasked key. Embedding and output layer are
     excluded.
     """
-    attention = self.embed_dim * 2 * (self.num_heads + self.kv_heads) * self.head_size
+    attention = self.dim * 2 * (self.num_heads + self.kv_heads) * self.head_size
     gated = self.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU)
-    mlp = self.embed_dim * self.mlp_dim * (3 if gated else 2)
+    mlp = self.dim * self.mlp_dim * (3 if gated else 2)
     pairs = length * (length + 1) / 2
     scores_and_sums = 2 * pairs * self.num_heads * self.head_size
     return 2.0 * self.num_layers * (length * (attention + mlp) + scores_and_sums)

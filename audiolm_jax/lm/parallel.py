@@ -421,11 +421,11 @@ class ParallelSpec(StageSpec):
     # `TransformerConfig.forward_flops` counts the keys up to each query.
     later_keys = frames * (frames - 1) / 2
     body = c.forward_flops(frames) + 4.0 * c.num_layers * later_keys * c.num_heads * c.head_size
-    convolution = 2.0 * c.num_layers * frames * config.kernel_size * c.embed_dim
-    heads = float(config.num_embedded(levels) * c.embed_dim * self.codebook_size)
+    convolution = 2.0 * c.num_layers * frames * config.kernel_size * c.dim
+    heads = float(config.num_embedded(levels) * c.dim * self.codebook_size)
     if config.heads is Heads.GEOMETRY:
-      heads += levels * (c.embed_dim * z + z * self.codebook_size)
-      body += 2.0 * frames * c.embed_dim * z
+      heads += levels * (c.dim * z + z * self.codebook_size)
+      body += 2.0 * frames * c.dim * z
     return body + convolution + 2.0 * frames * heads
 
   def model(self, config: ParallelConfig, deterministic: bool = True) -> Any:

@@ -61,7 +61,7 @@ class ParallelModel(nn.Module):
 
   def setup(self):
     c, config = self.config.transformer, self.config
-    levels, size, dim = self.num_quantizers, self.codebook_size, c.embed_dim
+    levels, size, dim = self.num_quantizers, self.codebook_size, c.dim
     embedded = config.num_embedded(levels)
 
     def table(name, scale, shape, axes):
@@ -240,7 +240,7 @@ class ParallelBlock(nn.Module):
     self.attention_norm, self.attention = RMSNorm(dtype), SelfAttention(c)
     self.convolution_norm = RMSNorm(dtype)
     # Zeros, so that a layer starts as one without a convolution.
-    zeros, taps = nn.initializers.zeros, (self.config.kernel_size, c.embed_dim)
+    zeros, taps = nn.initializers.zeros, (self.config.kernel_size, c.dim)
     self.taps = modules.param(self, "taps", zeros, ("kernel", "embed"), taps, jnp.float32)
     self.mlp_norm, self.mlp = RMSNorm(dtype), Mlp(c, self.deterministic)
     self.dropout = dropout_of(c, self.deterministic)

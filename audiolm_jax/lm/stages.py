@@ -224,7 +224,7 @@ class AutoregressiveSpec(StageSpec):
     """Returns the operations of one update; the backward pass takes twice the forward pass."""
     rows, length = batch["decoder_target_tokens"].shape
     first = self.layout.legal_range(0, self.first_target_quantizer, self.num_target_quantizers)
-    output = 2 * self.num_targets(length) * first.size * config.embed_dim
+    output = 2 * self.num_targets(length) * first.size * config.dim
     return 3 * rows * (config.forward_flops(length) + output)
 
   def model(self, config: ModelConfig, deterministic: bool = True) -> Any:

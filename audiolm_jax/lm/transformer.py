@@ -45,10 +45,10 @@ class Transformer(nn.Module):
 
   def setup(self):
     c = self.config
-    normal, table = nn.initializers.normal(0.02), ((self.vocab_size, c.embed_dim), jnp.float32)
+    normal, table = nn.initializers.normal(0.02), ((self.vocab_size, c.dim), jnp.float32)
     self.embedding = modules.param(self, "embedding", normal, ("vocab", "embed"), *table)
     if c.num_frame_embeddings:
-      frames = ((c.num_frame_embeddings, c.embed_dim), jnp.float32)
+      frames = ((c.num_frame_embeddings, c.dim), jnp.float32)
       axes = ("length", "embed")
       self.frame_embedding = modules.param(self, "frame_embedding", normal, axes, *frames)
     if c.positions is Positions.T5_RELATIVE:

@@ -165,7 +165,7 @@ class ParallelDecoder:
     for level in sorted(levels.values()):
       inputs = self._inputs(semantic, level, options)
       encode.prepare(self.spec, self.config, self.params, codes, inputs, rows.lengths)
-      hidden = np.broadcast_to(zero, (*inputs.shape, layers.embed_dim))
+      hidden = np.broadcast_to(zero, (*inputs.shape, layers.dim))
       if options.passes == ():
         choose_point.prepare(self.spec, self.config, self.params, hidden, codes, rows)
       else:

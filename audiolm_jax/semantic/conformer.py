@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from audiolm_jax.chunking import Reach
-from audiolm_jax.core import modules, products, shapes
+from audiolm_jax.core import configs, modules, products, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.layers import Remat, recomputed, scanned
 from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import DepthOrNone, DType, Share, Steps, Taps, Width
 from audiolm_jax.semantic.features import LogMelConfig
@@ -22,13 +23,13 @@ _SUBSAMPLE_LOOKBACK = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class ConformerConfig:
+class ConformerConfig(configs.Renewed):
   """Shape of the encoder; the defaults are w2v-BERT XL, 583 M parameters.
 
   Its 12 contrastive and 12 masked-prediction layers are the two stacks. `left_context` and
   `right_context` limit the attention of each layer in steps of 40 ms. They belong to the model, as
   do its relative positions, so that long audio can be encoded in chunks. `dropout_rate` applies one
-  mask to all steps of an example, as in T5X.
+  mask to all steps of an example, as in T5X. `remat` is a member of `Remat` or its text.
   """
 
   features: LogMelConfig = LogMelConfig()
@@ -43,9 +44,17 @@ class ConformerConfig:
   dropout_rate: Share = 0.1
   dtype: DType = "float32"
   scan_layers: bool = False
-  remat: bool = False
+  remat: Remat | str = Remat.NONE
+
+  @classmethod
+  def renewed(cls, values: configs.Json) -> configs.Json:
+    """Replaces truth values of `remat`, which earlier versions wrote."""
+    words = {False: Remat.NONE.value, True: Remat.FULL.value}
+    remat = values.get("remat")
+    return {**values, "remat": words[remat]} if isinstance(remat, bool) else values
 
   def __post_init__(self) -> None:
+    configs.set_members(self, remat=Remat)
     if self.dim % self.num_heads:
       raise ConfigError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
     if self.kernel_size % 2 == 0:
@@ -272,20 +281,10 @@ class ConformerStack(nn.Module):
     config = self.config
     if not self.depth:
       return x
-    block = ConformerBlock
-    if config.remat:
-      block = nn.remat(block, static_argnums=(3,), prevent_cse=not config.scan_layers)
+    block = recomputed(ConformerBlock, config.remat, config.scan_layers, static_argnums=(3,))
     if config.scan_layers:
-      scanned = nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        # Flax declares integers.
-        in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]: Flax declares integers
-        length=self.depth,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-      )
-      x, _ = scanned(config, name="layers")(x, valid, deterministic)
+      layers = scanned(block, self.depth, (nn.broadcast, nn.broadcast))
+      x, _ = layers(config, name="layers")(x, valid, deterministic)
       return x
     for index in range(self.depth):
       x, _ = block(config, name=f"layer_{index}")(x, valid, deterministic)

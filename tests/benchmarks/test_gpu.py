@@ -11,7 +11,7 @@ from audiolm_jax.sampling.decoder import StageSampler
 from benchmarks import decoding, gpu, machine
 from benchmarks.models import random_stage
 
-SMALL = TransformerConfig(num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.0)
+SMALL = TransformerConfig(num_layers=1, dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.0)
 
 
 def test_it_refuses_a_machine_without_a_gpu():

@@ -35,7 +35,7 @@ def test_a_benchmark_that_does_not_exist_is_refused():
 
 def test_time_by_position_covers_what_is_drawn(monkeypatch):
   monkeypatch.setattr(decoding, "_TOKENS", 1100)
-  shape = TransformerConfig(num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.0)
+  shape = TransformerConfig(num_layers=1, dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.0)
   curve = decoding.by_position(StageSampler(random_stage(stages.coarse_stage(), shape)), rows=1)
   # Stretches of 256 after the first, which has the prefill in it, and the rest.
   assert [point["position"] for point in curve] == [60 + 384, 60 + 640, 60 + 896, 60 + 1062]

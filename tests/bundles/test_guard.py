@@ -64,8 +64,8 @@ def features(**fields):
     (configure("coarse_stage", num_layers=10**9), r"num_layers is 1000000000; it must be 1 to 1"),
     (configure("coarse_stage", num_layers=2), r"lacks layers_1/.* which the configuration in"),
     (configure("coarse_stage", num_layers=True), "num_layers is True; it must be a whole number"),
-    (configure("coarse_stage", embed_dim=48), r"has embedding of shape \(\d+, 16\), .* needs"),
-    (configure("coarse_stage", embed_dim="wide"), "embed_dim is 'wide'; it must be a whole number"),
+    (configure("coarse_stage", dim=48), r"has embedding of shape \(\d+, 16\), .* needs"),
+    (configure("coarse_stage", dim="wide"), "dim is 'wide'; it must be a whole number"),
     (
       configure("coarse_stage", feed_forward="tanh"),
       "feed_forward .tanh. is not one of relu, gelu",

@@ -149,7 +149,7 @@ def test_published_encoders_have_the_shapes_of_their_configurations():
   ids=["t5", "rotary", "frames"],
 )
 def test_a_transformer_has_the_shapes_of_its_configuration(changes):
-  config = TransformerConfig(num_layers=2, embed_dim=8, num_heads=2, mlp_dim=12)
+  config = TransformerConfig(num_layers=2, dim=8, num_heads=2, mlp_dim=12)
   config = dataclasses.replace(config, **changes)
   tokens = array(1, 4, dtype=jnp.int32)
   assert_same(config, initialized(Transformer(config, 21).init, tokens, tokens), 21)

@@ -17,9 +17,7 @@ SPECS = [
   stages.coarse_stage(**SIZES, num_target_quantizers=2),
   stages.fine_stage(**SIZES, num_source_quantizers=2, num_target_quantizers=2),
 ]
-CONFIG = TransformerConfig(
-  num_layers=1, embed_dim=16, num_heads=2, mlp_dim=16, num_frame_embeddings=64
-)
+CONFIG = TransformerConfig(num_layers=1, dim=16, num_heads=2, mlp_dim=16, num_frame_embeddings=64)
 
 
 def make_stage(spec: stages.AutoregressiveSpec) -> Stage:

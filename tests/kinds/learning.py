@@ -13,7 +13,7 @@ from audiolm_jax.training.optimizers import OptimizerConfig
 
 CONFIG = ConditionedConfig(
   TransformerConfig(
-    num_layers=1, embed_dim=64, num_heads=2, mlp_dim=128, positions=Positions.ROTARY,
+    num_layers=1, dim=64, num_heads=2, mlp_dim=128, positions=Positions.ROTARY,
     dropout_rate=0.0,
   ),
   encoder_layers=1,

@@ -30,7 +30,7 @@ SPEC = text_stage(num_clusters=16, longest_seconds=1.0, longest_source=16)
 PRETRAINING = dataclasses.replace(SPEC, source="nothing")
 CONFIG = ConditionedConfig(
   TransformerConfig(
-    num_layers=1, embed_dim=32, num_heads=2, mlp_dim=64, positions=Positions.ROTARY,
+    num_layers=1, dim=32, num_heads=2, mlp_dim=64, positions=Positions.ROTARY,
     dropout_rate=0.0,
   ),
   encoder_layers=1,

@@ -22,7 +22,7 @@ from tests.conftest import melody
 RATE = 16_000
 SPEC = parallel_stage(num_quantizers=4, codebook_size=16, num_clusters=16, crop_seconds=0.8)
 LAYERS = TransformerConfig(
-  num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, positions=Positions.ROTARY, dropout_rate=0.0
+  num_layers=1, dim=16, num_heads=2, mlp_dim=32, positions=Positions.ROTARY, dropout_rate=0.0
 )
 CONFIG = ParallelConfig(
   LAYERS, kernel_size=3, latent_dim=8, filling=FillingConfig(passes=(2, 1, 0, 0))

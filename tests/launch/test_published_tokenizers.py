@@ -117,7 +117,7 @@ def test_stages_are_trained_on_tokens_of_published_models_and_continue_sound(
   for i in range(8):
     soundfile.write(audio / f"{i}.wav", melody(2.0 + 0.1 * i), 16_000)
   small = ("TRAIN_STEPS=4", "BATCH_SIZE=2", "EVAL_PERIOD=4", "CHECKPOINT_PERIOD=4")
-  small += ("CROP_SECONDS=0.5", "WARMUP_STEPS=2", "transformer.TransformerConfig.embed_dim=16")
+  small += ("CROP_SECONDS=0.5", "WARMUP_STEPS=2", "transformer.TransformerConfig.dim=16")
   overrides = [
     word
     for stage in ("semantic_stage", "coarse_stage")

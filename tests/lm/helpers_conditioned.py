@@ -12,7 +12,7 @@ CLUSTERS = 16
 SPEC = text_stage(num_clusters=CLUSTERS, longest_seconds=4.0, longest_source=24)
 CONFIG = ConditionedConfig(
   TransformerConfig(
-    num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, positions=Positions.ROTARY,
+    num_layers=1, dim=16, num_heads=2, mlp_dim=32, positions=Positions.ROTARY,
     dropout_rate=0.0,
   ),
   encoder_layers=2,

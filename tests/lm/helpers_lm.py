@@ -22,7 +22,7 @@ SPECS = {
   ),
 }
 CONFIG = TransformerConfig(
-  num_layers=2, embed_dim=16, num_heads=4, mlp_dim=32, num_buckets=8, max_distance=16
+  num_layers=2, dim=16, num_heads=4, mlp_dim=32, num_buckets=8, max_distance=16
 )
 
 

@@ -12,7 +12,7 @@ SPEC = parallel_stage(
   num_quantizers=LEVELS, codebook_size=SIZE, num_clusters=8, crop_seconds=CROP / 50
 )
 LAYERS = TransformerConfig(
-  num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, positions=Positions.ROTARY, dropout_rate=0.0
+  num_layers=1, dim=16, num_heads=2, mlp_dim=32, positions=Positions.ROTARY, dropout_rate=0.0
 )
 CONFIG = ParallelConfig(
   LAYERS, kernel_size=3, latent_dim=LATENT, filling=FillingConfig(passes=(4, 2))

@@ -11,8 +11,9 @@ from helpers_lm import CONFIG, SPECS, random_params
 
 from audiolm_jax.core import configs, modules
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.layers import Remat
 from audiolm_jax.lm import stages
-from audiolm_jax.lm.config import FeedForward, Positions, Remat, TransformerConfig
+from audiolm_jax.lm.config import FeedForward, Positions, TransformerConfig
 from audiolm_jax.lm.transformer import Transformer, stack_layers, unstack_layers
 
 VARIANTS = {
@@ -188,7 +189,7 @@ def test_config_survives_json():
   ("values", "message"),
   [
     ({"positions": "alibi"}, "'alibi' is not one of t5_relative, rotary"),
-    ({"embed_dim": 10, "num_heads": 4}, "embed_dim 10 is not a multiple of num_heads 4"),
+    ({"dim": 10, "num_heads": 4}, "dim 10 is not a multiple of num_heads 4"),
     ({"num_kv_heads": 3}, "num_heads 16 is not a multiple of num_kv_heads 3"),
     ({"positions": "rotary", "head_dim": 5}, "even head_dim"),
   ],

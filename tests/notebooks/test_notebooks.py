@@ -39,7 +39,7 @@ SMALL_STAGE = [
   "WARMUP_STEPS=2",
   "trainer.TrainConfig.tensorboard=False",
   "transformer.TransformerConfig.num_layers=1",
-  "transformer.TransformerConfig.embed_dim=16",
+  "transformer.TransformerConfig.dim=16",
   "transformer.TransformerConfig.mlp_dim=32",
 ]
 SMALL = {

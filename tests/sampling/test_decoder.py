@@ -296,7 +296,7 @@ def test_nothing_is_recompiled_within_a_bucket():
 
 def test_the_compiled_loop_keeps_its_cache_in_place():
   spec = SPECS["coarse"]
-  config = TransformerConfig(num_layers=2, embed_dim=64, num_heads=2, mlp_dim=64)
+  config = TransformerConfig(num_layers=2, dim=64, num_heads=2, mlp_dim=64)
   sampler = StageSampler(Stage(spec, config, random_params(config, spec)))
   capacity = 4096
   given = [prompt(spec, 0.4)]

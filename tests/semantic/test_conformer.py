@@ -8,6 +8,7 @@ import pytest
 
 from audiolm_jax.core import modules
 from audiolm_jax.core.errors import ConfigError
+from audiolm_jax.core.layers import Remat
 from audiolm_jax.semantic.conformer import (
   ConformerConfig,
   ConformerEncoder,
@@ -67,7 +68,7 @@ def test_receptive_field_of_the_last_layer_adds_up(encoder_config):
 
 
 def test_scanned_layers_equal_separate_layers(encoder_config):
-  config = dataclasses.replace(encoder_config, scan_layers=True, remat=True)
+  config = dataclasses.replace(encoder_config, scan_layers=True, remat=Remat.FULL)
   scanned, params, features, valid = make(config)
   separate = {"subsampling": params["subsampling"]}
   for name, depth in (("stacks_0", 1), ("stacks_1", 2)):

@@ -70,7 +70,7 @@ def environment(recordings, bundle_dir):
         "CROP_SECONDS=1.0",
         "WARMUP_STEPS=1",
         "transformer.TransformerConfig.num_layers=1",
-        "transformer.TransformerConfig.embed_dim=16",
+        "transformer.TransformerConfig.dim=16",
         "transformer.TransformerConfig.mlp_dim=16",
       ],
     ),

@@ -165,7 +165,7 @@ def test_a_shorter_batch_than_the_crop_has_the_same_loss():
 def test_one_batch_can_be_overfitted(name):
   spec = ALL_SPECS[name]
   config = dataclasses.replace(
-    PLAIN, embed_dim=32, mlp_dim=64, num_frame_embeddings=spec.max_frame_id + 1
+    PLAIN, dim=32, mlp_dim=64, num_frame_embeddings=spec.max_frame_id + 1
   )
   # Without a source, two clips cannot be distinguished before their first token.
   rows = 1 if spec.source is stages.Source.NONE else 2

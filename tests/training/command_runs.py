@@ -41,7 +41,7 @@ _TINY_STAGE = (
   "NUM_FRAME_EMBEDDINGS=0",
   "WARMUP_STEPS=2",
   "transformer.TransformerConfig.num_layers=1",
-  "transformer.TransformerConfig.embed_dim=16",
+  "transformer.TransformerConfig.dim=16",
   "transformer.TransformerConfig.mlp_dim=32",
 )
 BINDINGS = {

@@ -45,7 +45,7 @@ def flags(stage, tokens, folder, steps):
     "DROPOUT_RATE=0.0",
     "optimizers.OptimizerConfig.decay_steps=1000",
     "transformer.TransformerConfig.num_layers=1",
-    "transformer.TransformerConfig.embed_dim=16",
+    "transformer.TransformerConfig.dim=16",
     "transformer.TransformerConfig.mlp_dim=32",
     "trainer.TrainConfig.tensorboard=False",
   ]

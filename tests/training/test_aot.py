@@ -24,7 +24,7 @@ MODEL = StageTrainable(
   StageTrainingConfig(
     spec=SPEC,
     transformer=TransformerConfig(
-      num_layers=2, embed_dim=128, num_heads=2, mlp_dim=256, scan_layers=True, dtype="bfloat16"
+      num_layers=2, dim=128, num_heads=2, mlp_dim=256, scan_layers=True, dtype="bfloat16"
     ),
   )
 )

@@ -45,7 +45,7 @@ def test_flops_of_a_stage_equal_the_count_of_xla(name):
   spec = dataclasses.replace(spec, crop_seconds=seconds)
   transformer = TransformerConfig(
     num_layers=2,
-    embed_dim=256,
+    dim=256,
     num_heads=4,
     num_kv_heads=2,
     mlp_dim=1024,

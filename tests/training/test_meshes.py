@@ -53,7 +53,7 @@ def coarse_stage():
   spec = stages.coarse_stage(
     crop_seconds=0.5, num_clusters=15, codebook_size=16, num_target_quantizers=2
   )
-  shape = TransformerConfig(num_layers=2, embed_dim=16, num_heads=8, mlp_dim=32)
+  shape = TransformerConfig(num_layers=2, dim=16, num_heads=8, mlp_dim=32)
   optimizer = OptimizerConfig(name="muon", learning_rate=1e-3, weight_decay=0.01)
   model = StageTrainable(StageTrainingConfig(spec, shape, optimizer, ema_decay=0.9))
   rng = np.random.default_rng(0)

@@ -12,9 +12,7 @@ from audiolm_jax.lm.stage import Stage
 from audiolm_jax.lm.transformer import Transformer
 
 SIZES = {"num_clusters": 8, "codebook_size": 4, "crop_seconds": 1.0}
-CONFIG = TransformerConfig(
-  num_layers=1, embed_dim=16, num_heads=2, mlp_dim=16, num_frame_embeddings=64
-)
+CONFIG = TransformerConfig(num_layers=1, dim=16, num_heads=2, mlp_dim=16, num_frame_embeddings=64)
 
 
 def uniform_stage(spec):
