@@ -4,15 +4,12 @@
   python -m audiolm_jax.fit_kmeans --from=hubert_base --layer=9 --audio_dir=AUDIO --output=OUT
 
 The encoder is that of a run, or a published one, whose weights --input locates as for convert.
-With --codec_bundle, features of units are first projected on what the codec of a bundle encodes, by
-a regression on recordings of one speaker (--speaker_manifest): clusters then differ in their sound.
 Writes two files to the folder `--output`: `semantic.safetensors` (the tokenizer: encoder up to the
 layer, whitening, centroids) and `report.json` (its configuration and statistics of the clusters).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import flags, run_cli
@@ -22,14 +19,10 @@ from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer
 from audiolm_jax.trainables.semantic_tokenizer import (
   REPORT_FILE,
   TENSORS_FILE,
-  acoustic_projection,
   cluster_features,
   save_tokenizer,
   unclustered_tokenizer,
 )
-
-if TYPE_CHECKING:
-  from audiolm_jax.semantic.projection import FeatureProjection
 
 FLAGS = flags.FlagValues()
 for _name, _text in {
@@ -39,8 +32,6 @@ for _name, _text in {
   "audio_dir": "Folder of audio files, searched recursively.",
   "manifest": "A .jsonl manifest of audio files instead.",
   "output": "Folder to write, created if missing.",
-  "codec_bundle": "Bundle whose codec the features of units are projected on.",
-  "speaker_manifest": "Manifest of the recordings of one speaker for this projection.",
   "accept_licence": "The licence of a published encoder's weights, if it needs your agreement.",
 }.items():
   flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
@@ -72,16 +63,13 @@ def main(argv: Sequence[str]) -> None:
   if bool(FLAGS.audio_dir) == bool(FLAGS.manifest):
     raise ConfigError("give either --audio_dir or --manifest")
   clips = clips_of_split(list_clips(FLAGS.audio_dir or FLAGS.manifest), FLAGS.split)
-  tokenizer = _published() if FLAGS["from"].value else _own()
-  projection = _projection(tokenizer)
   tokenizer, report = cluster_features(
-    tokenizer,
+    _published() if FLAGS["from"].value else _own(),
     clips,
     num_clusters=FLAGS.num_clusters,
     seed=FLAGS.seed,
     max_frames=FLAGS.max_frames,
     max_skipped_fraction=FLAGS.max_skipped_fraction,
-    projection=projection,
   )
   save_tokenizer(output, tokenizer, report)
   print(report)
@@ -103,22 +91,6 @@ def _own() -> ChunkedTokenizer:
     raise ConfigError(f"{encoder_dir} is a run of {component!r}, not of a semantic encoder")
   layer = config.default_layer if FLAGS.layer is None else FLAGS.layer
   return unclustered_tokenizer(config, params, layer, FLAGS.chunk_steps)
-
-
-def _projection(tokenizer: ChunkedTokenizer) -> "FeatureProjection | None":
-  """Returns the projection on the codec of --codec_bundle; None without the flag."""
-  if bool(FLAGS.codec_bundle) != bool(FLAGS.speaker_manifest):
-    raise ConfigError("--codec_bundle and --speaker_manifest go together")
-  if not FLAGS.codec_bundle:
-    return None
-  from audiolm_jax.bundles import load_bundle
-  from audiolm_jax.semantic.unit_encoder import UnitTokenizer
-
-  if not isinstance(tokenizer, UnitTokenizer):
-    raise ConfigError("--codec_bundle is for the encoder of units")
-  clips = clips_of_split(list_clips(FLAGS.speaker_manifest), FLAGS.split)
-  codec = load_bundle(FLAGS.codec_bundle, stages=()).codec
-  return acoustic_projection(tokenizer, codec, clips, FLAGS.max_skipped_fraction)
 
 
 def _published() -> ChunkedTokenizer:

@@ -58,19 +58,11 @@ def norm(dim: int) -> Shapes:
   return {"scale": (dim,), "bias": (dim,)}
 
 
-def clustered(encoder: Shapes, dim: int, num_clusters: int, projected_dim: int = 0) -> Shapes:
-  """Returns the shapes of a semantic tokenizer: an encoder, its whitening and its centroids.
-
-  Args:
-    encoder: shapes of the encoder.
-    dim: of its features.
-    num_clusters: number of centroids.
-    projected_dim: dimension of the projected features; 0 without a projection.
-  """
-  found: Shapes = {
+def clustered(encoder: Shapes, dim: int, num_clusters: int) -> Shapes:
+  """Returns the shapes of a semantic tokenizer: an encoder, its whitening and its centroids."""
+  return {
     "encoder": encoder,
     "mean": (dim,),
     "scale": (dim,),
-    "centroids": (num_clusters, projected_dim or dim),
+    "centroids": (num_clusters, dim),
   }
-  return found | ({"projection": (dim, projected_dim)} if projected_dim else {})

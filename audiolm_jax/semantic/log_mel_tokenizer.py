@@ -68,10 +68,7 @@ class LogMelTokenizer(ChunkedTokenizer):
 def whitened(features: Float[Array, "batch steps dim"], params: Params) -> TokenizedFeatures:
   """Returns the whitened features and their ids, within the program that computes the features.
 
-  They are projected if the parameters contain a projection. A separate program could resolve near
-  ties in another order, depending on the batch.
+  A separate program could resolve near ties in another order, depending on the batch.
   """
   features = (features - params["mean"]) / params["scale"]
-  if "projection" in params:
-    features = features @ params["projection"]
   return TokenizedFeatures(features, nearest_centroid(features, params["centroids"]))

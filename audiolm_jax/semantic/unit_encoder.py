@@ -16,7 +16,7 @@ from audiolm_jax.core import modules, shapes
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
-from audiolm_jax.core.ranges import Steps, Taps, Vocabulary, Width, WidthOrNone
+from audiolm_jax.core.ranges import Steps, Taps, Vocabulary, Width
 from audiolm_jax.io.stored_program import StoredProgram
 from audiolm_jax.semantic.chunked_tokenizer import TokenizedFeatures, unwhitened
 from audiolm_jax.semantic.conformer import dense, layer_norm
@@ -163,20 +163,16 @@ class UnitTokenizerConfig(LogMelTokenizerConfig):
     encoder: the trained encoder.
     num_clusters: number of ids.
     chunk_steps: tokens per chunk of a long file, context excluded.
-    projected_dim: dimension of the projected features, see `projection`; 0 without a projection.
   """
 
   encoder: UnitEncoderConfig = UnitEncoderConfig()
   num_clusters: Vocabulary = 128
   chunk_steps: Steps = 512
-  projected_dim: WidthOrNone = 0
 
   def parameter_shapes(self) -> shapes.Shapes:
     """Returns the shapes of the parameters of the tokenizer."""
     encoder = self.encoder
-    return shapes.clustered(
-      encoder.parameter_shapes(), encoder.dim, self.num_clusters, self.projected_dim
-    )
+    return shapes.clustered(encoder.parameter_shapes(), encoder.dim, self.num_clusters)
 
   @property
   def receptive_field(self) -> Reach:

@@ -13,18 +13,15 @@ from jaxtyping import Float
 
 from audiolm_jax.bundles.components import tokenizer_classes, type_name
 from audiolm_jax.bundles.tensors import encode_tensors, load_tensors
-from audiolm_jax.codec.interface import Codec
 from audiolm_jax.core import configs, plain_json
-from audiolm_jax.core.errors import AudioError, ConfigError, DataError, UserError
+from audiolm_jax.core.errors import AudioError, DataError, UserError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.data.manifest import AudioClip, SkipLog, read_clip
 from audiolm_jax.io.files import atomic_write
 from audiolm_jax.semantic.chunked_tokenizer import ChunkedTokenizer, unwhitened
 from audiolm_jax.semantic.conformer import truncate_params
-from audiolm_jax.semantic.kmeans import KMeansReport, fit_centroids, fit_kmeans, sample_frames
-from audiolm_jax.semantic.projection import FeatureProjection, fit_projection
+from audiolm_jax.semantic.kmeans import KMeansReport, fit_kmeans
 from audiolm_jax.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
-from audiolm_jax.semantic.unit_encoder import UnitTokenizer
 from audiolm_jax.trainables.w2v_bert import W2vBertConfig
 
 Tokenizer = TypeVar("Tokenizer", bound=ChunkedTokenizer)
@@ -41,7 +38,6 @@ def cluster_features(
   seed: int = 0,
   max_frames: int = 2_000_000,
   max_skipped_fraction: float = 0.01,
-  projection: FeatureProjection | None = None,
 ) -> tuple[Tokenizer, KMeansReport]:
   """Clusters the features of clips.
 
@@ -52,66 +48,23 @@ def cluster_features(
     seed: seed of the clustering.
     max_frames: if there are more frames, a uniform sample of this size is used.
     max_skipped_fraction: share of clips that may be unreadable.
-    projection: clusters the projected features instead of the whitened ones.
 
   Returns:
-    The tokenizer with whitening or projection, centroids, and statistics of the clustering.
+    The tokenizer with whitening and centroids, and statistics of the clustering.
 
   Raises:
     DataError: too many clips cannot be read, or there are fewer frames than clusters.
   """
   features = _features(tokenizer, clips, max_skipped_fraction)
-  params = {"encoder": jax.tree.map(np.asarray, tokenizer.params["encoder"])}
+  fitted = fit_kmeans(features, num_clusters, seed, max_frames=max_frames)
+  params = {
+    "encoder": jax.tree.map(np.asarray, tokenizer.params["encoder"]),
+    "mean": fitted.mean,
+    "scale": fitted.scale,
+    "centroids": fitted.centroids,
+  }
   config = dataclasses.replace(tokenizer.config, num_clusters=num_clusters)
-  if projection is None:
-    fitted = fit_kmeans(features, num_clusters, seed, max_frames=max_frames)
-    params |= {"mean": fitted.mean, "scale": fitted.scale}
-  else:
-    frames = sample_frames(features, max_frames, seed)
-    fitted = fit_centroids((frames - projection.mean) @ projection.matrix, num_clusters, seed)
-    params |= {"mean": projection.mean, "scale": np.ones_like(projection.mean)}
-    params["projection"] = projection.matrix
-    config = dataclasses.replace(config, projected_dim=projection.matrix.shape[1])
-  params["centroids"] = fitted.centroids
   return type(tokenizer)(config, params), fitted.report
-
-
-def acoustic_projection(
-  tokenizer: UnitTokenizer,
-  codec: Codec,
-  clips: Sequence[AudioClip],
-  max_skipped_fraction: float = 0.01,
-) -> FeatureProjection:
-  """Returns the projection of features on the vectors that a codec encodes at the same time.
-
-  Args:
-    tokenizer: a tokenizer without whitening.
-    codec: gives the targets: the sums of the vectors of the codes of the frames of a step.
-    clips: recordings of one speaker, so that the projection does not depend on the voice.
-    max_skipped_fraction: share of clips that may be unreadable.
-
-  Raises:
-    ConfigError: the codec has another sample rate, or a step does not contain whole frames.
-    DataError: too many clips cannot be read, or they are too short.
-  """
-  spec, steps = codec.spec, tokenizer.spec
-  if spec.sample_rate != steps.sample_rate or steps.hop_length % spec.hop_length:
-    raise ConfigError(
-      f"features every {steps.hop_length} samples at {steps.sample_rate} Hz cannot be projected on "
-      f"a codec with frames of {spec.hop_length} samples at {spec.sample_rate} Hz"
-    )
-  per_step = steps.hop_length // spec.hop_length
-  books = np.asarray(codec.codebooks, np.float32)
-  levels = np.arange(len(books))
-
-  def pieces() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for waveform in _waveforms(clips, steps.sample_rate, max_skipped_fraction):
-      features = tokenizer.features(waveform[None])[0]
-      vectors = books[levels, codec.encode(waveform[None])[0]].sum(1)
-      whole = min(len(features), len(vectors) // per_step)
-      yield features[:whole], vectors[: whole * per_step].reshape(whole, -1)
-
-  return fit_projection(pieces())
 
 
 def unclustered_tokenizer(
@@ -175,20 +128,13 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> ChunkedTokenizer:
 def _features(
   tokenizer: ChunkedTokenizer, clips: Sequence[AudioClip], max_skipped_fraction: float
 ) -> Iterator[Float[np.ndarray, "_steps dim"]]:
-  for waveform in _waveforms(clips, tokenizer.spec.sample_rate, max_skipped_fraction):
-    yield tokenizer.features(waveform[None])[0]
-
-
-def _waveforms(
-  clips: Sequence[AudioClip], sample_rate: int, max_skipped_fraction: float
-) -> Iterator[Float[np.ndarray, "_samples"]]:
   log = SkipLog(len(clips), max_skipped_fraction)
   for clip in clips:
     try:
-      waveform = read_clip(clip, sample_rate)
+      waveform = read_clip(clip, tokenizer.spec.sample_rate)
     except AudioError as error:
       log.skip(clip.id, str(error))
       continue
-    yield waveform
+    yield tokenizer.features(waveform[None])[0]
   if log.skipped:
     print(log.report())

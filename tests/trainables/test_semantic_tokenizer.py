@@ -1,23 +1,16 @@
-import dataclasses
 import json
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 
-from audiolm_jax import fit_kmeans
-from audiolm_jax.codec.frame_rate import FrameRateConfig
-from audiolm_jax.codec.residual_codec import ResidualCodec
-from audiolm_jax.core.errors import ConfigError, UserError
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.semantic.conformer import ConformerEncoder, truncate_params
 from audiolm_jax.semantic.features import log_mel
-from audiolm_jax.semantic.unit_encoder import UnitEncoder, UnitEncoderConfig, UnitTokenizer
 from audiolm_jax.trainables import semantic_tokenizer
 from audiolm_jax.trainables.w2v_bert import SemanticTrainable
-from tests.tone_codec import ToneCodec
 
 
 @pytest.fixture
@@ -95,67 +88,3 @@ def test_errors_are_one_line(run, run_cli, arguments, message):
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"report\.json cannot be read"):
     semantic_tokenizer.load_tokenizer(tmp_path)
-
-
-def test_units_are_clusters_of_features_projected_on_a_codec(
-  tmp_path, monkeypatch, run_cli, speechlike
-):
-  """The ids are those of the nearest centroids to the fitted latents; the codec's rate must fit."""
-  from audiolm_jax.bundles import Bundle, load_bundle, save_bundle
-
-  encoder = UnitEncoderConfig(dim=8, dilations=(1,), kernel_size=3)
-  params = UnitEncoder(encoder).init(
-    jax.random.key(0), np.zeros((1, 8, 80), np.float32), np.ones((1, 8), bool)
-  )["params"]
-  start = UnitTokenizer.unclustered(encoder, nn.unbox(params))
-  monkeypatch.setattr(fit_kmeans, "_own", lambda: start)
-  codec = FrameRateConfig(
-    encoder_dim=8, encoder_layers=1, encoder_short_dim=8, decoder_dim=8, decoder_layers=1,
-    decoder_short_dim=8, latent_dim=4, num_quantizers=2, codebook_size=16,
-  )  # fmt: skip
-  weights = nn.unbox(codec.init_params(jax.random.split(jax.random.key(1)), jnp.zeros((1, 640))))
-  weights["codebooks"] = np.random.default_rng(2).normal(size=(2, 16, 4)).astype(np.float32)
-  (tmp_path / "audio").mkdir()
-  rows = []
-  for index in range(3):
-    path = tmp_path / "audio" / f"{index}.wav"
-    soundfile.write(path, speechlike(32_000, index), 16_000)
-    rows.append(json.dumps({"path": str(path), "split": "train"}))
-  (tmp_path / "one.jsonl").write_text("\n".join(rows) + "\n")
-  save_bundle(Bundle("one", ResidualCodec(codec, weights), start), tmp_path / "bundle")
-  arguments = [
-    "fit_kmeans", "--encoder_dir=unused", f"--manifest={tmp_path / 'one.jsonl'}",
-    "--num_clusters=6", f"--output={tmp_path / 'kmeans'}",
-  ]  # fmt: skip
-  projected = [f"--codec_bundle={tmp_path / 'bundle'}"]
-  done = run_cli(*arguments, *projected)
-  assert done.code == 2 and "--codec_bundle and --speaker_manifest go together" in done.err
-  done = run_cli(*arguments, *projected, f"--speaker_manifest={tmp_path / 'one.jsonl'}")
-  assert done.code == 0, done.err
-  tokenizer = semantic_tokenizer.load_tokenizer(tmp_path / "kmeans")
-  assert isinstance(tokenizer, UnitTokenizer) and tokenizer.config.projected_dim == 8
-  assert tokenizer.params["centroids"].shape == (6, 8)
-
-  files = sorted((tmp_path / "audio").iterdir())
-  waveforms = [soundfile.read(path, dtype="float32")[0] for path in files]
-  features = np.concatenate([start.features(w[None])[0] for w in waveforms])
-  loaded = load_bundle(tmp_path / "bundle").codec
-  books = np.asarray(loaded.codebooks)
-  codes = np.concatenate([loaded.encode(w[None])[0] for w in waveforms])
-  latents = (books[0][codes[:, 0]] + books[1][codes[:, 1]]).reshape(len(features), 8)
-  centred = features - features.mean(0)
-  penalty = 0.01 * centred.var(0).mean() * len(centred) * np.eye(8)
-  matrix = np.linalg.solve(centred.T @ centred + penalty, centred.T @ (latents - latents.mean(0)))
-  found = tokenizer.features(waveforms[0][None])[0]
-  np.testing.assert_allclose(found, (centred @ matrix)[: len(found)], atol=2e-3)
-  distances = np.square(found[:, None] - tokenizer.params["centroids"]).sum(-1)
-  np.testing.assert_array_equal(tokenizer.tokenize(waveforms[0][None])[0], distances.argmin(-1))
-
-
-def test_a_codec_whose_frames_do_not_fit_the_steps_is_refused():
-  encoder = UnitEncoderConfig(dim=8, dilations=(1,), kernel_size=3)
-  tokenizer = UnitTokenizer.unclustered(encoder, {})
-  codec = ToneCodec()
-  codec.spec = dataclasses.replace(codec.spec, hop_length=300)
-  with pytest.raises(ConfigError, match=r"features every 640 samples .* frames of 300 samples"):
-    semantic_tokenizer.acoustic_projection(tokenizer, codec, [])
