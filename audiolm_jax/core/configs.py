@@ -92,11 +92,14 @@ def from_dict(cls: type[T], values: object) -> T:
     raise ConfigError(f"the values of {cls.__name__} do not fit each other: {error}") from error
 
 
-def set_members(config: DataclassInstance, **choices: type[enum.StrEnum]) -> None:
+def set_members(
+  config: DataclassInstance, owner: str = "", /, **choices: type[enum.StrEnum]
+) -> None:
   """Converts texts in a frozen configuration to members of enumerations, in `__post_init__`.
 
   Args:
     config: the configuration.
+    owner: what has the fields, such as "stage", for messages.
     **choices: the enumeration of each field by name.
 
   Raises:
@@ -107,7 +110,8 @@ def set_members(config: DataclassInstance, **choices: type[enum.StrEnum]) -> Non
     try:
       object.__setattr__(config, name, enumeration(value))
     except ValueError:
-      raise ConfigError(f"{name} {value!r} is not one of {', '.join(enumeration)}") from None
+      field = f"{owner} {name}".lstrip()
+      raise ConfigError(f"{field} {value!r} is not one of {', '.join(enumeration)}") from None
 
 
 def checked(hint: object, value: Any, name: str) -> Any:

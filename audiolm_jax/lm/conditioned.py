@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Integer
 
+from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.ranges import (
@@ -159,13 +160,7 @@ class ConditionedSpec(StageSpec):
   continues_audio = False
 
   def __post_init__(self):
-    for name, choices in (("source", ConditionedSource), ("target", Target)):
-      value = getattr(self, name)
-      try:
-        object.__setattr__(self, name, choices(value))
-      except ValueError:
-        known = ", ".join(choices)
-        raise ConfigError(f"stage {name} {value!r} is not one of {known}") from None
+    configs.set_members(self, "stage", source=ConditionedSource, target=Target)
     if self.is_transcript and (
       self.source is not ConditionedSource.SEMANTIC or self.source_rate or self.source_clusters
     ):

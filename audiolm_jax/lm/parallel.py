@@ -10,11 +10,12 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
 
+from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.ranges import DepthOrNone
@@ -29,8 +30,6 @@ from audiolm_jax.lm.stage import (
   configured,
   vocabularies_and_rates,
 )
-
-Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 # A masked code, and the semantic token of a frame without one.
 UNKNOWN = -1
@@ -48,14 +47,6 @@ class LossTargets(enum.StrEnum):
 
   HIDDEN = "hidden"
   LEVEL = "level"
-
-
-# Before the configurations, because their defaults are made when the module is imported.
-def _member(kind: type[Choice], value: str, name: str) -> Choice:
-  try:
-    return kind(value)
-  except ValueError:
-    raise ConfigError(f"{name} {value!r} is not one of {', '.join(kind)}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +79,7 @@ class MaskingConfig:
   semantic_dropout: float = 0.1
 
   def __post_init__(self):
-    object.__setattr__(self, "targets", _member(LossTargets, self.targets, "targets"))
+    configs.set_members(self, targets=LossTargets)
     for name in ("one_level_share", "prompt_share", "longest_prompt", "semantic_dropout"):
       if not 0 <= getattr(self, name) <= 1:
         raise ConfigError(f"{name} {getattr(self, name)} is a share; set it between 0 and 1")
@@ -176,7 +167,7 @@ class ParallelConfig:
   filling: FillingConfig = FillingConfig()
 
   def __post_init__(self):
-    object.__setattr__(self, "heads", _member(Heads, self.heads, "heads"))
+    configs.set_members(self, heads=Heads)
     object.__setattr__(self, "level_weights", tuple(self.level_weights))
     if self.transformer.positions is not Positions.ROTARY or self.transformer.num_frame_embeddings:
       raise ConfigError("a parallel stage needs rotary positions and no frame embeddings")

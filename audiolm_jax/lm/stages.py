@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
+from audiolm_jax.core import configs
 from audiolm_jax.core.errors import ConfigError, DataError
 from audiolm_jax.core.modules import Batch, Params, RandomKey, ShapedBatch
 from audiolm_jax.core.ranges import DepthOrNone, Rate, Seconds, Steps, StreamSize, Vocabulary
@@ -80,11 +81,7 @@ class AutoregressiveSpec(StageSpec):
   kind: str = dataclasses.field(default="autoregressive", kw_only=True)
 
   def __post_init__(self):
-    try:
-      object.__setattr__(self, "source", Source(self.source))
-    except ValueError:
-      choices = ", ".join(Source)
-      raise ConfigError(f"stage source {self.source!r} is not one of {choices}") from None
+    configs.set_members(self, "stage", source=Source)
     if (self.source is Source.COARSE) != (self.num_source_quantizers > 0):
       raise ConfigError(
         f"stage {self.name!r} has source {str(self.source)!r} and num_source_quantizers "

@@ -124,7 +124,8 @@ def fit_centroids(
       f"{len(frames)} frames are too few for {num_clusters} clusters; use more audio or fewer "
       "clusters"
     )
-  check_finite(frames)
+  if not np.isfinite(frames).all():
+    raise DataError("some features are NaN or infinite; the encoder's training has diverged")
   dim, batch_size = frames.shape[1], min(batch_size, len(frames))
   rng = np.random.default_rng(seed + 1)
   num_seeds = min(len(frames), _FRAMES_PER_SEED * num_clusters)
@@ -157,12 +158,6 @@ def fit_centroids(
     perplexity=float(np.exp(-(share * np.log(share)).sum())),
   )
   return KMeans(np.zeros(dim, np.float32), np.ones(dim, np.float32), result, report)
-
-
-def check_finite(frames: Float[np.ndarray, "frames dim"]) -> None:
-  """Raises a `DataError` if a feature is NaN or infinite."""
-  if not np.isfinite(frames).all():
-    raise DataError("some features are NaN or infinite; the encoder's training has diverged")
 
 
 def sample_frames(
