@@ -49,7 +49,7 @@ class PromptAudio(enum.StrEnum):
 
 
 class SamplingSettings(TypedDict, total=False):
-  """The keyword arguments that select how stages sample, whatever they continue or speak.
+  """The keyword arguments that control how stages sample, in continuations and in speech.
 
   Attributes:
     temperature: per stage; 0 takes the most likely token. The default is the bundle's, else the
@@ -61,13 +61,13 @@ class SamplingSettings(TypedDict, total=False):
     lookahead: per parallel stage; seconds of new audio in its first window. Each further window
       has twice as many as the previous one, up to the default, which is a whole window. With a
       smaller value, a stream returns its first sound earlier and computes a few windows more.
-    watermark: strength of the mark in the sampled codes, which is added to the logits of green
-      codes; "off" or 0 for none. The default is the bundle's strength, or none if the bundle has no
-      watermark. A gumbel watermark has the strength 1 only.
+    watermark: strength of the watermark in the sampled codes: the number that is added to the
+      logits of green codes; "off" or 0 for none. The default is the bundle's strength, or none if
+      the bundle has no watermark. A gumbel watermark has the strength 1 only.
     watermark_key: content of a key file, 16 to 4096 bytes; the default is the bundle's public key.
-    watermark_payload: one byte or four that the mark carries; the default is none.
-    guidance: per parallel stage; factor of the difference that semantic tokens make to the logits,
-      1 for no guidance. The default is the stage's.
+    watermark_payload: 1 or 4 bytes that the watermark encodes; the default is none.
+    guidance: per parallel stage; factor of the difference between the logits with and without
+      semantic tokens, 1 for no guidance. The default is the stage's.
   """
 
   temperature: Mapping[str, float]
@@ -84,11 +84,11 @@ class SamplingSettings(TypedDict, total=False):
 class Settings(SamplingSettings, total=False):
   """The keyword arguments of `Bundle.continue_audio` and `Bundle.stream`.
 
-  Those of `SamplingSettings` belong to them.
+  They include the arguments in `SamplingSettings`.
 
   Attributes:
     duration: seconds of new audio, required. In resynthesis, the seconds of the prompt to use;
-      None (the default there) uses all of it.
+      None (the default in resynthesis) uses all of it.
     seed: random seed, default 0. The same seed gives the same audio, and no sample depends on
       another one.
     prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for all of it.
@@ -133,8 +133,8 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> 
 
   Args:
     bundle: the bundle to sample with.
-    settings: its values by stage, and the key and payload of the watermark.
-    strength: of the watermark, from `watermark_strength`.
+    settings: the values of each setting by stage, and the key and payload of the watermark.
+    strength: strength of the watermark, from `watermark_strength`.
 
   Raises:
     UserError: a value is out of range, or the bundle has no such stage or no watermark.
@@ -172,7 +172,7 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> 
 
 
 def watermark_strength(bundle: Bundle, value: object) -> float:
-  """Returns the strength that a setting of the watermark means; 0 for none.
+  """Returns the strength that a value of the setting `watermark` selects; 0 for no watermark.
 
   Raises:
     UserError: the value is neither a strength nor "off", or the bundle has no watermark.
@@ -269,9 +269,10 @@ def prepared_prompts(
   most_axes: int,
   name: str,
 ) -> tuple[list[Float[np.ndarray, "_samples"]], bool]:
-  """Returns the first `seconds` of each prompt at the bundle's rate, and whether it is a batch.
+  """Returns the first `seconds` of each prompt at the bundle's rate, and whether there is a batch.
 
-  Error messages name the prompts by `name`.
+  A batch is one array [batch, samples], not a list of arrays. Error messages contain `name` as the
+  name of the prompts.
   """
   rate = waveforms.check_rate(sample_rate)
 

@@ -25,13 +25,13 @@ def run(
 ) -> list[Shaped[np.ndarray, "_ ..."]]:
   """Returns the results of each clip.
 
-  They equal those of each clip alone except for rounding, as products of other shapes round
-  differently. Chunks that do not fill a batch run one by one, so that every size is compiled for at
-  most two batch sizes.
+  They equal the results of each clip alone except for rounding, because matrix products of
+  different shapes round differently. Chunks that do not fill a batch run one by one, so that every
+  size is compiled for at most two batch sizes.
 
   Args:
     model: the model to run.
-    clips: the inputs of each clip, which are sliced in rising order.
+    clips: the inputs of each clip; they are sliced in increasing order.
     batch_size: chunks per batch.
     frames: frames of each clip; computed by `model.num_frames` from its inputs by default.
   """
@@ -77,7 +77,7 @@ def clips_of(
 
 
 def _in_step(model: ChunkedModel, frames: Sequence[int], batch_size: int) -> Iterator[Batch]:
-  """Yields batches of clips of similar length, all cut as the longest of them."""
+  """Yields batches of clips of similar length; all have the chunks of the longest of them."""
   order = sorted(range(len(frames)), key=lambda clip: frames[clip])
   for clips in _batches(order, batch_size):
     for chunk in plan(model, frames[clips[-1]]):

@@ -48,10 +48,10 @@ class FrameRateConfig(TrainableConfig):
     hop_length: samples per frame.
     short_hop: samples per short frame, a divisor of `hop_length`.
     encoder_window: samples that a short frame of the encoder depends on, a multiple of the short
-      hop; the last ones are those of the short frame.
+      hop; the last of these samples are those of the short frame.
     decoder_window: samples to which a short frame of the decoder contributes, a multiple of the
       short hop.
-    window_lead: number of short frames by which that window begins before its short frame.
+    window_lead: number of short frames by which a decoder window begins before its short frame.
     lookahead_frames: number of later frames that contribute to the samples of a frame.
     encoder_short_dim: width of the encoder's blocks for short frames.
     encoder_short_layers: number of these blocks.
@@ -121,9 +121,9 @@ class FrameRateConfig(TrainableConfig):
 
   @property
   def delay(self) -> int:
-    """Number of short frames from a short frame to the beginning of its window, in the output.
+    """Number of short frames from a short frame to the beginning of its window in the output.
 
-    The output is delayed by `lookahead_frames`.
+    The number includes the delay of the output by `lookahead_frames`.
     """
     return self.lookahead_frames * self.short_frames - self.window_lead
 
@@ -202,7 +202,7 @@ class FrameRateConfig(TrainableConfig):
     return 2.0 * frames * (self.short_frames * short + frame + self.decoder_dim * self.latent_dim)
 
   def _block(self, dim: int, layers: int) -> int:
-    """Returns the products of numbers in the blocks of one width, per frame."""
+    """Returns the number of multiplications per frame in the blocks of one width."""
     return layers * 2 * self.expansion * dim**2
 
 
@@ -232,7 +232,7 @@ class FrameRateEncoder(nn.Module):
 
 
 class FrameRateDecoder(nn.Module):
-  """Maps latents to waveform, `lookahead_frames` later: the first samples precede the clip."""
+  """Maps latents to waveform, delayed by `lookahead_frames`: the first samples precede the clip."""
 
   config: FrameRateConfig
 
@@ -243,7 +243,7 @@ class FrameRateDecoder(nn.Module):
     ends: Int[Array, "batch"],
     state: State,
   ) -> tuple[Float[Array, "batch samples"], State]:
-    """Returns samples and the next state; frames from a row's `ends` on contribute nothing."""
+    """Returns samples and the next state; frames after the end of a row do not contribute."""
     c = self.config
     *contexts, written = state
     run = Streamed(contexts)
@@ -364,10 +364,10 @@ def _overlap_add(
     windows: `overlap` hops of samples per frame.
     written: sums of earlier frames in the first `delay + overlap - 1` frames.
     hop: samples per frame.
-    delay: frames from a frame to the first one of its window.
+    delay: frames from a frame to the first frame of its window.
 
   Returns:
-    The complete samples of these frames, and their sums in the frames that follow.
+    The complete samples of these frames, and the incomplete sums of the frames that follow.
   """
   batch, frames, window = windows.shape
   overlap = window // hop

@@ -1,4 +1,4 @@
-"""The protocols of codecs, on which all code outside of this package depends."""
+"""The protocols of codecs; tokenization, sampling and evaluation accept every `Codec`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class CodecStream(Protocol):
     ...
 
   def flush(self) -> Shaped[np.ndarray, "batch _ ..."]:
-    """Returns the remaining results, the last frame padded as by `encode`, and ends the clip."""
+    """Ends the clip and returns the remaining results; pads the last frame like `encode`."""
     ...
 
 
@@ -78,11 +78,11 @@ class Codec(Protocol):
   def decode(
     self, codes: Int[np.ndarray | jax.Array, "batch frames q"]
   ) -> Float[np.ndarray, "batch samples"]:
-    """Returns the `frames * hop_length` samples of the first `q` levels."""
+    """Returns `frames * hop_length` samples, decoded from the first `q` levels."""
     ...
 
   def prepare_decode(self, frames: int) -> None:
-    """May start to load or compile in the background what `decode` of a clip needs."""
+    """May start to load or compile, in the background, the programs that `decode` needs."""
     ...
 
   def encode_long(

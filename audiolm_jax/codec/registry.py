@@ -1,6 +1,6 @@
-"""The codecs that this project trains: for each, its configuration in codec/.
+"""The codecs that this project can train, and the configuration class of each in codec/.
 
-A module is imported when a codec of its kind is trained or loaded.
+The module of a configuration class is imported when the class is first used.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ CODECS: dict[str, str] = {
 
 
 def config_class(values: Json) -> "type[TrainableConfig]":
-  """Returns the class of a stored configuration of a codec, which names no class.
+  """Returns the class of a stored codec configuration that does not contain the name of its class.
 
   Args:
-    values: the configuration as JSON values. Older ones lack some fields of their class.
+    values: the configuration as JSON values. Older configurations lack some fields of their class.
 
   Returns:
-    The class that has all these fields; if there are several, the one with the fewest others.
+    The class that has all these fields; if there are several, the one with the fewest other fields.
 
   Raises:
     ConfigError: no codec has these fields, or two codecs cannot be distinguished by them.

@@ -23,7 +23,7 @@ from audiolm_jax.io.stored_program import StoredProgram
 
 
 class ResidualConfig(abc.ABC):
-  """The networks of a codec and how they run in chunks; a base of dataclasses with these fields.
+  """The networks of a codec and how they run in chunks; a base class for dataclasses.
 
   Attributes:
     sample_rate: Hz.
@@ -31,8 +31,8 @@ class ResidualConfig(abc.ABC):
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
-    search_width: sequences of codes that encoding keeps per frame, see `beam_quantize`; 1 for the
-      nearest entry of each level.
+    search_width: number of code sequences that encoding keeps per frame, see `beam_quantize`; 1 for
+      the nearest entry of each level.
     first_frames: minimum number of frames of the first chunk of a clip.
     lookahead_frames: number of later frames that contribute to the samples of a frame.
     chunk_sizes: the numbers of frames that a chunk may have.
@@ -60,11 +60,11 @@ class ResidualConfig(abc.ABC):
 
   @abc.abstractmethod
   def encoder_state(self, batch: int) -> State:
-    """Returns the state of the encoder at the start of a clip, zeros."""
+    """Returns the state of the encoder at the start of a clip, all zeros."""
 
   @abc.abstractmethod
   def decoder_state(self, batch: int) -> State:
-    """Returns the state of the decoder at the start of a clip, zeros."""
+    """Returns the state of the decoder at the start of a clip, all zeros."""
 
   @abc.abstractmethod
   def parameter_shapes(self) -> shapes.Shapes:
@@ -76,7 +76,7 @@ class ResidualConfig(abc.ABC):
     return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
   def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
-    """Returns new parameters {"encoder", "decoder"}, one key each, with logical axes."""
+    """Returns new parameters {"encoder", "decoder"} with logical axes; each uses one key."""
     batch, samples = waveform.shape
     frames = -(-samples // self.hop_length)
     latents = jnp.zeros((batch, frames, self.latent_dim))
@@ -96,10 +96,10 @@ class ResidualConfig(abc.ABC):
     """Returns the latents of a chunk of whole frames and the next state of the encoder.
 
     Args:
-      params: the encoder's.
+      params: parameters of the encoder.
       waveform: the chunk; zeros after the end of a clip.
       ends: samples from the start of the chunk to the end of each clip.
-      state: the state after the chunk before.
+      state: the state after the previous chunk.
     """
     return modules.apply(self.encoder, params, waveform, ends, state)
 
@@ -110,20 +110,20 @@ class ResidualConfig(abc.ABC):
     ends: Int[Array, "batch"],
     state: State,
   ) -> tuple[Float[Array, "batch samples"], State]:
-    """Returns the samples of a chunk, `lookahead_frames` late, and the next state of the decoder.
+    """Returns the samples of a chunk, delayed by `lookahead_frames`, and the next decoder state.
 
     Args:
-      params: the decoder's.
+      params: parameters of the decoder.
       latents: the chunk.
       ends: frames from the start of the chunk to the end of each clip.
-      state: the state after the chunk before.
+      state: the state after the previous chunk.
     """
     return modules.apply(self.decoder, params, latents, ends, state)
 
   def encode_latents(
     self, params: Params, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
-    """Returns the latents of whole clips of whole frames; `params` are the encoder's."""
+    """Returns the latents of complete clips of whole frames; `params` are those of the encoder."""
     batch, samples = waveform.shape
     ends = jnp.full(batch, samples)
     return self.encode_chunk(params, waveform, ends, self.encoder_state(batch))[0]
@@ -131,7 +131,7 @@ class ResidualConfig(abc.ABC):
   def decode_latents(
     self, params: Params, latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
-    """Returns the waveforms of whole clips; `params` are the decoder's."""
+    """Returns the waveforms of complete clips; `params` are those of the decoder."""
     batch, frames, _ = latents.shape
     latents = jnp.pad(latents, ((0, 0), (0, self.lookahead_frames), (0, 0)))
     ends = jnp.full(batch, frames)
@@ -164,7 +164,7 @@ class ResidualCodec(ChunkedCodec):
   config: ResidualConfig
 
   def searching(self, width: int) -> "ResidualCodec":
-    """Returns the codec with a beam search of this width in encoding; the codes remain its own."""
+    """Returns the codec with a beam search of this width in encoding and the same parameters."""
     config: Any = self.config
     return type(self)(dataclasses.replace(config, search_width=width), self.params)
 

@@ -1,4 +1,4 @@
-"""SoundStream's encoder and decoder: causal, strided, and equal offline and streamed.
+"""SoundStream's encoder and decoder: causal and strided; streams give the same results as clips.
 
 Source: SoundStream, section III-A and III-B.
 """

@@ -1,4 +1,4 @@
-"""Reads JSON that anybody may have written: of limited size and depth, and valid text."""
+"""Reads JSON from untrusted sources: limits its size and depth, and rejects invalid text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ def parse(content: str | bytes, most_bytes: int = 1 << 28) -> Any:
     most_bytes: largest accepted length.
 
   Raises:
-    ValueError: the text is not valid UTF-8 or JSON, too long, nested too deeply, or has a surrogate
-      without its pair (other than in Python's names of files) or a number of thousands of digits;
-      the message is one line.
+    ValueError: the text is too long, is nested too deeply, is not valid UTF-8 or JSON, contains an
+      integer of thousands of digits, or contains half of a surrogate pair. Surrogates that Python
+      uses for the bytes of file names are accepted. The message is one line.
   """
   if len(content) > most_bytes:
     raise ValueError(f"it has {len(content)} bytes, more than {most_bytes}")
@@ -47,7 +47,7 @@ def is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
 
 
 def _check(value: object, with_texts: bool) -> None:
-  """Raises `ValueError` for a value that is too deep or has text that cannot be written."""
+  """Raises `ValueError` if a value is too deeply nested or has half of a surrogate pair."""
   level = [value]
   for _ in range(_DEEPEST):
     following: list[object] = []

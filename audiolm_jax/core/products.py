@@ -105,7 +105,7 @@ def dot_general(
     preferred_element_type: see `lax.dot_general`.
 
   Raises:
-    ValueError: `dimension_numbers` name other axes, under BFLOAT16.
+    ValueError: under BFLOAT16, `dimension_numbers` select other axes.
   """
   if not rounds(x, kernel):
     return lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)
@@ -128,7 +128,8 @@ def batched_matmul(
 ) -> Float[Array, "*batch rows columns"]:
   """Returns the products of stacked matrices in the current precision.
 
-  Neither operand needs to be a kernel; see `matmul` for gradients.
+  Unlike the kernel of `matmul`, the second operand has batch axes. The precision of the gradients
+  is that of `matmul`.
   """
   return cast(Array, _rounded_batched(x, y)) if rounds(x, y) else x @ y
 

@@ -45,11 +45,11 @@ class TokenizationJob:
     module: module that registers the task on import.
     search_width: see `Bundle.searching`.
     streams: see `tokenization.tokenize_corpus`.
-    layout: of a folder, see `manifest.list_clips`.
+    layout: layout of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest share of unreadable clips with which the store is complete.
-    clips_per_shard: largest number of clips per file, of about half an hour of audio at most if
-      lengths are known.
+    clips_per_shard: largest number of clips per file. If durations are known, a file also has at
+      most about half an hour of audio.
     batch_size: see `tokenization.tokenize_shard`.
     num_workers: number of batches that a worker tokenizes in parallel, and of files it reads ahead.
   """
@@ -72,18 +72,18 @@ class TokenizationJob:
 def tokenize_corpus(
   job: TokenizationJob, runner: str, beam_options: str = "", *, replace_changed: bool = False
 ) -> tokenization.Tokenized:
-  """Runs a job and waits for its end.
+  """Runs a job and waits until it has ended.
 
   Args:
     job: the job to run.
     runner: name of a Beam runner.
     beam_options: options of the runner, as on a command line.
-    replace_changed: see `tokenization.tokenize_corpus`; the clips are dropped before the run.
+    replace_changed: see `tokenization.tokenize_corpus`; outdated clips are dropped before the run.
 
   Raises:
-    DataError: the corpus has no clips or too many unreadable ones, the store is of other
-      tokenizers, other streams or files that have changed, or the run failed.
-    UserError: `replace_changed` is given for a task, whose clips cannot be compared one by one.
+    DataError: the corpus has no clips or too many unreadable ones; the store has tokens of other
+      tokenizers, other streams, or clips whose files have changed; or the run failed.
+    UserError: `replace_changed` is True for a task, whose clips cannot be compared one by one.
   """
   if replace_changed and job.task is not None:
     raise UserError("--replace_changed cannot be used with --task; choose another --output_dir")
@@ -247,7 +247,7 @@ def _options(beam_options: str) -> PipelineOptions:
 
 @contextlib.contextmanager
 def _unwrapped_errors() -> Iterator[None]:
-  """Raises a `DataError` for an exception in which a runner wrapped an error for the user."""
+  """Raises a `DataError` in place of a runner's exception that wraps an error of this package."""
   try:
     yield
   except UserError:

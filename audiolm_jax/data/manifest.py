@@ -44,10 +44,10 @@ class AudioClip:
     id: path relative to the folder or manifest; unique.
     path: path or URL of the file.
     split: "train", "valid" or another name from the manifest.
-    speaker: from the manifest or the layout; None if unknown.
+    speaker: name of the speaker, from the manifest or the layout; None if unknown.
     seconds: duration from the manifest; None if unknown.
     label: class of the audio from the manifest; None if unknown.
-    size: of the file in bytes; None if unknown.
+    size: size of the file in bytes; None if unknown.
     text: the spoken words, from the manifest or the layout; None if unknown.
     source_path: path or URL of the recording that the clip is a rendering of, from the manifest;
       None if there is none.
@@ -112,9 +112,9 @@ class Corpus(NamedTuple):
   """The clips of a folder or manifest, and how they were found.
 
   Attributes:
-    clips: sorted by id.
-    layout: of the folder, one of `layouts.LAYOUTS`; "manifest" for a manifest.
-    left_out: the reasons for audio files of the folder that are no clips, by path.
+    clips: the clips, sorted by id.
+    layout: layout of the folder, one of `layouts.LAYOUTS`; "manifest" for a manifest.
+    left_out: by path, the reason why an audio file in the folder is not a clip.
   """
 
   clips: list[AudioClip]
@@ -164,7 +164,7 @@ def read_corpus(
       manifest are always read.
 
   Raises:
-    DataError: the source is missing, empty or not a manifest, has another layout, has a row
+    DataError: the source is missing, empty or not a manifest, does not have the layout, has a row
       without `path`, or has the same path twice.
   """
   source = os.fspath(source)
@@ -217,7 +217,7 @@ def size_of(clip: AudioClip) -> int | None:
 def content_of(clip: AudioClip) -> str | None:
   """Returns the hash of a clip's file, see `storage.content_hash`; None if it cannot be read.
 
-  That of a clip with a source is a hash of both files.
+  For a clip with a source, it is a hash of both files.
   """
   if not clip.path:
     return None
@@ -360,7 +360,7 @@ def _clip_of_row(line: str, manifest: str, number: int) -> AudioClip:
 
 
 def _text(row: Mapping[str, object], field: str) -> str | None:
-  """Returns a field of a row as text, which may also be a number; None if it is missing."""
+  """Returns the text or number in a field of a row, as text; None if the field is missing."""
   value = row.get(field)
   if value is None:
     return None
@@ -389,7 +389,7 @@ def _split_by_hash(clips: Iterable[AudioClip], valid_fraction: float) -> list[Au
 
 
 def _recording(clip_id: str) -> str:
-  """Returns what the files of one recording have in common: no suffix and no microphone."""
+  """Returns the part of an id that all files of a recording share: no suffix, no microphone."""
   folder, _, name = clip_id.rpartition("/")
   return f"{folder}/{_MICROPHONE.sub('', name.rpartition('.')[0] or name)}"
 
@@ -402,11 +402,11 @@ def unit_hash(text: str) -> float:
 
 
 class Fingerprint(NamedTuple):
-  """What identifies a corpus in a saved data position.
+  """Hashes that identify a corpus in a saved data position.
 
   Attributes:
     corpus: hash of the names and the lengths of the clips.
-    content: hash of what the clips contain; 0 if unknown.
+    content: hash of the content of the clips; 0 if unknown.
   """
 
   corpus: int = 0
@@ -426,14 +426,14 @@ class Fingerprint(NamedTuple):
 
 
 def hash_of(values: Iterable[object]) -> int:
-  """Returns a hash of JSON values, which a checkpoint can hold."""
+  """Returns a hash of JSON values as an integer below 2**53, which JSON can store exactly."""
   return int(unit_hash(json.dumps(list(values))) * 2**53)
 
 
 def content_hash(clips: Sequence[AudioClip]) -> int:
   """Returns a hash of the files of at most 256 evenly spaced clips.
 
-  It differs for another corpus, and takes seconds for a corpus of any size.
+  The hash of another corpus is different. The computation takes seconds for any number of clips.
   """
   chosen = clips[:: max(1, -(-len(clips) // _MOST_HASHED))]
   with ThreadPoolExecutor(_READ_AT_ONCE) as pool:

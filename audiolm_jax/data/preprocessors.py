@@ -143,7 +143,7 @@ def only_usable(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
 
 
 def repeat_by_length(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
-  """Repeats each clip once per crop length, so that all seconds of a corpus have equal weight."""
+  """Repeats each clip about as often as a crop fits into it, so that all seconds weigh the same."""
   keys = list(spec.streams)
 
   def repeats(*tokens: np.ndarray) -> np.ndarray:

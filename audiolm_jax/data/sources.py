@@ -34,11 +34,11 @@ class WaveformDataSource(seqio.DataSource):
     raise NotImplementedError
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Returns the reasons for the unreadable clips of a shard that was read, by clip id."""
+    """Returns, by clip id, why clips could not be read; the shard must have been read before."""
     raise NotImplementedError
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
-    """Returns what identifies the clips of a split, if it is known."""
+    """Returns hashes that identify the clips of a split; an unknown hash is 0."""
     return manifest.Fingerprint()
 
 
@@ -92,13 +92,13 @@ class AudioDataSource(WaveformDataSource):
     return len(self._clips[split])
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
-    """Returns hashes of the names and sizes and of the content of the clips of a split."""
+    """Returns two hashes of the clips of a split: of names and sizes, and of contents."""
     clips = self._clips.get(split, [])
     names = manifest.hash_of((clip.id, clip.size) for clip in clips)
     return manifest.Fingerprint(names, manifest.content_hash(clips))
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Returns the reasons for the unreadable clips of a shard that was read, by clip id."""
+    """Returns, by clip id, why clips could not be read; the shard must have been read before."""
     skipped = self.skipped[split].skipped
     shard = _of_shard(self._clips[split], shard_info)
     return {clip.id: skipped[clip.id] for clip in shard if clip.id in skipped}
@@ -142,12 +142,12 @@ class AudioDataSource(WaveformDataSource):
 class TokenStoreDataSource(seqio.DataSource):
   """Token streams of a store that `cache_tokens` wrote.
 
-  An example is {"id", "speaker", "token_hash": strings} and the clip's streams by their keys, int32
-  [steps] or [steps, levels].
+  An example has the strings "id", "speaker" and "token_hash", and the streams of the clip by key,
+  int32 [steps] or [steps, levels].
 
   Args:
-    folder: of the store.
-    token_hash: of the required tokenizers; None accepts any.
+    folder: folder of the store.
+    token_hash: hash that the tokenizers must have; None accepts any.
 
   Attributes:
     info: the content of `store.json`.
@@ -168,7 +168,7 @@ class TokenStoreDataSource(seqio.DataSource):
     return True
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
-    """Returns hashes of the names and lengths and of the tokens of the clips of a split."""
+    """Returns two hashes of the clips of a split: of names and lengths, and of tokens."""
     clips = self._store.clips(split)
     names = manifest.hash_of((clip.id, clip.seconds) for clip in clips)
     return manifest.Fingerprint(names, manifest.hash_of(map(token_shards.checksum, clips)))
@@ -217,7 +217,7 @@ _WAVEFORM_SIGNATURE = {
 
 
 def _bytes(text: str) -> bytes:
-  """Encodes a text as UTF-8, with the bytes of a file name that is not UTF-8 (surrogates)."""
+  """Encodes a text as UTF-8, with surrogates, which represent undecodable bytes of file names."""
   return text.encode(errors="surrogatepass")
 
 

@@ -37,12 +37,12 @@ class TokenClip:
   """The tokens of one clip.
 
   Attributes:
-    id: of the clip, unique in the store.
+    id: id of the clip, unique in the store.
     streams: unsigned tokens by the keys of their streams; empty if they were not read.
     split: "train", "valid", ...
-    speaker: None if unknown.
+    speaker: name of the speaker; None if unknown.
     seconds: duration of the audio.
-    size: of the audio file in bytes; None if unknown.
+    size: size of the audio file in bytes; None if unknown.
     content: hash of the audio file, see `storage.content_hash`; None if unknown.
   """
 
@@ -102,10 +102,10 @@ def write_shard(
   `store.json` does not change; a `TokenStoreWriter` adds the shard to it.
 
   Args:
-    folder: of the token store.
+    folder: folder of the token store.
     clips: the clips to write.
-    token_hash: of the tokenizers.
-    name: a name from `shard_name`; None for that of the ids of the clips.
+    token_hash: hash of the tokenizers.
+    name: a name from `shard_name`; None to compute it from the ids of the clips.
 
   Returns:
     The name of the file.
@@ -265,7 +265,7 @@ def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
 def _check_stream(
   key: str, arrays: Arrays, stored: str, lengths: np.ndarray, sizes: np.ndarray
 ) -> None:
-  """Raises `ValueError` if the tokens of a stream are not those of the clips."""
+  """Raises `ValueError` if the stored tokens of a stream do not match their counts."""
   dtype, shape = arrays.dtype(stored), arrays.shape(stored)
   if dtype.kind != "u" or len(shape) not in (1, 2):
     raise ValueError(f"{key} is {dtype} of shape {shape}, not unsigned integers")

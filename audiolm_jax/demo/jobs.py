@@ -57,8 +57,8 @@ class Job:
   Attributes:
     owner: the browser session that sent the request.
     folder: contains the files of the samples.
-    timeout: seconds after the start of its computation at which the job is aborted.
-    samples: the samples that were started.
+    timeout: time limit of the computation in seconds; the job is aborted after it.
+    samples: the clips that the job has started to sample.
     deadline: time of `time.monotonic` at which the job is aborted; infinite while it waits.
     ended: time of `time.monotonic` at which the job ended; None before.
     stopped: set when the job must end.
@@ -78,7 +78,7 @@ class Job:
     return self.folder.name
 
   def start(self) -> None:
-    """Begins the time that the computation may take."""
+    """Starts the time limit of the computation."""
     self.deadline = time.monotonic() + self.timeout
 
   def check(self, *_: object) -> None:

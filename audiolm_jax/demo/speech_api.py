@@ -1,4 +1,4 @@
-"""`POST /v1/audio/speech`: speech for programs, in the form that clients of speech servers use."""
+"""`POST /v1/audio/speech`: text to speech for programs, in a request format of speech servers."""
 
 import asyncio
 import contextlib
@@ -42,10 +42,10 @@ _POLL_SECONDS = 0.05
 
 
 class ApiError(Exception):
-  """Raised for a request that is answered with an error.
+  """Raised if the response to a request is an error.
 
   Args:
-    status: of the answer.
+    status: HTTP status of the response.
     message: the error and how to fix it.
     param: the field that is wrong.
     code: the error as one word.
@@ -77,18 +77,18 @@ class Order(NamedTuple):
 def checked(
   body: bytes, bundles: Mapping[str, Bundle], voices: Mapping[str, Voice], limits: RequestLimits
 ) -> Order:
-  """Returns the request that a body states.
+  """Reads and checks a request.
 
   Args:
     body: JSON with `model`, the name of a bundle; `input`, the text; `voice`, the name of a voice;
-      and optionally `response_format` (default mp3), `speed` (default 1) and `stream_format`, which
-      has one value.
-    bundles: by name.
-    voices: by name.
-    limits: of one request.
+      and optionally `response_format` (default mp3), `speed` (default 1) and `stream_format`, whose
+      only value is "audio".
+    bundles: bundles by name.
+    voices: voices by name.
+    limits: limits of one request.
 
   Raises:
-    ApiError: the body is no such JSON, or a value is unknown or out of range.
+    ApiError: the body is not JSON with these fields, or a value is unknown or out of range.
   """
   asked = _fields(body)
   name = asked["model"]
@@ -135,9 +135,9 @@ def route(
   """Returns the Starlette route.
 
   Args:
-    bundles: by the names that requests give as `model`.
-    voices: by the names that requests give as `voice`.
-    limits: of one request.
+    bundles: bundles by name, the `model` of requests.
+    voices: voices by name, the `voice` of requests.
+    limits: limits of one request.
     jobs: the jobs of the server.
     turns: the queue of all requests.
   """
@@ -162,7 +162,7 @@ def route(
 
 
 def _fields(body: bytes) -> JsonDict:
-  """Returns the fields of a body, of any type."""
+  """Returns the fields of a body, with values of any type."""
   try:
     found = plain_json.parse(body)
   except ValueError as error:
@@ -187,13 +187,13 @@ def _any_of(names: Mapping[str, object]) -> str:
 async def _send_speech(
   request: "Request", order: Order, limits: RequestLimits, jobs: Jobs, turns: Turns, send: Send
 ) -> None:
-  """Sends the answer to a request while it is made, after it has waited for its turn.
+  """Waits for the turn of a request, and sends the speech in pieces while it is sampled.
 
-  The next piece is made when the client has taken the last one. If an error occurs after the first
-  piece, the answer is left incomplete, so that the server closes the connection.
+  The next piece is sampled when the client has read the previous one. If an error occurs after the
+  first piece, the response remains incomplete, so that the server closes the connection.
 
   Raises:
-    ApiError: an error before the first piece.
+    ApiError: an error occurs before the first piece.
   """
   has_begun = False
   try:
@@ -219,7 +219,7 @@ async def _send_speech(
 
 @contextlib.contextmanager
 def _api_errors() -> Iterator[None]:
-  """Turns the errors of a request into those of its answer."""
+  """Converts errors during a request to `ApiError`."""
   try:
     yield
   except BusyError as error:
@@ -241,7 +241,7 @@ def _api_errors() -> Iterator[None]:
 async def _started(
   request: "Request", limits: RequestLimits, jobs: Jobs, turns: Turns
 ) -> AsyncIterator[Job]:
-  """Gives a job whose turn has come, and ends it with the block."""
+  """Waits for the turn of a new job, yields the job, and removes it at the end of the block."""
   with turns.joined() as turn:
     job = jobs.begin(secrets.token_hex(8), limits.timeout)
     try:
@@ -256,7 +256,7 @@ async def _started(
 
 
 async def _in_thread(request: "Request", job: Job, function: Callable[[], bytes]) -> bytes:
-  """Returns what a function returns, and stops the job if the client disconnects."""
+  """Runs a function in a thread and returns its result; stops the job on a disconnect."""
   work = asyncio.ensure_future(asyncio.to_thread(function))
   while not work.done():
     await asyncio.wait([work], timeout=_POLL_SECONDS)
@@ -265,7 +265,7 @@ async def _in_thread(request: "Request", job: Job, function: Callable[[], bytes]
 
 
 async def _in_time(sending: Awaitable[None], job: Job) -> None:
-  """Sends a message; raises `LateError` if the client does not take it before the deadline."""
+  """Sends a message; raises `LateError` if the client does not read it before the deadline."""
   try:
     async with asyncio.timeout(max(0.0, job.deadline - time.monotonic())):
       await sending
@@ -274,13 +274,13 @@ async def _in_time(sending: Awaitable[None], job: Job) -> None:
 
 
 async def _stop_if_left(request: "Request", job: Job) -> None:
-  """Ends the job of a client that has disconnected."""
+  """Requests the end of the job if the client has disconnected."""
   if await request.is_disconnected():
     job.stopped.set()
 
 
 def _content(order: Order, limits: RequestLimits, job: Job) -> Iterator[bytes]:
-  """Yields the content of the file of a request while the text is spoken."""
+  """Yields the content of the requested audio file while the speech is sampled."""
   stream = making.speech(
     order.bundle,
     order.text,

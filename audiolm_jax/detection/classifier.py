@@ -89,7 +89,7 @@ class Classifier(nn.Module):
     """Returns the logits of clips.
 
     Args:
-      waveform: in [-1, 1] at `config.features.sample_rate` Hz, 0.1 s or longer.
+      waveform: samples in [-1, 1] at `config.features.sample_rate` Hz, 0.1 s or longer.
     """
     c = self.config
     x = log_mel(waveform, c.features)[..., None].astype(c.dtype)

@@ -1,4 +1,4 @@
-"""A watermark: communities of codes that decoding and encoding confuses, and how to mark them."""
+"""Watermarks: settings, and communities of codes that decoding and encoding often exchanges."""
 
 import dataclasses
 import enum
@@ -36,7 +36,7 @@ _LEAST_KEY, _LARGEST_KEY = 16, 4_096  # bytes of a key file
 
 
 class WatermarkKind(enum.StrEnum):
-  """How codes are marked: by a bias of green communities, or by the noise of the draw."""
+  """How codes are marked: by a bias on green communities, or by the noise of their sampling."""
 
   GREEN_LIST = "green_list"
   GUMBEL = "gumbel"
@@ -60,8 +60,8 @@ class WatermarkConfig:
     coarser: number of coarser levels of the same frame that are in the context, starting with the
       coarsest one.
     kind: see `WatermarkKind`.
-    weights: weight of each level in detection, with a period; levels without a number have 1. The
-      codes of the first level survive best.
+    weights: weight of each level in detection, only with a period; levels without a number have
+      weight 1. Processing of the audio changes the codes of the first level least.
     period: number of frames after which positions repeat, if the context is the position; 0 if the
       context consists of codes. Changed codes do not change a position, but the detector must
       search for the offset.
@@ -128,7 +128,7 @@ class Watermark:
     communities: the community of each code by level.
 
   Raises:
-    ConfigError: the communities have another shape or range.
+    ConfigError: the communities have a wrong shape or type, or are out of range.
   """
 
   config: WatermarkConfig
@@ -204,10 +204,11 @@ def is_green(
 def marks_of(
   keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
 ) -> UInt8[np.ndarray, "kinds keys entries"]:
-  """Returns one byte per entry and key, for each of `PAYLOAD_BITS`, from which detection counts.
+  """Returns one byte for each number of payload bits, key and entry, which detection counts.
 
   Returns:
-    The position in the payload, plus `GREEN` if the entry is green for a zero at this position.
+    For each of `PAYLOAD_BITS`, the position of the entry in the payload, plus `GREEN` if the entry
+    is green when the bit at this position is zero.
   """
   words = np.stack(green_list.words_of(*_cipher_input(keys, entries)))
   return ((words >> 31) * GREEN | words & (max(PAYLOAD_BITS) - 1)).astype(np.uint8)
@@ -216,10 +217,10 @@ def marks_of(
 def scores_of(
   keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
 ) -> Float32[np.ndarray, "1 keys entries"]:
-  """Returns the score of entries under each key, of `WatermarkKind.GUMBEL`.
+  """Returns the score of each entry under each key, for `WatermarkKind.GUMBEL`.
 
-  Without a mark the scores of different entries are independent and exponentially distributed with
-  mean 1. Codes that are drawn with the noise of the key have larger ones.
+  Without a watermark, the scores of different entries are independent and exponentially distributed
+  with mean 1. Codes that were sampled with the noise of the key have larger scores.
   """
   return -np.log(green_list.uniform(*_cipher_input(keys, entries)))[None]
 
@@ -236,10 +237,10 @@ def payload_words(payload: object) -> UInt32[np.ndarray, "2"]:
   """Returns the number of bits and the value of a payload, for `green_list.is_green`.
 
   Args:
-    payload: one byte or four; b"" for none.
+    payload: 1 or 4 bytes; b"" for none.
 
   Raises:
-    UserError: the payload is something else.
+    UserError: the payload is not bytes, or does not have 0, 1 or 4 bytes.
   """
   if not isinstance(payload, bytes) or 8 * len(payload) not in PAYLOAD_BITS:
     given = f"{len(payload)} bytes" if isinstance(payload, bytes) else shown(payload)
@@ -253,10 +254,10 @@ def key_words(key: bytes) -> UInt32[np.ndarray, "4"]:
 
 
 def private_key(content: object) -> UInt32[np.ndarray, "4"]:
-  """Returns the key of a content of 16 to 4096 bytes: the first bytes of its SHA-256.
+  """Returns the key for the content of a key file: the first 16 bytes of its SHA-256 hash.
 
   Raises:
-    UserError: the content is something else.
+    UserError: the content is not bytes, or does not have 16 to 4096 bytes.
   """
   if not isinstance(content, bytes) or not _LEAST_KEY <= len(content) <= _LARGEST_KEY:
     given = f"{len(content)} bytes" if isinstance(content, bytes) else shown(content)
@@ -265,10 +266,10 @@ def private_key(content: object) -> UInt32[np.ndarray, "4"]:
 
 
 def payload_of_hex(digits: str) -> bytes:
-  """Returns the payload that 2 or 8 hexadecimal digits write.
+  """Returns the payload of 2 or 8 hexadecimal digits.
 
   Raises:
-    UserError: the digits are something else.
+    UserError: the text is not 2 or 8 hexadecimal digits.
   """
   if not _PAYLOAD.fullmatch(digits):
     raise UserError(

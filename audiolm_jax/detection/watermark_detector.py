@@ -1,8 +1,8 @@
-"""Finds the watermark of a bundle in audio, by encoding it.
+"""Detects the watermark of a bundle in audio, from the codes of the audio.
 
-A low p-value means that audio without this mark almost never matches the key so well. A high one
-proves nothing: strong processing, or encoding by a codec, can remove a mark, and other generators
-have none.
+A low p-value means that audio without this watermark very rarely matches the key equally well. A
+high p-value does not show that the audio is real: strong processing or a codec can remove a
+watermark, and the audio of other generators does not have this watermark.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ class Payload(NamedTuple):
   """The payload of a mark.
 
   Attributes:
-    content: one byte or four.
-    confidence: for each bit, the first one of the first byte first, the estimated probability that
-      it is right, 0.5 to 1.
+    content: 1 or 4 bytes.
+    confidence: for each bit, the estimated probability that it is correct, 0.5 to 1; the order
+      begins with the most significant bit of the first byte.
   """
 
   content: bytes
@@ -53,18 +53,18 @@ class WatermarkDetection(NamedTuple):
 
   @property
   def p_value(self) -> float:
-    """The probability of so good a match, or a better one, in audio without this mark."""
+    """The probability of an equally good or better match in audio without this watermark."""
     return 10.0**self.log10_p_value
 
 
 @dataclasses.dataclass(frozen=True)
 class WatermarkDetector:
-  """Searches the marks that a bundle leaves in its codes.
+  """Detects the watermark of a bundle in audio.
 
   Attributes:
     watermark: the watermark of the bundle.
     codec: the codec of the bundle.
-    key: the key of the green list.
+    key: the key to search for.
   """
 
   watermark: Watermark
@@ -88,13 +88,13 @@ class WatermarkDetector:
     """Returns the p-value of a waveform.
 
     Args:
-      waveform: in [-1, 1].
+      waveform: samples in [-1, 1].
       sample_rate: Hz; the waveform is resampled if needed.
-      name: of the audio, for messages.
+      name: name of the audio in error messages.
       channel_axis: axis of the channels, which are averaged; None for one channel.
 
     Raises:
-      AudioError: the waveform has another layout.
+      AudioError: the waveform is not one clip of valid samples.
     """
     sample_rate = waveforms.check_rate(sample_rate)
     waveform = waveforms.check(
@@ -103,14 +103,14 @@ class WatermarkDetector:
     return self.detect_blocks([audio.resample(waveform, sample_rate, self.sample_rate)])
 
   def detect_blocks(self, blocks: Iterable[Float[np.ndarray, "_block"]]) -> WatermarkDetection:
-    """Detects in blocks of any length at the detector's sample rate, in bounded memory."""
+    """Detects the watermark in blocks of any length at the codec's rate, in bounded memory."""
     found = find(self.watermark, self.key[None], self.codec, blocks)
     per_second = [float(10.0**value) for value in found.per_second[:, 0]]
     return WatermarkDetection(float(found.log10_p[0]), per_second, payload_of(found.best))
 
 
 def payload_of(best: Match, key: int = 0) -> Payload | None:
-  """Returns the payload with the best match for a key, None if none matches best."""
+  """Returns the payload that matches best for a key; None if the match without payload is best."""
   kind = int((best.log10_p[:, key] - np.log10(level_shares(len(best.log10_p)))).argmin())
   bits, entries = PAYLOAD_BITS[kind], int(best.entries[kind, key])
   if not bits or not entries:
@@ -140,7 +140,7 @@ def find(
 def offset_codes(
   codec: Codec, blocks: Iterable[Float[np.ndarray, "_block"]]
 ) -> Iterator[Int[np.ndarray, "offsets _frames quantizers"]]:
-  """Yields the codes of audio from several first samples on, without partial frames."""
+  """Yields the codes of the audio from each of `_offsets` on, without partial frames."""
   hop = codec.spec.hop_length
   offsets, piece = _offsets(hop), _PIECE_FRAMES * hop
   stream = codec.stream_encoder(len(offsets))
@@ -170,6 +170,6 @@ def offset_codes(
 
 
 def _offsets(hop: int) -> list[int]:
-  """Returns the first samples, which divide a frame into `OFFSETS` parts, or fewer."""
+  """Returns the first samples of the offsets: `OFFSETS` per frame, or fewer for a short hop."""
   count = min(OFFSETS, hop)
   return [round(i * hop / count) for i in range(count)]

@@ -72,7 +72,7 @@ class Check:
   """The result of one check.
 
   Attributes:
-    name: of what was checked.
+    name: name of the part that was checked.
     status: the result.
     found: versions, sizes or the error, in one line.
     fix: how to fix a problem.
@@ -112,7 +112,7 @@ def run_checks(bundle: str) -> Iterator[Check]:
 
 
 def _check_environment() -> Check:
-  """Checks the variables that JAX reads, without which its import could fail."""
+  """Checks the environment variables that JAX reads; wrong values can make its import fail."""
   try:
     environment.check()
   except environment.SettingError as error:

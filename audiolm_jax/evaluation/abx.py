@@ -50,12 +50,12 @@ class PhoneItem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AbxReport:
-  """Error rates, 0 to 1 and 0.5 by chance.
+  """Error rates from 0 to 1; the rate by chance is 0.5.
 
   Attributes:
-    within: error within speakers, mean over phone pairs and resampled over these; NaN if there are
-      no triples.
-    across: error across speakers, likewise.
+    within: error rate within speakers, the mean over phone pairs, with an interval from resampled
+      pairs; NaN if there are no triples.
+    across: error rate across speakers, computed in the same way.
     num_triples: number of triples within and across speakers.
   """
 
@@ -200,7 +200,7 @@ class _Errors:
       self._found.setdefault(pair, {}).setdefault(speaker, []).append(rate)
 
   def mean(self) -> Estimate:
-    """Returns the mean over contexts, then over speakers, then over pairs."""
+    """Returns the mean error rate over contexts, then over speakers, then over phone pairs."""
     pairs = [
       float(np.mean([np.mean(rates) for rates in by_speaker.values()]))
       for by_speaker in self._found.values()
@@ -234,8 +234,8 @@ class PhoneReport:
   Attributes:
     cluster_purity: share of frames whose phone is the most frequent one of their token.
     phone_purity: share of frames whose token is the most frequent one of their phone.
-    pnmi: mutual information of phone and token over the entropy of the phones, resampled over
-      files.
+    pnmi: mutual information of phone and token divided by the entropy of the phones, with an
+      interval from resampled files.
   """
 
   cluster_purity: float

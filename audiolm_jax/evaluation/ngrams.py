@@ -62,7 +62,7 @@ class NgramTable:
     self._first_id = first.start
 
   def losses(self, sequences: Sequence[StageSequence]) -> TableLosses:
-    """Returns the mean over all targets of sequences, for each table with its best added count.
+    """Returns the mean losses over all targets of sequences, with the best added count per table.
 
     Raises:
       ValueError: the sequences have no targets.
@@ -82,14 +82,14 @@ class NgramTable:
     )
 
   def unigram(self, targets: Int[np.ndarray, " n"], added: float) -> Float[np.ndarray, " n"]:
-    """Returns the probability of each target with `added` in every count."""
+    """Returns the probability of each target; `added` is added to every count."""
     level = (targets - self._first_id) // self._size
     return (self._unigram[targets] + added) / (self._level_totals[level] + added * self._size)
 
   def bigram(
     self, previous: Int[np.ndarray, " n"], targets: Int[np.ndarray, " n"], added: float
   ) -> Float[np.ndarray, " n"]:
-    """Returns the probability of each target after the previous token, `added` in every count."""
+    """Returns the probability of each target after the previous token; adds `added` to counts."""
     total = self._contexts[previous] + added * self._size
     return (self._count(previous, targets) + added) / total
 
@@ -101,7 +101,7 @@ class NgramTable:
     Args:
       previous: token before each target.
       targets: the targets.
-      weight: weight of the unigram in counts.
+      weight: weight of the unigram probability, as a number of counts.
 
     Source: MacKay and Peto, A hierarchical Dirichlet language model, equation 11.
     """

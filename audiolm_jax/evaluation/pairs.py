@@ -1,9 +1,10 @@
-"""Pairs of sounds, one of which a model should find likelier: words, sentences, stories, voices.
+"""Reads pairs of sounds, one of which should have a higher likelihood under a model.
 
-Three layouts are read:
+The pairs test words, sentences, stories or voices. Three layouts are supported:
 
 - a folder with `gold.csv` of ZeroSpeech 2021 (sWUGGY, sBLIMP) and the sounds;
-- a folder of SALMon: a folder for each task with `sample_<number>_<0 or 1>.wav`, 0 the likelier;
+- a folder of SALMon: a folder for each task with `sample_<number>_<0 or 1>.wav`, where 0 is the
+  likelier sound;
 - a `.jsonl` manifest whose rows name two files, `good` and `bad`, and may have `id` and `category`,
   for StoryCloze and all other pairs.
 
@@ -31,7 +32,8 @@ class SoundPair(NamedTuple):
 
   Attributes:
     id: pairs with the same id (several voices) count as one.
-    categories: categories that the pair counts in, besides all pairs.
+    categories: categories whose results include the pair; the result over all pairs includes it
+      too.
     good: path of the likelier sound.
     bad: path of the other sound.
   """
@@ -68,7 +70,7 @@ def read_pairs(source: str | os.PathLike[str]) -> list[SoundPair]:
 
 
 def _zerospeech(folder: Path) -> Iterator[SoundPair]:
-  """Yields pairs of rows with one id and voice; sBLIMP has types, sWUGGY has frequencies."""
+  """Yields pairs of rows with equal id and voice; sBLIMP has types, sWUGGY has frequencies."""
   try:
     with open(folder / "gold.csv", encoding="utf-8", newline="") as file:
       rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Figures with their marks, as a table, as JSON and as CSV."""
+"""Results of an evaluation with their floors and aims, as a table, as JSON and as CSV."""
 
 import csv
 import dataclasses
@@ -20,7 +20,7 @@ from audiolm_jax.io.files import atomic_write
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One figure.
+  """One row of a report: a measured value.
 
   Attributes:
     metric: what is measured.
@@ -28,8 +28,8 @@ class Row:
     of: what it was measured on, such as `4 levels` or `continuation`.
     floor: minimum that the project requires, or None.
     aim: value that the project aims for, or None.
-    note: how to read the figure, or why it has no value.
-    values: the value of each clip, if the figure is an average over clips; see `row_of`.
+    note: how to interpret the value, or why there is none.
+    values: the value of each clip, if the estimate is an average over clips; see `row_of`.
   """
 
   metric: Metric
@@ -44,12 +44,12 @@ class Row:
 
   @property
   def figure(self) -> str:
-    """Title, unit and what was measured, such as `SI-SDR, dB, 4 levels`."""
+    """The title and unit of the metric, and `of`, such as `SI-SDR, dB, 4 levels`."""
     return self.metric.label(self.of)
 
   @property
   def verdict(self) -> str:
-    """The mark that is reached: "aim", "floor" or "short"; empty if there is no mark."""
+    """The target that is reached, "aim" or "floor", else "short"; empty if there is no target."""
     if self.floor is None and self.aim is None:
       return ""
     if self._reaches(self.aim):
@@ -61,14 +61,14 @@ class Row:
     """The value of each clip.
 
     Raises:
-      ValueError: the figure is not an average over clips.
+      ValueError: the estimate is not an average over clips.
     """
     if self.values is None:
       raise ValueError(f"{self.figure} is not an average over clips; make it with row_of")
     return self.values
 
   def over(self, clips: Sequence[int], label: str) -> "Row":
-    """Returns the same figure over some of the clips, without marks; `label` is added to `of`."""
+    """Returns the row over some clips, without floor and aim; `label` is appended to `of`."""
     values = self.clip_values[np.asarray(clips, int)]
     return row_of(self.metric, values, self.of + label, note=self.note)
 
@@ -93,8 +93,8 @@ def row_of(
 
   Args:
     metric: what is measured.
-    values: one value for each clip, NaN where the clip has none; or pairs of counts, of which the
-      figure is the ratio of the sums.
+    values: one value for each clip, NaN if a clip has none; or two counts for each clip, and the
+      estimate is the ratio of the sums of the first and of the second counts.
     of: see `Row`.
     floor: see `Row`.
     aim: see `Row`.
@@ -108,11 +108,11 @@ def row_of(
 
 @dataclasses.dataclass(frozen=True)
 class SuiteResult:
-  """What a suite has measured.
+  """The results of a suite.
 
   Attributes:
-    rows: figures for the table.
-    details: everything else worth keeping, for the JSON file.
+    rows: rows of the table.
+    details: other results, for the JSON file.
     pictures: file names in the output folder by caption.
     sounds: file names in the output folder by caption.
   """
@@ -129,7 +129,7 @@ class SuiteResult:
 
 
 def skipped(reason: str) -> SuiteResult:
-  """Returns the result of a suite that cannot run on what is given."""
+  """Returns the result of a suite that cannot run with the given bundle, data or options."""
   return SuiteResult([], {"skipped": reason})
 
 
@@ -155,7 +155,7 @@ class Report:
 
   @property
   def rows(self) -> dict[str, list[Row]]:
-    """Figures of each suite that ran, by the name of the suite."""
+    """The rows of each suite that ran, by the name of the suite."""
     return {name: result.rows for name, result in self.results.items() if result.rows}
 
   def as_json(self) -> JsonDict:
@@ -176,7 +176,7 @@ class Report:
 
 
 def markdown_table(rows: Mapping[str, Sequence[Row]]) -> str:
-  """Returns the figures of each suite as one Markdown table."""
+  """Returns the rows of all suites as one Markdown table."""
   lines = ["| suite | figure | value | 95 % interval | n | floor | aim | reached | note |"]
   lines.append("|---|---|---|---|---|---|---|---|---|")
   for suite, row in ((suite, row) for suite, of_suite in rows.items() for row in of_suite):
@@ -195,7 +195,7 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
 
 
 def write_csv(path: str | os.PathLike[str], rows: Mapping[str, Sequence[Row]]) -> None:
-  """Writes the figures of each suite for a spreadsheet, with all digits."""
+  """Writes the rows of all suites as CSV, with all digits."""
   columns = ("suite", "metric", "of", "figure", "unit", "value", "low", "high", "n", "better")
   text = io.StringIO()
   table = csv.DictWriter(text, (*columns, "floor", "aim", "note"), extrasaction="ignore")
@@ -206,7 +206,7 @@ def write_csv(path: str | os.PathLike[str], rows: Mapping[str, Sequence[Row]]) -
 
 
 def number(value: float) -> str:
-  """Returns three digits, or a whole number from 1000 on; "none" for NaN."""
+  """Returns a value as text: three digits, or a whole number from 1000 on; "none" for NaN."""
   if math.isnan(value):
     return "none"
   return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -220,7 +220,7 @@ def interval(estimate: Estimate) -> str:
 
 
 def _records(rows: Mapping[str, Sequence[Row]]) -> Iterator[JsonDict]:
-  """Yields the figures as the JSON and CSV files name their fields."""
+  """Yields each row as a dictionary with the field names of the JSON and CSV files."""
   for suite, of_suite in rows.items():
     for row in of_suite:
       yield {

@@ -37,12 +37,12 @@ class Estimate:
 
 
 def exact(value: float, n: int = 1) -> Estimate:
-  """Returns an estimate without an interval, for a figure that was not sampled."""
+  """Returns an estimate without an interval, for a value without sampling error."""
   return Estimate(float(value), float(value), float(value), n)
 
 
 def undefined(n: int = 0) -> Estimate:
-  """Returns the estimate of a figure that has no value: NaN throughout."""
+  """Returns the estimate of an undefined statistic: value and interval are NaN."""
   return exact(float("nan"), n)
 
 
@@ -78,9 +78,9 @@ def bootstrap_estimate(
     statistic: receives indices of observations, with repeats, and returns the value on these.
     n: number of observations.
     seed: seed of the resampling.
-    reflected: the basic interval, which reflects the resampled values about the statistic and so
-      corrects the bias of statistics such as entropy. False: the percentile interval, which stays
-      within the bounds of the statistic, as a share requires.
+    reflected: True for the basic interval, which reflects the resampled values about the statistic
+      and so corrects the bias of statistics such as entropy. False for the percentile interval,
+      which stays within the range of the statistic, as a share requires.
 
   Source: Davison and Hinkley, Bootstrap Methods and their Application, sections 5.2 and 5.3.
   """

@@ -11,7 +11,9 @@ from audiolm_jax.io import storage
 
 
 def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
-  """Returns a field of a manifest's rows by clip id; empty for a folder.
+  """Returns the values of a field of a manifest by clip id; omits rows without a value.
+
+  Returns an empty dictionary if `manifest` is a folder.
 
   Raises:
     DataError: a row is not a JSON object with a path.
@@ -32,7 +34,7 @@ def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
 
 
 def texts_of(clips: Iterable[AudioClip], source: str | os.PathLike[str]) -> dict[str, str]:
-  """Returns the transcripts of those clips of a folder or manifest that have one, by clip id."""
+  """Returns transcripts by clip id; omits the clips without a transcript in `source`."""
   transcripts = read_transcripts(source)
   found = {
     clip.id: transcripts.get(clip.id) or transcripts.get(PurePosixPath(clip.id).stem)

@@ -35,8 +35,8 @@ class AudioFile:
 
   Args:
     path: the file.
-    content: what libsndfile opens for the file as it is.
-    file: the content, for parts of the file.
+    content: the encoded path or the content of the file, to open the whole file as it is.
+    file: the open file, to read the sections of parts.
     parts: see `containers.parts_of`.
   """
 
@@ -68,7 +68,7 @@ class AudioFile:
 
     Args:
       limit: the number of samples; None for all.
-      warn: whether to log that the header is wrong, if it is.
+      warn: whether to log a warning if the header is wrong.
 
     Raises:
       AudioError: the file is shorter than stated, or damaged.
@@ -98,7 +98,7 @@ class AudioFile:
   def _as_is(
     self, sound: soundfile.SoundFile, part: pieces.Part, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields the samples that the file states."""
+    """Yields the samples of a file up to its stated length."""
     del part
     stated = sound.frames if limit is None else min(limit, sound.frames)
     done = 0
@@ -113,7 +113,7 @@ class AudioFile:
   def _whole(
     self, sound: soundfile.SoundFile, part: pieces.Part, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields all samples of a part, also those after the stated end."""
+    """Yields all samples of a part, including those after the stated end."""
     stated = part.frames or (sound.frames if sound.frames < _UNKNOWN_FRAMES else None)
     if stated is None:
       yield from self._to_the_end(sound, part, 0, limit)
@@ -139,7 +139,7 @@ class AudioFile:
   def _to_the_end(
     self, sound: soundfile.SoundFile, part: pieces.Part, done: int, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields the samples from `done` on of a part of unknown length."""
+    """Yields the samples of a part from sample `done` to its end, which is not known."""
     try:
       for block in self._blocks(sound, limit, None):
         done += len(block)
@@ -150,7 +150,7 @@ class AudioFile:
       yield from self._last_samples(part, done)
 
   def _last_samples(self, part: pieces.Part, done: int) -> Iterator[np.ndarray]:
-    """Yields the samples from `done` on of a stream whose last frame is incomplete."""
+    """Yields the samples, from sample `done` on, of a part whose last frame is incomplete."""
     with self._sound(part) as sound, contextlib.suppress(soundfile.SoundFileError):
       while done:
         done -= len(sound.read(min(done, _BLOCK_FRAMES), dtype="float32", always_2d=True))
@@ -210,7 +210,7 @@ def opened(path: str | os.PathLike[str]) -> Generator[AudioFile]:
 
 
 def checked(waveform: Float[np.ndarray, "*batch samples"], name: str) -> np.ndarray:
-  """Returns samples in [-1, 1]; raises `AudioError` if they are not finite or on another scale."""
+  """Clips samples to [-1, 1]; raises `AudioError` if they are not finite or far outside."""
   peak = peak_of(waveform)
   if not np.isfinite(peak):
     raise AudioError(f"{name} has NaN or infinite samples; export it from its source again")
@@ -220,13 +220,13 @@ def checked(waveform: Float[np.ndarray, "*batch samples"], name: str) -> np.ndar
 
 
 def peak_of(waveform: np.ndarray) -> float:
-  """Returns the largest absolute sample; NaN if there is one."""
+  """Returns the largest absolute sample; NaN if a sample is NaN."""
   # Unlike abs().max(), this makes no copy of a long waveform; it propagates NaN too.
   return abs(float(np.maximum(waveform.max(), -waveform.min())))  # never -0.0
 
 
 class _Sequential(soundfile.SoundFile):
-  """A file in which soundfile does not seek, which fails if the length is unknown."""
+  """A file in which soundfile does not seek, as seeking fails if the length is unknown."""
 
   def seekable(self) -> bool:
     return False

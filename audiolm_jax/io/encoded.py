@@ -12,9 +12,9 @@ class Encoded:
   """The tokens of one clip or of several.
 
   Attributes:
-    streams: by key, [steps] or [steps, levels] for one clip. Several clips add leading batch axes,
-      or are a tuple of [steps] if their lengths differ, as sampled tokens with collapsed repeats
-      do.
+    streams: the tokens by stream key. The tokens of one clip are an array [steps] or
+      [steps, levels]. Those of several clips have leading batch axes, or are a tuple with one array
+      per clip if their lengths differ, for example after repeats were collapsed in sampling.
   """
 
   streams: Mapping[str, Any]

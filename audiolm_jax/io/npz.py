@@ -1,8 +1,8 @@
-"""Reads npz files that anybody may have written.
+"""Reads npz files from untrusted sources.
 
 `numpy.load` trusts the headers: an array may declare any shape, and a few bytes may expand to
-gigabytes. Here every header is checked before an array is read: an array has a plain type, and the
-file has as many bytes as its shape needs.
+gigabytes. This module checks every header before it reads an array: the type must be a plain one
+(numbers, bools or texts), and the stored size must be exactly the size that the shape needs.
 """
 
 import math
@@ -33,15 +33,15 @@ _DAMAGED = (
 
 
 class Arrays(Mapping[str, np.ndarray]):
-  """The arrays of an npz file by name; each is read when it is asked for.
+  """The arrays of an npz file by name; each access reads the array from the file.
 
   Args:
     file: an open file; it must stay open while arrays are read.
     most_arrays: largest accepted number of arrays.
 
   Raises:
-    ValueError: the file or an array is damaged, has another type, or is too large; the message is
-      one line. Reading an array raises it too.
+    ValueError: the file or an array is damaged, has a type that is not supported, or is too large.
+      An access to an array can raise the same error. The message is one line.
   """
 
   def __init__(self, file: BinaryIO, most_arrays: int = 256):
@@ -94,7 +94,7 @@ class Arrays(Mapping[str, np.ndarray]):
     return self._headers[name][0]
 
   def text(self, name: str) -> str:
-    """Returns an array of one text; raises `ValueError` if it is something else."""
+    """Returns the printable text in an array without axes; raises `ValueError` if there is none."""
     if self.dtype(name).kind != "U" or self.shape(name):
       raise ValueError(f"{name} is not a text")
     text = str(self[name])
@@ -103,7 +103,7 @@ class Arrays(Mapping[str, np.ndarray]):
     return text
 
   def texts(self, name: str) -> list[str]:
-    """Returns a row of texts; raises `ValueError` if the array is something else."""
+    """Returns the texts in an array of one axis; raises `ValueError` if it has other content."""
     # NumPy writes an empty row of texts as one of numbers.
     is_text = self.dtype(name).kind == "U" or self.shape(name) == (0,)
     if not is_text or len(self.shape(name)) != 1:
@@ -117,7 +117,7 @@ class Arrays(Mapping[str, np.ndarray]):
     return found
 
   def number(self, name: str) -> float | int:
-    """Returns an array of one finite number; raises `ValueError` if it is something else."""
+    """Returns the finite number in an array without axes; raises `ValueError` if there is none."""
     if self.dtype(name).kind not in "iuf" or self.shape(name):
       raise ValueError(f"{name} is not a number")
     value = self[name].item()

@@ -1,8 +1,8 @@
 """Compiled programs that later processes load without tracing them again.
 
-JAX's own cache is queried after a function is traced and lowered, which takes longer than loading
-the result. The key of a stored program is its inputs instead: source code, arguments and settings.
-A process that needs no new program therefore traces nothing.
+JAX computes the key of its own cache from the lowered function. Tracing and lowering a function
+takes longer than loading the compiled program. The key of a stored program is computed from source
+code, arguments and settings instead, so a process whose programs are all stored traces no function.
 """
 
 import collections
@@ -42,12 +42,13 @@ _NOT_IN_PROGRAMS = ("cache", "log", "dump", "traceback")
 class StoredProgram(Generic[Result]):
   """A function under `jax.jit` whose compiled programs are also stored on disk.
 
-  Nothing is stored if the compilation cache is off, on an accelerator, if an argument is committed
-  to a device, if a static argument has a class of another package, whose source code is not part of
-  the key, or inside another traced function.
+  A program is not stored in these cases: the compilation cache is off; JAX runs on an accelerator;
+  the call is inside another traced function; an argument is committed to a device; a static
+  argument has a class of another package, because the key does not include its source code.
 
   Args:
-    function: the function to compile; it reads only its arguments and constants of this package.
+    function: the function to compile; it must read only its arguments and constants of this
+      package.
     static_argnums: see `jax.jit`. The `repr` of a static argument must include its whole content.
     donate_argnums: see `jax.jit`.
   """

@@ -1,4 +1,4 @@
-"""The content of an audio file while its samples are made, in bounded memory."""
+"""Computes the content of an audio file while its samples are computed, in bounded memory."""
 
 import io
 from collections.abc import Generator, Iterator, Mapping
@@ -46,7 +46,7 @@ def content(
     tags: as for `audio.write_audio`; PCM has none.
 
   Raises:
-    AudioError: the blocks have another number of samples.
+    AudioError: the number of samples in all blocks is not `samples`.
   """
   if form == "wav":
     yield _wav_header(sample_rate, samples, tags)
@@ -67,7 +67,7 @@ def content(
 
 
 def _counted(blocks: Iterator[np.ndarray], samples: int) -> Iterator[np.ndarray]:
-  """Yields the blocks; raises `AudioError` at the end if they have another number of samples."""
+  """Yields the blocks; raises `AudioError` at the end if they do not have `samples` samples."""
   found = 0
   for block in blocks:
     found += len(block)
@@ -77,7 +77,7 @@ def _counted(blocks: Iterator[np.ndarray], samples: int) -> Iterator[np.ndarray]
 
 
 def _wav_header(sample_rate: int, samples: int, tags: Mapping[str, str]) -> bytes:
-  """Returns the part of a WAV file before its samples."""
+  """Returns the header of a WAV file, that is, all bytes before the samples."""
   empty = io.BytesIO()
   _opened(empty, "wav", sample_rate, tags).close()
   header = bytearray(empty.getvalue())
@@ -102,7 +102,7 @@ def _opened(
 
 
 class _Sink(io.RawIOBase):
-  """A file that an encoder writes, without its later changes of what was written before."""
+  """A file for an encoder that keeps appended data and drops later changes of these data."""
 
   def __init__(self):
     self._new = bytearray()

@@ -1,4 +1,4 @@
-"""Checks the waveforms that callers give, in any layout, and averages their channels."""
+"""Checks the waveforms that callers pass, in any layout, and averages their channels."""
 
 from typing import SupportsIndex
 
@@ -37,7 +37,7 @@ def check(
   most_axes: int = 2,
   name: str = "the waveform",
 ) -> Float[np.ndarray, "*batch samples"]:
-  """Returns the waveform that a caller gives, as floats of one channel.
+  """Returns the waveform that a caller passes, as floats of one channel.
 
   Args:
     samples: floats in [-1, 1] or integers that use the whole range of their type: [samples] or
@@ -46,15 +46,15 @@ def check(
     channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
       of soundfile; None if the samples are of one channel.
     seconds: use at most this much from the beginning; None for all.
-    most_axes: 2, or 1 if one clip is wanted.
-    name: of the waveform, for messages.
+    most_axes: largest number of axes besides that of the channels: 2, or 1 for a single clip.
+    name: name of the waveform in error messages.
 
   Returns:
     Floats in [-1, 1] as [samples] or [batch, samples].
 
   Raises:
-    AudioError: the samples are not numbers, empty, not finite, on another scale, or in another
-      layout.
+    AudioError: the samples are not numbers, empty, not finite, far outside [-1, 1], or in a layout
+      that is not supported.
   """
   wanted = _LAYOUT if most_axes == 2 else "one clip, an array [samples]"
   if isinstance(samples, str | bytes) or hasattr(samples, "__fspath__"):
@@ -101,7 +101,7 @@ def _channels_last(found: np.ndarray, channel_axis: object, name: str) -> np.nda
 
 
 def _has_channels(found: np.ndarray) -> bool:
-  """Returns whether the last axis of two can only be channels."""
+  """Returns whether there are two axes and the last one is so short that it must be channels."""
   return found.ndim == 2 and 1 <= found.shape[1] <= _MOST_CHANNELS < found.shape[0]
 
 

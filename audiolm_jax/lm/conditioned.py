@@ -1,12 +1,12 @@
-"""The conditioned stage: semantic tokens and an end token, given a source; or the reverse.
+"""The conditioned stage: semantic tokens and an end token from a source, or text from tokens.
 
     source    text, as characters     ──encoder──▶ hidden states of the whole source
     targets   z_1 z_2 ... z_n END     ──decoder──▶ each token, from the source and earlier tokens
 
 The end token lets the model determine the length. With the target "text", the stage recognizes
-speech: its source are the semantic tokens of a clip, and its targets are the characters. Without a
-source ("nothing"), the stage is pretrained: it restores semantic tokens from those that a random
-deletion leaves.
+speech: its source is the semantic tokens of a clip, and its targets are the characters. Without a
+source ("nothing"), the stage is pretrained: it reads the semantic tokens of a clip of which a
+random part is deleted, and predicts all of them.
 """
 
 import dataclasses
@@ -83,11 +83,11 @@ class ConditionedConfig:
     transformer: shape of the layers, with rotary positions; its `num_layers` are the decoder's.
     encoder_layers: layers of the encoder.
     targets_per_source: mean number of targets per token of the source, such as 1.6 semantic tokens
-      per character. The positions of the source in cross-attention are multiples of it.
+      per character. The positions of the source in cross-attention are multiples of this number.
     label_smoothing: share of the target probability that all tokens share equally.
     deleted_share: share of semantic tokens that pretraining deletes.
     trained_encoder_layers: number of lowest encoder layers that training updates, together with the
-      embedding of the source; all other parameters remain those of the start. None to update all.
+      embedding of the source; all other parameters keep their initial values. None to update all.
 
   Source: SPEAR-TTS (arXiv 2302.03540), section 4.
   """
@@ -124,8 +124,8 @@ class ConditionedConfig:
 class ConditionedSpec(StageSpec):
   """A stage that predicts semantic tokens or characters until an end token, given a source.
 
-  The vocabulary of the encoder contains the characters and the semantic tokens, so that the same
-  parameters continue from pretraining to text.
+  The vocabulary of the encoder contains the characters and the semantic tokens, so that a stage
+  with the source text can start from pretrained parameters.
 
   Attributes:
     source: see `ConditionedSource`; a string becomes a `ConditionedSource`.
@@ -134,10 +134,10 @@ class ConditionedSpec(StageSpec):
       with the target "text", whose sources are clips.
     semantic_rate: semantic tokens per second, with repeats.
     num_clusters: semantic vocabulary.
-    source_rate: semantic tokens per second of a semantic source; None for those of the targets.
-    source_clusters: its vocabulary; None for that of the targets.
-    characters: the characters that the stage knows, each once.
-    language: of the text, for `text.normalized`.
+    source_rate: semantic tokens per second of a semantic source; None for the rate of the targets.
+    source_clusters: vocabulary of a semantic source; None for the vocabulary of the targets.
+    characters: the characters that the stage supports, each once.
+    language: language of the text, for `text.normalized`.
     target: see `Target`; a string becomes a `Target`.
     longest_text: characters of the longest text that a stage with the target "text" predicts.
 
@@ -199,7 +199,7 @@ class ConditionedSpec(StageSpec):
 
   @property
   def streams(self) -> dict[str, Stream]:
-    """By key, all streams of an example; both directions learn from the same pairs."""
+    """All streams of an example, by key; text and transcript stages train on the same pairs."""
     return by_key([*self._sources, TEXT if self.is_transcript else self.writes])
 
   @property
@@ -208,7 +208,7 @@ class ConditionedSpec(StageSpec):
 
   @property
   def _sources(self) -> tuple[Stream, ...]:
-    """The sources of an example: of a transcript, the semantic tokens of the clip itself."""
+    """The sources of an example; for a transcript, the semantic tokens of the clip itself."""
     return (self._semantic,) if self.is_transcript else self.reads
 
   @property
@@ -218,7 +218,7 @@ class ConditionedSpec(StageSpec):
 
   @property
   def max_steps(self) -> int:
-    """Most targets without the end token: those of the longest clip, or of the longest text."""
+    """Largest number of targets without the end token, for the longest clip or longest text."""
     return self.longest_text if self.is_transcript else self.clip_steps
 
   @property
@@ -320,10 +320,10 @@ class ConditionedSpec(StageSpec):
     return example
 
   def source_ids(self, tokens: np.ndarray) -> Int[np.ndarray, "length"]:
-    """Returns the ids of a source: of a text by its code points, or of semantic tokens.
+    """Returns the ids of a source, given as code points of a text or as semantic tokens.
 
     Raises:
-      DataError: the source is empty or too long, or has characters that the stage does not know.
+      DataError: the source is empty or too long, or has characters that are not in `characters`.
     """
     if self.source is ConditionedSource.TEXT:
       words = text.normalized(text.of_code_points(tokens), self.language)
@@ -340,10 +340,10 @@ class ConditionedSpec(StageSpec):
     return np.append(found, EOS).astype(np.int32)
 
   def target_classes(self, tokens: np.ndarray) -> Int[np.ndarray, "length"]:
-    """Returns the classes of targets: semantic tokens, or places of the characters of a text.
+    """Returns the classes of targets: semantic tokens, or indices of a text in `characters`.
 
     Raises:
-      DataError: the text is too long, or has characters that the stage does not know.
+      DataError: the text is too long, or has characters that are not in `characters`.
     """
     if not self.is_transcript:
       return np.asarray(tokens, np.int32)
@@ -357,7 +357,7 @@ class ConditionedSpec(StageSpec):
     return found
 
   def target_tokens(self, classes: Int[np.ndarray, "length"]) -> Int[np.ndarray, "length"]:
-    """Returns the tokens of `writes` that classes stand for."""
+    """Returns the tokens of the stream `writes` from classes; inverts `target_classes`."""
     if not self.is_transcript:
       return classes
     return text.code_points("".join(self.characters[place] for place in classes))
@@ -372,11 +372,11 @@ class ConditionedSpec(StageSpec):
     return config.shape()
 
   def is_frozen(self, config: ModelConfig) -> bool:
-    """Returns whether training leaves some parameters as they are."""
+    """Returns whether training does not update some of the parameters."""
     return config.trained_encoder_layers is not None
 
   def accepts_params_of(self, other: StageSpec) -> bool:
-    """Returns whether another stage has the same parameters, whatever its source."""
+    """Returns whether the parameters of another stage fit this one; the source may differ."""
     fields = ("name", "num_clusters", "semantic_rate", "characters", "source_size", "target")
     return isinstance(other, ConditionedSpec) and all(
       getattr(self, name) == getattr(other, name) for name in fields
@@ -467,14 +467,14 @@ class ConditionedSpec(StageSpec):
 def at_rate(
   semantic: Integer[np.ndarray, "steps"], rate: float
 ) -> Integer[np.ndarray, "new_steps"]:
-  """Returns semantic tokens that take 1 / rate of the time, by repeating or dropping tokens."""
+  """Changes the duration of semantic tokens by 1 / rate, by repeating or dropping tokens."""
   count = max(1, math.floor(len(semantic) / rate + 0.5))
   middles = (np.arange(count) + 0.5) * (len(semantic) / count)
   return np.asarray(semantic)[middles.astype(np.int64)]
 
 
 def text_stage(*, streams: Mapping[str, Stream] | None = None, **stated: object) -> ConditionedSpec:
-  """Returns the stage that text to speech puts before the acoustic stages.
+  """Returns the stage that precedes the acoustic stages in text to speech.
 
   Args:
     streams: streams of the tokens by key, such as those of a token store; see `configured`.
@@ -491,7 +491,7 @@ def speech_stage(
   It is like the text stage, but reads the tokens of another recording.
 
   Args:
-    streams: as of `text_stage`.
+    streams: see `text_stage`.
     **stated: values of other fields.
   """
   return configured(ConditionedSpec("speech", ConditionedSource.SEMANTIC), streams, stated)
@@ -503,7 +503,7 @@ def transcript_stage(
   """Returns a stage that recognizes speech: a text stage with source and target exchanged.
 
   Args:
-    streams: as of `text_stage`.
+    streams: see `text_stage`.
     **stated: values of other fields.
   """
   spec = ConditionedSpec("transcript", ConditionedSource.SEMANTIC, target=Target.TEXT)

@@ -1,4 +1,4 @@
-"""The parallel stage: all levels of the codes from semantic tokens, by filling in masked codes.
+"""The parallel stage: fills in masked codes of all levels, given semantic tokens.
 
 semantic  z1    z1    z2    z2    z3    z3        one per frame, repeats kept
 level 1   y     y     y     .     y     .         y: known; the first frames are a prompt
@@ -43,7 +43,7 @@ class Heads(enum.StrEnum):
 
 
 class LossTargets(enum.StrEnum):
-  """Masked entries with a loss, if one level is partly masked: all, or those of that level."""
+  """The masked codes with a loss if one level is partly masked: all, or those of this level."""
 
   HIDDEN = "hidden"
   LEVEL = "level"
@@ -87,7 +87,7 @@ class MaskingConfig:
       raise ConfigError(f"level_ratio {self.level_ratio} must be above 0")
 
   def level_shares(self, levels: int) -> Float[np.ndarray, "levels"]:
-    """Returns the probability of each level to be the one that is partly masked."""
+    """Returns for each level the probability that it is the partly masked level of an example."""
     ratios = np.power(self.level_ratio, np.arange(levels), dtype=np.float64)
     return ratios / ratios.sum()
 
@@ -107,10 +107,10 @@ class FillingConfig:
       None for all.
     choice_noise: scale of the Gumbel noise that is added to the confidences of the first pass of a
       level; it decreases to 0 in the last one.
-    overlap_seconds: seconds of existing audio that a window contains; None for that of the call. A
-      shorter overlap takes less time per second of audio.
-    voice_seconds: seconds of the beginning of the prompt that precede each window from which it has
-      disappeared, so that the voice does not drift. The model should be trained on pairs
+    overlap_seconds: seconds of existing audio that a window contains; None for the overlap of the
+      call. A shorter overlap takes less time per second of audio.
+    voice_seconds: seconds from the beginning of the prompt that are put before each window that
+      does not contain them, so that the voice does not drift. The model should be trained on pairs
       (`pair_share`), whose prompts are not adjacent to the audio after them.
 
   Source: MaskGIT (arXiv 2202.04200), section 3.2; SoundStorm (arXiv 2305.09636), section 3.3.
@@ -180,7 +180,7 @@ class ParallelConfig:
         raise ConfigError(f"embedded_levels {self.embedded_levels} must be at least 1")
 
   def num_embedded(self, levels: int) -> int:
-    """Returns the number of levels, of all levels, with an embedding and a linear output layer."""
+    """Returns how many of `levels` levels have an embedding table and a linear output layer."""
     return levels if self.embedded_levels is None else min(self.embedded_levels, levels)
 
   def shape(self) -> "ParallelConfig":
@@ -206,7 +206,7 @@ class ParallelSpec(StageSpec):
     num_clusters: semantic vocabulary.
     codebook_size: codes per quantizer.
     pair_share: share of the training examples that are pairs: a window of the recording is the
-      prompt of another window, as the voice in resynthesis is.
+      prompt of another window, like the recording of the voice in resynthesis.
 
   Source: SoundStorm (arXiv 2305.09636).
   """
@@ -295,10 +295,10 @@ class ParallelSpec(StageSpec):
   def by_frame(
     self, semantic: Integer[np.ndarray, "steps"], frames: int, start: int = 0
   ) -> Integer[np.ndarray, "frames"]:
-    """Returns the semantic token of the time of each frame.
+    """Returns for each frame the semantic token at the time of the frame.
 
     Args:
-      semantic: tokens that cover the frames, of which the first covers frame `start`.
+      semantic: tokens that cover the frames; the first token covers frame `start`.
       frames: number of frames.
       start: the first frame, counted from the beginning of the clip.
     """
@@ -314,7 +314,7 @@ class ParallelSpec(StageSpec):
     return ParallelConfig
 
   def check_config(self, config: ParallelConfig) -> None:
-    """Raises a `ConfigError` if the configuration has numbers for more levels than the codes."""
+    """Raises a `ConfigError` if a field has values for more levels than the codes have."""
     for name, values in (
       ("level_weights", config.level_weights),
       ("passes", config.filling.passes),
@@ -363,7 +363,7 @@ class ParallelSpec(StageSpec):
     return found
 
   def init(self, config: ParallelConfig, key: RandomKey, batch: Batch) -> Params:
-    """Returns new parameters; the codebooks are not numbers until they are replaced."""
+    """Returns new parameters; the codebooks are NaN until they are replaced."""
     import jax.numpy as jnp
 
     rows, levels = len(batch["codes"]), self.num_quantizers
@@ -420,7 +420,7 @@ class ParallelSpec(StageSpec):
     return body + convolution + 2.0 * frames * heads
 
   def model(self, config: ParallelConfig, deterministic: bool = True) -> Any:
-    """Returns the model of this number of levels and vocabularies."""
+    """Returns the model for the levels and the vocabularies of the stage."""
     from audiolm_jax.lm.parallel_model import ParallelModel
 
     return ParallelModel(
@@ -435,7 +435,7 @@ def parallel_stage(
 
   Args:
     streams: streams of the tokens by key, such as those of a token store; see `configured`. The
-      stage predicts their first 12 levels, or all if there are fewer.
+      stage predicts the first 12 levels of the codes, or all levels if there are fewer.
     **stated: values of other fields.
   """
   return configured(ParallelSpec("parallel"), streams, stated)

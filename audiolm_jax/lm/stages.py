@@ -377,8 +377,8 @@ def stage_features(
 
   Args:
     spec: the stage.
-    semantic: as of `stage_sequence`.
-    codes: as of `stage_sequence`.
+    semantic: see `stage_sequence`.
+    codes: see `stage_sequence`.
 
   Returns:
     `decoder_target_tokens` int32 [max_length]; `decoder_input_tokens`, the targets shifted right by
@@ -386,7 +386,7 @@ def stage_features(
     the frame id of the *target* at each position, which is known before it is sampled.
 
   Raises:
-    DataError: the crop is longer than that of the stage, or an error of `stage_sequence` occurs.
+    DataError: the crop is longer than a crop of the stage, or `stage_sequence` raises it.
   """
   sequence = stage_sequence(spec, semantic, codes)
   count = len(sequence.tokens)
@@ -433,7 +433,7 @@ def coarse_stage(
   """Returns the paper's second stage: 4 acoustic levels from semantic tokens, 10 s crops.
 
   Args:
-    streams: as of `semantic_stage`; of codes with fewer levels, the stage predicts all.
+    streams: see `semantic_stage`; if the codes have fewer levels, the stage predicts all of them.
     **stated: values of other fields.
   """
   spec = AutoregressiveSpec("coarse", Source.SEMANTIC, num_target_quantizers=4, crop_seconds=10.0)
@@ -446,8 +446,8 @@ def fine_stage(
   """Returns the paper's third stage: acoustic levels 5 to 12 from the first 4, 3 s chunks.
 
   Args:
-    streams: as of `semantic_stage`; of codes with fewer levels, the stage predicts those after the
-      fourth.
+    streams: see `semantic_stage`; if the codes have fewer levels, the stage predicts those after
+      the fourth.
     **stated: values of other fields.
   """
   spec = AutoregressiveSpec(
@@ -470,7 +470,7 @@ def paper_stages(
   codebook_size: int = 1024,
   num_coarse: int = 4,
 ) -> dict[str, AutoregressiveSpec]:
-  """Returns the paper's stages for given tokenizers; the fine stage only if it has levels.
+  """Returns the paper's stages for given tokenizers; no fine stage if it would have no levels.
 
   The defaults are those of the paper's speech system; its piano system has 3 levels of 2^14 codes.
   """

@@ -145,7 +145,7 @@ def _unit_shapes(block: int, channels: int) -> shapes.Shapes:
 
 
 def _unit_reach() -> int:
-  """Returns the samples on each side that the residual units of a block depend on."""
+  """Returns the number of samples on each side that residual units of a block depend on."""
   return sum(_KERNEL // 2 * dilation for dilation in _DILATIONS)
 
 
@@ -207,8 +207,9 @@ class DacEncoder(nn.Module):
 class DacDecoder(nn.Module):
   """Maps latents to waveform, zero after the end of a row.
 
-  An odd stride gives `stride * length - 1` samples, as padding of half its kernel, rounded up,
-  removes one too many: the last samples of the last frame are missing, 8 at strides 2, 4, 5, 8.
+  An odd stride gives `stride * length - 1` samples, because the padding at both ends is half the
+  stride, rounded up, and removes one sample too many. So the last samples of the last frame are
+  missing: 8 samples for the strides 2, 4, 5, 8.
   """
 
   config: DacConfig
@@ -238,7 +239,7 @@ def _until(ends: Int[Array, "batch"], x: Float[Array, "batch time channels"]):
 
 
 def _earlier(layer: nn.Module, x: Float[Array, "batch time channels"], context: int, ahead: int):
-  """Runs a causal layer with `context` and moves its output `ahead` samples forward."""
+  """Runs a causal layer with `context` and shifts its output to `ahead` samples earlier."""
   padded = jnp.pad(x, ((0, 0), (context - ahead, ahead), (0, 0)))
   return layer(padded[:, context:], padded[:, :context])[0]
 
@@ -258,16 +259,18 @@ def _upsampled(layer: TransposedConv, x: Float[Array, "batch time channels"]):
 def quantize(
   latents: Float[Array, "*batch latent"], params: Mapping[str, Array]
 ) -> tuple[Int[Array, "*batch quantizers"], Float[Array, "*batch latent"]]:
-  """Selects per level the entry of the nearest angle to the residual of the previous levels.
+  """Selects at each level the entry with the smallest angle to the residual of previous levels.
+
+  The angle is measured after the residual is projected to the dimension of the codebook.
 
   Args:
     latents: output of the encoder.
-    params: by level "codebooks" [quantizers, size, dim] and the projections to its few dimensions
-      and back, "in_kernel" [quantizers, latent, dim], "in_bias", "out_kernel" [quantizers, dim,
-      latent], "out_bias".
+    params: for all levels, "codebooks" [quantizers, size, dim], the projections to their dimension
+      "in_kernel" [quantizers, latent, dim] and "in_bias", and the projections back to latents
+      "out_kernel" [quantizers, dim, latent] and "out_bias".
 
   Returns:
-    Codes in [0, size), and the sum of the levels.
+    Codes in [0, size), and the sum of the dequantized levels.
 
   Source: DAC, section 3.2.
   """
@@ -285,7 +288,7 @@ def quantize(
 def dequantize(
   codes: Int[Array, "*batch levels"], params: Mapping[str, Array]
 ) -> Float[Array, "*batch latent"]:
-  """Returns the latents of the first levels; `params` as of `quantize`."""
+  """Returns the latents of the first levels; see `quantize` for `params`."""
   total = jnp.zeros((*codes.shape[:-1], params["out_bias"].shape[-1]))
   for level in range(codes.shape[-1]):
     entries = params["codebooks"][level][codes[..., level]]
@@ -337,10 +340,10 @@ def decode_chunk(
 
 
 def read_config(published: Json) -> DacConfig:
-  """Returns the shape in the `config.json` of a model in the transformers format.
+  """Returns the configuration from the `config.json` of a model of Hugging Face transformers.
 
   Raises:
-    ConfigError: the model is of another kind, or a field is missing.
+    ConfigError: the model is not a DAC, or a field is missing.
   """
   with fields_of(published, "dac"):
     return DacConfig(
@@ -355,14 +358,14 @@ def read_config(published: Json) -> DacConfig:
 
 
 def convert(published: Json, weights: PublishedWeights) -> DacCodec:
-  """Returns the codec of a published DAC in the format of transformers.
+  """Returns the codec from a published DAC in the format of Hugging Face transformers.
 
   Args:
     published: its `config.json`.
     weights: its tensors by name, weight-normalized or plain.
 
   Raises:
-    ConfigError: a tensor has another shape.
+    ConfigError: a tensor has a wrong shape.
     DataError: a tensor is missing or unused.
   """
   config = read_config(published)

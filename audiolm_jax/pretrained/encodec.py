@@ -41,10 +41,10 @@ _FIXED = {
 
 
 def read_config(published: Json) -> EncodecConfig:
-  """Returns the shape in the `config.json` of a model in the transformers format.
+  """Returns the configuration from the `config.json` of a model of Hugging Face transformers.
 
   Raises:
-    ConfigError: the model is of another kind, a field is missing, or it is not causal and mono.
+    ConfigError: the model is not a causal EnCodec of one channel, or a field is missing.
   """
   with fields_of(published, "encodec", _FIXED, "facebook/encodec_24khz"):
     rate, size = published["sampling_rate"], published["codebook_size"]
@@ -68,14 +68,14 @@ def read_config(published: Json) -> EncodecConfig:
 
 
 def convert(published: Json, weights: PublishedWeights) -> ResidualCodec:
-  """Returns the codec of a published EnCodec in the format of transformers, with all levels.
+  """Returns the codec from an EnCodec in the format of Hugging Face transformers, with all levels.
 
   Args:
     published: its `config.json`.
     weights: its tensors by name, weight-normalized or plain.
 
   Raises:
-    ConfigError: a tensor has another shape.
+    ConfigError: a tensor has a wrong shape.
     DataError: a tensor is missing or unused.
   """
   config = read_config(published)

@@ -46,11 +46,11 @@ class W2vBert2TokenizerConfig(LayerTokenizerConfig):
 
 
 class W2vBert2Tokenizer(LayerTokenizer):
-  """Tokens of a w2v-BERT 2.0, one per hop, rounded up.
+  """Tokens of a w2v-BERT 2.0, one per hop; the number of hops of a clip is rounded up.
 
-  The model computes a step of 560 samples every 320, which gives one or two steps fewer than hops:
-  the token of the last step is repeated. Each mel band is normalized over the whole clip, so one
-  that is read in slices is read three times.
+  The model computes one step from 560 samples every 320 samples, so a clip has one or two steps
+  fewer than hops; the token of the last step is repeated. Each mel band is normalized over the
+  whole clip, so a clip that is read in slices is read three times.
   """
 
   config: W2vBert2TokenizerConfig
@@ -62,7 +62,7 @@ class W2vBert2Tokenizer(LayerTokenizer):
   def inputs_of(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Float[np.ndarray, "steps bands"] | Sliced:
-    """Returns log-mel features of a clip, half the size of its waveform; at least one step."""
+    """Returns log-mel features of a clip, at least one step; they have half the waveform's size."""
     c = self.config.encoder
     if isinstance(waveform, np.ndarray | jax.Array) or len(waveform) < c.step_length:
       waveform = np.asarray(waveform, np.float32)
@@ -106,12 +106,12 @@ def convert(
     published: its `config.json`.
     weights: its tensors by name.
     layer: Conformer block whose features are clustered, counted from 1.
-    centroids: cluster centres of those features; None for a single one at zero, for a tokenizer to
-      be fitted.
+    centroids: cluster centres of those features; None for a single centroid at zero, if the
+      centroids will be fitted later.
     steps_per_token: number of consecutive steps whose mean gives a token.
 
   Raises:
-    ConfigError: a tensor or the centroids have another shape, or the layer does not exist.
+    ConfigError: a tensor or the centroids have a wrong shape, or the layer does not exist.
     DataError: a tensor is missing or unused.
   """
   encoder = read_config(published)

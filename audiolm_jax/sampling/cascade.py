@@ -1,8 +1,8 @@
 """Runs stages in sequence: from the tokens of a prompt to all tokens of a clip.
 
-The last stage is extended to the end of the clip and extends those that it reads, see `pull`.
-Semantic tokens without repeats have no position in time, so the codes made of them are decoded and
-tokenized again ("retokenized") before the next window.
+The last stage is sampled to the end of the clip and requests the tokens that it reads from the
+stages before it, see `pull`. Semantic tokens without repeats have no position in time, so the codes
+that are sampled from them are decoded and tokenized again ("retokenized") before the next window.
 """
 
 import copy
@@ -59,11 +59,12 @@ class CascadeResult(NamedTuple):
   """Sampled tokens; rows are the samples of the first prompt, then those of the second, ...
 
   Attributes:
-    streams: by key, the tokens of the prompt and the sampled ones per row: those of the last stage,
-      at all its levels, and those that it read, without repeats if the stages collapse them.
-    timings: seconds by stage, and of "retokenize" if it was needed.
-    scores: by stage, the mean log-probability of the drawn tokens of each row, of conditioned
-      stages.
+    streams: by key, the tokens of each row, first those of the prompt and then the sampled ones.
+      The streams are that of the last stage, at all levels, and those that the needed stages read
+      or write; they have no repeats if the stages collapse them.
+    timings: seconds by stage, and for "retokenize" if it was needed.
+    scores: for each conditioned stage, by name, the mean log-probability of the drawn tokens of
+      each row.
   """
 
   streams: dict[str, tuple[Tokens, ...]]
@@ -77,7 +78,7 @@ class CascadeResult(NamedTuple):
 
   @property
   def codes(self) -> tuple[Tokens, ...]:
-    """Codes; those of the prompt are a prefix."""
+    """Codes; they begin with the codes of the prompt."""
     return self.streams[CODES]
 
 
@@ -195,9 +196,9 @@ class Cascade:
 
     Args:
       clip: the clip.
-      seed: as of `sample`.
+      seed: see `sample`.
       options: settings of sampling.
-      progress: as of `sample`; for stages that draw in chunks, the tokens of one chunk.
+      progress: see `sample`; for stages that draw in chunks, it receives the tokens of one chunk.
 
     Returns:
       A generator of tokens that returns the result of `sample`.
@@ -206,13 +207,14 @@ class Cascade:
     return self._pieces(self._tracks([clip], 1, call), call)
 
   def rehearsal(self) -> "Cascade | None":
-    """Returns a cascade that draws at random and starts to load or compile the needed programs.
+    """Returns a cascade that prepares programs and draws random tokens without running models.
 
-    Its `sample` and `stream` take almost no time; the programs are prepared in the background.
+    Its `sample` and `stream` take almost no time. They start to load or compile, in the background,
+    the programs that the same call of this cascade needs.
 
     Returns:
-      The cascade, or None if programs are not stored, a kind of stage has none, or the number of
-      tokens depends on those drawn.
+      The cascade. None if programs are not stored, a kind of stage does not support rehearsal, or
+      the number of tokens depends on the drawn tokens.
     """
     if not stored_program.is_on() or any(spec.collapsed for spec in self._needed):
       return None
@@ -251,7 +253,7 @@ class Cascade:
     return _needed([spec for spec in others if spec.writes.key not in given], last)
 
   def _tracks(self, clips: Sequence[Clip], num_samples: int, call: Call) -> dict[str, Track]:
-    """Returns the tracks of one call by key; the last stage's is that of the result."""
+    """Returns the tracks of one call by key; `made.key` is the key of the result."""
     given = set(clips[0].given)
     if any(set(clip.given) != given for clip in clips):
       raise DataError("clips with different streams given must be sampled apart")
@@ -344,7 +346,7 @@ class Cascade:
     return found
 
   def _covering(self, stream: Stream, clip: Clip, known: int) -> Tokens:
-    """Returns the tokens of a stream that cover the prompt, or the whole clip if it is given."""
+    """Returns the tokens that cover the prompt, or the whole clip if the stream is given."""
     is_given = stream.key in clip.given
     tokens = (clip.given if is_given else clip.prompt).get(stream.key)
     if tokens is None:
@@ -364,7 +366,7 @@ class Cascade:
 
 
 def retokenizer(codec: "Codec", tokenizer: "ChunkedTokenizer | ResampledTokenizer") -> Retokenize:
-  """Returns a function from codes to semantic tokens, by way of the waveform."""
+  """Returns a function that decodes codes and tokenizes the waveform to semantic tokens."""
 
   def retokenize(codes: Tokens) -> Tokens:
     waveform = codec.decode(codes[None])

@@ -1,4 +1,4 @@
-"""The encoder: from log-mel frames at 100 Hz to Conformer features at 25 Hz, finite context."""
+"""The encoder, from log-mel frames at 100 Hz to Conformer features at 25 Hz of finite context."""
 
 import dataclasses
 
@@ -24,12 +24,13 @@ _SUBSAMPLE_LOOKBACK = 3
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig(configs.Renewed):
-  """Shape of the encoder; the defaults are w2v-BERT XL, 583 M parameters.
+  """Shape of the encoder; the defaults are those of w2v-BERT XL with 583 M parameters.
 
-  Its 12 contrastive and 12 masked-prediction layers are the two stacks. `left_context` and
-  `right_context` limit the attention of each layer in steps of 40 ms. They belong to the model, as
-  do its relative positions, so that long audio can be encoded in chunks. `dropout_rate` applies one
-  mask to all steps of an example, as in T5X. `remat` is a member of `Remat` or its text.
+  `stacks` has the number of blocks of each stack; the default stacks are the contrastive and the
+  masked-prediction layers of w2v-BERT. In each layer, a step attends to `left_context` steps before
+  it and `right_context` steps after it; a step is 40 ms. These limits and the relative positions
+  are part of the model, so long audio can be encoded in chunks. Dropout uses one mask for all steps
+  of an example, as in T5X. `remat` is a member of `Remat` or its string value.
   """
 
   features: LogMelConfig = LogMelConfig()
@@ -81,7 +82,7 @@ class ConformerConfig(configs.Renewed):
   def forward_flops(self, num_steps: int) -> float:
     """Returns the operations of the encoder's matrix products and convolutions for one row.
 
-    For attention it counts the pairs of steps within each other's context.
+    In attention, only pairs of a step and another step in its context are counted.
     """
     bands, channels, dim = self.features.num_mels, self.subsample_channels, self.dim
     width = self.left_context + self.right_context + 1
@@ -161,7 +162,7 @@ class ConformerConfig(configs.Renewed):
 
 
 def _stacked(layer: shapes.Shapes, depth: int) -> shapes.Shapes:
-  """Returns the shapes of layers whose parameters share arrays."""
+  """Returns the shapes of the parameters of `depth` layers, stacked along a new first axis."""
   return {k: _stacked(v, depth) if isinstance(v, dict) else (depth, *v) for k, v in layer.items()}
 
 
@@ -232,8 +233,8 @@ class StridedConv2d(nn.Module):
   """A 3 x 3 convolution of stride 2 x 2 over [batch, time, frequency, channels].
 
   Output i reads inputs 2i - 1 to 2i + 1 of time and frequency, and thus nothing after the two
-  inputs that it replaces. It is one matrix product over nine concatenated slices, whose backward
-  pass on CPU is fast where that of a convolution is slow.
+  inputs that it replaces. It is computed as one matrix product over nine concatenated slices, whose
+  backward pass on CPUs is faster than that of a convolution.
   """
 
   channels: int
@@ -421,7 +422,7 @@ def _dropout(config: ConformerConfig, deterministic: bool) -> nn.Dropout:
 
 
 def dense(size: int, axes: tuple[str, str], dtype: str, name: str | None = None) -> nn.Dense:
-  """Returns a dense layer with named axes; its bias has the second one."""
+  """Returns a dense layer with named axes; the axis of the bias has the second name."""
   return nn.Dense(
     size,
     dtype=jnp.dtype(dtype),
@@ -467,7 +468,7 @@ def truncate_params(params: Params, config: ConformerConfig, layer: int) -> Para
 
 
 def with_first_blocks(params: Params, first: Params) -> Params:
-  """Returns `params` with the blocks that `truncate_params` kept in `first` (plain arrays)."""
+  """Returns `params` with its first blocks replaced by `first`, a result of `truncate_params`."""
   replaced = dict(params) | {"subsampling": first["subsampling"]}
   for name, stack in first.items():
     if name == "subsampling":

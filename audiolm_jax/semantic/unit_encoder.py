@@ -1,6 +1,6 @@
 """An encoder of phones for semantic tokens: log-mel at 50 Hz and ConvNeXt blocks with context.
 
-It is trained to name the sound of each frame by labels that do not depend on the voice, see
+It is trained to predict a label of each frame that depends on the phone but not on the voice, see
 `trainables/units.py`. All its layers are matrix products and shifted sums, which are fast on CPUs.
 """
 
@@ -36,12 +36,12 @@ class UnitEncoderConfig:
   """Shape of the encoder.
 
   Attributes:
-    features: the log-mel front end; its hop is the frame.
+    features: the log-mel front end; its hop is the length of a frame.
     dim: width of the blocks.
     dilations: for each block, the distance in frames between the taps of its convolution.
     kernel_size: taps of the convolutions, odd.
     expansion: width of the inner layer of a block divided by `dim`.
-    frames_per_step: frames whose features are averaged into those of one token.
+    frames_per_step: number of frames whose features are averaged for one token.
   """
 
   features: LogMelConfig = LogMelConfig(hop_length=320)
@@ -107,8 +107,8 @@ class UnitEncoder(nn.Module):
     """Returns the features of every frame.
 
     Args:
-      log_mel: of the clips, as `features.log_mel` returns them.
-      inside: frames that contain samples of the clip; others do not influence them.
+      log_mel: normalised log-mel features of the clips.
+      inside: frames that contain samples of the clip; other frames do not influence them.
     """
     c = self.config
     keep = inside[..., None]
@@ -130,7 +130,7 @@ class _Block(nn.Module):
   def __call__(
     self, x: Float[Array, "batch frames dim"], keep: Bool[Array, "batch frames 1"]
   ) -> Float[Array, "batch frames dim"]:
-    """Returns the output for every frame; frames that are not to keep influence no other one."""
+    """Returns the output for every frame; frames outside of `keep` do not influence others."""
     dim = x.shape[-1]
     shape, axes = (self.kernel_size, dim), ("kernel", "embed")
     kernel = modules.param(self, "kernel", nn.initializers.normal(0.2), axes, shape)
@@ -148,7 +148,7 @@ class _Block(nn.Module):
 def _neighbours(
   x: Float[Array, "batch frames dim"], count: int, distance: int
 ) -> list[Float[Array, "batch _frames dim"]]:
-  """Returns `x` moved by -count to count times `distance` frames, with zeros from outside."""
+  """Returns copies of `x`, shifted by -count to count times `distance` frames; pads with zeros."""
   frames = x.shape[1]
   padded = jnp.pad(x, ((0, 0), (count * distance, count * distance), (0, 0)))
   starts = range(0, 2 * count * distance + 1, distance)
@@ -181,7 +181,7 @@ class UnitTokenizerConfig(LogMelTokenizerConfig):
 
 
 class UnitTokenizer(LogMelTokenizer):
-  """Clusters of the features of a `UnitEncoder`, averaged over the frames of a token."""
+  """A tokenizer by clusters of `UnitEncoder` features, averaged over the frames of a token."""
 
   config: UnitTokenizerConfig
 

@@ -1,9 +1,10 @@
-"""Labels of frames by a canonical voice, which reads the texts of all other voices.
+"""Labels the frames of a corpus with the help of a canonical voice, which reads all its texts.
 
-The frames of the canonical voice are clustered. A frame of another voice has the cluster of the
-frame of the canonical reading of the same text that dynamic time warping aligns with it. So labels
-depend on the spoken words, and little on the voice. The first round compares cepstra; later rounds
-compare, and cluster, the features of an encoder that an earlier round has trained.
+The frames of the canonical voice are clustered. Dynamic time warping aligns each clip of another
+voice with the canonical reading of the same text, and each frame of the clip gets the cluster of
+its aligned frame. The labels therefore depend on the spoken words and only little on the voice. The
+first round compares cepstra. Later rounds compare and cluster the features of an encoder that was
+trained in an earlier round.
 """
 
 import dataclasses
@@ -35,12 +36,12 @@ class AlignmentReport:
 
   Attributes:
     canonical: clips of the canonical voice.
-    canonical_kept: those that have labels.
+    canonical_kept: clips of the canonical voice that have labels.
     aligned: clips of other voices that have labels.
-    dropped: clips of other voices whose alignment cost too much.
+    dropped: clips of other voices whose alignment failed or had too high a cost.
     unread: clips of other voices without a canonical reading of their text.
     costs: the 10th, 50th and 90th percentile of the mean cost per aligned pair of frames.
-    hours: of audio with labels.
+    hours: hours of audio with labels.
   """
 
   canonical: int
@@ -63,13 +64,13 @@ class AlignmentReport:
 
 @dataclasses.dataclass(frozen=True)
 class FrameFeatures:
-  """What is compared and what is clustered.
+  """The features that alignment compares and the features that are clustered.
 
   Attributes:
-    of: maps a waveform to the features of its frames that alignments compare.
-    clustered: maps these to the features that are clustered, frame by frame.
-    metric: distance of two frames, a name of `librosa.sequence.dtw`.
-    front_end: has the sample rate and the hop length.
+    of: maps a waveform to the features of its frames that alignment compares.
+    clustered: maps the result of `of` to the features that are clustered, frame by frame.
+    metric: distance between two frames, a metric of `librosa.sequence.dtw`.
+    front_end: the log-mel front end; it defines the sample rate and the hop length.
   """
 
   of: Callable[[Float[np.ndarray, " samples"]], Features]
@@ -79,7 +80,7 @@ class FrameFeatures:
 
 
 def cepstral_features(front_end: LogMelConfig) -> FrameFeatures:
-  """Returns normalised cepstra with their slopes; neighbouring frames are clustered together."""
+  """Returns normalised cepstra and their slopes; frames are clustered with their neighbours."""
 
   def of(waveform: Float[np.ndarray, " samples"]) -> Features:
     frames = -(-len(waveform) // front_end.hop_length)
@@ -123,19 +124,19 @@ def label_clips(
   """Labels the frames of a corpus.
 
   Args:
-    clips: with speaker and text.
+    clips: the clips, with speaker and text.
     canonical_speaker: the voice whose frames are clustered.
     features: see `FrameFeatures`.
     num_labels: number of clusters.
-    seed: of the clustering.
-    kept_share: share of the aligned clips, those of the lowest cost, that get labels.
-    canonical_share: share of the labelled frames that may be of the canonical voice. Its labels are
-      easy to learn, so an encoder learns little from more of them; the others of its clips are only
-      clustered. At 1 all of its clips get labels.
+    seed: seed of the clustering and of the choice of canonical clips.
+    kept_share: share of the aligned clips that get labels, those with the lowest costs.
+    canonical_share: largest share of the labelled frames that come from the canonical voice. The
+      labels of this voice are easy to learn, so an encoder learns little from more of them. The
+      other clips of this voice are only clustered. With 1, all clips of this voice get labels.
     log: receives one line of progress from time to time.
 
   Raises:
-    DataError: there are no clips of the canonical voice, or it reads none of the other texts.
+    DataError: there are no clips of the canonical voice, or it reads no text of another voice.
   """
   canonical = [clip for clip in clips if clip.speaker == canonical_speaker]
   others = [clip for clip in clips if clip.speaker != canonical_speaker]
@@ -203,7 +204,7 @@ def _labels(features: Features, fitted: KMeans) -> Int[np.ndarray, " frames"]:
 def _shortened(
   labels: dict[str, Int[np.ndarray, "_"]], other_frames: int, share: float, seed: int
 ) -> dict[str, Int[np.ndarray, "_"]]:
-  """Returns a random selection of clips with at most a share of all labelled frames."""
+  """Returns the labels of a random choice of clips, at most `share` of all labelled frames."""
   if share >= 1:
     return labels
   names = np.random.default_rng(seed).permutation(list(labels))
@@ -212,7 +213,7 @@ def _shortened(
 
 
 def _words(text: str) -> str:
-  """Returns a text without case and punctuation, to compare two spellings."""
+  """Returns the words of a text in lower case and without punctuation, to compare two texts."""
   kept = "".join(char if char.isalnum() else " " for char in text.casefold())
   return " ".join(kept.split())
 
@@ -222,7 +223,7 @@ def _align(
 ) -> tuple[float, Int[np.ndarray, " frames"]] | None:
   """Returns the mean cost and, for each frame, the aligned frame of the reading.
 
-  None if no path stays within the band.
+  Returns None if no path stays within the band.
   """
   import librosa
 

@@ -290,7 +290,7 @@ class SemanticTrainable(Trainable[TrainState]):
     return params
 
   def with_params(self, state: TrainState, params: Params) -> TrainState:
-    """Returns a new state that starts from `params`; what they do not have is that of `state`."""
+    """Returns a new state from `params`; parameters that `params` lacks are taken from `state`."""
     encoder = with_first_blocks(state.params["encoder"], params["encoder"])
     return new_train_state(
       dict(state.params) | dict(params) | {"encoder": encoder},
@@ -305,7 +305,7 @@ class SemanticTrainable(Trainable[TrainState]):
   def _views(
     self, key: Key[Array, ""] | None, batch: Batch
   ) -> tuple[Float[Array, "views frames mels"], Bool[Array, "views steps"]]:
-    """Returns features of two perturbed views, or of one clean view without key or `augment`."""
+    """Returns features of two perturbed views; of one clean view if `key` or `augment` is None."""
     encoder, augment = self.config.encoder, self.config.augment
     waveform, length = map(jnp.asarray, (batch["waveform"], batch["length"]))
     inside = jnp.arange(waveform.shape[1]) < length[:, None]

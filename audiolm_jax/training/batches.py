@@ -1,4 +1,4 @@
-"""The interface of training batches, and prefetching in a thread with an exact position."""
+"""Iterators over training batches, with a position that can be saved, and prefetching."""
 
 import queue
 import threading
@@ -68,7 +68,7 @@ class Prefetched:
     return self._batches.skip_report()
 
   def close(self) -> None:
-    """Stops the thread; the next batch starts another one at the position of `get_state`."""
+    """Stops the thread; the next `__next__` starts a new one at the position of `get_state`."""
     if self._thread is not None:
       self._stop.set()
       self._thread.join()

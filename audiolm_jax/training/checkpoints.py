@@ -1,9 +1,10 @@
 """Checkpoints of a run, and the description that ties them to one model configuration.
 
-A run folder contains `model.json`, the full configuration of the model, and `checkpoint_<step>/`
-with two items: `state`, the arrays, and `progress`, the data position and everything else that the
-next step needs to equal that of an uninterrupted run. `hashes.json` beside them has the hash of
-each of their files, which restoring compares; checkpoints of earlier versions have none.
+A run folder contains `model.json`, the full configuration of the model, and folders
+`checkpoint_<step>/`. A checkpoint has two items: `state` contains the arrays; `progress` contains
+the data position and all other values that a resumed run needs to equal an uninterrupted run. The
+file `hashes.json` contains the hash of each file of the checkpoint, and `restore` compares these
+hashes. Checkpoints of earlier versions have no hashes.
 """
 
 import contextlib
@@ -62,7 +63,7 @@ class Restored(NamedTuple):
   """A restored checkpoint.
 
   Attributes:
-    step: of the checkpoint.
+    step: step of the checkpoint.
     state: the arrays, on their devices.
     progress: the saved progress.
     damaged: the newer checkpoints that could not be read, with the reasons.
@@ -148,7 +149,8 @@ class Checkpoints:
       step: the checkpoint to restore; None for the newest one that can be read.
 
     Raises:
-      CheckpointError: no checkpoint of `step`, or none at all, can be read.
+      CheckpointError: the checkpoint of `step` is missing or damaged; or `step` is None and all
+        checkpoints are damaged.
     """
     self._manager.reload()
     steps = sorted(self._manager.all_steps(), reverse=True)
@@ -319,7 +321,7 @@ def _changed_file(folder: Path) -> str:
 def _without_tensorstore(
   hook: "Callable[[sys.UnraisableHookArgs], object]",
 ) -> "Callable[[sys.UnraisableHookArgs], None]":
-  """Returns `hook` without the errors of TensorStore's threads after a failed save."""
+  """Returns a hook that calls `hook`, except for TensorStore's errors after a failed save."""
 
   def filtered(unraisable: "sys.UnraisableHookArgs") -> None:
     if str(unraisable.exc_value) != "Event loop is closed":

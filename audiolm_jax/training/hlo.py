@@ -43,7 +43,7 @@ class Array(NamedTuple):
 
 
 class Collective(NamedTuple):
-  """An exchange between devices.
+  """A collective operation between devices.
 
   Attributes:
     kind: XLA's name, such as "all-reduce".
@@ -91,7 +91,7 @@ class HloProgram:
     self._times = self._count(entry)
 
   def collectives(self) -> list[Collective]:
-    """Returns all exchanges between devices, the largest arrays first."""
+    """Returns all collective operations between devices, those with the largest arrays first."""
     found = []
     for name, instruction, times in self._run():
       kind = instruction.kind.removesuffix("-start")
@@ -146,7 +146,7 @@ class HloProgram:
     return times
 
   def _rounds(self, loop: Instruction) -> int:
-    """Returns the rounds of a counted loop, the bound in its condition; 1 if unknown."""
+    """Returns the number of iterations of a loop, from its trip count or bound; 1 if unknown."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if known:
       return int(known[1])

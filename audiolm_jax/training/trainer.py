@@ -76,8 +76,8 @@ class TrainConfig:
     checkpoint: when to save; the last step is always saved.
     partitioning: the device mesh.
     products: "float32" or "bfloat16", the type to which training rounds the operands of float32
-      matrix products; "auto" selects that of a resumed run, and the faster one on this machine for
-      a new run. Evaluation does not round.
+      matrix products; "auto" keeps the type of a resumed run, and selects the faster type on this
+      machine for a new run. Evaluation does not round.
     max_skipped_steps: after this many consecutive non-finite updates, the run restores the last
       checkpoint and continues with new data.
     tensorboard: whether to write TensorBoard files in addition to metrics.jsonl.
@@ -337,7 +337,7 @@ class _Run:
     return bool(self.eval_iterator) and (at_end or self.step % self.config.eval_period == 0)
 
   def _evaluation_is_missing(self) -> bool:
-    """Returns whether the run was saved at this step but ended before its evaluation."""
+    """Returns whether the run was saved at this step but ended before it was evaluated."""
     if self.step == 0 or not self._evaluation_is_due():
       return False
     return not agreed(self.log.has_evaluation(self.step))
@@ -362,7 +362,7 @@ class _Run:
     return metrics
 
   def _log_skipped(self) -> None:
-    """Logs the reports of skipped clips that have changed."""
+    """Logs the report of skipped clips of each split if the report has changed."""
     for split, batches in (("training", self.data), ("held-out", self.eval_iterator)):
       report = batches.skip_report() if batches else ""
       if report and report != self.skip_reports.get(split):
@@ -431,7 +431,7 @@ class _Run:
     return agreed(passed)
 
   def sum_up(self, how: str) -> None:
-    """Writes summary.txt and logs one line of it.
+    """Writes summary.txt and logs a summary in one line.
 
     Args:
       how: why the call ended; "" after the last step.

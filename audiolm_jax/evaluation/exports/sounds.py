@@ -1,4 +1,4 @@
-"""Sounds for VERSA and Codec-SUPERB, with lists of files and configurations.
+"""Exports sounds for VERSA and Codec-SUPERB, with lists of files and configurations.
 
 Source: the documentation of VERSA (lists of the kind soundfile, configurations) and of Codec-SUPERB
 (resynthesized files in the same structure as the recordings).
@@ -41,9 +41,9 @@ class Recording:
   """A recording and its names in an export.
 
   Attributes:
-    path: the file.
-    name: path of what is made of it below the output folder, without suffix.
-    key: the same without white space, for lists.
+    path: path of the recording.
+    name: path of an exported file, relative to the folder of its kind and without suffix.
+    key: `name` with underscores instead of white space; identifies the recording in lists.
     text: the spoken words; None if unknown.
   """
 
@@ -62,7 +62,7 @@ def list_recordings(source: str, split: str | None = None) -> list[Recording]:
 
   Raises:
     DataError: there is no recording, or two of them have the same name.
-    UserError: the recordings are not on this machine, where the other tools read them.
+    UserError: the recordings are not on this machine; the other tools read local files.
   """
   clips = list_clips(source, texts=True)
   clips = clips_of_split(clips, split) if split else clips
@@ -78,17 +78,17 @@ def list_recordings(source: str, split: str | None = None) -> list[Recording]:
 def export_rendered(
   bundle: Bundle, recordings: Sequence[Recording], kind: str, render: Render, output_dir: str
 ) -> JsonDict:
-  """Writes what is rendered of each recording, at its own sample rate and length.
+  """Writes the rendered sound of each recording, at the sample rate and length of the recording.
 
   Args:
-    bundle: of the sample rate of `render`.
+    bundle: the bundle at whose sample rate `render` works.
     recordings: the recordings.
     kind: folder of the sounds, and name of their list and of the configuration.
     render: returns the sound to write for a recording.
     output_dir: an existing folder.
 
   Returns:
-    The number of recordings.
+    The numbers of recordings and of texts.
   """
   made: dict[str, str] = {}
   for index, recording in enumerate(recordings):
@@ -124,12 +124,12 @@ def export_continuations(
   Recordings that are shorter than prompt and continuation, or have a silent prompt, are skipped.
 
   Args:
-    bundle: the stages.
+    bundle: the bundle that continues the prompts.
     recordings: the recordings.
     output_dir: an existing folder.
     prompt_seconds: length of a prompt.
     duration: length of a continuation in seconds.
-    seed: of the first recording's continuation; the next one has the next seed.
+    seed: seed for the first recording; each following recording uses the next integer.
 
   Returns:
     The numbers of continuations and of skipped recordings.

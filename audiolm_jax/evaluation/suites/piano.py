@@ -1,8 +1,8 @@
-"""Continuations of piano compared with the real ones: harmony, key, rhythm, notes.
+"""Compares continuations of piano music with the real continuations: harmony, key, rhythm, notes.
 
-Continuations of other recordings, compared with the same prompts, show what each figure is by
-chance. A second bundle, meant to be the same one with a coarse stage that reads no semantic tokens,
-continues the same prompts with the same seeds.
+The real continuations of other recordings, compared with the same prompts, show the value of each
+metric by chance. An optional second bundle continues the same prompts with the same seeds. It
+should be the same bundle, but with a coarse stage that reads no semantic tokens.
 
 Source: AudioLM, the piano experiment: people preferred the whole system to its acoustic stages
 alone in 83.3 % of pairs.
@@ -49,7 +49,7 @@ Agreements = dict[Metric, Float[np.ndarray, " prompts"]]
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Continues new prompts with the bundle and, if there is one, with the other bundle."""
+  """Continues prompts from held-out clips with the bundle and with the other bundle, if given."""
   rate = bundle.sample_rate
   # A piece is at least as long as what is compared.
   seconds = math.ceil(options.prompt_seconds + options.duration)
@@ -78,9 +78,10 @@ def piano_suite(
   prompt_seconds: float = 4.0,
   seed: int = 0,
 ) -> SuiteResult:
-  """Compares continuations, real ones and those of other recordings with their prompts.
+  """Compares sampled and real continuations, and those of other recordings, with the prompts.
 
-  The real ones pass through the codec too, so that artefacts of the codec do not distinguish them.
+  The codec encodes and decodes the real continuations too, so that its artefacts do not distinguish
+  them from the sampled ones.
 
   Args:
     codec: the bundle's codec.
@@ -144,7 +145,7 @@ def _agreements(
 def _agreements_of_others(
   prompts: Sequence[MusicStatistics], real: Sequence[MusicStatistics], recordings: Sequence[str]
 ) -> Agreements:
-  """Returns for each prompt the mean agreement of real continuations from other recordings."""
+  """Returns the mean agreement of each prompt with real continuations of other recordings."""
   means: list[dict[Metric, float]] = []
   for prompt, recording in zip(prompts, recordings, strict=True):
     others = [s for s, name in zip(real, recordings, strict=True) if name != recording]
@@ -159,7 +160,11 @@ def _comparison_rows(
   one: str,
   other: str,
 ) -> list[Row]:
-  """Returns by how much one agrees better with the prompt, and which is nearer to the real one."""
+  """Returns rows that compare the continuations of the kinds `one` and `other`.
+
+  The rows of `AGREEMENT` have the agreement of `one` with the prompt minus that of `other`. The
+  rows of `NEARER` have the share of prompts for which `one` is nearer to the real continuation.
+  """
   rows = []
   for metric in AGREEMENT:
     difference = agreements[one][metric] - agreements[other][metric]
