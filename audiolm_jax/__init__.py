@@ -1,4 +1,4 @@
-"""AudioLM in JAX, which continues a few seconds of audio.
+"""AudioLM in JAX: a language model of audio, which continues a prompt of a few seconds.
 
 For example:
 

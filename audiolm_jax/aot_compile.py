@@ -1,12 +1,12 @@
-"""Compiles a training step for TPU slices without having them, and reports what it needs.
+r"""Compiles a training step for TPU slices that need not be present, and reports its cost.
 
   python -m audiolm_jax.aot_compile --gin_file=gin_configs/coarse_stage_base.gin \
     --topology=v5e:4x4,v5e:16x16 --sequences_per_chip=4
 
-Needs no TPU and no data, only the extra `tpu`. Prints for each slice the memory per chip, the data
-exchanged between chips, the compile time and the compiler's estimate of cycles, of which only
-ratios are meaningful. Exit codes: 0 all limits are kept, 1 a limit is exceeded (see the last
-lines), 2 an error that you can fix.
+The command needs no TPU and no data, only the extra `tpu` of this package. It prints, for each
+slice, the memory per chip, the data exchanged between chips, the compile time and the compiler's
+estimate of the number of cycles. Only ratios of these estimates are meaningful. Exit codes: 0 all
+limits are kept, 1 a limit is exceeded (see the last lines), 2 an error that you can fix.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ _UNUSED = ("MODEL_DIR = 'none'", "MIXTURE_OR_TASK_NAME = 'none'")
 
 
 def main(argv: Sequence[str]) -> None:
-  """Compiles the step for each slice, prints reports and checks the limits."""
+  """Compiles the training step for each slice, prints reports and checks the limits."""
   del argv
   # Only the compiler of libtpu is used; JAX must not look for a TPU.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -1,16 +1,17 @@
-"""Converts audio to tokens for the training of the three stages.
+r"""Converts a corpus of audio to a token store, which the training of stages reads.
 
   python -m audiolm_jax.cache_tokens --bundle runs/tokenizers --audio_dir ~/recordings \
     --output_dir runs/tokens
   python -m audiolm_jax.cache_tokens info runs/tokens
 
-Rerun the same command to resume a killed run; finished shards are kept. A store whose clips were
-replaced or removed is refused; --replace_changed tokenizes them again or drops them.
+Rerun the same command to resume a killed run; finished shards are kept. If audio files of an
+existing store were replaced or removed, the command raises an error. With --replace_changed, it
+tokenizes replaced files again and drops the tokens of removed files.
 
 Sources, stores and bundles may be in buckets: gs://... with gcsfs installed, s3://... with s3fs.
 
-Without --runner, this process does all the work. With it, Apache Beam distributes the shards over
-workers, each of which loads the bundle once. Common values of --beam_options:
+Without --runner, this process does all the work. With --runner, Apache Beam distributes the shards
+over workers, and each worker loads the bundle once. Common values of --beam_options:
 
   runner          options
   DirectRunner    --direct_num_workers=8 --direct_running_mode=multi_processing
@@ -21,8 +22,9 @@ workers, each of which loads the bundle once. Common values of --beam_options:
   DataflowRunner  --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE
                   --number_of_worker_harness_threads=1 --num_workers=64
 
-IMAGE is Beam's Python image with this package and its requirements installed. Other machines have
-neither local folders nor this environment, so use URLs, and bundles by URL or shipped name.
+IMAGE is Beam's Python container image with this package and its requirements installed. Workers on
+other machines cannot read the local folders of this machine. So give sources and stores by URL, and
+the bundle by URL or by the name of a shipped bundle.
 
 To read audio from a SeqIO task instead of a folder, give the task and the module that registers it:
 
@@ -121,7 +123,7 @@ flags.DEFINE_bool(
 
 @takes_arguments
 def main(argv: Sequence[str]) -> None:
-  """Tokenizes a corpus and reports, or reports on an existing store."""
+  """Tokenizes a corpus and prints a report, or prints a report on an existing store."""
   if len(argv) > 1:
     _info(argv[1:])
     return

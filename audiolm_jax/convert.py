@@ -1,4 +1,4 @@
-r"""Converts published weights to a bundle of tokenizers.
+r"""Converts the published weights of a codec or semantic encoder to a bundle of tokenizers.
 
   python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --output runs/dac_16khz
   python -m audiolm_jax.convert --from hubert_base --input HUBERT --layer 9 \
@@ -6,17 +6,20 @@ r"""Converts published weights to a bundle of tokenizers.
   python -m audiolm_jax.convert --from dac_16khz --input descript/dac_16khz --verify
 
 --input is a folder with config.json and model.safetensors from the model's page on the Hugging Face
-hub, or its id there, which needs huggingface_hub. For lyra_v2 it is the folder with the three
-TFLite files, whose reader is the extra lyra. The model replaces one tokenizer; the other one is
-that of --bundle, whose stages and detector need other tokens and are omitted. A semantic encoder
-needs --layer and --kmeans, the centroids whose indices are its tokens; fit_kmeans computes new
-ones. If codec and semantic tokenizer have different sample rates, the semantic tokenizer resamples
-its input. Use the result as --bundle of encode, decode, cache_tokens and export_bundle.
-docs/pretrained.md lists the models.
+hub, or the id of the model on the hub, which requires the package huggingface_hub. For lyra_v2,
+--input is the folder with the three TFLite files; reading these files requires the extra lyra.
 
---verify writes nothing: it checks whether the file is the published one, and whether its codes,
-audio or features equal those of transformers, which must be installed
-(requirements/pretrained.txt); of lyra_v2 it checks the files alone.
+The model replaces one tokenizer, the codec or the semantic tokenizer. The other tokenizer is taken
+from --bundle. The stages and the detector of --bundle are omitted, because they need other tokens.
+A semantic encoder needs --layer and --kmeans, a file with centroids: a semantic token is the index
+of the nearest centroid. fit_kmeans computes new centroids. If codec and semantic tokenizer have
+different sample rates, the semantic tokenizer resamples its input. Use the result as --bundle of
+encode, decode, cache_tokens and export_bundle. docs/pretrained.md lists the models.
+
+--verify writes no files. It checks the names and shapes of the tensors, and the SHA-256 of the
+weights if the published value is known. It then compares codes and audio, or features, with those
+of transformers, which must be installed (requirements/pretrained.txt). transformers does not
+contain lyra_v2, so for this model --verify checks the files only.
 """
 
 from collections.abc import Sequence
@@ -114,7 +117,11 @@ def _verify(model: "PublishedModel") -> None:
 
 
 def _settings(model: "PublishedModel") -> dict[str, object]:
-  """Returns the settings that the model needs in addition to its weights."""
+  """Returns the settings that the model needs in addition to its weights.
+
+  Raises:
+    UserError: `--layer` or `--kmeans` is missing for a semantic encoder or given for a codec.
+  """
   given = [name for name in ("layer", "kmeans") if FLAGS[name].value is not None]
   if model.component != "semantic":
     if given:

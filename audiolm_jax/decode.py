@@ -1,4 +1,4 @@
-"""Decodes the tokens that `encode` or `sample --save_tokens` wrote to audio.
+"""Decodes a file of tokens, written by `encode` or `sample --save_tokens`, to an audio file.
 
 python -m audiolm_jax.decode tokens.npz --output out.wav
 """
@@ -25,7 +25,7 @@ flags.DEFINE_integer(
 
 @takes_arguments
 def main(argv: Sequence[str]) -> None:
-  """Decodes a file of tokens."""
+  """Decodes a file of tokens and writes the audio file."""
   if len(argv) != 2:
     raise UserError(
       f"give one file of tokens, not {len(argv) - 1}: decode tokens.npz --output OUT.wav"

@@ -3,14 +3,15 @@
   python -m audiolm_jax.detect a.wav b.mp3 recordings/
   python -m audiolm_jax.detect --json a.wav
 
-For each file this prints the metadata of `sample`, the p-value of the bundle's watermark with its
-payload, and the probability of its classifier, as far as the bundle has them. Each can find its own
-bundle only. A file that one of them finds counts as synthetic. Compression, noise or editing can
-remove all three, so no result proves that a recording is genuine. The bundle's model card lists the
-error rates.
+For each file, the command prints the metadata that `sample` writes, the p-value and the payload of
+the bundle's watermark, and the probability that the bundle's classifier returns. A bundle may have
+no watermark or no classifier. Watermark and classifier detect only audio of this bundle. A file
+counts as synthetic if at least one of the three methods detects it. Compression, noise or editing
+can remove the evidence for all three methods, so no result proves that a recording is genuine. The
+bundle's model card lists the error rates.
 
-Folders are searched recursively. Exit codes: 0 no file is synthetic, 1 at least one file is, 2 a
-file could not be read, or another error that you can fix.
+Folders are searched recursively. Exit codes: 0 no file is synthetic, 1 at least one file is
+synthetic, 2 a file could not be read, or another error that you can fix.
 """
 
 import json
@@ -64,7 +65,7 @@ flags.DEFINE_string(
 
 
 class _Detectors(NamedTuple):
-  """The detectors of a bundle that exist."""
+  """The watermark detector and the classifier of a bundle; None for a missing detector."""
 
   watermark: "WatermarkDetector | None"
   classifier: "Detector | None"
@@ -96,7 +97,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _files(given: Sequence[str]) -> list[str]:
-  """Returns the given files, and the audio files in the given folders."""
+  """Returns the given files, and the audio files in the given folders.
+
+  Raises:
+    AudioError: a folder contains no audio files.
+  """
   from audiolm_jax.data.manifest import AUDIO_SUFFIXES
 
   paths = []
@@ -128,7 +133,7 @@ def _detectors(bundle: "Bundle") -> _Detectors:
 
 
 def _detect(detectors: _Detectors, path: str) -> JsonDict:
-  """Returns what is found in a file, or the error that prevents this."""
+  """Returns the evidence in a file as JSON values, or the error if the file cannot be read."""
 
   def blocks(rate: int) -> Iterator["np.ndarray"]:
     return audio.read_blocks(path, sample_rate=rate, block_samples=_BLOCK_SECONDS * rate)
@@ -154,7 +159,7 @@ def _detect(detectors: _Detectors, path: str) -> JsonDict:
       marked = mark.detect_blocks(blocks(mark.sample_rate))
       found["watermark_p_value"] = _rounded(marked.p_value)
       found["watermark_per_second"] = [_rounded(p) for p in marked.per_second]
-      # Without a mark, a payload is random.
+      # In audio without a watermark, the decoded payload is random.
       if marked.payload is not None and marked.p_value <= FLAGS.watermark_threshold:
         found["watermark_payload"] = marked.payload.content.hex()
         confidence = [round(value, 4) for value in marked.payload.confidence]
@@ -178,7 +183,7 @@ def _is_synthetic(entry: JsonDict) -> bool:
 
 
 def _show(entry: JsonDict) -> None:
-  """Prints a line for the file, one for each kind of evidence, and one for every ten seconds."""
+  """Prints a line for the file, for each kind of evidence, and for every ten seconds of scores."""
   if "error" in entry:
     print(f"error: {entry['error']}", file=sys.stderr)
     return

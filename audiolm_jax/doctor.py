@@ -1,12 +1,12 @@
-"""Checks whether sampling works on this machine, and prints how to fix what does not.
+"""Checks whether sampling works on this machine, and prints how to fix each fault.
 
   python -m audiolm_jax.doctor
   python -m audiolm_jax.doctor --json
   python -m audiolm_jax.doctor --bundle runs/my_bundle
 
-Checks versions, devices, memory, the cache of compiled programs, optional packages and bundles, and
-then samples 0.4 s of audio with --bundle. Exit codes: 0 sampling works, 1 it does not. Sampling
-works in spite of lines that begin with "absent" or "warning".
+The command checks versions, devices, memory, the cache of compiled programs, optional packages and
+bundles, and then samples 0.4 s of audio with --bundle. Exit codes: 0 sampling works, 1 sampling
+does not work. Lines that begin with "absent" or "warning" do not prevent sampling.
 """
 
 import dataclasses

@@ -1,13 +1,18 @@
-"""Measures a bundle: codec, tokens, stages, continuations, detector and cost.
+r"""Measures a bundle: codec, tokens, stages, continuations, detector and cost.
 
   python -m audiolm_jax.eval --bundle speech --data manifest.jsonl --suite all \
     --output_dir results
 
-`--data` is a folder or a manifest with the splits `valid` (which is measured, without speakers who
-are also in `train` if there are others), `train` (for the n-gram tables and the speaker model) and
-`probe` (the same sentences, field `sentence`, by several speakers). Writes results.json,
-results.csv and index.html, one page with figures, pictures and sounds. docs/evaluation.md describes
-the suites and the data sets that some of them need.
+`--data` is a folder or a manifest with these splits:
+
+  valid  clips on which the bundle is measured; clips of speakers who are also in `train` are
+         excluded, unless all speakers are in `train`
+  train  clips for the n-gram tables and the speaker model
+  probe  the same sentences by several speakers; rows of the manifest have the field `sentence`
+
+The command writes results.json, results.csv and index.html, a page with the measured values,
+pictures and sounds. docs/evaluation.md describes the suites, and the data sets that some suites
+need.
 """
 
 import dataclasses
@@ -26,15 +31,16 @@ from audiolm_jax.evaluation.suite import Suite
 from audiolm_jax.evaluation.suites import SUITES
 from audiolm_jax.io import audio
 
-_PACKAGES = (  # whose versions a report has
+_PACKAGES = (  # packages whose versions are part of a report
   *("audiolm_jax", "jax", "flax", "numpy", "librosa", "pystoi"),
   *("pesq", "pocketsphinx", "ai-edge-litert", "faster-whisper", "whisper-normalizer"),
   *("speechmos", "onnxruntime", "resemblyzer"),
 )
 
-_DEFAULTS = {"bundle": "speech", "data": None, "output_dir": None}  # `Options` has none
+# Defaults of the flags whose fields in `Options` have no default.
+_DEFAULTS = {"bundle": "speech", "data": None, "output_dir": None}
 
-_SHOWN = 10  # files that are left out
+_SHOWN = 10  # number of left-out files that --check prints
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
@@ -50,7 +56,7 @@ flags.DEFINE_bool(
 
 
 def _define_flag(field: dataclasses.Field[Any]) -> None:
-  """Defines the flag of a setting, with its type, default, minimum and description."""
+  """Defines the flag of a field of `Options`, with its type, default, minimum and description."""
   default = _DEFAULTS.get(field.name, field.default)
   given = (field.name, default, field.metadata["help"])
   if isinstance(default, Domain):
@@ -70,7 +76,7 @@ for _field in dataclasses.fields(Options):
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the suites one after another and writes the results after each."""
+  """Runs the suites one after another and writes the results after each suite."""
   del argv
   chosen = _chosen_suites()
   if FLAGS.check:
@@ -121,7 +127,11 @@ def _options() -> Options:
 
 
 def _check() -> None:
-  """Prints what each given data set has; raises if something is missing."""
+  """Prints a summary of each given data set.
+
+  Raises:
+    UserError: no data set is given, or a data set or one of its files cannot be read.
+  """
   from audiolm_jax.data.manifest import read_corpus
   from audiolm_jax.evaluation import abx, pairs
   from audiolm_jax.evaluation.suites import content

@@ -1,30 +1,33 @@
-"""Exports trained parts as a bundle, the folder that `sample`, `encode` and `decode` use.
+r"""Exports trained tokenizers, stages and detectors as a bundle, which `sample` and `encode` read.
 
-First export the two tokenizers, which tokenize the corpus that the stages are trained on:
+First export the codec and the semantic tokenizer. They tokenize the corpus that the stages are
+trained on:
 
   python -m audiolm_jax.export_bundle --codec_dir runs/codec --kmeans runs/kmeans \
     --name mine --output runs/tokenizers --storage=int8
 
-Then export everything. The tokenizers come from their bundle, so that their tokens do not change:
+Then export the bundle with its stages. The tokenizers are taken from the bundle of the first
+export, so that the tokens do not change:
 
   python -m audiolm_jax.export_bundle --bundle runs/tokenizers --token_store runs/tokens \
     --stage_dir semantic=runs/semantic_stage --stage_dir coarse=runs/coarse_stage \
     --stage_dir fine=runs/fine_stage --name mine --output bundles/mine --storage=int8
 
-Given parts replace those of the bundle, such as a stage that was trained further (a parallel stage
-samples with the settings of the one it replaces), or a codec whose decoder was (INITIAL_BUNDLE and
-CODES_FIXED_STEP=0 in gin_configs/ preserve its codes):
+Parts given by flags replace the parts of --bundle. If a stage was trained further, give it by
+--stage_dir; a new parallel stage gets the sampling settings of the replaced stage. If the decoder
+of the codec was trained further, give the codec by --codec_dir. The settings INITIAL_BUNDLE and
+CODES_FIXED_STEP=0 in gin_configs/ keep the codes of this codec unchanged:
 
   python -m audiolm_jax.export_bundle --bundle speech --codec_dir runs/decoder \
     --output bundles/mine --storage=int8
 
-Tokenizers with other tokens require a new bundle without the stages:
+If new tokenizers produce different tokens, export a new bundle without the stages:
 
   python -m audiolm_jax.export_bundle --bundle speech --kmeans runs/kmeans --tokenizers_only \
     --output runs/tokenizers
 
-Last, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus). A
-watermark of the bundle (see make_watermark) is kept.
+At the end, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus).
+The watermark of --bundle (see make_watermark) is kept.
 """
 
 import dataclasses
@@ -92,7 +95,7 @@ flags.DEFINE_bool("float16", False, "Short for --storage=float16.", flag_values=
 
 
 def main(argv: Sequence[str]) -> None:
-  """Exports a bundle as the flags describe."""
+  """Exports the bundle that the flags describe."""
   del argv
   if not FLAGS.output:
     raise UserError("--output is needed: the folder to write")
@@ -136,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
       "and watermark out with --tokenizers_only"
     )
   if bundle.stages:
-    _ = bundle.cascade  # rejects stages that do not fit together
+    _ = bundle.cascade  # raises an error if the stages do not fit together
   folder = save_bundle(
     bundle, FLAGS.output, storage=FLAGS.storage or ("float16" if FLAGS.float16 else "float32")
   )
@@ -150,7 +153,11 @@ def main(argv: Sequence[str]) -> None:
 def _tokenizers(
   base: "Bundle | None",
 ) -> "tuple[Codec, ChunkedTokenizer | ResampledTokenizer]":
-  """Returns the given codec and semantic tokenizer, else those of `base`."""
+  """Returns the codec and the semantic tokenizer; a tokenizer without a flag is that of `base`.
+
+  Raises:
+    UserError: a tokenizer has no flag, and `base` is None.
+  """
   if not base and not (FLAGS.codec_dir and FLAGS.kmeans):
     raise UserError("--codec_dir and --kmeans are needed, or --bundle to provide a missing one")
   codec: Any = base.codec if base else None
@@ -179,7 +186,14 @@ def _stage(name: str, model_dir: str) -> "Stage":
 def _with_sampling_of(
   replaced: "dict[str, Stage]", trained: "dict[str, Stage]"
 ) -> "dict[str, Stage]":
-  """Returns the trained stages with the sampling settings of those of their kind they replace."""
+  """Returns the trained stages with the sampling settings of the stages that they replace.
+
+  A stage keeps its own settings if the settings of the replaced stage have a different type.
+
+  Args:
+    replaced: the stages of `--bundle` by name.
+    trained: the new stages by name.
+  """
   found = dict(trained)
   for name, stage in trained.items():
     old = _sampling_settings(replaced[name]) if name in replaced else None
@@ -189,7 +203,11 @@ def _with_sampling_of(
 
 
 def _with_filling(stages: "dict[str, Stage]") -> "dict[str, Stage]":
-  """Returns the stages, those that have sampling settings with the ones of --filling."""
+  """Returns the stages, with the values of --filling in all stages that have sampling settings.
+
+  Raises:
+    UserError: --filling is invalid, or no stage has sampling settings.
+  """
   from audiolm_jax.core import configs
 
   if not FLAGS.filling:
@@ -211,7 +229,7 @@ def _sampling_settings(stage: "Stage") -> "StageSamplingSettings | None":
 
 
 def _with_settings(stage: "Stage", settings: "StageSamplingSettings") -> "Stage":
-  """Returns a stage with other settings of sampling."""
+  """Returns the stage with `settings` in place of its sampling settings."""
   config = stage.spec.with_sampling_settings(stage.config, settings)
   return dataclasses.replace(stage, config=config)
 
@@ -235,14 +253,21 @@ def _trained(component: str, model_dir: str) -> "tuple[Any, Params]":
 
 
 def _semantic_rate(base: "Bundle | None") -> float | None:
-  """Returns the collapsed semantic tokens per second of the training split; None without stages."""
+  """Returns the number of semantic tokens per second after repeats are collapsed.
+
+  The rate is measured on the training split of --token_store. Without --token_store, the result is
+  the rate of `base`, or None without `base`.
+
+  Raises:
+    DataError: the store has no semantic tokens of the training split, or other tokenizers made it.
+  """
   if not FLAGS.token_store or base is None:
     return base.semantic_rate if base else None
   from audiolm_jax.core.streams import SEMANTIC
   from audiolm_jax.data.token_store import TokenStore
   from audiolm_jax.lm.tokens import collapse_repeats
 
-  # Rejects tokens of other tokenizers. Stages may be trained on an incomplete store.
+  # Raises an error for tokens of other tokenizers. Stages may be trained on an incomplete store.
   store = TokenStore(FLAGS.token_store, base.token_hash, allow_incomplete=True)
   clips = store.clips("train")
   rows = [clip.streams[SEMANTIC] for clip in clips if SEMANTIC in clip.streams]

@@ -1,20 +1,21 @@
-r"""Writes what a bundle makes of recordings in files that other evaluation tools read.
+r"""Exports units, sounds and likelihoods of a bundle in the formats of other evaluation tools.
 
   python -m audiolm_jax.export_outputs units --items dev-clean.item --data LibriSpeech/dev-clean \
     --output_dir units
   python -m audiolm_jax.export_outputs codec --data samples/librispeech --output_dir codec
   python -m audiolm_jax.export_outputs likelihoods --pairs salmon_benchmark --output_dir scores
 
-What can be written, and for which tool:
+The kinds of outputs, and the tools that read them:
 
   units          features and units of the files of ABX items, for fastabx
-  codec          recordings through the codec, for Codec-SUPERB and VERSA
-  resynthesis    recordings sampled from their own semantic tokens, for VERSA
+  codec          recordings, encoded and decoded by the codec, for Codec-SUPERB and VERSA
+  resynthesis    recordings, resynthesized from their semantic tokens, for VERSA
   continuations  continuations of the first seconds of recordings, for VERSA
   likelihoods    log probabilities of pairs of sounds, for ZeroSpeech 2021 and SALMon
 
-None of these tools is needed here. `export.json` has the bundle, its version and the settings.
-docs/how-we-compare.md has the command lines of the tools.
+This command does not need these tools. It also writes `export.json` with the name and the hash of
+the bundle, the version of this package and the settings. docs/how-we-compare.md contains the
+command lines of the tools.
 """
 
 import os
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # bundles import JAX
   from audiolm_jax.bundles import Bundle
   from audiolm_jax.evaluation.exports.sounds import Render
 
-_NEEDS = {  # flags without a default
+_NEEDS = {  # required flags of each kind of outputs
   "units": ("items", "data"),
   "codec": ("data",),
   "resynthesis": ("data",),
@@ -119,7 +120,7 @@ def _export(kind: str, bundle: "Bundle") -> JsonDict:
 
 
 def _check_outside(output_dir: str, data: str) -> None:
-  """Raises `UserError` if a later run would read its own sounds as recordings."""
+  """Raises `UserError` if `output_dir` is in `data`: a later run would read the exported sounds."""
   folder, inside = os.path.realpath(data), os.path.realpath(output_dir)
   if os.path.isdir(folder) and os.path.commonpath([folder, inside]) == folder:
     raise UserError(f"--output_dir={output_dir} is in the folder {data}; choose another one")

@@ -3,9 +3,10 @@
   python -m audiolm_jax.fit_kmeans --encoder_dir=runs/semantic --audio_dir=AUDIO --output=OUT
   python -m audiolm_jax.fit_kmeans --from=hubert_base --layer=9 --audio_dir=AUDIO --output=OUT
 
-The encoder is that of a run, or a published one, whose weights --input locates as for convert.
-Writes two files to the folder `--output`: `semantic.safetensors` (the tokenizer: encoder up to the
-layer, whitening, centroids) and `report.json` (its configuration and statistics of the clusters).
+The encoder is the encoder of a training run (--encoder_dir) or a published encoder (--from and
+--input, see convert). The command writes two files to the folder --output: `semantic.safetensors`
+(the tokenizer: encoder up to the layer, whitening, centroids) and `report.json` (configuration of
+the tokenizer and statistics of the clusters).
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ flags.DEFINE_float(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Fits the clusters, writes the tokenizer and prints a report."""
+  """Clusters the features, writes the tokenizer and prints a report."""
   del argv
   compilation_cache.enable()
   output = Path(_given("output"))
@@ -77,7 +78,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _own() -> ChunkedTokenizer:
-  """Returns the encoder of a run as a tokenizer without clusters."""
+  """Returns the encoder of a training run as a tokenizer without clusters.
+
+  Raises:
+    ConfigError: the run trains no semantic encoder, or --layer is given for a unit encoder.
+  """
   from audiolm_jax.semantic.unit_encoder import UnitTokenizer
   from audiolm_jax.trainables.registry import load_inference_params
 
@@ -94,7 +99,11 @@ def _own() -> ChunkedTokenizer:
 
 
 def _published() -> ChunkedTokenizer:
-  """Returns a published encoder as a tokenizer without clusters."""
+  """Returns a published encoder as a tokenizer without clusters.
+
+  Raises:
+    ConfigError: the model is no semantic encoder, or the flags are inconsistent.
+  """
   from audiolm_jax.pretrained import registry
   from audiolm_jax.pretrained.weights import read_published
 

@@ -1,12 +1,13 @@
-r"""Fits new codebooks to the codec of a bundle, with the same encoder and decoder.
+r"""Fits new codebooks to the codec of a bundle; its encoder and decoder do not change.
 
   python -m audiolm_jax.fit_quantizer --bundle runs/lyra_v2 --data RECORDINGS \
       --num_quantizers 12 --codebook_size 1024 --output runs/lyra_12x1024
 
-Each level is a k-means of the latents' residuals. Use it for a published codec whose levels are too
-many or too small for the stages, or to adapt the codebooks to other recordings. The codes change,
-so the stages and the detector of the bundle are omitted; the semantic tokenizer is kept. Use the
-result as --bundle of encode, decode, cache_tokens and export_bundle.
+The first codebook is fitted to the latents by k-means, and each further codebook to the residuals
+of the previous levels. Use this command for a published codec that has too many levels or too small
+codebooks for the stages, or to adapt the codebooks to other recordings. The codes change, so the
+stages and the detector of the bundle are omitted; the semantic tokenizer is kept. Use the result as
+--bundle of encode, decode, cache_tokens and export_bundle.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ flags.DEFINE_float(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Fits the codebooks, writes the bundle and prints the use of each level."""
+  """Fits the codebooks, writes the bundle and prints statistics of each level."""
   del argv
   for name in ("bundle", "data", "output"):
     if not FLAGS[name].value:

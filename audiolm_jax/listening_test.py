@@ -1,16 +1,18 @@
-"""Builds a page with a listening test, and scores the answers.
+r"""Builds a web page with a listening test, and scores the answers of the listeners.
 
   python -m audiolm_jax.listening_test build --bundle speech --prompts recordings \
     --output_dir page
   python -m audiolm_jax.listening_test score answers-*.json --key page.key.json
 
-The page works from disk, on a phone and on any web host; at its end, listeners download their
-answers and send them to you. `page.key.json`, next to the folder, has the origin of each clip: do
-not upload it (`--key` writes it elsewhere). Kinds of test (`--kind`):
+The page works from disk, on a phone and on any web host. At the end of the test, listeners download
+their answers and send them to you. The key file `page.key.json`, next to the folder, contains the
+origin of each clip: do not upload it. `--key` sets another path of the key file. Kinds of test
+(`--kind`):
 
-  real_or_synthetic  is the sound after the first 3 s a recording? (the paper: 51.2 % of 1000 right)
-  preference         is the continuation of --bundle better than that of --other_bundle? (83.3 % of
-                     150)
+  real_or_synthetic  is the sound after the first 3 s a recording? In the AudioLM paper, 51.2 % of
+                     1000 answers were right.
+  preference         which continuation is better, by --bundle or by --other_bundle? In the AudioLM
+                     paper, 83.3 % of 150 answers preferred the whole system to its acoustic stages.
   mushra             how close to the recording is the codec, with all levels and with the first 4?
 """
 
@@ -55,7 +57,7 @@ flags.DEFINE_string(
 
 @takes_arguments
 def main(argv: Sequence[str]) -> None:
-  """Builds a test, or scores its answers."""
+  """Builds a listening test, or scores the answers of the listeners."""
   command, arguments = (argv[1], argv[2:]) if len(argv) > 1 else ("", [])
   if command == "build" and not arguments:
     _build()
@@ -90,7 +92,14 @@ def _build() -> None:
 
 
 def _recordings(sample_rate: int) -> tuple[list[str], list[np.ndarray]]:
-  """Returns names and waveforms of recordings whose prompts are not silent, cut to length."""
+  """Returns names and waveforms of randomly chosen recordings, at most `--num_trials`.
+
+  The waveforms are cut to the length of prompt and continuation. Shorter recordings and recordings
+  with a silent prompt are skipped.
+
+  Raises:
+    DataError: all recordings are skipped.
+  """
   from audiolm_jax.data.manifest import clips_of_split, list_clips, read_clip
 
   clips = list_clips(FLAGS.prompts)
@@ -116,7 +125,7 @@ def _recordings(sample_rate: int) -> tuple[list[str], list[np.ndarray]]:
 
 
 def _pairs(bundle, recordings) -> "list[Pair]":
-  """Returns each prompt with the real continuation and one sampled continuation."""
+  """Returns each prompt with its real continuation and one sampled continuation."""
   from audiolm_jax.trainables.detection_corpus import CorpusConfig, make_pairs
 
   config = CorpusConfig(

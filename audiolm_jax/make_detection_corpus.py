@@ -1,12 +1,14 @@
-"""Makes the training data of a detector from recordings and a bundle.
+r"""Makes the training data of a detector from recordings and a bundle.
 
   python -m audiolm_jax.make_detection_corpus --bundle bundles/mine --data recordings \
     --output_dir runs/detection
 
-For every recording of four seconds or more, writes the part after the first three seconds, decoded
-by the bundle's codec and unchanged, and two continuations of the first three seconds. Recordings of
-the split `valid` by speakers who are not in `train` become the split `test`. Rerun the same command
-to resume a killed run.
+Recordings are cut into pieces of at most ten seconds. The first three seconds of a piece are the
+prompt. For each piece, the command writes two sampled continuations of the prompt, and the real
+continuation twice: decoded by the bundle's codec, and unchanged. Pieces of less than four seconds
+and pieces with a silent prompt are omitted. The recordings of a tenth of the speakers in the split
+`train` become the new split `valid`. Recordings of the old split `valid`, without speakers who are
+in `train`, become the split `test`. Rerun the same command to resume a killed run.
 """
 
 from collections.abc import Sequence
@@ -22,13 +24,15 @@ flags.DEFINE_string("output_dir", None, "Folder, new or unfinished.", flag_value
 flags.DEFINE_float("prompt_seconds", 3.0, "Length of the prompts.", 0.5, flag_values=FLAGS)
 flags.DEFINE_float("duration", 7.0, "Longest continuation in seconds.", 1.0, flag_values=FLAGS)
 flags.DEFINE_integer("samples_per_prompt", 2, "Continuations per prompt.", 1, flag_values=FLAGS)
-flags.DEFINE_integer("max_pieces", None, "Most pieces in a split.", 1, flag_values=FLAGS)
+flags.DEFINE_integer(
+  "max_pieces", None, "Maximum number of pieces in a split.", 1, flag_values=FLAGS
+)
 flags.DEFINE_integer("batch_size", 8, "Prompts continued together.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of choices and sampling.", 0, flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Makes the corpus and prints the number of its clips."""
+  """Makes the corpus and prints the number of clips of each split and kind."""
   del argv
   for name in ("data", "output_dir"):
     if not FLAGS[name].value:

@@ -1,11 +1,12 @@
-"""Adds a watermark to a bundle: which codes are confused by decoding and encoding.
+"""Adds a watermark to a bundle: a key, and communities of codes that re-encoding confuses.
 
   python -m audiolm_jax.make_watermark --bundle=my_bundle --data=RECORDINGS --output=my_bundle
 
 Recordings of the split `train` are encoded, decoded, passed through channels such as MP3 and noise,
-and encoded again. Codes that are often confused form communities (needs scikit-network). Prints how
-many codes of each level keep their community, and writes the bundle with the communities and a
-public key, which marks new samples by default. docs/concepts/watermark.md explains the figures.
+and encoded again. Codes that are often confused with each other form communities; the package
+scikit-network computes them. The command prints, for each level, the share of the codes that keep
+their community. It writes the bundle with the communities and a public key, with which sampling
+marks new samples by default. docs/concepts/watermark.md explains the printed values.
 """
 
 import hashlib
@@ -63,7 +64,7 @@ flags.DEFINE_enum(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Finds the communities, prints their survival and writes the bundle."""
+  """Computes the communities, prints how often codes keep their community, writes the bundle."""
   del argv
   for name in ("bundle", "data", "output"):
     if not FLAGS[name].value:
@@ -169,7 +170,7 @@ def _weights(period: int) -> tuple[int, ...]:
 
 
 def _show(table: dict[str, list[dict[str, float]]]) -> None:
-  """Prints a line for each channel and level."""
+  """Prints a line of statistics for each channel and level."""
   print(f"{'':20} level  survive  chance  corrected  choice  effective communities")
   for name, rows in table.items():
     for level, row in enumerate(rows):

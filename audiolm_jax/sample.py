@@ -1,4 +1,4 @@
-"""Continues a recording, speaks a text or the content of a recording, or generates audio.
+r"""Continues or resynthesizes a recording, speaks a text, or samples audio without a prompt.
 
   python -m audiolm_jax.sample --prompt in.wav --output out.wav
   python -m audiolm_jax.sample --output out.wav --mode unconditional --num_samples 4
@@ -8,6 +8,8 @@
   python -m audiolm_jax.sample --text "Good morning." --voice voice.wav --output out.wav
   python -m audiolm_jax.sample --source source.wav --voice voice.wav --output out.wav
 
+The examples show, in this order: a continuation, audio without a prompt, the resynthesis of a
+recording, a resynthesis with the voice of another recording, text to speech, and speech to speech.
 With several samples, out.wav becomes out_1.wav, out_2.wav and so on.
 """
 
@@ -39,7 +41,12 @@ def _passes(value: str) -> tuple[int, ...]:
 
 
 class _Option(NamedTuple):
-  """How an option is read, and its values in words."""
+  """An option of sampling whose values are given per stage.
+
+  Attributes:
+    read: converts the text of a value; raises ValueError if the text is invalid.
+    values: description of the values for `--help`.
+  """
 
   read: Callable[[str], float | tuple[int, ...]]
   values: str
@@ -55,7 +62,7 @@ _OPTIONS = {
 }
 
 
-# Modes in the provenance of what is spoken, by the flag that states it.
+# The mode in the provenance metadata of speech, by the flag with the text or recording to speak.
 _MODES = {"text": "speech", "source": "speech_to_speech"}
 
 
@@ -137,7 +144,7 @@ _define_flags()
 
 
 def main(argv: Sequence[str]) -> None:
-  """Samples, writes the files and prints the duration of each stage."""
+  """Samples audio, writes the files and prints the computing time of each stage."""
   del argv
   _check_flags()
   mark, credentials = _watermark(), _credentials()
@@ -177,7 +184,14 @@ def main(argv: Sequence[str]) -> None:
 def _speak(
   bundle: "Bundle", mark: dict[str, Any], credentials: Credentials | None, started: float
 ) -> None:
-  """Speaks the text or the source, writes the files and prints the duration of each stage."""
+  """Speaks the text or the source, writes the files and prints the computing time of each stage.
+
+  Args:
+    bundle: the bundle that samples.
+    mark: see `_watermark`.
+    credentials: see `_credentials`.
+    started: `time.perf_counter()` at the start of the command.
+  """
   settings: Any = {
     "voice": None if FLAGS.voice is None else _load(FLAGS.voice, "prompt_seconds", bundle),
     "prompt_seconds": FLAGS.prompt_seconds,
@@ -206,12 +220,16 @@ def _speak(
 
 
 def _options(bundle: "Bundle") -> dict[str, Any]:
-  """Returns the options of the stages, by option and stage."""
+  """Returns the values of all options in `_OPTIONS` that the flags set, by option and stage."""
   return {option: _by_stage(option, bundle.stages) for option in _OPTIONS}
 
 
 def _by_stage(option: str, stages: Iterable[str]) -> dict[str, Any]:
-  """Returns the values of an option that the flags set, by stage."""
+  """Returns the values of one option that the flags set, by stage.
+
+  Raises:
+    UserError: a value is invalid.
+  """
   found = {}
   for stage in stages:
     name = f"{option}_{stage}"
@@ -227,7 +245,7 @@ def _by_stage(option: str, stages: Iterable[str]) -> dict[str, Any]:
 
 
 def _check_flags() -> None:
-  """Raises errors that can be detected before anything slow starts."""
+  """Raises `UserError` if flags or files are invalid, before the bundle is loaded."""
   if not FLAGS.output:
     raise UserError("--output is required: the audio file to write")
   spoken = _spoken_flag()
@@ -260,7 +278,7 @@ def _check_flags() -> None:
 
 
 def _spoken_flag() -> str | None:
-  """Returns the flag that states what to speak; None if a prompt or nothing is continued."""
+  """Returns the flag with the text or recording to speak, "text" or "source"; else None."""
   return next((name for name in _MODES if FLAGS[name].value is not None), None)
 
 
@@ -277,7 +295,11 @@ def _duration() -> float | None:
 
 
 def _watermark() -> dict[str, Any]:
-  """Returns the settings of the watermark; None for those of the bundle."""
+  """Returns the watermark arguments of sampling; None for the default of the bundle.
+
+  Raises:
+    UserError: the strength, the key file or the payload is invalid.
+  """
   value, key, payload = FLAGS.watermark, None, None
   if value not in (None, "off"):
     try:
@@ -296,7 +318,11 @@ def _watermark() -> dict[str, Any]:
 
 
 def _credentials() -> Credentials | None:
-  """Returns what signs manifests, or None if no certificate is given."""
+  """Returns the credentials that sign C2PA manifests, or None if no certificate is given.
+
+  Raises:
+    UserError: one of certificate and key is missing or invalid, or the format is not supported.
+  """
   given = FLAGS.c2pa_certificate, FLAGS.c2pa_private_key
   if given == (None, None):
     return None
@@ -307,7 +333,16 @@ def _credentials() -> Credentials | None:
 
 
 def _load(path: str, limit: str | None, bundle: "Bundle") -> "np.ndarray":
-  """Returns the beginning of a file, of the seconds that the flag `limit` states; None for all."""
+  """Reads the beginning of an audio file at the bundle's sample rate.
+
+  Args:
+    path: the audio file.
+    limit: name of the flag with the number of seconds to read; None to read the whole file.
+    bundle: the bundle that samples.
+
+  Raises:
+    UserError: the number of seconds is invalid, or the file is unreadable, too short or silent.
+  """
   from audiolm_jax.bundles.settings import PROMPT_SECONDS, check_prompt
 
   seconds = None if limit is None else FLAGS[limit].value
@@ -330,13 +365,13 @@ def _write(
   """Writes the files of one sample.
 
   Args:
-    bundle: the bundle that made it.
-    index: of the sample.
-    waveform: its audio.
-    streams: its tokens.
-    prompt_samples: number of samples of the waveform that are the prompt.
-    watermark: strength of the mark in its codes.
-    credentials: what signs its C2PA manifest, if anything does.
+    bundle: the bundle that generated the sample.
+    index: index of the sample, from 0.
+    waveform: [samples], the audio.
+    streams: the tokens, by stream.
+    prompt_samples: length of the prompt at the beginning of the waveform, in audio samples.
+    watermark: strength of the watermark in the codes; 0 for no watermark.
+    credentials: the credentials that sign the C2PA manifest; None for no manifest.
   """
   prompt = 0 if FLAGS.prompt_audio == "none" else prompt_samples
   spoken = _spoken_flag()

@@ -1,16 +1,16 @@
-"""Trains the codec, the semantic encoder, a stage or a detector, as gin files configure.
+r"""Trains a codec, a semantic encoder, a stage or a detector, as configured by gin files.
 
   python -m audiolm_jax.train --gin_file=gin_configs/codec_tiny.gin \
     --gin_file=gin_configs/runs/audio_in_memory.gin \
     --gin.AUDIO_DIR="'recordings'" --gin.MODEL_DIR="'runs/codec'"
 
-Files are read in order, later ones override earlier ones, and `--gin.NAME=VALUE` overrides all
-files; strings are quoted twice, as shown. The head of each file in gin_configs/ lists what must be
-set. Rerun the same command to resume from the last checkpoint. Exit codes: 0 finished, 2 an error
-that you can fix, 143 saved and ended after SIGTERM or Ctrl-C.
+Later gin files override earlier files, and `--gin.NAME=VALUE` overrides all files. Strings are
+quoted twice, as shown. The head of each file in gin_configs/ lists the required settings. Rerun the
+same command to resume from the last checkpoint. Exit codes: 0 finished, 2 an error that you can
+fix, 143 saved and ended after SIGTERM or Ctrl-C.
 
-To train on several machines, run the same command on each with `--multiprocess`; see
-launch/README.md.
+To train on several machines, run the same command on each machine with `--multiprocess`;
+see launch/README.md.
 """
 
 import os
@@ -30,13 +30,13 @@ from audiolm_jax.core.errors import ConfigError, UserError
 
 # Exceptions of gin; the models raise UserErrors.
 _GIN_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, ImportError, OSError, SyntaxError)
-# The job ends if a process sends no heartbeat for this long.
+# The job ends if a process sends no heartbeat for this number of seconds.
 _HEARTBEAT_SECONDS = 30
 _REPO = Path(__file__).resolve().parents[1]
 
 
 def gin_flags() -> flags.FlagValues:
-  """Returns the flags for the arguments of `resolve`."""
+  """Returns the absl flags for the arguments of `resolve`."""
   found = flags.FlagValues()
   flags.DEFINE_multi_string(
     "gin_file", [], "Gin file; repeat for more, later files override.", flag_values=found
@@ -69,7 +69,7 @@ flags.DEFINE_integer("process_index", None, "Index of this process, from 0.", fl
 
 
 def main(argv: Sequence[str]) -> int:
-  """Resolves the configuration, then trains; returns the exit code."""
+  """Resolves the configuration, trains the model and returns the exit code."""
   del argv
   compilation_cache.enable()
   _join_other_processes()
@@ -92,7 +92,12 @@ def main(argv: Sequence[str]) -> int:
 def resolve(
   gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = (".",)
 ) -> tuple[dict[str, Any], str]:
-  """Returns the arguments of `run.train` from gin files and bindings, and the resolved text.
+  """Returns the arguments of `run.train` from gin files, and the resolved configuration as text.
+
+  Args:
+    gin_files: paths of the gin files; later files override earlier files.
+    bindings: gin bindings, such as "TRAIN_STEPS = 100"; they override the files.
+    search_paths: folders in which gin files are searched.
 
   Raises:
     ConfigError: a file, name, parameter or macro does not exist, or a value is invalid.
@@ -131,7 +136,11 @@ def resolve(
 
 
 def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
-  """Rewrites `--gin.NAME=VALUE` as `--gin_bindings=NAME = VALUE`; keeps other arguments."""
+  """Rewrites `--gin.NAME=VALUE` as `--gin_bindings=NAME = VALUE`; keeps other arguments.
+
+  Raises:
+    ConfigError: an argument `--gin.NAME` has no value.
+  """
   rewritten = []
   for argument in arguments:
     found = re.fullmatch(r"--gin\.([^=\s]+)=(.*)", argument, flags=re.DOTALL)
@@ -144,7 +153,13 @@ def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _missing(gin: ModuleType, configurable: Callable[..., object]) -> list[str]:
-  """Returns required macros and parameters of `configurable` that are not set, nearest first."""
+  """Returns the names of required macros and parameters that are not set.
+
+  Args:
+    gin: the module gin, after the configuration is parsed.
+    configurable: the function whose parameters are checked, with all configurables that are bound
+      to its parameters.
+  """
   missing: list[str] = []
 
   def walk(value: object, name: str) -> None:
@@ -224,9 +239,10 @@ def _check_model_dir(model_dir: str | os.PathLike[str]) -> None:
 
 
 def _leave_other_processes(error: BaseException) -> None:
-  """Ends this process immediately if it is one of several.
+  """Ends this process immediately after `error` if the job has several processes.
 
-  A normal exit would wait for the others, some of which may have ended or wait for this process.
+  A normal exit would wait for the other processes, but they may have ended or may wait for this
+  process. The exit code is 2 for a `UserError`, else 1.
   """
   import jax
 
@@ -253,7 +269,7 @@ def _prepare_seqio() -> None:
 
 
 def run_gin_cli(main: Callable[[Sequence[str]], int | None], flag_values: flags.FlagValues) -> None:
-  """Calls `run_cli` for a command that also takes `--gin.NAME=VALUE`."""
+  """Calls `run_cli` for a command that also accepts arguments `--gin.NAME=VALUE`."""
   try:
     sys.argv = rewrite_gin_arguments(sys.argv)
   except ConfigError as error:

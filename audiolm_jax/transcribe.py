@@ -3,7 +3,8 @@
   python -m audiolm_jax.transcribe --bundle my_bundle clip.wav
   python -m audiolm_jax.transcribe --bundle my_bundle --json a.wav b.flac
 
-Prints the text of one file, or a line with the name and the text of each of several files.
+For one file, the command prints the text. For several files, it prints a line with the name and the
+text of each file.
 """
 
 import json
@@ -19,7 +20,10 @@ flags.DEFINE_string(
   "bundle", "speech", "Name or folder of a bundle with a transcript stage.", flag_values=FLAGS
 )
 flags.DEFINE_float(
-  "temperature", 0.0, "Of sampling; 0 selects the likeliest character.", flag_values=FLAGS
+  "temperature",
+  0.0,
+  "Sampling temperature; 0 selects the most likely character.",
+  flag_values=FLAGS,
 )
 flags.DEFINE_integer("seed", 0, "Random seed, for a temperature above 0.", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "Print an array with an object for each file.", flag_values=FLAGS)
@@ -27,7 +31,7 @@ flags.DEFINE_bool("json", False, "Print an array with an object for each file.",
 
 @takes_arguments
 def main(argv: Sequence[str]) -> None:
-  """Recognizes each file and prints its text."""
+  """Recognizes the words in each file and prints them."""
   paths = argv[1:]
   if not paths:
     raise UserError("give audio files: transcribe FILE...")

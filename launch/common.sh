@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Functions of the launch scripts: options, messages and --dry_run. To be sourced.
+# Functions for options, messages and --dry_run, which the launch scripts source.
 #
 # The scripts run in the folder of the repository, so relative paths start there. Usage:
 #   SCRIPT [OPTIONS] -- FLAGS
-# FLAGS are passed to the Python program unchanged. PYTHON selects the interpreter.
+# The scripts pass FLAGS to the Python program unchanged. PYTHON selects the interpreter.
 
 # shellcheck disable=SC2034 # used by the scripts
 python=${PYTHON:-python3}
@@ -16,8 +16,8 @@ fail() {
   exit 2
 }
 
-# parse_options "NAMES" ARGUMENTS...: sets the variable of each option, and flags. An option has a
-# value, except for those in $switches, which are set to yes.
+# parse_options "NAMES" ARGUMENTS...: sets the variable of each option, and the array flags. Options
+# in NAMES have a value; options in $switches have no value and are set to yes.
 parse_options() {
   local _known=" $1 $switches " _option _separated=
   shift
@@ -52,7 +52,7 @@ parse_options() {
   flags=("$@")
 }
 
-# need OPTION...: fails unless each has a value.
+# need OPTION...: fails unless each option has a value.
 need() {
   local _option
   for _option in "$@"; do
@@ -60,12 +60,12 @@ need() {
   done
 }
 
-# need_flags PROGRAM: fails without flags for it.
+# need_flags PROGRAM: fails if there are no flags for the program.
 need_flags() {
   ((${#flags[@]})) || fail "give the flags of $1 after --; see --help"
 }
 
-# need_number OPTION...: fails unless each is a whole number above 0.
+# need_number OPTION...: fails unless each option is a whole number above 0.
 need_number() {
   local _option
   for _option in "$@"; do
@@ -94,7 +94,8 @@ run() {
   fi
 }
 
-# become COMMAND...: as run, but replaces the script, so that the command receives its signals.
+# become COMMAND...: like run, but replaces the script by the command, so that the command receives
+# the signals of the script.
 become() {
   [[ -n $dry_run ]] || exec "$@"
   run "$@"

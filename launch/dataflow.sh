@@ -5,13 +5,16 @@
 #                      [--max_workers N] [--machine_type TYPE] [--dry_run]
 #                      -- FLAGS OF audiolm_jax.cache_tokens
 #
-# --image         built from launch/Dockerfile, with the same versions of Python and Beam as the
-#                 environment that starts the job
-# --max_workers   default 100
-# --machine_type  default n2-standard-4
+# --project       project of Google Cloud
+# --region        region of the workers
+# --temp_location folder in a bucket for temporary files
+# --image         image built from launch/Dockerfile, with the same versions of Python and Beam as
+#                 the environment that starts the job
+# --max_workers   largest number of workers; default 100
+# --machine_type  machine type of the workers; default n2-standard-4
 # --dry_run       print the command without running it
 #
-# The command waits for the job. PYTHON selects the interpreter, whose environment needs
+# The script waits until the job has ended. PYTHON selects the interpreter, whose environment needs
 # `pip install "apache-beam[gcp]" gcsfs` in addition to requirements.txt.
 
 set -euo pipefail

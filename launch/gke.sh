@@ -5,15 +5,16 @@
 #                 [--chips_per_host N] [--slices N] [--max_restarts N] [--service_account NAME]
 #                 [--dry_run] -- FLAGS OF audiolm_jax.train
 #
-# --name             of the JobSet; `kubectl delete jobset NAME` makes it save a checkpoint and ends it
-# --image            built from launch/Dockerfile with EXTRA=tpu
-# --accelerator      as in the label of the node pool, such as tpu-v5-lite-podslice
-# --topology         of one slice, in chips, such as 4x4
-# --bucket           mounted at /bucket; MODEL_DIR must be inside it
-# --chips_per_host   default 4
-# --slices           default 1
-# --max_restarts     how often all pods are restarted after a failure; default 20
-# --service_account  of Kubernetes, with write access to the bucket; default default
+# --name             name of the JobSet; `kubectl delete jobset NAME` makes the run save a
+#                    checkpoint and exit
+# --image            image built from launch/Dockerfile with EXTRA=tpu
+# --accelerator      TPU type in the label of the node pool, such as tpu-v5-lite-podslice
+# --topology         topology of one slice in chips, such as 4x4
+# --bucket           bucket that is mounted at /bucket; MODEL_DIR must be inside /bucket
+# --chips_per_host   number of chips per host; default 4
+# --slices           number of slices; default 1
+# --max_restarts     how often all pods are restarted after failures; default 20
+# --service_account  Kubernetes service account with write access to the bucket; default "default"
 # --dry_run          print the manifest without applying it
 #
 # Fills in launch/gke_jobset.yaml and applies it to kubectl's current cluster and namespace.
@@ -45,7 +46,8 @@ done
 need_flags audiolm_jax.train
 need_tool kubectl
 
-# yaml_list WORDS...: prints one line that YAML parses as these strings; in Kubernetes, $$ means $.
+# yaml_list WORDS...: prints one line that YAML parses as a list of these words. $ is written as $$,
+# which Kubernetes converts to $.
 yaml_list() {
   local word separator='['
   for word in "$@"; do
@@ -62,7 +64,7 @@ yaml_list() {
 
 shopt -u patsub_replacement 2>/dev/null || true # otherwise bash 5.2 replaces & by the match
 manifest=$(<launch/gke_jobset.yaml)
-# fill_in NAME VALUE
+# fill_in NAME VALUE: replaces ${NAME} in the manifest by the value.
 fill_in() {
   manifest=${manifest//\$\{$1\}/$2}
 }

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Trains on this machine, in one process with all devices or in several that share them.
+# Trains on this machine, in one process with all devices or in several processes that share them.
 #
 #   launch/local.sh [--processes N] [--port PORT] [--dry_run] -- FLAGS OF audiolm_jax.train
 #
-# --processes  default 1, which uses all devices; with N, each uses one GPU or shares the CPU
-# --port       on which process 0 listens if there are several; default a free one
+# --processes  number of processes; default 1, which uses all devices. With several processes, each
+#              process uses one GPU, or all processes share the CPU
+# --port       port on which process 0 of several processes listens; default: a free port
 # --dry_run    print the commands without running them
 #
 # With several processes, each line of output starts with the index of its process. On SIGTERM or
-# Ctrl-C all of them save a checkpoint and exit with code 143. If one fails, all end within seconds,
-# with the exit code of one of them. Relative paths in FLAGS start at the repository. PYTHON selects
-# the interpreter.
+# Ctrl-C all processes save a checkpoint and exit with code 143. If a process fails, all processes
+# end within seconds, and the exit code is that of a failed process. Relative paths in FLAGS start
+# at the repository. PYTHON selects the interpreter.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,7 +38,7 @@ fi
 need_number port
 running=()
 for ((i = 0; i < processes; i++)); do
-  # JAX_LOCAL_DEVICE_IDS is JAX's own name for the GPUs that a process may use.
+  # JAX reads JAX_LOCAL_DEVICE_IDS, the GPUs that a process may use.
   command=(env "JAX_LOCAL_DEVICE_IDS=$i" "${train[@]}" --multiprocess
     "--coordinator_address=localhost:$port" "--process_count=$processes" "--process_index=$i"
     "${flags[@]}")
@@ -68,7 +69,8 @@ while ((${#running[@]})); do
     fi
   done
   running=(${still[@]+"${still[@]}"})
-  # The others cannot continue without the failed one; they have a few seconds to log their end.
+  # The other processes cannot continue without the failed process. They have five seconds to log
+  # the error and to end.
   if [[ -n $failed_at ]] && ((${#running[@]} && SECONDS > failed_at + 5)); then
     kill -KILL "${running[@]}" 2>/dev/null || true
   fi

@@ -1,16 +1,20 @@
-"""Creates pairs of recordings for speech to speech: disturbed speech, and the clean recording.
+"""Creates pairs of recordings for speech to speech: disturbed speech and the clean recording.
 
   python launch/make_disturbed_pairs.py --source recordings.jsonl --output_dir pairs --jobs 2
   launch/train_bundle.sh pairs/manifest.jsonl cleaner --preset small --pairs
 
-Each recording has one pair for each of --kinds: its speech whispered (the voice replaced by noise),
-fast (1.3 to 1.8 times, at the same pitch) or noisy (5 to 15 dB, the noise generated or from
---noise). A pair keeps the split of its recording. The manifest has a row for each pair, whose clip
-is a symbolic link to the recording and whose `source_path` is the disturbed speech; `disturbance`
-describes it.
+Each recording has one pair for each of --kinds:
 
-The disturbances depend on --seed, the path of the recording in its manifest and the kind only.
-Rerun the same command to resume a stopped run or to add new recordings of the source.
+  whispered  noise with the spectral envelope of the speech
+  fast       the speech 1.3 to 1.8 times as fast, with unchanged pitch
+  noisy      the speech with noise, generated or from --noise, at an SNR of 5 to 15 dB
+
+A pair is in the split of its recording. The manifest has a row for each pair: `path` is a symbolic
+link to the recording, `source_path` is the disturbed speech, and `disturbance` describes the
+disturbance.
+
+The random numbers of a pair depend only on --seed, the id of the recording and the kind. Rerun the
+same command to resume a stopped run or to add new recordings of the source.
 """
 
 import hashlib
@@ -48,19 +52,19 @@ flags.DEFINE_integer("jobs", 1, "Threads; the result does not depend on their nu
 
 SAMPLE_RATE = 16_000
 LEAST_SECONDS = 0.1
-NOISE_SECONDS = 120.0  # of a recording of noise that are used
+NOISE_SECONDS = 120.0  # longest part of a noise recording that is used
 DETERMINING = ("source", "noise", "speeds", "snr", "valid_fraction", "seed")
 
 
 class Settings(NamedTuple):
-  """What determines the disturbance of a recording.
+  """The settings that determine the disturbance of a recording.
 
   Attributes:
-    speeds: range of the factors of `fast`.
-    snr: range of the ratios of `noisy`, in dB.
-    noises: recordings of noise; none for generated noise.
+    speeds: lowest and highest factor of `fast`.
+    snr: lowest and highest signal-to-noise ratio of `noisy`, in dB.
+    noises: recordings of noise; empty for generated noise.
     seed: random seed.
-    longest_seconds: longest recording.
+    longest_seconds: longest accepted duration of a recording.
   """
 
   speeds: tuple[float, float] = (1.3, 1.8)
@@ -107,7 +111,19 @@ def make_pairs(
   failed: manifest.SkipLog,
   jobs: int,
 ) -> list[dict[str, Any]]:
-  """Writes the missing files of all pairs and returns their rows; counts unusable recordings."""
+  """Writes the missing files of all pairs and returns the manifest rows.
+
+  Args:
+    folder: folder of the pairs.
+    clips: the recordings.
+    kinds: kinds of disturbances.
+    settings: settings of all disturbances.
+    failed: counts the unusable recordings.
+    jobs: number of threads.
+
+  Raises:
+    DataError: too many recordings are unusable.
+  """
 
   def make(clip: AudioClip) -> list[dict[str, Any]]:
     try:
@@ -124,13 +140,13 @@ def make_pairs(
 
 
 def make_pair(folder: Path, clip: AudioClip, kind: str, settings: Settings) -> dict[str, Any]:
-  """Writes the missing files of a pair and returns its row.
+  """Writes the missing files of a pair and returns its manifest row.
 
   Args:
-    folder: of the pairs.
+    folder: folder of the pairs.
     clip: a recording.
-    kind: of the disturbance.
-    settings: of all disturbances.
+    kind: kind of the disturbance.
+    settings: settings of all disturbances.
 
   Raises:
     AudioError: the recording or its noise cannot be used.
@@ -145,7 +161,7 @@ def make_pair(folder: Path, clip: AudioClip, kind: str, settings: Settings) -> d
     noise = _noise_of(clip, settings.noises, rng)
     slope = round(rng.uniform(0.0, 2.0), 2)
     disturbance["noise"] = noise.id if noise else slope
-  # Paths of different folders, and those outside the folder of the manifest, become names in one.
+  # The hash distinguishes recordings that have equal names in different folders.
   name = f"{Path(clip.id).stem}_{hashlib.sha256(clip.id.encode()).hexdigest()[:12]}"
   source = folder / kind / f"{name}.flac"
   target = folder / f"clean_{kind}" / f"{name}{Path(clip.path).suffix}"
@@ -182,7 +198,7 @@ def make_pair(folder: Path, clip: AudioClip, kind: str, settings: Settings) -> d
 
 
 def _speech(clip: AudioClip, longest: float) -> Float[np.ndarray, "samples"]:
-  """Returns a recording; raises `AudioError` if it cannot be used."""
+  """Returns a recording at 16 kHz; raises `AudioError` if the recording cannot be used."""
   waveform = audio.load_audio(clip.path, SAMPLE_RATE, seconds=longest + 1)
   if len(waveform) > longest * SAMPLE_RATE:
     raise AudioError(f"it is longer than --longest_seconds={longest:g}; cut it at pauses")
@@ -194,7 +210,10 @@ def _speech(clip: AudioClip, longest: float) -> Float[np.ndarray, "samples"]:
 def _noise_of(
   clip: AudioClip, noises: Sequence[AudioClip], rng: np.random.Generator
 ) -> AudioClip | None:
-  """Returns the noise of a recording: a held-out one for a held-out recording, if there is one."""
+  """Draws a noise recording for a recording of speech; None if there are no noise recordings.
+
+  Held-out speech gets held-out noise, and training speech gets training noise, if possible.
+  """
   own = [noise for noise in noises if (noise.split == "train") == (clip.split == "train")]
   own = own or noises
   return own[int(rng.integers(len(own)))] if own else None
@@ -203,7 +222,11 @@ def _noise_of(
 def _background(
   noise: AudioClip, samples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "samples"]:
-  """Returns a section of noise from its beginning or later, repeated if it is too short."""
+  """Returns a section of noise from a random position on; the noise repeats if it is too short.
+
+  Raises:
+    AudioError: the noise cannot be read, or the section is silent.
+  """
   waveform = audio.load_audio(noise.path, SAMPLE_RATE, seconds=NOISE_SECONDS)
   start = rng.integers(len(waveform))
   section = np.resize(np.roll(waveform, -start), samples)
@@ -212,14 +235,28 @@ def _background(
 
 
 def kinds_of(given: Sequence[str]) -> list[str]:
-  """Returns the checked kinds of a flag."""
+  """Returns the kinds that --kinds names.
+
+  Raises:
+    UserError: a kind is unknown, or there are no kinds.
+  """
   if not given or not set(given) <= set(KINDS):
     raise UserError(f"--kinds={','.join(given)} must name some of {', '.join(KINDS)}")
   return list(given)
 
 
 def range_of(name: str, given: Sequence[str], least: float, most: float) -> tuple[float, float]:
-  """Returns the two numbers of a flag."""
+  """Returns the lowest and the highest value of a range in a flag.
+
+  Args:
+    name: name of the flag.
+    given: value of the flag.
+    least: smallest accepted number.
+    most: largest accepted number.
+
+  Raises:
+    UserError: the flag does not have two increasing numbers from `least` to `most`.
+  """
   try:
     low, high = map(float, given)
   except ValueError:

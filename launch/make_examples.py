@@ -1,12 +1,12 @@
-"""Creates the example prompts in `examples/`: three short clips made for this project.
+r"""Creates the example prompts in `examples/`: three short clips made for this project.
 
   python launch/make_examples.py --output_dir examples \
     --speech_command "my_kokoro --voice {voice} --text_file {text_file} --output {wav}"
 
-`--speech_command` is any command that speaks a text with a voice of Kokoro-82M. The piano needs the
-Debian packages `fluidsynth` and `fluid-soundfont-gm`. The sentences were written for this project;
-the tune is the beginning of the Minuet in G by Christian Petzold (1677-1733), in the public domain,
-as a MIDI file that this script writes.
+`--speech_command` is any command that synthesizes a text with a voice of Kokoro-82M. The piano clip
+needs the Debian packages `fluidsynth` and `fluid-soundfont-gm`. The sentences were written for this
+project. The piano piece is the beginning of the Minuet in G by Christian Petzold (1677-1733), which
+is in the public domain; this script writes its MIDI file.
 """
 
 import os
@@ -43,7 +43,7 @@ SENTENCES = {
   ),
 }
 TICKS = 480  # per quarter note
-TEMPO = 500_000  # microseconds per quarter note: 120 a minute
+TEMPO = 500_000  # microseconds per quarter note: 120 quarter notes per minute
 # Onset and length in quarter notes, MIDI pitch, velocity.
 MELODY = (
   *((0, 1, 74, 78), (1, 0.5, 67, 62), (1.5, 0.5, 69, 64), (2, 0.5, 71, 67), (2.5, 0.5, 72, 70)),
@@ -58,7 +58,7 @@ BASS = (
 
 
 def midi_file(notes: Sequence[tuple[float, float, int, int]]) -> bytes:
-  """Returns a standard MIDI file, format 0, of notes (onset, length, pitch, velocity)."""
+  """Returns a standard MIDI file, format 0, of notes with the fields of `MELODY`."""
   events = []
   for onset, length, pitch, velocity in notes:
     events.append((round(onset * TICKS), bytes([0x90, pitch, velocity])))

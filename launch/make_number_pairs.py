@@ -1,18 +1,18 @@
-"""Creates pairs of recordings for speech to speech: values in English, and the same in Spanish.
+r"""Creates pairs of recordings for speech to speech: spoken values in English and in Spanish.
 
   python launch/make_number_pairs.py --output_dir pairs --pairs 8000 --jobs 2 \
     --english_voices espeak-ng:en-us,espeak-ng:en-gb --valid_english_voices espeak-ng:en-029 \
     --spanish_voices espeak-ng:es,espeak-ng:es-419
   launch/train_bundle.sh pairs/manifest.jsonl translator --preset small --pairs
 
-The values are the numbers 0 to 9999, all dates without a year and all minutes of a day. Those of
-the split `valid` are in no pair of `train`. The manifest has a row for each Spanish clip, with its
-English source as `source_path`, and one for each English clip, so that tokenizers learn both
-languages; `value` names the value of a row.
+The values are the numbers 0 to 9999, all dates without a year and all minutes of a day. No pair of
+the split `train` contains a value of the split `valid`. The manifest has a row for each Spanish
+clip, with the English clip as `source_path`, and a row for each English clip, so that tokenizers
+learn both languages. The field `value` of a row names the value.
 
-A voice is ENGINE:VOICE, with the engines of make_speech_corpus.py, whose --help describes
---engine_command too. Rerun the same command to resume a stopped run; a larger --pairs extends a
-finished one.
+A voice is ENGINE:VOICE. The help of make_speech_corpus.py describes the engines and
+--engine_command. Rerun the same command to resume a stopped run; a larger --pairs extends a
+finished corpus.
 """
 
 import itertools
@@ -43,7 +43,7 @@ flags.DEFINE_list("valid_english_voices", [], "Held-out voices of sources, for `
 flags.DEFINE_multi_string("engine_command", [], "NAME=COMMAND of another engine; repeatable.")
 flags.DEFINE_string("voice_licence", "not stated", "Licence of --engine_command, for the manifest.")
 flags.DEFINE_integer("pairs", None, "Pairs to train on; default: each value once.", 1)
-flags.DEFINE_integer("valid_pairs", 200, "Most held-out pairs.", 1)
+flags.DEFINE_integer("valid_pairs", 200, "Maximum number of held-out pairs.", 1)
 flags.DEFINE_float("valid_fraction", 0.05, "Held-out share of the values.", 0.01, 0.5)
 flags.DEFINE_float("tempo_spread", 0.1, "{tempo} is 1 plus or minus up to this.", 0.0, 0.5)
 flags.DEFINE_float("max_failed_fraction", 0.01, "Accepted share of failed pairs.", 0.0, 1.0)
@@ -55,7 +55,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Utterance:
-  """A clip to synthesize, with its path relative to the manifest."""
+  """A clip to synthesize; `path` is relative to the manifest, `tempo` to the default tempo."""
 
   path: str
   text: str
@@ -65,7 +65,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Pair:
-  """A value, its source and its translation."""
+  """A value with its source, an English clip, and its target, a Spanish clip."""
 
   value: Value
   split: str
@@ -127,7 +127,7 @@ def plan(
   english: Sequence[EngineVoice],
   spanish: Sequence[EngineVoice],
 ) -> Iterator[Pair]:
-  """Yields pairs without end, all values in each round, in the same order in every run."""
+  """Yields pairs in endless rounds over all values, in a random order that depends on --seed."""
   rng = random.Random(f"{FLAGS.seed} {split}")
 
   def tempo() -> float:
@@ -151,7 +151,7 @@ def plan(
 
 
 def make_pair(folder: Path, pair: Pair, engines: Mapping[str, Engine]) -> list[dict[str, Any]]:
-  """Writes the missing clips of a pair and returns the rows of both.
+  """Writes the missing clips of a pair and returns the manifest rows of both clips.
 
   Raises:
     SpeechError: an engine failed.
@@ -190,7 +190,7 @@ def _engine_of_flag(flag: str) -> tuple[str, Engine]:
 
 
 def _settings() -> dict[str, Any]:
-  """Returns the settings that determine the clips."""
+  """Returns the values of the flags that determine the clips, by flag name."""
   names = ("english_voices", "spanish_voices", "valid_english_voices", "engine_command")
   names += ("valid_fraction", "tempo_spread", "seed")
   return {name: FLAGS[name].value for name in names}

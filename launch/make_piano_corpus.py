@@ -5,8 +5,8 @@
 Needs the Debian packages `fluidsynth` and `fluid-soundfont-gm` (FluidR3, MIT licence).
 Time: about 100 times real time on one CPU core, so 7 hours of piano take 5 minutes.
 `--midi_dir` contains `manifest.jsonl` (path, composer, split, licence, source). With
-`--semitones=-2,0,2` pieces of the train split are also rendered at other pitches (and, by the same
-factor, other tempi).
+`--semitones=-2,0,2`, the pieces of the train split are also rendered two semitones lower and
+higher; the tempo changes by the same factor as the frequencies.
 """
 
 import json
@@ -33,14 +33,14 @@ flags.DEFINE_float("max_seconds", 0.0, "Longest length of a piece, cut at its en
 SAMPLE_RATE = 16000
 PEAK = 0.5
 GAIN = "0.6"
-SILENCE = 10 ** (-70 / 20)  # of the peak; silent ends are cut
+SILENCE = 10 ** (-70 / 20)  # amplitude relative to the peak; silent ends are cut
 
 
 def render(midi: str, sound_font: str, semitones: float) -> np.ndarray:
-  """Renders a piece: float32 [samples] at 16 kHz, without offset, peak 0.5.
+  """Returns the waveform of a piece: float32 [samples] at 16 kHz with mean 0 and peak 0.5.
 
-  A transposed piece is rendered at another sample rate and read as 16 kHz: pitch and tempo change
-  together, without resampling.
+  A transposed piece is rendered at a sample rate other than 16 kHz, and its samples are used as
+  samples at 16 kHz. Pitch and tempo thus change together, without resampling.
   """
   rate = round(SAMPLE_RATE / 2 ** (semitones / 12))
   with tempfile.TemporaryDirectory() as folder:
@@ -66,9 +66,10 @@ def render(midi: str, sound_font: str, semitones: float) -> np.ndarray:
 
 
 def without_silent_ends(waveform: np.ndarray) -> np.ndarray:
-  """Returns the samples from the first to the last one above -70 dB of the peak.
+  """Returns the samples from the first to the last sample above -70 dB relative to the peak.
 
-  A movement that was cut out of a longer recording keeps its start time, so it begins with silence.
+  A movement that was cut out of a longer recording begins with silence, because its notes keep
+  their start times.
   """
   sounding = np.flatnonzero(np.abs(waveform) > SILENCE * np.abs(waveform).max())
   return waveform[sounding[0] : sounding[-1] + 1]

@@ -1,11 +1,11 @@
-"""Creates a training corpus of synthetic speech: 16 kHz mono FLAC and a manifest.
+r"""Creates a training corpus of synthetic speech: 16 kHz mono FLAC and a manifest.
 
   python launch/make_speech_corpus.py --text sentences.txt --output_dir speech_synth \
     --voices hibari,flite:slt,flite:rms --valid_voices flite:awb --hours 6 --jobs 4
 
 A voice is ENGINE:VOICE, or ENGINE for its default voices. An engine is a command that reads a text
-and writes an audio file: hibari, flite, festival, espeak-ng, or one that `--engine_command` adds as
-NAME=COMMAND, for example
+and writes an audio file: hibari, flite, festival, espeak-ng, or an engine that `--engine_command`
+adds as NAME=COMMAND, for example
 
   --engine_command 'low=espeak-ng -v {voice} -p 20 -f {text_file} -w {wav}' --voices low:en-us
 
@@ -17,9 +17,9 @@ The command runs once for each clip, without a shell, with these replacements:
   {seed}       an integer that is specific to the clip, for engines with random numbers
   {tempo}      speed of speech, about 1; {stretch}: 1 / tempo; {words_per_minute}: 165 * tempo
 
-The text file has one `id<TAB>sentence` or one plain sentence per line. The split `valid` has
-sentences and, with --valid_voices, voices that are not in `train`. Rerun the same command to resume
-a stopped run: finished clips are kept, and the corpus equals that of an uninterrupted run.
+Each line of the text file is `id<TAB>sentence` or a plain sentence. The sentences of the split
+`valid` and, with --valid_voices, its voices are not in `train`. Rerun the same command to resume a
+stopped run: finished clips are kept, and the corpus equals the corpus of an uninterrupted run.
 """
 
 import concurrent.futures
@@ -75,7 +75,7 @@ FREE_FAILURES = 5
 
 @dataclass(frozen=True)
 class Passage:
-  """Consecutive sentences of one clip, with the id of the first one."""
+  """Consecutive sentences of one clip, with the id of the first sentence."""
 
   id: str
   text: str
@@ -83,7 +83,16 @@ class Passage:
 
 @dataclass(frozen=True)
 class SpokenPassage:
-  """A clip to synthesize; `speed` scales pitch, formants and tempo of the output of the engine."""
+  """A clip to synthesize.
+
+  Attributes:
+    split: split of the clip.
+    round: number of complete passes over the texts of the split before this clip.
+    voice: voice of the engine.
+    passage: text of the clip.
+    speed: factor that scales pitch, formants and tempo of the output of the engine.
+    tempo: tempo that the engine receives, relative to its default.
+  """
 
   split: str
   round: int
@@ -153,11 +162,11 @@ def split_sentences(
   Args:
     sentences: all sentences.
     held_out: the sentences of `valid`; if empty, `fraction` of `sentences` is drawn.
-    fraction: share of the sentences.
+    fraction: approximate held-out share of the sentences.
   """
   texts = {_words(sentence.text) for sentence in held_out}
   if not held_out:
-    # Depends only on the words: adding sentences later does not change the split of the others.
+    # A draw depends only on the words: new sentences do not change the split of old sentences.
     draws = {words: random.Random(words).random() for words in (_words(s.text) for s in sentences)}
     texts = {words for words, draw in draws.items() if draw < fraction}
     if fraction and not texts:
@@ -167,7 +176,7 @@ def split_sentences(
 
 
 def read_sentences(path: str) -> list[Passage]:
-  """Reads the lines of a text file, `id<TAB>sentence` or plain.
+  """Reads a text file whose lines are `id<TAB>sentence` or a plain sentence.
 
   Raises:
     UserError: the file cannot be read, has a duplicate id, or is empty.
@@ -192,7 +201,7 @@ def read_sentences(path: str) -> list[Passage]:
 
 
 def passages(sentences: list[Passage]) -> list[Passage]:
-  """Joins one to `max_sentences` consecutive sentences to a passage, for all sentences."""
+  """Joins consecutive sentences to passages of 1 to --max_sentences sentences."""
   rng = random.Random(FLAGS.seed)
   joined, start = [], 0
   while start < len(sentences):
@@ -209,7 +218,7 @@ def plan(
   speeds: Sequence[float],
   rounds: Iterable[int],
 ) -> Iterator[SpokenPassage]:
-  """Yields the clips of a split in order, all texts in each round."""
+  """Yields the clips of a split; each round contains all texts in a new random order."""
   rng = random.Random(f"{FLAGS.seed} {split}")
   for number in rounds:
     for text in rng.sample(texts, len(texts)):
@@ -219,7 +228,7 @@ def plan(
 
 
 class Failures:
-  """Counts failed clips, and ends the run when there are too many."""
+  """Counts failed clips, and raises an error when too many clips have failed."""
 
   def __init__(self):
     self.tried = self.count = 0
@@ -228,7 +237,7 @@ class Failures:
     """Counts and reports a failed clip.
 
     Raises:
-      UserError: there are too many.
+      UserError: too many clips have failed.
     """
     self.count += 1
     reason = f"{clip.passage.id} by {clip.speaker}: {error}"
@@ -248,13 +257,28 @@ def write_clips(
   pool: Executor,
   failures: Failures,
 ) -> list[dict[str, Any]]:
-  """Writes clips of at least `limit` seconds in total; returns their rows in the planned order."""
+  """Writes clips until they have `limit` seconds in total or all clips are written.
+
+  Args:
+    folder: folder of the corpus.
+    clips: the clips, in the planned order.
+    limit: seconds of audio.
+    engines: engines by name.
+    pool: executes the commands of the engines.
+    failures: counts failed clips.
+
+  Returns:
+    The manifest rows of the clips in the planned order.
+
+  Raises:
+    UserError: too many clips have failed.
+  """
   rows: list[dict[str, Any]] = []
   seconds = 0.0
   pending: deque[tuple[SpokenPassage, Future | None]] = deque()
   while seconds < limit:
-    # Commands run ahead, but files are written in the planned order and only as needed, so that
-    # the corpus depends neither on --jobs nor on interruptions.
+    # Commands run in advance, but files are written in the planned order and only until the limit,
+    # so that the corpus depends neither on --jobs nor on interruptions.
     for clip in itertools.islice(clips, 2 * FLAGS.jobs - len(pending)):
       exists = (folder / clip.path).exists()
       pending.append((clip, None if exists else pool.submit(speak, clip, engines)))
@@ -284,10 +308,10 @@ def write_clips(
 
 
 def speak(clip: SpokenPassage, engines: Mapping[str, Engine]) -> Float[np.ndarray, " samples"]:
-  """Synthesizes the waveform of a clip.
+  """Synthesizes the waveform of a clip at 16 kHz.
 
   Raises:
-    SpeechError: the engine failed.
+    SpeechError: the engine failed, or the speech is too short.
   """
   voice, text = clip.voice, clip.passage.text
   seed = zlib.crc32(f"{FLAGS.seed} {clip.path}".encode()) >> 1
@@ -327,7 +351,7 @@ def _speeds() -> list[float]:
     speeds = [float(speed) for speed in FLAGS.speeds]
   except ValueError:
     speeds = []
-  # The sum allows for 0.92 in binary.
+  # 1e-9 allows for the rounding error of 0.92 as a binary number.
   if not speeds or not all(abs(speed - 1) < MOST_SPEED_CHANGE + 1e-9 for speed in speeds):
     raise UserError(f"--speeds={','.join(FLAGS.speeds)} must be numbers from 0.92 to 1.08")
   return speeds
@@ -336,7 +360,7 @@ def _speeds() -> list[float]:
 def _settings(
   voices: list[EngineVoice], engines: Mapping[str, Engine], sentences: list[list[Passage]]
 ) -> dict[str, Any]:
-  """Returns the settings that determine the clips."""
+  """Returns the settings that determine the clips, by flag name."""
   names = ("max_sentences", "voices_per_sentence", "probe_sentences", "speeds", "tempo_spread")
   return {
     **{name: FLAGS[name].value for name in (*names, "seed", "voices", "valid_voices")},

@@ -1,16 +1,16 @@
-"""Creates labelled speech for the suites content and likelihood of `eval`, with voices of flite.
+r"""Creates labelled speech for the suites content and likelihood of `eval`, with voices of flite.
 
   python launch/make_speech_probes.py --text sentences.txt --output_dir probes \
     --recordings speech.jsonl
   python -m audiolm_jax.eval --suite=content,likelihood --data=speech.jsonl --output_dir=results \
     --items=probes/abx.item --items_audio_dir=probes/abx --pairs=probes/pairs.jsonl
 
-- `abx.item` and `abx/`: the last sentences of the text by four voices, with their phones. Pitch and
-  formants of the voices are shifted by other factors than in make_speech_corpus.py.
-- `pairs.jsonl`, category "word": a word of the text and a non-word with another first consonant, by
-  all voices.
-- category "speaker", with --recordings: a clip of the split `valid` that continues in its own voice
-  or, at the same level, in that of another speaker, as in SALMon.
+- `abx.item` and `abx/`: the last sentences of the text, spoken by four voices, with their phones.
+  The factors that change pitch and formants of the voices do not occur in make_speech_corpus.py.
+- `pairs.jsonl`, category "word": a word of the text and a non-word with a different first
+  consonant, spoken by all voices.
+- category "speaker", with --recordings: a clip of the split `valid`, and a copy in which another
+  speaker continues at the same level, as in SALMon.
 
 Needs the Debian package `flite`. Time: a minute.
 """
@@ -45,7 +45,7 @@ CONSONANTS = "bdfgklmnprstvz"
 
 
 def speak(voice: str, text: str, path: str) -> list[tuple[str, float]]:
-  """Writes a spoken text; returns its phones and the end of each in seconds."""
+  """Writes a text as speech; returns its phones and the end of each phone in seconds."""
   command = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", path]
   done = subprocess.run(command, check=True, capture_output=True, text=True)
   waveform, rate = soundfile.read(path, dtype="float32")
@@ -58,7 +58,7 @@ def speak(voice: str, text: str, path: str) -> list[tuple[str, float]]:
 
 
 def items(file: str, voice: str, phones: Sequence[tuple[str, float]]) -> Iterator[str]:
-  """Yields lines of the Libri-Light format, for phones between two others."""
+  """Yields a line of a Libri-Light item file for each phone without adjacent pauses."""
   for (before, onset), (phone, offset), (after, _) in zip(
     phones, phones[1:], phones[2:], strict=False
   ):
@@ -67,7 +67,7 @@ def items(file: str, voice: str, phones: Sequence[tuple[str, float]]) -> Iterato
 
 
 def non_word(word: str, known: set[str], rng: random.Random) -> str | None:
-  """Returns the word with another first consonant, such that it is not a known word."""
+  """Returns a non-word that differs from `word` only in the first consonant; None if impossible."""
   if word[0] not in CONSONANTS or word[1] not in "aeiou":
     return None
   for consonant in rng.sample(CONSONANTS, len(CONSONANTS)):
@@ -77,7 +77,7 @@ def non_word(word: str, known: set[str], rng: random.Random) -> str | None:
 
 
 def write_words(known: set[str], folder: str, rng: random.Random) -> Iterator[dict[str, str]]:
-  """Yields rows of pairs, each word by all voices."""
+  """Writes words and non-words, and yields a manifest row for each pair and voice."""
   os.makedirs(folder)
   chosen = sorted(word for word in known if 5 <= len(word) <= 9)
   rng.shuffle(chosen)
@@ -98,7 +98,7 @@ def write_words(known: set[str], folder: str, rng: random.Random) -> Iterator[di
 
 
 def write_speakers(manifest: str, folder: str, rng: random.Random) -> Iterator[dict[str, str]]:
-  """Yields rows of pairs: the second part by the speaker of the first, or by another."""
+  """Writes clips with and without a change of speaker, and yields a manifest row for each pair."""
   os.makedirs(folder)
   length = round(FLAGS.seconds * SAMPLE_RATE)
   clips: dict[str, np.ndarray] = {}

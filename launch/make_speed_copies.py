@@ -2,10 +2,10 @@
 
   python launch/make_speed_copies.py --manifest speech.jsonl --output_dir speech_speeds
 
-Another speed sounds like another speaker: pitch, formants and tempo change together. Needs only
-requirements/sample.txt. Time: about 150 times real time on one CPU core.
-The new manifest contains only the copies, with absolute paths; append it to the original one to
-train on both. Clips of other splits are not copied.
+A faster or slower copy sounds like a different speaker, because pitch, formants and tempo change
+together. Needs only requirements/sample.txt. Time: about 150 times real time on one CPU core.
+The new manifest contains only the copies, with absolute paths; append it to the original manifest
+to train on both. Clips of other splits than `train` are not copied.
 
 Source: Ko et al., "Audio Augmentation for Speech Recognition", Interspeech 2015.
 """
@@ -32,7 +32,7 @@ SAMPLE_RATE = 16000
 
 
 def copy_clip(job: tuple[dict, str, str, float]) -> dict:
-  """Writes one copy and returns its row; a job is (row, source path, path of the copy, speed)."""
+  """Writes a copy and returns its manifest row; a job is (row, source path, target path, speed)."""
   row, source, target, speed = job
   waveform, rate = soundfile.read(source, dtype="float32", always_2d=True)
   waveform = soxr.resample(waveform.mean(axis=1), rate * speed, SAMPLE_RATE, quality="HQ")

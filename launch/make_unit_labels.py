@@ -1,4 +1,4 @@
-"""Labels the frames of a speech corpus by a canonical voice, to train a unit encoder.
+r"""Labels the frames of a speech corpus with units of a canonical voice, to train a unit encoder.
 
   python launch/make_unit_labels.py --audio_dir corpus.jsonl --canonical_speaker hibari-heart \
     --output labels.npz
@@ -7,10 +7,11 @@
     --gin.AUDIO_DIR="'corpus.jsonl'" --gin.FRAME_LABELS="'labels.npz'" \
     --gin.MODEL_DIR="'runs/units'"
 
-The manifest has rows with path, speaker and text. The canonical voice has read the text of every
-clip of the other voices; make_speech_corpus.py creates such readings. Its frames are clustered, and
-the frames of the other voices get the clusters of the frames aligned with them. For a second round,
---encoder_dir names the run of the first one: its features replace cepstra.
+The manifest has rows with path, speaker and text. A clip gets labels only if the canonical voice
+has also read its text; make_speech_corpus.py creates such corpora. The frames of the canonical
+voice are clustered. Each frame of another voice gets the cluster of the canonical frame with which
+it is aligned. For a second round, --encoder_dir names the training run of the first round; the
+features of its encoder replace the cepstra.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ flags.DEFINE_integer("num_labels", 200, "Number of clusters.", 2)
 flags.DEFINE_integer("seed", 0, "Seed of the clustering.")
 flags.DEFINE_float("kept_share", 0.9, "Share of the aligned clips that get labels.", 0.01, 1.0)
 flags.DEFINE_float(
-  "canonical_share", 0.25, "Most of the labelled frames that are of the canonical voice.", 0.0, 1.0
+  "canonical_share", 0.25, "Maximum share of labelled frames from the canonical voice.", 0.0, 1.0
 )
 
 

@@ -5,14 +5,16 @@
 #                    [--setup COMMAND] [--dry_run] -- FLAGS OF audiolm_jax.train
 #   launch/tpu_vm.sh --tpu NAME --zone ZONE [--project PROJECT] --stop
 #
-# --commit   git commit to run; default the tracked files of the working tree
+# --tpu      name of the slice
+# --zone     zone of the slice
+# --commit   git commit to run; default: the tracked files of the working tree
 # --setup    shell command to run on every VM before training, such as one that mounts the bucket
-# --stop     makes a run save a checkpoint and exit
+# --stop     make a run save a checkpoint and exit
 # --dry_run  print the commands without running them
 #
 # Copies the code to ~/audiolm_jax on every VM, installs the requirements of training into
-# ~/audiolm_jax_venv, and trains. The commands stay attached to this terminal; a run that loses it
-# continues until it is stopped. Relative paths in FLAGS start at ~/audiolm_jax.
+# ~/audiolm_jax_venv, and trains. The output appears in this terminal; if the connection is lost,
+# the run continues until --stop. Relative paths in FLAGS start at ~/audiolm_jax.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,7 +40,7 @@ on_every_vm() {
 }
 
 if [[ -n $stop ]]; then
-  on_every_vm "pkill -TERM -f '[a]udiolm_jax.train'" # with the brackets, the pattern does not match this command itself
+  on_every_vm "pkill -TERM -f '[a]udiolm_jax.train'" # the brackets exclude this command itself
   exit
 fi
 
@@ -48,13 +50,13 @@ if [[ -z $dry_run ]]; then
   trap 'rm -rf "$scratch"' EXIT
   archive=$scratch/$archive
 fi
-if [[ -z $commit ]]; then # the working tree as a commit on no branch; empty without changes
+if [[ -z $commit ]]; then # the working tree as a commit; empty if it equals HEAD
   commit=$(git stash create 2>/dev/null) || fail "git cannot read the working tree; give --commit"
 fi
 run git archive --format=tar.gz "--output=$archive" "${commit:-HEAD}"
 run gcloud compute tpus tpu-vm scp "$archive" "$tpu:audiolm_jax.tar.gz" "${where[@]}"
 
-# uv installs a Python, because that of the TPU images may be too old.
+# uv installs Python, because the Python of the TPU images can be too old.
 on_every_vm 'set -e; rm -rf audiolm_jax; mkdir audiolm_jax
 tar -xzf audiolm_jax.tar.gz -C audiolm_jax; cd audiolm_jax
 python3 -m pip install --user --quiet uv

@@ -5,45 +5,55 @@
 #                          [--canonical_speaker NAME] [--codec frame_rate|soundstream]
 #                          [--acoustic parallel|cascade] [--name NAME] [--work_dir DIR]
 #                          [--semantic_audio AUDIO_DIR] [--tokenizers BUNDLE]
-#                          [--override STEP:FLAG]... [--acoustic_only] [--text] [--pairs] [--dry_run]
+#                          [--override STEP:FLAG]... [--acoustic_only] [--text] [--pairs]
+#                          [--dry_run]
 #
 # AUDIO_DIR   folder of audio files of any common format and rate, or a .jsonl manifest
-# BUNDLE_DIR  folder of the new bundle; the default of --name is its last part
-# --preset    tiny: designed for two CPU cores in three hours, or one GPU in twenty minutes;
-#             piano_tiny: the same with semantic tokens that preserve pitch;
-#             small: designed for two CPU cores in a day, with the frame-rate codec and one parallel
-#             stage in place of the coarse and fine ones;
-#             base: the paper's sizes;
-#             smoke: tiny for a few minutes, which tests all steps but learns next to nothing
-# --canonical_speaker   with small: the speaker of AUDIO_DIR, a manifest with texts, who reads the texts
-#             of all others. The semantic tokens are then units of three rounds, instead of w2v-BERT's
+# BUNDLE_DIR  folder of the new bundle
+# --preset    sizes of the models and length of training:
+#             tiny (default): designed for two CPU cores in three hours or one GPU in 20 minutes;
+#             piano_tiny: like tiny, with semantic tokens that preserve pitch;
+#             small: designed for two CPU cores in a day, with the frame-rate codec, and with one
+#             parallel stage in place of the coarse and fine stages;
+#             base: the sizes of the paper;
+#             smoke: tiny for a few minutes, which tests all steps but learns very little
+# --canonical_speaker   with small: the speaker in AUDIO_DIR, a manifest with texts, who reads the
+#             texts of all other speakers. The semantic tokens are then units from three rounds of
+#             training, in place of clusters of w2v-BERT features
 # --codec     with small: frame_rate (default), or soundstream, the codec of tiny
-# --acoustic  with small: parallel (default), or cascade, which trains a coarse and a fine stage with
-#             together as many parameters instead of the parallel stage
+# --acoustic  with small: parallel (default), or cascade, which trains a coarse and a fine stage in
+#             place of the parallel stage, with about as many parameters in total
+# --name      name of the bundle; default: the last part of BUNDLE_DIR
 # --work_dir  folder for runs, tokens and logs; default BUNDLE_DIR.work
-# --semantic_audio   a larger folder or manifest of audio for the semantic stage alone, which needs
-#             neither clear sound nor many voices but much speech; default AUDIO_DIR
-# --tokenizers   folder of a bundle of tokenizers, such as those that `convert` writes; then only the
-#             stages are trained
+# --semantic_audio   a larger folder or manifest of audio for the semantic stage alone; default
+#             AUDIO_DIR. This stage needs much speech, but neither clear sound nor many voices
+# --tokenizers   folder of a bundle of tokenizers, such as a bundle that `convert` writes; only the
+#             stages are then trained
 # --override  a flag for one step, such as codec:--gin.TRAIN_STEPS=20000; can be repeated
-# --acoustic_only   the paper's ablation: a coarse stage without semantic tokens, and no semantic
-#             stage; with the --work_dir of the complete system, only this stage is trained
-# --text      also train a text stage, for text to speech; AUDIO_DIR is then a manifest with the field
-#             text, LJSpeech or LibriSpeech
-# --pairs     also train a speech stage, for speech to speech; AUDIO_DIR is then a manifest in which
+# --acoustic_only   the ablation of the paper: a coarse stage without semantic tokens, and no
+#             semantic stage. With the --work_dir of the complete system, only this coarse stage is
+#             trained
+# --text      also train a text stage, for text to speech. AUDIO_DIR must be LJSpeech, LibriSpeech
+#             or a manifest with the field text
+# --pairs     also train a speech stage, for speech to speech. AUDIO_DIR must be a manifest in which
 #             clips have the field source_path
 # --dry_run   print the commands without running them
 #
-# Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle; with
-# small, parallel_stage in place of coarse_stage and fine_stage; with --canonical_speaker, labels units
-# labels_2 units_2 labels_3 units_3 in place of semantic; with --semantic_audio, semantic_tokens before
-# semantic_stage; with --acoustic_only, acoustic_only in place of the first two stages and
-# acoustic_only_bundle at the end; with --text, text_stage and text_bundle at the end, with --pairs,
-# speech_stage and pairs_bundle, with both, text_pairs_bundle; also with the --work_dir of a complete
-# system.
-# Rerun the same command to resume a stopped run: it skips finished steps, and resumes training from
-# the last checkpoint and tokenizing after the last shard. To repeat a step, remove its marker
-# WORK_DIR/done/STEP (and those of the steps after it). PYTHON selects the interpreter.
+# Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle.
+# Options change the steps:
+#   small                parallel_stage in place of coarse_stage and fine_stage
+#   --canonical_speaker  labels units labels_2 units_2 labels_3 units_3 in place of semantic
+#   --semantic_audio     semantic_tokens before semantic_stage
+#   --acoustic_only      acoustic_only in place of semantic_stage and coarse_stage;
+#                        acoustic_only_bundle in place of bundle
+#   --text               text_stage, and text_bundle in place of bundle
+#   --pairs              speech_stage, and pairs_bundle in place of bundle; with --text too,
+#                        text_pairs_bundle
+# With the --work_dir of a complete system, --text and --pairs add only their steps.
+#
+# Rerun the same command to resume a stopped run: finished steps are skipped, training resumes from
+# the last checkpoint, and tokenization resumes after the last shard. To repeat a step, remove its
+# marker WORK_DIR/done/STEP and the markers of the following steps. PYTHON selects the interpreter.
 
 set -euo pipefail
 
@@ -194,7 +204,7 @@ fi
 [[ -z $canonical_speaker || ($preset == small && -z $tokenizers) ]] ||
   fail "--canonical_speaker is for --preset small without --tokenizers"
 
-# smoke is tiny with fewer steps; the overrides of the caller come later and take precedence.
+# smoke is tiny with fewer steps; the overrides of the command line follow and take precedence.
 if [[ $preset == smoke ]]; then
   brief=(codec:--gin.TRAIN_STEPS=100 codec:--gin.QUANTIZER_START_STEP=25
     codec:--gin.CODES_FIXED_STEP=None
@@ -211,7 +221,7 @@ fi
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
-[[ $python != */* ]] || python=$(realpath -ms "$python") # the steps run in the folder of the repository
+[[ $python != */* ]] || python=$(realpath -ms "$python") # steps run in the folder of the repository
 [[ -n $dry_run ]] || command -v "$python" >/dev/null ||
   fail "PYTHON=$python cannot be run; give the python of an environment with requirements.txt"
 [[ -e ${positional[0]} ]] || fail "AUDIO_DIR ${positional[0]} does not exist"
@@ -260,8 +270,8 @@ fi
 export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
 cd "$repo"
 
-# run_logged FILE COMMAND...: prints and logs the output; forwards signals as SIGTERM, on which a
-# training run saves a checkpoint.
+# run_logged FILE COMMAND...: runs a command; prints its output and appends it to the file. Signals
+# are forwarded as SIGTERM, so that a training run saves a checkpoint.
 run_logged() {
   local log=$1 status=0 shown child
   shift
@@ -271,7 +281,7 @@ run_logged() {
   child=$!
   trap 'kill -TERM "$child" 2>/dev/null || true' TERM INT
   wait "$child" || status=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the child
+  while kill -0 "$child" 2>/dev/null; do # a signal interrupted `wait`; the child still runs
     status=0
     wait "$child" || status=$?
   done
@@ -281,7 +291,7 @@ run_logged() {
   return "$status"
 }
 
-# step NAME WHAT EXPECTED COMMAND...: runs a command unless its marker exists.
+# step NAME WHAT EXPECTED COMMAND...: runs the command of a step unless its marker exists.
 step() {
   local step=$1 what=$2 expected=$3 start=$SECONDS status=0 fix='' override
   shift 3
@@ -317,8 +327,9 @@ train() {
     --gin_file="gin_configs/$config.gin" "$@" --gin.MODEL_DIR="'$work/$step'"
 }
 
-# units ROUND STEPS RATE: labels the frames, from the second round on by the encoder of the round
-# before, and trains this encoder further; $encoder is then its folder.
+# units ROUND STEPS RATE: labels the frames and trains a unit encoder at a learning rate. From the
+# second round on, the encoder of the previous round computes the features for the labels, and its
+# training continues. Sets $encoder to the folder of the encoder.
 units() {
   local suffix=${1/#1/} previous=() start=()
   suffix=${suffix:+_$suffix}
@@ -367,10 +378,10 @@ bundle = load_bundle(sys.argv[1])
 print(0 if bundle.stages else bundle.codec.spec.num_quantizers)' "$tokenizers")
   ((levels)) || fail "--tokenizers $tokenizers has stages, which new ones cannot be added to;" \
     "give a bundle of its tokenizers only, exported with export_bundle --tokenizers_only"
-  # Codecs of other projects have no codebooks in one common space.
+  # The codebooks of codecs of other projects are not in one common space.
   parallel_settings=(--gin.HEADS="'plain'")
   has_fine_levels=
-  ((levels <= 4)) || has_fine_levels=yes # the coarse stage predicts four
+  ((levels <= 4)) || has_fine_levels=yes # the coarse stage predicts four levels
 fi
 step tokens "tokenizes the corpus" "no more than 1 % of the clips skipped" \
   "$python" -m audiolm_jax.cache_tokens --bundle="$tokenizers" "${corpus[@]}" \
@@ -408,14 +419,14 @@ else
     "acoustic_only_$size" "${tokens[@]}"
   stages=(--stage_dir=coarse="$work/acoustic_only")
 fi
-# Unless the coarse stage has all levels of the codec.
+# There is no fine stage if the coarse stage predicts all levels of the codec.
 if [[ $acoustic == cascade && -n $has_fine_levels ]]; then
   train fine_stage "trains the fine stage" "$fine_stage_band" \
     "fine_stage_$size" "${tokens[@]}"
   stages+=(--stage_dir=fine="$work/fine_stage")
 fi
 
-# conditioned NAME EXPECTED: trains a stage with a source and adds it to the bundle.
+# conditioned NAME EXPECTED: trains a stage that reads a source, and adds the stage to the bundle.
 conditioned() {
   train "${1}_stage" "trains the $1 stage" "$2" "${1}_stage_$size" "${tokens[@]}"
   stages+=(--stage_dir="$1=$work/${1}_stage")

@@ -1,4 +1,4 @@
-"""Tasks of a folder, manifest or token store, which AUDIOLM_AUDIO_DIR names."""
+"""Tasks of audio, from the folder, manifest or token store that AUDIOLM_AUDIO_DIR names."""
 
 from audiolm_jax.data import registration
 

@@ -1,4 +1,4 @@
-"""Mixtures of speech and piano in equal parts, if both are registered."""
+"""Mixtures of speech and piano music with equal rates, if the tasks of both are registered."""
 
 from audiolm_jax.data import registration
 from tasks import piano, speech  # noqa: F401 (they register their tasks)
@@ -14,12 +14,15 @@ def register(
   """Registers mixtures of the tasks of `tasks.speech` and `tasks.piano`, for gin.
 
   Args:
-    task: kind of task, as in `speech.register`.
-    speech_rate: weight of speech.
-    piano_rate: weight of piano.
+    task: kind of the mixed tasks, such as "waveform" or "coarse_stage".
+    speech_rate: mixing rate (relative frequency of examples) of speech.
+    piano_rate: mixing rate of piano music.
 
   Returns:
     The name of the mixture.
+
+  Raises:
+    DataError: no tasks of speech or of piano music are registered, or the mixture has no such task.
   """
   registration.register_mixtures(NAME, {"speech": speech_rate, "piano": piano_rate})
   return registration.task_name(NAME, task)

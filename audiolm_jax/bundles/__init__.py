@@ -1,4 +1,4 @@
-"""Trained systems as folders that are ready to run. The package contains the shipped bundles."""
+"""Bundles: folders with trained models that are ready to use. The package contains some bundles."""
 
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-  """Imports the sampling code on first use, which programs that only encode do not need."""
+  """Imports a class of sampling on first use; programs that only encode do not need it."""
   if name == "AudioStream":
     from audiolm_jax.bundles.audio_stream import AudioStream
 

@@ -6,10 +6,10 @@
   python -m audiolm_jax.bundles push runs/my_bundle USER/NAME
   python -m audiolm_jax.bundles pull USER/NAME my_bundle
 
-list prints the shipped bundles and those in the given folders. info describes a bundle and its
-parts. verify compares every part with its stored hash and loads the bundle; the exit code is 1 if
-the bundle is damaged. push and pull use the Hugging Face hub and require huggingface_hub. A
-repository that push creates is private until its owner changes that on the hub. Existing bundles
+list prints the shipped bundles and the bundles in the given folders. info describes a bundle and
+its parts. verify compares every part with its stored hash and loads the bundle; the exit code is 1
+if the bundle is damaged. push and pull use the Hugging Face hub and require huggingface_hub. push
+creates private repositories; the owner can make a repository public on the hub. Existing bundles
 are replaced only with --overwrite.
 """
 
@@ -63,7 +63,7 @@ def _summary(path: Path) -> str:
 
   try:
     manifest = read_manifest(path)
-    # Formats 1 and 2 list only the names.
+    # Manifests of formats 1 and 2 list only the names of stages.
     names = [entry if isinstance(entry, str) else entry["name"] for entry in manifest["stages"]]
     stages = ", ".join(names) or "none"
     return f"{manifest['sample_rate']} Hz, stages {stages}: {manifest['description']}"
@@ -103,7 +103,7 @@ def _info(name: str) -> None:
 
 
 def _data_lines(data: object) -> list[str]:
-  """Returns a line for each set of training data; metadata may have any form."""
+  """Returns one line for each data set of the metadata, which may have any form."""
   if not is_list(data) or not data:
     return [_text(data) if data else "not stated"]
   return [
@@ -116,12 +116,12 @@ def _data_lines(data: object) -> list[str]:
 
 
 def _text(value: object) -> str:
-  """Returns a value of a bundle as one line without control characters."""
+  """Returns a value from a manifest as one line without control characters."""
   return "".join(c for c in " ".join(str(value).split()) if c.isprintable())
 
 
 def _head(card: str) -> str:
-  """Returns the card's title and first paragraph."""
+  """Returns the title and the first paragraph of a model card."""
   lines = "\n\n".join(card.strip().split("\n\n")[:2]).splitlines()
   return "\n".join("".join(c for c in line if c.isprintable()) for line in lines)
 

@@ -1,4 +1,4 @@
-"""Iterates over the audio of a continuation while it is sampled."""
+"""Iterates over the pieces of a waveform while its codes are sampled."""
 
 from collections.abc import Callable, Generator, Iterator
 
@@ -13,21 +13,21 @@ Cut = Callable[[np.ndarray, int], np.ndarray]
 
 
 class AudioStream(Iterator[Float[np.ndarray, "_piece"]]):
-  """An iterator over the pieces of a continuation.
+  """An iterator over the pieces of a sampled waveform.
 
   Args:
     bundle: the bundle whose codec decodes.
     codes: a generator of pieces of codes that returns all tokens at its end.
     samples: number of samples of all pieces together.
-    prompt_samples: number of these samples that are the prompt, at the beginning.
-    cut: called with a decoded piece and the sample of the clip at which it begins; returns the part
-      of it to yield.
+    prompt_samples: number of samples at the beginning that belong to the prompt.
+    cut: called with a decoded piece and the index of its first sample in the clip; returns the part
+      of the piece to yield.
 
   Attributes:
     sample_rate: Hz.
     samples: number of samples of all pieces together.
-    prompt_samples: number of these samples that are the prompt.
-    tokens: of the whole clip as in `Continuation`; None until the iterator has ended.
+    prompt_samples: number of samples at the beginning that belong to the prompt.
+    tokens: tokens of the whole clip, see `Continuation`; None until the iterator has ended.
   """
 
   def __init__(

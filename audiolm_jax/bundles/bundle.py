@@ -1,4 +1,4 @@
-"""A trained system: a codec, a semantic tokenizer, stages and a detector."""
+"""A trained system: a codec, a semantic tokenizer, stages, a detector and a watermark."""
 
 import dataclasses
 import functools
@@ -38,25 +38,26 @@ if TYPE_CHECKING:
 _SEARCH_WIDTHS = ranges.Range(1, 256)
 
 
-@no_type_check  # methods check what users give; the check of a protocol reads all properties
+@no_type_check  # methods check their arguments; a check against a protocol reads all properties
 @dataclasses.dataclass(frozen=True)
 class Bundle:
   """A codec, a semantic tokenizer and the stages that were trained on their tokens.
 
   Attributes:
-    name: the name that `--bundle` takes.
+    name: name of the bundle; a shipped bundle is loaded by its name.
     codec: converts waveforms to acoustic codes and back.
-    semantic: converts waveforms to semantic tokens, at the codec's sample rate.
-    stages: by the name in their spec, each after the stages whose streams it reads; empty for a
-      bundle that only encodes and decodes.
-    semantic_rate: collapsed semantic tokens per second of the training data; None without stages.
-    temperatures: of the stages whose best temperature is not the paper's.
-    detector: distinguishes the bundle's samples from recordings; None if none was trained.
-    watermark: how sampled codes are marked; None if no communities were made.
-    description: one sentence.
-    metadata: training data, licence and metrics, as information for people only.
+    semantic: converts waveforms at the codec's sample rate to semantic tokens.
+    stages: stages by the name in their spec. A stage follows all stages whose streams it reads.
+      Empty for a bundle that only encodes and decodes.
+    semantic_rate: mean number of semantic tokens per second of the training data, after repeats
+      are collapsed; None if it was not measured.
+    temperatures: default temperatures by stage, for stages whose default is not the paper's.
+    detector: distinguishes the bundle's samples from recordings; None if no detector was trained.
+    watermark: the settings and communities of the watermark; None if the bundle has no watermark.
+    description: description of the bundle, one sentence.
+    metadata: training data, licence and metrics; not used by the program.
     model_card: the text of MODEL_CARD.md.
-    path: the folder that the bundle was loaded from.
+    path: the folder that the bundle was loaded from; None if it was not loaded from a folder.
   """
 
   name: str
@@ -80,7 +81,10 @@ class Bundle:
   def component(
     self, name: str
   ) -> Codec | ChunkedTokenizer | ResampledTokenizer | Detector | Stage | None:
-    """Returns the component that training calls `name`, such as "codec"; None if there is none."""
+    """Returns the component with a name of training, such as "codec" or "coarse_stage".
+
+    Returns None if the bundle does not contain the component.
+    """
     tokenizers = {"codec": self.codec, "semantic": self.semantic, "units": self.semantic}
     tokenizers |= {"detector": self.detector}
     return (tokenizers | {f"{key}_stage": stage for key, stage in self.stages.items()}).get(name)
@@ -88,11 +92,11 @@ class Bundle:
   def searching(self, width: int) -> "Bundle":
     """Returns the bundle with a beam search in the encoding of its codec.
 
-    The codes of a frame then describe it more accurately, and encoding takes longer. Tokens of
-    different widths can be mixed.
+    With a larger width, codes approximate the latents more accurately, and encoding takes longer.
+    Codes from different widths can be mixed in a corpus.
 
     Args:
-      width: sequences of codes that are kept per frame; 1 for none but the nearest.
+      width: number of code sequences that are kept per frame; 1 for no beam search.
 
     Raises:
       UserError: the width is out of range, or the codec has no beam search.
@@ -111,7 +115,7 @@ class Bundle:
 
   @functools.cached_property
   def token_hash(self) -> str:
-    """16 hexadecimal digits; bundles with the same hash have interchangeable tokens."""
+    """A hash of 16 hexadecimal digits; bundles with equal hashes have interchangeable tokens."""
     return token_hash(self.codec, self.semantic)
 
   @functools.cached_property
@@ -127,7 +131,7 @@ class Bundle:
 
   @functools.cached_property
   def text_cascade(self) -> "Cascade":
-    """A cascade of the text stage alone, which samples the semantic tokens of a text."""
+    """The cascade that contains only the text stage; samples semantic tokens for a text."""
     from audiolm_jax.bundles.speaking import text_stage
     from audiolm_jax.sampling.cascade import Cascade
 
@@ -136,7 +140,7 @@ class Bundle:
 
   @functools.cached_property
   def speech_cascade(self) -> "Cascade":
-    """A cascade of the speech stage alone, which translates semantic tokens of a recording."""
+    """The cascade that contains only the speech stage; translates semantic tokens."""
     from audiolm_jax.bundles.speaking import speech_stage
     from audiolm_jax.sampling.cascade import Cascade
 
@@ -145,7 +149,7 @@ class Bundle:
 
   @functools.cached_property
   def transcript_cascade(self) -> "Cascade":
-    """A cascade of the transcript stage alone, which recognizes the text of semantic tokens."""
+    """The cascade that contains only the transcript stage; recognizes text in semantic tokens."""
     from audiolm_jax.bundles.transcription import transcript_stage
     from audiolm_jax.sampling.cascade import Cascade
 
@@ -153,14 +157,14 @@ class Bundle:
     return Cascade({name: self.stages[name]})
 
   def watermark_detector(self, key: bytes | None = None) -> WatermarkDetector:
-    """Returns the detector of the marks that sampling leaves in the codes.
+    """Returns the detector of the bundle's watermark.
 
     Args:
       key: the content of the key file that was used in sampling; None for the bundle's public key.
 
     Raises:
       BundleError: the bundle has no watermark.
-      UserError: the key is too short or too long.
+      UserError: the key is not bytes, is too short or too long.
     """
     if self.watermark is None:
       raise BundleError(f"the bundle {self.name} has no watermark; make one with make_watermark")
@@ -179,12 +183,13 @@ class Bundle:
     Args:
       waveform: one clip or a batch; floats in [-1, 1], or integers over their whole range.
       sample_rate: Hz.
-      channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
-        that soundfile returns; None for one channel.
+      channel_axis: axis of the channels, which are averaged, such as -1 for an array
+        [samples, channels] from soundfile; None for one channel.
 
     Returns:
-      `ceil(samples / hop_length)` semantic tokens and frames of codes, where samples are at the
-      bundle's rate.
+      Semantic tokens [..., steps] and codes [..., frames, quantizers]. Both lengths are
+      `ceil(samples / hop_length)`, with the hop length of the tokenizer or codec, and with the
+      samples at the bundle's rate.
 
     Raises:
       AudioError: the waveform is empty, not finite, silent or shorter than a semantic token, or the
@@ -209,13 +214,14 @@ class Bundle:
     """Decodes acoustic codes to `frames * hop_length` samples at the bundle's rate.
 
     Args:
-      codes: of one clip or a batch, with all levels, or with the first levels for a lower bit rate.
+      codes: codes of one clip or a batch, with all levels, or with the first levels for a lower bit
+        rate.
 
     Returns:
       The waveform, in [-1, 1].
 
     Raises:
-      DataError: the shape or the values do not fit this bundle's codec.
+      DataError: the shape, type or values of the codes do not fit this bundle's codec.
     """
     wanted = "integers [frames, quantizers], with a batch axis before it for several clips"
     try:
@@ -265,15 +271,15 @@ class Bundle:
     progress: "Progress | None" = None,
     **settings: "Unpack[Settings]",
   ) -> "Continuation | list[Continuation]":
-    """Continues a recording, samples without a prompt, or resynthesizes in another voice.
+    """Continues a recording, samples without a prompt, or resynthesizes a recording.
 
     Args:
-      waveform: the prompt: one clip, a batch of clips, or a list of clips of any lengths, which are
-        sampled together; None in unconditional mode.
-      sample_rate: of the prompt, in Hz.
-      num_samples: samples for each prompt, at most 10,000. The prompt is processed once for all of
-        them.
-      progress: called with a stage's name, the tokens sampled so far and their total.
+      waveform: the prompt: one clip, a batch of clips, or a list of clips of any lengths. All clips
+        are sampled together. None in unconditional mode.
+      sample_rate: sample rate of the prompt in Hz.
+      num_samples: number of samples for each prompt, at most 10,000. The prompt is encoded once for
+        all samples.
+      progress: called with a stage's name, the number of tokens sampled so far and their total.
       **settings: see `Settings`.
 
     Returns:
@@ -281,7 +287,9 @@ class Bundle:
       of prompts, a list of results, each with the timings of the whole call.
 
     Raises:
+      BundleError: the bundle does not have the stages of the mode.
       UserError: the prompt is too short or silent, or a setting is out of range.
+      TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import continuation
 
@@ -299,23 +307,25 @@ class Bundle:
   ) -> "AudioStream":
     """Yields the waveform that `continue_audio` returns, in pieces, while it is sampled.
 
-    The prompt is yielded at once. New audio starts when the semantic tokens of the first window and
-    the coarse codes of the first fine chunk are sampled; after that, every 64 tokens of the last
-    stage yield a piece. The concatenated pieces have no discontinuities.
+    The prompt is yielded first. With the stages of the paper, new audio starts after the semantic
+    tokens of the first window and the coarse codes of the first fine chunk are sampled. Then each
+    piece has 64 tokens of the last stage, or a window if the last stage is parallel. The
+    concatenated pieces have no discontinuities.
 
     Args:
       waveform: the prompt, one clip; None in unconditional mode.
-      sample_rate: of the prompt, in Hz.
-      progress: called with a stage's name, the tokens sampled so far and their total. An exception
-        that it raises ends the sampling.
+      sample_rate: sample rate of the prompt in Hz.
+      progress: called with a stage's name, the number of tokens sampled so far and their total. An
+        exception from this function ends the sampling.
       **settings: see `Settings`.
 
     Returns:
-      An iterator over pieces [samples]. It has the total length from the start and the tokens at
-      its end.
+      An iterator over pieces [samples]. Its attribute `samples` is the total length; its attribute
+      `tokens` is set after the last piece.
 
     Raises:
-      UserError: as in `continue_audio`, before the first piece.
+      UserError: see `continue_audio`; raised before the first piece.
+      TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import continuation
 
@@ -347,25 +357,26 @@ class Bundle:
     progress: "Progress | None" = None,
     **settings: "Unpack[SpeechSettings]",
   ) -> "Continuation | list[Continuation]":
-    """Speaks a text, in a drawn voice or in that of a recording.
+    """Speaks a text, in a random voice or in the voice of a recording.
 
-    Numbers, dates and amounts of money are spoken as words, for which num2words must be installed.
-    A long text is split into sentences, and the voice remains the same.
+    Numbers, dates and amounts of money are spoken as words; this requires num2words. The text is
+    split into sentences, and all sentences have the same voice.
 
     Args:
       text: the text, of at most 100,000 characters.
       num_samples: number of samples, at most 10,000.
-      progress: called with a stage's name, the tokens sampled so far and their total.
+      progress: called with a stage's name, the number of tokens sampled so far and their total.
       **settings: see `speaking.SpeechSettings`.
 
     Returns:
-      The audio and its tokens, those of the voice first; a list of them for several samples, which
-      can differ in length.
+      The audio and its tokens, first those of the voice. For several samples, a list of results,
+      whose lengths can differ.
 
     Raises:
-      BundleError: the bundle has no text stage.
+      BundleError: the bundle has no text stage, or no acoustic stage that reads semantic tokens.
       UserError: the text is empty or has unknown characters, the voice is too short or silent, or a
         setting is out of range.
+      TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import speaking
 
@@ -384,15 +395,16 @@ class Bundle:
 
     Args:
       text: the text.
-      progress: as of `speak`. An exception that it raises ends the sampling.
+      progress: see `speak`. An exception from this function ends the sampling.
       **settings: see `speaking.SpeechSettings`.
 
     Returns:
-      An iterator over pieces [samples]. It has the total length from the start and the tokens at
-      its end.
+      An iterator over pieces [samples]. Its attribute `samples` is the total length; its attribute
+      `tokens` is set after the last piece.
 
     Raises:
-      UserError: as in `speak`, before the first piece.
+      UserError: see `speak`; raised before the first piece.
+      TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import speaking
 
@@ -427,24 +439,25 @@ class Bundle:
     progress: "Progress | None" = None,
     **settings: "Unpack[VoiceSettings]",
   ) -> "Continuation | list[Continuation]":
-    """Speaks the content of a recording as the pairs of training do, such as in translation.
+    """Speaks the content of a recording with a trained speech stage, such as in another language.
 
-    A recording longer than the longest source of the stage is cut at quiet moments into pieces,
-    each of which is spoken alone; the voice remains the same.
+    A recording longer than the longest source of the stage is cut at quiet moments into pieces. The
+    stage reads each piece separately, and all pieces have the same voice.
 
     Args:
       waveform: the source, one clip; floats in [-1, 1], or integers over their whole range.
-      sample_rate: of the source and of the voice, in Hz.
+      sample_rate: sample rate of the source and of the voice in Hz.
       num_samples: number of samples, at most 10,000.
-      progress: called with a stage's name, the tokens sampled so far and their total.
+      progress: called with a stage's name, the number of tokens sampled so far and their total.
       **settings: see `speaking.VoiceSettings`.
 
     Returns:
-      The audio and its tokens, as of `speak`.
+      The audio and its tokens; see `speak`.
 
     Raises:
-      BundleError: the bundle has no speech stage.
+      BundleError: the bundle has no speech stage, or no acoustic stage that reads semantic tokens.
       UserError: the source or the voice is too short or silent, or a setting is out of range.
+      TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import speaking
 
@@ -465,17 +478,18 @@ class Bundle:
     The semantic tokens of the whole result are sampled before the first piece.
 
     Args:
-      waveform: the source, as of `speak_from`.
-      sample_rate: of the source and of the voice, in Hz.
-      progress: as of `speak`. An exception that it raises ends the sampling.
+      waveform: the source; see `speak_from`.
+      sample_rate: sample rate of the source and of the voice in Hz.
+      progress: see `speak_from`. An exception from this function ends the sampling.
       **settings: see `speaking.VoiceSettings`.
 
     Returns:
-      An iterator over pieces [samples]. It has the total length from the start and the tokens at
-      its end.
+      An iterator over pieces [samples]. Its attribute `samples` is the total length; its attribute
+      `tokens` is set after the last piece.
 
     Raises:
-      UserError: as in `speak_from`, before the first piece.
+      UserError: see `speak_from`; raised before the first piece.
+      TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import speaking
 
@@ -492,17 +506,17 @@ class Bundle:
   ) -> str:
     """Recognizes the words of a recording.
 
-    A recording longer than the clips of training is cut at quiet moments.
+    A recording longer than the longest clip of the stage is cut at quiet moments into pieces.
 
     Args:
       waveform: one clip; floats in [-1, 1], or integers over their whole range.
       sample_rate: Hz.
-      temperature: of sampling; 0 selects the likeliest character.
+      temperature: temperature of sampling; 0 selects the most likely character.
       seed: random seed; has no effect at the temperature 0.
       channel_axis: axis of the channels, which are averaged; None for one channel.
 
     Returns:
-      The text in lower case, with numbers as words, as the stage has learned it.
+      The text in lower case, with numbers as words.
 
     Raises:
       BundleError: the bundle has no transcript stage.
@@ -521,16 +535,16 @@ class Bundle:
 
 
 def audio_stages(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-  """Returns the stages that make audio: all but one that recognizes speech."""
+  """Returns the stages that contribute to audio: all except stages that recognize speech."""
   return {name: stage for name, stage in stages.items() if stage.spec.writes != TRANSCRIPT}
 
 
 def token_hash(codec: Codec, semantic: ChunkedTokenizer | ResampledTokenizer) -> str:
-  """Returns a hash of everything that determines tokens: weights and specs.
+  """Returns a hash of the weights and specs that determine tokens, 16 hexadecimal digits.
 
   The hash excludes the codec's decoder, so tokens and stages remain valid when the decoder is
-  trained further. It also excludes all settings outside the specs, so that a new setting does not
-  invalidate old tokens.
+  trained further. It also excludes all settings that are not in the specs, so that a new setting
+  does not invalidate old tokens.
   """
   parts = [
     (hash_params(tokenizer.token_params), configs.to_dict(tokenizer.spec))

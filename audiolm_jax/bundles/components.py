@@ -18,7 +18,8 @@ from audiolm_jax.detection.watermark import WatermarkConfig
 from audiolm_jax.lm.stage import CODEBOOKS
 from audiolm_jax.sampling import registry
 
-# Configuration and class of each kind. A module is imported only when a bundle needs it.
+# Configuration class and class of each kind of tokenizer. A module is imported when a bundle needs
+# its class.
 _SEMANTIC, _PRETRAINED = "audiolm_jax.semantic", "audiolm_jax.pretrained"
 _RESIDUAL = "audiolm_jax.codec.residual_codec:ResidualCodec"
 TOKENIZERS = {
@@ -54,12 +55,12 @@ class Component(NamedTuple):
   """A component as `bundle.json` describes it.
 
   Attributes:
-    config: its configuration.
-    spec: of a stage; None for other components.
-    kind: of a tokenizer; "" for other components.
-    shapes: of its parameters.
-    hash: of its parameters.
-    types: of its arrays in the file.
+    config: configuration of the component.
+    spec: spec of a stage; None for other components.
+    kind: kind of a tokenizer, such as "soundstream"; "" for other components.
+    shapes: shapes of the parameters in the component's file.
+    hash: hash of these parameters.
+    types: accepted types of the arrays in the file.
   """
 
   config: Any
@@ -71,11 +72,11 @@ class Component(NamedTuple):
 
 
 def describe(name: str, manifest: Json) -> Component:
-  """Returns what a manifest of the current format states about a component.
+  """Returns the description of a component from a manifest of the current format.
 
   Raises:
-    BundleError: the component is of an unknown type.
-    ConfigError: its configuration is not valid.
+    BundleError: the component or its type is unknown.
+    ConfigError: the configuration of the component is not valid.
     KeyError: the manifest lacks a field.
   """
   entry = manifest["components"][name]
@@ -101,7 +102,7 @@ def describe(name: str, manifest: Json) -> Component:
   spec.check_config(config)
   shapes = spec.parameter_shapes(config)
   if spec.uses_codebooks(config):
-    del shapes[CODEBOOKS]  # the codec's file contains them
+    del shapes[CODEBOOKS]  # the codec's file contains the codebooks
   return Component(config, spec, "", shapes, expected_hash)
 
 
@@ -109,7 +110,7 @@ def load_part(folder: Path, name: str, component: Component) -> Params:
   """Returns the parameters of a component.
 
   Raises:
-    BundleError: its file is damaged, or is not the one that `bundle.json` describes.
+    BundleError: the file is missing or damaged, or its weights do not match `bundle.json`.
   """
   path = folder / f"{name}.safetensors"
   params = tensors.load_tensors(path, component.shapes, component.types)
@@ -123,7 +124,7 @@ def load_part(folder: Path, name: str, component: Component) -> Params:
 
 
 def tokenizer_classes(name: str, kind: str) -> tuple[type[Any], type[Any]]:
-  """Returns the configuration class and the class of a kind of tokenizer.
+  """Returns the configuration class and the tokenizer class of a kind of tokenizer.
 
   Args:
     name: "codec" or "semantic".
@@ -151,10 +152,10 @@ def type_name(name: str, tokenizer: Any) -> str:
 
 
 def codec_of(config: object, params: Params) -> Codec:
-  """Returns the `Codec` of this configuration and these parameters.
+  """Returns the codec with this configuration and these parameters.
 
   Raises:
-    BundleError: no codec that a bundle can contain has this configuration.
+    BundleError: the class of the configuration is not that of a codec in `TOKENIZERS`.
   """
   own = _home(config)
   for kind, (home, _) in TOKENIZERS["codec"].items():
@@ -165,6 +166,6 @@ def codec_of(config: object, params: Params) -> Codec:
 
 
 def _home(value: object) -> str:
-  """Returns where the class of a value is defined, as in `TOKENIZERS`."""
+  """Returns the module and name of a value's class as `module:class`, like in `TOKENIZERS`."""
   kind = type(value)
   return f"{kind.__module__}:{kind.__qualname__}"

@@ -36,18 +36,19 @@ Progress = Callable[[str, int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-  """Sampled audio and how it was made.
+  """Sampled audio with its tokens and timings.
 
   Attributes:
-    waveform: [samples]. A batch of prompts adds a leading axis; several samples per prompt add an
-      axis after it.
+    waveform: the audio [samples] in [-1, 1]. A batch of prompts adds a first axis. Several samples
+      per prompt add an axis before the axis of samples.
     sample_rate: Hz.
-    tokens: of the whole clip, the prompt's tokens first. Sampled semantic tokens have their repeats
-      collapsed if the stages were trained that way.
-    prompt_samples: number of samples of `waveform` that are the prompt.
+    tokens: tokens of the whole clip, first those of the prompt or voice. Semantic tokens have no
+      repeats if the stages collapse repeats.
+    prompt_samples: number of samples at the start of `waveform` that belong to the prompt.
     new_seconds: seconds of new audio in all clips together.
-    timings: seconds spent in each step: "encode", the name of each stage, "decode".
-    watermark: strength of the mark in the sampled codes; 0 for none.
+    timings: seconds by step: "encode", the name of each stage, "retokenize" (if sampled codes were
+      tokenized again), and "decode".
+    watermark: strength of the watermark in the sampled codes; 0 for no watermark.
   """
 
   waveform: Float[np.ndarray, "*batch samples"]
@@ -85,8 +86,8 @@ def continue_audio(
     progress=progress,
   )
   start = time.perf_counter()
-  # Clips are decoded one at a time, so that a clip does not depend on the others in its batch and
-  # one compiled program decodes any number of them.
+  # Clips are decoded one at a time, so that a clip does not depend on other clips of its batch, and
+  # one compiled program decodes any number of clips.
   made = [
     request.outputs[row // num_samples].cut(np.asarray(bundle.codec.decode(codes[None]))[0], 0)
     for row, codes in enumerate(sampled.codes)
@@ -147,13 +148,14 @@ def stream(
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-  """The parts of one decoded clip that are returned.
+  """The part of one decoded clip that is returned.
 
   Attributes:
-    samples: number of samples of the whole clip, including the prompt.
-    made: number of these samples that are new.
-    original: the prompt's original samples, if they replace the decoded ones.
-    hidden: number of samples of the prompt that are omitted.
+    samples: number of samples of the whole clip, including the prompt or voice.
+    made: number of new samples of the clip.
+    original: original samples of the prompt, which replace the decoded samples; None to keep the
+      decoded samples.
+    hidden: number of samples at the start of the clip that are omitted.
   """
 
   samples: int
@@ -167,7 +169,7 @@ class Output:
     return self.samples - self.made - self.hidden
 
   def cut(self, waveform: Float[np.ndarray, "piece"], start: int) -> Float[np.ndarray, "shown"]:
-    """Returns the part to return of a piece that begins at sample `start` of the clip."""
+    """Returns the part to output of a decoded piece that begins at sample `start` of the clip."""
     shown = np.clip(waveform[: max(0, self.samples - start)], -1.0, 1.0)
     if self.original is not None:
       true = self.original[start : start + len(shown)]
@@ -179,9 +181,15 @@ _Rehearse = Callable[[Cascade, list[Clip], CascadeOptions], None]
 
 
 class _Request(NamedTuple):
-  """A checked request whose prompts are encoded, with one clip and one output for each prompt.
+  """Checked settings and encoded prompts.
 
-  The prompts are a batch if they were given as one array.
+  Attributes:
+    clips: the clip to sample for each prompt.
+    outputs: the part to return for each prompt.
+    seed: random seed.
+    options: options of sampling by stage.
+    watermark: strength of the watermark; 0 for no watermark.
+    is_batch: whether the prompts are one array [batch, samples].
   """
 
   clips: list[Clip]
@@ -249,7 +257,7 @@ def _request(
   for prompt in prompts:
     if mode is Mode.RESYNTHESIS:
       frames = -(-len(prompt) // hop)
-      # The last codec frame may span more semantic tokens than the audio does.
+      # The last codec frame may extend past the last semantic token of the audio.
       wholes.append(np.pad(prompt, (0, frames * hop - len(prompt))))
       content = _expected_clip(bundle, wholes[-1], frames)
       expected.append(resynthesized(given, content.prompt[SEMANTIC], frames))
@@ -278,7 +286,7 @@ def _request(
 def whole_steps(
   bundle: Bundle, waveform: Float[np.ndarray, "samples"]
 ) -> Float[np.ndarray, "whole"]:
-  """Returns the longest beginning of a waveform that has whole semantic steps and frames."""
+  """Returns the waveform, cut at its end to whole semantic tokens and whole codec frames."""
   step = math.lcm(bundle.semantic.spec.hop_length, bundle.codec.spec.hop_length)
   return waveform[: len(waveform) // step * step]
 
@@ -292,12 +300,12 @@ def tokens_of(bundle: Bundle, waveform: Float[np.ndarray, "samples"]) -> dict[st
 
 
 def resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
-  """Returns a clip of given semantic tokens, after the tokens of a voice.
+  """Returns a clip whose semantic tokens are given: those of a voice, then those of the content.
 
   Args:
-    voice: semantic tokens and codes of the voice; no steps for none.
+    voice: semantic tokens and codes of the voice; empty arrays for no voice.
     content: semantic tokens of the content.
-    frames: frames of the content.
+    frames: number of codec frames of the content.
   """
   semantic = np.concatenate([voice[SEMANTIC], content])
   total = len(voice[CODES]) + frames
@@ -305,7 +313,13 @@ def resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int)
 
 
 def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
-  """Returns a clip of random tokens that has the length of the encoded prompt, for rehearsal."""
+  """Returns a clip for rehearsal; its prompt has random tokens, as many as the encoded prompt.
+
+  Args:
+    bundle: the bundle that samples.
+    prompt: the waveform of the prompt.
+    frames: number of codec frames of the whole clip.
+  """
   random = np.random.default_rng(0)
   codec, steps = bundle.codec.spec, -(-len(prompt) // bundle.semantic.spec.hop_length)
   semantic = random.integers(bundle.semantic.spec.num_clusters, size=steps, dtype=np.int32)
@@ -317,9 +331,9 @@ def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames:
 def _make_ready(
   bundle: Bundle, clips: list[Clip], options: CascadeOptions, rehearse: _Rehearse
 ) -> None:
-  """Starts to load or compile, in the background, the programs that sample the clips.
+  """Starts to load or compile, in the background, the programs that sample and decode the clips.
 
-  All array lengths are known in advance unless stages collapse repeated tokens.
+  The lengths of all arrays must be known in advance, so nothing happens if stages collapse repeats.
   """
   rehearsal = bundle.cascade.rehearsal()
   if rehearsal is not None:
@@ -341,7 +355,7 @@ def _check_stages(bundle: Bundle, mode: Mode) -> None:
     names = ", ".join(sorted(bundle.cascade.missing()))
     can = ""
     if names == SEMANTIC:
-      # Conditioned stages, which are not in the cascade.
+      # Conditioned stages are not in the cascade, but write semantic tokens.
       speaks = any(stage.spec.writes.key == SEMANTIC for stage in bundle.stages.values())
       can = f"; it can {'speak or resynthesize' if speaks else 'resynthesize only'}"
     raise BundleError(f"the bundle {bundle.name} has no {names} stage{can}")

@@ -47,8 +47,9 @@ def load_bundle(
     stages: names of the stages to load; None for all, () for the tokenizers alone.
 
   Raises:
-    BundleError: the bundle does not exist, is damaged, or has stages that were trained on the
-      tokens of other tokenizers.
+    BundleError: the bundle does not exist, is damaged, lacks one of `stages`, or has stages that
+      were not trained on tokens of its tokenizers.
+    UserError: `stages` is not a collection of names.
   """
   folder = find_folder(name_or_dir)
   if stages is not None:
@@ -67,23 +68,25 @@ def load_bundle(
 def save_bundle(
   bundle: Bundle, folder: str | os.PathLike[str], *, storage: Storage | str = Storage.FLOAT32
 ) -> Path:
-  """Writes a bundle atomically, and replaces an existing one.
+  """Writes a bundle atomically, and replaces an existing bundle in the folder.
+
+  Stages were trained on the tokens of the tokenizers, so writing must not change these tokens. In a
+  bundle with stages, each tokenizer has the narrowest format from `storage` up to float32 that
+  preserves every weight that determines tokens. To get small tokenizers, export them in a narrow
+  format before the corpus is tokenized.
 
   Args:
     bundle: the bundle to write.
     folder: the folder to write; its parent must exist.
-    storage: number format of the weights. The tokens must remain those that the stages were trained
-      on, so in a bundle with stages the tokenizers are stored in the narrowest format, not narrower
-      than `storage`, that preserves every weight that determines tokens. For small tokenizers,
-      export them in a narrow format first, and tokenize the corpus with the exported ones.
+    storage: number format of the weights.
 
   Returns:
     The folder.
 
   Raises:
-    BundleError: the folder contains something else or cannot be written, or a weight is out of
-      range.
-    UserError: an argument has another type.
+    BundleError: `bundle` is not a `Bundle`, its parts do not fit together, a weight is out of range
+      of the format, or the folder is not a bundle or cannot be written.
+    UserError: `folder` is not a path, or `storage` is unknown.
   """
   if not isinstance(cast(object, bundle), Bundle):
     raise BundleError(f"the bundle to save is {configs.shown(bundle)}; give a Bundle")
@@ -157,7 +160,7 @@ def _check_temperatures(bundle: str, temperatures: Iterable[str], stages: Iterab
 
 
 def _check_fit(bundle: Bundle) -> None:
-  """Raises `BundleError` if parts disagree on a rate or on a number of tokens."""
+  """Raises `BundleError` if parts differ in their rates, vocabularies, levels or codebooks."""
   codec, semantic = bundle.codec.spec, bundle.semantic.spec
   if codec.sample_rate != semantic.sample_rate:
     raise BundleError(
@@ -193,7 +196,17 @@ def _check_fit(bundle: Bundle) -> None:
 def _codebooks_of(
   codec: Codec, spec: StageSpec, config: ModelConfig, what: str
 ) -> dict[str, np.ndarray]:
-  """Returns the codebooks of a codec as a parameter of a stage."""
+  """Returns the codebooks of a codec as a parameter of a stage.
+
+  Args:
+    codec: the codec.
+    spec: spec of the stage.
+    config: configuration of the stage's model.
+    what: the beginning of the error message.
+
+  Raises:
+    BundleError: the codebooks do not have the shape that the stage needs.
+  """
   try:
     return {CODEBOOKS: spec.codebooks(config, codec.codebooks)}
   except ConfigError as error:
@@ -240,7 +253,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
   components: JsonDict = {}
 
   def add(name: str, params: Params, width: Storage, **fields: object) -> Params:
-    """Writes a component and returns its parameters as they are stored."""
+    """Writes a component and returns its parameters as they will be loaded."""
     stored = tensors.as_stored(params, width)
     _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, width))
     components[name] = {**fields, "hash": tensors.hash_params(stored)}
@@ -266,7 +279,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
       "token_hash": tokens,
     }
     if stage.spec.uses_codebooks(stage.config):
-      # The codec's file contains them, in a format that preserves them.
+      # The codec's file contains the codebooks, in a format that preserves their values.
       fields["codebooks"] = tensors.hash_params({CODEBOOKS: own.pop(CODEBOOKS)})
     add(f"{name}_stage", own, storage, **fields)
   if bundle.detector is not None:
@@ -296,7 +309,7 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
 
 
 def _check_readable(name: str, content: str) -> None:
-  """Raises `BundleError` if loading would refuse the fields or a configuration of a manifest."""
+  """Raises `BundleError` if loading would reject a field or a configuration of a manifest."""
   try:
     manifest = plain_json.parse(content)
     check_fields(manifest)
@@ -309,7 +322,10 @@ def _check_readable(name: str, content: str) -> None:
 def _tokenizer_storage(
   tokenizer: Codec | ChunkedTokenizer, storage: Storage, has_stages: bool
 ) -> Storage:
-  """Returns the narrowest format from `storage` up that preserves the tokens of all stages."""
+  """Returns the narrowest format, not narrower than `storage`, that preserves all tokens.
+
+  Returns `storage` if the bundle has no stages.
+  """
   if not has_stages:
     return storage
   narrowest_first = list(reversed(Storage))
@@ -323,7 +339,11 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-  """Raises `BundleError` if `folder` is neither free nor a bundle, or has no parent folder."""
+  """Raises `BundleError` if `folder` cannot be replaced by a bundle.
+
+  A path can be replaced if its parent folder exists and the path is free, an empty folder or a
+  bundle.
+  """
   if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
     raise BundleError(f"{folder} exists and is not a bundle; choose another folder")
   if folder.exists() and not folder.is_dir():
@@ -334,7 +354,7 @@ def check_replaceable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Generator[Path]:
-  """Yields a new folder that replaces `folder` when the block ends without an error.
+  """Yields a new folder that replaces `folder` when the `with` block ends without an error.
 
   Raises:
     BundleError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Pushes bundles to the Hugging Face hub and pulls them. A repository contains one bundle."""
+"""Uploads bundles to the Hugging Face hub and downloads them; a repository contains one bundle."""
 
 import os
 import shutil
@@ -14,19 +14,21 @@ _FILES = (MANIFEST, CARD, "*.safetensors")
 
 
 def push_bundle(folder: Path, repository: str, *, overwrite: bool = False) -> str:
-  """Uploads a bundle; a missing repository is created as a private one.
+  """Uploads a bundle. If the repository does not exist, creates a private repository.
 
   Args:
-    folder: the bundle's folder, which must be complete.
+    folder: the folder of the bundle, which must be complete.
     repository: USER/NAME on the hub.
     overwrite: whether to replace a bundle in the repository.
 
   Returns:
-    The URL of the upload.
+    The URL of the commit.
 
   Raises:
-    BundleError: the bundle is damaged, or the repository has one and `overwrite` is false.
-    UserError: huggingface_hub is not installed, or the hub is unreachable or rejects the upload.
+    BundleError: the bundle is damaged, or the repository contains a bundle and `overwrite` is
+      False.
+    UserError: `repository` is not USER/NAME, huggingface_hub is not installed, or the hub is
+      unreachable or rejects the upload.
   """
   _check_name(repository)
   library = hub.library(f"to push {folder} to", "copy the folder by other means")
@@ -48,7 +50,7 @@ def push_bundle(folder: Path, repository: str, *, overwrite: bool = False) -> st
     )
   except UserError:
     raise
-  except Exception as error:  # HTTP clients and the hub have exceptions of their own
+  except Exception as error:  # HTTP clients and the hub raise many types of exceptions
     raise UserError(
       f"cannot push to {repository} ({hub.reason(error)}); check that the hub can be reached, "
       "that `hf auth login` was run, and that the repository belongs to you"
@@ -59,20 +61,22 @@ def push_bundle(folder: Path, repository: str, *, overwrite: bool = False) -> st
 def pull_bundle(
   repository: str, folder: Path, *, revision: str | None = None, overwrite: bool = False
 ) -> Path:
-  """Downloads a bundle and checks it; on an error nothing is written to the folder.
+  """Downloads a bundle and checks it; after an error, the folder is unchanged.
 
   Args:
     repository: USER/NAME on the hub.
     folder: the folder to write.
-    revision: a branch, tag or commit; None for the newest.
+    revision: a branch, tag or commit; None for the newest commit.
     overwrite: whether to replace an existing bundle.
 
   Returns:
     The folder.
 
   Raises:
-    BundleError: the download is not a complete bundle, or the folder cannot be replaced.
-    UserError: huggingface_hub is not installed, or the hub cannot be reached.
+    BundleError: the repository does not contain a complete bundle, or the folder exists and must
+      not or cannot be replaced.
+    UserError: `repository` is not USER/NAME, huggingface_hub is not installed, or the hub cannot be
+      reached.
   """
   _check_name(repository)
   check_replaceable(folder)
@@ -88,7 +92,7 @@ def pull_bundle(
     fetched = library.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
   except UserError:
     raise
-  except Exception as error:  # HTTP clients and the hub have exceptions of their own
+  except Exception as error:  # HTTP clients and the hub raise many types of exceptions
     raise UserError(
       f"cannot pull {repository} ({hub.reason(error)}); check that the hub can be reached, that "
       "the name is right, and whether the repository needs `hf auth login`"
@@ -102,7 +106,12 @@ def pull_bundle(
 
 
 def refuse_damaged(folder: Path, name: str | os.PathLike[str] | None = None) -> None:
-  """Raises `BundleError` with the first error in a bundle, which the message calls `name`."""
+  """Raises `BundleError` with the first error if a bundle is damaged.
+
+  Args:
+    folder: the folder of the bundle.
+    name: name of the bundle in the message; the folder by default.
+  """
   wrong = inspection.find_damage(folder)
   if wrong:
     named = wrong[0].replace(str(folder), str(name or folder))

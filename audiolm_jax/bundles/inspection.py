@@ -1,4 +1,4 @@
-"""Lists the parts of a bundle's folder, and finds damaged ones."""
+"""Lists the components of a bundle's folder, and finds damaged components."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,9 @@ class ComponentInfo(NamedTuple):
   """A component of a bundle.
 
   Attributes:
-    name: as in `bundle.json`; the file is `NAME.safetensors`.
+    name: name of the component in `bundle.json`; its file is `NAME.safetensors`.
     kind: type of a tokenizer, such as "soundstream"; empty for other components.
-    size: of the file in bytes; None if it is missing.
+    size: size of the file in bytes; None if the file is missing.
     parameters: number of weights; None if the file cannot be read.
   """
 
@@ -44,10 +44,10 @@ def list_parts(folder: Path) -> list[ComponentInfo]:
 
 
 def find_damage(folder: Path) -> list[str]:
-  """Returns one sentence for each error in a bundle; empty if it is complete and loads.
+  """Returns one sentence for each error in a bundle; an empty list if the bundle has no errors.
 
-  The weights of every component are compared with their hash in `bundle.json`. If all match, the
-  bundle is loaded to check that its parts fit together.
+  The weights of every component are compared with their hash in `bundle.json`. If all hashes match,
+  the bundle is loaded to check that its components fit together.
   """
   try:
     manifest = migration.migrate(folder, read_manifest(folder))
@@ -55,7 +55,7 @@ def find_damage(folder: Path) -> list[str]:
   except BundleError as error:
     return [str(error)]
   except (KeyError, ConfigError):
-    return _load_error(folder)  # describes the error
+    return _load_error(folder)  # its message describes the error
   wrong: list[str] = []
   for name in components:
     try:
@@ -88,7 +88,7 @@ def _components(folder: Path, manifest: Json) -> Json:
 
 
 def _count_parameters(path: Path) -> int | None:
-  """Counts the weights in the header of a safetensors file, without reading them."""
+  """Returns the number of weights from the header of a safetensors file; None if unreadable."""
   try:
     return tensors.count_weights(tensors.read_header(path))
   except BundleError:

@@ -1,4 +1,4 @@
-"""The text of a bundle's folder: `bundle.json` and `MODEL_CARD.md`."""
+"""Reads and checks the text files of a bundle: `bundle.json` (the manifest) and `MODEL_CARD.md`."""
 
 import os
 import re
@@ -15,12 +15,12 @@ MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
 _SHIPPED = Path(__file__).parent
 _LARGEST_MANIFEST, _LARGEST_CARD = 1 << 24, 1 << 20  # bytes
-# A name of a stage or component is a part of the name of a file.
+# The names of stages and components are parts of file names.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class _Fields(TypedDict):
-  """The fields of `bundle.json` of any version; the version itself is checked by `migration`."""
+  """The types of the fields of `bundle.json` of any version; `migration` checks the version."""
 
   name: str
   description: str
@@ -39,10 +39,10 @@ def list_bundles() -> list[str]:
 
 
 def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
-  """Returns the folder of a shipped bundle by its name, or the given folder of a bundle.
+  """Returns the folder of a bundle, given the name of a shipped bundle or a path.
 
   Raises:
-    BundleError: the bundle does not exist.
+    BundleError: the argument is not a text or path, or the bundle does not exist.
   """
   name_or_dir = _path(name_or_dir)
   shipped = list_bundles()
@@ -67,8 +67,7 @@ def _path(given: object) -> str:
 def read_manifest(folder: Path) -> JsonDict:
   """Returns the content of `bundle.json`, of any format version.
 
-  The fields have the types that all code may expect, names of stages and components are plain, and
-  name and description have no control characters.
+  The fields that the file contains are valid, see `check_fields`; fields can be missing.
 
   Raises:
     BundleError: the file cannot be read, is not a JSON object, or a field is invalid.
@@ -89,7 +88,13 @@ def read_manifest(folder: Path) -> JsonDict:
 
 
 def check_fields(manifest: Json) -> None:
-  """Raises `ConfigError` if a field has a wrong type, or a name is not plain or not unique."""
+  """Checks the types and values of the fields of a manifest; does not require any field.
+
+  Raises:
+    ConfigError: a field has a wrong type, the name of a stage or component has characters other
+      than letters, digits, - and _, two stages have the same name, or a text is too long or has
+      control characters.
+  """
   for field, hint in get_type_hints(_Fields, include_extras=True).items():
     if field in manifest:
       configs.checked(hint, manifest[field], field)
@@ -113,7 +118,12 @@ def check_fields(manifest: Json) -> None:
 
 
 def _read_limited(path: Path, most_bytes: int) -> bytes:
-  """Returns the content of a regular file; raises `OSError` or `ValueError`."""
+  """Returns the content of a regular file.
+
+  Raises:
+    ValueError: the path is not a regular file, or the file has more than `most_bytes` bytes.
+    OSError: the file cannot be read.
+  """
   if not path.is_file():
     raise ValueError("it is not a regular file")
   with open(path, "rb") as file:
@@ -124,7 +134,7 @@ def _read_limited(path: Path, most_bytes: int) -> bytes:
 
 
 def read_card(folder: Path) -> str:
-  """Returns the text of MODEL_CARD.md; "" if there is none.
+  """Returns the text of MODEL_CARD.md; "" if the file does not exist.
 
   Raises:
     BundleError: the file cannot be read.

@@ -1,8 +1,8 @@
-"""Converts the manifests of earlier formats to the current one.
+"""Converts manifests (`bundle.json`) of earlier formats to the current format.
 
 format  description
 1       the token hash covers all weights of the tokenizers, including the codec's decoder;
-        tokenizers have no hash of their own
+        the entries of the tokenizers have no hash
 2       the token hash excludes the decoder; each component has a hash of its weights
 3       the stages are listed in sampling order, each with its kind
 """
@@ -31,12 +31,15 @@ def migrate(folder: Path, manifest: JsonDict) -> JsonDict:
   """Returns the manifest in the format of `FORMAT_VERSION`. The files do not change.
 
   Args:
-    folder: the bundle's folder. Hashes that an earlier format lacks are computed from its weights
-      after these match the hash in the manifest.
+    folder: the bundle's folder. For format 1, its weights are compared with the token hash in the
+      manifest, and then the missing hashes are computed from the weights.
     manifest: the content of `bundle.json`, of version 1 or later.
 
   Raises:
-    BundleError: the version is unknown or missing, or the weights do not match the manifest.
+    BundleError: the version is unknown or missing, a stage is not described as in this version, or
+      the weights do not match the manifest.
+    ConfigError: the configuration of a tokenizer of format 1 is not valid.
+    KeyError: the manifest lacks a field.
   """
   version = manifest.get("format_version")
   while version != FORMAT_VERSION:
@@ -53,7 +56,7 @@ def migrate(folder: Path, manifest: JsonDict) -> JsonDict:
 
 
 def _check_stages(folder: Path, manifest: Json, kind: type) -> None:
-  """Raises `BundleError` if a stage is not described as in the manifest's version."""
+  """Raises `BundleError` if the entry of a stage is not of the type `kind`."""
   for stage in manifest["stages"]:
     if not isinstance(stage, kind):
       raise BundleError(
@@ -84,7 +87,7 @@ def _from_1(folder: Path, manifest: JsonDict) -> JsonDict:
   manifest["token_hash"] = token_hash(codec, semantic)
   for name in manifest["stages"]:
     stage = components[f"{name}_stage"]
-    if stage["token_hash"] == old:  # loading rejects stages that keep another hash
+    if stage["token_hash"] == old:  # loading rejects stages with any other hash
       stage["token_hash"] = manifest["token_hash"]
   manifest["format_version"] = 2
   return manifest

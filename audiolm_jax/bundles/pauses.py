@@ -1,4 +1,4 @@
-"""Cuts long recordings at quiet moments into pieces that a stage can read."""
+"""Cuts long recordings at quiet moments into pieces, so that a stage can read each piece."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,14 +11,14 @@ def pieces(
 
   Args:
     waveform: the recording.
-    semantic: its semantic tokens, with repeats.
-    longest: number of steps.
+    semantic: semantic tokens of the recording, with repeats.
+    longest: maximum number of semantic tokens (steps) per piece.
   """
   return np.split(semantic, cuts(loudness(waveform, len(semantic)), longest))
 
 
 def loudness(waveform: Float[np.ndarray, "samples"], steps: int) -> Float[np.ndarray, "steps"]:
-  """Returns the root mean square of the samples of each semantic token."""
+  """Returns the root mean square of the samples in each of `steps` equal parts of a recording."""
   edges = np.linspace(0, len(waveform), steps + 1).astype(np.int64)
   squares = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
   return np.sqrt(np.diff(squares[edges]) / np.maximum(1, np.diff(edges)))
@@ -27,7 +27,12 @@ def loudness(waveform: Float[np.ndarray, "samples"], steps: int) -> Float[np.nda
 def cuts(levels: Float[np.ndarray, "steps"], longest: int) -> list[int]:
   """Returns the steps at which to cut a recording so that no part exceeds `longest` steps.
 
-  Each cut is at the quietest step of the second half of the part that it ends.
+  Each part except the last has `longest // 2` to `longest` steps. It ends before the quietest step
+  at which such a part can end.
+
+  Args:
+    levels: root mean square of each step.
+    longest: maximum number of steps per part.
   """
   found: list[int] = []
   start = 0

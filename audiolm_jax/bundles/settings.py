@@ -30,7 +30,10 @@ _PER_STAGE = ("temperature", "top_k", "top_p", "passes", "guidance", "lookahead"
 
 
 class Mode(enum.StrEnum):
-  """What the sampled audio is conditioned on.
+  """The condition of the sampled audio.
+
+  CONTINUATION samples audio after a prompt, UNCONDITIONAL samples without a prompt, and RESYNTHESIS
+  samples codes for the semantic tokens of the prompt.
 
   Source: AudioLM, section IV-B.
   """
@@ -41,7 +44,7 @@ class Mode(enum.StrEnum):
 
 
 class PromptAudio(enum.StrEnum):
-  """The prompt in the output: decoded from its tokens, its original samples, or omitted."""
+  """The prompt in the output: decoded from its codes, in its original samples, or omitted."""
 
   CODEC = "codec"
   ORIGINAL = "original"
@@ -52,22 +55,26 @@ class SamplingSettings(TypedDict, total=False):
   """The keyword arguments that control how stages sample, in continuations and in speech.
 
   Attributes:
-    temperature: per stage; 0 takes the most likely token. The default is the bundle's, else the
-      paper's 0.6, 0.8 and 0.6 for the semantic, coarse and fine stages, else 1.
-    top_k: per stage; sample from the k most likely tokens; 0 (default) for all.
-    top_p: per stage; sample from the most likely tokens whose probabilities reach p; default 1.
-    passes: per parallel stage; passes of each level, 1 for levels without a number; () for the
-      codes nearest to the predicted points, in one pass. The default is the stage's.
-    lookahead: per parallel stage; seconds of new audio in its first window. Each further window
-      has twice as many as the previous one, up to the default, which is a whole window. With a
-      smaller value, a stream returns its first sound earlier and computes a few windows more.
+    temperature: temperature by stage; 0 selects the most likely token. The default is that of the
+      bundle, else that of the paper (0.6, 0.8 and 0.6 for the semantic, coarse and fine stages),
+      else 1.
+    top_k: number k by stage; samples from the k most likely tokens. 0 (default) for all tokens.
+    top_p: probability p by stage; samples from the smallest set of most likely tokens whose
+      probabilities sum to at least p. The default is 1, for all tokens.
+    passes: for parallel stages, the number of passes of each level by stage; levels without a
+      number have 1 pass. () selects the codes nearest to the predicted points, in one pass. The
+      default is that of the stage.
+    lookahead: for parallel stages, the seconds of new audio in the first window by stage. Each
+      further window has twice the new audio of the previous window, up to a whole window. The
+      default is a whole window from the first window on. With a smaller value, a stream returns its
+      first audio earlier and computes a few more windows.
     watermark: strength of the watermark in the sampled codes: the number that is added to the
-      logits of green codes; "off" or 0 for none. The default is the bundle's strength, or none if
-      the bundle has no watermark. A gumbel watermark has the strength 1 only.
+      logits of green codes; "off" or 0 for no watermark. The default is the bundle's strength, or
+      no watermark if the bundle has none. The only strength of a gumbel watermark is 1.
     watermark_key: content of a key file, 16 to 4096 bytes; the default is the bundle's public key.
-    watermark_payload: 1 or 4 bytes that the watermark encodes; the default is none.
-    guidance: per parallel stage; factor of the difference between the logits with and without
-      semantic tokens, 1 for no guidance. The default is the stage's.
+    watermark_payload: 1 or 4 bytes that the watermark encodes; the default is no payload.
+    guidance: for parallel stages, the factor of the difference between the logits with and without
+      semantic tokens, by stage; 1 for no guidance. The default is that of the stage.
   """
 
   temperature: Mapping[str, float]
@@ -88,18 +95,18 @@ class Settings(SamplingSettings, total=False):
 
   Attributes:
     duration: seconds of new audio, required. In resynthesis, the seconds of the prompt to use;
-      None (the default in resynthesis) uses all of it.
-    seed: random seed, default 0. The same seed gives the same audio, and no sample depends on
-      another one.
-    prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for all of it.
-      Only the tokens of whole semantic steps are given, so up to 40 ms at its end are sampled. In
-      resynthesis, the seconds of the voice to use.
+      None (the default in resynthesis) for the whole prompt.
+    seed: random seed, default 0. The same seed gives the same audio, and a sample does not depend
+      on other samples.
+    prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for the whole
+      prompt. The stages receive only whole semantic tokens (for example, of 40 ms each), so the
+      last part of the prompt can be sampled. In resynthesis, the seconds of the voice to use.
     voice: in resynthesis, a recording of the voice to use, [samples] at the rate of the prompt; the
-      default is a voice that the model draws. Its tokens precede those of the result.
+      default is a random voice. The tokens of the result begin with those of the voice.
     mode: see `Mode`; default continuation.
-    prompt_audio: the prompt's part of a continuation, see `PromptAudio`; default codec.
-    channel_axis: of each prompt and of the voice, the axis of the channels, which are averaged,
-      such as -1 for the [samples, channels] that soundfile returns; None (default) for one channel.
+    prompt_audio: form of the prompt in a continuation, see `PromptAudio`; default codec.
+    channel_axis: axis of the channels of each prompt and of the voice. Channels are averaged. -1
+      for an array [samples, channels] from soundfile; None (default) for one channel.
   """
 
   duration: float | None
@@ -112,7 +119,7 @@ class Settings(SamplingSettings, total=False):
 
 
 def check_names(settings: SamplingSettings, known: frozenset[str]) -> None:
-  """Raises `TypeError` for a setting that is not known."""
+  """Raises `TypeError` if the name of a setting is not in `known`."""
   unknown = sorted(set(settings) - known)
   if unknown:
     raise TypeError(f"unknown settings: {', '.join(unknown)}")
@@ -129,7 +136,7 @@ def temperatures_of(bundle: Bundle) -> dict[str, float]:
 
 
 def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> CascadeOptions:
-  """Returns the settings of sampling by stage.
+  """Returns the options of sampling by stage.
 
   Args:
     bundle: the bundle to sample with.
@@ -137,7 +144,8 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> 
     strength: strength of the watermark, from `watermark_strength`.
 
   Raises:
-    UserError: a value is out of range, or the bundle has no such stage or no watermark.
+    UserError: a value is out of range, the bundle has no stage of a given name, it has no watermark
+      for a given key or payload, or a stage cannot sample with a gumbel watermark.
   """
   processors = _processors(bundle, settings, strength)
   given: dict[str, Json] = {name: settings.get(name, {}) for name in _PER_STAGE}
@@ -192,7 +200,11 @@ def watermark_strength(bundle: Bundle, value: object) -> float:
 def _processors(
   bundle: Bundle, settings: Mapping[str, Any], strength: float
 ) -> tuple[Processor, ...]:
-  """Returns the processor that marks codes, if there is a mark."""
+  """Returns the processor that adds the watermark to sampled codes; () without a watermark.
+
+  Raises:
+    UserError: the key or the payload is not valid, or is given without a watermark.
+  """
   key = settings.get("watermark_key")
   words = None if key is None else private_key(key)
   payload = settings.get("watermark_payload")
@@ -217,7 +229,12 @@ def _is_marked(bundle: Bundle, spec: StageSpec) -> bool:
 
 
 def _check_stages_can_carry_mark(bundle: Bundle, temperature: Mapping[str, object]) -> None:
-  """Raises an error if a stage samples marked levels in a way that a gumbel watermark forbids."""
+  """Checks that the stages can sample with a gumbel watermark, if the bundle has one.
+
+  Raises:
+    ConfigError: a stage does not sample marked levels in the order of time.
+    UserError: a stage samples marked levels at the temperature 0.
+  """
   mark = bundle.watermark
   if mark is None or mark.config.kind is not WatermarkKind.GUMBEL:
     return
@@ -241,7 +258,11 @@ def _check_stages_can_carry_mark(bundle: Bundle, temperature: Mapping[str, objec
 def check_seconds(
   mode: Mode, settings: Settings, sample_rate: int
 ) -> tuple[float | None, float | None]:
-  """Returns the checked duration and seconds of the prompt."""
+  """Returns the duration and the seconds of the prompt after checking them.
+
+  Raises:
+    UserError: the duration is missing or too short, or a number is out of range.
+  """
   duration, prompt_seconds = settings.get("duration"), settings.get("prompt_seconds", 3.0)
   if duration is None and mode is not Mode.RESYNTHESIS:
     raise UserError(f"{mode.value} mode needs a duration: the seconds of new audio")
@@ -271,8 +292,20 @@ def prepared_prompts(
 ) -> tuple[list[Float[np.ndarray, "_samples"]], bool]:
   """Returns the first `seconds` of each prompt at the bundle's rate, and whether there is a batch.
 
-  A batch is one array [batch, samples], not a list of arrays. Error messages contain `name` as the
-  name of the prompts.
+  A batch is one array [batch, samples], not a list of arrays.
+
+  Args:
+    bundle: the bundle.
+    waveform: one prompt, a batch of prompts, or a list of prompts.
+    sample_rate: sample rate of the prompts in Hz.
+    seconds: seconds to use from the beginning of each prompt; None for whole prompts.
+    channel_axis: axis of the channels, which are averaged; None for one channel.
+    most_axes: 2 to accept several prompts, 1 for a single prompt.
+    name: name of the prompts in error messages.
+
+  Raises:
+    AudioError: a prompt is not valid audio, too short or silent.
+    UserError: `waveform` is a list and `most_axes` is 1, or `channel_axis` is not an axis.
   """
   rate = waveforms.check_rate(sample_rate)
 
@@ -298,7 +331,7 @@ def prepared_prompts(
 
 
 def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name: str) -> None:
-  """Raises `AudioError` if a prompt is too short or silent."""
+  """Raises `AudioError` if prompts are shorter than 0.4 s, or one of them is silent."""
   audio.check_length(waveform.shape[-1], rate, LEAST_PROMPT_SECONDS, name)
   audio.check_not_silent(waveform, name)
 

@@ -1,4 +1,7 @@
-"""Speaks a text or the content of a recording: semantic tokens, then audio as in resynthesis."""
+"""Speaks a text or the content of a recording.
+
+A conditioned stage samples semantic tokens, and the acoustic stages sample their codes.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -44,21 +47,22 @@ LONGEST_TEXT = 100_000  # characters
 class VoiceSettings(SamplingSettings, total=False):
   """The keyword arguments of `Bundle.speak_from` and `Bundle.stream_speech_from`.
 
-  They include those of `settings.SamplingSettings`, which also apply to the stage that reads the
-  source.
+  They include the arguments in `settings.SamplingSettings`, which also apply to the stage that
+  reads the source.
 
   Attributes:
-    voice: a recording of the voice to use, [samples]; the default is a voice that the model draws.
-      In `speak_from`, it has the sample rate of the source.
-    prompt_seconds: seconds of the voice to use, from its beginning; default 3, None for all of it.
+    voice: a recording of the voice to use, [samples]; the default is a random voice. In
+      `speak_from`, the voice has the sample rate of the source.
+    prompt_seconds: seconds of the voice to use, from its beginning; default 3, None for the whole
+      recording.
     seed: random seed, default 0. The same seed gives the same audio.
-    rate: speaking rate, default 1; 1.25 takes 1 / 1.25 of the time. Semantic tokens are repeated or
-      dropped.
+    rate: speaking rate, default 1; the rate 1.25 divides the duration by 1.25. Semantic tokens are
+      repeated or dropped to change the rate.
     candidates: number of times that the semantic tokens of each sentence or piece are sampled,
-      default 1; those with the highest mean log-probability per token, end token included, are
-      used.
-    channel_axis: of the recordings, the axis of the channels, which are averaged; None (default)
-      for one channel.
+      default 1. The candidate with the highest mean log-probability per token, end token included,
+      is used.
+    channel_axis: axis of the channels of the recordings, which are averaged; None (default) for one
+      channel.
   """
 
   voice: Float[np.ndarray, "samples"] | None
@@ -73,7 +77,7 @@ class SpeechSettings(VoiceSettings, total=False):
   """The keyword arguments of `Bundle.speak` and `Bundle.stream_speech`.
 
   Attributes:
-    sample_rate: of the voice, in Hz.
+    sample_rate: sample rate of the voice in Hz; required with a voice.
   """
 
   sample_rate: int | None
@@ -141,7 +145,7 @@ def text_stage(bundle: Bundle) -> ConditionedSpec:
   """Returns the spec of the stage that reads text.
 
   Raises:
-    BundleError: the bundle has none, or no acoustic stages that read semantic tokens.
+    BundleError: the bundle has no text stage, or no acoustic stage that reads semantic tokens.
   """
   return _stage(bundle, "text", ConditionedSource.TEXT)
 
@@ -150,8 +154,8 @@ def speech_stage(bundle: Bundle) -> ConditionedSpec:
   """Returns the spec of the stage that reads the semantic tokens of another recording.
 
   Raises:
-    BundleError: the bundle has none, its sources are tokens of another tokenizer than the bundle's,
-      or there are no acoustic stages that read semantic tokens.
+    BundleError: the bundle has no speech stage, the stage reads tokens that are not from the
+      bundle's tokenizer, or the bundle has no acoustic stage that reads semantic tokens.
   """
   spec = _stage(bundle, "speech", ConditionedSource.SEMANTIC)
   (source,) = spec.reads
@@ -164,12 +168,15 @@ def speech_stage(bundle: Bundle) -> ConditionedSpec:
 
 
 def _stage(bundle: Bundle, name: str, source: ConditionedSource) -> ConditionedSpec:
-  """Returns the spec of the stage that makes semantic tokens of a source.
+  """Returns the spec of the stage that predicts semantic tokens from a kind of source.
 
   Args:
     bundle: the bundle.
-    name: of such a stage in messages, in the names of gin files and by default.
-    source: what it reads.
+    name: default name of such a stage, for error messages and the name of its gin file.
+    source: the kind of source that the stage reads.
+
+  Raises:
+    BundleError: the bundle has no such stage, or no acoustic stage that reads semantic tokens.
   """
   specs = (stage.spec for stage in bundle.stages.values())
   found = [
@@ -201,12 +208,12 @@ def can_speak(bundle: Bundle) -> bool:
 
 
 class _Source(NamedTuple):
-  """What a conditioned stage reads.
+  """A conditioned stage and the source that the stage reads.
 
   Attributes:
-    spec: of the stage.
-    cascade: of this stage alone.
-    parts: returns the tokens of each sentence or piece.
+    spec: spec of the stage.
+    cascade: the cascade that contains only this stage.
+    parts: function that returns the tokens of each sentence or piece of the source.
   """
 
   spec: ConditionedSpec
@@ -238,7 +245,16 @@ def _of_recording(
 
 
 class _Request(NamedTuple):
-  """A checked request whose semantic tokens are sampled, with one clip for each sample."""
+  """Checked settings and sampled semantic tokens.
+
+  Attributes:
+    clips: the clip to sample for each sample; its semantic tokens are given.
+    outputs: the part to return for each sample.
+    seed: random seed.
+    options: options of sampling by stage.
+    timings: seconds by step up to now.
+    watermark: strength of the watermark; 0 for no watermark.
+  """
 
   clips: list[Clip]
   outputs: list[Output]
@@ -287,7 +303,7 @@ def _request(
     semantic = at_rate(np.concatenate(rows[sample::num_samples]), rate)
     frames = _frames(bundle, len(semantic))
     steps = -(-frames * codec.hop_length // bundle.semantic.spec.hop_length)
-    # The last codec frame may span more semantic tokens than the clip has.
+    # The last codec frame may extend past the last semantic token of the clip.
     semantic = np.pad(semantic, (0, max(0, steps - len(semantic))), mode="edge")
     clips.append(resynthesized(given, semantic, frames)._replace(first_sample=sample))
     made = frames * codec.hop_length
@@ -298,7 +314,7 @@ def _request(
 def _spoken(
   bundle: Bundle, request: _Request, progress: Progress | None
 ) -> Continuation | list[Continuation]:
-  """Returns the audio of each sample."""
+  """Samples and decodes the codes of each sample; returns a list if there are several samples."""
   made: list[Continuation] = []
   for clip, output in zip(request.clips, request.outputs, strict=True):
     sampled = bundle.cascade.sample(
@@ -315,8 +331,8 @@ def _spoken(
         tokens=Encoded({key: rows[0] for key, rows in sampled.streams.items()}),
         prompt_samples=0,
         new_seconds=len(waveform) / bundle.sample_rate,
-        # What all samples share counts for the first one.
         watermark=request.watermark,
+        # The first sample has the times of the steps that all samples share.
         timings=(request.timings if not made else {}) | timings,
       )
     )
@@ -324,7 +340,7 @@ def _spoken(
 
 
 def _streamed(bundle: Bundle, request: _Request, progress: Progress | None) -> AudioStream:
-  """Returns the audio of the only sample in pieces."""
+  """Returns a stream of the audio of a request with one sample."""
   (clip,), (output,) = request.clips, request.outputs
   codes = bundle.cascade.stream(clip, seed=request.seed, options=request.options, progress=progress)
   return AudioStream(bundle, codes, output.made, 0, output.cut)
@@ -334,7 +350,8 @@ def sentences_of(spec: ConditionedSpec, text: object) -> list[str]:
   """Returns the normalised sentences of a text.
 
   Raises:
-    UserError: it is no text, is empty or too long, or has characters that the stage does not know.
+    UserError: the argument is not a text, has no words, is too long, or has characters that are not
+      in the vocabulary of the stage.
   """
   if not isinstance(text, str):
     raise UserError(f"the text is {shown(text)}; give a string")
@@ -352,13 +369,13 @@ def sentences_of(spec: ConditionedSpec, text: object) -> list[str]:
 def best(
   rows: Sequence[Int[np.ndarray, "_"]], scores: Float[np.ndarray, "rows"], candidates: int
 ) -> list[Int[np.ndarray, "_"]]:
-  """Returns, of each `candidates` consecutive rows, the one with the highest score."""
+  """Returns the row with the highest score of each group of `candidates` consecutive rows."""
   chosen = np.asarray(scores).reshape(-1, candidates).argmax(1)
   return [rows[candidates * group + int(row)] for group, row in enumerate(chosen)]
 
 
 def _voice(bundle: Bundle, settings: SpeechSettings) -> dict[str, np.ndarray]:
-  """Returns the tokens of the voice, in whole steps; no tokens for none."""
+  """Returns the semantic tokens and codes of the voice; empty arrays without a voice."""
   voice, codec = settings.get("voice"), bundle.codec.spec
   if voice is None:
     empty = np.zeros((0, codec.num_quantizers), np.int32)
@@ -377,5 +394,5 @@ def _voice(bundle: Bundle, settings: SpeechSettings) -> dict[str, np.ndarray]:
 
 
 def _frames(bundle: Bundle, steps: int) -> int:
-  """Returns the codec frames that cover semantic tokens."""
+  """Returns the number of codec frames that cover `steps` semantic tokens."""
   return -(-steps * bundle.semantic.spec.hop_length // bundle.codec.spec.hop_length)

@@ -29,8 +29,8 @@ FLOATS, _INT8 = ("F32", "F16", "BF16"), "I8"
 class Storage(enum.StrEnum):
   """The number format of stored weights. Weights are always loaded as float32.
 
-  INT8 stores matrices as 8-bit integers with one scale per 64 weights, and all other weights as
-  FLOAT16.
+  INT8 stores arrays of two or more axes and at least 1024 weights as 8-bit integers, with one scale
+  per 64 weights. It stores all other weights like FLOAT16.
   """
 
   FLOAT32 = "float32"
@@ -39,7 +39,13 @@ class Storage(enum.StrEnum):
 
 
 def flatten_params(params: Params) -> dict[str, np.ndarray]:
-  """Returns nested parameters as a flat, sorted dictionary whose keys are joined with "/"."""
+  """Returns nested parameters as a flat, sorted dictionary whose keys are joined with "/".
+
+  Floats of any width become float32.
+
+  Raises:
+    BundleError: a key is not a text or contains "/".
+  """
   flat: dict[str, np.ndarray] = {}
 
   def walk(node: Mapping[object, object], prefix: str) -> None:
@@ -56,7 +62,7 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
 
 
 def unflatten_params(flat: Mapping[str, np.ndarray]) -> Params:
-  """Returns the nested parameters that `flatten_params` flattened."""
+  """Returns nested parameters from a flat dictionary; inverts `flatten_params`."""
   params: dict[str, Any] = {}
   for name, value in flat.items():
     *folders, leaf = name.split("/")
@@ -68,7 +74,10 @@ def unflatten_params(flat: Mapping[str, np.ndarray]) -> Params:
 
 
 def hash_params(params: Params) -> str:
-  """Returns 16 hexadecimal digits that depend on every weight but not on its storage format."""
+  """Returns a hash of 16 hexadecimal digits of the names, shapes and values of all weights.
+
+  Floats are hashed as float32, so the hash does not depend on their storage format.
+  """
   digest = hashlib.sha256()
   for name, value in flatten_params(params).items():
     digest.update(f"\n{name} {value.dtype} {value.shape} ".encode())
@@ -77,7 +86,7 @@ def hash_params(params: Params) -> str:
 
 
 def as_stored(params: Params, storage: Storage) -> Params:
-  """Returns the parameters as they are read from a file written with `storage`.
+  """Returns the parameters after they are written in the format `storage` and loaded again.
 
   Raises:
     BundleError: a weight is beyond the range of float16.
@@ -94,22 +103,27 @@ def survives(params: Params, storage: Storage) -> bool:
 
 
 def encode_tensors(params: Params, storage: Storage = Storage.FLOAT32) -> bytes:
-  """Returns the parameters as the bytes of a safetensors file."""
+  """Returns the content of a safetensors file with the parameters.
+
+  Raises:
+    BundleError: a weight is beyond the range of float16.
+  """
   flat = _pack(params, storage)
   return safetensors.numpy.save({key: np.asarray(v, order="C") for key, v in flat.items()})
 
 
 def load_tensors(path: Path, expected: shapes.Shapes, types: Sequence[str] = FLOATS) -> Params:
-  """Returns the nested parameters of a safetensors file; floats of any width as float32.
+  """Returns the nested parameters of a safetensors file; floats of any width become float32.
 
   Args:
     path: the file.
-    expected: the shapes of all parameters; the header of the file is compared with them before any
-      array is read.
-    types: accepted types of arrays, beside floats that are stored as INT8.
+    expected: the shapes of all parameters. The header of the file is compared with these shapes
+      before any array is read.
+    types: accepted types of arrays in the file. Arrays in the format INT8 are always accepted.
 
   Raises:
-    BundleError: the file is missing or damaged, has other parameters, or a weight is not finite.
+    BundleError: the file is missing or damaged, its parameters are not the expected ones, or a
+      weight is not finite.
   """
   _check_header(path, read_header(path), shapes.flat(expected), types)
   try:
@@ -126,9 +140,9 @@ def load_tensors(path: Path, expected: shapes.Shapes, types: Sequence[str] = FLO
 def _is_finite(value: np.ndarray) -> bool:
   if value.dtype.kind in "iu":
     return True
-  if value.dtype == np.float16:  # all bits of the exponent are set if it is not finite
+  if value.dtype == np.float16:  # all bits of the exponent of NaN and infinity are 1
     return not ((value.view(np.uint16) & 0x7C00) == 0x7C00).any()
-  # A sum is finite only if all of its terms are, and faster than a test of each.
+  # A sum is finite only if all terms are finite, and it is faster than a test of each term.
   with np.errstate(over="ignore", invalid="ignore"):
     return bool(np.isfinite(value.astype(np.float32, copy=False).sum()))
 
@@ -137,7 +151,7 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
   """Returns type and shape of each array of a safetensors file, by name, without reading arrays.
 
   Raises:
-    BundleError: the file is missing, not a regular one, or has no valid header.
+    BundleError: the file is missing, is not a regular file, or has no valid header.
   """
   if not path.is_file():
     raise BundleError(f"{path} is missing and the bundle incomplete; copy or export it again")
@@ -158,7 +172,7 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def count_weights(header: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
-  """Returns the number of weights in a file of this header, without the scales of INT8."""
+  """Returns the number of weights in a file with this header; does not count the scales of INT8."""
   return sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(_SCALE))
 
 
@@ -175,7 +189,7 @@ def _check_header(
   expected: Mapping[str, tuple[int, ...]],
   types: Sequence[str],
 ) -> None:
-  """Raises `BundleError` if names, shapes or types differ from those of the parameters."""
+  """Raises `BundleError` if the header's names, shapes or types are not the expected ones."""
   fix = "export the bundle again"
   for name, shape in expected.items():
     kind, found = header.get(name, ("", None))
@@ -219,7 +233,7 @@ def _unpack(packed: Mapping[str, np.ndarray]) -> Params:
 
 
 def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the weights as integers in -127..127, and the scale of each block of 64."""
+  """Returns the weights as integers in -127..127, and the scale of each block of 64 weights."""
   blocks = _in_blocks(value)
   scale = _narrow(np.abs(blocks).max(axis=1) / np.float32(127))
   steps = np.where(scale > 0, scale, 1).astype(np.float32)[:, None]
@@ -230,9 +244,10 @@ def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _narrow(scale: np.ndarray) -> np.ndarray:
   """Returns scales that do not change when loaded weights are stored again.
 
-  The scales are float16 if all of them are in its normal range. Storing loaded weights again
-  computes each scale from the rounded product of 127 and the scale. This function applies that
-  rounding once; applying it again changes nothing, and it does not change float16 scales.
+  The scales are float16 if all of them are in the range of normal float16 numbers. When loaded
+  weights are stored again, each scale is computed from the rounded product of 127 and the scale.
+  This function applies this rounding once; a second rounding has no effect. The rounding does not
+  change float16 scales.
   """
   scale = np.float32(127) * scale / np.float32(127)
   least = np.min(scale, where=scale > 0, initial=np.inf)

@@ -8,7 +8,7 @@ from audiolm_jax.io.token_file import TokenFile
 
 
 def of_bundle(bundle: Bundle, tokens: Record) -> TokenFile:
-  """Returns a token file of one clip that the bundle's tokenizers encoded."""
+  """Returns a token file of one clip; `tokens` are from the bundle's tokenizers, by stream key."""
   return TokenFile(
     tokens=tokens,
     streams={key: bundle.streams[key] for key in tokens},
@@ -19,7 +19,10 @@ def of_bundle(bundle: Bundle, tokens: Record) -> TokenFile:
 
 
 def of_sample(bundle: Bundle, tokens: Record) -> TokenFile:
-  """Returns a token file of one sampled clip. Streams with collapsed repeats have no rate."""
+  """Returns a token file of one sampled clip; `tokens` are by stream key.
+
+  Streams with collapsed repeats have the rate None.
+  """
   streams = bundle.streams | {
     key: stream
     for stage in bundle.stages.values()

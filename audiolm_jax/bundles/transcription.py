@@ -1,4 +1,4 @@
-"""Recognizes the words of a recording: its semantic tokens, then the transcript stage."""
+"""Recognizes the words of a recording: the transcript stage reads its semantic tokens."""
 
 import numpy as np
 from jaxtyping import Num
@@ -47,7 +47,7 @@ def transcript_stage(bundle: Bundle) -> ConditionedSpec:
   """Returns the spec of the stage that recognizes speech.
 
   Raises:
-    BundleError: the bundle has none.
+    BundleError: the bundle has no transcript stage.
   """
   for stage in bundle.stages.values():
     if isinstance(stage.spec, ConditionedSpec) and stage.spec.is_transcript:

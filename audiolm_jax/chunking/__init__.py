@@ -1,29 +1,29 @@
-"""One engine for long and streamed audio: runs a model of chunks over clips and streams.
+"""Runs models in chunks, with the same declaration of a model for long clips and for streams.
 
-A model is declared once, as a `ChunkedModel`:
+A `ChunkedModel` declares a model:
 
 - `step(inputs, ends, state) -> (results, state)` maps a chunk of whole frames. `ends` is the number
-  of inputs from the start of the chunk to the end of each clip. A model needs it because the inputs
-  after the end of a clip differ from the padding that the model itself would use.
-- `left` and `right`: the frames before and after a frame that its result depends on.
-- `initial_state(batch)`, if a state carries the past from chunk to chunk. Then `left` is unused,
-  and
-  the results of a chunk lag `right` frames behind its inputs. Without a state, a chunk begins
-  `left`
-  frames before the results that are kept of it and ends `right` frames after them.
-- `sizes`: the few numbers of frames that a chunk may have, so that few programs are compiled.
+  of inputs from the start of the chunk to the end of each clip. The inputs after the end of a clip
+  are zeros; a model that uses other padding needs `ends` to find the end.
+- `left` and `right`: the numbers of frames before and after a frame that its result depends on.
+- `initial_state(batch)`: the state at the start of a clip, if a state carries the past from chunk
+  to chunk. With a state, `left` is 0 and the results of a chunk lag `right` frames behind its
+  inputs. Without a state, a chunk begins `left` frames before its first kept result and ends
+  `right` frames after its last kept result.
+- `sizes`: the numbers of frames that a chunk may have; they are few, so that few programs are
+  compiled.
 
-Three things use the declaration:
+A function and a class run the model, and both use `plan`:
 
 - `plan` cuts a clip into chunks and selects the results of each chunk to keep.
 - `run` maps clips of unequal lengths, in bounded memory and several at a time.
-- `ChunkStream` maps inputs as they are pushed and returns each result once it is final.
+- `ChunkStream` maps inputs as they are pushed and returns each result as soon as it is final.
 
-All three return the results that the model computes for each clip alone in one chunk, except for
-rounding: matrix products of other shapes round differently.
+`run` and `ChunkStream` return the results that the model computes for each clip alone in one chunk,
+except for rounding: matrix products of different shapes round differently.
 
 The example computes the sum of three neighbours in chunks of at most four frames. Each result
-depends on one frame on each side:
+depends on one frame before and one frame after its own frame:
 
 >>> import numpy as np
 >>> def step(inputs, ends, state):

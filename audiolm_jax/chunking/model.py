@@ -1,4 +1,4 @@
-"""The properties that a model declares to run in chunks."""
+"""The declaration of a model that runs in chunks."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from jaxtyping import PyTree, Shaped
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import ConfigError
 
-# A chunk of a stream may have any number of frames up to this one.
+# A chunk of a stream has any number of frames up to this limit, else a power of two.
 _AT_ONCE = 8
 
 Step = Callable[[np.ndarray, np.ndarray, PyTree], tuple[Array | np.ndarray, PyTree]]
@@ -24,20 +24,20 @@ class Sliced(Protocol):
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """The shape of the array that it stands for."""
+    """The shape of the whole array."""
     ...
 
   def __len__(self) -> int: ...
 
   def __getitem__(self, part: slice) -> np.ndarray:
-    """Returns a slice; each one starts and ends no earlier than the one before."""
+    """Returns a slice; each slice must start and end no earlier than the previous slice."""
     ...
 
   def __array__(self) -> np.ndarray: ...
 
 
 class Reach(NamedTuple):
-  """The numbers of frames before and after a frame that its result depends on."""
+  """The numbers of frames to the left and right of a frame that its result depends on."""
 
   left: int
   right: int
@@ -47,9 +47,9 @@ class Sizes(NamedTuple):
   """The numbers of frames that a chunk may have.
 
   Attributes:
-    largest: frames of every chunk except the last ones of a clip.
-    smaller: maps the number of remaining frames, less than `largest`, to the frames of the next
-      chunk.
+    largest: number of frames of every chunk except the last chunks of a clip.
+    smaller: maps the number of remaining frames, less than `largest`, to the number of frames of
+      the next chunk.
   """
 
   largest: int
@@ -57,12 +57,12 @@ class Sizes(NamedTuple):
 
   @classmethod
   def in_steps(cls, largest: int, step: int) -> "Sizes":
-    """Puts the remaining frames into one chunk of a multiple of `step`: fewer chunks."""
+    """Puts the remaining frames into one chunk, padded to a multiple of `step` frames."""
     return cls(largest, lambda rest: -(-rest // step) * step)
 
   @classmethod
   def of_two(cls, largest: int, small: int) -> "Sizes":
-    """Puts the remaining frames into chunks of `small` frames: two programs, more chunks."""
+    """Puts the remaining frames into chunks of `small` frames, so that only two sizes exist."""
     return cls(largest, lambda rest: small)
 
 
@@ -71,28 +71,31 @@ class ChunkedModel:
   """A model that maps chunks of whole frames, for several clips at once.
 
   Attributes:
-    step: maps inputs [batch, size * unit, ...], ends [batch] and a state to results [batch, size *
-      n, ...], n per frame, and the next state. `ends` are the inputs from the first frame of the
-      chunk to the end of each clip, which may lie after or before the chunk.
+    step: maps inputs, ends [batch] and a state to results [batch, size * n, ...], n per frame, and
+      the next state. The inputs are [batch, before + size * unit + after, ...], where `margins` is
+      (before, after). `ends` is the number of inputs from the first frame of the chunk to the end
+      of each clip; it is negative if the clip ends before the chunk.
     nothing: the results of a clip without frames, [0, ...].
     sizes: the numbers of frames that a chunk may have.
-    initial_state: maps a number of clips to the state at their start. If None, no state is carried
-      from chunk to chunk and `step` receives None.
-    left: frames before a frame that its result depends on, if no state carries them.
-    right: frames after a frame that its result depends on. If a state is carried, the results of
-      `step` belong to the frames `right` before its inputs.
-    first: the minimum number of frames of the first chunk.
-    unit: inputs per frame.
-    margins: inputs before and after a chunk that are part of its inputs, zeros outside of the clip.
+    initial_state: maps a number of clips to the state at the start of the clips. If None, no state
+      is carried from chunk to chunk and `step` receives None.
+    left: number of frames before a frame that its result depends on; 0 if a state carries the past.
+    right: number of frames after a frame that its result depends on. If a state is carried, the
+      results of `step` belong to frames that are `right` frames earlier than its inputs.
+    first: minimum number of frames of the first chunk of a stream.
+    unit: number of inputs per frame.
+    margins: numbers of inputs before and after the frames of a chunk that `step` also receives;
+      zeros outside of the clip.
     dtype: dtype of the inputs.
-    pooled: whether chunks of one size form a batch regardless of their clips. Then every clip is
-      cut as if it were alone, and all chunks of a clip longer than the largest size have that size.
-      Otherwise clips of similar length form a batch and are all cut as the longest of them.
-    prepare: starts to load or compile in the background what `step` needs for the given arguments.
+    pooled: True to form batches of chunks of one size, from any clips. Every clip is then cut as if
+      it were alone, and all chunks of a clip longer than the largest size have the largest size.
+      False to form batches of clips of similar length; all have the chunks of the longest of them.
+    prepare: starts to load or compile, in the background, the program that `step` runs for the
+      given arguments; None if there is no such program.
 
   Raises:
-    ConfigError: the largest chunk leaves no result to keep, or a model with a state sets `pooled`
-      or `left`.
+    ConfigError: the largest chunk has no result to keep, or a model with a state sets `pooled` or
+      `left`.
   """
 
   step: Step
@@ -140,16 +143,20 @@ class ChunkedModel:
     return -(-inputs // self.unit)
 
   def size(self, start: int, rest: int) -> int:
-    """Returns the frames of the chunk at frame `start` of a clip with `rest` frames from there."""
+    """Returns the number of frames of the chunk at frame `start`, from where `rest` frames remain.
+
+    The size may exceed `rest`; the inputs of such a chunk are padded with zeros.
+    """
     largest, smaller = self.sizes
     if rest >= largest or (self.pooled and start):
       return largest
     return min(largest, smaller(rest))
 
   def exact_size(self, start: int, rest: int) -> int:
-    """Returns `size` without padding: at most `rest` frames, unless `first` requires more.
+    """Returns the number of frames of a chunk of a stream, at most `rest` unless `first` is more.
 
-    The size is `rest` up to eight frames and a power of two above that.
+    The size is `rest` up to eight frames, else the largest power of two up to `rest`, and at most
+    the largest size. The arguments are those of `size`.
     """
     if rest >= self.sizes.largest:
       return self.sizes.largest
@@ -159,12 +166,12 @@ class ChunkedModel:
   def cut(
     self, clip: Shaped[np.ndarray, "inputs ..."] | Sliced, start: int, size: int, dropped: int = 0
   ) -> Shaped[np.ndarray, "chunk ..."]:
-    """Returns the inputs of a chunk; zeros outside of the clip.
+    """Returns the inputs of a chunk and its margins; zeros outside of the clip.
 
     Args:
-      clip: the inputs of the clip without the first `dropped`.
+      clip: the inputs of the clip without the first `dropped` inputs.
       start: first frame of the chunk.
-      size: frames of the chunk.
+      size: number of frames of the chunk.
       dropped: number of inputs missing at the start of `clip`.
     """
     before, after = self.margins
@@ -180,7 +187,7 @@ class ChunkedModel:
 def zero_state(make: Callable[[int], PyTree], batch: int) -> PyTree:
   """Returns a state of zeros with the shapes of `make(batch)`.
 
-  Unlike a call of `make`, this compiles no program for each of the arrays.
+  Unlike `make(batch)`, this function does not compile a program for each array.
   """
   shapes = jax.eval_shape(functools.partial(make, batch))
   return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))

@@ -1,4 +1,4 @@
-"""The plan by which a clip is cut into chunks."""
+"""Plans how a clip is cut into chunks."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,16 +7,16 @@ from audiolm_jax.chunking.model import ChunkedModel
 
 
 class Chunk(NamedTuple):
-  """A chunk of a clip and the results of it to keep.
+  """A chunk of a clip and the range of its results to keep.
 
   A chunk may extend beyond the end of the clip.
 
   Attributes:
     start: first frame of the chunk.
-    size: frames of the chunk.
-    keep_from: first result to keep, counted in frames from the first result of the chunk.
-    keep_to: the result after the last one to keep.
-    done: the frame of the clip after the last kept result.
+    size: number of frames of the chunk.
+    keep_from: start of the range of results to keep, in frames from the first result of the chunk.
+    keep_to: end of this range (exclusive), in frames from the first result of the chunk.
+    done: the frame of the clip after the frame of the last kept result.
   """
 
   start: int
@@ -33,22 +33,22 @@ def plan(
   until: int | None = None,
   size: Callable[[int, int], int] | None = None,
 ) -> Iterator[Chunk]:
-  """Yields the chunks that give the results `done` to `until` of a clip.
+  """Yields the chunks that compute the results of the frames `done` to `until - 1` of a clip.
 
   All inputs that a kept result depends on are in its chunk or in the state.
 
   Args:
     model: the model to run.
-    frames: frames of the clip that are known.
-    done: frame before which all results exist; None at the start of a clip.
-    until: frame before which to compute results; the end of the clip by default.
-    size: maps the first frame of a chunk and the number of remaining frames to the frames of the
-      chunk; `model.size` by default.
+    frames: number of frames of the clip that are known.
+    done: first frame without a result, from the last `Chunk.done`; None at the start of a clip.
+    until: end of the frames to compute (exclusive); `frames` by default.
+    size: maps the first frame of a chunk and the number of remaining frames to the number of frames
+      of the chunk; `model.size` by default.
   """
   until, size = frames if until is None else until, size or model.size
   lag = model.lag
   done = -lag if done is None else done
-  # With a state the results lag behind, so the chunks continue after the end of the clip.
+  # With a state, results lag behind inputs, so the chunks continue after the end of the clip.
   available = until + lag if model.carried else frames
   while 0 < until > done:
     start = model.start(done)

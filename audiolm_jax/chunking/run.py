@@ -14,7 +14,7 @@ from audiolm_jax.chunking.plan import Chunk, plan
 # Chunks of one size that form a batch, each with the index of its clip.
 Batch = list[tuple[int, Chunk]]
 T = TypeVar("T")
-_FAR = 2**31 - 1  # inputs to an end that is further away than that of any chunk
+_FAR = 2**31 - 1  # limit of `ends`, because they are int32
 
 
 def run(
@@ -32,8 +32,8 @@ def run(
   Args:
     model: the model to run.
     clips: the inputs of each clip; they are sliced in increasing order.
-    batch_size: chunks per batch.
-    frames: frames of each clip; computed by `model.num_frames` from its inputs by default.
+    batch_size: number of chunks per batch.
+    frames: number of frames of each clip; `model.num_frames` of its inputs by default.
   """
   clips = [np.asarray(clip) if isinstance(clip, jax.Array) else clip for clip in clips]
   frames = frames or [model.num_frames(len(clip)) for clip in clips]
@@ -61,7 +61,7 @@ def rows_of(
   Args:
     results: the results of each clip.
     nothing: the results of a clip without frames.
-    length: results per row.
+    length: number of results per row.
   """
   rows = np.zeros((len(results), length, *nothing.shape[1:]), nothing.dtype)
   for row, result in zip(rows, results, strict=True):

@@ -8,10 +8,11 @@ from audiolm_jax.chunking.plan import plan
 
 
 class ChunkStream:
-  """Maps pieces of clips of equal length to results.
+  """Maps the inputs of clips of equal length to results, piece by piece.
 
-  If the model carries a state, a chunk contains only the inputs received so far, and chunks still
-  have few sizes, so that few programs are compiled whatever the length of the pieces.
+  If the model carries a state, a chunk contains received inputs only, without padding before the
+  end of the clips. Chunks have few sizes, so that few programs are compiled for pieces of any
+  length.
   """
 
   def __init__(self, model: ChunkedModel, batch: int = 1):
@@ -24,11 +25,11 @@ class ChunkStream:
     self._model, self._batch = model, batch
     self._state: PyTree = model.start_state(batch)
     self._kept: np.ndarray | None = None  # the inputs that later results depend on
-    self._dropped = 0  # number of inputs before them
+    self._dropped = 0  # number of inputs before `_kept`
     self._done: int | None = None
 
   def push(self, inputs: Shaped[np.ndarray, "batch _ ..."]) -> Shaped[np.ndarray, "batch _ ..."]:
-    """Returns the results of every frame that later inputs cannot change."""
+    """Receives the next inputs and returns all new results that later inputs cannot change."""
     inputs = np.asarray(inputs, self._model.dtype)
     self._kept = inputs if self._kept is None else np.concatenate([self._kept, inputs], axis=1)
     known = (self._dropped + self._kept.shape[1] - self._model.margins[1]) // self._model.unit

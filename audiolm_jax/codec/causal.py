@@ -1,15 +1,16 @@
-"""Causal convolutions that carry their past in an explicit state.
+"""Causal convolutions with an explicit state.
 
-Every layer maps `(x, state)` to `(y, state)`. The state is the left context, so zeros at the start
-are the causal padding, and a clip in pieces gives the same results as the whole clip. Strided
-layers have kernel `2 * stride` and are written as matrix products over blocks of `stride` samples,
-because the gradient of a strided or transposed convolution is slow on several XLA backends.
+Every layer maps `(x, state)` to `(y, state)`. The state is the left context of the next inputs. A
+state of zeros at the start of a clip is the causal padding. A clip can be processed in pieces, and
+the results are those of the whole clip. Strided layers have kernels of size `2 * stride`. They are
+computed as matrix products over blocks of `stride` samples, because the gradients of strided and
+transposed convolutions are slow on several XLA backends.
 
 Strided layers are initialized as orthogonal maps and residual units as the identity. ELU is nearly
 linear for small signals, so an untrained encoder or decoder is nearly a linear map that loses
 little information. The paper specifies no initialization. With independent random kernels in every
-layer, the same codec needs many times the steps before it codes a waveform rather than its
-envelope.
+layer, the codec needs many times as many training steps until it encodes the waveform instead of
+only its envelope.
 """
 
 from collections.abc import Iterable
@@ -29,15 +30,15 @@ _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 def elu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Returns x above zero and exp(x) - 1 below.
+  """Returns `x` for positive `x`, else exp(x) - 1.
 
-  `jax.nn.elu`, which is exact to the last bit for small x, is slower.
+  This function is faster than `jax.nn.elu`, but less precise for negative `x` near zero.
   """
   return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
 
 
 class Streamed:
-  """Runs layers in sequence, each on its part of a state, and collects the new parts."""
+  """Runs layers in sequence, gives each layer its part of the state and collects the new parts."""
 
   def __init__(self, state: Iterable[PyTree]):
     self._before = iter(state)
@@ -47,27 +48,27 @@ class Streamed:
     return self.run(layer, x, next(self._before))
 
   def run(self, layer: nn.Module, x: Array, before: PyTree) -> Array:
-    """Runs a layer on the state `before`, which replaces its part of the state."""
+    """Runs a layer with the state `before` instead of the next part of the initial state."""
     x, after = layer(x, before)
     self._after.append(after)
     return x
 
   @property
   def state(self) -> State:
-    """The new states of the layers that ran."""
+    """The new states of the layers that were run, in order."""
     return tuple(self._after)
 
 
 class CausalConv(nn.Module):
   """Dilated convolution whose output at time t depends on inputs up to t.
 
-  State: the last `(kernel_size - 1) * dilation` inputs. A kernel of size 1 needs none, and returns
-  any state unchanged.
+  State: the last `(kernel_size - 1) * dilation` inputs. A layer with a kernel of size 1 needs no
+  state and returns its state argument unchanged.
 
   Attributes:
     features: channels of the output.
     kernel_size: number of inputs per output.
-    dilation: distance between those inputs in samples.
+    dilation: distance between these inputs in time steps.
     kernel_init: initializer of the kernel.
   """
 
@@ -77,7 +78,7 @@ class CausalConv(nn.Module):
   kernel_init: nn.initializers.Initializer = _fan_in
 
   def context(self) -> int:
-    """Returns the left context in samples."""
+    """Returns the left context in time steps."""
     return (self.kernel_size - 1) * self.dilation
 
   @nn.compact
@@ -100,9 +101,10 @@ class CausalConv(nn.Module):
 
 
 class StridedConv(nn.Module):
-  """Down-sampling by `stride`: each output depends on a block of inputs and the block before.
+  """Convolution that down-samples by `stride`.
 
-  State: the last block, `stride` inputs. The number of inputs must be a multiple of `stride`.
+  Each output depends on a block of `stride` inputs and on the previous block. The number of inputs
+  must be a multiple of `stride`. State: the last block of inputs.
   """
 
   features: int
@@ -130,8 +132,8 @@ class StridedConv(nn.Module):
 class TransposedConv(nn.Module):
   """Transposed convolution that up-samples by `stride`.
 
-  Each input contributes to its own block of outputs and to the next block. State: the contribution
-  of the last input to the next block.
+  Each input contributes to a block of `stride` outputs and to the next block. State: the
+  contribution of the last input to the next block.
   """
 
   features: int
@@ -142,7 +144,7 @@ class TransposedConv(nn.Module):
     self, x: Float[Array, "batch frames channels"], state: Float[Array, "batch stride features"]
   ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch stride features"]]:
     batch, frames, channels = x.shape
-    gain = (self.stride * self.features / channels) ** 0.5  # equal power of inputs and outputs
+    gain = (self.stride * self.features / channels) ** 0.5  # outputs have the power of the inputs
     kernel = modules.param(
       self,
       "kernel",
@@ -160,7 +162,7 @@ class TransposedConv(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-  """ELU, dilated convolution of kernel 7, ELU, pointwise convolution, added to the input.
+  """ELU, dilated convolution, ELU, pointwise convolution, residual connection.
 
   State: the state of the dilated convolution.
 

@@ -1,4 +1,4 @@
-"""The base class of codecs: encodes and decodes clips of any length and streams in chunks."""
+"""The base class of codecs; it encodes and decodes clips of any length, and streams, in chunks."""
 
 import abc
 import functools
@@ -25,38 +25,41 @@ from audiolm_jax.core import forks
 from audiolm_jax.core.modules import Params
 from audiolm_jax.io.stored_program import StoredProgram
 
-# Maps a number of clips to arrays of the shapes of their state.
+# Maps a number of clips to arrays that have the shapes of the state for these clips.
 MakeState = Callable[[int], PyTree]
 
 
 class ChunkedCodec(abc.ABC):
-  """A `Codec` made of two chunked models; the parameters are on the device."""
+  """A `Codec` that consists of two chunked models, with the parameters on the device."""
 
   def __init__(self, config: Any, params: Params):
     """Moves the parameters to the device.
 
     Args:
-      config: a configuration with a `spec`.
-      params: the parameters; "decoder" are those that no code depends on.
+      config: a configuration with a property `spec`, a `CodecSpec`.
+      params: the parameters; the codes depend on all of them except `params["decoder"]`.
+
+    Raises:
+      UserError: the process was forked after JAX started.
     """
     forks.check()
     self.config = config
-    # Unlike jnp.asarray, this compiles nothing.
+    # Unlike jnp.asarray, device_put compiles no program.
     self.params = jax.device_put(dict(params))
 
   @property
   @abc.abstractmethod
   def encoder(self) -> ChunkedModel:
-    """Maps waveform to codes, `hop_length` samples per frame; zeros follow the end of a clip."""
+    """Maps waveform to codes, `hop_length` samples per frame; clips are padded with zeros."""
 
   @property
   @abc.abstractmethod
   def decoder(self) -> ChunkedModel:
-    """Maps codes to waveform; zeros follow the end of a clip."""
+    """Maps codes to waveform; clips are padded with code 0."""
 
   @property
   def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
-    """The vectors of the codes, one table per level; a frame is the sum of its vectors."""
+    """One table of vectors per level; the latent of a frame is the sum of its codes' vectors."""
     return self.params["codebooks"]
 
   @property
@@ -65,20 +68,20 @@ class ChunkedCodec(abc.ABC):
 
   @property
   def token_params(self) -> Params:
-    """The parameters that determine the codes: all except the decoder's."""
+    """The parameters that determine the codes: all except those of the decoder."""
     return {name: value for name, value in self.params.items() if name != "decoder"}
 
   def encoder_of(
     self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
   ) -> ChunkedModel:
-    """Returns the model of a program that maps (config, token_params, waveform, ends, state).
+    """Returns the chunked model of a program that computes codes.
 
     Args:
-      program: the program.
-      sizes: numbers of frames that a chunk may have.
-      state: maps a number of clips to arrays of the shapes that the program carries from chunk to
-        chunk; they are 0 at the start of a clip.
-      reach: `left`, `right` and `first` of the model.
+      program: maps (config, token_params, waveform, ends, state) to codes and the next state.
+      sizes: the numbers of frames that a chunk may have.
+      state: maps a number of clips to arrays that have the shapes of the state; the state is 0 at
+        the start of a clip. None if the program has no state.
+      reach: the attributes `left`, `right` and `first` of the `ChunkedModel`.
     """
     codes = np.zeros((0, self.spec.num_quantizers), np.int32)
     hop = self.spec.hop_length
@@ -87,7 +90,14 @@ class ChunkedCodec(abc.ABC):
   def decoder_of(
     self, program: StoredProgram, sizes: Sizes, state: MakeState | None = None, **reach: int
   ) -> ChunkedModel:
-    """Returns the model of a program that maps (config, params, codes, ends, state)."""
+    """Returns the chunked model of a program that computes samples.
+
+    Args:
+      program: maps (config, params, codes, ends, state) to samples and the next state.
+      sizes: see `encoder_of`.
+      state: see `encoder_of`.
+      reach: see `encoder_of`.
+    """
     nothing = np.zeros(0, np.float32)
     return self._model(program, self.params, nothing, sizes, state, dtype=np.int32, **reach)
 
@@ -96,11 +106,12 @@ class ChunkedCodec(abc.ABC):
     waveform: Float[np.ndarray | jax.Array, "batch samples"],
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Int[np.ndarray, "batch frames q"]:
-    """Returns the codes of `ceil(samples / hop_length)` frames; the last one may be padded.
+    """Returns the codes of `ceil(samples / hop_length)` frames; the last frame may be padded.
 
     Args:
       waveform: one clip per row.
-      lengths: samples of each row; its codes past them are 0. Whole rows by default.
+      lengths: number of samples in the clip of each row; codes after its end are 0. By default,
+        clips fill their rows.
     """
     waveform, model = np.asarray(waveform), self.encoder
     codes = run(model, clips_of(waveform, lengths), max(1, len(waveform)))
@@ -111,18 +122,23 @@ class ChunkedCodec(abc.ABC):
     codes: Int[np.ndarray | jax.Array, "batch frames q"],
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Float[np.ndarray, "batch samples"]:
-    """Returns the `frames * hop_length` samples of the first `q` levels.
+    """Returns `frames * hop_length` samples, decoded from the first `q` levels.
 
     Args:
       codes: one clip per row.
-      lengths: frames of each row; its samples past them are 0. Whole rows by default.
+      lengths: number of frames in the clip of each row; samples after its end are 0. By default,
+        clips fill their rows.
     """
     codes, model = np.asarray(codes), self.decoder
     waveforms = run(model, clips_of(codes, lengths), max(1, len(codes)))
     return rows_of(waveforms, model.nothing, codes.shape[1] * self.spec.hop_length)
 
   def prepare_decode(self, frames: int) -> None:
-    """Starts to load or compile in the background what `decode` of one clip needs."""
+    """Starts to load or compile, in the background, the programs that decode one clip.
+
+    Args:
+      frames: number of frames of the clip.
+    """
     model = self.decoder
     if model.prepare is None:
       return
@@ -133,7 +149,7 @@ class ChunkedCodec(abc.ABC):
   def encode_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "frames q"]:
-    """Returns the codes of one long clip in bounded memory; equal to `encode`."""
+    """Returns the codes of one long clip, equal to those of `encode`, in bounded memory."""
     return run(self.encoder, [waveform], 1)[0]
 
   def encode_clips(
@@ -141,17 +157,17 @@ class ChunkedCodec(abc.ABC):
   ) -> list[Int[np.ndarray, "_ q"]]:
     """Returns the codes of each clip; clips of similar length form batches.
 
-    They differ from those of `encode_long` only where two entries of a codebook are equally near to
-    a latent up to rounding.
+    The codes can differ from those of `encode_long` only in frames where two entries of a codebook
+    are equally near up to rounding errors.
     """
     return run(self.encoder, waveforms, batch_size)
 
   def stream_encoder(self, batch: int = 1) -> ChunkStream:
-    """Starts a stream that maps pieces of waveform to the codes of the completed frames."""
+    """Returns a new stream that maps pieces of waveform to the codes of the complete frames."""
     return ChunkStream(self.encoder, batch)
 
   def stream_decoder(self, batch: int = 1) -> ChunkStream:
-    """Starts a stream that maps codes to samples once later codes cannot change them."""
+    """Returns a new stream that maps codes to the samples that later codes cannot change."""
     return ChunkStream(self.decoder, batch)
 
   def _model(

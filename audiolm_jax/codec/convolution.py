@@ -1,4 +1,4 @@
-"""The convolution of encoder, decoder and discriminators, in the fastest form per backend."""
+"""The convolution of encoder, decoder and discriminators; its algorithm depends on the backend."""
 
 import functools
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ def convolve(
 ) -> Float[Array, "batch *positions outputs"]:
   """Returns a convolution over one or two axes, without padding.
 
-  On TPUs it is a matrix product over the shifted inputs: with its gradient, an encoder then takes
-  two thirds of the cycles that the compiler estimates for a convolution, and compiles in less than
-  half of the time. On CPUs the convolution is faster, forwards and backwards, unless products round
-  to bfloat16.
+  On TPUs, and if products round to bfloat16, the convolution is computed as a matrix product over
+  shifted inputs. According to the estimate of the TPU compiler, an encoder and its gradient then
+  take two thirds of the cycles, and they compile in less than half of the time. In float32 on CPUs,
+  XLA's convolution is faster in the forward and in the backward pass.
 
   Args:
     x: inputs.
-    kernel: one matrix per tap.
-    strides: stride of each axis, or one number for all.
-    dilations: dilation of each axis, or one number for all.
+    kernel: one matrix [inputs, outputs] per tap.
+    strides: stride of each axis, or one number for all axes.
+    dilations: dilation of each axis, or one number for all axes.
   """
   axes = kernel.ndim - 2
   strides, dilations = ((n,) * axes if isinstance(n, int) else n for n in (strides, dilations))
@@ -46,7 +46,7 @@ def convolve(
 
 
 def as_convolution(strides: Sequence[int], dilations: Sequence[int], x: Array, kernel: Array):
-  """Computes `convolve` as XLA's own operation."""
+  """Computes `convolve` by XLA's convolution."""
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -58,7 +58,7 @@ def as_convolution(strides: Sequence[int], dilations: Sequence[int], x: Array, k
 
 
 def as_product(strides: Sequence[int], dilations: Sequence[int], x: Array, kernel: Array):
-  """Computes `convolve` as one matrix product over the concatenated inputs under the kernel."""
+  """Computes `convolve` as one matrix product; concatenates the inputs of all taps."""
   shifted = []
   for taps in np.ndindex(kernel.shape[:-2]):
     slices = [slice(None)]

@@ -1,4 +1,4 @@
-"""The discriminators of codec training: multi-scale waveform and complex STFT.
+"""The discriminators of codec training, for waveforms at several scales and for complex STFTs.
 
 Source: SoundStream, section III-D.
 """
@@ -18,16 +18,17 @@ from audiolm_jax.dsp.stft import stft
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
-  """Sizes of the discriminators; the defaults are SoundStream's.
+  """Sizes of the discriminators; the defaults are those of SoundStream.
 
   Attributes:
-    wave_scales: down-sampling factors of the waveform discriminators; empty for none.
-    wave_channels: channels of the first layer of a waveform discriminator; each layer has four
-      times as many as the one before.
-    wave_max_channels: maximum number of channels of a layer.
+    wave_scales: down-sampling factor of each waveform discriminator; empty for no waveform
+      discriminators.
+    wave_channels: channels of the first layer of a waveform discriminator; each strided layer
+      multiplies the channels by four.
+    wave_max_channels: maximum number of channels of a waveform discriminator's layers.
     wave_group_channels: input channels per group of the strided layers.
-    stft_windows: window lengths in samples, one STFT discriminator each; the hop is a quarter of
-      it.
+    stft_windows: window length in samples of each STFT discriminator; the hop is a quarter of the
+      window.
     stft_channels: channels of the first layer of an STFT discriminator.
   """
 
@@ -62,7 +63,7 @@ class DiscriminatorConfig:
       products += frames * bins * 3 * 3 * channels**2
       frames, bins = -(-frames // in_time), -(-bins // in_frequency)
       kernel = (in_time + 2) * (in_frequency + 2)
-      products += frames * bins * (kernel + 1) * channels * features  # 1: the shortcut
+      products += frames * bins * (kernel + 1) * channels * features  # + 1 for the shortcut
       channels = features
     return products + frames * bins * channels
 
@@ -90,13 +91,16 @@ def _activation(x: Array) -> Array:
 
 
 def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-  """Returns the zeros before and after the inputs that give ceil(size / stride) outputs."""
+  """Returns the numbers of zeros before and after the inputs for ceil(size / stride) outputs."""
   missing = max(0, (-(-size // stride) - 1) * stride + kernel_size - size)
   return missing // 2, missing - missing // 2
 
 
 class _Conv(nn.Module):
-  """A convolution with logical axis names, over two axes for spectrograms, one for waveforms."""
+  """A convolution over the time axis of waveforms, or the time and frequency axes of spectrograms.
+
+  The axes of the parameters have logical names.
+  """
 
   features: int
   kernel_size: tuple[int, ...]
@@ -119,11 +123,11 @@ class _Conv(nn.Module):
 
 
 class _GroupedConv(nn.Module):
-  """A strided convolution in groups of channels, each of which depends on its own inputs only.
+  """A strided grouped convolution.
 
-  It is written as one matrix product per group over the blocks of `stride` samples under the
-  kernel: XLA has no fast gradient of a grouped convolution (on CPU it takes ten to forty times as
-  long).
+  It is computed as one matrix product per group over blocks of `stride` samples, because the
+  gradient of XLA's grouped convolution is slow. On CPUs, that gradient takes ten to forty times as
+  long as the gradient of the matrix products.
   """
 
   features: int
@@ -157,7 +161,10 @@ class _GroupedConv(nn.Module):
 
 
 class WaveDiscriminator(nn.Module):
-  """A convolution, four strided grouped convolutions and two more; one logit per position."""
+  """A waveform discriminator: a convolution, four strided grouped convolutions, two convolutions.
+
+  Each strided layer has stride 4. The result has one logit per `256 * scale` samples.
+  """
 
   config: DiscriminatorConfig
   scale: int
@@ -183,7 +190,7 @@ class WaveDiscriminator(nn.Module):
 
 
 class _SpectrogramUnit(nn.Module):
-  """A residual unit that reduces frequency by two and, depending on `strides`, time by two."""
+  """A residual unit that down-samples the time and frequency axes by `strides`."""
 
   features: int
   strides: tuple[int, int]
@@ -197,7 +204,11 @@ class _SpectrogramUnit(nn.Module):
 
 
 class SpectrogramDiscriminator(nn.Module):
-  """Six residual units on a complex spectrogram as two channels; one logit per eight frames."""
+  """An STFT discriminator: a convolution, six residual units and a convolution.
+
+  The input has two channels, the real and the imaginary part of the spectrogram. The result has one
+  logit per eight frames.
+  """
 
   config: DiscriminatorConfig
   window: int
@@ -219,7 +230,7 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-  """All discriminators; returns the logits and the internal layers of each."""
+  """All discriminators; returns lists of their logits and of the outputs of their layers."""
 
   config: DiscriminatorConfig
 

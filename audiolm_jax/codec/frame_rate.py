@@ -1,12 +1,13 @@
 """A causal codec whose layers run at the frame rate, between two Fourier transforms.
 
-The encoder reads the compressed complex spectra of frames. The decoder predicts a complex spectrum
-for each frame, and an inverse transform with overlapping windows computes the samples. No layer
-runs at the sample rate, so the computation consists of few, large matrix products. With a
-`short_hop` below the hop, a few narrow blocks at each end run at the rate of the short frames.
+The encoder reads the complex spectra of frames with compressed magnitudes. The decoder predicts a
+complex spectrum for each frame, and an inverse transform with overlapping windows computes the
+samples. No layer runs at the sample rate, so the computation consists of few, large matrix
+products. If `short_hop` is less than `hop_length`, each frame consists of several short frames. The
+first blocks of the encoder and the last blocks of the decoder then run at the rate of short frames.
 
-The encoder depends on no later samples. The decoder waits for `lookahead_frames` later frames. With
-the default `window_lead`, every window is predicted after all frames that it spans.
+The encoder is causal. The samples of a frame depend on `lookahead_frames` later frames. With the
+default `window_lead`, the decoder predicts a window from all frames that the window spans.
 
 Source: Vocos (arXiv 2306.00814) for the inverse transform as the last layer of a decoder, ConvNeXt
 (arXiv 2201.03545) for the blocks, APNet (arXiv 2305.07952) for a phase from two linear outputs; a
@@ -31,26 +32,26 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.ranges import Depth, SampleRate, Samples, Steps, Taps, Vocabulary, Width
 from audiolm_jax.dsp.stft import stft
 
-# A magnitude m is compressed to m**0.4, similar to perceived loudness; the floor keeps the gradient
+# Magnitudes m are compressed to m**0.4, similar to perceived loudness. The floor keeps the gradient
 # finite.
 _COMPRESSION = 0.4
 _FLOOR = 1e-4
-# The largest logarithm of a scale in the decoder's spectra.
+# The largest natural logarithm of a scale in the decoder's spectra.
 _MAX_LOG_SCALE = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameRateConfig(TrainableConfig):
-  """Shape of the codec; the defaults are 6 kbit/s at 50 frames per second.
+  """Shape of the codec; the defaults give 6 kbit/s at 50 frames per second.
 
   Attributes:
     sample_rate: Hz.
     hop_length: samples per frame.
     short_hop: samples per short frame, a divisor of `hop_length`.
-    encoder_window: samples that a short frame of the encoder depends on, a multiple of the short
-      hop; the last of these samples are those of the short frame.
-    decoder_window: samples to which a short frame of the decoder contributes, a multiple of the
-      short hop.
+    encoder_window: samples in the spectrum of a short frame of the encoder, a multiple of the short
+      hop; the window ends with the last sample of the short frame.
+    decoder_window: samples in the window that the decoder predicts for a short frame, a multiple of
+      the short hop.
     window_lead: number of short frames by which a decoder window begins before its short frame.
     lookahead_frames: number of later frames that contribute to the samples of a frame.
     encoder_short_dim: width of the encoder's blocks for short frames.
@@ -62,15 +63,15 @@ class FrameRateConfig(TrainableConfig):
     decoder_short_dim: width of the decoder's blocks for short frames.
     decoder_short_layers: number of these blocks.
     expansion: width inside a block as a multiple of the width of the block.
-    kernel_size: frames that the convolution of a block depends on.
+    kernel_size: taps of the causal convolutions in the blocks.
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
     search_width: see `ResidualConfig`.
 
   Raises:
-    ConfigError: a hop or window is not a multiple of the short hop, or the look-ahead does not
-      cover the lead of the windows.
+    ConfigError: a hop or window is not a multiple of the short hop, or `window_lead` is negative or
+      longer than `lookahead_frames`.
   """
 
   sample_rate: SampleRate = 16_000
@@ -116,7 +117,7 @@ class FrameRateConfig(TrainableConfig):
 
   @property
   def overlap(self) -> int:
-    """Number of short frames that the window of a decoder's short frame spans."""
+    """Number of short frames that a decoder window spans."""
     return self.decoder_window // self.short_hop
 
   @property
@@ -184,7 +185,7 @@ class FrameRateConfig(TrainableConfig):
     return [jnp.zeros((batch, self.kernel_size - 1, dim)) for _ in range(layers)]
 
   def encoder_flops(self, samples: int) -> float:
-    """Returns the operations of the encoder's matrix products for a clip of whole frames."""
+    """Returns the floating-point operations of the encoder's matrix products for one clip."""
     frames = samples // self.hop_length
     ends = 2 * (self.encoder_window // 2 + 1) * self.encoder_short_dim
     short = ends + self._block(self.encoder_short_dim, self.encoder_short_layers)
@@ -193,7 +194,7 @@ class FrameRateConfig(TrainableConfig):
     return 2.0 * frames * (self.short_frames * short + frame + self.encoder_dim * self.latent_dim)
 
   def decoder_flops(self, samples: int) -> float:
-    """Returns the operations of the decoder's matrix products for a clip of whole frames."""
+    """Returns the floating-point operations of the decoder's matrix products for one clip."""
     frames = samples // self.hop_length
     ends = 3 * (self.decoder_window // 2 + 1) * self.decoder_short_dim
     short = ends + self._block(self.decoder_short_dim, self.decoder_short_layers)
@@ -232,7 +233,10 @@ class FrameRateEncoder(nn.Module):
 
 
 class FrameRateDecoder(nn.Module):
-  """Maps latents to waveform, delayed by `lookahead_frames`: the first samples precede the clip."""
+  """Maps latents to waveform with a delay of `lookahead_frames`.
+
+  The first `lookahead_frames * hop_length` samples of the output precede the clip.
+  """
 
   config: FrameRateConfig
 
@@ -264,9 +268,10 @@ class FrameRateDecoder(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-  """ConvNeXt block: depthwise causal convolution, norm, two pointwise layers, added to the input.
+  """ConvNeXt block with a causal convolution.
 
-  State: the last `kernel_size - 1` inputs.
+  A depthwise convolution, a layer norm and two dense layers with a residual connection. State: the
+  last `kernel_size - 1` inputs of the convolution.
   """
 
   kernel_size: int
@@ -291,7 +296,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Dense(nn.Module):
-  """A matrix product with bias; `scale` multiplies the standard deviation of the initial kernel."""
+  """A dense layer; `scale` multiplies the standard deviation of the initial kernel."""
 
   features: int
   scale: float = 1.0
@@ -329,7 +334,15 @@ def _hann(size: int) -> np.ndarray:
 def _compressed_spectrum(
   padded: Float[Array, "batch samples"], config: FrameRateConfig
 ) -> Float[Array, "batch frames features"]:
-  """Returns real and imaginary parts of the spectra of frames, with compressed magnitudes."""
+  """Returns the real, then the imaginary parts of the spectra, with compressed magnitudes.
+
+  Args:
+    padded: samples of whole short frames, after the `encoder_window - short_hop` previous samples.
+    config: hop and window of the spectra.
+
+  Returns:
+    One spectrum per short frame, `2 * (encoder_window // 2 + 1)` features.
+  """
   window = config.encoder_window
   # A full-scale tone has a magnitude near 10.
   spectrum = stft(padded, window, config.short_hop) * (40.0 / window)
@@ -341,11 +354,12 @@ def _compressed_spectrum(
 def _windows_of(
   head: Float[Array, "batch frames 3 bins"], window: int
 ) -> Float[Array, "batch frames window"]:
-  """Returns the windowed samples that each frame contributes.
+  """Returns the windowed samples of each frame.
 
   Args:
-    head: the logarithm of a scale for each bin, and the real and imaginary parts that it scales.
-    window: number of samples.
+    head: for each bin, 1 plus the logarithm of a scale, and the real and the imaginary part of the
+      spectrum before the multiplication by the scale.
+    window: number of samples in a window.
   """
   scale = jnp.exp(jnp.minimum(head[:, :, 0] - 1.0, _MAX_LOG_SCALE))
   spectrum = jax.lax.complex(scale * head[:, :, 1], scale * head[:, :, 2])
@@ -361,13 +375,14 @@ def _overlap_add(
   """Adds the window of each frame to the samples of the frames that it spans.
 
   Args:
-    windows: `overlap` hops of samples per frame.
-    written: sums of earlier frames in the first `delay + overlap - 1` frames.
+    windows: windowed samples of each frame; a window spans `overlap = window // hop` frames.
+    written: incomplete sums of earlier windows in the first `delay + overlap - 1` frames.
     hop: samples per frame.
     delay: frames from a frame to the first frame of its window.
 
   Returns:
-    The complete samples of these frames, and the incomplete sums of the frames that follow.
+    The complete samples of as many frames as `windows` has, and the incomplete sums of the next
+    `delay + overlap - 1` frames.
   """
   batch, frames, window = windows.shape
   overlap = window // hop
@@ -375,6 +390,6 @@ def _overlap_add(
   total = jnp.pad(written, ((0, 0), (0, frames), (0, 0)))
   for i in range(overlap):
     total += jnp.pad(parts[:, :, i], ((0, 0), (delay + i, overlap - 1 - i), (0, 0)))
-  # The sum of Hann windows at a hop of a quarter of their length is 2.
+  # Hann windows at a hop of window / overlap add up to overlap / 2.
   samples = total[:, :frames].reshape(batch, frames * hop) * (2.0 / overlap)
   return samples, total[:, frames:]

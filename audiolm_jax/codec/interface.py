@@ -14,7 +14,7 @@ from audiolm_jax.core.modules import Params
 
 @dataclasses.dataclass(frozen=True)
 class CodecSpec:
-  """The numbers that describe a codec's tokens.
+  """The rates and sizes of the tokens of a codec.
 
   Attributes:
     sample_rate: Hz.
@@ -41,10 +41,10 @@ class CodecSpec:
 
 @runtime_checkable
 class CodecStream(Protocol):
-  """Maps pieces of waveform to codes, or codes to pieces of waveform, and keeps the state."""
+  """Maps pieces of waveform to codes, or codes to pieces of waveform, with a state."""
 
   def push(self, inputs: Shaped[np.ndarray, "batch _ ..."], /) -> Shaped[np.ndarray, "batch _ ..."]:
-    """Returns the results of every frame that later inputs cannot change."""
+    """Returns the results of the frames that have become final: later inputs cannot change them."""
     ...
 
   def flush(self) -> Shaped[np.ndarray, "batch _ ..."]:
@@ -66,13 +66,13 @@ class Codec(Protocol):
 
   @property
   def codebooks(self) -> Float[np.ndarray | jax.Array, "quantizers size dim"]:
-    """The vectors of the codes, one table per level; a frame is the sum of its vectors."""
+    """One table of vectors per level; the latent of a frame is the sum of its codes' vectors."""
     ...
 
   def encode(
     self, waveform: Float[np.ndarray | jax.Array, "batch samples"]
   ) -> Int[np.ndarray, "batch frames q"]:
-    """Returns the codes of `ceil(samples / hop_length)` frames; the last one may be padded."""
+    """Returns the codes of `ceil(samples / hop_length)` frames; the last frame may be padded."""
     ...
 
   def decode(
@@ -88,7 +88,7 @@ class Codec(Protocol):
   def encode_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "frames q"]:
-    """Returns the codes of one long clip in bounded memory; equal to `encode`."""
+    """Returns the codes of one long clip, equal to those of `encode`, in bounded memory."""
     ...
 
   def stream_encoder(self, batch: int = 1) -> CodecStream: ...
@@ -98,10 +98,10 @@ class Codec(Protocol):
 
 @runtime_checkable
 class EncodesClips(Protocol):
-  """A codec that encodes clips of any lengths in batches; other codecs encode them one by one."""
+  """A codec that can encode clips of unequal lengths in batches instead of one by one."""
 
   def encode_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
   ) -> list[Int[np.ndarray, "_ q"]]:
-    """Returns the codes of each clip."""
+    """Returns the codes of each clip; encodes up to `batch_size` clips at a time."""
     ...

@@ -20,17 +20,16 @@ _COMPRESSION = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class SpectralLossConfig:
-  """Scales of the mel loss.
+  """Settings of `spectral_loss`.
 
   Attributes:
     sample_rate: Hz.
-    windows: samples per analysis window; the hop is a quarter.
-    num_mels: bands; a window shorter than four times this uses a quarter of its length.
-    log_floor: added to magnitudes before the logarithm, where full scale is about 1; magnitudes
-      below it have little weight.
-    linear_weight: if set, all scales have the same weight, and this is the weight of the relative
-      difference of magnitudes beside the mean absolute difference of their logarithms. None for the
-      weights of SoundStream.
+    windows: window lengths in samples; the hop is a quarter of each window.
+    num_mels: number of mel bands, but at most a quarter of the window length in samples.
+    log_floor: constant that is added to magnitudes before the logarithm; magnitudes below this
+      constant have little weight. A full-scale sine has a magnitude of 0.5 in its bin.
+    linear_weight: weight of the relative difference of magnitudes, if all scales have the same
+      weight. None for the weights of SoundStream. See `spectral_loss`.
   """
 
   sample_rate: int = 16_000
@@ -42,10 +41,10 @@ class SpectralLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ComplexLossConfig:
-  """Scales of the complex-spectrum loss.
+  """Settings of `complex_spectral_loss`.
 
   Attributes:
-    windows: samples per analysis window; the hop is a quarter.
+    windows: window lengths in samples; the hop is a quarter of each window.
   """
 
   windows: tuple[int, ...] = (256, 512, 1024)
@@ -69,15 +68,18 @@ def spectral_loss(
   generated: Float[Array, "batch samples"],
   config: SpectralLossConfig,
 ) -> Float[Array, ""]:
-  """Returns the distance of mel spectrograms, linear and logarithmic, over all scales.
+  """Returns the distance between the mel spectrograms of two waveforms, over all windows.
 
-  With `linear_weight` None, the loss of scale s is the mean absolute difference of mel magnitudes
-  plus sqrt(s / 2) times the mean root-mean-square difference of their logarithms. The weights of
-  the scales keep the loss near one, since it takes means rather than sums.
+  If `linear_weight` is None, the loss of a window of s samples has two terms. The first term is 100
+  times the mean absolute difference of the mel magnitudes. The second term is sqrt(s / 2) times the
+  root-mean-square difference over bands of their logarithms, averaged over frames. The sum over all
+  windows is divided by the sum of sqrt(s / 2). SoundStream takes sums instead of means; the factor
+  100 and the division keep the loss near 1.
 
-  Otherwise it is the mean absolute difference of the logarithms, plus `linear_weight` times the
-  mean absolute difference of the magnitudes divided by their mean in the target. Loud bins, which
-  dominate the second term, and short windows then count more.
+  Otherwise, the loss is the mean over all windows of two terms: the mean absolute difference of the
+  logarithms, and `linear_weight` times the mean absolute difference of the magnitudes divided by
+  the mean magnitude of the target. Loud bins dominate the second term. Loud bins and short windows
+  then have more weight than with None.
   """
   total = jnp.zeros(())
   weights = 0.0
@@ -107,15 +109,15 @@ def complex_spectral_loss(
   generated: Float[Array, "batch samples"],
   config: ComplexLossConfig,
 ) -> Float[Array, ""]:
-  """Returns the distance of complex spectra with magnitudes m compressed to m**0.4.
+  """Returns the distance between complex spectra whose magnitudes m are compressed to m**0.4.
 
-  Unlike a distance of magnitudes it depends on the phase, and unlike a distance of waveforms it
-  also gives weight to quiet bins. The mean distance of each scale is divided by the mean magnitude
-  of the target.
+  Unlike a distance between magnitudes, this distance depends on the phase. Unlike a distance
+  between waveforms, it also gives weight to quiet bins. The mean distance of each scale is divided
+  by the mean compressed magnitude of the target.
   """
   total = jnp.zeros(())
   for window in config.windows:
-    # A full-scale tone has a magnitude near the square root of the window length.
+    # A full-scale sine has a magnitude of a quarter of the square root of the window length.
     a, b = (
       _compressed(stft(x, window, window // 4) / np.sqrt(window)) for x in (target, generated)
     )
@@ -133,7 +135,14 @@ def _compressed(spectrum: Array) -> Array:
 def hinge_discriminator_loss(
   real: list[Float[Array, "..."]], fake: list[Float[Array, "..."]]
 ) -> Float[Array, ""]:
-  """Returns the hinge loss of the discriminators, averaged over positions and then over them."""
+  """Returns the hinge loss of the discriminators.
+
+  The loss is averaged over the positions of each discriminator, then over the discriminators.
+
+  Args:
+    real: logits of each discriminator for real audio.
+    fake: logits of each discriminator for generated audio.
+  """
   terms = [
     jnp.mean(jax.nn.relu(1.0 - r)) + jnp.mean(jax.nn.relu(1.0 + f))
     for r, f in zip(real, fake, strict=True)
@@ -142,14 +151,18 @@ def hinge_discriminator_loss(
 
 
 def hinge_generator_loss(fake: list[Float[Array, "..."]]) -> Float[Array, ""]:
-  """Returns the hinge loss of the generator, averaged over positions and discriminators."""
+  """Returns the hinge loss of the generator, averaged over positions, then discriminators."""
   return sum((jnp.mean(jax.nn.relu(1.0 - f)) for f in fake), jnp.zeros(())) / len(fake)
 
 
 def feature_matching_loss(
   real: list[list[Float[Array, "..."]]], fake: list[list[Float[Array, "..."]]]
 ) -> Float[Array, ""]:
-  """Returns the mean absolute difference of internal layers, relative to their magnitude."""
+  """Returns the feature matching loss, averaged over all layers of all discriminators.
+
+  The loss of a layer is the mean absolute difference between its outputs for real and generated
+  audio, divided by the mean absolute value of its outputs for real audio.
+  """
   terms = [
     jnp.mean(jnp.abs(r - f)) / (jnp.mean(jnp.abs(r)) + 1e-6)
     for real_layers, fake_layers in zip(real, fake, strict=True)
@@ -160,6 +173,6 @@ def feature_matching_loss(
 
 @functools.cache
 def _mel_filters(sample_rate: int, window: int, num_mels: int) -> Float[np.ndarray, "bins mels"]:
-  """Returns mel filters from 0 Hz to half the sample rate that sum to 1 each."""
+  """Returns mel filters from 0 Hz to half the sample rate; the weights of each filter sum to 1."""
   filters = mel_filterbank(window // 2 + 1, num_mels, sample_rate)
   return (filters / np.maximum(filters.sum(axis=0), 1e-8)).astype(np.float32)

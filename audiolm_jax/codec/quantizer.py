@@ -20,23 +20,23 @@ class QuantizerState:
   Attributes:
     codebooks: [quantizers, size, dim], one table per level, coarse to fine.
     counts: [quantizers, size], moving average of the number of vectors per batch that use an entry.
-    sums: [quantizers, size, dim], moving average of the sum of those vectors.
+    sums: [quantizers, size, dim], moving average of the sum of these vectors.
   """
 
-  # Not arrays, because trees of shapes and shardings have this structure too.
+  # The type is not Array, because the fields can also contain shapes or shardings.
   codebooks: PyTree
   counts: PyTree
   sums: PyTree
 
 
 def init_quantizer(num_quantizers: int, codebook_size: int, dim: int) -> QuantizerState:
-  """Returns a state of zeros; `kmeans_start` returns one that is computed from data."""
+  """Returns a state of zeros; `kmeans_start` computes a state from data."""
   shape = (num_quantizers, codebook_size, dim)
   return QuantizerState(jnp.zeros(shape), jnp.zeros(shape[:2]), jnp.zeros(shape))
 
 
 def quantizer_of(codebooks: Float[Array, "quantizers size dim"], mean_use: float) -> QuantizerState:
-  """Returns a state with the given codebooks, in which each entry was used `mean_use` times."""
+  """Returns a state with the given codebooks and the count `mean_use` for every entry."""
   counts = jnp.full(codebooks.shape[:2], mean_use)
   return QuantizerState(codebooks, counts, codebooks * mean_use)
 
@@ -44,9 +44,9 @@ def quantizer_of(codebooks: Float[Array, "quantizers size dim"], mean_use: float
 def nearest(
   x: Float[Array, "*batch dim"], codebook: Float[Array, "size dim"]
 ) -> Int[Array, "*batch"]:
-  """Returns the index of the nearest entry by Euclidean distance, the lowest one of equals.
+  """Returns the index of the nearest entry by Euclidean distance; the lowest index for ties.
 
-  In training with bfloat16 products, rounding may select another entry that is almost as near.
+  With bfloat16 products in training, rounding errors may select a different, almost as near entry.
   """
   norms = jnp.sum(jnp.square(codebook), -1)
   if products.rounds(x, codebook):
@@ -60,7 +60,7 @@ def nearest(
 def residual_quantize(
   x: Float[Array, "*batch dim"], codebooks: Float[Array, "quantizers size dim"]
 ) -> Int[Array, "*batch quantizers"]:
-  """Returns the nearest code per level, where each level codes the residual of those before it.
+  """Returns the nearest code per level; each level quantizes the residual of the previous level.
 
   Returns:
     Codes in [0, size). Level q depends on levels < q only, so codes[..., :k] is the k-level code.
@@ -79,22 +79,24 @@ def residual_quantize(
 def beam_quantize(
   x: Float[Array, "*batch dim"], codebooks: Float[Array, "quantizers size dim"], width: int
 ) -> Int[Array, "*batch quantizers"]:
-  """Returns the codes whose sum is nearest among those that a beam search finds.
+  """Returns the codes with the smallest quantization error that a beam search finds.
 
-  After each level the search keeps the `width` sequences of codes with the smallest residuals, of
-  all extensions of those that it kept before. `residual_quantize` keeps one. The first k codes are
-  therefore not those of a search with k levels, but close to them.
+  At each level, the search extends all kept sequences of codes by all entries of the codebook. It
+  keeps the `width` extended sequences with the smallest residuals. `residual_quantize` is the
+  search with width 1. For larger widths, the first k codes of the result can differ from the result
+  of a search with k levels, but their quantization error is close to the error of that result.
 
   Args:
     x: vectors to quantize.
-    codebooks: one table per level.
+    codebooks: one table per level, coarse to fine.
     width: number of sequences to keep.
   """
   levels, size, dim = codebooks.shape
   flat = x.reshape(-1, dim)
   kept = (len(flat), width)
   norms = jnp.sum(jnp.square(codebooks), -1)
-  # Copies of the vector itself, of which only the first one can be extended.
+  # The search starts with copies of the vector. The error of all copies but the first is infinite,
+  # so the first level extends only the first copy.
   is_first = jnp.arange(width) == 0
   start = (
     jnp.broadcast_to(flat[:, None], (*kept, dim)),
@@ -123,14 +125,17 @@ def beam_quantize(
 
 
 def quantizer_flops(frames: int, num_quantizers: int, codebook_size: int, dim: int) -> float:
-  """Returns the floating-point operations of the search for the codes of one clip."""
+  """Returns the floating-point operations of `residual_quantize` for one clip."""
   return 2.0 * frames * num_quantizers * codebook_size * dim
 
 
 def dequantize(
   codes: Int[Array, "*batch levels"], codebooks: Float[Array, "quantizers size dim"]
 ) -> Float[Array, "*batch dim"]:
-  """Returns the sum of the entries that `codes` names; fewer levels are a lower bit rate."""
+  """Returns the sum over levels of the entries with the indices `codes`.
+
+  `codes` may have fewer levels than `codebooks`; the remaining codebooks are then not used.
+  """
   total = jnp.zeros((*codes.shape[:-1], codebooks.shape[-1]))
   for level in range(codes.shape[-1]):
     total = total + codebooks[level][codes[..., level]]
@@ -154,15 +159,16 @@ def quantize_train(
     x: output of the encoder.
     state: codebooks and their moving averages.
     levels: number of levels that each example uses (quantizer dropout).
-    rng: key that selects restart vectors.
+    rng: key for the selection of restart vectors.
     decay: decay of the moving averages per step.
-    restart_share: entries used less than this share of the mean are replaced by vectors of the
-      batch.
+    restart_share: an entry is restarted if its count is below this share of the mean count. A
+      random residual of the batch then replaces the entry.
 
   Returns:
-    The quantized latents with the gradient of `x`; the commitment loss (mean over elements and
-    active levels); the new state; and per level "perplexity" (of the moving-average use), "dead"
-    (number of restarted entries) and "restarted" (bool [quantizers, size]).
+    The quantized latents, whose gradient passes unchanged to `x`; the commitment loss (mean over
+    elements and active levels); the new state; and statistics per level: "perplexity" [quantizers]
+    of the counts, "dead" [quantizers] (number of restarted entries) and "restarted" (bool
+    [quantizers, size]).
   """
   batch, frames, dim = x.shape
   size = state.codebooks.shape[1]
@@ -192,8 +198,8 @@ def quantize_train(
 
     dead = new_counts < restart_share * mean_use
     fresh = vectors[jax.random.randint(key, (size,), 0, vectors.shape[0])]
-    # A restarted entry begins at half the mean use, so that it is kept until it is unused for a
-    # while.
+    # The count of a restarted entry is half the mean count, so the next restart of the entry needs
+    # several steps without use.
     new_counts = jnp.where(dead, 0.5 * mean_use, new_counts)
     updated = jnp.where(dead[:, None], fresh, updated)
     new_sums = jnp.where(dead[:, None], fresh * 0.5 * mean_use, new_sums)
@@ -227,10 +233,17 @@ def kmeans_start(
   *,
   iterations: int = 10,
 ) -> QuantizerState:
-  """Returns codebooks by k-means of `x`, each level on the residual of the levels before it.
+  """Returns a state whose codebooks are computed by k-means on the residuals of each level.
 
-  With fewer vectors than entries, the remaining entries start at vectors of `x` plus a little
-  noise.
+  Centroids start at random vectors plus a little noise. If there are fewer vectors than entries,
+  several centroids start at the same vector.
+
+  Args:
+    x: vectors to cluster.
+    num_quantizers: number of levels.
+    codebook_size: entries per level.
+    rng: key for the initial centroids.
+    iterations: iterations of k-means per level.
   """
   vectors, dim = x.shape
   mean_use = vectors / codebook_size

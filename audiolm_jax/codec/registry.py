@@ -13,7 +13,7 @@ from audiolm_jax.core.imports import imported
 if TYPE_CHECKING:
   from audiolm_jax.codec.residual_codec import TrainableConfig
 
-# The configuration of each codec as "module:class", by its type in `bundle.json`.
+# The configuration class of each codec as "module:class"; the keys are types in `bundle.json`.
 CODECS: dict[str, str] = {
   "soundstream": "audiolm_jax.codec.soundstream:SoundStreamConfig",
   "frame_rate": "audiolm_jax.codec.frame_rate:FrameRateConfig",
@@ -21,16 +21,18 @@ CODECS: dict[str, str] = {
 
 
 def config_class(values: Json) -> "type[TrainableConfig]":
-  """Returns the class of a stored codec configuration that does not contain the name of its class.
+  """Returns the class of a stored codec configuration, which is found by the names of the fields.
 
   Args:
     values: the configuration as JSON values. Older configurations lack some fields of their class.
 
   Returns:
-    The class that has all these fields; if there are several, the one with the fewest other fields.
+    The class that has all fields of `values`; of several such classes, the one with the fewest
+    fields.
 
   Raises:
-    ConfigError: no codec has these fields, or two codecs cannot be distinguished by them.
+    ConfigError: no codec has all fields of `values`, or several of the matching classes have the
+      fewest fields.
   """
   others: "dict[type[TrainableConfig], int]" = {}
   for home in CODECS.values():

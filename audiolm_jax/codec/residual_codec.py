@@ -1,4 +1,4 @@
-"""Codecs whose codebooks quantize the residuals of latents: one class for every configuration."""
+"""Codecs with residual vector quantization: one codec class for all configurations of networks."""
 
 import abc
 import dataclasses
@@ -72,11 +72,11 @@ class ResidualConfig(abc.ABC):
 
   @property
   def spec(self) -> CodecSpec:
-    """The numbers that describe the tokens."""
+    """The rates and sizes of the tokens."""
     return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
   def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
-    """Returns new parameters {"encoder", "decoder"} with logical axes; each uses one key."""
+    """Returns new parameters {"encoder", "decoder"} with logical axes, from one key each."""
     batch, samples = waveform.shape
     frames = -(-samples // self.hop_length)
     latents = jnp.zeros((batch, frames, self.latent_dim))
@@ -97,7 +97,7 @@ class ResidualConfig(abc.ABC):
 
     Args:
       params: parameters of the encoder.
-      waveform: the chunk; zeros after the end of a clip.
+      waveform: samples of the chunk; zeros after the end of a clip.
       ends: samples from the start of the chunk to the end of each clip.
       state: the state after the previous chunk.
     """
@@ -114,7 +114,7 @@ class ResidualConfig(abc.ABC):
 
     Args:
       params: parameters of the decoder.
-      latents: the chunk.
+      latents: latents of the chunk.
       ends: frames from the start of the chunk to the end of each clip.
       state: the state after the previous chunk.
     """
@@ -157,14 +157,14 @@ class TrainableConfig(ResidualConfig):
 class ResidualCodec(ChunkedCodec):
   """Runs the networks of its configuration in chunks and carries a state from chunk to chunk.
 
-  `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}. In a stream the
-  samples of a frame are complete `lookahead_frames` after its codes.
+  `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}. A stream returns the
+  samples of a frame after it has received the codes of the next `lookahead_frames` frames.
   """
 
   config: ResidualConfig
 
   def searching(self, width: int) -> "ResidualCodec":
-    """Returns the codec with a beam search of this width in encoding and the same parameters."""
+    """Returns a codec with the same parameters whose encoding uses a beam search of this width."""
     config: Any = self.config
     return type(self)(dataclasses.replace(config, search_width=width), self.params)
 
@@ -193,7 +193,7 @@ class ResidualCodec(ChunkedCodec):
 def encode_chunk(
   config: ResidualConfig, params: Params, waveform: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
-  """Returns the codes of whole frames of samples and the next state of the encoder."""
+  """Returns the codes of a chunk of whole frames and the next state of the encoder."""
   latents, state = config.encode_chunk(params["encoder"], waveform, ends, state)
   if config.search_width == 1:
     return residual_quantize(latents, params["codebooks"]), state
@@ -212,6 +212,6 @@ def latents_chunk(
 def decode_chunk(
   config: ResidualConfig, params: Params, codes: jax.Array, ends: jax.Array, state: State
 ) -> tuple[jax.Array, State]:
-  """Returns the samples of frames of codes and the next state of the decoder."""
+  """Returns the samples of a chunk, delayed by `lookahead_frames`, and the next decoder state."""
   latents = dequantize(codes, params["codebooks"])
   return config.decode_chunk(params["decoder"], latents, ends, state)

@@ -1,4 +1,4 @@
-"""SoundStream's encoder and decoder: causal and strided; streams give the same results as clips.
+"""SoundStream's causal encoder and decoder; a stream gives the same results as the whole clip.
 
 Source: SoundStream, section III-A and III-B.
 """
@@ -33,11 +33,12 @@ class SoundStreamConfig(TrainableConfig):
 
   Attributes:
     sample_rate: Hz.
-    encoder_channels: channels of the encoder's first layer; each block doubles them.
+    encoder_channels: channels of the encoder's first layer; each block doubles the channels.
     decoder_channels: input channels of the decoder's last layer.
     strides: down-sampling factors of the encoder's blocks; their product is the hop length.
     dilations: dilations of the residual units in every block.
-    kernel_size: kernel size of the first, the last and the dilated convolutions.
+    kernel_size: kernel size of the dilated convolutions, of the first convolution of the encoder
+      and of the decoder, and of the last convolution of the decoder.
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
@@ -54,7 +55,7 @@ class SoundStreamConfig(TrainableConfig):
   num_quantizers: Depth = 12
   codebook_size: Vocabulary = 1024
   search_width: Depth = 1
-  # 5 s at 50 frames per second, and the end of a clip in pieces of 1 s.
+  # Chunks of 5 s at 50 frames per second; the end of a clip is cut into chunks of 1 s.
   chunk_sizes: ClassVar[Sizes] = Sizes.of_two(250, 50)
 
   @property
@@ -142,7 +143,7 @@ class SoundStreamConfig(TrainableConfig):
 
 
 class SoundStreamEncoder(nn.Module):
-  """Maps waveform to latents: convolution, one block per stride, convolution of kernel 3."""
+  """Maps waveform to latents: convolution, one block per stride, convolution of kernel size 3."""
 
   config: SoundStreamConfig
 
@@ -165,7 +166,7 @@ class SoundStreamEncoder(nn.Module):
 
 
 class SoundStreamDecoder(nn.Module):
-  """Maps latents to waveform with the layers of the encoder in reverse."""
+  """Maps latents to waveform: convolution, one block per stride in reverse order, convolution."""
 
   config: SoundStreamConfig
 

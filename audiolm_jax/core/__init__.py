@@ -1,1 +1,1 @@
-"""Code that every other package uses: errors, configurations, the command line, compilation."""
+"""Code that all other packages use: errors, configurations, the command line, compilation."""

@@ -1,8 +1,8 @@
 """Makes glibc keep freed memory, so that XLA's buffers on a CPU cause few page faults.
 
-By default, glibc returns every large buffer to the kernel when it is freed, and the next operation
-faults the pages in again, 4 KB at a time. The commands of this package call `tune_allocator` before
-anything else; importing the package does not.
+By default, glibc returns every large buffer to the kernel when the buffer is freed. The next
+operation then causes one page fault per 4 KB of its buffers. The commands of this package call
+`tune_allocator` first; an import of the package does not call it.
 """
 
 import ctypes
@@ -15,11 +15,11 @@ from audiolm_jax.core.errors import UserError
 VARIABLE = "AUDIOLM_JAX_ALLOCATOR"
 # Parameter numbers of mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
-# Bytes by which the heap grows. More than two heaps of 64 MB, so that glibc also keeps the heaps
-# that threads created earlier.
+# Bytes by which the heap grows. This number is greater than two heaps of 64 MB, so glibc also keeps
+# the heaps that threads created earlier.
 _TOP_PAD = 256 << 20
 _PROBE = 1 << 20
-# Settings of the user, which take precedence.
+# Environment variables by which users configure malloc. These settings take precedence.
 _MALLOC_VARIABLES = (
   "MALLOC_ARENA_MAX",
   "MALLOC_MMAP_MAX_",
@@ -30,10 +30,10 @@ _MALLOC_VARIABLES = (
 
 
 class AllocatorError(UserError):
-  """Raised when the memory allocator of this process cannot be tuned; it is left unchanged.
+  """Raised when the memory allocator of this process cannot be tuned.
 
   Attributes:
-    fix: how to make tuning possible; empty if nothing helps.
+    fix: instruction that makes tuning possible; empty if there is none.
   """
 
   def __init__(self, reason: str, fix: str = ""):
@@ -45,15 +45,17 @@ class AllocatorError(UserError):
 def tune_allocator() -> str:
   """Makes glibc keep freed memory until this process ends.
 
-  All threads share one heap, which does not shrink. Memory that is already allocated is not moved,
-  so call this early. Further calls have no effect, and child processes do not inherit the settings.
+  All threads then share one heap, which does not shrink. Memory that is already allocated is not
+  moved, so call this function early. After a successful call, further calls have no effect. Child
+  processes do not inherit the settings.
 
   Returns:
     The version of glibc.
 
   Raises:
     AllocatorError: the environment variable AUDIOLM_JAX_ALLOCATOR is "off", the user has configured
-      malloc or loaded another allocator, or the C library is not glibc. Nothing is changed then.
+      malloc or loaded a different allocator, the C library is not glibc, or glibc rejects a
+      setting. The allocator is unchanged, except after a rejected setting.
   """
   _check_environment()
   name, version = platform.libc_ver()
@@ -95,7 +97,7 @@ def _load_libc() -> ctypes.CDLL:
 
 
 class _MallInfo(ctypes.Structure):
-  """The struct of mallinfo(3); its counters wrap at 32 bits."""
+  """The result of mallinfo(3); its counters have 32 bits and overflow."""
 
   _fields_ = [
     (name, ctypes.c_uint32)

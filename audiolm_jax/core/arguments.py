@@ -1,6 +1,7 @@
-"""Checks the values that callers of the public functions and browsers give, of any type.
+"""Checks arguments of public functions and values from browsers, which may have any type.
 
-Configurations in files are checked by `configs`; arguments may also be NumPy scalars.
+The module `configs` checks the values in configuration files. Unlike these values, arguments may be
+NumPy scalars.
 """
 
 import enum
@@ -20,7 +21,12 @@ Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 def whole(value: object, name: str, limits: Range) -> int:
-  """Returns a whole number of any type, such as 3, 3.0 or np.int64(3), as an int.
+  """Returns a whole number of any numeric type, such as 3, 3.0 or np.int64(3), as an int.
+
+  Args:
+    value: the number.
+    name: name of the value, for messages.
+    limits: the accepted range.
 
   Raises:
     UserError: the value is not a whole number or lies outside of its range.
@@ -34,16 +40,16 @@ def whole(value: object, name: str, limits: Range) -> int:
 
 
 def number(value: object, name: str, limits: Range, also: str = "") -> float:
-  """Returns a finite number of any type as a float.
+  """Returns a finite number of any numeric type as a float.
 
   Args:
     value: the number.
-    name: of the value, for messages.
-    limits: the least and the largest accepted number.
-    also: what else the caller accepts, for messages.
+    name: name of the value, for messages.
+    limits: the accepted range.
+    also: description of the other values that the caller accepts, for messages.
 
   Raises:
-    UserError: the value is not a number or lies outside of its range.
+    UserError: the value is not a finite number or lies outside of its range.
   """
   found = _scalar(value)
   # A comparison with NaN is false. An int may be too large for a float.
@@ -54,21 +60,22 @@ def number(value: object, name: str, limits: Range, also: str = "") -> float:
 
 
 def array(value: object, name: str, wanted: str) -> "np.ndarray":
-  """Returns an array of numbers for anything that NumPy can convert to one.
+  """Returns a value as a NumPy array of numbers.
 
   Args:
     value: an array, or nested lists of numbers.
-    name: of the value, for messages.
-    wanted: what the caller accepts, for messages.
+    name: name of the value, for messages.
+    wanted: description of the values that the caller accepts, for messages.
 
   Raises:
-    UserError: the value is something else, or nested lists of unequal lengths.
+    UserError: NumPy cannot convert the value to an array of numbers, for example because lists have
+      unequal lengths.
   """
   import numpy as np
 
   try:
     found = np.asarray(value)
-  except Exception as error:  # the types differ between the libraries whose arrays are given
+  except Exception as error:  # the exception types differ between array libraries
     reason = "lists of unequal lengths" if "inhomogeneous" in str(error) else str(error)
     raise UserError(f"{name} is no array ({shorten(reason)}); give {wanted}") from error
   if found.dtype.kind in "OUSMm":
@@ -77,10 +84,15 @@ def array(value: object, name: str, wanted: str) -> "np.ndarray":
 
 
 def path(value: object, name: str, wanted: str) -> str:
-  """Returns the path that a text or a path-like object names.
+  """Returns a path as a string.
+
+  Args:
+    value: a string or a path-like object.
+    name: name of the value, for messages.
+    wanted: description of the values that the caller accepts, for messages.
 
   Raises:
-    UserError: the value is something else, or empty.
+    UserError: the value is neither a string nor a path-like object, or the path is empty.
   """
   if not _is_path(value) or not os.fspath(value):
     raise UserError(f"{name} is {shown(value)}; give {wanted}")
@@ -88,10 +100,15 @@ def path(value: object, name: str, wanted: str) -> str:
 
 
 def names(value: object, name: str, wanted: str) -> tuple[str, ...]:
-  """Returns the texts of a collection that is not itself a text.
+  """Returns the strings of a collection.
+
+  Args:
+    value: a collection of strings, such as a list; neither a string nor a mapping.
+    name: name of the value, for messages.
+    wanted: description of the values that the caller accepts, for messages.
 
   Raises:
-    UserError: the value is something else.
+    UserError: the value is not such a collection.
   """
   if not _are_texts(value):
     raise UserError(f"{name} is {shown(value)}; give {wanted}")
@@ -99,10 +116,10 @@ def names(value: object, name: str, wanted: str) -> tuple[str, ...]:
 
 
 def member(kind: type[Choice], value: object, name: str) -> Choice:
-  """Returns the member of an enumeration that has a value.
+  """Returns the member of an enumeration with the given value.
 
   Raises:
-    UserError: no member has it.
+    UserError: no member has this value.
   """
   try:
     return kind(value)
@@ -111,7 +128,7 @@ def member(kind: type[Choice], value: object, name: str) -> Choice:
 
 
 def shorten(text: object) -> str:
-  """Returns the beginning of a text as one line."""
+  """Returns a text as one line; shortens the line to 100 characters."""
   line = " ".join(str(text).split())
   return line if len(line) <= 100 else f"{line[:97]}..."
 
@@ -126,8 +143,8 @@ def _are_texts(value: object) -> TypeGuard[Collection[str]]:
 
 
 def _scalar(value: object) -> int | float | None:
-  """Returns a Python number; None if the value is no single number, or is not finite."""
-  import numpy as np  # absent where a command only prints what is missing
+  """Returns a value as a Python number; None if it is not one number or is not finite."""
+  import numpy as np  # here, since a command without NumPy must still print an error message
 
   if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
     value = cast(object, value.item())

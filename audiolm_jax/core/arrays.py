@@ -1,4 +1,4 @@
-"""The types of arrays and of trees of them in modules that compute with JAX."""
+"""The types of arrays and of pytrees of arrays in modules that compute with JAX."""
 
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
   from jax import Array
 
-  PyTree = Any  # pyright cannot read that of jaxtyping
+  PyTree = Any  # pyright cannot read the type `PyTree` of jaxtyping
 else:
   from jaxtyping import PyTree
 
-  # JAX functions also accept NumPy arrays, and return them where nothing is computed.
+  # Functions that use JAX also accept NumPy arrays, and return them if they compute nothing.
   Array = jax.Array | np.ndarray
 
 __all__ = ["Array", "PyTree"]

@@ -21,11 +21,11 @@ def _missing_package(package: str) -> str:
 
 try:
   from absl import app, flags
-except ModuleNotFoundError as error:  # most often the Python of another environment
+except ModuleNotFoundError as error:  # usually because the wrong Python environment is active
   print(_missing_package(error.name or "absl"), file=sys.stderr)
   sys.exit(2)
 
-# As of a program that SIGPIPE ends.
+# The exit code of a program that the signal SIGPIPE ends.
 _BROKEN_PIPE = 141
 
 __all__ = ["exit_code", "flags", "reports_environment", "run_cli", "takes_arguments"]
@@ -34,13 +34,13 @@ Main = TypeVar("Main", bound=Callable[[Sequence[str]], int | None])
 
 
 def takes_arguments(main: Main) -> Main:
-  """Marks the main function of a command that has arguments besides its flags."""
+  """Marks the main function of a command that accepts arguments in addition to flags."""
   vars(main)["takes_arguments"] = True
   return main
 
 
 def reports_environment(main: Main) -> Main:
-  """Marks the main function of a command that runs in an environment that JAX cannot work in."""
+  """Marks the main function of a command that also runs in environments where JAX cannot work."""
   vars(main)["reports_environment"] = True
   return main
 
@@ -50,13 +50,12 @@ def run_cli(
 ) -> None:
   """Runs `main` as an absl program and exits with `exit_code`, or with 2 after an invalid flag.
 
-  Tunes the memory allocator first if that is possible; `doctor` reports whether it is.
+  First tunes the memory allocator if possible. The command `doctor` reports whether it is possible.
 
   Args:
-    main: receives the arguments that are not flags, preceded by the program's name, and may return
-      an exit code.
-    flag_values: the program's absl flags if it keeps them separate from the global ones, so that
-      several programs can be imported into one process.
+    main: maps the program's name and the arguments that are not flags to an exit code or None.
+    flag_values: the program's absl flags if they are separate from the global flags. With separate
+      flags, several programs can be imported into one process.
   """
   with contextlib.suppress(allocator.AllocatorError):
     allocator.tune_allocator()
@@ -87,9 +86,10 @@ def run_cli(
 def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
   """Calls `main` and returns its result, 0 for None, or 2 after an error that the user can fix.
 
-  A package that is not installed and an environment in which JAX cannot work count as such errors.
-  A missing module of this project is a bug, and its traceback is shown. A reader of the output that
-  ends early, such as `head`, ends the command without a message.
+  Such errors include a package that is not installed and an environment in which JAX cannot work.
+  A missing module of this project is a bug, and its traceback is shown. If the reader of the output
+  ends early, as `head` does, the function returns 141 without a message. After an interrupt, it
+  returns 130.
   """
   try:
     return _result(main, argv)
@@ -125,9 +125,10 @@ def _result(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
 
 
 def _print_any_name() -> None:
-  """Escapes the characters that standard output cannot encode.
+  """Makes standard output escape the characters that it cannot encode.
 
-  File names need not be text, and the encoding of the locale may lack characters of a message.
+  A file name can contain bytes that are not text, and the encoding of the locale may lack
+  characters of a message.
   """
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportUnknownMemberType]: it may be any text file

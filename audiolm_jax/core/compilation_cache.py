@@ -1,4 +1,4 @@
-"""Keeps compiled programs on disk, so that a command's second run starts fast."""
+"""Stores compiled programs on disk, so that the second run of a command starts fast."""
 
 import contextlib
 import functools
@@ -17,15 +17,15 @@ def cache_folder() -> Path | None:
   """Returns the folder of compiled programs, below AUDIOLM_JAX_CACHE or the user's cache folder.
 
   Returns:
-    A folder for this jaxlib and this type of processor; None if AUDIOLM_JAX_CACHE is "off" or the
-    user has no home folder.
+    A folder for this version of jaxlib and this type of processor; None if AUDIOLM_JAX_CACHE is
+    "off" or the user has no home folder.
   """
   chosen = os.environ.get(_VARIABLE, "")
   if is_off():
     return None
   try:
     base = Path(chosen).expanduser() if chosen else _user_cache() / "audiolm_jax"
-  except RuntimeError:  # no home folder, as for the unknown user of a container
+  except RuntimeError:  # no home folder, for example for an unknown user in a container
     return None
   return base / _platform_name()
 
@@ -36,8 +36,12 @@ def is_off() -> bool:
 
 
 def enable() -> None:
-  """Enables the cache unless JAX's own variable has; call it before the first compilation."""
-  # At every hit, XLA's loader logs tuning hints that differ from the host's by design.
+  """Enables the cache unless JAX_COMPILATION_CACHE_DIR is set; call before the first compilation.
+
+  If JAX_COMPILATION_CACHE_DIR is set, disables JAX's own cache if its folder is not safe.
+  """
+  # When XLA loads a program from the cache, it logs that tuning hints in the program differ from
+  # the features of the host. This difference is intended.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   folder, chosen = cache_folder(), os.environ.get("JAX_COMPILATION_CACHE_DIR")
   if chosen is not None:
@@ -46,9 +50,10 @@ def enable() -> None:
     return
   import jax
 
-  # JAX compiles again what it cannot read, for example an entry that a killed run left incomplete.
+  # JAX compiles a program again if it cannot read the entry, for example because a killed run left
+  # the entry incomplete.
   warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
-  with contextlib.suppress(OSError):  # without a writable home folder, only time is lost
+  with contextlib.suppress(OSError):  # without a writable folder, each run compiles again
     if not _make_private(folder):
       return
     jax.config.update("jax_compilation_cache_dir", str(folder))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
@@ -57,10 +62,10 @@ def enable() -> None:
 
 
 def _make_private(folder: Path) -> bool:
-  """Closes the folder to other users and returns whether it may be used.
+  """Denies other users access to the folder and returns whether the folder may be used.
 
-  The programs in it are executed, so a folder or link that another user owns is refused, and a
-  folder to which others could write is emptied.
+  Programs in the folder are executed. A folder or link that another user owns is therefore not
+  used, and a folder to which other users could write is emptied.
   """
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   if not hasattr(os, "getuid"):
@@ -83,7 +88,10 @@ def _make_private(folder: Path) -> bool:
 
 
 def _check_chosen(folder: Path) -> None:
-  """Turns JAX's own cache off if every user can write to its folder, or another one owns it."""
+  """Disables JAX's own cache if all users can write to its folder or another user owns the folder.
+
+  A folder of the user root is accepted.
+  """
   if not hasattr(os, "getuid") or not folder.is_dir():
     return
   status = folder.stat()
@@ -111,7 +119,8 @@ def _platform_name() -> str:
 def _processor() -> str:
   """Returns a hash of the processor's features.
 
-  A program compiled for one processor may not run on another that shares the home folder.
+  A program compiled for one processor may not run on a different processor. Machines with different
+  processors can share a home folder.
   """
   features = platform.machine() + platform.processor()
   with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Converts frozen dataclasses to plain JSON values and back, and checks the values on the way."""
+"""Converts frozen dataclasses to plain JSON values and back, and checks the values it reads."""
 
 import abc
 import collections.abc
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
   DataclassInstance = object  # a protocol, which only type checkers know
 
-# The values of a JSON object, to read and to change.
+# The values of a JSON object: read-only, and mutable.
 Json = Mapping[str, Any]
 JsonDict = dict[str, Any]
 
@@ -37,16 +37,16 @@ class DependentTypes(abc.ABC):
   @classmethod
   @abc.abstractmethod
   def field_types(cls, values: Json) -> Mapping[str, type]:
-    """Returns the types of these fields by name, given the JSON values of all fields."""
+    """Returns the types of the dependent fields by name, given the JSON values of all fields."""
 
 
 class Renewed(abc.ABC):
-  """A configuration of which earlier versions wrote other names or values of fields."""
+  """A configuration whose fields had different names or values in earlier versions."""
 
   @classmethod
   @abc.abstractmethod
   def renewed(cls, values: Json) -> Json:
-    """Returns the JSON values of this version for those of any version."""
+    """Converts the JSON values of any version to the JSON values of this version."""
 
 
 def to_dict(config: DataclassInstance) -> JsonDict:
@@ -57,11 +57,12 @@ def to_dict(config: DataclassInstance) -> JsonDict:
 def from_dict(cls: type[T], values: object) -> T:
   """Returns the instance of `cls` that `to_dict` converted to `values`.
 
-  A class with fields whose types depend on the values of others is a `DependentTypes`.
+  A class with fields whose types depend on the values of other fields is a `DependentTypes`.
 
   Raises:
-    ConfigError: `cls` lacks a field of `values`, a required field is missing, or a value has
-      another type or lies outside of the range that its field declares.
+    ConfigError: `values` is not a mapping, `cls` lacks a field of `values`, a required field is
+      missing, a value has the wrong type or lies outside of the range that its field declares, or
+      the values do not fit each other.
   """
   if not is_mapping(values):
     raise ConfigError(f"{cls.__name__} is {shown(values)}; it must be a JSON object")
@@ -88,22 +89,24 @@ def from_dict(cls: type[T], values: object) -> T:
   given = {k: checked(hints[k], v, f"{cls.__name__}.{k}") for k, v in values.items()}
   try:
     return cls(**given)
-  except ArithmeticError as error:  # of values that are plausible one by one
+  except ArithmeticError as error:  # each value is plausible, but their combination is not
     raise ConfigError(f"the values of {cls.__name__} do not fit each other: {error}") from error
 
 
 def set_members(
   config: DataclassInstance, owner: str = "", /, **choices: type[enum.StrEnum]
 ) -> None:
-  """Converts texts in a frozen configuration to members of enumerations, in `__post_init__`.
+  """Converts strings in a frozen configuration to members of enumerations.
+
+  Call this function in `__post_init__` of the configuration.
 
   Args:
     config: the configuration.
-    owner: what has the fields, such as "stage", for messages.
+    owner: description of the configuration, such as "stage", for messages.
     **choices: the enumeration of each field by name.
 
   Raises:
-    ConfigError: a value is no member.
+    ConfigError: a value is not a member of its enumeration.
   """
   for name, enumeration in choices.items():
     value = getattr(config, name)
@@ -118,12 +121,13 @@ def checked(hint: object, value: Any, name: str) -> Any:
   """Returns a JSON value as an instance of a type.
 
   Args:
-    hint: a type, with a `Range` if the value has one; values of unknown types are not checked.
+    hint: a type, annotated with a `Range` if the value has a range; values of unknown types are not
+      checked.
     value: the JSON value.
-    name: what the value is, for messages.
+    name: name of the value, for messages.
 
   Raises:
-    ConfigError: the value has another type, is not finite or lies outside of its range.
+    ConfigError: the value has the wrong type, is not finite or lies outside of its range.
   """
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Annotated:
@@ -153,7 +157,7 @@ def checked(hint: object, value: Any, name: str) -> Any:
 
 
 def shown(value: object) -> str:
-  """Returns a value for a message, in one short line."""
+  """Returns the representation of a value in one short line, for messages."""
   text = repr(value)
   text = text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
   return " ".join(text.split())
@@ -181,12 +185,12 @@ def _tuple(arguments: tuple[object, ...], value: object, name: str) -> tuple[obj
 def _mapping(arguments: tuple[object, ...], value: object, name: str) -> dict[object, object]:
   if not is_mapping(value):
     raise ConfigError(f"{name} is {shown(value)}; it must be a JSON object")
-  item = arguments[1] if arguments else None  # a hint that is no type is not checked
+  item = arguments[1] if arguments else None  # with the hint None, values are not checked
   return {key: checked(item, v, f"{name}[{shown(key)}]") for key, v in value.items()}
 
 
 def _scalar(hint: type[object], value: object, name: str) -> object:
-  """Checks a number, a truth value or a text; a whole number is also a float."""
+  """Returns a number, a boolean or a string after a check; a float may be written as an integer."""
   if hint is float and type(value) is int:
     hint = int
   if hint in (bool, int, float, str) and type(value) is not hint:
@@ -202,7 +206,16 @@ def _scalar(hint: type[object], value: object, name: str) -> object:
 
 
 def check_equal(found: DataclassInstance, wanted: DataclassInstance, what: str) -> None:
-  """Raises a `ConfigError` that names the fields in which two configurations differ."""
+  """Checks that two configurations are equal.
+
+  Args:
+    found: the configuration that is checked.
+    wanted: the expected configuration.
+    what: name of `found`, for messages.
+
+  Raises:
+    ConfigError: the configurations differ; the message names the fields that differ.
+  """
   differing = differences(to_dict(found), to_dict(wanted))
   if differing:
     raise ConfigError(f"{what} has another configuration: {'; '.join(differing)}")
@@ -212,8 +225,8 @@ def differences(old: object, new: object) -> list[str]:
   """Returns "field was OLD, is NEW" for each field that differs; nested fields have dotted names.
 
   Args:
-    old: a configuration as `to_dict` returns it.
-    new: another one.
+    old: the old configuration as a result of `to_dict`.
+    new: the new configuration as a result of `to_dict`.
   """
   old, new, missing = _flat(old), _flat(new), "(not set)"
   return [
@@ -243,7 +256,10 @@ def _plain(value: object) -> object:
 
 
 def _alternative(choices: Sequence[object], value: object, name: str) -> object:
-  """Returns the value as the first alternative that accepts it; a mapping by its fields."""
+  """Returns the value as an instance of the first type in `choices` that accepts it.
+
+  A mapping becomes an instance of the first dataclass that has all fields of the mapping.
+  """
   if is_mapping(value):
     for choice in choices:
       if dataclasses.is_dataclass(choice) and set(value) <= {

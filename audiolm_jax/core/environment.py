@@ -6,17 +6,17 @@ from audiolm_jax.core.errors import UserError
 
 _FALSE = ("", "0", "f", "false", "n", "no", "off")
 _TRUE = ("1", "t", "true", "y", "yes", "on")
-# Settings with which results would differ from those on other machines: the only good value.
+# Variables that change the results of JAX, with their only accepted values.
 _FIXED = {"JAX_ENABLE_X64": False, "JAX_THREEFRY_PARTITIONABLE": True}
 _RANDOM = ("threefry2x32", "rbg", "unsafe_rbg")
 
 
 class SettingError(UserError):
-  """Raised when JAX cannot work as the environment variables request.
+  """Raised when JAX cannot use the settings in the environment variables.
 
   Attributes:
-    reason: what is wrong.
-    fix: how to fix it.
+    reason: description of the error.
+    fix: instruction to fix the error.
   """
 
   def __init__(self, reason: str, fix: str):
@@ -25,9 +25,13 @@ class SettingError(UserError):
 
 
 def check() -> None:
-  """Raises an error if JAX does not load, finds no requested device or would compute otherwise.
+  """Checks the environment variables that JAX reads.
 
-  JAX is imported only if JAX_PLATFORMS names something else than the CPU.
+  JAX is imported only if JAX_PLATFORMS requests devices other than the CPU.
+
+  Raises:
+    SettingError: a variable would change the results of JAX, JAX does not know the random number
+      generator in JAX_DEFAULT_PRNG_IMPL, or JAX cannot use the devices in JAX_PLATFORMS.
   """
   for name, wanted in _FIXED.items():
     value = os.environ.get(name, _TRUE[0] if wanted else "").lower()

@@ -1,4 +1,4 @@
-"""Detects a process that was forked after JAX started, in which JAX would block forever."""
+"""Detects a process that was forked after JAX started, because JAX would block forever in it."""
 
 import os
 
@@ -8,13 +8,13 @@ _user: list[int] = []  # the process that first used JAX
 
 
 def check() -> None:
-  """Raises an error in a process that was forked after JAX started.
+  """Checks that this process was not forked after JAX started.
 
-  The first call records the process.
+  The first call records the process. Call this function before each use of JAX.
 
   Raises:
-    UserError: the process was forked after JAX started; JAX's threads do not exist in a forked
-      process.
+    UserError: the process was forked after the first call; the threads of JAX do not exist in a
+      forked process.
   """
   if not _user:
     _user.append(os.getpid())

@@ -1,4 +1,4 @@
-"""Imports of classes whose modules are loaded when they are needed."""
+"""Imports classes by name, so that their modules are loaded only when they are needed."""
 
 import importlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Random keys of one implementation, so that a seed gives the same results in every environment."""
+"""Random keys of a fixed implementation, so that results depend on the seed only."""
 
 from typing import cast
 
@@ -12,5 +12,5 @@ _IMPLEMENTATION = "threefry2x32"
 
 
 def new_key(seed: int | Integer[Array | np.ndarray | np.uint32, ""]) -> Key[Array, ""]:
-  """Returns the key of a seed; JAX_DEFAULT_PRNG_IMPL does not affect it."""
+  """Returns the random key of a seed; JAX_DEFAULT_PRNG_IMPL does not affect the key."""
   return jax.random.key(cast(int, seed), impl=_IMPLEMENTATION)

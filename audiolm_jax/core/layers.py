@@ -1,4 +1,4 @@
-"""Layers in sequence: recomputed in the backward pass, and stacked in a loop."""
+"""Rematerialization of layers in the backward pass, and loops over stacked layers."""
 
 import enum
 from collections.abc import Sequence
@@ -9,7 +9,11 @@ if TYPE_CHECKING:
 
 
 class Remat(enum.StrEnum):
-  """Values that the backward pass recomputes: none, all but plain matrix products, or layers."""
+  """The values of a layer that the backward pass recomputes.
+
+  NONE: no values. MINIMAL: all values except the results of matrix products without batch axes.
+  FULL: all values.
+  """
 
   NONE = "none"
   MINIMAL = "minimal"
@@ -19,15 +23,17 @@ class Remat(enum.StrEnum):
 def recomputed(
   layer: "type[nn.Module]", remat: Remat | str, in_scan: bool, static_argnums: Sequence[int] = ()
 ) -> "type[nn.Module]":
-  """Returns a layer whose values the backward pass recomputes.
+  """Returns a class of layers whose values the backward pass recomputes.
 
   Args:
     layer: class of the layer.
-    remat: the values, a member of `Remat` or its text; for "none", the result is the layer itself.
-    in_scan: whether `scanned` repeats the layer, which separates its two computations already.
-    static_argnums: positions of arguments that are no arrays; the module itself has position 0.
+    remat: the values to recompute, a member of `Remat` or its string; for "none", the function
+      returns `layer`.
+    in_scan: whether `scanned` repeats the layer. In a loop, XLA cannot merge the recomputation with
+      the first computation, so Flax need not prevent the merging.
+    static_argnums: positions of arguments that are not arrays; the module itself has position 0.
   """
-  # Imported here because configurations name `Remat` and need no Flax.
+  # Imported here because configurations use `Remat` and do not need Flax.
   import jax
   from flax import linen as nn
 
@@ -42,12 +48,12 @@ def recomputed(
 
 
 def scanned(layer: "type[nn.Module]", length: int, in_axes: Any) -> Any:
-  """Returns a layer that repeats another one, with stacked parameters for all repetitions.
+  """Returns a class of layers that repeat `layer`, with parameters stacked along a new first axis.
 
   Args:
-    layer: class of the layer, which returns its output and a second value.
+    layer: class of the repeated layer, which returns its output and a second value.
     length: number of repetitions.
-    in_axes: for each argument but the first, the axis to loop over, or `flax.linen.broadcast`.
+    in_axes: the axis to loop over for each argument after the first, or `flax.linen.broadcast`.
   """
   from flax import linen as nn
 

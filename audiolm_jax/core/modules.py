@@ -12,21 +12,22 @@ if TYPE_CHECKING:
   BatchArray = jax.Array | np.ndarray
   BatchShape = BatchArray | jax.ShapeDtypeStruct
 else:
-  # Specifications of stages name them, and need no JAX.
+  # Specifications of stages use these types and do not need JAX.
   RandomKey = BatchArray = BatchShape = object
 
-# A tree of parameters: dicts by the names of modules, whose leaves are arrays.
+# A tree of parameters: nested dicts by the names of modules, with arrays as leaves.
 Params = Mapping[str, Any]
-# By name, arrays whose first axis counts examples: NumPy arrays until they are on the devices.
+# Arrays by name, with examples along the first axis: NumPy arrays until they are on the devices.
 Batch = Mapping[str, BatchArray]
 # A batch, or the shapes of its arrays.
 ShapedBatch = Mapping[str, BatchShape]
 
 
 def apply(module: "nn.Module", params: Params, *arguments: object, **options: Any) -> Any:
-  """Returns the outputs of a module for its parameters; see `flax.linen.Module.apply`.
+  """Returns the outputs of a module with the given parameters; see `flax.linen.Module.apply`.
 
-  Flax declares the result as a union with variables, which a caller would have to exclude.
+  The declared type is Any, because Flax declares a union of the outputs and of a tuple of outputs
+  and variables.
   """
   return module.apply({"params": params}, *arguments, **options)  # pyright: ignore[reportUnknownMemberType]: Flax leaves out types
 
@@ -40,9 +41,9 @@ def param(
 ) -> "jax.Array":
   """Declares a parameter of a module with logical names of its axes; see `flax.linen.Module.param`.
 
-  Flax declares the result as the box that the initializer returns, but removes the box.
+  The declared type is an array, because Flax returns the array without the box of the initializer.
   """
-  # Imported here because specifications of stages name `Params` and need no Flax.
+  # Imported here because specifications of stages use `Params` and do not need Flax.
   from flax import linen as nn
 
   boxed = nn.with_logical_partitioning(init, axes)

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-# More than any file of this package has; a deeper value would exhaust Python's stack in places.
+# The largest accepted depth. Files of this package are less deep; much deeper values would exhaust
+# the stack of Python.
 _DEEPEST = 64
 
 
@@ -12,8 +13,8 @@ def parse(content: str | bytes, most_bytes: int = 1 << 28) -> Any:
   """Returns the value of a JSON text.
 
   Args:
-    content: the text; bytes are UTF-8.
-    most_bytes: largest accepted length.
+    content: the text as a string or as bytes in UTF-8.
+    most_bytes: largest accepted length of `content`.
 
   Raises:
     ValueError: the text is too long, is nested too deeply, is not valid UTF-8 or JSON, contains an
@@ -42,7 +43,7 @@ def is_list(value: object) -> TypeGuard[Sequence[object]]:
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
-  """Returns whether a value is a mapping, as a JSON object is."""
+  """Returns whether a value is a mapping, such as a JSON object."""
   return isinstance(value, Mapping)
 
 
@@ -69,7 +70,7 @@ def _check(value: object, with_texts: bool) -> None:
 
 def _check_text(text: str) -> None:
   try:
-    # Python reads the bytes of a file name that are not UTF-8 as such surrogates.
+    # Python represents the bytes of a file name that are not UTF-8 by surrogates; accept these.
     text.encode("utf-8", "surrogateescape")
   except UnicodeEncodeError as error:
     raise ValueError(f"the text {text[:40]!r} has half of a surrogate pair") from error

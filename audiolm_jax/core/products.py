@@ -2,8 +2,8 @@
 
 Intel CPUs with AMX multiply bfloat16 operands into float32 results about four times as fast as
 float32 operands. The context manager `precision` selects the precision of all products that are
-traced within it. Only training steps use it; encoding, sampling and evaluation compute in float32,
-so tokens do not depend on the machine.
+traced within it. Only training steps use this context manager. Encoding, sampling and evaluation
+compute in float32, so tokens do not depend on the machine.
 """
 
 # JAX and jax.numpy leave out the types of some parameters, such as `device` and `operand`.
@@ -35,11 +35,11 @@ class Precision(enum.StrEnum):
   BFLOAT16 = "bfloat16"
 
 
-# A user context is part of the key of JAX's caches: functions are traced again per precision.
+# A user context is part of the key of JAX's caches, so functions are traced once per precision.
 _PRECISION = jax.make_user_context(default_value=Precision.FLOAT32)
 
-# A transpose by a product with the identity matrix costs inputs**2 operations per row; it is
-# faster up to about this width.
+# A transpose by a product with the identity matrix costs inputs**2 operations per row. This
+# transpose is the faster one up to about this width.
 _IDENTITY_WIDTH = 512
 _TRANSPOSE_BLOCK = 16
 
@@ -52,7 +52,7 @@ def precision(value: Precision | str) -> Generator[None]:
 
 
 def current_precision() -> Precision:
-  """Returns the precision of products that are traced now."""
+  """Returns the precision of the products that this thread traces now."""
   return Precision(_PRECISION.value)
 
 
@@ -135,7 +135,7 @@ def batched_matmul(
 
 
 def rounds(x: Array, kernel: Array) -> bool:
-  """Returns whether a product of `x` and `kernel` that is traced now rounds them.
+  """Returns whether a product that is traced now rounds its operands `x` and `kernel` to bfloat16.
 
   Only float32 operands are rounded.
   """
@@ -170,8 +170,8 @@ def _rounded_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[
   x_gradient = lax.optimization_barrier(_dot(gradient, kernel, gradient.ndim - 1, 1))
   rows = x.reshape(-1, x.shape[-1])
   columns = gradient.reshape(-1, gradient.shape[-1])
-  # The fast path needs rows of one operand against columns of the other. XLA would fold a plain
-  # transpose into the product and leave the fast path.
+  # XLA's fast path multiplies rows of the first operand by columns of the second operand. XLA would
+  # fold a plain transpose into the product, and the product would not use the fast path.
   if rows.shape[1] <= columns.shape[1]:
     kernel_gradient = lax.optimization_barrier(_dot(_transposed(rows), columns, 1, 0))
   else:
@@ -219,10 +219,10 @@ _rounded_batched.defvjp(_rounded_batched_forward, _rounded_batched_backward)
 
 
 def _transposed(x: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
-  """Returns the transpose, computed in a way that XLA does not fold into a product."""
+  """Returns the transpose, computed in a way that XLA cannot fold into a product."""
   rows, columns = x.shape
   if columns <= _IDENTITY_WIDTH:
-    # Exact, because each result is one element times one.
+    # Exact, because each result is one element times 1 plus zeros.
     return _dot(jnp.eye(columns, dtype=x.dtype), x, 1, 1).astype(x.dtype)
   padded = jnp.pad(x, ((0, -rows % _TRANSPOSE_BLOCK), (0, 0)))
   blocks = padded.reshape(-1, _TRANSPOSE_BLOCK, columns).transpose(0, 2, 1)

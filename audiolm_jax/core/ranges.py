@@ -2,9 +2,9 @@
 
     num_layers: Depth = 12
 
-`configs.from_dict` checks the values of a file against them; a configuration that is created in
-Python or gin may exceed them. They are wider than any known model and narrow enough that a value in
-range cannot exhaust the memory by itself.
+`configs.from_dict` checks the values of a file against these ranges. A configuration that is
+created in Python or gin may exceed the ranges. Each range includes the values of all known models,
+and no single value in its range can exhaust the memory.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """The least and the largest plausible value of a number."""
+  """A range of numbers that includes both ends."""
 
   least: float
   largest: float
@@ -43,7 +43,7 @@ Taps = Annotated[int, Range(1, 4_096)]
 Samples = Annotated[int, Range(1, 16_384)]
 # Steps or frames of a chunk, a window or its context.
 Steps = Annotated[int, Range(0, 16_384)]
-# Rows of a table of positions.
+# Rows of a table of position embeddings.
 Rows = Annotated[int, Range(0, 2**20)]
 Share = Annotated[float, Range(0.0, 1.0)]
 # A positive number that is added for stability.

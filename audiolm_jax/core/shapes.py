@@ -1,8 +1,8 @@
 """Shapes of parameters, computed from configurations without running or tracing a network.
 
-Shapes are nested like the parameters, with tuples in the place of arrays. The configuration of each
-network has a method `parameter_shapes`; the tests compare it with the network itself. Files are
-compared with these shapes before their arrays are read.
+Shapes are nested like the parameters, with tuples instead of arrays. The configuration of each
+network has a method `parameter_shapes`; the tests compare its result with the parameters of the
+network. Files are compared with these shapes before their arrays are read.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from typing import Any, cast
 
 from audiolm_jax.core.modules import Params
 
-# By name, the shape of an array or the nested `Shapes` of a module.
+# The shape of each array and the nested `Shapes` of each module, by name.
 Shapes = dict[str, Any]
 
 
 def flat(shapes: Mapping[str, object], prefix: str = "") -> dict[str, tuple[int, ...]]:
-  """Returns the shapes by name; the names of nested ones are joined with "/"."""
+  """Returns the shapes by path; a path joins the names of the modules and the array with "/"."""
   found: dict[str, tuple[int, ...]] = {}
   for name, value in shapes.items():
     if isinstance(value, Mapping):
@@ -26,7 +26,7 @@ def flat(shapes: Mapping[str, object], prefix: str = "") -> dict[str, tuple[int,
 
 
 def of_arrays(params: Params) -> Shapes:
-  """Returns the shapes of nested arrays, or of anything with a `shape`."""
+  """Returns the shapes of nested arrays, or of other nested objects with a `shape`."""
   return {
     name: of_arrays(cast(Params, value)) if isinstance(value, Mapping) else tuple(value.shape)
     for name, value in params.items()
@@ -34,7 +34,7 @@ def of_arrays(params: Params) -> Shapes:
 
 
 def dense(inputs: int, outputs: int, *, bias: bool = True) -> Shapes:
-  """Returns the shapes of a matrix product, with a bias or without."""
+  """Returns the shapes of a dense layer, with or without a bias."""
   return {"kernel": (inputs, outputs), **({"bias": (outputs,)} if bias else {})}
 
 

@@ -1,4 +1,4 @@
-"""Arrays that are computed block by block, and read in slices."""
+"""Arrays that are computed block by block and read in slices."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -9,13 +9,14 @@ from numpy.typing import DTypeLike
 
 
 class SlicedBlocks:
-  """An array of which slices are taken in rising order, which may overlap.
+  """An array that is computed block by block while its slices are read.
 
-  Memory is that of a block and a slice. An earlier slice computes the blocks again from the first.
+  Only the blocks of the current slice are in memory. Slices may overlap, but should be read in
+  rising order. A slice that begins before the blocks in memory computes all blocks again.
 
   Args:
-    blocks: returns the consecutive blocks of the array, from the first.
-    shape: of the whole array.
+    blocks: returns the consecutive blocks of the array, from the first block.
+    shape: shape of the whole array.
   """
 
   def __init__(

@@ -1,7 +1,7 @@
 """Named streams of tokens, which stages read and write, and records of streams.
 
 A record maps the keys of streams to the tokens of one clip. The key of a stream of the clip itself
-is its name. The key of a source or a prompt is its role and its name:
+is the name of the stream. The key of a source or a prompt is its role and its name:
 
     {"semantic": [steps], "codes": [frames, levels], "source.text": [characters]}
 """
@@ -38,13 +38,16 @@ class Stream:
   """The description of a sequence of tokens [steps] or [steps, levels].
 
   Attributes:
-    name: such as "semantic" or "codes".
+    name: name of the stream, such as "semantic" or "codes".
     size: vocabulary; the tokens of each level are in [0, size).
     rate: steps per second; None for a stream without positions in time, such as text.
     levels: number of levels; 0 for a stream of shape [steps].
-    first_level: the first of these levels; above 0 for a stage that predicts the levels after those
-      that it reads.
-    role: the relation to the clip.
+    first_level: index of the first of these levels; above 0 if a stage predicts these levels from
+      lower levels.
+    role: relation of the stream to the clip.
+
+  Raises:
+    ConfigError: the name is empty or contains "." or "/".
   """
 
   name: str
@@ -66,7 +69,7 @@ class Stream:
 
   @property
   def end_level(self) -> int:
-    """The level after the last one."""
+    """Index of the level after the last level."""
     return self.first_level + self.levels
 
   def steps(self, seconds: float) -> int:
@@ -74,11 +77,11 @@ class Stream:
     return round(seconds * (self.rate or 0.0))
 
   def of(self, record: Record, reader: str) -> np.ndarray:
-    """Returns the tokens of the stream in a record, from level 0 to its last level.
+    """Returns the tokens of the stream in a record, from level 0 to the last level of the stream.
 
     Args:
       record: the record.
-      reader: name of the reader in error messages.
+      reader: name of the stage that reads the tokens, for error messages.
 
     Raises:
       DataError: the tokens are missing, have too few levels, or are outside the vocabulary.
@@ -102,20 +105,22 @@ class Stream:
 
   @property
   def words(self) -> str:
-    """The name of the tokens in messages."""
+    """The name of the tokens for messages."""
     return self.key if self.levels else f"{self.key} tokens"
 
 
-# The key of the semantic tokens of the recording that a clip is a rendering of.
+# The key of the semantic tokens of the source: another recording with the content of the clip.
 SOURCE_SEMANTIC = f"{Role.SOURCE.value}.{SEMANTIC}"
-# The words of a clip: one Unicode code point per character, so that no vocabulary enters a store.
+# The spoken words of a clip, one Unicode code point per character. A store of tokens therefore does
+# not depend on a text vocabulary.
 TEXT = Stream("text", 0x110000, role=Role.SOURCE)
-# The words that a stage recognizes; another key, so that no stage that reads a text follows it.
+# The words that a stage recognizes. The key differs from the key of TEXT, so the stages that read
+# TEXT cannot follow the stages that write TRANSCRIPT.
 TRANSCRIPT = Stream("text", 0x110000)
 
 
 def by_key(streams: Iterable[Stream]) -> dict[str, Stream]:
-  """Returns streams by key; streams with the same key become one with the levels of all."""
+  """Returns streams by key; merges streams with equal keys into one stream with all levels."""
   found: dict[str, Stream] = {}
   for stream in streams:
     other = found.get(stream.key, stream)
@@ -128,8 +133,8 @@ def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
   """Returns the streams that a codec and a semantic tokenizer write, by key.
 
   Args:
-    codec: the codec's spec as JSON values; empty for no codec.
-    semantic: the spec of the semantic tokenizer as JSON values; empty for none.
+    codec: the spec of the codec as JSON values; empty for no codec.
+    semantic: the spec of the semantic tokenizer as JSON values; empty for no semantic tokenizer.
   """
   streams: list[Stream] = []
   if semantic:
@@ -142,13 +147,15 @@ def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
 
 
 def of_pairs(streams: Mapping[str, Stream]) -> dict[str, Stream]:
-  """Returns the streams that clips of pairs have besides those of the tokenizers, by key.
+  """Returns the streams that a clip of a pair has in addition to its own tokens, by key.
+
+  A pair consists of a source, which is a text or another recording, and of the clip.
 
   Args:
-    streams: of the tokenizers, by key.
+    streams: the streams of the tokenizers, by key.
 
   Returns:
-    The text, and with semantic tokens those of the source.
+    The text, and the semantic tokens of the source if the tokenizers write semantic tokens.
   """
   found = [TEXT]
   if SEMANTIC in streams:
@@ -157,7 +164,7 @@ def of_pairs(streams: Mapping[str, Stream]) -> dict[str, Stream]:
 
 
 def differences(expected: Stream, found: Stream) -> list[str]:
-  """Returns a phrase for each difference between the stream of a stage and that of tokens.
+  """Returns a phrase for each difference between the stream of a stage and the stream of tokens.
 
   Args:
     expected: the stream that a stage reads or writes.

@@ -2,5 +2,7 @@
 
 Only `sources`, `tfds_audio`, `preprocessors`, `feature_converters`, `seqio_batches` and
 `registration` import seqio and TensorFlow; only `beam_tokenization` imports Beam; only
-`tokenization` imports JAX. All other modules need only numpy and soundfile.
+`disturbances` imports SciPy and librosa. JAX is imported by `datasets`, by `tokenization`, and by
+the modules that import `tokenization`. All other modules need only NumPy and libraries for audio
+files.
 """

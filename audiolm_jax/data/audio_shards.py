@@ -20,20 +20,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-_BYTES_PER_SECOND = 32_000  # 16-bit samples at 16 kHz, for files of unknown length
+_BYTES_PER_SECOND = 32_000  # 16-bit samples at 16 kHz, for files of unknown duration
 
 
-# A free name, because clips differ in length.
+# The axis has no name, because clips differ in length.
 Waveform = Float[np.ndarray, "_"] | SlicedAudio
 
 
 class DecodedClip(NamedTuple):
-  """A clip and its waveform, float32 [samples], in slices if it is long.
+  """A clip and its waveform.
 
   Attributes:
     clip: the clip.
-    waveform: its waveform.
-    source: the waveform of its source; None if there is none, or if it was not read.
+    waveform: waveform of the clip, float32 [samples]; a long clip is read in slices, see
+      `manifest.open_clip`.
+    source: waveform of the source recording of the clip; None if the clip has no source, or if
+      sources were not read.
   """
 
   clip: AudioClip
@@ -63,16 +65,16 @@ class Shard(Protocol):
     """Yields each clip at `sample_rate` Hz, with at most `ahead` further clips in memory.
 
     Args:
-      sample_rate: Hz.
-      ahead: number of further clips.
-      sources: whether to read also the sources of clips.
+      sample_rate: sample rate of the waveforms in Hz.
+      ahead: largest number of clips that are read in advance.
+      sources: whether to read the source recordings of the clips too.
     """
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipShard:
-  """A shard of files of a folder or manifest."""
+  """A shard of audio files from a folder or manifest."""
 
   clips: tuple[AudioClip, ...]
 
@@ -84,7 +86,7 @@ class ClipShard:
   def read(
     self, sample_rate: int, ahead: int, *, sources: bool = True
   ) -> Iterator[DecodedClip | FailedClip]:
-    """Yields each clip, while up to `ahead` files are read in parallel."""
+    """Yields each clip, while up to `ahead` further clips are read in parallel."""
 
     def read(clip: AudioClip) -> DecodedClip | FailedClip:
       source = source_of(clip) if sources else None
@@ -104,15 +106,17 @@ class ClipShard:
 
 @dataclasses.dataclass(frozen=True)
 class TaskShard:
-  """A part of the source of a SeqIO task, whose examples have `id`, `speaker` and `waveform`.
+  """A part of one split of the data source of a SeqIO task.
+
+  The examples of the data source have `id`, `speaker` and `waveform`.
 
   Attributes:
     module: module that registers the task on import.
     task: name of the task.
-    split: of the source.
-    index: of this part.
-    count: number of parts.
-    corpus: identifies the clips of the split.
+    split: split of the data source.
+    index: index of this part.
+    count: number of parts of the split.
+    corpus: two hashes that identify the clips of the split, see `manifest.Fingerprint`.
   """
 
   module: str
@@ -124,16 +128,17 @@ class TaskShard:
 
   @property
   def key(self) -> list[str]:
-    """The description of the part, because its clips are unknown before it is read."""
+    """The values that describe the part; the ids of its clips are unknown before it is read."""
     numbers = self.index, self.count, *self.corpus
     return [self.task, self.split, *map(str, numbers)]
 
   def read(
     self, sample_rate: int, ahead: int, *, sources: bool = True
   ) -> Iterator[DecodedClip | FailedClip]:
-    """Yields the clips of the part, which are no pairs.
+    """Yields the clips of the part.
 
-    `ahead` is ignored, since the data source has its own buffers.
+    `ahead` is ignored, because the data source has its own buffers. `sources` is ignored, because
+    the clips of a data source have no source recordings.
     """
     del ahead, sources
     import seqio
@@ -155,10 +160,10 @@ class TaskShard:
 def shards_of_clips(
   clips: Iterable[AudioClip], clips_per_shard: int, seconds_per_shard: float
 ) -> Iterator[ClipShard]:
-  """Yields consecutive clips as shards, each full when it reaches either limit.
+  """Yields consecutive clips as shards.
 
-  The length of a file without a known duration is estimated from its size, as 16-bit samples at
-  16 kHz.
+  A shard ends when it has `clips_per_shard` clips or `seconds_per_shard` seconds of audio. If the
+  duration of a clip is unknown, it is estimated from the file size, as 16-bit samples at 16 kHz.
   """
   waiting: list[AudioClip] = []
   seconds = 0.0
@@ -175,12 +180,12 @@ def shards_of_clips(
 def shards_of_task(
   module: str, task: str, sample_rate: int, clips_per_shard: int
 ) -> Iterator[TaskShard]:
-  """Yields parts of about `clips_per_shard` clips of the source of a SeqIO task.
+  """Yields the parts of all splits of a SeqIO task, each of about `clips_per_shard` clips.
 
   The same arguments always give the same parts.
 
   Raises:
-    DataError: the task does not exist, or has no waveforms at `sample_rate`.
+    DataError: see `task_source`.
   """
   source = task_source(module, task, sample_rate)
   for split in source.splits:
@@ -192,10 +197,11 @@ def shards_of_task(
 
 
 def task_source(module: str, task: str, sample_rate: int) -> "WaveformDataSource":
-  """Returns the source of a SeqIO task.
+  """Returns the data source of a SeqIO task.
 
   Raises:
-    DataError: the task does not exist, or has no waveforms at `sample_rate`.
+    DataError: the module cannot be imported, the task does not exist, or its data source has no
+      waveforms at `sample_rate`.
   """
   import seqio
 

@@ -43,15 +43,16 @@ class TokenizationJob:
     source: folder or manifest, see `manifest.list_clips`; None if `task` is given.
     task: name of a SeqIO task whose source is tokenized.
     module: module that registers the task on import.
-    search_width: see `Bundle.searching`.
-    streams: see `tokenization.tokenize_corpus`.
+    search_width: width of the beam search of the codec, see `Bundle.searching`.
+    streams: keys of the streams to store, see `tokenization.tokenize_corpus`.
     layout: layout of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest share of unreadable clips with which the store is complete.
     clips_per_shard: largest number of clips per file. If durations are known, a file also has at
       most about half an hour of audio.
-    batch_size: see `tokenization.tokenize_shard`.
-    num_workers: number of batches that a worker tokenizes in parallel, and of files it reads ahead.
+    batch_size: number of clips per batch, see `tokenization.tokenize_shard`.
+    num_workers: number of batches that a worker tokenizes in parallel, and of files that it reads
+      in advance.
   """
 
   bundle: str
@@ -81,7 +82,7 @@ def tokenize_corpus(
     replace_changed: see `tokenization.tokenize_corpus`; outdated clips are dropped before the run.
 
   Raises:
-    DataError: the corpus has no clips or too many unreadable ones; the store has tokens of other
+    DataError: the corpus has no clips or too many unreadable clips; the store has tokens of other
       tokenizers, other streams, or clips whose files have changed; or the run failed.
     UserError: `replace_changed` is True for a task, whose clips cannot be compared one by one.
   """
@@ -96,7 +97,7 @@ def tokenize_corpus(
   begun = tokenization.open_writer(tokenizers, job.output_dir, job.streams).info
   before = sum(begun.hours.values())
   next(_missing_shards(job, tokenizers), None)  # reports errors of the source before the run
-  # Given by name, DirectRunner would first try to download another engine.
+  # With the name DirectRunner, Beam would first try to download another runner.
   engine = FnApiRunner() if runner == "DirectRunner" else runner
   with _unwrapped_errors(), beam.Pipeline(engine, _options(beam_options)) as pipeline:
     build(pipeline, job)
@@ -166,7 +167,7 @@ class _TokenizeShard(beam.DoFn):
 
 
 class _Finish(beam.DoFn):
-  """Lists all shards in `store.json` and marks the store as complete, if it is."""
+  """Adds all shards to `store.json`; marks the store as complete if few clips were skipped."""
 
   def __init__(self, job: TokenizationJob):
     self._job = job
@@ -219,7 +220,7 @@ def _merged(dictionaries: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _loaded_once(once: Shared, job: TokenizationJob) -> "Bundle":
-  """Returns the bundle of a job, which each process loads only once."""
+  """Returns the bundle of a job; each process loads the bundle only once."""
   return once.acquire(lambda: _load(job), tag=f"{job.bundle}, {job.search_width}")
 
 

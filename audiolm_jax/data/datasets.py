@@ -1,6 +1,7 @@
-"""Factories of batches, which a run calls once. They are cheap to create and to print.
+"""Data sets: objects that return an iterator over batches when they are called.
 
-Batch sizes are over all processes; each process creates its own rows.
+A run calls a data set once. To create or print a data set is cheap. A batch size is the number of
+rows over all processes, a multiple of the number of processes. Each process creates its own rows.
 """
 
 import dataclasses
@@ -21,19 +22,26 @@ BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
 @dataclasses.dataclass(frozen=True)
 class SeqioDataset:
-  """Batches of a SeqIO task or mixture. Calling it imports seqio and TensorFlow.
+  """Batches of a SeqIO task or mixture.
+
+  Seqio and TensorFlow are imported when the object is called.
 
   Attributes:
-    mixture_or_task_name: the registered name.
-    task_feature_lengths: {"waveform": samples}; None for a stage.
-    spec: of the stage whose examples the task produces; None for waveforms.
-    split: of the task.
+    mixture_or_task_name: registered name of the task or mixture.
+    task_feature_lengths: {"waveform": number of samples of a crop}; None for the examples of a
+      stage.
+    spec: specification of the stage whose examples the task produces; None for waveforms.
+    split: split of the task.
     batch_size: examples per step.
-    seed: of the order and the crops.
+    seed: random seed of the order and of the crops.
     use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
     shuffle: whether to shuffle the examples.
-    num_epochs: None for endless batches.
+    num_epochs: number of passes over the data; None for endless batches.
     module: module to import first, which registers the task; None if gin imports it.
+
+  Raises:
+    ConfigError: not exactly one of `task_feature_lengths` and `spec` is given, or
+      `task_feature_lengths` has other keys than "waveform".
   """
 
   mixture_or_task_name: str
@@ -62,7 +70,13 @@ class SeqioDataset:
     return _waveforms(self.batch_size, (self.task_feature_lengths or {})["waveform"])
 
   def __call__(self) -> Batches:
-    """Returns the batches of this process."""
+    """Returns the batches of this process.
+
+    Raises:
+      ConfigError: `module` cannot be imported, or `batch_size` is not a multiple of the number of
+        processes.
+      DataError: see `SeqioBatches`.
+    """
     from audiolm_jax.data.seqio_batches import SeqioBatches
 
     if self.module:
@@ -86,20 +100,20 @@ class SeqioDataset:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryAudio:
-  """Crops of an audio corpus that fits in memory. Needs neither seqio nor TensorFlow.
+  """Batches of crops of an audio corpus that fits in memory, without seqio and TensorFlow.
 
   Attributes:
     source: folder of audio files or `.jsonl` manifest.
-    crop_seconds: length of an example.
-    split: of the corpus.
+    crop_seconds: length of an example in seconds.
+    split: split of the corpus.
     batch_size: examples per step.
-    seed: of the order and the crops.
-    sample_rate: Hz.
-    gain_db: lowest and highest random gain; None does not change the level.
-    num_epochs: None for endless random crops; 1 for fixed windows, for evaluation.
+    seed: random seed of the order and of the crops.
+    sample_rate: sample rate of the examples in Hz.
+    gain_db: lowest and highest random gain in dB, for training; None does not change the level.
+    num_epochs: None for endless random crops, for training; 1 for fixed crops, for evaluation.
     max_skipped_fraction: largest accepted share of unreadable clips.
     labels: possible values of the manifest's field `label`. If not empty, examples have a feature
-      `label`, the index in this tuple.
+      `label`, the index of the clip's label in this tuple.
   """
 
   source: str
@@ -139,17 +153,17 @@ class InMemoryAudio:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryLabelledFrames:
-  """Crops of an audio corpus whose frames have labels.
+  """Batches of crops of an audio corpus whose frames have labels.
 
   Attributes:
     source: folder of audio files or `.jsonl` manifest.
-    frame_labels: file that launch/make_unit_labels.py wrote for it.
-    crop_seconds: length of an example, a whole number of frames.
-    split: of the corpus.
+    frame_labels: file of labels that launch/make_unit_labels.py wrote for the corpus.
+    crop_seconds: length of an example in seconds; it must be a whole number of frames.
+    split: split of the corpus.
     batch_size: examples per step.
-    seed: of the order and the crops.
-    gain_db: lowest and highest random gain; None does not change the level.
-    num_epochs: None for endless random crops; 1 for fixed windows, for evaluation.
+    seed: random seed of the order and of the crops.
+    gain_db: lowest and highest random gain in dB, for training; None does not change the level.
+    num_epochs: None for endless random crops, for training; 1 for fixed crops, for evaluation.
     max_skipped_fraction: largest accepted share of unreadable clips.
   """
 
@@ -190,16 +204,16 @@ class InMemoryLabelledFrames:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryTokens:
-  """Crops of a token store, as one stage reads them. Needs neither seqio nor TensorFlow.
+  """Batches of crops of a token store for one stage, without seqio and TensorFlow.
 
   Attributes:
-    folder: token store that `cache_tokens` wrote.
-    spec: of the stage.
-    split: of the corpus.
+    folder: folder of the token store that `cache_tokens` wrote.
+    spec: specification of the stage.
+    split: split of the corpus.
     batch_size: examples per step.
-    seed: of the order and the crops.
-    token_hash: of the required tokenizers; None accepts any.
-    num_epochs: None for endless random crops; 1 for fixed windows, for evaluation.
+    seed: random seed of the order and of the crops.
+    token_hash: hash that the tokenizers must have; None accepts all hashes.
+    num_epochs: None for endless random crops, for training; 1 for fixed crops, for evaluation.
   """
 
   folder: str
@@ -243,7 +257,11 @@ def _examples(rows: int, spec: StageSpec) -> BatchShapes:
 
 
 def _shard_here(batch_size: int) -> tuple[int, int]:
-  """Returns the index of this process and the number of processes."""
+  """Returns the index of this process and the number of processes.
+
+  Raises:
+    ConfigError: `batch_size` is not a multiple of the number of processes.
+  """
   index, count = jax.process_index(), jax.process_count()  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
   if batch_size % count:
     raise ConfigError(f"BATCH_SIZE {batch_size} cannot be split over {count} processes")

@@ -1,4 +1,4 @@
-"""Disturbs recordings of speech: whispered, faster, in noise."""
+"""Disturbances of speech recordings: whispering, faster speech, and noise."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ from jaxtyping import Complex, Float
 from scipy import signal  # pyright: ignore[reportMissingTypeStubs]: it has no annotations
 
 Rng = np.random.Generator
-_ORDER = 18  # of linear prediction: the formants of speech up to 8 kHz
-_signal: Any = signal  # its transforms have no annotations
+_ORDER = 18  # order of the linear prediction, for the formants of speech up to 8 kHz
+_signal: Any = signal  # the transforms of scipy.signal have no annotations
 _WINDOW, _HOP = 512, 128  # samples at 16 kHz: 32 and 8 ms
-_FLOOR = 1e-12  # of the power in a bin, which is noise of -95 dB
-_LOWEST = 60.0  # Hz; lower noise would add to the power without being audible
+_FLOOR = 1e-12  # lowest power of a bin, equivalent to noise of -95 dB
+_LOWEST = 60.0  # Hz; lower frequencies of noise would be inaudible, but increase its power
 
 
 def whispered(waveform: Float[np.ndarray, "samples"], rng: Rng) -> Float[np.ndarray, "samples"]:
-  """Returns speech whose voice is replaced by noise with the same spectral envelope and level.
+  """Returns whispered speech: noise with the spectral envelope and level of each speech frame.
 
   Args:
     waveform: speech at 16 kHz.
-    rng: draws the noise.
+    rng: random generator of the noise.
   """
   speech = _spectrum(waveform)
   noise = _spectrum(rng.standard_normal(len(waveform)).astype(np.float32))
@@ -30,7 +30,7 @@ def whispered(waveform: Float[np.ndarray, "samples"], rng: Rng) -> Float[np.ndar
 
 
 def fast(waveform: Float[np.ndarray, "samples"], factor: float) -> Float[np.ndarray, "fewer"]:
-  """Returns speech that takes 1 / `factor` of the time, with the same pitch."""
+  """Returns speech with its duration divided by `factor` and with unchanged pitch."""
   import librosa
 
   stretched = librosa.effects.time_stretch(waveform, rate=factor, n_fft=_WINDOW, hop_length=_HOP)
@@ -44,8 +44,8 @@ def noisy(
 
   Args:
     waveform: the speech.
-    noise: the noise, which is scaled to the ratio.
-    snr: ratio of the powers of the speech and of the noise, in dB.
+    noise: the noise; it is scaled to obtain the ratio `snr`.
+    snr: signal-to-noise ratio in dB.
   """
   power = np.mean(np.square(noise, dtype=np.float64))
   level = np.sqrt(np.mean(np.square(waveform, dtype=np.float64)) / power / 10 ** (snr / 10))
@@ -54,12 +54,14 @@ def noisy(
 
 
 def coloured_noise(samples: int, slope: float, rng: Rng) -> Float[np.ndarray, "samples"]:
-  """Returns noise at 16 kHz whose power falls with the frequency to the power of `slope`.
+  """Returns noise at 16 kHz with a power spectrum proportional to 1 / frequency ** `slope`.
+
+  Frequencies below 60 Hz are absent.
 
   Args:
     samples: number of samples.
     slope: 0 for white, 1 for pink, 2 for brown noise.
-    rng: draws the noise.
+    rng: random generator of the noise.
   """
   spectrum = np.fft.rfft(rng.standard_normal(samples))
   frequency = np.fft.rfftfreq(samples, 1 / 16_000)
@@ -76,7 +78,7 @@ def _waveform(spectrum: Complex[np.ndarray, "bins frames"]) -> Float[np.ndarray,
 
 
 def _envelopes(power: Float[np.ndarray, "bins frames"]) -> Float[np.ndarray, "bins frames"]:
-  """Returns the magnitude of the all-pole filter of each frame, up to a factor."""
+  """Returns the spectral envelope of each frame by linear prediction, up to a scale factor."""
   correlation = np.fft.irfft(power, axis=0)[: _ORDER + 1].T
   lags = np.abs(np.subtract.outer(np.arange(_ORDER), np.arange(_ORDER)))
   matrices = correlation[:, lags]

@@ -23,14 +23,14 @@ _CROP, _GAIN, _PAIR = 0, 1, 2  # separate streams of random numbers
 
 
 class WaveformCrop(NamedTuple):
-  """A crop, and the number of its samples before the zero padding."""
+  """A waveform crop with zero padding, and the number of samples before the padding."""
 
   waveform: Float[np.ndarray, " num_samples"] | Int16[np.ndarray, " num_samples"]
   length: int
 
 
 def generator(seed: Seed, stream: int = 0) -> np.random.Generator:
-  """Returns a new random generator, the same on every machine.
+  """Returns a new random generator, whose numbers are the same on every machine.
 
   Args:
     seed: pair of integers, taken modulo 2**64.
@@ -41,7 +41,16 @@ def generator(seed: Seed, stream: int = 0) -> np.random.Generator:
 
 
 def crop_start(length: int, crop: int, seed: Seed) -> int:
-  """Returns the first index of a random crop, uniform over all full crops; 0 for shorter clips."""
+  """Returns the start of a random crop, with a uniform distribution.
+
+  Args:
+    length: length of the clip.
+    crop: length of the crop.
+    seed: random seed.
+
+  Returns:
+    An index in [0, length - crop]; 0 if the clip is shorter than the crop.
+  """
   return int(generator(seed, _CROP).integers(0, max(0, length - crop) + 1))
 
 
@@ -50,9 +59,9 @@ def crop_waveform(
   num_samples: int,
   seed: Seed,
 ) -> WaveformCrop:
-  """Returns a random crop of `num_samples`; a shorter clip is padded with zeros.
+  """Returns a random crop of `num_samples` samples; a shorter clip is padded with zeros.
 
-  16-bit samples remain 16-bit samples.
+  The dtype of the waveform does not change.
   """
   start = crop_start(len(waveform), num_samples, seed)
   crop = waveform[start : start + num_samples]
@@ -67,9 +76,9 @@ def jitter_gain(
   """Returns the waveform with a random gain, limited so that its peak does not exceed 1.
 
   Args:
-    waveform: [samples].
-    gain_db: lowest and highest gain in dB; the gain is uniform between them.
-    seed: of the gain.
+    waveform: the waveform.
+    gain_db: lowest and highest gain in dB; the distribution is uniform in dB.
+    seed: random seed of the gain.
   """
   gain = 10.0 ** (generator(seed, _GAIN).uniform(*gain_db) / 20.0)
   peak = float(np.max(np.abs(waveform), initial=0.0))
@@ -87,14 +96,20 @@ def from_pcm16(pcm: Int16[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 
 def num_crops(length: float, crop: float) -> int:
-  """Returns the crops per clip and epoch that weight all seconds of a corpus equally."""
+  """Returns how often a clip must occur per epoch, so that all seconds have equal weight.
+
+  Args:
+    length: length of the clip, in any unit.
+    crop: length of a crop, in the unit of `length`.
+  """
   return max(1, round(length / crop))
 
 
 def segments(num_samples: int, segment_samples: int) -> list[tuple[int, int]]:
-  """Returns the bounds of consecutive parts of 0.5 to 1.5 times `segment_samples`.
+  """Returns the start and end of consecutive parts of `segment_samples` samples.
 
-  A shorter clip is one part.
+  Only the last part differs in length: it has 0.5 to 1.5 times `segment_samples`, or the whole
+  clip if the clip is shorter.
   """
   count = num_crops(num_samples, segment_samples)
   bounds = [i * segment_samples for i in range(count)] + [num_samples]
@@ -104,9 +119,9 @@ def segments(num_samples: int, segment_samples: int) -> list[tuple[int, int]]:
 def crop_tokens(spec: StageSpec, record: Record, seed: Seed) -> Record:
   """Returns a random crop that covers the same time span in all streams of the stage.
 
-  The crop has the length of the stage's examples. It starts where a step of every stream starts (at
-  25 Hz and 50 Hz: at any step of 25 Hz), with a uniform distribution. Shorter clips, and all clips
-  of a stage without crops, are returned whole.
+  The crop has the length of the stage's examples. The start of the crop has a uniform distribution
+  over the times at which a step of every stream starts (with 25 Hz and 50 Hz: all steps of 25 Hz).
+  Shorter clips are returned whole, as are all clips if the stage has no `crop_length`.
   """
   grid = _Grid.of(spec)
   start = crop_start(grid.whole_cells(record), grid.crop_cells, seed)
@@ -114,13 +129,13 @@ def crop_tokens(spec: StageSpec, record: Record, seed: Seed) -> Record:
 
 
 def token_cells(spec: StageSpec, record: Record) -> tuple[int, int]:
-  """Returns the lengths of a clip and of a crop for `num_crops`, in cells of the time grid."""
+  """Returns the arguments of `num_crops`: the lengths of the clip and of a crop in grid cells."""
   grid = _Grid.of(spec)
   return grid.whole_cells(record), grid.crop_cells
 
 
 def token_windows(spec: StageSpec, record: Record) -> list[Record]:
-  """Returns consecutive crops that cover the clip; the last one may be shorter."""
+  """Returns consecutive crops that cover the clip; the last crop may be shorter."""
   grid = _Grid.of(spec)
   return [
     grid.cut(record, start) for start in range(0, max(1, grid.whole_cells(record)), grid.crop_cells)
@@ -136,13 +151,14 @@ def waveform_example(
   """Returns the features of one random crop of 16-bit samples.
 
   Args:
-    pcm: 16-bit samples [samples].
-    num_samples: length of the crop.
-    seed: of the crop and the gain.
+    pcm: 16-bit samples of the clip.
+    num_samples: length of the crop in samples.
+    seed: random seed of the crop and the gain.
     gain_db: lowest and highest random gain in dB; None does not change the level.
 
   Returns:
-    `waveform` float32 [num_samples], zero padded; `length` int32, the samples before the padding.
+    `waveform` float32 [num_samples], zero padded; `length` int32, the number of samples before the
+    padding.
   """
   crop = crop_waveform(pcm, num_samples, seed)
   waveform = from_pcm16(crop.waveform)
@@ -152,7 +168,10 @@ def waveform_example(
 
 
 def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
-  """Returns the model features of one random crop for a stage, or of a pair of windows."""
+  """Returns the model features of a stage for one random crop.
+
+  With the probability `spec.pair_share`, the example is a pair of windows of the clip instead.
+  """
   if spec.pair_share:
     random = generator(seed, _PAIR)
     if random.uniform() < spec.pair_share:
@@ -161,9 +180,9 @@ def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
 
 
 def _pair(spec: StageSpec, record: Record, random: np.random.Generator) -> Example:
-  """Returns an example of two windows of a clip that do not overlap.
+  """Returns an example of two random windows of a clip, a prompt and a target, without overlap.
 
-  The prompt has at most half the length of the example; it can be before or after the target.
+  The prompt has at most half the length of the example; it can precede or follow the target.
   """
   grid = _Grid.of(spec)
   cells = grid.whole_cells(record)
@@ -179,16 +198,18 @@ def _pair(spec: StageSpec, record: Record, random: np.random.Generator) -> Examp
 
 
 def stack(examples: Sequence[Example]) -> Example:
-  """Returns a batch of examples that have the same features."""
+  """Stacks examples with the same features to a batch."""
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 class _Grid(NamedTuple):
   """The common time grid of the streams that a stage uses.
 
+  A cell of the grid is the shortest time that is a whole number of steps of every stream.
+
   Attributes:
-    spec: of the stage.
-    steps: tokens per cell of each stream; empty if the whole clip is one cell.
+    spec: specification of the stage.
+    steps: steps per cell of each stream, by key; empty if the whole clip is one cell.
     crop_cells: number of cells of a crop.
   """
 
@@ -206,7 +227,7 @@ class _Grid(NamedTuple):
       for key, stream in spec.streams.items()
       if stream.rate is not None
     }
-    # The shortest time that is a whole number of steps of every stream.
+    # In seconds: the least common multiple of the durations of the steps.
     cell = Fraction(
       math.lcm(*(rate.denominator for rate in rates.values())),
       math.gcd(*(rate.numerator for rate in rates.values())),

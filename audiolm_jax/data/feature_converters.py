@@ -1,4 +1,4 @@
-"""Converts the features of a SeqIO task to those of a model."""
+"""Converts the features of a SeqIO task to the features of a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,12 @@ import tensorflow as tf
 from audiolm_jax.lm.stage import StageSpec
 
 FeatureSpec = seqio.FeatureConverter.FeatureSpec
-# Lengths of features in the form of SeqIO: a number for one axis, a tuple for several.
+# Lengths of features in the format of SeqIO: an integer for one axis, a tuple for several axes.
 Lengths = Mapping[str, int | tuple[int, ...]]
 
 
 class StageFeatureConverter(seqio.FeatureConverter):
-  """Passes on the examples of a stage, which already are the features of its model."""
+  """Keeps the features that the model of a stage reads, and removes all other features."""
 
   TASK_FEATURES: Mapping[str, FeatureSpec] = {}
   MODEL_FEATURES: Mapping[str, FeatureSpec] = {}
@@ -28,13 +28,13 @@ class StageFeatureConverter(seqio.FeatureConverter):
     super().__init__(pack=False)
 
   @classmethod
-  def lengths(cls, spec: StageSpec) -> dict[str, Any]:  # SeqIO declares numbers only
+  def lengths(cls, spec: StageSpec) -> dict[str, Any]:  # SeqIO's annotation allows int only
     """Returns the `task_feature_lengths` of the stage's examples."""
     shapes = {name: feature.shape for name, feature in spec.features().items()}
     return {name: shape[0] if len(shape) == 1 else shape or 1 for name, shape in shapes.items()}
 
   def get_model_feature_lengths(self, task_feature_lengths: Lengths) -> Lengths:
-    """Returns the lengths of the task's features."""
+    """Returns the lengths of the task's features, which the conversion does not change."""
     return dict(task_feature_lengths)
 
   def _convert_features(
@@ -45,7 +45,11 @@ class StageFeatureConverter(seqio.FeatureConverter):
 
 
 class WaveformFeatureConverter(seqio.FeatureConverter):
-  """Pads crops with zeros: {"waveform": float32 [samples], "length": int32}."""
+  """Pads crops with zeros.
+
+  The result is {"waveform": float32 [samples], "length": int32}, where `length` is the number of
+  samples before the padding.
+  """
 
   TASK_FEATURES = {"waveform": FeatureSpec(dtype=tf.float32)}
   MODEL_FEATURES = {
@@ -58,7 +62,7 @@ class WaveformFeatureConverter(seqio.FeatureConverter):
     super().__init__(pack=False)
 
   def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
-    """Returns the samples of the padded waveform, and 1 for the scalar `length`."""
+    """Returns the number of samples of the padded waveform, and 1 for the scalar `length`."""
     return {"waveform": task_feature_lengths["waveform"], "length": 1}
 
   def _convert_features(

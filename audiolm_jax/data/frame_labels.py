@@ -1,4 +1,4 @@
-"""Labels of the frames of a corpus: one class per frame and clip, in one `.npz` file."""
+"""Frame labels of a corpus: one class per frame of each clip, stored in one `.npz` file."""
 
 import dataclasses
 import os
@@ -21,10 +21,10 @@ class FrameLabels:
   """The classes of all frames of some clips of a corpus.
 
   Attributes:
-    clips: labels by the id of the clip; the last frame of a clip may be partial.
-    num_labels: labels are below this number.
+    clips: labels [frames] by clip id; the last frame of a clip may be partial.
+    num_labels: number of classes; labels are in [0, num_labels).
     hop_length: samples per frame.
-    sample_rate: Hz.
+    sample_rate: sample rate in Hz.
   """
 
   clips: Mapping[str, Integer[np.ndarray, " _"]]
@@ -33,7 +33,7 @@ class FrameLabels:
   sample_rate: int
 
   def crop(self, clip_id: str, start: int, num_frames: int) -> Integer[np.ndarray, " num_frames"]:
-    """Returns the labels from frame `start` on; `NO_LABEL` after the end of the clip."""
+    """Returns the labels from frame `start` on, with `NO_LABEL` after the end of the clip."""
     chosen = self.clips[clip_id][start : start + num_frames].astype(np.int32)
     return np.pad(chosen, (0, num_frames - len(chosen)), constant_values=NO_LABEL)
 
@@ -50,10 +50,10 @@ def save_frame_labels(path: str | os.PathLike[str], labels: FrameLabels) -> None
 
 
 def load_frame_labels(path: str | os.PathLike[str]) -> FrameLabels:
-  """Reads what `save_frame_labels` wrote.
+  """Reads labels that `save_frame_labels` wrote.
 
   Raises:
-    DataError: the file is missing, is damaged, or has labels out of range.
+    DataError: the file is missing or damaged, or has labels out of range.
   """
   try:
     with open(path, "rb") as file:

@@ -1,7 +1,7 @@
 """Batches from a corpus that fits in memory, with numpy and soundfile only.
 
-A position is two integers (epoch, index), so that a resumed run receives exactly the batches of an
-uninterrupted one. The same seed gives the same batches on every machine.
+A data position is two integers (epoch, index). A run that restores its position receives the same
+batches as an uninterrupted run. The same seed gives the same batches on every machine.
 """
 
 import abc
@@ -26,21 +26,27 @@ _UNKNOWN = manifest.Fingerprint()
 
 
 class EpochUnit(enum.Enum):
-  """The unit that occurs once in an epoch of training."""
+  """The unit of the corpus that occurs once in a training epoch."""
 
   CLIP = "clip"
   CROP_LENGTH = "crop_length"  # a clip of n crop lengths occurs n times
 
 
 class InMemoryBatches(abc.ABC):
-  """An iterator over batches of examples, one example per item.
+  """An iterator over batches of examples, with one example per item.
 
-  Training (`num_epochs` None) is endless. Every epoch has a new order of the items and new random
-  crops, and batches continue across the end of an epoch. Evaluation passes `num_epochs` times over
-  fixed items in one shuffled order; the last batch of a pass is filled with its first items.
+  Items of training are clips; a clip can be several items. Training (`num_epochs` None) is endless.
+  Every epoch has a new order of the items and new random crops, and a batch can contain items of
+  two epochs.
 
-  Each of several processes creates its own rows of the same global batches, which do not depend on
+  Items of evaluation are fixed crops. Evaluation makes `num_epochs` passes over all items in the
+  same shuffled order. If the last batch of a pass is not full, its first examples are repeated.
+
+  Each process creates only its own rows of the global batches. The global batches do not depend on
   the number of processes.
+
+  Raises:
+    DataError: `batch_size` is not a positive multiple of the number of processes.
   """
 
   def __init__(
@@ -65,10 +71,10 @@ class InMemoryBatches(abc.ABC):
 
   @abc.abstractmethod
   def _example(self, item: int, seed: Seed) -> Example:
-    """Returns the example of one item."""
+    """Returns the example of an item; `seed` determines its random crop."""
 
   def _filler(self, example: Example) -> Example:
-    """Returns the row that fills the last evaluation batch, made from a repeated example."""
+    """Converts a repeated example to a row that fills the last batch of an evaluation pass."""
     return example
 
   def __iter__(self) -> Iterator[Example]:
@@ -87,7 +93,7 @@ class InMemoryBatches(abc.ABC):
     )
 
   def get_state(self) -> dict[str, int]:
-    """Returns the position after the last returned batch."""
+    """Returns the data position after the last returned batch, with hashes of the corpus."""
     return {
       "epoch": self._epoch,
       "index": self._index,
@@ -96,10 +102,10 @@ class InMemoryBatches(abc.ABC):
     }
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Restores a position that `get_state` returned; the seed does not change.
+    """Restores a data position that `get_state` returned; the seed does not change.
 
     Raises:
-      DataError: the position belongs to another corpus.
+      DataError: the position was saved with a different corpus or crop length.
     """
     if state["items"] != self._num_items:
       raise DataError(
@@ -110,13 +116,13 @@ class InMemoryBatches(abc.ABC):
     self._epoch, self._index = state["epoch"], state["index"]
 
   def skip_report(self) -> str:
-    """Returns a one-line summary of the clips that could not be read; "" if none."""
+    """Returns a one-line summary of the clips that could not be read; "" if there are none."""
     return ""
 
   def _draw(self) -> tuple[int, Seed]:
     """Returns the next item and the seed of its crop."""
     item = int(self._epoch_order()[self._index])
-    # Different from the keys of the orders, which are (seed, epoch).
+    # This seed differs from the seeds of all orders, which are (seed, epoch).
     seed = self._seed, (self._epoch + 1) << 32 | self._index
     self._index += 1
     if self._index == self._num_items:
@@ -131,7 +137,9 @@ class InMemoryBatches(abc.ABC):
 
 
 class InMemoryWaveforms(InMemoryBatches):
-  """Batches of random crops of a corpus that is decoded once into 16-bit samples (115 MB per hour).
+  """Batches of crops of an audio corpus, which is decoded once.
+
+  The memory contains the corpus as 16-bit samples: 115 MB per hour at 16 kHz.
 
   A batch is {"waveform": float32 [batch, samples], "length": int32 [batch]}, where `length` is the
   number of samples before the zero padding of a clip that is shorter than the crop. With `labels`,
@@ -139,24 +147,25 @@ class InMemoryWaveforms(InMemoryBatches):
 
   Args:
     source: a folder or manifest, see `manifest.list_clips`.
-    split: of the corpus.
-    crop_seconds: length of each example.
+    split: split of the corpus.
+    crop_seconds: length of each example in seconds.
     batch_size: examples per batch, over all processes.
-    seed: of the order and the crops.
-    sample_rate: Hz; other rates are resampled.
+    seed: random seed of the order and of the crops.
+    sample_rate: sample rate of the examples in Hz; audio of other rates is resampled.
     num_epochs: None for endless random crops; otherwise the number of passes over consecutive crops
-      that cover every clip once, except that the last batch repeats some crops.
-    gain_db: lowest and highest random gain in training; None does not change the level.
+      that cover every clip once, except that the last batch of a pass can repeat some crops.
+    gain_db: lowest and highest random gain in dB, in training only; None does not change the level.
     epoch_unit: whether all clips or all seconds have equal weight in training.
     shard: index of this process, and the number of processes.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest accepted share of unreadable clips.
-    num_threads: number of threads that decode.
-    labels: possible values of the manifest's field `label`, in the order of their numbers; () for
-      no labels.
+    num_threads: number of threads that decode files.
+    labels: possible values of the manifest's field `label`; "label" is the index of the value in
+      this tuple. The default is no labels.
 
   Raises:
-    DataError: the corpus has no clips, too many unreadable ones, or a clip with another label.
+    DataError: the corpus has no clips or too many unreadable clips, or the label of a clip is not
+      in `labels`.
   """
 
   def __init__(
@@ -208,11 +217,11 @@ class InMemoryWaveforms(InMemoryBatches):
     return list(self._ids)
 
   def skip_report(self) -> str:
-    """Returns a one-line summary of the clips that could not be read; "" if none."""
+    """Returns a one-line summary of the clips that could not be read; "" if there are none."""
     return self.skipped.report() if self.skipped.skipped else ""
 
   def example(self, clip_id: str, seed: Seed) -> Example:
-    """Returns the random crop of one clip for a seed."""
+    """Returns an example of a random crop of a clip; `seed` determines the crop and the gain."""
     pcm = self._pcm[clip_id]
     return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, self._gain_db))
 
@@ -225,16 +234,16 @@ class InMemoryWaveforms(InMemoryBatches):
   def _at(
     self, clip_id: str, start: int, seed: Seed, gain_db: tuple[float, float] | None = None
   ) -> Example:
-    """Returns the crop of a clip that starts at a sample; the seed is that of the gain."""
+    """Returns an example of the crop that begins at sample `start`; `seed` determines the gain."""
     pcm = self._pcm[clip_id][start : start + self._crop]
     return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, gain_db))
 
   def _chosen(self, clips: list[manifest.AudioClip]) -> list[manifest.AudioClip]:
-    """Returns the clips of the split that are used: all of them."""
+    """Returns the clips of the split to use; in this class, all clips."""
     return clips
 
   def _label_numbers(self) -> list[int]:
-    """Returns numbers that identify the labels of the clips."""
+    """Returns integers from the labels of the clips, for the fingerprint of the corpus."""
     return [self._labels[clip_id] for clip_id in self._ids if self._labels]
 
   def _labelled(self, clip_id: str, example: Example) -> Example:
@@ -244,18 +253,20 @@ class InMemoryWaveforms(InMemoryBatches):
 
 
 class InMemoryFrameLabelBatches(InMemoryWaveforms):
-  """Batches of random crops of the clips whose frames have labels.
+  """Batches of crops of the clips whose frames have labels.
 
-  A batch also contains "frame_label": int32 [batch, frames]. Crops start at frames.
+  A batch also contains "frame_label": int32 [batch, frames], with `NO_LABEL` after the end of a
+  clip. Crops begin at the beginning of a frame.
 
   Args:
     source: a folder or manifest, see `manifest.list_clips`.
-    frame_labels: of its clips.
-    split: of the corpus.
-    **settings: see `InMemoryWaveforms`.
+    frame_labels: frame labels of the clips.
+    split: split of the corpus.
+    **settings: other arguments of `InMemoryWaveforms`, except `sample_rate`.
 
   Raises:
-    DataError: no clip of the split has labels, or a crop is not a whole number of frames.
+    DataError: no clip of the split has labels, or a crop is not a whole number of frames; see also
+      `InMemoryWaveforms`.
   """
 
   def __init__(
@@ -274,14 +285,14 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
       )
 
   def example(self, clip_id: str, seed: Seed) -> Example:
-    """Returns the random crop of one clip for a seed."""
+    """Returns an example of a random crop of a clip; `seed` determines the crop and the gain."""
     hop = self._frame_labels.hop_length
     length = len(self._pcm[clip_id])
     first = examples.crop_start(length // hop, self._crop // hop, seed)
     return self._at(clip_id, first * hop, seed, self._gain_db)
 
   def _chosen(self, clips: list[manifest.AudioClip]) -> list[manifest.AudioClip]:
-    """Returns the clips with labels."""
+    """Returns the clips with frame labels."""
     chosen = [clip for clip in clips if clip.id in self._frame_labels.clips]
     if not chosen:
       raise DataError(
@@ -291,7 +302,7 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
     return chosen
 
   def _label_numbers(self) -> list[int]:
-    """Returns numbers that identify the labels of the clips."""
+    """Returns integers from the labels of the clips, for the fingerprint of the corpus."""
     rows = (self._frame_labels.clips[clip_id] for clip_id in self._ids)
     return [zlib.crc32(np.ascontiguousarray(row, "<u4").data) for row in rows]
 
@@ -304,25 +315,25 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
 
 
 class InMemoryTokenBatches(InMemoryBatches):
-  """Batches of random crops of a token store for one language-model stage.
+  """Batches of crops of a token store for one language-model stage.
 
   A batch contains the features of the stage with a leading batch axis.
 
   Args:
-    folder: of the token store.
-    spec: of the stage.
-    split: of the corpus.
+    folder: folder of the token store.
+    spec: specification of the stage.
+    split: split of the corpus.
     batch_size: examples per batch, over all processes.
-    seed: of the order and the crops.
-    token_hash: of the required tokenizers; None accepts any.
+    seed: random seed of the order and of the crops.
+    token_hash: hash that the tokenizers must have; None accepts all hashes.
     num_epochs: None for endless random crops; otherwise the number of passes over consecutive crops
-      that cover every clip, where the last batch is filled with rows that have no weight.
+      that cover every clip. The last batch of a pass can have additional rows with zero weight.
     epoch_unit: whether all clips or all seconds have equal weight in training.
     shard: index of this process, and the number of processes.
 
   Raises:
-    DataError: the store or split is missing, the tokens are of other tokenizers, a rate or
-      vocabulary size differs from the stage's, or no clip can be used.
+    DataError: the store or split is missing, the tokens do not have the hash `token_hash`, a rate
+      or vocabulary size differs from that of the stage, or no clip can be used.
   """
 
   def __init__(
@@ -372,11 +383,11 @@ class InMemoryTokenBatches(InMemoryBatches):
 
   @property
   def clip_ids(self) -> list[str]:
-    """The ids of the clips of the split."""
+    """The ids of the clips of the split that the stage can use."""
     return list(self._clips)
 
   def skip_report(self) -> str:
-    """Returns a one-line summary of the clips that the stage cannot use; "" if none."""
+    """Returns a one-line summary of the clips that the stage cannot use; "" if there are none."""
     return self.skipped.report() if self.skipped.skipped else ""
 
   def _is_usable(self, clip: token_shards.TokenClip) -> bool:
@@ -386,7 +397,7 @@ class InMemoryTokenBatches(InMemoryBatches):
     return not reason
 
   def example(self, clip_id: str, seed: Seed) -> Example:
-    """Returns the random crop of one clip for a seed."""
+    """Returns an example of a random crop of a clip; `seed` determines the crop."""
     return examples.stage_example(self._spec, self._clips[clip_id].streams, seed)
 
   def _example(self, item: int, seed: Seed) -> Example:
@@ -406,7 +417,11 @@ def _occurrences(unit: EpochUnit, length: int, crop: int) -> int:
 def _decode(
   clips: Sequence[manifest.AudioClip], sample_rate: int, skipped: manifest.SkipLog, num_threads: int
 ) -> dict[str, Int16[np.ndarray, "_"]]:
-  """Returns the samples of every readable clip by its id, in the order of `clips`."""
+  """Returns the 16-bit samples of every readable clip by clip id, in the order of `clips`.
+
+  Raises:
+    DataError: too many clips, or all clips, cannot be read.
+  """
 
   def read(clip: manifest.AudioClip) -> np.ndarray | None:
     try:
@@ -428,7 +443,11 @@ def _decode(
 
 
 def _numbered(clips: Sequence[manifest.AudioClip], labels: tuple[str, ...]) -> dict[str, int]:
-  """Returns the number of each clip's label, by clip id; empty without labels."""
+  """Returns the index of each clip's label in `labels`, by clip id; empty if `labels` is empty.
+
+  Raises:
+    DataError: the label of a clip is not in `labels`.
+  """
   for clip in clips:
     if labels and clip.label not in labels:
       raise DataError(

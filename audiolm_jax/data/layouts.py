@@ -5,9 +5,10 @@ librispeech   SPLIT/SPEAKER/BOOK/*.flac, also for Libri-Light (small/, medium/, 
 ljspeech      metadata.csv and wavs/
 maestro       maestro-v3.0.0.csv and a folder for each year
 vctk          SPEAKER/SPEAKER_NUMBER_mic1.flac, or without the microphone, in wav48.../
-folder        any other; a top folder train, valid, validation, dev or test is the split
+folder        any other folder; a top folder train, valid, validation, dev or test determines the
+              split
 
-The corpus may be in a folder below the given one.
+The corpus may also be in a subfolder of the given folder.
 """
 
 import csv
@@ -25,7 +26,7 @@ SPLIT_FOLDERS = {
   "dev": "valid",
   "test": "test",
 }
-# In manifests.
+# Splits by the names that manifests can have for them.
 SPLIT_NAMES = SPLIT_FOLDERS | {
   "training": "train",
   "val": "valid",
@@ -44,19 +45,19 @@ _MAESTRO_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 
 class Described(NamedTuple):
-  """The split and the speaker of a file; the split is "" if the corpus does not define it."""
+  """The split and the speaker of a file; "" and None if the corpus does not define them."""
 
   split: str
   speaker: str | None = None
 
 
 class Found(NamedTuple):
-  """The layout of a folder.
+  """The layout of a folder and the files of the corpus.
 
   Attributes:
-    layout: one of `LAYOUTS`.
-    files: the split and the speaker of each clip, by the clip's path in the folder.
-    left_out: the audio files that are not part of the layout.
+    layout: name of the layout, one of `LAYOUTS`.
+    files: the split and the speaker of each clip, by the path of the clip relative to the folder.
+    left_out: relative paths of the audio files that are not part of the layout.
   """
 
   layout: str
@@ -73,14 +74,14 @@ def describe(
   """Returns the layout of a folder and the files that match it.
 
   Args:
-    folder: path or URL.
-    names: paths of all files below the folder.
+    folder: path or URL of the folder.
+    names: relative paths of all files below the folder.
     audio: the paths in `names` that are audio files.
-    layout: one of `LAYOUTS`; None for the first that fits.
+    layout: name of the layout, one of `LAYOUTS`; None for the first layout that fits.
 
   Raises:
-    DataError: the layout is unknown, the folder does not have it, or only a small part of the
-      folder has a layout.
+    DataError: the layout is unknown, the folder does not have the layout, or the detected layout
+      does not include most of the audio files.
   """
   if layout is None:
     for name, make in LAYOUTS.items():
@@ -102,12 +103,12 @@ def read_texts(folder: str, layout: str, names: Sequence[str]) -> dict[str, str]
   """Returns the texts that a corpus contains, by the path of each clip without its suffix.
 
   Args:
-    folder: path or URL.
-    layout: one of `LAYOUTS`; those other than LJSpeech and LibriSpeech have no texts.
-    names: paths of all files below the folder.
+    folder: path or URL of the folder.
+    layout: name of the layout, one of `LAYOUTS`; only "ljspeech" and "librispeech" have texts.
+    names: relative paths of all files below the folder.
 
   Raises:
-    DataError: a file of texts cannot be read.
+    DataError: a file with texts cannot be read.
   """
   found: dict[str, str] = {}
   for name in names:
@@ -117,7 +118,7 @@ def read_texts(folder: str, layout: str, names: Sequence[str]) -> dict[str, str]
       if layout == "ljspeech" and file == "metadata.csv":
         for line in storage.read_lines(storage.join(folder, name)):
           clip, *versions = line.rstrip("\r\n").split("|")
-          if versions:  # as written, and with numbers as words
+          if versions:  # the original text, and the text with numbers in words, which is used
             found[f"{above}wavs/{clip}"] = versions[-1]
       elif layout == "librispeech" and file.endswith(".trans.txt"):
         for line in storage.read_lines(storage.join(folder, name)):
@@ -131,7 +132,7 @@ def read_texts(folder: str, layout: str, names: Sequence[str]) -> dict[str, str]
 
 
 def _check_majority(folder: str, found: Found, total: int) -> None:
-  # As clips of no corpus, the held-out files of this one would be in `train`.
+  # With the layout `folder`, the held-out files of the corpus would be in `train`.
   if 2 * len(found.left_out) > total:
     raise DataError(
       f"{folder} has {len(found.left_out)} of {total} audio files outside of a corpus with the "
@@ -146,7 +147,7 @@ def _librispeech(
   matches = {name: match for name in audio if (match := _LIBRI.match(name))}
   named = {name: match for name, match in matches.items() if match["split"]}
   if not named and len(matches) < len(audio):
-    return None  # any corpus has some folders whose names are numbers
+    return None  # other corpora also have some folders whose names are numbers
   return {
     name: Described(_leading_split(match["split"] or ""), match["speaker"])
     for name, match in (named or matches).items()
@@ -157,7 +158,7 @@ def _ljspeech(
   folder: str, names: Sequence[str], audio: Sequence[str]
 ) -> dict[str, Described] | None:
   above = [match["above"] or "" for name in names if (match := _LJSPEECH.match(name))]
-  if len(above) != 1:  # several corpora of the same form have several speakers
+  if len(above) != 1:  # several corpora of this layout can have different speakers
     return None
   wavs = [name for name in audio if name.startswith(f"{above[0]}wavs/")]
   return {name: Described("", "ljspeech") for name in wavs} or None
@@ -196,7 +197,7 @@ def _folder(folder: str, names: Sequence[str], audio: Sequence[str]) -> dict[str
 
 
 def _leading_split(name: str) -> str:
-  """Returns the split that a folder's name starts with ("valid" for dev-clean); "" if none."""
+  """Returns the split of the first word of a folder's name ("valid" for dev-clean), or ""."""
   return SPLIT_FOLDERS.get(re.split(r"[-_]", name)[0], "")
 
 

@@ -1,4 +1,4 @@
-"""Lists the clips of a folder or manifest with their splits, reads them and counts skipped ones."""
+"""Lists the clips of a folder or manifest with their splits; reads clips; counts skipped clips."""
 
 import contextlib
 import dataclasses
@@ -49,8 +49,8 @@ class AudioClip:
     label: class of the audio from the manifest; None if unknown.
     size: size of the file in bytes; None if unknown.
     text: the spoken words, from the manifest or the layout; None if unknown.
-    source_path: path or URL of the recording that the clip is a rendering of, from the manifest;
-      None if there is none.
+    source_path: path or URL of the source recording, from the manifest; None if there is none. The
+      clip is a version of the source recording, such as its translation.
   """
 
   id: str
@@ -82,14 +82,14 @@ class SkipLog:
     """Counts one skipped clip.
 
     Raises:
-      DataError: more than the accepted share was skipped.
+      DataError: more than the accepted share of clips was skipped.
     """
     with self._lock:
       self.skipped[clip_id] = reason
     self.check()
 
   def check(self) -> None:
-    """Raises `DataError` if more than the accepted share was skipped."""
+    """Raises `DataError` if more than the accepted share of clips was skipped."""
     with self._lock:
       too_many = len(self.skipped) > self.max_skipped_fraction * self.total
     if too_many:
@@ -129,7 +129,10 @@ def list_clips(
   *,
   texts: bool = False,
 ) -> list[AudioClip]:
-  """Returns the clips of a folder or of a manifest, sorted by id; see `read_corpus`."""
+  """Returns the clips of a folder or of a manifest, sorted by id; see `read_corpus`.
+
+  Logs a warning if audio files in the folder are not clips.
+  """
   corpus = read_corpus(source, valid_fraction, layout, texts=texts)
   if corpus.left_out:
     name, reason = next(iter(corpus.left_out.items()))
@@ -149,12 +152,14 @@ def read_corpus(
 ) -> Corpus:
   """Returns the clips of a folder or of a manifest.
 
-  A folder is searched recursively; hidden files are ignored. Its layout defines splits and
-  speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the manifest, or
-  absolute) and optionally `split`, `speaker`, `seconds`, `label`, `text` and `source_path`. If no
-  clip has a split, about `valid_fraction` of the recordings, selected by a hash of the id, become
-  `valid`, at least one if there are two or more. Files of one recording, such as those of two
-  microphones, are in the same split.
+  A folder is searched recursively; hidden files are ignored. The layout of the folder defines
+  splits and speakers. A manifest is a `.jsonl` file whose rows have `path` (relative to the
+  manifest, or absolute) and optionally `split`, `speaker`, `seconds`, `label`, `text` and
+  `source_path`.
+
+  If no clip has a split, a hash of the id selects about `valid_fraction` of the recordings for the
+  split `valid`: at least one if there are two or more. Files of one recording, such as files of two
+  microphones, are in the same split. If some clips have a split, the other clips are in `train`.
 
   Args:
     source: path or URL of a folder or manifest.
@@ -205,19 +210,19 @@ def clips_of_split(clips: Sequence[AudioClip], split: str) -> list[AudioClip]:
 
 
 def size_of(clip: AudioClip) -> int | None:
-  """Returns the size of a clip's file in bytes, also if `clip.size` is None; None if unknown."""
+  """Returns the size of a clip's file in bytes: `clip.size`, else the size on disk, else None."""
   if clip.size is not None or not clip.path or storage.is_url(clip.path):
     return clip.size
   try:
     return os.path.getsize(clip.path)
-  except (OSError, ValueError):  # reading it gives the reason
+  except (OSError, ValueError):  # the error when the clip is read contains the reason
     return None
 
 
 def content_of(clip: AudioClip) -> str | None:
   """Returns the hash of a clip's file, see `storage.content_hash`; None if it cannot be read.
 
-  For a clip with a source, it is a hash of both files.
+  For a clip with a source, the hash is computed from both files.
   """
   if not clip.path:
     return None
@@ -232,7 +237,7 @@ def content_of(clip: AudioClip) -> str | None:
 
 
 def source_of(clip: AudioClip) -> AudioClip | None:
-  """Returns the recording that a clip is a rendering of, as a clip; None if there is none."""
+  """Returns the source recording of a clip, as a clip; None if the clip has no source."""
   if clip.source_path is None:
     return None
   return AudioClip(f"the source of {clip.id}", clip.source_path, clip.split)
@@ -242,7 +247,7 @@ def read_clip(clip: AudioClip, sample_rate: int) -> Float[np.ndarray, " samples"
   """Returns a clip as mono float32 samples at `sample_rate` Hz.
 
   Raises:
-    AudioError: the file is missing, empty, truncated, or not audio.
+    AudioError: the file is missing, empty, truncated or not audio, or has NaN or infinite samples.
   """
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate(list(blocks))
@@ -251,10 +256,12 @@ def read_clip(clip: AudioClip, sample_rate: int) -> Float[np.ndarray, " samples"
 def open_clip(
   clip: AudioClip, sample_rate: int
 ) -> Float[np.ndarray, " samples"] | audio.SlicedAudio:
-  """Returns the waveform of a clip of up to ten minutes; for a longer clip, slices of its file.
+  """Returns a clip as mono float32 samples at `sample_rate` Hz.
+
+  A clip of up to ten minutes is an array; a longer clip is read in slices when they are needed.
 
   Raises:
-    AudioError: as in `read_clip`.
+    AudioError: see `read_clip`.
   """
   pieces: list[np.ndarray] = []
   left = _LONG_SECONDS * sample_rate
@@ -269,7 +276,11 @@ def open_clip(
 
 
 def read_clip_pcm16(clip: AudioClip, sample_rate: int) -> Int16[np.ndarray, " samples"]:
-  """Returns a clip like `read_clip`, but as 16-bit samples; see `examples.from_pcm16`."""
+  """Returns a clip as mono 16-bit samples at `sample_rate` Hz, see `examples.from_pcm16`.
+
+  Raises:
+    AudioError: see `read_clip`.
+  """
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate([examples.to_pcm16(block) for block in blocks])
 
@@ -285,7 +296,7 @@ def _corpus_of_folder(folder: str, layout: str | None, texts: bool) -> Corpus:
   left_out |= {name: f"not part of the layout {found.layout}" for name in found.left_out}
   spoken = layouts.read_texts(folder, found.layout, list(sizes)) if texts else {}
   clips = [
-    # A file that a corpus lists and the folder lacks is a clip too, and is counted as skipped.
+    # A file that the corpus lists but the folder lacks is a clip too; it is counted as skipped.
     AudioClip(
       name,
       storage.join(folder, name),
@@ -322,7 +333,7 @@ def _clips_of_manifest(manifest: str) -> list[AudioClip]:
 
 
 def _shortened(text: str) -> str:
-  """Returns a text in one line for a message."""
+  """Returns a text in one line, shortened to 200 characters, for an error message."""
   text = " ".join(text.split())
   return text if len(text) <= _LONGEST_IN_MESSAGE else f"{text[:_LONGEST_IN_MESSAGE]}..."
 
@@ -360,7 +371,11 @@ def _clip_of_row(line: str, manifest: str, number: int) -> AudioClip:
 
 
 def _text(row: Mapping[str, object], field: str) -> str | None:
-  """Returns the text or number in a field of a row, as text; None if the field is missing."""
+  """Returns the text or number in a field of a row, as text; None if the field is missing.
+
+  Raises:
+    ValueError: the field is not a text or number, or is not a valid path.
+  """
   value = row.get(field)
   if value is None:
     return None
@@ -413,9 +428,9 @@ class Fingerprint(NamedTuple):
   content: int = 0
 
   def check(self, state: Mapping[str, int]) -> None:
-    """Raises `DataError` if a saved data position is of another corpus.
+    """Raises `DataError` if a data position was saved with a different corpus.
 
-    Positions of earlier versions lack one hash or both.
+    Positions of earlier versions lack one or both hashes; missing hashes are not compared.
     """
     for field, what in (("corpus", "names or lengths"), ("content", "content")):
       if state.get(field, getattr(self, field)) != getattr(self, field):
@@ -433,7 +448,7 @@ def hash_of(values: Iterable[object]) -> int:
 def content_hash(clips: Sequence[AudioClip]) -> int:
   """Returns a hash of the files of at most 256 evenly spaced clips.
 
-  The hash of another corpus is different. The computation takes seconds for any number of clips.
+  Different corpora have different hashes. The computation takes seconds for any number of clips.
   """
   chosen = clips[:: max(1, -(-len(clips) // _MOST_HASHED))]
   with ThreadPoolExecutor(_READ_AT_ONCE) as pool:

@@ -1,4 +1,4 @@
-"""The clips of a token store that do not fit the corpus any more."""
+"""The clips of a token store whose files are different in the corpus or absent from it."""
 
 import os
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Outdated(NamedTuple):
     """Raises an error if the store has outdated clips.
 
     Args:
-      folder: folder of the store, for the message.
+      folder: folder of the store, for the error message.
 
     Raises:
       DataError: a clip has changed or was removed.

@@ -1,7 +1,7 @@
 """SeqIO preprocessors: thin wrappers around pure NumPy functions.
 
-In a task, deterministic preprocessors precede `seqio.CacheDatasetPlaceholder` and are cached.
-Random ones follow it and receive seeds from SeqIO.
+The preprocessors before `seqio.CacheDatasetPlaceholder` in a task are deterministic, and their
+results are cached. Random preprocessors follow the placeholder and receive seeds from SeqIO.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,10 @@ _ABOUT = ("id", "speaker", "token_hash")  # features of a clip besides its token
 
 
 def tokenize(dataset: tf.data.Dataset, tokenizers: "Bundle") -> tf.data.Dataset:
-  """Replaces `waveform` by the streams of the whole clip and adds `token_hash`."""
+  """Replaces `waveform` by the tokens of the whole clip and adds `token_hash`.
+
+  The tokens are `semantic`, int32 [steps], and `codes`, int32 [frames, quantizers].
+  """
   num_quantizers = tokenizers.codec.spec.num_quantizers
 
   def tokens(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +48,13 @@ def tokenize(dataset: tf.data.Dataset, tokenizers: "Bundle") -> tf.data.Dataset:
 
 
 def check_token_hash(dataset: tf.data.Dataset, token_hash: str, name: str) -> tf.data.Dataset:
-  """Raises an error when cached tokens have another hash than `token_hash`."""
+  """Raises an error when an example with a different hash than `token_hash` is read.
+
+  Args:
+    dataset: examples with tokens.
+    token_hash: hash that the tokenizers must have.
+    name: name of the task with the cache, for the error message.
+  """
   remedy = f"cache it again: seqio_cache_tasks --tasks={name} --overwrite"
 
   def check(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
@@ -64,7 +73,7 @@ def check_token_hash(dataset: tf.data.Dataset, token_hash: str, name: str) -> tf
 
 
 def to_pcm16(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Replaces `waveform` by `pcm`, a string of 16-bit samples, which halves the cache."""
+  """Replaces `waveform` by `pcm`, a string of 16-bit samples; this halves the size of the cache."""
 
   def convert(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
     example = dict(example)
@@ -75,7 +84,9 @@ def to_pcm16(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def split_long(dataset: tf.data.Dataset, segment_samples: int) -> tf.data.Dataset:
-  """Splits clips into parts of about `segment_samples`, so that a crop does not read a long clip.
+  """Splits long clips into parts of about `segment_samples` samples.
+
+  Without this step, a random crop would read a whole long clip.
 
   The parts have the ids `id#0`, `id#1`, ...; a clip that is not split keeps its id.
   """
@@ -110,7 +121,12 @@ def crop_waveforms(
 ) -> tf.data.Dataset:
   """Replaces `pcm` by `waveform`, a random crop of `sequence_length["waveform"]` samples.
 
-  The example also contains the seed of the crop, as `seed`.
+  A shorter clip is not padded. The example also contains the seed of the crop, as `seed`.
+
+  Args:
+    dataset: examples with 16-bit samples.
+    sequence_length: lengths of the features; None for whole clips instead of crops.
+    gain_db: lowest and highest random gain in dB; None does not change the level.
   """
   num_samples = (sequence_length or {}).get("waveform")
 
@@ -129,7 +145,7 @@ def crop_waveforms(
 
 
 def only_usable(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
-  """Leaves out the clips that cannot be examples of a stage."""
+  """Removes the clips that cannot be examples of a stage."""
   keys = list(spec.streams)
 
   def usable(*tokens: np.ndarray) -> np.ndarray:
@@ -143,7 +159,7 @@ def only_usable(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
 
 
 def repeat_by_length(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
-  """Repeats each clip about as often as a crop fits into it, so that all seconds weigh the same."""
+  """Repeats each clip about once per crop length, so that all seconds have equal weight."""
   keys = list(spec.streams)
 
   def repeats(*tokens: np.ndarray) -> np.ndarray:

@@ -4,11 +4,11 @@ The tasks of a corpus NAME are:
 
     NAME_waveform        crops of audio, for the codec and the semantic encoder
     NAME_tokens          whole clips as semantic tokens and codes, for `seqio_cache_tasks`
-    NAME_STAGE_stage     crops of tokens as a stage reads them, one task for each requested
-                         stage; they use the cache of NAME_tokens
+    NAME_STAGE_stage     examples of a stage, from crops of tokens; one task for each
+                         requested stage, which uses the cache of NAME_tokens
 
-Each cached clip contains the hash of its tokenizers. Reading a cache whose hash differs from the
-bundle's raises an error.
+Each cached clip contains the hash of its tokenizers. An error is raised when a cached clip is read
+whose hash differs from the hash of the bundle.
 """
 
 import functools
@@ -30,12 +30,12 @@ from audiolm_jax.lm.stage import Feature, StageSpec, vocabularies_and_rates
 if TYPE_CHECKING:
   from audiolm_jax.bundles.bundle import Bundle
 
-SEGMENT_SECONDS = 30  # longer clips are cut for the waveform task
+SEGMENT_SECONDS = 30  # longer clips are split for the waveform task
 
 
 class _Corpus(NamedTuple):
-  names: list[str]  # of the tasks
-  arguments: tuple[object, ...]  # of the registration
+  names: list[str]  # names of the tasks
+  arguments: tuple[object, ...]  # arguments of the registration
 
 
 _registered: dict[str, _Corpus] = {}
@@ -54,17 +54,20 @@ def register_audio_tasks(
 ) -> list[str]:
   """Registers the tasks of an audio corpus or of a token store.
 
-  Calling it again with the same arguments changes nothing; other arguments replace the tasks.
+  A second call with the same arguments has no effect; a call with other arguments replaces the
+  tasks.
 
   Args:
-    name: of the corpus; the names of the tasks start with it.
-    source: folder of audio, manifest, `tfds:` and the name of a TFDS data set, or token store. A
-      token store has no waveform task.
+    name: name of the corpus; the names of the tasks begin with this name.
+    source: folder of audio files, manifest, token store, or `tfds:` followed by the name of a TFDS
+      data set. A token store has no waveform task.
     bundle: name, folder or object of the bundle with the tokenizers; None for waveforms only, or
       to accept the tokens of any tokenizers in a token store.
-    stage_specs: of the stage tasks, by stage name; None for `paper_stages` of these tokenizers.
-    gain_db: lowest and highest random gain of the waveform crops; None does not change the level.
-    sample_rate: of the waveform task, in Hz; ignored if `bundle` is given, which has its own.
+    stage_specs: specifications of the stage tasks, by stage name; None for `paper_stages` with the
+      rates and vocabularies of these tokens.
+    gain_db: lowest and highest random gain of waveform crops in dB; None does not change the level.
+    sample_rate: sample rate of the waveform task in Hz; with a bundle, the sample rate of its codec
+      is used instead.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest accepted share of unreadable clips.
 
@@ -72,7 +75,9 @@ def register_audio_tasks(
     The names of the tasks.
 
   Raises:
-    DataError: the source cannot be used, or a stage's rates or sizes differ from its tokens'.
+    BundleError: the bundle cannot be read.
+    DataError: the source cannot be used, or the rates or vocabularies of a stage differ from those
+      of the tokens.
   """
   tokenizers = _load(bundle)
   token_hash = None if tokenizers is None else tokenizers.token_hash
@@ -107,12 +112,14 @@ def task_name(name: str, kind: str) -> str:
   """Returns the full name of a task of a corpus or mixture.
 
   Args:
-    name: of the corpus or mixture.
-    kind: of the task, such as "waveform" or "coarse_stage".
+    name: name of the corpus or mixture.
+    kind: kind of the task, such as "waveform" or "coarse_stage".
 
   Raises:
-    DataError: the corpus has no such task.
+    DataError: no corpus or mixture has this name, or it has no task of this kind.
   """
+  if name not in _registered:
+    raise DataError(f"no corpus or mixture {name!r} is registered; register it first")
   names = _registered[name].names
   if f"{name}_{kind}" not in names:
     kinds = ", ".join(task.removeprefix(f"{name}_") for task in names)
@@ -126,14 +133,14 @@ def register_mixtures(name: str, parts: Mapping[str, float]) -> list[str]:
   """Registers NAME_waveform, NAME_coarse_stage and so on as mixtures of the tasks of corpora.
 
   Args:
-    name: of the mixture.
-    parts: sampling rate of each corpus, by its name.
+    name: name of the mixture; the names of the registered mixtures begin with this name.
+    parts: mixing rate (relative frequency of examples) of each corpus, by the name of the corpus.
 
   Returns:
     The names of the mixtures: one for each kind of task that all parts have.
 
   Raises:
-    DataError: a part has no tasks.
+    DataError: no tasks are registered for one of the corpora.
   """
   missing = [part for part in parts if part not in _registered]
   if missing:
@@ -160,12 +167,13 @@ def registered_corpora() -> set[str]:
 def register_from_environment(name: str, variable: str) -> list[str]:
   """Registers the tasks of the source in an environment variable, if the variable is set.
 
-  The variable `AUDIOLM_BUNDLE` names the bundle. `seqio_cache_tasks` uses these variables because
+  The variable `AUDIOLM_BUNDLE` names the bundle. `seqio_cache_tasks` needs these variables, because
   it has no flags for a corpus.
 
   Args:
-    name: of the corpus.
-    variable: environment variable that contains a folder or manifest.
+    name: name of the corpus.
+    variable: name of the environment variable that contains the source, see
+      `register_audio_tasks`.
 
   Returns:
     The names of the tasks; empty if the variable is not set.
@@ -177,7 +185,7 @@ def register_from_environment(name: str, variable: str) -> list[str]:
 
 
 def register_function(corpus: str) -> Callable[..., str]:
-  """Returns the function `register` of a corpus's task module, for gin."""
+  """Returns the function `register` for the task module of a corpus; gin configures it."""
 
   def register(
     audio_dir: str,
@@ -188,16 +196,23 @@ def register_function(corpus: str) -> Callable[..., str]:
     gain_db: tuple[float, float] | None = None,
     max_skipped_fraction: float = 0.01,
   ) -> str:
-    """Registers the corpus's tasks and returns the name of one of them.
+    """Registers the tasks of the corpus and returns the name of one task.
 
     Args:
-      audio_dir: folder, manifest or token store.
-      task: "waveform", "tokens", or a stage's name followed by "_stage".
-      bundle: name or folder of the tokenizers; required for tokens of audio.
-      stage_specs: of the stage tasks, by name; None for the paper's stages of these tokenizers.
-      sample_rate: of the waveform task, in Hz; ignored if `bundle` is given, which has its own.
-      gain_db: lowest and highest random gain of the waveform crops; None does not change the level.
+      audio_dir: source of the corpus, see `register_audio_tasks`.
+      task: kind of the returned task: "waveform", "tokens", or the name of a stage followed by
+        "_stage".
+      bundle: name or folder of the bundle with the tokenizers; required to tokenize audio.
+      stage_specs: specifications of the stage tasks, by stage name; None for `paper_stages`.
+      sample_rate: sample rate of the waveform task in Hz; with a bundle, the sample rate of its
+        codec is used instead.
+      gain_db: lowest and highest random gain of waveform crops in dB; None does not change the
+        level.
       max_skipped_fraction: largest accepted share of unreadable clips.
+
+    Raises:
+      BundleError: the bundle cannot be read.
+      DataError: see `register_audio_tasks` and `task_name`.
     """
     register_audio_tasks(
       corpus,
@@ -221,7 +236,7 @@ def _forget(name: str) -> None:
 
 
 class _TaskOnCacheOf(seqio.Task):
-  """A task that reads the cache of another task that has the same first preprocessors."""
+  """A task that reads the cache of another task with the same preprocessors before the cache."""
 
   def __init__(self, name: str, cached_by: seqio.Task, **arguments: Any):
     super().__init__(name, **arguments)

@@ -18,21 +18,23 @@ from audiolm_jax.lm.stage import StageSpec
 class SeqioBatches:
   """An iterator over batches of model features as NumPy arrays.
 
-  The position is the number of batches that were returned. Restoring a position reads and discards
-  the batches before it. This takes time but no storage, and is exact because all random numbers
-  follow from `seed`.
+  The data position is the number of returned batches. A restored run receives exactly the same
+  batches, because all random numbers depend only on `seed`. Restoring takes time, because all
+  earlier batches are read and discarded.
 
   Args:
-    mixture_or_task_name: name registered in SeqIO.
-    task_feature_lengths: {"waveform": samples} for waveforms; None for a stage.
-    spec: of the stage whose examples the task produces; None for waveforms.
-    split: of the task.
-    batch_size: examples per batch of this host.
-    seed: of the order and the crops.
+    mixture_or_task_name: registered name of the task or mixture.
+    task_feature_lengths: {"waveform": number of samples of a crop}; None for the examples of a
+      stage.
+    spec: specification of the stage whose examples the task produces; None for waveforms.
+    split: split of the task.
+    batch_size: examples per batch of this process.
+    seed: random seed of the order and of the crops.
     use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
     shuffle: whether to shuffle the examples.
-    num_epochs: None for endless batches; otherwise the last batch is filled with its first rows.
-    shard: index of this host's part of the data, and the number of parts.
+    num_epochs: number of passes over the data, after which the first rows of the last batch are
+      repeated if it is not full; None for endless batches.
+    shard: index of the part of the data that this process reads, and the number of parts.
 
   Raises:
     DataError: the task does not exist, or the data cannot be used.
@@ -73,7 +75,7 @@ class SeqioBatches:
     self._dataset = dataset.batch(batch_size, drop_remainder=num_epochs is None)
     self._batch_size, self._split, self._spec = batch_size, split, spec
     self._sources = _sources_of(mixture_or_task_name)
-    # Of cached tasks and other sources, the clips are unknown.
+    # The clips of sources of other classes are unknown.
     known = WaveformDataSource, TokenStoreDataSource
     found = [source.fingerprint(split) for source in self._sources if isinstance(source, known)]
     self._corpus = manifest.Fingerprint(
@@ -96,7 +98,7 @@ class SeqioBatches:
     return self._iterator
 
   def _filled_up(self, batch: Example) -> Example:
-    """Repeats the first rows of a short batch; repeated rows of a stage have no weight."""
+    """Fills a short batch with its first rows; the repeated rows of a stage have zero weight."""
     rows, given = self._batch_size, len(next(iter(batch.values())))
     if given == rows:
       return batch
@@ -107,19 +109,19 @@ class SeqioBatches:
     return filled
 
   def get_state(self) -> dict[str, int]:
-    """Returns the position after the last returned batch."""
+    """Returns the data position after the last returned batch, with hashes of the corpus."""
     return {"seed": self._seed, "batches": self._batches, **self._corpus._asdict()}
 
   def skip_report(self) -> str:
-    """Returns a summary per source of the clips that could not be read so far; "" if none."""
+    """Returns a summary per source of the clips that could not be read so far; "" for none."""
     logs = [s.skipped[self._split] for s in self._sources if isinstance(s, AudioDataSource)]
     return "; ".join(log.report() for log in logs if log.skipped)
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Restores a position of `get_state`.
+    """Restores a data position that `get_state` returned.
 
     Raises:
-      DataError: the position belongs to another seed or corpus.
+      DataError: the position was saved with a different seed or corpus.
     """
     if state["seed"] != self._seed:
       raise DataError(
@@ -132,7 +134,7 @@ class SeqioBatches:
 
 
 def set_data_dirs(cache_dirs: Sequence[str] = (), tfds_data_dir: str | None = None) -> None:
-  """Adds folders in which SeqIO looks for cached tasks, and sets the one of TFDS data sets."""
+  """Adds folders in which SeqIO searches for cached tasks; sets the folder of TFDS data sets."""
   if cache_dirs:
     seqio.add_global_cache_dirs(list(cache_dirs))
   if tfds_data_dir:
@@ -140,7 +142,10 @@ def set_data_dirs(cache_dirs: Sequence[str] = (), tfds_data_dir: str | None = No
 
 
 class unwrapped_errors:
-  """Raises the original `DataError` for an exception in which TensorFlow wrapped it."""
+  """Context manager that raises `DataError` in place of errors of TensorFlow and SeqIO.
+
+  It replaces a TensorFlow error that wraps a `DataError`, and the SeqIO error for a missing cache.
+  """
 
   def __enter__(self) -> None:
     pass

@@ -24,7 +24,7 @@ class WaveformDataSource(seqio.DataSource):
   An example is {"id": string, "speaker": string ("" if unknown), "waveform": float32 [samples]}.
 
   Attributes:
-    sample_rate: Hz.
+    sample_rate: sample rate of the waveforms in Hz.
   """
 
   sample_rate: int
@@ -49,10 +49,10 @@ class AudioDataSource(WaveformDataSource):
 
   Args:
     source: folder or manifest.
-    sample_rate: Hz; other rates are resampled.
+    sample_rate: sample rate of the waveforms in Hz; audio of other rates is resampled.
     valid_fraction: validation share of a corpus without splits.
-    max_skipped_fraction: largest accepted share of unreadable clips of a split; reading raises a
-      `DataError` beyond it.
+    max_skipped_fraction: largest accepted share of unreadable clips of a split; the read operation
+      that exceeds this share raises a `DataError`.
     max_shards: largest number of shards of a split for parallel caching; a shard has at least one
       clip.
   """
@@ -68,7 +68,7 @@ class AudioDataSource(WaveformDataSource):
   ):
     clips = manifest.list_clips(source, valid_fraction)
     splits = sorted({clip.split for clip in clips})
-    # No num_input_examples: SeqIO would keep all waveforms of a small corpus in memory.
+    # With `num_input_examples`, SeqIO would keep all waveforms of a small corpus in memory.
     super().__init__(splits=splits)
     self.sample_rate = sample_rate
     self._clips = {split: manifest.clips_of_split(clips, split) for split in splits}
@@ -111,7 +111,7 @@ class AudioDataSource(WaveformDataSource):
     shard_info: seqio.ShardInfo | None = None,
     **_: object,
   ) -> tf.data.Dataset:
-    """Returns the clips of one split, or of one shard of it."""
+    """Returns the clips of one split, or of one shard of the split."""
     clips = _of_shard(self._clips[split], shard_info)
     if not clips:
       return tf.data.Dataset.from_generator(lambda: iter(()), output_signature=_WAVEFORM_SIGNATURE)
@@ -147,7 +147,7 @@ class TokenStoreDataSource(seqio.DataSource):
 
   Args:
     folder: folder of the store.
-    token_hash: hash that the tokenizers must have; None accepts any.
+    token_hash: hash that the tokenizers must have; None accepts all hashes.
 
   Attributes:
     info: the content of `store.json`.
@@ -185,10 +185,10 @@ class TokenStoreDataSource(seqio.DataSource):
     shard_info: seqio.ShardInfo | None = None,
     **_: object,
   ) -> tf.data.Dataset:
-    """Returns the clips of one split, or of one shard of it."""
+    """Returns the clips of one split, or of one shard of the split."""
     clips = _of_shard(self._store.clips(split), shard_info)
 
-    # Clips of a shard without texts have no such stream.
+    # Clips of a token shard without texts or without sources lack the stream of these.
     empty = {key: np.zeros(0, np.int32) for key, rank in self.ranks.items() if rank == 1}
 
     def rows() -> Iterator[Mapping[str, object]]:

@@ -18,7 +18,7 @@ from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.io import audio
 
 PEAK = 0.5
-_SILENT_BELOW = 10 ** (-55 / 20)  # relative to the peak; quieter ends are removed
+_SILENT_BELOW = 10 ** (-55 / 20)  # amplitude relative to the peak; quieter ends are removed
 _SHORTEST = 0.2  # seconds; shorter speech cannot be a sentence
 _TIMEOUT = 300  # seconds per text
 
@@ -32,10 +32,10 @@ class Engine:
   """A speech synthesizer.
 
   Attributes:
-    command: command line with words in braces, which `placeholders` defines.
-    voices: the voices that are used if only the engine is named.
-    licence: of the engine and its voices.
-    install: how to install the engine.
+    command: command line with placeholders in braces, see `placeholders`.
+    voices: default voices, which are used if only the engine is named.
+    licence: licence of the engine and its voices.
+    install: instruction to install the engine, for an error message.
   """
 
   command: str
@@ -91,7 +91,11 @@ ENGINES: Mapping[str, Engine] = {
 
 
 def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[EngineVoice]:
-  """Returns the voices of a list of ENGINE:VOICE or ENGINE, without duplicates.
+  """Returns the voices in a list, without duplicates.
+
+  Args:
+    names: names of voices as ENGINE:VOICE, or ENGINE for the default voices of an engine.
+    engines: known engines by name.
 
   Raises:
     UserError: an engine is unknown.
@@ -109,7 +113,7 @@ def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[En
 
 
 def check_engine(name: str, engine: Engine) -> None:
-  """Raises `UserError` if the command of an engine cannot be run."""
+  """Raises `UserError` if the command of an engine is invalid or not installed."""
   arguments = _arguments(name, engine, placeholders("clip.wav", "", "", "", 0, 1.0))
   if "{wav}" not in engine.command:
     raise UserError(f"the command of {name} needs {{wav}}, the file to write: {engine.command}")
@@ -120,7 +124,16 @@ def check_engine(name: str, engine: Engine) -> None:
 def placeholders(
   wav: str, text: str, text_file: str, voice: str, seed: int, tempo: float
 ) -> dict[str, str]:
-  """Returns the text that replaces each word in braces of a command."""
+  """Returns the value of each placeholder in the command of an engine, by name.
+
+  Args:
+    wav: path of the audio file to write.
+    text: text to speak.
+    text_file: path of a file that contains the text.
+    voice: name of the voice.
+    seed: random seed.
+    tempo: tempo of the speech relative to its default.
+  """
   return {
     "wav": wav,
     "text": text,
@@ -136,10 +149,22 @@ def placeholders(
 def speak(
   name: str, engine: Engine, voice: str, text: str, seed: int = 0, tempo: float = 1.0
 ) -> tuple[Float[np.ndarray, " samples"], int]:
-  """Returns the waveform [samples] of a synthesized text, and its sample rate in Hz.
+  """Synthesizes a text with the command of an engine.
+
+  Args:
+    name: name of the engine, for error messages.
+    engine: the engine.
+    voice: name of the voice.
+    text: text to speak.
+    seed: random seed.
+    tempo: tempo of the speech relative to its default.
+
+  Returns:
+    The waveform and its sample rate in Hz.
 
   Raises:
-    SpeechError: the command failed, or its output is not audio.
+    SpeechError: the command failed, or its output is not audio or is silent.
+    UserError: the command has an unknown placeholder or invalid quotation marks.
   """
   with tempfile.TemporaryDirectory() as folder:
     wav, text_file = Path(folder, "clip.wav"), Path(folder, "clip.txt")
@@ -173,18 +198,18 @@ def speak(
 def finish(
   waveform: Float[np.ndarray, " samples"], rate: int, to_rate: int, speed: float = 1.0
 ) -> Float[np.ndarray, " finished"]:
-  """Resamples speech, removes its offset and silent ends, and scales its peak to 0.5.
+  """Resamples speech, removes its DC offset and silent ends, and scales its peak to 0.5.
 
   Args:
-    waveform: [samples].
+    waveform: the speech.
     rate: sample rate of `waveform`, in Hz.
     to_rate: sample rate of the result, in Hz.
     speed: factor that scales pitch, formants and tempo together.
 
   Raises:
-    SpeechError: the speech is too short for a sentence.
+    SpeechError: the speech without its silent ends is shorter than 0.2 s.
   """
-  # Resampling would turn an offset into a step at both ends.
+  # Resampling would convert a DC offset to a step at both ends.
   waveform = soxr.resample(waveform - waveform.mean(), rate * speed, to_rate, quality="HQ")
   peak = np.abs(waveform).max()
   loud = np.flatnonzero(np.abs(waveform) > _SILENT_BELOW * peak)

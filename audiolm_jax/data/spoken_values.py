@@ -1,8 +1,8 @@
-"""Numbers, dates and times of day in English and Spanish words, and Spanish words back to values.
+"""Converts numbers, dates and times of day to English or Spanish words, and from Spanish words.
 
-The domain is small enough to be learned as a whole: the numbers 0 to 9999, the 366 dates without a
-year, and the 1440 minutes of a day. A transcript in digits, as speech recognizers write it, is read
-too.
+The domain of the values is small, so that a model can learn it completely: the numbers 0 to 9999,
+the 366 dates without a year, and the 1440 minutes of a day. Spanish transcripts can also contain
+digits, because speech recognizers write digits.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from audiolm_jax.data.manifest import unit_hash
 
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _LARGEST = 9_999
-# The words of smaller numbers occur in too few other values to be learned without them.
+# Smaller numbers are not held out, because their words occur in too few other values.
 _LEAST_HELD_OUT = 100
 
 _EN_SMALL = (
@@ -50,7 +50,7 @@ _ES_MONTHS = (
 
 
 class ValueKind(enum.StrEnum):
-  """What a value is."""
+  """The kinds of values."""
 
   NUMBER = "number"
   DATE = "date"
@@ -62,9 +62,12 @@ class Value:
   """A number, a date or a time of day.
 
   Attributes:
-    kind: what it is.
-    first: the number, the month from 1, or the hour from 0 to 23.
-    second: the day of the month, or the minute; 0 for a number.
+    kind: kind of the value.
+    first: the number; the month, from 1 to 12; or the hour, from 0 to 23.
+    second: 0 for a number; the day of the month; or the minute.
+
+  Raises:
+    DataError: the value does not exist, such as February 30.
   """
 
   kind: ValueKind
@@ -83,7 +86,7 @@ class Value:
 
   @property
   def id(self) -> str:
-    """A name that files can have."""
+    """Name of the value for file names."""
     if self.kind is ValueKind.NUMBER:
       return f"number-{self.first:04d}"
     return f"{self.kind}-{self.first:02d}-{self.second:02d}"
@@ -92,8 +95,8 @@ class Value:
     """Returns whether the value belongs to the held-out share of the domain.
 
     Args:
-      fraction: about this share is held out, the same values for the same share on every machine.
-        Numbers below 100 are not.
+      fraction: approximate held-out share. The held-out values are the same on every machine;
+        numbers below 100 are never held out.
     """
     is_short = self.kind is ValueKind.NUMBER and self.first < _LEAST_HELD_OUT
     return not is_short and unit_hash(self.id) < fraction
@@ -140,8 +143,8 @@ def spanish(value: Value) -> str:
 def of_spanish(transcript: str) -> Value | None:
   """Returns the value that a Spanish transcript states in words or digits; None if there is none.
 
-  Accents, capitals and punctuation do not matter. Other common ways to state a value are known,
-  such as "un cuarto para las ocho" and "19:45".
+  Accents, capitals and punctuation are ignored. Other common forms are accepted too, such as "un
+  cuarto para las ocho" and "19:45".
   """
   words = _words(transcript)
   for read in (_read_date, _read_time, _read_number):
@@ -217,19 +220,19 @@ _PARTS = ("manana", "madrugada", "mediodia", "tarde", "noche", "am", "pm")
 
 
 def _words(transcript: str) -> list[str]:
-  """Returns the words and numbers of a transcript; a time in digits is two numbers and a colon."""
+  """Returns the words and numbers of a transcript; 19:45 becomes `19`, `:` and `45`."""
   text = _plain(unicodedata.normalize("NFKC", transcript.replace("º", "").replace("°", "")))
   text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
   text = re.sub(r"(?<=\d)(er|ero|ro|o)\b", "", text)
-  text = re.sub(r"(?<=\b\d)[., ](?=\d{3}\b)", "", text)  # thousands
+  text = re.sub(r"(?<=\b\d)[., ](?=\d{3}\b)", "", text)  # separators of thousands
   text = re.sub(r"\b(\d{1,2})(?:[.:h]\s?)(\d\d)\b", r"\1 : \2", text)
   return re.findall(r"[a-z]+|\d+|:", text)
 
 
 def _number(words: list[str]) -> int | None:
-  """Returns the number that words make up; None if they are not one number."""
+  """Returns the number that is written in words; None if the words are not one number."""
   total = part = 0
-  last = 10_000  # each word of a part is smaller than the one before it
+  last = 10_000  # each word of a part is smaller than the previous word
   for place, word in enumerate(words):
     if word == "y":
       if last not in range(20, 100, 10) or place + 1 == len(words):
@@ -248,7 +251,7 @@ def _number(words: list[str]) -> int | None:
 
 
 def _follows(size: int, last: int) -> bool:
-  """Returns whether a number can follow a larger one in words, as 5 does 40, 300 and 1000."""
+  """Returns whether `size` can follow `last` in a number, as 5 can follow 40, 300 and 1000."""
   if size == 0:
     return False
   return any(size < unit and last % unit == 0 for unit in (1_000, 100, 10) if last >= unit)
@@ -260,7 +263,11 @@ def _read_number(words: list[str]) -> Value | None:
 
 
 def _read_date(words: list[str]) -> Value | None:
-  """Reads such as `el tres de mayo`."""
+  """Returns the date in words such as `el tres de mayo`; None for other words.
+
+  Raises:
+    DataError: the date does not exist.
+  """
   if len(words) < 2 or words[-1] not in _MONTHS:
     return None
   day = [word for word in words[:-1] if word not in ("el", "dia", "de")]
@@ -269,7 +276,10 @@ def _read_date(words: list[str]) -> Value | None:
 
 
 def _read_time(words: list[str]) -> Value | None:
-  """Reads such as `las siete y cinco de la tarde`, `19 : 05` and `las ocho menos cuarto`."""
+  """Returns the time in words such as `las siete y cinco de la tarde`; None for other words.
+
+  Times such as `19 : 05` and `las ocho menos cuarto` are accepted too.
+  """
   words = list(words)
   if ":" not in words and "la" not in words and "las" not in words:
     return None
@@ -308,7 +318,7 @@ def _minutes(words: list[str]) -> int | None:
 
 
 def _hour_of_day(hour: int, part: str) -> int:
-  """Returns the hour from 0 to 23 of an hour of the clock and a part of the day."""
+  """Converts an hour on a clock and a part of the day ("" if unknown) to an hour from 0 to 23."""
   if hour > 12 or not part:
     return 0 if hour == 24 else hour
   if part in ("manana", "madrugada", "am"):

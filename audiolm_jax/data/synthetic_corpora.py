@@ -1,4 +1,4 @@
-"""Folders of synthesized corpora: the settings that made the clips, and the manifest."""
+"""Folders of synthetic corpora: each has a file with the settings of its clips, and a manifest."""
 
 import json
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ _SETTINGS = "settings.json"
 
 
 def begin(folder: Path, settings: Json) -> None:
-  """Creates the folder of a corpus, or resumes one with the same settings.
+  """Creates the folder of a corpus, or accepts an existing folder with the same settings.
 
   Args:
-    folder: of the corpus.
-    settings: everything that determines its clips, by the names of flags, as JSON values.
+    folder: folder of the corpus.
+    settings: values of all settings that determine the clips, by flag name, as JSON values.
 
   Raises:
     UserError: the folder cannot be written, or contains a corpus with other settings.

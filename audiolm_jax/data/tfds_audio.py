@@ -21,20 +21,23 @@ _SPEAKERS = ("speaker_id", "speaker")
 
 
 class TfdsAudioDataSource(WaveformDataSource):
-  """Waveforms of a prepared TFDS data set, of any sample rate.
+  """Waveforms of a prepared TFDS data set.
 
-  Splits whose names start with train, dev, validation or test are joined to `train`, `valid` and
-  `test`. If all are `train`, the end of the last one becomes `valid`. The id of a clip comes from
-  the data set, or is the number of the clip.
+  The first word of the name of a TFDS split determines the split of its clips: `valid` for dev,
+  valid and validation, `test` for test, and `train` for all other words. If the data set has only
+  training splits, the end of the last training split becomes `valid`. The id of a clip contains its
+  id in the data set, or the number of the clip if the data set has no ids.
 
   Args:
-    name: `tfds:` and a name for `tfds.builder`.
-    sample_rate: Hz; other rates are resampled.
-    valid_fraction: validation share of a data set that only has training splits.
+    name: `tfds:` followed by a name for `tfds.builder`.
+    sample_rate: sample rate of the waveforms in Hz; audio of other rates is resampled.
+    valid_fraction: share of the last training split that becomes `valid`, if the data set has only
+      training splits.
     data_dir: folder of the prepared data set; None for the default folder.
 
   Raises:
-    DataError: the data set does not exist, is not prepared, or has no audio of a known rate.
+    DataError: the data set does not exist, is not prepared, or does not have exactly one audio
+      feature with a known sample rate.
   """
 
   def __init__(
@@ -79,7 +82,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     return {}
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
-    """Returns hashes of the version, the parts and the stored bytes of a split."""
+    """Returns two hashes of a split: of its version and parts, and of their sizes in bytes."""
     info = self._builder.info
     parts = [part for part, _, _ in self._instructions.get(split, [])]
     return manifest.Fingerprint(
@@ -95,7 +98,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     shard_info: seqio.ShardInfo | None = None,
     **_: object,
   ) -> tf.data.Dataset:
-    """Returns the clips of one split, or of one shard of it: a consecutive range."""
+    """Returns the clips of one split, or of one shard, which is a range of consecutive clips."""
     dataset = None
     for part, start, stop in self._stretch(split, shard_info):
       piece = self._builder.as_dataset(split=f"{part}[{start}:{stop}]", shuffle_files=False)
@@ -110,7 +113,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     return dataset
 
   def _stretch(self, split: str, shard_info: seqio.ShardInfo | None) -> list[tuple[str, int, int]]:
-    """Returns the TFDS split and the bounds of each part of a shard."""
+    """Returns the TFDS split, the first clip and the end of each part of a shard."""
     index, count = (0, 1) if shard_info is None else (shard_info.index, shard_info.num_shards)
     total = self.num_clips(split)
     first, last = index * total // count, (index + 1) * total // count
@@ -152,7 +155,7 @@ _SIGNATURE = {
 
 
 def _prepared_builder(name: str, data_dir: str | None) -> Any:
-  data_dir = seqio.LazyTfdsLoader(data_dir=data_dir).data_dir  # or that of --tfds_data_dir
+  data_dir = seqio.LazyTfdsLoader(data_dir=data_dir).data_dir  # or the folder of --tfds_data_dir
   try:
     builder = tfds.builder(name, data_dir=data_dir)
   except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
@@ -167,7 +170,7 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
 
 
 def _splits(builder: Any, valid_fraction: float) -> dict[str, list[tuple[str, int, int]]]:
-  """Returns the TFDS splits and bounds of the parts of each joined split."""
+  """Returns, for each split, its parts: the TFDS split, the first clip and the end."""
   joined: dict[str, list[tuple[str, int, int]]] = {}
   for name, info in sorted(builder.info.splits.items()):
     ours = SPLIT_FOLDERS.get(re.split(r"[-_]", name)[0], "train")

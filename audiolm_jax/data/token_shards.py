@@ -3,8 +3,8 @@
     tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes and hashes of the files, token
                                hash, each stream
 
-The name of a shard is a hash of the clips it is created with, so that creating it again writes the
-same file. Clips that changed later are removed from it, and it keeps its name.
+The name of a shard is a hash of the ids of its clips, so that a repeated run writes the same file.
+If outdated clips are removed from a shard later, its name does not change.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from audiolm_jax.io.npz import Arrays
 _SHARD = ("tokens-", ".npz")
 _DAMAGED = (OSError, KeyError, ValueError)
 _NO_SIZE = -1  # an unknown size in a shard
-_READ_AT_ONCE = 16  # hides the latency of buckets
+_READ_AT_ONCE = 16  # shards; hides the latency of buckets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,14 @@ class TokenClip:
 
 
 class StoredShard(NamedTuple):
-  """The content of a shard: its clips, with or without tokens, and their token counts."""
+  """The content of a shard.
+
+  Attributes:
+    name: file name of the shard.
+    token_hash: hash of the tokenizers.
+    clips: the clips, with or without tokens.
+    counts: number of tokens of each stream, by key, for each clip.
+  """
 
   name: str
   token_hash: str
@@ -65,12 +72,17 @@ class StoredShard(NamedTuple):
 
 
 def count_tokens(clip: TokenClip) -> dict[str, int]:
-  """Returns the number of tokens of each stream of a clip, steps times levels."""
+  """Returns the number of tokens (steps times levels) of each stream of a clip, by key."""
   return {key: tokens.size for key, tokens in clip.streams.items()}
 
 
 def checksum(clip: TokenClip, keys: Iterable[str] | None = None) -> int:
-  """Returns a checksum of the tokens of some streams of a clip; None for all streams."""
+  """Returns a checksum of the tokens of a clip.
+
+  Args:
+    clip: the clip.
+    keys: keys of the streams to include; None for all streams.
+  """
   value = 0
   for key in sorted(clip.streams) if keys is None else keys:
     value = zlib.crc32(np.ascontiguousarray(clip.streams[key], "<u4").data, value)
@@ -87,7 +99,7 @@ def shard_name(key: Sequence[str]) -> str:
 
 
 def is_shard_name(name: str) -> bool:
-  """Returns whether a name is one that `shard_name` returns."""
+  """Returns whether a name has the form of the names that `shard_name` returns."""
   return re.fullmatch(r"tokens-[0-9a-f]{12}\.npz", name) is not None
 
 
@@ -166,7 +178,7 @@ def read_shards(
 
 
 def compacted(clip: TokenClip) -> TokenClip:
-  """Returns the clip with its tokens in 16 bits, or 32 bits if they need them.
+  """Returns the clip with tokens as uint16, or as uint32 if a token is too large for uint16.
 
   Raises:
     DataError: tokens are not integers of at least 0.
@@ -209,7 +221,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
 
 
 def check_regular(path: str) -> None:
-  """Raises `ValueError` if a local path is a device or a pipe, on which a read would block."""
+  """Raises `ValueError` if a local path is not a regular file; reading a pipe could block."""
   if not storage.is_url(path) and os.path.exists(path) and not os.path.isfile(path):
     raise ValueError("it is not a regular file")
 
@@ -220,8 +232,8 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
-  """Returns the content of a shard; raises `ValueError` if its arrays do not fit each other."""
-  # A shard of format 1 does not list its streams, whose arrays have their names.
+  """Returns the content of a shard; raises `ValueError` if its arrays are inconsistent."""
+  # A shard of format 1 has no list of streams; the names of its arrays are the keys of the streams.
   listed = "streams" in arrays
   keys = arrays.texts("streams") if listed else [SEMANTIC, CODES]
   ids, splits, speakers = (arrays.texts(field) for field in ("ids", "splits", "speakers"))

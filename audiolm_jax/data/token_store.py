@@ -4,7 +4,7 @@
     tokens-0f3a51c2d4e6.npz    the tokens of some clips, see `token_shards`
 
 Readers use only the shards that `store.json` lists. A writer adds the unlisted shards that a killed
-run left.
+run has written.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class StoreInfo:
   """The content of `store.json`.
 
   Attributes:
-    token_hash: of the tokenizers' weights and settings.
+    token_hash: hash of the weights and settings of the tokenizers.
     streams: the streams of each clip, by key.
     complete: whether every clip of the corpus is in the store or listed as skipped.
     clips: number of clips per split.
@@ -51,8 +51,8 @@ class StoreInfo:
     tokens: number of tokens of each stream over all splits, steps times levels.
     speakers: number of distinct named speakers.
     shards: number of clips in each shard, by file name.
-    skipped: reason for each skipped clip, by id.
-    format_version: of `store.json`.
+    skipped: reason for each skipped clip, by clip id.
+    format_version: version of the format of `store.json`.
   """
 
   token_hash: str
@@ -67,7 +67,11 @@ class StoreInfo:
   format_version: int = FORMAT_VERSION
 
   def report(self, bytes_of_shards: int | None = None) -> str:
-    """Returns a summary of a few lines, with the storage per hour if the bytes are given."""
+    """Returns a summary of a few lines.
+
+    Args:
+      bytes_of_shards: total size of the shards; None for a summary without storage per hour.
+    """
     splits = ", ".join(
       f"{split} {self.clips[split]} clips {self.hours[split]:.2f} h" for split in sorted(self.clips)
     )
@@ -94,19 +98,21 @@ class StoreInfo:
 
 
 class TokenStoreWriter:
-  """Writes a new store, or resumes one with the same tokenizers.
+  """Writes a new store, or adds clips to an existing store of the same tokenizers.
 
-  An existing store does not change on disk before `save`, `flush`, `drop` or `finish`.
+  An existing store does not change on disk before `save`, `flush`, `drop` or `finish` is called, or
+  before `add` writes a shard.
 
   Args:
-    folder: of the store; created if missing.
-    token_hash: of the tokenizers.
-    streams: the streams of each clip; () for those of the store that is resumed.
+    folder: folder of the store; created if it does not exist.
+    token_hash: hash of the tokenizers.
+    streams: the streams of each clip in a new store; an existing store keeps its streams.
     clips_per_shard: a shard is written when it has this number of clips.
-    seconds_per_shard: a shard is written when it has this many seconds of audio.
+    seconds_per_shard: a shard is written when it has this number of seconds of audio.
 
   Raises:
-    DataError: the folder contains a store of other tokenizers.
+    DataError: the folder cannot be created, or contains a store that is damaged or has tokens of
+      other tokenizers.
   """
 
   def __init__(
@@ -124,7 +130,7 @@ class TokenStoreWriter:
     self._seconds_per_shard = seconds_per_shard
     self._pending: list[TokenClip] = []
     self._done: dict[str, TokenClip] = {}  # without tokens
-    self._shard_of: dict[str, str] = {}  # by clip id, of the clips that are not pending
+    self._shard_of: dict[str, str] = {}  # shard name by clip id, for the clips that are not pending
     self._speakers: set[str] = set()
     self.info = StoreInfo(token_hash, by_key(streams))
     exists = storage.exists(storage.join(self.folder, STORE_FILE))
@@ -151,11 +157,12 @@ class TokenStoreWriter:
     """Compares the clips in the store with the files of the corpus.
 
     Args:
-      sizes: of all files in bytes by clip id; None if unknown.
-      content_of: returns the hash of the file of a clip, given its id; None if it cannot be read.
+      sizes: size in bytes of each file of the corpus, by clip id; None if unknown.
+      content_of: function that returns the hash of the file of a clip, given the id of the clip;
+        None if the file cannot be read.
 
     Returns:
-      The clips whose files have another size or other content, and those that are not in the
+      The clips whose files have changed or cannot be read, and the clips that are not in the
       corpus.
     """
     kept = [clip for clip in self._done.values() if clip.id in sizes]
@@ -174,10 +181,10 @@ class TokenStoreWriter:
     return Outdated(changed, [clip_id for clip_id in self._done if clip_id not in sizes])
 
   def drop(self, clip_ids: Collection[str]) -> None:
-    """Removes clips from the store, which is unfinished afterwards. Other shards do not change.
+    """Removes clips from the store, which is then unfinished, and rewrites only their shards.
 
-    `store.json` lists the shards of these clips only after they are rewritten, so that the store is
-    valid if the process is killed: the next writer adds the shards as they are then.
+    `store.json` does not list the shards of these clips while they are rewritten. If the process is
+    killed, the store remains valid, and the next writer adds the unlisted shards again.
 
     Raises:
       DataError: a shard of these clips is damaged.
@@ -188,8 +195,8 @@ class TokenStoreWriter:
     names = sorted({self._shard_of[clip_id] for clip_id in dropped})
     if not names:
       return
-    # All shards are read once before the first change, so that a damaged one changes nothing.
-    for shard in token_shards.read_shards(self.folder, names, tokens=False):
+    # All shards are read before anything changes: a damaged shard changes neither files nor totals.
+    for shard in list(token_shards.read_shards(self.folder, names, tokens=False)):
       del self.info.shards[shard.name]
       for clip, counts in zip(shard.clips, shard.counts, strict=True):
         self._count(clip, counts, -1)
@@ -223,7 +230,7 @@ class TokenStoreWriter:
       self.flush()
 
   def skip(self, clip_id: str, reason: str) -> None:
-    """Records a clip without tokens; a later run tries it again."""
+    """Records a skipped clip and the reason; a later run tries to tokenize the clip again."""
     self.info.skipped[clip_id] = reason
 
   def flush(self) -> None:
@@ -236,7 +243,7 @@ class TokenStoreWriter:
     self._write_info()
 
   def save(self) -> None:
-    """Writes the pending and the skipped clips, and does not mark the store as complete."""
+    """Writes the pending clips and the skipped ids; does not mark the store as complete."""
     self.flush()
     self._write_info()
 
@@ -247,7 +254,11 @@ class TokenStoreWriter:
     return self.info
 
   def _take_up_shards(self) -> None:
-    """Adds the shards in the folder that `store.json` does not list."""
+    """Adds the shards in the folder that `store.json` does not list.
+
+    Raises:
+      DataError: a shard has tokens of other tokenizers or a clip that is already in the store.
+    """
     names = [n for n in token_shards.shard_files(self.folder) if n not in self.info.shards]
     found = token_shards.read_shards(self.folder, names, tokens=False, skip_damaged=True)
     for shard in found:
@@ -267,7 +278,7 @@ class TokenStoreWriter:
   def _add_shard(
     self, name: str, clips: Sequence[TokenClip], counts: Iterable[Mapping[str, int]]
   ) -> None:
-    """Lists a shard that was written in the description of the store."""
+    """Adds a written shard to the list and to the totals of the store."""
     self.info.shards[name] = len(clips)
     for clip, tokens in zip(clips, counts, strict=True):
       self._note(clip)
@@ -280,10 +291,10 @@ class TokenStoreWriter:
       self._speakers.add(clip.speaker)
 
   def _count(self, clip: TokenClip, counts: Mapping[str, int], sign: int = 1) -> None:
-    """Adds a clip to the totals of the store, or with the sign -1 subtracts it."""
+    """Adds a clip to the totals of the store, or subtracts the clip if `sign` is -1."""
     info, split = self.info, clip.split
     info.clips[split] = info.clips.get(split, 0) + sign
-    # A difference of hours can be less than 0 by its rounding error.
+    # Because of rounding errors, a difference of hours can be below 0.
     info.hours[split] = max(0.0, info.hours.get(split, 0.0) + sign * clip.seconds / 3600)
     if not info.clips[split]:
       del info.clips[split], info.hours[split]
@@ -311,12 +322,12 @@ class TokenStore:
   """All clips of a store, in memory.
 
   Args:
-    folder: of the store.
-    token_hash: of the required tokenizers; None accepts any.
+    folder: folder of the store.
+    token_hash: hash that the tokenizers must have; None accepts all hashes.
     allow_incomplete: whether to accept an unfinished store.
 
   Raises:
-    DataError: the store is missing, damaged, unfinished, or of other tokenizers.
+    DataError: the store is missing, damaged or unfinished, or has tokens of other tokenizers.
   """
 
   def __init__(
@@ -341,7 +352,7 @@ class TokenStore:
     return len(self._clips)
 
   def clips(self, split: str | None = None) -> list[TokenClip]:
-    """Returns the clips of one split or of all, sorted by id.
+    """Returns the clips of one split, or of all splits for None, sorted by id.
 
     Raises:
       DataError: the split has no clips.
@@ -387,7 +398,7 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
 
 
 def _check_info(info: StoreInfo) -> None:
-  """Raises `ConfigError` for names that cannot be those of streams and shards."""
+  """Raises `ConfigError` if the names of streams, shards or splits or the hash are invalid."""
   for key, stream in info.streams.items():
     if key != stream.key:
       raise ConfigError(f"the stream {configs.shown(key)} is described as {stream.key!r}")
@@ -404,7 +415,7 @@ def report(folder: str | os.PathLike[str]) -> str:
   """Returns the summary that `cache_tokens info` prints of a finished or unfinished store.
 
   Raises:
-    DataError: as in `read_info`.
+    DataError: see `read_info`.
   """
   info = read_info(folder)
   sizes = token_shards.shard_files(folder)
@@ -412,7 +423,7 @@ def report(folder: str | os.PathLike[str]) -> str:
 
 
 def check_hash(info: StoreInfo, token_hash: str, folder: str | os.PathLike[str]) -> None:
-  """Raises `DataError` if the tokens of a store are those of other tokenizers."""
+  """Raises `DataError` if other tokenizers computed the tokens of a store."""
   if info.token_hash != token_hash:
     raise DataError(
       f"the tokens in {folder} are of other tokenizers ({info.token_hash}) than the "
@@ -426,7 +437,7 @@ def check_stage(spec: StageSpec, info: StoreInfo) -> None:
 
 
 def _from_1(fields: Json) -> JsonDict:
-  """Converts the description of a store of format 1, which describes its two tokenizers."""
+  """Converts `store.json` from format 1, which describes two tokenizers instead of streams."""
   fields = dict(fields)
   codec, semantic = fields.pop("codec"), fields.pop("semantic")
   counts = fields.pop("semantic_tokens"), fields.pop("acoustic_tokens")
@@ -458,9 +469,9 @@ def _listed_shards(folder: str, info: StoreInfo, tokens: bool = True) -> Iterato
 
 
 def _check_tokens(where: str, key: str, streams: Mapping[str, Stream], tokens: np.ndarray) -> None:
-  """Raises `DataError` if tokens have another shape or vocabulary than their stream."""
+  """Raises `DataError` if tokens do not have the levels and the vocabulary of their stream."""
   stream = streams.get(key)
-  if stream is None:  # the stage that reads the tokens checks them
+  if stream is None:  # the stage that reads the stream checks its tokens
     return
   levels, largest = tokens.shape[1] if tokens.ndim > 1 else 0, int(tokens.max(initial=0))
   if levels != stream.levels or largest >= max(stream.size, 1):

@@ -1,4 +1,4 @@
-"""The descriptions of tokens before they are read, of a token store or a bundle's tokenizers."""
+"""Describes the token streams of a token store or of a bundle's tokenizers; reads no tokens."""
 
 import functools
 import os
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 def read_streams(
   source: str | os.PathLike[str] | None = None, bundle: str | os.PathLike[str] | None = None
 ) -> dict[str, Stream]:
-  """Returns the streams of the tokens that a stage is trained on, by key.
+  """Returns the streams of the tokens on which a stage is trained, by key.
 
   Args:
     source: folder of a token store; other data, such as a folder of audio, have no streams.
-    bundle: name or folder of a bundle, whose tokenizers define the streams that `source` lacks.
+    bundle: name or folder of a bundle; its tokenizers define the streams that `source` lacks.
 
   Returns:
-    Vocabulary, rate and levels of each stream; none if nothing is known about the tokens.
+    Vocabulary, rate and levels of each stream; empty without a token store and a bundle.
 
   Raises:
     BundleError: the bundle cannot be read.
-    DataError: the token store cannot be read, or its tokens are not those of the bundle.
+    DataError: the token store cannot be read; or it lacks streams, and other tokenizers than those
+      of the bundle computed its tokens.
   """
   found: dict[str, Stream] = {}
   info = None
@@ -49,7 +50,7 @@ def is_token_store(source: str | os.PathLike[str]) -> bool:
 
 
 def load_tokenizers(bundle: str | os.PathLike[str]) -> "Bundle":
-  """Returns a bundle without its stages; the last two are kept in memory.
+  """Returns a bundle without its stages; the last two bundles are kept in memory.
 
   Raises:
     BundleError: the bundle cannot be read.

@@ -1,8 +1,7 @@
 """Tokenizes audio into token stores: single shards, and whole corpora in this process.
 
-`beam_tokenization` uses the same functions, apart from the loop over shards. The loop in this
-module needs no Beam, shows a progress bar, and stops at the first shard with too many unreadable
-clips.
+`beam_tokenization` uses the same functions, except for the loop over shards. The loop in this
+module does not need Beam, shows a progress bar, and stops when too many clips are unreadable.
 """
 
 import dataclasses
@@ -46,15 +45,15 @@ if TYPE_CHECKING:
 
 SECONDS_PER_SHARD = 1800.0
 TOKENIZED = (SEMANTIC, CODES)  # keys of the streams that tokenizers produce
-_SECONDS_TOGETHER = 300.0  # of audio in memory at a time, besides the clips that are being read
-_LONG_SECONDS = 60.0  # longer clips are not batched, which would only use more memory
+_SECONDS_TOGETHER = 300.0  # of audio that is tokenized at a time
+_LONG_SECONDS = 60.0  # longer clips are not batched, because that only uses more memory
 
 
 class Tokenized(NamedTuple):
   """The result of `tokenize_corpus`.
 
   Attributes:
-    info: of the whole store.
+    info: description of the whole store.
     seconds_of_audio: seconds of audio that this call tokenized.
     seconds: duration of the call.
     changed: number of clips that were tokenized again, because their files had changed.
@@ -69,14 +68,14 @@ class Tokenized(NamedTuple):
 
 
 class Missing(NamedTuple):
-  """The clips of a corpus that are not in a store, and those that were dropped from it."""
+  """The clips of a corpus that are not in a store, and the clips that the store has dropped."""
 
   clips: list[AudioClip]
   dropped: Outdated
 
 
 class ShardTokens(NamedTuple):
-  """The tokenized clips of a shard, and the reasons for the skipped ones, by clip id."""
+  """The tokenized clips of a shard, and the reason for each skipped clip, by clip id."""
 
   clips: list[token_shards.TokenClip]
   skipped: dict[str, str]
@@ -100,27 +99,28 @@ def tokenize_corpus(
   """Tokenizes the clips of a folder or manifest that are not yet in the store at `output_dir`.
 
   Args:
-    tokenizers: the bundle whose `codec` and `semantic` make the tokens.
+    tokenizers: the bundle whose `codec` and `semantic` compute the tokens.
     source: folder or manifest, see `manifest.list_clips`.
-    output_dir: folder of the store; an unfinished one of the same tokenizers is resumed.
+    output_dir: folder of the store, which is new or has tokens of the same tokenizers.
     streams: keys of the streams to store, some or all of `TOKENIZED`. Codes take most of the time
-      and of the storage, and a semantic stage does not read them. The semantic tokens of the
-      sources of clips are stored with those of the clips.
-    layout: of a folder, see `manifest.list_clips`.
+      and of the storage, and a semantic stage does not read codes. With semantic tokens, those of
+      the source recordings of clips are stored too.
+    layout: layout of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest accepted share of unreadable clips.
-    clips_per_shard: clips per file, of about half an hour of audio at most. A killed run loses the
-      shard that it was working on.
-    batch_size: clips of similar length per batch; None for 1 on a CPU, where larger batches are
-      not faster, and 8 elsewhere.
-    num_workers: number of batches tokenized in parallel, and of files read ahead.
-    replace_changed: whether to tokenize clips again whose files changed, and to drop clips that
-      are not in the corpus any more; otherwise both are refused.
+    clips_per_shard: largest number of clips per file; a file also has at most about half an hour of
+      audio. A killed run loses only its unfinished file.
+    batch_size: number of clips of similar length per batch; the default is 1 on a CPU, where larger
+      batches are not faster, and 8 on other devices.
+    num_workers: number of batches that are tokenized in parallel, and of files that are read in
+      advance.
+    replace_changed: True to tokenize clips again if their files have changed, and to drop clips
+      that are not in the corpus any more; False to raise an error for such clips.
     progress: whether to show a progress bar.
 
   Raises:
-    DataError: the corpus has no clips or too many unreadable ones, or the store is of other
-      tokenizers, other streams or files that have changed.
+    DataError: the corpus has no clips or too many unreadable clips; or the store has tokens of
+      other tokenizers, other streams, or outdated clips.
   """
   began = time.monotonic()
   clips = manifest.list_clips(source, valid_fraction, layout, texts=True)
@@ -172,13 +172,13 @@ def open_writer(
   """Returns a writer that creates or resumes the store of these tokenizers.
 
   Args:
-    tokenizers: as in `tokenize_corpus`.
+    tokenizers: see `tokenize_corpus`.
     output_dir: folder of the store.
     streams: keys of the streams of the store.
-    clips_per_shard: see `tokenize_corpus`.
+    clips_per_shard: largest number of clips per file.
 
   Raises:
-    DataError: the store is of other tokenizers or has other streams.
+    DataError: the store has tokens of other tokenizers, or other streams.
   """
   writer = token_store.TokenStoreWriter(
     output_dir,
@@ -206,13 +206,13 @@ def missing_clips(
   """Returns the clips that are not in a store, and marks the store as unfinished.
 
   Args:
-    writer: of the store.
-    clips: the whole corpus.
-    replace_changed: whether to drop clips from the store that were removed from the corpus or
-      whose files changed.
+    writer: writer of the store.
+    clips: all clips of the corpus.
+    replace_changed: whether to drop outdated clips from the store: clips that were removed from the
+      corpus or whose files have changed.
 
   Raises:
-    DataError: there are such clips, and `replace_changed` is False.
+    DataError: the store has outdated clips, and `replace_changed` is False.
   """
   by_id = {clip.id: clip for clip in clips}
   outdated = writer.find_outdated(
@@ -259,17 +259,18 @@ def tokenize_shard(
 ) -> ShardTokens:
   """Returns the tokens of each clip of a shard.
 
-  They equal those of each clip alone, except for ties within rounding errors. Memory is bounded by
-  five minutes of short clips or `num_workers` long clips, and the same amount read ahead.
+  The tokens equal the tokens of each clip alone, except if rounding errors decide between two
+  equally near codes. The memory contains about five minutes of short clips, or `num_workers` long
+  clips, and `num_workers` clips that are read in advance.
 
   Args:
-    tokenizers: as in `tokenize_corpus`.
+    tokenizers: see `tokenize_corpus`.
     shard: the clips to tokenize.
     streams: keys of the streams to compute, see `tokenize_corpus`.
-    batch_size: clips of similar length per batch; None for 1 on a CPU, where larger batches are
-      not faster, and 8 elsewhere.
-    num_workers: number of batches tokenized in parallel, and of files read ahead.
-    count: called with the numbers of clips and of seconds of audio that were finished.
+    batch_size: number of clips per batch, see `tokenize_corpus`.
+    num_workers: number of batches that are tokenized in parallel, and of clips that are read in
+      advance.
+    count: function that is called with the number of finished clips and their seconds of audio.
   """
   rows = batch_size or (1 if jax.default_backend() == "cpu" else 8)
   sample_rate = tokenizers.codec.spec.sample_rate
@@ -305,9 +306,9 @@ def tokenize_shard(
 
 
 def _completed(clips: list[token_shards.TokenClip]) -> list[token_shards.TokenClip]:
-  """Returns the clips of a shard, all with the same streams.
+  """Returns the clips of a shard such that all clips have the same streams.
 
-  If any clip has a text or a source, those without one have an empty one.
+  If any clip has the stream of a text or of a source, this stream is empty in all clips without it.
   """
   empty = {
     key: np.zeros(0, np.int32)
@@ -327,7 +328,7 @@ def _tokenize_decoded(
   sample_rate = codec.spec.sample_rate
   waveforms = [one.waveform for one in decoded]
   tokens: dict[str, Sequence[np.ndarray]] = {}
-  sources: dict[str, np.ndarray] = {}  # by clip id
+  sources: dict[str, np.ndarray] = {}  # semantic tokens of the sources, by clip id
   if SEMANTIC in streams:
     pairs = {one.clip.id: one.source for one in decoded if one.source is not None}
     found = _in_batches(
@@ -372,14 +373,15 @@ def _in_batches(
   batch_size: int,
   sample_rate: int,
 ) -> list[np.ndarray]:
-  """Returns the tokens of each waveform; batches those that are short, if the tokenizer can.
+  """Returns the tokens of each waveform; short waveforms are tokenized in batches, if possible.
 
   Args:
-    waveforms: at `sample_rate`, of any lengths.
-    alone: tokenizes one waveform.
-    together: tokenizes waveforms in batches of a size; None for codecs without batches.
+    waveforms: waveforms [samples] of any lengths at `sample_rate`.
+    alone: function that tokenizes one waveform.
+    together: function that tokenizes waveforms in batches of a given size; None for codecs without
+      batches.
     batch_size: waveforms per batch.
-    sample_rate: in Hz.
+    sample_rate: sample rate in Hz.
   """
   short: list[int] = []
   if batch_size > 1 and together is not None:

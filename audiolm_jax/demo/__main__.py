@@ -1,11 +1,11 @@
-"""Serves a page that continues audio and speaks texts, and speech for programs.
+"""Serves a web page that continues audio and speaks texts, and a speech API for programs.
 
   python -m audiolm_jax.demo
   python -m audiolm_jax.demo --bundle my_bundle --bundle speech --host 0.0.0.0 --port 8080
 
-Ctrl-C ends the server and removes all uploaded and created files; the next start removes those of a
-server that was killed. The page has no password: with --host 0.0.0.0 or --share, everybody who
-reaches it can use it.
+Ctrl-C ends the server and removes all uploaded and created files. If a server was killed, the next
+start removes its files. The page has no password: with --host 0.0.0.0 or --share, everybody who
+reaches the page can use it.
 """
 
 import logging
@@ -37,10 +37,12 @@ flags.DEFINE_integer(
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_float(
-  "max_duration", 30.0, "Most seconds of new audio per sample.", 2.0, 3600.0,
+  "max_duration", 30.0, "Maximum seconds of new audio per sample.", 2.0, 3600.0,
   flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_integer("max_samples", 4, "Most samples per request.", 1, 4, flag_values=FLAGS)
+flags.DEFINE_integer(
+  "max_samples", 4, "Maximum number of samples per request.", 1, 4, flag_values=FLAGS
+)
 flags.DEFINE_float(
   "max_upload_mb", 20.0, "Largest size of an uploaded file.", 0.1, 2000.0, flag_values=FLAGS
 )
@@ -55,7 +57,11 @@ flags.DEFINE_float(
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-  "max_queue", 16, "Most waiting requests; further ones are rejected.", 1, flag_values=FLAGS
+  "max_queue",
+  16,
+  "Maximum number of waiting requests; further requests are rejected.",
+  1,
+  flag_values=FLAGS,
 )
 flags.DEFINE_integer("concurrency", 1, "Requests that run at a time.", 1, flag_values=FLAGS)
 flags.DEFINE_multi_string(
@@ -73,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
   """Loads and compiles the bundles, and serves the page until a signal ends the program."""
   del argv
   library.check_installed()
-  for client in ("httpx", "httpx2"):  # Gradio checks with them whether its server runs
+  for client in ("httpx", "httpx2"):  # Gradio uses it to check whether its server runs
     logging.getLogger(client).setLevel(logging.WARNING)
   plotting.check_can_plot()
   compilation_cache.enable()

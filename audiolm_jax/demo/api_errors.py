@@ -1,20 +1,20 @@
-"""The JSON of errors that programs receive."""
+"""The JSON of error responses to programs."""
 
 from audiolm_jax.core.configs import JsonDict
 
-API = "/v1/"  # the beginning of the paths of programs
+API = "/v1/"  # prefix of the URL paths for programs
 
 
 def error_json(
   status: int, message: str, param: str | None = None, code: str | None = None
 ) -> JsonDict:
-  """Returns the body of an answer with an error.
+  """Returns the body of an error response.
 
   Args:
-    status: of the answer.
-    message: the error and how to fix it.
-    param: the field of the request that is wrong; None for the request as a whole.
-    code: the error as one word.
+    status: HTTP status of the response.
+    message: description of the error, and how to fix it.
+    param: name of the request field that is wrong; None for an error of the whole request.
+    code: short name of the error, or None.
   """
   kinds = {429: "rate_limit_error"}
   kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")

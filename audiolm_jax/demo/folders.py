@@ -1,4 +1,4 @@
-"""The temporary folder of a server, which the next server removes if its own was killed."""
+"""The temporary folder of a server; the next server removes the folder of a killed server."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ _LOCK = "lock"
 
 @contextlib.contextmanager
 def temporary() -> Iterator[Path]:
-  """Gives a folder that is removed when the block ends.
+  """Creates a folder, yields its path, and removes the folder when the block ends.
 
-  While the block runs, a lock is held that the system releases when the process ends. Folders of
-  the same user whose lock is free belong to servers that were killed, and are removed first; not on
-  Windows, which has no such locks.
+  While the block runs, the process holds a lock on a file in the folder. The system releases the
+  lock when the process ends, so folders with a free lock belong to killed servers. Such folders of
+  the same user are removed first, except on Windows, which has no such locks.
   """
   if os.name != "posix":
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
@@ -30,7 +30,7 @@ def temporary() -> Iterator[Path]:
     folder = Path(name)
     with open(folder / f"{_LOCK}.new", "xb") as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)
-      # Under its final name the file is always locked while the process runs.
+      # Under its final name, the file is locked as long as the process runs.
       os.rename(lock.name, folder / _LOCK)
       yield folder
 

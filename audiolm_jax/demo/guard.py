@@ -16,11 +16,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-# A page's own requests have some thousand bytes.
+# The requests of the page itself have a few thousand bytes.
 MOST_BODY_BYTES = 1_000_000
-# What a form adds to an uploaded file.
+# Number of bytes that a form adds to an uploaded file.
 _FORM_BYTES = 100_000
-# A larger body of at most this size is read before the answer, for at most this time.
+# A rejected body of at most this size is read before the response, for at most this time.
 _READ_BYTES = 8_000_000
 _READ_SECONDS = 5.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -28,14 +28,16 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class HostNames:
-  """The names under which browsers may reach the server.
+  """The host names under which browsers may reach the server.
 
-  A site that resolves its own name to this machine (DNS rebinding) sends that name, so others are
-  rejected. An address cannot be rebound: every one is allowed if the server listens on all.
+  In a DNS rebinding attack, a site resolves its own host name to this machine. The requests of the
+  site contain this host name, so unknown names are rejected. IP addresses cannot be rebound.
+  Therefore every IP address is allowed if the server listens on all addresses.
 
   Args:
     host: address or name that the server listens on.
-    allowed: further names, such as that of a proxy, from which requests may also come.
+    allowed: further allowed host names, such as that of a proxy. Pages of these hosts may also send
+      requests.
   """
 
   def __init__(self, host: str, allowed: Collection[str] = ()):
@@ -57,7 +59,7 @@ class HostNames:
     return self._any_address and _is_address(name)
 
   def allows_origin(self, origin: str, host: str) -> bool:
-    """Returns whether a page of this origin, the value of an Origin header, may send requests."""
+    """Returns whether a page may send requests, given the headers Origin and Host of a request."""
     place = urlsplit(origin).netloc.lower()
     return place == host.lower() or _name_of(place) in self._trusted
 
@@ -66,16 +68,16 @@ class Guard:
   """An ASGI middleware that rejects foreign hosts, foreign origins and large bodies.
 
   Args:
-    app: the application.
-    names: of this server.
-    max_upload_bytes: size of an uploaded file.
+    app: the ASGI application.
+    names: the allowed host names of the server.
+    max_upload_bytes: maximum size of an uploaded file in bytes.
   """
 
   def __init__(self, app: App, names: HostNames, max_upload_bytes: int):
     self._app, self._names, self._max_upload_bytes = app, names, max_upload_bytes
 
   async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-    """Serves a request, or answers with an error."""
+    """Passes a request to the application, or sends an error response."""
     if scope["type"] != "http":
       await self._app(scope, receive, send)
       return
@@ -119,7 +121,7 @@ class Guard:
 
     async def watched(message: Message) -> None:
       nonlocal began
-      if taken <= most or began:  # the application's own answer to the error is replaced
+      if taken <= most or began:  # drops the application's response to the error
         began = True
         await send(message)
 
@@ -130,7 +132,7 @@ class Guard:
 
 
 class _TooLargeError(Exception):
-  """Raised when the body of a request is longer than allowed."""
+  """Raised if the body of a request is longer than allowed."""
 
 
 def is_open(host: str) -> bool:
@@ -157,15 +159,15 @@ def _name_of(place: str) -> str:
   """Returns the host of "host:port" in lower case; "" if there is none."""
   try:
     return urlsplit(f"//{place}").hostname or ""
-  except ValueError:  # half of the brackets of an IPv6 address
+  except ValueError:  # an unmatched bracket, as of an IPv6 address
     return ""
 
 
 async def _read_body(receive: Receive) -> None:
-  """Reads a body and drops it.
+  """Reads the body of a request and discards it.
 
-  A client sends its body before it reads the answer. If the connection were closed before that, it
-  could find the connection reset instead of the answer.
+  A client sends the whole body before it reads the response. If the server closed the connection
+  earlier, the client could get a connection reset instead of the response.
   """
   with contextlib.suppress(TimeoutError):
     async with asyncio.timeout(_READ_SECONDS):

@@ -14,18 +14,18 @@ from audiolm_jax.core.errors import UserError
 
 
 class StoppedError(Exception):
-  """Raised when the client cancels the job."""
+  """Raised if a job is stopped by its client, by a new request of its session or by the server."""
 
 
 class LateError(UserError):
-  """Raised when the job takes too long."""
+  """Raised if a job exceeds its time limit."""
 
 
 class Sample:
   """A clip that grows while it is sampled, as 16-bit little-endian samples.
 
   Attributes:
-    sample_rate: Hz.
+    sample_rate: sample rate in Hz.
     num_samples: number of samples of the complete clip.
     is_complete: whether the clip is complete and its files are written.
   """
@@ -41,7 +41,7 @@ class Sample:
     self._bytes += np.round(np.clip(piece, -1.0, 1.0) * 32_767).astype("<i2").tobytes()
 
   def since(self, start: int) -> bytes:
-    """Returns the bytes from `start` to the current end."""
+    """Returns the content from byte `start` to the current end."""
     return bytes(self._bytes[start:])
 
   @property
@@ -56,12 +56,12 @@ class Job:
 
   Attributes:
     owner: the browser session that sent the request.
-    folder: contains the files of the samples.
+    folder: folder with the files of the samples.
     timeout: time limit of the computation in seconds; the job is aborted after it.
     samples: the clips that the job has started to sample.
     deadline: time of `time.monotonic` at which the job is aborted; infinite while it waits.
-    ended: time of `time.monotonic` at which the job ended; None before.
-    stopped: set when the job must end.
+    ended: time of `time.monotonic` at which the job ended; None before the end.
+    stopped: event that is set when the job must end.
   """
 
   owner: str
@@ -74,7 +74,7 @@ class Job:
 
   @property
   def name(self) -> str:
-    """The random name, which gives access to the audio and cannot be guessed."""
+    """The random name of the job, which gives access to the audio and cannot be guessed."""
     return self.folder.name
 
   def start(self) -> None:
@@ -85,8 +85,8 @@ class Job:
     """Raises an error if the job must end. Can be used as a progress callback.
 
     Raises:
-      StoppedError: the client pressed Stop or disconnected.
-      LateError: the job takes too long.
+      StoppedError: the job was stopped by its client, a new request of its session or the server.
+      LateError: the job exceeds its time limit.
     """
     if self.stopped.is_set():
       raise StoppedError
@@ -97,10 +97,10 @@ class Job:
 
 
 class Jobs:
-  """All jobs. Ended jobs are removed when they are old or too many.
+  """All jobs of a server. Ended jobs are removed if they are old or exceed the number to keep.
 
   Args:
-    folder: contains the folders of the jobs.
+    folder: folder that contains the folders of the jobs.
     keep: number of ended jobs to keep.
     keep_seconds: seconds to keep an ended job.
   """
@@ -141,7 +141,7 @@ class Jobs:
         job.stopped.set()
 
   def wait(self, owner: str, seconds: float) -> None:
-    """Waits until no job of a session runs, for at most `seconds`."""
+    """Waits until all jobs of a session have ended, for at most `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(
       job.owner == owner and job.ended is None for job in self._listed()
@@ -154,7 +154,7 @@ class Jobs:
       job.stopped.set()
 
   def find(self, name: str) -> Job | None:
-    """Returns the job with a name; None if it was removed."""
+    """Returns the job with this name; None if there is no such job."""
     with self._lock:
       return self._jobs.get(name)
 
@@ -164,7 +164,7 @@ class Jobs:
     return sum(job.ended is None for job in self._listed())
 
   def tidy(self) -> None:
-    """Removes ended jobs that are old, and the oldest ones beyond the number to keep."""
+    """Removes old ended jobs, and the oldest ended jobs beyond the number to keep."""
     ended = sorted(
       ((job.ended, job.name) for job in self._listed() if job.ended is not None), reverse=True
     )

@@ -1,4 +1,4 @@
-"""Creates the samples of a request piece by piece, and writes their files."""
+"""Samples the audio of a request piece by piece, and writes the files of the samples."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
   Attributes:
     number: index of the sample, from 0.
-    verdict: of the detector, in the last step of a sample; None before.
+    verdict: verdict of the detector, in the last step of a sample; None in earlier steps.
   """
 
   number: int
@@ -35,8 +35,8 @@ class Step(NamedTuple):
 def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
   """Creates the samples of a request one after the other, and adds their audio to `job`.
 
-  Sample i equals the output of `audiolm_jax.sample` with the seed plus i, and for a parallel stage
-  with the same lookahead.
+  Sample i equals the output of `audiolm_jax.sample` with the seed of the request + i, if parallel
+  stages have the same lookahead.
 
   Raises:
     UserError: the prompt or the text cannot be used, or the request takes too long.
@@ -66,17 +66,17 @@ def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
 def speech(
   bundle: Bundle, text: str, job: Job, *, longest_seconds: float, **settings: Unpack[SpeechSettings]
 ) -> AudioStream:
-  """Returns the audio of a spoken text, whose codes are sampled while it is read.
+  """Returns a stream of the speech of a text; the codes are sampled while the stream is read.
 
   Args:
     bundle: a bundle with a text stage.
     text: the text.
-    job: can end the sampling.
-    longest_seconds: longest duration.
+    job: job of the request, which can stop the sampling.
+    longest_seconds: maximum duration of the speech in seconds.
     **settings: see `speaking.SpeechSettings`.
 
   Raises:
-    UserError: the text or the voice cannot be used, or the speech takes longer.
+    UserError: the text or the voice cannot be used, or the speech is longer than `longest_seconds`.
     StoppedError: the job was stopped.
   """
   stream = bundle.stream_speech(text, progress=job.check, **settings)
@@ -90,7 +90,7 @@ def speech(
 
 
 def speech_record(bundle: Bundle, seed: int) -> provenance.Provenance:
-  """Returns what the file of a spoken text states about itself."""
+  """Returns the metadata of the audio file of a spoken text."""
   return _record(bundle, "speech", seed, 0.0)
 
 
@@ -107,7 +107,7 @@ def classify(bundle: Bundle, waveform: np.ndarray) -> str:
 
 
 def _read_prompt(bundle: Bundle, request: Request) -> np.ndarray:
-  """Reads the beginning of the prompt. Errors name the file without its folder."""
+  """Reads the beginning of the prompt. Error messages contain the file name without its folder."""
   path = Path(str(request.prompt))
   try:
     waveform = audio.load_audio(path, bundle.sample_rate, seconds=request.used_prompt_seconds)

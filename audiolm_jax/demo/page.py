@@ -1,4 +1,4 @@
-"""The Gradio page."""
+"""The web page of the demo, made with Gradio."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ has the full text."""
 
 
 def examples() -> list[str]:
-  """Returns the paths of the example prompts; empty if no checkout contains this module."""
+  """Returns the paths of the example prompts; empty outside of a checkout of the repository."""
   return [str(path) for path in sorted(_REPOSITORY.glob("examples/*.flac"))]
 
 
@@ -47,9 +47,9 @@ def build(
   """Returns the page as Gradio's `Blocks`.
 
   Args:
-    bundles: by the names that the page shows.
-    limits: of one request.
-    jobs: stores the results.
+    bundles: bundles by the names that the page shows.
+    limits: limits of one request.
+    jobs: jobs of the server, which store the results.
     turns: the queue of all requests.
 
   Raises:
@@ -144,7 +144,7 @@ def build(
     making = make_button.click(make, settings, api_name="make", **shown)
     spoken = speak_button.click(speak, [*settings, text], api_name="speak", **shown)
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    # Shown in a second step, after the last status of the request itself.
+    # A second step, because the message must follow the last status of the stopped request.
     stop_button.click(stop, None, None, cancels=[making, spoken], **quick).then(
       lambda: cards.message("Stopped."), None, status, **quick
     )
@@ -172,13 +172,16 @@ def build(
 
 
 def _takes_seconds(mode: str, bundle: Bundle) -> bool:
-  """Returns whether a request can use the beginning of the prompt, of a length to choose."""
+  """Returns whether the page shows the slider for the seconds of the prompt."""
   is_voice = mode == Mode.RESYNTHESIS and speaking.can_speak(bundle)
   return mode == Mode.CONTINUATION or is_voice
 
 
 def _bundle_for(example: str, bundles: Mapping[str, Bundle]) -> str:
-  """Returns the bundle whose name starts with the first word of the example's, else the first."""
+  """Returns the first bundle name that starts with the first word of the example's name.
+
+  If there is no such name, returns the name of the first bundle.
+  """
   kind = Path(example).stem.partition("_")[0]
   return next((name for name in bundles if name.startswith(kind)), next(iter(bundles)))
 
@@ -202,7 +205,7 @@ def _temperatures(bundle: Bundle, stages: Sequence[str]) -> list[dict[str, objec
 
 
 def _responsible_use() -> str:
-  """Returns the page of the documentation without its links; a summary outside of a checkout."""
+  """Returns the document about responsible use without links; outside of a checkout, a summary."""
   path = _REPOSITORY / "docs" / "responsible-use.md"
   if not path.is_file():
     return _RULES

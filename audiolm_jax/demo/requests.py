@@ -11,7 +11,7 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.ranges import Range
 
 HOTTEST = 2.0
-TEMPERATURE = "temperature_"  # before the name of a stage
+TEMPERATURE = "temperature_"  # prefix of the name of a stage
 _LEAST_SECONDS = 0.5
 
 
@@ -20,12 +20,12 @@ class RequestLimits:
   """The limits of one request.
 
   Attributes:
-    max_duration: seconds of new audio of each sample.
-    max_prompt_seconds: seconds of the prompt that are used.
-    max_samples: number of samples.
-    max_upload_bytes: size of one file.
-    max_characters: length of a text to speak.
-    timeout: seconds of computing time.
+    max_duration: maximum seconds of new audio in each sample.
+    max_prompt_seconds: maximum seconds of the prompt that are used.
+    max_samples: maximum number of samples.
+    max_upload_bytes: maximum size of an uploaded file in bytes.
+    max_characters: maximum number of characters in a text to speak.
+    timeout: maximum computing time in seconds.
   """
 
   max_duration: float = 30.0
@@ -42,15 +42,16 @@ class Request:
 
   Attributes:
     bundle: name of a bundle of the demo.
-    mode: what the sampled audio is conditioned on; None to speak a text.
-    prompt: audio file; None in unconditional mode, and for a text in a drawn voice.
-    duration: seconds of new audio; in resynthesis, seconds of the prompt; of a text, the most
-      seconds that the speech may last.
-    prompt_seconds: seconds of the prompt that are used, from its beginning.
-    temperatures: by stage.
-    seed: of the first sample; sample i has the seed plus i.
-    num_samples: number of samples, which are created one after the other.
-    text: to speak in the voice of the prompt; "" in all modes.
+    mode: mode of the continuation, see `Mode`; None to speak a text.
+    prompt: path of the audio file; None in unconditional mode, and for a text in a voice that the
+      model draws.
+    duration: seconds of new audio; in resynthesis, seconds of the prompt to use; for a text, the
+      maximum seconds of the speech.
+    prompt_seconds: seconds of the prompt to use, from its beginning.
+    temperatures: sampling temperatures by the name of the stage.
+    seed: seed of the first sample; the seed of sample i is `seed` + i.
+    num_samples: number of samples, which are sampled one after the other.
+    text: text to speak in the voice of the prompt; "" if `mode` is not None.
   """
 
   bundle: str
@@ -65,22 +66,22 @@ class Request:
 
   @property
   def used_prompt_seconds(self) -> float:
-    """The seconds of the prompt's file that are read."""
+    """The seconds that are read from the beginning of the prompt's file."""
     return self.duration if self.mode is Mode.RESYNTHESIS else self.prompt_seconds
 
 
 def checked(asked: Json, bundles: Collection[str], limits: RequestLimits) -> Request:
-  """Returns the request for the values of a page.
+  """Checks the values of the page, and returns the request.
 
   Args:
-    asked: values of any type from a browser, by the names of `Request` and `temperature_STAGE` for
-      each stage. With a text, the prompt is optional, and the mode states only whether the page
-      shows one.
+    asked: values of any type from a browser, by the names of the attributes of `Request`, and
+      `temperature_STAGE` for each stage. With a text, the prompt is optional, and in
+      unconditional mode it is ignored.
     bundles: names of the available bundles.
-    limits: of one request.
+    limits: limits of one request.
 
   Raises:
-    UserError: a value is missing, not a number, or beyond a limit.
+    UserError: the prompt is missing, or a value is not valid or beyond a limit.
   """
   if asked["bundle"] not in list(bundles):
     raise UserError(f"bundle {shown(asked['bundle'])} is not one of {', '.join(bundles)}")
@@ -112,10 +113,10 @@ def checked(asked: Json, bundles: Collection[str], limits: RequestLimits) -> Req
 
 
 def checked_text(value: object, limits: RequestLimits) -> str:
-  """Returns a text to speak.
+  """Checks a text to speak, and returns it.
 
   Raises:
-    UserError: the value is no text, has no words or is too long.
+    UserError: the value is not a string, is blank or is too long.
   """
   if not isinstance(value, str) or not value.strip():
     raise UserError("there is no text to speak; write at least one word")
@@ -135,7 +136,7 @@ def _whole(asked: Json, name: str, least: int, most: int) -> int:
 
 
 def _parsed(value: object) -> object:
-  """Returns a number that a browser sent as text; other values as they are."""
+  """Converts a number that a browser sent as text; returns other values unchanged."""
   try:
     return float(value) if isinstance(value, str) else value
   except ValueError:

@@ -28,10 +28,10 @@ class Server(NamedTuple):
   """A running server.
 
   Attributes:
-    url: of the page, on this machine.
-    public_url: through Gradio's tunnel; None without `share`.
+    url: URL of the page on this machine.
+    public_url: URL of the page through Gradio's tunnel; None without `share`.
     jobs: the jobs of the server.
-    turns: the queue of their requests.
+    turns: the queue of all requests.
   """
 
   url: str
@@ -53,18 +53,18 @@ def running(
   allowed_hosts: Collection[str] = (),
   voices: Mapping[str, Voice] = DRAWN,
 ) -> Iterator[Server]:
-  """Serves the page until the block ends, and then removes all of its files.
+  """Serves the page until the block ends, and then removes all files of the page.
 
   Args:
-    bundles: by the names that the page shows.
-    limits: of one request.
+    bundles: bundles by the names that the page shows.
+    limits: limits of one request.
     host: address to listen on.
     port: port to listen on; None for the first free port from 7860.
     concurrency: number of requests that run at a time.
-    max_queue: number of requests that can wait; further ones are rejected.
+    max_queue: number of requests that can wait; further requests are rejected.
     share: whether Gradio's tunnel makes the page public.
-    allowed_hosts: names under which browsers reach the server besides its own, such as a proxy's.
-    voices: by the names that programs give.
+    allowed_hosts: further names under which browsers reach the server, such as that of a proxy.
+    voices: voices by the names that programs use in requests.
 
   Raises:
     UserError: Gradio is not installed.
@@ -124,11 +124,11 @@ def running(
 def remove_old(
   folder: Path, *, keep: Collection[Path], keep_seconds: float, keep_bytes: int
 ) -> None:
-  """Removes old files, and the oldest ones beyond a total size.
+  """Removes old files, and the oldest files beyond a total size.
 
   Args:
-    folder: searched recursively.
-    keep: files that are never removed and do not count.
+    folder: folder that is searched recursively.
+    keep: files that are never removed and do not count for the total size.
     keep_seconds: seconds to keep the other files.
     keep_bytes: largest total size of the other files.
   """
@@ -136,7 +136,7 @@ def remove_old(
   for path in folder.rglob("*"):
     with contextlib.suppress(OSError):  # the file was removed in the meantime
       if path.is_file() and path not in keep:
-        # The time of arrival: a copy may keep the modification time of its original.
+        # ctime is the time of arrival; a copy may keep the modification time of its original.
         found.append((path.stat().st_ctime, path.stat().st_size, path))
   taken = 0
   for came, size, path in sorted(found, reverse=True):
@@ -147,7 +147,7 @@ def remove_old(
 
 @contextlib.contextmanager
 def _uploads_in(folder: Path) -> Iterator[None]:
-  """Makes Gradio store its files below `folder`."""
+  """Configures Gradio to store its files below `folder`."""
   name = "GRADIO_TEMP_DIR"
   before = os.environ.get(name)
   os.environ[name] = str(folder / "uploads")
@@ -160,7 +160,7 @@ def _uploads_in(folder: Path) -> Iterator[None]:
 
 
 def _wait(jobs: Jobs) -> None:
-  """Waits until no job runs, but not for longer tasks such as compiling."""
+  """Waits at most 10 s until all jobs have ended; a job that compiles can take longer."""
   end = time.monotonic() + _LAST_SECONDS
   while jobs.num_active and time.monotonic() < end:
     time.sleep(0.05)
@@ -168,14 +168,14 @@ def _wait(jobs: Jobs) -> None:
 
 def _sweep(jobs: Jobs, folder: Path, ended: threading.Event) -> None:
   uploads = folder / "uploads"
-  examples = set(uploads.rglob("*"))  # Gradio copies them when the page is built
+  examples = set(uploads.rglob("*"))  # Gradio copies the examples when the page is built
   while not ended.wait(_SWEEP_SECONDS):
     jobs.tidy()
     remove_old(uploads, keep=examples, keep_seconds=_UPLOADS_SECONDS, keep_bytes=_UPLOADS_BYTES)
 
 
 def warm_up(bundles: Mapping[str, Bundle], limits: RequestLimits) -> None:
-  """Compiles the programs for the default settings of the page, with noise as the prompt."""
+  """Compiles the programs for the page's default settings; noise is the prompt and the voice."""
   import numpy as np
 
   for bundle in bundles.values():

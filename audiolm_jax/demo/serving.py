@@ -13,7 +13,7 @@ from audiolm_jax.demo.jobs import Job, Jobs, StoppedError
 from audiolm_jax.demo.requests import RequestLimits
 from audiolm_jax.demo.turns import Turn, Turns
 
-_WAIT_SECONDS = 0.5  # between two looks at the queue; Stop takes effect after one
+_WAIT_SECONDS = 0.5  # between two checks of the queue; Stop takes effect at the next check
 _UNEXPECTED = "Something went wrong; the error is in the log. Try again, or request less audio."
 
 
@@ -23,8 +23,8 @@ class Shown(NamedTuple):
   Attributes:
     status: HTML of the status line.
     visible: number of samples that the page shows; None for no change.
-    players: HTML of changed players, by sample.
-    details: HTML of changed details, by sample.
+    players: HTML of changed audio players, by the index of the sample.
+    details: HTML of changed details, by the index of the sample.
   """
 
   status: str
@@ -46,9 +46,9 @@ def serve(
   Args:
     asked: see `requests.checked`.
     owner: the browser session that sent the request.
-    bundles: by the names that the page shows.
-    limits: of one request.
-    jobs: stores the results.
+    bundles: bundles by the names that the page shows.
+    limits: limits of one request.
+    jobs: jobs of the server, which store the results.
     turns: the queue of all requests.
   """
   job = None
@@ -73,7 +73,7 @@ def serve(
 
 
 def _waits(turn: Turn, job: Job) -> Iterator[Shown]:
-  """Yields the place in the queue until the job has started."""
+  """Yields the place in the queue while a job waits, then starts the time limit of the job."""
   while ahead := turn.ahead:
     job.check()
     yield Shown(cards.message(f"Waiting; place {ahead} in the queue."))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # an optional package
   from starlette.routing import Route
 
 PATH = f"{API}audio/speech"
-PCM_RATE = 24_000  # Hz, which clients of speech servers expect of samples without a header
+PCM_RATE = 24_000  # Hz; clients of speech servers expect this rate for samples without a header
 MEDIA_TYPES = {
   "wav": "audio/wav",
   "flac": "audio/flac",
@@ -46,9 +46,9 @@ class ApiError(Exception):
 
   Args:
     status: HTTP status of the response.
-    message: the error and how to fix it.
-    param: the field that is wrong.
-    code: the error as one word.
+    message: description of the error, and how to fix it.
+    param: name of the request field that is wrong; None for an error of the whole request.
+    code: short name of the error, or None.
   """
 
   def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
@@ -63,8 +63,8 @@ class Order(NamedTuple):
     bundle: the bundle that speaks.
     text: the text.
     voice: the voice.
-    form: a key of `MEDIA_TYPES`.
-    speed: speaking rate.
+    form: format of the audio, a key of `MEDIA_TYPES`.
+    speed: speaking rate, relative to the normal rate.
   """
 
   bundle: Bundle

@@ -1,4 +1,4 @@
-"""The queue of requests: those of the page and those of programs wait together."""
+"""The queue of all requests, from the page and from programs."""
 
 import contextlib
 import threading
@@ -8,7 +8,7 @@ from audiolm_jax.core.errors import UserError
 
 
 class BusyError(UserError):
-  """Raised when too many requests wait."""
+  """Raised if too many requests wait."""
 
 
 class Turns:
@@ -43,7 +43,7 @@ class Turns:
         self._turns.remove(turn)
 
   def ahead_of(self, turn: "Turn") -> int:
-    """Returns the number of requests that must end before a request runs; 0 once it runs."""
+    """Returns the number of requests that must end before a request runs; 0 while it runs."""
     with self._lock:
       return max(0, self._turns.index(turn) + 1 - self._concurrency)
 
@@ -56,5 +56,5 @@ class Turn:
 
   @property
   def ahead(self) -> int:
-    """The number of requests that must end before this one runs; 0 once it runs."""
+    """The number of requests that must end before this request runs; 0 while it runs."""
     return self._turns.ahead_of(self)

@@ -11,17 +11,17 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.data.manifest import AUDIO_SUFFIXES
 from audiolm_jax.io import audio
 
-# The voice that the model draws, if the folder has no recording of this name.
+# Name of the voice that the model draws, unless the folder has a recording of this name.
 DEFAULT = "default"
-SECONDS = 3.0  # of each recording
+SECONDS = 3.0  # maximum length of a voice
 
 
 class Voice(NamedTuple):
   """The beginning of a recording of a voice.
 
   Attributes:
-    waveform: its samples; None for a voice that the model draws.
-    sample_rate: Hz.
+    waveform: samples of the voice; None for a voice that the model draws.
+    sample_rate: sample rate in Hz; None for a voice that the model draws.
   """
 
   waveform: np.ndarray | None = None
@@ -34,12 +34,12 @@ DRAWN: Mapping[str, Voice] = {DEFAULT: Voice()}
 def read_voices(folder: Path) -> dict[str, Voice]:
   """Returns the voices of a folder by the names of its files without extension, and `DEFAULT`.
 
-  Everything is read here, so that a request can name nothing but what was read. Folders inside the
-  folder and hidden files are left out.
+  All recordings are read before the first request, so that a request cannot read other files.
+  Subfolders and hidden files are ignored.
 
   Raises:
-    UserError: the folder has no recordings, two with the same name, a link to another folder, or a
-      file that cannot be used as a voice.
+    UserError: the folder does not exist, or has no recordings, two recordings with the same name, a
+      link to a file outside of the folder, or a file that cannot be used as a voice.
   """
   if not folder.is_dir():
     raise UserError(f"--voices {folder} is not a folder; give one with a recording of each voice")

@@ -1,6 +1,6 @@
 """A convolutional classifier of short clips, for speakers or for synthetic audio.
 
-Source: AudioLM, which uses the same network for both but does not state its sizes.
+Source: AudioLM, which uses one architecture for both tasks and does not state its sizes.
 """
 
 import dataclasses
@@ -25,11 +25,16 @@ class ClassifierConfig:
   """Configuration of a classifier; the defaults have 3.5 M parameters.
 
   Attributes:
-    features: the log-mel front end.
-    channels: channels of each block; time and frequency are halved between blocks.
-    groups: number of groups of channels that are normalised together.
+    features: settings of the log-mel features.
+    channels: number of channels of each block. Max pooling between blocks halves the time and
+      frequency axes.
+    groups: number of groups of the group normalisation.
     num_classes: number of classes.
     dtype: type of the computation; parameters are float32.
+
+  Raises:
+    ConfigError: a number of channels is not a multiple of `groups`, or `features.num_mels` cannot
+      be halved between all blocks.
   """
 
   features: LogMelConfig = LogMelConfig(num_mels=64)
@@ -60,7 +65,7 @@ class ClassifierConfig:
     return found | {"head": shapes.dense(inputs, self.num_classes)}
 
   def forward_flops(self, samples: int) -> float:
-    """Returns the floating-point operations of the convolutions and the front end for one clip."""
+    """Returns the number of floating-point operations for one clip of `samples` samples."""
     frames = 4 * -(-samples // (4 * self.features.hop_length))
     total = frames * self.features.flops_per_frame
     mels, inputs = self.features.num_mels, 1
@@ -76,10 +81,10 @@ def tiny_config() -> ClassifierConfig:
 
 
 class Classifier(nn.Module):
-  """Blocks of a convolution over time and one over frequency, then the mean over both.
+  """Convolutional blocks, a mean over time and frequency, and a linear layer.
 
-  Groups of channels are normalised within a clip, so the logits of a clip do not depend on the rest
-  of the batch.
+  Each block has a convolution over time and a convolution over frequency. Group normalisation
+  computes statistics within a clip, so the logits of a clip do not depend on the rest of the batch.
   """
 
   config: ClassifierConfig
@@ -126,7 +131,7 @@ class Classifier(nn.Module):
 def _convolve(
   x: Array, kernel: Array, strides: Sequence[int], padding: str, **options: Any
 ) -> Array:
-  """Computes `lax.conv_general_dilated`, as a matrix product if training rounds its operands."""
+  """Computes `lax.conv_general_dilated`, with matrix products if training rounds the operands."""
   if not products.rounds(x, kernel):
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
   edges = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)

@@ -2,7 +2,7 @@
 
 A detector recognises samples of one bundle by the traces that sampling leaves in the codes. It is
 not reliable for other models or for audio that was processed afterwards: a low probability does not
-prove that a clip is a recording, and a high one does not prove that it is synthetic.
+prove that a clip is a recording, and a high probability does not prove that it is synthetic.
 """
 
 import dataclasses
@@ -26,8 +26,10 @@ class Detection(NamedTuple):
   """The result of detection for one clip.
 
   Attributes:
-    probability_synthetic: the mean log odds of all windows, as a probability.
-    per_second: the same for the windows whose centre lies in each second; None for a silent second.
+    probability_synthetic: the mean log odds of all windows that are not silent, converted to a
+      probability.
+    per_second: for each second, the probability from the windows whose centre lies in this second;
+      None if the second is silent.
   """
 
   probability_synthetic: float
@@ -36,7 +38,7 @@ class Detection(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
-  """A detector, which classifies windows of one second at a hop of a quarter of a second.
+  """Classifies windows of one second, at a hop of a quarter of a second, as synthetic or real.
 
   Attributes:
     config: configuration of the network.
@@ -51,7 +53,7 @@ class Detector:
     """The sample rate of the network's input in Hz."""
     return self.config.features.sample_rate
 
-  @no_type_check  # it checks what users give
+  @no_type_check  # the method checks its arguments
   def detect(
     self,
     waveform: Float[np.ndarray, "samples"],
@@ -63,15 +65,16 @@ class Detector:
     """Returns the probability that a waveform is synthetic.
 
     Args:
-      waveform: in [-1, 1], 0.1 s or longer; a waveform shorter than a second is padded with its
-        reflection.
+      waveform: samples in [-1, 1], 0.1 s or longer; a waveform shorter than a second is padded with
+        its reflection.
       sample_rate: Hz; the waveform is resampled if needed.
-      name: of the audio, for messages.
-      channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
-        that soundfile returns; None for one channel.
+      name: name of the audio in error messages.
+      channel_axis: axis of the channels, which are averaged, such as -1 for an array
+        [samples, channels] from soundfile; None for one channel.
 
     Raises:
-      AudioError: the waveform is too short or silent, or has another layout.
+      AudioError: the waveform is too short or silent, or is not one clip of valid samples, or the
+        sample rate is out of range.
     """
     sample_rate = waveforms.check_rate(sample_rate)
     waveform = waveforms.check(
@@ -83,7 +86,15 @@ class Detector:
   def detect_blocks(
     self, blocks: Iterable[Float[np.ndarray, "_block"]], name: str = "the waveform"
   ) -> Detection:
-    """Classifies a clip, given in blocks at the detector's sample rate, in bounded memory."""
+    """Classifies a clip in bounded memory.
+
+    Args:
+      blocks: the clip in blocks of any length, at the detector's sample rate.
+      name: name of the clip in error messages.
+
+    Raises:
+      AudioError: the clip is silent or shorter than 0.1 s.
+    """
     batch: list[WaveformWindow] = []
     starts: list[int] = []
     odds: list[float] = []  # NaN for silent windows
@@ -118,13 +129,16 @@ class Detector:
     return Detection(_probability(scores[audible]), per_second)
 
   def score(self, pieces: Sequence[Float[np.ndarray, "_"]]) -> Float[np.ndarray, "pieces"]:
-    """Returns the log odds of synthetic to real for each piece, as means over its windows.
+    """Returns the log odds of synthetic to real for each piece of audio.
 
     Args:
-      pieces: at the detector's sample rate, 0.1 s or longer.
+      pieces: waveforms at the detector's sample rate, 0.1 s or longer.
 
     Returns:
-      Log odds; NaN for a silent piece.
+      The mean log odds of the windows of each piece; NaN for a silent piece.
+
+    Raises:
+      AudioError: a piece is shorter than 0.1 s.
     """
     audible, owners = [], []
     for number, piece in enumerate(pieces):
@@ -146,12 +160,12 @@ class Detector:
 
 
 def _probability(odds: Float[np.ndarray, "windows"]) -> float:
-  """Returns the mean log odds as a probability."""
+  """Returns the mean of log odds, converted to a probability."""
   return float(1.0 / (1.0 + np.exp(-np.clip(np.mean(odds), -50.0, 50.0))))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def window_log_odds(config: ClassifierConfig, params: Params, windows: jax.Array) -> jax.Array:
-  """Returns the log odds of synthetic to real for a batch of windows."""
+  """Returns the log odds [batch] of synthetic to real for windows [batch, samples]."""
   logits = cast(jax.Array, modules.apply(Classifier(config), params, windows))
   return logits[:, 1] - logits[:, 0]

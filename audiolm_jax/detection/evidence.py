@@ -1,19 +1,22 @@
-"""How improbable the green codes of a clip are without a mark.
+"""Computes p-values of a watermark in the codes of a clip.
 
-Without a mark, each community of a level and context is green with probability 1/2, whatever the
-audio is. Each counts once, however often it occurs, so the number of green ones has a binomial
-distribution. With weights of the levels, it is a sum of weighted binomial variables. The search
-over offsets, first positions, windows and payloads is corrected by the Bonferroni inequality: half
-of the level of the test is for marks without a payload, the other half for payloads of each length
-equally.
+Under the null hypothesis, the clip has no watermark. Then each community of a level and context is
+green with probability 1/2 in any audio. Each combination of level, context and community (an entry)
+counts once, even if it occurs several times. So the number of green entries has a binomial
+distribution. If levels have weights, the sum of the weights of green entries is a sum of weighted
+binomial variables.
 
-With a payload, each bit takes the value with more green communities. The p-value is that of this
-number of green ones times the number of payloads. The exact distribution gives p-values that are
-smaller by a factor of 1.1 (8 bits) or 20 (32 bits) at 1e-6, and of 1.0 or 2 at 1e-20, which is less
-than a payload of that length needs to be read.
+The p-value is corrected for the search over offsets, first positions, windows and payloads by the
+Bonferroni inequality. Half of the significance level is for watermarks without a payload, and a
+quarter is for payloads of each length.
 
-A distortion-free watermark has no payloads, and each community of a level and context has a score.
-Without a mark the sum of the scores has a gamma distribution.
+With a payload, each bit takes the value that makes more entries green. The p-value is the
+probability of at least this number of green entries, times the number of payloads. It is an upper
+bound: exact p-values are smaller by a factor of 1.1 (8 bits) or 20 (32 bits) at 1e-6, and by a
+factor of 1.0 or 2 at 1e-20. A payload of 32 bits can be read only if the p-value is even smaller.
+
+A distortion-free watermark (`WatermarkKind.GUMBEL`) has no payload, and each entry has a score.
+Under the null hypothesis, the sum of the scores has a gamma distribution.
 """
 
 import functools
@@ -26,11 +29,12 @@ from jaxtyping import Float, Int, UInt8, UInt16, UInt32, UInt64
 from audiolm_jax.detection.green_list import PAYLOAD_BITS
 from audiolm_jax.detection.watermark import GREEN, Watermark, WatermarkKind, marks_of, scores_of
 
-# Keys that are tested together, which limits the memory.
+# Number of keys that are tested together; limits the memory.
 _KEYS_TOGETHER = 64
 
 WINDOW_SECONDS = 4.0
-# Longest beginning that is tested as a whole; windows cover the rest of a long clip.
+# Duration of the part of a clip, from its beginning, that is tested as a whole. After this
+# duration, only windows are tested.
 WHOLE_SECONDS = 600.0
 
 
@@ -38,7 +42,7 @@ _LEVEL_SHARES = {1: np.array([1.0]), 3: np.array([0.5, 0.25, 0.25])}
 
 
 def level_shares(kinds: int) -> Float[np.ndarray, "kinds"]:
-  """Returns the shares of the level of the test for each of the first of `PAYLOAD_BITS`."""
+  """Returns the share of the significance level for each of the first `kinds` of `PAYLOAD_BITS`."""
   return _LEVEL_SHARES[kinds]
 
 
@@ -46,11 +50,12 @@ class Findings(NamedTuple):
   """The result for one clip.
 
   Attributes:
-    log10_p: of the clip by key, corrected for all offsets, windows and payloads.
+    log10_p: log10 of the p-value of the clip for each key, corrected for all offsets, windows and
+      payloads.
     per_second: log10 of the p-value of the window around each second, corrected for offsets and
       payloads only.
-    best: the best offset and window for each number of bits, with p-values that are corrected
-      except for the choice of the number of bits.
+    best: the best match over offsets and windows for each number of payload bits and key. Its
+      p-values are not corrected for the choice of the number of bits.
   """
 
   log10_p: Float[np.ndarray, "keys"]
@@ -59,13 +64,13 @@ class Findings(NamedTuple):
 
 
 class Match(NamedTuple):
-  """How well entries match keys, for each of `PAYLOAD_BITS`, or for 0 bits only.
+  """The match of entries with keys, for each of `PAYLOAD_BITS` (kinds), or for 0 bits only.
 
   Attributes:
     log10_p: log10 of the p-value, corrected for the search over payloads.
-    entries: the number of different entries, or the sum of their weights.
-    votes: for each bit of the longest payload, how many more entries have it set than not, each
-      with its weight; 0 for the bits that a payload does not have.
+    entries: the number of distinct entries, or the sum of their weights.
+    votes: for each bit of the longest payload, the weight of the entries that vote for 1 minus the
+      weight of those that vote for 0. It is 0 for bits that a shorter payload does not have.
   """
 
   log10_p: Float[np.ndarray, "kinds keys"]
@@ -73,16 +78,16 @@ class Match(NamedTuple):
   votes: Int[np.ndarray, "kinds keys bits"]
 
   def corrected(self, tests: int) -> "Match":
-    """Returns the match after a search over a number of tests."""
+    """Returns the match with p-values corrected for a search over `tests` tests."""
     return self._replace(log10_p=np.minimum(self.log10_p + math.log10(tests), 0.0))
 
   def of_any_payload(self) -> Float[np.ndarray, "keys"]:
-    """Returns the smallest p-value over the payload sizes, corrected for this choice."""
+    """Returns log10 of the smallest p-value over the payload lengths, corrected for this choice."""
     shares = np.log10(level_shares(len(self.log10_p)))[:, None]
     return np.minimum((self.log10_p - shares).min(axis=0), 0.0)
 
   def or_better(self, other: "Match") -> "Match":
-    """Returns the better match for each number of bits and key."""
+    """Returns the better of two matches, separately for each number of payload bits and key."""
     better = other.log10_p < self.log10_p
     return Match(
       np.where(better, other.log10_p, self.log10_p),
@@ -92,7 +97,7 @@ class Match(NamedTuple):
 
 
 class Evidence:
-  """Collects the codes of one clip at several offsets, in bounded memory.
+  """Collects the codes of one clip at several offsets and tests them, in bounded memory.
 
   Args:
     watermark: the watermark to find.
@@ -124,30 +129,30 @@ class Evidence:
       self._trials.drop(self._start(len(self._windows)))
 
   def finish(self) -> Findings:
-    """Returns the result."""
+    """Returns the findings for all frames that were pushed."""
     whole = self._trials.best(0, self._frames) if self._whole is None else self._whole
     count, seconds = len(self._windows), (self._frames + self._trials.waiting) / self._rate
     seconds = math.ceil(seconds - 1e-6)
     if self._best_window is None or self._frames <= self._length:
       found = whole.of_any_payload()
       return Findings(found, np.tile(found, (seconds, 1)), whole)
-    # The clip and its windows share the level of the test equally.
+    # The test of the whole clip and the tests of its windows share the significance level equally.
     best = whole.corrected(2).or_better(self._best_window.corrected(2 * count))
     around = np.clip(np.arange(seconds) - round(WINDOW_SECONDS / 2), 0, count - 1)
     return Findings(best.of_any_payload(), np.stack(self._windows)[around], best)
 
   @property
   def _length(self) -> int:
-    """Frames of a window."""
+    """Number of frames of a window."""
     return round(WINDOW_SECONDS * self._rate)
 
   def _start(self, window: int) -> int:
-    """Returns the first frame of a window; one begins in each second."""
+    """Returns the first frame of a window; window `i` begins at second `i` of the clip."""
     return round(window * self._rate)
 
 
 class _CodeTrials:
-  """The marks of one clip at several offsets, if the context consists of codes.
+  """Collects the entries of one clip at several offsets, if the context consists of codes.
 
   Args:
     watermark: the watermark to find.
@@ -159,7 +164,7 @@ class _CodeTrials:
     self._watermark, self._keys, self._offsets = watermark, keys, offsets
     levels = watermark.config.levels
     self._context = np.zeros((offsets, 0, levels), np.int32)
-    # Of the beginning, or of all frames that were not dropped.
+    # Entries and marks (or scores) of all frames that were not dropped.
     self._entries = np.zeros((offsets, 0, levels), np.uint64)
     if watermark.config.kind is WatermarkKind.GUMBEL:
       kinds, dtype, self._marks_of, self._match = 1, np.float32, scores_of, match_scores
@@ -170,11 +175,11 @@ class _CodeTrials:
 
   @property
   def waiting(self) -> int:
-    """Number of frames that are only the context of others."""
+    """Number of frames at the beginning without entries, because their context is incomplete."""
     return self._context.shape[1]
 
   def push(self, codes: Int[np.ndarray, "offsets frames quantizers"]) -> int:
-    """Adds codes, and returns the number of frames whose context is known."""
+    """Adds codes and returns the number of new frames with a complete context."""
     codes = np.concatenate([self._context, codes[..., : self._watermark.config.levels]], axis=1)
     self._context = codes[:, max(0, codes.shape[1] - self._watermark.config.frames) :]
     new = np.stack([self._watermark.entries(row) for row in codes])
@@ -185,13 +190,13 @@ class _CodeTrials:
     return new.shape[1]
 
   def drop(self, end: int) -> None:
-    """Forgets the frames before `end`."""
+    """Deletes the frames before `end`."""
     count = end - self._dropped
     self._entries, self._marks = self._entries[:, count:], self._marks[..., count:, :]
     self._dropped = end
 
   def best(self, start: int, end: int) -> Match:
-    """Returns the best match of all offsets, for some frames, corrected for the offsets."""
+    """Returns the best match of frames `start` to `end - 1`, corrected for the offsets."""
     part = slice(start - self._dropped, end - self._dropped)
     matches = (
       self._match(self._entries[row, part].ravel(), self._marks[:, :, row, part])
@@ -201,9 +206,10 @@ class _CodeTrials:
 
 
 class _PositionTrials:
-  """The communities of one clip at several offsets, if the context is the position in time.
+  """Collects the communities of one clip at several offsets, if the context is a position in time.
 
-  The first frame can have any position, so each is tried, which the p-values pay for.
+  The position of the first frame is unknown, so all positions of the period are tested. P-values
+  are corrected for this search.
 
   Args:
     watermark: the watermark to find.
@@ -223,19 +229,22 @@ class _PositionTrials:
     self._dropped = 0
 
   def push(self, codes: Int[np.ndarray, "offsets frames quantizers"]) -> int:
-    """Adds codes, and returns the number of frames."""
+    """Adds codes and returns the number of new frames."""
     levels = np.arange(len(self._communities))
     new = self._communities[levels, codes[..., : len(levels)]]
     self._found = np.concatenate([self._found, new], axis=1)
     return new.shape[1]
 
   def drop(self, end: int) -> None:
-    """Forgets the frames before `end`."""
+    """Deletes the frames before `end`."""
     self._found = self._found[:, end - self._dropped :]
     self._dropped = end
 
   def best(self, start: int, end: int) -> Match:
-    """Returns the best match of all offsets and first positions, corrected for both."""
+    """Returns the best match of frames `start` to `end - 1`.
+
+    Its p-values are corrected for the offsets and the positions of the first frame.
+    """
     matches = (
       self._of_offset(row[start - self._dropped : end - self._dropped], start)
       for row in self._found
@@ -243,7 +252,12 @@ class _PositionTrials:
     return functools.reduce(Match.or_better, matches).corrected(len(self._found) * self._period)
 
   def _of_offset(self, found: UInt16[np.ndarray, "frames levels"], start: int) -> Match:
-    """Returns the best match of all first positions."""
+    """Returns the best match of one offset over all positions of the first frame.
+
+    Args:
+      found: communities of consecutive frames.
+      start: index of the first of these frames in the clip.
+    """
     levels = found.shape[1]
     positions = (start + np.arange(len(found))) % self._period
     cells = (positions[:, None] * levels + np.arange(levels)) * self._count + found
@@ -261,7 +275,11 @@ class _PositionTrials:
 
 
 def _least(match: Match) -> Match:
-  """Returns, of several matches of each key, the one with the least p-value."""
+  """Returns the match with the smallest p-value for each kind and key.
+
+  Args:
+    match: several matches for each key, along axis 2 of its arrays.
+  """
   best = match.log10_p.argmin(axis=2, keepdims=True)
   return Match(
     np.take_along_axis(match.log10_p, best, 2)[..., 0],
@@ -273,11 +291,11 @@ def _least(match: Match) -> Match:
 def match(
   entries: UInt64[np.ndarray, "entries"], marks: UInt8[np.ndarray, "kinds keys *entries"]
 ) -> Match:
-  """Returns how well entries match, each counted once.
+  """Returns the match of entries with keys; equal entries count once.
 
   Args:
-    entries: of `Watermark.entries`.
-    marks: of `marks_of`.
+    entries: the entries, from `Watermark.entries`.
+    marks: their marks for each key, from `marks_of`.
   """
   _, first = np.unique(entries, return_index=True)
   return tally(marks.reshape(*marks.shape[:2], -1)[..., first], np.ones(len(first), np.int64))
@@ -286,10 +304,10 @@ def match(
 def tally(
   marks: UInt8[np.ndarray, "kinds *keys entries"], weights: Int[np.ndarray, "entries"]
 ) -> Match:
-  """Returns how well different entries match, for keys with any number of axes.
+  """Returns the match of distinct entries with keys, which may have any number of axes.
 
   Args:
-    marks: of `marks_of`.
+    marks: marks of the entries for each key, from `marks_of`.
     weights: weight of each entry.
   """
   (*shape, count), bits_of_longest = marks.shape[1:], max(PAYLOAD_BITS)
@@ -315,12 +333,12 @@ def tally(
 def log10_tails(parts: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "values"]:
   """Returns log10 P(X >= k) for each k from 0 to the largest X.
 
-  X is the sum of independent variables that are 0 or their weight with probability 1/2.
+  X is a sum of independent variables. Each variable is 0 or its weight, both with probability 1/2.
 
   Args:
     parts: pairs of a weight and the number of variables with this weight.
   """
-  density = np.zeros(1)  # logarithms, because p-values of long clips are below the least float
+  density = np.zeros(1)  # log density, because p-values of long clips underflow
   for weight, count in parts:
     factorials = _log_factorials(count + 1)
     of_part = factorials[-1] - factorials - factorials[::-1] - count * math.log(2)
@@ -338,11 +356,11 @@ def log10_tails(parts: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "values
 def match_scores(
   entries: UInt64[np.ndarray, "entries"], scores: Float[np.ndarray, "1 keys *entries"]
 ) -> Match:
-  """Returns how well entries match, each counted once.
+  """Returns the match of entries with keys from their scores; equal entries count once.
 
   Args:
-    entries: of `Watermark.entries`.
-    scores: of `scores_of`.
+    entries: the entries, from `Watermark.entries`.
+    scores: their scores for each key, from `scores_of`.
   """
   _, first = np.unique(entries, return_index=True)
   keys, count = scores.shape[1], len(first)
@@ -353,10 +371,10 @@ def match_scores(
 
 
 def log10_gamma_tail(count: int, value: float) -> float:
-  """Returns log10 P(X >= value) of the sum X of exponential variables with mean 1."""
+  """Returns log10 P(X >= value), where X is the sum of `count` exponential variables of mean 1."""
   if not count or value <= 0:
     return 0.0
-  # At most count - 1 events of a Poisson process occur before the value.
+  # X >= value if a Poisson process of rate 1 has at most count - 1 events before time `value`.
   terms = np.arange(count) * math.log(value) - _log_factorials(count)
   return min(0.0, float(np.logaddexp.reduce(terms) - value) / math.log(10))
 

@@ -1,11 +1,14 @@
-"""The keyed green list of a watermark: which communities of codes a sampler prefers.
+"""The keyed green list of a watermark: the communities of codes that a sampler prefers.
 
-Whether a community is green depends on a key, its level and the communities before it, by one call
-of a block cipher. With a payload, it also depends on one bit of the payload, whose position follows
-from the same call: the bit inverts the choice. The functions use operators that NumPy and JAX
-compute equally, so sampling and detection have the same list.
+A community is a set of codes that are often confused with each other when decoded audio is encoded.
+A pseudo-random function (Threefry) of the key, the level, the context and the community determines
+whether the community is green. The context is a position in time, or the communities of earlier
+codes. With a payload, the function also selects a bit of the payload; if this bit is 1, green and
+not green are exchanged.
 
-The same call also gives the random number of a community under a distortion-free watermark.
+The function also returns the random number of a community for a distortion-free watermark. NumPy
+and JAX compute all operations here with equal results, so sampling and detection have the same
+list.
 """
 
 from collections.abc import Sequence
@@ -14,14 +17,15 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-# A community has 10 bits in a counter, and the largest value marks an entry that a level lacks.
+# A community has 10 bits in a counter. The largest value stands for an absent entry of the context.
 LARGEST_COMMUNITY, ABSENT = 1022, 1023
 MOST_CONTEXT = 4
-# Bits of a payload, powers of two. Each has a word of the cipher, so the lists are independent.
+# Possible numbers of bits of a payload. For each number, the green list comes from another word of
+# the pseudo-random function, so the lists are independent. Those above 0 are powers of two.
 PAYLOAD_BITS = (0, 8, 32)
 NO_PAYLOAD = np.uint32(0)
 _BITS = 10
-# The bit of the first counter that inverts the list.
+# Position of the bit in the first counter word that inverts the list.
 _INVERTED = 31
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
@@ -35,7 +39,7 @@ def counters(level: Words, context: Sequence[Words], community: Words) -> tuple[
   Args:
     level: uint32, below 4096.
     context: at most `MOST_CONTEXT` arrays of uint32 communities, or `ABSENT`.
-    community: uint32 communities.
+    community: uint32 communities, at most `LARGEST_COMMUNITY`.
   """
   entries = [community, *context]
   entries += [community * 0 + ABSENT] * (1 + MOST_CONTEXT - len(entries))
@@ -47,28 +51,28 @@ def counters(level: Words, context: Sequence[Words], community: Words) -> tuple[
 def counters_at(position: Words, level: Words, community: Words) -> tuple[Words, Words]:
   """Returns the two words that identify a community and its level at a position.
 
-  A community that is green at an even position is not green at the next position, and vice versa.
+  A community that is green at an even position `p` is not green at `p + 1`, and vice versa.
   Therefore a frequent community of unmarked audio is green half of the time with every key.
 
   Args:
     position: uint32, below 2046.
     level: uint32, below 4096.
-    community: uint32 communities.
+    community: uint32 communities, at most `LARGEST_COMMUNITY`.
   """
   low, high = counters(level, [position >> 1], community)
   return low | ((position & 1) << _INVERTED), high
 
 
 def words_of(key: Sequence[Words | np.uint32], low: Words, high: Words) -> tuple[Words, ...]:
-  """Returns a word for each of `PAYLOAD_BITS`.
+  """Returns a uint32 word for each of `PAYLOAD_BITS`.
 
-  The highest bit is set if a community is green where the payload has a zero. The lowest bits are
-  the position in the payload.
+  The highest bit of a word is 1 if the community is green for a payload bit of 0. The lowest bits
+  are the position of this payload bit.
 
   Args:
     key: four uint32 words.
-    low: first word of `counters`.
-    high: second word of `counters`. At least one array has an axis.
+    low: first word of `counters` or `counters_at`.
+    high: second word of `counters` or `counters_at`. At least one array must not be a scalar.
   """
   zero, inverted = low * 0, low >> _INVERTED
   words = threefry(key, (low ^ (inverted << _INVERTED), high, zero, zero))
@@ -76,12 +80,12 @@ def words_of(key: Sequence[Words | np.uint32], low: Words, high: Words) -> tuple
 
 
 def uniform(key: Sequence[Words | np.uint32], low: Words, high: Words) -> Words:
-  """Returns a float32 in (0, 1) for each community, small for those that are preferred.
+  """Returns a float32 in (0, 1) for each community; sampling prefers small numbers.
 
   Args:
     key: four uint32 words.
     low: first word of `counters`.
-    high: second word of `counters`. At least one array has an axis.
+    high: second word of `counters`. At least one array must not be a scalar.
   """
   zero = low * 0
   word = threefry(key, (low, high, zero, zero))[-1]
@@ -95,14 +99,14 @@ def is_green(
   bits: Words | np.uint32 = NO_PAYLOAD,
   payload: Words | np.uint32 = NO_PAYLOAD,
 ) -> Words:
-  """Returns whether communities are green: half of them, independently of each other.
+  """Returns whether each community is green, with probability 1/2 and independent of the others.
 
   Args:
     key: four uint32 words.
-    low: first word of `counters`.
-    high: second word of `counters`. At least one array has an axis.
-    bits: one of `PAYLOAD_BITS`, uint32.
-    payload: the payload, uint32.
+    low: first word of `counters` or `counters_at`.
+    high: second word of `counters` or `counters_at`. At least one array must not be a scalar.
+    bits: number of bits of the payload, one of `PAYLOAD_BITS`, uint32.
+    payload: the payload as a number, uint32.
   """
   words = words_of(key, low, high)
   word: Any = words[0] * 0
@@ -113,7 +117,11 @@ def is_green(
 
 
 def threefry(key: Sequence[Words | np.uint32], counter: Sequence[Words]) -> tuple[Words, ...]:
-  """Returns Threefry-4x32 with 20 rounds, a pseudo-random function of four words.
+  """Returns the four words of Threefry-4x32 with 20 rounds, a pseudo-random function.
+
+  Args:
+    key: four uint32 words.
+    counter: four arrays of uint32 words.
 
   Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
   """

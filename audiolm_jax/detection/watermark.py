@@ -1,4 +1,7 @@
-"""Watermarks: settings, and communities of codes that decoding and encoding often exchanges."""
+"""Watermarks: their settings, and the communities of codes that they mark.
+
+A community is a set of codes that are often confused with each other when decoded audio is encoded.
+"""
 
 import dataclasses
 import enum
@@ -24,9 +27,10 @@ from audiolm_jax.detection.green_list import (
 
 STRENGTHS = Range(0, 100)
 PERIODS = Range(0, LARGEST_COMMUNITY)
-# Default period: two seconds at 50 Hz. A longer one has more tests and fewer repeats.
+# Default period in frames: two seconds at 50 Hz. With a longer period, detection tests more
+# positions, and fewer communities occur again at the same position.
 PERIOD = 100
-GREEN = 128  # in `marks_of`, beside a position below 32
+GREEN = 128  # bit of a mark from `marks_of`; the lowest 5 bits are a position
 _LEVELS = Range(1, 64)
 _ENTRIES = Range(0, MOST_CONTEXT)
 _WEIGHTS = Range(1, 100)
@@ -36,7 +40,7 @@ _LEAST_KEY, _LARGEST_KEY = 16, 4_096  # bytes of a key file
 
 
 class WatermarkKind(enum.StrEnum):
-  """How codes are marked: by a bias on green communities, or by the noise of their sampling."""
+  """The way to mark codes: a bias for green communities, or sampling with noise from the key."""
 
   GREEN_LIST = "green_list"
   GUMBEL = "gumbel"
@@ -50,21 +54,25 @@ class WatermarkConfig:
   code in time or codes that are sampled earlier.
 
   Attributes:
-    levels: number of marked levels, starting with the coarsest one.
+    levels: number of marked levels, starting with the coarsest level.
     codebook_size: codes per level.
     key: 32 hexadecimal digits, the public default key.
     strength: default of the number that is added to the logits of green codes before the
-      temperature; 1 for `WatermarkKind.GUMBEL`, which is on or off.
+      temperature; 1 for `WatermarkKind.GUMBEL`, which has no other strength.
     frames: number of earlier frames whose codes at the same level are in the context; 0 for
       parallel stages.
-    coarser: number of coarser levels of the same frame that are in the context, starting with the
-      coarsest one.
+    coarser: number of coarser levels of the same frame whose codes are in the context, starting
+      with the coarsest level.
     kind: see `WatermarkKind`.
     weights: weight of each level in detection, only with a period; levels without a number have
-      weight 1. Processing of the audio changes the codes of the first level least.
+      weight 1. The first level can have the largest weight, because processing of the audio changes
+      its codes least.
     period: number of frames after which positions repeat, if the context is the position; 0 if the
       context consists of codes. Changed codes do not change a position, but the detector must
-      search for the offset.
+      search for the position of the first frame.
+
+  Raises:
+    ConfigError: the key is not 32 hexadecimal digits, or the settings contradict each other.
 
   Source:
     Kirchenbauer et al. (arXiv 2301.10226), "Hidden in Plain Tokens" (arXiv 2605.25967) for
@@ -115,7 +123,7 @@ class WatermarkConfig:
     return np.array([*self.weights, *[1] * (self.levels - len(self.weights))], np.int64)
 
   def parameter_shapes(self) -> shapes.Shapes:
-    """Returns the shape of the communities."""
+    """Returns the shape of the array of communities."""
     return {"communities": (self.levels, self.codebook_size)}
 
 
@@ -124,8 +132,8 @@ class Watermark:
   """The watermark of a bundle.
 
   Attributes:
-    config: how codes are marked.
-    communities: the community of each code by level.
+    config: settings of the watermark.
+    communities: the community of each code at each level, 0 to `LARGEST_COMMUNITY`.
 
   Raises:
     ConfigError: the communities have a wrong shape or type, or are out of range.
@@ -148,26 +156,29 @@ class Watermark:
 
   @property
   def key(self) -> UInt32[np.ndarray, "4"]:
-    """The default key."""
+    """The default key as four words."""
     return key_words(bytes.fromhex(self.config.key))
 
   def entries(
     self, codes: Shaped[np.ndarray, "frames quantizers"], start: int = 0
   ) -> UInt64[np.ndarray, "_ l"]:
-    """Returns a number for each marked code, equal for equal communities, contexts and levels.
+    """Returns the entry of each marked code: a number for its community, context and level.
+
+    Entries are equal if the community, the context and the level are equal.
 
     Args:
       codes: codes of consecutive frames, with all marked levels.
-      start: position of the first frame.
+      start: position of the first frame; only used with a period.
 
     Returns:
-      Numbers [frames - config.frames, levels]: the first frames have no context.
+      Entries [max(0, frames - config.frames), levels]. The first `config.frames` frames have none,
+      because their context is incomplete.
     """
     c = self.config
     levels = np.arange(c.levels)
     communities = self.communities[levels, codes[:, : c.levels]].astype(np.uint32)
     own, count = communities[c.frames :], max(0, len(codes) - c.frames)
-    # In this order, `sampling.watermark` has the same context.
+    # `sampling.watermark` has the context in the same order.
     context = [communities[c.frames - lag :][:count] for lag in range(1, c.frames + 1)]
     for level in range(c.coarser):
       coarser = own[:, [min(level, c.levels - 1)]]
@@ -197,18 +208,24 @@ def _joined(
 def is_green(
   keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"], payload: bytes = b""
 ) -> Shaped[np.ndarray, "keys entries"]:
-  """Returns whether each of `Watermark.entries` is green under each key."""
+  """Returns whether each entry from `Watermark.entries` is green with each key.
+
+  Args:
+    keys: the keys.
+    entries: the entries.
+    payload: 1 or 4 bytes; b"" for no payload.
+  """
   return green_list.is_green(*_cipher_input(keys, entries), *payload_words(payload))
 
 
 def marks_of(
   keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
 ) -> UInt8[np.ndarray, "kinds keys entries"]:
-  """Returns one byte for each number of payload bits, key and entry, which detection counts.
+  """Returns the mark of each entry with each key, for each of `PAYLOAD_BITS` (kinds).
 
   Returns:
-    For each of `PAYLOAD_BITS`, the position of the entry in the payload, plus `GREEN` if the entry
-    is green when the bit at this position is zero.
+    A byte: the position of a payload bit (modulo the number of bits), plus `GREEN` if the entry is
+    green when this bit is 0.
   """
   words = np.stack(green_list.words_of(*_cipher_input(keys, entries)))
   return ((words >> 31) * GREEN | words & (max(PAYLOAD_BITS) - 1)).astype(np.uint8)
@@ -217,7 +234,7 @@ def marks_of(
 def scores_of(
   keys: UInt32[np.ndarray, "keys 4"], entries: UInt64[np.ndarray, "entries"]
 ) -> Float32[np.ndarray, "1 keys entries"]:
-  """Returns the score of each entry under each key, for `WatermarkKind.GUMBEL`.
+  """Returns the score of each entry with each key, for `WatermarkKind.GUMBEL`.
 
   Without a watermark, the scores of different entries are independent and exponentially distributed
   with mean 1. Codes that were sampled with the noise of the key have larger scores.
@@ -237,7 +254,7 @@ def payload_words(payload: object) -> UInt32[np.ndarray, "2"]:
   """Returns the number of bits and the value of a payload, for `green_list.is_green`.
 
   Args:
-    payload: 1 or 4 bytes; b"" for none.
+    payload: 1 or 4 bytes; b"" for no payload.
 
   Raises:
     UserError: the payload is not bytes, or does not have 0, 1 or 4 bytes.
@@ -266,7 +283,7 @@ def private_key(content: object) -> UInt32[np.ndarray, "4"]:
 
 
 def payload_of_hex(digits: str) -> bytes:
-  """Returns the payload of 2 or 8 hexadecimal digits.
+  """Converts 2 or 8 hexadecimal digits to a payload of 1 or 4 bytes.
 
   Raises:
     UserError: the text is not 2 or 8 hexadecimal digits.

@@ -19,17 +19,18 @@ from audiolm_jax.detection.green_list import PAYLOAD_BITS
 from audiolm_jax.detection.watermark import Watermark
 from audiolm_jax.io import audio, waveforms
 
-OFFSETS = 16  # per frame; a cut can be anywhere, and codes change with a shift of 1/16 of a frame
+# Offsets per frame. Audio may have been cut at any sample, and codes depend on the offset.
+OFFSETS = 16
 _PIECE_FRAMES = 64
 
 
 class Payload(NamedTuple):
-  """The payload of a mark.
+  """The payload of a watermark.
 
   Attributes:
     content: 1 or 4 bytes.
-    confidence: for each bit, the estimated probability that it is correct, 0.5 to 1; the order
-      begins with the most significant bit of the first byte.
+    confidence: for each bit, the estimated probability that the bit is correct, 0.5 to 1. The first
+      number is that of the most significant bit of the first byte.
   """
 
   content: bytes
@@ -43,8 +44,8 @@ class WatermarkDetection(NamedTuple):
     log10_p_value: log10 of the p-value of the clip, corrected for all offsets, windows and
       payloads.
     per_second: p-value of the 4 s around each second, corrected for offsets and payloads only.
-    payload: the payload with the best match; None if the mark without a payload matches better. It
-      is random unless the p-value is low.
+    payload: the payload with the best match; None if the watermark without a payload matches
+      better. If the p-value is not low, the payload is random.
   """
 
   log10_p_value: float
@@ -64,7 +65,7 @@ class WatermarkDetector:
   Attributes:
     watermark: the watermark of the bundle.
     codec: the codec of the bundle.
-    key: the key to search for.
+    key: the key to search for, four uint32 words.
   """
 
   watermark: Watermark
@@ -76,7 +77,7 @@ class WatermarkDetector:
     """The sample rate of the codec in Hz."""
     return self.codec.spec.sample_rate
 
-  @no_type_check  # it checks what users give
+  @no_type_check  # the method checks its arguments
   def detect(
     self,
     waveform: Float[np.ndarray, "samples"],
@@ -85,7 +86,7 @@ class WatermarkDetector:
     *,
     channel_axis: int | None = None,
   ) -> WatermarkDetection:
-    """Returns the p-value of a waveform.
+    """Detects the watermark in a waveform.
 
     Args:
       waveform: samples in [-1, 1].
@@ -94,7 +95,7 @@ class WatermarkDetector:
       channel_axis: axis of the channels, which are averaged; None for one channel.
 
     Raises:
-      AudioError: the waveform is not one clip of valid samples.
+      AudioError: the waveform is not one clip of valid samples, or the sample rate is out of range.
     """
     sample_rate = waveforms.check_rate(sample_rate)
     waveform = waveforms.check(
@@ -110,14 +111,20 @@ class WatermarkDetector:
 
 
 def payload_of(best: Match, key: int = 0) -> Payload | None:
-  """Returns the payload that matches best for a key; None if the match without payload is best."""
+  """Returns the payload that matches best; None if the match without a payload is best.
+
+  Args:
+    best: the best match for each number of payload bits and key.
+    key: index of the key.
+  """
   kind = int((best.log10_p[:, key] - np.log10(level_shares(len(best.log10_p)))).argmin())
   bits, entries = PAYLOAD_BITS[kind], int(best.entries[kind, key])
   if not bits or not entries:
     return None
   votes = best.votes[kind, key, :bits][::-1]
   content = int("".join("01"[int(vote > 0)] for vote in votes), 2).to_bytes(bits // 8, "big")
-  # Each entry votes for the right value with the probability that is estimated from all of them.
+  # The probability that an entry votes for the correct bit is estimated from the votes of all
+  # entries.
   right = (entries + int(np.abs(votes).sum()) + 1) / 2
   odds = np.abs(votes) * math.log(right / (entries + 1 - right))
   return Payload(content, [float(value) for value in 1 / (1 + np.exp(-odds))])
@@ -129,7 +136,14 @@ def find(
   codec: Codec,
   blocks: Iterable[Float[np.ndarray, "_block"]],
 ) -> Findings:
-  """Returns the evidence for each key in blocks at the codec's sample rate."""
+  """Returns the findings for each key.
+
+  Args:
+    watermark: the watermark to find.
+    keys: the keys to search for.
+    codec: the codec of the bundle.
+    blocks: the audio in blocks of any length, at the codec's sample rate.
+  """
   spec = codec.spec
   evidence = Evidence(watermark, keys, spec.frame_rate, len(_offsets(spec.hop_length)))
   for codes in offset_codes(codec, blocks):
@@ -140,7 +154,12 @@ def find(
 def offset_codes(
   codec: Codec, blocks: Iterable[Float[np.ndarray, "_block"]]
 ) -> Iterator[Int[np.ndarray, "offsets _frames quantizers"]]:
-  """Yields the codes of the audio from each of `_offsets` on, without partial frames."""
+  """Yields the codes of the audio after each offset (see `_offsets`), without partial frames.
+
+  Args:
+    codec: the codec.
+    blocks: the audio in blocks of any length, at the codec's sample rate.
+  """
   hop = codec.spec.hop_length
   offsets, piece = _offsets(hop), _PIECE_FRAMES * hop
   stream = codec.stream_encoder(len(offsets))
@@ -161,7 +180,7 @@ def offset_codes(
       encoded += codes.shape[1]
       yield codes
   frames = max(0, received - offsets[-1]) // hop
-  # Pieces of equal length need few programs. The frames of the zeros are dropped.
+  # Pieces of equal length need few programs. Frames of the padding are dropped.
   while encoded < frames:
     kept = np.pad(kept, (0, max(0, piece + hop - len(kept))))
     codes = pushed()[:, : frames - encoded]
@@ -170,6 +189,6 @@ def offset_codes(
 
 
 def _offsets(hop: int) -> list[int]:
-  """Returns the first samples of the offsets: `OFFSETS` per frame, or fewer for a short hop."""
+  """Returns offsets in samples: `OFFSETS` per frame, or fewer if `hop` is less than `OFFSETS`."""
   count = min(OFFSETS, hop)
   return [round(i * hop / count) for i in range(count)]

@@ -17,7 +17,13 @@ _SILENT = 1e-3  # a window with a lower peak (-60 dB) is ignored
 
 
 class WaveformWindow(NamedTuple):
-  """One window: its number, its first sample and its waveform."""
+  """A window of a clip.
+
+  Attributes:
+    number: index of the window in the clip.
+    start: index of the window's first sample in the clip.
+    waveform: the samples of the window.
+  """
 
   number: int
   start: int
@@ -25,27 +31,27 @@ class WaveformWindow(NamedTuple):
 
   @property
   def is_silent(self) -> bool:
-    """Whether the peak is below -60 dB."""
+    """Whether the peak of the waveform is below -60 dB relative to full scale."""
     return bool(np.max(np.abs(self.waveform)) < _SILENT)
 
 
 def windows(
   blocks: Iterable[Float[np.ndarray, "_block"]], rate: int, name: str
 ) -> Iterator[WaveformWindow]:
-  """Yields a window at every hop and one that ends with the audio.
+  """Yields a window at every hop, and a last window that ends with the audio.
 
   Audio shorter than a window is padded with its reflection to one window.
 
   Args:
     blocks: the audio in blocks of any length.
     rate: sample rate in Hz.
-    name: of the audio, for messages.
+    name: name of the audio in error messages.
 
   Raises:
     AudioError: the audio is shorter than 0.1 s.
   """
   window, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
-  kept, start = np.zeros(0, np.float32), 0  # the samples still needed, and the index of the first
+  kept, start = np.zeros(0, np.float32), 0  # samples still needed, and the index of the first
   following = 0  # first sample of the next window
   for block in blocks:
     kept = np.concatenate([kept, block])
@@ -67,7 +73,7 @@ def windows(
 def in_batches(
   run: Callable[[np.ndarray], Array], rows: Float[np.ndarray, "windows samples"]
 ) -> np.ndarray:
-  """Returns `run` of all rows, computed in batches of equal size so that it compiles once."""
+  """Returns the results of `run` for all rows; batches of equal size need one compiled program."""
   results = []
   for first in range(0, len(rows), BATCH):
     batch = rows[first : first + BATCH]

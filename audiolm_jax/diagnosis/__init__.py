@@ -1,1 +1,1 @@
-"""Checks of an installation, which `doctor` prints."""
+"""Checks of an installation; `doctor` prints their results."""

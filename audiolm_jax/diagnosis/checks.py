@@ -1,4 +1,4 @@
-"""Checks everything that sampling needs on a machine."""
+"""Checks all requirements of sampling on a machine: packages, memory, devices and bundles."""
 
 import dataclasses
 import enum
@@ -16,7 +16,7 @@ from audiolm_jax.core import allocator, compilation_cache, environment
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.core.version import __version__
 
-# The distribution of each imported module.
+# The distribution (name for pip) of each required module.
 NEEDED = {
   "jax": "jax",
   "jaxlib": "jaxlib",
@@ -85,7 +85,7 @@ class Check:
 
 
 def run_checks(bundle: str) -> Iterator[Check]:
-  """Yields the results of all checks, cheap ones first; skips those that depend on a broken part.
+  """Yields the results of all checks, fast checks first; skips checks that need a broken part.
 
   Args:
     bundle: name or folder of the bundle to sample with.
@@ -117,7 +117,7 @@ def _check_environment() -> Check:
     environment.check()
   except environment.SettingError as error:
     return Check("environment", Status.BROKEN, error.reason, error.fix)
-  except ImportError:  # of jax, which is checked separately
+  except ImportError:  # jax is missing, which another check reports
     return Check("environment", Status.WARNING, "unknown without jax", "install jax first")
   chosen = [f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("JAX_")]
   return Check("environment", Status.OK, " ".join(chosen) or "no variable of JAX is set")
@@ -151,7 +151,7 @@ def check_optional() -> Iterator[Check]:
 
 
 def _target(extra: str = "") -> str:
-  """Returns what pip should install: this checkout, or the package by name."""
+  """Returns the argument of pip install: the path of this checkout, or the package's name."""
   base = str(_CHECKOUT) if (_CHECKOUT / "pyproject.toml").is_file() else "audiolm_jax"
   return f'"{base}[{extra}]"' if extra else f'"{base}"'
 
@@ -178,7 +178,7 @@ def available_memory() -> int | None:
 
 
 def check_allocator() -> Check:
-  """Checks that this process keeps freed memory, as all commands do."""
+  """Tunes the memory allocator as all commands do, and returns whether it keeps freed memory."""
   name = "memory allocator"
   try:
     version = allocator.tune_allocator()
@@ -192,7 +192,7 @@ def _check_cache() -> Check:
   chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
   try:
     folder = Path(chosen) if chosen else compilation_cache.cache_folder()
-  except metadata.PackageNotFoundError:  # of jaxlib, which is checked separately
+  except metadata.PackageNotFoundError:  # jaxlib is missing, which another check reports
     return Check(name, Status.WARNING, "unknown without jaxlib", "install jaxlib first")
   if folder is None:
     if compilation_cache.is_off():
@@ -211,7 +211,7 @@ def _check_cache() -> Check:
 
 
 def _check_devices() -> Check:
-  """Checks that JAX finds devices and that the first one multiplies correctly."""
+  """Checks that JAX finds devices and that the first device multiplies matrices correctly."""
   compilation_cache.enable()
   import jax
   import jax.numpy as jnp
@@ -237,12 +237,12 @@ def _check_devices() -> Check:
 
 
 def _check_bundles(chosen: str) -> Iterator[Check]:
-  """Loads all shipped bundles and the chosen one, and samples with the chosen one."""
+  """Loads all shipped bundles and the chosen bundle, and samples with the chosen bundle."""
   from audiolm_jax import bundles
 
   for name in dict.fromkeys([*bundles.list_bundles(), chosen]):
     label = f"bundle {Path(name).name}"
-    # A damaged bundle does not prevent sampling with the chosen one.
+    # Damage of another bundle does not prevent sampling with the chosen bundle.
     failed = Status.BROKEN if name == chosen else Status.WARNING
     try:
       bundle = bundles.load_bundle(name)

@@ -25,12 +25,12 @@ def mel_filterbank(
   """Returns triangular filters of height 1 whose centres are equally spaced on the mel scale.
 
   Args:
-    num_bins: bins of the spectrum, from 0 Hz to half the sample rate.
-    num_mels: filters.
+    num_bins: number of frequency bins of the spectrum, from 0 Hz to half the sample rate.
+    num_mels: number of filters.
     sample_rate: Hz.
     min_frequency: lower end of the first filter in Hz.
     max_frequency: upper end of the last filter in Hz; None for half the sample rate.
-    sides: the scale on which the filters are triangles.
+    sides: the frequency scale on which the filters are triangles.
 
   Source: the mel scale of the Hidden Markov Model Toolkit, 1127 ln(1 + f / 700).
   """

@@ -12,12 +12,12 @@ def stft(
 ) -> Complex[Array, "batch frames bins"]:
   """Returns the short-time Fourier transform with a Hann window, without padding.
 
-  Frames are built from blocks of `hop` samples: a gather is slow in the backward pass.
+  Frames are concatenated from blocks of `hop` samples, because the gradient of a gather is slow.
 
   Args:
     waveform: the signal.
-    window: samples per frame, a multiple of `hop`.
-    hop: samples from frame to frame.
+    window: number of samples per frame, a multiple of `hop`.
+    hop: number of samples from frame to frame.
 
   Returns:
     `samples // hop - window // hop + 1` frames of `window // 2 + 1` bins.

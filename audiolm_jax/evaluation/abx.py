@@ -1,10 +1,10 @@
-"""ABX: whether a phone is nearer to the same phone than to another one in the same context.
+"""ABX: whether a phone is nearer to the same phone than to a different phone in the same context.
 
-Items have the format of Libri-Light: lines of file, onset, offset, phone, phone before, phone after
-and speaker. For a pair of phones, A and X are two instances of the first and B is one of the
-second, all between the same neighbours. Within speakers, all three are by one speaker; across
-speakers, X is by another one. An error is an X that is nearer to B than to A; a tie is half an
-error.
+The item files have the format of Libri-Light: each line has the file, the onset, the offset, the
+phone, the phone before, the phone after and the speaker. For a pair of phones, A and X are two
+instances of the first phone, and B is an instance of the second phone. All three are between the
+same neighbouring phones. Within speakers, A, B and X are by one speaker; across speakers, X is by a
+different speaker. An X that is nearer to B than to A is an error; a tie is half an error.
 
 Source: Schatz et al., "Evaluating speech features with the Minimal-Pair ABX task", 2013; item
 format, limits and order of averaging as in Kahn et al., "Libri-Light", 2020.
@@ -23,8 +23,8 @@ from audiolm_jax.core.errors import DataError
 from audiolm_jax.evaluation.lines import read_lines
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, mean_estimate
 
-MAX_GROUP = 10  # items of one phone by one speaker between one pair of neighbours
-MAX_OTHERS = 5  # other speakers of X
+MAX_GROUP = 10  # maximum number of items with the same phone, speaker and context
+MAX_OTHERS = 5  # maximum number of other speakers for X
 _FIELDS = 7
 
 
@@ -33,11 +33,11 @@ class PhoneItem(NamedTuple):
 
   Attributes:
     file: name of the audio file without suffix.
-    onset: seconds.
-    offset: seconds.
-    phone: the phone.
+    onset: start of the phone in seconds.
+    offset: end of the phone in seconds.
+    phone: symbol of the phone.
     context: the phone before and the phone after.
-    speaker: the speaker.
+    speaker: name of the speaker.
   """
 
   file: str
@@ -68,7 +68,7 @@ def read_items(path: str | os.PathLike[str]) -> list[PhoneItem]:
   """Reads a file of items in the Libri-Light format.
 
   Raises:
-    DataError: the file cannot be read, or a line is no item.
+    DataError: the file cannot be read or has no items, or a line is not an item.
   """
   items = []
   for number, line in read_lines(path):
@@ -94,12 +94,12 @@ def frames_of(
   """Returns the frames of an item.
 
   Args:
-    item: onset and offset in seconds.
+    item: the item.
     features: frames of the item's file.
     frame_rate: frames per second.
 
   Returns:
-    The frames whose middles are in the item; if there are none, the frame nearest to its middle.
+    The frames whose centres are in the item; if there are none, the frame at the item's centre.
   """
   first = int(np.ceil(item.onset * frame_rate - 0.5))
   last = int(np.ceil(item.offset * frame_rate - 0.5))
@@ -113,7 +113,7 @@ def frames_of(
 def angular_distances(
   one: Float[np.ndarray, "m dim"], other: Float[np.ndarray, "n dim"]
 ) -> Float[np.ndarray, "m n"]:
-  """Returns the angles between frames, as shares of 180 degrees."""
+  """Returns the angles between all pairs of frames, divided by 180 degrees."""
   norms = (np.linalg.norm(x, axis=-1, keepdims=True) + 1e-12 for x in (one, other))
   one, other = (x / norm for x, norm in zip((one, other), norms, strict=True))
   return np.arccos(np.clip(one @ other.T, -1.0, 1.0)) / np.pi
@@ -142,11 +142,11 @@ def abx(
   """Returns the ABX error rates.
 
   At most `MAX_GROUP` items of one phone, speaker and context are used, and at most `MAX_OTHERS`
-  other speakers for X. Errors are averaged over triples, then over contexts, over speakers, and
-  over phone pairs.
+  other speakers for X. Error rates are averaged over triples, then over contexts, then over
+  speakers, and then over phone pairs.
 
   Args:
-    items: items with their frames.
+    items: pairs of an item and its frames.
     seed: seed of the choice of items and speakers.
   """
   rng = np.random.default_rng(seed)
@@ -174,7 +174,7 @@ def abx(
 
 
 class _Distances:
-  """Distances of pairs of sequences, each computed once."""
+  """Distances between pairs of sequences, stored so that each distance is computed once."""
 
   def __init__(self) -> None:
     self._known: dict[tuple[int, int], float] = {}
@@ -187,7 +187,7 @@ class _Distances:
 
 
 class _Errors:
-  """Error rates by phone pair and speaker, one for each context."""
+  """Error rates by phone pair and speaker, one rate for each context."""
 
   def __init__(self) -> None:
     self.triples = 0
@@ -214,7 +214,14 @@ def _error(
   others: Sequence[np.ndarray],
   same: Sequence[np.ndarray],
 ) -> tuple[float, int]:
-  """Returns the error over triples (A of `ones`, B of `others`, X of `same`), and their number."""
+  """Returns the error rate over triples, and the number of triples.
+
+  Args:
+    distances: function that returns the distance between two sequences.
+    ones: sequences for A.
+    others: sequences for B.
+    same: sequences for X.
+  """
   wrong, triples = 0.0, 0
   for x in same:
     to_b = np.array([distances(b, x) for b in others])
@@ -232,8 +239,8 @@ class PhoneReport:
   """Correspondence of tokens and phones, frame by frame.
 
   Attributes:
-    cluster_purity: share of frames whose phone is the most frequent one of their token.
-    phone_purity: share of frames whose token is the most frequent one of their phone.
+    cluster_purity: share of frames whose phone is the most frequent phone of their token.
+    phone_purity: share of frames whose token is the most frequent token of their phone.
     pnmi: mutual information of phone and token divided by the entropy of the phones, with an
       interval from resampled files.
   """
@@ -249,7 +256,7 @@ def phone_report(
   """Returns purities and phone-normalised mutual information.
 
   Args:
-    labelled: by file, the token and the phone of each frame.
+    labelled: tokens and phones of the frames of each file, by the name of the file.
 
   Source: Hsu et al., "HuBERT", section IV-C.
   """

@@ -1,4 +1,4 @@
-"""The choice of the clips that are evaluated."""
+"""Selects and reads the clips that are evaluated."""
 
 import dataclasses
 import os
@@ -18,15 +18,16 @@ from audiolm_jax.io import audio
 
 @dataclasses.dataclass(frozen=True)
 class EvalClip:
-  """A clip to evaluate, or a piece of one, at the bundle's sample rate.
+  """A clip to evaluate, or a piece of a clip, at the bundle's sample rate.
 
   Attributes:
-    id: id of the clip, followed by `@` and the start in seconds for a piece from its middle.
+    id: id of the clip. A piece that does not begin at the start of its clip has the suffix `@` and
+      the start in seconds.
     waveform: the samples.
-    speaker: as in the manifest, or None.
-    sentence: as in the manifest, or None.
-    source: as in the manifest, or None.
-    text: transcript, if the corpus has one and the clip is whole.
+    speaker: name of the speaker; None if unknown.
+    sentence: field `sentence` of the manifest, or None.
+    source: field `source` of the manifest, or None.
+    text: transcript of the clip; None if the corpus has no transcript or the clip was cut.
   """
 
   id: str
@@ -50,17 +51,17 @@ def load_pieces(
   texts: Mapping[str, str] | None = None,
   seed: int = 0,
 ) -> list[EvalClip]:
-  """Reads pieces of the clips of one split, spread over clips and speakers.
+  """Reads pieces of the clips of one split, distributed evenly over clips and speakers.
 
   Args:
     source: folder or manifest.
     split: name of the split.
-    sample_rate: Hz, of the pieces.
-    max_clips: maximum number of pieces; None for all.
-    piece_seconds: longer clips are cut into pieces of this length; None leaves them whole.
-    least_seconds: minimum length of a piece.
+    sample_rate: sample rate of the pieces in Hz.
+    max_clips: maximum number of pieces; None for all pieces.
+    piece_seconds: maximum length of a piece in seconds; longer clips are cut. None for whole clips.
+    least_seconds: minimum length of a piece in seconds.
     without_speakers: speakers whose clips are excluded.
-    ids: ids of the clips to choose from; None for all.
+    ids: ids of the clips to choose from; None for all clips.
     texts: transcripts by the id of the clip.
     seed: seed of the order.
 
@@ -74,7 +75,7 @@ def load_pieces(
   random.Random(seed).shuffle(chosen)
   chosen = _spread(chosen, [clip.speaker or clip.id for clip in chosen])
   sentences, sources = (read_field(source, field) for field in ("sentence", "source"))
-  # Every clip's first piece before any clip's second.
+  # Each round has one piece of each clip: first all first pieces, then all second pieces.
   rounds: list[list[EvalClip]] = []
   for clip in chosen:
     if max_clips is not None and rounds and len(rounds[0]) >= max_clips:
@@ -104,13 +105,13 @@ def new_pieces(
 ) -> list[EvalClip]:
   """Reads pieces of the split `valid` by speakers who are not in `train`.
 
-  If all speakers of `valid` are in `train` too, their clips are used.
+  If all speakers of `valid` are also in `train`, all clips of `valid` are used.
 
   Args:
     options: settings of the evaluation.
-    sample_rate: Hz, of the pieces.
+    sample_rate: sample rate of the pieces in Hz.
     max_clips: maximum number of pieces.
-    least_seconds: minimum length of a piece.
+    least_seconds: minimum length of a piece in seconds.
     texts: transcripts by the id of the clip.
 
   Raises:
@@ -138,12 +139,12 @@ def new_pieces(
 def pieces_to_continue(
   options: Options, sample_rate: int, seconds_after_prompt: float
 ) -> list[EvalClip]:
-  """Reads pieces that begin with a prompt that is not silent.
+  """Reads held-out pieces whose beginning, the prompt, is not silent.
 
   Args:
     options: settings of the evaluation.
-    sample_rate: Hz, of the pieces.
-    seconds_after_prompt: minimum length of what follows the prompt.
+    sample_rate: sample rate of the pieces in Hz.
+    seconds_after_prompt: minimum length of the rest of a piece after the prompt, in seconds.
 
   Raises:
     DataError: no clip is long enough, or all prompts are silent.
@@ -177,7 +178,10 @@ def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:
 def _cut(
   waveform: Float[np.ndarray, " samples"], sample_rate: int, seconds: float | None
 ) -> list[tuple[int, Float[np.ndarray, "_"]]]:
-  """Returns pieces of a length with their start in samples."""
+  """Returns pieces of the length `seconds`, each with the index of its first sample.
+
+  None for `seconds` gives one piece.
+  """
   if seconds is None:
     return [(0, waveform)]
   length = round(seconds * sample_rate)
@@ -185,7 +189,7 @@ def _cut(
 
 
 def _spread(clips: Sequence[AudioClip], keys: Sequence[str]) -> list[AudioClip]:
-  """Returns one clip of each key, then a second one of each, and so on."""
+  """Reorders clips: one clip of each key first, then a second clip of each key, and so on."""
   seen: dict[str, int] = {}
   ranked = []
   for clip, key in zip(clips, keys, strict=True):

@@ -1,4 +1,4 @@
-"""Reconstruction by a codec, and the use of its codebooks."""
+"""Measures reconstruction by a codec, and the use of its codebooks."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ BITS_PER_SECOND = Metric("bits_per_second", "bits per second", Better.LOWER)
 
 @dataclasses.dataclass(frozen=True)
 class CodebookUse:
-  """How evenly one level uses its codebook.
+  """Statistics of how evenly one level uses its codebook.
 
   Attributes:
-    perplexity: exp of the entropy of the codes, in entries.
-    share: perplexity over the size of the codebook.
-    used: share of the entries that occur.
+    perplexity: exponential of the entropy of the codes, an effective number of entries.
+    share: perplexity divided by the size of the codebook.
+    used: share of the codebook entries that occur.
   """
 
   perplexity: Estimate
@@ -38,11 +38,12 @@ class CodecReport:
   """Reconstruction metrics by number of levels, and codebook use by level.
 
   Attributes:
-    levels: number of levels -> metric -> estimate, with `BITS_PER_SECOND` among the metrics.
+    levels: for each number of levels, the estimate of each metric, including `BITS_PER_SECOND`.
     codebooks: use of each level's codebook, coarse to fine.
-    num_frames: frames of all clips.
-    seconds: length of all clips.
-    clips: for each clip, number of levels -> metric -> value; see `reconstruction_metrics`.
+    num_frames: total number of frames of all clips.
+    seconds: total length of all clips in seconds.
+    clips: for each clip and number of levels, the value of each metric; see
+      `reconstruction_metrics`.
     kept: for each clip, the shares that `kept_codes` returns.
   """
 
@@ -65,14 +66,15 @@ def evaluate_codec(
   """Encodes each clip, and decodes the first `k` levels of its codes for each `k` of `levels`.
 
   Args:
-    codec: receives each clip at its own length.
+    codec: the codec to measure, which encodes one clip at a time.
     clips: clips at the codec's sample rate, of any lengths.
-    levels: numbers of levels, from low to high.
-    speech: adds the metrics that are defined for speech only (STOI, PESQ-WB).
-    on_decoded: receives, clip by clip, each number of levels and the clip decoded from these.
+    levels: numbers of levels, in increasing order.
+    speech: whether to add the metrics that are defined for speech only (STOI, PESQ-WB).
+    on_decoded: callback that receives a number of levels and the clip decoded from these levels, in
+      the order of the clips; None for no callback.
 
   Raises:
-    ValueError: there are no clips, or the codec has no such number of levels.
+    ValueError: there are no clips, or a number of levels is below 1 or above that of the codec.
   """
   spec = codec.spec
   if not len(clips):
@@ -119,8 +121,8 @@ def reconstruction_metrics(
   Args:
     reference: the original.
     estimate: the reconstruction.
-    sample_rate: Hz, of both.
-    speech: adds the metrics that are defined for speech only.
+    sample_rate: sample rate of both waveforms in Hz.
+    speech: whether to add the metrics that are defined for speech only.
 
   Returns:
     `LOG_MEL` and `SI_SDR`; for speech also `STOI` and, if package pesq is installed, `PESQ_WB`.
@@ -137,7 +139,7 @@ def reconstruction_metrics(
 
 
 def mean_metrics(clips: Sequence[dict[Metric, float]]) -> dict[Metric, Estimate]:
-  """Averages the metrics of clips."""
+  """Returns the mean of each metric over clips."""
   return {metric: mean_estimate([clip[metric] for clip in clips]) for metric in clips[0]}
 
 
@@ -151,23 +153,23 @@ def decode_clip(
 def through_codec(
   codec: Codec, clip: Float[np.ndarray, " samples"], levels: int | None = None
 ) -> Float[np.ndarray, " samples"]:
-  """Encodes and decodes a clip with the first `levels` levels, or with all of them."""
+  """Encodes and decodes a clip with the first `levels` levels; None for all levels."""
   return decode_clip(codec, np.asarray(codec.encode_long(clip))[:, :levels], len(clip))
 
 
 def kept_codes(
   codec: Codec, codes: Int[np.ndarray, "frames q"], num_samples: int
 ) -> Float[np.ndarray, "2 q"]:
-  """Returns the share of each level's codes that do not change when a clip is encoded again.
+  """Returns the share of each level's codes that re-encoding the decoded clip does not change.
 
   Args:
-    codec: decodes the codes and encodes the result.
+    codec: the codec that decodes the codes and encodes the result.
     codes: codes of one clip, all levels.
-    num_samples: length of the clip.
+    num_samples: length of the clip in samples.
 
   Returns:
-    Row 0: from the decoded clip. Row 1: from the decoded clip delayed by half a frame, so that
-    every frame of the encoder has a new position.
+    Row 0 has the shares for the decoded clip. Row 1 has the shares for the decoded clip delayed by
+    half a frame, so that the frames of the encoder begin at different positions of the sound.
   """
   decoded = decode_clip(codec, codes, num_samples)
   delayed = np.pad(decoded, (codec.spec.hop_length // 2, 0))[:num_samples]
@@ -181,7 +183,7 @@ def code_counts(codes: Int[np.ndarray, "frames q"], size: int) -> Int[np.ndarray
 
 
 def codebook_use(counts: Int[np.ndarray, "clips size"]) -> CodebookUse:
-  """Returns the use of one codebook, resampled over clips."""
+  """Returns the use of one codebook, with intervals over clips."""
   size = counts.shape[-1]
   perplexity = bootstrap_estimate(lambda rows: code_perplexity(counts[rows].sum(0)), len(counts))
   share = perplexity.mapped(lambda value: value / size)
@@ -189,9 +191,10 @@ def codebook_use(counts: Int[np.ndarray, "clips size"]) -> CodebookUse:
 
 
 def code_perplexity(counts: Int[np.ndarray, " size"]) -> float:
-  """Returns exp of the entropy of the relative frequencies, from 1 to the number of entries.
+  """Returns the perplexity of codes, from 1 to the number of entries of the codebook.
 
-  The estimate is too low for few codes: count at least ten times as many codes as entries.
+  The perplexity is the exponential of the entropy of the relative frequencies. The estimate is too
+  low for few codes: count at least ten times as many codes as entries.
   """
   probabilities = counts[counts > 0] / max(1, counts.sum())
   return float(np.exp(-(probabilities * np.log(probabilities)).sum()))

@@ -1,7 +1,7 @@
-"""Communities of codes that decoding and encoding confuses, and how many codes keep theirs.
+"""Finds communities of codes, and measures how many codes keep their community.
 
-A clip is encoded, decoded, changed by a channel and encoded again. Codes that are often confused
-form a community, which then survives more often than a code.
+A clip is encoded, decoded, changed by a channel (such as compression) and encoded again. Codes that
+are often confused with each other form a community. A community survives more often than a code.
 """
 
 import importlib.util
@@ -32,9 +32,9 @@ class Counts(NamedTuple):
   """Counts of pairs of codes.
 
   Attributes:
-    confused: by channel, counts of the code before (row) and after (column) the audio is decoded,
-      changed by the channel and encoded again.
-    following: counts of the code of a frame (row) and of the next frame (column).
+    confused: counts for each channel, by name. The row is the code of a frame; the column is its
+      code after the audio is decoded, changed by the channel and encoded again.
+    following: counts of the code of a frame (row) and the code of the next frame (column).
   """
 
   confused: dict[str, Table]
@@ -46,8 +46,9 @@ class Survival(NamedTuple):
 
   Attributes:
     share: share of the codes that keep their community.
-    chance: expected share if the codes before and after were independent.
-    effective: effective number of communities before: 1 / sum of their squared shares.
+    chance: expected share if the codes before and after re-encoding were independent.
+    effective: effective number of communities before re-encoding, 1 / sum of squared shares of the
+      communities.
   """
 
   share: float
@@ -56,7 +57,7 @@ class Survival(NamedTuple):
 
   @property
   def corrected(self) -> float:
-    """The share, 0 at chance and 1 if all survive; 0 if there is one community."""
+    """The share corrected for chance: 0 by chance or for one community, 1 if all codes survive."""
     return (self.share - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
 
@@ -67,7 +68,7 @@ def check_installed() -> None:
 
 
 def channels(sample_rate: int) -> dict[str, Channel]:
-  """Returns what recordings pass through, by name; the bit rates are those at 16 and 24 kHz."""
+  """Returns the channels by name; the bit rates in the names are for 16 and 24 kHz."""
 
   def compressed(codec: str, level: float) -> Channel:
     return lambda waveform: degradations.compress(waveform, sample_rate, codec, level)[0]
@@ -88,16 +89,16 @@ def confusions(
   levels: int,
   seed: int = 0,
 ) -> Counts:
-  """Counts the codes before and after decoding, each channel and encoding.
+  """Counts pairs of an original code and its code after decoding, a channel and re-encoding.
 
-  The second encoding begins up to half a step of the detector's offsets before or after a frame of
-  the first, as it does if a detector has found the best offset.
+  A detector tests several offsets, so its frames begin at most half an offset step before or after
+  the original frames. The second encoding has a random offset in this range.
 
   Args:
     codec: the codec.
     clips: clips at the codec's sample rate.
     of_channels: channels by name.
-    levels: number of levels.
+    levels: number of levels whose codes are counted.
     seed: seed of the offsets.
   """
   size, hop = codec.spec.codebook_size, codec.spec.hop_length
@@ -111,10 +112,10 @@ def confusions(
       np.add.at(following[level], (before[:-1, level], before[1:, level]), 1)
     for name, channel in of_channels.items():
       shift = round(rng.uniform(-reach, reach))
-      # A shift to the left begins within the frame before.
+      # With a negative shift, the first frame begins within the frame before.
       first, skipped = (shift, 0) if shift >= 0 else (hop + shift, 1)
       after = codec.encode_long(channel(decoded)[first:])[:, :levels]
-      frames = min(len(before) - skipped, len(after)) - 1  # the last one may be partial
+      frames = min(len(before) - skipped, len(after)) - 1  # the last frame may be partial
       for level in range(levels):
         pair = before[skipped : skipped + frames, level], after[:frames, level]
         np.add.at(counts[name][level], pair, 1)
@@ -129,19 +130,20 @@ def communities_of(
 ) -> Int[np.ndarray, "size"]:
   """Returns the community of each code of one level.
 
-  Leiden's method is run at several resolutions. The result is the one with the largest product of
-  the survival, the choice and the square root of the distinct share: a mark needs communities that
-  survive, communities to choose from, and pairs of community and context that do not repeat. A
-  context of codes must survive too, so then the survival counts twice.
-  The codes of silence and those of sound, for example, survive almost always as two communities,
-  but no sampler is free to choose between them. Codes that do not occur have the community of the
-  nearest one in the codebook that does.
+  The Leiden algorithm is run at several resolutions. The result is the partition with the largest
+  product of `survival`, `choice` and the square root of `distinct`. A watermark needs communities
+  that survive, communities to choose from, and pairs of community and context that do not repeat.
+  If the context consists of codes, the context must survive too, so the survival is squared.
+
+  The survival alone is not sufficient. For example, a community of silence and a community of sound
+  survive almost always, but a sampler cannot choose between them. A code that does not occur gets
+  the community of the nearest code in the codebook that occurs.
 
   Args:
-    counts: confusions of all channels.
-    following: see `Counts`.
+    counts: counts of confused codes, see `Counts`, summed over the channels.
+    following: counts of consecutive codes, see `Counts`.
     codebook: the vectors of the codes.
-    period: see `WatermarkConfig`.
+    period: period of the watermark, see `WatermarkConfig`; 0 if the context consists of codes.
 
   Raises:
     UserError: scikit-network is not installed.
@@ -171,7 +173,7 @@ def survival(
   counts: Float[np.ndarray, "size size"] | Int[np.ndarray, "size size"],
   communities: Int[np.ndarray, "size"],
 ) -> Survival:
-  """Returns how many of the counted codes keep their community."""
+  """Returns the share of the counted codes that keep their community, and the share by chance."""
   total = counts.sum()
   kept = counts[communities[:, None] == communities[None]].sum()
   shares = [np.bincount(communities, counts.sum(axis=axis)) / total for axis in (0, 1)]
@@ -180,14 +182,14 @@ def survival(
 
 
 def choice(following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]) -> float:
-  """Returns how often two codes after codes of one community have different communities.
+  """Returns how often two codes that follow codes of one community have different communities.
 
-  0 if the community of a code follows from the one before it; then nothing can be marked. A model
-  knows more than one community, so its choice is smaller.
+  The value is 0 if each community determines the next community; a watermark is then impossible. A
+  language model knows more than the previous community, so the choice of its sampler is smaller.
   """
   pairs = _pairs(following, communities)
   after = pairs.sum(axis=1)
-  # Pairs of different observations, so that few observations give no smaller value.
+  # Only pairs of different observations count, so that few observations do not reduce the value.
   equal = (pairs * (pairs - 1)).sum(axis=1)
   several = after > 1
   shares = 1 - equal[several] / (after * (after - 1))[several]
@@ -197,9 +199,9 @@ def choice(following: Int[np.ndarray, "size size"], communities: Int[np.ndarray,
 def distinct(
   following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"], period: int = 0
 ) -> float:
-  """Returns the share of first occurrences of a community and its context in 200 codes.
+  """Returns the expected share of different pairs of community and context among 200 codes.
 
-  200 codes are 4 s at 50 Hz. A detector does not count repeats.
+  200 codes are 4 s at 50 Hz. A detector counts repeated pairs only once.
   """
   pairs = _pairs(following, communities)
   shares = pairs / max(pairs.sum(), 1)
@@ -213,7 +215,7 @@ def distinct(
 def _pairs(
   following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"]
 ) -> Float[np.ndarray, "count count"]:
-  """Returns how often a community is followed by another one."""
+  """Returns how often each community (row) is followed by each community (column)."""
   count = int(communities.max()) + 1
   pairs = np.zeros((count, count))
   np.add.at(pairs, (communities[:, None], communities[None]), following)
@@ -223,7 +225,7 @@ def _pairs(
 def table(
   counts: Counts, communities: Int[np.ndarray, "levels size"]
 ) -> dict[str, list[dict[str, float]]]:
-  """Returns the survival of each channel and level as plain numbers of three digits."""
+  """Returns the rounded survival and choice of each level, by the name of the channel."""
   found: dict[str, list[dict[str, float]]] = {}
   free = [choice(one, own) for one, own in zip(counts.following, communities, strict=True)]
   for name, of_levels in counts.confused.items():

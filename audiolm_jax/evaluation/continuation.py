@@ -9,7 +9,7 @@ from audiolm_jax.evaluation.pitch import pitch_track
 
 _FRAME_SECONDS = 0.02
 _LOUD_QUANTILE = 0.95
-_ACTIVE_DB = 30.0  # below the loud level
+_ACTIVE_DB = 30.0  # maximum distance of an active frame from the loud level
 _CLICK_RATIO = 25.0
 _CLICK_LEAST = 0.1
 _CLICK_CONTEXT_SECONDS = 0.01
@@ -20,14 +20,16 @@ class SoundStatistics:
   """Statistics of one piece of sound.
 
   Attributes:
-    level_db: level of the active frames, dB of full scale; NaN for silence.
-    pitch_hz: median pitch; NaN where nothing is voiced.
-    pitch_range_semitones: from the 5th to the 95th percentile of pitch.
-    voiced_share: share of 10 ms frames with a pitch.
-    active_share: share of 20 ms frames less than 30 dB below the loud level.
-    longest_pause_seconds: longest run of frames that are not active.
-    clicks_per_second: rate of jumps of the waveform, see `count_clicks`.
-    clipped_share: share of samples at full scale.
+    level_db: mean level of the active frames in dB of full scale; NaN for silence.
+    pitch_hz: median pitch in Hz; NaN if no frame is voiced.
+    pitch_range_semitones: range from the 5th to the 95th percentile of the pitch; NaN if no frame
+      is voiced.
+    voiced_share: share of voiced frames, which have a pitch; the hop is 10 ms.
+    active_share: share of active frames. An active frame of 20 ms has a level above -90 dB and less
+      than 30 dB below the loud level.
+    longest_pause_seconds: duration of the longest run of frames that are not active.
+    clicks_per_second: number of jumps of the waveform per second, see `count_clicks`.
+    clipped_share: share of samples with a magnitude of 0.999 or more.
     centroid_hz: mean spectral centroid of the active frames.
   """
 
@@ -54,11 +56,11 @@ def sound_statistics(
 
   Args:
     waveform: the samples.
-    sample_rate: Hz.
-    loud_db: loud level in dB of full scale, from which the threshold of active frames follows; for
-      a continuation, that of its prompt. None for the level of the waveform.
-    lowest_pitch: Hz.
-    highest_pitch: Hz.
+    sample_rate: sample rate in Hz.
+    loud_db: loud level in dB of full scale, which determines the threshold of active frames. For a
+      continuation, give the loud level of its prompt. None for the loud level of the waveform.
+    lowest_pitch: lowest pitch to search for in Hz.
+    highest_pitch: highest pitch to search for in Hz.
 
   Raises:
     ValueError: the waveform is shorter than a frame of 20 ms.
@@ -89,7 +91,7 @@ def sound_statistics(
 
 
 def loud_level(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> float:
-  """Returns the 95th percentile of the level of 20 ms frames, dB of full scale."""
+  """Returns the 95th percentile of the level of 20 ms frames, in dB of full scale."""
   frame = round(_FRAME_SECONDS * sample_rate)
   power = np.mean(
     np.square(waveform[: len(waveform) // frame * frame].reshape(-1, frame), dtype=np.float64), -1
@@ -100,8 +102,8 @@ def loud_level(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> flo
 def count_clicks(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> int:
   """Counts jumps of the waveform.
 
-  A jump is a second difference above 0.1 of full scale and above 25 times the median of the
-  surrounding 10 ms.
+  At a jump, the magnitude of the second difference is above 0.1 of full scale and above 25 times
+  the median in the same block of 10 ms. Jumps at intervals of at most 5 ms count as one jump.
   """
   bend = np.abs(np.diff(np.asarray(waveform, np.float64), n=2))
   block = round(_CLICK_CONTEXT_SECONDS * sample_rate)
@@ -114,12 +116,15 @@ def count_clicks(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> i
 
 
 def level_difference_db(continuation: SoundStatistics, prompt: SoundStatistics) -> float:
-  """Returns by how many dB the continuation is louder."""
+  """Returns the level of the continuation minus that of the prompt, in dB."""
   return continuation.level_db - prompt.level_db
 
 
 def pitch_difference_semitones(continuation: SoundStatistics, prompt: SoundStatistics) -> float:
-  """Returns by how many semitones the median pitch is higher; NaN if one has no pitch."""
+  """Returns the median pitch of the continuation relative to that of the prompt, in semitones.
+
+  Returns NaN if one of the two sounds has no voiced frame.
+  """
   return float(12 * np.log2(continuation.pitch_hz / prompt.pitch_hz))
 
 

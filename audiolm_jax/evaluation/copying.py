@@ -1,4 +1,4 @@
-"""How much of a sequence of tokens is copied from known sequences."""
+"""Counts the stretches of a token sequence that are copied from known sequences."""
 
 from collections.abc import Iterable
 
@@ -9,11 +9,11 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that its powers differ
 
 
 class Copies:
-  """Known stretches of a fixed number of tokens.
+  """A set of known stretches: sequences of a fixed number of consecutive tokens.
 
   Args:
-    length: number of tokens of a stretch.
-    known: sequences, of each of which all stretches are known. Their hashes of 64 bits are kept.
+    length: number of tokens in a stretch.
+    known: token sequences; all of their stretches are known. Only 64-bit hashes are stored.
   """
 
   def __init__(self, length: int, known: Iterable[Int[np.ndarray, "_steps"]]):
@@ -24,7 +24,12 @@ class Copies:
   def count(
     self, tokens: Int[np.ndarray, " steps"], also: "Copies | None" = None
   ) -> tuple[int, int]:
-    """Returns how many stretches of a sequence are known, here or in `also`, and their number."""
+    """Returns the number of known stretches of a sequence, and the number of all its stretches.
+
+    Args:
+      tokens: the sequence.
+      also: a second set of known stretches, or None.
+    """
     hashes = self._hashes(tokens)
     known = np.isin(hashes, self._known)
     if also is not None:
@@ -32,7 +37,7 @@ class Copies:
     return int(known.sum()), len(hashes)
 
   def _hashes(self, tokens: Int[np.ndarray, " steps"]) -> UInt64[np.ndarray, " stretches"]:
-    """Returns a polynomial of each stretch, modulo 2**64."""
+    """Returns a polynomial hash of each stretch, modulo 2**64."""
     values = np.asarray(tokens).astype(np.uint64) + np.uint64(1)
     total = np.zeros(max(0, len(values) - self.length + 1), np.uint64)
     for place in range(self.length):

@@ -1,4 +1,4 @@
-"""Degradations of recordings: compression, noise, music, a narrow channel."""
+"""Degradations of recordings: compression, noise, music, and a lower sample rate."""
 
 import importlib.util
 import io
@@ -13,7 +13,7 @@ from audiolm_jax.io import audio
 
 AAC_MISSING = "AAC needs an extra: pip install -r requirements/evaluation.txt"
 _AAC_DELAY = 1_024  # samples of silence that the encoder adds at the start
-# Of the music: notes per second, overtones and the range in MIDI numbers.
+# The synthetic music: notes per second, partials of a note, and the range in MIDI numbers.
 _NOTES, _OVERTONES, _LOWEST, _HIGHEST = 6.0, 8, 45, 81
 _FORMATS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
 
@@ -25,12 +25,12 @@ def compress(
 
   Args:
     waveform: samples in [-1, 1].
-    sample_rate: Hz.
+    sample_rate: sample rate of the waveform in Hz.
     codec: "mp3" or "opus".
     level: compression level, from 0 for the highest bit rate of the codec to 1 for the lowest.
 
   Returns:
-    The decoded waveform, and the bits per second of the file.
+    The decoded waveform, and the bit rate of the file in bits per second.
   """
   encoded = encode(waveform, sample_rate, codec, level)
   rate = 8 * len(encoded) * sample_rate / len(waveform)
@@ -40,7 +40,7 @@ def compress(
 def encode(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, codec: str, level: float
 ) -> bytes:
-  """Encodes a waveform with a lossy codec and returns the file; see `compress`."""
+  """Encodes a waveform with a lossy codec and returns the content of the file; see `compress`."""
   container, subtype = _FORMATS[codec]
   encoded = io.BytesIO()
   with soundfile.SoundFile(
@@ -66,14 +66,14 @@ def decode(encoded: bytes, sample_rate: int, num_samples: int) -> Float[np.ndarr
 
 
 def aac_installed() -> bool:
-  """Returns whether package av is installed, which has an encoder of AAC."""
+  """Returns whether the package av, which has an AAC encoder, is installed."""
   return importlib.util.find_spec("av") is not None
 
 
 def aac(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, bits_per_second: int
 ) -> Float[np.ndarray, "samples"]:
-  """Encodes and decodes a waveform with AAC-LC; needs package av."""
+  """Encodes and decodes a waveform with AAC-LC; needs the package av."""
   import av  # pyright: ignore[reportMissingImports]: an optional package
 
   encoded = io.BytesIO()
@@ -94,14 +94,14 @@ def aac(
 def add_music(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, snr_db: float, seed: int
 ) -> Float[np.ndarray, "samples"]:
-  """Adds synthetic piano music; `snr_db` as in `add_noise`."""
+  """Adds synthetic piano music to a waveform; for the arguments see `add_noise`."""
   music = piano(len(waveform), sample_rate, seed)
   level = np.sqrt(np.mean(np.square(waveform)) / np.mean(np.square(music)))
   return np.clip(waveform + level * 10.0 ** (-snr_db / 20) * music, -1.0, 1.0).astype(np.float32)
 
 
 def piano(samples: int, sample_rate: int, seed: int) -> Float[np.ndarray, "samples"]:
-  """Returns random notes of a scale with decaying overtones, like a piano; the first at once."""
+  """Returns piano-like random notes of the C major scale; the first note begins at sample 0."""
   rng = np.random.default_rng(seed)
   scale = np.array(
     [note for note in range(_LOWEST, _HIGHEST) if note % 12 in (0, 2, 4, 5, 7, 9, 11)]
@@ -121,11 +121,11 @@ def piano(samples: int, sample_rate: int, seed: int) -> Float[np.ndarray, "sampl
 def add_noise(
   waveform: Float[np.ndarray, "samples"], snr_db: float, seed: int
 ) -> Float[np.ndarray, "samples"]:
-  """Adds white noise.
+  """Adds white noise to a waveform, and clips the sum to [-1, 1].
 
   Args:
     waveform: samples in [-1, 1].
-    snr_db: ratio of the mean power of the waveform to that of the noise, dB.
+    snr_db: ratio of the mean power of the waveform to that of the noise, in dB.
     seed: seed of the noise.
   """
   noise = np.random.default_rng(seed).standard_normal(len(waveform))
@@ -136,7 +136,7 @@ def add_noise(
 def narrow(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, through_rate: int
 ) -> Float[np.ndarray, "samples"]:
-  """Resamples a waveform to another sample rate in Hz and back."""
+  """Resamples a waveform from `sample_rate` to `through_rate` (both in Hz) and back."""
   there = soxr.resample(waveform, sample_rate, through_rate)
   back = soxr.resample(there, through_rate, sample_rate)
   return np.pad(back[: len(waveform)], (0, max(0, len(waveform) - len(back))))

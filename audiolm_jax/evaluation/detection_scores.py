@@ -16,8 +16,10 @@ _FALSE_ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 class Scores:
   """Log odds of pieces, grouped by prompt, so that the pieces of a prompt are resampled together.
 
+  A piece with log odds of 0 or more is classified as synthetic.
+
   Attributes:
-    groups: log odds of the real and of the synthetic pieces of each prompt that has both.
+    groups: log odds of the real and of the synthetic pieces, for each prompt that has both classes.
   """
 
   def __init__(self, groups: Sequence[tuple[np.ndarray, np.ndarray]]):
@@ -30,7 +32,7 @@ class Scores:
     real: Sequence[Sequence[Float[np.ndarray, "_"]]],
     synthetic: Sequence[Sequence[Float[np.ndarray, "_"]]],
   ) -> "Scores":
-    """Scores the pieces of each prompt; silent ones do not count."""
+    """Scores the pieces of each prompt; silent pieces are ignored."""
     flat = [piece for group in (*real, *synthetic) for piece in group]
     odds = detector.score(flat) if flat else np.zeros(0)
     ends = np.cumsum([len(group) for group in (*real, *synthetic)])[:-1]
@@ -39,29 +41,29 @@ class Scores:
 
   @property
   def prompts(self) -> int:
-    """Number of prompts."""
+    """The number of prompts."""
     return len(self.groups)
 
   def share_right(self, *, synthetic: bool) -> Estimate:
-    """Returns the share of the pieces of one kind that are classified correctly."""
+    """Returns the share of the pieces of one class that are classified correctly."""
     return self._estimate(lambda real, made: _right(made if synthetic else real, synthetic).mean())
 
   def accuracy(self) -> Estimate:
-    """Returns the mean of the shares of both kinds that are classified correctly."""
+    """Returns the balanced accuracy: the mean over both classes of the share of correct pieces."""
     return self._estimate(
       lambda real, made: (_right(real, False).mean() + _right(made, True).mean()) / 2
     )
 
   def equal_error_rate(self) -> Estimate:
-    """Returns the share of errors at the threshold where it is the same for both kinds."""
+    """Returns the equal error rate; see the function `equal_error_rate` of this module."""
     return self._estimate(equal_error_rate)
 
   def area(self) -> Estimate:
-    """Returns how often a synthetic piece has higher odds than a real one; ties count half."""
+    """Returns the area under the ROC curve; see `area_under_roc`."""
     return self._estimate(area_under_roc)
 
   def roc(self) -> list[JsonDict]:
-    """Returns the share of synthetic pieces that are found, by the share of false alarms."""
+    """Returns the share of synthetic pieces that are found, for several shares of false alarms."""
     return [
       {"false_alarms": share, "found": self._estimate(functools.partial(found_at, share))}
       for share in _FALSE_ALARMS
@@ -89,7 +91,7 @@ def equal_error_rate(
 def area_under_roc(
   real: Float[np.ndarray, "pieces"], synthetic: Float[np.ndarray, "others"]
 ) -> float:
-  """Returns the share of pairs in which the synthetic piece has higher odds; ties count half."""
+  """Returns how often a synthetic piece has higher log odds than a real piece; ties count half."""
   ordered = np.sort(real)
   below = np.searchsorted(ordered, synthetic, side="left")
   not_above = np.searchsorted(ordered, synthetic, side="right")
@@ -99,7 +101,7 @@ def area_under_roc(
 def found_at(
   false_alarms: float, real: Float[np.ndarray, "pieces"], synthetic: Float[np.ndarray, "others"]
 ) -> float:
-  """Returns the share of synthetic pieces above the threshold for a share of false alarms."""
+  """Returns the share of synthetic pieces that are found at a given share of false alarms."""
   allowed = min(int(false_alarms * len(real) + 1e-9), len(real) - 1)
   threshold = np.sort(real)[::-1][allowed]
   return float((synthetic > threshold).mean())

@@ -17,8 +17,8 @@ class Diversity:
   """Mean distances over prompts.
 
   Attributes:
-    within: distance between samples of one prompt; 0 if they are all the same.
-    between: distance of the samples of a prompt from those of the other prompts.
+    within: mean distance between samples of one prompt; 0 if all samples of a prompt are equal.
+    between: mean distance between samples of different prompts.
   """
 
   within: Estimate
@@ -28,12 +28,13 @@ class Diversity:
 def diversity(
   samples: Sequence[Sequence[Sample]], distance: Callable[[Sample, Sample], float]
 ) -> Diversity:
-  """Compares all pairs of samples.
+  """Returns the mean distances over all pairs of samples, within and between prompts.
 
   Args:
-    samples: for each prompt its samples, in any form that `distance` accepts. With one sample of
-      each prompt `within` is NaN, with one prompt `between` is NaN.
-    distance: symmetric distance of two samples; NaN if it is not defined.
+    samples: samples of each prompt, of any type that `distance` accepts. With one sample per
+      prompt, `within` is NaN; with one prompt, `between` is NaN.
+    distance: function that returns the symmetric distance of two samples; NaN if the distance is
+      undefined.
   """
   within = [
     defined_mean([distance(a, b) for a, b in itertools.combinations(group, 2)]) for group in samples

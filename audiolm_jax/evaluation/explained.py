@@ -1,9 +1,9 @@
-"""How much of the harmony, rhythm and pitch of music the semantic tokens explain.
+"""Measures how much of the harmony, rhythm and pitch of music the semantic tokens explain.
 
-A feature of every step of 40 ms, such as its chroma, is predicted by the mean of the feature over
-all steps with the same token. The share of its variance that this prediction explains is 0 for
-tokens that ignore the feature. The means are those of other recordings, so that many tokens have no
-advantage over few.
+A step is the duration of one token. A feature of a step, such as its chroma, is predicted by the
+mean of the feature over all steps with the same token. The result is the share of the variance that
+this prediction explains; it is 0 for tokens that do not depend on the feature. The means are
+computed on other recordings, so that a large vocabulary has no advantage over a small vocabulary.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, unde
 _LOWEST_HERTZ, _KEYS = 27.5, 88
 _HOP = 128  # samples; a power of two, as the constant-Q transform of eight octaves needs
 _SILENCE = 1e-3  # relative to the loudest step
-_LEAST_SECONDS = 3.2  # the length of the longest filters, twice
+_LEAST_SECONDS = 3.2  # twice the length of the longest filters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class MusicFrames:
   """Features of the steps of one piece of music.
 
   Attributes:
-    constant_q: logarithmic magnitudes of the 88 keys of a piano.
+    constant_q: natural logarithms of the magnitudes of the 88 piano keys.
     chroma: magnitudes of the pitch classes, C first, with norm 1.
     onset: onset strength.
-    height: mean of the sounding keys weighted by their magnitudes, in semitones above A0.
-    sounding: steps that are not silent; the others have no meaning.
+    height: mean of the keys, weighted by their magnitudes, in semitones above A0.
+    sounding: True for steps that are not silent; the features of silent steps are meaningless.
   """
 
   constant_q: Float[np.ndarray, "steps 88"]
@@ -40,14 +40,19 @@ class MusicFrames:
   sounding: Bool[np.ndarray, " steps"]
 
   def of(self, steps: Bool[np.ndarray, " steps"] | slice) -> "MusicFrames":
-    """Returns the features of some steps."""
+    """Returns the features of the selected steps."""
     return MusicFrames(*(getattr(self, f.name)[steps] for f in dataclasses.fields(self)))
 
 
 def music_frames(
   waveform: Float[np.ndarray, " samples"], sample_rate: int, step: int
 ) -> MusicFrames:
-  """Returns the features of each step of `step` samples, a multiple of 128 or more.
+  """Returns the features of each step of a waveform.
+
+  Args:
+    waveform: the samples.
+    sample_rate: sample rate in Hz.
+    step: samples per step; at least 128, the hop of the constant-Q transform.
 
   Source: package librosa, constant-Q transform and onset strength.
   """
@@ -86,13 +91,14 @@ def explained_share(
   """Returns the share of the variance of a feature that the tokens explain.
 
   Args:
-    tokens: of each piece.
-    features: of the same steps.
-    folds: of each piece. A feature is predicted by its means over pieces of the other folds; a
-      token that they lack is predicted by the mean of all their steps.
+    tokens: tokens of each piece.
+    features: feature of each piece at the steps of its tokens.
+    folds: fold of each piece. A feature is predicted by its mean for the same token over the pieces
+      of the other folds. If these pieces lack the token, the mean over all of their steps is used.
 
   Returns:
-    1 for a perfect prediction, 0 for one that is as good as the mean, below 0 for a worse one.
+    The share: 1 for a perfect prediction, 0 for a prediction as good as the mean of the fold, below
+    0 for a worse prediction. NaN if the variance is 0.
   """
   residual, total = np.zeros(len(tokens)), np.zeros(len(tokens))
   size = 1 + max(int(of_piece.max(initial=0)) for of_piece in tokens)
@@ -119,7 +125,7 @@ def explained_share(
 def _token_means(
   tokens: Int[np.ndarray, " steps"], features: Float[np.ndarray, "steps dim"], size: int
 ) -> Float[np.ndarray, "size dim"]:
-  """Returns the mean feature of each token; that of all steps for a token without steps."""
+  """Returns the mean feature of each token; for a token without steps, the mean of all steps."""
   counts = np.bincount(tokens, minlength=size)[:, None]
   sums = np.zeros((size, features.shape[1]))
   np.add.at(sums, tokens, features)
@@ -129,7 +135,7 @@ def _token_means(
 def _means(
   values: Float[np.ndarray, "frames dim"], steps: int, step: int
 ) -> Float[np.ndarray, "steps dim"]:
-  """Returns the means of the frames whose centres are in each step."""
+  """Returns, for each step, the mean of the frames whose centres are in the step."""
   starts = -(-np.arange(steps) * step // _HOP)
   ends = np.minimum(-(-np.arange(1, steps + 1) * step // _HOP), len(values))
   starts = np.minimum(starts, ends - 1)

@@ -1,11 +1,13 @@
-"""Fréchet audio distance by a fixed embedding that needs no trained network.
+"""Fréchet audio distance with a fixed embedding that needs no trained network.
 
-The embedding of one second is a vector of statistics of log-mel cepstra, each divided by its
-standard deviation over read speech: a distance of 1 is a shift of all windows by one such deviation
-in one dimension. It depends on timbre, level, syllable rate and noise between harmonics, but not on
-words. These distances are not comparable with those of VGGish, CLAP or EnCodec embeddings.
+The embedding of one second is a vector of statistics of log-mel cepstra. Each statistic is divided
+by its standard deviation over read speech, so that a shift of all windows by one standard deviation
+in one dimension is a distance of 1. The embedding depends on timbre, level, syllable rate and noise
+between harmonics, but not on words. The distances are not comparable with distances of VGGish, CLAP
+or EnCodec embeddings.
 
-Source: Kilgour et al., Fréchet audio distance, 2019, for the distance; the embedding is our own.
+Source: Kilgour et al., Fréchet audio distance, 2019, for the distance; the embedding is specific to
+this project.
 """
 
 from collections.abc import Sequence
@@ -17,15 +19,16 @@ from audiolm_jax.evaluation import signal
 from audiolm_jax.evaluation.statistics import Estimate, bootstrap_estimate, undefined
 from audiolm_jax.io import audio
 
-EMBEDDING = "log-mel statistics v1"  # any change of the constants below is a new version
+EMBEDDING = "log-mel statistics v1"  # increase the version if a constant below changes
 DIM = 17
 LEAST_GROUPS = 8  # minimum number of prompts to extrapolate from
 
 _RATE = 16_000
 _WINDOW, _HOP, _MEL_BINS = 1024, 160, 64
-_FRAMES, _STEP = 100, 50  # of an embedding, and from one to the next
-_LAG = 4  # frames between which a change is measured
-_NUM_MEANS, _NUM_DEVIATIONS, _FINE = 8, 4, 24  # cepstra; from _FINE on, only the size
+_FRAMES, _STEP = 100, 50  # frames of a window, and from one window to the next
+_LAG = 4  # number of frames over which a change is measured
+# Numbers of cepstra with means and with deviations; cepstra from _FINE on have a joint statistic.
+_NUM_MEANS, _NUM_DEVIATIONS, _FINE = 8, 4, 24
 # Standard deviations over 185 utterances of LibriSpeech train-clean-100, rounded.
 _MEAN_SCALES = (55.0, 25.0, 13.0, 12.0, 9.0, 8.0, 7.0, 7.0)  # dB
 _DEVIATION_SCALE, _CHANGE_SCALE, _FINE_SCALE = 0.35, 0.35, 0.25  # nepers
@@ -40,17 +43,21 @@ def embed(
 ) -> Float[np.ndarray, "windows dim"]:
   """Embeds windows of one second, every half second.
 
-  An embedding has, of the cepstra of 64 log-mel bands: the means of cepstra 0 to 7; the log
-  standard deviations in time of cepstra 0 to 3 and of their changes within 40 ms; the log size of
-  cepstra 24 to 63, which distinguishes harmonics from noise. Deviations of higher cepstra are not
-  used: quantization noise increases them, and would favour a codec with few levels.
+  An embedding consists of statistics of the cepstra of 64 log-mel bands:
+
+  - the means of cepstra 0 to 7;
+  - the log standard deviations over time of cepstra 0 to 3, and of their changes within 40 ms;
+  - the log root mean square of cepstra 24 to 63, which distinguishes harmonics from noise.
+
+  Standard deviations of the other cepstra are not used, because quantization noise increases them
+  and so would favour a codec with few levels.
 
   Args:
     waveform: samples in [-1, 1]; frequencies above 8 kHz are removed.
-    sample_rate: Hz.
+    sample_rate: sample rate of the waveform in Hz.
 
   Returns:
-    Embeddings; none for less than a second.
+    The embeddings; an empty array for less than one second.
   """
   waveform = audio.resample(np.asarray(waveform, np.float32), sample_rate, _RATE)
   count = max(0, (len(waveform) - _FRAMES * _HOP) // (_STEP * _HOP) + 1)
@@ -62,7 +69,7 @@ def embed(
   cepstra = frames[: count * _STEP : _STEP]  # [windows, cepstra, frames]
   low = cepstra[:, :_NUM_DEVIATIONS]
   fine = np.sqrt(np.square(cepstra[:, _FINE:]).mean(axis=(1, 2)))
-  # 1 dB is added before a logarithm, so that silence and steady tones stay finite.
+  # 1 dB is added before a logarithm, so that silence and steady tones have finite values.
   parts = [
     cepstra[:, :_NUM_MEANS].mean(axis=-1) / _MEAN_SCALES,
     np.log(low.std(axis=-1) + 1.0) / _DEVIATION_SCALE,
@@ -75,17 +82,17 @@ def embed(
 def frechet_distance(
   real: Float[np.ndarray, "windows dim"], made: Float[np.ndarray, "others dim"]
 ) -> float:
-  """Returns the squared Fréchet distance of normal distributions with the moments of each side.
+  """Returns the squared Fréchet distance between normal distributions fitted to two sets.
 
-  It is too large by about a constant over the number of windows: compare distances of equal numbers
-  of windows, or use `frechet_estimate`.
+  The distance has a positive bias, about a constant divided by the number of windows. Compare
+  distances for equal numbers of windows, or use `frechet_estimate`.
 
   Args:
-    real: embeddings of one side.
-    made: embeddings of the other side.
+    real: embeddings of the windows of real audio.
+    made: embeddings of the windows of sampled audio.
 
   Raises:
-    ValueError: a side has fewer than two windows.
+    ValueError: a set has fewer than two windows.
 
   Source: Dowson and Landau, The Fréchet distance between multivariate normal distributions, 1982.
   """
@@ -101,21 +108,22 @@ def frechet_estimate(
   made: Sequence[Float[np.ndarray, "_ dim"]],
   seed: int = 0,
 ) -> Estimate:
-  """Returns the distance extrapolated to an infinite number of prompts, which may be below 0.
+  """Returns the Fréchet distance extrapolated to infinitely many prompts; it can be below 0.
 
-  The distances of random subsets of the prompts, from half of them to all, are fitted by a line
-  over one divided by their number; the value is that of the line at 0. The interval is the basic
-  bootstrap interval of the distance without extrapolation, which is centred on the extrapolated
-  one.
+  The distance is computed for random subsets of half to all of the prompts. A line is fitted to the
+  distances as a function of 1 / number of prompts; the estimate is the value of the line at 0. The
+  interval is the basic bootstrap interval of the distance without extrapolation. The basic interval
+  corrects the same bias, so its centre is near the estimate.
 
   Args:
-    real: windows of each prompt.
-    made: windows of each prompt on the other side; both sides of a prompt are drawn together.
-    seed: seed of subsets and resampling.
+    real: embeddings of the windows of each prompt, of real audio.
+    made: embeddings of the windows of each prompt, of sampled audio. The real and the sampled
+      windows of a prompt are resampled together.
+    seed: seed of the subsets and the resampling.
 
   Returns:
-    The estimate; NaN if fewer than `LEAST_GROUPS` prompts have windows on both sides, or if half of
-    these prompts have no more windows than dimensions.
+    The estimate; NaN if fewer than `LEAST_GROUPS` prompts have windows in both sets, or if half of
+    the number of windows in a set is not above `DIM`.
 
   Source:
     Chong and Forsyth, Effectively unbiased FID and Inception Score, 2020; for audio Gui et al.,
@@ -138,15 +146,16 @@ def frechet_estimate(
 
 
 def frechet_between_halves(groups: Sequence[Float[np.ndarray, "_ dim"]], seed: int = 0) -> Estimate:
-  """Returns the distance between random halves of the prompts, to compare other distances with.
+  """Returns the Fréchet distance between random halves of the prompts, a reference value.
 
   Args:
-    groups: windows of each prompt.
-    seed: seed of splits and subsets.
+    groups: embeddings of the windows of each prompt.
+    seed: seed of the splits into halves and of the subsets.
 
   Returns:
-    The mean over splits of the extrapolated distance, with the 2.5th and the 97.5th percentile; NaN
-    if half of the prompts are too few. `n` is the number of prompts of one half.
+    The mean of the extrapolated distance over random splits. The interval is from the 2.5th to the
+    97.5th percentile, and `n` is the number of prompts in a half. NaN if a half has too few prompts
+    or windows for `frechet_estimate`.
   """
   groups = [group for group in groups if len(group)]
   half = len(groups) // 2
@@ -178,7 +187,10 @@ def mean_distance(
 
 
 class _Moments:
-  """Counts, sums and sums of products of the windows of each prompt, which add over prompts."""
+  """The count, the sum and the sum of outer products of the windows of each prompt.
+
+  For a set of prompts, these values are added.
+  """
 
   def __init__(self, groups: Sequence[Float[np.ndarray, "_ dim"]]):
     groups = [np.asarray(group, np.float64) for group in groups]
@@ -189,7 +201,7 @@ class _Moments:
   def of(
     self, weights: Float[np.ndarray, "sets prompts"]
   ) -> tuple[Float[np.ndarray, "sets dim"], Float[np.ndarray, "sets dim dim"]]:
-    """Returns the mean and covariance of each set, given the count of each prompt in each set."""
+    """Returns mean and covariance of each set; a weight is the count of a prompt in a set."""
     counts = (weights @ self.counts)[:, None]
     means = weights @ self.sums / counts
     products = np.tensordot(weights, self.products, 1)
@@ -200,10 +212,10 @@ class _Moments:
 def _distances(
   one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
 ) -> Float[np.ndarray, " sets"]:
-  """Returns the squared distance of each pair of normal distributions.
+  """Returns the squared Fréchet distance of each pair of normal distributions.
 
-  The trace of the square root of a product A B is that of (A^1/2 B A^1/2)^1/2, which is symmetric
-  and so has real eigenvalues; eigenvalues that are negative by rounding count as 0.
+  The trace of (A B)^1/2 equals the trace of (A^1/2 B A^1/2)^1/2. The second matrix is symmetric and
+  therefore has real eigenvalues. Eigenvalues that are negative because of rounding are set to 0.
   """
   (mean, covariance), (other_mean, other_covariance) = one, other
   values, vectors = np.linalg.eigh(covariance)
@@ -215,7 +227,7 @@ def _distances(
 
 
 def _subsets(count: int, rng: np.random.Generator) -> Float[np.ndarray, "sets prompts"]:
-  """Returns weights of prompts: first all prompts, then random subsets from half of them on."""
+  """Returns weights of prompts: first all prompts, then random subsets of half or more of them."""
   sizes = np.linspace(count / 2, count, _SIZES)[:-1].round().astype(int)
   rows = [np.ones(count)]
   for size in np.repeat(sizes, _SUBSETS):
@@ -227,7 +239,7 @@ def _subsets(count: int, rng: np.random.Generator) -> Float[np.ndarray, "sets pr
 def _extrapolated(
   sizes: Float[np.ndarray, " sets"], distances: Float[np.ndarray, " sets"]
 ) -> float:
-  """Returns the value at infinite size of a line through the mean distance of each size."""
+  """Fits a line to the mean distance as a function of 1 / size, and returns its value at 0."""
   each = np.unique(sizes)
   means = [distances[sizes == size].mean() for size in each]
   return float(np.polyfit(1.0 / each, means, 1)[1])

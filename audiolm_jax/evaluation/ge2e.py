@@ -33,11 +33,11 @@ GE2E_MISSING = (
 
 _RATE = 16_000
 _WINDOW, _HOP, _MELS = 400, 160, 40
-_FRAMES, _STEP = 160, 80  # of a piece, and from one piece to the next
+_FRAMES, _STEP = 160, 80  # frames of a piece, and from one piece to the next
 _LEVEL = 10 ** (-30 / 20)  # minimum root mean square after normalisation
 _BLOCK = 480  # samples that are kept or removed together
-_SILENCE = 10 ** (-35 / 20)  # of the level of the loud blocks
-_KEPT_BLOCKS = 4  # on either side of speech
+_SILENCE = 10 ** (-35 / 20)  # minimum level of speech, relative to the level of the loud blocks
+_KEPT_BLOCKS = 4  # blocks that are kept on either side of speech
 _LAYERS = 3
 
 
@@ -54,14 +54,17 @@ class Ge2e:
   def embed(
     self, waveform: Float[np.ndarray, " samples"], sample_rate: int
   ) -> Float[np.ndarray, " dim"]:
-    """Returns the voice as a unit vector: the mean over pieces of 1.6 s without long pauses."""
+    """Returns an embedding of the voice, a unit vector; zeros for silence.
+
+    The embedding is the mean over pieces of 1.6 s, after long pauses are removed.
+    """
     speech = _without_pauses(audio.resample(waveform, sample_rate, _RATE))
     level = float(np.sqrt(np.mean(np.square(speech)))) if len(speech) else 0.0
     if not level:
       return np.zeros(len(self.weights["linear.bias"]), np.float32)
     mel = _mel_spectrogram(speech * max(1.0, _LEVEL / level))
     pieces = np.stack([mel[i : i + _FRAMES] for i in range(0, len(mel) - _FRAMES + 1, _STEP)])
-    # Padded to a power of two of pieces, so that few shapes are compiled.
+    # The number of pieces is padded to a power of two, so that few shapes are compiled.
     padding = (1 << (len(pieces) - 1).bit_length()) - len(pieces)
     padded = np.pad(pieces, ((0, padding), (0, 0), (0, 0)))
     vector = np.asarray(_embed_pieces(self.weights, padded))[: len(pieces)].mean(axis=0)
@@ -73,7 +76,7 @@ def load_ge2e() -> Ge2e:
 
   Raises:
     UserError: the package with the weights is not installed.
-    DataError: its file has another format.
+    DataError: the file with the weights cannot be read.
   """
   found = importlib.util.find_spec("resemblyzer")
   if found is None or not found.submodule_search_locations:
@@ -86,9 +89,10 @@ def load_ge2e() -> Ge2e:
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
-  """Reads a file of `torch.save` before PyTorch 1.6: dictionaries, numbers and float tensors.
+  """Reads a file that `torch.save` of PyTorch 1.5 or older has written.
 
-  Other objects are refused, so that no code of the file can run.
+  Only dictionaries, lists, numbers, texts and float tensors are allowed, so that the file cannot
+  run code.
 
   Raises:
     DataError: the file contains other objects, or cannot be read.
@@ -153,7 +157,7 @@ def _with_data(value: object, data: Mapping[str, np.ndarray]) -> object:
 
 
 def _without_pauses(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " speech"]:
-  """Returns the blocks near loud blocks, repeated to fill a piece."""
+  """Returns the loud blocks and their neighbours; repeats short speech to fill one piece."""
   whole = waveform[: len(waveform) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
   if not len(whole):
     whole = np.pad(waveform, (0, _BLOCK - len(waveform)))[None]

@@ -1,4 +1,4 @@
-"""Continuations of prompts by a bundle, for the suites that measure them."""
+"""Continues prompts with a bundle, for the suites that measure continuations."""
 
 import dataclasses
 import os
@@ -15,17 +15,18 @@ from audiolm_jax.core.streams import SEMANTIC
 from audiolm_jax.io import audio
 from audiolm_jax.io.encoded import Encoded
 
-MAX_SOUNDS = 10  # continuations of one suite on the page
+MAX_SOUNDS = 10  # maximum number of sounds of one suite on the page
 
 
 @dataclasses.dataclass(frozen=True)
 class TimedContinuation:
-  """A continuation and the time that it took.
+  """A continuation and its sampling time.
 
   Attributes:
     waveform: the new samples, without the prompt.
-    seconds_taken: wall time of sampling.
-    tokens: of the prompt and the continuation; None if it was not made of tokens.
+    seconds_taken: wall time of sampling in seconds.
+    tokens: tokens of the prompt and the continuation; None if `waveform` was not decoded from
+      tokens.
   """
 
   waveform: Float[np.ndarray, " samples"]
@@ -33,12 +34,12 @@ class TimedContinuation:
   tokens: Encoded | None = None
 
 
-# Receives a prompt, the recording after it, and a seed.
+# A function of a prompt, the recording after the prompt, and a seed.
 ShuffleFn = Callable[
   [Float[np.ndarray, " samples"], Float[np.ndarray, " samples"], int],
   Float[np.ndarray, " samples"],
 ]
-# Receives a prompt and a seed.
+# Functions of a prompt and a seed.
 ContinueFn = Callable[[Float[np.ndarray, " samples"], int], TimedContinuation]
 DrawFn = Callable[[Float[np.ndarray, " samples"], int], Float[np.ndarray, "draws samples"]]
 
@@ -48,8 +49,8 @@ def continuer(bundle: Bundle, duration: float, sample_rate: int) -> ContinueFn:
 
   Args:
     bundle: the bundle, of any sample rate.
-    duration: seconds of new sound.
-    sample_rate: Hz, of the prompts and of the continuations.
+    duration: length of a continuation in seconds.
+    sample_rate: sample rate of the prompts and of the continuations in Hz.
   """
   new_samples = round(duration * bundle.sample_rate)
 
@@ -67,11 +68,14 @@ def continuer(bundle: Bundle, duration: float, sample_rate: int) -> ContinueFn:
 
 
 def shuffler(bundle: Bundle) -> ShuffleFn | None:
-  """Returns a function that samples the sound of shuffled semantic tokens; None without them.
+  """Returns a function that samples audio from shuffled semantic tokens.
 
-  The acoustic stages continue a prompt with the semantic tokens of the recording after it in random
-  order, the repeats of a token in one piece. The result has the voice, the sounds and the pace of
-  the recording, but no words.
+  The semantic tokens of the recording after a prompt are put in random order; repeats of a token
+  stay together. The acoustic stages continue the prompt with these tokens. The result has the
+  voice, the sounds and the pace of the recording, but no words.
+
+  Returns:
+    The function; None if no stage reads semantic tokens.
   """
   if not bundle.cascade.reads(SEMANTIC):
     return None
@@ -124,8 +128,8 @@ def save_sounds(
     folder: output folder.
     name: beginning of the file names.
     sounds: waveforms.
-    captions: one for each sound, all different.
-    sample_rate: Hz.
+    captions: caption of each sound; all captions are different.
+    sample_rate: sample rate of the sounds in Hz.
 
   Returns:
     File names by caption, for `SuiteResult.sounds`.

@@ -1,7 +1,8 @@
-"""Whether sampled speech has words: those of a dictionary, and those that two recognizers find.
+"""Measures whether sampled speech has words, with a dictionary and a second recognizer.
 
-A recognizer finds words in any sound, so that their number alone means little. In speech without
-words, it is less sure of them, some are in no dictionary, and another recognizer finds others.
+A recognizer returns words for any sound, so the number of words alone means little. For speech
+without words, the probabilities of the words are lower, some words are not in a dictionary, and a
+second recognizer returns different words.
 """
 
 import dataclasses
@@ -29,12 +30,12 @@ DISAGREEMENT = Metric(
 
 @dataclasses.dataclass(frozen=True)
 class WordChecks:
-  """References for the words of sampled speech.
+  """A dictionary and a second recognizer, which check the words of sampled speech.
 
   Attributes:
-    dictionary: the words of a language, or None.
-    second: another recognizer, or None.
-    missing: for each figure that cannot be computed, the reason.
+    dictionary: the lower-case words of a language, or None.
+    second: the second recognizer, or None.
+    missing: for each metric that cannot be computed, the reason.
   """
 
   dictionary: Collection[str] | None = None
@@ -46,7 +47,7 @@ NO_CHECKS = WordChecks()
 
 
 def find_checks(options: Options) -> WordChecks:
-  """Returns the dictionary of the options' language, and the second recognizer they name.
+  """Returns the dictionary and the second recognizer for the given options, if available.
 
   Raises:
     UserError: the second recognizer cannot be loaded.
@@ -88,7 +89,7 @@ def load_dictionary(language: str) -> Collection[str]:
 def clear_words(
   phrases: Sequence[Phrase], recognizer: Recognizer, dictionary: Collection[str]
 ) -> float:
-  """Returns the number of words that are in the dictionary, each times its phrase's probability."""
+  """Returns the number of dictionary words, each weighted by the probability of its phrase."""
   return sum(
     phrase.probability * sum(word in dictionary for word in _words(recognizer, phrase.text))
     for phrase in phrases
@@ -102,14 +103,16 @@ def check_rows(
   described: Mapping[str, Sequence[Description]],
   sample_rate: int,
 ) -> list[Row]:
-  """Returns both figures for each kind of sound, as far as they can be computed.
+  """Returns rows of `CLEAR_WORDS` and `DISAGREEMENT` for each kind of sound.
+
+  A metric that cannot be computed has one row without a value.
 
   Args:
     checks: the dictionary and the second recognizer.
     recognizer: the first recognizer, whose words are in the descriptions.
     sounds: the clips, by kind of sound.
     described: descriptions of the clips, by kind of sound.
-    sample_rate: in Hz, of the clips.
+    sample_rate: sample rate of the clips in Hz.
   """
   rows: list[Row] = []
   for kind, clips in sounds.items():

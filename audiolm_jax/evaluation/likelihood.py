@@ -1,4 +1,4 @@
-"""Likelihoods of held-out tokens by a stage, compared with n-gram tables."""
+"""Likelihoods of held-out tokens under a stage, compared with n-gram tables."""
 
 import dataclasses
 import functools
@@ -33,18 +33,21 @@ StageScorer = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class StageReport:
-  """Figures of a stage on held-out tokens.
+  """Losses and bit rates of a stage on held-out tokens.
 
   Attributes:
-    nats: nats per target token, over the ids that are legal at its position; resampled over clips.
+    nats: mean loss in nats per target token; the probabilities are over the ids that are legal at a
+      position, and the interval is over clips.
     accuracy: share of targets that are the most probable legal id.
-    quantizer_nats: nats per target token by level; one entry for semantic targets.
+    quantizer_nats: mean loss in nats per target token, for each level; one entry for semantic
+      targets.
     tables: losses of unigram and bigram tables on the same targets.
-    below_bigram: 1 - nats / nats of the better bigram table.
-    tokens_per_second: targets per second of audio; repeats that the stage drops do not count.
-    bits_per_second: bits per second of audio of an arithmetic coder with the stage's probabilities;
-      resampled over clips.
-    raw_bits_per_second: bits per second of audio if each target is coded by its number.
+    below_bigram: 1 - `nats` / loss of the better bigram table.
+    tokens_per_second: targets per second of audio, without the repeats that the stage drops.
+    bits_per_second: bit rate of an arithmetic coder that uses the stage's probabilities, per second
+      of audio; the interval is over clips.
+    raw_bits_per_second: bit rate of a code of fixed length, log2(vocabulary) bits per target, per
+      second of audio.
   """
 
   nats: Estimate
@@ -60,15 +63,16 @@ class StageReport:
 def evaluate_stage(
   stage: Stage, train: Sequence[TokenClip], valid: Sequence[TokenClip]
 ) -> StageReport:
-  """Scores consecutive crops of `valid` by a stage and by tables that are fitted to `train`.
+  """Computes losses of a stage, and of n-gram tables fitted to `train`, on crops of `valid`.
 
   Args:
     stage: the stage.
     train: clips that the stage was trained on.
-    valid: clips that it was not trained on.
+    valid: clips that the stage was not trained on.
 
   Raises:
-    DataError: no clip is long enough for a crop.
+    DataError: no clip is long enough for a crop, a clip lacks tokens that the stage needs, or the
+      stage has no likelihoods.
   """
   spec = autoregressive(stage)
   table = NgramTable(
@@ -117,12 +121,14 @@ def evaluate_stage(
 def crops(
   spec: AutoregressiveSpec, clip: TokenClip, least_seconds: float = _LEAST_SECONDS
 ) -> Iterator[tuple[Int[np.ndarray, "_steps"] | None, Int[np.ndarray, "_frames q"] | None]]:
-  """Yields consecutive crops of a clip as semantic tokens and codes, None for those not needed.
+  """Yields the semantic tokens and the codes of consecutive crops of a clip.
+
+  The semantic tokens or the codes are None if the stage does not use them.
 
   Args:
-    spec: the stage, which sets the length of a crop.
-    clip: the tokens.
-    least_seconds: minimum length of the last crop.
+    spec: spec of the stage, which determines the length of a crop.
+    clip: tokens of the clip.
+    least_seconds: minimum length of the last crop in seconds.
 
   Raises:
     DataError: the clip lacks tokens that the stage needs.
@@ -146,10 +152,10 @@ def crops(
 
 
 def autoregressive(stage: Stage) -> AutoregressiveSpec:
-  """Returns the spec of a stage whose tokens have conditional probabilities.
+  """Returns the spec of an autoregressive stage, whose tokens have conditional probabilities.
 
   Raises:
-    DataError: the stage is of another kind.
+    DataError: the stage is not autoregressive.
   """
   if not isinstance(stage.spec, AutoregressiveSpec):
     raise DataError(
@@ -160,10 +166,14 @@ def autoregressive(stage: Stage) -> AutoregressiveSpec:
 
 
 def stage_scorer(stage: Stage) -> StageScorer:
-  """Returns a function that scores the targets of one crop.
+  """Returns a function that computes the losses of the targets of one crop.
 
-  It receives semantic tokens and codes as `crops` yields them. It returns the nats of each target
-  over the legal ids of its position, and whether the most probable id is the target.
+  The function receives semantic tokens and codes as `crops` yields them. For each target, it
+  returns the loss in nats and whether the target is the most probable id. Only the ids that are
+  legal at a position have a probability.
+
+  Raises:
+    DataError: the stage is not autoregressive.
   """
   spec = autoregressive(stage)
   config = dataclasses.replace(stage.config, scan_layers=False, remat=Remat.NONE, dtype="float32")
@@ -190,7 +200,7 @@ def _score(
   tokens, frames = (features[f"decoder_{n}"][None] for n in ("input_tokens", "frame_ids"))
   frame_ids = frames if config.num_frame_embeddings else None
   hidden = modules.apply(model, params, tokens, frame_ids, method="hidden")[0]
-  # Targets follow the source, so the levels of a frame are one row; padding follows the targets.
+  # The targets follow the source tokens, so each row has all levels of one frame; padding is last.
   length = spec.max_target_length
   hidden, targets = (
     jax.lax.dynamic_slice_in_dim(jnp.pad(a, [(0, length)] + [(0, 0)] * (a.ndim - 1)), start, length)
@@ -215,7 +225,7 @@ def _needed(tokens: np.ndarray | None, clip: TokenClip, spec: AutoregressiveSpec
 def _seconds(
   spec: AutoregressiveSpec, semantic: np.ndarray | None, codes: np.ndarray | None
 ) -> float:
-  """Returns the length of a crop that has at least one kind of tokens."""
+  """Returns the length of a crop in seconds, from its codes or else from its semantic tokens."""
   if codes is not None:
     return len(codes) / spec.frame_rate
   return len(semantic if semantic is not None else ()) / spec.semantic_rate

@@ -11,7 +11,8 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
   """Yields the lines of a file that are not empty, with their numbers from 1.
 
   Raises:
-    UserError: the file cannot be read.
+    DataError: the file cannot be read.
+    UserError: the file is not text, or the store of a URL cannot be reached.
   """
   try:
     lines = storage.read_lines(path)

@@ -20,7 +20,7 @@ _LEVELS = (16, 30, 46)
 
 
 def lyra_installed() -> bool:
-  """Returns whether package ai-edge-litert is installed, which runs the models."""
+  """Returns whether the package ai-edge-litert, which runs the models, is installed."""
   return importlib.util.find_spec("ai_edge_litert") is not None
 
 
@@ -28,10 +28,10 @@ def lyra_codecs(folder: str | os.PathLike[str]) -> list[OutsideCodec]:
   """Returns Lyra v2 at its three bit rates; its output has no delay.
 
   Args:
-    folder: folder with the models, `LYRA_FILES`.
+    folder: folder with the files of the models, `LYRA_FILES`.
 
   Raises:
-    UserError: the package or a file is missing, or a file is not a model.
+    UserError: the package ai-edge-litert or a file is missing, or a file is not a model.
 
   Source: Lyra 1.3.2, github.com/google/lyra.
   """
@@ -50,8 +50,8 @@ def lyra_codecs(folder: str | os.PathLike[str]) -> list[OutsideCodec]:
 def _through(
   models: list[bytes], waveform: Float[np.ndarray, " samples"], levels: int
 ) -> Float[np.ndarray, " samples"]:
-  # Each clip has its own interpreters: their variables keep the state of the previous clip, and
-  # reset_all_variables() does not change them.
+  # Each clip needs new interpreters, because the variables of an interpreter keep the state of the
+  # previous clip, and reset_all_variables() does not reset them.
   encoder, quantizer, decoder = (_interpreter(model) for model in models)
   encode, decode = encoder.get_signature_runner(), decoder.get_signature_runner()
   quantize, look_up = (quantizer.get_signature_runner(name) for name in ("encode", "decode"))

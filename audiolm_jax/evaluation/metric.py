@@ -1,11 +1,11 @@
-"""Metrics: keys of what is measured, with title, unit and direction of improvement."""
+"""Metrics: measured quantities with key, title, unit and direction of improvement."""
 
 import dataclasses
 import enum
 
 
 class Better(enum.StrEnum):
-  """The direction in which a figure improves."""
+  """The direction in which the values of a metric improve."""
 
   HIGHER = "higher"
   LOWER = "lower"
@@ -31,5 +31,5 @@ class Metric:
     return self.key
 
   def label(self, of: str = "") -> str:
-    """Returns title, unit and what was measured, such as `SI-SDR, dB, 4 levels`."""
+    """Returns title, unit and `of`, the measured object, such as `SI-SDR, dB, 4 levels`."""
     return ", ".join(part for part in (self.title, self.unit, of) if part)

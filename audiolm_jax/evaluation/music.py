@@ -16,10 +16,10 @@ _PROFILES = np.stack([np.roll(p, tonic) for p in (_MAJOR, _MINOR) for tonic in r
 _SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10))
 _NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
-_LEAST_CHROMA_SECONDS = 3.2  # twice the longest filter, since FFTs are powers of two
+_LEAST_CHROMA_SECONDS = 3.2  # twice the longest filter, because FFT sizes are powers of two
 _HOP_SECONDS = 0.01
 _ONSET_DB = 0.1
-_ONSET_WINDOW = 2048  # samples, librosa's
+_ONSET_WINDOW = 2048  # samples; the default of librosa
 _SMOOTH_SECONDS = 0.05
 _SHORTEST_PERIOD_SECONDS, _LONGEST_PERIOD_SECONDS = 0.2, 1.5
 
@@ -59,9 +59,9 @@ class MusicStatistics:
   """Statistics of one piece of music.
 
   Attributes:
-    chroma: mean energy of the pitch classes, C first; zeros for silence.
-    seconds: length of the piece.
-    onsets: number of onsets; a chord is one.
+    chroma: mean magnitude of the pitch classes, C first; zeros for silence.
+    seconds: length of the piece in seconds.
+    onsets: number of onsets; a chord has one onset.
     pulse_clarity: regularity of the onsets, see `pulse_clarity`.
     pitches: MIDI numbers of the transcribed notes.
   """
@@ -74,22 +74,22 @@ class MusicStatistics:
 
   @property
   def onsets_per_second(self) -> float:
-    """Onset density."""
+    """The number of onsets per second."""
     return self.onsets / self.seconds
 
   @property
   def notes_per_onset(self) -> float:
-    """Mean size of a chord; NaN without onsets."""
+    """The mean number of notes per onset; NaN without onsets."""
     return len(self.pitches) / self.onsets if self.onsets else float("nan")
 
   @property
   def mean_pitch(self) -> float:
-    """Mean MIDI number; NaN without notes."""
+    """The mean MIDI number of the notes; NaN without notes."""
     return float(self.pitches.mean()) if len(self.pitches) else float("nan")
 
   @property
   def note_range_semitones(self) -> float:
-    """Range from the 5th to the 95th percentile of the notes; NaN without notes."""
+    """The range from the 5th to the 95th percentile of the pitches; NaN without notes."""
     if not len(self.pitches):
       return float("nan")
     low, high = np.quantile(self.pitches, (0.05, 0.95))
@@ -108,10 +108,11 @@ def music_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: int) 
 
 
 def agreement(sound: MusicStatistics, reference: MusicStatistics) -> dict[Metric, float]:
-  """Returns how well a sound agrees with a reference, by the metrics of `AGREEMENT`.
+  """Returns the agreement of a sound with a reference, a value for each metric of `AGREEMENT`.
 
-  Key and chroma of silence agree with nothing. A piece without onsets counts as half an onset, so
-  that the ratio of densities is finite. Metrics of notes are NaN without notes.
+  If the sound or the reference is silent, `CHROMA`, `SAME_KEY` and `KEY_CORRELATION` are 0. Without
+  notes, `NOTES_IN_KEY` and `PITCH` are NaN. A sound without onsets counts as a sound with half an
+  onset, so that the ratio of densities is finite.
   """
   key = estimate_key(reference.chroma)
   in_key = [int(pitch) % 12 in key.scale for pitch in sound.pitches] if key else []
@@ -143,7 +144,9 @@ def mean_chroma(
 
 
 def key_scores(chroma: Float[np.ndarray, "12"]) -> Float[np.ndarray, "24"]:
-  """Returns the score of each key, -1 to 1: C to B major, then C to B minor; 0 for a flat chroma.
+  """Returns the scores of the keys C to B major, then of C to B minor, from -1 to 1.
+
+  All scores are 0 if the pitch classes have equal magnitudes.
 
   Source:
     Krumhansl, Cognitive Foundations of Musical Pitch, 1990, chapter 4: the correlation with the
@@ -158,7 +161,7 @@ def key_scores(chroma: Float[np.ndarray, "12"]) -> Float[np.ndarray, "24"]:
 
 
 def estimate_key(chroma: Float[np.ndarray, "12"]) -> Key | None:
-  """Returns the key with the highest score; None for a flat chroma, such as that of silence."""
+  """Returns the key with the highest score; None for equal pitch classes, as in silence."""
   scores = key_scores(chroma)
   if not scores.any():
     return None
@@ -172,7 +175,7 @@ def onset_times(
   """Returns the times at which notes or chords begin, in seconds.
 
   An onset is a peak of the mean rise of the mel bands, at least 0.1 dB above its surroundings. This
-  limit does not depend on the rest of the clip. Flickering noise has onsets too.
+  threshold does not depend on the rest of the clip. Noise with a varying level has onsets too.
 
   Source: package librosa, peaks of the spectral flux.
   """
@@ -205,8 +208,8 @@ def onset_envelope(
 def pulse_clarity(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> float:
   """Returns the regularity of onsets: 1 for a metronome, near 0 for random onsets, 0 for silence.
 
-  This is the highest autocorrelation of the onset envelope at periods of 0.2 to 1.5 s and at most
-  half the clip. Shorter clips have higher values by chance.
+  The result is the maximum autocorrelation of the onset envelope over lags of 0.2 to 1.5 s, but at
+  most half of the clip. Shorter clips have higher values by chance.
 
   Source:
     Lartillot, Eerola, Toiviainen and Fornari, Multi-feature modeling of pulse clarity, 2008, the
@@ -234,6 +237,6 @@ def _centred_scores(statistics: MusicStatistics) -> Float[np.ndarray, "24"]:
 
 
 def _cosine(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> float:
-  """Returns the cosine of the angle; 0 if one of the vectors is 0."""
+  """Returns the cosine of the angle between two vectors; 0 if one of the vectors is 0."""
   size = float(np.linalg.norm(one) * np.linalg.norm(other))
   return float(one @ other) / size if size else 0.0

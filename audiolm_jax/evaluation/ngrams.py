@@ -16,13 +16,16 @@ ADDED_COUNTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 class TableLosses:
   """Losses of tables of token counts, in nats per target token.
 
-  The amount that smoothing adds to the counts is the best one on the held-out data.
+  The smoothing constant of each table is the value with the lowest loss on the held-out data.
 
   Attributes:
-    unigram: loss of the frequency of the token among the legal ids at its position.
-    bigram: loss of its frequency after the previous token, with a constant added to every count.
-    bigram_backoff: like `bigram`, with a multiple of the unigram added; the strongest baseline.
-    uniform: log of the number of legal ids.
+    unigram: loss of the frequency of a token among the ids that are legal at its position, with a
+      constant added to every count.
+    bigram: loss of the frequency of a token after the previous token, with a constant added to
+      every count.
+    bigram_backoff: like `bigram`, but with a multiple of the unigram probability added to every
+      count; the strongest baseline.
+    uniform: loss of the uniform distribution, the log of the number of legal ids.
     num_targets: number of target tokens.
   """
 
@@ -36,11 +39,11 @@ class TableLosses:
 class NgramTable:
   """Counts of target tokens and of (previous token, target token) in training sequences.
 
-  Probabilities are over the ids that are legal at a position (one codebook or the clusters), as
-  under the mask of a sampler. The first token of a sequence follows BOS.
+  Probabilities are over the ids that are legal at a position (one codebook or the clusters), as in
+  sampling, where other ids are masked. The token before the first token of a sequence is BOS.
 
   Args:
-    spec: the stage.
+    spec: spec of the stage.
     sequences: training sequences.
   """
 

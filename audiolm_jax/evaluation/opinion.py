@@ -1,4 +1,4 @@
-"""The quality of speech that listeners would report, predicted by a network without a reference."""
+"""Predicts how listeners rate the quality of speech, by a network that needs no reference."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ class OpinionModel(Protocol):
   """Predicts the quality of speech."""
 
   def rate(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Opinion:
-    """Returns the scores of a clip."""
+    """Returns the predicted scores of a clip."""
     ...
 
 
@@ -42,7 +42,7 @@ class Dnsmos:
   """DNSMOS P.835, whose networks are part of the package speechmos.
 
   Raises:
-    UserError: the package is not installed.
+    UserError: the package speechmos is not installed.
 
   Source: Reddy, Gopal and Cutler, DNSMOS P.835, 2022.
   """
@@ -55,12 +55,15 @@ class Dnsmos:
     self._run: Callable[[np.ndarray, int], Mapping[str, float]] = dnsmos.run
 
   def rate(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Opinion:
-    """Returns means over windows of 9 s, one each second; a shorter clip is repeated."""
+    """Returns the mean scores over windows of 9 s with a hop of 1 s; NaN for an empty clip.
+
+    A clip that is shorter than a window is repeated.
+    """
     resampled = np.clip(audio.resample(waveform, sample_rate, _RATE), -1.0, 1.0)
     if not len(resampled):
       return Opinion(float("nan"), float("nan"), float("nan"))
     with warnings.catch_warnings():
-      # Some of the 120 mel filters of its fourth score, which is not used here, are empty.
+      # The package also computes a fourth score, which is not used; some of its filters are empty.
       warnings.filterwarnings("ignore", message="Empty filters detected", category=UserWarning)
       scores = self._run(resampled, _RATE)
     return Opinion(*(float(scores[name]) for name in ("ovrl_mos", "sig_mos", "bak_mos")))

@@ -1,4 +1,4 @@
-"""The settings of an evaluation, which are the flags of `eval` too."""
+"""The settings of an evaluation, which are also the flags of `eval`."""
 
 import dataclasses
 import enum
@@ -6,14 +6,14 @@ from typing import Any
 
 
 class Domain(enum.StrEnum):
-  """What the audio is; some metrics are defined for speech only."""
+  """The kind of audio; some metrics are defined for speech only."""
 
   SPEECH = "speech"
   MUSIC = "music"
 
 
 def _setting(text: str, default: object = dataclasses.MISSING, least: float | None = None) -> Any:
-  """Returns a field with its description and its minimum."""
+  """Returns a dataclass field with a description, a default value and a minimum."""
   return dataclasses.field(default=default, metadata={"help": text, "least": least})
 
 

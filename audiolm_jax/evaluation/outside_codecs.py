@@ -1,4 +1,4 @@
-"""Codecs of other projects to compare with: the interface, and Opus."""
+"""Codecs of other projects, for comparison: their interface, and Opus."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ from audiolm_jax.io import audio
 
 _OPUS_SAMPLE_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 _OPUS_RATES = (6_000, 9_000, 12_000)
-_OPUS_HEADERS = 2  # packets before the first one with sound
-# Bits per second at libsndfile's compression levels 1 and 0, between which it is linear.
+_OPUS_HEADERS = 2  # packets before the first packet with sound
+# Bits per second at libsndfile's compression levels 1 and 0; the bit rate is linear in the level.
 _OPUS_LOWEST, _OPUS_HIGHEST = 6_000, 256_000
 
 
@@ -26,10 +26,10 @@ class OutsideCodec:
   """A codec of another project.
 
   Attributes:
-    name: name with the bit rate that is requested.
-    sample_rate: Hz, of input and output.
-    through: encodes and decodes a clip; returns the result, aligned with the clip and of the same
-      length, and the bits per second that it took, without a container.
+    name: name of the codec, with the requested bit rate.
+    sample_rate: sample rate of input and output in Hz.
+    through: function that encodes and decodes a clip. It returns the decoded clip, aligned with the
+      clip and of equal length, and the bits per second of the code, without a container.
   """
 
   name: str
@@ -45,17 +45,17 @@ def evaluate_outside(
   speech: bool,
   on_decoded: Callable[[Float[np.ndarray, " samples"]], None] | None = None,
 ) -> list[dict[Metric, float]]:
-  """Encodes and decodes each clip and compares the results at the clips' sample rate.
+  """Encodes and decodes each clip, and compares the result with the clip.
 
   Args:
-    codec: the codec.
+    codec: the codec; clips are resampled to its sample rate and back.
     clips: clips at `sample_rate`, of any lengths.
-    sample_rate: Hz.
-    speech: adds the metrics that are defined for speech only.
-    on_decoded: receives each decoded clip.
+    sample_rate: sample rate of the clips in Hz.
+    speech: whether to add the metrics that are defined for speech only.
+    on_decoded: callback that receives each decoded clip at `sample_rate`, or None.
 
   Returns:
-    The metrics of each clip, `BITS_PER_SECOND` among them.
+    The metrics of each clip, including `BITS_PER_SECOND`.
   """
   rows = []
   for clip in clips:
@@ -69,9 +69,10 @@ def evaluate_outside(
 
 
 def opus_codecs(sample_rate: int) -> list[OutsideCodec]:
-  """Returns Opus at low bit rates, at its lowest sample rate that is not below `sample_rate`.
+  """Returns Opus at 6, 9 and 12 kbit/s.
 
-  The bit rate that the encoder produces depends on the sound and differs from the one requested.
+  The codecs use the lowest sample rate of Opus that is not below `sample_rate` Hz; above 48 kHz,
+  they use 48 kHz. The actual bit rate depends on the sound and differs from the requested bit rate.
 
   Raises:
     UserError: the installed libsndfile has no Opus.
@@ -98,7 +99,7 @@ def opus_codecs(sample_rate: int) -> list[OutsideCodec]:
 
 
 def ogg_packet_sizes(stream: bytes) -> list[int]:
-  """Returns the sizes of the packets of an Ogg file in bytes, without the pages around them.
+  """Returns the sizes in bytes of the packets of an Ogg file, without the headers of the pages.
 
   Source: RFC 3533, sections 5 and 6.
   """

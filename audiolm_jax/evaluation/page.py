@@ -1,4 +1,4 @@
-"""Results as one HTML page that contains its tables, pictures and sounds."""
+"""Writes the results as one HTML page that contains all tables, pictures and sounds."""
 
 import base64
 import html
@@ -30,10 +30,10 @@ small { color: #555; }
 
 
 def write_page(path: str | os.PathLike[str], report: Report) -> None:
-  """Writes the page with all figures, pictures and sounds, completely or not at all.
+  """Writes the page with all tables, pictures and sounds, completely or not at all.
 
   Args:
-    path: where the page is written; the files of the report are read from the same folder.
+    path: path of the page; the pictures and sounds of the report are read from the same folder.
     report: the results.
   """
   title = html.escape(f"{report.bundle}: evaluation")
@@ -84,7 +84,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _bar(row: Row) -> str:
-  """Returns a drawing of an interval within 0 and 1; empty for other intervals."""
+  """Returns an SVG drawing of an interval between 0 and 1; empty for other intervals."""
   e = row.estimate
   if not 0 <= e.low < e.high <= 1:
     return ""

@@ -1,7 +1,7 @@
-"""What a change of sampling costs in quality: differences between pairs of clips.
+"""Measures the loss of quality by a change of sampling, from differences between pairs of clips.
 
-Both clips of a pair continue the same prompt with the same seed. Resampling pairs gives the 95 %
-interval of the mean difference, and its worse end is the bound: the loss is not larger.
+Both clips of a pair continue the same prompt with the same seed. Resampling the pairs gives the
+95 % interval of the mean difference. The worse end of this interval is the bound of the loss.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ WORDS = Metric(
 SPEAKER = Metric(
   "nearest_speaker_difference", "speaker of the nearest prompt by GE2E is right, difference"
 )
-# The largest loss that a bound may show.
+# The largest acceptable loss of each metric, compared with the bound.
 _LIMITS = {OPINION: -0.05, WORDS: 0.01, SPEAKER: -0.03}
 
 Sounds = Sequence[Float[np.ndarray, "_"]]
@@ -46,15 +46,16 @@ def paired_rows(
   prompts: Sounds,
   speakers: Sequence[str],
 ) -> list[Row]:
-  """Returns quality, and the mean differences between pairs of clips with their bounds.
+  """Returns rows of quality, and of the mean differences between pairs of clips with their bounds.
 
   Args:
-    measures: the available networks; a figure whose network is missing has no value.
-    codec: the codec. Clear words survive another pass through it; continuations have no text.
-    sounds: by their names, continuations with the change and those of the same prompts and seeds
-      without it, at the codec's sample rate.
+    measures: the available networks; a row whose network is missing has no value.
+    codec: the codec. Continuations have no reference text, so the recognized words are compared
+      with those after another pass through the codec.
+    sounds: two sets of continuations of the same prompts with the same seeds, by name: first with
+      the change, then without the change. The sample rate is that of the codec.
     prompts: the prompts.
-    speakers: speaker of each prompt; with one speaker, none is looked for.
+    speakers: speaker of each prompt; with only one speaker, the rows of the speaker are omitted.
   """
   rate = codec.spec.sample_rate
   found = dataclasses.replace(measures, recognizer=None).describe_all(sounds, rate)
@@ -87,7 +88,11 @@ def _difference_rows(metric: Metric, difference: Estimate, note: str = "") -> li
 
 
 def _lost_words(recognizer: Recognizer, codec: Codec, sounds: Sounds) -> Int[np.ndarray, "clips 2"]:
-  """Returns the errors and words of each clip after another pass through the codec."""
+  """Returns the counts of an error rate for each clip: word errors and words.
+
+  The reference of a clip is its transcript; the errors are those of the transcript after another
+  pass through the codec.
+  """
   rate = codec.spec.sample_rate
   counts = []
   for waveform in sounds:
@@ -102,7 +107,7 @@ def _lost_words(recognizer: Recognizer, codec: Codec, sounds: Sounds) -> Int[np.
 def _ratio_difference(
   changed: Int[np.ndarray, "clips 2"], plain: Int[np.ndarray, "clips 2"]
 ) -> Estimate:
-  """Returns the difference of the error rates, of errors over words in all clips."""
+  """Returns the difference between two error rates; a rate is the sum of errors / sum of words."""
   if not changed[:, 1].any() or not plain[:, 1].any():
     return undefined(len(changed))
 
@@ -118,7 +123,13 @@ def _ratio_difference(
 def _hits(
   found: Sequence[Description], table: Float[np.ndarray, "prompts dim"], speakers: Sequence[str]
 ) -> Float[np.ndarray, "clips"]:
-  """Returns whether the prompt with the nearest voice is by the speaker of the clip's prompt."""
+  """Returns 1 for a clip if the prompt with the nearest voice is by the clip's speaker, else 0.
+
+  Args:
+    found: descriptions of the clips.
+    table: voices of the prompts, unit vectors.
+    speakers: speaker of each prompt, who is also the speaker of the clip at the same index.
+  """
   voices = np.stack([one.voice for one in found if one.voice is not None])
   names = np.array(speakers)
   return (names[(voices @ table.T).argmax(axis=1)] == names).astype(float)

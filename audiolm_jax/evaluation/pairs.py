@@ -28,12 +28,11 @@ _BANDS = ((1, "oov"), (6, "1-5"), (21, "6-20"), (101, "21-100"))
 
 
 class SoundPair(NamedTuple):
-  """Two sounds, the first of which should be likelier.
+  """Two sounds; the good sound should have the higher likelihood.
 
   Attributes:
-    id: pairs with the same id (several voices) count as one.
-    categories: categories whose results include the pair; the result over all pairs includes it
-      too.
+    id: id of the pair; pairs with equal ids, such as those of several voices, count as one.
+    categories: categories whose results include the pair, in addition to the result over all pairs.
     good: path of the likelier sound.
     bad: path of the other sound.
   """

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float
 
 HOP_SECONDS = 0.01
-_PERIODS = 3  # of the lowest pitch in a window
-_OCTAVE_COST = 0.02  # per octave of lag, so that the shorter of two equal lags wins
+_PERIODS = 3  # periods of the lowest pitch in a window
+_OCTAVE_COST = 0.02  # penalty per octave of lag, so that the shorter of two equal lags is best
 _SILENCE_DB = -40.0
 
 
@@ -21,13 +21,14 @@ def pitch_track(
 
   Args:
     waveform: the samples.
-    sample_rate: Hz.
+    sample_rate: sample rate in Hz.
     lowest: lowest pitch in Hz.
     highest: highest pitch in Hz.
-    voicing: minimum autocorrelation of a voiced frame at its pitch, 1 for a periodic signal.
+    voicing: minimum normalised autocorrelation of a voiced frame at the lag of its pitch; a
+      periodic signal has 1.
 
   Source:
-    Boersma, Accurate short-term analysis of the fundamental frequency, 1993, without its path
+    Boersma, Accurate short-term analysis of the fundamental frequency, 1993, without the path
     search.
   """
   window_length = round(_PERIODS * sample_rate / lowest)

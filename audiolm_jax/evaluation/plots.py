@@ -25,10 +25,10 @@ def save_spectrogram_grid(
   Args:
     path: output file.
     clips: waveforms.
-    sample_rate: Hz.
-    titles: title of each spectrogram, or None.
-    prompt_seconds: length of the prompt; None for no line.
-    columns: spectrograms side by side.
+    sample_rate: sample rate of the clips in Hz.
+    titles: title of each spectrogram; None for no titles.
+    prompt_seconds: length of the prompt in seconds; None for no line.
+    columns: number of spectrograms side by side.
 
   Raises:
     UserError: matplotlib is not installed, or the file cannot be written.

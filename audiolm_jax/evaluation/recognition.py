@@ -1,4 +1,4 @@
-"""Speech recognizers, and the errors of what they recognize."""
+"""Speech recognizers, and word and character errors of their transcripts."""
 
 import logging
 import math
@@ -24,8 +24,8 @@ class Phrase(NamedTuple):
   """A part of a transcript.
 
   Attributes:
-    text: its words, with the spaces around them.
-    probability: geometric mean of the probabilities of its tokens.
+    text: words of the phrase, including leading and trailing spaces.
+    probability: geometric mean of the probabilities of the phrase's tokens.
   """
 
   text: str
@@ -37,7 +37,7 @@ class Recognizer(Protocol):
   """Transcribes speech.
 
   Attributes:
-    name: name and version for reports, as figures of two recognizers are not comparable.
+    name: name and version for reports; error rates of different recognizers are not comparable.
   """
 
   name: str
@@ -47,16 +47,16 @@ class Recognizer(Protocol):
     ...
 
   def normalise(self, text: str) -> str:
-    """Returns the text with one spelling of numbers and abbreviations, for comparison of words."""
+    """Returns the text with standard spellings of numbers and abbreviations, to compare words."""
     ...
 
 
 @runtime_checkable
 class PhraseRecognizer(Recognizer, Protocol):
-  """A recognizer that also returns how probable its words are."""
+  """A recognizer that also returns the probabilities of phrases."""
 
   def phrases(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> list[Phrase]:
-    """Returns the phrases of a clip, whose texts are its transcript."""
+    """Returns the phrases of a clip; the transcript is the concatenation of their texts."""
     ...
 
 
@@ -64,7 +64,7 @@ class PocketSphinx:
   """An offline recognizer of US English, whose model is part of the package.
 
   Raises:
-    UserError: the package is not installed.
+    UserError: the package pocketsphinx is not installed.
   """
 
   def __init__(self):
@@ -85,14 +85,14 @@ class PocketSphinx:
     return best.hypstr if best else ""
 
   def normalise(self, text: str) -> str:
-    """Returns the text unchanged: the recognizer spells all words out."""
+    """Returns the text unchanged, because the recognizer writes numbers as words."""
     return text
 
 
 class Whisper:
   """A Whisper model, which faster-whisper runs with 8-bit weights.
 
-  It runs on the CPU, so that figures do not depend on the machine.
+  The model runs on the CPU, so that the results do not depend on the accelerator.
 
   Args:
     model: folder in the format of CTranslate2, size such as `base.en`, or name on the Hugging Face
@@ -109,12 +109,12 @@ class Whisper:
       from whisper_normalizer import basic, english  # pyright: ignore[reportMissingImports]: an optional package
     except ImportError as error:
       raise UserError(f"--asr_model {model}: {WHISPER_MISSING}") from error
-    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it logs every clip
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # the package logs every clip
     try:
       self._model: Any = faster_whisper.WhisperModel(
         model, device="cpu", compute_type="int8", cpu_threads=min(4, os.cpu_count() or 1)
       )
-    except Exception as error:  # by the hub, the network or CTranslate2
+    except Exception as error:  # raised by the hub, the network or CTranslate2
       raise UserError(
         f"--asr_model {model} is no Whisper model that can be loaded ({hub.reason(error)}); give a "
         "folder in the format of CTranslate2, a size such as base.en, or a name on the hub"
@@ -140,7 +140,7 @@ class Whisper:
     return [Phrase(segment.text, math.exp(segment.avg_logprob)) for segment in segments]
 
   def normalise(self, text: str) -> str:
-    """Returns the text with one spelling of numbers, abbreviations and British words."""
+    """Returns the text with standard spellings of numbers, abbreviations and British words."""
     return self._normalizer(text)
 
 
@@ -148,8 +148,8 @@ class ErrorCount(NamedTuple):
   """Errors of one clip.
 
   Attributes:
-    errors: insertions, deletions and substitutions.
-    length: words or characters of the reference.
+    errors: number of insertions, deletions and substitutions.
+    length: number of words or characters of the reference.
   """
 
   errors: int
@@ -157,7 +157,7 @@ class ErrorCount(NamedTuple):
 
 
 def text_of(phrases: Sequence[Phrase]) -> str:
-  """Returns the transcript that phrases are parts of."""
+  """Returns the transcript that consists of these phrases."""
   return "".join(phrase.text for phrase in phrases).strip()
 
 
@@ -169,23 +169,23 @@ def normalised_words(text: str) -> list[str]:
 
 
 def word_errors(reference: str, recognized: str) -> ErrorCount:
-  """Counts the errors of the words."""
+  """Returns the number of word errors of a transcript, and of words of the reference."""
   return _errors(normalised_words(reference), normalised_words(recognized))
 
 
 def character_errors(reference: str, recognized: str) -> ErrorCount:
-  """Counts the errors of the characters, with one space between words."""
+  """Returns the number of character errors, with one space between words; see `word_errors`."""
   return _errors(*(list(" ".join(normalised_words(text))) for text in (reference, recognized)))
 
 
 def unaligned_end(reference: str, recognized: str) -> tuple[int, int]:
-  """Returns the words after the last aligned ones, in the reference and in what is recognized.
+  """Returns the numbers of words after the last aligned pair, in the reference and the transcript.
 
-  The alignment has the fewest errors and, among such, pairs the latest words; words of a pair may
-  differ.
+  The alignment has the minimum number of errors. Among several such alignments, the alignment with
+  the fewest words after the last pair is used. The two words of a pair can differ.
   """
   a, b = normalised_words(reference), normalised_words(recognized)
-  # By number of words of both: errors, and the words after the last pair.
+  # For each number of words of the two texts: errors, and numbers of words after the last pair.
   above = [(j, (0, j)) for j in range(len(b) + 1)]
   for i, word in enumerate(a, start=1):
     row = [(i, (i, 0))]

@@ -23,12 +23,12 @@ class Row:
   """One row of a report: a measured value.
 
   Attributes:
-    metric: what is measured.
+    metric: metric of the value.
     estimate: value, interval and number of observations.
-    of: what it was measured on, such as `4 levels` or `continuation`.
-    floor: minimum that the project requires, or None.
+    of: object of the measurement, such as `4 levels` or `continuation`.
+    floor: worst value that the project accepts, or None.
     aim: value that the project aims for, or None.
-    note: how to interpret the value, or why there is none.
+    note: how to interpret the value, or the reason why there is no value.
     values: the value of each clip, if the estimate is an average over clips; see `row_of`.
   """
 
@@ -89,12 +89,12 @@ def row_of(
   aim: float | None = None,
   note: str = "",
 ) -> Row:
-  """Returns the average of a metric over clips.
+  """Returns a row with the average of a metric over clips.
 
   Args:
-    metric: what is measured.
-    values: one value for each clip, NaN if a clip has none; or two counts for each clip, and the
-      estimate is the ratio of the sums of the first and of the second counts.
+    metric: metric of the values.
+    values: one value for each clip, NaN for a clip without a value; or two counts for each clip.
+      For counts, the estimate is the sum of the first counts divided by that of the second counts.
     of: see `Row`.
     floor: see `Row`.
     aim: see `Row`.
@@ -113,8 +113,8 @@ class SuiteResult:
   Attributes:
     rows: rows of the table.
     details: other results, for the JSON file.
-    pictures: file names in the output folder by caption.
-    sounds: file names in the output folder by caption.
+    pictures: names of picture files in the output folder, by caption.
+    sounds: names of sound files in the output folder, by caption.
   """
 
   rows: list[Row]
@@ -124,7 +124,7 @@ class SuiteResult:
 
   @property
   def skip_reason(self) -> str | None:
-    """Why the suite was skipped; None if it ran."""
+    """The reason why the suite was skipped; None if it ran."""
     return self.details.get("skipped")
 
 
@@ -135,15 +135,15 @@ def skipped(reason: str) -> SuiteResult:
 
 @dataclasses.dataclass
 class Report:
-  """The results of all suites, and how they were made.
+  """The results of all suites, and the settings and versions that produced them.
 
   Attributes:
     bundle: name of the bundle.
-    token_hash: hash of its tokens.
-    flags: settings of the run.
-    versions: versions of the packages that were used.
+    token_hash: hash of the bundle's tokenizers.
+    flags: values of the flags of the run.
+    versions: versions of the packages that were used, by package.
     results: results by the name of the suite.
-    seconds: wall time by the name of the suite.
+    seconds: wall time in seconds, by the name of the suite.
   """
 
   bundle: str
@@ -213,7 +213,7 @@ def number(value: float) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-  """Returns the interval of an estimate as text; empty if it has none."""
+  """Returns the interval of an estimate as text; an empty string if there is no interval."""
   if not estimate.low < estimate.high:
     return ""
   return f"{number(estimate.low)} to {number(estimate.high)}"

@@ -1,4 +1,4 @@
-"""Distances between a waveform and its reconstruction, and the spectra that they use."""
+"""Distances between a waveform and its reconstruction, and spectra for these distances."""
 
 import functools
 import importlib.util
@@ -26,13 +26,13 @@ def log_mel_distance(
   Args:
     reference: the original.
     estimate: the reconstruction.
-    sample_rate: Hz.
+    sample_rate: sample rate of both waveforms in Hz.
 
   Returns:
-    Distance in dB.
+    The distance in dB.
 
   Raises:
-    ValueError: the lengths differ.
+    ValueError: the waveforms are not two arrays [samples] of equal length.
 
   Source: the multi-scale spectral loss of SoundStream, section III-E, log term, as L1 in dB.
   """
@@ -52,13 +52,13 @@ def mel_decibels(
   hop_length: int,
   num_bins: int,
 ) -> Float[np.ndarray, "frames bins"]:
-  """Returns mel magnitudes in dB of a full-scale sine, at least -80 dB.
+  """Returns mel magnitudes in dB relative to a full-scale sine, at least -80 dB.
 
   Args:
     waveform: the samples.
-    sample_rate: Hz.
+    sample_rate: sample rate in Hz.
     window_length: length of the Hann window in samples.
-    hop_length: samples from frame to frame.
+    hop_length: number of samples from frame to frame.
     num_bins: number of mel bands.
   """
   magnitudes = spectrogram(waveform, window_length, hop_length)
@@ -74,7 +74,7 @@ def spectrogram(
   Args:
     waveform: the samples.
     window_length: length of the Hann window in samples.
-    hop_length: samples from frame to frame.
+    hop_length: number of samples from frame to frame.
   """
   padded = np.pad(np.asarray(waveform, np.float32), window_length // 2)
   padded = np.pad(padded, (0, max(0, window_length - len(padded))))
@@ -86,7 +86,7 @@ def spectrogram(
 def si_sdr(reference: Float[np.ndarray, "_"], estimate: Float[np.ndarray, "_"]) -> float:
   """Returns the scale-invariant signal-to-distortion ratio in dB; NaN for a silent reference.
 
-  Source: Le Roux et al., SDR - half-baked or well done?, equation 5; means removed first.
+  Source: Le Roux et al., SDR - half-baked or well done?, equation 5, after the means are removed.
   """
   _check_pair(reference, estimate)
   target = np.asarray(reference, np.float64) - np.mean(reference, dtype=np.float64)
@@ -122,7 +122,7 @@ def stoi(
 
 
 def pesq_installed() -> bool:
-  """Returns whether package pesq is installed, which needs a compiler and is therefore an extra."""
+  """Returns whether the package pesq is installed; it is optional, as it needs a compiler."""
   return importlib.util.find_spec("pesq") is not None
 
 
@@ -131,10 +131,12 @@ def pesq_wb(
   estimate: Float[np.ndarray, " samples"],
   sample_rate: int,
 ) -> float:
-  """Returns wide-band PESQ at 16 kHz, 1.04 to 4.64; NaN if the reference has no utterance.
+  """Returns wide-band PESQ at 16 kHz, 1.04 to 4.64.
+
+  Returns NaN if no utterance is found or the waveforms are too short.
 
   Raises:
-    UserError: package pesq is not installed.
+    UserError: the package pesq is not installed.
 
   Source: ITU-T P.862.2; package pesq.
   """

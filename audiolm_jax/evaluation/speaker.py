@@ -1,9 +1,10 @@
-"""A speaker embedding that is independent of the models that it evaluates.
+"""A speaker embedding that is independent of the evaluated models.
 
-It is no neural network: long-term spectrum, variation of the cepstrum and pitch of a piece of
-speech, projected by linear discriminant analysis that is fitted to the training speakers. It is
-weaker than a pretrained neural embedding; every figure that uses it is reported with the same
-figure of real speech.
+The embedding is not computed by a neural network. Its features are the long-term spectrum, the
+variation of the cepstra and the pitch of a piece of speech. They are projected by linear
+discriminant analysis, which is fitted to training speakers. The embedding is weaker than a
+pretrained neural embedding, so every result that uses it is reported with the same result for real
+speech.
 """
 
 import dataclasses
@@ -21,23 +22,23 @@ SEGMENT_SECONDS = 3.0
 _MEL_BINS = 40
 _NUM_CEPSTRA = 20
 _ACTIVE_DB = -30.0
-_DRAWS = 20  # sets of candidates for each clip
+_DRAWS = 20  # number of random sets of candidates for each clip
 
 
 @runtime_checkable
 class SpeakerEncoder(Protocol):
-  """Embeds voices."""
+  """An encoder of speech that returns an embedding of the voice."""
 
   def embed(
     self, waveform: Float[np.ndarray, " samples"], sample_rate: int
   ) -> Float[np.ndarray, " dim"]:
-    """Returns the voice as a unit vector; the cosine of two vectors compares voices."""
+    """Returns an embedding of the voice, a unit vector; compare two voices by the cosine."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeakerModel:
-  """Standardisation and discriminant projection of `voice_features`.
+  """Discriminant projection of centred `voice_features`.
 
   Attributes:
     mean: mean of the features.
@@ -50,7 +51,7 @@ class SpeakerModel:
   def embed(
     self, waveform: Float[np.ndarray, " samples"], sample_rate: int
   ) -> Float[np.ndarray, " dim"]:
-    """Returns the voice as a unit vector; the cosine of two vectors compares voices."""
+    """Returns an embedding of the voice, a unit vector; compare two voices by the cosine."""
     vector = (voice_features(waveform, sample_rate) - self.mean) @ self.projection
     return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
@@ -63,17 +64,17 @@ def fit_speaker_model(
   dim: int = 48,
   shrinkage: float = 0.3,
 ) -> SpeakerModel:
-  """Fits the projection to pieces of 3 s of clips of known speakers.
+  """Fits the projection to pieces of 3 s from clips of known speakers.
 
   Args:
     clips: the clips.
     speakers: speaker of each clip.
-    sample_rate: Hz.
-    dim: maximum number of directions; there is one less than speakers.
+    sample_rate: sample rate of the clips in Hz.
+    dim: maximum dimension of the embedding; the dimension is also less than the number of speakers.
     shrinkage: weight of the diagonal in the within-speaker covariance, 0 to 1.
 
   Raises:
-    DataError: there are fewer than two speakers, or too few pieces.
+    DataError: there are fewer than two speakers, or fewer than two pieces per speaker on average.
 
   Source: Fisher's discriminant; shrinkage as in Friedman, Regularized discriminant analysis, 1989.
   """
@@ -105,7 +106,7 @@ def fit_speaker_model(
 
 
 def segments(clip: Float[np.ndarray, " samples"], sample_rate: int) -> list[Float[np.ndarray, "_"]]:
-  """Returns pieces of 3 s; a clip shorter than two pieces is one piece."""
+  """Returns consecutive pieces of 3 s without the remainder; a shorter clip is one piece."""
   length = round(SEGMENT_SECONDS * sample_rate)
   return [clip[i : i + length] for i in range(0, max(1, len(clip) - length + 1), length)]
 
@@ -113,11 +114,11 @@ def segments(clip: Float[np.ndarray, " samples"], sample_rate: int) -> list[Floa
 def voice_features(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, " features"]:
-  """Returns features of the loud frames that do not depend on the level.
+  """Returns features of the loud frames of a piece of speech, independent of its level.
 
-  They are the long-term mel spectrum in dB without its mean (40), the standard deviations of 20
-  cepstra and of their differences (40), median and quartile range of log pitch, and the voiced
-  share (3).
+  The features are the long-term mel spectrum in dB minus its mean (40 values), the standard
+  deviations of 20 cepstra and of their differences between frames (40 values), and the median of
+  the log pitch, its interquartile range and the share of voiced frames (3 values).
   """
   window, hop = round(0.032 * sample_rate), round(0.01 * sample_rate)
   mel = signal.mel_decibels(waveform, sample_rate, window, hop, _MEL_BINS)
@@ -154,17 +155,17 @@ def found_among_candidates(
   num_candidates: int,
   rng: np.random.Generator,
 ) -> list[float]:
-  """Identifies the speaker of each clip among itself and random other speakers.
+  """Identifies the speaker of each clip among the true speaker and random other speakers.
 
   Args:
     embeddings: voices to identify, one for each clip.
     enrolled: voices of the candidates, one for each clip.
     speakers: speaker of each clip.
-    num_candidates: number of candidates, the right one included.
-    rng: draws the other candidates, 20 times for each clip.
+    num_candidates: number of candidates, including the true speaker.
+    rng: random number generator that draws the other candidates, 20 times for each clip.
 
   Returns:
-    For each clip, the share of the draws in which the right candidate was the nearest.
+    For each clip, the share of the draws in which the true speaker was the nearest candidate.
   """
   names = np.array(speakers)
   shares = []

@@ -21,15 +21,15 @@ from audiolm_jax.training.gradient_step import gradient_step
 from audiolm_jax.training.optimizers import OptimizerConfig, make_optimizer
 from audiolm_jax.training.train_state import new_train_state
 
-Waveform = Float[np.ndarray, "_"]  # a free name, because clips differ in length
+Waveform = Float[np.ndarray, "_"]  # `_` has no fixed size, because clips differ in length
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeakerClassifier:
-  """A trained classifier.
+  """A trained speaker classifier.
 
   Attributes:
-    speakers: names in the order of the classes.
+    speakers: names of the speakers in the order of the classes.
     config: configuration of the network.
     params: parameters of the network.
   """
@@ -39,7 +39,14 @@ class SpeakerClassifier:
   params: Params
 
   def identify(self, waveform: Waveform) -> str:
-    """Returns the speaker with the highest mean log probability over the windows with sound."""
+    """Returns the speaker with the highest mean log probability over windows that are not silent.
+
+    Args:
+      waveform: samples at the classifier's sample rate.
+
+    Raises:
+      AudioError: the waveform is shorter than 0.1 s.
+    """
     rate = self.config.features.sample_rate
     found = list(windows([waveform], rate, "the clip"))
     chosen = [w.waveform for w in found if not w.is_silent] or [w.waveform for w in found]
@@ -57,14 +64,15 @@ def fit_speaker_classifier(
   learning_rate: float = 2e-3,
   seed: int = 0,
 ) -> SpeakerClassifier:
-  """Trains a classifier on random seconds of clips, drawn equally from all speakers.
+  """Trains a classifier on random windows of one second; all speakers have equal probability.
 
   Args:
-    clips: clips through the codec, at the classifier's rate; those under one second do not count.
+    clips: clips, encoded and decoded by the codec, at the classifier's sample rate. Clips that are
+      shorter than one second are ignored.
     speakers: speaker of each clip.
-    config: configuration of the network, whose number of classes is replaced; None for the tiny
-      one.
-    steps: training steps.
+    config: configuration of the network; its number of classes is replaced by the number of
+      speakers. None for `tiny_config`.
+    steps: number of training steps.
     batch_size: windows per step.
     learning_rate: peak learning rate.
     seed: seed of the parameters and of the batches.

@@ -26,7 +26,7 @@ from audiolm_jax.evaluation.report import Row, row_of
 from audiolm_jax.evaluation.speaker import SpeakerEncoder
 from audiolm_jax.evaluation.statistics import undefined
 
-RECORDING = "recording"  # what the figures of unprocessed clips are of
+RECORDING = "recording"  # kind of the unprocessed clips, in the rows
 
 WORD_ERRORS = Metric("word_error_rate", "word error rate against the text", Better.LOWER)
 WORD_CHANGES = Metric(
@@ -37,7 +37,7 @@ VOICE_COSINE = Metric("ge2e_recording_cosine", "voice cosine with the recording 
 NEAREST_SPEAKER = Metric(
   "ge2e_nearest_speaker", "speaker of the nearest recording by GE2E is right"
 )
-# Figures that have no value if their network is missing.
+# Metrics of the rows that report a missing network and have no value.
 BY_WHISPER = Metric("whisper", "word error rate by Whisper", Better.LOWER)
 BY_DNSMOS = Metric("dnsmos", "DNSMOS")
 BY_GE2E = Metric("ge2e", "voice by GE2E")
@@ -45,7 +45,7 @@ BY_GE2E = Metric("ge2e", "voice by GE2E")
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What the networks find in one clip; None for a network that is missing.
+  """The outputs of the networks for one clip; the output of a missing network is None.
 
   Attributes:
     words: recognized words.
@@ -62,13 +62,13 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class SpeechMeasures:
-  """The available networks.
+  """The available networks that measure speech.
 
   Attributes:
     recognizer: speech recognizer, or None.
     opinion: predictor of quality, or None.
     speaker: speaker encoder, or None.
-    missing: for each missing network, why it is missing and how to install it.
+    missing: for each missing network, the reason and how to install the network.
   """
 
   recognizer: Recognizer | None = None
@@ -80,7 +80,7 @@ class SpeechMeasures:
     return any(part is not None for part in (self.recognizer, self.opinion, self.speaker))
 
   def describe(self, waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Description:
-    """Returns what the networks find in a clip."""
+    """Returns the outputs of the networks for a clip."""
     given = (waveform, sample_rate)
     words = phrases = None
     if isinstance(self.recognizer, PhraseRecognizer):
@@ -98,14 +98,14 @@ class SpeechMeasures:
   def describe_all(
     self, sounds: Mapping[str, Sequence[Float[np.ndarray, "_"]]], sample_rate: int
   ) -> dict[str, list[Description]]:
-    """Returns what the networks find in the clips of each kind."""
+    """Returns the outputs of the networks for each clip of each kind of sound."""
     return {
       kind: [self.describe(waveform, sample_rate) for waveform in of_kind]
       for kind, of_kind in sounds.items()
     }
 
   def missing_rows(self) -> list[Row]:
-    """Returns a figure without a value for each missing network; its note is the reason."""
+    """Returns a row without a value for each missing network; the note of the row is the reason."""
     return [Row(metric, undefined(), note=reason) for metric, reason in self.missing.items()]
 
 
@@ -115,8 +115,10 @@ NO_MEASURES = SpeechMeasures()
 def find_measures(options: Options) -> SpeechMeasures:
   """Returns the networks whose packages are installed, and Whisper if the options name a model.
 
+  The result is empty for a domain other than speech.
+
   Raises:
-    UserError: the Whisper model cannot be loaded.
+    UserError: the packages of Whisper are not installed, or the Whisper model cannot be loaded.
   """
   if options.domain is not Domain.SPEECH:
     return SpeechMeasures()
@@ -140,12 +142,12 @@ def speech_rows(
   clips: Sequence[EvalClip],
   recognizer: Recognizer | None,
 ) -> list[Row]:
-  """Returns all figures of processed recordings.
+  """Returns all rows of processed recordings: words, quality and voices.
 
   Args:
     described: descriptions of the processed clips, by the name of the processing.
     recordings: descriptions of the unprocessed clips.
-    clips: the clips, whose texts are the references of word errors.
+    clips: the clips; their texts are the references of the word error rates.
     recognizer: the recognizer of the words in the descriptions, or None.
   """
   every = {**described, RECORDING: recordings}
@@ -166,14 +168,14 @@ def word_rows(
   references: Sequence[str | None],
   count: Callable[[str, str], ErrorCount] = word_errors,
 ) -> list[Row]:
-  """Returns an error rate for each kind of sound; clips without a reference do not count.
+  """Returns an error rate for each kind of sound; clips without a reference are ignored.
 
   Args:
-    metric: the error rate.
-    recognizer: normalises both texts.
+    metric: metric of the error rate.
+    recognizer: recognizer that normalises both texts.
     described: descriptions of the clips, by kind of sound.
     references: text of each clip, or None.
-    count: counts the errors of one clip.
+    count: function that counts the errors of one clip.
   """
   rows = []
   for kind, found in described.items():
@@ -188,7 +190,7 @@ def word_rows(
 
 
 def opinion_rows(described: Mapping[str, Sequence[Description]]) -> list[Row]:
-  """Returns mean opinion scores for each kind of sound; none if there are no opinions."""
+  """Returns mean opinion scores for each kind of sound; kinds without scores are omitted."""
   rows = []
   for name, metric in OPINIONS.items():
     for kind, found in described.items():
@@ -210,11 +212,12 @@ def speaker_rows(
     described: descriptions of the processed clips, by the name of the processing.
     recordings: descriptions of the unprocessed clips.
     speakers: speaker of each clip.
-    better: `LOWER` if the processing should remove the voice.
+    better: direction in which the values improve; `LOWER` if processing should remove the voice.
 
   Returns:
-    Cosine with the clip's own recording and, if there are several speakers, how often the nearest
-    recording is by the clip's speaker. Empty if there are no voices.
+    For each kind of sound, the cosine of each clip with its own recording. If there are several
+    speakers, also how often the nearest recording is by the clip's speaker. Empty if a recording
+    has no speaker embedding.
   """
   known = [one.voice for one in recordings if one.voice is not None]
   if not known or len(known) < len(recordings):

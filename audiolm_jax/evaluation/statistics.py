@@ -16,7 +16,7 @@ class Estimate:
   """A statistic and its 95 % interval.
 
   Attributes:
-    value: the statistic on all observations; NaN if there are none.
+    value: the statistic of all observations; NaN if there are no observations.
     low: lower end of the bootstrap interval.
     high: upper end of the bootstrap interval.
     n: number of independent observations (clips, sentences) that are not NaN.
@@ -59,7 +59,7 @@ def mean_estimate(
 
 
 def defined_mean(values: Sequence[float] | Num[np.ndarray, " n"]) -> float:
-  """Returns the mean of the finite values; NaN if there are none."""
+  """Returns the mean of the finite values; NaN if no value is finite."""
   array = np.asarray(values, np.float64)
   array = array[np.isfinite(array)]
   return float(array.mean()) if len(array) else float("nan")
@@ -72,10 +72,11 @@ def bootstrap_estimate(
   *,
   reflected: bool = True,
 ) -> Estimate:
-  """Returns any statistic of `n` observations with a bootstrap interval.
+  """Returns the value of any statistic of `n` observations with a bootstrap interval.
 
   Args:
-    statistic: receives indices of observations, with repeats, and returns the value on these.
+    statistic: function that receives indices of observations, possibly with repeats, and returns
+      the value for these observations.
     n: number of observations.
     seed: seed of the resampling.
     reflected: True for the basic interval, which reflects the resampled values about the statistic
@@ -95,10 +96,9 @@ def bootstrap_estimate(
 
 
 def ratio_estimate(counts: Int[np.ndarray, "n 2"]) -> Estimate:
-  """Returns the sum of the first column over that of the second, such as errors over words.
+  """Returns the sum of the first column divided by that of the second, such as errors per word.
 
-  Observations that are 0 in both columns do not count; the value is NaN if the second column is 0
-  throughout.
+  Rows with two zeros are ignored. The value is NaN if the sum of the second column is 0.
   """
   counts = counts[counts.any(axis=1)]
   if not counts[:, 1].any():

@@ -1,4 +1,4 @@
-"""What a suite is: a name, what it needs, and a function that measures a bundle."""
+"""The definition of a suite: a name, requirements, and a function that measures a bundle."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.report import SuiteResult, skipped
 
-if TYPE_CHECKING:  # bundles import JAX, which the registry of suites does without
+if TYPE_CHECKING:  # bundles import JAX, which the registry of suites does not need
   from audiolm_jax.bundles import Bundle
 else:
   Bundle = object
@@ -15,11 +15,11 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-  """Something that a suite cannot run without.
+  """A requirement of a suite.
 
   Attributes:
-    title: what it is, with the flag that gives it.
-    is_met: whether a bundle and the options of a run have it.
+    title: description of the requirement, with the flag that provides it.
+    is_met: function that returns whether a bundle and the options of a run meet the requirement.
   """
 
   title: str
@@ -31,9 +31,9 @@ class Suite:
   """Measurements that are run together.
 
   Attributes:
-    name: what `--suite` calls it.
-    needs: what must be given; the suite is skipped if one of these is missing.
-    run: measures a bundle.
+    name: name of the suite, as in `--suite`.
+    needs: requirements; the suite is skipped if one of them is not met.
+    run: function that measures a bundle.
   """
 
   name: str
@@ -41,7 +41,7 @@ class Suite:
   run: Callable[[Bundle, Options], SuiteResult]
 
   def measure(self, bundle: Bundle, options: Options) -> SuiteResult:
-    """Runs the suite, or returns why it was skipped."""
+    """Runs the suite, or returns a skipped result that names the missing requirements."""
     missing = [need.title for need in self.needs if not need.is_met(bundle, options)]
     return skipped(f"it needs {' and '.join(missing)}") if missing else self.run(bundle, options)
 

@@ -1,4 +1,4 @@
-"""Distances of token sequences, and loops in them."""
+"""Distances between token sequences, and loops in token sequences."""
 
 import dataclasses
 import itertools
@@ -17,32 +17,32 @@ Tokenize = Callable[[Float[np.ndarray, " samples"]], Int[np.ndarray, " steps"]]
 def edit_distance(one: Int[np.ndarray, " m"], other: Int[np.ndarray, " n"]) -> int:
   """Returns the minimum number of insertions, deletions and substitutions from `one` to `other`.
 
-  Source: Levenshtein's distance by dynamic programming, a row at a time.
+  Source: Levenshtein's distance by dynamic programming, row by row.
   """
   one, other = np.asarray(one), np.asarray(other)
   steps = np.arange(len(other) + 1)
   row = steps.copy()
   for number, token in enumerate(one, 1):
     # First deletions and substitutions; then insertions along the row, by a cumulative minimum of
-    # the row minus its index.
+    # the row minus the column index.
     ahead = np.concatenate([[number], np.minimum(row[1:] + 1, row[:-1] + (other != token))])
     row = np.minimum.accumulate(ahead - steps) + steps
   return int(row[-1])
 
 
 def token_distance(one: Int[np.ndarray, " m"], other: Int[np.ndarray, " n"]) -> float:
-  """Returns the edit distance of the collapsed sequences over the longer length, 0 to 1."""
+  """Returns the edit distance divided by the longer length, 0 to 1; repeats are collapsed first."""
   one, other = collapse_repeats(one), collapse_repeats(other)
   return edit_distance(one, other) / max(1, len(one), len(other))
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """Tokens of one sentence by one voice.
+  """Tokens of one sentence, read by one speaker.
 
   Attributes:
-    sentence: the sentence, or its id.
-    speaker: the voice.
+    sentence: text or id of the sentence.
+    speaker: name of the speaker.
     tokens: semantic tokens.
   """
 
@@ -53,15 +53,19 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class TripleReport:
-  """Whether tokens depend on the sentence rather than on the speaker.
+  """Results that show whether tokens depend on the sentence rather than on the speaker.
+
+  A triple is a reading, the same sentence by another speaker, and another sentence by the same
+  speaker.
 
   Attributes:
-    accuracy: share of triples (a reading, its sentence by another voice, another sentence by its
-      voice) in which the first two are nearer; ties count half. Resampled over sentences.
-    same_sentence: mean distance of one sentence by two voices.
-    same_speaker: mean distance of two sentences by one voice.
+    accuracy: share of triples in which the first reading is nearer to the same sentence than to the
+      same speaker; ties count half. The interval is over sentences.
+    same_sentence: mean distance between readings of one sentence by two speakers.
+    same_speaker: mean distance between readings of two sentences by one speaker.
     num_triples: number of triples.
-    by_speaker: accuracy of the triples by the voice of their first reading.
+    by_speaker: accuracy for each speaker, by name, over the triples whose first reading is by this
+      speaker.
   """
 
   accuracy: Estimate
@@ -72,10 +76,10 @@ class TripleReport:
 
 
 def triple_accuracy(readings: Sequence[Reading]) -> TripleReport:
-  """Compares all triples of readings.
+  """Returns the accuracy over all triples of readings; see `TripleReport`.
 
   Args:
-    readings: each sentence at most once by each voice.
+    readings: the readings; a speaker reads a sentence at most once.
 
   Raises:
     DataError: there is no triple.
@@ -110,7 +114,7 @@ def triple_accuracy(readings: Sequence[Reading]) -> TripleReport:
 
 
 def _pair_distances(readings: Sequence[Reading], key) -> list[list[float]]:
-  """Returns the distances of each reading to the others with the same key."""
+  """Returns, for each reading, the distances to all other readings with the same key."""
   groups: dict[str, list[int]] = {}
   for index, reading in enumerate(readings):
     groups.setdefault(key(reading), []).append(index)
@@ -124,7 +128,7 @@ def _pair_distances(readings: Sequence[Reading], key) -> list[list[float]]:
 
 
 def longest_run(tokens: Int[np.ndarray, " steps"]) -> int:
-  """Returns the length of the longest run of one token; 0 for an empty sequence."""
+  """Returns the length of the longest run of equal tokens; 0 for an empty sequence."""
   tokens = np.asarray(tokens)
   if not len(tokens):
     return 0
@@ -135,12 +139,13 @@ def longest_run(tokens: Int[np.ndarray, " steps"]) -> int:
 def repetition_rate(
   tokens: Int[np.ndarray, " steps"], *, max_period: int = 16, min_repeats: int = 4
 ) -> float:
-  """Returns the share of tokens in loops.
+  """Returns the share of tokens in loops, which are consecutive repetitions of a short sequence.
 
   Args:
-    tokens: the sequence; collapse the repeats of semantic tokens, or long sounds are loops.
-    max_period: maximum number of tokens that a loop repeats.
-    min_repeats: minimum number of times that it repeats them.
+    tokens: the tokens. Collapse repeats of semantic tokens first, because a long sound would count
+      as a loop.
+    max_period: maximum length of the repeated sequence in tokens.
+    min_repeats: minimum number of times that the repeated sequence occurs in a loop.
   """
   tokens = np.asarray(tokens)
   looped = np.zeros(len(tokens), bool)

@@ -12,12 +12,12 @@ LOWEST_KEY, HIGHEST_KEY = 21, 108  # MIDI numbers of the keyboard's ends
 _WINDOW_SECONDS = 0.128
 _HOPS_PER_WINDOW = 4
 _PARTIALS = 24
-_PARTIAL_DECAY = 1.5  # the k-th partial has k ** -1.5 of the first
+_PARTIAL_DECAY = 1.5  # the k-th partial has k ** -1.5 of the magnitude of the first partial
 _UPDATES = 30
-_FLOOR = 1e-6  # of magnitude
-_QUIETEST = 1e-4  # strength of a key that sounds
-_SOUNDING = 0.3  # of the strongest key of the loud frames
-_RISE = 0.3  # of a key's strength within 3 hops, at an onset
+_FLOOR = 1e-6  # minimum magnitude, to avoid a division by 0
+_QUIETEST = 1e-4  # minimum activity of a key that sounds
+_SOUNDING = 0.3  # minimum activity relative to the strongest key in the loud frames
+_RISE = 0.3  # minimum rise within 3 hops at an onset, relative to the activity of the key
 _LOUD_QUANTILE = 0.95
 
 
@@ -36,14 +36,14 @@ class Transcription(NamedTuple):
 def transcribe(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Transcription:
   """Returns the notes of piano music, accurate enough for averages over many notes only.
 
-  Each spectrum is decomposed into fixed harmonic combs, one for each of 88 keys, and a note begins
-  when the share of a key rises. On pieces of 10 s of rendered piano, two thirds of the notes that
-  it returns are in the score, within 0.1 s, and it returns three quarters of those in the score.
-  Low neighbouring keys are confused.
+  Each spectrum is decomposed into fixed harmonic combs, one for each of 88 keys. A note begins when
+  the activity of a key rises. On pieces of 10 s of rendered piano, the notes have a precision of
+  two thirds and a recall of three quarters, with a tolerance of 0.1 s. Neighbouring low keys are
+  often confused.
 
   Args:
     waveform: piano music, tuned to A = 440 Hz.
-    sample_rate: Hz.
+    sample_rate: sample rate in Hz.
 
   Source:
     Lee and Seung, Algorithms for non-negative matrix factorization, 2001, the update for the
@@ -64,7 +64,7 @@ def transcribe(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Tra
 def key_activity(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, "keys frames"]:
-  """Returns the share of each key in the magnitude, in frames of 32 ms."""
+  """Returns the activity of each key: the weight of its comb in each spectrum; the hop is 32 ms."""
   hop = _hop(sample_rate)
   window = hop * _HOPS_PER_WINDOW
   spectrum = spectrogram(waveform, window, hop).T
@@ -77,7 +77,7 @@ def key_activity(
 
 @functools.lru_cache(maxsize=4)
 def _combs(sample_rate: int, window: int) -> Float[np.ndarray, "bins keys"]:
-  """Returns the spectra of the keys, with sum 1 and partials as wide as those of a Hann window."""
+  """Returns the harmonic comb of each key, with sum 1 and the partials of a Hann window."""
   bins = np.arange(window // 2 + 1)[:, None]
   pitch = 440.0 * 2 ** ((np.arange(LOWEST_KEY, HIGHEST_KEY + 1) - 69) / 12)
   combs = np.zeros((len(bins), len(pitch)))
@@ -85,7 +85,7 @@ def _combs(sample_rate: int, window: int) -> Float[np.ndarray, "bins keys"]:
     distance = np.abs(bins - partial * pitch * window / sample_rate)
     lobe = np.cos(np.pi / 4 * np.minimum(distance, 2.0)) ** 2
     combs += partial**-_PARTIAL_DECAY * lobe
-  # A low sample rate has no bins for the highest keys.
+  # At a low sample rate, the highest keys have no bins.
   return (combs / np.maximum(combs.sum(axis=0), 1e-9)).astype(np.float32)
 
 

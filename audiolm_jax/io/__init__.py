@@ -1,1 +1,1 @@
-"""Files: audio, tokens, local and remote storage, provenance, plots."""
+"""Access to files: audio, tokens, local and remote storage, provenance and plots."""

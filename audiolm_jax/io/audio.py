@@ -33,14 +33,16 @@ def read_audio(
   """Reads an audio file as one channel.
 
   Args:
-    path: a file of any common format, sample width and number of channels, which are averaged.
-    seconds: read at most this much from the beginning; None for the whole file.
+    path: a file of any common format, sample width and number of channels. The channels are
+      averaged.
+    seconds: maximum duration to read from the beginning; None for the whole file.
 
   Returns:
-    Samples in [-1, 1] (louder ones are clipped), and the file's sample rate in Hz.
+    Samples in [-1, 1] (larger values are clipped), and the sample rate of the file in Hz.
 
   Raises:
-    AudioError: the file is missing, not audio, truncated or empty, or has NaN or infinite samples.
+    AudioError: the file is missing, not audio, truncated, damaged or empty; its sample rate is not
+      supported; or a sample is NaN, infinite or above 10 in absolute value.
   """
   with opened(path) as file:
     limit = None if seconds is None else max(1, round(seconds * file.sample_rate))
@@ -51,9 +53,10 @@ def read_audio(
 def read_blocks(
   path: str | os.PathLike[str], *, sample_rate: int, block_samples: int
 ) -> Generator[Float[np.ndarray, "_block"], None, None]:
-  """Yields an audio file at `sample_rate` in blocks of `block_samples`, in bounded memory.
+  """Yields an audio file, resampled to `sample_rate` Hz, in blocks of `block_samples` samples.
 
-  Concatenated, the blocks equal `resample` of `read_audio`. Only the last block may be shorter.
+  The concatenated blocks equal the waveform of `read_audio` after `resample`. Only the last block
+  may be shorter. Memory use does not depend on the length of the file.
 
   Raises:
     AudioError: see `read_audio`; an error late in a file is raised when its block is read.
@@ -72,12 +75,12 @@ def read_blocks(
 def load_audio(
   path: str | os.PathLike[str], sample_rate: int, *, seconds: float | None = None
 ) -> Float[np.ndarray, " samples"]:
-  """Reads an audio file as one channel at `sample_rate`, with memory for the result only.
+  """Reads an audio file as one channel at `sample_rate`; needs memory for the result only.
 
   Args:
     path: the file.
-    sample_rate: of the result, in Hz.
-    seconds: read at most this much from the beginning; None for the whole file.
+    sample_rate: sample rate of the result in Hz.
+    seconds: maximum duration to read from the beginning; None for the whole file.
 
   Raises:
     AudioError: see `read_audio`.
@@ -87,7 +90,8 @@ def load_audio(
     waveform, filled = np.empty(0, np.float32), 0
     for piece in resampled_blocks(file.blocks(limit), file.sample_rate, sample_rate):
       if filled + len(piece) > len(waveform):
-        # Doubling makes no copy of a long waveform, and pages that are not used take no memory.
+        # The length is doubled: `resize` does not copy a long array, and unused memory pages are
+        # not allocated.
         waveform.resize(max(2 * len(waveform), filled + len(piece)), refcheck=False)
       waveform[filled : filled + len(piece)] = piece
       filled += len(piece)
@@ -96,21 +100,22 @@ def load_audio(
 
 
 class SlicedAudio(SlicedBlocks):
-  """An audio file of any length as one channel that is read in slices, in bounded memory.
+  """An audio file of any length as one channel, which is read in slices in bounded memory.
 
-  It replaces the array of `load_audio` where slices are taken in rising order, which may overlap.
-  The file is read once before, for its length, and once for each series of slices.
+  It can replace the array of `load_audio` if slices are taken in increasing order; the slices may
+  overlap. The constructor reads the file once to determine its length. Each series of slices in
+  increasing order reads the file again.
 
   Args:
     path: the file.
-    sample_rate: of the slices, in Hz.
+    sample_rate: sample rate of the slices in Hz.
 
   Attributes:
-    peak: largest absolute sample of the file.
-    resampled_peak: largest absolute sample of the slices up to now.
+    peak: largest absolute sample of the file at its own sample rate, after averaging channels.
+    resampled_peak: largest absolute sample of the resampled audio that was read up to now.
 
   Raises:
-    AudioError: see `read_audio`.
+    AudioError: see `read_audio`; also raised by a slice if the file has become shorter.
   """
 
   def __init__(self, path: str | os.PathLike[str], sample_rate: int):
@@ -135,7 +140,9 @@ class SlicedAudio(SlicedBlocks):
 def resample(
   waveform: Float[np.ndarray, "*batch samples"], from_rate: int, to_rate: int
 ) -> Float[np.ndarray, "*batch resampled"]:
-  """Returns the waveform at another sample rate, with `resampled_length` samples.
+  """Returns the waveform resampled from `from_rate` to `to_rate` Hz.
+
+  The result has `resampled_length` samples. If the rates differ, it is clipped to [-1, 1].
 
   Raises:
     AudioError: a rate is outside the supported range.
@@ -158,7 +165,10 @@ def resample(
 def resampled_blocks(
   blocks: Iterator[Float[np.ndarray, "_block"]], from_rate: int, to_rate: int
 ) -> Iterator[Float[np.ndarray, "_block"]]:
-  """Yields a waveform at another sample rate, as many samples as `resample` returns, in blocks."""
+  """Yields the blocks of a waveform resampled from `from_rate` to `to_rate` Hz.
+
+  The total number of samples is the length of the result of `resample`.
+  """
   if from_rate == to_rate:
     yield from blocks
     return
@@ -175,7 +185,7 @@ def resampled_blocks(
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-  """Returns the number of samples of a waveform at another rate, rounded half up."""
+  """Returns the number of samples of a waveform after resampling, rounded half up."""
   return (2 * samples * to_rate + from_rate) // (2 * from_rate)
 
 
@@ -190,14 +200,16 @@ def write_audio(
 
   Args:
     path: the file to write; ".wav" selects 16-bit PCM.
-    waveform: samples; values outside [-1, 1] are clipped.
+    waveform: samples, at least one; values outside [-1, 1] are clipped.
     sample_rate: Hz.
     tags: metadata such as "title", "comment" and "software", named like the attributes of
       `soundfile.SoundFile`.
-    sign: returns the content to write for the encoded content of the file.
+    sign: function that takes the encoded content and returns signed content, which is then written;
+      None to write the encoded content.
 
   Raises:
-    AudioError: the extension is not supported, or samples are not finite.
+    AudioError: the extension is not supported, or the waveform is empty, has several axes, or has
+      NaN or infinite samples.
     UserError: the file cannot be written.
   """
   container, subtype = check_output_format(path)
@@ -208,7 +220,8 @@ def write_audio(
     )
   if not np.isfinite(waveform).all():
     raise AudioError(f"cannot write {path}: the waveform has NaN or infinite samples")
-  # libsndfile does not report a full disk, so it encodes to memory and `atomic_write` writes.
+  # libsndfile does not report a full disk. It therefore encodes to memory, and `atomic_write`
+  # writes the file.
   encoded = io.BytesIO()
   with soundfile.SoundFile(
     encoded, "w", sample_rate, channels=1, format=container, subtype=subtype
@@ -222,16 +235,19 @@ def write_audio(
 
 
 def read_tags(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-  """Returns the metadata of each stream of a file, with the names that `write_audio` takes.
+  """Returns the metadata of each stream of a file, with the tag names of `write_audio`.
 
-  A file has several streams if files were joined.
+  A file has several streams if it was made by concatenating files.
+
+  Raises:
+    AudioError: the file cannot be opened as an audio file.
   """
   with opened(path) as file:
     return file.tags()
 
 
 def check_output_format(path: str | os.PathLike[str]) -> tuple[str, str]:
-  """Returns the container and subtype that the extension of `path` selects.
+  """Returns libsndfile's names of the container and subtype that the extension of `path` selects.
 
   Raises:
     AudioError: the extension is not supported.
@@ -256,10 +272,11 @@ def as_waveform(
 
   Args:
     samples: floats in [-1, 1], or integers that use the whole range of their type.
-    name: of the samples, for messages.
+    name: name of the samples in error messages.
 
   Raises:
-    AudioError: the samples are not numbers, empty, NaN, infinite, or floats on an integer scale.
+    AudioError: the samples are empty, are neither floats nor integers, or contain a float that is
+      NaN, infinite or above 10 in absolute value.
   """
   samples = np.asarray(samples)
   if samples.dtype.kind in "iu":
@@ -289,7 +306,7 @@ def check_not_silent(waveform: Float[np.ndarray, "*batch samples"], name: str) -
 
 
 def check_peak(peak: float, name: str) -> None:
-  """Raises `AudioError` if `peak`, the largest absolute sample, is that of silence."""
+  """Raises `AudioError` if `peak`, the largest absolute sample, is below 1e-4 (silence)."""
   if peak < _SILENT:
     raise AudioError(
       f"{name} is silent (its peak is {peak:.1e}, and at least {_SILENT:.0e} is needed); "
@@ -298,7 +315,7 @@ def check_peak(peak: float, name: str) -> None:
 
 
 def check_length(samples: int, sample_rate: int, least_seconds: float, name: str) -> None:
-  """Raises `AudioError` if `samples` samples are shorter than `least_seconds`."""
+  """Raises `AudioError` if a waveform of `samples` samples is shorter than `least_seconds`."""
   if samples < least_seconds * sample_rate:
     raise AudioError(
       f"{name} is {samples / sample_rate:.2f} s long; at least {least_seconds:.2f} s are needed"

@@ -1,4 +1,4 @@
-"""Opens audio files and reads their samples in checked blocks."""
+"""Opens audio files, and reads and checks their samples in blocks."""
 
 import contextlib
 import io
@@ -18,26 +18,33 @@ from audiolm_jax.io import containers, pieces, storage
 
 READABLE = "wav, flac, ogg, opus, mp3, aiff, au, w64 or caf"
 _RATES = (1_000, 768_000)
-_LOUDEST = 10.0  # a higher peak of float samples is not overshoot but another scale
+_LOUDEST = 10.0  # a higher peak means that float samples are not scaled to [-1, 1]
 _BLOCK_FRAMES = 1 << 18
-_BLOCK_SAMPLES = 1 << 22  # of all channels, which a file can have a thousand of
-_SALVAGED_FRAMES = 256  # read at once where the data end
-_UNKNOWN_FRAMES = 1 << 62  # libsndfile gives more if it does not know the length
+_BLOCK_SAMPLES = 1 << 22  # limit for all channels together; a file can have a thousand channels
+_SALVAGED_FRAMES = 256  # frames per read close to the end of incomplete data
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile returns a larger number if the length is unknown
 _logger = logging.getLogger(__name__)
-# libsndfile logs this if the size in a header differs from the size of the file.
+# libsndfile logs this text if the size in a header differs from the size of the file.
 _CORRECTED_SIZE = re.compile(
   r"^\s*(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
 
 
 class AudioFile:
-  """An open audio file: one or several joined streams that libsndfile can read.
+  """An open audio file of one stream or of several concatenated streams.
 
   Args:
-    path: the file.
-    content: the encoded path or the content of the file, to open the whole file as it is.
+    path: path of the file, for messages.
+    content: the encoded path or the content of the file, to open the whole file unchanged.
     file: the open file, to read the sections of parts.
-    parts: see `containers.parts_of`.
+    parts: the streams of the file, from `containers.parts_of`.
+
+  Attributes:
+    sample_rate: sample rate of the first stream in Hz.
+
+  Raises:
+    AudioError: libsndfile cannot open the file, the sample rate is not supported, or the file is
+      truncated.
   """
 
   def __init__(
@@ -56,7 +63,7 @@ class AudioFile:
         _check_whole(sound, path)
 
   def tags(self) -> list[dict[str, str]]:
-    """Returns the metadata of each stream."""
+    """Returns the metadata of each stream by tag name."""
     found: list[dict[str, str]] = []
     for part in self._parts:
       with self._sound(part) as sound:
@@ -64,14 +71,15 @@ class AudioFile:
     return found
 
   def blocks(self, limit: int | None, warn: bool = True) -> Iterator[Float[np.ndarray, "_block"]]:
-    """Yields `limit` samples of one channel in checked blocks.
+    """Yields the samples, averaged over channels, in blocks that passed `checked`.
 
     Args:
-      limit: the number of samples; None for all.
+      limit: maximum number of samples; None for all samples.
       warn: whether to log a warning if the header is wrong.
 
     Raises:
-      AudioError: the file is shorter than stated, or damaged.
+      AudioError: the file is shorter than its header states, is damaged, has no samples, has
+        samples that `checked` does not accept, or has streams of different sample rates.
     """
     done = 0
     for part in self._parts:
@@ -85,7 +93,7 @@ class AudioFile:
         read = self._whole if part.pieces else self._as_is
         for block in read(sound, part, left):
           done += len(block)
-          with np.errstate(over="ignore", invalid="ignore"):  # `checked` refuses the result
+          with np.errstate(over="ignore", invalid="ignore"):  # `checked` rejects inf and NaN
             mono = block.mean(axis=1, dtype=np.float32)
           yield checked(mono, self._path)
       if done == limit:
@@ -98,7 +106,7 @@ class AudioFile:
   def _as_is(
     self, sound: soundfile.SoundFile, part: pieces.Part, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields the samples of a file up to its stated length."""
+    """Yields the samples of a file up to its stated length or up to `limit`."""
     del part
     stated = sound.frames if limit is None else min(limit, sound.frames)
     done = 0
@@ -113,12 +121,15 @@ class AudioFile:
   def _whole(
     self, sound: soundfile.SoundFile, part: pieces.Part, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields all samples of a part, including those after the stated end."""
+    """Yields the samples of a part up to its stated length or `limit`.
+
+    If `limit` is None, also yields the samples after the stated length.
+    """
     stated = part.frames or (sound.frames if sound.frames < _UNKNOWN_FRAMES else None)
     if stated is None:
       yield from self._to_the_end(sound, part, 0, limit)
       return
-    # No read crosses the stated end, because libsndfile fails at bytes after a FLAC stream.
+    # No read crosses the stated end, because libsndfile fails if bytes follow a FLAC stream.
     done, wanted = 0, stated if limit is None else min(stated, limit)
     for block in self._blocks(sound, wanted, stated):
       done += len(block)
@@ -129,7 +140,7 @@ class AudioFile:
       return
     try:
       more = sound.read(1, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError:  # tags
+    except soundfile.SoundFileError:  # tags follow, not samples
       return
     if len(more):
       self._note = self._note or pieces.TOO_SHORT
@@ -139,7 +150,7 @@ class AudioFile:
   def _to_the_end(
     self, sound: soundfile.SoundFile, part: pieces.Part, done: int, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields the samples of a part from sample `done` to its end, which is not known."""
+    """Yields at most `limit` samples of a part of unknown length, from sample `done` on."""
     try:
       for block in self._blocks(sound, limit, None):
         done += len(block)
@@ -150,7 +161,7 @@ class AudioFile:
       yield from self._last_samples(part, done)
 
   def _last_samples(self, part: pieces.Part, done: int) -> Iterator[np.ndarray]:
-    """Yields the samples, from sample `done` on, of a part whose last frame is incomplete."""
+    """Yields the samples from `done` to the last complete frame; the last frame is incomplete."""
     with self._sound(part) as sound, contextlib.suppress(soundfile.SoundFileError):
       while done:
         done -= len(sound.read(min(done, _BLOCK_FRAMES), dtype="float32", always_2d=True))
@@ -160,7 +171,11 @@ class AudioFile:
   def _blocks(
     self, sound: soundfile.SoundFile, limit: int | None, stated: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields blocks until the end of the data or the limit."""
+    """Yields blocks [samples, channels] until the end of the data or `limit` samples.
+
+    Raises:
+      AudioError: the data cannot be decoded; the message contains `stated`, the stated length.
+    """
     done, size = 0, max(1, min(_BLOCK_FRAMES, _BLOCK_SAMPLES // sound.channels))
     while limit is None or done < limit:
       wanted = size if limit is None else min(size, limit - done)
@@ -191,7 +206,8 @@ def opened(path: str | os.PathLike[str]) -> Generator[AudioFile]:
   """Opens an audio file.
 
   Raises:
-    AudioError: the file is missing, not audio, truncated or empty.
+    AudioError: the file is missing, not audio, truncated, damaged or empty, or its sample rate is
+      not supported.
   """
   if os.fspath(path).lower().endswith(".raw"):
     raise AudioError(f"{path} is raw audio without a header; convert it to wav first")
@@ -199,7 +215,7 @@ def opened(path: str | os.PathLike[str]) -> Generator[AudioFile]:
     content = _fetched(path) if storage.is_url(path) else _plain_file(Path(path))
     with contextlib.ExitStack() as stack:
       if isinstance(content, Path):
-        # As bytes, because soundfile cannot encode a name that is not text.
+        # The path is bytes, because soundfile cannot encode a name that is not valid text.
         file, given = stack.enter_context(open(content, "rb")), os.fsencode(content)
       else:
         file, given = content, content
@@ -210,7 +226,15 @@ def opened(path: str | os.PathLike[str]) -> Generator[AudioFile]:
 
 
 def checked(waveform: Float[np.ndarray, "*batch samples"], name: str) -> np.ndarray:
-  """Clips samples to [-1, 1]; raises `AudioError` if they are not finite or far outside."""
+  """Returns the samples clipped to [-1, 1].
+
+  Args:
+    waveform: the samples.
+    name: name of the waveform in error messages.
+
+  Raises:
+    AudioError: a sample is NaN or infinite, or its absolute value is above 10.
+  """
   peak = peak_of(waveform)
   if not np.isfinite(peak):
     raise AudioError(f"{name} has NaN or infinite samples; export it from its source again")
@@ -221,12 +245,12 @@ def checked(waveform: Float[np.ndarray, "*batch samples"], name: str) -> np.ndar
 
 def peak_of(waveform: np.ndarray) -> float:
   """Returns the largest absolute sample; NaN if a sample is NaN."""
-  # Unlike abs().max(), this makes no copy of a long waveform; it propagates NaN too.
+  # Unlike abs().max(), this does not copy a long waveform. Both return NaN if a sample is NaN.
   return abs(float(np.maximum(waveform.max(), -waveform.min())))  # never -0.0
 
 
 class _Sequential(soundfile.SoundFile):
-  """A file in which soundfile does not seek, as seeking fails if the length is unknown."""
+  """A file in which soundfile does not seek, because seeking fails if the length is unknown."""
 
   def seekable(self) -> bool:
     return False
@@ -235,11 +259,11 @@ class _Sequential(soundfile.SoundFile):
 def _opened_as_is(content: bytes | io.BytesIO) -> soundfile.SoundFile:
   if isinstance(content, io.BytesIO):
     content.seek(0)
-  return soundfile.SoundFile(cast(BinaryIO, content))  # its annotations lack names in bytes
+  return soundfile.SoundFile(cast(BinaryIO, content))  # its annotations do not allow bytes
 
 
 def _stated_frames(content: bytes | io.BytesIO) -> int:
-  """Returns the number of samples that libsndfile states; -1 if it cannot open the file."""
+  """Returns the number of samples per channel that libsndfile reports; -1 if opening fails."""
   try:
     with _opened_as_is(content) as sound:
       return sound.frames
@@ -262,7 +286,7 @@ def _plain_file(path: Path) -> Path:
 
 
 def _fetched(url: str | os.PathLike[str]) -> io.BytesIO:
-  # Read at once, because decoders seek and each request to a bucket is slow.
+  # The whole file is read at once, because decoders seek and each request to a bucket is slow.
   try:
     content = storage.read_bytes(url)
   except FileNotFoundError as error:
@@ -273,7 +297,7 @@ def _fetched(url: str | os.PathLike[str]) -> io.BytesIO:
 
 
 def check_rate(rate: int, name: str) -> None:
-  """Raises `AudioError` if a sample rate is not supported."""
+  """Raises `AudioError` if a sample rate is below 1 kHz or above 768 kHz."""
   if not _RATES[0] <= rate <= _RATES[1]:
     raise AudioError(
       f"{name} has a sample rate of {rate} Hz; rates from {_RATES[0]} to {_RATES[1]} Hz are "
@@ -283,7 +307,7 @@ def check_rate(rate: int, name: str) -> None:
 
 def _check_whole(file: soundfile.SoundFile, path: object) -> None:
   """Raises `AudioError` if the file is shorter than its header states."""
-  # libsndfile corrects such a header silently.
+  # libsndfile corrects such a header without an error; only its log in `extra_info` has the sizes.
   log = _CORRECTED_SIZE.search(file.extra_info)
   if log:
     declared, present = int(log[1]), int(log[2])

@@ -1,9 +1,9 @@
-"""Finds the streams of a sound file, and how much sound each of them really has.
+"""Finds the streams of an audio file, and the end of the data of each stream.
 
-A header gives the length of a stream, but the length may be an estimate (MP3), unknown (0 or -1, if
-the writer was stopped), or that of the first of several joined files. libsndfile reads as much as
-the header gives. `parts_of` therefore returns the streams with headers that libsndfile reads to the
-end of the data.
+The header of a stream states its length. This length may be an estimate (MP3), unknown (0 or -1, if
+the writer was stopped), or the length of only the first of several concatenated files. libsndfile
+reads no more than the stated length. `parts_of` therefore returns the streams with new headers, so
+that libsndfile reads to the end of the data.
 """
 
 import itertools
@@ -17,20 +17,21 @@ from audiolm_jax.core.errors import AudioError
 from audiolm_jax.io.mpeg import end_of_id3, mpeg_header, mpeg_parts
 from audiolm_jax.io.pieces import AS_IS, NO_LENGTH, TOO_SHORT, Part, Reader, joined
 
-_LEFTOVER = 4_096  # fewer bytes after the last chunk of a file are not taken for samples
-_TAGS = (b"ID3", b"TAG", b"APETAGEX")  # which some programs append to any file
+_LEFTOVER = 4_096  # fewer bytes after the last chunk of a file are not treated as samples
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")  # first bytes of tags that some programs append to any file
 
 
 def parts_of(file: BinaryIO, name: str, estimate: Callable[[], int]) -> list[Part]:
-  """Returns the streams of a sound file, in order.
+  """Returns the streams of an audio file in order; `AS_IS` if libsndfile reads the file unchanged.
 
   Args:
-    file: the content.
-    name: of the file, for messages.
-    estimate: returns the number of samples that libsndfile would read of the file as it is.
+    file: the open file.
+    name: name of the file in error messages.
+    estimate: function that returns the number of samples that libsndfile would read from the
+      unchanged file.
 
   Raises:
-    AudioError: the data are damaged or cut off.
+    AudioError: the data are damaged or truncated.
   """
   reader = Reader(file)
   start = end_of_id3(reader, 0)
@@ -66,14 +67,15 @@ def _flac_parts(reader: Reader) -> list[Part]:
     if len(field) < 5:
       return AS_IS
     frames = int.from_bytes(field, "big") & (1 << 36) - 1
-    # With 0 samples stated, libsndfile reads to the end of the data.
+    # If the header states 0 samples, libsndfile reads to the end of the data.
     pieces = ((start, start + 21), bytes([field[0] & 0xF0, 0, 0, 0, 0]), (start + 26, end))
     parts.append(Part(pieces, frames or None, "" if frames else NO_LENGTH))
   return joined(parts) if parts else AS_IS
 
 
-# Ogg: pages, each with a checksum, the stream that it belongs to, and flags for its first and last
-# page.
+# Ogg: pages. The header of a page has a checksum, the serial number of its stream, and flags for
+# the first and the last page of this stream. A "link" of a concatenated file is a group of streams
+# whose first pages follow one another.
 
 _OGG_PAGE = re.compile(b"OggS")
 _FIRST_PAGE, _LAST_PAGE = 2, 4
@@ -81,7 +83,8 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg_parts(reader: Reader, start: int, name: str) -> list[Part]:
-  links: list[tuple[int, dict[int, tuple[int, int]]]] = []  # start, last page of each stream
+  # For each link: its start, and by serial number the position and length of the last page.
+  links: list[tuple[int, dict[int, tuple[int, int]]]] = []
   position, began = start, False
   granules: dict[int, int] = {}
   ended: set[int] = set()
@@ -138,10 +141,10 @@ def _ogg_parts(reader: Reader, start: int, name: str) -> list[Part]:
 
 
 def ogg_checksum(page: bytes) -> bytes:
-  """Returns the CRC of a page whose own CRC counts as 0.
+  """Returns the checksum (CRC) of an Ogg page; bytes of the stored checksum count as 0.
 
-  It is the CRC of `zlib` with the bits of each byte, and of the result, in reverse order, and
-  without its inversions.
+  It is computed by `zlib.crc32` without the inversions of the initial and the final value. The bits
+  of each input byte and of the result are in reverse order.
   """
   content = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
   crc = zlib.crc32(content, 0xFFFFFFFF) ^ 0xFFFFFFFF
@@ -149,25 +152,25 @@ def ogg_checksum(page: bytes) -> bytes:
 
 
 def _ended(page: bytes) -> bytes:
-  """Returns a page with the flag of a last page."""
+  """Returns a copy of an Ogg page with the flag of a last page."""
   return page[:5] + bytes([page[5] | _LAST_PAGE]) + page[6:]
 
 
-# WAV, AIFF, W64 and CAF: chunks with a name and a size; one holds the samples.
+# WAV, AIFF, W64 and CAF: chunks with a name and a size; one chunk contains the samples.
 
 
 class _Container(NamedTuple):
   """The layout of a file of chunks.
 
   Attributes:
-    magic: the first four bytes.
-    first: position of the first chunk.
-    name_bytes: length of a chunk's name.
-    size: the format of a chunk's size, for `struct`.
-    counts_header: whether the size includes the name and itself.
-    align: chunks start at multiples of this.
-    data: the beginning of the name of the chunk of samples.
-    unknown: the size that libsndfile reads as "to the end".
+    magic: the first four bytes of the file.
+    first: position of the first chunk in bytes.
+    name_bytes: length of the name of a chunk in bytes.
+    size: `struct` format of the size field of a chunk.
+    counts_header: whether the size of a chunk includes its name and its size field.
+    align: chunks start at multiples of this number of bytes.
+    data: first bytes of the name of the chunk that contains the samples.
+    unknown: size for which libsndfile reads to the end of the file; None if there is no such size.
   """
 
   magic: bytes
@@ -186,7 +189,9 @@ _CONTAINERS = (
   _Container(b"riff", 40, 16, "<Q", True, 8, b"data", None),
   _Container(b"caff", 8, 4, ">q", False, 1, b"data", None),
 )
-_STREAMED = {4: 0x7FFF0000, 8: 1 << 62}  # sizes of 4 and 8 bytes from these on are those of pipes
+# By length of the size field in bytes: sizes from this value on mean that the file was written to a
+# pipe, so that its length was unknown.
+_STREAMED = {4: 0x7FFF0000, 8: 1 << 62}
 
 
 def _chunked_parts(reader: Reader, form: _Container) -> list[Part]:
@@ -201,11 +206,11 @@ def _chunked_parts(reader: Reader, form: _Container) -> list[Part]:
 
 
 def _chunked_part(reader: Reader, form: _Container, start: int) -> tuple[Part, int | None]:
-  """Returns the stream that starts at a position, and where the next one starts."""
+  """Returns the stream at the position `start`, and the position of the next stream or None."""
   unchanged = Part(((start, reader.size),))
   position, header = start + form.first, form.name_bytes + struct.calcsize(form.size)
-  data: tuple[int, int] | None = None  # where its samples start, and their stated size
-  end = 0  # of the chunk of samples
+  data: tuple[int, int] | None = None  # start and stated size of the samples
+  end = 0  # end of the chunk of samples
   while position < reader.size:
     chunk = reader.at(position, header)
     if data is not None and chunk[:4] == form.magic:
@@ -223,12 +228,12 @@ def _chunked_part(reader: Reader, form: _Container, start: int) -> tuple[Part, i
     if size < 0 or (body + size > reader.size and data is not None and data[1] <= 0):
       break
     if body + size > reader.size:
-      return unchanged, None  # cut off, which `audio` reports
+      return unchanged, None  # truncated; `audio_file` raises the error
     position = body + size + -(body + size - start) % form.align
     end = end or (position if data is not None else 0)
   if data is None or (end and position != end) or _is_leftover(reader, position):
     return unchanged, None
-  # What follows is no chunk but samples: the writer was stopped.
+  # The following bytes are samples and not a chunk, because the writer was stopped.
   size = form.unknown or reader.size - data[0] + (header if form.counts_header else 0)
   patched = data[0] - struct.calcsize(form.size)
   pieces = ((start, patched), struct.pack(form.size, size), (data[0], reader.size))
@@ -236,7 +241,7 @@ def _chunked_part(reader: Reader, form: _Container, start: int) -> tuple[Part, i
 
 
 def _is_leftover(reader: Reader, position: int) -> bool:
-  """Returns whether the bytes from a position to the end of the file are few, or a tag."""
+  """Returns whether a tag starts at a position, or fewer than 4096 bytes follow the position."""
   rest = reader.at(position, _LEFTOVER)
   return len(rest) < _LEFTOVER or rest.startswith(_TAGS)
 

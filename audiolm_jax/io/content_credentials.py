@@ -1,7 +1,8 @@
 """C2PA manifests: signed metadata stating that a trained algorithm generated an audio file.
 
-A manifest has the hash of the file, so a change of the sound is noticed; any program can remove it.
-The certificate and its private key are the user's. Needs c2pa-python, an extra.
+A manifest contains a hash of the file, so changes of the audio can be detected, but any program can
+remove the manifest. The user provides the certificate and its private key. This module needs the
+optional package c2pa-python.
 """
 
 import dataclasses
@@ -28,12 +29,12 @@ _OF_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Credentials:
-  """What signs manifests.
+  """The certificates and the private key that sign manifests.
 
   Attributes:
-    certificates: the chain in PEM, the certificate of the private key first.
-    private_key: PKCS #8 in PEM.
-    algorithm: of the signature, in the words of C2PA, such as "es256".
+    certificates: certificate chain in PEM format; the certificate of the private key is the first.
+    private_key: private key in PKCS #8, in PEM format.
+    algorithm: C2PA name of the signature algorithm, such as "es256".
   """
 
   certificates: bytes
@@ -42,7 +43,7 @@ class Credentials:
 
 
 def check_format(path: str | os.PathLike[str]) -> None:
-  """Raises `UserError` if a file of this name cannot have a manifest here."""
+  """Raises `UserError` if the extension of `path` is not .wav, .mp3 or .flac."""
   if Path(path).suffix.lower() not in _MIME_TYPES:
     known = ", ".join(_MIME_TYPES)
     raise UserError(f"cannot sign {path}; C2PA manifests are for {known}")
@@ -51,19 +52,19 @@ def check_format(path: str | os.PathLike[str]) -> None:
 def read_credentials(
   certificate: str | os.PathLike[str], private_key: str | os.PathLike[str]
 ) -> Credentials:
-  """Reads a certificate and its key, and checks by a signature that they can sign.
+  """Reads a certificate and its private key, and signs a test file to check them.
 
   Args:
-    certificate: PEM file of the certificate and those that issued it.
-    private_key: PEM file of its private key, without a password.
+    certificate: PEM file of the certificate and of the certificates that issued it.
+    private_key: PEM file of the private key of the certificate, without a password.
 
   Raises:
-    UserError: c2pa-python is missing, or a file cannot be read or used.
+    UserError: c2pa-python is missing, a file cannot be read, or the test file cannot be signed.
   """
   if importlib.util.find_spec("c2pa") is None:
     raise UserError(MISSING)
   chain, content = _read(certificate), _read(private_key)
-  # A dependency of c2pa-python, whose annotations are not needed here.
+  # The package cryptography is a dependency of c2pa-python; its annotations are not needed here.
   serialization = importlib.import_module("cryptography.hazmat.primitives.serialization")
   try:
     key = serialization.load_pem_private_key(content, password=None)
@@ -92,13 +93,14 @@ def sign(
   """Returns the content of an audio file with a signed manifest.
 
   Args:
-    content: of the file.
-    path: of the file; its name is the title, and its extension is the format.
-    credentials: what signs.
-    prompt: whether a part of the sound is a prompt, which was not generated.
+    content: content of the file.
+    path: path of the file; the file name is the title in the manifest, and the extension selects
+      the format.
+    credentials: certificates and private key for the signature.
+    prompt: whether a part of the audio is a prompt that was not generated.
 
   Raises:
-    UserError: the manifest cannot be signed.
+    UserError: the extension is not supported, or the manifest cannot be signed.
   """
   check_format(path)
   c2pa = importlib.import_module("c2pa")
@@ -114,7 +116,7 @@ def sign(
     "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}],
   }
   signed = io.BytesIO()
-  # No time stamp, which another server would sign.
+  # None: the manifest has no time stamp, because a time stamp server would have to sign it.
   info = c2pa.C2paSignerInfo(
     credentials.algorithm, credentials.certificates, credentials.private_key, None
   )

@@ -9,19 +9,20 @@ from audiolm_jax.core.streams import CODES, SEMANTIC
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-  """The tokens of one clip or of several.
+  """The tokens of one clip or of several clips.
 
   Attributes:
     streams: the tokens by stream key. The tokens of one clip are an array [steps] or
-      [steps, levels]. Those of several clips have leading batch axes, or are a tuple with one array
-      per clip if their lengths differ, for example after repeats were collapsed in sampling.
+      [steps, levels]. The tokens of several clips have leading batch axes. If the lengths of the
+      clips differ, for example after repeats were collapsed in sampling, the tokens are a tuple
+      with one array per clip.
   """
 
   streams: Mapping[str, Any]
 
   @property
   def semantic(self) -> Any:
-    """Semantic tokens [steps] in [0, num_clusters); () if the clip has none."""
+    """Semantic tokens [steps] in [0, num_clusters); () if there are no semantic tokens."""
     return self.streams.get(SEMANTIC, ())
 
   @property

@@ -1,4 +1,4 @@
-"""Writes files atomically: readers see a complete file or none."""
+"""Writes files atomically: readers see a complete file or no file."""
 
 import contextlib
 import os
@@ -35,11 +35,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
 def check_writable(
   path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()
 ) -> None:
-  """Raises `UserError` if `atomic_write(path)` would fail at its start.
+  """Raises `UserError` if `atomic_write(path)` would fail to create a file.
 
   Args:
     path: the file that will be written.
-    inputs: files that are read to produce it; `path` must not be one of them.
+    inputs: input files of the program; the error is also raised if `path` is an input file.
   """
   path = Path(path)
   for source in inputs:
@@ -79,5 +79,6 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def _temporary_name(path: Path) -> Path:
-  # Short, so that a name near the file system's length limit does not fail because of this one.
+  # The temporary name is short: it is valid even if `path` has the longest name that the file
+  # system supports.
   return path.parent / f".{secrets.token_hex(6)}.tmp"

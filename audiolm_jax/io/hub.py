@@ -11,7 +11,7 @@ def library(what: str, instead: str) -> ModuleType:
 
   Args:
     what: the beginning of the error message, such as "to push to".
-    instead: an alternative that does not need the package.
+    instead: the end of the error message, an alternative that does not need the package.
 
   Raises:
     UserError: huggingface_hub is not installed.

@@ -1,6 +1,6 @@
-"""MPEG audio (MP3): frames with a header each, and tags before, between and after them.
+"""MPEG audio (MP3): frames that begin with a header, and tags before, between and after frames.
 
-The first frame may be silent and give the number of frames (a "Xing" frame).
+The first frame of a stream may be a "Xing" frame, which is silent and states the number of frames.
 """
 
 import dataclasses
@@ -16,13 +16,22 @@ _MPEG_SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]")
 
 
 class _Header(NamedTuple):
-  """The header of a frame: what is the same in all frames of a stream, and the frame's size."""
+  """The header of a frame.
 
-  kind: tuple[int, int, bool]  # version, layer, one channel
+  Attributes:
+    kind: version (3 for MPEG-1, 2 for MPEG-2, 0 for MPEG-2.5), layer (1 to 3), and whether there is
+      only one channel; equal in all frames of a stream.
+    rate: sample rate in Hz; equal in all frames of a stream.
+    samples: samples per channel of the frame.
+    length: bytes of the frame.
+    side_bytes: bytes of the side information, which precedes the text "Xing" in a Xing frame.
+  """
+
+  kind: tuple[int, int, bool]
   rate: int
   samples: int
   length: int
-  side_bytes: int  # of the side information, which a Xing frame has before its text
+  side_bytes: int
 
 
 _MPEG_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
@@ -33,11 +42,11 @@ _BITRATES = {
   (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
   (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
   (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}  # kbit/s by generation and layer, from the index 1
+}  # kbit/s by (generation, layer); the first entry of a row has the index 1
 
 
 def mpeg_header(head: bytes) -> _Header | None:
-  """Returns the header at the beginning of `head`, or None if it is none that can be read."""
+  """Returns the frame header at the beginning of `head`, or None if it is not a valid header."""
   if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
     return None
   version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -59,11 +68,12 @@ class _MpegStream:
   """The frames of one stream.
 
   Attributes:
-    head: the four bytes at the start of the first frame.
-    header: their meaning.
-    stated: number of frames that a Xing frame gives, 0 if it gives none; None without such a frame.
+    head: the four bytes of the header of the first frame.
+    header: the parsed header of the first frame.
+    stated: number of frames that the Xing frame states; 0 if it states no number; None if the
+      stream has no Xing frame.
     frames: number of frames, without the Xing frame.
-    ranges: the sections of the file that the frames fill, with the Xing frame.
+    ranges: sections (start, end) of the file that contain the frames, including the Xing frame.
   """
 
   head: bytes
@@ -80,7 +90,17 @@ class _MpegStream:
 
 
 def mpeg_parts(reader: Reader, start: int, name: str, estimate: Callable[[], int]) -> list[Part]:
-  """Returns the streams that start at a position; see `containers.parts_of`."""
+  """Returns the streams from the position `start` to the end of a file.
+
+  Args:
+    reader: reader of the file.
+    start: position in bytes.
+    name: see `containers.parts_of`.
+    estimate: see `containers.parts_of`.
+
+  Raises:
+    AudioError: MPEG audio of layer 1 or 2 has a variable bit rate or several streams.
+  """
   streams, skipped = _mpeg_streams(reader, start)
   note = f"{skipped} bytes between its frames are not sound" if skipped else ""
   if len(streams) == 1:
@@ -105,14 +125,14 @@ def _mpeg_part(stream: _MpegStream, name: str) -> Part:
       "ffmpeg -i INPUT output.wav"
     )
   ranges = stream.ranges
-  if stream.stated is not None:  # drops its own Xing frame
+  if stream.stated is not None:  # drops the original Xing frame
     ranges = [(ranges[0][0] + stream.header.length, ranges[0][1]), *ranges[1:]]
   note = TOO_SHORT if stated else NO_LENGTH
   return Part((_xing_frame(stream), *ranges), None, note)
 
 
 def _mpeg_streams(reader: Reader, start: int) -> tuple[list[_MpegStream], int]:
-  """Returns the streams, and the number of bytes between frames that are not tags."""
+  """Returns the streams, and the number of bytes between frames that do not belong to a tag."""
   streams: list[_MpegStream] = []
   position, junk, skipped, in_step, after_tag = start, 0, 0, False, True
   while position < reader.size:
@@ -142,7 +162,7 @@ def _mpeg_streams(reader: Reader, start: int) -> tuple[list[_MpegStream], int]:
 
 
 def _is_followed(reader: Reader, position: int, header: _Header) -> bool:
-  """Returns whether the end of the file, a tag or another frame follows a frame."""
+  """Returns whether a frame is followed by a frame of its kind, a tag or the end of the file."""
   end = position + header.length
   after = mpeg_header(reader.at(end, 4))
   if after is not None:
@@ -151,11 +171,14 @@ def _is_followed(reader: Reader, position: int, header: _Header) -> bool:
 
 
 def _xing_frames(frame: bytes, header: _Header) -> int | None:
-  """Returns the number of frames that a Xing frame gives, 0 if it gives none, None if it is none.
+  """Returns the number of frames that a Xing frame states.
 
   Args:
     frame: the beginning of a frame.
-    header: of the frame.
+    header: the parsed header of the frame.
+
+  Returns:
+    The number of frames; 0 if the Xing frame states no number; None if `frame` is not a Xing frame.
   """
   text = frame[4 + header.side_bytes :]
   if header.kind[1] != 3 or text[:4] not in (b"Xing", b"Info"):
@@ -166,7 +189,7 @@ def _xing_frames(frame: bytes, header: _Header) -> int | None:
 def _xing_frame(stream: _MpegStream) -> bytes:
   """Returns a Xing frame with the number of frames of a stream."""
   _, flags, rate, mode = stream.head
-  bitrate = 9 if stream.header.kind[0] == 3 else 8  # long enough for the text
+  bitrate = 9 if stream.header.kind[0] == 3 else 8  # a frame with space for the text
   head = bytes([0xFF, flags | 1, bitrate << 4 | rate & 0x0C, mode])
   header = mpeg_header(head)
   assert header is not None
@@ -175,7 +198,7 @@ def _xing_frame(stream: _MpegStream) -> bytes:
 
 
 def _end_of_tag(reader: Reader, position: int) -> int:
-  """Returns the position after a tag, or `position` if none starts there."""
+  """Returns the position after the tag that starts at `position`, or `position` without a tag."""
   head = reader.at(position, 16)
   if head.startswith(b"ID3"):
     return end_of_id3(reader, position)
@@ -183,12 +206,12 @@ def _end_of_tag(reader: Reader, position: int) -> int:
     return position + 128
   if head.startswith(b"APETAGEX") and len(head) == 16:
     end = position + 32 + int.from_bytes(head[12:16], "little")
-    return end if end <= reader.size else position + 32  # the second tag is the end of the first
+    return end if end <= reader.size else position + 32  # the footer of a tag
   return position
 
 
 def end_of_id3(reader: Reader, position: int) -> int:
-  """Returns the position after the ID3v2 tags at a position."""
+  """Returns the position after the ID3v2 tags that start at `position`."""
   while True:
     head = reader.at(position, 10)
     if len(head) < 10 or not head.startswith(b"ID3") or max(head[6:10]) > 127:

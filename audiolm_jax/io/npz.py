@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-# A file of 12 levels at 50 Hz in 32 bits may have 62 hours.
+# In bytes. The codes of 62 hours, with 12 levels at 50 Hz in 32 bits, have this size.
 LARGEST_ARRAYS = 1 << 29
 _LARGEST_HEADER = 4_096
 _BLOCK = 1 << 20
@@ -25,7 +25,7 @@ _HEADER = re.compile(
   rb"'shape': \(((?:\d{1,12},? ?){0,4})\), \}\s*"
 )
 _KINDS = "biufU"
-# What a damaged file raises in `zipfile`, `zlib` and below.
+# Exceptions that `zipfile`, `zlib` and the modules that they use raise for a damaged file.
 _DAMAGED = (
   *(OSError, EOFError, KeyError, IndexError, NotImplementedError, RuntimeError),
   *(struct.error, zlib.error, zipfile.BadZipFile, UnicodeDecodeError, OverflowError),
@@ -94,7 +94,7 @@ class Arrays(Mapping[str, np.ndarray]):
     return self._headers[name][0]
 
   def text(self, name: str) -> str:
-    """Returns the printable text in an array without axes; raises `ValueError` if there is none."""
+    """Returns the printable text in an array without axes; raises `ValueError` for other arrays."""
     if self.dtype(name).kind != "U" or self.shape(name):
       raise ValueError(f"{name} is not a text")
     text = str(self[name])
@@ -103,21 +103,21 @@ class Arrays(Mapping[str, np.ndarray]):
     return text
 
   def texts(self, name: str) -> list[str]:
-    """Returns the texts in an array of one axis; raises `ValueError` if it has other content."""
-    # NumPy writes an empty row of texts as one of numbers.
+    """Returns the texts in an array of one axis; raises `ValueError` for other arrays."""
+    # NumPy writes an empty array of texts as an array of numbers.
     is_text = self.dtype(name).kind == "U" or self.shape(name) == (0,)
     if not is_text or len(self.shape(name)) != 1:
       raise ValueError(f"{name} is not a row of texts")
     found = [str(text) for text in self[name]]
     for text in found:
       try:
-        text.encode("utf-8", "surrogateescape")  # the name of a file need not be UTF-8
+        text.encode("utf-8", "surrogateescape")  # a file name may be invalid UTF-8
       except UnicodeEncodeError as error:
         raise ValueError(f"{name} has a text with half of a surrogate pair") from error
     return found
 
   def number(self, name: str) -> float | int:
-    """Returns the finite number in an array without axes; raises `ValueError` if there is none."""
+    """Returns the finite number in an array without axes; raises `ValueError` for other arrays."""
     if self.dtype(name).kind not in "iuf" or self.shape(name):
       raise ValueError(f"{name} is not a number")
     value = self[name].item()
@@ -142,7 +142,7 @@ class Arrays(Mapping[str, np.ndarray]):
     code = found[1].decode()
     try:
       dtype = np.dtype(code) if code.lstrip("<|>=")[0] in _KINDS else None
-    except TypeError:  # a width that the kind does not have
+    except TypeError:  # a width that this type of number does not have
       dtype = None
     if dtype is None:
       raise ValueError(f"{name} has the type {code}")

@@ -1,4 +1,4 @@
-"""Parts of sound files: sections and bytes that libsndfile reads as one file."""
+"""Parts of audio files: sections of a file and new bytes that libsndfile reads as one file."""
 
 import bisect
 import io
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 if TYPE_CHECKING:
   from _typeshed import WriteableBuffer
 
-_WINDOW = 1 << 20  # bytes read at once
+_WINDOW = 1 << 20  # bytes per read
 
 
 class Part(NamedTuple):
   """A stream of a file.
 
   Attributes:
-    pieces: what libsndfile reads: bytes, and (first, last) positions in the file; () for the file
-      as it is.
-    frames: number of samples per channel that the header states, if libsndfile cannot read it from
-      `pieces`.
-    note: how the header differs from the data, for a warning; "" if it does not.
+    pieces: the content that libsndfile reads, in order: new bytes, and sections (start, end) of the
+      file in bytes, without the byte at `end`; () for the unchanged file.
+    frames: number of samples per channel in the header of the file, if `pieces` does not contain
+      it; else None.
+    note: difference between the header and the data, for a warning; "" if there is none.
   """
 
   pieces: tuple[bytes | tuple[int, int], ...] = ()
@@ -35,11 +35,11 @@ TOO_SHORT = "it has more samples than its header gives"
 
 
 class PieceFile(io.RawIOBase):
-  """A file made of bytes and of sections of another file.
+  """A read-only file that consists of new bytes and of sections of another file.
 
   Args:
     file: the other file.
-    pieces: see `Part`.
+    pieces: the bytes and sections, see `Part`.
   """
 
   def __init__(self, file: BinaryIO, pieces: Sequence[bytes | tuple[int, int]]):
@@ -83,7 +83,7 @@ class PieceFile(io.RawIOBase):
 
 
 class Reader:
-  """Reads short sections of a file in rising order fast."""
+  """Reads short sections of a file through a buffer; fast if their positions increase."""
 
   def __init__(self, file: BinaryIO):
     self._file = file
@@ -91,13 +91,18 @@ class Reader:
     self._first, self._window = 0, b""
 
   def at(self, position: int, length: int) -> bytes:
-    """Returns up to `length` bytes."""
+    """Returns `length` bytes from `position` on, or fewer at the end of the file."""
     self._show(position, length)
     offset = position - self._first
     return self._window[offset : offset + length]
 
   def find(self, pattern: re.Pattern[bytes], position: int) -> int:
-    """Returns the first position of a pattern of at most 8 bytes from `position` on, or -1."""
+    """Returns the position of the first match at or after `position`, or -1.
+
+    Args:
+      pattern: pattern whose matches have at most 8 bytes.
+      position: where to start the search, in bytes.
+    """
     while position < self.size:
       self._show(position, 8)
       found = pattern.search(self._window, position - self._first)
@@ -107,7 +112,7 @@ class Reader:
     return -1
 
   def _show(self, position: int, length: int) -> None:
-    """Reads a new window if the current one lacks a part of a section that the file has."""
+    """Reads a new window if the current window does not contain the section of the file."""
     last = self._first + len(self._window)
     if not self._first <= position <= last or last < min(position + length, self.size):
       self._file.seek(position)
@@ -115,7 +120,7 @@ class Reader:
 
 
 def joined(parts: list[Part]) -> list[Part]:
-  """Returns the parts, with a note if there are several."""
+  """Returns the parts; if there are several, the note of the first part states their number."""
   if len(parts) == 1:
     return parts
   return [parts[0]._replace(note=f"it is {len(parts)} joined files, read as one"), *parts[1:]]

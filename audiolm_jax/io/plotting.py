@@ -22,9 +22,9 @@ _RANGE_DB = 70.0
 def spectrogram_db(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, "bins columns"]:
-  """Returns power in dB relative to the loudest bin.
+  """Returns a power spectrogram in dB relative to its largest value.
 
-  Each of at most 1200 columns is a Hann window of 32 ms.
+  There are at most 1200 columns. Each column is the spectrum of a Hann window of 32 ms.
   """
   window = round(_WINDOW_SECONDS * sample_rate)
   padded = np.pad(np.asarray(waveform, np.float32), window // 2)
@@ -49,14 +49,14 @@ def draw_spectrogram(
   sample_rate: int,
   prompt_samples: int = 0,
 ) -> None:
-  """Draws the spectrogram of `waveform` over seconds and kHz.
+  """Draws the spectrogram of `waveform`, with time in seconds and frequency in kHz.
 
   Args:
-    axes: of matplotlib.
+    axes: the matplotlib axes to draw on.
     waveform: the signal.
     sample_rate: Hz.
-    prompt_samples: length of the prompt, whose end is marked with a line; no line is drawn at the
-      beginning or the end of the waveform.
+    prompt_samples: number of samples of the prompt. A line marks the end of the prompt if it lies
+      inside the waveform.
   """
   seconds = len(waveform) / sample_rate
   axes.imshow(  # pyright: ignore[reportUnknownMemberType]: matplotlib leaves out types

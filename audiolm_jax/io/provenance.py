@@ -1,7 +1,8 @@
 """Metadata that marks generated audio as synthetic and records how it was generated.
 
-It is stored where players and editors show it: in the INFO chunk of WAV files and in the tags of
-FLAC, Ogg, MP3 and AIFF files. It informs but does not protect, because any program can remove it.
+The metadata is stored in the INFO chunk of WAV files and in the tags of FLAC, Ogg, MP3 and AIFF
+files, which audio players and editors show. It informs listeners but is no protection against
+misuse, because any program can remove it.
 """
 
 import contextlib
@@ -24,14 +25,14 @@ class Provenance:
   Attributes:
     bundle: name of the bundle.
     token_hash: hash of the bundle's tokenizers, which distinguishes bundles of the same name.
-    mode: "continuation", "unconditional", "resynthesis", "speech" of a text, or "speech_to_speech"
-      of another recording.
+    mode: "continuation", "unconditional", "resynthesis", "speech" (generated from a text), or
+      "speech_to_speech" (generated from another recording).
     seed: the random seed.
-    sample: index of the sample among those of this seed, from 0.
-    prompt_seconds: length of the prompt at the beginning of the file.
-    prompt_audio: "codec" if the prompt was encoded and decoded by the codec, "original" if it is
-      the recording.
-    watermark: strength of the mark in the sampled codes; 0 for none.
+    sample: index of the sample among the samples of this seed, from 0.
+    prompt_seconds: length of the prompt at the beginning of the file in seconds.
+    prompt_audio: "codec" if the prompt was encoded and decoded by the codec, "original" if the
+      prompt is the original recording.
+    watermark: strength of the watermark in the sampled codes; 0 for no watermark.
     version: version of this package.
   """
 
@@ -52,16 +53,16 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
-  """Returns how an audio file was generated, or None if no stream of it has such metadata.
+  """Returns how an audio file was generated, or None if no stream of the file has this metadata.
 
   Raises:
-    AudioError: the file is not an audio file.
-    UserError: the path is not a path.
+    AudioError: the file is missing or is not an audio file.
+    UserError: `path` is not a path, or is empty.
   """
   path = arguments.path(path, "path", "the name of an audio file")
   for tags in audio.read_tags(path):
     comment = tags.get("comment", "")
     if comment.startswith(_PREFIX):
-      with contextlib.suppress(ValueError):  # truncated or edited
+      with contextlib.suppress(ValueError):  # the metadata is truncated or edited
         return configs.from_dict(Provenance, plain_json.parse(comment.removeprefix(_PREFIX)))
   return None

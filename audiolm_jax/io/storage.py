@@ -18,8 +18,8 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
 
 PathLike = str | os.PathLike[str]
-_BROKEN = (0, 0)  # the identity of a broken link
-# `content_hash` reads at most this many parts of this many bytes.
+_BROKEN = (0, 0)  # the identity of all broken links
+# `content_hash` reads at most `_HASHED_PARTS` parts of `_PART_BYTES` bytes each.
 _HASHED_PARTS, _PART_BYTES = 16, 1 << 16
 _KINDS = {
   b"RIFF": "a WAV file",
@@ -45,7 +45,7 @@ def is_url(path: PathLike) -> bool:
 
 
 def join(folder: PathLike, name: str) -> str:
-  """Returns the path of `name` in a folder, or `name` itself if it is absolute."""
+  """Returns the path of `name` in a folder, or `name` itself if it is a URL or an absolute path."""
   if is_url(name) or os.path.isabs(name):
     return name
   if is_url(folder):
@@ -72,7 +72,11 @@ def exists(path: PathLike) -> bool:
 
 
 def is_folder(path: PathLike) -> bool:
-  """Returns whether `path` is a folder; in a bucket, whether any name begins with `path/`."""
+  """Returns whether `path` is a folder; in a bucket, whether any name begins with `path/`.
+
+  Raises:
+    UserError: the store of a URL cannot be reached.
+  """
   if not is_url(path):
     return os.path.isdir(path)
   with _filesystem(path) as (filesystem, inner):
@@ -84,6 +88,7 @@ def read_bytes(path: PathLike) -> bytes:
 
   Raises:
     OSError: the file cannot be read; FileNotFoundError if it does not exist.
+    UserError: the store of a URL cannot be reached.
   """
   if not is_url(path):
     return Path(path).read_bytes()
@@ -92,13 +97,15 @@ def read_bytes(path: PathLike) -> bytes:
 
 
 def content_hash(path: PathLike) -> str:
-  """Returns 16 hexadecimal digits for the size and the content of a file.
+  """Returns a hash of the size and the content of a file, as 16 hexadecimal digits.
 
-  Files of up to 1 MiB are read as a whole, and 16 evenly spaced parts of 64 KiB of longer ones, so
-  that a large corpus can be compared in a short time. A copy has the hash of its original.
+  A file of up to 1 MiB is read completely. Of a larger file, only 16 evenly spaced parts of 64 KiB
+  are read, so that large corpora can be compared in a short time. A copy and its original have
+  equal hashes.
 
   Raises:
     OSError: the file cannot be read, or is not a regular file.
+    UserError: the store of a URL cannot be reached.
   """
   if is_url(path):
     with _filesystem(path) as (filesystem, inner):
@@ -126,18 +133,25 @@ def _hashed_parts(size: int) -> list[tuple[int, int]]:
 
 
 def read_text(path: PathLike) -> str:
-  """Returns the content of a UTF-8 file as text; see `read_bytes`."""
+  """Returns the content of a UTF-8 file as text.
+
+  Raises:
+    OSError: the file cannot be read.
+    UserError: the store of a URL cannot be reached.
+    UnicodeDecodeError: the content is not valid UTF-8.
+  """
   return read_bytes(path).decode("utf-8")
 
 
 def read_lines(path: PathLike) -> list[str]:
-  """Returns the lines of a text file, which end with a line feed and nothing else.
+  """Returns the lines of a text file, without their line ends.
 
-  UTF-8, with or without a byte order mark, and UTF-16 with one are read.
+  A line ends with LF or CRLF; other line separators of Unicode are part of the line. The encoding
+  is UTF-8 with or without a byte order mark, or UTF-16 with a byte order mark.
 
   Raises:
     OSError: the file cannot be read.
-    UserError: the file is not text.
+    UserError: the file is not text, or the store of a URL cannot be reached.
   """
   content = read_bytes(path)
   encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -154,7 +168,7 @@ def read_lines(path: PathLike) -> list[str]:
 
 
 def _kind(content: bytes) -> str:
-  """Returns what a file of bytes is, for messages."""
+  """Returns a phrase for error messages that describes the type of a file with this content."""
   for magic, kind in _KINDS.items():
     if content.startswith(magic):
       return kind
@@ -163,7 +177,10 @@ def _kind(content: bytes) -> str:
 
 @contextlib.contextmanager
 def write_whole(path: PathLike) -> Generator[BinaryIO]:
-  """Opens a binary file that gets its name when the block ends without an error.
+  """Opens a binary file that is written to `path` when the block ends without an error.
+
+  Readers never see an incomplete file. For a URL, the content is kept in memory until the block
+  ends.
 
   Raises:
     UserError: the file cannot be written.
@@ -175,7 +192,7 @@ def write_whole(path: PathLike) -> Generator[BinaryIO]:
   content = io.BytesIO()
   yield content
   with _filesystem(path) as (filesystem, inner):
-    # Some stores show incomplete files, so the file is written under another name and renamed.
+    # Some stores show incomplete files, so the file is written under a temporary name and renamed.
     temporary = f"{inner.rpartition('/')[0]}/.{secrets.token_hex(6)}.tmp"
     try:
       filesystem.pipe_file(temporary, content.getvalue())
@@ -201,10 +218,11 @@ def remove_file(path: PathLike) -> None:
 
 
 def make_folder(path: PathLike) -> None:
-  """Creates a folder and its parents, in stores that have folders.
+  """Creates a folder and its parents, if the store has folders.
 
   Raises:
     OSError: the folder cannot be created.
+    UserError: the store of a URL cannot be reached.
   """
   if not is_url(path):
     Path(path).mkdir(parents=True, exist_ok=True)
@@ -214,19 +232,24 @@ def make_folder(path: PathLike) -> None:
 
 
 def list_files(folder: PathLike) -> list[Entry]:
-  """Returns all files below a folder, sorted; hidden files and folders are skipped.
+  """Returns all files below a folder, sorted by name; hidden files and folders are skipped.
 
-  Links to folders are followed, but no folder is searched twice: a link to a folder that contains
-  it, or that is below `folder` itself, adds no files.
+  Links to folders are followed, but no folder is searched twice. A link adds no files if the folder
+  that it leads to contains the link or is below `folder`.
 
   Raises:
-    UserError: a folder cannot be listed.
+    UserError: a folder cannot be listed, or the store of a URL cannot be reached.
   """
   return list_files_and_copies(folder)[0]
 
 
 def list_files_and_copies(folder: PathLike) -> tuple[list[Entry], dict[str, str]]:
-  """Returns the entries of `list_files`, and a mapping from links to the names of earlier files."""
+  """Returns the entries of `list_files`, and the names of duplicates.
+
+  An entry is a duplicate if it is a symbolic or hard link to the file of an earlier entry. The
+  second result maps the name of each duplicate to the name of the first entry of its file; it is
+  empty for a URL.
+  """
   if is_url(folder):
     with _filesystem(folder) as (filesystem, inner):
       found = filesystem.find(inner, detail=True)
@@ -245,11 +268,11 @@ def list_files_and_copies(folder: PathLike) -> tuple[list[Entry], dict[str, str]
 
 
 def _walk(folder: PathLike) -> Iterator[tuple[Entry, tuple[int, int]]]:
-  """Yields the files below a local folder and what identifies each of them."""
+  """Yields the files below a local folder, each with its identity (device and inode)."""
   searched: set[tuple[int, int]] = set()
   folders, links = [""], collections.deque[str]()
   while folders or links:
-    # Links come last, so that a folder has its own name and not that of a link to it.
+    # Links are followed last, so that files have the path of their folder, not the path of a link.
     here = folders.pop() if folders else links.popleft()
     path = os.path.join(folder, here)
     try:
@@ -295,7 +318,12 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def fetched_folder(folder: str, target: PathLike) -> str:
-  """Returns `folder` if it is local; otherwise copies it to `target` and returns that."""
+  """Returns `folder` if it is local; otherwise copies it to `target` and returns `target`.
+
+  Raises:
+    OSError: the folder cannot be read or copied.
+    UserError: the store of a URL cannot be reached.
+  """
   if not is_url(folder):
     return folder
   with _filesystem(folder) as (filesystem, inner):
@@ -305,11 +333,16 @@ def fetched_folder(folder: str, target: PathLike) -> str:
 
 @contextlib.contextmanager
 def _filesystem(url: PathLike) -> Generator[tuple[Any, str]]:
-  """Yields the file system of a URL and the path in it; converts its errors to `UserError`."""
+  """Yields the file system of a URL, and the path in this file system.
+
+  Raises:
+    UserError: the URL is not valid, the package for the store is missing, or the block raised an
+      exception other than `OSError`.
+  """
   try:
     import fsspec.core  # pyright: ignore[reportMissingTypeStubs]: it has no annotations
 
-    found = fsspec.core.url_to_fs(os.fspath(url))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]: the same
+    found = fsspec.core.url_to_fs(os.fspath(url))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]: it has no annotations
     filesystem, inner = cast("tuple[Any, str]", found)
   except ImportError as error:
     raise UserError(

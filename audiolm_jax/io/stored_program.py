@@ -31,11 +31,11 @@ from audiolm_jax.core.errors import UserError
 from audiolm_jax.io.files import atomic_write
 
 Result = TypeVar("Result")
-# Static arguments, structure of the others, and the shape and type of each array.
+# Static arguments, tree structure of the other arguments, and the shape and type of each array.
 _Key = tuple[object, ...]
 
 _PACKAGE = Path(__file__).parents[1]
-# Settings that affect where programs are stored and what is logged, but not the programs.
+# Settings with one of these texts in their name affect storage and logging, but not the programs.
 _NOT_IN_PROGRAMS = ("cache", "log", "dump", "traceback")
 
 
@@ -74,7 +74,7 @@ class StoredProgram(Generic[Result]):
     key = self._key(args)
     with self._lock:
       waiting = self._ready.get(key)
-      # A program that still waits in the background queue is made by this thread instead.
+      # If the program still waits in the background queue, this thread loads or compiles it.
       make_here = waiting is None or waiting.cancel()
       if waiting is None or make_here:
         future = self._ready[key] = Future()
@@ -108,7 +108,7 @@ class StoredProgram(Generic[Result]):
     _BACKGROUND.add(make)
 
   def __getattr__(self, name: str) -> Any:
-    # `lower` and the other attributes of a jitted function.
+    # Returns `lower` and the other attributes of a jitted function.
     return getattr(self._jitted, name)
 
   def _key(self, args: Sequence[object]) -> _Key:
@@ -120,7 +120,7 @@ class StoredProgram(Generic[Result]):
   def _make(self, future: "Future[Compiled]", key: _Key, args: Sequence[object]) -> None:
     try:
       future.set_result(self._load_or_compile(key, args))
-    except BaseException as error:  # the future raises it in the thread that calls the program
+    except BaseException as error:  # `result` raises the error in the calling thread
       with self._lock:
         del self._ready[key]
       future.set_exception(error)
@@ -139,7 +139,8 @@ class StoredProgram(Generic[Result]):
     def function(*args: object) -> Result:
       return self._function(*args)
 
-    # A unique name, so that JAX compiles: a program from its own cache cannot be serialized again.
+    # With a unique name, JAX compiles and does not load the program from its own cache; a loaded
+    # program cannot be serialized again.
     function.__name__ = f"{self._function.__name__}_{secrets.token_hex(8)}"
     lowered = self._jit(function).lower(*args)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
     with _COMPILING:
@@ -147,7 +148,7 @@ class StoredProgram(Generic[Result]):
     from jax.experimental import serialize_executable
 
     content = pickle.dumps(serialize_executable.serialize(compiled))
-    with contextlib.suppress(UserError, OSError):  # on a full disk, only time is lost
+    with contextlib.suppress(UserError, OSError):  # then later processes compile again
       path.parent.mkdir(parents=True, exist_ok=True)
       with atomic_write(path) as file:
         file.write(hashlib.sha256(content).digest() + content)
@@ -191,7 +192,7 @@ def _is_storable(args: Sequence[object]) -> bool:
 
 
 def _is_foreign(x: object) -> bool:
-  """Returns whether a dataclass or one that it contains is defined outside of this package."""
+  """Returns whether a dataclass, or a dataclass in its fields, is defined in another package."""
   if not dataclasses.is_dataclass(x):
     return False
   fields = [getattr(x, field.name) for field in dataclasses.fields(x)]
@@ -204,7 +205,7 @@ def _signature(leaf: jax.Array | np.ndarray | np.generic) -> tuple[object, ...]:
 
 
 def _shape(leaf: object) -> object:
-  """Returns the shape and type of a leaf, so that no array is kept alive during compilation."""
+  """Replaces an array by its shape and type, so that compilation does not keep the array alive."""
   if isinstance(leaf, jax.Array | np.ndarray | np.generic):
     leaf = cast("jax.Array | np.ndarray", leaf)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
@@ -212,7 +213,7 @@ def _shape(leaf: object) -> object:
 
 
 class _Background:
-  """Runs tasks one by one in another thread; starts none after the main thread has ended."""
+  """Runs tasks one by one in a background thread; starts no task after the main thread ended."""
 
   def __init__(self):
     self._tasks: collections.deque[Callable[[], None]] = collections.deque()
@@ -237,8 +238,8 @@ class _Background:
 
 
 _BACKGROUND = _Background()
-# A compilation needs much memory and uses several processor cores, so only one runs at a time;
-# meanwhile another program can be traced and a third one can run.
+# A compilation needs much memory and several processor cores, so only one compilation runs at a
+# time. During a compilation, other programs can be traced or run.
 _COMPILING = threading.Lock()
 
 
@@ -256,7 +257,7 @@ def _environment() -> tuple[object, ...]:
 
 @functools.cache
 def _versions() -> tuple[object, ...]:
-  """Returns the versions of Python and of the packages that compile, and a hash of this package."""
+  """Returns the versions of Python, JAX, Flax and NumPy, and a hash of the code of this package."""
   source = hashlib.sha256()
   for path in sorted(_PACKAGE.rglob("*.py")):
     source.update(str(path.relative_to(_PACKAGE)).encode() + b"\0" + path.read_bytes())

@@ -1,4 +1,4 @@
-"""Computes the content of an audio file while its samples are computed, in bounded memory."""
+"""Encodes an audio file while its samples are computed, in bounded memory."""
 
 import io
 from collections.abc import Generator, Iterator, Mapping
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 PCM = "pcm"  # samples without a header
 FORMATS = ("wav", "flac", "mp3", PCM)
-# A player takes the duration of a file with a variable bit rate from its first frame, which is
-# complete only at the end.
+# The bit rate is constant. For a variable bit rate, players read the duration from the first frame,
+# which an encoder can complete only at the end.
 _MP3: Mapping[str, Any] = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
 _NOTHING: Mapping[str, Any] = {}
-# The bytes of a FLAC file that have the number of samples in their lower 36 bits.
+# The lower 36 bits of these bytes of a FLAC file are the number of samples.
 _FLAC_LENGTH = slice(21, 26)
 
 
@@ -32,18 +32,18 @@ def content(
   samples: int,
   tags: Mapping[str, str],
 ) -> Generator[bytes]:
-  """Yields the content of a file of one channel in pieces, none of them empty.
+  """Yields the content of an audio file of one channel in pieces, which are never empty.
 
-  A WAV file equals that of `audio.write_audio`. Other formats lack the fields at the beginning of a
-  file that an encoder can write only at the end: the checksum of FLAC, and the encoder delay of
-  MP3, so 0.1 s of silence precede the audio of an MP3 file.
+  A WAV file equals the file of `audio.write_audio`. FLAC and MP3 files lack header fields that an
+  encoder can write only at the end: the checksum of FLAC, and the encoder delay of MP3. Because
+  players cannot remove this delay, an MP3 file begins with about 0.1 s of silence.
 
   Args:
-    blocks: samples; values outside [-1, 1] are clipped.
-    form: one of `FORMATS`.
+    blocks: blocks of samples; values outside [-1, 1] are clipped.
+    form: format of the file, one of `FORMATS`.
     sample_rate: Hz.
-    samples: number of samples of all blocks together.
-    tags: as for `audio.write_audio`; PCM has none.
+    samples: total number of samples in all blocks.
+    tags: metadata, see `audio.write_audio`; not used for PCM.
 
   Raises:
     AudioError: the number of samples in all blocks is not `samples`.
@@ -90,7 +90,7 @@ def _wav_header(sample_rate: int, samples: int, tags: Mapping[str, str]) -> byte
 def _opened(
   target: Any, form: str, sample_rate: int, tags: Mapping[str, str]
 ) -> soundfile.SoundFile:
-  """Returns a file to write samples to, with its tags."""
+  """Returns a file with tags that is open for writing samples."""
   if form == PCM:
     return soundfile.SoundFile(target, "w", sample_rate, 1, "PCM_16", format="RAW", endian="LITTLE")
   container, subtype = audio.check_output_format(f"audio.{form}")
@@ -102,7 +102,7 @@ def _opened(
 
 
 class _Sink(io.RawIOBase):
-  """A file for an encoder that keeps appended data and drops later changes of these data."""
+  """The output file of an encoder; keeps appended data and drops later changes of these data."""
 
   def __init__(self):
     self._new = bytearray()
@@ -110,12 +110,12 @@ class _Sink(io.RawIOBase):
     self._size: int = 0
 
   def take(self) -> bytearray:
-    """Returns what was appended since the last call."""
+    """Returns the bytes that were appended since the last call."""
     new, self._new = self._new, bytearray()
     return new
 
   def write(self, data: "ReadableBuffer", /) -> int:
-    """Appends data; drops data that would replace older data."""
+    """Appends data, or drops data that would replace older data; returns the number of bytes."""
     data = memoryview(data)
     if self._position == self._size:
       self._new += data
@@ -124,7 +124,7 @@ class _Sink(io.RawIOBase):
     return len(data)
 
   def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-    """Moves the position and returns it."""
+    """Changes the position of the next write, and returns this position."""
     start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
     self._position = start + offset
     return self._position

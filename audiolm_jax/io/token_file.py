@@ -27,11 +27,12 @@ class TokenFile:
   """The tokens of a clip and the bundle that they belong to.
 
   Attributes:
-    tokens: by the keys of their streams, including codes.
-    streams: descriptions of the tokens. A stream without a rate is text or has collapsed repeats.
-    sample_rate: of the audio that the codes decode to, in Hz.
+    tokens: the tokens by stream key; they always include codes.
+    streams: the description of each stream by key. A stream without a rate is text or has collapsed
+      repeats.
+    sample_rate: sample rate of the audio that is decoded from the codes, in Hz.
     bundle: name of the bundle whose tokenizers encoded the clip.
-    token_hash: of these tokenizers.
+    token_hash: hash of these tokenizers.
   """
 
   tokens: Record
@@ -42,12 +43,12 @@ class TokenFile:
 
   @property
   def codes(self) -> Int[np.ndarray, "frames quantizers"]:
-    """The acoustic codes, which a codec decodes."""
+    """The acoustic codes, from which a codec decodes audio."""
     return self.tokens[CODES]
 
 
 def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:
-  """Writes a compressed npz file atomically.
+  """Writes tokens atomically to a compressed npz file.
 
   Raises:
     UserError: the file cannot be written.
@@ -69,10 +70,10 @@ def save_tokens(path: str | os.PathLike[str], tokens: TokenFile) -> None:
 
 
 def load_tokens(path: str | os.PathLike[str]) -> TokenFile:
-  """Reads a file of `save_tokens`, of the current format or of format 1.
+  """Reads a file that `save_tokens` wrote in the current format or in format 1.
 
   Raises:
-    DataError: the file is missing, damaged, or not a token file.
+    DataError: the file is missing, damaged, not a token file, or has an unknown format version.
   """
   path = Path(path)
   if not path.is_file():
@@ -120,9 +121,12 @@ def _format_2(stored: Arrays) -> tuple[Record, dict[str, Stream]]:
 
 
 def _format_1(stored: Arrays) -> tuple[Record, dict[str, Stream]]:
-  """Reads two streams. Their sizes are not stored, so each is its largest token plus one."""
+  """Reads the semantic tokens and the codes of a file in format 1.
+
+  Format 1 does not store vocabulary sizes; the size of each stream is its largest token plus 1.
+  """
   semantic, codes = stored["semantic"], stored["codes"]
-  rate = stored.number("semantic_rate") or None  # 0: repeats are collapsed
+  rate = stored.number("semantic_rate") or None  # 0 if repeats are collapsed
   levels = codes.shape[-1] if codes.ndim == 2 else 1
   described = (
     {"name": SEMANTIC, "size": int(semantic.max(initial=0)) + 1, "rate": rate},
@@ -138,7 +142,12 @@ def _format_1(stored: Arrays) -> tuple[Record, dict[str, Stream]]:
 
 
 def _tokens(stored: Arrays, name: str, stream: Stream) -> np.ndarray:
-  """Returns the tokens of a stream, which must have its shape and lie in its vocabulary."""
+  """Returns the tokens of a stream.
+
+  Raises:
+    ValueError: the tokens do not have the type and shape of the stream, or are not in its
+      vocabulary.
+  """
   tokens, axes = stored[name], "[frames, quantizers]" if stream.levels else "[steps]"
   if tokens.dtype.kind not in "iu" or tokens.ndim != 1 + bool(stream.levels):
     raise ValueError(f"{name} is {tokens.dtype} of shape {tokens.shape}, not integers {axes}")

@@ -11,7 +11,8 @@ from audiolm_jax.core.configs import shown
 from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.io import audio
 
-# No recording has more channels, and no clip is as short.
+# A second axis of at most this length is an axis of channels: recordings have no more channels, and
+# clips have more samples.
 _MOST_CHANNELS = 64
 _LAYOUT = "an array [samples], or [batch, samples] for several clips of one length"
 
@@ -20,7 +21,7 @@ def check_rate(sample_rate: object, name: str = "sample_rate") -> int:
   """Returns a sample rate of any number type as an int.
 
   Raises:
-    AudioError: it is not a whole number of Hz in the supported range.
+    AudioError: the rate is not a whole number of Hz in the supported range.
   """
   try:
     return arguments.whole(sample_rate, name, ranges.SAMPLE_RATES)
@@ -40,13 +41,14 @@ def check(
   """Returns the waveform that a caller passes, as floats of one channel.
 
   Args:
-    samples: floats in [-1, 1] or integers that use the whole range of their type: [samples] or
-      [batch, samples], and with `channel_axis` one axis more.
-    sample_rate: Hz, checked.
-    channel_axis: axis of the channels, which are averaged, such as -1 for the [samples, channels]
-      of soundfile; None if the samples are of one channel.
-    seconds: use at most this much from the beginning; None for all.
-    most_axes: largest number of axes besides that of the channels: 2, or 1 for a single clip.
+    samples: floats in [-1, 1], or integers that use the whole range of their type. The shape is
+      [samples] or [batch, samples], with an additional axis of channels if `channel_axis` is given.
+    sample_rate: sample rate in Hz, as returned by `check_rate`.
+    channel_axis: axis of the channels, which are averaged, such as -1 for arrays
+      [samples, channels] from soundfile; None if the samples have no axis of channels.
+    seconds: maximum duration to use from the beginning; None for the whole waveform.
+    most_axes: maximum number of axes, not counting the axis of channels: 2, or 1 if only a single
+      clip is accepted.
     name: name of the waveform in error messages.
 
   Returns:
@@ -55,6 +57,7 @@ def check(
   Raises:
     AudioError: the samples are not numbers, empty, not finite, far outside [-1, 1], or in a layout
       that is not supported.
+    UserError: `channel_axis` is not an axis of the samples.
   """
   wanted = _LAYOUT if most_axes == 2 else "one clip, an array [samples]"
   if isinstance(samples, str | bytes) or hasattr(samples, "__fspath__"):
@@ -101,7 +104,7 @@ def _channels_last(found: np.ndarray, channel_axis: object, name: str) -> np.nda
 
 
 def _has_channels(found: np.ndarray) -> bool:
-  """Returns whether there are two axes and the last one is so short that it must be channels."""
+  """Returns whether the array has two axes and only the last axis is short enough for channels."""
   return found.ndim == 2 and 1 <= found.shape[1] <= _MOST_CHANNELS < found.shape[0]
 
 

@@ -1,8 +1,9 @@
-"""Causal self-attention, with positions, for training and for decoding.
+"""Causal self-attention with positions, for training and for decoding.
 
 Training and prefill attend over a whole sequence, one block of queries at a time, so that no
-products with keys in the future of a block are computed. Decoding attends from one query to a
-key/value cache. Both use the same bias by distance for positions.
+products with keys after the block are computed. Decoding attends from one query to a key/value
+cache. Training, prefill and decoding use the same attention bias, which depends on the distance
+between query and key.
 """
 
 import math
@@ -19,12 +20,12 @@ from jaxtyping import Bool, Float, Int
 from audiolm_jax.core import modules, products
 from audiolm_jax.core.arrays import Array
 
-# Added to the logits of masked keys. It is finite, so that a row without any unmasked key (padding
-# on the left of a prompt) is finite too; such a row is never used.
+# The logits of masked keys, or their bias. The value is finite, so that the output of a query
+# without unmasked keys (padding on the left of a prompt) is finite too; this output is not used.
 MASKED = -1e9
 
-# Queries per block in training: small enough to skip most of the future and to fit into the cache
-# of the processor, large enough for large products.
+# Queries per block in training: small enough to skip most products with later keys and to fit into
+# the cache of the processor, large enough for efficient matrix products.
 QUERY_BLOCK = 256
 # Queries per block in prefill, which runs once: fewer blocks compile faster.
 PREFILL_BLOCK = 512
@@ -45,8 +46,8 @@ class KeyValues(NamedTuple):
 class Cache(NamedTuple):
   """Keys and values of earlier positions, for decoding.
 
-  Keys are transposed, so that the product with a query, like that of weights and values, adds
-  contiguous rows: XLA:CPU computes it twice as fast as one sum for each key.
+  Keys are transposed. The product of a query and keys then adds contiguous rows, like the product
+  of weights and values. XLA:CPU computes this product twice as fast as one sum for each key.
   """
 
   keys: Float[Array, "batch kv_heads head_dim length"]
@@ -58,15 +59,15 @@ class Cache(NamedTuple):
     return self.values.shape[2]
 
   def map(self, function: Callable[[Array, int], Array]) -> "Cache":
-    """Returns `function(array, axis)` of keys and of values with their axis of positions."""
+    """Applies `function(array, axis)` to keys and to values; `axis` is the axis of positions."""
     return Cache(function(self.keys, 3), function(self.values, 2))
 
   def empty(self, length: int) -> "Cache":
-    """Returns a cache of zeros with `length` positions, which may not exceed its own."""
+    """Returns a cache of zeros with `length` positions, at most the length of this cache."""
     return self.map(lambda x, axis: jnp.zeros_like(lax.slice_in_dim(x, 0, length, axis=axis)))
 
   def write(self, new: "Cache", start: Int[Array, ""] | np.int32) -> "Cache":
-    """Returns the cache with the positions of `new` from `start` on."""
+    """Returns the cache with `new` written to the positions from `start` on."""
     update = lax.dynamic_update_slice_in_dim
     return Cache(
       update(self.keys, new.keys, start, axis=3), update(self.values, new.values, start, axis=2)
@@ -76,8 +77,9 @@ class Cache(NamedTuple):
 def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "length"]:
   """Returns the bucket of each distance 0 .. length - 1 between a query and an earlier key.
 
-  Distances in the first half of the buckets are exact; the others grow logarithmically up to
-  `max_distance`.
+  Each bucket in the first half contains one distance. Each bucket in the second half contains a
+  range of distances; the ranges grow logarithmically up to `max_distance`. The last bucket also
+  contains all larger distances.
 
   Source: T5 (arXiv 1910.10683), section 2.1, the unidirectional case.
   """
@@ -90,7 +92,7 @@ def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np
 
 
 class RelativeBias(nn.Module):
-  """T5's learned attention bias, one table for all layers."""
+  """The learned relative attention bias of T5, with one table for all layers."""
 
   num_heads: int
   num_buckets: int
@@ -98,7 +100,7 @@ class RelativeBias(nn.Module):
 
   @nn.compact
   def __call__(self, length: int, batch: int = 1) -> Float[Array, "shards heads length"]:
-    """Returns the bias of each distance 0 .. length - 1; for shards see `copy_per_shard`."""
+    """Returns the bias for each distance 0 .. length - 1; see `copy_per_shard` for shards."""
     shape, axes = (self.num_buckets, self.num_heads), ("relpos_buckets", "heads")
     table = modules.param(self, "table", nn.initializers.normal(0.02), axes, shape, jnp.float32)
     buckets = relative_buckets(length, self.num_buckets, self.max_distance)
@@ -125,15 +127,17 @@ def copy_per_shard(
 def bias_block(
   bias: Float[Array, "shards heads length"], start: int, count: int
 ) -> Float[Array, "shards heads count keys"]:
-  """Returns bias and causal mask of queries `start .. start + count - 1` for keys up to the last.
+  """Returns the sum of bias and causal mask for a block of queries and the keys up to their end.
 
-  With start 1, count 2 and bias b by distance:
+  The queries are `start .. start + count - 1`, the keys are `0 .. start + count - 1`. For start 1,
+  count 2 and the bias b by distance, the result of each head is:
 
       b1 b0 --      (-- is MASKED)
       b2 b1 b0
 
-  The matrix is constant along its diagonals, so it is one vector, repeated and read with a row
-  length one less than its period. Its gradient is then a sum over rows instead of a scatter.
+  The matrix is constant along its diagonals. It is made of copies of one vector, which are joined
+  and cut into rows one element shorter than the vector. The gradient is then a sum over rows
+  instead of a scatter.
   """
   each, end = bias.shape[:2], start + count
   future = jnp.full((*each, count), MASKED, bias.dtype)
@@ -147,7 +151,7 @@ def bias_block(
 def bias_blocks(
   bias: Float[Array, "shards heads length"], block: int = QUERY_BLOCK
 ) -> tuple[Float[Array, "shards heads _ _"], ...]:
-  """Returns `bias_block` of every block of queries, computed once for all layers."""
+  """Returns the results of `bias_block` for all blocks of queries; all layers use these biases."""
   length = bias.shape[-1]
   return tuple(bias_block(bias, s, min(block, length - s)) for s in range(0, length, block))
 
@@ -158,14 +162,14 @@ def causal_attention(
   biases: Sequence[Float[Array, "shards heads _ _"]],
   key_mask: Bool[Array, "batch length"] | None,
 ) -> Float[Array, "batch length kv_heads group head_dim"]:
-  """Returns the attention of every position to itself and the past.
+  """Returns the attention output for every position, from this and earlier positions.
 
   Args:
-    query: queries, by group of the heads that share a key.
+    query: queries; the heads of a group share their keys and values.
     key_values: keys and values.
-    biases: `bias_blocks` for `length`; `heads` may be 1 for all heads, and each of the `shards` is
-      for an equal part of the batch.
-    key_mask: False on keys to mask (padding on the left).
+    biases: result of `bias_blocks` for `length`. A single head of biases applies to all heads. Each
+      shard applies to an equal part of the batch.
+    key_mask: False on keys to mask (padding on the left); None without padding.
   """
   batch, groups = query.shape[0], query.shape[3]
   outputs, start = [], 0
@@ -186,7 +190,7 @@ def scores(
   query: Float[Array, "batch count kv_heads group head_dim"],
   keys: Float[Array, "batch kv_heads keys head_dim"],
 ) -> Float[Array, "batch kv_heads group count keys"]:
-  """Returns the float32 products of queries and keys."""
+  """Returns the dot products of queries and keys in float32."""
   if not products.rounds(query, keys):
     return jnp.einsum("bqhgd,bhkd->bhgqk", query, keys, preferred_element_type=jnp.float32)
   batch, count, heads, groups, dim = query.shape
@@ -199,7 +203,7 @@ def weighted_sums(
   weights: Float[Array, "batch kv_heads group count keys"],
   values: Float[Array, "batch kv_heads keys head_dim"],
 ) -> Float[Array, "batch count kv_heads group head_dim"]:
-  """Returns the sums of the values by their weights."""
+  """Returns the sums of the values, weighted by `weights`."""
   if not products.rounds(weights, values):
     return jnp.einsum("bhgqk,bhkd->bqhgd", weights, values)
   batch, heads, groups, count, keys = weights.shape
@@ -212,11 +216,12 @@ def cached_attention(
   query: Float[Array, "batch 1 kv_heads group head_dim"],
   parts: Sequence[tuple[Cache, Float[Array, "_ _ _"]]],
 ) -> Float[Array, "batch 1 kv_heads group head_dim"]:
-  """Returns the attention of one query to the keys of all `parts`.
+  """Returns the attention output for one query per row, from the keys and values of all `parts`.
 
   Args:
-    query: queries, by group of the heads that share a key.
-    parts: keys and values, and the bias of each key with the mask added (batch and heads may be 1).
+    query: queries; the heads of a group share their keys and values.
+    parts: the parts of the cache, and for each part the sum of bias and mask [batch, heads, keys],
+      in which `batch` and `heads` may be 1.
   """
   groups = query.shape[3]
   scale = query.shape[-1] ** -0.5
@@ -241,16 +246,20 @@ def attend_and_write(
   recent: tuple[Cache, Float[Array, "_ _ _"]],
   index: Int[Array, ""],
 ) -> tuple[Float[Array, "batch 1 kv_heads group head_dim"], Cache]:
-  """Returns the attention of one query, and the recent part with its keys and values.
+  """Writes new keys and values to the cache, and attends from one query per row to the cache.
 
   Args:
-    query: queries, by group of the heads that share a key.
-    key_values: of the query's own position.
+    query: queries; the heads of a group share their keys and values.
+    key_values: keys and values at the position of the query.
     old: the part of the cache that is only read, and the bias of its keys.
-    recent: the part that is written, and the bias of its keys.
-    index: position in the recent part.
+    recent: the part of the cache that is written, and the bias of its keys.
+    index: position in the recent part to which `key_values` are written.
+
+  Returns:
+    The attention output, and the updated recent part.
   """
-  # Prevents XLA:CPU from fusing the write with its readers, which would copy the buffer.
+  # Prevents XLA:CPU from fusing the write with operations that read the buffer; a fusion would copy
+  # the buffer.
   written = lax.optimization_barrier(recent[0].write(key_values.cached, index))
   return cached_attention(query, [old, (written, recent[1])]), written
 
@@ -260,7 +269,9 @@ def rotate(
   positions: Int[Array, "#batch length"] | Float[Array, "#batch length"],
   base: float,
 ) -> Float[Array, "batch length *heads head_dim"]:
-  """Applies rotary position embedding: rotates each pair (i, i + head_dim / 2) by its own angle.
+  """Applies rotary position embedding to queries or keys.
+
+  The channels i and i + head_dim / 2 are rotated by the angle position * base**(-2 i / head_dim).
 
   Source: RoFormer (arXiv 2104.09864), section 3.2.
   """
@@ -278,7 +289,7 @@ def rotate(
 def _grouped(
   bias: Float[Array, "_ heads ..."], groups: int
 ) -> Float[Array, "_ kv_heads group ..."]:
-  """Splits the heads axis in two; a single head for all becomes (1, 1)."""
+  """Splits the axis of heads into [kv_heads, group], or into [1, 1] if there is a single head."""
   heads = bias.shape[1]
   split = (1, 1) if heads == 1 else (heads // groups, groups)
   return bias.reshape(bias.shape[0], *split, *bias.shape[2:])

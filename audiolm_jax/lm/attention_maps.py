@@ -1,7 +1,7 @@
 """Attention weights of a stage, for inspection.
 
-Neither training nor sampling stores them. Here Flax captures the queries, keys and biases of an
-ordinary forward pass, from which the weights are computed.
+Training and sampling do not store attention weights. This module captures queries, keys and biases
+in a forward pass by Flax, and computes the weights from these values.
 """
 
 import dataclasses
@@ -29,13 +29,15 @@ def attention_maps(
   """Returns the attention weights between the positions of a sequence.
 
   Args:
-    stage: a trained stage.
-    tokens: its input, the begin token first: `decoder_input_tokens` of `stages.stage_features`.
-    frame_ids: the frame id of the target at each position: `decoder_frame_ids`.
+    stage: a trained autoregressive stage.
+    tokens: input tokens of the stage: `decoder_input_tokens` of `stages.stage_features`, which
+      begin with the begin token.
+    frame_ids: the frame id of the target at each position: `decoder_frame_ids` of
+      `stages.stage_features`.
 
   Returns:
-    Weights by layer, head, query and key, `layers * heads * length**2 * 4` bytes. The weights of
-    each query sum to 1 and are 0 for later keys.
+    Weights by layer, head, query and key in float32. The weights of each query sum to 1 and are 0
+    for later keys.
   """
   config = dataclasses.replace(stage.config, scan_layers=False)
   model = cast(AutoregressiveSpec, stage.spec).model(config)

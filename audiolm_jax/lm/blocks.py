@@ -22,9 +22,10 @@ class AttentionContext(NamedTuple):
   """Inputs that all layers share in training and prefill.
 
   Attributes:
-    biases: T5 bias and causal mask by block of queries (`bias_blocks`).
-    positions: positions counted from the first token after the padding, for rotary embeddings.
-    key_mask: False on padding at the left; None without padding.
+    biases: sum of bias and mask for each block of queries, see `bias_blocks`.
+    positions: positions counted from the first token after padding on the left, for rotary
+      embeddings.
+    key_mask: False on padding; None without padding.
   """
 
   biases: tuple[Float[Array, "shards heads _ _"], ...]
@@ -33,15 +34,16 @@ class AttentionContext(NamedTuple):
 
 
 def layer_stack(block: type[nn.Module], config: TransformerConfig, *arguments: Any) -> Any:
-  """Returns the layers of a model, for `run_layers`; called in its `setup`.
+  """Returns the layers of a model for `run_layers`; must be called in the `setup` of the model.
 
-  The attribute they are assigned to names their parameters: "layers" if `config.scan_layers`, with
-  a stacked parameter for all layers, else "layers_0", ...
+  The result must be assigned to the attribute `layers`. If `config.scan_layers` is True, the
+  parameters of all layers are stacked under the name "layers"; otherwise the parameters have the
+  names "layers_0", "layers_1" and so on.
 
   Args:
-    block: maps an input and a context to an output and a second value.
-    config: has the number of layers, and whether to scan over them and to recompute them.
-    *arguments: of `block`.
+    block: class of a layer, which maps an input and a context to an output and a second value.
+    config: configuration with the number of layers, `scan_layers` and `remat`.
+    *arguments: arguments of `block`.
   """
   block = recomputed(block, config.remat, config.scan_layers)
   if not config.scan_layers:
@@ -52,12 +54,12 @@ def layer_stack(block: type[nn.Module], config: TransformerConfig, *arguments: A
 def run_layers(
   layers: Any, x: Float[Array, "batch length embed"], context: PyTree
 ) -> Float[Array, "batch length embed"]:
-  """Returns the output of the last of the layers that `layer_stack` returned.
+  """Runs the layers one after another, and returns the output of the last layer.
 
   Args:
-    layers: the layers.
-    x: input of the first one.
-    context: what all layers share, such as an `AttentionContext`.
+    layers: result of `layer_stack`.
+    x: input of the first layer.
+    context: inputs that all layers share, such as an `AttentionContext`.
   """
   for layer in [layers] if isinstance(layers, nn.Module) else layers:
     x, _ = layer(x, context)
@@ -89,7 +91,7 @@ class Attention(nn.Module):
   def _by_group(
     self, query: Float[Array, "batch length heads head_dim"]
   ) -> Float[Array, "batch length kv_heads group head_dim"]:
-    """Returns queries by group of the heads that share a key."""
+    """Splits the heads of queries into groups; the heads of a group share keys and values."""
     c = self.config
     query = nn.with_logical_constraint(query, ("batch", "length", "heads", "kv"))
     return query.reshape(*query.shape[:2], c.kv_heads, c.num_heads // c.kv_heads, c.head_size)
@@ -99,8 +101,9 @@ class Attention(nn.Module):
     key: Float[Array, "batch length kv_heads head_dim"],
     value: Float[Array, "batch length kv_heads head_dim"],
   ) -> KeyValues:
-    """Returns keys and values with the heads before the length."""
-    # If there are fewer key/value heads, their number may not divide over devices: no sharding.
+    """Returns keys and values with the axis of heads before the axis of positions."""
+    # If there are fewer key/value heads than query heads, their number may not be divisible by the
+    # number of devices, so they are not sharded.
     kv_heads = "heads" if self.config.kv_heads == self.config.num_heads else None
     names = ("batch", "length", kv_heads, "kv")
     key, value = (nn.with_logical_constraint(x, names) for x in (key, value))
@@ -109,7 +112,7 @@ class Attention(nn.Module):
   def _combine(
     self, output: Float[Array, "batch length kv_heads group head_dim"]
   ) -> Float[Array, "batch length embed"]:
-    """Returns the output projection of the attention of all heads."""
+    """Returns the output projection of the attention outputs of all heads."""
     c = self.config
     output = output.reshape(*output.shape[:2], c.num_heads, c.head_size)
     return self.output(nn.with_logical_constraint(output, ("batch", "length", "heads", "kv")))
@@ -121,7 +124,7 @@ class SelfAttention(Attention):
   def prefill(
     self, x: Float[Array, "batch length embed"], context: AttentionContext
   ) -> tuple[Float[Array, "batch length embed"], KeyValues]:
-    """Returns the attention over a whole sequence, and its keys and values."""
+    """Returns the attention output for a whole sequence, and its keys and values."""
     query, key_values = self._project(x, context.positions)
     output = causal_attention(query, key_values, context.biases, context.key_mask)
     return self._combine(output), key_values
@@ -132,7 +135,7 @@ class SelfAttention(Attention):
     position: Int[Array, "batch 1"],
     attend: Attend,
   ) -> tuple[Float[Array, "batch 1 embed"], PyTree]:
-    """Returns the attention of one token, and the updated cache.
+    """Returns the attention output for one token per row, and the updated cache.
 
     Args:
       x: input of the layer.
@@ -191,18 +194,24 @@ class Block(nn.Module):
   def __call__(
     self, x: Float[Array, "batch length embed"], context: AttentionContext
   ) -> tuple[Float[Array, "batch length embed"], None]:
-    """Returns the output in training, and None, as scans over layers expect a second value."""
+    """Returns the output in training, and None as the second value that `nn.scan` requires."""
     return self.prefill(x, context)[0], None
 
   def prefill(
     self, x: Float[Array, "batch length embed"], context: AttentionContext
   ) -> tuple[Float[Array, "batch length embed"], KeyValues]:
-    """Returns the output, and the keys and values of the layer."""
+    """Returns the output for a whole sequence, and the keys and values of the layer."""
     added, key_values = self.attention.prefill(self.attention_norm(x), context)
     return self._feed_forward(x + self.dropout(added)), key_values
 
   def decode_step(self, x: Float[Array, "batch 1 embed"], position, attend):
-    """Returns the output for one token, and the cache; see `SelfAttention.decode_step`."""
+    """Returns the output for one token per row, and the updated cache.
+
+    Args:
+      x: input of the layer.
+      position: see `SelfAttention.decode_step`.
+      attend: see `SelfAttention.decode_step`.
+    """
     added, cache = self.attention.decode_step(self.attention_norm(x), position, attend)
     return self._feed_forward(x + added), cache
 
@@ -220,7 +229,10 @@ _ACTIVATIONS = {
 
 
 def _residual_scale(config: TransformerConfig) -> float:
-  """Returns the scale of initial kernels for which the sum over layers has the input's scale."""
+  """Returns the scale of initial output kernels that keeps the sum of all outputs at unit scale.
+
+  The sum has two outputs per layer: attention and feed-forward.
+  """
   return (2 * config.num_layers) ** -0.5
 
 

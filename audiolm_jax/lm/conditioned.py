@@ -5,8 +5,8 @@
 
 The end token lets the model determine the length. With the target "text", the stage recognizes
 speech: its source is the semantic tokens of a clip, and its targets are the characters. Without a
-source ("nothing"), the stage is pretrained: it reads the semantic tokens of a clip of which a
-random part is deleted, and predicts all of them.
+source ("nothing"), the stage is pretrained: a random part of the semantic tokens of a clip is
+deleted, the encoder reads the other tokens, and the targets are all tokens of the clip.
 """
 
 import dataclasses
@@ -56,12 +56,13 @@ from audiolm_jax.lm.stage import (
 from audiolm_jax.lm.tokens import BOS, EOS, NUM_RESERVED, PAD, TokenLayout
 
 _MOST_CHARACTERS = 4_096
-# The table of the source has a multiple of this number of rows, so that devices can share it.
+# The number of rows of the source embedding is a multiple of this number, so that the table can be
+# sharded over devices.
 _ROWS = 8
 
 
 class ConditionedSource(enum.StrEnum):
-  """What the stage reads: text, semantic tokens of another recording, or nothing (pretraining)."""
+  """The source of the stage: text, semantic tokens of another recording, or none (pretraining)."""
 
   TEXT = "text"
   SEMANTIC = "semantic"
@@ -69,7 +70,7 @@ class ConditionedSource(enum.StrEnum):
 
 
 class Target(enum.StrEnum):
-  """What the stage predicts: semantic tokens, or the text of a clip from its semantic tokens."""
+  """The targets of the stage: semantic tokens, or the text of a clip from its semantic tokens."""
 
   SEMANTIC = "semantic"
   TEXT = "text"
@@ -80,14 +81,16 @@ class ConditionedConfig:
   """Shape of a conditioned stage's model and the settings of its training.
 
   Attributes:
-    transformer: shape of the layers, with rotary positions; its `num_layers` are the decoder's.
-    encoder_layers: layers of the encoder.
+    transformer: shape of the layers, with rotary positions; `num_layers` is the number of decoder
+      layers.
+    encoder_layers: number of encoder layers.
     targets_per_source: mean number of targets per token of the source, such as 1.6 semantic tokens
       per character. The positions of the source in cross-attention are multiples of this number.
-    label_smoothing: share of the target probability that all tokens share equally.
+    label_smoothing: share of the target probability that is distributed equally over all classes.
     deleted_share: share of semantic tokens that pretraining deletes.
     trained_encoder_layers: number of lowest encoder layers that training updates, together with the
-      embedding of the source; all other parameters keep their initial values. None to update all.
+      embedding of the source; all other parameters keep their initial values. None to update all
+      parameters.
 
   Source: SPEAR-TTS (arXiv 2302.03540), section 4.
   """
@@ -111,12 +114,15 @@ class ConditionedConfig:
       raise ConfigError(f"deleted_share {self.deleted_share} must be between 0 and 1")
 
   def shape(self) -> "ConditionedConfig":
-    """Returns the configuration without settings of the computation and of training."""
+    """Returns the configuration with fixed values for settings of the computation and training.
+
+    Models whose shapes are equal can use the same inference parameters.
+    """
     return ConditionedConfig(self.transformer.shape(), self.encoder_layers, self.targets_per_source)
 
   @property
   def encoder(self) -> TransformerConfig:
-    """The shape of the encoder's layers."""
+    """The configuration of the encoder layers."""
     return dataclasses.replace(self.transformer, num_layers=self.encoder_layers)
 
 
@@ -129,17 +135,17 @@ class ConditionedSpec(StageSpec):
 
   Attributes:
     source: see `ConditionedSource`; a string becomes a `ConditionedSource`.
-    longest_seconds: length of the longest clip, in training and in sampling.
-    longest_source: tokens of the longest source, characters or semantic tokens; not used by a stage
-      with the target "text", whose sources are clips.
+    longest_seconds: duration of the longest clip, in training and in sampling.
+    longest_source: maximum number of source tokens (characters or semantic tokens). Not used in
+      pretraining and by stages with the target "text": there, the source is the clip itself.
     semantic_rate: semantic tokens per second, with repeats.
-    num_clusters: semantic vocabulary.
+    num_clusters: size of the semantic vocabulary.
     source_rate: semantic tokens per second of a semantic source; None for the rate of the targets.
     source_clusters: vocabulary of a semantic source; None for the vocabulary of the targets.
     characters: the characters that the stage supports, each once.
     language: language of the text, for `text.normalized`.
     target: see `Target`; a string becomes a `Target`.
-    longest_text: characters of the longest text that a stage with the target "text" predicts.
+    longest_text: maximum number of characters that a stage with the target "text" predicts.
 
   Source: SPEAR-TTS (arXiv 2302.03540), section 3.
   """
@@ -208,12 +214,12 @@ class ConditionedSpec(StageSpec):
 
   @property
   def _sources(self) -> tuple[Stream, ...]:
-    """The sources of an example; for a transcript, the semantic tokens of the clip itself."""
+    """The sources of an example; for the target "text", the semantic tokens of the clip itself."""
     return (self._semantic,) if self.is_transcript else self.reads
 
   @property
   def clip_steps(self) -> int:
-    """Semantic tokens of the longest clip."""
+    """Number of semantic tokens of the longest clip."""
     return round(self.longest_seconds * self.semantic_rate)
 
   @property
@@ -223,7 +229,7 @@ class ConditionedSpec(StageSpec):
 
   @property
   def source_length(self) -> int:
-    """Length of a padded source, its end token included."""
+    """Number of tokens of a padded source, including its end token."""
     is_clip = self.source is ConditionedSource.NOTHING or self.is_transcript
     return (self.clip_steps if is_clip else self.longest_source) + 1
 
@@ -239,7 +245,7 @@ class ConditionedSpec(StageSpec):
 
   @property
   def source_size(self) -> int:
-    """Rows of the table of the source: reserved ids, characters and semantic tokens."""
+    """Number of rows of the source embedding: reserved ids, characters and semantic tokens."""
     clusters = max(self.num_clusters, self.source_clusters or 0)
     return -(-(NUM_RESERVED + len(self.characters) + clusters) // _ROWS) * _ROWS
 
@@ -249,7 +255,10 @@ class ConditionedSpec(StageSpec):
     return NUM_RESERVED + len(self.characters)
 
   def features(self) -> dict[str, Feature]:
-    """Returns the features: the source, and the shifted targets, the targets and their weights."""
+    """Returns the features: decoder inputs, targets, loss weights and, if there is one, the source.
+
+    The decoder inputs are the targets, shifted right by a begin token.
+    """
     row = Feature((self.max_steps + 1,))
     found = {
       "decoder_input_tokens": row,
@@ -261,7 +270,10 @@ class ConditionedSpec(StageSpec):
     return found
 
   def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
-    """Returns the vocabulary and rate of semantic tokens, and those of sources if they differ."""
+    """Returns vocabulary and rate of semantic tokens, and those of a semantic source if different.
+
+    The result maps names of fields to values.
+    """
     semantic = {key: stream for key, stream in streams.items() if key == SEMANTIC}
     found = vocabularies_and_rates(semantic)
     if (
@@ -277,7 +289,7 @@ class ConditionedSpec(StageSpec):
     return found
 
   def refusal(self, record: Record) -> str:
-    """Returns why a clip cannot be an example: its length, or its text."""
+    """Returns the reason why a clip cannot be an example (its length or text); "" if it can."""
     semantic = record.get(SEMANTIC)
     if semantic is not None and len(semantic) > self.clip_steps:
       return f"longer than {self.longest_seconds:g} s"
@@ -299,7 +311,11 @@ class ConditionedSpec(StageSpec):
     return ""
 
   def example(self, record: Record) -> Example:
-    """Returns one clip, padded at its end."""
+    """Returns the arrays of `features` for one clip, padded at the end.
+
+    Raises:
+      DataError: a stream is missing, its values are out of range, or `refusal` returns a reason.
+    """
     reader = f"the {self.name} stage"
     predicted = (TEXT if self.is_transcript else self.writes).of(record, reader)
     reason = self.refusal(record)
@@ -320,7 +336,10 @@ class ConditionedSpec(StageSpec):
     return example
 
   def source_ids(self, tokens: np.ndarray) -> Int[np.ndarray, "length"]:
-    """Returns the ids of a source, given as code points of a text or as semantic tokens.
+    """Returns the ids of a source and its end token.
+
+    Args:
+      tokens: code points of a text, or semantic tokens.
 
     Raises:
       DataError: the source is empty or too long, or has characters that are not in `characters`.
@@ -340,7 +359,13 @@ class ConditionedSpec(StageSpec):
     return np.append(found, EOS).astype(np.int32)
 
   def target_classes(self, tokens: np.ndarray) -> Int[np.ndarray, "length"]:
-    """Returns the classes of targets: semantic tokens, or indices of a text in `characters`.
+    """Returns the classes of targets.
+
+    The class of a semantic token is the token; the class of a character is its index in
+    `characters`.
+
+    Args:
+      tokens: semantic tokens, or code points of a text.
 
     Raises:
       DataError: the text is too long, or has characters that are not in `characters`.
@@ -364,11 +389,11 @@ class ConditionedSpec(StageSpec):
 
   @classmethod
   def config_class(cls) -> type:
-    """Returns the dataclass of the model."""
+    """Returns the configuration class of the model."""
     return ConditionedConfig
 
   def shape_of(self, config: ModelConfig) -> ModelConfig:
-    """Returns the shape of the model."""
+    """Returns the shape of the model, see `ConditionedConfig.shape`."""
     return config.shape()
 
   def is_frozen(self, config: ModelConfig) -> bool:
@@ -376,14 +401,14 @@ class ConditionedSpec(StageSpec):
     return config.trained_encoder_layers is not None
 
   def accepts_params_of(self, other: StageSpec) -> bool:
-    """Returns whether the parameters of another stage fit this one; the source may differ."""
+    """Returns whether this stage can use the parameters of `other`; the source may differ."""
     fields = ("name", "num_clusters", "semantic_rate", "characters", "source_size", "target")
     return isinstance(other, ConditionedSpec) and all(
       getattr(self, name) == getattr(other, name) for name in fields
     )
 
   def init(self, config: ModelConfig, key: RandomKey, batch: Batch) -> Params:
-    """Returns new parameters."""
+    """Returns new parameters of the model."""
     import jax.numpy as jnp
 
     row = jnp.ones((len(batch["decoder_input_tokens"]), 8), jnp.int32)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
@@ -423,7 +448,7 @@ class ConditionedSpec(StageSpec):
     key: RandomKey | None = None,
     z_loss: float = 0.0,
   ) -> tuple[Scalar, Mapping[str, Scalar]]:
-    """Returns `conditioned_loss.conditioned_loss`."""
+    """Returns the loss and the metrics of `conditioned_loss.conditioned_loss`."""
     from audiolm_jax.lm.conditioned_loss import conditioned_loss
 
     return conditioned_loss(self, config, params, batch, key=key, z_loss=z_loss)
@@ -436,7 +461,7 @@ class ConditionedSpec(StageSpec):
     return dict(params) | stacks
 
   def training_params(self, config: ModelConfig, params: Params) -> Params:
-    """Returns the parameters with stacked layers if the configuration scans over them."""
+    """Returns the parameters with stacked layers if `scan_layers` of the transformer is True."""
     from audiolm_jax.lm.transformer import stack_layers
 
     if not config.transformer.scan_layers:
@@ -444,10 +469,10 @@ class ConditionedSpec(StageSpec):
     return dict(params) | {name: stack_layers(params[name]) for name in ("encoder", "decoder")}
 
   def flops_per_step(self, config: ModelConfig, batch: ShapedBatch) -> float:
-    """Returns the operations of one update; the backward pass takes twice the forward pass."""
+    """Returns the FLOPs of one update; the backward pass counts as two forward passes."""
     c, (rows, targets) = config.transformer, batch["decoder_target_tokens"].shape
     sources, inner = self.source_length, c.num_heads * c.head_size
-    # `TransformerConfig.forward_flops` counts the keys up to each query.
+    # `TransformerConfig.forward_flops` counts only the keys up to each query, not the later keys.
     both_ways = 2.0 * config.encoder_layers * sources * (sources - 1) * inner
     projections = 4.0 * c.dim * (targets * inner + sources * c.kv_heads * c.head_size)
     cross = c.num_layers * (projections + 4.0 * targets * sources * inner)
@@ -456,7 +481,7 @@ class ConditionedSpec(StageSpec):
     return 3 * rows * (encoder + c.forward_flops(targets) + cross + output)
 
   def model(self, config: ModelConfig, deterministic: bool = True) -> Any:
-    """Returns the model over the vocabularies of the stage."""
+    """Returns the model with the vocabularies of the stage."""
     from audiolm_jax.lm.conditioned_model import ConditionedModel
 
     return ConditionedModel(
@@ -467,18 +492,18 @@ class ConditionedSpec(StageSpec):
 def at_rate(
   semantic: Integer[np.ndarray, "steps"], rate: float
 ) -> Integer[np.ndarray, "new_steps"]:
-  """Changes the duration of semantic tokens by 1 / rate, by repeating or dropping tokens."""
+  """Multiplies the duration of semantic tokens by 1 / `rate`: repeats or drops tokens."""
   count = max(1, math.floor(len(semantic) / rate + 0.5))
   middles = (np.arange(count) + 0.5) * (len(semantic) / count)
   return np.asarray(semantic)[middles.astype(np.int64)]
 
 
 def text_stage(*, streams: Mapping[str, Stream] | None = None, **stated: object) -> ConditionedSpec:
-  """Returns the stage that precedes the acoustic stages in text to speech.
+  """Returns a stage that predicts semantic tokens from text, for text to speech.
 
   Args:
     streams: streams of the tokens by key, such as those of a token store; see `configured`.
-    **stated: values of other fields.
+    **stated: values of fields by name; see `configured`.
   """
   return configured(ConditionedSpec("text"), streams, stated)
 
@@ -486,13 +511,11 @@ def text_stage(*, streams: Mapping[str, Stream] | None = None, **stated: object)
 def speech_stage(
   *, streams: Mapping[str, Stream] | None = None, **stated: object
 ) -> ConditionedSpec:
-  """Returns a stage that translates speech.
-
-  It is like the text stage, but reads the tokens of another recording.
+  """Returns a stage that translates speech: it reads the semantic tokens of another recording.
 
   Args:
     streams: see `text_stage`.
-    **stated: values of other fields.
+    **stated: values of fields by name; see `configured`.
   """
   return configured(ConditionedSpec("speech", ConditionedSource.SEMANTIC), streams, stated)
 
@@ -504,7 +527,7 @@ def transcript_stage(
 
   Args:
     streams: see `text_stage`.
-    **stated: values of other fields.
+    **stated: values of fields by name; see `configured`.
   """
   spec = ConditionedSpec("transcript", ConditionedSource.SEMANTIC, target=Target.TEXT)
   return configured(spec, streams, stated)

@@ -1,4 +1,4 @@
-"""The loss of the conditioned stage: next-token prediction, also from what a deletion leaves."""
+"""The loss of the conditioned stage: next-token prediction, and deletion for pretraining."""
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +26,16 @@ def conditioned_loss(
 
   Args:
     spec: the stage.
-    config: shape of its model.
-    params: the model's parameters.
+    config: configuration of the model.
+    params: parameters of the model.
     batch: features of the stage.
-    key: key of deletion and dropout; None for the deletion of evaluation, which is the same for
-      each batch, without dropout.
+    key: random key of deletion and dropout; None for evaluation, which has no dropout and a fixed
+      key of deletion.
     z_loss: weight of the squared log-partition function.
 
   Returns:
-    The loss, and metrics without smoothing and z-loss: `loss` (nats per token), `accuracy`,
-    `weight` (number of targets) and `loss_end` (nats per end token).
+    The loss in nats per target, and metrics without smoothing and z-loss: `loss` (nats per target),
+    `accuracy`, `weight` (number of targets) and `loss_end` (nats per end token).
   """
   deletion, dropout = jax.random.split(jax.random.key(0) if key is None else key)
   targets = jnp.asarray(batch["decoder_target_tokens"])
@@ -75,25 +75,28 @@ def conditioned_loss(
 def deleted(
   spec: ConditionedSpec, targets: Int[Array, "batch length"], key: Key[Array, ""], share: float
 ) -> Int[Array, "batch length"]:
-  """Returns the semantic tokens that a random deletion leaves, as a source with an end token.
+  """Deletes random semantic tokens and returns the other tokens as a source with an end token.
 
   Args:
     spec: the stage.
     targets: semantic tokens and an end token, as ids of the decoder.
     key: random key.
-    share: probability of the deletion of each token.
+    share: probability with which each token is deleted.
+
+  Returns:
+    Ids of the encoder, padded at the end.
   """
   is_semantic = targets >= NUM_RESERVED
   kept = is_semantic & (jax.random.uniform(key, targets.shape) >= share)
   ids = jnp.where(kept, targets - NUM_RESERVED + spec.first_source_cluster, PAD)
-  # Stable, so that the kept tokens move to the left in their order.
+  # A stable sort moves the kept tokens to the left and does not change their order.
   order = jnp.argsort(~kept, axis=1, stable=True)
   moved = jnp.take_along_axis(ids, order, axis=1)
   return jnp.where(jnp.arange(targets.shape[1]) == kept.sum(1, keepdims=True), EOS, moved)
 
 
 def frozen(config: ConditionedConfig, params: Params) -> Params:
-  """Returns the parameters, of which those that are not trained have no gradient."""
+  """Returns the parameters with stopped gradients for parameters that are not trained."""
   count = config.trained_encoder_layers
   if count is None:
     return params

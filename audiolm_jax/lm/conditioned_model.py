@@ -1,6 +1,6 @@
-"""The model of the conditioned stage: an encoder in both directions and a causal decoder.
+"""The model of the conditioned stage: a bidirectional encoder and a causal decoder.
 
-Training (`hidden`) and decoding (`encode`, `decode_step`) share one set of modules.
+Training (`__call__`) and decoding (`source_caches`, `decode_step`) share one set of modules.
 """
 
 from collections.abc import Sequence
@@ -41,12 +41,12 @@ from audiolm_jax.lm.tokens import EOS, NUM_RESERVED, PAD
 
 
 class DecoderContext(NamedTuple):
-  """What all layers of the decoder share in training.
+  """The inputs that all layers of the decoder share in training.
 
   Attributes:
-    own: of the attention to earlier targets.
+    own: context of the self-attention to earlier targets.
     memory: output of the encoder.
-    places: positions of the source, in targets.
+    places: positions of the source tokens in units of targets.
     valid: False on padding of the source.
   """
 
@@ -60,10 +60,10 @@ class ConditionedModel(nn.Module):
   """Predicts semantic tokens and an end token from a source.
 
   Attributes:
-    config: shape and options.
-    source_size: number of ids of sources.
+    config: configuration of the model.
+    source_size: number of source ids.
     target_size: number of different targets, without the end token.
-    vocab_size: number of ids of the decoder.
+    vocab_size: number of decoder ids.
     deterministic: False enables dropout (requires the random stream "dropout").
   """
 
@@ -89,7 +89,7 @@ class ConditionedModel(nn.Module):
   def __call__(
     self, source: Int[Array, "batch source"], tokens: Int[Array, "batch length"]
   ) -> Float[Array, "batch length classes"]:
-    """Returns float32 logits of the token after each input; the last one is the end token's."""
+    """Returns float32 logits of the token after each input token; the last class is the end."""
     valid = source != PAD
     memory = self.encode(source)
     x = self._embed(self.embedding, tokens)
@@ -100,9 +100,9 @@ class ConditionedModel(nn.Module):
     return self.logits(self.decoder(x, DecoderContext(own, memory, self._places(memory), valid)))
 
   def encode(self, source: Int[Array, "batch source"]) -> Float[Array, "batch source embed"]:
-    """Returns the output of the encoder; it is arbitrary on padding, which affects nothing else."""
+    """Returns the output of the encoder; outputs on padding are arbitrary and have no effect."""
     length = source.shape[1]
-    # One block of queries that all keys precede: attention in both directions.
+    # One block without causal mask: all queries attend to all keys.
     everywhere = jnp.zeros((1, 1, length, length), jnp.float32)
     context = AttentionContext((everywhere,), jnp.arange(length)[None], source != PAD)
     return self.encoder(self._embed(self.source_embedding, source), context)
@@ -121,17 +121,17 @@ class ConditionedModel(nn.Module):
     sources: Sequence[Cache],
     source_bias: Float[Array, "batch 1 source"],
   ) -> tuple[Float[Array, "batch classes"], tuple[PyTree, ...]]:
-    """Reads one token per row; requires unstacked layers.
+    """Runs the decoder on one token per row; requires unstacked layers.
 
     Args:
-      token: ids of the decoder.
-      position: number of tokens before them.
-      attends: functions `(query, key_values) -> (output, cache)`, one per layer.
-      sources: `source_caches`.
+      token: decoder id of the token of each row.
+      position: position of the token of each row, counted from 0.
+      attends: functions `(query, key_values) -> (output, cache)` for self-attention, one per layer.
+      sources: result of `source_caches`.
       source_bias: 0 on the source and `MASKED` on its padding.
 
     Returns:
-      The logits of the next token, and the caches.
+      The logits of the next token, and the updated cache of each layer.
     """
     x = self._embed(self.embedding, token[:, None])
     caches = []
@@ -141,14 +141,14 @@ class ConditionedModel(nn.Module):
     return self.logits(self.decoder.final_norm(x))[:, 0], tuple(caches)
 
   def logits(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length _"]:
-    """Returns float32 logits of the targets and, last, of the end token."""
+    """Returns float32 logits; the classes are all targets and, as the last class, the end token."""
     targets = self.head[NUM_RESERVED : NUM_RESERVED + self.target_size]
     rows = jnp.concatenate([targets, self.head[EOS : EOS + 1]]).astype(hidden.dtype)
     logits = jnp.einsum("ble,ce->blc", hidden, rows, preferred_element_type=jnp.float32)
     return nn.with_logical_constraint(logits, ("batch", "length", None))
 
   def _places(self, memory: Float[Array, "batch source embed"]) -> Float[Array, "1 source"]:
-    """Returns the positions of the source in units of targets, at their mean rate."""
+    """Returns the positions of source tokens in units of targets, see `targets_per_source`."""
     return (jnp.arange(memory.shape[1]) * self.config.targets_per_source)[None]
 
   def _embed(self, table: Array, tokens: Int[Array, "batch length"]):
@@ -158,7 +158,7 @@ class ConditionedModel(nn.Module):
 
 
 class _Stack(nn.Module):
-  """Layers and a norm of their output."""
+  """A stack of layers and a norm of its output."""
 
   config: TransformerConfig
   block: type[nn.Module]
@@ -175,8 +175,8 @@ class _Stack(nn.Module):
 class CrossAttention(Attention):
   """Attention from targets to the source.
 
-  The positions of the source are stretched to those of the targets, so that rotary embeddings give
-  the distance from where a target is expected in the source.
+  The positions of source tokens are scaled to units of targets. Rotary embeddings then represent
+  the distance between a source token and the expected position of a target in the source.
   """
 
   def __call__(
@@ -187,7 +187,7 @@ class CrossAttention(Attention):
     places: Float[Array, "1 source"],
     valid: Bool[Array, "batch source"],
   ) -> Float[Array, "batch length embed"]:
-    """Returns the attention of all targets."""
+    """Returns the attention output for all targets."""
     query, (keys, values) = self._query(x, positions), self.key_values(memory, places)
     logits = scores(query, keys)
     logits = jnp.where(valid[:, None, None, None], logits * self.config.head_size**-0.5, MASKED)
@@ -208,7 +208,7 @@ class CrossAttention(Attention):
     source: Cache,
     bias: Float[Array, "batch 1 source"],
   ) -> Float[Array, "batch 1 embed"]:
-    """Returns the attention of one target."""
+    """Returns the attention output for one target per row."""
     return self._combine(cached_attention(self._query(x, position), [(source, bias)]))
 
   def _query(self, x: Float[Array, "batch length embed"], positions: Int[Array, "#batch length"]):
@@ -216,7 +216,7 @@ class CrossAttention(Attention):
 
 
 class DecoderBlock(nn.Module):
-  """One pre-norm layer: attention to targets, attention to the source, feed-forward."""
+  """One pre-norm layer: self-attention of targets, cross-attention to the source, feed-forward."""
 
   config: TransformerConfig
   deterministic: bool = True
@@ -232,7 +232,7 @@ class DecoderBlock(nn.Module):
   def __call__(
     self, x: Float[Array, "batch length embed"], context: DecoderContext
   ) -> tuple[Float[Array, "batch length embed"], None]:
-    """Returns the output in training, and None, as scans over layers expect a second value."""
+    """Returns the output in training, and None as the second value that `nn.scan` requires."""
     added, _ = self.attention.prefill(self.attention_norm(x), context.own)
     x = x + self.dropout(added)
     positions, memory = context.own.positions, context.memory
@@ -241,7 +241,7 @@ class DecoderBlock(nn.Module):
     return self._feed_forward(x), None
 
   def decode_step(self, x: Float[Array, "batch 1 embed"], position, attend, source, bias):
-    """Returns the output for one token, and the cache."""
+    """Returns the output for one token per row, and the updated cache of self-attention."""
     added, cache = self.attention.decode_step(self.attention_norm(x), position, attend)
     x = x + added
     x = x + self.cross.decode_step(self.cross_norm(x), position, source, bias)

@@ -1,4 +1,4 @@
-"""The shape of a transformer and the settings of its computation."""
+"""The configuration of a transformer: its shape and the settings of its computation."""
 
 import dataclasses
 import enum
@@ -19,7 +19,7 @@ class Positions(enum.StrEnum):
 
 
 class FeedForward(enum.StrEnum):
-  """The activation between the two feed-forward products; gated ones have a third product."""
+  """The activation of a feed-forward layer; gated activations need a third matrix product."""
 
   RELU = "relu"
   GELU = "gelu"
@@ -29,14 +29,14 @@ class FeedForward(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(configs.Renewed):
-  """Shape of a stage's transformer; the defaults are the paper's.
+  """Shape of the transformer of a stage; the defaults are the values of the paper.
 
   Strings of `feed_forward`, `positions` and `remat` become members of their enumerations.
 
-  The twelve layers have 151 019 520 parameters (the paper states 0.3 B, which this shape does not
-  have), 151 021 056 with the shared position table and the final norm. With the paper's
-  vocabularies, embedding and output layer included, a semantic stage has 153 126 400, a coarse
-  stage 161 515 008 and a fine stage 176 195 072.
+  The twelve layers have 151 019 520 parameters, or 151 021 056 parameters with the shared position
+  table and the final norm. The paper states 0.3 B parameters for the same shape. With embedding and
+  output layer for the vocabularies of the paper, a semantic stage has 153 126 400 parameters, a
+  coarse stage 161 515 008 and a fine stage 176 195 072.
 
   Attributes:
     num_layers: number of layers.
@@ -49,13 +49,14 @@ class TransformerConfig(configs.Renewed):
     positions: representation of positions, see `Positions`.
     num_buckets: number of buckets of T5 positions.
     max_distance: largest distance that T5 positions distinguish.
-    rotary_base: the longest wavelength of rotary positions is 2 pi times this.
-    num_frame_embeddings: rows of a learned embedding of the frame id of each position, which marks
-      source and target tokens of the same time; 0 (the paper) for none.
-    dropout_rate: rate of dropout after the embedding, within the feed-forward layer and on the
-      output of each layer; one mask for all positions of an example, as in T5X.
-    scan_layers: whether to stack the parameters of the layers and loop over them, which compiles
-      faster.
+    rotary_base: base of rotary positions; the longest wavelength is almost 2 pi times the base, in
+      tokens.
+    num_frame_embeddings: number of rows of a learned embedding table for frame ids; source and
+      target tokens of the same time have equal frame ids. 0, as in the paper, for no such table.
+    dropout_rate: rate of dropout on embeddings, inside feed-forward layers, and on the outputs of
+      attention and feed-forward layers. All positions of an example have the same mask, as in T5X.
+    scan_layers: whether to stack the parameters of the layers and to compute the layers in a loop,
+      which makes compilation faster.
     remat: values that the backward pass recomputes, see `Remat`.
     dtype: dtype of the computation; parameters, softmax, norms and logits are float32.
 
@@ -99,9 +100,10 @@ class TransformerConfig(configs.Renewed):
       raise ConfigError(f"rotary positions need an even head_dim, not {self.head_size}")
 
   def shape(self) -> "TransformerConfig":
-    """Returns the configuration without settings of the computation.
+    """Returns the configuration with fixed values for the settings of the computation.
 
-    Models of equal shapes have the same parameters.
+    These are `dropout_rate`, `scan_layers`, `remat` and `dtype`. Models whose shapes are equal can
+    use the same inference parameters.
     """
     return dataclasses.replace(
       self, dropout_rate=0.0, scan_layers=False, remat=Remat.NONE, dtype="float32"
@@ -140,25 +142,25 @@ class TransformerConfig(configs.Renewed):
 
   @property
   def head_size(self) -> int:
-    """Channels per head."""
+    """Number of channels per head."""
     return self.head_dim or self.dim // self.num_heads
 
   @property
   def kv_heads(self) -> int:
-    """Heads of keys and values."""
+    """Number of key and value heads."""
     return self.num_kv_heads or self.num_heads
 
   @property
   def cache_bytes_per_token(self) -> int:
-    """Bytes of key/value cache per token and row."""
+    """Size of the key/value cache in bytes, per token of one row."""
     size = jnp.dtype(self.dtype).itemsize
     return 2 * self.num_layers * self.kv_heads * self.head_size * size
 
   def forward_flops(self, length: int) -> float:
-    """Returns the operations of the layers' matrix products for one row of `length` tokens.
+    """Returns the FLOPs of the matrix products of all layers for one row of `length` tokens.
 
-    For attention it counts the pairs of a query and an unmasked key. Embedding and output layer are
-    excluded.
+    In attention, only pairs of a query and an unmasked key are counted. The embedding and the
+    output layer are excluded.
     """
     attention = self.dim * 2 * (self.num_heads + self.kv_heads) * self.head_size
     gated = self.feed_forward in (FeedForward.GATED_GELU, FeedForward.GATED_SILU)

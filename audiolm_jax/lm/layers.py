@@ -1,4 +1,4 @@
-"""Layers without positions: the matrix product and the norm."""
+"""Layers that do not depend on positions: the linear layer and the norm."""
 
 import math
 
@@ -13,14 +13,14 @@ from audiolm_jax.core.arrays import Array
 
 
 class Projection(nn.Module):
-  """A matrix product without bias over the last axes of the input.
+  """A linear layer without bias over the last axes of the input.
 
   Attributes:
     shape: shape of the kernel, input axes first.
-    axes: logical names of its axes.
-    dtype: dtype of the product.
+    axes: logical names of the axes of the kernel.
+    dtype: dtype of the operands and of the output; products are summed in float32.
     num_inputs: number of input axes.
-    scale: factor of the standard deviation of the initial kernel, 1 / sqrt(inputs).
+    scale: the standard deviation of the initial kernel is `scale / sqrt(inputs)`.
   """
 
   shape: tuple[int, ...]
@@ -41,7 +41,9 @@ class Projection(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Divides by the root mean square, in float32, and multiplies by a learned scale.
+  """Divides by the root mean square over the last axis, and multiplies by a learned scale.
+
+  The computation is in float32; the output has the type `dtype`.
 
   Source: arXiv 1910.07467.
   """
@@ -58,9 +60,10 @@ class RMSNorm(nn.Module):
     return (x * jax.lax.rsqrt(variance + self.epsilon) * scale).astype(self.dtype)
 
 
-# A product of few rows and a large kernel, as in a decoding step, is bound by reading the kernel,
-# and XLA:CPU reads it 1.1 to 1.7 times as fast in parts of `_PART_INPUTS` inputs. Smaller kernels
-# gain nothing: starting the other cores costs as much as it saves.
+# The time of a product of few rows and a large kernel, as in a decoding step, is the time to read
+# the kernel from memory. XLA:CPU reads the kernel 1.1 to 1.7 times as fast in parts of
+# `_PART_INPUTS` inputs. Parts do not make products with smaller kernels faster, because starting
+# the other cores takes as much time as the parts save.
 _FEW_ROWS = 8
 _LARGE_KERNEL = 2**20
 _PART_INPUTS = 128

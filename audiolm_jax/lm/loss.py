@@ -23,14 +23,15 @@ def stage_loss(
   z_loss: float = 0.0,
   dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns the mean cross-entropy over target tokens, each among the legal ids of its position.
+  """Returns the mean cross-entropy of target tokens over the legal ids of their positions.
 
-  The output layer is evaluated at target positions only and for one codebook each, as in sampling;
-  for a fine stage that is 18 times less than all ids at all positions.
+  As in sampling, the output layer is evaluated only at target positions, and at each position only
+  for one codebook. For the fine stage of the paper, these are 18 times fewer logits than all ids at
+  all positions.
 
   Args:
     spec: the stage.
-    model: its transformer.
+    model: the transformer of the stage.
     params: parameters of the transformer.
     batch: features of `stages.stage_features`.
     z_loss: weight of the squared log-partition function.
@@ -39,7 +40,7 @@ def stage_loss(
   Returns:
     The loss in nats per target token (with z-loss), and metrics: `loss` (without z-loss),
     `accuracy`, `weight` (number of target tokens) and, for acoustic targets, `loss_quantizer_<q>`
-    by level.
+    for each level q.
   """
   rngs = None if dropout_key is None else {"dropout": dropout_key}
   frame_ids = batch["decoder_frame_ids"] if model.config.num_frame_embeddings else None
@@ -83,7 +84,10 @@ def _targets(
   tokens: Int[Array, "batch length"],
   weights: Float[Array, "batch length"],
 ) -> tuple[Array, Array, Array]:
-  """Returns the whole target frames of each row, from the token after its separator."""
+  """Returns `hidden`, `tokens` and `weights` at the target positions of each row, in whole frames.
+
+  The targets of a row begin after its separator, or at position 0 for a stage without source.
+  """
   length = tokens.shape[1]
   count = spec.num_targets(length)
   if spec.source is Source.NONE:

@@ -1,8 +1,8 @@
 """The parallel stage: fills in masked codes of all levels, given semantic tokens.
 
-semantic  z1    z1    z2    z2    z3    z3        one per frame, repeats kept
-level 1   y     y     y     .     y     .         y: known; the first frames are a prompt
-level 2   y     y     .     .     .     .         .: masked
+semantic  z1    z1    z2    z2    z3    z3        one token per frame, repeats kept
+level 1   y     y     y     .     y     .         y: known code; the first frames are a prompt
+level 2   y     y     .     .     .     .         .: masked code
           └─prompt──┘
 """
 
@@ -31,19 +31,22 @@ from audiolm_jax.lm.stage import (
   vocabularies_and_rates,
 )
 
-# A masked code, and the semantic token of a frame without one.
+# The value of a masked code, and the semantic token of a frame without semantic token.
 UNKNOWN = -1
 
 
 class Heads(enum.StrEnum):
-  """The output layers of the levels: with the codec's vectors, or a linear layer per level."""
+  """The output layers: GEOMETRY uses the codebooks of the codec, PLAIN only linear layers."""
 
   GEOMETRY = "geometry"
   PLAIN = "plain"
 
 
 class LossTargets(enum.StrEnum):
-  """The masked codes with a loss if one level is partly masked: all, or those of this level."""
+  """The masked codes that contribute to the loss in examples with one partly masked level.
+
+  HIDDEN selects all masked codes, LEVEL selects the masked codes of the partly masked level.
+  """
 
   HIDDEN = "hidden"
   LEVEL = "level"
@@ -53,22 +56,23 @@ class LossTargets(enum.StrEnum):
 class MaskingConfig:
   """Settings of masking in training.
 
-  The share of masked entries is cos(u pi / 2), with u uniform in (0, 1).
+  The share of masked codes is cos(u pi / 2), with u uniform in (0, 1).
 
   Attributes:
     one_level_share: share of examples in which one random level is partly masked and all finer
-      levels are fully masked; in the other examples, entries are masked independently.
-    level_ratio: ratio of the probabilities that a level and the next coarser level are the random
-      level. Below 1, coarser levels are chosen more often. This is like sampling, which knows no
-      finer levels while it fills a level, and spends most of its passes on the coarsest levels.
+      levels are fully masked. In the other examples, the codes of all levels are masked
+      independently.
+    level_ratio: probability that a level is the partly masked level, divided by this probability
+      for the next coarser level. Below 1, coarser levels are selected more often, as in sampling,
+      in which most passes are those of the coarsest levels.
     targets: see `LossTargets`.
     prompt_share: share of examples that begin with a prompt, which is not masked.
-    longest_prompt: length of the longest prompt, as a share of the example.
-    semantic_dropout: share of examples without semantic tokens, for guidance.
+    longest_prompt: maximum length of a prompt, as a share of the length of the example.
+    semantic_dropout: share of examples without semantic tokens; needed for guidance in sampling.
 
   Source:
     SoundStorm (arXiv 2305.09636), section 3.2; OmniVoice (arXiv 2604.00688) for independent
-    entries.
+    masking.
   """
 
   one_level_share: float = 0.5
@@ -94,19 +98,19 @@ class MaskingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FillingConfig:
-  """The defaults of sampling.
+  """Default settings of sampling.
 
   Attributes:
-    passes: number of passes of each level; levels without a number have 1. A level with 0 passes
-      is drawn from the output of the pass before it.
-    temperatures: factor of the temperature at each level; levels without a number have the last
-      one. With (1, 0) the finer levels are not drawn but the most likely codes.
+    passes: number of passes of each level, coarse to fine; the remaining levels have 1 pass. A
+      level with 0 passes is drawn from the model output of the previous pass.
+    temperatures: factor of the temperature at each level, coarse to fine; the last factor applies
+      to all remaining levels. With (1, 0), the most likely codes are chosen at all finer levels.
     guidance: factor of the difference between the logits with and without semantic tokens; 1 for no
       guidance.
-    guided_levels: number of coarsest levels whose passes have guidance, which doubles their time;
-      None for all.
-    choice_noise: scale of the Gumbel noise that is added to the confidences of the first pass of a
-      level; it decreases to 0 in the last one.
+    guided_levels: number of coarsest levels with guidance, which doubles the time of a pass; None
+      for all levels.
+    choice_noise: scale of the Gumbel noise that is added to the confidences of drawn codes; the
+      noise decreases linearly and is 0 in the last pass of a level.
     overlap_seconds: seconds of existing audio that a window contains; None for the overlap of the
       call. A shorter overlap takes less time per second of audio.
     voice_seconds: seconds from the beginning of the prompt that are put before each window that
@@ -143,15 +147,16 @@ class ParallelConfig:
 
   Attributes:
     transformer: shape of the layers, with rotary positions. The default has 0.35 B parameters.
-    kernel_size: frames that the depthwise convolution of each layer covers.
+    kernel_size: kernel size of the depthwise convolution of each layer in frames; odd.
     heads: see `Heads`.
-    latent_dim: dimension of the codec's vectors.
+    latent_dim: dimension of the codebook vectors of the codec.
     embedded_levels: number of coarsest levels with an embedding table and a linear output layer;
-      None for all. The others use the codec's vectors alone, so they need heads with its geometry
-      and few parameters. A level whose coarser codes are not all known then has equal
-      probabilities.
-    level_weights: weight of each level in the loss; levels without a number have weight 1.
-    point_weight: weight of the squared error of the predicted point.
+      None for all levels. The other levels use only the codebooks of the codec, so they require
+      GEOMETRY heads and have few parameters. At these levels, all codes have equal probabilities
+      while a coarser code is unknown.
+    level_weights: weight of each level in the loss, coarse to fine; the remaining levels have
+      weight 1.
+    point_weight: weight of the squared error of the predicted point in the loss.
     masking: see `MaskingConfig`.
     filling: see `FillingConfig`.
   """
@@ -184,7 +189,10 @@ class ParallelConfig:
     return levels if self.embedded_levels is None else min(self.embedded_levels, levels)
 
   def shape(self) -> "ParallelConfig":
-    """Returns the configuration without settings of the computation, of training and sampling."""
+    """Returns the configuration with fixed settings of the computation, training and sampling.
+
+    Models whose shapes are equal can use the same inference parameters.
+    """
     return ParallelConfig(
       transformer=self.transformer.shape(),
       kernel_size=self.kernel_size,
@@ -199,11 +207,11 @@ class ParallelSpec(StageSpec):
   """A stage that predicts all levels of the codes, given the semantic tokens of the same time.
 
   Attributes:
-    num_quantizers: levels of the codes.
-    crop_seconds: length of a training example, and the longest window in sampling.
+    num_quantizers: number of levels of the codes.
+    crop_seconds: duration of a training example and of the longest window in sampling.
     semantic_rate: semantic tokens per second, with repeats.
     frame_rate: acoustic frames per second.
-    num_clusters: semantic vocabulary.
+    num_clusters: size of the semantic vocabulary.
     codebook_size: codes per quantizer.
     pair_share: share of the training examples that are pairs: a window of the recording is the
       prompt of another window, like the recording of the voice in resynthesis.
@@ -239,26 +247,25 @@ class ParallelSpec(StageSpec):
 
   @property
   def crop_length(self) -> float:
-    """Seconds of a training example."""
+    """Duration of a training example in seconds."""
     return self.crop_seconds
 
   @property
   def crop_frames(self) -> int:
-    """Acoustic frames in one crop."""
+    """Number of acoustic frames in one crop."""
     return self.writes.steps(self.crop_seconds)
 
   def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
-    """Returns the vocabularies, rates and levels of tokens."""
+    """Returns the vocabularies and rates of tokens, and the number of levels to predict."""
     found = vocabularies_and_rates(streams)
     if CODES in streams:
       found["num_quantizers"] = min(self.num_quantizers, streams[CODES].levels)
     return found
 
   def features(self) -> dict[str, Feature]:
-    """Returns the features by frame.
+    """Returns the features, which have values for each frame.
 
-    These are semantic tokens, codes, weights, which are 0 on padding, and whether the frame belongs
-    to the first window of a pair.
+    `weights` is 0 on padding. `is_prompt` is 1 on frames of the prompt of a pair.
     """
     return {
       "semantic": Feature((self.crop_frames,)),
@@ -268,11 +275,11 @@ class ParallelSpec(StageSpec):
     }
 
   def example(self, record: Record) -> Example:
-    """Returns one crop, padded at its end."""
+    """Returns the arrays of `features` for one crop, padded at the end."""
     return self._example(record, 0)
 
   def example_of_pair(self, prompt: Record, target: Record) -> Example:
-    """Returns one crop of a prompt and another window of the same recording after it."""
+    """Returns the arrays of `features` for a prompt, followed by a window of the same recording."""
     joined = {key: np.concatenate([prompt[key], target[key]]) for key in self.streams}
     return self._example(joined, len(prompt[CODES]))
 
@@ -305,12 +312,12 @@ class ParallelSpec(StageSpec):
     ratio = self.semantic_rate / self.frame_rate
     steps = np.floor((start + np.arange(frames)) * ratio + 1e-6).astype(np.int64)
     steps -= int(np.floor(start * ratio + 1e-6))
-    # The last frame of a clip can begin after its last whole token.
+    # The last frame of a clip can begin after the last whole semantic token of the clip.
     return np.asarray(semantic, np.int32)[np.minimum(steps, len(semantic) - 1)]
 
   @classmethod
   def config_class(cls) -> type[ParallelConfig]:
-    """Returns the dataclass of the model."""
+    """Returns the configuration class of the model."""
     return ParallelConfig
 
   def check_config(self, config: ParallelConfig) -> None:
@@ -324,35 +331,39 @@ class ParallelSpec(StageSpec):
         raise ConfigError(f"{name} has {len(values)} numbers for {self.num_quantizers} levels")
 
   def shape_of(self, config: ParallelConfig) -> ParallelConfig:
-    """Returns the shape of the model."""
+    """Returns the shape of the model, see `ParallelConfig.shape`."""
     return config.shape()
 
   def sampling_settings(self, config: ParallelConfig) -> FillingConfig:
-    """Returns the settings of the passes."""
+    """Returns the default settings of sampling."""
     return config.filling
 
   def with_sampling_settings(
     self, config: ParallelConfig, settings: StageSamplingSettings
   ) -> ParallelConfig:
-    """Returns the configuration with other settings of the passes; see the base class."""
+    """Returns the configuration with its sampling settings replaced by `settings`.
+
+    Raises:
+      ConfigError: the settings have values for more levels than the codes have.
+    """
     changed = dataclasses.replace(config, filling=settings)
     self.check_config(changed)
     return changed
 
   def accepts_params_of(self, other: StageSpec) -> bool:
-    """Returns whether the parameters of the other stage fit this one.
+    """Returns whether this stage can use the parameters of the stage `other`.
 
-    Crop length and pair settings may differ.
+    `crop_seconds` and `pair_share` may differ.
     """
     free = {"crop_seconds": self.crop_seconds, "pair_share": self.pair_share}
     return isinstance(other, ParallelSpec) and dataclasses.replace(other, **free) == self
 
   def uses_codebooks(self, config: ParallelConfig) -> bool:
-    """Returns whether the heads use the codec's vectors."""
+    """Returns whether the output layers use the codebooks of the codec."""
     return config.heads is Heads.GEOMETRY
 
   def codebooks(self, config: ParallelConfig, codebooks: object) -> np.ndarray:
-    """Returns the codebooks of the stage's levels."""
+    """Returns the codebooks of the levels of the stage as float32; see the base class."""
     found = np.asarray(codebooks, np.float32)[: self.num_quantizers]
     wanted = (self.num_quantizers, self.codebook_size, config.latent_dim)
     if found.shape != wanted:
@@ -379,7 +390,7 @@ class ParallelSpec(StageSpec):
     key: RandomKey | None = None,
     z_loss: float = 0.0,
   ) -> tuple[Scalar, dict[str, Scalar]]:
-    """Returns `parallel_loss.parallel_loss`."""
+    """Returns the loss and the metrics of `parallel_loss.parallel_loss`."""
     from audiolm_jax.lm.parallel_loss import parallel_loss
 
     return parallel_loss(self, config, params, batch, key=key, z_loss=z_loss)
@@ -391,25 +402,25 @@ class ParallelSpec(StageSpec):
     return unstack_layers(params)
 
   def training_params(self, config: ParallelConfig, params: Params) -> Params:
-    """Returns the parameters with stacked layers if the configuration scans over them."""
+    """Returns the parameters with stacked layers if `scan_layers` of the transformer is True."""
     from audiolm_jax.lm.transformer import stack_layers
 
     return stack_layers(params) if config.transformer.scan_layers else params
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the numbers of codes and of seconds of audio of a batch, without padding."""
+    """Returns "tokens" (number of codes) and "audio_seconds" of a batch, without padding."""
     frames = float(np.count_nonzero(batch["weights"]))
     return {"tokens": frames * self.num_quantizers, "audio_seconds": frames / self.frame_rate}
 
   def flops_per_step(self, config: ParallelConfig, batch: ShapedBatch) -> float:
-    """Returns the operations of one update; the backward pass takes twice the forward pass."""
+    """Returns the FLOPs of one update; the backward pass counts as two forward passes."""
     rows, frames = batch["weights"].shape
     return 3 * rows * self.forward_flops(config, frames, self.num_quantizers)
 
   def forward_flops(self, config: ParallelConfig, frames: int, levels: int) -> float:
-    """Returns the operations of one pass over one row with the heads of `levels` levels."""
+    """Returns the FLOPs of one forward pass over one row, with output layers of `levels` levels."""
     c, z = config.transformer, config.latent_dim
-    # `TransformerConfig.forward_flops` counts the keys up to each query.
+    # `TransformerConfig.forward_flops` counts only the keys up to each query, not the later keys.
     later_keys = frames * (frames - 1) / 2
     body = c.forward_flops(frames) + 4.0 * c.num_layers * later_keys * c.num_heads * c.head_size
     convolution = 2.0 * c.num_layers * frames * config.kernel_size * c.dim
@@ -436,6 +447,6 @@ def parallel_stage(
   Args:
     streams: streams of the tokens by key, such as those of a token store; see `configured`. The
       stage predicts the first 12 levels of the codes, or all levels if there are fewer.
-    **stated: values of other fields.
+    **stated: values of fields by name; see `configured`.
   """
   return configured(ParallelSpec("parallel"), streams, stated)

@@ -1,4 +1,4 @@
-"""The loss of the parallel stage: masks, and the prediction of the codes that they hide."""
+"""The loss of the parallel stage: random masks, and the prediction of hidden codes."""
 
 from typing import Any, NamedTuple
 
@@ -21,12 +21,12 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Masks(NamedTuple):
-  """What one batch hides.
+  """The codes and semantic tokens that are hidden in one batch.
 
   Attributes:
-    hidden: the masked entries.
-    targets: those with a loss.
-    without_semantic: rows whose semantic tokens are hidden.
+    hidden: True on hidden codes.
+    targets: True on hidden codes that contribute to the loss.
+    without_semantic: True for rows whose semantic tokens are hidden.
   """
 
   hidden: Bool[Array, "batch frames levels"]
@@ -44,11 +44,12 @@ def draw_masks(
   """Returns random masks; frames of a prompt and padding are never hidden.
 
   Args:
-    config: what training hides.
-    key: of the masks.
-    valid: frames that are not padding.
-    given: frames of the prompts of pairs; a row without any has a prompt of random length.
-    levels: of the codes.
+    config: settings of masking.
+    key: random key.
+    valid: False on padding.
+    given: True on frames of the prompt of a pair. A row without such frames has either a prompt of
+      random length or no prompt.
+    levels: number of levels of the codes.
   """
   rows, frames = valid.shape
   keys = jax.random.split(key, 7)
@@ -85,24 +86,26 @@ def parallel_loss(
   key: Key[Array, ""] | None = None,
   z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns the mean over levels of the cross-entropy of hidden codes, and the error of the point.
+  """Returns the weighted mean over levels of the cross-entropy of hidden codes.
 
-  Within a frame, the heads of a level are given the codes of the coarser levels, hidden or not.
+  The loss also contains the squared error of the predicted point. The output layer of a level reads
+  all codes of coarser levels in the same frame, including hidden codes.
 
   Args:
     spec: the stage.
-    config: shape of its model.
-    params: the model's parameters.
+    config: configuration of the model.
+    params: parameters of the model.
     batch: features of the stage.
-    key: key of masks and dropout; None for the masks of evaluation, which are the same for each
-      batch, with all semantic tokens.
+    key: random key of masks and dropout; None for evaluation, which has a fixed key of masks, all
+      semantic tokens and no dropout.
     z_loss: weight of the squared log-partition function.
 
   Returns:
-    The loss, and metrics: `loss` (nats per code, mean over levels by their weights), `accuracy`,
-    `weight` (number of hidden codes with a loss), `loss_quantizer_<q>` by level, NaN if it has no
-    such code, and `point_error` (mean squared error of the predicted point over the variance of the
-    latents, on frames with hidden codes).
+    The loss, and metrics: `loss` (cross-entropy in nats per code, weighted mean over levels),
+    `accuracy`, `weight` (number of hidden codes that contribute to the loss), `loss_quantizer_<q>`
+    for each level (NaN for a level without such codes) and, for geometry heads, `point_error` (mean
+    squared error of the predicted point on frames with hidden codes, divided by the variance of the
+    latents).
   """
   masks_key, dropout_key = jax.random.split(jax.random.key(0) if key is None else key)
   codes, valid = jnp.asarray(batch["codes"]), jnp.asarray(batch["weights"]) > 0
@@ -154,7 +157,7 @@ def _of_level(
   codes: Int[Array, "batch frames"],
   targets: Bool[Array, "batch frames"],
 ) -> tuple[Array, Array, Array, Array]:
-  """Returns sums over the targets: nats, hits, squared log-partitions and their number."""
+  """Returns sums over the targets: nats, correct predictions, squared log-partitions and count."""
   partition = jax.nn.logsumexp(logits, axis=-1)
   # A sum over all codes, because on CPUs the gradient of a lookup takes longer.
   is_code = jnp.arange(logits.shape[-1]) == codes[..., None]

@@ -1,15 +1,16 @@
-"""The model of the parallel stage: a bidirectional transformer between codes and codes.
+"""The model of the parallel stage: a bidirectional transformer that predicts hidden codes.
 
     input of a frame    the sum of: the embeddings of its known codes, a mask embedding for each
-                        hidden one, the embedding of its semantic token, and a projection of the
-                        sum of the codec's vectors of its known codes
+                        hidden code, the embedding of its semantic token, and a projection of the
+                        sum of the codebook vectors of its known codes
     output at level q   W_q h + beta_q (r . c_k - |c_k|^2 / 2) for each code k of the level, where
-                        r = P h + P_q h - the codec's vectors of the coarser codes
+                        r = P h + P_q h - the sum of the codebook vectors of the coarser codes
 
-The second term of the output is the log-likelihood of r under a Gaussian around the vector c_k. It
-is absent where a coarser code is unknown, and from plain heads. Levels from `embedded_levels` on
-have the second term alone, and no embeddings. Vectors are divided by the standard deviation of the
-latents, so that no scale of the codec enters the parameters.
+Here, h is the output of the last layer, and c_k is the codebook vector of code k. Up to a constant,
+the second term of the output is the log-likelihood of r under a Gaussian with mean c_k. This term
+is 0 if a coarser code is unknown, and for plain heads. Levels from `embedded_levels` on have only
+the second term and no code embeddings. All codebook vectors are divided by the standard deviation
+of the latents, so that the parameters do not depend on the scale of the codec.
 """
 
 from typing import Any
@@ -33,8 +34,8 @@ from audiolm_jax.lm.layers import Projection, RMSNorm
 from audiolm_jax.lm.parallel import UNKNOWN, Heads, ParallelConfig
 from audiolm_jax.lm.stage import CODEBOOKS
 
-# The share of the first beta of the finer levels; larger values start at losses above those of
-# equal probabilities.
+# Initial beta of all levels but the first, whose initial beta is 1. With larger values, the initial
+# loss is higher than the loss of equal probabilities.
 _FINER_BETA = 1 / 7
 # Scales of initial kernels, relative to 1 / sqrt(inputs).
 _POINT_SCALE = 0.3
@@ -46,10 +47,10 @@ class ParallelModel(nn.Module):
   """Predicts codes from known codes and semantic tokens.
 
   Attributes:
-    config: shape and options.
-    num_quantizers: levels of the codes.
+    config: configuration of the model.
+    num_quantizers: number of levels of the codes.
     codebook_size: codes per level.
-    num_clusters: semantic vocabulary.
+    num_clusters: size of the semantic vocabulary.
     deterministic: False enables dropout (requires the random stream "dropout").
   """
 
@@ -81,7 +82,7 @@ class ParallelModel(nn.Module):
     )
     if config.heads is Heads.GEOMETRY:
       latent = config.latent_dim
-      # The codec's replace them before training; without them no loss is finite.
+      # The codebooks of the codec replace these values before training; until then losses are NaN.
       unset, axes = nn.initializers.constant(jnp.nan), ("quantizers", None, None)
       books = (levels, size, latent)
       self.codebooks = modules.param(self, CODEBOOKS, unset, axes, books, jnp.float32)
@@ -107,7 +108,7 @@ class ParallelModel(nn.Module):
     semantic: Int[Array, "batch frames"],
     valid: Bool[Array, "batch frames"],
   ) -> tuple[Float[Array, "batch _frames size"], ...]:
-    """Returns the logits of each level, given all known codes."""
+    """Returns float32 logits of each level, given all known codes."""
     hidden, vectors = self.hidden(codes, semantic, valid), self.vectors(codes)
     return tuple(
       self.level_logits(hidden, vectors, codes, level) for level in range(self.num_quantizers)
@@ -122,8 +123,8 @@ class ParallelModel(nn.Module):
     """Returns the normalised output of the last layer.
 
     Args:
-      codes: codes, UNKNOWN where they are hidden.
-      semantic: the semantic token of each frame, UNKNOWN for none.
+      codes: known codes, and UNKNOWN for hidden codes.
+      semantic: the semantic token of each frame, UNKNOWN for a frame without semantic token.
       valid: False on padding, which does not affect the other frames.
     """
     c = self.config.transformer
@@ -140,7 +141,7 @@ class ParallelModel(nn.Module):
       x = x + self.code_input(self.vectors(codes).sum(-2).astype(c.dtype))
     x = nn.with_logical_constraint(self.dropout(x), ("batch", "length", "embed"))
     length = codes.shape[1]
-    # One block of queries that all keys precede: attention in both directions.
+    # One block without causal mask: all queries attend to all keys.
     everywhere = jnp.zeros((1, 1, length, length), jnp.float32)
     context = AttentionContext((everywhere,), jnp.arange(length)[None], valid)
     return self.final_norm(run_layers(self.layers, x, context))
@@ -148,7 +149,10 @@ class ParallelModel(nn.Module):
   def vectors(
     self, codes: Int[Array, "batch frames levels"]
   ) -> Float[Array, "batch frames levels latent"]:
-    """Returns the codec's vectors of the known codes, 0 for the others and for plain heads."""
+    """Returns the scaled codebook vectors of known codes, and zeros for unknown codes.
+
+    For plain heads, the last axis has length 0.
+    """
     if self.config.heads is Heads.PLAIN:
       return jnp.zeros((*codes.shape, 0), jnp.float32)
     books = self._vectors_of_codes()
@@ -161,7 +165,7 @@ class ParallelModel(nn.Module):
   def predicted_point(
     self, hidden: Float[Array, "batch frames embed"]
   ) -> Float[Array, "batch frames latent"]:
-    """Returns the predicted sum of the vectors of all levels."""
+    """Returns the predicted sum of the scaled codebook vectors of all levels."""
     return _float32_product(hidden, self.point)
 
   def level_logits(
@@ -175,10 +179,10 @@ class ParallelModel(nn.Module):
 
     Args:
       hidden: output of `hidden`.
-      vectors: `vectors(codes)`.
-      codes: codes of which those of coarser levels are used; they can be known although the input
-        of `hidden` did not contain them.
-      level: the level; it may be traced.
+      vectors: result of `vectors(codes)`.
+      codes: codes, of which only coarser levels are used. They may contain codes that were UNKNOWN
+        in the input of `hidden`.
+      level: index of the level; it may be traced.
     """
     logits = self._linear_logits(hidden, level)
     if self.config.heads is Heads.GEOMETRY:
@@ -209,7 +213,10 @@ class ParallelModel(nn.Module):
   def nearest_codes(
     self, point: Float[Array, "batch frames latent"]
   ) -> Int[Array, "batch frames levels"]:
-    """Returns the codes of a point: per level the one nearest to what the coarser ones leave."""
+    """Returns the codes of a point by residual quantization, from coarse to fine levels.
+
+    The code at each level is nearest to the remainder after the coarser levels.
+    """
     codes, rest = [], point
     for book in self._vectors_of_codes():
       distance = jnp.square(book).sum(-1) - 2 * _float32_product(rest, book.T)
@@ -219,7 +226,11 @@ class ParallelModel(nn.Module):
     return jnp.stack(codes, axis=-1)
 
   def _vectors_of_codes(self) -> Float[Array, "levels size latent"]:
-    """Returns the codebooks, divided by the standard deviation of a dimension of the latents."""
+    """Returns the codebooks, divided by the standard deviation of the latents.
+
+    The variance of the latents is estimated as the sum over levels of the mean square of codebook
+    vectors, averaged over dimensions.
+    """
     books = jax.lax.stop_gradient(self.codebooks)
     variance = jnp.square(books).mean(1).sum(0).mean()
     return books * jax.lax.rsqrt(variance)
@@ -239,7 +250,7 @@ class ParallelBlock(nn.Module):
     dtype = jnp.dtype(c.dtype)
     self.attention_norm, self.attention = RMSNorm(dtype), SelfAttention(c)
     self.convolution_norm = RMSNorm(dtype)
-    # Zeros, so that a layer starts as one without a convolution.
+    # The initial taps are zeros, so that the convolution initially has no effect.
     zeros, taps = nn.initializers.zeros, (self.config.kernel_size, c.dim)
     self.taps = modules.param(self, "taps", zeros, ("kernel", "embed"), taps, jnp.float32)
     self.mlp_norm, self.mlp = RMSNorm(dtype), Mlp(c, self.deterministic)
@@ -248,7 +259,7 @@ class ParallelBlock(nn.Module):
   def __call__(
     self, x: Float[Array, "batch frames embed"], context: AttentionContext
   ) -> tuple[Float[Array, "batch frames embed"], None]:
-    """Returns the output, and None, as scans over layers expect a second value."""
+    """Returns the output, and None as the second value that `nn.scan` requires."""
     added, _ = self.attention.prefill(self.attention_norm(x), context)
     x = x + self.dropout(added)
     x = x + self._convolved(self.convolution_norm(x), context.key_mask)

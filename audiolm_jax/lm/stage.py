@@ -1,8 +1,7 @@
 """The interface of a stage: its streams, its examples, its model and its loss.
 
-A kind of stage is a subclass of `StageSpec`. Its fields are data that bundles and checkpoints
-store; its methods are those that readers, training, export and sampling call. `sampling.registry`
-lists the kinds.
+Each kind of stage is a subclass of `StageSpec`. Bundles and checkpoints store the fields of a spec;
+data reading, training, export and sampling call its methods. `sampling.registry` lists the kinds.
 """
 
 import abc
@@ -34,7 +33,7 @@ else:
 Example = dict[str, np.ndarray]
 
 
-# The dataclass of the shape of a model, which depends on the kind of its stage.
+# The configuration of a model; its class depends on the kind of the stage.
 ModelConfig = Any
 
 
@@ -49,8 +48,8 @@ class Feature(NamedTuple):
 class StageSpec(abc.ABC):
   """The streams, the examples and the model of a stage.
 
-  The methods up to `check_streams` use NumPy only; `init` and those after it may import JAX when
-  they are called. `configured` makes a spec with the numbers of given tokens.
+  The methods up to `check_streams` use NumPy only. `init` and the methods after it may import JAX
+  when they are called. `configured` returns a spec with the vocabularies and rates of given tokens.
 
   Attributes:
     name: name of the stage, unique in its bundle.
@@ -60,13 +59,13 @@ class StageSpec(abc.ABC):
   name: str
   kind: str = dataclasses.field(default="", kw_only=True)
 
-  # The feature of an example that weights its targets; it is 0 in rows that pad a batch.
+  # Name of the feature with the loss weights of the targets; they are 0 in rows that pad a batch.
   weight_feature: ClassVar[str] = "decoder_loss_weights"
-  # Whether the stage is in the cascade that continues audio; others have cascades of their own.
+  # Whether the stage is in the cascade that continues audio; other stages have separate cascades.
   continues_audio: ClassVar[bool] = True
-  # Whether the frames of a window are sampled together, so that one may depend on later ones.
+  # Whether the frames of a window are sampled together, so that a frame may depend on later frames.
   samples_windows: ClassVar[bool] = False
-  # Share of the training examples that `example_of_pair` makes; a field of stages with pairs.
+  # Share of the training examples that `example_of_pair` makes; a field in stages with pairs.
   pair_share = 0.0
 
   @property
@@ -81,7 +80,7 @@ class StageSpec(abc.ABC):
 
   @property
   def streams(self) -> dict[str, Stream]:
-    """By key, all streams of an example."""
+    """All streams of an example, by key."""
     return by_key([*self.reads, self.writes])
 
   @property
@@ -91,12 +90,12 @@ class StageSpec(abc.ABC):
 
   @property
   def collapsed(self) -> frozenset[str]:
-    """Keys of the streams without repeats, whose tokens have no position in time."""
+    """Keys of the streams whose repeats are removed; their tokens have no position in time."""
     return frozenset()
 
   @property
   def crop_length(self) -> float | None:
-    """Seconds of a training example; None if an example is a whole clip."""
+    """Duration of a training example in seconds; None if an example is a whole clip."""
     return None
 
   @abc.abstractmethod
@@ -104,7 +103,7 @@ class StageSpec(abc.ABC):
     """Returns the shape and dtype of the arrays of one example."""
 
   def refusal(self, record: Record) -> str:
-    """Returns why a clip cannot be an example, such as its length; "" if it can be one."""
+    """Returns the reason why a clip cannot be an example, such as its length; "" if it can."""
     del record
     return ""
 
@@ -120,21 +119,22 @@ class StageSpec(abc.ABC):
     """
 
   def example_of_pair(self, prompt: Record, target: Record) -> Example:
-    """Returns the arrays of `features` for two windows of one clip, of which the first is a prompt.
+    """Returns the arrays of `features` for a prompt and a target, two windows of one clip.
 
-    Only for stages with a `pair_share`.
+    Raises:
+      NotImplementedError: the stage has no field `pair_share`.
     """
     raise NotImplementedError(f"the {self.name} stage has no examples of pairs")
 
   def filler(self, example: Example) -> Example:
-    """Returns a copy of an example with zero weight."""
+    """Returns a copy of an example whose loss weights are 0."""
     return {**example, self.weight_feature: np.zeros_like(example[self.weight_feature])}
 
   def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
-    """Returns the values of the fields that follow from tokens, such as vocabularies and rates.
+    """Returns the fields that tokens determine, such as vocabularies and rates, by name.
 
     Args:
-      streams: streams of the tokens by key; fields of absent streams are left out.
+      streams: streams of the tokens by key; fields of absent streams are omitted.
 
     Raises:
       DataError: the stage cannot be trained on such tokens.
@@ -143,13 +143,13 @@ class StageSpec(abc.ABC):
     return {}
 
   def check_streams(self, given: Mapping[str, Stream]) -> None:
-    """Checks that tokens have the rates and vocabularies of the stage.
+    """Checks that tokens have the rates, the vocabularies and the levels of the stage.
 
     Args:
       given: streams of the tokens by key; absent streams are not checked.
 
     Raises:
-      DataError: a stream differs.
+      DataError: the rate or the vocabulary of a stream differs, or the stream has too few levels.
     """
     for key, stream in self.streams.items():
       for difference in differences(stream, given[key]) if key in given else ():
@@ -161,7 +161,7 @@ class StageSpec(abc.ABC):
   @classmethod
   @abc.abstractmethod
   def config_class(cls) -> type[ModelConfig]:
-    """Returns the dataclass of the shape of the model."""
+    """Returns the configuration class of the model."""
 
   def check_config(self, config: ModelConfig) -> None:
     """Raises a `ConfigError` if the stage cannot use a model of this shape."""
@@ -179,51 +179,60 @@ class StageSpec(abc.ABC):
   def with_sampling_settings(
     self, config: ModelConfig, settings: StageSamplingSettings
   ) -> ModelConfig:
-    """Returns the configuration with other sampling settings, after checking them.
+    """Returns the configuration with its sampling settings replaced by `settings`.
 
-    Only for stages whose `sampling_settings` are not None.
+    Raises:
+      ConfigError: the stage cannot use the settings.
+      NotImplementedError: the stage has no sampling settings.
     """
     raise NotImplementedError(f"the {self.name} stage has no sampling settings")
 
   def is_frozen(self, config: ModelConfig) -> bool:
-    """Returns whether training leaves some parameters as they are."""
+    """Returns whether training does not update some of the parameters."""
     del config
     return False
 
   def accepts_params_of(self, other: "StageSpec") -> bool:
-    """Returns whether a stage with another spec has parameters that this stage can start from."""
+    """Returns whether training of this stage can start from parameters of the stage `other`."""
     return self == other
 
   def uses_codebooks(self, config: ModelConfig) -> bool:
-    """Returns whether the parameters contain the codec's codebooks, under the name CODEBOOKS.
+    """Returns whether the parameters contain the codebooks of the codec, named `CODEBOOKS`.
 
-    Training copies them from the codec that made the tokens; a bundle stores them once, with its
-    codec.
+    Training copies the codebooks from the codec that encoded the tokens. A bundle stores them only
+    once, in its codec.
     """
     del config
     return False
 
   def codebooks(self, config: ModelConfig, codebooks: object) -> np.ndarray:
-    """Returns the levels of a codec's codebooks that the parameters contain.
+    """Returns the codebooks of the levels of the stage, which its parameters contain.
 
     Args:
-      config: shape of the model.
-      codebooks: [levels, size, dim] of the codec.
+      config: configuration of the model.
+      codebooks: codebooks of the codec [levels, size, dim].
 
     Raises:
-      ConfigError: their shape is not that of the stage's codes.
+      ConfigError: the codebooks do not have the levels, size and dimension that the stage needs.
+      NotImplementedError: the stage uses no codebooks.
     """
     raise NotImplementedError
 
   @abc.abstractmethod
   def init(self, config: ModelConfig, key: RandomKey, batch: Batch) -> Params:
-    """Returns new parameters, boxed with their logical axes."""
+    """Returns new parameters, boxed with their logical axes.
+
+    Args:
+      config: configuration of the model.
+      key: random key.
+      batch: arrays of `features` with a batch axis, or their shapes; the values are not used.
+    """
 
   def parameter_shapes(self, config: ModelConfig) -> Shapes:
-    """Returns the shapes of the parameters of sampling.
+    """Returns the shapes of the inference parameters.
 
-    This default traces the model, which takes a second or more; a kind whose bundles load
-    fast computes the shapes from the configuration.
+    This implementation traces the model, which takes a second or more. Subclasses can compute the
+    shapes from the configuration, so that bundles load faster.
     """
     import jax
     from flax.core import meta
@@ -251,31 +260,31 @@ class StageSpec(abc.ABC):
     key: RandomKey | None = None,
     z_loss: float = 0.0,
   ) -> tuple[Scalar, Mapping[str, Scalar]]:
-    """Returns the loss of a batch, and metrics with `loss` and `weight`, the number of targets.
+    """Returns the loss of a batch, and metrics such as `loss` and `weight` (number of targets).
 
     Args:
-      config: shape of the model.
-      params: its parameters.
-      batch: arrays of `features`.
+      config: configuration of the model.
+      params: parameters of the model.
+      batch: arrays of `features`, with a batch axis.
       key: random key of dropout and masks; None for evaluation, which is deterministic.
       z_loss: weight of the squared log-partition function.
     """
 
   def inference_params(self, params: Params) -> Params:
-    """Converts parameters of training to those of sampling, which bundles store."""
+    """Converts training parameters to inference parameters, which bundles store."""
     return dict(params)
 
   def training_params(self, config: ModelConfig, params: Params) -> Params:
-    """Converts parameters of sampling to those of training."""
+    """Converts inference parameters to training parameters."""
     del config
     return params
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the number of "tokens" of a batch, without padding."""
+    """Returns the amount of data in a batch without padding, as {"tokens": number of tokens}."""
     return {"tokens": float(np.count_nonzero(batch[self.weight_feature]))}
 
   def flops_per_step(self, config: ModelConfig, batch: ShapedBatch) -> float:
-    """Returns the operations of one update; 0 if the kind does not count them."""
+    """Returns the FLOPs of one update; 0 if the kind of stage does not count them."""
     del config, batch
     return 0.0
 
@@ -286,7 +295,7 @@ class Stage:
 
   Attributes:
     spec: the streams and the kind of the stage.
-    config: shape of the model, a `spec.config_class()`.
+    config: configuration of the model, an instance of `spec.config_class()`.
     params: nested dict of arrays, as returned by `spec.inference_params`.
   """
 
@@ -301,15 +310,16 @@ Spec = TypeVar("Spec", bound=StageSpec)
 def configured(
   default: Spec, streams: Mapping[str, Stream] | None, stated: Mapping[str, object]
 ) -> Spec:
-  """Returns a stage with the stated values and the numbers of its tokens.
+  """Returns a spec with the vocabularies and rates of given tokens, and with stated values.
 
   Args:
-    default: the stage for the tokens of the paper, whose values apply where nothing else is given.
+    default: spec with the values of all other fields.
     streams: streams of the tokens by key, such as those of a token store; None if unknown.
-    stated: values of fields by name, which take precedence; None is the same as no value.
+    stated: values of fields by name, which have precedence; values of None are ignored.
 
   Raises:
-    DataError: a stated number differs from that of the tokens.
+    DataError: the stage cannot be trained on the tokens, or a stated value differs from the value
+      of the tokens.
   """
   stated = {name: value for name, value in stated.items() if value is not None}
   spec = dataclasses.replace(default, **stated)
@@ -321,10 +331,10 @@ def configured(
 
 
 def vocabularies_and_rates(streams: Mapping[str, Stream]) -> dict[str, Any]:
-  """Returns the numbers of semantic tokens and codes under the names that the specs have for them.
+  """Returns vocabulary sizes and rates of semantic tokens and codes, by field name of the specs.
 
   Args:
-    streams: streams of the tokens by key; the numbers of absent streams are left out.
+    streams: streams of the tokens by key; fields of absent streams are omitted.
   """
   found: dict[str, Any] = {}
   for key, size, rate in (

@@ -1,6 +1,8 @@
 """Autoregressive stages: one decoder-only transformer over a row of tokens.
 
-The sequences are as follows; the input is the sequence shifted right by a begin token:
+The input of a stage is its sequence, shifted right by a begin token. In the table of sequences, z_t
+is semantic token t, and y_t^q is the code of frame t at level q. Of the Q levels of the codec, the
+first Q' levels are coarse.
 
     stage      sequence
     semantic   z_1 z_2 ...
@@ -34,7 +36,7 @@ from audiolm_jax.lm.stage import (
 )
 from audiolm_jax.lm.tokens import BOS, PAD, SEPARATOR, TokenLayout, collapse_repeats, cut_runs
 
-# Temperatures of the paper's stages. Source: AudioLM, section IV-B.
+# Sampling temperatures of the paper's stages. Source: AudioLM, section IV-B.
 PAPER_TEMPERATURES = {"semantic": 0.6, "coarse": 0.8, "fine": 0.6}
 
 
@@ -52,17 +54,17 @@ class AutoregressiveSpec(StageSpec):
 
   Attributes:
     source: tokens before the separator, see `Source`; a string becomes a `Source`.
-    num_source_quantizers: acoustic levels of the source; 0 unless `source` is COARSE.
-    num_target_quantizers: acoustic levels to predict, which follow those of the source; 0 if the
-      targets are semantic tokens.
-    crop_seconds: length of a training example, and the longest window in sampling.
+    num_source_quantizers: number of acoustic levels of the source; 0 unless `source` is COARSE.
+    num_target_quantizers: number of acoustic levels to predict, which follow the levels of the
+      source; 0 if the targets are semantic tokens.
+    crop_seconds: duration of a training example and of the longest window in sampling.
     collapse_repeats: whether to drop repeated semantic tokens.
     longest_run: for a semantic stage that keeps repeats, the maximum number of equal tokens in a
-      row in its input and samples; None for no limit. If the last pauses of clips end only with the
-      clip, a stage without a limit learns that pauses never end.
+      row, in training and in sampling; None for no limit. If training clips end with a pause, a
+      stage without a limit learns that pauses never end.
     semantic_rate: semantic tokens per second, before repeats are collapsed.
     frame_rate: acoustic frames per second.
-    num_clusters: semantic vocabulary.
+    num_clusters: size of the semantic vocabulary.
     codebook_size: codes per quantizer.
 
   Source: AudioLM, section III-C and section IV.
@@ -106,28 +108,28 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def writes(self) -> Stream:
-    """Semantic tokens, or the levels of the codes after those of the source."""
+    """Semantic tokens, or the levels of the codes after the levels of the source."""
     if self.predicts_semantic:
       return self._semantic
     return self._codes(self.first_target_quantizer, self.num_target_quantizers)
 
   @property
   def samples_in_time_order(self) -> bool:
-    """Whether the source has no codes of later frames."""
+    """Whether codes are sampled in time order: the source contains no codes of later frames."""
     return self.source is not Source.COARSE
 
   @property
   def collapsed(self) -> frozenset[str]:
-    """The key of semantic tokens, if their repeats are dropped."""
+    """The key of semantic tokens if their repeats are dropped; else empty."""
     return frozenset({SEMANTIC} if self.uses_semantic and self.collapse_repeats else ())
 
   @property
   def crop_length(self) -> float:
-    """Seconds of a training example."""
+    """Duration of a training example in seconds."""
     return self.crop_seconds
 
   def features(self) -> dict[str, Feature]:
-    """Returns the features of `stage_features`."""
+    """Returns the shapes and dtypes of the arrays of `stage_features`."""
     ids = Feature((self.max_length,))
     return {
       "decoder_input_tokens": ids,
@@ -137,11 +139,15 @@ class AutoregressiveSpec(StageSpec):
     }
 
   def example(self, record: Record) -> Example:
-    """Returns the example of `stage_features`."""
+    """Returns the arrays of `stage_features` for one crop."""
     return stage_features(self, record.get(SEMANTIC), record.get(CODES))
 
   def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
-    """Returns the vocabularies and rates of tokens, and how many levels the stage predicts."""
+    """Returns vocabularies and rates of tokens, and the number of levels that the stage predicts.
+
+    Raises:
+      DataError: the codes have no levels after the levels of the source.
+    """
     found = vocabularies_and_rates(streams)
     codes = streams.get(CODES)
     if codes is not None and not self.predicts_semantic:
@@ -156,7 +162,7 @@ class AutoregressiveSpec(StageSpec):
 
   @classmethod
   def config_class(cls) -> type[ModelConfig]:
-    """Returns the dataclass of the transformer."""
+    """Returns the configuration class of the transformer."""
     from audiolm_jax.lm.config import TransformerConfig
 
     return TransformerConfig
@@ -171,7 +177,7 @@ class AutoregressiveSpec(StageSpec):
       )
 
   def shape_of(self, config: ModelConfig) -> ModelConfig:
-    """Returns the shape of the transformer."""
+    """Returns the shape of the transformer, see `TransformerConfig.shape`."""
     return config.shape()
 
   def init(self, config: ModelConfig, key: RandomKey, batch: Batch) -> Params:
@@ -195,7 +201,7 @@ class AutoregressiveSpec(StageSpec):
     key: RandomKey | None = None,
     z_loss: float = 0.0,
   ) -> tuple[Scalar, Mapping[str, Scalar]]:
-    """Returns `loss.stage_loss`."""
+    """Returns the loss and the metrics of `loss.stage_loss`."""
     from audiolm_jax.lm.loss import stage_loss
 
     model = self.model(config, deterministic=key is None or config.dropout_rate == 0)
@@ -208,17 +214,17 @@ class AutoregressiveSpec(StageSpec):
     return unstack_layers(params)
 
   def training_params(self, config: ModelConfig, params: Params) -> Params:
-    """Returns the parameters with stacked layers if the configuration scans over them."""
+    """Returns the parameters with stacked layers if `config.scan_layers` is True."""
     from audiolm_jax.lm.transformer import stack_layers
 
     return stack_layers(params) if config.scan_layers else params
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the number of tokens of a batch, source and target, without padding."""
+    """Returns the number of source and target tokens of a batch, without padding."""
     return {"tokens": float(np.count_nonzero(batch["decoder_target_tokens"] != PAD))}
 
   def flops_per_step(self, config: ModelConfig, batch: ShapedBatch) -> float:
-    """Returns the operations of one update; the backward pass takes twice the forward pass."""
+    """Returns the FLOPs of one update; the backward pass counts as two forward passes."""
     rows, length = batch["decoder_target_tokens"].shape
     first = self.layout.legal_range(0, self.first_target_quantizer, self.num_target_quantizers)
     output = 2 * self.num_targets(length) * first.size * config.dim
@@ -231,7 +237,7 @@ class AutoregressiveSpec(StageSpec):
     return Transformer(config, self.layout.vocab_size, deterministic)
 
   def num_targets(self, length: int) -> int:
-    """Returns the number of positions with an output layer in a row of `length` tokens."""
+    """Returns the maximum number of targets in a row of `length` tokens, in whole frames."""
     per_frame = max(self.num_target_quantizers, 1)
     return min(self.max_target_length, length) // per_frame * per_frame
 
@@ -252,12 +258,12 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def first_target_quantizer(self) -> int:
-    """The first acoustic level that is predicted."""
+    """Index of the first acoustic level that the stage predicts."""
     return self.num_source_quantizers
 
   @property
   def num_quantizers(self) -> int:
-    """Acoustic levels in the sequence, source and target together."""
+    """Number of acoustic levels in the sequence, source and target together."""
     return self.num_source_quantizers + self.num_target_quantizers
 
   @property
@@ -268,22 +274,25 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def crop_frames(self) -> int:
-    """Acoustic frames in one crop."""
+    """Number of acoustic frames in one crop."""
     return round(self.crop_seconds * self.frame_rate)
 
   @property
   def crop_steps(self) -> int:
-    """Semantic tokens in one crop, before repeats are collapsed."""
+    """Number of semantic tokens in one crop, before repeats are collapsed."""
     return round(self.crop_seconds * self.semantic_rate)
 
   @property
   def frames_per_step(self) -> int:
-    """Acoustic frames per semantic token, rounded, at least 1; windows begin at its multiples."""
+    """Number of acoustic frames per semantic token, rounded, at least 1.
+
+    Windows in sampling begin at multiples of this number.
+    """
     return max(1, round(self.frame_rate / self.semantic_rate))
 
   @property
   def max_source_length(self) -> int:
-    """Length of the longest source, separator included."""
+    """Maximum number of source tokens in one crop, including the separator."""
     if self.source is Source.SEMANTIC:
       return self.crop_steps + 1
     if self.source is Source.COARSE:
@@ -299,7 +308,7 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def max_length(self) -> int:
-    """The padded length of a training example."""
+    """Number of tokens in a padded training example."""
     return self.max_source_length + self.max_target_length
 
   @property
@@ -319,7 +328,7 @@ class StageSequence(NamedTuple):
   """One example before shifting and padding.
 
   Attributes:
-    tokens: ids of the stage's layout.
+    tokens: ids in the layout of the stage.
     loss_weights: 1 on predicted tokens, 0 on the source and the separator.
     frame_ids: see `stage_sequence`.
   """
@@ -342,9 +351,9 @@ def stage_sequence(
     codes: acoustic codes of at least `spec.num_quantizers` levels; required if the stage uses them.
 
   Returns:
-    A sequence whose `frame_ids` are 1 + t for an acoustic token of frame t in source and target. A
-    semantic source token with a known position in time (repeats kept) has the id of the first frame
-    it covers; all other tokens have 0.
+    The sequence. An acoustic token of frame t has frame id 1 + t, in source and target. If repeats
+    are kept, a semantic source token has the id of the first frame that it covers. All other tokens
+    have frame id 0.
 
   Raises:
     DataError: an input is missing, or its values are outside of the stage's vocabulary.
@@ -383,10 +392,10 @@ def stage_features(
   Returns:
     `decoder_target_tokens` int32 [max_length]; `decoder_input_tokens`, the targets shifted right by
     a begin token; `decoder_loss_weights` float32, 1 on predicted tokens; `decoder_frame_ids` int32,
-    the frame id of the *target* at each position, which is known before it is sampled.
+    the frame id of the *target* at each position, which is known before the target is sampled.
 
   Raises:
-    DataError: the crop is longer than a crop of the stage, or `stage_sequence` raises it.
+    DataError: the sequence is longer than `spec.max_length`, or `stage_sequence` raises the error.
   """
   sequence = stage_sequence(spec, semantic, codes)
   count = len(sequence.tokens)
@@ -408,7 +417,10 @@ def stage_features(
 
 
 def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) -> np.ndarray:
-  """Returns the frame ids of `count` semantic source tokens from step `first_step` on."""
+  """Returns the frame ids of `count` semantic source tokens from step `first_step` on.
+
+  The ids are 0 if repeats are collapsed, because the tokens then have no position in time.
+  """
   if spec.collapse_repeats or spec.predicts_semantic:
     return np.zeros(count, np.int32)
   steps = first_step + np.arange(count)
@@ -418,11 +430,11 @@ def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) ->
 def semantic_stage(
   *, streams: Mapping[str, Stream] | None = None, **stated: object
 ) -> AutoregressiveSpec:
-  """Returns the paper's first stage: semantic tokens from semantic tokens, 30 s crops.
+  """Returns the paper's first stage, which predicts semantic tokens in crops of 30 s.
 
   Args:
     streams: streams of the tokens by key, such as those of a token store; see `configured`.
-    **stated: values of other fields.
+    **stated: values of fields by name; see `configured`.
   """
   return configured(AutoregressiveSpec("semantic", Source.NONE, crop_seconds=30.0), streams, stated)
 
@@ -430,11 +442,13 @@ def semantic_stage(
 def coarse_stage(
   *, streams: Mapping[str, Stream] | None = None, **stated: object
 ) -> AutoregressiveSpec:
-  """Returns the paper's second stage: 4 acoustic levels from semantic tokens, 10 s crops.
+  """Returns the paper's second stage.
+
+  It predicts 4 acoustic levels from semantic tokens in crops of 10 s.
 
   Args:
-    streams: see `semantic_stage`; if the codes have fewer levels, the stage predicts all of them.
-    **stated: values of other fields.
+    streams: see `semantic_stage`; if the codes have fewer levels, the stage predicts all levels.
+    **stated: values of fields by name; see `configured`.
   """
   spec = AutoregressiveSpec("coarse", Source.SEMANTIC, num_target_quantizers=4, crop_seconds=10.0)
   return configured(spec, streams, stated)
@@ -443,12 +457,14 @@ def coarse_stage(
 def fine_stage(
   *, streams: Mapping[str, Stream] | None = None, **stated: object
 ) -> AutoregressiveSpec:
-  """Returns the paper's third stage: acoustic levels 5 to 12 from the first 4, 3 s chunks.
+  """Returns the paper's third stage.
+
+  It predicts acoustic levels 5 to 12 from levels 1 to 4 in crops of 3 s.
 
   Args:
-    streams: see `semantic_stage`; if the codes have fewer levels, the stage predicts those after
-      the fourth.
-    **stated: values of other fields.
+    streams: see `semantic_stage`; if the codes have fewer than 12 levels, the stage predicts all
+      levels after the fourth.
+    **stated: values of fields by name; see `configured`.
   """
   spec = AutoregressiveSpec(
     "fine", Source.COARSE, num_source_quantizers=4, num_target_quantizers=8, crop_seconds=3.0
@@ -457,7 +473,7 @@ def fine_stage(
 
 
 def num_frame_ids(spec: AutoregressiveSpec) -> int:
-  """Returns the number of frame ids of a crop, the size of a table of frame embeddings."""
+  """Returns the number of frame ids of a crop: the rows that a table of frame embeddings needs."""
   return spec.max_frame_id + 1
 
 
@@ -472,7 +488,19 @@ def paper_stages(
 ) -> dict[str, AutoregressiveSpec]:
   """Returns the paper's stages for given tokenizers; no fine stage if it would have no levels.
 
-  The defaults are those of the paper's speech system; its piano system has 3 levels of 2^14 codes.
+  The defaults are those of the paper's speech system. The paper's piano system has 3 levels with
+  2^14 codes each.
+
+  Args:
+    semantic_rate: semantic tokens per second, before repeats are collapsed.
+    num_clusters: size of the semantic vocabulary.
+    frame_rate: acoustic frames per second.
+    num_quantizers: number of levels of the codec.
+    codebook_size: codes per level.
+    num_coarse: number of levels that the coarse stage predicts, at most `num_quantizers`.
+
+  Returns:
+    The stages by name.
   """
   numbers: dict[str, Any] = {
     "semantic_rate": semantic_rate,
@@ -510,7 +538,12 @@ def _acoustic_part(
 
 
 def collapsed_rate(semantic: Integer[np.ndarray, "steps"], semantic_rate: float) -> float:
-  """Returns the tokens per second of `semantic` without its repeats."""
+  """Returns the number of tokens per second after repeats are collapsed; NaN without tokens.
+
+  Args:
+    semantic: semantic tokens with repeats.
+    semantic_rate: number of tokens per second with repeats.
+  """
   if len(semantic) == 0:
     return math.nan
   return len(collapse_repeats(semantic)) * semantic_rate / len(semantic)

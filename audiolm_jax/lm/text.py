@@ -1,7 +1,7 @@
-"""Text for stages that read it: normalisation, sentences and characters.
+"""Text processing for stages with text: normalisation, sentences and characters.
 
-Texts are stored as written, as Unicode code points; a stage normalises them when it reads them, in
-training and in sampling alike.
+Texts are stored as written, as Unicode code points. A stage normalises a text when it reads the
+text, in training and in sampling.
 """
 
 import importlib
@@ -54,7 +54,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
 
 
 def code_points(text: str) -> Integer[np.ndarray, "characters"]:
-  """Returns the tokens of the stream `streams.TEXT`."""
+  """Returns the Unicode code points of a text, the tokens of the stream `streams.TEXT`."""
   return np.array([ord(character) for character in text], np.int32)
 
 
@@ -62,7 +62,7 @@ def of_code_points(points: Integer[np.ndarray, "characters"]) -> str:
   """Inverts `code_points`.
 
   Raises:
-    DataError: a number is that of no character.
+    DataError: a number is not a Unicode code point.
   """
   try:
     return "".join(map(chr, np.asarray(points).tolist()))
@@ -73,15 +73,16 @@ def of_code_points(points: Integer[np.ndarray, "characters"]) -> str:
 def normalized(text: str, language: str = ENGLISH) -> str:
   """Returns a text in lower case as it is spoken: numbers, dates and amounts as words.
 
-  Typographic quotes and dashes become plain ones. Contractions keep their apostrophes. In other
-  languages than English, numbers become words and symbols remain.
+  Typographic quotes and dashes become ASCII quotes and hyphens. Contractions keep their
+  apostrophes. In languages other than English, only numbers become words.
 
   Args:
     text: the text as written.
-    language: code of the language, as of num2words.
+    language: language code of num2words, such as "en".
 
   Raises:
-    UserError: the text has digits, and num2words is not installed or lacks the language.
+    UserError: the text has digits, and num2words is not installed or does not support the language
+      or the number.
   """
   text = unicodedata.normalize("NFKC", text.translate(_TYPOGRAPHIC)).lower()
   if language == ENGLISH:
@@ -94,11 +95,14 @@ def normalized(text: str, language: str = ENGLISH) -> str:
 
 
 def sentences(text: str, longest: int) -> list[str]:
-  """Splits a normalised text after sentences; longer ones also after commas and words.
+  """Splits a normalised text into sentences; long sentences are also split after commas or words.
 
   Args:
     text: a text from `normalized`.
-    longest: number of characters of the longest part.
+    longest: maximum number of characters of a part; longer sentences are split.
+
+  Returns:
+    The parts that contain a letter or a digit.
   """
   found: list[str] = []
   for sentence in _SENTENCE_END.split(text):
@@ -113,12 +117,12 @@ def sentences(text: str, longest: int) -> list[str]:
 
 
 def places(text: str, characters: str) -> Integer[np.ndarray, "characters"]:
-  """Returns the place of each character of a normalised text in a vocabulary.
+  """Returns the index of each character of a normalised text in the vocabulary `characters`.
 
-  A letter with an accent that the vocabulary lacks counts as the letter.
+  If an accented letter is not in the vocabulary, the letter without the accent is used.
 
   Raises:
-    DataError: the vocabulary lacks a character, or the text is empty.
+    DataError: a character is not in the vocabulary, or the text is empty.
   """
   if not text:
     raise DataError("the text is empty; give at least one word")

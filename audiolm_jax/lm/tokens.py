@@ -5,8 +5,9 @@
     4 .. 4 + K - 1                   semantic token z (K = num_clusters; none if K = 0)
     4 + K + q * N + code             acoustic code of quantizer q (N = codebook_size)
 
-Flattening is row-major: time outer, quantizer inner. All functions accept NumPy and JAX arrays
-(`collapse_repeats` has a data-dependent shape and is NumPy only).
+Flattening is row-major: time outer, quantizer inner. The methods of `TokenLayout` accept NumPy and
+JAX arrays. `collapse_repeats` and `cut_runs` accept NumPy arrays only, because the shapes of their
+results depend on the data.
 """
 
 import dataclasses
@@ -38,8 +39,8 @@ class TokenLayout:
   """The vocabulary of a stage.
 
   Attributes:
-    num_clusters: semantic vocabulary; 0 for a stage without semantic tokens.
-    num_quantizers: residual levels in the vocabulary; 0 for a purely semantic stage.
+    num_clusters: size of the semantic vocabulary; 0 for a stage without semantic tokens.
+    num_quantizers: number of residual levels in the vocabulary; 0 for a purely semantic stage.
     codebook_size: codes per quantizer.
   """
 
@@ -56,7 +57,7 @@ class TokenLayout:
 
   @property
   def vocab_size(self) -> int:
-    """Number of ids, reserved ones included."""
+    """Number of ids, including reserved ids."""
     return NUM_RESERVED + self.num_clusters + self.num_quantizers * self.codebook_size
 
   @property
@@ -72,7 +73,7 @@ class TokenLayout:
   def legal_range(
     self, position: int | Integer[Array, "..."], first_quantizer: int, num_target_quantizers: int
   ) -> IdRange:
-    """Returns the legal ids at target `position`, counted from the first target token.
+    """Returns the range of legal ids at a position of the target tokens.
 
     Args:
       position: index into the flattened target tokens; may be traced.
@@ -96,7 +97,11 @@ class TokenLayout:
   def flatten_codes(
     self, codes: Integer[Array, "*batch frames quantizers"], first_quantizer: int = 0
   ) -> Integer[Array, "*batch frames*quantizers"]:
-    """Converts codes of quantizers `first_quantizer` and following ones to a row of ids."""
+    """Converts codes of consecutive quantizers, from `first_quantizer` on, to a row of ids.
+
+    Raises:
+      ConfigError: the layout does not contain all of these quantizers.
+    """
     frames, count = codes.shape[-2:]
     offsets = self._offsets(first_quantizer, count)
     return (codes + offsets).reshape((*codes.shape[:-2], frames * count))
@@ -107,7 +112,11 @@ class TokenLayout:
     num_quantizers: int,
     first_quantizer: int = 0,
   ) -> Integer[Array, "*batch frames quantizers"]:
-    """Inverts `flatten_codes`; the number of tokens is a multiple of `num_quantizers`."""
+    """Inverts `flatten_codes`; the number of tokens must be a multiple of `num_quantizers`.
+
+    Raises:
+      ConfigError: the layout does not contain all of these quantizers.
+    """
     frames = ids.shape[-1] // num_quantizers
     codes = ids.reshape((*ids.shape[:-1], frames, num_quantizers))
     return codes - self._offsets(first_quantizer, num_quantizers)
@@ -124,7 +133,7 @@ class TokenLayout:
 
 
 def collapse_repeats(tokens: Integer[np.ndarray, "steps"]) -> Integer[np.ndarray, "kept"]:
-  """Returns the tokens without those that equal the token before them.
+  """Removes each token that equals the previous token.
 
   Source: AudioLM, section III-C: consecutive repeats of semantic tokens are removed.
   """
@@ -134,7 +143,7 @@ def collapse_repeats(tokens: Integer[np.ndarray, "steps"]) -> Integer[np.ndarray
 def cut_runs(
   tokens: Integer[np.ndarray, "steps"], longest: int | None
 ) -> Integer[np.ndarray, "kept"]:
-  """Returns the tokens with runs cut to their first `longest` tokens; None cuts nothing."""
+  """Cuts each run of equal tokens to its first `longest` tokens; None keeps all tokens."""
   tokens = np.asarray(tokens)
   if longest is None:
     return tokens

@@ -1,7 +1,7 @@
-"""The decoder-only transformer that all stages share.
+"""The decoder-only transformer of autoregressive stages.
 
 Training (`Transformer.__call__`), prefill (`prefill`) and decoding steps (`decode_step`) share one
-set of modules, so that the three stay consistent.
+set of modules, so that their results are consistent.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ __all__ = ["Transformer", "TransformerConfig", "stack_layers", "unstack_layers"]
 
 
 class Transformer(nn.Module):
-  """Decoder-only transformer over one stage's vocabulary.
+  """Decoder-only transformer over the vocabulary of one stage.
 
   Attributes:
-    config: shape and options.
+    config: configuration of the model.
     vocab_size: number of ids.
     deterministic: False enables dropout (requires the random stream "dropout").
   """
@@ -53,7 +53,8 @@ class Transformer(nn.Module):
       self.frame_embedding = modules.param(self, "frame_embedding", normal, axes, *frames)
     if c.positions is Positions.T5_RELATIVE:
       self.relative_bias = RelativeBias(c.num_heads, c.num_buckets, c.max_distance)
-    # The names of attributes are those of parameters: "layers" if stacked, else "layers_0", ...
+    # Names of attributes are names of parameters; for layers "layers" if stacked, else "layers_0"
+    # and so on.
     self.layers = layer_stack(Block, c, c, self.deterministic)
     self.final_norm = RMSNorm(jnp.dtype(c.dtype))
     self.head = modules.param(self, "head", normal, ("vocab", "embed"), *table)
@@ -80,7 +81,7 @@ class Transformer(nn.Module):
     tokens: Int[Array, "batch length"],
     frame_ids: Int[Array, "batch length"] | None = None,
   ) -> Float[Array, "batch length embed"]:
-    """Returns the normalised output of the last layer, the input of the output layer."""
+    """Returns the normalised output of the last layer, which is the input of the output layer."""
     x = self._embed(tokens, frame_ids)
     positions = jnp.arange(tokens.shape[1])[None]
     bias = self.distance_bias(tokens.shape[1], len(tokens))
@@ -93,7 +94,12 @@ class Transformer(nn.Module):
     frame_ids: Int[Array, "batch length"] | None,
     padding: Int[Array, "batch"],
   ) -> tuple[Float[Array, "batch length embed"], tuple[KeyValues, ...]]:
-    """Reads prompts that begin after `padding` ignored tokens; requires unstacked layers.
+    """Runs the layers on whole prompts; requires unstacked layers.
+
+    Args:
+      tokens: ids of the input, padded on the left.
+      frame_ids: frame ids of the targets; None if the config has no frame embeddings.
+      padding: number of padding tokens on the left of each row, which are ignored.
 
     Returns:
       The output of `hidden`, and the keys and values of each layer; both are arbitrary on padding.
@@ -115,16 +121,16 @@ class Transformer(nn.Module):
     position: Int[Array, "batch"],
     attends: Sequence[Attend],
   ) -> tuple[Float[Array, "batch embed"], tuple[PyTree, ...]]:
-    """Reads one token per row; requires unstacked layers.
+    """Runs the layers on one token per row; requires unstacked layers.
 
     Args:
-      token: ids.
-      frame_id: frame ids of the targets.
-      position: positions of the tokens, counted from the first token after the padding.
+      token: id of the token of each row.
+      frame_id: frame id of the target of each row; None if the config has no frame embeddings.
+      position: position of the token of each row, counted from the first token after the padding.
       attends: functions `(query, key_values) -> (output, cache)`, one per layer.
 
     Returns:
-      The normalised output of the last layer, and the caches.
+      The normalised output of the last layer, and the updated cache of each layer.
     """
     x = self._embed(token[:, None], None if frame_id is None else frame_id[:, None])
     caches = []
@@ -134,7 +140,7 @@ class Transformer(nn.Module):
     return self.final_norm(x)[:, 0], tuple(caches)
 
   def distance_bias(self, length: int, batch: int = 1) -> Float[Array, "shards heads length"]:
-    """Returns the attention bias by distance; one head of zeros for rotary positions."""
+    """Returns the attention bias for each distance; for rotary positions, zeros with one head."""
     if self.config.positions is Positions.T5_RELATIVE:
       return self.relative_bias(length, batch)
     return jnp.zeros((1, 1, length), jnp.float32)
@@ -153,8 +159,8 @@ class Transformer(nn.Module):
   ) -> Float[Array, "batch frames quantizers size"]:
     """Returns float32 logits of quantizer q over the `size` ids from `start + q * size` on.
 
-    A target position has the legal ids of one codebook only, so this is the output layer without
-    the rows that are never sampled; with one quantizer it is any range of ids.
+    At a target position, only the ids of one codebook are legal, so the other rows of the output
+    layer are not evaluated. With one quantizer, the ids can be any range.
     """
     quantizers = hidden.shape[2]
     rows = self.head[start : start + quantizers * size].reshape(quantizers, size, -1)
@@ -169,7 +175,7 @@ class Transformer(nn.Module):
   def range_logits(
     self, hidden: Float[Array, "batch embed"], start: int | Int[Array, ""], size: int
   ) -> Float[Array, "batch size"]:
-    """Returns the logits of ids `start .. start + size - 1`; `start` may be traced."""
+    """Returns float32 logits of the ids `start .. start + size - 1`; `start` may be traced."""
     return _scores(hidden, jax.lax.dynamic_slice_in_dim(self.head, start, size))
 
   def _embed(self, tokens, frame_ids):
@@ -183,12 +189,18 @@ class Transformer(nn.Module):
     return self.dropout(x)
 
   def _rows(self, table, axis):
-    """Returns a table for lookups of whole rows; gathering it first is cheaper than its rows."""
+    """Returns a table whose rows are not sharded over devices.
+
+    Collecting the table from the devices costs less than collecting the rows after a lookup.
+    """
     return nn.with_logical_constraint(table.astype(self.config.dtype), (axis, None))
 
 
 def unstack_layers(params: Params) -> Params:
-  """Converts parameters of a scanned transformer to those of an unscanned one."""
+  """Converts the stacked parameters "layers" to parameters of each layer, "layers_0" and so on.
+
+  Parameters without stacked layers are returned as a copy of the mapping.
+  """
   if "layers" not in params:
     return dict(params)
   stacked = params["layers"]
@@ -199,7 +211,10 @@ def unstack_layers(params: Params) -> Params:
 
 
 def stack_layers(params: Params) -> Params:
-  """Converts parameters of an unscanned transformer to those of a scanned one."""
+  """Converts parameters of each layer, "layers_0" and so on, to the stacked parameters "layers".
+
+  Parameters without unstacked layers are returned as a copy of the mapping.
+  """
   names = sorted((n for n in params if n.startswith("layers_")), key=lambda n: int(n[7:]))
   if not names:
     return dict(params)

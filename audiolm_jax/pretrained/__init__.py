@@ -1,1 +1,1 @@
-"""Published models behind this project's interfaces, and their weights without PyTorch."""
+"""Published models with the interfaces of this project; their weights are read without PyTorch."""

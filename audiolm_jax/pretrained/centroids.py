@@ -17,8 +17,8 @@ def read_centroids(path: str | os.PathLike[str]) -> Float[np.ndarray, "clusters 
   """Returns the array `centroids` of a .npz file.
 
   Raises:
-    UserError: the file is missing or is a pickle.
-    DataError: the file contains no such array, or its values are invalid.
+    UserError: the file is missing, cannot be read, or is not a .npz file, such as a pickle.
+    DataError: the file has no array `centroids`, or the shape, dtype or values are invalid.
   """
   if not Path(path).is_file():
     raise UserError(f"{path} is not a file; give the centroids.npz of the model")

@@ -47,6 +47,9 @@ class DacConfig:
     num_quantizers: residual levels.
     codebook_size: entries per level.
     codebook_dim: dimension in which the nearest entry is searched.
+
+  Raises:
+    ConfigError: the decoder's channels cannot be halved once for each stride.
   """
 
   sample_rate: SampleRate = 16_000
@@ -110,12 +113,12 @@ class DacConfig:
 
   @property
   def spec(self) -> CodecSpec:
-    """The numbers that describe the tokens."""
+    """The sample rate, the hop length, the number of levels and the codebook size."""
     return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
   @property
   def encoder_reach(self) -> Reach:
-    """Frames before and after a frame that its codes depend on, from the kernels of the layers."""
+    """The numbers of frames before and after a frame that its codes depend on."""
     first, last = -(_OUTPUT_KERNEL // 2), _OUTPUT_KERNEL // 2
     for stride in reversed(self.strides):
       first, last = stride * first - _cut(stride), stride * last + 2 * stride - 1 - _cut(stride)
@@ -125,11 +128,12 @@ class DacConfig:
 
   @property
   def decoder_reach(self) -> Reach:
-    """Frames before and after a frame that its samples depend on."""
+    """The numbers of frames before and after a frame that its samples depend on."""
     first, last = -(_KERNEL // 2), self.hop_length - 1 + _KERNEL // 2
     for stride in self.strides:
       first, last = first - _unit_reach(), last + _unit_reach()
-      # Sample t of a transposed convolution sums inputs i: 0 <= t + cut - stride * i < 2 * stride.
+      # Sample t of a transposed convolution depends on the inputs i with
+      # 0 <= t + cut - stride * i < 2 * stride.
       first, last = (first + _cut(stride)) // stride - 1, (last + _cut(stride)) // stride
     return Reach(_KERNEL // 2 - first, last + _KERNEL // 2)
 
@@ -150,7 +154,7 @@ def _unit_reach() -> int:
 
 
 def _cut(stride: int) -> int:
-  """Returns the padding of a strided convolution, which its transpose removes at both ends."""
+  """Returns the samples that a strided convolution pads and its transpose removes at each end."""
   return -(-stride // 2)
 
 
@@ -188,7 +192,7 @@ class DacEncoder(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"]
   ) -> Float[Array, "batch frames latent"]:
-    """Returns the latents; `ends` are in samples, a multiple of the hop length."""
+    """Returns the latents; `ends` are the lengths of rows in samples, multiples of a frame."""
     c = self.config
     channels = c.encoder_channels
     x = _until(ends, waveform[..., None])
@@ -218,7 +222,7 @@ class DacDecoder(nn.Module):
   def __call__(
     self, latents: Float[Array, "batch frames latent"], ends: Int[Array, "batch"]
   ) -> Float[Array, "batch samples"]:
-    """Returns the samples; `ends` are in frames."""
+    """Returns the samples; `ends` are the lengths of the rows in frames."""
     c = self.config
     channels = c.decoder_channels
     x = _centred(CausalConv(channels, _KERNEL, name="input"), _until(ends, latents))
@@ -239,7 +243,11 @@ def _until(ends: Int[Array, "batch"], x: Float[Array, "batch time channels"]):
 
 
 def _earlier(layer: nn.Module, x: Float[Array, "batch time channels"], context: int, ahead: int):
-  """Runs a causal layer with `context` and shifts its output to `ahead` samples earlier."""
+  """Runs a causal layer so that each output also depends on `ahead` later samples.
+
+  The layer has `context` samples of left context. Its output is shifted by `ahead` samples, so each
+  output depends on only `context - ahead` earlier samples.
+  """
   padded = jnp.pad(x, ((0, 0), (context - ahead, ahead), (0, 0)))
   return layer(padded[:, context:], padded[:, :context])[0]
 
@@ -288,7 +296,7 @@ def quantize(
 def dequantize(
   codes: Int[Array, "*batch levels"], params: Mapping[str, Array]
 ) -> Float[Array, "*batch latent"]:
-  """Returns the latents of the first levels; see `quantize` for `params`."""
+  """Returns the latents from codes of the first levels; see `quantize` for `params`."""
   total = jnp.zeros((*codes.shape[:-1], params["out_bias"].shape[-1]))
   for level in range(codes.shape[-1]):
     entries = params["codebooks"][level][codes[..., level]]
@@ -301,9 +309,9 @@ def _unit(x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
 
 
 class DacCodec(ChunkedCodec):
-  """DAC as a codec. It is not causal, so a stream has a delay.
+  """DAC with the interface of codecs. It is not causal, so a stream has a delay.
 
-  The last 8 samples of a clip are zeros, see `DacDecoder`.
+  With the default strides, the last 8 decoded samples of a clip are zeros, see `DacDecoder`.
   """
 
   config: DacConfig
@@ -361,11 +369,11 @@ def convert(published: Json, weights: PublishedWeights) -> DacCodec:
   """Returns the codec from a published DAC in the format of Hugging Face transformers.
 
   Args:
-    published: its `config.json`.
-    weights: its tensors by name, weight-normalized or plain.
+    published: content of the `config.json` of the model.
+    weights: tensors of the model by name, weight-normalized or plain.
 
   Raises:
-    ConfigError: a tensor has a wrong shape.
+    ConfigError: `published` is invalid, see `read_config`, or a tensor has a wrong shape.
     DataError: a tensor is missing or unused.
   """
   config = read_config(published)

@@ -1,4 +1,4 @@
-"""EnCodec, a published causal codec, behind the `Codec` protocol, and its weights.
+"""EnCodec, a published causal codec, with the `Codec` protocol, and its weights.
 
 Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compression", 2022 (arXiv
 2210.13438).
@@ -71,11 +71,11 @@ def convert(published: Json, weights: PublishedWeights) -> ResidualCodec:
   """Returns the codec from an EnCodec in the format of Hugging Face transformers, with all levels.
 
   Args:
-    published: its `config.json`.
-    weights: its tensors by name, weight-normalized or plain.
+    published: content of the `config.json` of the model.
+    weights: tensors of the model by name, weight-normalized or plain.
 
   Raises:
-    ConfigError: a tensor has a wrong shape.
+    ConfigError: `published` is invalid, see `read_config`, or a tensor has a wrong shape.
     DataError: a tensor is missing or unused.
   """
   config = read_config(published)

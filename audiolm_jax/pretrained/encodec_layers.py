@@ -1,9 +1,10 @@
 """The networks of EnCodec: causal convolutions with reflected padding, and LSTMs.
 
-At the start of a clip, every layer is padded with a reflection of its own input, where SoundStream
-is padded with zeros, so the first frames depend on following ones. If a clip ends within a block of
-a strided layer, that layer reflects its input there too. Otherwise a clip in pieces gives the same
-results as the whole clip.
+At the start of a clip, every convolution except the transposed convolutions is padded with a
+reflection of its own input. SoundStream pads with zeros instead. Because of the reflection, the
+first frames depend on later frames. If a clip ends within a block of a strided layer, this layer
+also reflects its input at the end. A clip in pieces gives the same results as the whole clip if the
+first piece has at least `first_frames` frames.
 
 Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compression", 2022 (arXiv
 2210.13438), section 3.1; the padding is that of the published model.
@@ -88,7 +89,7 @@ class EncodecConfig(ResidualConfig):
 
   @property
   def first_frames(self) -> int:
-    """Frames to read before the first one can be computed, as the reflections depend on them."""
+    """The number of frames that the first frame depends on, because of the reflections."""
     needed, hop = [KERNEL, -(-KERNEL // self.hop_length)], self.hop_length
     for stride in self.strides:
       needed += [-(-UNIT_KERNEL // hop), -(-(stride + 1) // hop)]
@@ -150,7 +151,13 @@ class EncodecEncoder(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch frames latent"], State]:
-    """Returns the latents of whole frames; `ends` are samples from the start to the clips' ends."""
+    """Returns the latents and the next state.
+
+    Args:
+      waveform: whole frames of samples.
+      ends: number of samples from the start of the waveform to the end of each clip.
+      state: the state of the layers.
+    """
     c = self.config
     run = _Streamed(state)
     channels = c.channels
@@ -174,7 +181,13 @@ class EncodecDecoder(nn.Module):
   def __call__(
     self, latents: Float[Array, "batch frames latent"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch samples"], State]:
-    """Returns the samples of frames; `ends` are frames from the start to the clips' ends."""
+    """Returns the samples and the next state.
+
+    Args:
+      latents: latents of the frames.
+      ends: number of frames from the start of the latents to the end of each clip.
+      state: the state of the layers.
+    """
     c = self.config
     run = _Streamed(state)
     channels = c.channels * 2 ** len(c.strides)
@@ -189,9 +202,9 @@ class EncodecDecoder(nn.Module):
 
 
 class Lstm(nn.Module):
-  """A stack of long short-term memories (LSTMs), added to its input.
+  """Layers of long short-term memory (LSTM); their output is added to the input of the first layer.
 
-  State: output and cell of each LSTM, [2, layers, batch, features].
+  State: output and cell of each LSTM layer, [2, layers, batch, features].
   """
 
   features: int
@@ -223,7 +236,7 @@ class Lstm(nn.Module):
 
 
 class _Streamed(Streamed):
-  """Runs layers with reflected padding at the ends of clips, in a stream."""
+  """Runs layers on the pieces of a stream, with reflected padding at the start and end of clips."""
 
   def __init__(self, state: State):
     super().__init__(state[1:])
@@ -239,7 +252,10 @@ class _Streamed(Streamed):
     return self.run(layer, x, self._past(x, ends))
 
   def strided(self, layer: StridedConv, x: jax.Array, ends: jax.Array) -> jax.Array:
-    """Runs a layer whose input is also reflected after the end, up to a whole block."""
+    """Runs a layer whose input is reflected before the start and after the end of the clip.
+
+    The reflection after the end fills the last block of the layer.
+    """
     past = self._past(x, ends)
     time = jnp.arange(x.shape[1])[None]
     ended, stride = time >= ends[:, None], layer.stride
@@ -251,7 +267,10 @@ class _Streamed(Streamed):
     return self.run(layer, jnp.where(short[..., None], 0.0, whole), past)
 
   def unit(self, name: str, x: jax.Array, ends: jax.Array) -> jax.Array:
-    """Adds a pointwise convolution to ELU, convolution to fewer channels, ELU and back."""
+    """Runs a residual unit whose shortcut is a pointwise convolution.
+
+    Its other branch is ELU, a convolution to fewer channels, ELU and a pointwise convolution.
+    """
     channels, at_once = x.shape[-1], x[:, :0]
     squeeze = CausalConv(channels // UNIT_SQUEEZE, UNIT_KERNEL, name=f"{name}_squeeze")
     h = self.mirrored(squeeze, elu(x), ends)

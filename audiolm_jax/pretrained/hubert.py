@@ -1,4 +1,4 @@
-"""HuBERT: maps waveform to features of any of its layers; and its weights.
+"""HuBERT, an encoder from waveform to features of one of its layers, and its weights.
 
 Source: Hsu, Bolte, Tsai, Lakhotia, Salakhutdinov and Mohamed, "HuBERT: Self-Supervised Speech
 Representation Learning by Masked Prediction of Hidden Units", 2021 (arXiv 2106.07447).
@@ -22,14 +22,15 @@ from audiolm_jax.core.modules import Params
 from audiolm_jax.core.ranges import Depth, Epsilon, SampleRate, Taps, Width
 from audiolm_jax.pretrained.weights import PublishedWeights, fields_of
 
-_NORM_EPSILON = 1e-5  # of the convolutions' norms, regardless of config.json
+_NORM_EPSILON = 1e-5  # in the norms of the convolutions, regardless of config.json
 
 
 class FrontNorm(enum.StrEnum):
-  """Norms of the convolutions, and of the waveforms that the model was trained on.
+  """Normalization of the convolutions and of the waveform.
 
-  GROUP: each channel over the whole clip, in the first layer only; waveforms are unchanged.
-  LAYER: each frame over its channels, in every layer; waveforms have mean 0 and variance 1.
+  GROUP normalizes each channel over the whole clip, in the first layer only, and does not normalize
+  the waveform. LAYER normalizes each frame over its channels, in every layer, and the waveform to
+  mean 0 and variance 1.
   """
 
   GROUP = "group"
@@ -37,7 +38,10 @@ class FrontNorm(enum.StrEnum):
 
 
 class BlockNorm(enum.StrEnum):
-  """Position of the norms of a transformer block: after each sum, or before each branch."""
+  """Position of the norms of a transformer block: after or before each residual branch.
+
+  POST normalizes the sum of a branch and its input; PRE normalizes the input of a branch.
+  """
 
   POST = "post"
   PRE = "pre"
@@ -61,6 +65,10 @@ class HubertConfig:
     position_groups: channel groups of that convolution.
     norm_epsilon: added to the variance in the layer norms after the convolutions.
     sample_rate: Hz.
+
+  Raises:
+    ConfigError: the numbers of channels, kernels and strides differ, or `dim` is not a multiple of
+      the number of heads or groups.
   """
 
   channels: tuple[Width, ...] = (512,) * 7
@@ -88,7 +96,7 @@ class HubertConfig:
         raise ConfigError(f"dim {self.dim} must be a multiple of {name} {parts}")
 
   def parameter_shapes(self, layer: int) -> shapes.Shapes:
-    """Returns the shapes of the parameters of `HubertEncoder` up to a block."""
+    """Returns the shapes of the parameters of `HubertEncoder` with its first `layer` blocks."""
     front, inputs = {}, 1
     for i, (channels, kernel) in enumerate(zip(self.channels, self.kernels, strict=True)):
       front[f"conv_{i}"] = shapes.convolution(kernel, inputs, channels)
@@ -120,7 +128,7 @@ class HubertConfig:
 
   @property
   def frame_length(self) -> int:
-    """Samples that a frame of the convolutions depends on."""
+    """Number of samples that a frame of the convolutions depends on."""
     length = 1
     for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
       length = (length - 1) * stride + kernel
@@ -140,8 +148,8 @@ class HubertEncoder(nn.Module):
     """Returns features of block `layer`, counted from 1; frames after a row's end are arbitrary.
 
     Args:
-      waveform: samples at the rate of the model.
-      ends: samples of each row, at least `frame_length`.
+      waveform: samples at the sample rate of the model.
+      ends: number of samples of each row, at least `frame_length`.
     """
     c = self.config
     x, ends = Convolutions(c, name="front")(waveform, ends)
@@ -162,7 +170,7 @@ class HubertEncoder(nn.Module):
 
 
 class Convolutions(nn.Module):
-  """Maps waveform to frames, without padding: no frame depends on samples after a row's end."""
+  """Maps waveform to frames, without padding; frames do not depend on samples after a row's end."""
 
   config: HubertConfig
 
@@ -170,11 +178,11 @@ class Convolutions(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"]
   ) -> tuple[Float[Array, "batch frames channels"], Int[Array, "batch"]]:
-    """Returns the frames and their number per row; `ends` are in samples."""
+    """Returns the frames and their number per row; `ends` are the lengths of rows in samples."""
     c = self.config
     x = waveform
     if c.front_norm is FrontNorm.LAYER:
-      # The epsilon of the feature extractor with which the models are published.
+      # The epsilon of the feature extractor that is published with the models.
       x = _standardized_over_time(x[..., None], ends, 1e-7)[..., 0]
     x = x[..., None]
     shapes = zip(c.channels, c.kernels, c.strides, strict=True)
@@ -202,7 +210,7 @@ class ClipNorm(nn.Module):
 
 
 class HubertBlock(nn.Module):
-  """Self-attention over a whole clip, and two dense layers."""
+  """A transformer block: self-attention over a whole clip, and two dense layers."""
 
   config: HubertConfig
 
@@ -250,7 +258,11 @@ def _attended(
   value: Float[Array, "batch keys heads size"],
   mask: Bool[Array, "batch 1 1 keys"],
 ) -> Float[Array, "batch queries heads size"]:
-  """Returns attention; dividing the result, not each weight, saves a quarter of it on CPUs."""
+  """Returns the output of the attention.
+
+  The weighted sums are normalized instead of each weight, which saves a quarter of the time on
+  CPUs.
+  """
   query, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, value))
   scores = jnp.where(mask, query @ key.transpose(0, 2, 3, 1), -jnp.inf)
   weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -268,7 +280,7 @@ def _gelu(x: Array) -> Array:
 def _standardized_over_time(
   x: Float[Array, "batch time channels"], ends: Int[Array, "batch"], epsilon: float
 ) -> Float[Array, "batch time channels"]:
-  """Normalizes the first `ends` of each row to mean 0 and variance 1."""
+  """Normalizes each channel of the first `ends` positions of a row to mean 0 and variance 1."""
   inside = jnp.arange(x.shape[1])[None, :, None] < ends[:, None, None]
   count = ends[:, None, None]
   centred = x - jnp.sum(jnp.where(inside, x, 0.0), axis=1, keepdims=True) / count
@@ -277,10 +289,10 @@ def _standardized_over_time(
 
 
 def read_config(published: Json) -> HubertConfig:
-  """Returns the shape in the `config.json` of a model in the transformers format.
+  """Returns the configuration from the `config.json` of a model of Hugging Face transformers.
 
   Raises:
-    ConfigError: the model is of another kind, a field is missing, or a value is not supported.
+    ConfigError: the model is not a HuBERT, a field is missing, or a value is not supported.
   """
   with fields_of(published, "hubert"):
     for name, known in (
@@ -314,15 +326,15 @@ def read_config(published: Json) -> HubertConfig:
 
 
 def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int) -> Params:
-  """Returns parameters of `HubertEncoder` from a published HuBERT in the format of transformers.
+  """Returns parameters of `HubertEncoder` from weights in the format of Hugging Face transformers.
 
   Args:
     config: shape of the encoder.
-    weights: its tensors by name.
+    weights: tensors of the model by name, weight-normalized or plain.
     layer: number of blocks; tensors of later blocks are skipped.
 
   Raises:
-    ConfigError: a tensor has another shape.
+    ConfigError: a tensor has a wrong shape.
     DataError: a tensor is missing or unused.
   """
   params: dict[str, Params] = {

@@ -1,6 +1,6 @@
-"""Semantic tokens of a published HuBERT: the nearest centroids to features of one layer.
+"""Semantic tokens of a published HuBERT: the centroids nearest to the features of one layer.
 
-Source: Hsu et al., "HuBERT", 2021 (arXiv 2106.07447), section III-B; for the tokens Lakhotia et
+Source: Hsu et al., "HuBERT", 2021 (arXiv 2106.07447), section III-B; for the tokens, Lakhotia et
 al., "On Generative Spoken Language Modeling from Raw Audio", 2021 (arXiv 2102.01192), section 3.1.
 """
 
@@ -36,7 +36,7 @@ from audiolm_jax.semantic.chunked_tokenizer import TokenizedFeatures, unwhitened
 
 @dataclasses.dataclass(frozen=True)
 class HubertTokenizerConfig(LayerTokenizerConfig):
-  """Settings of the tokenizer; the defaults, layer 9 of the base model and K = 500, are common."""
+  """Settings of the tokenizer; the defaults are layer 9 of the base model and 500 clusters."""
 
   encoder: HubertConfig = HubertConfig()
   layer: Depth = 9
@@ -44,17 +44,17 @@ class HubertTokenizerConfig(LayerTokenizerConfig):
 
 
 class HubertTokenizer(LayerTokenizer):
-  """Semantic tokenizer with a HuBERT model: one token per hop of 320 samples, rounded up.
+  """Tokens of a HuBERT, one per hop; the number of hops of a clip is rounded up.
 
-  The frames of the model are longer than a hop (400 samples), so a clip has one or two frames fewer
-  than hops. The token of the last frame is repeated for the missing ones.
+  The base model computes one frame from 400 samples every 320 samples, so a clip has one or two
+  frames fewer than hops. The features of the last frame are repeated for the missing frames.
   """
 
   config: HubertTokenizerConfig
 
   @property
   def margins(self) -> tuple[int, int]:
-    """Inputs before and after a chunk, as a frame is longer than its hop."""
+    """Numbers of samples read before and after a chunk, because a frame is longer than a hop."""
     return 0, self.config.encoder.frame_length - self.config.encoder.hop_length
 
   def encode_chunks(
@@ -70,7 +70,7 @@ def _encode(
   padded: Float[Array, "batch padded"],
   ends: Int[Array, "batch"],
 ) -> TokenizedFeatures:
-  """Encodes chunks of waveform with `ends` samples each; repeats the last whole frame."""
+  """Encodes chunks of waveform with `ends` samples each; repeats the last whole frame of a row."""
   valid = jnp.clip(ends, config.encoder.frame_length, padded.shape[1])
   with jax.default_matmul_precision("float32"):  # as for the published tokens
     encoder = HubertEncoder(config.encoder, config.layer)
@@ -87,18 +87,19 @@ def convert(
   centroids: Float[np.ndarray, "clusters dim"] | None = None,
   steps_per_token: int = 1,
 ) -> HubertTokenizer:
-  """Returns the tokenizer of a published HuBERT in the format of transformers.
+  """Returns the tokenizer from a published HuBERT in the format of Hugging Face transformers.
 
   Args:
-    published: its `config.json`.
-    weights: its tensors by name, weight-normalized or plain.
+    published: content of the `config.json` of the model.
+    weights: tensors of the model by name, weight-normalized or plain.
     layer: transformer block whose features are clustered, counted from 1.
-    centroids: cluster centres of those features; None for a single one at zero, for a tokenizer to
-      be fitted.
-    steps_per_token: number of consecutive steps whose mean gives a token.
+    centroids: cluster centres of those features; None for a single centroid at zero, if the
+      centroids will be fitted later.
+    steps_per_token: number of consecutive frames whose mean features give a token.
 
   Raises:
-    ConfigError: a tensor or the centroids have another shape, or the layer does not exist.
+    ConfigError: `published` is invalid, see `read_config`, a tensor or the centroids have a wrong
+      shape, or the layer does not exist.
     DataError: a tensor is missing or unused.
   """
   encoder = read_config(published)

@@ -1,4 +1,4 @@
-"""Kaldi's log-mel features, in the variant of SeamlessM4T and w2v-BERT 2.0.
+"""Log-mel features of Kaldi, in the variant of SeamlessM4T and w2v-BERT 2.0.
 
 Source: the feature `fbank` of Kaldi (Povey et al., "The Kaldi Speech Recognition Toolkit", 2011).
 """
@@ -23,7 +23,7 @@ _PREEMPHASIS = 0.97
 _FULL_SCALE = 2.0**15  # Kaldi reads 16-bit integers
 _FLOOR = float(np.finfo(np.float32).eps)
 _EPSILON = 1e-7
-_BLOCK = 2048  # frames to compute at a time, which limits memory; even
+_BLOCK = 2048  # frames to compute at a time, which limits memory; a multiple of `together`
 
 
 @overload
@@ -38,14 +38,14 @@ def standardized_log_mel(
   """Returns log-mel features with mean 0 and variance 1 of each band over the whole clip.
 
   Args:
-    waveform: samples in [-1, 1] at 16 kHz, at least two frames (560 samples). One that is read in
-      slices is read three times: for the mean, for the variance and for the features.
+    waveform: samples in [-1, 1] at 16 kHz, at least two frames (560 samples). A waveform that is
+      read in slices is read three times: for the mean, for the variance and for the features.
     num_mels: number of bands.
-    together: number of consecutive frames in a row of the result.
+    together: number of consecutive frames that are concatenated to a step, a row of the result.
 
   Returns:
-    One frame of 400 samples per 160 samples; zeros for digital silence. Of a waveform that is read
-    in slices, an array that is computed in slices.
+    Features of one frame of 400 samples every 160 samples; zeros for digital silence. For a
+    waveform that is read in slices, the result is also computed in slices.
   """
   count = _num_frames(waveform)
   in_memory = [kaldi_log_mel(waveform, num_mels)] if isinstance(waveform, np.ndarray) else None
@@ -77,7 +77,7 @@ def standardized_log_mel(
 def kaldi_log_mel(
   waveform: Float[np.ndarray, "samples"], num_mels: int
 ) -> Float[np.ndarray, "frames mels"]:
-  """Returns natural logarithms of the power in mel bands, without dither.
+  """Returns the natural logarithm of the power in each mel band, without dither.
 
   Args:
     waveform: samples in [-1, 1] at 16 kHz, at least one frame (400 samples).

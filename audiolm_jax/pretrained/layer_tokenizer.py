@@ -1,4 +1,7 @@
-"""Semantic tokens of one layer of a published encoder that depends on whole clips."""
+"""Base classes of tokenizers that cluster the features of one layer of a published encoder.
+
+The features of such an encoder depend on the whole clip.
+"""
 
 import dataclasses
 from typing import Any
@@ -27,11 +30,16 @@ class LayerTokenizerConfig:
   Attributes:
     encoder: shape of the whole encoder, with `num_layers`, `hop_length`, `sample_rate`, `dim` and
       `parameter_shapes(layer)`; only its first `layer` blocks are used.
-    layer: number of the block, counted from 1.
-    num_clusters: ids are in [0, num_clusters).
-    window_steps: clips of up to this number of tokens are encoded as a whole, 30 s at 50 Hz.
-    context_steps: tokens at each end of a chunk of a longer clip that serve as context only.
-    steps_per_token: number of consecutive steps whose mean gives a token.
+    layer: number of the block whose features are clustered, counted from 1.
+    num_clusters: number of cluster centres; ids are in [0, num_clusters).
+    window_steps: maximum number of tokens of a chunk; a clip of up to this length is encoded as a
+      whole. The default is 30 s at 50 Hz.
+    context_steps: for longer clips, number of tokens before and after the kept tokens of a chunk;
+      these tokens are context for the encoder.
+    steps_per_token: number of consecutive steps of the encoder whose mean features give a token.
+
+  Raises:
+    ConfigError: a value is out of range.
   """
 
   encoder: Any
@@ -61,11 +69,15 @@ class LayerTokenizerConfig:
 
   @property
   def receptive_field(self) -> Reach:
-    """Context of the kept steps of a chunk; the model itself depends on the whole clip."""
+    """The context before and after the kept tokens of a chunk, in tokens."""
     return Reach(self.context_steps, self.context_steps)
 
   def size_for(self, num_steps: int) -> int:
-    """Returns the next multiple of 1/20 of the largest chunk: compiling costs less than running."""
+    """Returns the chunk size for a clip of `num_steps` tokens that is shorter than a chunk.
+
+    Sizes are multiples of 64 tokens or of 1/20 of the largest chunk, whichever is larger. Fewer
+    sizes would save compilations, but padding would take more time.
+    """
     part = max(_SMALLEST_PART, self.window_steps // 20)
     return -(-num_steps // part) * part
 
@@ -76,7 +88,10 @@ class LayerTokenizerConfig:
 
 
 class LayerTokenizer(ChunkedTokenizer):
-  """Tokens of a layer, one per hop, rounded up; chunks of long clips are encoded as clips."""
+  """Tokenizer by features of one layer: one token per hop; the number of hops is rounded up.
+
+  The encoder treats each chunk of a long clip as a separate clip.
+  """
 
   config: LayerTokenizerConfig
 
@@ -87,7 +102,7 @@ class LayerTokenizer(ChunkedTokenizer):
 
 
 def windows_of_30_seconds(encoder: Any, steps_per_token: int) -> dict[str, int]:
-  """Returns settings of `LayerTokenizerConfig`: windows of 30 s with 5 s of context at each end."""
+  """Returns settings of `LayerTokenizerConfig` for chunks of 30 s, with 5 s context at each end."""
   tokens = round(5 * encoder.sample_rate / (encoder.hop_length * steps_per_token))
   return {
     "window_steps": 6 * tokens,
@@ -102,13 +117,20 @@ def encoded(
   params: Params,
   steps_per_token: int,
 ) -> TokenizedFeatures:
-  """Returns whitened features and ids; the last of a row's `count` steps is repeated."""
+  """Returns whitened features and ids of each token.
+
+  Args:
+    features: features of each step of the encoder.
+    count: number of steps of each row; the last of these steps replaces all later steps.
+    params: parameters of the tokenizer.
+    steps_per_token: number of consecutive steps whose mean features give a token.
+  """
   held = jnp.minimum(jnp.arange(features.shape[1])[None], count[:, None] - 1)
   features = jnp.take_along_axis(features, held[..., None], axis=1)
   batch, steps, dim = features.shape
   features = features.reshape(batch, steps // steps_per_token, steps_per_token, dim).mean(axis=2)
   features = (features - params["mean"]) / params["scale"]
-  # Distances do not depend on the origin; with this one, float32 is most precise.
+  # Distances do not depend on the origin. Near the mean of the centroids, float32 is most precise.
   origin = params["centroids"].mean(axis=0)
   ids = nearest_of_close_centroids(features - origin, params["centroids"] - origin)
   return TokenizedFeatures(features, ids)
@@ -117,14 +139,14 @@ def encoded(
 def centroids_of(
   dim: int, centroids: Float[np.ndarray, "clusters dim"] | None
 ) -> Float[np.ndarray, "clusters dim"]:
-  """Returns the centroids, or one at zero for a tokenizer to be fitted.
+  """Returns the centroids; without centroids, a single centroid at zero, to be fitted later.
 
   Args:
     dim: dimension of the features.
     centroids: cluster centres, or None.
 
   Raises:
-    ConfigError: the centroids have another dimension.
+    ConfigError: the dimension of the centroids is not `dim`.
   """
   if centroids is None:
     return np.zeros((1, dim), np.float32)

@@ -1,8 +1,8 @@
-"""Lyra v2, Google's causal codec for speech, behind the `Codec` protocol, and its weights.
+"""Lyra v2, Google's causal codec for speech, with the `Codec` protocol, and its weights.
 
-The published files compute a part of the layers in int8. Here all layers compute in float32 with
-the same weights and the same limits, so latents and waveforms differ from those of the files by the
-rounding of int8.
+The published files compute some of the layers in int8. Here all layers compute in float32, with
+equal weights and with outputs limited to equal ranges. So latents and waveforms differ from the
+results of the files only by the rounding of int8.
 
 Source: github.com/google/lyra; Zeghidour, Luebs, Omran, Skoglund and Tagliasacchi, "SoundStream: An
 End-to-End Neural Audio Codec", 2021 (arXiv 2107.03312).
@@ -37,15 +37,15 @@ _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 def read_files(source: str | os.PathLike[str]) -> Published:
   """Reads the three TFLite files of the model.
 
-  The names of the tensors are those of the files, with the position of their layer in the graph.
-  The hash is that of the bytes of all files.
+  The name of a tensor contains the name of its file and the number of its layer in the graph or of
+  its quantizer level. The hash is computed from the bytes of all files.
 
   Args:
     source: the folder of the files.
 
   Raises:
     UserError: a file is missing, or package tflite is not installed.
-    DataError: a file is damaged or of another model.
+    DataError: a file is damaged or does not belong to Lyra v2.
   """
   folder, contents = Path(source), []
   for name in FILES:
@@ -90,7 +90,7 @@ def _settings(operations: list[Operation], kind: str, name: str) -> list[float]:
 
 
 def _layers(name: str, operations: list[Operation]) -> dict[str, np.ndarray]:
-  """Returns kernel, bias and limits of each convolution of a graph, and limits of the sums."""
+  """Returns, by name, kernel, bias and limits of each convolution, and limits of residual sums."""
   found: dict[str, np.ndarray] = {}
   # The first operation that reads a tensor.
   readers = {index: x for x in reversed(operations) for index in x.inputs}
@@ -110,7 +110,7 @@ def _layers(name: str, operations: list[Operation]) -> dict[str, np.ndarray]:
 
 
 def _limits(operation: Operation, readers: dict[int, Operation]) -> np.ndarray:
-  """Returns the least and the largest output: those of int8, or `NO_LIMITS` if it is float32."""
+  """Returns the smallest and the largest output that int8 allows; `NO_LIMITS` for float32."""
   limits, reader = operation.limits, readers.get(operation.output)
   if limits is None and reader is not None and reader.kind == "QUANTIZE":
     limits = reader.limits
@@ -127,10 +127,10 @@ def _tables(operations: list[Operation]) -> list[np.ndarray]:
 
 
 def read_config(published: Json) -> LyraConfig:
-  """Returns the shape of a model from what `read_files` found.
+  """Returns the configuration of a model from the settings that `read_files` returns.
 
   Raises:
-    ConfigError: the model is of another kind.
+    ConfigError: the dilations or the slope differ from those of Lyra v2.
   """
   for name, wanted in (("dilations", sorted(DILATIONS)), ("slopes", [SLOPE])):
     if published[name] != wanted:
@@ -151,12 +151,12 @@ def convert(published: Json, weights: PublishedWeights) -> ResidualCodec:
   """Returns the codec of the published files with all levels.
 
   Args:
-    published: the settings that `read_files` found.
-    weights: the tensors that it found.
+    published: the settings that `read_files` returns.
+    weights: the tensors that `read_files` returns.
 
   Raises:
-    ConfigError: a tensor has another shape.
-    DataError: a tensor is missing or unused.
+    ConfigError: `published` is invalid, see `read_config`, or a tensor has a wrong shape.
+    DataError: a tensor is missing, unused or does not belong to Lyra v2.
   """
   config = read_config(published)
   encoder, decoder = _Layers(weights, _ENCODER), _Layers(weights, _DECODER)
@@ -197,7 +197,7 @@ class _Layers:
     return {"kernel": kernel.transpose(1, 2, 0), "bias": bias, "limits": limits}
 
   def transposed(self, groups: int) -> Params:
-    """Returns the next layers, one for each group, as one."""
+    """Merges the next `groups` layers, one layer per group, into one transposed convolution."""
     layers = [self._take() for _ in range(groups)]
     kernels = [kernel.transpose(2, 1, 0) for kernel, _ in layers]
     biases = [bias for _, bias in layers]

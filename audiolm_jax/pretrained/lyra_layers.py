@@ -1,8 +1,8 @@
-"""The networks of Lyra v2, a small causal SoundStream for speech: convolutions in groups.
+"""The networks of Lyra v2, a small causal SoundStream for speech with grouped convolutions.
 
-Every layer is padded with zeros before the start of a clip, and none depends on later inputs. The
-outputs of layers that the published files compute in int8 are limited to the range of its values,
-which loud clips exceed.
+Every layer is padded with zeros before the start of a clip, and no output depends on later inputs.
+The published files compute some layers in int8. Here the outputs of these layers are limited to the
+range of the int8 values, which loud clips would exceed.
 
 Source: Zeghidour, Luebs, Omran, Skoglund and Tagliasacchi, "SoundStream: An End-to-End Neural Audio
 Codec", 2021 (arXiv 2107.03312); sizes and groups are those of the published files.
@@ -26,12 +26,12 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.ranges import Depth, SampleRate, Taps, Vocabulary, Width
 
 DILATIONS = (1, 3, 9)
-SLOPE = 0.3  # of the leaky ReLU below zero
-# The limits of an output that is not int8.
+SLOPE = 0.3  # slope of the leaky ReLU below zero
+# The limits of an output that the published files do not compute in int8.
 NO_LIMITS = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
 _UNIT_KERNEL = 3
 _LATENT_KERNEL = 3
-# Kernels of strided layers, in strides: of the one next to the waveform, and of the others.
+# Kernel size divided by the stride: of the strided layer next to the waveform, and of the others.
 _OUTER_OVERLAP = 4
 _OVERLAP = 2
 
@@ -44,10 +44,10 @@ class LyraConfig(ResidualConfig):
 
   Attributes:
     sample_rate: Hz.
-    channels: channels after the first stride; each further stride doubles them. A block with `n`
-      times as many has `n` groups.
-    strides: down-sampling factors of the encoder, the first directly on the waveform; their product
-      is the hop length.
+    channels: channels after the first stride; each further stride doubles them. A block with
+      `n * channels` channels has `n` groups.
+    strides: down-sampling factors of the encoder; the first factor is that of the layer next to the
+      waveform. Their product is the hop length.
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.
@@ -71,7 +71,7 @@ class LyraConfig(ResidualConfig):
 
   @property
   def blocks(self) -> tuple[tuple[int, int, int], ...]:
-    """Channels, groups and stride of the blocks of the encoder; a stride doubles the channels."""
+    """Channels, groups and stride of each block of the encoder; a stride doubles the channels."""
     return tuple((self.channels * 2**i, 2**i, stride) for i, stride in enumerate(self.strides[1:]))
 
   @property
@@ -196,16 +196,16 @@ def _limited(module: nn.Module, x: jax.Array) -> jax.Array:
 class GroupedConv(nn.Module):
   """Causal convolution in which each group of outputs depends on one group of inputs.
 
-  It is a matrix product over the inputs under the kernel. The number of inputs must be a multiple
-  of `stride`.
+  It is computed as a matrix product over the inputs under the kernel. The number of inputs must be
+  a multiple of `stride`. The output is limited to the range in the parameter `limits`.
 
   State: the last `kernel_size - stride` inputs.
 
   Attributes:
     features: channels of the output.
-    kernel_size: number of inputs per output, a multiple of `stride`.
-    stride: inputs between two outputs.
-    groups: equal parts of the channels.
+    kernel_size: number of inputs that an output depends on, a multiple of `stride`.
+    stride: number of inputs from one output to the next.
+    groups: number of groups of channels.
   """
 
   features: int
@@ -239,9 +239,9 @@ class GroupedTransposedConv(nn.Module):
 
   Attributes:
     features: channels of the output.
-    stride: outputs per input.
-    overlap: length of the kernel in strides.
-    groups: equal parts of the channels.
+    stride: number of outputs per input.
+    overlap: kernel size divided by `stride`.
+    groups: number of groups of channels.
   """
 
   features: int
@@ -273,7 +273,9 @@ class GroupedTransposedConv(nn.Module):
 
 
 class LyraResidualUnit(nn.Module):
-  """Depthwise dilated, dense and grouped pointwise convolution, added to the input.
+  """Depthwise dilated convolution and two pointwise convolutions, added to the input.
+
+  The first pointwise convolution is dense, the second is grouped.
 
   State: the last inputs of the depthwise convolution.
   """

@@ -50,22 +50,26 @@ _FIXED = {
   "attention_bias": False,
 }
 _HALVES = ("semantic", "acoustic")
-# Divisor of the centroids that were never used.
+# Minimum usage of an entry, so that the sum of an unused entry is not divided by 0.
 _LEAST_USAGE = 1e-5
 
 
 class MimiCodec(ChunkedCodec):
-  """Encodes and decodes in chunks of 4 s and carries a state from chunk to chunk.
+  """Mimi with the interface of codecs; chunks have at most 4 s and carry a state to the next chunk.
 
-  All levels are kept; the model was published for use with the first 8. `params` is {"encoder",
-  "decoder", "codebooks" [quantizers, size, dim]}, where codebooks are not yet projected.
+  The codec has all levels, although the model was published for use with the first 8 levels.
+  `params` is {"encoder", "decoder", "codebooks" [quantizers, size, dim]}; these codebooks are not
+  projected to latents.
   """
 
   config: MimiConfig
 
   @functools.cached_property
   def codebooks(self) -> Float[np.ndarray, "quantizers size latent"]:
-    """The vectors of the codes, projected for their half; a frame is the sum of its vectors."""
+    """The vectors of the codes after the projection of their half to latents.
+
+    The latent of a frame is the sum of the vectors of its codes.
+    """
     decoder, count = self.params["decoder"], self.config.num_semantic_quantizers
     books = np.asarray(self.params["codebooks"])
     kernels = [np.asarray(decoder[half]["kernel"]) for half in _HALVES]
@@ -104,10 +108,10 @@ def decode_chunk(
 
 
 def read_config(published: Json) -> MimiConfig:
-  """Returns the shape in the `config.json` of a model in the transformers format.
+  """Returns the configuration from the `config.json` of a model of Hugging Face transformers.
 
   Raises:
-    ConfigError: the model is of another kind, a field is missing, or a value is not supported.
+    ConfigError: the model is not a Mimi, a field is missing, or a value is not supported.
   """
   rotary = published.get("rope_parameters") or {}
   with fields_of(published, "mimi"):
@@ -148,14 +152,14 @@ def read_config(published: Json) -> MimiConfig:
 
 
 def convert(published: Json, weights: PublishedWeights) -> MimiCodec:
-  """Returns the codec of a published Mimi in the format of transformers, with all levels.
+  """Returns the codec from a Mimi in the format of Hugging Face transformers, with all levels.
 
   Args:
-    published: its `config.json`.
-    weights: its tensors by name.
+    published: content of the `config.json` of the model.
+    weights: tensors of the model by name.
 
   Raises:
-    ConfigError: a tensor has another shape.
+    ConfigError: `published` is invalid, see `read_config`, or a tensor has a wrong shape.
     DataError: a tensor is missing or unused.
   """
   config = read_config(published)
@@ -233,7 +237,7 @@ def _block(weights: PublishedWeights, name: str) -> Params:
 
 
 def _codebook(weights: PublishedWeights, name: str) -> np.ndarray:
-  """Returns the means of the vectors of each entry, from the moving averages of training."""
+  """Returns the entries of a codebook: moving sums of vectors, divided by usage counts."""
   if f"{name}.initialized" in weights.tensors:
     weights.take(f"{name}.initialized")
   usage = np.maximum(weights.take(f"{name}.cluster_usage"), np.float32(_LEAST_USAGE))

@@ -1,9 +1,8 @@
-"""The networks of Mimi: causal convolutions, transformers at 25 Hz, and a step to 12.5 Hz.
+"""The networks of Mimi: causal convolutions, transformers at 25 Hz, and layers from and to 12.5 Hz.
 
-Before the start of a clip, the padding of every layer is zero except for the last layer of the
-encoder, which halves the rate and repeats its first input. If a clip ends within a block of a
-strided layer, that layer is padded with zeros, and the last layer of the encoder with its last
-input.
+Every layer is padded with zeros before the start of a clip and, if the clip ends within a block of
+a strided layer, after its end. The only exception is `Halving`, the last layer of the encoder: it
+is padded with its first input and with its last input.
 
 Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
 (arXiv 2410.00037), section 3.3; the padding is that of the published model.
@@ -42,14 +41,17 @@ class MimiConfig:
   Attributes:
     sample_rate: Hz.
     channels: channels of the layers next to the waveform; each stride doubles them.
-    strides: down-sampling factors of the encoder's blocks; a frame is twice their product.
-    transformer: shape of the transformers of encoder and decoder; its dimension is that of the
-      latents.
-    num_quantizers: levels of both halves.
-    num_semantic_quantizers: levels of the first half, which was distilled from a semantic model;
-      the second half codes the same latents, not the residual of the first.
+    strides: down-sampling factors of the encoder's blocks; a frame has twice their product in
+      samples.
+    transformer: shape of the transformers of encoder and decoder; `transformer.dim` is also the
+      dimension of the latents.
+    num_quantizers: number of levels of both halves together.
+    num_semantic_quantizers: number of levels of the first half, the semantic half, which was
+      distilled from a semantic model. The second half, the acoustic half, quantizes the latents
+      themselves, not the residual of the first half.
     codebook_size: entries per level.
-    codebook_dim: dimension of an entry; each half has its own projections to it and back.
+    codebook_dim: dimension of an entry. Each half projects latents to this dimension, and entries
+      back to latents.
   """
 
   sample_rate: SampleRate = 24_000
@@ -68,7 +70,7 @@ class MimiConfig:
 
   @property
   def spec(self) -> CodecSpec:
-    """The numbers that describe the tokens."""
+    """The sample rate, the hop length, the number of levels and the codebook size."""
     return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
   def parameter_shapes(self) -> shapes.Shapes:
@@ -142,7 +144,13 @@ class MimiEncoder(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch frames 2 dim"], State]:
-    """Returns projected latents of frames; `ends` are samples from the start to the clips' ends."""
+    """Returns the projected latents for each half, and the next state.
+
+    Args:
+      waveform: whole frames of samples.
+      ends: number of samples from the start of the waveform to the end of each clip.
+      state: see `MimiConfig.encoder_state`.
+    """
     c = self.config
     run = Streamed(state)
     channels = c.channels
@@ -161,7 +169,7 @@ class MimiEncoder(nn.Module):
 
 
 class MimiDecoder(nn.Module):
-  """Maps the sums of both halves' entries to waveform, with the encoder's layers in reverse."""
+  """Maps the sum of the entries of each half to waveform, with the encoder's layers in reverse."""
 
   config: MimiConfig
 
@@ -185,7 +193,7 @@ class MimiDecoder(nn.Module):
 
 
 class MimiResidualUnit(nn.Module):
-  """ELU, convolution to fewer channels, ELU and back; added to the input.
+  """ELU, convolution to fewer channels, ELU, pointwise convolution; added to the input.
 
   State: the state of the first convolution.
   """
@@ -202,9 +210,12 @@ class MimiResidualUnit(nn.Module):
 
 
 class Halving(nn.Module):
-  """One output per two inputs, which depends on them and the two before.
+  """Strided convolution with one output per two inputs.
 
-  State: whether a clip has begun, and its last two inputs; at the start, copies of the first one.
+  An output also depends on the two inputs before these inputs.
+
+  State: whether the clip has begun, and its last two inputs. At the start of a clip, copies of the
+  first input replace the last two inputs.
   """
 
   @nn.compact
@@ -218,9 +229,11 @@ class Halving(nn.Module):
 
 
 class Doubling(nn.Module):
-  """Two outputs per input, per channel; an input also contributes to the next two outputs.
+  """Depthwise transposed convolution with two outputs per input.
 
-  State: the contribution of the last input to the next outputs.
+  An input also contributes to the two outputs of the next input.
+
+  State: the contribution of the last input to the two outputs of the next input.
   """
 
   @nn.compact
@@ -239,6 +252,6 @@ def _projection(features: int, half: str) -> nn.Dense:
 
 
 def _held(x: Float[Array, "batch time dim"], ends: Int[Array, "batch"]) -> jax.Array:
-  """Replaces the inputs after the end of each row by its last input."""
+  """Replaces the inputs after the end of each row by the last input of the row."""
   source = jnp.minimum(jnp.arange(x.shape[1]), jnp.maximum(ends[:, None] - 1, 0))
   return jnp.take_along_axis(x, source[..., None], axis=1)

@@ -1,8 +1,9 @@
-"""The transformers of Mimi: causal, with a window of attention, for streams.
+"""The causal transformers of Mimi, with sliding-window attention and a state for streams.
 
-The state contains the keys and values of one window less one position, before rotation: positions
-are counted from the start of a block, since rotary ones encode distances only. So a stream needs no
-counter and stays exact for hours.
+The state contains the keys and values of the last `window - 1` positions, before the rotary
+embedding. Positions are counted from the start of the current chunk, because rotary embeddings
+encode only distances. So a stream needs no counter of positions, and rounding errors do not grow
+with its length.
 
 Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
 (arXiv 2410.00037), section 3.3; RoFormer (arXiv 2104.09864) for the positions.
@@ -31,7 +32,7 @@ class MimiTransformerConfig:
     num_layers: number of blocks.
     num_heads: number of attention heads.
     feed_forward_dim: width between the two dense layers of a block.
-    window: positions that a position attends to, itself included.
+    window: number of positions that a position attends to, including itself.
     rotary_base: base of the angles of rotary positions.
     norm_epsilon: added to the variance in the layer norms.
   """
@@ -83,7 +84,7 @@ def transformer_state(config: MimiTransformerConfig, batch: int) -> Past:
 
 
 class MimiTransformer(nn.Module):
-  """Blocks of attention to the past window and of dense layers, without a final norm."""
+  """A stack of `MimiBlock`, without a final norm."""
 
   config: MimiTransformerConfig
 
@@ -103,7 +104,7 @@ class MimiTransformer(nn.Module):
 
 
 class MimiBlock(nn.Module):
-  """Normalized attention and normalized dense layers, both scaled and added to their input."""
+  """Attention and dense layers; each has a norm before it, a scale after it and a residual sum."""
 
   config: MimiTransformerConfig
 
@@ -139,7 +140,7 @@ class MimiBlock(nn.Module):
 
 
 class MimiAttention(nn.Module):
-  """Self-attention of every position to itself and to earlier ones within the window."""
+  """Self-attention of every position to itself and to earlier positions within the window."""
 
   config: MimiTransformerConfig
 

@@ -1,4 +1,4 @@
-"""Published models computed by `transformers`, for comparison; requires PyTorch."""
+"""Published models in Hugging Face transformers, for comparison; requires PyTorch."""
 
 import dataclasses
 import importlib
@@ -17,11 +17,11 @@ R = TypeVar("R")
 
 @dataclasses.dataclass(frozen=True)
 class CodecReference:
-  """A codec of one clip at a time, padded only by the feature extractor of the model.
+  """A codec for one clip at a time, with only the padding of the model's feature extractor.
 
   Attributes:
     encode: maps waveform [samples] to codes [frames, quantizers] of all levels.
-    decode: maps codes to waveform of `frames * hop_length` samples or a few fewer.
+    decode: maps codes to waveform of `frames * hop_length` samples or a few samples fewer.
   """
 
   encode: Callable[[Float[np.ndarray, "samples"]], Int[np.ndarray, "frames q"]]
@@ -30,7 +30,7 @@ class CodecReference:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderReference:
-  """An encoder of one clip at a time.
+  """An encoder for one clip at a time.
 
   Attributes:
     features: maps waveform [samples] to the outputs of each layer, [frames, dim]; index 0 is the
@@ -41,10 +41,11 @@ class EncoderReference:
 
 
 def load_reference(folder: str | os.PathLike[str]) -> CodecReference | EncoderReference:
-  """Loads the model of a folder in the format of transformers.
+  """Loads the model of a folder in the format of Hugging Face transformers.
 
   Raises:
-    UserError: transformers or PyTorch is not installed, or the folder contains no supported model.
+    UserError: transformers or PyTorch is not installed, or the folder does not contain a supported
+      model with all its weights.
   """
   try:
     transformers = importlib.import_module("transformers")
@@ -69,7 +70,7 @@ def load_reference(folder: str | os.PathLike[str]) -> CodecReference | EncoderRe
 
 
 def reference_of(model: Any) -> CodecReference | EncoderReference:
-  """Returns the functions of a model of transformers.
+  """Returns the reference functions of a model of Hugging Face transformers.
 
   Raises:
     UserError: the kind of the model is not supported.
@@ -117,7 +118,7 @@ def _mimi(model: Any) -> CodecReference:
 
 def _hubert(model: Any) -> EncoderReference:
   transformers = importlib.import_module("transformers")
-  # The large model was trained on clips of mean 0 and variance 1, the base model on others.
+  # The large model was trained on clips of mean 0 and variance 1, the base model on original clips.
   extractor = transformers.Wav2Vec2FeatureExtractor(
     do_normalize=model.config.feat_extract_norm == "layer"
   )
@@ -152,7 +153,7 @@ _REFERENCES: dict[str, Callable[[Any], CodecReference | EncoderReference]] = {
 
 
 def _row(values: np.ndarray) -> Any:
-  """Returns a tensor [1, 1, ...]."""
+  """Converts an array to a tensor with two more axes in front, [1, 1, ...]."""
   torch = importlib.import_module("torch")
   return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 

@@ -31,17 +31,17 @@ class PublishedModel:
   """A set of published weights.
 
   Attributes:
-    name: value of `--from`.
-    component: the part of a bundle to convert it to, "codec" or "semantic".
-    hub_id: id on the Hugging Face hub, or address of the page to download it from.
-    licence: SPDX identifier of the licence of the weights; NOASSERTION if none was found.
-    terms: requirements of that licence.
-    credit: authors, for the model card.
-    convert: maps its configuration and its tensors to the component; for a semantic tokenizer,
-      `layer` and `centroids` too.
-    sha256: hash of the file of the weights; None if no file was available.
-    read: reads its files.
-    in_transformers: whether transformers can run it, for a comparison.
+    name: name of the model, the value of `--from`.
+    component: the part of a bundle to which the model is converted, "codec" or "semantic".
+    hub_id: id on the Hugging Face hub, or address of the page from which to download the model.
+    licence: SPDX identifier of the licence of the weights; NOASSERTION if no licence was found.
+    terms: requirements of the licence.
+    credit: name and authors, for the model card.
+    convert: maps the configuration and the tensors to the component. For a semantic tokenizer, it
+      also requires `layer` and accepts `centroids`.
+    sha256: hash of the files of the weights; None if unknown.
+    read: reads the files of the model from a path or an id.
+    in_transformers: whether Hugging Face transformers can run the model, for a comparison.
   """
 
   name: str
@@ -70,7 +70,7 @@ _MODELS = (
     name="encodec_24khz",
     component="codec",
     hub_id="facebook/encodec_24khz",
-    # Its code is MIT; no statement on the weights was found, so nothing is permitted.
+    # The licence of the code is MIT. No licence of the weights was found, so no use is permitted.
     licence="NOASSERTION",
     terms=Terms.UNSTATED,
     credit="EnCodec, 24 kHz, by Meta (arXiv 2210.13438)",
@@ -129,10 +129,10 @@ MODELS = {model.name: model for model in _MODELS}
 
 
 def find_model(name: str) -> PublishedModel:
-  """Returns the model of a name.
+  """Returns the published model with the given name.
 
   Raises:
-    UserError: the model does not exist.
+    UserError: no model has this name.
   """
   if name not in MODELS:
     raise UserError(f"no published model {name!r} can be converted; use one of {', '.join(MODELS)}")
@@ -144,11 +144,11 @@ def check_terms(model: PublishedModel, accepted: str | None) -> str:
 
   Args:
     model: the model.
-    accepted: the licence that was accepted by name, if any.
+    accepted: identifier of the licence that the user accepted; None if there is no acceptance.
 
   Raises:
-    UserError: the licence is unknown, forbids commercial use or has requirements for results of the
-      weights, and it was not accepted.
+    UserError: the licence is unknown or requires more than attribution, and the user did not accept
+      it.
   """
   if model.terms is Terms.UNSTATED:
     notice = f"{model.credit}; no licence of its weights is known"
@@ -172,11 +172,12 @@ def convert(model: PublishedModel, published: Published, **settings: object) -> 
 
   Args:
     model: the model.
-    published: its files.
-    settings: arguments of its `convert` beside the weights.
+    published: content of the files of the model.
+    **settings: further arguments of `model.convert`.
 
   Raises:
-    UserError: the file is not the published one, or does not fit the model.
+    DataError: the hash of the weights is wrong, or a tensor is missing or unused.
+    ConfigError: a setting or a tensor does not fit the model.
   """
   if model.sha256 and published.sha256 != model.sha256:
     raise DataError(

@@ -17,13 +17,13 @@ class Operation(NamedTuple):
   """An operation of a graph.
 
   Attributes:
-    kind: its name in the schema, such as "CONV_2D".
-    constants: its inputs that are stored in the file, None for others; int8 and int32 ones with
-      scales as float32.
-    options: by name, its settings that `_OPTIONS` lists.
-    inputs: indices of its inputs among the tensors of the graph.
-    output: index of its first output; -1 if it has none.
-    limits: the least and the largest value of that output if it is int8, else None.
+    kind: name of the operation in the schema, such as "CONV_2D".
+    constants: values of the inputs that are stored in the file; None for other inputs. Quantized
+      values, which have scales, are converted to float32.
+    options: the settings that `_OPTIONS` lists, by name.
+    inputs: indices of the inputs among the tensors of the graph.
+    output: index of the first output among the tensors of the graph; -1 if there is no output.
+    limits: the smallest and the largest value of the first output if it is int8, else None.
   """
 
   kind: str
@@ -34,7 +34,11 @@ class Operation(NamedTuple):
   limits: tuple[float, float] | None
 
   def constant(self, index: int) -> np.ndarray:
-    """Returns an input that is stored in the file; raises an `IndexError` if it is not."""
+    """Returns the value of an input that is stored in the file.
+
+    Raises:
+      IndexError: the input does not exist or is not stored in the file.
+    """
     value = self.constants[index]
     if value is None:
       raise IndexError(f"input {index} of {self.kind} is not stored")
@@ -56,11 +60,11 @@ _TYPES = {
 
 
 def read_operations(name: str, content: bytes) -> dict[str, list[Operation]]:
-  """Returns the operations of every graph of a file in the order of their execution.
+  """Returns, by the name of each graph of a file, its operations in the order of execution.
 
   Args:
-    name: name of the file, for messages.
-    content: its bytes.
+    name: name of the file in error messages.
+    content: bytes of the file.
 
   Raises:
     UserError: package tflite is not installed.
@@ -117,7 +121,10 @@ def _options(schema: ModuleType, kind: str, operator: Any) -> dict[str, float]:
 
 
 def _constant(schema: ModuleType, model: Any, tensor: Any) -> np.ndarray | None:
-  """Returns the value of a tensor as float32 if it is stored in the file."""
+  """Returns the value of a tensor, float32 if it is quantized; None if it cannot be read.
+
+  A value can be read if it is stored in the file and has one of `_TYPES`.
+  """
   buffer = model.Buffers(tensor.Buffer())
   kinds = {code: kind for kind, code in vars(schema.TensorType).items() if kind.isupper()}
   kind = kinds[tensor.Type()]

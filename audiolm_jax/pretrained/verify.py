@@ -13,18 +13,20 @@ from audiolm_jax.pretrained.registry import PublishedModel
 from audiolm_jax.pretrained.weights import Published
 
 _TOLERANCE = 1e-4
-# Rounding decides between two entries of a codebook that are equally near.
+# Maximum share of frames with different codes. Rounding decides between two entries of a codebook
+# that are equally near.
 _TIED_FRAMES = 0.01
 _SECONDS = 3.0
 
 
 def verify(model: PublishedModel, published: Published, layer: int | None) -> Iterator[str]:
-  """Yields a sentence per successful check: of the file, its shapes and its results.
+  """Checks a model and yields a sentence per successful check: of its hash, tensors and results.
 
   Args:
     model: the model that `published` should be.
-    published: the files.
-    layer: layer of a semantic encoder whose features are compared, counted from 1.
+    published: content of the files of the model.
+    layer: layer of a semantic encoder whose features are compared, counted from 1; None for a
+      codec.
 
   Raises:
     UserError: a check fails, or transformers is not installed.
@@ -51,7 +53,7 @@ def verify(model: PublishedModel, published: Published, layer: int | None) -> It
 
 
 def sound_of_the_check(sample_rate: int) -> Float[np.ndarray, "samples"]:
-  """Returns three seconds of a gliding voice-like tone with pauses and noise, always the same."""
+  """Returns a fixed test sound of 3 s: a harmonic tone of varying pitch, with noise and pauses."""
   rng = np.random.default_rng(0)
   time = np.arange(round(_SECONDS * sample_rate)) / sample_rate
   phase = 2 * np.pi * (120 * time + 6 * np.sin(2 * np.pi * 0.7 * time))

@@ -1,9 +1,9 @@
-"""w2v-BERT 2.0: maps Kaldi's log-mel features to features of its layers; and its weights.
+"""w2v-BERT 2.0, an encoder from log-mel features to features of one of its layers, and its weights.
 
 Source: Seamless Communication, "Seamless: Multilingual Expressive and Streaming Speech
-Translation", 2023 (arXiv 2312.05187), section 3.2.1; for the blocks Gulati et al., "Conformer",
-2020 (arXiv 2005.08100), and for the relative keys Shaw, Uszkoreit and Vaswani, "Self-Attention
-with Relative Position Representations", 2018 (arXiv 1803.02155).
+Translation", 2023 (arXiv 2312.05187), section 3.2.1; for the blocks, Gulati et al., "Conformer",
+2020 (arXiv 2005.08100); for the relative keys, Shaw, Uszkoreit and Vaswani, "Self-Attention with
+Relative Position Representations", 2018 (arXiv 1803.02155).
 """
 
 import dataclasses
@@ -31,16 +31,20 @@ class W2vBert2Config:
   """Shape of a w2v-BERT 2.0; the defaults are those of the published model.
 
   Attributes:
-    num_mels: bands of the log-mel features; two frames form a step.
+    num_mels: bands of the log-mel features of a frame; two frames form a step.
     dim: dimension of the features.
     num_layers: number of Conformer blocks.
     num_heads: number of attention heads.
     feed_forward_dim: width between two dense layers.
     kernel_size: kernel size of the causal convolutions.
-    left_positions: number of steps back with their own relative keys; earlier steps share the last
-      key.
-    right_positions: number of steps ahead with their own relative keys.
+    left_positions: largest distance to an earlier step with its own relative key; all larger
+      distances share this key.
+    right_positions: largest distance to a later step with its own relative key; all larger
+      distances share this key.
     norm_epsilon: added to the variance in the layer norms.
+
+  Raises:
+    ConfigError: `dim` is not a multiple of `num_heads`.
   """
 
   num_mels: Taps = 80
@@ -58,7 +62,7 @@ class W2vBert2Config:
       raise ConfigError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads}")
 
   def parameter_shapes(self, layer: int) -> shapes.Shapes:
-    """Returns the shapes of the parameters of `W2vBert2Encoder` up to a block."""
+    """Returns the shapes of the parameters of `W2vBert2Encoder` with its first `layer` blocks."""
     dim, bands = self.dim, FRAMES_PER_STEP * self.num_mels
     positions = self.left_positions + 1 + self.right_positions
     feed_forward = {
@@ -91,7 +95,7 @@ class W2vBert2Config:
 
   @property
   def sample_rate(self) -> int:
-    """Hz."""
+    """Sample rate in Hz."""
     return kaldi_features.SAMPLE_RATE
 
   @property
@@ -101,7 +105,7 @@ class W2vBert2Config:
 
   @property
   def step_length(self) -> int:
-    """Samples that a step depends on."""
+    """Number of samples that the input features of a step depend on."""
     return kaldi_features.WINDOW_LENGTH + kaldi_features.HOP_LENGTH * (FRAMES_PER_STEP - 1)
 
 
@@ -118,8 +122,8 @@ class W2vBert2Encoder(nn.Module):
     """Returns features of block `layer`, counted from 1; steps after a row's end are arbitrary.
 
     Args:
-      log_mel: the concatenated frames of each step.
-      ends: steps of each row, at least one.
+      log_mel: log-mel features; the frames of each step are concatenated.
+      ends: number of steps of each row, at least 1.
     """
     c = self.config
     inside = jnp.arange(log_mel.shape[1])[None] < ends[:, None]
@@ -130,7 +134,11 @@ class W2vBert2Encoder(nn.Module):
 
 
 class W2vBert2Block(nn.Module):
-  """Half feed-forward, attention, convolution, half feed-forward, norm."""
+  """A Conformer block: feed-forward, attention, convolution, feed-forward, norm.
+
+  The output of each part except the norm is added to its input. Before this sum, outputs of
+  feed-forward parts are multiplied by 1/2.
+  """
 
   config: W2vBert2Config
 
@@ -147,7 +155,7 @@ class W2vBert2Block(nn.Module):
 
 
 class W2vBert2FeedForward(nn.Module):
-  """Norm, expand, swish, contract."""
+  """Norm, dense expansion, swish, dense contraction."""
 
   config: W2vBert2Config
 
@@ -159,7 +167,7 @@ class W2vBert2FeedForward(nn.Module):
 
 
 class W2vBert2Attention(nn.Module):
-  """Self-attention of every step to all steps of its clip, with relative keys for distances."""
+  """Self-attention of every step to all steps of its clip, with a relative key per distance."""
 
   config: W2vBert2Config
 
@@ -189,7 +197,7 @@ class W2vBert2Attention(nn.Module):
 def _by_position(
   by_offset: Float[Array, "batch heads steps offsets"], config: W2vBert2Config
 ) -> Float[Array, "batch heads steps steps"]:
-  """Returns the values by pair of steps; distant pairs use the first or the last offset."""
+  """Returns the value of each pair of query and key; distant pairs use the first or last offset."""
   steps = jnp.arange(by_offset.shape[2])
   offset = steps[None, :] - steps[:, None]
   near = band_to_square(by_offset, config.left_positions)
@@ -198,7 +206,7 @@ def _by_position(
 
 
 class CausalConvolution(nn.Module):
-  """Norm, gated expansion, causal depthwise convolution, norm, swish, projection."""
+  """Norm, gated dense expansion, causal depthwise convolution, norm, swish, dense projection."""
 
   config: W2vBert2Config
 
@@ -230,10 +238,10 @@ _FIXED = {
 
 
 def read_config(published: Json) -> W2vBert2Config:
-  """Returns the shape in the `config.json` of a model in the transformers format.
+  """Returns the configuration from the `config.json` of a model of Hugging Face transformers.
 
   Raises:
-    ConfigError: the model is of another kind, a field is missing, or a value is not supported.
+    ConfigError: the model is not a w2v-BERT 2.0, a field is missing, or a value is not supported.
   """
   with fields_of(published, "wav2vec2-bert", _FIXED, "facebook/w2v-bert-2.0"):
     num_mels, odd = divmod(published["feature_projection_input_dim"], FRAMES_PER_STEP)
@@ -256,15 +264,15 @@ def read_config(published: Json) -> W2vBert2Config:
 
 
 def convert_encoder(config: W2vBert2Config, weights: PublishedWeights, layer: int) -> Params:
-  """Returns parameters of `W2vBert2Encoder` from a model in the format of transformers.
+  """Returns parameters of `W2vBert2Encoder` from weights in the format of transformers.
 
   Args:
     config: shape of the encoder.
-    weights: its tensors by name.
+    weights: tensors of the model by name.
     layer: number of blocks; tensors of later blocks are skipped.
 
   Raises:
-    ConfigError: a tensor has another shape.
+    ConfigError: a tensor has a wrong shape.
     DataError: a tensor is missing or unused.
   """
   blocks = [_block(weights, f"encoder.layers.{i}") for i in range(config.num_layers)]

@@ -1,4 +1,4 @@
-"""Semantic tokens of a published w2v-BERT 2.0: the nearest centroids to features of one layer.
+"""Semantic tokens of a published w2v-BERT 2.0: the centroids nearest to features of one layer.
 
 Source: Seamless Communication, "Seamless", 2023 (arXiv 2312.05187), section 3.2.1.
 """
@@ -38,7 +38,7 @@ from audiolm_jax.semantic.chunked_tokenizer import TokenizedFeatures, unwhitened
 
 @dataclasses.dataclass(frozen=True)
 class W2vBert2TokenizerConfig(LayerTokenizerConfig):
-  """Settings of the tokenizer; the defaults are layer 17 and AudioLM's number of clusters."""
+  """Settings of the tokenizer; the defaults are layer 17, and 1024 clusters as in AudioLM."""
 
   encoder: W2vBert2Config = W2vBert2Config()
   layer: Depth = 17
@@ -62,7 +62,10 @@ class W2vBert2Tokenizer(LayerTokenizer):
   def inputs_of(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Float[np.ndarray, "steps bands"] | Sliced:
-    """Returns log-mel features of a clip, at least one step; they have half the waveform's size."""
+    """Returns log-mel features of a clip, at least one step.
+
+    The features have half as many numbers as the waveform. See `standardized_log_mel`.
+    """
     c = self.config.encoder
     if isinstance(waveform, np.ndarray | jax.Array) or len(waveform) < c.step_length:
       waveform = np.asarray(waveform, np.float32)
@@ -84,7 +87,7 @@ def _encode(
   padded: Float[Array, "batch size bands"],
   ends: Int[Array, "batch"],
 ) -> TokenizedFeatures:
-  """Encodes chunks of log-mel features with `ends` steps each; repeats the last step."""
+  """Encodes chunks of log-mel features with `ends` steps each; repeats the last step of a row."""
   valid = jnp.minimum(ends, padded.shape[1])
   encoder = W2vBert2Encoder(config.encoder, config.layer)
   with jax.default_matmul_precision("float32"):  # as in the published model
@@ -100,18 +103,19 @@ def convert(
   centroids: Float[np.ndarray, "clusters dim"] | None = None,
   steps_per_token: int = 1,
 ) -> W2vBert2Tokenizer:
-  """Returns the tokenizer of a published w2v-BERT 2.0 in the format of transformers.
+  """Returns the tokenizer from a w2v-BERT 2.0 in the format of Hugging Face transformers.
 
   Args:
-    published: its `config.json`.
-    weights: its tensors by name.
+    published: content of the `config.json` of the model.
+    weights: tensors of the model by name.
     layer: Conformer block whose features are clustered, counted from 1.
     centroids: cluster centres of those features; None for a single centroid at zero, if the
       centroids will be fitted later.
-    steps_per_token: number of consecutive steps whose mean gives a token.
+    steps_per_token: number of consecutive steps whose mean features give a token.
 
   Raises:
-    ConfigError: a tensor or the centroids have a wrong shape, or the layer does not exist.
+    ConfigError: `published` is invalid, see `read_config`, a tensor or the centroids have a wrong
+      shape, or the layer does not exist.
     DataError: a tensor is missing or unused.
   """
   encoder = read_config(published)

@@ -1,4 +1,4 @@
-"""Published weights: safetensors with PyTorch's names and layouts."""
+"""Reads published weights: safetensors files with the names and layouts of PyTorch."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,8 @@ from audiolm_jax.io import hub
 _FILE = "model.safetensors"
 _CONFIG = "config.json"
 _PICKLE = "pytorch_model.bin"
-# Names of magnitude and direction in PyTorch's two kinds of weight normalization.
+# The names of magnitude and direction in the two implementations of weight normalization in
+# PyTorch.
 _NORMALIZED = (
   ("weight_g", "weight_v"),
   ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -28,7 +29,7 @@ _NORMALIZED = (
 
 
 class Published(NamedTuple):
-  """A published model: its `config.json`, its tensors, the SHA-256 of its file and its folder."""
+  """A published model: its `config.json`, its tensors, the SHA-256 of its weights, its folder."""
 
   config: JsonDict
   weights: "PublishedWeights"
@@ -40,17 +41,17 @@ class Published(NamedTuple):
 def fields_of(
   published: Json, model_type: str, fixed: Mapping[str, object] = {}, model: str = ""
 ) -> Iterator[None]:
-  """Runs a block that reads the fields of a `config.json`, in the transformers format.
+  """Context manager for code that reads fields of a `config.json` of Hugging Face transformers.
 
   Args:
-    published: the content of the file.
-    model_type: the required type.
-    fixed: required values of fields, if present.
-    model: id of the model that has these values.
+    published: content of the file.
+    model_type: the required type of the model.
+    fixed: required values of fields by name; a field may also be missing.
+    model: id of a model with these values, for error messages.
 
   Raises:
-    ConfigError: the model is of another type, a field has another value, or the block reads a field
-      that is missing.
+    ConfigError: the type of the model or the value of a field is not as required, or the code in
+      the context reads a missing field.
   """
   found = published.get("model_type")
   if found != model_type:
@@ -70,9 +71,10 @@ def fields_of(
 
 
 class PublishedWeights:
-  """Converts tensors by their published names, each once, to the layouts of this project.
+  """Converts published tensors, given by their names, to the layouts of this project.
 
-  Weight normalization, under either of PyTorch's names, is multiplied out.
+  Magnitude and direction of a weight-normalized tensor are multiplied. `check_all_used` finds
+  tensors that were not converted.
   """
 
   def __init__(self, tensors: Mapping[str, np.ndarray]):
@@ -80,7 +82,7 @@ class PublishedWeights:
     self._left = set(tensors)
 
   def take(self, name: str) -> np.ndarray:
-    """Returns the tensor of a name, floats as float32.
+    """Returns the tensor with a name; floating-point numbers become float32.
 
     Raises:
       DataError: the tensor is missing.
@@ -96,7 +98,7 @@ class PublishedWeights:
   def weight(self, name: str) -> np.ndarray:
     """Returns the weight of a layer: the tensor, or magnitude times direction.
 
-    A direction has length 1 over the axes that share one magnitude.
+    The direction is first divided by its norm over the axes that share one magnitude.
     """
     for magnitude, direction in _NORMALIZED:
       if f"{name}.{direction}" in self.tensors:
@@ -120,12 +122,12 @@ class PublishedWeights:
     return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
 
   def strided_convolution(self, name: str) -> dict[str, np.ndarray]:
-    """Returns kernel [taps * inputs, outputs], as of `StridedConv`, and bias."""
+    """Returns kernel [taps * inputs, outputs], the layout of `StridedConv`, and bias."""
     found = self.convolution(name)
     return found | {"kernel": found["kernel"].reshape(-1, found["kernel"].shape[-1])}
 
   def transposed_convolution(self, name: str) -> dict[str, np.ndarray]:
-    """Returns kernel [inputs, taps * outputs], as of `TransposedConv`, and bias."""
+    """Returns kernel [inputs, taps * outputs], the layout of `TransposedConv`, and bias."""
     kernel = self.weight(name).transpose(0, 2, 1)
     return {"kernel": kernel.reshape(len(kernel), -1), "bias": self.take(f"{name}.bias")}
 
@@ -139,7 +141,7 @@ class PublishedWeights:
 
   @staticmethod
   def check_shapes(params: Params, expected: Params) -> None:
-    """Raises a `ConfigError` if the shape of a parameter differs from that of the configuration."""
+    """Raises a `ConfigError` if the shape of a parameter differs from its expected shape."""
     found = shapes.flat(shapes.of_arrays(params))
     for name, wanted in shapes.flat(expected).items():
       if found.get(name) != wanted:
@@ -150,13 +152,14 @@ class PublishedWeights:
 
 
 def read_published(source: str | os.PathLike[str]) -> Published:
-  """Reads a model in the format of transformers: `config.json` and `model.safetensors`.
+  """Reads `config.json` and `model.safetensors` in the format of Hugging Face transformers.
 
   Args:
     source: the folder, the safetensors file, or the id of the model on the Hugging Face hub.
 
   Raises:
-    UserError: the model does not exist or cannot be read.
+    UserError: the model does not exist or its files have another format.
+    DataError: a file cannot be read.
   """
   path = Path(source)
   if path.is_dir():

@@ -18,7 +18,7 @@ from audiolm_jax.sampling.semantic_targets import CollapsedRepeats, KeptRepeats
 from audiolm_jax.sampling.windowed import WindowedTargets
 from audiolm_jax.sampling.windows import Window
 
-# The names are free, because rows differ in length.
+# The axes are anonymous, because rows differ in length.
 Ids = Int[np.ndarray, "_"]
 Codes = Int[np.ndarray, "_ _"]
 
@@ -40,10 +40,11 @@ class AutoregressiveSampler:
     prompts: Sequence[Tokens],
     semantic_rate: float | None,
   ) -> Targets:
-    """Returns targets that depend on what the stage reads and predicts.
+    """Returns targets whose class depends on the source and the targets of the stage.
 
     Raises:
       UserError: the options have settings of parallel stages.
+      ConfigError: a semantic stage collapses repeats and `semantic_rate` is not given.
     """
     spec = self.spec
     options = call.options(spec.name)
@@ -64,7 +65,7 @@ class AutoregressiveSampler:
     return WindowedCodes(self, call, reads, prompts)
 
   def rehearsed(self) -> "AutoregressiveSampler":
-    """Returns a sampler whose decoder draws at random."""
+    """Returns a sampler that prepares programs and draws random tokens without the model."""
     assert isinstance(self.decoder, StageSampler)
     other = copy.copy(self)
     other.decoder = RehearsedDecoder(self.decoder)
@@ -79,15 +80,15 @@ def drawn_tokens(
   index: int,
   folds: Sequence[tuple[int, ...]],
 ) -> Iterator[list[Ids]]:
-  """Yields all tokens drawn so far after each prompt, a segment at a time.
+  """Yields the ids of each row that have been drawn so far, once per segment.
 
   Args:
     sampler: the sampler of the stage.
     call: the call of the cascade.
     prompts: one prompt per row.
     num_tokens: tokens to draw per row.
-    index: distinguishes the draws of a stage.
-    folds: one tuple per row, see `Call.keys`.
+    index: number of the draw, see `draw_keys`.
+    folds: for each row, the numbers that its random key depends on, see `draw_keys`.
   """
   name = sampler.spec.name
   keys, options = call.keys(name, index, folds), call.options(name)
@@ -95,7 +96,7 @@ def drawn_tokens(
 
 
 class WindowedCodes(WindowedTargets):
-  """Levels from the first one on, given semantic tokens or nothing."""
+  """Codes of the first levels, sampled in windows, given semantic tokens or no source."""
 
   spec: AutoregressiveSpec
 
@@ -111,7 +112,7 @@ class WindowedCodes(WindowedTargets):
 
   @property
   def align(self) -> int:
-    """Number of frames per semantic token, with or without a source."""
+    """Number of frames per semantic token, also without a source; windows begin at multiples."""
     return self.spec.frames_per_step
 
   def draw(
@@ -139,7 +140,7 @@ class WindowedCodes(WindowedTargets):
 
 
 class FrameSpan(NamedTuple):
-  """Frames of a row whose levels are sampled together."""
+  """Frames `start .. end - 1` of a row, which are sampled as one chunk."""
 
   row: int
   start: int
@@ -147,10 +148,10 @@ class FrameSpan(NamedTuple):
 
 
 class ChunkedCodes(Targets):
-  """Further levels of frames with known first levels, in chunks that do not depend on each other.
+  """Codes of the levels after those of the source, sampled in independent chunks.
 
-  Chunks begin at multiples of the stage's crop, the first one at the chunk in which the prompt
-  ends. All chunks up to the requested times form one batch.
+  Chunks begin at multiples of the stage's crop. The first chunk contains the first frame after the
+  prompt. All chunks up to the requested times form one batch.
   """
 
   spec: AutoregressiveSpec
@@ -166,7 +167,7 @@ class ChunkedCodes(Targets):
     self._sampler = sampler
     (self._source,) = reads.values()
     self.rate = self.spec.frame_rate
-    # The tokens of each row that are drawn or from the prompt, without the chunk being drawn.
+    # The first frame of the next chunk of each row. The prompt from this frame on is forced there.
     self._next = [
       len(prompt) // self.spec.crop_frames * self.spec.crop_frames for prompt in prompts
     ]
@@ -174,7 +175,7 @@ class ChunkedCodes(Targets):
     self._drawing: Iterator[dict[int, Codes]] = iter(())
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
-    """Draws the next piece of the chunks up to the given times."""
+    """Draws the next segment of the current chunks, or of new chunks up to the given times."""
     extended = next(self._drawing, None)
     if extended is None:
       chunks = [chunk for row, seconds in until.items() for chunk in self._chunks(row, seconds)]
@@ -207,7 +208,7 @@ class ChunkedCodes(Targets):
     self._source.extend_to(until)
 
   def _draw(self, chunks: Sequence[FrameSpan]) -> Iterator[dict[int, Codes]]:
-    """Yields rows with the drawn levels of each chunk; frames of the prompt keep theirs."""
+    """Yields, once per segment, the codes of the rows; frames of the prompt keep their codes."""
     spec, size = self.spec, self.spec.crop_frames
     levels, first = spec.num_target_quantizers, spec.first_target_quantizer
     self._pull(chunks)
@@ -245,7 +246,7 @@ class ChunkedCodes(Targets):
       yield {row: np.concatenate(parts) for row, parts in made.items()}
 
   def _known(self, row: int, frames: int) -> Codes:
-    """Returns the codes of the first frames that no other chunk draws: sources and prompt."""
+    """Returns the source and prompt codes of the first `frames` frames of a row; -1 elsewhere."""
     source, prompt = self._source.rows[row][:frames], self.prompts[row][:frames]
     known = np.full((frames, self.spec.num_quantizers), -1, np.int32)
     known[:, : source.shape[1]] = source
@@ -254,7 +255,7 @@ class ChunkedCodes(Targets):
 
 
 class RehearsedDecoder:
-  """Replaces a decoder: prepares the programs that it would run and draws at random."""
+  """Replaces a decoder in a rehearsal: prepares its programs and draws random ids."""
 
   def __init__(self, decoder: StageSampler):
     self._decoder = decoder
@@ -269,7 +270,7 @@ class RehearsedDecoder:
     *,
     progress: Callable[[int, int], None] | None = None,
   ) -> Iterator[list[Ids]]:
-    """Yields random legal ids in one piece."""
+    """Yields random legal ids of each row, all at once."""
     del progress
     self._decoder.prepare(prompts, num_tokens, keys, options)
     spec = self._decoder.spec

@@ -36,12 +36,12 @@ Retokenize = Callable[[Tokens], Tokens]
 
 @dataclasses.dataclass(frozen=True)
 class CascadeOptions:
-  """Settings of sampling of all stages.
+  """Settings of the sampling of all stages.
 
   Attributes:
-    stages: options by name; the default of a stage is the temperature of the paper's stage of that
-      name, or else 1.
-    overlap_seconds: overlap of a window with the one before it, limited to three quarters of the
+    stages: sampling options by the name of the stage. A stage without options is sampled at the
+      temperature of the paper's stage with the same name, or at 1 if the paper has no such stage.
+    overlap_seconds: overlap of a window with the previous window, limited to three quarters of the
       stage's crop.
   """
 
@@ -56,13 +56,14 @@ class CascadeOptions:
 
 
 class CascadeResult(NamedTuple):
-  """Sampled tokens; rows are the samples of the first prompt, then those of the second, ...
+  """Sampled tokens. The first rows are the samples of the first clip, and so on.
 
   Attributes:
-    streams: by key, the tokens of each row, first those of the prompt and then the sampled ones.
-      The streams are that of the last stage, at all levels, and those that the needed stages read
-      or write; they have no repeats if the stages collapse them.
-    timings: seconds by stage, and for "retokenize" if it was needed.
+    streams: by key, the tokens of each row: the tokens of the prompt, then the sampled tokens. All
+      streams of the clip that the sampled stages read or write are included. Codes have all levels
+      up to those of the last stage. Semantic tokens have no repeats if the stages collapse repeats.
+    timings: computation time in seconds by the name of the stage; the time of decoding and
+      tokenizing codes again has the name "retokenize".
     scores: for each conditioned stage, by name, the mean log-probability of the drawn tokens of
       each row.
   """
@@ -73,31 +74,31 @@ class CascadeResult(NamedTuple):
 
   @property
   def semantic(self) -> tuple[Tokens, ...]:
-    """Semantic tokens; empty if no stage that is needed reads or writes them."""
+    """Semantic tokens of each row; empty if no sampled stage reads or writes semantic tokens."""
     return self.streams.get(SEMANTIC, ())
 
   @property
   def codes(self) -> tuple[Tokens, ...]:
-    """Codes; they begin with the codes of the prompt."""
+    """Codes of each row; they begin with the codes of the prompt."""
     return self.streams[CODES]
 
 
 class Cascade:
-  """Stages that are prepared to sample together.
+  """Samples clips with a sequence of stages.
 
   Args:
-    stages: by name, in any order; the last one that writes codes, or else the last one, makes the
-      result.
-    semantic_rate: collapsed semantic tokens per second of the training data; required if the stages
-      collapse repeats.
+    stages: stages by name, in any order. The last stage that writes codes gives the result; if no
+      stage writes codes, all stages should write the same stream.
+    semantic_rate: semantic tokens per second of the training data without repeats; required if the
+      stages collapse repeats.
     retokenize: maps codes [frames, k] to semantic tokens [steps]; required for clips longer than
       one window if the stages collapse repeats. See `retokenizer`.
 
   Attributes:
-    made: the resulting stream, at all levels.
+    made: the stream of the result, with all levels.
 
   Raises:
-    ConfigError: the stages do not fit together.
+    ConfigError: there are no stages, they do not fit together, or `semantic_rate` is missing.
   """
 
   def __init__(
@@ -150,7 +151,7 @@ class Cascade:
     }
 
   def reads(self, key: str) -> bool:
-    """Returns whether a stage reads a stream to make the result."""
+    """Returns whether a stage that the result depends on reads the stream with this key."""
     return any(key == stream.key for spec in self._needed for stream in spec.reads)
 
   def sample(
@@ -165,9 +166,9 @@ class Cascade:
     """Samples each clip `num_samples` times, all in one batch.
 
     Args:
-      clips: clips of equal or different lengths, all with the same streams given.
-      seed: the same seed gives the same result; sample i of a clip depends neither on other clips
-        nor on the number of samples.
+      clips: clips of equal or different lengths; `given` must have equal keys in all clips.
+      seed: equal seeds give equal results; sample i of a clip depends neither on other clips nor on
+        the number of samples.
       num_samples: number of samples per clip.
       options: settings of sampling.
       progress: called with the name of a stage and its drawn and total tokens per row.
@@ -176,8 +177,10 @@ class Cascade:
       The tokens of all rows.
 
     Raises:
-      DataError: prompts do not fit the stages, or the clip is not longer than its prompt.
+      DataError: the clips give different streams, tokens do not fit the stages, a clip is not
+        longer than its prompt, or nothing determines its length.
       ConfigError: required tokens are neither written by a stage nor given by the clips.
+      UserError: the options do not fit a stage.
     """
     call = self._call(clips, seed, num_samples, options, progress)
     tracks = self._tracks(clips, num_samples, call)
@@ -238,8 +241,8 @@ class Cascade:
     seconds = [None if c.num_frames is None else c.num_frames / rate for c in clips]
     return Call(
       seconds=[s for s in seconds for _ in range(num_samples)],
-      # The key of a row depends on the sample's number only, so a batch of prompts gives the same
-      # tokens as the prompts one by one.
+      # The random key of a row depends only on the number of its sample, so a batch of prompts
+      # gives the same tokens as separate calls.
       samples=[clip.first_sample + i for clip in clips for i in range(num_samples)],
       seed=seed,
       options=options.of,
@@ -248,7 +251,7 @@ class Cascade:
     )
 
   def _of_call(self, given: Collection[str]) -> list[StageSpec]:
-    """Returns the stages that sample if some streams are given."""
+    """Returns the stages that sample if the clips give the streams with the keys `given`."""
     *others, last = self._needed
     return _needed([spec for spec in others if spec.writes.key not in given], last)
 
@@ -302,7 +305,7 @@ class Cascade:
   def _pieces(
     self, tracks: Mapping[str, Track], call: Call
   ) -> Generator[Tokens, None, CascadeResult]:
-    """Extends the only row of the last stage frame by frame and yields its new tokens."""
+    """Yields the prompt, then the new tokens of the only row, requested frame by frame."""
     last = tracks[self.made.key]
     prompt = last.prompts[0] if isinstance(last, Targets) else last.rows[0]
     sent = len(prompt)
@@ -321,7 +324,7 @@ class Cascade:
         sent = len(codes)
 
   def _checked(self, clip: Clip, needed: Sequence[StageSpec]) -> dict[str, Tokens]:
-    """Returns the first tokens of a clip in each stream, or all tokens of given streams."""
+    """Returns, by stream key, the tokens of the prompt of a clip, or all tokens if given."""
     made = self.made
     found: dict[str, Tokens] = {}
     prompt = clip.prompt.get(made.key)
@@ -354,7 +357,7 @@ class Cascade:
     tokens = np.asarray(tokens, np.int32)
     covered = clip.num_frames if is_given else known
     if stream.role is Role.SOURCE or stream.rate is None:
-      return tokens  # it has its own time, or none
+      return tokens  # the stream has its own time or no time
     if self.made.rate is None or covered is None:
       return tokens
     steps = steps_of_frames(0, covered, self.made.rate, stream.rate).stop
@@ -389,7 +392,7 @@ def _result(tracks: Mapping[str, Track], call: Call) -> CascadeResult:
 
 
 def _needed(specs: Sequence[StageSpec], last: StageSpec) -> list[StageSpec]:
-  """Returns a stage and all stages that it depends on, in order."""
+  """Returns the stage `last` and all stages that it depends on, in the order of `specs`."""
   needed = [last]
   for spec in reversed(specs):
     if spec is not last and any(feeds(spec, reader) for reader in needed):
@@ -398,7 +401,7 @@ def _needed(specs: Sequence[StageSpec], last: StageSpec) -> list[StageSpec]:
 
 
 def _check_stages(specs: Sequence[StageSpec]) -> None:
-  """Checks that stages agree on their streams, and that their levels are consecutive."""
+  """Raises a `ConfigError` if stages disagree on a stream or their levels are not consecutive."""
   for i, spec in enumerate(specs):
     for other in specs[:i]:
       _check_same_streams(spec, other)

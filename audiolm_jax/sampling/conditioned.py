@@ -15,7 +15,7 @@ from audiolm_jax.sampling.loop import SEGMENT
 from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
 from audiolm_jax.sampling.windows import steps_until
 
-Drawable = Int[np.ndarray, "_"]  # a free name, because rows differ in length
+Drawable = Int[np.ndarray, "_"]  # an anonymous axis, because rows differ in length
 
 
 class ConditionedSampler:
@@ -34,10 +34,11 @@ class ConditionedSampler:
     prompts: Sequence[Tokens],
     semantic_rate: float | None,
   ) -> Targets:
-    """Returns the semantic tokens or the text of each row.
+    """Returns the targets: semantic tokens or the text of each row.
 
     Raises:
-      ConfigError: the stage was pretrained only.
+      ConfigError: the stage has no source, because it was only pretrained.
+      DataError: a prompt is not shorter than the limit of its row.
       UserError: the options have settings of parallel stages.
     """
     del semantic_rate
@@ -54,18 +55,18 @@ class ConditionedSampler:
 
 
 class _Group(NamedTuple):
-  """Rows that one drawing contains."""
+  """Rows that are sampled in one batch, and the `Drawing` of this batch."""
 
   rows: range
   drawing: Drawing
 
 
 class UntilEnd(Targets):
-  """Tokens until the end token, the limit of the stage or the end of the clip.
+  """Tokens up to the end token, the maximum length of the stage or the end of the clip.
 
-  A text has no time, so only the end token and the limit end it.
+  A text has no positions in time, so it ends only at the end token or at the maximum length.
 
-  The mean log-probability of the drawn tokens of each row is a score of the call.
+  `Call.scores` receives the mean log-probability of the drawn tokens of each row.
   """
 
   spec: ConditionedSpec
@@ -94,11 +95,14 @@ class UntilEnd(Targets):
     self._groups: list[_Group] | None = None
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
-    """Draws a segment of rows that are too short."""
+    """Draws the next segment of the first batch with a row that does not reach its time."""
     return self.call.timed(self.spec.name, lambda: self._extend(until))
 
   def end(self, row: int) -> float | None:
-    """Returns the time of the end token; None if it is not drawn yet."""
+    """Returns the time in seconds at which a row ends; None if it is not known yet.
+
+    A row ends at its end token, at the maximum length of the stage or at the end of the clip.
+    """
     rate = self.stream.rate
     own = len(self.rows[row]) / rate if rate and self._ended[row] else None
     return min((end for end in (super().end(row), own) if end is not None), default=None)
@@ -115,14 +119,14 @@ class UntilEnd(Targets):
     return not self._ended[row] and len(self.rows[row]) < wanted
 
   def _steps(self, seconds: float) -> int:
-    """Returns the steps until a time, or those of the longest row if that is less."""
+    """Returns the number of steps up to a time, at most the maximum length of the stage."""
     rate, longest = self.stream.rate, self.spec.max_steps
     if rate is None or seconds > self.spec.longest_seconds:
       return longest
     return min(longest, steps_until(seconds, rate))
 
   def _drawings(self) -> list[_Group]:
-    """Returns the drawings, and encodes the sources at the first call."""
+    """Returns the batches of rows; the first call encodes the sources."""
     if self._groups is None:
       (track,) = self.reads.values()
       rows = range(len(self.rows))
@@ -150,7 +154,7 @@ class UntilEnd(Targets):
     return self.spec.target_classes(prompt) if len(prompt) else prompt
 
   def _draw(self, group: _Group, stop: int) -> None:
-    """Draws a group up to a step and notes tokens, ends and scores."""
+    """Draws a batch up to step `stop` and stores its tokens, ends and scores."""
     found = group.drawing.draw(stop)
     scores = self.call.scores.setdefault(self.spec.name, np.zeros(len(self.rows), np.float32))
     for row, drawn in zip(group.rows, found, strict=True):

@@ -3,9 +3,12 @@
     source   t h e SP e n d END     encoded once; keys and values of the source in each layer
     targets  BOS z1 z2 z3 ... END   one loop for all rows, which may end at different steps
 
-As in `loop`, new keys are written to a small cache that is copied into the large one once per
-segment. The key of each position is folded from that of its row, so the tokens of a row do not
-depend on the other rows, on padding, or on the number of calls.
+As in `loop`, new keys and values are written to a small cache, which is copied into the large cache
+once per segment. `jax.random.fold_in` computes the random key of each position from the random key
+of its row. So the tokens of a row do not depend on other rows, on padding, or on the number of
+calls.
+
+The class of a target is its index without the reserved ids; the last class is the end token.
 """
 
 # jax.numpy leaves out the types of some parameters, such as `device`.
@@ -41,9 +44,9 @@ class ConditionedProgram:
   """The static arguments of the compiled functions; hashable.
 
   Attributes:
-    spec: the stage.
-    config: shape of its model.
-    processors: processors of the logits, applied one after another.
+    spec: spec of the stage.
+    config: shape of the model of the stage.
+    processors: processors of the logits, applied in this order.
   """
 
   spec: ConditionedSpec
@@ -52,7 +55,7 @@ class ConditionedProgram:
 
   @property
   def end(self) -> int:
-    """The class of the end token; those below are targets."""
+    """The class of the end token; lower classes are targets."""
     return self.spec.target_size
 
   @property
@@ -61,19 +64,20 @@ class ConditionedProgram:
     return max((p.history for p in self.processors), default=0)
 
 
-@no_type_check  # trees of shapes have this structure too
+@no_type_check  # fields may also be shapes instead of arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConditionedInputs:
   """The values that are constant during the loop.
 
   Attributes:
-    sources: per layer, keys and values of the source.
-    source_bias: 0 on the source, `MASKED` on its padding.
-    forced: int32 [batch, steps], tokens that replace drawn ones, -1 elsewhere.
+    sources: per layer, keys and values of the sources.
+    source_bias: [batch, 1, source], bias of the attention logits: 0 for tokens of the source,
+      `MASKED` for padding.
+    forced: int32 [batch, steps], classes that replace drawn classes; -1 for no replacement.
     limits: int32 [batch], number of tokens after which each row ends without an end token.
     keys: [batch], random key of each row.
-    controls: scalars such as the temperature.
+    controls: sampling settings as scalars, such as the temperature.
     arrays: the arrays of each processor.
   """
 
@@ -86,20 +90,21 @@ class ConditionedInputs:
   arrays: tuple[PyTree, ...]
 
 
-@no_type_check  # trees of shapes have this structure too
+@no_type_check  # fields may also be shapes instead of arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConditionedState:
-  """The values that change during the loop; donated from call to call.
+  """The values that change during the loop; each call donates them.
 
   Attributes:
-    step: int32 scalar, tokens drawn so far.
+    step: int32 scalar, number of tokens per row so far.
     token: int32 [batch], the id of the newest token, which the model has not read yet.
     cache: per layer, keys and values of the targets.
-    drawn: int32 [batch, steps], classes, -1 from `step` on.
-    recent: int32 [batch, history], the last drawn classes, -1 before the first.
-    ended: bool [batch], whether the end token was drawn, or the limit reached.
-    score: float32 [batch], log-probability of the drawn tokens, the first end token included.
+    drawn: int32 [batch, steps], classes of the tokens so far; -1 at later steps.
+    recent: int32 [batch, history], the last classes; -1 before the first token.
+    ended: bool [batch], whether the end token was drawn or the limit is reached.
+    score: float32 [batch], sum of the log-probabilities of the drawn tokens, including the first
+      end token but not forced tokens.
   """
 
   step: Int[Array | np.int32, ""]
@@ -112,7 +117,13 @@ class ConditionedState:
 
 
 class _Encoded(NamedTuple):
-  """The keys and values of the sources, the mask of their padding, and caches of no targets."""
+  """Encoded sources.
+
+  Attributes:
+    sources: per layer, keys and values of the sources.
+    bias: see `ConditionedInputs.source_bias`.
+    empty: per layer, a cache of zeros for the targets.
+  """
 
   sources: tuple[Cache, ...]
   bias: Float[Array, "batch 1 source"]
@@ -125,7 +136,7 @@ def _encode_fn(
   source: Int[Array | np.ndarray, "batch source"],
   capacity: int,
 ) -> _Encoded:
-  """Encodes the sources, and returns caches for `capacity` targets."""
+  """Returns the encoded sources, and caches of zeros for `capacity` targets."""
   c = program.config.transformer
   sources = _apply(program, params, jnp.asarray(source), method="source_caches")
   shape = len(source), c.kv_heads, capacity, c.head_size
@@ -142,7 +153,7 @@ def _decode_fn(
   state: ConditionedState,
   stop: Int[Array, ""],
 ) -> ConditionedState:
-  """Draws tokens until there are `stop` of them, or all rows have ended."""
+  """Draws tokens until each row has `stop` tokens or all rows have ended."""
   capacity = state.cache[0].length
 
   def draw_segment(state: ConditionedState) -> ConditionedState:
@@ -190,9 +201,9 @@ def _chosen(
   state: ConditionedState,
   logits: Float[Array, "batch classes"],
 ) -> ConditionedState:
-  """Returns the state after one token per row."""
+  """Draws one token per row from the logits and returns the next state."""
   step = state.step
-  # A clip without any token would have no audio.
+  # The first token cannot be the end token, because a clip without tokens has no audio.
   is_end = jnp.arange(logits.shape[1]) == program.end
   legal = LegalIds(0, logits.shape[1], ~is_end | (step > 0))
   scores = jax.nn.log_softmax(legal.masked(logits), axis=-1)
@@ -224,13 +235,13 @@ decode = StoredProgram(_decode_fn, static_argnums=(0,), donate_argnums=(3,))
 
 
 class Drawn(NamedTuple):
-  """What a `Drawing` has drawn of one row.
+  """The tokens of one row of a `Drawing`.
 
   Attributes:
-    tokens: classes of targets, such as semantic tokens; those of the prompt first.
-    ended: whether the end token followed, or the limit is reached.
-    score: mean log-probability of the drawn tokens, the end token included, at temperature 1 and
-      without processors; 0 before the first.
+    tokens: classes of targets, such as semantic tokens; they begin with the prompt.
+    ended: whether the end token was drawn or the limit is reached.
+    score: mean log-probability of the drawn tokens, including the end token, at temperature 1 and
+      without processors; 0 if no token has been drawn.
   """
 
   tokens: Int[np.ndarray, "_"]
@@ -239,11 +250,14 @@ class Drawn(NamedTuple):
 
 
 class ConditionedDecoder:
-  """Draws from a stage whose parameters are unstacked, cast and on the device.
+  """Samples from a conditioned stage.
+
+  The constructor unstacks the parameters, casts them and moves them to the device. The computation
+  is in float32 on CPU, else in the dtype of the config.
 
   Args:
     stage: spec, config and parameters.
-    cache_bytes: bytes of key/value cache per batch.
+    cache_bytes: maximum size of the key/value cache per batch, in bytes.
   """
 
   def __init__(self, stage: Stage, *, cache_bytes: int = CACHE_BYTES):
@@ -256,7 +270,7 @@ class ConditionedDecoder:
     self._cache_bytes = cache_bytes
 
   def rows_per_drawing(self, steps: int) -> int:
-    """Returns the number of rows whose caches fit into memory."""
+    """Returns the number of rows of `steps` tokens with caches within `cache_bytes`, at least 1."""
     positions = _capacity(steps) + self.spec.source_length
     per_row = positions * self.config.transformer.cache_bytes_per_token
     return max(1, self._cache_bytes // per_row)
@@ -269,12 +283,12 @@ class ConditionedDecoder:
     keys: Key[Array, "rows"],
     options: SamplingOptions | None = None,
   ) -> "Drawing":
-    """Encodes sources and returns the rows, of which nothing is drawn yet.
+    """Encodes the sources and returns a `Drawing` without drawn tokens.
 
     Args:
       sources: ids of each source, from `ConditionedSpec.source_ids`.
       prompts: classes of targets with which each row begins.
-      limits: number of tokens after which each row ends.
+      limits: number of tokens after which each row ends, including its prompt.
       keys: one random key per row.
       options: settings of sampling.
     """
@@ -282,7 +296,7 @@ class ConditionedDecoder:
 
 
 class Drawing:
-  """Rows that are drawn together; see `ConditionedDecoder.begin`."""
+  """Rows that are sampled in one batch; see `ConditionedDecoder.begin`."""
 
   def __init__(
     self,
@@ -294,7 +308,7 @@ class Drawing:
     options: SamplingOptions,
   ):
     spec, count = decoder.spec, len(sources)
-    # Rows are padded with copies of the first, so that few numbers of rows are compiled.
+    # Copies of the first row pad the batch, so that programs are compiled for few batch sizes.
     rows = [*range(count), *[0] * (row_bucket(count) - count)]
     self._count, self._limits = count, limits
     self._prompts = [len(prompt) for prompt in prompts]
@@ -330,11 +344,11 @@ class Drawing:
 
   @property
   def step(self) -> int:
-    """The number of tokens drawn so far."""
+    """The number of tokens per row so far, including prompts."""
     return int(self._state.step)
 
   def draw(self, steps: int) -> list[Drawn]:
-    """Draws until there are `steps` tokens per row, or all rows have ended; returns all so far."""
+    """Draws until each row has `steps` tokens or all rows have ended; returns all tokens so far."""
     stop = np.int32(min(steps, max(self._limits)))
     self._state = decode(self._program, self._params, self._inputs, self._state, stop)
     step = self.step
@@ -357,5 +371,5 @@ def _apply(program: ConditionedProgram, params: Params, *arguments: object, meth
 
 
 def _capacity(steps: int) -> int:
-  """Returns the positions of the cache: whole segments, each of which is written at once."""
+  """Returns the number of positions of the cache: `steps`, rounded up to whole segments."""
   return -(-steps // SEGMENT) * SEGMENT

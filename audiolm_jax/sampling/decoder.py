@@ -1,6 +1,6 @@
 """Sampling of one autoregressive stage: from prompts to ids.
 
-Shorter prompts are padded on the left, so that one scalar cursor serves the batch:
+Shorter prompts are padded on the left, so that all rows of the batch have the same cursor:
 
     padding  . . . BOS z z z | drawn ...        row 0, padding 3
     padding  BOS z z z z z z | drawn ...        row 1, padding 0
@@ -35,11 +35,11 @@ from audiolm_jax.sampling.loop import (
   repeated,
 )
 
-# Number of buckets of lengths per stage, for each of which programs are compiled.
+# Number of length buckets per stage; programs are compiled once per bucket.
 BUCKETS = 4
-# Tables that keep float32: rounded codebooks would not be those of the codec.
+# Tables that stay in float32: rounded codebooks would differ from the codebooks of the codec.
 _EXACT = ("relative_bias", CODEBOOKS)
-# Bytes of key/value cache per batch; further rows are sampled in turns.
+# Maximum bytes of key/value cache per batch; more rows are sampled in turns, one batch per turn.
 CACHE_BYTES = 2**30
 
 Progress = Callable[[int, int], None]
@@ -50,12 +50,13 @@ class Prompt(NamedTuple):
 
   Attributes:
     tokens: ids of the source and of the known targets, without the begin token.
-    frame_ids: their frame ids.
+    frame_ids: frame ids of these tokens, see `stage_sequence`.
     first_frame: frame id of the first drawn token; 0 for semantic tokens. The known targets are
-      whole frames, so the first drawn token of every row is of the first target quantizer.
+      whole frames, so the first drawn token of every row belongs to the first target quantizer.
     forced: ids that replace the first drawn tokens.
-    earlier: for processors, codes of all frames before the first drawn one, -1 for unknown levels.
-    ahead: for processors, codes of the drawn frames that a source provides.
+    earlier: for processors, the codes of all frames before the first drawn frame; -1 for unknown
+      levels.
+    ahead: for processors, the codes of the source in the frames to draw.
   """
 
   tokens: Int[np.ndarray, "length"]
@@ -67,12 +68,14 @@ class Prompt(NamedTuple):
 
 
 class StageSampler:
-  """Samples from a stage whose parameters are unstacked, cast and on the device.
+  """Samples from an autoregressive stage.
+
+  The constructor unstacks the parameters, casts them and moves them to the device.
 
   Args:
     stage: spec, config and parameters.
     dtype: dtype of the computation; by default float32 on CPU (where bfloat16 matrix-vector
-      products are slower), else that of the config.
+      products are slower), else the dtype of the config.
     cache_bytes: see `CACHE_BYTES`.
   """
 
@@ -100,8 +103,8 @@ class StageSampler:
       num_tokens: tokens to draw per row.
       keys: one random key per prompt.
       options: settings of sampling.
-      progress: called with drawn and total tokens, summed over turns: at the start, and every
-        `SEGMENT` tokens.
+      progress: called at the start and after each segment with the numbers of drawn and total
+        tokens per row, summed over turns.
 
     Returns:
       Ids of the stage's layout that are legal at their positions.
@@ -120,17 +123,17 @@ class StageSampler:
     *,
     progress: Progress | None = None,
   ) -> Iterator[list[Int[np.ndarray, "_"]]]:
-    """Yields the tokens of each row so far, a segment at a time.
+    """Yields the ids of each row that have been drawn so far, once per segment.
 
-    Rows whose cache does not fit into `cache_bytes` are sampled in turns; those of later turns have
-    no tokens before.
+    If the caches of all rows do not fit into `cache_bytes`, the rows are sampled in turns. A row
+    has no ids before its turn.
 
     Args:
-      prompts: as of `sample`.
-      num_tokens: as of `sample`.
-      keys: as of `sample`.
-      options: as of `sample`.
-      progress: as of `sample`.
+      prompts: see `sample`.
+      num_tokens: see `sample`.
+      keys: see `sample`.
+      options: see `sample`.
+      progress: see `sample`.
     """
     if not prompts or num_tokens == 0:
       return
@@ -161,10 +164,11 @@ class StageSampler:
     """Starts to load or compile the programs of `sample` in the background; draws nothing.
 
     Args:
-      prompts: prompts of the same lengths as those of `sample`, equal where those are.
-      num_tokens: as of `sample`.
-      keys: as of `sample`.
-      options: as of `sample`.
+      prompts: prompts with the lengths of the prompts of `sample`. Prompts that are equal in the
+        call of `sample` must also be equal here.
+      num_tokens: see `sample`.
+      keys: see `sample`.
+      options: see `sample`.
     """
     if not prompts or num_tokens == 0:
       return
@@ -202,7 +206,7 @@ class StageSampler:
     options: SamplingOptions | None,
     capacity: int,
   ) -> Iterator[Int[np.ndarray, "rows drawn"]]:
-    """Yields all tokens so far of one batch, `SEGMENT` more at a time."""
+    """Yields the ids of one batch that have been drawn so far, once per segment."""
     count = len(prompts)
     prompts, keys = _filled(prompts, keys)
     steps = self._steps(num_tokens, capacity)
@@ -215,7 +219,7 @@ class StageSampler:
       yield np.array(state.drawn)[:count, :stop]
 
   def _steps(self, num_tokens: int, capacity: int) -> int:
-    """Returns the capacity of the loop's state in tokens."""
+    """Returns the number of tokens per row that the state of the loop can hold."""
     steps = _whole_segments(num_tokens) if num_tokens > SEGMENT else SEGMENT
     return capacity if steps > capacity else self._bucket(steps)
 
@@ -234,9 +238,9 @@ class StageSampler:
     return _loop(self._program(options), prompts, steps, keys, options, cache)
 
   def _to_read(self, prompts: Sequence[Prompt]) -> tuple["_ToRead", Int[np.ndarray, "batch"]]:
-    """Returns the arguments of `prefill`, and for each prompt its row.
+    """Returns the arrays for `prefill`, and the row of each prompt in them.
 
-    Equal prompts, such as those of several samples, are read once.
+    Equal prompts, such as the prompts of several samples of a clip, share one row.
     """
     longest = max(len(p.tokens) for p in prompts)
     known: dict[bytes, int] = {}
@@ -251,14 +255,15 @@ class StageSampler:
     lengths = np.array([len(prompts[row].tokens) for row in rows], np.int32)
     for i, (row, count) in enumerate(zip(rows, lengths, strict=True)):
       if count:
-        # The model reads the begin token and all known ones except the last, which the loop reads.
+        # Prefill reads the begin token and all tokens of the prompt but the last. The loop reads
+        # the last token.
         tokens[i, length - count :] = [BOS, *prompts[row].tokens[:-1]]
         frame_ids[i, length - count :] = prompts[row].frame_ids
     arguments = _ToRead(tokens, frame_ids, lengths, np.int32(longest))
     return arguments, np.array(sources, np.int32)
 
   def _cache_shape(self, batch: int, capacity: int) -> tuple[Cache, ...]:
-    """Returns arrays of the cache's shape that use no memory."""
+    """Returns arrays with the shapes of the cache; they are broadcast, so they use no memory."""
     c = self.program.config
 
     def nothing(*shape: int) -> Array:
@@ -274,7 +279,7 @@ class StageSampler:
 
 
 class _ToRead(NamedTuple):
-  """Arguments of `prefill` between the parameters and the capacity."""
+  """The arrays for `prefill`: its arguments between the parameters and the capacity."""
 
   tokens: Int[np.ndarray, "batch length"]
   frame_ids: Int[np.ndarray, "batch length"]
@@ -290,7 +295,7 @@ def _loop(
   options: SamplingOptions | None,
   cache: tuple[Cache, ...],
 ) -> tuple[LoopInputs, LoopState]:
-  """Returns the arguments of `decode` after the prompts are read."""
+  """Returns the inputs and the initial state of `decode`; `cache` contains the prompts."""
   longest = max(len(p.tokens) for p in prompts)
   forced = np.full((len(prompts), steps), -1, np.int32)
   newest = np.full(len(prompts), BOS, np.int32)
@@ -339,21 +344,21 @@ def _note(codes: Int[np.ndarray, "frames levels"], history: int, prompt: Prompt)
 def _filled(
   prompts: Sequence[Prompt], keys: Key[Array, "rows"]
 ) -> tuple[Sequence[Prompt], Key[Array, "filled"]]:
-  """Pads rows with copies of the first to a bucket of sizes, so that few are compiled."""
+  """Pads a batch with copies of its first row to a `row_bucket`, to compile few batch sizes."""
   missing = row_bucket(len(prompts)) - len(prompts)
   rows = [*range(len(prompts)), *[0] * missing]
   return [prompts[row] for row in rows], rows_of(keys, rows)
 
 
 def rows_of(keys: Key[Array, "rows"], rows: Sequence[int]) -> Key[Array, "chosen"]:
-  """Returns rows of the keys; runs no program if those are all rows."""
+  """Returns the keys of the given rows; runs no program if `rows` are all rows in order."""
   if [*rows] == [*range(len(keys))]:
     return keys
   return repeated(keys, np.array(rows, np.int32))
 
 
 def _is_repeated(sources: Int[np.ndarray, "batch"]) -> bool:
-  """Returns whether prompts share a row, or are in another order than their rows."""
+  """Returns whether the rows of `prefill` must be gathered by `sources` to match the prompts."""
   return sources.tolist() != [*range(row_bucket(int(sources.max()) + 1))]
 
 
@@ -362,13 +367,13 @@ def _whole_segments(num_tokens: int) -> int:
 
 
 def row_bucket(rows: int) -> int:
-  """Returns the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+  """Returns `rows`, rounded up to one of the numbers 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
   power = 1 << max(0, (rows - 1).bit_length())
   return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
 
 
 def stored_dtype(path: tuple[object, ...], ndim: int, dtype: str) -> np.dtype:
-  """Returns the dtype of a parameter in sampling, for a computation in `dtype`."""
+  """Returns the dtype of a parameter: float32 for vectors, scalars and `_EXACT`, else `dtype`."""
   is_table = any(getattr(entry, "key", None) in _EXACT for entry in path)
   return jnp.dtype("float32" if ndim <= 1 or is_table else dtype)
 
@@ -377,7 +382,7 @@ def ready(params: Params, dtype: str) -> PyTree:
   """Moves parameters to the device, with matrices in the dtype of the computation."""
 
   def with_dtype(path: tuple[object, ...], value: Array) -> np.ndarray:
-    # By NumPy, since jnp would compile a small program for every shape.
+    # NumPy casts without a compilation; jnp would compile a small program for every shape.
     return np.asarray(value).astype(stored_dtype(path, value.ndim, dtype), copy=False)
 
   return jax.device_put(jax.tree_util.tree_map_with_path(with_dtype, params))  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types

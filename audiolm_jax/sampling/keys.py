@@ -12,20 +12,21 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.keys import new_key
 from audiolm_jax.io.stored_program import StoredProgram
 
-# The numbers of the stages before hashes were introduced; they keep the tokens of older versions.
+# The names of all other stages are hashed. These numbers give the tokens of older versions.
 _NUMBERS = {"semantic": 0, "coarse": 1, "fine": 2}
 
 
 def draw_keys(
   seed: int, stage: str, index: int, folds: Sequence[tuple[int, ...]]
 ) -> Key[Array, "rows"]:
-  """Returns the keys of one draw.
+  """Returns the random keys of one draw, one key per row.
 
   Args:
     seed: the seed of the call.
     stage: name of the stage; stages have different keys.
-    index: distinguishes the draws of a stage.
-    folds: for each row, numbers that distinguish it from others, the sample's number first.
+    index: number of the draw; the draws of a stage have different keys.
+    folds: for each row, the numbers that are folded into its key; the first is the number of the
+      sample. Rows with different numbers have different keys.
   """
   if stage in _NUMBERS:
     own: tuple[int, ...] = (_NUMBERS[stage] + len(_NUMBERS) * index,)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
   from audiolm_jax.sampling.processors import Processor
 
 
-_TEMPERATURES = ranges.Range(0, 1_000_000)  # a higher one draws from all tokens alike
+_TEMPERATURES = ranges.Range(0, 1_000_000)  # at the limit, all tokens have equal probability
 _GUIDANCE = ranges.Range(0, 1_000_000)
 _PASSES = ranges.Range(0, 4_096)
 _LOOKAHEAD = ranges.Range(0, 3_600)  # seconds
@@ -36,13 +36,18 @@ class SamplingOptions:
     top_k: draws among the k most likely tokens; 0 for all.
     top_p: draws among the most likely tokens whose probabilities sum to p; 1 for all. Applied after
       the temperature and top-k.
-    processors: applied to the logits before that, one after another.
-    passes: for a parallel stage, the number of passes of each level, as in `FillingConfig`; () for
-      the codes nearest to the predicted points, in one pass; None for the stage's default.
+    processors: processors of the logits, applied in this order before the temperature, or after
+      top-p if their `is_last` is true.
+    passes: for a parallel stage, the number of passes of each level, as in `FillingConfig`. () for
+      a single pass, which predicts the sum of the codec's vectors of each frame and selects the
+      nearest codes. None for the stage's default.
     guidance: for a parallel stage, see `FillingConfig`; None for the stage's default.
     lookahead: for a parallel stage, the seconds of new audio in the first window; each further
-      window has twice as many as the one before, up to the length of the stage's windows. None for
-      this length from the first window on.
+      window has twice as many as the previous window, up to the length of the stage's windows. None
+      for windows of full length.
+
+  Raises:
+    UserError: a value is out of range or has the wrong type.
   """
 
   temperature: float = 1.0
@@ -71,13 +76,13 @@ class SamplingOptions:
       object.__setattr__(self, "passes", passes)
 
   def check_sequential(self, name: str) -> None:
-    """Raises `UserError` if there are settings of parallel stages, which stage `name` is not."""
+    """Raises a `UserError` if settings of parallel stages are given for the stage `name`."""
     if any(value is not None for value in (self.passes, self.guidance, self.lookahead)):
       raise UserError(f"the {name} stage takes no passes, guidance or lookahead; omit them")
 
   @property
   def controls(self) -> "Controls":
-    """The settings as arrays, so that other values do not cause a compilation."""
+    """The settings as arrays, so that new values do not cause a new compilation."""
     return Controls(
       np.float32(self.temperature),
       np.int32(self.top_k) if self.top_k else None,
@@ -86,7 +91,7 @@ class SamplingOptions:
 
 
 class Controls(NamedTuple):
-  """Traced form of `SamplingOptions`; steps whose value is None are not compiled."""
+  """Settings of `SamplingOptions` that JAX traces; None omits a filter from the program."""
 
   temperature: Float[Array | np.float32, ""]
   top_k: Int[Array | np.int32, ""] | None = None
@@ -103,14 +108,14 @@ def only(
 def keep_top_k(
   logits: Float[Array, "batch vocab"], k: Int[Array | np.int32, ""] | int
 ) -> Float[Array, "batch vocab"]:
-  """Sets all logits of a row but the k largest to -inf; keeps ties with the k-th."""
+  """Keeps the k largest logits of each row and ties with the k-th; sets all others to -inf."""
   return _keep(logits, lambda above: jnp.sum(above, axis=-1) < k)
 
 
 def keep_top_p(
   logits: Float[Array, "batch vocab"], p: Float[Array | np.float32, ""] | float
 ) -> Float[Array, "batch vocab"]:
-  """Keeps the smallest set of largest logits with probabilities that sum to p; others are -inf.
+  """Keeps the fewest largest logits whose probabilities sum to p or more; sets others to -inf.
 
   Source: Holtzman et al. (arXiv 1904.09751), nucleus sampling.
   """
@@ -124,15 +129,15 @@ def _keep(
 ) -> Float[Array, "batch vocab"]:
   """Sets the logits of a row below a threshold to -inf.
 
-  Args:
-    logits: float32.
-    is_kept: maps the logits above a value to whether the value is kept; true of the largest one.
-      The threshold is the smallest value of which it is true.
+  The threshold is the smallest value that `is_kept` accepts. Bisection finds it in 32 steps, one
+  step per bit of a float. With a sort, XLA:CPU would take ten times as long.
 
-  The threshold is found by bisection, 32 steps for the bits of a float: XLA:CPU takes ten times as
-  long to sort.
+  Args:
+    logits: float32 logits.
+    is_kept: returns whether a value of each row is kept, from a mask of the logits above the value.
+      If it is true for a value, it is true for all larger values; it is true for the largest logit.
   """
-  bits = lax.bitcast_convert_type(logits + 0.0, jnp.int32)  # one zero
+  bits = lax.bitcast_convert_type(logits + 0.0, jnp.int32)  # + 0.0 changes -0.0 to 0.0
   ordered = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
 
   def halve(_: Int[Array, ""], ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -165,13 +170,13 @@ def draw(
   controls: Controls,
   last: Callable[[Float[Array, "batch vocab"]], Float[Array, "batch vocab"]] | None = None,
 ) -> Int[Array, "batch"]:
-  """Returns one index per row, drawn with its own key, so that rows are independent.
+  """Draws one index per row with the random key of the row, so that rows are independent.
 
   Args:
-    logits: of each row.
-    keys: of each row.
-    controls: temperature, top-k and top-p.
-    last: changes the logits after temperature, top-k and top-p; None for no change.
+    logits: logits of each row.
+    keys: random key of each row.
+    controls: temperature, top-k and top-p. Temperature 0 selects the largest of `logits`.
+    last: function that changes the logits after temperature, top-k and top-p; None for no change.
   """
   scaled = controlled(logits, controls)
   if last is not None:

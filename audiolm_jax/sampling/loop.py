@@ -1,11 +1,11 @@
 """The compiled parts of decoding: prefill of the prompt and a loop with a key/value cache.
 
-The cache has two parts. The large part is only read while a segment of `SEGMENT` tokens is drawn;
-new keys are written to a small part, which is copied into the large one once per segment. So no
-step copies the large cache, even if the compiler cannot update it in place.
+The cache has two parts. The large part is only read while a segment of `SEGMENT` tokens is drawn.
+New keys and values are written to a small part, which is copied into the large part once per
+segment. So no step copies the large part, even if the compiler cannot update it in place.
 
-Every row has its own key, from which the key of each position is folded: the tokens of a row depend
-neither on the other rows nor on the padding nor on the frequency of progress reports.
+Every row has its own random key. `jax.random.fold_in` computes the random key of each position from
+this key. So the tokens of a row do not depend on other rows, on padding or on the number of calls.
 """
 
 # jax.numpy leaves out the types of some parameters, such as `device`.
@@ -41,9 +41,9 @@ class AutoregressiveProgram:
   """The static arguments of a compiled loop; hashable.
 
   Attributes:
-    spec: the stage.
-    config: shape of its transformer.
-    processors: processors of the logits, applied one after another.
+    spec: spec of the stage.
+    config: shape of the transformer of the stage.
+    processors: processors of the logits, applied in this order.
   """
 
   spec: AutoregressiveSpec
@@ -57,7 +57,7 @@ class AutoregressiveProgram:
 
   @property
   def per_frame(self) -> int:
-    """Tokens drawn per frame."""
+    """Number of tokens drawn per frame; 1 for a semantic stage, whose frames are its steps."""
     return max(1, self.spec.num_target_quantizers)
 
   @property
@@ -72,24 +72,24 @@ class AutoregressiveProgram:
 
 
 def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> AutoregressiveProgram:
-  """Returns the program of a stage, with a processor if the stage limits runs."""
+  """Returns the program of a stage, with a `RunLimit` if the stage limits the length of runs."""
   limit = spec.run_limit if spec.predicts_semantic else None
   return AutoregressiveProgram(spec, config, () if limit is None else (RunLimit(limit),))
 
 
-@no_type_check  # trees of shapes have this structure too
+@no_type_check  # fields may also be shapes instead of arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopInputs:
   """The values that are constant during the loop.
 
   Attributes:
-    padding: int32 [batch], unused cache positions on the left.
+    padding: int32 [batch], number of unused cache positions on the left.
     first_frame: int32 [batch], frame id of the first drawn token.
-    forced: int32 [batch, steps], ids that replace drawn ones, -1 elsewhere.
+    forced: int32 [batch, steps], ids that replace drawn ids; -1 for no replacement.
     keys: [batch], random key of each row.
-    controls: scalars such as the temperature.
-    frame: int32 [batch], frames of the row before the first drawn one.
+    controls: sampling settings as scalars, such as the temperature.
+    frame: int32 [batch], number of frames of the row before the first drawn frame.
     arrays: the arrays of each processor.
   """
 
@@ -102,20 +102,21 @@ class LoopInputs:
   arrays: tuple[PyTree, ...]
 
 
-@no_type_check  # trees of shapes have this structure too
+@no_type_check  # fields may also be shapes instead of arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopState:
-  """The values that change during the loop; donated from call to call.
+  """The values that change during the loop; each call donates them.
 
   Attributes:
-    step: int32 scalar, tokens drawn so far.
-    cursor: int32 scalar, positions of `cache` in use, padding included.
-    token: int32 [batch], the newest token, which the model has not read yet.
+    step: int32 scalar, number of tokens per row drawn so far.
+    cursor: int32 scalar, number of used positions of `cache`, including padding.
+    token: int32 [batch], id of the newest token, which the model has not read yet.
     cache: per layer, keys and values of `capacity` positions.
-    drawn: int32 [batch, steps], the drawn ids, PAD from `step` on.
-    codes: int32 [batch, history + frames, levels], the frames before the first drawn one and the
-      known codes of the others, -1 elsewhere; empty without processors.
+    drawn: int32 [batch, steps], the drawn ids; PAD at later steps.
+    codes: int32 [batch, history + frames, levels], codes of the last `history` frames before the
+      first drawn frame, then codes of the frames to draw; -1 for unknown codes. Empty without
+      processors.
   """
 
   step: Int[Array | np.int32, ""]
@@ -126,7 +127,7 @@ class LoopState:
   codes: Int[Array | np.ndarray, "batch frames levels"]
 
 
-# The newest token, the part of the cache that is written, the drawn ids and the codes.
+# The newest token, the small part of the cache, the drawn ids and the codes.
 _Carry = tuple[Array, tuple[Cache, ...], Array, Array]
 
 
@@ -139,7 +140,7 @@ def _prefill_fn(
   longest: Int[Array, ""],
   capacity: int,
 ) -> tuple[Cache, ...]:
-  """Returns the cache after the prompts, with the padding of the longest prompt removed."""
+  """Returns the cache after the prompts, without the positions that are padding in every row."""
   batch, length = tokens.shape
   c = program.config
   if length == 0:
@@ -157,7 +158,7 @@ def _prefill_fn(
 
 
 def _repeated_fn(tree: PyTree, rows: Int[Array | np.ndarray, "batch"]) -> PyTree:
-  """Returns rows of each array."""
+  """Returns the given rows of each array of a tree; a row may be repeated."""
 
   def chosen(x: Array) -> Array:
     return x[rows]
@@ -172,7 +173,7 @@ def _decode_fn(
   state: LoopState,
   stop: Int[Array, ""],
 ) -> LoopState:
-  """Draws tokens until there are `stop` of them."""
+  """Draws tokens until each row has `stop` tokens."""
   capacity = state.cache[0].length
   model = program.model
   bias = modules.apply(model, params, capacity + SEGMENT, method="distance_bias")[0]
@@ -252,7 +253,7 @@ def _choose(
 
 
 def _legal(program: AutoregressiveProgram, step: Int[Array, ""]) -> LegalIds:
-  """Returns the ids of the stream or level that the step draws, all of which are legal."""
+  """Returns the legal ids of a step: all ids of the semantic stream or of the drawn level."""
   spec = program.spec
   found = spec.layout.legal_range(step, spec.first_target_quantizer, spec.num_target_quantizers)
   return LegalIds(*found)
@@ -264,7 +265,7 @@ def _noted(
   chosen: Int[Array, "batch"],
   step: Int[Array, ""],
 ) -> Int[Array, "batch frames levels"]:
-  """Returns the codes with those drawn at a step."""
+  """Returns the codes, updated with the ids `chosen` at a step."""
   if not program.processors:
     return codes
   code = (chosen - _legal(program, step).start)[:, None, None]
@@ -278,7 +279,7 @@ def _frame_id(
   first_frame: Int[Array | np.ndarray, "batch"],
   step: Int[Array, ""],
 ) -> Int[Array, "batch"] | None:
-  """Returns the frame ids of the tokens to draw."""
+  """Returns the frame ids of the tokens to draw; None for a model without frame embeddings."""
   rows = program.config.num_frame_embeddings
   if not rows:
     return None
@@ -293,7 +294,7 @@ def _reversed_window(
 ) -> Float[Array, "heads length"]:
   """Returns bias and causal mask of keys 0 .. length - 1 for a query at `position`.
 
-  With bias b by distance, position 1 and length 4:   b1 b0 -- --
+  With bias b by distance, position 1 and length 4:   b1 b0 -- --   (-- is MASKED)
   """
   future = jnp.full((bias.shape[0], length), MASKED, bias.dtype)
   diagonal = jnp.concatenate([jnp.flip(bias, axis=1), future], axis=1)

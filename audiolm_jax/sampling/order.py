@@ -8,10 +8,12 @@ from audiolm_jax.lm.stage import Stage, StageSpec
 
 
 def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-  """Returns stages in an order in which each follows those it reads; else their order is kept.
+  """Sorts stages so that each stage follows the stages whose tokens it reads.
+
+  If several stages can come next, the first of them in `stages` comes next.
 
   Raises:
-    ConfigError: stages depend on each other.
+    ConfigError: stages read tokens of each other in a cycle.
   """
   waiting = dict(stages)
   ordered: dict[str, Stage] = {}
@@ -28,12 +30,12 @@ def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
 
 
 def feeds(writer: StageSpec, reader: StageSpec) -> bool:
-  """Returns whether one stage writes a stream that another reads."""
+  """Returns whether the stage `writer` writes tokens that another stage, `reader`, reads."""
   return writer is not reader and any(overlap(writer.writes, stream) for stream in reader.reads)
 
 
 def overlap(one: Stream, other: Stream) -> bool:
-  """Returns whether two streams share a level."""
+  """Returns whether two streams have the same key and, if they have levels, a common level."""
   if one.key != other.key:
     return False
   if not one.levels or not other.levels:

@@ -17,7 +17,7 @@ from audiolm_jax.sampling.pull import Call, Targets, Tokens, Track
 from audiolm_jax.sampling.windowed import WindowedTargets
 from audiolm_jax.sampling.windows import Window, next_window
 
-Codes = Int[np.ndarray, "_ _"]  # free names, because rows differ in length
+Codes = Int[np.ndarray, "_ _"]  # anonymous axes, because rows differ in length
 
 
 class ParallelSampler:
@@ -37,11 +37,12 @@ class ParallelSampler:
     prompts: Sequence[Tokens],
     semantic_rate: float | None,
   ) -> Targets:
-    """Returns windows of codes; the tokens of a window are returned together.
+    """Returns targets that are sampled in windows; each piece is a whole window.
 
     Raises:
-      UserError: the options have processors that read earlier frames, which may not be drawn yet,
-        or points with processors or of a model without points.
+      UserError: a processor reads earlier frames, which may not be drawn yet, or runs after
+        temperature, top-k and top-p; or `passes` is () and there are processors or the model has
+        plain heads.
     """
     del semantic_rate
     options = call.options(self.spec.name)
@@ -49,6 +50,11 @@ class ParallelSampler:
       raise UserError(
         f"the {self.spec.name} stage takes no processors that read earlier frames: it has no order "
         "of frames"
+      )
+    if any(processor.is_last for processor in options.processors):
+      raise UserError(
+        f"the {self.spec.name} stage takes no processors that run after temperature, top-k and "
+        "top-p"
       )
     if options.passes == () and options.processors:
       raise UserError(
@@ -60,7 +66,7 @@ class ParallelSampler:
     return FilledWindows(self, call, reads, prompts)
 
   def rehearsed(self) -> "ParallelSampler":
-    """Returns a sampler whose decoder draws at random."""
+    """Returns a sampler that prepares programs and draws random codes without the model."""
     assert isinstance(self.decoder, ParallelDecoder)
     other = copy.copy(self)
     other.decoder = RehearsedParallelDecoder(self.decoder)
@@ -68,7 +74,11 @@ class ParallelSampler:
 
 
 class FilledWindows(WindowedTargets):
-  """All levels of the codes, given semantic tokens with their repeats."""
+  """Codes of all levels, sampled in windows, given semantic tokens with their repeats.
+
+  With `FillingConfig.voice_seconds`, the decoder also reads the first frames of the prompt before
+  each later window, so that the voice does not drift. These frames are called the voice.
+  """
 
   spec: ParallelSpec
 
@@ -84,17 +94,17 @@ class FilledWindows(WindowedTargets):
 
   @property
   def overlap_seconds(self) -> float:
-    """That of the stage if it has one, else that of the call."""
+    """Overlap of the stage in seconds; overlap of the call if the stage has none."""
     own = self._sampler.decoder.filling.overlap_seconds
     return self.call.overlap_seconds if own is None else own
 
   def longest_new(self, index: int) -> float | None:
-    """Returns the seconds of `SamplingOptions.lookahead`, doubled in each window."""
+    """Returns `SamplingOptions.lookahead`, doubled in each window, up to the crop, in seconds."""
     lookahead = self.call.options(self.spec.name).lookahead
     return None if lookahead is None else min(lookahead * 2.0**index, self.spec.crop_seconds)
 
   def next_window(self, row: int, known: int, total: int | None) -> Window:
-    """Returns a window that begins with the clip, or leaves room for the voice before it."""
+    """Returns a window that begins with the clip, or leaves room in the crop for the voice."""
     whole = super().next_window(row, known, total)
     voice = self._voice_frames(row)
     if not voice or not whole.start:
@@ -122,7 +132,7 @@ class FilledWindows(WindowedTargets):
     }
 
   def _gap(self, row: int, window: Window, semantic: Tokens) -> Gap:
-    """Returns a window as the decoder fills it, which begins with the clip or with the voice."""
+    """Returns the `Gap` of a window; the voice is put before a window that begins after it."""
     start, known, end = window
     tokens, codes = self.spec.by_frame(semantic, end - start, start), self.rows[row][start:known]
     voice = self._voice_frames(row)
@@ -130,7 +140,8 @@ class FilledWindows(WindowedTargets):
       return Gap(tokens, codes, start)
     spoken = self.reads[SEMANTIC].windows({row: Window(0, voice, voice)}, self.rate, 0)[row]
     before = self.spec.by_frame(spoken, voice, 0)
-    # The random numbers of a frame depend on its position in the clip.
+    # This start gives the frames after the voice their positions in the clip, on which their random
+    # numbers depend.
     return Gap(
       np.concatenate([before, tokens]),
       np.concatenate([self.rows[row][:voice], codes]),
@@ -138,14 +149,14 @@ class FilledWindows(WindowedTargets):
     )
 
   def _voice_frames(self, row: int) -> int:
-    """Returns the frames of the prompt that precede later windows, at most half of a crop."""
+    """Returns the number of frames of the voice, at most half of a crop; 0 for no voice."""
     wanted = self.stream.steps(self._sampler.decoder.filling.voice_seconds)
     frames = min(wanted, len(self.prompts[row]), self.crop // 2)
     return frames // self.align * self.align
 
 
 class RehearsedParallelDecoder:
-  """Replaces a decoder: prepares the programs that it would run and draws at random."""
+  """Replaces a decoder in a rehearsal: prepares its programs and draws random codes."""
 
   def __init__(self, decoder: ParallelDecoder):
     self._decoder = decoder
@@ -160,7 +171,7 @@ class RehearsedParallelDecoder:
     *,
     progress: Progress | None = None,
   ) -> list[Codes]:
-    """Returns random codes after the known ones."""
+    """Returns the codes of each window: the known codes, then random codes."""
     del progress
     self._decoder.prepare(gaps, keys, options)
     spec = self._decoder.spec

@@ -1,12 +1,12 @@
-"""Fills in the codes of windows, level by level, the most confident entries of a pass first.
+"""Fills in the codes of windows, level by level; each pass keeps its most confident codes.
 
     pass 1        pass 2        pass 3        level 2, 1 pass
     y y . . .     y y . 3 .     y y 7 3 .     y y 7 3 5       level 1; y: known, .: masked
     y y . . .     y y . . .     y y . . .     y y . . .       level 2
 
-Two programs make a pass: `encode` runs the layers, `choose` draws the masked codes of one level and
-masks the least confident ones again. The level, the pass and all settings are arguments, so the
-number of programs depends neither on the levels nor on the passes.
+A pass runs two programs: `encode` runs the layers; `choose` draws the masked codes of one level and
+masks the least confident of them again. The level, the number of the pass and all settings are
+traced arguments, so the number of programs does not depend on the numbers of levels and passes.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ from audiolm_jax.sampling.decoder import ready, row_bucket, rows_of
 from audiolm_jax.sampling.logits import Controls, SamplingOptions, controlled
 from audiolm_jax.sampling.processors import Context, Processor, apply
 
-# Number of lengths of windows, for each of which programs are compiled.
+# Number of padded lengths of windows; programs are compiled once per length.
 BUCKETS = 4
-# Bytes of attention weights per batch; further rows are sampled in turns.
+# Maximum bytes of attention weights per batch; more rows are sampled in turns, one batch per turn.
 ATTENTION_BYTES = 2**29
-# More than the number of passes of a level.
+# Exclusive upper limit of the number of passes of a level.
 _PASSES = 4096
 
 Progress = Callable[[int, int], None]
@@ -47,7 +47,7 @@ class Gap(NamedTuple):
   Attributes:
     semantic: the semantic token of each frame.
     known: codes of the first frames, which do not change.
-    start: the first frame, counted from the beginning of the clip.
+    start: position of the first frame in the clip, in frames; random numbers depend on it.
   """
 
   semantic: Int[np.ndarray, "frames"]
@@ -60,9 +60,9 @@ class Rows(NamedTuple):
 
   Attributes:
     keys: random key of each row.
-    starts: first frame of each window in its clip.
-    known: number of known frames.
-    lengths: number of frames.
+    starts: position of the first frame of each window in its clip, in frames.
+    known: number of known frames of each window.
+    lengths: number of frames of each window, without padding.
   """
 
   keys: Key[Array, "rows"]
@@ -76,11 +76,11 @@ class Pass(NamedTuple):
 
   Attributes:
     level: the level to draw.
-    number: number of the pass within its level.
+    number: number of the pass within its level, from 0.
     masked: share of the new frames that are masked after the pass.
-    choice_noise: scale of the Gumbel noise of the confidences.
+    choice_noise: scale of the Gumbel noise that is added to the confidences.
     guidance: see `FillingConfig`.
-    controls: settings of the draw.
+    controls: temperature, top-k and top-p.
     arrays: the arrays of each processor.
   """
 
@@ -94,11 +94,13 @@ class Pass(NamedTuple):
 
 
 class ParallelDecoder:
-  """Draws codes from a parallel stage whose parameters are cast and on the device.
+  """Samples codes from a parallel stage.
+
+  The constructor unstacks the parameters, casts them and moves them to the device.
 
   Args:
     stage: spec, config and parameters.
-    dtype: dtype of the computation; by default float32 on CPU, else that of the config.
+    dtype: dtype of the computation; by default float32 on CPU, else the dtype of the config.
   """
 
   def __init__(self, stage: Stage, *, dtype: str | None = None):
@@ -120,14 +122,17 @@ class ParallelDecoder:
     *,
     progress: Progress | None = None,
   ) -> list[Int[np.ndarray, "_ levels"]]:
-    """Returns the codes of each window, the known ones first.
+    """Returns the codes of each window: the known codes, then the drawn codes.
 
     Args:
       gaps: one window per row.
-      keys: one random key per row; with the position of a frame in its clip it determines the
-        random numbers of the frame.
+      keys: one random key per row. The key of a row and the position of a frame in its clip
+        determine the random numbers of the frame.
       options: settings of sampling.
-      progress: called with drawn and total codes per row, summed over turns.
+      progress: called with the numbers of drawn and total codes per row, summed over turns.
+
+    Raises:
+      UserError: the numbers of passes do not fit the stage, see `passes`.
     """
     options = options or SamplingOptions()
     longest = max(len(gap.semantic) for gap in gaps)
@@ -151,16 +156,16 @@ class ParallelDecoder:
     """Starts to load or compile the programs of `fill` in the background; draws nothing.
 
     Args:
-      gaps: windows of the same lengths as those of `fill`.
-      keys: as of `fill`.
-      options: as of `fill`.
+      gaps: windows with the lengths of the windows of `fill`.
+      keys: see `fill`.
+      options: see `fill`.
     """
     options = options or SamplingOptions()
     first = [*range(min(len(gaps), self._per_turn(max(len(gap.semantic) for gap in gaps))))]
     codes, semantic, rows = self._arrays([gaps[i] for i in first], rows_of(keys, first))
     layers = self.config.transformer
     zero = np.zeros((), jnp.dtype(layers.dtype))
-    # The level of the first pass of each number of rows.
+    # The first level with guidance and the first without, because guidance doubles the input rows.
     levels = {self._is_guided(level, options): level for level in reversed(self._own(options))}
     for level in sorted(levels.values()):
       inputs = self._inputs(semantic, level, options)
@@ -204,7 +209,8 @@ class ParallelDecoder:
     """Returns the number of passes of each level.
 
     Raises:
-      UserError: the options have numbers for more levels than the stage, or none for the first.
+      UserError: the options have numbers for more levels than the stage has, 0 for the first level,
+        or a number out of range.
     """
     levels = self.spec.num_quantizers
     passes = self.filling.passes if options.passes is None else options.passes
@@ -232,7 +238,7 @@ class ParallelDecoder:
     return self.filling.guidance if options.guidance is None else options.guidance
 
   def _own(self, options: SamplingOptions) -> list[int]:
-    """Returns the levels that have passes of their own."""
+    """Returns the levels that have at least one pass."""
     if options.passes == ():
       return [0]
     return [level for level, count in enumerate(self.passes(options)) if count]
@@ -245,7 +251,7 @@ class ParallelDecoder:
   def _inputs(
     self, semantic: Int[np.ndarray, "rows frames"], level: int, options: SamplingOptions
   ) -> Int[np.ndarray, "inputs frames"]:
-    """Returns the semantic tokens of the model's rows; with guidance each row also has none."""
+    """Returns the semantic tokens of the input rows; guidance adds rows without semantic tokens."""
     if not self._is_guided(level, options):
       return semantic
     return np.concatenate([semantic, np.full_like(semantic, UNKNOWN)])
@@ -253,7 +259,7 @@ class ParallelDecoder:
   def _arrays(
     self, gaps: Sequence[Gap], keys: Key[Array, "rows"]
   ) -> tuple[Int[np.ndarray, "rows frames levels"], Int[np.ndarray, "rows frames"], Rows]:
-    """Returns codes, semantic tokens and rows, padded to buckets by copies of the first row."""
+    """Returns codes, semantic tokens and `Rows`, with rows and frames padded to a bucket."""
     order = [*range(len(gaps)), *[0] * (row_bucket(len(gaps)) - len(gaps))]
     padded = [gaps[row] for row in order]
     unit = -(-self.spec.crop_frames // BUCKETS)
@@ -281,7 +287,7 @@ def encode(
   semantic: Int[Array, "inputs frames"],
   lengths: Int[Array, "rows"],
 ) -> Float[Array, "inputs frames embed"]:
-  """Returns the output of the layers, for the rows once or, with guidance, twice."""
+  """Returns the output of the layers; with guidance, each row has two input rows, see `_inputs`."""
   times = semantic.shape[0] // codes.shape[0]
   valid = jnp.tile(_frames(codes) < lengths[:, None], (times, 1))
   inputs = jnp.tile(codes, (times, 1, 1)), semantic, valid
@@ -339,7 +345,7 @@ def choose_point(
   codes: Int[Array, "rows frames levels"],
   rows: Rows,
 ) -> Int[Array, "rows frames levels"]:
-  """Returns the codes nearest to the predicted points, for all levels at once."""
+  """Predicts the sum of the codec's vectors of each new frame and selects the nearest codes."""
   model = spec.model(config)
   point = modules.apply(model, params, hidden, method="predicted_point")
   nearest = modules.apply(model, params, point, method="nearest_codes")
@@ -356,7 +362,7 @@ def _is_new(codes: Int[Array, "rows frames levels"], rows: Rows) -> Bool[Array, 
 
 
 def _uniform(rows: Rows, frames: int, settings: Pass) -> Float[Array, "rows frames 2"]:
-  """Returns random numbers that depend on the row's key, the frame in its clip and the pass."""
+  """Returns uniform random numbers from the key of each row, the frame in the clip and the pass."""
   draw = settings.level * _PASSES + settings.number
 
   def of_frame(key: Key[Array, ""], frame: Int[Array, ""]) -> Float[Array, "2"]:
@@ -372,10 +378,13 @@ def _uniform(rows: Rows, frames: int, settings: Pass) -> Float[Array, "rows fram
 def _drawn(
   logits: Float[Array, "entries size"], uniform: Float[Array, "entries"], controls: Controls
 ) -> tuple[Int[Array, "entries"], Float[Array, "entries"]]:
-  """Returns a code per entry by inverting the distribution function, and its log-probability.
+  """Draws a code per entry by inversion of the cumulative distribution.
 
-  One random number per entry is drawn, and not one per code, which would take longer than the
-  output layer.
+  This needs one random number per entry. One random number per code, as in `logits.draw`, would
+  take longer than the output layer.
+
+  Returns:
+    The codes and their log-probabilities. Temperature 0 selects the most likely codes.
   """
   greedy = controls.temperature == 0
   scaled = jnp.where(greedy, logits, controlled(logits, controls))

@@ -1,8 +1,8 @@
-"""Processors: change the logits of a token before it is drawn.
+"""Processors, which change the logits of a token before it is drawn.
 
-A processor is a frozen dataclass, and programs are compiled per equal processor. Values that may
-change without a compilation are its `arrays`; such fields have `compare=False`, and `__call__`
-reads their values from its argument only.
+A processor is a frozen dataclass and a static argument of programs, so equal processors use the
+same compiled program. Values that may change without a new compilation are in `arrays`. Fields with
+such values have `compare=False`, and `__call__` reads the values only from its argument `arrays`.
 """
 
 import abc
@@ -20,13 +20,16 @@ from audiolm_jax.sampling.logits import Controls, draw, only
 
 
 class Context(NamedTuple):
-  """The position of a token and the codes before it, independent of windows, pieces and rows.
+  """The position of a token in its clip, and the codes before the token.
+
+  These values do not depend on windows, pieces or other rows.
 
   Attributes:
-    frame: number of its frame in the whole clip, or of the token in a stream without frames.
+    frame: number of the frame of the token in the whole clip; number of the token in a stream
+      without levels.
     level: level of the token; 0 in a stream without levels.
-    codes: codes of the `history` frames before and, last, of its own frame at all known levels,
-      whether from a prompt, from a source or drawn; -1 elsewhere.
+    codes: codes of the `history` frames before the frame of the token, then of this frame. They are
+      from the prompt, from the source or drawn; unknown codes are -1.
   """
 
   frame: Int[Array | np.ndarray, "batch"]
@@ -40,7 +43,7 @@ class LegalIds(NamedTuple):
   Attributes:
     start: first id of the slice of the vocabulary whose logits are computed.
     size: number of ids in the slice.
-    mask: whether each id of the slice is legal; None if all are.
+    mask: whether each id of the slice is legal; None if all ids are legal.
   """
 
   start: Int[Array, ""] | int
@@ -54,7 +57,7 @@ class LegalIds(NamedTuple):
 
 @runtime_checkable
 class DrawInputs(Protocol):
-  """The inputs of a loop that its draws use: a key per row, settings, arrays of each processor."""
+  """The inputs of a loop that draws use: random keys, settings and arrays of the processors."""
 
   @property
   def keys(self) -> Key[Array, "batch"]: ...
@@ -79,14 +82,14 @@ class Processor(abc.ABC):
 
   @property
   def is_last(self) -> bool:
-    """Whether it changes the logits after temperature, top-k and top-p, instead of before."""
+    """Whether the processor runs after temperature, top-k and top-p, instead of before them."""
     return False
 
   @abc.abstractmethod
   def __call__(
     self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
-    """Returns the changed logits, one per code."""
+    """Returns the changed logits; logit i of a row belongs to code i of the level."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,20 +97,20 @@ class RunLimit(Processor):
   """Limits the length of runs of one token, since longer runs do not occur in training.
 
   Attributes:
-    limit: maximum number of equal tokens in a row.
+    limit: maximum number of consecutive equal tokens.
   """
 
   limit: int
 
   @property
   def history(self) -> int:
-    """The number of tokens that may be equal."""
+    """Number of earlier tokens that are compared."""
     return self.limit
 
   def __call__(
     self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
-    """Masks the last token if its run has reached the limit."""
+    """Masks the logit of the previous token if the run of this token has reached the limit."""
     del arrays
     run = context.codes[:, -1 - self.limit : -1, 0]
     at_limit = jnp.all(run == run[:, -1:], axis=1)
@@ -122,14 +125,14 @@ def apply(
   context: Context,
   are_last: bool = False,
 ) -> Float[Array, "batch size"]:
-  """Returns the logits after all processors, each of which receives the frames that it reads.
+  """Applies the processors whose `is_last` equals `are_last` to logits.
 
   Args:
     processors: the processors.
-    arrays: the arrays of each.
-    logits: before, or after temperature, top-k and top-p.
-    context: the position of the tokens.
-    are_last: whether to apply those that are last, or the others.
+    arrays: the arrays of each processor.
+    logits: the logits before temperature, top-k and top-p, or after them if `are_last`.
+    context: position of the tokens. Each processor receives only the frames that it reads.
+    are_last: the `is_last` of the processors to apply.
   """
   for processor, values in zip(processors, arrays, strict=True):
     if processor.is_last != are_last:
@@ -147,7 +150,7 @@ def draw_processed(
   keys: Key[Array, "batch"],
   controls: Controls,
 ) -> Int[Array, "batch"]:
-  """Returns one index per row, drawn as by `draw` with all processors."""
+  """Draws one index per row with all processors; see `logits.draw`."""
   logits = apply(processors, arrays, logits, context)
 
   def last(scaled: Float[Array, "batch size"]) -> Float[Array, "batch size"]:
@@ -168,11 +171,14 @@ def draw_legal(
 
   Args:
     legal: the legal ids.
-    logits: those of the slice.
+    logits: logits of the ids of the slice.
     step: number of the token, which is folded into the key of each row.
-    inputs: keys, settings and arrays.
+    inputs: random keys, settings and arrays of the processors.
     processors: processors of the logits.
-    context: the position of the tokens; None without processors.
+    context: position of the tokens; None without processors.
+
+  Returns:
+    Ids of the vocabulary, not of the slice.
   """
   keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, step)
   logits = legal.masked(logits)

@@ -1,14 +1,14 @@
 """Tracks: streams of tokens that a cascade extends on demand.
 
-    text ──▶ semantic ──▶ coarse ──▶ fine          a track extends those that it
-         ◀── until 2 s ◀── until 2 s ◀── pull      reads; times are in seconds
+    text ──▶ semantic ──▶ coarse ──▶ fine          a track extends the tracks that
+         ◀── until 2 s ◀── until 2 s ◀── pull      it reads up to a time in seconds
 
-A call of `extend` samples one piece: a segment of tokens, a window or chunks. A stream requests one
-frame after another, a sample all of them, so that chunks are sampled in one batch; both have the
-same tokens.
+A call of `extend` samples one piece: a segment of tokens, a window or chunks. `Cascade.stream`
+requests one frame after another. `Cascade.sample` requests all frames at once, so that all chunks
+are sampled in one batch. Both sample the same tokens.
 
-A track whose tokens have no position in time derives it from the codes of its reader before it
-continues.
+If the tokens of a track have no positions in time, the track computes their positions from the
+codes of its reader before it samples more tokens.
 """
 
 import abc
@@ -39,10 +39,11 @@ class Clip(NamedTuple):
   """A clip to sample.
 
   Attributes:
-    num_frames: frames of the whole clip in the resulting stream; None if a stage ends it.
-    prompt: first tokens of streams that stages write, by key; semantic tokens with their repeats.
-    given: whole streams by key, which replace the stages that would write them.
-    first_sample: number of the clip's first sample, on which its random numbers depend.
+    num_frames: frames of the whole clip in the stream of the result; None if a stage ends the clip.
+    prompt: by key, the first tokens of streams that stages write; semantic tokens include repeats.
+    given: by key, whole streams, which replace the stages that would write them.
+    first_sample: number of the first sample of the clip; the random numbers of a sample depend on
+      its number.
   """
 
   num_frames: int | None
@@ -52,16 +53,16 @@ class Clip(NamedTuple):
 
 
 class Call:
-  """One call of a cascade, as its tracks use it.
+  """The settings and measurements of one call of a cascade, which its tracks share.
 
   Attributes:
-    seconds: length of the clip of each row; None if a stage ends it.
+    seconds: length of the clip of each row; None if a stage ends the clip.
     samples: sample number of each row.
     overlap_seconds: see `CascadeOptions`.
-    options: maps a stage's name to its options.
-    timings: seconds by stage.
-    scores: by stage, the mean log-probability of the drawn tokens of each row, of stages that
-      compute it.
+    options: maps the name of a stage to its sampling options.
+    timings: computation time in seconds by the name of the stage.
+    scores: for each stage that computes scores, by name, the mean log-probability of the drawn
+      tokens of each row.
   """
 
   def __init__(
@@ -86,7 +87,7 @@ class Call:
     return draw_keys(self._seed, stage, index, folds)
 
   def report(self, stage: str) -> Callable[[int, int], None] | None:
-    """Returns the progress callback of a stage, or None without one."""
+    """Returns the progress callback of a stage; None if the call has no callback."""
     progress = self._progress
     return None if progress is None else lambda done, total: progress(stage, done, total)
 
@@ -98,18 +99,18 @@ class Call:
     return result
 
   def timed_pieces(self, stage: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """Yields the pieces and adds their time to the timing of the stage."""
+    """Yields the pieces and adds the time of their computation to the timing of the stage."""
     while (piece := self.timed(stage, lambda: next(pieces, None))) is not None:
       yield piece
 
 
 class Track(abc.ABC):
-  """A stream of several rows, which may end at different times.
+  """The tokens of one stream in several rows, which may end at different times.
 
   Attributes:
     stream: description of the stream.
-    rows: tokens of each row so far, those of a prompt first.
-    may_end: whether the track may find the end of a row while it extends it.
+    rows: tokens of each row so far; they begin with the prompt.
+    may_end: whether sampling can determine the end of a row, for example by an end token.
   """
 
   stream: Stream
@@ -118,18 +119,18 @@ class Track(abc.ABC):
 
   @abc.abstractmethod
   def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
-    """Samples the next piece of rows that do not reach a time yet.
+    """Samples the next piece of the rows that do not reach their times yet.
 
     Args:
-      until: seconds by row.
-      index: index of the reader's window, which distinguishes draws.
+      until: by row, the time in seconds to reach.
+      index: index of the reader's window; different indices have different random numbers.
 
     Returns:
       Whether a piece was sampled; False if all rows reach their times or have ended.
     """
 
   def extend_to(self, until: Mapping[int, float], index: int = 0) -> None:
-    """Extends the rows up to a time, or to their end; see `extend`."""
+    """Extends each row up to its time or to its end; see `extend`."""
     while self.extend(until, index):
       pass
 
@@ -141,12 +142,14 @@ class Track(abc.ABC):
   def windows(
     self, windows: Mapping[int, Window], frame_rate: float, index: int
   ) -> dict[int, Tokens]:
-    """Returns the tokens that cover each row's window number `index`.
+    """Extends the rows up to the ends of their windows and returns the tokens of each window.
+
+    Without positions in time, extends the rows to their ends and returns all their tokens.
 
     Args:
       windows: windows by row, in frames of the reader.
-      frame_rate: rate of these frames.
-      index: index of the windows.
+      frame_rate: frames per second of the reader.
+      index: index of the windows, see `extend`.
     """
     rate = self.stream.rate
     if rate is None:
@@ -159,7 +162,7 @@ class Track(abc.ABC):
     }
 
   def tokens(self) -> list[Tokens]:
-    """Returns the tokens of each row for the result."""
+    """Returns the tokens of each row, in the form of the result of the cascade."""
     return self.rows
 
 
@@ -168,8 +171,8 @@ class Given(Track):
 
   Args:
     stream: description of the stream.
-    rows: its tokens, semantic ones with their repeats.
-    collapse: whether its readers drop repeats.
+    rows: tokens of each row; semantic tokens include repeats.
+    collapse: whether the stages that read the stream drop repeats; `tokens` then drops repeats too.
   """
 
   def __init__(self, stream: Stream, rows: list[Tokens], collapse: bool):
@@ -180,7 +183,7 @@ class Given(Track):
     return False
 
   def end(self, row: int) -> float | None:
-    # A source has its own time.
+    # The time of a source is not the time of the clip.
     rate = None if self.stream.role is Role.SOURCE else self.stream.rate
     return None if rate is None else len(self.rows[row]) / rate
 
@@ -192,7 +195,7 @@ class Targets(Track):
   """The tokens that a stage writes in one call.
 
   Args:
-    spec: the stage.
+    spec: spec of the stage.
     call: the call of the cascade.
     reads: the tracks that the stage reads, by key.
     prompts: first tokens of each row in the stage's stream, at all known levels.
@@ -207,27 +210,27 @@ class Targets(Track):
     self.may_end = any(track.may_end for track in reads.values())
 
   def end(self, row: int) -> float | None:
-    """Returns the earliest known end of the clip and of the streams that the stage reads."""
+    """Returns the earliest known end of the clip and of the streams to read; None if unknown."""
     ends = [self.call.seconds[row], *(track.end(row) for track in self.reads.values())]
     return min((end for end in ends if end is not None), default=None)
 
   def total(self, row: int) -> int | None:
-    """Returns the steps of a row; None if its end is not known yet."""
+    """Returns the number of steps of a row; None if its end is not known yet."""
     end = self.end(row)
     return None if end is None else steps_until(end, self.stream.rate or 0.0)
 
   def is_read_by(self, reader: "Targets", retokenize: Callable[[Tokens], Tokens] | None) -> None:
-    """Receives the reader of the stage's tokens before anything is drawn.
+    """Registers a reader of this track; the cascade calls it before tokens are drawn.
 
     Args:
       reader: the targets that read this track.
-      retokenize: maps the codes of the reader to tokens of this stage.
+      retokenize: maps the codes of the reader to tokens of this stage; None if not available.
     """
 
 
 @runtime_checkable
 class Sampler(Protocol):
-  """Samples from a stage. The class of each kind is called with a `Stage` only."""
+  """Samples from a stage. The constructor of each implementation takes only the `Stage`."""
 
   spec: StageSpec
 
@@ -246,10 +249,11 @@ class Sampler(Protocol):
       call: the call of the cascade.
       reads: the tracks that the stage reads, by key.
       prompts: first tokens of each row.
-      semantic_rate: tokens per second of the training data, if repeats are collapsed.
+      semantic_rate: semantic tokens per second of the training data without repeats; None if
+        unknown.
     """
     ...
 
   def rehearsed(self) -> "Sampler | None":
-    """Returns a sampler that draws at random and prepares programs; None if it has none."""
+    """Returns a sampler that prepares programs and draws random tokens; None if unsupported."""
     ...

@@ -1,6 +1,6 @@
-"""The kinds of stages: for each, its class in lm/ and its sampler in sampling/.
+"""The kinds of stages: for each kind, the spec class in lm/ and the sampler class in sampling/.
 
-A module is imported when a stage of its kind is trained, loaded or sampled.
+The module of a class is imported when the class is first used.
 """
 
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ class StageKind(NamedTuple):
   """Locations of the classes of a kind, as "module:class".
 
   Attributes:
-    spec: a `StageSpec`.
-    sampler: a `pull.Sampler`.
+    spec: location of the subclass of `StageSpec`.
+    sampler: location of the implementation of `pull.Sampler`.
   """
 
   spec: str
@@ -40,12 +40,16 @@ KINDS: dict[str, StageKind] = {
 
 
 def spec_class(values: Json) -> type[StageSpec]:
-  """Returns the class of a stored spec; old specs without a kind are autoregressive."""
+  """Returns the class of a stored spec; old specs without a kind are autoregressive.
+
+  Raises:
+    ConfigError: the kind does not exist.
+  """
   return imported(_kind(values.get("kind", "autoregressive")).spec)
 
 
 def sampler_of(stage: Stage) -> Any:
-  """Returns the sampler of a stage."""
+  """Returns a new sampler of a stage."""
   return imported(_kind(stage.spec.kind).sampler)(stage)
 
 

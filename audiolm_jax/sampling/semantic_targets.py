@@ -13,8 +13,8 @@ from audiolm_jax.sampling.decoder import Prompt
 from audiolm_jax.sampling.pull import Call, Targets, Tokens
 from audiolm_jax.sampling.windows import Window, steps_of_frames, steps_until
 
-Semantic = Int[np.ndarray, "_"]  # a free name, because rows differ in length
-# Maps prompts by row, a number of tokens and an index to ids by row.
+Semantic = Int[np.ndarray, "_"]  # an anonymous axis, because rows differ in length
+# Maps prompts by row, the number of tokens to draw and the index of the draw to ids by row.
 Draw = Callable[[Mapping[int, Prompt], int, int], Mapping[int, Int[np.ndarray, "_"]]]
 
 # The rate of collapsed tokens of a prompt is limited to these multiples of the corpus mean.
@@ -22,13 +22,13 @@ RATE_FACTORS = (0.5, 1.5)
 
 
 class SemanticTargets(Targets, abc.ABC):
-  """The known semantic tokens of each row.
+  """Base class of the targets of a semantic stage.
 
   Args:
-    spec: the stage.
+    spec: spec of the stage.
     call: the call of the cascade.
     prompts: first tokens of each row.
-    draw: samples from the stage.
+    draw: function that samples from the stage.
   """
 
   spec: AutoregressiveSpec
@@ -39,13 +39,16 @@ class SemanticTargets(Targets, abc.ABC):
     self._draw = draw
 
   def sample(self, counts: Mapping[int, int], index: int) -> dict[int, Semantic]:
-    """Samples tokens of each row, given as much history as a training example contains."""
+    """Samples `counts[row]` tokens of each row, given the latest tokens of the row.
+
+    The latest tokens and the new tokens together are about as long as a training example.
+    """
     if not counts:
       return {}
     prompts: dict[int, Prompt] = {}
     for row, count in counts.items():
       history = cut_runs(self.rows[row], self.spec.run_limit)
-      # The length includes new tokens; the history has at least half an example.
+      # History and new tokens fill an example; the history is at least half of the example.
       longest = round(self.spec.crop_seconds * self.token_rate(row))
       history = history[-max(longest - count, longest // 2, 1) :]
       frame_ids = np.zeros(len(history), np.int32)
@@ -56,24 +59,25 @@ class SemanticTargets(Targets, abc.ABC):
 
   @abc.abstractmethod
   def token_rate(self, row: int) -> float:
-    """Returns the tokens per second of a row as the stage reads it."""
+    """Returns the tokens per second of a row; repeats that the stage drops do not count."""
 
 
 class KeptRepeats(SemanticTargets):
-  """Tokens with positions in time; samples as many ahead as a training example contains.
+  """Semantic tokens with repeats, whose positions in time are known.
 
-  Tokens that no stage reads are sampled at once.
+  If another stage reads the tokens, each call of `extend` samples enough tokens to fill a training
+  example together with the history. Otherwise, one call samples all tokens.
   """
 
   _is_read = False
 
   def is_read_by(self, reader: Targets, retokenize: Callable[[Tokens], Tokens] | None) -> None:
-    """Notes that a stage reads the tokens."""
+    """Records that a stage reads the tokens."""
     del reader, retokenize
     self._is_read = True
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
-    """Samples once for all rows that are too short."""
+    """Samples once, in one batch, for all rows that do not reach their times."""
     counts: dict[int, int] = {}
     longest = self.spec.crop_steps
     for row, seconds in until.items():
@@ -90,22 +94,26 @@ class KeptRepeats(SemanticTargets):
     return bool(new)
 
   def token_rate(self, row: int) -> float:
-    """Returns the rate of the steps."""
+    """Returns the steps per second of the stream."""
     return self.rate
 
 
 class CollapsedRepeats(SemanticTargets):
-  """Tokens whose positions in time are known only after the reader's codes are tokenized again.
+  """Semantic tokens without repeats.
 
-  For `d` seconds, `d * rate` tokens are sampled, where `rate` is the number of collapsed tokens per
-  second in the prompt.
+  Their positions in time are known only after the codes of the reader are tokenized again. For `d`
+  seconds, `d * rate` tokens are sampled. The `rate` is the number of tokens without repeats per
+  second of the prompt, limited by `RATE_FACTORS`.
 
   Args:
-    spec: the stage.
+    spec: spec of the stage.
     call: the call of the cascade.
-    prompts: first tokens of each row.
-    draw: samples from the stage.
-    mean_rate: collapsed tokens per second of the training data.
+    prompts: first tokens of each row, with repeats.
+    draw: function that samples from the stage.
+    mean_rate: tokens per second of the training data, without repeats.
+
+  Raises:
+    ConfigError: `mean_rate` is not given.
   """
 
   def __init__(
@@ -128,12 +136,12 @@ class CollapsedRepeats(SemanticTargets):
     self._retokenize: Callable[[Tokens], Tokens] | None = None
 
   def is_read_by(self, reader: Targets, retokenize: Callable[[Tokens], Tokens] | None) -> None:
-    """Keeps the first reader, whose codes are tokenized."""
+    """Stores the first reader; its codes will be tokenized again."""
     if self._reader is None:
       self._reader, self._retokenize = reader, retokenize
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
-    """Raises an error: without a window of the reader, the number of tokens is unknown."""
+    """Raises a `ConfigError`: without a window of the reader, the number of tokens is unknown."""
     raise ConfigError(
       f"the {self.spec.name} stage collapses repeats, so only a stage that is sampled in windows "
       "can read it"
@@ -142,7 +150,13 @@ class CollapsedRepeats(SemanticTargets):
   def windows(
     self, windows: Mapping[int, Window], frame_rate: float, index: int
   ) -> dict[int, Semantic]:
-    """Returns the tokens of the overlap, retokenized, and new ones for the rest of the window."""
+    """Returns, by row, the tokens of the overlap and new tokens for the rest of the window.
+
+    The tokens of the overlap are computed from the codes of the reader. See the base class.
+
+    Raises:
+      ConfigError: codes must be tokenized again, but `retokenize` was not given.
+    """
     counts: dict[int, int] = {}
     prefixes: dict[int, Semantic] = {}
     for row, window in windows.items():
@@ -158,23 +172,23 @@ class CollapsedRepeats(SemanticTargets):
     return {row: np.concatenate([prefix, new[row]]) for row, prefix in prefixes.items()}
 
   def tokens(self) -> list[Semantic]:
-    """Returns the tokens of the prompt and the sampled ones, without repeats."""
+    """Returns the tokens of the prompt and the sampled tokens of each row, without repeats."""
     return [np.concatenate(parts).astype(np.int32) for parts in self._tokens]
 
   def token_rate(self, row: int) -> float:
-    """Returns the rate of the prompt."""
+    """Returns the tokens per second, without repeats, that are sampled for a row."""
     return self._rates[row]
 
   def _place(self, row: int, frames: int, frame_rate: float) -> None:
-    """Determines the tokens of the first `frames` frames of a row by tokenizing them."""
+    """Extends the tokens of a row to frame `frames` by tokenizing the codes of the reader."""
     reader = self._reader
     if reader is None or self._retokenize is None:
       raise ConfigError(
         f"{frames} frames and those that follow are longer than one window; with collapsed "
         "semantic tokens this requires `retokenize`"
       )
-    # One window, including overlap for context: always the same length, so that decoder and
-    # tokenizer are compiled once.
+    # Tokenizes one window, including the overlap as context. It always has the same length, so that
+    # decoder and tokenizer are compiled once.
     span = min(frames, reader.stream.steps(reader.spec.crop_length or 0.0))
     align = max(1, round(frame_rate / self.rate))
     first = -(-(frames - span) // align) * align
@@ -185,7 +199,7 @@ class CollapsedRepeats(SemanticTargets):
     self.rows[row] = np.concatenate([known, new])
 
   def _own_rate(self, prompt: Semantic, mean: float) -> float:
-    """Returns the tokens per second of a row."""
+    """Returns the tokens per second of a prompt without repeats; `mean` for an empty prompt."""
     if len(prompt) == 0:
       return mean
     low, high = (mean * factor for factor in RATE_FACTORS)

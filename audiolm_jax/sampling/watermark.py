@@ -1,7 +1,7 @@
-"""Marks sampled codes: processors that prefer codes of some communities.
+"""Watermarks of sampled codes: processors that prefer the codes of some communities.
 
-The context of a code is fixed before it is sampled, so the mark is the same in batches, windows and
-streams.
+Communities are sets of codes, see `detection/watermark.py`. The context of a code is known before
+the code is sampled, so the watermark does not depend on batches, windows and streams.
 """
 
 # jax.numpy leaves out the types of some parameters, such as `device`.
@@ -22,8 +22,8 @@ from audiolm_jax.detection.watermark import Watermark, WatermarkKind, payload_wo
 from audiolm_jax.sampling.logits import only
 from audiolm_jax.sampling.processors import Context, Processor
 
-# Frames before a context is marked again, 4 s at 50 Hz. Equal contexts have equal noise, and sounds
-# would repeat themselves.
+# A context that occurred in this number of previous frames (4 s at 50 Hz) is not marked again.
+# Equal contexts have equal noise, so otherwise sounds could repeat.
 FRESH_FRAMES = 200
 
 
@@ -31,17 +31,18 @@ FRESH_FRAMES = 200
 class GreenList(Processor):
   """Adds a bias to the logits of green codes.
 
-  Codes of other levels, and those whose context is unknown, are not biased.
+  Codes at levels without watermark and codes with an unknown context have no bias.
 
   Attributes:
-    frames: earlier frames in the context.
-    coarser: coarser levels of the same frame in the context.
-    count: number of communities of a level, at most.
+    frames: number of earlier frames in the context.
+    coarser: number of coarser levels of the same frame in the context.
+    count: maximum number of communities of a level.
     communities: [levels, size], the community of each code.
-    key: four uint32 words.
+    key: key of the watermark, four uint32 words.
     strength: the bias.
-    payload: two uint32 words, of `payload_words`.
-    period: frames after which the position in the context repeats; 0 for none.
+    payload: two uint32 words from `payload_words`.
+    period: number of frames after which positions repeat, if the context is the position; 0 if the
+      context consists of codes.
   """
 
   frames: int
@@ -65,7 +66,7 @@ class GreenList(Processor):
   def __call__(
     self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
-    """Adds the bias."""
+    """Adds the bias to the logits of green codes."""
     communities, key, strength, payload = (jnp.asarray(array) for array in arrays)
     levels = len(communities)
     is_marked = jnp.asarray(context.level) < levels
@@ -85,18 +86,19 @@ class GreenList(Processor):
 
 @dataclasses.dataclass(frozen=True)
 class Gumbel(Processor):
-  """Draws the community of a code with noise of the key, and leaves one community of logits.
+  """Draws the community of a code with Gumbel noise from the key, and masks all other communities.
 
-  The community is the argmax of log P + noise with Gumbel distribution, where P is the sum of the
-  probabilities of its codes, so averaged over keys each code has its own probability. Contexts that
-  occurred in the last `FRESH_FRAMES` frames, unknown ones and other levels are not marked.
+  The community is the argmax of log P + noise, where P is the sum of the probabilities of the codes
+  of a community. So each code has its original probability on average over keys. A code is not
+  marked if its level has no watermark, if its context is unknown, or if an equal context occurred
+  in the previous `FRESH_FRAMES` frames.
 
   Attributes:
-    frames: earlier frames in the context.
-    coarser: coarser levels of the same frame in the context.
-    count: number of communities of a level, at most.
+    frames: number of earlier frames in the context.
+    coarser: number of coarser levels of the same frame in the context.
+    count: maximum number of communities of a level.
     communities: [levels, size], the community of each code.
-    key: four uint32 words.
+    key: key of the watermark, four uint32 words.
 
   Source: Aaronson, Watermarking of large language models (2022).
   """
@@ -109,12 +111,12 @@ class Gumbel(Processor):
 
   @property
   def history(self) -> int:
-    """The number of earlier frames in the contexts that must differ."""
+    """The number of earlier frames in the context and in the earlier contexts to compare."""
     return FRESH_FRAMES + self.frames
 
   @property
   def is_last(self) -> bool:
-    """True: P has temperature, top-k and top-p."""
+    """True, because P is computed after temperature, top-k and top-p."""
     return True
 
   def arrays(self) -> PyTree:
@@ -124,7 +126,7 @@ class Gumbel(Processor):
   def __call__(
     self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
-    """Sets the logits of all but one community to -inf."""
+    """Sets the logits of all codes outside of the drawn community to -inf."""
     communities, key = (jnp.asarray(array) for array in arrays)
     is_marked = jnp.asarray(context.level) < len(communities)
     level = jnp.minimum(context.level, len(communities) - 1)
@@ -149,14 +151,15 @@ def _contexts(
   frames: int,
   coarser: int,
 ) -> tuple[list[UInt32[Array, "batch count"]], Bool[Array, "batch count"]]:
-  """Returns the context of all shown frames but the first ones, and whether it is known.
+  """Returns the contexts of codes at one level, and whether each context is known.
 
   Args:
-    codes: consecutive frames.
-    level: the level whose context is returned.
+    codes: codes of consecutive frames; -1 for unknown codes. The first `frames` frames have no
+      context.
+    level: the level of the codes whose contexts are returned.
     communities: the community of each code.
-    frames: earlier frames in the context.
-    coarser: coarser levels of the same frame in the context.
+    frames: number of earlier frames in the context.
+    coarser: number of coarser levels of the same frame in the context.
   """
   count = codes.shape[1] - frames
   known = jnp.ones((len(codes), count), bool)
@@ -168,7 +171,7 @@ def _contexts(
     known &= code >= 0
   for number in range(coarser):
     is_coarser = level > number
-    # A level without coarser ones has no such entry, whatever is read here.
+    # If `number` is not a coarser level, the entry is absent and this code is not used.
     code = codes[:, frames:, min(number, codes.shape[2] - 1)]
     found = communities[min(number, len(communities) - 1), code]
     entries.append(jnp.where(is_coarser, found, np.uint32(ABSENT)))
@@ -183,12 +186,13 @@ def mark_of(
 
   Args:
     watermark: the watermark of the bundle.
-    key: the key.
-    strength: the bias of green codes.
-    payload: one byte or four; b"" for none.
+    key: key of the watermark, four uint32 words.
+    strength: the bias of green codes; 1 for a gumbel watermark.
+    payload: 1 or 4 bytes; b"" for none.
 
   Raises:
-    UserError: a payload or another strength is given for a watermark that has none.
+    UserError: the payload has a wrong length; or a gumbel watermark is given a payload or a
+      strength other than 1.
   """
   communities, config = np.asarray(watermark.communities), watermark.config
   of_codes = communities.astype(np.uint32)

@@ -1,7 +1,7 @@
-"""Targets in windows, each of which overlaps the one before.
+"""Targets that are sampled in windows; each window overlaps the previous window.
 
 |---- window 1 ----|
-                          |ov.|---- new ----|      ov.: overlap with given frames and sources
+               |ov.|---- new ----|      ov.: overlap, whose frames are known
 """
 
 import abc
@@ -16,9 +16,12 @@ from audiolm_jax.sampling.windows import Window, next_window, steps_until
 
 
 class WindowedTargets(Targets):
-  """Frames of a timed stream, at most a training example at a time.
+  """Frames of a stream with a rate, sampled in windows of at most the length of a training example.
 
   Drawn tokens do not change in later windows; the windows of all rows are drawn in parallel.
+
+  Raises:
+    ConfigError: the stream has no rate, or the training examples of the stage are whole clips.
   """
 
   def __init__(
@@ -34,7 +37,7 @@ class WindowedTargets(Targets):
     self._drawing = self._draw_all()
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
-    """Draws the next piece of a window, of all rows together."""
+    """Draws the next piece of the current windows of all rows."""
 
     def is_short(row: int) -> bool:
       total = self.total(row)
@@ -52,33 +55,33 @@ class WindowedTargets(Targets):
 
   @property
   def overlap_seconds(self) -> float:
-    """Seconds of existing frames that a window contains, limited to 3/4 of the crop."""
+    """Seconds of known frames at the start of a window; `overlap` is at most 3/4 of the crop."""
     return self.call.overlap_seconds
 
   @property
   def align(self) -> int:
-    """Windows begin at multiples of this number of frames, where steps of the sources begin."""
+    """The number of frames per step of the slowest source; windows begin at its multiples."""
     rates = [track.stream.rate for track in self.reads.values()]
     return max([1, *(round(self.rate / rate) for rate in rates if rate)])
 
   def longest_new(self, index: int) -> float | None:
-    """Returns the limit of the seconds of new audio in a window; None for the crop's."""
+    """Returns the maximum seconds of new audio in a window; None if only the crop limits them."""
     del index
 
   @abc.abstractmethod
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Tokens]]:
-    """Yields the new frames of each row's window so far, once or as they grow.
+    """Yields, by row, all frames of the window that have been drawn so far, once or several times.
 
     Args:
-      windows: windows by row; `rows` contains the frames before `known`.
+      windows: windows by row; `self.rows` contains the known frames.
       sources: by key and row, the tokens that cover the window.
       index: index of the window.
     """
 
   def _draw_all(self) -> Iterator[dict[int, Tokens]]:
-    """Yields the rows that have new tokens, window by window."""
+    """Yields, by row, all tokens of the rows that have new tokens, window by window."""
     index, rows = 0, range(len(self.rows))
     while windows := {row: window for row in rows if (window := self._window(row, index))}:
       sources = {key: track.windows(windows, self.rate, index) for key, track in self.reads.items()}
@@ -89,10 +92,10 @@ class WindowedTargets(Targets):
       index += 1
 
   def _window(self, row: int, index: int) -> Window | None:
-    """Returns the next window of a row; None at its end."""
+    """Returns the next window of a row; None if the row has ended."""
     known = len(self.rows[row])
     if self.may_end:
-      # Up to the end of the window, the sources determine whether the row ends.
+      # The sources up to the end of the window determine whether the row ends in the window.
       end = self._limited_window(row, known, index).end
       for track in self.reads.values():
         track.extend_to({row: end / self.rate}, index)
@@ -110,6 +113,6 @@ class WindowedTargets(Targets):
     return self.next_window(row, known, total)
 
   def next_window(self, row: int, known: int, total: int | None) -> Window:
-    """Returns the window of a row after `known` frames of `total`, see `windows.next_window`."""
+    """Returns the next window of a row with `known` frames; see `windows.next_window`."""
     del row
     return next_window(known, total, self.crop, self.overlap, self.align)

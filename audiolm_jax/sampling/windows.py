@@ -13,10 +13,15 @@ class Window(NamedTuple):
 
 
 def next_window(known: int, total: int | None, crop: int, overlap: int, align: int = 1) -> Window:
-  """Returns the window after `known` frames of `total`, which is None if it is not known.
+  """Returns the next window of a clip whose first frames are known.
 
-  It has at most `crop` frames and overlaps `overlap` of the known frames, or more if this requires
-  no additional window; its start is a multiple of `align`.
+  Args:
+    known: number of known frames.
+    total: number of frames of the clip; None if unknown.
+    crop: maximum number of frames of the window.
+    overlap: minimum number of known frames in the window, if enough frames are known. The last
+      window of a clip contains more known frames, so that it has `crop` frames if possible.
+    align: number of frames; the window begins at one of its multiples.
 
   >>> next_window(150, 1000, crop=500, overlap=150)
   Window(start=0, known=150, end=500)
@@ -30,11 +35,11 @@ def next_window(known: int, total: int | None, crop: int, overlap: int, align: i
 
 
 def steps_of_frames(start: int, end: int, frame_rate: float, rate: float) -> slice:
-  """Returns the steps of a stream of `rate` that cover frames `start .. end - 1`."""
+  """Returns the steps, at `rate` per second, that cover the frames `start .. end - 1`."""
   ratio = rate / frame_rate
   return slice(math.floor(start * ratio + 1e-6), math.ceil(end * ratio - 1e-6))
 
 
 def steps_until(seconds: float, rate: float) -> int:
-  """Returns the number of steps that cover the time until `seconds`."""
+  """Returns the number of steps, at `rate` per second, that cover the time from 0 to `seconds`."""
   return math.ceil(seconds * rate - 1e-6)

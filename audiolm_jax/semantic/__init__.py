@@ -1,1 +1,1 @@
-"""Waveform to semantic tokens: log-mel front end, Conformer, w2v-BERT pre-training, k-means."""
+"""Semantic tokens of waveforms: log-mel front end, encoders, losses of w2v-BERT, k-means."""

@@ -1,12 +1,13 @@
-"""Random perturbations of speech that change the voice and keep the words, frame by frame.
+"""Random perturbations of speech that change the voice but not the words.
 
-A small corpus has few voices, and an encoder trained on it alone learns to encode the voice. These
-optional perturbations apply to power spectra, so that frames stay aligned and only small matrix
-products are needed.
+A small corpus has few voices, and an encoder that is trained on such a corpus learns to encode the
+voice. These optional perturbations are applied to power spectra. They do not shift frames in time
+and need only small matrix products.
 """
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +15,28 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from audiolm_jax.core.arrays import Array
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.features import LogMelConfig, normalised_log_mel
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-  """Ranges of the values drawn for each view of each utterance; a range of zero disables one.
+  """Ranges of the random values that are drawn for each view of each utterance.
 
   Attributes:
-    formant_range: largest factor, up or down, by which the spectral envelope moves in frequency.
-    pitch_range: the same for the fine structure (the harmonics).
-    envelope_quefrency: seconds; separates envelope and fine structure in the cepstrum.
-    harmonics_range: largest share by which the fine structure is reduced.
-    gain_db: largest gain, up or down.
-    equalizer_db: standard deviation of the equalizer and of the spectrum of the noise.
-    equalizer_terms: number of cosines of an equalizer curve.
-    noise_low_db: lowest power of the noise per bin, relative to full scale.
-    noise_high_db: highest power of the noise per bin.
+    formant_range: largest factor, up or down, by which the frequencies of the spectral envelope are
+      multiplied; 1 for no change.
+    pitch_range: largest additional factor, up or down, for the frequencies of the fine structure
+      (the harmonics); 1 for no additional change.
+    envelope_quefrency: quefrency in seconds that separates envelope and fine structure in the
+      cepstrum.
+    harmonics_range: largest share by which the fine structure is reduced; 0 for no change.
+    gain_db: largest gain, up or down, in dB; 0 for no gain.
+    equalizer_db: standard deviation in dB of the equalizer curve and of the noise spectrum; 0 for
+      flat curves.
+    equalizer_terms: number of cosines in a curve.
+    noise_low_db: lowest mean power of the noise per bin, in dB relative to full scale.
+    noise_high_db: highest mean power of the noise per bin, in dB relative to full scale.
   """
 
   formant_range: float = 1.25
@@ -43,6 +49,11 @@ class AugmentConfig:
   noise_low_db: float = -95.0
   noise_high_db: float = -68.0
 
+  def __post_init__(self) -> None:
+    for name in ("formant_range", "pitch_range"):
+      if not 1 <= getattr(self, name) < math.inf:
+        raise ConfigError(f"{name} {getattr(self, name)} is a factor; set it to 1 or more")
+
 
 def augmented_log_mel(
   key: PRNGKeyArray,
@@ -52,9 +63,16 @@ def augmented_log_mel(
 ) -> Float[Array, "batch frames mels"]:
   """Returns one perturbed view of each utterance as normalised log-mel features.
 
-  It first moves formants and pitch separately (vocal tract length perturbation of the cepstrally
-  smoothed envelope and of the remaining fine structure), then applies a smooth random equalizer
-  with gain, and then adds coloured noise.
+  The cepstrum separates each log spectrum into a smooth envelope and the remaining fine structure.
+  First, the frequencies of the envelope (formants) and of the fine structure (pitch) are multiplied
+  by random factors. Then a smooth random equalizer with gain is applied, and coloured noise is
+  added.
+
+  Args:
+    key: random key.
+    power: power spectra, as `power_spectrum` returns them.
+    config: settings of the features.
+    augment: ranges of the perturbations.
   """
   formant_key, pitch_key, depth_key, gain_key, noise_key = jax.random.split(key, 5)
   batch, _, bins = power.shape
@@ -62,7 +80,8 @@ def augmented_log_mel(
   envelope = log_power @ _envelope_operator(config, augment.envelope_quefrency)
   fine = log_power - envelope
   formant = _factor(formant_key, batch, augment.formant_range)
-  # Longer vocal tracts tend to have lower voices: pitch moves with formants, then independently.
+  # Longer vocal tracts tend to have lower voices, so pitch changes with formants, and then by an
+  # independent factor.
   pitch = formant * _factor(pitch_key, batch, augment.pitch_range)
   depth = 1.0 - augment.harmonics_range * jax.random.uniform(depth_key, (batch, 1, 1))
   moved = envelope @ _warp(formant, bins, fill=True) + depth * (
@@ -78,9 +97,9 @@ def _factor(key: PRNGKeyArray, batch: int, largest: float) -> Float[Array, "batc
 
 
 def _warp(factor: Float[Array, "batch"], bins: int, fill: bool) -> Float[Array, "batch bins bins"]:
-  """Returns matrices that interpolate bin i linearly from bin `i / factor`.
+  """Returns one matrix per factor that computes bin i by linear interpolation at bin `i / factor`.
 
-  Past the last bin they return the last bin if `fill` is true, else zero.
+  If `i / factor` is past the last bin, the result is the last bin if `fill` is true, else 0.
   """
   source = jnp.arange(bins) / factor[:, None]
   if fill:
@@ -91,7 +110,7 @@ def _warp(factor: Float[Array, "batch"], bins: int, fill: bool) -> Float[Array, 
 def _equalizer(
   key: PRNGKeyArray, batch: int, bins: int, augment: AugmentConfig
 ) -> Float[Array, "batch 1 bins"]:
-  """Returns gain plus a smooth curve over frequency, in nepers of power."""
+  """Returns a gain plus a smooth curve over frequency, as natural logarithms of power."""
   gain_key, curve_key = jax.random.split(key)
   gain = jax.random.uniform(gain_key, (batch, 1), minval=-1.0, maxval=1.0) * augment.gain_db
   curve = _smooth_curve(curve_key, batch, bins, augment) * augment.equalizer_db
@@ -124,9 +143,10 @@ def _smooth_curve(
 
 @functools.lru_cache
 def _envelope_operator(config: LogMelConfig, quefrency: float) -> np.ndarray:
-  """Returns the matrix from log spectra to smooth envelopes, [bins, bins].
+  """Returns the matrix [bins, bins] that maps log spectra to smooth envelopes.
 
-  It is a cosine transform, a low-pass of the cepstrum and the inverse transform.
+  The matrix is the product of a cosine transform, a low-pass filter of the cepstrum and the inverse
+  transform.
   """
   bins = config.num_bins
   order = np.arange(bins)

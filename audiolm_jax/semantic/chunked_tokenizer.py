@@ -1,4 +1,4 @@
-"""The base class of tokenizers: semantic tokens of clips of any length."""
+"""The base class of semantic tokenizers, for clips of any length."""
 
 import abc
 from collections.abc import Sequence
@@ -25,25 +25,28 @@ class TokenizedFeatures(NamedTuple):
 class ChunkedTokenizer(abc.ABC):
   """Computes tokens of waveforms of any length in bounded memory.
 
-  The chunks of a clip depend on its own length only: a clip runs through the same compiled chunks
-  alone, in a batch and as a part of a list of clips.
+  The sizes of the chunks of a clip depend only on the length of the clip. So the same compiled
+  programs process the clip alone, in a batch and in a list of clips.
   """
 
-  # Inputs before and after a chunk that `encode_chunks` also receives.
+  # The numbers of inputs before and after a chunk that `encode_chunks` also receives.
   margins: tuple[int, int] = (0, 0)
 
   def __init__(self, config: Any, params: Params):
     """Moves the parameters to the device.
 
     Args:
-      config: has `receptive_field`, the steps before and after a step that its chunk contains;
-        `window_steps`, the steps of the largest chunk; and `size_for`, the chunk size of a shorter
-        clip.
+      config: an object with three members. `receptive_field` has the numbers of steps before and
+        after a step on which the token of the step depends. `window_steps` is the number of steps
+        of the largest chunk. `size_for` maps the number of steps of a shorter clip to a chunk size.
       params: {"encoder", "mean" [dim], "scale" [dim], "centroids" [clusters, dim]}.
+
+    Raises:
+      UserError: the process was forked after JAX started.
     """
     forks.check()
     self.config = config
-    # Unlike jnp.asarray, this compiles nothing.
+    # Unlike jnp.asarray, device_put compiles no program.
     self.params = jax.device_put(dict(params))
 
   @property
@@ -57,22 +60,23 @@ class ChunkedTokenizer(abc.ABC):
     inputs: Float[np.ndarray | Array, "batch inputs ..."],
     ends: Int[np.ndarray | Array, "batch"],
   ) -> TokenizedFeatures:
-    """Returns the features and ids of every step of chunks of one size, row by row.
+    """Returns the features and ids of all steps of a batch of chunks of equal size.
 
     Args:
-      inputs: inputs of the chunks with their margins; zeros outside of the clip.
-      ends: inputs from the first step of a chunk to the end of its clip, which may lie after it.
+      inputs: inputs of the chunks with their margins; zeros outside of the clips.
+      ends: number of inputs from the first step of each chunk to the end of its clip; the clip may
+        end after the chunk.
     """
 
   @property
   def inputs_per_step(self) -> int:
-    """Elements of `inputs_of` per token."""
+    """Number of elements per token along the first axis of the result of `inputs_of`."""
     return self.spec.hop_length
 
   def inputs_of(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Float[np.ndarray, "inputs ..."] | Sliced:
-    """Returns the array to cut into chunks: the waveform, or features of the whole clip."""
+    """Returns the array that is cut into chunks: the waveform, or features of the whole clip."""
     return waveform
 
   @property
@@ -81,7 +85,7 @@ class ChunkedTokenizer(abc.ABC):
     return self.params
 
   def num_steps(self, samples: int) -> int:
-    """Returns the number of tokens; the last one may extend past the end of the samples."""
+    """Returns the number of tokens; the last token may extend past the end of the samples."""
     return -(-samples // self.spec.hop_length)
 
   def tokenize(
@@ -93,20 +97,26 @@ class ChunkedTokenizer(abc.ABC):
 
     Args:
       waveform: one clip per row.
-      lengths: samples of each row; ids past them are 0. Whole rows by default.
+      lengths: number of samples in the clip of each row; ids after its end are 0. By default, clips
+        fill their rows.
     """
     return self._rows(self.id_model, np.asarray(waveform), lengths)
 
   def tokenize_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
-    """Returns the ids of one long clip in memory bounded by a chunk; equal to `tokenize`."""
+    """Returns the ids of one long clip, equal to those of `tokenize`, in bounded memory."""
     return self._run(self.id_model, [waveform], 1)[0]
 
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
   ) -> list[Int[np.ndarray, "_"]]:
-    """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
+    """Returns the ids of each clip, equal to those of `tokenize_long`.
+
+    Args:
+      waveforms: the clips.
+      batch_size: number of chunks in a batch; a batch can contain chunks of several clips.
+    """
     return self._run(self.id_model, waveforms, batch_size)
 
   def features(
@@ -114,18 +124,19 @@ class ChunkedTokenizer(abc.ABC):
     waveform: Float[np.ndarray | Array, "batch samples"],
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Float[np.ndarray, "batch steps dim"]:
-    """Returns whitened features of the selected layer.
+    """Returns the whitened features whose nearest centroids are the tokens.
 
     Args:
       waveform: one clip per row.
-      lengths: samples of each row; features past them are 0. Whole rows by default.
+      lengths: number of samples in the clip of each row; features after its end are 0. By default,
+        clips fill their rows.
     """
     nothing = np.zeros((0, *self.params["mean"].shape), np.float32)
     return self._rows(self._model("features", nothing), np.asarray(waveform), lengths)
 
   @property
   def id_model(self) -> ChunkedModel:
-    """The chunked model whose results are ids."""
+    """The chunked model that maps inputs to ids."""
     return self._model("ids", np.zeros(0, np.int32))
 
   def _model(self, part: str, nothing: np.ndarray) -> ChunkedModel:
@@ -156,7 +167,7 @@ class ChunkedTokenizer(abc.ABC):
 
 
 def unwhitened(encoder: Params, centroids: Float[np.ndarray, "clusters dim"]) -> Params:
-  """Returns parameters of a tokenizer whose centroids are of features without whitening."""
+  """Returns the parameters of a tokenizer without whitening: mean 0 and scale 1."""
   dim = centroids.shape[1]
   return {
     "encoder": encoder,

@@ -1,4 +1,4 @@
-"""The encoder, from log-mel frames at 100 Hz to Conformer features at 25 Hz of finite context."""
+"""The Conformer encoder: maps log-mel frames at 100 Hz to features at 25 Hz with finite context."""
 
 import dataclasses
 
@@ -27,10 +27,14 @@ class ConformerConfig(configs.Renewed):
   """Shape of the encoder; the defaults are those of w2v-BERT XL with 583 M parameters.
 
   `stacks` has the number of blocks of each stack; the default stacks are the contrastive and the
-  masked-prediction layers of w2v-BERT. In each layer, a step attends to `left_context` steps before
-  it and `right_context` steps after it; a step is 40 ms. These limits and the relative positions
-  are part of the model, so long audio can be encoded in chunks. Dropout uses one mask for all steps
-  of an example, as in T5X. `remat` is a member of `Remat` or its string value.
+  masked-prediction blocks of w2v-BERT. In each block, a step attends to the `left_context` previous
+  steps, to itself and to the `right_context` next steps. A step is 40 ms. These limits and the
+  relative positions are part of the model, so long audio can be encoded in chunks. Dropout uses one
+  mask for all steps of an example, as in T5X. `remat` is a member of `Remat` or its string value.
+
+  Raises:
+    ConfigError: `dim` is not a multiple of `num_heads`, `kernel_size` is even, a context is
+      negative, the number of mel bands is not a multiple of 4, or `remat` is unknown.
   """
 
   features: LogMelConfig = LogMelConfig()
@@ -49,7 +53,7 @@ class ConformerConfig(configs.Renewed):
 
   @classmethod
   def renewed(cls, values: configs.Json) -> configs.Json:
-    """Replaces truth values of `remat`, which earlier versions wrote."""
+    """Converts a boolean value of `remat`, which earlier versions wrote, to a value of `Remat`."""
     words = {False: Remat.NONE.value, True: Remat.FULL.value}
     remat = values.get("remat")
     return {**values, "remat": words[remat]} if isinstance(remat, bool) else values
@@ -82,13 +86,13 @@ class ConformerConfig(configs.Renewed):
   def forward_flops(self, num_steps: int) -> float:
     """Returns the operations of the encoder's matrix products and convolutions for one row.
 
-    In attention, only pairs of a step and another step in its context are counted.
+    In attention, only pairs of a step and a step in its context are counted.
     """
     bands, channels, dim = self.features.num_mels, self.subsample_channels, self.dim
     width = self.left_context + self.right_context + 1
     subsample = 9 * bands * channels + 9 * bands // 4 * channels**2 + bands // 4 * channels * dim
     feed_forward = 2 * 2 * dim * self.mlp_dim
-    attention = 4 * dim**2 + dim * width  # the last for the keys by relative position
+    attention = 4 * dim**2 + dim * width  # dim * width for the products with the relative keys
     convolution = 3 * dim**2 + self.kernel_size * dim
     steps = np.arange(num_steps)
     seen = np.minimum(steps + self.right_context, num_steps - 1) + 1
@@ -97,7 +101,11 @@ class ConformerConfig(configs.Renewed):
     return 2.0 * (num_steps * subsample + self.num_layers * block)
 
   def truncated(self, layer: int) -> "ConformerConfig":
-    """Returns the encoder up to block `layer`, counted from 1 through all stacks (0: none)."""
+    """Returns the configuration with only the first `layer` blocks of all stacks together.
+
+    Raises:
+      ConfigError: the encoder has fewer blocks than `layer`, or `layer` is negative.
+    """
     if not 0 <= layer <= self.num_layers:
       raise ConfigError(f"layer {layer} is not in 0..{self.num_layers}")
     stacks = []
@@ -151,7 +159,7 @@ class ConformerConfig(configs.Renewed):
     }
 
   def receptive_field(self, layer: int | None = None) -> Reach:
-    """Returns the context in steps of the features after block `layer`; the last by default."""
+    """Returns the context in steps of the features after block `layer`; None for the last block."""
     depth = self.truncated(self.num_layers if layer is None else layer).num_layers
     reach = (self.kernel_size - 1) // 2
     lookback = _SUBSAMPLE_LOOKBACK * self.features.hop_length + self.features.margin
@@ -167,9 +175,9 @@ def _stacked(layer: shapes.Shapes, depth: int) -> shapes.Shapes:
 
 
 class ConformerEncoder(nn.Module):
-  """Maps log-mel frames to features: `subsample`, then one stack after the other.
+  """Maps log-mel frames to features by `subsample`, then by all stacks in sequence.
 
-  Source: Conformer (Gulati et al. 2020), with a normalisation that needs no batch statistics.
+  Source: Conformer (Gulati et al. 2020), with layer normalisation instead of batch normalisation.
   """
 
   config: ConformerConfig
@@ -184,7 +192,13 @@ class ConformerEncoder(nn.Module):
     valid: Bool[Array, "batch steps"],
     deterministic: bool = True,
   ) -> Float[Array, "batch steps dim"]:
-    """Returns features after the last block, one per 4 frames; steps not `valid` are masked."""
+    """Returns features after the last block, one vector per 4 frames.
+
+    Args:
+      features: log-mel features.
+      valid: False for steps to mask.
+      deterministic: whether to disable dropout.
+    """
     x = self.subsample(features, valid)
     for index in range(len(self.config.stacks)):
       x = self.stack(index, x, valid, deterministic)
@@ -193,7 +207,7 @@ class ConformerEncoder(nn.Module):
   def subsample(
     self, features: Float[Array, "batch frames mels"], valid: Bool[Array, "batch steps"]
   ) -> Float[Array, "batch steps dim"]:
-    """Returns the input of the first stack, one vector per 40 ms."""
+    """Returns the input of the first stack, one vector per 4 frames."""
     return self.subsampling(features, valid)
 
   def stack(
@@ -232,9 +246,9 @@ class Subsampling(nn.Module):
 class StridedConv2d(nn.Module):
   """A 3 x 3 convolution of stride 2 x 2 over [batch, time, frequency, channels].
 
-  Output i reads inputs 2i - 1 to 2i + 1 of time and frequency, and thus nothing after the two
-  inputs that it replaces. It is computed as one matrix product over nine concatenated slices, whose
-  backward pass on CPUs is faster than that of a convolution.
+  Output i replaces inputs 2i and 2i + 1 along time and frequency, and depends on inputs 2i - 1 to
+  2i + 1 only. The convolution is computed as one matrix product over nine concatenated slices. On
+  CPUs, this product has a faster backward pass than XLA's convolution.
   """
 
   channels: int
@@ -293,7 +307,10 @@ class ConformerStack(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-  """Half feed-forward, attention, convolution, half feed-forward, norm."""
+  """Feed-forward with weight 0.5, attention, convolution, feed-forward with weight 0.5, layer norm.
+
+  All parts except the layer norm have residual connections.
+  """
 
   config: ConformerConfig
 
@@ -315,7 +332,7 @@ class ConformerBlock(nn.Module):
 
 
 class ConformerFeedForward(nn.Module):
-  """Norm, expand, swish, contract."""
+  """Layer norm, dense layer that expands, swish, dense layer that contracts."""
 
   config: ConformerConfig
 
@@ -378,7 +395,10 @@ class LocalAttention(nn.Module):
 def band_to_square(
   band: Float[Array, "batch heads steps width"], left: int
 ) -> Float[Array, "batch heads steps steps"]:
-  """Moves column w of row i to column i + w - left by reshapes, without a gather; fills zeros."""
+  """Moves column w of row i to column i + w - left by reshapes, without a gather.
+
+  Columns outside of the square are dropped, and all other elements of the square are 0.
+  """
   batch, heads, steps, width = band.shape
   padded = jnp.pad(band, ((0, 0), (0, 0), (0, 0), (0, steps)))
   flat = padded.reshape(batch, heads, -1)[..., : steps * (width + steps - 1)]
@@ -387,7 +407,7 @@ def band_to_square(
 
 
 class ConvolutionModule(nn.Module):
-  """Norm, gated expansion, depthwise convolution, norm, swish, projection."""
+  """Layer norm, gated linear unit, depthwise convolution, layer norm, swish, dense layer."""
 
   config: ConformerConfig
 
@@ -406,8 +426,8 @@ class ConvolutionModule(nn.Module):
       ("kernel", "mlp"),
       (config.kernel_size, config.dim),
     ).astype(x.dtype)
-    # Shifted slices fuse into one pass, unlike a grouped convolution, above all in the backward
-    # pass.
+    # XLA fuses shifted slices into one loop. Unlike a grouped convolution, they also have a fast
+    # backward pass.
     reach = config.kernel_size // 2
     padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
     taps = [padded[:, k : k + x.shape[1]] * kernel[k] for k in range(config.kernel_size)]
@@ -416,13 +436,13 @@ class ConvolutionModule(nn.Module):
 
 
 def _dropout(config: ConformerConfig, deterministic: bool) -> nn.Dropout:
-  # Independent masks for each step and each pair of steps would take longer than the layers that
-  # they apply to, and three quarters of the time that a block takes to compile.
+  # Independent masks for each step and each pair of steps would take more time than the layers
+  # themselves, and three quarters of the compilation time of a block.
   return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic)
 
 
 def dense(size: int, axes: tuple[str, str], dtype: str, name: str | None = None) -> nn.Dense:
-  """Returns a dense layer with named axes; the axis of the bias has the second name."""
+  """Returns a dense layer with the logical axes `axes` of the kernel and `axes[1:]` of the bias."""
   return nn.Dense(
     size,
     dtype=jnp.dtype(dtype),
@@ -446,7 +466,14 @@ def layer_norm(dtype: str, name: str) -> nn.LayerNorm:
 def valid_steps(
   length: Array | None, num_steps: int, batch: int, config: ConformerConfig
 ) -> Bool[Array, "batch steps"]:
-  """Returns which steps contain audio, for lengths in samples (None: all of them)."""
+  """Returns a mask that is True for steps that contain audio.
+
+  Args:
+    length: number of samples of each clip; None if all steps contain audio.
+    num_steps: number of steps per row.
+    batch: number of rows.
+    config: configuration of the encoder.
+  """
   if length is None:
     return jnp.ones((batch, num_steps), bool)
   steps = -(-length // config.hop_length)
@@ -454,7 +481,13 @@ def valid_steps(
 
 
 def truncate_params(params: Params, config: ConformerConfig, layer: int) -> Params:
-  """Returns the parameters of `config.truncated(layer)` from those of `config` (plain arrays)."""
+  """Returns the parameters of the first `layer` blocks of the encoder `config`.
+
+  Args:
+    params: parameters of the encoder as plain arrays, without boxes of axis names.
+    config: configuration of the encoder.
+    layer: number of blocks to keep, counted through all stacks.
+  """
   kept = {"subsampling": params["subsampling"]}
   for index, depth in enumerate(config.truncated(layer).stacks):
     if not depth:
@@ -473,7 +506,7 @@ def with_first_blocks(params: Params, first: Params) -> Params:
   for name, stack in first.items():
     if name == "subsampling":
       continue
-    if stack.keys() == params[name].keys():  # one array for all blocks
+    if stack.keys() == params[name].keys():  # stacked blocks, or all blocks of the stack
       replaced[name] = jax.tree.map(
         lambda whole, start: jnp.concatenate([start, whole[len(start) :]]), params[name], stack
       )

@@ -1,4 +1,4 @@
-"""The log-mel front end: frames of a part of a file equal those of the whole file."""
+"""The log-mel front end; the frames of a part of a file equal the frames of the whole file."""
 
 import dataclasses
 import functools
@@ -16,11 +16,17 @@ from audiolm_jax.dsp.mel import hertz_to_mel, mel_filterbank, mel_to_hertz
 
 @dataclasses.dataclass(frozen=True)
 class LogMelConfig:
-  """Lengths in samples and frequencies in Hz of the log-mel features.
+  """Settings of the log-mel features; lengths are in samples and frequencies in Hz.
 
-  Power is relative to a full-scale sine, so a `floor` of 1e-8 is -80 dB. `mean` and `scale` are
-  constants for which speech at usual levels has about zero mean and unit variance. Nothing depends
-  on the statistics of the utterance, so that a chunk gives the same frames as the whole.
+  `preemphasis` is the coefficient of a first-order high-pass filter. `floor` is added to the power
+  of each mel band. Power is relative to a full-scale sine, so a `floor` of 1e-8 is -80 dB. `mean`
+  and `scale` are constants for which speech at usual levels has about zero mean and unit variance.
+  Features do not depend on statistics of the utterance, so a chunk has the same frames as the whole
+  utterance.
+
+  Raises:
+    ConfigError: hop, window and FFT lengths are not in rising order; window minus hop is odd; or
+      the mel range is empty or outside of 0 Hz to half the sample rate.
   """
 
   sample_rate: SampleRate = 16_000
@@ -52,7 +58,7 @@ class LogMelConfig:
 
   @property
   def margin(self) -> int:
-    """Samples that the window of a frame extends past its hop on each side."""
+    """Number of samples by which the window of a frame extends past its hop on each side."""
     return (self.window_length - self.hop_length) // 2
 
   @property
@@ -62,14 +68,14 @@ class LogMelConfig:
 
   @property
   def flops_per_frame(self) -> float:
-    """Floating-point operations per frame of the spectrum (a matrix product) and the mel bands."""
+    """Floating-point operations per frame, for the spectrum (a matrix product) and mel bands."""
     return 2.0 * self.num_bins * (2 * self.window_length + self.num_mels)
 
 
 def pad_waveform(
   waveform: Float[Array, "batch samples"], config: LogMelConfig, multiple: int = 4
 ) -> Float[Array, "batch padded"]:
-  """Pads with zeros to whole windows and to a number of frames that `multiple` divides."""
+  """Pads a waveform with zeros to a multiple of `multiple` frames, plus `margin` on each side."""
   unit = multiple * config.hop_length
   missing = -waveform.shape[1] % unit
   return jnp.pad(waveform, ((0, 0), (config.margin, missing + config.margin)))
@@ -78,18 +84,19 @@ def pad_waveform(
 def power_spectrum(
   padded: Float[Array, "batch padded"], config: LogMelConfig
 ) -> Float[Array, "batch frames bins"]:
-  """Returns windowed power spectra of a waveform that includes its margins.
+  """Returns windowed power spectra of a waveform with margins.
 
   Args:
-    padded: `margin` samples, a whole number of hops, and `margin` samples.
-    config: lengths and rates.
+    padded: `margin` samples, then a whole number of hops, then `margin` samples.
+    config: settings of the features.
 
   Returns:
-    One spectrum per hop; a full-scale sine at the frequency of a bin has power 1 there.
+    One spectrum per hop. A full-scale sine at the frequency of a bin has power 1 in this bin.
   """
   hop, window = config.hop_length, config.window_length
   num_frames = (padded.shape[1] - 2 * config.margin) // hop
-  # Frames are concatenated hops: a gather is slow on every backend, above all backwards.
+  # Frames are concatenated hops, because a gather is slow on every backend, especially in the
+  # backward pass.
   num_parts = -(-window // hop)
   padded = jnp.pad(
     padded, ((0, 0), (0, max(0, (num_frames + num_parts - 1) * hop - padded.shape[1])))
@@ -105,7 +112,7 @@ def power_spectrum(
 def normalised_log_mel(
   power: Float[Array, "batch frames bins"], config: LogMelConfig
 ) -> Float[Array, "batch frames mels"]:
-  """Returns log mel bands of power spectra in nepers, normalised by the configured constants."""
+  """Returns natural logarithms of mel bands, normalised by `config.mean` and `config.scale`."""
   mel = jnp.matmul(power, jnp.asarray(mel_filters(config)), precision=jax.lax.Precision.HIGHEST)
   return (jnp.log(mel + config.floor) - config.mean) / config.scale
 
@@ -113,11 +120,11 @@ def normalised_log_mel(
 def log_mel(
   waveform: Float[Array, "batch samples"], config: LogMelConfig
 ) -> Float[Array, "batch frames mels"]:
-  """Returns normalised log-mel features, four frames per 40 ms, rounded up.
+  """Returns normalised log-mel features of a waveform, padded to a multiple of four frames.
 
   Args:
     waveform: samples in [-1, 1] at `config.sample_rate` Hz.
-    config: lengths and rates.
+    config: settings of the features.
 
   Returns:
     `4 * ceil(samples / (4 * hop))` frames; frame i is centred on the samples of hop i.
@@ -127,7 +134,7 @@ def log_mel(
 
 @functools.lru_cache
 def _dft_basis(config: LogMelConfig) -> np.ndarray:
-  """Returns the window times cosines and sines, [window, 2 * bins]."""
+  """Returns a matrix [window, 2 * bins] of cosines, then sines, multiplied by the window."""
   n = np.arange(config.window_length)
   window = 0.5 - 0.5 * np.cos(2 * np.pi * (n + 0.5) / config.window_length)
   window *= 2.0 / window.sum()
@@ -138,7 +145,7 @@ def _dft_basis(config: LogMelConfig) -> np.ndarray:
 
 @functools.lru_cache
 def mel_filters(config: LogMelConfig) -> Float[np.ndarray, "bins mels"]:
-  """Returns mel filters of height 1, weighted by the pre-emphasis."""
+  """Returns mel filters of height 1, multiplied by the power response of the pre-emphasis."""
   filters = mel_filterbank(
     config.num_bins,
     config.num_mels,
@@ -150,7 +157,7 @@ def mel_filters(config: LogMelConfig) -> Float[np.ndarray, "bins mels"]:
   ends = np.linspace(
     hertz_to_mel(config.min_frequency), hertz_to_mel(config.max_frequency), config.num_mels + 2
   )
-  # A filter narrower than a bin may contain none: it gets the nearest one.
+  # A filter that is narrower than a bin may contain no bin. Such a filter gets the nearest bin.
   for band in np.flatnonzero(filters.sum(0) == 0.0):
     filters[np.abs(frequencies - mel_to_hertz(ends[band + 1])).argmin(), band] = 1.0
   phase = 2 * np.pi * frequencies / config.sample_rate

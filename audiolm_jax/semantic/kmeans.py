@@ -1,4 +1,4 @@
-"""Whitening and k-means on the device: from layer features to the centroids of the tokens."""
+"""Whitening and k-means on the device; the centroids of features define the semantic tokens."""
 
 import dataclasses
 import functools
@@ -14,10 +14,11 @@ from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.keys import new_key
 
-_LEAST_SHARE = 0.02  # of the mean usage; less used centroids are moved
-_DUPLICATE = 1e-3  # of the median distance to the nearest other centroid
-_FRAMES_PER_SEED = 16
-_CANDIDATES = 8  # number of centroids with exact distances
+_LEAST_SHARE = 0.02  # a centroid with less usage than this share of the mean usage is moved
+# Duplicates are nearer to each other than this share of the median distance between neighbours.
+_DUPLICATE = 1e-3
+_FRAMES_PER_SEED = 16  # number of frames per centroid from which k-means++ draws
+_CANDIDATES = 8  # number of centroids whose distances are computed exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,12 @@ class KMeansReport:
   Attributes:
     num_frames: number of frames that were clustered.
     num_clusters: number of centroids.
-    inertia: mean squared distance to the nearest centroid per pass. Divided by the dimension, it is
-      the unexplained share of variance, since features are whitened. The last value is that of the
-      result.
-    usage: frames per cluster.
+    inertia: mean squared distance to the nearest centroid in each pass; the last value belongs to
+      the returned centroids. For whitened features, the inertia divided by the dimension is the
+      unexplained share of the variance.
+    usage: number of frames in each cluster.
     dead: number of clusters without a frame.
-    duplicate: number of clusters that are (nearly) equal to an earlier one.
+    duplicate: number of centroids that nearly equal an earlier centroid.
     perplexity: exp of the entropy of `usage`.
   """
 
@@ -58,7 +59,7 @@ class KMeansReport:
 
 
 class KMeans(NamedTuple):
-  """A fitted codebook; a token is the nearest row of `centroids` to `(x - mean) / scale`."""
+  """A fitted codebook; a token is the index of the centroid nearest to (x - mean) / scale."""
 
   mean: Float[np.ndarray, "dim"]
   scale: Float[np.ndarray, "dim"]
@@ -79,16 +80,16 @@ def fit_kmeans(
   """Whitens every dimension and clusters by k-means++, mini-batch passes and exact passes.
 
   Args:
-    features: all frames, or pieces of them; more than `max_frames` are sampled uniformly.
+    features: all frames as one array or as pieces.
     num_clusters: number of centroids.
     seed: seed of all random choices.
-    max_frames: number of frames to keep in memory.
+    max_frames: number of frames that are clustered; of more frames, a uniform sample is taken.
     batch_size: number of frames on the device at a time.
-    online_passes: passes that update the centroids after every batch.
-    refining_passes: passes that update them once, to the means of their frames.
+    online_passes: number of passes that update the centroids after every batch.
+    refining_passes: number of passes that set the centroids once, to the means of their frames.
 
   Raises:
-    DataError: there are fewer frames than clusters, or a frame is not finite.
+    DataError: there are no pieces or fewer frames than clusters, or a frame is not finite.
 
   Source: AudioLM, section III-B (mean 0 and variance 1 per dimension before k-means).
   """
@@ -114,7 +115,15 @@ def fit_centroids(
   online_passes: int = 4,
   refining_passes: int = 12,
 ) -> KMeans:
-  """Clusters frames as `fit_kmeans` does, without whitening: mean 0 and scale 1.
+  """Clusters frames like `fit_kmeans`, but without whitening: the result has mean 0 and scale 1.
+
+  Args:
+    frames: all frames.
+    num_clusters: number of centroids.
+    seed: seed of all random choices.
+    batch_size: see `fit_kmeans`.
+    online_passes: see `fit_kmeans`.
+    refining_passes: see `fit_kmeans`.
 
   Raises:
     DataError: there are fewer frames than clusters, or a frame is not finite.
@@ -131,7 +140,7 @@ def fit_centroids(
   num_seeds = min(len(frames), _FRAMES_PER_SEED * num_clusters)
   sample = frames[rng.choice(len(frames), num_seeds, replace=False)]
   centroids = _plus_plus(jnp.asarray(sample), new_key(seed), num_clusters)
-  # Decaying sums over about one pass: running means of the frames of the last pass.
+  # The sums decay by 1/e over about one pass, so centroids are means over about the last pass.
   keep = 1.0 - batch_size / (len(frames) + batch_size)
   counts = jnp.zeros(num_clusters)
   inertia = []
@@ -143,7 +152,7 @@ def fit_centroids(
       done = _pass(shuffled, centroids, jnp.zeros(num_clusters), batch_size, None)
     inertia.append(done.inertia)
     centroids, counts = done.centroids, done.counts
-    if index < online_passes + refining_passes - 2:  # the last passes only refine
+    if index < online_passes + refining_passes - 2:  # the last two passes move no idle centroids
       centroids, counts = _revive(done, rng)
   final = _pass(frames, centroids, jnp.zeros(num_clusters), batch_size, None)
   result = np.asarray(centroids)
@@ -165,7 +174,7 @@ def sample_frames(
   max_frames: int,
   seed: int = 0,
 ) -> Float[np.ndarray, "_ dim"]:
-  """Returns all frames of the pieces, or a uniform sample of `max_frames` of them.
+  """Returns all frames; of more than `max_frames` frames, a uniform sample of `max_frames`.
 
   Raises:
     DataError: there are no pieces.
@@ -191,7 +200,7 @@ def sample_frames(
 def whitening(
   frames: Float[np.ndarray, "frames dim"],
 ) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "dim"]]:
-  """Returns mean and standard deviation per dimension; the latter is 1 for a constant one."""
+  """Returns mean and standard deviation per dimension; 1 instead of a standard deviation near 0."""
   mean = frames.mean(axis=0, dtype=np.float64)
   deviation = frames.std(axis=0, dtype=np.float64)
   deviation = np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6), deviation, 1.0)
@@ -202,7 +211,7 @@ def whitening(
 def nearest_centroid(
   x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
 ) -> Int[Array, "..."]:
-  """Returns the index of the centroid at the least Euclidean distance, computed in float32."""
+  """Returns the index of the nearest centroid by Euclidean distance, computed in float32."""
   return jnp.argmax(_affinity(x, centroids), axis=-1).astype(jnp.int32)
 
 
@@ -210,10 +219,11 @@ def nearest_centroid(
 def nearest_of_close_centroids(
   x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
 ) -> Int[Array, "..."]:
-  """Returns `nearest_centroid`, also exact if vectors are long relative to their distances.
+  """Returns the index of the nearest centroid by Euclidean distance, with smaller rounding errors.
 
-  For such vectors, rounded products can have the wrong order. This takes the nearest candidates by
-  products, and returns the one with the smallest sum of squared differences.
+  If the norms of vectors are much larger than their distances, `nearest_centroid` may select a
+  different centroid because of rounding errors. This function takes the nearest candidates like
+  `nearest_centroid` and returns the candidate with the smallest sum of squared differences.
   """
   _, candidates = jax.lax.top_k(_affinity(x, centroids), min(_CANDIDATES, len(centroids)))
   differences = x[..., None, :].astype(jnp.float32) - centroids.astype(jnp.float32)[candidates]
@@ -222,7 +232,11 @@ def nearest_of_close_centroids(
 
 
 def count_duplicates(centroids: Float[np.ndarray, "clusters dim"]) -> int:
-  """Returns the number of centroids that nearly equal an earlier one, relative to distances."""
+  """Returns the number of centroids that nearly equal an earlier centroid.
+
+  Two centroids are nearly equal if their distance is much smaller than the median distance from a
+  centroid to the nearest other centroid.
+  """
   if len(centroids) < 2:
     return 0
   points = centroids.astype(np.float64)
@@ -239,14 +253,23 @@ def count_duplicates(centroids: Float[np.ndarray, "clusters dim"]) -> int:
 def _lowest(
   kept: list[np.ndarray], ranks: list[np.ndarray], count: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-  """Returns the frames of the lowest random ranks, which are a uniform sample, and these ranks."""
+  """Returns the `count` frames with the lowest random ranks, a uniform sample, and their ranks."""
   frames, rank = np.concatenate(kept), np.concatenate(ranks)
   chosen = np.sort(np.argpartition(rank, count - 1)[:count])
   return [frames[chosen]], [rank[chosen]]
 
 
 class _Pass(NamedTuple):
-  """Centroids after a pass over all frames, and statistics of the pass."""
+  """Centroids after a pass over all frames, and statistics of the pass.
+
+  Attributes:
+    centroids: [clusters, dim].
+    counts: [clusters], the weights of the centroids in the next pass.
+    used: [clusters], number of frames in each cluster.
+    inertia: mean squared distance to the nearest centroid.
+    far_frames: [candidates, dim], the frames of each batch that are farthest from all centroids.
+    far_distances: [candidates], squared distances of these frames to the nearest centroid.
+  """
 
   centroids: Array
   counts: Array
@@ -259,7 +282,16 @@ class _Pass(NamedTuple):
 def _pass(
   frames: np.ndarray, centroids: Array, counts: Array, batch_size: int, keep: float | None
 ) -> _Pass:
-  """Updates centroids after every batch by decaying sums (`keep`), or once at the end (None)."""
+  """Assigns all frames to centroids and updates the centroids.
+
+  Args:
+    frames: [frames, dim].
+    centroids: [clusters, dim].
+    counts: [clusters], weights of the centroids in the sums of the first batch.
+    batch_size: number of frames on the device at a time.
+    keep: factor by which the sums decay per batch, if centroids are updated after every batch. None
+      to update the centroids once, after all batches.
+  """
   sums, used, inertia = centroids * counts[:, None], np.zeros(len(centroids)), 0.0
   far_frames, far_distances = [], []
   for start in range(0, len(frames), batch_size):
@@ -298,7 +330,7 @@ def _batch_sums(
   weight: Float[Array, "frames"],
 ) -> _BatchSums:
   affinity = _affinity(batch, centroids)
-  # A matrix product gives the same sums on every backend and in every run, unlike a scatter.
+  # Unlike a scatter, a matrix product gives equal sums in every run.
   members = jax.nn.one_hot(jnp.argmax(affinity, axis=-1), len(centroids)) * weight[:, None]
   distance = weight * jnp.maximum((batch * batch).sum(-1) - 2.0 * affinity.max(-1), 0.0)
   far_distances, far_indices = jax.lax.top_k(distance, min(64, len(batch)))
@@ -309,7 +341,7 @@ def _batch_sums(
 def _affinity(
   x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
 ) -> Float[Array, "... clusters"]:
-  """Returns (|x|^2 - distance^2) / 2, which is larger for nearer centroids."""
+  """Returns (|x|^2 - distance^2) / 2, which is largest for the nearest centroid."""
   x, centroids = x.astype(jnp.float32), centroids.astype(jnp.float32)
   product = jnp.matmul(x, centroids.T, precision=jax.lax.Precision.HIGHEST)
   return product - 0.5 * (centroids * centroids).sum(-1)
@@ -321,7 +353,11 @@ def _means(sums: Array, counts: Array, old: Array) -> Array:
 
 
 def _revive(done: _Pass, rng: np.random.Generator) -> tuple[Array, Array]:
-  """Moves rarely used centroids to frames that are far from every centroid."""
+  """Moves rarely used centroids to frames that are far from every centroid.
+
+  Returns:
+    The centroids and their weights in the next pass; the weight of a moved centroid is 1.
+  """
   idle = np.flatnonzero(done.used < _LEAST_SHARE * done.used.mean())
   candidates = np.flatnonzero(done.far_distances > 0)
   idle = idle[: len(candidates)]
@@ -343,7 +379,10 @@ def _padded(batch: np.ndarray, size: int) -> tuple[Array, Array]:
 def _plus_plus(
   frames: Float[Array, "frames dim"], key: PRNGKeyArray, num_clusters: int
 ) -> Float[Array, "clusters dim"]:
-  """Initializes by k-means++: draws each centroid by the squared distance to those before."""
+  """Returns initial centroids by k-means++.
+
+  The probability of a frame is proportional to its squared distance to the nearest centroid so far.
+  """
   square = (frames * frames).sum(-1)
 
   def distance_to(point: Array) -> Array:
@@ -355,6 +394,6 @@ def _plus_plus(
     point = frames[jax.random.categorical(jax.random.fold_in(key, index), log_odds)]
     return centroids.at[index].set(point), jnp.minimum(nearest, distance_to(point))
 
-  first = frames[0]  # the sample is in random order
+  first = frames[0]  # a random frame, because the frames are in random order
   centroids = jnp.zeros((num_clusters, frames.shape[1]), frames.dtype).at[0].set(first)
   return jax.lax.fori_loop(1, num_clusters, draw, (centroids, distance_to(first)))[0]

@@ -1,4 +1,4 @@
-"""The common part of tokenizers whose encoder reads log-mel frames and has a receptive field."""
+"""The base class of tokenizers with encoders that read log-mel frames in a finite context."""
 
 import abc
 from typing import Any
@@ -17,12 +17,16 @@ _SMALLEST_WINDOW = 64
 
 
 class LogMelTokenizerConfig(abc.ABC):
-  """The chunks of a tokenizer; a base of dataclasses with these fields.
+  """The sizes of the chunks of a tokenizer; a base class for dataclasses with these fields.
 
   Attributes:
-    encoder: has the front end `features` and the samples per token `hop_length`.
+    encoder: configuration of the encoder. Its `features` are the `LogMelConfig` of the front end,
+      and its `hop_length` is the number of samples per token.
     num_clusters: number of ids.
     chunk_steps: tokens per chunk of a long file, context excluded.
+
+  Raises:
+    ConfigError: `chunk_steps` is less than 1.
   """
 
   encoder: Any
@@ -36,21 +40,24 @@ class LogMelTokenizerConfig(abc.ABC):
   @property
   @abc.abstractmethod
   def receptive_field(self) -> Reach:
-    """Steps before and after a step that its token depends on."""
+    """Numbers of steps before and after a step on which the token of the step depends."""
 
   @property
   def window_steps(self) -> int:
-    """Steps of the largest chunk, context included."""
+    """Number of steps of the largest chunk, context included."""
     field = self.receptive_field
     return field.left + self.chunk_steps + field.right
 
   def size_for(self, num_steps: int) -> int:
-    """Returns the next power of two, so that few programs are compiled."""
+    """Returns the size of a chunk that contains a clip of `num_steps` steps.
+
+    Sizes are powers of two of at least 64, so that few programs are compiled.
+    """
     return max(_SMALLEST_WINDOW, 1 << (num_steps - 1).bit_length())
 
 
 class LogMelTokenizer(ChunkedTokenizer):
-  """Every chunk contains the receptive field of the tokens it keeps."""
+  """Computes tokens from chunks that contain the whole receptive field of each kept token."""
 
   config: LogMelTokenizerConfig
 
@@ -66,9 +73,10 @@ class LogMelTokenizer(ChunkedTokenizer):
 
 
 def whitened(features: Float[Array, "batch steps dim"], params: Params) -> TokenizedFeatures:
-  """Returns the whitened features and their ids, within the program that computes the features.
+  """Returns the whitened features and their ids.
 
-  A separate program could resolve near ties in another order, depending on the batch.
+  Call this function in the program that computes the features. In a separate program, the id of a
+  feature that is almost equally near to two centroids could depend on the batch.
   """
   features = (features - params["mean"]) / params["scale"]
   return TokenizedFeatures(features, nearest_centroid(features, params["centroids"]))

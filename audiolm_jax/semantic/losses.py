@@ -1,4 +1,4 @@
-"""The losses of w2v-BERT and the masks of their steps."""
+"""The losses of w2v-BERT and the random masks of steps."""
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,14 @@ from audiolm_jax.core.arrays import Array
 def span_mask(
   key: PRNGKeyArray, valid: Bool[Array, "batch steps"], probability: float, span: int
 ) -> Bool[Array, "batch steps"]:
-  """Returns a mask of spans; valid steps begin one with `probability`, rows have at least one."""
+  """Returns a random mask that is True in spans of steps; spans may overlap.
+
+  Args:
+    key: random key.
+    valid: steps that may be masked. Each row with valid steps gets at least one span.
+    probability: probability that a span begins at a valid step.
+    span: length of a span in steps.
+  """
   start_key, forced_key = jax.random.split(key)
   starts = jax.random.bernoulli(start_key, probability, valid.shape) & valid
   draw = jnp.where(valid, jax.random.uniform(forced_key, valid.shape), -1.0)
@@ -31,11 +38,20 @@ def contrastive_loss(
   temperature: float,
   gap: int = 0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Distinguishes the code vector of a masked step from those of other masked steps of its item.
+  """Returns the loss of the contrastive task: select the target of each masked step.
 
-  All similarities are computed and the unused ones masked: a random set of at most `num_negatives`
-  others is kept, and none within `gap` steps. Negatives with the same code are kept, since without
-  them, as in some implementations, a codebook of a single entry has the lowest loss.
+  The negatives of a step are a random set of targets of other masked steps in the same row.
+  Negatives may have the same code as the target of the step. Some implementations exclude such
+  negatives, but then a codebook of a single entry has the lowest loss.
+
+  Args:
+    context: projected outputs of the encoder.
+    targets: quantized vectors.
+    masked: True for masked steps.
+    key: random key for the selection of negatives.
+    num_negatives: largest number of negatives per step.
+    temperature: divisor of the cosine similarities.
+    gap: negatives are more than this number of steps away.
 
   Returns:
     Mean cross-entropy in nats and accuracy over the masked steps.
@@ -60,7 +76,7 @@ def prediction_loss(
   ids: Int[Array, "batch steps groups"],
   mask: Bool[Array, "batch steps"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Returns cross-entropy (nats per step and group) and accuracy of the ids over the mask."""
+  """Returns cross-entropy in nats per step and group, and accuracy, averaged over the mask."""
   chosen = jax.nn.one_hot(ids, logits.shape[-1])
   loss = -(chosen * nn.log_softmax(logits)).sum(-1).mean(-1)
   correct = (jnp.argmax(logits, axis=-1) == ids).mean(-1)
@@ -70,9 +86,9 @@ def prediction_loss(
 def diversity_loss(
   probabilities: Float[Array, "batch steps groups size"], mask: Bool[Array, "batch steps"]
 ) -> Float[Array, ""]:
-  """Returns 1 - perplexity / size of the mean distribution of the batch.
+  """Returns 1 - perplexity / size for the mean distribution over the mask, averaged over groups.
 
-  It is 0 if all entries are used equally.
+  The loss is 0 if all entries are used equally.
   """
   weight = mask[..., None, None] / jnp.maximum(mask.sum(), 1)
   return 1.0 - jnp.mean(_perplexity((probabilities * weight).sum((0, 1)))) / probabilities.shape[-1]
@@ -81,7 +97,7 @@ def diversity_loss(
 def id_perplexity(
   ids: Int[Array, "batch steps groups"], size: int, mask: Bool[Array, "batch steps"]
 ) -> Float[Array, ""]:
-  """Returns exp(entropy) of the selected entries over the mask, averaged over groups."""
+  """Returns the perplexity of the ids over the mask, exp(entropy), averaged over groups."""
   counts = (jax.nn.one_hot(ids, size) * mask[..., None, None]).sum((0, 1))
   return jnp.mean(_perplexity(counts / jnp.maximum(counts.sum(-1, keepdims=True), 1.0)))
 

@@ -19,7 +19,7 @@ class Quantized(NamedTuple):
 
   Attributes:
     vectors: projections of the selected entries, with straight-through gradients to the scores.
-    ids: the best entry of each group, without noise.
+    ids: the entry with the highest score in each group, without noise.
     probabilities: softmax of the scores without noise, for the diversity loss.
   """
 
@@ -30,6 +30,11 @@ class Quantized(NamedTuple):
 
 class GumbelQuantizer(nn.Module):
   """Product quantizer that selects one entry per group, in training by Gumbel-softmax.
+
+  Attributes:
+    num_groups: number of groups of entries.
+    codebook_size: entries per group.
+    dim: dimension of the quantized vectors.
 
   Source: wav2vec 2.0, section 2 (straight-through Gumbel-softmax over groups of entries).
   """
@@ -45,21 +50,23 @@ class GumbelQuantizer(nn.Module):
     valid: Bool[Array, "batch steps"],
     temperature: Float[Array, ""] | float | None,
   ) -> Quantized:
-    """Quantizes by Gumbel-softmax at a temperature, or to the best entries if it is None.
+    """Quantizes features by Gumbel-softmax, or without noise to the entries with the best scores.
 
-    The mean and variance of the valid steps of an item (its level, channel and voice) are removed
-    first, so that no entries encode them. The quantizer is used in training only: no token depends
-    on it.
+    First normalises each row to zero mean and unit variance over valid steps, so that entries do
+    not encode level, channel and voice. The quantizer is used only in training; tokens do not
+    depend on it.
 
     Args:
       x: features.
       valid: False on padding.
-      temperature: temperature of the softmax; requires the random stream "gumbel".
+      temperature: temperature of the Gumbel-softmax, which requires the random stream "gumbel";
+        None for no noise.
     """
     groups, size = self.num_groups, self.codebook_size
     x = _normalised_over_time(x.astype(jnp.float32), valid)
-    # The scores begin well above the Gumbel noise, so that the first codes are those of a random
-    # projection instead of noise and can be learned from the first step on.
+    # The initial scores are much larger than the Gumbel noise. The first codes therefore come from
+    # a random projection of the features, and the encoder can learn to predict them from the first
+    # training step.
     scores = nn.Dense(
       groups * size,
       kernel_init=nn.with_logical_partitioning(

@@ -1,4 +1,4 @@
-"""A semantic tokenizer for a codec with another sample rate."""
+"""A semantic tokenizer for waveforms at the sample rate of a codec."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,21 +18,21 @@ _BLOCK_SAMPLES = 1 << 20
 
 
 class ResampledTokenizer:
-  """Resamples waveforms for a tokenizer of another sample rate.
+  """Resamples waveforms to the sample rate of a tokenizer and tokenizes them.
 
-  Every clip is padded to a whole token. An array is resampled as a whole. A clip that is read in
-  slices is resampled in blocks.
+  Every clip is padded to a whole number of tokens. An array is resampled as a whole. A clip that is
+  read in slices is resampled in blocks.
   """
 
   def __init__(self, own: ChunkedTokenizer, sample_rate: int):
     """Wraps a tokenizer.
 
     Args:
-      own: the tokenizer at its own sample rate.
-      sample_rate: Hz, that of the waveforms passed to this object.
+      own: the tokenizer to wrap.
+      sample_rate: sample rate in Hz of the waveforms that the wrapper accepts.
 
     Raises:
-      ConfigError: a token is not a whole number of samples at that rate.
+      ConfigError: a token is not a whole number of samples at `sample_rate`.
     """
     if own.spec.hop_length * sample_rate % own.spec.sample_rate:
       raise ConfigError(
@@ -62,14 +62,15 @@ class ResampledTokenizer:
 
     Args:
       waveform: one clip per row.
-      lengths: samples of each row; ids past them are 0. Whole rows by default.
+      lengths: number of samples in the clip of each row; ids after its end are 0. By default, clips
+        fill their rows.
     """
     return self.own.tokenize(*self._rows(waveform, lengths))
 
   def tokenize_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
-    """Returns the ids of one long clip; equal to `tokenize`."""
+    """Returns the ids of one long clip; they equal those of `tokenize`."""
     if isinstance(waveform, np.ndarray | jax.Array):
       return self.own.tokenize_long(self._resampled_array(waveform))
     return self.own.tokenize_long(self._resampled_blocks(waveform))
@@ -77,7 +78,12 @@ class ResampledTokenizer:
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
   ) -> list[Int[np.ndarray, "_"]]:
-    """Returns the ids of each clip, equal to `tokenize_long`; chunks of one size form batches."""
+    """Returns the ids of each clip, equal to those of `tokenize_long`.
+
+    Args:
+      waveforms: the clips.
+      batch_size: number of chunks in a batch; a batch can contain chunks of several clips.
+    """
     return self.own.tokenize_clips([self._resampled_array(w) for w in waveforms], batch_size)
 
   def features(
@@ -85,18 +91,19 @@ class ResampledTokenizer:
     waveform: Float[np.ndarray | Array, "batch samples"],
     lengths: Int[np.ndarray, "batch"] | None = None,
   ) -> Float[np.ndarray, "batch steps dim"]:
-    """Returns whitened features of the selected layer.
+    """Returns the whitened features whose nearest centroids are the tokens.
 
     Args:
       waveform: one clip per row.
-      lengths: samples of each row; features past them are 0. Whole rows by default.
+      lengths: number of samples in the clip of each row; features after its end are 0. By default,
+        clips fill their rows.
     """
     return self.own.features(*self._rows(waveform, lengths))
 
   def _rows(
     self, waveform: Float[np.ndarray | Array, "batch samples"], lengths: np.ndarray | None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows resampled one by one to the tokenizer's rate, and the samples of each."""
+    """Returns rows at the sample rate of the tokenizer and the number of samples of each row."""
     waveform = np.asarray(waveform, np.float32)
     batch, samples = waveform.shape
     ends = np.full(batch, samples) if lengths is None else np.asarray(lengths)
@@ -110,7 +117,7 @@ class ResampledTokenizer:
   def _resampled_array(
     self, waveform: Float[np.ndarray | Array, "samples"]
   ) -> Float[np.ndarray, "resampled"]:
-    # Imported here because most bundles have one rate and need no resampler.
+    # Imported here because most bundles have only one sample rate and need no resampler.
     from audiolm_jax.io import audio
 
     waveform = np.pad(np.asarray(waveform), (0, -len(waveform) % self.spec.hop_length))
@@ -132,17 +139,17 @@ class ResampledTokenizer:
 
 
 def own_tokenizer(tokenizer: ChunkedTokenizer | ResampledTokenizer) -> ChunkedTokenizer:
-  """Returns the tokenizer without resampling."""
+  """Returns the tokenizer that a `ResampledTokenizer` wraps, or the tokenizer itself."""
   return tokenizer.own if isinstance(tokenizer, ResampledTokenizer) else tokenizer
 
 
 def tokenizer_at(
   tokenizer: ChunkedTokenizer | ResampledTokenizer, sample_rate: int
 ) -> ChunkedTokenizer | ResampledTokenizer:
-  """Returns the tokenizer for waveforms of that rate.
+  """Returns a tokenizer for waveforms at `sample_rate`, which resamples only if necessary.
 
   Raises:
-    ConfigError: a token is not a whole number of samples at that rate.
+    ConfigError: a token is not a whole number of samples at `sample_rate`.
   """
   if tokenizer.spec.sample_rate == sample_rate:
     return tokenizer

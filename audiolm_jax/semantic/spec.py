@@ -1,16 +1,16 @@
-"""The numbers that describe semantic tokens."""
+"""The specification of semantic tokens."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class SemanticSpec:
-  """The numbers that describe semantic tokens.
+  """The sample rate, the hop length and the number of ids of a semantic tokenizer.
 
   Attributes:
     sample_rate: Hz.
     hop_length: samples per token.
-    num_clusters: ids are in [0, num_clusters).
+    num_clusters: number of ids; ids are in [0, num_clusters).
   """
 
   sample_rate: int = 16_000

@@ -1,4 +1,4 @@
-"""Maps waveform to semantic tokens: truncated encoder, whitening, nearest centroid."""
+"""The w2v-BERT tokenizer: truncated encoder, whitening and nearest centroid."""
 
 import dataclasses
 
@@ -28,15 +28,19 @@ from audiolm_jax.semantic.log_mel_tokenizer import (
 
 @dataclasses.dataclass(frozen=True)
 class SemanticTokenizerConfig(LogMelTokenizerConfig):
-  """Shape of the tokenizer; the defaults are AudioLM's.
+  """Shape of the tokenizer; the defaults are those of AudioLM.
 
-  Those are w2v-BERT XL, layer 7 of its masked-prediction module, and 1024 clusters.
+  AudioLM uses w2v-BERT XL, layer 7 of the masked-prediction module, and 1024 clusters.
 
   Attributes:
-    encoder: the trained encoder, of which only the first `layer` blocks are used.
-    layer: number of the layer, counted from 1 through all stacks.
+    encoder: shape of the trained encoder; the tokenizer uses only the first `layer` blocks.
+    layer: number of the block whose features are clustered, counted from 1 through all stacks; 0
+      for the input of the first block.
     num_clusters: number of ids.
     chunk_steps: tokens per chunk of a long file, context excluded.
+
+  Raises:
+    ConfigError: the encoder has fewer blocks than `layer`, or `chunk_steps` is less than 1.
   """
 
   encoder: ConformerConfig = ConformerConfig()
@@ -55,12 +59,12 @@ class SemanticTokenizerConfig(LogMelTokenizerConfig):
 
   @property
   def receptive_field(self) -> Reach:
-    """Steps before and after a step that its token depends on."""
+    """Numbers of steps before and after a step on which the token of the step depends."""
     return self.encoder.receptive_field(self.layer)
 
 
 class SemanticTokenizer(LogMelTokenizer):
-  """Tokens of a w2v-BERT."""
+  """A tokenizer that clusters the features of a w2v-BERT encoder."""
 
   config: SemanticTokenizerConfig
 

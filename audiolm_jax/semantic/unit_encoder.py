@@ -1,7 +1,8 @@
-"""An encoder of phones for semantic tokens: log-mel at 50 Hz and ConvNeXt blocks with context.
+"""An encoder of phones for semantic tokens: ConvNeXt blocks over log-mel frames at 50 Hz.
 
-It is trained to predict a label of each frame that depends on the phone but not on the voice, see
-`trainables/units.py`. All its layers are matrix products and shifted sums, which are fast on CPUs.
+The encoder is trained to predict a label of each frame that depends on the phone but not on the
+voice, see `trainables/units.py`. All its layers are matrix products and sums of shifted arrays,
+which are fast on CPUs.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from audiolm_jax.semantic.log_mel_tokenizer import (
   whitened,
 )
 
-# Frames before and after a frame that the first layer reads with it.
+# Number of frames on each side of a frame that the first layer also reads.
 _NEIGHBOURS = 1
 
 
@@ -42,6 +43,9 @@ class UnitEncoderConfig:
     kernel_size: taps of the convolutions, odd.
     expansion: width of the inner layer of a block divided by `dim`.
     frames_per_step: number of frames whose features are averaged for one token.
+
+  Raises:
+    ConfigError: `kernel_size` is not odd, there are no dilations, or a value is less than 1.
   """
 
   features: LogMelConfig = LogMelConfig(hop_length=320)
@@ -83,7 +87,7 @@ class UnitEncoderConfig:
 
   @property
   def receptive_field(self) -> Reach:
-    """Steps before and after a step that its features depend on."""
+    """Numbers of steps before and after a step on which the features of the step depend."""
     frames = _NEIGHBOURS + sum(self.dilations) * (self.kernel_size // 2)
     steps = -(-frames // self.frames_per_step)
     return Reach(steps, steps)
@@ -96,7 +100,7 @@ class UnitEncoderConfig:
 
 
 class UnitEncoder(nn.Module):
-  """Maps log-mel frames to normalised features of the last block."""
+  """Maps log-mel frames to the layer-normalised features of the last block."""
 
   config: UnitEncoderConfig
 
@@ -108,7 +112,8 @@ class UnitEncoder(nn.Module):
 
     Args:
       log_mel: normalised log-mel features of the clips.
-      inside: frames that contain samples of the clip; other frames do not influence them.
+      inside: True for frames that contain samples of the clip; other frames do not influence these
+        frames.
     """
     c = self.config
     keep = inside[..., None]
@@ -120,7 +125,7 @@ class UnitEncoder(nn.Module):
 
 
 class _Block(nn.Module):
-  """ConvNeXt block: depthwise convolution, norm, two pointwise layers, added to the input."""
+  """ConvNeXt block: depthwise convolution, layer norm, two dense layers, residual connection."""
 
   kernel_size: int
   dilation: int
@@ -130,7 +135,7 @@ class _Block(nn.Module):
   def __call__(
     self, x: Float[Array, "batch frames dim"], keep: Bool[Array, "batch frames 1"]
   ) -> Float[Array, "batch frames dim"]:
-    """Returns the output for every frame; frames outside of `keep` do not influence others."""
+    """Returns the output for every frame; frames outside of `keep` do not influence the others."""
     dim = x.shape[-1]
     shape, axes = (self.kernel_size, dim), ("kernel", "embed")
     kernel = modules.param(self, "kernel", nn.initializers.normal(0.2), axes, shape)
@@ -160,7 +165,7 @@ class UnitTokenizerConfig(LogMelTokenizerConfig):
   """Shape of the tokenizer.
 
   Attributes:
-    encoder: the trained encoder.
+    encoder: shape of the trained encoder.
     num_clusters: number of ids.
     chunk_steps: tokens per chunk of a long file, context excluded.
   """
@@ -176,12 +181,12 @@ class UnitTokenizerConfig(LogMelTokenizerConfig):
 
   @property
   def receptive_field(self) -> Reach:
-    """Steps before and after a step that its token depends on."""
+    """Numbers of steps before and after a step on which the token of the step depends."""
     return self.encoder.receptive_field
 
 
 class UnitTokenizer(LogMelTokenizer):
-  """A tokenizer by clusters of `UnitEncoder` features, averaged over the frames of a token."""
+  """A tokenizer that clusters `UnitEncoder` features, averaged over the frames of each token."""
 
   config: UnitTokenizerConfig
 
@@ -193,8 +198,8 @@ class UnitTokenizer(LogMelTokenizer):
 
     Args:
       encoder: shape of the encoder.
-      params: its parameters.
-      chunk_steps: tokens per window of a long file.
+      params: parameters of the encoder.
+      chunk_steps: tokens per chunk of a long file, context excluded.
     """
     centroids = np.zeros((1, encoder.dim), np.float32)
     return cls(UnitTokenizerConfig(encoder, 1, chunk_steps), unwhitened(params, centroids))

@@ -1,1 +1,1 @@
-"""The models that the trainer trains: codec, semantic encoder, stages, detector."""
+"""Implementations of `Trainable`: codec, semantic encoders, stages and detector."""

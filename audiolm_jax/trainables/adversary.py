@@ -1,4 +1,4 @@
-"""Updates of the codec's discriminators, and the losses that they give the codec.
+"""Updates the discriminators of codec training, and computes the adversarial losses of the codec.
 
 Source: SoundStream, sections III-D and III-E.
 """
@@ -23,12 +23,12 @@ class DiscriminatorUpdate(NamedTuple):
   """The result of one update of the discriminators.
 
   Attributes:
-    values: the generator's adversarial and feature losses.
-    gradients: gradients of these losses with respect to the generated waveform.
-    loss: the loss of the discriminators.
-    gradient_norm: norm of the gradient of `loss`.
-    params: the discriminators' updated parameters.
-    optimizer: the updated state of their optimizer.
+    values: adversarial loss and feature matching loss of the generator.
+    gradients: gradients of these two losses with respect to the generated waveform.
+    loss: hinge loss of the discriminators.
+    gradient_norm: global norm of the gradient of `loss` with respect to the parameters.
+    params: updated parameters of the discriminators.
+    optimizer: updated state of the optimizer of the discriminators.
   """
 
   values: Float[Array, "2"]
@@ -40,7 +40,12 @@ class DiscriminatorUpdate(NamedTuple):
 
 
 class Adversary:
-  """The discriminators and their optimizer; contains no arrays."""
+  """The discriminators and their optimizer; contains no arrays.
+
+  Args:
+    config: sizes of the discriminators.
+    optimizer: configuration of the optimizer.
+  """
 
   def __init__(self, config: DiscriminatorConfig, optimizer: OptimizerConfig):
     self._discriminators = Discriminators(config)
@@ -49,7 +54,7 @@ class Adversary:
   def init(
     self, rng: Key[Array, ""], waveform: Float[Array, "batch samples"]
   ) -> tuple[Params, PyTree]:
-    """Returns new parameters, which carry their logical axes, and the optimizer's state."""
+    """Returns new parameters, boxed with logical axis names, and the state of the optimizer."""
     params = self._discriminators.init(rng, waveform)["params"]
     return params, self._optimizer.init(params)
 
@@ -61,21 +66,21 @@ class Adversary:
     generated: Float[Array, "batch samples"],
     active: bool,
   ) -> DiscriminatorUpdate:
-    """Updates the discriminators, and computes the generator's losses from `params`.
+    """Updates the discriminators, and computes the losses of the generator from `params`.
 
     Args:
-      params: the discriminators' parameters before the update.
-      optimizer: the state of their optimizer.
-      waveform: recordings.
-      generated: their reconstructions.
-      active: static; if False, nothing is computed and all losses are zero.
+      params: parameters of the discriminators before the update.
+      optimizer: state of the optimizer before the update.
+      waveform: waveforms of recordings.
+      generated: the reconstruction of each waveform by the codec.
+      active: Python bool, static; if False, nothing is updated and all losses are zero.
     """
     if not active:
       zero = jnp.zeros(())
       return DiscriminatorUpdate(
         jnp.zeros(2), jnp.zeros((2, *generated.shape)), zero, zero, params, optimizer
       )
-    # Stacked as pairs, not concatenated, so that each pair stays on the device that has the clip.
+    # Stacked as pairs, not concatenated, so that each pair stays on the device with the clip.
     pairs = jnp.stack([waveform, generated], axis=1).reshape(-1, waveform.shape[1])
 
     def discriminator_loss(params):
@@ -106,5 +111,5 @@ class Adversary:
     )
 
   def _apply(self, params: Params, waveform: Array) -> tuple[list[Array], list[list[Array]]]:
-    """Returns the logits and the layers' outputs of each discriminator."""
+    """Returns the logits and the outputs of the layers of each discriminator."""
     return modules.apply(self._discriminators, params, waveform)

@@ -1,13 +1,14 @@
-"""Codec training: the alternating step of generator and discriminators.
+"""Training of a codec with adversarial losses: one step updates generator and discriminators.
 
-A run has phases that start at configured steps: first auto-encoding without quantization, then the
-quantizer (its codebooks start as k-means centroids of recent latents), then the discriminators, and
-optionally a last phase in which the codes are fixed and only the decoder is trained.
+A run can have four phases, which start at configured steps. First, encoder and decoder are trained
+without quantization. Then the quantizer is trained too; its codebooks are initialised with k-means
+centroids of recent latents. Then the discriminators are trained too. In an optional last phase, the
+codes are fixed and only the decoder and the discriminators are trained.
 
 The losses are balanced at the generated waveform: the gradient of each loss with respect to the
-waveform is scaled to a configured share before it enters the decoder, so that the scale of a loss
-does not matter. (The fixed weights of the paper, 1 : 100 : 1, depend on sums that it does not
-state, so the gradients are balanced as in EnCodec.)
+waveform is scaled to a configured norm before the backward pass of the decoder. The scale of a loss
+therefore has no effect. The SoundStream paper uses fixed weights, 1 : 100 : 1, but does not specify
+the normalisation of the losses, so the gradients are balanced as in EnCodec.
 
 Source: SoundStream, section III; EnCodec, section 3.4 for the balance.
 """
@@ -67,28 +68,35 @@ class CodecTrainingConfig(configs.DependentTypes):
   """Configuration of a codec training run.
 
   Attributes:
-    model: architecture and sizes of the codec, a configuration of `codec.registry`.
+    model: architecture and sizes of the codec, a configuration class in `codec.registry`.
     discriminators: sizes of the discriminators.
     spectral: scales of the mel loss.
     complex_spectral: scales of the complex-spectrum loss.
     generator_optimizer: optimizer of encoder and decoder.
     discriminator_optimizer: optimizer of the discriminators.
-    waveform_share: share of the waveform loss in the gradient at the generated waveform.
-    spectral_share: share of the mel loss.
-    complex_share: share of the complex-spectrum loss; at 0 this loss is not computed.
-    adversarial_share: share of the adversarial loss.
-    feature_share: share of the feature matching loss.
-    commitment_weight: weight of the commitment loss, independent of batch size and latent size: its
-      gradient at the latents has a norm of twice this weight times their root-mean-square
-      quantization error. Far below the default, the codebooks cannot follow the latents.
+    waveform_share: norm to which the gradient of the waveform loss at the generated waveform is
+      scaled.
+    spectral_share: norm for the gradient of the mel loss.
+    complex_share: norm for the gradient of the complex-spectrum loss; with 0, this loss is not
+      computed.
+    adversarial_share: norm for the gradient of the adversarial loss.
+    feature_share: norm for the gradient of the feature matching loss.
+    commitment_weight: weight of the commitment loss, independent of batch size and latent size. The
+      gradient of the weighted loss at the latents has a norm of twice this weight times the
+      root-mean-square quantization error, averaged over levels. With values far below the default,
+      the codebooks cannot follow the latents.
     quantizer_start_step: the first step with quantized latents.
     adversarial_start_step: the first step that trains the discriminators.
-    codes_fixed_step: from this step on, encoder and codebooks are fixed at their averages and only
-      the decoder is trained, so that tokens of this codec remain valid; None for never.
-    quantizer_dropout: share of examples whose number of levels is drawn uniformly.
-    codebook_decay: decay of the moving averages of the codebooks.
-    restart_share: entries used less than this share of the mean use are restarted.
-    kmeans_vectors: number of recent latents that initialise the codebooks.
+    codes_fixed_step: first step with fixed encoder and codebooks, which are set to their moving
+      averages. From this step on, only the decoder and the discriminators are trained, so existing
+      tokens remain valid. None to never fix the codes.
+    quantizer_dropout: share of the examples whose number of levels is drawn uniformly; all other
+      examples use all levels.
+    codebook_decay: decay of the moving averages that define the codebooks.
+    restart_share: entries that are used less than this share of the mean use are replaced by
+      vectors of the batch.
+    kmeans_vectors: number of recent latents that initialise the codebooks. If
+      `quantizer_start_step` is 0, the latents of the first batch are used instead.
     ema_decay: decay of the averaged parameters, which are exported.
   """
 
@@ -124,7 +132,7 @@ class CodecTrainingConfig(configs.DependentTypes):
 
   @property
   def shares(self) -> dict[str, float]:
-    """The losses at the generated waveform and their shares of the gradient."""
+    """The losses at the generated waveform, and the norms to which their gradients are scaled."""
     shares = {"waveform": self.waveform_share, "spectral": self.spectral_share}
     if self.complex_share:
       shares["complex"] = self.complex_share
@@ -146,7 +154,7 @@ class CodecTrainable(Trainable[CodecState]):
     self._generator_optimizer = make_optimizer(config.generator_optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> CodecState:
-    """Returns a new state; its parameters carry their logical axes."""
+    """Returns a new state; the parameters are boxed with logical axis names."""
     c = self.config
     keys = jax.random.split(rng, 3)
     waveform = jnp.zeros(batch["waveform"].shape, jnp.float32)
@@ -177,8 +185,9 @@ class CodecTrainable(Trainable[CodecState]):
   def parts(self, step: int) -> tuple[bool, bool]:
     """Returns whether training step `step` trains the discriminators, and whether codes are fixed.
 
-    Both are static: under `lax.cond`, XLA:CPU takes sixty times as long for the discriminators'
-    convolutions, and with fixed codes no gradient of the encoder is computed.
+    Both values are static in the compiled step. Under `lax.cond`, XLA:CPU takes sixty times as long
+    for the convolutions of the discriminators. With fixed codes, the compiled step contains no
+    backward pass of the encoder.
     """
     c = self.config
     fixed = c.codes_fixed_step is not None and step >= c.codes_fixed_step
@@ -191,7 +200,7 @@ class CodecTrainable(Trainable[CodecState]):
     rng: Key[Array, ""],
     *parts: bool,
   ) -> tuple[CodecState, dict[str, jax.Array]]:
-    """Updates generator, codebooks and discriminators once; see the base class for `parts`."""
+    """Updates generator, codebooks and discriminators once; see the base class for arguments."""
     adversarial, codes_fixed = parts
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     level_key, restart_key, kmeans_key = jax.random.split(rng, 3)
@@ -229,8 +238,8 @@ class CodecTrainable(Trainable[CodecState]):
       old.gradient_norms,
       jnp.array(list(self.config.shares.values())),
     )
-    # The commitment loss is a mean over all latents, while the norms of the balanced gradients do
-    # not depend on the size of the batch.
+    # The commitment loss is a mean over all latents, so the norm of its gradient depends on the
+    # batch size. The norms of the balanced gradients do not.
     commitment_scale = jnp.float32(self.config.commitment_weight * latents.size**0.5)
     decoder_gradient, latents_gradient = to_decoder((cotangent, commitment_scale))
     if codes_fixed:
@@ -250,7 +259,7 @@ class CodecTrainable(Trainable[CodecState]):
       recent=jnp.where(quantizing, old.recent, remember(old.recent, latents)),
       gradient_norms=gradient_norms,
     )
-    # The sums are not finite if any loss or gradient is not.
+    # The sums are not finite if any loss or gradient is not finite.
     total = jnp.sum(values) + update.loss + commitment
     new, skipped = apply_if_finite(state, new, total, gradient_norm + update.gradient_norm)
     metrics = dict(zip(self.config.shares, values, strict=True)) | {
@@ -265,7 +274,7 @@ class CodecTrainable(Trainable[CodecState]):
     return new, metrics | _codebook_metrics(statistics)
 
   def _with_codebooks(self, state: CodecState, latents: Array, rng: Key[Array, ""]) -> CodecState:
-    """Returns the state, with codebooks from k-means at the first step that quantizes."""
+    """Returns the state; at the first step that quantizes, k-means initialises the codebooks."""
     c = self.config
 
     def start(s: CodecState) -> CodecState:
@@ -275,7 +284,7 @@ class CodecTrainable(Trainable[CodecState]):
       )
       return dataclasses.replace(s, quantizer=quantizer, codebooks_ema=quantizer.codebooks)
 
-    # The step number alone does not suffice, because the update at that step may be skipped.
+    # The step number alone is not sufficient, because the update at this step may be skipped.
     first = (state.step >= c.quantizer_start_step) & ~has_codebooks(state)
     return lax.cond(first, start, lambda s: s, state)
 
@@ -292,7 +301,7 @@ class CodecTrainable(Trainable[CodecState]):
     )
 
   def _with_generator(self, state: CodecState, gradient: PyTree, codes_fixed: bool) -> CodecState:
-    """Returns the state with updated encoder and decoder and their averages."""
+    """Returns the state with updated encoder, decoder and their averages."""
     updates, optimizer = self._generator_optimizer.update(
       gradient, state.generator_opt, state.generator
     )
@@ -311,7 +320,10 @@ class CodecTrainable(Trainable[CodecState]):
     statistics: dict[str, Array],
     learns: Array,
   ) -> CodecState:
-    """Returns the state with updated codebooks and their average if `learns`."""
+    """Returns the state with updated codebooks and their averages, if `learns` is True.
+
+    The averages of restarted entries are set to the new entries.
+    """
     averages = update_ema(
       state.codebooks_ema, quantizer.codebooks, state.step, self.config.ema_decay
     )
@@ -323,14 +335,14 @@ class CodecTrainable(Trainable[CodecState]):
     )
 
   def component_params(self, component: ChunkedCodec, what: str) -> Params:
-    """Returns the parameters of a codec with this configuration; see the base class."""
+    """Returns the parameters of a codec of equal configuration; see the base class."""
     self._check_model(component.config, what)
     return component.params
 
   def run_params(self, config: CodecTrainingConfig, params: Params, what: str) -> Params:
-    """Returns the parameters of a run of a codec with this configuration; see the base class.
+    """Returns the parameters of a codec run of equal configuration; see the base class.
 
-    The discriminators and the averages of the codebooks are not among them.
+    The discriminators and the statistics of the quantizer are not included.
     """
     self._check_model(config.model, what)
     return params
@@ -344,7 +356,12 @@ class CodecTrainable(Trainable[CodecState]):
     configs.check_equal(model, self.config.model, what)
 
   def with_params(self, state: CodecState, params: Params) -> CodecState:
-    """Returns a new state that starts from the parameters of an inference codec."""
+    """Returns a new state with the parameters of an inference codec.
+
+    Args:
+      state: a new state; provides the discriminators and the optimizers.
+      params: {"encoder", "decoder", "codebooks"}.
+    """
     c = self.config
     generator = {name: params[name] for name in ("encoder", "decoder")}
     codebooks = params["codebooks"]
@@ -357,7 +374,7 @@ class CodecTrainable(Trainable[CodecState]):
     )
 
   def eval_step(self, state: CodecState, batch: Batch) -> dict[str, jax.Array]:
-    """Returns the losses of the averaged parameters with all levels; "weight" counts examples."""
+    """Returns losses of the averaged parameters, with all levels; "weight" is the batch size."""
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     generated = self.reconstruct(state, waveform)
     waveform_loss = _waveform_loss(waveform, generated)
@@ -370,7 +387,7 @@ class CodecTrainable(Trainable[CodecState]):
     }
 
   def summaries(self, state: CodecState, batch: Batch) -> dict[str, Audio]:
-    """Returns the original audio and its reconstruction, each [batch, samples]."""
+    """Returns the original waveforms and their reconstructions, each [batch, samples]."""
     waveform = _whole_frames(batch["waveform"], self.config.model.hop_length)
     rate = self.config.model.sample_rate
     return {
@@ -379,16 +396,16 @@ class CodecTrainable(Trainable[CodecState]):
     }
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the seconds of audio in a batch, without padding if lengths are given."""
+    """Returns the seconds of audio in a batch, without padding if the batch has "length"."""
     samples = np.sum(batch["length"]) if "length" in batch else np.size(batch["waveform"])
     return {"audio_seconds": float(samples) / self.config.model.sample_rate}
 
   def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
-    """Returns the operations of an update: encoder, decoder, quantizer and discriminators.
+    """Returns the floating-point operations of encoder, decoder, quantizer and discriminators.
 
     The quantizer has no backward pass. The discriminators process the clip and its reconstruction
-    with a backward pass to their parameters, and the reconstruction again with two backward passes
-    to the waveform. The spectral losses are omitted.
+    with a backward pass to their parameters. They process the reconstruction once more, with two
+    backward passes to the waveform. The operations of the spectral losses are not counted.
     """
     c = self.config
     rows, samples = batch["waveform"].shape
@@ -408,9 +425,10 @@ class CodecTrainable(Trainable[CodecState]):
     return rows * flops
 
   def warnings(self, metrics: Mapping[str, float]) -> list[str]:
-    """Returns warnings about codebooks that are little used or too far from the latents.
+    """Returns warnings about codebooks and discriminators.
 
-    Also warns if the discriminators separate all clips.
+    There is a warning if few entries of a codebook are used, if the codebooks are too far from the
+    latents, or if the discriminators classify all clips correctly.
     """
     c, found = self.config, []
     for level in range(c.model.num_quantizers):
@@ -420,7 +438,7 @@ class CodecTrainable(Trainable[CodecState]):
           f"codebook {level} uses few of its {c.model.codebook_size} entries (perplexity "
           f"{perplexity:.1f}); check latent_scale and the commitment loss"
         )
-    # The mean error of a level is as large as the latents only if the codebooks do not match them.
+    # The mean error of a level exceeds the power of the latents only if the codebooks do not fit.
     if metrics["commitment"] > metrics["latent_scale"] ** 2:
       found.append(
         f"the codebooks cannot follow the latents (error {metrics['commitment']:.3g} at a power of "
@@ -460,7 +478,7 @@ class CodecTrainable(Trainable[CodecState]):
     return jnp.where(dropped, drawn, all_levels)
 
   def _waveform_losses(self, waveform: Array, generated: Array) -> WaveformLosses:
-    """Returns the reconstruction losses with their gradients at the generated waveform."""
+    """Returns the reconstruction losses and their gradients at the generated waveform."""
     losses_of = [_waveform_loss, self._spectral_loss]
     if self.config.complex_share:
       losses_of.append(self._complex_loss)

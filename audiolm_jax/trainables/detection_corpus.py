@@ -1,8 +1,9 @@
-"""Training data of a detector: recordings, and a bundle's continuations of their beginnings.
+"""Makes the training data of a detector: recordings, and continuations sampled by a bundle.
 
-The recordings are encoded and decoded by the bundle's codec, so that a detector cannot use the
-codec's artefacts and must detect the work of the stages. Source: AudioLM, detection of synthesized
-speech.
+The recordings are encoded and decoded by the bundle's codec. Both classes therefore contain the
+artefacts of the codec, and the detector must learn the properties of the sampled tokens.
+
+Source: AudioLM, detection of synthesized speech.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from audiolm_jax.io import audio, files
 from audiolm_jax.io.provenance import Provenance
 
 LABELS = ("real", "synthetic")
-_LEAST_SECONDS = 1.0  # after the prompt
+_LEAST_SECONDS = 1.0  # minimum length of a piece after the prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +36,18 @@ class CorpusConfig:
   """How a corpus is made from recordings.
 
   Attributes:
-    prompt_seconds: length of the prompts, which are not part of the clips in the corpus.
-    duration: longest continuation in seconds; a continuation is not longer than the rest of the
-      recording.
-    samples_per_prompt: continuations of each prompt. 2 balances the classes, because the real class
-      has each recording twice: decoded by the codec and unchanged.
-    valid_share: share of the speakers of the split `train` that become the split `valid`.
-    max_pieces: largest number of pieces in each split; None for all.
+    prompt_seconds: length of the prompts; prompts are not part of the clips in the corpus.
+    duration: length of the longest continuation in seconds. The sampled continuations of a piece
+      are as long as its real continuation.
+    samples_per_prompt: number of sampled continuations per prompt. 2 balances the classes, because
+      the real class contains each continuation twice: decoded by the codec and unchanged.
+    valid_share: share of the speakers of the split `train` whose recordings become the split
+      `valid`.
+    max_pieces: largest number of pieces in each split; None for all pieces.
     batch_size: number of prompts that are continued together.
     seed: seed of the choice of pieces and of sampling.
-    watermark: strength of the mark in the continuations, as in `Settings`; off by default, so that
-      a detector learns the work of the stages and not the mark.
+    watermark: strength of the watermark in the continuations, see `Settings`. The default is "off",
+      so that a detector does not learn to detect the watermark.
   """
 
   prompt_seconds: float = 3.0
@@ -62,10 +64,10 @@ class Pair(NamedTuple):
   """A prompt, and its real and sampled continuations of equal length.
 
   Attributes:
-    prompt: the prompt, decoded by the codec.
-    codec: the rest of the recording, decoded by the codec.
-    original: the rest of the recording, unchanged.
-    continuations: sampled by the stages.
+    prompt: the prompt, encoded and decoded by the codec.
+    codec: the real continuation, encoded and decoded by the codec.
+    original: the real continuation, unchanged.
+    continuations: the continuations that the stages sampled.
   """
 
   prompt: Float[np.ndarray, "prompt"]
@@ -75,7 +77,14 @@ class Pair(NamedTuple):
 
 
 class _Piece(NamedTuple):
-  """A prompt and its real continuation, from one recording."""
+  """A piece of a recording: a prompt and its real continuation.
+
+  Attributes:
+    name: name of the files of the piece, without suffix.
+    clip: the recording.
+    split: split of the piece in the corpus.
+    waveform: the samples of prompt and continuation.
+  """
 
   name: str
   clip: AudioClip
@@ -91,27 +100,29 @@ def make_corpus(
   *,
   progress: bool = True,
 ) -> dict[str, int]:
-  """Writes clips of all kinds and their manifest; call it again to continue after a kill.
+  """Writes the clips of a corpus and its manifest; a repeated call resumes a killed call.
 
-  The manifest's rows have `path`, `label` (real or synthetic), `kind` (codec, original or
-  continuation), `split`, `speaker`, `seconds` and `source`. The source's split `train` is divided
-  by speaker into `train` and `valid`; its split `valid`, without the speakers of `train`, becomes
+  The rows of the manifest have `path`, `label` (real or synthetic), `kind` (codec, original or
+  continuation), `sample` (index of the continuation, or null), `split`, `speaker`, `seconds` and
+  `source` (id of the recording). The split `train` of the recordings is divided by speaker into
+  `train` and `valid`. The split `valid` of the recordings, without the speakers of `train`, becomes
   `test`. A clip without a speaker counts as a separate speaker.
 
   Args:
     bundle: the bundle whose samples are to be detected.
     source: folder or manifest of recordings, see `manifest.list_clips`.
     output_dir: folder of the corpus.
-    config: how to make the corpus.
+    config: settings of the corpus.
     progress: whether to show a progress bar.
 
   Returns:
     Number of clips by split and kind, such as {"train codec": 200}.
 
   Raises:
-    DataError: no recording is long enough, or the folder contains a corpus with other settings or
-      of other recordings.
-    UserError: the manifest of the corpus would replace that of the recordings.
+    AudioError: a recording cannot be read.
+    DataError: no recording is long enough, or the folder contains a corpus with different settings
+      or recordings.
+    UserError: the manifest of the corpus would replace the manifest of the recordings.
   """
   folder = Path(output_dir)
   if folder.is_dir():
@@ -143,14 +154,17 @@ def make_pairs(
   config: CorpusConfig,
   seed: int,
 ) -> list[Pair]:
-  """Continues the beginnings of recordings and returns them with the real continuations.
+  """Samples continuations of the beginnings of recordings.
 
   Args:
     bundle: the bundle that samples.
-    recordings: at the bundle's rate, each longer than the prompt; they are cut after prompt and
-      duration.
-    config: lengths, and the number of recordings that are processed together.
-    seed: seed of sampling; each batch adds the index of its first recording.
+    recordings: waveforms at the sample rate of the bundle, longer than the prompt. Samples after
+      prompt and `config.duration` are not used.
+    config: lengths of prompt and continuation, number of samples per prompt and batch size.
+    seed: seed of sampling. The seed of a batch is `seed` plus the index of its first recording.
+
+  Returns:
+    For each recording, the prompt with the real and the sampled continuations.
   """
   pairs = []
   for first in range(0, len(recordings), config.batch_size):
@@ -198,14 +212,18 @@ def _pairs_of_batch(
 
 
 def _is_in(folder: Path, clip: AudioClip) -> bool:
-  """Returns whether a clip is one that an earlier call generated in a folder of recordings."""
+  """Returns whether a clip is in the folder of the corpus, so that an earlier call wrote it."""
   return Path(clip.path).absolute().is_relative_to(folder.absolute())
 
 
 def _check_settings(
   folder: Path, bundle: Bundle, config: CorpusConfig, clips: Sequence[AudioClip]
 ) -> None:
-  """Writes the settings to the folder; raises `DataError` if it has a corpus with others."""
+  """Writes the settings of a corpus to its folder.
+
+  Raises:
+    DataError: the folder cannot be used, or contains a corpus with different settings.
+  """
   settings = dataclasses.asdict(config) | {
     "bundle": bundle.name,
     "token_hash": bundle.token_hash,
@@ -246,7 +264,17 @@ def _with_splits(clips: Iterable[AudioClip], valid_share: float) -> list[AudioCl
 def _pieces(
   clips: list[AudioClip], sample_rate: int, config: CorpusConfig, bar: tqdm.tqdm
 ) -> Iterator[_Piece]:
-  """Yields pieces whose prompts are not silent, in a random order of clips."""
+  """Yields pieces whose prompts are not silent, in a random order of clips.
+
+  Args:
+    clips: the recordings.
+    sample_rate: sample rate of the pieces in Hz.
+    config: settings of the corpus.
+    bar: progress bar that counts the recordings.
+
+  Raises:
+    AudioError: a recording cannot be read.
+  """
   length = round((config.prompt_seconds + config.duration) * sample_rate)
   prompt = round(config.prompt_seconds * sample_rate)
   least = prompt + round(_LEAST_SECONDS * sample_rate)
@@ -278,7 +306,15 @@ def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
 def _write_batch(
   bundle: Bundle, folder: Path, batch: list[_Piece], number: int, config: CorpusConfig
 ) -> list[dict[str, object]]:
-  """Writes the clips of some pieces, unless all exist, and returns their rows."""
+  """Writes the clips of a batch of pieces, unless all files exist, and returns the manifest rows.
+
+  Args:
+    bundle: the bundle that samples.
+    folder: folder of the corpus.
+    batch: the pieces.
+    number: index of the batch, which is added to the seed.
+    config: settings of the corpus.
+  """
   rate = bundle.sample_rate
   prompt = round(config.prompt_seconds * rate)
   seed = (config.seed + number) % 2**32
@@ -297,7 +333,14 @@ def _write_batch(
 
 
 def _rows(piece: _Piece, rate: int, prompt: int, config: CorpusConfig) -> list[dict[str, object]]:
-  """Returns the rows of a piece: decoded by the codec, unchanged, and its continuations."""
+  """Returns the manifest rows of a piece: codec, original, and the sampled continuations.
+
+  Args:
+    piece: the piece.
+    rate: sample rate in Hz.
+    prompt: length of the prompt in samples.
+    config: settings of the corpus.
+  """
   common = {
     "split": piece.split,
     "speaker": piece.clip.speaker,

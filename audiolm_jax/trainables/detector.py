@@ -71,14 +71,14 @@ class DetectorTrainable(Trainable[TrainState]):
     self._optimizer = make_optimizer(config.optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
-    """Returns a new state; its parameters carry their logical axes."""
+    """Returns a new state; the parameters are boxed with logical axis names."""
     params = self.model.init(rng, jnp.zeros(batch["waveform"].shape))["params"]
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
 
   def train_step(
     self, state: TrainState, batch: Batch, rng: Key[Array, ""]
   ) -> tuple[TrainState, Metrics]:
-    """Updates the parameters; skips an update that is not finite."""
+    """Updates the parameters, unless the loss or a gradient is not finite."""
     return gradient_step(
       self._loss,
       state,
@@ -90,7 +90,7 @@ class DetectorTrainable(Trainable[TrainState]):
     )
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-    """Returns metrics of the averaged parameters; "weight" is the number of rows."""
+    """Returns metrics of the averaged parameters; "weight" is the batch size."""
     return self._loss(state.averaged_params, batch, None)[1]
 
   def amounts(self, batch: Batch) -> dict[str, float]:
@@ -99,27 +99,27 @@ class DetectorTrainable(Trainable[TrainState]):
     return {"audio_seconds": float(np.sum(batch["length"])) / rate}
 
   def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
-    """Returns the operations of an update; a backward pass counts as two forward passes."""
+    """Returns the floating-point operations of an update; see the base class."""
     del step  # all steps are equal
     rows, samples = batch["waveform"].shape
     return 3 * rows * self.config.classifier.forward_flops(samples)
 
   def inference_params(self, state: TrainState) -> Params:
-    """Returns the parameters of the detector, averaged if the run has an average."""
+    """Returns the parameters of the classifier; the averaged parameters if they exist."""
     return nn.unbox(state.averaged_params)
 
   def component_params(self, component: Detector, what: str) -> Params:
-    """Returns the parameters of a detector with this configuration; see the base class."""
+    """Returns the parameters of a detector of equal configuration; see the base class."""
     configs.check_equal(component.config, self.config.classifier, what)
     return dict(component.params)
 
   def run_params(self, config: DetectorTrainingConfig, params: Params, what: str) -> Params:
-    """Returns the parameters of a run of a detector with this configuration; see the base class."""
+    """Returns the parameters of a detector run of equal configuration; see the base class."""
     configs.check_equal(config.classifier, self.config.classifier, what)
     return params
 
   def with_params(self, state: TrainState, params: Params) -> TrainState:
-    """Returns a new state that starts from these parameters."""
+    """Returns a new state with the parameters `params`."""
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
 
   def _loss(

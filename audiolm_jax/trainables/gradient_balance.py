@@ -9,7 +9,7 @@ from audiolm_jax.core.arrays import Array
 
 
 class WaveformLosses(NamedTuple):
-  """Losses of a generated waveform and their gradients with respect to it."""
+  """Losses of a generated waveform and their gradients with respect to the waveform."""
 
   values: Float[Array, "losses"]
   gradients: Float[Array, "losses batch samples"]
@@ -20,15 +20,17 @@ def balance_gradients(
   averages: Float[Array, "losses"],
   shares: Float[Array, "losses"],
 ) -> tuple[Float[Array, "batch samples"], Float[Array, "losses"]]:
-  """Sums the gradients of losses after scaling the norm of each to its share.
+  """Scales the gradient of each loss to a given norm and sums the scaled gradients.
+
+  A gradient is divided by the moving average of its norm, so its scaled norm varies between steps.
 
   Args:
-    gradients: of each loss with respect to the waveform.
-    averages: moving averages of their norms; 0 before the first step.
-    shares: the norm that each gradient is scaled to.
+    gradients: gradient of each loss with respect to the generated waveform.
+    averages: moving averages of the norms of the gradients; 0 before the first step.
+    shares: norm to which each gradient is scaled.
 
   Returns:
-    The sum, and the updated averages.
+    The sum of the scaled gradients, and the updated averages.
 
   Source: EnCodec, section 3.4.
   """

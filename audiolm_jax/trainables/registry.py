@@ -1,4 +1,4 @@
-"""The trainable of each component, and the inference parameters of its runs."""
+"""Maps the names of components to trainables, and loads the inference parameters of runs."""
 
 import importlib
 import os
@@ -13,8 +13,8 @@ from audiolm_jax.core.keys import new_key
 from audiolm_jax.training import partitioning
 from audiolm_jax.training.checkpoints import Checkpoints, read_model_json
 
-# Module, trainable and configuration of each component, imported on use: reading the run of a codec
-# does not import the stages.
+# Module, trainable and configuration of each component. A module is imported on use, so reading the
+# run of a codec does not import the stages.
 _PACKAGE = "audiolm_jax.trainables"
 COMPONENTS = {
   "codec": (f"{_PACKAGE}.codec", "CodecTrainable", "CodecTrainingConfig"),
@@ -26,7 +26,11 @@ COMPONENTS = {
 
 
 def home_of(component: str) -> tuple[str, str, str] | None:
-  """The entry of a component, be it "stage" or a stage's "NAME_stage"; None for an unknown one."""
+  """Returns the entry of a component in `COMPONENTS`; None if the component is unknown.
+
+  Args:
+    component: a key of `COMPONENTS`, or "NAME_stage" for the stage NAME.
+  """
   return COMPONENTS.get("stage" if component.endswith("_stage") else component)
 
 
@@ -37,15 +41,16 @@ def load_inference_params(
 
   Args:
     model_dir: folder of the run.
-    step: step of the checkpoint; by default the newest one that can be read.
+    step: step of the checkpoint; None for the newest checkpoint that can be read.
 
   Returns:
-    The component's name, its configuration, and its parameters as nested dicts of NumPy arrays,
-    averaged if the run has an average.
+    The name of the component, its configuration, and its parameters as nested dicts of NumPy
+    arrays. If the run computes averaged parameters, these are returned.
 
   Raises:
-    CheckpointError: the folder is not a run folder, the step is absent, or no checkpoint can be
-      read.
+    CheckpointError: the folder is not a run folder, the component is unknown, the step is missing,
+      or no checkpoint can be read.
+    ConfigError: the recorded configuration is invalid.
   """
   description = read_model_json(model_dir)
   component = str(description.get("component"))

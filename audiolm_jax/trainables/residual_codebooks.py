@@ -1,4 +1,4 @@
-"""Fits the codebooks of a residual quantizer to the latents of a codec that is already trained."""
+"""Fits the codebooks of a residual quantizer to the latents of a trained codec."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from audiolm_jax.semantic.kmeans import (
 )
 
 _BATCH = 8192
-# Further passes change the sum of all levels little.
+# More passes hardly change the quantization error of all levels together.
 _REFINING_PASSES = 5
 
 
@@ -33,24 +33,27 @@ def fit_codebooks(
   max_frames: int = 500_000,
   max_skipped_fraction: float = 0.01,
 ) -> tuple[ResidualCodec, list[KMeansReport]]:
-  """Clusters the latents of clips, and at each further level the residuals of the levels before it.
+  """Fits new codebooks by k-means, level by level.
 
-  The latents are not whitened, so that the distortion is that which the decoder receives.
+  The first codebook is fitted to the latents of the clips, and each further codebook to the
+  residuals of the previous levels. The latents are not whitened, so k-means minimises the
+  quantization error of the latents that the decoder receives.
 
   Args:
     codec: the codec; its codebooks are not used.
-    clips: the audio.
-    num_quantizers: residual levels.
+    clips: the clips to encode.
+    num_quantizers: number of residual levels.
     codebook_size: entries per level.
     seed: seed of the sample of the frames and of the clustering.
     max_frames: if there are more frames, a uniform sample of this size is used.
     max_skipped_fraction: share of clips that may be unreadable.
 
   Returns:
-    The same encoder and decoder with the new codebooks, and the statistics of each level.
+    A codec with the same encoder and decoder and the new codebooks, and the statistics of each
+    level.
 
   Raises:
-    DataError: too many clips cannot be read, or there are fewer frames than entries.
+    DataError: too many clips cannot be read, or there are fewer frames than entries per level.
   """
   residual = sample_frames(_latents(codec, clips, max_skipped_fraction), max_frames, seed)
   codebooks, reports = [], []

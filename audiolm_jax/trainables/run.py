@@ -1,4 +1,4 @@
-"""The entry point that gin files configure: the model, its initial parameters and its data."""
+"""The function `train`, whose arguments are configured by gin files."""
 
 import dataclasses
 import os
@@ -28,27 +28,27 @@ def train(
   tokenizers: str | os.PathLike[str] | None = None,
   config_text: str = "",
 ) -> TrainResult:
-  """Trains a model, with TensorBoard files and optionally from the parameters of a bundle.
+  """Trains a model and writes TensorBoard files; optionally starts from existing parameters.
 
   Args:
     model: see `trainer.train`.
     config: see `trainer.train`.
     train_dataset: see `trainer.train`.
     eval_dataset: see `trainer.train`.
-    initial_bundle: name or folder of a bundle; a new run starts from its component of the same name
-      instead of random parameters.
-    initial_run: folder of a run of the same component; a new run starts from its parameters, such
-      as those of pretraining.
-    tokenizers: name or folder of the bundle whose codec made the codes; required for a new run of a
-      stage that uses the codebooks, without `initial_bundle`.
+    initial_bundle: name or folder of a bundle. A new run starts from the parameters of the
+      component `model.component` of the bundle.
+    initial_run: folder of another run of `model.component`, such as pretraining. A new run starts
+      from the parameters of this run. Cannot be combined with `initial_bundle`.
+    tokenizers: name or folder of the bundle whose codec made the codes. Required for a stage whose
+      parameters contain the codebooks of the codec, without `initial_bundle` and `initial_run`.
     config_text: the resolved gin configuration.
 
   Raises:
     BundleError: a bundle cannot be read.
     CheckpointError: `initial_run` cannot be read.
-    ConfigError: `initial_bundle` or `initial_run` has no such component, or `tokenizers` is
-      required or has another codec.
-    DataError: the token store that is read is not of `tokenizers`.
+    ConfigError: `initial_bundle` or `initial_run` has no such component or a different
+      configuration; both arguments are set; or `tokenizers` is missing or has unsuitable codebooks.
+    DataError: other tokenizers than `tokenizers` made the token store.
     UserError: see `trainer.train`.
   """
   return trainer.train(
@@ -62,11 +62,15 @@ def train(
 
 
 def bundled_params(model: AnyTrainable, name: str | os.PathLike[str]) -> Params:
-  """Returns the parameters of the bundle's component with the model's name.
+  """Returns the parameters of the component `model.component` of a bundle.
+
+  Args:
+    model: the trainable.
+    name: name or folder of the bundle.
 
   Raises:
     BundleError: the bundle cannot be read.
-    ConfigError: the bundle has no such component, or its configuration differs.
+    ConfigError: the bundle has no such component, or the component has a different configuration.
   """
   bundle = load_bundle(name)
   component = bundle.component(model.component)
@@ -76,11 +80,15 @@ def bundled_params(model: AnyTrainable, name: str | os.PathLike[str]) -> Params:
 
 
 def params_of_run(model: AnyTrainable, model_dir: str | os.PathLike[str]) -> Params:
-  """Returns the parameters of the newest checkpoint of another run.
+  """Returns the parameters of the newest readable checkpoint of another run.
+
+  Args:
+    model: the trainable.
+    model_dir: folder of the other run.
 
   Raises:
-    CheckpointError: the folder is not that of a run, or has no checkpoint.
-    ConfigError: the run trains another component, or one with another configuration.
+    CheckpointError: the folder is not a run folder, or no checkpoint can be read.
+    ConfigError: the component or the configuration of the other run differs from `model`.
   """
   component, config, params = load_inference_params(model_dir)
   if component != model.component:
@@ -89,17 +97,18 @@ def params_of_run(model: AnyTrainable, model_dir: str | os.PathLike[str]) -> Par
 
 
 def codebooks_of(model: StageTrainable, name: str | os.PathLike[str], dataset: Dataset) -> Params:
-  """Returns the codebooks of the bundle's codec as parameters of the stage that is trained.
+  """Returns the codebooks of a bundle's codec as initial parameters of a stage.
 
   Args:
     model: the trainable of the stage.
     name: name or folder of the bundle.
-    dataset: the training data; a token store is compared with the bundle.
+    dataset: the training data. If it is a token store, the hash of its tokenizers is compared with
+      the bundle.
 
   Raises:
     BundleError: the bundle cannot be read.
-    ConfigError: its codec has codes or vectors of another kind than the stage.
-    DataError: other tokenizers made the tokens.
+    ConfigError: the codebooks do not have the shape that the stage requires.
+    DataError: other tokenizers than those of the bundle made the tokens.
   """
   bundle = load_bundle(name, stages=())
   if isinstance(dataset, InMemoryTokens):

@@ -1,4 +1,4 @@
-"""Makes a semantic tokenizer from a trained encoder by clustering its features with k-means."""
+"""Makes a semantic tokenizer: k-means clusters the features of a trained encoder."""
 
 import dataclasses
 import json
@@ -39,11 +39,11 @@ def cluster_features(
   max_frames: int = 2_000_000,
   max_skipped_fraction: float = 0.01,
 ) -> tuple[Tokenizer, KMeansReport]:
-  """Clusters the features of clips.
+  """Whitens and clusters the features of clips.
 
   Args:
-    tokenizer: a tokenizer without whitening, as `unclustered_tokenizer` returns it.
-    clips: the audio.
+    tokenizer: a tokenizer without whitening, such as the result of `unclustered_tokenizer`.
+    clips: the clips whose features are clustered.
     num_clusters: number of semantic tokens.
     seed: seed of the clustering.
     max_frames: if there are more frames, a uniform sample of this size is used.
@@ -53,7 +53,8 @@ def cluster_features(
     The tokenizer with whitening and centroids, and statistics of the clustering.
 
   Raises:
-    DataError: too many clips cannot be read, or there are fewer frames than clusters.
+    DataError: too many clips cannot be read, there are fewer frames than clusters, or a feature is
+      not finite.
   """
   features = _features(tokenizer, clips, max_skipped_fraction)
   fitted = fit_kmeans(features, num_clusters, seed, max_frames=max_frames)
@@ -70,13 +71,13 @@ def cluster_features(
 def unclustered_tokenizer(
   config: W2vBertConfig, params: Params, layer: int, chunk_steps: int
 ) -> SemanticTokenizer:
-  """Returns a tokenizer with one cluster and no whitening, from an encoder truncated at a layer.
+  """Returns a tokenizer with one cluster and no whitening; its encoder ends after `layer`.
 
   Args:
     config: configuration of the encoder.
     params: parameters of the encoder.
-    layer: encoder block, counted from 1 through both stacks.
-    chunk_steps: tokens per window of a long file.
+    layer: number of the last encoder block, counted from 1 through both stacks.
+    chunk_steps: tokens per window in which long files are processed.
   """
   encoder = truncate_params(params["encoder"], config.encoder, layer)
   centroids = np.zeros((1, config.encoder.dim), np.float32)
@@ -87,7 +88,11 @@ def unclustered_tokenizer(
 def save_tokenizer(
   folder: str | os.PathLike[str], tokenizer: ChunkedTokenizer, report: KMeansReport
 ) -> None:
-  """Writes the tokenizer and its report to a folder, which is created if missing."""
+  """Writes the tokenizer and the report to a folder, which is created if missing.
+
+  Raises:
+    UserError: the folder cannot be created or is not writable.
+  """
   folder = Path(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +111,7 @@ def save_tokenizer(
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> ChunkedTokenizer:
-  """Reads what `save_tokenizer` wrote.
+  """Reads a tokenizer that `save_tokenizer` wrote.
 
   Raises:
     UserError: a file is missing or damaged.
@@ -114,7 +119,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> ChunkedTokenizer:
   folder = Path(folder)
   try:
     content = plain_json.parse((folder / REPORT_FILE).read_bytes())
-    # Reports of earlier versions have no type.
+    # Reports of earlier versions of this package have no type.
     kind = configs.checked(str, content.get("type", "w2v_bert"), "type")
     config_class, tokenizer_class = tokenizer_classes("semantic", kind)
     config = configs.from_dict(config_class, content["tokenizer"])

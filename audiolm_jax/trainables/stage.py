@@ -1,4 +1,4 @@
-"""Training of one stage of any kind."""
+"""Training of a stage; the losses of each kind of stage are defined by its spec."""
 
 import dataclasses
 
@@ -21,15 +21,16 @@ from audiolm_jax.training.trainable import Trainable
 
 @dataclasses.dataclass(frozen=True)
 class StageTrainingConfig(configs.DependentTypes):
-  """The configuration of a stage's training run.
+  """Configuration of a training run of a stage.
 
   Attributes:
-    spec: the streams that the stage reads and predicts.
-    transformer: the model's shape, an instance of the class that the kind of the stage requires.
-    optimizer: the paper states none; the default is GSLM's for the same model shape.
-    z_loss: weight of the squared log-partition function, which keeps logits from drifting.
-    ema_decay: decay of the averaged weights, which are exported; 0 for no averaging.
-    microbatches: number of parts of a batch whose gradients are accumulated for one update.
+    spec: kind of the stage, with the streams that the stage reads and predicts.
+    transformer: shape of the model, an instance of `spec.config_class()`.
+    optimizer: the optimizer. The AudioLM paper does not specify it; the default is the optimizer of
+      GSLM (generative spoken language modeling) for the same model shape.
+    z_loss: weight of the z-loss, the squared log-partition function, which keeps logits small.
+    ema_decay: decay of the averaged parameters, which are exported; 0 for no average.
+    microbatches: number of parts in which the gradient of a batch is computed.
   """
 
   spec: StageSpec
@@ -51,13 +52,16 @@ class StageTrainingConfig(configs.DependentTypes):
 
   @classmethod
   def field_types(cls, values: Json) -> dict[str, type]:
-    """Returns the types of the fields that depend on the stage's kind; see the base class."""
+    """Returns the types of the fields that depend on the kind of the stage; see the base class."""
     spec = registry.spec_class(values["spec"])
     return {"spec": spec, "transformer": spec.config_class()}
 
 
 class StageTrainable(Trainable[TrainState]):
-  """Trains a stage on batches of stacked `spec.example` results."""
+  """The trainable stage.
+
+  A batch has the arrays of `spec.example`, stacked along a leading batch axis.
+  """
 
   def __init__(self, config: StageTrainingConfig):
     self.config = config
@@ -69,14 +73,14 @@ class StageTrainable(Trainable[TrainState]):
     self._optimizer = make_optimizer(config.optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
-    """Returns a new state whose parameters have logical axes."""
+    """Returns a new state; the parameters are boxed with logical axis names."""
     params = self.config.spec.init(self.config.transformer, rng, batch)
     return new_train_state(params, self._optimizer, ema_decay=self.config.ema_decay)
 
   def train_step(
     self, state: TrainState, batch: Batch, rng: Key[Array, ""]
   ) -> tuple[TrainState, Metrics]:
-    """Updates the state, unless the loss or the gradient is not finite."""
+    """Updates the parameters, unless the loss or a gradient is not finite."""
     c = self.config
 
     def loss_fn(params, batch, rng):
@@ -93,12 +97,12 @@ class StageTrainable(Trainable[TrainState]):
     )
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-    """Returns the metrics of one batch; `weight` is its number of target tokens."""
+    """Returns metrics of the averaged parameters; "weight" is the number of target tokens."""
     c = self.config
     return c.spec.loss(c.transformer, state.averaged_params, batch)[1]
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the numbers of tokens in a batch, without padding."""
+    """Returns the number of tokens in a batch, without padding."""
     return self.config.spec.amounts(batch)
 
   def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
@@ -107,11 +111,11 @@ class StageTrainable(Trainable[TrainState]):
     return self.config.spec.flops_per_step(self.config.transformer, batch)
 
   def inference_params(self, state: TrainState) -> Params:
-    """Returns the parameters for sampling: the averaged ones if they exist."""
+    """Returns the parameters for sampling; the averaged parameters if they exist."""
     return self.config.spec.inference_params(state.averaged_params)
 
   def component_params(self, component: Stage, what: str) -> Params:
-    """Returns the parameters of a stage with this configuration; see the base class."""
+    """Returns the parameters of a stage of compatible configuration; see the base class."""
     spec = self.config.spec
     if not spec.accepts_params_of(component.spec):
       configs.check_equal(component.spec, spec, what)
@@ -120,15 +124,15 @@ class StageTrainable(Trainable[TrainState]):
     return component.params
 
   def run_params(self, config: StageTrainingConfig, params: Params, what: str) -> Params:
-    """Returns the parameters of a run of a stage with this configuration; see the base class."""
+    """Returns the parameters of a run of compatible configuration; see the base class."""
     return self.component_params(Stage(config.spec, config.transformer, params), what)
 
   def with_params(self, state: TrainState, params: Params) -> TrainState:
-    """Returns a new state that starts from the inference parameters of a stage.
+    """Returns a new state with the inference parameters of a stage.
 
     Args:
-      state: provides the parameters that are absent from `params`.
-      params: all parameters, or the codebooks alone.
+      state: a new state; provides the parameters that `params` lacks.
+      params: all parameters of a stage, or only its codebooks.
     """
     params = self.config.spec.training_params(self.config.transformer, params)
     return new_train_state(

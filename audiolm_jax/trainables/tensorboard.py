@@ -1,4 +1,4 @@
-"""TensorBoard files of a run."""
+"""Creates the writer of the TensorBoard files of a run."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ def summary_writer(folder: Path) -> SummaryWriter:
   """Returns a writer of TensorBoard files in a folder.
 
   Raises:
-    ImportError: TensorFlow is not installed.
+    ImportError: TensorFlow or CLU is not installed.
   """
   with _silent_stderr():
     from clu import metric_writers
@@ -25,7 +25,10 @@ def summary_writer(folder: Path) -> SummaryWriter:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-  """Discards output to file descriptor 2, which TensorFlow's libraries write to when loaded."""
+  """Returns a context that discards all output to the file descriptor of stderr.
+
+  The libraries of TensorFlow write to this file descriptor when they are loaded.
+  """
   sys.stderr.flush()
   kept = os.dup(2)
   null = os.open(os.devnull, os.O_WRONLY)

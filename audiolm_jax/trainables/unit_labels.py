@@ -1,10 +1,11 @@
-"""Labels the frames of a corpus with the help of a canonical voice, which reads all its texts.
+"""Labels the frames of a corpus with the help of a canonical voice that reads all texts.
 
-The frames of the canonical voice are clustered. Dynamic time warping aligns each clip of another
-voice with the canonical reading of the same text, and each frame of the clip gets the cluster of
-its aligned frame. The labels therefore depend on the spoken words and only little on the voice. The
-first round compares cepstra. Later rounds compare and cluster the features of an encoder that was
-trained in an earlier round.
+The frames of the canonical voice are clustered; the label of a frame is the index of its cluster.
+Dynamic time warping aligns each clip of another voice with the clip in which the canonical voice
+reads the same text (its canonical reading). Each frame of the clip gets the label of the aligned
+frame. The labels therefore depend on the spoken words and only little on the voice. Alignment and
+clustering can be repeated in rounds: the first round uses cepstra, and each later round uses the
+features of an encoder that was trained on the labels of an earlier round.
 """
 
 import dataclasses
@@ -23,9 +24,9 @@ from audiolm_jax.semantic.kmeans import KMeans, fit_kmeans
 from audiolm_jax.semantic.unit_encoder import UnitEncoderConfig, UnitTokenizer
 
 _NUM_CEPSTRA = 13
-_CONTEXT = 3  # frames before and after a frame that are clustered with it
-_BAND = 0.2  # share of the length by which an alignment may leave the diagonal
-_PAD_SECONDS = 5
+_CONTEXT = 3  # distance in frames to the two frames that are clustered together with a frame
+_BAND = 0.2  # width of the Sakoe-Chiba band around the diagonal, as a share of the length
+_PAD_SECONDS = 5  # waveforms are padded to a multiple of this length
 
 Features = Float[np.ndarray, "frames dim"]
 
@@ -35,12 +36,13 @@ class AlignmentReport:
   """Statistics of the labels.
 
   Attributes:
-    canonical: clips of the canonical voice.
-    canonical_kept: clips of the canonical voice that have labels.
-    aligned: clips of other voices that have labels.
-    dropped: clips of other voices whose alignment failed or had too high a cost.
-    unread: clips of other voices without a canonical reading of their text.
-    costs: the 10th, 50th and 90th percentile of the mean cost per aligned pair of frames.
+    canonical: number of clips of the canonical voice.
+    canonical_kept: number of clips of the canonical voice with labels.
+    aligned: number of clips of other voices with labels.
+    dropped: number of clips of other voices whose alignment failed or had too high a cost.
+    unread: number of clips of other voices without a canonical reading of their text.
+    costs: 10th, 50th and 90th percentile, over aligned clips, of the mean cost per pair of aligned
+      frames.
     hours: hours of audio with labels.
   """
 
@@ -67,9 +69,9 @@ class FrameFeatures:
   """The features that alignment compares and the features that are clustered.
 
   Attributes:
-    of: maps a waveform to the features of its frames that alignment compares.
-    clustered: maps the result of `of` to the features that are clustered, frame by frame.
-    metric: distance between two frames, a metric of `librosa.sequence.dtw`.
+    of: function from a waveform to the features [frames, dim] that alignment compares.
+    clustered: function from the result of `of` to the features [frames, dim] that are clustered.
+    metric: name of the distance between two frames, see `librosa.sequence.dtw`.
     front_end: the log-mel front end; it defines the sample rate and the hop length.
   """
 
@@ -80,11 +82,18 @@ class FrameFeatures:
 
 
 def cepstral_features(front_end: LogMelConfig) -> FrameFeatures:
-  """Returns normalised cepstra and their slopes; frames are clustered with their neighbours."""
+  """Returns features without an encoder: normalised mel cepstra and their time derivatives.
+
+  Clustering concatenates the features of a frame, of the frame three frames before it and of the
+  frame three frames after it.
+
+  Args:
+    front_end: the log-mel front end.
+  """
 
   def of(waveform: Float[np.ndarray, " samples"]) -> Features:
     frames = -(-len(waveform) // front_end.hop_length)
-    unit = _PAD_SECONDS * front_end.sample_rate  # few lengths, so that few programs are compiled
+    unit = _PAD_SECONDS * front_end.sample_rate  # few lengths: few compiled programs
     padded = np.pad(waveform, (0, -len(waveform) % unit))
     mel = np.asarray(_log_mel(padded[None], front_end))[0, :frames]
     order, band = np.arange(1, _NUM_CEPSTRA + 1), np.arange(front_end.num_mels)
@@ -102,7 +111,12 @@ def cepstral_features(front_end: LogMelConfig) -> FrameFeatures:
 
 
 def encoder_features(encoder: UnitEncoderConfig, params: Params) -> FrameFeatures:
-  """Returns the features of a trained encoder."""
+  """Returns features of a trained encoder; alignment and clustering use the same features.
+
+  Args:
+    encoder: configuration of the encoder.
+    params: parameters of the encoder.
+  """
   frames = dataclasses.replace(encoder, frames_per_step=1)
   tokenizer = UnitTokenizer.unclustered(frames, params)
   return FrameFeatures(
@@ -125,18 +139,25 @@ def label_clips(
 
   Args:
     clips: the clips, with speaker and text.
-    canonical_speaker: the voice whose frames are clustered.
-    features: see `FrameFeatures`.
+    canonical_speaker: speaker of the canonical voice. Only its clips of the split `train` are
+      clustered.
+    features: the features for alignment and clustering.
     num_labels: number of clusters.
-    seed: seed of the clustering and of the choice of canonical clips.
-    kept_share: share of the aligned clips that get labels, those with the lowest costs.
+    seed: seed of the clustering and of the choice of canonical clips with labels.
+    kept_share: share of the aligned clips of other voices that get labels: the clips with the
+      lowest costs.
     canonical_share: largest share of the labelled frames that come from the canonical voice. The
-      labels of this voice are easy to learn, so an encoder learns little from more of them. The
-      other clips of this voice are only clustered. With 1, all clips of this voice get labels.
-    log: receives one line of progress from time to time.
+      labels of this voice are easy to learn, so a larger share improves an encoder little. With 1,
+      all clips of the canonical voice get labels.
+    log: receives progress messages of one line.
+
+  Returns:
+    The labels of the frames by clip, and statistics of the labels.
 
   Raises:
-    DataError: there are no clips of the canonical voice, or it reads no text of another voice.
+    AudioError: a clip cannot be read.
+    DataError: there are no clips of the canonical voice, there are fewer frames than clusters, or
+      no clip of another voice can be aligned.
   """
   canonical = [clip for clip in clips if clip.speaker == canonical_speaker]
   others = [clip for clip in clips if clip.speaker != canonical_speaker]
@@ -196,7 +217,7 @@ _log_mel = jax.jit(log_mel, static_argnums=1)
 
 
 def _labels(features: Features, fitted: KMeans) -> Int[np.ndarray, " frames"]:
-  """Returns the nearest centroid of each frame."""
+  """Returns the index of the nearest centroid for each frame."""
   x, c = (features - fitted.mean) / fitted.scale, fitted.centroids
   return np.argmin((c * c).sum(1) - 2 * x @ c.T, axis=1)
 
@@ -204,7 +225,14 @@ def _labels(features: Features, fitted: KMeans) -> Int[np.ndarray, " frames"]:
 def _shortened(
   labels: dict[str, Int[np.ndarray, "_"]], other_frames: int, share: float, seed: int
 ) -> dict[str, Int[np.ndarray, "_"]]:
-  """Returns the labels of a random choice of clips, at most `share` of all labelled frames."""
+  """Returns the labels of randomly chosen clips of the canonical voice.
+
+  Args:
+    labels: labels of the clips of the canonical voice, by clip.
+    other_frames: number of labelled frames of other voices.
+    share: largest share of the chosen frames in all labelled frames; 1 to choose all clips.
+    seed: seed of the choice.
+  """
   if share >= 1:
     return labels
   names = np.random.default_rng(seed).permutation(list(labels))
@@ -221,9 +249,16 @@ def _words(text: str) -> str:
 def _align(
   features: Features, reading: Float[np.ndarray, "others dim"], metric: str
 ) -> tuple[float, Int[np.ndarray, " frames"]] | None:
-  """Returns the mean cost and, for each frame, the aligned frame of the reading.
+  """Aligns the frames of a clip with the frames of its canonical reading.
 
-  Returns None if no path stays within the band.
+  Args:
+    features: features of the clip.
+    reading: features of the canonical reading.
+    metric: see `FrameFeatures`.
+
+  Returns:
+    The mean cost per pair of aligned frames, and for each frame the index of the aligned frame of
+    the reading; None if no path stays within the band.
   """
   import librosa
 

@@ -1,8 +1,8 @@
-"""Trains an encoder of phones to name the sound of every frame, whatever the voice.
+"""Trains a unit encoder: it classifies the speech sound of each frame, independently of the voice.
 
-The labels come from one synthetic voice that reads the texts of all other voices: its frames are
-clustered, and a frame of another voice has the cluster of the frame that time warping
-aligns with it (`trainables/unit_labels.py`).
+The classes are clusters of the frames of one canonical voice that reads all texts of the corpus. A
+frame of another voice has the class of the aligned frame of the canonical voice; see
+`trainables/unit_labels.py`.
 """
 
 import dataclasses
@@ -36,11 +36,11 @@ class UnitTrainingConfig:
   """Configuration of a training run of a unit encoder.
 
   Attributes:
-    encoder: the encoder.
-    num_labels: classes of the labels.
-    mask_probability: probability that a masked span of `mask_span` frames starts at a frame.
+    encoder: shape of the encoder.
+    num_labels: number of classes.
+    mask_probability: probability that a masked span starts at a frame; 0 for no masking.
     mask_span: length of a masked span in frames.
-    augment: perturbations of the voice in training; None for none.
+    augment: perturbations of the voice in training; None for no perturbation.
     ema_decay: decay of the averaged parameters, which are exported; 0 for no average.
     optimizer: the optimizer.
   """
@@ -73,7 +73,7 @@ class UnitTrainingConfig:
 
 
 class UnitClassifier(nn.Module):
-  """The encoder with a linear head for the labels."""
+  """The encoder with a linear classification head."""
 
   config: UnitTrainingConfig
 
@@ -82,7 +82,7 @@ class UnitClassifier(nn.Module):
     self.head = dense(self.config.num_labels, ("embed", "vocab"), "float32")
 
   def __call__(self, log_mel: Array, inside: Array) -> Float[Array, "batch frames labels"]:
-    """Returns the logits of every frame; the arguments are those of `UnitEncoder`."""
+    """Returns the logits of each frame; see `UnitEncoder` for the arguments."""
     return self.head(self.encoder(log_mel, inside))
 
 
@@ -90,7 +90,7 @@ class UnitTrainable(Trainable[TrainState]):
   """The trainable unit encoder.
 
   A batch has `waveform` float32 [batch, samples], `length` int32 [batch] in samples, and
-  `frame_label` int32 [batch, frames], which is `NO_LABEL` where a frame has none.
+  `frame_label` int32 [batch, frames], which is `NO_LABEL` for frames without a label.
   """
 
   component = "units"
@@ -104,7 +104,7 @@ class UnitTrainable(Trainable[TrainState]):
     self.optimizer = make_optimizer(config.optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
-    """Returns a new state; its parameters carry their logical axes."""
+    """Returns a new state; the parameters are boxed with logical axis names."""
     log_mel, inside = self._features(None, batch)
     params = self.model.init(rng, log_mel, inside)["params"]
     return new_train_state(params, self.optimizer, ema_decay=self.config.ema_decay)
@@ -112,18 +112,18 @@ class UnitTrainable(Trainable[TrainState]):
   def train_step(
     self, state: TrainState, batch: Batch, rng: Key[Array, ""], *parts: Hashable
   ) -> tuple[TrainState, Metrics]:
-    """Updates the parameters; skips an update that is not finite."""
+    """Updates the parameters, unless the loss or a gradient is not finite."""
     return gradient_step(
       self._loss, state, batch, rng, self.optimizer, ema_decay=self.config.ema_decay
     )
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-    """Returns the loss and accuracy of the averaged parameters; "weight" counts frames."""
+    """Returns metrics of the averaged parameters; "weight" is the number of labelled frames."""
     _, metrics = self._loss(state.averaged_params, batch, None)
     return metrics
 
   def component_params(self, component: object, what: str) -> Params:
-    """Returns the parameters of the encoder of a tokenizer; see the base class."""
+    """Returns the parameters of the encoder of a unit tokenizer; see the base class."""
     if not isinstance(component, UnitTokenizer):
       raise ConfigError(f"{what} has no unit encoder; choose another bundle")
     configs.check_equal(component.config.encoder, self.config.encoder, what)
@@ -132,19 +132,20 @@ class UnitTrainable(Trainable[TrainState]):
   def run_params(self, config: UnitTrainingConfig, params: Params, what: str) -> Params:
     """Returns the parameters of the encoder of another run; see the base class.
 
-    The head is not among them: the labels of another round have another order.
+    The parameters of the head are not included, because the classes of the other run may be
+    different clusters.
     """
     configs.check_equal(config.encoder, self.config.encoder, what)
     return {"encoder": params["encoder"]}
 
   def with_params(self, state: TrainState, params: Params) -> TrainState:
-    """Returns a new state whose encoder starts from `params`; its head is that of `state`."""
+    """Returns a new state with the encoder in `params` and the head in `state`."""
     return new_train_state(
       dict(state.params) | dict(params), self.optimizer, ema_decay=self.config.ema_decay
     )
 
   def inference_params(self, state: TrainState) -> Params:
-    """Returns the parameters of the encoder and of the head; a tokenizer needs "encoder"."""
+    """Returns the parameters {"encoder", "head"}; a tokenizer needs only "encoder"."""
     return nn.unbox(state.averaged_params)
 
   def amounts(self, batch: Batch) -> dict[str, float]:
@@ -153,7 +154,10 @@ class UnitTrainable(Trainable[TrainState]):
     return {"audio_seconds": float(seconds)}
 
   def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
-    """Returns the operations of an update; the front end has no backward pass."""
+    """Returns the floating-point operations of an update; see the base class.
+
+    The log-mel front end has no backward pass.
+    """
     del step  # all steps are equal
     encoder = self.config.encoder
     rows, samples = batch["waveform"].shape
@@ -165,7 +169,12 @@ class UnitTrainable(Trainable[TrainState]):
   def _features(
     self, key: Key[Array, ""] | None, batch: Batch
   ) -> tuple[Float[Array, "batch frames mels"], Array]:
-    """Returns log-mel, perturbed if there is a key, and which frames are inside of the clips."""
+    """Returns log-mel features, and for each frame whether it is inside of the clip.
+
+    Args:
+      key: key of the perturbations; None for no perturbation.
+      batch: see the class.
+    """
     features = self.config.encoder.features
     waveform, length = map(jnp.asarray, (batch["waveform"], batch["length"]))
     samples_inside = jnp.arange(waveform.shape[1]) < length[:, None]
@@ -178,7 +187,7 @@ class UnitTrainable(Trainable[TrainState]):
   def _loss(
     self, params: Params, batch: Batch, rng: Key[Array, ""] | None
   ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the loss and metrics; without a key, nothing is perturbed or masked."""
+    """Returns the loss and metrics; if `rng` is None, nothing is perturbed or masked."""
     config = self.config
     augment_key, mask_key = (None, None) if rng is None else jax.random.split(rng)
     log_mel, inside = self._features(augment_key, batch)
@@ -189,7 +198,7 @@ class UnitTrainable(Trainable[TrainState]):
     logits = modules.apply(self.model, params, log_mel, inside)
     labels: Int[Array, "batch frames"] = jnp.asarray(batch["frame_label"])
     known = labels != NO_LABEL
-    # The labels are the ids of one group.
+    # The labels are ids with one group per frame.
     loss, accuracy = prediction_loss(logits[:, :, None], labels[..., None], known)
     return loss, {
       "loss": loss,

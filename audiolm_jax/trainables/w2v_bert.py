@@ -1,4 +1,4 @@
-"""w2v-BERT: contrastive learning trains a codebook, and masked prediction predicts its ids.
+"""Training of w2v-BERT: contrastive learning of a codebook, and masked prediction of its ids.
 
 Source: Chung et al. 2021 (w2v-BERT); Baevski et al. 2020 (wav2vec 2.0) for the contrastive part.
 """
@@ -49,30 +49,34 @@ class W2vBertConfig:
   """Configuration of a w2v-BERT training run; the defaults are the XL model of the paper.
 
   Attributes:
-    encoder: its first stack is the contrastive module, its second the masked-prediction module.
+    encoder: shape of the encoder. The first stack is the contrastive module, the second stack is
+      the masked-prediction module.
     num_groups: number of codebooks of the quantizer.
     codebook_size: entries per codebook.
-    code_dim: size of the concatenated codes.
-    mask_probability: probability that a masked span of `mask_span` steps starts at a step.
+    code_dim: dimension of a code vector, the concatenated entries of all groups.
+    mask_probability: probability that a masked span starts at a step.
     mask_span: length of a masked span in steps of 40 ms.
-    num_negatives: negatives per masked step in the contrastive loss.
-    negative_gap: negatives are more than this number of steps away. The paper uses 0; with a larger
-      gap, neighbouring steps may share a code, so that a code can last as long as a sound.
+    num_negatives: largest number of negatives per masked step in the contrastive loss.
+    negative_gap: negatives are more than this number of steps from the masked step. The paper uses
+      0. With a larger gap, neighbouring steps may share a code, so that a code can last as long as
+      a speech sound.
     contrastive_temperature: temperature of the contrastive loss.
     contrastive_weight: weight of the contrastive loss.
     diversity_weight: weight of the diversity loss.
-    masked_weight: weight of masked prediction.
-    unmasked_weight: weight of both tasks at unmasked steps. The paper uses 0; larger values are
-      useful with `augment`, where the codes are those of the other view.
+    masked_weight: weight of the masked-prediction loss.
+    unmasked_weight: weight of the contrastive and prediction losses over unmasked steps. The paper
+      uses 0. Larger values are useful with `augment`, because the target codes come from a
+      different view.
     gumbel_start: initial Gumbel temperature.
     gumbel_end: lowest Gumbel temperature.
-    gumbel_decay: factor on the Gumbel temperature per step.
-    augment: if set, each utterance is perturbed into two views, and each view predicts the codes of
-      the other; None in the paper.
-    collapse_fraction: a codebook perplexity below this share of its size is reported as collapse.
+    gumbel_decay: factor by which the Gumbel temperature is multiplied per step.
+    augment: perturbations that make two views of each utterance; each view predicts the codes of
+      the other view. None, as in the paper, for no perturbation.
+    collapse_fraction: a codebook has collapsed if its perplexity in a batch is below this share of
+      its size, or of the number of steps if there are fewer steps than entries.
     ema_decay: decay of the averaged parameters, which are exported; 0 for no average.
-    microbatches: number of parts in which the gradient of a batch is computed. A part is weighted
-      by its masked steps, and the diversity loss is computed within each part.
+    microbatches: number of parts in which the gradient of a batch is computed. The weight of a part
+      is its number of masked steps. The diversity loss is computed for each part separately.
     optimizer: the optimizer.
   """
 
@@ -124,13 +128,24 @@ class W2vBertConfig:
 
   @property
   def default_layer(self) -> int:
-    """The default layer for tokens: 7/12 of the masked-prediction stack, as AudioLM uses for XL."""
+    """The default encoder block for tokens, counted from 1 through both stacks.
+
+    The block is at 7/12 of the masked-prediction stack, as in AudioLM with w2v-BERT XL.
+    """
     contrastive, masked = self.encoder.stacks
     return contrastive + max(1, round(masked * 7 / 12))
 
 
 class W2vBertOutput(NamedTuple):
-  """The inputs of the losses; see `W2vBert`."""
+  """The outputs of `W2vBert`, from which the losses are computed.
+
+  Attributes:
+    context: prediction of the code vector of each step, for the contrastive loss.
+    targets: code vector of each step.
+    ids: index of the code of each step and group.
+    probabilities: probability of each code, for the diversity loss.
+    logits: prediction of `ids` for masked prediction.
+  """
 
   context: Float[Array, "batch steps code"]
   targets: Float[Array, "batch steps code"]
@@ -140,7 +155,7 @@ class W2vBertOutput(NamedTuple):
 
 
 class W2vBert(nn.Module):
-  """The encoder with the parts for pre-training: mask vector, quantizer and heads."""
+  """The encoder with the modules for training: mask vector, quantizer and two linear heads."""
 
   config: W2vBertConfig
 
@@ -168,16 +183,18 @@ class W2vBert(nn.Module):
     deterministic: bool = True,
     num_views: int = 1,
   ) -> W2vBertOutput:
-    """Returns contexts and logits of the masked sequence, and targets of the unmasked one.
+    """Returns predictions from the masked sequence, and targets from the unmasked sequence.
 
     Args:
-      features: log-mel of all views: the first view of every utterance, then the second.
-      valid: steps that are not padding.
-      masked: steps whose latent vector is replaced by the mask vector.
-      gumbel_temperature: codes are drawn at this temperature (rng "gumbel"); None selects the best
-        ones.
-      deterministic: disables dropout.
-      num_views: with 2, the targets of a view are the codes of the other view.
+      features: log-mel features of all views: the first view of each utterance, then the second
+        view of each utterance.
+      valid: True for steps that are not padding.
+      masked: True for steps whose latent vector is replaced by the mask vector.
+      gumbel_temperature: temperature at which codes are sampled with the rng "gumbel"; None to
+        select the codes with the highest scores.
+      deterministic: True to disable dropout.
+      num_views: 1 or 2, number of views per utterance. With 2 views, the targets of a view are the
+        codes of the other view.
     """
     config = self.config
     latents = self.encoder.subsample(features, valid)
@@ -211,7 +228,7 @@ class SemanticTrainable(Trainable[TrainState]):
     self.optimizer = make_optimizer(config.optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> TrainState:
-    """Returns a new state; its parameters carry their logical axes."""
+    """Returns a new state; the parameters are boxed with logical axis names."""
     features, valid = self._views(None, batch)
     params = self.model.init(rng, features, valid, jnp.zeros_like(valid))["params"]
     return new_train_state(params, self.optimizer, ema_decay=self.config.ema_decay)
@@ -219,7 +236,7 @@ class SemanticTrainable(Trainable[TrainState]):
   def train_step(
     self, state: TrainState, batch: Batch, rng: Key[Array, ""]
   ) -> tuple[TrainState, Metrics]:
-    """Updates the parameters; skips an update that is not finite."""
+    """Updates the parameters, unless the loss or a gradient is not finite."""
     config = self.config
     temperature = jnp.maximum(
       config.gumbel_end,
@@ -237,7 +254,10 @@ class SemanticTrainable(Trainable[TrainState]):
     return state, metrics | {"gumbel_temperature": temperature}
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-    """Returns losses of the averaged parameters with fixed masks; "weight" counts masked steps."""
+    """Returns metrics of the averaged parameters, with the same random masks in each call.
+
+    The metric "weight" is the number of masked steps.
+    """
     _, metrics = self._loss(state.averaged_params, batch, new_key(0), None)
     return metrics
 
@@ -247,9 +267,10 @@ class SemanticTrainable(Trainable[TrainState]):
     return {"audio_seconds": float(seconds)}
 
   def flops_per_step(self, batch: ShapedBatch, step: int) -> float:
-    """Returns the operations of an update: front end, encoder, quantizer, heads, similarities.
+    """Returns the floating-point operations of an update; see the base class.
 
-    The front end has no backward pass. The perturbations of `augment` are omitted.
+    The number includes the log-mel front end (without a backward pass), the encoder, the quantizer,
+    the heads and the similarities of the contrastive loss. It does not include the perturbations.
     """
     del step  # all steps are equal
     config, encoder = self.config, self.config.encoder
@@ -264,7 +285,7 @@ class SemanticTrainable(Trainable[TrainState]):
     return rows * (3 * views * learned + front_end)
 
   def warnings(self, metrics: Mapping[str, float]) -> list[str]:
-    """Returns a warning if the codebook of the targets has collapsed."""
+    """Returns a warning if the codebook of the quantizer has collapsed."""
     if metrics["codebook_collapsed"] < 0.5:
       return []
     return [
@@ -275,7 +296,7 @@ class SemanticTrainable(Trainable[TrainState]):
   def component_params(self, component: object, what: str) -> Params:
     """Returns the parameters of the encoder of a tokenizer; see the base class.
 
-    A tokenizer has the blocks up to its layer.
+    The encoder of a tokenizer contains only the blocks up to the layer of its features.
     """
     if not isinstance(component, SemanticTokenizer):
       raise ConfigError(f"{what} has no w2v-BERT encoder; choose another bundle")
@@ -283,7 +304,7 @@ class SemanticTrainable(Trainable[TrainState]):
     return {"encoder": component.params["encoder"]}
 
   def run_params(self, config: W2vBertConfig, params: Params, what: str) -> Params:
-    """Returns the parameters of a run with this encoder and quantizer; see the base class."""
+    """Returns the parameters of a run with equal encoder and quantizer; see the base class."""
     shape = ("encoder", "num_groups", "codebook_size", "code_dim")
     wanted = dataclasses.replace(config, **{name: getattr(self.config, name) for name in shape})
     configs.check_equal(config, wanted, what)
@@ -299,13 +320,17 @@ class SemanticTrainable(Trainable[TrainState]):
     )
 
   def inference_params(self, state: TrainState) -> Params:
-    """Returns the parameters of the whole model; a tokenizer needs those of "encoder"."""
+    """Returns the parameters of the whole model; a tokenizer needs only "encoder"."""
     return nn.unbox(state.averaged_params)
 
   def _views(
     self, key: Key[Array, ""] | None, batch: Batch
   ) -> tuple[Float[Array, "views frames mels"], Bool[Array, "views steps"]]:
-    """Returns features of two perturbed views; of one clean view if `key` or `augment` is None."""
+    """Returns the log-mel features of the views, and for each step whether it is not padding.
+
+    There are two perturbed views per utterance, or one unperturbed view if `key` or
+    `config.augment` is None. All first views precede all second views.
+    """
     encoder, augment = self.config.encoder, self.config.augment
     waveform, length = map(jnp.asarray, (batch["waveform"], batch["length"]))
     inside = jnp.arange(waveform.shape[1]) < length[:, None]
@@ -320,7 +345,15 @@ class SemanticTrainable(Trainable[TrainState]):
   def _loss(
     self, params: Params, batch: Batch, rng: Key[Array, ""], temperature: Float[Array, ""] | None
   ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the loss and metrics; `temperature` is None in evaluation."""
+    """Returns the loss and metrics.
+
+    Args:
+      params: the parameters.
+      batch: see the class.
+      rng: key of perturbations, masks, negatives, Gumbel noise and dropout.
+      temperature: Gumbel temperature; None in evaluation, without perturbations, Gumbel noise and
+        dropout.
+    """
     config = self.config
     training = temperature is not None
     keys = dict(
@@ -354,7 +387,7 @@ class SemanticTrainable(Trainable[TrainState]):
       unmasked = self._objectives(output, valid & ~masked, keys["negatives"])
       loss += config.unmasked_weight * unmasked.total
     perplexity = id_perplexity(output.ids, config.codebook_size, valid)
-    # A batch with fewer steps than entries cannot use all entries.
+    # A batch with fewer steps than codebook entries cannot use all entries.
     reachable = jnp.minimum(config.codebook_size, valid.sum())
     return loss, {
       "loss": loss,
@@ -371,7 +404,7 @@ class SemanticTrainable(Trainable[TrainState]):
   def _objectives(
     self, output: W2vBertOutput, where: Bool[Array, "batch steps"], key: Key[Array, ""]
   ) -> "_Objectives":
-    """Returns the losses of both tasks over the steps in the mask `where`."""
+    """Returns the contrastive and prediction losses over the steps in the mask `where`."""
     config = self.config
     contrastive, contrastive_accuracy = contrastive_loss(
       output.context,
@@ -388,6 +421,8 @@ class SemanticTrainable(Trainable[TrainState]):
 
 
 class _Objectives(NamedTuple):
+  """The weighted sum of the contrastive and prediction losses, and the losses and accuracies."""
+
   total: Float[Array, ""]
   contrastive: Float[Array, ""]
   contrastive_accuracy: Float[Array, ""]

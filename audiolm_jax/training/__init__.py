@@ -1,1 +1,1 @@
-"""The trainer, which trains every `Trainable`."""
+"""The training loop for every `Trainable`, with checkpoints, logs, optimizers and sharding."""

@@ -1,13 +1,13 @@
-"""Peak FLOP/s and memory of accelerators, as their vendors specify them."""
+"""Peak FLOP/s and memory of accelerators, as specified by their vendors."""
 
 import re
 
 from audiolm_jax.core.errors import ConfigError
 
-# FLOP/s of bfloat16 matrix products with float32 sums, without structured sparsity, for one JAX
-# device. Sources: "Peak compute per chip" of docs.cloud.google.com/tpu/docs/v2 to v6e (halved for
-# v2 and v3, where a device is one of two cores), and NVIDIA's data sheets of each product, whose
-# figures "with sparsity" are halved.
+# FLOP/s of bfloat16 matrix products with float32 accumulation, without structured sparsity, for one
+# JAX device. Sources: "Peak compute per chip" of docs.cloud.google.com/tpu/docs/v2 to v6e, halved
+# for v2 and v3, because a device is one of the two cores of a chip; NVIDIA's data sheet of each
+# product, halved if the value is "with sparsity".
 PEAK_FLOPS = {
   "TPU v2": 22.5e12,
   "TPU v3": 61.5e12,
@@ -38,8 +38,9 @@ def peak_flops(device_kind: str) -> float | None:
   """Returns the peak bfloat16 FLOP/s of a device, or None if it is unknown.
 
   Args:
-    device_kind: JAX's name of the device. The longest name in `PEAK_FLOPS` that it begins with is
-      used, so "NVIDIA A100-SXM4-80GB" is an A100. Slices of a GPU (MIG) are unknown.
+    device_kind: JAX's name of the device, which may have a suffix after a name in `PEAK_FLOPS`:
+      "NVIDIA A100-SXM4-80GB" is an A100. The longest matching name is used. The FLOP/s of slices of
+      a GPU (MIG) are unknown.
   """
   if re.search(r"\bMIG\b", device_kind):
     return None
@@ -49,6 +50,9 @@ def peak_flops(device_kind: str) -> float | None:
 
 def tpu_memory_bytes(device_kind: str) -> int:
   """Returns the memory of a TPU chip in bytes.
+
+  Args:
+    device_kind: JAX's name of the device, such as "TPU v4".
 
   Raises:
     ConfigError: `device_kind` is not in `TPU_MEMORY_GIB`.

@@ -1,7 +1,7 @@
 """Warnings about the course of a run, independent of the model.
 
-`Trainable.warnings` checks one row of metrics; this module compares many rows. Each rule ignores
-the usual start of a run.
+`Trainable.warnings` checks one row of metrics; this module compares many rows. No rule warns about
+the large changes that are normal in the first steps of a run.
 """
 
 import statistics
@@ -11,9 +11,10 @@ import numpy as np
 
 from audiolm_jax.core.modules import Batch
 
+# A row of metrics.jsonl.
 Row = Mapping[str, float]
 
-_SILENT = 1e-4  # a lower peak is silence, as of prompts
+_SILENT = 1e-4  # a clip with a lower peak is silent; the same limit as for prompts
 _MOSTLY, _SAMPLED_ROWS = 0.5, 16
 
 _SETTLED_ROWS, _SETTLED_STEPS = 20, 500
@@ -24,39 +25,48 @@ _WORSE, _WORSE_EVALUATIONS = 0.05, 3
 
 
 def of_training(rows: Sequence[Row]) -> list[str]:
-  """Returns warnings about the last of the training rows, which are ordered oldest first."""
+  """Returns warnings about the last training row; the rows are ordered from old to new."""
   rules = (_loss_not_falling, _gradient_spike, _waiting_for_data)
   return [sentence for rule in rules if (sentence := rule(rows))]
 
 
 def of_evaluation(training: Sequence[Row], held_out: Sequence[Row]) -> list[str]:
-  """Returns warnings about the last of the evaluation rows, which are ordered oldest first."""
+  """Returns warnings about the last evaluation row.
+
+  Args:
+    training: training rows, from old to new.
+    held_out: evaluation rows, from old to new.
+  """
   sentence = _overfitting(training, held_out)
   return [sentence] if sentence else []
 
 
 def empty_share(batch: Batch, amounts: Mapping[str, float]) -> float:
-  """Returns about the share of a batch from which nothing can be learned: padding and silence.
+  """Estimates the share of a batch that is silence or padding, from which nothing is learned.
 
   Args:
-    batch: rows with a "waveform" or with other features.
-    amounts: see `Trainable.amounts`.
+    batch: arrays whose first axis counts examples; "waveform" [batch, samples] is optional.
+    amounts: result of `Trainable.amounts` for the batch.
+
+  Returns:
+    1 if all amounts are 0; else the share of silent clips among the first clips; 0 without
+    "waveform".
   """
   if amounts and not any(amounts.values()):
     return 1.0
   if "waveform" not in batch:
     return 0.0
-  # The rows are in random order, so the first ones are a sample.
+  # The clips are in random order, so the first clips are a random sample.
   waveform = np.asarray(batch["waveform"][:_SAMPLED_ROWS])
   peaks = np.maximum(waveform.max(axis=-1, initial=0.0), -waveform.min(axis=-1, initial=0.0))
   return float(np.mean(peaks < _SILENT))
 
 
 def of_data(empty: float) -> list[str]:
-  """Returns a warning if most of the rows of the last batches were empty.
+  """Returns a warning if most of the data of the last batches were silence or padding.
 
   Args:
-    empty: mean of `empty_share`.
+    empty: mean of `empty_share` over these batches.
   """
   if empty <= _MOSTLY:
     return []
@@ -93,7 +103,10 @@ def _gradient_spike(rows: Sequence[Row]) -> str:
 
 
 def _waiting_for_data(rows: Sequence[Row]) -> str:
-  """Checks the last minute, or the last three rows if they take longer; ignores short delays."""
+  """Warns if waiting for data takes a large share of the time.
+
+  The rule checks the rows of the last minute, or the last three rows if they cover more time.
+  """
   timed = [row for row in rows if "wall_seconds" in row]
   recent = [r for r in timed if timed[-1]["wall_seconds"] - r["wall_seconds"] <= _WAITING_SECONDS]
   recent = timed[-max(len(recent), _WAITING_ROWS) :]
@@ -112,7 +125,7 @@ def _waiting_for_data(rows: Sequence[Row]) -> str:
 def _overfitting(training: Sequence[Row], held_out: Sequence[Row]) -> str:
   """Warns if the held-out loss rises while the training loss falls.
 
-  If both rise, the cause may be a phase of training that adds a loss.
+  If both losses rise, there is no warning: a new phase of training may have added a loss.
   """
   evaluations = [row for row in held_out if "loss" in row]
   losses = {row["step"]: row["loss"] for row in training if "loss" in row}

@@ -1,4 +1,4 @@
-"""Reports what a training step needs on TPU chips, by compiling it without having them."""
+"""Compiles a training step for TPU chips that need not be present, and reports its cost."""
 
 import dataclasses
 import math
@@ -12,9 +12,9 @@ from audiolm_jax.training.hlo import Array, Collective, HloProgram
 from audiolm_jax.training.partitioning import Partitioner, PartitioningConfig
 from audiolm_jax.training.program import Trainable, TrainingProgram
 
-# A late step, at which every part of a model is trained.
+# Number of a late step, at which all parts of a model are trained.
 _LATE = 2**31 - 1
-# Attention over sequences up to this length may store the whole matrix; longer ones need blocks.
+# Up to this sequence length, attention may store the whole matrix of weights in memory.
 _SHORT = 512
 
 
@@ -23,9 +23,9 @@ class StepLimits:
   """Upper limits for a training step.
 
   Attributes:
-    memory_share: arguments and temporaries as a share of a chip's memory.
-    compile_seconds: time to compile; 0 for no limit.
-    cycle_ratio: estimated cycles relative to those on the first slice.
+    memory_share: memory of arguments and temporaries as a share of a chip's memory.
+    compile_seconds: compile time in seconds; 0 for no limit.
+    cycle_ratio: ratio of the estimated cycles to the estimated cycles on the first slice.
   """
 
   memory_share: float = 0.8
@@ -35,20 +35,22 @@ class StepLimits:
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-  """A training step compiled for one slice; memory is per chip, in bytes.
+  """The cost of a training step compiled for one slice; memory is in bytes per chip.
 
   Attributes:
     topology: name of the slice.
     chips: number of chips.
-    mesh: sizes of the axes data, fsdp, model.
+    mesh: sizes of the mesh axes data, fsdp and model.
     arguments: memory of the state and the batch.
-    temporaries: further memory that the step needs.
-    memory: memory of a chip.
-    compile_seconds: time to compile on this machine.
-    cycles: the compiler's estimate for a step; only ratios are meaningful, it is not a time.
-    collectives: exchanges between chips, the largest arrays first.
+    temporaries: memory of the intermediate results.
+    memory: total memory of a chip.
+    compile_seconds: compile time on this machine in seconds.
+    cycles: the compiler's estimate of the cycles of a step; only the ratio of two estimates is
+      meaningful.
+    collectives: collective operations between chips, those with the largest arrays first.
     largest_parameter: the largest array of the state.
-    squares: arrays in memory with two axes as long as a long sequence.
+    squares: arrays in memory with two axes of the sequence length, for sequences longer than 512:
+      attention weights that are not computed in blocks.
   """
 
   topology: str
@@ -65,18 +67,18 @@ class StepReport:
 
   @property
   def memory_share(self) -> float:
-    """Arguments and temporaries as a share of the chip's memory."""
+    """Memory of arguments and temporaries as a share of the chip's memory."""
     return (self.arguments + self.temporaries) / self.memory
 
   @property
   def largest_operand(self) -> Array | None:
-    """The largest array of all collectives."""
+    """The largest array of all collective operations; None if there are none."""
     arrays = [array for c in self.collectives for array in c.arrays]
     return max(arrays, key=lambda array: array.num_bytes, default=None)
 
   @property
   def collective_bytes(self) -> int:
-    """Bytes that a chip exchanges in a step."""
+    """Bytes that a chip exchanges with other chips in a step."""
     return sum(collective.num_bytes for collective in self.collectives)
 
   def passed_limits(self, limits: StepLimits, first: "StepReport | None" = None) -> list[str]:
@@ -84,7 +86,7 @@ class StepReport:
 
     Args:
       limits: the limits.
-      first: the same step on the first slice, which the step is compared with.
+      first: report of the same step on the first slice, for comparison; None for no comparison.
     """
     sentences = []
     if self.memory_share > limits.memory_share:
@@ -154,17 +156,17 @@ def compile_step(
   topology: str,
   num_slices: int = 1,
 ) -> StepReport:
-  """Compiles a training step for a TPU slice and reports what it needs; runs nothing.
+  """Compiles a training step for a TPU slice and returns its cost, without running it.
 
   Args:
     model: the trainable.
-    batch: shapes of the global batch.
-    partitioning: the mesh over the chips of the slice.
+    batch: shapes and dtypes of the global batch.
+    partitioning: sizes of the mesh axes over the chips of the slice.
     topology: see `tpu_topologies.tpu_devices`.
     num_slices: see `tpu_topologies.tpu_devices`.
 
   Raises:
-    ConfigError: the slice does not exist, or the batch or the mesh does not fit it.
+    ConfigError: the slice does not exist, or the batch or the mesh does not fit the slice.
     UserError: `libtpu` is not installed.
     OutOfMemoryError: the step needs more memory than a chip has.
   """
@@ -199,7 +201,13 @@ def compile_step(
 
 
 def _squares(arrays: set[Array], lengths: set[int]) -> tuple[Array, ...]:
-  """Returns the arrays with two axes as long as a sequence or its next multiple of 128."""
+  """Returns the arrays with two axes as long as a sequence, with or without padding.
+
+  Args:
+    arrays: arrays in memory.
+    lengths: sequence lengths; lengths up to `_SHORT` are ignored. Padding extends a length to at
+      most the next multiple of 128.
+  """
   found = {
     array
     for array in arrays

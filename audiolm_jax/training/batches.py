@@ -23,15 +23,15 @@ class Batches(Protocol):
     ...
 
   def skip_report(self) -> str:
-    """Returns a line about the clips that were skipped so far; "" for none."""
+    """Returns one line about the clips that were skipped so far; "" if no clip was skipped."""
     ...
 
 
 class Prefetched:
-  """Prefetches up to `depth` batches of `batches`.
+  """Prefetches up to `depth` batches of `batches` in a thread.
 
-  `get_state` returns the position after the batch that was returned last, not after the last one
-  that was prefetched.
+  `get_state` returns the position after the last batch that `__next__` returned. Batches that were
+  prefetched, but not returned, do not change this position.
   """
 
   def __init__(self, batches: Batches, depth: int = 2):
@@ -54,7 +54,7 @@ class Prefetched:
     return batch
 
   def get_state(self) -> JsonDict:
-    """Returns the position after the last batch that was returned."""
+    """Returns the position after the last batch that `__next__` returned."""
     return self._state
 
   def set_state(self, state: JsonDict) -> None:
@@ -64,11 +64,11 @@ class Prefetched:
     self._state = state
 
   def skip_report(self) -> str:
-    """Returns a line about the clips skipped so far, including prefetched batches; "" for none."""
+    """Returns one line about the clips skipped so far, also in prefetched batches; may be ""."""
     return self._batches.skip_report()
 
   def close(self) -> None:
-    """Stops the thread; the next `__next__` starts a new one at the position of `get_state`."""
+    """Stops the thread; the next `__next__` starts a new thread at the position of `get_state`."""
     if self._thread is not None:
       self._stop.set()
       self._thread.join()
@@ -87,7 +87,7 @@ def _fill(batches: Batches, filled: queue.Queue, stop: threading.Event) -> None:
   while not stop.is_set():
     try:
       item = (next(batches), batches.get_state(), None)
-    except BaseException as error:  # raised again in the reader
+    except BaseException as error:  # `__next__` raises the error
       item = (None, None, error)
     while not stop.is_set():
       try:

@@ -1,10 +1,10 @@
-"""Checkpoints of a run, and the description that ties them to one model configuration.
+"""Checkpoints of a run, and the file that records the configuration of their model.
 
 A run folder contains `model.json`, the full configuration of the model, and folders
 `checkpoint_<step>/`. A checkpoint has two items: `state` contains the arrays; `progress` contains
 the data position and all other values that a resumed run needs to equal an uninterrupted run. The
 file `hashes.json` contains the hash of each file of the checkpoint, and `restore` compares these
-hashes. Checkpoints of earlier versions have no hashes.
+hashes with the files. Checkpoints of earlier versions have no hashes.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ MODEL_FILE = "model.json"
 HASHES_FILE = "hashes.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _HASH = "sha256"
-# Orbax writes its times into the second file after the checkpoint has its name.
+# Orbax writes time stamps to the second file after it gives the checkpoint its final name.
 _NOT_HASHED = (HASHES_FILE, "_CHECKPOINT_METADATA")
 
 
@@ -46,11 +46,11 @@ class CheckpointConfig:
   """When checkpoints are written, and how many are kept.
 
   Attributes:
-    period: steps between two checkpoints. Training continues during a save, and the next save
-      waits for it. A killed run loses the steps since the newest complete checkpoint: at most this
-      number, or twice this number if it is killed during a save.
-    period_minutes: additionally save when this many minutes have passed since the last save; 0 to
-      disable.
+    period: steps between two checkpoints. Training continues during a save, but the next save
+      waits until it is complete. A killed run loses the steps since the newest complete checkpoint:
+      at most this number, or twice this number if the run is killed during a save.
+    period_minutes: minutes since the last save after which an additional checkpoint is saved; 0 to
+      save no additional checkpoints.
     keep: number of newest checkpoints to keep.
   """
 
@@ -80,8 +80,8 @@ class Checkpoints:
 
   Args:
     model_dir: the run folder.
-    keep: number of newest checkpoints to keep; None keeps all and leaves unfinished ones alone, to
-      read the folder of a run that is still training.
+    keep: number of newest checkpoints to keep. None to delete no files, not even unfinished
+      checkpoints; use None to read the folder of a run that is still training.
   """
 
   def __init__(self, model_dir: str | os.PathLike[str], *, keep: int | None = 3):
@@ -98,7 +98,7 @@ class Checkpoints:
         max_to_keep=keep,
         step_prefix=PREFIX,
         cleanup_tmp_directories=keep is not None,
-        # Called in the background, before the checkpoint gets its name.
+        # Called in the background, before the checkpoint gets its final name.
         async_options=ocp.AsyncOptions(post_finalization_callback=self._write_hashes),
       ),
     )
@@ -106,10 +106,15 @@ class Checkpoints:
   def save(self, step: int, state: PyTree, progress: Json) -> None:
     """Starts to write `checkpoint_<step>` atomically.
 
-    The arrays are copied first, so the caller may donate them afterwards.
+    The arrays are copied before this method returns, so the caller may donate them afterwards.
+
+    Args:
+      step: step of the checkpoint.
+      state: the arrays.
+      progress: JSON values to save with the arrays.
 
     Raises:
-      CheckpointError: this save could not start, or the previous one failed and `wait` was not
+      CheckpointError: this save could not start, or the previous save failed and `wait` was not
         called. Older checkpoints are intact.
     """
     self._saving = step
@@ -124,7 +129,7 @@ class Checkpoints:
       )
 
   def wait(self) -> None:
-    """Waits until the last save is on disk.
+    """Waits until the last save is written to disk.
 
     Raises:
       CheckpointError: the save failed.
@@ -133,20 +138,20 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def latest_step(self) -> int | None:
-    """Returns the newest saved step, or None."""
+    """Returns the step of the newest checkpoint; None if there is no checkpoint."""
     return self._manager.latest_step()
 
   def all_steps(self) -> list[int]:
-    """Returns the saved steps, oldest first."""
+    """Returns the steps of all checkpoints, from old to new."""
     return sorted(self._manager.all_steps())
 
   def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
-    """Restores a checkpoint; returns None if the folder has none.
+    """Restores a checkpoint; returns None if the folder has no checkpoint.
 
     Args:
-      abstract: ShapeDtypeStructs with shardings. They determine the structure and the placement of
-        the arrays, on any mesh.
-      step: the checkpoint to restore; None for the newest one that can be read.
+      abstract: tree of ShapeDtypeStructs with shardings. It determines the structure and the
+        sharding of the restored arrays; the mesh may differ from the mesh of the saved arrays.
+      step: step of the checkpoint; None for the newest checkpoint that can be read.
 
     Raises:
       CheckpointError: the checkpoint of `step` is missing or damaged; or `step` is None and all
@@ -179,7 +184,11 @@ class Checkpoints:
     )
 
   def set_aside(self, damaged: Mapping[int, str]) -> None:
-    """Renames damaged checkpoints, so that their steps can be saved again."""
+    """Renames damaged checkpoints, so that their steps can be saved again.
+
+    Args:
+      damaged: see `Restored`; only the steps are used.
+    """
     for step in damaged:
       folder = self.model_dir / f"{PREFIX}_{step}"
       aside = self.model_dir / f"damaged_{PREFIX}_{step}_{time.time_ns()}"
@@ -188,7 +197,11 @@ class Checkpoints:
     self._manager.reload()
 
   def close(self) -> None:
-    """Waits for the last save and releases the folder."""
+    """Waits for the last save and closes the Orbax manager.
+
+    Raises:
+      CheckpointError: the save failed.
+    """
     sys.unraisablehook = self._hook
     self.wait()
     self._manager.close()
@@ -203,7 +216,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
-    """Converts errors of the file system to `CheckpointError`."""
+    """Returns a context that converts errors of the file system to `CheckpointError`."""
     try:
       yield
     except jax.errors.JaxRuntimeError:
@@ -212,8 +225,8 @@ class Checkpoints:
       raise self._not_written(error) from error
 
   def _not_written(self, error: Exception) -> CheckpointError:
-    """Removes the files of a failed save and returns the error."""
-    # The manager reports the failure before the thread that writes has ended.
+    """Removes the files of a failed save and returns the `CheckpointError` to raise."""
+    # The manager reports the failure before the writing thread has ended.
     with contextlib.suppress(Exception):
       checkpointer: Any = self._manager._checkpointer
       checkpointer.wait_until_finished()
@@ -228,7 +241,13 @@ class Checkpoints:
 
 
 def describe_model(trainable: AnyTrainable, batch: Batch, random_seed: int) -> JsonDict:
-  """Returns the content of `model.json`: component, configuration, seed and shapes of a batch."""
+  """Returns the content of `model.json`: component, configuration, seed and shapes of a batch.
+
+  Args:
+    trainable: the trainable.
+    batch: an example of a batch; only its shapes and dtypes are used.
+    random_seed: seed of the run.
+  """
   return {
     "component": trainable.component,
     "config": json.loads(json.dumps(configs.to_dict(trainable.config))),
@@ -243,13 +262,18 @@ def describe_model(trainable: AnyTrainable, batch: Batch, random_seed: int) -> J
 def check_same_model(
   model_dir: str | os.PathLike[str], description: Json, config_type: type
 ) -> None:
-  """Checks that the checkpoints in a folder have this model configuration.
+  """Checks that `model.json` in a run folder has the same component, configuration and seed.
 
   Fields that the recorded configuration lacks take their defaults, so runs of older versions can be
-  resumed.
+  resumed. Without `model.json`, nothing is checked.
+
+  Args:
+    model_dir: the run folder.
+    description: result of `describe_model`.
+    config_type: class of the configuration.
 
   Raises:
-    CheckpointError: the configurations differ; the message has the fields and both values.
+    CheckpointError: the descriptions differ; the message lists the fields with both values.
   """
   path = Path(model_dir) / MODEL_FILE
   if not path.exists():
@@ -287,7 +311,7 @@ def read_model_json(model_dir: str | os.PathLike[str]) -> JsonDict:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-  """Returns the hash of each file below a checkpoint's folder, by its relative path."""
+  """Returns the SHA-256 of each file of a checkpoint, by its path relative to `folder`."""
   found = {}
   for path in sorted(folder.rglob("*")):
     name = path.relative_to(folder).as_posix()
@@ -298,14 +322,14 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _check_hashes(folder: Path) -> None:
-  """Raises `CheckpointError` if a file of a checkpoint is not the one that was written."""
+  """Raises `CheckpointError` if a file of a checkpoint has changed since it was written."""
   wrong = _changed_file(folder) if jax.process_index() == 0 else ""
   if agreed(bool(wrong)):
     raise CheckpointError(f"{wrong or 'a file'} is not the file that was written")
 
 
 def _changed_file(folder: Path) -> str:
-  """Returns the name of a file whose hash differs; "" if none does or there are no hashes."""
+  """Returns the name of a missing or changed file; "" if no file differs or there are no hashes."""
   path = folder / HASHES_FILE
   if not path.exists():
     return ""
@@ -314,7 +338,7 @@ def _changed_file(folder: Path) -> str:
     found = _hashes(folder)
   except (OSError, ValueError, KeyError, TypeError):
     return HASHES_FILE
-  # Orbax adds a mark to the folder after the hashes are written.
+  # Only the files in `written` are compared, because Orbax adds a marker file later.
   return next((name for name in sorted(written) if written[name] != found.get(name)), "")
 
 
@@ -331,7 +355,10 @@ def _without_tensorstore(
 
 
 def _remove_all(folder: Path, pattern: str) -> None:
-  """Removes matching files until writers, which detect the failure late, create no new ones."""
+  """Removes the files that match `pattern`, repeatedly for up to 2 s.
+
+  Threads that still write, because they detect the failure late, may create new files.
+  """
   absent = 0
   for _ in range(40):
     found = list(folder.glob(pattern))
@@ -352,4 +379,4 @@ def _copied(state: PyTree) -> PyTree:
 def _first_line(error: BaseException) -> str:
   text = str(error).strip().splitlines()
   line = text[0].split(" [os_error_code")[0] if text else type(error).__name__
-  return line if len(line) <= 200 else f"{line[:90]}...{line[-107:]}"  # the reason is at the end
+  return line if len(line) <= 200 else f"{line[:90]}...{line[-107:]}"  # the end has the reason

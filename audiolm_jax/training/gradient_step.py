@@ -25,11 +25,11 @@ def gradient_step(
   Args:
     loss: see `loss_and_gradients`.
     state: the state before the step.
-    batch: the examples.
+    batch: arrays with a leading batch axis.
     rng: the key for `loss`.
     optimizer: the optimizer of `state.opt_state`.
     microbatches: see `loss_and_gradients`.
-    ema_decay: decay of the averaged parameters, if `state` has any.
+    ema_decay: decay of the averaged parameters, if `state` has averaged parameters.
 
   Returns:
     The next state, and the metrics of `loss` with "gradient_norm" and "skipped".

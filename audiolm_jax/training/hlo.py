@@ -1,7 +1,7 @@
-"""Analyses the text of a compiled program.
+"""Analyses the HLO text of a compiled program.
 
 `compiled.as_text()` lists the instructions of every computation. It contains the body of a loop
-only once; this module counts each computation as often as it is executed.
+only once, but the methods of `HloProgram` count an instruction once per execution.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Array(NamedTuple):
 
   @property
   def num_bytes(self) -> int:
-    """Bytes without padding."""
+    """Size in bytes, without padding."""
     bits = _BITS.get(self.dtype) or int(re.sub(r"\D*(\d+).*", r"\1", self.dtype) or 0)
     return math.prod(self.shape) * bits // 8
 
@@ -46,8 +46,8 @@ class Collective(NamedTuple):
   """A collective operation between devices.
 
   Attributes:
-    kind: XLA's name, such as "all-reduce".
-    arrays: its operands or its results, whichever are larger.
+    kind: XLA's name of the operation, such as "all-reduce".
+    arrays: types of the operands or of the results, whichever contain the larger array.
     times: number of executions per call of the program.
   """
 
@@ -63,7 +63,14 @@ class Collective(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of HLO text: `%name = arrays kind(rest`."""
+  """One line of HLO text: `%name = arrays kind(rest`.
+
+  Attributes:
+    name: name of the result.
+    arrays: types of the results.
+    kind: name of the operation, such as "fusion".
+    rest: operands and attributes.
+  """
 
   name: str
   arrays: tuple[Array, ...]
@@ -104,10 +111,10 @@ class HloProgram:
     return sorted(found, key=lambda c: -max(array.num_bytes for array in c.arrays))
 
   def estimated_cycles(self) -> int:
-    """Returns the sum of the TPU compiler's estimates.
+    """Returns the TPU compiler's estimate of cycles, summed over all executed instructions.
 
-    Only the ratio of two programs is meaningful. Instructions without an estimate, one or two per
-    program, are omitted.
+    Only the ratio of the estimates of two programs is meaningful. Instructions without an estimate,
+    one or two per program, are omitted.
     """
     return sum(
       times * int(found[1])
@@ -116,7 +123,7 @@ class HloProgram:
     )
 
   def stored_arrays(self) -> set[Array]:
-    """Returns the types of all arrays that are written to memory: those outside of fusions."""
+    """Returns the types of all arrays that are written to memory: results outside of fusions."""
     return {
       array
       for name, instruction, _ in self._run()
@@ -130,7 +137,7 @@ class HloProgram:
         yield name, instruction, times
 
   def _count(self, entry: str) -> Mapping[str, int]:
-    """Returns how often each computation is executed; collects those within fusions."""
+    """Returns how often each computation is executed; stores those within fusions in `_fused`."""
     times: dict[str, int] = {}
     self._fused: set[str] = set()
     waiting = [(entry, 1, False)]

@@ -14,9 +14,9 @@ from audiolm_jax.core.configs import Json, JsonDict
 Metrics = Mapping[str, Float[Array, ""]]
 Scalar = jax.Array | np.ndarray | np.float32
 
-# The metric of a training step that is 1 if its update was skipped.
+# Name of the metric that is 1 if the update of a training step was skipped, else 0.
 SKIPPED = "skipped"
-# The metric that is the weight of a batch.
+# Name of the metric that is the weight of a batch in means over batches.
 WEIGHT = "weight"
 
 
@@ -37,9 +37,11 @@ class Accumulator(NamedTuple):
   """Weighted sums of metrics, kept on the device.
 
   Attributes:
-    sums: weighted sum of each metric's finite values; of SKIPPED the number of skipped updates.
-    weights: sum of the weights of these values; of SKIPPED the number of updates.
-    skipped_in_a_row: skipped updates since the last successful one.
+    sums: by metric, the weighted sum of the finite values. For SKIPPED, the number of skipped
+      updates.
+    weights: by metric, the sum of the weights of the finite values. For SKIPPED, the number of
+      updates.
+    skipped_in_a_row: number of skipped updates since the last successful update.
   """
 
   sums: Mapping[str, Scalar]
@@ -48,19 +50,19 @@ class Accumulator(NamedTuple):
 
 
 def empty(names: Iterable[str]) -> Accumulator:
-  """Returns an accumulator for the metrics called `names`."""
+  """Returns an accumulator of zeros for the metrics in `names`, without WEIGHT."""
   zeros = {name: np.zeros((), np.float32) for name in sorted(names) if name != WEIGHT}
   return Accumulator(zeros, dict(zeros), np.zeros((), np.float32))
 
 
 def accumulate(total: Accumulator, metrics: Mapping[str, Float[Array, ""] | float]) -> Accumulator:
-  """Returns `total` plus the metrics of one step; values that are not finite are ignored."""
+  """Adds the metrics of one step to `total`; ignores values that are not finite."""
   weight = jnp.asarray(metrics.get(WEIGHT, 1.0), jnp.float32)
   sums, weights = {}, {}
   for name, total_sum in total.sums.items():
     value = jnp.asarray(metrics[name], jnp.float32)
     finite = jnp.isfinite(value)
-    # A count is the same for batches of any weight.
+    # The count of skipped updates does not depend on the weight of a batch.
     factor = jnp.float32(1.0) if name == SKIPPED else weight
     sums[name] = total_sum + jnp.where(finite, value, 0.0) * factor
     weights[name] = total.weights[name] + jnp.where(finite, factor, 0.0)
@@ -70,7 +72,10 @@ def accumulate(total: Accumulator, metrics: Mapping[str, Float[Array, ""] | floa
 
 
 def means(total: Accumulator) -> dict[str, float]:
-  """Returns the weighted means on the host; omits metrics without a finite value."""
+  """Returns the weighted means as Python floats; omits metrics without a finite value.
+
+  The metric SKIPPED is replaced by "skipped_steps", the number of skipped updates.
+  """
   sums, weights = jax.device_get((total.sums, total.weights))
   result = {n: float(sums[n] / weights[n]) for n in sums if weights[n] > 0 and n != SKIPPED}
   if SKIPPED in sums:
@@ -89,10 +94,11 @@ def to_json(total: Accumulator) -> JsonDict:
 
 
 def from_json(values: Json, names: Iterable[str]) -> Accumulator:
-  """Returns the accumulator that `to_json` wrote, for the metrics called `names`.
+  """Returns the accumulator that `to_json` converted to `values`, for the metrics in `names`.
 
-  Metrics absent from `values` start at zero, and removed metrics are dropped, so that a run can be
-  resumed with a version that has other metrics.
+  The metrics in `names` and in `values` may differ, so that a run can be resumed with another
+  version of this package. Metrics that are missing in `values` start at zero, and other metrics in
+  `values` are dropped.
   """
   fresh = empty(names)
   return Accumulator(
@@ -105,13 +111,22 @@ def from_json(values: Json, names: Iterable[str]) -> Accumulator:
 def spectrogram_image(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, *, bands: int = 128
 ) -> Float[np.ndarray, "bands frames 1"]:
-  """Returns an image of a clip: log magnitude over 80 dB, low frequencies at the bottom."""
+  """Returns a spectrogram image: log power with a range of 80 dB, low frequencies at the bottom.
+
+  Args:
+    waveform: the samples of a clip.
+    sample_rate: sample rate in Hz.
+    bands: number of frequency bands.
+
+  Returns:
+    Pixels in [0, 1]; 1 is the maximum of the clip.
+  """
   window = max(sample_rate // 25, 2 * bands)
   hop = window // 4
   padded = np.pad(waveform, (0, window))
   frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
   power = np.abs(np.fft.rfft(frames * np.hanning(window), axis=-1)) ** 2
-  # Bands widen with frequency; at 16 kHz, half of the image shows frequencies below 1 kHz.
+  # High bands are wider; at 16 kHz, the lower half of the image shows frequencies below 1 kHz.
   edges = np.geomspace(1, power.shape[1], bands + 1) - 1
   low = np.floor(edges[:-1]).astype(int)
   high = np.maximum(np.ceil(edges[1:]).astype(int), low + 1)

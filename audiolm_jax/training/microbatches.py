@@ -1,4 +1,4 @@
-"""Gradients of a batch that is too large for the device, computed in parts."""
+"""Computes the gradients of a batch in parts, if the whole batch needs too much memory."""
 
 import math
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from audiolm_jax.core.modules import Batch, Params
 from audiolm_jax.training.metrics import WEIGHT, Metrics
 from audiolm_jax.training.partitioning import BATCH_AXES
 
+# Maps parameters, a batch and a key to the loss and the metrics.
 LossFunction = Callable[[PyTree, Batch, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 
 
@@ -22,20 +23,20 @@ def loss_and_gradients(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], PyTree]:
   """Returns the loss of a batch, its metrics and gradients, as means over `microbatches` parts.
 
-  The metric "weight" is the weight of a part, so a mean over tokens remains the mean over all
-  tokens of the batch. Only the activations of one part are in memory at a time, and each device
-  processes rows that it already has.
+  The metric "weight" is the weight of a part in these means, so a mean over tokens remains the mean
+  over all tokens of the batch. Only the activations of one part are in memory at a time. No rows
+  move between devices.
 
   Args:
-    loss: returns the mean loss over the rows of a batch, and metrics that include "weight".
+    loss: returns the mean loss over a batch, and metrics that include "weight".
     params: the parameters.
     batch: arrays with a leading batch axis.
-    rng: split among the parts; with one part it is passed on unchanged.
+    rng: the key for `loss`. It is split into one key per part, but not if there is only one part.
     microbatches: number of parts.
 
   Returns:
-    Loss, metrics (weights summed, all others averaged) and gradients with the structure of
-    `params`.
+    The loss; the metrics, where "weight" is the sum and all other metrics are means over the
+    parts; and the gradients with the structure of `params`.
 
   Raises:
     ConfigError: the batch cannot be split into equal parts on every device.
@@ -64,9 +65,13 @@ def loss_and_gradients(
 
 
 def _split(value: Array, count: int) -> Array:
-  """Splits [batch, ...] into [count, batch / count, ...]; part i has every row i + n * count.
+  """Splits [batch, ...] into [count, batch / count, ...].
 
-  The rows of a device are contiguous in the batch, so every part has an equal share of them.
+  Part i contains the rows i, i + count, i + 2 * count and so on. The rows of a device are
+  contiguous in the batch, so every part contains an equal number of rows of each device.
+
+  Raises:
+    ConfigError: the rows of a device cannot be split into equal parts.
   """
   rows = value.shape[0]
   mesh = jax.sharding.get_abstract_mesh()

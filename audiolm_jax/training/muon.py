@@ -1,8 +1,8 @@
-"""Muon: the momentum of every kernel is made orthogonal before it becomes an update.
+"""The optimizer Muon: the update of each kernel is its momentum, made orthogonal.
 
-Source: K. Jordan et al., Muon (kellerjordan.github.io/posts/muon), for the iteration and its
-coefficients; Muon is Scalable for LLM Training (arXiv 2502.16982), section 2, for the scale of the
-updates.
+Source: K. Jordan et al., "Muon" (kellerjordan.github.io/posts/muon), for the iteration and its
+coefficients; "Muon is Scalable for LLM Training" (arXiv 2502.16982), section 2, for the scale of
+the updates.
 """
 
 import functools
@@ -21,24 +21,25 @@ from jaxtyping import Float, PyTree
 from audiolm_jax.core.arrays import Array
 from audiolm_jax.core.modules import Params
 
-# Factors of x, x^3 and x^5 in a step of the iteration on singular values x.
+# Coefficients of x, x^3 and x^5: an iteration step maps each singular value x to this polynomial.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 _MOMENTUM = 0.95
 _EPSILON = 1e-8
-# Usual RMS of an AdamW update, to which updates are scaled (arXiv 2502.16982, eq. 4).
+# Updates are scaled to this usual RMS of an AdamW update (arXiv 2502.16982, eq. 4).
 _ADAM_UPDATE_RMS = 0.2
-# Ratio of the sides of a matrix from which the Gram matrix alone is iterated. A step then takes
-# four products of square matrices instead of one and two products with the whole matrix.
+# If the long side of a matrix is at least this multiple of the short side, only the Gram matrix is
+# iterated. A step then needs four products of square matrices. Otherwise, a step needs one product
+# of square matrices and two products with the whole matrix.
 _GRAM_RATIO = 1.5
 
 
 class MatrixAxes(NamedTuple):
-  """How a kernel is read as a matrix.
+  """The axes of a kernel that form the rows and the columns of a matrix.
 
   Attributes:
-    inputs: first input axis; the axes before it are those of stacked matrices.
-    outputs: first output axis.
+    inputs: index of the first input axis; axes before this axis index stacked matrices.
+    outputs: index of the first output axis; all later axes are output axes.
   """
 
   inputs: int
@@ -46,10 +47,15 @@ class MatrixAxes(NamedTuple):
 
 
 def matrix_axes(path: KeyPath, value: jax.Array) -> MatrixAxes | None:
-  """Returns the axes of a kernel as a matrix, or None for any other parameter.
+  """Returns the axes of a kernel as a matrix, or None if the parameter is not a kernel.
 
-  The last axis of a kernel is its output axis and the others are input axes, except that the
-  projections to heads have one input axis. Kernels under "layers" are stacked, one per layer.
+  The last axis of a kernel is its output axis, and the other axes are input axes. Exceptions are
+  the projections to attention heads, which have one input axis and several output axes. Kernels
+  under "layers" have a leading axis that indexes the layers.
+
+  Args:
+    path: path of the parameter in the tree of parameters.
+    value: the parameter.
   """
   names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
   if names[-1:] != ["kernel"]:
@@ -60,17 +66,18 @@ def matrix_axes(path: KeyPath, value: jax.Array) -> MatrixAxes | None:
 
 
 def muon(*, b1: float, b2: float) -> optax.GradientTransformation:
-  """Returns updates of kernels by Muon, and of all other parameters by Adam.
+  """Returns an optimizer that updates kernels by Muon and all other parameters by Adam.
 
-  Both use the momentum of Nesterov.
+  Muon and Adam both use Nesterov momentum.
 
   Args:
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
 
   Returns:
-    A transformation to be scaled by a learning rate. Its state has the structure of
-    `optax.contrib.muon`, which computes the same updates with about twice the operations.
+    A gradient transformation whose updates are not yet scaled by a learning rate. Its state has the
+    structure of `optax.contrib.muon`, which computes the same updates with about twice the
+    operations.
   """
 
   def labels(params: Params) -> PyTree:
@@ -86,12 +93,12 @@ def muon(*, b1: float, b2: float) -> optax.GradientTransformation:
 
 
 def orthogonalized(matrix: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
-  """Returns a matrix of the same singular vectors whose singular values are near 1.
+  """Returns a matrix with the same singular vectors and with singular values near 1.
 
-  All but very small singular values end between 0.7 and 1.2. The iteration multiplies the matrix by
-  polynomials of its Gram matrix. If the sides are unequal, it computes the product of these
-  polynomials first, which needs fewer operations. Its small factors grow in every step, so these
-  products need float32.
+  Singular values that are not very small become values between 0.7 and 1.2. The iteration
+  multiplies the matrix by polynomials of its Gram matrix. If the sides are unequal, the product of
+  these polynomials is computed first, which needs fewer operations. Every step increases small
+  eigenvalues and their rounding errors, so this product is computed in full float32 precision.
   """
   matrix = matrix / (jnp.linalg.norm(matrix) + _EPSILON)
   first, third, fifth = _COEFFICIENTS
@@ -116,7 +123,7 @@ def orthogonalized(matrix: Float[Array, "inputs outputs"]) -> Float[Array, "inpu
   squares = gram(matrix)
   step = product = factor(squares)
   for _ in range(_STEPS - 1):
-    # All of these are polynomials of the same symmetric matrix, so their order does not matter.
+    # All factors are polynomials of the same symmetric matrix, so their order does not matter.
     squares = dot(dot(squares, step), step)
     step = factor(squares)
     product = dot(step, product)
@@ -124,7 +131,7 @@ def orthogonalized(matrix: Float[Array, "inputs outputs"]) -> Float[Array, "inpu
 
 
 def _scale_by_muon() -> optax.GradientTransformation:
-  """Returns updates by Muon of a tree that holds kernels only."""
+  """Returns an optimizer that updates a tree of kernels by Muon."""
 
   def init(params: Params) -> optax.contrib.MuonState:
     momentum = jax.tree.map(jnp.zeros_like, params)
@@ -136,7 +143,7 @@ def _scale_by_muon() -> optax.GradientTransformation:
     del params
     count = jnp.asarray(state.count) + 1
     momentum = jax.tree.map(lambda m, g: _MOMENTUM * m + (1 - _MOMENTUM) * g, state.mu, updates)
-    # Nesterov's momentum, both parts divided by the sum of their weights so far.
+    # Nesterov momentum with bias correction of the momentum and of the gradient.
     next_sum, this_sum = 1 - _MOMENTUM ** (count + 1), 1 - _MOMENTUM**count
 
     def mixed(m: Array, g: Array) -> Array:
@@ -151,9 +158,9 @@ def _scale_by_muon() -> optax.GradientTransformation:
 
 
 def _orthogonalized_tree(kernels: Params) -> Params:
-  """Returns the orthogonalized matrices of kernels, scaled to the size of an AdamW update.
+  """Returns the orthogonalized kernels, scaled to the RMS of an AdamW update.
 
-  Matrices of one shape are computed as one stack, which takes far fewer and larger operations.
+  Matrices of equal shape are processed together as one stack, with few large operations.
   """
   found, structure = jax.tree_util.tree_flatten_with_path(kernels)
   stacks: dict[tuple[int, int], list[int]] = {}
@@ -173,9 +180,9 @@ def _orthogonalized_tree(kernels: Params) -> Params:
 
 
 def _matrices_of(path: KeyPath, kernel: Float[Array, "..."]) -> Float[Array, "matrices in out"]:
-  """Returns a kernel as a stack of matrices."""
+  """Returns a kernel as a stack of matrices [matrices, inputs, outputs]."""
   axes = matrix_axes(path, kernel)
-  assert axes is not None, path  # other parameters are Adam's
+  assert axes is not None, path  # Adam updates all other parameters
   inputs = math.prod(kernel.shape[axes.inputs : axes.outputs])
   outputs = math.prod(kernel.shape[axes.outputs :])
   return kernel.reshape(-1, inputs, outputs)

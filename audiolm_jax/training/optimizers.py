@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules from a plain configuration."""
+"""Optimizers and learning-rate schedules, created from a configuration dataclass."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.training.muon import muon
 
+# Maps the number of previous updates to the learning rate.
 Schedule = Callable[[ArrayLike], Float[Array, ""]]
 
 OPTIMIZERS = ("adamw", "adam", "adafactor", "muon", "sgd")
@@ -37,16 +38,28 @@ FACTORS = (
 class OptimizerConfig:
   """The optimizer and its learning-rate schedule.
 
-  `schedule` is a product of factors in the notation of T5X, for example
-  "constant * linear_warmup * rsqrt_decay", or one of the short names "constant", "rsqrt",
-  "cosine", "linear". `constant` is `learning_rate`; `linear_warmup` rises over `warmup_steps`;
-  the rsqrt factors are constant until `warmup_steps` and then fall with the square root of the
-  step; `cosine_decay` and `linear_decay` fall from the end of the warm-up to `final_fraction` of
-  the rate at `decay_steps`. 0 disables `clip_norm` and `weight_decay`.
+  `schedule` is a product of factors in the notation of T5X, for example "constant * linear_warmup *
+  rsqrt_decay", or one of the short names "constant", "rsqrt", "cosine" and "linear". The factor
+  `constant` is `learning_rate`. `linear_warmup` rises to 1 over `warmup_steps`. The rsqrt factors
+  are constant until `warmup_steps` and then fall in proportion to 1 / sqrt(step). `cosine_decay`
+  and `linear_decay` fall from 1 at the end of the warm-up to `final_fraction` at `decay_steps`.
 
-  "muon" updates every kernel by its orthogonalised momentum, scaled to the size of an Adam update
-  so that learning rates for Adam remain suitable, and all other parameters by Adam with `b1` and
-  `b2`.
+  The optimizer "muon" updates every kernel by its orthogonalized momentum, and all other parameters
+  by Adam. Its updates have the RMS of Adam updates, so learning rates for Adam remain suitable.
+
+  Attributes:
+    name: one of `OPTIMIZERS`.
+    learning_rate: value of the factor `constant`.
+    schedule: product of factors, or a short name; see above.
+    warmup_steps: length of the warm-up in steps.
+    decay_steps: step at which `cosine_decay` and `linear_decay` end.
+    final_fraction: value of these two factors from `decay_steps` on.
+    weight_decay: rate of the decoupled weight decay; 0 for none.
+    b1: decay of Adam's first moment, or momentum of Adafactor and SGD; 0 for none.
+    b2: decay of Adam's second moment.
+    eps: epsilon of Adam.
+    clip_norm: largest global norm of the gradients; larger gradients are scaled down. 0 for no
+      clipping.
   """
 
   name: str = "adamw"
@@ -85,7 +98,7 @@ def make_schedule(config: OptimizerConfig) -> Schedule:
 
   The first update of a warm-up has the rate learning_rate / warmup_steps, not 0.
 
-  Source: the factor names are those of `t5x.utils.create_learning_rate_scheduler`.
+  Source: `t5x.utils.create_learning_rate_scheduler` for the names of the factors.
   """
   factors = _factors(config.schedule)
 
@@ -100,9 +113,9 @@ def make_schedule(config: OptimizerConfig) -> Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-  """Returns an optimizer that clips, preconditions, adds weight decay and scales by the schedule.
+  """Returns an optimizer with gradient clipping, weight decay and a learning-rate schedule.
 
-  Weight decay is decoupled: each update subtracts rate * weight_decay * parameter.
+  Weight decay is decoupled: each update subtracts learning rate * weight_decay * parameter.
   """
   parts = []
   if config.clip_norm:
@@ -125,9 +138,10 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def decay_mask(params: Params) -> PyTree:
-  """Returns True for the parameters that weight decay applies to.
+  """Returns a tree of booleans: True for parameters to which weight decay applies.
 
-  These are all but biases, scales, and codebooks, which training does not change.
+  Weight decay applies to arrays of at least two axes, except biases, scales, and codebooks, which
+  training does not change.
   """
 
   def decays(path: KeyPath, value: jax.Array) -> bool:

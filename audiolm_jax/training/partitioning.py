@@ -1,4 +1,4 @@
-"""The device mesh, and the mapping from array axes to mesh axes."""
+"""The device mesh, and the mapping from logical axes of arrays to mesh axes."""
 
 import contextlib
 import dataclasses
@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.core.modules import Batch, ShapedBatch
 
+# Pairs (logical axis, mesh axes); None for an axis that is not split.
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 MESH_AXES = ("data", "fsdp", "model")
@@ -26,10 +27,15 @@ BATCH_AXES = ("data", "fsdp")
 class PartitioningConfig:
   """The number of devices along each mesh axis; -1 stands for all remaining devices.
 
-  `data` splits the batch; `fsdp` splits the batch and the parameters; `model` splits the
-  parameters and the work on each example. Only `data` is split over several TPU slices, because the
-  network between them is slower than that within a slice. `additional_rules` precede the standard
-  ones; a logical axis that maps to None is not split.
+  Only the axis `data` spans several TPU slices, because the network between slices is slower than
+  the network within a slice.
+
+  Attributes:
+    data: devices along the axis that splits the batch.
+    fsdp: devices along the axis that splits the batch and the parameters.
+    model: devices along the axis that splits the parameters and the computation of each example.
+    additional_rules: axis rules that precede the standard rules; see
+      `standard_logical_axis_rules`.
   """
 
   data: int = -1
@@ -39,10 +45,12 @@ class PartitioningConfig:
 
 
 def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
-  """Returns pairs (logical axis, mesh axes), of which the first match applies.
+  """Returns pairs (logical axis, mesh axes); the first matching pair applies to a logical axis.
+
+  A logical axis that maps to None is not split.
 
   Args:
-    additional_rules: placed before the standard ones.
+    additional_rules: pairs to insert before the standard pairs.
 
   Source: names and semantics of T5X's `standard_logical_axis_rules`.
   """
@@ -57,8 +65,8 @@ def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
     ("embed", "fsdp"),
     ("conv_in", "fsdp"),
     ("latent", "fsdp"),
-    # Not split, because on a mesh of 2 x 2 x 2 XLA computed gradients of split convolutions with
-    # errors of several per cent; `fsdp` splits the kernels by input channels ("conv_in").
+    # Not split: on a mesh of 2 x 2 x 2, the gradients that XLA computed of split convolutions had
+    # errors of several per cent. The axis `fsdp` splits kernels by input channels ("conv_in").
     ("channels", None),
     ("kv", None),
     ("length", None),
@@ -74,10 +82,11 @@ def make_mesh(config: PartitioningConfig, devices: Sequence[object] | None = Non
 
   Args:
     config: sizes of the axes.
-    devices: all devices by default.
+    devices: devices of the mesh; None for all devices.
 
   Raises:
-    ConfigError: the product of the sizes is not the number of devices.
+    ConfigError: a size is invalid, the product of the sizes is not the number of devices, or `data`
+      is not a multiple of the number of TPU slices.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = [config.data, config.fsdp, config.model]
@@ -89,10 +98,10 @@ def make_mesh(config: PartitioningConfig, devices: Sequence[object] | None = Non
     sizes[sizes.index(-1)] = len(devices) // given
   if math.prod(sizes) != len(devices):
     raise ConfigError(f"mesh {asked} does not fit {len(devices)} devices; change a size")
-  # Linen's logical constraints need Auto axes; a mesh has Explicit ones by default.
+  # Linen's logical constraints need axes of the type Auto; the default type of JAX is Explicit.
   axis_types = (AxisType.Auto,) * len(MESH_AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
-  # Needed if a mesh axis is not a product of physical axes, such as 16 chips of 8 x 8 x 4.
+  # Needed if a mesh axis is not a product of physical axes, such as 16 for 8 x 8 x 4 chips.
   split = {"allow_split_physical_axes": True}
   if slices == 1:
     grid = mesh_utils.create_device_mesh(sizes, devices, **split)
@@ -108,7 +117,18 @@ def make_mesh(config: PartitioningConfig, devices: Sequence[object] | None = Non
 
 
 class Partitioner:
-  """A mesh with its axis rules, and the shardings that follow from them."""
+  """A mesh with its axis rules, and the shardings that result from these rules.
+
+  Args:
+    config: sizes of the mesh axes and additional axis rules; None for the defaults.
+    devices: devices of the mesh; None for all devices.
+
+  Attributes:
+    mesh: the mesh.
+    rules: the axis rules.
+    replicated: sharding of an array that every device stores completely.
+    batch_sharding: sharding of an array whose first axis counts examples.
+  """
 
   def __init__(
     self, config: PartitioningConfig | None = None, devices: Sequence[object] | None = None
@@ -121,15 +141,18 @@ class Partitioner:
 
   @contextlib.contextmanager
   def context(self) -> Iterator[None]:
-    """Applies this mesh and these rules to models that are traced within the context."""
+    """Returns a context in which models are traced with this mesh and these axis rules."""
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
       yield
 
   def state_shardings(self, boxed: PyTree) -> PyTree:
-    """Returns a NamedSharding for each array of `boxed`, an abstract tree with logical axis names.
+    """Returns a NamedSharding for each array of the state.
 
-    An array without names, or with names for another number of axes (a factored moment), is
-    replicated. An axis that is not divisible by its mesh axes is not split.
+    An array is replicated if it has no axis names, or fewer axes than names, such as a factored
+    moment. An axis is not split if its size is not divisible by the size of its mesh axes.
+
+    Args:
+      boxed: tree of ShapeDtypeStructs, boxed with logical axis names.
     """
 
     def sharding(entry: PyTree) -> PyTree:
@@ -154,7 +177,11 @@ class Partitioner:
     return NamedSharding(self.mesh, PartitionSpec(*axes))
 
   def check_batch(self, batch: ShapedBatch) -> None:
-    """Raises `ConfigError` if the mesh cannot split a batch evenly."""
+    """Raises `ConfigError` if the mesh cannot split the batch of all processes evenly.
+
+    Args:
+      batch: the rows of this process.
+    """
     shards = math.prod(self.mesh.shape[a] for a in BATCH_AXES)
     for name, value in batch.items():
       total = len(value) * jax.process_count()
@@ -165,7 +192,11 @@ class Partitioner:
         )
 
   def abstract_batch(self, batch: ShapedBatch) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes and dtypes of `put_batch(batch)`: rows of all processes, JAX's dtypes."""
+    """Returns the shapes, dtypes and shardings of `put_batch(batch)` for the rows of all processes.
+
+    Args:
+      batch: the rows of this process.
+    """
     rows = jax.process_count()
     local = jax.eval_shape(dict, batch)
     return {
@@ -176,7 +207,7 @@ class Partitioner:
     }
 
   def put_batch(self, batch: Batch) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch on its devices and returns global arrays."""
+    """Copies the rows of this process to its devices and returns the global arrays."""
     return {
       name: jax.make_array_from_process_local_data(self.batch_sharding, np.asarray(value))
       for name, value in batch.items()
@@ -184,7 +215,7 @@ class Partitioner:
 
 
 def unbox(tree: PyTree) -> PyTree:
-  """Returns `tree` with plain arrays instead of those boxed with axis names."""
+  """Returns `tree` with plain arrays in place of arrays that are boxed with axis names."""
   return jax.tree.map(lambda x: x.value if _is_box(x) else x, tree, is_leaf=_is_box)
 
 
@@ -193,7 +224,12 @@ def _is_box(entry: object) -> bool:
 
 
 def describe(abstract: PyTree, shardings: PyTree) -> str:
-  """Returns a line per array with path, dtype, shape and mesh axes, and a line with the total."""
+  """Returns one line per array with path, dtype, shape and mesh axes, and the total size.
+
+  Args:
+    abstract: tree of ShapeDtypeStructs.
+    shardings: tree of NamedShardings with the structure of `abstract`.
+  """
   leaves = jax.tree_util.tree_leaves_with_path(abstract)
   rows = [
     (

@@ -7,7 +7,7 @@ from audiolm_jax.core.products import Precision, fastest_precision
 from audiolm_jax.training import run_folder
 from audiolm_jax.training.processes import agreed
 
-# The setting that selects the precision of the resumed run, or the fastest one.
+# The setting that keeps the precision of a resumed run and selects the fastest for a new run.
 AUTO = "auto"
 # Indexed by whether bfloat16 products are faster.
 _PRECISIONS = (Precision.FLOAT32, Precision.BFLOAT16)
@@ -17,15 +17,16 @@ def choose(setting: str, model_dir: Path, resumed: bool) -> tuple[Precision, str
   """Returns the precision of a run and the reason for it.
 
   Args:
-    setting: a precision, or `AUTO`: that of the run if it is resumed, else the faster one.
+    setting: a precision, or `AUTO`. `AUTO` keeps the precision of a resumed run, and selects the
+      faster precision on this machine for a new run.
     model_dir: folder of the run.
     resumed: whether the run has a checkpoint.
 
   Raises:
-    ConfigError: the precision of a resumed run is not recorded.
+    ConfigError: `setting` is `AUTO`, and the precision of the resumed run is not recorded.
   """
   before = run_folder.recorded_precision(model_dir) if resumed else None
-  # All hosts must run the same program, but their processors may differ.
+  # All hosts must run the same program, although their processors may differ.
   fastest = _PRECISIONS[agreed(fastest_precision() is Precision.BFLOAT16)]
   if setting != AUTO:
     chosen, why = Precision(setting), "as configured"

@@ -1,4 +1,4 @@
-"""The functions of a trainable, compiled for a mesh."""
+"""Compiles the functions of a trainable for a device mesh and runs them."""
 
 import functools
 import math
@@ -21,10 +21,10 @@ from audiolm_jax.training.metrics import Accumulator, Audio, Image
 from audiolm_jax.training.partitioning import Partitioner, describe, unbox
 from audiolm_jax.training.trainable import Trainable
 
-# Step s draws from fold_in(key, s); initialisation uses a number that no step reaches.
+# Step s uses the key fold_in(key, s); initialisation uses this number, which no step reaches.
 _INIT_STREAM = np.uint32(0xFFFFFFFF)
 
-
+# The result of `Trainable.parts`.
 Parts = tuple[Hashable, ...]
 
 
@@ -33,14 +33,17 @@ class TrainingProgram:
 
   Args:
     model: the trainable.
-    partitioner: the mesh.
-    batch: an example of a training batch; only its shapes and dtypes are used.
-    precision: of the matrix products in training steps; in evaluation they are float32.
+    partitioner: the mesh and its shardings.
+    batch: the rows of this process in a training batch; only shapes and dtypes are used.
+    precision: precision of the matrix products in training steps. Evaluation uses float32.
 
   Attributes:
-    abstract_state: ShapeDtypeStructs with shardings, not boxed.
-    metric_names: metrics of the training step without "skipped" and "weight".
-    compile_seconds: time spent compiling training steps so far.
+    abstract_state: tree of ShapeDtypeStructs with shardings, without boxes.
+    metric_names: names of the metrics of a training step, without "skipped" and "weight".
+    compile_seconds: total compile time of training steps so far, in seconds.
+
+  Raises:
+    ConfigError: the mesh cannot split the batch evenly.
   """
 
   def __init__(
@@ -61,7 +64,7 @@ class TrainingProgram:
       self.abstract_state = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._shardings
       )
-      # Traced only once: the program below inlines it with the same shapes and shardings.
+      # Traced only once: the compiled step inlines this trace, for equal shapes and shardings.
       self._train_step = jax.jit(self._call_train_step, static_argnums=0, inline=True)
       train_step = functools.partial(self._train_step, self._parts(0))
       rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioner.replicated)
@@ -70,7 +73,7 @@ class TrainingProgram:
       self.metric_names = set(train_metrics) - {metrics_lib.SKIPPED, metrics_lib.WEIGHT}
     self._steps: dict[Parts, Compiled] = {}
     self.compile_seconds = 0.0
-    # device_put reaches only the devices of this process.
+    # jit, because device_put copies only to the devices of this process.
     self._replicate = jax.jit(lambda tree: tree, out_shardings=partitioner.replicated)
     self._evaluate = jax.jit(
       lambda state, total, batch: metrics_lib.accumulate(total, model.eval_step(state, batch)),
@@ -83,7 +86,7 @@ class TrainingProgram:
     self._summarise = jax.jit(model.summaries, out_shardings=partitioner.replicated)
 
   def compiled(self, step: int) -> Compiled:
-    """Returns the compiled program of training step `step`."""
+    """Returns the compiled program of training step `step`; compiles the program if necessary."""
     parts = self._parts(step)
     if parts not in self._steps:
       started = time.monotonic()
@@ -106,9 +109,13 @@ class TrainingProgram:
       return self._model.train_step(state, batch, rng, *parts)
 
   def exported(self, step: int, platforms: Sequence[str]) -> export.Exported:
-    """Lowers training step `step` for platforms such as "cuda" and "tpu" in one trace.
+    """Exports training step `step` as StableHLO for several platforms, from one trace.
 
-    The platforms need not be present, because nothing is compiled or computed.
+    The platforms need not be present, because the program is not compiled.
+
+    Args:
+      step: number of the training step.
+      platforms: names of platforms, such as "cuda" and "tpu".
     """
     with self._partitioner.context():
       jitted, arguments = self._jitted_step(self._parts(step))
@@ -119,7 +126,7 @@ class TrainingProgram:
     return jitted.lower(*arguments).compile()
 
   def _jitted_step(self, parts: Parts) -> tuple[Wrapped, tuple[PyTree, ...]]:
-    """Returns the step as a jitted function, and its abstract arguments."""
+    """Returns the training step for `parts` as a jitted function, and its abstract arguments."""
     p = self._partitioner
     key = jax.eval_shape(new_key, 0)
 
@@ -127,7 +134,7 @@ class TrainingProgram:
       rng = jax.random.fold_in(key, state.step)
       state, metrics = self._train_step(parts, state, batch, rng)
       total = metrics_lib.accumulate(total, metrics)
-      # A copy, because `total` is donated to the next step while the host still reads this value.
+      # The last result is a copy, because the host reads it after `total` is donated.
       return state, total, total.skipped_in_a_row + 0.0
 
     jitted = jax.jit(
@@ -140,15 +147,25 @@ class TrainingProgram:
     return jitted, (self.abstract_state, total, self._abstract_batch, key)
 
   def flops(self, step: int) -> float:
-    """Returns the operations of training step `step` on all devices; 0 if unknown."""
+    """Returns the floating-point operations of step `step` on all devices; 0 if unknown."""
     return self._model.flops_per_step(self._abstract_batch, step)
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the amounts in the batches of all processes, estimated from that of this process."""
+    """Estimates `Trainable.amounts` of the batches of all processes.
+
+    Args:
+      batch: the batch of this process.
+    """
     return {n: v * jax.process_count() for n, v in self._model.amounts(batch).items()}
 
   def init(self, key: Key[Array, ""], batch: Batch, params: Params | None = None) -> PyTree:
-    """Returns a new state on its devices, with `params` if given."""
+    """Returns a new state on the devices.
+
+    Args:
+      key: the key of the run.
+      batch: the rows of this process in a training batch.
+      params: parameters to start from, see `Trainable.with_params`; None for random parameters.
+    """
 
     def make(key, batch, params):
       state = unbox(self._model.init(jax.random.fold_in(key, _INIT_STREAM), batch))
@@ -159,15 +176,15 @@ class TrainingProgram:
       return make(key, self._partitioner.put_batch(batch), params)
 
   def put(self, tree: PyTree) -> PyTree:
-    """Replicates `tree`, which is the same in every process, on all devices."""
+    """Copies `tree` to all devices; the values must be equal in all processes."""
     return self._replicate(tree)
 
   def empty_metrics(self) -> Accumulator:
-    """Returns running sums of the training metrics, initialised with zero."""
+    """Returns an accumulator of zeros for the metrics of training steps."""
     return self.put(metrics_lib.empty(self._train_names))
 
   def restored_metrics(self, values: Json) -> Accumulator:
-    """Returns running sums that `metrics.to_json` wrote, possibly in another version."""
+    """Returns the accumulator of training metrics from the result of `metrics.to_json`."""
     return self.put(metrics_lib.from_json(values, self._train_names))
 
   def step(
@@ -176,14 +193,15 @@ class TrainingProgram:
     """Runs a training step.
 
     Args:
-      step: equal to `state.step`.
-      state: donated.
-      total: running sums of the metrics, donated.
-      batch: this process's rows.
+      step: number of the training step, equal to `state.step`.
+      state: the state before the step; its buffers are donated.
+      total: accumulator of the metrics of earlier steps; its buffers are donated.
+      batch: the rows of this process.
       key: the key of the run.
 
     Returns:
-      The next state, the running sums, and the number of consecutive skipped updates.
+      The next state, the accumulator with the metrics of this step, and the number of consecutive
+      skipped updates up to this step.
     """
     compiled = self.compiled(step)
     on_devices = self._partitioner.put_batch(batch)
@@ -191,7 +209,15 @@ class TrainingProgram:
       return compiled(state, total, on_devices, key)
 
   def evaluate(self, state: PyTree, batches: list[Batch]) -> dict[str, float]:
-    """Returns the mean metrics over `batches`, weighted by the metric "weight"."""
+    """Returns the mean metrics over `batches`, weighted by the metric "weight".
+
+    Args:
+      state: the state to evaluate.
+      batches: the rows of this process in each batch.
+
+    Raises:
+      ConfigError: the mesh cannot split a batch evenly.
+    """
     total = None
     for batch in batches:
       evaluate, names = self._compiled_evaluation(batch)
@@ -215,7 +241,7 @@ class TrainingProgram:
     return self._evaluations[shapes]
 
   def summaries(self, state: PyTree, batch: Batch) -> dict[str, Audio | Image]:
-    """Returns the trainable's audio and images of a batch; empty if it has none."""
+    """Returns `Trainable.summaries` of a batch, with arrays on the host; may be empty."""
     with self._partitioner.context():
       found = jax.device_get(self._summarise(state, self._partitioner.put_batch(batch)))
     return {
@@ -234,5 +260,5 @@ class TrainingProgram:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
   def description(self) -> str:
-    """Returns a line for each array of the state; see `partitioning.describe`."""
+    """Returns one line of text for each array of the state; see `partitioning.describe`."""
     return describe(self.abstract_state, self._shardings)

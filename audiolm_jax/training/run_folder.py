@@ -1,4 +1,4 @@
-"""Files in a run folder that describe the run: model, configuration and versions."""
+"""Writes the files in a run folder that describe the run: model, configuration and versions."""
 
 import contextlib
 import importlib.metadata
@@ -20,7 +20,7 @@ from audiolm_jax.training.checkpoints import MODEL_FILE
 CONFIG_FILE = "config.gin"
 ARRAYS_FILE = "model-info.txt"
 VERSIONS_FILE = "versions.json"
-# Key in `versions.json` of the precision of matrix products in training.
+# Key in `versions.json` whose value is the precision of matrix products in training.
 PRODUCTS = "products"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -28,7 +28,11 @@ _REPO = Path(__file__).resolve().parents[2]
 
 
 def make_folder(folder: Path) -> None:
-  """Creates the folder of a run; raises `UserError` if it is not writable."""
+  """Creates the folder of a run.
+
+  Raises:
+    UserError: the folder cannot be created or is not writable.
+  """
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -41,13 +45,13 @@ def make_folder(folder: Path) -> None:
 def write_run_files(
   folder: Path, *, model: Json, arrays: str, precision: Precision, config_text: str
 ) -> None:
-  """Writes `model.json`, `model-info.txt`, `versions.json` and `config.gin` in the first process.
+  """Writes `model.json`, `model-info.txt`, `versions.json` and `config.gin`, only in process 0.
 
   Args:
     folder: the run folder.
-    model: see `checkpoints.describe_model`.
-    arrays: see `TrainingProgram.description`.
-    precision: of matrix products in training.
+    model: result of `checkpoints.describe_model`.
+    arrays: result of `TrainingProgram.description`.
+    precision: precision of matrix products in training.
     config_text: the resolved gin configuration; `config.gin` is not written if it is empty.
   """
   if jax.process_index() != 0:
@@ -65,13 +69,12 @@ def write_run_files(
 
 
 def recorded_precision(folder: Path) -> Precision | None:
-  """Returns the precision of matrix products recorded for the run in this folder.
+  """Returns the recorded precision of matrix products of the run in this folder.
 
-  Returns:
-    None if its `versions.json` cannot be read.
+  Returns None if `versions.json` cannot be read.
   """
   try:
-    # Runs of versions without this setting used float32.
+    # Earlier versions of this package had no such setting and used float32.
     found = json.loads((folder / VERSIONS_FILE).read_text()).get(PRODUCTS, Precision.FLOAT32)
     return Precision(found)
   except (OSError, ValueError):
@@ -79,7 +82,7 @@ def recorded_precision(folder: Path) -> Precision | None:
 
 
 def versions() -> JsonDict:
-  """Returns the versions of packages and Python, the devices, git commit and command line."""
+  """Returns the versions of packages and Python, the devices, the git commit and the command."""
   found = {"audiolm_jax": __version__}
   for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -96,10 +99,10 @@ def versions() -> JsonDict:
 
 
 def _git_state(repo: Path) -> JsonDict:
-  """Returns the commit of the code and whether tracked files differ from it; None if unknown."""
+  """Returns the git commit and whether tracked files differ from the commit; None if unknown."""
   unknown = {"git_commit": None, "git_dirty": None}
   found = _git(repo, "rev-parse", "--show-toplevel", "HEAD")
-  # An installed package may lie within a repository that it does not belong to.
+  # An installed package may be in a folder of an unrelated repository.
   if not found or Path(found.splitlines()[0]) != repo:
     return unknown
   changed = _git(repo, "status", "--porcelain", "--untracked-files=no")

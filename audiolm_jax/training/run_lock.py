@@ -1,9 +1,10 @@
-"""One run at a time in a run folder.
+"""A lock that allows only one run at a time in a run folder.
 
-`lock.json` names the process that trains: its user, host, number and start. The process touches the
-file every few seconds and removes it at its end. A file that a killed process left is replaced: on
-the same host at once, because the process does not exist; otherwise when it was not touched for
-`STALE_SECONDS`.
+The file `lock.json` identifies the process that trains: user, host, process id and start time. The
+process updates the modification time of the file every few seconds, and removes the file at its
+end. If a process was killed, its lock is stale, and the next run replaces the file. On the same
+host, the next run replaces the file immediately, because the process does not exist. On another
+host, it waits until the file was not updated for `STALE_SECONDS`.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ LOCK_FILE = "lock.json"
 STALE_SECONDS = 45.0
 _TOUCH_SECONDS = 10.0
 _POLL_SECONDS = 1.0
-# After this time, two processes that replaced the same stale file know which of them was last.
+# If two processes replace the same stale file, both know after this time which was the last.
 _SETTLE_SECONDS = 0.3
 
 
@@ -42,13 +43,13 @@ class Owner:
   """The process that holds a lock.
 
   Attributes:
-    user: its user.
-    host: the name of its host.
-    machine: the boot and the container of the host, in which process numbers are unique.
-    pid: its number.
-    process_start: the start of the process as the kernel counts it; "" if unknown.
-    since: when it took the lock, with the time zone.
-    token: a random text of this lock.
+    user: name of the user.
+    host: name of the host.
+    machine: identifier of the host, its boot and the container; process ids are unique within it.
+    pid: process id.
+    process_start: start time of the process in clock ticks after boot; "" if unknown.
+    since: time at which the process took the lock, in ISO format with time zone.
+    token: random text that identifies the lock.
   """
 
   user: str
@@ -61,7 +62,12 @@ class Owner:
 
 
 class RunLock:
-  """A lock that this process holds; `check` raises an error if another process has taken it."""
+  """A lock that this process holds, and a thread that touches the lock file.
+
+  Args:
+    path: the lock file, which already contains `owner`.
+    owner: this process.
+  """
 
   def __init__(self, path: Path, owner: Owner):
     self._path, self._owner = path, owner
@@ -70,7 +76,7 @@ class RunLock:
     self._thread.start()
 
   def check(self) -> None:
-    """Raises `LockError` if the lock was taken while this process was suspended."""
+    """Raises `LockError` if another process took the lock while this process was suspended."""
     if self._lost:
       raise LockError(
         f"another run has taken {self._path.parent} while this process did not respond; this run "
@@ -78,7 +84,7 @@ class RunLock:
       )
 
   def release(self) -> None:
-    """Removes the file unless another process has replaced it."""
+    """Stops the thread and removes the lock file, unless another process has replaced the file."""
     self._ended.set()
     self._thread.join()
     with contextlib.suppress(OSError):
@@ -87,7 +93,7 @@ class RunLock:
 
   def _touch(self) -> None:
     while not self._ended.wait(_TOUCH_SECONDS):
-      # A file system that fails for a moment does not end the run.
+      # A temporary error of the file system does not end the run.
       with contextlib.suppress(OSError):
         if not self._path.exists() or _read(self._path) == self._owner:
           _write(self._path, self._owner)
@@ -98,10 +104,13 @@ class RunLock:
 
 @contextlib.contextmanager
 def held(model_dir: Path) -> Iterator[RunLock | None]:
-  """Holds the lock of a run folder; of several processes of a run, the first one holds it.
+  """Holds the lock of a run folder within the context; only process 0 of a run holds the lock.
+
+  Args:
+    model_dir: the run folder.
 
   Yields:
-    The lock; None in other processes.
+    The lock; None in all other processes.
 
   Raises:
     LockError: another process trains in the folder.
@@ -118,13 +127,18 @@ def held(model_dir: Path) -> Iterator[RunLock | None]:
 
 
 def _acquired(path: Path) -> Owner:
-  """Writes the lock of this process, after the lock of a process that has ended is recognised."""
+  """Writes the lock file for this process; waits until an existing lock is stale or updated.
+
+  Raises:
+    LockError: the process of an existing lock is running.
+    UserError: the folder is not writable.
+  """
   own, waiting_for = _this_process(), None
   try:
     while not _created(path, own):
       other, touched = _read(path), _modified(path)
       if touched is None:
-        continue  # it was removed in the meantime
+        continue  # the file was removed in the meantime
       if other is not None and other.machine == own.machine:
         if _is_running(other):
           raise _in_use(path, other)
@@ -154,7 +168,11 @@ def _created(path: Path, owner: Owner) -> bool:
 
 
 def _replaced(path: Path, owner: Owner) -> Owner:
-  """Replaces a stale lock; raises `LockError` if another process replaces it at the same time."""
+  """Replaces a stale lock file and returns `owner`.
+
+  Raises:
+    LockError: another process replaced the file at the same time, but later.
+  """
   _write(path, owner)
   time.sleep(_SETTLE_SECONDS)
   now = _read(path)
@@ -170,7 +188,7 @@ def _write(path: Path, owner: Owner) -> None:
 
 
 def _read(path: Path) -> Owner | None:
-  """Returns the owner in a lock file; None if the file is missing, incomplete or something else."""
+  """Returns the owner in a lock file; None if the file is missing, incomplete or invalid."""
   try:
     return configs.from_dict(Owner, plain_json.parse(path.read_bytes(), 1 << 16))
   except (OSError, ValueError, ConfigError):
@@ -185,7 +203,12 @@ def _modified(path: Path) -> int | None:
 
 
 def _age(path: Path, touched: int) -> float:
-  """Returns the seconds since a file was touched by the clock of its file system."""
+  """Returns the seconds since a file was modified, measured by the clock of its file system.
+
+  Args:
+    path: the file.
+    touched: modification time of the file in nanoseconds.
+  """
   probe = path.with_name(f".{secrets.token_hex(6)}.tmp")
   probe.touch()
   try:
@@ -205,7 +228,10 @@ def _this_process() -> Owner:
 
 
 def _machine() -> str:
-  """Returns what identifies the set of process numbers: boot of the kernel, and container."""
+  """Returns an identifier within which process ids are unique: host, boot and PID namespace.
+
+  Without Linux, the identifier is the name of the host.
+  """
   try:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -214,7 +240,10 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str:
-  """Returns when a process started, so that its number is not confused with a later process."""
+  """Returns the start time of a process in clock ticks after boot; "" if unknown.
+
+  The start time distinguishes the process from a later process with the same id.
+  """
   try:
     # The name of the program, in parentheses, may contain spaces.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -227,7 +256,7 @@ def _is_running(owner: Owner) -> bool:
     os.kill(owner.pid, 0)
   except ProcessLookupError:
     return False
-  except PermissionError:  # of another user
+  except PermissionError:  # a process of another user
     return True
   return _process_start(owner.pid) == owner.process_start
 

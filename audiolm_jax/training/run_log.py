@@ -25,7 +25,7 @@ _CLIPS = 4
 
 @runtime_checkable
 class SummaryWriter(Protocol):
-  """Writes the TensorBoard files of one folder."""
+  """Writes TensorBoard files to one folder, like `clu.metric_writers.MetricWriter`."""
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
@@ -40,20 +40,27 @@ class SummaryWriter(Protocol):
   def close(self) -> None: ...
 
 
+# Creates a writer for a folder; raises ImportError if a package is missing.
 SummaryWriterFactory = Callable[[Path], SummaryWriter]
 
 
 class RunLog:
-  """The log of one run folder; only the first process writes.
+  """The log of one run folder; only process 0 writes.
 
-  `metrics.jsonl` has one object per line: {"step", "split", metrics...}; split is "train" or
-  "eval". The same numbers are written for TensorBoard to `train/` and `training_eval/`, with audio
-  and images of the first clips; if its package is missing, this is logged once. `warnings.jsonl`
-  contains the warnings: {"step", "text"}.
+  Each line of `metrics.jsonl` is an object {"step", "split", metrics...}; the split is "train" or
+  "eval". The metrics are also written to TensorBoard files in `train/` and `training_eval/`, with
+  audio and images of the first held-out clips. If the package for TensorBoard files is missing, the
+  log states this once. Each line of `warnings.jsonl` is an object {"step", "text"}.
+
+  Args:
+    model_dir: the run folder.
+    title: name of the model in the output on the terminal.
+    total_steps: number of steps of the run.
+    summary_writer: creates the writer of TensorBoard files in a folder; None for no such files.
 
   Attributes:
-    rows: rows of metrics.jsonl, including those of earlier calls; empty in other processes.
-    warnings: rows of warnings.jsonl, likewise.
+    rows: rows of metrics.jsonl, including rows of earlier calls; empty except in process 0.
+    warnings: rows of warnings.jsonl, including rows of earlier calls; empty except in process 0.
   """
 
   def __init__(
@@ -84,7 +91,10 @@ class RunLog:
     self._append("log.txt", f"{now} {sentence}\n")
 
   def warn(self, step: int, text: str) -> None:
-    """Appends a warning to the file; prints the 1st, 2nd, 4th, 8th, … of each kind."""
+    """Appends a warning to warnings.jsonl.
+
+    Of the warnings of one kind, only the 1st, 2nd, 4th, 8th, … are printed; see `warning_kind`.
+    """
     if not self._writes:
       return
     self.warnings.append({"step": step, "text": text})
@@ -95,11 +105,11 @@ class RunLog:
       self.info(f"step {step}: {text}{again}")
 
   def rows_of(self, split: str) -> list[JsonDict]:
-    """Returns the rows of the split "train" or "eval"."""
+    """Returns the rows of metrics.jsonl of the split "train" or "eval"."""
     return [row for row in self.rows if row["split"] == split]
 
   def begin(self, step: int) -> None:
-    """Shows progress from `step` on and removes rows of later steps, which are repeated."""
+    """Starts the progress bar at `step`; removes rows of later steps, as these steps run again."""
     if not self._writes:
       return
     self.rows = _rows_until(self._dir / METRICS_FILE, step)
@@ -121,7 +131,12 @@ class RunLog:
       self._bar.update(1)
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Logs mean training metrics of the steps since the last call."""
+    """Logs a row of training metrics.
+
+    Args:
+      step: number of completed steps.
+      metrics: means over the steps since the last call.
+    """
     if not self._writes:
       return
     self._write(step, "train", metrics)
@@ -141,7 +156,13 @@ class RunLog:
   def evaluation(
     self, step: int, metrics: Mapping[str, float], summaries: Mapping[str, Audio | Image]
   ) -> None:
-    """Logs mean metrics on held-out data, with audio and images."""
+    """Logs a row of metrics on held-out data.
+
+    Args:
+      step: number of completed steps.
+      metrics: means over the evaluation batches.
+      summaries: audio and images for TensorBoard, by name.
+    """
     if not self._writes:
       return
     self._write(step, "eval", metrics)
@@ -179,7 +200,7 @@ class RunLog:
         self._writers[split].flush()
 
   def _append(self, name: str, line: str) -> None:
-    """Appends a complete line or nothing; an error is printed and does not stop the run."""
+    """Appends a complete line to a file; after an error, prints the error and appends nothing."""
     path = self._dir / name
     size = path.stat().st_size if path.exists() else 0
     try:
@@ -192,7 +213,11 @@ class RunLog:
 
   @contextlib.contextmanager
   def _to_tensorboard(self) -> Iterator[None]:
-    """Stops writing TensorBoard files after an error such as a full disk; the run continues."""
+    """Returns a context that writes TensorBoard files.
+
+    After an error, such as a full disk, no more TensorBoard files are written, and the run
+    continues. An ImportError is raised again.
+    """
     try:
       yield
     except ImportError:
@@ -218,7 +243,7 @@ class RunLog:
 
 
 def warning_kind(text: str) -> str:
-  """Returns a warning with "#" for its numbers; warnings of one kind have the same result."""
+  """Returns a warning with "#" in place of numbers; warnings of one kind have equal results."""
   return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", text)
 
 
@@ -229,9 +254,9 @@ def _shown(metrics: Mapping[str, float]) -> str:
 
 
 def _rows_until(path: Path, step: int) -> list[JsonDict]:
-  """Returns the rows up to `step` and truncates the file after them.
+  """Returns the rows of a file up to `step`, and removes all later rows from the file.
 
-  Truncating needs no space, so it succeeds on a full disk.
+  The file is truncated, not written again, so this also succeeds on a full disk.
   """
   if not path.exists():
     return []

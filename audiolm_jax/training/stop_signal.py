@@ -1,4 +1,4 @@
-"""Requests of the operating system or the user that a run saves and ends."""
+"""Handles requests of the operating system or the user to save a run and end it."""
 
 import signal
 import threading
@@ -8,11 +8,16 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
+# A signal handler, as returned by `signal.signal`.
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignal:
-  """A context in which SIGTERM and the first Ctrl-C request that the run saves and ends."""
+  """A context in which SIGTERM or Ctrl-C is recorded as a request to save and end the run.
+
+  A second signal is not recorded, but has its usual effect. Outside of the main thread, the context
+  records no signals.
+  """
 
   def __init__(self) -> None:
     self._name = ""
@@ -21,7 +26,7 @@ class StopSignal:
   def __enter__(self) -> "StopSignal":
     if threading.current_thread() is not threading.main_thread():
       return self
-    # With several processes, JAX handles the SIGTERM of any of them and notifies all.
+    # With several processes, JAX handles a SIGTERM to any process and notifies all processes.
     several = jax.process_count() > 1
     for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
       self._before[number] = signal.signal(number, self._forward if several else self._record)
@@ -32,7 +37,13 @@ class StopSignal:
       signal.signal(number, handler)
 
   def requested(self, step: int) -> str:
-    """Returns the cause of a request to end, or ""; all processes agree on the step."""
+    """Returns the cause of a request to end, such as "SIGTERM"; "" if there is no request.
+
+    With several processes, all processes return the cause at the same step.
+
+    Args:
+      step: number of completed steps.
+    """
     if jax.process_count() > 1:
       return "preemption notice" if multihost_utils.reached_preemption_sync_point(step) else ""
     return self._name

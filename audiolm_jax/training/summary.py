@@ -13,6 +13,7 @@ from audiolm_jax.training.throughput import TIMINGS
 
 SUMMARY_FILE = "summary.txt"
 
+# Rows of metrics.jsonl or warnings.jsonl, from old to new.
 Rows = Sequence[Json]
 
 _MOST_WARNINGS = 12
@@ -20,24 +21,24 @@ _MOST_WARNINGS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-  """The facts about a run when a call of the trainer ends.
+  """The state of a run at the end of a call of the trainer.
 
   Attributes:
     component: see `Trainable.component`.
     next_command: see `Trainable.next_command`.
-    model_dir: the run's folder.
-    how: "" if all steps are done, else why the call ended.
-    step: completed steps.
-    total_steps: configured steps.
+    model_dir: the run folder.
+    how: reason why the call ended; "" if all steps are completed.
+    step: number of completed steps.
+    total_steps: number of steps in the configuration.
     batch_size: examples per step in all processes.
     parameters: number of parameters that inference needs.
-    call_seconds: duration of this call.
-    run_seconds: duration of all calls, without lost steps.
-    compile_seconds: time spent compiling training steps in this call.
+    call_seconds: duration of this call in seconds.
+    run_seconds: duration of all calls in seconds, without the time of lost steps.
+    compile_seconds: compile time of training steps in this call, in seconds.
     checkpoints: steps of the saved checkpoints.
-    rollbacks: steps that the run was rolled back to.
-    left_out: a line about skipped clips for each split that has some.
-    versions: see `run_folder.versions`.
+    rollbacks: for each rollback, the step to which the run returned.
+    left_out: one line of text for each split with skipped clips.
+    versions: result of `run_folder.versions`, with the key `run_folder.PRODUCTS`.
   """
 
   component: str
@@ -58,7 +59,12 @@ class Ending:
 
 
 def in_one_line(ending: Ending, rows: Rows) -> str:
-  """Returns steps, time, held-out loss and the path of the summary as one line."""
+  """Returns one line with the steps, the time, the held-out loss and the path of summary.txt.
+
+  Args:
+    ending: the state of the run.
+    rows: rows of metrics.jsonl.
+  """
   losses = [(row["loss"], row["step"]) for row in _of(rows, "eval") if "loss" in row]
   held_out = ""
   if losses:
@@ -74,7 +80,7 @@ def page(ending: Ending, rows: Rows, warnings: Rows) -> str:
   """Returns the content of summary.txt.
 
   Args:
-    ending: the facts about the run.
+    ending: the state of the run.
     rows: rows of metrics.jsonl.
     warnings: rows of warnings.jsonl.
   """
@@ -111,7 +117,7 @@ def _facts(ending: Ending, rows: Rows) -> list[tuple[str, str]]:
 
 
 def _amounts(training: Rows) -> list[str]:
-  """Returns the number of tokens or hours of audio in the logged steps."""
+  """Returns the number of tokens and the hours of audio in the logged steps, as text."""
   totals = {"tokens": 0.0, "audio_seconds": 0.0}
   before = 0
   for row in training:
@@ -126,7 +132,7 @@ def _amounts(training: Rows) -> list[str]:
 
 
 def _speed(training: Rows) -> str:
-  """Returns medians over the rows, which compilation and pauses do not affect."""
+  """Returns the median of each rate over the rows; compilation changes a median little."""
 
   def median(name: str) -> float | None:
     values = [row[name] for row in training if name in row]
@@ -145,7 +151,10 @@ def _speed(training: Rows) -> str:
 
 
 def _table(title: str, rows: Rows) -> str:
-  """Returns the first, last, lowest and highest value of each metric, with their steps."""
+  """Returns a table with the first, last, lowest and highest value of each metric and the steps.
+
+  Returns "" if there are no metrics.
+  """
   names = sorted({n for row in rows for n in row} - TIMINGS - {"step", "split", "skipped_steps"})
   names.sort(key=lambda n: (n != "loss", _split_number(n)))
   if not names:
@@ -159,7 +168,7 @@ def _table(title: str, rows: Rows) -> str:
 
 
 def _warnings(warnings: Rows) -> str:
-  """Returns one line for each kind of warning, with its latest text."""
+  """Returns one line for each kind of warning, with the text of the latest warning."""
   kinds: dict[str, list[Json]] = {}
   for warning in warnings:
     kinds.setdefault(warning_kind(warning["text"]), []).append(warning)
@@ -202,12 +211,12 @@ def _of(rows: Rows, split: str) -> Rows:
 
 
 def _without_levels(row: Json) -> JsonDict:
-  """Returns the row without metrics of single quantizer levels, so that the page stays short."""
+  """Returns a row without the metrics of single quantizer levels, whose names end in a number."""
   return {name: value for name, value in row.items() if not re.search(r"_\d+$", name)}
 
 
 def _split_number(name: str) -> tuple[str, int]:
-  """Returns a sort key that puts level 10 after level 9."""
+  """Returns a sort key for a name, such that level 10 follows level 9."""
   found = re.fullmatch(r"(.*?)_?(\d*)", name)
   return (found[1], int(found[2] or -1)) if found else (name, -1)
 

@@ -1,4 +1,4 @@
-"""Measures the speed of a run and the time it waits for data."""
+"""Measures the speed of a run, and the time in which the run waits for data."""
 
 import collections
 import time
@@ -8,7 +8,7 @@ import jax
 
 from audiolm_jax.training.accelerators import peak_flops
 
-# Metrics that depend on the clock and therefore differ when a run is repeated.
+# Names of metrics that are measured with a clock and therefore differ if a run is repeated.
 TIMINGS = frozenset(
   {
     "steps_per_second",
@@ -24,10 +24,11 @@ TIMINGS = frozenset(
 
 
 class Throughput:
-  """Rates over the steps since `restart`.
+  """Measures mean rates over the steps since the last call of `restart`.
 
   Args:
-    device_kinds: JAX's names of all devices that train; those of this machine by default.
+    device_kinds: JAX's names of the devices that train, one per device; None for the devices of
+      `jax.devices()`.
   """
 
   def __init__(self, device_kinds: Sequence[str] | None = None):
@@ -38,7 +39,7 @@ class Throughput:
     self.restart()
 
   def restart(self) -> None:
-    """Resets all counters."""
+    """Resets all counters and the clock."""
     self._started, self._steps, self._waited, self._flops = time.monotonic(), 0, 0.0, 0.0
     self._amounts: collections.Counter[str] = collections.Counter()
 
@@ -46,9 +47,9 @@ class Throughput:
     """Counts one step.
 
     Args:
-      waited: seconds spent waiting for the batch.
-      flops: operations of the model on all devices by formula; 0 if unknown.
-      amounts: amounts in the batches of all processes, such as {"tokens": 4096}.
+      waited: seconds in which the step waited for the batch.
+      flops: floating-point operations of the model on all devices, from a formula; 0 if unknown.
+      amounts: amounts of data in the batches of all processes, such as {"tokens": 4096}.
     """
     self._steps += 1
     self._waited += waited
@@ -56,12 +57,13 @@ class Throughput:
     self._amounts.update(amounts)
 
   def read(self) -> dict[str, float]:
-    """Returns the rates since `restart`.
+    """Returns the mean rates since the last call of `restart`.
 
     Returns:
-      `steps_per_second`; `<amount>_per_second`; `data_wait_seconds` per step and
-      `data_wait_share` of the time; `model_flops_per_second` if the operations are known; and
-      `mfu`, the share of the devices' peak, if that is known too.
+      `steps_per_second`; `<amount>_per_second` for each amount; `data_wait_seconds`, the waiting
+      time per step; `data_wait_share`, the share of the waiting time; `model_flops_per_second`, if
+      the operations are known; and `mfu` (model FLOPs utilization), the share of the peak FLOP/s of
+      the devices, if the peak is also known.
     """
     elapsed = max(time.monotonic() - self._started, 1e-9)
     rates = {

@@ -1,7 +1,7 @@
-"""Descriptions of TPU slices that need not be present.
+"""Descriptions of TPU slices that need not be present, for compilation.
 
-With `libtpu`, any machine can compile programs for the devices of a slice, with hundreds of chips,
-but it cannot run them.
+With `libtpu`, a machine without TPUs can compile programs for a slice of hundreds of chips, but it
+cannot run these programs.
 """
 
 import os
@@ -19,14 +19,19 @@ _MEGACORE = ("v4", "v5p")
 
 @runtime_checkable
 class Device(Protocol):
-  """A device of JAX, which has no public type for it."""
+  """A device of a TPU slice; JAX has no public type for such devices."""
 
   @property
   def device_kind(self) -> str: ...
 
 
 class OutOfMemoryError(UserError):
-  """Raised when a program needs more memory than a chip has."""
+  """Raised when a program needs more memory than a TPU chip has.
+
+  Args:
+    topology: name of the slice.
+    error: the error of the compiler; the sizes in the message are read from its text.
+  """
 
   def __init__(self, topology: str, error: Exception):
     text = str(error)
@@ -55,7 +60,7 @@ def tpu_devices(topology: str, num_slices: int = 1) -> Sequence[Device]:
     ("TPU_SKIP_MDS_QUERY", "1"),
     ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
     ("TPU_WORKER_HOSTNAMES", "localhost"),
-    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),  # its lock protects a TPU, and none is used
+    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),  # the lock of libtpu protects TPUs, and no TPU is used
   ):
     os.environ.setdefault(name, value)
   from jax.experimental import topologies

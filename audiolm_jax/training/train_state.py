@@ -1,4 +1,4 @@
-"""The state of a run between steps, and updates that skip non-finite gradients."""
+"""The state of a run between steps, and updates of the state."""
 
 import dataclasses
 from typing import TypeVar, cast, no_type_check
@@ -15,16 +15,16 @@ from audiolm_jax.core.modules import Params
 State = TypeVar("State")
 
 
-@no_type_check  # trees of shapes have this structure too
+@no_type_check  # the leaves may be shapes or shardings instead of arrays
 @flax.struct.dataclass
 class TrainState:
-  """Parameters and the state of their optimizer.
+  """The parameters and the state of the optimizer.
 
   Attributes:
-    step: number of consumed batches, int32 scalar; skipped updates count.
+    step: number of consumed batches, including batches of skipped updates; int32 scalar.
     params: tree of parameters, possibly boxed with their logical axis names.
-    opt_state: the optimizer's state for `params`.
-    ema_params: running average of `params`, or None if it is not computed.
+    opt_state: state of the optimizer for `params`.
+    ema_params: exponential moving average of `params`; None if no average is computed.
   """
 
   step: Int[Array, ""]
@@ -34,7 +34,7 @@ class TrainState:
 
   @property
   def averaged_params(self) -> PyTree:
-    """The parameters for evaluation and inference: the running average if there is one."""
+    """The parameters for evaluation and inference: `ema_params`, or `params` if it is None."""
     return self.params if self.ema_params is None else self.ema_params
 
 
@@ -46,7 +46,8 @@ def new_train_state(
   Args:
     params: the initial parameters.
     optimizer: the optimizer.
-    ema_decay: above 0 to compute a running average, which starts from `params`.
+    ema_decay: decay of the moving average of the parameters, which starts from `params`; 0 for no
+      average.
   """
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -63,7 +64,14 @@ def apply_gradients(
   *,
   ema_decay: float = 0.0,
 ) -> TrainState:
-  """Returns the state after one update with `grads`."""
+  """Returns the state after one update.
+
+  Args:
+    state: the state before the update.
+    grads: the gradients, with the structure of `state.params`.
+    optimizer: the optimizer of `state.opt_state`.
+    ema_decay: see `update_ema`; not used if `state` has no average.
+  """
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = apply_updates(state.params, updates)
   ema_params = state.ema_params
@@ -78,10 +86,16 @@ def apply_updates(params: Params, updates: PyTree) -> Params:
 
 
 def update_ema(ema: PyTree, params: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
-  """Returns the running average `ema` after an update with `params`.
+  """Returns the exponential moving average `ema` after an update with `params`.
 
-  The decay at `step` is the smaller of `decay` and (1 + step) / (10 + step), so that the average of
-  a short run is useful too.
+  The decay at `step` is the minimum of `decay` and (1 + step) / (10 + step), so that the average
+  soon forgets the initial parameters.
+
+  Args:
+    ema: the average before the update.
+    params: the parameters after the update.
+    step: number of completed steps before the update.
+    decay: largest decay.
   """
   keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
   return jax.tree.map(lambda e, p: (e + (1.0 - keep) * (p - e)).astype(e.dtype), ema, params)
@@ -90,14 +104,14 @@ def update_ema(ema: PyTree, params: PyTree, step: Int[Array, ""], decay: float) 
 def apply_if_finite(
   old: State, new: State, loss: Float[Array, ""], gradient_norm: Float[Array, ""]
 ) -> tuple[State, Float[Array, ""]]:
-  """Returns `new` if the loss and its gradients are finite, else `old` with the step of `new`.
+  """Returns `new` if the loss and the gradients are finite, else `old` with the step of `new`.
 
   Args:
     old: state before the update; any dataclass of arrays with a field `step`.
     new: state after the update, with the same structure.
-    loss: the minimised loss.
-    gradient_norm: global norm of the gradients before clipping; it is not finite if any gradient
-      is not.
+    loss: the loss of the batch.
+    gradient_norm: global norm of the gradients before clipping; not finite if a gradient is not
+      finite.
 
   Returns:
     The state, and 1.0 if the update was skipped, else 0.0.

@@ -1,7 +1,7 @@
-"""The training loop for every `Trainable`; it does not depend on audio.
+"""The training loop for every `Trainable`. This module does not depend on audio.
 
 Rerun the same command to resume a killed run from its last checkpoint. On a CPU, the losses are
-bit-identical to those of an uninterrupted run.
+bit-identical to the losses of an uninterrupted run.
 """
 
 import collections
@@ -34,7 +34,9 @@ from audiolm_jax.training.stop_signal import StopSignal
 from audiolm_jax.training.throughput import Throughput
 from audiolm_jax.training.trainable import AnyTrainable
 
+# Returns a new iterator over batches, at its beginning.
 Dataset = Callable[[], Batches]
+# Returns the parameters from which a new run starts.
 InitialParams = Callable[[], Params]
 
 _STATUS_LAG = 2
@@ -50,10 +52,10 @@ class TrainResult:
   """The result of a call of `train`.
 
   Attributes:
-    step: the last completed step, which is saved.
-    finished: whether all steps are completed; False after SIGTERM or an interrupt.
-    metrics: the last mean training metrics.
-    eval_metrics: the last mean metrics on held-out data; empty without evaluation.
+    step: number of completed steps; the checkpoint of this step is saved.
+    finished: whether all steps are completed; False after SIGTERM or Ctrl-C.
+    metrics: mean training metrics of the last log period of this call.
+    eval_metrics: mean metrics of the last evaluation of this call; empty without evaluation.
   """
 
   step: int
@@ -67,21 +69,22 @@ class TrainConfig:
   """Settings of a run that do not depend on the model.
 
   Attributes:
-    model_dir: the run's folder, created if missing.
-    total_steps: the last step, counted from the beginning of the run.
-    eval_period: steps between two evaluations, with one more at the end; 0 for none.
-    eval_steps: batches per evaluation, the same ones each time.
-    log_period: steps between two rows of metrics.
+    model_dir: the run folder, created if missing.
+    total_steps: number of steps, counted from the beginning of the run.
+    eval_period: steps between two evaluations; the last step is always evaluated. 0 for no
+      evaluation.
+    eval_steps: largest number of batches per evaluation. All evaluations use the same batches.
+    log_period: steps between two rows of training metrics.
     random_seed: seed of initialisation and of the randomness in training steps.
-    checkpoint: when to save; the last step is always saved.
-    partitioning: the device mesh.
+    checkpoint: when to save checkpoints; the last step is always saved.
+    partitioning: sizes of the device mesh and axis rules.
     products: "float32" or "bfloat16", the type to which training rounds the operands of float32
       matrix products; "auto" keeps the type of a resumed run, and selects the faster type on this
       machine for a new run. Evaluation does not round.
-    max_skipped_steps: after this many consecutive non-finite updates, the run restores the last
-      checkpoint and continues with new data.
+    max_skipped_steps: number of consecutive non-finite updates after which the run restores the
+      last checkpoint and continues with new data.
     tensorboard: whether to write TensorBoard files in addition to metrics.jsonl.
-    config_text: content of config.gin.
+    config_text: content of config.gin; "" to write no such file.
   """
 
   model_dir: str | os.PathLike[str]
@@ -114,23 +117,30 @@ def train(
   initial_params: InitialParams | None = None,
   summary_writer: SummaryWriterFactory | None = None,
 ) -> TrainResult:
-  """Trains `model` until `config.total_steps`, starting from its last checkpoint if there is one.
+  """Trains `model` until `config.total_steps`.
+
+  If the run folder has checkpoints, training resumes from the last checkpoint.
 
   Args:
     config: settings of the run.
     model: the trainable.
     train_dataset: returns the iterator of training batches; each process reads its own rows.
     eval_dataset: returns the iterator of held-out batches; None for no evaluation.
-    initial_params: returns the inference parameters that a new run starts from instead of random
-      ones; it is not called if there is a checkpoint.
-    summary_writer: creates a writer of TensorBoard files for a folder; None for no such files.
+    initial_params: returns the parameters from which a new run starts; None for random parameters.
+      It is not called if the run has a checkpoint.
+    summary_writer: creates a writer of TensorBoard files in a folder; None for no such files.
 
   Raises:
-    CheckpointError: the checkpoints have another configuration, or they are damaged.
-    ConfigError: the model cannot start from `initial_params`.
-    DataError: the training data ended before the last step.
+    CheckpointError: the checkpoints are damaged or have a different configuration, or the last
+      checkpoint cannot be written.
+    ConfigError: the model cannot start from `initial_params`, or the mesh does not fit the devices
+      or the batch.
+    DataError: the training data ended before the last step, or the held-out data have no full
+      batch.
     LockError: another process trains in the same folder.
-    TrainingError: the run diverges repeatedly after the same checkpoint.
+    TrainingError: losses or gradients are not finite, and several rollbacks to the same checkpoint
+      did not help.
+    UserError: the run folder cannot be created or is not writable.
   """
   model_dir = Path(config.model_dir).absolute()
   run_folder.make_folder(model_dir)
@@ -140,14 +150,14 @@ def train(
 
 
 def _finished(run: "_Run") -> TrainResult:
-  """Runs the loop and closes the run, also after an error."""
+  """Runs the training loop and closes the run, also after an error."""
   try:
     with StopSignal() as stop:
       result = run.loop(stop)
   except BaseException as error:
     if isinstance(error, UserError):
       run.sum_up(f"ended by an error: {error}")
-    # A save in progress would wait for the other processes, one of which may have ended.
+    # A save in progress would wait for the other processes, but one of them may have ended.
     run.close(finish_save=jax.process_count() == 1)
     raise
   run.close()
@@ -155,7 +165,7 @@ def _finished(run: "_Run") -> TrainResult:
 
 
 class _Run:
-  """The resources and the loop of one call of `train`."""
+  """The resources and the training loop of one call of `train`; see `train` for the arguments."""
 
   def __init__(
     self,
@@ -175,7 +185,7 @@ class _Run:
     if not (config.eval_period and config.eval_steps):
       eval_dataset = None
     iterator = train_dataset()
-    # Before anything is compiled, because it fails if a corpus has no held-out clips.
+    # Created before compilation, because this call fails if a corpus has no held-out clips.
     self.eval_iterator = eval_dataset() if eval_dataset else None
     self.eval_start = self.eval_iterator.get_state() if self.eval_iterator else {}
     start = iterator.get_state()
@@ -233,7 +243,7 @@ class _Run:
       self.log.info(f"{self.model.component}: resuming from checkpoint_{self.step}")
 
   def _fresh_state(self) -> PyTree:
-    """Returns a new state, with the initial parameters if they are given."""
+    """Returns a new state with the initial parameters, or with random parameters."""
     params = None
     if self.initial_params is not None:
       params = jax.device_get(self.initial_params())
@@ -241,7 +251,7 @@ class _Run:
     return self.program.init(self.key, self.first_batch, params)
 
   def _compile(self) -> None:
-    """Compiles the program of the next step unless it is compiled already."""
+    """Compiles the program of the next step, unless all steps are completed or it is compiled."""
     if self.step >= self.total_steps or self.program.is_compiled(self.step):
       return
     self.log.info(f"{self.model.component}: compiling the training step")
@@ -251,7 +261,11 @@ class _Run:
     self.log.info(f"{self.model.component}: compiled in {seconds:.1f} s")
 
   def loop(self, stop: StopSignal) -> TrainResult:
-    """Trains until the last step or a request to stop."""
+    """Trains until the last step or a request to stop, and saves a checkpoint at the end.
+
+    Raises:
+      UserError: see `train`.
+    """
     config, clock = self.config, Throughput()
     statuses: collections.deque[jax.Array] = collections.deque()
     last: dict[str, float] = {}
@@ -276,7 +290,7 @@ class _Run:
       self.step += 1
       self.log.advance()
       statuses.append(status)
-      # Reading an old status keeps the host at most this many steps ahead of the device.
+      # The host reads an old status, so that it is at most _STATUS_LAG steps ahead of the device.
       in_a_row = _read(statuses.popleft()) if len(statuses) > _STATUS_LAG else 0
 
       if self.step % config.log_period == 0 or self.step == self.total_steps:
@@ -298,7 +312,7 @@ class _Run:
       stop_cause = stop.requested(self.step)
       at_end = self.step == self.total_steps
       save_due |= self.step % config.checkpoint.period == 0
-      # Not during a series of skipped updates, because a rollback must restore a state that trains.
+      # Not saved within a series of skipped updates: a rollback must restore a state before it.
       if at_end or stop_cause or (save_due and not _read(status)):
         self._save(final=at_end or bool(stop_cause))
         save_due, last_save = False, time.monotonic()
@@ -337,7 +351,7 @@ class _Run:
     return bool(self.eval_iterator) and (at_end or self.step % self.config.eval_period == 0)
 
   def _evaluation_is_missing(self) -> bool:
-    """Returns whether the run was saved at this step but ended before it was evaluated."""
+    """Returns whether the run was saved at this step but ended before the evaluation."""
     if self.step == 0 or not self._evaluation_is_due():
       return False
     return not agreed(self.log.has_evaluation(self.step))
@@ -355,14 +369,14 @@ class _Run:
     if not batches:
       raise DataError("the held-out data have no full batch; add clips or lower BATCH_SIZE")
     metrics = self.program.evaluate(self.state, batches)
-    # The batches are the same each time, so the audio and images show the same clips.
+    # All evaluations use the same batches, so audio and images show the same clips.
     self.log.evaluation(self.step, metrics, self.program.summaries(self.state, batches[0]))
     self._warn(anomalies.of_evaluation(self.log.rows_of("train"), self.log.rows_of("eval")))
     self._log_skipped()
     return metrics
 
   def _log_skipped(self) -> None:
-    """Logs the report of skipped clips of each split if the report has changed."""
+    """Logs the report of skipped clips for each split, if the report of the split has changed."""
     for split, batches in (("training", self.data), ("held-out", self.eval_iterator)):
       report = batches.skip_report() if batches else ""
       if report and report != self.skip_reports.get(split):
@@ -387,14 +401,22 @@ class _Run:
       self.log.info(f"step {self.step}: {error}; training continues")
 
   def _wait_for_save(self) -> None:
-    """Waits for the save in progress and logs its failure, so that the next save can start."""
+    """Waits for the save in progress; logs an error of this save instead of raising it."""
     try:
       self.checkpoints.wait()
     except checkpoints_lib.CheckpointError as error:
       self.log.info(f"step {self.step}: {error}; training continues")
 
   def _roll_back(self, in_a_row: int) -> None:
-    """Restores the state of the last checkpoint but keeps the data position."""
+    """Restores the state of the last checkpoint, or a new state; keeps the data position.
+
+    Args:
+      in_a_row: number of consecutive skipped updates.
+
+    Raises:
+      CheckpointError: all checkpoints are damaged.
+      TrainingError: there were too many rollbacks to the same step.
+    """
     failed_step = self.step
     self._wait_for_save()
     restored = self.checkpoints.restore(self.program.abstract_state)
@@ -434,7 +456,7 @@ class _Run:
     """Writes summary.txt and logs a summary in one line.
 
     Args:
-      how: why the call ended; "" after the last step.
+      how: reason why the call ended; "" if all steps are completed.
     """
     if jax.process_index() != 0:
       return
@@ -466,7 +488,11 @@ class _Run:
     return self.seconds_before + time.monotonic() - self.started
 
   def close(self, finish_save: bool = True) -> None:
-    """Ends the data thread and the log; with `finish_save` also completes a save in progress."""
+    """Stops the data thread and closes the log.
+
+    Args:
+      finish_save: whether to wait for a save in progress and to close the checkpoints.
+    """
     self._closers.close()
     if not finish_save:
       return

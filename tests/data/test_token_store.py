@@ -1,5 +1,6 @@
 """Token stores: round trip, resume, refusal."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -133,6 +134,21 @@ def test_dropped_clips_are_removed_from_their_shards_alone(tmp_path, open_writer
   for i in (0, 2, 3, 4, 5, 6, 7, 10):
     fresh.add(random_clip(i))
   _assert_same_store(found, tmp_path, fresh.finish(), tmp_path / "fresh")
+
+
+def test_a_damaged_shard_changes_nothing_when_clips_are_dropped(tmp_path, open_writer, random_clip):
+  writer = open_writer(tmp_path)
+  for i in range(8):  # two shards
+    writer.add(random_clip(i))
+  writer.finish()
+  writer = open_writer(tmp_path)
+  first, second = (tmp_path / name for name in sorted(writer.info.shards))
+  before, content = copy.deepcopy(writer.info), first.read_bytes()
+  second.write_bytes(b"damaged")
+  with pytest.raises(DataError, match=second.name):
+    writer.drop([f"clip{i}" for i in range(8)])
+  assert writer.info == before
+  assert first.read_bytes() == content
 
 
 def test_a_run_that_is_killed_while_it_drops_clips_leaves_a_valid_store(

@@ -14,6 +14,7 @@ from audiolm_jax.sampling import parallel_decoder
 from audiolm_jax.sampling.cascade import Cascade, CascadeOptions, Clip
 from audiolm_jax.sampling.logits import SamplingOptions
 from audiolm_jax.sampling.parallel_decoder import Gap, Pass, Rows, _drawn, choose, encode
+from audiolm_jax.sampling.processors import Processor
 
 OVERLAP = 0.12
 
@@ -269,7 +270,20 @@ def test_codes_are_drawn_with_their_probabilities():
   np.testing.assert_allclose(np.bincount(drawn, minlength=4), [0, 0, 667, 333], atol=1)
 
 
+class Last(Processor):
+  """Runs after temperature, top-k and top-p."""
+
+  @property
+  def is_last(self):
+    return True
+
+  def __call__(self, logits, context, arrays):
+    raise AssertionError("this processor must not run")
+
+
 def test_settings_that_do_not_fit_the_kind_are_refused(stage):
+  with pytest.raises(UserError, match="no processors that run after temperature"):
+    Cascade({"parallel": stage}).sample([clip_of(9, 0)], options=options_of(processors=(Last(),)))
   plain = Stage(SPEC, dataclasses.replace(CONFIG, heads="plain"), stage.params)
   with pytest.raises(UserError, match="plain heads, which predict no points"):
     Cascade({"parallel": plain}).sample([clip_of(9, 0)], options=options_of(passes=()))

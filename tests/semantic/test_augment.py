@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.semantic.augment import AugmentConfig, augmented_log_mel
 from audiolm_jax.semantic.features import (
   LogMelConfig,
@@ -32,6 +33,12 @@ def power(speechlike):
 def test_ranges_of_zero_leave_the_features_alone(power):
   view = augmented_log_mel(jax.random.key(0), power, CONFIG, STILL)
   np.testing.assert_allclose(view, normalised_log_mel(power, CONFIG), atol=0.05)
+
+
+def test_factors_below_1_are_refused():
+  for name in ("formant_range", "pitch_range"):
+    with pytest.raises(ConfigError, match=f"{name} 0.0 is a factor; set it to 1 or more"):
+      AugmentConfig(**{name: 0.0})
 
 
 def test_views_differ_by_key_and_by_utterance_and_are_finite(power):

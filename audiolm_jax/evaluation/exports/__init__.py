@@ -1,1 +1,1 @@
-"""What a bundle makes of recordings, in files that other evaluation tools read."""
+"""Exports the outputs of a bundle to files that other evaluation tools read."""

@@ -1,4 +1,4 @@
-"""The names and the lists of an export."""
+"""File names and lists of an export."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ def names_of(ids: Sequence[str]) -> list[tuple[str, str]]:
   """Returns the name and the key of each file of an export.
 
   Args:
-    ids: relative paths.
+    ids: ids of the files, which are relative paths.
 
   Returns:
-    The path without suffix and without parts that lead out of its folder, and the same without
-    white space.
+    A name and a key for each id. The name is the path without suffix and without parts such as `..`
+    that leave the folder. The key is the name with underscores instead of white space.
 
   Raises:
     DataError: two files would have the same key.
@@ -40,7 +40,7 @@ def write_list(path: str, values: Mapping[str, str]) -> None:
 
 
 def write_lines(path: str, lines: Sequence[str]) -> None:
-  """Writes a text file."""
+  """Writes lines to a text file."""
   with atomic_write(path) as file:
     file.write("".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
 

@@ -1,4 +1,4 @@
-"""Log probabilities of sounds for ZeroSpeech 2021 (sWUGGY, sBLIMP) and SALMon.
+"""Exports log probabilities of sounds for ZeroSpeech 2021 (sWUGGY, sBLIMP) and SALMon.
 
 Source: the format of submissions to ZeroSpeech 2021, lines of name and score.
 """
@@ -24,22 +24,24 @@ def export_likelihoods(
   read: Callable[[str], Float[np.ndarray, "samples"]],
   output_dir: str,
 ) -> JsonDict:
-  """Writes the log probability of each sound of the pairs by each stage that has one.
+  """Writes the log probability of each sound under each stage that has likelihoods.
 
-  A line of `STAGE_mean.txt` and `STAGE_sum.txt` has the name of a sound, which is its path below
-  the folder of all sounds without suffix, and the mean or the sum over its tokens, in nats.
+  A line of `STAGE_mean.txt` or `STAGE_sum.txt` has the name of a sound, and the mean or the sum of
+  the log probabilities of its tokens in nats. The name is the path of the sound without suffix,
+  relative to the folder that contains all sounds.
 
   Args:
-    bundle: the stages, and the tokenizers that encode the sounds.
-    pairs: the pairs.
-    read: returns the waveform of a path at the bundle's rate.
+    bundle: bundle with the stages, and with the tokenizers that encode the sounds.
+    pairs: pairs of paths of sounds.
+    read: function that returns the waveform of a path at the bundle's sample rate.
     output_dir: an existing folder.
 
   Returns:
-    The number of sounds, and the stages.
+    The number of sounds, and the names of the stages.
 
   Raises:
-    DataError: no stage has likelihoods, or two sounds have the same name.
+    DataError: no stage has likelihoods, two sounds have the same name, or a sound is too short for
+      a stage.
   """
   stages = [name for name, one in bundle.stages.items() if isinstance(one.spec, AutoregressiveSpec)]
   if not stages:

@@ -32,7 +32,7 @@ _WORDS = (
   *("  beam_size: 1", "  text_cleaner: whisper_basic"),
 )
 
-# Receives a waveform at the bundle's rate and the number of the recording.
+# A function of a waveform at the bundle's sample rate, and of the index of the recording.
 Render = Callable[[Float[np.ndarray, " samples"], int], Float[np.ndarray, " samples"]]
 
 
@@ -58,10 +58,10 @@ def list_recordings(source: str, split: str | None = None) -> list[Recording]:
 
   Args:
     source: folder or manifest.
-    split: only the recordings of this split; None for all.
+    split: split of the recordings to list; None for all recordings.
 
   Raises:
-    DataError: there is no recording, or two of them have the same name.
+    DataError: there are no recordings, or two recordings have the same name.
     UserError: the recordings are not on this machine; the other tools read local files.
   """
   clips = list_clips(source, texts=True)
@@ -83,8 +83,8 @@ def export_rendered(
   Args:
     bundle: the bundle at whose sample rate `render` works.
     recordings: the recordings.
-    kind: folder of the sounds, and name of their list and of the configuration.
-    render: returns the sound to write for a recording.
+    kind: name of the folder of the sounds, of their list and of their configuration.
+    render: function that returns the sound to write for a recording.
     output_dir: an existing folder.
 
   Returns:
@@ -119,15 +119,15 @@ def export_continuations(
   duration: float,
   seed: int,
 ) -> JsonDict:
-  """Writes continuations, their prompts and the real continuations, of equal length.
+  """Writes continuations, their prompts, and the real continuations of the same length.
 
-  Recordings that are shorter than prompt and continuation, or have a silent prompt, are skipped.
+  Skips recordings that are shorter than prompt and continuation, or have a silent prompt.
 
   Args:
     bundle: the bundle that continues the prompts.
     recordings: the recordings.
     output_dir: an existing folder.
-    prompt_seconds: length of a prompt.
+    prompt_seconds: length of a prompt in seconds.
     duration: length of a continuation in seconds.
     seed: seed for the first recording; each following recording uses the next integer.
 

@@ -1,4 +1,4 @@
-"""Units and features for fastabx.
+"""Exports units (semantic tokens) and features for fastabx.
 
 Source: the documentation of fastabx 0.9: item files, files of units, and the frames of an item.
 """
@@ -19,7 +19,7 @@ from audiolm_jax.evaluation.abx import PhoneItem
 from audiolm_jax.evaluation.exports.files import make_folder, write_lines
 from audiolm_jax.evaluation.suites.content import features_of
 
-_MOST_REPEATED = 2  # frames after the last one
+_MOST_REPEATED = 2  # maximum number of repeats of the last frame
 
 
 def export_units(
@@ -30,18 +30,20 @@ def export_units(
 ) -> JsonDict:
   """Writes `items.item`, `units.jsonl` and a folder of features for each kind of tokens.
 
-  The features are those that the suite `content` compares. fastabx refuses items without a frame
-  and items that end after the last frame: the former are omitted from the item file, and the last
-  frame is repeated at most twice for the latter.
+  The features are the vectors that the suite `content` compares. fastabx raises an error for items
+  without a frame, so these items are omitted from the item file. fastabx also raises an error for
+  items that end after the last frame, so the last frame is repeated, at most twice.
 
   Args:
-    bundle: its tokenizers encode the files.
+    bundle: bundle whose tokenizers encode the files.
     items: phones with file, time and speaker.
-    read: returns the path and the waveform, at the bundle's rate, of an item's file.
+    read: function that returns the path and the waveform of an item's file; the waveform has the
+      bundle's sample rate.
     output_dir: an existing folder.
 
   Returns:
-    The frequency that fastabx needs for the units and for each folder, and numbers of items.
+    The frames per second of the units and of each folder of features, which fastabx needs, and the
+    numbers of exported and of omitted items.
 
   Raises:
     DataError: an item ends after the end of its file, or no item has a frame.
@@ -75,7 +77,10 @@ def export_units(
 
 
 def _frames(item: PhoneItem, frame_rate: float) -> range:
-  """Returns the frames of an item by fastabx's rule: those whose middle is in it, both ends too."""
+  """Returns the indices of the frames of an item, as fastabx computes them.
+
+  They are the frames whose centres are in the closed interval from onset to offset.
+  """
   onset, offset, rate, half = (
     Decimal(_number(x)) for x in (item.onset, item.offset, frame_rate, 0.5)
   )
@@ -89,7 +94,11 @@ def _padded(
   items: Sequence[PhoneItem],
   frame_rate: float,
 ) -> np.ndarray:
-  """Returns the frames with the last one repeated to the end of the last item."""
+  """Repeats the last frame until the frames reach the end of the last item.
+
+  Raises:
+    DataError: an item ends more than two frames after the last frame.
+  """
   last = max(items, key=lambda item: item.offset)
   missing = max(0, _frames(last, frame_rate).stop - len(frames))
   if missing > _MOST_REPEATED:
@@ -101,5 +110,5 @@ def _padded(
 
 
 def _number(value: float) -> str:
-  """Returns the shortest decimal of a number, without exponent."""
+  """Returns the shortest exact decimal notation of a number, without exponent."""
   return np.format_float_positional(value, trim="-")

@@ -1,16 +1,17 @@
 """Builds a listening test: a page, its sounds, and a key with the origin of each sound.
 
-The page works from disk and from any web host and does not contain the key. The names of the
-sounds, their order and the choice of the real clips come from the system's source of randomness,
-because a seed could be guessed. Every sound has its own dither: without it, the hidden reference
-would be a copy of the open one. There are three kinds of test:
+The page works from disk and from any web host, and does not contain the key. The names of the
+sounds, their order and the choice of the real clips come from the random number generator of the
+operating system, because a seed could be guessed. Every sound has different dither noise: without
+dither, the hidden reference would be a copy of the open reference. There are three kinds of test:
 
-- real_or_synthetic: is the sound after the first seconds real? Real clips pass through the codec
-  too, and each prompt is used once. Source: AudioLM, where 51.2 % of 1000 answers were right.
+- real_or_synthetic: is the sound after the first seconds real? The codec encodes and decodes the
+  real clips too, and each prompt is used once. Source: AudioLM, where 51.2 % of 1000 answers were
+  right.
 - preference: which of two continuations of a prompt is better? Source: AudioLM, where 83.3 % of 150
-  answers preferred the piano of the whole system to that of acoustic tokens alone.
-- mushra: how close to a recording are several versions of it? With a hidden reference and a
-  low-pass anchor. Source: ITU-R BS.1534-3.
+  answers preferred the piano music of the whole system to that of its acoustic stages alone.
+- mushra: how close to a recording are several versions of the recording? The versions include a
+  hidden reference and a low-pass anchor. Source: ITU-R BS.1534-3.
 """
 
 import dataclasses
@@ -32,12 +33,12 @@ from audiolm_jax.evaluation import degradations
 from audiolm_jax.io import audio, files
 
 _RANDOM = secrets.SystemRandom()
-_ANCHOR_RATE = 7_000  # Hz; has 3.5 kHz, the low anchor of the standard
+_ANCHOR_RATE = 7_000  # Hz; limits the bandwidth to 3.5 kHz, as in the low anchor of BS.1534-3
 HIDDEN_REFERENCE, ANCHOR = "reference", "anchor"
 
 
 class ListeningTestKind(enum.StrEnum):
-  """The kind of a test."""
+  """The kinds of listening tests; the docstring of the module describes them."""
 
   REAL_OR_SYNTHETIC = "real_or_synthetic"
   PREFERENCE = "preference"
@@ -49,8 +50,8 @@ class Sound(NamedTuple):
 
   Attributes:
     truth: origin of the clip: "real", "synthetic" or the name of a system.
-    waveform: all samples, the known part included.
-    known_seconds: length of the beginning that the page shows as a recording.
+    waveform: all samples, including the known beginning.
+    known_seconds: length in seconds of the beginning that the page marks as a recording.
   """
 
   truth: str
@@ -60,12 +61,12 @@ class Sound(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """One question.
+  """One question of a listening test.
 
   Attributes:
     source: name of the recording.
     sounds: clips to compare or to rate.
-    reference: the recording, in mushra only.
+    reference: the open reference in mushra, which is the recording; None in other kinds of test.
   """
 
   source: str
@@ -88,15 +89,16 @@ def write_test(
     output_dir: folder of the page, which must be empty or not exist.
     kind: kind of the test.
     trials: the questions.
-    sample_rate: Hz, of the sounds.
-    key_path: file of the key; default: `<output_dir>.key.json`, next to the folder.
-    facts: bundles, seeds and versions, for the key.
+    sample_rate: sample rate of the sounds in Hz.
+    key_path: file of the key; None for `<output_dir>.key.json`, next to the folder.
+    facts: values to store in the key, such as bundles, seeds and versions.
 
   Returns:
     The path of the key, which only its owner can read. Do not publish it.
 
   Raises:
-    UserError: the folder is not empty or cannot be created, or the key would be in it.
+    UserError: the folder is not empty or cannot be created, or the file of the key would be in the
+      folder or cannot be written.
     DataError: there are no trials.
   """
   folder = Path(output_dir).absolute()
@@ -120,7 +122,7 @@ def write_test(
     return {"file": file, "seconds": seconds, "known": sound.known_seconds}
 
   shown, key = [], {}
-  # The sounds are written in a random order too, which the dates of their files show.
+  # The sounds are also written in a random order, because the dates of the files show the order.
   for trial in _RANDOM.sample(list(trials), len(trials)):
     trial_id = secrets.token_hex(8)
     sounds = _RANDOM.sample(list(trial.sounds), len(trial.sounds))
@@ -129,7 +131,7 @@ def write_test(
       entry["reference"] = put(trial.reference)
     shown.append(entry)
     key[trial_id] = {"source": trial.source, "truth": [sound.truth for sound in sounds]}
-  # Browsers store the progress of all pages on disk together, by this name.
+  # A browser stores the progress of all pages from disk together; this name separates them.
   name = secrets.token_hex(8)
   content = {"id": name, "kind": kind.value, "trials": shown}
   template = (
@@ -149,7 +151,7 @@ def write_test(
 
 
 def _dithered(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "samples"]:
-  """Returns the waveform with triangular noise of one step of 16 bits, which is inaudible."""
+  """Adds inaudible triangular noise, with a peak of one 16-bit step, to a waveform."""
   noise = np.random.default_rng(secrets.randbits(128)).random((2, len(waveform)), np.float32)
   return np.asarray(waveform + (noise[0] - noise[1]) / 2**15, np.float32)
 
@@ -161,14 +163,16 @@ def real_or_synthetic(
   synthetic: Sequence[Float[np.ndarray, "_"]],
   sample_rate: int,
 ) -> list[Trial]:
-  """Returns trials of half of the prompts with the real and half with a synthetic continuation.
+  """Returns a trial for each prompt, with the real continuation in half of the trials.
+
+  The other trials have the synthetic continuation.
 
   Args:
     sources: names of the recordings.
-    prompts: prompts through the codec.
-    real: real continuations through the codec.
-    synthetic: sampled continuations of the same length.
-    sample_rate: Hz.
+    prompts: prompts, encoded and decoded by the codec.
+    real: real continuations, encoded and decoded by the codec.
+    synthetic: sampled continuations, with the lengths of the real continuations.
+    sample_rate: sample rate of all waveforms in Hz.
   """
   order = _RANDOM.sample(range(len(prompts)), len(prompts))
   trials = []
@@ -190,8 +194,8 @@ def preference(
 
   Args:
     sources: names of the prompts.
-    systems: by system, prompts with their continuations.
-    known_seconds: length of the prompts.
+    systems: for each system, by name, the prompts with their continuations.
+    known_seconds: length of the prompts in seconds.
   """
   return [
     Trial(source, [Sound(name, made[i], known_seconds) for name, made in systems.items()])
@@ -205,13 +209,13 @@ def mushra(
   systems: Mapping[str, Sequence[Float[np.ndarray, "_"]]],
   sample_rate: int,
 ) -> list[Trial]:
-  """Returns trials that rate versions of each original, hidden reference and anchor among them.
+  """Returns trials that rate versions of each original, including hidden reference and anchor.
 
   Args:
     sources: names of the originals.
     originals: recordings.
-    systems: by system, its versions of the originals.
-    sample_rate: Hz.
+    systems: for each system, by name, its versions of the originals.
+    sample_rate: sample rate of all waveforms in Hz.
   """
   trials = []
   for i, (source, original) in enumerate(zip(sources, originals, strict=True)):

@@ -1,4 +1,4 @@
-"""Statistics of the answers to a listening test, and the number of answers that a claim needs."""
+"""Statistics of the answers to a listening test, and the number of answers that a test needs."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ RATING_DIFFERENCE = Metric("rating_difference", "rating difference")
 
 _MARGIN = 0.05  # smallest difference of shares that matters
 _POWER = 0.8
-_LEAST_REFERENCE, _MOST_MISSED = 90, 0.15  # of ITU-R BS.1534-3, to exclude listeners
+_LEAST_REFERENCE, _MOST_MISSED = 90, 0.15  # limits of ITU-R BS.1534-3 to exclude listeners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Answers:
 
   Attributes:
     listener: id of the listener.
-    by_trial: answer by the id of the trial.
+    by_trial: the answers by the id of the trial.
   """
 
   listener: str
@@ -45,11 +45,11 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """Result of a test.
+  """Result of a listening test.
 
   Attributes:
-    rows: figures.
-    sentences: how to read them.
+    rows: measured values.
+    sentences: sentences that explain how to interpret the rows.
   """
 
   rows: list[Row]
@@ -57,10 +57,10 @@ class Score:
 
 
 def read_key(path: str | os.PathLike[str]) -> JsonDict:
-  """Reads the key of a test.
+  """Reads the key of a listening test, which has the origin of each sound.
 
   Raises:
-    DataError: the file is not a key.
+    DataError: the file cannot be read or is not a key.
   """
   key = _read(path)
   if not isinstance(key, dict) or not {"test", "kind", "trials"} <= set(key):
@@ -79,10 +79,13 @@ def read_key(path: str | os.PathLike[str]) -> JsonDict:
 
 
 def read_answers(paths: Sequence[str | os.PathLike[str]], key: Json) -> list[Answers]:
-  """Reads the answers that listeners downloaded; of a listener's files the last one counts.
+  """Reads the files of answers that listeners downloaded.
+
+  If a listener has several files, the last file replaces the previous files.
 
   Raises:
-    DataError: a file has no answers, answers to another test, or an invalid answer.
+    DataError: there are no files; or a file cannot be read, has no answers or an invalid answer, or
+      belongs to a test that is not the test of `key`.
   """
   found: dict[str, Answers] = {}
   for path in paths:
@@ -109,7 +112,11 @@ def read_answers(paths: Sequence[str | os.PathLike[str]], key: Json) -> list[Ans
 
 
 def score(key: Json, answers: Sequence[Answers]) -> Score:
-  """Returns the result of a test of any kind."""
+  """Returns the result of a listening test of any kind.
+
+  Raises:
+    DataError: every listener of a mushra test is excluded.
+  """
   kind = ListeningTestKind(key["kind"])
   if kind is ListeningTestKind.MUSHRA:
     return _mushra(key, answers)
@@ -117,7 +124,7 @@ def score(key: Json, answers: Sequence[Answers]) -> Score:
 
 
 def wilson_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-  """Returns the confidence interval of a share.
+  """Returns the confidence interval of the share `hits / count`.
 
   Source: Wilson, 1927.
   """
@@ -126,12 +133,12 @@ def wilson_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[fl
 
 
 def answers_needed(share: float, against: float = 0.5, power: float = _POWER) -> int:
-  """Returns the number of answers with which a two-sided test at 5 % distinguishes two shares.
+  """Returns the number of answers that a two-sided test at the 5 % level needs.
 
   Args:
     share: expected share.
-    against: share to distinguish it from.
-    power: probability that the difference is found.
+    against: share under the null hypothesis.
+    power: probability that the test finds the difference between the two shares.
 
   Raises:
     ValueError: the shares are equal.
@@ -146,12 +153,15 @@ def answers_needed(share: float, against: float = 0.5, power: float = _POWER) ->
 
 
 def answers_for_margin(margin: float = _MARGIN) -> int:
-  """Returns how many independent answers make the interval of a share near 0.5 this narrow."""
+  """Returns how many independent answers give a share of 0.5 the 95 % interval 0.5 ± `margin`."""
   return math.ceil(0.25 * (stats.norm.ppf(0.975) / margin) ** 2)
 
 
 def _shares(key: Json, answers: Sequence[Answers], kind: ListeningTestKind) -> Score:
-  """Returns the share of right answers, or of answers for the first of two systems."""
+  """Returns the result of a test whose answers are hits or misses.
+
+  A hit is a right answer. In a preference test, a hit is an answer that prefers the first system.
+  """
   trials = key["trials"]
   if kind is ListeningTestKind.PREFERENCE:
     names = sorted({name for trial in trials.values() for name in trial["truth"]})
@@ -253,10 +263,10 @@ def _mushra(key: Json, answers: Sequence[Answers]) -> Score:
 
 
 def _resampled(metric: Metric, of: str, table: Sequence[tuple[str, str, float]]) -> Row:
-  """Returns the mean of values by listener and trial.
+  """Returns the mean of the values in a table with the columns listener, trial and value.
 
-  The interval is the wider one of two: resampled over listeners and over trials, each with all of
-  its values.
+  One interval is computed by resampling the listeners, another interval by resampling the trials. A
+  listener or trial is drawn together with all of its values. The row has the wider interval.
   """
   estimates = []
   for axis in (0, 1):
@@ -276,7 +286,7 @@ def _resampled(metric: Metric, of: str, table: Sequence[tuple[str, str, float]])
 
 
 def _check_truth(kind: ListeningTestKind, truth: object, name: str) -> None:
-  """Raises `ConfigError` if the origins of a trial's sounds are not those of its kind."""
+  """Raises `ConfigError` if the origins of a trial's sounds are not valid for the kind of test."""
   given = configs.checked(tuple[str, ...], truth, name)
   known = kind is not ListeningTestKind.REAL_OR_SYNTHETIC or set(given) <= {"real", "synthetic"}
   if not given or not known:
@@ -292,7 +302,7 @@ def _fits(key: Json, trial: str, answer: object) -> bool:
     return answer in [str(i) for i in range(len(truth))]
   return isinstance(answer, dict) and all(
     name in [str(i) for i in range(len(truth))]
-    and type(value) in (int, float)  # true is an int to Python
+    and type(value) in (int, float)  # bool is a subclass of int
     and 0 <= value <= 100
     for name, value in answer.items()
   )

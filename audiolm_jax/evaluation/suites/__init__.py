@@ -1,4 +1,4 @@
-"""The suites that `eval` runs: a module for each, and this registry."""
+"""The suites that `eval` runs: a module for each suite, and this registry of all suites."""
 
 import importlib
 from typing import Any

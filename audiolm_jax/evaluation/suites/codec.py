@@ -1,4 +1,4 @@
-"""Reconstruction by number of levels, compared with outside codecs, and use of the codebooks."""
+"""Measures reconstruction by number of levels, compared with other codecs, and codebook use."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ _MARKS = {STOI: (0.80, 0.909), PESQ_WB: (1.6, 2.79)}  # floor and aim with all l
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Measures the bundle's codec and outside codecs on new clips."""
+  """Measures the bundle's codec and codecs of other projects on held-out clips."""
   first = [stage.spec.writes for stage in bundle.stages.values() if stage.spec.writes.levels]
   outside, skipped = outside_codecs(bundle.sample_rate, options.lyra_dir)
   measures = speech.find_measures(options)
@@ -60,17 +60,17 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 def outside_codecs(
   sample_rate: int, lyra_dir: str | None
 ) -> tuple[list[OutsideCodec], dict[str, dict[str, str]]]:
-  """Returns the outside codecs that can run here.
+  """Returns the codecs of other projects that can run on this machine.
 
   Args:
-    sample_rate: Hz, of the clips.
-    lyra_dir: folder of Lyra's models, or None.
+    sample_rate: sample rate of the clips in Hz.
+    lyra_dir: folder of Lyra's models; None to skip Lyra.
 
   Returns:
-    The codecs, and by name why others are skipped, as the JSON file has it.
+    The codecs, and for each skipped codec, by name, an entry for the JSON file with the reason.
 
   Raises:
-    UserError: `lyra_dir` is given and Lyra cannot run.
+    UserError: `lyra_dir` is given, but Lyra cannot run.
   """
   codecs, skipped = [], {}
   if lyra_dir:
@@ -93,7 +93,7 @@ def outside_suite(
   measures: speech.SpeechMeasures = speech.NO_MEASURES,
   recordings: Sequence[speech.Description] = (),
 ) -> SuiteResult:
-  """Measures the reconstruction by outside codecs; for the arguments see `codec_suite`."""
+  """Measures reconstruction by codecs of other projects; see `codec_suite` for the arguments."""
   rows, details = [], {}
   for codec in codecs:
     found: list[speech.Description] = []
@@ -127,18 +127,19 @@ def codec_suite(
   measures: speech.SpeechMeasures = speech.NO_MEASURES,
   recordings: Sequence[speech.Description] = (),
 ) -> SuiteResult:
-  """Measures reconstruction by number of levels, codes that encoding again keeps, codebook use.
+  """Measures reconstruction by number of levels, codes kept by re-encoding, and codebook use.
 
-  If the clips have several sources, the figures of all levels and of the coarse ones are given for
-  each source too.
+  If the clips have several sources, the rows of all levels and of the coarse levels are repeated
+  for each source.
 
   Args:
     codec: the codec.
     clips: clips at the codec's sample rate.
-    domain: speech adds the metrics that are defined for speech only.
-    coarse_levels: number of levels to compare all levels with.
-    measures: further measures of clips from all levels and from the coarse ones.
-    recordings: what these measures find in each clip.
+    domain: kind of audio; SPEECH adds the metrics that are defined for speech only.
+    coarse_levels: number of coarse levels, whose reconstruction is compared with that of all
+      levels.
+    measures: networks that describe the clips decoded from all levels and from the coarse levels.
+    recordings: descriptions of the original clips by `measures`.
   """
   every = codec.spec.num_quantizers
   base = min(coarse_levels, every)
@@ -189,7 +190,7 @@ def codec_suite(
 
 
 def _rows_by_source(rows: Sequence[Row], clips: Sequence[EvalClip]) -> list[Row]:
-  """Returns each figure for each source; nothing if there is only one."""
+  """Returns each row for each source; an empty list if there is only one source."""
   sources = [clip.source or "no source" for clip in clips]
   if len(set(sources)) < 2:
     return []
@@ -210,7 +211,7 @@ def _signal_rows(report: reconstruction.CodecReport) -> list[Row]:
 
 
 def _kept_rows(report: reconstruction.CodecReport) -> list[Row]:
-  """Returns the shares of codes that encoding again keeps, by groups of levels."""
+  """Returns the shares of codes that re-encoding does not change, by groups of levels."""
   groups = {"level 1": slice(0, 1), "levels 2 to 4": slice(1, 4), "all levels": slice(None)}
   if report.kept.shape[-1] < 4:
     del groups["levels 2 to 4"]

@@ -1,4 +1,4 @@
-"""Phones in the tokens: ABX of both streams, and mutual information with semantic tokens."""
+"""Measures phones in tokens: ABX of semantic tokens and codes, purities, mutual information."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -29,12 +29,12 @@ CLUSTER_PURITY = Metric("cluster_purity", "cluster purity")
 PHONE_PURITY = Metric("phone_purity", "phone purity")
 
 _SEMANTIC = "semantic tokens"
-# AudioLM, table I, on LibriSpeech dev-clean: semantic tokens, and SoundStream's at 2 and 6 kbps.
+# AudioLM, table I, for LibriSpeech dev-clean: semantic tokens, SoundStream codes at 2 and 6 kbps.
 _PAPER = "the paper's: semantic 6.7 / 7.6 %, acoustic 22.4 / 28.7 % and 17.8 / 26.6 %"
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Measures the bundle's tokens on the ABX items."""
+  """Measures the bundle's tokens on ABX items."""
   read = reader_of(
     items_folder(options.items_audio_dir or options.data),
     lambda path: audio.load_audio(path, bundle.sample_rate),
@@ -43,10 +43,10 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 
 
 def items_folder(folder: str | None) -> str:
-  """Returns the folder of the items' files.
+  """Checks that the folder of the items' audio files exists, and returns it.
 
   Raises:
-    UserError: there is no such folder.
+    UserError: `folder` is None or not a folder.
   """
   if not folder or not os.path.isdir(folder):
     raise UserError(
@@ -66,11 +66,11 @@ def content_suite(
   """Measures ABX within and across speakers, purities and PNMI.
 
   Args:
-    bundle: its semantic tokens are compared by their centroids, its codes by their embeddings.
+    bundle: bundle whose tokens are measured; for the vectors that ABX compares, see `features_of`.
     items: phones with file, time and speaker.
-    read: returns the waveform of an item's file at the bundle's rate.
-    coarse_levels: number of levels to measure in addition to all levels.
-    seed: seed of the choice of triples.
+    read: function that returns the waveform of an item's file at the bundle's sample rate.
+    coarse_levels: number of coarse levels; the codes are measured with these and with all levels.
+    seed: seed of the choice of items and speakers, see `abx.abx`.
   """
   inside: dict[str, list[tuple[PhoneItem, np.ndarray]]] = {}
   labelled: dict[str, tuple[list[int], list[str]]] = {}
@@ -119,13 +119,15 @@ class Features(NamedTuple):
 def features_of(
   bundle: Bundle, waveform: Float[np.ndarray, "samples"], coarse_levels: int = 4
 ) -> tuple[Int[np.ndarray, "steps"], dict[str, Features]]:
-  """Returns the semantic tokens of a recording, and what ABX compares, by name.
+  """Returns the semantic tokens of a recording, and the vectors that ABX compares, by name.
+
+  The vector of a semantic token is its centroid. The vector of a frame of codes is the sum of the
+  codebook entries of these codes.
 
   Args:
-    bundle: its semantic tokens have their centroids as vectors, its codes the sums of their
-      codebook entries.
-    waveform: samples at the bundle's rate.
-    coarse_levels: number of levels in addition to all levels.
+    bundle: bundle whose tokenizers encode the recording.
+    waveform: samples at the bundle's sample rate.
+    coarse_levels: number of coarse levels; the result has vectors for these and for all levels.
   """
   semantic, codec = bundle.semantic, bundle.codec
   tokens = np.asarray(semantic.tokenize_long(waveform))
@@ -141,14 +143,15 @@ def features_of(
 
 
 def reader_of(folder: str, load: Callable[[str], Loaded]) -> Callable[[str], Loaded]:
-  """Returns a function that loads an item's file, found by its name anywhere in a folder.
+  """Returns a function that finds an item's file anywhere in a folder and loads it.
 
   Args:
     folder: folder of the audio files.
-    load: receives the path of a file.
+    load: function that receives the path of a file and loads it.
 
   Returns:
-    A function of the file's name without suffix; it raises DataError if there is no such file.
+    A function that receives the name of a file without suffix and returns the result of `load`. It
+    raises `DataError` if the folder has no such audio file.
   """
   names = [PurePosixPath(entry.name) for entry in storage.list_files(folder)]
   paths = {

@@ -1,5 +1,8 @@
-"""Continuations compared with the real ones: voice, level, pitch, pauses, loops, Fréchet distance,
-diversity, words and quality."""
+"""Compares continuations of prompts with the real continuations.
+
+The metrics are voice, level, pitch, pauses, loops, copies, Fréchet distance, diversity, words and
+quality.
+"""
 
 import dataclasses
 import os
@@ -43,7 +46,7 @@ from audiolm_jax.lm.tokens import collapse_repeats
 
 LEVEL = Metric("level_difference_db", "level difference from the prompt", unit="dB")
 PITCH = Metric("pitch_difference_semitones", "pitch difference", unit="semitones")
-STATISTICS = (  # with the names of the attributes of `SoundStatistics`
+STATISTICS = (  # the keys are names of attributes of `SoundStatistics`
   Metric("active_share", "share of time with sound"),
   Metric("longest_pause_seconds", "longest pause", unit="s"),
   Metric("voiced_share", "share of voiced frames"),
@@ -66,7 +69,7 @@ WORDS_LOST = Metric(
 )
 PACE = Metric("words_per_second", "words a second")
 SPEED = Metric("real_time_factor", "audio seconds made per second")
-VOICES = {  # by the encoder: whether the prompt's speaker is found, cosine with the prompt
+VOICES = {  # for each encoder: share of found speakers, cosine with the prompt
   "speaker": (
     Metric("prompt_speaker_found", "prompt's speaker found"),
     Metric("prompt_voice_cosine", "voice cosine with the prompt"),
@@ -79,14 +82,14 @@ VOICES = {  # by the encoder: whether the prompt's speaker is found, cosine with
 
 SHUFFLED = "shuffled units of the real one"
 NUM_CANDIDATES = 10
-_LEAST_VOICE_SECONDS = 2.0  # of real speech after the prompt, for each of two pieces
-_DIVERSE_PROMPTS = 8  # prompts of which several samples are drawn
-_SILENT_SHARE = 0.05  # of frames with sound
+_LEAST_VOICE_SECONDS = 2.0  # minimum length of each half of the real speech after the prompt
+_DIVERSE_PROMPTS = 8  # number of prompts with several samples each
+_SILENT_SHARE = 0.05  # a silent clip has a lower share of active frames
 _PITCH_RANGE = {Domain.SPEECH: (65.0, 450.0), Domain.MUSIC: (50.0, 1200.0)}  # Hz
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Continues new prompts; the first ten continuations are shown on the page."""
+  """Continues held-out prompts; the page contains the first ten continuations."""
   model = None
   if options.domain is Domain.SPEECH:
     train = load_pieces(
@@ -149,24 +152,28 @@ def continuation_suite(
   training: Sequence[TokenClip] = (),
   seed: int = 0,
 ) -> SuiteResult:
-  """Continues the beginning of every clip and compares with the real continuation.
+  """Continues the beginning of every clip, and compares the result with the real continuation.
 
-  The real continuation passes through the codec too, so that artefacts of the codec do not
-  distinguish the two.
+  The codec encodes and decodes the real continuation too, so that its artefacts do not distinguish
+  the sampled from the real continuation.
 
   Args:
     codec: the bundle's codec.
-    tokenize: returns the semantic tokens of a waveform, in which loops are counted.
-    continue_prompt: continues a prompt.
-    clips: clips longer than the prompt; of at least two speakers if there is a speaker encoder.
-    domain: chooses the range of pitch.
-    prompt_seconds: length of a prompt.
-    speaker_model: adds the figures of the voice.
-    measures: adds words, quality, and the figures of the voice by GE2E.
-    checks: with a recognizer among the measures, adds whether there are words.
-    shuffle: samples the sound of shuffled semantic tokens, to compare its words with.
-    draw: samples several continuations of a prompt; adds the figures of diversity.
-    training: tokens that the stages were trained on, for the figures of copying.
+    tokenize: function that returns the semantic tokens of a waveform, for loops and copies.
+    continue_prompt: function that continues a prompt.
+    clips: clips to continue; clips that are at most 1 s longer than the prompt are ignored. A
+      speaker encoder needs clips of at least two speakers.
+    domain: kind of audio, which determines the range of pitch.
+    prompt_seconds: length of a prompt in seconds.
+    speaker_model: speaker encoder, for the rows of the voice; None to omit these rows.
+    measures: networks, for the rows of words, quality, and voice by GE2E.
+    checks: dictionary and second recognizer, for the rows that show whether the speech has words.
+      These rows also need a recognizer in `measures`.
+    shuffle: function that samples audio from shuffled semantic tokens, the baseline of the rows of
+      words; None for no baseline.
+    draw: function that samples several continuations of a prompt, for the rows of diversity; None
+      to omit these rows.
+    training: tokens that the stages were trained on, for the rows of copies.
     seed: seed of sampling.
 
   Raises:
@@ -221,14 +228,18 @@ def continuation_suite(
 
 
 def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel:
-  """Fits a speaker model to the codec's output on clips of known speakers."""
+  """Fits a speaker model to the codec's output for the clips of known speakers.
+
+  Raises:
+    DataError: there are fewer than two speakers, or too few pieces of 3 s.
+  """
   known = [clip for clip in clips if clip.speaker is not None]
   decoded = [through_codec(codec, clip.waveform) for clip in known]
   return fit_speaker_model(decoded, [str(c.speaker) for c in known], codec.spec.sample_rate)
 
 
 def _speed_row(results: Sequence[generation.TimedContinuation], rate: int) -> Row:
-  """Returns the speed of sampling, without the first two continuations, which compile."""
+  """Returns the speed of sampling, without the first two continuations, which include compiling."""
   speeds = [len(r.waveform) / rate / r.seconds_taken for r in results[2:] or results]
   return row_of(SPEED, speeds, floor=1.0, aim=3.0)
 
@@ -239,10 +250,11 @@ def _speech_rows(
   parts: Mapping[str, Sequence[np.ndarray]],
   described: Mapping[str, Sequence[speech.Description]],
 ) -> list[Row]:
-  """Returns the quality and the clarity of words.
+  """Returns rows of the quality of speech, and of the clarity and the pace of its words.
 
-  A continuation has no reference text. Clear words survive another pass through the codec; words
-  that a recognizer guesses in speech without words do not.
+  A continuation has no reference text, so its words are compared with those recognized after
+  another pass through the codec. Clear words do not change, but words that a recognizer guesses
+  in speech without words change.
   """
   rate = codec.spec.sample_rate
   rows = speech.opinion_rows(described)
@@ -273,10 +285,10 @@ def _copy_rows(
   training: Sequence[TokenClip],
   cut: int,
 ) -> list[Row]:
-  """Returns the share of stretches of a second that are also in the prompt or in the training set.
+  """Returns the share of one-second stretches of tokens that occur in the prompt or training set.
 
-  Semantic tokens are compared without repeats; a second has as many of them as in the recordings on
-  average.
+  Repeats of semantic tokens are collapsed before the comparison. A stretch of semantic tokens has
+  as many tokens as a second of the recordings has on average.
   """
   spec = codec.spec
   new: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"continuation": [], "real": []}
@@ -325,7 +337,7 @@ def _distance_rows(
   rate: int,
   seed: int,
 ) -> list[Row]:
-  """Returns the Fréchet audio distance from the real continuations, and two to compare it with."""
+  """Returns the Fréchet audio distance from the real continuations, and two reference distances."""
   pairs = [(m[: len(r)], r) for m, r in zip(made, real, strict=True)]
   of_made, of_real = ([frechet.embed(p, rate) for p in side] for side in zip(*pairs, strict=True))
   of_recorded = [frechet.embed(part, rate) for part in recorded]
@@ -353,7 +365,7 @@ def _diversity_rows(
   real: Sequence[np.ndarray],
   rate: int,
 ) -> list[Row]:
-  """Returns distances between samples of one prompt, and between those of different prompts."""
+  """Returns distances between samples of one prompt, and between samples of different prompts."""
 
   def embed(waveform: np.ndarray) -> Float[np.ndarray, "windows dim"]:
     return frechet.embed(waveform, rate)
@@ -388,18 +400,18 @@ def _voice_rows(
   cut: int,
   seed: int,
 ) -> tuple[list[Row], JsonDict]:
-  """Identifies the speaker of continuations among the prompt's speaker and nine others.
+  """Identifies the speaker of each continuation among its true speaker and up to nine others.
 
-  A speaker is enrolled with the last piece of real speech of a clip. The piece between it and the
-  prompt shows how well the encoder identifies real speech.
+  The real speech after the prompt has two halves. A speaker is enrolled with the second half. The
+  first half shows how well the encoder identifies real speech.
 
   Args:
     encoder: the speaker encoder.
-    metrics: of the share that is found, and of the cosine.
-    clips: the clips; those without a speaker do not count.
-    through: the clips through the codec.
+    metrics: metric of the share of found speakers, and metric of the cosine with the prompt.
+    clips: the clips; clips without a speaker or with less than 4 s after the prompt are ignored.
+    through: the clips, encoded and decoded by the codec.
     made: the continuations.
-    rate: Hz.
+    rate: sample rate in Hz.
     cut: length of a prompt in samples.
     seed: seed of the choice of candidates.
 
@@ -445,7 +457,7 @@ def _sound_rows(
   rate: int,
   domain: Domain,
 ) -> list[Row]:
-  """Returns statistics of the sound, and its differences from the prompt."""
+  """Returns statistics of sampled and real continuations, and their differences from the prompt."""
   lowest, highest = _PITCH_RANGE[domain]
   rows = []
 
@@ -470,7 +482,7 @@ def _sound_rows(
 def _token_rows(
   codec: Codec, tokenize: Tokenize, parts: Sequence[np.ndarray], kind: str
 ) -> list[Row]:
-  """Returns the loops in the tokens that the sound is encoded to."""
+  """Encodes sounds, and returns rows of the loops and repeats in their tokens."""
   semantic = [tokenize(part) for part in parts]
   codes = [np.asarray(codec.encode_long(part))[:, 0] for part in parts]
   looped = {

@@ -1,4 +1,4 @@
-"""Time and memory of the commands, each in its own process."""
+"""Measures time and memory of the commands `sample` and `encode`, each in a new process."""
 
 import dataclasses
 import json
@@ -28,8 +28,8 @@ SAMPLE_MEMORY = Metric("sample_peak_gigabytes", "sample, peak memory", Better.LO
 ENCODE_MEMORY = Metric("encode_peak_gigabytes", "encode, peak memory", Better.LOWER, unit="GB")
 ENCODE_SECONDS = Metric("encode_seconds", "encode", Better.LOWER, unit="s")
 
-# A process starts with the peak memory of the process that it was forked from; this small one in
-# between excludes our memory from the measurement.
+# A process starts with the peak memory of its parent process. This small launcher is the parent of
+# the command, so that the measurement excludes the memory of the evaluation.
 _LAUNCHER = """
 import json, os, subprocess, sys, time
 started = time.monotonic()
@@ -43,7 +43,7 @@ sys.exit(max(0, os.waitstatus_to_exitcode(status)) or int(os.WIFSIGNALED(status)
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Measures the commands on one new piece."""
+  """Measures the commands on one held-out piece of audio."""
   clip = new_pieces(options, bundle.sample_rate, 1, options.prompt_seconds)[0].waveform
   return cost_suite(
     options.bundle,
@@ -60,10 +60,10 @@ class CommandCost:
   """Resources of one run of a command.
 
   Attributes:
-    seconds: wall time.
-    peak_bytes: largest resident memory.
-    cpu_seconds: user and system time of all threads.
-    faults: page faults that did not read a disk.
+    seconds: wall time in seconds.
+    peak_bytes: peak resident memory in bytes.
+    cpu_seconds: user and system time of all threads in seconds.
+    faults: number of minor page faults, which do not read from a disk.
   """
 
   seconds: float
@@ -77,7 +77,7 @@ def measure_command(command: Sequence[str], environment: Mapping[str, str]) -> C
 
   Args:
     command: program and arguments.
-    environment: variables to add to those of this process.
+    environment: environment variables to add to those of this process.
 
   Raises:
     UserError: the command fails; the message has the last line of its output.
@@ -111,15 +111,18 @@ def cost_suite(
   duration: float,
   hours: float = 1.0,
 ) -> SuiteResult:
-  """Measures `sample` with an empty compilation cache, `sample` again, and `encode` of a long file.
+  """Measures `sample` with an empty and a filled compilation cache, and `encode` of a long file.
 
   Args:
     bundle: name or folder of the bundle.
-    clip: recording whose beginning is the prompt, and which the long file repeats.
-    sample_rate: Hz, of the clip.
-    prompt_seconds: length of the prompt.
-    duration: seconds of new sound.
-    hours: length of the long file.
+    clip: recording; the prompt is its beginning, and the long file consists of its repetitions.
+    sample_rate: sample rate of the clip in Hz.
+    prompt_seconds: length of the prompt in seconds.
+    duration: length of the new audio in seconds.
+    hours: length of the long file in hours.
+
+  Raises:
+    UserError: a command fails.
   """
   with tempfile.TemporaryDirectory() as folder:
     environment = {"AUDIOLM_JAX_CACHE": os.path.join(folder, "cache")}

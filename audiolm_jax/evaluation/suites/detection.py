@@ -1,7 +1,10 @@
-"""How well a detector distinguishes a bundle's samples from recordings, also after degradations.
+"""Measures how well a detector distinguishes a bundle's samples from recordings.
 
-Source of the protocol: AudioLM, the detection of its own samples: pieces of one second, as many
-real as synthetic, the real ones through the codec, speakers unknown to the detector.
+The sounds are measured unchanged and after degradations.
+
+Source: AudioLM, the detection of synthesized speech. The pieces have a length of one second, and
+both classes have equal weight. The codec encodes and decodes the real pieces too, and the detector
+was not trained on the speakers.
 """
 
 import dataclasses
@@ -36,7 +39,10 @@ _LENGTHS = (0.5, 2.0, 5.0)  # seconds
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Continues new prompts with the bundle and, if there is one, with the other bundle."""
+  """Measures the bundle's detector on continuations of held-out prompts.
+
+  If the options name another bundle, the detector also classifies its continuations.
+  """
   detector = bundle.detector
   if detector is None:
     return skipped(f"{bundle.name} has no detector")
@@ -68,19 +74,20 @@ def detection_suite(
   *,
   marked: Sequence[Pair] = (),
 ) -> SuiteResult:
-  """Measures accuracy, equal error rate and ROC on pieces of 1 s, and accuracy in other conditions.
+  """Measures accuracy, equal error rate and ROC on pieces of 1 s.
 
-  Intervals are over prompts, whose pieces are resampled together.
+  Accuracy is also measured on pieces of other lengths, after degradations, with the watermark and
+  for other bundles. Intervals are over prompts: the pieces of a prompt are resampled together.
 
   Args:
     detector: the detector.
-    pairs: real and synthetic continuations, of speakers that the detector was not trained on.
-    sample_rate: Hz, the detector's.
+    pairs: real and synthetic continuations, by speakers that the detector was not trained on.
+    sample_rate: sample rate of the detector and of all continuations in Hz.
     other: continuations of the same prompts by other bundles, by the name of the bundle.
     marked: continuations of the same prompts with the watermark of the bundle.
 
   Raises:
-    DataError: no continuation is 1 s long.
+    DataError: no continuation has a length of 1 s or more.
   """
   kept = [pair for pair in pairs if len(pair.codec) >= sample_rate]
   if not kept:
@@ -126,13 +133,13 @@ def _both(
 
 
 def _cut(waveforms: Iterable[np.ndarray], seconds: float, sample_rate: int) -> list[np.ndarray]:
-  """Cuts waveforms into pieces without overlap; a rest at the end is dropped."""
+  """Cuts waveforms into pieces without overlap; the remainder at the end is dropped."""
   length = round(seconds * sample_rate)
   return [w[i : i + length] for w in waveforms for i in range(0, len(w) - length + 1, length)]
 
 
 def _degradations(sample_rate: int) -> dict[str, Degradation]:
-  """Returns degradations by their names in the report; the bit rates are those at 16 kHz."""
+  """Returns degradations by name; the bit rates in the names are for a sample rate of 16 kHz."""
 
   def compressed(codec: str, level: float) -> Degradation:
     return lambda waveform: degradations.compress(waveform, sample_rate, codec, level)[0]

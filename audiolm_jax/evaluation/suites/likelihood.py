@@ -1,4 +1,4 @@
-"""How often a stage assigns the higher likelihood to the right sound of a pair."""
+"""Measures how often a stage assigns the higher likelihood to the right sound of a pair."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ ACCURACY_BY_SUM = Metric("pair_accuracy_sum", "accuracy by the sum over tokens")
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Measures the bundle's stages on the pairs."""
+  """Measures the bundle's stages on pairs of sounds."""
   return likelihood_suite(
     bundle,
     read_pairs(str(options.pairs)),
@@ -35,7 +35,7 @@ class Likelihood:
   """Likelihood of one sound.
 
   Attributes:
-    total: log probability of its target tokens, nats.
+    total: sum of the log probabilities of the target tokens, in nats.
     tokens: number of target tokens.
   """
 
@@ -44,7 +44,7 @@ class Likelihood:
 
   @property
   def mean(self) -> float:
-    """Log probability per token, nats."""
+    """Mean log probability per target token, in nats."""
     return self.total / self.tokens
 
 
@@ -57,19 +57,21 @@ def likelihood_suite(
   read: Callable[[str], Float[np.ndarray, "samples"]],
   stages: Sequence[str] | None = None,
 ) -> SuiteResult:
-  """Measures how often each stage finds the good sound of a pair likelier; ties count half.
+  """Measures how often the good sound of a pair has the higher likelihood; ties count half.
 
-  Likelihoods are compared with and without division by the number of tokens. Intervals are over
-  pairs, the voices of one pair together. Sounds longer than a stage's crop are scored crop by crop.
+  Likelihoods are compared with and without division by the number of tokens. Pairs with equal ids,
+  such as those of several voices, count as one observation. Sounds longer than a stage's crop are
+  scored crop by crop.
 
   Args:
-    bundle: the stages, and the tokenizers that encode the sounds.
+    bundle: bundle with the stages, and with the tokenizers that encode the sounds.
     pairs: the pairs.
-    read: returns the waveform of a path at the bundle's rate.
-    stages: names of stages; None for all.
+    read: function that returns the waveform of a path at the bundle's sample rate.
+    stages: names of the stages to measure; None for all stages.
 
   Raises:
-    DataError: the bundle has no such stage, or a sound is too short for one.
+    DataError: the bundle has no such stage, a stage has no likelihoods, or a sound is too short for
+      a stage.
   """
   chosen = tuple(stages or bundle.stages)
   score = sound_scorer(bundle, chosen)
@@ -91,9 +93,10 @@ def likelihood_suite(
 
 
 def sound_scorer(bundle: Bundle, stages: Sequence[str]) -> SoundScorer:
-  """Returns a function that scores a waveform at the bundle's rate by each of some stages.
+  """Returns a function that computes the likelihood of a waveform under each of the given stages.
 
-  It raises DataError for a sound that is too short for a stage.
+  The function receives a waveform at the bundle's sample rate. It raises `DataError` if the
+  waveform is too short for a stage.
 
   Raises:
     DataError: the bundle has no such stage, or a stage has no likelihoods.
@@ -127,7 +130,7 @@ def _win(good: float, bad: float) -> float:
 def _rows(
   metric: Metric, stage: str, pairs: Sequence[SoundPair], wins: Sequence[float]
 ) -> list[Row]:
-  """Returns the accuracy over all pairs and over those of each category."""
+  """Returns the accuracy over all pairs, and over the pairs of each category."""
   groups: dict[str, dict[str, list[float]]] = {"all": {}}
   for pair, win in zip(pairs, wins, strict=True):
     for category in ("all", *pair.categories):

@@ -1,4 +1,4 @@
-"""Whether semantic tokens follow the harmony, the onsets and the pitch of music."""
+"""Measures whether semantic tokens depend on the harmony, the onsets and the pitch of music."""
 
 from collections.abc import Sequence
 
@@ -33,15 +33,15 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 def music_tokens_suite(
   tokenize: Tokenize, spec: SemanticSpec, pieces: Sequence[EvalClip], seed: int = 0
 ) -> SuiteResult:
-  """Compares the tokens with clusters of constant-Q frames of the same pieces.
+  """Compares semantic tokens with clusters of constant-Q frames of the same pieces.
 
-  The number of clusters is the number of semantic tokens.
+  The number of clusters is the size of the semantic vocabulary.
 
   Args:
-    tokenize: returns the semantic tokens of a waveform.
-    spec: rates and number of the tokens.
-    pieces: pieces of at least two recordings. Silent steps do not count.
-    seed: seed of the clusters.
+    tokenize: function that returns the semantic tokens of a waveform.
+    spec: sample rate, hop and vocabulary size of the semantic tokens.
+    pieces: pieces of at least two recordings. Silent steps are ignored.
+    seed: seed of the clustering.
 
   Raises:
     DataError: there is only one recording, or there are fewer steps than clusters.
@@ -73,7 +73,7 @@ def music_tokens_suite(
 def _clusters(
   features: Sequence[Float[np.ndarray, "_ dim"]], num_clusters: int, seed: int
 ) -> list[Int[np.ndarray, "_"]]:
-  """Returns the cluster of each step of each piece."""
+  """Fits k-means to the steps of all pieces, and returns the cluster of each step."""
   fitted = fit_kmeans([f.astype(np.float32) for f in features], num_clusters, seed)
   return [
     np.asarray(nearest_centroid((f - fitted.mean) / fitted.scale, fitted.centroids))

@@ -1,8 +1,8 @@
 """Compares continuations of piano music with the real continuations: harmony, key, rhythm, notes.
 
 The real continuations of other recordings, compared with the same prompts, show the value of each
-metric by chance. An optional second bundle continues the same prompts with the same seeds. It
-should be the same bundle, but with a coarse stage that reads no semantic tokens.
+metric by chance. An optional second bundle continues the same prompts with the same seeds. The
+second bundle should equal the first, but have a coarse stage that reads no semantic tokens.
 
 Source: AudioLM, the piano experiment: people preferred the whole system to its acoustic stages
 alone in 83.3 % of pairs.
@@ -34,7 +34,7 @@ from audiolm_jax.evaluation.report import Row, SuiteResult, row_of
 from audiolm_jax.evaluation.statistics import defined_mean
 
 CONTINUATION, REAL, ANOTHER = "continuation", "real", "another piece's"
-STATISTICS = (  # with the names of the attributes of `MusicStatistics`
+STATISTICS = (  # the keys are names of attributes of `MusicStatistics`
   Metric("onsets_per_second", "onsets per second"),
   Metric("pulse_clarity", "pulse clarity"),
   Metric("note_range_semitones", "pitch range of the notes", unit="semitones"),
@@ -51,7 +51,7 @@ Agreements = dict[Metric, Float[np.ndarray, " prompts"]]
 def run(bundle: Bundle, options: Options) -> SuiteResult:
   """Continues prompts from held-out clips with the bundle and with the other bundle, if given."""
   rate = bundle.sample_rate
-  # A piece is at least as long as what is compared.
+  # A piece is at least as long as a prompt and its continuation.
   seconds = math.ceil(options.prompt_seconds + options.duration)
   longer = dataclasses.replace(options, piece_seconds=max(options.piece_seconds, seconds))
   clips = pieces_to_continue(longer, rate, options.duration)
@@ -87,7 +87,7 @@ def piano_suite(
     codec: the bundle's codec.
     continuers: functions that continue a prompt, by kind. The first is compared with the second.
     clips: clips that are at least as long as prompt and continuation.
-    prompt_seconds: length of a prompt.
+    prompt_seconds: length of a prompt in seconds.
     seed: seed of sampling.
   """
   rate = codec.spec.sample_rate

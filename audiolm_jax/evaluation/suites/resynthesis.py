@@ -1,10 +1,12 @@
-"""What remains of the words when everything but the semantic tokens is sampled again.
+"""Measures the words in resynthesis: audio sampled from the semantic tokens of a recording.
 
-A recognizer transcribes the recording, the recording through the codec, and what the acoustic
-stages sample from its true semantic tokens. Compare the differences between the three: error rates
-of two recognizers are not comparable.
+A recognizer transcribes three kinds of sound: the recording ("original"), the recording after
+encoding and decoding ("codec"), and the audio that the acoustic stages sample from the semantic
+tokens of the recording ("resynthesis"). Compare the differences between the three error rates,
+because the rates of different recognizers are not comparable.
 
-Source: AudioLM, table II: word errors 2.5, 2.6 and 6.0 %, character errors 0.8, 0.9 and 3.4 %.
+Source: AudioLM, table II: word error rates of 2.5, 2.6 and 6.0 %, character error rates of 0.8, 0.9
+and 3.4 %.
 """
 
 import dataclasses
@@ -35,7 +37,11 @@ _PAPER_CHARACTERS = {"original": 0.008, "codec": 0.009, "resynthesis": 0.034}
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Resynthesizes the clips of the split `valid` that have a transcript, or all if none has one."""
+  """Resynthesizes clips of the split `valid`.
+
+  If clips of at most `piece_seconds` have transcripts, only these clips are used. Otherwise pieces
+  of all clips are used.
+  """
   measures = speech.find_measures(options)
   if measures.recognizer is None and find_spec("pocketsphinx") is not None:
     measures = dataclasses.replace(measures, recognizer=recognition.PocketSphinx())
@@ -44,7 +50,7 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   listed = clips_of_split(list_clips(options.data), "valid")
   fitting = [c for c in listed if c.seconds is None or c.seconds <= options.piece_seconds]
   texts = texts_of(fitting, options.data)
-  # The output of PocketSphinx is no reference: a third of its words of a recording are wrong.
+  # The output of PocketSphinx is not a reference: a third of its words for recordings are wrong.
   if not texts and not (options.asr_model or measures.opinion or measures.speaker):
     return skipped(f"it needs transcripts or --asr_model: no valid clip of {options.data} has one")
   clips = load_pieces(
@@ -73,10 +79,10 @@ def resynthesis_suite(
 
   Args:
     measures: the available networks; without a recognizer there are no error rates.
-    clips: clips whose texts are the references of the error rates; if no clip has a text, the
-      references are what is recognized in the recordings.
-    sounds: by kind ("original", "codec", "resynthesis"), the clips.
-    sample_rate: Hz, of the sounds.
+    clips: clips whose texts are the references of the error rates. If no clip has a text, the words
+      recognized in the recordings are the references.
+    sounds: waveforms of the clips by kind of sound: "original", "codec" and "resynthesis".
+    sample_rate: sample rate of the sounds in Hz.
   """
   described = measures.describe_all(sounds, sample_rate)
   processed = {kind: found for kind, found in described.items() if kind != "original"}
@@ -89,7 +95,7 @@ def resynthesis_suite(
   rows += speech.opinion_rows(described)
   speakers = [clip.speaker or clip.id for clip in clips]
   for kind, found in processed.items():
-    # Resynthesis does not receive the voice: what remains of it was in the semantic tokens.
+    # Resynthesis does not receive the voice; a similar voice comes from the semantic tokens alone.
     better = Better.LOWER if kind == "resynthesis" else Better.HIGHER
     rows += speech.speaker_rows({kind: found}, described["original"], speakers, better)
   return SuiteResult(rows + measures.missing_rows(), details)
@@ -101,7 +107,7 @@ def _error_rows(
   described: Mapping[str, Sequence[speech.Description]],
   processed: Mapping[str, Sequence[speech.Description]],
 ) -> list[Row]:
-  """Returns error rates against the texts, or against what is recognized in the originals."""
+  """Returns error rates against the texts, or against the words recognized in the originals."""
   references, words, characters = texts, speech.WORD_ERRORS, CHARACTER_ERRORS
   if not any(texts):
     references = [one.words for one in described["original"]]
@@ -116,7 +122,7 @@ def _error_rows(
     for kind, row in by_kind.items():
       note = f"{recognizer.name}; the paper's, by another: {paper[kind]:.1%}"
       rows.append(dataclasses.replace(row, note=note))
-    # The difference of the errors, over the same number of words or characters.
+    # The difference of the errors, divided by the same number of words or characters.
     rise = by_kind["resynthesis"].clip_values - by_kind["codec"].clip_values * (1, 0)
     rows.append(row_of(metric, rise, "resynthesis above codec"))
   return rows

@@ -1,4 +1,4 @@
-"""Whether semantic tokens follow the sentence rather than the voice."""
+"""Measures whether semantic tokens depend on the sentence rather than on the voice."""
 
 from collections.abc import Sequence
 
@@ -34,13 +34,16 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 def semantic_suite(
   tokenize: Tokenize, probes: Sequence[EvalClip], num_clusters: int
 ) -> SuiteResult:
-  """Compares distances between tokens of the same sentence and tokens of the same voice.
+  """Compares token distances between clips of one sentence with those between clips of one voice.
 
   Args:
-    tokenize: returns the semantic tokens of a waveform.
-    probes: clips of the same sentences by several voices; those without `sentence` or `speaker` do
-      not count.
-    num_clusters: size of the vocabulary.
+    tokenize: function that returns the semantic tokens of a waveform.
+    probes: clips of the same sentences by several voices; clips without `sentence` or `speaker` are
+      ignored.
+    num_clusters: size of the semantic vocabulary.
+
+  Raises:
+    DataError: no sentence is spoken by two voices, or no voice speaks two sentences.
   """
   readings = [
     Reading(clip.sentence, clip.speaker, tokenize(clip.waveform))

@@ -1,9 +1,11 @@
-"""Speaker identification by the paper's classifier, trained here on the codec's output.
+"""Measures speaker identification by the classifier of the AudioLM paper.
 
-It identifies the speaker of recordings through the codec, of what the acoustic stages sample from
-true semantic tokens, and of continuations. Chance is one over the number of speakers.
+This suite trains the classifier on the codec's output. The classifier then identifies the speakers
+of three kinds of sound: recordings after the codec, audio that the acoustic stages sample from the
+semantic tokens of recordings, and continuations. Accuracy by chance is one divided by the number of
+speakers.
 
-Source: AudioLM, table III: 100 %, 3.2 % and 92.6 % among 291 speakers.
+Source: AudioLM, table III: accuracies of 100 %, 3.2 % and 92.6 % among 291 speakers.
 """
 
 import dataclasses
@@ -23,14 +25,14 @@ from audiolm_jax.evaluation.speaker_classifier import SpeakerClassifier, fit_spe
 from audiolm_jax.evaluation.statistics import exact
 
 SPEAKER_FOUND = Metric("speaker_found", "speaker found")
-# Resynthesis does not receive the voice: a speaker who is found was in the semantic tokens.
+# Resynthesis does not receive the voice: a found speaker comes from the semantic tokens alone.
 _FOUND_IN_RESYNTHESIS = dataclasses.replace(SPEAKER_FOUND, better=Better.LOWER)
 CHANCE = Metric("speaker_chance", "chance")
 _PAPER = {"codec": 1.0, "resynthesis": 0.032, "continuation": 0.926}
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Trains on half of the speech of every speaker, and tests on one clip of the other half."""
+  """Trains the classifier, and tests it on the held-out half of one clip of each speaker."""
   rate = bundle.sample_rate
   waveforms, speakers, held_out = _halves(options, rate)
   classifier = fit_speaker_classifier(
@@ -62,12 +64,12 @@ def speaker_suite(
   classifier: SpeakerClassifier,
   sounds: Mapping[str, Sequence[tuple[str, Float[np.ndarray, "_"]]]],
 ) -> SuiteResult:
-  """Measures how often the speaker is found.
+  """Measures how often the classifier finds the true speaker.
 
   Args:
     classifier: the trained classifier.
-    sounds: by kind ("codec", "resynthesis", "continuation"), speakers and clips that the classifier
-      was not trained on.
+    sounds: pairs of a speaker and a clip that the classifier was not trained on, by kind of sound:
+      "codec", "resynthesis" and "continuation".
   """
   rows, details = [], {}
   count = len(classifier.speakers)
@@ -85,7 +87,13 @@ def speaker_suite(
 def _halves(
   options: Options, sample_rate: int
 ) -> tuple[list[np.ndarray], list[str], list[tuple[str, np.ndarray]]]:
-  """Returns waveforms and speakers to train on, and a held-out clip of every speaker."""
+  """Returns waveforms and speakers to train on, and a held-out clip of every speaker.
+
+  The held-out clip is the first half of the first clip of the speaker.
+
+  Raises:
+    DataError: fewer than two speakers have a clip that is twice as long as a prompt.
+  """
   least = 2 * options.prompt_seconds
   waveforms, speakers, held_out = [], [], {}
   for clip in list_clips(options.data):

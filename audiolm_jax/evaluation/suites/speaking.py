@@ -1,8 +1,9 @@
-"""Text to speech in a given voice: its words, its end, its quality, and whose voice is found.
+"""Measures text to speech in a given voice: words, end of the speech, quality and voice.
 
-Each text of a recording is spoken in the voice of another speaker: of the clips without texts, if
-there are any. Resynthesis of that recording in the same voice, from its true semantic tokens, has
-the errors of the acoustic stages alone.
+Each text of a recording is spoken in the voice of another speaker. If there are clips without
+texts, the voices come from these clips. For comparison, the recording of the text is resynthesized
+in the same voice from its semantic tokens. The errors of the resynthesis are those of the acoustic
+stages alone.
 """
 
 import dataclasses
@@ -26,16 +27,16 @@ from audiolm_jax.evaluation.transcripts import texts_of
 SPOKEN = "text to speech"
 RESYNTHESIZED = "resynthesis"
 ENDS = Metric("speech_ends_with_text", "the speech ends where the text ends")
-# Words at the end that may be missing or follow: the recognizer can split or join a word.
+# Number of words that may be missing or added at the end: a recognizer can split or join words.
 _WORDS_AT_END = 1
 
 
 class Speakers(NamedTuple):
-  """The two ways to speak in a voice; each receives a voice and a seed last.
+  """Two functions that generate speech in a voice; the last arguments are the voice and a seed.
 
   Attributes:
-    speak: returns the speech of a text.
-    resynthesize: returns the resynthesis of a recording.
+    speak: function that receives a text and returns its speech.
+    resynthesize: function that receives a recording and returns its resynthesis.
   """
 
   speak: Callable[[str, Float[np.ndarray, " voice"], int], Float[np.ndarray, " samples"]]
@@ -43,7 +44,7 @@ class Speakers(NamedTuple):
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Speaks the texts of the split `valid` in the first `prompt_seconds` of other speakers."""
+  """Speaks texts of the split `valid` in voices from the first `prompt_seconds` of other clips."""
   measures = speech.find_measures(options)
   if not measures:
     return skipped("it needs --asr_model, or the packages of requirements/evaluation.txt")
@@ -87,16 +88,17 @@ def speaking_suite(
   measures: speech.SpeechMeasures,
   seed: int = 0,
 ) -> SuiteResult:
-  """Measures words against the texts, ends, quality and voices.
+  """Measures the words and the end of speech against its text, the quality and the voice.
 
   Args:
-    speakers: the two ways to speak.
+    speakers: functions that speak a text and resynthesize a recording.
     clips: clips with texts.
-    voices: clips of speakers, among whom each text has one that is not its own.
-    cut: samples of a clip of `voices` that are the voice.
-    sample_rate: Hz.
+    voices: clips that provide the voices. A text is spoken in a voice that is not by the speaker of
+      its recording; a text without such a voice is ignored.
+    cut: number of samples at the beginning of a clip in `voices` that are used as the voice.
+    sample_rate: sample rate of all waveforms in Hz.
     measures: the available networks.
-    seed: of sampling.
+    seed: seed of sampling.
   """
   names = [clip.speaker or clip.id for clip in voices]
   pairs = list(_pairs([clip.speaker or clip.id for clip in clips], names))
@@ -138,7 +140,12 @@ def speaking_suite(
 
 
 def _pairs(texts: Sequence[str], voices: Sequence[str]) -> Iterator[tuple[int, int]]:
-  """Yields the index of each text and that of its voice, by another speaker, in turns."""
+  """Yields pairs of indices: a text, and a voice by another speaker; the voices are used in turn.
+
+  Args:
+    texts: speaker of each text.
+    voices: speaker of each voice.
+  """
   following = 0
   for index, speaker in enumerate(texts):
     for later in range(len(voices)):
@@ -150,6 +157,6 @@ def _pairs(texts: Sequence[str], voices: Sequence[str]) -> Iterator[tuple[int, i
 
 
 def _ends_with(text: str, recognized: str) -> float:
-  """Returns 1 if the last words of both texts are aligned, else 0."""
+  """Returns 1 if at most one word at the end of either text is not aligned, else 0."""
   missing, added = recognition.unaligned_end(text, recognized)
   return float(max(missing, added) <= _WORDS_AT_END)

@@ -1,4 +1,4 @@
-"""How well each stage predicts its tokens, compared with n-gram tables, and bit rates."""
+"""Measures how well stages predict their tokens, compared with n-gram tables, and bit rates."""
 
 from collections.abc import Sequence
 
@@ -41,11 +41,11 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 def tokens_suite(
   stages: Sequence[Stage], train: Sequence[TokenClip], valid: Sequence[TokenClip]
 ) -> SuiteResult:
-  """Measures nats per token and bit rates.
+  """Measures nats per token and bit rates of each stage.
 
   Args:
-    stages: the stages.
-    train: tokens that the stages were trained on; the tables are fitted to them.
+    stages: the stages to measure.
+    train: tokens that the stages were trained on; the n-gram tables are fitted to these tokens.
     valid: tokens to predict.
   """
   rows, details = [], {}
@@ -73,7 +73,15 @@ def encode_clip(
   split: str = "valid",
   speaker: str | None = None,
 ) -> TokenClip:
-  """Returns the tokens of a clip at the bundle's rate, of any length."""
+  """Returns the semantic tokens and the codes of a clip.
+
+  Args:
+    bundle: bundle whose tokenizers encode the clip.
+    waveform: samples of any length at the bundle's sample rate.
+    name: id of the clip.
+    split: split of the clip.
+    speaker: speaker of the clip, or None.
+  """
   streams = {
     SEMANTIC: np.asarray(bundle.semantic.tokenize_long(waveform)),
     CODES: np.asarray(bundle.codec.encode_long(waveform)),

@@ -1,7 +1,8 @@
-"""Resynthesis in a given voice: the words of true semantic tokens, and whose voice is found.
+"""Measures resynthesis in a given voice: the words, the quality and the voice.
 
-The first seconds of a recording are the voice of its own rest, and of the rest of a recording by
-another speaker.
+The first seconds of a recording are a voice, and the rest of the recording is the content. The
+acoustic stages resynthesize the content from its semantic tokens twice: in the voice of the same
+recording, and in the voice of a recording by another speaker.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +26,9 @@ OTHER = "resynthesis in another voice"
 NEARER = Metric(
   "voice_nearer_than_content", "voice nearer to the given one than to the content's by GE2E"
 )
-_LEAST_SECONDS = 2.0  # of content after the voice
+_LEAST_SECONDS = 2.0  # minimum length of the content after the voice
 
-# Receives the content, the voice and a seed.
+# A function of the content, the voice and a seed.
 Resynthesize = Callable[
   [Float[np.ndarray, " samples"], Float[np.ndarray, " samples"], int],
   Float[np.ndarray, " samples"],
@@ -35,7 +36,7 @@ Resynthesize = Callable[
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Resynthesizes the rest of clips of the split `valid` after `prompt_seconds` of a voice."""
+  """Resynthesizes held-out clips without their first `prompt_seconds`, which are the voice."""
   measures = speech.find_measures(options)
   if not measures:
     return skipped("it needs --asr_model, or the packages of requirements/evaluation.txt")
@@ -48,7 +49,10 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 
 
 def resynthesizer(bundle: Bundle) -> Resynthesize:
-  """Returns the resynthesis by a bundle in a voice at its sample rate, all of which is used."""
+  """Returns a function that resynthesizes the content of a recording in a voice.
+
+  Recording and voice have the bundle's sample rate, and the whole voice is used.
+  """
 
   def resynthesize(content: np.ndarray, voice: np.ndarray, seed: int) -> np.ndarray:
     made = bundle.continue_audio(
@@ -67,15 +71,15 @@ def voice_suite(
   measures: speech.SpeechMeasures,
   seed: int = 0,
 ) -> SuiteResult:
-  """Measures words against those of the recording, quality, and voices.
+  """Measures the words against those recognized in the recording, the quality and the voice.
 
   Args:
     codec: the bundle's codec.
-    resynthesize: samples the acoustic tokens of a content in a voice.
-    clips: clips longer than the voice.
-    cut: samples of a clip that are the voice.
+    resynthesize: function that resynthesizes the content of a recording in a voice.
+    clips: clips that are longer than the voice, at the codec's sample rate.
+    cut: number of samples at the beginning of a clip that are the voice.
     measures: the available networks.
-    seed: of sampling.
+    seed: seed of sampling.
   """
   rate = codec.spec.sample_rate
   voices, contents = [c.waveform[:cut] for c in clips], [c.waveform[cut:] for c in clips]
@@ -99,7 +103,10 @@ def voice_suite(
 
 
 def _others(speakers: Sequence[str]) -> list[tuple[int, int]]:
-  """Returns pairs of each clip and the next one by another speaker, if there are several."""
+  """Returns pairs of indices: each clip, and the next clip by another speaker in cyclic order.
+
+  Returns an empty list if all clips are by one speaker.
+  """
   count, pairs = len(speakers), []
   for i in range(count):
     later = [j % count for j in range(i + 1, i + count)]
@@ -136,12 +143,12 @@ def _transfer_rows(
   recordings: Sequence[speech.Description],
   pairs: Sequence[tuple[int, int]],
 ) -> list[Row]:
-  """Returns how often the voice is nearer to the given one than to that of the content.
+  """Returns how often the new voice is nearer to the given voice than to the voice of the content.
 
   Args:
     found: descriptions of the resynthesized clips.
     recordings: descriptions of all recordings.
-    pairs: the recordings of the content and of the voice of each resynthesized clip.
+    pairs: for each resynthesized clip, the indices of the recordings of its content and its voice.
   """
   hits: list[float] = []
   for one, (content, voice) in zip(found, pairs, strict=True):

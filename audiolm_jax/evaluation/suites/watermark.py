@@ -1,5 +1,8 @@
-"""The watermark of a bundle: codes that survive, p-values after channels, payloads, quality, and
-false positives."""
+"""Measures the watermark of a bundle.
+
+The metrics are the survival of code communities, p-values after channels, payloads, false
+positives, quality and sampling time. A channel is a processing step, such as compression.
+"""
 
 import math
 import time
@@ -41,14 +44,21 @@ TIME_RATIO = Metric("watermark_time", "time of sampling with the mark over witho
 _RANDOM_KEYS = 200
 _BATCH = 8
 _CROP = 2_345  # samples
-_PAYLOAD_SECONDS = {1: 8.0, 4: 30.0}  # by the bytes of a payload
+_PAYLOAD_SECONDS = {1: 8.0, 4: 30.0}  # length by the number of bytes of the payload
 _AAC = "AAC at 64 kbit/s"
 
 Sounds = Sequence[Float[np.ndarray, "_"]]
 
 
 class Continuations(NamedTuple):
-  """New sound after the same prompts, and the seconds that sampling took."""
+  """Continuations of the same prompts with and without the watermark.
+
+  Attributes:
+    marked: continuations with the watermark.
+    unmarked: continuations without the watermark.
+    marked_seconds: wall time of sampling `marked` in seconds.
+    unmarked_seconds: wall time of sampling `unmarked` in seconds.
+  """
 
   marked: Sounds
   unmarked: Sounds
@@ -57,14 +67,14 @@ class Continuations(NamedTuple):
 
 
 class Carrier(NamedTuple):
-  """A sound whose mark carries a payload."""
+  """A sound whose watermark encodes a payload."""
 
   payload: bytes
   waveform: Float[np.ndarray, "samples"]
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Measures recordings, and continuations with and without the mark."""
+  """Measures held-out recordings, and continuations with and without the watermark."""
   mark = bundle.watermark
   if mark is None:
     return skipped(f"{bundle.name} has no watermark")
@@ -85,7 +95,7 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   carriers = [
     carrier
     for size, seconds in _PAYLOAD_SECONDS.items()
-    if mark.config.kind is WatermarkKind.GREEN_LIST  # the only one with payloads
+    if mark.config.kind is WatermarkKind.GREEN_LIST  # the only kind with payloads
     for carrier in _carriers(bundle, prompts, size, seconds, options.seed)
   ]
   result = watermark_suite(
@@ -109,16 +119,16 @@ def watermark_suite(
   carriers: Sequence[Carrier] = (),
   seed: int = 0,
 ) -> SuiteResult:
-  """Measures survival, evidence, payloads, false positives and time.
+  """Measures survival, p-values, payloads, false positives and sampling time.
 
   Args:
     watermark: the watermark, with the default key.
     codec: the codec of the bundle.
     recordings: clips at the codec's sample rate.
-    made: continuations with and without the mark, at the codec's sample rate.
-    of_channels: what sounds pass through, by name, `CLEAN` among them.
-    carriers: continuations whose mark has a payload, at the codec's sample rate.
-    seed: seed of the offsets and of random keys.
+    made: continuations with and without the watermark, at the codec's sample rate.
+    of_channels: channels by name, including `CLEAN`; a channel is a function of a waveform.
+    carriers: continuations whose watermark encodes a payload, at the codec's sample rate.
+    seed: seed of the offsets and of the random keys.
   """
   rows = _survival_rows(watermark, codec, recordings, of_channels, seed)
   details: JsonDict = {"log10_p": {}}
@@ -152,12 +162,12 @@ def watermark_suite(
 def codes_of(
   codec: Codec, waveform: Float[np.ndarray, "samples"]
 ) -> Int[np.ndarray, "offsets frames quantizers"]:
-  """Returns the codes of a clip at all offsets that a detector searches."""
+  """Returns the codes of a clip, encoded from each of the offsets that a detector tests."""
   return np.concatenate([*offset_codes(codec, [waveform])], axis=1)
 
 
 def _continuations(bundle: Bundle, prompts: Sounds, options: Options) -> Continuations:
-  """Continues prompts with and without the mark, in turns, in batches."""
+  """Continues batches of prompts, each batch first with and then without the watermark."""
   sounds: dict[str, list[np.ndarray]] = {"on": [], "off": []}
   seconds = dict.fromkeys(sounds, 0.0)
   for first in range(0, len(prompts), _BATCH):
@@ -172,7 +182,7 @@ def _continuations(bundle: Bundle, prompts: Sounds, options: Options) -> Continu
         seed=options.seed,
         watermark=value,
       )
-      # The first batch compiles.
+      # The first batch includes compilation; its time counts only if there is no other batch.
       if first or len(prompts) <= _BATCH:
         seconds[kind] += time.monotonic() - started
       sounds[kind] += [result.waveform for result in results]
@@ -182,7 +192,7 @@ def _continuations(bundle: Bundle, prompts: Sounds, options: Options) -> Continu
 def _carriers(
   bundle: Bundle, prompts: Sounds, size: int, seconds: float, seed: int
 ) -> list[Carrier]:
-  """Continues prompts with a random payload for each batch."""
+  """Continues prompts in batches, each batch with a random payload of `size` bytes."""
   rng, carriers = np.random.default_rng(seed), []
   for first in range(0, len(prompts), _BATCH):
     payload = rng.bytes(size)
@@ -205,7 +215,7 @@ def _payload_rows(
   carriers: Sequence[Carrier],
   of_channels: Mapping[str, Channel],
 ) -> list[Row]:
-  """Returns how many payloads of each length are read exactly after each channel."""
+  """Returns the share of payloads of each length that are read exactly after each channel."""
   rows, key = [], watermark.key[None]
   for size in sorted({len(carrier.payload) for carrier in carriers}):
     of_size = [carrier for carrier in carriers if len(carrier.payload) == size]
@@ -250,7 +260,7 @@ def _survival_rows(
 
 
 def _edits(codec: Codec) -> dict[str, Channel]:
-  """Returns edits of marked sounds, and encoding by the bundle's own codec at fewer levels."""
+  """Returns edits of watermarked sounds by name, including re-encoding with half of the levels."""
   rate, levels = codec.spec.sample_rate, max(1, codec.spec.num_quantizers // 2)
 
   def halves(waveform: np.ndarray) -> np.ndarray:
@@ -303,7 +313,10 @@ def _findings(
 def _seconds_needed(
   watermark: Watermark, key: UInt32[np.ndarray, "1 4"], codes: np.ndarray, codec: Codec
 ) -> float:
-  """Returns the first whole second up to which p is below 1e-6; infinity if there is none."""
+  """Returns the length of the shortest beginning of a clip with p < 1e-6, in whole seconds.
+
+  Returns infinity if no beginning has such a p-value.
+  """
   rate = codec.spec.frame_rate
   for second in range(1, math.floor(codes.shape[1] / rate) + 1):
     if _log10_p(watermark, key, codes[:, : round(second * rate)], codec)[0] < -6:
