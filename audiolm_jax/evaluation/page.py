@@ -98,7 +98,8 @@ def _bar(row: Row) -> str:
 
 
 def _marks(row: Row) -> str:
-  given = [f"{name} {number(m)}" for name, m in (("floor", row.floor), ("aim", row.aim)) if m]
+  marks = (("floor", row.floor), ("aim", row.aim))
+  given = [f"{name} {number(mark)}" for name, mark in marks if mark is not None]
   return ", ".join([*given, *([_VERDICTS[row.verdict]] if row.verdict else [])])
 
 

@@ -35,6 +35,11 @@ def test_the_page_needs_no_other_file_and_shows_every_figure(tmp_path):
   assert text.count("<h2>") == 3  # two suites, and how it was made
 
 
+def test_targets_of_zero_are_shown():
+  row = Row(DISTANCE, exact(0.5), floor=1.0, aim=0.0)
+  assert page._marks(row) == "floor 1, aim 0, reaches the floor"
+
+
 def test_only_shares_are_drawn_as_bars():
   assert "<svg" in page._bar(ROWS[0])
   assert page._bar(ROWS[1]) == page._bar(ROWS[2]) == ""

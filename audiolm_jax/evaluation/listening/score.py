@@ -100,6 +100,8 @@ def read_answers(paths: Sequence[str | os.PathLike[str]], key: Json) -> list[Ans
       listener = str(configs.checked(str | int, result["listener"], "listener"))
     except (KeyError, TypeError, ConfigError) as error:
       raise DataError(f"{path} has no answers to a listening test") from error
+    if not by_trial:
+      raise DataError(f"{path} has no answers to a listening test")
     for trial, answer in by_trial.items():
       if trial not in key["trials"] or not _fits(key, trial, answer):
         raise DataError(

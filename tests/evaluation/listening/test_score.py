@@ -105,6 +105,8 @@ def test_files_that_are_no_answers_are_refused(tmp_path):
     score.read_answers([write(tmp_path, "x", right | {"r0": "maybe"})], REAL)
   with pytest.raises(DataError, match="invalid answer"):
     score.read_answers([write(tmp_path, "x", {"gone": "real"})], REAL)
+  with pytest.raises(DataError, match="has no answers"):
+    score.read_answers([write(tmp_path, "x", {})], REAL)
   (tmp_path / "bad.json").write_text("[]")
   with pytest.raises(DataError, match="has no answers"):
     score.read_answers([tmp_path / "bad.json"], REAL)
