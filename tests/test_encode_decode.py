@@ -40,6 +40,7 @@ def test_a_beam_search_is_an_option(miniature_bundle, folder, wav, tmp_path, run
   assert wide.token_hash == miniature_bundle.token_hash
   run_cli("encode", wav, "--bundle", folder, "--output", tmp_path / "t.npz", "--search_width=4")
   np.testing.assert_array_equal(token_file.load_tokens(tmp_path / "t.npz").codes, expected)
+  assert wide.searching(1).codec.config == miniature_bundle.codec.config
   with pytest.raises(UserError, match="search_width is 0"):
     miniature_bundle.searching(0)
 

@@ -102,9 +102,9 @@ class Bundle:
       UserError: the width is out of range, or the codec has no beam search.
     """
     width = arguments.whole(width, "search_width", _SEARCH_WIDTHS)
-    if width == 1:
-      return self
     if not isinstance(self.codec, ResidualCodec):
+      if width == 1:
+        return self
       raise UserError(f"the codec of {self.name} has no beam search; use search_width 1")
     return dataclasses.replace(self, codec=self.codec.searching(width))
 

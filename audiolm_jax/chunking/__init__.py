@@ -5,7 +5,7 @@ A `ChunkedModel` declares a model:
 - `step(inputs, ends, state) -> (results, state)` maps a chunk of whole frames. `ends` is the number
   of inputs from the start of the chunk to the end of each clip. The inputs after the end of a clip
   are zeros; a model that uses other padding needs `ends` to find the end.
-- `left` and `right`: the numbers of frames before and after a frame that its result depends on.
+- `left` and `right`: the numbers of earlier and later frames that the result of a frame depends on.
 - `initial_state(batch)`: the state at the start of a clip, if a state carries the past from chunk
   to chunk. With a state, `left` is 0 and the results of a chunk lag `right` frames behind its
   inputs. Without a state, a chunk begins `left` frames before its first kept result and ends

@@ -37,7 +37,7 @@ class Sliced(Protocol):
 
 
 class Reach(NamedTuple):
-  """The numbers of frames to the left and right of a frame that its result depends on."""
+  """The numbers of earlier (left) and later (right) frames that a frame's result depends on."""
 
   left: int
   right: int
@@ -79,13 +79,14 @@ class ChunkedModel:
     sizes: the numbers of frames that a chunk may have.
     initial_state: maps a number of clips to the state at the start of the clips. If None, no state
       is carried from chunk to chunk and `step` receives None.
-    left: number of frames before a frame that its result depends on; 0 if a state carries the past.
-    right: number of frames after a frame that its result depends on. If a state is carried, the
+    left: number of earlier frames that the result of a frame depends on; 0 if a state carries the
+      past.
+    right: number of later frames that the result of a frame depends on. If a state is carried, the
       results of `step` belong to frames that are `right` frames earlier than its inputs.
     first: minimum number of frames of the first chunk of a stream.
     unit: number of inputs per frame.
-    margins: numbers of inputs before and after the frames of a chunk that `step` also receives;
-      zeros outside of the clip.
+    margins: `step` also receives these numbers of inputs before and after the frames of a chunk;
+      these inputs are zeros outside of the clip.
     dtype: dtype of the inputs.
     pooled: True to form batches of chunks of one size, from any clips. Every clip is then cut as if
       it were alone, and all chunks of a clip longer than the largest size have the largest size.

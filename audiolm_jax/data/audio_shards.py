@@ -128,7 +128,10 @@ class TaskShard:
 
   @property
   def key(self) -> list[str]:
-    """The values that describe the part; the ids of its clips are unknown before it is read."""
+    """The strings that identify the part.
+
+    They contain no ids of clips, because the ids are unknown until the part is read.
+    """
     numbers = self.index, self.count, *self.corpus
     return [self.task, self.split, *map(str, numbers)]
 

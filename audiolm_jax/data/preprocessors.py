@@ -1,4 +1,6 @@
-"""SeqIO preprocessors: thin wrappers around pure NumPy functions.
+"""SeqIO preprocessors of waveforms and tokens.
+
+Most of them are thin wrappers around NumPy functions; `tokenize` runs the tokenizers of a bundle.
 
 The preprocessors before `seqio.CacheDatasetPlaceholder` in a task are deterministic, and their
 results are cached. Random preprocessors follow the placeholder and receive seeds from SeqIO.

@@ -221,7 +221,7 @@ def _shard_arrays(clips: Sequence[TokenClip], token_hash: str) -> dict[str, Any]
 
 
 def check_regular(path: str) -> None:
-  """Raises `ValueError` if a local path is not a regular file; reading a pipe could block."""
+  """Raises `ValueError` if an existing local path is not a regular file; a pipe could block."""
   if not storage.is_url(path) and os.path.exists(path) and not os.path.isfile(path):
     raise ValueError("it is not a regular file")
 

@@ -13,7 +13,8 @@ quarter is for payloads of each length.
 With a payload, each bit takes the value that makes more entries green. The p-value is the
 probability of at least this number of green entries, times the number of payloads. It is an upper
 bound: exact p-values are smaller by a factor of 1.1 (8 bits) or 20 (32 bits) at 1e-6, and by a
-factor of 1.0 or 2 at 1e-20. A payload of 32 bits can be read only if the p-value is even smaller.
+factor of 1.0 or 2 at 1e-20. In most clips, all 32 bits of a payload are read correctly only if the
+p-value is below about 1e-20.
 
 A distortion-free watermark (`WatermarkKind.GUMBEL`) has no payload, and each entry has a score.
 Under the null hypothesis, the sum of the scores has a gamma distribution.

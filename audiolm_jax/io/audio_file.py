@@ -208,6 +208,7 @@ def opened(path: str | os.PathLike[str]) -> Generator[AudioFile]:
   Raises:
     AudioError: the file is missing, not audio, truncated, damaged or empty, or its sample rate is
       not supported.
+    UserError: the store of a URL cannot be reached.
   """
   if os.fspath(path).lower().endswith(".raw"):
     raise AudioError(f"{path} is raw audio without a header; convert it to wav first")

@@ -1,7 +1,8 @@
 """File access for local paths and URLs (`gs://`, `s3://`, ...).
 
-URLs use fsspec. Unlike etils' epath, which is installed too, fsspec reads buckets without
-TensorFlow and supports each store with a small extra package.
+URLs are read and written with fsspec, which supports each store with a small extra package. The
+module epath of etils is not used, because it accesses buckets through TensorFlow if TensorFlow is
+installed.
 """
 
 import collections

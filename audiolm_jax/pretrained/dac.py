@@ -118,7 +118,7 @@ class DacConfig:
 
   @property
   def encoder_reach(self) -> Reach:
-    """The numbers of frames before and after a frame that its codes depend on."""
+    """The numbers of earlier and later frames that the codes of a frame depend on."""
     first, last = -(_OUTPUT_KERNEL // 2), _OUTPUT_KERNEL // 2
     for stride in reversed(self.strides):
       first, last = stride * first - _cut(stride), stride * last + 2 * stride - 1 - _cut(stride)
@@ -128,7 +128,7 @@ class DacConfig:
 
   @property
   def decoder_reach(self) -> Reach:
-    """The numbers of frames before and after a frame that its samples depend on."""
+    """The numbers of earlier and later frames that the samples of a frame depend on."""
     first, last = -(_KERNEL // 2), self.hop_length - 1 + _KERNEL // 2
     for stride in self.strides:
       first, last = first - _unit_reach(), last + _unit_reach()
@@ -149,7 +149,7 @@ def _unit_shapes(block: int, channels: int) -> shapes.Shapes:
 
 
 def _unit_reach() -> int:
-  """Returns the number of samples on each side that residual units of a block depend on."""
+  """Returns the number of samples that the residual units of a block read on each side."""
   return sum(_KERNEL // 2 * dilation for dilation in _DILATIONS)
 
 

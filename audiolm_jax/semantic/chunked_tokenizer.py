@@ -29,16 +29,16 @@ class ChunkedTokenizer(abc.ABC):
   programs process the clip alone, in a batch and in a list of clips.
   """
 
-  # The numbers of inputs before and after a chunk that `encode_chunks` also receives.
+  # `encode_chunks` also receives these numbers of inputs before and after a chunk.
   margins: tuple[int, int] = (0, 0)
 
   def __init__(self, config: Any, params: Params):
     """Moves the parameters to the device.
 
     Args:
-      config: an object with three members. `receptive_field` has the numbers of steps before and
-        after a step on which the token of the step depends. `window_steps` is the number of steps
-        of the largest chunk. `size_for` maps the number of steps of a shorter clip to a chunk size.
+      config: an object with three members. `receptive_field` has the numbers of earlier and
+        later steps that the token of a step depends on. `window_steps` is the number of steps of
+        the largest chunk. `size_for` maps the number of steps of a shorter clip to a chunk size.
       params: {"encoder", "mean" [dim], "scale" [dim], "centroids" [clusters, dim]}.
 
     Raises:

@@ -84,7 +84,8 @@ def fit_kmeans(
     num_clusters: number of centroids.
     seed: seed of all random choices.
     max_frames: number of frames that are clustered; of more frames, a uniform sample is taken.
-    batch_size: number of frames on the device at a time.
+    batch_size: number of frames on the device at a time in the passes; k-means++ uses up to 16
+      frames per centroid at once.
     online_passes: number of passes that update the centroids after every batch.
     refining_passes: number of passes that set the centroids once, to the means of their frames.
 

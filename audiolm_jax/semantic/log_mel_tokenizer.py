@@ -40,7 +40,7 @@ class LogMelTokenizerConfig(abc.ABC):
   @property
   @abc.abstractmethod
   def receptive_field(self) -> Reach:
-    """Numbers of steps before and after a step on which the token of the step depends."""
+    """The numbers of earlier and later steps that the token of a step depends on."""
 
   @property
   def window_steps(self) -> int:

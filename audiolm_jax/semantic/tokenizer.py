@@ -59,7 +59,7 @@ class SemanticTokenizerConfig(LogMelTokenizerConfig):
 
   @property
   def receptive_field(self) -> Reach:
-    """Numbers of steps before and after a step on which the token of the step depends."""
+    """The numbers of earlier and later steps that the token of a step depends on."""
     return self.encoder.receptive_field(self.layer)
 
 

@@ -28,7 +28,7 @@ from audiolm_jax.semantic.log_mel_tokenizer import (
   whitened,
 )
 
-# Number of frames on each side of a frame that the first layer also reads.
+# Number of frames that the first layer also reads on each side of a frame.
 _NEIGHBOURS = 1
 
 
@@ -87,7 +87,7 @@ class UnitEncoderConfig:
 
   @property
   def receptive_field(self) -> Reach:
-    """Numbers of steps before and after a step on which the features of the step depend."""
+    """The numbers of earlier and later steps that the features of a step depend on."""
     frames = _NEIGHBOURS + sum(self.dilations) * (self.kernel_size // 2)
     steps = -(-frames // self.frames_per_step)
     return Reach(steps, steps)
@@ -181,7 +181,7 @@ class UnitTokenizerConfig(LogMelTokenizerConfig):
 
   @property
   def receptive_field(self) -> Reach:
-    """Numbers of steps before and after a step on which the token of the step depends."""
+    """The numbers of earlier and later steps that the token of a step depends on."""
     return self.encoder.receptive_field
 
 

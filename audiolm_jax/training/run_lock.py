@@ -2,9 +2,10 @@
 
 The file `lock.json` identifies the process that trains: user, host, process id and start time. The
 process updates the modification time of the file every few seconds, and removes the file at its
-end. If a process was killed, its lock is stale, and the next run replaces the file. On the same
-host, the next run replaces the file immediately, because the process does not exist. On another
-host, it waits until the file was not updated for `STALE_SECONDS`.
+end. If a process was killed, its lock is stale, and the next run replaces the file. In the same
+container of the same host, the next run replaces the file immediately, because the process does not
+exist. On another host, in another container or after a restart of the host, the next run waits
+until the file has not been updated for `STALE_SECONDS`.
 """
 
 import contextlib

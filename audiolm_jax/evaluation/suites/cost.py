@@ -43,7 +43,7 @@ sys.exit(max(0, os.waitstatus_to_exitcode(status)) or int(os.WIFSIGNALED(status)
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Measures the commands on one held-out piece of audio."""
+  """Measures the commands `sample` and `encode` with one held-out piece of audio."""
   clip = new_pieces(options, bundle.sample_rate, 1, options.prompt_seconds)[0].waveform
   return cost_suite(
     options.bundle,

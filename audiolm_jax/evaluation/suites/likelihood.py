@@ -1,4 +1,4 @@
-"""Measures how often a stage assigns the higher likelihood to the right sound of a pair."""
+"""Measures how often the good sound of a pair has the higher likelihood under a stage."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
